@@ -1,0 +1,48 @@
+# Everything a user or a developer runs. `make help` lists the targets.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+OUT ?= out
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format bench tiny-pair clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# Each stamp says that this set of packages is installed for the present pyproject and constraints.
+$(VENV)/.measure: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[measure]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@ $(VENV)/.measure
+
+demo: $(VENV)/.measure ## measure the bundled pair, simulate, sweep: tables and pictures in out/
+	$(BIN)/python examples/01_first_light.py --out $(OUT)
+
+test: $(VENV)/.dev ## run the whole test suite
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev ## lint, format, types, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev ## format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.dev ## measure speed against named references
+	$(BIN)/python tests/bench/bench_simulator.py
+	$(BIN)/python tests/bench/bench_commands.py
+
+tiny-pair: $(VENV)/.measure ## train the bundled pair anew (about an hour on two cores)
+	$(BIN)/python examples/train_tiny_pair.py --out $(OUT)/tiny_pair --compile
+
+clean: ## remove the environment and what was built
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,1 @@
+"""Discrete-event simulator of speculative decoding: costs, acceptance, rounds, sweeps. Measures nothing."""

@@ -1,0 +1,73 @@
+"""What a round accepts: samplers of the number of accepted drafts, one protocol for all (model §3).
+
+Both samplers here draw rounds independently, so a law over 0..K says everything about them.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .histogram import AcceptanceHistogram
+
+Floats = NDArray[np.float64]
+
+
+class AcceptanceModel(Protocol):
+    """A source of accepted counts whose rounds are independent of each other."""
+
+    def law(self, k: int) -> Floats:
+        """P(A = a) for a in 0..k, shape [k + 1]."""
+        ...
+
+    def bonus_guess_rate(self, k: int) -> float:
+        """P(the draft's own next token is the bonus token, given that all k were accepted)."""
+        ...
+
+
+def iid_laws(alpha: ArrayLike, k: ArrayLike, width: int) -> Floats:
+    """Return P(A = a) = alpha^a (1 - alpha) for a < K, alpha^K at K, 0 above; shape [..., width].
+
+    Args:
+        alpha: Acceptance probability of one drafted token, 0..1.
+        k: Draft length, < width; broadcasts against `alpha`.
+        width: Buckets of the result, the largest K plus one.
+    """
+    alpha, k = np.asarray(alpha, np.float64)[..., None], np.asarray(k)[..., None]
+    a = np.arange(width)
+    return np.where(a < k, (1 - alpha) * alpha**a, np.where(a == k, alpha**a, 0.0))
+
+
+@dataclass(frozen=True, slots=True)
+class IidAcceptance:
+    """Every drafted token is accepted with probability alpha, whatever came before."""
+
+    alpha: float
+
+    def law(self, k: int) -> Floats:
+        """P(A = a) for a in 0..k, shape [k + 1]."""
+        return iid_laws(self.alpha, k, k + 1)
+
+    def bonus_guess_rate(self, k: int) -> float:
+        """Alpha: the guess is one more drafted token."""
+        return self.alpha
+
+
+@dataclass(frozen=True, slots=True)
+class HistogramAcceptance:
+    """Rounds drawn independently from a measured histogram, cut exactly below its own k.
+
+    Raises:
+        UserError: From `law`, for a k above the histogram's.
+    """
+
+    histogram: AcceptanceHistogram
+
+    def law(self, k: int) -> Floats:
+        """P(min(A, k) = a) for a in 0..k, shape [k + 1]."""
+        return self.histogram.cut(k).law
+
+    def bonus_guess_rate(self, k: int) -> float:
+        """The conditional rate one position further, or the last measured one at the histogram's own k."""
+        return float(self.histogram.conditional[min(k, self.histogram.k - 1)])

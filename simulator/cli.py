@@ -1,0 +1,290 @@
+"""The commands `simulate` and `sweep`: parse, load, one library call, write, print."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .artefacts import UserError, check_output, envelope, to_json, writing
+from .command import command, progress
+from .config import BY_KEY, PARAMETERS, Parameter, check_parameters
+
+if TYPE_CHECKING:
+    from .acceptance_model import AcceptanceModel
+    from .experiment import Setting
+    from .grid import Columns, Sweep
+
+FILE = click.Path(path_type=Path)
+
+
+class Number(click.ParamType[float]):
+    """A number; whole where the parameter is. Bounds are checked with the parameter's own words."""
+
+    def __init__(self, parameter: Parameter) -> None:
+        self.parameter, self.name = parameter, "INTEGER" if parameter.integer else "FLOAT"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            number = float(value)
+        except ValueError:
+            raise UserError(f"{self.parameter.flags[0]}: {value!r} is not {self.parameter.allowed}") from None
+        self.parameter.check(number)
+        return int(number) if self.parameter.integer else number
+
+
+def parameter_options(many: bool) -> Callable[[Any], Any]:
+    """Add an option for every numeric parameter; `many` takes lists and ranges as text."""
+
+    def decorate(function: Any) -> Any:
+        for p in reversed(PARAMETERS):
+            kind = {"metavar": "VALUES"} if many else {"type": Number(p)}
+            default = f"{p.default:g}" if many else (int(p.default) if p.integer else p.default)
+            text = f"{p.help} [{p.unit}]"
+            function = click.option(*p.flags, p.key, default=default, help=text, **kind)(function)
+        return function
+
+    return decorate
+
+
+def shared_options(replications: int, least: int) -> Callable[[Any], Any]:
+    """Add the options that both commands take."""
+    repeat = click.IntRange(least, 1_000_000)
+    options = (
+        click.option("--hist", type=FILE, help="Measured acceptance histogram, such as accept_hist_k4.json."),
+        click.option(
+            "--measured/--no-measured",
+            default=None,
+            help="With --hist: sample it, or use only its i.i.d. equivalent.  [default: measured]",
+        ),
+        click.option("--overlap/--no-overlap", default=False, help="Draft the next round while the target verifies."),
+        click.option("--replications", default=replications, type=repeat, help="Simulated runs of each point."),
+        click.option("--seed", default=0, type=click.IntRange(0), help="Seed of every random stream."),
+        click.option("--force", is_flag=True, help="Overwrite files that exist."),
+    )
+
+    def decorate(function: Any) -> Any:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def given(key: str) -> bool:
+    """Say whether the user set this option, rather than its default."""
+    source = click.get_current_context().get_parameter_source(key)
+    return source is click.core.ParameterSource.COMMANDLINE
+
+
+def load_acceptance(hist: Path | None, measured: bool | None) -> "tuple[AcceptanceModel | None, float | None]":
+    """Return the measured model to sample, and the alpha that stands in for the histogram (either may be None).
+
+    Raises:
+        UserError: The file is wrong, or the options contradict each other.
+    """
+    from .acceptance_model import HistogramAcceptance
+    from .histogram import load_histogram
+
+    if hist is None:
+        if measured is not None:
+            raise UserError("--measured/--no-measured: nothing to measure by, expected --hist FILE beside it")
+        return None, None
+    histogram = load_histogram(hist)
+    if measured is False:
+        return None, None if given("alpha") else histogram.alpha_iid
+    if given("alpha"):
+        raise UserError("--alpha: not used while --hist is sampled, expected one of them or --no-measured")
+    return HistogramAcceptance(histogram), None
+
+
+def check_draft_length(hist: Path | None, acceptance: "AcceptanceModel | None", longest: int) -> None:
+    """Refuse a draft length that the histogram does not tell of."""
+    from .acceptance_model import HistogramAcceptance
+
+    if isinstance(acceptance, HistogramAcceptance) and longest > acceptance.histogram.k:
+        top = acceptance.histogram.k
+        raise UserError(f"--draftN: {longest} is above k = {top} of {hist}, expected 1 to {top}")
+
+
+@command("simulate")
+@parameter_options(many=False)
+@shared_options(replications=32, least=1)
+@click.option("--csv", type=FILE, help="Write one row for each run.")
+@click.option("--events", type=FILE, help="Write the first run's timeline as Chrome/Perfetto trace JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def simulate(**options: Any) -> None:
+    """Forecast speculative decoding in a closed loop: does it pay, by how much, and with which K.
+
+    Both arms produce --total tokens on one clock. A round drafts K tokens one after another, verifies them in
+    one target pass and commits A + 1 tokens; A comes from --hist, or is i.i.d. with --alpha.
+    """
+    from .experiment import replicate, summarise
+    from .report import check_table_format, result_json, result_text, write_table
+    from .verdict import judge
+
+    check_table_format("--csv", options["csv"], (".csv",))
+    for name in ("csv", "events"):
+        check_output(f"--{name}", options[name], options["force"])
+    values = {p.key: options[p.key] for p in PARAMETERS}
+    setting, source = make_setting(values, options)
+    parameters = values | source | {k: options[k] for k in ("overlap", "replications", "seed")}
+    runs = replicate(setting, options["replications"], options["seed"])
+    summary = summarise(setting, runs)
+    verdict = judge(setting, summary)
+    if options["csv"]:
+        write_table(options["csv"], run_columns(setting, runs, parameters))
+    if options["events"]:
+        write_events(options["events"], setting, parameters)
+    if options["as_json"]:
+        click.echo(to_json(result_json(summary, verdict, parameters)), nl=False)
+    else:
+        click.echo(
+            result_text(summary, verdict, heading(parameters), setting.draft_length, values["round_overhead_ms"])
+        )
+
+
+def make_setting(values: dict[str, Any], options: Mapping[str, Any]) -> "tuple[Setting, dict[str, Any]]":
+    """Return what to simulate, and where its acceptance comes from in words; puts the alpha used into `values`."""
+    from .acceptance_model import IidAcceptance
+    from .experiment import Setting, knobs
+
+    acceptance, alpha = load_acceptance(options["hist"], options["measured"])
+    check_draft_length(options["hist"], acceptance, values["draftN"])
+    check_parameters(values)
+    if alpha is not None:
+        values["alpha"] = alpha
+    if acceptance is not None:
+        del values["alpha"]
+    setting = Setting(
+        total=values["total"],
+        draft_length=values["draftN"],
+        knobs=knobs(values),
+        acceptance=acceptance or IidAcceptance(values["alpha"]),
+        overlap=options["overlap"],
+    )
+    hist = None if options["hist"] is None else str(options["hist"])
+    return setting, {"hist": hist, "measured": acceptance is not None}
+
+
+def heading(parameters: Mapping[str, Any]) -> str:
+    if parameters["measured"]:
+        source = f"acceptance sampled from {parameters['hist']}"
+    else:
+        source = f"i.i.d. acceptance {parameters['alpha']:.4g}"
+        source += f" (equivalent of {parameters['hist']})" if parameters["hist"] else ""
+    overlap = ", overlapped drafting" if parameters["overlap"] else ""
+    runs = f"{parameters['replications']} run{'s' if parameters['replications'] > 1 else ''}"
+    return f"{parameters['total']} tokens, K = {parameters['draftN']}, {source}{overlap}, {runs}"
+
+
+def run_columns(setting: "Setting", runs: Any, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return one row for each run: what it was told and what it did."""
+    from .engine import elapsed_s
+
+    count, cost = len(runs.rounds), setting.cost
+    times_s = elapsed_s(cost, runs)
+    baseline_s = setting.total * float(cost.baseline_s)
+    told = {k: [v] * count for k, v in parameters.items() if k != "replications"}
+    return told | {
+        "replication": range(count),
+        "baseline_ms_per_token": [baseline_s / setting.total * 1e3] * count,
+        "speculative_ms_per_token": times_s / setting.total * 1e3,
+        "speedup": baseline_s / times_s,
+        "rounds": runs.rounds,
+        "drafted": runs.rounds * setting.draft_length,
+        "accepted": runs.accepted,
+        "cut_tokens": runs.cut,
+        "tokens": [setting.total] * count,
+        "tokens_per_round": 1 + runs.accepted / runs.rounds,
+    }
+
+
+def write_events(path: Path, setting: "Setting", parameters: Mapping[str, Any]) -> None:
+    """Write the first run as a trace that Perfetto opens."""
+    from .artefacts import finite_or_text
+    from .events import ChromeTrace
+    from .experiment import play_events
+
+    with writing(path) as file:
+        trace = ChromeTrace(file, finite_or_text(envelope("event_timeline", 1, parameters)))
+        play_events(setting, parameters["seed"], trace)
+        trace.close()
+
+
+@command("sweep")
+@parameter_options(many=True)
+@shared_options(replications=16, least=0)
+@click.option("--out", type=FILE, help="Write the table as .csv or .parquet, a row for each point.")
+@click.option("--plot", type=FILE, help="Draw speedup as .png or .svg.")
+@click.option(
+    "--plot-kind",
+    type=click.Choice(("auto", "surface", "curves", "multiples")),
+    default="auto",
+    help="Contours over two options, curves over one by another, or panels of contours over three or four.",
+)
+def sweep(**options: Any) -> None:
+    """Evaluate a grid: every numeric option takes lists and ranges, such as 1:8, 0.05,0.1 or 0.5:0.95:0.05.
+
+    Every point gets the closed form and, unless --replications is 0, a simulation with its 95 % interval.
+    """
+    from .grid import run_sweep
+    from .plots import check_format, draw, plan, save_figure
+    from .report import check_table_format, write_table
+
+    check_table_format("--out", options["out"])
+    check_format(options["plot"])
+    for name in ("out", "plot"):
+        check_output(f"--{name}", options[name], options["force"])
+    task, source = make_sweep(options)
+    layout = plan(task.grid, options["plot_kind"]) if options["plot"] else None
+    with progress("sweep", task.steps) as bar:
+        columns = run_sweep(task, bar.update)
+    if options["out"]:
+        write_table(options["out"], columns)
+    if layout:
+        save_figure(options["plot"], draw(task.grid, columns, layout, held_fixed(task, source)))
+    click.echo(sweep_text(task, columns, source))
+    for name in ("out", "plot"):
+        if options[name]:
+            click.echo(f"wrote {options[name]}")
+
+
+def make_sweep(options: Mapping[str, Any]) -> "tuple[Sweep, str]":
+    """Return what to evaluate, and where its acceptance comes from in words."""
+    import numpy as np
+
+    from .grid import Acceptance, Grid, Sweep
+    from .values import parse_values
+
+    values = {p.key: parse_values(p.flags[0], options[p.key]) for p in PARAMETERS}
+    grid = Grid(values=values)
+    model, alpha = load_acceptance(options["hist"], options["measured"])
+    check_draft_length(options["hist"], model, int(values["draftN"].max()))
+    source = "i.i.d. acceptance" if model is None else f"acceptance from {options['hist']}"
+    if alpha is not None:
+        grid = Grid(values=values | {"alpha": np.array([alpha])})
+    shared = {k: options[k] for k in ("overlap", "replications", "seed")}
+    return Sweep(grid=grid, acceptance=Acceptance(measured=model), **shared), source
+
+
+def held_fixed(task: "Sweep", source: str) -> str:
+    """Say what did not vary, for the picture's title: the acceptance, and what is not at its default."""
+    values = task.grid.values
+    told = [source]
+    for key in ("draftN", "alpha", "draft_cost", "round_overhead_ms"):
+        if key not in task.grid.axes and not (key == "alpha" and task.acceptance.measured):
+            told.append(f"{BY_KEY[key].flags[0][2:]} {values[key][0]:.3g}")
+    return ", ".join(told) + (", overlapped drafting" if task.overlap else "")
+
+
+def sweep_text(task: "Sweep", columns: "Columns", source: str) -> str:
+    """Return a few lines about a sweep: its size, its best and worst point, and how many points pay."""
+    key = "speedup" if "speedup" in columns else "closed_form_speedup"
+    gains = columns[key]
+    lines = [f"{task.grid.points:,} points over {', '.join(task.grid.axes) or 'nothing'}; {source}"]
+    for word, at in (("best", int(gains.argmax())), ("worst", int(gains.argmin()))):
+        where = ", ".join(f"{k} {columns[k][at]:g}" for k in task.grid.axes)
+        lines.append(f"{word:5} {gains[at]:.3f}x  at {where}")
+    lines.append(f"pays  at {int((gains > 1).sum()):,} of them")
+    return "\n".join(lines)

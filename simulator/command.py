@@ -1,0 +1,80 @@
+"""The frame of every command: one clear line for a user's mistake, exit code 2, no traceback; progress on stderr."""
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, NoReturn
+
+import click
+
+from .artefacts import UserError
+from .version import VERSION
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+
+def fail(name: str | None, message: str) -> NoReturn:
+    """Print one line to stderr and leave with the exit code of user errors."""
+    click.echo(f"{name}: {' '.join(message.split())}", err=True)
+    sys.exit(EXIT_USER_ERROR)
+
+
+class OneLineErrors(click.Command):
+    """A command whose user errors are one line on stderr and exit code 2."""
+
+    def main(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
+    ) -> NoReturn:
+        """Run as a program; never returns."""
+        name = prog_name or self.name
+        try:
+            code = super().main(args, name, **{**extra, "standalone_mode": False})
+            sys.stdout.flush()
+        except click.ClickException as error:
+            fail(name, error.format_message())
+        except UserError as error:
+            fail(name, str(error))
+        except (click.Abort, KeyboardInterrupt):
+            click.echo(f"{name}: interrupted", err=True)
+            sys.exit(EXIT_INTERRUPTED)
+        except BrokenPipeError:
+            # The reader of our output has left, as `head` does; nothing more to say, not even at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(0)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def command(name: str) -> Callable[[Callable[..., Any]], click.Command]:
+    """Make a function a command with --help, --version and one-line errors."""
+
+    def decorate(function: Callable[..., Any]) -> click.Command:
+        versioned = click.version_option(VERSION, prog_name=name)(function)
+        settings = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 100}
+        return click.command(name, cls=OneLineErrors, context_settings=settings)(versioned)
+
+    return decorate
+
+
+def progress(label: str, length: int) -> AbstractContextManager[Any]:
+    """Return a progress bar on stderr with rate and time left; nothing when stderr is not a terminal."""
+    return click.progressbar(
+        length=length,
+        label=label,
+        file=sys.stderr,
+        show_eta=True,
+        show_pos=True,
+        hidden=not sys.stderr.isatty(),
+    )
+
+
+def table(rows: Iterable[Sequence[str]]) -> str:
+    """Lay rows of text out in columns: the first to the left, the others to the right."""
+    rows = [list(map(str, row)) for row in rows]
+    widths = [max(len(row[i]) for row in rows if i < len(row)) for i in range(max(map(len, rows)))]
+    lines = []
+    for row in rows:
+        cells = [c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=False))]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)

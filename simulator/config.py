@@ -1,0 +1,178 @@
+"""The numeric parameters of a simulation: option, unit, default and bounds of each, stated once.
+
+`simulate` takes one value of each, `sweep` lists and ranges; both check against this table.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .artefacts import UserError
+
+if TYPE_CHECKING:
+    # NumPy is imported where values are checked: --help answers without it.
+    from numpy.typing import ArrayLike
+
+MAX_DRAFT_LENGTH = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameter:
+    """One numeric parameter: `key` names it in results, `label` on plots, `flags` on the command line."""
+
+    key: str
+    label: str
+    flags: tuple[str, ...]
+    default: float
+    minimum: float
+    maximum: float = math.inf
+    above_minimum: bool = False
+    integer: bool = False
+    unit: str
+    help: str
+
+    @property
+    def allowed(self) -> str:
+        """What a value may be, in words."""
+        kind = "a whole number" if self.integer else "a number"
+        if self.maximum < math.inf:
+            return f"{kind} from {self.minimum:g} to {self.maximum:g}"
+        return f"{kind} {'above' if self.above_minimum else 'of at least'} {self.minimum:g}"
+
+    def check(self, values: "ArrayLike") -> None:
+        """Refuse a value outside the bounds, fractional where whole numbers are meant, or NaN.
+
+        Raises:
+            UserError: Names the option, the value found and what is allowed.
+        """
+        import numpy as np
+
+        flat = np.atleast_1d(np.asarray(values, np.float64)).ravel()
+        low = flat > self.minimum if self.above_minimum else flat >= self.minimum
+        good = low & (flat <= self.maximum)
+        if self.key != "overlap_exponent":
+            good &= np.isfinite(flat)
+        if self.integer:
+            good &= flat == np.floor(flat)
+        if not good.all():
+            raise UserError(f"{self.flags[0]}: {flat[~good][0]:g} is not allowed, expected {self.allowed}")
+
+
+PARAMETERS = (
+    Parameter(
+        key="total",
+        label="output length",
+        flags=("--total",),
+        default=512,
+        minimum=1,
+        maximum=10**15,
+        integer=True,
+        unit="tokens",
+        help="Tokens that both arms produce.",
+    ),
+    Parameter(
+        key="draftN",
+        label="draft length K",
+        flags=("--draftN", "--draft-n"),
+        default=4,
+        minimum=1,
+        maximum=MAX_DRAFT_LENGTH,
+        integer=True,
+        unit="tokens",
+        help="Draft length K: tokens the draft proposes in a round.",
+    ),
+    Parameter(
+        key="alpha",
+        label="acceptance α",
+        flags=("--alpha",),
+        default=0.8,
+        minimum=0,
+        maximum=1,
+        unit="probability",
+        help="Acceptance of one drafted token, i.i.d., where no histogram is sampled.",
+    ),
+    Parameter(
+        key="workflops",
+        label="compute work of a pass",
+        flags=("--workflops",),
+        default=50_000,
+        minimum=0,
+        unit="burn units",
+        help="Compute work of one target pass over one token.",
+    ),
+    Parameter(
+        key="workmem",
+        label="memory work of a pass",
+        flags=("--workmem",),
+        default=8,
+        minimum=0,
+        unit="burn units",
+        help="Memory work of one target pass, whatever its tokens.",
+    ),
+    Parameter(
+        key="flopScale",
+        label="compute time",
+        flags=("--flopScale", "--flop-scale"),
+        default=4e-7,
+        minimum=0,
+        unit="ms per unit",
+        help="Time of one unit of compute work.",
+    ),
+    Parameter(
+        key="memScale",
+        label="memory time",
+        flags=("--memScale", "--mem-scale"),
+        default=0.5,
+        minimum=0,
+        unit="ms per unit",
+        help="Time of one unit of memory work.",
+    ),
+    Parameter(
+        key="draft_cost",
+        label="draft cost",
+        flags=("--draft-cost",),
+        default=0.1,
+        minimum=0,
+        above_minimum=True,
+        unit="of a target pass",
+        help="Work of one draft pass over that of one target pass.",
+    ),
+    Parameter(
+        key="round_overhead_ms",
+        label="overhead a round",
+        flags=("--round-overhead",),
+        default=0,
+        minimum=0,
+        unit="ms",
+        help="What a round costs besides draft and verification; engines show 9 to 18 % of a token.",
+    ),
+    Parameter(
+        key="overlap_exponent",
+        label="overlap exponent",
+        flags=("--overlap-exponent",),
+        default=math.inf,
+        minimum=1,
+        unit="m",
+        help="How compute and memory time join: inf is the longer of the two, 1 their sum.",
+    ),
+)
+BY_KEY = {p.key: p for p in PARAMETERS}
+
+
+def check_parameters(values: "Mapping[str, ArrayLike]") -> None:
+    """Check every value, and that a pass takes time at all.
+
+    Raises:
+        UserError: Names the option, the value found and what is allowed.
+    """
+    import numpy as np
+
+    for key, value in values.items():
+        BY_KEY[key].check(value)
+    compute = np.asarray(values["workflops"]) * np.asarray(values["flopScale"])
+    memory = np.asarray(values["workmem"]) * np.asarray(values["memScale"])
+    if np.any(np.maximum(compute, memory) <= 0):
+        raise UserError("--workflops x --flopScale and --workmem x --memScale are both 0, expected one of them above 0")
+    if not np.all(np.isfinite(compute * (1 + MAX_DRAFT_LENGTH)) & np.isfinite(memory)):
+        raise UserError("--workflops x --flopScale or --workmem x --memScale is too large for a float")

@@ -1,0 +1,116 @@
+"""What a forward pass and a round cost: the one cost function of the project (model §2). Pure and array-friendly."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Real = float | NDArray[np.float64] | NDArray[np.int64]
+
+
+def step_s(
+    flops: Real,
+    bytes_: Real,
+    *,
+    flop_scale: Real,
+    mem_scale: Real,
+    overlap_exponent: Real = np.inf,
+    launches: Real = 0.0,
+    launch_s: Real = 0.0,
+    fixed_s: Real = 0.0,
+) -> Floats:
+    """Return the seconds of one forward pass; all arguments broadcast.
+
+    Args:
+        flops: Compute work, in FLOP or burn units.
+        bytes_: Memory work, in bytes or burn units.
+        flop_scale: Seconds per unit of compute work.
+        mem_scale: Seconds per unit of memory work.
+        overlap_exponent: m of the m-norm that joins the two: inf is the roofline maximum, 1 no overlap at all.
+        launches: Kernel launches of the pass.
+        launch_s: Seconds a launch.
+        fixed_s: Seconds a pass costs besides.
+    """
+    compute_s = np.asarray(flops, np.float64) * flop_scale
+    memory_s = np.asarray(bytes_, np.float64) * mem_scale
+    longer, shorter = np.maximum(compute_s, memory_s), np.minimum(compute_s, memory_s)
+    # (c^m + b^m)^(1/m) with the longer term taken out, so that no power overflows; m = inf needs no case of its own.
+    ratio = np.divide(shorter, longer, out=np.zeros(longer.shape), where=longer > 0)
+    exponent = np.asarray(overlap_exponent, np.float64)
+    joined = longer * (1 + ratio**exponent) ** (1 / exponent)
+    return np.asarray(joined + np.asarray(launches) * launch_s + fixed_s, np.float64)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Knobs:
+    """The work of one target pass over one token, in burn units, and what a unit costs (model §2, §7).
+
+    Every field may be an array; all broadcast together.
+    """
+
+    work_flops: Real
+    work_mem: Real
+    flop_scale_s: Real
+    mem_scale_s: Real
+    draft_cost: Real
+    overlap_exponent: Real = np.inf
+    round_overhead_s: Real = 0.0
+
+    def pass_s(self, tokens: Real, scale: Real = 1.0) -> Floats:
+        """Seconds of one pass over `tokens` tokens: compute grows with them, memory work (weights) does not."""
+        return step_s(
+            np.asarray(self.work_flops, np.float64) * scale * tokens,
+            np.asarray(self.work_mem, np.float64) * scale,
+            flop_scale=self.flop_scale_s,
+            mem_scale=self.mem_scale_s,
+            overlap_exponent=self.overlap_exponent,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundCost:
+    """Seconds of each phase; fields are arrays of one shape (or 0-d).
+
+    baseline_s: one token of plain decoding. draft_step_s: one drafted token. draft_s: the K of a round, one
+    after another. verify_s: one target pass over K + 1 positions. overhead_s: what a round costs besides.
+    """
+
+    draft_length: NDArray[np.int64]
+    baseline_s: Floats
+    draft_step_s: Floats
+    draft_s: Floats
+    verify_s: Floats
+    overhead_s: Floats
+
+    @property
+    def after_miss_s(self) -> Floats:
+        """From one verification's start to the next one's, when the next draft has to be made first."""
+        return self.verify_s + self.overhead_s + self.draft_s
+
+    @property
+    def after_hit_s(self) -> Floats:
+        """The same, when the next draft was made while the target verified (`--overlap`).
+
+        The draft had to guess the bonus token first: K + 1 of its steps run beside the verification.
+        """
+        return np.maximum(self.verify_s + self.overhead_s, self.draft_step_s + self.draft_s)
+
+
+def round_cost(knobs: Knobs, draft_length: Real) -> RoundCost:
+    """Return the phases' seconds for draft length K: baseline 1 token, K sequential draft steps, verify K + 1.
+
+    Args:
+        knobs: Work and scales; arrays broadcast against `draft_length`.
+        draft_length: K, >= 1.
+    """
+    k = np.asarray(draft_length, np.int64)
+    draft_step_s = knobs.pass_s(1, scale=knobs.draft_cost)
+    return RoundCost(
+        draft_length=k,
+        baseline_s=knobs.pass_s(1),
+        draft_step_s=draft_step_s,
+        draft_s=draft_step_s * k,
+        verify_s=knobs.pass_s(k + 1),
+        overhead_s=np.asarray(knobs.round_overhead_s, np.float64),
+    )

@@ -1,0 +1,34 @@
+"""Optional libraries: import one when it is needed, or say in one line what brings it."""
+
+from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType
+
+from .artefacts import UserError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dependency:
+    """An optional library: what is imported, what it is for, and the extra of ours that installs it."""
+
+    import_name: str
+    purpose: str
+    extra: str
+
+
+def require(dependency: Dependency) -> ModuleType:
+    """Import the library.
+
+    Raises:
+        UserError: It is not installed; says what for and how to install it.
+        ImportError: It is installed but broken; that is not ours to hide.
+    """
+    try:
+        return import_module(dependency.import_name)
+    except ModuleNotFoundError as error:
+        if error.name != dependency.import_name.partition(".")[0]:
+            raise
+        raise UserError(
+            f"{dependency.import_name} is not installed; {dependency.purpose} needs it: "
+            f'pip install "specsim[{dependency.extra}]"'
+        ) from None

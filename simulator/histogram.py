@@ -1,0 +1,192 @@
+"""The acceptance histogram: how many drafted tokens a round accepted, as counts (model §3, §4).
+
+The one home of the file `accept_hist_k{K}.json` and of the metrics that follow from it. Draws nothing.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .artefacts import UserError, check_kind, envelope, read_json_object, write_json
+
+KIND = "acceptance_histogram"
+# 1: {"k", "hist", "samples"} as other tools write it, plus our provenance keys.
+SCHEMA_VERSIONS = (1,)
+
+
+def tokens_per_round_iid(alpha: ArrayLike, k: ArrayLike) -> NDArray[np.float64]:
+    """Return tau = (1 - alpha^(K+1)) / (1 - alpha), tokens a round (Leviathan et al. 2023, eq. 1).
+
+    Args:
+        alpha: Acceptance probability of one drafted token, 0..1.
+        k: Draft length; broadcasts against `alpha`.
+    """
+    alpha, k = np.broadcast_arrays(np.asarray(alpha, np.float64), np.asarray(k, np.float64))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        tau = -np.expm1((k + 1) * np.log(alpha)) / (1 - alpha)
+    return np.where(alpha >= 1, k + 1, tau)
+
+
+def alpha_iid(tokens_per_round: ArrayLike, k: ArrayLike) -> NDArray[np.float64]:
+    """Return the alpha whose i.i.d. law has this many tokens a round; 0 below 1 token, 1 above K + 1.
+
+    Args:
+        tokens_per_round: tau, tokens a round; broadcasts against `k`.
+        k: Draft length, >= 1.
+    """
+    tau, k = np.broadcast_arrays(np.asarray(tokens_per_round, np.float64), np.asarray(k, np.float64))
+    low, high = np.zeros(tau.shape), np.ones(tau.shape)
+    for _ in range(60):
+        middle = (low + high) / 2
+        below = tokens_per_round_iid(middle, k) < tau
+        low, high = np.where(below, middle, low), np.where(below, high, middle)
+    return np.where(tau <= 1, 0.0, np.where(tau >= k + 1, 1.0, (low + high) / 2))
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptanceHistogram:
+    """Counts of rounds by accepted drafts: `counts[a]` rounds accepted `a` of k = len(counts) - 1 drafts.
+
+    Counts may be fractional, when they are expectations from a trace.
+
+    Raises:
+        UserError: No bucket above 0, a negative or non-finite count, or nothing counted at all.
+    """
+
+    counts: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.counts) < 2:
+            raise UserError(f"histogram has {len(self.counts)} buckets, expected k + 1 with k >= 1")
+        for bucket, count in enumerate(self.counts):
+            if not (math.isfinite(count) and count >= 0):
+                raise UserError(f"hist[{str(bucket)!r}] is {count!r}, expected a finite count >= 0")
+        if sum(self.counts) <= 0:
+            raise UserError("hist has no counts: every bucket is 0")
+
+    @property
+    def k(self) -> int:
+        """Draft length the rounds were drafted with."""
+        return len(self.counts) - 1
+
+    @property
+    def samples(self) -> float:
+        """Rounds counted."""
+        return math.fsum(self.counts)
+
+    @property
+    def law(self) -> NDArray[np.float64]:
+        """P(A = a) for a in 0..k, shape [k + 1]."""
+        counts = np.asarray(self.counts, np.float64)
+        # Scaled first: counts near the largest float must not overflow in their sum.
+        counts = counts / counts.max()
+        return np.asarray(counts / counts.sum(), np.float64)
+
+    @property
+    def tokens_per_round(self) -> float:
+        """1 + sum A / S: the bonus or correction token is in, as in vLLM's mean acceptance length."""
+        return 1 + float(np.arange(self.k + 1) @ self.law)
+
+    @property
+    def draft_acceptance_rate(self) -> float:
+        """Sum A / sum D: accepted drafts over drafted ones."""
+        return (self.tokens_per_round - 1) / self.k
+
+    @property
+    def alpha_iid(self) -> float:
+        """The acceptance probability of one token that gives these tokens a round, were it i.i.d."""
+        return float(alpha_iid(self.tokens_per_round, self.k))
+
+    @property
+    def survival(self) -> NDArray[np.float64]:
+        """P(A >= j) for j in 1..k, shape [k]: the unconditional rate of each position."""
+        return np.minimum(np.cumsum(self.law[::-1])[::-1][1:], 1.0)
+
+    @property
+    def conditional(self) -> NDArray[np.float64]:
+        """P(A >= j given A >= j - 1) for j in 1..k, shape [k]; 0 where no round came that far."""
+        before = np.concatenate(([1.0], self.survival[:-1]))
+        return np.divide(self.survival, before, out=np.zeros(self.k), where=before > 0)
+
+    def cut(self, k: int) -> "AcceptanceHistogram":
+        """Return the histogram of min(A, k): what these rounds accept when only k tokens are drafted.
+
+        Raises:
+            UserError: k is below 1 or above the histogram's own.
+        """
+        if not 1 <= k <= self.k:
+            raise UserError(f"draft length {k} with a histogram of k = {self.k}, expected 1..{self.k}")
+        return AcceptanceHistogram((*self.counts[:k], math.fsum(self.counts[k:])))
+
+
+def parse_histogram(path: str | Path, found: Mapping[str, Any]) -> AcceptanceHistogram:
+    """Check the payload of a histogram file; `path` is for the messages.
+
+    Raises:
+        UserError: Names the file, the key and the value that is wrong.
+    """
+    check_kind(path, found, KIND, SCHEMA_VERSIONS)
+    k, hist = found.get("k"), found.get("hist")
+    if not isinstance(k, int) or isinstance(k, bool) or not 1 <= k <= 1024:
+        raise UserError(f"{path}: k is {k!r}, expected a whole number from 1 to 1024")
+    if not isinstance(hist, dict):
+        raise UserError(f"{path}: hist is {hist!r}, expected an object of counts by accepted tokens")
+    buckets = [str(a) for a in range(k + 1)]
+    for bucket, count in hist.items():
+        if bucket not in buckets:
+            raise UserError(f"{path}: hist has bucket {bucket!r}, expected '0' to '{k}' (k is {k})")
+        if not isinstance(count, int | float) or isinstance(count, bool):
+            raise UserError(f"{path}: hist[{bucket!r}] is {count!r}, expected a count")
+    try:
+        histogram = AcceptanceHistogram(tuple(float(hist.get(b, 0)) for b in buckets))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    except OverflowError:
+        raise UserError(f"{path}: hist has a count too large for a float") from None
+    check_samples(path, found.get("samples"), histogram)
+    return histogram
+
+
+def check_samples(path: str | Path, samples: Any, histogram: AcceptanceHistogram) -> None:
+    """Refuse a `samples` that is not the sum of the counts; a file without the key passes."""
+    if samples is None:
+        return
+    number = isinstance(samples, int | float) and not isinstance(samples, bool)
+    if not number or not math.isclose(samples, histogram.samples, rel_tol=1e-6):
+        raise UserError(f"{path}: samples is {samples!r}, but hist sums to {histogram.samples:g}")
+
+
+def load_histogram(path: str | Path) -> AcceptanceHistogram:
+    """Read `accept_hist_k{K}.json` (model §3).
+
+    Raises:
+        UserError: Names the file, the key and the value that is wrong.
+    """
+    return parse_histogram(path, read_json_object(path))
+
+
+def as_written(count: float) -> int | float:
+    """Write whole counts as integers, as other tools do."""
+    return int(count) if float(count).is_integer() else float(count)
+
+
+def save_histogram(path: Path, histogram: AcceptanceHistogram, parameters: Mapping[str, Any], **extra: Any) -> None:
+    """Write a histogram file with its provenance, atomically.
+
+    Args:
+        path: File to write.
+        histogram: The counts.
+        parameters: What the measurement was told.
+        **extra: Further top-level keys, such as "metrics".
+    """
+    payload = envelope(KIND, SCHEMA_VERSIONS[-1], parameters) | {
+        "k": histogram.k,
+        "hist": {str(a): as_written(count) for a, count in enumerate(histogram.counts)},
+        "samples": as_written(histogram.samples),
+    }
+    write_json(path, payload | extra)

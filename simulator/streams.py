@@ -1,0 +1,16 @@
+"""Named random streams: one generator for each (seed, replication, name), so that adding one shifts no other."""
+
+from zlib import crc32
+
+import numpy as np
+
+
+def stream(seed: int, replication: int, name: str) -> np.random.Generator:
+    """Return the generator that belongs to this seed, replication and stream name.
+
+    Args:
+        seed: The user's seed, >= 0.
+        replication: Index of the replication, >= 0.
+        name: What is drawn, such as "acceptance".
+    """
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(replication, crc32(name.encode()))))

@@ -1,0 +1,49 @@
+"""Lists and ranges of numbers as a user types them: `4`, `0.05,0.1`, `1:8`, `0.5:0.95:0.05`."""
+
+from decimal import Decimal, InvalidOperation
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .artefacts import UserError
+
+MAX_VALUES = 20_000_000
+
+
+def parse_values(flag: str, text: str) -> NDArray[np.float64]:
+    """Read a list of numbers and inclusive ranges: `4`, `0.05,0.1`, `1:8`, `0.5:0.95:0.05`, or a mix.
+
+    Raises:
+        UserError: Names the option and the part that is wrong.
+    """
+    values: list[Decimal] = []
+    for part in text.split(","):
+        values.extend(parse_part(flag, part.strip()))
+    floats = np.array([float(v) for v in values])
+    if len(np.unique(floats)) < len(floats):
+        raise UserError(f"{flag}: {text!r} names a value twice, expected each once")
+    return np.sort(floats)
+
+
+def parse_part(flag: str, part: str) -> list[Decimal]:
+    """Read one number or one range, in decimal so that 0.5:0.95:0.05 hits 0.95."""
+    try:
+        numbers = [Decimal(n) for n in part.split(":")]
+    except InvalidOperation:
+        numbers = []
+    if not 1 <= len(numbers) <= 3:
+        raise UserError(f"{flag}: {part!r} is not a value, expected NUMBER, FROM:TO or FROM:TO:STEP, joined by commas")
+    if len(numbers) == 1:
+        return numbers
+    if not all(n.is_finite() for n in numbers):
+        raise UserError(f"{flag}: {part!r} is a range without end, expected finite numbers")
+    first, last, *rest = numbers
+    if not rest and (first % 1 or last % 1):
+        raise UserError(f"{flag}: {part!r} needs a step, expected FROM:TO:STEP such as {first}:{last}:0.05")
+    step = rest[0] if rest else Decimal(1)
+    if step <= 0 or last < first:
+        raise UserError(f"{flag}: {part!r} holds no values, expected FROM <= TO and STEP > 0")
+    count = int((last - first) / step) + 1
+    if count > MAX_VALUES:
+        raise UserError(f"{flag}: {part!r} holds {count:,} values, at most {MAX_VALUES:,} are allowed")
+    return [first + i * step for i in range(count)]

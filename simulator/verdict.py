@@ -1,0 +1,100 @@
+"""What the numbers mean: does it pay, by how much, which K is best, and what acceptance it needs."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .acceptance_model import HistogramAcceptance
+from .analytic import break_even_alpha, speedup_by_draft_length
+from .experiment import Setting, Summary
+from .histogram import alpha_iid
+
+# Without a histogram nothing bounds K; published sweeps stop at 16.
+SEARCHED_DRAFT_LENGTHS = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """The answer in words and in figures.
+
+    answer: "pays", "does not pay" or "cannot tell" (the interval holds 1, or one run gives none).
+    best_draft_length: by the closed form, among 1..searched_to. measured: whether a histogram was
+    sampled. break_even_alpha: i.i.d. acceptance at which this
+    K neither gains nor loses; None if not even 1 does. alpha_iid: the acceptance there is, in the same terms.
+    """
+
+    answer: str
+    best_draft_length: int
+    best_speedup: float
+    searched_to: int
+    measured: bool
+    break_even_alpha: float | None
+    alpha_iid: float
+
+
+def answer(summary: Summary) -> str:
+    """Say what the interval allows to say."""
+    if summary.speedup_ci95 is None:
+        return "cannot tell"
+    low, high = summary.speedup_ci95
+    return "pays" if low > 1 else "does not pay" if high < 1 else "cannot tell"
+
+
+def judge(setting: Setting, summary: Summary) -> Verdict:
+    """Judge one simulated setting."""
+    acceptance = setting.acceptance
+    measured = isinstance(acceptance, HistogramAcceptance)
+    longest = max(SEARCHED_DRAFT_LENGTHS, setting.draft_length)
+    if isinstance(acceptance, HistogramAcceptance):
+        longest = acceptance.histogram.k
+    lengths = np.arange(1, longest + 1)
+    gains = speedup_by_draft_length(setting.knobs, acceptance, lengths, overlap=setting.overlap)
+    best = int(gains.argmax())
+    return Verdict(
+        answer=answer(summary),
+        best_draft_length=int(lengths[best]),
+        best_speedup=float(gains[best]),
+        searched_to=int(lengths[-1]),
+        measured=measured,
+        break_even_alpha=break_even_alpha(setting.knobs, setting.draft_length, overlap=setting.overlap),
+        alpha_iid=float(alpha_iid(summary.closed_form_tokens_per_round, setting.draft_length)),
+    )
+
+
+def in_words(verdict: Verdict, summary: Summary, draft_length: int) -> list[str]:
+    """Return the verdict as lines for a reader."""
+    return [
+        gain_in_words(verdict, summary),
+        best_in_words(verdict, draft_length),
+        need_in_words(verdict, draft_length),
+    ]
+
+
+def gain_in_words(verdict: Verdict, summary: Summary) -> str:
+    gain = summary.speedup
+    if verdict.answer == "pays":
+        return f"It pays: {gain:.2f}x as fast, {1 - 1 / gain:.0%} less time a token."
+    if verdict.answer == "does not pay":
+        return f"It does not pay: {gain:.2f}x as fast, {1 / gain - 1:.0%} more time a token."
+    if summary.speedup_ci95 is None:
+        return f"Cannot tell from one run ({gain:.2f}x): take more --replications."
+    return f"Cannot tell: {gain:.2f}x, and its interval holds 1. Take more --replications or a larger --total."
+
+
+def best_in_words(verdict: Verdict, draft_length: int) -> str:
+    k, gain, top = verdict.best_draft_length, verdict.best_speedup, verdict.searched_to
+    if gain <= 1:
+        return f"No draft length pays here: the best of 1..{top}, K = {k}, gives {gain:.2f}x."
+    edge = " (the longest this histogram tells of)" if k == top and verdict.measured else ""
+    if k == draft_length:
+        return f"K = {k} is the best of 1..{top}{edge}."
+    return f"Best K of 1..{top}: {k}, with {gain:.2f}x{edge}."
+
+
+def need_in_words(verdict: Verdict, draft_length: int) -> str:
+    if verdict.break_even_alpha is None:
+        return f"Break-even at K = {draft_length}: none, not even if every draft were accepted."
+    return (
+        f"Break-even at K = {draft_length}: acceptance {verdict.break_even_alpha:.3f} a token; "
+        f"here it is {verdict.alpha_iid:.3f}."
+    )

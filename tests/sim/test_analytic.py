@@ -1,0 +1,91 @@
+"""Closed forms against enumeration of every outcome of a round, and against the textbook's formula."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from simulator.acceptance_model import HistogramAcceptance, IidAcceptance, iid_laws
+from simulator.analytic import break_even_alpha, closed_form, speedup_by_draft_length
+from simulator.cost_model import Knobs, round_cost
+from simulator.histogram import AcceptanceHistogram
+
+
+def knobs(draft_cost: float = 0.1, round_overhead_s: float = 0.0, work_flops: float = 0.0) -> Knobs:
+    return Knobs(
+        work_flops=work_flops,
+        work_mem=1.0,
+        flop_scale_s=1.0,
+        mem_scale_s=1.0,
+        draft_cost=draft_cost,
+        round_overhead_s=round_overhead_s,
+    )
+
+
+@pytest.mark.parametrize("k", [1, 2, 5])
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 0.9, 1.0])
+def test_iid_law_is_the_enumeration_of_all_accept_and_reject_patterns(alpha: float, k: int) -> None:
+    expected = np.zeros(k + 1)
+    for pattern in product([True, False], repeat=k):
+        run = next((i for i, accepted in enumerate(pattern) if not accepted), k)
+        expected[run] += np.prod([alpha if accepted else 1 - alpha for accepted in pattern])
+    assert IidAcceptance(alpha).law(k) == pytest.approx(expected)
+
+
+@given(st.floats(0, 0.999), st.integers(1, 16), st.floats(0.01, 1))
+def test_memory_bound_speedup_is_leviathans(alpha: float, k: int, c: float) -> None:
+    form = closed_form(round_cost(knobs(c), k), iid_laws(alpha, k, k + 1))
+    assert form.speedup == pytest.approx((1 - alpha ** (k + 1)) / ((1 - alpha) * (k * c + 1)))
+
+
+def test_leviathans_table_of_closed_forms() -> None:
+    # published-results: En-De, T 0, small, gamma 7, alpha .75, c .02 gives 3.16; CNN/DM, T 0, small: 2.40.
+    for alpha, k, c, expected in ((0.75, 7, 0.02, 3.16), (0.65, 5, 0.02, 2.40), (0.82, 7, 0.11, 2.50)):
+        form = closed_form(round_cost(knobs(c), k), iid_laws(alpha, k, k + 1))
+        assert float(form.speedup) == pytest.approx(expected, abs=0.006)
+
+
+def test_alpha_zero_still_pays_the_drafts() -> None:
+    form = closed_form(round_cost(knobs(0.1), 5), iid_laws(0.0, 5, 6))
+    assert form.tokens_per_round == 1
+    assert form.speedup == pytest.approx(1 / 1.5)
+
+
+@given(st.integers(1, 12), st.floats(0.01, 0.6), st.floats(0, 0.4), st.booleans())
+def test_at_the_break_even_alpha_nothing_is_gained(k: int, c: float, overhead_s: float, overlap: bool) -> None:
+    settings = knobs(c, overhead_s)
+    alpha = break_even_alpha(settings, k, overlap=overlap)
+    cost = round_cost(settings, k)
+    if alpha is None:
+        best = closed_form(cost, iid_laws(1.0, k, k + 1), 1.0, overlap=overlap)
+        assert best.speedup < 1
+        return
+    form = closed_form(cost, iid_laws(alpha, k, k + 1), alpha, overlap=overlap)
+    assert form.speedup == pytest.approx(1, abs=1e-9)
+
+
+@given(st.floats(0.05, 0.95), st.floats(0.01, 0.5))
+def test_the_best_draft_length_beats_every_other(alpha: float, c: float) -> None:
+    lengths = np.arange(1, 17)
+    gains = speedup_by_draft_length(knobs(c, work_flops=0.1), IidAcceptance(alpha), lengths, overlap=False)
+    for k, gain in zip(lengths, gains, strict=True):
+        verify = max(1.0, 0.1 * (k + 1))
+        assert gain == pytest.approx(sum(alpha**i for i in range(k + 1)) / (k * c + verify))
+
+
+def test_a_histogram_is_cut_for_shorter_drafts() -> None:
+    histogram = AcceptanceHistogram((2, 1, 1, 6))
+    gains = speedup_by_draft_length(knobs(0.1), HistogramAcceptance(histogram), np.array([1, 2, 3]), overlap=False)
+    assert gains == pytest.approx([1.8 / 1.1, 2.5 / 1.2, 3.1 / 1.3])
+
+
+@given(st.floats(0, 1), st.integers(1, 8), st.floats(0.01, 1))
+def test_overlap_never_loses_and_without_hits_changes_nothing(alpha: float, k: int, c: float) -> None:
+    cost, law = round_cost(knobs(c), k), iid_laws(alpha, k, k + 1)
+    plain = closed_form(cost, law).speedup
+    assert closed_form(cost, law, 0.0, overlap=True).speedup == pytest.approx(plain)
+    # Guessing the bonus token costs one more draft step than drafting after it, so a hit may save nothing.
+    if (k + 1) * c <= 1 + k * c:
+        assert closed_form(cost, law, alpha, overlap=True).speedup >= plain * (1 - 1e-12)

@@ -1,0 +1,116 @@
+"""The event loop: one total order, a clock that is set first, and the same answer as the count of rounds."""
+
+import io
+import itertools
+import json
+from collections import defaultdict
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from simulator.acceptance_model import IidAcceptance
+from simulator.cost_model import Knobs
+from simulator.engine import elapsed_s
+from simulator.events import ChromeTrace, EventQueue, Played, Priority
+from simulator.experiment import Setting, play_events, replicate
+
+
+def test_events_of_one_instant_run_by_priority_then_in_the_order_scheduled() -> None:
+    queue, seen = EventQueue(), []
+    for name, time_s, priority in (
+        ("late", 2.0, Priority.END),
+        ("begin 1", 1.0, Priority.BEGIN),
+        ("begin 2", 1.0, Priority.BEGIN),
+        ("end 1", 1.0, Priority.END),
+        ("end 2", 1.0, Priority.END),
+    ):
+        queue.at(time_s, priority, lambda name=name: seen.append((name, queue.now_s)))
+    queue.run()
+    assert seen == [("end 1", 1.0), ("end 2", 1.0), ("begin 1", 1.0), ("begin 2", 1.0), ("late", 2.0)]
+
+
+def test_an_event_in_the_past_is_refused() -> None:
+    queue = EventQueue()
+    queue.at(1.0, Priority.END, lambda: queue.at(0.5, Priority.END, lambda: None))
+    with pytest.raises(ValueError, match=r"event at 0.5 s, but the clock is at 1.0 s"):
+        queue.run()
+
+
+def setting(alpha: float, k: int, total: int, draft_cost: float, overlap: bool) -> Setting:
+    knobs = Knobs(
+        work_flops=0.05,
+        work_mem=1.0,
+        flop_scale_s=0.004,
+        mem_scale_s=0.004,
+        draft_cost=draft_cost,
+        round_overhead_s=0.0003,
+    )
+    return Setting(total=total, draft_length=k, knobs=knobs, acceptance=IidAcceptance(alpha), overlap=overlap)
+
+
+def play(point: Setting, seed: int) -> tuple[Played, list[dict]]:
+    file = io.StringIO()
+    trace = ChromeTrace(file, {"note": "test"})
+    played = play_events(point, seed, trace)
+    trace.close()
+    return played, json.loads(file.getvalue())["traceEvents"]
+
+
+points = st.builds(
+    setting,
+    alpha=st.floats(0, 1),
+    k=st.integers(1, 9),
+    total=st.integers(1, 200),
+    draft_cost=st.floats(0.01, 1.5),
+    overlap=st.booleans(),
+)
+
+
+@settings(max_examples=150)
+@given(points, st.integers(0, 1000))
+def test_events_and_counts_agree_for_the_same_seed(point: Setting, seed: int) -> None:
+    played, _ = play(point, seed)
+    counts = replicate(point, 1, seed)
+    assert (played.tokens, played.rounds, played.accepted) == (point.total, counts.rounds[0], counts.accepted[0])
+    assert played.speculative_s == pytest.approx(float(elapsed_s(point.cost, counts)[0]), rel=1e-9)
+    assert played.baseline_s == pytest.approx(point.total * float(point.cost.baseline_s), rel=1e-9)
+
+
+@settings(max_examples=60)
+@given(points, st.integers(0, 1000))
+def test_the_timeline_is_whole_and_no_lane_does_two_things_at_once(point: Setting, seed: int) -> None:
+    played, events = play(point, seed)
+    lanes = defaultdict(list)
+    for event in events:
+        if event["ph"] == "X":
+            lanes[event["pid"], event["tid"]].append(event)
+    assert len(lanes[1, 1]) == point.total
+    assert len(lanes[2, 2]) == len(lanes[2, 3]) == played.rounds
+    used = [e for e in lanes[2, 1] if e["name"] != "draft ahead, discarded"]
+    assert len(used) == played.rounds
+    assert sum(e["args"]["committed"] for e in lanes[2, 3]) == point.total
+    for spans in lanes.values():
+        spans.sort(key=lambda e: e["ts"])
+        for before, after in itertools.pairwise(spans):
+            assert before["ts"] + before["dur"] <= after["ts"] + 0.002
+
+
+@settings(max_examples=30)
+@given(points, st.integers(0, 1000))
+def test_a_round_drafts_then_verifies_then_commits(point: Setting, seed: int) -> None:
+    _, events = play(point, seed)
+    by_round = defaultdict(dict)
+    for event in events:
+        if event["ph"] == "X" and event["pid"] == 2 and "discarded" not in event["name"]:
+            by_round[event["args"]["round"]][event["name"].split()[0]] = event
+    for phases in by_round.values():
+        draft, verify, commit = phases["draft"], phases["verify"], phases["commit"]
+        assert draft["ts"] + draft["dur"] <= verify["ts"] + 0.002
+        assert commit["ts"] == pytest.approx(verify["ts"] + verify["dur"], abs=0.002)
+
+
+def test_the_trace_names_its_lanes() -> None:
+    _, events = play(setting(0.5, 2, 5, 0.1, False), 0)
+    names = {(e["pid"], e["tid"]): e["args"]["name"] for e in events if e["ph"] == "M" and e["name"] == "thread_name"}
+    assert names == {(1, 1): "decode", (2, 1): "draft", (2, 2): "verify", (2, 3): "commit"}

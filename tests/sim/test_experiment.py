@@ -1,0 +1,98 @@
+"""Replications, their interval, and the verdict."""
+
+import numpy as np
+import pytest
+
+from simulator.acceptance_model import HistogramAcceptance, IidAcceptance
+from simulator.cost_model import Knobs
+from simulator.experiment import Setting, interval95, replicate, summarise
+from simulator.histogram import AcceptanceHistogram
+from simulator.verdict import in_words, judge
+
+
+def setting(acceptance=IidAcceptance(0.8), draft_cost=0.1, k=4, total=512) -> Setting:  # noqa: B008
+    knobs = Knobs(work_flops=0, work_mem=1, flop_scale_s=1, mem_scale_s=1e-3, draft_cost=draft_cost)
+    return Setting(total=total, draft_length=k, knobs=knobs, acceptance=acceptance)
+
+
+def test_more_replications_leave_the_first_ones_as_they_were() -> None:
+    few, many = replicate(setting(), 3, seed=5), replicate(setting(), 10, seed=5)
+    assert (many.rounds[:3] == few.rounds).all()
+    assert len(set(many.rounds)) > 1
+
+
+def test_another_seed_gives_another_sample_and_the_same_seed_the_same() -> None:
+    runs = [replicate(setting(), 8, seed).rounds.tolist() for seed in (1, 1, 2)]
+    assert runs[0] == runs[1] != runs[2]
+
+
+@pytest.mark.statistical
+def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
+    rng, trials = np.random.default_rng(9), 4000
+    times_s = rng.normal(2.0, 0.1, (trials, 8))
+    low, high = interval95(times_s, np.full(trials, 4.0))
+    covered = ((low <= 2.0) & (high >= 2.0)).mean()
+    assert abs(covered - 0.95) <= 4 * np.sqrt(0.95 * 0.05 / trials)
+    # Negative control: a speedup of 2.05 is covered clearly less often.
+    assert ((low <= 2.05) & (high >= 2.05)).mean() < 0.9
+
+
+def test_an_interval_without_spread_is_a_point() -> None:
+    low, high = interval95(np.full(4, 2.0), np.array(4.0))
+    assert (low, high) == (2.0, 2.0)
+
+
+def test_the_summary_counts_per_run_and_adds_up() -> None:
+    runs = replicate(setting(), 16, seed=0)
+    found = summarise(setting(), runs)
+    assert found.tokens == 512
+    assert found.rounds + found.accepted - found.cut_tokens == pytest.approx(512)
+    assert found.drafted == pytest.approx(4 * found.rounds)
+    assert found.tokens_per_round == pytest.approx(1 + found.accepted / found.rounds)
+    per_token = found.draft_ms_per_token + found.verify_ms_per_token
+    assert found.speculative_ms_per_token == pytest.approx(per_token)
+    low, high = found.speedup_ci95
+    assert low < found.speedup < high
+
+
+def verdict_of(point: Setting, replications: int = 16):
+    summary = summarise(point, replicate(point, replications, seed=0))
+    verdict = judge(point, summary)
+    return verdict, " ".join(in_words(verdict, summary, point.draft_length))
+
+
+def test_the_verdict_says_pays_with_the_best_k_of_the_histogram() -> None:
+    histogram = HistogramAcceptance(AcceptanceHistogram((10, 10, 10, 10, 60)))
+    verdict, words = verdict_of(setting(histogram))
+    assert verdict.answer == "pays"
+    assert (verdict.best_draft_length, verdict.searched_to) == (4, 4)
+    assert verdict.best_speedup == pytest.approx((1 + 0.9 + 0.8 + 0.7 + 0.6) / 1.4)
+    assert "It pays" in words
+    assert "the longest this histogram tells of" in words
+
+
+def test_the_verdict_says_no_when_it_does_not_pay() -> None:
+    verdict, words = verdict_of(setting(IidAcceptance(0.1), draft_cost=0.5))
+    assert verdict.answer == "does not pay"
+    assert "It does not pay" in words
+    assert "No draft length pays" in words
+    assert verdict.break_even_alpha > 0.1
+
+
+def test_the_verdict_cannot_tell_from_one_run_or_at_break_even() -> None:
+    assert verdict_of(setting(), replications=1)[0].answer == "cannot tell"
+    even = judge(setting(), summarise(setting(), replicate(setting(), 8, 0))).break_even_alpha
+    verdict, words = verdict_of(setting(IidAcceptance(even), total=100_000))
+    assert verdict.answer == "cannot tell"
+    assert "Cannot tell" in words
+
+
+def test_a_draft_as_costly_as_the_target_never_breaks_even() -> None:
+    verdict, words = verdict_of(setting(draft_cost=1.5))
+    assert verdict.break_even_alpha is None
+    assert "not even if every draft were accepted" in words
+
+
+def test_an_iid_search_reaches_at_least_the_k_that_was_asked_for() -> None:
+    verdict, _ = verdict_of(setting(IidAcceptance(0.99), draft_cost=0.01, k=30))
+    assert verdict.searched_to == 30

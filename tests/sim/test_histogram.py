@@ -1,0 +1,138 @@
+"""The histogram, its metrics against worked values and properties, and its file format."""
+
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from simulator.artefacts import UserError
+from simulator.histogram import AcceptanceHistogram, alpha_iid, load_histogram, save_histogram, tokens_per_round_iid
+
+counts = st.lists(st.floats(0, 1e6), min_size=2, max_size=12).filter(lambda c: sum(c) > 1e-3)
+
+
+def test_metrics_of_a_worked_example() -> None:
+    # 20 rounds of K = 4 with 40 accepted: tau = 3, rate = 1/2, survival by hand.
+    histogram = AcceptanceHistogram((4, 4, 4, 4, 4))
+    assert histogram.tokens_per_round == pytest.approx(3)
+    assert histogram.draft_acceptance_rate == pytest.approx(0.5)
+    assert histogram.survival == pytest.approx([0.8, 0.6, 0.4, 0.2])
+    assert histogram.conditional == pytest.approx([0.8, 0.75, 2 / 3, 0.5])
+
+
+@given(counts)
+def test_law_is_a_distribution_and_survival_falls(values: list[float]) -> None:
+    histogram = AcceptanceHistogram(tuple(values))
+    assert histogram.law.sum() == pytest.approx(1)
+    assert (np.diff(histogram.survival) <= 1e-12).all()
+    assert histogram.tokens_per_round == pytest.approx(1 + histogram.survival.sum())
+    assert np.cumprod(histogram.conditional) == pytest.approx(histogram.survival, abs=1e-9)
+
+
+@given(counts, st.data())
+def test_cutting_is_the_law_of_the_smaller_of_both(values: list[float], data: st.DataObject) -> None:
+    histogram = AcceptanceHistogram(tuple(values))
+    k = data.draw(st.integers(1, histogram.k))
+    expected = np.zeros(k + 1)
+    for accepted, count in enumerate(values):
+        expected[min(accepted, k)] += count
+    assert histogram.cut(k).counts == pytest.approx(expected)
+    assert histogram.cut(k).survival == pytest.approx(histogram.survival[:k])
+
+
+@pytest.mark.parametrize("k", [0, 5, -1])
+def test_cutting_outside_the_own_k_is_refused(k: int) -> None:
+    with pytest.raises(UserError, match=r"expected 1\.\.4"):
+        AcceptanceHistogram((1, 1, 1, 1, 1)).cut(k)
+
+
+@given(st.floats(0, 1), st.integers(1, 64))
+def test_iid_tokens_per_round_is_the_sum_of_powers(alpha: float, k: int) -> None:
+    assert tokens_per_round_iid(alpha, k) == pytest.approx(sum(alpha**i for i in range(k + 1)), rel=1e-9)
+
+
+@given(st.floats(0, 1), st.integers(1, 32))
+def test_alpha_iid_inverts_tokens_per_round(alpha: float, k: int) -> None:
+    tau = tokens_per_round_iid(alpha, k)
+    assert tokens_per_round_iid(alpha_iid(tau, k), k) == pytest.approx(tau, rel=1e-9)
+
+
+def test_alpha_iid_at_and_beyond_its_ends() -> None:
+    assert alpha_iid([0.5, 1, 5, 6], 4) == pytest.approx([0, 0, 1, 1])
+
+
+def test_counts_near_the_largest_float_do_not_overflow() -> None:
+    assert AcceptanceHistogram((1e308, 1e308)).law == pytest.approx([0.5, 0.5])
+
+
+@given(counts)
+def test_a_saved_histogram_reads_back_the_same(values: list[float]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "h.json"
+        save_histogram(path, AcceptanceHistogram(tuple(values)), {"seed": 1})
+        assert load_histogram(path).counts == pytest.approx(tuple(values))
+
+
+def test_the_file_others_write_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "h.json"
+    path.write_text('{"k": 4, "hist": {"0": 153, "1": 47}, "samples": 200, "note": "S1"}')
+    assert load_histogram(path).counts == (153, 47, 0, 0, 0)
+
+
+BROKEN = {
+    "{": "not JSON",
+    "[1]": "expected an object",
+    '{"hist": {"0": 1}}': "k is None",
+    '{"k": 0, "hist": {"0": 1}}': "k is 0",
+    '{"k": true, "hist": {"0": 1}}': "k is True",
+    '{"k": 4.0, "hist": {"0": 1}}': "k is 4.0",
+    '{"k": 2, "hist": [1, 2, 3]}': "expected an object of counts",
+    '{"k": 2, "hist": {"3": 1}}': "bucket '3', expected '0' to '2'",
+    '{"k": 2, "hist": {"01": 1}}': "bucket '01'",
+    '{"k": 2, "hist": {"-1": 1}}': "bucket '-1'",
+    '{"k": 2, "hist": {"0": -1, "1": 3}}': "hist['0'] is -1.0",
+    '{"k": 2, "hist": {"0": "1"}}': "hist['0'] is '1'",
+    '{"k": 2, "hist": {"0": null}}': "hist['0'] is None",
+    '{"k": 2, "hist": {"0": NaN}}': "holds NaN",
+    '{"k": 2, "hist": {"0": Infinity}}': "holds Infinity",
+    '{"k": 2, "hist": {"0": 1e999}}': "hist['0'] is inf",
+    '{"k": 2, "hist": {}}': "every bucket is 0",
+    '{"k": 2, "hist": {"0": 0, "1": 0}, "samples": 0}': "every bucket is 0",
+    '{"k": 2, "hist": {"0": 1, "1": 2}, "samples": 4}': "samples is 4, but hist sums to 3",
+    '{"k": 2, "hist": {"0": 1}, "samples": "1"}': "samples is '1'",
+    '{"k": 2, "k": 3, "hist": {"0": 1}}': "key 'k' appears twice",
+    '{"kind": "acceptance_trace", "k": 2, "hist": {"0": 1}}': "kind is 'acceptance_trace'",
+    '{"schema_version": 99, "k": 2, "hist": {"0": 1}}': "schema_version is 99, supported: 1",
+}
+
+
+@pytest.mark.parametrize(("text", "message"), BROKEN.items())
+def test_a_broken_file_is_named_with_key_and_value(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "broken.json"
+    path.write_text(text)
+    with pytest.raises(UserError) as error:
+        load_histogram(path)
+    assert str(path) in str(error.value)
+    assert message in str(error.value)
+
+
+def test_a_missing_a_binary_and_a_folder_path_are_named(tmp_path: Path) -> None:
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+    for name, message in (("absent", "no such file"), ("binary", "not UTF-8"), (".", "cannot be read")):
+        with pytest.raises(UserError, match=message):
+            load_histogram(tmp_path / name)
+
+
+def test_our_files_carry_their_provenance(tmp_path: Path) -> None:
+    path = tmp_path / "h.json"
+    save_histogram(path, AcceptanceHistogram((1, 2.5)), {"seed": 7}, metrics={"alpha": 0.5})
+    found = json.loads(path.read_text())
+    assert found["hist"] == {"0": 1, "1": 2.5}
+    assert found["samples"] == 3.5
+    assert {"kind", "schema_version", "tool", "tool_version", "created_utc", "environment"} <= found.keys()
+    assert found["parameters"] == {"seed": 7}
+    assert list(found) == sorted(found)

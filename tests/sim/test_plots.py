@@ -1,0 +1,128 @@
+"""Plots: what goes on which axis, and that the files are pictures of the right kind and always the same."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from simulator.artefacts import UserError
+from simulator.config import PARAMETERS
+from simulator.grid import Acceptance, Grid, Sweep, run_sweep
+from simulator.plots import Layout, draw, plan, save_figure
+from simulator.values import parse_values
+
+
+def grid(**values: str) -> Grid:
+    texts = {p.key: f"{p.default:g}" for p in PARAMETERS} | values
+    return Grid(values={k: parse_values(k, v) for k, v in texts.items()})
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "expected"),
+    [
+        ({"draftN": "1:8"}, "auto", Layout(kind="curves", x="draftN")),
+        ({"draftN": "1:8", "alpha": "0.5,0.9"}, "auto", Layout(kind="curves", x="draftN", y="alpha")),
+        ({"draftN": "1:8", "alpha": "0.1:0.9:0.1"}, "auto", Layout(kind="surface", x="alpha", y="draftN")),
+        ({"draftN": "1:8", "alpha": "0.1:0.8:0.1"}, "curves", Layout(kind="curves", x="draftN", y="alpha")),
+        (
+            {"draftN": "1:8", "alpha": "0.1:0.9:0.1", "draft_cost": "0.1,0.2"},
+            "auto",
+            Layout(kind="multiples", x="alpha", y="draftN", column="draft_cost"),
+        ),
+        (
+            {"draftN": "1:8", "alpha": "0.1:0.9:0.1", "draft_cost": "0.1,0.2,0.3", "workmem": "4,8"},
+            "auto",
+            Layout(kind="multiples", x="alpha", y="draftN", column="draft_cost", row="workmem"),
+        ),
+        (
+            {"alpha": "0.1:0.9:0.1", "draft_cost": "0.1:0.5:0.1"},
+            "auto",
+            Layout(kind="surface", x="alpha", y="draft_cost"),
+        ),
+    ],
+)
+def test_the_layout_puts_the_draft_length_where_it_reads_best(values: dict, kind: str, expected: Layout) -> None:
+    assert plan(grid(**values), kind) == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "message"),
+    [
+        ({}, "auto", "the grid has one point"),
+        ({"draftN": "1:8"}, "surface", "1 options vary"),
+        ({"draftN": "1:8", "alpha": "0.1:0.9:0.01"}, "curves", "81 curves over alpha, at most 8"),
+        ({"draftN": "1:8", "alpha": "0:1:0.1", "draft_cost": "0.01:0.9:0.1", "workmem": "1:4"}, "auto", "36 panels"),
+        (
+            {"draftN": "1:2", "alpha": "0,1", "draft_cost": "0.1,0.2", "workmem": "1,2", "memScale": "1,2"},
+            "auto",
+            "5 options vary",
+        ),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(values: dict, kind: str, message: str) -> None:
+    with pytest.raises(UserError, match="--plot: ") as error:
+        plan(grid(**values), kind)
+    assert message in str(error.value)
+
+
+def figure(kind: str = "auto", replications: int = 2, **values: str):
+    points = grid(**values)
+    task = Sweep(grid=points, acceptance=Acceptance(), overlap=False, replications=replications, seed=0)
+    return draw(points, run_sweep(task, lambda _: None), plan(points, kind), "a test")
+
+
+SHAPES = {
+    "curves": {"draftN": "1:4", "alpha": "0.5,0.9"},
+    "surface": {"draftN": "1:4", "draft_cost": "0.1:0.9:0.1"},
+    "multiples": {"draftN": "1:4", "draft_cost": "0.1:0.9:0.1", "alpha": "0.2,0.5,0.8,0.85,0.9"},
+}
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+@pytest.mark.parametrize("suffix", [".png", ".svg"])
+def test_a_plot_is_a_picture_on_white_and_the_same_every_time(tmp_path: Path, kind: str, suffix: str) -> None:
+    paths = [tmp_path / f"{i}{suffix}" for i in range(2)]
+    for path in paths:
+        save_figure(path, figure(kind, **SHAPES[kind]))
+    first, second = (p.read_bytes() for p in paths)
+    assert first == second
+    if suffix == ".svg":
+        assert b"<svg" in first
+        return
+    pixels = np.asarray(Image.open(io.BytesIO(first)).convert("RGB"))
+    assert min(pixels.shape[:2]) > 400
+    assert (pixels[0] == 255).all()
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20
+
+
+def test_the_surface_draws_break_even_where_it_is_and_the_best_k_at_every_x() -> None:
+    drawn = figure(replications=0, draftN="1:8", draft_cost="0.1:0.9:0.1", alpha="0.6")
+    axes = drawn.axes[0]
+    (ridge,) = axes.lines
+    for c, k in zip(ridge.get_xdata(), ridge.get_ydata(), strict=True):
+        gains = [sum(0.6**i for i in range(n + 1)) / (n * c + 1) for n in range(1, 9)]
+        assert k == 1 + int(np.argmax(gains))
+    labels = [text.get_text() for text in drawn.legends[0].get_texts()]
+    assert labels == ["break-even (1x)", "best K (closed form)"]
+    assert axes.get_xlabel() == "draft cost (of a target pass)"
+    assert axes.get_ylabel() == "draft length K (tokens)"
+
+
+def test_curves_carry_a_band_only_where_there_was_simulation() -> None:
+    simulated, exact = (figure(replications=r, draftN="1:4", alpha="0.5,0.9").axes[0] for r in (4, 0))
+    assert len(simulated.collections) == 2
+    assert len(exact.collections) == 0
+
+
+def test_panels_share_one_colour_scale_and_hide_what_is_unused() -> None:
+    drawn = figure(**SHAPES["multiples"])
+    panels = [a for a in drawn.axes if a.get_title()]
+    assert [p.get_title() for p in panels] == ["α = 0.2", "α = 0.5", "α = 0.8", "α = 0.85", "α = 0.9"]
+    assert sum(not a.get_visible() for a in drawn.axes) == 3
+
+
+def test_a_flat_surface_can_be_drawn(tmp_path: Path) -> None:
+    save_figure(tmp_path / "flat.png", figure(replications=0, workmem="1:4", memScale="1:4", draft_cost="0.1"))
+    assert (tmp_path / "flat.png").stat().st_size > 0
