@@ -47,7 +47,7 @@ def draft_lengths(text: str) -> list[int]:
     help='JSONL of {"prompt": ...}, or plain text with one prompt a line.',
 )
 @click.option("--k", default="4", metavar="VALUES", help="Draft length, list or range (1:8); a histogram for each.")
-@click.option("--temperature", default=0.0, type=click.FloatRange(0, 100), help="Of the target and draft; 0: greedy.")
+@click.option("--temperature", default=0.0, help="Of the target and draft, 0 to 100; 0: greedy.")
 @click.option("--max-new-tokens", default=128, type=click.IntRange(1), help="Tokens the target writes a prompt.")
 @click.option("--device", default="auto", help="torch device, such as cpu or cuda:0.")
 @click.option("--dtype", type=click.Choice(("auto", "float32", "float16", "bfloat16")), default="auto", help="Weights.")
@@ -62,6 +62,9 @@ def measure_acceptance(**options: Any) -> None:
     histogram of every draft length follows, without running the speculative loop.
     """
     lengths, out = draft_lengths(options["k"]), options["out_dir"]
+    # Written so that NaN fails as well, which click's own range lets through.
+    if not 0 <= options["temperature"] <= 100:
+        raise UserError(f"--temperature: {options['temperature']:g} is not allowed, expected a number from 0 to 100")
     if lengths[-1] > options["max_new_tokens"]:
         raise UserError(f"--k: {lengths[-1]} is above --max-new-tokens, expected 1 to {options['max_new_tokens']}")
     for name in ["trace.npz", "trace.json", *(f"accept_hist_k{k}.json" for k in lengths)]:

@@ -97,9 +97,9 @@ def load_trace(sidecar: Path) -> Trace:
         raise UserError(f"{sidecar}: arrays is {name!r}, expected the name of the .npz beside it")
     path = sidecar.parent / name
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             trace = Trace(**{f.name: arrays[f.name] for f in fields(Trace)})
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: not a trace ({error})") from None
     if about.get("positions") != len(trace.accept):
         raise UserError(f"{sidecar}: positions is {about.get('positions')!r}, but {name} holds {len(trace.accept)}")

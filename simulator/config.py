@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 MAX_DRAFT_LENGTH = 1024
+# Far beyond anything real, and far enough within a float that no product of parameters leaves it.
+LARGEST = 1e15
+MIN_PASS_MS = 1e-30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +29,7 @@ class Parameter:
     flags: tuple[str, ...]
     default: float
     minimum: float
-    maximum: float = math.inf
+    maximum: float = LARGEST
     above_minimum: bool = False
     integer: bool = False
     unit: str
@@ -36,9 +39,8 @@ class Parameter:
     def allowed(self) -> str:
         """What a value may be, in words."""
         kind = "a whole number" if self.integer else "a number"
-        if self.maximum < math.inf:
-            return f"{kind} from {self.minimum:g} to {self.maximum:g}"
-        return f"{kind} {'above' if self.above_minimum else 'of at least'} {self.minimum:g}"
+        start = "above" if self.above_minimum else "from"
+        return f"{kind} {start} {self.minimum:g} to {self.maximum:g}"
 
     def check(self, values: "ArrayLike") -> None:
         """Refuse a value outside the bounds, fractional where whole numbers are meant, or NaN.
@@ -51,8 +53,6 @@ class Parameter:
         flat = np.atleast_1d(np.asarray(values, np.float64)).ravel()
         low = flat > self.minimum if self.above_minimum else flat >= self.minimum
         good = low & (flat <= self.maximum)
-        if self.key != "overlap_exponent":
-            good &= np.isfinite(flat)
         if self.integer:
             good &= flat == np.floor(flat)
         if not good.all():
@@ -66,7 +66,6 @@ PARAMETERS = (
         flags=("--total",),
         default=512,
         minimum=1,
-        maximum=10**15,
         integer=True,
         unit="tokens",
         help="Tokens that both arms produce.",
@@ -135,6 +134,7 @@ PARAMETERS = (
         default=0.1,
         minimum=0,
         above_minimum=True,
+        maximum=1000,
         unit="of a target pass",
         help="Work of one draft pass over that of one target pass.",
     ),
@@ -153,6 +153,7 @@ PARAMETERS = (
         flags=("--overlap-exponent",),
         default=math.inf,
         minimum=1,
+        maximum=math.inf,
         unit="m",
         help="How compute and memory time join: inf is the longer of the two, 1 their sum.",
     ),
@@ -172,7 +173,8 @@ def check_parameters(values: "Mapping[str, ArrayLike]") -> None:
         BY_KEY[key].check(value)
     compute = np.asarray(values["workflops"]) * np.asarray(values["flopScale"])
     memory = np.asarray(values["workmem"]) * np.asarray(values["memScale"])
-    if np.any(np.maximum(compute, memory) <= 0):
-        raise UserError("--workflops x --flopScale and --workmem x --memScale are both 0, expected one of them above 0")
-    if not np.all(np.isfinite(compute * (1 + MAX_DRAFT_LENGTH)) & np.isfinite(memory)):
-        raise UserError("--workflops x --flopScale or --workmem x --memScale is too large for a float")
+    if np.any(np.maximum(compute, memory) < MIN_PASS_MS):
+        raise UserError(
+            "--workflops x --flopScale and --workmem x --memScale are both 0, "
+            f"expected one of them to be at least {MIN_PASS_MS:g} ms"
+        )

@@ -1,0 +1,55 @@
+"""Every example runs, on small settings, and none is left out."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from simulator.histogram import load_histogram
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+COVERED = {"01_first_light.py", "train_tiny_pair.py"}
+
+
+def run(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, EXAMPLES / name, *map(str, arguments)]
+    return subprocess.run(words, capture_output=True, text=True, check=False)
+
+
+def test_every_example_is_covered_here() -> None:
+    assert {p.name for p in EXAMPLES.glob("*.py")} == COVERED
+
+
+def test_first_light_goes_from_the_pair_to_the_surface(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for _ in range(2):  # a second run overwrites the first
+        done = run("01_first_light.py", "--out", out, "--max-new-tokens", 24)
+        assert done.returncode == 0, done.stderr
+    expected = {f"accept_hist_k{k}.json" for k in range(1, 9)} | {"trace.npz", "trace.json", "simulate_k4.csv"}
+    expected |= {"sweep.csv", "speedup_surface.png", "speedup_by_k.png"}
+    assert {p.name for p in out.iterdir()} == expected
+    for name in expected:
+        assert name in done.stdout
+    assert "$ simulate --draftN 4 --hist" in done.stdout
+    assert "Best draft length of the bundled pair" in done.stdout
+
+
+def test_the_training_script_makes_a_pair_that_can_be_measured(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for i in range(80):
+        lines = (f"def f{i}_{j}(x):\n    return x + {j}\n" for j in range(80))
+        (source / f"m{i}.py").write_text("\n".join(lines))
+    out = tmp_path / "pair"
+    sizes = ("--vocab-size", 300, "--target-shape", "64x2", "--draft-shape", "32x1", "--batch-size", 2)
+    settings = (*sizes, "--seq-len", 64, "--target-steps", 3, "--draft-steps", 2, "--prompts", 3)
+    done = run("train_tiny_pair.py", "--out", out, "--source", source, *settings)
+    assert done.returncode == 0, done.stderr
+    for name, steps in (("target", 3), ("draft", 2)):
+        record = json.loads((out / name / "training.json").read_text())
+        assert record["steps"] == steps
+        assert f"{record['held_out_loss_nats']:.4f}" in done.stdout
+    command = [Path(sys.executable).parent / "measure-acceptance", "--k", "2", "--max-new-tokens", "4"]
+    pair = ["--target", out / "target", "--draft", out / "draft", "--prompts", out / "prompts.jsonl"]
+    subprocess.run([*command, *pair, "--out-dir", out], check=True, capture_output=True)
+    assert load_histogram(out / "accept_hist_k2.json").samples > 0

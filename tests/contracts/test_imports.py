@@ -1,0 +1,38 @@
+"""What importing costs and needs: NumPy alone for the simulator, no model library before it is asked for."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MODULES = sorted(
+    ".".join(p.relative_to(ROOT).with_suffix("").parts)
+    for package in ("simulator", "acceptance")
+    for p in (ROOT / package).glob("*.py")
+    if p.stem != "__init__"
+)
+
+
+def imports_with(blocked: list[str], module: str) -> subprocess.CompletedProcess[str]:
+    code = f"import sys; sys.modules.update(dict.fromkeys({blocked!r})); import {module}"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+def needs_click(module: str) -> bool:
+    return module.endswith((".cli", ".command", ".report"))
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("simulator.")])
+def test_the_simulator_imports_with_numpy_alone(module: str) -> None:
+    blocked = ["scipy", "pandas", "matplotlib", "pyarrow", "torch", "transformers", "acceptance"]
+    done = imports_with(blocked if needs_click(module) else [*blocked, "click"], module)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("acceptance.")])
+def test_acceptance_imports_without_the_model_libraries_but_for_one_corner(module: str) -> None:
+    done = imports_with(["torch", "transformers", "matplotlib", "pandas"], module)
+    corner = module in ("acceptance.models", "acceptance.measure")
+    assert (done.returncode != 0) == corner, done.stderr

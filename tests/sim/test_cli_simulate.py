@@ -1,0 +1,238 @@
+"""`simulate` as a user meets it: real subprocesses, good input and bad."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from simulator.config import PARAMETERS
+
+KEYS = {
+    "baseline_ms_per_token",
+    "speculative_ms_per_token",
+    "speedup",
+    "speedup_ci95",
+    "closed_form_speedup",
+    "draft_ms_per_round",
+    "verify_ms_per_round",
+    "rounds",
+    "drafted",
+    "accepted",
+    "tokens",
+    "tokens_per_round",
+    "alpha_iid",
+    "parameters",
+    "environment",
+}
+
+
+def result(run, *arguments: object) -> dict:
+    done = run("simulate", *arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return json.loads(done.stdout)
+
+
+def test_the_owners_command_prints_every_figure_and_a_verdict(run, hist_file: Path) -> None:
+    done = run("simulate", "--draftN", 4, "--hist", hist_file)
+    assert done.returncode == 0, done.stderr
+    for text in ("baseline", "speculative", "speedup", "95 % interval", "closed form", "draft", "verify", "ms/round"):
+        assert text in done.stdout
+    for text in ("ms/token", "rounds", "drafted", "accepted", "tokens per round", "It pays", "K = 4", "Break-even"):
+        assert text in done.stdout
+
+
+def test_json_has_the_plain_keys_and_hangs_together(run, hist_file: Path) -> None:
+    found = result(run, "--hist", hist_file, "--total", 1000)
+    assert found.keys() >= KEYS
+    assert found["tokens"] == found["parameters"]["total"] == 1000
+    assert found["parameters"]["measured"] is True
+    assert found["rounds"] + found["accepted"] - found["cut_tokens"] == pytest.approx(1000)
+    assert found["speedup"] == pytest.approx(found["baseline_ms_per_token"] / found["speculative_ms_per_token"])
+    assert found["baseline_ms_per_token"] == 4
+    assert found["draft_ms_per_round"] == pytest.approx(1.6)
+    low, high = found["speedup_ci95"]
+    assert low <= found["closed_form_speedup"] <= high
+
+
+def test_defaults_are_those_of_the_card(run) -> None:
+    parameters = result(run)["parameters"]
+    assert parameters["total"] == 512
+    assert (parameters["draftN"], parameters["workflops"], parameters["workmem"]) == (4, 50000, 8)
+    assert (parameters["alpha"], parameters["draft_cost"], parameters["hist"]) == (0.8, 0.1, None)
+
+
+def test_both_spellings_of_an_option_work(run) -> None:
+    owner = result(run, "--draftN", 3, "--flopScale", 1e-6, "--memScale", 0.25)
+    kebab = result(run, "--draft-n", 3, "--flop-scale", 1e-6, "--mem-scale", 0.25)
+    assert owner["speedup"] == kebab["speedup"]
+
+
+def test_flop_bound_verification_grows_with_k(run) -> None:
+    short, long = (result(run, "--draftN", k, "--flopScale", 1e-3, "--memScale", 0) for k in (1, 7))
+    assert long["verify_ms_per_round"] == pytest.approx(4 * short["verify_ms_per_round"])
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    outputs = [run("simulate", "--seed", seed, "--json").stdout for seed in (7, 7, 8)]
+    assert outputs[0] == outputs[1] != outputs[2]
+
+
+def test_not_measured_takes_the_iid_equivalent_of_the_histogram_or_the_alpha_given(run, hist_file: Path) -> None:
+    measured = result(run, "--hist", hist_file)
+    equivalent = result(run, "--hist", hist_file, "--no-measured")
+    assert equivalent["parameters"]["alpha"] == pytest.approx(measured["alpha_iid"])
+    assert equivalent["closed_form_speedup"] == pytest.approx(measured["closed_form_speedup"])
+    assert equivalent["accepted"] != measured["accepted"]
+    told = result(run, "--hist", hist_file, "--no-measured", "--alpha", 0.3)
+    assert told["parameters"]["alpha"] == 0.3
+
+
+def test_a_shorter_draft_cuts_the_histogram_exactly(run, hist_file: Path) -> None:
+    found = result(run, "--hist", hist_file, "--draftN", 2)
+    assert found["closed_form_tokens_per_round"] == pytest.approx(1 + 0.8 + 0.7)
+    assert found["verdict"]["best_draft_length"] == 4
+
+
+def test_overlap_is_faster_and_never_changes_what_is_accepted(run) -> None:
+    plain, overlapped = (result(run, flag, "--draft-cost", 0.2) for flag in ("--no-overlap", "--overlap"))
+    assert overlapped["speedup"] > plain["speedup"]
+    assert overlapped["closed_form_speedup"] > plain["closed_form_speedup"]
+    low, high = overlapped["speedup_ci95"]
+    assert low * 0.98 <= overlapped["closed_form_speedup"] <= high * 1.02
+
+
+def test_csv_has_a_row_a_run_with_parameters_and_results(run, tmp_path: Path) -> None:
+    assert run("simulate", "--csv", "runs.csv", "--replications", 5, "--total", 100).returncode == 0
+    rows = list(csv.DictReader((tmp_path / "runs.csv").read_text().splitlines()))
+    assert [row["replication"] for row in rows] == list("01234")
+    assert {p.key for p in PARAMETERS} <= rows[0].keys()
+    for row in rows:
+        assert int(row["rounds"]) + int(row["accepted"]) - int(row["cut_tokens"]) == 100
+        ratio = float(row["baseline_ms_per_token"]) / float(row["speculative_ms_per_token"])
+        assert float(row["speedup"]) == pytest.approx(ratio)
+
+
+def test_events_are_a_trace_with_both_arms_and_change_no_figure(run, tmp_path: Path) -> None:
+    without = result(run, "--total", 50, "--replications", 1)
+    logged = result(run, "--total", 50, "--replications", 1, "--events", "events.json")
+    assert {k: v for k, v in without.items() if k != "created_utc"} == {
+        k: v for k, v in logged.items() if k != "created_utc"
+    }
+    trace = json.loads((tmp_path / "events.json").read_text())
+    spans = [e for e in trace["traceEvents"] if e["ph"] == "X"]
+    ends_us = {pid: max(e["ts"] + e["dur"] for e in spans if e["pid"] == pid) for pid in (1, 2)}
+    assert ends_us[1] == pytest.approx(50 * logged["baseline_ms_per_token"] * 1e3)
+    assert ends_us[2] == pytest.approx(50 * logged["speculative_ms_per_token"] * 1e3, abs=0.01)
+    assert len([e for e in spans if e["name"] == "commit"]) == logged["rounds"]
+    assert trace["otherData"]["parameters"]["total"] == 50
+
+
+def test_a_hundred_million_tokens_take_no_walk_over_them(run) -> None:
+    found = result(run, "--total", 10**8)
+    assert found["tokens"] == 10**8
+    assert found["speedup"] == pytest.approx(found["closed_form_speedup"], rel=1e-3)
+
+
+BAD_FILES = {
+    "missing.json": (None, "no such file"),
+    "broken.json": ("{", "not JSON"),
+    "buckets.json": ('{"k": 2, "hist": {"5": 1}}', "bucket '5', expected '0' to '2'"),
+    "nan.json": ('{"k": 2, "hist": {"0": NaN}}', "NaN"),
+    "negative.json": ('{"k": 2, "hist": {"0": -3}}', "-3.0"),
+    "zero.json": ('{"k": 2, "hist": {"0": 0}}', "every bucket is 0"),
+    "samples.json": ('{"k": 2, "hist": {"0": 3}, "samples": 5}', "samples is 5"),
+    "k0.json": ('{"k": 0, "hist": {"0": 3}}', "k is 0"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_a_bad_histogram_is_one_line(run, user_error, tmp_path: Path, name: str) -> None:
+    text, message = BAD_FILES[name]
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    user_error(run("simulate", "--draftN", 1, "--hist", name), name, message)
+
+
+BAD_OPTIONS = [
+    (("--draftN", 0), "--draftN: 0 is not allowed, expected a whole number from 1 to 1024"),
+    (("--draftN", -2), "--draftN: -2"),
+    (("--draftN", 2.5), "--draftN: 2.5"),
+    (("--draftN", "four"), "--draftN: 'four'"),
+    (("--draftN", "nan"), "--draftN: nan"),
+    (("--total", 0), "--total: 0"),
+    (("--total", "1e30"), "--total: 1e+30"),
+    (("--alpha", 1.2), "--alpha: 1.2 is not allowed, expected a number from 0 to 1"),
+    (("--alpha", "nan"), "--alpha: nan"),
+    (("--draft-cost", 0), "--draft-cost: 0 is not allowed, expected a number above 0 to 1000"),
+    (("--draft-cost", -0.1), "--draft-cost: -0.1"),
+    (("--memScale", -1), "--memScale: -1 is not allowed, expected a number from 0 to 1e+15"),
+    (("--flopScale", "inf"), "--flopScale: inf"),
+    (("--workflops", -5), "--workflops: -5"),
+    (("--workmem", "nan"), "--workmem: nan"),
+    (("--round-overhead", -1), "--round-overhead: -1"),
+    (("--overlap-exponent", 0.5), "--overlap-exponent: 0.5"),
+    (("--workmem", 0, "--workflops", 0), "are both 0"),
+    (("--memScale", 1e308), "--memScale: 1e+308 is not allowed, expected a number from 0 to 1e+15"),
+    (("--workmem", 1e-300, "--workflops", 0), "are both 0"),
+    (("--replications", 0), "--replications"),
+    (("--seed", -1), "--seed"),
+    (("--measured",), "expected --hist FILE"),
+    (("--no-such-option",), "--no-such-option"),
+    (("--csv", "runs.parquet"), "--csv runs.parquet: suffix '.parquet', expected .csv"),
+    (("unexpected",), "unexpected"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD_OPTIONS)
+def test_a_bad_option_is_one_line(run, user_error, arguments: tuple, message: str) -> None:
+    user_error(run("simulate", *arguments), message)
+
+
+def test_a_draft_length_above_the_files_k_is_refused(run, user_error, hist_file: Path) -> None:
+    user_error(run("simulate", "--draftN", 5, "--hist", hist_file), "--draftN: 5", str(hist_file), "expected 1 to 4")
+
+
+def test_alpha_beside_a_sampled_histogram_is_refused(run, user_error, hist_file: Path) -> None:
+    user_error(run("simulate", "--alpha", 0.5, "--hist", hist_file), "--alpha", "--no-measured")
+
+
+@pytest.mark.parametrize("option", ["--csv", "--events"])
+def test_an_existing_output_is_kept_unless_forced(run, user_error, tmp_path: Path, option: str) -> None:
+    path = tmp_path / "kept.csv"
+    path.write_text("precious")
+    user_error(run("simulate", option, path), f"{option} {path}: exists already (--force overwrites it)")
+    assert path.read_text() == "precious"
+    assert run("simulate", option, path, "--force").returncode == 0
+    assert path.read_text() != "precious"
+
+
+def test_an_unwritable_output_is_refused_and_nothing_else_is_written(run, user_error, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    done = run("simulate", "--csv", "good.csv", "--events", "file/events.json")
+    user_error(done, "--events file/events.json", "not a writable folder")
+    user_error(run("simulate", "--events", tmp_path), "is a folder, expected a file")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file"]
+
+
+def test_bad_input_never_destroys_an_existing_output(run, tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    path.write_text("precious")
+    assert run("simulate", "--csv", path, "--force", "--hist", "absent.json").returncode == 2
+    assert path.read_text() == "precious"
+
+
+def test_version_and_help_answer(run) -> None:
+    assert run("simulate", "--version").stdout.startswith("simulate, version ")
+    done = run("simulate", "--help")
+    for parameter in PARAMETERS:
+        for flag in parameter.flags:
+            assert flag in done.stdout
+
+
+def test_help_does_not_import_numpy(run) -> None:
+    done = run("simulate", "--help", PYTHONPROFILEIMPORTTIME="1")
+    assert "click" in done.stderr
+    assert "numpy" not in done.stderr

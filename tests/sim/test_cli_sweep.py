@@ -1,0 +1,118 @@
+"""`sweep` as a user meets it: real subprocesses, good input and bad."""
+
+import os
+import pty
+import subprocess
+import sysconfig
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from simulator.config import PARAMETERS
+
+GRID = ("--draftN", "1:4", "--alpha", "0.5:0.9:0.1", "--draft-cost", "0.05,0.1")
+
+
+def test_a_sweep_writes_one_tidy_row_a_point(run, tmp_path: Path) -> None:
+    done = run("sweep", *GRID, "--out", "s.csv")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    frame = pd.read_csv(tmp_path / "s.csv")
+    assert len(frame) == 4 * 5 * 2
+    assert {p.key for p in PARAMETERS} <= set(frame.columns)
+    assert not frame.isna().any().any()
+    assert len(frame.drop_duplicates(["draftN", "alpha", "draft_cost"])) == len(frame)
+    assert ((frame.speedup_low95 <= frame.speedup) & (frame.speedup <= frame.speedup_high95)).all()
+    best = frame.loc[frame.speedup.idxmax()]
+    assert f"best  {best.speedup:.3f}x" in done.stdout
+    assert f"pays  at {(frame.speedup > 1).sum()} of them" in done.stdout
+
+
+def test_parquet_and_csv_hold_the_same(run, tmp_path: Path) -> None:
+    for name in ("s.csv", "s.parquet"):
+        assert run("sweep", *GRID, "--out", name).returncode == 0
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "s.csv"), pd.read_parquet(tmp_path / "s.parquet"))
+
+
+def test_closed_form_alone_has_no_simulated_columns(run, tmp_path: Path) -> None:
+    assert run("sweep", *GRID, "--replications", 0, "--out", "s.csv").returncode == 0
+    frame = pd.read_csv(tmp_path / "s.csv")
+    assert "closed_form_speedup" in frame
+    assert "speedup" not in frame
+
+
+def test_a_histogram_is_swept_over_its_draft_lengths(run, hist_file: Path, tmp_path: Path) -> None:
+    assert run("sweep", "--hist", hist_file, "--draftN", "1:4", "--out", "s.csv").returncode == 0
+    frame = pd.read_csv(tmp_path / "s.csv")
+    assert frame.closed_form_tokens_per_round.tolist() == pytest.approx([1.8, 2.5, 3.1, 3.6])
+    assert "alpha" not in frame
+
+
+@pytest.mark.parametrize("kind", ["auto", "curves"])
+@pytest.mark.parametrize("suffix", ["png", "svg"])
+def test_a_plot_is_written_beside_the_table(run, tmp_path: Path, kind: str, suffix: str) -> None:
+    done = run("sweep", "--draftN", "1:6", "--alpha", "0.5:0.9:0.1", "--plot", f"p.{suffix}", "--plot-kind", kind)
+    assert done.returncode == 0, done.stderr
+    start = (tmp_path / f"p.{suffix}").read_bytes()[:5]
+    assert start.startswith(b"\x89PNG" if suffix == "png" else b"<?xml")
+    assert f"wrote p.{suffix}" in done.stdout
+
+
+BAD_OPTIONS = [
+    (("--draftN", "0:4"), "--draftN: 0 is not allowed"),
+    (("--draftN", "1:4:0.5"), "--draftN: 1.5 is not allowed"),
+    (("--alpha", "0.5:1.5:0.5"), "--alpha: 1.5"),
+    (("--alpha", "0.5:0.9"), "--alpha: '0.5:0.9' needs a step"),
+    (("--draft-cost", "0,0.1"), "--draft-cost: 0 is not allowed"),
+    (("--draft-cost", "-0.1,0.1"), "--draft-cost: -0.1"),
+    (("--memScale", "nan"), "--memScale: nan"),
+    (("--draftN", "x"), "--draftN: 'x'"),
+    (("--out", "s.xlsx"), "--out s.xlsx: suffix '.xlsx', expected .csv or .parquet"),
+    (("--plot", "p.pdf", "--draftN", "1:4"), "--plot p.pdf: suffix '.pdf', expected .png or .svg"),
+    (("--plot", "p.png"), "--plot: the grid has one point"),
+    (("--alpha", "0:1:0.0001", "--draft-cost", "0.0001:1:0.0001"), "points, at most"),
+    (("--hist", "absent.json"), "absent.json: no such file"),
+    (("--workmem", "0,8", "--workflops", "0"), "are both 0"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD_OPTIONS)
+def test_a_bad_option_is_one_line(run, user_error, tmp_path: Path, arguments: tuple, message: str) -> None:
+    user_error(run("sweep", *arguments), message)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_draft_length_above_the_files_k_is_refused(run, user_error, hist_file: Path) -> None:
+    user_error(run("sweep", "--draftN", "1:5", "--hist", hist_file), "--draftN: 5", "expected 1 to 4")
+
+
+@pytest.mark.parametrize("option", ["--out", "--plot"])
+def test_existing_outputs_are_kept_unless_forced(run, user_error, tmp_path: Path, option: str) -> None:
+    path = tmp_path / ("kept.csv" if option == "--out" else "kept.png")
+    path.write_text("precious")
+    user_error(run("sweep", *GRID, option, path), "exists already")
+    assert path.read_text() == "precious"
+    assert run("sweep", *GRID, option, path, "--force").returncode == 0
+    assert path.read_bytes() != b"precious"
+
+
+def test_parquet_without_its_library_says_how_to_get_it(run, user_error, tmp_path: Path) -> None:
+    blocked = tmp_path / "blocked" / "pyarrow"
+    blocked.mkdir(parents=True)
+    (blocked / "__init__.py").write_text("raise ModuleNotFoundError(\"No module named 'pyarrow'\", name='pyarrow')")
+    done = run("sweep", *GRID, "--out", "s.parquet", PYTHONPATH=str(blocked.parent))
+    user_error(done, "pyarrow is not installed", 'pip install "specsim[parquet]"')
+
+
+def test_a_terminal_sees_a_progress_bar(tmp_path: Path) -> None:
+    leader, follower = pty.openpty()
+    command = [f"{sysconfig.get_path('scripts')}/sweep", *GRID]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=follower)
+    os.close(follower)
+    process.communicate(timeout=60)
+    shown = os.read(leader, 65536).decode()
+    os.close(leader)
+    assert process.returncode == 0
+    assert "sweep" in shown
+    assert "60/60" in shown
