@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 TINY_PAIR = Path(__file__).parent / "tiny_pair"
 FILE = click.Path(path_type=Path)
+BUNDLED = "bundled"
 MAX_DRAFT_LENGTH = 1024
 PURPOSE = "running the models of measure-acceptance"
 LIBRARIES = [Dependency(import_name=name, purpose=PURPOSE, extra="measure") for name in ("torch", "transformers")]
@@ -37,13 +38,11 @@ def draft_lengths(text: str) -> list[int]:
 
 
 @command("measure-acceptance")
-@click.option("--target", default=str(TINY_PAIR / "target"), show_default="bundled", help="Folder or hub id.")
-@click.option("--draft", default=str(TINY_PAIR / "draft"), show_default="bundled", help="Folder or hub id.")
+@click.option("--target", default=BUNDLED, help="Folder or hub id.")
+@click.option("--draft", default=BUNDLED, help="Folder or hub id.")
 @click.option(
     "--prompts",
-    type=FILE,
-    default=TINY_PAIR / "prompts.jsonl",
-    show_default="bundled",
+    default=BUNDLED,
     help='JSONL of {"prompt": ...}, or plain text with one prompt a line.',
 )
 @click.option("--k", default="4", metavar="VALUES", help="Draft length, list or range (1:8); a histogram for each.")
@@ -73,21 +72,27 @@ def measure_acceptance(**options: Any) -> None:
     report(trace, lengths, parameters, options)
 
 
+def place(given: str, name: str) -> str:
+    """Return where the user's model or prompts are: a path or hub id as given, or the bundled one of that name."""
+    return str(TINY_PAIR / name) if given == BUNDLED else given
+
+
 def run(options: dict[str, Any]) -> "tuple[Trace, dict[str, Any]]":
     """Load the pair and measure; returns the trace and what it was told."""
     from .prompts import load_prompts
 
-    prompts = load_prompts(options["prompts"])
+    prompts = load_prompts(Path(place(options["prompts"], "prompts.jsonl")))
     for library in LIBRARIES:
         require(library)
     from .measure import measure
     from .models import load_pair
 
-    pair = load_pair(options["target"], options["draft"], device=options["device"], dtype=options["dtype"])
+    target, draft = (place(options[name], name) for name in ("target", "draft"))
+    pair = load_pair(target, draft, device=options["device"], dtype=options["dtype"])
     told = {k: options[k] for k in ("temperature", "max_new_tokens", "seed")}
     with progress("measuring", len(prompts)) as bar:
         trace = measure(pair, prompts, **told, progress=bar.update)
-    names = {k: str(options[k]) for k in ("target", "draft", "prompts")}
+    names = {k: options[k] for k in ("target", "draft", "prompts")}
     settings = {"device": pair.device, "dtype": pair.dtype, "prompt_count": len(prompts)}
     q_kind = "greedy" if options["temperature"] == 0 else "sampled"
     return trace, told | names | settings | {"q_kind": q_kind}

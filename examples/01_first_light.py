@@ -48,11 +48,11 @@ def main() -> None:
     run("measure-acceptance", *measured)
     hist = out / "accept_hist_k4.json"
     run("simulate", "--draftN", 4, "--hist", hist, "--csv", out / "simulate_k4.csv", "--force")
-    sweep = ("--hist", out / "accept_hist_k8.json", "--draftN", "1:8")
+    sweep = ("--hist", out, "--draftN", "1:8")
     surface, curves = out / "speedup_surface.png", out / "speedup_by_k.png"
     table = out / "sweep.csv"
     run("sweep", *sweep, "--draft-cost", "0.02:0.5:0.02", "--out", table, "--plot", surface, "--force")
-    run("sweep", *sweep, "--draft-cost", "0.05,0.1,0.2,0.4", "--plot", curves, "--force")
+    run("sweep", *sweep, "--draft-cost", "0.05,0.1,0.2,0.4", "--plot", curves, "--plot-kind", "curves", "--force")
 
     print("\nBest draft length of the bundled pair, by what its draft would cost:\n")
     print(f"{'draft cost':>10}  {'best K':>6}  {'speedup':>7}  95 % interval")

@@ -56,18 +56,31 @@ class IidAcceptance:
 
 @dataclass(frozen=True, slots=True)
 class HistogramAcceptance:
-    """Rounds drawn independently from a measured histogram, cut exactly below its own k.
+    """Rounds drawn independently from measured histograms, each draft length from the nearest one that covers it.
+
+    A draft length without a histogram of its own is cut from the next longer one: exactly what those rounds would
+    have accepted, though shorter drafts start their rounds at other, on the whole easier, places of the text.
 
     Raises:
-        UserError: From `law`, for a k above the histogram's.
+        UserError: From `law`, for a k above the longest histogram's.
     """
 
-    histogram: AcceptanceHistogram
+    histograms: tuple[AcceptanceHistogram, ...]
+
+    @property
+    def longest(self) -> int:
+        """The longest draft length there is data for."""
+        return max(h.k for h in self.histograms)
+
+    def nearest(self, k: int) -> AcceptanceHistogram:
+        """Return the histogram of the smallest k that covers this one, or the longest."""
+        return min(self.histograms, key=lambda h: (h.k < k, abs(h.k - k)))
 
     def law(self, k: int) -> Floats:
         """P(min(A, k) = a) for a in 0..k, shape [k + 1]."""
-        return self.histogram.cut(k).law
+        return self.nearest(k).cut(k).law
 
     def bonus_guess_rate(self, k: int) -> float:
-        """The conditional rate one position further, or the last measured one at the histogram's own k."""
-        return float(self.histogram.conditional[min(k, self.histogram.k - 1)])
+        """The conditional rate one position further, or the last measured one where no histogram reaches so far."""
+        source = self.nearest(k + 1)
+        return float(source.conditional[min(k, source.k - 1)])

@@ -51,7 +51,11 @@ def shared_options(replications: int, least: int) -> Callable[[Any], Any]:
     """Add the options that both commands take."""
     repeat = click.IntRange(least, 1_000_000)
     options = (
-        click.option("--hist", type=FILE, help="Measured acceptance histogram, such as accept_hist_k4.json."),
+        click.option(
+            "--hist",
+            type=FILE,
+            help="Measured histogram, such as accept_hist_k4.json, or a folder of them: each K from its own.",
+        ),
         click.option(
             "--measured/--no-measured",
             default=None,
@@ -77,34 +81,34 @@ def given(key: str) -> bool:
     return source is click.core.ParameterSource.COMMANDLINE
 
 
-def load_acceptance(hist: Path | None, measured: bool | None) -> "tuple[AcceptanceModel | None, float | None]":
+def load_acceptance(
+    hist: Path | None, measured: bool | None, longest: int
+) -> "tuple[AcceptanceModel | None, float | None]":
     """Return the measured model to sample, and the alpha that stands in for the histogram (either may be None).
+
+    Args:
+        hist: File or folder, as the user gave it.
+        measured: Whether to sample it; None if the user did not say.
+        longest: The longest draft length that is asked for.
 
     Raises:
         UserError: The file is wrong, or the options contradict each other.
     """
     from .acceptance_model import HistogramAcceptance
-    from .histogram import load_histogram
+    from .histogram import load_histograms
 
     if hist is None:
         if measured is not None:
             raise UserError("--measured/--no-measured: nothing to measure by, expected --hist FILE beside it")
         return None, None
-    histogram = load_histogram(hist)
+    model = HistogramAcceptance(load_histograms(hist))
     if measured is False:
-        return None, None if given("alpha") else histogram.alpha_iid
+        return None, None if given("alpha") else model.nearest(longest).alpha_iid
+    if longest > model.longest:
+        raise UserError(f"--draftN: {longest} is above k = {model.longest} of {hist}, expected 1 to {model.longest}")
     if given("alpha"):
         raise UserError("--alpha: not used while --hist is sampled, expected one of them or --no-measured")
-    return HistogramAcceptance(histogram), None
-
-
-def check_draft_length(hist: Path | None, acceptance: "AcceptanceModel | None", longest: int) -> None:
-    """Refuse a draft length that the histogram does not tell of."""
-    from .acceptance_model import HistogramAcceptance
-
-    if isinstance(acceptance, HistogramAcceptance) and longest > acceptance.histogram.k:
-        top = acceptance.histogram.k
-        raise UserError(f"--draftN: {longest} is above k = {top} of {hist}, expected 1 to {top}")
+    return model, None
 
 
 @command("simulate")
@@ -149,8 +153,7 @@ def make_setting(values: dict[str, Any], options: Mapping[str, Any]) -> "tuple[S
     from .acceptance_model import IidAcceptance
     from .experiment import Setting, knobs
 
-    acceptance, alpha = load_acceptance(options["hist"], options["measured"])
-    check_draft_length(options["hist"], acceptance, values["draftN"])
+    acceptance, alpha = load_acceptance(options["hist"], options["measured"], values["draftN"])
     check_parameters(values)
     if alpha is not None:
         values["alpha"] = alpha
@@ -259,8 +262,7 @@ def make_sweep(options: Mapping[str, Any]) -> "tuple[Sweep, str]":
 
     values = {p.key: parse_values(p.flags[0], options[p.key]) for p in PARAMETERS}
     grid = Grid(values=values)
-    model, alpha = load_acceptance(options["hist"], options["measured"])
-    check_draft_length(options["hist"], model, int(values["draftN"].max()))
+    model, alpha = load_acceptance(options["hist"], options["measured"], int(values["draftN"].max()))
     source = "i.i.d. acceptance" if model is None else f"acceptance from {options['hist']}"
     if alpha is not None:
         grid = Grid(values=values | {"alpha": np.array([alpha])})

@@ -152,6 +152,26 @@ def parse_histogram(path: str | Path, found: Mapping[str, Any]) -> AcceptanceHis
     return histogram
 
 
+def load_histograms(path: str | Path) -> tuple[AcceptanceHistogram, ...]:
+    """Read one histogram file, or every `accept_hist_k*.json` of a folder: one for each draft length.
+
+    Raises:
+        UserError: A file is wrong, the folder holds none, or two of its files have the same k.
+    """
+    if not Path(path).is_dir():
+        return (load_histogram(path),)
+    found: dict[int, Path] = {}
+    histograms = []
+    for file in sorted(Path(path).glob("accept_hist_k*.json")):
+        histograms.append(load_histogram(file))
+        if histograms[-1].k in found:
+            raise UserError(f"{file}: k is {histograms[-1].k}, as in {found[histograms[-1].k]}, expected one file a k")
+        found[histograms[-1].k] = file
+    if not histograms:
+        raise UserError(f"{path}: no accept_hist_k*.json in this folder")
+    return tuple(histograms)
+
+
 def check_samples(path: str | Path, samples: Any, histogram: AcceptanceHistogram) -> None:
     """Refuse a `samples` that is not the sum of the counts; a file without the key passes."""
     if samples is None:

@@ -244,7 +244,8 @@ def draw_surface(axes: "Axes", grid: Grid, layout: Layout, panel: Floats, levels
     assert layout.y is not None
     x, y = grid.values[layout.x], grid.values[layout.y]
     filled = axes.contourf(x, y, panel, levels=levels, cmap="cividis")
-    lines = axes.contour(x, y, panel, levels=levels[1:-1], colors="white", linewidths=0.5)
+    inner = [level for level in levels[1:-1] if level != 1]
+    lines = axes.contour(x, y, panel, levels=inner, colors="white", linewidths=0.5)
     axes.clabel(lines, fontsize=8, fmt="%g")
     if panel.min() < 1 < panel.max():
         # White under black: the line shows on both ends of the palette.

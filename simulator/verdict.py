@@ -46,7 +46,7 @@ def judge(setting: Setting, summary: Summary) -> Verdict:
     measured = isinstance(acceptance, HistogramAcceptance)
     longest = max(SEARCHED_DRAFT_LENGTHS, setting.draft_length)
     if isinstance(acceptance, HistogramAcceptance):
-        longest = acceptance.histogram.k
+        longest = acceptance.longest
     lengths = np.arange(1, longest + 1)
     gains = speedup_by_draft_length(setting.knobs, acceptance, lengths, overlap=setting.overlap)
     best = int(gains.argmax())

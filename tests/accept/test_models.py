@@ -185,7 +185,7 @@ def test_a_folder_that_is_not_there_is_named(random_pair: tuple[Path, Path], nam
 
 
 def test_a_folder_without_a_model_is_one_line(tmp_path: Path, random_pair: tuple[Path, Path]) -> None:
-    with pytest.raises(UserError, match="--draft .*: cannot be loaded") as error:
+    with pytest.raises(UserError, match=r"--draft .*: cannot be loaded") as error:
         models.load_pair(str(random_pair[0]), str(tmp_path), device="cpu", dtype="float32")
     assert "\n" not in str(error.value)
 

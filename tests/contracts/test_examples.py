@@ -42,7 +42,7 @@ def test_the_training_script_makes_a_pair_that_can_be_measured(tmp_path: Path) -
         (source / f"m{i}.py").write_text("\n".join(lines))
     out = tmp_path / "pair"
     sizes = ("--vocab-size", 300, "--target-shape", "64x2", "--draft-shape", "32x1", "--batch-size", 2)
-    settings = (*sizes, "--seq-len", 64, "--target-steps", 3, "--draft-steps", 2, "--prompts", 3)
+    settings = (*sizes, "--seq-len", 256, "--target-steps", 3, "--draft-steps", 2, "--prompts", 3)
     done = run("train_tiny_pair.py", "--out", out, "--source", source, *settings)
     assert done.returncode == 0, done.stderr
     for name, steps in (("target", 3), ("draft", 2)):

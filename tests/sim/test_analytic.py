@@ -77,7 +77,7 @@ def test_the_best_draft_length_beats_every_other(alpha: float, c: float) -> None
 
 def test_a_histogram_is_cut_for_shorter_drafts() -> None:
     histogram = AcceptanceHistogram((2, 1, 1, 6))
-    gains = speedup_by_draft_length(knobs(0.1), HistogramAcceptance(histogram), np.array([1, 2, 3]), overlap=False)
+    gains = speedup_by_draft_length(knobs(0.1), HistogramAcceptance((histogram,)), np.array([1, 2, 3]), overlap=False)
     assert gains == pytest.approx([1.8 / 1.1, 2.5 / 1.2, 3.1 / 1.3])
 
 
@@ -89,3 +89,13 @@ def test_overlap_never_loses_and_without_hits_changes_nothing(alpha: float, k: i
     # Guessing the bonus token costs one more draft step than drafting after it, so a hit may save nothing.
     if (k + 1) * c <= 1 + k * c:
         assert closed_form(cost, law, alpha, overlap=True).speedup >= plain * (1 - 1e-12)
+
+
+def test_each_draft_length_takes_the_nearest_histogram_that_covers_it() -> None:
+    model = HistogramAcceptance((AcceptanceHistogram((1, 3)), AcceptanceHistogram((2, 1, 1, 6))))
+    assert model.longest == 3
+    assert model.law(1) == pytest.approx([0.25, 0.75])
+    assert model.law(2) == pytest.approx([0.2, 0.1, 0.7])
+    assert model.law(3) == pytest.approx([0.2, 0.1, 0.1, 0.6])
+    # The bonus token's guess is one position further: from the longer file, and at its end from its last position.
+    assert [model.bonus_guess_rate(k) for k in (1, 2, 3)] == pytest.approx([7 / 8, 6 / 7, 6 / 7])

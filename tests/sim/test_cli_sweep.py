@@ -49,6 +49,13 @@ def test_a_histogram_is_swept_over_its_draft_lengths(run, hist_file: Path, tmp_p
     assert "alpha" not in frame
 
 
+def test_a_folder_gives_each_draft_length_its_own_histogram(run, hist_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "accept_hist_k1.json").write_text('{"k": 1, "hist": {"0": 1, "1": 9}}')
+    assert run("sweep", "--hist", ".", "--draftN", "1:4", "--out", "s.csv").returncode == 0
+    frame = pd.read_csv(tmp_path / "s.csv")
+    assert frame.closed_form_tokens_per_round.tolist() == pytest.approx([1.9, 2.5, 3.1, 3.6])
+
+
 @pytest.mark.parametrize("kind", ["auto", "curves"])
 @pytest.mark.parametrize("suffix", ["png", "svg"])
 def test_a_plot_is_written_beside_the_table(run, tmp_path: Path, kind: str, suffix: str) -> None:

@@ -62,7 +62,7 @@ def verdict_of(point: Setting, replications: int = 16):
 
 
 def test_the_verdict_says_pays_with_the_best_k_of_the_histogram() -> None:
-    histogram = HistogramAcceptance(AcceptanceHistogram((10, 10, 10, 10, 60)))
+    histogram = HistogramAcceptance((AcceptanceHistogram((10, 10, 10, 10, 60)),))
     verdict, words = verdict_of(setting(histogram))
     assert verdict.answer == "pays"
     assert (verdict.best_draft_length, verdict.searched_to) == (4, 4)

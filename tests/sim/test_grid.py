@@ -120,7 +120,7 @@ def test_the_same_seed_gives_the_same_columns() -> None:
 
 def test_a_histogram_gives_each_point_its_exact_cut() -> None:
     histogram = AcceptanceHistogram((2, 1, 1, 6))
-    columns = run_sweep(sweep(2, HistogramAcceptance(histogram), draftN="1:3"), ignore)
+    columns = run_sweep(sweep(2, HistogramAcceptance((histogram,)), draftN="1:3"), ignore)
     assert columns["closed_form_tokens_per_round"] == pytest.approx([1.8, 2.5, 3.1])
     assert "alpha" not in columns
 

@@ -10,7 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simulator.artefacts import UserError
-from simulator.histogram import AcceptanceHistogram, alpha_iid, load_histogram, save_histogram, tokens_per_round_iid
+from simulator.histogram import (
+    AcceptanceHistogram,
+    alpha_iid,
+    load_histogram,
+    load_histograms,
+    save_histogram,
+    tokens_per_round_iid,
+)
 
 counts = st.lists(st.floats(0, 1e6), min_size=2, max_size=12).filter(lambda c: sum(c) > 1e-3)
 
@@ -136,3 +143,14 @@ def test_our_files_carry_their_provenance(tmp_path: Path) -> None:
     assert {"kind", "schema_version", "tool", "tool_version", "created_utc", "environment"} <= found.keys()
     assert found["parameters"] == {"seed": 7}
     assert list(found) == sorted(found)
+
+
+def test_a_folder_holds_one_histogram_for_each_k(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no accept_hist_k"):
+        load_histograms(tmp_path)
+    for k in (2, 1, 10):
+        save_histogram(tmp_path / f"accept_hist_k{k}.json", AcceptanceHistogram((1,) * (k + 1)), {})
+    assert sorted(h.k for h in load_histograms(tmp_path)) == [1, 2, 10]
+    save_histogram(tmp_path / "accept_hist_k2_again.json", AcceptanceHistogram((1, 2, 3)), {})
+    with pytest.raises(UserError, match=r"k is 2, as in .*expected one file a k"):
+        load_histograms(tmp_path)
