@@ -128,16 +128,36 @@ def check_kind(path: str | Path, found: Mapping[str, Any], kind: str, supported:
         raise UserError(f"{path}: schema_version is {version!r}, supported: {', '.join(map(str, supported))}")
 
 
-def check_output(option: str, path: Path | None, force: bool) -> None:
+def check_outputs(outputs: Mapping[str, Path | None], force: bool) -> None:
+    """Refuse, before any work is done, outputs that exist, cannot be written, or are the same file.
+
+    Args:
+        outputs: The path of each option; None where it was not given.
+        force: Whether files that exist may be overwritten.
+
+    Raises:
+        UserError: Names the option and the path, and what would help.
+    """
+    taken: dict[Path, str] = {}
+    for option, path in outputs.items():
+        if path is None:
+            continue
+        check_output(option, path, force)
+        other = taken.setdefault(path.resolve(), option)
+        if other != option:
+            raise UserError(f"{option} {path}: is the file of {other} too, expected another one")
+
+
+def check_output(option: str, path: Path, force: bool) -> None:
     """Refuse, before any work is done, an output that exists, is a folder or cannot be written.
 
     Raises:
         UserError: Names the option and the path, and what would help.
     """
-    if path is None:
-        return
     if path.is_dir():
         raise UserError(f"{option} {path}: is a folder, expected a file")
+    if path.exists() and not path.is_file():
+        raise UserError(f"{option} {path}: is a device or pipe, expected a file")
     if path.exists() and not force:
         raise UserError(f"{option} {path}: exists already (--force overwrites it)")
     nearest = next(p for p in (path.parent, *path.absolute().parents) if p.exists())
@@ -152,6 +172,7 @@ def writing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     Raises:
         UserError: The folder or file cannot be written.
     """
+    path = path.resolve()  # a link is written through, not replaced
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)

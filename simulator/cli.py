@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .artefacts import UserError, check_output, envelope, to_json, writing
+from .artefacts import UserError, check_outputs, envelope, to_json, writing
 from .command import command, progress
 from .config import BY_KEY, PARAMETERS, Parameter, check_parameters
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 FILE = click.Path(path_type=Path)
 
 
-class Number(click.ParamType[float]):
+class Number(click.ParamType):  # type: ignore[type-arg]  # generic only in the newest click
     """A number; whole where the parameter is. Bounds are checked with the parameter's own words."""
 
     def __init__(self, parameter: Parameter) -> None:
@@ -128,8 +128,7 @@ def simulate(**options: Any) -> None:
     from .verdict import judge
 
     check_table_format("--csv", options["csv"], (".csv",))
-    for name in ("csv", "events"):
-        check_output(f"--{name}", options[name], options["force"])
+    check_outputs({f"--{name}": options[name] for name in ("csv", "events")}, options["force"])
     values = {p.key: options[p.key] for p in PARAMETERS}
     setting, source = make_setting(values, options)
     parameters = values | source | {k: options[k] for k in ("overlap", "replications", "seed")}
@@ -237,8 +236,7 @@ def sweep(**options: Any) -> None:
 
     check_table_format("--out", options["out"])
     check_format(options["plot"])
-    for name in ("out", "plot"):
-        check_output(f"--{name}", options[name], options["force"])
+    check_outputs({f"--{name}": options[name] for name in ("out", "plot")}, options["force"])
     task, source = make_sweep(options)
     layout = plan(task.grid, options["plot_kind"]) if options["plot"] else None
     with progress("sweep", task.steps) as bar:

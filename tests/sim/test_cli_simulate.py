@@ -217,6 +217,22 @@ def test_an_unwritable_output_is_refused_and_nothing_else_is_written(run, user_e
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file"]
 
 
+def test_two_outputs_may_not_be_one_file_nor_a_device(run, user_error, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("a.csv")
+    user_error(run("simulate", "--csv", "a.csv", "--events", "./a.csv"), "--events a.csv: is the file of --csv too")
+    user_error(run("simulate", "--csv", "a.csv", "--events", "link"), "is the file of --csv too")
+    user_error(run("simulate", "--events", "/dev/null", "--force"), "is a device or pipe, expected a file")
+    assert Path("/dev/null").is_char_device()
+
+
+def test_a_link_is_written_through(run, tmp_path: Path) -> None:
+    (tmp_path / "real.csv").write_text("old")
+    (tmp_path / "link.csv").symlink_to("real.csv")
+    assert run("simulate", "--csv", "link.csv", "--force").returncode == 0
+    assert (tmp_path / "link.csv").is_symlink()
+    assert (tmp_path / "real.csv").read_text().startswith("total,")
+
+
 def test_bad_input_never_destroys_an_existing_output(run, tmp_path: Path) -> None:
     path = tmp_path / "runs.csv"
     path.write_text("precious")
