@@ -1,5 +1,6 @@
 """The command `measure-acceptance`: parse, load, measure, write, print."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,7 @@ def draft_lengths(text: str) -> list[int]:
     help='JSONL of {"prompt": ...}, or plain text with one prompt a line.',
 )
 @click.option("--k", default="4", metavar="VALUES", help="Draft length, list or range (1:8); a histogram for each.")
-@click.option("--temperature", default=0.0, help="Of the target and draft, 0 to 100; 0: greedy.")
+@click.option("--temperature", default=0.0, help="Of target and draft, 0.01 to 100; 0: greedy.")
 @click.option("--max-new-tokens", default=128, type=click.IntRange(1), help="Tokens the target writes a prompt.")
 @click.option("--device", default="auto", help="torch device, such as cpu or cuda:0.")
 @click.option("--dtype", type=click.Choice(("auto", "float32", "float16", "bfloat16")), default="auto", help="Weights.")
@@ -62,8 +63,8 @@ def measure_acceptance(**options: Any) -> None:
     """
     lengths, out = draft_lengths(options["k"]), options["out_dir"]
     # Written so that NaN fails as well, which click's own range lets through.
-    if not 0 <= options["temperature"] <= 100:
-        raise UserError(f"--temperature: {options['temperature']:g} is not allowed, expected a number from 0 to 100")
+    if not (options["temperature"] == 0 or 0.01 <= options["temperature"] <= 100):
+        raise UserError(f"--temperature: {options['temperature']:g} is not allowed, expected 0 or 0.01 to 100")
     if lengths[-1] > options["max_new_tokens"]:
         raise UserError(f"--k: {lengths[-1]} is above --max-new-tokens, expected 1 to {options['max_new_tokens']}")
     for name in ["trace.npz", "trace.json", *(f"accept_hist_k{k}.json" for k in lengths)]:
@@ -82,8 +83,9 @@ def run(options: dict[str, Any]) -> "tuple[Trace, dict[str, Any]]":
     from .prompts import load_prompts
 
     prompts = load_prompts(Path(place(options["prompts"], "prompts.jsonl")))
-    for library in LIBRARIES:
-        require(library)
+    # OpenMP threads that spin while they wait make small models many times slower as soon as a core is busy.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    libraries = {library.import_name: require(library).__version__ for library in LIBRARIES}
     from .measure import measure
     from .models import load_pair
 
@@ -95,7 +97,7 @@ def run(options: dict[str, Any]) -> "tuple[Trace, dict[str, Any]]":
     names = {k: options[k] for k in ("target", "draft", "prompts")}
     settings = {"device": pair.device, "dtype": pair.dtype, "prompt_count": len(prompts)}
     q_kind = "greedy" if options["temperature"] == 0 else "sampled"
-    return trace, told | names | settings | {"q_kind": q_kind}
+    return trace, told | names | settings | libraries | {"q_kind": q_kind}
 
 
 def report(trace: "Trace", lengths: list[int], parameters: dict[str, Any], options: dict[str, Any]) -> None:
@@ -105,10 +107,10 @@ def report(trace: "Trace", lengths: list[int], parameters: dict[str, Any], optio
     from .estimators import acceptance_histogram, metrics
     from .trace import save_trace
 
-    histograms = {k: acceptance_histogram(trace, k) for k in lengths}
-    found = {k: metrics(trace, h) for k, h in histograms.items()}
     out: Path = options["out_dir"]
     files = list(save_trace(out, trace, parameters))
+    histograms = {k: acceptance_histogram(trace, k) for k in lengths}
+    found = {k: metrics(trace, h) for k, h in histograms.items()}
     for k, histogram in histograms.items():
         files.append(out / f"accept_hist_k{k}.json")
         save_histogram(files[-1], histogram, parameters | {"k": k}, metrics=found[k])
@@ -116,20 +118,27 @@ def report(trace: "Trace", lengths: list[int], parameters: dict[str, Any], optio
         written = {"files": [str(f) for f in files], "metrics": {str(k): m for k, m in found.items()}}
         click.echo(to_json(written | {"parameters": parameters, "environment": environment()}), nl=False)
         return
-    click.echo(result_text(trace, histograms, parameters))
+    click.echo(result_text(trace, histograms, found, parameters))
     for file in files:
         click.echo(f"wrote {file}")
 
 
-def result_text(trace: "Trace", histograms: "dict[int, AcceptanceHistogram]", parameters: dict[str, Any]) -> str:
+def result_text(
+    trace: "Trace",
+    histograms: "dict[int, AcceptanceHistogram]",
+    found: dict[int, Any],
+    parameters: dict[str, Any],
+) -> str:
     """Return the report for a terminal."""
     heading = (
         f"{len(trace.accept):,} tokens of the target after {trace.prompts} prompts, "
         f"temperature {parameters['temperature']:g}, {parameters['q_kind']} draft"
     )
-    rows = [("K", "tokens/round", "accepted of drafted", "i.i.d. alpha", "rounds")]
+    rows = [("K", "tokens/round", "accepted of drafted", "i.i.d. alpha", "rounds", "cut by the end")]
     for k, h in histograms.items():
         rate, alpha = f"{h.draft_acceptance_rate:.1%}", f"{h.alpha_iid:.4f}"
-        rows.append((str(k), f"{h.tokens_per_round:.3f}", rate, alpha, f"{h.samples:,.1f}"))
+        rows.append(
+            (str(k), f"{h.tokens_per_round:.3f}", rate, alpha, f"{h.samples:,.1f}", f"{found[k]['rounds_cut']:,.1f}")
+        )
     single = f"a single drafted token is accepted with probability {trace.accept.mean():.4f}"
     return "\n".join([heading, single, "", table(rows), ""])

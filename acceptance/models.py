@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from simulator.artefacts import UserError
 
+from .prompts import Prompt
 from .trace import Trace
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -61,7 +62,7 @@ def pick_device(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError):
         there = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
         raise UserError(f"--device: {device!r} is not here, expected auto or one of {', '.join(there)}") from None
@@ -72,7 +73,11 @@ def pick_dtype(dtype: str, device: str) -> str:
     """Resolve "auto": float32 on a CPU, bfloat16 elsewhere."""
     if dtype != "auto":
         return dtype
-    return "float32" if device == "cpu" else "bfloat16"
+    return "float32" if is_cpu(device) else "bfloat16"
+
+
+def is_cpu(device: str) -> bool:
+    return str(torch.device(device).type) == "cpu"
 
 
 def load_part(option: str, name: str, load: Any) -> Any:
@@ -85,8 +90,8 @@ def load_part(option: str, name: str, load: Any) -> Any:
         raise UserError(f"{option} {name}: no such folder")
     try:
         return load(name)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().partition("\n")[0]
+    except Exception as error:  # transformers, safetensors and a model's own code raise what they like
+        reason = (str(error).strip() or type(error).__name__).partition("\n")[0]
         raise UserError(f"{option} {name}: cannot be loaded ({reason})") from None
 
 
@@ -161,7 +166,6 @@ def write(pair: Pair, prompts: Sequence[str], *, temperature: float, max_new_tok
         seed: Seeds torch inside; the caller's random state is left as it was.
     """
     batch = pair.tokenizer(list(prompts), return_tensors="pt", padding=True).to(pair.device)
-    check_prompt_lengths(pair, batch.attention_mask.sum(1), max_new_tokens)
     ends = end_tokens(pair.target)
     # Spelled out, because hub models bring top-k, top-p and penalties of their own, under which p is another law.
     rule = transformers.GenerationConfig(
@@ -176,7 +180,7 @@ def write(pair: Pair, prompts: Sequence[str], *, temperature: float, max_new_tok
     )
     original, pair.target.generation_config = pair.target.generation_config, rule
     try:
-        with torch.random.fork_rng(devices=[] if pair.device == "cpu" else None):
+        with torch.random.fork_rng(devices=[] if is_cpu(pair.device) else None):
             torch.manual_seed(seed)
             ids = pair.target.generate(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
     finally:
@@ -188,15 +192,24 @@ def write(pair: Pair, prompts: Sequence[str], *, temperature: float, max_new_tok
     return Written(ids=ids, mask=mask, prompt_columns=prompt_columns, lengths=lengths)
 
 
-def check_prompt_lengths(pair: Pair, lengths: torch.Tensor, max_new_tokens: int) -> None:
-    """Refuse prompts without a token, or that leave too little room in the context."""
-    for row, length in enumerate(lengths.tolist()):
-        if length == 0:
-            raise UserError(f"--prompts: prompt {row + 1} of a batch has no tokens, expected at least one")
-        if length + max_new_tokens > pair.context_length:
+def check_prompts(pair: Pair, prompts: Sequence[Prompt], max_new_tokens: int) -> None:
+    """Refuse prompts without a token, or that leave too little room in the context, before any model runs.
+
+    Raises:
+        UserError: Names the prompt's source, its tokens and how many there may be.
+    """
+    room = pair.context_length - max_new_tokens
+    if room < 1:
+        raise UserError(
+            f"--max-new-tokens: {max_new_tokens} leaves no room for a prompt in the models' context of "
+            f"{pair.context_length} tokens, expected at most {pair.context_length - 1}"
+        )
+    for prompt in prompts:
+        length = len(pair.tokenizer(prompt.text).input_ids)
+        if not 1 <= length <= room:
             raise UserError(
-                f"--max-new-tokens: {max_new_tokens} after a prompt of {length} tokens is beyond the models' context, "
-                f"expected at most {max(pair.context_length - length, 0)}"
+                f"--prompts: the prompt of {prompt.source} has {length} tokens, expected 1 to {room} "
+                f"(context {pair.context_length}, --max-new-tokens {max_new_tokens})"
             )
 
 

@@ -32,13 +32,13 @@ def load_prompts(path: Path) -> list[Prompt]:
 
 
 def read_plain_line(line: str, where: str) -> Prompt:
-    return Prompt(text=line.rstrip("\r"), source=where)
+    return Prompt(text=line, source=where)
 
 
 def read_jsonl_line(line: str, where: str) -> Prompt:
     try:
         record: Any = json.loads(line)
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         raise UserError(f'{where}: not JSON, expected {{"prompt": "..."}}') from None
     text = record.get("prompt") if isinstance(record, dict) else None
     if not isinstance(text, str) or not text:

@@ -4,7 +4,6 @@ One trace answers every draft length (model §3); `estimators` derives the numbe
 what they mean and where they came from in `trace.json` beside it.
 """
 
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -67,20 +66,19 @@ def join(traces: list[Trace]) -> Trace:
     return Trace(**{f.name: np.concatenate([getattr(t, f.name) for t in traces]) for f in fields(Trace)})
 
 
-def save_trace(folder: Path, trace: Trace, parameters: Mapping[str, Any], **extra: Any) -> tuple[Path, Path]:
+def save_trace(folder: Path, trace: Trace, parameters: Mapping[str, Any]) -> tuple[Path, Path]:
     """Write `trace.npz` and `trace.json`, each atomically; returns both paths.
 
     Args:
         folder: Where to write.
         trace: The arrays.
         parameters: What the measurement was told.
-        **extra: Further top-level keys of the JSON.
     """
     arrays, sidecar = folder / "trace.npz", folder / "trace.json"
     with writing(arrays, "wb") as file:
         np.savez_compressed(file, **{f.name: getattr(trace, f.name) for f in fields(Trace)})
     about = {"arrays": arrays.name, "positions": len(trace.accept), "prompts": trace.prompts}
-    write_json(sidecar, envelope(KIND, SCHEMA_VERSIONS[-1], parameters) | about | extra)
+    write_json(sidecar, envelope(KIND, SCHEMA_VERSIONS[-1], parameters) | about)
     return arrays, sidecar
 
 
@@ -99,7 +97,7 @@ def load_trace(sidecar: Path) -> Trace:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             trace = Trace(**{f.name: arrays[f.name] for f in fields(Trace)})
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except Exception as error:  # whatever zip, zlib, or the header's parser make of broken bytes
         raise UserError(f"{path}: not a trace ({error})") from None
     if about.get("positions") != len(trace.accept):
         raise UserError(f"{sidecar}: positions is {about.get('positions')!r}, but {name} holds {len(trace.accept)}")

@@ -110,6 +110,11 @@ def read_json_object(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{path}: not JSON (line {error.lineno}: {error.msg})") from None
     except RecursionError:
         raise UserError(f"{path}: nested too deeply to be one of our files") from None
+    except UserError:
+        raise
+    except ValueError as error:
+        # Python refuses to read integers of thousands of digits.
+        raise UserError(f"{path}: holds a number that cannot be read ({str(error).partition(';')[0]})") from None
     if not isinstance(value, dict):
         raise UserError(f"{path}: holds a JSON {type(value).__name__}, expected an object")
     return value

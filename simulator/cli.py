@@ -103,7 +103,8 @@ def load_acceptance(
         return None, None
     model = HistogramAcceptance(load_histograms(hist))
     if measured is False:
-        return None, None if given("alpha") else model.nearest(longest).alpha_iid
+        nearest = model.nearest(longest)
+        return None, None if given("alpha") else nearest.cut(min(longest, nearest.k)).alpha_iid
     if longest > model.longest:
         raise UserError(f"--draftN: {longest} is above k = {model.longest} of {hist}, expected 1 to {model.longest}")
     if given("alpha"):
@@ -242,7 +243,10 @@ def sweep(**options: Any) -> None:
     with progress("sweep", task.steps) as bar:
         columns = run_sweep(task, bar.update)
     if options["out"]:
-        write_table(options["out"], columns)
+        hist = None if options["hist"] is None else str(options["hist"])
+        told = {"hist": hist, "measured": task.acceptance.measured is not None}
+        told |= {k: options[k] for k in ("overlap", "replications", "seed")}
+        write_table(options["out"], columns | told)
     if layout:
         save_figure(options["plot"], draw(task.grid, columns, layout, held_fixed(task, source)))
     click.echo(sweep_text(task, columns, source))
@@ -286,5 +290,5 @@ def sweep_text(task: "Sweep", columns: "Columns", source: str) -> str:
     for word, at in (("best", int(gains.argmax())), ("worst", int(gains.argmin()))):
         where = ", ".join(f"{k} {columns[k][at]:g}" for k in task.grid.axes)
         lines.append(f"{word:5} {gains[at]:.3f}x  at {where}")
-    lines.append(f"pays  at {int((gains > 1).sum()):,} of them")
+    lines.append(f"above 1x at {int((gains > 1).sum()):,} of them")
     return "\n".join(lines)

@@ -1,6 +1,5 @@
 """The frame of every command: one clear line for a user's mistake, exit code 2, no traceback; progress on stderr."""
 
-import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -31,7 +30,6 @@ class OneLineErrors(click.Command):
         name = prog_name or self.name
         try:
             code = super().main(args, name, **{**extra, "standalone_mode": False})
-            sys.stdout.flush()
         except click.ClickException as error:
             fail(name, error.format_message())
         except UserError as error:
@@ -39,10 +37,6 @@ class OneLineErrors(click.Command):
         except (click.Abort, KeyboardInterrupt):
             click.echo(f"{name}: interrupted", err=True)
             sys.exit(EXIT_INTERRUPTED)
-        except BrokenPipeError:
-            # The reader of our output has left, as `head` does; nothing more to say, not even at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(0)
         sys.exit(code if isinstance(code, int) else 0)
 
 

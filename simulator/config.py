@@ -56,7 +56,8 @@ class Parameter:
         if self.integer:
             good &= flat == np.floor(flat)
         if not good.all():
-            raise UserError(f"{self.flags[0]}: {flat[~good][0]:g} is not allowed, expected {self.allowed}")
+            found = repr(float(flat[~good][0])).removesuffix(".0")
+            raise UserError(f"{self.flags[0]}: {found} is not allowed, expected {self.allowed}")
 
 
 PARAMETERS = (

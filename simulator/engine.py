@@ -1,8 +1,8 @@
-"""The closed loop without a log: exact draws of whole blocks of rounds, O(log tokens) work a run.
+"""The closed loop without a log: exact draws of whole blocks of rounds, work that grows with log(tokens).
 
-A block of n rounds cannot overshoot when n (K + 1) tokens are still missing, so its accepted counts are one
-multinomial draw; what is missing then shrinks geometrically. The result has exactly the law of drawing round
-after round. `events` plays the same blocks out one event at a time.
+A block of n rounds cannot overshoot when n (K + 1) tokens are still missing, so its accepted counts are one multinomial
+draw; what is missing then shrinks by the share tau / (K + 1), block by block. The result has exactly the law of drawing
+round after round. `events` plays the same blocks out one event at a time.
 """
 
 from collections.abc import Iterator
@@ -34,7 +34,12 @@ class Block:
 
 
 def draw_blocks(
-    laws: Floats, draft_lengths: Ints, totals: Ints, hit_rates: Floats, rng: np.random.Generator
+    laws: Floats,
+    draft_lengths: Ints,
+    totals: Ints,
+    hit_rates: Floats,
+    rng: np.random.Generator,
+    hit_rng: np.random.Generator,
 ) -> Iterator[Block]:
     """Draw rounds until every run has committed its total of tokens.
 
@@ -43,7 +48,8 @@ def draw_blocks(
         draft_lengths: K of each run, shape [runs].
         totals: Tokens each run has to commit, >= 1, shape [runs].
         hit_rates: P(hit given A = K), shape [runs]; 0 without overlap.
-        rng: The generator that is drawn from.
+        rng: Draws what is accepted.
+        hit_rng: Draws the hits; apart, so that overlap does not change what is accepted.
     """
     tokens = np.arange(1, laws.shape[1] + 1)
     missing = totals.astype(np.int64)
@@ -56,7 +62,7 @@ def draw_blocks(
         # The run's last round has no successor; a block that ends its run and could hit is all full rounds.
         ends = missing <= 0
         may_hit = np.where(ends, np.maximum(full - 1, 0), full)
-        hits = rng.binomial(may_hit, hit_rates[rows]) if hit_rates.any() else np.zeros_like(full)
+        hits = hit_rng.binomial(may_hit, hit_rates[rows]) if hit_rates.any() else np.zeros_like(full)
         yield Block(rows=rows, counts=counts, hits=hits, cut=np.maximum(-missing, 0), ends=ends)
         rows, missing = rows[~ends], missing[~ends]
 
@@ -75,11 +81,18 @@ class Counts:
     cut: Ints
 
 
-def draw_counts(laws: Floats, draft_lengths: Ints, totals: Ints, hit_rates: Floats, rng: np.random.Generator) -> Counts:
+def draw_counts(
+    laws: Floats,
+    draft_lengths: Ints,
+    totals: Ints,
+    hit_rates: Floats,
+    rng: np.random.Generator,
+    hit_rng: np.random.Generator,
+) -> Counts:
     """Simulate one closed-loop run a row and count; the arguments are those of `draw_blocks`."""
     accepted_tokens = np.arange(laws.shape[1])
     rounds, accepted, hits, cut = np.zeros((4, len(totals)), np.int64)
-    for block in draw_blocks(laws, draft_lengths, totals, hit_rates, rng):
+    for block in draw_blocks(laws, draft_lengths, totals, hit_rates, rng, hit_rng):
         rounds[block.rows] += block.counts.sum(1)
         accepted[block.rows] += block.counts @ accepted_tokens
         hits[block.rows] += block.hits

@@ -59,7 +59,8 @@ class Setting:
 
 def replicate(setting: Setting, replications: int, seed: int) -> Counts:
     """Simulate the setting `replications` times, each on a stream of its own; arrays of shape [replications]."""
-    runs = [draw_counts(*drawn_from(setting), stream(seed, r, "acceptance")) for r in range(replications)]
+    told = drawn_from(setting)
+    runs = [draw_counts(*told, stream(seed, r, "acceptance"), stream(seed, r, "hits")) for r in range(replications)]
     return Counts(**{f.name: np.concatenate([getattr(run, f.name) for run in runs]) for f in fields(Counts)})
 
 
@@ -71,7 +72,7 @@ def drawn_from(setting: Setting) -> tuple[Floats, Ints, Ints, Floats]:
 
 def play_events(setting: Setting, seed: int, trace: ChromeTrace) -> Played:
     """Play replication 0 event by event into the trace: the same rounds as `replicate` draws, one by one."""
-    blocks = draw_blocks(*drawn_from(setting), stream(seed, 0, "acceptance"))
+    blocks = draw_blocks(*drawn_from(setting), stream(seed, 0, "acceptance"), stream(seed, 0, "hits"))
     rounds = unroll(blocks, setting.draft_length, stream(seed, 0, "order"))
     cost = setting.cost
     times = PhaseTimes(**{f.name: float(getattr(cost, f.name)) for f in fields(PhaseTimes)})
@@ -98,11 +99,22 @@ def interval95(times_s: Floats, baseline_s: Floats) -> tuple[Floats, Floats]:
     return low, high
 
 
+def speedup_interval(setting: Setting, times_s: Floats, baseline_s: float) -> tuple[float, float] | None:
+    """Return the interval of the speedup, or None where the runs do not tell: one run, or all alike by chance."""
+    if len(times_s) < 2:
+        return None
+    certain = bool(setting.acceptance.law(setting.draft_length).max() == 1)
+    if not certain and np.ptp(times_s) == 0:
+        return None
+    low, high = interval95(times_s, np.asarray(baseline_s))
+    return (float(low), float(high)) if np.isfinite(high) else None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
     """Means over the replications; times in ms because people read them.
 
-    speedup is baseline over mean speculative time; speedup_ci95 is None for a single replication.
+    speedup is baseline over mean speculative time; speedup_ci95 is None where the runs do not tell.
     rounds, drafted, accepted and cut_tokens are per run; tokens = rounds + accepted - cut_tokens.
     """
 
@@ -125,9 +137,6 @@ class Summary:
     closed_form_speculative_ms_per_token: float
     closed_form_tokens_per_round: float
 
-    def as_dict(self) -> dict[str, Any]:
-        return {f.name: getattr(self, f.name) for f in fields(self)}
-
 
 def summarise(setting: Setting, runs: Counts) -> Summary:
     """Summarise the replications of one setting."""
@@ -137,10 +146,7 @@ def summarise(setting: Setting, runs: Counts) -> Summary:
     drafted = rounds * setting.draft_length
     draft_ms, verify_ms = float(cost.draft_s) * 1e3, float(cost.verify_s) * 1e3
     baseline_s = tokens * float(cost.baseline_s)
-    ci95 = None
-    if len(runs.rounds) > 1:
-        low, high = interval95(times_s, np.asarray(baseline_s))
-        ci95 = (float(low), float(high))
+    ci95 = speedup_interval(setting, times_s, baseline_s)
     return Summary(
         baseline_ms_per_token=baseline_s / tokens * 1e3,
         speculative_ms_per_token=spent_s / tokens * 1e3,

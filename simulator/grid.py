@@ -1,7 +1,8 @@
 """Grids of parameters and their evaluation: `sweep` from lists and ranges to tidy columns.
 
-Acceptance is drawn once for each (total, K, alpha) of the grid and priced at every cost: points that differ
-only in costs share their random numbers, so their differences carry no noise.
+Acceptance is drawn once for each (total, K, alpha) of the grid and priced at every cost: points that differ only in
+costs share their random numbers, so their differences carry no noise. The draws belong to the grid: the same grid and
+seed give the same numbers; a point in another grid gets others of the same law.
 """
 
 import math
@@ -127,7 +128,9 @@ def draw_grid(sweep: Sweep, progress: Progress) -> Counts | None:
     if not sweep.replications:
         return None
     drawn, parts = sweep.drawn_grid, []
-    for number, points in enumerate(chunks(drawn.points, ROWS_A_CHUNK // sweep.replications)):
+    # A row is one law: wide laws (a large K) get fewer rows, so that memory stays bounded.
+    rows_a_chunk = max(ROWS_A_CHUNK * 16 // max(sweep.width, 16), 1)
+    for number, points in enumerate(chunks(drawn.points, rows_a_chunk // sweep.replications)):
         columns = drawn.columns(points)
         rates = sweep.acceptance.bonus_guess_rates(columns) * sweep.overlap
         rows = np.repeat(np.arange(len(points)), sweep.replications)
@@ -137,6 +140,7 @@ def draw_grid(sweep: Sweep, progress: Progress) -> Counts | None:
             columns["total"][rows].astype(np.int64),
             rates[rows],
             stream(sweep.seed, number, "sweep"),
+            stream(sweep.seed, number, "sweep hits"),
         )
         parts.append(counts)
         progress(len(points))

@@ -17,6 +17,7 @@ from .artefacts import UserError, check_kind, envelope, read_json_object, write_
 KIND = "acceptance_histogram"
 # 1: {"k", "hist", "samples"} as other tools write it, plus our provenance keys.
 SCHEMA_VERSIONS = (1,)
+MAX_COUNT = 1e30
 
 
 def tokens_per_round_iid(alpha: ArrayLike, k: ArrayLike) -> NDArray[np.float64]:
@@ -55,7 +56,7 @@ class AcceptanceHistogram:
     Counts may be fractional, when they are expectations from a trace.
 
     Raises:
-        UserError: No bucket above 0, a negative or non-finite count, or nothing counted at all.
+        UserError: No bucket above 0, a count that is negative, NaN or above MAX_COUNT, or nothing counted at all.
     """
 
     counts: tuple[float, ...]
@@ -64,8 +65,8 @@ class AcceptanceHistogram:
         if len(self.counts) < 2:
             raise UserError(f"histogram has {len(self.counts)} buckets, expected k + 1 with k >= 1")
         for bucket, count in enumerate(self.counts):
-            if not (math.isfinite(count) and count >= 0):
-                raise UserError(f"hist[{str(bucket)!r}] is {count!r}, expected a finite count >= 0")
+            if not 0 <= count <= MAX_COUNT:
+                raise UserError(f"hist[{str(bucket)!r}] is {count!r}, expected a count from 0 to {MAX_COUNT:g}")
         if sum(self.counts) <= 0:
             raise UserError("hist has no counts: every bucket is 0")
 
@@ -83,8 +84,6 @@ class AcceptanceHistogram:
     def law(self) -> NDArray[np.float64]:
         """P(A = a) for a in 0..k, shape [k + 1]."""
         counts = np.asarray(self.counts, np.float64)
-        # Scaled first: counts near the largest float must not overflow in their sum.
-        counts = counts / counts.max()
         return np.asarray(counts / counts.sum(), np.float64)
 
     @property
@@ -156,20 +155,35 @@ def load_histograms(path: str | Path) -> tuple[AcceptanceHistogram, ...]:
     """Read one histogram file, or every `accept_hist_k*.json` of a folder: one for each draft length.
 
     Raises:
-        UserError: A file is wrong, the folder holds none, or two of its files have the same k.
+        UserError: A file is wrong, the folder holds none, or its files are not of one measurement.
     """
     if not Path(path).is_dir():
         return (load_histogram(path),)
-    found: dict[int, Path] = {}
-    histograms = []
-    for file in sorted(Path(path).glob("accept_hist_k*.json")):
-        histograms.append(load_histogram(file))
-        if histograms[-1].k in found:
-            raise UserError(f"{file}: k is {histograms[-1].k}, as in {found[histograms[-1].k]}, expected one file a k")
-        found[histograms[-1].k] = file
-    if not histograms:
+    files = sorted(Path(path).glob("accept_hist_k*.json"))
+    if not files:
         raise UserError(f"{path}: no accept_hist_k*.json in this folder")
-    return tuple(histograms)
+    contents = [read_json_object(file) for file in files]
+    histograms = tuple(map(parse_histogram, files, contents))
+    by_k: dict[int, Path] = {}
+    for file, content, histogram in zip(files, contents, histograms, strict=True):
+        other = by_k.setdefault(histogram.k, file)
+        if other != file:
+            raise UserError(f"{file}: k is {histogram.k}, as in {other}, expected one file for each k")
+        check_same_measurement(files[0], contents[0], file, content)
+    return histograms
+
+
+def check_same_measurement(first: Path, ours: Mapping[str, Any], second: Path, theirs: Mapping[str, Any]) -> None:
+    """Refuse to take two files as one measurement when what they were told differs in more than k."""
+    told, other = (f.get("parameters") or {} for f in (ours, theirs))
+    if not (isinstance(told, dict) and isinstance(other, dict)):
+        return
+    for key in sorted(told.keys() & other.keys() - {"k"}):
+        if told[key] != other[key]:
+            raise UserError(
+                f"{second}: {key} is {other[key]!r}, but {told[key]!r} in {first}; "
+                "expected one measurement in the folder, or name one file"
+            )
 
 
 def check_samples(path: str | Path, samples: Any, histogram: AcceptanceHistogram) -> None:
@@ -177,8 +191,9 @@ def check_samples(path: str | Path, samples: Any, histogram: AcceptanceHistogram
     if samples is None:
         return
     number = isinstance(samples, int | float) and not isinstance(samples, bool)
-    if not number or not math.isclose(samples, histogram.samples, rel_tol=1e-6):
-        raise UserError(f"{path}: samples is {samples!r}, but hist sums to {histogram.samples:g}")
+    # Compared as float and below a bound: JSON integers may have any number of digits.
+    if not number or not abs(samples) <= 1e6 * MAX_COUNT or not math.isclose(samples, histogram.samples, rel_tol=1e-6):
+        raise UserError(f"{path}: samples is {shortened(samples)}, but hist sums to {histogram.samples:g}")
 
 
 def load_histogram(path: str | Path) -> AcceptanceHistogram:
@@ -188,6 +203,15 @@ def load_histogram(path: str | Path) -> AcceptanceHistogram:
         UserError: Names the file, the key and the value that is wrong.
     """
     return parse_histogram(path, read_json_object(path))
+
+
+def shortened(value: Any) -> str:
+    """Return a value as Python writes it, at most 40 characters."""
+    try:
+        text = repr(value)
+    except ValueError:
+        return "an integer of thousands of digits"
+    return text if len(text) <= 40 else text[:37] + "..."
 
 
 def as_written(count: float) -> int | float:

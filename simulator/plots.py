@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FORMATS = (".png", ".svg")
-KINDS = ("auto", "surface", "curves", "multiples")
 MAX_CURVES = 8
 MAX_PANELS = 16
 # Okabe and Ito 2008, yellow left out: it does not show on white.
@@ -62,6 +61,9 @@ def plan(grid: Grid, kind: str) -> Layout:
     axes = sorted(grid.axes, key=lambda key: (key != "draftN", -len(grid.values[key])))
     if not axes:
         raise UserError("--plot: the grid has one point, expected a list or range for at least one option")
+    endless = [key for key in axes if not np.isfinite(grid.values[key]).all()]
+    if endless:
+        raise UserError(f"--plot: {endless[0]} includes inf, which has no place on an axis; expected finite values")
     chosen = kind if kind != "auto" else natural_kind(grid, axes)
     allowed = {"curves": (1, 2), "surface": (2,), "multiples": (3, 4)}[chosen]
     if len(axes) not in allowed:
@@ -90,6 +92,8 @@ def natural_kind(grid: Grid, axes: list[str]) -> str:
 
 def curves_layout(grid: Grid, axes: list[str]) -> Layout:
     x, *others = axes
+    if others and len(grid.values[x]) <= MAX_CURVES < len(grid.values[others[0]]):
+        x, others = others[0], [x]
     if others and len(grid.values[others[0]]) > MAX_CURVES:
         count = len(grid.values[others[0]])
         raise UserError(f"--plot: {count} curves over {others[0]}, at most {MAX_CURVES} can be told apart")

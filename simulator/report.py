@@ -20,7 +20,7 @@ TABLE_SUFFIXES = (".csv", ".parquet")
 
 def result_json(summary: Summary, verdict: Verdict, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Return the result of `simulate` with its provenance, under plain keys."""
-    found = summary.as_dict() | {"alpha_iid": verdict.alpha_iid, "verdict": asdict(verdict)}
+    found = asdict(summary) | {"alpha_iid": verdict.alpha_iid, "verdict": asdict(verdict)}
     return envelope(KIND, SCHEMA_VERSION, parameters) | found
 
 
@@ -74,7 +74,7 @@ def write_table(path: Path, columns: Mapping[str, Any]) -> None:
 
     Args:
         path: File to write; `check_table_format` has passed it.
-        columns: Arrays or lists of one length, by name.
+        columns: Arrays or lists of one length, by name; a scalar is repeated.
     """
     import pandas as pd
 

@@ -29,6 +29,8 @@ def parse_part(flag: str, part: str) -> list[Decimal]:
     """Read one number or one range, in decimal so that 0.5:0.95:0.05 hits 0.95."""
     try:
         numbers = [Decimal(n) for n in part.split(":")]
+        if any(n.is_snan() or abs(n.adjusted()) > 400 for n in numbers if n):
+            numbers = []
     except InvalidOperation:
         numbers = []
     if not 1 <= len(numbers) <= 3:
@@ -38,12 +40,12 @@ def parse_part(flag: str, part: str) -> list[Decimal]:
     if not all(n.is_finite() for n in numbers):
         raise UserError(f"{flag}: {part!r} is a range without end, expected finite numbers")
     first, last, *rest = numbers
-    if not rest and (first % 1 or last % 1):
+    if not rest and not all(n == n.to_integral_value() for n in (first, last)):
         raise UserError(f"{flag}: {part!r} needs a step, expected FROM:TO:STEP such as {first}:{last}:0.05")
     step = rest[0] if rest else Decimal(1)
     if step <= 0 or last < first:
         raise UserError(f"{flag}: {part!r} holds no values, expected FROM <= TO and STEP > 0")
+    if last - first >= step * MAX_VALUES:
+        raise UserError(f"{flag}: {part!r} holds more values than the {MAX_VALUES:,} that are allowed at most")
     count = int((last - first) / step) + 1
-    if count > MAX_VALUES:
-        raise UserError(f"{flag}: {part!r} holds {count:,} values, at most {MAX_VALUES:,} are allowed")
     return [first + i * step for i in range(count)]

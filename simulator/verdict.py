@@ -17,7 +17,7 @@ SEARCHED_DRAFT_LENGTHS = 16
 class Verdict:
     """The answer in words and in figures.
 
-    answer: "pays", "does not pay" or "cannot tell" (the interval holds 1, or one run gives none).
+    answer: "pays", "does not pay" or "cannot tell" (the interval holds 1, or the runs give none).
     best_draft_length: by the closed form, among 1..searched_to. measured: whether a histogram was
     sampled. break_even_alpha: i.i.d. acceptance at which this
     K neither gains nor loses; None if not even 1 does. alpha_iid: the acceptance there is, in the same terms.
@@ -77,7 +77,7 @@ def gain_in_words(verdict: Verdict, summary: Summary) -> str:
     if verdict.answer == "does not pay":
         return f"It does not pay: {gain:.2f}x as fast, {1 / gain - 1:.0%} more time a token."
     if summary.speedup_ci95 is None:
-        return f"Cannot tell from one run ({gain:.2f}x): take more --replications."
+        return f"Cannot tell from these runs ({gain:.2f}x): take more --replications or a larger --total."
     return f"Cannot tell: {gain:.2f}x, and its interval holds 1. Take more --replications or a larger --total."
 
 

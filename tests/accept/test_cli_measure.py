@@ -72,6 +72,7 @@ BAD_OPTIONS = [
     (("--k", "17"), "--k: 17 is above --max-new-tokens, expected 1 to 16"),
     (("--temperature", "-1"), "--temperature"),
     (("--temperature", "nan"), "--temperature"),
+    (("--temperature", "1e-40"), "--temperature: 1e-40 is not allowed, expected 0 or 0.01 to 100"),
     (("--dtype", "int3"), "--dtype"),
     (("--max-new-tokens", "0"), "--max-new-tokens"),
     (("--prompts", "absent.jsonl"), "absent.jsonl: no such file"),

@@ -1,6 +1,7 @@
 """Writing and scoring with real transformers models: positions, padding, ends, temperatures."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from acceptance import models
-from acceptance.measure import measure
+from acceptance.measure import batch_seed, measure
 from acceptance.prompts import Prompt
 from simulator.artefacts import UserError
 
@@ -172,10 +173,18 @@ def test_different_vocabularies_are_one_clear_error(random_pair: tuple[Path, Pat
 
 
 def test_a_prompt_beyond_the_context_or_without_tokens_is_refused(pair: models.Pair) -> None:
-    with pytest.raises(UserError, match=r"--max-new-tokens: 126 after a prompt of 3 tokens .* expected at most 125"):
-        write(pair, n=126, prompts=["w1 w2 w3"])
-    with pytest.raises(UserError, match="has no tokens"):
-        write(pair, prompts=["w1", " "])
+    prompts = [Prompt(text="w1 w2", source="p:1"), Prompt(text="w1 w2 w3", source="p:2")]
+    models.check_prompts(pair, prompts, 125)
+    with pytest.raises(UserError, match=r"the prompt of p:2 has 3 tokens, expected 1 to 2"):
+        models.check_prompts(pair, prompts, 126)
+    with pytest.raises(UserError, match=r"--max-new-tokens: 128 leaves no room .* expected at most 127"):
+        models.check_prompts(pair, prompts, 128)
+    with pytest.raises(UserError, match="the prompt of p:3 has 0 tokens"):
+        models.check_prompts(pair, [*prompts, Prompt(text=" ", source="p:3")], 8)
+
+
+def test_no_batch_of_one_seed_repeats_a_batch_of_another() -> None:
+    assert len({batch_seed(seed, batch) for seed in range(50) for batch in range(50)}) == 2500
 
 
 @pytest.mark.parametrize("name", ["/no/such/folder", "./absent", "a/b/c"])
@@ -190,7 +199,23 @@ def test_a_folder_without_a_model_is_one_line(tmp_path: Path, random_pair: tuple
     assert "\n" not in str(error.value)
 
 
+def test_a_truncated_weight_file_is_one_line(tmp_path: Path, random_pair: tuple[Path, Path]) -> None:
+    broken = shutil.copytree(random_pair[1], tmp_path / "broken")
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"--draft .*: cannot be loaded") as error:
+        models.load_pair(str(random_pair[0]), str(broken), device="cpu", dtype="float32")
+    assert "\n" not in str(error.value)
+
+
+def test_any_cpu_is_a_cpu() -> None:
+    assert models.pick_dtype("auto", "cpu:0") == "float32"
+    assert models.pick_dtype("auto", "cuda:0") == "bfloat16"
+
+
 def test_an_absent_device_is_named() -> None:
+    with pytest.raises(UserError, match="'meta' is not here"):
+        models.pick_device("meta")
     with pytest.raises(UserError, match=r"--device: 'cuda:7' is not here, expected auto or one of cpu"):
         models.pick_device("cuda:7")
     with pytest.raises(UserError, match="'toaster' is not here"):

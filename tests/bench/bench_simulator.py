@@ -42,7 +42,9 @@ def reference_rounds(total: int) -> int:
 
 
 def one_run(total: int) -> None:
-    draw_counts(LAW[None], np.array([4]), np.array([total]), np.zeros(1), np.random.default_rng(0))
+    draw_counts(
+        LAW[None], np.array([4]), np.array([total]), np.zeros(1), np.random.default_rng(0), np.random.default_rng(1)
+    )
 
 
 def setting(total: int) -> Setting:

@@ -14,12 +14,14 @@ from simulator.engine import Counts, draw_blocks, draw_counts, elapsed_s, unroll
 laws = st.lists(st.floats(0.01, 1), min_size=2, max_size=7).map(lambda w: np.array(w) / sum(w))
 
 
+def generators(seed: int) -> tuple[np.random.Generator, np.random.Generator]:
+    return np.random.default_rng(seed), np.random.default_rng([seed, 1])
+
+
 def draw(law: np.ndarray, total: int, runs: int, seed: int, hit_rate: float = 0.0) -> Counts:
     k = len(law) - 1
     rows = np.ones(runs, np.int64)
-    return draw_counts(
-        np.tile(law, (runs, 1)), k * rows, total * rows, np.full(runs, hit_rate), np.random.default_rng(seed)
-    )
+    return draw_counts(np.tile(law, (runs, 1)), k * rows, total * rows, np.full(runs, hit_rate), *generators(seed))
 
 
 def expected_rounds(law: np.ndarray, total: int) -> float:
@@ -137,7 +139,7 @@ def test_elapsed_time_is_the_walk_from_verification_to_verification() -> None:
 def test_runs_of_different_lengths_and_laws_do_not_mix() -> None:
     widths = np.zeros((3, 9))
     widths[0, :2], widths[1, :9], widths[2, :5] = [0, 1], np.eye(9)[0], np.eye(5)[4]
-    counts = draw_counts(widths, np.array([1, 8, 4]), np.array([10, 20, 100]), np.zeros(3), np.random.default_rng(0))
+    counts = draw_counts(widths, np.array([1, 8, 4]), np.array([10, 20, 100]), np.zeros(3), *generators(0))
     assert counts.rounds.tolist() == [5, 20, 20]
 
 
@@ -145,8 +147,8 @@ def test_runs_of_different_lengths_and_laws_do_not_mix() -> None:
 def test_unrolled_rounds_have_the_counts_that_were_drawn(law: np.ndarray, total: int, rate: float, seed: int) -> None:
     k = len(law) - 1
     arguments = (law[None], np.array([k]), np.array([total]), np.array([rate]))
-    counts = draw_counts(*arguments, np.random.default_rng(seed))
-    rounds = list(unroll(draw_blocks(*arguments, np.random.default_rng(seed)), k, np.random.default_rng(seed + 1)))
+    counts = draw_counts(*arguments, *generators(seed))
+    rounds = list(unroll(draw_blocks(*arguments, *generators(seed)), k, np.random.default_rng(seed + 1)))
     assert len(rounds) == counts.rounds[0]
     assert sum(a for a, _ in rounds) == counts.accepted[0]
     assert sum(hit for _, hit in rounds) == counts.hits[0]
@@ -161,6 +163,6 @@ def test_unrolled_order_is_uniform_over_positions() -> None:
     law, k, total, runs = np.array([0.5, 0.0, 0.5]), 2, 31, 20_000
     first = []
     for seed in range(runs):
-        blocks = draw_blocks(law[None], np.array([k]), np.array([total]), np.zeros(1), np.random.default_rng(seed))
+        blocks = draw_blocks(law[None], np.array([k]), np.array([total]), np.zeros(1), *generators(seed))
         first.append(next(iter(unroll(blocks, k, np.random.default_rng(seed + runs))))[0] == 2)
     assert abs(np.mean(first) - 0.5) <= 4 * 0.5 / np.sqrt(runs)

@@ -1,5 +1,7 @@
 """Lists and ranges, grids, and the sweep against one point at a time."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -44,7 +46,7 @@ def test_values_read_as_lists_and_inclusive_ranges(text: str, expected: list[flo
         ("1,1", "names a value twice"),
         ("1:3,2", "names a value twice"),
         ("0:inf:1", "range without end"),
-        ("0:1e9:0.001", "at most"),
+        ("0:1e9:0.001", "more values than"),
     ],
 )
 def test_values_that_make_no_sense_are_refused(text: str, message: str) -> None:
@@ -103,6 +105,21 @@ def test_simulated_points_agree_with_the_closed_form_and_its_interval_covers_it(
     # Negative control: intervals of one point do not cover the closed form of its neighbour.
     shifted = np.roll(columns["closed_form_speedup"], 1)
     assert ((columns["speedup_low95"] <= shifted) & (columns["speedup_high95"] >= shifted)).mean() < 0.2
+
+
+@pytest.mark.statistical
+def test_an_overlapped_sweep_is_priced_with_its_hits() -> None:
+    plain = sweep(32, total="20000", draftN="1:6", alpha="0.5:0.9:0.1", draft_cost="0.3")
+    columns = run_sweep(dataclasses.replace(plain, overlap=True), ignore)
+    inside = (columns["speedup_low95"] <= columns["closed_form_speedup"]) & (
+        columns["speedup_high95"] >= columns["closed_form_speedup"]
+    )
+    assert abs(inside.mean() - 0.95) <= 4 * np.sqrt(0.95 * 0.05 / len(inside))
+    # Negative control: neither the draws nor the closed form of plain drafting would do.
+    without = run_sweep(plain, ignore)
+    for key in ("closed_form_speedup", "speedup"):
+        assert ((columns["speedup_low95"] <= without[key]) & (columns["speedup_high95"] >= without[key])).mean() < 0.3
+    assert (columns["rounds"] == without["rounds"]).all()
 
 
 def test_points_that_differ_in_cost_alone_share_their_rounds() -> None:

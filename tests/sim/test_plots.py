@@ -52,7 +52,7 @@ def test_the_layout_puts_the_draft_length_where_it_reads_best(values: dict, kind
     [
         ({}, "auto", "the grid has one point"),
         ({"draftN": "1:8"}, "surface", "1 options vary"),
-        ({"draftN": "1:8", "alpha": "0.1:0.9:0.01"}, "curves", "81 curves over alpha, at most 8"),
+        ({"draftN": "1:12", "alpha": "0.1:0.9:0.01"}, "curves", "81 curves over alpha, at most 8"),
         ({"draftN": "1:8", "alpha": "0:1:0.1", "draft_cost": "0.01:0.9:0.1", "workmem": "1:4"}, "auto", "36 panels"),
         (
             {"draftN": "1:2", "alpha": "0,1", "draft_cost": "0.1,0.2", "workmem": "1,2", "memScale": "1,2"},
@@ -110,10 +110,30 @@ def test_the_surface_draws_break_even_where_it_is_and_the_best_k_at_every_x() ->
     assert axes.get_ylabel() == "draft length K (tokens)"
 
 
+def test_break_even_is_drawn_where_the_speedup_is_one() -> None:
+    axes = figure(replications=0, draftN="1:8", draft_cost="0.1:0.9:0.1", alpha="0.6").axes[0]
+    lines = [c for c in axes.collections if c.levels.tolist() == [1.0]]
+    assert len(lines) == 2
+    for path in lines[0].get_paths():
+        for c, k in path.vertices:
+            # On the line 1 = tau(K) / (K c + 1) up to interpolation between whole K and the values of c.
+            tau = (1 - 0.6 ** (k + 1)) / 0.4
+            assert tau / (k * c + 1) == pytest.approx(1, abs=0.03)
+
+
+def test_one_long_axis_goes_along_x_when_the_other_has_few_values() -> None:
+    expected = Layout(kind="curves", x="alpha", y="draftN")
+    assert plan(grid(draftN="2,4", alpha="0.5:0.95:0.01"), "auto") == expected
+
+
 def test_curves_carry_a_band_only_where_there_was_simulation() -> None:
     simulated, exact = (figure(replications=r, draftN="1:4", alpha="0.5,0.9").axes[0] for r in (4, 0))
     assert len(simulated.collections) == 2
     assert len(exact.collections) == 0
+    for band in simulated.collections:
+        heights = band.get_paths()[0].vertices[:, 1]
+        assert np.ptp(heights[: len(heights) // 2] - heights[: len(heights) // 2].mean()) > 0
+        assert band.get_datalim(simulated.transData).height > 0.05
 
 
 def test_panels_share_one_colour_scale_and_hide_what_is_unused() -> None:
@@ -121,6 +141,8 @@ def test_panels_share_one_colour_scale_and_hide_what_is_unused() -> None:
     panels = [a for a in drawn.axes if a.get_title()]
     assert [p.get_title() for p in panels] == ["α = 0.2", "α = 0.5", "α = 0.8", "α = 0.85", "α = 0.9"]
     assert sum(not a.get_visible() for a in drawn.axes) == 3
+    scales = {tuple(a.collections[0].levels.tolist()) for a in panels}
+    assert len(scales) == 1
 
 
 def test_a_flat_surface_can_be_drawn(tmp_path: Path) -> None:
