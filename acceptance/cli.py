@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from simulator.artefacts import UserError, check_output, environment, to_json
+from simulator.artefacts import UserError, check_output, envelope, to_json
 from simulator.command import command, progress, table
 from simulator.dependency import Dependency, require
 
@@ -116,7 +116,7 @@ def report(trace: "Trace", lengths: list[int], parameters: dict[str, Any], optio
         save_histogram(files[-1], histogram, parameters | {"k": k}, metrics=found[k])
     if options["as_json"]:
         written = {"files": [str(f) for f in files], "metrics": {str(k): m for k, m in found.items()}}
-        click.echo(to_json(written | {"parameters": parameters, "environment": environment()}), nl=False)
+        click.echo(to_json(envelope("acceptance_measurement", 1, parameters) | written), nl=False)
         return
     click.echo(result_text(trace, histograms, found, parameters))
     for file in files:

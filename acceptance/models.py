@@ -136,8 +136,10 @@ def load_pair(target: str, draft: str, *, device: str, dtype: str) -> Pair:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
 
     def load_model(name: str) -> Any:
-        model = transformers.AutoModelForCausalLM.from_pretrained(name, dtype=DTYPES[dtype])
-        return model.to(device).eval()
+        model = transformers.AutoModelForCausalLM.from_pretrained(name, dtype=DTYPES[dtype]).to(device).eval()
+        if not all(torch.isfinite(p).all() for p in model.parameters()):
+            raise ValueError("its weights hold NaN or infinity")
+        return model
 
     return Pair(
         target=load_part("--target", target, load_model),

@@ -41,6 +41,8 @@ def read_jsonl_line(line: str, where: str) -> Prompt:
     except (ValueError, RecursionError):
         raise UserError(f'{where}: not JSON, expected {{"prompt": "..."}}') from None
     text = record.get("prompt") if isinstance(record, dict) else None
+    if isinstance(text, str) and any("\ud800" <= c <= "\udfff" for c in text):
+        raise UserError(f"{where}: prompt holds half a surrogate pair, expected Unicode text")
     if not isinstance(text, str) or not text:
         raise UserError(f'{where}: no text under "prompt", expected {{"prompt": "..."}}')
     return Prompt(text=text, source=str(record.get("source", where)))

@@ -280,7 +280,7 @@ def describe_data(sources: dict[str, str], held_out: dict[str, str]) -> dict:
 @click.option("--learning-rate", default=4e-3, help="Peak rate of both optimisers.")
 @click.option("--prompts", default=48, help="Held-out prompts to cut.")
 @click.option("--device", default="cpu", help="torch device, such as cpu or cuda:0.")
-@click.option("--compile/--no-compile", default=False, help="Compile the models (worth it on a GPU).")
+@click.option("--compile/--no-compile", default=False, help="Compile the models; worth it for long runs.")
 @click.option("--seed", default=20, help="Seed of weights, batches and prompts.")
 def main(out: Path, source: Path, target_steps: int, draft_steps: int, prompts: int, **options) -> None:
     """Train tokenizer, target and draft, and write them with held-out prompts below --out."""

@@ -84,3 +84,22 @@ class HistogramAcceptance:
         """The conditional rate one position further, or the last measured one where no histogram reaches so far."""
         source = self.nearest(k + 1)
         return float(source.conditional[min(k, source.k - 1)])
+
+
+@dataclass(frozen=True, slots=True)
+class EquivalentAcceptance:
+    """What measured histograms would be with one alpha for all their tokens: for each k the one of the same mean."""
+
+    measured: HistogramAcceptance
+
+    def alpha(self, k: int) -> float:
+        """The i.i.d. acceptance that gives as many tokens a round as was measured at k, or at the longest k."""
+        return self.measured.nearest(k).cut(min(k, self.measured.longest)).alpha_iid
+
+    def law(self, k: int) -> Floats:
+        """P(A = a) for a in 0..k, shape [k + 1]."""
+        return IidAcceptance(self.alpha(k)).law(k)
+
+    def bonus_guess_rate(self, k: int) -> float:
+        """The same alpha."""
+        return self.alpha(k)

@@ -37,7 +37,10 @@ def environment() -> dict[str, Any]:
 def created_utc() -> str:
     """Return the time now as ISO 8601; SOURCE_DATE_EPOCH, where set, stands in for the clock."""
     epoch = os.environ.get("SOURCE_DATE_EPOCH")
-    now = datetime.fromtimestamp(int(epoch), UTC) if epoch else datetime.now(UTC)
+    try:
+        now = datetime.fromtimestamp(int(epoch), UTC) if epoch else datetime.now(UTC)
+    except (ValueError, OverflowError, OSError):
+        raise UserError(f"SOURCE_DATE_EPOCH: {epoch!r} is not a time, expected seconds since 1970") from None
     return now.isoformat(timespec="seconds")
 
 
@@ -71,13 +74,13 @@ def to_json(payload: Mapping[str, Any]) -> str:
 
 
 def read_text(path: str | Path) -> str:
-    """Read a UTF-8 file.
+    """Read a UTF-8 file, with or without a byte order mark.
 
     Raises:
         UserError: The file is missing, a folder, unreadable, or not UTF-8.
     """
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except UnicodeDecodeError as error:
@@ -133,17 +136,20 @@ def check_kind(path: str | Path, found: Mapping[str, Any], kind: str, supported:
         raise UserError(f"{path}: schema_version is {version!r}, supported: {', '.join(map(str, supported))}")
 
 
-def check_outputs(outputs: Mapping[str, Path | None], force: bool) -> None:
-    """Refuse, before any work is done, outputs that exist, cannot be written, or are the same file.
+def check_outputs(
+    outputs: Mapping[str, Path | None], force: bool, inputs: Mapping[str, Path | None] | None = None
+) -> None:
+    """Refuse, before any work is done, outputs that exist, cannot be written, or are the same file as another.
 
     Args:
         outputs: The path of each option; None where it was not given.
         force: Whether files that exist may be overwritten.
+        inputs: Files that are read, by option; not even `force` overwrites them.
 
     Raises:
         UserError: Names the option and the path, and what would help.
     """
-    taken: dict[Path, str] = {}
+    taken = {path.resolve(): option for option, path in (inputs or {}).items() if path is not None}
     for option, path in outputs.items():
         if path is None:
             continue

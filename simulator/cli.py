@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from .grid import Columns, Sweep
 
 FILE = click.Path(path_type=Path)
+# About 10 GB of trace.
+MAX_LOGGED_TOKENS = 50_000_000
 
 
 class Number(click.ParamType):  # type: ignore[type-arg]  # generic only in the newest click
@@ -81,10 +83,8 @@ def given(key: str) -> bool:
     return source is click.core.ParameterSource.COMMANDLINE
 
 
-def load_acceptance(
-    hist: Path | None, measured: bool | None, longest: int
-) -> "tuple[AcceptanceModel | None, float | None]":
-    """Return the measured model to sample, and the alpha that stands in for the histogram (either may be None).
+def load_acceptance(hist: Path | None, measured: bool | None, longest: int) -> "AcceptanceModel | None":
+    """Return what --hist says of acceptance; None where --alpha is to be used.
 
     Args:
         hist: File or folder, as the user gave it.
@@ -94,22 +94,26 @@ def load_acceptance(
     Raises:
         UserError: The file is wrong, or the options contradict each other.
     """
-    from .acceptance_model import HistogramAcceptance
+    from .acceptance_model import EquivalentAcceptance, HistogramAcceptance
     from .histogram import load_histograms
 
     if hist is None:
         if measured is not None:
             raise UserError("--measured/--no-measured: nothing to measure by, expected --hist FILE beside it")
-        return None, None
+        return None
     model = HistogramAcceptance(load_histograms(hist))
     if measured is False:
-        nearest = model.nearest(longest)
-        return None, None if given("alpha") else nearest.cut(min(longest, nearest.k)).alpha_iid
+        return None if given("alpha") else EquivalentAcceptance(model)
     if longest > model.longest:
         raise UserError(f"--draftN: {longest} is above k = {model.longest} of {hist}, expected 1 to {model.longest}")
     if given("alpha"):
         raise UserError("--alpha: not used while --hist is sampled, expected one of them or --no-measured")
-    return model, None
+    return model
+
+
+def inputs(options: Mapping[str, Any]) -> dict[str, Path | None]:
+    """Return the files that are read, by option: no output may take their place."""
+    return {"--hist": options["hist"]}
 
 
 @command("simulate")
@@ -129,8 +133,10 @@ def simulate(**options: Any) -> None:
     from .verdict import judge
 
     check_table_format("--csv", options["csv"], (".csv",))
-    check_outputs({f"--{name}": options[name] for name in ("csv", "events")}, options["force"])
+    check_outputs({f"--{name}": options[name] for name in ("csv", "events")}, options["force"], inputs(options))
     values = {p.key: options[p.key] for p in PARAMETERS}
+    if options["events"] and values["total"] > MAX_LOGGED_TOKENS:
+        raise UserError(f"--events: {values['total']} tokens are too many to log, expected at most {MAX_LOGGED_TOKENS}")
     setting, source = make_setting(values, options)
     parameters = values | source | {k: options[k] for k in ("overlap", "replications", "seed")}
     runs = replicate(setting, options["replications"], options["seed"])
@@ -146,19 +152,20 @@ def simulate(**options: Any) -> None:
         click.echo(
             result_text(summary, verdict, heading(parameters), setting.draft_length, values["round_overhead_ms"])
         )
+        for name in ("csv", "events"):
+            if options[name]:
+                click.echo(f"wrote {options[name]}")
 
 
 def make_setting(values: dict[str, Any], options: Mapping[str, Any]) -> "tuple[Setting, dict[str, Any]]":
-    """Return what to simulate, and where its acceptance comes from in words; puts the alpha used into `values`."""
-    from .acceptance_model import IidAcceptance
+    """Return what to simulate, and where its acceptance comes from; puts the alpha that is used into `values`."""
+    from .acceptance_model import EquivalentAcceptance, HistogramAcceptance, IidAcceptance
     from .experiment import Setting, knobs
 
-    acceptance, alpha = load_acceptance(options["hist"], options["measured"], values["draftN"])
+    acceptance = load_acceptance(options["hist"], options["measured"], values["draftN"])
     check_parameters(values)
-    if alpha is not None:
-        values["alpha"] = alpha
-    if acceptance is not None:
-        del values["alpha"]
+    if isinstance(acceptance, EquivalentAcceptance):
+        values["alpha"] = acceptance.alpha(values["draftN"])
     setting = Setting(
         total=values["total"],
         draft_length=values["draftN"],
@@ -166,8 +173,10 @@ def make_setting(values: dict[str, Any], options: Mapping[str, Any]) -> "tuple[S
         acceptance=acceptance or IidAcceptance(values["alpha"]),
         overlap=options["overlap"],
     )
-    hist = None if options["hist"] is None else str(options["hist"])
-    return setting, {"hist": hist, "measured": acceptance is not None}
+    measured = isinstance(acceptance, HistogramAcceptance)
+    if measured:
+        del values["alpha"]
+    return setting, {"hist": None if acceptance is None else str(options["hist"]), "measured": measured}
 
 
 def heading(parameters: Mapping[str, Any]) -> str:
@@ -237,14 +246,14 @@ def sweep(**options: Any) -> None:
 
     check_table_format("--out", options["out"])
     check_format(options["plot"])
-    check_outputs({f"--{name}": options[name] for name in ("out", "plot")}, options["force"])
+    check_outputs({f"--{name}": options[name] for name in ("out", "plot")}, options["force"], inputs(options))
     task, source = make_sweep(options)
     layout = plan(task.grid, options["plot_kind"]) if options["plot"] else None
     with progress("sweep", task.steps) as bar:
         columns = run_sweep(task, bar.update)
     if options["out"]:
         hist = None if options["hist"] is None else str(options["hist"])
-        told = {"hist": hist, "measured": task.acceptance.measured is not None}
+        told = {"hist": hist, "measured": task.acceptance.is_measured}
         told |= {k: options[k] for k in ("overlap", "replications", "seed")}
         write_table(options["out"], columns | told)
     if layout:
@@ -257,28 +266,29 @@ def sweep(**options: Any) -> None:
 
 def make_sweep(options: Mapping[str, Any]) -> "tuple[Sweep, str]":
     """Return what to evaluate, and where its acceptance comes from in words."""
-    import numpy as np
-
+    from .acceptance_model import EquivalentAcceptance
     from .grid import Acceptance, Grid, Sweep
     from .values import parse_values
 
     values = {p.key: parse_values(p.flags[0], options[p.key]) for p in PARAMETERS}
     grid = Grid(values=values)
-    model, alpha = load_acceptance(options["hist"], options["measured"], int(values["draftN"].max()))
-    source = "i.i.d. acceptance" if model is None else f"acceptance from {options['hist']}"
-    if alpha is not None:
-        grid = Grid(values=values | {"alpha": np.array([alpha])})
+    model = load_acceptance(options["hist"], options["measured"], int(values["draftN"].max()))
+    source = "i.i.d. acceptance"
+    if model is not None:
+        word = "i.i.d. equivalent of" if isinstance(model, EquivalentAcceptance) else "acceptance from"
+        source = f"{word} {options['hist']}"
     shared = {k: options[k] for k in ("overlap", "replications", "seed")}
-    return Sweep(grid=grid, acceptance=Acceptance(measured=model), **shared), source
+    return Sweep(grid=grid, acceptance=Acceptance(model=model), **shared), source
 
 
 def held_fixed(task: "Sweep", source: str) -> str:
-    """Say what did not vary, for the picture's title: the acceptance, and what is not at its default."""
+    """Say what did not vary, for the picture's title: the acceptance, and whatever is not at its default."""
     values = task.grid.values
-    told = [source]
-    for key in ("draftN", "alpha", "draft_cost", "round_overhead_ms"):
-        if key not in task.grid.axes and not (key == "alpha" and task.acceptance.measured):
-            told.append(f"{BY_KEY[key].flags[0][2:]} {values[key][0]:.3g}")
+    told = [source if len(source) <= 60 else f"{source[:28]}...{source[-28:]}"]
+    for key, parameter in BY_KEY.items():
+        fixed = key not in task.grid.axes and not (key == "alpha" and task.acceptance.model)
+        if fixed and (key in ("draftN", "alpha", "draft_cost") or values[key][0] != parameter.default):
+            told.append(f"{parameter.flags[0][2:]} {values[key][0]:.3g}")
     return ", ".join(told) + (", overlapped drafting" if task.overlap else "")
 
 
@@ -286,7 +296,7 @@ def sweep_text(task: "Sweep", columns: "Columns", source: str) -> str:
     """Return a few lines about a sweep: its size, its best and worst point, and how many points pay."""
     key = "speedup" if "speedup" in columns else "closed_form_speedup"
     gains = columns[key]
-    lines = [f"{task.grid.points:,} points over {', '.join(task.grid.axes) or 'nothing'}; {source}"]
+    lines = [f"{task.grid.points:,} points over {', '.join(task.grid.axes) or 'no option'}; {source}"]
     for word, at in (("best", int(gains.argmax())), ("worst", int(gains.argmin()))):
         where = ", ".join(f"{k} {columns[k][at]:g}" for k in task.grid.axes)
         lines.append(f"{word:5} {gains[at]:.3f}x  at {where}")

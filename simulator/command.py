@@ -34,6 +34,9 @@ class OneLineErrors(click.Command):
             fail(name, error.format_message())
         except UserError as error:
             fail(name, str(error))
+        except (OSError, UnicodeError, MemoryError) as error:
+            # What no check could foresee: a full disk, a folder that may not be entered, a name that is no text.
+            fail(name, f"{type(error).__name__}: {error}".encode(errors="replace").decode())
         except (click.Abort, KeyboardInterrupt):
             click.echo(f"{name}: interrupted", err=True)
             sys.exit(EXIT_INTERRUPTED)

@@ -69,9 +69,11 @@ class ChromeTrace:
 
     def span(self, pid: int, tid: int, name: str, start_s: float, end_s: float, detail: str) -> None:
         """Log one span; `detail` is the inside of a JSON object. Times are written in microseconds."""
+        # The end is rounded as the next span's start will be, so that no two spans of a lane overlap.
+        start_us, end_us = round(start_s * 1e6, 3), round(end_s * 1e6, 3)
         self.lines.append(
-            f',\n{{"ph":"X","pid":{pid},"tid":{tid},"name":"{name}","ts":{start_s * 1e6:.3f},'
-            f'"dur":{(end_s - start_s) * 1e6:.3f},"args":{{{detail}}}}}'
+            f',\n{{"ph":"X","pid":{pid},"tid":{tid},"name":"{name}","ts":{start_us:.3f},'
+            f'"dur":{end_us - start_us:.3f},"args":{{{detail}}}}}'
         )
         if len(self.lines) >= self.FLUSH_AT:
             self.flush()

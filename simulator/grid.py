@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from .acceptance_model import AcceptanceModel, iid_laws
+from .acceptance_model import AcceptanceModel, HistogramAcceptance, iid_laws
 from .analytic import closed_form
 from .artefacts import UserError
 from .config import BY_KEY, check_parameters
@@ -71,27 +71,32 @@ class Grid:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Acceptance:
-    """Where the acceptance of a grid's points comes from: i.i.d. at the column alpha, or one measured model."""
+    """Where the acceptance of a grid's points comes from: i.i.d. at the column alpha, or one model."""
 
-    measured: AcceptanceModel | None = None
+    model: AcceptanceModel | None = None
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether rounds are drawn from measured histograms themselves."""
+        return isinstance(self.model, HistogramAcceptance)
 
     def laws(self, columns: Columns, width: int) -> Floats:
         """P(A = a) of each point, shape [points, width]."""
         k = columns["draftN"]
-        if self.measured is None:
+        if self.model is None:
             return iid_laws(columns["alpha"], k, width)
         lengths, which = np.unique(k, return_inverse=True)
         table = np.zeros((len(lengths), width))
         for row, length in zip(table, lengths, strict=True):
-            row[: length + 1] = self.measured.law(int(length))
+            row[: length + 1] = self.model.law(int(length))
         return table[which]
 
     def bonus_guess_rates(self, columns: Columns) -> Floats:
         """P(the draft's own next token is the bonus token given A = K) of each point, shape [points]."""
-        if self.measured is None:
+        if self.model is None:
             return np.asarray(columns["alpha"], np.float64)
         lengths, which = np.unique(columns["draftN"], return_inverse=True)
-        return np.array([self.measured.bonus_guess_rate(int(k)) for k in lengths])[which]
+        return np.array([self.model.bonus_guess_rate(int(k)) for k in lengths])[which]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +125,8 @@ class Sweep:
 
 
 def chunks(points: int, size: int) -> list[NDArray[np.int64]]:
-    return [np.arange(start, min(start + size, points)) for start in range(0, points, max(size, 1))]
+    size = max(size, 1)
+    return [np.arange(start, min(start + size, points)) for start in range(0, points, size)]
 
 
 def draw_grid(sweep: Sweep, progress: Progress) -> Counts | None:
@@ -185,7 +191,7 @@ def evaluate(sweep: Sweep, points: NDArray[np.int64], drawn: Counts | None) -> C
         "closed_form_speculative_ms_per_token": form.round_s / form.tokens_per_round * 1e3,
         "closed_form_speedup": form.speedup,
     }
-    named = {k: v for k, v in columns.items() if not (k == "alpha" and sweep.acceptance.measured)}
+    named = {k: v for k, v in columns.items() if not (k == "alpha" and sweep.acceptance.model)}
     simulated = {} if drawn is None else price_draws(sweep, points, cost, drawn)
     return named | priced | simulated
 

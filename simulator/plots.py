@@ -143,6 +143,11 @@ def draw(grid: Grid, columns: Columns, layout: Layout, subtitle: str) -> "Figure
         return draw_surfaces(grid, columns, layout, subtitle)
 
 
+def title(first: str, second: str) -> str:
+    """Join two lines; a dollar sign in a file's name is no formula."""
+    return f"{first}\n{second}".replace("$", r"\$")
+
+
 def new_figure(width: float, height: float, rows: int, columns: int) -> tuple["Figure", NDArray[Any]]:
     """Return a figure without any window, and its axes as a [rows, columns] array."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -155,13 +160,13 @@ def new_figure(width: float, height: float, rows: int, columns: int) -> tuple["F
 
 def set_scale(axes: "Axes", key: str, values: Floats, which: str) -> None:
     """Put ticks on whole numbers, and use a logarithm where values span two decades."""
-    if BY_KEY[key].integer and len(values) <= 16:
+    if values[0] > 0 and np.isfinite(values[-1]) and values[-1] / values[0] >= 100:
+        getattr(axes, f"set_{which}scale")("log")
+    elif BY_KEY[key].integer and len(values) <= 16 and values[-1] - values[0] <= 32:
         axis = getattr(axes, f"{which}axis")
         axis.set_ticks(values)
         axis.set_ticks([], minor=True)
         axis.set_ticklabels([f"{v:g}" for v in values])
-    elif values[0] > 0 and np.isfinite(values[-1]) and values[-1] / values[0] >= 100:
-        getattr(axes, f"set_{which}scale")("log")
 
 
 def draw_curves(grid: Grid, columns: Columns, layout: Layout, subtitle: str) -> "Figure":
@@ -170,7 +175,7 @@ def draw_curves(grid: Grid, columns: Columns, layout: Layout, subtitle: str) -> 
     order = [layout.y, layout.x]
     speedup = moved(grid, cube(grid, columns, speedup_key(columns)), order)
     ends = None
-    if "speedup_low95" in columns:
+    if "speedup_low95" in columns and np.isfinite(columns["speedup_low95"]).any():
         ends = [moved(grid, cube(grid, columns, f"speedup_{e}95"), order) for e in ("low", "high")]
     x = grid.values[layout.x]
     for i, line in enumerate(speedup):
@@ -187,8 +192,9 @@ def draw_curves(grid: Grid, columns: Columns, layout: Layout, subtitle: str) -> 
     axes.set_ylabel("speedup over plain decoding (x)")
     if layout.y is not None:
         axes.legend(title=BY_KEY[layout.y].label, fontsize=9, loc="upper left", bbox_to_anchor=(1.01, 1))
-    band = "band: 95 % interval" if ends is not None else "closed form"
-    figure.suptitle(f"Speedup of speculative decoding\n{subtitle}; {band}", fontsize=11)
+    kind = "simulated" if "speedup" in columns else "closed form"
+    band = "band: 95 % interval" if ends is not None else kind
+    figure.suptitle(title("Speedup of speculative decoding", f"{subtitle}; {band}"), fontsize=11)
     return figure
 
 
@@ -216,7 +222,7 @@ def draw_surfaces(grid: Grid, columns: Columns, layout: Layout, subtitle: str) -
     if handles:
         figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     kind = "simulated" if speedup_key(columns) == "speedup" else "closed form"
-    figure.suptitle(f"Speedup of speculative decoding ({kind})\n{subtitle}", fontsize=11)
+    figure.suptitle(title(f"Speedup of speculative decoding ({kind})", subtitle), fontsize=11)
     return figure
 
 
@@ -251,6 +257,7 @@ def draw_surface(axes: "Axes", grid: Grid, layout: Layout, panel: Floats, levels
     inner = [level for level in levels[1:-1] if level != 1]
     lines = axes.contour(x, y, panel, levels=inner, colors="white", linewidths=0.5)
     axes.clabel(lines, fontsize=8, fmt="%g")
+    drop_cut_labels(axes, lines)
     if panel.min() < 1 < panel.max():
         # White under black: the line shows on both ends of the palette.
         for width, colour in ((4.0, "white"), (2.0, "black")):
@@ -259,6 +266,14 @@ def draw_surface(axes: "Axes", grid: Grid, layout: Layout, panel: Floats, levels
     set_scale(axes, layout.x, x, "x")
     set_scale(axes, layout.y, y, "y")
     return filled
+
+
+def drop_cut_labels(axes: "Axes", lines: Any) -> None:
+    """Remove contour labels so near the frame that it would cut them."""
+    for text in list(lines.labelTexts):
+        x, y = axes.transAxes.inverted().transform(axes.transData.transform(text.get_position()))
+        if not (0.05 < x < 0.95 and 0.04 < y < 0.96):
+            text.remove()
 
 
 def draw_ridge(axes: "Axes", x: Floats, k: Floats, expected: Floats) -> None:

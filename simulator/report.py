@@ -45,6 +45,8 @@ def result_text(summary: Summary, verdict: Verdict, heading: str, draft_length: 
         ("draft", f"{s.draft_ms_per_round:.4f}", f"{s.draft_ms_per_token:.4f}"),
         ("verify", f"{s.verify_ms_per_round:.4f}", f"{s.verify_ms_per_token:.4f}"),
     ]
+    if overhead_ms > 0:
+        phases.append(("overhead", f"{overhead_ms:.4f}", f"{overhead_ms * s.rounds / s.tokens:.4f}"))
     counts = (
         f"a run: {s.tokens} tokens in {s.rounds:.1f} rounds, {s.drafted:.1f} drafted, "
         f"{s.accepted:.1f} accepted ({s.draft_acceptance_rate:.1%})"

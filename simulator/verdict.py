@@ -84,11 +84,11 @@ def gain_in_words(verdict: Verdict, summary: Summary) -> str:
 def best_in_words(verdict: Verdict, draft_length: int) -> str:
     k, gain, top = verdict.best_draft_length, verdict.best_speedup, verdict.searched_to
     if gain <= 1:
-        return f"No draft length pays here: the best of 1..{top}, K = {k}, gives {gain:.2f}x."
+        return f"No draft length pays in long runs: the best of 1..{top}, K = {k}, gives {gain:.2f}x."
     edge = " (the longest this histogram tells of)" if k == top and verdict.measured else ""
     if k == draft_length:
-        return f"K = {k} is the best of 1..{top}{edge}."
-    return f"Best K of 1..{top}: {k}, with {gain:.2f}x{edge}."
+        return f"In long runs K = {k} is the best of 1..{top}{edge}."
+    return f"In long runs the best K of 1..{top} is {k}, with {gain:.2f}x{edge}."
 
 
 def need_in_words(verdict: Verdict, draft_length: int) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import LlamaForCausalLM
 
 from acceptance import models
 from acceptance.measure import batch_seed, measure
@@ -206,6 +207,15 @@ def test_a_truncated_weight_file_is_one_line(tmp_path: Path, random_pair: tuple[
     with pytest.raises(UserError, match=r"--draft .*: cannot be loaded") as error:
         models.load_pair(str(random_pair[0]), str(broken), device="cpu", dtype="float32")
     assert "\n" not in str(error.value)
+
+
+def test_weights_that_are_no_numbers_are_not_measured(tmp_path: Path, random_pair: tuple[Path, Path]) -> None:
+    broken = shutil.copytree(random_pair[1], tmp_path / "nan")
+    model = LlamaForCausalLM.from_pretrained(broken)
+    model.model.layers[0].mlp.up_proj.weight.data[0, 0] = float("nan")
+    model.save_pretrained(broken)
+    with pytest.raises(UserError, match=r"--draft .*: cannot be loaded \(its weights hold NaN or infinity\)"):
+        models.load_pair(str(random_pair[0]), str(broken), device="cpu", dtype="float32")
 
 
 def test_any_cpu_is_a_cpu() -> None:

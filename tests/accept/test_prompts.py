@@ -19,7 +19,10 @@ def test_jsonl_and_plain_text_are_read(tmp_path: Path) -> None:
     assert [p.text for p in load_prompts(plain)] == ["first one", "  second"]
 
 
-@pytest.mark.parametrize("line", ["{", "[]", '"text"', "{}", '{"prompt": ""}', '{"prompt": 3}', "[" * 100_000])
+@pytest.mark.parametrize(
+    "line",
+    ["{", "[]", '"text"', "{}", '{"prompt": ""}', '{"prompt": 3}', "[" * 100_000, '{"prompt": "\\ud800"}', "1" * 5000],
+)
 def test_a_bad_line_is_named_by_its_number(tmp_path: Path, line: str) -> None:
     path = tmp_path / "p.jsonl"
     path.write_text('{"prompt": "good"}\n' + line + "\n")

@@ -2,12 +2,16 @@
 
 import csv
 import json
+import shutil
+import subprocess
+import sysconfig
 from pathlib import Path
 
 import pytest
 
 from simulator.config import PARAMETERS
 
+SCRIPTS = sysconfig.get_path("scripts")
 KEYS = {
     "baseline_ms_per_token",
     "speculative_ms_per_token",
@@ -87,7 +91,7 @@ def test_not_measured_takes_the_iid_equivalent_of_the_histogram_or_the_alpha_giv
     assert equivalent["closed_form_speedup"] == pytest.approx(measured["closed_form_speedup"])
     assert equivalent["accepted"] != measured["accepted"]
     told = result(run, "--hist", hist_file, "--no-measured", "--alpha", 0.3)
-    assert told["parameters"]["alpha"] == 0.3
+    assert (told["parameters"]["alpha"], told["parameters"]["hist"]) == (0.3, None)
 
 
 def test_the_iid_equivalent_is_that_of_the_draft_length_that_is_used(run, tmp_path: Path) -> None:
@@ -236,6 +240,30 @@ def test_two_outputs_may_not_be_one_file_nor_a_device(run, user_error, tmp_path:
     user_error(run("simulate", "--csv", "a.csv", "--events", "link"), "is the file of --csv too")
     user_error(run("simulate", "--events", "/dev/null", "--force"), "is a device or pipe, expected a file")
     assert Path("/dev/null").is_char_device()
+
+
+def test_an_output_may_not_replace_the_histogram_even_when_forced(run, user_error, hist_file: Path) -> None:
+    before = hist_file.read_text()
+    user_error(run("simulate", "--hist", hist_file, "--events", hist_file, "--force"), "is the file of --hist too")
+    assert hist_file.read_text() == before
+
+
+def test_a_log_that_would_fill_the_disk_is_refused(run, user_error) -> None:
+    user_error(run("simulate", "--total", 1e12, "--events", "e.json"), "--events", "expected at most 50000000")
+
+
+def test_a_full_disk_and_a_wrong_clock_are_one_line(run, user_error) -> None:
+    user_error(run("simulate", "--json", SOURCE_DATE_EPOCH="9" * 17), "SOURCE_DATE_EPOCH: '999")
+    command = f"{shutil.which('simulate', path=SCRIPTS)} > /dev/full"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "No space left" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_byte_order_mark_is_no_error(run, hist_file: Path) -> None:
+    hist_file.write_bytes(b"\xef\xbb\xbf" + hist_file.read_bytes())
+    assert run("simulate", "--hist", hist_file).returncode == 0
 
 
 def test_a_link_is_written_through(run, tmp_path: Path) -> None:

@@ -51,6 +51,24 @@ def test_a_histogram_is_swept_over_its_draft_lengths(run, hist_file: Path, tmp_p
     assert "alpha" not in frame
 
 
+def test_the_iid_equivalent_is_taken_for_each_draft_length(run, hist_file: Path, tmp_path: Path) -> None:
+    assert run("sweep", "--hist", hist_file, "--no-measured", "--draftN", "1:4", "--out", "s.csv").returncode == 0
+    frame = pd.read_csv(tmp_path / "s.csv")
+    assert frame.closed_form_tokens_per_round.tolist() == pytest.approx([1.8, 2.5, 3.1, 3.6])
+    assert not frame.measured.any()
+
+
+def test_any_number_of_replications_works(run) -> None:
+    done = run("sweep", "--draftN", "1:2", "--total", 8, "--replications", 70_000)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_dollar_in_a_name_is_no_formula(run, hist_file: Path, tmp_path: Path) -> None:
+    hist_file.rename(tmp_path / "a$b^{$.json")
+    done = run("sweep", "--hist", "a$b^{$.json", "--draftN", "1:4", "--plot", "p.png")
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_folder_gives_each_draft_length_its_own_histogram(run, hist_file: Path, tmp_path: Path) -> None:
     (tmp_path / "accept_hist_k1.json").write_text('{"k": 1, "hist": {"0": 1, "1": 9}}')
     assert run("sweep", "--hist", ".", "--draftN", "1:4", "--out", "s.csv").returncode == 0

@@ -66,7 +66,7 @@ def test_a_range_has_both_ends_and_even_steps(first: int, steps: int, hundredths
 def sweep(replications: int = 0, measured: HistogramAcceptance | None = None, **values: str) -> Sweep:
     texts = {p.key: f"{p.default:g}" for p in PARAMETERS} | values
     grid = Grid(values={k: parse_values(k, v) for k, v in texts.items()})
-    source = Acceptance(measured=measured)
+    source = Acceptance(model=measured)
     return Sweep(grid=grid, acceptance=source, overlap=False, replications=replications, seed=3)
 
 

@@ -121,6 +121,21 @@ def test_break_even_is_drawn_where_the_speedup_is_one() -> None:
             assert tau / (k * c + 1) == pytest.approx(1, abs=0.03)
 
 
+def test_no_contour_label_is_cut_by_the_frame() -> None:
+    axes = figure(replications=0, draftN="1:8", draft_cost="0.02:0.5:0.02", alpha="0.73").axes[0]
+    frame = axes.get_window_extent()
+    for text in axes.texts:
+        box = text.get_window_extent()
+        assert frame.x0 <= box.x0 <= box.x1 <= frame.x1
+
+
+def test_values_over_decades_get_a_logarithmic_axis() -> None:
+    axes = figure(total="1,10,100,1000", draftN="1:4", kind="curves").axes[0]
+    assert (axes.get_xscale(), axes.get_xlabel()) == ("linear", "draft length K (tokens)")
+    axes = figure(total="1,10,100,1000,10000", draftN="1:4", replications=0).axes[0]
+    assert axes.get_xscale() == "log"
+
+
 def test_one_long_axis_goes_along_x_when_the_other_has_few_values() -> None:
     expected = Layout(kind="curves", x="alpha", y="draftN")
     assert plan(grid(draftN="2,4", alpha="0.5:0.95:0.01"), "auto") == expected
