@@ -253,6 +253,11 @@ def draw_surface(axes: "Axes", grid: Grid, layout: Layout, panel: Floats, levels
     """Draw one panel, shape [y, x]: filled contours and the break-even line."""
     assert layout.y is not None
     x, y = grid.values[layout.x], grid.values[layout.y]
+    # Scales first: contour labels are placed on the scale that they find.
+    axes.set_xlim(x[0], x[-1])
+    axes.set_ylim(y[0], y[-1])
+    set_scale(axes, layout.x, x, "x")
+    set_scale(axes, layout.y, y, "y")
     filled = axes.contourf(x, y, panel, levels=levels, cmap="cividis")
     inner = [level for level in levels[1:-1] if level != 1]
     lines = axes.contour(x, y, panel, levels=inner, colors="white", linewidths=0.5)
@@ -263,8 +268,6 @@ def draw_surface(axes: "Axes", grid: Grid, layout: Layout, panel: Floats, levels
         for width, colour in ((4.0, "white"), (2.0, "black")):
             axes.contour(x, y, panel, levels=[1.0], colors=colour, linewidths=width)
     axes.grid(False)
-    set_scale(axes, layout.x, x, "x")
-    set_scale(axes, layout.y, y, "y")
     return filled
 
 
@@ -272,7 +275,7 @@ def drop_cut_labels(axes: "Axes", lines: Any) -> None:
     """Remove contour labels so near the frame that it would cut them."""
     for text in list(lines.labelTexts):
         x, y = axes.transAxes.inverted().transform(axes.transData.transform(text.get_position()))
-        if not (0.05 < x < 0.95 and 0.04 < y < 0.96):
+        if not (0.03 < x < 0.97 and 0.03 < y < 0.97):
             text.remove()
 
 

@@ -252,8 +252,7 @@ def test_a_log_that_would_fill_the_disk_is_refused(run, user_error) -> None:
     user_error(run("simulate", "--total", 1e12, "--events", "e.json"), "--events", "expected at most 50000000")
 
 
-def test_a_full_disk_and_a_wrong_clock_are_one_line(run, user_error) -> None:
-    user_error(run("simulate", "--json", SOURCE_DATE_EPOCH="9" * 17), "SOURCE_DATE_EPOCH: '999")
+def test_a_full_disk_is_one_line() -> None:
     command = f"{shutil.which('simulate', path=SCRIPTS)} > /dev/full"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert done.returncode == 2

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulator.artefacts import UserError
+from simulator.artefacts import UserError, created_utc
 from simulator.histogram import (
     AcceptanceHistogram,
     alpha_iid,
@@ -161,3 +161,10 @@ def test_a_folder_that_mixes_measurements_is_refused(tmp_path: Path) -> None:
         save_histogram(tmp_path / f"accept_hist_k{k}.json", AcceptanceHistogram((1,) * (k + 1)), parameters)
     with pytest.raises(UserError, match=r"temperature is 1\.0, but 0\.0 in .*accept_hist_k1\.json"):
         load_histograms(tmp_path)
+
+
+@pytest.mark.parametrize("epoch", ["soon", "9" * 20])
+def test_a_wrong_clock_is_named(monkeypatch: pytest.MonkeyPatch, epoch: str) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", epoch)
+    with pytest.raises(UserError, match=f"SOURCE_DATE_EPOCH: '{epoch}' is not a time"):
+        created_utc()
