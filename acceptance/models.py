@@ -234,9 +234,11 @@ def log_probabilities(model: Any, written: Written, temperature: float) -> tuple
     """
     columns = written.ids.shape[1] - written.prompt_columns
     seen, mask = written.ids[:, :-1], written.mask[:, :-1]
-    keep = {"logits_to_keep": columns} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    logits = model(input_ids=seen, attention_mask=mask, position_ids=positions, use_cache=False, **keep).logits
+    # Left padding shifts absolute positions; models without such arguments have none to shift, or keep all logits.
+    wanted = {"logits_to_keep": columns, "position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
+    taken = inspect.signature(model.forward).parameters
+    optional = {name: value for name, value in wanted.items() if name in taken}
+    logits = model(input_ids=seen, attention_mask=mask, use_cache=False, **optional).logits
     logits = logits[:, -columns:]
     tokens = written.ids[:, written.prompt_columns :]
     scored = []

@@ -166,3 +166,11 @@ def test_unrolled_order_is_uniform_over_positions() -> None:
         blocks = draw_blocks(law[None], np.array([k]), np.array([total]), np.zeros(1), *generators(seed))
         first.append(next(iter(unroll(blocks, k, np.random.default_rng(seed + runs))))[0] == 2)
     assert abs(np.mean(first) - 0.5) <= 4 * 0.5 / np.sqrt(runs)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_in_a_block_that_ends_its_run_the_last_round_does_not_hit(seed: int) -> None:
+    # Three full rounds of K = 1 make six tokens in one block; both rounds before the last find their draft made.
+    law = np.array([[0.0, 1.0]])
+    blocks = draw_blocks(law, np.array([1]), np.array([6]), np.ones(1), *generators(seed))
+    assert [hit for _, hit in unroll(blocks, 1, np.random.default_rng(seed))] == [True, True, False]
