@@ -213,6 +213,8 @@ def price_draws(sweep: Sweep, points: NDArray[np.int64], cost: RoundCost, drawn:
         "speedup_low95": low,
         "speedup_high95": high,
         "rounds": rounds,
+        "drafted": rounds * cost.draft_length,
+        "cut_tokens": counts.cut.mean(1),
         "accepted": counts.accepted.mean(1),
         "tokens_per_round": 1 + counts.accepted.mean(1) / rounds,
     }

@@ -25,6 +25,8 @@ def test_a_sweep_writes_one_tidy_row_a_point(run, tmp_path: Path) -> None:
     assert (frame.overlap.unique().tolist(), frame.seed.unique().tolist()) == ([False], [0])
     assert len(frame.drop_duplicates(["draftN", "alpha", "draft_cost"])) == len(frame)
     assert ((frame.speedup_low95 <= frame.speedup) & (frame.speedup <= frame.speedup_high95)).all()
+    assert frame.drafted.tolist() == pytest.approx((frame.rounds * frame.draftN).tolist())
+    assert (frame.rounds + frame.accepted - frame.cut_tokens).tolist() == pytest.approx(frame.total.tolist())
     best = frame.loc[frame.speedup.idxmax()]
     assert f"best  {best.speedup:.3f}x" in done.stdout
     assert f"above 1x at {(frame.speedup > 1).sum()} of them" in done.stdout
