@@ -1,18 +1,28 @@
-"""The command `measure-acceptance`: parse, load, measure, write, print."""
+"""The command `measure-acceptance`: parse, load, measure, write, print; and `measure-acceptance import`."""
 
+import hashlib
 import os
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from simulator.artefacts import UserError, check_output, envelope, to_json
-from simulator.command import command, progress, table
+from simulator.artefacts import UserError, check_output, check_outputs, envelope, to_json
+from simulator.command import OneLineErrorsGroup, command, progress
 from simulator.dependency import Dependency, require
 
 if TYPE_CHECKING:
-    from simulator.histogram import AcceptanceHistogram
+    from collections.abc import Iterator
 
+    from .analysis import Analysis
+    from .loop_check import LoopCheck
+    from .measure import Plan, Settings
+    from .models import Pair
+    from .prompts import Prompt
+    from .records import Records
+    from .texts import Text
     from .trace import Trace
 
 TINY_PAIR = Path(__file__).parent / "tiny_pair"
@@ -21,6 +31,141 @@ BUNDLED = "bundled"
 MAX_DRAFT_LENGTH = 1024
 PURPOSE = "running the models of measure-acceptance"
 LIBRARIES = [Dependency(import_name=name, purpose=PURPOSE, extra="measure") for name in ("torch", "transformers")]
+# What a measurement is told and a finished trace has been told already.
+FROM_PROMPTS = ("prompts", "dataset", "turns", "max_new_tokens", "system_prompt", "check_loop")
+FROM_MODELS = (
+    "target",
+    "draft",
+    "texts",
+    "max_prompts",
+    "use_chat_template",
+    "temperature",
+    "draft_temperature",
+    "top_k",
+    "top_p",
+    "batch_size",
+    "device",
+    "dtype",
+    "quantization",
+    "cross_tokenizer",
+    "resume",
+)
+DATASETS = ("auto", "mt-bench", "spec-bench", "sharegpt", "jsonl", "text")
+IMPORT_FORMATS = ("spec-bench", "vllm-metrics", "vllm-requests", "vllm-bench", "sglang", "aiperf")
+
+Decorator = Callable[[Any], Any]
+
+
+def options(*groups: Decorator) -> Decorator:
+    """Stack option decorators in the order in which --help shows them."""
+
+    def decorate(function: Any) -> Any:
+        for option in reversed(groups):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+TEXT_OPTIONS = options(
+    click.option("--target", default=BUNDLED, help="Folder or hub id, with @REVISION if not the newest."),
+    click.option("--draft", default=BUNDLED, help="Folder or hub id, with @REVISION if not the newest."),
+    click.option("--prompts", default=BUNDLED, help="File of prompts, in the format of --dataset."),
+    click.option(
+        "--dataset",
+        type=click.Choice(DATASETS),
+        default="auto",
+        help='Format of --prompts; auto: JSON by its keys ("turns", "conversations", "prompt"), else a prompt a line.',
+    ),
+    click.option("--turns", default="1", metavar="N|all", help="User turns of each conversation, at most."),
+    click.option("--max-prompts", type=click.IntRange(1), help="Only the first so many.", show_default="all"),
+    click.option("--use-chat-template", is_flag=True, help="Frame prompts with the tokenizer's chat template."),
+    click.option("--system-prompt", default="", help="What the chat template's system role says."),
+    click.option(
+        "--texts",
+        type=FILE,
+        help='Text that the target wrote before: JSONL of {"prompt": ..., "output": ...} or of token ids.',
+    ),
+    click.option("--trace", "trace_file", type=FILE, help="A trace.json measured before: runs no model."),
+)
+MEASURE_OPTIONS = options(
+    click.option("--k", default="4", metavar="VALUES", help="Draft length, list or range (1:8); a histogram for each."),
+    click.option("--temperature", default=0.0, help="0.01 to 100; 0: greedy. With --texts the one it was written at."),
+    click.option("--draft-temperature", type=float, show_default="--temperature", help="The draft's own; 0: greedy."),
+    click.option("--top-k", default=0, help="Sample from the k largest logits, in both models; 0: off."),
+    click.option("--top-p", default=1.0, help="Sample from the fewest tokens that reach p, in both models; 1: off."),
+    click.option(
+        "--q-kind",
+        type=click.Choice(("sampled", "greedy")),
+        default="sampled",
+        help="Draft that the histograms are of: one that samples, or one that proposes its first choice.",
+    ),
+    click.option("--max-new-tokens", default=128, type=click.IntRange(1), help="Tokens the target writes a turn."),
+    click.option("--batch-size", default=16, type=click.IntRange(1), help="Prompts at a time."),
+    click.option("--device", default="auto", help="torch device, such as cpu or cuda:0."),
+    click.option(
+        "--dtype", type=click.Choice(("auto", "float32", "float16", "bfloat16")), default="auto", help="Weights."
+    ),
+    click.option("--quantization", type=click.Choice(("8bit", "4bit")), help="Through bitsandbytes, on a CUDA device."),
+    click.option("--seed", default=0, type=click.IntRange(0, 2**31), help="Seed of sampling, bootstrap and policies."),
+    click.option(
+        "--cross-tokenizer",
+        type=click.Choice(("text",)),
+        help="Measure a draft with another tokenizer by strings: an approximation.",
+    ),
+    click.option(
+        "--check-loop",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Run the speculative loop on N prompts as well, and compare.",
+    ),
+)
+OUTPUT_OPTIONS = options(
+    click.option("--out-dir", type=FILE, default=Path(), show_default="here", help="Folder for the files."),
+    click.option("--plot", type=FILE, help="Picture, .png or .svg: histogram, survival, categories, along the output."),
+    click.option("--report", is_flag=True, help="Print everything the trace says: positions, categories, policies."),
+    click.option(
+        "--draft-cost",
+        default=0.1,
+        type=click.FloatRange(0, 1000),
+        help="A draft pass over a target pass, for the policies of --report.",
+    ),
+    click.option("--json", "as_json", is_flag=True, help="Print everything as JSON."),
+    click.option("--resume", is_flag=True, help="Go on with an interrupted measurement in --out-dir."),
+    click.option("--force", is_flag=True, help="Overwrite files that exist."),
+)
+
+
+@command("measure-acceptance", cls=OneLineErrorsGroup, invoke_without_command=True)
+@TEXT_OPTIONS
+@MEASURE_OPTIONS
+@OUTPUT_OPTIONS
+@click.pass_context
+def measure_acceptance(context: click.Context, /, **options: Any) -> None:
+    """Measure what a draft/target pair accepts, and write accept_hist_k{K}.json for each K.
+
+    The target continues the prompts; both models then score that text. From the resulting trace the exact
+    histogram of every draft length follows, without running the speculative loop.
+    """
+    if context.invoked_subcommand is not None:
+        refuse_given(context, tuple(options), f"{context.invoked_subcommand}: give options behind it")
+        return
+    lengths = draft_lengths(options["k"])
+    check(context, options, lengths)
+    if options["trace_file"]:
+        from .trace import load_trace
+
+        trace, told = load_trace(options["trace_file"])
+        present(trace, lengths, told, options, [], None)
+        return
+    planned, pair, settings, told, notes = prepare(options)
+    trace = run(planned, pair, settings, told, options)
+    checked = None
+    if options["check_loop"]:
+        from .loop_check import run as check_loop
+
+        checked = check_loop(pair, planned, trace, settings, max(lengths), options["check_loop"])
+    present(trace, lengths, told, options, notes, checked)
 
 
 def draft_lengths(text: str) -> list[int]:
@@ -38,39 +183,66 @@ def draft_lengths(text: str) -> list[int]:
     return [int(v) for v in values]
 
 
-@command("measure-acceptance")
-@click.option("--target", default=BUNDLED, help="Folder or hub id.")
-@click.option("--draft", default=BUNDLED, help="Folder or hub id.")
-@click.option(
-    "--prompts",
-    default=BUNDLED,
-    help='JSONL of {"prompt": ...}, or plain text with one prompt a line.',
-)
-@click.option("--k", default="4", metavar="VALUES", help="Draft length, list or range (1:8); a histogram for each.")
-@click.option("--temperature", default=0.0, help="Of target and draft, 0.01 to 100; 0: greedy.")
-@click.option("--max-new-tokens", default=128, type=click.IntRange(1), help="Tokens the target writes a prompt.")
-@click.option("--device", default="auto", help="torch device, such as cpu or cuda:0.")
-@click.option("--dtype", type=click.Choice(("auto", "float32", "float16", "bfloat16")), default="auto", help="Weights.")
-@click.option("--seed", default=0, type=click.IntRange(0, 2**31), help="Seed of the sampling.")
-@click.option("--out-dir", type=FILE, default=Path(), show_default="here", help="Folder for the files.")
-@click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
-@click.option("--force", is_flag=True, help="Overwrite files that exist.")
-def measure_acceptance(**options: Any) -> None:
-    """Measure what a draft/target pair accepts, and write accept_hist_k{K}.json for each K.
+def turn_count(text: str) -> int | None:
+    """Read --turns: a whole number, or None for all.
 
-    The target continues the prompts; both models then score that text. From the resulting trace the exact
-    histogram of every draft length follows, without running the speculative loop.
+    Raises:
+        UserError: Neither.
     """
-    lengths, out = draft_lengths(options["k"]), options["out_dir"]
-    # Written so that NaN fails as well, which click's own range lets through.
-    if not (options["temperature"] == 0 or 0.01 <= options["temperature"] <= 100):
-        raise UserError(f"--temperature: {options['temperature']:g} is not allowed, expected 0 or 0.01 to 100")
-    if lengths[-1] > options["max_new_tokens"]:
+    if text == "all":
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise UserError(f"--turns: {text!r} is not allowed, expected a whole number from 1, or all")
+    return int(text)
+
+
+def refuse_given(context: click.Context, names: tuple[str, ...], why: str) -> None:
+    """Refuse options that the user gave and that would have no effect."""
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if parameter.name in names and source is click.core.ParameterSource.COMMANDLINE:
+            raise UserError(f"{parameter.opts[0]}: not used with {why}")
+
+
+def check(context: click.Context, options: Mapping[str, Any], lengths: list[int]) -> None:
+    """Refuse what can be refused before anything is loaded."""
+    if options["trace_file"]:
+        refuse_given(context, FROM_PROMPTS + FROM_MODELS, "--trace, whose text is measured already")
+    elif options["texts"]:
+        refuse_given(context, FROM_PROMPTS, "--texts, which the target has written already")
+    elif lengths[-1] > options["max_new_tokens"]:
         raise UserError(f"--k: {lengths[-1]} is above --max-new-tokens, expected 1 to {options['max_new_tokens']}")
-    for name in ["trace.npz", "trace.json", *(f"accept_hist_k{k}.json" for k in lengths)]:
-        check_output("--out-dir", out / name, options["force"])
-    trace, parameters = run(options)
-    report(trace, lengths, parameters, options)
+    if options["cross_tokenizer"] and options["check_loop"]:
+        raise UserError("--check-loop: the loop needs one vocabulary, expected it without --cross-tokenizer")
+    rules(options)
+    turn_count(options["turns"])
+    if options["plot"]:
+        from simulator.pictures import check_format
+
+        check_format(options["plot"])
+    measured = () if options["trace_file"] else ("trace.npz", "trace.json")
+    for name in (*measured, *(f"accept_hist_k{k}.json" for k in lengths)):
+        check_output("--out-dir", options["out_dir"] / name, options["force"])
+    check_outputs({"--plot": options["plot"]}, options["force"], {"--trace": options["trace_file"]})
+
+
+def rules(options: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Return what target and draft sample from.
+
+    Raises:
+        UserError: A value that is not allowed.
+    """
+    from .rule import SamplingRule
+
+    shared = {"top_k": options["top_k"], "top_p": options["top_p"]}
+    rule = SamplingRule(temperature=options["temperature"], **shared)
+    own = options["draft_temperature"]
+    if own is None:
+        return rule, rule
+    try:
+        return rule, SamplingRule(temperature=own, **shared)
+    except UserError as error:
+        raise UserError(str(error).replace("--temperature", "--draft-temperature")) from None
 
 
 def place(given: str, name: str) -> str:
@@ -78,67 +250,197 @@ def place(given: str, name: str) -> str:
     return str(TINY_PAIR / name) if given == BUNDLED else given
 
 
-def run(options: dict[str, Any]) -> "tuple[Trace, dict[str, Any]]":
-    """Load the pair and measure; returns the trace and what it was told."""
+def load_items(options: Mapping[str, Any]) -> "Records[Prompt] | Records[Text]":
+    """Read the prompts, or the texts written before."""
     from .prompts import load_prompts
+    from .texts import load_texts
 
-    prompts = load_prompts(Path(place(options["prompts"], "prompts.jsonl")))
+    limit = options["max_prompts"]
+    if options["texts"]:
+        return load_texts(options["texts"], limit=limit)
+    path = Path(place(options["prompts"], "prompts.jsonl"))
+    return load_prompts(path, options["dataset"], turns=turn_count(options["turns"]), limit=limit)
+
+
+def prepare(options: dict[str, Any]) -> "tuple[Plan, Pair, Settings, dict[str, Any], list[str]]":
+    """Load items and models; returns what to measure, with what, what that was told, and what was left out."""
+    items = load_items(options)
     # OpenMP threads that spin while they wait make small models many times slower as soon as a core is busy.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     libraries = {library.import_name: require(library).__version__ for library in LIBRARIES}
-    from .measure import measure
+    from .conversation import Framing, check_template
+    from .cross_tokenizer import LABEL
+    from .measure import Settings, plan
     from .models import load_pair
 
     target, draft = (place(options[name], name) for name in ("target", "draft"))
-    pair = load_pair(target, draft, device=options["device"], dtype=options["dtype"])
-    told = {k: options[k] for k in ("temperature", "max_new_tokens", "seed")}
-    with progress("measuring", len(prompts)) as bar:
-        trace = measure(pair, prompts, **told, progress=bar.update)
-    names = {k: options[k] for k in ("target", "draft", "prompts")}
-    settings = {"device": pair.device, "dtype": pair.dtype, "prompt_count": len(prompts)}
-    q_kind = "greedy" if options["temperature"] == 0 else "sampled"
-    return trace, told | names | settings | libraries | {"q_kind": q_kind}
+    how = {name: options[name] for name in ("device", "dtype", "quantization")}
+    pair = load_pair(target, draft, **how, cross_tokenizer=options["cross_tokenizer"] is not None)
+    framing = Framing(chat_template=options["use_chat_template"], system_prompt=options["system_prompt"])
+    check_template(pair.tokenizer, framing, "--target")
+    check_template(pair.draft_tokenizer, framing, "--draft")
+    rule, draft_rule = rules(options)
+    plain = {name: options[name] for name in ("max_new_tokens", "seed", "batch_size")}
+    settings = Settings(rule=rule, draft_rule=draft_rule, framing=framing, **plain)
+    planned = plan(pair, items.rows, settings)
+    names = ("target", "draft", "prompts", "dataset", "turns", "max_prompts", "use_chat_template", "system_prompt")
+    told = plain | {name: options[name] for name in (*names, "quantization", "temperature", "top_k", "top_p")}
+    told |= libraries | {
+        "texts": str(options["texts"]) if options["texts"] else None,
+        "draft_temperature": draft_rule.temperature,
+        "device": pair.device,
+        "dtype": pair.dtype,
+        "prompt_count": len(planned.items),
+        "items_sha256": hashlib.sha256(repr(planned.items).encode(errors="surrogatepass")).hexdigest(),
+        "approximation": None if pair.same_vocabulary else LABEL,
+    }
+    left_out = [f"left out: {skipped.reason}" for skipped in planned.left_out]
+    return planned, pair, settings, told, [*filter(None, [items.about_skipped()]), *left_out]
 
 
-def report(trace: "Trace", lengths: list[int], parameters: dict[str, Any], options: dict[str, Any]) -> None:
-    """Write the trace and the histograms, and print what they say."""
-    from simulator.histogram import save_histogram
+@contextmanager
+def resumable(parts: Any) -> "Iterator[None]":
+    """Say how to go on after an interruption."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo(f"what is done is kept in {parts.folder}: the same command with --resume goes on", err=True)
+        raise
 
-    from .estimators import acceptance_histogram, metrics
+
+def run(planned: "Plan", pair: "Pair", settings: "Settings", told: dict[str, Any], options: Mapping[str, Any]) -> Any:
+    """Measure, and write the trace."""
+    from .measure import measure
+    from .parts import FOLDER, Parts
     from .trace import save_trace
 
-    out: Path = options["out_dir"]
-    files = list(save_trace(out, trace, parameters))
-    histograms = {k: acceptance_histogram(trace, k) for k in lengths}
-    found = {k: metrics(trace, h) for k, h in histograms.items()}
-    for k, histogram in histograms.items():
-        files.append(out / f"accept_hist_k{k}.json")
-        save_histogram(files[-1], histogram, parameters | {"k": k}, metrics=found[k])
+    parts = Parts(options["out_dir"] / FOLDER)
+    parts.open(told, resume=options["resume"], force=options["force"])
+    with resumable(parts), progress("measuring", len(planned.items)) as bar:
+        trace = measure(pair, planned, settings, parts=parts, progress=bar.update)
+    save_trace(options["out_dir"], trace, told)
+    parts.close()
+    return trace
+
+
+def present(
+    trace: "Trace",
+    lengths: list[int],
+    told: dict[str, Any],
+    options: Mapping[str, Any],
+    notes: list[str],
+    checked: "LoopCheck | None",
+) -> None:
+    """Analyse the trace, write histograms and picture, and print."""
+    from .analysis import analyse
+    from .report import full_text, loop_text, summary_text
+
+    q_kind = "greedy" if told.get("draft_temperature") == 0 else options["q_kind"]
+    told = told | {"q_kind": q_kind}
+    cost, seed = options["draft_cost"], options["seed"]
+    found = analyse(trace, lengths, told, q_kind=q_kind, draft_cost=cost, seed=seed)
+    files = write(trace, found, told, options, q_kind)
     if options["as_json"]:
-        written = {"files": [str(f) for f in files], "metrics": {str(k): m for k, m in found.items()}}
-        click.echo(to_json(envelope("acceptance_measurement", 1, parameters) | written), nl=False)
+        from dataclasses import asdict
+
+        loop = None if checked is None else asdict(checked)
+        payload = {"files": [str(f) for f in files], "notes": notes, "loop_check": loop, "draft_cost": cost}
+        click.echo(to_json(envelope("acceptance_measurement", 2, told) | found.as_json() | payload), nl=False)
         return
-    click.echo(result_text(trace, histograms, found, parameters))
+    parts = [summary_text(trace, found, told, q_kind)]
+    parts += [full_text(found, cost)] if options["report"] else []
+    parts += [loop_text(checked)] if checked is not None else []
+    parts += ["\n".join(notes)] if notes else []
+    click.echo("\n\n".join(parts) + "\n")
     for file in files:
         click.echo(f"wrote {file}")
 
 
-def result_text(
-    trace: "Trace",
-    histograms: "dict[int, AcceptanceHistogram]",
-    found: dict[int, Any],
-    parameters: dict[str, Any],
-) -> str:
-    """Return the report for a terminal."""
-    heading = (
-        f"{len(trace.accept):,} tokens of the target after {trace.prompts} prompts, "
-        f"temperature {parameters['temperature']:g}, {parameters['q_kind']} draft"
-    )
-    rows = [("K", "tokens/round", "accepted of drafted", "i.i.d. alpha", "rounds", "cut by the end")]
-    for k, h in histograms.items():
-        rate, alpha = f"{h.draft_acceptance_rate:.1%}", f"{h.alpha_iid:.4f}"
-        rows.append(
-            (str(k), f"{h.tokens_per_round:.3f}", rate, alpha, f"{h.samples:,.1f}", f"{found[k]['rounds_cut']:,.1f}")
+def write(
+    trace: "Trace", found: "Analysis", told: dict[str, Any], options: Mapping[str, Any], q_kind: str
+) -> list[Path]:
+    """Write the histograms and the picture; returns every file of the measurement."""
+    from simulator.histogram import save_histogram
+
+    out: Path = options["out_dir"]
+    files = [] if options["trace_file"] else [out / "trace.npz", out / "trace.json"]
+    definition = "expected rounds along the decode walk, of a trace"
+    if told.get("approximation"):
+        definition += f"; {told['approximation']}"
+    for k, rounds in found.rounds.items():
+        files.append(out / f"accept_hist_k{k}.json")
+        save_histogram(
+            files[-1],
+            rounds.histogram,
+            told | {"k": k},
+            metrics=found.metrics[k],
+            synthetic_acceptance=found.synthetic[k],
+            definition=definition,
         )
-    single = f"a single drafted token is accepted with probability {trace.accept.mean():.4f}"
-    return "\n".join([heading, single, "", table(rows), ""])
+    if options["plot"]:
+        from simulator.pictures import save_figure
+
+        from .plots import acceptance_figure
+
+        title = f"{told.get('target')} and its draft {told.get('draft')}, temperature {told.get('temperature', 0):g}"
+        note = told.get("approximation") or ""
+        figure = acceptance_figure(
+            trace, found.rounds[found.longest], q_kind=q_kind, title=title, note=note, seed=options["seed"]
+        )
+        save_figure(options["plot"], figure)
+        files.append(options["plot"])
+    return files
+
+
+@command("import")
+@click.argument("file", type=FILE)
+@click.option("--from", "format", type=click.Choice(IMPORT_FORMATS), required=True, help="Where the file comes from.")
+@click.option("--k", type=click.IntRange(1, MAX_DRAFT_LENGTH), help="Draft length, where the file does not tell it.")
+@click.option("--before", type=FILE, help="vllm-metrics: the same counters before the run, to be subtracted.")
+@click.option("--out", type=FILE, help="Histogram to write.", show_default="accept_hist_k{K}.json")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.option("--force", is_flag=True, help="Overwrite a file that exists.")
+def import_(**options: Any) -> None:
+    """Read what another tool measured into accept_hist_k{K}.json, and say by which definition."""
+    from simulator.histogram import save_histogram
+
+    from .importers import import_histogram
+    from .records import Records
+
+    source, k, before = options["file"], options["k"], options["before"]
+    found = import_histogram(options["format"], source, k=k, before=before)
+    histogram = found.histogram
+    out = options["out"] or Path(f"accept_hist_k{histogram.k}.json")
+    check_outputs({"--out": out}, options["force"], {"FILE": source, "--before": before})
+    skipped = Records(path=source, rows=(), skipped=found.skipped).about_skipped()
+    notes = [*found.notes, *filter(None, [skipped])]
+    told = {"from": options["format"], "file": str(source), "before": str(before) if before else None}
+    extra = {
+        "definition": found.definition,
+        "reconstructed": found.reconstructed,
+        "rounds_apart": found.rounds_apart,
+        "notes": notes,
+    }
+    save_histogram(out, histogram, told | {"k": histogram.k}, **extra)
+    numbers = {
+        "tokens_per_round": histogram.tokens_per_round,
+        "draft_acceptance_rate": histogram.draft_acceptance_rate,
+        "alpha_iid": histogram.alpha_iid,
+        "survival": histogram.survival.tolist(),
+    }
+    if options["as_json"]:
+        payload = numbers | extra | {"files": [str(out)], "k": histogram.k}
+        click.echo(to_json(envelope("acceptance_import", 1, told) | payload), nl=False)
+        return
+    survival = " ".join(f"{s:.3f}" for s in histogram.survival)
+    lines = [
+        f"{histogram.samples:,.0f} rounds, K = {histogram.k}: {histogram.tokens_per_round:.3f} tokens/round, "
+        f"{histogram.draft_acceptance_rate:.1%} of drafted tokens accepted, i.i.d. alpha {histogram.alpha_iid:.4f}",
+        f"P(A >= j): {survival}",
+        found.definition,
+        *notes,
+    ]
+    click.echo("\n".join(lines) + f"\n\nwrote {out}")
+
+
+measure_acceptance.add_command(import_)

@@ -1,49 +1,210 @@
-"""One measurement from prompts to a trace: batch by batch the target writes and both models score."""
+"""One measurement from prompts or logged texts to a trace: batch by batch the target writes and both models score."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
-import numpy as np
+from simulator.artefacts import UserError
 
-from . import models
+from . import cross_tokenizer, scoring
+from .conversation import Framing, answer_text, tokens_before
+from .decoders import baseline
+from .laws import streams
+from .models import Pair
+from .parts import Parts
 from .prompts import Prompt
-from .trace import Trace, join
-
-BATCH_SIZE = 16
-
-
-def batch_seed(seed: int, batch: int) -> int:
-    """Return the seed of a batch: no batch of one seed repeats one of another."""
-    return int(np.random.SeedSequence(seed, spawn_key=(batch,)).generate_state(1)[0])
+from .records import Skipped
+from .rule import SamplingRule
+from .scoring import Output
+from .texts import Text
+from .trace import PromptInfo, Trace, join
 
 
-def measure(
-    pair: "models.Pair",
-    prompts: Sequence[Prompt],
-    *,
-    temperature: float,
-    max_new_tokens: int,
-    seed: int,
-    progress: Callable[[int], None],
-) -> Trace:
-    """Return the trace of the target's own continuations.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What a measurement is told.
+
+    rule, draft_rule: what target and draft sample from. max_new_tokens: budget of each output. seed: of the target's
+    sampling, a stream for each prompt. batch_size: prompts at a time. framing: how conversations are put to the models.
+    """
+
+    rule: SamplingRule
+    draft_rule: SamplingRule
+    max_new_tokens: int = 128
+    seed: int = 0
+    batch_size: int = 16
+    framing: Framing = field(default_factory=Framing)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """An output in both tokenizers: `before` is what the draft reads ahead of it."""
+
+    output: Output
+    before: list[int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What is measured: the items that fit the models, where each came from, and what was left out."""
+
+    items: tuple[Prompt | Text, ...]
+    infos: tuple[PromptInfo, ...]
+    left_out: tuple[Skipped, ...]
+
+
+def plan(pair: Pair, items: Sequence[Prompt | Text], settings: Settings) -> Plan:
+    """Return what fits the models' context, before any of them runs; items that do not are counted and named.
+
+    Raises:
+        UserError: Nothing fits.
+    """
+    kept: list[Prompt | Text] = []
+    left_out: list[Skipped] = []
+    for number, item in enumerate(items, 1):
+        reason = misfit(pair, item, settings)
+        if reason:
+            left_out.append(Skipped(line=number, reason=f"{item.source}: {reason}"))
+        else:
+            kept.append(item)
+    if not kept:
+        raise UserError(f"none of {len(items)} prompts can be measured ({left_out[0].reason})")
+    infos = tuple(PromptInfo(source=i.source, category=i.category) for i in kept)
+    return Plan(items=tuple(kept), infos=infos, left_out=tuple(left_out))
+
+
+def misfit(pair: Pair, item: Prompt | Text, settings: Settings) -> str:
+    """Say why an item cannot be measured; empty when it can."""
+    room = pair.context_length
+    if isinstance(item, Text):
+        written = logged(pair, item, 0, settings.framing)
+        sizes = [len(written.output.before), len(written.before)]
+        if not min(sizes):
+            return "no token before the output"
+        if not written.output.tokens:
+            return "no token in the output"
+        if max(written.output.tokens + written.output.before) >= pair.target.vocabulary:
+            return f"a token id above the model's {pair.target.vocabulary - 1}"
+        needed = max(sizes) + len(written.output.tokens)
+    else:
+        sizes = [len(tokens_before(t, settings.framing, item.turns[:1], ())) for t in tokenizers(pair)]
+        needed = max(sizes) + settings.max_new_tokens
+        if not min(sizes):
+            return "no token in the prompt"
+    return f"{needed} tokens with its output, but the models' context is {room}" if needed > room else ""
+
+
+def tokenizers(pair: Pair) -> tuple[object, object]:
+    return pair.tokenizer, pair.draft_tokenizer
+
+
+def ids(tokenizer: object, text: str | tuple[int, ...], *, special: bool) -> list[int]:
+    """Return a text's tokens; ids stay what they are."""
+    if isinstance(text, str):
+        return list(tokenizer(text, add_special_tokens=special).input_ids)  # type: ignore[operator]
+    return list(text)
+
+
+def logged(pair: Pair, text: Text, index: int, framing: Framing) -> Written:
+    """Return a logged text in tokens."""
+
+    def before(tokenizer: object) -> list[int]:
+        if isinstance(text.prompt, str):
+            return tokens_before(tokenizer, framing, (text.prompt,), ())
+        same = tokenizer is pair.tokenizer
+        return list(text.prompt) if same else ids(tokenizer, answer_text(pair.tokenizer, text.prompt), special=True)
+
+    tokens = ids(pair.tokenizer, text.output, special=False)
+    if text.ended and pair.target.ends and isinstance(text.output, str):
+        tokens.append(pair.target.ends[0])
+    output = Output(prompt=index, turn=0, before=before(pair.tokenizer), tokens=tokens)
+    return Written(output=output, before=before(pair.draft_tokenizer))
+
+
+def converse(pair: Pair, batch: Sequence[tuple[int, Prompt]], settings: Settings) -> list[list[Written]]:
+    """Let the target answer every turn of a batch of conversations, turn by turn.
+
+    A conversation ends with its last turn, or where the next one would not fit the context.
 
     Args:
         pair: The models.
-        prompts: What the target continues.
-        temperature: 0 is greedy; above it the text is sampled and acceptance is that of a sampled draft.
-        max_new_tokens: Budget of each output.
-        seed: Seeds the sampling, every batch with a seed of its own.
-        progress: Called with the prompts that were done.
+        batch: (index, prompt).
+        settings: What the measurement is told.
 
-    Raises:
-        UserError: A prompt does not fit the models.
+    Returns:
+        The outputs of each conversation in turn.
     """
-    models.check_prompts(pair, prompts, max_new_tokens)
+    rngs = streams(settings.seed, [index for index, _ in batch])
+    found: list[list[Written]] = [[] for _ in batch]
+    answers: list[list[str]] = [[] for _ in batch]
+    for turn in range(max(len(prompt.turns) for _, prompt in batch)):
+        contexts = {}
+        for row, (_, prompt) in enumerate(batch):
+            if turn < len(prompt.turns) and len(answers[row]) == turn:
+                said = prompt.turns[: turn + 1], answers[row]
+                both = [tokens_before(t, settings.framing, *said) for t in tokenizers(pair)]
+                if max(map(len, both)) + settings.max_new_tokens <= pair.context_length:
+                    contexts[row] = both
+        if not contexts:
+            break
+        outputs = baseline.decode(
+            pair.target,
+            [ours for ours, _ in contexts.values()],
+            rule=settings.rule,
+            max_new_tokens=settings.max_new_tokens,
+            rngs=[rngs[row] for row in contexts],
+        )
+        for (row, (ours, theirs)), tokens in zip(contexts.items(), outputs, strict=True):
+            output = Output(prompt=batch[row][0], turn=turn, before=ours, tokens=tokens)
+            found[row].append(Written(output=output, before=theirs))
+            answers[row].append(answer_text(pair.tokenizer, tokens))
+    return found
+
+
+def score(pair: Pair, written: Sequence[Written], infos: tuple[PromptInfo, ...], settings: Settings) -> list[Trace]:
+    """Return the trace of each output of a batch."""
+    outputs, rules = [w.output for w in written], (settings.rule, settings.draft_rule)
+    if pair.same_vocabulary:
+        return scoring.score(pair.target, pair.draft, outputs, infos, *rules)
+    return cross_tokenizer.score(pair, outputs, [w.before for w in written], infos, *rules)
+
+
+def measure_batch(pair: Pair, planned: Plan, indices: range, settings: Settings) -> Trace:
+    """Return the trace of one batch of prompts or texts."""
+    batch = [(i, planned.items[i]) for i in indices]
+    prompts = [(i, item) for i, item in batch if isinstance(item, Prompt)]
+    texts = [(i, item) for i, item in batch if isinstance(item, Text)]
+    conversations = converse(pair, prompts, settings) if prompts else []
+    conversations += [[logged(pair, item, i, settings.framing)] for i, item in texts]
+    traces: list[list[Trace]] = [[] for _ in conversations]
+    for turn in range(max(map(len, conversations))):
+        rows = [row for row, outputs in enumerate(conversations) if turn < len(outputs)]
+        scored = score(pair, [conversations[row][turn] for row in rows], planned.infos, settings)
+        for row, trace in zip(rows, scored, strict=True):
+            traces[row].append(trace)
+    return join([trace for outputs in traces for trace in outputs])
+
+
+def measure(
+    pair: Pair, planned: Plan, settings: Settings, *, parts: Parts | None, progress: Callable[[int], None]
+) -> Trace:
+    """Return the trace of everything planned.
+
+    Args:
+        pair: The models.
+        planned: What fits them.
+        settings: What the measurement is told.
+        parts: Where finished batches are kept, and taken from.
+        progress: Called with the prompts that were done.
+    """
     traces = []
-    for number, first in enumerate(range(0, len(prompts), BATCH_SIZE)):
-        batch = [p.text for p in prompts[first : first + BATCH_SIZE]]
-        settings = {"temperature": temperature, "max_new_tokens": max_new_tokens, "seed": batch_seed(seed, number)}
-        written = models.write(pair, batch, **settings)
-        traces.append(models.trace_of(pair, written, temperature, first))
-        progress(len(batch))
+    count = len(planned.items)
+    for number, first in enumerate(range(0, count, settings.batch_size)):
+        indices = range(first, min(first + settings.batch_size, count))
+        trace = parts.load(number, planned.infos) if parts else None
+        if trace is None:
+            trace = measure_batch(pair, planned, indices, settings)
+            if parts:
+                parts.save(number, trace)
+        traces.append(trace)
+        progress(len(indices))
     return join(traces)

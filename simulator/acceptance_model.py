@@ -72,6 +72,11 @@ class HistogramAcceptance:
         """The longest draft length there is data for."""
         return max(h.k for h in self.histograms)
 
+    @property
+    def caveat(self) -> str:
+        """What kind of approximation the histograms are; empty for plain measurements."""
+        return "; ".join(sorted({h.caveat for h in self.histograms if h.caveat}))
+
     def nearest(self, k: int) -> AcceptanceHistogram:
         """Return the histogram of the smallest k that covers this one, or the longest."""
         return min(self.histograms, key=lambda h: (h.k < k, abs(h.k - k)))
@@ -91,6 +96,11 @@ class EquivalentAcceptance:
     """What measured histograms would be with one alpha for all their tokens: for each k the one of the same mean."""
 
     measured: HistogramAcceptance
+
+    @property
+    def caveat(self) -> str:
+        """The same of the histograms it comes from."""
+        return self.measured.caveat
 
     def alpha(self, k: int) -> float:
         """The i.i.d. acceptance that gives as many tokens a round as was measured at k, or at the longest k."""

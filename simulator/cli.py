@@ -11,7 +11,7 @@ from .command import command, progress
 from .config import BY_KEY, PARAMETERS, Parameter, check_parameters
 
 if TYPE_CHECKING:
-    from .acceptance_model import AcceptanceModel
+    from .acceptance_model import EquivalentAcceptance, HistogramAcceptance
     from .experiment import Setting
     from .grid import Columns, Sweep
 
@@ -83,7 +83,9 @@ def given(key: str) -> bool:
     return source is click.core.ParameterSource.COMMANDLINE
 
 
-def load_acceptance(hist: Path | None, measured: bool | None, longest: int) -> "AcceptanceModel | None":
+def load_acceptance(
+    hist: Path | None, measured: bool | None, longest: int
+) -> "HistogramAcceptance | EquivalentAcceptance | None":
     """Return what --hist says of acceptance; None where --alpha is to be used.
 
     Args:
@@ -176,7 +178,10 @@ def make_setting(values: dict[str, Any], options: Mapping[str, Any]) -> "tuple[S
     measured = isinstance(acceptance, HistogramAcceptance)
     if measured:
         del values["alpha"]
-    return setting, {"hist": None if acceptance is None else str(options["hist"]), "measured": measured}
+    source: dict[str, Any] = {"hist": None if acceptance is None else str(options["hist"]), "measured": measured}
+    if acceptance is not None and acceptance.caveat:
+        source["acceptance_caveat"] = acceptance.caveat
+    return setting, source
 
 
 def heading(parameters: Mapping[str, Any]) -> str:
@@ -185,6 +190,7 @@ def heading(parameters: Mapping[str, Any]) -> str:
     else:
         source = f"i.i.d. acceptance {parameters['alpha']:.4g}"
         source += f" (equivalent of {parameters['hist']})" if parameters["hist"] else ""
+    source += f" ({parameters['acceptance_caveat']})" if "acceptance_caveat" in parameters else ""
     overlap = ", overlapped drafting" if parameters["overlap"] else ""
     runs = f"{parameters['replications']} run{'s' if parameters['replications'] > 1 else ''}"
     return f"{parameters['total']} tokens, K = {parameters['draftN']}, {source}{overlap}, {runs}"
@@ -241,13 +247,14 @@ def sweep(**options: Any) -> None:
     Every point gets the closed form and, unless --replications is 0, a simulation with its 95 % interval.
     """
     from .grid import run_sweep
-    from .plots import check_format, draw, plan, save_figure
+    from .pictures import check_format, save_figure
+    from .plots import draw, plan
     from .report import check_table_format, write_table
 
     check_table_format("--out", options["out"])
     check_format(options["plot"])
     check_outputs({f"--{name}": options[name] for name in ("out", "plot")}, options["force"], inputs(options))
-    task, source = make_sweep(options)
+    task, source, caveat = make_sweep(options)
     layout = plan(task.grid, options["plot_kind"]) if options["plot"] else None
     with progress("sweep", task.steps) as bar:
         columns = run_sweep(task, bar.update)
@@ -255,17 +262,18 @@ def sweep(**options: Any) -> None:
         hist = None if options["hist"] is None else str(options["hist"])
         told = {"hist": hist, "measured": task.acceptance.is_measured}
         told |= {k: options[k] for k in ("overlap", "replications", "seed")}
+        told |= {"acceptance_caveat": caveat} if caveat else {}
         write_table(options["out"], columns | told)
     if layout:
-        save_figure(options["plot"], draw(task.grid, columns, layout, held_fixed(task, source)))
-    click.echo(sweep_text(task, columns, source))
+        save_figure(options["plot"], draw(task.grid, columns, layout, held_fixed(task, source, caveat)))
+    click.echo(sweep_text(task, columns, f"{source} ({caveat})" if caveat else source))
     for name in ("out", "plot"):
         if options[name]:
             click.echo(f"wrote {options[name]}")
 
 
-def make_sweep(options: Mapping[str, Any]) -> "tuple[Sweep, str]":
-    """Return what to evaluate, and where its acceptance comes from in words."""
+def make_sweep(options: Mapping[str, Any]) -> "tuple[Sweep, str, str]":
+    """Return what to evaluate, and in words where its acceptance comes from and what kind of approximation that is."""
     from .acceptance_model import EquivalentAcceptance
     from .grid import Acceptance, Grid, Sweep
     from .values import parse_values
@@ -278,13 +286,15 @@ def make_sweep(options: Mapping[str, Any]) -> "tuple[Sweep, str]":
         word = "i.i.d. equivalent of" if isinstance(model, EquivalentAcceptance) else "acceptance from"
         source = f"{word} {options['hist']}"
     shared = {k: options[k] for k in ("overlap", "replications", "seed")}
-    return Sweep(grid=grid, acceptance=Acceptance(model=model), **shared), source
+    caveat = "" if model is None else model.caveat
+    return Sweep(grid=grid, acceptance=Acceptance(model=model), **shared), source, caveat
 
 
-def held_fixed(task: "Sweep", source: str) -> str:
+def held_fixed(task: "Sweep", source: str, caveat: str) -> str:
     """Say what did not vary, for the picture's title: the acceptance, and whatever is not at its default."""
     values = task.grid.values
     told = [source if len(source) <= 60 else f"{source[:28]}...{source[-28:]}"]
+    told += [caveat] if caveat else []
     for key, parameter in BY_KEY.items():
         fixed = key not in task.grid.axes and not (key == "alpha" and task.acceptance.model)
         if fixed and (key in ("draftN", "alpha", "draft_cost") or values[key][0] != parameter.default):

@@ -43,13 +43,23 @@ class OneLineErrors(click.Command):
         sys.exit(code if isinstance(code, int) else 0)
 
 
-def command(name: str) -> Callable[[Callable[..., Any]], click.Command]:
-    """Make a function a command with --help, --version and one-line errors."""
+class OneLineErrorsGroup(OneLineErrors, click.Group):
+    """The same with subcommands, whose errors it turns into one line."""
+
+
+def command(name: str, cls: type[OneLineErrors] = OneLineErrors, **more: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Make a function a command with --help, --version and one-line errors.
+
+    Args:
+        name: What the user types.
+        cls: OneLineErrors, or OneLineErrorsGroup for a command with subcommands.
+        **more: Passed to click.
+    """
 
     def decorate(function: Callable[..., Any]) -> click.Command:
         versioned = click.version_option(VERSION, prog_name=name)(function)
         settings = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 100}
-        return click.command(name, cls=OneLineErrors, context_settings=settings)(versioned)
+        return click.command(name, cls=cls, context_settings=settings, **more)(versioned)
 
     return decorate
 
@@ -66,12 +76,12 @@ def progress(label: str, length: int) -> AbstractContextManager[Any]:
     )
 
 
-def table(rows: Iterable[Sequence[str]]) -> str:
-    """Lay rows of text out in columns: the first to the left, the others to the right."""
+def table(rows: Iterable[Sequence[str]], left: Sequence[int] = (0,)) -> str:
+    """Lay rows of text out in columns: to the left those that `left` names, the others to the right."""
     rows = [list(map(str, row)) for row in rows]
     widths = [max(len(row[i]) for row in rows if i < len(row)) for i in range(max(map(len, rows)))]
     lines = []
     for row in rows:
-        cells = [c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=False))]
+        cells = [c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=False))]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)

@@ -5,7 +5,7 @@ The one home of the file `accept_hist_k{K}.json` and of the metrics that follow 
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -53,13 +53,15 @@ def alpha_iid(tokens_per_round: ArrayLike, k: ArrayLike) -> NDArray[np.float64]:
 class AcceptanceHistogram:
     """Counts of rounds by accepted drafts: `counts[a]` rounds accepted `a` of k = len(counts) - 1 drafts.
 
-    Counts may be fractional, when they are expectations from a trace.
+    Counts may be fractional, when they are expectations from a trace. `caveat` says what kind of approximation they
+    are; empty for a plain measurement.
 
     Raises:
         UserError: No bucket above 0, a count that is negative, NaN or above MAX_COUNT, or nothing counted at all.
     """
 
     counts: tuple[float, ...]
+    caveat: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         if len(self.counts) < 2:
@@ -120,7 +122,7 @@ class AcceptanceHistogram:
         """
         if not 1 <= k <= self.k:
             raise UserError(f"draft length {k} with a histogram of k = {self.k}, expected 1..{self.k}")
-        return AcceptanceHistogram((*self.counts[:k], math.fsum(self.counts[k:])))
+        return AcceptanceHistogram((*self.counts[:k], math.fsum(self.counts[k:])), self.caveat)
 
 
 def parse_histogram(path: str | Path, found: Mapping[str, Any]) -> AcceptanceHistogram:
@@ -142,13 +144,23 @@ def parse_histogram(path: str | Path, found: Mapping[str, Any]) -> AcceptanceHis
         if not isinstance(count, int | float) or isinstance(count, bool):
             raise UserError(f"{path}: hist[{bucket!r}] is {count!r}, expected a count")
     try:
-        histogram = AcceptanceHistogram(tuple(float(hist.get(b, 0)) for b in buckets))
+        histogram = AcceptanceHistogram(tuple(float(hist.get(b, 0)) for b in buckets), caveat_of(found))
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except OverflowError:
         raise UserError(f"{path}: hist has a count too large for a float") from None
     check_samples(path, found.get("samples"), histogram)
     return histogram
+
+
+def caveat_of(found: Mapping[str, Any]) -> str:
+    """Return what a histogram file says of how far it is a measurement; empty when it is a plain one."""
+    told = found.get("parameters")
+    approximation = told.get("approximation") if isinstance(told, dict) else None
+    said = [str(approximation)] if approximation else []
+    if found.get("reconstructed") is True:
+        said.append("reconstructed from a mean: i.i.d. by assumption")
+    return "; ".join(said)
 
 
 def load_histograms(path: str | Path) -> tuple[AcceptanceHistogram, ...]:

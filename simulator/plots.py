@@ -3,42 +3,28 @@
 White background, palettes that read without colour vision and in grey, axes labelled with their units.
 """
 
-import io
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .artefacts import UserError, writing
+from .artefacts import UserError
 from .config import BY_KEY
 from .cost_model import Floats
 from .grid import Columns, Grid
+from .pictures import STYLE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FORMATS = (".png", ".svg")
 MAX_CURVES = 8
 MAX_PANELS = 16
 # Okabe and Ito 2008, yellow left out: it does not show on white.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#7F7F7F")
 MARKERS = "osD^vP*X"
 LINES = ("-", "--", "-.", ":")
-STYLE: dict[str, Any] = {
-    "figure.facecolor": "white",
-    "axes.facecolor": "white",
-    "savefig.facecolor": "white",
-    "axes.grid": True,
-    "grid.color": "#D9D9D9",
-    "grid.linewidth": 0.6,
-    "axes.axisbelow": True,
-    "font.size": 10,
-    "svg.hashsalt": "specsim",
-    "svg.fonttype": "path",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -308,25 +294,3 @@ def legend_handles(layout: Layout, *, crosses: bool) -> list[Any]:
         }
         handles.append(Line2D([], [], label="best K (closed form)", **ridge))
     return handles
-
-
-def save_figure(path: Path, figure: "Figure") -> None:
-    """Write a figure in the format its suffix names, atomically; the same figure gives the same bytes."""
-    metadata: dict[str, Any] = {"Date": None} if path.suffix == ".svg" else {}
-    buffer = io.BytesIO()
-    import matplotlib as mpl
-
-    with mpl.rc_context(STYLE):
-        figure.savefig(buffer, format=path.suffix[1:], dpi=160, metadata=metadata)
-    with writing(path, "wb") as file:
-        file.write(buffer.getvalue())
-
-
-def check_format(path: Path | None) -> None:
-    """Refuse a suffix we do not draw.
-
-    Raises:
-        UserError: Names the suffix and those that are allowed.
-    """
-    if path is not None and path.suffix not in FORMATS:
-        raise UserError(f"--plot {path}: suffix {path.suffix!r}, expected {' or '.join(FORMATS)}")

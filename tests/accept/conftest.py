@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+import acceptance
 
 WORDS = [f"w{i}" for i in range(40)]
 
@@ -34,3 +36,9 @@ def random_pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def other_vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model whose tokenizer maps two words the other way round."""
     return save_model(tmp_path_factory.mktemp("other"), 3, [WORDS[1], WORDS[0], *WORDS[2:]])
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """The bundled pair's tokenizer, of bytes."""
+    return AutoTokenizer.from_pretrained(Path(acceptance.__file__).parent / "tiny_pair" / "target")

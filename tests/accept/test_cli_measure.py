@@ -1,13 +1,20 @@
 """`measure-acceptance` as a user meets it: real subprocesses, a real pair, and bad input."""
 
 import json
+import os
+import signal
+import subprocess
+import sysconfig
+import time
 from pathlib import Path
 
 import pytest
 
-from acceptance.estimators import acceptance_histogram
-from acceptance.trace import load_trace
+from acceptance.estimators import expected_rounds
+from acceptance.trace import ARRAYS, load_trace
 from simulator.histogram import load_histogram
+
+SCRIPTS = Path(sysconfig.get_path("scripts"))
 
 
 @pytest.fixture
@@ -31,11 +38,11 @@ def test_a_range_of_k_from_one_trace_and_simulate_takes_the_file(measure, run, t
     done = measure("--k", "1:4", "--out-dir", "out")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    trace = load_trace(tmp_path / "out" / "trace.json")
-    assert len(trace.accept) == 20 * 16
+    trace, _ = load_trace(tmp_path / "out" / "trace.json")
+    assert trace.size == 20 * 16
     for k in range(1, 5):
         histogram = load_histogram(tmp_path / "out" / f"accept_hist_k{k}.json")
-        assert histogram.counts == acceptance_histogram(trace, k).counts
+        assert histogram.counts == expected_rounds(trace, k, "sampled").histogram.counts
         assert f"{histogram.tokens_per_round:.3f}" in done.stdout
         assert f"wrote out/accept_hist_k{k}.json" in done.stdout
     assert run("simulate", "--draftN", 4, "--hist", "out/accept_hist_k4.json").returncode == 0
@@ -62,7 +69,7 @@ def test_json_and_the_same_seed_the_same_bytes(measure, tmp_path: Path, monkeypa
 def test_plain_text_prompts_a_line_each(measure, tmp_path: Path) -> None:
     (tmp_path / "p.txt").write_text("w1 w2\n\nw3\n")
     assert measure("--prompts", "p.txt", "--k", 2).returncode == 0
-    assert load_trace(tmp_path / "trace.json").prompts == 2
+    assert load_trace(tmp_path / "trace.json")[0].measured_prompts == 2
 
 
 BAD_OPTIONS = [
@@ -76,6 +83,25 @@ BAD_OPTIONS = [
     (("--dtype", "int3"), "--dtype"),
     (("--max-new-tokens", "0"), "--max-new-tokens"),
     (("--prompts", "absent.jsonl"), "absent.jsonl: no such file"),
+    (("--texts", "absent.jsonl"), "not used with --texts, which the target has written already"),
+    (("--trace", "absent.json"), "not used with --trace"),
+    (("--turns", "0"), "--turns: '0' is not allowed, expected a whole number from 1, or all"),
+    (("--turns", "some"), "--turns: 'some'"),
+    (("--dataset", "c4"), "--dataset"),
+    (("--dataset", "mt-bench"), "holds nothing to read (line 1:"),
+    (("--top-k", "-1"), "--top-k: -1 is not allowed"),
+    (("--top-p", "0"), "--top-p: 0 is not allowed"),
+    (("--top-p", "nan"), "--top-p: nan is not allowed"),
+    (("--draft-temperature", "-1"), "--draft-temperature: -1 is not allowed, expected 0 or 0.01 to 100"),
+    (("--batch-size", "0"), "--batch-size"),
+    (("--quantization", "4bit"), "--quantization 4bit: needs a CUDA device, but --device is cpu"),
+    (("--system-prompt", "x"), "--system-prompt: has no place in plain text"),
+    (("--use-chat-template",), "--use-chat-template: the tokenizer of --target has no chat template"),
+    (("--plot", "x.pdf"), "--plot x.pdf"),
+    (("--cross-tokenizer", "text", "--check-loop", "2"), "--check-loop: the loop needs one vocabulary"),
+    (("--draft-cost", "-1"), "--draft-cost"),
+    (("nonsense",), "No such command 'nonsense'"),
+    (("import", "x", "--from", "sglang"), "not used with import: give options behind it"),
 ]
 
 
@@ -89,9 +115,21 @@ def test_models_that_do_not_fit_are_one_line(measure, user_error, other_vocabula
     user_error(measure("--target", "./absent"), "--target ./absent: no such folder")
 
 
-def test_a_broken_prompt_line_is_named(measure, user_error, prompts: Path) -> None:
-    prompts.write_text('{"prompt": "w1"}\n{"text": "w2"}\n')
-    user_error(measure(), f'{prompts}:2: no text under "prompt"')
+def test_broken_prompt_lines_are_counted_and_named(measure, user_error, prompts: Path) -> None:
+    prompts.write_text('{"prompt": "w1"}\n{"text": "w2"}\n{\n')
+    done = measure()
+    assert done.returncode == 0, done.stderr
+    assert f"{prompts}: skipped 2 of 3 records, line 2 (" in done.stdout
+    assert "3 (not JSON)" in done.stdout
+    prompts.write_text("{\n")
+    user_error(measure("--force"), f"{prompts}: holds nothing to read (line 1: not JSON)")
+
+
+def test_prompts_that_do_not_fit_are_counted_and_named(measure, prompts: Path) -> None:
+    prompts.write_text(json.dumps({"prompt": "w1 " * 120, "id": "long"}) + '\n{"prompt": "w2"}\n')
+    done = measure()
+    assert done.returncode == 0, done.stderr
+    assert "left out: long: 136 tokens with its output, but the models' context is 128" in done.stdout
 
 
 def test_existing_results_are_kept_unless_forced(measure, user_error, tmp_path: Path) -> None:
@@ -116,3 +154,125 @@ def test_without_its_libraries_it_says_how_to_get_them(measure, user_error, tmp_
     (blocked / "__init__.py").write_text(f"raise ModuleNotFoundError('No module named {library}', name='{library}')")
     done = measure(PYTHONPATH=str(blocked.parent))
     user_error(done, f"{library} is not installed", 'pip install "specsim[measure]"')
+
+
+def test_the_report_and_the_picture_say_everything(measure, tmp_path: Path, prompts: Path) -> None:
+    records = [{"prompt": f"w{i} w{i + 1}", "category": "ab"[i % 2]} for i in range(20)]
+    prompts.write_text("".join(json.dumps(r) + "\n" for r in records))
+    done = measure("--k", "1:3", "--temperature", 1, "--report", "--plot", "a.png", "--check-loop", 4)
+    assert done.returncode == 0, done.stderr
+    for text in (
+        "from a sampled draft",
+        "from a greedy one",
+        "By position in the draft, K = 3",
+        "By category, K = 3",
+        "along the output",
+        "by context length",
+        "Hugging Face heuristic",
+        "oracle, up to 3",
+        "mean acceptance length (vLLM",
+        "synthetic_acceptance_rates",
+        "SGLANG_SIMULATE_ACC_LEN=",
+        "Checked against the speculative loop, K = 3, 4 prompts",
+        "wrote a.png",
+    ):
+        assert text in done.stdout
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_json_holds_every_metric_with_its_interval(measure) -> None:
+    found = json.loads(measure("--k", "1,4", "--temperature", 1, "--json", "--check-loop", 2).stdout)
+    assert found["metrics"].keys() == {"1", "4"}
+    metrics = found["metrics"]["4"]
+    low, high = metrics["ci95"]["tokens_per_round"]
+    assert low <= metrics["tokens_per_round"] <= high
+    assert len(metrics["ci95"]["survival"]) == 4
+    rates = found["synthetic_acceptance"]["4"]["vllm"]["synthetic_acceptance_rates"]
+    assert 1 + sum(rates) == pytest.approx(metrics["tokens_per_round"])
+    assert found["alpha"].keys() == {"sampled", "greedy"}
+    assert found["loop_check"]["prompts"] == 2
+    assert found["policies"]["fixed 4"]["speedup"][0] > 0
+
+
+def test_a_finished_trace_answers_more_questions_without_models(measure, run, user_error, tmp_path: Path) -> None:
+    assert measure("--temperature", 1, "--out-dir", "a").returncode == 0
+    blocked = tmp_path / "blocked" / "torch"
+    blocked.mkdir(parents=True)
+    (blocked / "__init__.py").write_text("raise ModuleNotFoundError('No module named torch', name='torch')")
+    asked = ("--trace", "a/trace.json", "--k", "1:6", "--q-kind", "greedy", "--out-dir", "b", "--report")
+    done = run("measure-acceptance", *asked, PYTHONPATH=str(blocked.parent))
+    assert done.returncode == 0, done.stderr
+    assert "greedy draft" in done.stdout
+    assert sorted(p.name for p in (tmp_path / "b").iterdir()) == [f"accept_hist_k{k}.json" for k in range(1, 7)]
+    trace, told = load_trace(tmp_path / "a/trace.json")
+    expected = expected_rounds(trace, 6, "greedy").histogram
+    assert load_histogram(tmp_path / "b/accept_hist_k6.json").counts == expected.counts
+    assert json.loads((tmp_path / "b/accept_hist_k6.json").read_text())["parameters"]["target"] == told["target"]
+    user_error(run("measure-acceptance", "--trace", "a/trace.json", "--k", 17), "--k: 17 is above the longest output")
+    user_error(run("measure-acceptance", "--trace", "a/trace.npz"), "a/trace.npz: not UTF-8 text")
+
+
+def test_logged_texts_are_scored_without_writing(measure, run, random_pair, tmp_path: Path) -> None:
+    assert measure("--out-dir", "a").returncode == 0
+    trace, _ = load_trace(tmp_path / "a/trace.json")
+    lines = []
+    for i in range(20):
+        tokens = trace.token[trace.prompt == i].tolist()
+        lines.append({"prompt": f"w{i} w{i + 1} w{i % 7}", "output_token_ids": tokens})
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + "broken\n")
+    pair = ("--target", random_pair[0], "--draft", random_pair[1])
+    done = run("measure-acceptance", *pair, "--texts", "log.jsonl", "--out-dir", "b")
+    assert done.returncode == 0, done.stderr
+    assert "skipped 1 of 21 records, line 21 (not JSON)" in done.stdout
+    ours, theirs = (json.loads((tmp_path / d / "accept_hist_k4.json").read_text())["hist"] for d in "ab")
+    assert ours == theirs
+    # The same text said to be of temperature 1 is noticed.
+    hot = run("measure-acceptance", *pair, "--texts", "log.jsonl", "--out-dir", "c", "--temperature", 1)
+    assert "the text surprises the target less than its own would" in hot.stdout
+
+
+def test_another_tokenizer_is_an_approximation_wherever_it_appears(
+    measure, run, tmp_path: Path, other_vocabulary: Path
+) -> None:
+    label = "approximation: string-level match of different tokenizers"
+    done = measure("--draft", other_vocabulary, "--cross-tokenizer", "text", "--plot", "a.svg", "--report")
+    assert done.returncode == 0, done.stderr
+    assert label in done.stdout
+    assert "confidence" not in done.stdout
+    for name in ("trace.json", "accept_hist_k4.json"):
+        assert json.loads((tmp_path / name).read_text())["parameters"]["approximation"] == label
+    assert label in run("simulate", "--hist", "accept_hist_k4.json").stdout
+    assert label in run("simulate", "--hist", "accept_hist_k4.json", "--no-measured", "--json").stdout
+    assert label in run("sweep", "--hist", "accept_hist_k4.json", "--draftN", "1:4", "--out", "s.csv").stdout
+    assert label in (tmp_path / "s.csv").read_text()
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 120
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path} never came"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_measurement_resumes_to_the_same_trace(
+    measure, run, user_error, random_pair, prompts: Path, tmp_path: Path, how: signal.Signals
+) -> None:
+    asked = ("--temperature", 1, "--batch-size", 1, "--max-new-tokens", 64)
+    assert measure(*asked, "--out-dir", "whole").returncode == 0
+    words: list[object] = [SCRIPTS / "measure-acceptance", "--target", random_pair[0], "--draft", random_pair[1]]
+    words += ["--prompts", prompts, *asked, "--out-dir", "cut"]
+    with subprocess.Popen(list(map(str, words)), cwd=tmp_path, env=os.environ, stderr=subprocess.PIPE) as process:
+        wait_for(tmp_path / "cut/unfinished/batch-000001.npz")
+        process.send_signal(how)
+        said = process.communicate()[1].decode()
+    if how is signal.SIGINT:
+        assert "--resume goes on" in said
+    assert not (tmp_path / "cut/trace.json").exists()
+    user_error(measure(*asked, "--out-dir", "cut"), "an interrupted measurement lies here")
+    user_error(measure(*asked, "--out-dir", "cut", "--resume", "--seed", 9), "--resume: seed is 9, but 0 in")
+    done = measure(*asked, "--out-dir", "cut", "--resume")
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "cut/unfinished").exists()
+    whole, cut = (load_trace(tmp_path / name / "trace.json")[0] for name in ("whole", "cut"))
+    assert all((getattr(whole, name) == getattr(cut, name)).all() for name in ARRAYS)

@@ -1,7 +1,7 @@
-"""The recursion from trace to histogram against enumeration, walking, and a real accept/resample loop."""
+"""The recursion from trace to histogram against enumeration, walking, and a real accept/resample loop; intervals."""
 
 import dataclasses
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -9,66 +9,117 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from acceptance.estimators import acceptance_histogram, expected_counts, metrics
-from acceptance.trace import Trace
+from acceptance.analysis import analyse
+from acceptance.estimators import (
+    alpha_by,
+    alpha_estimates,
+    bins_of,
+    bootstrap,
+    category_metrics,
+    expected_rounds,
+    interval95,
+    macro_tokens_per_round,
+    metrics,
+    surprise_gap,
+    synthetic_acceptance,
+)
+from acceptance.trace import PromptInfo, Trace
 from simulator.artefacts import UserError
 from simulator.histogram import AcceptanceHistogram, tokens_per_round_iid
 
 
-def trace_of(*outputs: list[float]) -> Trace:
+def trace_of(*outputs: list[float], prompts: list[int] | None = None, categories: str = "") -> Trace:
+    """Return a trace of these acceptances; each output is a prompt's, or that of prompts[i] turn after turn."""
     lengths = [len(o) for o in outputs]
+    owners = prompts or list(range(len(outputs)))
+    turns = [owners[:i].count(owner) for i, owner in enumerate(owners)]
     positions = np.concatenate([np.arange(n) for n in lengths]).astype(np.int32)
+    accept = np.concatenate([np.asarray(o, np.float32) for o in outputs])
+    zeros = np.zeros(len(accept), np.float32)
     return Trace(
-        token=np.zeros(sum(lengths), np.int32),
-        accept=np.concatenate([np.asarray(o, float) for o in outputs]),
-        prompt=np.repeat(np.arange(len(outputs)), lengths).astype(np.int32),
+        token=np.zeros(len(accept), np.int32),
+        accept_sampled=accept,
+        accept_greedy=accept > 0.5,
+        log_p=zeros,
+        rank_p=np.zeros(len(accept), np.int32),
+        rank_q=np.zeros(len(accept), np.int32),
+        max_q=zeros + 1,
+        entropy_p=zeros,
+        entropy_q=zeros,
+        overlap=accept,
+        p_argmax_q=(accept > 0.5).astype(np.float32),
+        prompt=np.repeat(owners, lengths).astype(np.int32),
+        turn=np.repeat(turns, lengths).astype(np.int32),
         position=positions,
-        context_length=positions,
+        context_length=positions + 7,
+        prompts=tuple(
+            PromptInfo(source=str(i), category=categories[i] if categories else "") for i in range(max(owners) + 1)
+        ),
     )
 
 
-def walk(accepted: list[bool], k: int) -> np.ndarray:
+def histogram(trace: Trace, k: int) -> AcceptanceHistogram:
+    return expected_rounds(trace, k, "sampled").histogram
+
+
+def walk(accepted: list[bool], k: int, beyond: int = 0) -> np.ndarray:
     """Walk one output whose acceptances are known; count rounds whose k drafts all lie within it."""
     counts, start = np.zeros(k + 1), 0
-    while start + k <= len(accepted):
+    while start + k + beyond <= len(accepted):
         run = next((i for i in range(k) if not accepted[start + i]), k)
         counts[run] += 1
         start += run + 1
     return counts
 
 
+probabilities = st.floats(0, 1, width=32)
+
+
 @settings(max_examples=60)
-@given(st.lists(st.lists(st.floats(0, 1), min_size=1, max_size=8), min_size=1, max_size=3), st.integers(1, 5))
-def test_expected_counts_are_the_mean_over_every_outcome(outputs: list[list[float]], k: int) -> None:
-    expected = np.zeros(k + 1)
-    for output in outputs:
+@given(
+    st.lists(st.lists(probabilities, min_size=1, max_size=8), min_size=1, max_size=3),
+    st.integers(1, 5),
+    st.integers(0, 1),
+)
+def test_expected_counts_are_the_mean_over_every_outcome(outputs: list[list[float]], k: int, beyond: int) -> None:
+    if max(map(len, outputs)) < k:
+        return
+    found = expected_rounds(trace_of(*outputs), k, "sampled", beyond)
+    for output, counts in zip(outputs, found.counts, strict=True):
+        expected = np.zeros(k + 1)
         for outcome in product([True, False], repeat=len(output)):
             weight = np.prod([a if accepted else 1 - a for a, accepted in zip(output, outcome, strict=True)])
-            expected += weight * walk(list(outcome), k)
-    accept, lengths = trace_of(*outputs).by_prompt()
-    counts, _ = expected_counts(accept, lengths, k)
-    assert counts == pytest.approx(expected, abs=1e-12)
+            expected += weight * walk(list(outcome), k, beyond)
+        assert counts == pytest.approx(expected, abs=1e-12)
 
 
 @given(st.lists(st.lists(st.booleans(), min_size=9, max_size=60), min_size=1, max_size=5), st.integers(1, 8))
 def test_greedy_counts_are_whole_and_those_of_the_walk(outputs: list[list[bool]], k: int) -> None:
-    histogram = acceptance_histogram(trace_of(*outputs), k)
-    assert histogram.counts == tuple(sum(walk(o, k) for o in outputs))
+    assert histogram(trace_of(*outputs), k).counts == tuple(sum(walk(o, k) for o in outputs))
 
 
 @settings(max_examples=30)
-@given(st.lists(st.floats(0, 1), min_size=12, max_size=40), st.integers(1, 6))
-def test_prompts_add_up_whatever_their_order(output: list[float], k: int) -> None:
+@given(st.lists(probabilities, min_size=12, max_size=40), st.integers(1, 6))
+def test_outputs_add_up_whatever_their_order_and_prompt(output: list[float], k: int) -> None:
     shorter, other = output[: len(output) // 2 + 6], [1 - a for a in output]
-    alone = [acceptance_histogram(trace_of(o), k).counts for o in (output, shorter, other)]
-    together = acceptance_histogram(trace_of(other, output, shorter), k).counts
-    assert together == pytest.approx(tuple(np.sum(alone, axis=0)))
+    alone = [histogram(trace_of(o), k).counts for o in (output, shorter, other)]
+    assert histogram(trace_of(other, output, shorter), k).counts == pytest.approx(tuple(np.sum(alone, axis=0)))
+    turns = expected_rounds(trace_of(output, shorter, other, prompts=[0, 0, 1]), k, "sampled").counts
+    assert turns == pytest.approx(np.array([np.add(alone[0], alone[1]), alone[2]]))
 
 
 def test_an_output_shorter_than_k_counts_nothing_and_alone_is_refused() -> None:
-    assert acceptance_histogram(trace_of([1.0] * 3, [1.0] * 8), 4).samples == 1
+    assert histogram(trace_of([1.0] * 3, [1.0] * 8), 4).samples == 1
     with pytest.raises(UserError, match="--k: 4 is above the longest output, 3 tokens"):
-        acceptance_histogram(trace_of([1.0] * 3), 4)
+        histogram(trace_of([1.0] * 3), 4)
+
+
+def test_each_kind_of_draft_has_its_own_histogram() -> None:
+    trace = trace_of([0.9, 0.2, 0.9, 0.9, 0.9, 0.9])
+    greedy = expected_rounds(trace, 2, "greedy").histogram
+    # Accepted, rejected | accepted, accepted | then one position is left.
+    assert greedy.counts == (0, 1, 1)
+    assert expected_rounds(trace, 2, "sampled").histogram.counts != greedy.counts
 
 
 def bigrams(rng: np.random.Generator, vocabulary: int, sharpness: float) -> np.ndarray:
@@ -111,12 +162,12 @@ def test_one_trace_gives_the_law_of_the_real_loop(k: int) -> None:
     p, q = bigrams(rng, 5, 0.5), bigrams(rng, 5, 2.0)
     looped = speculative_loop(p, q, k, 30_000, rng)
     trace = sampled_trace(p, q, 300_000, rng)
-    law = acceptance_histogram(trace, k).law
+    law = histogram(trace, k).law
     # Rounds of a loop are not independent, and the trace is a sample too: widen the variance by 1.5 for both.
     statistic = stats.chisquare(looped, law * looped.sum()).statistic / 1.5
     assert stats.chi2.sf(statistic, k) > 1e-4
     # Negative control: acceptances that are 5 % too low give another law.
-    wrong = acceptance_histogram(dataclasses.replace(trace, accept=0.95 * trace.accept), k).law
+    wrong = histogram(dataclasses.replace(trace, accept_sampled=0.95 * trace.accept_sampled), k).law
     assert stats.chi2.sf(stats.chisquare(looped, wrong * looped.sum()).statistic / 1.5, k) < 1e-4
 
 
@@ -128,37 +179,187 @@ def easy_and_hard(rng: np.random.Generator) -> Trace:
 
 def test_counting_at_every_position_overstates_tokens_per_round() -> None:
     trace, k = easy_and_hard(np.random.default_rng(0)), 8
-    runs = np.zeros(k + 1)
-    for start in range(len(trace.accept) - k):
-        window = trace.accept[start : start + k]
-        runs[int(np.cumprod(window).sum())] += 1
+    runs, accept = np.zeros(k + 1), trace.accept("sampled")
+    for start in range(len(accept) - k):
+        runs[int(np.cumprod(accept[start : start + k]).sum())] += 1
     per_position = AcceptanceHistogram(tuple(runs)).tokens_per_round
-    assert per_position > 1.09 * acceptance_histogram(trace, k).tokens_per_round
+    assert per_position > 1.09 * histogram(trace, k).tokens_per_round
 
 
 def test_one_scalar_alpha_is_wrong_for_long_drafts_in_either_direction() -> None:
     """Long stretches make it too low; runs that seldom last make it too high, as on public curves."""
     alternating = trace_of([t % 4 != 3 for t in range(4000)])
     for trace, sign in ((easy_and_hard(np.random.default_rng(1)), -1), (alternating, 1)):
-        at_one = acceptance_histogram(trace, 1).alpha_iid
-        exact = acceptance_histogram(trace, 8).tokens_per_round
+        at_one = histogram(trace, 1).alpha_iid
+        exact = histogram(trace, 8).tokens_per_round
         assert sign * (float(tokens_per_round_iid(at_one, 8)) / exact - 1) > 0.04
 
 
-def test_rounds_cut_by_the_end_are_counted_apart() -> None:
-    # K = 2: rounds start at 0 (accepts 2), 3 (2) and 6; the last has one position left.
-    trace = trace_of([1, 1, 0, 1, 1, 1, 0])
-    histogram = acceptance_histogram(trace, 2)
-    assert histogram.counts == (0, 0, 2)
-    assert metrics(trace, histogram)["rounds_cut"] == 1
-
-
 def test_metrics_are_named_and_computed_by_their_definitions() -> None:
+    trace = trace_of([1, 1, 0, 1, 1, 1, 0, 0, 1, 1], [1, 1, 1, 0])
+    rounds = expected_rounds(trace, 2, "sampled")
+    found = metrics(trace, rounds, "sampled")
+    # Rounds start at 0 (accepts 2), 3 (2), 6 (0), 7 (0), 8 (2); of the second output at 0 (2) and at 3, which is cut.
+    assert rounds.histogram.counts == (2, 0, 4)
+    assert found["rounds_cut"] == 1
+    assert found["alpha"] == pytest.approx(10 / 14)
+    assert found["tokens_per_round"] == pytest.approx(1 + 8 / 6)
+    assert found["mean_accepted"] == pytest.approx(8 / 6)
+    assert found["tokens_per_round_macro"] == pytest.approx(((1 + 6 / 5) + 3) / 2)
+    assert found["draft_acceptance_rate"] == pytest.approx(8 / 12)
+    assert found["target_calls_per_token"] == pytest.approx(6 / 14)
+    assert found["draft_calls_per_token"] == pytest.approx(12 / 14)
+    assert found["survival"] == pytest.approx([4 / 6, 4 / 6])
+    assert found["conditional"] == pytest.approx([4 / 6, 1])
+
+
+def test_metrics_agree_with_the_histograms_own() -> None:
+    rng = np.random.default_rng(3)
+    trace = trace_of(*(rng.random(40).tolist() for _ in range(6)))
+    rounds = expected_rounds(trace, 5, "sampled")
+    found, held = metrics(trace, rounds, "sampled"), rounds.histogram
+    assert found["tokens_per_round"] == pytest.approx(held.tokens_per_round)
+    assert found["alpha_iid"] == pytest.approx(held.alpha_iid)
+    assert found["survival"] == pytest.approx(held.survival.tolist())
+    assert found["conditional"] == pytest.approx(held.conditional.tolist())
+
+
+def test_macro_and_micro_differ_where_prompts_do() -> None:
+    trace = trace_of([1.0] * 30, [0.0] * 30)
+    rounds = expected_rounds(trace, 4, "sampled")
+    found = metrics(trace, rounds, "sampled")
+    assert found["tokens_per_round_macro"] == pytest.approx(3)
+    # Easy prompts take few rounds: over rounds the hard one weighs more.
+    assert found["tokens_per_round"] == pytest.approx((6 * 5 + 27) / (6 + 27))
+
+
+def population(rng: np.random.Generator, prompts: int) -> Trace:
+    """Prompts that differ much more from each other than their rounds do."""
+    return trace_of(*((rng.random(30) < rng.beta(2, 2)).tolist() for _ in range(prompts)))
+
+
+@pytest.mark.statistical
+def test_intervals_by_prompts_cover_the_truth_and_those_by_rounds_do_not() -> None:
+    rng, k = np.random.default_rng(5), 3
+    truth = expected_rounds(population(rng, 20_000), k, "sampled").histogram.tokens_per_round
+    covered = by_rounds = 0
+    trials = 200
+    for _ in range(trials):
+        trace = population(rng, 40)
+        rounds = expected_rounds(trace, k, "sampled")
+        low, high = metrics(trace, rounds, "sampled")["ci95"]["tokens_per_round"]
+        covered += low <= truth <= high
+        counts = rounds.counts.sum(0).astype(int)
+        accepted = np.repeat(np.arange(k + 1), counts)
+        error = accepted.std(ddof=1) / np.sqrt(len(accepted))
+        by_rounds += abs(1 + accepted.mean() - truth) <= 1.96 * error
+    # 95 % within 4 standard errors of 200 trials, and a little less for 40 prompts.
+    assert 0.95 - 4 * np.sqrt(0.95 * 0.05 / trials) - 0.02 <= covered / trials
+    # Negative control: rounds are not the independent unit.
+    assert by_rounds / trials < 0.8
+
+
+def test_a_single_prompt_has_no_interval() -> None:
+    trace = trace_of([0.5] * 20)
+    rounds = expected_rounds(trace, 2, "sampled")
+    found = metrics(trace, rounds, "sampled")
+    assert found["ci95"]["tokens_per_round"] is None
+    assert found["ci95"]["survival"] == [None, None]
+    assert macro_tokens_per_round(rounds, np.random.default_rng(0)).ci95 is None
+    assert interval95(np.array([1.0, np.nan])) is None
+
+
+def test_the_bootstrap_draws_whole_prompts() -> None:
+    sums = np.array([[1.0, 10.0], [2.0, 20.0], [3.0, 30.0]])
+    drawn = bootstrap(sums, np.random.default_rng(0), 500)
+    assert drawn.shape == (500, 2)
+    assert (drawn[:, 1] == 10 * drawn[:, 0]).all()
+    assert drawn[:, 0].min() >= 3
+    assert drawn[:, 0].max() <= 9
+    assert len(np.unique(drawn[:, 0])) == 7
+
+
+def test_alpha_of_both_kinds_of_draft_from_one_trace() -> None:
+    trace = trace_of([0.9, 0.2, 0.6], [0.4, 0.4])
+    found = alpha_estimates(trace, np.random.default_rng(0))
+    assert found["sampled"].value == pytest.approx(0.5)
+    assert found["greedy"].value == pytest.approx(2 / 5)
+    # Where the draft's law is unknown, the acceptances of the text's own tokens stand in.
+    unknown = dataclasses.replace(trace, overlap=np.full(5, np.nan, np.float32))
+    assert alpha_estimates(unknown, np.random.default_rng(0))["sampled"].value == pytest.approx(0.5)
+
+
+def test_alpha_by_group_and_category() -> None:
+    trace = trace_of([1, 0, 1, 1], [0, 0], [1, 1], categories="xyx")
+    groups = alpha_by(trace.position, trace, "sampled", np.random.default_rng(0))
+    assert {edge: (e.value, n) for edge, (e, n) in groups.items()} == {
+        0: (2 / 3, 3),
+        1: (1 / 3, 3),
+        2: (1, 1),
+        3: (1, 1),
+    }
+    found = category_metrics(trace, expected_rounds(trace, 1, "sampled"), "sampled")
+    assert {name: c["prompts"] for name, c in found.items()} == {"x": 2, "y": 1}
+    assert found["x"]["alpha"].value == pytest.approx(5 / 6)
+    assert found["y"]["tokens_per_round"].value == pytest.approx(1)
+    assert category_metrics(trace_of([1.0, 0.0]), expected_rounds(trace_of([1.0, 0.0]), 1, "sampled"), "sampled") == {}
+
+
+@given(st.lists(st.integers(0, 100_000), min_size=1, max_size=50), st.integers(1, 9))
+def test_bins_hold_every_value_and_their_edges_rise(values: list[int], bins: int) -> None:
+    edges = bins_of(np.array(values, np.int32), bins)
+    assert (edges <= values).all()
+    assert len(np.unique(edges)) <= bins
+    by_value = dict(sorted(zip(values, edges.tolist(), strict=True)))
+    assert all(a <= b for a, b in pairwise(by_value.values()))
+
+
+@pytest.mark.statistical
+@pytest.mark.parametrize(("written_at", "sign"), [(1.0, 0), (1.5, 1), (0.7, -1)])
+def test_text_of_another_temperature_is_noticed(written_at: float, sign: int) -> None:
+    rng = np.random.default_rng(7)
+    logits = rng.normal(size=(30, 200, 50)) * 2
+    law = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    written = np.exp(logits / written_at)
+    cumulative = (written / written.sum(-1, keepdims=True)).cumsum(-1)
+    token = (rng.random((30, 200, 1)) > cumulative).sum(-1).clip(max=49)
+    trace = dataclasses.replace(
+        trace_of(*([0.5] * 200 for _ in range(30))),
+        log_p=np.log(np.take_along_axis(law, token[..., None], -1)).ravel().astype(np.float32),
+        entropy_p=(-(law * np.log(law)).sum(-1)).ravel().astype(np.float32),
+    )
+    gap = surprise_gap(trace, rng)
+    low, high = gap.ci95
+    assert (low <= 0 <= high) if sign == 0 else (np.sign(gap.value) == sign and not low <= 0 <= high)
+
+
+def test_synthetic_settings_are_those_of_the_histogram() -> None:
     trace = trace_of([1, 1, 0, 1, 1, 1, 0, 0, 1, 1])
-    found = metrics(trace, acceptance_histogram(trace, 2))
-    # Rounds start at 0 (accepts 2), 3 (2), 6 (0), 7 (0), 8 (2).
-    assert found["alpha"] == pytest.approx(0.7)
-    assert found["tokens_per_round"] == pytest.approx(1 + 6 / 5)
-    assert found["draft_acceptance_rate"] == pytest.approx(6 / 10)
-    assert found["survival"] == pytest.approx([3 / 5, 3 / 5])
-    assert found["conditional"] == pytest.approx([3 / 5, 1])
+    found = synthetic_acceptance(metrics(trace, expected_rounds(trace, 2, "sampled"), "sampled"), 2)
+    assert found["per_position_rates"] == pytest.approx([3 / 5, 3 / 5])
+    assert found["mean_length"] == pytest.approx(1 + 6 / 5)
+    # vLLM's rates are unconditional: one plus their sum is the mean length.
+    assert 1 + sum(found["vllm"]["synthetic_acceptance_rates"]) == pytest.approx(found["mean_length"])
+    # TensorRT-LLM counts accepted drafts, whole ones, without the bonus.
+    assert found["tensorrt_llm"]["TLLM_SPEC_DECODE_FORCE_NUM_ACCEPTED_TOKENS"] == 1
+
+
+def test_an_analysis_holds_every_draft_length_and_policy() -> None:
+    rng = np.random.default_rng(11)
+    trace = trace_of(*((rng.random(60) < 0.7).tolist() for _ in range(8)), categories="aabbaabb")
+    told = {"temperature": 0.0}
+    found = analyse(trace, [2, 4], told, q_kind="greedy", draft_cost=0.1, seed=0)
+    for k in (2, 4):
+        fixed = found.policies[f"fixed {k}"]
+        # Policies play to the end of the output, histograms leave the cut rounds out.
+        assert fixed.tokens_per_round == pytest.approx(found.metrics[k]["tokens_per_round"], rel=0.05)
+        low, high = fixed.speedup
+        assert low == high == pytest.approx(1 / (fixed.target_calls_per_token + 0.1 * fixed.draft_calls_per_token[0]))
+    oracle = found.policies["oracle, up to 4"]
+    assert oracle.target_calls_per_token == pytest.approx(found.policies["fixed 4"].target_calls_per_token)
+    assert oracle.speedup[0] == max(p.speedup[1] for p in found.policies.values())
+    assert found.not_first_choice == 0
+    assert found.text_gap is None
+    as_json = found.as_json()
+    assert as_json["metrics"].keys() == {"2", "4"}
+    assert as_json["along_output"][0]["positions"] == 8

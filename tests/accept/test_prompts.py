@@ -1,36 +1,366 @@
-"""Prompt files: both formats, and the line number of whatever is wrong."""
+"""Prompt files: every data set's layout, what is skipped and why, and files that hold nothing to read."""
 
+import json
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from acceptance.prompts import Prompt, load_prompts
+from acceptance.prompts import DATASETS, Prompt, load_prompts, told_apart
+from acceptance.records import Skipped
 from simulator.artefacts import UserError
 
+GOOD = '{"prompt": "good"}'
+MT_BENCH = {"question_id": 81, "category": "writing", "turns": ["write", "rewrite"], "reference": ["x"]}
+SHAREGPT = {"id": "QWJhYvA_0", "conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "yes?"}]}
+CHAT = {"messages": [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "yes?"}]}
 
-def test_jsonl_and_plain_text_are_read(tmp_path: Path) -> None:
+
+def write_lines(path: Path, *records: object) -> Path:
+    path.write_text("".join(json.dumps(r) + "\n" for r in records))
+    return path
+
+
+def write_list(path: Path, *records: object) -> Path:
+    path.write_text(json.dumps(records, indent=1))
+    return path
+
+
+def conversation(*messages: tuple[str, Any], **others: object) -> dict[str, object]:
+    return {"conversations": [{"from": role, "value": value} for role, value in messages], **others}
+
+
+def test_records_and_plain_text_are_read(tmp_path: Path) -> None:
     lines, plain = tmp_path / "p.jsonl", tmp_path / "p.txt"
-    lines.write_text('{"prompt": "a\\nb", "source": "s"}\n\n{"prompt": "c\u2028d"}\n')
+    lines.write_text('{"prompt": "a\\nb", "source": "s", "category": "c"}\n\n{"prompt": "c\u2028d"}\n')
     plain.write_text("first one\n\n  second\r\n")
-    assert load_prompts(lines) == [
-        Prompt(text="a\nb", source="s"),
-        Prompt(text="c\u2028d", source=f"{lines}:3"),
-    ]
-    assert [p.text for p in load_prompts(plain)] == ["first one", "  second"]
+    assert load_prompts(lines).rows == (
+        Prompt(turns=("a\nb",), source="s", category="c"),
+        Prompt(turns=("c\u2028d",), source="p.jsonl:3"),
+    )
+    assert load_prompts(plain).rows == (
+        Prompt(turns=("first one",), source="p.txt:1"),
+        Prompt(turns=("  second",), source="p.txt:3"),
+    )
+
+
+@pytest.mark.parametrize("dataset", ["auto", "mt-bench", "spec-bench", "jsonl"])
+@pytest.mark.parametrize(("turns", "kept"), [(1, 1), (2, 2), (3, 2), (None, 2)])
+def test_questions_are_read_to_the_turn_that_was_asked_for(
+    tmp_path: Path, dataset: str, turns: int | None, kept: int
+) -> None:
+    path = write_lines(tmp_path / "question.jsonl", MT_BENCH)
+    expected = Prompt(turns=("write", "rewrite")[:kept], source="81", category="writing")
+    assert load_prompts(path, dataset, turns=turns).rows == (expected,)
+
+
+@pytest.mark.parametrize("write", [write_lines, write_list])
+@pytest.mark.parametrize(("suffix", "dataset"), [(".json", "auto"), (".json", "sharegpt"), ("", "sharegpt")])
+def test_conversations_are_read_in_both_spellings_from_lists_and_lines(
+    tmp_path: Path, write: Any, suffix: str, dataset: str
+) -> None:
+    told = conversation(("system", "be brief"), ("user", "one"), ("gpt", "1"), ("human", "two"), id=7)
+    path = write(tmp_path / f"talk{suffix}", SHAREGPT, CHAT, told)
+    assert load_prompts(path, dataset, turns=None).rows == (
+        Prompt(turns=("hi",), source="QWJhYvA_0"),
+        Prompt(turns=("hello",), source=f"talk{suffix}:2"),
+        Prompt(turns=("one", "two"), source="7"),
+    )
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".JSONL"])
+def test_auto_decides_by_the_keys_of_each_record(tmp_path: Path, suffix: str) -> None:
+    null = {"turns": None, "conversations": None, "prompt": "p"}
+    path = write_lines(tmp_path / f"mixed{suffix}", MT_BENCH, SHAREGPT, CHAT, {"prompt": "p"}, null)
+    assert [p.turns[0] for p in load_prompts(path).rows] == ["write", "hi", "hello", "p", "p"]
+
+
+def test_a_list_named_jsonl_is_one_bad_record(tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_text(json.dumps([SHAREGPT]))
+    with pytest.raises(UserError, match=r"line 1: no JSON object"):
+        load_prompts(tmp_path / "p.jsonl")
 
 
 @pytest.mark.parametrize(
-    "line",
-    ["{", "[]", '"text"', "{}", '{"prompt": ""}', '{"prompt": 3}', "[" * 100_000, '{"prompt": "\\ud800"}', "1" * 5000],
+    ("line", "reason"),
+    [
+        ("{", "not JSON"),
+        ("[" * 100_000, "not JSON"),
+        ("1" * 5000, "not JSON"),
+        ('{"prompt": "x", "n": ' + "1" * 5000 + "}", "not JSON"),
+        ('{"prompt": "x", "score": NaN}', "holds NaN"),
+        ("[]", "no JSON object"),
+        ('"text"', "no JSON object"),
+        ("{}", "no turns or conversations or messages or prompt"),
+        ('{"prompt": null}', "no turns or conversations or messages or prompt"),
+        ('{"prompt": ""}', "no text under 'prompt'"),
+        ('{"prompt": 3}', "no text under 'prompt'"),
+        ('{"prompt": ["x"]}', "no text under 'prompt'"),
+        ('{"prompt": "\\ud800"}', "prompt holds half a surrogate pair"),
+        ('{"prompt": "x", "category": ["a"]}', "category is no printable text"),
+        ('{"prompt": "x", "category": "a\\nb"}', "category is no printable text"),
+        ('{"prompt": "x", "category": "\\udfff"}', "category is no printable text"),
+        ('{"turns": []}', "no list of texts under 'turns'"),
+        ('{"turns": "x"}', "no list of texts under 'turns'"),
+        ('{"turns": {"0": "x"}}', "no list of texts under 'turns'"),
+        ('{"turns": ["x", 3]}', "no text under 'turns'"),
+        ('{"turns": ["x", ""]}', "no text under 'turns'"),
+        ('{"turns": [1e999]}', "no text under 'turns'"),
+    ],
 )
-def test_a_bad_line_is_named_by_its_number(tmp_path: Path, line: str) -> None:
+def test_a_bad_line_is_skipped_with_its_number_and_a_reason(tmp_path: Path, line: str, reason: str) -> None:
     path = tmp_path / "p.jsonl"
-    path.write_text('{"prompt": "good"}\n' + line + "\n")
-    with pytest.raises(UserError, match=r"p\.jsonl:2: "):
-        load_prompts(path)
+    path.write_text(f"{GOOD}\n\n{line}\n{GOOD}\n")
+    found = load_prompts(path)
+    assert found.skipped == (Skipped(line=3, reason=reason),)
+    assert len(found.rows) == 2
 
 
-def test_a_file_without_prompts_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "p.txt").write_text("\n\n")
-    with pytest.raises(UserError, match="holds no prompts"):
-        load_prompts(tmp_path / "p.txt")
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (conversation(), "no messages under 'conversations'"),
+        ({"conversations": "hi"}, "no messages under 'conversations'"),
+        ({"messages": {}}, "no messages under 'messages'"),
+        ({"id": "x"}, "no conversations or messages"),
+        ({"prompt": "x"}, "no conversations or messages"),
+        (conversation(("gpt", "a"), ("human", "b")), "does not begin with a human turn"),
+        (conversation(("system", "a"), ("gpt", "b"), ("human", "c")), "does not begin with a human turn"),
+        (conversation(("system", "a"), ("system", "b"), ("human", "c")), "does not begin with a human turn"),
+        (conversation(("system", "a")), "does not begin with a human turn"),
+        (conversation(("human", "")), "no text under 'value'"),
+        (conversation(("human", 3)), "no text under 'value'"),
+        (conversation(("human", "a"), ("gpt", "b"), ("human", None)), "no text under 'value'"),
+        (conversation(("human", "\ud800")), "value holds half a surrogate pair"),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}]}]}, "no text under 'content'"),
+        ({"messages": [{"role": "user"}]}, "no text under 'content'"),
+        ({"messages": ["hi"]}, "a message without from or role"),
+        ({"conversations": [["human", "hi"]]}, "a message without from or role"),
+        ({"conversations": [{"value": "hi"}]}, "a message without from or role"),
+        ({"conversations": [{"from": ["human"], "value": "hi"}]}, "a message without from or role"),
+        (["hi"], "no JSON object"),
+    ],
+)
+def test_a_bad_conversation_is_skipped_with_its_place_and_a_reason(tmp_path: Path, bad: object, reason: str) -> None:
+    path = write_list(tmp_path / "talk.json", SHAREGPT, bad, CHAT)
+    found = load_prompts(path, "sharegpt")
+    assert found.skipped == (Skipped(line=2, reason=reason),)
+    assert [p.turns for p in found.rows] == [("hi",), ("hello",)]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "record", "reason"),
+    [
+        ("mt-bench", {"turns": ["x"], "category": "c"}, "no question_id"),
+        ("spec-bench", {"turns": ["x"], "question_id": 1}, "no category"),
+        ("mt-bench", {"question_id": 1, "category": "c", "prompt": "x"}, "no turns"),
+        ("spec-bench", SHAREGPT, "no question_id"),
+        ("sharegpt", MT_BENCH, "no conversations or messages"),
+        ("jsonl", SHAREGPT, "no turns or prompt"),
+    ],
+)
+def test_a_data_set_that_does_not_fit_is_refused(
+    tmp_path: Path, dataset: str, record: dict[str, object], reason: str
+) -> None:
+    path = write_lines(tmp_path / "p.jsonl", record)
+    with pytest.raises(UserError, match=rf"p\.jsonl: holds nothing to read \(line 1: {reason}\), expected") as raised:
+        load_prompts(path, dataset)
+    assert "\n" not in str(raised.value)
+
+
+def test_text_takes_json_lines_as_they_stand(tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_text(GOOD)
+    assert load_prompts(tmp_path / "p.jsonl", "text").rows == (Prompt(turns=(GOOD,), source="p.jsonl:1"),)
+
+
+@pytest.mark.parametrize("name", ["p.txt", "p.jsonl", "p.json", "p"])
+@pytest.mark.parametrize("dataset", DATASETS)
+@pytest.mark.parametrize("content", [b"", b"\n \n\r\n", b"\xef\xbb\xbf"])
+def test_an_empty_file_is_refused(tmp_path: Path, name: str, dataset: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=r"holds nothing to read \(it is empty\)"):
+        load_prompts(tmp_path / name, dataset)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'[{"prompt": "x"}', "p.json: not JSON, expected a list of"),
+        (b'[{"prompt": "x"}, NaN]', "p.json: holds NaN, expected a list of"),
+        (b"[" * 100_000, "p.json: not JSON"),
+        (b"[]", "it is empty"),
+        (b"[[], {}]", "line 1: no JSON object"),
+        (b"{\n}\n", "line 1: not JSON"),
+        (b"3", "line 1: no JSON object"),
+        (b'["\xff"]', "not UTF-8"),
+    ],
+)
+def test_a_list_that_cannot_be_read_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "p.json").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        load_prompts(tmp_path / "p.json")
+
+
+def test_a_list_may_begin_after_blank_lines_and_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "p.json").write_bytes(b'\xef\xbb\xbf\r\n\r\n [\r\n{"prompt": "x"}]')
+    assert [p.source for p in load_prompts(tmp_path / "p.json").rows] == ["p.json:1"]
+
+
+@pytest.mark.parametrize(
+    ("record", "source"),
+    [
+        ({"question_id": 1, "id": "b", "source": "c"}, "1"),
+        ({"question_id": None, "id": "b", "source": "c"}, "b"),
+        ({"id": "", "source": "c"}, "c"),
+        ({"id": 0}, "0"),
+        ({"id": 10**4000}, str(10**4000)),
+        ({"id": True}, "p.jsonl:1"),
+        ({"id": 1.5}, "p.jsonl:1"),
+        ({"id": ["a"]}, "p.jsonl:1"),
+        ({"id": "two\nlines"}, "p.jsonl:1"),
+        ({"id": "\ud800"}, "p.jsonl:1"),
+        ({"id": "\x1b[2J"}, "p.jsonl:1"),
+    ],
+)
+def test_a_source_is_the_records_own_id_or_where_it_stands(
+    tmp_path: Path, record: dict[str, object], source: str
+) -> None:
+    path = write_lines(tmp_path / "p.jsonl", {"prompt": "x", **record})
+    assert load_prompts(path).rows[0].source == source
+
+
+def test_sources_that_repeat_are_numbered(tmp_path: Path) -> None:
+    repeated = [{"prompt": "x", "id": i} for i in (81, "81", "81#2", 82, 81)]
+    path = write_lines(tmp_path / "p.jsonl", *repeated)
+    assert [p.source for p in load_prompts(path).rows] == ["81", "81#2", "81#2#2", "82", "81#3"]
+
+
+@given(st.lists(st.text("a#23", max_size=4)))
+def test_names_told_apart_are_all_different_and_keep_what_they_were(names: list[str]) -> None:
+    told = told_apart(names)
+    assert len(set(told)) == len(names)
+    assert all(t == n or t.startswith(f"{n}#") for t, n in zip(told, names, strict=True))
+
+
+def test_a_limit_counts_usable_prompts_and_reads_no_further(tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text(f"{{\n{GOOD}\n{{\n{GOOD}\n{{\n{GOOD}\n")
+    found = load_prompts(path, limit=2)
+    assert [p.source for p in found.rows] == ["p.jsonl:2", "p.jsonl:4"]
+    assert [s.line for s in found.skipped] == [1, 3]
+    assert len(load_prompts(path, limit=99).rows) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"turns": 0}, "turns is 0, expected at least 1"),
+        ({"limit": -1}, "limit is -1, expected at least 1"),
+        ({"dataset": "alpaca"}, "dataset is 'alpaca', expected auto, mt-bench"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
+    path = write_lines(tmp_path / "p.jsonl", MT_BENCH)
+    with pytest.raises(UserError, match=message):
+        load_prompts(path, **arguments)
+
+
+@pytest.mark.parametrize("name", ["missing.jsonl", "folder", "bytes.txt"])
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match=name):
+        load_prompts(tmp_path / name)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder whose files every example of a property writes anew."""
+    return tmp_path_factory.mktemp("prompts")
+
+
+texts = st.text(min_size=1)
+
+
+@given(
+    said=st.lists(st.lists(texts, min_size=1, max_size=4), min_size=1, max_size=5),
+    answer=st.text(),
+    system=st.none() | st.text(),
+    keys=st.sampled_from([("conversations", "from", "value"), ("messages", "role", "content")]),
+    as_list=st.booleans(),
+    ascii_only=st.booleans(),
+    kept=st.none() | st.integers(1, 5),
+)
+@settings(deadline=None)
+def test_any_conversations_come_back_as_they_were_written(
+    folder: Path,
+    said: list[list[str]],
+    answer: str,
+    system: str | None,
+    keys: tuple[str, str, str],
+    as_list: bool,
+    ascii_only: bool,
+    kept: int | None,
+) -> None:
+    under, speaker, content = keys
+
+    def written(turns: Sequence[str]) -> dict[str, object]:
+        first = [] if system is None else [{speaker: "system", content: system}]
+        pairs = [[{speaker: "user", content: t}, {speaker: "assistant", content: answer}] for t in turns]
+        return {under: first + [m for pair in pairs for m in pair]}
+
+    records = [written(turns) for turns in said]
+    path = folder / ("talk.json" if as_list else "talk.jsonl")
+    lines = [json.dumps(r, ensure_ascii=ascii_only) for r in records]
+    path.write_text(f"[{', '.join(lines)}]" if as_list else "\n".join(lines), encoding="utf-8")
+    found = load_prompts(path, turns=kept)
+    assert [p.turns for p in found.rows] == [tuple(turns[:kept]) for turns in said]
+    assert [p.source for p in found.rows] == [f"{path.name}:{i}" for i in range(1, len(said) + 1)]
+    assert not found.skipped
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["human", "gpt", "", "\ud800", "hi"]),
+    lambda v: (
+        st.lists(v, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["turns", "prompt", "conversations", "messages", "from", "value", "id", "category"]), v
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(records=st.lists(values), dataset=st.sampled_from(["auto", "sharegpt", "jsonl"]))
+@settings(deadline=None)
+def test_every_record_is_either_read_or_skipped(folder: Path, records: list[object], dataset: str) -> None:
+    good = {"sharegpt": SHAREGPT}.get(dataset, MT_BENCH)
+    path = write_lines(folder / "any.jsonl", good, *records)
+    found = load_prompts(path, dataset)
+    assert len(found.rows) + len(found.skipped) == 1 + len(records)
+    assert len({p.source for p in found.rows}) == len(found.rows)
+    assert all(p.turns and all(p.turns) for p in found.rows)
+
+
+@given(
+    changes=st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), min_size=1, max_size=6),
+    suffix=st.sampled_from([".jsonl", ".json", ".txt"]),
+    dataset=st.sampled_from(DATASETS),
+)
+@settings(deadline=None)
+def test_a_damaged_file_never_raises_anything_but_a_user_error(
+    folder: Path, changes: list[tuple[int, int]], suffix: str, dataset: str
+) -> None:
+    records = [MT_BENCH, SHAREGPT, CHAT, {"prompt": "x"}]
+    whole = json.dumps(records) if suffix == ".json" else "\n".join(json.dumps(r) for r in records)
+    content = bytearray(whole.encode())
+    for place, byte in changes:
+        content[place % len(content)] = byte
+    path = folder / f"damaged{suffix}"
+    path.write_bytes(content)
+    with suppress(UserError):
+        assert load_prompts(path, dataset).rows

@@ -12,8 +12,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import acceptance
 from acceptance import models
-from acceptance.measure import measure
+from acceptance.measure import Settings, measure, plan
 from acceptance.prompts import load_prompts
+from acceptance.rule import SamplingRule
 from acceptance.trace import Trace
 
 PAIR = Path(acceptance.__file__).parent / "tiny_pair"
@@ -27,8 +28,10 @@ def record(name: str) -> dict:
 @pytest.fixture(scope="module")
 def trace() -> Trace:
     pair = models.load_pair(str(PAIR / "target"), str(PAIR / "draft"), device="cpu", dtype="float32")
-    settings = {"temperature": 0.0, "max_new_tokens": 128, "seed": 0}
-    return measure(pair, load_prompts(PAIR / "prompts.jsonl"), **settings, progress=lambda _: None)
+    greedy = SamplingRule(temperature=0.0)
+    settings = Settings(rule=greedy, draft_rule=greedy, max_new_tokens=128)
+    planned = plan(pair, load_prompts(PAIR / "prompts.jsonl").rows, settings)
+    return measure(pair, planned, settings, parts=None, progress=lambda _: None)
 
 
 def test_both_models_together_are_at_most_twelve_megabytes() -> None:
@@ -70,7 +73,7 @@ def test_prompts_come_from_held_out_files() -> None:
 
 
 def test_a_single_greedy_draft_is_accepted_between_half_and_seventeen_twentieths(trace: Trace) -> None:
-    alpha = trace.accept.mean()
+    alpha = trace.accept_greedy.mean()
     assert 0.5 <= alpha <= 0.85
     stated = float(re.search(r"([0-9.]+) greedy", CARD).group(1))
     # Another processor may break a near tie otherwise and turn an output; not more.
@@ -79,6 +82,6 @@ def test_a_single_greedy_draft_is_accepted_between_half_and_seventeen_twentieths
 
 def test_the_targets_text_is_seldom_one_loop(trace: Trace) -> None:
     """Repetition is easy to draft: where most outputs were loops, acceptance would say little."""
-    distinct = [len(set(trace.token[trace.prompt == prompt].tolist())) for prompt in range(trace.prompts)]
+    distinct = [len(set(trace.token[trace.prompt == prompt].tolist())) for prompt in range(len(trace.prompts))]
     assert np.median(distinct) > 20
     assert len(set(trace.token.tolist())) > 300

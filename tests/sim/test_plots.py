@@ -10,7 +10,8 @@ from PIL import Image
 from simulator.artefacts import UserError
 from simulator.config import PARAMETERS
 from simulator.grid import Acceptance, Grid, Sweep, run_sweep
-from simulator.plots import Layout, draw, plan, save_figure
+from simulator.pictures import save_figure
+from simulator.plots import Layout, draw, plan
 from simulator.values import parse_values
 
 

@@ -1,0 +1,145 @@
+"""A model and what it has read of a batch of sequences: KV cache, ragged lengths, and rollback."""
+
+import inspect
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+
+if TYPE_CHECKING:
+    from .models import Model
+
+# Logits of one forward pass, in fp32: more columns than fit are read in several passes.
+LOGITS_BYTES = 128 * 2**20
+# Columns without any logits to keep still cost activations.
+MAX_COLUMNS = 1024
+# Share of dead columns in a ragged batch's cache above which it is packed anew.
+MAX_DEAD = 0.25
+
+Flags = NDArray[np.bool_]
+
+
+class Context:
+    """The cache holds one column for each column that was read; `live` says which of them count, row by row.
+
+    A rollback of a ragged batch leaves dead columns behind, masked out of attention; positions count live columns
+    alone. One sequence never has any: its cache is cut.
+    """
+
+    def __init__(self, model: "Model", rows: int) -> None:
+        self.model = model
+        config = model.module.config
+        self.live: Flags = np.zeros((rows, 0), bool)
+        self.cache = DynamicCache(config=config)
+        self.slides = any(isinstance(layer, DynamicSlidingWindowLayer) for layer in self.cache.layers)
+        if self.slides and all(isinstance(layer, DynamicLayer) for layer in self.cache.layers):
+            # A layer that has dropped what left its window cannot be rolled back; the mask still slides.
+            self.cache = DynamicCache()
+        self.taken = inspect.signature(model.module.forward).parameters
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens that count, shape [rows]."""
+        return np.asarray(self.live.sum(1), np.int64)
+
+    @torch.inference_mode()
+    def read(self, tokens: torch.Tensor, valid: Flags, keep: int) -> torch.Tensor:
+        """Read further columns and return the logits of the last `keep`, [rows, keep, vocabulary], as the model's type.
+
+        Args:
+            tokens: Shape [rows, columns]; where not valid, any token.
+            valid: Which of them count, shape [rows, columns].
+            keep: 1..columns.
+        """
+        columns = tokens.shape[1]
+        widest = columns_a_chunk(len(tokens), self.model.vocabulary)
+        ahead = columns - keep
+        step = MAX_COLUMNS if "logits_to_keep" in self.taken else min(MAX_COLUMNS, widest)
+        breaks = self.breaks(valid)
+        for part in passes(0, ahead, step, breaks):
+            self.forward(tokens[:, part], valid[:, part], 1)
+        kept = [
+            self.forward(tokens[:, part], valid[:, part], widest) for part in passes(ahead, columns, widest, breaks)
+        ]
+        return kept[0] if len(kept) == 1 else torch.cat(kept, dim=1)
+
+    def breaks(self, valid: Flags) -> list[int]:
+        """Return the columns before which a pass has to end.
+
+        A sliding window counts columns, so none may be dead between a row's own: a row that goes on behind padding
+        waits for the next pass, before which its columns are packed.
+        """
+        if not self.slides:
+            return []
+        before = self.lengths[:, None] + valid.cumsum(1) > 0
+        return [int(c) + 1 for c in np.flatnonzero((before[:, :-1] & ~valid[:, :-1] & valid[:, 1:]).any(0))]
+
+    def forward(self, tokens: torch.Tensor, valid: Flags, keep: int) -> torch.Tensor:
+        """One pass of the model over columns that follow those in the cache."""
+        if self.slides and (self.live[:, :-1] & ~self.live[:, 1:]).any():
+            self.pack(int(self.lengths.max()))
+        self.live = np.concatenate((self.live, valid), axis=1)
+        columns = tokens.shape[1]
+        positions = np.maximum(self.live.cumsum(1)[:, -columns:] - 1, 0)
+        optional: dict[str, Any] = {"logits_to_keep": min(keep, columns)}
+        optional["position_ids"] = torch.from_numpy(positions).to(tokens.device)
+        mask = None if self.live.all() else torch.from_numpy(self.live).to(tokens.device).long()
+        found = self.model.module(
+            input_ids=tokens,
+            attention_mask=mask,
+            past_key_values=self.cache,
+            use_cache=True,
+            **{name: value for name, value in optional.items() if name in self.taken},
+        )
+        return found.logits[:, -keep:, : self.model.vocabulary]
+
+    def roll_back(self, lengths: NDArray[np.int64]) -> None:
+        """Forget all but the first tokens of each row.
+
+        Args:
+            lengths: How many stay, at most those there are; shape [rows].
+        """
+        self.live = self.live & (self.live.cumsum(1) <= lengths[:, None])
+        used = int(np.flatnonzero(self.live.any(0)).max(initial=-1)) + 1
+        if used < self.live.shape[1]:
+            self.cache.crop(used - self.live.shape[1])
+            self.live = self.live[:, :used]
+        width = int(self.lengths.max(initial=0))
+        if width < used * (1 - MAX_DEAD):
+            self.pack(width)
+
+    def pack(self, width: int) -> None:
+        """Move the live columns of every row to the right, so that only padding on the left is dead."""
+        order = np.argsort(self.live, axis=1, kind="stable")[:, -width:]
+        self.live = np.take_along_axis(self.live, order, axis=1)
+        for layer in self.cache.layers:
+            index = torch.from_numpy(order).to(layer.keys.device)[:, None, :, None]
+            layer.keys = layer.keys.gather(2, index.expand(-1, layer.keys.shape[1], -1, layer.keys.shape[3]))
+            layer.values = layer.values.gather(2, index.expand(-1, layer.values.shape[1], -1, layer.values.shape[3]))
+
+    def select(self, rows: NDArray[np.int64]) -> None:
+        """Keep only these rows of the batch, in this order."""
+        self.live = self.live[rows]
+        self.cache.batch_select_indices(torch.from_numpy(rows).to(self.model.device))
+
+
+def columns_a_chunk(rows: int, vocabulary: int) -> int:
+    """Return how many columns of logits a pass may keep."""
+    return max(1, LOGITS_BYTES // (4 * rows * vocabulary))
+
+
+def passes(first: int, last: int, most: int, breaks: list[int]) -> list[slice]:
+    """Cut columns first..last into passes of at most so many, and at breaks."""
+    cuts = sorted({*range(first, last, most), *(b for b in breaks if first < b < last), last})
+    return [slice(a, b) for a, b in pairwise(cuts)]
+
+
+def padded(rows: list[list[int]], device: Any) -> tuple[torch.Tensor, Flags]:
+    """Return token lists as one batch, padded on the left: tokens and which are valid, [rows, longest]."""
+    longest = max(map(len, rows))
+    tokens = torch.tensor([[0] * (longest - len(row)) + row for row in rows], device=device)
+    valid = np.arange(longest) >= longest - np.array([len(row) for row in rows])[:, None]
+    return tokens, valid

@@ -1,0 +1,145 @@
+"""What every importer returns, how K is settled, and the law that stands in where only a mean is known."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from acceptance.records import Skipped
+from simulator.artefacts import UserError
+from simulator.histogram import AcceptanceHistogram, alpha_iid
+
+MAX_DRAFT_LENGTH = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Imported:
+    """A histogram that another tool measured.
+
+    Attributes:
+        histogram: Rounds by accepted drafts.
+        definition: What the source's numbers mean and how the histogram follows from them.
+        reconstructed: Whether only a mean was there, so that the histogram's shape is assumed.
+        rounds_apart: Rounds that the source states and the histogram leaves out: they drafted fewer than K tokens.
+        notes: Whatever else a user should know.
+        skipped: Records that could not be used.
+    """
+
+    histogram: AcceptanceHistogram
+    definition: str
+    reconstructed: bool
+    rounds_apart: float
+    notes: tuple[str, ...]
+    skipped: tuple[Skipped, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DraftLength:
+    """The draft length K of an import, and a clause that says where it comes from."""
+
+    k: int
+    source: str
+
+
+def settle_k(path: Path, *, asked: int | None, stated: int | None, at_least: int, evidence: str) -> DraftLength:
+    """Decide on K.
+
+    Args:
+        path: The file, for messages.
+        asked: The user's K.
+        stated: The file's K.
+        at_least: The smallest K that the file's numbers allow.
+        evidence: What `at_least` was taken from, for messages.
+
+    Raises:
+        UserError: The three contradict one another, or none of them tells K.
+    """
+    if asked is not None and stated is not None and asked != stated:
+        raise UserError(f"{path}: the draft length is {stated} in this file, but --k is {asked}")
+    k = asked if asked is not None else stated
+    if k is None:
+        if at_least < 1:
+            raise UserError(f"{path}: no round accepted a draft, which tells no draft length, expected --k as well")
+        return DraftLength(k=at_least, source=f"K = {at_least} is inferred from {evidence}")
+    if at_least > k:
+        known = f"--k is {k}" if asked is not None else f"its draft length is {k}"
+        raise UserError(f"{path}: {evidence} is {at_least}, but {known}")
+    return DraftLength(k=k, source=f"K = {k} is {'as given' if asked is not None else 'as the file states'}")
+
+
+def one_stated_k(path: Path, stated: Iterable[tuple[int, int | None]]) -> int | None:
+    """Return the K that the records agree on, None where none states it.
+
+    Args:
+        path: The file, for messages.
+        stated: (line, K) of each record.
+
+    Raises:
+        UserError: Two records state different ones.
+    """
+    first: tuple[int, int] | None = None
+    for line, k in stated:
+        if k is None:
+            continue
+        first = first or (line, k)
+        if k != first[1]:
+            raise UserError(
+                f"{path}: the draft length is {k} on line {line}, but {first[1]} on line {first[0]}; "
+                "expected one measurement in the file"
+            )
+    return first[1] if first else None
+
+
+def histogram_from(path: Path, counts: Sequence[float], k: int) -> AcceptanceHistogram:
+    """Return the histogram of these counts, with zeros up to K.
+
+    Raises:
+        UserError: They count nothing.
+    """
+    if math.fsum(counts) <= 0:
+        raise UserError(f"{path}: counts no round that drafted {k} tokens, expected at least one")
+    padded = [*map(float, counts), *[0.0] * (k + 1 - len(counts))]
+    return AcceptanceHistogram(tuple(padded))
+
+
+def needs_k(path: Path, tokens_per_round: float, hint: str = "") -> UserError:
+    """Return the error for a file that states a mean and was given no K."""
+    return UserError(f"{path}: states only a mean ({tokens_per_round:.4g} tokens a round{hint}), expected --k as well")
+
+
+def reconstruct(path: Path, *, rounds: float, tokens_per_round: float, k: int) -> AcceptanceHistogram:
+    """Return the i.i.d. law with these tokens a round, as counts.
+
+    Raises:
+        UserError: K drafted tokens cannot give this mean, or there are no rounds.
+    """
+    if not 1 - 1e-9 <= tokens_per_round <= k + 1 + 1e-9:
+        raise UserError(f"{path}: {tokens_per_round:.6g} tokens a round, expected 1 to {k + 1} with --k {k}")
+    alpha = float(alpha_iid(tokens_per_round, k))
+    survival = np.power(alpha, np.arange(k + 1))
+    return histogram_from(path, (rounds * (survival - np.append(survival[1:], 0.0))).tolist(), k)
+
+
+def assumed(k: int) -> str:
+    """Return the clause that says how a reconstructed histogram came about."""
+    return (
+        f"RECONSTRUCTED: only a mean was stated, so the shape is assumed to be that of K = {k} independent tokens "
+        "with equal acceptance, with the same tokens a round"
+    )
+
+
+def about_short_rounds(rounds: float, missing: float, k: int) -> str:
+    """Return the note on rounds with fewer than K drafts that cannot be told from the others.
+
+    Args:
+        rounds: Rounds that they are among.
+        missing: Drafts short of K in each of those rounds.
+        k: Draft length.
+    """
+    low, high = math.ceil(missing / k), min(missing, rounds)
+    return (
+        f"{low:.10g} to {high:.10g} of {rounds:.10g} rounds drafted fewer than {k} tokens and cannot be told "
+        "from the others: they are in the histogram, which understates acceptance at the later positions"
+    )

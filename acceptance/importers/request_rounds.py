@@ -1,0 +1,183 @@
+"""Rounds of single requests, as vLLM reports them and AIPerf passes them on."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from acceptance.records import BadRecord, Records
+
+from .imported import MAX_DRAFT_LENGTH, Imported, about_short_rounds, histogram_from, one_stated_k, settle_k
+from .values import (
+    accepted_of,
+    add_counts,
+    bucket_of,
+    check_equal,
+    count_of,
+    draft_length_of,
+    histogram_counts,
+    largest_of,
+    list_of,
+    object_of,
+    optional_count,
+)
+
+HISTOGRAM = "acceptance_histogram"
+BY_LENGTH = "acceptance_histogram_by_draft_length"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestRounds:
+    """The rounds of one request by accepted drafts.
+
+    Attributes:
+        line: Where it stands.
+        k: Draft length that it states, None where it does not.
+        counts: All rounds.
+        by_length: The rounds of each number of drafted tokens; None where that is not known.
+        drafted: Drafted tokens of all rounds, None where that is not known.
+    """
+
+    line: int
+    k: int | None
+    counts: tuple[int, ...]
+    by_length: Mapping[int, tuple[int, ...]] | None
+    drafted: int | None
+
+    @property
+    def rounds(self) -> int:
+        """All rounds."""
+        return sum(self.counts)
+
+    @property
+    def at_least(self) -> int:
+        """The smallest draft length that these rounds allow."""
+        if self.by_length is not None:
+            return max(self.by_length, default=0)
+        each = -(-self.drafted // self.rounds) if self.drafted and self.rounds else 0
+        return max(largest_of(self.counts), each)
+
+    def missing(self, k: int) -> int:
+        """Drafts short of K a round, where it is not known in which rounds; 0 where it is."""
+        return 0 if self.by_length is not None or self.drafted is None else k * self.rounds - self.drafted
+
+    def full(self, k: int) -> tuple[int, ...]:
+        """Return the rounds that drafted K tokens, or all where that is not known."""
+        return self.counts if self.by_length is None else self.by_length.get(k, ())
+
+
+def read_request(found: Mapping[str, Any], line: int) -> RequestRounds:
+    """Read the speculation statistics of one request.
+
+    Raises:
+        BadRecord: Something is missing or wrong, or two numbers contradict one another.
+    """
+    by_length = by_length_of(found)
+    if found.get(HISTOGRAM) is not None:
+        counts = histogram_counts(found[HISTOGRAM], HISTOGRAM)
+    elif by_length is not None:
+        counts = add_counts(list(by_length.values()))
+    else:
+        raise BadRecord(f"no list under {HISTOGRAM!r}")
+    request = RequestRounds(
+        line=line,
+        k=stated_k(found),
+        counts=counts,
+        by_length=by_length,
+        drafted=optional_count(found, "num_draft_tokens"),
+    )
+    check_request(found, request)
+    return request
+
+
+def stated_k(found: Mapping[str, Any]) -> int | None:
+    """Return the draft length that a request states: as such, or by the length of a dense histogram."""
+    k, dense = draft_length_of(found, "num_spec_tokens"), found.get(HISTOGRAM)
+    if not isinstance(dense, list):
+        return k
+    if k is not None and len(dense) != k + 1:
+        raise BadRecord(f"{HISTOGRAM} has {len(dense)} buckets, but num_spec_tokens is {k}")
+    if len(dense) < 2:
+        raise BadRecord(f"{HISTOGRAM} has {len(dense)} buckets, expected at least 2")
+    return len(dense) - 1
+
+
+def by_length_of(found: Mapping[str, Any]) -> dict[int, tuple[int, ...]] | None:
+    """Return the rounds of each number of drafted tokens: from the steps, else from their histograms, else None."""
+    if found.get("per_step_accepted") is not None and found.get("per_step_drafted") is not None:
+        return steps_by_length(found)
+    if found.get(BY_LENGTH) is None:
+        return None
+    rows = {}
+    for key, row in object_of(found[BY_LENGTH], BY_LENGTH).items():
+        drafted = bucket_of(key, BY_LENGTH)
+        rows[drafted] = histogram_counts(list_of(row, BY_LENGTH), BY_LENGTH)
+        if len(rows[drafted]) != drafted + 1:
+            raise BadRecord(f"{BY_LENGTH} has {len(rows[drafted])} buckets for {drafted} drafted tokens")
+    return {drafted: row for drafted, row in rows.items() if any(row)}
+
+
+def steps_by_length(found: Mapping[str, Any]) -> dict[int, tuple[int, ...]]:
+    """Return the rounds of each number of drafted tokens, from the ordered steps."""
+    drafted, accepted = (
+        [count_of(n, name) for n in list_of(found[name], name)] for name in ("per_step_drafted", "per_step_accepted")
+    )
+    if len(drafted) != len(accepted):
+        raise BadRecord(f"per_step_drafted has {len(drafted)} steps, per_step_accepted has {len(accepted)}")
+    rows: dict[int, list[int]] = {}
+    for d, a in zip(drafted, accepted, strict=True):
+        if not a <= d <= MAX_DRAFT_LENGTH:
+            raise BadRecord(f"a step accepted {a} of {d} drafts, expected at most {min(d, MAX_DRAFT_LENGTH)}")
+        rows.setdefault(d, [0] * (d + 1))[a] += 1
+    return {d: tuple(row) for d, row in rows.items()}
+
+
+def check_request(found: Mapping[str, Any], request: RequestRounds) -> None:
+    """Refuse a request whose numbers contradict one another.
+
+    Raises:
+        BadRecord: Names the two that do.
+    """
+    accepted = accepted_of(request.counts)
+    check_equal(optional_count(found, "num_spec_steps"), request.rounds, "num_spec_steps", HISTOGRAM)
+    check_equal(optional_count(found, "num_accepted_draft_tokens"), accepted, "num_accepted_draft_tokens", HISTOGRAM)
+    if request.drafted is not None and accepted > request.drafted:
+        raise BadRecord(f"num_draft_tokens is {request.drafted}, but {accepted} were accepted")
+    if request.k is not None and request.at_least > request.k:
+        raise BadRecord(f"a round drafted or accepted {request.at_least} tokens, but the draft length is {request.k}")
+    if request.by_length is None:
+        return
+    drafted = sum(d * sum(row) for d, row in request.by_length.items())
+    check_equal(request.drafted, drafted, "num_draft_tokens", "the rounds by draft length")
+    pooled = add_counts(list(request.by_length.values()))
+    longest = max(len(pooled), len(request.counts))
+    padded = [(*counts, *[0] * (longest - len(counts))) for counts in (pooled, request.counts)]
+    if padded[0] != padded[1]:
+        raise BadRecord(f"{HISTOGRAM} is not the sum of the rounds by draft length")
+
+
+def import_requests(
+    records: Records[RequestRounds], asked: int | None, *, meaning: str, notes: tuple[str, ...]
+) -> Imported:
+    """Pool the rounds of all requests that drafted K tokens.
+
+    Raises:
+        UserError: The requests state different K, contradict the user's, or hold no such round.
+    """
+    path, rows = records.path, records.rows
+    stated = one_stated_k(path, ((row.line, row.k) for row in rows))
+    evidence = "the most tokens that a round drafted or accepted"
+    length = settle_k(path, asked=asked, stated=stated, at_least=max(row.at_least for row in rows), evidence=evidence)
+    k = length.k
+    counts = add_counts([row.full(k) for row in rows])
+    unclear = [row for row in rows if row.missing(k) > 0]
+    if unclear:
+        missing = sum(row.missing(k) for row in unclear)
+        notes = (*notes, about_short_rounds(sum(row.rounds for row in unclear), missing, k))
+    return Imported(
+        histogram=histogram_from(path, counts, k),
+        definition=f"{meaning}; {length.source}.",
+        reconstructed=False,
+        rounds_apart=float(sum(row.rounds for row in rows) - sum(counts)),
+        notes=notes,
+        skipped=records.skipped,
+    )

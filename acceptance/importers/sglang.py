@@ -1,0 +1,250 @@
+"""Responses of an SGLang server: the speculation fields of meta_info, or of sglext where that carries them."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from acceptance.records import BadRecord, Records, Skipped
+from simulator.artefacts import UserError
+
+from .imported import (
+    Imported,
+    about_short_rounds,
+    assumed,
+    histogram_from,
+    needs_k,
+    reconstruct,
+    settle_k,
+)
+from .values import (
+    accepted_of,
+    add_counts,
+    check_equal,
+    count_of,
+    histogram_counts,
+    largest_of,
+    number_of,
+    object_of,
+    optional_count,
+    read_values,
+)
+
+# Today's name first, then what earlier releases wrote; all of them leave the bonus token out.
+HISTOGRAM = ("spec_correct_drafts_histogram", "spec_accept_histogram")
+ACCEPTED = ("spec_num_correct_drafts", "spec_accepted_drafts", "spec_accept_token_num")
+DRAFTED = ("spec_num_proposed_drafts", "spec_proposed_drafts", "spec_draft_token_num")
+ROUNDS, LENGTH, TOKENS = "spec_verify_ct", "spec_accept_length", "completion_tokens"
+EXPECTED = 'responses with {"meta_info": {"spec_verify_ct": ..., "spec_correct_drafts_histogram": [...]}}'
+FROM_HISTOGRAM = (
+    "spec_correct_drafts_histogram counts the verification rounds of a request by accepted drafts, "
+    "the target's own token out"
+)
+FROM_COUNTS = "accepted drafts and verification rounds of all requests give the mean, the target's own token apart"
+FROM_TOKENS = (
+    "completion_tokens hold one token of the prefill and one of the target's own a round, so tokens a round are "
+    "(completion_tokens - 1) / spec_verify_ct and not spec_accept_length"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One request: its rounds, what they accepted, and their histogram where it is there.
+
+    Attributes:
+        line: Where it stands.
+        rounds: Verification rounds.
+        accepted: Accepted drafts in all of them.
+        drafted: Drafted tokens in all of them, None where that is not known.
+        counts: Rounds by accepted drafts; None where only their number is known.
+        from_tokens: Whether `accepted` was taken from the completion's length.
+        tokens: Tokens of the completion, None where they are not known.
+    """
+
+    line: int
+    rounds: int
+    accepted: float
+    drafted: int | None
+    counts: tuple[int, ...] | None
+    from_tokens: bool
+    tokens: int | None
+
+
+def read(path: Path, k: int | None) -> Imported:
+    """Import saved responses: JSON or JSONL; see `import_histogram`."""
+    records = read_values(path, read_response, EXPECTED)
+    requests = [request for response in records.rows for request in response]
+    with_histogram = [request for request in requests if request.counts is not None]
+    if with_histogram:
+        left_out = tuple(
+            Skipped(line=r.line, reason=f"no list under {HISTOGRAM[0]!r}, as other records have")
+            for r in requests
+            if r.counts is None
+        )
+        return import_histograms(records, with_histogram, k, left_out)
+    return import_means(records, requests, k)
+
+
+def import_histograms(
+    records: Records[tuple[Request, ...]], requests: list[Request], asked: int | None, left_out: tuple[Skipped, ...]
+) -> Imported:
+    """Pool the histograms of all requests."""
+    counts = add_counts([r.counts or () for r in requests])
+    at_least = largest_of(counts)
+    evidence = "the most drafts that a round accepted"
+    if asked is None and (each := max(map(drafted_each, requests))) > at_least:
+        at_least, evidence = each, "the drafted tokens a round"
+    length = settle_k(records.path, asked=asked, stated=None, at_least=at_least, evidence=evidence)
+    return Imported(
+        histogram=histogram_from(records.path, counts, length.k),
+        definition=f"{FROM_HISTOGRAM}; {length.source}.",
+        reconstructed=False,
+        rounds_apart=0.0,
+        notes=notes_on(requests, length.k, asked is None),
+        skipped=tuple(sorted((*records.skipped, *left_out), key=lambda s: s.line)),
+    )
+
+
+def import_means(records: Records[tuple[Request, ...]], requests: list[Request], asked: int | None) -> Imported:
+    """Reconstruct a histogram from the mean over all rounds."""
+    path, rounds = records.path, sum(r.rounds for r in requests)
+    if not rounds:
+        raise UserError(f"{path}: {ROUNDS} is 0 in all records, expected requests that speculated")
+    tokens_per_round = 1 + sum(r.accepted for r in requests) / rounds
+    if asked is None:
+        each = max(map(drafted_each, requests))
+        raise needs_k(path, tokens_per_round, f", {each} drafted" if each else "")
+    from_tokens = any(r.from_tokens for r in requests)
+    notes = notes_on(requests, asked, False)
+    if from_tokens:
+        notes = (*notes, "a last round that was cut at the end of the text counts for less than it accepted")
+    return Imported(
+        histogram=reconstruct(path, rounds=rounds, tokens_per_round=tokens_per_round, k=asked),
+        definition=f"{FROM_TOKENS if from_tokens else FROM_COUNTS}; {assumed(asked)}.",
+        reconstructed=True,
+        rounds_apart=0.0,
+        notes=notes,
+        skipped=records.skipped,
+    )
+
+
+def drafted_each(request: Request) -> int:
+    """Return the drafted tokens a round, rounded up; 0 where they are not known."""
+    return -(-request.drafted // request.rounds) if request.drafted and request.rounds else 0
+
+
+def notes_on(requests: list[Request], k: int, inferred: bool) -> tuple[str, ...]:
+    """Return what the drafted tokens say about trees and shorter drafts."""
+    notes = []
+    known = [r for r in requests if r.drafted is not None]
+    if any(drafted_each(r) > k for r in known):
+        notes.append(f"more than {k} tokens were drafted a round: a tree, of which K is taken to be the depth")
+    short = [r for r in known if (r.drafted or 0) < k * r.rounds]
+    if short:
+        missing = sum(k * r.rounds - (r.drafted or 0) for r in short)
+        notes.append(about_short_rounds(sum(r.rounds for r in short), missing, k))
+    # One token is the prefill's, one of each round the target's own; a cut at the end makes fewer, never more.
+    extra = sum(max(0.0, r.tokens - 1 - r.rounds - r.accepted) for r in requests if r.tokens is not None)
+    if extra:
+        notes.append(
+            f"{extra:.10g} tokens are in no round: made without a draft, or accepted ones that a release did not count "
+            "(n-gram drafts before SGLang's pull request 24965)"
+        )
+    if inferred:
+        notes.append("SGLang counts the nodes of a draft tree as drafted: for one, give its depth as --k")
+    return tuple(notes)
+
+
+def read_response(value: Any, line: int) -> tuple[Request, ...]:
+    """Read one response: a request, or as many as it has choices.
+
+    Raises:
+        BadRecord: It carries no speculation fields, or wrong ones.
+    """
+    found = list(details_of(object_of(value, "the response")))
+    if not found:
+        raise BadRecord(f"no count under '{ROUNDS}'")
+    return tuple(read_request(details, line) for details in found)
+
+
+def details_of(response: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Yield the objects of a response that hold the speculation fields."""
+    own = [place for place in (response, response.get("meta_info")) if has_rounds(place)]
+    choices = response.get("choices")
+    of_choices = [c.get("meta_info") for c in choices if isinstance(c, dict)] if isinstance(choices, list) else []
+    extension, usage = response.get("sglext"), response.get("usage")
+    details = extension.get("spec_tokens_details") if isinstance(extension, dict) else None
+    tokens = usage.get(TOKENS) if isinstance(usage, dict) else None
+    # The same numbers may stand in more than one of these places.
+    if own:
+        yield own[0]
+    elif any(map(has_rounds, of_choices)):
+        yield from filter(has_rounds, of_choices)
+    elif has_rounds(details):
+        yield {TOKENS: tokens, **details}
+
+
+def has_rounds(value: Any) -> TypeGuard[dict[str, Any]]:
+    """Say whether this is an object with the speculation fields."""
+    return isinstance(value, dict) and ROUNDS in value
+
+
+def named(found: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
+    """Return the first of these names that is there."""
+    return next((name for name in names if found.get(name) is not None), None)
+
+
+def read_request(found: Mapping[str, Any], line: int) -> Request:
+    """Read the speculation fields of one request.
+
+    Raises:
+        BadRecord: They are missing, wrong, or contradict one another.
+    """
+    rounds = count_of(found[ROUNDS], ROUNDS)
+    drafted_name, histogram_name = named(found, DRAFTED), named(found, HISTOGRAM)
+    drafted = optional_count(found, drafted_name) if drafted_name else None
+    counts = histogram_counts(found[histogram_name], histogram_name) if histogram_name else None
+    if counts is not None:
+        check_equal(rounds, sum(counts), ROUNDS, histogram_name or "")
+        accepted_name = named(found, ACCEPTED)
+        stated = optional_count(found, accepted_name) if accepted_name else None
+        check_equal(stated, accepted_of(counts), accepted_name or "", histogram_name or "")
+        accepted, from_tokens = float(accepted_of(counts)), False
+    else:
+        accepted, from_tokens = accepted_drafts(found, rounds)
+    if drafted is not None and accepted > drafted:
+        raise BadRecord(f"{accepted:g} drafts were accepted, but {drafted_name} is {drafted}")
+    return Request(
+        line=line,
+        rounds=rounds,
+        accepted=accepted,
+        drafted=drafted,
+        counts=counts,
+        from_tokens=from_tokens,
+        tokens=optional_count(found, TOKENS),
+    )
+
+
+def accepted_drafts(found: Mapping[str, Any], rounds: int) -> tuple[float, bool]:
+    """Return the accepted drafts of a request without a histogram, and whether they follow from its length.
+
+    Raises:
+        BadRecord: Nothing tells them, or they would be negative.
+    """
+    name = named(found, ACCEPTED)
+    if name is not None:
+        accepted = count_of(found[name], name)
+        if accepted and not rounds:
+            raise BadRecord(f"{name} is {accepted}, but {ROUNDS} is 0")
+        return float(accepted), False
+    if found.get(TOKENS) is not None:
+        tokens = float(count_of(found[TOKENS], TOKENS))
+    elif found.get(LENGTH) is not None:
+        tokens = number_of(found[LENGTH], LENGTH) * rounds
+    else:
+        raise BadRecord(f"no {HISTOGRAM[0]}, {ACCEPTED[0]}, {TOKENS} or {LENGTH}")
+    if not rounds:
+        return 0.0, True
+    if tokens - 1 < rounds * (1 - 1e-9):
+        raise BadRecord(f"{tokens:g} tokens with {ROUNDS} {rounds}, expected one of the prefill and one a round")
+    return max(0.0, tokens - 1 - rounds), True

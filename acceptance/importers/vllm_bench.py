@@ -1,0 +1,98 @@
+"""Results of `vllm bench serve`: one JSON object, or one a line where results were appended."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from acceptance.records import BadRecord
+from simulator.artefacts import UserError
+
+from .counters import Counters, check_counters, import_counters, sum_counters
+from .imported import Imported
+from .values import close, count_of, list_of, number_of, object_of, optional_count, read_values
+
+PREFIX = "spec_decode_"
+LENGTH, RATE = f"{PREFIX}acceptance_length", f"{PREFIX}acceptance_rate"
+POSITIONS = f"{PREFIX}per_position_acceptance_rates"
+EXPECTED = f'the JSON of vllm bench serve with {{"{PREFIX}num_drafts": ..., "{PREFIX}accepted_tokens": ...}}'
+MEANING = (
+    "counters of vLLM over the benchmark: a position's rate is the share of all drafts that accepted it, "
+    "the target's own token left out"
+)
+NOTES = (
+    f"{RATE} is a percentage: accepted of drafted tokens",
+    "vLLM does not count rounds without a draft: tokens made in them are in no number here",
+)
+
+
+def read(path: Path, k: int | None) -> Imported:
+    """Import the result file of a benchmark; see `import_histogram`."""
+    records = read_values(path, read_result, EXPECTED)
+    lengths = {len(c.per_position) for c in records.rows}
+    if len(lengths) > 1:
+        told = " and ".join(map(str, sorted(lengths)))
+        raise UserError(f"{path}: its results state {told} positions, expected one draft length in the file")
+    notes: tuple[str, ...] = NOTES
+    if len(records.rows) > 1:
+        notes = (*notes, f"{len(records.rows)} results of this file are summed")
+    counters = sum_counters(records.rows)
+    return import_counters(path, counters, k, meaning=MEANING, notes=notes, skipped=records.skipped)
+
+
+def read_result(value: Any, line: int) -> Counters:
+    """Read one benchmark result.
+
+    Raises:
+        BadRecord: It says nothing about speculation, or its numbers contradict one another.
+    """
+    found = object_of(value, "the result")
+    if found.get(f"{PREFIX}num_drafts") is None:
+        raise BadRecord(f"no count under '{PREFIX}num_drafts'")
+    rounds = count_of(found[f"{PREFIX}num_drafts"], f"{PREFIX}num_drafts")
+    counters = Counters(
+        rounds=rounds,
+        drafted=optional_count(found, f"{PREFIX}draft_tokens"),
+        accepted=accepted_tokens(found, rounds),
+        per_position=positions(found, rounds),
+    )
+    check_counters(counters)
+    check_means(found, counters)
+    return counters
+
+
+def accepted_tokens(found: Mapping[str, Any], rounds: int) -> float:
+    """Return the accepted tokens: as counted, else from the mean length."""
+    accepted = optional_count(found, f"{PREFIX}accepted_tokens")
+    if accepted is not None:
+        return accepted
+    if found.get(LENGTH) is None:
+        raise BadRecord(f"no count under '{PREFIX}accepted_tokens' and no number under {LENGTH!r}")
+    length = number_of(found[LENGTH], LENGTH)
+    if length < 1:
+        raise BadRecord(f"{LENGTH} is {length:g}, expected at least 1: the target's own token is in")
+    return (length - 1) * rounds
+
+
+def positions(found: Mapping[str, Any], rounds: int) -> tuple[float, ...]:
+    """Return the accepted tokens of each position; whole ones, unless the rates were rounded."""
+    if found.get(POSITIONS) is None:
+        return ()
+    rates = [number_of(rate, POSITIONS) for rate in list_of(found[POSITIONS], POSITIONS)]
+    for rate in rates:
+        if rate > 1:
+            raise BadRecord(f"{POSITIONS} holds {rate:g}, expected fractions from 0 to 1")
+    counts = [rate * rounds for rate in rates]
+    whole = all(close(count, round(count), 1e-3) for count in counts)
+    return tuple(float(round(count)) if whole else count for count in counts)
+
+
+def check_means(found: Mapping[str, Any], c: Counters) -> None:
+    """Refuse a mean length or percentage that the counts contradict; see `read_result`."""
+    if found.get(LENGTH) is not None:
+        length, expected = number_of(found[LENGTH], LENGTH), 1 + c.accepted / c.rounds
+        if not close(length, expected, 0.01):
+            raise BadRecord(f"{LENGTH} is {length:g}, but its counts make {expected:.6g}")
+    if found.get(RATE) is not None and c.drafted:
+        rate, percent = number_of(found[RATE], RATE), 100 * c.accepted / c.drafted
+        if not close(rate, percent, 0.1):
+            raise BadRecord(f"{RATE} is {rate:g}, but its counts make {percent:.6g} percent")

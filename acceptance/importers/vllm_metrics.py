@@ -1,0 +1,218 @@
+"""Counters of a vLLM server: the Prometheus text of /metrics, or the difference of two of them."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from acceptance.records import BadRecord, Skipped, lines_of
+from simulator.artefacts import UserError
+from simulator.histogram import shortened
+
+from .counters import Counters, check_counters, import_counters, sum_counters
+from .imported import MAX_DRAFT_LENGTH, Imported
+from .values import MAX_COUNT
+
+PREFIX = "vllm:spec_decode_num_"
+NAMES = ("drafts", "draft_tokens", "accepted_tokens", "accepted_tokens_per_pos")
+EXPECTED = f"the text of /metrics of a vLLM server that speculates, with {PREFIX}drafts_total"
+SAMPLE = re.compile(
+    r"([a-zA-Z_:][a-zA-Z0-9_:]*)"
+    r'\s*(?:\{((?:[^"{}]|"(?:[^"\\]|\\.)*")*)\})?'
+    r"\s+([-+.0-9NI]\S*)(?:\s+-?[0-9.]+)?(?:\s+#.*)?\s*"
+)
+LABEL = re.compile(r'\s*([a-zA-Z_][a-zA-Z0-9_]*)\s*=\s*"((?:[^"\\]|\\.)*)"\s*(?:,\s*|$)')
+NUMBER = re.compile(r"\+?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+MEANING = (
+    "counters of vLLM since {since}: drafts are rounds that drafted, accepted tokens leave out the target's own token"
+)
+NO_DRAFT = "vLLM does not count rounds without a draft: tokens made in them are in no number here"
+
+Labels = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One counter: its name without prefix and suffix, and its labels in order."""
+
+    name: str
+    labels: Labels
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scrape:
+    """The speculation counters of one scrape."""
+
+    values: Mapping[Series, float]
+    skipped: tuple[Skipped, ...]
+
+
+def read(path: Path, k: int | None, before: Path | None = None) -> Imported:
+    """Import a scrape of /metrics, less an earlier one where it is given; see `import_histogram`."""
+    scrape = read_scrape(path)
+    values, skipped = scrape.values, scrape.skipped
+    if before is not None:
+        earlier = read_scrape(before)
+        values = subtract(path, values, before, earlier.values)
+        skipped = (*skipped, *(Skipped(line=s.line, reason=f"{before}: {s.reason}") for s in earlier.skipped))
+    engines = by_engine(path, values)
+    notes = [NO_DRAFT]
+    if before is None:
+        notes.append("the counters run since the server started, warm-up included; --before subtracts an earlier file")
+    if len(engines) > 1:
+        notes.append(f"the counters of {len(engines)} engines or models are summed")
+    since = "the server started" if before is None else f"{before}"
+    meaning = MEANING.format(since=since)
+    return import_counters(path, sum_counters(engines), k, meaning=meaning, notes=tuple(notes), skipped=skipped)
+
+
+def read_scrape(path: Path) -> Scrape:
+    """Read the speculation counters of a file.
+
+    Raises:
+        UserError: It has none, or one cannot be read: a sum without it would be wrong.
+    """
+    values: dict[Series, float] = {}
+    skipped: list[Skipped] = []
+    others = 0
+    for line, text in lines_of(path):
+        if text.lstrip().startswith("#"):
+            continue
+        match = SAMPLE.fullmatch(text.strip())
+        if match is None and not text.lstrip().startswith(PREFIX):
+            skipped.append(Skipped(line=line, reason="not a sample"))
+        elif match is None or name_of(match[1]) is not None:
+            add_sample(path, line, match, values)
+        else:
+            others += 1
+    if not values:
+        raise UserError(f"{path}: holds no {PREFIX}* counter ({others} other samples), expected {EXPECTED}")
+    return Scrape(values=values, skipped=tuple(skipped))
+
+
+def name_of(metric: str) -> str | None:
+    """Return the short name of a speculation counter, None for any other metric."""
+    name = metric.removeprefix(PREFIX).removesuffix("_total")
+    return name if metric.startswith(PREFIX) and name in NAMES else None
+
+
+def add_sample(path: Path, line: int, match: re.Match[str] | None, values: dict[Series, float]) -> None:
+    """Keep one speculation counter.
+
+    Raises:
+        UserError: It is broken or there already.
+    """
+    try:
+        if match is None:
+            raise BadRecord("not a sample")
+        series = Series(name_of(match[1]) or "", labels_of(match[2] or ""))
+        value = value_of(match[3])
+    except BadRecord as error:
+        raise UserError(f"{path}: line {line}: {error}, expected a counter of /metrics") from None
+    if series in values:
+        raise UserError(f"{path}: line {line}: {match[1]} appears twice with the same labels, expected one scrape")
+    values[series] = value
+
+
+def labels_of(text: str) -> Labels:
+    """Read `a="b",c="d"`.
+
+    Raises:
+        BadRecord: It is something else, or names a label twice.
+    """
+    labels: dict[str, str] = {}
+    place = 0
+    while place < len(text.rstrip()):
+        match = LABEL.match(text, place)
+        if match is None or match[1] in labels:
+            raise BadRecord(f"labels {shortened(text)} cannot be read")
+        labels[match[1]] = match[2]
+        place = match.end()
+    return tuple(sorted(labels.items()))
+
+
+def value_of(text: str) -> float:
+    """Read the value of a counter of events.
+
+    Raises:
+        BadRecord: It is no whole number from 0 to MAX_COUNT.
+    """
+    value = float(text) if NUMBER.fullmatch(text) else -1.0
+    if not 0 <= value <= MAX_COUNT or not value.is_integer():
+        raise BadRecord(f"value {shortened(text)} is no whole number from 0 to {MAX_COUNT:g}")
+    return value
+
+
+def subtract(
+    path: Path, values: Mapping[Series, float], before: Path, earlier: Mapping[Series, float]
+) -> dict[Series, float]:
+    """Return what was counted between two scrapes.
+
+    Raises:
+        UserError: A counter fell or is gone: another server, one that was started anew, or the files swapped.
+    """
+    for series, value in earlier.items():
+        if values.get(series, 0.0) < value:
+            now = f"is {values[series]:.17g}" if series in values else "is not"
+            raise UserError(
+                f"--before {before}: {PREFIX}{series.name} is {value:.17g} there and {now} in {path}, "
+                "expected an earlier file of the same server run"
+            )
+    return {series: value - earlier.get(series, 0.0) for series, value in values.items()}
+
+
+def by_engine(path: Path, values: Mapping[Series, float]) -> list[Counters]:
+    """Return the checked counters of each engine or model that drafted.
+
+    Raises:
+        UserError: None drafted, one contradicts itself, or they draft different lengths.
+    """
+    engines: dict[Labels, dict[Labels, dict[str, float]]] = {}
+    for series, value in values.items():
+        position = tuple(label for label in series.labels if label[0] == "position")
+        engine = tuple(label for label in series.labels if label[0] != "position")
+        engines.setdefault(engine, {}).setdefault(position, {})[series.name] = value
+    try:
+        found = [counters_of(engine) for engine in engines.values() if any(any(v.values()) for v in engine.values())]
+        for counters in found:
+            check_counters(counters)
+    except BadRecord as error:
+        raise UserError(f"{path}: {error}") from None
+    if not found:
+        raise UserError(f"{path}: {PREFIX}drafts is 0, expected counters of a server that drafted")
+    lengths = {len(counters.per_position) for counters in found}
+    if len(lengths) > 1:
+        raise UserError(f"{path}: engines draft {' and '.join(map(str, sorted(lengths)))} tokens, expected one length")
+    return found
+
+
+def counters_of(engine: Mapping[Labels, Mapping[str, float]]) -> Counters:
+    """Gather the counters of one engine.
+
+    Raises:
+        BadRecord: One is missing.
+    """
+    totals = engine.get((), {})
+    for name in ("drafts", "accepted_tokens"):
+        if name not in totals:
+            raise BadRecord(f"no {PREFIX}{name} beside the other counters of the same labels")
+    per_position = positions_of({p[0][1]: v[NAMES[3]] for p, v in engine.items() if p and NAMES[3] in v})
+    return Counters(
+        rounds=totals["drafts"],
+        drafted=totals.get("draft_tokens"),
+        accepted=totals["accepted_tokens"],
+        per_position=per_position,
+    )
+
+
+def positions_of(found: Mapping[str, float]) -> tuple[float, ...]:
+    """Return accepted tokens in order of position.
+
+    Raises:
+        BadRecord: A position is no number, or one is missing.
+    """
+    wanted = [str(position) for position in range(min(len(found), MAX_DRAFT_LENGTH))]
+    if set(found) != set(wanted):
+        odd = sorted(set(found) ^ set(wanted))[0]
+        raise BadRecord(f"positions of {PREFIX}{NAMES[3]} do not run from 0 on: {shortened(odd)} is missing or extra")
+    return tuple(found[position] for position in wanted)

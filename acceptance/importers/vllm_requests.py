@@ -1,0 +1,39 @@
+"""Responses of a vLLM server that reports each request's acceptance (--per-request-spec-decode-metrics)."""
+
+from pathlib import Path
+from typing import Any
+
+from acceptance.records import BadRecord
+
+from .imported import Imported
+from .request_rounds import RequestRounds, import_requests, read_request
+from .values import object_of, read_values
+
+EXPECTED = 'responses with {"metrics": {"speculative_decoding": {"acceptance_histogram": [...]}}}'
+MEANING = (
+    "acceptance_histogram counts the verification steps of a request by accepted drafts, the target's own token out; "
+    "the histogram pools the steps that drafted K tokens"
+)
+NOTES = (
+    "vLLM does not count steps without a draft: tokens made in them are in no number here",
+    "a step's draft length leaves out drafts that a grammar ruled out",
+)
+
+
+def read(path: Path, k: int | None) -> Imported:
+    """Import saved responses: JSON or JSONL; see `import_histogram`."""
+    records = read_values(path, read_response, EXPECTED)
+    return import_requests(records, k, meaning=MEANING, notes=NOTES)
+
+
+def read_response(value: Any, line: int) -> RequestRounds:
+    """Read one response.
+
+    Raises:
+        BadRecord: It carries no statistics (n above 1, or the server does not report them), or wrong ones.
+    """
+    metrics = object_of(object_of(value, "the response").get("metrics"), "metrics")
+    found = metrics.get("speculative_decoding")
+    if found is None:
+        raise BadRecord("no object under 'metrics.speculative_decoding' (vLLM leaves it out for n > 1)")
+    return read_request(object_of(found, "metrics.speculative_decoding"), line)

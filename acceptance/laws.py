@@ -1,0 +1,76 @@
+"""From logits to laws and from laws to tokens, in torch: processors, sampling, the rule of acceptance (model §1)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .rule import SamplingRule
+
+
+def probabilities(logits: torch.Tensor, rule: SamplingRule) -> torch.Tensor:
+    """Return the law of the next token in fp32, whatever the logits are; a point mass where the rule is greedy.
+
+    Args:
+        logits: Shape [..., vocabulary].
+        rule: Temperature, top-k and top-p.
+    """
+    if rule.is_greedy:
+        return torch.nn.functional.one_hot(logits.argmax(-1), logits.shape[-1]).float()
+    scaled = logits.float() / rule.temperature
+    if 0 < rule.top_k < scaled.shape[-1]:
+        least = scaled.topk(rule.top_k).values[..., -1:]
+        scaled = scaled.masked_fill(scaled < least, -torch.inf)
+    law = scaled.softmax(-1)
+    if rule.top_p < 1:
+        ordered, order = law.sort(dim=-1, descending=True, stable=True)
+        left_out = ordered.cumsum(-1) - ordered >= rule.top_p
+        law = law.masked_fill(left_out.scatter(-1, order, left_out), 0)
+        law = law / law.sum(-1, keepdim=True)
+    return law
+
+
+def draw(law: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+    """Draw one token from each law by inverting its distribution function.
+
+    Args:
+        law: Weights, shape [..., vocabulary]; need not sum to 1.
+        uniforms: Numbers in [0, 1), float64 where the device has it; shape [...].
+    """
+    cumulative = law.to(uniforms.dtype).cumsum(-1)
+    at = uniforms[..., None] * cumulative[..., -1:]
+    # The first token whose cumulative weight lies above: never one of weight 0.
+    return torch.searchsorted(cumulative, at, right=True)[..., 0].clamp(max=law.shape[-1] - 1)
+
+
+def uniforms_like(logits: torch.Tensor, numbers: NDArray[np.float64]) -> torch.Tensor:
+    """Put uniform numbers on the device of the logits, in the widest float it has."""
+    widest = torch.float32 if logits.device.type == "mps" else torch.float64
+    return torch.from_numpy(numbers).to(logits.device, widest)
+
+
+def streams(seed: int, indices: Sequence[int]) -> list[np.random.Generator]:
+    """Return a random stream for each prompt, by its index: what it draws depends on no other prompt."""
+    return [np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(i,))) for i in indices]
+
+
+def acceptance(target: torch.Tensor, draft: torch.Tensor, drafted: torch.Tensor) -> torch.Tensor:
+    """Return min(1, p(x) / q(x)) for drafted tokens x ~ q (Leviathan et al. 2023, algorithm 1); shape [...].
+
+    Args:
+        target: p, shape [..., vocabulary].
+        draft: q that x was drawn from, same shape.
+        drafted: x, shape [...].
+    """
+    p, q = (law.gather(-1, drafted[..., None])[..., 0] for law in (target, draft))
+    return (p / q).clamp(max=1)
+
+
+def residual(target: torch.Tensor, draft: torch.Tensor) -> torch.Tensor:
+    """Return max(0, p - q), what a rejection is replaced from (same algorithm); not normalised.
+
+    Where rounding leaves nothing of it, p and q are equal and p is returned.
+    """
+    left = (target - draft).clamp(min=0)
+    return torch.where(left.sum(-1, keepdim=True) > 0, left, target)

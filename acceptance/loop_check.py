@@ -1,0 +1,140 @@
+"""The trace against the speculative loop itself, on the user's own pair: same text, same tokens a round?"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .context import Context, padded
+from .conversation import tokens_before
+from .decoders import speculative
+from .estimators import Estimate, expected_rounds, ratio
+from .laws import streams
+from .measure import Plan, Settings
+from .models import DTYPES, Model, Pair
+from .prompts import Prompt
+from .trace import Trace
+
+# A first choice that differs is put down to rounding when the two best logits are this many roundings apart or less.
+ROUNDINGS = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Divergence:
+    """Where greedy outputs of loop and target first differ, and what the target thought there.
+
+    position: in the output. margin: the target's best logit less its second. rounding: margin below which the type's
+    rounding can turn the choice.
+    """
+
+    source: str
+    position: int
+    margin: float
+    rounding: float
+
+    @property
+    def is_tie(self) -> bool:
+        """Whether rounding explains it."""
+        return self.margin <= self.rounding
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoopCheck:
+    """What the loop did, beside what the trace says of the same prompts.
+
+    identical: outputs equal token by token; None where text is sampled. Rounds count in both where the K drafted tokens
+    and the one after them lie within the output.
+    """
+
+    k: int
+    prompts: int
+    identical: int | None
+    divergences: tuple[Divergence, ...]
+    loop_tokens_per_round: Estimate
+    trace_tokens_per_round: Estimate
+
+
+def run(pair: Pair, planned: Plan, trace: Trace, settings: Settings, k: int, count: int) -> LoopCheck:
+    """Decode the first prompts with the loop and compare.
+
+    Args:
+        pair: Models of one vocabulary.
+        planned: What was measured.
+        trace: What was found.
+        settings: What the measurement was told.
+        k: Draft length.
+        count: How many prompts; of each the first turn.
+    """
+    items = [item for item in planned.items[:count] if isinstance(item, Prompt)]
+    decoded: list[speculative.Decoded] = []
+    contexts = []
+    for first in range(0, len(items), settings.batch_size):
+        batch = items[first : first + settings.batch_size]
+        contexts += [tokens_before(pair.tokenizer, settings.framing, item.turns[:1], ()) for item in batch]
+        decoded += speculative.decode(
+            pair.target,
+            pair.draft,
+            contexts[first:],
+            k=k,
+            rule=settings.rule,
+            draft_rule=settings.draft_rule,
+            max_new_tokens=settings.max_new_tokens,
+            rngs=streams(settings.seed + 1, range(first, first + len(batch))),
+        )
+    same = trace.select((trace.prompt < len(items)) & (trace.turn == 0))
+    divergences = find_divergences(pair, planned, same, contexts, decoded) if settings.rule.is_greedy else ()
+    rng = np.random.default_rng(settings.seed)
+    counts = expected_rounds(same, k, "greedy" if settings.draft_rule.is_greedy else "sampled", beyond=1).counts
+    return LoopCheck(
+        k=k,
+        prompts=len(items),
+        identical=len(items) - len(divergences) if settings.rule.is_greedy else None,
+        divergences=tuple(divergences),
+        loop_tokens_per_round=tokens_per_round(loop_counts(decoded, k), rng),
+        trace_tokens_per_round=tokens_per_round(counts, rng),
+    )
+
+
+def loop_counts(decoded: Sequence[speculative.Decoded], k: int) -> NDArray[np.float64]:
+    """Return rounds by accepted drafts, all K and the token after them in the output, for each; [outputs, k + 1]."""
+    counts = np.zeros((len(decoded), k + 1))
+    for row, output in zip(counts, decoded, strict=True):
+        for r in output.rounds:
+            if r.drafted == k and r.start + k < len(output.tokens):
+                row[r.accepted] += 1
+    return counts
+
+
+def tokens_per_round(counts: NDArray[np.float64], rng: np.random.Generator) -> Estimate:
+    """Return tokens per round from counts of each prompt."""
+    return ratio(counts @ (1 + np.arange(counts.shape[1])), counts.sum(1), rng)
+
+
+def find_divergences(
+    pair: Pair,
+    planned: Plan,
+    trace: Trace,
+    contexts: Sequence[list[int]],
+    decoded: Sequence[speculative.Decoded],
+) -> tuple[Divergence, ...]:
+    """Return where the loop's greedy outputs differ from those that were measured."""
+    found = []
+    for i, (context, output) in enumerate(zip(contexts, decoded, strict=True)):
+        plain = trace.token[trace.prompt == i].tolist()
+        if plain != output.tokens:
+            pairs = zip(plain, output.tokens, strict=False)
+            position = next((t for t, (a, b) in enumerate(pairs) if a != b), min(len(plain), len(output.tokens)))
+            margin, rounding = top_two(pair.target, context + plain[:position], pair.dtype)
+            source = planned.infos[i].source
+            found.append(Divergence(source=source, position=position, margin=margin, rounding=rounding))
+    return tuple(found)
+
+
+def top_two(model: Model, tokens: list[int], dtype: str) -> tuple[float, float]:
+    """Return the margin between the two best next logits, and the margin below which rounding decides."""
+    logits = Context(model, 1).read(*padded([tokens], model.device), 1)[0, 0].float()
+    best = logits.topk(2).values
+    rounding = ROUNDINGS * torch.finfo(DTYPES[dtype]).eps * float(best.abs().max())
+    return float(best[0] - best[1]), rounding

@@ -1,0 +1,102 @@
+"""Texts that the target has already generated, as a server logged them: what stood before and what it wrote."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from .prompts import category_of, object_of, read_first, source_of, told_apart
+from .records import BadRecord, Records, lines_of, parse_json, text_of
+
+PROMPT_IDS, PROMPT_TEXTS = ("prompt_token_ids",), ("prompt",)
+OUTPUT_IDS, OUTPUT_TEXTS = ("output_token_ids", "token_ids"), ("output", "response", "completion", "text")
+# A trace keeps tokens in 32 bits.
+LARGEST_ID = 2**31 - 1
+EXPECTED = '{"prompt": "...", "output": "..."} or {"prompt_token_ids": [...], "output_token_ids": [...]}'
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Text:
+    """A prompt and what the target wrote after it.
+
+    prompt, output: Text, or token ids.
+    ended: Whether the target ended a text with end of sequence, which the text does not show; False for token ids,
+        which hold it themselves.
+    source: Finds it again, and no other: the record's own id if it has one, else "FILE-NAME:LINE".
+    category: The kind of task, or "".
+    """
+
+    prompt: str | tuple[int, ...]
+    output: str | tuple[int, ...]
+    ended: bool
+    source: str
+    category: str = ""
+
+
+def load_texts(path: Path, *, limit: int | None = None) -> Records[Text]:
+    """Read logged texts from JSONL, skipping lines that cannot be used.
+
+    Where a record holds token ids and text, the ids count: they are what the target wrote, whereas a text may be
+    split into other tokens.
+
+    Args:
+        path: The file.
+        limit: The first so many usable texts; None: all. What follows them is not read.
+
+    Raises:
+        UserError: The file cannot be read or holds no usable text, or `limit` is out of range.
+    """
+    found = read_first(path, lines_of(path), read_line, limit, EXPECTED)
+    names = told_apart(t.source for t in found.rows)
+    return replace(found, rows=tuple(replace(t, source=n) for t, n in zip(found.rows, names, strict=True)))
+
+
+def read_line(line: str, where: str) -> Text:
+    record = object_of(parse_json(line))
+    output = text_or_ids(record, OUTPUT_IDS, OUTPUT_TEXTS)
+    return Text(
+        prompt=text_or_ids(record, PROMPT_IDS, PROMPT_TEXTS),
+        output=output,
+        ended=ended_by_itself(record) and isinstance(output, str),
+        source=source_of(record, where),
+        category=category_of(record),
+    )
+
+
+def text_or_ids(record: dict[str, Any], id_keys: tuple[str, ...], text_keys: tuple[str, ...]) -> str | tuple[int, ...]:
+    """Return what stands under the first key that is there, those of token ids before those of text.
+
+    Raises:
+        BadRecord: None is there, or it is empty or of another kind.
+    """
+    key = next((k for k in (*id_keys, *text_keys) if record.get(k) is not None), None)
+    if key is None:
+        raise BadRecord(f"no {' or '.join((*text_keys, *id_keys))}")
+    if record[key] in ("", []):
+        raise BadRecord(f"{key} is empty")
+    return ids_of(record[key], key) if key in id_keys else text_of(record[key], key)
+
+
+def ids_of(value: Any, name: str) -> tuple[int, ...]:
+    """Return a list of token ids.
+
+    Raises:
+        BadRecord: It is no list, or holds something else than whole numbers from 0 to LARGEST_ID.
+    """
+    if not isinstance(value, list):
+        raise BadRecord(f"no list of token ids under {name!r}")
+    # type(), because True is an int too.
+    if not all(type(v) is int and 0 <= v <= LARGEST_ID for v in value):
+        raise BadRecord(f"{name} holds something that is no token id")
+    return tuple(value)
+
+
+def ended_by_itself(record: dict[str, Any]) -> bool:
+    """Return whether a record says that the target stopped of its own accord; one that says nothing does not.
+
+    Raises:
+        BadRecord: It gives a reason that is no text.
+    """
+    reason = record.get("finish_reason")
+    if reason is not None and not isinstance(reason, str):
+        raise BadRecord("finish_reason is no text")
+    return reason == "stop"

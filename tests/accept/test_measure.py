@@ -1,0 +1,266 @@
+"""A measurement from prompts or logged texts to a trace: batches, turns, ends, resuming, other tokenizers."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from acceptance import cross_tokenizer
+from acceptance import measure as measuring
+from acceptance.conversation import Framing, answer_text, tokens_before
+from acceptance.loop_check import run as check_loop
+from acceptance.measure import Settings, measure, plan
+from acceptance.models import Pair, load_pair
+from acceptance.parts import Parts
+from acceptance.prompts import Prompt
+from acceptance.rule import SamplingRule
+from acceptance.texts import Text
+from acceptance.trace import ARRAYS, Trace
+from simulator.artefacts import UserError
+
+GREEDY, SAMPLED = SamplingRule(temperature=0.0), SamplingRule(temperature=1.0)
+TURNS = [("w1 w2 w3",), ("w9", "w10 w3"), ("w4 w4 w7 w8 w12 w30 w2",), ("w21 w22", "w1", "w2 w2"), ("w5",)]
+PROMPTS = [Prompt(turns=t, source=f"p{i}", category="ab"[i % 2]) for i, t in enumerate(TURNS)]
+TEMPLATE = (
+    "{% for m in messages %}w0 {{ m['role'] if m['role'] == 'system' else '' }} {{ m['content'] }} {% endfor %}"
+    "{% if add_generation_prompt %}w39{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def pair(random_pair: tuple[Path, Path]) -> Pair:
+    target, draft = random_pair
+    return load_pair(str(target), str(draft), device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def cross_pair(random_pair: tuple[Path, Path], other_vocabulary: Path) -> Pair:
+    names = str(random_pair[0]), str(other_vocabulary)
+    return load_pair(*names, device="cpu", dtype="float32", cross_tokenizer=True)
+
+
+def settings(rule: SamplingRule = GREEDY, **changes: object) -> Settings:
+    return Settings(**({"rule": rule, "draft_rule": rule, "max_new_tokens": 10, "batch_size": 2} | changes))
+
+
+def run(pair: Pair, told: Settings, items: list = PROMPTS, parts: Parts | None = None) -> Trace:
+    done: list[int] = []
+    trace = measure(pair, plan(pair, items, told), told, parts=parts, progress=done.append)
+    assert sum(done) == len(items)
+    return trace
+
+
+def same(a: Trace, b: Trace) -> bool:
+    return a.prompts == b.prompts and all(np.array_equal(getattr(a, n), getattr(b, n), equal_nan=True) for n in ARRAYS)
+
+
+@pytest.mark.parametrize("rule", [GREEDY, SAMPLED])
+def test_what_a_prompt_gets_depends_on_no_other_prompt_and_no_batch(pair: Pair, rule: SamplingRule) -> None:
+    together = run(pair, settings(rule, batch_size=5))
+    apart = run(pair, settings(rule, batch_size=1))
+    assert together.token.tolist() == apart.token.tolist()
+    assert together.accept_sampled == pytest.approx(apart.accept_sampled, abs=1e-4)
+    assert together.turn.tolist() == apart.turn.tolist()
+
+
+def test_every_turn_is_answered_in_its_conversation(pair: Pair) -> None:
+    trace = run(pair, settings())
+    outputs = [(int(trace.prompt[s]), int(trace.turn[s])) for s in trace.starts[:-1]]
+    assert outputs == [(i, t) for i, turns in enumerate(TURNS) for t in range(len(turns))]
+    first, second = trace.select((trace.prompt == 1) & (trace.turn == 0)), trace.select(trace.turn == 1)
+    answer = answer_text(pair.tokenizer, first.token)
+    before = tokens_before(pair.tokenizer, Framing(), TURNS[1], (answer,))
+    # The words of both turns and of the answer between them; only line ends and spaces part them.
+    assert len(before) >= 3 + 10 - 2
+    assert second.context_length[0] == len(before)
+
+
+def test_a_conversation_ends_where_the_next_turn_does_not_fit(pair: Pair) -> None:
+    long = Prompt(turns=("w1", " ".join(["w2"] * 120)), source="long")
+    trace = run(pair, settings(), [long, PROMPTS[0]])
+    assert trace.turn.max() == 0
+
+
+def test_a_chat_template_frames_prompts_and_answers(random_pair: tuple[Path, Path]) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(random_pair[0])
+    tokenizer.chat_template = TEMPLATE
+    framing = Framing(chat_template=True, system_prompt="w7")
+    found = tokenizer.decode(tokens_before(tokenizer, framing, ("w1", "w2"), ("w3 w4",)))
+    assert [w for w in found.split() if w.startswith("w")] == [
+        "w0",
+        "w7",
+        "w0",
+        "w1",
+        "w0",
+        "w3",
+        "w4",
+        "w0",
+        "w2",
+        "w39",
+    ]
+    tokenizer.chat_template = "{{ raise_exception('no system role') }}"
+    with pytest.raises(UserError, match="the template refuses these messages"):
+        tokens_before(tokenizer, framing, ("w1",), ())
+
+
+def test_a_system_prompt_needs_the_template() -> None:
+    with pytest.raises(UserError, match="--system-prompt"):
+        Framing(system_prompt="Be brief.")
+
+
+def test_outputs_end_with_their_end_token(random_pair: tuple[Path, Path], pair: Pair) -> None:
+    plain = run(pair, settings(max_new_tokens=20))
+    end = int(plain.token[4])
+    ending = dataclasses.replace(pair, target=dataclasses.replace(pair.target, ends=(end,)))
+    trace = run(ending, settings(max_new_tokens=20), [PROMPTS[0]])
+    output = plain.token[plain.prompt == 0].tolist()
+    assert trace.token.tolist() == output[: output.index(end) + 1]
+
+
+def test_text_logged_before_measures_as_when_it_was_written(pair: Pair) -> None:
+    single = [Prompt(turns=p.turns[:1], source=p.source, category=p.category) for p in PROMPTS]
+    written = run(pair, settings(SAMPLED), single)
+    texts = []
+    for i, prompt in enumerate(single):
+        tokens = tuple(written.token[written.prompt == i].tolist())
+        output = tokens if i % 2 else pair.tokenizer.decode(tokens)
+        texts.append(Text(prompt=prompt.turns[0], output=output, ended=False, source=f"p{i}", category=prompt.category))
+    assert same(run(pair, settings(SAMPLED), texts), written)
+
+
+def test_text_that_ended_gets_its_end_token(pair: Pair) -> None:
+    ending = dataclasses.replace(pair, target=dataclasses.replace(pair.target, ends=(0,)))
+    text = Text(prompt="w1", output="w2 w3", ended=True, source="t")
+    assert run(ending, settings(), [text]).token.tolist() == [*pair.tokenizer("w2 w3").input_ids, 0]
+
+
+@pytest.mark.parametrize(
+    ("item", "reason"),
+    [
+        (Prompt(turns=(" ".join(["w1"] * 119),), source="s"), "129 tokens with its output"),
+        (Prompt(turns=(" ",), source="s"), "no token in the prompt"),
+        (Text(prompt=" ", output="w1", ended=False, source="s"), "no token before the output"),
+        (Text(prompt="w1", output=" ", ended=False, source="s"), "no token in the output"),
+        (Text(prompt="w1", output=(41,), ended=False, source="s"), "a token id above the model's 40"),
+        (Text(prompt="w1", output=(1,) * 128, ended=False, source="s"), "129 tokens with its output"),
+    ],
+)
+def test_what_does_not_fit_is_left_out_and_named(pair: Pair, item: Prompt | Text, reason: str) -> None:
+    planned = plan(pair, [item, PROMPTS[0]], settings())
+    assert [i.source for i in planned.infos] == ["p0"]
+    assert reason in planned.left_out[0].reason
+    with pytest.raises(UserError, match="none of 1 prompts can be measured"):
+        plan(pair, [item], settings())
+
+
+def test_an_interrupted_measurement_goes_on_without_losing_or_repeating(
+    pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = settings(SAMPLED)
+    whole = run(pair, told)
+    parts = Parts(tmp_path / "unfinished")
+    parts.open({"seed": 0}, resume=False, force=False)
+    measured: list[int] = []
+    batch = measuring.measure_batch
+
+    def count(pair: Pair, planned: measuring.Plan, indices: range, told: Settings) -> Trace:
+        if len(measured) == 4:
+            raise KeyboardInterrupt
+        measured.extend(indices)
+        return batch(pair, planned, indices, told)
+
+    monkeypatch.setattr(measuring, "measure_batch", count)
+    with pytest.raises(KeyboardInterrupt):
+        run(pair, told, parts=parts)
+    assert measured == [0, 1, 2, 3]
+    measured.clear()
+    parts.open({"seed": 0}, resume=True, force=False)
+    assert same(run(pair, told, parts=parts), whole)
+    assert measured == [4]
+
+
+def test_parts_of_another_measurement_are_refused(tmp_path: Path) -> None:
+    parts = Parts(tmp_path / "unfinished")
+    parts.open({"seed": 0, "target": "a"}, resume=True, force=False)
+    with pytest.raises(UserError, match="--resume goes on with it, --force starts anew"):
+        parts.open({"seed": 0, "target": "a"}, resume=False, force=False)
+    with pytest.raises(UserError, match=r"--resume: seed is 1, but 0 in .*unfinished\.json"):
+        parts.open({"seed": 1, "target": "a"}, resume=True, force=False)
+    parts.open({"seed": 1, "target": "a"}, resume=False, force=True)
+    assert json.loads(parts.about.read_text())["parameters"]["seed"] == 1
+
+
+def test_a_draft_of_the_same_words_in_another_order_matches_by_strings(cross_pair: Pair, pair: Pair) -> None:
+    """Its tokens cover the target's one to one, so the approximation is exact here."""
+    assert not cross_pair.same_vocabulary
+    trace = run(cross_pair, settings(SAMPLED))
+    assert np.isnan(trace.overlap).all()
+    assert (trace.rank_q == -1).all()
+    ours, theirs = pair.tokenizer.get_vocab(), cross_pair.draft_tokenizer.get_vocab()
+    reordered = torch.tensor([theirs[word] for word, _ in sorted(ours.items(), key=lambda item: item[1])])
+    before = tokens_before(cross_pair.draft_tokenizer, Framing(), TURNS[0], ())
+    output = trace.select(trace.prompt == 0)
+    spoken = [int(reordered[token]) for token in output.token]
+    for t, token in enumerate(spoken):
+        with torch.inference_mode():
+            logits = cross_pair.draft.module(torch.tensor([before + spoken[:t]])).logits[0, -1].double()
+        log_q = float(logits.log_softmax(0)[token])
+        expected = min(1.0, np.exp(log_q - float(output.log_p[t])))
+        assert output.accept_sampled[t] == pytest.approx(expected, abs=1e-4)
+        assert output.accept_greedy[t] == (logits.argmax() == token)
+
+
+def test_tokens_share_the_draft_by_the_characters_they_cover() -> None:
+    target, draft = np.array([[0, 2], [2, 6], [6, 6]]), np.array([[0, 4], [4, 6]])
+    share = cross_tokenizer.shares(target, draft)
+    assert share.tolist() == [[0.5, 0], [0.5, 1], [0, 0]]
+    said = {"log_q": torch.tensor([-2.0, -np.inf]), "is_first": torch.tensor([True, False])}
+    found = cross_tokenizer.acceptances(share, said, torch.zeros(3), GREEDY)
+    # The last token is half a character: nothing that could be refused.
+    assert found["accept_sampled"].tolist() == pytest.approx([np.exp(-1), 0, 1])
+    assert found["accept_greedy"].tolist() == [True, False, True]
+
+
+def test_spans_cover_the_text_also_where_a_token_is_half_a_character(tiny_tokenizer: AutoTokenizer) -> None:
+    text = "naïve 世界 🐍 x"
+    tokens = tiny_tokenizer(text).input_ids
+    spans = cross_tokenizer.target_spans(tiny_tokenizer, tokens)
+    assert spans[0, 0] == 0
+    assert spans[-1, 1] == len(text)
+    assert (spans[1:, 0] == spans[:-1, 1]).all()
+    assert len(tokens) > len(text)
+
+
+@pytest.mark.parametrize("rule", [GREEDY, SAMPLED])
+def test_the_loop_agrees_with_the_trace(pair: Pair, rule: SamplingRule) -> None:
+    told = settings(rule, max_new_tokens=30)
+    single = [Prompt(turns=(f"w{i} w{i + 1}",), source=f"p{i}") for i in range(30)]
+    planned = plan(pair, single, told)
+    trace = measure(pair, planned, told, parts=None, progress=lambda _: None)
+    found = check_loop(pair, planned, trace, told, 3, 20)
+    assert found.prompts == 20
+    if rule.is_greedy:
+        assert found.identical == 20
+        assert found.loop_tokens_per_round.value == pytest.approx(found.trace_tokens_per_round.value)
+    else:
+        assert found.identical is None
+        low, high = found.trace_tokens_per_round.ci95
+        assert abs(found.loop_tokens_per_round.value - found.trace_tokens_per_round.value) < 2 * (high - low)
+
+
+def test_a_difference_is_reported_with_its_margin(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = settings()
+    planned = plan(pair, PROMPTS[:1], told)
+    trace = measure(pair, planned, told, parts=None, progress=lambda _: None)
+    wrong = dataclasses.replace(trace, token=np.where(trace.position == 6, trace.token + 1, trace.token))
+    (divergence,) = check_loop(pair, planned, wrong, told, 2, 1).divergences
+    assert (divergence.source, divergence.position) == ("p0", 6)
+    output = [*tokens_before(pair.tokenizer, Framing(), TURNS[0], ()), *trace.token[:6].tolist()]
+    with torch.inference_mode():
+        best = pair.target.module(torch.tensor([output])).logits[0, -1].topk(2).values
+    assert divergence.margin == pytest.approx(float(best[0] - best[1]), abs=1e-4)
+    assert not divergence.is_tie

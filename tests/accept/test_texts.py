@@ -1,0 +1,162 @@
+"""Logged texts: every spelling of a record, what is skipped and why."""
+
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from acceptance.records import Skipped
+from acceptance.texts import LARGEST_ID, Text, load_texts
+from simulator.artefacts import UserError
+
+GOOD = {"prompt": "p", "output": "o"}
+
+
+def write_lines(path: Path, *records: object) -> Path:
+    path.write_text("".join(json.dumps(r) + "\n" for r in records))
+    return path
+
+
+@pytest.mark.parametrize("key", ["output", "response", "completion", "text"])
+@pytest.mark.parametrize(("reason", "ended"), [("stop", True), ("length", False), (None, False), ("", False)])
+def test_texts_are_read_in_every_spelling(tmp_path: Path, key: str, reason: str | None, ended: bool) -> None:
+    record = {"prompt": "p", key: "o\n", "finish_reason": reason, "id": "r-1", "category": "chat"}
+    path = write_lines(tmp_path / "log.jsonl", record)
+    expected = Text(prompt="p", output="o\n", ended=ended, source="r-1", category="chat")
+    assert load_texts(path).rows == (expected,)
+
+
+@pytest.mark.parametrize("key", ["output_token_ids", "token_ids"])
+def test_token_ids_are_read_and_hold_their_own_end(tmp_path: Path, key: str) -> None:
+    record = {"prompt_token_ids": [1, 0], key: [LARGEST_ID, 2], "finish_reason": "stop"}
+    path = write_lines(tmp_path / "log.jsonl", record)
+    expected = Text(prompt=(1, 0), output=(LARGEST_ID, 2), ended=False, source="log.jsonl:1")
+    assert load_texts(path).rows == (expected,)
+
+
+def test_token_ids_count_where_there_is_text_too_unless_they_are_null(tmp_path: Path) -> None:
+    both = {**GOOD, "prompt_token_ids": [1], "token_ids": [2]}
+    null = {**GOOD, "prompt_token_ids": None, "token_ids": None}
+    mixed = {"prompt_token_ids": [1], "output": None, "response": "o", "finish_reason": "stop"}
+    rows = load_texts(write_lines(tmp_path / "log.jsonl", both, null, mixed)).rows
+    assert [(t.prompt, t.output, t.ended) for t in rows] == [((1,), (2,), False), ("p", "o", False), ((1,), "o", True)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"output": ""}, "output is empty"),
+        ({"token_ids": []}, "token_ids is empty"),
+        ({"prompt": ""}, "prompt is empty"),
+        ({"prompt_token_ids": []}, "prompt_token_ids is empty"),
+        ({"output": None}, "no output or response or completion or text or output_token_ids or token_ids"),
+        ({"prompt": None}, "no prompt or prompt_token_ids"),
+        ({"output": 3}, "no text under 'output'"),
+        ({"output": ["a"]}, "no text under 'output'"),
+        ({"prompt": {"a": "b"}}, "no text under 'prompt'"),
+        ({"prompt": [{"role": "user", "content": "x"}]}, "no text under 'prompt'"),
+        ({"output": "\udfff"}, "output holds half a surrogate pair"),
+        ({"token_ids": "12"}, "no list of token ids under 'token_ids'"),
+        ({"token_ids": 12}, "no list of token ids under 'token_ids'"),
+        ({"token_ids": [1, -1]}, "token_ids holds something that is no token id"),
+        ({"token_ids": [1, True]}, "token_ids holds something that is no token id"),
+        ({"token_ids": [1.0]}, "token_ids holds something that is no token id"),
+        ({"token_ids": [None]}, "token_ids holds something that is no token id"),
+        ({"token_ids": ["1"]}, "token_ids holds something that is no token id"),
+        ({"token_ids": [[1]]}, "token_ids holds something that is no token id"),
+        ({"token_ids": [LARGEST_ID + 1]}, "token_ids holds something that is no token id"),
+        ({"prompt_token_ids": [10**4000]}, "prompt_token_ids holds something that is no token id"),
+        ({"finish_reason": 3}, "finish_reason is no text"),
+        ({"finish_reason": ["stop"]}, "finish_reason is no text"),
+        ({"category": {}}, "category is no printable text"),
+        ({"score": float("nan")}, "holds NaN"),
+    ],
+)
+def test_a_bad_record_is_skipped_with_a_reason(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
+    path = write_lines(tmp_path / "log.jsonl", GOOD, {**GOOD, **changes})
+    found = load_texts(path)
+    assert found.skipped == (Skipped(line=2, reason=reason),)
+    assert len(found.rows) == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b"{", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b'{"token_ids": [' + b"1" * 5000 + b"]}", "not JSON"),
+        (b"[1]", "no JSON object"),
+        (b"null", "no JSON object"),
+        (b"{}", "no output"),
+        (b'"\xff"', "not UTF-8"),
+        (b"", "it is empty"),
+    ],
+)
+def test_a_file_without_texts_is_refused(tmp_path: Path, line: bytes, reason: str) -> None:
+    (tmp_path / "log.jsonl").write_bytes(line)
+    with pytest.raises(UserError, match=reason) as raised:
+        load_texts(tmp_path / "log.jsonl")
+    assert "\n" not in str(raised.value)
+
+
+def test_sources_that_repeat_are_numbered_and_a_limit_ends_the_reading(tmp_path: Path) -> None:
+    repeated = {**GOOD, "source": "s"}
+    path = write_lines(tmp_path / "log.jsonl", repeated, {}, repeated, GOOD, {})
+    assert [t.source for t in load_texts(path).rows] == ["s", "s#2", "log.jsonl:4"]
+    found = load_texts(path, limit=2)
+    assert [t.source for t in found.rows] == ["s", "s#2"]
+    assert [s.line for s in found.skipped] == [2]
+    with pytest.raises(UserError, match="limit is 0, expected at least 1"):
+        load_texts(path, limit=0)
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file that every example of a property writes anew."""
+    return tmp_path_factory.mktemp("texts") / "log.jsonl"
+
+
+ids = st.lists(st.integers(0, LARGEST_ID), min_size=1).map(tuple)
+sides = st.text(min_size=1) | ids
+
+
+@given(st.lists(st.tuples(sides, sides, st.booleans()), min_size=1))
+@settings(deadline=None)
+def test_any_texts_come_back_as_they_were_written(log: Path, texts: list[tuple[Any, Any, bool]]) -> None:
+    def key(side: str, value: object) -> str:
+        return side if isinstance(value, str) else f"{side}_token_ids"
+
+    records = [
+        {key("prompt", p): p, key("output", o): o, "finish_reason": "stop" if ended else "length"}
+        for p, o, ended in texts
+    ]
+    rows = load_texts(write_lines(log, *records)).rows
+    expected = [(p, o, ended and isinstance(o, str)) for p, o, ended in texts]
+    assert [(t.prompt, t.output, t.ended) for t in rows] == expected
+
+
+anything = st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["", "o", "\ud800", "stop"])
+keys = st.sampled_from(["prompt", "prompt_token_ids", "output", "token_ids", "finish_reason", "id", "category"])
+
+
+@given(st.lists(st.dictionaries(keys, anything | st.lists(anything, max_size=3)) | anything))
+@settings(deadline=None)
+def test_every_record_is_either_read_or_skipped(log: Path, records: list[object]) -> None:
+    found = load_texts(write_lines(log, GOOD, *records))
+    assert len(found.rows) + len(found.skipped) == 1 + len(records)
+
+
+@given(st.lists(st.tuples(st.integers(0, 200), st.integers(0, 255)), min_size=1, max_size=6))
+@settings(deadline=None)
+def test_a_damaged_file_never_raises_anything_but_a_user_error(log: Path, changes: list[tuple[int, int]]) -> None:
+    ids = {"prompt_token_ids": [1, 2], "token_ids": [3], "finish_reason": "stop", "id": 1}
+    content = bytearray("\n".join(map(json.dumps, (GOOD, ids, {**GOOD, "category": "c"}))).encode())
+    for place, byte in changes:
+        content[place % len(content)] = byte
+    log.write_bytes(content)
+    with suppress(UserError):
+        assert load_texts(log).rows
