@@ -47,7 +47,8 @@ def draw(law: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
 def uniforms_like(logits: torch.Tensor, numbers: NDArray[np.float64]) -> torch.Tensor:
     """Put uniform numbers on the device of the logits, in the widest float it has."""
     widest = torch.float32 if logits.device.type == "mps" else torch.float64
-    return torch.from_numpy(numbers).to(logits.device, widest)
+    # Rounded to fp32 the largest would become 1, and draw a token of weight 0.
+    return torch.from_numpy(numbers).to(logits.device, widest).clamp(max=1 - torch.finfo(widest).eps)
 
 
 def streams(seed: int, indices: Sequence[int]) -> list[np.random.Generator]:

@@ -1,7 +1,10 @@
 """One measurement from prompts or logged texts to a trace: batch by batch the target writes and both models score."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from numpy.random import Generator
 
 from simulator.artefacts import UserError
 
@@ -14,7 +17,7 @@ from .parts import Parts
 from .prompts import Prompt
 from .records import Skipped
 from .rule import SamplingRule
-from .scoring import Output
+from .scoring import Output, Recorder
 from .texts import Text
 from .trace import PromptInfo, Trace, join
 
@@ -41,6 +44,10 @@ class Written:
 
     output: Output
     before: list[int]
+
+    def with_tokens(self, tokens: list[int]) -> "Written":
+        """Return it with what was written."""
+        return replace(self, output=replace(self.output, tokens=tokens))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,48 +127,65 @@ def logged(pair: Pair, text: Text, index: int, framing: Framing) -> Written:
     return Written(output=output, before=before(pair.draft_tokenizer))
 
 
-def converse(pair: Pair, batch: Sequence[tuple[int, Prompt]], settings: Settings) -> list[list[Written]]:
+def answer(
+    pair: Pair, asked: Sequence[Written], infos: tuple[PromptInfo, ...], settings: Settings, rngs: Sequence[Generator]
+) -> list[Trace]:
+    """Let the target write one turn of some conversations, and return the trace of each output.
+
+    Args:
+        pair: The models.
+        asked: Outputs still without tokens.
+        infos: Where prompts came from.
+        settings: What the measurement is told.
+        rngs: A random stream for each.
+    """
+    ours = [w.output.before for w in asked]
+    told: dict[str, Any] = {"rule": settings.rule, "max_new_tokens": settings.max_new_tokens, "rngs": rngs}
+    if not pair.same_vocabulary:
+        written = baseline.decode(pair.target, ours, **told)
+        return score(pair, [w.with_tokens(t) for w, t in zip(asked, written, strict=True)], infos, settings)
+    recorder = Recorder(pair.draft, ours, settings.rule, settings.draft_rule)
+    written = baseline.decode(pair.target, ours, **told, watch=recorder.see)
+    return recorder.traces([w.with_tokens(t).output for w, t in zip(asked, written, strict=True)], infos)
+
+
+def converse(pair: Pair, planned: Plan, batch: Sequence[tuple[int, Prompt]], settings: Settings) -> list[Trace]:
     """Let the target answer every turn of a batch of conversations, turn by turn.
 
     A conversation ends with its last turn, or where the next one would not fit the context.
 
     Args:
         pair: The models.
+        planned: What is measured.
         batch: (index, prompt).
         settings: What the measurement is told.
 
     Returns:
-        The outputs of each conversation in turn.
+        The traces of all outputs, prompt after prompt, turn after turn.
     """
     rngs = streams(settings.seed, [index for index, _ in batch])
-    found: list[list[Written]] = [[] for _ in batch]
+    found: list[list[Trace]] = [[] for _ in batch]
     answers: list[list[str]] = [[] for _ in batch]
     for turn in range(max(len(prompt.turns) for _, prompt in batch)):
-        contexts = {}
-        for row, (_, prompt) in enumerate(batch):
+        asked: dict[int, Written] = {}
+        for row, (index, prompt) in enumerate(batch):
             if turn < len(prompt.turns) and len(answers[row]) == turn:
                 said = prompt.turns[: turn + 1], answers[row]
-                both = [tokens_before(t, settings.framing, *said) for t in tokenizers(pair)]
-                if max(map(len, both)) + settings.max_new_tokens <= pair.context_length:
-                    contexts[row] = both
-        if not contexts:
+                ours, theirs = (tokens_before(t, settings.framing, *said) for t in tokenizers(pair))
+                if max(len(ours), len(theirs)) + settings.max_new_tokens <= pair.context_length:
+                    output = Output(prompt=index, turn=turn, before=ours, tokens=[])
+                    asked[row] = Written(output=output, before=theirs)
+        if not asked:
             break
-        outputs = baseline.decode(
-            pair.target,
-            [ours for ours, _ in contexts.values()],
-            rule=settings.rule,
-            max_new_tokens=settings.max_new_tokens,
-            rngs=[rngs[row] for row in contexts],
-        )
-        for (row, (ours, theirs)), tokens in zip(contexts.items(), outputs, strict=True):
-            output = Output(prompt=batch[row][0], turn=turn, before=ours, tokens=tokens)
-            found[row].append(Written(output=output, before=theirs))
-            answers[row].append(answer_text(pair.tokenizer, tokens))
-    return found
+        traces = answer(pair, list(asked.values()), planned.infos, settings, [rngs[row] for row in asked])
+        for row, trace in zip(asked, traces, strict=True):
+            found[row].append(trace)
+            answers[row].append(answer_text(pair.tokenizer, trace.token.tolist()))
+    return [trace for traces in found for trace in traces]
 
 
 def score(pair: Pair, written: Sequence[Written], infos: tuple[PromptInfo, ...], settings: Settings) -> list[Trace]:
-    """Return the trace of each output of a batch."""
+    """Return the trace of each output of a batch that is written already."""
     outputs, rules = [w.output for w in written], (settings.rule, settings.draft_rule)
     if pair.same_vocabulary:
         return scoring.score(pair.target, pair.draft, outputs, infos, *rules)
@@ -169,19 +193,13 @@ def score(pair: Pair, written: Sequence[Written], infos: tuple[PromptInfo, ...],
 
 
 def measure_batch(pair: Pair, planned: Plan, indices: range, settings: Settings) -> Trace:
-    """Return the trace of one batch of prompts or texts."""
-    batch = [(i, planned.items[i]) for i in indices]
-    prompts = [(i, item) for i, item in batch if isinstance(item, Prompt)]
-    texts = [(i, item) for i, item in batch if isinstance(item, Text)]
-    conversations = converse(pair, prompts, settings) if prompts else []
-    conversations += [[logged(pair, item, i, settings.framing)] for i, item in texts]
-    traces: list[list[Trace]] = [[] for _ in conversations]
-    for turn in range(max(map(len, conversations))):
-        rows = [row for row, outputs in enumerate(conversations) if turn < len(outputs)]
-        scored = score(pair, [conversations[row][turn] for row in rows], planned.infos, settings)
-        for row, trace in zip(rows, scored, strict=True):
-            traces[row].append(trace)
-    return join([trace for outputs in traces for trace in outputs])
+    """Return the trace of one batch of prompts or of texts."""
+    prompts = [(i, item) for i in indices if isinstance(item := planned.items[i], Prompt)]
+    if prompts:
+        return join(converse(pair, planned, prompts, settings))
+    texts = [(i, item) for i in indices if isinstance(item := planned.items[i], Text)]
+    written = [logged(pair, item, i, settings.framing) for i, item in texts]
+    return join(score(pair, written, planned.infos, settings))
 
 
 def measure(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from .context import Context, columns_a_chunk, padded
+from .context import Context, Flags, columns_a_chunk, padded
 from .laws import probabilities
 from .models import Model
 from .rule import SamplingRule
@@ -66,9 +66,8 @@ def pair_scores(
     p, q = probabilities(target, rule), probabilities(draft, draft_rule)
     soft_p, soft_q = soft_law(target, p, rule), soft_law(draft, q, draft_rule)
     first_q = draft.argmax(-1)
-    p_x = of_token(p, token)
-    if rule.is_greedy:  # the text itself is the point mass
-        p_x = torch.ones_like(p_x)
+    # Greedy text is itself the point mass.
+    p_x = torch.ones(len(token), device=p.device) if rule.is_greedy else of_token(p, token)
     return {
         "accept_sampled": torch.where(p_x > 0, (of_token(q, token) / p_x).clamp(max=1), 0.0),
         "accept_greedy": first_q == token,
@@ -83,6 +82,55 @@ def pair_scores(
     }
 
 
+class Reader:
+    """A model that reads outputs of a batch, some columns at a time, and says what it expected there."""
+
+    def __init__(self, model: Model, before: Sequence[list[int]]) -> None:
+        """Read what stands before the outputs, but for its last token."""
+        self.context = Context(model, len(before))
+        tokens, valid = padded(list(before), model.device)
+        if tokens.shape[1] > 1:
+            self.context.read(tokens[:, :-1], valid[:, :-1], 1)
+        self.last = tokens[:, -1:]
+
+    def logits(self, tokens: torch.Tensor, valid: Flags) -> torch.Tensor:
+        """Return the logits that predict the next columns of the outputs, [rows, columns, vocabulary].
+
+        Args:
+            tokens: What was written there, [rows, columns].
+            valid: Which of it there is, [rows, columns]; what has ended does not go on.
+        """
+        tokens = tokens.to(self.last.device)
+        seen = torch.cat((self.last, tokens[:, :-1]), dim=1)
+        self.last = tokens[:, -1:]
+        return self.context.read(seen, valid, tokens.shape[1])
+
+
+class Scored:
+    """Values named by a visitor, gathered chunk by chunk for each output of a batch.
+
+    A visitor takes each model's logits that predict some tokens, [columns, vocabulary], and the tokens, [columns], and
+    returns named values of shape [columns].
+    """
+
+    def __init__(self, rows: int, visit: Callable[..., Scores]) -> None:
+        self.visit = visit
+        self.found: list[dict[str, list[torch.Tensor]]] = [{} for _ in range(rows)]
+
+    def add(self, logits: Sequence[torch.Tensor], tokens: torch.Tensor, valid: Flags) -> None:
+        """Visit the next columns; logits [rows, columns, vocabulary] of each model, the others [rows, columns]."""
+        for row in np.flatnonzero(valid.any(1)):
+            there = int(valid[row].sum())
+            own = tokens[row, :there]
+            # Row by row, so that what is made of the logits never is as large as they are.
+            for name, values in self.visit(*(x[row, :there].to(own.device) for x in logits), own).items():
+                self.found[row].setdefault(name, []).append(values.cpu())
+
+    def scores(self) -> list[Scores]:
+        """Return for each output every named value, [tokens], on the CPU."""
+        return [{name: torch.cat(parts) for name, parts in found.items()} for found in self.found]
+
+
 @torch.inference_mode()
 def walk(models: Sequence[Model], outputs: Sequence[Output], visit: Callable[..., Scores]) -> list[Scores]:
     """Read outputs with all models side by side, chunk by chunk, and return what `visit` says of each output.
@@ -90,36 +138,68 @@ def walk(models: Sequence[Model], outputs: Sequence[Output], visit: Callable[...
     Args:
         models: Models of one vocabulary.
         outputs: What they read, as one batch.
-        visit: Takes each model's logits that predict some tokens, [columns, vocabulary], and the tokens, [columns];
-            returns named values of shape [columns].
-
-    Returns:
-        For each output every named value, [tokens], on the CPU.
+        visit: See `Scored`.
     """
     rows, lengths = len(outputs), np.array([len(o.tokens) for o in outputs])
     longest = int(lengths.max())
-    contexts = [Context(model, rows) for model in models]
-    before, before_valid = padded([o.before for o in outputs], models[0].device)
-    tokens = torch.tensor([o.tokens + [0] * (longest - len(o.tokens)) for o in outputs], device=before.device)
+    readers = [Reader(model, [o.before for o in outputs]) for model in models]
+    device = models[0].device
+    tokens = torch.tensor([o.tokens + [0] * (longest - len(o.tokens)) for o in outputs], device=device)
     valid = np.arange(longest) < lengths[:, None]
-    if before.shape[1] > 1:
-        for context in contexts:
-            context.read(before[:, :-1].to(context.model.device), before_valid[:, :-1], 1)
-    # Column c predicts tokens[:, c]: the last token before the output, then all of the output but its last.
-    seen = torch.cat((before[:, -1:], tokens[:, :-1]), dim=1)
-    seen_valid = np.concatenate((before_valid[:, -1:], valid[:, :-1]), axis=1)
-    found: list[dict[str, list[torch.Tensor]]] = [{} for _ in outputs]
+    scored = Scored(rows, visit)
     step = columns_a_chunk(rows, models[0].vocabulary)
     for first in range(0, longest, step):
-        part = slice(first, min(first + step, longest))
-        width = part.stop - first
-        logits = [c.read(seen[:, part].to(c.model.device), seen_valid[:, part], width) for c in contexts]
-        for row in np.flatnonzero(lengths > first):
-            there = min(int(lengths[row]) - first, width)
-            said = visit(*(x[row, :there].to(tokens.device) for x in logits), tokens[row, part][:there])
-            for name, values in said.items():
-                found[row].setdefault(name, []).append(values.cpu())
-    return [{name: torch.cat(parts) for name, parts in f.items()} for f in found]
+        part = slice(first, first + step)
+        scored.add([r.logits(tokens[:, part], valid[:, part]) for r in readers], tokens[:, part], valid[:, part])
+    return scored.scores()
+
+
+class Recorder:
+    """Scores outputs while the target writes them, from the very logits it chose by; the draft reads along in chunks.
+
+    Spares the target a second pass, and p is what was sampled from, to the last bit.
+    """
+
+    def __init__(self, draft: Model, before: Sequence[list[int]], rule: SamplingRule, draft_rule: SamplingRule) -> None:
+        self.reader = Reader(draft, before)
+        self.rows = len(before)
+        self.scored = Scored(self.rows, pair_visitor(rule, draft_rule))
+        self.columns: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+        self.room = columns_a_chunk(self.rows, draft.vocabulary)
+
+    def see(self, running: torch.Tensor, logits: torch.Tensor, chosen: torch.Tensor) -> None:
+        """Take one column: which rows still run, their logits [running, vocabulary], what they chose, [running]."""
+        self.columns.append((running, logits, chosen))
+        if len(self.columns) == self.room:
+            self.flush()
+
+    def flush(self) -> None:
+        """Let the draft read what was kept, and score it."""
+        if not self.columns:
+            return
+        _, some, _ = self.columns[0]
+        shape = self.rows, len(self.columns)
+        logits = some.new_zeros((*shape, some.shape[-1]))
+        tokens, valid = torch.zeros(shape, dtype=torch.long, device=some.device), np.zeros(shape, bool)
+        for column, (running, row_logits, chosen) in enumerate(self.columns):
+            logits[running, column], tokens[running, column] = row_logits, chosen
+            valid[running.cpu().numpy(), column] = True
+        self.columns.clear()
+        self.scored.add((logits, self.reader.logits(tokens, valid)), tokens, valid)
+
+    def traces(self, outputs: Sequence[Output], prompts: tuple[PromptInfo, ...]) -> list[Trace]:
+        """Return the trace of each output, now that all are written."""
+        self.flush()
+        return [trace_of(o, s, prompts) for o, s in zip(outputs, self.scored.scores(), strict=True)]
+
+
+def pair_visitor(rule: SamplingRule, draft_rule: SamplingRule) -> Callable[..., Scores]:
+    """Return what is asked of both models' logits."""
+
+    def visit(p: torch.Tensor, q: torch.Tensor, token: torch.Tensor) -> Scores:
+        return pair_scores(p, q, token, rule, draft_rule)
+
+    return visit
 
 
 def score(
@@ -130,7 +210,7 @@ def score(
     rule: SamplingRule,
     draft_rule: SamplingRule,
 ) -> list[Trace]:
-    """Return the trace of each output of a batch.
+    """Return the trace of each output of a batch that was written before.
 
     Args:
         target: The model that wrote them.
@@ -140,11 +220,7 @@ def score(
         rule: What the target sampled from.
         draft_rule: What the draft samples from.
     """
-
-    def visit(p: torch.Tensor, q: torch.Tensor, token: torch.Tensor) -> Scores:
-        return pair_scores(p, q, token, rule, draft_rule)
-
-    scores = walk((target, draft), outputs, visit)
+    scores = walk((target, draft), outputs, pair_visitor(rule, draft_rule))
     return [trace_of(o, s, prompts) for o, s in zip(outputs, scores, strict=True)]
 
 

@@ -1,6 +1,6 @@
 """Plain autoregressive decoding: one target pass a token."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ def decode(
     rule: SamplingRule,
     max_new_tokens: int,
     rngs: Sequence[np.random.Generator],
+    watch: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], None] | None = None,
 ) -> list[list[int]]:
     """Continue a batch of prompts.
 
@@ -34,6 +35,7 @@ def decode(
         rule: What is sampled from.
         max_new_tokens: Budget of each output.
         rngs: A random stream for each prompt; greedy decoding draws nothing.
+        watch: Called at every step with the rows still running, their logits [running, vocabulary] and their tokens.
 
     Returns:
         The new tokens of each prompt, the end of sequence among them.
@@ -45,6 +47,8 @@ def decode(
     while True:
         logits = context.read(tokens, valid, 1)[:, 0]
         chosen = next_tokens(logits, rule, [rngs[i] for i in running.tolist()])
+        if watch is not None:
+            watch(torch.from_numpy(running).to(logits.device), logits, chosen)
         for i, token in zip(running, chosen.tolist(), strict=True):
             outputs[i].append(token)
         goes_on = [len(outputs[i]) < max_new_tokens and outputs[i][-1] not in model.ends for i in running]
