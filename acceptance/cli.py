@@ -382,7 +382,9 @@ def write(
 
         from .plots import acceptance_figure
 
-        title = f"{told.get('target')} and its draft {told.get('draft')}, temperature {told.get('temperature', 0):g}"
+        names = {told.get("target"), told.get("draft")}
+        pair = "the bundled pair" if names == {BUNDLED} else f"{told.get('target')} and its draft {told.get('draft')}"
+        title = f"{pair}, temperature {told.get('temperature', 0):g}"
         note = told.get("approximation") or ""
         figure = acceptance_figure(
             trace, found.rounds[found.longest], q_kind=q_kind, title=title, note=note, seed=options["seed"]

@@ -18,7 +18,7 @@ from .prompts import Prompt
 from .trace import Trace
 
 # A first choice that differs is put down to rounding when the two best logits are this many roundings apart or less.
-ROUNDINGS = 8
+ROUNDINGS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

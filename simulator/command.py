@@ -1,6 +1,7 @@
 """The frame of every command: one clear line for a user's mistake, exit code 2, no traceback; progress on stderr."""
 
 import sys
+import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NoReturn
@@ -66,14 +67,21 @@ def command(name: str, cls: type[OneLineErrors] = OneLineErrors, **more: Any) ->
 
 def progress(label: str, length: int) -> AbstractContextManager[Any]:
     """Return a progress bar on stderr with rate and time left; nothing when stderr is not a terminal."""
-    return click.progressbar(
+    began = time.monotonic()
+
+    def rate(_: object) -> str | None:
+        return f"{bar.pos / max(time.monotonic() - began, 1e-9):.3g}/s" if bar.pos else None
+
+    bar = click.progressbar(
         length=length,
         label=label,
         file=sys.stderr,
         show_eta=True,
         show_pos=True,
+        item_show_func=rate,
         hidden=not sys.stderr.isatty(),
     )
+    return bar
 
 
 def table(rows: Iterable[Sequence[str]], left: Sequence[int] = (0,)) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from simulator.histogram import load_histogram
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-COVERED = {"01_first_light.py", "train_tiny_pair.py"}
+COVERED = {"01_first_light.py", "02_one_trace.py", "train_tiny_pair.py"}
 
 
 def run(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -32,6 +32,14 @@ def test_first_light_goes_from_the_pair_to_the_surface(tmp_path: Path) -> None:
         assert name in done.stdout
     assert "$ simulate --draftN 4 --hist" in done.stdout
     assert "Best draft length of the bundled pair" in done.stdout
+
+
+def test_one_trace_answers_for_both_kinds_of_draft(tmp_path: Path) -> None:
+    done = run("02_one_trace.py", "--out", tmp_path / "out", "--max-new-tokens", 24)
+    assert done.returncode == 0, done.stderr
+    assert "sampled draft    greedy draft" in done.stdout
+    assert "oracle, up to 8" in done.stdout
+    assert (tmp_path / "out" / "acceptance.png").exists()
 
 
 def test_the_training_script_makes_a_pair_that_can_be_measured(tmp_path: Path) -> None:

@@ -28,7 +28,11 @@ def test_the_readme_shows_a_session() -> None:
 @pytest.mark.parametrize("name", ["simulate", "sweep", "measure-acceptance"])
 def test_every_option_the_readme_names_exists(name: str) -> None:
     wide = os.environ | {"COLUMNS": "200"}
-    shown = subprocess.run([SCRIPTS / name, "--help"], capture_output=True, text=True, check=True, env=wide).stdout
+    pages = [[name, "--help"], [name, "import", "--help"]] if name == "measure-acceptance" else [[name, "--help"]]
+    shown = "".join(
+        subprocess.run([SCRIPTS / page[0], *page[1:]], capture_output=True, text=True, check=True, env=wide).stdout
+        for page in pages
+    )
     joined = TEXT.replace("\\\n", " ")
     for line in re.findall(rf"^(?:\$ )?{name} .*$", joined, re.MULTILINE):
         for option in re.findall(r"--[A-Za-z-]+", line):
