@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import DynamicCache, DynamicSlidingWindowLayer
 
 if TYPE_CHECKING:
     from .models import Model
@@ -35,7 +35,7 @@ class Context:
         self.live: Flags = np.zeros((rows, 0), bool)
         self.cache = DynamicCache(config=config)
         self.slides = any(isinstance(layer, DynamicSlidingWindowLayer) for layer in self.cache.layers)
-        if self.slides and all(isinstance(layer, DynamicLayer) for layer in self.cache.layers):
+        if self.slides:
             # A layer that has dropped what left its window cannot be rolled back; the mask still slides.
             self.cache = DynamicCache()
         self.taken = inspect.signature(model.module.forward).parameters
@@ -116,6 +116,8 @@ class Context:
         order = np.argsort(self.live, axis=1, kind="stable")[:, -width:]
         self.live = np.take_along_axis(self.live, order, axis=1)
         for layer in self.cache.layers:
+            if not layer.is_initialized:  # a layer that borrows another's keys has none of its own
+                continue
             index = torch.from_numpy(order).to(layer.keys.device)[:, None, :, None]
             layer.keys = layer.keys.gather(2, index.expand(-1, layer.keys.shape[1], -1, layer.keys.shape[3]))
             layer.values = layer.values.gather(2, index.expand(-1, layer.values.shape[1], -1, layer.values.shape[3]))

@@ -53,7 +53,8 @@ class Pair:
     @property
     def context_length(self) -> int:
         """Tokens that both models can see at most."""
-        limits = [getattr(m.module.config, "max_position_embeddings", None) for m in (self.target, self.draft)]
+        configs = [m.module.config.get_text_config() for m in (self.target, self.draft)]
+        limits = [getattr(config, "max_position_embeddings", None) for config in configs]
         return min([limit for limit in limits if limit], default=2**31)
 
 
@@ -191,6 +192,8 @@ def load_pair(
         return module
 
     modules = load_part("--target", target, load_module), load_part("--draft", draft, load_module)
+    for option, name, module in zip(("--target", "--draft"), (target, draft), modules, strict=True):
+        check_cache(option, name, module)
     sizes = [vocabulary_of(m) for m in modules]
     if tokenizer is draft_tokenizer:
         sizes = [min(sizes)] * 2
@@ -205,6 +208,19 @@ def load_pair(
         device=device,
         dtype=dtype,
     )
+
+
+def check_cache(option: str, name: str, module: Any) -> None:
+    """Refuse a model that remembers what it read in a recurrent state: it can be neither padded nor rolled back.
+
+    Raises:
+        UserError: Names the option and the model.
+    """
+    layers = transformers.cache_utils.DynamicCache(config=module.config).layers
+    attends = all(isinstance(layer, transformers.cache_utils.DynamicLayer) for layer in layers)
+    if getattr(module, "_is_stateful", False) or not attends:
+        kind = module.config.model_type
+        raise UserError(f"{option} {name}: {kind} keeps a recurrent state, expected a model of attention layers alone")
 
 
 def vocabulary_of(module: Any) -> int:
