@@ -12,12 +12,13 @@ from .estimators import (
     alpha_estimates,
     bins_of,
     category_metrics,
+    excluded,
     expected_rounds,
     metrics,
     surprise_gap,
     synthetic_acceptance,
 )
-from .policies import Adaptive, ConfidenceStop, Fixed, HuggingFaceHeuristic, Oracle, Played, Policy, play
+from .policies import MAX_DRAFT, Adaptive, ConfidenceStop, Fixed, HuggingFaceHeuristic, Oracle, Played, Policy, play
 from .trace import Trace
 
 # Coins tossed for each position where acceptance is not certain.
@@ -49,8 +50,8 @@ class Analysis:
 
     rounds, metrics, synthetic: by draft length. alpha: of a sampled and of a greedy draft. categories, along_output,
     by_context_length: of the longest draft length, or of single tokens; positions by the lower edge of their bin.
-    text_gap: see `surprise_gap`; None for greedy text. not_first_choice: share of greedy text that is not the target's
-    first choice; None for sampled text.
+    text_gap: see `surprise_gap`; None for greedy text. foreign: share of the text that cannot be the target's: of
+    greedy text what is not its first choice, of sampled text what its law excludes.
     """
 
     rounds: dict[int, RoundCounts]
@@ -62,7 +63,7 @@ class Analysis:
     by_context_length: dict[str | int, tuple[Estimate, int]]
     policies: dict[str, PolicyResult]
     text_gap: Estimate | None
-    not_first_choice: float | None
+    foreign: float
 
     @property
     def longest(self) -> int:
@@ -72,20 +73,20 @@ class Analysis:
     def as_json(self) -> dict[str, object]:
         """Return all but the counts of single prompts, under plain keys."""
         groups = {
-            name: [{"from": edge, "positions": n, "alpha": asdict(e)} for edge, (e, n) in found.items()]
+            name: [{"from": edge, "positions": n, "alpha": e.as_json()} for edge, (e, n) in found.items()]
             for name, found in (("along_output", self.along_output), ("by_context_length", self.by_context_length))
         }
         return groups | {
             "metrics": {str(k): m for k, m in self.metrics.items()},
             "synthetic_acceptance": {str(k): s for k, s in self.synthetic.items()},
-            "alpha": {kind: asdict(e) for kind, e in self.alpha.items()},
+            "alpha": {kind: e.as_json() for kind, e in self.alpha.items()},
             "categories": {
-                name: {key: asdict(v) if isinstance(v, Estimate) else v for key, v in found.items()}
+                name: {key: v.as_json() if isinstance(v, Estimate) else v for key, v in found.items()}
                 for name, found in self.categories.items()
             },
             "policies": {name: asdict(result) for name, result in self.policies.items()},
-            "text_gap": None if self.text_gap is None else asdict(self.text_gap),
-            "not_first_choice": self.not_first_choice,
+            "text_gap": None if self.text_gap is None else self.text_gap.as_json(),
+            "foreign": self.foreign,
         }
 
 
@@ -119,7 +120,7 @@ def analyse(
         by_context_length=alpha_by(bins_of(trace.context_length), trace, q_kind, rng),
         policies=play_policies(trace, lengths, q_kind, draft_cost, seed),
         text_gap=None if greedy else surprise_gap(trace, rng),
-        not_first_choice=float((trace.rank_p != 0).mean()) if greedy else None,
+        foreign=float((trace.rank_p != 0 if greedy else excluded(trace)).mean()),
     )
 
 
@@ -129,11 +130,11 @@ def play_policies(
     """Play every policy on the same coins, up to the longest draft length."""
     longest = max(lengths)
     policies: dict[str, Policy] = {f"fixed {k}": Fixed(k) for k in lengths[-MAX_FIXED_POLICIES:]}
-    policies["Hugging Face heuristic"] = HuggingFaceHeuristic()
+    policies["Hugging Face heuristic, from 20"] = HuggingFaceHeuristic()
     policies["adaptive 1..8"] = Adaptive()
     if not np.isnan(trace.max_q).any():
         policies[f"confidence {CONFIDENCE}, up to {longest}"] = ConfidenceStop(threshold=CONFIDENCE, max_k=longest)
-    policies[f"oracle, up to {longest}"] = Oracle(longest)
+    policies["oracle"] = Oracle(MAX_DRAFT)
     return {
         name: result_of(
             play(trace, policy, q_kind=q_kind, rng=np.random.default_rng(seed), replications=REPLICATIONS), draft_cost

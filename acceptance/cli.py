@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from simulator.artefacts import UserError, check_output, check_outputs, envelope, to_json
+from simulator.artefacts import UserError, check_outputs, envelope, to_json
 from simulator.command import OneLineErrorsGroup, command, progress
 from simulator.dependency import Dependency, require
 
@@ -86,7 +86,9 @@ TEXT_OPTIONS = options(
         type=FILE,
         help='Text that the target wrote before: JSONL of {"prompt": ..., "output": ...} or of token ids.',
     ),
-    click.option("--trace", "trace_file", type=FILE, help="A trace.json measured before: runs no model."),
+    click.option(
+        "--trace", "trace_file", type=FILE, help="A trace.json measured before, or its folder: runs no model."
+    ),
 )
 MEASURE_OPTIONS = options(
     click.option("--k", default="4", metavar="VALUES", help="Draft length, list or range (1:8); a histogram for each."),
@@ -155,17 +157,23 @@ def measure_acceptance(context: click.Context, /, **options: Any) -> None:
     if options["trace_file"]:
         from .trace import load_trace
 
-        trace, told = load_trace(options["trace_file"])
+        given_trace: Path = options["trace_file"]
+        trace, told = load_trace(given_trace / "trace.json" if given_trace.is_dir() else given_trace)
         present(trace, lengths, told, options, [], None)
         return
     planned, pair, settings, told, notes = prepare(options)
-    trace = run(planned, pair, settings, told, options)
-    checked = None
-    if options["check_loop"]:
+    with memory_errors(options["batch_size"]):
+        trace = run(planned, pair, settings, told, options)
+
+    def checked(q_kind: str) -> "LoopCheck":
         from .loop_check import run as check_loop
 
-        checked = check_loop(pair, planned, trace, settings, max(lengths), options["check_loop"])
-    present(trace, lengths, told, options, notes, checked)
+        return check_loop(pair, planned, trace, settings, max(lengths), options["check_loop"], q_kind)
+
+    from .measure import turns_left_out
+
+    notes += filter(None, [turns_left_out(planned, trace)])
+    present(trace, lengths, told, options, notes, checked if options["check_loop"] else None)
 
 
 def draft_lengths(text: str) -> list[int]:
@@ -196,11 +204,15 @@ def turn_count(text: str) -> int | None:
     return int(text)
 
 
+def given(context: click.Context, name: str) -> bool:
+    """Say whether the user set this option, rather than its default."""
+    return context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+
+
 def refuse_given(context: click.Context, names: tuple[str, ...], why: str) -> None:
     """Refuse options that the user gave and that would have no effect."""
     for parameter in context.command.params:
-        source = context.get_parameter_source(parameter.name or "")
-        if parameter.name in names and source is click.core.ParameterSource.COMMANDLINE:
+        if parameter.name in names and given(context, parameter.name):
             raise UserError(f"{parameter.opts[0]}: not used with {why}")
 
 
@@ -214,16 +226,26 @@ def check(context: click.Context, options: Mapping[str, Any], lengths: list[int]
         raise UserError(f"--k: {lengths[-1]} is above --max-new-tokens, expected 1 to {options['max_new_tokens']}")
     if options["cross_tokenizer"] and options["check_loop"]:
         raise UserError("--check-loop: the loop needs one vocabulary, expected it without --cross-tokenizer")
-    rules(options)
+    _, draft_rule = rules(options)
+    if (
+        not options["trace_file"]
+        and draft_rule.is_greedy
+        and options["q_kind"] == "sampled"
+        and given(context, "q_kind")
+    ):
+        raise UserError("--q-kind: sampled, but the draft is greedy, expected --draft-temperature above 0")
     turn_count(options["turns"])
+    if not options["draft_cost"] >= 0:
+        raise UserError(f"--draft-cost: {options['draft_cost']} is not allowed, expected 0 to 1000")
     if options["plot"]:
         from simulator.pictures import check_format
 
         check_format(options["plot"])
     measured = () if options["trace_file"] else ("trace.npz", "trace.json")
+    read = {"--trace": options["trace_file"], "--texts": options["texts"], "--prompts": Path(options["prompts"])}
     for name in (*measured, *(f"accept_hist_k{k}.json" for k in lengths)):
-        check_output("--out-dir", options["out_dir"] / name, options["force"])
-    check_outputs({"--plot": options["plot"]}, options["force"], {"--trace": options["trace_file"]})
+        path = options["out_dir"] / name
+        check_outputs({"--out-dir": path, "--plot": options["plot"]}, options["force"], read)
 
 
 def rules(options: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -299,6 +321,18 @@ def prepare(options: dict[str, Any]) -> "tuple[Plan, Pair, Settings, dict[str, A
 
 
 @contextmanager
+def memory_errors(batch_size: int) -> "Iterator[None]":
+    """Turn a device's lack of memory into one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":
+            raise
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"--batch-size: {batch_size} prompts at a time do not fit the device ({reason})") from None
+
+
+@contextmanager
 def resumable(parts: Any) -> "Iterator[None]":
     """Say how to go on after an interruption."""
     try:
@@ -315,6 +349,8 @@ def run(planned: "Plan", pair: "Pair", settings: "Settings", told: dict[str, Any
     from .trace import save_trace
 
     parts = Parts(options["out_dir"] / FOLDER)
+    if options["resume"] and not parts.about.exists():
+        click.echo(f"nothing unfinished in {parts.folder}: measuring from the start", err=True)
     parts.open(told, resume=options["resume"], force=options["force"])
     with resumable(parts), progress("measuring", len(planned.items)) as bar:
         trace = measure(pair, planned, settings, parts=parts, progress=bar.update)
@@ -329,31 +365,32 @@ def present(
     told: dict[str, Any],
     options: Mapping[str, Any],
     notes: list[str],
-    checked: "LoopCheck | None",
+    check_loop: "Callable[[str], LoopCheck] | None",
 ) -> None:
-    """Analyse the trace, write histograms and picture, and print."""
+    """Analyse the trace, write histograms and picture, compare with the loop if asked to, and print."""
     from .analysis import analyse
     from .report import full_text, loop_text, summary_text
 
-    q_kind = "greedy" if told.get("draft_temperature") == 0 else options["q_kind"]
-    told = told | {"q_kind": q_kind}
+    q_kind = "greedy" if told["draft_temperature"] == 0 else options["q_kind"]
     cost, seed = options["draft_cost"], options["seed"]
+    told = told | {"q_kind": q_kind, "analysis_seed": seed}
     found = analyse(trace, lengths, told, q_kind=q_kind, draft_cost=cost, seed=seed)
     files = write(trace, found, told, options, q_kind)
     if options["as_json"]:
         from dataclasses import asdict
 
-        loop = None if checked is None else asdict(checked)
+        loop = None if check_loop is None else asdict(check_loop(q_kind))
         payload = {"files": [str(f) for f in files], "notes": notes, "loop_check": loop, "draft_cost": cost}
         click.echo(to_json(envelope("acceptance_measurement", 2, told) | found.as_json() | payload), nl=False)
         return
     parts = [summary_text(trace, found, told, q_kind)]
     parts += [full_text(found, cost)] if options["report"] else []
-    parts += [loop_text(checked)] if checked is not None else []
     parts += ["\n".join(notes)] if notes else []
     click.echo("\n\n".join(parts) + "\n")
     for file in files:
         click.echo(f"wrote {file}")
+    if check_loop is not None:
+        click.echo("\n" + loop_text(check_loop(q_kind)))
 
 
 def write(
@@ -394,7 +431,7 @@ def write(
     return files
 
 
-@command("import")
+@command("import", short_help="Read what another tool measured.")
 @click.argument("file", type=FILE)
 @click.option("--from", "format", type=click.Choice(IMPORT_FORMATS), required=True, help="Where the file comes from.")
 @click.option("--k", type=click.IntRange(1, MAX_DRAFT_LENGTH), help="Draft length, where the file does not tell it.")
@@ -407,15 +444,14 @@ def import_(**options: Any) -> None:
     from simulator.histogram import save_histogram
 
     from .importers import import_histogram
-    from .records import Records
+    from .records import about_skipped
 
     source, k, before = options["file"], options["k"], options["before"]
     found = import_histogram(options["format"], source, k=k, before=before)
     histogram = found.histogram
     out = options["out"] or Path(f"accept_hist_k{histogram.k}.json")
     check_outputs({"--out": out}, options["force"], {"FILE": source, "--before": before})
-    skipped = Records(path=source, rows=(), skipped=found.skipped).about_skipped()
-    notes = [*found.notes, *filter(None, [skipped])]
+    notes = [*found.notes, *filter(None, [about_skipped(source, found.skipped)])]
     told = {"from": options["format"], "file": str(source), "before": str(before) if before else None}
     extra = {
         "definition": found.definition,
@@ -423,13 +459,14 @@ def import_(**options: Any) -> None:
         "rounds_apart": found.rounds_apart,
         "notes": notes,
     }
-    save_histogram(out, histogram, told | {"k": histogram.k}, **extra)
     numbers = {
         "tokens_per_round": histogram.tokens_per_round,
         "draft_acceptance_rate": histogram.draft_acceptance_rate,
         "alpha_iid": histogram.alpha_iid,
         "survival": histogram.survival.tolist(),
+        "conditional": histogram.conditional.tolist(),
     }
+    save_histogram(out, histogram, told | {"k": histogram.k}, metrics=numbers, **extra)
     if options["as_json"]:
         payload = numbers | extra | {"files": [str(out)], "k": histogram.k}
         click.echo(to_json(envelope("acceptance_import", 1, told) | payload), nl=False)

@@ -66,6 +66,23 @@ def tokens_before(tokenizer: Any, framing: Framing, turns: Sequence[str], answer
     return list(tokenizer(text, add_special_tokens=False).input_ids)
 
 
-def answer_text(tokenizer: Any, tokens: Sequence[int]) -> str:
-    """Return an answer's text, without its end of sequence."""
-    return str(tokenizer.decode(list(tokens), skip_special_tokens=True))
+def answer_text(tokenizer: Any, before: Sequence[int], tokens: Sequence[int]) -> str:
+    """Return an answer's text, without its end of sequence.
+
+    Read behind the last token before it: decoders drop the space at the beginning of a text, not within one.
+    """
+    last = list(before[-1:])
+    lead = str(tokenizer.decode(last, skip_special_tokens=True))
+    text = str(tokenizer.decode([*last, *tokens], skip_special_tokens=True))
+    return text.removeprefix(lead)
+
+
+def end_token(tokenizer: Any, framing: Framing, ends: Sequence[int]) -> int:
+    """Return the token that ends an answer where a model has several: the template's own, else the tokenizer's."""
+    if framing.chat_template and len(ends) > 1:
+        messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+        text = tokenizer.apply_chat_template(messages, tokenize=False)
+        found = [t for t in tokenizer(text, add_special_tokens=False).input_ids if t in ends]
+        if found:
+            return int(found[-1])
+    return int(tokenizer.eos_token_id if tokenizer.eos_token_id in ends else ends[0])

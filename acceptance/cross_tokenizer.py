@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from simulator.artefacts import UserError
+
 from .conversation import answer_text
 from .laws import probabilities
 from .models import Pair
@@ -24,9 +26,12 @@ LABEL = "approximation: string-level match of different tokenizers"
 Spans = NDArray[np.int64]
 
 
-def target_spans(tokenizer: Any, tokens: Sequence[int]) -> Spans:
-    """Return which characters of the text each token adds, [tokens, 2]; a token of half a character adds none."""
-    lengths = [len(answer_text(tokenizer, tokens[:n])) for n in range(len(tokens) + 1)]
+def target_spans(tokenizer: Any, before: Sequence[int], tokens: Sequence[int]) -> Spans:
+    """Return which characters of the text each token adds, [tokens, 2].
+
+    A character of several tokens is its first one's; the others add none.
+    """
+    lengths = [len(answer_text(tokenizer, before, tokens[:n])) for n in range(len(tokens) + 1)]
     edges = np.minimum(np.maximum.accumulate(lengths), lengths[-1])
     return np.stack((edges[:-1], edges[1:]), axis=1)
 
@@ -91,37 +96,59 @@ def score(
     aligned, theirs = [], []
     for output, context in zip(outputs, before, strict=True):
         ours, tokens, spans = align(pair, output)
-        aligned.append(shares(ours, spans))
+        check_room(pair, len(context) + len(tokens))
+        aligned.append((ours, spans))
         theirs.append(Output(prompt=output.prompt, turn=output.turn, before=context, tokens=tokens))
     found = walk((pair.target,), outputs, target_scores(rule))
-    for share, said, scores in zip(aligned, walk((pair.draft,), theirs, draft_scores(draft_rule)), found, strict=True):
-        scores.update(acceptances(share, said, scores["log_p"], rule))
+    heard = walk((pair.draft,), theirs, draft_scores(draft_rule))
+    for (ours, spans), said, scores in zip(aligned, heard, found, strict=True):
+        scores.update(acceptances(ours, spans, said, scores["log_p"], rule))
     return [trace_of(o, s, prompts) for o, s in zip(outputs, found, strict=True)]
+
+
+def check_room(pair: Pair, tokens: int) -> None:
+    """Refuse a text that is too long in the draft's tokens.
+
+    Raises:
+        UserError: Says how many tokens there are and may be.
+    """
+    if tokens > pair.context_lengths[1]:
+        raise UserError(
+            f"--max-new-tokens: a text of {tokens} tokens of the draft is above its context of "
+            f"{pair.context_lengths[1]}, expected shorter outputs or prompts"
+        )
 
 
 def align(pair: Pair, output: Output) -> tuple[Spans, list[int], Spans]:
     """Return the target tokens' spans, the draft's tokens of the same text, and their spans."""
-    text = answer_text(pair.tokenizer, output.tokens)
-    ended = output.tokens[-1] in pair.target.ends and bool(pair.draft.ends)
+    text = answer_text(pair.tokenizer, output.before, output.tokens)
+    ended = output.tokens[-1] in pair.target.ends
     written = output.tokens[:-1] if ended else output.tokens
-    ours = target_spans(pair.tokenizer, written)
+    ours = target_spans(pair.tokenizer, output.before, written)
     tokens, spans = draft_tokens(pair.draft_tokenizer, text)
     if ended:
-        ours, spans = with_end(ours, len(text)), with_end(spans, len(text))
-        tokens = [*tokens, pair.draft.ends[0]]
-    if not tokens:  # text without a character: nothing that the draft could have proposed
-        tokens, spans = [0], np.array([[0, 1]])
+        ours = with_end(ours, len(text))
+    if ended and pair.draft.ends:
+        tokens, spans = [*tokens, pair.draft.ends[0]], with_end(spans, len(text))
+    if not tokens:  # a token has to be read; it covers nothing
+        tokens, spans = [0], np.array([[-1, 0]])
     return ours, tokens, spans
 
 
-def acceptances(share: NDArray[np.float64], said: Scores, log_p: torch.Tensor, rule: SamplingRule) -> Scores:
-    """Return a[t] of the target's tokens for both kinds of draft."""
-    part = torch.from_numpy(share)
+def acceptances(target: Spans, draft: Spans, said: Scores, log_p: torch.Tensor, rule: SamplingRule) -> Scores:
+    """Return a[t] of the target's tokens for both kinds of draft.
+
+    A token whose characters no draft token covers is never proposed; one that only goes on with a character whose
+    first token was accepted always is.
+    """
+    part = torch.from_numpy(shares(target, draft))
     covered = part > 0
+    goes_on = torch.from_numpy((target[:, 0] == target[:, 1]) & (np.arange(len(target)) > 0))
+    possible = covered.any(1) | goes_on
     # 0 x -inf is no contribution, not NaN.
     log_q = torch.where(covered, part * said["log_q"].double(), 0.0).sum(1)
     ratio = log_q if rule.is_greedy else log_q - log_p.double()
     return {
-        "accept_sampled": ratio.clamp(max=0).exp(),
-        "accept_greedy": (~covered | said["is_first"]).all(1),
+        "accept_sampled": torch.where(possible, ratio.clamp(max=0).exp(), 0.0),
+        "accept_greedy": (~covered | said["is_first"]).all(1) & possible,
     }

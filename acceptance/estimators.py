@@ -17,6 +17,8 @@ from .trace import Q_KINDS, Trace
 Floats = NDArray[np.float64]
 RESAMPLES = 2000
 DRAWS_AT_ONCE = 2**20
+# From fewer an interval would say little, and cover less than it claims.
+MIN_PROMPTS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,31 +157,46 @@ def bootstrap(sums: Floats, rng: np.random.Generator, resamples: int = RESAMPLES
     return found
 
 
-def interval95(samples: Floats) -> list[float] | None:
-    """Return the percentile interval of bootstrap samples, [resamples]; None where one cannot be had."""
+def interval95(samples: Floats, prompts: int) -> list[float] | None:
+    """Return the 95 % interval of bootstrap samples; None from fewer than MIN_PROMPTS prompts.
+
+    Percentiles are expanded as Student's t is wider than the normal law (Hesterberg 2015, section 5.3): plain ones are
+    too narrow for few prompts.
+
+    Args:
+        samples: Shape [resamples].
+        prompts: How many were drawn from.
+    """
+    from scipy.special import ndtr, stdtrit
+
     samples = samples[np.isfinite(samples)]
-    if len(samples) < 2:
+    if len(samples) < 2 or prompts < MIN_PROMPTS:
         return None
-    low, high = np.quantile(samples, (0.025, 0.975))
+    tail = float(ndtr(np.sqrt(prompts / (prompts - 1)) * stdtrit(prompts - 1, 0.025)))
+    low, high = np.quantile(samples, (tail, 1 - tail))
     return [float(low), float(high)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """A number and its 95 % interval over prompts; no interval from a single prompt."""
+    """A number and its 95 % interval over prompts; no interval from fewer than MIN_PROMPTS of them."""
 
     value: float
     ci95: list[float] | None
+
+    def as_json(self) -> dict[str, object]:
+        """Return it under plain keys; what nothing was counted for is null."""
+        return {"value": None if np.isnan(self.value) else self.value, "ci95": self.ci95}
 
 
 def ratio(numerator: Floats, denominator: Floats, rng: np.random.Generator) -> Estimate:
     """Return sum over sum, with the interval of prompts drawn anew; both [prompts]."""
     value = float(numerator.sum() / denominator.sum()) if denominator.sum() else float("nan")
-    if len(numerator) < 2:
+    if len(numerator) < MIN_PROMPTS:
         return Estimate(value=value, ci95=None)
     drawn = bootstrap(np.stack((numerator, denominator), axis=1), rng)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return Estimate(value=value, ci95=interval95(drawn[:, 0] / drawn[:, 1]))
+        return Estimate(value=value, ci95=interval95(drawn[:, 0] / drawn[:, 1], len(numerator)))
 
 
 def round_metrics(counts: Floats) -> dict[str, Floats]:
@@ -224,14 +241,15 @@ def metrics(trace: Trace, rounds: RoundCounts, q_kind: str, seed: int = 0) -> di
         seed: Of the bootstrap: every draft length draws the same prompts.
     """
     rng = np.random.default_rng(seed)
-    drawn = bootstrap(rounds.counts, rng) if len(rounds.counts) > 1 else np.zeros((0, rounds.k + 1))
+    prompts = len(rounds.counts)
+    drawn = bootstrap(rounds.counts, rng) if prompts >= MIN_PROMPTS else np.zeros((0, rounds.k + 1))
     found: dict[str, object] = {}
     intervals: dict[str, object] = {}
     samples = round_metrics(drawn)
     for name, value in round_metrics(rounds.counts.sum(0)).items():
         found[name] = value.tolist()
         columns = samples[name].T if value.ndim else samples[name]
-        intervals[name] = [interval95(c) for c in columns] if value.ndim else interval95(columns)
+        intervals[name] = [interval95(c, prompts) for c in columns] if value.ndim else interval95(columns, prompts)
     macro, alphas = macro_tokens_per_round(rounds, rng), alpha_estimates(trace, rng)
     for name, estimate in {"tokens_per_round_macro": macro, "alpha": alphas[q_kind]}.items():
         found[name], intervals[name] = estimate.value, estimate.ci95
@@ -317,10 +335,19 @@ def surprise_gap(trace: Trace, rng: np.random.Generator) -> Estimate:
     """Say whether text is the target's own: the mean of -ln p(x) less the entropy of p, in nats.
 
     It is 0 for text drawn from p, above for text of another model or a higher temperature, below for a lower one. Means
-    nothing for greedy text.
+    nothing for greedy text. Tokens that top-k or top-p exclude are left out: see `excluded`.
     """
-    gap = sums_by_prompt(-trace.log_p.astype(np.float64) - trace.entropy_p, trace)
-    return ratio(gap, sums_by_prompt(np.ones(trace.size), trace), rng)
+    allowed = ~excluded(trace)
+    gap = np.where(allowed, -trace.log_p.astype(np.float64) - trace.entropy_p, 0.0)
+    return ratio(sums_by_prompt(gap, trace), sums_by_prompt(allowed, trace), rng)
+
+
+def excluded(trace: Trace) -> NDArray[np.bool_]:
+    """Return where the text holds a token that the target's own law excludes, [positions].
+
+    Rounding puts a few there, at the edge of top-p; more say that the text is not the target's under this rule.
+    """
+    return np.isneginf(trace.log_p)
 
 
 def synthetic_acceptance(rounds: Mapping[str, object], k: int) -> dict[str, object]:
@@ -328,7 +355,8 @@ def synthetic_acceptance(rounds: Mapping[str, object], k: int) -> dict[str, obje
 
     So a forecast can be tried on a real server. vLLM: `rejection_sample_method` "synthetic" with unconditional
     per-position rates, or their mean length; SGLang: `SGLANG_SIMULATE_ACC_LEN`, the bonus in; TensorRT-LLM:
-    `TLLM_SPEC_DECODE_FORCE_NUM_ACCEPTED_TOKENS`, the bonus not in and a whole number. llama.cpp takes a list too.
+    `TLLM_SPEC_DECODE_FORCE_NUM_ACCEPTED_TOKENS`, the bonus not in, whole, and none where it would be 0, which there
+    means that nothing is forced.
 
     Args:
         rounds: Metrics of one draft length, by the names of our records.
@@ -348,6 +376,7 @@ def synthetic_acceptance(rounds: Mapping[str, object], k: int) -> dict[str, obje
         "sglang": {
             "SGLANG_SIMULATE_ACC_LEN": length,
             "SGLANG_SIMULATE_ACC_METHOD": "match-expected",
+            "SGLANG_SIMULATE_ACC_TOKEN_MODE": "real-draft-token",
         },
-        "tensorrt_llm": {"TLLM_SPEC_DECODE_FORCE_NUM_ACCEPTED_TOKENS": round(length - 1)},
+        "tensorrt_llm": {"TLLM_SPEC_DECODE_FORCE_NUM_ACCEPTED_TOKENS": round(length - 1) or None},
     }

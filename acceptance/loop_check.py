@@ -7,7 +7,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .context import Context, padded
+from simulator.artefacts import UserError
+
+from .context import MAX_DISAGREEMENT, Context, disagreement, padded
 from .conversation import tokens_before
 from .decoders import speculative
 from .estimators import Estimate, expected_rounds, ratio
@@ -15,6 +17,7 @@ from .laws import streams
 from .measure import Plan, Settings
 from .models import DTYPES, Model, Pair
 from .prompts import Prompt
+from .rule import SamplingRule
 from .trace import Trace
 
 # A first choice that differs is put down to rounding when the two best logits are this many roundings apart or less.
@@ -56,7 +59,9 @@ class LoopCheck:
     trace_tokens_per_round: Estimate
 
 
-def run(pair: Pair, planned: Plan, trace: Trace, settings: Settings, k: int, count: int) -> LoopCheck:
+def run(
+    pair: Pair, planned: Plan, trace: Trace, settings: Settings, k: int, count: int, q_kind: str = "sampled"
+) -> LoopCheck:
     """Decode the first prompts with the loop and compare.
 
     Args:
@@ -66,7 +71,14 @@ def run(pair: Pair, planned: Plan, trace: Trace, settings: Settings, k: int, cou
         settings: What the measurement was told.
         k: Draft length.
         count: How many prompts; of each the first turn.
+        q_kind: "sampled" as the settings say, or "greedy": the draft proposes its first choice.
+
+    Raises:
+        UserError: A model whose cache cannot be rolled back.
     """
+    for option, model in (("--target", pair.target), ("--draft", pair.draft)):
+        check_roll_back(option, model)
+    draft_rule = SamplingRule(temperature=0.0) if q_kind == "greedy" else settings.draft_rule
     items = [item for item in planned.items[:count] if isinstance(item, Prompt)]
     decoded: list[speculative.Decoded] = []
     contexts = []
@@ -79,14 +91,16 @@ def run(pair: Pair, planned: Plan, trace: Trace, settings: Settings, k: int, cou
             contexts[first:],
             k=k,
             rule=settings.rule,
-            draft_rule=settings.draft_rule,
+            draft_rule=draft_rule,
             max_new_tokens=settings.max_new_tokens,
             rngs=streams(settings.seed + 1, range(first, first + len(batch))),
         )
     same = trace.select((trace.prompt < len(items)) & (trace.turn == 0))
     divergences = find_divergences(pair, planned, same, contexts, decoded) if settings.rule.is_greedy else ()
     rng = np.random.default_rng(settings.seed)
-    counts = expected_rounds(same, k, "greedy" if settings.draft_rule.is_greedy else "sampled", beyond=1).counts
+    kind = "greedy" if draft_rule.is_greedy else "sampled"
+    long_enough = int(np.diff(same.starts).max()) > k
+    counts = expected_rounds(same, k, kind, beyond=1).counts if long_enough else np.zeros((1, k + 1))
     return LoopCheck(
         k=k,
         prompts=len(items),
@@ -95,6 +109,21 @@ def run(pair: Pair, planned: Plan, trace: Trace, settings: Settings, k: int, cou
         loop_tokens_per_round=tokens_per_round(loop_counts(decoded, k), rng),
         trace_tokens_per_round=tokens_per_round(counts, rng),
     )
+
+
+def check_roll_back(option: str, model: Model) -> None:
+    """Refuse a model that does not read on rightly behind tokens that were rolled back.
+
+    Raises:
+        UserError: Names the option.
+    """
+    try:
+        found = disagreement(model, rolling_back=True)
+    except Exception as error:  # a cache of another kind raises what it likes
+        reason = (str(error).strip() or type(error).__name__).partition("\n")[0]
+        raise UserError(f"--check-loop: the cache of {option} cannot be rolled back ({reason})") from None
+    if not found < MAX_DISAGREEMENT:
+        raise UserError(f"--check-loop: {option} reads otherwise behind a rollback than without (by {found:.0%})")
 
 
 def loop_counts(decoded: Sequence[speculative.Decoded], k: int) -> NDArray[np.float64]:

@@ -9,7 +9,7 @@ from numpy.random import Generator
 from simulator.artefacts import UserError
 
 from . import cross_tokenizer, scoring
-from .conversation import Framing, answer_text, tokens_before
+from .conversation import Framing, answer_text, end_token, tokens_before
 from .decoders import baseline
 from .laws import streams
 from .models import Pair
@@ -81,48 +81,64 @@ def plan(pair: Pair, items: Sequence[Prompt | Text], settings: Settings) -> Plan
 
 def misfit(pair: Pair, item: Prompt | Text, settings: Settings) -> str:
     """Say why an item cannot be measured; empty when it can."""
-    room = pair.context_length
-    if isinstance(item, Text):
-        written = logged(pair, item, 0, settings.framing)
-        sizes = [len(written.output.before), len(written.before)]
-        if not min(sizes):
-            return "no token before the output"
-        if not written.output.tokens:
-            return "no token in the output"
-        if max(written.output.tokens + written.output.before) >= pair.target.vocabulary:
-            return f"a token id above the model's {pair.target.vocabulary - 1}"
-        needed = max(sizes) + len(written.output.tokens)
-    else:
-        sizes = [len(tokens_before(t, settings.framing, item.turns[:1], ())) for t in tokenizers(pair)]
-        needed = max(sizes) + settings.max_new_tokens
-        if not min(sizes):
+    if isinstance(item, Prompt):
+        before = [tokens_before(t, settings.framing, item.turns[:1], ()) for t in tokenizers(pair)]
+        if not all(before):
             return "no token in the prompt"
-    return f"{needed} tokens with its output, but the models' context is {room}" if needed > room else ""
+        return overrun(pair, before, settings.max_new_tokens)
+    if settings.framing.chat_template and not isinstance(item.prompt, str):
+        return "token ids, which --use-chat-template cannot frame"
+    written = logged(pair, item, 0, settings.framing)
+    before = [written.output.before, written.before]
+    if not all(before):
+        return "no token before the output"
+    if not written.output.tokens:
+        return "no token in the output"
+    if max(written.output.tokens + written.output.before) >= pair.target.vocabulary:
+        return f"a token id above the model's {pair.target.vocabulary - 1}"
+    return overrun(pair, before, len(written.output.tokens))
 
 
-def tokenizers(pair: Pair) -> tuple[object, object]:
+def overrun(pair: Pair, before: Sequence[list[int]], more: int) -> str:
+    """Say which model's context so many tokens more would exceed; empty when none's.
+
+    Args:
+        pair: The models.
+        before: What the target and the draft read ahead of an output.
+        more: Tokens of the output; how many they are in a draft's own tokens is not known before it is written.
+    """
+    needed, room = len(before[0]) + more, pair.context_lengths[0]
+    if needed > room:
+        return f"{needed} tokens with its output, but the models' context is {room}"
+    if len(before[1]) >= pair.context_lengths[1]:
+        return f"{len(before[1])} tokens of the draft before the output, but its context is {pair.context_lengths[1]}"
+    return ""
+
+
+def tokenizers(pair: Pair) -> tuple[Any, Any]:
+    """Return the target's and the draft's."""
     return pair.tokenizer, pair.draft_tokenizer
 
 
-def ids(tokenizer: object, text: str | tuple[int, ...], *, special: bool) -> list[int]:
+def ids(tokenizer: Any, text: str | tuple[int, ...], *, special: bool) -> list[int]:
     """Return a text's tokens; ids stay what they are."""
     if isinstance(text, str):
-        return list(tokenizer(text, add_special_tokens=special).input_ids)  # type: ignore[operator]
+        return list(tokenizer(text, add_special_tokens=special).input_ids)
     return list(text)
 
 
 def logged(pair: Pair, text: Text, index: int, framing: Framing) -> Written:
     """Return a logged text in tokens."""
 
-    def before(tokenizer: object) -> list[int]:
+    def before(tokenizer: Any) -> list[int]:
         if isinstance(text.prompt, str):
             return tokens_before(tokenizer, framing, (text.prompt,), ())
         same = tokenizer is pair.tokenizer
-        return list(text.prompt) if same else ids(tokenizer, answer_text(pair.tokenizer, text.prompt), special=True)
+        return list(text.prompt) if same else ids(tokenizer, answer_text(pair.tokenizer, (), text.prompt), special=True)
 
     tokens = ids(pair.tokenizer, text.output, special=False)
     if text.ended and pair.target.ends and isinstance(text.output, str):
-        tokens.append(pair.target.ends[0])
+        tokens.append(end_token(pair.tokenizer, framing, pair.target.ends))
     output = Output(prompt=index, turn=0, before=before(pair.tokenizer), tokens=tokens)
     return Written(output=output, before=before(pair.draft_tokenizer))
 
@@ -172,7 +188,7 @@ def converse(pair: Pair, planned: Plan, batch: Sequence[tuple[int, Prompt]], set
             if turn < len(prompt.turns) and len(answers[row]) == turn:
                 said = prompt.turns[: turn + 1], answers[row]
                 ours, theirs = (tokens_before(t, settings.framing, *said) for t in tokenizers(pair))
-                if max(len(ours), len(theirs)) + settings.max_new_tokens <= pair.context_length:
+                if not overrun(pair, (ours, theirs), settings.max_new_tokens):
                     output = Output(prompt=index, turn=turn, before=ours, tokens=[])
                     asked[row] = Written(output=output, before=theirs)
         if not asked:
@@ -180,7 +196,7 @@ def converse(pair: Pair, planned: Plan, batch: Sequence[tuple[int, Prompt]], set
         traces = answer(pair, list(asked.values()), planned.infos, settings, [rngs[row] for row in asked])
         for row, trace in zip(asked, traces, strict=True):
             found[row].append(trace)
-            answers[row].append(answer_text(pair.tokenizer, trace.token.tolist()))
+            answers[row].append(answer_text(pair.tokenizer, asked[row].output.before, trace.token.tolist()))
     return [trace for traces in found for trace in traces]
 
 
@@ -226,3 +242,14 @@ def measure(
         traces.append(trace)
         progress(len(indices))
     return join(traces)
+
+
+def turns_left_out(planned: Plan, trace: Trace) -> str:
+    """Say how many turns were not asked because their conversation no longer fitted; empty when none."""
+    asked = sum(len(item.turns) if isinstance(item, Prompt) else 1 for item in planned.items)
+    missing = asked - (len(trace.starts) - 1)
+    return (
+        f"left out: {missing} of {asked} turns, whose conversations no longer fit the models' context"
+        if missing
+        else ""
+    )

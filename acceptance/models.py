@@ -1,5 +1,6 @@
 """Models through torch and transformers: find a device, load a target and its draft, check that they fit together."""
 
+import inspect
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ import transformers
 
 from simulator.artefacts import UserError
 from simulator.dependency import Dependency, require
+
+from .context import MAX_DISAGREEMENT, disagreement
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 QUANTIZATIONS = {"8bit": {"load_in_8bit": True}, "4bit": {"load_in_4bit": True}}
@@ -27,6 +30,11 @@ class Model:
     module: Any
     vocabulary: int
     ends: tuple[int, ...] = ()
+
+    @property
+    def context_length(self) -> int:
+        """Tokens it can see at most."""
+        return getattr(self.module.config.get_text_config(), "max_position_embeddings", None) or 2**31
 
     @property
     def device(self) -> Any:
@@ -51,11 +59,10 @@ class Pair:
         return self.draft_tokenizer is self.tokenizer
 
     @property
-    def context_length(self) -> int:
-        """Tokens that both models can see at most."""
-        configs = [m.module.config.get_text_config() for m in (self.target, self.draft)]
-        limits = [getattr(config, "max_position_embeddings", None) for config in configs]
-        return min([limit for limit in limits if limit], default=2**31)
+    def context_lengths(self) -> tuple[int, int]:
+        """Tokens that the target and the draft can see at most; of one vocabulary, the shorter for both."""
+        ours, theirs = self.target.context_length, self.draft.context_length
+        return (min(ours, theirs),) * 2 if self.same_vocabulary else (ours, theirs)
 
 
 def pick_device(device: str) -> str:
@@ -120,7 +127,10 @@ def load_tokenizers(target: str, draft: str, cross_tokenizer: bool) -> tuple[Any
     Raises:
         UserError: One cannot be loaded, or they differ and `cross_tokenizer` was not asked for.
     """
-    load = transformers.AutoTokenizer.from_pretrained
+
+    def load(name: str, **where: Any) -> Any:
+        return transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False, **where)
+
     ours, theirs = load_part("--target", target, load), load_part("--draft", draft, load)
     difference = vocabulary_difference(ours, theirs)
     if difference and not cross_tokenizer:
@@ -184,7 +194,9 @@ def load_pair(
     tokenizer, draft_tokenizer = load_tokenizers(target, draft, cross_tokenizer)
 
     def load_module(name: str, **where: Any) -> Any:
-        module = transformers.AutoModelForCausalLM.from_pretrained(name, **options, **where).eval()
+        # Never asks whether to run a stranger's code.
+        load = transformers.AutoModelForCausalLM.from_pretrained
+        module = load(name, trust_remote_code=False, **options, **where).eval()
         if quantization is None:
             module = module.to(device)
         if not all(torch.isfinite(p).all() for p in module.parameters() if p.is_floating_point()):
@@ -200,6 +212,8 @@ def load_pair(
     ours, theirs = (
         Model(module=m, vocabulary=size, ends=tuple(end_tokens(m))) for m, size in zip(modules, sizes, strict=True)
     )
+    check_reading("--target", target, ours)
+    check_reading("--draft", draft, theirs)
     return Pair(
         target=ours,
         draft=theirs,
@@ -218,9 +232,25 @@ def check_cache(option: str, name: str, module: Any) -> None:
     """
     layers = transformers.cache_utils.DynamicCache(config=module.config).layers
     attends = all(isinstance(layer, transformers.cache_utils.DynamicLayer) for layer in layers)
-    if getattr(module, "_is_stateful", False) or not attends:
+    takes_cache = "past_key_values" in inspect.signature(module.forward).parameters
+    if getattr(module, "_is_stateful", False) or not attends or not takes_cache:
         kind = module.config.model_type
         raise UserError(f"{option} {name}: {kind} keeps a recurrent state, expected a model of attention layers alone")
+
+
+def check_reading(option: str, name: str, model: Model) -> None:
+    """Refuse a model that reads otherwise with padding and a cache than without.
+
+    Raises:
+        UserError: Names the option and the model.
+    """
+    try:
+        found = disagreement(model, rolling_back=False)
+    except Exception as error:  # a model's own code raises what it likes
+        reason = (str(error).strip() or type(error).__name__).partition("\n")[0]
+        raise UserError(f"{option} {name}: cannot be read with a cache ({reason})") from None
+    if not found < MAX_DISAGREEMENT:
+        raise UserError(f"{option} {name}: reads otherwise with padding and a cache than without (by {found:.0%})")
 
 
 def vocabulary_of(module: Any) -> int:

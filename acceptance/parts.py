@@ -1,8 +1,7 @@
 """The unfinished measurement: one file for each batch that is done, so that an interruption loses at most one batch."""
 
-import shutil
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,12 @@ SCHEMA_VERSIONS = (1,)
 FOLDER = "unfinished"
 
 
-@dataclass(frozen=True, slots=True)
 class Parts:
-    """A folder of finished batches beside what the measurement was told."""
+    """A folder of finished batches beside what the measurement was told; one process at a time works in it."""
 
-    folder: Path
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.lock: int | None = None
 
     @property
     def about(self) -> Path:
@@ -37,15 +37,39 @@ class Parts:
         Raises:
             UserError: Something is there and neither was asked for, or it is another measurement's.
         """
+        if self.folder.exists() and not self.about.exists() and (self.folder.is_file() or any(self.folder.iterdir())):
+            raise UserError(f"--out-dir: {self.folder} is there already and not ours, expected another folder")
+        if self.about.exists():
+            self.take()
         if self.about.exists() and resume:
             self.check_same(told)
             return
-        if self.folder.exists() and not force:
+        if self.about.exists() and not force:
             raise UserError(
                 f"{self.folder}: an interrupted measurement lies here (--resume goes on with it, --force starts anew)"
             )
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self.clear()
         write_json(self.about, envelope(KIND, SCHEMA_VERSIONS[-1], told))
+        self.take()
+
+    def take(self) -> None:
+        """Keep other processes out until this one ends, however it does.
+
+        Raises:
+            UserError: Another is at work here.
+        """
+        try:
+            import fcntl
+        except ImportError:  # no such locks on this system
+            return
+        self.release()
+        lock = os.open(self.about, os.O_RDONLY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(lock)
+            raise UserError(f"--out-dir: another measurement is at work in {self.folder}") from None
+        self.lock = lock
 
     def check_same(self, told: Mapping[str, Any]) -> None:
         """Refuse to go on with a measurement that was told something else."""
@@ -54,7 +78,12 @@ class Parts:
         before = found.get("parameters")
         if not isinstance(before, dict):
             raise UserError(f"{self.about}: parameters is {before!r}, expected an object")
-        for key in sorted(told.keys() | before.keys()):
+        for key in (*told, *sorted(before.keys() - told.keys())):
+            if told.get(key) != before.get(key) and key.endswith("sha256"):
+                raise UserError(
+                    f"--resume: the prompts or texts are not those of {self.about}; "
+                    "expected the same measurement, or --force to start anew"
+                )
             if told.get(key) != before.get(key):
                 raise UserError(
                     f"--resume: {key} is {told.get(key)!r}, but {before.get(key)!r} in {self.about}; "
@@ -66,18 +95,32 @@ class Parts:
         return self.folder / f"batch-{number:06d}.npz"
 
     def load(self, number: int, prompts: tuple[PromptInfo, ...]) -> Trace | None:
-        """Return a batch that is done, or None.
-
-        Raises:
-            UserError: Its file is broken.
-        """
-        path = self.path(number)
-        return load_arrays(path, prompts) if path.exists() else None
+        """Return a batch that is done; None where it is not, or where its file is broken."""
+        try:
+            return load_arrays(self.path(number), prompts)
+        except UserError:
+            return None
 
     def save(self, number: int, trace: Trace) -> None:
         """Keep a batch."""
         save_arrays(self.path(number), trace)
 
     def close(self) -> None:
-        """Remove the folder: the whole trace is written."""
-        shutil.rmtree(self.folder)
+        """Remove what was kept, now that the whole trace is written, and let others work here."""
+        self.clear()
+        self.release()
+
+    def release(self) -> None:
+        """Let others work here."""
+        if self.lock is not None:
+            os.close(self.lock)
+            self.lock = None
+
+    def clear(self) -> None:
+        """Remove what was kept, and the folder if nothing else is in it."""
+        if not self.folder.exists():
+            return
+        for path in (*self.folder.glob("batch-*.npz"), *self.folder.glob(".batch-*.npz*"), self.about):
+            path.unlink(missing_ok=True)
+        if not any(self.folder.iterdir()):
+            self.folder.rmdir()

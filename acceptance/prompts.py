@@ -77,7 +77,7 @@ def load_prompts(
 
     Args:
         path: The file.
-        dataset: One of DATASETS. auto: .json and .jsonl by the keys of each record, every other suffix as text.
+        dataset: One of DATASETS. auto: what begins with JSON by the keys of each record, other files as text.
         turns: At most so many user turns of each conversation; None: all.
         limit: The first so many usable prompts; None: all. What follows them is not read.
 
@@ -87,7 +87,9 @@ def load_prompts(
     if dataset not in LAYOUTS:
         raise UserError(f"dataset is {dataset!r}, expected {', '.join(DATASETS)}")
     check_at_least_one("turns", turns)
-    if dataset == "auto" and path.suffix.lower() not in (".json", ".jsonl"):
+    # Read once: the path may be a pipe.
+    lines = list(lines_of(path))
+    if dataset == "auto" and path.suffix.lower() not in (".json", ".jsonl") and not looks_like_json(lines):
         dataset = "text"
     layout = LAYOUTS[dataset]
 
@@ -98,8 +100,14 @@ def load_prompts(
         said = said_in(record, layout.keys)
         return Prompt(turns=said[:turns], source=source_of(record, where), category=category_of(record))
 
-    items, parse = (lines_of(path), line_record) if dataset == "text" else json_items(path, layout.expected)
-    found = read_first(path, items, lambda item, where: read(object_of(parse(item)), where), limit, layout.expected)
+    items, parse, place = (
+        (iter(lines), line_record, "line") if dataset == "text" else json_items(path, lines, layout.expected)
+    )
+
+    def read_item(item: Any, where: str) -> Prompt:
+        return read(object_of(parse(item)), where)
+
+    found = read_first(path, items, read_item, limit, layout.expected, place)
     names = told_apart(p.source for p in found.rows)
     return replace(found, rows=tuple(replace(p, source=n) for p, n in zip(found.rows, names, strict=True)))
 
@@ -113,26 +121,35 @@ def line_record(line: str) -> dict[str, str]:
     return {"prompt": line}
 
 
-def json_items(path: Path, expected: str) -> tuple[Items, Callable[[Any], Any]]:
-    """Return what stands in a file, by line or place in a JSON list, and what makes a JSON value of it.
+def looks_like_json(lines: list[tuple[int, str]]) -> bool:
+    """Say whether a file of some other suffix begins with a JSON object, or with a list of them."""
+    try:
+        first = parse_json(lines[0][1]) if lines else None
+    except BadRecord:
+        return lines[0][1].lstrip().startswith("[{")
+    return isinstance(first, dict) or (isinstance(first, list) and any(isinstance(v, dict) for v in first))
+
+
+def json_items(path: Path, lines: list[tuple[int, str]], expected: str) -> tuple[Items, Callable[[Any], Any], str]:
+    """Return what stands in a file with its place, what makes a JSON value of it, and what a place is.
 
     A file not named .jsonl may hold one list over all its lines.
 
     Raises:
         UserError: It holds the beginning of a list, and no JSON.
     """
-    # Read once: the path may be a pipe.
-    lines = list(lines_of(path))
     if path.suffix.lower() == ".jsonl" or not lines or not lines[0][1].lstrip().startswith("["):
-        return iter(lines), parse_json
+        return iter(lines), parse_json, "line"
     try:
         values = parse_json("\n".join(line for _, line in lines))
     except BadRecord as error:
         raise UserError(f"{path}: {error}, expected a list of {expected}") from None
-    return enumerate(values, 1), lambda value: value
+    return enumerate(values, 1), lambda value: value, "record"
 
 
-def read_first(path: Path, items: Items, read: Callable[[Any, str], T], limit: int | None, expected: str) -> Records[T]:
+def read_first(
+    path: Path, items: Items, read: Callable[[Any, str], T], limit: int | None, expected: str, place: str = "line"
+) -> Records[T]:
     """Read items until `limit` of them could be used; see `read_each`.
 
     Args:
@@ -141,6 +158,7 @@ def read_first(path: Path, items: Items, read: Callable[[Any, str], T], limit: i
         read: Turns one item into a record, given "FILE-NAME:LINE"; raises BadRecord.
         limit: At most so many records; None: all.
         expected: What a record should look like.
+        place: What the first of an item is.
     """
     check_at_least_one("limit", limit)
     rows: list[T] = []
@@ -149,7 +167,7 @@ def read_first(path: Path, items: Items, read: Callable[[Any, str], T], limit: i
         rows.append(read(item, f"{path.name}:{line}"))
         return rows[-1]
 
-    return read_each(path, takewhile(lambda _: len(rows) != limit, items), keep, expected)
+    return read_each(path, takewhile(lambda _: len(rows) != limit, items), keep, expected, place)
 
 
 def object_of(value: Any) -> dict[str, Any]:

@@ -1,12 +1,13 @@
 """Files of many records, one a line: what can be read is read, and every line that cannot is counted and named."""
 
+import codecs
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from simulator.artefacts import UserError, read_text
+from simulator.artefacts import UserError, read_bytes
 
 T = TypeVar("T")
 NAMED_LINES = 5
@@ -31,16 +32,29 @@ class Records(Generic[T]):
     path: Path
     rows: tuple[T, ...]
     skipped: tuple[Skipped, ...] = ()
+    place: str = "line"
 
     def about_skipped(self) -> str:
-        """Return one line that counts the skipped records and names the first few; empty when there are none."""
-        if not self.skipped:
-            return ""
-        named = ", ".join(f"{s.line} ({s.reason})" for s in self.skipped[:NAMED_LINES])
-        more = len(self.skipped) - NAMED_LINES
-        rest = f" and {more} more" if more > 0 else ""
+        """Return one line that counts the skipped records and names them; empty when there are none."""
         total = len(self.rows) + len(self.skipped)
-        return f"{self.path}: skipped {len(self.skipped)} of {total} records, line {named}{rest}"
+        return about_skipped(self.path, self.skipped, f" of {total}", self.place)
+
+
+def about_skipped(path: Path, skipped: Sequence[Skipped], of_total: str = "", place: str = "line") -> str:
+    """Return one line that counts skipped records, gives reasons for the first few and the places of all.
+
+    Args:
+        path: The file.
+        skipped: Records that were not used.
+        of_total: Such as " of 480"; empty where the number of records is not known.
+        place: What `Skipped.line` counts: "line", or "record" of a list.
+    """
+    if not skipped:
+        return ""
+    named = ", ".join(f"{s.line} ({s.reason})" for s in skipped[:NAMED_LINES])
+    rest = ", ".join(str(s.line) for s in skipped[NAMED_LINES:])
+    plural = "" if len(skipped) == 1 and not of_total else "s"
+    return f"{path}: skipped {len(skipped)}{of_total} record{plural}, {place} {named}" + (f", {rest}" if rest else "")
 
 
 def parse_json(text: str) -> Any:
@@ -67,13 +81,17 @@ def lines_of(path: Path) -> Iterator[tuple[int, str]]:
     Raises:
         UserError: The file cannot be read.
     """
-    # Not splitlines(): JSON strings may hold U+2028, which is no line end to a JSONL writer.
-    for number, line in enumerate(read_text(path).split("\n"), 1):
+    # Not splitlines(): JSON strings may hold U+2028, which is no line end to a JSONL writer. Bytes that are no UTF-8
+    # become lone surrogates, for which a record is refused, not the file.
+    content = read_bytes(path).removeprefix(codecs.BOM_UTF8)
+    for number, line in enumerate(content.split(b"\n"), 1):
         if line.strip():
-            yield number, line.removesuffix("\r")
+            yield number, line.decode("utf-8", "surrogateescape").removesuffix("\r")
 
 
-def read_each(path: Path, items: Iterator[tuple[int, Any]], read: Callable[[Any, int], T], expected: str) -> Records[T]:
+def read_each(
+    path: Path, items: Iterator[tuple[int, Any]], read: Callable[[Any, int], T], expected: str, place: str = "line"
+) -> Records[T]:
     """Read every item, keeping account of those that `read` refuses.
 
     Args:
@@ -81,6 +99,7 @@ def read_each(path: Path, items: Iterator[tuple[int, Any]], read: Callable[[Any,
         items: (line, what stands there).
         read: Turns one item into a record, given its line; raises BadRecord.
         expected: What a record should look like, for the message when none does.
+        place: What the first of an item is: a "line", or the place of a "record" in a list.
 
     Raises:
         UserError: Not one record can be used; names the first that was refused.
@@ -89,13 +108,15 @@ def read_each(path: Path, items: Iterator[tuple[int, Any]], read: Callable[[Any,
     skipped: list[Skipped] = []
     for line, item in items:
         try:
+            if isinstance(item, str) and any("\udc80" <= c <= "\udcff" for c in item):
+                raise BadRecord("not UTF-8 text")
             rows.append(read(item, line))
         except BadRecord as error:
             skipped.append(Skipped(line=line, reason=str(error)))
     if not rows:
-        first = f"line {skipped[0].line}: {skipped[0].reason}" if skipped else "it is empty"
+        first = f"{place} {skipped[0].line}: {skipped[0].reason}" if skipped else "it is empty"
         raise UserError(f"{path}: holds nothing to read ({first}), expected {expected}")
-    return Records(path=path, rows=tuple(rows), skipped=tuple(skipped))
+    return Records(path=path, rows=tuple(rows), skipped=tuple(skipped), place=place)
 
 
 def read_jsonl(path: Path, read: Callable[[Any, int], T], expected: str) -> Records[T]:

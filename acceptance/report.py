@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from .loop_check import LoopCheck
 
 NAMED_DIVERGENCES = 5
+# Rounding turns near ties of half precision in up to about this share of greedy text that is read again.
+MAX_FOREIGN = 0.03
 
 
 def span(ci95: Sequence[float] | None, digits: int = 3) -> str:
@@ -23,6 +25,8 @@ def span(ci95: Sequence[float] | None, digits: int = 3) -> str:
 
 def with_span(estimate: Estimate, digits: int = 3) -> str:
     """Write a number with its interval."""
+    if math.isnan(estimate.value):
+        return "none counted"
     return f"{estimate.value:.{digits}f} {span(estimate.ci95, digits)}".rstrip()
 
 
@@ -41,7 +45,7 @@ def summary_text(trace: Trace, found: Analysis, told: Mapping[str, Any], q_kind:
     lines = [heading]
     if told.get("approximation"):
         lines.append(f"This is an {told['approximation']}.")
-    if told["temperature"] == 0 and told["draft_temperature"] == 0:
+    if told["draft_temperature"] == 0:
         lines.append(f"a single drafted token is accepted with probability {with_span(found.alpha['greedy'], 4)}")
     else:
         sampled, greedy = (with_span(found.alpha[kind], 4) for kind in ("sampled", "greedy"))
@@ -70,15 +74,10 @@ def summary_text(trace: Trace, found: Analysis, told: Mapping[str, Any], q_kind:
 
 def warnings(found: Analysis) -> list[str]:
     """Say where the text does not look like the target's own at this temperature."""
-    if found.not_first_choice is not None and found.not_first_choice > 0.01:
-        share = f"{found.not_first_choice:.1%}"
-        return ["", f"{share} of the text is not the target's first choice: is it this target's, at temperature 0?"]
     gap = found.text_gap
-    if gap is not None and not math.isfinite(gap.value):
-        return [
-            "",
-            "the text holds tokens that temperature, top-k and top-p exclude: is it this target's, under these?",
-        ]
+    if found.foreign > MAX_FOREIGN:
+        what = "is not the target's first choice" if gap is None else "is excluded by top-k or top-p"
+        return ["", f"{found.foreign:.1%} of the text {what}: is it this target's, under these settings?"]
     if gap is not None and gap.ci95 is not None and abs(gap.value) > 0.05 and not gap.ci95[0] <= 0 <= gap.ci95[1]:
         where = "more" if gap.value > 0 else "less"
         words = f"the text surprises the target {where} than its own would, by {abs(gap.value):.3f} nats a token"
@@ -92,9 +91,12 @@ def full_text(found: Analysis, draft_cost: float) -> str:
     parts = [
         section(f"By position in the draft, K = {k}", position_rows(found.metrics[k])),
         section(f"By category, K = {k}", category_rows(found)),
-        section("Acceptance of a token along the output", group_rows(found.along_output, "position from")),
+        section("Acceptance of a token along the output", group_rows(found.along_output, "from token", first=1)),
         section("Acceptance of a token by context length", group_rows(found.by_context_length, "context from")),
-        section(f"Draft-length policies on this text; a draft pass costs {draft_cost:g}", policy_rows(found)),
+        section(
+            f"Draft-length policies on this text, cut rounds included; a draft pass costs {draft_cost:g}",
+            policy_rows(found),
+        ),
         section(f"The same under other tools' names, K = {k}", alias_rows(found.metrics[k], k), left=(0, 2)),
         section(f"To try it on a server, K = {k}", synthetic_rows(found.synthetic[k]), left=(0, 1)),
     ]
@@ -125,19 +127,23 @@ def category_rows(found: Analysis) -> list[tuple[str, ...]]:
     return rows
 
 
-def group_rows(groups: Mapping[str | int, tuple[Estimate, int]], name: str) -> list[tuple[str, ...]]:
+def group_rows(groups: Mapping[str | int, tuple[Estimate, int]], name: str, first: int = 0) -> list[tuple[str, ...]]:
+    """Write a row for each bin, by its lower edge; positions count from `first`."""
     rows: list[tuple[str, ...]] = [(name, "tokens", "accepted", "95 % interval")]
     for edge, (estimate, count) in groups.items():
-        rows.append((str(edge), f"{count:,}", f"{estimate.value:.3f}", span(estimate.ci95)))
+        rows.append((str(int(edge) + first), f"{count:,}", f"{estimate.value:.3f}", span(estimate.ci95)))
     return rows
 
 
 def policy_rows(found: Analysis) -> list[tuple[str, ...]]:
-    rows: list[tuple[str, ...]] = [("policy", "tokens/round", "target calls/token", "draft calls/token", "speedup")]
+    rows: list[tuple[str, ...]] = [
+        ("policy", "tokens/round", "target calls/token", "draft calls/token", "rounds without draft", "speedup")
+    ]
 
     def row(name: str, p: PolicyResult) -> tuple[str, ...]:
-        calls = f"{p.target_calls_per_token:.3f}"
-        return name, f"{p.tokens_per_round:.3f}", calls, between(p.draft_calls_per_token), between(p.speedup, 2) + "x"
+        calls, none = f"{p.target_calls_per_token:.3f}", f"{p.rounds_without_draft:.1%}"
+        speedup = between(p.speedup, 2) + "x"
+        return name, f"{p.tokens_per_round:.3f}", calls, between(p.draft_calls_per_token), none, speedup
 
     return rows + [row(name, p) for name, p in found.policies.items()]
 
@@ -165,8 +171,8 @@ def synthetic_rows(settings: Mapping[str, Any]) -> list[tuple[str, ...]]:
     return [
         ("engine", "setting"),
         ("vLLM", f'rejection_sample_method "synthetic", synthetic_acceptance_rates {rates}'),
-        ("SGLang", f"SGLANG_SIMULATE_ACC_LEN={settings['mean_length']:.4f}"),
-        ("TensorRT-LLM", f"TLLM_SPEC_DECODE_FORCE_NUM_ACCEPTED_TOKENS={forced}"),
+        ("SGLang", " ".join(f"{name}={value}" for name, value in settings["sglang"].items())),
+        ("TensorRT-LLM", f"TLLM_SPEC_DECODE_FORCE_NUM_ACCEPTED_TOKENS={forced}" if forced else "none: it would be 0"),
     ]
 
 
@@ -175,7 +181,9 @@ def loop_text(check: "LoopCheck") -> str:
     lines = [
         f"Checked against the speculative loop, K = {check.k}, {check.prompts} prompts:",
         f"  tokens/round {with_span(check.loop_tokens_per_round)} in the loop, "
-        f"{with_span(check.trace_tokens_per_round)} from the trace",
+        f"{with_span(check.trace_tokens_per_round)} from the trace"
+        if math.isfinite(check.trace_tokens_per_round.value)
+        else "  no output is long enough to compare rounds",
     ]
     if check.identical is not None:
         lines.append(f"  {check.identical} of {check.prompts} outputs are the target's own, token by token")

@@ -183,16 +183,19 @@ def load_trace(sidecar: Path) -> tuple[Trace, dict[str, Any]]:
     """
     about = read_json_object(sidecar)
     check_kind(sidecar, about, KIND, SCHEMA_VERSIONS)
-    name, told = about.get("arrays"), about.get("parameters")
-    if not isinstance(name, str):
-        raise UserError(f"{sidecar}: arrays is {name!r}, expected the name of the .npz beside it")
+    arrays, told = about.get("arrays"), about.get("parameters")
+    if not isinstance(arrays, str):
+        raise UserError(f"{sidecar}: arrays is {arrays!r}, expected the name of the .npz beside it")
     if not isinstance(told, dict):
         raise UserError(f"{sidecar}: parameters is {told!r}, expected an object")
+    for name in ("temperature", "draft_temperature"):
+        if not isinstance(told.get(name), int | float):
+            raise UserError(f"{sidecar}: parameters.{name} is {told.get(name)!r}, expected a number")
     try:
         prompts = tuple(PromptInfo(source=str(p["source"]), category=str(p["category"])) for p in about["prompts"])
     except (KeyError, TypeError):
         raise UserError(f"{sidecar}: prompts is not a list of source and category") from None
-    trace = load_arrays(sidecar.parent / name, prompts)
+    trace = load_arrays(sidecar.parent / arrays, prompts)
     if about.get("positions") != trace.size:
-        raise UserError(f"{sidecar}: positions is {about.get('positions')!r}, but {name} holds {trace.size}")
+        raise UserError(f"{sidecar}: positions is {about.get('positions')!r}, but {arrays} holds {trace.size}")
     return trace, told

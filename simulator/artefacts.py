@@ -73,6 +73,20 @@ def to_json(payload: Mapping[str, Any]) -> str:
     return json.dumps(finite_or_text(payload), indent=2, sort_keys=True, allow_nan=False) + "\n"
 
 
+def read_bytes(path: str | Path) -> bytes:
+    """Read a file.
+
+    Raises:
+        UserError: It is missing, a folder, or unreadable.
+    """
+    try:
+        return Path(path).read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+
+
 def read_text(path: str | Path) -> str:
     """Read a UTF-8 file, with or without a byte order mark.
 
@@ -80,13 +94,9 @@ def read_text(path: str | Path) -> str:
         UserError: The file is missing, a folder, unreadable, or not UTF-8.
     """
     try:
-        return Path(path).read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
+        return read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def read_json_object(path: str | Path) -> dict[str, Any]:

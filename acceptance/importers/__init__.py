@@ -36,7 +36,7 @@ def import_histogram(format: str, path: Path, *, k: int | None = None, before: P
         UserError: The file cannot be read as this format, contradicts itself or `k`, or holds no rounds.
     """
     if format not in FORMATS:
-        raise UserError(f"--format: {format!r} is not known, expected one of {', '.join(FORMATS)}")
+        raise UserError(f"--from: {format!r} is not known, expected one of {', '.join(FORMATS)}")
     if k is not None and (isinstance(k, bool) or not 1 <= k <= MAX_DRAFT_LENGTH):
         raise UserError(f"--k: {k} is not allowed, expected a whole number from 1 to {MAX_DRAFT_LENGTH}")
     if before is None:

@@ -1,7 +1,6 @@
 """`measure-acceptance` as a user meets it: real subprocesses, a real pair, and bad input."""
 
 import json
-import os
 import signal
 import subprocess
 import sysconfig
@@ -100,6 +99,8 @@ BAD_OPTIONS = [
     (("--plot", "x.pdf"), "--plot x.pdf"),
     (("--cross-tokenizer", "text", "--check-loop", "2"), "--check-loop: the loop needs one vocabulary"),
     (("--draft-cost", "-1"), "--draft-cost"),
+    (("--draft-cost", "nan"), "--draft-cost: nan is not allowed, expected 0 to 1000"),
+    (("--q-kind", "sampled"), "--q-kind: sampled, but the draft is greedy"),
     (("nonsense",), "No such command 'nonsense'"),
     (("import", "x", "--from", "sglang"), "not used with import: give options behind it"),
 ]
@@ -142,6 +143,66 @@ def test_existing_results_are_kept_unless_forced(measure, user_error, tmp_path: 
     assert load_histogram(kept).k == 4
 
 
+@pytest.mark.parametrize("option", ["--prompts", "--texts", "--trace"])
+def test_an_input_is_never_an_output(run, user_error, random_pair, tmp_path: Path, option: str) -> None:
+    precious = '{"prompt": "w1", "output": "w2"}\n'
+    (tmp_path / "trace.json").write_text(precious)
+    (tmp_path / "accept_hist_k4.json").write_text(precious)
+    name = "accept_hist_k4.json" if option == "--trace" else "trace.json"
+    pair = () if option == "--trace" else ("--target", random_pair[0], "--draft", random_pair[1])
+    user_error(run("measure-acceptance", *pair, option, name, "--force"), f"is the file of {option} too")
+    assert (tmp_path / name).read_text() == precious
+
+
+def test_jsonl_by_any_other_name_is_json(measure, prompts: Path, tmp_path: Path) -> None:
+    assert measure("--out-dir", "a").returncode == 0
+    other = prompts.rename(tmp_path / "prompts.ndjson")
+    assert measure("--out-dir", "b", "--prompts", other).returncode == 0
+    a, b = (load_trace(tmp_path / d / "trace.json")[0] for d in "ab")
+    assert (a.token == b.token).all()
+
+
+def test_a_line_that_is_no_utf8_is_skipped_and_named(measure, prompts: Path) -> None:
+    prompts.write_bytes(b'{"prompt": "w1"}\n{"prompt": "\xff\xfe"}\n')
+    done = measure()
+    assert done.returncode == 0, done.stderr
+    assert "skipped 1 of 2 records, line 2 (not UTF-8 text)" in done.stdout
+
+
+def test_an_import_counts_and_names_what_it_skips(run, tmp_path: Path) -> None:
+    good = json.dumps({"question_id": 1, "choices": [{"turns": ["a"], "accept_lengths": [1, 3, 2]}]})
+    (tmp_path / "s.jsonl").write_bytes(f"{good}\ngarbage{{\n".encode() + b"\xff\n" + good.encode() + b"\n")
+    done = run("measure-acceptance", "import", "--from", "spec-bench", "s.jsonl")
+    assert done.returncode == 0, done.stderr
+    assert "skipped 2 records, line 2 (not JSON), 3 (not UTF-8 text)" in done.stdout
+    found = json.loads((tmp_path / "accept_hist_k2.json").read_text())
+    assert found["hist"] == {"0": 2, "1": 2, "2": 2}
+    assert found["metrics"]["tokens_per_round"] == 2
+    assert "tokens that each step emitted" in found["definition"]
+    assert run("simulate", "--hist", "accept_hist_k2.json", "--draftN", 2).returncode == 0
+
+
+def test_the_loop_is_checked_for_the_draft_that_was_asked_for(measure) -> None:
+    asked = ("--temperature", 1, "--k", 2, "--check-loop", 20, "--json")
+    sampled, greedy = (
+        json.loads(measure(*asked, "--q-kind", kind, "--force").stdout) for kind in ("sampled", "greedy")
+    )
+    for found in (sampled, greedy):
+        check = found["loop_check"]
+        width = check["trace_tokens_per_round"]["ci95"][1] - check["trace_tokens_per_round"]["ci95"][0]
+        gap = check["loop_tokens_per_round"]["value"] - check["trace_tokens_per_round"]["value"]
+        assert abs(gap) < 2 * width
+        assert check["trace_tokens_per_round"]["value"] == pytest.approx(
+            found["metrics"]["2"]["tokens_per_round"], abs=width
+        )
+    assert sampled["loop_check"]["loop_tokens_per_round"] != greedy["loop_check"]["loop_tokens_per_round"]
+
+
+def test_the_cost_of_a_draft_reaches_the_policies(measure) -> None:
+    cheap, dear = (json.loads(measure("--json", "--draft-cost", c, "--force").stdout) for c in (0, 1))
+    assert cheap["policies"]["fixed 4"]["speedup"][0] > dear["policies"]["fixed 4"]["speedup"][0]
+
+
 def test_an_unwritable_folder_is_refused_before_any_work(measure, user_error, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     user_error(measure("--out-dir", "file"), "--out-dir", "not a writable folder")
@@ -168,8 +229,8 @@ def test_the_report_and_the_picture_say_everything(measure, tmp_path: Path, prom
         "By category, K = 3",
         "along the output",
         "by context length",
-        "Hugging Face heuristic",
-        "oracle, up to 3",
+        "Hugging Face heuristic, from 20",
+        "oracle  ",
         "mean acceptance length (vLLM",
         "synthetic_acceptance_rates",
         "SGLANG_SIMULATE_ACC_LEN=",
@@ -262,7 +323,9 @@ def test_a_killed_measurement_resumes_to_the_same_trace(
     assert measure(*asked, "--out-dir", "whole").returncode == 0
     words: list[object] = [SCRIPTS / "measure-acceptance", "--target", random_pair[0], "--draft", random_pair[1]]
     words += ["--prompts", prompts, *asked, "--out-dir", "cut"]
-    with subprocess.Popen(list(map(str, words)), cwd=tmp_path, env=os.environ, stderr=subprocess.PIPE) as process:
+    # A test runner in the background passes on SIGINT as ignored.
+    heeding = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    with subprocess.Popen(list(map(str, words)), cwd=tmp_path, stderr=subprocess.PIPE, **heeding) as process:
         wait_for(tmp_path / "cut/unfinished/batch-000001.npz")
         process.send_signal(how)
         said = process.communicate()[1].decode()

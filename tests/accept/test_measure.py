@@ -1,5 +1,6 @@
 """A measurement from prompts or logged texts to a trace: batches, turns, ends, resuming, other tokenizers."""
 
+import copy
 import dataclasses
 import json
 from pathlib import Path
@@ -7,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer, decoders, models
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from acceptance import cross_tokenizer
+from acceptance import context, cross_tokenizer
 from acceptance import measure as measuring
-from acceptance.conversation import Framing, answer_text, tokens_before
+from acceptance.conversation import Framing, answer_text, end_token, tokens_before
 from acceptance.loop_check import run as check_loop
-from acceptance.measure import Settings, measure, plan
+from acceptance.measure import Settings, measure, plan, turns_left_out
 from acceptance.models import Pair, load_pair
 from acceptance.parts import Parts
 from acceptance.prompts import Prompt
@@ -72,17 +74,20 @@ def test_every_turn_is_answered_in_its_conversation(pair: Pair) -> None:
     outputs = [(int(trace.prompt[s]), int(trace.turn[s])) for s in trace.starts[:-1]]
     assert outputs == [(i, t) for i, turns in enumerate(TURNS) for t in range(len(turns))]
     first, second = trace.select((trace.prompt == 1) & (trace.turn == 0)), trace.select(trace.turn == 1)
-    answer = answer_text(pair.tokenizer, first.token)
+    answer = answer_text(pair.tokenizer, tokens_before(pair.tokenizer, Framing(), TURNS[1][:1], ()), first.token)
     before = tokens_before(pair.tokenizer, Framing(), TURNS[1], (answer,))
-    # The words of both turns and of the answer between them; only line ends and spaces part them.
-    assert len(before) >= 3 + 10 - 2
+    spoken = [TURNS[1][0], *answer.split(), *TURNS[1][1].split()]
+    assert pair.tokenizer.decode(before, skip_special_tokens=True).split() == [w for w in spoken if w != "<eos>"]
     assert second.context_length[0] == len(before)
 
 
 def test_a_conversation_ends_where_the_next_turn_does_not_fit(pair: Pair) -> None:
     long = Prompt(turns=("w1", " ".join(["w2"] * 120)), source="long")
-    trace = run(pair, settings(), [long, PROMPTS[0]])
+    planned = plan(pair, [long, PROMPTS[0]], settings())
+    trace = measure(pair, planned, settings(), parts=None, progress=lambda _: None)
     assert trace.turn.max() == 0
+    assert turns_left_out(planned, trace).startswith("left out: 1 of 3 turns")
+    assert turns_left_out(plan(pair, PROMPTS, settings()), run(pair, settings())) == ""
 
 
 def test_a_chat_template_frames_prompts_and_answers(random_pair: tuple[Path, Path]) -> None:
@@ -105,6 +110,23 @@ def test_a_chat_template_frames_prompts_and_answers(random_pair: tuple[Path, Pat
     tokenizer.chat_template = "{{ raise_exception('no system role') }}"
     with pytest.raises(UserError, match="the template refuses these messages"):
         tokens_before(tokenizer, framing, ("w1",), ())
+
+
+def test_an_answer_keeps_its_leading_space() -> None:
+    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(["?", "▁the", "▁cat", "▁sat"])}, unk_token="?"))
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+    assert fast.decode([3]) == "sat"
+    assert answer_text(fast, [1, 2], [3, 3]) == " sat sat"
+
+
+def test_the_end_of_an_answer_is_the_templates_own(random_pair: tuple[Path, Path]) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(random_pair[0])
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }} w7 {% endfor %}"
+    w7 = tokenizer("w7").input_ids[0]
+    assert end_token(tokenizer, Framing(chat_template=True), (0, w7)) == w7
+    assert end_token(tokenizer, Framing(), (w7, 0)) == 0
+    assert end_token(tokenizer, Framing(), (5, 6)) == 5
 
 
 def test_a_system_prompt_needs_the_template() -> None:
@@ -186,6 +208,28 @@ def test_an_interrupted_measurement_goes_on_without_losing_or_repeating(
     assert measured == [4]
 
 
+def test_two_measurements_cannot_share_a_folder(tmp_path: Path) -> None:
+    first, second = (Parts(tmp_path / "unfinished") for _ in range(2))
+    first.open({"seed": 0}, resume=False, force=False)
+    for how in ({"resume": True, "force": False}, {"resume": False, "force": True}):
+        with pytest.raises(UserError, match="another measurement is at work in"):
+            second.open({"seed": 0}, **how)
+    first.release()
+    second.open({"seed": 0}, resume=True, force=False)
+    second.close()
+    assert not second.folder.exists()
+
+
+def test_a_damaged_batch_is_measured_again(pair: Pair, tmp_path: Path) -> None:
+    told = settings(SAMPLED)
+    parts = Parts(tmp_path / "unfinished")
+    parts.open({}, resume=False, force=False)
+    whole = run(pair, told, parts=parts)
+    parts.path(1).write_bytes(parts.path(1).read_bytes()[:100])
+    assert same(run(pair, told, parts=parts), whole)
+    parts.close()
+
+
 def test_parts_of_another_measurement_are_refused(tmp_path: Path) -> None:
     parts = Parts(tmp_path / "unfinished")
     parts.open({"seed": 0, "target": "a"}, resume=True, force=False)
@@ -193,8 +237,63 @@ def test_parts_of_another_measurement_are_refused(tmp_path: Path) -> None:
         parts.open({"seed": 0, "target": "a"}, resume=False, force=False)
     with pytest.raises(UserError, match=r"--resume: seed is 1, but 0 in .*unfinished\.json"):
         parts.open({"seed": 1, "target": "a"}, resume=True, force=False)
+    with pytest.raises(UserError, match="--resume: draft is 'b', but None"):
+        parts.open({"seed": 0, "target": "a", "draft": "b"}, resume=True, force=False)
     parts.open({"seed": 1, "target": "a"}, resume=False, force=True)
     assert json.loads(parts.about.read_text())["parameters"]["seed"] == 1
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_folder_that_is_not_ours_is_left_alone(tmp_path: Path, force: bool) -> None:
+    notes = tmp_path / "unfinished" / "notes.txt"
+    notes.parent.mkdir()
+    notes.write_text("precious")
+    with pytest.raises(UserError, match="unfinished is there already and not ours"):
+        Parts(notes.parent).open({}, resume=False, force=force)
+    assert notes.read_text() == "precious"
+    notes.unlink()
+    parts = Parts(notes.parent)
+    parts.open({}, resume=False, force=False)
+    notes.write_text("added since")
+    parts.close()
+    assert [p.name for p in notes.parent.iterdir()] == ["notes.txt"]
+
+
+def test_an_output_that_ends_early_scores_in_its_own_row(pair: Pair) -> None:
+    """Rows leave the batch one by one while the draft reads along in chunks."""
+    plain = run(pair, settings(max_new_tokens=20, batch_size=5))
+    end = int(plain.token[4])
+    ending = dataclasses.replace(pair, target=dataclasses.replace(pair.target, ends=(end,)))
+    told = settings(SAMPLED, max_new_tokens=20, batch_size=5)
+    trace = run(ending, told)
+    assert len(set(np.diff(trace.starts).tolist())) > 1
+    single = [Prompt(turns=p.turns[:1], source=p.source, category=p.category) for p in PROMPTS]
+    first = trace.select(trace.turn == 0)
+    texts = [
+        Text(
+            prompt=p.turns[0],
+            output=tuple(first.token[first.prompt == i].tolist()),
+            ended=False,
+            source=p.source,
+            category=p.category,
+        )
+        for i, p in enumerate(single)
+    ]
+    again = run(ending, told, texts)
+    for name in ("accept_sampled", "overlap", "log_p", "entropy_q", "max_q"):
+        assert getattr(first, name) == pytest.approx(getattr(again, name), abs=1e-4), name
+
+
+def test_what_is_kept_of_the_logits_is_bounded_while_writing(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = run(pair, settings(SAMPLED, max_new_tokens=30))
+    monkeypatch.setattr(context, "LOGITS_BYTES", 2 * 41 * 4 * 3)
+    read: list[int] = []
+    hook = pair.draft.module.register_forward_hook(lambda _, __, found: read.append(4 * found.logits.numel()))
+    found = run(pair, settings(SAMPLED, max_new_tokens=30))
+    hook.remove()
+    assert max(read) <= context.LOGITS_BYTES
+    assert found.token.tolist() == expected.token.tolist()
+    assert found.overlap == pytest.approx(expected.overlap, abs=1e-4)
 
 
 def test_a_draft_of_the_same_words_in_another_order_matches_by_strings(cross_pair: Pair, pair: Pair) -> None:
@@ -218,20 +317,47 @@ def test_a_draft_of_the_same_words_in_another_order_matches_by_strings(cross_pai
 
 
 def test_tokens_share_the_draft_by_the_characters_they_cover() -> None:
-    target, draft = np.array([[0, 2], [2, 6], [6, 6]]), np.array([[0, 4], [4, 6]])
-    share = cross_tokenizer.shares(target, draft)
-    assert share.tolist() == [[0.5, 0], [0.5, 1], [0, 0]]
+    target, draft = np.array([[0, 2], [2, 6], [6, 6], [6, 7]]), np.array([[0, 4], [4, 6]])
+    assert cross_tokenizer.shares(target, draft).tolist() == [[0.5, 0], [0.5, 1], [0, 0], [0, 0]]
     said = {"log_q": torch.tensor([-2.0, -np.inf]), "is_first": torch.tensor([True, False])}
-    found = cross_tokenizer.acceptances(share, said, torch.zeros(3), GREEDY)
-    # The last token is half a character: nothing that could be refused.
-    assert found["accept_sampled"].tolist() == pytest.approx([np.exp(-1), 0, 1])
-    assert found["accept_greedy"].tolist() == [True, False, True]
+    found = cross_tokenizer.acceptances(target, draft, said, torch.zeros(4), GREEDY)
+    # The third goes on with a character that was proposed; the last is an end that the draft does not have.
+    assert found["accept_sampled"].tolist() == pytest.approx([np.exp(-1), 0, 1, 0])
+    assert found["accept_greedy"].tolist() == [True, False, True, False]
+
+
+@pytest.mark.parametrize("ends", [(), (0,)])
+def test_an_end_is_proposed_only_by_a_draft_that_has_one(cross_pair: Pair, ends: tuple[int, ...]) -> None:
+    pair = dataclasses.replace(
+        cross_pair,
+        target=dataclasses.replace(cross_pair.target, ends=(0,)),
+        draft=dataclasses.replace(cross_pair.draft, ends=ends),
+    )
+    text = Text(prompt="w1", output="w2 w3", ended=True, source="t")
+    trace = run(pair, settings(SAMPLED), [text])
+    assert (trace.accept_sampled[-1] > 0) == bool(ends)
+    alone = run(pair, settings(SAMPLED), [Text(prompt="w1", output=(0,), ended=False, source="t")])
+    assert (alone.accept_sampled[-1] > 0) == bool(ends)
+
+
+def test_a_draft_whose_own_tokens_do_not_fit_says_so(cross_pair: Pair) -> None:
+    short = dataclasses.replace(cross_pair.draft, module=ShortContext(cross_pair.draft.module))
+    with pytest.raises(UserError, match="a text of 13 tokens of the draft is above its context of 12"):
+        run(dataclasses.replace(cross_pair, draft=short), settings(), [PROMPTS[0]])
+
+
+class ShortContext:
+    """A module whose configuration allows fewer positions."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        self.config = copy.copy(module.config)
+        self.config.max_position_embeddings = 12
 
 
 def test_spans_cover_the_text_also_where_a_token_is_half_a_character(tiny_tokenizer: AutoTokenizer) -> None:
     text = "naïve 世界 🐍 x"
     tokens = tiny_tokenizer(text).input_ids
-    spans = cross_tokenizer.target_spans(tiny_tokenizer, tokens)
+    spans = cross_tokenizer.target_spans(tiny_tokenizer, (), tokens)
     assert spans[0, 0] == 0
     assert spans[-1, 1] == len(text)
     assert (spans[1:, 0] == spans[:-1, 1]).all()

@@ -1,5 +1,6 @@
 """Loading pairs: devices, precision, vocabularies, and one clear line for whatever is wrong."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -19,7 +20,7 @@ def test_a_pair_knows_its_vocabulary_its_ends_and_its_context(random_pair: tuple
     assert pair.same_vocabulary
     assert (pair.target.vocabulary, pair.draft.vocabulary) == (41, 41)
     assert pair.target.ends == ()
-    assert pair.context_length == 128
+    assert pair.context_lengths == (128, 128)
 
 
 def test_logits_beyond_the_smaller_vocabulary_do_not_count(tmp_path: Path, random_pair: tuple[Path, Path]) -> None:
@@ -121,3 +122,10 @@ def test_a_folder_with_an_at_sign_is_a_folder(tmp_path: Path) -> None:
     folder.mkdir()
     models.load_part("--target", str(folder), lambda *a, **k: seen.append((*a, k)))
     assert seen == [(str(folder), {})]
+
+
+def test_models_of_one_vocabulary_share_the_shorter_context(tmp_path: Path, random_pair: tuple[Path, Path]) -> None:
+    short = shutil.copytree(random_pair[1], tmp_path / "short")
+    config = json.loads((short / "config.json").read_text())
+    (short / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 64}))
+    assert load((random_pair[0], short)).context_lengths == (64, 64)

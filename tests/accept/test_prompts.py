@@ -193,7 +193,7 @@ def test_an_empty_file_is_refused(tmp_path: Path, name: str, dataset: str, conte
         (b'[{"prompt": "x"}, NaN]', "p.json: holds NaN, expected a list of"),
         (b"[" * 100_000, "p.json: not JSON"),
         (b"[]", "it is empty"),
-        (b"[[], {}]", "line 1: no JSON object"),
+        (b"[[], {}]", "record 1: no JSON object"),
         (b"{\n}\n", "line 1: not JSON"),
         (b"3", "line 1: no JSON object"),
         (b'["\xff"]', "not UTF-8"),

@@ -10,6 +10,7 @@ import pytest
 from acceptance.trace import ARRAYS, PromptInfo, Trace, join, load_trace, save_trace
 from simulator.artefacts import UserError
 
+TOLD = {"temperature": 0.0, "draft_temperature": 0.0}
 PROMPTS = tuple(PromptInfo(source=f"p{i}", category="ab"[i % 2]) for i in range(8))
 
 
@@ -37,10 +38,10 @@ def same(a: Trace, b: Trace) -> bool:
 
 
 def test_a_trace_reads_back_the_same_with_its_provenance(tmp_path: Path) -> None:
-    arrays, sidecar = save_trace(tmp_path, some_trace(), {"temperature": 0.0})
+    arrays, sidecar = save_trace(tmp_path, some_trace(), TOLD)
     trace, told = load_trace(sidecar)
     assert same(trace, some_trace())
-    assert told == {"temperature": 0.0}
+    assert told == TOLD
     about = json.loads(sidecar.read_text())
     assert (about["positions"], about["arrays"]) == (5, arrays.name)
     assert about["prompts"][1] == {"source": "p1", "category": "b"}
@@ -91,12 +92,13 @@ def test_arrays_that_are_no_trace_are_refused(changes: dict, message: str) -> No
         ({"schema_version": 1}, "schema_version is 1, supported: 2"),
         ({"arrays": None}, "arrays is None"),
         ({"parameters": []}, "parameters is"),
+        ({"parameters": {}}, "parameters.temperature is None, expected a number"),
         ({"prompts": 3}, "prompts is not a list"),
         ({"prompts": [{"source": "a"}]}, "prompts is not a list"),
     ],
 )
 def test_a_broken_sidecar_is_named(tmp_path: Path, changes: dict, message: str) -> None:
-    _, sidecar = save_trace(tmp_path, some_trace(), {})
+    _, sidecar = save_trace(tmp_path, some_trace(), TOLD)
     sidecar.write_text(json.dumps(json.loads(sidecar.read_text()) | changes))
     with pytest.raises(UserError, match=message):
         load_trace(sidecar)
@@ -104,7 +106,7 @@ def test_a_broken_sidecar_is_named(tmp_path: Path, changes: dict, message: str) 
 
 @pytest.mark.parametrize("keep", [0, 200])
 def test_broken_arrays_are_named(tmp_path: Path, keep: int) -> None:
-    arrays, sidecar = save_trace(tmp_path, some_trace(), {})
+    arrays, sidecar = save_trace(tmp_path, some_trace(), TOLD)
     for content in (arrays.read_bytes()[:keep], b"not a zip"):
         arrays.write_bytes(content)
         with pytest.raises(UserError, match="not a trace"):

@@ -38,7 +38,7 @@ def test_one_trace_answers_for_both_kinds_of_draft(tmp_path: Path) -> None:
     done = run("02_one_trace.py", "--out", tmp_path / "out", "--max-new-tokens", 24)
     assert done.returncode == 0, done.stderr
     assert "sampled draft    greedy draft" in done.stdout
-    assert "oracle, up to 8" in done.stdout
+    assert "oracle" in done.stdout
     assert (tmp_path / "out" / "acceptance.png").exists()
 
 
