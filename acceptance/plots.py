@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from simulator import pictures
 
-from .estimators import Estimate, RoundCounts, alpha_by, bins_of, metrics
+from .estimators import MIN_PROMPTS, Estimate, RoundCounts, alpha_by, bins_of, metrics
 from .trace import Q_KINDS, Trace
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def acceptance_figure(
         draw_survival(survival, found)
         draw_groups(groups, trace, q_kind, overall, seed)
         draw_positions(positions, trace, q_kind, overall, seed)
-        handles = legend_handles(found["alpha_iid"], rounds.k, intervals=trace.measured_prompts > 1)
+        handles = legend_handles(found["alpha_iid"], rounds.k, intervals=trace.measured_prompts >= MIN_PROMPTS)
         figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
         figure.suptitle("\n".join(lines), fontsize=11.5)
     return figure
@@ -286,5 +286,5 @@ def legend_handles(alpha: float, k: int, *, intervals: bool) -> list[Any]:
     if intervals:
         spans = Line2D([], [], color=BLUE, linewidth=2.2, label="95 % interval (bootstrap over prompts)")
     else:
-        spans = Line2D([], [], linestyle="none", label="one prompt: no intervals")
+        spans = Line2D([], [], linestyle="none", label="too few prompts for intervals")
     return [measured, spans, iid, Line2D([], [], label="α of all tokens", **OVERALL)]

@@ -110,10 +110,10 @@ def test_the_seed_is_that_of_the_bootstrap() -> None:
 
 
 def test_categories_are_sorted_with_their_prompts_intervals_and_numbers() -> None:
-    outputs = [np.full(9, a) for a in (0.2, 0.3, 0.9, 0.8, 0.5, 0.55, 0.6)]
-    trace = trace_of(outputs, ["low", "low", "high", "high", "", "", ""])
+    outputs = [np.full(9, a) for a in (0.2, 0.3, 0.2, 0.3, 0.9, 0.8, 0.9, 0.8, 0.5, 0.55, 0.6)]
+    trace = trace_of(outputs, ["low"] * 4 + ["high"] * 4 + [""] * 3)
     axes = drawn(trace, title="x").axes[2]
-    assert [t.get_text() for t in axes.get_yticklabels()] == ["high (2)", "(none) (3)", "low (2)"]
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["high (4)", "(none) (3)", "low (4)"]
     overall, points = axes.lines
     assert points.get_xdata() == pytest.approx([0.85, 0.55, 0.25])
     assert points.get_ydata() == pytest.approx([0, 1, 2])
@@ -131,8 +131,8 @@ def test_categories_are_sorted_with_their_prompts_intervals_and_numbers() -> Non
 
 @pytest.mark.parametrize("category", ["", "all the same"])
 def test_without_categories_both_kinds_of_draft_and_the_context_take_their_place(category: str) -> None:
-    outputs = [np.array([0.9, 0.6, 0.1, 0.4] * 10), np.array([0.9, 0.8, 0.2, 0.7] * 10)]
-    trace = trace_of(outputs, [category] * 2, context=30)
+    outputs = [np.array([0.9, 0.6, 0.1, 0.4] * 10), np.array([0.9, 0.8, 0.2, 0.7] * 10)] * 2
+    trace = trace_of(outputs, [category] * 4, context=30)
     axes = drawn(trace).axes[2]
     labels = [t.get_text() for t in axes.get_yticklabels()]
     assert labels == [
@@ -190,16 +190,17 @@ def test_every_panel_says_what_it_shows() -> None:
     assert labels[3] == "α of all tokens"
 
 
-def test_one_prompt_has_no_intervals_and_the_picture_says_so() -> None:
-    figure = drawn(random_trace([""]))
+@pytest.mark.parametrize("prompts", [1, 3])
+def test_few_prompts_have_no_intervals_and_the_picture_says_so(prompts: int) -> None:
+    figure = drawn(random_trace([""] * prompts))
     for axes in figure.axes:
         assert all(not c.get_segments() for c in axes.collections)
     assert "95 %" not in figure.axes[0].get_title()
-    assert "one prompt: no intervals" in [t.get_text() for t in figure.legends[0].get_texts()]
+    assert "too few prompts for intervals" in [t.get_text() for t in figure.legends[0].get_texts()]
 
 
-def test_a_category_of_one_prompt_has_no_interval_beside_others_that_do() -> None:
-    trace = trace_of([np.full(9, a) for a in (0.2, 0.3, 0.9)], ["two", "two", "one"])
+def test_a_category_of_few_prompts_has_no_interval_beside_others_that_do() -> None:
+    trace = trace_of([np.full(9, a) for a in (0.2, 0.3, 0.4, 0.1, 0.9)], ["more"] * 4 + ["one"])
     assert set(spans(drawn(trace).axes[2], along=0)) == {1}
 
 
