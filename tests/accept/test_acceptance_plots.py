@@ -171,7 +171,7 @@ def test_acceptance_along_the_output_is_by_bins_that_say_what_is_in_them() -> No
 
 def test_every_panel_says_what_it_shows() -> None:
     figure = drawn(
-        random_trace(["a", "b"]), q_kind="greedy", title="target with draft", note="approximation: by strings"
+        random_trace(["a", "b"] * 2), q_kind="greedy", title="target with draft", note="approximation: by strings"
     )
     assert len(figure.axes) == 4
     for axes in figure.axes:

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 MODULES = sorted(
     ".".join(p.relative_to(ROOT).with_suffix("").parts)
-    for package in ("simulator", "acceptance")
+    for package in ("simulator", "cuda_probe", "acceptance")
     for p in (ROOT / package).rglob("*.py")
     if p.stem != "__init__"
 )
@@ -28,7 +28,7 @@ def needs_click(module: str) -> bool:
 
 @pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("simulator.")])
 def test_the_simulator_imports_with_numpy_alone(module: str) -> None:
-    blocked = ["scipy", "pandas", "matplotlib", "pyarrow", "torch", "transformers", "acceptance"]
+    blocked = ["scipy", "pandas", "matplotlib", "pyarrow", "torch", "transformers", "acceptance", "cuda_probe"]
     done = imports_with(blocked if needs_click(module) else [*blocked, "click"], module)
     assert done.returncode == 0, done.stderr
 
@@ -38,3 +38,9 @@ def test_acceptance_imports_without_the_model_libraries_but_for_one_corner(modul
     done = imports_with(["torch", "transformers", "matplotlib", "pandas"], module)
     corner = module.split(".")[1] in CORNER
     assert (done.returncode != 0) == corner, done.stderr
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("cuda_probe.")])
+def test_the_probe_imports_without_cupy_but_for_one_module(module: str) -> None:
+    done = imports_with(["cupy", "pynvml", "torch", "matplotlib", "pandas", "scipy", "acceptance"], module)
+    assert (done.returncode != 0) == (module == "cuda_probe.device"), done.stderr

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = {"simulator", "acceptance"}
+PACKAGES = {"simulator", "cuda_probe", "acceptance"}
 
 
 @pytest.fixture(scope="module")

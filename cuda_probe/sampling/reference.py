@@ -1,0 +1,180 @@
+"""The law in NumPy and float64: what every other backend is compared with.
+
+Accept drafted x ~ q while u < min(1, p(x) / q(x)); at the first rejection draw from norm(max(0, p - q)), after the last
+draft from p (model §1). Drawing is an exponential race: token i of weight w_i arrives at -log(1 - u_i) / w_i and the
+first one wins. Blocks race parts of a row on their own and no normaliser of max(0, p - q) is needed; numbers of 32 bits
+make the law coarser by less than vocabulary / 2^32 in total variation.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .random import accept_uniforms, race_uniforms
+from .results import Sampled, Verified
+
+Floats = NDArray[np.float64]
+Weights = Callable[[NDArray[Any]], Floats]
+
+
+def softmax(logits: NDArray[Any], temperature: float) -> Floats:
+    """Return the law of each row; zeros where no logit is above -inf.
+
+    Args:
+        logits: Finite or -inf, shape [..., vocabulary].
+        temperature: Above 0.
+    """
+    wide = logits.astype(np.float64)
+    most = wide.max(-1, keepdims=True)
+    weights = np.exp((wide - np.where(most > -np.inf, most, 0)) / temperature)
+    total = weights.sum(-1, keepdims=True)
+    return weights / np.where(total > 0, total, 1)
+
+
+def sigmoid_weights(logits: NDArray[Any], temperature: float, scale: float) -> Floats:
+    """Return sigmoid((x / T + s) / 2s), 0 below -s and 1 above s: weights that need no sum over the row.
+
+    Args:
+        logits: Finite or -inf, shape [..., vocabulary].
+        temperature: Above 0.
+        scale: s.
+    """
+    at = logits.astype(np.float64) / (2 * scale * temperature) + 0.5
+    inside = 1 / (1 + np.exp(-np.clip(at, 0, 1)))
+    return np.where(at < 0, 0.0, np.where(at > 1, 1.0, inside))
+
+
+def race_winner(weights: Floats, sequence: int, step: int, seed: int) -> int:
+    """Return the token that arrives first, the lower of two at once; -1 if none has weight."""
+    if not (weights > 0).any():
+        return -1
+    arrivals = -np.log1p(-race_uniforms(sequence, len(weights), step, seed).astype(np.float64))
+    with np.errstate(divide="ignore"):
+        return int(np.argmax(np.log2(np.maximum(weights, 0)) - np.log2(arrivals)))
+
+
+def residual(p: Floats, q: Floats) -> Floats:
+    """Return max(0, p - q), or p where nothing is left of it."""
+    left = np.maximum(p - q, 0)
+    return left if (left > 0).any() else p
+
+
+def ratios(p: Floats, q: Floats, ids: NDArray[np.int64]) -> Floats:
+    """Return p / q at the drafted tokens; 0 for ids outside the vocabulary.
+
+    Args:
+        p: Weights of the target, [B, K, vocabulary].
+        q: Weights of the draft, same shape.
+        ids: [B, K].
+    """
+    known = (ids >= 0) & (ids < p.shape[-1])
+    at = np.where(known, ids, 0)[..., None]
+    above, below = (np.take_along_axis(law, at, -1)[..., 0] for law in (p, q))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(known & (above > 0), above / below, 0.0)
+
+
+def leading(kept: NDArray[np.bool_], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return how many of the first `lengths` entries of each row are true before the first that is not."""
+    counted = kept & (np.arange(kept.shape[1]) < lengths[:, None])
+    kept_so_far: NDArray[np.int64] = np.cumprod(counted, axis=1, dtype=np.int64).sum(1)
+    return kept_so_far
+
+
+def sample(
+    target: NDArray[Any],
+    draft: NDArray[Any],
+    ids: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+    weights: Weights,
+    seed: int,
+    step: int,
+) -> Sampled:
+    """Sample one round, whatever turns logits into weights.
+
+    Args:
+        target: Logits [B, K + 1, vocabulary].
+        draft: Logits [B, K, vocabulary].
+        ids: Drafted tokens [B, K].
+        lengths: How many of them each sequence drafted, [B]; clipped to 0..K.
+        weights: From logits to weights, row by row.
+        seed: 64 bits.
+        step: Number of the round, 32 bits.
+    """
+    batch, drafts = ids.shape
+    lengths = np.clip(lengths, 0, drafts)
+    p, q = weights(target), weights(draft)
+    uniforms = accept_uniforms(batch, drafts, step, seed)
+    accepted = leading(uniforms < ratios(p[:, :drafts], q, ids), lengths)
+    token = np.empty(batch, np.int64)
+    out_ids = np.full((batch, drafts + 1), -1, np.int64)
+    for b, kept in enumerate(accepted):
+        law = residual(p[b, kept], q[b, kept]) if kept < lengths[b] else p[b, kept]
+        token[b] = race_winner(law, b, step, seed)
+        out_ids[b, :kept] = ids[b, :kept]
+        out_ids[b, kept] = token[b]
+    return Sampled(accepted, token, out_ids)
+
+
+def speculative_sample(
+    target: NDArray[Any],
+    draft: NDArray[Any],
+    ids: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+    temperature: float,
+    seed: int,
+    step: int,
+) -> Sampled:
+    """Sample one round exactly; arguments as in `sample`."""
+    return sample(target, draft, ids, lengths, lambda x: softmax(x, temperature), seed, step)
+
+
+def sigmoid_sample(
+    target: NDArray[Any],
+    draft: NDArray[Any],
+    ids: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+    temperature: float,
+    scale: float,
+    seed: int,
+    step: int,
+) -> Sampled:
+    """Sample one round by the sigmoid approximation, its bonus row included; arguments as in `sample`."""
+    return sample(target, draft, ids, lengths, lambda x: sigmoid_weights(x, temperature, scale), seed, step)
+
+
+def verify_prefix(logits: NDArray[Any], ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> Verified:
+    """Count the leading drafts that equal the argmax of their row; of equal logits the lower token is the largest.
+
+    Args:
+        logits: [B, K or K + 1, vocabulary].
+        ids: Drafted tokens [B, K].
+        lengths: [B]; clipped to 0..K.
+    """
+    drafts = ids.shape[1]
+    lengths = np.clip(lengths, 0, drafts)
+    best = logits.argmax(-1).astype(np.int64)
+    best[np.arange(best.shape[1]) > lengths[:, None]] = -1
+    return Verified(leading(best[:, :drafts] == ids, lengths), best)
+
+
+def kv_append(
+    cache: NDArray[Any], fresh: NDArray[Any], lengths: NDArray[np.int64], accepted: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Write the accepted positions of each sequence behind its own length, in place; return the new lengths.
+
+    Args:
+        cache: [B, heads, capacity, d]; what does not fit is left out.
+        fresh: [B, heads, K, d].
+        lengths: Positions in use, [B].
+        accepted: How many of the K to keep, [B].
+    """
+    capacity = cache.shape[2]
+    start = np.clip(lengths, 0, capacity)
+    count = np.minimum(np.clip(accepted, 0, fresh.shape[2]), capacity - start)
+    for b, (at, n) in enumerate(zip(start, count, strict=True)):
+        cache[b, :, at : at + n] = fresh[b, :, :n]
+    grown: NDArray[np.int64] = (start + count).astype(np.int64)
+    return grown

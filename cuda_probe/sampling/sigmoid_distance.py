@@ -1,0 +1,76 @@
+"""How far the sigmoid approximation is from the exact law, by enumeration over the vocabulary."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .reference import Floats, residual, sigmoid_weights, softmax
+
+
+@dataclass(frozen=True)
+class SigmoidDistance:
+    """What one drafted position comes to.
+
+    Attributes:
+        exact_acceptance: Probability that a draft is kept under the exact rule, sum min(p, q).
+        sigmoid_acceptance: The same under the sigmoid rule.
+        output_distance: Total variation between the law of the token at this position and the target's p.
+        draft_distance: Total variation between the draft's law q and p: what accepting every draft would have.
+        bonus_distance: Total variation between the sigmoid bonus draw and p.
+    """
+
+    exact_acceptance: float
+    sigmoid_acceptance: float
+    output_distance: float
+    draft_distance: float
+    bonus_distance: float
+
+
+def total_variation(one: Floats, other: Floats) -> float:
+    """Return half the sum of the absolute differences of two laws."""
+    return float(np.abs(one - other).sum() / 2)
+
+
+def output_law(q: Floats, target_weights: Floats, draft_weights: Floats) -> tuple[Floats, float]:
+    """Return the law of the token that one drafted position yields, and how probable acceptance is.
+
+    Args:
+        q: The law drafts are drawn from.
+        target_weights: What the rule takes for the target's law.
+        draft_weights: What it takes for the draft's.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        kept = np.where(draft_weights > 0, np.minimum(target_weights / draft_weights, 1), target_weights > 0)
+    rest = residual(target_weights, draft_weights)
+    accepted = float((q * kept).sum())
+    return q * kept + (1 - accepted) * rest / rest.sum(), accepted
+
+
+def sigmoid_distance(
+    target_logits: NDArray[Any], draft_logits: NDArray[Any], *, temperature: float = 1.0, scale: float = 1e4
+) -> SigmoidDistance:
+    """Compare the sigmoid rule with the exact one at one position, drafts being drawn from the draft's softmax.
+
+    It shows what a higher acceptance is paid with. A large scale (the published kernels have 1e4) squeezes all logits
+    into one spot of the sigmoid: ratios come out as 1, drafts are accepted whatever the target says, the output has the
+    draft's law (`output_distance` near `draft_distance`) and the bonus is nearly uniform over the vocabulary. A small
+    scale clips, and the sigmoid of what is left is not proportional to the exponential that the law is made of.
+
+    Args:
+        target_logits: [vocabulary].
+        draft_logits: [vocabulary].
+        temperature: Of both models.
+        scale: As for `sigmoid_sample`.
+    """
+    p, q = softmax(target_logits, temperature), softmax(draft_logits, temperature)
+    weights = [sigmoid_weights(logits, temperature, scale) for logits in (target_logits, draft_logits)]
+    law, accepted = output_law(q, *weights)
+    return SigmoidDistance(
+        exact_acceptance=float(np.minimum(p, q).sum()),
+        sigmoid_acceptance=accepted,
+        output_distance=total_variation(law, p),
+        draft_distance=total_variation(q, p),
+        bonus_distance=total_variation(weights[0] / weights[0].sum(), p),
+    )

@@ -1,0 +1,355 @@
+"""`monitor-gpu` as a real process, over the stand-in for NVML: exit codes, streams, signals, files."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from cuda_probe.monitor_csv import COLUMNS
+
+FAKE = Path(__file__).parent / "fake_nvml"
+ROOT = Path(__file__).parents[2]
+MONITOR = [sys.executable, "-m", "cuda_probe.monitor_cli"]
+FAST = ["--interval", "0.01", "--idle", "0"]
+PYTHON = sys.executable
+TIMEOUT_S = 60
+
+Monitor = Callable[..., subprocess.CompletedProcess[str]]
+Start = Callable[..., subprocess.Popen[str]]
+
+
+def environment(fake: Path, script: dict[str, object]) -> dict[str, str]:
+    path = os.pathsep.join([str(fake), str(ROOT)])
+    return os.environ | {"PYTHONPATH": path, "FAKE_NVML": json.dumps(script), "COLUMNS": "100"}
+
+
+@pytest.fixture
+def monitor(tmp_path: Path) -> Monitor:
+    """Return what runs monitor-gpu to its end in a fresh folder."""
+
+    def call(*words: object, fake: Path = FAKE, **script: object) -> subprocess.CompletedProcess[str]:
+        line = [*MONITOR, *map(str, words)]
+        env = environment(fake, script)
+        quiet = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True}
+        return subprocess.run(line, cwd=tmp_path, env=env, timeout=TIMEOUT_S, check=False, **quiet)
+
+    return call
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Return what starts monitor-gpu, away from any terminal and with Ctrl-C not ignored."""
+    started = []
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def call(*words: object, first: tuple[str, ...] = (), **script: object) -> subprocess.Popen[str]:
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        line = [*first, *MONITOR, *map(str, words)]
+        env = environment(FAKE, script)
+        started.append(subprocess.Popen(line, cwd=tmp_path, env=env, text=True, start_new_session=True, **pipes))
+        return started[-1]
+
+    yield call
+    signal.signal(signal.SIGINT, before)
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def rows_of(path: Path) -> pd.DataFrame:
+    frame = pd.read_csv(path, parse_dates=["timestamp"])
+    assert list(frame.columns) == list(COLUMNS)
+    return frame
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Wait until it holds; the limit only ends a test that would hang."""
+    end = time.monotonic() + TIMEOUT_S
+    while not condition():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.02)
+
+
+def complete_rows(path: Path) -> int:
+    return path.read_bytes().count(b"\n") - 1 if path.exists() else 0
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, 77])
+def test_exit_code_and_streams_of_the_command_are_its_own(monitor: Monitor, code: int) -> None:
+    program = f"import sys; print('out', sys.stdin.read()); print('err', file=sys.stderr); sys.exit({code})"
+    done = monitor(*FAST, "--", PYTHON, "-c", program)
+    assert done.returncode == code
+    assert done.stdout == "out \n"
+    assert done.stderr.startswith("err\n\nGPU")
+    assert "energy from: total-energy counter" in done.stderr
+
+
+def test_options_of_the_command_are_not_ours(monitor: Monitor) -> None:
+    program = "import sys; print(sys.argv[1:])"
+    words = ["--json", "--help", "--", "-x"]
+    for dashes in ([], ["--"]):
+        assert monitor(*FAST, *dashes, PYTHON, "-c", program, *words).stdout == f"{words}\n"
+
+
+def test_energy_and_log_of_several_gpus(monitor: Monitor, tmp_path: Path) -> None:
+    done = monitor(*FAST, "--out", "log.csv", "--summary", "sum.json", "--", PYTHON, "-c", "", gpus=[{}, {}])
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.endswith("wrote log.csv\nwrote sum.json\n")
+    rows, summary = rows_of(tmp_path / "log.csv"), json.loads((tmp_path / "sum.json").read_text())
+    assert summary["kind"] == "gpu_monitor"
+    assert summary["parameters"]["command"] == [PYTHON, "-c", ""]
+    for gpu in summary["gpus"]:
+        own = rows[rows["index"] == gpu["index"]]
+        assert len(own) == gpu["samples"] >= 2
+        # The stand-in counts (index + 1) J a read and draws (index + 1) x 100 W.
+        assert gpu["energy_j"] == (gpu["samples"] - 1) * (gpu["index"] + 1)
+        counted = own["total_energy_consumption [mJ]"]
+        assert gpu["energy_j"] == (counted.iloc[-1] - counted.iloc[0]) / 1000
+        assert gpu["peak_power_w"] == (gpu["index"] + 1) * 100 == own["power.draw [W]"].max()
+        assert gpu["average_power_w"] == pytest.approx(gpu["energy_j"] / gpu["duration_s"])
+        assert gpu["idle_power_w"] is gpu["energy_above_idle_j"] is None
+    assert summary["total"]["energy_j"] == sum(gpu["energy_j"] for gpu in summary["gpus"])
+
+
+def test_one_gpu_of_several(monitor: Monitor, tmp_path: Path) -> None:
+    done = monitor(*FAST, "--gpu", 1, "--duration", "0", "--out", "log.csv", gpus=[{}, {}, {}])
+    assert done.returncode == 0
+    assert set(rows_of(tmp_path / "log.csv")["index"]) == {1}
+
+
+def test_idle_power_is_measured_before_and_not_logged(monitor: Monitor, tmp_path: Path) -> None:
+    fails = {"nvmlDeviceGetTotalEnergyConsumption": 3}
+    options = ["--interval", "0.01", "--idle", "0.1", "--duration", "0.1", "--json", "--out", "log.csv"]
+    done = monitor(*options, fails=fails)
+    (gpu,) = json.loads(done.stdout)["gpus"]
+    assert gpu["energy_source"] == "power samples"
+    assert gpu["idle_power_w"] == pytest.approx(100)
+    assert gpu["average_power_w"] == pytest.approx(100)
+    assert gpu["energy_above_idle_j"] == pytest.approx(0, abs=1e-6)
+    rows = rows_of(tmp_path / "log.csv")
+    assert len(rows) == gpu["samples"]
+    assert rows["total_energy_consumption [mJ]"].isna().all()
+
+
+def test_what_the_driver_does_not_give_is_empty(monitor: Monitor, tmp_path: Path) -> None:
+    names = ["PowerUsage", "TotalEnergyConsumption", "UtilizationRates", "Temperature", "ClockInfo"]
+    fails = dict.fromkeys([f"nvmlDeviceGet{name}" for name in names], 3)
+    done = monitor(*FAST, "--out", "log.csv", "--duration", "0", fails=fails)
+    assert done.returncode == 0
+    assert "the driver did not give" in done.stdout
+    assert "power (Not Supported)" in done.stdout
+    for line in (tmp_path / "log.csv").read_text().splitlines()[1:]:
+        assert line.split('"')[2] == ",,,,3072,81920,,,,700.00,0x0000000000000004,"
+
+
+def test_json_goes_to_stdout_without_a_command_and_behind_the_output_with_one(monitor: Monitor) -> None:
+    alone = monitor(*FAST, "--duration", "0", "--json")
+    assert json.loads(alone.stdout)["exit_code"] == 0
+    assert alone.stderr == ""
+    behind = monitor(*FAST, "--json", PYTHON, "-c", "print(1); exit(3)")
+    assert behind.stdout == "1\n"
+    assert json.loads(behind.stderr)["exit_code"] == behind.returncode == 3
+
+
+# Refused before the command starts
+
+
+def test_without_pynvml(monitor: Monitor, tmp_path: Path, user_error: Callable[..., None]) -> None:
+    (tmp_path / "pynvml.py").write_text("raise ModuleNotFoundError('No module named pynvml', name='pynvml')")
+    done = monitor("--out", "log.csv", "--", PYTHON, "-c", "open('ran', 'w')", fake=tmp_path)
+    user_error(done, "monitor-gpu: pynvml is not installed", 'pip install "specsim[gpu]"')
+    assert {path.name for path in tmp_path.iterdir()} <= {"pynvml.py", "__pycache__"}
+
+
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [
+        ({"fails": {"nvmlInit": 12}}, "no NVIDIA driver to ask (NVML says: NVML Shared Library Not Found)"),
+        ({"fails": {"nvmlInit": 9}}, "Driver Not Loaded"),
+        ({"gpus": []}, "finds no GPU"),
+    ],
+)
+def test_without_driver_or_gpu(
+    monitor: Monitor, tmp_path: Path, user_error: Callable[..., None], script: dict[str, object], expected: str
+) -> None:
+    done = monitor("--out", "log.csv", "--", PYTHON, "-c", "open('ran', 'w')", **script)
+    user_error(done, expected)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--gpu", "2"], "--gpu: there is no GPU 2, expected one of 0"),
+        (["--gpu", "-1"], "--gpu"),
+        (["--interval", "0"], "--interval: 0 is not allowed, expected 0.001 to 1e+06 seconds"),
+        (["--interval", "nan"], "--interval: nan"),
+        (["--idle", "inf"], "--idle: inf"),
+        (["--duration", "-1"], "--duration: -1"),
+        (["--duration", "1", "--", PYTHON], "--duration: not used with COMMAND"),
+        (["--", "no-such-program-here"], "COMMAND: 'no-such-program-here' is no program"),
+        (["--", "."], "COMMAND: '.' is no program"),
+        (["--out", "there.csv"], "--out there.csv: exists already (--force overwrites it)"),
+        (["--out", "a", "--summary", "a"], "is the file of --out too"),
+        (["--nonsense"], "--nonsense"),
+    ],
+)
+def test_mistakes_are_one_line(
+    monitor: Monitor, tmp_path: Path, user_error: Callable[..., None], words: list[str], expected: str
+) -> None:
+    (tmp_path / "there.csv").write_text("mine")
+    user_error(monitor(*words), expected)
+    assert [path.name for path in tmp_path.iterdir()] == ["there.csv"]
+    assert (tmp_path / "there.csv").read_text() == "mine"
+
+
+def test_a_program_that_cannot_be_executed(monitor: Monitor, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    broken.write_bytes(b"\x7fELF nonsense")
+    broken.chmod(0o755)
+    done = monitor(*FAST, "--", broken)
+    assert done.returncode == 2
+    assert "COMMAND" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_force_overwrites(monitor: Monitor, tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("mine\n" * 1000)
+    assert monitor(*FAST, "--duration", "0", "--out", "log.csv", "--force").returncode == 0
+    assert "mine" not in (tmp_path / "log.csv").read_text()
+    assert len(rows_of(tmp_path / "log.csv")) == 2
+
+
+# Interruption
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signal_reaches_a_command_that_handles_it(start: Start, tmp_path: Path, number: signal.Signals) -> None:
+    program = (
+        f"import signal, sys\nsignal.signal({int(number)}, lambda *_: sys.exit(7))\n"
+        "print('ready', flush=True)\nwhile True: signal.pause()"
+    )
+    process = start(*FAST, "--out", "log.csv", "--summary", "sum.json", "--", PYTHON, "-c", program)
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 7, errors
+    assert len(rows_of(tmp_path / "log.csv")) == json.loads((tmp_path / "sum.json").read_text())["gpus"][0]["samples"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_command_killed_by_a_signal(monitor: Monitor, tmp_path: Path, number: signal.Signals) -> None:
+    program = f"import os; os.kill(os.getpid(), {int(number)})"
+    done = monitor(*FAST, "--out", "log.csv", "--json", "--", PYTHON, "-c", program)
+    assert done.returncode == json.loads(done.stderr)["exit_code"] == 128 + number
+    assert len(rows_of(tmp_path / "log.csv")) >= 2
+
+
+def test_signal_to_us_kills_a_command_that_does_not_handle_it(start: Start, tmp_path: Path) -> None:
+    program = "import os; print(os.getpid(), flush=True); input()"
+    process = start(*FAST, "--out", "log.csv", "--", PYTHON, "-c", program)
+    command = int(process.stdout.readline())
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 128 + signal.SIGTERM
+    with pytest.raises(ProcessLookupError):
+        os.kill(command, 0)
+    assert len(rows_of(tmp_path / "log.csv")) >= 2
+
+
+TERMINAL = (PYTHON, "-c", "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))")
+
+
+@pytest.mark.parametrize(("first", "expected"), [(TERMINAL, "True False"), ((), "False False")])
+def test_what_a_terminal_sends_is_not_handed_on(tmp_path: Path, first: tuple[str, ...], expected: str) -> None:
+    """Ctrl-C reaches the command from the terminal; twice would be taken for impatience."""
+    program = "from cuda_probe.child import sent_to_all; print(sent_to_all(2), sent_to_all(15))"
+    pipes = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "start_new_session": True}
+    words, env = [*first, PYTHON, "-c", program], environment(FAKE, {})
+    done = subprocess.run(words, cwd=tmp_path, env=env, timeout=TIMEOUT_S, check=False, **pipes)
+    assert done.stdout.strip() == expected
+
+
+def test_ctrl_c_on_a_terminal_reaches_the_command_once(start: Start) -> None:
+    program = (
+        "import signal\ncame = []\n"
+        "signal.signal(signal.SIGINT, lambda *_: (came.append(1), print('came', flush=True)))\n"
+        "print('ready', flush=True)\ninput()\nprint('times', len(came), flush=True)"
+    )
+    process = start(*FAST, "--", PYTHON, "-c", program, first=TERMINAL)
+    seen = []
+
+    def seen_line(text: str) -> bool:
+        while not any(text in line for line in seen):
+            line = process.stdout.readline()
+            assert line, seen
+            seen.append(line)
+        return True
+
+    assert seen_line("ready")
+    process.stdin.write("\x03")
+    process.stdin.flush()
+    assert seen_line("came")
+    process.stdin.write("\n")
+    process.stdin.flush()
+    assert seen_line("times 1")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("limited", [False, True])
+def test_log_without_command_ends_by_a_signal(
+    start: Start, tmp_path: Path, number: signal.Signals, limited: bool
+) -> None:
+    process = start(*FAST, "--out", "log.csv", *(["--duration", "1000"] if limited else []))
+    wait_for(lambda: complete_rows(tmp_path / "log.csv") >= 3)
+    process.send_signal(number)
+    out, errors = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == (128 + number if limited else 0), errors
+    assert "total-energy counter" in out
+    assert errors == ""
+    assert len(rows_of(tmp_path / "log.csv")) >= 4
+
+
+def test_ctrl_c_while_idling_starts_no_command(start: Start, tmp_path: Path) -> None:
+    process = start("--interval", "0.01", "--idle", "1000", "--out", "log.csv", "--", PYTHON, "-c", "open('ran', 'w')")
+    wait_for((tmp_path / "log.csv").exists)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 130
+    assert errors.strip() == "monitor-gpu: interrupted"
+    assert {path.name for path in tmp_path.iterdir()} == {"log.csv"}
+    assert len(rows_of(tmp_path / "log.csv")) == 0
+
+
+def test_log_is_complete_up_to_a_kill(start: Start, tmp_path: Path) -> None:
+    process = start(*FAST, "--out", "log.csv", "--", PYTHON, "-c", "input()", gpus=[{}, {}])
+    wait_for(lambda: complete_rows(tmp_path / "log.csv") >= 5)
+    process.kill()
+    process.communicate(timeout=TIMEOUT_S)
+    text = (tmp_path / "log.csv").read_text()
+    assert text.endswith("\n")
+    assert len(rows_of(tmp_path / "log.csv")) == text.count("\n") - 1
+
+
+def test_a_full_disk_ends_the_log_and_not_the_command(start: Start, tmp_path: Path) -> None:
+    sh = ("/bin/sh", "-c", 'ulimit -f 1; exec "$@"', "sh")
+    process = start(*FAST, "--out", "log.csv", "--json", PYTHON, "-c", "input(); print('done')", first=sh)
+    wait_for(lambda: complete_rows(tmp_path / "log.csv") >= 2)
+    seen: list[int] = []
+    while len(seen) < 10 or len(set(seen[-10:])) > 1:  # until it stands still
+        seen.append(complete_rows(tmp_path / "log.csv"))
+        time.sleep(0.05)
+    out, errors = process.communicate("\n", timeout=TIMEOUT_S)
+    assert out == "done\n"
+    summary = json.loads(errors)
+    assert any("the log breaks off: [Errno" in note for note in summary["notes"])
+    assert (summary["exit_code"], process.returncode) == (0, 2)
+    assert summary["gpus"][0]["samples"] > len(rows_of(tmp_path / "log.csv")) == seen[-1]
+    assert (tmp_path / "log.csv").read_text().endswith("\n")

@@ -1,0 +1,165 @@
+"""`probe-gpu` as a user meets it: real subprocesses on the processor, what is missing, and bad input."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cuda_probe.probes import PROBES
+from cuda_probe.report import load_probe
+
+ROOT = Path(__file__).parents[2]
+SMALL = ("--device", "cpu", "--only", "burn_flops", "--workflops", "1,2,4")
+
+
+@pytest.fixture
+def probe(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    def call(*arguments: object, **env: str) -> subprocess.CompletedProcess[str]:
+        words = [sys.executable, "-m", "cuda_probe.cli", *map(str, arguments)]
+        path = os.pathsep.join(filter(None, [env.pop("FIRST", ""), str(ROOT), os.environ.get("PYTHONPATH", "")]))
+        environment = os.environ | {"COLUMNS": "100", "PYTHONPATH": path} | env
+        return subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+
+    return call
+
+
+@pytest.fixture
+def without_cupy(tmp_path: Path) -> str:
+    """A folder that makes cupy absent, whether or not it is installed: it comes first on the path."""
+    folder = tmp_path / "hidden"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text("import sys\nsys.modules['cupy'] = None\n")
+    return str(folder)
+
+
+def test_the_processor_is_measured_into_every_kind_of_file(probe, tmp_path: Path) -> None:
+    names = ("empty", "burn_flops", "baseline", "draft_graph")
+    only = [word for name in names for word in ("--only", name)]
+    knobs = ("--draftN", "1:2", "--workflops", "1,2,4", "--workmem", "0")
+    done = probe("--device", "cpu", *only, *knobs, "--csv", "p.csv", "--plot", "p.png", "--seed", 3)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    found = load_probe(tmp_path / "probe.json")
+    assert [p.axes for p in found.of("burn_flops")] == [{"work_flops": n} for n in (1, 2, 4)]
+    assert [p.axes for p in found.of("baseline")] == [{"work_flops": n, "work_mem": 0} for n in (1, 2, 4)]
+    assert len(found.of("empty")) == 1
+    assert {(left.probe, left.failed) for left in found.left_out} == {("draft_graph", False)}
+    assert len(found.left_out) == 2 * 3
+    for point in found.points:
+        assert point.measurement.median_s > 0
+    for file in ("probe.json", "probe.npz", "p.csv", "p.png"):
+        assert (tmp_path / file).stat().st_size > 0
+        assert f"wrote {file}" in done.stdout
+    assert "skipped draft_graph (6 points): the processor has no graphs" in done.stdout
+    told = json.loads((tmp_path / "probe.json").read_text())
+    assert told["parameters"]["work_flops"] == [1, 2, 4]
+    assert (told["parameters"]["device"], told["parameters"]["seed"]) == ("cpu", 3)
+    device = told["environment"]["device"]
+    assert device["model"]
+    assert device["cores"] >= 1
+    assert device["last_level_cache_bytes"] > 0
+    assert {"blas", "blas_threads", "blas_threads_found", "memory_bytes"} <= set(device)
+
+
+def test_every_probe_of_the_quick_list_runs_and_is_right(probe, tmp_path: Path) -> None:
+    small = ("--only", "burn_memory", "--only", "verify", "--only", "copy", "--only", "triad", "--only", "read")
+    done = probe("--device", "cpu", *small, "--only", "write", "--workmem", "1", "--workflops", "1", "--draftN", "2")
+    assert done.returncode == 0, done.stderr
+    found = load_probe(tmp_path / "probe.json")
+    assert {p.probe for p in found.points} == {"burn_memory", "verify", "copy", "triad", "read", "write"}
+    assert found.left_out == ()
+    units = found.units
+    (verify,) = found.of("verify")
+    assert verify.flop == 3 * units.workflops_flop + units.workmem_flop
+    assert verify.bytes == units.workmem_bytes
+
+
+def test_json_on_stdout_is_what_the_file_holds(probe, tmp_path: Path) -> None:
+    done = probe(*SMALL, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == json.loads((tmp_path / "probe.json").read_text())
+    assert [p["axes"]["work_flops"] for p in json.loads(done.stdout)["points"]] == [1, 2, 4]
+
+
+def test_list_needs_no_device_and_writes_nothing(probe, tmp_path: Path, without_cupy: str) -> None:
+    done = probe("--list", FIRST=without_cupy)
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[0] for line in done.stdout.splitlines()[1:]] == [p.name for p in PROBES]
+    assert not (tmp_path / "probe.json").exists()
+    only = probe("--list", "--only", "triad").stdout
+    assert only.splitlines()[1].startswith("triad")
+    assert len(only.splitlines()) == 2
+
+
+@pytest.mark.parametrize("device", [(), ("--device", "cuda:0"), ("--device", "cuda")])
+def test_without_a_gpu_one_line_says_what_is_missing_and_what_works(
+    probe, user_error, without_cupy: str, device: tuple[str, ...]
+) -> None:
+    done = probe(*device, FIRST=without_cupy)
+    user_error(done, "cupy is not installed", 'pip install "specsim[gpu]"', "--device cpu")
+
+
+def test_the_command_starts_without_the_gpus_libraries(probe, without_cupy: str) -> None:
+    for word in ("--help", "--version"):
+        done = probe(word, FIRST=without_cupy)
+        assert (done.returncode, done.stderr) == (0, "")
+    for option in ("--device", "--quick / --full", "--only", "--draftN", "--workflops", "--workmem", "--out", "--csv"):
+        assert option in probe("--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--device", "tpu"), ("--device: 'tpu'", "auto, cpu or cuda:N")),
+        (("--device", "cuda:x"), ("--device: 'cuda:x'",)),
+        (("--only", "gemm"), ("--only: 'gemm' is no probe", "burn_flops")),
+        (("--draftN", "0"), ("--draftN: 0 is not allowed", "from 1 to 1024")),
+        (("--draftN", "1.5"), ("--draftN: 1.5 is not allowed",)),
+        (("--workflops", "many"), ("--workflops: 'many' is not a value",)),
+        (("--workmem", "-1"), ("--workmem: -1 is not allowed",)),
+        (("--workmem", "inf"), ("--workmem: inf is not allowed",)),
+        (("--only", "empty", "--draftN", "2"), ("--draftN: not used by empty",)),
+        (("--only", "draft", "--workflops", "1:10000"), ("draft: ", "at most 10000")),
+        (("--out", "probe.txt"), ("--out probe.txt: suffix '.txt', expected .json",)),
+        (("--csv", "probe.json"), ("--csv probe.json: suffix '.json', expected .csv",)),
+        (("--plot", "p.pdf"), ("--plot p.pdf: suffix '.pdf'",)),
+        (("--seed", "-1"), ("--seed",)),
+    ],
+)
+def test_a_users_mistake_is_one_line(probe, user_error, tmp_path: Path, arguments, words) -> None:
+    user_error(probe("--device", "cpu", *arguments), *words)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("taken", ["probe.json", "probe.npz"])
+def test_files_that_exist_are_kept_unless_forced(probe, user_error, tmp_path: Path, taken: str) -> None:
+    (tmp_path / taken).write_text("precious")
+    user_error(probe(*SMALL), taken, "--force")
+    assert (tmp_path / taken).read_text() == "precious"
+    done = probe(*SMALL, "--force")
+    assert done.returncode == 0, done.stderr
+    assert len(load_probe(tmp_path / "probe.json").points) == 3
+
+
+def test_a_wrong_result_is_recorded_and_ends_with_code_1(probe, tmp_path: Path) -> None:
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    # A processor that leaves every second row of a product as it was.
+    (folder / "sitecustomize.py").write_text(
+        "import numpy as np\n"
+        "right = np.matmul\n"
+        "def matmul(a, b, out):\n"
+        "    out[::2] = right(a, b)[::2]\n"
+        "np.matmul = matmul\n"
+    )
+    done = probe(*SMALL, "--only", "empty", FIRST=str(folder))
+    assert done.returncode == 1
+    assert done.stderr == "probe-gpu: a result was wrong and was not timed, see FAILED above or in the file\n"
+    assert "FAILED burn_flops (3 points): wrong result: part 0 of the burn" in done.stdout
+    found = load_probe(tmp_path / "probe.json")
+    assert [p.probe for p in found.points] == ["empty"]
+    assert all(left.failed for left in found.left_out)

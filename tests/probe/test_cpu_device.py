@@ -1,0 +1,367 @@
+"""The processor as a device: every probe is right, counts its work, and fails its own check when it is not."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Barrier, Lock, get_ident
+
+import numpy as np
+import pytest
+
+from cuda_probe import cpu_device, cpu_facts
+from cuda_probe.cpu_device import BURN_CYCLES, BURN_SIZE, CpuDevice, burn_rows, is_product
+from cuda_probe.probes import BY_NAME, PROBES, Unsupported
+from cuda_probe.workers import Workers
+
+PASS = {"work_flops": 3, "work_mem": 2}
+ROUND = {"draft_n": 4, **PASS}
+PLACES = {
+    "empty": {},
+    "burn_flops": {"work_flops": 5},
+    "burn_memory": {"work_mem": 7},
+    "draft": ROUND,
+    "verify": ROUND,
+    "baseline": PASS,
+    "read": {"buffer_bytes": 3 << 18},
+    "write": {"buffer_bytes": 3 << 18},
+    "copy": {"buffer_bytes": 3 << 18},
+    "triad": {"buffer_bytes": 3 << 18},
+    "matmul": {"size": 37, "dtype": "float32"},
+    "skinny": {"weight": "96x130", "dtype": "float32", "tokens": 5},
+}
+
+
+@pytest.fixture
+def device() -> Iterator[CpuDevice]:
+    small = CpuDevice(threads=3, cache_bytes=1 << 16, slice_bytes=12 << 10)
+    yield small
+    small.close()
+
+
+class Counter:
+    """Stands in for a NumPy function, counts what its calls do, and can be told to leave one out."""
+
+    def __init__(self, function) -> None:
+        self.function, self.lock = function, Lock()
+        self.calls, self.flop, self.elements, self.omit = 0, 0, 0, -1
+
+    def __getattr__(self, name: str):
+        return getattr(self.function, name)
+
+    def __call__(self, *operands, out):
+        with self.lock:
+            self.calls += 1
+            call = self.calls
+            self.elements += out.size
+            if len(operands[0].shape) == len(np.shape(operands[1])) == 2:
+                self.flop += 2 * operands[0].shape[0] * operands[0].shape[1] * operands[1].shape[1]
+        return None if call == self.omit else self.function(*operands, out=out)
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, Counter]:
+    """Count matrix products, additions and multiplications as they happen, whatever the formulas say."""
+    counters = {name: Counter(getattr(np, name)) for name in ("matmul", "add", "multiply")}
+    for name, counter in counters.items():
+        monkeypatch.setattr(np, name, counter)
+    return counters
+
+
+def test_every_probe_is_tried_here_or_cannot_run(device: CpuDevice) -> None:
+    assert set(PLACES) | {"draft_graph"} == {probe.name for probe in PROBES}
+    with pytest.raises(Unsupported, match="graph"), device.prepare("draft_graph", ROUND, seed=0):
+        pass
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_every_probe_passes_its_own_check_before_and_after_launches(device: CpuDevice, name: str) -> None:
+    with device.prepare(name, PLACES[name], seed=3) as job:
+        assert job.check() is None
+        for _ in range(3):
+            job.launch()
+        assert job.check() is None
+
+
+@pytest.mark.parametrize("name", ["burn_flops", "burn_memory", "draft", "verify", "baseline", "matmul", "skinny"])
+def test_flop_and_bytes_are_those_of_the_calls_that_were_made(device: CpuDevice, counted, name: str) -> None:
+    axes, probe = PLACES[name], BY_NAME[name]
+    with device.prepare(name, axes, seed=0) as job:
+        for counter in counted.values():
+            counter.__init__(counter.function)
+        job.launch()
+        products, additions = counted["matmul"], counted["add"].elements
+    assert probe.flop(axes, device.units) == products.flop + additions
+    if name in ("matmul", "skinny"):
+        rows, inputs, outputs = (37, 37, 37) if name == "matmul" else (5, 96, 130)
+        assert probe.bytes(axes, device.units) == 4 * (rows * inputs + inputs * outputs + rows * outputs)
+    else:
+        assert probe.bytes(axes, device.units) == 2 * 4 * additions
+
+
+def test_draft_verify_and_baseline_do_the_work_of_the_model(device: CpuDevice) -> None:
+    """Model section 2: K passes over one token, one pass over K + 1 tokens, one pass over one token."""
+    units = device.units
+    compute, memory = 3 * units.workflops_flop, 2 * units.workmem_bytes
+    flop_with_memory = 2 * units.workmem_flop
+    work = {
+        name: (BY_NAME[name].flop(ROUND, units), BY_NAME[name].bytes(ROUND, units))
+        for name in ("draft", "draft_graph", "verify", "baseline")
+    }
+    assert work["baseline"] == (compute + flop_with_memory, memory)
+    assert work["draft"] == work["draft_graph"] == (4 * (compute + flop_with_memory), 4 * memory)
+    assert work["verify"] == (5 * compute + flop_with_memory, memory)
+
+
+@pytest.mark.parametrize("name", sorted(set(PLACES) - {"empty"}))
+def test_every_part_of_a_launch_has_a_thread_of_its_own_the_same_each_time(
+    device: CpuDevice, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    seen: dict[int, set[int]] = {}
+    together = device.together
+
+    def watched(work, parts=None) -> None:
+        together(lambda index: (seen.setdefault(index, set()).add(get_ident()), work(index)), parts)
+
+    monkeypatch.setattr(device, "together", watched)
+    with device.prepare(name, PLACES[name], seed=0) as job:
+        for _ in range(20):
+            job.launch()
+    threads = [ids for index, ids in sorted(seen.items())]
+    assert [len(ids) for ids in threads] == [1, 1, 1]
+    assert len(set.union(*threads)) == 3
+
+
+def test_parts_run_side_by_side() -> None:
+    workers, meeting = Workers(4), Barrier(4)
+    workers.run(lambda index: meeting.wait(10))  # each part waits for all the others
+    workers.run(lambda index: None, 2)
+    workers.close()
+    assert not any(thread.is_alive() for thread in workers.threads)
+
+
+@pytest.mark.parametrize("failing", [0, 1, 2])
+def test_an_error_in_any_part_comes_out_after_all_are_done_and_leaves_the_threads_usable(failing: int) -> None:
+    workers, done = Workers(3), []
+
+    def part(index: int) -> None:
+        done.append(index)
+        if index == failing:
+            raise ArithmeticError("part")
+
+    with pytest.raises(ArithmeticError, match="part"):
+        workers.run(part)
+    assert sorted(done) == [0, 1, 2]
+    workers.run(lambda index: done.append(index + 10))
+    assert sorted(done) == [0, 1, 2, 10, 11, 12]
+    workers.close()
+
+
+def test_the_steps_of_a_draft_wait_for_one_another(device: CpuDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = []
+    together = device.together
+    monkeypatch.setattr(device, "together", lambda *given: (together(*given), waits.append(1)))
+    for name, steps in (("draft", 4), ("verify", 1), ("baseline", 1)):
+        with device.prepare(name, ROUND, seed=0) as job:
+            waits.clear()
+            job.launch()
+            assert len(waits) == steps, name
+
+
+@pytest.mark.parametrize("name", ["burn_flops", "draft", "verify", "baseline", "matmul", "skinny"])
+def test_a_product_left_out_is_found(device: CpuDevice, counted, name: str) -> None:
+    with device.prepare(name, PLACES[name], seed=0) as job:
+        assert job.check() is None
+        counted["matmul"].omit = counted["matmul"].calls + 2
+        assert job.check() is not None
+
+
+@pytest.mark.parametrize("name", ["burn_memory", "draft", "verify", "baseline", "triad"])
+def test_an_addition_left_out_is_found(device: CpuDevice, counted, name: str) -> None:
+    with device.prepare(name, PLACES[name], seed=0) as job:
+        assert job.check() is None
+        counted["add"].omit = counted["add"].calls + 2
+        assert job.check() is not None
+
+
+@pytest.mark.parametrize("name", ["empty", "read", "write", "copy", "triad", "burn_flops", "burn_memory", "matmul"])
+def test_a_thread_that_does_nothing_is_found(device: CpuDevice, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    with device.prepare(name, PLACES[name], seed=0) as job:
+        assert job.check() is None
+        together = device.together
+        lazy = lambda work, parts=None: together(lambda index: index == 1 or work(index), parts)  # noqa: E731
+        monkeypatch.setattr(device, "together", lazy)
+        assert job.check() is not None
+
+
+def test_every_slice_of_the_ring_is_passed_in_turn(device: CpuDevice) -> None:
+    slices = device.ring_slices
+    with device.prepare("burn_memory", {"work_mem": slices + 1}, seed=0) as job:
+        job.launch()
+        ring = device.ring().reshape(slices, -1)
+        assert (ring == np.array([2.0] + [1.0] * (slices - 1))[:, None]).all()
+        job.launch()
+        assert (ring == np.array([3.0, 3.0] + [2.0] * (slices - 2))[:, None]).all()
+
+
+def test_the_ring_is_larger_than_four_caches_and_a_flush_touches_all_of_it(device: CpuDevice) -> None:
+    assert device.ring().nbytes > 4 * (1 << 16)
+    before = device.ring().copy()
+    device.flush()
+    assert (device.ring() != before).all()
+
+
+def test_the_burn_takes_long_to_come_round_and_each_power_is_that_of_its_matrix() -> None:
+    assert sum(BURN_CYCLES) == BURN_SIZE
+    assert np.lcm.reduce(np.array(BURN_CYCLES, np.int64)) == 3_234_846_615
+    matrix = np.zeros((BURN_SIZE, BURN_SIZE), int)
+    matrix[np.arange(BURN_SIZE), burn_rows(1)] = 1
+    for power in (0, 1, 2, 7, 128, 1000):
+        product = np.linalg.matrix_power(matrix, power) @ np.arange(BURN_SIZE)
+        assert product.tolist() == burn_rows(power).tolist()
+
+
+def test_a_product_with_one_wrong_element_is_not_the_product() -> None:
+    rng = np.random.default_rng(0)
+    x, weights = (rng.integers(-1, 2, shape).astype(np.float32) for shape in ((4, 300), (300, 50)))
+    right = x @ weights
+    assert is_product(x, weights, right, 0)
+    for place in np.ndindex(4, 50):
+        wrong = right.copy()
+        wrong[place] += 1
+        assert not is_product(x, weights, wrong, 0)
+    for strange in (np.nan, np.inf, 0.5):
+        wrong = right.copy()
+        wrong[1, 1] = strange
+        assert not is_product(x, weights, wrong, 0)
+    assert not is_product(x, weights, right[:, ::-1].copy(), 0)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_types_without_blas_are_refused_with_the_reason(device: CpuDevice, dtype: str) -> None:
+    axes = {"weight": "64x64", "dtype": dtype, "tokens": 1}
+    with pytest.raises(Unsupported, match="NumPy"), device.prepare("skinny", axes, seed=0):
+        pass
+
+
+def test_what_does_not_fit_is_refused_before_it_is_taken(device: CpuDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_facts, "available_memory", lambda: 1 << 20)
+    for name, axes in (
+        ("triad", {"buffer_bytes": 3 << 18}),
+        ("skinny", {"weight": "1024x1024", "dtype": "float32", "tokens": 1}),
+    ):
+        with pytest.raises(MemoryError), device.prepare(name, axes, seed=0):
+            pass
+
+
+def test_buffers_that_threads_cannot_share_equally_are_refused(device: CpuDevice) -> None:
+    with pytest.raises(Unsupported, match="3 equal parts"), device.prepare("copy", {"buffer_bytes": 16}, seed=0):
+        pass
+
+
+def test_default_values_cover_every_axis_and_every_stream_size_can_be_shared() -> None:
+    device = CpuDevice(threads=2, cache_bytes=1 << 20)
+    try:
+        for quick in (True, False):
+            for probe in PROBES:
+                values = device.axis_values(probe.name, quick=quick)
+                assert all(values[axis] for axis in probe.axes)
+            assert all(size % (4 * device.threads) == 0 for size in values["buffer_bytes"])
+            assert max(values["buffer_bytes"]) > 4 * device.cache_bytes
+    finally:
+        device.close()
+
+
+def test_blas_runs_one_thread_in_each_of_ours_and_is_left_as_it_was() -> None:
+    blas = cpu_facts.find_blas()
+    if blas is None:
+        pytest.fail("the BLAS of NumPy's wheel was not found in this process")
+    before = blas.threads()
+    device = CpuDevice(cache_bytes=1 << 20)
+    assert blas.threads() == 1
+    told = device.environment()
+    assert (told["blas_threads_found"], told["blas_threads"]) == (before, 1)
+    device.close()
+    assert blas.threads() == before
+
+
+def test_a_blas_that_cannot_be_told_keeps_its_threads_and_gets_whole_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_facts, "find_blas", lambda: None)
+    device = CpuDevice(threads=4, cache_bytes=1 << 16, slice_bytes=1 << 12)
+    try:
+        assert device.environment()["blas_threads"] is None
+        assert device.units.workflops_flop == 2 * BURN_SIZE**3
+        for name in ("burn_flops", "draft", "matmul", "skinny"):
+            with device.prepare(name, PLACES[name], seed=0) as job:
+                assert job.check() is None
+    finally:
+        device.close()
+
+
+def test_caches_are_read_as_linux_lists_them(tmp_path: Path) -> None:
+    for index, (level, kind, size) in enumerate(
+        [("1", "Data", "48K"), ("1", "Instruction", "64K"), ("2", "Unified", "2M"), ("3", "Unified", "36608K")]
+    ):
+        folder = tmp_path / f"index{index}"
+        folder.mkdir()
+        for name, text in (("level", level), ("type", kind), ("size", size)):
+            (folder / name).write_text(text + "\n")
+    assert cpu_facts.cache_sizes(tmp_path) == {1: 48 << 10, 2: 2 << 20, 3: 36608 << 10}
+    assert cpu_facts.last_level_cache(tmp_path) == (36608 << 10, "/sys")
+
+
+def test_without_a_list_of_caches_the_knee_is_taken_or_an_assumption_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpu_facts, "measured_cache", lambda: 8 << 20)
+    assert cpu_facts.last_level_cache(tmp_path) == (8 << 20, "measured knee")
+    monkeypatch.setattr(cpu_facts, "measured_cache", lambda: None)
+    assert cpu_facts.last_level_cache(tmp_path) == (cpu_facts.ASSUMED_CACHE_BYTES, "assumed")
+
+
+def test_what_other_processes_take_is_told_apart_from_what_we_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    clocks = {"now": 100.0, "own": 5.0, "busy": 50.0}
+    monkeypatch.setattr(cpu_facts.time, "perf_counter", lambda: clocks["now"])
+    monkeypatch.setattr(cpu_facts.time, "process_time", lambda: clocks["own"])
+    monkeypatch.setattr(cpu_facts, "busy_s", lambda: clocks["busy"])
+    others = cpu_facts.Others()
+
+    def after(now: float, own: float, busy: float) -> float | None:
+        clocks.update(now=clocks["now"] + now, own=clocks["own"] + own, busy=clocks["busy"] + busy)
+        return others.cores_taken()
+
+    assert after(1.0, 1.5, 1.5) == pytest.approx(0)
+    assert after(1.0, 0.5, 1.25) == pytest.approx(0.75)
+    assert after(0.01, 0.01, 0.5) is None  # too short for a counter of hundredths
+    assert after(0.99, 0.99, 0.5) == pytest.approx(0)  # and counted on from where it was
+    monkeypatch.setattr(cpu_facts, "busy_s", lambda: None)
+    assert others.cores_taken() is None
+
+
+def test_busy_time_is_read_as_linux_writes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "cpu  9 9 9 9 9 9 9 9 9 9\ncpu0 100 20 30 9999 8888 4 5 6 77 66\ncpu1 1000 0 0 0 0 0 0 0 0 0\nintr 5\n"
+    (tmp_path / "stat").write_text(text)
+    monkeypatch.setattr(cpu_facts, "PROCESSOR_TIMES", tmp_path / "stat")
+    ticks = os.sysconf("SC_CLK_TCK")
+    monkeypatch.setattr(cpu_facts, "cores", lambda: {0})
+    assert cpu_facts.busy_s() == pytest.approx((100 + 20 + 30 + 4 + 5 + 6) / ticks)
+    monkeypatch.setattr(cpu_facts, "cores", lambda: {0, 1})
+    assert cpu_facts.busy_s() == pytest.approx((165 + 1000) / ticks)
+    monkeypatch.setattr(cpu_facts, "PROCESSOR_TIMES", tmp_path / "none")
+    assert cpu_facts.busy_s() is None
+
+
+@pytest.mark.parametrize(("taken", "disturbed"), [(0.5, True), (0.05, False), (None, False)])
+def test_other_work_is_said_to_disturb(
+    device: CpuDevice, monkeypatch: pytest.MonkeyPatch, taken: float | None, disturbed: bool
+) -> None:
+    monkeypatch.setattr(device.others, "cores_taken", lambda: taken)
+    state = device.state()
+    assert ("disturbed" in state) == disturbed
+    assert state.get("cores_taken_by_others") == taken
+
+
+def test_the_same_seed_gives_the_same_operands() -> None:
+    first, again, other = (cpu_device.small_numbers((20, 20), [seed]) for seed in (1, 1, 2))
+    assert (first == again).all()
+    assert (first != other).any()
+    assert set(np.unique(first)) == {-1.0, 0.0, 1.0}

@@ -1,0 +1,119 @@
+"""The pictures of a probe: a panel for what was measured, with its numbers; the files decode and repeat."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cuda_probe.plots import panels_of, probe_figure, roofs
+from cuda_probe.probes import chosen
+from cuda_probe.runner import QUICK, Results, line_fits, plan, run_probes
+from simulator.artefacts import UserError
+from simulator.pictures import save_figure
+
+from .fake_device import BYTE_S, FakeDevice
+
+
+def measured(*names: str, **given: Any) -> Results:
+    device = FakeDevice()
+    return run_probes(device, plan(device, chosen(names), given, quick=True), QUICK)
+
+
+@pytest.fixture(scope="module")
+def results() -> Results:
+    return measured(work_mem=(1, 2, 3), work_flops=(2, 4, 8))
+
+
+def panels(found: Results) -> dict[str, Any]:
+    return {
+        axes.get_title().split(":")[0].split(",")[0]: axes for axes in probe_figure(found).axes if axes.get_visible()
+    }
+
+
+def test_everything_measured_has_its_panel(results: Results) -> None:
+    assert list(panels(results)) == [
+        "Roofline",
+        "Streams",
+        "Tokens by a weight matrix",
+        "burn_flops",
+        "burn_memory",
+        "A round's parts",
+    ]
+    for axes in probe_figure(results).axes:
+        assert axes.get_xlabel()
+        assert axes.get_ylabel()
+
+
+def test_the_roof_is_the_best_that_was_measured_and_no_point_of_the_roofs_own_lies_above(results: Results) -> None:
+    best = roofs(results)
+    assert best is not None
+    flop_per_s, bytes_per_s = best
+    assert flop_per_s == max(p.flop_per_s for p in results.points if p.flop_per_s)
+    streams = [p.bytes_per_s for p in results.of("burn_memory", "read", "write", "copy", "triad")]
+    assert bytes_per_s == max(streams) < 1 / BYTE_S
+    roof = panels(results)["Roofline"].get_lines()[-1]
+    x, y = roof.get_data()
+    assert y.max() == pytest.approx(flop_per_s / 1e9)
+    assert y[0] / x[0] == pytest.approx(bytes_per_s / 1e9)
+
+
+def test_a_stream_that_fits_the_cache_raises_no_roof() -> None:
+    found = measured("copy", "matmul", buffer_bytes=(4000, 8_000_000))
+    rates = {p.axes["buffer_bytes"]: p.bytes_per_s for p in found.of("copy")}
+    assert roofs(found) == (pytest.approx(max(p.flop_per_s for p in found.of("matmul"))), rates[8_000_000])
+
+
+def test_a_stream_that_fits_the_cache_has_no_place_under_the_roof() -> None:
+    found = measured("triad", "matmul", buffer_bytes=(4000, 8_000_000))
+    shown = {str(line.get_label()): line for line in panels(found)["Roofline"].get_lines()}
+    assert len(found.of("triad")) == 2
+    assert shown["triad"].get_ydata() == pytest.approx([found.of("triad")[1].flop_per_s / 1e9])
+
+
+def test_points_and_line_of_time_against_work_are_the_measured_and_the_fitted(results: Results) -> None:
+    axes = panels(results)["burn_flops"]
+    (container,) = axes.containers
+    points = container.lines[0].get_xydata()
+    assert points[:, 0].tolist() == [2, 4, 8]
+    assert points[:, 1] == pytest.approx([p.measurement.median_s * 1e3 for p in results.of("burn_flops")])
+    line = next(item for item in axes.get_lines() if str(item.get_label()).startswith("line"))
+    fit = next(f for f in line_fits(results) if f.probe == "burn_flops")
+    x, y = line.get_data()
+    assert y == pytest.approx(1e3 * (fit.line.intercept_s + fit.line.slope_s * np.asarray(x)))
+
+
+def test_the_skinny_curve_shows_times_by_tokens(results: Results) -> None:
+    (container,) = panels(results)["Tokens by a weight matrix"].containers
+    assert container.lines[0].get_xdata().tolist() == [1, 2, 8]
+    expected = [p.measurement.median_s * 1e3 for p in results.of("skinny")]
+    assert container.lines[0].get_ydata() == pytest.approx(expected)
+
+
+def test_a_single_probe_has_a_single_panel_and_empty_alone_has_none() -> None:
+    assert list(panels(measured("skinny"))) == ["Tokens by a weight matrix"]
+    assert len(panels_of(measured("burn_flops"))) == 1
+    with pytest.raises(UserError, match="--plot: nothing was measured that has a picture"):
+        probe_figure(measured("empty"))
+
+
+def test_no_work_among_the_work_has_a_picture_too() -> None:
+    found = measured("burn_flops", "draft", work_flops=(0, 1, 2, 3), work_mem=(0,))
+    assert set(panels(found)) == {"burn_flops", "A round's parts"}
+
+
+@pytest.mark.parametrize("suffix", [".png", ".svg"])
+def test_files_decode_and_the_same_figure_gives_the_same_bytes(results: Results, tmp_path: Path, suffix: str) -> None:
+    paths = [tmp_path / f"{i}{suffix}" for i in range(2)]
+    for path in paths:
+        save_figure(path, probe_figure(results))
+    first, second = (path.read_bytes() for path in paths)
+    assert first == second
+    if suffix == ".png":
+        image = Image.open(io.BytesIO(first)).convert("RGB")
+        assert image.getpixel((2, 2)) == (255, 255, 255)
+        colours = image.getcolors(1 << 24)
+        assert colours is not None
+        assert len(colours) > 20

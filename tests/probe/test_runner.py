@@ -1,0 +1,189 @@
+"""Planning, checking before timing, leaving out with a reason, and the lines through time against work."""
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from cuda_probe.probes import AXIS_UNITS, PROBES, chosen, points
+from cuda_probe.runner import FULL, QUICK, line_fits, plan, run_probes, shuffled, timed_ms
+from simulator.artefacts import UserError
+
+from .fake_device import BYTE_S, DEFAULTS, FLOP_S, LAUNCH_S, FakeDevice
+
+RULE = replace(QUICK, warm_up_s=0.0)
+
+
+def run(device: FakeDevice, *names: str, **given):
+    return run_probes(device, plan(device, chosen(names), given, quick=True), RULE, seed=4)
+
+
+def test_the_registry_is_sound() -> None:
+    assert [probe.name for probe in PROBES] == list(dict.fromkeys(probe.name for probe in PROBES))
+    for probe in PROBES:
+        assert set(probe.axes) <= set(AXIS_UNITS)
+        assert probe.linear_in is None or probe.linear_in in probe.axes
+        assert probe.summary.endswith((".", ")", "costs."))
+
+
+def test_named_probes_come_in_the_order_of_the_registry() -> None:
+    assert [p.name for p in chosen(["triad", "empty"])] == ["empty", "triad"]
+    assert chosen([]) == PROBES
+    with pytest.raises(UserError, match="--only: 'gemm' is no probe, expected one of empty, burn_flops"):
+        chosen(["gemm"])
+
+
+def test_points_are_all_combinations_the_last_axis_fastest() -> None:
+    (probe,) = chosen(["draft"])
+    values = {"draft_n": (1, 2), "work_flops": (5,), "work_mem": (7, 8), "tokens": (1,)}
+    rows = [tuple(p.values()) for p in points(probe, values)]
+    assert rows == [(1, 5, 7), (1, 5, 8), (2, 5, 7), (2, 5, 8)]
+    assert points(chosen(["empty"])[0], {}) == [{}]
+
+
+def test_formulas_of_streams_and_products_counted_element_by_element() -> None:
+    elements = 1000
+    axes, units = {"buffer_bytes": 4 * elements}, FakeDevice.units
+    touched = {"read": 1, "write": 1, "copy": 2, "triad": 3}
+    for probe in chosen(touched):
+        assert probe.bytes(axes, units) == sum(4 for _ in range(elements) for _ in range(touched[probe.name]))
+        assert probe.flop(axes, units) == (2 * elements if probe.name == "triad" else 0)
+    (skinny,) = chosen(["skinny"])
+    place = {"weight": "6x5", "tokens": 3, "dtype": "float16"}
+    multiply_adds = sum(1 for _ in range(3) for _ in range(5) for _ in range(6))
+    assert skinny.flop(place, units) == 2 * multiply_adds
+    assert skinny.bytes(place, units) == 2 * (3 * 6 + 6 * 5 + 3 * 5)
+    assert skinny.bytes(place | {"dtype": "float32"}, units) == 4 * (3 * 6 + 6 * 5 + 3 * 5)
+    (matmul,) = chosen(["matmul"])
+    assert matmul.flop({"size": 7, "dtype": "bfloat16"}, units) == 2 * 7**3
+    assert matmul.bytes({"size": 7, "dtype": "bfloat16"}, units) == 2 * 3 * 7**2
+
+
+def test_the_users_values_replace_the_devices() -> None:
+    device = FakeDevice()
+    planned = plan(device, chosen(["draft", "baseline"]), {"draft_n": (6,), "work_mem": (0, 9)}, quick=True)
+    assert [p.axes for p in planned if p.probe.name == "baseline"] == [
+        {"work_flops": f, "work_mem": m} for f in DEFAULTS["work_flops"] for m in (0, 9)
+    ]
+    assert {p.axes["draft_n"] for p in planned if p.probe.name == "draft"} == {6}
+
+
+def test_a_value_for_no_probe_and_an_endless_plan_are_refused() -> None:
+    with pytest.raises(UserError, match="draft_n: no axis of empty"):
+        plan(FakeDevice(), chosen(["empty"]), {"draft_n": (1,)}, quick=True)
+    with pytest.raises(UserError, match="at most 10000"):
+        plan(FakeDevice(), chosen(["draft"]), {"draft_n": range(1, 10_002)}, quick=True)
+
+
+def test_full_takes_the_devices_finer_grid() -> None:
+    counts = [len(plan(FakeDevice(), chosen(["burn_memory"]), {}, quick=quick)) for quick in (True, False)]
+    assert counts == [3, 4]
+    assert FULL.time_limit_s > QUICK.time_limit_s
+
+
+def test_results_come_in_the_order_of_the_plan_though_taken_in_another() -> None:
+    device = FakeDevice()
+    planned = plan(device, chosen(["burn_flops", "draft"]), {}, quick=True)
+    found = run_probes(device, planned, RULE, seed=1)
+    assert [(p.probe, p.axes) for p in found.points] == [(p.probe.name, p.axes) for p in planned]
+    taken = [(name, axes) for name, axes, _ in device.prepared]
+    assert taken != [(p.probe.name, p.axes) for p in planned]
+    assert [name for name, _ in taken] == [p.probe.name for p in planned]
+
+
+def test_the_order_follows_the_seed() -> None:
+    planned = plan(FakeDevice(), PROBES, {}, quick=True)
+    assert shuffled(planned, 1) == shuffled(planned, 1) != shuffled(planned, 2)
+    assert sorted(shuffled(planned, 1)) == list(range(len(planned)))
+
+
+def test_every_point_is_checked_before_it_is_launched() -> None:
+    device = FakeDevice()
+    run(device, "copy")
+    first = device.log.index("copy")
+    assert device.log[first - 1] == "check copy"
+    assert Counter(device.log)["check copy"] == len(DEFAULTS["buffer_bytes"])
+
+
+def test_a_wrong_result_is_never_timed() -> None:
+    device = FakeDevice(wrong=("copy",))
+    found = run(device, "copy", "read")
+    assert {p.probe for p in found.points} == {"read"}
+    assert "copy" not in device.log
+    assert [(left.probe, left.failed, left.reason) for left in found.left_out] == [
+        ("copy", True, "wrong result: off by one")
+    ] * 2
+
+
+def test_what_the_device_cannot_do_is_left_out_with_its_reason() -> None:
+    found = run(FakeDevice(too_large=("triad",)), "draft_graph", "triad", "skinny")
+    reasons = {(left.probe, left.reason, left.failed) for left in found.left_out}
+    assert reasons == {
+        ("draft_graph", "no graphs here", False),
+        ("triad", "does not fit into memory", False),
+        ("skinny", "no bfloat16", False),
+    }
+    assert [p.axes["dtype"] for p in found.points] == ["float32"] * 3
+
+
+def test_a_fault_of_the_device_is_no_skipped_point_and_frees_what_was_taken() -> None:
+    device = FakeDevice()
+    device.state = lambda: 1 / 0  # type: ignore[assignment]
+    with pytest.raises(ZeroDivisionError):
+        run(device, "copy")
+    assert device.open_jobs == 0
+
+
+def test_only_probes_that_say_so_are_flushed() -> None:
+    device = FakeDevice()
+    found = run(device, "copy", "skinny")
+    assert {p.probe for p in found.points if p.measurement.flushed} == {"skinny"}
+    samples = sum(len(p.measurement.samples_s) for p in found.of("skinny"))
+    assert device.log.count("flush") == samples > 0
+
+
+def test_times_work_and_rates_are_those_of_the_devices_law() -> None:
+    found = run(FakeDevice())
+    for point in found.points:
+        expected = LAUNCH_S + FLOP_S * point.flop + BYTE_S * point.bytes
+        assert point.measurement.median_s == pytest.approx(expected)
+        assert point.flop_per_s == (pytest.approx(point.flop / expected) if point.flop else None)
+        assert point.bytes_per_s == (pytest.approx(point.bytes / expected) if point.bytes else None)
+        assert point.states == ({"clock_hz": 10}, {"clock_hz": 10})
+
+
+def test_lines_recover_what_a_unit_costs() -> None:
+    fits = line_fits(run(FakeDevice()))
+    burn = {fit.probe: fit for fit in fits if fit.probe.startswith("burn")}
+    assert burn["burn_flops"].line.slope_s == pytest.approx(600 * FLOP_S)
+    assert burn["burn_memory"].line.slope_s == pytest.approx(8000 * BYTE_S + 1000 * FLOP_S)
+    for fit in fits:
+        assert fit.line.max_relative_residual < 1e-6
+        if fit.probe != "draft":
+            assert fit.line.intercept_s > 0.9 * LAUNCH_S
+    # A draft's and a verification's line each is for one setting of the knobs.
+    assert sum(fit.probe == "draft" for fit in fits) == 9
+    verify = next(f for f in fits if f.probe == "verify" and f.held == {"work_flops": 8, "work_mem": 1})
+    assert verify.line.slope_s == pytest.approx(8 * 600 * FLOP_S)
+
+
+def test_two_points_make_no_line() -> None:
+    assert line_fits(run(FakeDevice(), "burn_flops", work_flops=(1, 2))) == ()
+
+
+def test_progress_counts_points_that_are_left_out_too() -> None:
+    device, done = FakeDevice(), []
+    planned = plan(device, PROBES, {}, quick=True)
+    run_probes(device, planned, RULE, progress=done.append)
+    assert sum(done) == len(planned)
+
+
+def test_timed_wrappers_return_milliseconds_by_the_devices_clock() -> None:
+    device, knobs = FakeDevice(), {"work_flops": 5, "work_mem": 2}
+    one = 5 * 600 * FLOP_S + 2 * (8000 * BYTE_S + 1000 * FLOP_S)
+    assert timed_ms(device, "baseline", **knobs) == pytest.approx(1e3 * (LAUNCH_S + one))
+    assert timed_ms(device, "draft", draft_n=3, **knobs) == pytest.approx(1e3 * (LAUNCH_S + 3 * one))
+    more = 3 * 5 * 600 * FLOP_S
+    assert timed_ms(device, "verify", draft_n=3, **knobs) == pytest.approx(1e3 * (LAUNCH_S + one + more))
+    with pytest.raises(ArithmeticError, match="draft: off by one"):
+        timed_ms(FakeDevice(wrong=("draft",)), "draft", draft_n=3, **knobs)

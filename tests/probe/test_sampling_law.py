@@ -1,0 +1,133 @@
+"""The law of what is committed: exactly the target's, whatever the draft; and mistakes that the test must see."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from scipy import stats
+
+from cuda_probe.sampling import Sampled, reference, speculative_sample
+
+from .sampling_cases import draw_ids
+
+pytestmark = pytest.mark.statistical
+SEQUENCES, DRAFTS, VOCABULARY, TEMPERATURE = 12_000, 2, 7, 0.8
+# A right sampler fails one of the nine comparisons of its run by chance once in 10^5 runs; the mutants are far beyond.
+ALARM = 1e-6
+Sampler = Callable[..., Sampled]
+
+
+def logits() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    rng = np.random.default_rng(11)
+    target = rng.normal(scale=1.2, size=(DRAFTS + 1, VOCABULARY)).astype(np.float32)
+    draft = rng.normal(scale=1.2, size=(DRAFTS, VOCABULARY)).astype(np.float32)
+    target[0, 3], draft[1, 5] = -np.inf, -np.inf
+    return target, draft
+
+
+def p_values(sampler: Sampler, seed: int) -> list[float]:
+    """Compare the token at each position, given that the drafts before it were kept, with the target's law there."""
+    target, draft = logits()
+    rng = np.random.default_rng(seed)
+    many_target, many_draft = (np.broadcast_to(x, (SEQUENCES, *x.shape)).copy() for x in (target, draft))
+    ids = draw_ids(rng, many_draft, TEMPERATURE)
+    found = sampler(many_target, many_draft, ids, seed=seed, temperature=TEMPERATURE)
+    law = reference.softmax(target, TEMPERATURE)
+    values = []
+    for position in range(DRAFTS + 1):
+        reached = found.accepted >= position
+        counts = np.bincount(found.out_ids[reached, position], minlength=VOCABULARY)
+        possible = law[position] > 0
+        assert counts[~possible].sum() == 0 or sampler is not numpy_sampler
+        expected = law[position][possible] * counts[possible].sum()
+        values.append(float(stats.power_divergence(counts[possible], expected, lambda_="log-likelihood").pvalue))
+    return values
+
+
+def numpy_sampler(*arguments: Any, **named: Any) -> Sampled:
+    return speculative_sample(*arguments, **named, backend="numpy")
+
+
+def torch_sampler(*arguments: Any, **named: Any) -> Sampled:
+    return speculative_sample(*arguments, **named, backend="torch")
+
+
+@pytest.mark.parametrize("sampler", [numpy_sampler, torch_sampler])
+def test_every_committed_token_has_the_targets_law(sampler: Sampler) -> None:
+    assert min(p_values(sampler, 1)) > ALARM
+
+
+def test_acceptance_is_the_overlap_of_the_two_laws() -> None:
+    target, draft = logits()
+    ids = draw_ids(np.random.default_rng(5), np.broadcast_to(draft, (SEQUENCES, *draft.shape)), TEMPERATURE)
+    many = [np.broadcast_to(x, (SEQUENCES, *x.shape)).copy() for x in (target, draft)]
+    found = numpy_sampler(*many, ids, seed=5, temperature=TEMPERATURE)
+    p, q = (reference.softmax(x, TEMPERATURE) for x in (target[:DRAFTS], draft))
+    overlap = np.minimum(p, q).sum(-1)
+    for position, wanted in enumerate(np.cumprod(overlap), start=1):
+        error = np.sqrt(wanted * (1 - wanted) / SEQUENCES)
+        assert abs((found.accepted >= position).mean() - wanted) < 5 * error
+
+
+def accept_all(*arguments: Any, **named: Any) -> NDArray[np.float64]:
+    return np.ones(arguments[2].shape)
+
+
+def p_as_residual(p: NDArray[np.float64], q: NDArray[np.float64]) -> NDArray[np.float64]:
+    return p
+
+
+def p_ratio_alone(p: NDArray[np.float64], q: NDArray[np.float64], ids: NDArray[np.int64]) -> NDArray[np.float64]:
+    return np.take_along_axis(p, ids[..., None], -1)[..., 0]
+
+
+@pytest.mark.parametrize(
+    ("name", "mutant"), [("ratios", accept_all), ("residual", p_as_residual), ("ratios", p_ratio_alone)]
+)
+def test_a_wrong_rule_is_caught(name: str, mutant: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reference, name, mutant)
+    assert min(p_values(numpy_sampler_with_mutant, 1)) < ALARM
+
+
+def numpy_sampler_with_mutant(*arguments: Any, **named: Any) -> Sampled:
+    return numpy_sampler(*arguments, **named)
+
+
+def test_a_bonus_from_the_draft_is_caught() -> None:
+    def bonus_from_q(target: Any, draft: Any, ids: Any, **named: Any) -> Sampled:
+        target = target.copy()
+        target[:, -1] = draft[:, -1]
+        return numpy_sampler(target, draft, ids, **named)
+
+    values = p_values(bonus_from_q, 1)
+    assert values[-1] < ALARM
+    assert min(values[:-1]) > ALARM
+
+
+def test_one_number_for_acceptance_and_draw_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    def shared(sequence: int, vocabulary: int, step: int, seed: int) -> NDArray[np.float32]:
+        return np.resize(accept[sequence], vocabulary).astype(np.float32).clip(1e-9, 1 - 1e-7)
+
+    accept = reference.accept_uniforms(SEQUENCES, DRAFTS, 0, 1)
+    monkeypatch.setattr(reference, "race_uniforms", shared)
+    assert min(p_values(numpy_sampler_with_mutant, 1)) < ALARM
+
+
+def test_the_draw_alone_has_the_law_of_its_weights_over_a_large_vocabulary() -> None:
+    batch, vocabulary = 4000, 3001
+    row = torch.randn(vocabulary, generator=torch.Generator().manual_seed(0)) * 2
+    target = row.expand(batch, 1, vocabulary)
+    found = torch_sampler(target, target[:, :0], torch.zeros((batch, 0), dtype=torch.int64), seed=9)
+    law = row.double().softmax(0).numpy()
+    # Tokens by falling probability, cut into bins of about equal mass.
+    order = np.argsort(-law)
+    bins = np.minimum((np.cumsum(law[order]) * 40).astype(int), 39)
+    of_token = np.empty(vocabulary, int)
+    of_token[order] = bins
+    counts = np.bincount(of_token[found.token.numpy()], minlength=40)
+    expected = np.bincount(of_token, weights=law, minlength=40) * batch
+    filled = expected > 0
+    assert stats.chisquare(counts[filled], expected[filled]).pvalue > ALARM

@@ -1,0 +1,77 @@
+"""The sigmoid approximation: what it computes, and how far that is from the law it stands for."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from cuda_probe.sampling import reference, sigmoid_sample
+from cuda_probe.sampling.sigmoid_distance import output_law, sigmoid_distance, total_variation
+
+from .sampling_cases import draw_ids
+
+
+def two_models(seed: int = 0, vocabulary: int = 500) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return rng.normal(scale=4, size=vocabulary), rng.normal(scale=4, size=vocabulary)
+
+
+def test_weights_are_the_sigmoid_of_the_scaled_logit_and_clip_outside() -> None:
+    logits = np.array([-np.inf, -10.5, -10.0, 0.0, 10.0, 10.5])
+    found = reference.sigmoid_weights(logits, 1.0, 10.0)
+    np.testing.assert_allclose(found, [0, 0, 0.5, 1 / (1 + np.exp(-0.5)), 1 / (1 + np.exp(-1)), 1], rtol=1e-15)
+
+
+def test_the_scale_in_use_accepts_nearly_everything_and_keeps_the_drafts_law() -> None:
+    target, draft = two_models()
+    found = sigmoid_distance(target, draft, scale=1e4)
+    assert found.exact_acceptance < 0.1  # the models have little in common ...
+    assert found.sigmoid_acceptance > 0.999  # ... and nearly every draft passes
+    assert found.output_distance > 0.99 * found.draft_distance > 0.85
+    assert found.bonus_distance > 0.7  # nearly uniform
+
+
+def test_no_scale_brings_these_models_near_the_exact_law() -> None:
+    target, draft = two_models()
+    found = [sigmoid_distance(target, draft, scale=s) for s in (1.0, 10.0, 100.0, 1e3, 1e4)]
+    assert min(d.output_distance for d in found) > 0.3
+    assert min(d.bonus_distance for d in found) > 0.3
+
+
+def test_the_measure_is_zero_for_the_exact_rule() -> None:
+    target, draft = two_models()
+    p, q = (reference.softmax(x, 1.0) for x in (target, draft))
+    law, accepted = output_law(q, p, q)
+    assert total_variation(law, p) < 1e-12
+    assert accepted == pytest.approx(np.minimum(p, q).sum())
+
+
+@pytest.mark.statistical
+def test_enumeration_foretells_what_sampling_does() -> None:
+    sequences, scale = 12_000, 3.0
+    target, draft = two_models(seed=1, vocabulary=8)
+    rows = np.broadcast_to(target, (sequences, 2, 8)).astype(np.float32)
+    drafts = np.broadcast_to(draft, (sequences, 1, 8)).astype(np.float32)
+    found = sigmoid_sample(rows, drafts, draw_ids(np.random.default_rng(3), drafts), seed=3, scale=scale)
+    q = reference.softmax(draft, 1.0)
+    law, accepted = output_law(q, *(reference.sigmoid_weights(x, 1.0, scale) for x in (target, draft)))
+    counts = np.bincount(found.out_ids[:, 0], minlength=8)
+    possible = law > 0
+    assert counts[~possible].sum() == 0
+    assert stats.chisquare(counts[possible], law[possible] * sequences).pvalue > 1e-6
+    exact = reference.softmax(target, 1.0)[possible]
+    assert stats.chisquare(counts[possible], exact / exact.sum() * sequences).pvalue < 1e-6
+    assert abs(found.accepted.mean() - accepted) < 5 * np.sqrt(accepted * (1 - accepted) / sequences)
+
+
+@pytest.mark.statistical
+def test_the_bonus_is_drawn_from_sigmoids_not_from_raw_logits() -> None:
+    sequences, scale = 12_000, 5.0
+    target, _ = two_models(vocabulary=8)
+    rows = np.broadcast_to(target, (sequences, 1, 8)).astype(np.float32)
+    found = sigmoid_sample(rows, rows[:, :0], np.zeros((sequences, 0), np.int64), seed=4, scale=scale)
+    counts = np.bincount(found.token, minlength=8)
+    weights = reference.sigmoid_weights(target, 1.0, scale)
+    raw = np.maximum(target, 1e-5)
+    possible = weights > 0
+    assert stats.chisquare(counts[possible], weights[possible] / weights.sum() * sequences).pvalue > 1e-6
+    assert stats.chisquare(counts, raw / raw.sum() * sequences).pvalue < 1e-6
