@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= out
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench tiny-pair clean
+.PHONY: help demo test test-gpu check format bench tiny-pair clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +26,10 @@ demo: $(VENV)/.measure ## measure the bundled pair, simulate, sweep: tables and 
 
 test: $(VENV)/.dev ## run the whole test suite
 	$(BIN)/python -m pytest
+
+# From the bare checkout with the interpreter it is given; nothing is installed: PYTHON=python3 make test-gpu
+test-gpu: ## run the GPU suite; fails where there is no GPU
+	PYTHONPATH=. $(PYTHON) -m pytest -p no:cacheprovider -o filterwarnings=default tests/gpu
 
 check: $(VENV)/.dev ## lint, format, types, import contracts
 	$(BIN)/ruff check .
