@@ -14,6 +14,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from acceptance import context, cross_tokenizer
 from acceptance import measure as measuring
 from acceptance.conversation import Framing, answer_text, end_token, tokens_before
+from acceptance.estimators import expected_rounds
+from acceptance.loop_check import Divergence, top_two
 from acceptance.loop_check import run as check_loop
 from acceptance.measure import Settings, measure, plan, turns_left_out
 from acceptance.models import Pair, load_pair
@@ -393,3 +395,36 @@ def test_a_difference_is_reported_with_its_margin(pair: Pair, monkeypatch: pytes
         best = pair.target.module(torch.tensor([output])).logits[0, -1].topk(2).values
     assert divergence.margin == pytest.approx(float(best[0] - best[1]), abs=1e-4)
     assert not divergence.is_tie
+
+
+def test_a_margin_beyond_rounding_is_no_tie() -> None:
+    at = {"source": "p", "position": 3, "rounding": 0.4}
+    assert Divergence(margin=0.3, **at).is_tie
+    assert not Divergence(margin=0.5, **at).is_tie
+
+
+@pytest.mark.parametrize(("dtype", "largest"), [("float32", 1e-4), ("bfloat16", 1.0)])
+def test_rounding_is_that_of_the_type(pair: Pair, dtype: str, largest: float) -> None:
+    _, rounding = top_two(pair.target, [1, 2, 3], dtype)
+    assert 0 < rounding < largest
+
+
+def test_the_loop_is_compared_on_first_turns_alone_and_with_coins_of_its_own(pair: Pair) -> None:
+    told = settings(SAMPLED, max_new_tokens=20)
+    planned = plan(pair, PROMPTS, told)
+    trace = measure(pair, planned, told, parts=None, progress=lambda _: None)
+    found = check_loop(pair, planned, trace, told, 2, 5)
+    first = expected_rounds(trace.select(trace.turn == 0), 2, "sampled", beyond=1).histogram
+    assert found.trace_tokens_per_round.value == pytest.approx(first.tokens_per_round)
+    same_draft = dataclasses.replace(pair, draft=pair.target)
+    decoded = check_loop(same_draft, planned, trace, told, 2, 5)
+    assert decoded.loop_tokens_per_round.value == pytest.approx(3)
+
+
+def test_turns_are_parted_by_a_line_end_and_templates_add_nothing(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    tokens = tokens_before(tiny_tokenizer, Framing(), ("a", "b"), (" c",))
+    assert tiny_tokenizer.decode(tokens) == "a c\nb"
+    framed = copy.copy(tiny_tokenizer)
+    framed.chat_template = "{% for m in messages %}<{{ m['content'] }}>{% endfor %}"
+    tokens = tokens_before(framed, Framing(chat_template=True), ("a",), ())
+    assert tokens == tiny_tokenizer("<a>", add_special_tokens=False).input_ids
