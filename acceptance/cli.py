@@ -1,4 +1,4 @@
-"""The command `measure-acceptance`: parse, load, measure, write, print; and `measure-acceptance import`."""
+"""The command `measure-acceptance`: parse, load, measure, write, print. Its options are in `options`."""
 
 import hashlib
 import os
@@ -13,6 +13,9 @@ from simulator.artefacts import UserError, check_outputs, envelope, to_json
 from simulator.command import OneLineErrorsGroup, command, progress
 from simulator.dependency import Dependency, require
 
+from .import_cli import import_measurement
+from .options import BUNDLED, MAX_DRAFT_LENGTH, MEASURE_OPTIONS, OUTPUT_OPTIONS, TEXT_OPTIONS
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -26,9 +29,6 @@ if TYPE_CHECKING:
     from .trace import Trace
 
 TINY_PAIR = Path(__file__).parent / "tiny_pair"
-FILE = click.Path(path_type=Path)
-BUNDLED = "bundled"
-MAX_DRAFT_LENGTH = 1024
 PURPOSE = "running the models of measure-acceptance"
 LIBRARIES = [Dependency(import_name=name, purpose=PURPOSE, extra="measure") for name in ("torch", "transformers")]
 # What a measurement is told and a finished trace has been told already.
@@ -49,92 +49,6 @@ FROM_MODELS = (
     "quantization",
     "cross_tokenizer",
     "resume",
-)
-DATASETS = ("auto", "mt-bench", "spec-bench", "sharegpt", "jsonl", "text")
-IMPORT_FORMATS = ("spec-bench", "vllm-metrics", "vllm-requests", "vllm-bench", "sglang", "aiperf")
-
-Decorator = Callable[[Any], Any]
-
-
-def options(*groups: Decorator) -> Decorator:
-    """Stack option decorators in the order in which --help shows them."""
-
-    def decorate(function: Any) -> Any:
-        for option in reversed(groups):
-            function = option(function)
-        return function
-
-    return decorate
-
-
-TEXT_OPTIONS = options(
-    click.option("--target", default=BUNDLED, help="Folder or hub id, with @REVISION if not the newest."),
-    click.option("--draft", default=BUNDLED, help="Folder or hub id, with @REVISION if not the newest."),
-    click.option("--prompts", default=BUNDLED, help="File of prompts, in the format of --dataset."),
-    click.option(
-        "--dataset",
-        type=click.Choice(DATASETS),
-        default="auto",
-        help='Format of --prompts; auto: JSON by its keys ("turns", "conversations", "prompt"), else a prompt a line.',
-    ),
-    click.option("--turns", default="1", metavar="N|all", help="User turns of each conversation, at most."),
-    click.option("--max-prompts", type=click.IntRange(1), help="Only the first so many.", show_default="all"),
-    click.option("--use-chat-template", is_flag=True, help="Frame prompts with the tokenizer's chat template."),
-    click.option("--system-prompt", default="", help="What the chat template's system role says."),
-    click.option(
-        "--texts",
-        type=FILE,
-        help='Text that the target wrote before: JSONL of {"prompt": ..., "output": ...} or of token ids.',
-    ),
-    click.option(
-        "--trace", "trace_file", type=FILE, help="A trace.json measured before, or its folder: runs no model."
-    ),
-)
-MEASURE_OPTIONS = options(
-    click.option("--k", default="4", metavar="VALUES", help="Draft length, list or range (1:8); a histogram for each."),
-    click.option("--temperature", default=0.0, help="0.01 to 100; 0: greedy. With --texts the one it was written at."),
-    click.option("--draft-temperature", type=float, show_default="--temperature", help="The draft's own; 0: greedy."),
-    click.option("--top-k", default=0, help="Sample from the k largest logits, in both models; 0: off."),
-    click.option("--top-p", default=1.0, help="Sample from the fewest tokens that reach p, in both models; 1: off."),
-    click.option(
-        "--q-kind",
-        type=click.Choice(("sampled", "greedy")),
-        default="sampled",
-        help="Draft that the histograms are of: one that samples, or one that proposes its first choice.",
-    ),
-    click.option("--max-new-tokens", default=128, type=click.IntRange(1), help="Tokens the target writes a turn."),
-    click.option("--batch-size", default=16, type=click.IntRange(1), help="Prompts at a time."),
-    click.option("--device", default="auto", help="torch device, such as cpu or cuda:0."),
-    click.option(
-        "--dtype", type=click.Choice(("auto", "float32", "float16", "bfloat16")), default="auto", help="Weights."
-    ),
-    click.option("--quantization", type=click.Choice(("8bit", "4bit")), help="Through bitsandbytes, on a CUDA device."),
-    click.option("--seed", default=0, type=click.IntRange(0, 2**31), help="Seed of sampling, bootstrap and policies."),
-    click.option(
-        "--cross-tokenizer",
-        type=click.Choice(("text",)),
-        help="Measure a draft with another tokenizer by strings: an approximation.",
-    ),
-    click.option(
-        "--check-loop",
-        type=click.IntRange(1),
-        metavar="N",
-        help="Run the speculative loop on N prompts as well, and compare.",
-    ),
-)
-OUTPUT_OPTIONS = options(
-    click.option("--out-dir", type=FILE, default=Path(), show_default="here", help="Folder for the files."),
-    click.option("--plot", type=FILE, help="Picture, .png or .svg: histogram, survival, categories, along the output."),
-    click.option("--report", is_flag=True, help="Print everything the trace says: positions, categories, policies."),
-    click.option(
-        "--draft-cost",
-        default=0.1,
-        type=click.FloatRange(0, 1000),
-        help="A draft pass over a target pass, for the policies of --report.",
-    ),
-    click.option("--json", "as_json", is_flag=True, help="Print everything as JSON."),
-    click.option("--resume", is_flag=True, help="Go on with an interrupted measurement in --out-dir."),
-    click.option("--force", is_flag=True, help="Overwrite files that exist."),
 )
 
 
@@ -431,55 +345,4 @@ def write(
     return files
 
 
-@command("import", short_help="Read what another tool measured.")
-@click.argument("file", type=FILE)
-@click.option("--from", "format", type=click.Choice(IMPORT_FORMATS), required=True, help="Where the file comes from.")
-@click.option("--k", type=click.IntRange(1, MAX_DRAFT_LENGTH), help="Draft length, where the file does not tell it.")
-@click.option("--before", type=FILE, help="vllm-metrics: the same counters before the run, to be subtracted.")
-@click.option("--out", type=FILE, help="Histogram to write.", show_default="accept_hist_k{K}.json")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-@click.option("--force", is_flag=True, help="Overwrite a file that exists.")
-def import_(**options: Any) -> None:
-    """Read what another tool measured into accept_hist_k{K}.json, and say by which definition."""
-    from simulator.histogram import save_histogram
-
-    from .importers import import_histogram
-    from .records import about_skipped
-
-    source, k, before = options["file"], options["k"], options["before"]
-    found = import_histogram(options["format"], source, k=k, before=before)
-    histogram = found.histogram
-    out = options["out"] or Path(f"accept_hist_k{histogram.k}.json")
-    check_outputs({"--out": out}, options["force"], {"FILE": source, "--before": before})
-    notes = [*found.notes, *filter(None, [about_skipped(source, found.skipped)])]
-    told = {"from": options["format"], "file": str(source), "before": str(before) if before else None}
-    extra = {
-        "definition": found.definition,
-        "reconstructed": found.reconstructed,
-        "rounds_apart": found.rounds_apart,
-        "notes": notes,
-    }
-    numbers = {
-        "tokens_per_round": histogram.tokens_per_round,
-        "draft_acceptance_rate": histogram.draft_acceptance_rate,
-        "alpha_iid": histogram.alpha_iid,
-        "survival": histogram.survival.tolist(),
-        "conditional": histogram.conditional.tolist(),
-    }
-    save_histogram(out, histogram, told | {"k": histogram.k}, metrics=numbers, **extra)
-    if options["as_json"]:
-        payload = numbers | extra | {"files": [str(out)], "k": histogram.k}
-        click.echo(to_json(envelope("acceptance_import", 1, told) | payload), nl=False)
-        return
-    survival = " ".join(f"{s:.3f}" for s in histogram.survival)
-    lines = [
-        f"{histogram.samples:,.0f} rounds, K = {histogram.k}: {histogram.tokens_per_round:.3f} tokens/round, "
-        f"{histogram.draft_acceptance_rate:.1%} of drafted tokens accepted, i.i.d. alpha {histogram.alpha_iid:.4f}",
-        f"P(A >= j): {survival}",
-        found.definition,
-        *notes,
-    ]
-    click.echo("\n".join(lines) + f"\n\nwrote {out}")
-
-
-measure_acceptance.add_command(import_)
+measure_acceptance.add_command(import_measurement)

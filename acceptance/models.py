@@ -89,6 +89,7 @@ def pick_dtype(dtype: str, device: str) -> str:
 
 
 def is_cpu(device: str) -> bool:
+    """Say whether a device is the processor, by whatever index."""
     return str(torch.device(device).type) == "cpu"
 
 

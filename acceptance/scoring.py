@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from .context import Context, Flags, columns_a_chunk, padded
 from .laws import probabilities
@@ -164,10 +165,10 @@ class Recorder:
         self.reader = Reader(draft, before)
         self.rows = len(before)
         self.scored = Scored(self.rows, pair_visitor(rule, draft_rule))
-        self.columns: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+        self.columns: list[tuple[NDArray[np.int64], torch.Tensor, torch.Tensor]] = []
         self.room = columns_a_chunk(self.rows, draft.vocabulary)
 
-    def see(self, running: torch.Tensor, logits: torch.Tensor, chosen: torch.Tensor) -> None:
+    def see(self, running: NDArray[np.int64], logits: torch.Tensor, chosen: torch.Tensor) -> None:
         """Take one column: which rows still run, their logits [running, vocabulary], what they chose, [running]."""
         self.columns.append((running, logits, chosen))
         if len(self.columns) == self.room:
@@ -182,8 +183,9 @@ class Recorder:
         logits = some.new_zeros((*shape, some.shape[-1]))
         tokens, valid = torch.zeros(shape, dtype=torch.long, device=some.device), np.zeros(shape, bool)
         for column, (running, row_logits, chosen) in enumerate(self.columns):
-            logits[running, column], tokens[running, column] = row_logits, chosen
-            valid[running.cpu().numpy(), column] = True
+            rows = torch.from_numpy(running).to(some.device)
+            logits[rows, column], tokens[rows, column] = row_logits, chosen
+            valid[running, column] = True
         self.columns.clear()
         self.scored.add((logits, self.reader.logits(tokens, valid)), tokens, valid)
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from acceptance.context import Context, padded
 from acceptance.laws import draw, probabilities, uniforms_like
@@ -25,7 +26,7 @@ def decode(
     rule: SamplingRule,
     max_new_tokens: int,
     rngs: Sequence[np.random.Generator],
-    watch: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], None] | None = None,
+    watch: Callable[[NDArray[np.int64], torch.Tensor, torch.Tensor], None] | None = None,
 ) -> list[list[int]]:
     """Continue a batch of prompts.
 
@@ -48,7 +49,7 @@ def decode(
         logits = context.read(tokens, valid, 1)[:, 0]
         chosen = next_tokens(logits, rule, [rngs[i] for i in running.tolist()])
         if watch is not None:
-            watch(torch.from_numpy(running).to(logits.device), logits, chosen)
+            watch(running, logits, chosen)
         for i, token in zip(running, chosen.tolist(), strict=True):
             outputs[i].append(token)
         goes_on = [len(outputs[i]) < max_new_tokens and outputs[i][-1] not in model.ends for i in running]

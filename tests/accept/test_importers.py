@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from acceptance import import_cli
 from acceptance.importers import FORMATS, Imported, import_histogram
 from simulator.artefacts import UserError
 
@@ -897,3 +898,7 @@ def check_sound(tool: str, path: Path, k: int | None) -> None:
     assert 1 <= found.histogram.tokens_per_round <= found.histogram.k + 1
     assert found.rounds_apart >= 0
     assert found.reconstructed == ("RECONSTRUCTED" in found.definition)
+
+
+def test_the_command_offers_every_format() -> None:
+    assert tuple(FORMATS) == import_cli.FORMATS
