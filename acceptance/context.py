@@ -34,8 +34,16 @@ class Context:
     alone. One sequence never has any: its cache is cut.
     """
 
-    def __init__(self, model: "Model", rows: int) -> None:
-        self.model = model
+    def __init__(self, model: "Model", rows: int, *, keep_hidden: bool = False) -> None:
+        """Begin with nothing read.
+
+        Args:
+            model: A causal language model.
+            rows: Sequences.
+            keep_hidden: Whether `hidden` holds the last hidden states of all columns of the last read.
+        """
+        self.model, self.keep_hidden = model, keep_hidden
+        self.hidden: torch.Tensor | None = None
         config = model.module.config
         self.live: Flags = np.zeros((rows, 0), bool)
         self.cache = DynamicCache(config=config)
@@ -65,6 +73,7 @@ class Context:
         ahead = columns - keep
         step = MAX_COLUMNS if "logits_to_keep" in self.taken else min(MAX_COLUMNS, widest)
         breaks = self.breaks(valid)
+        self.hidden = None
         for part in passes(0, ahead, step, breaks):
             self.forward(tokens[:, part], valid[:, part], 1)
         kept = [
@@ -88,19 +97,61 @@ class Context:
         if self.slides and (self.live[:, :-1] & ~self.live[:, 1:]).any():
             self.pack(int(self.lengths.max()))
         self.live = np.concatenate((self.live, valid), axis=1)
-        columns = tokens.shape[1]
-        positions = np.maximum(self.live.cumsum(1)[:, -columns:] - 1, 0)
-        optional: dict[str, Any] = {"logits_to_keep": min(keep, columns)}
-        optional["position_ids"] = torch.from_numpy(positions).to(tokens.device)
+        positions = np.maximum(self.live.cumsum(1)[:, -tokens.shape[1] :] - 1, 0)
         mask = None if self.live.all() else torch.from_numpy(self.live).to(tokens.device).long()
+        return self.run(tokens, positions, mask, keep)
+
+    def run(
+        self, tokens: torch.Tensor, positions: NDArray[np.int64], mask: torch.Tensor | None, keep: int
+    ) -> torch.Tensor:
+        """Run the model over columns that follow those in its cache."""
+        optional: dict[str, Any] = {"logits_to_keep": min(keep, tokens.shape[1])}
+        optional["position_ids"] = torch.from_numpy(positions).to(tokens.device)
+        more = {"output_hidden_states": True} if self.keep_hidden else {}
         found = self.model.module(
             input_ids=tokens,
             attention_mask=mask,
             past_key_values=self.cache,
             use_cache=True,
             **{name: value for name, value in optional.items() if name in self.taken},
+            **more,
         )
+        if self.keep_hidden:
+            last = found.hidden_states[-1]
+            self.hidden = last if self.hidden is None else torch.cat((self.hidden, last), dim=1)
         return found.logits[:, -keep:, : self.model.vocabulary]
+
+    @torch.inference_mode()
+    def read_tree(self, tokens: torch.Tensor, parents: NDArray[np.int64]) -> torch.Tensor:
+        """Read a tree of tokens behind one sequence in one pass; each token sees the sequence and its own ancestors.
+
+        Args:
+            tokens: Shape [1, nodes], a parent before its children.
+            parents: Index of each node's parent, -1 for one that follows the sequence; shape [nodes].
+
+        Returns:
+            Logits behind every node, [1, nodes, vocabulary].
+        """
+        before, nodes = self.live.shape[1], len(parents)
+        sees = np.eye(nodes, dtype=bool)
+        for node, parent in enumerate(parents):
+            if parent >= 0:
+                sees[node] |= sees[parent]
+        positions = before + sees.sum(1) - 1
+        mask = np.concatenate((np.ones((nodes, before), bool), sees), axis=1)
+        self.live = np.ones((1, before + nodes), bool)
+        self.hidden = None
+        dtype = self.model.module.dtype
+        hidden_from = torch.zeros(mask.shape, dtype=dtype).masked_fill(torch.from_numpy(~mask), torch.finfo(dtype).min)
+        return self.run(tokens, positions[None], hidden_from[None, None].to(tokens.device), nodes)
+
+    def keep(self, columns: NDArray[np.int64]) -> None:
+        """Of one sequence, keep only these columns of the cache, in this order."""
+        self.live = np.ones((1, len(columns)), bool)
+        index = torch.from_numpy(columns).to(self.model.device)
+        for layer in self.cache.layers:
+            if layer.is_initialized:
+                layer.keys, layer.values = layer.keys.index_select(2, index), layer.values.index_select(2, index)
 
     def roll_back(self, lengths: NDArray[np.int64]) -> None:
         """Forget all but the first tokens of each row.

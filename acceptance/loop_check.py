@@ -12,6 +12,7 @@ from simulator.artefacts import UserError
 from .context import MAX_DISAGREEMENT, Context, disagreement, padded
 from .conversation import tokens_before
 from .decoders import speculative
+from .decoders.batch import Decoded
 from .estimators import Estimate, expected_rounds, ratio
 from .laws import streams
 from .measure import Plan, Settings
@@ -80,7 +81,7 @@ def run(
         check_roll_back(option, model)
     draft_rule = SamplingRule(temperature=0.0) if q_kind == "greedy" else settings.draft_rule
     items = [item for item in planned.items[:count] if isinstance(item, Prompt)]
-    decoded: list[speculative.Decoded] = []
+    decoded: list[Decoded] = []
     contexts = []
     for first in range(0, len(items), settings.batch_size):
         batch = items[first : first + settings.batch_size]
@@ -126,7 +127,7 @@ def check_roll_back(option: str, model: Model) -> None:
         raise UserError(f"--check-loop: {option} reads otherwise behind a rollback than without (by {found:.0%})")
 
 
-def loop_counts(decoded: Sequence[speculative.Decoded], k: int) -> NDArray[np.float64]:
+def loop_counts(decoded: Sequence[Decoded], k: int) -> NDArray[np.float64]:
     """Return rounds by accepted drafts, all K and the token after them in the output, for each; [outputs, k + 1]."""
     counts = np.zeros((len(decoded), k + 1))
     for row, output in zip(counts, decoded, strict=True):
@@ -146,7 +147,7 @@ def find_divergences(
     planned: Plan,
     trace: Trace,
     contexts: Sequence[list[int]],
-    decoded: Sequence[speculative.Decoded],
+    decoded: Sequence[Decoded],
 ) -> tuple[Divergence, ...]:
     """Return where the loop's greedy outputs differ from those that were measured."""
     found = []

@@ -11,6 +11,9 @@ from acceptance.laws import draw, probabilities, uniforms_like
 from acceptance.models import Model
 from acceptance.rule import SamplingRule
 
+from .batch import Ints, Round, Task, commit, start
+from .decoder import still_running
+
 
 def next_tokens(logits: torch.Tensor, rule: SamplingRule, rngs: Sequence[np.random.Generator]) -> torch.Tensor:
     """Draw the next token of each row from its law; logits [rows, vocabulary], result [rows]."""
@@ -60,3 +63,36 @@ def decode(
             context.select(kept)
             running, chosen = running[kept], chosen[torch.from_numpy(kept).to(chosen.device)]
         tokens, valid = chosen[:, None], np.ones((len(running), 1), bool)
+
+
+class Plain:
+    """The same, step by step, as a method among others: every round commits one token."""
+
+    def __init__(self, model: Model, prompts: Sequence[Sequence[int]], task: Task) -> None:
+        """Read all prompts but their last token."""
+        self.task, self.batch = task, start(model, prompts, task.max_new_tokens)
+        self.last = torch.tensor([list(p)[-1:] for p in prompts], device=model.device)
+
+    def propose(self) -> None:
+        """Propose nothing."""
+
+    def verify(self, proposal: None) -> torch.Tensor:
+        """Read the last tokens and choose the next, [rows]."""
+        logits = self.batch.target.read(self.last, np.ones(self.last.shape, bool), 1)[:, 0]
+        self.task.mark("verify")
+        return next_tokens(logits, self.task.rule, [self.task.rngs[i] for i in self.batch.index])
+
+    def commit(self, proposal: None, chosen: torch.Tensor) -> Ints:
+        """Append them."""
+        batch, starts = self.batch, self.batch.starts
+        self.last = chosen[:, None]
+        nothing = np.zeros(len(starts), np.int64)
+        _, ended = commit(batch, chosen[:, None].cpu().numpy(), nothing, batch.target.model.ends)
+        for i, begin in zip(batch.index, starts.tolist(), strict=True):
+            batch.outputs[i].rounds.append(Round(start=begin, drafted=0, accepted=0, committed=1))
+        return still_running(batch, ended)
+
+    def select(self, rows: Ints) -> None:
+        """Keep only these rows."""
+        self.batch.select(rows)
+        self.last = self.last[torch.from_numpy(rows).to(self.last.device)]

@@ -15,8 +15,8 @@ from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWa
 from acceptance import context as context_module
 from acceptance import laws
 from acceptance.context import Context, padded
-from acceptance.decoders import baseline, speculative
-from acceptance.decoders.speculative import Decoded
+from acceptance.decoders import baseline, chain, speculative
+from acceptance.decoders.batch import Decoded
 from acceptance.models import Model
 from acceptance.rule import SamplingRule
 
@@ -214,14 +214,14 @@ def test_accepted_counts_what_verification_accepted(
 ) -> None:
     """What a round drew of the target is counted, even where an end of sequence kept it out of the output."""
     verified: list[np.ndarray] = []
-    right = speculative.verify
+    right = chain.verify
 
     def verify(*arguments):  # type: ignore[no-untyped-def]
         found = right(*arguments)
-        verified.append(found[0])
+        verified.append(found.accepted)
         return found
 
-    monkeypatch.setattr(speculative, "verify", verify)
+    monkeypatch.setattr(chain, "verify", verify)
     output = speculate((replace(llamas[0], ends=(2, 7)), llamas[1]), [RAGGED[1]], 4, 30, FREE)[0]
     assert [r.accepted for r in output.rounds] == [int(a[0]) for a in verified]
 

@@ -19,9 +19,10 @@ import torch
 from scipy import stats
 
 from acceptance import estimators, laws, scoring
-from acceptance.context import Context
-from acceptance.decoders import speculative
-from acceptance.decoders.speculative import Decoded
+from acceptance.context import Context, padded
+from acceptance.decoders import chain, speculative
+from acceptance.decoders.batch import Decoded
+from acceptance.decoders.model_draft import ModelDraft
 from acceptance.models import Model
 from acceptance.rule import SamplingRule
 from acceptance.trace import PromptInfo, join
@@ -331,29 +332,29 @@ Mutate = Callable[[pytest.MonkeyPatch], None]
 
 def wrong_q(patch: pytest.MonkeyPatch) -> None:
     """q as of temperature 1, though the draft sampled at another."""
-    right = speculative.propose
+    right = ModelDraft.propose
 
-    def propose(batch, lengths, rule, numbers):  # type: ignore[no-untyped-def]
-        proposal = right(batch, lengths, rule, numbers)
-        assert rule.temperature != 1
+    def propose(draft, *arguments):  # type: ignore[no-untyped-def]
+        proposal = right(draft, *arguments)
+        assert draft.rule.temperature != 1
         if proposal.laws is None:
             return proposal
-        softmax = proposal.laws**rule.temperature
+        softmax = proposal.laws**draft.rule.temperature
         return replace(proposal, laws=softmax / softmax.sum(-1, keepdim=True))
 
-    patch.setattr(speculative, "propose", propose)
+    patch.setattr(ModelDraft, "propose", propose)
 
 
 def forced_greedy(patch: pytest.MonkeyPatch) -> None:
     """The draft proposes its first choice but says that it sampled."""
-    right = speculative.propose
+    right = ModelDraft.propose
 
     def propose(*arguments):  # type: ignore[no-untyped-def]
         with pytest.MonkeyPatch.context() as inner:
             inner.setattr(laws, "draw", lambda law, uniforms: law.argmax(-1))
             return right(*arguments)
 
-    patch.setattr(speculative, "propose", propose)
+    patch.setattr(ModelDraft, "propose", propose)
 
 
 def correction_from_p(patch: pytest.MonkeyPatch) -> None:
@@ -370,45 +371,47 @@ def accept_all(patch: pytest.MonkeyPatch) -> None:
 
 def bonus_from_q(patch: pytest.MonkeyPatch) -> None:
     """After full acceptance the next token comes from the draft's law at that place."""
-    right_propose, right_verify = speculative.propose, speculative.verify
+    right_propose, right_verify = ModelDraft.propose, chain.verify
     after_all: list[torch.Tensor] = []
 
-    def propose(batch, lengths, rule, numbers):  # type: ignore[no-untyped-def]
-        proposal = right_propose(batch, lengths, rule, numbers)
+    def propose(draft, batch, lengths, numbers):  # type: ignore[no-untyped-def]
+        proposal = right_propose(draft, batch, lengths, numbers)
         drafted = proposal.tokens.tolist()
         rows = zip(batch.tokens, batch.lengths, drafted, lengths, strict=True)
         texts = [[*row[:n].tolist(), *new[:count]] for row, n, new, count in rows]
-        context = Context(batch.draft.model, len(texts))
-        after_all[:] = [context.read(*speculative.padded(texts, "cpu"), 1)[:, 0]]
+        context = Context(draft.model, len(texts))
+        after_all[:] = [context.read(*padded(texts, "cpu"), 1)[:, 0]]
         return proposal
 
-    def verify(logits, proposal, lengths, rule, numbers):  # type: ignore[no-untyped-def]
-        logits = logits.clone()
-        logits[torch.arange(len(logits)), torch.from_numpy(lengths)] = after_all[0]
-        return right_verify(logits, proposal, lengths, rule, numbers)
+    def verify(seen, acceptance):  # type: ignore[no-untyped-def]
+        logits = seen.logits.clone()
+        logits[torch.arange(len(logits)), torch.from_numpy(seen.proposal.lengths)] = after_all[0]
+        return right_verify(replace(seen, logits=logits), acceptance)
 
-    patch.setattr(speculative, "propose", propose)
-    patch.setattr(speculative, "verify", verify)
+    patch.setattr(ModelDraft, "propose", propose)
+    patch.setattr(chain, "verify", verify)
 
 
 def one_position_late(patch: pytest.MonkeyPatch) -> None:
     """Every draft but the first is judged by the logits that belong to the one before it."""
-    right = speculative.verify
+    right = chain.verify
 
-    def verify(logits, *others):  # type: ignore[no-untyped-def]
-        return right(torch.cat((logits[:, :1], logits[:, :-1]), dim=1), *others)
+    def verify(seen, acceptance):  # type: ignore[no-untyped-def]
+        late = torch.cat((seen.logits[:, :1], seen.logits[:, :-1]), dim=1)
+        return right(replace(seen, logits=late), acceptance)
 
-    patch.setattr(speculative, "verify", verify)
+    patch.setattr(chain, "verify", verify)
 
 
 def one_number_for_two_decisions(patch: pytest.MonkeyPatch) -> None:
     """The number that decided on the first draft draws the correction or bonus as well."""
-    right = speculative.verify
+    right = chain.verify
 
-    def verify(logits, proposal, lengths, rule, numbers):  # type: ignore[no-untyped-def]
-        return right(logits, proposal, lengths, rule, np.concatenate((numbers[:, :-1], numbers[:, :1]), axis=1))
+    def verify(seen, acceptance):  # type: ignore[no-untyped-def]
+        numbers = np.concatenate((seen.numbers[:, :-1], seen.numbers[:, :1]), axis=1)
+        return right(replace(seen, numbers=numbers), acceptance)
 
-    patch.setattr(speculative, "verify", verify)
+    patch.setattr(chain, "verify", verify)
 
 
 def rejected_stay_in_the_cache(patch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ import numpy as np
 
 import acceptance
 from acceptance.decoders import speculative
+from acceptance.decoders.batch import Decoded
 from acceptance.estimators import Estimate, expected_rounds, metrics, ratio
 from acceptance.laws import streams
 from acceptance.loop_check import loop_counts
@@ -46,7 +47,7 @@ def width(estimate: list[float]) -> float:
 
 def loop(pair: Pair, planned: Plan, settings: Settings, k: int) -> Estimate:
     """Measure tokens per round by decoding, in the same batches as the trace."""
-    decoded: list[speculative.Decoded] = []
+    decoded: list[Decoded] = []
     for first in range(0, len(planned.items), settings.batch_size):
         items = planned.items[first : first + settings.batch_size]
         prompts = [pair.tokenizer(item.turns[0]).input_ids for item in items]

@@ -1,0 +1,148 @@
+"""The rows that are being decoded, what they have committed, and in which rounds."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from acceptance.context import Context, padded
+from acceptance.models import Model
+from acceptance.rule import SamplingRule
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+
+
+def no_mark(phase: str) -> None:
+    """Take no time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """What a batch is asked for.
+
+    rule: what the target samples from. max_new_tokens: budget of each output. rngs: a random stream for each prompt.
+    mark: told at the end of each phase of a step what it was: "prefill", "draft", "verify", "sample", "kv", "other".
+    """
+
+    rule: SamplingRule
+    max_new_tokens: int
+    rngs: Sequence[np.random.Generator]
+    mark: Callable[[str], None] = no_mark
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """One round: where in the output it began, what it drafted, accepted and committed.
+
+    cut_by: "eos" or "max" where the end of sequence or the budget left no room for all it could have committed.
+    draft_passes: forward passes of the draft, whatever they cost. overruled: accepted tokens that a lossy rule kept
+    though the target's first choice was another. depth: of the drafted tree; the number drafted for a chain.
+    """
+
+    start: int
+    drafted: int
+    accepted: int
+    committed: int
+    cut_by: str = ""
+    draft_passes: int = 0
+    overruled: int = 0
+    depth: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoded:
+    """An output and the rounds that made it."""
+
+    tokens: list[int] = field(default_factory=list)
+    rounds: list[Round] = field(default_factory=list)
+
+
+@dataclass(slots=True, kw_only=True)
+class Batch:
+    """The rows still running: committed tokens, and what the target has read of them.
+
+    tokens: prompt and output, [rows, longest prompt + budget]. lengths: how many are committed. budget: how many more
+    may be. index: which prompt each row is. outputs: of every prompt, running or not.
+    """
+
+    tokens: Ints
+    lengths: Ints
+    budget: Ints
+    index: Ints
+    target: Context
+    outputs: list[Decoded]
+
+    @property
+    def starts(self) -> Ints:
+        """Where in its output each row is."""
+        return np.array([len(self.outputs[i].tokens) for i in self.index])
+
+    def select(self, rows: Ints) -> None:
+        """Keep only these rows."""
+        for name in ("tokens", "lengths", "budget", "index"):
+            setattr(self, name, getattr(self, name)[rows])
+        self.target.select(rows)
+
+
+def start(target: Model, prompts: Sequence[Sequence[int]], max_new_tokens: int, *, keep_hidden: bool = False) -> Batch:
+    """Read all prompts but their last token, which the first round reads.
+
+    Args:
+        target: A causal language model.
+        prompts: Token ids, none empty.
+        max_new_tokens: Budget of each output.
+        keep_hidden: Whether the target's last hidden states are kept of what is read.
+    """
+    rows = len(prompts)
+    lengths = np.array([len(p) for p in prompts])
+    tokens = np.zeros((rows, int(lengths.max()) + max_new_tokens), np.int64)
+    for row, prompt in zip(tokens, prompts, strict=True):
+        row[: len(prompt)] = prompt
+    context = Context(target, rows, keep_hidden=keep_hidden)
+    read_prompts(context, prompts)
+    return Batch(
+        tokens=tokens,
+        lengths=lengths,
+        budget=np.full(rows, max_new_tokens),
+        index=np.arange(rows),
+        target=context,
+        outputs=[Decoded() for _ in prompts],
+    )
+
+
+def read_prompts(context: Context, prompts: Sequence[Sequence[int]]) -> None:
+    """Read all prompts but their last token."""
+    if max(map(len, prompts)) > 1:
+        context.read(*padded([list(p[:-1]) for p in prompts], context.model.device), 1)
+
+
+def unread(batch: Batch, context: Context) -> tuple[torch.Tensor, Flags]:
+    """Return the committed tokens that a context has not read, padded on the left."""
+    rows = [row[seen:n].tolist() for row, seen, n in zip(batch.tokens, context.lengths, batch.lengths, strict=True)]
+    return padded(rows, context.model.device)
+
+
+def commit(batch: Batch, new: Ints, accepted: Ints, ends: Sequence[int]) -> tuple[Ints, Flags]:
+    """Append the first accepted + 1 of `new` to each row, cut behind an end of sequence. Rolls nothing back.
+
+    Args:
+        batch: The rows.
+        new: What each row commits, [rows, more than the most accepted].
+        accepted: How many drafted tokens of it count, [rows].
+        ends: Tokens that end an output.
+
+    Returns:
+        Tokens committed by each row, and whether an end of sequence is the last of them.
+    """
+    is_end = np.isin(new, ends) & (np.arange(new.shape[1]) <= accepted[:, None])
+    committed = np.where(is_end.any(1), is_end.argmax(1), accepted) + 1
+    for row, i, tokens, n, more in zip(batch.tokens, batch.index, new, batch.lengths, committed, strict=True):
+        row[n : n + more] = tokens[:more]
+        batch.outputs[i].tokens.extend(tokens[:more].tolist())
+    batch.lengths = batch.lengths + committed
+    batch.budget = batch.budget - committed
+    return committed, np.asarray(is_end.any(1))

@@ -1,0 +1,97 @@
+"""A draft model that proposes tokens one after another, and may stop when it is no longer sure."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from acceptance import laws
+from acceptance.context import Context
+from acceptance.models import Model
+from acceptance.rule import SamplingRule
+
+from .batch import Batch, Flags, Floats, Ints, read_prompts, unread
+from .chain import Proposal, Verdict
+
+
+class ModelDraft:
+    """A smaller causal language model of the same vocabulary."""
+
+    def __init__(
+        self, model: Model, rule: SamplingRule, *, least_confidence: float = 0.0, keep_hidden: bool = False
+    ) -> None:
+        """Take a model.
+
+        Args:
+            model: The draft.
+            rule: What it samples from.
+            least_confidence: A draft ends before the first token at which the largest probability is below this; the
+                pass that found out is paid.
+            keep_hidden: Read the last drafted token as well, and hand on the hidden states of all.
+        """
+        self.model, self.rule = model, rule
+        self.least_confidence, self.keep_hidden = least_confidence, keep_hidden
+
+    def start(self, batch: Batch, prompts: Sequence[Sequence[int]]) -> None:
+        """Read all prompts but their last token."""
+        self.context = Context(self.model, len(prompts), keep_hidden=self.keep_hidden)
+        read_prompts(self.context, prompts)
+
+    def propose(self, batch: Batch, lengths: Ints, numbers: Floats) -> Proposal:
+        """Draft one token after another."""
+        drafted: list[torch.Tensor] = []
+        drafted_from: list[torch.Tensor] = []
+        hidden: list[torch.Tensor] = []
+        tokens, valid = unread(batch, self.context)
+        passes = np.zeros(len(lengths), np.int64)
+        for step in range(int(lengths.max())):
+            logits = self.read(tokens, valid, hidden)
+            passes += lengths > step
+            lengths = self.stopped(logits, lengths, step)
+            if lengths.max() <= step:
+                break
+            chosen = self.choose(logits, numbers[:, step], drafted_from)
+            drafted.append(chosen)
+            tokens, valid = chosen[:, None], (step + 1 < lengths)[:, None]
+        if self.keep_hidden and len(hidden) == len(drafted) > 0:
+            self.read(tokens, (len(drafted) <= lengths)[:, None], hidden)
+            passes += lengths > 0
+        return Proposal(
+            tokens=torch.stack(drafted, 1) if drafted else torch.zeros((len(lengths), 0), dtype=torch.long),
+            lengths=lengths,
+            laws=torch.stack(drafted_from, 1) if drafted_from else None,
+            passes=passes,
+            hidden=torch.cat(hidden[1 : len(drafted) + 1], dim=1) if self.keep_hidden and drafted else None,
+        )
+
+    def read(self, tokens: torch.Tensor, valid: Flags, hidden: list[torch.Tensor]) -> torch.Tensor:
+        """Return the next logits, [rows, vocabulary]; note the hidden states they come from."""
+        logits = self.context.read(tokens, valid, 1)[:, 0]
+        if self.context.hidden is not None:
+            hidden.append(self.context.hidden[:, -1:])
+        return logits
+
+    def stopped(self, logits: torch.Tensor, lengths: Ints, step: int) -> Ints:
+        """Return the draft lengths, cut to `step` for rows that are no longer sure."""
+        if not self.least_confidence:
+            return lengths
+        # A greedy draft's law is a point mass: it is as sure as its law at temperature 1.
+        rule = SamplingRule(temperature=1.0) if self.rule.is_greedy else self.rule
+        unsure = laws.probabilities(logits, rule).amax(-1) < self.least_confidence
+        return np.where((lengths > step) & unsure.cpu().numpy(), step, lengths)
+
+    def choose(self, logits: torch.Tensor, numbers: Floats, drafted_from: list[torch.Tensor]) -> torch.Tensor:
+        """Return the next drafted tokens; note the law they come from, unless it is a point mass."""
+        if self.rule.is_greedy:
+            return logits.argmax(-1)
+        law = laws.probabilities(logits, self.rule)
+        drafted_from.append(law)
+        return laws.draw(law, laws.uniforms_like(logits, numbers))
+
+    def learn(self, batch: Batch, verdict: Verdict, committed: Ints) -> None:
+        """Forget what was rejected."""
+        self.context.roll_back(np.minimum(self.context.lengths, batch.lengths - 1))
+
+    def select(self, rows: Ints) -> None:
+        """Keep only these rows."""
+        self.context.select(rows)

@@ -1,0 +1,211 @@
+"""Trees: many continuations proposed at once, one target pass over all of them with a tree attention mask.
+
+At every node, from the last committed token on, the target's own next token is drawn; while a child holds that token
+the walk goes on. So any tree that depends on the past alone leaves the output's law exact, and with one random number a
+token the output is, token by token, what plain decoding draws from the same stream. One sequence at a time.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from acceptance.context import MAX_DISAGREEMENT, Context, padded
+from acceptance.models import Model
+from simulator.artefacts import UserError
+
+from .baseline import next_tokens
+from .batch import Batch, Ints, Round, Task, commit, start
+from .decoder import still_running
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tree:
+    """Proposed continuations of one sequence.
+
+    tokens: [nodes]. parents: index of each node's parent, lower than its own; -1 behind the last committed token.
+    passes: forward passes of the draft it took.
+    """
+
+    tokens: Ints
+    parents: Ints
+    passes: int = 0
+
+    @property
+    def depths(self) -> Ints:
+        """Tokens from the last committed one to each node, [nodes]."""
+        depths = np.zeros(len(self.parents) + 1, np.int64)
+        for node, parent in enumerate(self.parents):
+            depths[node] = depths[parent] + 1  # depths[-1] is that of the committed token, 0
+        return depths[:-1]
+
+    def children(self) -> list[dict[int, int]]:
+        """Return for each node, and last for the committed token, which child holds which token."""
+        found: list[dict[int, int]] = [{} for _ in range(len(self.parents) + 1)]
+        for node, (token, parent) in enumerate(zip(self.tokens.tolist(), self.parents.tolist(), strict=True)):
+            found[parent].setdefault(token, node)
+        return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Walk:
+    """Nodes that were accepted, from the first; the token behind them; the target's hidden states at the last
+    committed token and at every node, [1 + nodes, d], where they are kept.
+    """
+
+    path: list[int]
+    following: int
+    hidden: torch.Tensor | None = None
+
+
+class Grower(Protocol):
+    """Proposes trees. Keeps its own caches."""
+
+    def start(self, batch: Batch, prompts: Sequence[Sequence[int]]) -> None:
+        """Take note of the prompt, of which the target has read all but the last token."""
+
+    def grow(self, batch: Batch, depth: int) -> Tree:
+        """Propose a tree no deeper than this; depends on the committed tokens alone."""
+
+    def learn(self, batch: Batch, tree: Tree, walk: Walk, committed: int) -> None:
+        """Take note of a round that is committed, and forget what was rejected."""
+
+
+class TreeDecoder:
+    """A decoder whose proposals are trees."""
+
+    def __init__(
+        self,
+        target: Model,
+        grower: Grower,
+        prompts: Sequence[Sequence[int]],
+        task: Task,
+        *,
+        keep_hidden: bool = False,
+    ) -> None:
+        """Read the prompt.
+
+        Args:
+            target: A causal language model; see `check_tree`.
+            grower: Who proposes.
+            prompts: One prompt's token ids, not empty.
+            task: What is asked for.
+            keep_hidden: Whether the grower asks for the target's hidden states.
+
+        Raises:
+            UserError: Several prompts.
+        """
+        if len(prompts) != 1:
+            raise UserError(f"--batch-size: {len(prompts)} is not allowed with trees, expected 1")
+        self.task, self.grower = task, grower
+        self.batch = start(target, prompts, task.max_new_tokens, keep_hidden=keep_hidden)
+        grower.start(self.batch, prompts)
+
+    def propose(self) -> Tree:
+        """Grow a tree within the budget."""
+        return self.grower.grow(self.batch, int(self.batch.budget[0]) - 1)
+
+    def verify(self, tree: Tree) -> Walk:
+        """Let the target read the last committed token and the tree, and walk down from it."""
+        context = self.batch.target
+        last = self.batch.tokens[0, self.batch.lengths[0] - 1]
+        tokens = torch.from_numpy(np.concatenate(([last], tree.tokens)))[None].to(context.model.device)
+        logits = context.read_tree(tokens, np.concatenate(([-1], tree.parents + 1)))[0]
+        self.task.mark("verify")
+        return walk(logits, tree, self.task, self.batch.index[0], None if context.hidden is None else context.hidden[0])
+
+    def commit(self, tree: Tree, found: Walk) -> Ints:
+        """Append the path, keep its columns of the cache alone, note the round."""
+        batch, begin = self.batch, len(self.batch.outputs[self.batch.index[0]].tokens)
+        new = np.array([[*tree.tokens[found.path], found.following]])
+        committed, ended = commit(batch, new, np.array([len(found.path)]), batch.target.model.ends)
+        self.task.mark("other")
+        before = int(batch.target.lengths[0]) - len(tree.tokens) - 1
+        # The path as far as it is committed: the last committed token is for the next round to read.
+        kept = [n + 1 for n in found.path][: int(committed[0]) - 1]
+        batch.target.keep(np.concatenate((np.arange(before + 1), before + np.array(kept, np.int64))))
+        self.grower.learn(batch, tree, found, int(committed[0]))
+        self.task.mark("kv")
+        depth = int(tree.depths.max(initial=0))
+        cut = int(committed[0]) <= len(found.path)
+        batch.outputs[batch.index[0]].rounds.append(
+            Round(
+                start=begin,
+                drafted=len(tree.tokens),
+                accepted=len(found.path),
+                committed=int(committed[0]),
+                cut_by="eos" if cut else "",
+                draft_passes=tree.passes,
+                depth=depth,
+            )
+        )
+        return still_running(batch, ended)
+
+    def select(self, rows: Ints) -> None:
+        """Keep only these rows: none, when the one there is has ended."""
+        for name in ("tokens", "lengths", "budget", "index"):
+            setattr(self.batch, name, getattr(self.batch, name)[rows])
+
+
+def walk(logits: torch.Tensor, tree: Tree, task: Task, prompt: int, hidden: torch.Tensor | None = None) -> Walk:
+    """Draw the target's next token at node after node while a child holds it.
+
+    Args:
+        logits: Behind the last committed token and every node, [1 + nodes, vocabulary].
+        tree: What was proposed.
+        task: The rule and the random streams.
+        prompt: Whose stream it is.
+        hidden: Handed on.
+    """
+    children, at = tree.children(), -1
+    path: list[int] = []
+    first_choices = logits.argmax(-1).tolist() if task.rule.is_greedy else None
+    while True:
+        if first_choices is None:
+            token = int(next_tokens(logits[at + 1][None], task.rule, [task.rngs[prompt]]))
+        else:
+            token = first_choices[at + 1]
+        at = children[at].get(token, -1)
+        if at < 0:
+            return Walk(path=path, following=token, hidden=hidden)
+        path.append(at)
+
+
+def check_tree(option: str, model: Model) -> None:
+    """Refuse a model that does not read a tree as it reads its branches.
+
+    Raises:
+        UserError: Names the option.
+    """
+    try:
+        found = tree_disagreement(model)
+    except Exception as error:  # a model's own code raises what it likes
+        reason = (str(error).strip() or type(error).__name__).partition("\n")[0]
+        raise UserError(f"{option}: cannot read a tree in one pass ({reason})") from None
+    if not found < MAX_DISAGREEMENT:
+        raise UserError(f"{option}: reads a tree otherwise than its branches (by {found:.0%}), expected a chain method")
+
+
+@torch.inference_mode()
+def tree_disagreement(model: Model) -> float:
+    """Return how far reading a tree is from reading its branches: mean difference over the logits' spread."""
+    rng = np.random.default_rng(0)
+    text = rng.integers(model.vocabulary, size=12).tolist()
+    before, nodes, parents = text[:6], text[6:], np.array([-1, 0, 0, 1, 2, -1])
+    context = Context(model, 1)
+    if context.slides:
+        raise UserError("its attention slides over a window")
+    context.read(*padded([before], model.device), 1)
+    found = context.read_tree(torch.tensor([nodes], device=model.device), parents)[0].float()
+    plain = []
+    for node in range(len(nodes)):
+        at, branch = node, list[int]()
+        while at >= 0:
+            branch.insert(0, nodes[at])
+            at = int(parents[at])
+        read: Any = model.module(torch.tensor([[*before, *branch]], device=model.device))
+        plain.append(read.logits[0, -1, : model.vocabulary].float())
+    expected = torch.stack(plain)
+    return float((found - expected).abs().mean() / expected.std().clamp(min=1e-9))
