@@ -1,0 +1,1 @@
+"""Real decoding, measured: methods side by side on the same prompts."""

@@ -1,0 +1,154 @@
+"""Inflated targets: the same logits bit for bit, the stated cost, caches of their own; others are refused."""
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+)
+
+import acceptance
+from acceptance import inflate as inflating
+from acceptance.context import disagreement
+from acceptance.decoders import baseline
+from acceptance.inflate import inflate, pass_weights
+from acceptance.laws import streams
+from acceptance.models import Model, load_pair
+from acceptance.rule import SamplingRule
+from simulator.artefacts import UserError
+
+from .tiny_models import NO_ENDS, random_model
+
+TINY_PAIR = Path(acceptance.__file__).parent / "tiny_pair"
+SHAPE = {"vocab_size": 50, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+SHAPE |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 64}
+FAMILIES = ["llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "gemma3_text", "phi3"]
+
+
+def family(kind: str) -> Model:
+    torch.manual_seed(1)
+    config = AutoConfig.for_model(kind, **SHAPE | NO_ENDS | ({"pad_token_id": 0} if kind == "phi3" else {}))
+    config.initializer_range = 0.3
+    return Model(module=AutoModelForCausalLM.from_config(config).eval(), vocabulary=50)
+
+
+@pytest.fixture(scope="module")
+def bundled() -> Model:
+    return load_pair(str(TINY_PAIR / "target"), str(TINY_PAIR / "draft"), device="cpu", dtype="float32").target
+
+
+@torch.inference_mode()
+def logits(model: Model, length: int = 30) -> torch.Tensor:
+    return model.module(torch.arange(length)[None] * 7 % model.vocabulary).logits
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_logits_are_the_same_bit_for_bit(kind: str) -> None:
+    model = family(kind)
+    inflated = inflate(model, 3)
+    assert torch.equal(logits(model), logits(inflated))
+    assert len(inflated.module.model.layers) > len(model.module.model.layers)
+    assert disagreement(inflated, rolling_back=True) < 1e-4
+
+
+def test_gpt2_can_be_inflated() -> None:
+    model = random_model("gpt2", 1, 20)
+    inflated = inflate(model, 4)
+    assert torch.equal(logits(model, 20), logits(inflated, 20))
+    assert pass_weights(inflated.module) / pass_weights(model.module) == pytest.approx(4, rel=0.02)
+
+
+@pytest.mark.parametrize("times", [1.5, 4, 16])
+def test_the_cost_is_as_stated(bundled: Model, times: float) -> None:
+    inflated = inflate(bundled, times)
+    flops = []
+    for model in (bundled, inflated):
+        with FlopCounterMode(display=False) as counter, torch.inference_mode():
+            model.module(torch.ones((1, 1), dtype=torch.long))
+        flops.append(counter.get_total_flops())
+    assert flops[1] / flops[0] == pytest.approx(times, rel=0.02)
+    assert pass_weights(inflated.module) / pass_weights(bundled.module) == pytest.approx(times, rel=0.01)
+    # The head is tied: every matrix is multiplied by.
+    assert flops[0] == pytest.approx(2 * pass_weights(bundled.module), rel=0.01)
+
+
+def test_greedy_text_and_hidden_states_stay(bundled: Model) -> None:
+    inflated = inflate(bundled, 4)
+    told = {"rule": SamplingRule(temperature=0), "max_new_tokens": 24}
+    prompts = [[5, 9, 40], [7, 7, 7, 8, 30, 31]]
+    plain, other = (baseline.decode(m, prompts, rngs=streams(0, [0, 1]), **told) for m in (bundled, inflated))
+    assert plain == other
+    with torch.inference_mode():
+        last = [
+            m.module(torch.tensor([prompts[1]]), output_hidden_states=True).hidden_states[-1]
+            for m in (bundled, inflated)
+        ]
+    assert torch.equal(*last)
+
+
+def test_added_blocks_compute_and_cache(bundled: Model) -> None:
+    """Their weights are not zero but for the last projections, and each has keys of its own."""
+    inflated = inflate(bundled, 2)
+    added = list(inflated.module.model.layers)[len(bundled.module.model.layers) :]
+    for block in added:
+        assert block.mlp.up_proj.weight.abs().min() >= 0
+        assert (block.mlp.up_proj.weight != 0).float().mean() > 0.99
+        assert not block.mlp.down_proj.weight.any()
+        assert not block.self_attn.o_proj.weight.any()
+    found = inflated.module(torch.arange(5)[None], use_cache=True).past_key_values
+    assert len(found.layers) == len(inflated.module.model.layers)
+    assert all(layer.keys.shape[2] == 5 and layer.keys.any() for layer in found.layers)
+
+
+def test_a_block_that_adds_something_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The negative control of the check that refuses."""
+    monkeypatch.setattr(inflating, "OUTPUTS", ("o_proj",))
+    with pytest.raises(UserError, match="llama cannot be inflated"):
+        inflate(family("llama"), 2)
+
+
+def test_the_model_itself_is_left_alone(bundled: Model) -> None:
+    before = copy.deepcopy(bundled.module.state_dict())
+    inflate(bundled, 2)
+    assert bundled.module.config.num_hidden_layers == len(bundled.module.model.layers) == 5
+    assert all(torch.equal(before[name], weight) for name, weight in bundled.module.state_dict().items())
+
+
+def test_half_precision_is_inflated_in_its_own_type(bundled: Model) -> None:
+    half = replace(bundled, module=copy.deepcopy(bundled.module).to(torch.bfloat16))
+    inflated = inflate(half, 2)
+    assert torch.equal(logits(half), logits(inflated))
+    assert {p.dtype for p in inflated.module.parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("times", [0.5, -1, 1001, float("nan"), float("inf")])
+def test_numbers_that_are_not_allowed(bundled: Model, times: float) -> None:
+    with pytest.raises(UserError, match=r"--inflate-target: .* expected 1 to 1000"):
+        inflate(bundled, times)
+
+
+def test_once_is_the_model_itself(bundled: Model) -> None:
+    assert inflate(bundled, 1) is bundled
+
+
+def test_what_does_not_fit_is_refused_before_it_is_allocated(monkeypatch: pytest.MonkeyPatch, bundled: Model) -> None:
+    monkeypatch.setattr(inflating.os, "sysconf", {"SC_AVPHYS_PAGES": 1000, "SC_PAGE_SIZE": 4096}.__getitem__)
+    with pytest.raises(UserError, match=r"--inflate-target: 10 takes 0\.1 GiB more, expected at most 0\.0 GiB"):
+        inflate(bundled, 10)
+
+
+@pytest.mark.parametrize("kind", ["mixtral", "opt", "bloom"])
+def test_other_kinds_are_refused_in_one_line(kind: str) -> None:
+    shapes = {"mixtral": SHAPE | {"num_local_experts": 2}, "opt": {"vocab_size": 50, "hidden_size": 32, "ffn_dim": 48}}
+    shapes["bloom"] = {"vocab_size": 50, "hidden_size": 32, "n_head": 4}
+    config = AutoConfig.for_model(kind, **shapes[kind])
+    if kind == "opt":
+        config.word_embed_proj_dim, config.num_attention_heads = 32, 4
+    model = Model(module=AutoModelForCausalLM.from_config(config).eval(), vocabulary=50)
+    with pytest.raises(UserError, match=f"--inflate-target: {kind} cannot be inflated"):
+        inflate(model, 2)
