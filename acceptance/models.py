@@ -4,6 +4,7 @@ import inspect
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from .context import MAX_DISAGREEMENT, disagreement
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 QUANTIZATIONS = {"8bit": {"load_in_8bit": True}, "4bit": {"load_in_4bit": True}}
+ACCELERATE = Dependency(import_name="accelerate", purpose="a model over several GPUs", extra="multi-gpu")
 BITSANDBYTES = Dependency(import_name="bitsandbytes", purpose="--quantization", extra="quantization")
 
 
@@ -144,13 +146,13 @@ def load_tokenizers(target: str, draft: str, cross_tokenizer: bool) -> tuple[Any
     return ours, theirs if difference else ours
 
 
-def model_options(device: str, dtype: str, quantization: str | None) -> dict[str, Any]:
+def model_options(devices: Sequence[str], dtype: str, quantization: str | None) -> dict[str, Any]:
     """Return what from_pretrained is told of precision and place.
 
     Raises:
-        UserError: Quantization without a GPU or without its library.
+        UserError: Quantization without a GPU, or a library that is missing.
     """
-    options: dict[str, Any] = {"dtype": DTYPES[dtype]}
+    device, options = devices[0], {"dtype": DTYPES[dtype]} | spread(devices)
     if quantization is None:
         return options
     if not device.startswith("cuda"):
@@ -159,10 +161,21 @@ def model_options(device: str, dtype: str, quantization: str | None) -> dict[str
     how: dict[str, Any] = dict(QUANTIZATIONS[quantization])
     if quantization == "4bit":
         how["bnb_4bit_compute_dtype"] = DTYPES[dtype]
-    return options | {
-        "quantization_config": transformers.BitsAndBytesConfig(**how),
-        "device_map": {"": device},
-    }
+    return {"device_map": {"": device}} | options | {"quantization_config": transformers.BitsAndBytesConfig(**how)}
+
+
+def spread(devices: Sequence[str]) -> dict[str, Any]:
+    """Return what from_pretrained is told to lay a model over several GPUs, layer by layer; nothing for one.
+
+    Raises:
+        UserError: The library that does it is missing.
+    """
+    if len(devices) == 1:
+        return {}
+    require(ACCELERATE)
+    chosen = {torch.device(d).index for d in devices}
+    free = {i: torch.cuda.mem_get_info(i)[0] if i in chosen else 0 for i in range(torch.cuda.device_count())}
+    return {"device_map": "balanced", "max_memory": free}
 
 
 def load_pair(
@@ -173,6 +186,8 @@ def load_pair(
     dtype: str,
     quantization: str | None = None,
     cross_tokenizer: bool = False,
+    target_devices: Sequence[str] = (),
+    draft_devices: Sequence[str] = (),
 ) -> Pair:
     """Load both models, and check that they share a vocabulary.
 
@@ -183,6 +198,8 @@ def load_pair(
         dtype: One of DTYPES, or "auto".
         quantization: One of QUANTIZATIONS.
         cross_tokenizer: Allow a draft with another tokenizer.
+        target_devices: Where the target goes, if not to `device`.
+        draft_devices: Where the draft goes, if not to `device`.
 
     Raises:
         UserError: A model cannot be loaded, or the vocabularies differ.
@@ -190,21 +207,25 @@ def load_pair(
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     device = pick_device(device)
-    dtype = pick_dtype(dtype, device)
-    options = model_options(device, dtype, quantization)
+    places = [[pick_device(d) for d in devices] or [device] for devices in (target_devices, draft_devices)]
+    dtype = pick_dtype(dtype, places[0][0])
+    options = [model_options(devices, dtype, quantization) for devices in places]
     tokenizer, draft_tokenizer = load_tokenizers(target, draft, cross_tokenizer)
 
-    def load_module(name: str, **where: Any) -> Any:
+    def load_module(name: str, side: int, **where: Any) -> Any:
         # Never asks whether to run a stranger's code.
         load = transformers.AutoModelForCausalLM.from_pretrained
-        module = load(name, trust_remote_code=False, **options, **where).eval()
-        if quantization is None:
-            module = module.to(device)
+        module = load(name, trust_remote_code=False, **options[side], **where).eval()
+        if "device_map" not in options[side]:
+            module = module.to(places[side][0])
         if not all(torch.isfinite(p).all() for p in module.parameters() if p.is_floating_point()):
             raise ValueError("its weights hold NaN or infinity")
         return module
 
-    modules = load_part("--target", target, load_module), load_part("--draft", draft, load_module)
+    modules = [
+        load_part(option, name, partial(load_module, side=side))
+        for side, (option, name) in enumerate((("--target", target), ("--draft", draft)))
+    ]
     for option, name, module in zip(("--target", "--draft"), (target, draft), modules, strict=True):
         check_cache(option, name, module)
     sizes = [vocabulary_of(m) for m in modules]
@@ -220,7 +241,7 @@ def load_pair(
         draft=theirs,
         tokenizer=tokenizer,
         draft_tokenizer=draft_tokenizer,
-        device=device,
+        device=places[0][0],
         dtype=dtype,
     )
 

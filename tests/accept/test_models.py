@@ -99,11 +99,11 @@ def test_quantization_needs_a_gpu(random_pair: tuple[Path, Path]) -> None:
 def test_quantization_is_told_to_the_loader(monkeypatch: pytest.MonkeyPatch) -> None:
     """What cannot run without a GPU is at least asked for as transformers wants it."""
     monkeypatch.setattr(models, "require", lambda _: None)
-    options = models.model_options("cuda:1", "bfloat16", "4bit")
+    options = models.model_options(["cuda:1"], "bfloat16", "4bit")
     assert options["quantization_config"].load_in_4bit
     assert options["quantization_config"].bnb_4bit_compute_dtype is models.DTYPES["bfloat16"]
     assert options["device_map"] == {"": "cuda:1"}
-    assert models.model_options("cpu", "float32", None) == {"dtype": models.DTYPES["float32"]}
+    assert models.model_options(["cpu"], "float32", None) == {"dtype": models.DTYPES["float32"]}
 
 
 @pytest.mark.parametrize(
