@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from . import cpu_facts
 from .probes import Axes, AxisValue, Job, Units, Unsupported, number, weight_shape
-from .timing import HostClock
+from .timing import HostClock, Launch
 from .workers import Part, Workers
 
 Matrix = NDArray[np.float32]
@@ -101,7 +101,7 @@ class CpuDevice:
             "clock_resolution_s": self.clock.resolution_s,
         }
 
-    def state(self) -> dict[str, Any]:
+    def state(self, busy: Launch | None = None) -> dict[str, Any]:
         """Return load, clock frequency and what other processes took since the last call, as far as is told."""
         found = cpu_facts.load()
         taken = self.others.cores_taken()

@@ -1,14 +1,14 @@
-"""A CUDA device through CuPy, which only this module imports: kernels compiled at run time, events as the clock.
+"""A CUDA device through CuPy: kernels compiled at run time, events as the clock.
 
-Every probe runs the kernels of kernels/probe.cu through `probe_kernels`; matrix products go through cuBLAS. Buffers are
-checked with small whole numbers, whose products are exact, and timed on random ones: a GPU draws less power on numbers
-with few bits set, and may clock higher.
+Every probe runs the kernels of kernels/probe.cu through `probe_kernels`; matrix products go through cuBLAS.
 """
 
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,10 @@ import numpy as np
 from simulator.artefacts import UserError
 from simulator.burn_units import BYTES_PER_WORKMEM, FLOP_PER_WORKFLOPS, FLOP_PER_WORKMEM
 
-from . import probe_kernels, reference
-from .cpu_device import is_product
+from . import probe_kernels, products, reference
+from .gpu_state import open_state
 from .probe_kernels import Buffers, Geometry, Knobs, Steps, chain_start
-from .probes import Axes, AxisValue, Job, Units, Unsupported, number, weight_shape
+from .probes import Axes, AxisValue, DeviceFault, Job, Units, Unsupported, number, weight_shape
 from .sampling.dlpack import Pointer
 from .timing import Clock, Launch
 
@@ -31,7 +31,13 @@ EVENT_RESOLUTION_S = 0.5e-6
 CACHES_A_BUFFER = 4
 DTYPES = ("float32", "float16", "bfloat16")
 LAYERS = ("4096x4096", "4096x11008", "8192x28672")
-DEFAULT_CHECK_ITERATIONS = 64
+MAX_CHECKED_ITERATIONS = 64
+CHECKED_DRAFTS = 40
+CHECKED_FLOATS = 1 << 24
+EMPTY_LAUNCHES = 100
+MAX_GRAPHS = 256
+# How long the device is kept busy while it is asked how it is.
+BUSY_S, MAX_BUSY_LAUNCHES = 0.05, 5000
 
 
 def open_device(name: str) -> "CudaDevice":
@@ -45,6 +51,8 @@ def open_device(name: str) -> "CudaDevice":
     except cupy.cuda.runtime.CUDARuntimeError as error:
         raise UserError(f"no CUDA device can be used ({error})") from None
     index = int(name.partition(":")[2] or 0)
+    if count == 0:
+        raise UserError("there is no CUDA device, expected at least one")
     if index >= count:
         raise UserError(f"there are {count} CUDA devices, expected cuda:0 to cuda:{count - 1}")
     return CudaDevice(index)
@@ -94,7 +102,7 @@ class CudaDevice:
         threads = self.geometry.threads
         self.mem_len = -(-CACHES_A_BUFFER * self.cache_bytes // 4 // threads) * threads
         self.scrub = cupy.empty(max(2 * self.cache_bytes, 1), cupy.uint8)
-        self.reader = open_nvml()
+        self.nvml = open_state(cupy.cuda.runtime.deviceGetPCIBusId(index))
         self.units = Units(
             workflops_flop=FLOP_PER_WORKFLOPS * threads,
             workmem_bytes=BYTES_PER_WORKMEM * threads,
@@ -114,18 +122,28 @@ class CudaDevice:
             "multiprocessors": int(self.facts["multiProcessorCount"]),
             "memory_bytes": int(self.facts["totalGlobalMem"]),
             "last_level_cache_bytes": self.cache_bytes,
-            "driver_version": runtime.driverGetVersion(),
-            "runtime_version": runtime.runtimeGetVersion(),
+            "cuda_driver_version": runtime.driverGetVersion(),
+            "cuda_runtime_version": runtime.runtimeGetVersion(),
             "cupy": cupy.__version__,
             "grid_blocks": self.geometry.blocks,
             "grid_threads": self.geometry.threads,
             "clock": "CUDA events",
             "clock_resolution_s": EVENT_RESOLUTION_S,
+            **({"nvml": None} if self.nvml is None else {"nvml": self.nvml.facts()}),
         }
 
-    def state(self) -> dict[str, Any]:
+    def state(self, busy: Launch | None = None) -> dict[str, Any]:
         """Say what NVML tells of clocks, temperature, power and what slows the clocks; nothing without NVML."""
-        return {} if self.reader is None else self.reader()
+        if self.nvml is None:
+            return {}
+        if busy is not None:
+            # An idle GPU lowers its clocks within milliseconds: it is asked while launches wait on the stream.
+            took_s = self.clock.elapsed_s(busy, 1)
+            for _ in range(min(MAX_BUSY_LAUNCHES, 1 + int(BUSY_S / max(took_s, 1e-6)))):
+                busy()
+        told = self.nvml.now()
+        self.stream.synchronize()
+        return told
 
     def flush(self) -> None:
         """Write twice the L2 cache, ordered before the next launch."""
@@ -136,14 +154,14 @@ class CudaDevice:
         self.stream.synchronize()
         del self.scrub
         cupy.get_default_memory_pool().free_all_blocks()
+        if self.nvml is not None:
+            self.nvml.close()
 
-    def launch(
-        self, kernel: str, grid: tuple[int, ...], block: tuple[int, ...], args: Sequence[Any], shared_bytes: int = 0
-    ) -> None:
+    def launch(self, kernel: str, grid: tuple[int, ...], block: tuple[int, ...], args: Sequence[Any]) -> None:
         """Put one launch on the stream."""
         function = self.functions.get(kernel) or self.module.get_function(kernel)
         self.functions[kernel] = function
-        function(grid, block, tuple(args), shared_mem=shared_bytes, stream=self.stream)
+        function(grid, block, tuple(args), stream=self.stream)
 
     def axis_values(self, probe: str, *, quick: bool) -> Mapping[str, Sequence[AxisValue]]:
         """Return what each axis of a probe takes where the user names no values."""
@@ -154,7 +172,8 @@ class CudaDevice:
         sizes = (1024, 2048, 4096, 8192)
         return {
             "draft_n": (1, 2, 4, 8) if quick else (*range(1, 9), 12, 16),
-            "work_flops": (2_000,) if in_rounds else tuple(2**i for i in range(8, 16 if quick else 18)),
+            # Shorter burns would end before the host has put the next one on the stream.
+            "work_flops": (2_000,) if in_rounds else tuple(2**i for i in range(12, 17 if quick else 20)),
             "work_mem": (lap,) if in_rounds else tuple(lap * i for i in ((1, 2, 4, 8) if quick else range(1, 17))),
             "buffer_bytes": (*smaller, largest),
             "size": sizes if quick else (256, 512, *sizes, 16384),
@@ -166,18 +185,33 @@ class CudaDevice:
     @contextmanager
     def prepare(self, probe: str, axes: Axes, *, seed: int) -> Iterator[Job]:
         """Allocate and fill what a point needs."""
+        pool = cupy.get_default_memory_pool()
+        pool.free_all_blocks()  # what the last point held, now that nobody has it
         try:
             yield self.job(probe, axes, seed)
+            self.stream.synchronize()
         except cupy.cuda.memory.OutOfMemoryError as error:
             raise MemoryError(str(error)) from None
-        finally:
+        except (Unsupported, MemoryError, KeyboardInterrupt):
+            raise
+        except Exception as error:  # CUDA, NVRTC and cuBLAS raise classes of their own, a missing library ImportError
+            first = (str(error).strip() or type(error).__name__).partition("\n")[0]
+            raise DeviceFault(first, lost=self.is_lost()) from error
+
+    def is_lost(self) -> bool:
+        """Say whether an error has ended all work on the device in this process."""
+        try:
             self.stream.synchronize()
-            cupy.get_default_memory_pool().free_all_blocks()
+        except cupy.cuda.runtime.CUDARuntimeError:
+            return True
+        return False
 
     def job(self, probe: str, axes: Axes, seed: int) -> Job:
         """Return a point made ready."""
         if probe == "empty":
             return Job(launch=lambda: probe_kernels.empty(self, self.geometry), check=lambda: None)
+        if probe == "empty_graph":
+            return self.empty_graph()
         if probe in ("burn_flops", "burn_memory"):
             return self.burn(probe, axes)
         if probe in ("draft", "draft_graph", "verify", "baseline"):
@@ -188,8 +222,17 @@ class CudaDevice:
             return self.product(str(axes["dtype"]), shape, seed)
         return self.stream_job(probe, number(axes, "buffer_bytes"), seed)
 
+    def empty_graph(self) -> Job:
+        """Return many empty launches as one graph."""
+
+        def run() -> None:
+            for _ in range(EMPTY_LAUNCHES):
+                probe_kernels.empty(self, self.geometry)
+
+        return Job(launch=self.captured(run), check=lambda: None, works=EMPTY_LAUNCHES)
+
     def burn(self, probe: str, axes: Axes) -> Job:
-        """Return a burn of one kind; checked against the reference on fewer iterations than are timed."""
+        """Return a burn of one kind; checked against the reference on no more iterations than its loop takes."""
         threads, geometry = self.geometry.threads, self.geometry
         sink = cupy.zeros(threads, cupy.float32)
         memory = cupy.zeros(self.mem_len if probe == "burn_memory" else 1, cupy.float32)
@@ -205,11 +248,11 @@ class CudaDevice:
 
         def check() -> str | None:
             if probe == "burn_flops":
-                units = min(number(axes, "work_flops"), DEFAULT_CHECK_ITERATIONS)
+                units = min(number(axes, "work_flops"), MAX_CHECKED_ITERATIONS)
                 probe_kernels.burn_flops(self, geometry, units, sink, probe_kernels.STORE_ALL)
                 expected = reference.burn(reference.start_values(threads, 0), units)
                 return None if (sink.get() == expected).all() else "the burn is not where its iterations lead"
-            passes = min(number(axes, "work_mem"), DEFAULT_CHECK_ITERATIONS)
+            passes = min(number(axes, "work_mem"), MAX_CHECKED_ITERATIONS)
             memory.fill(0)
             probe_kernels.burn_memory(self, geometry, passes, memory, self.mem_len)
             expected = reference.memory_passes(np.zeros(self.mem_len, np.float32), threads, 0, passes)
@@ -218,7 +261,7 @@ class CudaDevice:
         return Job(launch=launch, check=check)
 
     def step(self, probe: str, axes: Axes, seed: int) -> Job:
-        """Return one step of decoding with the knobs' work; checked against the reference's accepted prefix."""
+        """Return one step of decoding with the knobs' work."""
         knobs = Knobs(
             draft_n=number(axes, "draft_n") if "draft_n" in axes else 1,
             work_flops=number(axes, "work_flops"),
@@ -238,35 +281,80 @@ class CudaDevice:
             else:
                 at = steps.verify(position, at) if probe == "verify" else steps.baseline(0, at)
 
+        lap, walked = self.mem_len // self.geometry.threads, knobs.draft_n * knobs.work_mem
+        # A graph reads the same stretch of memory for ever: enough of them, one behind another, cover the buffer.
+        graphs = min(MAX_GRAPHS, -(-lap // walked)) if walked else 1
+        launch = self.captured(run, graphs) if probe == "draft_graph" else run
+
         def check() -> str | None:
+            return self.wrong_steps(knobs) or self.wrong_tokens(probe, launch, buffers, knobs)
+
+        return Job(launch=launch, check=check)
+
+    def wrong_steps(self, knobs: Knobs) -> str | None:
+        """Say what is wrong with a round whose draft often errs and whose burns are all stored; None if nothing."""
+        noisy = replace(knobs, draft_n=CHECKED_DRAFTS, noise_ppm=300_000, work_flops=2, work_mem=0)
+        buffers = Buffers.allocate(cupy.zeros, self.geometry, noisy)
+        steps = Steps(self, self.geometry, buffers, noisy, probe_kernels.STORE_ALL)
+        for position in range(0, 4 * CHECKED_DRAFTS, CHECKED_DRAFTS):
+            buffers.chain[:1] = int(chain_start(position))
             steps.draft(position)
             steps.verify(position)
-            proposed = buffers.proposed.get()
-            drafted = position + np.arange(knobs.draft_n)
-            expected = reference.proposed_tokens(seed, drafted, knobs.noise_ppm, knobs.vocab)
-            if not (proposed == expected).all():
+            drafted = position + np.arange(noisy.draft_n)
+            expected = reference.proposed_tokens(noisy.seed, drafted, noisy.noise_ppm, noisy.vocab)
+            if not (buffers.proposed.get() == expected).all():
                 return "the draft does not propose what its generator says"
-            accepted = reference.accepted_prefix(proposed, position, knobs.vocab)
-            return None if int(buffers.result.get()[0]) == accepted else "verification found another prefix"
+            accepted = reference.accepted_prefix(expected, position, noisy.vocab)
+            following = int(reference.truth_tokens(position + accepted, noisy.vocab))
+            if buffers.result.get().tolist() != [accepted, following]:
+                return "verification found another prefix"
+        last = int(chain_start(position + noisy.draft_n))
+        values = reference.burn(
+            reference.start_values(self.geometry.threads, last), noisy.work_flops * (noisy.draft_n + 1)
+        )
+        return None if (buffers.sink.get() == values).all() else "verification's burn is not where its iterations lead"
 
-        return Job(launch=self.captured(run) if probe == "draft_graph" else run, check=check)
+    def wrong_tokens(self, probe: str, launch: Launch, buffers: Buffers, knobs: Knobs) -> str | None:
+        """Say what is wrong with the tokens of the very launch that is timed; None if nothing."""
+        drafted = np.arange(knobs.draft_n)
+        expected = reference.proposed_tokens(knobs.seed, drafted, knobs.noise_ppm, knobs.vocab)
+        if probe == "verify":
+            buffers.chain[:] = cupy.asarray(reference.truth_states(np.arange(-1, knobs.draft_n)))
+            buffers.proposed[:] = cupy.asarray(expected)
+            launch()
+            accepted = reference.accepted_prefix(expected, 0, knobs.vocab)
+            right = int(buffers.result.get()[0]) == accepted
+            buffers.chain[:1] = int(chain_start(0))
+        elif probe == "baseline":
+            launch()
+            right = int(buffers.tokens.get()[1]) == int(reference.truth_tokens(0, knobs.vocab))
+        else:
+            buffers.proposed.fill(-1)
+            launch()
+            right = bool((buffers.proposed.get() == expected).all())
+        return None if right else f"{probe} does not give the tokens that its generator says"
 
-    def captured(self, run: Callable[[], None]) -> Launch:
-        """Return a launch of the graph that `run` makes."""
+    def captured(self, run: Callable[[], None], count: int = 1) -> Launch:
+        """Return a launch of the graphs that `run` makes, called so many times; each launch takes the next one."""
         run()  # loads the kernels, which a capture must not
-        self.stream.begin_capture()
-        run()
-        graph = self.stream.end_capture()
-        return lambda: graph.launch(self.stream)
+        graphs = []
+        for _ in range(count):
+            self.stream.begin_capture()
+            try:
+                run()
+            finally:
+                graph = self.stream.end_capture()
+            graphs.append(graph)
+        following = cycle(graphs)
+        return lambda: next(following).launch(self.stream)
 
     def stream_job(self, probe: str, size_bytes: int, seed: int) -> Job:
-        """Return a stream over buffers; checked on whole numbers."""
+        """Return a stream over buffers; checked part by part."""
         count = size_bytes // 4
         if count < 1:
             raise Unsupported(f"{size_bytes} bytes hold no float")
-        rng = cupy.random.RandomState(seed)
         buffers = {"read": 1, "write": 1, "copy": 2, "triad": 3}[probe]
-        x, y, z = (rng.uniform(-1, 1, count if i < buffers else 1, dtype=cupy.float32) for i in range(3))
+        x, y, z = (tiled(count if i < buffers else 1, seed + i) for i in range(3))
         sink = cupy.zeros(self.geometry.threads, cupy.float32)
         launches: dict[str, Launch] = {
             "read": lambda: probe_kernels.stream_read(self, self.geometry, x, count, sink),
@@ -274,39 +362,59 @@ class CudaDevice:
             "copy": lambda: probe_kernels.stream_copy(self, self.geometry, x, y, count),
             "triad": lambda: probe_kernels.stream_triad(self, self.geometry, x, y, z, count, 3.0),
         }
+        right: dict[str, Callable[[slice], Any]] = {
+            "write": lambda part: x[part] == 7,
+            "copy": lambda part: y[part] == x[part],
+            "triad": lambda part: abs(z[part] - (x[part] + 3 * y[part])) <= 1e-6,
+        }
 
         def check() -> str | None:
             if probe == "read":
-                kept = x.copy()
                 x.fill(1)
                 probe_kernels.stream_read(self, self.geometry, x, count, sink, probe_kernels.STORE_ALL)
                 total = float(sink.astype(cupy.float64).sum())
-                x[...] = kept
+                x[...] = tiled(count, seed)
                 return None if total == count else f"the sum of {count} ones is {total:g}"
             launches[probe]()
-            right = {"write": lambda: x == 7, "copy": lambda: y == x, "triad": lambda: abs(z - (x + 3 * y)) <= 1e-6}
-            return None if bool(right[probe]().all()) else "an element is not what the stream should leave"
+            parts = (slice(i, i + CHECKED_FLOATS) for i in range(0, count, CHECKED_FLOATS))
+            held = all(bool(right[probe](part).all()) for part in parts)
+            return None if held else "an element is not what the stream should leave"
 
         return Job(launch=launches[probe], check=check)
 
     def product(self, dtype: str, shape: tuple[int, int, int], seed: int) -> Job:
-        """Return activations [rows, inputs] by weights [inputs, outputs] through cuBLAS, accumulated in float32."""
+        """Return activations [rows, inputs] by weights [inputs, outputs] through cuBLAS, accumulated in float32.
+
+        Weights go round among copies that no cache holds together: a flush would leave its own lines to be written
+        back within the time of the product.
+        """
         rows, inputs, outputs = shape
-        rng = np.random.default_rng([seed, *shape])
-        x, weights = (typed(np.float32(rng.standard_normal(s)), dtype) for s in ((rows, inputs), (inputs, outputs)))
-        out = cupy.zeros((rows, outputs), cupy.float32)
+        out = cupy.full((rows, outputs), cupy.nan, cupy.float32)
+        x, weights = (
+            products.typed(products.small_numbers(s, seed + i), dtype)
+            for i, s in enumerate(((rows, inputs), (inputs, outputs)))
+        )
+        copies = 1 if rows == inputs == outputs else -(-CACHES_A_BUFFER * self.cache_bytes // weights.nbytes)
+        products.product(x, weights, out, dtype)()
+        right = products.is_product(x, weights, out, dtype, seed)
+        # A GPU draws less power on numbers with few bits set, and may clock higher: it is timed on random ones.
+        x = products.typed(products.uniform(x.shape, seed + 2), dtype)
+        held = [products.typed(products.uniform(weights.shape, seed + 3 + i), dtype) for i in range(copies)]
+        following = cycle([products.product(x, w, out, dtype) for w in held])
+        return Job(
+            launch=lambda: next(following)(),
+            check=lambda: None if right else "not the product of activations and weights",
+            misses_cache=True,
+        )
 
-        def launch() -> None:
-            multiply(x, weights, out, dtype, self.stream)
 
-        def check() -> str | None:
-            small = [rng.integers(-1, 2, s).astype(np.float32) for s in ((rows, inputs), (inputs, outputs))]
-            own = cupy.full_like(out, cupy.nan)
-            multiply(typed(small[0], dtype), typed(small[1], dtype), own, dtype, self.stream)
-            right = is_product(small[0], small[1], own.get(), seed)
-            return None if right else "not the product of activations and weights"
-
-        return Job(launch=launch, check=check)
+def tiled(count: int, seed: int) -> Any:
+    """Return so many float32 between -1 and 1, which repeat: making them all would take several buffers more."""
+    tile, filled = products.uniform((min(count, CHECKED_FLOATS),), seed), cupy.empty(count, cupy.float32)
+    for i in range(0, count, tile.size):
+        part = filled[i : i + tile.size]
+        part[...] = tile[: part.size]
+    return filled
 
 
 class SamplingDevice:
@@ -343,56 +451,3 @@ def sampling_device() -> SamplingDevice | None:
     except cupy.cuda.runtime.CUDARuntimeError:
         return None
     return SamplingDevice() if there else None
-
-
-def typed(values: Any, dtype: str) -> Any:
-    """Put float32 numbers on the device in another type; bfloat16 as its 16 bits, cut off."""
-    if dtype == "bfloat16":
-        return cupy.asarray((np.ascontiguousarray(values).view(np.uint32) >> 16).astype(np.uint16))
-    return cupy.asarray(values.astype(dtype))
-
-
-def multiply(x: Any, weights: Any, out: Any, dtype: str, stream: Any) -> None:
-    """out = x @ weights; cuBLAS counts by columns, so it is told out' = weights' @ x'."""
-    from cupy.cuda import cublas, runtime
-
-    kinds = {"float32": runtime.CUDA_R_32F, "float16": runtime.CUDA_R_16F, "bfloat16": runtime.CUDA_R_16BF}
-    kind, (rows, inputs), outputs = kinds[dtype], x.shape, weights.shape[1]
-    one, zero = np.ones(1, np.float32), np.zeros(1, np.float32)
-    handle = cupy.cuda.device.get_cublas_handle()
-    cublas.setStream(handle, stream.ptr)
-    cublas.gemmEx(
-        handle,
-        *(cublas.CUBLAS_OP_N, cublas.CUBLAS_OP_N, outputs, rows, inputs, one.ctypes.data),
-        *(weights.data.ptr, kind, outputs, x.data.ptr, kind, inputs, zero.ctypes.data),
-        *(out.data.ptr, runtime.CUDA_R_32F, outputs, cublas.CUBLAS_COMPUTE_32F, cublas.CUBLAS_GEMM_DEFAULT),
-    )
-
-
-def open_nvml() -> Callable[[], dict[str, Any]] | None:
-    """Return what reads the state of the first GPU that NVML lists; None where NVML cannot be had."""
-    from datetime import datetime
-
-    from .monitor import Nvml
-    from .reading import reason_names
-
-    with contextlib.suppress(UserError):
-        nvml = Nvml()
-        (gpu, *_) = nvml.gpus()
-
-        def state() -> dict[str, Any]:
-            found = nvml.read(gpu, time.monotonic(), datetime.now())
-            reasons = reason_names(found.clock_event_reasons or 0)
-            told = {
-                "sm_clock_mhz": found.sm_clock_mhz,
-                "memory_clock_mhz": found.memory_clock_mhz,
-                "temperature_c": found.temperature_c,
-                "power_w": found.power_w,
-                "power_limit_w": found.power_limit_w,
-                "clock_event_reasons": list(reasons),
-            }
-            slowed = [r for r in reasons if r.endswith(("slowdown", "power_cap"))]
-            return told | ({"disturbed": "the GPU slowed its clocks: " + ", ".join(slowed)} if slowed else {})
-
-        return state
-    return None

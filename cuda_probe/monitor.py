@@ -60,6 +60,40 @@ class Nvml:
             raise UserError("the NVIDIA driver finds no GPU on this machine")
         return found
 
+    def gpu_at(self, pci_bus_id: str) -> Gpu:
+        """Return the GPU at a PCI address, as CUDA tells it.
+
+        Raises:
+            UserError: NVML does not know it.
+        """
+        try:
+            handle = self._api.nvmlDeviceGetHandleByPciBusId(pci_bus_id.encode())
+            return self._open(int(self._api.nvmlDeviceGetIndex(handle)))
+        except self._api.NVMLError as error:
+            raise UserError(f"the NVIDIA driver knows no GPU at {pci_bus_id} (NVML says: {error})") from None
+
+    def facts(self, gpu: Gpu) -> dict[str, Any]:
+        """Say what does not change from one moment to the next: driver, clocks at most, power limits, modes."""
+        i, api = gpu.index, self._api
+        clock, most = "nvmlDeviceGetMaxClockInfo", "nvmlDeviceGetPowerManagementDefaultLimit"
+        limits_mw = [self._ask(i, what, (what,)) for what in ("nvmlDeviceGetPowerManagementLimit", most)]
+        ecc = self._ask(i, "ECC", ("nvmlDeviceGetEccMode",))
+        try:
+            driver = api.nvmlSystemGetDriverVersion()
+        except api.NVMLError:
+            driver = None
+        return {
+            "driver": driver.decode() if isinstance(driver, bytes) else driver,
+            "uuid": gpu.uuid,
+            "max_sm_clock_mhz": self._ask(i, "largest SM clock", (clock, api.NVML_CLOCK_SM)),
+            "max_memory_clock_mhz": self._ask(i, "largest memory clock", (clock, api.NVML_CLOCK_MEM)),
+            "memory_bus_bits": self._ask(i, "memory bus", ("nvmlDeviceGetMemoryBusWidth",)),
+            "power_limit_w": None if limits_mw[0] is None else limits_mw[0] / 1000,
+            "default_power_limit_w": None if limits_mw[1] is None else limits_mw[1] / 1000,
+            "ecc": None if ecc is None else bool(ecc[0]),
+            "persistence": self._ask(i, "persistence mode", ("nvmlDeviceGetPersistenceMode",)),
+        }
+
     def _open(self, index: int) -> Gpu:
         handle = self._api.nvmlDeviceGetHandleByIndex(index)
         self._handles[index], self._unavailable[index] = handle, {}

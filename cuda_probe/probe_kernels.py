@@ -1,4 +1,4 @@
-"""The probe kernels as Python sees them: launch geometry, argument order, and each launch's FLOP and bytes.
+"""The probe kernels as Python sees them: launch geometry and argument order. FLOP and bytes are stated in `probes`.
 
 Knows no device: it takes an object with `launch(kernel, grid, block, args)`. Clocks and statistics are elsewhere; what
 is here is what they time.
@@ -13,13 +13,6 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from simulator.burn_units import (
-    BYTES_READ_PER_WORKMEM,
-    BYTES_WRITTEN_PER_WORKMEM,
-    FLOP_PER_WORKFLOPS,
-    FLOP_PER_WORKMEM,
-)
-
 from .reference import PPM, truth_states
 
 SOURCE = Path(__file__).parent / "kernels" / "probe.cu"
@@ -27,7 +20,6 @@ THREADS_PER_BLOCK = 256
 BLOCKS_PER_MULTIPROCESSOR = 4
 STORE_NOTHING = np.finfo(np.float32).max
 STORE_ALL = np.finfo(np.float32).min
-FLOAT_BYTES = 4
 
 Array = Any
 """A buffer of the device, which this module only passes on."""
@@ -67,36 +59,17 @@ class Geometry:
 
 
 @dataclass(frozen=True)
-class Traffic:
-    """What one launch, or several together, do: arithmetic, and bytes moved whatever cache they are found in."""
-
-    flops: int
-    bytes_read: int
-    bytes_written: int
-
-    @property
-    def bytes(self) -> int:
-        """Bytes in both directions."""
-        return self.bytes_read + self.bytes_written
-
-    def times(self, launches: int) -> Traffic:
-        """The same launch several times."""
-        return Traffic(self.flops * launches, self.bytes_read * launches, self.bytes_written * launches)
-
-
-@dataclass(frozen=True)
 class Knobs:
-    """One synthetic pair of models. Work is that of ONE target pass over ONE token, in burn units.
+    """One synthetic pair of models. Work is that of ONE pass over ONE token of either, in burn units.
 
     Attributes:
         draft_n: Tokens drafted a round, K.
-        work_flops: workflops units of a target pass, for each of its tokens.
-        work_mem: workmem units of a target pass, however many its tokens.
+        work_flops: workflops units of a pass, for each of its tokens.
+        work_mem: workmem units of a pass, however many its tokens.
         mem_len: Floats of the buffer that the passes walk through.
         seed: Seed of the draft's errors.
         noise_ppm: Errors of the draft, per million positions.
         vocab: Size of the vocabulary.
-        draft_cost: Work of a pass of the draft as a share of the target's, both kinds.
     """
 
     draft_n: int = 4
@@ -106,7 +79,6 @@ class Knobs:
     seed: int = 12345
     noise_ppm: int = 3000
     vocab: int = 32_000
-    draft_cost: float = 1.0
 
     def __post_init__(self) -> None:
         limits = {
@@ -117,55 +89,10 @@ class Knobs:
             "seed": (-(2**63), 2**63 - 1),
             "noise_ppm": (0, PPM),
             "vocab": (2, 2**31 - 1),
-            "draft_cost": (0, 1e6),
         }
         for name, (low, high) in limits.items():
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"{name} is between {low} and {high}, not {getattr(self, name)}")
-
-    @property
-    def draft_work_flops(self) -> int:
-        """workflops units of one pass of the draft."""
-        return round(self.draft_cost * self.work_flops)
-
-    @property
-    def draft_work_mem(self) -> int:
-        """workmem units of one pass of the draft."""
-        return round(self.draft_cost * self.work_mem)
-
-
-# ---- FLOP and bytes, as stated beside the kernels -------------------------------------------------------------------
-
-
-def work_traffic(geometry: Geometry, work_flops: int, work_mem: int) -> Traffic:
-    """The burn units of one launch; of `burn_flops` with `work_mem` 0, of `burn_memory` with `work_flops` 0."""
-    units = geometry.threads * work_mem
-    flops = FLOP_PER_WORKFLOPS * geometry.threads * work_flops + FLOP_PER_WORKMEM * units
-    return Traffic(flops, BYTES_READ_PER_WORKMEM * units, BYTES_WRITTEN_PER_WORKMEM * units)
-
-
-def draft_traffic(geometry: Geometry, knobs: Knobs) -> Traffic:
-    """A round of drafts: `draft_n` launches."""
-    return work_traffic(geometry, knobs.draft_work_flops, knobs.draft_work_mem).times(knobs.draft_n)
-
-
-def verify_traffic(geometry: Geometry, knobs: Knobs) -> Traffic:
-    """One verification: arithmetic for `draft_n + 1` tokens, memory once."""
-    return work_traffic(geometry, (knobs.draft_n + 1) * knobs.work_flops, knobs.work_mem)
-
-
-def baseline_traffic(geometry: Geometry, knobs: Knobs) -> Traffic:
-    """One token of the target on its own."""
-    return work_traffic(geometry, knobs.work_flops, knobs.work_mem)
-
-
-STREAM_TRAFFIC: dict[str, Callable[[int], Traffic]] = {
-    "read": lambda count: Traffic(count, FLOAT_BYTES * count, 0),
-    "write": lambda count: Traffic(0, 0, FLOAT_BYTES * count),
-    "copy": lambda count: Traffic(0, FLOAT_BYTES * count, FLOAT_BYTES * count),
-    "triad": lambda count: Traffic(2 * count, 2 * FLOAT_BYTES * count, FLOAT_BYTES * count),
-}
-"""Traffic of each stream over arrays of `count` floats."""
 
 
 # ---- launches -------------------------------------------------------------------------------------------------------
@@ -271,7 +198,7 @@ class Steps:
     threshold: np.float32 = STORE_NOTHING
 
     def __post_init__(self) -> None:
-        _check_memory(self.geometry, self.knobs.mem_len, max(self.knobs.work_mem, self.knobs.draft_work_mem))
+        _check_memory(self.geometry, self.knobs.mem_len, self.knobs.work_mem)
 
     def draft(self, position: int, first_pass: int = 0) -> int:
         """Draft positions `position`..`position + draft_n - 1`, a launch each; returns the next `first_pass`."""
@@ -286,7 +213,7 @@ class Steps:
             *(buffers.chain, np.int32(step), buffers.proposed, np.int64(position + step), np.int32(knobs.vocab)),
             *(np.int64(knobs.seed), np.int32(knobs.noise_ppm)),
         )
-        return self._launch("draft", args, first_pass, knobs.draft_work_flops, knobs.draft_work_mem)
+        return self._launch("draft", args, first_pass, knobs.work_flops, knobs.work_mem)
 
     def verify(self, position: int, first_pass: int = 0) -> int:
         """Verify the proposal made from `position` on; returns the next `first_pass`."""

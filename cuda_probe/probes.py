@@ -36,6 +36,14 @@ class Unsupported(Exception):
     """A device cannot run a point; the message says why and is recorded."""
 
 
+class DeviceFault(Exception):
+    """A point failed on the device; the message says how and is recorded. `lost`: nothing else will run either."""
+
+    def __init__(self, message: str, *, lost: bool = False) -> None:
+        super().__init__(message)
+        self.lost = lost
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Units:
     """What one burn unit is on a device, exactly (model §7).
@@ -60,12 +68,16 @@ class Job:
     """A point made ready: everything is allocated and filled.
 
     Attributes:
-        launch: Does the work once; may return before it is done if the device's clock waits for it.
-        check: Does the work once and compares its result with a reference; returns what is wrong, or None.
+        launch: Does the work; may return before it is done if the device's clock waits for it.
+        check: Does the work and compares its result with a reference; returns what is wrong, or None.
+        works: How many times a launch does the work.
+        misses_cache: Whether launches find nothing of each other in the cache, so that it need not be flushed.
     """
 
     launch: Launch
     check: Callable[[], str | None]
+    works: int = 1
+    misses_cache: bool = False
 
 
 class Device(Protocol):
@@ -90,10 +102,13 @@ class Device(Protocol):
         """Say what the device is: model, memory, cache, drivers, libraries, clocks and power limits; JSON values."""
         ...
 
-    def state(self) -> dict[str, Any]:
+    def state(self, busy: Launch | None = None) -> dict[str, Any]:
         """Say what may disturb a measurement now: clocks, temperature, throttle reasons, load; JSON values.
 
         Where something does, the key `disturbed` says what, in a few constant words.
+
+        Args:
+            busy: What the device is to do meanwhile, where it clocks down as soon as it has nothing to do.
         """
         ...
 
@@ -111,6 +126,7 @@ class Device(Protocol):
         Raises:
             Unsupported: The device cannot run this point.
             MemoryError: It does not fit.
+            DeviceFault: It failed, in here or within the context.
         """
         ...
 
@@ -186,9 +202,9 @@ def matmul_flop(rows: int, inputs: int, outputs: int) -> int:
     return 2 * rows * inputs * outputs
 
 
-def matmul_elements(rows: int, inputs: int, outputs: int) -> int:
-    """Elements read and written: activation, weights, result."""
-    return rows * inputs + inputs * outputs + rows * outputs
+def product_bytes(rows: int, inputs: int, outputs: int, item: int) -> int:
+    """Bytes read and written: activation and weights of their type, the result in float32."""
+    return (rows * inputs + inputs * outputs) * item + rows * outputs * ITEM_BYTES["float32"]
 
 
 def square_flop(axes: Axes, units: Units) -> int:
@@ -196,7 +212,8 @@ def square_flop(axes: Axes, units: Units) -> int:
 
 
 def square_bytes(axes: Axes, units: Units) -> int:
-    return matmul_elements(*[number(axes, "size")] * 3) * item_bytes(axes)
+    size = number(axes, "size")
+    return product_bytes(size, size, size, item_bytes(axes))
 
 
 def skinny_flop(axes: Axes, units: Units) -> int:
@@ -204,7 +221,8 @@ def skinny_flop(axes: Axes, units: Units) -> int:
 
 
 def skinny_bytes(axes: Axes, units: Units) -> int:
-    return matmul_elements(number(axes, "tokens"), *weight_shape(axes)) * item_bytes(axes)
+    inputs, outputs = weight_shape(axes)
+    return product_bytes(number(axes, "tokens"), inputs, outputs, item_bytes(axes))
 
 
 def streams(name: str, summary: str, buffers: int, flop_per_element: int = 0) -> Probe:
@@ -221,6 +239,7 @@ def streams(name: str, summary: str, buffers: int, flop_per_element: int = 0) ->
 KNOBS = ("work_flops", "work_mem")
 PROBES = (
     Probe(name="empty", summary="A launch that does nothing: what calling the device costs."),
+    Probe(name="empty_graph", summary="The same as one of many launches in a graph: what the device itself needs."),
     Probe(
         name="burn_flops",
         summary="Arithmetic alone, in workflops units.",

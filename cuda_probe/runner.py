@@ -8,7 +8,7 @@ import numpy as np
 
 from simulator.artefacts import UserError
 
-from .probes import BY_NAME, MAX_POINTS, Axes, AxisValue, Device, Probe, Units, Unsupported, points
+from .probes import BY_NAME, MAX_POINTS, Axes, AxisValue, Device, DeviceFault, Probe, Units, Unsupported, points
 from .stats import LineFit, fit_line
 from .timing import Measurement, StopRule, measure
 
@@ -144,8 +144,19 @@ def run_probes(
         progress: Called with 1 after every point.
     """
     found: dict[int, Point | LeftOut] = {}
+    lost = ""
     for index in shuffled(planned, seed):
-        found[index] = run_point(device, planned[index], rule, seed)
+        point = planned[index]
+        if lost:
+            found[index] = LeftOut(
+                probe=point.probe.name, axes=point.axes, reason=f"not run after: {lost}", failed=True
+            )
+            continue
+        try:
+            found[index] = run_point(device, point, rule, seed)
+        except DeviceFault as error:
+            found[index] = LeftOut(probe=point.probe.name, axes=point.axes, reason=str(error), failed=True)
+            lost = str(error) if error.lost else ""
         progress(1)
     ordered = [found[index] for index in range(len(planned))]
     return Results(
@@ -176,8 +187,9 @@ def run_point(device: Device, planned: Planned, rule: StopRule, seed: int) -> Po
             if wrong is not None:
                 return LeftOut(**named, reason=f"wrong result: {wrong}", failed=True)
             before = device.state()
-            measurement = measure(job.launch, device.clock, rule, device.flush if probe.flushes else None)
-            states = before, device.state()
+            flush = device.flush if probe.flushes and not job.misses_cache else None
+            measurement = measure(job.launch, device.clock, rule, flush, job.works)
+            states = before, device.state(job.launch)
     except Unsupported as error:
         return LeftOut(**named, reason=str(error))
     except MemoryError:
@@ -220,4 +232,4 @@ def timed_ms(device: Device, probe: str, *, seed: int = 0, **axes: AxisValue) ->
         wrong = job.check()
         if wrong is not None:
             raise ArithmeticError(f"{probe}: {wrong}")
-        return device.clock.elapsed_s(job.launch, 1) * 1e3
+        return device.clock.elapsed_s(job.launch, 1) / job.works * 1e3

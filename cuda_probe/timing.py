@@ -132,7 +132,7 @@ class Measurement:
         median_error_s: Standard error of the median.
         samples_s: Every sample, in order: a batch's time over its launches.
         warm_ups_s: Launches before the first sample, in order; those that chose the batch among them.
-        batch: Launches a sample.
+        batch: Times the work is done in a sample.
         flushed: Whether the cache was flushed before every sample.
         reason: Why sampling stopped, one of REASONS.
         verdict: What to think of the samples.
@@ -149,7 +149,7 @@ class Measurement:
     verdict: Verdict
 
 
-def measure(launch: Launch, clock: Clock, rule: StopRule, flush: Launch | None = None) -> Measurement:
+def measure(launch: Launch, clock: Clock, rule: StopRule, flush: Launch | None = None, works: int = 1) -> Measurement:
     """Time a launch until the rule is met.
 
     Args:
@@ -157,6 +157,7 @@ def measure(launch: Launch, clock: Clock, rule: StopRule, flush: Launch | None =
         clock: Times it.
         rule: When to stop.
         flush: Empties the cache, before every sample; then a sample is one launch, however short.
+        works: How many times a launch does the work; what is returned is the time of once.
     """
     warm_ups = warm_up(launch, clock, rule)
     batch = 1
@@ -170,7 +171,8 @@ def measure(launch: Launch, clock: Clock, rule: StopRule, flush: Launch | None =
             flush()
         samples.append(clock.elapsed_s(launch, batch) / batch)
         reason = rule.reason(np.array(samples), clock.now_s() - began_s)
-    return summarise(samples, warm_ups, batch, flush is not None, reason, clock.resolution_s, rule.max_noise)
+    once, before = ([s / works for s in times] for times in (samples, warm_ups))
+    return summarise(once, before, batch * works, flush is not None, reason, clock.resolution_s, rule.max_noise)
 
 
 def warm_up(launch: Launch, clock: Clock, rule: StopRule) -> list[float]:

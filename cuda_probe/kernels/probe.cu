@@ -115,7 +115,8 @@ __global__ void FILLS_DEVICE burn_flops(long long work_flops, float* sink, float
     keep(burn(start_value(0u), work_flops), sink, threshold);
 }
 
-// FLOP 2 * T * work_mem, bytes 8 * T * work_mem (half read, half written); needs mem_len >= T.
+// FLOP 2 * T * work_mem, bytes 8 * T * work_mem (half read, half written); needs mem_len >= T. Between its loads and its
+// stores a thread has nothing under way: a stream with as many threads reaches more of the memory's bandwidth.
 __global__ void FILLS_DEVICE burn_memory(float* memory, long long mem_len, long long first_pass,
                                                     long long work_mem) {
     work(0.0f, 0, memory, mem_len, first_pass, work_mem);
@@ -187,7 +188,7 @@ __global__ void FILLS_DEVICE baseline(unsigned* chain, int from, int to, int* to
 
 // ---- streams: 16 bytes an access, arrays aligned to 16 bytes, n floats; the n % 4 last ones singly ------------------
 
-// FLOP n, bytes 4 * n. Thread t sums the vectors t, t + T, ... part by part, then its share of the tail.
+// Bytes 4 * n; the n additions that keep the reads alive are not counted. Thread t sums the vectors t, t + T, ... part by part, then its share of the tail.
 __global__ void FILLS_DEVICE stream_read(const float* __restrict__ x, long long n, float* sink,
                                                     float threshold) {
     const long long own = thread_number(), stride = thread_count(), vectors = n / 4;

@@ -51,7 +51,7 @@ class FakeDevice:
     def environment(self) -> dict[str, Any]:
         return {"name": self.name, "model": "Costs $1 a law"}
 
-    def state(self) -> dict[str, Any]:
+    def state(self, busy: Callable[[], object] | None = None) -> dict[str, Any]:
         return {"clock_hz": 10}
 
     def flush(self) -> None:

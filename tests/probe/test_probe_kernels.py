@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from cuda_probe import probe_kernels, reference
-from cuda_probe.probe_kernels import SOURCE, STORE_ALL, Geometry, Knobs, Steps, Traffic
+from cuda_probe.probe_kernels import SOURCE, STORE_ALL, Geometry, Knobs, Steps
+from cuda_probe.probes import BY_NAME, Axes, Units
+from simulator.burn_units import BYTES_PER_WORKMEM, FLOP_PER_WORKFLOPS, FLOP_PER_WORKMEM
 
 from .probe_device import SMALL, ProbeDevice, steps_at
 from .shim.shim import ADDRESS, THREAD, Launch, SanitizerError, build, run
@@ -76,7 +78,7 @@ CASES = [
     Knobs(draft_n=33, noise_ppm=20_000, vocab=32_000, seed=-(2**63), work_flops=1, work_mem=1, mem_len=2 * T),
     Knobs(draft_n=65, noise_ppm=0, vocab=50_257, work_flops=0, work_mem=0, mem_len=1),
     Knobs(draft_n=5, noise_ppm=200_000, vocab=2**31 - 1, seed=2**63 - 1, work_flops=7, work_mem=12, mem_len=9 * T),
-    Knobs(draft_n=8, noise_ppm=100_000, vocab=256_000, seed=7, work_flops=20, work_mem=4, mem_len=T, draft_cost=0.5),
+    Knobs(draft_n=8, noise_ppm=100_000, vocab=256_000, seed=7, work_flops=20, work_mem=4, mem_len=T),
 ]
 POSITIONS = (1, 2**31 - 3, 2**32 - 2)
 
@@ -250,6 +252,18 @@ def counting_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(source)
 
 
+def stated(probe: str, axes: Axes) -> tuple[int, int]:
+    """FLOP and bytes of a launch as the registry states them, for this grid."""
+    units = Units(
+        workflops_flop=FLOP_PER_WORKFLOPS * T,
+        workmem_bytes=BYTES_PER_WORKMEM * T,
+        workmem_flop=FLOP_PER_WORKMEM * T,
+        workflops_means="",
+        workmem_means="",
+    )
+    return BY_NAME[probe].flop(axes, units), BY_NAME[probe].bytes(axes, units)
+
+
 def traffic_of(library: Path, fill: Callable[[ProbeDevice], None]) -> tuple[int, int, int]:
     device = ProbeDevice()
     fill(device)
@@ -266,13 +280,15 @@ def test_formulas_are_what_the_steps_do(counting_library: Path) -> None:
     def steps(device: ProbeDevice) -> Steps:
         return Steps(device, SMALL, quiet.buffers, knobs)
 
-    for fill, stated in (
-        (lambda device: steps(device).draft(5), probe_kernels.draft_traffic(SMALL, knobs)),
-        (lambda device: steps(device).verify(5), probe_kernels.verify_traffic(SMALL, knobs)),
-        (lambda device: steps(device).baseline(0), probe_kernels.baseline_traffic(SMALL, knobs)),
-    ):
+    axes = {"draft_n": knobs.draft_n, "work_flops": knobs.work_flops, "work_mem": knobs.work_mem}
+    for name, fill in {
+        "draft": lambda device: steps(device).draft(5),
+        "verify": lambda device: steps(device).verify(5),
+        "baseline": lambda device: steps(device).baseline(0),
+    }.items():
         counted, read, written = traffic_of(counting_library, fill)
-        assert Traffic(2 * counted, read, written) == stated
+        assert (2 * counted, read + written) == stated(name, axes)
+        assert read == written
 
 
 def test_formulas_are_what_burns_and_streams_do(counting_library: Path) -> None:
@@ -284,12 +300,13 @@ def test_formulas_are_what_burns_and_streams_do(counting_library: Path) -> None:
         "triad": lambda device: probe_kernels.stream_triad(device, SMALL, x, y, z, count, 2.0),
     }.items():
         counted, read, written = traffic_of(counting_library, fill)
-        assert Traffic(2 * counted, read, written) == probe_kernels.STREAM_TRAFFIC[name](count), name
+        assert (2 * counted, read + written) == stated(name, {"buffer_bytes": 4 * count})
+        assert written == 4 * count
     _, read, written = traffic_of(
         counting_library, lambda device: probe_kernels.stream_read(device, SMALL, x, count, sink)
     )
-    assert (read, written) == (4 * count, 0)  # its FLOP are additions: one for each float
-    assert probe_kernels.STREAM_TRAFFIC["read"](count).flops == count
+    assert (read, written) == (4 * count, 0)
+    assert stated("read", {"buffer_bytes": 4 * count}) == (0, 4 * count)
     for work_flops, work_mem in ((13, 0), (0, 21)):
         counted, read, written = traffic_of(
             counting_library,
@@ -299,7 +316,10 @@ def test_formulas_are_what_burns_and_streams_do(counting_library: Path) -> None:
                 else probe_kernels.burn_memory(device, SMALL, mem, x, count)
             ),
         )
-        assert Traffic(2 * counted, read, written) == probe_kernels.work_traffic(SMALL, work_flops, work_mem)
+        name, axes = (
+            ("burn_flops", {"work_flops": work_flops}) if work_flops else ("burn_memory", {"work_mem": work_mem})
+        )
+        assert (2 * counted, read + written) == stated(name, axes)
 
 
 # ---- sanitizers ------------------------------------------------------------------------------------------------------

@@ -1,0 +1,92 @@
+"""Matrix products of a GPU through cuBLAS, on numbers that the GPU makes itself, checked by exact arithmetic.
+
+Made on the host, the numbers of one large weight matrix would take longer than all of its measurements.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import cupy
+import numpy as np
+
+from .timing import Launch
+
+# Rows of a weight matrix that are turned into float64 at a time.
+CHECKED_ELEMENTS = 1 << 24
+
+
+def hashed(shape: tuple[int, ...], seed: int) -> Any:
+    """Return pseudo-random uint32 of this shape, the same for a seed for ever (the finaliser of MurmurHash3)."""
+    z = cupy.arange(int(np.prod(shape)), dtype=cupy.uint32)
+    z += cupy.uint32(seed * 0x9E3779B9 % 2**32)
+    z ^= z >> 16
+    z *= cupy.uint32(0x85EBCA6B)
+    z ^= z >> 13
+    z *= cupy.uint32(0xC2B2AE35)
+    z ^= z >> 16
+    return z.reshape(shape)
+
+
+def uniform(shape: tuple[int, ...], seed: int) -> Any:
+    """Return float32 between -1 and 1."""
+    return (hashed(shape, seed) >> 8).astype(cupy.float32) * cupy.float32(2.0**-23) - cupy.float32(1)
+
+
+def small_numbers(shape: tuple[int, ...], seed: int) -> Any:
+    """Return float32 that are -1, 0 or 1: their products are exact in every type."""
+    return (hashed(shape, seed) % 3).astype(cupy.float32) - cupy.float32(1)
+
+
+def typed(values: Any, dtype: str) -> Any:
+    """Return float32 numbers in another type; bfloat16 as its 16 bits, cut off."""
+    if dtype == "bfloat16":
+        return (values.view(cupy.uint32) >> 16).astype(cupy.uint16)
+    return values.astype(dtype, copy=False)
+
+
+def untyped(values: Any, dtype: str) -> Any:
+    """Return numbers of a type as float64."""
+    if dtype == "bfloat16":
+        values = (values.astype(cupy.uint32) << 16).view(cupy.float32)
+    return values.astype(cupy.float64)
+
+
+def product(x: Any, weights: Any, out: Any, dtype: str) -> Launch:
+    """Return what computes out = x @ weights, accumulated in float32.
+
+    cuBLAS counts by columns, so it is told out' = weights' @ x'. All arguments are made here: what is launched is one
+    call, so that the host keeps up with short products.
+    """
+    from cupy.cuda import cublas, runtime
+
+    kinds = {"float32": runtime.CUDA_R_32F, "float16": runtime.CUDA_R_16F, "bfloat16": runtime.CUDA_R_16BF}
+    kind, (rows, inputs), outputs = kinds[dtype], x.shape, weights.shape[1]
+    one, zero = np.ones(1, np.float32), np.zeros(1, np.float32)
+    told = (
+        *(cupy.cuda.device.get_cublas_handle(), cublas.CUBLAS_OP_N, cublas.CUBLAS_OP_N, outputs, rows, inputs),
+        *(one.ctypes.data, weights.data.ptr, kind, outputs, x.data.ptr, kind, inputs, zero.ctypes.data),
+        *(out.data.ptr, runtime.CUDA_R_32F, outputs, cublas.CUBLAS_COMPUTE_32F, cublas.CUBLAS_GEMM_DEFAULT),
+    )
+    gemm: Callable[..., object] = cublas.gemmEx  # launches on CuPy's present stream
+    kept = (x, weights, out, one, zero)
+
+    def launch() -> None:
+        assert kept
+        gemm(*told)
+
+    return launch
+
+
+def is_product(x: Any, weights: Any, out: Any, dtype: str, seed: int) -> bool:
+    """Say whether out = x @ weights, by Freivalds' test in exact arithmetic, on the device.
+
+    Both sides are multiplied by random whole numbers below 2^20; all sums stay below 2^53.
+    """
+    if not bool((out == cupy.rint(out)).all()):  # NaN is not itself
+        return False
+    vector = (hashed((weights.shape[1],), seed) >> 12).astype(cupy.float64)
+    rows = max(CHECKED_ELEMENTS // weights.shape[1], 1)
+    parts = [(untyped(weights[i : i + rows], dtype) * vector).sum(axis=1) for i in range(0, weights.shape[0], rows)]
+    folded = cupy.concatenate(parts)
+    left = (untyped(x, dtype) * folded).sum(axis=1)
+    return bool((left == (out.astype(cupy.float64) * vector).sum(axis=1)).all())

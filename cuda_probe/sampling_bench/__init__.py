@@ -1,0 +1,1 @@
+"""Speculative sampling against its peers: the kernels of `sampling`, compiled torch, transformers' function."""

@@ -1,0 +1,214 @@
+"""What a benchmark found, as people and programs read it: the table, bench_sampling.json with raw samples, CSV."""
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cuda_probe.probes import Units
+from cuda_probe.report import (
+    Reader,
+    disturbed_text,
+    duration,
+    left_text,
+    load_raw,
+    point_json,
+    rate,
+    raw_path,
+    read_left_out,
+    read_point,
+    size_text,
+)
+from cuda_probe.runner import Results
+from simulator.artefacts import check_kind, envelope, finite_or_text, read_json_object, to_json, writing
+from simulator.command import table
+
+from .runner import BenchPoint, BenchResults
+from .shapes import BACKENDS
+
+KIND = "bench_sampling"
+# 1: first version.
+SCHEMA_VERSION = 1
+NOT_OURS = ("flop", "flop_per_s", "probe")
+AXES = ("batch", "k", "vocabulary", "dtype")
+
+
+def result_json(results: BenchResults, parameters: Mapping[str, Any], raw: Path) -> dict[str, Any]:
+    """Return everything but the raw samples, with its provenance, under plain keys."""
+    payload = envelope(KIND, SCHEMA_VERSION, parameters)
+    payload["environment"]["device"] = dict(results.device)
+    return payload | {
+        "copy": None if results.copy is None else point_json(results.copy),
+        "points": [bench_json(results, found) for found in results.points],
+        "left_out": [
+            {"backend": left.probe, "axes": dict(left.axes), "reason": left.reason, "failed": left.failed}
+            for left in results.left_out
+        ],
+        "raw": {"file": raw.name, "points": len(results.points)},
+    }
+
+
+def bench_json(results: BenchResults, found: BenchPoint) -> dict[str, Any]:
+    """Return one backend at one point; times are seconds."""
+    row = point_json(found.point)
+    kept = {name: value for name, value in row.items() if name not in NOT_OURS}
+    return {
+        "backend": found.point.probe,
+        **kept,
+        "calls": found.calls,
+        "call_s": found.call_s,
+        "accepted_mean": found.accepted_mean,
+        "agrees": found.agrees,
+        "share_of_copy": results.share(found),
+        "time_ratios": results.ratios(found),
+    }
+
+
+def save_bench(out: Path, results: BenchResults, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Write bench_sampling.json and its raw samples; returns what the JSON holds."""
+    arrays: dict[str, NDArray[np.float64]] = {}
+    # The copy is the last, so that points keep their numbers.
+    for index, point in enumerate(filter(None, [*(found.point for found in results.points), results.copy])):
+        arrays[f"samples_{index:04d}"] = point.measurement.samples_s
+        arrays[f"warm_ups_{index:04d}"] = point.measurement.warm_ups_s
+    payload = result_json(results, parameters, raw_path(out))
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # NumPy types the keywords with its own flag
+    with writing(raw_path(out), "wb") as file:
+        file.write(buffer.getvalue())
+    with writing(out) as file:
+        file.write(to_json(payload))
+    return payload
+
+
+def load_bench(path: Path) -> BenchResults:
+    """Read a bench_sampling.json and the raw samples beside it.
+
+    Raises:
+        UserError: Either file is missing, not ours, of another version, or contradicts itself; names file and field.
+    """
+    found = read_json_object(path)
+    check_kind(path, found, KIND, (SCHEMA_VERSION,))
+    reader = Reader(path, "", found)
+    raw = load_raw(path, reader)
+    points = reader.each("points")
+    copied = None if found.get("copy") is None else read_point(reader.inside("copy"), len(points), raw)
+    return BenchResults(
+        device=reader.inside("environment").inside("device").value,
+        copy=copied,
+        points=tuple(read_bench_point(own, index, raw) for index, own in enumerate(points)),
+        left_out=tuple(read_left_out(with_probe(own)) for own in reader.each("left_out")),
+    )
+
+
+def with_probe(reader: Reader) -> Reader:
+    """Return the same object with the keys by which a probe's reader knows it."""
+    return Reader(reader.path, reader.where, reader.value | {"probe": reader.text("backend"), "flop": 0})
+
+
+def read_bench_point(reader: Reader, index: int, raw: Mapping[str, NDArray[np.float64]]) -> BenchPoint:
+    """Read one backend at one point."""
+    return BenchPoint(
+        point=read_point(with_probe(reader), index, raw),
+        calls=reader.whole("calls"),
+        accepted_mean=reader.number("accepted_mean"),
+        call_s=None if reader.value.get("call_s") is None else reader.number("call_s"),
+        agrees=None if reader.value.get("agrees") is None else reader.flag("agrees"),
+    )
+
+
+def csv_rows(results: BenchResults) -> list[dict[str, Any]]:
+    """Return one flat row for each backend at each point; `x_over_this` is the time of x over that of this backend."""
+    rows = []
+    for found in results.points:
+        own = bench_json(results, found)
+        ratios = {f"{name}_over_this": own["time_ratios"].get(name) for name in BACKENDS}
+        rows.append(
+            {
+                "backend": own["backend"],
+                **{axis: own["axes"][axis] for axis in AXES},
+                "calls": own["calls"],
+                "median_ms": own["median_s"] * 1e3,
+                "iqr_ms": own["iqr_s"] * 1e3,
+                "samples": own["samples"],
+                "stop_reason": own["stop_reason"],
+                "verdict": own["verdict"],
+                "call_ms": None if own["call_s"] is None else own["call_s"] * 1e3,
+                "bytes": own["bytes"],
+                "bytes_per_s": own["bytes_per_s"],
+                "copy_bytes_per_s": results.copy and results.copy.bytes_per_s,
+                "share_of_copy": own["share_of_copy"],
+                "accepted_mean": own["accepted_mean"],
+                "agree": own["agrees"],
+                **ratios,
+            }
+        )
+    return rows
+
+
+def write_csv(path: Path, results: BenchResults) -> None:
+    """Write one row for each backend at each point."""
+    import pandas as pd
+
+    frame = pd.DataFrame([finite_or_text(row) for row in csv_rows(results)])
+    with writing(path) as file:
+        frame.to_csv(file, index=False, lineterminator="\n")
+
+
+def result_text(results: BenchResults) -> str:
+    """Return the report for a terminal: device, copy, every backend at every point, and what was left out."""
+    lines = [f"{results.device.get('name', '')}: {results.device.get('model', 'unknown device')}"]
+    if results.copy is not None:
+        size = size_text(results.copy.axes["buffer_bytes"])
+        lines.append(f"copies buffers of {size} at {rate(results.copy.bytes_per_s)} GB/s, read and written")
+    plain = as_probe(results)
+    told = points_text(results), disturbed_text(plain), left_text(plain), disagreement_text(results)
+    parts = ["\n".join(lines), *told]
+    return "\n\n".join(filter(None, parts))
+
+
+def points_text(results: BenchResults) -> str:
+    """Return the table."""
+    if not results.points:
+        return "nothing was timed"
+    peers = [name for name in BACKENDS if any(p.point.probe == name for p in results.points)]
+    head = ("batch", "k", "vocabulary", "dtype", "backend", "calls", "median", "IQR", "GB/s", "of copy", "samples")
+    rows: list[Sequence[str]] = [(*head, "stopped", "agree", *(f"{name}/this" for name in peers))]
+    for found in results.points:
+        timed, share, ratios = found.point.measurement, results.share(found), results.ratios(found)
+        spread = f"{timed.iqr_s / timed.median_s:.1%}" if timed.median_s > 0 else ""
+        where = (*(str(found.point.axes[axis]) for axis in AXES), found.point.probe, str(found.calls))
+        speed = (
+            duration(timed.median_s),
+            spread,
+            rate(found.point.bytes_per_s),
+            "" if share is None else f"{share:.1%}",
+        )
+        agree = {True: "yes", False: "NO", None: ""}[found.agrees]
+        others = (f"{ratios[name]:.3g}" if name in ratios else "" for name in peers)
+        rows.append((*where, *speed, str(len(timed.samples_s)), timed.reason, agree, *others))
+    return table(rows, left=(3, 4, 11, 12))
+
+
+def as_probe(results: BenchResults) -> Results:
+    """Return the same as results of a probe; sampling knows no burn units."""
+    units = Units(workflops_flop=0, workmem_bytes=0, workmem_flop=0, workflops_means="", workmem_means="")
+    points = tuple(found.point for found in results.points)
+    return Results(device=results.device, units=units, points=points, left_out=results.left_out)
+
+
+def disagreements(results: BenchResults) -> list[BenchPoint]:
+    """Return the points of ours that accepted otherwise than the reference."""
+    return [found for found in results.points if found.agrees is False]
+
+
+def disagreement_text(results: BenchResults) -> str:
+    """Name them."""
+    names = sorted({found.point.probe for found in disagreements(results)})
+    if not names:
+        return ""
+    count = len(disagreements(results))
+    return f"NOT AS THE REFERENCE: {', '.join(names)} accepted other counts at {count} of {len(results.points)} points"

@@ -1,0 +1,90 @@
+"""The peers that are not ours: the law in plain torch, to be compiled, and transformers' own function."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from cuda_probe.probes import Unsupported
+from simulator.artefacts import UserError
+from simulator.dependency import Dependency, require
+
+from .places import is_out_of_memory
+
+if TYPE_CHECKING:
+    import torch
+
+Decided = tuple[Any, Any]  # accepted [B], token [B]
+TRANSFORMERS = Dependency(import_name="transformers", purpose="its own sampling function", extra="measure")
+
+
+def sample(target: "torch.Tensor", draft: "torch.Tensor", ids: "torch.Tensor", temperature: float) -> Decided:
+    """Sample one round exactly, as one would write it in torch for a compiler to fuse; torch's own random numbers.
+
+    Args:
+        target: Logits [B, K + 1, vocabulary].
+        draft: Logits [B, K, vocabulary].
+        ids: Drafted tokens [B, K].
+        temperature: Of both models.
+    """
+    import torch
+
+    drafts, rows = ids.shape[1], torch.arange(len(ids), device=ids.device)
+
+    def log_total(logits: "torch.Tensor") -> "torch.Tensor":
+        return (logits.float() / temperature).logsumexp(-1, keepdim=True)
+
+    target_total, draft_total = log_total(target), log_total(draft)
+    above = target[:, :drafts].gather(-1, ids[..., None]).float() / temperature - target_total[:, :drafts]
+    below = draft.gather(-1, ids[..., None]).float() / temperature - draft_total
+    ratio = (above - below).exp()[..., 0]
+    accepted = (torch.rand_like(ratio) < ratio).long().cumprod(1).sum(1)
+    last = accepted.clamp(max=drafts - 1)
+    p = (target[rows, accepted].float() / temperature - target_total[rows, accepted]).exp()
+    q = (draft[rows, last].float() / temperature - draft_total[rows, last]).exp()
+    left = torch.where((accepted < drafts)[:, None], (p - q).clamp(min=0), p)
+    left = torch.where((left > 0).any(-1, keepdim=True), left, p)
+    return accepted, (left / torch.empty_like(left).exponential_()).argmax(-1)
+
+
+def compiled(target: Any, draft: Any, ids: Any, temperature: float) -> Callable[[], Decided]:
+    """Return `sample` compiled for exactly these shapes, and run once.
+
+    Raises:
+        Unsupported: torch has no compiler here; says which.
+    """
+    import torch
+
+    torch.compiler.reset()  # else a limit on recompilations leaves later shapes uncompiled
+    function = torch.compile(sample, dynamic=False, fullgraph=True)
+    try:
+        function(target, draft, ids, temperature)
+    except Exception as error:  # whatever the compiler raises, the other backends are still measured
+        if is_out_of_memory(error):
+            raise
+        text = " ".join(str(error).split())[:160]
+        raise Unsupported(f"torch.compile does not work here ({type(error).__name__}: {text})") from None
+    return lambda: function(target, draft, ids, temperature)
+
+
+def transformers_calls(target: Any, draft: Any, ids: Any, temperature: float) -> Callable[[], Sequence[Decided]]:
+    """Return one call of transformers' `_speculative_sampling` for each sequence, as `generate` makes it.
+
+    The function knows a batch of one and no temperature, and `generate` hands it float32: logits are converted and
+    scaled before anything is timed.
+
+    Raises:
+        Unsupported: transformers is missing, or has no such function any more.
+    """
+    try:
+        require(TRANSFORMERS)
+        from transformers.generation.utils import _speculative_sampling as decide
+    except UserError as error:
+        raise Unsupported(str(error)) from None
+    except ImportError as error:
+        raise Unsupported(f"transformers has no _speculative_sampling here ({error})") from None
+    p, q = (logits.float() if temperature == 1 else logits.float() / temperature for logits in (target, draft))
+    sequences = [(ids[b : b + 1], q[b : b + 1], ids.shape[1], p[b : b + 1]) for b in range(len(ids))]
+
+    def launch() -> Sequence[Decided]:
+        return [(matches, tokens[0, -1]) for tokens, matches in (decide(*arguments) for arguments in sequences)]
+
+    return launch

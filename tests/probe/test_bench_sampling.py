@@ -1,0 +1,462 @@
+"""`bench-sampling`: what it counts, that all backends decide the same round in turn, its files, and bad input."""
+
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+import tracemalloc
+from collections.abc import Callable, Iterator
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.stats import chisquare
+
+from cuda_probe.cpu_device import CpuDevice
+from cuda_probe.sampling import reference, registry, speculative_sample
+from cuda_probe.sampling_bench import torch_peers
+from cuda_probe.sampling_bench.interleave import measure_in_turn
+from cuda_probe.sampling_bench.places import CpuPlace, CudaPlace
+from cuda_probe.sampling_bench.plots import bench_figure
+from cuda_probe.sampling_bench.report import csv_rows, disagreement_text, load_bench, result_json
+from cuda_probe.sampling_bench.rounds import accepted_by_law, make_round
+from cuda_probe.sampling_bench.runner import run_bench
+from cuda_probe.sampling_bench.shapes import BACKENDS, Shape, memory_bytes, needed_bytes
+from cuda_probe.timing import StopRule, measure
+from simulator.artefacts import UserError
+
+from .sampling_device import kernels_on_cpu
+
+ROOT = Path(__file__).parents[2]
+BRIEF = StopRule(min_samples=4, max_samples=4, time_limit_s=1.0, warm_ups=1, warm_up_s=0.0)
+TINY = ("--device", "cpu", "--batch", "3", "--k", "2", "--vocab", "500")
+
+
+def bench(folder: Path, *arguments: object, code: str | None = None, **env: str) -> subprocess.CompletedProcess[str]:
+    start = ["-m", "cuda_probe.sampling_bench.cli"] if code is None else ["-c", code]
+    path = os.pathsep.join(filter(None, [env.pop("FIRST", ""), str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    environment = os.environ | {"COLUMNS": "100", "PYTHONPATH": path} | env
+    words = [sys.executable, *start, *map(str, arguments)]
+    return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """One real run of all backends over a tiny grid, and its folder."""
+    folder = tmp_path_factory.mktemp("bench")
+    files = ("--csv", "b.csv", "--plot", "b.png", "--seed", 5, "--temperature", 0.8)
+    return folder, bench(folder, *TINY, "--dtype", "float32,bfloat16", *files)
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[CpuPlace]:
+    """The processor, with a ring small enough to be passed quickly."""
+    device = CpuDevice(cache_bytes=1 << 16, slice_bytes=1 << 16)
+    yield CpuPlace(device)
+    device.close()
+
+
+def shape(batch: int = 3, k: int = 2, vocabulary: int = 500, dtype: str = "float32") -> Shape:
+    return Shape(batch=batch, k=k, vocabulary=vocabulary, dtype=dtype)
+
+
+# ---- what is counted ------------------------------------------------------------------------------------------------
+def test_the_bytes_of_a_point_are_those_of_a_hand_count() -> None:
+    # Two sequences of three drafts: 6 rows of each model; one kept all three, so one bonus row. 10 float16 a row.
+    assert needed_bytes(shape(2, 3, 10, "float16"), kept_all=1) == (6 + 6 + 1) * 10 * 2
+    assert needed_bytes(shape(1, 1, 262_144, "float32"), kept_all=0) == 2 * 1024 * 1024
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_bytes_are_those_of_the_rows_that_the_law_names(dtype: str) -> None:
+    rng = np.random.default_rng(0)
+    for batch, k in product((1, 5), (1, 4)):
+        accepted = rng.integers(0, k + 1, batch)
+        rows = {(model, b, j) for model in "pq" for b in range(batch) for j in range(k)}
+        drawn = {("p", b, int(a)) for b, a in enumerate(accepted)}
+        drawn |= {("q", b, int(a)) for b, a in enumerate(accepted) if a < k}
+        count = needed_bytes(shape(batch, k, 77, dtype), int((accepted == k).sum()))
+        assert count == len(rows | drawn) * 77 * {"float32": 4, "bfloat16": 2}[dtype]
+
+
+def test_the_memory_said_beforehand_covers_what_the_numpy_backend_takes() -> None:
+    found = shape(2, 3, 200_000, "float16")
+    tracemalloc.start()
+    try:
+        one = make_round(found, 1.0, seed=0)
+        accepted_by_law(one, 1.0, seed=0)
+        target, draft = one.target.astype(np.float16), one.draft.astype(np.float16)
+        speculative_sample(target, draft, one.ids, seed=0, backend="numpy")
+        taken = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    said = memory_bytes(found, ["numpy"], on_cpu=True)
+    assert taken <= said <= 3 * taken
+
+
+@pytest.mark.parametrize(("dtype", "kind"), [("float16", torch.float16), ("bfloat16", torch.bfloat16)])
+def test_logits_are_numbers_of_the_points_type(dtype: str, kind: Any) -> None:
+    found = make_round(shape(dtype=dtype), 1.0, seed=3)
+    for logits in (found.target, found.draft):
+        tensor = torch.from_numpy(logits)
+        assert (tensor == tensor.to(kind).float()).all()
+        assert len(np.unique(logits)) > 400
+
+
+@pytest.mark.statistical
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_drafts_are_drawn_from_the_draft_at_the_temperature(temperature: float) -> None:
+    draws, law = np.zeros(4), np.zeros(4)
+    other = np.zeros(4)
+    for seed in range(40):
+        found = make_round(shape(50, 1, 4), temperature, seed)
+        draws += np.bincount(found.ids.ravel(), minlength=4)
+        law += reference.softmax(found.draft, temperature).sum((0, 1))
+        other += reference.softmax(found.target[:, 1:], temperature).sum((0, 1))
+    spread = np.sqrt(law * (1 - law / law.sum()))
+    assert (np.abs(draws - law) < 4 * spread).all()
+    # Negative control: rows that the drafts were not drawn from are told apart, sequence by sequence.
+    hits = np.mean([reference.softmax(found.draft, temperature)[b, 0, t] for b, (t,) in enumerate(found.ids)])
+    misses = np.mean([reference.softmax(found.target, temperature)[b, 1, t] for b, (t,) in enumerate(found.ids)])
+    assert hits > misses + 0.2
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.3])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_the_right_answer_is_that_of_the_numpy_backend(dtype: str, temperature: float) -> None:
+    found = make_round(shape(40, 5, 300, dtype), temperature, seed=2)
+    wanted = speculative_sample(
+        found.target, found.draft, found.ids, seed=9, temperature=temperature, backend="numpy"
+    ).accepted
+    assert (accepted_by_law(found, temperature, 9) == wanted).all()
+    assert len(set(wanted.tolist())) > 3
+    assert (accepted_by_law(found, temperature, 10) != wanted).any()
+
+
+# ---- the peers ------------------------------------------------------------------------------------------------------
+def first_two_tokens(tokens: int = 40_000) -> tuple[Any, ...]:
+    """Rounds of one draft from the same two laws: p rows, q, first token of each round, and the bonus where kept."""
+    rng = np.random.default_rng(4)
+    target, draft = rng.normal(size=(2, 6)).astype(np.float32), rng.normal(size=(1, 6)).astype(np.float32)
+    p, q = reference.softmax(target, 0.7), reference.softmax(draft, 0.7)
+    ids = rng.choice(6, size=(tokens, 1), p=q[0])
+    wide = [torch.from_numpy(np.broadcast_to(x, (tokens, *x.shape)).copy()) for x in (target, draft)]
+    torch.manual_seed(0)
+    accepted, token = torch_peers.sample(*wide, torch.from_numpy(ids), 0.7)
+    kept = accepted.numpy() == 1
+    return p, q, np.where(kept, ids[:, 0], token.numpy()), token.numpy()[kept]
+
+
+@pytest.mark.statistical
+def test_the_plain_torch_version_follows_the_targets_law() -> None:
+    p, q, first, bonus = first_two_tokens()
+    for tokens, law in ((first, p[0]), (bonus, p[1])):
+        assert chisquare(np.bincount(tokens, minlength=6), law * len(tokens)).pvalue > 1e-3
+    assert chisquare(np.bincount(first, minlength=6), q[0] * len(first)).pvalue < 1e-6
+    assert chisquare(np.bincount(bonus, minlength=6), p[0] * len(bonus)).pvalue < 1e-6
+
+
+# ---- in turn --------------------------------------------------------------------------------------------------------
+class SlowingClock:
+    """A device whose every launch takes longer than the one before."""
+
+    resolution_s = 1e-9
+
+    def __init__(self) -> None:
+        self.time_s, self.log = 0.0, ""
+
+    def now_s(self) -> float:
+        return self.time_s
+
+    def elapsed_s(self, launch: Callable[[], object], count: int) -> float:
+        self.log += str(launch())
+        taken_s = 1e-3 * (1 + self.time_s)
+        self.time_s += taken_s
+        return taken_s
+
+
+def test_two_equal_launches_in_turn_take_equal_times_on_a_device_that_slows_down() -> None:
+    rule = StopRule(max_noise=0.0, max_samples=200, time_limit_s=100.0, warm_ups=1, warm_up_s=0.0)
+    clock = SlowingClock()
+
+    def lead() -> None:
+        clock.log += "-"
+
+    found = measure_in_turn({n: lambda n=n: n for n in "ab"}, clock, rule, lead, np.random.default_rng(0))  # type: ignore[misc]
+    assert found["a"].median_s == pytest.approx(found["b"].median_s, rel=0.01)
+    assert re.fullmatch(r"ab((-a-b)|(-b-a)){200}", clock.log)
+    assert {"-a-b", "-b-a"} <= set(re.findall(r"-a-b|-b-a", clock.log))
+    # Negative control: one after the other they differ.
+    clock = SlowingClock()
+    apart = [measure(lambda: "", clock, rule).median_s for _ in range(2)]
+    assert apart[1] > 1.1 * apart[0]
+
+
+def test_all_get_as_many_samples_as_the_one_that_needs_most() -> None:
+    rule = StopRule(max_median_error=0.0, min_samples=4, max_samples=50, time_limit_s=100.0, warm_ups=0, warm_up_s=0.0)
+
+    class Jumping(SlowingClock):
+        def elapsed_s(self, launch: Callable[[], object], count: int) -> float:
+            name = launch()
+            self.time_s += 1e-3
+            self.log += str(name)
+            return 1e-3 if name == "steady" else 1e-3 * (1 + 0.618 * len(self.log) % 1)
+
+    launches = {name: (lambda name=name: name) for name in ("steady", "wild")}  # type: ignore[misc]
+    found = measure_in_turn(launches, Jumping(), rule, lambda: None, np.random.default_rng(0))
+    assert (found["steady"].reason, found["wild"].reason) == ("quiet", "max samples")
+    assert [len(f.samples_s) for f in found.values()] == [50, 50]
+
+
+def test_a_cuda_device_is_kept_busy_for_a_millisecond_before_a_sample() -> None:
+    class Device:
+        name, index, flushes = "cuda:0", 0, 0
+
+        @property
+        def clock(self) -> "Device":
+            return self
+
+        def elapsed_s(self, launch: Callable[[], object], count: int) -> float:
+            before = self.flushes
+            launch()
+            return 0.3e-3 * (self.flushes - before)
+
+        def flush(self) -> None:
+            self.flushes += 1
+
+    device = Device()
+    place = CudaPlace(device)
+    if not torch.cuda.is_available():
+        assert place.torch_refusal == "torch is installed without CUDA"
+    lead = place.lead()
+    assert device.elapsed_s(lead, 1) == pytest.approx(1.2e-3)
+
+
+# ---- decisions compared ---------------------------------------------------------------------------------------------
+def small_run(place: CpuPlace) -> Any:
+    found = [shape(30, 4, 300)]
+    return run_bench(place, found, ["torch", "numpy", "transformers"], BRIEF, temperature=1.0, seed=1)
+
+
+def test_ours_agree_and_peers_are_not_asked(place: CpuPlace) -> None:
+    results = small_run(place)
+    assert {p.point.probe: (p.agrees, p.calls) for p in results.points} == {
+        "torch": (True, 1),
+        "numpy": (True, 1),
+        "transformers": (None, 30),
+    }
+    assert disagreement_text(results) == ""
+    assert 1 < results.points[0].accepted_mean < 4
+
+
+def test_the_kernels_are_benchmarked_as_they_are_called(place: CpuPlace) -> None:
+    shapes = [shape(2, 3, 300, dtype) for dtype in ("float32", "bfloat16")]
+    with kernels_on_cpu():
+        results = run_bench(place, shapes, ["cuda", "torch"], BRIEF, temperature=0.7, seed=4)
+    assert [(p.point.probe, p.point.axes["dtype"], p.agrees) for p in results.points] == [
+        (name, dtype, True) for dtype in ("float32", "bfloat16") for name in ("cuda", "torch")
+    ]
+
+
+def with_another_seed(*arguments: Any) -> Any:
+    """The NumPy backend with numbers of another seed: the right law, other decisions."""
+    *others, seed, step = arguments
+    return registry._on_numpy("speculative_sample")(*others, seed + 1, step)
+
+
+def test_a_backend_that_decides_otherwise_is_found_out(place: CpuPlace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_implementations", list(registry._implementations))
+    true = registry.pick("speculative_sample", torch.zeros(2), "torch")
+    registry.register(
+        registry.Implementation("speculative_sample", "torch", 50, with_another_seed, true.refusal, true.suits)
+    )
+    results = small_run(place)
+    assert {p.point.probe: p.agrees for p in results.points} == {"torch": False, "numpy": True, "transformers": None}
+    assert "NOT AS THE REFERENCE: torch" in disagreement_text(results)
+
+
+def test_the_command_ends_with_1_when_a_backend_decides_otherwise(tmp_path: Path) -> None:
+    code = """
+from cuda_probe.sampling import registry
+from cuda_probe.sampling_bench.cli import bench_sampling
+numpy_one = registry._on_numpy("speculative_sample")
+registry.register(registry.Implementation("speculative_sample", "numpy", 10,
+    lambda *a: numpy_one(*a[:-2], a[-2] + 1, a[-1]), lambda a: None, lambda a: True))
+bench_sampling(prog_name="bench-sampling")
+"""
+    words = ("--batch", 30, "--k", 4, "--vocab", 100, "--dtype", "float32", "--backend", "numpy")
+    done = bench(tmp_path, "--device", "cpu", *words, code=code)
+    assert done.returncode == 1
+    assert done.stderr == "bench-sampling: a result was wrong, see the table or the file\n"
+    assert re.search(r" NO\n", done.stdout)
+    assert [p["agrees"] for p in json.loads((tmp_path / "bench_sampling.json").read_text())["points"]] == [False]
+
+
+# ---- the command and its files --------------------------------------------------------------------------------------
+def test_the_run_times_every_backend_that_runs_here_and_says_why_the_others_do_not(ran: Any) -> None:
+    folder, done = ran
+    assert done.returncode == 0, done.stderr
+    results = load_bench(folder / "bench_sampling.json")
+    timed = {(p.point.probe, p.point.axes["dtype"]) for p in results.points}
+    everywhere = set(product(("torch", "compiled", "transformers"), ("float32", "bfloat16")))
+    assert timed == everywhere | {("numpy", "float32")}
+    reasons = {(left.probe, left.axes["dtype"]): left.reason for left in results.left_out}
+    assert reasons.pop(("numpy", "bfloat16")) == "NumPy has no bfloat16"
+    assert reasons == {("cuda", d): "the tensors are on the CPU, expected them on a CUDA device"
+                       for d in ("float32", "bfloat16")}  # fmt: skip
+    for found in results.points:
+        assert found.calls == (3 if found.point.probe == "transformers" else 1)
+        assert found.agrees is (True if found.point.probe in ("torch", "numpy") else None)
+        timing = found.point.measurement
+        assert (timing.median_s > 0, timing.flushed, timing.batch) == (True, True, 1)
+        kept_all, rest = divmod(found.point.bytes, 500 * (4 if found.point.axes["dtype"] == "float32" else 2))
+        assert (rest, kept_all - 12 in range(4)) == (0, True)
+    for name in ("bench_sampling.json", "bench_sampling.npz", "b.csv", "b.png"):
+        assert f"wrote {name}" in done.stdout
+
+
+def test_json_csv_and_results_tell_the_same(ran: Any) -> None:
+    folder, _ = ran
+    told = json.loads((folder / "bench_sampling.json").read_text())
+    assert (told["kind"], told["schema_version"], told["tool"]) == ("bench_sampling", 1, "specsim")
+    assert {"created_utc", "tool_version", "environment", "parameters"} <= set(told)
+    assert told["environment"]["device"]["torch"] == torch.__version__
+    assert (told["parameters"]["seed"], told["parameters"]["temperature"]) == (5, 0.8)
+    assert told["parameters"]["vocabulary"] == [500]
+    results = load_bench(folder / "bench_sampling.json")
+    again = result_json(results, told["parameters"], folder / "bench_sampling.npz")
+    for key in ("points", "copy", "left_out", "raw"):
+        assert json.loads(json.dumps(again[key])) == told[key]
+    with (folder / "b.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for row, wanted in zip(rows, csv_rows(results), strict=True):
+        assert list(row) == list(wanted)
+        for name, value in wanted.items():
+            found = row[name]
+            assert found == ("" if value is None else str(value)) or float(found) == pytest.approx(value)
+
+
+def test_ratios_and_shares_follow_from_the_medians(ran: Any) -> None:
+    folder, _ = ran
+    told = json.loads((folder / "bench_sampling.json").read_text())
+    times = {(p["backend"], p["axes"]["dtype"]): p["median_s"] for p in told["points"]}
+    for point in told["points"]:
+        dtype = point["axes"]["dtype"]
+        others = {b: t for (b, d), t in times.items() if d == dtype and b != point["backend"]}
+        assert point["time_ratios"] == pytest.approx({b: t / point["median_s"] for b, t in others.items()})
+        assert point["bytes_per_s"] == pytest.approx(point["bytes"] / point["median_s"])
+        assert point["share_of_copy"] == pytest.approx(point["bytes_per_s"] / told["copy"]["bytes_per_s"])
+        assert point["samples"] == told["points"][0]["samples"] or dtype != told["points"][0]["axes"]["dtype"]
+
+
+def test_the_picture_shows_every_backend_and_its_intervals(ran: Any) -> None:
+    folder, _ = ran
+    with Image.open(folder / "b.png") as picture:
+        picture.load()
+        assert picture.size[0] > 1000
+    results = load_bench(folder / "bench_sampling.json")
+    figure = bench_figure(results)
+    time, share = figure.axes
+    assert "batch 3, K = 2, float32" in time.get_title()
+    assert len(time.containers) == 4
+    assert len(share.containers) == len(results.points)
+    bars = time.containers[0].lines[2][0].get_segments()[0][:, 1]
+    found = next(p for p in results.points if p.point.probe == "torch").point.measurement
+    assert bars == pytest.approx(1e3 * np.quantile(found.samples_s, (0.25, 0.75)))
+    assert share.get_xlim()[1] > 64
+    (legend,) = figure.legends
+    assert [t.get_text() for t in legend.get_texts()] == ["torch", "numpy", "compiled torch", "transformers"]
+
+
+def test_a_changed_file_is_refused(ran: Any, tmp_path: Path) -> None:
+    folder, _ = ran
+    (tmp_path / "bench_sampling.npz").write_bytes((folder / "bench_sampling.npz").read_bytes())
+    whole = json.loads((folder / "bench_sampling.json").read_text())
+    first, *others = whole["points"]
+    for change, words in (
+        ({"kind": "probe"}, "kind is 'probe'"),
+        ({"schema_version": 9}, "schema_version is 9"),
+        ({"points": [first | {"median_s": 1.0}, *others]}, "not the median of its raw samples"),
+        ({"copy": whole["copy"] | {"median_s": 1.0}}, "copy.median_s is not the median"),
+        ({"points": [first | {"calls": "many"}, *others]}, "points[0].calls is 'many'"),
+    ):
+        path = tmp_path / "b.json"
+        path.write_text(json.dumps(whole | change))
+        with pytest.raises(UserError, match=re.escape(words)):
+            load_bench(path)
+
+
+def test_a_peer_that_is_not_there_is_left_out_with_its_reason(tmp_path: Path) -> None:
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    (hidden / "sitecustomize.py").write_text("import sys\nsys.modules['transformers'] = None\n")
+    env = {"FIRST": str(hidden), "CXX": "/nowhere/g++", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    done = bench(tmp_path, *TINY, "--dtype", "float32", "--backend", "compiled,transformers,torch", "--json", **env)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert [p["backend"] for p in told["points"]] == ["torch"]
+    reasons = {left["backend"]: left["reason"] for left in told["left_out"]}
+    assert 'pip install "specsim[measure]"' in reasons["transformers"]
+    assert "torch.compile does not work here" in reasons["compiled"]
+    assert "\n" not in reasons["compiled"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--batch", "0"), ("--batch: 0 is not allowed", "from 1 to 65536")),
+        (("--k", "1.5"), ("--k: 1.5 is not allowed",)),
+        (("--vocab", "32k"), ("--vocab: '32k' is not a value",)),
+        (("--vocab", "1"), ("--vocab: 1 is not allowed", "from 2")),
+        (("--dtype", "float64"), ("--dtype: 'float64' is not one", "float32, float16, bfloat16")),
+        (("--backend", "numpy,triton"), ("--backend: 'triton' is not one", ", ".join(BACKENDS))),
+        (("--backend", "numpy,numpy"), ("--backend: 'numpy,numpy' names one twice",)),
+        (("--temperature", "0"), ("--temperature: 0 is not allowed", "0.01 to 100")),
+        (("--temperature", "nan"), ("--temperature: nan is not allowed",)),
+        (("--batch", "65536", "--vocab", "16000000"), ("--batch 65536, --k 4, --vocab 16000000", "GiB", "free on cpu")),
+        (("--batch", "1:2000"), ("points, expected at most 1000",)),
+        (("--backend", "cuda", "--vocab", "100"), ("nothing can be timed on cpu: cuda: the tensors are on the CPU",)),
+        (("--plot", "b.pdf"), ("--plot b.pdf", ".png or .svg")),
+        (("--csv", "b.txt"), ("--csv b.txt",)),
+        (("--device", "tpu"), ("--device: 'tpu' is no device",)),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_written(
+    tmp_path: Path, user_error: Callable[..., None], arguments: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    device = () if "--device" in arguments else ("--device", "cpu")
+    user_error(bench(tmp_path, *device, *arguments), *words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_exists_is_kept(tmp_path: Path, user_error: Callable[..., None]) -> None:
+    (tmp_path / "bench_sampling.json").write_text("mine")
+    user_error(bench(tmp_path, *TINY), "--out bench_sampling.json: exists already", "--force")
+    assert (tmp_path / "bench_sampling.json").read_text() == "mine"
+
+
+# ---- the README -----------------------------------------------------------------------------------------------------
+def test_what_the_readme_says_of_sampling_is_so() -> None:
+    text = (ROOT / "README.md").read_text().partition("### Time your device")[2].partition("### For programs")[0]
+    (snippet,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    done = subprocess.run([sys.executable, "-c", snippet], capture_output=True, text=True, check=True, cwd=ROOT)
+    (shown,) = re.findall(r"# prints (.*)", snippet)
+    assert done.stdout.strip() == shown
+    page = bench(ROOT, "--help", COLUMNS="200").stdout
+    lines = re.findall(r"^(?:\$ )?bench-sampling .*$", text.replace("\\\n", " "), re.MULTILINE)
+    assert lines
+    for line in lines:
+        for option in re.findall(r"--[a-z-]+", line):
+            assert option in page
+
+
+def test_the_command_is_installed(run: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    done = run("bench-sampling", "--version")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("bench-sampling, version")
