@@ -26,12 +26,14 @@ class Model:
     """A causal language model.
 
     vocabulary: logits that count; models pad their output beyond the tokenizer's tokens, each to a size of its own.
-    ends: tokens that end an output, as the model's own generation config says.
+    ends: tokens that end an output, as the model's own generation config says. graphs: whether single sequences are
+    read through CUDA graphs.
     """
 
     module: Any
     vocabulary: int
     ends: tuple[int, ...] = ()
+    graphs: bool = False
 
     @property
     def context_length(self) -> int:

@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 from acceptance.context import Context, padded
 from acceptance.models import Model
 from acceptance.rule import SamplingRule
+from acceptance.static_context import StaticContext, static_context
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
+AnyContext = Context | StaticContext
 
 
 def no_mark(phase: str) -> None:
@@ -73,7 +75,7 @@ class Batch:
     lengths: Ints
     budget: Ints
     index: Ints
-    target: Context
+    target: AnyContext
     outputs: list[Decoded]
 
     @property
@@ -102,25 +104,38 @@ def start(target: Model, prompts: Sequence[Sequence[int]], max_new_tokens: int, 
     tokens = np.zeros((rows, int(lengths.max()) + max_new_tokens), np.int64)
     for row, prompt in zip(tokens, prompts, strict=True):
         row[: len(prompt)] = prompt
-    context = Context(target, rows, keep_hidden=keep_hidden)
-    read_prompts(context, prompts)
     return Batch(
         tokens=tokens,
         lengths=lengths,
         budget=np.full(rows, max_new_tokens),
         index=np.arange(rows),
-        target=context,
+        target=read_prompts(target, prompts, tokens.shape[1], keep_hidden=keep_hidden),
         outputs=[Decoded() for _ in prompts],
     )
 
 
-def read_prompts(context: Context, prompts: Sequence[Sequence[int]]) -> None:
-    """Read all prompts but their last token."""
+def read_prompts(
+    model: Model, prompts: Sequence[Sequence[int]], columns: int, *, keep_hidden: bool = False
+) -> AnyContext:
+    """Return what a model has read of all prompts but their last token.
+
+    Args:
+        model: A causal language model.
+        prompts: Token ids, none empty.
+        columns: Tokens of prompt and output at most.
+        keep_hidden: Whether its last hidden states are kept.
+    """
+    context: AnyContext
+    if model.graphs and len(prompts) == 1:
+        context = static_context(model, columns, keep_hidden=keep_hidden)
+    else:
+        context = Context(model, len(prompts), keep_hidden=keep_hidden)
     if max(map(len, prompts)) > 1:
-        context.read(*padded([list(p[:-1]) for p in prompts], context.model.device), 1)
+        context.read(*padded([list(p[:-1]) for p in prompts], model.device), 1)
+    return context
 
 
-def unread(batch: Batch, context: Context) -> tuple[torch.Tensor, Flags]:
+def unread(batch: Batch, context: AnyContext) -> tuple[torch.Tensor, Flags]:
     """Return the committed tokens that a context has not read, padded on the left."""
     rows = [row[seen:n].tolist() for row, seen, n in zip(batch.tokens, context.lengths, batch.lengths, strict=True)]
     return padded(rows, context.model.device)

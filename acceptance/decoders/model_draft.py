@@ -6,7 +6,6 @@ import numpy as np
 import torch
 
 from acceptance import laws
-from acceptance.context import Context
 from acceptance.models import Model
 from acceptance.rule import SamplingRule
 
@@ -34,8 +33,7 @@ class ModelDraft:
 
     def start(self, batch: Batch, prompts: Sequence[Sequence[int]]) -> None:
         """Read all prompts but their last token."""
-        self.context = Context(self.model, len(prompts), keep_hidden=self.keep_hidden)
-        read_prompts(self.context, prompts)
+        self.context = read_prompts(self.model, prompts, batch.tokens.shape[1], keep_hidden=self.keep_hidden)
 
     def propose(self, batch: Batch, lengths: Ints, numbers: Floats) -> Proposal:
         """Draft one token after another."""

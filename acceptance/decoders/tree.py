@@ -6,7 +6,7 @@ token the output is, token by token, what plain decoding draws from the same str
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -100,7 +100,11 @@ class TreeDecoder:
         if len(prompts) != 1:
             raise UserError(f"--batch-size: {len(prompts)} is not allowed with trees, expected 1")
         self.task, self.grower = task, grower
-        self.batch = start(target, prompts, task.max_new_tokens, keep_hidden=keep_hidden)
+        # Trees move columns of the cache, which one of fixed size cannot.
+        moving = replace(target, graphs=False)
+        self.batch = start(moving, prompts, task.max_new_tokens, keep_hidden=keep_hidden)
+        assert isinstance(self.batch.target, Context)
+        self.context = self.batch.target
         grower.start(self.batch, prompts)
 
     def propose(self) -> Tree:
@@ -109,7 +113,7 @@ class TreeDecoder:
 
     def verify(self, tree: Tree) -> Walk:
         """Let the target read the last committed token and the tree, and walk down from it."""
-        context = self.batch.target
+        context = self.context
         last = self.batch.tokens[0, self.batch.lengths[0] - 1]
         tokens = torch.from_numpy(np.concatenate(([last], tree.tokens)))[None].to(context.model.device)
         logits = context.read_tree(tokens, np.concatenate(([-1], tree.parents + 1)))[0]
@@ -122,10 +126,10 @@ class TreeDecoder:
         new = np.array([[*tree.tokens[found.path], found.following]])
         committed, ended = commit(batch, new, np.array([len(found.path)]), batch.target.model.ends)
         self.task.mark("other")
-        before = int(batch.target.lengths[0]) - len(tree.tokens) - 1
+        before = int(self.context.lengths[0]) - len(tree.tokens) - 1
         # The path as far as it is committed: the last committed token is for the next round to read.
         kept = [n + 1 for n in found.path][: int(committed[0]) - 1]
-        batch.target.keep(np.concatenate((np.arange(before + 1), before + np.array(kept, np.int64))))
+        self.context.keep(np.concatenate((np.arange(before + 1), before + np.array(kept, np.int64))))
         self.grower.learn(batch, tree, found, int(committed[0]))
         self.task.mark("kv")
         depth = int(tree.depths.max(initial=0))

@@ -1,0 +1,154 @@
+"""One sequence in a cache of fixed size, every pass of a shape captured once as a CUDA graph and replayed.
+
+A pass over few tokens is short, and launching its many kernels one by one can take longer than they run. Nothing moves
+in such a cache: a rollback sets its length back, and a mask hides what lies behind. Without a GPU the same passes run
+uncaptured, which is what the tests compare.
+"""
+
+import inspect
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers.cache_utils import StaticCache
+
+from simulator.artefacts import UserError
+
+if TYPE_CHECKING:
+    from .models import Model
+
+WARM_UPS = 3
+# Caches are as long as the next multiple, so that sequences of like lengths share one and its graphs.
+COLUMNS = 256
+
+
+class StaticContext:
+    """The part of `Context` that chains need, for one sequence and attention that sees everything before it."""
+
+    def __init__(self, model: "Model", columns: int, *, keep_hidden: bool = False) -> None:
+        """Begin with nothing read.
+
+        Args:
+            model: A causal language model.
+            columns: Tokens that the cache can hold.
+            keep_hidden: As in `Context`.
+        """
+        self.model, self.columns, self.keep_hidden = model, columns, keep_hidden
+        self.hidden: torch.Tensor | None = None
+        self.cache = StaticCache(config=model.module.config, max_cache_len=columns)
+        if any(layer.is_sliding for layer in self.cache.layers):
+            raise UserError("--cuda-graphs: the model's attention slides over a window, expected one that sees all")
+        self.length = 0
+        self.passes: dict[tuple[int, int], Pass] = {}
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens that count, shape [1]."""
+        return np.array([self.length])
+
+    @torch.inference_mode()
+    def read(self, tokens: torch.Tensor, valid: NDArray[np.bool_], keep: int) -> torch.Tensor:
+        """Read further tokens and return the logits of the last `keep`; see `Context.read`."""
+        tokens = tokens[:, torch.from_numpy(valid[0]).to(tokens.device)]
+        count = tokens.shape[1]
+        if self.length + count > self.columns:
+            raise UserError(f"--cuda-graphs: {self.length + count} tokens, the cache holds {self.columns}")
+        if (count, keep) not in self.passes:
+            self.passes[count, keep] = Pass(self, count, keep)
+        logits, self.hidden = self.passes[count, keep](tokens, self.length)
+        self.length += count
+        return logits[:, -keep:, : self.model.vocabulary]
+
+    def roll_back(self, lengths: NDArray[np.int64]) -> None:
+        """Forget all but the first tokens."""
+        self.length = int(lengths[0])
+        for layer in self.cache.layers:
+            if layer.is_initialized:
+                layer.cumulative_length.fill_(self.length)
+
+    def select(self, rows: NDArray[np.int64]) -> None:
+        """Keep the one row, or none when it has ended."""
+
+
+Known = dict[tuple[int, bool], StaticContext]
+_known: WeakKeyDictionary[Any, Known] = WeakKeyDictionary()
+
+
+def static_context(model: "Model", columns: int, *, keep_hidden: bool) -> StaticContext:
+    """Return a context with nothing read: of one model and length the same every time, with its graphs."""
+    key = (-(-columns // COLUMNS) * COLUMNS, keep_hidden)
+    contexts = _known.setdefault(model.module, {})
+    if key not in contexts:
+        contexts[key] = StaticContext(model, key[0], keep_hidden=keep_hidden)
+    contexts[key].roll_back(np.zeros(1, np.int64))
+    return contexts[key]
+
+
+class Pass:
+    """A pass over a fixed number of tokens: inputs and outputs stay where they are."""
+
+    def __init__(self, context: StaticContext, count: int, keep: int) -> None:
+        self.context, device = context, context.model.device
+        self.optional: dict[str, Any] = {"output_hidden_states": True} if context.keep_hidden else {}
+        if "logits_to_keep" in inspect.signature(context.model.module.forward).parameters:
+            self.optional["logits_to_keep"] = keep
+        dtype = context.model.module.dtype
+        self.tokens = torch.zeros((1, count), dtype=torch.long, device=device)
+        self.positions = torch.zeros((1, count), dtype=torch.long, device=device)
+        self.mask = torch.zeros((1, 1, count, context.columns), dtype=dtype, device=device)
+        self.steps = torch.arange(count, device=device)
+        self.places = torch.arange(context.columns, device=device)
+        self.graph: Any = None
+        self.found: tuple[torch.Tensor, torch.Tensor | None] | None = None
+
+    def __call__(self, tokens: torch.Tensor, length: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return logits and hidden states of all tokens; they stay as they are whatever is read later."""
+        self.tokens.copy_(tokens)
+        torch.add(self.steps, length, out=self.positions[0])
+        sees = self.places <= self.positions[0][:, None]
+        self.mask.copy_(torch.where(sees, 0.0, torch.finfo(self.mask.dtype).min)[None, None])
+        # The first pass of all fills the cache's layers, and a shape that is seen but once is not worth a graph.
+        ready = all(layer.is_initialized for layer in self.context.cache.layers)
+        if self.tokens.is_cuda and ready and self.graph is None:
+            self.capture(length)
+        if self.graph is None:
+            return self.run()
+        self.graph.replay()
+        assert self.found is not None
+        logits, hidden = self.found
+        return logits.clone(), None if hidden is None else hidden.clone()
+
+    def run(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Run the model on what the inputs hold."""
+        context = self.context
+        found = context.model.module(
+            input_ids=self.tokens,
+            attention_mask=self.mask,
+            position_ids=self.positions,
+            past_key_values=context.cache,
+            use_cache=True,
+            **self.optional,
+        )
+        return found.logits, found.hidden_states[-1] if context.keep_hidden else None
+
+    def capture(self, length: int) -> None:
+        """Capture the pass. What warming up and capturing leave in the cache is overwritten by the first replay."""
+        stream = torch.cuda.Stream(self.tokens.device)
+        stream.wait_stream(torch.cuda.current_stream(self.tokens.device))
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UPS):
+                self.run()
+                self.set_length(length)
+        torch.cuda.current_stream(self.tokens.device).wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self.found = self.run()
+        self.set_length(length)
+        self.graph = graph
+
+    def set_length(self, length: int) -> None:
+        """Set the cache back to where this pass begins."""
+        for layer in self.context.cache.layers:
+            layer.cumulative_length.fill_(length)

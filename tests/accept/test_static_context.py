@@ -1,0 +1,110 @@
+"""Caches of fixed size: read and rolled back, they are what a cache that grows is; their decoders write the same."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from acceptance import laws
+from acceptance.context import Context
+from acceptance.decoders import baseline, speculative
+from acceptance.decoders.batch import Task
+from acceptance.decoders.decoder import run
+from acceptance.models import Model
+from acceptance.rule import SamplingRule
+from acceptance.static_context import COLUMNS, StaticContext, static_context
+from simulator.artefacts import UserError
+
+from .tiny_models import random_model, related_model
+
+VOCABULARY = 11
+STEPS = st.lists(st.tuples(st.integers(1, 5), st.integers(0, 5)), min_size=1, max_size=8)
+MODELS = {kind: random_model(kind, 3, VOCABULARY) for kind in ("llama", "gpt2")}
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@settings(deadline=None, max_examples=25)
+@given(steps=STEPS, seed=st.integers(0, 99))
+def test_reading_and_rolling_back_is_that_of_a_growing_cache(kind: str, steps: list, seed: int) -> None:
+    model, rng = MODELS[kind], np.random.default_rng(seed)
+    growing, fixed = Context(model, 1, keep_hidden=True), StaticContext(model, 48, keep_hidden=True)
+    for count, back in steps:
+        tokens = torch.from_numpy(rng.integers(VOCABULARY, size=(1, count)))
+        keep = int(rng.integers(1, count + 1))
+        found = [c.read(tokens, np.ones((1, count), bool), keep) for c in (growing, fixed)]
+        torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(fixed.hidden, growing.hidden, rtol=1e-4, atol=1e-4)
+        for context in (growing, fixed):
+            context.roll_back(np.maximum(context.lengths - min(back, count), 0))
+        assert growing.lengths == fixed.lengths
+
+
+def test_what_is_forgotten_is_not_seen() -> None:
+    """The negative control: without setting the length back, the next token is written elsewhere and misread."""
+    model, tokens = MODELS["llama"], torch.tensor([[1, 2, 3, 4]])
+    right, wrong = StaticContext(model, 16), StaticContext(model, 16)
+    for context in (right, wrong):
+        context.read(tokens, np.ones((1, 4), bool), 1)
+    right.roll_back(np.array([2]))
+    wrong.length = 2  # the cache's own length stays
+    found = [c.read(torch.tensor([[5]]), np.ones((1, 1), bool), 1) for c in (right, wrong)]
+    assert (found[0] - found[1]).abs().max() > 0.01
+
+
+def test_padding_is_left_out() -> None:
+    model, context = MODELS["llama"], StaticContext(MODELS["llama"], 16)
+    padded = context.read(torch.tensor([[9, 9, 1, 2]]), np.array([[False, False, True, True]]), 1)
+    plain = Context(model, 1).read(torch.tensor([[1, 2]]), np.ones((1, 2), bool), 1)
+    torch.testing.assert_close(padded, plain, rtol=1e-4, atol=1e-4)
+    assert context.lengths == 2
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_decoders_write_the_same(temperature: float) -> None:
+    target = random_model("llama", 5, VOCABULARY)
+    pair = target, related_model(target, 6, 0.3)
+    rule = SamplingRule(temperature=temperature)
+    for index, prompt in enumerate(([1, 2, 3], [4], [5, 6, 7, 8, 9, 10, 0])):
+        told = {"rule": rule, "max_new_tokens": 20}
+        plain = baseline.decode(target, [prompt], rngs=laws.streams(1, [index]), **told)[0]
+        fixed = run(
+            baseline.Plain(replace(target, graphs=True), [prompt], Task(rngs=laws.streams(1, [index]), **told))
+        )[0]
+        assert fixed.tokens == plain
+        drafted = [
+            speculative.decode(
+                *(replace(m, graphs=graphs) for m in pair),
+                [prompt],
+                k=3,
+                draft_rule=rule,
+                rngs=laws.streams(1, [index]),
+                **told,
+            )[0]
+            for graphs in (False, True)
+        ]
+        assert drafted[0] == drafted[1]
+
+
+def test_a_sequence_after_another_finds_an_empty_cache_and_the_same_graphs() -> None:
+    model: Model = MODELS["llama"]
+    first = static_context(model, 30, keep_hidden=False)
+    first.read(torch.tensor([[1, 2, 3]]), np.ones((1, 3), bool), 1)
+    second = static_context(model, 40, keep_hidden=False)
+    assert second is first
+    assert second.lengths == 0
+    assert static_context(model, COLUMNS + 1, keep_hidden=False) is not first
+    assert static_context(model, 30, keep_hidden=True) is not first
+
+
+def test_a_full_cache_is_refused() -> None:
+    context = StaticContext(MODELS["llama"], 4)
+    with pytest.raises(UserError, match="--cuda-graphs: 5 tokens, the cache holds 4"):
+        context.read(torch.ones((1, 5), dtype=torch.long), np.ones((1, 5), bool), 1)
+
+
+def test_a_sliding_window_is_refused() -> None:
+    with pytest.raises(UserError, match="--cuda-graphs: the model's attention slides"):
+        StaticContext(random_model("mistral", 1, VOCABULARY), 16)
