@@ -74,10 +74,14 @@ class Context:
         step = MAX_COLUMNS if "logits_to_keep" in self.taken else min(MAX_COLUMNS, widest)
         breaks = self.breaks(valid)
         self.hidden = None
-        for part in passes(0, ahead, step, breaks):
+        parts, kept_parts = passes(0, ahead, step, breaks), passes(ahead, columns, widest, breaks)
+        if parts and ahead not in breaks and kept_parts[0].stop - parts[-1].start <= step:
+            # What nobody asks the logits of is read along with what they are asked of.
+            parts, kept_parts = parts[:-1], [slice(parts[-1].start, kept_parts[0].stop), *kept_parts[1:]]
+        for part in parts:
             self.forward(tokens[:, part], valid[:, part], 1)
         kept = [
-            self.forward(tokens[:, part], valid[:, part], widest) for part in passes(ahead, columns, widest, breaks)
+            self.forward(tokens[:, part], valid[:, part], part.stop - max(part.start, ahead)) for part in kept_parts
         ]
         return kept[0] if len(kept) == 1 else torch.cat(kept, dim=1)
 
@@ -125,25 +129,30 @@ class Context:
     def read_tree(self, tokens: torch.Tensor, parents: NDArray[np.int64]) -> torch.Tensor:
         """Read a tree of tokens behind one sequence in one pass; each token sees the sequence and its own ancestors.
 
+        A tree may be read in several passes: its earlier nodes are then in the cache, in their order, and stay there
+        until `keep` says which of them count.
+
         Args:
-            tokens: Shape [1, nodes], a parent before its children.
-            parents: Index of each node's parent, -1 for one that follows the sequence; shape [nodes].
+            tokens: Of the nodes not read yet, the last of the tree, shape [1, new]; a parent before its children.
+            parents: Index of each node's parent, -1 for one that follows the sequence; of all nodes, shape [nodes].
 
         Returns:
-            Logits behind every node, [1, nodes, vocabulary].
+            Logits behind every new node, [1, new, vocabulary].
         """
-        before, nodes = self.live.shape[1], len(parents)
+        new, nodes = tokens.shape[1], len(parents)
+        before = self.live.shape[1] - (nodes - new)
         sees = np.eye(nodes, dtype=bool)
         for node, parent in enumerate(parents):
             if parent >= 0:
                 sees[node] |= sees[parent]
+        sees = sees[nodes - new :]
         positions = before + sees.sum(1) - 1
-        mask = np.concatenate((np.ones((nodes, before), bool), sees), axis=1)
+        mask = np.concatenate((np.ones((new, before), bool), sees), axis=1)
         self.live = np.ones((1, before + nodes), bool)
         self.hidden = None
         dtype = self.model.module.dtype
         hidden_from = torch.zeros(mask.shape, dtype=dtype).masked_fill(torch.from_numpy(~mask), torch.finfo(dtype).min)
-        return self.run(tokens, positions[None], hidden_from[None, None].to(tokens.device), nodes)
+        return self.run(tokens, positions[None], hidden_from[None, None].to(tokens.device), new)
 
     def keep(self, columns: NDArray[np.int64]) -> None:
         """Of one sequence, keep only these columns of the cache, in this order."""

@@ -1,0 +1,172 @@
+"""SpecExec: a draft model grows the tree of the most probable continuations within a budget of nodes.
+
+Svirschevski et al. 2024 (arXiv 2406.02532), algorithm 2: a parallel Dijkstra search over -log q. Every draft pass reads
+the best nodes that it has not read yet, side by side behind a tree mask; of all their children and of what was there
+before, the best stay.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from acceptance.context import Context
+from acceptance.models import Model
+from acceptance.rule import SamplingRule
+from simulator.artefacts import UserError
+
+from .batch import Batch, Floats, Ints, Task, read_prompts, unread
+from .decoder import Decoder
+from .method import Begin, Method, Models, Options
+from .tree import Tree, TreeDecoder, Walk, check_tree
+
+NOT_READ = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Nodes:
+    """A tree that grows, a parent before its children.
+
+    tokens and parents as in `Tree`. scores: log q of the whole branch. places: among the nodes that the draft has read.
+    """
+
+    tokens: Ints
+    parents: Ints
+    scores: Floats
+    places: Ints
+
+    def best(self, count: int) -> "Nodes":
+        """Keep the best. No child is better than its parent, and of equals the earlier stays: no parent is lost."""
+        if len(self.tokens) <= count:
+            return self
+        kept = np.sort(np.argsort(-self.scores, kind="stable")[:count])
+        now = np.full(len(self.tokens) + 1, -1)  # the last for parent -1
+        now[kept] = np.arange(count)
+        return Nodes(self.tokens[kept], now[self.parents[kept]], self.scores[kept], self.places[kept])
+
+    def with_children(self, more: "Nodes") -> "Nodes":
+        """Append further nodes, whose parents are among these."""
+        both = ((getattr(self, name), getattr(more, name)) for name in self.__slots__)
+        return Nodes(*map(np.concatenate, both))
+
+    def frontier(self, count: int, budget: int, ends: Sequence[int]) -> Ints:
+        """Return the best nodes to read: not read yet, and with room in the budget for something worse than they."""
+        least = self.scores.min() if len(self.tokens) >= budget else -np.inf
+        open_ones = np.flatnonzero((self.places == NOT_READ) & (self.scores > least) & ~np.isin(self.tokens, ends))
+        return open_ones[np.argsort(-self.scores[open_ones], kind="stable")[:count]]
+
+
+class SpecExec:
+    """Proposes the nodes of the largest cumulative q that k draft passes find; depends on no random number."""
+
+    def __init__(
+        self,
+        model: Model,
+        rule: SamplingRule,
+        *,
+        k: int,
+        tree_budget: int,
+        parallel_branches: int,
+        branch_prune_threshold: float = 0.0,
+    ) -> None:
+        """Take a draft model.
+
+        Args:
+            model: The draft; see `check_tree`.
+            rule: Its temperature is that of q; a greedy draft ranks by q at temperature 1.
+            k: Draft passes a round, and so the depth, at most.
+            tree_budget: Nodes at most.
+            parallel_branches: Nodes that a pass reads at most.
+            branch_prune_threshold: Least q of a node over the largest among its siblings; 0 keeps all.
+
+        Raises:
+            UserError: A value that is not allowed; names the option.
+        """
+        for option, value in (
+            ("--k", k),
+            ("--tree-budget", tree_budget),
+            ("--parallel-branches", parallel_branches),
+        ):
+            if value < 1:
+                raise UserError(f"{option}: {value} is not allowed, expected 1 or more")
+        if not 0 <= branch_prune_threshold <= 1:
+            raise UserError(f"--branch-prune-threshold: {branch_prune_threshold:g} is not allowed, expected 0 to 1")
+        self.model, self.temperature = model, 1.0 if rule.is_greedy else rule.temperature
+        self.k, self.tree_budget, self.parallel_branches = k, tree_budget, parallel_branches
+        self.branch_prune_threshold = branch_prune_threshold
+
+    def start(self, batch: Batch, prompts: Sequence[Sequence[int]]) -> None:
+        """Read the prompt but its last token."""
+        # Trees move columns of the cache, which one of fixed size cannot.
+        context = read_prompts(replace(self.model, graphs=False), prompts, batch.tokens.shape[1])
+        assert isinstance(context, Context)
+        self.context = context
+
+    def grow(self, batch: Batch, depth: int) -> Tree:
+        """Read the last committed token, then the best nodes, pass by pass; every pass adds one level at most."""
+        most, passes = min(self.k, depth), 0
+        nothing = np.zeros(0, np.int64)
+        nodes, read_parents = Nodes(nothing, nothing, np.zeros(0), nothing), nothing
+        if most > 0:
+            tokens, valid = unread(batch, self.context)
+            logits = self.context.read(tokens, valid, tokens.shape[1])[0, -1:]
+            nodes, passes = self.children(logits, np.array([-1]), np.zeros(1)), 1
+        self.before = self.context.live.shape[1]
+        while passes < most:
+            chosen = nodes.frontier(self.parallel_branches, self.tree_budget, batch.target.model.ends)
+            if not len(chosen):
+                break
+            parents = nodes.parents[chosen]
+            nodes.places[chosen] = len(read_parents) + np.arange(len(chosen))
+            read_parents = np.concatenate((read_parents, np.where(parents < 0, -1, nodes.places[parents])))
+            tokens = torch.from_numpy(nodes.tokens[chosen])[None].to(self.model.device)
+            logits = self.context.read_tree(tokens, read_parents)[0]
+            more = self.children(logits, chosen, nodes.scores[chosen])
+            nodes, passes = nodes.with_children(more).best(self.tree_budget), passes + 1
+        self.places = nodes.places
+        return Tree(tokens=nodes.tokens, parents=nodes.parents, passes=passes)
+
+    def children(self, logits: torch.Tensor, parents: Ints, scores: Floats) -> Nodes:
+        """Return the nodes behind others, by the logits there [parents, vocabulary]; no more than could stay."""
+        found = (logits.float() / self.temperature).log_softmax(-1).topk(min(self.tree_budget, logits.shape[-1]))
+        log_q, tokens = found.values.double().cpu().numpy(), found.indices.cpu().numpy()
+        kept = (np.exp(log_q - log_q[:, :1]) >= self.branch_prune_threshold) & (log_q > -np.inf)
+        row, _ = np.nonzero(kept)
+        return Nodes(tokens[kept], parents[row], scores[row] + log_q[kept], np.full(len(row), NOT_READ))
+
+    def learn(self, batch: Batch, tree: Tree, walk: Walk, committed: int) -> None:
+        """Keep what was read of the path, but not the last committed token, which the next round begins with."""
+        path = self.places[walk.path[: committed - 1]]
+        self.context.keep(np.concatenate((np.arange(self.before), self.before + path[path != NOT_READ])))
+
+
+def begin(models: Models, options: Options) -> Begin:
+    """Check that both models read trees."""
+    assert models.draft is not None
+    target, draft = models.target, models.draft
+    check_tree("--target", target)
+    check_tree("--draft", draft)
+
+    def on(prompts: Sequence[Sequence[int]], task: Task) -> Decoder:
+        grower = SpecExec(
+            draft,
+            options.draft_rule,
+            k=options.k,
+            tree_budget=options.tree_budget,
+            parallel_branches=options.parallel_branches,
+            branch_prune_threshold=options.branch_prune_threshold,
+        )
+        return TreeDecoder(target, grower, prompts, task)
+
+    return on
+
+
+METHOD = Method(
+    name="specexec",
+    summary="tree of the most probable drafts within a budget, verified in one target pass",
+    is_exact=True,
+    batched=False,
+    needs=("draft",),
+    begin=begin,
+)
