@@ -13,6 +13,7 @@ from acceptance.rule import SamplingRule
 
 from .batch import Ints, Round, Task, commit, start
 from .decoder import still_running
+from .method import Method
 
 
 def next_tokens(logits: torch.Tensor, rule: SamplingRule, rngs: Sequence[np.random.Generator]) -> torch.Tensor:
@@ -96,3 +97,12 @@ class Plain:
         """Keep only these rows."""
         self.batch.select(rows)
         self.last = self.last[torch.from_numpy(rows).to(self.last.device)]
+
+
+METHOD = Method(
+    name="baseline",
+    summary="plain decoding, one target pass a token",
+    is_exact=True,
+    batched=True,
+    begin=lambda models, options: lambda prompts, task: Plain(models.target, prompts, task),
+)

@@ -50,7 +50,7 @@ class ModelDraft:
                 break
             chosen = self.choose(logits, numbers[:, step], drafted_from)
             drafted.append(chosen)
-            tokens, valid = chosen[:, None], (step + 1 < lengths)[:, None]
+            tokens, valid = chosen[:, None], (step + 1 < lengths + self.keep_hidden)[:, None]
         if self.keep_hidden and len(hidden) == len(drafted) > 0:
             self.read(tokens, (len(drafted) <= lengths)[:, None], hidden)
             passes += lengths > 0

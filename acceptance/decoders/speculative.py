@@ -13,7 +13,8 @@ from acceptance.rule import SamplingRule
 
 from .batch import Decoded, Task
 from .chain import Chain, FixedLength
-from .decoder import run
+from .decoder import Decoder, run
+from .method import Begin, Method, Models, Options
 from .model_draft import ModelDraft
 
 
@@ -44,3 +45,26 @@ def decode(
     """
     task = Task(rule=rule, max_new_tokens=max_new_tokens, rngs=rngs)
     return run(Chain(target, ModelDraft(draft, draft_rule), prompts, task, lengths=FixedLength(k)))
+
+
+def begin(models: Models, options: Options) -> Begin:
+    """Begin with a draft model and a fixed draft length."""
+    assert models.draft is not None
+    draft = models.draft
+
+    def on(prompts: Sequence[Sequence[int]], task: Task) -> Decoder:
+        return Chain(
+            models.target, ModelDraft(draft, options.draft_rule), prompts, task, lengths=FixedLength(options.k)
+        )
+
+    return on
+
+
+METHOD = Method(
+    name="speculative",
+    summary="k tokens of a draft model, verified in one target pass",
+    is_exact=True,
+    batched=True,
+    needs=("draft",),
+    begin=begin,
+)

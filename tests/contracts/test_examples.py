@@ -8,7 +8,14 @@ from pathlib import Path
 from simulator.histogram import load_histogram
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-COVERED = {"01_first_light.py", "02_one_trace.py", "train_tiny_pair.py"}
+COVERED = {
+    "cut_task.py",
+    "train_judge.py",
+    "train_heads.py",
+    "01_first_light.py",
+    "02_one_trace.py",
+    "train_tiny_pair.py",
+}
 
 
 def run(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,319 @@
+"""EAGLE (Li et al. 2024, arXiv 2401.15077): one decoder layer goes on with the target's hidden states, token by token.
+
+In drafting it feeds on its own; after every round it reads what was committed anew, with the target's. As a chain, or
+as a tree that grows where its own probability is largest (EAGLE-2, arXiv 2406.16858).
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from acceptance import laws
+from acceptance.models import Model
+from acceptance.rule import SamplingRule
+
+from . import heads
+from .batch import Batch, Flags, Floats, Ints, Task
+from .chain import Chain, FixedLength, Proposal, Verdict
+from .method import Begin, Method, Models, Options
+from .tree import Tree, TreeDecoder, Walk, check_tree
+
+
+class Reader:
+    """The head's KV cache. Entry t, made of the target's f_t and token t + 1, stands in column t + 1 of its row.
+
+    So rows of unequal luck need no packing: what is drafted stands behind what is read, and the next round writes over
+    it. Column 0 takes what does not count.
+    """
+
+    def __init__(self, target: Model, module: heads.Eagle, batch: Batch, spare: int = 0) -> None:
+        """Read the prompts, of which the target has read all but the last token.
+
+        Args:
+            target: The target.
+            module: Its head.
+            batch: The rows, as they begin.
+            spare: Further columns, for trees.
+        """
+        self.target, self.module = target, module
+        self.embed = target.module.get_input_embeddings()
+        rows, longest = batch.tokens.shape
+        shape = (rows, longest + 1 + spare, module.key.out_features // module.head_size, module.head_size)
+        weight = module.key.weight
+        self.keys, self.values = weight.new_zeros(shape), weight.new_zeros(shape)
+        self.read = np.zeros(rows, np.int64)
+        self.known = batch.lengths > 1
+        hidden = heads.hidden_of_prompts(batch)
+        counts = batch.lengths[:, None] - 1
+        self.note(hidden, np.arange(hidden.shape[1]) >= hidden.shape[1] - counts)
+        self.last = hidden[:, -1]
+        self.catch_up(batch)
+
+    def note(self, hidden: torch.Tensor, valid: Flags) -> None:
+        """Take the target's hidden states, [rows, n, d], at the tokens behind those read; valid: which count."""
+        self.noted, self.valid = hidden, valid
+
+    def catch_up(self, batch: Batch) -> int:
+        """Read what was noted; `last` is then the head's own feature behind it, [rows, d]. Return passes."""
+        counts = self.valid.sum(1)
+        if not counts.any():
+            return 0
+        positions = np.maximum(self.read[:, None] + self.valid.cumsum(1) - 1, 0)
+        tokens = batch.tokens[np.arange(len(counts))[:, None], positions + 1]
+        columns = np.where(self.valid, positions + 1, 0)
+        found = self.step(torch.from_numpy(tokens), self.noted, positions, columns, causal(columns))
+        at = self.valid.shape[1] - 1 - self.valid[:, ::-1].argmax(1)
+        self.last = found[torch.arange(len(counts)), torch.from_numpy(at)]
+        self.read, self.known, self.valid = self.read + counts, self.known | (counts > 0), self.valid[:, :0]
+        return 1
+
+    @torch.inference_mode()
+    def step(
+        self, tokens: torch.Tensor, features: torch.Tensor, positions: Ints, columns: Ints, sees: Flags
+    ) -> torch.Tensor:
+        """Write entries and return the features behind them, [rows, n, d].
+
+        Args:
+            tokens: [rows, n].
+            features: Before each token, [rows, n, d].
+            positions: Of those features, [rows, n].
+            columns: Where they go, [rows, n].
+            sees: Which columns each attends to, its own among them, [rows, n, up to the last].
+        """
+        device = self.keys.device
+        embeddings = self.embed(tokens.to(device))
+        state, queries, keys, values = self.module.project(embeddings, features, torch.from_numpy(positions).to(device))
+        row, column = torch.arange(len(columns), device=device)[:, None], torch.from_numpy(columns).to(device)
+        self.keys[row, column], self.values[row, column] = keys, values
+        width = sees.shape[2]
+        mask = torch.from_numpy(sees).to(device)
+        attended = heads.attend(queries, self.keys[:, :width], self.values[:, :width], mask)
+        return self.module.finish(state, attended)
+
+    @torch.inference_mode()
+    def logits(self, features: torch.Tensor) -> torch.Tensor:
+        """Read tokens from features, [..., vocabulary]."""
+        return heads.token_logits(self.target, features)
+
+    def select(self, rows: Ints) -> None:
+        """Keep only these rows."""
+        index = torch.from_numpy(rows).to(self.keys.device)
+        for name in ("keys", "values", "last", "noted"):
+            setattr(self, name, getattr(self, name)[index])
+        for name in ("read", "known", "valid"):
+            setattr(self, name, getattr(self, name)[rows])
+
+
+def causal(columns: Ints) -> Flags:
+    """Let each entry see those up to its own column; what does not count sees itself alone, [rows, n, width]."""
+    width = np.arange(int(columns.max()) + 1)
+    sees: Flags = (width <= columns[..., None]) & ((width > 0) | (columns[..., None] == 0))
+    return sees
+
+
+class EagleDraft:
+    """Proposes chains."""
+
+    def __init__(self, target: Model, module: heads.Eagle, rule: SamplingRule) -> None:
+        """Take a head of this target, and what it samples from."""
+        self.target, self.module, self.rule = target, module, rule
+
+    def start(self, batch: Batch, prompts: Sequence[Sequence[int]]) -> None:
+        """Read the prompts; one of a single token drafts nothing in its first round."""
+        self.reader = Reader(self.target, self.module, batch)
+
+    def propose(self, batch: Batch, lengths: Ints, numbers: Floats) -> Proposal:
+        """Draft one token after another."""
+        reader = self.reader
+        caught_up = reader.catch_up(batch)
+        lengths = np.where(reader.known, lengths, 0)
+        if not lengths.max():
+            return heads.no_proposal(len(lengths))
+        drafted: list[torch.Tensor] = []
+        drafted_from: list[torch.Tensor] = []
+        features = reader.last
+        for step in range(int(lengths.max())):
+            if step:
+                positions = (reader.read + step - 1)[:, None]
+                columns = np.where((step < lengths)[:, None], positions + 1, 0)
+                entries = (drafted[-1][:, None], features[:, None], positions, columns, causal(columns))
+                features = reader.step(*entries)[:, 0]
+            drafted.append(self.choose(reader.logits(features), numbers[:, step], drafted_from))
+        return Proposal(
+            tokens=torch.stack(drafted, 1),
+            lengths=lengths,
+            passes=np.where(lengths > 0, lengths - 1 + caught_up, 0),
+            laws=torch.stack(drafted_from, 1) if drafted_from else None,
+        )
+
+    def choose(self, logits: torch.Tensor, numbers: Floats, drafted_from: list[torch.Tensor]) -> torch.Tensor:
+        """Return the next drafted tokens; note the law they come from, unless it is a point mass."""
+        if self.rule.is_greedy:
+            return logits.argmax(-1)
+        law = laws.probabilities(logits, self.rule)
+        drafted_from.append(law)
+        return laws.draw(law, laws.uniforms_like(logits, numbers))
+
+    def learn(self, batch: Batch, verdict: Verdict, committed: Ints) -> None:
+        """Note the target's own features of what was committed."""
+        hidden = verdict.seen.hidden
+        assert hidden is not None
+        self.reader.note(hidden, np.arange(hidden.shape[1]) <= verdict.accepted[:, None])
+
+    def select(self, rows: Ints) -> None:
+        """Keep only these rows."""
+        self.reader.select(rows)
+
+
+class EagleTree:
+    """Grows trees: level by level the most probable nodes get children; of all, the most probable stay."""
+
+    def __init__(
+        self, target: Model, module: heads.Eagle, rule: SamplingRule, *, depth: int, branches: int, budget: int
+    ) -> None:
+        """Take a head of this target.
+
+        Args:
+            target: The target.
+            module: Its head.
+            rule: What its probabilities are of; greedy: temperature 1.
+            depth: Levels, at most.
+            branches: Nodes that get children on each level, and children of each.
+            budget: Nodes that stay.
+        """
+        self.target, self.module, self.depth = target, module, depth
+        self.branches, self.budget = branches, budget
+        # Every choice of a point mass is as probable as another: 0 or 1.
+        self.rule = SamplingRule(temperature=1.0) if rule.is_greedy else rule
+
+    def start(self, batch: Batch, prompts: Sequence[Sequence[int]]) -> None:
+        """Read the prompt; one of a single token gets no tree in its first round."""
+        self.reader = Reader(self.target, self.module, batch, spare=self.depth * self.branches)
+
+    def grow(self, batch: Batch, depth: int) -> Tree:
+        """Give children to the best nodes of each level, then take the best of all."""
+        reader, depth = self.reader, min(depth, self.depth)
+        passes = reader.catch_up(batch)
+        if not reader.known[0] or depth < 1:
+            return heads.no_tree()
+        grown = Grown(reader)
+        for level in range(depth):
+            if level:
+                grown.read_best(self.branches)
+            grown.add_level(self.rule, self.branches)
+        return grown.tree(self.budget, passes + depth - 1)
+
+    def learn(self, batch: Batch, tree: Tree, walk: Walk, committed: int) -> None:
+        """Note the target's own features of what was committed."""
+        assert walk.hidden is not None
+        hidden = walk.hidden[[0, *(node + 1 for node in walk.path)]][None]
+        self.reader.note(hidden, np.ones(hidden.shape[:2], bool))
+
+
+class Grown:
+    """A tree under way. Of each node: token, parent, the tokens' cumulative log probability, and what is seen from it.
+
+    Only nodes that get children are read, into columns behind those of the committed tokens.
+    """
+
+    def __init__(self, reader: Reader) -> None:
+        """Begin behind what is committed; the root is node -1."""
+        self.reader, self.committed = reader, int(reader.read[0])
+        self.tokens: list[int] = []
+        self.parents: list[int] = []
+        self.weights: list[float] = []
+        self.level: list[int] = []
+        self.frontier, self.features = [-1], reader.last
+        self.columns: dict[int, list[int]] = {-1: []}
+
+    def add_level(self, rule: SamplingRule, branches: int) -> None:
+        """Give every node of the frontier its most probable children."""
+        law = laws.probabilities(self.reader.logits(self.features), rule)
+        likeliest = law.topk(min(branches, law.shape[-1]))
+        logs, choices = likeliest.values.log().clamp(max=0).tolist(), likeliest.indices.tolist()
+        first = len(self.tokens)
+        for place, parent in enumerate(self.frontier):
+            so_far = self.weights[parent] if parent >= 0 else 0.0
+            for log, token in zip(logs[place], choices[place], strict=True):
+                if log > -np.inf:
+                    self.tokens.append(token)
+                    self.parents.append(parent)
+                    self.weights.append(so_far + log)
+        self.level = list(range(first, len(self.tokens)))
+
+    def read_best(self, branches: int) -> None:
+        """Read the best nodes of the level, in one pass: they are the frontier."""
+        best = sorted(self.level, key=lambda node: -self.weights[node])[:branches]
+        place = {node: i for i, node in enumerate(self.frontier)}
+        before = self.features[[place[self.parents[node]] for node in best]]
+        begin = self.committed + sum(len(c) > 0 for c in self.columns.values()) + 1
+        for column, node in enumerate(best, begin):
+            self.columns[node] = [*self.columns[self.parents[node]], column]
+        sees = np.zeros((len(best), begin + len(best)), bool)
+        sees[:, 1 : self.committed + 1] = True
+        for row, node in zip(sees, best, strict=True):
+            row[self.columns[node]] = True
+        positions = [self.committed + len(self.columns[node]) - 1 for node in best]
+        columns = np.arange(begin, begin + len(best))
+        tokens = torch.tensor([[self.tokens[node] for node in best]])
+        entries = (tokens, before[None], np.array([positions]), columns[None], sees[None])
+        self.frontier, self.features = best, self.reader.step(*entries)[0]
+
+    def tree(self, budget: int, passes: int) -> Tree:
+        """Keep the best nodes; a parent is never worse than its child, and comes before it."""
+        best = sorted(range(len(self.tokens)), key=lambda node: -self.weights[node])[:budget]
+        place = {node: i for i, node in enumerate(sorted(best))} | {-1: -1}
+        return Tree(
+            tokens=np.array([self.tokens[node] for node in sorted(best)]),
+            parents=np.array([place[self.parents[node]] for node in sorted(best)]),
+            passes=passes,
+        )
+
+
+def begin_chain(models: Models, options: Options) -> Begin:
+    """Load the head."""
+    assert models.eagle is not None
+    module, _ = heads.load("eagle", models.eagle, models.target)
+    return lambda prompts, task: Chain(
+        models.target,
+        EagleDraft(models.target, module, options.draft_rule),
+        prompts,
+        task,
+        lengths=FixedLength(options.k),
+        keep_hidden=True,
+    )
+
+
+def begin_tree(models: Models, options: Options) -> Begin:
+    """Load the head."""
+    assert models.eagle is not None
+    check_tree("--target", models.target)
+    module, _ = heads.load("eagle", models.eagle, models.target)
+
+    def begin(prompts: Sequence[Sequence[int]], task: Task) -> TreeDecoder:
+        limits = {"depth": options.k, "branches": options.parallel_branches, "budget": options.tree_budget}
+        grower = EagleTree(models.target, module, options.draft_rule, **limits)
+        return TreeDecoder(models.target, grower, prompts, task, keep_hidden=True)
+
+    return begin
+
+
+METHODS = (
+    Method(
+        name="eagle",
+        summary="a decoder layer that goes on with the target's hidden states, a chain (Li et al. 2024)",
+        is_exact=True,
+        batched=True,
+        needs=("eagle",),
+        begin=begin_chain,
+    ),
+    Method(
+        name="eagle-tree",
+        summary="the same layer, a tree that grows where it is sure (EAGLE-2)",
+        is_exact=True,
+        batched=False,
+        needs=("eagle",),
+        begin=begin_tree,
+    ),
+)

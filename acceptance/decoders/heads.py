@@ -1,0 +1,234 @@
+"""Heads that draft from the target's own hidden states: Medusa's and EAGLE's; their weights, and whose they are.
+
+The hidden state f_t at position t, behind the final norm, is what the target's output head reads token t + 1 from. Both
+kinds say their tokens through that same output head, so it is stored with neither.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+import acceptance
+from acceptance.context import MAX_DISAGREEMENT
+from acceptance.models import Model
+from simulator.artefacts import UserError, read_json_object, to_json
+
+from .batch import Batch
+from .chain import Proposal
+from .tree import Tree
+
+BUNDLED = Path(acceptance.__file__).parent / "tiny_pair" / "heads"
+FORMAT = 1
+WEIGHTS, CONFIG, TRAINING = "model.safetensors", "config.json", "training.json"
+# Tokens that a target reads, and hidden values that are kept of it, to know it again in any precision.
+PROBE_TOKENS, PROBE_VALUES = 16, 32
+
+
+class Medusa(torch.nn.Module):  # type: ignore[misc]
+    """Cai et al. 2024 (arXiv 2401.10774), §2.1: head i reads token t + 1 + i from f_t, i = 1..heads.
+
+    Each head is residual blocks h + SiLU(W h + b) that begin as the identity.
+    """
+
+    def __init__(self, *, hidden_size: int, heads: int, blocks: int) -> None:
+        """Take sizes."""
+        super().__init__()
+        linear = torch.nn.Linear
+        self.heads = torch.nn.ModuleList(
+            torch.nn.ModuleList(linear(hidden_size, hidden_size) for _ in range(blocks)) for _ in range(heads)
+        )
+        for weight in self.parameters():
+            torch.nn.init.zeros_(weight)
+
+    def forward(self, hidden: torch.Tensor, heads: int) -> torch.Tensor:
+        """Return what the output head reads the tokens of the first heads from, [..., heads, d]; hidden [..., d]."""
+        found = []
+        for head in self.heads[:heads]:
+            state = hidden
+            for block in head:
+                state = state + torch.nn.functional.silu(block(state))
+            found.append(state)
+        return torch.stack(found, dim=-2)
+
+
+class Eagle(torch.nn.Module):  # type: ignore[misc]
+    """Li et al. 2024 (arXiv 2401.15077): one decoder layer that goes on with the target's hidden states.
+
+    From f_t and the embedding of token t + 1 it makes f_(t + 1). The layer is Llama's. Attention is left to the caller:
+    `project`, attend, `finish`.
+    """
+
+    def __init__(self, *, hidden_size: int, heads: int, kv_heads: int, mlp_size: int, rope_theta: float) -> None:
+        """Take sizes."""
+        super().__init__()
+        linear, norm = torch.nn.Linear, torch.nn.RMSNorm
+        self.head_size, self.rope_theta = hidden_size // heads, rope_theta
+        narrow = kv_heads * self.head_size
+        self.embedding_norm, self.feature_norm = norm(hidden_size, 1e-6), norm(hidden_size, 1e-6)
+        self.join = linear(2 * hidden_size, hidden_size, bias=False)
+        self.attention_norm, self.mlp_norm = norm(hidden_size, 1e-6), norm(hidden_size, 1e-6)
+        self.query = linear(hidden_size, heads * self.head_size, bias=False)
+        self.key, self.value = linear(hidden_size, narrow, bias=False), linear(hidden_size, narrow, bias=False)
+        self.out = linear(heads * self.head_size, hidden_size, bias=False)
+        self.gate, self.up = linear(hidden_size, mlp_size, bias=False), linear(hidden_size, mlp_size, bias=False)
+        self.down = linear(mlp_size, hidden_size, bias=False)
+        self.norm = norm(hidden_size, 1e-6)
+
+    def project(
+        self, embeddings: torch.Tensor, features: torch.Tensor, positions: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        """Return the layer's input [rows, n, d], and queries, keys and values, [rows, n, heads, head size].
+
+        Args:
+            embeddings: Of token t + 1, [rows, n, d].
+            features: f_t, or the head's own in its place, [rows, n, d].
+            positions: t, [rows, n].
+        """
+        state = self.join(torch.cat((self.embedding_norm(embeddings), self.feature_norm(features)), dim=-1))
+        normed = self.attention_norm(state)
+        split = (*state.shape[:2], -1, self.head_size)
+        queries, keys, values = (part(normed).view(split) for part in (self.query, self.key, self.value))
+        return state, self.rotated(queries, positions), self.rotated(keys, positions), values
+
+    def rotated(self, vectors: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Turn pairs of values by angles that grow with the position (Su et al. 2021)."""
+        half = self.head_size // 2
+        rates = self.rope_theta ** -(torch.arange(half, device=vectors.device) / half)
+        angles = positions[..., None, None] * rates
+        cos, sin = angles.cos().to(vectors.dtype), angles.sin().to(vectors.dtype)
+        first, second = vectors[..., :half], vectors[..., half:]
+        return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+
+    def finish(self, state: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
+        """Return f_(t + 1) as the head has it, [rows, n, d]; attended [rows, n, heads, head size]."""
+        state = state + self.out(attended.flatten(2))
+        normed = self.mlp_norm(state)
+        return self.norm(state + self.down(torch.nn.functional.silu(self.gate(normed)) * self.up(normed)))
+
+
+def attend(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, sees: Any = None) -> torch.Tensor:
+    """Attention, [rows, n, heads, head size]; sees: bool [rows, n, columns], or causal if not given."""
+    mask = {"is_causal": True} if sees is None else {"attn_mask": sees[:, None]}
+    parts = (part.transpose(1, 2) for part in (queries, keys, values))
+    return torch.nn.functional.scaled_dot_product_attention(*parts, enable_gqa=True, **mask).transpose(1, 2)
+
+
+KINDS: dict[str, Any] = {"medusa": Medusa, "eagle": Eagle}
+
+
+def token_logits(target: Model, features: torch.Tensor) -> torch.Tensor:
+    """Let the target's output head read tokens from hidden states, [..., vocabulary]."""
+    return target.module.get_output_embeddings()(features)[..., : target.vocabulary]
+
+
+@torch.inference_mode()
+def probe(target: Model) -> list[float]:
+    """Return what a target is known by: the first values of its hidden state behind a few fixed tokens."""
+    tokens = torch.from_numpy(np.random.default_rng(0).integers(target.vocabulary, size=(1, PROBE_TOKENS)))
+    hidden = target.module(tokens.to(target.device), output_hidden_states=True).hidden_states[-1]
+    return [round(value, 4) for value in hidden[0, -1, :PROBE_VALUES].float().tolist()]
+
+
+def hidden_size_of(target: Model) -> int:
+    """Return the length of the target's hidden states."""
+    return int(target.module.config.get_text_config().hidden_size)
+
+
+def hidden_of_prompts(batch: Batch) -> torch.Tensor:
+    """Return the target's hidden states of what `start` read, padded on the left, [rows, n, d], n >= 1."""
+    if batch.target.hidden is not None:
+        return batch.target.hidden
+    target = batch.target.model
+    return torch.zeros(len(batch.index), 1, hidden_size_of(target), device=target.device, dtype=target.module.dtype)
+
+
+def no_proposal(rows: int) -> Proposal:
+    """Return a chain of no tokens."""
+    nothing = np.zeros(rows, np.int64)
+    return Proposal(tokens=torch.zeros((rows, 0), dtype=torch.long), lengths=nothing, passes=nothing)
+
+
+def no_tree() -> Tree:
+    """Return a tree of no nodes."""
+    nothing = np.zeros(0, np.int64)
+    return Tree(tokens=nothing, parents=nothing)
+
+
+def save(
+    folder: Path,
+    kind: str,
+    module: Any,
+    *,
+    target: Model,
+    shape: Mapping[str, Any],
+    weights_sha256: str,
+    more: Mapping[str, Any],
+    training: Mapping[str, Any],
+) -> None:
+    """Write fp16 weights, what they belong to, and how they were trained.
+
+    Args:
+        folder: Made if it is not there.
+        kind: One of KINDS.
+        module: The heads.
+        target: Whom they belong to.
+        shape: What the module was made with besides the hidden size.
+        weights_sha256: Of the target's weights file.
+        more: Whatever else belongs into the configuration.
+        training: The record of the training.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    of_target = {"vocabulary": target.vocabulary, "weights_sha256": weights_sha256, "probe": probe(target)}
+    config = {"kind": kind, "format": FORMAT, "hidden_size": hidden_size_of(target), "shape": dict(shape)}
+    (folder / CONFIG).write_text(to_json(config | {"target": of_target} | dict(more)))
+    (folder / TRAINING).write_text(to_json(training))
+    weights = {name: w.detach().to("cpu", torch.float16).contiguous() for name, w in module.state_dict().items()}
+    save_file(weights, folder / WEIGHTS)
+
+
+def load(kind: str, folder: Path, target: Model) -> tuple[Any, dict[str, Any]]:
+    """Load heads of this target, in its precision and place, and their configuration.
+
+    Raises:
+        UserError: They cannot be read, are of another kind, or belong to another target.
+    """
+    option = f"--{kind} {folder}"
+    try:
+        config = read_json_object(folder / CONFIG)
+        found = (config["kind"], config["format"])
+        if found != (kind, FORMAT):
+            raise UserError(f"{option}: holds {found[0]} heads of format {found[1]}, expected {kind} of {FORMAT}")
+        check_target(option, config, target)
+        module = KINDS[kind](hidden_size=config["hidden_size"], **config["shape"])
+        module.load_state_dict(load_file(folder / WEIGHTS))
+    except UserError:
+        raise
+    except Exception as error:  # JSON, safetensors and torch raise what they like
+        reason = (str(error).strip() or type(error).__name__).partition("\n")[0]
+        raise UserError(f"{option}: cannot be loaded ({reason})") from None
+    if not all(torch.isfinite(w).all() for w in module.parameters()):
+        raise UserError(f"{option}: its weights hold NaN or infinity")
+    return module.to(target.device, target.module.dtype).eval().requires_grad_(False), config
+
+
+def check_target(option: str, config: Mapping[str, Any], target: Model) -> None:
+    """Refuse heads of another target: by size, then by what the target says.
+
+    Raises:
+        UserError: Names the option, what the heads were made for and what there is.
+    """
+    theirs = (config["hidden_size"], config["target"]["vocabulary"])
+    ours = (hidden_size_of(target), target.vocabulary)
+    if theirs != ours:
+        raise UserError(
+            f"{option}: made for a target of hidden size {theirs[0]} and {theirs[1]} tokens, "
+            f"but --target has {ours[0]} and {ours[1]}"
+        )
+    expected, found = np.array(config["target"]["probe"]), np.array(probe(target))
+    apart = float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+    if not apart < MAX_DISAGREEMENT:
+        raise UserError(f"{option}: made for another target (hidden states differ by {apart:.0%}), expected its own")

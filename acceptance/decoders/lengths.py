@@ -1,0 +1,113 @@
+"""Draft lengths that follow what was accepted: the policies of `acceptance.policies`, at work in the loop itself."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from acceptance.policies import Adaptive, HuggingFaceHeuristic, Rounds, check_fraction
+from acceptance.trace import ARRAYS, PromptInfo, Trace
+
+from .batch import Ints, Task
+from .chain import Chain, FixedLength, Lengths
+from .decoder import Decoder
+from .method import Begin, Method, Models, Options
+from .model_draft import ModelDraft
+
+
+class Controlled:
+    """The draft length of a policy that looks at the rounds so far of each prompt, and starts anew with each."""
+
+    def __init__(self, policy: Adaptive | HuggingFaceHeuristic, *, prompts: int, budget: int, cap: int) -> None:
+        """Begin on some prompts.
+
+        Args:
+            policy: The rule.
+            prompts: How many there are.
+            budget: Tokens of the longest output.
+            cap: Most tokens a round may draft, >= 1; the policy's length never grows beyond it. A round never drafts
+                more than the budget less one, so with a cap of that the policy is as without.
+        """
+        self.player, self.most = policy.begin(unwritten(prompts, budget)), cap
+        self.hold()
+
+    def hold(self) -> None:
+        """Keep to the cap."""
+        np.minimum(self.player.k, self.most, out=self.player.k)
+
+    def lengths(self, index: Ints) -> Ints:
+        """Return the draft length of each of these prompts."""
+        return self.player.k[index]
+
+    def learn(self, index: Ints, drafted: Ints, accepted: Ints) -> None:
+        """Take note of a round of these prompts."""
+        # What these policies ask of a round's place is whose it is.
+        self.player.learn(Rounds(output=index, at=index, room=drafted, run=accepted), drafted, accepted)
+        self.hold()
+
+
+def unwritten(prompts: int, budget: int) -> Trace:
+    """Return a trace of outputs of which only the number and the length are known."""
+    arrays: dict[str, Any] = dict.fromkeys(ARRAYS, np.zeros(prompts * budget, np.int32))
+    arrays["prompt"] = np.repeat(np.arange(prompts), budget)
+    arrays["position"] = np.tile(np.arange(budget), prompts)
+    return Trace(**arrays, prompts=(PromptInfo(source="", category=""),) * prompts)
+
+
+# Given the number of prompts and the longest output: who chooses draft lengths.
+Control = Callable[[int, int], Lengths]
+
+
+def by_acceptance(options: Options) -> Control:
+    """Return the adaptive controller, begun at k as far as its bounds allow."""
+    low, high = options.min_k, options.max_k
+    initial = min(max(options.k, low), high)
+    policy = Adaptive(initial=initial, min=low, max=high, target=options.target_acceptance)
+    return lambda prompts, budget: Controlled(policy, prompts=prompts, budget=budget, cap=high)
+
+
+def by_heuristic(options: Options) -> Control:
+    """Return Hugging Face's heuristic, begun as the library does and without a limit but the budget."""
+    policy = HuggingFaceHeuristic()
+    return lambda prompts, budget: Controlled(policy, prompts=prompts, budget=budget, cap=max(1, budget - 1))
+
+
+def with_lengths(
+    control_of: Callable[[Options], Control], *, stops: bool = False
+) -> Callable[[Models, Options], Begin]:
+    """Return how exact speculative decoding begins with draft lengths of its own.
+
+    Args:
+        control_of: Who chooses them.
+        stops: Whether the draft stops when it is no longer sure.
+    """
+
+    def begin(models: Models, options: Options) -> Begin:
+        assert models.draft is not None
+        check_fraction("--least-confidence", options.least_confidence)
+        draft, control = models.draft, control_of(options)
+        least_confidence = options.least_confidence if stops else 0.0
+
+        def on(prompts: Sequence[Sequence[int]], task: Task) -> Decoder:
+            drafter = ModelDraft(draft, options.draft_rule, least_confidence=least_confidence)
+            return Chain(models.target, drafter, prompts, task, lengths=control(len(prompts), task.max_new_tokens))
+
+        return on
+
+    return begin
+
+
+def method(name: str, summary: str, begin: Callable[[Models, Options], Begin]) -> Method:
+    """Return an exact method over a draft model."""
+    return Method(name=name, summary=summary, is_exact=True, batched=True, needs=("draft",), begin=begin)
+
+
+METHODS = (
+    method("adaptive", "speculative, longer drafts while most are accepted", with_lengths(by_acceptance)),
+    method("heuristic", "speculative, draft length by Hugging Face's heuristic", with_lengths(by_heuristic)),
+    method(
+        "confidence-stop",
+        "speculative, up to k tokens as long as the draft is sure",
+        with_lengths(lambda options: lambda prompts, budget: FixedLength(options.k), stops=True),
+    ),
+)

@@ -1,0 +1,207 @@
+"""Drafts from the text itself, without a draft model: n-grams counted as it grows, and prompt look-up.
+
+What is proposed depends on the past alone and is a point mass. So the exact rule accepts x with probability p(x) and
+replaces it from p without x; drawing the replacement from p itself would make x too likely.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from acceptance.policies import check_whole
+
+from .batch import Batch, Floats, Ints, Task
+from .chain import Chain, FixedLength, Proposal, Verdict
+from .decoder import Decoder
+from .method import Begin, Method, Models, Options
+
+
+class Memory(Protocol):
+    """What is known of one sequence."""
+
+    def learn(self, text: Sequence[int], at: int, considered: Sequence[int]) -> None:
+        """Take note of text[at], and of what the target considered for that place."""
+
+    def draft(self, text: Sequence[int], numbers: Sequence[float]) -> list[int]:
+        """Continue a text by at most as many tokens as there are uniform numbers."""
+
+
+class Store:
+    """N-grams of one sequence: how often each token followed contexts of 1 to n - 1 tokens.
+
+    The longest known context decides, by its most frequent token; of equally frequent ones the first that was.
+    """
+
+    def __init__(self, n: int, *, guesses_below: int = 0) -> None:
+        """Begin with nothing counted.
+
+        Args:
+            n: Tokens of the longest n-gram, context and token, >= 2.
+            guesses_below: 0: an unknown context ends the draft. Else it is followed by a random token below this, which
+                costs verification and is as good as never accepted.
+        """
+        self.widest, self.guesses_below = n - 1, guesses_below
+        self.counts: dict[tuple[int, ...], dict[int, int]] = {}
+        self.best: dict[tuple[int, ...], int] = {}
+
+    def learn(self, text: Sequence[int], at: int, considered: Sequence[int]) -> None:
+        """Count text[at] and each token that was considered, behind every context before it."""
+        for width in range(1, min(self.widest, at) + 1):
+            context = tuple(text[at - width : at])
+            counts = self.counts.setdefault(context, {})
+            best = self.best.get(context, text[at])
+            for token in (text[at], *considered):
+                counts[token] = counts.get(token, 0) + 1
+                if counts[token] > counts[best]:
+                    best = token
+            self.best[context] = best
+
+    def draft(self, text: Sequence[int], numbers: Sequence[float]) -> list[int]:
+        """Follow the most frequent token, again and again."""
+        before, drafted = list(text[-self.widest :]), list[int]()
+        for number in numbers:
+            token = self.next_token(before)
+            if token is None:
+                if not self.guesses_below:
+                    break
+                token = int(number * self.guesses_below)
+            drafted.append(token)
+            before.append(token)
+        return drafted
+
+    def next_token(self, before: Sequence[int]) -> int | None:
+        """Return the most frequent token behind the longest known context; None if not even the last token is known."""
+        for width in range(min(self.widest, len(before)), 0, -1):
+            token = self.best.get(tuple(before[-width:]))
+            if token is not None:
+                return token
+        return None
+
+
+class Index:
+    """Where each n-gram of one sequence first went on."""
+
+    def __init__(self, most: int) -> None:
+        """Begin with nothing read.
+
+        Args:
+            most: Tokens of the longest n-gram that is looked up, >= 1.
+        """
+        self.most = most
+        self.first: dict[tuple[int, ...], int] = {}
+
+    def learn(self, text: Sequence[int], at: int, considered: Sequence[int]) -> None:
+        """Note that the n-grams before text[at] go on there, unless one did before."""
+        for width in range(1, min(self.most, at) + 1):
+            self.first.setdefault(tuple(text[at - width : at]), at)
+
+    def draft(self, text: Sequence[int], numbers: Sequence[float]) -> list[int]:
+        """Copy what followed the first occurrence of the longest suffix that occurred before."""
+        for width in range(min(self.most, len(text)), 0, -1):
+            at = self.first.get(tuple(text[-width:]))
+            if at is not None:
+                return list(text[at : at + len(numbers)])
+        return []
+
+
+class TextDraft:
+    """Proposes what a memory of each row's own text says."""
+
+    def __init__(self, memory: Callable[[], Memory], *, filler_top_k: int = 1) -> None:
+        """Say what is remembered.
+
+        Args:
+            memory: Makes the memory of a row.
+            filler_top_k: Above 1, so many first choices of the target, by its logits, are learnt at each committed
+                position, too; the committed token, if it is one of them, a second time. At 1 it alone is learnt.
+        """
+        self.memory, self.fillers = memory, filler_top_k if filler_top_k > 1 else 0
+
+    def start(self, batch: Batch, prompts: Sequence[Sequence[int]]) -> None:
+        """Learn the prompts."""
+        self.texts = [list(prompt) for prompt in prompts]
+        self.memories = [self.memory() for _ in prompts]
+        for text, memory in zip(self.texts, self.memories, strict=True):
+            for at in range(len(text)):
+                memory.learn(text, at, ())
+
+    def propose(self, batch: Batch, lengths: Ints, numbers: Floats) -> Proposal:
+        """Ask each row's memory."""
+        rows = zip(self.memories, self.texts, lengths.tolist(), numbers.tolist(), strict=True)
+        drafts = [memory.draft(text, row[:length]) for memory, text, length, row in rows]
+        drafted = np.array([len(d) for d in drafts])
+        tokens = np.zeros((len(drafts), int(drafted.max())), np.int64)
+        for row, draft in zip(tokens, drafts, strict=True):
+            row[: len(draft)] = draft
+        return Proposal(tokens=torch.from_numpy(tokens), lengths=drafted, passes=np.zeros_like(drafted))
+
+    def learn(self, batch: Batch, verdict: Verdict, committed: Ints) -> None:
+        """Learn what is committed, and what else the target considered there."""
+        logits = verdict.seen.logits
+        considered = logits.topk(min(self.fillers, logits.shape[-1])).indices.tolist()
+        ends = batch.lengths.tolist()
+        for row, (text, memory, end) in enumerate(zip(self.texts, self.memories, ends, strict=True)):
+            begin = len(text)
+            text.extend(batch.tokens[row, begin:end].tolist())
+            for at in range(begin, end):
+                memory.learn(text, at, considered[row][at - begin])
+
+    def select(self, rows: Ints) -> None:
+        """Keep only these rows."""
+        self.texts = [self.texts[row] for row in rows]
+        self.memories = [self.memories[row] for row in rows]
+
+
+def counting(filler_top_k: Callable[[Options], int]) -> Callable[[Models, Options], Begin]:
+    """Return how a method that counts n-grams begins."""
+
+    def begin(models: Models, options: Options) -> Begin:
+        return drafting(models, options, lambda: Store(options.ngram), filler_top_k(options))
+
+    return begin
+
+
+def looking_up(models: Models, options: Options) -> Begin:
+    """Begin with prompt look-up; a longest n-gram of 3, context and token, looks up 2 tokens."""
+    return drafting(models, options, lambda: Index(options.ngram - 1), 1)
+
+
+def drafting(models: Models, options: Options, memory: Callable[[], Memory], filler_top_k: int) -> Begin:
+    """Check the options and return how to begin on a batch."""
+    check_whole("--ngram", options.ngram, least=2)
+    check_whole("--filler-top-k", filler_top_k)
+
+    def on(prompts: Sequence[Sequence[int]], task: Task) -> Decoder:
+        drafter = TextDraft(memory, filler_top_k=filler_top_k)
+        return Chain(models.target, drafter, prompts, task, lengths=FixedLength(options.k))
+
+    return on
+
+
+# ANPD (Ou et al. 2024, arXiv 2404.08698) counts the prompt and what is committed. NASD also counts, at every verified
+# position that is committed, the target's first choices: those it did not take may be what follows next time.
+METHODS = (
+    Method(
+        name="ngram",
+        summary="n-grams of the text so far and of what the target considered (NASD), no draft model",
+        is_exact=True,
+        batched=True,
+        begin=counting(lambda options: options.filler_top_k),
+    ),
+    Method(
+        name="anpd",
+        summary="n-grams of the text so far (ANPD), no draft model",
+        is_exact=True,
+        batched=True,
+        begin=counting(lambda options: 1),
+    ),
+    Method(
+        name="prompt-lookup",
+        summary="copies what followed the text's last tokens where they first occurred, no draft model",
+        is_exact=True,
+        batched=True,
+        begin=looking_up,
+    ),
+)

@@ -1,0 +1,549 @@
+"""Mining, the judge and the method that asks it: against brute force, the exact loop and what a decoder really sees."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import acceptance
+from acceptance import judge, laws, mining
+from acceptance.decoders import autojudge, speculative
+from acceptance.decoders.batch import Decoded, Task
+from acceptance.decoders.chain import Seen
+from acceptance.decoders.decoder import run
+from acceptance.decoders.method import Models, Options
+from acceptance.inflate import inflate
+from acceptance.judge import Judge
+from acceptance.mining import Mined, Number, Rejoin
+from acceptance.models import Model, load_pair
+from acceptance.rule import SamplingRule
+from simulator.artefacts import UserError
+
+from .tiny_models import Floats, greedy_without_cache, logits_without_cache, random_model, related_model
+
+GREEDY, FREE = SamplingRule(temperature=0.0), SamplingRule(temperature=1.0)
+VOCABULARY = 11
+PAIR = Path(acceptance.__file__).parent / "tiny_pair"
+EXAMPLES = Path(__file__).parents[2] / "examples"
+LOOKAHEAD = 8
+SHORT = Rejoin(window=LOOKAHEAD, least=3, shift=1)
+
+
+@pytest.fixture(scope="module")
+def pair() -> tuple[Model, Model]:
+    """A target, one token of which ends a text, and a narrower draft."""
+    target = random_model("llama", 31, VOCABULARY)
+    return replace(target, ends=(3,)), related_model(target, 32, 0.25)
+
+
+def prompts_of(seed: int, lengths: Sequence[int]) -> list[list[int]]:
+    rng = np.random.default_rng(seed)
+    return [rng.integers(VOCABULARY, size=n).tolist() for n in lengths]
+
+
+RAGGED = prompts_of(1, [1, 12, 3, 7, 2, 9])
+
+
+def some_judge(pair: tuple[Model, Model], seed: int = 3, threshold: float = 0.5) -> Judge:
+    """Random weights: a judge that says now this, now that."""
+    rng = np.random.default_rng(seed)
+    draft, target = (judge.hidden_size_of(model) for model in pair[::-1])
+    return Judge(
+        draft_weights=rng.normal(size=draft), target_weights=rng.normal(size=target), bias=0.1, threshold=threshold
+    )
+
+
+@torch.inference_mode()
+def state_without_cache(model: Model, tokens: Sequence[int]) -> Floats:
+    """The last hidden state at the last of these tokens, read at once and alone."""
+    found = model.module(input_ids=torch.tensor([list(tokens)]), output_hidden_states=True)
+    return found.hidden_states[-1][0, -1].double().numpy()
+
+
+def features_without_cache(pair: tuple[Model, Model], tokens: Sequence[int]) -> Floats:
+    return np.concatenate([state_without_cache(model, tokens) for model in pair[::-1]])
+
+
+def first_choice(model: Model, tokens: Sequence[int]) -> int:
+    return int(logits_without_cache(model, tokens).argmax())
+
+
+# Mining.
+
+
+def mine_without_cache(
+    pair: tuple[Model, Model], prompts: Sequence[list[int]], same: mining.SameAnswer, walked: int, lookahead: int
+) -> list[tuple[int, int, int, bool]]:
+    """The paper's walk, one prompt and one token at a time: prompt, position, token and label of each mismatch."""
+    target, draft = pair
+    found = []
+    for i, prompt in enumerate(prompts):
+        answer = greedy_without_cache(target, prompt, walked + lookahead)
+        position = 0
+        while position < min(walked, len(answer)):
+            token = first_choice(draft, prompt + answer[:position])
+            if token != answer[position]:
+                other = [*answer[:position], token]
+                if token not in target.ends:
+                    other += greedy_without_cache(target, prompt + other, walked + lookahead - len(other))
+                important = not same(answer, other)
+                found.append((i, position, token, important))
+                answer = answer if important else other
+            position += 1
+    return found
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 6])
+def test_mining_is_the_papers_walk_token_by_token(pair: tuple[Model, Model], batch_size: int) -> None:
+    options = {"max_new_tokens": 12, "lookahead": LOOKAHEAD}
+    mined = mining.mine(*pair, RAGGED, SHORT, batch_size=batch_size, **options)
+    rows = list(zip(mined.prompt, mined.position, mined.token, mined.important, strict=True))
+    assert rows == mine_without_cache(pair, RAGGED, SHORT, 12, LOOKAHEAD)
+    assert 0 < mined.important.sum() < len(rows), "one label alone proves little"
+    assert 3 in mined.token.tolist(), "no draft ended a text"
+    if batch_size == 6:
+        blind = mining.mine(*pair, RAGGED, lambda one, other: False, **options)
+        assert len(blind.important) != len(rows), "the walk goes on along the new text, or it would find the same"
+
+
+def test_a_draft_that_is_the_target_makes_no_mismatch(pair: tuple[Model, Model]) -> None:
+    mined = mining.mine(pair[0], pair[0], RAGGED, SHORT, max_new_tokens=8, lookahead=LOOKAHEAD)
+    assert mined.features.shape == (0, 32)
+
+
+def test_features_are_the_states_of_both_models_at_the_drafts_token(pair: tuple[Model, Model]) -> None:
+    """Where no swap ever stays, the text before a mismatch is the target's own."""
+    mined = mining.mine(*pair, RAGGED, lambda one, other: False, max_new_tokens=10, lookahead=0)
+    for features, i, position, token in zip(mined.features, mined.prompt, mined.position, mined.token, strict=True):
+        before = RAGGED[i] + greedy_without_cache(pair[0], RAGGED[i], 10)[:position]
+        np.testing.assert_allclose(features, features_without_cache(pair, [*before, token]), atol=1e-4)
+
+
+class Recorder(autojudge.JudgeRule):
+    """Notes what the rule sees of each drafted token."""
+
+    def __init__(self, weights: Judge) -> None:
+        super().__init__(weights, 0.0)
+        self.seen: list[Seen] = []
+
+    def keeps(self, seen: Seen) -> torch.Tensor:
+        self.seen.append(seen)
+        return super().keeps(seen)
+
+
+def test_training_sees_what_decoding_sees(pair: tuple[Model, Model]) -> None:
+    """Every rejected draft of the greedy loop is among the mined mismatches, with the same features."""
+    pair = replace(pair[0], ends=()), pair[1]  # rounds that an end cuts judge tokens that are no part of the text
+    mined = mining.mine(*pair, RAGGED, lambda one, other: False, max_new_tokens=10, lookahead=0)
+    known = {(p, t): row for p, t, row in zip(mined.prompt, mined.position, mined.features, strict=True)}
+    rule = Recorder(some_judge(pair))
+    task = Task(rule=GREEDY, max_new_tokens=10, rngs=laws.streams(5, range(len(RAGGED))))
+    decoder = autojudge.chain(*pair, rule, Options(draft_rule=GREEDY, k=3), RAGGED, task)
+    compared = shifted = 0
+    while len(decoder.batch.index):
+        starts, index = decoder.batch.starts, decoder.batch.index
+        proposal = decoder.propose()
+        verdict = decoder.verify(proposal)
+        seen = rule.seen[-1]
+        for row, accepted in enumerate(verdict.accepted.tolist()):
+            if accepted < proposal.lengths[row]:
+                states = [seen.proposal.hidden[row, accepted], seen.hidden[row, 1 + accepted]]
+                expected = known[index[row], starts[row] + accepted]
+                np.testing.assert_allclose(torch.cat(states), expected, atol=1e-4)
+                # The negative control: a state one token earlier, as in the implementation this is modelled on.
+                shifted += not np.allclose(seen.hidden[row, accepted], expected[-16:], atol=0.1)
+                compared += 1
+        decoder.select(decoder.commit(proposal, verdict))
+    assert compared > 10
+    assert shifted == compared
+
+
+# What makes two answers the same.
+
+
+def test_the_answer_is_the_last_number() -> None:
+    assert mining.last_number("so 3 and 4 make 1,234.50.") == 1234.5
+    assert mining.last_number("-7 apples") == -7
+    assert mining.last_number("none") is None
+
+
+def test_answers_are_compared_as_numbers(tiny_tokenizer: object) -> None:
+    same = Number(tokenizer=tiny_tokenizer)
+    ids = [
+        tiny_tokenizer(text).input_ids for text in ("it is 5, so 12", "7 and then 12.0<|endoftext|>", "12 then 5", "x")
+    ]
+    assert same(ids[0], ids[1])
+    assert not same(ids[0], ids[2])
+    assert not same(ids[3], ids[3])
+
+
+TEXT = list(range(100, 164))
+
+
+@pytest.mark.parametrize(
+    ("alternative", "expected"),
+    [
+        ([*TEXT[:20], 1, *TEXT[21:]], True),  # one token for another
+        ([*TEXT[:20], 1, 2, 3, 4, 5, *TEXT[21:]], True),  # four more
+        ([*TEXT[:20], 1, 2, 3, 4, 5, 6, *TEXT[21:]], False),  # five more
+        ([*TEXT[:20], 1, *TEXT[25:]], True),  # four fewer
+        ([*TEXT[:20], 1, *TEXT[26:]], False),  # five fewer
+        ([*TEXT[:20], 1, *TEXT[20:]], True),  # one put in
+        ([*TEXT[:20], 1, *TEXT[21:36], *[9] * 28], False),  # back for 15 tokens
+        ([*TEXT[:20], 1, *TEXT[21:37], *[9] * 27], True),  # back for 16
+        ([*TEXT[:20], *[9] * 12, *TEXT[32:]], False),  # back, but behind the window
+    ],
+)
+def test_an_alternative_rejoins_within_window_and_shift(alternative: list[int], expected: bool) -> None:
+    assert Rejoin(window=24, least=16, shift=4)(TEXT, alternative) is expected
+
+
+def test_texts_that_end_rejoin_where_their_ends_are_equal() -> None:
+    same = Rejoin(window=24, least=16, shift=1)
+    assert same([1, 2, 3, 4, 5], [1, 2, 9, 4, 5])
+    assert same([1, 2, 3, 4, 5], [1, 2, 9, 5])
+    assert not same([1, 2, 3, 4, 5], [1, 2, 9])
+    assert not same([1, 2, 3, 4, 5], [1, 2, 9, 8, 5])
+    assert not same([1, 2, 3, 4, 5], [1, 2, 9, 4, 5, 6])
+
+
+@given(st.lists(st.integers(0, 2), max_size=14), st.lists(st.integers(0, 2), max_size=14), st.integers(0, 3))
+@settings(max_examples=200, deadline=None)
+def test_rejoining_is_its_definition(ours: list[int], theirs: list[int], shift: int) -> None:
+    window, least = 10, 3
+    reference, alternative = [7, 7, 3, *ours], [7, 7, 4, *theirs]
+    pieces = [
+        reference[j : j + least] == alternative[i : i + least]
+        for i in range(3, 2 + window - least + 1)
+        for j in range(2, 2 + window - least + 1)
+        if abs(i - j) <= shift and i + least <= len(alternative) and j + least <= len(reference)
+    ]
+    ended = len(ours) + 1 < window and len(theirs) + 1 < window
+    tails = [reference[j:] == alternative[3:] for j in range(2, 4 + shift) if j < len(reference)]
+    assert Rejoin(window=window, least=least, shift=shift)(reference, alternative) == (
+        any(pieces) or (ended and any(tails))
+    )
+
+
+# The classifier.
+
+
+def labelled(seed: int, rows: int, size: int, slope: float) -> tuple[Floats, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    features = rng.normal(size=(rows, size))
+    return features, rng.logistic(size=rows) < slope * features[:, 0]
+
+
+def test_the_gradient_is_that_of_the_objective() -> None:
+    features, important = labelled(1, 40, 5, 2.0)
+    signs = np.where(important, 1.0, -1.0)
+    at = np.random.default_rng(2).normal(size=6)
+    value, gradient = judge.objective(at, features, signs, 0.3)
+    losses = [np.log1p(np.exp(-s * (x @ at[:5] + at[5]))) for x, s in zip(features, signs, strict=True)]
+    # With C in front of the sum of losses, as C is meant, and then divided by C and their number.
+    assert value * 0.3 * 40 == pytest.approx(at[:5] @ at[:5] / 2 + 0.3 * sum(losses))
+    step = 1e-6
+    for i, slope in enumerate(gradient):
+        ahead, behind = (judge.objective(at + d * np.eye(6)[i], features, signs, 0.3)[0] for d in (step, -step))
+        assert slope == pytest.approx((ahead - behind) / (2 * step), abs=1e-5)
+
+
+@pytest.mark.parametrize("strength", judge.STRENGTHS)
+def test_a_fit_is_a_minimum(strength: float) -> None:
+    features, important = labelled(3, 300, 8, 2.0)
+    weights, bias = judge.fit(features, important, strength)
+    _, gradient = judge.objective(np.append(weights, bias), features, np.where(important, 1.0, -1.0), strength)
+    assert np.abs(gradient).max() < 1e-5
+
+
+def test_without_information_the_bias_is_the_log_odds() -> None:
+    important = np.arange(40) < 30
+    weights, bias = judge.fit(np.zeros((40, 2)), important, 1.0)
+    assert bias == pytest.approx(np.log(30 / 10), abs=1e-4)
+    assert weights == pytest.approx(0)
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=2, max_size=30))
+@settings(max_examples=200, deadline=None)
+def test_auc_counts_pairs(rows: list[tuple[int, bool]]) -> None:
+    scores, important = np.array([s for s, _ in rows], float), np.array([b for _, b in rows])
+    if important.all() or not important.any():
+        return
+    pairs = [(a > b) + (a == b) / 2 for a in scores[important] for b in scores[~important]]
+    assert judge.auc(scores, important) == pytest.approx(np.mean(pairs))
+
+
+@given(st.lists(st.integers(0, 20), min_size=1, max_size=40), st.sampled_from([0.5, 0.9, 1.0]))
+@settings(max_examples=200, deadline=None)
+def test_the_threshold_is_the_largest_of_enough_recall(scores: list[int], recall: float) -> None:
+    probabilities = np.array(scores) / 20
+    found = judge.threshold_for(probabilities, np.ones(len(scores), bool), recall)
+    assert (probabilities >= found).mean() >= recall
+    for larger in probabilities[probabilities > found]:
+        assert (probabilities >= larger).mean() < recall
+
+
+def mined_of(seed: int, slope: float, prompts: int = 60, each: int = 20) -> Mined:
+    """Two features of the draft and one of the target, the first of which tells."""
+    features, important = labelled(seed, prompts * each, 3, slope)
+    scaled = (50 + 10 * features).astype(np.float32)
+    index = np.repeat(np.arange(prompts), each)
+    nothing = np.zeros(len(index), np.int64)
+    return Mined(features=scaled, important=important, prompt=index, position=nothing, token=nothing)
+
+
+def test_what_can_be_separated_is() -> None:
+    mined = mined_of(4, 1e6)
+    found, report = judge.train(mined, 2, np.random.default_rng(0))
+    assert report.auc > 0.999
+    assert report.recall >= judge.RECALL
+    assert report.wrongly < 0.2
+    assert (found.draft_weights.shape, found.target_weights.shape) == ((2,), (1,))
+    fresh = mined_of(5, 1e6)
+    told = found.probabilities(fresh.features) >= found.threshold
+    assert told[fresh.important].mean() > 0.8
+    assert told[~fresh.important].mean() < 0.05
+
+
+def test_recall_holds_and_auc_is_half_where_nothing_tells() -> None:
+    """The negative control: from noise nothing is learned, and the threshold still keeps nine in ten."""
+    _, report = judge.train(mined_of(6, 0.0, prompts=400), 2, np.random.default_rng(0))
+    kinds = report.validation_mismatches / 2
+    assert abs(report.auc - 0.5) < 4 * np.sqrt((2 * kinds + 1) / (12 * kinds * kinds))
+    assert report.recall >= judge.RECALL
+    assert report.unimportant < 0.2
+
+
+def test_a_prompt_is_trained_on_or_validated_on_not_both() -> None:
+    mined = mined_of(7, 1.0)
+    kept = judge.validation(mined, np.random.default_rng(1))
+    assert not set(mined.prompt[kept]) & set(mined.prompt[~kept])
+    assert len(set(mined.prompt[kept])) == 6
+
+
+def test_too_few_mismatches_are_refused() -> None:
+    mined = mined_of(8, 1.0)
+    with pytest.raises(UserError, match=r"^judge: 1200 important of 1200 mismatches are too few"):
+        judge.train(replace(mined, important=np.ones(1200, bool)), 2, np.random.default_rng(0))
+
+
+# The checkpoint.
+
+
+@pytest.fixture
+def saved(pair: tuple[Model, Model], tmp_path: Path) -> Path:
+    _, report = judge.train(mined_of(4, 2.0), 2, np.random.default_rng(0))
+    judge.save(tmp_path / "judge", some_judge(pair), *pair, report, {"seed": 1})
+    return tmp_path / "judge"
+
+
+def test_a_judge_comes_back_as_it_was(pair: tuple[Model, Model], saved: Path) -> None:
+    found, expected = judge.load(saved, *pair), some_judge(pair)
+    np.testing.assert_allclose(found.draft_weights, expected.draft_weights, rtol=1e-6)
+    np.testing.assert_allclose(found.target_weights, expected.target_weights, rtol=1e-6)
+    assert (found.bias, found.threshold) == (expected.bias, expected.threshold)
+
+
+def test_a_judge_knows_its_pair_in_another_precision_and_inflated(pair: tuple[Model, Model], saved: Path) -> None:
+    coarse = [replace(m, module=related_model(m, 0, 0.0).module.to(torch.bfloat16)) for m in pair]
+    judge.load(saved, *coarse)
+    judge.load(saved, inflate(pair[0], 4.0), pair[1])
+
+
+def test_a_judge_of_another_pair_is_refused(pair: tuple[Model, Model], saved: Path) -> None:
+    stranger = random_model("llama", 77, VOCABULARY)
+    wider = random_model("llama", 77, VOCABULARY, hidden_size=32)
+    talker = random_model("llama", 77, VOCABULARY + 1)
+    for models, reason in (
+        ((stranger, pair[1]), r"its target is another model \(hidden states differ by"),
+        ((pair[0], stranger), r"its draft is another model \(hidden states differ by"),
+        (pair[::-1], "its draft is another model"),
+        ((wider, pair[1]), "its target has hidden_size 16, but this one has 32"),
+        ((pair[0], talker), "its draft has vocabulary 11, but this one has 12"),
+    ):
+        with pytest.raises(UserError, match=rf"^--judge {saved}: {reason}") as error:
+            judge.load(saved, *models)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"kind": "trace"}, "kind is 'trace', expected 'judge'"),
+        ({"schema_version": 9}, "schema_version is 9, supported: 1"),
+        ({"threshold": 1.5}, "threshold is not from 0 to 1"),
+        ({"bias": "x"}, "cannot be loaded"),
+        ({"models": {}}, "cannot be loaded"),
+    ],
+)
+def test_a_damaged_judge_is_refused(
+    pair: tuple[Model, Model], saved: Path, changes: dict[str, object], reason: str
+) -> None:
+    config = json.loads((saved / judge.CONFIG).read_text())
+    (saved / judge.CONFIG).write_text(json.dumps(config | changes))
+    with pytest.raises(UserError, match=reason):
+        judge.load(saved, *pair)
+
+
+def test_damaged_weights_are_refused(pair: tuple[Model, Model], saved: Path) -> None:
+    (saved / judge.WEIGHTS).write_bytes(b"no zip")
+    with pytest.raises(UserError, match="cannot be loaded"):
+        judge.load(saved, *pair)
+    np.savez(saved / judge.WEIGHTS, draft=np.zeros(16), target=np.zeros(15))
+    with pytest.raises(UserError, match=r"weights are of shapes \(\(16,\), \(15,\)\)"):
+        judge.load(saved, *pair)
+    (saved / judge.WEIGHTS).unlink()
+    with pytest.raises(UserError, match="no such file"):
+        judge.load(saved, *pair)
+
+
+# Decoding.
+
+
+def decode(
+    pair: tuple[Model, Model],
+    prompts: Sequence[Sequence[int]],
+    weights: Judge,
+    threshold: float,
+    k: int,
+    budget: int,
+    rule: SamplingRule = GREEDY,
+) -> list[Decoded]:
+    task = Task(rule=rule, max_new_tokens=budget, rngs=laws.streams(5, range(len(prompts))))
+    asked = autojudge.JudgeRule(weights, threshold)
+    return run(autojudge.chain(*pair, asked, Options(draft_rule=rule, k=k), prompts, task))
+
+
+def speculate(pair: tuple[Model, Model], k: int, budget: int, rule: SamplingRule) -> list[Decoded]:
+    streams = laws.streams(5, range(len(RAGGED)))
+    return speculative.decode(*pair, RAGGED, k=k, rule=rule, draft_rule=rule, max_new_tokens=budget, rngs=streams)
+
+
+def without_draft_passes(decoded: Sequence[Decoded]) -> list[tuple[list[int], list[object]]]:
+    """The judge's draft reads its last token as well; all else has to be equal."""
+    return [(d.tokens, [replace(r, draft_passes=0) for r in d.rounds]) for d in decoded]
+
+
+@pytest.mark.parametrize("rule", [GREEDY, FREE], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("k", [1, 4])
+def test_with_threshold_0_it_is_exact_speculation(pair: tuple[Model, Model], rule: SamplingRule, k: int) -> None:
+    found = decode(pair, RAGGED, some_judge(pair), 0.0, k, 20, rule)
+    expected = speculate(pair, k, 20, rule)
+    # Under sampling an accepted token need not be the first choice; only rules that are not exact count those.
+    plain = [replace(d, rounds=[replace(r, overruled=0) for r in d.rounds]) for d in found]
+    assert without_draft_passes(plain) == without_draft_passes(expected)
+    if rule.is_greedy:
+        assert not any(r.overruled for d in found for r in d.rounds)
+    loose = decode(pair, RAGGED, some_judge(pair), 0.5, k, 20, rule)
+    assert [d.tokens for d in loose] != [d.tokens for d in expected]
+
+
+@pytest.mark.parametrize("rule", [GREEDY, FREE], ids=["greedy", "sampled"])
+def test_with_threshold_1_everything_is_accepted(pair: tuple[Model, Model], rule: SamplingRule) -> None:
+    sure = replace(some_judge(pair), bias=1e6)  # of everything's importance
+    found = decode(pair, RAGGED, sure, 1.0, 3, 20, rule)
+    assert all(r.accepted == r.drafted for d in found for r in d.rounds if r.cut_by != "eos")
+    assert sum(r.overruled for d in found for r in d.rounds) > 0
+    strict = decode(pair, RAGGED, sure, 0.999, 3, 20, rule)
+    assert any(r.accepted < r.drafted for d in strict for r in d.rounds)
+
+
+def judged_without_cache(
+    pair: tuple[Model, Model], prompt: list[int], weights: Judge, threshold: float, k: int, budget: int
+) -> tuple[list[int], list[int]]:
+    """The paper's greedy loop with everything read anew: the output, and what each round committed."""
+    target, draft = pair
+    output: list[int] = []
+    committed: list[int] = []
+    while len(output) < budget and (not output or output[-1] not in target.ends):
+        begin, drafted, kept = len(output), min(k, budget - len(output) - 1), 0
+        while kept < drafted:
+            token, own = first_choice(draft, prompt + output), first_choice(target, prompt + output)
+            chance = weights.probabilities(features_without_cache(pair, [*prompt, *output, token])[None])[0]
+            if token != own and chance >= threshold:
+                break
+            output.append(token)
+            kept += 1
+        output.append(first_choice(target, prompt + output))
+        ends = [i for i, t in enumerate(output[begin:], begin) if t in target.ends]
+        output = output[: ends[0] + 1] if ends else output
+        committed.append(len(output) - begin)
+    return output, committed
+
+
+@pytest.mark.parametrize("k", [1, 2, 5])
+def test_greedy_decoding_is_the_papers_loop(pair: tuple[Model, Model], k: int) -> None:
+    weights = some_judge(pair)
+    found = decode(pair, RAGGED, weights, 0.5, k, 16)
+    expected = [judged_without_cache(pair, p, weights, 0.5, k, 16) for p in RAGGED]
+    assert [(d.tokens, [r.committed for r in d.rounds]) for d in found] == expected
+    assert [decode(pair, [p], weights, 0.5, k, 16)[0] for p in RAGGED] == found
+    rounds = [r for d in found for r in d.rounds]
+    assert any(r.overruled for r in rounds)
+    assert any(r.accepted < r.drafted for r in rounds)
+
+
+@pytest.mark.parametrize("threshold", [-0.1, 1.1, float("nan")])
+def test_a_threshold_that_is_no_probability_is_refused(pair: tuple[Model, Model], threshold: float) -> None:
+    with pytest.raises(UserError, match="--judge-threshold"):
+        autojudge.JudgeRule(some_judge(pair), threshold)
+
+
+# The bundled judge, and the script that trains it.
+
+
+def test_the_bundled_judge_keeps_mismatches_of_the_bundled_pair() -> None:
+    pair = load_pair(str(PAIR / "target"), str(PAIR / "draft"), device="cpu", dtype="float32")
+    lines = (PAIR / "prompts.jsonl").read_text().splitlines()[:8]
+    prompts = [pair.tokenizer(json.loads(line)["prompt"]).input_ids for line in lines]
+    models = Models(target=pair.target, draft=pair.draft, judge=judge.BUNDLED)
+    task = Task(rule=GREEDY, max_new_tokens=24, rngs=laws.streams(5, range(len(prompts))))
+
+    def overruled(threshold: float | None) -> int:
+        options = Options(draft_rule=GREEDY, k=4, judge_threshold=threshold)
+        decoded = run(autojudge.METHOD.begin(models, options)(prompts, task))
+        return sum(r.overruled for d in decoded for r in d.rounds)
+
+    assert overruled(0.0) == 0
+    assert 0 < overruled(None) < overruled(1.0)
+    with pytest.raises(UserError, match="its draft"):
+        judge.load(judge.BUNDLED, pair.draft, pair.target)
+
+
+def test_the_bundled_judge_says_how_it_was_trained() -> None:
+    config = json.loads((judge.BUNDLED / judge.CONFIG).read_text())
+    training = config["training"]
+    assert training["mismatches"] > 1000
+    assert training["recall"] >= judge.RECALL
+    assert training["auc"] == max(training["aucs"].values()) > 0.5
+    assert config["threshold"] == training["threshold"]
+
+
+def test_the_script_trains_a_judge(random_pair: tuple[Path, Path], tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    lines = [json.dumps({"prompt": " ".join(f"w{i}" for i in rng.integers(40, size=6))}) for _ in range(60)]
+    (tmp_path / "prompts.jsonl").write_text("\n".join(lines))
+    # The words of a random pair, and models of little contrast, which come back to their own text now and then.
+    target = random_model("llama", 31, 41, initializer_range=0.15, max_position_embeddings=128)
+    folders = [shutil.copytree(random_pair[0], tmp_path / name) for name in ("target", "draft")]
+    for folder, model in zip(folders, (target, related_model(target, 5, 0.3)), strict=True):
+        model.module.save_pretrained(folder)
+    command = [sys.executable, EXAMPLES / "train_judge.py", "--target", folders[0], "--draft", folders[1]]
+    command += ["--prompts", tmp_path / "prompts.jsonl", "--out", tmp_path / "judge", "--max-new-tokens", "12"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "AUC" in done.stdout
+    pair = load_pair(*map(str, folders), device="cpu", dtype="float32")
+    judge.load(tmp_path / "judge", pair.target, pair.draft)
+    again = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert (again.returncode, again.stderr.count("\n")) == (2, 1)
+    assert "exists already (--force overwrites it)" in again.stderr

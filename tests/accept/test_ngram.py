@@ -1,0 +1,195 @@
+"""N-gram stores and prompt look-up: against counting anew, against transformers, and at work in the loop."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers.generation.candidate_generator import PromptLookupCandidateGenerator
+
+from acceptance import laws
+from acceptance.decoders.batch import Batch, Decoded, Floats, Ints, Task
+from acceptance.decoders.chain import Chain, FixedLength, Proposal, Verdict
+from acceptance.decoders.decoder import run
+from acceptance.decoders.ngram import Index, Memory, Store, TextDraft
+from acceptance.models import Model
+from acceptance.rule import SamplingRule
+
+from .tiny_models import greedy_without_cache, random_model
+
+GREEDY, FREE = SamplingRule(temperature=0.0), SamplingRule(temperature=1.0)
+VOCABULARY = 7
+# A text in the order it was learnt: each token, and what else the target considered for its place.
+Learnt = Sequence[tuple[int, Sequence[int]]]
+
+tokens = st.integers(0, 3)
+learnt_texts = st.lists(st.tuples(tokens, st.lists(tokens, max_size=3)), min_size=1, max_size=25)
+
+
+def learn(memory: Memory, learnt: Learnt) -> list[int]:
+    text = [token for token, _ in learnt]
+    for at, (_, considered) in enumerate(learnt):
+        memory.learn(text, at, considered)
+    return text
+
+
+def follower(learnt: Learnt, context: Sequence[int]) -> int | None:
+    """The most frequent follower of a context, the first to be that often; None if nothing followed it."""
+    text = [token for token, _ in learnt]
+    seen: list[int] = []
+    for at, (token, considered) in enumerate(learnt):
+        if at >= len(context) and text[at - len(context) : at] == list(context):
+            seen += [token, *considered]
+    if not seen:
+        return None
+    most = max(seen.count(token) for token in seen)
+    return next(t for i, t in enumerate(seen) if seen[: i + 1].count(t) == most)
+
+
+def draft_by_counting(learnt: Learnt, n: int, k: int) -> list[int]:
+    text, drafted = [token for token, _ in learnt], list[int]()
+    while len(drafted) < k:
+        before = [*text, *drafted]
+        widths = range(min(n - 1, len(before)), 0, -1)
+        found = [token for w in widths if (token := follower(learnt, before[-w:])) is not None]
+        if not found:
+            break
+        drafted.append(found[0])
+    return drafted
+
+
+@settings(deadline=None, max_examples=300)
+@given(learnt_texts, st.integers(2, 5), st.integers(0, 6))
+def test_a_store_drafts_what_counting_anew_says(learnt: Learnt, n: int, k: int) -> None:
+    store = Store(n)
+    assert store.draft(learn(store, learnt), [0.5] * k) == draft_by_counting(learnt, n, k)
+
+
+@pytest.mark.parametrize(
+    ("text", "n", "drafted"),
+    [
+        ([1, 2, 3, 1, 2], 3, [3, 1, 2, 3]),  # two tokens of context, again and again
+        ([5, 1, 7, 2, 1], 4, [7, 2, 1, 7]),  # backs off to one token
+        ([1, 2, 1, 3, 1, 3, 1], 2, [3, 1, 3, 1]),  # the most frequent, not the first
+        ([1, 2, 1, 3, 1], 2, [2, 1, 2, 1]),  # the first of two that are as frequent
+        ([9, 1, 2, 1, 9, 1, 3, 9, 1], 3, [2, 1, 9, 1]),
+        ([1, 2, 3], 3, []),  # unknown
+        ([1], 3, []),
+    ],
+)
+def test_a_store_by_hand(text: list[int], n: int, drafted: list[int]) -> None:
+    store = Store(n)
+    assert store.draft(learn(store, [(t, ()) for t in text]), [0.0] * 4) == drafted
+
+
+def test_what_the_target_considered_is_known_next_time() -> None:
+    """NASD's difference from ANPD: after 1 the text never had 3, but the target thought of it twice."""
+    learnt = [(1, ()), (2, (2, 3)), (1, ()), (4, (3, 4)), (1, (6, 3))]
+    nasd, anpd = Store(2), Store(2)
+    text = learn(nasd, learnt)
+    learn(anpd, [(token, ()) for token in text])
+    assert nasd.counts[1,] == {2: 2, 3: 2, 4: 2}
+    assert anpd.counts[1,] == {2: 1, 4: 1}
+    nasd.learn([1, 3], 1, ())
+    assert (nasd.draft([1], [0.0]), anpd.draft([1], [0.0])) == ([3], [2])
+
+
+def test_guesses_go_on_where_nothing_is_known() -> None:
+    store = Store(3, guesses_below=10)
+    text = learn(store, [(t, ()) for t in (1, 2, 3, 1)])
+    assert store.draft(text, [0.9, 0.9, 0.9]) == [2, 3, 1]
+    assert store.draft([8], [0.99, 0.15, 0.15, 0.0]) == [9, 1, 2, 3]
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(tokens, min_size=1, max_size=30), st.integers(1, 4), st.integers(1, 6))
+def test_prompt_lookup_is_that_of_transformers(text: list[int], most: int, k: int) -> None:
+    theirs = PromptLookupCandidateGenerator(num_output_tokens=k, max_matching_ngram_size=most, max_length=1000)
+    expected = theirs.get_candidates(torch.tensor([text]))[0][0, len(text) :].tolist()
+    index = Index(most)
+    assert index.draft(learn(index, [(t, ()) for t in text]), [0.0] * k) == expected
+
+
+class Checked(TextDraft):
+    """Compares every draft with what the prompt, the committed tokens and the target's choices say, row by row."""
+
+    def __init__(self, n: int, fillers: int, k: int) -> None:
+        super().__init__(lambda: Store(n), filler_top_k=fillers)
+        self.n, self.k, self.drafts, self.learnt = n, k, 0, dict[int, list[tuple[int, Sequence[int]]]]()
+
+    def start(self, batch: Batch, prompts: Sequence[Sequence[int]]) -> None:
+        super().start(batch, prompts)
+        self.learnt = {i: [(token, ()) for token in prompt] for i, prompt in enumerate(prompts)}
+
+    def propose(self, batch: Batch, lengths: Ints, numbers: Floats) -> Proposal:
+        proposal = super().propose(batch, lengths, numbers)
+        for row, i in enumerate(batch.index.tolist()):
+            found = proposal.tokens[row, : proposal.lengths[row]].tolist()
+            assert found == draft_by_counting(self.learnt[i], self.n, int(lengths[row]))
+            self.drafts += len(found)
+        assert proposal.laws is None
+        assert not proposal.passes.any()
+        return proposal
+
+    def learn(self, batch: Batch, verdict: Verdict, committed: Ints) -> None:
+        super().learn(batch, verdict, committed)
+        for row, i in enumerate(batch.index.tolist()):
+            end = batch.lengths[row]
+            for at in range(int(committed[row])):
+                logits = verdict.seen.logits[row, at].tolist()
+                choices = sorted(range(len(logits)), key=lambda t: -logits[t])[: self.fillers]
+                self.learnt[i].append((int(batch.tokens[row, end - committed[row] + at]), choices))
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return replace(random_model("llama", 61, VOCABULARY), ends=(3,))
+
+
+PROMPTS = [np.random.default_rng(n).integers(VOCABULARY, size=n).tolist() for n in (1, 9, 4, 2, 14, 6)]
+
+
+@pytest.mark.parametrize("fillers", [1, 2, 9])
+@pytest.mark.parametrize("rule", [GREEDY, FREE], ids=["greedy", "sampled"])
+def test_rows_of_a_ragged_batch_draft_from_their_own_text(model: Model, fillers: int, rule: SamplingRule) -> None:
+    drafter = Checked(3, fillers, 4)
+    assert drafter.fillers == (0 if fillers == 1 else fillers)
+    task = Task(rule=rule, max_new_tokens=14, rngs=laws.streams(2, range(len(PROMPTS))))
+    found = run(Chain(model, drafter, PROMPTS, task, lengths=FixedLength(4)))
+    assert drafter.drafts > 0
+    assert len({len(d.tokens) for d in found}) > 1, "no row ended before the others"
+    if rule.is_greedy:
+        assert [d.tokens for d in found] == [greedy_without_cache(model, p, 14) for p in PROMPTS]
+
+
+class Counted(Store):
+    """Counts how often it is told something."""
+
+    told = 0
+
+    def learn(self, text: Sequence[int], at: int, considered: Sequence[int]) -> None:
+        Counted.told += 1
+        super().learn(text, at, considered)
+
+
+def test_every_token_is_learnt_once(model: Model) -> None:
+    Counted.told = 0
+    task = Task(rule=FREE, max_new_tokens=14, rngs=laws.streams(3, range(len(PROMPTS))))
+    found = run(Chain(model, TextDraft(lambda: Counted(3)), PROMPTS, task, lengths=FixedLength(4)))
+    assert Counted.told == sum(map(len, PROMPTS)) + sum(len(d.tokens) for d in found)
+
+
+def accepted(found: Sequence[Decoded]) -> int:
+    return sum(r.accepted for d in found for r in d.rounds)
+
+
+def test_a_text_that_repeats_itself_is_drafted(model: Model) -> None:
+    """A random model's greedy text soon runs in a circle, and n-grams find out."""
+    endless = replace(model, ends=())
+    for memory in (lambda: Store(3), lambda: Index(2)):
+        task = Task(rule=GREEDY, max_new_tokens=60, rngs=laws.streams(4, range(len(PROMPTS))))
+        found = run(Chain(endless, TextDraft(memory), PROMPTS, task, lengths=FixedLength(4)))
+        assert accepted(found) > 60 * len(PROMPTS) / 3

@@ -1,0 +1,176 @@
+"""Quality of an output under the target, and the next-token task: against NumPy, and closed forms."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from acceptance import laws, quality
+from acceptance.decoders import baseline
+from acceptance.models import Model
+from acceptance.quality import Quality
+from acceptance.rule import SamplingRule
+from simulator.artefacts import UserError
+
+from .tiny_models import greedy_without_cache, law_of, logits_without_cache, random_model, trigram_pair
+
+VOCABULARY = 11
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.fixture(scope="module")
+def target() -> Model:
+    return random_model("llama", 31, VOCABULARY)
+
+
+def texts(seed: int, count: int, size: int) -> list[list[int]]:
+    return np.random.default_rng(seed).integers(VOCABULARY, size=(count, size)).tolist()
+
+
+@pytest.mark.parametrize("prompt_size", [1, 6])
+def test_quality_is_what_the_target_says_token_by_token(target: Model, prompt_size: int) -> None:
+    prompt, output = texts(prompt_size, 1, prompt_size)[0], texts(9, 1, 7)[0]
+    log_p, ranks = [], []
+    for i, token in enumerate(output):
+        law = law_of(logits_without_cache(target, prompt + output[:i]).numpy(), SamplingRule(temperature=1.0))
+        log_p.append(np.log(law[token]))
+        ranks.append(1 + (law > law[token]).sum())
+    found = quality.of_output(target, prompt, output)
+    assert found.mean_logp_nats == pytest.approx(np.mean(log_p), abs=1e-5)
+    assert found.mean_rank == pytest.approx(np.mean(ranks))
+    assert found.argmax_share == pytest.approx(np.mean(np.array(ranks) == 1))
+    assert found.mean_rank > 1
+
+
+def test_a_greedy_output_is_all_first_choices(target: Model) -> None:
+    output = greedy_without_cache(target, [1, 2, 3], 12)
+    found = quality.of_output(target, [1, 2, 3], output)
+    assert (found.mean_rank, found.argmax_share) == (1.0, 1.0)
+    output[4] = (output[4] + 1) % VOCABULARY  # the negative control
+    assert quality.of_output(target, [1, 2, 3], output).argmax_share < 1
+
+
+def test_a_single_token_is_read_behind_its_prompt(target: Model) -> None:
+    first = greedy_without_cache(target, [5], 1)
+    assert quality.of_output(target, [5], first).argmax_share == 1
+
+
+@pytest.mark.statistical
+def test_sampled_text_has_the_entropy_of_its_law() -> None:
+    """E ln p is minus the entropy, enumerated: 600 outputs of one token, tolerance 4 standard errors."""
+    model = trigram_pair(3)[0]
+    law = law_of(logits_without_cache(model, [2, 1]).numpy(), SamplingRule(temperature=1.0))
+    prompts = [[2, 1]] * 600
+    streams = laws.streams(7, range(600))
+    drawn = baseline.decode(model, prompts, rule=SamplingRule(temperature=1.0), max_new_tokens=1, rngs=streams)
+    found = [quality.of_output(model, p, o).mean_logp_nats for p, o in zip(prompts, drawn, strict=True)]
+    entropy = -(law * np.log(law)).sum()
+    error = np.sqrt((law * np.log(law) ** 2).sum() - entropy**2) / np.sqrt(600)
+    assert abs(np.mean(found) + entropy) < 4 * error
+
+
+def some_qualities(seed: int, count: int, shift: float) -> list[Quality]:
+    rng = np.random.default_rng(seed)
+    rows = rng.normal(size=(count, 3))
+    return [Quality(mean_logp_nats=a + shift, mean_rank=b, argmax_share=c) for a, b, c in rows]
+
+
+def test_a_difference_is_that_of_the_means_with_an_interval_around_it() -> None:
+    ours, plain = some_qualities(1, 40, -0.5), some_qualities(2, 40, 0.0)
+    found = quality.compare(ours, plain, np.random.default_rng(0))
+    apart = np.array([a.mean_logp_nats - b.mean_logp_nats for a, b in zip(ours, plain, strict=True)])
+    estimate = found["mean_logp_nats"]
+    assert estimate.value == pytest.approx(apart.mean())
+    assert estimate.ci95 is not None
+    half = 1.96 * apart.std() / np.sqrt(40)
+    assert (estimate.ci95[1] - estimate.ci95[0]) / 2 == pytest.approx(half, rel=0.15)
+    assert set(found) == {"mean_logp_nats", "mean_rank", "argmax_share"}
+
+
+def test_a_method_does_not_differ_from_itself() -> None:
+    ours = some_qualities(1, 12, 0.0)
+    for estimate in quality.compare(ours, ours, np.random.default_rng(0)).values():
+        assert (estimate.value, estimate.ci95) == (0.0, [0.0, 0.0])
+
+
+def test_differences_are_paired_by_prompt() -> None:
+    """The same outputs against another order of prompts: the same mean, another interval."""
+    ours, plain = some_qualities(1, 40, 0.0), some_qualities(1, 40, -0.3)
+    paired, crossed = (quality.compare(ours, b, np.random.default_rng(0)) for b in (plain, plain[::-1]))
+    assert paired["mean_logp_nats"].value == pytest.approx(crossed["mean_logp_nats"].value)
+    assert paired["mean_logp_nats"].ci95 == pytest.approx([0.3, 0.3])
+    assert crossed["mean_logp_nats"].ci95 != pytest.approx([0.3, 0.3], abs=0.1)
+
+
+# The task.
+
+
+def test_exact_match_counts_places() -> None:
+    references = [[1, 2, 3, 4], [1, 2], [5, 6, 7], [8]]
+    outputs = [[1, 9, 3, 4], [1, 2, 3, 4], [5], [9]]
+    found = quality.exact_match(outputs, references, np.random.default_rng(0))
+    assert found.value == pytest.approx((3 + 2 + 1 + 0) / (4 + 2 + 3 + 1))
+    assert found.ci95 is not None
+    assert 0 <= found.ci95[0] < found.value < found.ci95[1] <= 1
+
+
+def test_exact_match_of_the_references_is_one_and_of_shifted_ones_is_not() -> None:
+    references = [list(range(i, i + 8)) for i in range(10)]
+    rng = np.random.default_rng(0)
+    assert quality.exact_match(references, references, rng).value == 1
+    assert quality.exact_match([r[1:] for r in references], references, rng).value == 0
+
+
+def test_a_method_has_to_answer_every_item() -> None:
+    with pytest.raises(ValueError, match="longer"):
+        quality.exact_match([[1]], [[1], [2]], np.random.default_rng(0))
+
+
+def test_the_bundled_task_is_held_out_code_cut_between_tokens(tiny_tokenizer: Any) -> None:
+    task = quality.load_task()
+    assert (len(task.rows), task.skipped) == (64, ())
+    assert quality.BUNDLED_TASK.stat().st_size < 100_000
+    assert len({item.source for item in task.rows}) == 64
+    for item in task.rows:
+        path = item.source.partition(":")[0]
+        assert int(hashlib.sha256(path.encode()).hexdigest(), 16) % 16 == 0
+        prompt, reference = item.tokens(tiny_tokenizer)
+        assert (len(prompt), len(reference)) == (128, 32)
+        assert tiny_tokenizer.decode([*prompt, *reference]) == item.prompt + item.reference
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ('{"prompt": "a"}', "no text under 'reference'"),
+        ('{"reference": "a"}', "no text under 'prompt'"),
+        ("[]", "no JSON object"),
+        ("x", "not JSON"),
+    ],
+)
+def test_a_task_of_no_use_is_refused(tmp_path: Path, line: str, reason: str) -> None:
+    path = tmp_path / "task.jsonl"
+    path.write_text(line + "\n")
+    with pytest.raises(UserError, match=reason):
+        quality.load_task(path)
+    path.write_text(line + "\n" + '{"prompt": "a", "reference": "b"}\n')
+    found = quality.load_task(path)
+    assert [(item.source, item.prompt) for item in found.rows] == [("task.jsonl:2", "a")]
+    assert [s.reason for s in found.skipped] == [reason]
+
+
+def test_the_script_cuts_the_same_task_again(tmp_path: Path) -> None:
+    out = tmp_path / "task.jsonl"
+    command = [sys.executable, str(EXAMPLES / "cut_task.py"), "--out", str(out), "--items", "3"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert len(rows) == 3
+    assert set(rows[0]) == {"prompt", "reference", "source"}
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (again.returncode, again.stderr.count("\n")) == (2, 1)
