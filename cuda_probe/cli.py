@@ -13,6 +13,7 @@ from simulator.dependency import Dependency, require
 
 if TYPE_CHECKING:
     from .probes import AxisValue, Device, Probe
+    from .runner import Results
 
 FILE = click.Path(path_type=Path)
 CUPY = Dependency(import_name="cupy", purpose="measuring a CUDA device", extra="gpu")
@@ -42,7 +43,8 @@ KNOB_OPTIONS = (
 def probe_gpu(**options: Any) -> None:
     """Measure a device: launches, arithmetic, memory, matrix products, and the parts of a speculative round.
 
-    Every probe is checked against a reference before it is timed. Exit code 1 if a result was wrong.
+    Every probe is checked against a reference before it is timed. Exit code 1 if a result was wrong or a point failed;
+    Ctrl-C keeps what was measured.
     """
     from .probes import PROBES, chosen
 
@@ -58,7 +60,7 @@ def probe_gpu(**options: Any) -> None:
     finally:
         device.close()
     if failed:
-        click.echo("probe-gpu: a result was wrong and was not timed, see FAILED above or in the file", err=True)
+        click.echo("probe-gpu: points failed and were not timed, see FAILED above or in the file", err=True)
         sys.exit(EXIT_WRONG_RESULT)
 
 
@@ -124,7 +126,11 @@ def open_device(name: str) -> "Device":
 
 
 def measure(device: "Device", probes: "tuple[Probe, ...]", given: Mapping[str, Any], options: Mapping[str, Any]) -> int:
-    """Measure, write and print; returns how many points had a wrong result."""
+    """Measure, write and print; returns how many points failed.
+
+    Raises:
+        KeyboardInterrupt: The user ended it; what had been measured is written.
+    """
     from .report import left_text, result_text, save_probe, write_csv
     from .runner import FULL, QUICK, plan, run_probes
 
@@ -132,25 +138,35 @@ def measure(device: "Device", probes: "tuple[Probe, ...]", given: Mapping[str, A
     planned = plan(device, probes, given, quick=quick)
     with progress("measuring", len(planned)) as bar:
         results = run_probes(device, planned, QUICK if quick else FULL, seed=options["seed"], progress=bar.update)
+    if results.interrupted and not results.points:
+        raise KeyboardInterrupt
     told = {"device": device.name, "quick": quick, "seed": options["seed"], "probes": [p.name for p in probes]}
     payload = save_probe(options["out"], results, told | {axis: list(values) for axis, values in given.items()})
     if options["csv"]:
         write_csv(options["csv"], results)
-    if options["plot"]:
-        from simulator.pictures import save_figure
-
-        from .plots import probe_figure
-
-        save_figure(options["plot"], probe_figure(results))
     if options["as_json"]:
         click.echo(to_json(payload), nl=False)
         if any(left.failed for left in results.left_out):
             click.echo(left_text(results), err=True)
     else:
         click.echo(result_text(results) + "\n")
+    draw(results, options["plot"])
+    if not options["as_json"]:
         for path in written(options):
             click.echo(f"wrote {path}")
+    if results.interrupted:
+        raise KeyboardInterrupt
     return sum(left.failed for left in results.left_out)
+
+
+def draw(results: "Results", path: Path | None) -> None:
+    """Save the picture, where one is asked for; after all else, as there may be nothing to draw."""
+    if path is not None:
+        from simulator.pictures import save_figure
+
+        from .plots import probe_figure
+
+        save_figure(path, probe_figure(results))
 
 
 def written(options: Mapping[str, Any]) -> list[Path]:

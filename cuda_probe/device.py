@@ -3,13 +3,11 @@
 Every probe runs the kernels of kernels/probe.cu through `probe_kernels`; matrix products go through cuBLAS.
 """
 
-import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import cycle
-from pathlib import Path
 from typing import Any
 
 import cupy
@@ -22,17 +20,18 @@ from . import probe_kernels, products, reference
 from .gpu_state import open_state
 from .probe_kernels import Buffers, Geometry, Knobs, Steps, chain_start
 from .probes import Axes, AxisValue, DeviceFault, Job, Units, Unsupported, number, weight_shape
-from .sampling.dlpack import Pointer
 from .timing import Clock, Launch
 
-SAMPLING = Path(__file__).parent / "kernels" / "sampling.cu"
 # cudaEventElapsedTime tells about half a microsecond.
 EVENT_RESOLUTION_S = 0.5e-6
 CACHES_A_BUFFER = 4
+# What CUDA, NVRTC and cuBLAS raise; a library of theirs that is missing shows when it is first used.
+DEVICE_ERRORS = (RuntimeError, cupy.cuda.compiler.CompileException, ImportError)
 DTYPES = ("float32", "float16", "bfloat16")
 LAYERS = ("4096x4096", "4096x11008", "8192x28672")
 MAX_CHECKED_ITERATIONS = 64
-CHECKED_DRAFTS = 40
+CHECKED_DRAFTS, CHECKED_LAP = 40, 3
+CHECKED_NOISE_PPM = (300_000, 300_000, 300_000, 0)  # a round each: prefixes that break off, and a whole one
 CHECKED_FLOATS = 1 << 24
 EMPTY_LAUNCHES = 100
 MAX_GRAPHS = 256
@@ -44,7 +43,7 @@ def open_device(name: str) -> "CudaDevice":
     """Open cuda:N.
 
     Raises:
-        UserError: There is no driver, no GPU, or not so many.
+        UserError: There is no driver, no GPU, not so many, or this one cannot be used.
     """
     try:
         count = cupy.cuda.runtime.getDeviceCount()
@@ -55,7 +54,10 @@ def open_device(name: str) -> "CudaDevice":
         raise UserError("there is no CUDA device, expected at least one")
     if index >= count:
         raise UserError(f"there are {count} CUDA devices, expected cuda:0 to cuda:{count - 1}")
-    return CudaDevice(index)
+    try:
+        return CudaDevice(index)
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        raise UserError(f"cuda:{index} cannot be used ({error})") from None
 
 
 class EventClock:
@@ -92,17 +94,19 @@ class CudaDevice:
         self.device.use()
         self.stream = cupy.cuda.Stream(non_blocking=True)
         self.stream.use()
-        self.facts = cupy.cuda.runtime.getDeviceProperties(index)
+        facts = cupy.cuda.runtime.getDeviceProperties(index)
         source = probe_kernels.SOURCE.read_text()
         self.module = cupy.RawModule(code=source, options=("--std=c++17",), backend="nvrtc")
         self.functions: dict[str, Any] = {}
-        self.geometry = Geometry.filling(int(self.facts["multiProcessorCount"]))
+        self.geometry = Geometry.filling(int(facts["multiProcessorCount"]))
         self.clock: Clock = EventClock(self.stream)
-        self.cache_bytes = int(self.facts["l2CacheSize"])
+        self.cache_bytes = int(facts["l2CacheSize"])
         threads = self.geometry.threads
-        self.mem_len = -(-CACHES_A_BUFFER * self.cache_bytes // 4 // threads) * threads
+        self.mem_len = max(-(-CACHES_A_BUFFER * self.cache_bytes // 4 // threads), 1) * threads
         self.scrub = cupy.empty(max(2 * self.cache_bytes, 1), cupy.uint8)
         self.nvml = open_state(cupy.cuda.runtime.deviceGetPCIBusId(index))
+        self.told = self.about(facts)
+        self.steps_checked: dict[int, str | None] = {}
         self.units = Units(
             workflops_flop=FLOP_PER_WORKFLOPS * threads,
             workmem_bytes=BYTES_PER_WORKMEM * threads,
@@ -111,16 +115,15 @@ class CudaDevice:
             workmem_means=f"each of {threads} threads reads and writes one float of {4 * self.mem_len / 2**20:.4g} MiB",
         )
 
-    def environment(self) -> dict[str, Any]:
-        """Say what the GPU and its software are."""
-        name = self.facts["name"]
-        runtime = cupy.cuda.runtime
+    def about(self, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """Say what the GPU and its software are; asked at once, as a GPU that is lost answers no more."""
+        name, runtime = facts["name"], cupy.cuda.runtime
         return {
             "name": self.name,
             "model": name.decode() if isinstance(name, bytes) else str(name),
             "compute_capability": self.device.compute_capability,
-            "multiprocessors": int(self.facts["multiProcessorCount"]),
-            "memory_bytes": int(self.facts["totalGlobalMem"]),
+            "multiprocessors": int(facts["multiProcessorCount"]),
+            "memory_bytes": int(facts["totalGlobalMem"]),
             "last_level_cache_bytes": self.cache_bytes,
             "cuda_driver_version": runtime.driverGetVersion(),
             "cuda_runtime_version": runtime.runtimeGetVersion(),
@@ -129,8 +132,12 @@ class CudaDevice:
             "grid_threads": self.geometry.threads,
             "clock": "CUDA events",
             "clock_resolution_s": EVENT_RESOLUTION_S,
-            **({"nvml": None} if self.nvml is None else {"nvml": self.nvml.facts()}),
+            "nvml": None if self.nvml is None else self.nvml.facts(),
         }
+
+    def environment(self) -> dict[str, Any]:
+        """Say what the GPU and its software are."""
+        return self.told
 
     def state(self, busy: Launch | None = None) -> dict[str, Any]:
         """Say what NVML tells of clocks, temperature, power and what slows the clocks; nothing without NVML."""
@@ -150,10 +157,11 @@ class CudaDevice:
         self.scrub.data.memset_async(0, self.scrub.nbytes, self.stream)
 
     def close(self) -> None:
-        """Wait for the stream and give the memory back."""
-        self.stream.synchronize()
-        del self.scrub
-        cupy.get_default_memory_pool().free_all_blocks()
+        """Wait for the stream and give the memory back, as far as the device still answers."""
+        with suppress(cupy.cuda.runtime.CUDARuntimeError):
+            self.stream.synchronize()
+            del self.scrub
+            cupy.get_default_memory_pool().free_all_blocks()
         if self.nvml is not None:
             self.nvml.close()
 
@@ -185,16 +193,11 @@ class CudaDevice:
     @contextmanager
     def prepare(self, probe: str, axes: Axes, *, seed: int) -> Iterator[Job]:
         """Allocate and fill what a point needs."""
-        pool = cupy.get_default_memory_pool()
-        pool.free_all_blocks()  # what the last point held, now that nobody has it
         try:
+            cupy.get_default_memory_pool().free_all_blocks()  # what the last point held, now that nobody has it
             yield self.job(probe, axes, seed)
             self.stream.synchronize()
-        except cupy.cuda.memory.OutOfMemoryError as error:
-            raise MemoryError(str(error)) from None
-        except (Unsupported, MemoryError, KeyboardInterrupt):
-            raise
-        except Exception as error:  # CUDA, NVRTC and cuBLAS raise classes of their own, a missing library ImportError
+        except DEVICE_ERRORS as error:
             first = (str(error).strip() or type(error).__name__).partition("\n")[0]
             raise DeviceFault(first, lost=self.is_lost()) from error
 
@@ -236,26 +239,26 @@ class CudaDevice:
         threads, geometry = self.geometry.threads, self.geometry
         sink = cupy.zeros(threads, cupy.float32)
         memory = cupy.zeros(self.mem_len if probe == "burn_memory" else 1, cupy.float32)
+        work = number(axes, "work_flops" if probe == "burn_flops" else "work_mem")
         lap, at = self.mem_len // threads, 0
 
         def launch() -> None:
             nonlocal at
             if probe == "burn_flops":
-                probe_kernels.burn_flops(self, geometry, number(axes, "work_flops"), sink)
+                probe_kernels.burn_flops(self, geometry, work, sink)
             else:
-                probe_kernels.burn_memory(self, geometry, number(axes, "work_mem"), memory, self.mem_len, at)
-                at = (at + number(axes, "work_mem")) % lap
+                probe_kernels.burn_memory(self, geometry, work, memory, self.mem_len, at)
+                at = (at + work) % lap
 
         def check() -> str | None:
+            checked = min(work, MAX_CHECKED_ITERATIONS)
             if probe == "burn_flops":
-                units = min(number(axes, "work_flops"), MAX_CHECKED_ITERATIONS)
-                probe_kernels.burn_flops(self, geometry, units, sink, probe_kernels.STORE_ALL)
-                expected = reference.burn(reference.start_values(threads, 0), units)
+                probe_kernels.burn_flops(self, geometry, checked, sink, probe_kernels.STORE_ALL)
+                expected = reference.burn(reference.start_values(threads, 0), checked)
                 return None if (sink.get() == expected).all() else "the burn is not where its iterations lead"
-            passes = min(number(axes, "work_mem"), MAX_CHECKED_ITERATIONS)
             memory.fill(0)
-            probe_kernels.burn_memory(self, geometry, passes, memory, self.mem_len)
-            expected = reference.memory_passes(np.zeros(self.mem_len, np.float32), threads, 0, passes)
+            probe_kernels.burn_memory(self, geometry, checked, memory, self.mem_len)
+            expected = reference.memory_passes(np.zeros(self.mem_len, np.float32), threads, 0, checked)
             return None if (memory.get() == expected).all() else "the buffer is not what its passes leave"
 
         return Job(launch=launch, check=check)
@@ -287,32 +290,54 @@ class CudaDevice:
         launch = self.captured(run, graphs) if probe == "draft_graph" else run
 
         def check() -> str | None:
-            return self.wrong_steps(knobs) or self.wrong_tokens(probe, launch, buffers, knobs)
+            if seed not in self.steps_checked:
+                self.steps_checked[seed] = self.wrong_steps(seed)
+            return self.steps_checked[seed] or self.wrong_tokens(probe, launch, buffers, knobs)
 
         return Job(launch=launch, check=check)
 
-    def wrong_steps(self, knobs: Knobs) -> str | None:
-        """Say what is wrong with a round whose draft often errs and whose burns are all stored; None if nothing."""
-        noisy = replace(knobs, draft_n=CHECKED_DRAFTS, noise_ppm=300_000, work_flops=2, work_mem=0)
-        buffers = Buffers.allocate(cupy.zeros, self.geometry, noisy)
-        steps = Steps(self, self.geometry, buffers, noisy, probe_kernels.STORE_ALL)
-        for position in range(0, 4 * CHECKED_DRAFTS, CHECKED_DRAFTS):
+    def wrong_steps(self, seed: int) -> str | None:
+        """Say what is wrong with rounds whose draft often errs and whose burns are all stored; None if nothing.
+
+        The kernels are the same at every point, so this is asked once: the reference takes a second.
+        """
+        threads = self.geometry.threads
+        knobs = Knobs(
+            draft_n=CHECKED_DRAFTS,
+            work_flops=2,
+            work_mem=1,
+            mem_len=CHECKED_LAP * threads,
+            seed=seed,
+        )
+        buffers = Buffers.allocate(cupy.zeros, self.geometry, knobs)
+        at = 0
+        for round_, noise_ppm in enumerate(CHECKED_NOISE_PPM):
+            noisy, position = replace(knobs, noise_ppm=noise_ppm), round_ * CHECKED_DRAFTS
+            steps = Steps(self, self.geometry, buffers, noisy, probe_kernels.STORE_ALL)
             buffers.chain[:1] = int(chain_start(position))
-            steps.draft(position)
-            steps.verify(position)
-            drafted = position + np.arange(noisy.draft_n)
-            expected = reference.proposed_tokens(noisy.seed, drafted, noisy.noise_ppm, noisy.vocab)
+            at = steps.draft(position, at)
+            drafted = position + np.arange(knobs.draft_n)
+            expected = reference.proposed_tokens(seed, drafted, noise_ppm, knobs.vocab)
             if not (buffers.proposed.get() == expected).all():
                 return "the draft does not propose what its generator says"
-            accepted = reference.accepted_prefix(expected, position, noisy.vocab)
-            following = int(reference.truth_tokens(position + accepted, noisy.vocab))
-            if buffers.result.get().tolist() != [accepted, following]:
+            burns = [("the draft's", buffers.sink.get(), position + knobs.draft_n - 1, 1)]
+            at = steps.verify(position, at)
+            accepted = reference.accepted_prefix(expected, position, knobs.vocab)
+            following = reference.truth_tokens(position + accepted + np.arange(2), knobs.vocab).tolist()
+            if buffers.result.get().tolist() != [accepted, following[0]]:
                 return "verification found another prefix"
-        last = int(chain_start(position + noisy.draft_n))
-        values = reference.burn(
-            reference.start_values(self.geometry.threads, last), noisy.work_flops * (noisy.draft_n + 1)
-        )
-        return None if (buffers.sink.get() == values).all() else "verification's burn is not where its iterations lead"
+            burns.append(("verification's", buffers.sink.get(), position + knobs.draft_n, knobs.draft_n + 1))
+            at = steps.baseline(0, at)  # goes on from the token that verification ended with
+            if int(buffers.tokens[1].get()) != following[1]:
+                return "the baseline does not emit the target's token"
+            burns.append(("the baseline's", buffers.sink.get(), position + accepted + 1, 1))
+        for name, sink, begin, tokens in burns:
+            started = reference.start_values(threads, int(chain_start(begin)))
+            if not (sink == reference.burn(started, knobs.work_flops * tokens)).all():
+                return f"{name} burn is not where its iterations lead"
+        passes = len(CHECKED_NOISE_PPM) * (CHECKED_DRAFTS + 2)
+        memory = reference.memory_passes(np.zeros(knobs.mem_len, np.float32), threads, 0, passes)
+        return None if (buffers.memory.get() == memory).all() else "the buffer is not what the steps' passes leave"
 
     def wrong_tokens(self, probe: str, launch: Launch, buffers: Buffers, knobs: Knobs) -> str | None:
         """Say what is wrong with the tokens of the very launch that is timed; None if nothing."""
@@ -342,9 +367,11 @@ class CudaDevice:
             self.stream.begin_capture()
             try:
                 run()
-            finally:
-                graph = self.stream.end_capture()
-            graphs.append(graph)
+            except BaseException:
+                with suppress(cupy.cuda.runtime.CUDARuntimeError):  # the first error says more
+                    self.stream.end_capture()
+                raise
+            graphs.append(self.stream.end_capture())
         following = cycle(graphs)
         return lambda: next(following).launch(self.stream)
 
@@ -354,7 +381,9 @@ class CudaDevice:
         if count < 1:
             raise Unsupported(f"{size_bytes} bytes hold no float")
         buffers = {"read": 1, "write": 1, "copy": 2, "triad": 3}[probe]
-        x, y, z = (tiled(count if i < buffers else 1, seed + i) for i in range(3))
+        x, y, z = (cupy.empty(count if i < buffers else 1, cupy.float32) for i in range(3))
+        for i, buffer in enumerate((x, y, z)):
+            tile(buffer, seed + i)
         sink = cupy.zeros(self.geometry.threads, cupy.float32)
         launches: dict[str, Launch] = {
             "read": lambda: probe_kernels.stream_read(self, self.geometry, x, count, sink),
@@ -373,7 +402,7 @@ class CudaDevice:
                 x.fill(1)
                 probe_kernels.stream_read(self, self.geometry, x, count, sink, probe_kernels.STORE_ALL)
                 total = float(sink.astype(cupy.float64).sum())
-                x[...] = tiled(count, seed)
+                tile(x, seed)
                 return None if total == count else f"the sum of {count} ones is {total:g}"
             launches[probe]()
             parts = (slice(i, i + CHECKED_FLOATS) for i in range(0, count, CHECKED_FLOATS))
@@ -396,7 +425,7 @@ class CudaDevice:
         )
         copies = 1 if rows == inputs == outputs else -(-CACHES_A_BUFFER * self.cache_bytes // weights.nbytes)
         products.product(x, weights, out, dtype)()
-        right = products.is_product(x, weights, out, dtype, seed)
+        right = products.is_product(x, weights, out, dtype, seed + 2)
         # A GPU draws less power on numbers with few bits set, and may clock higher: it is timed on random ones.
         x = products.typed(products.uniform(x.shape, seed + 2), dtype)
         held = [products.typed(products.uniform(weights.shape, seed + 3 + i), dtype) for i in range(copies)]
@@ -408,46 +437,9 @@ class CudaDevice:
         )
 
 
-def tiled(count: int, seed: int) -> Any:
-    """Return so many float32 between -1 and 1, which repeat: making them all would take several buffers more."""
-    tile, filled = products.uniform((min(count, CHECKED_FLOATS),), seed), cupy.empty(count, cupy.float32)
-    for i in range(0, count, tile.size):
-        part = filled[i : i + tile.size]
-        part[...] = tile[: part.size]
-    return filled
-
-
-class SamplingDevice:
-    """What the CUDA backend of `sampling` launches on: the kernels of kernels/sampling.cu on the present GPU."""
-
-    dlpack_type = 2  # kDLCUDA
-
-    def __init__(self) -> None:
-        self.module = cupy.RawModule(code=SAMPLING.read_text(), options=("--std=c++17",), backend="nvrtc")
-        self.functions: dict[str, Any] = {}
-
-    def launch(
-        self, kernel: str, grid: tuple[int, ...], block: tuple[int, ...], args: Sequence[Any], shared_bytes: int = 0
-    ) -> None:
-        """Put one launch on the present stream; pointers are plain addresses there."""
-        function = self.functions.get(kernel) or self.module.get_function(kernel)
-        self.functions[kernel] = function
-        values = tuple(np.uint64(int(a)) if isinstance(a, Pointer) else a for a in args)
-        function(grid, block, values, shared_mem=shared_bytes)
-
-    def empty(self, shape: tuple[int, ...], dtype: str) -> Any:
-        """Return zeros: the kernels count on their counters being 0 at first."""
-        return cupy.zeros(shape, dtype)
-
-    def stream(self, pointer: int | None) -> AbstractContextManager[Any]:
-        """Return a context in which launches go to that stream; None is the present one."""
-        return contextlib.nullcontext() if pointer is None else cupy.cuda.ExternalStream(pointer)
-
-
-def sampling_device() -> SamplingDevice | None:
-    """Return the device of the sampling kernels; None without a GPU."""
-    try:
-        there = cupy.cuda.runtime.getDeviceCount() > 0
-    except cupy.cuda.runtime.CUDARuntimeError:
-        return None
-    return SamplingDevice() if there else None
+def tile(buffer: Any, seed: int) -> None:
+    """Fill it with float32 between -1 and 1, which repeat: making them all would take several buffers more."""
+    made = products.uniform((min(buffer.size, CHECKED_FLOATS),), seed)
+    for i in range(0, buffer.size, made.size):
+        part = buffer[i : i + made.size]
+        part[...] = made[: part.size]

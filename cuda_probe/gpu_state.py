@@ -21,7 +21,11 @@ class GpuState:
 
     def __init__(self, pci_bus_id: str) -> None:
         self.nvml = Nvml()
-        self.gpu: Gpu = self.nvml.gpu_at(pci_bus_id)
+        try:
+            self.gpu: Gpu = self.nvml.gpu_at(pci_bus_id)
+        except UserError:
+            self.nvml.close()
+            raise
 
     def facts(self) -> dict[str, Any]:
         """Say what does not change while it is measured: driver, limits, modes; None where NVML does not tell."""

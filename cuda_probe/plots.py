@@ -12,7 +12,7 @@ from simulator.artefacts import UserError
 from simulator.pictures import STYLE
 
 from .probes import AXIS_UNITS
-from .report import axes_text, size_text
+from .report import axes_text, disturbed_text, size_text
 from .runner import Point, Results, WorkFit, line_fits
 
 if TYPE_CHECKING:
@@ -53,6 +53,9 @@ def probe_figure(results: Results) -> "Figure":
             draw(panel)
         name = f"{results.device.get('name', '')}: {results.device.get('model', '')}"
         figure.suptitle(name.replace("$", r"\$"), fontsize=11)
+        disturbed = disturbed_text(results).replace("\n", "; ")
+        if disturbed:
+            figure.supxlabel(f"Disturbed: {disturbed}".replace("$", r"\$"), fontsize=8)
     return figure
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from .timing import Launch
 
-# Rows of a weight matrix that are turned into float64 at a time.
+# Elements of a matrix that are turned into float64 at a time.
 CHECKED_ELEMENTS = 1 << 24
 
 
@@ -80,13 +80,17 @@ def product(x: Any, weights: Any, out: Any, dtype: str) -> Launch:
 def is_product(x: Any, weights: Any, out: Any, dtype: str, seed: int) -> bool:
     """Say whether out = x @ weights, by Freivalds' test in exact arithmetic, on the device.
 
-    Both sides are multiplied by random whole numbers below 2^20; all sums stay below 2^53.
+    Both sides are multiplied by random whole numbers from 1 to 2^20; all sums stay below 2^53.
     """
     if not bool((out == cupy.rint(out)).all()):  # NaN is not itself
         return False
-    vector = (hashed((weights.shape[1],), seed) >> 12).astype(cupy.float64)
-    rows = max(CHECKED_ELEMENTS // weights.shape[1], 1)
-    parts = [(untyped(weights[i : i + rows], dtype) * vector).sum(axis=1) for i in range(0, weights.shape[0], rows)]
-    folded = cupy.concatenate(parts)
-    left = (untyped(x, dtype) * folded).sum(axis=1)
-    return bool((left == (out.astype(cupy.float64) * vector).sum(axis=1)).all())
+    vector = (hashed((weights.shape[1],), seed) >> 12).astype(cupy.float64) + 1  # no 0, which would hide a column
+    left = folded(x, folded(weights, vector, dtype), dtype)
+    return bool((left == folded(out, vector, "float32")).all())
+
+
+def folded(matrix: Any, vector: Any, dtype: str) -> Any:
+    """Return matrix @ vector in float64, some rows at a time."""
+    rows = max(CHECKED_ELEMENTS // matrix.shape[1], 1)
+    parts = (untyped(matrix[i : i + rows], dtype) * vector for i in range(0, matrix.shape[0], rows))
+    return cupy.concatenate([part.sum(axis=1) for part in parts])

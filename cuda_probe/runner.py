@@ -69,7 +69,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeftOut:
-    """A point that was not timed, and why; `failed` where its result was wrong."""
+    """A point that was not timed, and why; `failed` where its result was wrong or the device failed."""
 
     probe: str
     axes: Axes
@@ -90,12 +90,13 @@ class WorkFit:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Results:
-    """What a device did."""
+    """What a device did; `interrupted` where the user ended it before all was measured."""
 
     device: Mapping[str, Any]
     units: Units
     points: tuple[Point, ...]
     left_out: tuple[LeftOut, ...]
+    interrupted: bool = False
 
     def of(self, *probes: str) -> tuple[Point, ...]:
         """Return the points of these probes, in order."""
@@ -134,7 +135,8 @@ def run_probes(
     """Measure the points.
 
     Within a probe they are taken in an order drawn from the seed, so that a slow change of the device does not look
-    like an effect of an axis; they are returned as planned.
+    like an effect of an axis; they are returned as planned. A device that is lost and a user who interrupts leave out
+    the points that are to come.
 
     Args:
         device: What runs them.
@@ -144,27 +146,32 @@ def run_probes(
         progress: Called with 1 after every point.
     """
     found: dict[int, Point | LeftOut] = {}
-    lost = ""
-    for index in shuffled(planned, seed):
-        point = planned[index]
-        if lost:
-            found[index] = LeftOut(
-                probe=point.probe.name, axes=point.axes, reason=f"not run after: {lost}", failed=True
-            )
-            continue
-        try:
-            found[index] = run_point(device, point, rule, seed)
-        except DeviceFault as error:
-            found[index] = LeftOut(probe=point.probe.name, axes=point.axes, reason=str(error), failed=True)
-            lost = str(error) if error.lost else ""
-        progress(1)
-    ordered = [found[index] for index in range(len(planned))]
+    lost, interrupted = "", False
+    try:
+        for index in shuffled(planned, seed):
+            if lost:
+                found[index] = not_run(planned[index], f"not run after: {lost}", failed=True)
+            else:
+                try:
+                    found[index] = run_point(device, planned[index], rule, seed)
+                except DeviceFault as error:
+                    found[index] = not_run(planned[index], str(error), failed=True)
+                    lost = str(error) if error.lost else ""
+            progress(1)
+    except KeyboardInterrupt:
+        interrupted = True
+    ordered = [found.get(i) or not_run(planned[i], "not run: interrupted") for i in range(len(planned))]
     return Results(
         device=device.environment(),
         units=device.units,
         points=tuple(f for f in ordered if isinstance(f, Point)),
         left_out=tuple(f for f in ordered if isinstance(f, LeftOut)),
+        interrupted=interrupted,
     )
+
+
+def not_run(planned: Planned, reason: str, *, failed: bool = False) -> LeftOut:
+    return LeftOut(probe=planned.probe.name, axes=planned.axes, reason=reason, failed=failed)
 
 
 def shuffled(planned: Sequence[Planned], seed: int) -> list[int]:
@@ -180,23 +187,26 @@ def shuffled(planned: Sequence[Planned], seed: int) -> list[int]:
 def run_point(device: Device, planned: Planned, rule: StopRule, seed: int) -> Point | LeftOut:
     """Prepare, check and time one point."""
     probe, axes = planned.probe, planned.axes
-    named: dict[str, Any] = {"probe": probe.name, "axes": axes}
     try:
         with device.prepare(probe.name, axes, seed=seed) as job:
             wrong = job.check()
             if wrong is not None:
-                return LeftOut(**named, reason=f"wrong result: {wrong}", failed=True)
+                return not_run(planned, f"wrong result: {wrong}", failed=True)
             before = device.state()
             flush = device.flush if probe.flushes and not job.misses_cache else None
             measurement = measure(job.launch, device.clock, rule, flush, job.works)
             states = before, device.state(job.launch)
     except Unsupported as error:
-        return LeftOut(**named, reason=str(error))
+        return not_run(planned, str(error))
     except MemoryError:
-        return LeftOut(**named, reason="does not fit into memory")
-    units = device.units
+        return not_run(planned, "does not fit into memory")
     return Point(
-        **named, flop=probe.flop(axes, units), bytes=probe.bytes(axes, units), measurement=measurement, states=states
+        probe=probe.name,
+        axes=axes,
+        flop=probe.flop(axes, device.units),
+        bytes=probe.bytes(axes, device.units),
+        measurement=measurement,
+        states=states,
     )
 
 

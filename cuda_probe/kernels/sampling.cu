@@ -1,13 +1,13 @@
 // Speculative sampling from logits: exact, sigmoid-approximate and greedy, and the append to a KV cache.
 //
-// Rows are split into chunks of 2048 tokens, one warp a chunk, so that a batch of one fills the device too. The warp
-// that finishes a row last joins its chunks, the one that finishes a sequence last decides it: no second launch for it.
-// What a chunk yields depends on its row alone, and chunks are joined in a fixed order, so grid and block change no
-// bit. Counters are 0 before a launch and 0 after it.
+// Rows are split into chunks of 2048 tokens (spans of whole groups where a token is drawn), one warp a chunk, so that a
+// batch of one fills the device too. The warp that finishes a row last joins its chunks, the one that finishes a
+// sequence last decides it: no second launch for it. What a chunk yields depends on its row alone, and chunks are joined
+// in a fixed order, so grid, block and span change no bit. Counters are 0 before a launch and 0 after it.
 //
 // Bytes read, s = bytes of a logit, V = vocabulary, D = sum of the draft lengths, c = ceil(V / 2048):
 //   spec_accept    2 D V s             (+ 16 D c written and 16 D c read back from the cache)
-//   spec_draw      at most 2 B V s     (V s for a sequence that kept every draft, 2 V s for any other)
+//   spec_draw      at most 2 B V s     (V s for a sequence that kept every draft, 2 V s for any other; and a group anew)
 //   sigmoid_accept 2 D s (in sectors of 32), sigmoid_draw as spec_draw
 //   verify_prefix  (D + B) V s, or D V s where the logits have no row after the last draft
 //   kv_append      sum(accepted) H d s read and as much written
@@ -23,11 +23,12 @@ typedef long long i64;
 #define FULL 0xffffffffu
 #define MINUS_INFINITY (-__int_as_float(0x7f800000))
 static constexpr int CHUNK = 2048;  // tokens; sampling/cuda_backend.py has the same number
+static constexpr int GROUP = 256;   // tokens; part of the law: sampling/random.py has the same number
 
 // ---- arithmetic of the device, and its stand-in where the file runs on a CPU ----------------------------------------
 #ifdef CUDA_SHIM
 __device__ inline float exp2_fast(float x) { return exp2f(x); }
-__device__ inline float log2_fast(float x) { return log2f(x); }
+__device__ inline float reciprocal_fast(float x) { return 1.f / x; }
 __device__ inline float half_bits(unsigned short h) {
     const u32 sign = (h & 0x8000u) << 16, rest = h & 0x7fffu;
     if (rest >= 0x7c00u) return __uint_as_float(sign | 0x7f800000u | (rest & 0x3ffu) << 13);
@@ -40,9 +41,9 @@ __device__ inline float exp2_fast(float x) {
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
 }
-__device__ inline float log2_fast(float x) {
+__device__ inline float reciprocal_fast(float x) {
     float y;
-    asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
 }
 __device__ inline float half_bits(unsigned short h) {
@@ -99,7 +100,7 @@ struct BFloat16 {
 };
 
 // ---- random numbers: Philox4x32-10, the same words as sampling/random.py --------------------------------------------
-enum Purpose { ACCEPT = 0, DRAW = 1 };
+enum Purpose { ACCEPT = 0, TOKEN = 1, GROUP_OF_TOKENS = 2 };
 
 __device__ inline uint4 philox(u32 index, u32 sequence, u32 step, u32 purpose, u64 seed) {
     u32 x = index, y = sequence, z = step, w = purpose, k0 = (u32)seed, k1 = (u32)(seed >> 32);
@@ -145,8 +146,7 @@ struct Run {
 __device__ inline Run run_of_this_warp(i64 items) {
     const i64 warps = (i64)gridDim.x * (blockDim.x >> 5),
               warp = (i64)blockIdx.x * (blockDim.x >> 5) + (threadIdx.x >> 5);
-    const i64 each = (items + warps - 1) / warps, begin = warp * each;
-    return {begin < items ? begin : items, begin + each < items ? begin + each : items};
+    return {items * warp / warps, items * (warp + 1) / warps};
 }
 
 // Where an item lies: items are counted chunk by chunk, row by row, sequence by sequence. Divides once, then counts on.
@@ -296,7 +296,7 @@ __device__ inline void spec_accept(const typename T::Storage* target, const type
                        : target + sequence * target_batch + j * target_row;
     };
     const auto announce = [&](i64 flat, int done) {
-        if (!done || !is_last(row_counters + flat, done, chunks)) return;
+        if (!is_last(row_counters + flat, done, chunks)) return;
         const int sequence = (int)(flat / rows), row = (int)(flat % rows),
                   length = length_of(d.lengths, sequence, d.drafts);
         float ref = MINUS_INFINITY, sum = 0.f;
@@ -323,15 +323,10 @@ __device__ inline void spec_accept(const typename T::Storage* target, const type
     };
 
     const Run run = run_of_this_warp((i64)batch * rows * chunks);
-    i64 current = -1;
     int done = 0;
     Place at(run.begin, chunks, rows);
     for (i64 item = run.begin; item < run.end; ++item, at.advance(chunks, rows)) {
         const int chunk = at.chunk, sequence = at.sequence, row = at.row;
-        if (at.flat != current) {
-            announce(current, done);
-            current = at.flat, done = 0;
-        }
         const int length = length_of(d.lengths, sequence, d.drafts);
         if (row >= 2 * length) {
             if (row == 0 && chunk == 0 && lane == 0) d.accepted[sequence] = 0;  // no draft at all
@@ -342,58 +337,82 @@ __device__ inline void spec_accept(const typename T::Storage* target, const type
         const float2 part = joined(weight.ref, weight.sum);
         if (lane == 0) partials[item] = part;
         ++done;
+        if (chunk + 1 == chunks || item + 1 == run.end) announce(at.flat, done), done = 0;
     }
-    announce(current, done);
 }
 
 // ---- the next token -------------------------------------------------------------------------------------------------
-// An exponential race: token i with weight w arrives at E_i / w, E_i = -log(1 - u_i); the first one is a draw from
-// the weights, whatever their sum, however the row is split. Scores are log2(w) - log2(E), the highest wins. `may_win`
-// is a cheap upper bound (E > u): few tokens get as far as their logarithms.
-struct Softmax {
-    float scale, p_ref, p_log, q_ref, q_log;
-    bool residual;
+// An exponential race: what has weight w arrives at E / w, E = -log(1 - u); the first one is a draw from the weights,
+// whatever their sum, however they are split. Groups of 256 tokens race first, then the tokens of the group that won:
+// the same law, for one random number a group instead of one a token. Scores are log2(w) - log2(E), the highest wins.
+template <bool RESIDUAL>
+struct Softmax {  // p, known but for its normaliser: weights are relative to the largest at hand
+    static constexpr bool IS_RESIDUAL = false;
+    float scale;
 
-    __device__ float weight(float xp, float xq) const {
-        return exp2_fast(fmaf(xp, scale, -p_ref) - p_log) - exp2_fast(fmaf(xq, scale, -q_ref) - q_log);
+    __device__ float reference(float most) const { return most * scale; }
+    __device__ float weight(float x, float, float ref) const { return exp2_fast(fmaf(x, scale, -ref)); }
+    __device__ double log2_weight(float x, float) const { return (double)x * (double)scale; }
+};
+template <>
+struct Softmax<true> {  // max(0, p - q)
+    static constexpr bool IS_RESIDUAL = true;
+    float scale, p_ref, p_log, q_ref, q_log;
+
+    __device__ float reference(float) const { return 0.f; }
+    __device__ float weight(float xp, float xq, float) const {
+        return fmaxf(exp2_fast(fmaf(xp, scale, -p_ref) - p_log) - exp2_fast(fmaf(xq, scale, -q_ref) - q_log), 0.f);
     }
-    __device__ bool may_win(float xp, float xq, float u, float best, float best_weight) const {
-        if (residual) return weight(xp, xq) * 1.00001f > u * best_weight;
-        const float x = xp * scale;
-        return x - log2_fast(u) + fmaf(fabsf(x), 5e-7f, 1e-5f) > best;
-    }
-    __device__ double log2_weight(float xp, float xq) const {
-        if (!residual) return (double)xp * (double)scale;
-        return (double)log2f(fmaxf(weight(xp, xq), 0.f));
-    }
+    __device__ double log2_weight(float xp, float xq) const { return (double)log2f(weight(xp, xq, 0.f)); }
 };
 
 // sigmoid of (x / T + s) / 2s, 0 below -s and 1 above s; `gain` is 1 / (2 s T).
+template <bool RESIDUAL>
 struct Sigmoid {
+    static constexpr bool IS_RESIDUAL = RESIDUAL;
     float gain;
-    bool residual;
 
     __device__ static float of(float z) {
-        return z < 0.f ? 0.f : z > 1.f ? 1.f : 1.f / (1.f + exp2_fast(-1.44269504f * z));
+        return z < 0.f ? 0.f : z > 1.f ? 1.f : reciprocal_fast(1.f + exp2_fast(-1.44269504f * z));
     }
     __device__ float of_logit(float x) const { return of(fmaf(x, gain, 0.5f)); }
-    __device__ float weight(float xp, float xq) const {
+    __device__ float reference(float) const { return 0.f; }
+    __device__ float weight(float xp, float xq, float) const {
         const float p = of_logit(xp);
-        if (!residual) return p;
+        if (!RESIDUAL) return p;
         const float zp = fmaf(xp, gain, 0.5f), zq = fmaf(xq, gain, 0.5f), q = of(zq);
-        if (zp < 0.f || zp > 1.f || zq < 0.f || zq > 1.f) return p - q;
-        return p * (1.f - q) * -expm1f((xq - xp) * gain);  // p - q, without the cancellation
+        if (zp < 0.f || zp > 1.f || zq < 0.f || zq > 1.f) return fmaxf(p - q, 0.f);
+        return fmaxf(p * (1.f - q) * -expm1f((xq - xp) * gain), 0.f);  // p - q, without the cancellation
     }
-    __device__ bool may_win(float xp, float xq, float u, float, float best_weight) const {
-        return weight(xp, xq) * 1.00001f > u * best_weight;
-    }
-    __device__ double log2_weight(float xp, float xq) const { return (double)log2f(fmaxf(weight(xp, xq), 0.f)); }
+    __device__ double log2_weight(float xp, float xq) const { return (double)log2f(weight(xp, xq, 0.f)); }
 };
 
+// What a sequence draws from: behind its last draft p, after a rejection the residual.
+struct Softmaxes {
+    float scale;
+    const float4* laws;
+    int drafts;
+
+    __device__ Softmax<false> bonus() const { return {scale}; }
+    __device__ Softmax<true> residual(int sequence, int kept) const {
+        const float4* both = laws + ((i64)sequence * drafts + kept) * 2;
+        const float4 p = both[0], q = both[1];
+        return {scale, p.x, p.y, q.x, q.y};
+    }
+};
+struct Sigmoids {
+    float gain;
+
+    __device__ Sigmoid<false> bonus() const { return {gain}; }
+    __device__ Sigmoid<true> residual(int, int) const { return {gain}; }
+};
+
+static constexpr int NOBODY = 0x7fffffff;
 struct Arrival {
     double score;
     int id;
 };
+__device__ inline Arrival no_arrival() { return {(double)MINUS_INFINITY, NOBODY}; }
 __device__ inline bool is_before(const Arrival& a, const Arrival& b) {
     return a.score > b.score || (a.score == b.score && a.id < b.id);
 }
@@ -406,106 +425,110 @@ __device__ inline Arrival first_of_warp(Arrival mine) {
     return mine;
 }
 
-// What is drawn from: row p, less row q where `q` is there.
+// Row p, and row q where the law is a residual.
 template <class T>
 struct Pair {
     const typename T::Storage *p, *q;
     int vocab;
-
-    __device__ bool is_aligned() const { return ((u64)p & 15u) == 0 && ((u64)q & 15u) == 0; }
 };
 struct Stream {
     u32 sequence, step;
     u64 seed;
-};
 
-// A lane's logits from token `first` on, -inf from `end` on: one load where the row is aligned.
+    __device__ uint4 words(int index, Purpose purpose) const {  // for 4 racers from `index` on, a multiple of 4
+        return philox((u32)index >> 2, sequence, step, (u32)purpose, seed);
+    }
+};
+__device__ inline Arrival arrival(double log2_weight, u32 word, int id) {
+    const double score = log2_weight - (double)log2f(-log1pf(-race_uniform(word)));
+    return score > (double)MINUS_INFINITY ? Arrival{score, id} : no_arrival();
+}
+
+// Four vectors of a lane from token `first` on, 32 vectors apart; -inf from `end` on. One load each where all of the
+// warp's are inside and 16-byte aligned.
 template <class T>
-__device__ inline uint4 load_vector(const typename T::Storage* row, int first, int end, bool aligned) {
-    constexpr int PER_WORD = T::PER_VECTOR / 4;
-    if (aligned && first + T::PER_VECTOR <= end) return __ldg(reinterpret_cast<const uint4*>(row + first));
-    return make_uint4(T::word(row, first, end), T::word(row, first + PER_WORD, end),
-                      T::word(row, first + 2 * PER_WORD, end), T::word(row, first + 3 * PER_WORD, end));
-}
-
-// The race among the tokens of one chunk: a lane's first arrival, and the warp's first so far as the mark to beat.
-template <class T, class Law>
-struct Race {
-    static constexpr int P = T::PER_VECTOR;
-    Pair<T> rows;
-    Law law;
-    Stream stream;
-    Arrival mine;
-    float mark, mark_weight;
-
-    __device__ float uniform(u32 token) const {
-        const uint4 words = philox(token >> 2, stream.sequence, stream.step, DRAW, stream.seed);
-        const u32 low = token & 1u ? words.y : words.x, high = token & 1u ? words.w : words.z;
-        return race_uniform(token & 2u ? high : low);
-    }
-    __device__ Arrival arrival(int token) const {
-        const float p = T::one(rows.p[token]), q = law.residual ? T::one(rows.q[token]) : 0.f;
-        return {law.log2_weight(p, q) - (double)log2f(-log1pf(-uniform((u32)token))), token};
-    }
-    __device__ void enter(const uint4& raw_p, const uint4& raw_q, int first) {
-        float xp[P], xq[P];
-        u32 hopeful = 0;
-        T::unpack(raw_p, xp), T::unpack(raw_q, xq);
+__device__ inline void load_tile(const typename T::Storage* row, int first, int end, bool whole, uint4* raw) {
+    constexpr int STEP = 32 * T::PER_VECTOR, PER_WORD = T::PER_VECTOR / 4;
+    if (whole && ((u64)row & 15u) == 0) {
 #pragma unroll
-        for (int k = 0; k < P; k += 4) {
-            const uint4 words = philox((u32)(first + k) >> 2, stream.sequence, stream.step, DRAW, stream.seed);
-            const u32 word[4] = {words.x, words.y, words.z, words.w};
+        for (int i = 0; i < 4; ++i) raw[i] = __ldg(reinterpret_cast<const uint4*>(row + first + i * STEP));
+        return;
+    }
 #pragma unroll
-            for (int i = 0; i < 4; ++i)
-                hopeful |= (u32)law.may_win(xp[k + i], xq[k + i], race_uniform(word[i]), mark, mark_weight) << (k + i);
-        }
-        if (!__any_sync(FULL, hopeful != 0)) return;
-        // Few come here: they read their logits and draw their numbers again, which saves the others the registers.
-#pragma unroll 1
-        for (; hopeful; hopeful &= hopeful - 1) {
-            const Arrival here = arrival(first + __ffs((int)hopeful) - 1);
-            if (is_before(here, mine)) mine = here;
-        }
-        mark = warp_max((float)mine.score);
-        mark_weight = exp2f(mark);
+    for (int i = 0; i < 4; ++i) {
+        const int at = first + i * STEP;
+        raw[i] = make_uint4(T::word(row, at, end), T::word(row, at + PER_WORD, end),
+                            T::word(row, at + 2 * PER_WORD, end), T::word(row, at + 3 * PER_WORD, end));
     }
-};
-
-template <class T, class Law>
-__device__ inline Race<T, Law> new_race(const Pair<T>& rows, const Law& law, const Stream& stream) {
-    return {rows, law, stream, {(double)MINUS_INFINITY, rows.vocab}, MINUS_INFINITY, 0.f};
+}
+template <class T>
+__device__ inline float largest_of_tile(const uint4* raw) {
+    float most = MINUS_INFINITY, x[T::PER_VECTOR];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+        T::unpack(raw[i], x);
+#pragma unroll
+        for (int k = 0; k < T::PER_VECTOR; ++k) most = fmaxf(most, x[k]);
+    }
+    return warp_max(most);
 }
 
-// The first to arrive of one chunk; the next logits are on their way while these race.
+// The first group to arrive of those that begin in [begin, end), at most 32: lane i holds the weight of the i-th, as
+// sum * 2^ref. `begin` is a multiple of GROUP.
 template <class T, class Law>
-__device__ inline Arrival race_chunk(const Pair<T>& rows, const Law& law, const Stream& stream, int chunk) {
-    constexpr int STEP = 32 * T::PER_VECTOR;
-    Race<T, Law> race = new_race<T>(rows, law, stream);
-    const int end = min((chunk + 1) * CHUNK, rows.vocab);
-    const bool aligned = rows.is_aligned();
-    int first = chunk * CHUNK + lane_id() * T::PER_VECTOR;
-    uint4 p = load_vector<T>(rows.p, first, end, aligned), q = p;
-    if (law.residual) q = load_vector<T>(rows.q, first, end, aligned);
+__device__ inline Arrival race_groups(const Pair<T>& rows, const Law& law, const Stream& stream, int begin, int end) {
+    constexpr int P = T::PER_VECTOR, TILE = 4 * 32 * P, PER_GROUP = GROUP / (32 * P), GROUPS = 4 / PER_GROUP;
+    const int lane = lane_id();
+    float ref = 0.f, sum = 0.f;
+    end = min(end, rows.vocab);
 #pragma unroll 1
-    for (int base = chunk * CHUNK; base < end; base += STEP, first += STEP) {
-        const uint4 here_p = p, here_q = q;
-        p = load_vector<T>(rows.p, first + STEP, end, aligned);
-        if (law.residual) q = load_vector<T>(rows.q, first + STEP, end, aligned);
-        race.enter(here_p, here_q, first);
+    for (int base = begin, group = 0; base < end; base += TILE, group += GROUPS) {
+        uint4 p[4], q[4];
+        load_tile<T>(rows.p, base + lane * P, end, base + TILE <= end, p);
+        if (Law::IS_RESIDUAL) load_tile<T>(rows.q, base + lane * P, end, base + TILE <= end, q);
+        const float tile_ref = law.reference(Law::IS_RESIDUAL ? 0.f : largest_of_tile<T>(p));
+        if (!(tile_ref > MINUS_INFINITY)) continue;
+#pragma unroll
+        for (int g = 0; g < GROUPS; ++g) {
+            float part = 0.f;
+#pragma unroll
+            for (int i = 0; i < PER_GROUP; ++i) {
+                float xp[P], xq[P];
+                T::unpack(p[g * PER_GROUP + i], xp);
+                if (Law::IS_RESIDUAL) T::unpack(q[g * PER_GROUP + i], xq);
+#pragma unroll
+                for (int k = 0; k < P; ++k) part += law.weight(xp[k], Law::IS_RESIDUAL ? xq[k] : 0.f, tile_ref);
+            }
+            part = warp_sum(part);
+            if (lane == group + g) ref = tile_ref, sum = part;
+        }
     }
-    return first_of_warp(race.mine);
+    const int mine = begin / GROUP + lane;
+    const uint4 words = stream.words(mine, GROUP_OF_TOKENS);
+    const u32 low = mine & 1 ? words.y : words.x, high = mine & 1 ? words.w : words.z;
+    return first_of_warp(sum > 0.f ? arrival((double)ref + (double)log2f(sum), mine & 2 ? high : low, mine)
+                                   : no_arrival());
 }
 
-// The same of a whole row, by one warp without haste.
+// The first token to arrive of one group.
 template <class T, class Law>
-__device__ inline Arrival race_row(const Pair<T>& rows, const Law& law, const Stream& stream) {
-    Race<T, Law> race = new_race<T>(rows, law, stream);
-#pragma unroll 1
-    for (int token = lane_id(); token < rows.vocab; token += 32) {
-        const Arrival here = race.arrival(token);
-        if (here.score > (double)MINUS_INFINITY && is_before(here, race.mine)) race.mine = here;
+__device__ inline Arrival race_tokens(const Pair<T>& rows, const Law& law, const Stream& stream, int group) {
+    Arrival best = no_arrival();
+#pragma unroll
+    for (int i = 0; i < GROUP / 128; ++i) {
+        const int first = group * GROUP + (32 * i + lane_id()) * 4;
+        const uint4 words = stream.words(first, TOKEN);
+        const u32 word[4] = {words.x, words.y, words.z, words.w};
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+            const int token = first + k;
+            if (token >= rows.vocab) continue;
+            const float p = T::one(rows.p[token]), q = Law::IS_RESIDUAL ? T::one(rows.q[token]) : 0.f;
+            const Arrival here = arrival(law.log2_weight(p, q), word[k], token);
+            if (is_before(here, best)) best = here;
+        }
     }
-    return first_of_warp(race.mine);
+    return first_of_warp(best);
 }
 
 struct Draw {  // what the drawing kernels take beside the logits
@@ -525,51 +548,56 @@ __device__ inline void commit(const Draw& d, int sequence, int kept, i64 token) 
                                                                     : -1;
 }
 
-// `law_of(sequence, row, residual)` gives the weights to draw with.
-template <class T, class LawOf>
+template <class T, class Laws>
 __device__ inline void draw(const typename T::Storage* target, const typename T::Storage* draft, i64 target_batch,
                             i64 target_row, i64 draft_batch, i64 draft_row, const Draw& d, int batch, int vocab,
-                            double* scores, int* tokens, int* counters, LawOf law_of) {
-    const int chunks = (vocab + CHUNK - 1) / CHUNK, lane = lane_id();
-    const auto pair_of = [&](int sequence, int kept, bool residual) {
+                            int span, double* scores, int* groups, int* counters, const Laws& laws) {
+    const int spans = (vocab + span - 1) / span, lane = lane_id();
+    const auto rows_of = [&](int sequence, int kept) {
         return Pair<T>{target + sequence * target_batch + kept * target_row,
-                       residual ? draft + sequence * draft_batch + kept * draft_row : nullptr, vocab};
+                       draft + sequence * draft_batch + kept * draft_row, vocab};  // there is no q behind the last draft
     };
     const auto announce = [&](int sequence, int done) {
-        if (!done || !is_last(counters + sequence, done, chunks)) return;
+        if (!is_last(counters + sequence, done, spans)) return;
         const int length = length_of(d.lengths, sequence, d.drafts), kept = clamped(d.accepted[sequence], length);
-        Arrival best = {(double)MINUS_INFINITY, vocab};
-        for (int c = lane; c < chunks; c += 32) {
-            const i64 at = (i64)sequence * chunks + c;
-            const Arrival other = {__ldcg(scores + at), __ldcg(tokens + at)};
-            if (is_before(other, best)) best = other;
+        const Pair<T> rows = rows_of(sequence, kept);
+        const Stream stream = {(u32)sequence, d.step, d.seed};
+        Arrival group = no_arrival(), token = no_arrival();
+        for (int c = lane; c < spans; c += 32) {
+            const i64 at = (i64)sequence * spans + c;
+            const Arrival other = {__ldcg(scores + at), __ldcg(groups + at)};
+            if (is_before(other, group)) group = other;
         }
-        best = first_of_warp(best);
-        if (best.id == vocab && kept < length) {
-            // Rounding left nothing of p - q: they are equal, and p it is.
-            best = race_row<T>(pair_of(sequence, kept, false), law_of(sequence, kept, false),
-                               Stream{(u32)sequence, d.step, d.seed});
+        group = first_of_warp(group);
+        if (kept < length) {
+            if (group.id != NOBODY) token = race_tokens<T>(rows, laws.residual(sequence, kept), stream, group.id);
+            group = no_arrival();
+            if (token.id == NOBODY)  // rounding left nothing of p - q: they are equal, and p it is
+#pragma unroll 1
+                for (int begin = 0; begin < vocab; begin += 32 * GROUP) {
+                    const Arrival other = race_groups<T>(rows, laws.bonus(), stream, begin, begin + 32 * GROUP);
+                    if (is_before(other, group)) group = other;
+                }
         }
-        commit(d, sequence, kept, best.id == vocab ? -1 : best.id);
+        if (group.id != NOBODY) token = race_tokens<T>(rows, laws.bonus(), stream, group.id);
+        commit(d, sequence, kept, token.id == NOBODY ? -1 : token.id);
     };
 
-    const Run run = run_of_this_warp((i64)batch * chunks);
-    int current = 0, done = 0;
-    Place at(run.begin, chunks, 1);
-    for (i64 item = run.begin; item < run.end; ++item, at.advance(chunks, 1)) {
-        const int sequence = at.sequence, chunk = at.chunk;
-        if (sequence != current) {
-            announce(current, done);
-            current = sequence, done = 0;
-        }
+    const Run run = run_of_this_warp((i64)batch * spans);
+    int done = 0;
+    Place at(run.begin, spans, 1);
+    for (i64 item = run.begin; item < run.end; ++item, at.advance(spans, 1)) {
+        const int sequence = at.sequence, begin = at.chunk * span;
         const int length = length_of(d.lengths, sequence, d.drafts), kept = clamped(d.accepted[sequence], length);
-        const bool residual = kept < length;
-        const Arrival best = race_chunk<T>(pair_of(sequence, kept, residual), law_of(sequence, kept, residual),
-                                           Stream{(u32)sequence, d.step, d.seed}, chunk);
-        if (lane == 0) scores[item] = best.score, tokens[item] = best.id;
+        const Pair<T> rows = rows_of(sequence, kept);
+        const Stream stream = {(u32)sequence, d.step, d.seed};
+        const Arrival best = kept < length
+                                 ? race_groups<T>(rows, laws.residual(sequence, kept), stream, begin, begin + span)
+                                 : race_groups<T>(rows, laws.bonus(), stream, begin, begin + span);
+        if (lane == 0) scores[item] = best.score, groups[item] = best.id;
         ++done;
+        if (at.chunk + 1 == spans || item + 1 == run.end) announce(sequence, done), done = 0;
     }
-    announce(current, done);
 }
 
 // ---- greedy ---------------------------------------------------------------------------------------------------------
@@ -616,7 +644,7 @@ __device__ inline void verify_prefix(const typename T::Storage* logits, i64 stri
     int *row_counters = counters, *sequence_counters = counters + (i64)batch * rows;
 
     const auto announce = [&](i64 flat, int done) {
-        if (!done || !is_last(row_counters + flat, done, chunks)) return;
+        if (!is_last(row_counters + flat, done, chunks)) return;
         const int sequence = (int)(flat / rows), length = length_of(lengths, sequence, drafts);
         u64 best = 0;
         for (int c = lane; c < chunks; c += 32) {
@@ -638,15 +666,10 @@ __device__ inline void verify_prefix(const typename T::Storage* logits, i64 stri
     };
 
     const Run run = run_of_this_warp((i64)batch * rows * chunks);
-    i64 current = -1;
     int done = 0;
     Place at(run.begin, chunks, rows);
     for (i64 item = run.begin; item < run.end; ++item, at.advance(chunks, rows)) {
         const int chunk = at.chunk, sequence = at.sequence, row = at.row;
-        if (at.flat != current) {
-            announce(current, done);
-            current = at.flat, done = 0;
-        }
         if (row > length_of(lengths, sequence, drafts)) {
             if (chunk == 0 && lane == 0) tokens[at.flat] = -1;  // beyond what was drafted
             continue;
@@ -656,8 +679,8 @@ __device__ inline void verify_prefix(const typename T::Storage* logits, i64 stri
         const u64 best = warp_max(largest.token < 0 ? 0 : rank_of(largest.most, largest.token));
         if (lane == 0) partials[item] = best;
         ++done;
+        if (chunk + 1 == chunks || item + 1 == run.end) announce(at.flat, done), done = 0;
     }
-    announce(current, done);
 }
 
 // ---- KV cache -------------------------------------------------------------------------------------------------------
@@ -691,13 +714,14 @@ __device__ inline void kv_append(Unit* cache, const Unit* fresh, const i64* leng
         i64 draft_batch, i64 draft_row
 #define STRIDES target_batch, target_row, draft_batch, draft_row
 #define SEQUENCES const i64 *__restrict__ ids, const i64 *__restrict__ lengths, int batch, int drafts, int vocab
-#define NUMBERS u64 seed, u32 step
+#define NUMBERS u64 seed, u32 step, const i64 *__restrict__ step_at
+#define NUMBER step_at ? (u32) * step_at : step, seed  // a step on the device is read when the kernel runs
 
 // partials [B, 2K, c] of 2 floats; laws [B, 2K] of 4 floats; counters [B * max(2K, 1) + B], all 0; accepted [B].
 #define SPEC_ACCEPT(T) \
     LOGITS(T), SEQUENCES, float scale, NUMBERS, float *partials, float *laws, int *counters, i64 *accepted
 #define SPEC_ACCEPT_BODY(T)                                                                                           \
-    spec_accept<T>(target, draft, STRIDES, Decision{ids, lengths, drafts, step, seed, accepted}, batch, vocab, scale, \
+    spec_accept<T>(target, draft, STRIDES, Decision{ids, lengths, drafts, NUMBER, accepted}, batch, vocab, scale, \
                    reinterpret_cast<float2*>(partials), reinterpret_cast<float4*>(laws), counters)
 
 extern "C" __global__ void __launch_bounds__(128, 6) spec_accept_f32(SPEC_ACCEPT(Float32)) {
@@ -710,20 +734,14 @@ extern "C" __global__ void __launch_bounds__(128, 6) spec_accept_bf16(SPEC_ACCEP
     SPEC_ACCEPT_BODY(BFloat16);
 }
 
-// scores [B, c], tokens [B, c]; counters [B], all 0; token [B]; out_ids [B, K + 1].
-#define DRAW_RESULTS double *scores, int *tokens, int *counters, i64 *token, i64 *out_ids
-#define DRAW_BODY(T, law_of)                                                                                        \
-    draw<T>(target, draft, STRIDES, Draw{ids, lengths, accepted, drafts, step, seed, token, out_ids}, batch, vocab, \
-            scores, tokens, counters, law_of)
+// `span` is tokens of a warp, a multiple of GROUP, at most 32 of them; c = ceil(V / span).
+// scores [B, c], groups [B, c]; counters [B], all 0; token [B]; out_ids [B, K + 1].
+#define DRAW_RESULTS int span, double *scores, int *groups, int *counters, i64 *token, i64 *out_ids
+#define DRAW_BODY(T, LAWS)                                                                                         \
+    draw<T>(target, draft, STRIDES, Draw{ids, lengths, accepted, drafts, NUMBER, token, out_ids}, batch, vocab,     \
+            span, scores, groups, counters, LAWS)
 #define SPEC_DRAW(T) LOGITS(T), SEQUENCES, float scale, NUMBERS, const float *laws, const i64 *accepted, DRAW_RESULTS
-#define SPEC_DRAW_BODY(T)                                                                                 \
-    const auto law_of = [&](int sequence, int kept, bool residual) {                                      \
-        if (!residual) return Softmax{scale, 0.f, 0.f, 0.f, 0.f, false};                                  \
-        const float4* both = reinterpret_cast<const float4*>(laws) + ((i64)sequence * drafts + kept) * 2; \
-        const float4 p = both[0], q = both[1];                                                            \
-        return Softmax{scale, p.x, p.y, q.x, q.y, true};                                                  \
-    };                                                                                                    \
-    DRAW_BODY(T, law_of)
+#define SPEC_DRAW_BODY(T) DRAW_BODY(T, (Softmaxes{scale, reinterpret_cast<const float4*>(laws), drafts}))
 
 extern "C" __global__ void __launch_bounds__(128, 4) spec_draw_f32(SPEC_DRAW(Float32)) { SPEC_DRAW_BODY(Float32); }
 extern "C" __global__ void __launch_bounds__(128, 4) spec_draw_f16(SPEC_DRAW(Float16)) { SPEC_DRAW_BODY(Float16); }
@@ -739,31 +757,29 @@ __device__ inline void sigmoid_accept(const typename T::Storage* target, const t
         decide(d, sequence, length_of(d.lengths, sequence, d.drafts), [&](int j) {
             const i64 id = d.ids[(i64)sequence * d.drafts + j];
             if (id < 0 || id >= vocab) return 0.f;
-            const Sigmoid law = {gain, false};
-            return law.of_logit(T::one(target[sequence * target_batch + j * target_row + id])) /
-                   law.of_logit(T::one(draft[sequence * draft_batch + j * draft_row + id]));
+            const Sigmoid<false> law = {gain};
+            return law.of_logit(T::one(target[sequence * target_batch + j * target_row + id])) *
+                   reciprocal_fast(law.of_logit(T::one(draft[sequence * draft_batch + j * draft_row + id])));
         });
     }
 }
 
 #define SIGMOID_ACCEPT(T) LOGITS(T), SEQUENCES, float gain, NUMBERS, i64 *accepted
 #define SIGMOID_ACCEPT_BODY(T) \
-    sigmoid_accept<T>(target, draft, STRIDES, Decision{ids, lengths, drafts, step, seed, accepted}, batch, vocab, gain)
+    sigmoid_accept<T>(target, draft, STRIDES, Decision{ids, lengths, drafts, NUMBER, accepted}, batch, vocab, gain)
 
-extern "C" __global__ void __launch_bounds__(128) sigmoid_accept_f32(SIGMOID_ACCEPT(Float32)) {
+extern "C" __global__ void __launch_bounds__(128, 6) sigmoid_accept_f32(SIGMOID_ACCEPT(Float32)) {
     SIGMOID_ACCEPT_BODY(Float32);
 }
-extern "C" __global__ void __launch_bounds__(128) sigmoid_accept_f16(SIGMOID_ACCEPT(Float16)) {
+extern "C" __global__ void __launch_bounds__(128, 6) sigmoid_accept_f16(SIGMOID_ACCEPT(Float16)) {
     SIGMOID_ACCEPT_BODY(Float16);
 }
-extern "C" __global__ void __launch_bounds__(128) sigmoid_accept_bf16(SIGMOID_ACCEPT(BFloat16)) {
+extern "C" __global__ void __launch_bounds__(128, 6) sigmoid_accept_bf16(SIGMOID_ACCEPT(BFloat16)) {
     SIGMOID_ACCEPT_BODY(BFloat16);
 }
 
 #define SIGMOID_DRAW(T) LOGITS(T), SEQUENCES, float gain, NUMBERS, const i64 *accepted, DRAW_RESULTS
-#define SIGMOID_DRAW_BODY(T)                                                              \
-    const auto law_of = [&](int, int, bool residual) { return Sigmoid{gain, residual}; }; \
-    DRAW_BODY(T, law_of)
+#define SIGMOID_DRAW_BODY(T) DRAW_BODY(T, Sigmoids{gain})
 
 extern "C" __global__ void __launch_bounds__(128, 4) sigmoid_draw_f32(SIGMOID_DRAW(Float32)) {
     SIGMOID_DRAW_BODY(Float32);

@@ -24,7 +24,7 @@ def speculative_sample(
     draft_ids: Any,
     *,
     seed: int,
-    step: int = 0,
+    step: int | Any = 0,
     temperature: float = 1.0,
     lengths: Any = None,
     backend: str | None = None,
@@ -36,7 +36,9 @@ def speculative_sample(
         draft_logits: [B, K, vocabulary]: what the drafts were drawn from, at this temperature.
         draft_ids: [B, K]. An id outside the vocabulary is rejected.
         seed: 64 bits. A decision depends on (seed, step, sequence, position) alone.
-        step: Number of the round; another for each round of a generation, or rounds share their numbers.
+        step: Number of the round, 32 bits; another for each round of a generation, or rounds share their numbers. An
+            array of no dimension on the logits' device is read when the kernels run: a captured CUDA graph then draws
+            new numbers at each replay, if what is captured also counts on (`step += 1`).
         temperature: Of both models.
         lengths: How many tokens each sequence drafted, [B]; all K if not given. Clipped to 0..K.
         backend: `cuda`, `torch` or `numpy`; the best that suits if not given.
@@ -57,7 +59,7 @@ def sigmoid_sample(
     draft_ids: Any,
     *,
     seed: int,
-    step: int = 0,
+    step: int | Any = 0,
     temperature: float = 1.0,
     scale: float = DEFAULT_SIGMOID_SCALE,
     lengths: Any = None,
@@ -154,11 +156,14 @@ def _check_shape(name: str, array: Any, expected: tuple[int, ...]) -> None:
         raise UserError(f"{name}: shape {tuple(array.shape)}, expected {tuple(expected)}")
 
 
-def _check_numbers(temperature: float, seed: int, step: int) -> None:
+def _check_numbers(temperature: float, seed: int, step: Any) -> None:
     if not (math.isfinite(temperature) and LEAST_TEMPERATURE <= temperature <= MOST_TEMPERATURE):
         raise UserError(
             f"temperature: {temperature!r}, expected {LEAST_TEMPERATURE:g} to {MOST_TEMPERATURE:g} (0: verify_prefix)"
         )
-    for name, value, bits in (("seed", seed, 64), ("step", step, 32)):
+    if getattr(step, "shape", ()) != () or "float" in str(getattr(step, "dtype", "")):
+        raise UserError(f"step: {step.dtype} of shape {tuple(step.shape)}, expected an integer or an array of just one")
+    in_array = hasattr(step, "__dlpack__")
+    for name, value, bits in (("seed", seed, 64), ("step", 0 if in_array else step, 32)):
         if not 0 <= value < 2**bits:
             raise UserError(f"{name}: {value!r}, expected 0 to 2^{bits} - 1")

@@ -1,253 +1,360 @@
-"""Launches kernels/sampling.cu: geometry, order of arguments, workspaces. Knows a device only by what `Device` says."""
+"""Launches kernels/sampling.cu. What calls of one layout have in common is worked out once, in a plan.
+
+Everything of a call goes to the stream that the caller's library works on: scratch is kept for each stream and used by
+one call after another there.
+"""
 
 import math
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from collections.abc import Callable, Hashable
+from threading import Lock
+from typing import Any
 
 import numpy as np
 
 from simulator.artefacts import UserError
 
-from . import torch_backend
-from .dlpack import BFLOAT, FLOAT, View, view
+from .libraries import (
+    Device,
+    DeviceLibrary,
+    Library,
+    Place,
+    TorchLibrary,
+    bytes_of,
+    dtype_name,
+    family,
+    parts,
+    require_same_device,
+)
+from .random import GROUP
+from .reference import LOG2_E
 from .results import Sampled, Verified
 
 CHUNK = 2048  # tokens a warp reads at a time; kernels/sampling.cu has the same number
-LOG2_E = 1.4426950408889634
-SUFFIXES = {(FLOAT, 32): "f32", (FLOAT, 16): "f16", (BFLOAT, 16): "bf16"}
-
-
-class Device(Protocol):
-    """What runs kernels: CuPy's RawModule on a GPU, the shim on a CPU in the tests."""
-
-    dlpack_type: int
-
-    def launch(
-        self, kernel: str, grid: tuple[int, ...], block: tuple[int, ...], args: Sequence[Any], shared_bytes: int = 0
-    ) -> None:
-        """Start a kernel; arguments are NumPy scalars of the kernel's own types, and `Pointer`s."""
-        ...
-
-    def empty(self, shape: tuple[int, ...], dtype: str) -> Any:
-        """Return an array of zeros on the device."""
-        ...
-
-    def stream(self, pointer: int | None) -> AbstractContextManager[Any]:
-        """Return a context in which launches go to that stream; None is the device's own."""
-        ...
+SPANS = (32 * GROUP, 16 * GROUP, 8 * GROUP, 4 * GROUP, 2 * GROUP)  # tokens of a warp that draws
+SUFFIXES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
+# Blocks of 128 threads that a multiprocessor holds at least: __launch_bounds__ of the kernels.
+RESIDENT = {"accept": 6, "verify": 6, "draw": 4}
+WARPS_A_BLOCK = 4
+MOST_PLANS = 256
+Sizes = list[tuple[tuple[int, ...], str]]
 
 
 class Workspace:
-    """Arrays that calls of one shape use again: every launch leaves its counters at 0, nothing has to be cleared."""
+    """Scratch of one stream, and the plans that hold addresses in it.
 
-    def __init__(self) -> None:
-        self._arrays: dict[tuple[Any, ...], Any] = {}
+    One call after another uses it: the stream keeps them in order. It grows, and then all plans are made anew. Every
+    launch leaves its counters at 0, so nothing has to be cleared.
+    """
 
-    def take(self, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
-        """Return the array kept under `key`, made the first time."""
-        if key not in self._arrays:
-            self._arrays[key] = make()
-        return self._arrays[key]
+    def __init__(self, device: Device, library: Library, place: Place) -> None:
+        self.device, self.library, self.place = device, library, place
+        self.plans: dict[Hashable, Any] = {}
+        self.memory = library.empty((0,), "uint8", place.device_id)
+        self.counters = library.zeros((0,), "int32", place.device_id)
+        self.lock = Lock()  # a call's launches share scratch: no other thread's come between them
+
+    def reserve(self, sizes: Sizes, counters: int) -> list[Any]:
+        """Return scratch of these shapes and types, and then so many counters."""
+        size_bytes, device_id = bytes_of(sizes), self.place.device_id
+        if size_bytes > len(self.memory):
+            self.plans.clear()
+            self.memory = self.library.empty((size_bytes,), "uint8", device_id)
+        if counters > len(self.counters):
+            self.plans.clear()
+            self.counters = self.library.zeros((counters,), "int32", device_id)
+        return [*parts(self.library, self.memory, sizes), self.counters[:counters]]
+
+    def plan(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """Return the plan kept under `key`, made the first time."""
+        found = self.plans.get(key)
+        if found is None:
+            if len(self.plans) >= MOST_PLANS:
+                self.plans.clear()
+            found = make()
+            self.plans[key] = found
+        return found
 
 
 class CudaSampling:
-    """The four operations on one device."""
+    """The four operations on the devices of one kind."""
 
     def __init__(self, device: Device) -> None:
         self.device = device
-        self.workspace = Workspace()
+        self.libraries: dict[str, Library] = {}
+        self.workspaces: dict[Hashable, Workspace] = {}
+        self.captured: list[Workspace] = []
 
     def speculative_sample(
-        self, target: Any, draft: Any, ids: Any, lengths: Any, temperature: float, seed: int, step: int
+        self, target: Any, draft: Any, ids: Any, lengths: Any, temperature: float, seed: int, step: Any
     ) -> Sampled:
         """Sample one round exactly; arguments as in `reference.sample`. Two launches."""
-        call = SamplingCall(self, target, draft, ids, lengths, seed, step)
-        rows, scale = max(2 * call.drafts, 1), np.float32(LOG2_E / temperature)
-        partials = call.scratch("partials", (call.batch, rows, call.chunks, 2), "float32")
-        laws = call.scratch("laws", (call.batch, rows, 4), "float32")
-        counters = call.scratch("accept counters", (call.batch * (rows + 1),), "int32")
-        call.launch("spec_accept", call.batch * rows * call.chunks, scale, (partials, laws, counters, call.accepted))
-        return call.draw("spec_draw", scale, (laws,))
+        return self.sample("spec", np.float32(LOG2_E / temperature), target, draft, ids, lengths, seed, step)
 
     def sigmoid_sample(
-        self, target: Any, draft: Any, ids: Any, lengths: Any, temperature: float, scale: float, seed: int, step: int
+        self, target: Any, draft: Any, ids: Any, lengths: Any, temperature: float, scale: float, seed: int, step: Any
     ) -> Sampled:
         """Sample one round by the sigmoid approximation; arguments as in `reference.sample`. Two launches."""
-        call = SamplingCall(self, target, draft, ids, lengths, seed, step)
         gain = np.float32(1 / (2 * scale * temperature))
-        call.launch("sigmoid_accept", call.batch, gain, (call.accepted,))
-        return call.draw("sigmoid_draw", gain, ())
+        return self.sample("sigmoid", gain, target, draft, ids, lengths, seed, step)
+
+    def sample(
+        self, way: str, law: np.float32, target: Any, draft: Any, ids: Any, lengths: Any, seed: int, step: Any
+    ) -> Sampled:
+        """Sample one round, whatever the kernels' way of turning logits into weights."""
+        step_at = None if isinstance(step, int | np.integer) else step
+        given = {"target_logits": target, "draft_logits": draft, "draft_ids": ids, "lengths": lengths, "step": step_at}
+        workspace, key, arrays = self.begin(given)
+        with workspace.lock:
+            plan = workspace.plan((way, key), lambda: SamplingPlan(workspace, way, given, arrays))
+            result: Sampled = plan.run(arrays, law, seed, 0 if step_at is not None else step)
+        return result
 
     def verify_prefix(self, logits: Any, ids: Any, lengths: Any) -> Verified:
         """Count the leading drafts that equal the argmax of their row; as `reference.verify_prefix`. One launch."""
-        call = Call(self, logits)
-        seen = logits_view("target_logits", logits)
-        (batch, rows, vocabulary), drafts = seen.shape, ids.shape[1]
-        chunks = chunks_of(vocabulary)
-        partials = call.scratch("verify partials", (batch, rows, chunks), "int64")
-        counters = call.scratch("verify counters", (batch * (rows + 1),), "int32")
-        accepted, tokens = call.result((batch,)), call.result((batch, rows))
-        sizes = [np.int32(n) for n in (batch, drafts, rows, vocabulary)]
-        strides = [np.int64(n) for n in seen.strides[:2]]
-        arrays = [call.pointer(a) for a in (call.integers(ids), call.integers(lengths))]
-        results = [call.pointer(a) for a in (partials, counters, accepted, tokens)]
-        call.start(
-            f"verify_prefix_{suffix_of(seen)}",
-            geometry(batch * rows * chunks),
-            [seen.pointer, *strides, *arrays, *sizes, *results],
-        )
-        return Verified(accepted, tokens)
+        given = {"target_logits": logits, "draft_ids": ids, "lengths": lengths}
+        workspace, key, arrays = self.begin(given)
+        with workspace.lock:
+            plan = workspace.plan(("verify", key), lambda: VerifyPlan(workspace, given, arrays))
+            result: Verified = plan.run(arrays)
+        return result
 
     def kv_append(self, cache: Any, fresh: Any, lengths: Any, accepted: Any) -> Any:
         """Write the accepted positions of each sequence behind its own length, in place. One launch."""
-        call = Call(self, cache)
-        to, source = view(cache), view(fresh)
-        (batch, heads, capacity, width), positions = to.shape, source.shape[2]
-        unit_bytes = widest_unit(to, source)
-        units = width * to.itemsize_bytes // unit_bytes
+        given = {"cache": cache, "fresh": fresh, "lengths": lengths, "accepted": accepted}
+        workspace, key, arrays = self.begin(given)
+        with workspace.lock:
+            # Addresses decide how wide the copies are.
+            bases = tuple(int(self.device.address(array)) % 16 for array in arrays[:2])
+            plan = workspace.plan(("append", key, bases), lambda: AppendPlan(workspace, given, arrays, bases))
+            return plan.run(arrays)
+
+    def begin(self, given: dict[str, Any]) -> tuple[Workspace, Hashable, list[Any]]:
+        """Return the workspace of a call, what its plan is kept under, and its arrays in the library of the first."""
+        like = next(iter(given.values()))
+        name = family(like)
+        library = self.libraries.get(name) or self.new_library(name)
+        kind = type(like)
+        if any(array is not None and type(array) is not kind for array in given.values()):
+            require_same_device(given)
+        arrays = [array if array is None or type(array) is kind else library.own(array) for array in given.values()]
+        place = library.place(like)
+        key = tuple([None if array is None else library.layout(array) for array in arrays])
+        if self.device.is_capturing(place):
+            # A graph uses its scratch whenever it is replayed, and its memory may be its own: nobody else's then.
+            workspace = Workspace(self.device, library, place)
+            self.captured.append(workspace)
+            return workspace, key, arrays
+        found = self.workspaces.get((name, place))
+        if found is None:
+            found = self.workspaces[name, place] = Workspace(self.device, library, place)
+        return found, key, arrays
+
+    def new_library(self, name: str) -> Library:
+        """Return what handles the arrays of a library."""
+        own: Library = TorchLibrary(self.device) if name == "torch" else DeviceLibrary(self.device, name)
+        self.libraries[name] = own
+        return own
+
+
+class Plan:
+    """What calls of one layout have in common: all arguments but addresses and numbers, geometry, scratch."""
+
+    def __init__(self, workspace: Workspace, given: dict[str, Any]) -> None:
+        require_same_device(given)
+        self.device, self.library, self.place = workspace.device, workspace.library, workspace.place
+        self.multiprocessors = self.device.multiprocessors(self.place.device_id)
+
+    def addresses(self, arrays: list[Any]) -> list[Any]:
+        """Return the addresses of arrays; null pointers for None."""
+        return [self.device.address(array) for array in arrays]
+
+    def results(self, *shapes: tuple[int, ...]) -> list[Any]:
+        """Return arrays of 64-bit integers for the caller to keep, in one allocation."""
+        sizes = [math.prod(shape) for shape in shapes]
+        whole = self.library.empty((sum(sizes),), "int64", self.place.device_id)
+        found, begin = [], 0
+        for shape, size in zip(shapes, sizes, strict=True):
+            part = whole[begin : begin + size]
+            found.append(part if len(shape) == 1 else part.reshape(shape))
+            begin += size
+        return found
+
+    def launch(self, kernel: str, shape: tuple[tuple[int, ...], tuple[int, ...]], *args: Any) -> None:
+        """Start a kernel on the caller's stream."""
+        self.device.launch(self.place, kernel, *shape, args)
+
+
+class SamplingPlan(Plan):
+    """Both ways of sampling: acceptance, then the draw of the next token."""
+
+    def __init__(self, workspace: Workspace, way: str, given: dict[str, Any], arrays: list[Any]) -> None:
+        super().__init__(workspace, given)
+        target, draft, ids, *_ = arrays
+        self.suffix = suffix_of(target)
+        if suffix_of(draft) != self.suffix:
+            raise UserError(f"draft_logits: {dtype_name(draft)}, expected {dtype_name(target)} as in target_logits")
+        steps = [strides_of(self.library, *named) for named in (("target_logits", target), ("draft_logits", draft))]
+        (self.batch, self.drafts), vocabulary = ids.shape, target.shape[2]
+        self.strides = [np.int64(n) for step in steps for n in step[:2]]
+        self.sizes = [np.int32(n) for n in (self.batch, self.drafts, vocabulary)]
+        self.way, is_exact = way, way == "spec"
+        rows, chunks = max(2 * self.drafts, 1), math.ceil(vocabulary / CHUNK)
+        span = span_of(self.batch, vocabulary, self.multiprocessors)
+        spans = math.ceil(vocabulary / span)
+        self.span = np.int32(span)
+        sizes: Sizes = [((self.batch, spans), "float64"), ((self.batch, spans), "int32")]
+        if is_exact:
+            sizes += [((self.batch, rows, 4), "float32"), ((self.batch, rows, chunks, 2), "float32")]
+        self.scratch = workspace.reserve(sizes, self.batch * (rows + 1) if is_exact else self.batch)
+        scores, groups, *laws_and_partials, counters = self.addresses(self.scratch)
+        self.laws, partials = laws_and_partials[:1], laws_and_partials[1:]
+        self.accept_scratch = [*partials, *self.laws, counters] if is_exact else []
+        self.draw_scratch = [scores, groups, counters]
+        items = self.batch * (rows * chunks if is_exact else 1)
+        self.accept_shape = geometry(items, self.multiprocessors, RESIDENT["accept"])
+        self.draw_shape = geometry(self.batch * spans, self.multiprocessors, RESIDENT["draw"])
+
+    def run(self, arrays: list[Any], law: np.float32, seed: int, step: int) -> Sampled:
+        """Sample one round; `step` is 0 where an array holds it."""
+        target, draft, ids, lengths, step_at = arrays
+        accepted, token, out_ids = self.results((self.batch,), (self.batch,), (self.batch, self.drafts + 1))
+        if self.batch == 0:
+            return Sampled(accepted, token, out_ids)
+        ids, lengths, step_at = (None if a is None else self.library.integers(a) for a in (ids, lengths, step_at))
+        address = self.device.address
+        at_accepted = address(accepted)
+        common = [
+            *(address(target), address(draft), *self.strides, address(ids), address(lengths), *self.sizes),
+            *(law, np.uint64(seed), np.uint32(step), address(step_at)),
+        ]
+        self.launch(f"{self.way}_accept_{self.suffix}", self.accept_shape, *common, *self.accept_scratch, at_accepted)
+        self.launch(
+            f"{self.way}_draw_{self.suffix}",
+            self.draw_shape,
+            *(*common, *self.laws, at_accepted, self.span, *self.draw_scratch, address(token), address(out_ids)),
+        )
+        return Sampled(accepted, token, out_ids)
+
+
+class VerifyPlan(Plan):
+    """Greedy verification."""
+
+    def __init__(self, workspace: Workspace, given: dict[str, Any], arrays: list[Any]) -> None:
+        super().__init__(workspace, given)
+        logits, ids, _ = arrays
+        self.kernel = f"verify_prefix_{suffix_of(logits)}"
+        (self.batch, self.rows, vocabulary), drafts = logits.shape, ids.shape[1]
+        chunks = math.ceil(vocabulary / CHUNK)
+        self.strides = [np.int64(n) for n in strides_of(self.library, "target_logits", logits)[:2]]
+        self.sizes = [np.int32(n) for n in (self.batch, drafts, self.rows, vocabulary)]
+        shape = (self.batch, self.rows, chunks)
+        self.scratch = workspace.reserve([(shape, "int64")], self.batch * (self.rows + 1))
+        self.at_scratch = self.addresses(self.scratch)
+        self.shape = geometry(math.prod(shape), self.multiprocessors, RESIDENT["verify"])
+
+    def run(self, arrays: list[Any]) -> Verified:
+        """Verify one round."""
+        logits, ids, lengths = arrays
+        if self.batch * self.rows == 0:  # no row, no launch: nothing drafted, nothing accepted
+            zeros = self.library.zeros
+            return Verified(
+                *(zeros(s, "int64", self.place.device_id) for s in ((self.batch,), (self.batch, self.rows)))
+            )
+        accepted, tokens = self.results((self.batch,), (self.batch, self.rows))
+        ids, lengths = (None if a is None else self.library.integers(a) for a in (ids, lengths))
+        at_logits, at_ids, at_lengths, *results = self.addresses([logits, ids, lengths, accepted, tokens])
+        inputs = [at_logits, *self.strides, at_ids, at_lengths, *self.sizes]
+        self.launch(self.kernel, self.shape, *inputs, *self.at_scratch, *results)
+        return Verified(accepted, tokens)
+
+
+class AppendPlan(Plan):
+    """The append to a KV cache."""
+
+    def __init__(self, workspace: Workspace, given: dict[str, Any], arrays: list[Any], bases: tuple[int, ...]) -> None:
+        super().__init__(workspace, given)
+        cache, fresh, *_ = arrays
+        (self.batch, heads, capacity, width), positions = cache.shape, fresh.shape[2]
+        steps_bytes = [
+            [n * cache.itemsize for n in position_strides(self.library, *named)]
+            for named in (("cache", cache), ("fresh", fresh))
+        ]
+        # The widest copy that addresses, strides and width of both allow.
+        unit_bytes = math.gcd(16, *bases, *steps_bytes[0], *steps_bytes[1], width * cache.itemsize)
+        units = width * cache.itemsize // unit_bytes
         if heads * positions * units >= 2**31:
             raise UserError(f"fresh: {heads} x {positions} x {units} units a sequence, expected fewer than 2^31")
-        grown = call.result((batch,))
-        strides = [np.int64(n * to.itemsize_bytes // unit_bytes) for seen in (to, source) for n in seen.strides[:3]]
-        sizes = [np.int32(n) for n in (batch, heads, positions, capacity, units)]
-        arrays = [call.pointer(a) for a in (call.integers(lengths), call.integers(accepted), grown)]
+        self.kernel = f"kv_append_{unit_bytes}"
+        self.sizes = [np.int32(n) for n in (self.batch, heads, positions, capacity, units)]
+        self.strides = [np.int64(n // unit_bytes) for steps in steps_bytes for n in steps]
         blocks = min(max(math.ceil(heads * positions * units / 256), 1), 65535)
-        shape = ((blocks, min(batch, 65535)), (256,))
-        call.start(f"kv_append_{unit_bytes}", shape, [to.pointer, source.pointer, *arrays, *sizes, *strides])
+        self.shape = ((blocks, min(self.batch, 65535)), (256,))
+
+    def run(self, arrays: list[Any]) -> Any:
+        """Append; return the new lengths."""
+        (grown,) = self.results((self.batch,))
+        if self.batch:
+            cache, fresh, lengths, accepted = arrays
+            lengths, accepted = self.library.integers(lengths), self.library.integers(accepted)
+            addresses = self.addresses([cache, fresh, lengths, accepted, grown])
+            self.launch(self.kernel, self.shape, *addresses, *self.sizes, *self.strides)
         return grown
 
 
-class Call:
-    """Arrays of one call, of the caller's own library, and its launches on the caller's stream."""
-
-    def __init__(self, owner: CudaSampling, like: Any) -> None:
-        self.owner = owner
-        self.like = like
-        self.is_torch = type(like).__module__.split(".")[0] == "torch"
-        self.stream = torch_backend.stream_of(like) if self.is_torch else None
-
-    def scratch(self, name: str, shape: tuple[int, ...], dtype: str) -> Any:
-        """Return an array for intermediate results, one for each stream, kept for the next call of this shape."""
-        key = (name, shape, self.stream, getattr(self.like, "device", None), self.is_torch)
-        return self.owner.workspace.take(key, lambda: self.make(shape, dtype))
-
-    def make(self, shape: tuple[int, ...], dtype: str) -> Any:
-        """Return zeros where the caller's arrays are."""
-        if self.is_torch:
-            return torch_backend.empty(self.like, shape, dtype)
-        return self.owner.device.empty(shape, dtype)
-
-    def result(self, shape: tuple[int, ...]) -> Any:
-        """Return an array of 64-bit integers for the caller to keep."""
-        return self.make(shape, "int64")
-
-    def integers(self, array: Any) -> Any:
-        """Return contiguous 64-bit integers, the array itself where it holds them; None stays None."""
-        if array is None:
-            return None
-        return torch_backend.integers(array) if self.is_torch else array.astype("int64", order="C", copy=False)
-
-    def pointer(self, array: Any) -> Any:
-        """Return the address of an array; the null pointer for None."""
-        return np.uint64(0) if array is None else view(array).pointer
-
-    def start(self, kernel: str, shape: tuple[tuple[int, ...], tuple[int, ...]], args: Sequence[Any]) -> None:
-        """Launch a kernel on the caller's stream; nothing is launched for an empty batch."""
-        if min(shape[0]) == 0:
-            return
-        with self.owner.device.stream(self.stream):
-            self.owner.device.launch(kernel, *shape, args)
-
-
-class SamplingCall(Call):
-    """What both ways of sampling have in common: the same logits, drafts and numbers, and the draw that ends them."""
-
-    def __init__(
-        self, owner: CudaSampling, target: Any, draft: Any, ids: Any, lengths: Any, seed: int, step: int
-    ) -> None:
-        super().__init__(owner, target)
-        self.target, self.draft = logits_view("target_logits", target), logits_view("draft_logits", draft)
-        self.suffix = suffix_of(self.target)
-        if suffix_of(self.draft) != self.suffix:
-            raise UserError(f"draft_logits: {suffix_of(self.draft)}, expected {self.suffix} as in target_logits")
-        self.batch, self.drafts = ids.shape
-        self.vocabulary = self.target.shape[2]
-        self.chunks = chunks_of(self.vocabulary)
-        self.ids, self.lengths = self.integers(ids), self.integers(lengths)
-        self.numbers = [np.uint64(seed), np.uint32(step)]
-        self.accepted = self.result((self.batch,))
-
-    def launch(self, kernel: str, items: int, law: np.float32, rest: Sequence[Any]) -> None:
-        """Launch one of the sampling kernels: its arguments begin alike."""
-        logits = [self.target.pointer, self.draft.pointer]
-        strides = [np.int64(n) for seen in (self.target, self.draft) for n in seen.strides[:2]]
-        sequences = [self.pointer(self.ids), self.pointer(self.lengths)]
-        sizes = [np.int32(n) for n in (self.batch, self.drafts, self.vocabulary)]
-        pointers = [self.pointer(array) for array in rest]
-        args = [*logits, *strides, *sequences, *sizes, law, *self.numbers, *pointers]
-        self.start(f"{kernel}_{self.suffix}", geometry(items), args)
-
-    def draw(self, kernel: str, law: np.float32, laws: Sequence[Any]) -> Sampled:
-        """Draw the next tokens, all drafts being decided."""
-        token, out_ids = self.result((self.batch,)), self.result((self.batch, self.drafts + 1))
-        scores = self.scratch("scores", (self.batch, self.chunks), "float64")
-        tokens = self.scratch("tokens", (self.batch, self.chunks), "int32")
-        counters = self.scratch("draw counters", (self.batch,), "int32")
-        self.launch(
-            kernel, self.batch * self.chunks, law, (*laws, self.accepted, scores, tokens, counters, token, out_ids)
-        )
-        return Sampled(self.accepted, token, out_ids)
-
-
-def chunks_of(vocabulary: int) -> int:
-    """Return how many warps read a row."""
-    return math.ceil(vocabulary / CHUNK)
-
-
-def geometry(items: int) -> tuple[tuple[int], tuple[int]]:
-    """Return grid and block for so many chunks: spread thin while the device is not full, four a warp once it is.
+def geometry(items: int, multiprocessors: int, resident: int) -> tuple[tuple[int], tuple[int]]:
+    """Return grid and block for so many chunks: a warp each while they fill the device, then as many as it holds.
 
     Changes speed alone: no result depends on it.
+
+    Args:
+        items: Chunks.
+        multiprocessors: Of the device.
+        resident: Blocks that one of them holds.
     """
-    warps = 4 if items >= 2048 else 1
-    each = 4 if items >= 16384 else 1
-    return (math.ceil(items / (warps * each)),), (32 * warps,)
+    warps = min(max(math.ceil(items / multiprocessors), 1), WARPS_A_BLOCK)
+    return (min(math.ceil(items / warps), multiprocessors * resident),), (32 * warps,)
 
 
-def suffix_of(seen: View) -> str:
+def span_of(batch: int, vocabulary: int, multiprocessors: int) -> int:
+    """Return how many tokens a warp that draws reads: the more, the fewer scores to compare; the fewer, the more warps.
+
+    Changes speed alone: groups race, whoever reads them.
+    """
+    enough = multiprocessors * RESIDENT["draw"] * WARPS_A_BLOCK
+    return next((span for span in SPANS if batch * math.ceil(vocabulary / span) >= enough), SPANS[-1])
+
+
+def suffix_of(logits: Any) -> str:
     """Return what the kernels for this type end in.
 
     Raises:
         UserError: There are none.
     """
-    try:
-        return SUFFIXES[seen.dtype_code, seen.dtype_bits]
-    except KeyError:
-        raise UserError(f"logits: {seen.dtype_bits} bits an element, expected float32, float16 or bfloat16") from None
+    name = dtype_name(logits)
+    if name not in SUFFIXES:
+        raise UserError(f"logits: {name}, expected {', '.join(SUFFIXES)}")
+    return SUFFIXES[name]
 
 
-def logits_view(name: str, logits: Any) -> View:
-    """Describe logits, which lie one after another in a row; rows may lie anywhere.
+def strides_of(library: Library, name: str, logits: Any) -> tuple[int, ...]:
+    """Return the strides of logits, which lie one after another in a row; rows may lie anywhere.
 
     Raises:
         UserError: They do not.
     """
-    seen = view(logits)
-    if seen.strides[2] != 1 and seen.shape[2] > 1 and 0 not in seen.shape:
-        raise UserError(f"{name}: stride {seen.strides[2]} within a row, expected 1 (rows may be strided)")
-    return seen
+    strides = library.strides(logits)
+    if strides[2] != 1 and logits.shape[2] > 1 and 0 not in logits.shape:
+        raise UserError(f"{name}: stride {strides[2]} within a row, expected 1 (rows may be strided)")
+    return strides
 
 
-def widest_unit(to: View, source: View) -> int:
-    """Return the widest copy, in bytes, that addresses, strides and width of both allow.
+def position_strides(library: Library, name: str, cache: Any) -> tuple[int, ...]:
+    """Return the strides of sequences, heads and positions.
 
     Raises:
         UserError: The elements of a position do not lie one after another.
     """
-    for name, seen in (("cache", to), ("fresh", source)):
-        if seen.strides[3] != 1 and seen.shape[3] > 1 and 0 not in seen.shape:
-            raise UserError(f"{name}: stride {seen.strides[3]} within a position, expected 1")
-    size = to.itemsize_bytes
-    steps = [n * size for seen in (to, source) for n in (*seen.strides[:3], seen.shape[3])]
-    return math.gcd(16, int(to.pointer), int(source.pointer), *steps)
+    *strides, within = library.strides(cache)
+    if within != 1 and cache.shape[3] > 1 and 0 not in cache.shape:
+        raise UserError(f"{name}: stride {within} within a position, expected 1")
+    return tuple(strides)

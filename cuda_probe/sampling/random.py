@@ -13,13 +13,15 @@ ROUNDS = 10
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 WORD = 0xFFFFFFFF
+GROUP = 256  # tokens that race among themselves; part of the law: kernels/sampling.cu has the same number
 
 
 class Purpose(IntEnum):
     """What a number decides; no two purposes share one."""
 
     ACCEPT = 0
-    DRAW = 1
+    TOKEN = 1
+    GROUP = 2
 
 
 def philox(counter: ArrayLike, seed: int) -> NDArray[np.uint32]:
@@ -59,8 +61,8 @@ def accept_uniforms(batch: int, drafts: int, step: int, seed: int) -> NDArray[np
     return numbers
 
 
-def race_uniforms(sequence: int, vocabulary: int, step: int, seed: int) -> NDArray[np.float32]:
-    """Return a number in (0, 1) for each token, finest near 0; shape [vocabulary]."""
-    drawn = words(np.arange(-(-vocabulary // 4)), sequence, step, Purpose.DRAW, seed).reshape(-1)[:vocabulary]
+def race_uniforms(sequence: int, begin: int, end: int, step: int, purpose: Purpose, seed: int) -> NDArray[np.float32]:
+    """Return a number in (0, 1), finest near 0, for each racer of begin..end - 1; `begin` is a multiple of 4."""
+    drawn = words(np.arange(begin // 4, -(-end // 4)), sequence, step, purpose, seed).reshape(-1)[: end - begin]
     numbers: NDArray[np.float32] = drawn.astype(np.float32) * np.float32(2.0**-32) + np.float32(2.0**-33)
     return numbers.clip(max=np.float32(1 - 2.0**-24))

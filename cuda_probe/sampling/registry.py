@@ -1,5 +1,6 @@
 """Which implementation runs an operation: the first by priority that suits the arrays, or the one asked for."""
 
+import functools
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,8 +9,10 @@ from typing import Any
 from simulator.artefacts import UserError
 
 from . import reference, torch_backend
-from .cuda_backend import CudaSampling, Device
-from .dlpack import CPU
+from .cuda_backend import CudaSampling
+from .dlpack import CPU, device_name, device_of
+from .libraries import Device, family
+from .random import WORD
 from .results import Sampled, Verified
 
 CUDA, TORCH, NUMPY = "cuda", "torch", "numpy"
@@ -81,31 +84,39 @@ def use_device(device: Device | None) -> None:
     _cuda[:] = [] if device is None else [CudaSampling(device)]
 
 
-def family(array: Any) -> str:
-    """Return the library an array is of: numpy, torch, cupy, or another's name."""
-    return type(array).__module__.split(".")[0]
+def cuda_sampling() -> CudaSampling | str:
+    """Return the CUDA backend, on the device that was given or else on CuPy's; why there is none."""
+    if not _cuda:
+        found = _cupy_device()
+        if isinstance(found, str):
+            return found
+        use_device(found)
+    return _cuda[0]
 
 
-def cuda_sampling() -> CudaSampling | None:
-    """Return the CUDA backend: on the device that was given, else on the CuPy device where there is one."""
-    if not _cuda and importlib.util.find_spec("cupy") is not None:
-        device = importlib.import_module("cuda_probe.device").sampling_device()
-        if device is not None:
-            use_device(device)
-    return _cuda[0] if _cuda else None
+@functools.cache
+def _cupy_device() -> Device | str:
+    """Return what launches through CuPy, or why nothing does."""
+    if importlib.util.find_spec("cupy") is None:
+        return "it needs CuPy and a CUDA device"
+    try:
+        found: Device | str = importlib.import_module("cuda_probe.sampling_device").sampling_device()
+    except ImportError as error:
+        return f"CuPy cannot be imported ({error})"
+    return found
 
 
 def _cuda_refusal(array: Any) -> str | None:
     if not hasattr(array, "__dlpack_device__"):
         return f"{type(array).__name__} has no DLPack"
-    where = int(array.__dlpack_device__()[0])
-    if where == CPU and not _cuda:
+    device = device_of(array)
+    if device[0] == CPU and not _cuda:
         return "the tensors are on the CPU, expected them on a CUDA device"
     found = cuda_sampling()
-    if found is None:
-        return "it needs CuPy and a CUDA device"
-    if where != found.device.dlpack_type:
-        return f"the tensors are on DLPack device {where}, expected {found.device.dlpack_type}"
+    if isinstance(found, str):
+        return found
+    if device[0] != found.device.dlpack_type:
+        return f"the tensors are on {device_name(device)}, expected {device_name((found.device.dlpack_type, 0))}"
     return None
 
 
@@ -118,7 +129,7 @@ def _torch_refusal(array: Any) -> str | None:
 def _numpy_refusal(array: Any) -> str | None:
     if not hasattr(array, "__dlpack_device__"):
         return f"{type(array).__name__} has no DLPack"
-    if int(array.__dlpack_device__()[0]) != CPU:
+    if device_of(array)[0] != CPU:
         return "the tensors are not on the CPU"
     return "NumPy has no bfloat16" if "bfloat16" in str(array.dtype) else None
 
@@ -126,16 +137,16 @@ def _numpy_refusal(array: Any) -> str | None:
 def _on_cuda(operation: str) -> Callable[..., Any]:
     def call(*arguments: Any) -> Any:
         found = cuda_sampling()
-        if found is None:
-            raise UserError(f"backend: 'cuda' cannot run {operation}: it needs CuPy and a CUDA device")
-        return getattr(found, operation)(*(_without_gradient(a) for a in arguments))
+        if isinstance(found, str):
+            raise UserError(f"backend: 'cuda' cannot run {operation}: {found}")
+        return getattr(found, operation)(*arguments)
 
     return call
 
 
 def _on_torch(operation: str) -> Callable[..., Any]:
     def call(*arguments: Any) -> Any:
-        taken = [torch_backend.tensor(a) if hasattr(a, "__dlpack__") else a for a in arguments]
+        taken = [torch_backend.tensor(a) if hasattr(a, "__dlpack__") else a for a in _with_step(operation, arguments)]
         return _as_given(arguments[0], getattr(torch_backend, operation)(*taken))
 
     return call
@@ -145,16 +156,20 @@ def _on_numpy(operation: str) -> Callable[..., Any]:
     def call(*arguments: Any) -> Any:
         import numpy as np
 
-        taken = [np.from_dlpack(_without_gradient(a)) if family(a) != NUMPY and hasattr(a, "__dlpack__") else a
-                 for a in arguments]  # fmt: skip
-        if operation in OPERATIONS[:3]:
-            # Only the reference wants lengths for every sequence.
-            at = 2 if operation == "verify_prefix" else 3
-            ids = taken[at - 1] = np.asarray(taken[at - 1], np.int64)
-            taken[at] = np.full(len(ids), ids.shape[1]) if taken[at] is None else np.asarray(taken[at], np.int64)
+        taken = [
+            np.from_dlpack(_without_gradient(a)) if family(a) != NUMPY and hasattr(a, "__dlpack__") else a
+            for a in _with_step(operation, arguments)
+        ]
         return _as_given(arguments[0], getattr(reference, operation)(*taken))
 
     return call
+
+
+def _with_step(operation: str, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Read the number of the round, the last argument of both ways of sampling, where an array holds it."""
+    if "sample" not in operation or not hasattr(arguments[-1], "__dlpack__"):
+        return arguments
+    return *arguments[:-1], int(arguments[-1]) & WORD
 
 
 def _without_gradient(array: Any) -> Any:
@@ -175,15 +190,15 @@ def _as_given(like: Any, result: Any) -> Any:
     return library.from_dlpack(result)
 
 
-for _operation in OPERATIONS:
-    register(
-        Implementation(
-            _operation, CUDA, 100, _on_cuda(_operation), _cuda_refusal, lambda a: family(a) in (TORCH, "cupy")
-        )
-    )
-    register(
-        Implementation(
-            _operation, TORCH, 50, _on_torch(_operation), _torch_refusal, lambda a: family(a) in (TORCH, "cupy")
-        )
-    )
-    register(Implementation(_operation, NUMPY, 10, _on_numpy(_operation), _numpy_refusal, lambda a: family(a) == NUMPY))
+def _is_of_a_gpu_library(array: Any) -> bool:
+    return family(array) in (TORCH, "cupy")
+
+
+def _is_numpy(array: Any) -> bool:
+    return family(array) == NUMPY
+
+
+for _name in OPERATIONS:
+    register(Implementation(_name, CUDA, 100, _on_cuda(_name), _cuda_refusal, _is_of_a_gpu_library))
+    register(Implementation(_name, TORCH, 50, _on_torch(_name), _torch_refusal, _is_of_a_gpu_library))
+    register(Implementation(_name, NUMPY, 10, _on_numpy(_name), _numpy_refusal, _is_numpy))

@@ -3,13 +3,12 @@
 import importlib.util
 from typing import TYPE_CHECKING, Any
 
-from .random import KEY_STEPS, MULTIPLIERS, ROUNDS, WORD, Purpose
+from .random import GROUP, KEY_STEPS, MULTIPLIERS, ROUNDS, WORD, Purpose
+from .reference import LOG2_E
 from .results import Sampled, Verified
 
 if TYPE_CHECKING:
     import torch
-
-LOG2_E = 1.4426950408889634
 
 
 def is_installed() -> bool:
@@ -28,21 +27,39 @@ def integers(array: "torch.Tensor") -> "torch.Tensor":
     """Return a contiguous tensor of 64-bit integers; the same one where it is that already."""
     import torch
 
-    return array.to(torch.int64).contiguous()
+    return array if array.dtype == torch.int64 and array.is_contiguous() else array.to(torch.int64).contiguous()
 
 
-def empty(like: "torch.Tensor", shape: tuple[int, ...], dtype: str) -> "torch.Tensor":
-    """Return a tensor on the device of another one, of a type given by name; zeros, as counters need."""
+def typed(array: "torch.Tensor", dtype: str) -> "torch.Tensor":
+    """View the bytes of a tensor as a type given by name."""
     import torch
 
-    return torch.zeros(shape, dtype=getattr(torch, dtype), device=like.device)
+    return array.view(getattr(torch, dtype))
 
 
-def stream_of(like: "torch.Tensor") -> int | None:
-    """Return the CUDA stream torch works on at present, None for tensors that are not on such a device."""
+def empty(shape: tuple[int, ...], dtype: str, device_id: int) -> "torch.Tensor":
+    """Return a tensor of a type given by name, whatever it holds; on the CPU below device 0."""
     import torch
 
-    return int(torch.cuda.current_stream(like.device).cuda_stream) if like.is_cuda else None
+    return torch.empty(shape, dtype=getattr(torch, dtype), device=_device(device_id))
+
+
+def zeros(shape: tuple[int, ...], dtype: str, device_id: int) -> "torch.Tensor":
+    """Return a tensor of zeros of a type given by name; on the CPU below device 0."""
+    import torch
+
+    return torch.zeros(shape, dtype=getattr(torch, dtype), device=_device(device_id))
+
+
+def _device(device_id: int) -> str | int:
+    return "cpu" if device_id < 0 else device_id
+
+
+def stream_of(like: "torch.Tensor") -> int:
+    """Return the CUDA stream torch works on at present, 0 for tensors that are not on such a device."""
+    import torch
+
+    return int(torch.cuda.current_stream(like.device).cuda_stream) if like.is_cuda else 0
 
 
 def philox(index: "torch.Tensor", sequence: "torch.Tensor", step: int, purpose: Purpose, seed: int) -> Any:
@@ -70,17 +87,39 @@ def accept_uniforms(ids: "torch.Tensor", step: int, seed: int) -> "torch.Tensor"
     return (word >> 8).float() * 2.0**-24
 
 
+def race_uniforms(index: "torch.Tensor", step: int, purpose: Purpose, seed: int) -> "torch.Tensor":
+    """Return `random.race_uniforms` of racers `index` [B, 4 n], four from a multiple of 4 on in turn."""
+    import torch
+
+    sequence = torch.arange(len(index), device=index.device)[:, None]
+    word = torch.stack(philox(index[:, ::4] // 4, sequence, step, purpose, seed), -1).reshape(index.shape)
+    return (word.float() * 2.0**-32 + 2.0**-33).clamp(max=1 - 2.0**-24)
+
+
+def first_to_arrive(log2_weights: "torch.Tensor", uniforms: "torch.Tensor") -> "torch.Tensor":
+    """Return which racer of each row [B, n] arrives first; -1 where none has weight."""
+    import torch
+
+    best, racer = (log2_weights - torch.log2(-torch.log1p(-uniforms))).max(-1)
+    return torch.where(best > -torch.inf, racer, -1)
+
+
 def race(log2_weights: "torch.Tensor", step: int, seed: int) -> "torch.Tensor":
-    """Return the token that arrives first in each row [B, vocabulary]; -1 where none has weight."""
+    """Return the token drawn with the weights of each row [B, vocabulary]; -1 where none has weight."""
     import torch
 
     batch, vocabulary = log2_weights.shape
-    index, sequence = (torch.arange(n, device=log2_weights.device) for n in (-(-vocabulary // 4), batch))
-    words = philox(index, sequence[:, None], step, Purpose.DRAW, seed)
-    word = torch.stack(words, -1).reshape(batch, -1)[:, :vocabulary]
-    uniform = (word.float() * 2.0**-32 + 2.0**-33).clamp(max=1 - 2.0**-24)
-    best, token = (log2_weights - torch.log2(-torch.log1p(-uniform))).max(-1)
-    return torch.where(best > -torch.inf, token, -1)
+    padded = torch.nn.functional.pad(log2_weights, (0, -vocabulary % (4 * GROUP)), value=-torch.inf)
+    groups = padded.reshape(batch, padded.shape[1] // GROUP, GROUP)
+    most = groups.amax(-1)
+    least = torch.finfo(most.dtype).min
+    sums = most + torch.exp2(groups - most.clamp(min=least)[..., None]).sum(-1).log2()
+    numbers = torch.arange(sums.shape[1], device=sums.device).expand(batch, -1)
+    group = first_to_arrive(sums, race_uniforms(numbers, step, Purpose.GROUP, seed))
+    begin = GROUP * group.clamp(min=0)[:, None]
+    tokens = begin + torch.arange(GROUP, device=begin.device)
+    within = first_to_arrive(padded.gather(1, tokens), race_uniforms(tokens, step, Purpose.TOKEN, seed))
+    return torch.where(group < 0, -1, begin[:, 0] + within)
 
 
 def leading(kept: "torch.Tensor", lengths: "torch.Tensor") -> "torch.Tensor":

@@ -11,7 +11,7 @@ extern "C" __global__ void philox_words(const u32* counters, u64 seed, int count
 
 extern "C" __global__ void uniforms(int count, u32 sequence, u32 step, u64 seed, float* accept, float* race) {
     for (int i = (int)threadIdx.x; i < count; i += (int)blockDim.x) {
-        const uint4 drawn = philox((u32)i, sequence, step, DRAW, seed);
+        const uint4 drawn = philox((u32)i, sequence, step, TOKEN, seed);
         accept[i] = accept_uniform((u32)i, sequence, step, seed);
         race[4 * i] = race_uniform(drawn.x), race[4 * i + 1] = race_uniform(drawn.y);
         race[4 * i + 2] = race_uniform(drawn.z), race[4 * i + 3] = race_uniform(drawn.w);

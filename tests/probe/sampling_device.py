@@ -1,7 +1,8 @@
 """The sampling kernels on the CPU: a device for the CUDA backend that launches through the shim."""
 
+import math
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import torch
 
 import cuda_probe.sampling
 from cuda_probe.sampling import registry
-from cuda_probe.sampling.dlpack import CPU, Pointer
+from cuda_probe.sampling.dlpack import CPU
+from cuda_probe.sampling.libraries import Place
 
 from .shim.shim import Launch, build, run
 
@@ -27,18 +29,21 @@ class ShimDevice:
         self.keep = keep
         self.grid = grid
         self.how = how
+        self.stream = 0
+        self.capturing = False
         self.kept: list[Launch] = []
         self.names: list[str] = []
+        self.places: list[Place] = []
         self._arrays: dict[int, tuple[Any, Any]] = {}
 
     def launch(
-        self, kernel: str, grid: tuple[int, ...], block: tuple[int, ...], args: Sequence[Any], shared_bytes: int = 0
+        self, place: Place, kernel: str, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...]
     ) -> None:
-        values = tuple(self._array(kernel, a) if isinstance(a, Pointer) else None if is_null(a, i) else a
-                       for i, a in enumerate(args))  # fmt: skip
+        values = tuple(self._array(kernel, a.owner) if isinstance(a, Address) else a for a in args)
         self.names.append(kernel)
+        self.places.append(place)
         blocks = grid if self.grid is None or kernel.startswith("kv_append") else (self.grid,)
-        self.kept.append(Launch(kernel, blocks, block, values, shared_bytes, **self.how))
+        self.kept.append(Launch(kernel, blocks, block, values, **self.how))
         if not self.keep:
             self.run_kept()
 
@@ -46,19 +51,34 @@ class ShimDevice:
         run(self.library, self.kept)
         self.kept.clear()
 
-    def empty(self, shape: tuple[int, ...], dtype: str) -> Any:
+    def address(self, array: Any) -> Any:
+        return None if array is None else Address(array)
+
+    def multiprocessors(self, device_id: int) -> int:
+        return 16
+
+    def current_stream(self, device_id: int) -> int:
+        return self.stream
+
+    def is_capturing(self, place: Place) -> bool:
+        return self.capturing
+
+    def empty(self, shape: tuple[int, ...], dtype: str, device_id: int) -> Any:
+        return np.frombuffer(bytearray(GARBAGE * (math.prod(shape) * np.dtype(dtype).itemsize)), dtype).reshape(shape)
+
+    def zeros(self, shape: tuple[int, ...], dtype: str, device_id: int) -> Any:
         return np.zeros(shape, dtype)
 
-    def stream(self, pointer: int | None) -> AbstractContextManager[Any]:
-        return nullcontext()
+    def from_dlpack(self, array: Any) -> Any:
+        return np.from_dlpack(array)
 
-    def _array(self, kernel: str, pointer: Pointer) -> Any:
-        """The array a pointer came from, as the bits the kernel reads; one object for one array."""
-        owner = pointer.owner
+    def _array(self, kernel: str, owner: Any) -> Any:
+        """The array at an address, as the bits the kernel reads; one object for one array."""
         if id(owner) not in self._arrays:
             raw = owner
             if isinstance(owner, torch.Tensor):
-                raw = (owner.view(torch.int16) if owner.dtype == torch.bfloat16 else owner).numpy()
+                plain = owner.detach()
+                raw = (plain.view(torch.int16) if plain.dtype == torch.bfloat16 else plain).numpy()
             if kernel.startswith("kv_append") and raw.dtype != np.int64:
                 unit = int(kernel.rsplit("_")[-1])
                 raw = raw.view(f"u{min(unit, raw.dtype.itemsize)}") if unit <= 4 else raw
@@ -69,9 +89,18 @@ class ShimDevice:
         return self._arrays[id(owner)][1]
 
 
-def is_null(value: Any, place: int) -> bool:
-    """Whether an argument is the null pointer the CUDA backend passes for lengths that are not given."""
-    return place in (4, 7) and isinstance(value, np.uint64) and value == 0
+GARBAGE = b"\xa5"
+
+
+class Address(int):
+    """Where an array lies, and the array."""
+
+    owner: Any
+
+    def __new__(cls, array: Any) -> "Address":
+        made = super().__new__(cls, array.data_ptr() if isinstance(array, torch.Tensor) else array.ctypes.data)
+        made.owner = array
+        return made
 
 
 @contextmanager

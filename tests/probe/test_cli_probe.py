@@ -158,8 +158,34 @@ def test_a_wrong_result_is_recorded_and_ends_with_code_1(probe, tmp_path: Path) 
     )
     done = probe(*SMALL, "--only", "empty", FIRST=str(folder))
     assert done.returncode == 1
-    assert done.stderr == "probe-gpu: a result was wrong and was not timed, see FAILED above or in the file\n"
+    assert done.stderr == "probe-gpu: points failed and were not timed, see FAILED above or in the file\n"
     assert "FAILED burn_flops (3 points): wrong result: part 0 of the burn" in done.stdout
     found = load_probe(tmp_path / "probe.json")
     assert [p.probe for p in found.points] == ["empty"]
     assert all(left.failed for left in found.left_out)
+
+
+def test_ctrl_c_keeps_what_was_measured_and_ends_with_130(probe, tmp_path: Path) -> None:
+    folder = tmp_path / "interrupting"
+    folder.mkdir()
+    # Ctrl-C while the third point is measured.
+    (folder / "sitecustomize.py").write_text(
+        "import os, signal\n"
+        "from cuda_probe import runner\n"
+        "measure, calls = runner.run_point, []\n"
+        "def run_point(*given):\n"
+        "    calls.append(given)\n"
+        "    if len(calls) == 3:\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "    return measure(*given)\n"
+        "runner.run_point = run_point\n"
+    )
+    picture = ("--only", "empty", "--csv", "p.csv", "--plot", "p.svg")
+    done = probe(*SMALL, *picture, FIRST=str(folder))
+    assert (done.returncode, done.stderr) == (130, "\nprobe-gpu: interrupted\n")
+    found = load_probe(tmp_path / "probe.json")
+    assert [p.probe for p in found.points] == ["empty", "burn_flops"]
+    assert [left.reason for left in found.left_out] == ["not run: interrupted"] * 2
+    assert "skipped burn_flops (2 points): not run: interrupted" in done.stdout
+    assert (tmp_path / "p.csv").read_text().count("\n") == 3
+    assert (tmp_path / "p.svg").exists()

@@ -68,9 +68,10 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, Counter]:
 
 
 def test_every_probe_is_tried_here_or_cannot_run(device: CpuDevice) -> None:
-    assert set(PLACES) | {"draft_graph"} == {probe.name for probe in PROBES}
-    with pytest.raises(Unsupported, match="graph"), device.prepare("draft_graph", ROUND, seed=0):
-        pass
+    assert set(PLACES) | {"draft_graph", "empty_graph"} == {probe.name for probe in PROBES}
+    for name, axes in (("draft_graph", ROUND), ("empty_graph", {})):
+        with pytest.raises(Unsupported, match="graph"), device.prepare(name, axes, seed=0):
+            pass
 
 
 @pytest.mark.parametrize("name", PLACES)
@@ -191,6 +192,16 @@ def test_a_thread_that_does_nothing_is_found(device: CpuDevice, monkeypatch: pyt
         lazy = lambda work, parts=None: together(lambda index: index == 1 or work(index), parts)  # noqa: E731
         monkeypatch.setattr(device, "together", lazy)
         assert job.check() is not None
+
+
+@pytest.mark.parametrize("name", ["burn_flops", "burn_memory", "draft", "verify", "baseline"])
+def test_a_check_of_any_work_takes_no_more_than_a_bounded_part_of_it(device: CpuDevice, counted, name: str) -> None:
+    huge = {"draft_n": 1000, "work_flops": 100_000_000, "work_mem": 100_000_000}
+    with device.prepare(name, {axis: huge[axis] for axis in PLACES[name]}, seed=0) as job:
+        assert job.check() is None
+    most = cpu_device.CHECKED_STEPS * device.threads
+    assert counted["matmul"].calls <= most * cpu_device.CHECKED_PRODUCTS
+    assert counted["add"].calls <= most * (device.ring_slices + 1)
 
 
 def test_every_slice_of_the_ring_is_passed_in_turn(device: CpuDevice) -> None:

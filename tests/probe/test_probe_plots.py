@@ -1,6 +1,7 @@
 """The pictures of a probe: a panel for what was measured, with its numbers; the files decode and repeat."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -117,3 +118,11 @@ def test_files_decode_and_the_same_figure_gives_the_same_bytes(results: Results,
         colours = image.getcolors(1 << 24)
         assert colours is not None
         assert len(colours) > 20
+
+
+def test_a_picture_of_a_disturbed_run_says_so(results: Results) -> None:
+    assert probe_figure(results).get_supxlabel() == ""
+    noisy = [replace(p, states=({}, {"disturbed": "other work for $5"})) for p in results.points[:2]]
+    disturbed = replace(results, points=(*noisy, *results.points[2:]))
+    wanted = f"Disturbed: other work for \\$5, at 2 of {len(results.points)} points"
+    assert probe_figure(disturbed).get_supxlabel() == wanted

@@ -157,7 +157,9 @@ def test_the_table_shows_every_point_its_rate_the_lines_and_what_was_left_out(re
 
 def test_disturbances_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     device = FakeDevice()
-    monkeypatch.setattr(device, "state", lambda: {"disturbed": "throttled by heat"} if device.time_s > 0.001 else {})
+    monkeypatch.setattr(
+        device, "state", lambda busy=None: {"disturbed": "throttled by heat"} if device.time_s > 0.001 else {}
+    )
     found = run_probes(device, plan(device, PROBES, {}, quick=True), QUICK)
     assert f"throttled by heat, at {len(found.points)} of {len(found.points)} points" in result_text(found)
 

@@ -1,11 +1,14 @@
 """Planning, checking before timing, leaving out with a reason, and the lines through time against work."""
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from cuda_probe.probes import AXIS_UNITS, PROBES, chosen, points
+from cuda_probe.probes import AXIS_UNITS, PROBES, Axes, DeviceFault, Job, chosen, points
 from cuda_probe.runner import FULL, QUICK, line_fits, plan, run_probes, shuffled, timed_ms
 from simulator.artefacts import UserError
 
@@ -187,3 +190,65 @@ def test_timed_wrappers_return_milliseconds_by_the_devices_clock() -> None:
     assert timed_ms(device, "verify", draft_n=3, **knobs) == pytest.approx(1e3 * (LAUNCH_S + one + more))
     with pytest.raises(ArithmeticError, match="draft: off by one"):
         timed_ms(FakeDevice(wrong=("draft",)), "draft", draft_n=3, **knobs)
+
+
+class Troubled(FakeDevice):
+    """Fails where it is told to: a fault at each launch of one probe, or an interrupt at the n-th point."""
+
+    def __init__(self, fault: DeviceFault | None = None, at: str = "", interrupted_at: int = -1, **job: Any) -> None:
+        super().__init__()
+        self.fault, self.at, self.interrupted_at, self.job = fault, at, interrupted_at, job
+
+    @contextmanager
+    def prepare(self, probe: str, axes: Axes, *, seed: int) -> Iterator[Job]:
+        if len(self.prepared) == self.interrupted_at:
+            raise KeyboardInterrupt
+        with super().prepare(probe, axes, seed=seed) as job:
+            if self.fault is not None and probe == self.at:
+                raise self.fault
+            yield replace(job, **self.job)
+
+
+def test_a_fault_fails_its_points_and_the_run_goes_on() -> None:
+    device = Troubled(DeviceFault("cuBLAS says no"), "read")
+    found = run(device, "empty", "read", "write")
+    assert {p.probe for p in found.points} == {"empty", "write"}
+    assert [(left.probe, left.reason, left.failed) for left in found.left_out] == [("read", "cuBLAS says no", True)] * 2
+    assert device.open_jobs == 0
+
+
+def test_nothing_runs_on_a_device_that_is_lost_and_every_point_is_accounted_for() -> None:
+    device, done = Troubled(DeviceFault("gone", lost=True), "read"), []
+    planned = plan(device, chosen(["empty", "read", "write", "copy"]), {}, quick=True)
+    found = run_probes(device, planned, RULE, progress=done.append)
+    assert [p.probe for p in found.points] == ["empty"]
+    assert sorted(left.reason for left in found.left_out) == ["gone", *["not run after: gone"] * 5]
+    assert all(left.failed for left in found.left_out)
+    assert [name for name, _, _ in device.prepared] == ["empty", "read"]
+    assert sum(done) == len(planned) == 7
+    assert found.device["name"] == "fake"
+
+
+def test_an_interrupt_keeps_what_was_measured_and_says_what_was_not() -> None:
+    device = Troubled(interrupted_at=3)
+    found = run(device, "empty", "read", "write", "copy")
+    assert [p.probe for p in found.points] == ["empty", "read", "read"]
+    assert {(left.reason, left.failed) for left in found.left_out} == {("not run: interrupted", False)}
+    assert len(found.left_out) == 4
+    assert found.interrupted
+    assert not run(FakeDevice(), "empty").interrupted
+
+
+def test_a_launch_of_many_works_is_told_as_one() -> None:
+    (once,), (many,) = (run(Troubled(works=works), "empty").points for works in (1, 100))
+    assert many.measurement.median_s == pytest.approx(once.measurement.median_s / 100)
+    assert many.measurement.warm_ups_s[0] == pytest.approx(once.measurement.warm_ups_s[0] / 100)
+    assert many.measurement.batch == 100 * once.measurement.batch
+    assert timed_ms(Troubled(works=100), "empty") == pytest.approx(timed_ms(FakeDevice(), "empty") / 100)
+
+
+def test_what_misses_the_cache_by_itself_is_not_flushed() -> None:
+    device = Troubled(misses_cache=True)
+    found = run(device, "skinny")
+    assert not any(p.measurement.flushed for p in found.points)
+    assert "flush" not in device.log

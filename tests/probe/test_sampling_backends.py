@@ -1,5 +1,9 @@
 """Which backend runs, that all agree, that arrays go in and out uncopied, and what is said about mistakes."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,7 +11,7 @@ import pytest
 import torch
 
 from cuda_probe.sampling import kv_append, registry, sigmoid_sample, speculative_sample, torch_backend, verify_prefix
-from cuda_probe.sampling.dlpack import BFLOAT, CPU, FLOAT, view
+from cuda_probe.sampling.cuda_backend import CudaSampling
 from simulator.artefacts import UserError
 
 from .sampling_cases import Round, a_round, assert_same
@@ -95,20 +99,7 @@ def test_tensors_with_gradients_and_slices_of_longer_logits_are_taken() -> None:
     longer = torch.cat([torch.full((2, 4, 30), torch.nan), target], 1)[:, 4:].requires_grad_()
     wanted = speculative_sample(case.target, case.draft, case.ids, seed=1)
     assert_same(speculative_sample(longer, draft, ids.int(), seed=1), wanted)
-    assert view(longer.detach()).strides == (7 * 30, 30, 1)
-
-
-def test_dlpack_says_where_arrays_lie() -> None:
-    array = np.zeros((3, 4, 5), np.float16)
-    seen = view(array[1:, :, 2:])
-    assert int(seen.pointer) == array.ctypes.data + (20 + 2) * 2
-    assert (seen.shape, seen.strides) == ((2, 4, 3), (20, 5, 1))
-    assert (seen.device_type, seen.dtype_code, seen.dtype_bits) == (CPU, FLOAT, 16)
-    tensor = torch.zeros(2, 3, dtype=torch.bfloat16).T
-    seen = view(tensor)
-    assert int(seen.pointer) == tensor.data_ptr()
-    assert (seen.strides, seen.dtype_code, seen.itemsize_bytes) == ((1, 3), BFLOAT, 2)
-    assert seen.pointer.owner is tensor
+    assert longer.stride() == (7 * 30, 30, 1)
 
 
 def test_bfloat16_runs_in_torch_and_not_in_numpy() -> None:
@@ -147,6 +138,8 @@ def test_a_backend_that_is_unknown_or_cannot_run_is_one_clear_line(monkeypatch: 
         ({"temperature": float("nan")}, "temperature: nan"),
         ({"seed": -1}, r"seed: -1, expected 0 to 2\^64 - 1"),
         ({"step": 2**32}, "step: 4294967296, expected"),
+        ({"step": np.array([1])}, r"step: int64 of shape \(1,\), expected an integer or an array of just one"),
+        ({"step": np.array(1.0)}, r"step: float64 of shape \(\), expected an integer"),
     ],
 )
 def test_mistakes_are_named(change: dict[str, Any], message: str) -> None:
@@ -161,7 +154,7 @@ def test_mistakes_are_named(change: dict[str, Any], message: str) -> None:
 
 def test_mistakes_about_types_and_caches_are_named() -> None:
     logits = np.zeros((1, 2, 9))
-    with kernels_on_cpu(), pytest.raises(UserError, match="logits: 64 bits an element, expected float32"):
+    with kernels_on_cpu(), pytest.raises(UserError, match="logits: float64, expected float32, float16, bfloat16"):
         verify_prefix(logits, np.zeros((1, 1), int), backend="cuda")
     wide = np.zeros((1, 2, 27), np.float32)[..., ::3]
     with kernels_on_cpu(), pytest.raises(UserError, match="target_logits: stride 3 within a row, expected 1"):
@@ -173,3 +166,152 @@ def test_mistakes_about_types_and_caches_are_named() -> None:
         kv_append(cache, np.zeros((1, 2, 3, 4)), counts, counts)
     with pytest.raises(UserError, match=r"fresh: shape \(1, 3, 3, 4\), expected \(1, 2, 3, 4\)"):
         kv_append(cache, np.zeros((1, 3, 3, 4), np.float32), counts, counts)
+
+
+class Elsewhere(np.ndarray[Any, Any]):
+    """An array that says it lies on the second GPU."""
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 2, 1
+
+
+@pytest.mark.parametrize("wrong", ["draft_logits", "draft_ids", "lengths"])
+def test_an_array_on_another_device_than_the_logits_is_named(wrong: str) -> None:
+    case = a_round(1, 2, 2, 20)
+    arrays = {
+        "target_logits": case.target,
+        "draft_logits": case.draft,
+        "draft_ids": case.ids,
+        "lengths": np.ones(2, int),
+    }
+    arrays[wrong] = arrays[wrong].view(Elsewhere)
+    message = f"{wrong}: on CUDA device 1, expected the CPU as for target_logits"
+    with kernels_on_cpu() as device, pytest.raises(UserError, match=message):
+        speculative_sample(**arrays, seed=1, backend="cuda")
+    assert device.names == []
+
+
+def test_arrays_of_several_libraries_on_one_device_go_together() -> None:
+    case = a_round(3, 4, 3, 40, ragged=True)
+    target, draft, ids = as_torch(case)
+    with kernels_on_cpu():
+        for arrays in ((target, draft, case.ids), (case.target, case.draft, ids), (case.target, draft, ids)):
+            found = speculative_sample(*arrays, seed=1, lengths=case.lengths, backend="cuda")
+            assert_same(found, speculative_sample(case.target, case.draft, case.ids, seed=1, lengths=case.lengths))
+            assert registry.family(found.token) == registry.family(arrays[0])
+
+
+class Unhashable(np.ndarray[Any, Any]):
+    """An array whose device cannot be a dictionary's key, as CuPy's."""
+
+    @property
+    def device(self) -> Any:
+        return []
+
+
+def test_arrays_whose_device_is_unhashable_are_taken() -> None:
+    case = a_round(4, 2, 2, 30)
+    arrays = [array.view(Unhashable) for array in (case.target, case.draft, case.ids)]
+    with kernels_on_cpu():
+        found = speculative_sample(*arrays, seed=1, backend="cuda")
+    assert_same(found, speculative_sample(case.target, case.draft, case.ids, seed=1))
+
+
+def addresses_of_scratch(case: Round, device: Any) -> set[int]:
+    """What the two launches of a call are given beside the arrays of the caller and the results."""
+    found = speculative_sample(case.target, case.draft, case.ids, seed=1, backend="cuda")
+    theirs = {id(array) for array in (case.target, case.draft, case.ids, *vars(found).values())}
+    launches, device.kept = device.kept, []
+    arrays = [a for launch in launches for a in launch.args if isinstance(a, np.ndarray) and id(a) not in theirs]
+    return {array.ctypes.data for array in arrays}
+
+
+def test_streams_and_graphs_share_no_scratch_and_calls_of_one_stream_do() -> None:
+    case = a_round(5, 2, 2, 3000)
+    with kernels_on_cpu(keep=True) as device:
+        on_first = addresses_of_scratch(case, device)
+        assert addresses_of_scratch(case, device) == on_first
+        device.stream = 7
+        on_second = addresses_of_scratch(case, device)
+        device.capturing = True
+        graphs = [addresses_of_scratch(case, device) for _ in range(2)]
+        device.capturing = False
+        assert addresses_of_scratch(case, device) == on_second
+    assert [place.ptr for place in device.places] == [0] * 4 + [7] * 8
+    known = [on_first, on_second, *graphs]
+    assert len(set().union(*known)) == sum(len(some) for some in known) == 4 * 5
+
+
+def test_scratch_grows_and_calls_of_other_shapes_go_on() -> None:
+    with kernels_on_cpu():
+        for batch, drafts, vocabulary in ((1, 1, 10), (3, 4, 2500), (1, 1, 10), (2, 6, 5000), (3, 4, 2500)):
+            case = a_round(batch, batch, drafts, vocabulary)
+            found = speculative_sample(case.target, case.draft, case.ids, seed=1, backend="cuda")
+            assert_same(found, speculative_sample(case.target, case.draft, case.ids, seed=1))
+        cuda = registry.cuda_sampling()
+        assert isinstance(cuda, CudaSampling)
+        (workspace,) = cuda.workspaces.values()
+    assert len(workspace.plans) == 2  # the growth before the last two calls took the other plans away
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch", "cuda"])
+def test_a_round_number_in_an_array_counts_as_the_number(backend: str) -> None:
+    case = a_round(6, 8, 3, 40)
+    arrays = (case.target, case.draft, case.ids)
+    with kernels_on_cpu():
+        for make in (np.array, torch.tensor):
+            found = speculative_sample(*arrays, seed=1, step=make(2**32 - 5), backend=backend)
+            assert_same(found, speculative_sample(*arrays, seed=1, step=2**32 - 5))
+
+
+def test_kernels_read_a_round_number_when_they_run() -> None:
+    case, step = a_round(6, 8, 3, 40), np.array(3)
+    arrays = (case.target, case.draft, case.ids)
+    with kernels_on_cpu(keep=True) as device:
+        found = speculative_sample(*arrays, seed=1, step=step, backend="cuda")
+        step += 1
+        device.run_kept()
+    assert_same(found, speculative_sample(*arrays, seed=1, step=4))
+    assert not np.array_equal(found.token, speculative_sample(*arrays, seed=1, step=3).token)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch", "cuda"])
+def test_nothing_drafted_and_no_row_accepts_nothing(backend: str) -> None:
+    with kernels_on_cpu():
+        for batch in (3, 0):
+            for rows in (0, 1):
+                logits = np.ones((batch, rows, 9), np.float32)
+                found = verify_prefix(logits, np.zeros((batch, 0), int), backend=backend)
+                assert np.asarray(found.accepted).tolist() == [0] * batch
+                assert np.asarray(found.ids).tolist() == [[0] * rows] * batch
+        empty = np.zeros((0, 3, 9), np.float32)
+        none = speculative_sample(empty, empty[:, :2], np.zeros((0, 2), int), seed=1, backend=backend)
+        assert [np.asarray(part).shape for part in vars(none).values()] == [(0,), (0,), (0, 3)]
+
+
+def test_a_cupy_that_cannot_be_imported_is_a_reason_and_torch_serves(tmp_path: Path) -> None:
+    (tmp_path / "cupy.py").write_text("raise ImportError('no libcuda.so.1')")
+    code = """
+import torch
+from cuda_probe.sampling import registry
+
+class OnGpu(torch.Tensor):
+    def __dlpack_device__(self):
+        return 2, 0
+
+like = torch.zeros(1).as_subclass(OnGpu)
+OnGpu.__module__ = "torch"
+print(registry.pick("verify_prefix", like).backend)
+try:
+    registry.pick("verify_prefix", like, "cuda")
+except registry.UserError as error:
+    print(error)
+"""
+    paths = os.pathsep.join([str(tmp_path), str(Path(registry.__file__).parents[2])])
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": paths}
+    )
+    assert done.stdout.splitlines() == [
+        "torch",
+        "backend: 'cuda' cannot run verify_prefix: CuPy cannot be imported (no libcuda.so.1)",
+    ], done.stderr

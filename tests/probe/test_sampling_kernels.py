@@ -10,8 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
-from cuda_probe.sampling import kv_append, reference, registry, sigmoid_sample, speculative_sample, verify_prefix
+from cuda_probe.sampling import (
+    cuda_backend,
+    kv_append,
+    reference,
+    registry,
+    sigmoid_sample,
+    speculative_sample,
+    verify_prefix,
+)
+from cuda_probe.sampling.cuda_backend import CudaSampling, geometry, span_of
 
 from .sampling_cases import Round, a_round, assert_same
 from .sampling_device import ShimDevice, kernels_on_cpu
@@ -54,6 +64,21 @@ def both_ways(case: Round, **how: Any) -> list[tuple[Any, Any]]:
         )
         for b in ("cuda", "numpy")
     ]
+
+
+def cuda() -> CudaSampling:
+    found = registry.cuda_sampling()
+    assert isinstance(found, CudaSampling)
+    return found
+
+
+def exact_laws() -> NDArray[np.float32]:
+    """The laws of the exact sampler's last call: reference, log2 of the sum, log2 probability of the draft, nothing."""
+    found = [
+        plan for w in cuda().workspaces.values() for plan in w.plans.values() if getattr(plan, "way", "") == "spec"
+    ]
+    laws: NDArray[np.float32] = found[-1].scratch[2]
+    return laws
 
 
 @pytest.mark.parametrize(("batch", "drafts", "vocabulary", "how"), SHAPES)
@@ -108,8 +133,7 @@ def test_laws_are_right_to_fp32() -> None:
     case = a_round(4, 2, 3, 4099)
     with kernels_on_cpu():
         speculative_sample(case.target, case.draft, case.ids, seed=1, temperature=0.7, backend="cuda")
-        kept = registry.cuda_sampling().workspace._arrays  # type: ignore[union-attr]
-    laws = next(array for key, array in kept.items() if key[0] == "laws").reshape(2, 3, 2, 4)
+        laws = exact_laws().reshape(2, 3, 2, 4)
     for side, logits in enumerate((case.target[:, :3], case.draft)):
         law = reference.softmax(logits, 0.7)
         wanted = np.log2(np.take_along_axis(law, case.ids[..., None], -1)[..., 0])
@@ -173,24 +197,46 @@ def test_grid_block_and_order_of_blocks_change_no_bit() -> None:
     for how in ({}, {"grid": 1}, {"grid": 5, "seed": 3}, {"grid": 7, "concurrent_blocks": 3, "seed": 4}):
         with kernels_on_cpu(**how):
             results.append(both_ways(case)[0])
-            kept = registry.cuda_sampling().workspace._arrays  # type: ignore[union-attr]
-            laws.append(next(array for key, array in kept.items() if key[0] == "laws").tobytes())
+            laws.append(exact_laws().tobytes())
     assert len(set(laws)) == 1
     for other in results[1:]:
         for found, wanted in zip(other, results[0], strict=True):
             assert_same(found, wanted)
 
 
+@pytest.mark.parametrize("span", [256, 768, 2048, 8192])
+def test_how_many_tokens_a_warp_draws_from_changes_no_bit(span: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda_backend, "SPANS", (span,))
+    for kind in ("usual", "masked", "equal", "unknown"):
+        # Rows of a length that keeps them aligned have equal sums where they are equal: nothing is left of p - q then.
+        case = a_round(9, 3, 2, 9000 if kind == "unknown" else 9001, kind=kind, ragged=True)
+        half = Round(case.target.astype(np.float16), case.draft.astype(np.float16), case.ids, case.lengths)
+        with kernels_on_cpu():
+            for each in (case, half):
+                kernels, law = both_ways(each)
+                assert_same(kernels[0], law[0])
+
+
+def test_grids_fill_the_device_and_no_more() -> None:
+    assert geometry(0, 132, 6) == ((0,), (32,))
+    assert geometry(1, 132, 6) == ((1,), (32,))
+    assert geometry(132, 132, 6) == ((132,), (32,))
+    assert geometry(133, 132, 6) == ((67,), (64,))
+    assert geometry(10**7, 132, 6) == ((132 * 6,), (128,))
+    assert span_of(1, 131_072, 132) == 512
+    assert span_of(64, 131_072, 132) == 2048
+    assert span_of(512, 131_072, 132) == 8192
+
+
 def test_counters_are_back_at_zero_so_that_the_next_call_needs_no_clearing() -> None:
     case = a_round(10, 3, 4, 2500, ragged=True)
     with kernels_on_cpu():
         first, second = both_ways(case)[0], both_ways(case)[0]
-        kept = registry.cuda_sampling().workspace._arrays  # type: ignore[union-attr]
+        (workspace,) = cuda().workspaces.values()
     for found, wanted in zip(second, first, strict=True):
         assert_same(found, wanted)
-    counters = [array for key, array in kept.items() if "counters" in key[0]]
-    assert len(counters) == 3
-    assert not any(array.any() for array in counters)
+    assert len(workspace.counters) == 3 * (2 * 4 + 1)
+    assert not workspace.counters.any()
 
 
 def test_a_sequence_decides_the_same_whatever_batch_it_is_in() -> None:

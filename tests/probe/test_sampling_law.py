@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from cuda_probe.sampling import Sampled, reference, speculative_sample
+from cuda_probe.sampling.random import Purpose, race_uniforms
 
 from .sampling_cases import draw_ids
 
@@ -108,8 +109,8 @@ def test_a_bonus_from_the_draft_is_caught() -> None:
 
 
 def test_one_number_for_acceptance_and_draw_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    def shared(sequence: int, vocabulary: int, step: int, seed: int) -> NDArray[np.float32]:
-        return np.resize(accept[sequence], vocabulary).astype(np.float32).clip(1e-9, 1 - 1e-7)
+    def shared(sequence: int, begin: int, end: int, *rest: Any) -> NDArray[np.float32]:
+        return np.resize(accept[sequence], end - begin).astype(np.float32).clip(1e-9, 1 - 1e-7)
 
     accept = reference.accept_uniforms(SEQUENCES, DRAFTS, 0, 1)
     monkeypatch.setattr(reference, "race_uniforms", shared)
@@ -131,3 +132,32 @@ def test_the_draw_alone_has_the_law_of_its_weights_over_a_large_vocabulary() -> 
     expected = np.bincount(of_token, weights=law, minlength=40) * batch
     filled = expected > 0
     assert stats.chisquare(counts[filled], expected[filled]).pvalue > ALARM
+
+
+GROUPED = np.zeros(700)
+GROUPED[[0, 1, 100, 256, 300, 511, 512, 699]] = [0.3, 0.05, 0.1, 0.2, 0.05, 0.1, 0.05, 0.15]
+
+
+def draw_p_value(draws: int = 12_000) -> float:
+    """Compare draws by the reference from weights in three groups, the last of them short, with those weights."""
+    drawn = [reference.race_winner(7 * GROUPED, sequence, 0, 3) for sequence in range(draws)]
+    counts, possible = np.bincount(drawn, minlength=len(GROUPED)), GROUPED > 0
+    assert counts[~possible].sum() == 0
+    return float(stats.chisquare(counts[possible], GROUPED[possible] * draws).pvalue)
+
+
+def test_groups_first_and_then_their_tokens_is_one_draw_from_all_weights() -> None:
+    assert draw_p_value() > ALARM
+
+
+def test_numbers_shared_by_groups_and_tokens_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    def of_one_purpose(sequence: int, begin: int, end: int, step: int, purpose: Any, seed: int) -> NDArray[np.float32]:
+        return race_uniforms(sequence, begin, end, step, Purpose.TOKEN, seed)
+
+    monkeypatch.setattr(reference, "race_uniforms", of_one_purpose)
+    assert draw_p_value() < ALARM
+
+
+def test_groups_that_race_by_their_largest_weight_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reference, "weights_of_groups", lambda w: np.maximum.reduceat(w, [0, 256, 512]))
+    assert draw_p_value() < ALARM

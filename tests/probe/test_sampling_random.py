@@ -58,10 +58,14 @@ def test_uniform_numbers_are_the_same_in_all_three() -> None:
     args = (np.int32(count), np.uint32(sequence), np.uint32(step), np.uint64(seed), accept, race)
     launch(library(), "uniforms", 1, 32, args)
     np.testing.assert_array_equal(accept, accept_uniforms(sequence + 1, count, step, seed)[sequence])
-    np.testing.assert_array_equal(race, race_uniforms(sequence, 4 * count, step, seed))
+    np.testing.assert_array_equal(race, race_uniforms(sequence, 0, 4 * count, step, Purpose.TOKEN, seed))
+    np.testing.assert_array_equal(race[512:515], race_uniforms(sequence, 512, 515, step, Purpose.TOKEN, seed))
     index, sequences = torch.arange(count), torch.tensor([sequence])
-    drawn = torch.stack(torch_backend.philox(index, sequences, step, Purpose.DRAW, seed), -1)
-    np.testing.assert_array_equal(drawn.numpy(), words(np.arange(count), sequence, step, Purpose.DRAW, seed))
+    numbers = torch.arange(4 * count).expand(sequence + 1, -1)
+    raced = torch_backend.race_uniforms(numbers, step, Purpose.TOKEN, seed)
+    np.testing.assert_array_equal(raced[sequence].numpy(), race)
+    drawn = torch.stack(torch_backend.philox(index, sequences, step, Purpose.TOKEN, seed), -1)
+    np.testing.assert_array_equal(drawn.numpy(), words(np.arange(count), sequence, step, Purpose.TOKEN, seed))
     ids = torch.zeros((sequence + 1, count))
     np.testing.assert_array_equal(torch_backend.accept_uniforms(ids, step, seed)[sequence].numpy(), accept)
 
@@ -92,5 +96,5 @@ def test_sequences_steps_purposes_and_seeds_share_no_numbers() -> None:
         for seed in (0, 1, 2**32)
     ]
     drawn = np.concatenate(streams)
-    # 4800 words of 32 bits: 0.003 equal pairs are expected of independent ones.
+    # 7200 words of 32 bits: 0.006 equal pairs are expected of independent ones.
     assert len(np.unique(drawn)) == drawn.size

@@ -9,6 +9,7 @@ import os
 from types import SimpleNamespace
 
 NVML_ERROR_NOT_SUPPORTED = 3
+NVML_ERROR_NOT_FOUND = 6
 NVML_ERROR_DRIVER_NOT_LOADED = 9
 NVML_ERROR_LIBRARY_NOT_FOUND = 12
 NVML_ERROR_FUNCTION_NOT_FOUND = 13
@@ -97,6 +98,24 @@ def nvmlDeviceGetHandleByIndex(index):
     return index
 
 
+def nvmlDeviceGetHandleByPciBusId(pciBusId):
+    text = pciBusId.decode() if isinstance(pciBusId, bytes) else pciBusId
+    for handle in range(nvmlDeviceGetCount()):
+        if _gpu(handle).get("pci", f"0000:{0x18 + handle:02X}:00.0") == text:
+            return handle
+    raise NVMLError(NVML_ERROR_NOT_FOUND)
+
+
+def nvmlDeviceGetIndex(handle):
+    return _answer("nvmlDeviceGetIndex", handle, handle)
+
+
+def nvmlSystemGetDriverVersion():
+    if "nvmlSystemGetDriverVersion" in _fails:
+        raise NVMLError(_fails["nvmlSystemGetDriverVersion"])
+    return "580.65.06"
+
+
 def nvmlDeviceGetName(handle):
     return _answer("nvmlDeviceGetName", handle, "Fake GPU, 80GB")
 
@@ -117,6 +136,26 @@ def nvmlDeviceGetTotalEnergyConsumption(handle):
 
 def nvmlDeviceGetPowerManagementLimit(handle):
     return _answer("nvmlDeviceGetPowerManagementLimit", handle, 700_000)
+
+
+def nvmlDeviceGetPowerManagementDefaultLimit(handle):
+    return _answer("nvmlDeviceGetPowerManagementDefaultLimit", handle, 700_000)
+
+
+def nvmlDeviceGetMaxClockInfo(handle, type):
+    return _answer("nvmlDeviceGetMaxClockInfo", handle, {NVML_CLOCK_SM: 1980, NVML_CLOCK_MEM: 3201}[type])
+
+
+def nvmlDeviceGetMemoryBusWidth(device):
+    return _answer("nvmlDeviceGetMemoryBusWidth", device, 6144)
+
+
+def nvmlDeviceGetEccMode(handle):
+    return _answer("nvmlDeviceGetEccMode", handle, [1, 1])
+
+
+def nvmlDeviceGetPersistenceMode(handle):
+    return _answer("nvmlDeviceGetPersistenceMode", handle, 1)
 
 
 def nvmlDeviceGetUtilizationRates(handle):

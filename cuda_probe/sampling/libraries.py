@@ -1,0 +1,197 @@
+"""What launching on arrays takes of the library they are of: layouts, fresh arrays, the stream it works on."""
+
+from collections.abc import Hashable
+from math import prod
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from simulator.artefacts import UserError
+
+from . import torch_backend
+from .dlpack import device_name, device_of
+
+ALIGNMENT_BYTES = 256
+
+
+class Place(NamedTuple):
+    """A device and the address of one of its streams; what CuPy takes for a stream has its address as `ptr`."""
+
+    device_id: int
+    ptr: int
+
+
+class Device(Protocol):
+    """What runs kernels: CuPy on a GPU, the shim on a CPU in the tests. Its own arrays are CuPy's or NumPy's."""
+
+    dlpack_type: int
+
+    def launch(
+        self, place: Place, kernel: str, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...]
+    ) -> None:
+        """Start a kernel; arguments are NumPy scalars of the kernel's own types, and addresses."""
+        ...
+
+    def address(self, array: Any) -> Any:
+        """Return the address of an array as `launch` takes it; the null pointer for None."""
+        ...
+
+    def multiprocessors(self, device_id: int) -> int:
+        """Return how many multiprocessors a device has."""
+        ...
+
+    def current_stream(self, device_id: int) -> int:
+        """Return the address of the stream that the device's own arrays are worked on at present."""
+        ...
+
+    def is_capturing(self, place: Place) -> bool:
+        """Say whether launches on a stream become part of a graph at present."""
+        ...
+
+    def empty(self, shape: tuple[int, ...], dtype: str, device_id: int) -> Any:
+        """Return an array of the device's own, whatever it holds."""
+        ...
+
+    def zeros(self, shape: tuple[int, ...], dtype: str, device_id: int) -> Any:
+        """Return an array of zeros of the device's own."""
+        ...
+
+    def from_dlpack(self, array: Any) -> Any:
+        """View an array of another library as one of the device's own."""
+        ...
+
+
+class Library(Protocol):
+    """One library's arrays on one device's kernels."""
+
+    name: str
+
+    def own(self, array: Any) -> Any:
+        """View an array of whatever library as one of this library's."""
+        ...
+
+    def place(self, like: Any) -> Place:
+        """Return where launches on this array go."""
+        ...
+
+    def layout(self, array: Any) -> Hashable:
+        """Return everything about an array but its address."""
+        ...
+
+    def strides(self, array: Any) -> tuple[int, ...]:
+        """Return the steps from one index to the next, in elements."""
+        ...
+
+    def empty(self, shape: tuple[int, ...], dtype: str, device_id: int) -> Any:
+        """Return an array, whatever it holds."""
+        ...
+
+    def zeros(self, shape: tuple[int, ...], dtype: str, device_id: int) -> Any:
+        """Return an array of zeros."""
+        ...
+
+    def integers(self, array: Any) -> Any:
+        """Return contiguous 64-bit integers, the array itself where it holds them."""
+        ...
+
+    def typed(self, array: Any, dtype: str) -> Any:
+        """View the bytes of an array as another type."""
+        ...
+
+
+class TorchLibrary:
+    """Tensors; launches go to the stream torch works on."""
+
+    name = "torch"
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self.empty, self.zeros = torch_backend.empty, torch_backend.zeros
+        self.own, self.integers, self.typed = torch_backend.tensor, torch_backend.integers, torch_backend.typed
+
+    def place(self, like: Any) -> Place:
+        return Place(like.get_device(), torch_backend.stream_of(like))
+
+    def layout(self, array: Any) -> Hashable:
+        return array.dtype, array.shape, array.stride(), array.get_device()
+
+    def strides(self, array: Any) -> tuple[int, ...]:
+        return tuple(array.stride())
+
+
+class DeviceLibrary:
+    """The device's own arrays: CuPy's, or NumPy's in the tests."""
+
+    def __init__(self, device: Device, name: str) -> None:
+        self.device, self.name = device, name
+        self.empty, self.zeros = device.empty, device.zeros
+
+    def own(self, array: Any) -> Any:
+        return array if family(array) == self.name else self.device.from_dlpack(array)
+
+    def place(self, like: Any) -> Place:
+        device_id = device_of(like)[1]
+        return Place(device_id, self.device.current_stream(device_id))
+
+    def layout(self, array: Any) -> Hashable:
+        return array.dtype, array.shape, array.strides, device_of(array)
+
+    def strides(self, array: Any) -> tuple[int, ...]:
+        return tuple(step // array.itemsize for step in array.strides)
+
+    def integers(self, array: Any) -> Any:
+        return array.astype("int64", order="C", copy=False)
+
+    def typed(self, array: Any, dtype: str) -> Any:
+        return array.view(dtype)
+
+
+def family(array: Any) -> str:
+    """Return the library an array is of: numpy, torch, cupy, or another's name."""
+    return type(array).__module__.partition(".")[0]
+
+
+def require_same_device(arrays: dict[str, Any]) -> None:
+    """Refuse arrays that do not lie where the first of them lies; None lies anywhere.
+
+    Raises:
+        UserError: Names the array, where it is and where it should be.
+    """
+    (first, like), *others = arrays.items()
+    wanted = device_of(like)
+    for name, array in others:
+        if array is not None and device_of(array) != wanted:
+            raise UserError(
+                f"{name}: on {device_name(device_of(array))}, expected {device_name(wanted)} as for {first}"
+            )
+
+
+def dtype_name(array: Any) -> str:
+    """Return the name that NumPy, torch and CuPy share for a type."""
+    return str(array.dtype).rpartition(".")[2]
+
+
+def parts(library: Library, memory: Any, sizes: list[tuple[tuple[int, ...], str]]) -> list[Any]:
+    """Divide bytes into arrays of these shapes and types.
+
+    Args:
+        library: What the memory is of.
+        memory: As many bytes as `bytes_of` says, or more.
+        sizes: Shape and type of each part.
+    """
+    found, begin = [], 0
+    for shape, dtype in sizes:
+        size_bytes = prod(shape) * np.dtype(dtype).itemsize
+        found.append(library.typed(memory[begin : begin + size_bytes], dtype).reshape(shape))
+        begin += padded(size_bytes)
+    return found
+
+
+def bytes_of(sizes: list[tuple[tuple[int, ...], str]]) -> int:
+    """Return how many bytes `parts` needs."""
+    return sum(padded(prod(shape) * np.dtype(dtype).itemsize) for shape, dtype in sizes)
+
+
+def padded(size_bytes: int) -> int:
+    """Round up to what the next part may begin at."""
+    return -(-size_bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
