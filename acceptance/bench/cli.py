@@ -1,0 +1,293 @@
+"""The command `bench-decode`: parse, load, measure in turns, append, print. Its options are in `options`."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from acceptance.cli import given, refuse_given
+from acceptance.options import BUNDLED, FILE
+from simulator.artefacts import UserError, check_output, check_outputs, envelope, to_json
+from simulator.command import EXIT_INTERRUPTED, OneLineErrorsGroup, command, progress
+
+from .options import KNOB_OPTIONS, MACHINE_OPTIONS, OUTPUT_OPTIONS, RUN_OPTIONS, WHAT_OPTIONS
+from .presets import BUNDLED_PRESETS, Presets, check_methods, load_presets
+from .settings import KNOBS
+
+if TYPE_CHECKING:
+    from .clock import Span
+    from .journal import Journal
+    from .runner import Bench, Turn
+
+EXIT_FAILED = 1
+# A timeline holds several spans a round: a few prompts say where time goes.
+PROFILED_PROMPTS = 4
+
+
+@command("bench-decode", cls=OneLineErrorsGroup, invoke_without_command=True)
+@WHAT_OPTIONS
+@RUN_OPTIONS
+@KNOB_OPTIONS
+@MACHINE_OPTIONS
+@OUTPUT_OPTIONS
+@click.pass_context
+def bench_decode(context: click.Context, /, **options: Any) -> int:
+    """Decode the same prompts with every method, in turns, and say which is how much faster.
+
+    Every prompt is decoded by plain decoding and by each method, in an order drawn anew each time. Records are appended
+    to --out one by one; the same command goes on where it stopped. The exit code is 1 where a run failed.
+    """
+    if context.invoked_subcommand is not None:
+        refuse_given(context, tuple(options), f"{context.invoked_subcommand}: give options behind it")
+        return 0
+    presets = with_experiment(context, options)
+    check(options)
+    knobs = {name: options[name] for name in KNOBS if given(context, name)}
+    from .load import prepare, quiet_threads
+
+    quiet_threads()
+    bench, parameters, notes = prepare(options, presets, knobs)
+    if options["dry_run"]:
+        return forecast(bench, parameters, options)
+    return run(bench, parameters, notes, options)
+
+
+def with_experiment(context: click.Context, options: dict[str, Any]) -> Presets | None:
+    """Read the presets that are asked for, and let an experiment fill what the command line does not say.
+
+    Raises:
+        UserError: A preset that cannot be used.
+    """
+    if options["config"] is None and options["experiment"] is None:
+        return None
+    presets = load_presets(options["config"] or BUNDLED_PRESETS, parameters_of(context))
+    if options["experiment"] is not None:
+        for name, value in presets.options(options["experiment"]).items():
+            if not given(context, name):
+                options[name] = value
+    return presets
+
+
+def parameters_of(context: click.Context) -> dict[str, click.Parameter]:
+    """Return the options of `bench-decode` by name."""
+    return {p.name: p for p in context.find_root().command.params if p.name}
+
+
+def check(options: Mapping[str, Any]) -> None:
+    """Refuse what can be refused before anything is loaded."""
+    from acceptance.cli import rules
+    from simulator.pictures import check_format
+
+    if options["task"] is not None and options["dataset"] != BUNDLED:
+        raise UserError("--task: stands in place of --dataset, expected one of them")
+    rules(options)
+    check_format(options["plot"])
+    if options["require_headless"]:
+        from .headless import check_display
+
+        check_display(os.environ)
+    if not options["inflate_target"] >= 1:
+        raise UserError(f"--inflate-target: {options['inflate_target']:g} is not allowed, expected 1 or more")
+    read = {"--config": options["config"]}
+    outputs = {"--plot": options["plot"], "--profile": options["profile"]}
+    check_outputs(outputs, options["force"], read | {"--out": options["out"]})
+    # One that exists goes on, if it is one of ours.
+    check_output("--out", options["out"], force=True)
+    if options["out"].exists() and options["out"].stat().st_size and not options["force"]:
+        from .journal import read_records
+
+        check_records(options["out"], read_records(options["out"])[0][1:])
+
+
+def forecast(bench: "Bench", parameters: Mapping[str, Any], options: Mapping[str, Any]) -> int:
+    """Print what a run would measure and how long it would take."""
+    from .forecast import forecast_run
+    from .report import forecast_text
+
+    found = forecast_run(bench)
+    if options["as_json"]:
+        click.echo(to_json(envelope("decode_forecast", 1, parameters) | found), nl=False)
+    else:
+        click.echo(forecast_text(parameters, found))
+    return 0
+
+
+def run(bench: "Bench", parameters: dict[str, Any], notes: list[str], options: Mapping[str, Any]) -> int:
+    """Measure what is missing, and say what is there; returns the exit code."""
+    from .clock import write_chrome_trace
+    from .journal import KIND, SCHEMA_VERSIONS, Journal
+    from .records import done_keys
+    from .runner import plan_turns
+
+    journal = Journal(options["out"])
+    records = journal.open(envelope(KIND, SCHEMA_VERSIONS[-1], parameters), force=options["force"])
+    if journal.torn:
+        click.echo(f"{journal.path}: cut off a record that was never whole ({journal.torn} bytes)", err=True)
+    todo = plan_turns(bench, done_keys(records))
+    if records:
+        total = len(plan_turns(bench, ()))
+        click.echo(f"{journal.path}: going on, {total - len(todo)} of {total} turns are done", err=True)
+    tracks: list[tuple[str, Sequence[Span]]] = []
+    interrupted = measure_all(bench, todo, journal, records, tracks)
+    if options["profile"]:
+        write_chrome_trace(options["profile"], tracks)
+    return present(journal, records, parameters, notes, options, interrupted=interrupted)
+
+
+def check_records(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse to go on behind records that are not ours.
+
+    Raises:
+        UserError: Names the first.
+    """
+    from .records import load_schema
+    from .validate import line_problems
+
+    schema = load_schema()
+    for number, record in enumerate(records, 2):
+        for wrong in line_problems(schema, record, first=False):
+            raise UserError(f"--out {path}: line {number}: {wrong}")
+
+
+def measure_all(
+    bench: "Bench",
+    todo: "Sequence[Turn]",
+    journal: "Journal",
+    records: list[dict[str, Any]],
+    tracks: "list[tuple[str, Sequence[Span]]]",
+) -> bool:
+    """Measure, append to the file and to `records`; returns whether it was interrupted."""
+    from .runner import measure
+
+    def emit(record: dict[str, Any]) -> None:
+        journal.append(record)
+        records.append(record)
+
+    wanted = len(bench.arms) * PROFILED_PROMPTS
+
+    def watch(name: str, spans: "list[Span]") -> None:
+        if len(tracks) < wanted:
+            tracks.append((name, spans))
+
+    try:
+        with progress("decoding", len(todo)) as bar:
+            measure(bench, todo, emit=emit, progress=bar.update, watch=watch)
+    except KeyboardInterrupt:
+        return True
+    return False
+
+
+def present(
+    journal: "Journal",
+    records: list[dict[str, Any]],
+    parameters: dict[str, Any],
+    notes: list[str],
+    options: Mapping[str, Any],
+    *,
+    interrupted: bool,
+) -> int:
+    """Summarise, keep the summaries of a run that is over, draw and print; returns the exit code."""
+    from .summary import summarise
+
+    summaries = summarise(records, parameters["seed"])
+    if not interrupted:
+        keep_summaries(journal, records, summaries)
+    journal.close()
+    if options["plot"] and summaries:
+        draw(options["plot"], parameters, summaries)
+    if options["as_json"]:
+        payload = {"summaries": summaries, "notes": notes, "file": str(journal.path), "interrupted": interrupted}
+        click.echo(to_json(envelope("decode_benchmark", 1, parameters) | payload), nl=False)
+    else:
+        print_text(journal.path, parameters, summaries, notes)
+    if interrupted:
+        click.echo(f"bench-decode: interrupted; the same command goes on with {journal.path}", err=True)
+        return EXIT_INTERRUPTED
+    return EXIT_FAILED if any(s["runs_error"] for s in summaries) else 0
+
+
+def keep_summaries(journal: "Journal", records: Sequence[Mapping[str, Any]], summaries: list[dict[str, Any]]) -> None:
+    """Append the summaries, unless they are those that are there."""
+    import json
+
+    from .journal import to_line
+    from .records import SUMMARY
+
+    there = {r["method"]: r for r in records if r["kind"] == SUMMARY}
+    fresh = {s["method"]: json.loads(to_line(s)) for s in summaries}
+    if {name: json.loads(to_line(r)) for name, r in there.items()} != fresh:
+        for summary in summaries:
+            journal.append(summary)
+
+
+def draw(path: Path, parameters: Mapping[str, Any], summaries: Sequence[Mapping[str, Any]]) -> None:
+    """Write the picture."""
+    from simulator.pictures import save_figure
+
+    from .plots import decode_figure
+    from .report import heading
+
+    save_figure(path, decode_figure(summaries, title=heading(parameters, summaries)))
+
+
+def print_text(
+    path: Path, parameters: Mapping[str, Any], summaries: Sequence[Mapping[str, Any]], notes: Sequence[str]
+) -> None:
+    """Print the table."""
+    from .report import text
+
+    parts = [text(parameters, summaries) if summaries else "nothing measured yet"]
+    parts += ["\n".join(notes)] if notes else []
+    click.echo("\n\n".join(parts) + "\n")
+    click.echo(f"wrote {path}")
+
+
+@command("list-presets", short_help="Say what a file of presets holds.")
+@click.option("--config", type=FILE, show_default="bundled presets", help="TOML file of presets.")
+@click.pass_context
+def list_presets(context: click.Context, /, config: Path | None) -> None:
+    """Say what a file of presets holds."""
+    from .report import presets_text
+
+    click.echo(presets_text(load_presets(config or BUNDLED_PRESETS, parameters_of(context))))
+
+
+@command("validate-config", short_help="Check a file of presets.")
+@click.argument("file", type=FILE)
+@click.pass_context
+def validate_config(context: click.Context, /, file: Path) -> None:
+    """Check every key and value of a file of presets, and that the methods it names exist."""
+    presets = load_presets(file, parameters_of(context))
+    from acceptance.decoders.methods import METHODS
+
+    check_methods(presets, METHODS)
+    counts = (f"{len(t)} {name}" for name, t in zip(("models", "methods", "experiments"), tables(presets), strict=True))
+    click.echo(f"{file}: {', '.join(counts)}, all well")
+
+
+def tables(presets: Presets) -> tuple[Mapping[str, Any], ...]:
+    """Return the three tables of a file of presets."""
+    return presets.models, presets.methods, presets.experiments
+
+
+@command("validate-results", short_help="Check a file of records.")
+@click.argument("file", type=FILE)
+@click.option("--strict", is_flag=True, help="Also whether sums, calls, times and summaries follow from each other.")
+def validate_results(file: Path, *, strict: bool) -> int:
+    """Check every line of a file of records against the published JSON Schema."""
+    from .validate import MAX_TOLD, problems
+
+    found = problems(file, strict=strict)
+    for line in found[:MAX_TOLD]:
+        click.echo(f"{file}: {line}")
+    if len(found) > MAX_TOLD:
+        click.echo(f"{file}: and {len(found) - MAX_TOLD} more")
+    if not found:
+        click.echo(f"{file}: all well")
+    return EXIT_FAILED if found else 0
+
+
+for subcommand in (list_presets, validate_config, validate_results):
+    bench_decode.add_command(subcommand)

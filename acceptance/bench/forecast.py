@@ -1,0 +1,46 @@
+"""What a run would take, from one short warm-up of each method."""
+
+from typing import Any
+
+from .runner import Bench, Taken, batches, warm_up
+
+
+def forecast_run(bench: Bench) -> dict[str, Any]:
+    """Return the plan and its cost, at most: every output taken to run to its budget.
+
+    The first batch is taken for all; quality and comparisons, about one target pass an output, are not counted.
+    """
+    settings = bench.settings
+    groups = batches(len(bench.prompts), settings.batch_size)
+    wanted = {(r.arm.name, len(groups[0])) for r in bench.arms}
+    taken = warm_up(bench, wanted)
+    # Once more: what only a first time takes is not what a run takes.
+    taken = warm_up(bench, wanted) if taken else taken
+    methods = []
+    for runnable in bench.arms:
+        found = taken.get(runnable.arm.name, runnable.reason)
+        seconds = output_s(found, settings.max_new_tokens) if isinstance(found, Taken) else None
+        methods.append(
+            {
+                "method": runnable.arm.name,
+                "reason": found if isinstance(found, str) else None,
+                "prefill_s": found.phases.prefill_s if isinstance(found, Taken) else None,
+                "output_s": seconds,
+                "total_s": None if seconds is None else seconds * len(groups) * settings.runs,
+            }
+        )
+    return {
+        "prompts": len(bench.prompts),
+        "batches": len(groups),
+        "runs": settings.runs,
+        "decodings": len(groups) * settings.runs * len([m for m in methods if m["total_s"] is not None]),
+        "methods": methods,
+        "total_s": sum(m["total_s"] or 0.0 for m in methods),
+    }
+
+
+def output_s(taken: Taken, max_new_tokens: int) -> float:
+    """Return what a whole batch would take: the prompt, and every token at the rate of the few that were written."""
+    phases = taken.phases
+    few = max(len(d.tokens) for d in taken.decoded)
+    return phases.prefill_s + (phases.total_s - phases.prefill_s) / few * max_new_tokens

@@ -1,0 +1,41 @@
+"""Whether a machine has nothing else to draw or compute: a desktop, or other processes on its GPUs."""
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+
+from simulator.artefacts import UserError
+
+from .machine import Energy, graphical_session
+
+
+def check_display(environment: Mapping[str, str]) -> None:
+    """Refuse a machine with a desktop session.
+
+    Raises:
+        UserError: Names the variable that tells of it.
+    """
+    name = graphical_session(environment)
+    if name:
+        raise UserError(f"--require-headless: {name} is {environment[name]!r}, expected no desktop session")
+
+
+def check_gpus(devices: Sequence[str]) -> None:
+    """Refuse GPUs that other processes use, where NVML tells of them: those of other containers it may not see.
+
+    Args:
+        devices: torch devices.
+
+    Raises:
+        UserError: Names the processes.
+    """
+    counted = Energy(devices)
+    for handle in counted.handles:
+        nvml = counted.nvml
+        with suppress(nvml.NVMLError):
+            running = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
+            running += nvml.nvmlDeviceGetGraphicsRunningProcesses(handle)
+            others = sorted({process.pid for process in running} - {os.getpid()})
+            if others:
+                found = ", ".join(map(str, others))
+                raise UserError(f"--require-headless: processes {found} use the GPU too, expected no others")

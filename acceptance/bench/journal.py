@@ -1,0 +1,165 @@
+"""A file of records that is only ever appended to, one line a record, and survives being killed at any moment.
+
+A record is written by one system call and synced. What follows the last line end is the torn rest of a record that was
+never whole: it is cut off before the next one is written. One process a file.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from simulator.artefacts import UserError, check_kind, finite_or_text, read_bytes, writing
+
+KIND = "decode_run"
+SCHEMA_VERSIONS = (1,)
+
+
+def to_line(record: Mapping[str, Any]) -> bytes:
+    """Return one record as a line of strict JSON, keys sorted."""
+    text = json.dumps(finite_or_text(record), sort_keys=True, allow_nan=False, separators=(",", ":"))
+    return text.encode() + b"\n"
+
+
+def read_records(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """Return the whole records of a file, and how many bytes of a torn one follow them.
+
+    Raises:
+        UserError: The file cannot be read, begins with no header of ours, or a whole line is no JSON object.
+    """
+    whole, end, torn = read_bytes(path).rpartition(b"\n")
+    records: list[dict[str, Any]] = []
+    for number, line in enumerate(whole.split(b"\n") if end else [], 1):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            record = None
+        if not isinstance(record, dict):
+            raise UserError(f"{path}: line {number} is no JSON object, expected a file of bench-decode")
+        records.append(record)
+    if not records or "kind" not in records[0]:
+        raise UserError(f"{path}: begins with no record of kind {KIND!r}, expected a file of bench-decode")
+    check_kind(path, records[0], KIND, SCHEMA_VERSIONS)
+    return records, len(torn)
+
+
+class Journal:
+    """An open file of records."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.file: int | None = None
+        self.torn = 0
+
+    def open(self, header: Mapping[str, Any], *, force: bool) -> list[dict[str, Any]]:
+        """Begin a file with a header, or go on with one that the same header began.
+
+        Args:
+            header: The first record; its parameters are what must be the same.
+            force: Throw away what is there.
+
+        Returns:
+            The records that are there, without the header.
+
+        Raises:
+            UserError: The file is another's, of another configuration, or another process is at work in it.
+        """
+        there = self.path.exists() and self.path.stat().st_size > 0
+        if there:
+            self.hold()
+        if not there or force:
+            self.close()
+            with writing(self.path, "wb") as file:
+                file.write(to_line(header))
+            self.hold()
+            return []
+        try:
+            records, self.torn = read_records(self.path)
+            self.check_same(header["parameters"], records[0].get("parameters"))
+        except UserError:
+            self.close()
+            raise
+        if self.torn:
+            os.ftruncate(self.opened, self.path.stat().st_size - self.torn)
+            os.fsync(self.opened)
+        return records[1:]
+
+    @property
+    def opened(self) -> int:
+        """The file that is held."""
+        if self.file is None:
+            raise ValueError(f"{self.path}: not open")
+        return self.file
+
+    def hold(self) -> None:
+        """Open the file for appending, and keep other processes out until this one ends, however it does.
+
+        Raises:
+            UserError: Another is at work here.
+        """
+        try:
+            self.file = os.open(self.path, os.O_WRONLY | os.O_APPEND)
+        except OSError as error:
+            raise UserError(f"--out {self.path}: cannot be written ({error.strerror})") from None
+        try:
+            import fcntl
+        except ImportError:  # no such locks on this system
+            return
+        try:
+            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Between opening and locking another may have put its own file here.
+            mine = os.path.samestat(os.fstat(self.file), self.path.stat())
+        except OSError:
+            mine = False
+        if not mine:
+            self.close()
+            raise UserError(f"--out: another benchmark is at work in {self.path}")
+
+    def check_same(self, now: Mapping[str, Any], before: Any) -> None:
+        """Refuse to go on with a benchmark that was told something else.
+
+        Raises:
+            UserError: Names the first field that differs, and both values.
+        """
+        if not isinstance(before, dict):
+            raise UserError(f"{self.path}: parameters is {before!r}, expected an object")
+        now = json.loads(to_line(now))
+        derived = "config_sha256"
+        for key in (*now, *sorted(before.keys() - now.keys())):
+            if key != derived and now.get(key) != before.get(key):
+                raise UserError(
+                    f"--out {self.path}: {difference(key, now.get(key), before.get(key))}; "
+                    "expected the same benchmark, another file, or --force to start anew"
+                )
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Write a record, whole and on disk before this returns.
+
+        Raises:
+            UserError: It cannot be written; nothing of it is left behind.
+        """
+        line, before = to_line(record), os.fstat(self.opened).st_size
+        try:
+            written = os.write(self.opened, line)
+            os.fsync(self.opened)
+        except OSError as error:
+            os.ftruncate(self.opened, before)
+            raise UserError(f"--out {self.path}: cannot be written ({error.strerror})") from None
+        if written < len(line):
+            os.ftruncate(self.opened, before)
+            raise UserError(f"--out {self.path}: cannot be written (no room left)")
+
+    def close(self) -> None:
+        """Let others work here."""
+        if self.file is not None:
+            os.close(self.file)
+            self.file = None
+
+
+def difference(key: str, now: Any, before: Any) -> str:
+    """Say how a field differs; within an object or a list, where."""
+    if isinstance(now, dict) and isinstance(before, dict):
+        inner = next(k for k in sorted(now.keys() | before.keys()) if now.get(k) != before.get(k))
+        return difference(f"{key}.{inner}", now.get(inner), before.get(inner))
+    return f"{key} is {now!r}, but {before!r} there"

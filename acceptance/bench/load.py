@@ -1,0 +1,289 @@
+"""From options to a benchmark that is ready to run: prompts, models where they belong, methods bound to them."""
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from acceptance import quality
+from acceptance.cli import LIBRARIES, TINY_PAIR, rules
+from acceptance.conversation import Framing, check_template, tokens_before
+from acceptance.decoders import heads
+from acceptance.decoders.method import Method, Models, Options
+from acceptance.decoders.methods import METHODS, pick
+from acceptance.inflate import inflate
+from acceptance.measure import Plan, plan
+from acceptance.measure import Settings as MeasureSettings
+from acceptance.models import Model, Pair, load_pair, pick_device
+from acceptance.options import BUNDLED
+from acceptance.prompts import Prompt, load_prompts, told_apart
+from simulator.artefacts import UserError, read_bytes
+from simulator.dependency import require
+
+from .headless import check_gpus
+from .machine import Energy, MemoryPeak, make_deterministic, system_metadata
+from .placement import Placement, available_gpus, place, weight_bytes
+from .presets import Presets
+from .runner import Bench, Runnable
+from .settings import BASELINE, KNOBS, Arm, Settings, config_sha256
+
+TRAINED = ("medusa", "eagle", "judge")
+HASHED = ("*.safetensors", "*.bin", "*.json", "*.model", "*.npz")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Items:
+    """What is decoded: a file, its prompts, and what really follows each, by its source; nothing without a task."""
+
+    path: Path
+    prompts: Sequence[Prompt]
+    references: Mapping[str, str]
+    about_skipped: str
+
+
+def prepare(
+    options: Mapping[str, Any], presets: Presets | None, given_knobs: Mapping[str, float]
+) -> tuple[Bench, dict[str, Any], list[str]]:
+    """Load everything.
+
+    Args:
+        options: Of the command, those of an experiment among them.
+        presets: Where names of methods may come from.
+        given_knobs: Those of the command line, which win over a preset method's.
+
+    Returns:
+        The benchmark, what decides its numbers, and notes on what was left out.
+    """
+    for library in LIBRARIES:
+        require(library)
+    if options["deterministic"]:
+        make_deterministic(options["seed"])
+    items, placement = load_items(options), placed(options)
+    if options["require_headless"]:
+        check_gpus([*placement.target, *placement.draft])
+    pair = load_models(options, placement)
+    framing = Framing(chat_template=options["use_chat_template"], system_prompt=options["system_prompt"])
+    check_template(pair.tokenizer, framing, "--target")
+    rule, draft_rule = rules(options)
+    same = {name: options[name] for name in ("max_new_tokens", "seed", "batch_size")}
+    planned = plan(pair, items.prompts, MeasureSettings(rule=rule, draft_rule=draft_rule, framing=framing, **same))
+    models = models_of(options, pair, inflate(pair.target, options["inflate_target"]))
+    arms = arms_of(options, presets, models, given_knobs)
+    settings = Settings(arms=arms, rule=rule, runs=options["runs"], **same)
+    told = [(arm, Options(draft_rule=draft_rule, **arm.knobs)) for arm in arms]  # type: ignore[arg-type]
+    runnables = [bind(*both, models, settings, strict=options["method"] != "all") for both in told]
+    bench = ready(runnables, pair, planned, items, framing, settings, placement)
+    parameters = described(options, placement, pair, planned, models, told)
+    parameters |= {"draft_temperature": draft_rule.temperature}
+    parameters |= {"dataset_sha256": hashlib.sha256(read_bytes(items.path)).hexdigest()}
+    parameters["config_sha256"] = config_sha256(parameters)
+    left_out = [f"left out: {skipped.reason}" for skipped in planned.left_out]
+    return bench, parameters, [*filter(None, [items.about_skipped]), *left_out]
+
+
+def ready(
+    runnables: Sequence[Runnable],
+    pair: Pair,
+    planned: Plan,
+    items: Items,
+    framing: Framing,
+    settings: Settings,
+    placement: Placement,
+) -> Bench:
+    """Return a benchmark of prompts in tokens."""
+    prompts = [item for item in planned.items if isinstance(item, Prompt)]
+    # A reference goes on with a text, it does not begin one.
+    texts = [items.references[p.source] for p in prompts] if items.references else []
+    references = [tuple(pair.tokenizer(text, add_special_tokens=False).input_ids) for text in texts]
+    devices = tuple(dict.fromkeys((*placement.target, *placement.draft)))
+    return Bench(
+        arms=tuple(runnables),
+        target=pair.target,
+        prompts=tuple(tuple(tokens_before(pair.tokenizer, framing, p.turns[:1], ())) for p in prompts),
+        infos=planned.infos,
+        references=tuple(references),
+        settings=settings,
+        devices=devices,
+        dtype=pair.dtype,
+        memory=MemoryPeak(devices),
+        energy=Energy(devices),
+    )
+
+
+def load_items(options: Mapping[str, Any]) -> Items:
+    """Read the prompts, or a task's."""
+    limit = options["max_prompts"]
+    if options["task"] is None:
+        path = TINY_PAIR / "prompts.jsonl" if options["dataset"] == BUNDLED else Path(options["dataset"])
+        found = load_prompts(path, options["dataset_format"], limit=limit)
+        return Items(path=path, prompts=found.rows, references={}, about_skipped=found.about_skipped())
+    path = quality.BUNDLED_TASK if options["task"] == BUNDLED else Path(options["task"])
+    task = quality.load_task(path)
+    names = told_apart(item.source for item in task.rows)
+    rows = list(zip(names, task.rows, strict=True))[:limit]
+    prompts = [Prompt(turns=(item.prompt,), source=name) for name, item in rows]
+    references = {name: item.reference for name, item in rows}
+    return Items(path=path, prompts=prompts, references=references, about_skipped=task.about_skipped())
+
+
+def placed(options: Mapping[str, Any]) -> Placement:
+    """Return where the models go."""
+    own = {name: pick_device(options[name]) if options[name] else None for name in ("target_device", "draft_device")}
+    target, draft = (weight_bytes(place_of(options[name], name)) for name in ("target", "draft"))
+    device = pick_device(options["device"])
+    return place(
+        options["placement"], device=device, **own, gpus=available_gpus(), target_bytes=target, draft_bytes=draft
+    )
+
+
+def place_of(given: str, name: str) -> str:
+    """Return where a model is: as given, or the bundled one of that name."""
+    return str(TINY_PAIR / name) if given == BUNDLED else given
+
+
+def load_models(options: Mapping[str, Any], placement: Placement) -> Pair:
+    """Load target and draft, each on its devices."""
+    return load_pair(
+        place_of(options["target"], "target"),
+        place_of(options["draft"], "draft"),
+        device=placement.target[0],
+        dtype=options["dtype"],
+        quantization=options["quantization"],
+        target_devices=placement.target,
+        draft_devices=placement.draft,
+    )
+
+
+def models_of(options: Mapping[str, Any], pair: Pair, target: Model) -> Models:
+    """Return the models that methods may ask for; what was trained on the bundled target comes with it."""
+    from acceptance import judge
+
+    bundled = {"medusa": heads.BUNDLED / "medusa", "eagle": heads.BUNDLED / "eagle", "judge": judge.BUNDLED}
+    found: dict[str, Path | None] = {}
+    for name in TRAINED:
+        own = bundled[name] if options["target"] == BUNDLED and bundled[name].exists() else None
+        found[name] = options[name] or own
+    return Models(target=target, draft=pair.draft, **found)
+
+
+def arms_of(
+    options: Mapping[str, Any], presets: Presets | None, models: Models, given_knobs: Mapping[str, float]
+) -> tuple[Arm, ...]:
+    """Return what is compared, the baseline first.
+
+    A knob is the command line's, else the preset method's, else the experiment's, else the method's default.
+    """
+    own = presets.methods if presets else {}
+    shared = {name: options[name] for name in KNOBS if options[name] is not None}
+    arms: dict[str, Arm] = {}
+    for part in options["method"].split(","):
+        name = part.strip()
+        found = [own[name]] if name in own else [Arm(name=m.name, method=m.name) for m in picked(name, own, models)]
+        arms |= {a.name: replace(a, knobs=shared | dict(a.knobs) | dict(given_knobs)) for a in found}
+    if not any(arm.method == BASELINE for arm in arms.values()):
+        arms = {BASELINE: Arm(name=BASELINE, method=BASELINE)} | arms
+    return tuple(sorted(arms.values(), key=lambda arm: arm.method != BASELINE))
+
+
+def picked(name: str, own: Mapping[str, Arm], models: Models) -> list[Method]:
+    """Return the methods of one name, or all.
+
+    Raises:
+        UserError: A name that is neither a method's nor a preset's.
+    """
+    if name != "all" and name not in METHODS and own:
+        there = ", ".join([*own, *METHODS])
+        raise UserError(f"--method: {name!r} is not allowed, expected all or some of {there}")
+    return pick(name, models)
+
+
+def bind(arm: Arm, told: Options, models: Models, settings: Settings, *, strict: bool) -> Runnable:
+    """Return an arm that can begin, or why it cannot.
+
+    Args:
+        arm: Which.
+        told: What its method is told.
+        models: What it may use.
+        settings: Of the run.
+        strict: Refuse what these models cannot do, rather than skip it.
+
+    Raises:
+        UserError: The method cannot work with these models.
+    """
+    method = METHODS[arm.method]
+    if settings.batch_size > 1 and not method.batched:
+        reason = f"takes one sequence at a time, --batch-size is {settings.batch_size}"
+        return Runnable(arm=arm, is_exact=method.is_exact, begin=None, reason=reason)
+    try:
+        begin = method.begin(models, told)
+    except UserError as error:
+        if strict:
+            raise
+        return Runnable(arm=arm, is_exact=method.is_exact, begin=None, reason=str(error))
+    return Runnable(arm=arm, is_exact=method.is_exact, begin=begin)
+
+
+def described(
+    options: Mapping[str, Any],
+    placement: Placement,
+    pair: Pair,
+    planned: Plan,
+    models: Models,
+    told: Sequence[tuple[Arm, Options]],
+) -> dict[str, Any]:
+    """Return everything that decides the numbers."""
+    names = (
+        "dataset",
+        "dataset_format",
+        "task",
+        "max_prompts",
+        "use_chat_template",
+        "system_prompt",
+        "max_new_tokens",
+        "runs",
+    )
+    more = ("batch_size", "seed", "temperature", "top_k", "top_p", "quantization", "inflate_target", "deterministic")
+    modules = {"target": pair.target.module, "draft": pair.draft.module}
+    known = {name: identity(options[name], name, module) for name, module in modules.items()}
+    trained = {name: getattr(models, name) for name in TRAINED}
+    known |= {name: {"name": str(path), "sha256": folder_sha256(path)} for name, path in trained.items() if path}
+    return {name: options[name] for name in (*names, *more)} | {
+        "methods": [{"name": arm.name, "method": arm.method, "knobs": knobs_of(o)} for arm, o in told],
+        "models": known,
+        "prompt_count": len(planned.items),
+        "items_sha256": hashlib.sha256(repr(planned.items).encode(errors="surrogatepass")).hexdigest(),
+        "placement": asdict(placement),
+        "device": placement.target[0],
+        "dtype": pair.dtype,
+        "system": system_metadata([*placement.target, *placement.draft]),
+    }
+
+
+def knobs_of(told: Options) -> dict[str, Any]:
+    """Return what a method is told, by name."""
+    return {name: getattr(told, name) for name in KNOBS}
+
+
+def identity(given: str, name: str, module: Any) -> dict[str, str | None]:
+    """Return what tells a model from another of the same name."""
+    folder = Path(place_of(given, name))
+    if folder.is_dir():
+        return {"name": given, "sha256": folder_sha256(folder)}
+    return {"name": given, "revision": getattr(module.config, "_commit_hash", None)}
+
+
+def folder_sha256(folder: Path) -> str:
+    """Return the hash of a folder's weights and settings."""
+    found = hashlib.sha256()
+    for path in sorted({p for pattern in HASHED for p in folder.glob(pattern)}):
+        found.update(path.name.encode() + b"\0")
+        with path.open("rb") as file:
+            found.update(hashlib.file_digest(file, "sha256").digest())
+    return found.hexdigest()
+
+
+def quiet_threads() -> None:
+    """Have OpenMP threads sleep while they wait: spinning ones slow small models down where a core is busy."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -1,0 +1,75 @@
+"""The options of `bench-decode`, in groups; what they mean together is checked in `cli` and `load`."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from acceptance.options import BUNDLED, FILE, stacked
+from acceptance.prompts import DATASETS
+
+from .settings import KNOBS, Knob, option_of
+
+Decorator = Callable[[Any], Any]
+
+
+def knob_option(name: str, knob: Knob) -> Decorator:
+    """Return the option of a knob; not given, it is None and the method takes its default."""
+    kind = click.IntRange(int(knob.low), int(knob.high)) if knob.whole else click.FloatRange(knob.low, knob.high)
+    default = "as trained" if knob.default is None else f"{knob.default:g}"
+    return click.option(option_of(name), type=kind, help=knob.about, show_default=default)
+
+
+WHAT_OPTIONS = stacked(
+    click.option(
+        "--method", default="all", metavar="NAME[,NAME...]|all", help="Methods to compare; the baseline always runs."
+    ),
+    click.option("--target", default=BUNDLED, help="Folder or hub id, with @REVISION if not the newest."),
+    click.option("--draft", default=BUNDLED, help="Folder or hub id, with @REVISION if not the newest."),
+    click.option("--medusa", type=FILE, show_default="the bundled target's", help="Folder of Medusa heads."),
+    click.option("--eagle", type=FILE, show_default="the bundled target's", help="Folder of an EAGLE head."),
+    click.option("--judge", type=FILE, show_default="the bundled pair's", help="Folder of a trained judge."),
+    click.option("--dataset", default=BUNDLED, help="File of prompts."),
+    click.option("--dataset-format", type=click.Choice(DATASETS), default="auto", help="Format of --dataset."),
+    click.option(
+        "--task", help='In place of --dataset: JSONL of {"prompt", "reference"}, or "bundled"; counts exact matches.'
+    ),
+    click.option("--max-prompts", type=click.IntRange(1), help="Only the first so many.", show_default="all"),
+    click.option("--use-chat-template", is_flag=True, help="Frame prompts with the tokenizer's chat template."),
+    click.option("--system-prompt", default="", help="What the chat template's system role says."),
+    click.option("--config", type=FILE, show_default="bundled presets", help="TOML file of presets."),
+    click.option("--experiment", help="Take what the file of presets says under this name; other options win over it."),
+)
+RUN_OPTIONS = stacked(
+    click.option("--max-new-tokens", default=128, type=click.IntRange(1), help="Budget of each output."),
+    click.option("--runs", default=1, type=click.IntRange(1, 10_000), help="Repeats of everything."),
+    click.option("--batch-size", default=1, type=click.IntRange(1), help="Prompts at a time."),
+    click.option("--temperature", default=0.0, help="0.01 to 100; 0: greedy."),
+    click.option("--top-k", default=0, help="Sample from the k largest logits, in both models; 0: off."),
+    click.option("--top-p", default=1.0, help="Sample from the fewest tokens that reach p, in both models; 1: off."),
+    click.option("--draft-temperature", type=float, show_default="--temperature", help="The draft's own; 0: greedy."),
+    click.option("--seed", default=0, type=click.IntRange(0, 2**31), help="Of sampling, turns and intervals."),
+)
+KNOB_OPTIONS = stacked(*(knob_option(name, knob) for name, knob in KNOBS.items()))
+MACHINE_OPTIONS = stacked(
+    click.option("--device", default="auto", help="torch device, such as cpu or cuda:0."),
+    click.option(
+        "--dtype", type=click.Choice(("auto", "float32", "float16", "bfloat16")), default="auto", help="Weights."
+    ),
+    click.option("--quantization", type=click.Choice(("8bit", "4bit")), help="Through bitsandbytes, on a CUDA device."),
+    click.option("--placement", default="same", metavar="same|separate|ratio A:B|auto", help="Over several GPUs."),
+    click.option("--target-device", show_default="by --placement", help="torch device of the target."),
+    click.option("--draft-device", show_default="by --placement", help="torch device of the draft."),
+    click.option("--inflate-target", default=1.0, help="Same logits at so many times the target's cost."),
+    click.option("--deterministic", is_flag=True, help="Refuse whatever would not repeat bit for bit."),
+    click.option("--require-headless", is_flag=True, help="Refuse a machine with a desktop, or a GPU others use."),
+)
+OUTPUT_OPTIONS = stacked(
+    click.option("--out", type=FILE, default=Path("decode.jsonl"), help="Records, JSONL; one that is there goes on."),
+    click.option("--dry-run", is_flag=True, help="Time one short warm-up a method, say what the run would take, end."),
+    click.option("--plot", type=FILE, help="Picture, .png or .svg: speedup, rounds against their cost, latency."),
+    click.option("--profile", type=FILE, help="Chrome trace of the first prompts, one track a method."),
+    click.option("--json", "as_json", is_flag=True, help="Print header and summaries as JSON."),
+    click.option("--force", is_flag=True, help="Overwrite files that exist; start --out anew."),
+)

@@ -1,0 +1,190 @@
+"""Presets of models, methods and their pairings in one TOML file.
+
+    [models.NAME]       target, draft, medusa, eagle, judge, and how they are loaded
+    [methods.NAME]      method, and its knobs
+    [experiments.NAME]  models, methods, and every other option of a run
+
+Keys are the command's options with underscores; values are checked as the command checks them.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from simulator.artefacts import UserError, read_text
+
+from .settings import KNOBS, Arm, check_knob
+
+BUNDLED_PRESETS = Path(__file__).parent / "presets.toml"
+TABLES = ("models", "methods", "experiments")
+MODEL_KEYS = (
+    "target",
+    "draft",
+    "medusa",
+    "eagle",
+    "judge",
+    "dtype",
+    "quantization",
+    "placement",
+    "target_device",
+    "draft_device",
+    "inflate_target",
+)
+# What belongs to a call of the command, not to an experiment.
+NOT_PRESET = ("method", "config", "experiment", "out", "dry_run", "plot", "profile", "as_json", "force", "help")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Presets:
+    """A file of presets; every value has been checked.
+
+    models, experiments: options by name. methods: arms by name.
+    """
+
+    path: Path
+    models: Mapping[str, Mapping[str, Any]]
+    methods: Mapping[str, Arm]
+    experiments: Mapping[str, Mapping[str, Any]]
+
+    def options(self, experiment: str) -> dict[str, Any]:
+        """Return the options that an experiment sets, those of its models among them.
+
+        Raises:
+            UserError: No experiment of that name.
+        """
+        if experiment not in self.experiments:
+            there = ", ".join(self.experiments) or "none there"
+            raise UserError(f"--experiment: {experiment!r} is not in {self.path}, expected {there}")
+        found = dict(self.experiments[experiment])
+        names = {"methods": "method"}
+        models = self.models.get(found.pop("models", ""), {})
+        return {**models, **{names.get(key, key): value for key, value in found.items()}}
+
+
+def load_presets(path: Path, parameters: Mapping[str, click.Parameter]) -> Presets:
+    """Read presets and check every value.
+
+    Args:
+        path: The file.
+        parameters: Of the command, by name.
+
+    Raises:
+        UserError: Names the file, the key, the value and what is allowed.
+    """
+    try:
+        found = tomllib.loads(read_text(path))
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path}: not TOML ({error})") from None
+    for name, table in found.items():
+        if name not in TABLES:
+            raise UserError(f"{path}: {name!r} is not known, expected {', '.join(TABLES)}")
+        if not isinstance(table, dict) or not all(isinstance(t, dict) for t in table.values()):
+            raise UserError(f"{path}: {name} holds no tables, expected [{name}.NAME]")
+    sections = {name: found.get(name, {}) for name in TABLES}
+    models = {
+        name: checked(f"{path}: models.{name}", table, MODEL_KEYS, parameters)
+        for name, table in sections["models"].items()
+    }
+    methods = {name: arm_of(f"{path}: methods.{name}", name, table) for name, table in sections["methods"].items()}
+    allowed = tuple(name for name in parameters if name not in NOT_PRESET)
+    experiments = {}
+    for name, table in sections["experiments"].items():
+        at = f"{path}: experiments.{name}"
+        rest = {key: value for key, value in table.items() if key not in ("models", "methods")}
+        pairing = pairing_of(at, table, models)
+        experiments[name] = pairing | checked(at, rest, allowed, parameters)
+    return Presets(path=path, models=models, methods=methods, experiments=experiments)
+
+
+def pairing_of(at: str, table: Mapping[str, Any], models: Mapping[str, Any]) -> dict[str, str]:
+    """Return which models and methods an experiment pairs."""
+    found: dict[str, str] = {}
+    if "models" in table:
+        name = table["models"]
+        if not isinstance(name, str) or name not in models:
+            raise UserError(f"{at}.models: {name!r} is not allowed, expected {', '.join(models) or 'none are there'}")
+        found["models"] = name
+    if "methods" in table:
+        names = table["methods"]
+        if not isinstance(names, list) or not names or not all(isinstance(n, str) and n for n in names):
+            raise UserError(f"{at}.methods: {names!r} is not allowed, expected a list of names")
+        found["methods"] = ",".join(names)
+    return found
+
+
+def checked(
+    at: str, table: Mapping[str, Any], allowed: tuple[str, ...], parameters: Mapping[str, click.Parameter]
+) -> dict[str, Any]:
+    """Return a table's values as the command's options would hold them.
+
+    Raises:
+        UserError: A key that is not allowed here, or a value that the option refuses.
+    """
+    found = {}
+    for key, value in table.items():
+        if key not in allowed:
+            raise UserError(f"{at}.{key}: not known, expected {', '.join(allowed)}")
+        found[key] = converted(f"{at}.{key}", value, parameters[key])
+    return found
+
+
+def converted(at: str, value: Any, parameter: click.Parameter) -> Any:
+    """Return a value as an option would hold it."""
+    is_flag = isinstance(parameter, click.Option) and parameter.is_flag
+    if is_flag != isinstance(value, bool) or not isinstance(value, bool | int | float | str):
+        raise UserError(f"{at}: {value!r} is not allowed, expected {'true or false' if is_flag else 'one value'}")
+    if is_flag:
+        return value
+    try:
+        # As text: a click integer would cut 4.5 to 4.
+        return parameter.type.convert(str(value), parameter, None)
+    except click.BadParameter as error:
+        raise UserError(f"{at}: {error.message}") from None
+
+
+def arm_of(at: str, name: str, table: Mapping[str, Any]) -> Arm:
+    """Return a method of a file of presets.
+
+    Raises:
+        UserError: No method named, or a knob that is not one or out of range.
+    """
+    method = table.get("method")
+    if not isinstance(method, str):
+        raise UserError(f"{at}.method: {method!r} is not allowed, expected the name of a method")
+    if "," in name or "/" in name or name == "all":
+        raise UserError(f"{at}: the name is not allowed, expected one without commas and slashes, and not all")
+    for key, value in table.items():
+        if key != "method" and key not in KNOBS:
+            raise UserError(f"{at}.{key}: not known, expected method, {', '.join(KNOBS)}")
+        if key != "method":
+            check_knob(f"{at}.{key}", KNOBS[key], value)
+    try:
+        return Arm(name=name, method=method, knobs={key: value for key, value in table.items() if key != "method"})
+    except UserError as error:
+        raise UserError(f"{at}: {error}") from None
+
+
+def check_methods(presets: Presets, known: Mapping[str, Any]) -> None:
+    """Refuse presets that name methods which are not there.
+
+    Args:
+        presets: Of a file.
+        known: Methods by name.
+
+    Raises:
+        UserError: Names the preset, the method and those there are.
+    """
+    for name, arm in presets.methods.items():
+        if arm.method not in known:
+            at = f"{presets.path}: methods.{name}.method"
+            raise UserError(f"{at}: {arm.method!r} is not allowed, expected {', '.join(known)}")
+    for name, options in presets.experiments.items():
+        for method in options.get("methods", "").split(","):
+            if method and method != "all" and method not in presets.methods and method not in known:
+                at = f"{presets.path}: experiments.{name}.methods"
+                there = ", ".join([*presets.methods, *known])
+                raise UserError(f"{at}: {method!r} is not allowed, expected all or some of {there}")

@@ -1,0 +1,192 @@
+"""What a benchmark found, for a terminal: a line a method, the fastest first."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from simulator.command import table
+
+from .settings import BASELINE
+
+if TYPE_CHECKING:
+    from .presets import Presets
+
+Summary = Mapping[str, Any]
+HEADINGS = (
+    "method",
+    "output",
+    "speedup",
+    "95 % interval",
+    "if v = 1",
+    "tokens/round",
+    "accepted",
+    "draft ms",
+    "verify ms",
+    "other ms",
+    "same",
+)
+
+
+def span(found: Mapping[str, Any] | None, digits: int = 2) -> str:
+    """Write an interval; nothing where there is none."""
+    ends = found and found["ci95"]
+    return f"[{ends[0]:.{digits}f}, {ends[1]:.{digits}f}]" if ends else ""
+
+
+def number(value: float | None, form: str = ".2f") -> str:
+    """Write a number that may be missing."""
+    return "-" if value is None else format(value, form)
+
+
+def by_speed(summaries: Sequence[Summary]) -> list[Summary]:
+    """Return the summaries, the fastest first; those without a speed last."""
+    return sorted(summaries, key=lambda s: (s["speedup"] is None, -(s["speedup"] or {"value": 0})["value"]))
+
+
+def speed_is_told(summary: Summary) -> bool:
+    """Whether a speed may be printed: of a lossy method never without what it does to the output."""
+    delta = summary["quality_delta"]["mean_logp_nats"]
+    return summary["speedup"] is not None and (summary["is_exact"] or delta is not None)
+
+
+def output_text(summary: Summary) -> str:
+    """Say whether a method keeps the output's law, or that it did not run."""
+    if not summary["runs_ok"]:
+        return "failed" if summary["runs_error"] else "skipped"
+    return "exact" if summary["is_exact"] else "lossy"
+
+
+def delta_text(found: Mapping[str, Any] | None, digits: int, scale: float = 1) -> str:
+    """Write a difference to the baseline with its interval."""
+    if found is None:
+        return ""
+    ends = found["ci95"]
+    words = f"{scale * found['value']:+.{digits}f}"
+    return (
+        f"{words} [{scale * ends[0]:+.{digits}f}, {scale * ends[1]:+.{digits}f}]" if ends else f"{words} (no interval)"
+    )
+
+
+def row_of(summary: Summary) -> tuple[str, ...]:
+    """Return the line of one method, without what it does to quality."""
+    tau, rate, ms = summary["tokens_per_round"], summary["draft_acceptance_rate"], summary["round_ms"]
+    told, same = speed_is_told(summary), summary["identical"]
+    return (
+        summary["method"],
+        output_text(summary),
+        f"{summary['speedup']['value']:.2f}x" if told else "-",
+        span(summary["speedup"]) if told and summary["algorithm"] != BASELINE else "",
+        "" if summary["algorithm"] == BASELINE or not told else f"{number(summary['closed_form_ideal'])}x",
+        number(tau and tau["value"]),
+        number(rate and rate["value"], ".0%"),
+        number(ms and ms["draft"]),
+        number(ms and ms["verify"]),
+        number(ms and ms["sample"] + ms["kv"] + ms["other"]),
+        f"{same['same']}/{same['of']}" if same["of"] else "",
+    )
+
+
+def quality_columns(summaries: Sequence[Summary]) -> list[tuple[str, ...]]:
+    """Return headings and cells of what lossy methods do to the output; of nothing where there is none."""
+    if all(s["is_exact"] for s in summaries):
+        return [() for _ in range(len(summaries) + 1)]
+    has_task = any(s["exact_match_delta"] for s in summaries)
+    rows: list[tuple[str, ...]] = [("log p a token", "exact match, points")[: 1 + has_task]]
+    for s in by_speed(summaries):
+        cells = (delta_text(s["quality_delta"]["mean_logp_nats"], 3), delta_text(s["exact_match_delta"], 1, 100))
+        rows.append(("",) * (1 + has_task) if s["is_exact"] else cells[: 1 + has_task])
+    return rows
+
+
+def text(parameters: Mapping[str, Any], summaries: Sequence[Summary]) -> str:
+    """Return the table and what belongs beside it.
+
+    Args:
+        parameters: Of the header.
+        summaries: Of the methods.
+    """
+    rows = [HEADINGS, *(row_of(s) for s in by_speed(summaries))]
+    wide = [(*row, *more) for row, more in zip(rows, quality_columns(summaries), strict=True)]
+    left = (0, 1, len(HEADINGS), len(HEADINGS) + 1)
+    return "\n".join([heading(parameters, summaries), "", table(wide, left=left), *notes(summaries)])
+
+
+def heading(parameters: Mapping[str, Any], summaries: Sequence[Summary]) -> str:
+    """Say what was measured."""
+    plain = next((s for s in summaries if s["algorithm"] == BASELINE), None)
+    rule = f"temperature {parameters['temperature']:g}" if parameters["temperature"] else "greedy"
+    words = [
+        f"{parameters['prompt_count']} prompts",
+        f"{parameters['runs']} run{'s' if parameters['runs'] > 1 else ''}",
+        f"up to {parameters['max_new_tokens']} tokens",
+        rule,
+        f"batch {parameters['batch_size']}",
+        f"{parameters['device']}, {parameters['dtype']}",
+    ]
+    if parameters.get("inflate_target", 1) != 1:
+        words.append(f"target inflated {parameters['inflate_target']:g} times")
+    if plain and plain["tokens_per_s"]:
+        words.append(f"baseline {plain['tokens_per_s']:.1f} tokens/s")
+    if plain and plain["exact_match"]:
+        words.append(f"exact match {plain['exact_match']['value']:.1%}")
+    return ", ".join(words)
+
+
+def notes(summaries: Sequence[Summary]) -> list[str]:
+    """Say what went wrong or needs a word."""
+    lines = []
+    for s in summaries:
+        same = s["identical"]
+        apart = same["of"] - same["same"]
+        if s["is_exact"] and apart:
+            lines.append(
+                f"{s['method']}: {apart} outputs differ from plain decoding's, {same['ties']} of them by rounding"
+            )
+        for status, word in (("error", "failed"), ("skipped", "skipped")):
+            if s[f"runs_{status}"]:
+                lines.append(f"{s['method']}: {s[f'runs_{status}']} {word} ({s['first_reason']})")
+    others = [s for s in summaries if s["algorithm"] != BASELINE and s["speedup"]]
+    if others and not any(s["speedup"]["ci95"] for s in others):
+        lines.append("too few prompts for intervals")
+    if any(not s["is_exact"] and s["runs_ok"] for s in summaries):
+        lines.append("log p: of the target, mean over tokens in nats, less that of plain decoding's output")
+    if others:
+        lines.append(
+            "if v = 1: tokens/round over draft + one step of plain decoding, as if verifying took that and no more"
+        )
+    return ["", *lines] if lines else []
+
+
+def forecast_text(parameters: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    """Return what a run would take.
+
+    Args:
+        parameters: What decides its numbers.
+        found: Of `forecast.forecast_run`.
+    """
+    rows: list[tuple[str, ...]] = [("method", "s/output", "minutes", "")]
+    for m in found["methods"]:
+        minutes = None if m["total_s"] is None else m["total_s"] / 60
+        rows.append((m["method"], number(m["output_s"], ".3g"), number(minutes, ".1f"), m["reason"] or ""))
+    plan = (
+        f"{found['prompts']} prompts in {found['batches']} batches x {found['runs']} runs x "
+        f"{len(found['methods'])} methods = {found['decodings']} decodings, "
+        f"up to {parameters['max_new_tokens']} tokens each"
+    )
+    return "\n".join([plan, "", table(rows, left=(0, 3)), "", f"at most {found['total_s'] / 60:.1f} minutes in all"])
+
+
+def presets_text(presets: "Presets") -> str:
+    """Return what a file of presets holds."""
+    lines = [f"{presets.path}:"]
+    for name, options in presets.models.items():
+        lines.append(f"model {name}: {pairs(options)}")
+    for name, arm in presets.methods.items():
+        lines.append(f"method {name}: {pairs({'method': arm.method} | dict(arm.knobs))}")
+    for name, options in presets.experiments.items():
+        lines.append(f"experiment {name}: {pairs(options)}")
+    return "\n".join(lines)
+
+
+def pairs(options: Mapping[str, Any]) -> str:
+    """Write options in one line."""
+    return "  ".join(f"{key}={value}" for key, value in options.items())

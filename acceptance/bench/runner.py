@@ -1,0 +1,336 @@
+"""Runs the arms of a benchmark in turns: every prompt is decoded by all of them, in an order drawn anew each time.
+
+Quality and comparisons with the baseline are worked out behind the clock's back, once a prompt's turns are over.
+"""
+
+import gc
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from acceptance import quality
+from acceptance.decoders.batch import Decoded, Task
+from acceptance.decoders.decoder import run as decode
+from acceptance.decoders.method import Begin
+from acceptance.decoders.tree import TreeDecoder
+from acceptance.laws import streams
+from acceptance.loop_check import top_two
+from acceptance.models import Model
+from acceptance.trace import PromptInfo
+
+from .clock import Phases, Span, clock_for
+from .machine import Energy, MemoryPeak
+from .records import Divergence, Measured, Origin, Quality, Skipped, as_record, resume_key
+from .settings import BASELINE, Arm, Settings
+
+WARM_UP_TOKENS = 16
+Emit = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runnable:
+    """An arm and how it begins on a batch; or why it does not."""
+
+    arm: Arm
+    is_exact: bool
+    begin: Begin | None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """Everything a benchmark needs.
+
+    arms: the baseline among them. target: judges the quality of outputs; of the same logits as the one that decodes.
+    prompts: token ids; infos: where each came from; references: what really follows, none without a task. devices: the
+    target's first.
+    """
+
+    arms: tuple[Runnable, ...]
+    target: Model
+    prompts: tuple[tuple[int, ...], ...]
+    infos: tuple[PromptInfo, ...]
+    references: tuple[tuple[int, ...], ...]
+    settings: Settings
+    devices: tuple[str, ...]
+    dtype: str
+    memory: MemoryPeak
+    energy: Energy
+
+    @property
+    def baseline(self) -> Runnable:
+        """Plain decoding."""
+        return next(r for r in self.arms if r.arm.method == BASELINE)
+
+    @property
+    def judges_quality(self) -> bool:
+        """Whether any arm changes the output's law."""
+        return any(r.begin is not None and not r.is_exact for r in self.arms)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """One timed decoding of a batch."""
+
+    decoded: list[Decoded]
+    phases: Phases
+    timeline: list[Span]
+    is_tree: bool
+    memory_peak_bytes: int | None
+    energy_j: float | None
+
+
+def batches(count: int, size: int) -> list[range]:
+    """Return the prompts of each batch."""
+    return [range(first, min(first + size, count)) for first in range(0, count, size)]
+
+
+def turns(bench: Bench, run: int, batch: range) -> list[Runnable]:
+    """Return the arms in the order in which they take this batch in this run."""
+    rng = np.random.default_rng(np.random.SeedSequence(bench.settings.seed, spawn_key=(run, batch.start)))
+    return [bench.arms[i] for i in rng.permutation(len(bench.arms))]
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Keep the garbage collector out."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+@contextmanager
+def settled() -> Iterator[None]:
+    """Have the collector look at what is new alone: modules and models are there to stay, and are many."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+def take(bench: Bench, begin: Begin, batch: range, run: int = 0, max_new_tokens: int | None = None) -> Taken:
+    """Decode a batch under the clock.
+
+    Args:
+        bench: What is measured.
+        begin: How the method begins.
+        batch: Which prompts.
+        run: Which repeat: every one has random streams of its own, the same for all arms.
+        max_new_tokens: Less than the settings say, for a warm-up.
+    """
+    settings, clock = bench.settings, clock_for(bench.devices[0])
+    task = Task(
+        rule=settings.rule,
+        max_new_tokens=max_new_tokens or settings.max_new_tokens,
+        rngs=streams(settings.seed + run, batch),
+        mark=clock.mark,
+    )
+    with undisturbed(), bench.memory, bench.energy:
+        clock.start()
+        decoder = begin([bench.prompts[i] for i in batch], task)
+        decoded = decode(decoder)
+        phases = clock.stop()
+    return Taken(
+        decoded=decoded,
+        phases=phases,
+        timeline=clock.timeline(),
+        is_tree=isinstance(decoder, TreeDecoder),
+        memory_peak_bytes=bench.memory.bytes,
+        energy_j=bench.energy.joules,
+    )
+
+
+def attempt(bench: Bench, begin: Begin, batch: range, run: int = 0, max_new_tokens: int | None = None) -> Taken | str:
+    """Decode a batch; return what went wrong if anything did."""
+    try:
+        return take(bench, begin, batch, run, max_new_tokens)
+    except Exception as error:  # one failure must not stop the rest, whatever a model's code raises
+        reason = (str(error).strip() or "no message").partition("\n")[0]
+        return f"{type(error).__name__}: {reason}"
+
+
+def warm_up(bench: Bench, wanted: Collection[tuple[str, int]]) -> dict[str, Taken | str]:
+    """Run each arm once on each shape of batch; return what the first shape took.
+
+    Args:
+        bench: What is measured.
+        wanted: (arm, batch size) that will be measured.
+    """
+    few = min(WARM_UP_TOKENS, bench.settings.max_new_tokens)
+    found: dict[str, Taken | str] = {}
+    shapes = {len(batch): batch for batch in reversed(batches(len(bench.prompts), bench.settings.batch_size))}
+    for size, batch in sorted(shapes.items(), reverse=True):
+        for runnable in bench.arms:
+            if runnable.begin is not None and (runnable.arm.name, size) in wanted:
+                taken = attempt(bench, runnable.begin, batch, max_new_tokens=few)
+                found.setdefault(runnable.arm.name, taken)
+    return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """All arms on one batch in one run, in their order, and which of them are still to be measured."""
+
+    run: int
+    number: int
+    batch: range
+    order: list[Runnable]
+    missing: frozenset[str]
+
+
+def plan_turns(bench: Bench, done: Collection[str]) -> list[Turn]:
+    """Return what is still to be measured, run after run, prompt after prompt.
+
+    Args:
+        bench: What is measured.
+        done: Resume keys of what is there.
+    """
+    found = []
+    for run in range(bench.settings.runs):
+        for number, batch in enumerate(batches(len(bench.prompts), bench.settings.batch_size)):
+            order = turns(bench, run, batch)
+            names = (r.arm.name for r in order)
+            missing = frozenset(n for n in names if any(resume_key(n, i, run) not in done for i in batch))
+            if missing:
+                found.append(Turn(run=run, number=number, batch=batch, order=order, missing=missing))
+    return found
+
+
+def measure(
+    bench: Bench,
+    todo: Sequence[Turn],
+    *,
+    emit: Emit,
+    progress: Callable[[int], None],
+    watch: Callable[[str, list[Span]], None],
+) -> None:
+    """Measure what is to be measured, and hand on the records of each turn as soon as it is over.
+
+    Args:
+        bench: What is measured.
+        todo: The turns.
+        emit: Keeps a record.
+        progress: Called with the turns that were done.
+        watch: Shown the timeline of every decoding under a name.
+    """
+    with settled():
+        warm_up(bench, {(name, len(turn.batch)) for turn in todo for name in turn.missing})
+        for turn in todo:
+            gc.collect()
+            taken = {
+                r.arm.name: attempt(bench, r.begin, turn.batch, turn.run)
+                for r in turn.order
+                if r.begin is not None and r.arm.name in turn.missing
+            }
+            for name, found in taken.items():
+                if isinstance(found, Taken):
+                    watch(f"{name}, prompt {turn.batch.start}, run {turn.run}", found.timeline)
+            for record in records_of(bench, turn, taken):
+                emit(record)
+            progress(1)
+
+
+def records_of(bench: Bench, turn: Turn, taken: dict[str, Taken | str]) -> list[dict[str, Any]]:
+    """Return the records of a turn, arm after arm in their order, row after row."""
+    reference = plain_outputs(bench, turn, taken)
+    judged: dict[tuple[int, ...], Quality | None] = {}
+    found = []
+    for place, runnable in enumerate(turn.order):
+        if runnable.arm.name not in turn.missing:
+            continue
+        result = taken.get(runnable.arm.name, runnable.reason)
+        for row, index in enumerate(turn.batch):
+            origin = Origin(
+                method=runnable.arm.name,
+                algorithm=runnable.arm.method,
+                is_exact=runnable.is_exact,
+                prompt_index=index,
+                prompt_source=bench.infos[index].source,
+                prompt_category=bench.infos[index].category,
+                prompt_tokens=len(bench.prompts[index]),
+                run=turn.run,
+                order=place,
+                batch_index=turn.number,
+                batch_size=len(turn.batch),
+                batch_row=row,
+            )
+            if isinstance(result, str):
+                status = "skipped" if runnable.begin is None else "error"
+                found.append(as_record(origin, Skipped(status=status, reason=result)))
+            else:
+                plain = reference[row] if reference else None
+                found.append(as_record(origin, measured(bench, origin, result, plain, judged)))
+    return found
+
+
+def plain_outputs(bench: Bench, turn: Turn, taken: dict[str, Taken | str]) -> list[list[int]] | None:
+    """Return the baseline's greedy outputs, decoded anew where this turn did not; None where they are sampled."""
+    begin = bench.baseline.begin
+    if not bench.settings.rule.is_greedy or begin is None:
+        return None
+    found = taken.get(bench.baseline.arm.name) or attempt(bench, begin, turn.batch, turn.run)
+    return [d.tokens for d in found.decoded] if isinstance(found, Taken) else None
+
+
+def measured(
+    bench: Bench,
+    origin: Origin,
+    taken: Taken,
+    plain: list[int] | None,
+    judged: dict[tuple[int, ...], Quality | None],
+) -> Measured:
+    """Return what one row of a timed batch says.
+
+    Args:
+        bench: What is measured.
+        origin: Which row.
+        taken: The batch.
+        plain: The baseline's greedy output.
+        judged: Quality of outputs that were judged before.
+    """
+    output = taken.decoded[origin.batch_row]
+    is_baseline = origin.algorithm == BASELINE
+    divergence = None if plain is None or is_baseline else first_divergence(bench, origin, plain, output.tokens)
+    wants_quality = bench.judges_quality and (is_baseline or not origin.is_exact)
+    key = (origin.prompt_index, *output.tokens)
+    if wants_quality and key not in judged:
+        judged[key] = quality_of(bench, origin.prompt_index, output.tokens)
+    return Measured(
+        tokens=output.tokens,
+        rounds=output.rounds,
+        phases=taken.phases,
+        is_tree=taken.is_tree,
+        identical=None if plain is None else plain == output.tokens,
+        divergence=divergence,
+        memory_peak_bytes=taken.memory_peak_bytes,
+        energy_j=taken.energy_j,
+        quality=judged[key] if wants_quality else None,
+        reference=bench.references[origin.prompt_index][: bench.settings.max_new_tokens] if bench.references else None,
+    )
+
+
+def quality_of(bench: Bench, index: int, output: list[int]) -> Quality | None:
+    """Return how the target sees an output; None where it cannot be read."""
+    try:
+        found = quality.of_output(bench.target, list(bench.prompts[index]), output)
+    except RuntimeError:  # no memory for one pass over it all
+        return None
+    return Quality(mean_logp_nats=found.mean_logp_nats, mean_rank=found.mean_rank, argmax_share=found.argmax_share)
+
+
+def first_divergence(bench: Bench, origin: Origin, plain: list[int], output: list[int]) -> Divergence | None:
+    """Return where an output first differs from the baseline's, and what the target thought there."""
+    if plain == output:
+        return None
+    pairs = zip(plain, output, strict=False)
+    position = next((t for t, (a, b) in enumerate(pairs) if a != b), min(len(plain), len(output)))
+    before = [*bench.prompts[origin.prompt_index], *plain[:position]]
+    margin, rounding = top_two(bench.target, before, bench.dtype)
+    return Divergence(position=position, margin=margin, rounding=rounding)

@@ -1,0 +1,237 @@
+"""Checks a file of records: every line against the published JSON Schema, and whether its numbers agree."""
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .journal import KIND, read_records, to_line
+from .records import PHASES, RECORD, SUMMARY, latest, load_schema, resume_key
+from .summary import summarise
+
+MAX_TOLD = 20
+TYPES: dict[str, tuple[type, ...]] = {
+    "object": (dict,),
+    "array": (list,),
+    "string": (str,),
+    "boolean": (bool,),
+    "null": (type(None),),
+    "integer": (int,),
+    "number": (int, float),
+}
+# Clocks are read in order, so that sums may differ by the rounding of their terms alone.
+CLOSE = 1e-6
+
+
+def problems(path: Path, *, strict: bool) -> list[str]:
+    """Return what is wrong with a file, one line each; empty when nothing is.
+
+    Args:
+        path: Of a benchmark.
+        strict: Also whether sums, calls and summaries follow from what was recorded.
+
+    Raises:
+        UserError: The file cannot be read as lines of JSON with our header.
+    """
+    records, torn = read_records(path)
+    found = [f"the last {torn} bytes are a torn line"] if torn else []
+    schema = load_schema()
+    for number, record in enumerate(records, 1):
+        wrong = list(line_problems(schema, record, first=number == 1))
+        if strict and not wrong and record["kind"] == RECORD:
+            wrong = list(disagreements(record))
+        found += [f"line {number}: {what}" for what in wrong]
+    if strict and not found:
+        found += stale_summaries(records)
+    return found
+
+
+def line_problems(schema: Mapping[str, Any], record: Mapping[str, Any], *, first: bool) -> Iterator[str]:
+    """Say where a line breaks the schema."""
+    kind = record.get("kind")
+    if (kind == KIND) != first:
+        yield f"kind is {kind!r}, expected {KIND if first else f'{RECORD} or {SUMMARY}'}"
+    elif kind not in schema["$defs"]:
+        yield f"kind is {kind!r}, expected {KIND}, {RECORD} or {SUMMARY}"
+    else:
+        yield from breaches(schema, schema["$defs"][kind], record, "")
+
+
+def breaches(root: Mapping[str, Any], rule: Mapping[str, Any], value: Any, at: str) -> Iterator[str]:
+    """Say where a value breaks a rule: the subset of JSON Schema that ours is written in."""
+    if "$ref" in rule:
+        yield from breaches(root, root["$defs"][rule["$ref"].rpartition("/")[2]], value, at)
+        return
+    wrong = breach(rule, value)
+    if wrong:
+        yield f"{at or 'the line'} is {shown(value)}, expected {wrong}"
+    elif isinstance(value, dict):
+        yield from key_breaches(root, rule, value, at)
+    elif isinstance(value, list) and "items" in rule:
+        for place, item in enumerate(value):
+            yield from breaches(root, rule["items"], item, f"{at}[{place}]")
+
+
+def key_breaches(root: Mapping[str, Any], rule: Mapping[str, Any], value: dict[str, Any], at: str) -> Iterator[str]:
+    """Say which keys of an object are missing, unknown or wrong."""
+    known = rule.get("properties", {})
+    for key in rule.get("required", ()):
+        if key not in value:
+            yield f"{path_of(at, key)} is missing"
+    for key, item in value.items():
+        if key in known:
+            yield from breaches(root, known[key], item, path_of(at, key))
+        elif rule.get("additionalProperties", True) is False:
+            yield f"{path_of(at, key)} is not known"
+
+
+def breach(rule: Mapping[str, Any], value: Any) -> str:
+    """Say what a value should be; empty when it is."""
+    if "const" in rule and value != rule["const"]:
+        return repr(rule["const"])
+    if "enum" in rule and value not in rule["enum"]:
+        return f"one of {', '.join(map(repr, rule['enum']))}"
+    types = rule.get("type", ())
+    types = [types] if isinstance(types, str) else types
+    if types and not any(is_type(value, name) for name in types):
+        return " or ".join(types)
+    if isinstance(value, str):
+        return text_breach(rule, value)
+    if isinstance(value, list):
+        low, high = rule.get("minItems", 0), rule.get("maxItems", len(value))
+        return "" if low <= len(value) <= high else f"{low} to {high} items"
+    return number_breach(rule, value)
+
+
+def is_type(value: Any, name: str) -> bool:
+    """Whether a value has a type of JSON Schema; true and false are no numbers."""
+    return isinstance(value, TYPES[name]) and (name == "boolean" or not isinstance(value, bool))
+
+
+def text_breach(rule: Mapping[str, Any], value: str) -> str:
+    """Say what a text should be."""
+    if "pattern" in rule and not re.search(rule["pattern"], value):
+        return f"a text like {rule['pattern']}"
+    return "a longer text" if len(value) < rule.get("minLength", 0) else ""
+
+
+def number_breach(rule: Mapping[str, Any], value: Any) -> str:
+    """Say within what a number should be."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return ""
+    low, high = rule.get("minimum", -math.inf), rule.get("maximum", math.inf)
+    return "" if low <= value <= high else f"{low:g} to {high:g}"
+
+
+def path_of(at: str, key: str) -> str:
+    return f"{at}.{key}" if at else key
+
+
+def shown(value: Any) -> str:
+    """Write a value, cut where it is long."""
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def disagreements(record: Mapping[str, Any]) -> Iterator[str]:
+    """Say which numbers of a record do not follow from the others."""
+    expected = resume_key(record["method"], record["prompt_index"], record["run"])
+    if record["resume_key"] != expected:
+        yield f"resume_key is {record['resume_key']!r}, expected {expected!r}"
+    if record["batch_row"] >= record["batch_size"]:
+        yield f"batch_row is {record['batch_row']}, expected below batch_size, {record['batch_size']}"
+    if (record["status"] == "ok") != (record["error"] is None):
+        yield f"error is {record['error']!r} though status is {record['status']}"
+    if record["status"] == "ok":
+        yield from missing(record)
+        if record["rounds"] is not None and record["generated_tokens"] is not None:
+            yield from round_disagreements(record, record["rounds"])
+            yield from time_disagreements(record)
+    elif record["generated_tokens"] is not None:
+        yield f"generated_tokens is {record['generated_tokens']} though status is {record['status']}"
+
+
+def missing(record: Mapping[str, Any]) -> Iterator[str]:
+    """Say what every measurement has to tell."""
+    for name in ("generated_tokens", "output_sha256", "total_s", "decode_s", "ttft_s", "rounds", "overruled", "judge"):
+        if record[name] is None:
+            yield f"{name} is null though status is ok"
+
+
+def round_disagreements(record: Mapping[str, Any], rounds: Mapping[str, list[Any]]) -> Iterator[str]:
+    """Say which rounds cannot be, and which figures do not follow from them."""
+    lengths = {name: len(values) for name, values in rounds.items()}
+    if len(set(lengths.values())) != 1:
+        yield f"rounds are of different numbers: {lengths}"
+        return
+    each = zip(rounds["drafted"], rounds["accepted"], rounds["committed"], rounds["overruled"], strict=True)
+    for number, (drafted, accepted, committed, overruled) in enumerate(each):
+        if not overruled <= accepted <= drafted:
+            yield f"round {number} accepted {accepted} of {drafted} drafted tokens, {overruled} of them overruled"
+        if committed > accepted + 1:
+            yield f"round {number} committed {committed} tokens, but accepted {accepted}"
+    total = {name: sum(values) for name, values in rounds.items() if name != "cut_by"}
+    tokens, count = record["generated_tokens"], lengths["drafted"]
+    if total["committed"] != tokens:
+        yield f"generated_tokens is {tokens}, but rounds committed {total['committed']}"
+        return
+    derived = {
+        "tokens_per_round": (tokens, count),
+        "draft_acceptance_rate": (total["accepted"], total["drafted"]),
+        "target_calls_per_token": (count, tokens),
+        "draft_calls_per_token": (total["draft_passes"], tokens),
+        "overruled": (total["overruled"], 1),
+    }
+    for name, (above, below) in derived.items():
+        yield from unlike(name, record[name], above / below if below else None)
+
+
+def time_disagreements(record: Mapping[str, Any]) -> Iterator[str]:
+    """Say which times do not add up."""
+    total = record["total_s"]
+    if total is None or any(record[f"{name}_ms"] is None for name in PHASES):
+        yield "a phase's time is missing"
+        return
+    yield from unlike("total_s", total, sum(record[f"{name}_ms"] for name in PHASES) / 1e3)
+    yield from unlike("decode_s", record["decode_s"], total - record["prefill_ms"] / 1e3)
+    yield from unlike("tokens_per_s", record["tokens_per_s"], record["generated_tokens"] / total if total else None)
+    if record["ttft_s"] > total * (1 + CLOSE):
+        yield f"ttft_s is {record['ttft_s']}, above total_s, {total}"
+
+
+def unlike(name: str, found: float | None, expected: float | None) -> Iterator[str]:
+    """Say that a number is not what follows from the others."""
+    same = found == expected or (
+        found is not None and expected is not None and math.isclose(found, expected, rel_tol=CLOSE, abs_tol=1e-12)
+    )
+    if not same:
+        yield f"{name} is {found}, but {expected} follows from the others"
+
+
+def stale_summaries(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say where the summaries that hold do not follow from the records."""
+    told = {r["method"]: r for r in records if r["kind"] == SUMMARY}
+    if not told:
+        return []
+    fresh = {s["method"]: json.loads(to_line(s)) for s in summarise(latest(records), records[0]["parameters"]["seed"])}
+    found = [f"summary of {name}: no records of it" for name in told.keys() - fresh.keys()]
+    for name, summary in fresh.items():
+        if name not in told:
+            found.append(f"summary of {name} is missing")
+            continue
+        wrong = [key for key, value in summary.items() if not alike(told[name][key], value)]
+        found += [f"summary of {name}: {key} does not follow from the records" for key in wrong]
+    return found
+
+
+def alike(a: Any, b: Any) -> bool:
+    """Whether two values are the same but for rounding."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(alike(a[k], b[k]) for k in a)
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(alike, a, b))
+    if isinstance(a, float) and isinstance(b, int | float):
+        return math.isclose(a, b, rel_tol=CLOSE, abs_tol=1e-12)
+    return bool(a == b)

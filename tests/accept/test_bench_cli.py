@@ -1,0 +1,261 @@
+"""`bench-decode` as a user meets it: real subprocesses, killed and interrupted ones among them, and bad input."""
+
+import json
+import signal
+import subprocess
+import sysconfig
+import time
+from pathlib import Path
+
+import pytest
+
+from acceptance.bench.journal import read_records
+from acceptance.bench.records import latest
+from acceptance.bench.validate import problems
+
+SCRIPTS = Path(sysconfig.get_path("scripts"))
+METHODS = "speculative,ngram,specexec"
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("".join(json.dumps({"prompt": f"w{i} w{i + 1} w{i % 7}"}) + "\n" for i in range(6)))
+    return path
+
+
+@pytest.fixture
+def told(random_pair: tuple[Path, Path], prompts: Path) -> list[object]:
+    target, draft = random_pair
+    return ["--target", target, "--draft", draft, "--dataset", prompts, "--max-new-tokens", 12, "--device", "cpu"]
+
+
+@pytest.fixture
+def bench(run, told):
+    def call(*arguments: object, **env: str):
+        return run("bench-decode", *told, *arguments, **env)
+
+    return call
+
+
+def files(folder: Path) -> set[str]:
+    return {p.name for p in folder.iterdir()} - {"prompts.jsonl"}
+
+
+def test_a_run_from_prompts_to_table_records_picture_and_profile(bench, run, tmp_path: Path) -> None:
+    done = bench("--method", METHODS, "--plot", "a.svg", "--profile", "trace.json", "--runs", 2)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert files(tmp_path) == {"decode.jsonl", "a.svg", "trace.json"}
+    for name in ("baseline", *METHODS.split(",")):
+        line = next(words.split() for words in done.stdout.splitlines() if words.startswith(f"{name} "))
+        assert line[1] == "exact"
+        assert "12/12" in line
+    records, torn = read_records(tmp_path / "decode.jsonl")
+    assert torn == 0
+    assert len(latest(records)) == 6 * 2 * 4
+    assert len(records) == 1 + 6 * 2 * 4 + 4
+    assert problems(tmp_path / "decode.jsonl", strict=True) == []
+    header = records[0]
+    assert header["parameters"]["methods"][0]["name"] == "baseline"
+    assert header["parameters"]["models"]["target"]["sha256"] != header["parameters"]["models"]["draft"]["sha256"]
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    assert {e["name"] for e in events if e["ph"] == "X"} >= {"prefill", "draft", "verify", "sample", "kv", "other"}
+    assert {e["args"]["name"].split(",")[0] for e in events if e["ph"] == "M"} == {"baseline", *METHODS.split(",")}
+    checked = run("bench-decode", "validate-results", "decode.jsonl", "--strict")
+    assert (checked.returncode, checked.stdout) == (0, "decode.jsonl: all well\n")
+
+
+def test_the_same_command_goes_on_a_different_one_is_refused_and_force_starts_anew(
+    bench, user_error, tmp_path: Path
+) -> None:
+    out = tmp_path / "decode.jsonl"
+    assert bench("--method", "ngram").returncode == 0
+    whole = out.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    # Killed within the seventh record of twelve.
+    out.write_bytes(b"".join(lines[:7]) + lines[7][:40])
+    again = bench("--method", "ngram", "--json")
+    assert again.returncode == 0, again.stderr
+    assert "cut off a record that was never whole (40 bytes)" in again.stderr
+    assert "3 of 6 turns are done" in again.stderr
+    assert out.read_bytes().startswith(b"".join(lines[:7]))
+    assert problems(out, strict=True) == []
+    payload = json.loads(again.stdout)
+    assert {s["method"]: s["runs_ok"] for s in payload["summaries"]} == {"baseline": 6, "ngram": 6}
+    kept = out.read_bytes()
+    over = bench("--method", "ngram")
+    assert "6 of 6 turns are done" in over.stderr
+    assert out.read_bytes() == kept
+    user_error(bench("--method", "ngram", "--ngram", 4), "decode.jsonl: methods", "--force")
+    assert out.read_bytes() == kept
+    forced = bench("--method", "ngram", "--ngram", 4, "--force")
+    assert forced.returncode == 0, forced.stderr
+    assert len(latest(read_records(out)[0])) == 12
+
+
+def wait_for_records(process: subprocess.Popen[str], out: Path, count: int) -> None:
+    for _ in range(2400):
+        if out.exists() and out.read_bytes().count(b"\n") > count:
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    raise AssertionError("no records within two minutes")
+
+
+def start(told: list[object], tmp_path: Path, *more: object) -> subprocess.Popen[str]:
+    words = [str(SCRIPTS / "bench-decode"), *map(str, told), *map(str, more)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(words, cwd=tmp_path, stdout=pipe, stderr=pipe, text=True)
+
+
+# So many repeats that no machine gets through them before it is stopped.
+MANY = ("--method", "ngram", "--runs", 2000)
+
+
+def test_kill_9_leaves_whole_records_and_loses_at_most_the_prompt_under_way(told, tmp_path: Path) -> None:
+    out = tmp_path / "decode.jsonl"
+    for wanted in (3, 9, 15):  # killed, gone on, and killed again
+        process = start(told, tmp_path, *MANY)
+        wait_for_records(process, out, wanted)
+        seen = out.read_bytes()
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        left = out.read_bytes()
+        assert left.startswith(seen)
+        assert problems(out, strict=True) == []
+        keys = [r["resume_key"] for r in read_records(out)[0][1:]]
+        assert len(set(keys)) == len(keys)
+    # Nothing was lost or measured twice: the turns follow one another without a gap.
+    turns = [(r["run"], r["prompt_index"]) for r in latest(read_records(out)[0])]
+    assert turns == sorted(turns)
+    assert len(set(turns)) == (turns[-1][0] * 6 + turns[-1][1]) + 1
+
+
+def test_an_interruption_prints_what_is_there_and_exits_130(told, tmp_path: Path) -> None:
+    process = start(told, tmp_path, *MANY)
+    wait_for_records(process, tmp_path / "decode.jsonl", 20)
+    second = subprocess.run(
+        [str(SCRIPTS / "bench-decode"), *map(str, (*told, *MANY))],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert second.returncode == 2
+    assert "another benchmark is at work" in second.stderr
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate()
+    assert process.returncode == 130, stderr
+    assert "ngram" in stdout
+    assert "interrupted; the same command goes on with decode.jsonl" in stderr
+    assert "Traceback" not in stderr
+    assert problems(tmp_path / "decode.jsonl", strict=True) == []
+
+
+def test_a_dry_run_says_what_it_would_take_and_writes_nothing(bench, tmp_path: Path) -> None:
+    done = bench("--method", METHODS, "--runs", 3, "--dry-run", "--plot", "a.png")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("6 prompts in 6 batches x 3 runs x 4 methods = 72 decodings")
+    assert "minutes in all" in done.stdout
+    assert files(tmp_path) == set()
+
+
+def test_batches_skip_trees_with_the_reason_and_sampling_runs(bench, tmp_path: Path) -> None:
+    done = bench("--method", METHODS, "--batch-size", 4, "--temperature", 0.8, "--use-chat-template")
+    assert done.returncode == 2  # the tokenizer has no template
+    done = bench("--method", METHODS, "--batch-size", 4, "--temperature", 0.8)
+    assert done.returncode == 0, done.stderr
+    assert "specexec: 6 skipped (takes one sequence at a time, --batch-size is 4)" in done.stdout
+    assert "too few prompts for intervals" in done.stdout  # two batches
+    assert problems(tmp_path / "decode.jsonl", strict=True) == []
+
+
+def test_an_experiment_of_a_file_and_the_command_line_above_it(run, told, tmp_path: Path) -> None:
+    (tmp_path / "p.toml").write_text(
+        f"""
+        [models.mine]
+        target = "{told[1]}"
+        draft = "{told[3]}"
+        [methods.long]
+        method = "speculative"
+        k = 6
+        [methods.short]
+        method = "speculative"
+        k = 1
+        [experiments.lengths]
+        models = "mine"
+        dataset = "prompts.jsonl"
+        methods = ["short", "long"]
+        max_new_tokens = 20
+        runs = 2
+        """
+    )
+    checked = run("bench-decode", "validate-config", "p.toml")
+    assert checked.stdout == "p.toml: 1 models, 2 methods, 1 experiments, all well\n", checked.stderr
+    shown = run("bench-decode", "list-presets", "--config", "p.toml").stdout
+    assert "method long: method=speculative  k=6" in shown
+    done = run("bench-decode", "--config", "p.toml", "--experiment", "lengths", "--max-new-tokens", 8)
+    assert done.returncode == 0, done.stderr
+    records = latest(read_records(tmp_path / "decode.jsonl")[0])
+    assert {r["method"] for r in records} == {"baseline", "short", "long"}
+    assert {r["algorithm"] for r in records if r["method"] != "baseline"} == {"speculative"}
+    assert {r["run"] for r in records} == {0, 1}
+    assert {r["generated_tokens"] for r in records} == {8}
+    most = {
+        name: max(max(r["rounds"]["drafted"]) for r in records if r["method"] == name) for name in ("short", "long")
+    }
+    assert most == {"short": 1, "long": 6}
+
+
+def test_a_lossy_method_and_a_task_show_what_speed_costs(bench, told, tmp_path: Path) -> None:
+    (tmp_path / "task.jsonl").write_text(
+        "".join(json.dumps({"prompt": f"w{i} w3", "reference": "w1 w2 w3"}) + "\n" for i in range(5))
+    )
+    told[4:6] = ["--task", tmp_path / "task.jsonl"]
+    done = bench("--method", "topk", "--rank", 30)
+    assert done.returncode == 0, done.stderr
+    assert "exact match, points" in done.stdout
+    line = next(words for words in done.stdout.splitlines() if words.startswith("topk "))
+    assert "lossy" in line
+    records = latest(read_records(tmp_path / "decode.jsonl")[0])
+    assert all(r["exact_match"]["of"] == 3 for r in records)
+    assert all(r["quality"] for r in records)
+    assert problems(tmp_path / "decode.jsonl", strict=True) == []
+
+
+def test_bad_input_is_one_line_before_anything_is_loaded(run, user_error, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    (tmp_path / "header.jsonl").write_text('{"kind": "decode_run", "schema_version": 1}\n{"kind": "mine"}\n')
+    for arguments, expected in (
+        (("--temperature", "nan"), "--temperature"),
+        (("--k", 0), "--k"),
+        (("--inflate-target", 0.5), "--inflate-target: 0.5"),
+        (("--plot", "a.pdf"), "--plot"),
+        (("--profile", "mine.txt"), "--profile mine.txt: exists already"),
+        (("--profile", "decode.jsonl"), "is the file of --out too"),
+        (("--out", "."), "--out .: is a folder"),
+        (("--out", "mine.txt"), "mine.txt: begins with no record of kind 'decode_run'"),
+        (("--out", "header.jsonl"), "header.jsonl: line 2: kind is 'mine'"),
+        (("--task", "bundled", "--dataset", "x"), "--task"),
+        (("--experiment", "none"), "--experiment: 'none' is not in"),
+        (("--config", "none.toml"), "none.toml: no such file"),
+        (("--seed", 1, "list-presets"), "--seed: not used with list-presets"),
+        (("validate-results", "none"), "none: no such file"),
+        (("validate-config", "mine.txt"), "mine.txt: not TOML"),
+    ):
+        done = run("bench-decode", *arguments)
+        user_error(done, expected)
+    assert files(tmp_path) == {"mine.txt", "header.jsonl"}
+
+
+def test_a_desktop_is_refused_where_none_may_be(run, user_error) -> None:
+    user_error(run("bench-decode", "--require-headless", DISPLAY=":0"), "--require-headless: DISPLAY is ':0'")
+    user_error(run("bench-decode", "--require-headless", WAYLAND_DISPLAY="wayland-0"), "WAYLAND_DISPLAY")
+
+
+def test_bad_input_that_takes_models_to_see(bench, user_error, tmp_path: Path) -> None:
+    user_error(bench("--method", "guess"), "--method: 'guess' is not allowed")
+    user_error(bench("--method", "medusa"), "--method: 'medusa' is not allowed without Medusa heads")
+    assert files(tmp_path) == set()

@@ -1,0 +1,144 @@
+"""The file of records: only whole lines, whatever happens; one process; one configuration."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from acceptance.bench.journal import Journal, read_records, to_line
+from simulator.artefacts import UserError
+
+HEADER = {"kind": "decode_run", "schema_version": 1, "parameters": {"seed": 0, "models": {"target": {"name": "a"}}}}
+
+
+def begun(path: Path, count: int = 3) -> Path:
+    journal = Journal(path)
+    assert journal.open(HEADER, force=False) == []
+    for i in range(count):
+        journal.append({"i": i, "text": "ä\n" * i})
+    journal.close()
+    return path
+
+
+def test_records_come_back_as_they_went_and_each_takes_one_line(tmp_path: Path) -> None:
+    path = begun(tmp_path / "a.jsonl")
+    assert path.read_bytes().count(b"\n") == 4
+    journal = Journal(path)
+    assert journal.open(HEADER, force=False) == [{"i": i, "text": "ä\n" * i} for i in range(3)]
+    assert journal.torn == 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(cut=st.integers(0, 10_000))
+def test_cut_at_any_byte_behind_the_header_whole_records_stay_and_the_next_is_readable(
+    tmp_path_factory: pytest.TempPathFactory, cut: int
+) -> None:
+    path = begun(tmp_path_factory.mktemp("cut") / "a.jsonl")
+    data = path.read_bytes()
+    first = data.index(b"\n") + 1
+    cut = first + cut % (len(data) - first + 1)
+    path.write_bytes(data[:cut])
+    whole = data[:cut].count(b"\n") - 1
+    journal = Journal(path)
+    there = journal.open(HEADER, force=False)
+    assert [r["i"] for r in there] == list(range(whole))
+    assert journal.torn == cut - (data[:cut].rindex(b"\n") + 1)
+    journal.append({"i": "next"})
+    journal.close()
+    records, torn = read_records(path)
+    assert torn == 0
+    assert [r.get("i") for r in records[1:]] == [*range(whole), "next"]
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"seed": 1}, "seed is 1, but 0 there"),
+        ({"models": {"target": {"name": "b"}}}, "models.target.name is 'b', but 'a' there"),
+        ({"runs": 2}, "runs is 2, but None there"),
+    ],
+)
+def test_another_configuration_is_refused_by_its_field_and_nothing_is_lost(tmp_path, change, expected) -> None:
+    path = begun(tmp_path / "a.jsonl")
+    before = path.read_bytes()
+    with pytest.raises(UserError, match=expected.replace(".", r"\.")):
+        Journal(path).open(HEADER | {"parameters": HEADER["parameters"] | change}, force=False)
+    assert path.read_bytes() == before
+
+
+def test_a_field_that_is_gone_is_a_difference_too(tmp_path: Path) -> None:
+    path = begun(tmp_path / "a.jsonl")
+    with pytest.raises(UserError, match="models is None"):
+        Journal(path).open(HEADER | {"parameters": {"seed": 0}}, force=False)
+
+
+@pytest.mark.parametrize("content", [b"mine\n", b'{"a": 1}\n', b'{"kind": "trace"}\n', b"no line end", b"[1]\n"])
+def test_a_file_that_is_not_ours_is_left_alone_unless_forced(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(UserError):
+        Journal(path).open(HEADER, force=False)
+    assert path.read_bytes() == content
+    journal = Journal(path)
+    assert journal.open(HEADER, force=True) == []
+    assert path.read_bytes() == to_line(HEADER)
+
+
+def test_a_newer_version_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(to_line(HEADER | {"schema_version": 99}))
+    with pytest.raises(UserError, match="schema_version is 99"):
+        Journal(path).open(HEADER, force=False)
+
+
+def test_a_broken_line_in_the_middle_is_named(tmp_path: Path) -> None:
+    path = begun(tmp_path / "a.jsonl")
+    lines = path.read_bytes().splitlines()
+    path.write_bytes(b"\n".join([lines[0], lines[1][:-3], *lines[2:]]) + b"\n")
+    with pytest.raises(UserError, match="line 2"):
+        Journal(path).open(HEADER, force=False)
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_one_process_at_a_time(tmp_path: Path, force: bool) -> None:
+    path = begun(tmp_path / "a.jsonl")
+    before = path.read_bytes()
+    held = Journal(path)
+    held.open(HEADER, force=False)
+    with pytest.raises(UserError, match="another benchmark"):
+        Journal(path).open(HEADER, force=force)
+    assert path.read_bytes() == before
+    held.close()
+    Journal(path).open(HEADER, force=force)
+
+
+def test_where_there_is_no_room_left_nothing_of_a_record_stays(tmp_path: Path) -> None:
+    code = f"""
+import resource, signal
+from pathlib import Path
+from acceptance.bench.journal import Journal
+from simulator.artefacts import UserError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+journal = Journal(Path({str(tmp_path / "a.jsonl")!r}))
+journal.open({HEADER!r}, force=False)
+resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+try:
+    for i in range(100):
+        journal.append({{"i": i, "text": "x" * 100}})
+except UserError as error:
+    print(i, error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    written, _, message = done.stdout.partition(" ")
+    assert "cannot be written" in message
+    records, torn = read_records(tmp_path / "a.jsonl")
+    assert torn == 0
+    assert [r["i"] for r in records[1:]] == list(range(int(written)))
+
+
+def test_what_is_no_number_is_written_as_text(tmp_path: Path) -> None:
+    assert json.loads(to_line({"a": float("inf")})) == {"a": "inf"}

@@ -1,0 +1,207 @@
+"""Turns: every prompt by every arm in a drawn order, on streams of its own; a failure is a record."""
+
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from acceptance.bench import runner
+from acceptance.bench.forecast import forecast_run
+from acceptance.bench.machine import Energy, MemoryPeak
+from acceptance.bench.records import done_keys, latest
+from acceptance.bench.runner import Bench, Runnable, batches, measure, plan_turns
+from acceptance.bench.settings import Arm, Settings
+from acceptance.bench.summary import summarise
+from acceptance.decoders.method import Models, Options
+from acceptance.decoders.methods import METHODS
+from acceptance.rule import SamplingRule
+from acceptance.trace import PromptInfo
+
+from .tiny_models import random_model, related_model
+
+GREEDY, SAMPLED = SamplingRule(temperature=0.0), SamplingRule(temperature=1.0)
+TARGET = random_model("llama", 1, 24)
+DRAFT = related_model(TARGET, 2, 0.3)
+
+
+def arm(name: str, rule: SamplingRule, models: Models | None = None) -> Runnable:
+    method = METHODS[name]
+    begin = method.begin(models or Models(target=TARGET, draft=DRAFT), Options(draft_rule=rule))
+    return Runnable(arm=Arm(name=name, method=name), is_exact=method.is_exact, begin=begin)
+
+
+def bench_of(*arms: Runnable, rule: SamplingRule = GREEDY, prompts: int = 6, references=(), **told) -> Bench:
+    devices = ("cpu",)
+    return Bench(
+        arms=arms,
+        target=TARGET,
+        prompts=tuple((i + 1, 3, 5 + i % 3) for i in range(prompts)),
+        infos=tuple(PromptInfo(source=f"p{i}", category="") for i in range(prompts)),
+        references=references,
+        settings=Settings(arms=tuple(a.arm for a in arms), rule=rule, max_new_tokens=10, **told),
+        devices=devices,
+        dtype="float32",
+        memory=MemoryPeak(devices),
+        energy=Energy(devices),
+    )
+
+
+def measured(bench: Bench, done=()):
+    records, tracks = [], []
+    todo = plan_turns(bench, done)
+    measure(bench, todo, emit=records.append, progress=lambda _: None, watch=lambda n, s: tracks.append((n, s)))
+    return records, tracks
+
+
+def test_every_arm_takes_every_prompt_in_every_run_and_greedy_outputs_are_the_baselines() -> None:
+    names = ("baseline", "speculative", "ngram", "specexec", "adaptive")
+    records, tracks = measured(bench_of(*(arm(n, GREEDY) for n in names), runs=2))
+    assert Counter((r["method"], r["prompt_index"], r["run"]) for r in records) == Counter(
+        {(n, p, run): 1 for n in names for p in range(6) for run in range(2)}
+    )
+    assert all(r["status"] == "ok" and r["identical_to_baseline"] and r["generated_tokens"] == 10 for r in records)
+    assert len({r["output_sha256"] for r in records if r["prompt_index"] == 0}) == 1
+    assert len(tracks) == len(records)
+    assert {r["tree"] is not None for r in records if r["method"] == "specexec"} == {True}
+    for r in records:
+        assert 0 < r["ttft_s"] <= r["total_s"] * (1 + 1e-9)
+        assert r["memory_peak_bytes"] > 0
+        assert r["quality"] is None
+
+
+def test_the_order_of_turns_is_drawn_anew_each_time_and_is_the_seeds() -> None:
+    arms = [arm(n, GREEDY) for n in ("baseline", "speculative", "ngram", "adaptive")]
+    orders = [[r.arm.name for r in t.order] for t in plan_turns(bench_of(*arms, prompts=60, seed=3), ())]
+    again = [[r.arm.name for r in t.order] for t in plan_turns(bench_of(*arms, prompts=60, seed=3), ())]
+    other = [[r.arm.name for r in t.order] for t in plan_turns(bench_of(*arms, prompts=60, seed=4), ())]
+    assert orders == again != other
+    firsts = Counter(order[0] for order in orders)
+    # 60 turns over 4 arms: 15 each, give or take four standard errors.
+    assert all(abs(firsts[a.arm.name] - 15) <= 4 * np.sqrt(60 * 0.25 * 0.75) for a in arms)
+    repeats = plan_turns(bench_of(*arms, runs=2, prompts=30), ())
+    assert [t.order for t in repeats[:30]] != [t.order for t in repeats[30:]]
+
+
+def test_records_say_which_place_a_method_had() -> None:
+    bench = bench_of(*(arm(n, GREEDY) for n in ("baseline", "speculative", "ngram")))
+    records, _ = measured(bench)
+    for turn in plan_turns(bench, ()):
+        places = {r["method"]: r["order"] for r in records if r["prompt_index"] == turn.batch.start}
+        assert sorted(places, key=places.__getitem__) == [r.arm.name for r in turn.order]
+
+
+def test_sampled_output_is_the_streams_whatever_the_order_and_differs_between_runs() -> None:
+    arms = [arm(n, SAMPLED) for n in ("baseline", "specexec")]
+    records, _ = measured(bench_of(*arms, rule=SAMPLED, runs=2, seed=1))
+    by = {(r["method"], r["prompt_index"], r["run"]): r["output_sha256"] for r in records}
+    # A tree draws from a stream what plain decoding draws from it.
+    assert all(by["baseline", p, run] == by["specexec", p, run] for p in range(6) for run in range(2))
+    assert any(by["baseline", p, 0] != by["baseline", p, 1] for p in range(6))
+    assert {r["identical_to_baseline"] for r in records} == {None}
+
+
+class Breaks(Exception):
+    """What a model's own code may raise."""
+
+
+def failing(prompt: int) -> Runnable:
+    inner = METHODS["ngram"].begin(Models(target=TARGET), Options(draft_rule=GREEDY))
+
+    def begin(prompts, task):
+        if prompts[0][0] == prompt + 1:
+            raise Breaks("first line\nsecond line")
+        return inner(prompts, task)
+
+    return Runnable(arm=Arm(name="fails", method="ngram"), is_exact=True, begin=begin)
+
+
+def test_a_failure_is_a_record_does_not_stop_the_rest_and_is_tried_again() -> None:
+    bench = bench_of(arm("baseline", GREEDY), failing(2))
+    records, _ = measured(bench)
+    failed = [r for r in records if r["status"] == "error"]
+    assert [(r["method"], r["prompt_index"], r["error"]) for r in failed] == [("fails", 2, "Breaks: first line")]
+    assert len([r for r in records if r["status"] == "ok"]) == 11
+    mended = bench_of(arm("baseline", GREEDY), replace(arm("ngram", GREEDY), arm=failing(2).arm))
+    more, _ = measured(mended, done_keys(records))
+    assert [(r["method"], r["prompt_index"], r["status"]) for r in more] == [("fails", 2, "ok")]
+    # The baseline was not timed again, but its output was there to compare with.
+    assert more[0]["identical_to_baseline"] is True
+    assert len(latest(records + more)) == 12
+    assert measured(mended, done_keys(records + more)) == ([], [])
+
+
+def test_a_failing_baseline_leaves_nothing_to_compare_with() -> None:
+    def begin(prompts, task):
+        raise Breaks("no")
+
+    plain = Runnable(arm=Arm(name="baseline", method="baseline"), is_exact=True, begin=begin)
+    records, _ = measured(bench_of(plain, arm("ngram", GREEDY)))
+    assert {r["identical_to_baseline"] for r in records if r["method"] == "ngram"} == {None}
+    assert [s["speedup"] for s in summarise(records, 0)] == [None, None]
+
+
+def test_an_interruption_is_no_failure() -> None:
+    def begin(prompts, task):
+        raise KeyboardInterrupt
+
+    stops = Runnable(arm=Arm(name="stops", method="ngram"), is_exact=True, begin=begin)
+    with pytest.raises(KeyboardInterrupt):
+        measured(bench_of(arm("baseline", GREEDY), stops))
+
+
+def test_what_cannot_take_a_batch_is_skipped_with_the_reason() -> None:
+    tree = replace(arm("specexec", GREEDY), begin=None, reason="takes one sequence at a time")
+    records, _ = measured(bench_of(arm("baseline", GREEDY), arm("speculative", GREEDY), tree, batch_size=4))
+    skipped = [r for r in records if r["method"] == "specexec"]
+    assert {(r["status"], r["error"]) for r in skipped} == {("skipped", "takes one sequence at a time")}
+    assert len(skipped) == 6
+    ok = [r for r in records if r["status"] == "ok"]
+    assert sorted({(r["batch_index"], r["batch_size"]) for r in ok}) == [(0, 4), (1, 2)]
+    assert all(r["identical_to_baseline"] for r in ok)
+    assert {s["compared_units"] for s in summarise(records, 0) if s["method"] != "specexec"} == {2}
+
+
+def test_lossy_outputs_and_the_baselines_are_judged_others_are_not() -> None:
+    arms = [arm(n, GREEDY) for n in ("baseline", "speculative", "topk")]
+    records, _ = measured(bench_of(*arms, references=tuple((1, 2, 3) for _ in range(6))))
+    judged = {r["method"] for r in records if r["quality"]}
+    assert judged == {"baseline", "topk"}
+    greedy = [r["quality"]["argmax_share"] for r in records if r["method"] == "baseline"]
+    assert greedy == [1.0] * 6
+    apart = [r for r in records if r["method"] == "topk" and not r["identical_to_baseline"]]
+    assert apart
+    for r in apart:
+        assert 0 <= r["first_divergence"]["position"] < 10
+        assert not r["first_divergence"]["is_tie"]
+        assert r["overruled"] > 0
+    assert all(r["exact_match"]["of"] == 3 for r in records)
+
+
+def test_warm_ups_are_run_for_each_shape_and_leave_no_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    inner = METHODS["baseline"].begin(Models(target=TARGET), Options(draft_rule=GREEDY))
+
+    def begin(prompts, task):
+        seen.append((len(prompts), task.max_new_tokens))
+        return inner(prompts, task)
+
+    monkeypatch.setattr(runner, "WARM_UP_TOKENS", 3)
+    plain = Runnable(arm=Arm(name="baseline", method="baseline"), is_exact=True, begin=begin)
+    records, _ = measured(bench_of(plain, batch_size=4))
+    assert seen == [(4, 3), (2, 3), (4, 10), (2, 10)]
+    assert len(records) == 6
+
+
+def test_a_forecast_scales_the_warm_up_and_names_what_cannot_run() -> None:
+    skipped = Runnable(arm=Arm(name="no", method="ngram"), is_exact=True, begin=None, reason="cannot")
+    found = forecast_run(bench_of(arm("baseline", GREEDY), skipped, batch_size=4, runs=3))
+    assert (found["prompts"], found["batches"], found["runs"], found["decodings"]) == (6, 2, 3, 6)
+    plain, other = found["methods"]
+    assert plain["total_s"] == pytest.approx(plain["output_s"] * 6) == pytest.approx(found["total_s"])
+    assert plain["output_s"] > plain["prefill_s"] > 0
+    assert (other["reason"], other["total_s"]) == ("cannot", None)
+
+
+def test_batches_cover_all_prompts() -> None:
+    assert [list(b) for b in batches(5, 2)] == [[0, 1], [2, 3], [4]]

@@ -1,0 +1,232 @@
+"""Summaries follow from records by closed forms; pairs, repeats and batches are counted as what they are."""
+
+import numpy as np
+import pytest
+
+from acceptance.bench.report import speed_is_told, text
+from acceptance.bench.summary import summarise
+
+TIMES = ("prefill", "draft", "verify", "sample", "kv", "other")
+
+
+def record(method: str, prompt: int = 0, run: int = 0, **changes):
+    """A measurement of 12 tokens in rounds of K = 4; times in ms by phase."""
+    rounds = changes.pop("rounds", [(4, 2)] * 4)
+    ms = dict.fromkeys(TIMES, 0.0) | changes.pop("ms", {})
+    tokens = sum(a + 1 for _, a in rounds)
+    total = sum(ms.values()) / 1e3
+    found = {
+        "kind": "decode_record",
+        "resume_key": f"{method}/{prompt}/{run}",
+        "status": "ok",
+        "error": None,
+        "method": method,
+        "algorithm": "baseline" if method == "baseline" else method,
+        "is_exact": True,
+        "prompt_index": prompt,
+        "run": run,
+        "batch_index": prompt,
+        "batch_size": 1,
+        "batch_row": 0,
+        "generated_tokens": tokens,
+        "identical_to_baseline": True,
+        "first_divergence": None,
+        "ttft_s": total / 4,
+        "total_s": total,
+        "decode_s": total - ms["prefill"] / 1e3,
+        "rounds": {
+            "drafted": [d for d, _ in rounds],
+            "accepted": [a for _, a in rounds],
+            "committed": [a + 1 for _, a in rounds],
+            "draft_passes": [d for d, _ in rounds],
+            "overruled": [0 for _ in rounds],
+        },
+        "tree": None,
+        "memory_peak_bytes": 1000 + prompt,
+        "energy_j": None,
+        "quality": None,
+        "exact_match": None,
+    }
+    return found | {f"{name}_ms": value for name, value in ms.items()} | changes
+
+
+def plain(prompt: int = 0, run: int = 0, step_ms: float = 10.0, tokens: int = 12, **changes):
+    ms = {"prefill": 20.0, "verify": step_ms * tokens} | changes.pop("ms", {})
+    return record("baseline", prompt, run, rounds=[(0, 0)] * tokens, ms=ms, **changes)
+
+
+def of(method: str, records, seed: int = 0):
+    return next(s for s in summarise(records, seed) if s["method"] == method)
+
+
+def test_speedup_costs_and_closed_form_by_hand() -> None:
+    ms = {"prefill": 20.0, "draft": 16.0, "verify": 48.0, "kv": 4.0, "other": 4.0}
+    found = of("m", [plain(), record("m", ms=ms)])
+    assert found["speedup"]["value"] == pytest.approx(140 / 92)
+    assert found["speedup_decode"]["value"] == pytest.approx(120 / 72)
+    assert found["tokens_per_round"]["value"] == 3
+    assert found["draft_acceptance_rate"]["value"] == 0.5
+    assert found["target_calls_per_token"] == pytest.approx(4 / 12)
+    assert found["draft_calls_per_token"] == pytest.approx(16 / 12)
+    assert found["target_step_ms"] == pytest.approx(10)
+    # Four passes of 1 ms a round, over a step of 10 ms.
+    assert found["draft_step_ratio"] == pytest.approx(0.1)
+    assert (found["draft_cost"], found["verify_cost"], found["overhead"]) == pytest.approx((0.4, 1.2, 0.2))
+    assert found["closed_form"] == pytest.approx(3 / 1.8) == pytest.approx(found["speedup_decode"]["value"])
+    assert found["closed_form_ideal"] == pytest.approx(3 / 1.4)
+    assert found["round_ms"] == pytest.approx({"draft": 4, "verify": 12, "sample": 0, "kv": 1, "other": 1})
+    assert sum(found["phase_share"].values()) == pytest.approx(1)
+
+
+def test_time_is_a_tokens_where_outputs_differ_in_length() -> None:
+    short = record("m", ms={"verify": 60.0}, rounds=[(0, 0)] * 6)
+    found = of("m", [plain(ms={"prefill": 0.0}), short])
+    assert found["speedup"]["value"] == pytest.approx(1.0)
+    assert found["time_ratio"] == pytest.approx(2.0)
+
+
+def test_median_and_ratio_of_mean_rates_by_hand() -> None:
+    records = []
+    for prompt, (base, own) in enumerate([(100, 50), (100, 100), (200, 50)]):
+        records += [plain(prompt, ms={"prefill": 0.0, "verify": base})]
+        records += [record("m", prompt, ms={"verify": own})]
+    found = of("m", records)
+    assert found["speedup"]["value"] == pytest.approx(400 / 200)
+    assert found["speedup_median"] == pytest.approx(2)
+    rates = np.array([[1 / 100, 1 / 100, 1 / 200], [1 / 50, 1 / 100, 1 / 50]])
+    assert found["ratio_of_mean_rates"] == pytest.approx(rates[1].mean() / rates[0].mean())
+    assert found["speedup"]["ci95"] is None  # three prompts are too few
+
+
+def test_only_prompts_and_runs_that_both_did_are_compared() -> None:
+    failed = record("m", 1) | {"status": "error", "error": "RuntimeError: no"}
+    records = [plain(0), record("m", 0, ms={"verify": 70.0}), plain(1, step_ms=1000), failed]
+    found = of("m", records)
+    assert found["compared_units"] == 1
+    assert found["speedup"]["value"] == pytest.approx(2)
+    assert (found["runs_ok"], found["runs_error"], found["first_reason"]) == (1, 1, "RuntimeError: no")
+    assert "m: 1 failed (RuntimeError: no)" in text(parameters(), summarise(records, 0))
+
+
+def parameters():
+    told = {"prompt_count": 2, "runs": 1, "max_new_tokens": 12, "temperature": 0.0, "batch_size": 1}
+    return told | {"device": "cpu", "dtype": "float32", "inflate_target": 1.0}
+
+
+def test_the_last_record_of_a_key_holds() -> None:
+    failed = record("m") | {"status": "error", "error": "RuntimeError: no"}
+    found = of("m", [plain(), failed, record("m", ms={"verify": 70.0})])
+    assert (found["runs_ok"], found["runs_error"]) == (1, 0)
+    assert found["speedup"]["value"] == pytest.approx(2)
+
+
+def test_the_order_of_lines_does_not_matter() -> None:
+    rng = np.random.default_rng(0)
+    records = [plain(p, r, step_ms=rng.uniform(5, 15)) for p in range(5) for r in range(2)]
+    records += [record("m", p, r, ms={"verify": rng.uniform(40, 80)}) for p in range(5) for r in range(2)]
+    shuffled = [records[i] for i in rng.permutation(len(records))]
+    assert of("m", records) == of("m", shuffled)
+
+
+def test_a_batch_is_one_unit_and_its_time_counts_once() -> None:
+    def rows(make, ms):
+        return [make(i, ms=ms, batch_index=0, batch_size=2, batch_row=i) for i in range(2)]
+
+    base = rows(lambda i, **more: record("baseline", i, rounds=[(0, 0)] * 12, **more), {"verify": 120.0})
+    own = rows(lambda i, **more: record("m", i, rounds=[(4, 2)] * (4 - i), **more), {"verify": 60.0})
+    found = of("m", base + own)
+    assert found["compared_units"] == 1
+    assert found["tokens_per_s"] == pytest.approx((12 + 9) / 0.06)
+    assert found["speedup"]["value"] == pytest.approx((120 / 24) / (60 / 21))
+    # Four steps, in the last of which one row takes part.
+    assert found["round_ms"]["verify"] == pytest.approx(15)
+    assert found["closed_form"] == pytest.approx(found["speedup_decode"]["value"])
+    assert of("m", base + own[:1])["compared_units"] == 0
+
+
+def test_repeats_are_no_further_prompts() -> None:
+    one = [f(p, r) for p in range(6) for r in range(1) for f in (noisy_plain, noisy)]
+    many = [f(p, r) for p in range(6) for r in range(20) for f in (noisy_plain, noisy)]
+    width = [np.ptp(of("m", records)["speedup"]["ci95"]) for records in (one, many)]
+    # Times depend on the prompt alone, so that repeating them tells nothing new.
+    assert width[1] == pytest.approx(width[0])
+
+
+def noisy_plain(prompt: int, run: int):
+    return plain(prompt, run, step_ms=8 + prompt)
+
+
+def noisy(prompt: int, run: int):
+    return record("m", prompt, run, ms={"verify": 40 + 13 * (prompt % 3)})
+
+
+@pytest.mark.statistical
+def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(5)
+    truth, covered, trials = 1.5, 0, 200
+    for trial in range(trials):
+        records = []
+        for prompt in range(12):
+            shared = rng.lognormal(0, 0.4)
+            base, own = 120 * shared, 80 * shared * rng.lognormal(-0.02, 0.2)
+            records += [plain(prompt, ms={"prefill": 0.0, "verify": base}), record("m", prompt, ms={"verify": own})]
+        low, high = of("m", records, seed=trial)["speedup"]["ci95"]
+        covered += low <= truth <= high
+    error = np.sqrt(0.05 * 0.95 / trials)
+    assert covered / trials > 0.95 - 4 * error
+
+
+def test_two_methods_alike_differ_in_name_alone_and_a_slower_one_is_told_apart() -> None:
+    rng = np.random.default_rng(0)
+    times = rng.uniform(50, 150, 16)
+    records = [plain(p, ms={"prefill": 0.0, "verify": t}) for p, t in enumerate(times)]
+    records += [record("same", p, ms={"verify": t}) for p, t in enumerate(times)]
+    records += [record("slow", p, ms={"verify": 1.3 * t}) for p, t in enumerate(times)]
+    assert of("same", records)["speedup"]["ci95"] == pytest.approx([1, 1])
+    assert of("slow", records)["speedup"]["ci95"][1] < 1
+
+
+def lossy(prompt: int, logp: float | None, **changes):
+    quality = None if logp is None else {"mean_logp_nats": logp, "mean_rank": 2.0, "argmax_share": 0.5}
+    return record("lossy", prompt, ms={"verify": 70.0}, is_exact=False, quality=quality, **changes)
+
+
+def judged_plain(prompt: int, logp: float = -1.0):
+    return plain(prompt, quality={"mean_logp_nats": logp, "mean_rank": 1.0, "argmax_share": 1.0})
+
+
+def test_quality_is_a_mean_over_tokens_less_the_baselines() -> None:
+    records = [f for p in range(4) for f in (judged_plain(p), lossy(p, -1.0 - 0.1 * p))]
+    delta = of("lossy", records)["quality_delta"]
+    assert delta["mean_logp_nats"]["value"] == pytest.approx(-0.15)
+    low, high = delta["mean_logp_nats"]["ci95"]
+    assert low < -0.15 < high
+    assert delta["argmax_share"]["value"] == pytest.approx(-0.5)
+
+
+def test_the_speed_of_a_lossy_method_is_never_printed_without_its_quality() -> None:
+    known = [f for p in range(4) for f in (judged_plain(p), lossy(p, -1.5))]
+    unknown = [f for p in range(4) for f in (judged_plain(p), lossy(p, None))]
+    assert speed_is_told(of("lossy", known))
+    assert not speed_is_told(of("lossy", unknown))
+    told, untold = (text(parameters(), summarise(r, 0)) for r in (known, unknown))
+    assert "2.00x" in told
+    assert "-0.500 [-0.500, -0.500]" in told
+    assert "2.00x" not in untold
+
+
+def test_exact_match_is_counted_over_the_reference() -> None:
+    records = [plain(p, exact_match={"same": 6, "of": 12}) for p in range(4)]
+    records += [lossy(p, -1.0, exact_match={"same": 3, "of": 12}) for p in range(4)]
+    found = of("lossy", records)
+    assert found["exact_match"]["value"] == 0.25
+    assert found["exact_match_delta"]["value"] == -0.25
+
+
+def test_without_a_baseline_nothing_is_compared_and_nothing_breaks() -> None:
+    found = of("m", [record("m")])
+    assert found["speedup"] is None
+    assert found["compared_units"] == 0
+    assert found["closed_form"] is None
+    skipped = record("m") | {"status": "skipped", "error": "takes one sequence at a time"}
+    assert "m: 1 skipped (takes one sequence at a time)" in text(parameters(), summarise([plain(), skipped], 0))

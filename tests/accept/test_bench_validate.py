@@ -1,0 +1,199 @@
+"""The published schema is one, our reader of it agrees with jsonschema, --strict finds what does not agree."""
+
+import copy
+import json
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from acceptance.bench.clock import Phases
+from acceptance.bench.journal import to_line
+from acceptance.bench.records import Divergence, Measured, Origin, Quality, Skipped, as_record, load_schema
+from acceptance.bench.summary import summarise
+from acceptance.bench.validate import line_problems, problems
+from acceptance.decoders.batch import Round
+from simulator.artefacts import UserError, envelope
+
+SCHEMA = load_schema()
+SHA = "0" * 64
+
+
+def header():
+    told = {"config_sha256": SHA, "items_sha256": SHA, "models": {}, "prompt_count": 5, "max_new_tokens": 8, "runs": 1}
+    told |= {"methods": [{"name": "m", "method": "m", "knobs": {"k": 4}}], "batch_size": 1, "seed": 0}
+    return envelope("decode_run", 1, told | {"temperature": 0.0, "more": "is allowed"})
+
+
+def origin(method: str, prompt: int) -> Origin:
+    return Origin(
+        method=method,
+        algorithm=method,
+        is_exact=method != "lossy",
+        prompt_index=prompt,
+        prompt_source=f"p{prompt}",
+        prompt_category="",
+        prompt_tokens=7,
+        run=0,
+        order=0,
+        batch_index=prompt,
+        batch_size=1,
+        batch_row=0,
+    )
+
+
+def measured(rng: np.random.Generator, is_plain: bool) -> Measured:
+    rounds = []
+    for _ in range(4):
+        drafted = 0 if is_plain else 4
+        accepted = int(rng.integers(drafted + 1))
+        more = {"draft_passes": drafted, "depth": drafted, "overruled": min(accepted, 1)}
+        rounds.append(Round(start=0, drafted=drafted, accepted=accepted, committed=accepted + 1, **more))
+    times = rng.uniform(0.01, 0.1, 6).tolist()
+    names = ("prefill_s", "draft_s", "verify_s", "sample_s", "kv_s", "other_s")
+    phases = Phases(**dict(zip(names, times, strict=True)), total_s=sum(times), first_token_s=times[0] + 0.01)
+    return Measured(
+        tokens=list(range(sum(r.committed for r in rounds))),
+        rounds=rounds,
+        phases=phases,
+        is_tree=not is_plain,
+        identical=is_plain,
+        divergence=None if is_plain else Divergence(position=1, margin=0.5, rounding=0.1),
+        memory_peak_bytes=10,
+        energy_j=1.5,
+        quality=Quality(mean_logp_nats=-1.0, mean_rank=1.5, argmax_share=0.5),
+        reference=[0, 5, 2],
+    )
+
+
+def lines():
+    rng = np.random.default_rng(0)
+    records = [as_record(origin(m, p), measured(rng, m == "baseline")) for p in range(5) for m in ("baseline", "lossy")]
+    records += [as_record(origin("x", 0), Skipped(status="skipped", reason="one at a time"))]
+    records += [as_record(origin("y", 0), Skipped(status="error", reason="RuntimeError: no"))]
+    records = [json.loads(to_line(r)) for r in records]
+    return [json.loads(to_line(r)) for r in (header(), *records, *summarise(records, 0))]
+
+
+LINES = lines()
+
+
+def written(path: Path, records) -> Path:
+    path.write_bytes(b"".join(map(to_line, records)))
+    return path
+
+
+def test_the_schema_is_json_schema() -> None:
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+
+
+def test_what_we_write_is_valid_by_both_readers(tmp_path: Path) -> None:
+    validator = jsonschema.Draft202012Validator(SCHEMA)
+    for line in LINES:
+        validator.validate(line)
+    assert problems(written(tmp_path / "a.jsonl", LINES), strict=True) == []
+
+
+def paths(value, at=()):
+    yield at
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from paths(item, (*at, key))
+    elif isinstance(value, list) and value:
+        yield from paths(value[0], (*at, 0))
+
+
+def changed(record, path, value):
+    found = copy.deepcopy(record)
+    inside = found
+    for key in path[:-1]:
+        inside = inside[key]
+    if value is ...:
+        del inside[path[-1]]
+    else:
+        inside[path[-1]] = value
+    return found
+
+
+VALUES = st.sampled_from([..., None, True, -1, 0, 1, 2.5, "", "x", "ok", "decode_record", [], [1], {}, {"a": 1}])
+
+
+@settings(max_examples=400, deadline=None)
+@given(data=st.data())
+def test_our_reader_agrees_with_jsonschema_on_whatever_a_line_is_turned_into(data) -> None:
+    record = data.draw(st.sampled_from(LINES))
+    path = data.draw(st.sampled_from([p for p in paths(record) if p and p != ("kind",)]))
+    spoilt = changed(record, path, data.draw(VALUES))
+    ours = list(line_problems(SCHEMA, spoilt, first=record["kind"] == "decode_run"))
+    assert (not ours) == jsonschema.Draft202012Validator(SCHEMA).is_valid(spoilt)
+
+
+def test_unknown_and_missing_keys_are_named(tmp_path: Path) -> None:
+    spoilt = [LINES[0], LINES[1] | {"mine": 1}, {k: v for k, v in LINES[2].items() if k != "ttft_s"}]
+    found = problems(written(tmp_path / "a.jsonl", spoilt), strict=False)
+    assert found == ["line 2: mine is not known", "line 3: ttft_s is missing"]
+
+
+def test_lines_of_other_kinds_and_a_second_header_are_named(tmp_path: Path) -> None:
+    found = problems(written(tmp_path / "a.jsonl", [LINES[0], {"kind": "trace"}, LINES[0]]), strict=False)
+    assert len(found) == 2
+    assert "line 2: kind is 'trace'" in found[0]
+    assert "line 3: kind is 'decode_run'" in found[1]
+
+
+def test_a_torn_line_is_told(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.jsonl", LINES)
+    path.write_bytes(path.read_bytes() + b'{"kind": "dec')
+    assert problems(path, strict=True) == ["the last 13 bytes are a torn line"]
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"text\n", b"[1]\n"])
+def test_what_is_no_file_of_ours_is_one_error(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.jsonl").write_bytes(content)
+    with pytest.raises(UserError, match="expected a file of bench-decode"):
+        problems(tmp_path / "a.jsonl", strict=False)
+
+
+# Each leaves the line valid by the schema.
+TAMPERED = {
+    ("generated_tokens",): (1, "generated_tokens is 1"),
+    ("resume_key",): ("other/0/0", "resume_key"),
+    ("rounds", "accepted", 0): (9, "accepted 9"),
+    ("rounds", "committed", 0): (9, "committed 9"),
+    ("rounds", "drafted"): ([1], "different numbers"),
+    ("rounds", "overruled", 0): (9, "9 of them overruled"),
+    ("tokens_per_round",): (1.0, "tokens_per_round is 1.0"),
+    ("draft_acceptance_rate",): (0.123, "draft_acceptance_rate is 0.123"),
+    ("draft_calls_per_token",): (0.5, "draft_calls_per_token is 0.5"),
+    ("target_calls_per_token",): (0.9, "target_calls_per_token is 0.9"),
+    ("verify_ms",): (1e4, "total_s"),
+    ("total_s",): (100.0, "total_s is 100.0"),
+    ("decode_s",): (100.0, "decode_s is 100.0"),
+    ("tokens_per_s",): (1e6, "tokens_per_s"),
+    ("ttft_s",): (100.0, "ttft_s"),
+    ("batch_row",): (1, "batch_row is 1"),
+    ("error",): ("no", "error is 'no'"),
+    ("quality",): ({"mean_logp_nats": -5.0, "mean_rank": 1.5, "argmax_share": 0.5}, "summary of lossy"),
+}
+
+
+@pytest.mark.parametrize("path", TAMPERED, ids=str)
+def test_strict_finds_numbers_that_do_not_agree(tmp_path: Path, path) -> None:
+    value, expected = TAMPERED[path]
+    assert LINES[2]["method"] == "lossy"
+    file = written(tmp_path / "a.jsonl", [*LINES[:2], changed(LINES[2], path, value), *LINES[3:]])
+    assert problems(file, strict=False) == []
+    found = problems(file, strict=True)
+    assert expected in " ".join(found), found
+
+
+def test_strict_finds_a_summary_that_does_not_follow_and_takes_the_last_of_each(tmp_path: Path) -> None:
+    summary = LINES[-1]
+    stale = summary | {"runs_ok": 7}
+    assert problems(written(tmp_path / "a.jsonl", [*LINES[:-1], stale, summary]), strict=True) == []
+    found = problems(written(tmp_path / "b.jsonl", [*LINES, stale]), strict=True)
+    assert found == [f"summary of {summary['method']}: runs_ok does not follow from the records"]
+    assert "is missing" in problems(written(tmp_path / "c.jsonl", LINES[:-1]), strict=True)[0]
