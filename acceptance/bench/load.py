@@ -144,8 +144,16 @@ def place_of(given: str, name: str) -> str:
 
 
 def load_models(options: Mapping[str, Any], placement: Placement) -> Pair:
-    """Load target and draft, each on its devices."""
-    return load_pair(
+    """Load target and draft, each on its devices.
+
+    Raises:
+        UserError: CUDA graphs without CUDA, or of a model over several devices.
+    """
+    graphs = options["cuda_graphs"]
+    for name, devices in (("target", placement.target), ("draft", placement.draft)):
+        if graphs and not (len(devices) == 1 and devices[0].startswith("cuda")):
+            raise UserError(f"--cuda-graphs: the {name} is on {', '.join(devices)}, expected one CUDA device")
+    pair = load_pair(
         place_of(options["target"], "target"),
         place_of(options["draft"], "draft"),
         device=placement.target[0],
@@ -154,6 +162,7 @@ def load_models(options: Mapping[str, Any], placement: Placement) -> Pair:
         target_devices=placement.target,
         draft_devices=placement.draft,
     )
+    return replace(pair, target=replace(pair.target, graphs=graphs), draft=replace(pair.draft, graphs=graphs))
 
 
 def models_of(options: Mapping[str, Any], pair: Pair, target: Model) -> Models:
@@ -244,7 +253,10 @@ def described(
         "max_new_tokens",
         "runs",
     )
-    more = ("batch_size", "seed", "temperature", "top_k", "top_p", "quantization", "inflate_target", "deterministic")
+    more = (
+        *("batch_size", "seed", "temperature", "top_k", "top_p", "quantization", "inflate_target"),
+        *("deterministic", "cuda_graphs"),
+    )
     modules = {"target": pair.target.module, "draft": pair.draft.module}
     known = {name: identity(options[name], name, module) for name, module in modules.items()}
     trained = {name: getattr(models, name) for name in TRAINED}

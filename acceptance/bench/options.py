@@ -62,6 +62,7 @@ MACHINE_OPTIONS = stacked(
     click.option("--target-device", show_default="by --placement", help="torch device of the target."),
     click.option("--draft-device", show_default="by --placement", help="torch device of the draft."),
     click.option("--inflate-target", default=1.0, help="Same logits at so many times the target's cost."),
+    click.option("--cuda-graphs", is_flag=True, help="Replay passes of single sequences as CUDA graphs."),
     click.option("--deterministic", is_flag=True, help="Refuse whatever would not repeat bit for bit."),
     click.option("--require-headless", is_flag=True, help="Refuse a machine with a desktop, or a GPU others use."),
 )
