@@ -24,8 +24,9 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 demo: $(VENV)/.measure ## measure the bundled pair, simulate, sweep: tables and pictures in out/
 	$(BIN)/python examples/01_first_light.py --out $(OUT)
 
+# Two processes of one thread each do more than one of two: most tests are many short things.
 test: $(VENV)/.dev ## run the whole test suite
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # From the bare checkout with the interpreter it is given; nothing is installed: PYTHON=python3 make test-gpu
 test-gpu: ## run the GPU suite; fails where there is no GPU

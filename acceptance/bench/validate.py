@@ -87,11 +87,16 @@ def key_breaches(root: Mapping[str, Any], rule: Mapping[str, Any], value: dict[s
             yield f"{path_of(at, key)} is not known"
 
 
+def same(value: Any, allowed: Any) -> bool:
+    """Say whether two JSON values are equal; true is not 1."""
+    return isinstance(value, bool) == isinstance(allowed, bool) and bool(value == allowed)
+
+
 def breach(rule: Mapping[str, Any], value: Any) -> str:
     """Say what a value should be; empty when it is."""
-    if "const" in rule and value != rule["const"]:
+    if "const" in rule and not same(value, rule["const"]):
         return repr(rule["const"])
-    if "enum" in rule and value not in rule["enum"]:
+    if "enum" in rule and not any(same(value, allowed) for allowed in rule["enum"]):
         return f"one of {', '.join(map(repr, rule['enum']))}"
     types = rule.get("type", ())
     types = [types] if isinstance(types, str) else types

@@ -131,6 +131,11 @@ def test_our_reader_agrees_with_jsonschema_on_whatever_a_line_is_turned_into(dat
     assert (not ours) == jsonschema.Draft202012Validator(SCHEMA).is_valid(spoilt)
 
 
+@pytest.mark.parametrize(("key", "value"), [("schema_version", True), ("status", True), ("schema_version", 1.5)])
+def test_true_is_not_one(key: str, value: object) -> None:
+    assert list(line_problems(SCHEMA, changed(LINES[1], (key,), value), first=False))
+
+
 def test_unknown_and_missing_keys_are_named(tmp_path: Path) -> None:
     spoilt = [LINES[0], LINES[1] | {"mine": 1}, {k: v for k, v in LINES[2].items() if k != "ttft_s"}]
     found = problems(written(tmp_path / "a.jsonl", spoilt), strict=False)
