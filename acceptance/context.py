@@ -157,9 +157,9 @@ class Context:
     def keep(self, columns: NDArray[np.int64]) -> None:
         """Of one sequence, keep only these columns of the cache, in this order."""
         self.live = np.ones((1, len(columns)), bool)
-        index = torch.from_numpy(columns).to(self.model.device)
         for layer in self.cache.layers:
             if layer.is_initialized:
+                index = torch.from_numpy(columns).to(layer.keys.device)
                 layer.keys, layer.values = layer.keys.index_select(2, index), layer.values.index_select(2, index)
 
     def roll_back(self, lengths: NDArray[np.int64]) -> None:
@@ -191,7 +191,8 @@ class Context:
     def select(self, rows: NDArray[np.int64]) -> None:
         """Keep only these rows of the batch, in this order."""
         self.live = self.live[rows]
-        self.cache.batch_select_indices(torch.from_numpy(rows).to(self.model.device))
+        # On the processor: the layers of a model may be on several devices, and each takes such an index.
+        self.cache.batch_select_indices(torch.from_numpy(rows))
 
 
 @torch.inference_mode()

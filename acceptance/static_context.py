@@ -7,7 +7,6 @@ uncaptured, which is what the tests compare.
 
 import inspect
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -20,6 +19,8 @@ if TYPE_CHECKING:
     from .models import Model
 
 WARM_UPS = 3
+# Tokens of a pass up to which it is captured: drafts and their verification, not prompts.
+MAX_CAPTURED = 64
 # Caches are as long as the next multiple, so that sequences of like lengths share one and its graphs.
 COLUMNS = 256
 
@@ -51,7 +52,8 @@ class StaticContext:
     @torch.inference_mode()
     def read(self, tokens: torch.Tensor, valid: NDArray[np.bool_], keep: int) -> torch.Tensor:
         """Read further tokens and return the logits of the last `keep`; see `Context.read`."""
-        tokens = tokens[:, torch.from_numpy(valid[0]).to(tokens.device)]
+        if not valid.all():
+            tokens = tokens[:, torch.from_numpy(np.flatnonzero(valid[0])).to(tokens.device)]
         count = tokens.shape[1]
         if self.length + count > self.columns:
             raise UserError(f"--cuda-graphs: {self.length + count} tokens, the cache holds {self.columns}")
@@ -61,6 +63,8 @@ class StaticContext:
         self.length += count
         return logits[:, -keep:, : self.model.vocabulary]
 
+    # The cache's own counter is made in inference mode, and may be changed nowhere else.
+    @torch.inference_mode()
     def roll_back(self, lengths: NDArray[np.int64]) -> None:
         """Forget all but the first tokens."""
         self.length = int(lengths[0])
@@ -72,17 +76,21 @@ class StaticContext:
         """Keep the one row, or none when it has ended."""
 
 
-Known = dict[tuple[int, bool], StaticContext]
-_known: WeakKeyDictionary[Any, Known] = WeakKeyDictionary()
+# Where a model keeps its contexts and graphs: they go when it goes.
+ATTRIBUTE = "_specsim_static_contexts"
 
 
 def static_context(model: "Model", columns: int, *, keep_hidden: bool) -> StaticContext:
-    """Return a context with nothing read: of one model and length the same every time, with its graphs."""
+    """Return a context with nothing read: the same, with its graphs, for every sequence of like length.
+
+    So a model reads one sequence at a time.
+    """
     key = (-(-columns // COLUMNS) * COLUMNS, keep_hidden)
-    contexts = _known.setdefault(model.module, {})
+    contexts: dict[tuple[int, bool], StaticContext] = model.module.__dict__.setdefault(ATTRIBUTE, {})
     if key not in contexts:
         contexts[key] = StaticContext(model, key[0], keep_hidden=keep_hidden)
     contexts[key].roll_back(np.zeros(1, np.int64))
+    contexts[key].hidden = None
     return contexts[key]
 
 
@@ -109,9 +117,9 @@ class Pass:
         torch.add(self.steps, length, out=self.positions[0])
         sees = self.places <= self.positions[0][:, None]
         self.mask.copy_(torch.where(sees, 0.0, torch.finfo(self.mask.dtype).min)[None, None])
-        # The first pass of all fills the cache's layers, and a shape that is seen but once is not worth a graph.
+        # The first pass of all makes the cache's layers; a prompt's shape is seen too seldom to be worth a graph.
         ready = all(layer.is_initialized for layer in self.context.cache.layers)
-        if self.tokens.is_cuda and ready and self.graph is None:
+        if self.tokens.is_cuda and ready and self.graph is None and self.tokens.shape[1] <= MAX_CAPTURED:
             self.capture(length)
         if self.graph is None:
             return self.run()
@@ -135,16 +143,18 @@ class Pass:
 
     def capture(self, length: int) -> None:
         """Capture the pass. What warming up and capturing leave in the cache is overwritten by the first replay."""
-        stream = torch.cuda.Stream(self.tokens.device)
-        stream.wait_stream(torch.cuda.current_stream(self.tokens.device))
-        with torch.cuda.stream(stream):
-            for _ in range(WARM_UPS):
-                self.run()
-                self.set_length(length)
-        torch.cuda.current_stream(self.tokens.device).wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self.found = self.run()
+        device = self.tokens.device
+        with torch.cuda.device(device):
+            stream = torch.cuda.Stream(device)
+            stream.wait_stream(torch.cuda.current_stream(device))
+            with torch.cuda.stream(stream):
+                for _ in range(WARM_UPS):
+                    self.run()
+                    self.set_length(length)
+            torch.cuda.current_stream(device).wait_stream(stream)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, stream=stream):
+                self.found = self.run()
         self.set_length(length)
         self.graph = graph
 

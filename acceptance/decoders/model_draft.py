@@ -1,6 +1,7 @@
 """A draft model that proposes tokens one after another, and may stop when it is no longer sure."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -33,7 +34,10 @@ class ModelDraft:
 
     def start(self, batch: Batch, prompts: Sequence[Sequence[int]]) -> None:
         """Read all prompts but their last token."""
-        self.context = read_prompts(self.model, prompts, batch.tokens.shape[1], keep_hidden=self.keep_hidden)
+        # A model that is its own draft cannot read both sequences in one cache of fixed size.
+        own = self.model.module is not batch.target.model.module
+        model = replace(self.model, graphs=self.model.graphs and own)
+        self.context = read_prompts(model, prompts, batch.tokens.shape[1], keep_hidden=self.keep_hidden)
 
     def propose(self, batch: Batch, lengths: Ints, numbers: Floats) -> Proposal:
         """Draft one token after another."""

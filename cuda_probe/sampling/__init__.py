@@ -4,17 +4,14 @@ The fastest backend that suits where the tensors live runs it: CUDA kernels, pla
 draw the same numbers, so from one seed they decide alike up to the rounding of their arithmetic.
 """
 
-import math
 from typing import Any
 
-from simulator.artefacts import UserError
-
+from .checks import check_arrays, check_caches, check_drafts, checked_scale, checked_step, checked_temperature, whole
 from .registry import pick
 from .results import Sampled, Verified
 
 __all__ = ["Sampled", "Verified", "kv_append", "sigmoid_sample", "speculative_sample", "verify_prefix"]
 
-LEAST_TEMPERATURE, MOST_TEMPERATURE = 1e-6, 1e30
 DEFAULT_SIGMOID_SCALE = 1e4  # of the published kernels; `sigmoid_distance` tells what it costs
 
 
@@ -41,16 +38,15 @@ def speculative_sample(
             new numbers at each replay, if what is captured also counts on (`step += 1`).
         temperature: Of both models.
         lengths: How many tokens each sequence drafted, [B]; all K if not given. Clipped to 0..K.
-        backend: `cuda`, `torch` or `numpy`; the best that suits if not given.
+        backend: `cuda`, `torch` or `numpy`; the best that takes these arrays if not given.
 
     Raises:
-        UserError: Shapes disagree, a number is out of range, or the backend cannot run.
+        UserError: Shapes disagree, ids are not whole, a number is out of range, or the backend cannot run.
     """
-    _check_drafts(target_logits, draft_ids, lengths, rows_after=(1,))
-    _check_shape("draft_logits", draft_logits, (*draft_ids.shape, target_logits.shape[2]))
-    _check_numbers(temperature, seed, step)
-    run = pick("speculative_sample", target_logits, backend).function
-    return run(target_logits, draft_logits, draft_ids, lengths, temperature, seed, step)  # type: ignore[no-any-return]
+    given = _drafts(target_logits, draft_logits, draft_ids, lengths)
+    numbers = checked_temperature(temperature), whole("seed", seed, 64), checked_step(step)
+    result: Sampled = pick("speculative_sample", given, backend).function(*given.values(), *numbers)
+    return result
 
 
 def sigmoid_sample(
@@ -81,13 +77,10 @@ def sigmoid_sample(
     Raises:
         UserError: As for `speculative_sample`.
     """
-    _check_drafts(target_logits, draft_ids, lengths, rows_after=(1,))
-    _check_shape("draft_logits", draft_logits, (*draft_ids.shape, target_logits.shape[2]))
-    _check_numbers(temperature, seed, step)
-    if not 1e-3 <= scale <= 1e30:
-        raise UserError(f"scale: {scale!r}, expected 0.001 to 1e30")
-    run = pick("sigmoid_sample", target_logits, backend).function
-    return run(target_logits, draft_logits, draft_ids, lengths, temperature, scale, seed, step)  # type: ignore[no-any-return]
+    given = _drafts(target_logits, draft_logits, draft_ids, lengths)
+    numbers = checked_temperature(temperature), checked_scale(scale), whole("seed", seed, 64), checked_step(step)
+    result: Sampled = pick("sigmoid_sample", given, backend).function(*given.values(), *numbers)
+    return result
 
 
 def verify_prefix(target_logits: Any, draft_ids: Any, *, lengths: Any = None, backend: str | None = None) -> Verified:
@@ -102,9 +95,11 @@ def verify_prefix(target_logits: Any, draft_ids: Any, *, lengths: Any = None, ba
     Raises:
         UserError: Shapes disagree, or the backend cannot run.
     """
-    _check_drafts(target_logits, draft_ids, lengths, rows_after=(0, 1))
-    run = pick("verify_prefix", target_logits, backend).function
-    return run(target_logits, draft_ids, lengths)  # type: ignore[no-any-return]
+    given = {"target_logits": target_logits, "draft_ids": draft_ids, "lengths": lengths}
+    check_arrays(given)
+    check_drafts(given, rows_after=(0, 1))
+    result: Verified = pick("verify_prefix", given, backend).function(*given.values())
+    return result
 
 
 def kv_append(cache: Any, fresh: Any, lengths: Any, accepted: Any, *, backend: str | None = None) -> Any:
@@ -125,45 +120,20 @@ def kv_append(cache: Any, fresh: Any, lengths: Any, accepted: Any, *, backend: s
     Raises:
         UserError: Shapes or types disagree, or the backend cannot run.
     """
-    if len(cache.shape) != 4 or len(fresh.shape) != 4:
-        raise UserError(f"cache, fresh: {len(cache.shape)} and {len(fresh.shape)} dimensions, expected 4 each")
-    _check_shape("fresh", fresh, (*cache.shape[:2], fresh.shape[2], cache.shape[3]))
-    for name, counts in (("lengths", lengths), ("accepted", accepted)):
-        _check_shape(name, counts, tuple(cache.shape[:1]))
-    if cache.dtype != fresh.dtype:
-        raise UserError(f"fresh: {fresh.dtype}, expected {cache.dtype} as in cache")
-    return pick("kv_append", cache, backend).function(cache, fresh, lengths, accepted)
+    given = {"cache": cache, "fresh": fresh, "lengths": lengths, "accepted": accepted}
+    check_arrays(given)
+    check_caches(given)
+    return pick("kv_append", given, backend).function(*given.values())
 
 
-def _check_drafts(logits: Any, ids: Any, lengths: Any, rows_after: tuple[int, ...]) -> None:
-    if len(logits.shape) != 3 or len(ids.shape) != 2:
-        raise UserError(
-            f"target_logits, draft_ids: {len(logits.shape)} and {len(ids.shape)} dimensions, expected 3 and 2"
-        )
-    (batch, rows, vocabulary), (sequences, drafts) = logits.shape, ids.shape
-    if vocabulary == 0 or batch != sequences or rows - drafts not in rows_after:
-        allowed = " or ".join(str(drafts + n) for n in rows_after)
-        raise UserError(
-            f"target_logits: shape {tuple(logits.shape)} for {drafts} drafts of {sequences} sequences, "
-            f"expected ({sequences}, {allowed}, vocabulary)"
-        )
-    if lengths is not None:
-        _check_shape("lengths", lengths, (batch,))
-
-
-def _check_shape(name: str, array: Any, expected: tuple[int, ...]) -> None:
-    if tuple(array.shape) != tuple(expected):
-        raise UserError(f"{name}: shape {tuple(array.shape)}, expected {tuple(expected)}")
-
-
-def _check_numbers(temperature: float, seed: int, step: Any) -> None:
-    if not (math.isfinite(temperature) and LEAST_TEMPERATURE <= temperature <= MOST_TEMPERATURE):
-        raise UserError(
-            f"temperature: {temperature!r}, expected {LEAST_TEMPERATURE:g} to {MOST_TEMPERATURE:g} (0: verify_prefix)"
-        )
-    if getattr(step, "shape", ()) != () or "float" in str(getattr(step, "dtype", "")):
-        raise UserError(f"step: {step.dtype} of shape {tuple(step.shape)}, expected an integer or an array of just one")
-    in_array = hasattr(step, "__dlpack__")
-    for name, value, bits in (("seed", seed, 64), ("step", 0 if in_array else step, 32)):
-        if not 0 <= value < 2**bits:
-            raise UserError(f"{name}: {value!r}, expected 0 to 2^{bits} - 1")
+def _drafts(target_logits: Any, draft_logits: Any, draft_ids: Any, lengths: Any) -> dict[str, Any]:
+    """Return the arrays of a round by name, once they have been checked."""
+    given = {
+        "target_logits": target_logits,
+        "draft_logits": draft_logits,
+        "draft_ids": draft_ids,
+        "lengths": lengths,
+    }
+    check_arrays(given)
+    check_drafts(given, rows_after=(1,))
+    return given

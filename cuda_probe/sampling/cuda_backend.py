@@ -5,7 +5,7 @@ one call after another there.
 """
 
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from threading import Lock
 from typing import Any
 
@@ -24,6 +24,7 @@ from .libraries import (
     family,
     parts,
     require_same_device,
+    strides_of,
 )
 from .random import GROUP
 from .reference import LOG2_E
@@ -190,12 +191,10 @@ class SamplingPlan(Plan):
     def __init__(self, workspace: Workspace, way: str, given: dict[str, Any], arrays: list[Any]) -> None:
         super().__init__(workspace, given)
         target, draft, ids, *_ = arrays
-        self.suffix = suffix_of(target)
-        if suffix_of(draft) != self.suffix:
-            raise UserError(f"draft_logits: {dtype_name(draft)}, expected {dtype_name(target)} as in target_logits")
-        steps = [strides_of(self.library, *named) for named in (("target_logits", target), ("draft_logits", draft))]
+        self.suffix = suffix_of({"target_logits": target, "draft_logits": draft})
         (self.batch, self.drafts), vocabulary = ids.shape, target.shape[2]
-        self.strides = [np.int64(n) for step in steps for n in step[:2]]
+        steps = [*row_strides("target_logits", target), *row_strides("draft_logits", draft)]
+        self.strides = [np.int64(n) for n in steps]
         self.sizes = [np.int32(n) for n in (self.batch, self.drafts, vocabulary)]
         self.way, is_exact = way, way == "spec"
         rows, chunks = max(2 * self.drafts, 1), math.ceil(vocabulary / CHUNK)
@@ -242,10 +241,10 @@ class VerifyPlan(Plan):
     def __init__(self, workspace: Workspace, given: dict[str, Any], arrays: list[Any]) -> None:
         super().__init__(workspace, given)
         logits, ids, _ = arrays
-        self.kernel = f"verify_prefix_{suffix_of(logits)}"
+        self.kernel = f"verify_prefix_{suffix_of({'target_logits': logits})}"
         (self.batch, self.rows, vocabulary), drafts = logits.shape, ids.shape[1]
         chunks = math.ceil(vocabulary / CHUNK)
-        self.strides = [np.int64(n) for n in strides_of(self.library, "target_logits", logits)[:2]]
+        self.strides = [np.int64(n) for n in row_strides("target_logits", logits)]
         self.sizes = [np.int32(n) for n in (self.batch, drafts, self.rows, vocabulary)]
         shape = (self.batch, self.rows, chunks)
         self.scratch = workspace.reserve([(shape, "int64")], self.batch * (self.rows + 1))
@@ -274,19 +273,11 @@ class AppendPlan(Plan):
     def __init__(self, workspace: Workspace, given: dict[str, Any], arrays: list[Any], bases: tuple[int, ...]) -> None:
         super().__init__(workspace, given)
         cache, fresh, *_ = arrays
-        (self.batch, heads, capacity, width), positions = cache.shape, fresh.shape[2]
-        steps_bytes = [
-            [n * cache.itemsize for n in position_strides(self.library, *named)]
-            for named in (("cache", cache), ("fresh", fresh))
-        ]
-        # The widest copy that addresses, strides and width of both allow.
-        unit_bytes = math.gcd(16, *bases, *steps_bytes[0], *steps_bytes[1], width * cache.itemsize)
-        units = width * cache.itemsize // unit_bytes
-        if heads * positions * units >= 2**31:
-            raise UserError(f"fresh: {heads} x {positions} x {units} units a sequence, expected fewer than 2^31")
+        (self.batch, heads, capacity, _), positions = cache.shape, fresh.shape[2]
+        unit_bytes, units, steps_bytes = copy_units(cache, fresh, math.gcd(16, *bases))
         self.kernel = f"kv_append_{unit_bytes}"
         self.sizes = [np.int32(n) for n in (self.batch, heads, positions, capacity, units)]
-        self.strides = [np.int64(n // unit_bytes) for steps in steps_bytes for n in steps]
+        self.strides = [np.int64(n // unit_bytes) for n in steps_bytes]
         blocks = min(max(math.ceil(heads * positions * units / 256), 1), 65535)
         self.shape = ((blocks, min(self.batch, 65535)), (256,))
 
@@ -324,37 +315,70 @@ def span_of(batch: int, vocabulary: int, multiprocessors: int) -> int:
     return next((span for span in SPANS if batch * math.ceil(vocabulary / span) >= enough), SPANS[-1])
 
 
-def suffix_of(logits: Any) -> str:
-    """Return what the kernels for this type end in.
+def refusal(given: Mapping[str, Any]) -> str | None:
+    """Say why the kernels cannot take these arrays, types and strides as they are; None where they can.
+
+    Args:
+        given: The arrays of a call by name.
+    """
+    try:
+        if "cache" in given:
+            copy_units(given["cache"], given["fresh"], 16)
+        else:
+            suffix_of(given)
+            for name in given.keys() & {"target_logits", "draft_logits"}:
+                row_strides(name, given[name])
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def suffix_of(given: Mapping[str, Any]) -> str:
+    """Return what the kernels for the type of these logits end in.
 
     Raises:
-        UserError: There are none.
+        UserError: There are none, or the draft's are of another type.
     """
-    name = dtype_name(logits)
+    name = dtype_name(given["target_logits"])
     if name not in SUFFIXES:
-        raise UserError(f"logits: {name}, expected {', '.join(SUFFIXES)}")
+        raise UserError(f"target_logits: {name}, expected {', '.join(SUFFIXES)}")
+    if "draft_logits" in given and dtype_name(given["draft_logits"]) != name:
+        raise UserError(f"draft_logits: {dtype_name(given['draft_logits'])}, expected {name} as in target_logits")
     return SUFFIXES[name]
 
 
-def strides_of(library: Library, name: str, logits: Any) -> tuple[int, ...]:
-    """Return the strides of logits, which lie one after another in a row; rows may lie anywhere.
+def row_strides(name: str, logits: Any) -> tuple[int, ...]:
+    """Return the strides of sequences and rows of logits, which lie one after another in a row; rows lie anywhere.
 
     Raises:
         UserError: They do not.
     """
-    strides = library.strides(logits)
-    if strides[2] != 1 and logits.shape[2] > 1 and 0 not in logits.shape:
-        raise UserError(f"{name}: stride {strides[2]} within a row, expected 1 (rows may be strided)")
-    return strides
+    *steps, within = strides_of(logits)
+    if within != 1 and logits.shape[2] > 1 and 0 not in logits.shape:
+        raise UserError(f"{name}: stride {within} within a row, expected 1 (rows may be strided)")
+    return tuple(steps)
 
 
-def position_strides(library: Library, name: str, cache: Any) -> tuple[int, ...]:
-    """Return the strides of sequences, heads and positions.
+def copy_units(cache: Any, fresh: Any, alignment_bytes: int) -> tuple[int, int, list[int]]:
+    """Return bytes of the widest unit that can be copied, units of a position, and strides of both in bytes.
+
+    Args:
+        cache: [B, heads, capacity, d].
+        fresh: [B, heads, K, d].
+        alignment_bytes: Of both addresses.
 
     Raises:
-        UserError: The elements of a position do not lie one after another.
+        UserError: Elements of a position do not lie one after another, or there are too many for 32 bits.
     """
-    *strides, within = library.strides(cache)
-    if within != 1 and cache.shape[3] > 1 and 0 not in cache.shape:
-        raise UserError(f"{name}: stride {within} within a position, expected 1")
-    return tuple(strides)
+    steps_bytes = []
+    for name, array in (("cache", cache), ("fresh", fresh)):
+        *steps, within = strides_of(array)
+        if within != 1 and array.shape[3] > 1 and 0 not in array.shape:
+            raise UserError(f"{name}: stride {within} within a position, expected 1")
+        steps_bytes += [n * cache.itemsize for n in steps]
+    size_bytes = cache.shape[3] * cache.itemsize
+    unit_bytes = math.gcd(16, alignment_bytes, *steps_bytes, size_bytes)
+    (_, heads, positions, _), units = fresh.shape, size_bytes // unit_bytes
+    if heads * positions * units >= 2**31:
+        raise UserError(f"fresh: {heads} x {positions} x {units} units a sequence, expected fewer than 2^31")
+    return unit_bytes, units, steps_bytes

@@ -78,10 +78,6 @@ class Library(Protocol):
         """Return everything about an array but its address."""
         ...
 
-    def strides(self, array: Any) -> tuple[int, ...]:
-        """Return the steps from one index to the next, in elements."""
-        ...
-
     def empty(self, shape: tuple[int, ...], dtype: str, device_id: int) -> Any:
         """Return an array, whatever it holds."""
         ...
@@ -115,9 +111,6 @@ class TorchLibrary:
     def layout(self, array: Any) -> Hashable:
         return array.dtype, array.shape, array.stride(), array.get_device()
 
-    def strides(self, array: Any) -> tuple[int, ...]:
-        return tuple(array.stride())
-
 
 class DeviceLibrary:
     """The device's own arrays: CuPy's, or NumPy's in the tests."""
@@ -135,9 +128,6 @@ class DeviceLibrary:
 
     def layout(self, array: Any) -> Hashable:
         return array.dtype, array.shape, array.strides, device_of(array)
-
-    def strides(self, array: Any) -> tuple[int, ...]:
-        return tuple(step // array.itemsize for step in array.strides)
 
     def integers(self, array: Any) -> Any:
         return array.astype("int64", order="C", copy=False)
@@ -168,7 +158,15 @@ def require_same_device(arrays: dict[str, Any]) -> None:
 
 def dtype_name(array: Any) -> str:
     """Return the name that NumPy, torch and CuPy share for a type."""
-    return str(array.dtype).rpartition(".")[2]
+    name = getattr(array.dtype, "name", None)  # whatever the order of its bytes
+    return name if isinstance(name, str) else str(array.dtype).rpartition(".")[2]
+
+
+def strides_of(array: Any) -> tuple[int, ...]:
+    """Return the steps from one index to the next, in elements."""
+    if family(array) == "torch":
+        return tuple(array.stride())
+    return tuple(step // array.itemsize for step in array.strides)
 
 
 def parts(library: Library, memory: Any, sizes: list[tuple[tuple[int, ...], str]]) -> list[Any]:

@@ -22,18 +22,26 @@ Floats = NDArray[np.float64]
 Weights = Callable[[NDArray[Any]], Floats]
 
 
-def softmax(logits: NDArray[Any], temperature: float) -> Floats:
-    """Return the law of each row; zeros where no logit is above -inf.
+def log2_softmax(logits: NDArray[Any], temperature: float) -> Floats:
+    """Return log2 of the law of each row; -inf where no logit is above -inf.
 
     Args:
         logits: Finite or -inf, shape [..., vocabulary].
         temperature: Above 0.
     """
-    wide = logits.astype(np.float64)
-    most = wide.max(-1, keepdims=True)
-    weights = np.exp((wide - np.where(most > -np.inf, most, 0)) / temperature)
-    total = weights.sum(-1, keepdims=True)
-    return weights / np.where(total > 0, total, 1)
+    scaled = logits.astype(np.float64)
+    most = scaled.max(-1, keepdims=True)
+    scaled -= np.where(most > -np.inf, most, 0)
+    scaled *= LOG2_E / temperature
+    total = np.exp2(scaled).sum(-1, keepdims=True)
+    scaled -= np.log2(np.where(total > 0, total, 1))
+    return scaled
+
+
+def softmax(logits: NDArray[Any], temperature: float) -> Floats:
+    """Return the law of each row; zeros where no logit is above -inf. Arguments as in `log2_softmax`."""
+    law: Floats = np.exp2(log2_softmax(logits, temperature))
+    return law
 
 
 def sigmoid_weights(logits: NDArray[Any], temperature: float, scale: float) -> Floats:
@@ -47,6 +55,13 @@ def sigmoid_weights(logits: NDArray[Any], temperature: float, scale: float) -> F
     at = logits.astype(np.float64) / (2 * scale * temperature) + 0.5
     inside = 1 / (1 + np.exp(-np.clip(at, 0, 1)))
     return np.where(at < 0, 0.0, np.where(at > 1, 1.0, inside))
+
+
+def log2_sigmoid_weights(logits: NDArray[Any], temperature: float, scale: float) -> Floats:
+    """Return log2 of `sigmoid_weights`; arguments as there."""
+    with np.errstate(divide="ignore"):
+        logs: Floats = np.log2(sigmoid_weights(logits, temperature, scale))
+    return logs
 
 
 def first_to_arrive(weights: Floats, uniforms: NDArray[np.float32]) -> int:
@@ -80,18 +95,21 @@ def residual(p: Floats, q: Floats) -> Floats:
 
 
 def ratios(p: Floats, q: Floats, ids: NDArray[np.int64]) -> Floats:
-    """Return p / q at the drafted tokens; 0 for ids outside the vocabulary.
+    """Return p / q at the drafted tokens; 0 for ids outside the vocabulary and where p is 0.
+
+    Logarithms, for at low temperatures both may be too small for a float and their ratio is none the less a number.
 
     Args:
-        p: Weights of the target, [B, K, vocabulary].
-        q: Weights of the draft, same shape.
+        p: log2 of the target's weights, [B, K, vocabulary].
+        q: log2 of the draft's, same shape.
         ids: [B, K].
     """
     known = (ids >= 0) & (ids < p.shape[-1])
     at = np.where(known, ids, 0)[..., None]
     above, below = (np.take_along_axis(law, at, -1)[..., 0] for law in (p, q))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(known & (above > 0), above / below, 0.0)
+    possible = known & (above > -np.inf)
+    with np.errstate(over="ignore"):
+        return np.where(possible, np.exp2(np.where(possible, above, 0) - below), 0.0)
 
 
 def leading(kept: NDArray[np.bool_], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -101,10 +119,15 @@ def leading(kept: NDArray[np.bool_], lengths: NDArray[np.int64]) -> NDArray[np.i
     return kept_so_far
 
 
+def integers(array: NDArray[Any]) -> NDArray[np.int64]:
+    """Return 64-bit integers, the array itself where it holds them."""
+    return array.astype(np.int64, copy=False)
+
+
 def lengths_or_all(lengths: NDArray[np.int64] | None, ids: NDArray[np.int64]) -> NDArray[np.int64]:
     """Clip the draft lengths to 0..K; K for every sequence where none are given."""
     batch, drafts = ids.shape
-    return np.full(batch, drafts) if lengths is None else np.clip(lengths, 0, drafts).astype(np.int64)
+    return np.full(batch, drafts) if lengths is None else integers(lengths).clip(0, drafts)
 
 
 def sample(
@@ -112,7 +135,7 @@ def sample(
     draft: NDArray[Any],
     ids: NDArray[np.int64],
     lengths: NDArray[np.int64] | None,
-    weights: Weights,
+    log2_weights: Weights,
     seed: int,
     step: int,
 ) -> Sampled:
@@ -123,19 +146,20 @@ def sample(
         draft: Logits [B, K, vocabulary].
         ids: Drafted tokens [B, K].
         lengths: How many of them each sequence drafted, [B]; clipped to 0..K. All K if None.
-        weights: From logits to weights, row by row.
+        log2_weights: From logits to log2 of weights, row by row.
         seed: 64 bits.
         step: Number of the round, 32 bits.
     """
-    batch, drafts = ids.shape
+    ids, (batch, drafts) = integers(ids), ids.shape
     lengths = lengths_or_all(lengths, ids)
-    p, q = weights(target), weights(draft)
+    p, q = log2_weights(target), log2_weights(draft)
     uniforms = accept_uniforms(batch, drafts, step, seed)
     accepted = leading(uniforms < ratios(p[:, :drafts], q, ids), lengths)
     token = np.empty(batch, np.int64)
     out_ids = np.full((batch, drafts + 1), -1, np.int64)
     for b, kept in enumerate(accepted):
-        law = residual(p[b, kept], q[b, kept]) if kept < lengths[b] else p[b, kept]
+        law = np.exp2(p[b, kept])
+        law = residual(law, np.exp2(q[b, kept])) if kept < lengths[b] else law
         token[b] = race_winner(law, b, step, seed)
         out_ids[b, :kept] = ids[b, :kept]
         out_ids[b, kept] = token[b]
@@ -152,7 +176,7 @@ def speculative_sample(
     step: int,
 ) -> Sampled:
     """Sample one round exactly; arguments as in `sample`."""
-    return sample(target, draft, ids, lengths, lambda x: softmax(x, temperature), seed, step)
+    return sample(target, draft, ids, lengths, lambda x: log2_softmax(x, temperature), seed, step)
 
 
 def sigmoid_sample(
@@ -166,7 +190,7 @@ def sigmoid_sample(
     step: int,
 ) -> Sampled:
     """Sample one round by the sigmoid approximation, its bonus row included; arguments as in `sample`."""
-    return sample(target, draft, ids, lengths, lambda x: sigmoid_weights(x, temperature, scale), seed, step)
+    return sample(target, draft, ids, lengths, lambda x: log2_sigmoid_weights(x, temperature, scale), seed, step)
 
 
 def verify_prefix(logits: NDArray[Any], ids: NDArray[np.int64], lengths: NDArray[np.int64] | None) -> Verified:
@@ -196,9 +220,9 @@ def kv_append(
         accepted: How many of the K to keep, [B].
     """
     capacity = cache.shape[2]
-    start = np.clip(lengths, 0, capacity)
-    count = np.minimum(np.clip(accepted, 0, fresh.shape[2]), capacity - start)
+    start = integers(lengths).clip(0, capacity)
+    count = np.minimum(integers(accepted).clip(0, fresh.shape[2]), capacity - start)
     for b, (at, n) in enumerate(zip(start, count, strict=True)):
         cache[b, :, at : at + n] = fresh[b, :, :n]
-    grown: NDArray[np.int64] = (start + count).astype(np.int64)
+    grown: NDArray[np.int64] = start + count
     return grown

@@ -2,21 +2,30 @@
 
 import functools
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from simulator.artefacts import UserError
 
-from . import reference, torch_backend
+from . import cuda_backend, reference, torch_backend
 from .cuda_backend import CudaSampling
 from .dlpack import CPU, device_name, device_of
-from .libraries import Device, family
+from .libraries import Device, dtype_name, family, require_same_device
 from .random import WORD
 from .results import Sampled, Verified
 
 CUDA, TORCH, NUMPY = "cuda", "torch", "numpy"
-OPERATIONS = ("speculative_sample", "sigmoid_sample", "verify_prefix", "kv_append")
+OF_A_ROUND = ("target_logits", "draft_logits", "draft_ids", "lengths")
+# The arrays that each operation takes first, in this order.
+ARRAYS = {
+    "speculative_sample": OF_A_ROUND,
+    "sigmoid_sample": OF_A_ROUND,
+    "verify_prefix": ("target_logits", "draft_ids", "lengths"),
+    "kv_append": ("cache", "fresh", "lengths", "accepted"),
+}
+OPERATIONS = tuple(ARRAYS)
+Given = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -28,16 +37,16 @@ class Implementation:
         backend: The name it is asked for by.
         priority: Higher is tried first.
         function: Takes what the operation takes.
-        refusal: Why it cannot take arrays like this one, or None.
-        suits: Whether it may be picked for arrays like this one unasked.
+        refusal: Why it cannot take these arrays (by name, the first one says where they lie), or None.
+        suits: Whether it may be picked for these arrays unasked.
     """
 
     operation: str
     backend: str
     priority: int
     function: Callable[..., Any]
-    refusal: Callable[[Any], str | None]
-    suits: Callable[[Any], bool]
+    refusal: Callable[[Given], str | None]
+    suits: Callable[[Given], bool]
 
 
 _implementations: list[Implementation] = []
@@ -52,26 +61,32 @@ def register(implementation: Implementation) -> None:
     _implementations.sort(key=lambda i: -i.priority)
 
 
-def pick(operation: str, like: Any, backend: str | None = None) -> Implementation:
-    """Return the implementation for arrays like `like`.
+def pick(operation: str, given: Given, backend: str | None = None) -> Implementation:
+    """Return the implementation for these arrays.
 
     Args:
         operation: One of `OPERATIONS`.
-        like: An array of the caller's.
+        given: The caller's arrays by name (`ARRAYS`).
         backend: The one to use whatever the priorities say.
 
     Raises:
-        UserError: The one asked for is unknown or cannot run here, or none suits.
+        UserError: The one asked for is unknown or cannot run here, or none takes these arrays.
     """
     known = [i for i in _implementations if i.operation == operation]
     if backend is None:
+        reasons = []
         for candidate in known:
-            if candidate.suits(like) and candidate.refusal(like) is None:
-                return candidate
-        raise UserError(f"{operation}: nothing runs on {type(like).__name__}, expected a NumPy, torch or CuPy array")
+            if candidate.suits(given):
+                reason = candidate.refusal(given)
+                if reason is None:
+                    return candidate
+                reasons.append(f"{candidate.backend}: {reason}")
+        kind = type(next(iter(given.values()))).__name__
+        told = "; ".join(reasons) or "expected a NumPy, torch or CuPy array"
+        raise UserError(f"{operation}: nothing runs on {kind}, {told}")
     for candidate in known:
         if candidate.backend == backend:
-            reason = candidate.refusal(like)
+            reason = candidate.refusal(given)
             if reason is not None:
                 raise UserError(f"backend: {backend!r} cannot run {operation}: {reason}")
             return candidate
@@ -106,10 +121,8 @@ def _cupy_device() -> Device | str:
     return found
 
 
-def _cuda_refusal(array: Any) -> str | None:
-    if not hasattr(array, "__dlpack_device__"):
-        return f"{type(array).__name__} has no DLPack"
-    device = device_of(array)
+def _cuda_refusal(given: Given) -> str | None:
+    device = device_of(next(iter(given.values())))
     if device[0] == CPU and not _cuda:
         return "the tensors are on the CPU, expected them on a CUDA device"
     found = cuda_sampling()
@@ -117,21 +130,20 @@ def _cuda_refusal(array: Any) -> str | None:
         return found
     if device[0] != found.device.dlpack_type:
         return f"the tensors are on {device_name(device)}, expected {device_name((found.device.dlpack_type, 0))}"
+    return cuda_backend.refusal(given)
+
+
+def _torch_refusal(given: Given) -> str | None:
+    return None if torch_backend.is_installed() else "torch is not installed (pip install specsim[measure])"
+
+
+def _numpy_refusal(given: Given) -> str | None:
+    for name, array in given.items():
+        if array is not None and device_of(array)[0] != CPU:
+            return f"{name}: on {device_name(device_of(array))}, expected the CPU"
+        if array is not None and dtype_name(array).startswith(("bfloat", "float8")):
+            return f"NumPy has no {dtype_name(array)}"
     return None
-
-
-def _torch_refusal(array: Any) -> str | None:
-    if not torch_backend.is_installed():
-        return "torch is not installed (pip install specsim[measure])"
-    return None if hasattr(array, "__dlpack__") else f"{type(array).__name__} has no DLPack"
-
-
-def _numpy_refusal(array: Any) -> str | None:
-    if not hasattr(array, "__dlpack_device__"):
-        return f"{type(array).__name__} has no DLPack"
-    if device_of(array)[0] != CPU:
-        return "the tensors are not on the CPU"
-    return "NumPy has no bfloat16" if "bfloat16" in str(array.dtype) else None
 
 
 def _on_cuda(operation: str) -> Callable[..., Any]:
@@ -146,8 +158,11 @@ def _on_cuda(operation: str) -> Callable[..., Any]:
 
 def _on_torch(operation: str) -> Callable[..., Any]:
     def call(*arguments: Any) -> Any:
-        taken = [torch_backend.tensor(a) if hasattr(a, "__dlpack__") else a for a in _with_step(operation, arguments)]
-        return _as_given(arguments[0], getattr(torch_backend, operation)(*taken))
+        given = dict(zip(ARRAYS[operation], arguments, strict=False))
+        require_same_device(given)
+        tensors = [None if a is None else torch_backend.tensor(a, name) for name, a in given.items()]
+        numbers = _with_step(operation, arguments)[len(given) :]
+        return _as_given(arguments[0], getattr(torch_backend, operation)(*tensors, *numbers))
 
     return call
 
@@ -190,12 +205,12 @@ def _as_given(like: Any, result: Any) -> Any:
     return library.from_dlpack(result)
 
 
-def _is_of_a_gpu_library(array: Any) -> bool:
-    return family(array) in (TORCH, "cupy")
+def _is_of_a_gpu_library(given: Given) -> bool:
+    return family(next(iter(given.values()))) in (TORCH, "cupy")
 
 
-def _is_numpy(array: Any) -> bool:
-    return family(array) == NUMPY
+def _is_numpy(given: Given) -> bool:
+    return family(next(iter(given.values()))) == NUMPY
 
 
 for _name in OPERATIONS:

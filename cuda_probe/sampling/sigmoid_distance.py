@@ -6,6 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from simulator.artefacts import UserError
+
+from .checks import checked_scale, checked_temperature
 from .reference import Floats, residual, sigmoid_weights, softmax
 
 
@@ -48,6 +51,25 @@ def output_law(q: Floats, target_weights: Floats, draft_weights: Floats) -> tupl
     return q * kept + (1 - accepted) * rest / rest.sum(), accepted
 
 
+def logits_of(name: str, values: Any) -> Floats:
+    """Return the logits of one position as float64.
+
+    Raises:
+        UserError: They are no vector of logits; says why.
+    """
+    try:
+        found = np.asarray(values, np.float64)
+    except (TypeError, ValueError):
+        raise UserError(f"{name}: {type(values).__name__}, expected an array of real numbers") from None
+    if found.ndim != 1 or found.size == 0:
+        raise UserError(f"{name}: shape {found.shape}, expected (vocabulary,)")
+    if not (found < np.inf).all():
+        raise UserError(f"{name}: {found[~(found < np.inf)][0]:g} among the logits, expected finite ones or -inf")
+    if found.max() == -np.inf:
+        raise UserError(f"{name}: -inf throughout, expected a finite logit at least")
+    return found
+
+
 def sigmoid_distance(
     target_logits: NDArray[Any], draft_logits: NDArray[Any], *, temperature: float = 1.0, scale: float = 1e4
 ) -> SigmoidDistance:
@@ -59,13 +81,22 @@ def sigmoid_distance(
     scale clips, and the sigmoid of what is left is not proportional to the exponential that the law is made of.
 
     Args:
-        target_logits: [vocabulary].
-        draft_logits: [vocabulary].
+        target_logits: [vocabulary], finite or -inf, one at least finite.
+        draft_logits: The same.
         temperature: Of both models.
         scale: As for `sigmoid_sample`.
+
+    Raises:
+        UserError: Shapes disagree, a logit or a number is none that it may be, or the scale leaves the target no token.
     """
+    target_logits, draft_logits = logits_of("target_logits", target_logits), logits_of("draft_logits", draft_logits)
+    if target_logits.shape != draft_logits.shape:
+        raise UserError(f"draft_logits: shape {draft_logits.shape}, expected {target_logits.shape} as in target_logits")
+    temperature, scale = checked_temperature(temperature), checked_scale(scale)
     p, q = softmax(target_logits, temperature), softmax(draft_logits, temperature)
     weights = [sigmoid_weights(logits, temperature, scale) for logits in (target_logits, draft_logits)]
+    if not weights[0].any():
+        raise UserError(f"scale: {scale:g} gives no token of target_logits any weight, expected a larger one")
     law, accepted = output_law(q, *weights)
     return SigmoidDistance(
         exact_acceptance=float(np.minimum(p, q).sum()),

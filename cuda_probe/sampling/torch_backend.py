@@ -1,10 +1,14 @@
 """The same law in plain torch operations, on the tensors' own device; the only module here that imports torch."""
 
 import importlib.util
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from simulator.artefacts import UserError
 
 from .random import GROUP, KEY_STEPS, MULTIPLIERS, ROUNDS, WORD, Purpose
-from .reference import LOG2_E
 from .results import Sampled, Verified
 
 if TYPE_CHECKING:
@@ -16,11 +20,30 @@ def is_installed() -> bool:
     return importlib.util.find_spec("torch") is not None
 
 
-def tensor(array: Any) -> "torch.Tensor":
-    """View an array of another library as a tensor, without a copy; tensors lose their gradient."""
+def tensor(array: Any, name: str = "array") -> "torch.Tensor":
+    """View an array of another library as a tensor; tensors lose their gradient.
+
+    Nothing is copied but NumPy arrays of a layout that torch lacks (steps backwards, bytes the other way round).
+
+    Args:
+        array: Of any library with DLPack.
+        name: What the caller calls it; a `cache` is never copied, as it is written.
+
+    Raises:
+        UserError: torch has no such type, or it is a cache that would have to be copied.
+    """
     import torch
 
-    return array.detach() if isinstance(array, torch.Tensor) else torch.from_dlpack(array)
+    if isinstance(array, torch.Tensor):
+        return array.detach()
+    try:
+        if min(getattr(array, "strides", None) or (0,)) < 0:  # torch does not raise, it aborts
+            raise BufferError("torch has no strides below 0")
+        return torch.from_dlpack(array)
+    except BufferError as error:
+        if name == "cache" or not isinstance(array, np.ndarray) or array.dtype.itemsize > 8:
+            raise UserError(f"{name}: {error}, expected what torch can view") from None
+        return torch.from_dlpack(array.astype(array.dtype.newbyteorder("="), order="C"))
 
 
 def integers(array: "torch.Tensor") -> "torch.Tensor":
@@ -104,21 +127,19 @@ def first_to_arrive(log2_weights: "torch.Tensor", uniforms: "torch.Tensor") -> "
     return torch.where(best > -torch.inf, racer, -1)
 
 
-def race(log2_weights: "torch.Tensor", step: int, seed: int) -> "torch.Tensor":
+def race(weights: "torch.Tensor", step: int, seed: int) -> "torch.Tensor":
     """Return the token drawn with the weights of each row [B, vocabulary]; -1 where none has weight."""
     import torch
 
-    batch, vocabulary = log2_weights.shape
-    padded = torch.nn.functional.pad(log2_weights, (0, -vocabulary % (4 * GROUP)), value=-torch.inf)
-    groups = padded.reshape(batch, padded.shape[1] // GROUP, GROUP)
-    most = groups.amax(-1)
-    least = torch.finfo(most.dtype).min
-    sums = most + torch.exp2(groups - most.clamp(min=least)[..., None]).sum(-1).log2()
+    batch, vocabulary = weights.shape
+    short = -vocabulary % (4 * GROUP)
+    padded = torch.nn.functional.pad(weights, (0, short)) if short else weights
+    sums = padded.reshape(batch, padded.shape[1] // GROUP, GROUP).sum(-1)
     numbers = torch.arange(sums.shape[1], device=sums.device).expand(batch, -1)
-    group = first_to_arrive(sums, race_uniforms(numbers, step, Purpose.GROUP, seed))
+    group = first_to_arrive(sums.log2(), race_uniforms(numbers, step, Purpose.GROUP, seed))
     begin = GROUP * group.clamp(min=0)[:, None]
     tokens = begin + torch.arange(GROUP, device=begin.device)
-    within = first_to_arrive(padded.gather(1, tokens), race_uniforms(tokens, step, Purpose.TOKEN, seed))
+    within = first_to_arrive(padded.gather(1, tokens).log2(), race_uniforms(tokens, step, Purpose.TOKEN, seed))
     return torch.where(group < 0, -1, begin[:, 0] + within)
 
 
@@ -140,23 +161,58 @@ def lengths_or_all(lengths: "torch.Tensor | None", ids: "torch.Tensor") -> "torc
     return integers(lengths).clamp(0, drafts)
 
 
-def log_softmax(logits: "torch.Tensor", temperature: float) -> "torch.Tensor":
-    """Return log2 of the law of each row; -inf throughout where no logit is above -inf."""
-    import torch
+class Law(Protocol):
+    """What turns one model's logits [B, rows, vocabulary] into weights."""
 
-    wide = logits.float()
-    most = wide.amax(-1, keepdim=True)
-    scaled = (wide - most.clamp(min=torch.finfo(torch.float32).min)) / temperature
-    return scaled.log_softmax(-1).nan_to_num(nan=-torch.inf, neginf=-torch.inf) * LOG2_E
+    def log_at(self, at: "torch.Tensor") -> "torch.Tensor":
+        """Return the logarithms of the weights of tokens [B, K] in the first K rows; -inf where there is none."""
+        ...
+
+    def weights(self, sequences: "torch.Tensor", rows: "torch.Tensor") -> "torch.Tensor":
+        """Return the weights of one row of each sequence, [B, vocabulary]."""
+        ...
 
 
-def log_sigmoid_weights(logits: "torch.Tensor", temperature: float, scale: float) -> "torch.Tensor":
-    """Return log2 of `reference.sigmoid_weights`, in float64 where the device has it."""
-    import torch
+class Softmax:
+    """The exact law: one pass over all logits, and powers of the rows alone that tokens are drawn from."""
 
-    at = logits.to(torch.float32 if logits.device.type == "mps" else torch.float64) / (2 * scale * temperature) + 0.5
-    weights = torch.where(at < 0, 0.0, torch.where(at > 1, 1.0, at.clamp(0, 1).sigmoid()))
-    return weights.log2()
+    def __init__(self, logits: "torch.Tensor", temperature: float) -> None:
+        import torch
+
+        if temperature == 1:
+            self.logs = logits.log_softmax(-1, dtype=torch.float32)
+            return
+        wide = logits.float()
+        # Distances from the largest logit first: they are exact, however low the temperature.
+        most = wide.amax(-1, keepdim=True).clamp(min=torch.finfo(torch.float32).min)
+        self.logs = (wide - most).div_(temperature).log_softmax(-1)
+
+    def log_at(self, at: "torch.Tensor") -> "torch.Tensor":
+        found = self.logs[:, : at.shape[1]].gather(-1, at[..., None])[..., 0]
+        return found.nan_to_num(nan=-float("inf"), neginf=-float("inf"))  # a row without any weight is no number
+
+    def weights(self, sequences: "torch.Tensor", rows: "torch.Tensor") -> "torch.Tensor":
+        return self.logs[sequences, rows].exp_().nan_to_num_(0.0)
+
+
+class Sigmoid:
+    """`reference.sigmoid_weights`, in float64 where the device has it, of those logits alone that are asked for."""
+
+    def __init__(self, logits: "torch.Tensor", temperature: float, scale: float) -> None:
+        self.logits, self.width = logits, 2 * scale * temperature
+
+    def log_at(self, at: "torch.Tensor") -> "torch.Tensor":
+        return self.of(self.logits[:, : at.shape[1]].gather(-1, at[..., None])[..., 0]).log()
+
+    def weights(self, sequences: "torch.Tensor", rows: "torch.Tensor") -> "torch.Tensor":
+        return self.of(self.logits[sequences, rows])
+
+    def of(self, logits: "torch.Tensor") -> "torch.Tensor":
+        """Return the sigmoid of each logit, 0 and 1 outside the scale."""
+        import torch
+
+        at = logits.to(torch.float32 if logits.device.type == "mps" else torch.float64) / self.width + 0.5
+        return torch.where(at < 0, 0.0, torch.where(at > 1, 1.0, at.clamp(0, 1).sigmoid()))
 
 
 def sample(
@@ -164,33 +220,31 @@ def sample(
     draft: "torch.Tensor",
     ids: "torch.Tensor",
     lengths: "torch.Tensor | None",
-    log2_law: Any,
+    law: Callable[["torch.Tensor"], Law],
     seed: int,
     step: int,
 ) -> Sampled:
-    """Sample one round; arguments as in `reference.sample`, but `log2_law` gives logarithms."""
+    """Sample one round; arguments as in `reference.sample`, but `law` makes a `Law` of logits."""
     import torch
 
     ids, (batch, drafts), vocabulary = integers(ids), ids.shape, target.shape[-1]
     lengths = lengths_or_all(lengths, ids)
-    p, q = log2_law(target), log2_law(draft)
+    p, q = law(target), law(draft)
     known = (ids >= 0) & (ids < vocabulary)
-    at = torch.where(known, ids, 0)[..., None]
-    above, below = p[:, :drafts].gather(-1, at)[..., 0], q.gather(-1, at)[..., 0]
-    ratio = torch.where(known & (above > -torch.inf), torch.exp2(above - below), 0.0)
+    at = torch.where(known, ids, 0)
+    above, below = p.log_at(at), q.log_at(at)
+    ratio = torch.where(known & (above > -torch.inf), torch.exp(above - below), 0.0)
     accepted = leading(accept_uniforms(ids, step, seed) < ratio, lengths)
-    rows = torch.arange(batch, device=ids.device)
-    last = p[rows, accepted]
+    sequences = torch.arange(batch, device=ids.device)
+    last = p.weights(sequences, accepted)
     if drafts:
-        left = torch.exp2(last) - torch.exp2(q[rows, accepted.clamp(max=drafts - 1)])
-        is_residual = ((accepted < lengths) & (left > 0).any(-1))[:, None]
-        last = torch.where(is_residual, left.clamp(min=0).log2(), last)
+        left = (last - q.weights(sequences, accepted.clamp(max=drafts - 1))).clamp_(min=0)
+        is_residual = (accepted < lengths) & (left.amax(-1) > 0)
+        last = torch.where(is_residual[:, None], left, last)
     token = race(last, step, seed)
-    out_ids = torch.cat([ids, token[:, None]], 1)
     place = torch.arange(drafts + 1, device=ids.device)
-    out_ids = torch.where(
-        place < accepted[:, None], out_ids, torch.where(place == accepted[:, None], token[:, None], -1)
-    )
+    out_ids = torch.cat([ids, token[:, None]], 1).masked_fill(place > accepted[:, None], -1)
+    out_ids = torch.where(place == accepted[:, None], token[:, None], out_ids)
     return Sampled(accepted, token, out_ids)
 
 
@@ -198,14 +252,14 @@ def speculative_sample(
     target: Any, draft: Any, ids: Any, lengths: Any, temperature: float, seed: int, step: int
 ) -> Sampled:
     """Sample one round exactly; arguments as in `reference.sample`."""
-    return sample(target, draft, ids, lengths, lambda x: log_softmax(x, temperature), seed, step)
+    return sample(target, draft, ids, lengths, lambda x: Softmax(x, temperature), seed, step)
 
 
 def sigmoid_sample(
     target: Any, draft: Any, ids: Any, lengths: Any, temperature: float, scale: float, seed: int, step: int
 ) -> Sampled:
     """Sample one round by the sigmoid approximation; arguments as in `reference.sample`."""
-    return sample(target, draft, ids, lengths, lambda x: log_sigmoid_weights(x, temperature, scale), seed, step)
+    return sample(target, draft, ids, lengths, lambda x: Sigmoid(x, temperature, scale), seed, step)
 
 
 def verify_prefix(logits: "torch.Tensor", ids: "torch.Tensor", lengths: "torch.Tensor | None") -> Verified:

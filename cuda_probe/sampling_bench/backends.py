@@ -81,7 +81,7 @@ def ours(name: str, arrays: Arrays, temperature: float, seed: int) -> Ready:
         raise Unsupported("NumPy computes on the processor: --device cpu")
     target, draft, ids = arrays.take(name == TORCH or (name == CUDA and place.torch_refusal is None))
     try:
-        registry.pick(OPERATION, target, name)
+        registry.pick(OPERATION, dict(zip(registry.OF_A_ROUND, (target, draft, ids, None), strict=True)), name)
     except UserError as error:
         raise Unsupported(str(error).partition(f"{OPERATION}: ")[2] or str(error)) from None
 

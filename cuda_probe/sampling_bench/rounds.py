@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cuda_probe.sampling.random import accept_uniforms
-from cuda_probe.sampling.reference import leading, ratios, softmax
+from cuda_probe.sampling.reference import leading, log2_softmax, ratios, softmax
 
 from .shapes import Shape
 
@@ -61,7 +61,7 @@ def accepted_by_law(found: Round, temperature: float, seed: int, step: int = 0) 
     batch, drafts = found.ids.shape
     ratio = []
     for b in range(batch):
-        p = softmax(found.target[b : b + 1, :drafts], temperature)
-        q = softmax(found.draft[b : b + 1], temperature)
+        p = log2_softmax(found.target[b : b + 1, :drafts], temperature)
+        q = log2_softmax(found.draft[b : b + 1], temperature)
         ratio.append(ratios(p, q, found.ids[b : b + 1])[0])
     return leading(accept_uniforms(batch, drafts, step, seed) < np.stack(ratio), np.full(batch, drafts))

@@ -53,9 +53,9 @@ def compiled(target: Any, draft: Any, ids: Any, temperature: float) -> Callable[
     """
     import torch
 
-    torch.compiler.reset()  # else a limit on recompilations leaves later shapes uncompiled
-    function = torch.compile(sample, dynamic=False, fullgraph=True)
     try:
+        torch.compiler.reset()  # else a limit on recompilations leaves later shapes uncompiled
+        function = torch.compile(sample, dynamic=False, fullgraph=True)
         function(target, draft, ids, temperature)
     except Exception as error:  # whatever the compiler raises, the other backends are still measured
         if is_out_of_memory(error):

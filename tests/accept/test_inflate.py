@@ -96,7 +96,6 @@ def test_added_blocks_compute_and_cache(bundled: Model) -> None:
     inflated = inflate(bundled, 2)
     added = list(inflated.module.model.layers)[len(bundled.module.model.layers) :]
     for block in added:
-        assert block.mlp.up_proj.weight.abs().min() >= 0
         assert (block.mlp.up_proj.weight != 0).float().mean() > 0.99
         assert not block.mlp.down_proj.weight.any()
         assert not block.self_attn.o_proj.weight.any()

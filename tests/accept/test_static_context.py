@@ -1,5 +1,7 @@
 """Caches of fixed size: read and rolled back, they are what a cache that grows is; their decoders write the same."""
 
+import gc
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers.cache_utils import StaticLayer
 
 from acceptance import laws
 from acceptance.context import Context
@@ -97,6 +100,42 @@ def test_a_sequence_after_another_finds_an_empty_cache_and_the_same_graphs() -> 
     assert second.lengths == 0
     assert static_context(model, COLUMNS + 1, keep_hidden=False) is not first
     assert static_context(model, 30, keep_hidden=True) is not first
+
+
+def test_a_counter_made_in_inference_mode_can_be_set_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU the cache moves its counter there while it is read, which makes it a tensor of inference mode."""
+    right = StaticLayer.lazy_initialization
+
+    def lazy_initialization(layer, *states):  # type: ignore[no-untyped-def]
+        right(layer, *states)
+        layer.cumulative_length = layer.cumulative_length.clone()
+
+    monkeypatch.setattr(StaticLayer, "lazy_initialization", lazy_initialization)
+    context = StaticContext(MODELS["llama"], 16)
+    context.read(torch.tensor([[1, 2, 3]]), np.ones((1, 3), bool), 1)
+    assert context.cache.layers[0].cumulative_length.is_inference()
+    context.roll_back(np.array([1]))
+    assert int(context.cache.layers[0].cumulative_length) == 1
+
+
+def test_a_model_may_draft_for_itself() -> None:
+    model, rule = replace(MODELS["llama"], graphs=True), SamplingRule(temperature=0)
+    told = {"rule": rule, "draft_rule": rule, "max_new_tokens": 9, "rngs": laws.streams(0, [0])}
+    output = speculative.decode(model, model, [[1, 2, 3]], k=3, **told)[0]
+    assert (
+        output.tokens
+        == baseline.decode(MODELS["llama"], [[1, 2, 3]], rule=rule, max_new_tokens=9, rngs=laws.streams(0, [0]))[0]
+    )
+    assert all(r.accepted == r.drafted for r in output.rounds)
+
+
+def test_a_model_that_is_gone_takes_its_graphs_along() -> None:
+    model = random_model("llama", 9, VOCABULARY)
+    gone = weakref.ref(model.module)
+    static_context(model, 20, keep_hidden=False)
+    del model
+    gc.collect()
+    assert gone() is None
 
 
 def test_a_full_cache_is_refused() -> None:

@@ -46,12 +46,62 @@ def bench(folder: Path, *arguments: object, code: str | None = None, **env: str)
     return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
+# Several runs of the real command in one process, as it takes seconds to import compiler and peers. A peer and the C++
+# compiler are missing at first; the last run has a backend that decides otherwise. Samples are taken for 50 ms.
+RUNS = """
+import contextlib, io, json, os, sys
+from dataclasses import replace
+from cuda_probe import runner
+runner.QUICK = replace(runner.QUICK, time_limit_s=0.05)
+from cuda_probe.sampling import registry
+from cuda_probe.sampling_bench.cli import bench_sampling
+
+def call(folder, words):
+    os.makedirs(folder)
+    code, out, err = 0, io.StringIO(), io.StringIO()
+    with contextlib.chdir(folder), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            bench_sampling(words, prog_name="bench-sampling")
+        except SystemExit as ended:
+            code = ended.code or 0
+    return code, out.getvalue(), err.getvalue()
+
+runs, environment = json.loads(sys.argv[1]), dict(os.environ)
+done = {}
+for name, words in runs.items():
+    if name == "missing":
+        os.environ["CXX"], sys.modules["transformers"] = "/nowhere/g++", None
+    if name == "wrong":
+        numpy_one = registry._on_numpy("speculative_sample")
+        registry.register(registry.Implementation("speculative_sample", "numpy", 10,
+            lambda *a: numpy_one(*a[:-2], a[-2] + 1, a[-1]), lambda given: None, lambda given: True))
+    done[name] = call(name, words.split())
+    if name == "missing":  # the compiler's name was read when it was imported
+        sys.modules["torch._inductor.config"].cpp.cxx = (None, environment.get("CXX", "g++"))
+        del os.environ["CXX"], sys.modules["transformers"]
+print(json.dumps(done))
+"""
+ONE = "--device cpu --dtype float32"
+FILES = "--csv b.csv --plot b.png --seed 5 --temperature 0.8"
+WORDS = {
+    "missing": f"{ONE} --batch 2 --k 2 --vocab 500 --backend compiled,transformers,torch --json",
+    "all": f"{' '.join(TINY)} --dtype float32,bfloat16 {FILES}",
+    "too large": "--device cpu --batch 65536 --vocab 16000000",
+    "too many": "--device cpu --batch 1:2000",
+    "nothing": "--device cpu --backend cuda --vocab 100",
+    "wrong": f"{ONE} --batch 30 --k 4 --vocab 100 --backend numpy",
+}
+Ran = Callable[[str], tuple[Path, subprocess.CompletedProcess[str]]]
+
+
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """One real run of all backends over a tiny grid, and its folder."""
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    """Each of the runs by name, and its folder."""
     folder = tmp_path_factory.mktemp("bench")
-    files = ("--csv", "b.csv", "--plot", "b.png", "--seed", 5, "--temperature", 0.8)
-    return folder, bench(folder, *TINY, "--dtype", "float32,bfloat16", *files)
+    session = bench(folder, json.dumps(WORDS), code=RUNS)
+    assert session.returncode == 0, session.stderr
+    done = json.loads(session.stdout)
+    return lambda name: (folder / name, subprocess.CompletedProcess(WORDS[name], *done[name]))
 
 
 @pytest.fixture(scope="module")
@@ -255,6 +305,15 @@ def test_ours_agree_and_peers_are_not_asked(place: CpuPlace) -> None:
     assert 1 < results.points[0].accepted_mean < 4
 
 
+def test_the_device_is_asked_before_a_point_and_after_it(place: CpuPlace, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = iter(range(100))
+    monkeypatch.setattr(place.device, "state", lambda busy=None: {"asked": next(asked)})
+    found = run_bench(place, [shape(1, 1, 50)], ["torch", "numpy"], BRIEF, temperature=1.0, seed=1)
+    assert found.copy is not None
+    assert found.copy.states == ({"asked": 0}, {"asked": 1})
+    assert [p.point.states for p in found.points] == [({"asked": 2}, {"asked": 3})] * 2
+
+
 def test_the_kernels_are_benchmarked_as_they_are_called(place: CpuPlace) -> None:
     shapes = [shape(2, 3, 300, dtype) for dtype in ("float32", "bfloat16")]
     with kernels_on_cpu():
@@ -272,7 +331,7 @@ def with_another_seed(*arguments: Any) -> Any:
 
 def test_a_backend_that_decides_otherwise_is_found_out(place: CpuPlace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_implementations", list(registry._implementations))
-    true = registry.pick("speculative_sample", torch.zeros(2), "torch")
+    true = registry.pick("speculative_sample", {"target_logits": torch.zeros(2)}, "torch")
     registry.register(
         registry.Implementation("speculative_sample", "torch", 50, with_another_seed, true.refusal, true.suits)
     )
@@ -281,26 +340,17 @@ def test_a_backend_that_decides_otherwise_is_found_out(place: CpuPlace, monkeypa
     assert "NOT AS THE REFERENCE: torch" in disagreement_text(results)
 
 
-def test_the_command_ends_with_1_when_a_backend_decides_otherwise(tmp_path: Path) -> None:
-    code = """
-from cuda_probe.sampling import registry
-from cuda_probe.sampling_bench.cli import bench_sampling
-numpy_one = registry._on_numpy("speculative_sample")
-registry.register(registry.Implementation("speculative_sample", "numpy", 10,
-    lambda *a: numpy_one(*a[:-2], a[-2] + 1, a[-1]), lambda a: None, lambda a: True))
-bench_sampling(prog_name="bench-sampling")
-"""
-    words = ("--batch", 30, "--k", 4, "--vocab", 100, "--dtype", "float32", "--backend", "numpy")
-    done = bench(tmp_path, "--device", "cpu", *words, code=code)
+def test_the_command_ends_with_1_when_a_backend_decides_otherwise(ran: Ran) -> None:
+    folder, done = ran("wrong")
     assert done.returncode == 1
     assert done.stderr == "bench-sampling: a result was wrong, see the table or the file\n"
     assert re.search(r" NO\n", done.stdout)
-    assert [p["agrees"] for p in json.loads((tmp_path / "bench_sampling.json").read_text())["points"]] == [False]
+    assert [p["agrees"] for p in json.loads((folder / "bench_sampling.json").read_text())["points"]] == [False]
 
 
 # ---- the command and its files --------------------------------------------------------------------------------------
-def test_the_run_times_every_backend_that_runs_here_and_says_why_the_others_do_not(ran: Any) -> None:
-    folder, done = ran
+def test_the_run_times_every_backend_that_runs_here_and_says_why_the_others_do_not(ran: Ran) -> None:
+    folder, done = ran("all")
     assert done.returncode == 0, done.stderr
     results = load_bench(folder / "bench_sampling.json")
     timed = {(p.point.probe, p.point.axes["dtype"]) for p in results.points}
@@ -321,8 +371,8 @@ def test_the_run_times_every_backend_that_runs_here_and_says_why_the_others_do_n
         assert f"wrote {name}" in done.stdout
 
 
-def test_json_csv_and_results_tell_the_same(ran: Any) -> None:
-    folder, _ = ran
+def test_json_csv_and_results_tell_the_same(ran: Ran) -> None:
+    folder, _ = ran("all")
     told = json.loads((folder / "bench_sampling.json").read_text())
     assert (told["kind"], told["schema_version"], told["tool"]) == ("bench_sampling", 1, "specsim")
     assert {"created_utc", "tool_version", "environment", "parameters"} <= set(told)
@@ -342,8 +392,8 @@ def test_json_csv_and_results_tell_the_same(ran: Any) -> None:
             assert found == ("" if value is None else str(value)) or float(found) == pytest.approx(value)
 
 
-def test_ratios_and_shares_follow_from_the_medians(ran: Any) -> None:
-    folder, _ = ran
+def test_ratios_and_shares_follow_from_the_medians(ran: Ran) -> None:
+    folder, _ = ran("all")
     told = json.loads((folder / "bench_sampling.json").read_text())
     times = {(p["backend"], p["axes"]["dtype"]): p["median_s"] for p in told["points"]}
     for point in told["points"]:
@@ -355,8 +405,8 @@ def test_ratios_and_shares_follow_from_the_medians(ran: Any) -> None:
         assert point["samples"] == told["points"][0]["samples"] or dtype != told["points"][0]["axes"]["dtype"]
 
 
-def test_the_picture_shows_every_backend_and_its_intervals(ran: Any) -> None:
-    folder, _ = ran
+def test_the_picture_shows_every_backend_and_its_intervals(ran: Ran) -> None:
+    folder, _ = ran("all")
     with Image.open(folder / "b.png") as picture:
         picture.load()
         assert picture.size[0] > 1000
@@ -374,8 +424,8 @@ def test_the_picture_shows_every_backend_and_its_intervals(ran: Any) -> None:
     assert [t.get_text() for t in legend.get_texts()] == ["torch", "numpy", "compiled torch", "transformers"]
 
 
-def test_a_changed_file_is_refused(ran: Any, tmp_path: Path) -> None:
-    folder, _ = ran
+def test_a_changed_file_is_refused(ran: Ran, tmp_path: Path) -> None:
+    folder, _ = ran("all")
     (tmp_path / "bench_sampling.npz").write_bytes((folder / "bench_sampling.npz").read_bytes())
     whole = json.loads((folder / "bench_sampling.json").read_text())
     first, *others = whole["points"]
@@ -392,12 +442,8 @@ def test_a_changed_file_is_refused(ran: Any, tmp_path: Path) -> None:
             load_bench(path)
 
 
-def test_a_peer_that_is_not_there_is_left_out_with_its_reason(tmp_path: Path) -> None:
-    hidden = tmp_path / "hidden"
-    hidden.mkdir()
-    (hidden / "sitecustomize.py").write_text("import sys\nsys.modules['transformers'] = None\n")
-    env = {"FIRST": str(hidden), "CXX": "/nowhere/g++", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
-    done = bench(tmp_path, *TINY, "--dtype", "float32", "--backend", "compiled,transformers,torch", "--json", **env)
+def test_a_peer_that_is_not_there_is_left_out_with_its_reason(ran: Ran) -> None:
+    _, done = ran("missing")
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert [p["backend"] for p in told["points"]] == ["torch"]
@@ -419,9 +465,6 @@ def test_a_peer_that_is_not_there_is_left_out_with_its_reason(tmp_path: Path) ->
         (("--backend", "numpy,numpy"), ("--backend: 'numpy,numpy' names one twice",)),
         (("--temperature", "0"), ("--temperature: 0 is not allowed", "0.01 to 100")),
         (("--temperature", "nan"), ("--temperature: nan is not allowed",)),
-        (("--batch", "65536", "--vocab", "16000000"), ("--batch 65536, --k 4, --vocab 16000000", "GiB", "free on cpu")),
-        (("--batch", "1:2000"), ("points, expected at most 1000",)),
-        (("--backend", "cuda", "--vocab", "100"), ("nothing can be timed on cpu: cuda: the tensors are on the CPU",)),
         (("--plot", "b.pdf"), ("--plot b.pdf", ".png or .svg")),
         (("--csv", "b.txt"), ("--csv b.txt",)),
         (("--device", "tpu"), ("--device: 'tpu' is no device",)),
@@ -433,6 +476,22 @@ def test_bad_input_is_one_line_and_nothing_is_written(
     device = () if "--device" in arguments else ("--device", "cpu")
     user_error(bench(tmp_path, *device, *arguments), *words)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("too large", ("--batch 65536, --k 4, --vocab 16000000", "GiB", "free on cpu")),
+        ("too many", ("points, expected at most 1000",)),
+        ("nothing", ("nothing can be timed on cpu: cuda: the tensors are on the CPU",)),
+    ],
+)
+def test_what_cannot_be_measured_is_one_line_and_nothing_is_written(
+    ran: Ran, user_error: Callable[..., None], name: str, words: tuple[str, ...]
+) -> None:
+    folder, done = ran(name)
+    user_error(done, *words)
+    assert list(folder.iterdir()) == []
 
 
 def test_a_file_that_exists_is_kept(tmp_path: Path, user_error: Callable[..., None]) -> None:

@@ -1,7 +1,7 @@
 """Planning, checking before timing, leaving out with a reason, and the lines through time against work."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -153,6 +153,20 @@ def test_times_work_and_rates_are_those_of_the_devices_law() -> None:
         assert point.flop_per_s == (pytest.approx(point.flop / expected) if point.flop else None)
         assert point.bytes_per_s == (pytest.approx(point.bytes / expected) if point.bytes else None)
         assert point.states == ({"clock_hz": 10}, {"clock_hz": 10})
+
+
+def test_the_device_is_asked_before_a_point_and_again_after_it_while_busy() -> None:
+    class Telling(FakeDevice):
+        def state(self, busy: Callable[[], object] | None = None) -> dict[str, Any]:
+            if busy is not None:
+                busy()
+            return {"time_s": self.time_s, "busy": busy is not None}
+
+    (point,) = run(Telling(), "empty").points
+    before, after = point.states
+    assert (before["busy"], after["busy"]) == (False, True)
+    taken_s = sum(point.measurement.samples_s) * point.measurement.batch
+    assert after["time_s"] - before["time_s"] > taken_s > 0
 
 
 def test_lines_recover_what_a_unit_costs() -> None:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,17 +38,55 @@ def test_torch_and_numpy_agree(kind: str, batch: int, drafts: int, vocabulary: i
     assert_same(*(verify_prefix(case.target, case.ids, lengths=case.lengths, backend=b) for b in ("torch", "numpy")))
 
 
+def arrays_of(operation: str, make: Callable[..., Any], dtype: str = "float32") -> dict[str, Any]:
+    """What an operation takes: two sequences of one draft and a vocabulary of 5, or caches of as many."""
+    if operation == "kv_append":
+        cache, fresh, counts = np.zeros((2, 3, 4, 5), dtype), np.zeros((2, 3, 2, 5), dtype), np.ones(2, int)
+        return {"cache": make(cache), "fresh": make(fresh), "lengths": make(counts), "accepted": make(counts)}
+    target, ids = make(np.zeros((2, 2, 5), dtype)), make(np.zeros((2, 1), int))
+    given = {"target_logits": target, "draft_logits": target[:, :1], "draft_ids": ids, "lengths": None}
+    return {name: given[name] for name in registry.ARRAYS[operation]}
+
+
 def test_the_best_that_suits_is_picked_and_another_can_be_forced() -> None:
-    tensor, array = torch.zeros(2), np.zeros(2)
     for operation in registry.OPERATIONS:
-        assert registry.pick(operation, tensor).backend == "torch"
-        assert registry.pick(operation, array).backend == "numpy"
-        assert registry.pick(operation, tensor, "numpy").backend == "numpy"
-        assert registry.pick(operation, array, "torch").backend == "torch"
+        tensors, arrays = arrays_of(operation, torch.from_numpy), arrays_of(operation, np.asarray)
+        assert registry.pick(operation, tensors).backend == "torch"
+        assert registry.pick(operation, arrays).backend == "numpy"
+        assert registry.pick(operation, tensors, "numpy").backend == "numpy"
+        assert registry.pick(operation, arrays, "torch").backend == "torch"
         with kernels_on_cpu():
-            assert registry.pick(operation, tensor).backend == "cuda"
-            assert registry.pick(operation, array).backend == "numpy"
-            assert registry.pick(operation, tensor, "torch").backend == "torch"
+            assert registry.pick(operation, tensors).backend == "cuda"
+            assert registry.pick(operation, arrays).backend == "numpy"
+            assert registry.pick(operation, tensors, "torch").backend == "torch"
+
+
+@pytest.mark.parametrize("operation", registry.OPERATIONS)
+def test_what_the_kernels_cannot_take_falls_through_to_torch(operation: str) -> None:
+    wide, given = arrays_of(operation, torch.from_numpy, "float64"), arrays_of(operation, torch.from_numpy)
+    first = next(iter(given))
+    strided = given | {first: torch.zeros((*given[first].shape[:-1], 10))[..., ::2]}
+    refused = [strided, *([] if operation == "kv_append" else [wide])]
+    refused += [given | {"draft_logits": given["draft_logits"].half()}] if "draft_logits" in given else []
+    how = {"seed": 1} if "sample" in operation else {}
+    run = {"verify_prefix": verify_prefix, "kv_append": kv_append, "sigmoid_sample": sigmoid_sample}.get(
+        operation, speculative_sample
+    )
+    with kernels_on_cpu() as device:
+        assert registry.pick(operation, given).backend == "cuda"
+        for arrays in refused:
+            assert registry.pick(operation, arrays).backend == "torch"
+            run(**arrays, **how)  # type: ignore[operator]
+            with pytest.raises(UserError, match=f"backend: 'cuda' cannot run {operation}: .*expected"):
+                run(**arrays, **how, backend="cuda")  # type: ignore[operator]
+        assert device.names == []
+
+
+def test_arrays_that_no_backend_takes_are_refused_with_each_reason() -> None:
+    case = a_round(1, 1, 1, 5)
+    halves = torch.from_numpy(case.draft).bfloat16()
+    with pytest.raises(UserError, match="nothing runs on ndarray, numpy: NumPy has no bfloat16"):
+        speculative_sample(case.target, halves, case.ids, seed=1)
 
 
 def test_priorities_are_cuda_torch_numpy() -> None:
@@ -62,9 +101,10 @@ def test_a_further_implementation_takes_its_place_by_priority(monkeypatch: pytes
         registry.register(registry.Implementation("kv_append", "mine", priority, print, lambda a: None, lambda a: True))
 
     add(5)
-    assert registry.pick("kv_append", np.zeros(1)).backend == "numpy"
+    given = arrays_of("kv_append", np.asarray)
+    assert registry.pick("kv_append", given).backend == "numpy"
     add(11)
-    assert registry.pick("kv_append", np.zeros(1)).backend == "mine"
+    assert registry.pick("kv_append", given).backend == "mine"
     assert [i.backend for i in registry._implementations if i.operation == "kv_append"].count("mine") == 1
 
 
@@ -123,8 +163,8 @@ def test_a_backend_that_is_unknown_or_cannot_run_is_one_clear_line(monkeypatch: 
     monkeypatch.setattr(torch_backend, "is_installed", lambda: False)
     with pytest.raises(UserError, match=r"backend: 'torch' cannot run .*: torch is not installed"):
         speculative_sample(*arrays, seed=1, backend="torch")
-    with pytest.raises(UserError, match="kv_append: nothing runs on list"):
-        registry.pick("kv_append", [1])
+    with pytest.raises(UserError, match="kv_append: nothing runs on list, expected a NumPy, torch or CuPy array"):
+        registry.pick("kv_append", {"cache": [1]})
 
 
 @pytest.mark.parametrize(
@@ -136,7 +176,22 @@ def test_a_backend_that_is_unknown_or_cannot_run_is_one_clear_line(monkeypatch: 
         ({"lengths": np.zeros(3, int)}, r"lengths: shape \(3,\), expected \(2,\)"),
         ({"temperature": 0}, "temperature: 0, expected 1e-06 to 1e.30"),
         ({"temperature": float("nan")}, "temperature: nan"),
-        ({"seed": -1}, r"seed: -1, expected 0 to 2\^64 - 1"),
+        ({"temperature": "1"}, "temperature: '1', expected"),
+        ({"temperature": np.ones(2)}, "temperature: array.*, expected"),
+        ({"seed": -1}, r"seed: -1, expected a whole number from 0 to 2\^64 - 1"),
+        ({"seed": 1.5}, "seed: 1.5, expected a whole number"),
+        ({"seed": None}, "seed: None, expected a whole number"),
+        ({"step": 0.5}, "step: 0.5, expected a whole number"),
+        ({"draft_ids": np.zeros((2, 1))}, "draft_ids: float64, expected integers"),
+        ({"draft_ids": torch.zeros((2, 1))}, "draft_ids: float32, expected integers"),
+        ({"draft_ids": np.zeros((2, 1), bool)}, "draft_ids: bool, expected integers"),
+        ({"draft_ids": [[0], [1]]}, "draft_ids: list, expected a NumPy, torch or CuPy array"),
+        ({"draft_ids": None}, "draft_ids: NoneType, expected a NumPy"),
+        ({"target_logits": [[[0.0]]]}, "target_logits: list, expected a NumPy"),
+        ({"draft_logits": [[[0.0]]]}, "draft_logits: list, expected a NumPy"),
+        ({"target_logits": np.zeros((2, 2, 9), complex)}, "target_logits: complex128, expected real numbers"),
+        ({"lengths": np.ones(2)}, "lengths: float64, expected integers"),
+        ({"lengths": [1, 1]}, "lengths: list, expected"),
         ({"step": 2**32}, "step: 4294967296, expected"),
         ({"step": np.array([1])}, r"step: int64 of shape \(1,\), expected an integer or an array of just one"),
         ({"step": np.array(1.0)}, r"step: float64 of shape \(\), expected an integer"),
@@ -159,13 +214,94 @@ def test_mistakes_about_types_and_caches_are_named() -> None:
     wide = np.zeros((1, 2, 27), np.float32)[..., ::3]
     with kernels_on_cpu(), pytest.raises(UserError, match="target_logits: stride 3 within a row, expected 1"):
         verify_prefix(wide, np.zeros((1, 1), int), backend="cuda")
-    with pytest.raises(UserError, match=r"scale: 0, expected 0\.001 to 1e30"):
+    with pytest.raises(UserError, match=r"scale: 0, expected 0\.001 to 1e\+30"):
         sigmoid_sample(logits, logits[:, :1], np.zeros((1, 1), int), seed=1, scale=0)
     cache, counts = np.zeros((1, 2, 5, 4), np.float32), np.zeros(1, int)
     with pytest.raises(UserError, match="fresh: float64, expected float32 as in cache"):
         kv_append(cache, np.zeros((1, 2, 3, 4)), counts, counts)
+    for name, wrong, words in (
+        ("accepted", np.zeros(1), "accepted: float64, expected integers"),
+        ("lengths", [0], "lengths: list, expected"),
+        ("cache", [[[[0.0]]]], "cache: list, expected"),
+        ("accepted", None, "accepted: NoneType, expected"),
+    ):
+        given = {"cache": cache, "fresh": cache[:, :, :3], "lengths": counts, "accepted": counts} | {name: wrong}
+        with pytest.raises(UserError, match=words):
+            kv_append(**given)
     with pytest.raises(UserError, match=r"fresh: shape \(1, 3, 3, 4\), expected \(1, 2, 3, 4\)"):
         kv_append(cache, np.zeros((1, 3, 3, 4), np.float32), counts, counts)
+
+
+def read_only(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    array = array.copy()
+    array.flags.writeable = False
+    return array
+
+
+def backwards(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The same numbers in memory that is gone through backwards."""
+    return array[::-1].copy()[::-1]
+
+
+def swapped(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The same numbers, their bytes the other way round."""
+    return array.astype(array.dtype.newbyteorder("S"))
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
+@pytest.mark.parametrize("make", [read_only, backwards, swapped])
+def test_numpy_arrays_of_every_layout_are_taken(make: Callable[..., Any], backend: str) -> None:
+    case = a_round(7, 3, 2, 30, ragged=True)
+    assert case.lengths is not None
+    wanted = speculative_sample(case.target, case.draft, case.ids, lengths=case.lengths, seed=1)
+    arrays = [make(array) for array in (case.target, case.draft, case.ids)]
+    found = speculative_sample(*arrays, lengths=make(case.lengths), seed=1, backend=backend)
+    assert_same(found, wanted)
+    cache, fresh, counts = np.zeros((2, 1, 4, 3)), np.ones((2, 1, 2, 3)), np.array([1, 0])
+    grown = kv_append(cache, make(fresh), make(counts), make(counts), backend=backend)
+    assert (grown.tolist(), cache.sum()) == ([2, 0], 3)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
+def test_a_cache_is_written_where_it_lies_or_refused(backend: str) -> None:
+    fresh, counts = np.ones((2, 1, 2, 3)), np.array([1, 0])
+    with pytest.raises(UserError, match="cache: read-only, expected an array that can be written"):
+        kv_append(read_only(np.zeros((2, 1, 4, 3))), fresh, counts, counts, backend=backend)
+    cache = backwards(np.zeros((2, 1, 4, 3)))
+    if backend == "torch":
+        with pytest.raises(UserError, match="cache: torch has no strides below 0, expected what torch can view"):
+            kv_append(cache, fresh, counts, counts, backend=backend)
+    else:
+        kv_append(cache, fresh, counts, counts, backend=backend)
+    assert cache.sum() == (0 if backend == "torch" else 3)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch", "cuda"])
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int32", "uint64"])
+def test_counts_and_ids_of_every_integer_type_are_taken(dtype: str, backend: str) -> None:
+    case = a_round(7, 3, 2, 100, ragged=True)
+    assert case.lengths is not None
+    wanted = speculative_sample(case.target, case.draft, case.ids, lengths=case.lengths, seed=1)
+    ids, lengths = case.ids.astype(dtype), case.lengths.astype(dtype)
+    cache, fresh, counts = np.zeros((2, 1, 400, 3)), np.ones((2, 1, 2, 3)), np.array([100, 0], dtype)
+    with kernels_on_cpu():
+        found = speculative_sample(case.target, case.draft, ids, lengths=lengths, seed=1, backend=backend)
+        assert_same(found, wanted)
+        assert np.asarray(kv_append(cache, fresh, counts, counts, backend=backend)).tolist() == [102, 0]
+
+
+@pytest.mark.parametrize("temperature", [1e-6, 1e-3, 1e-2])
+def test_drafts_too_improbable_for_a_float_are_decided_alike(temperature: float) -> None:
+    # The drafted token is far below the best one of both models: both probabilities underflow, their ratio does not.
+    target, draft = np.zeros((4, 3, 8), np.float32), np.zeros((4, 2, 8), np.float32)
+    target[..., 0], draft[..., 0] = 64, 64
+    target[2:, :, 1] = -2  # beside the draft's 0: far less probable still, so rejected
+    ids = np.ones((4, 2), np.int64)
+    with kernels_on_cpu():
+        for backend in ("cuda", "torch", "numpy"):
+            found = speculative_sample(target, draft, ids, seed=3, temperature=temperature, backend=backend)
+            assert np.asarray(found.accepted).tolist() == [2, 2, 0, 0]
+            assert np.asarray(found.token).tolist() == [0] * 4
 
 
 class Elsewhere(np.ndarray[Any, Any]):
@@ -186,9 +322,13 @@ def test_an_array_on_another_device_than_the_logits_is_named(wrong: str) -> None
     }
     arrays[wrong] = arrays[wrong].view(Elsewhere)
     message = f"{wrong}: on CUDA device 1, expected the CPU as for target_logits"
-    with kernels_on_cpu() as device, pytest.raises(UserError, match=message):
-        speculative_sample(**arrays, seed=1, backend="cuda")
+    with kernels_on_cpu() as device:
+        for backend in ("cuda", "torch"):
+            with pytest.raises(UserError, match=message):
+                speculative_sample(**arrays, seed=1, backend=backend)
     assert device.names == []
+    with pytest.raises(UserError, match=f"nothing runs on ndarray, numpy: {wrong}: on CUDA device 1, expected the CPU"):
+        speculative_sample(**arrays, seed=1)
 
 
 def test_arrays_of_several_libraries_on_one_device_go_together() -> None:
@@ -301,9 +441,10 @@ class OnGpu(torch.Tensor):
 
 like = torch.zeros(1).as_subclass(OnGpu)
 OnGpu.__module__ = "torch"
-print(registry.pick("verify_prefix", like).backend)
+given = {"target_logits": like, "draft_ids": like, "lengths": None}
+print(registry.pick("verify_prefix", given).backend)
 try:
-    registry.pick("verify_prefix", like, "cuda")
+    registry.pick("verify_prefix", given, "cuda")
 except registry.UserError as error:
     print(error)
 """

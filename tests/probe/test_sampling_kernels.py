@@ -140,6 +140,73 @@ def test_laws_are_right_to_fp32() -> None:
         np.testing.assert_allclose(laws[:, :, side, 2], wanted, rtol=2e-6, atol=2e-6)
 
 
+def test_a_lane_that_joins_several_chunks_rescales_to_the_largest() -> None:
+    # 32 lanes join 43 chunks: the first ones have two each, the larger logits before or behind.
+    case = a_round(6, 2, 1, 43 * 2048 - 3)
+    for array in (case.target[0], case.draft[1]):
+        array[..., 66_000:] += 4
+    for array in (case.target[1], case.draft[0]):
+        array[..., :20_000] += 4
+    with kernels_on_cpu():
+        kernels = speculative_sample(case.target, case.draft, case.ids, seed=1, backend="cuda")
+        laws = exact_laws().reshape(2, 1, 2, 4)
+    for side, logits in enumerate((case.target[:, :1], case.draft)):
+        wanted = np.take_along_axis(reference.log2_softmax(logits, 1.0), case.ids[..., None], -1)[..., 0]
+        np.testing.assert_allclose(laws[:, :, side, 2], wanted, rtol=2e-6, atol=2e-6)
+    assert_same(kernels, speculative_sample(case.target, case.draft, case.ids, seed=1))
+
+
+@pytest.mark.parametrize("backend", ["cuda", "torch", "numpy"])
+def test_draft_lengths_outside_are_clipped_to_none_and_all(backend: str) -> None:
+    case = a_round(15, 6, 3, 300, kind="equal")
+    case.ids[:3] = case.target[:3, :3].argmax(-1)
+    outside, inside = np.array([-1, 4, 2**40, -(2**40), 5, 3]), np.array([0, 3, 3, 0, 3, 3])
+    logits = (case.target, case.draft, case.ids)
+    with kernels_on_cpu():
+        for run, how in ((speculative_sample, {}), (sigmoid_sample, {"scale": 5.0})):
+            found = run(*logits, lengths=outside, seed=1, backend=backend, **how)  # type: ignore[operator]
+            assert_same(found, run(*logits, lengths=inside, seed=1, backend="numpy", **how))  # type: ignore[operator]
+            assert np.asarray(found.accepted)[[0, 3]].tolist() == [0, 0]
+        verified = verify_prefix(case.target, case.ids, lengths=outside, backend=backend)
+    assert_same(verified, verify_prefix(case.target, case.ids, lengths=inside, backend="numpy"))
+    assert np.asarray(verified.accepted)[:3].tolist() == [0, 3, 3]
+
+
+class ShimOfViews(ShimDevice):
+    """Gives the shim, which wants contiguous arrays, the whole array that a view begins with."""
+
+    def _array(self, kernel: str, owner: Any) -> Any:
+        begins = isinstance(owner, np.ndarray) and not owner.flags.c_contiguous
+        return super()._array(kernel, owner.base if begins else owner)
+
+
+@pytest.mark.parametrize("backend", ["cuda", "torch", "numpy"])
+def test_logits_of_both_models_may_be_views_of_longer_ones(backend: str) -> None:
+    case = a_round(16, 4, 3, 2500)
+    target, draft = (np.full((4, rows, 2500), np.nan, np.float32) for rows in (7, 5))
+    target[:, :4], draft[:, :3] = case.target, case.draft
+    registry.use_device(ShimOfViews())
+    try:
+        found = speculative_sample(target[:, :4], draft[:, :3], case.ids, seed=5, backend=backend)
+        verified = verify_prefix(target[:, :4], case.ids, backend=backend)
+    finally:
+        registry.use_device(None)
+    assert_same(found, speculative_sample(case.target, case.draft, case.ids, seed=5))
+    assert_same(verified, verify_prefix(case.target, case.ids))
+    assert 0 < found.accepted.sum() < 12
+
+
+@pytest.mark.parametrize("backend", ["cuda", "torch", "numpy"])
+def test_lengths_and_counts_of_a_cache_are_clipped(backend: str) -> None:
+    cache, fresh = np.zeros((5, 2, 6, 4), np.float32), np.ones((5, 2, 3, 4), np.float32)
+    lengths, accepted = np.array([-2, 8, 2, 1, 5]), np.array([1, 2, 7, -1, 2])
+    with kernels_on_cpu():
+        grown = kv_append(cache, fresh, lengths, accepted, backend=backend)
+    assert np.asarray(grown).tolist() == [1, 6, 5, 1, 6]
+    written = cache.any((1, 3)).astype(int).tolist()
+    assert written == [[1, 0, 0, 0, 0, 0], [0] * 6, [0, 0, 1, 1, 1, 0], [0] * 6, [0, 0, 0, 0, 0, 1]]
+
+
 def test_all_drafts_are_kept_of_an_equal_model_and_none_of_a_disjoint_one() -> None:
     equal, disjoint = a_round(1, 4, 5, 100, kind="equal"), a_round(1, 4, 5, 100, kind="disjoint")
     with kernels_on_cpu():

@@ -82,7 +82,7 @@ def p_as_residual(p: NDArray[np.float64], q: NDArray[np.float64]) -> NDArray[np.
 
 
 def p_ratio_alone(p: NDArray[np.float64], q: NDArray[np.float64], ids: NDArray[np.int64]) -> NDArray[np.float64]:
-    return np.take_along_axis(p, ids[..., None], -1)[..., 0]
+    return np.exp2(np.take_along_axis(p, ids[..., None], -1)[..., 0])
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,14 @@
 """The sigmoid approximation: what it computes, and how far that is from the law it stands for."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from scipy import stats
 
 from cuda_probe.sampling import reference, sigmoid_sample
 from cuda_probe.sampling.sigmoid_distance import output_law, sigmoid_distance, total_variation
+from simulator.artefacts import UserError
 
 from .sampling_cases import draw_ids
 
@@ -43,6 +46,35 @@ def test_the_measure_is_zero_for_the_exact_rule() -> None:
     law, accepted = output_law(q, p, q)
     assert total_variation(law, p) < 1e-12
     assert accepted == pytest.approx(np.minimum(p, q).sum())
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"temperature": 0}, "temperature: 0, expected 1e-06 to"),
+        ({"temperature": float("nan")}, "temperature: nan, expected"),
+        ({"scale": 0}, "scale: 0, expected 0.001 to"),
+        ({"scale": float("nan")}, "scale: nan, expected"),
+        ({"scale": "1"}, "scale: '1', expected"),
+        ({"scale": 1.0, "target_logits": [-5.0, -6.0]}, "scale: 1 gives no token of target_logits any weight"),
+        ({"target_logits": [0.0, float("nan")]}, "target_logits: nan among the logits, expected finite ones or -inf"),
+        ({"draft_logits": [0.0, float("inf")]}, "draft_logits: inf among the logits"),
+        ({"draft_logits": [-np.inf, -np.inf]}, "draft_logits: -inf throughout"),
+        ({"draft_logits": [0.0]}, r"draft_logits: shape \(1,\), expected \(2,\) as in target_logits"),
+        ({"target_logits": [[0.0, 1.0]]}, r"target_logits: shape \(1, 2\), expected \(vocabulary,\)"),
+        ({"target_logits": []}, r"target_logits: shape \(0,\), expected"),
+        ({"target_logits": ["a", "b"]}, "target_logits: list, expected an array of real numbers"),
+        ({"target_logits": None}, "target_logits: "),
+    ],
+)
+def test_mistakes_are_named(change: dict[str, Any], words: str) -> None:
+    right: dict[str, Any] = {"target_logits": [0.0, 1.0], "draft_logits": [1.0, 0.0]}
+    with pytest.raises(UserError, match=words):
+        sigmoid_distance(**(right | change))
+
+
+def test_lists_and_integers_are_logits_too() -> None:
+    assert sigmoid_distance([0, 1], [1, 0]) == sigmoid_distance(np.array([0.0, 1.0]), np.array([1.0, 0.0]))
 
 
 @pytest.mark.statistical
