@@ -208,8 +208,9 @@ class Chain:
         committed, ended = commit(batch, new, verdict.accepted, batch.target.model.ends)
         self.task.mark("other")
         batch.target.roll_back(np.minimum(batch.target.lengths, batch.lengths - 1))
-        self.drafter.learn(batch, verdict, committed)
         self.task.mark("kv")
+        self.drafter.learn(batch, verdict, committed)
+        self.task.mark("draft")
         wanted = self.controller.lengths(batch.index)
         self.controller.learn(batch.index, proposal.lengths, verdict.accepted)
         room = batch.budget + committed - 1

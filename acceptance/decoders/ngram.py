@@ -140,13 +140,14 @@ class TextDraft:
     def learn(self, batch: Batch, verdict: Verdict, committed: Ints) -> None:
         """Learn what is committed, and what else the target considered there."""
         logits = verdict.seen.logits
-        considered = logits.topk(min(self.fillers, logits.shape[-1])).indices.tolist()
+        most = min(self.fillers, logits.shape[-1])
+        considered = logits.topk(most).indices.tolist() if most else None
         ends = batch.lengths.tolist()
         for row, (text, memory, end) in enumerate(zip(self.texts, self.memories, ends, strict=True)):
             begin = len(text)
             text.extend(batch.tokens[row, begin:end].tolist())
             for at in range(begin, end):
-                memory.learn(text, at, considered[row][at - begin])
+                memory.learn(text, at, considered[row][at - begin] if considered else ())
 
     def select(self, rows: Ints) -> None:
         """Keep only these rows."""

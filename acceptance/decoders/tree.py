@@ -130,8 +130,9 @@ class TreeDecoder:
         # The path as far as it is committed: the last committed token is for the next round to read.
         kept = [n + 1 for n in found.path][: int(committed[0]) - 1]
         self.context.keep(np.concatenate((np.arange(before + 1), before + np.array(kept, np.int64))))
-        self.grower.learn(batch, tree, found, int(committed[0]))
         self.task.mark("kv")
+        self.grower.learn(batch, tree, found, int(committed[0]))
+        self.task.mark("draft")
         depth = int(tree.depths.max(initial=0))
         cut = int(committed[0]) <= len(found.path)
         batch.outputs[batch.index[0]].rounds.append(

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 MODULES = sorted(
     ".".join(p.relative_to(ROOT).with_suffix("").parts)
-    for package in ("simulator", "cuda_probe", "acceptance")
+    for package in ("simulator", "cuda_probe", "acceptance", "calibration")
     for p in (ROOT / package).rglob("*.py")
     if p.stem != "__init__"
 )
@@ -49,3 +49,9 @@ def test_acceptance_imports_without_the_model_libraries_but_for_one_corner(modul
 def test_the_probe_imports_without_cupy_but_for_one_module(module: str) -> None:
     done = imports_with(["cupy", "pynvml", "torch", "matplotlib", "pandas", "scipy", "acceptance"], module)
     assert (done.returncode != 0) == (module in CUPY), done.stderr
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("calibration.")])
+def test_calibration_imports_without_the_heavy_libraries(module: str) -> None:
+    done = imports_with(["cupy", "pynvml", "torch", "transformers", "matplotlib", "pandas", "scipy"], module)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,1 @@
+"""Holds forecasts against measurements: reads published results, fits what they leave open, states the error."""
