@@ -27,13 +27,14 @@ class Model:
 
     vocabulary: logits that count; models pad their output beyond the tokenizer's tokens, each to a size of its own.
     ends: tokens that end an output, as the model's own generation config says. graphs: whether single sequences are
-    read through CUDA graphs.
+    read through CUDA graphs. own_stream: whether it works on a CUDA stream of its own when it drafts.
     """
 
     module: Any
     vocabulary: int
     ends: tuple[int, ...] = ()
     graphs: bool = False
+    own_stream: bool = False
 
     @property
     def context_length(self) -> int:

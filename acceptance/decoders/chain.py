@@ -107,8 +107,11 @@ class Exact:
         if seen.rule.is_greedy:
             return seen.logits[:, :longest].argmax(-1) == drafted
         p = laws.probabilities(seen.logits[:, :longest], seen.rule)
-        q = seen.proposal.masses(p.shape[-1]).to(p.device)
-        return laws.uniforms_like(p, seen.numbers)[:, :longest] < laws.acceptance(p, q, drafted)
+        if seen.proposal.laws is None:
+            chance = p.gather(-1, drafted[..., None])[..., 0]
+        else:
+            chance = laws.acceptance(p, seen.proposal.laws.to(p.device), drafted)
+        return laws.uniforms_like(p, seen.numbers)[:, :longest] < chance
 
     def correction(self, target: torch.Tensor, draft: torch.Tensor) -> torch.Tensor:
         """Draw from what p has beyond q."""

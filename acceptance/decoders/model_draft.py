@@ -1,6 +1,7 @@
 """A draft model that proposes tokens one after another, and may stop when it is no longer sure."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,34 @@ from acceptance.rule import SamplingRule
 
 from .batch import Batch, Flags, Floats, Ints, read_prompts, unread
 from .chain import Proposal, Verdict
+
+
+class Lane:
+    """The CUDA stream that a draft works on: its own, or whichever is current."""
+
+    def __init__(self, model: Model) -> None:
+        self.stream = torch.cuda.Stream(model.device) if model.own_stream else None
+
+    @contextmanager
+    def beside(self) -> Iterator[None]:
+        """Work that needs nothing of the other stream's."""
+        with nullcontext() if self.stream is None else torch.cuda.stream(self.stream):
+            yield
+
+    @contextmanager
+    def after(self) -> Iterator[None]:
+        """Work that comes after all that the other stream was given, and before all that it will be given.
+
+        So no stream touches memory that the other still uses.
+        """
+        if self.stream is None:
+            yield
+            return
+        other = torch.cuda.current_stream(self.stream.device)
+        self.stream.wait_stream(other)
+        with torch.cuda.stream(self.stream):
+            yield
+        other.wait_stream(self.stream)
 
 
 class ModelDraft:
@@ -29,18 +58,24 @@ class ModelDraft:
                 pass that found out is paid.
             keep_hidden: Read the last drafted token as well, and hand on the hidden states of all.
         """
-        self.model, self.rule = model, rule
+        self.model, self.rule, self.lane = model, rule, Lane(model)
         self.least_confidence, self.keep_hidden = least_confidence, keep_hidden
 
     def start(self, batch: Batch, prompts: Sequence[Sequence[int]]) -> None:
-        """Read all prompts but their last token."""
+        """Read all prompts but their last token; on a stream of its own, while the target reads them."""
         # A model that is its own draft cannot read both sequences in one cache of fixed size.
         own = self.model.module is not batch.target.model.module
         model = replace(self.model, graphs=self.model.graphs and own)
-        self.context = read_prompts(model, prompts, batch.tokens.shape[1], keep_hidden=self.keep_hidden)
+        with self.lane.beside():
+            self.context = read_prompts(model, prompts, batch.tokens.shape[1], keep_hidden=self.keep_hidden)
 
     def propose(self, batch: Batch, lengths: Ints, numbers: Floats) -> Proposal:
         """Draft one token after another."""
+        with self.lane.after():
+            return self.drafted(batch, lengths, numbers)
+
+    def drafted(self, batch: Batch, lengths: Ints, numbers: Floats) -> Proposal:
+        """Draft on the stream that is current."""
         drafted: list[torch.Tensor] = []
         drafted_from: list[torch.Tensor] = []
         hidden: list[torch.Tensor] = []
@@ -92,8 +127,10 @@ class ModelDraft:
 
     def learn(self, batch: Batch, verdict: Verdict, committed: Ints) -> None:
         """Forget what was rejected."""
-        self.context.roll_back(np.minimum(self.context.lengths, batch.lengths - 1))
+        with self.lane.after():
+            self.context.roll_back(np.minimum(self.context.lengths, batch.lengths - 1))
 
     def select(self, rows: Ints) -> None:
         """Keep only these rows."""
-        self.context.select(rows)
+        with self.lane.after():
+            self.context.select(rows)

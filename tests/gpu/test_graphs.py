@@ -49,6 +49,26 @@ def test_replayed_passes_are_the_passes_themselves(models: tuple[Any, Any]) -> N
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_draft_on_a_stream_of_its_own_drafts_the_same(
+    models: tuple[Any, Any], batch: int, temperature: float
+) -> None:
+    from acceptance import laws
+    from acceptance.decoders import speculative
+    from acceptance.rule import SamplingRule
+
+    target, draft = models
+    rule = SamplingRule(temperature=temperature)
+    prompts = [[1, 2, 3, 4], [5] * 200, [6, 7]][:batch]
+    told = {"k": 4, "rule": rule, "draft_rule": rule, "max_new_tokens": 64}
+    plain, *beside = (
+        speculative.decode(target, replace(draft, own_stream=own), prompts, rngs=laws.streams(0, range(batch)), **told)
+        for own in (False, True, True)
+    )
+    assert beside == [plain, plain]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_decoders_write_the_same_with_graphs(models: tuple[Any, Any], temperature: float) -> None:
     from acceptance import laws
     from acceptance.decoders import speculative
