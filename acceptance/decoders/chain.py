@@ -118,6 +118,17 @@ class Exact:
         return laws.residual(target, draft)
 
 
+def choose(
+    logits: torch.Tensor, rule: SamplingRule, numbers: Floats, drafted_from: list[torch.Tensor]
+) -> torch.Tensor:
+    """Return the next drafted tokens, [rows]; note the law they come from, unless it is a point mass."""
+    if rule.is_greedy:
+        return logits.argmax(-1)
+    law = laws.probabilities(logits, rule)
+    drafted_from.append(law)
+    return laws.draw(law, laws.uniforms_like(logits, numbers))
+
+
 class Lengths(Protocol):
     """Chooses how many tokens each row drafts."""
 

@@ -15,7 +15,7 @@ from acceptance.rule import SamplingRule
 
 from . import heads
 from .batch import Batch, Flags, Floats, Ints, Task
-from .chain import Chain, FixedLength, Proposal, Verdict
+from .chain import Chain, FixedLength, Proposal, Verdict, choose
 from .method import Begin, Method, Models, Options
 from .tree import Tree, TreeDecoder, Walk, check_tree
 
@@ -139,21 +139,13 @@ class EagleDraft:
                 columns = np.where((step < lengths)[:, None], positions + 1, 0)
                 entries = (drafted[-1][:, None], features[:, None], positions, columns, causal(columns))
                 features = reader.step(*entries)[:, 0]
-            drafted.append(self.choose(reader.logits(features), numbers[:, step], drafted_from))
+            drafted.append(choose(reader.logits(features), self.rule, numbers[:, step], drafted_from))
         return Proposal(
             tokens=torch.stack(drafted, 1),
             lengths=lengths,
             passes=np.where(lengths > 0, lengths - 1 + caught_up, 0),
             laws=torch.stack(drafted_from, 1) if drafted_from else None,
         )
-
-    def choose(self, logits: torch.Tensor, numbers: Floats, drafted_from: list[torch.Tensor]) -> torch.Tensor:
-        """Return the next drafted tokens; note the law they come from, unless it is a point mass."""
-        if self.rule.is_greedy:
-            return logits.argmax(-1)
-        law = laws.probabilities(logits, self.rule)
-        drafted_from.append(law)
-        return laws.draw(law, laws.uniforms_like(logits, numbers))
 
     def learn(self, batch: Batch, verdict: Verdict, committed: Ints) -> None:
         """Note the target's own features of what was committed."""

@@ -12,7 +12,7 @@ from acceptance.models import Model
 from acceptance.rule import SamplingRule
 
 from .batch import Batch, Flags, Floats, Ints, read_prompts, unread
-from .chain import Proposal, Verdict
+from .chain import Proposal, Verdict, choose
 
 
 class Lane:
@@ -118,12 +118,8 @@ class ModelDraft:
         return np.where((lengths > step) & unsure.cpu().numpy(), step, lengths)
 
     def choose(self, logits: torch.Tensor, numbers: Floats, drafted_from: list[torch.Tensor]) -> torch.Tensor:
-        """Return the next drafted tokens; note the law they come from, unless it is a point mass."""
-        if self.rule.is_greedy:
-            return logits.argmax(-1)
-        law = laws.probabilities(logits, self.rule)
-        drafted_from.append(law)
-        return laws.draw(law, laws.uniforms_like(logits, numbers))
+        """Return the next drafted tokens; see `chain.choose`."""
+        return choose(logits, self.rule, numbers, drafted_from)
 
     def learn(self, batch: Batch, verdict: Verdict, committed: Ints) -> None:
         """Forget what was rejected."""
