@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from acceptance.cli import given, refuse_given
-from acceptance.options import BUNDLED, FILE
+from acceptance.options import FILE
 from simulator.artefacts import UserError, check_output, check_outputs, envelope, to_json
 from simulator.command import EXIT_INTERRUPTED, OneLineErrorsGroup, command, progress
 
-from .options import KNOB_OPTIONS, MACHINE_OPTIONS, OUTPUT_OPTIONS, RUN_OPTIONS, WHAT_OPTIONS
+from .options import KNOB_OPTIONS, MACHINE_OPTIONS, OUTPUT_OPTIONS, RUN_OPTIONS, WHAT_OPTIONS, check_values
 from .presets import BUNDLED_PRESETS, Presets, check_methods, load_presets
 from .settings import KNOBS
 
@@ -77,28 +77,33 @@ def parameters_of(context: click.Context) -> dict[str, click.Parameter]:
 
 def check(options: Mapping[str, Any]) -> None:
     """Refuse what can be refused before anything is loaded."""
-    from acceptance.cli import rules
     from simulator.pictures import check_format
 
-    if options["task"] is not None and options["dataset"] != BUNDLED:
-        raise UserError("--task: stands in place of --dataset, expected one of them")
-    rules(options)
+    check_values(options)
     check_format(options["plot"])
     if options["require_headless"]:
         from .headless import check_display
 
         check_display(os.environ)
-    if not options["inflate_target"] >= 1:
-        raise UserError(f"--inflate-target: {options['inflate_target']:g} is not allowed, expected 1 or more")
-    read = {"--config": options["config"]}
-    outputs = {"--plot": options["plot"], "--profile": options["profile"]}
-    check_outputs(outputs, options["force"], read | {"--out": options["out"]})
-    # One that exists goes on, if it is one of ours.
     check_output("--out", options["out"], force=True)
-    if options["out"].exists() and options["out"].stat().st_size and not options["force"]:
-        from .journal import read_records
+    # What is drawn from records is drawn again where they go on; before it is, their configuration is compared.
+    may_overwrite = options["force"] or goes_on(options["out"])
+    outputs = {"--plot": options["plot"], "--profile": options["profile"]}
+    check_outputs(outputs, may_overwrite, {"--config": options["config"], "--out": options["out"]})
 
-        check_records(options["out"], read_records(options["out"])[0][1:])
+
+def goes_on(path: Path) -> bool:
+    """Whether a file holds what a run can go on behind.
+
+    Raises:
+        UserError: It holds something else.
+    """
+    from .journal import is_unbegun, read_records
+
+    if not path.exists() or is_unbegun(path):
+        return False
+    check_records(path, read_records(path)[0][1:])
+    return True
 
 
 def forecast(bench: "Bench", parameters: Mapping[str, Any], options: Mapping[str, Any]) -> int:
@@ -131,7 +136,8 @@ def run(bench: "Bench", parameters: dict[str, Any], notes: list[str], options: M
         click.echo(f"{journal.path}: going on, {total - len(todo)} of {total} turns are done", err=True)
     tracks: list[tuple[str, Sequence[Span]]] = []
     interrupted = measure_all(bench, todo, journal, records, tracks)
-    if options["profile"]:
+    # Where nothing was left to measure, the profile of what was measured before stays.
+    if options["profile"] and (tracks or not options["profile"].exists()):
         write_chrome_trace(options["profile"], tracks)
     return present(journal, records, parameters, notes, options, interrupted=interrupted)
 

@@ -10,10 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from simulator.artefacts import UserError, check_kind, finite_or_text, read_bytes, writing
+from simulator.artefacts import UserError, check_kind, finite_or_text, read_bytes
 
 KIND = "decode_run"
 SCHEMA_VERSIONS = (1,)
+# Keys are sorted: every header begins like this.
+OPENING = b'{"created_utc":'
 
 
 def to_line(record: Mapping[str, Any]) -> bytes:
@@ -44,6 +46,21 @@ def read_records(path: Path) -> tuple[list[dict[str, Any]], int]:
     return records, len(torn)
 
 
+def is_unbegun(path: Path) -> bool:
+    """Whether a file is empty, or holds no more than a header of ours that was never whole.
+
+    Raises:
+        UserError: It cannot be read.
+    """
+    data = read_bytes(path)
+    if b"\n" in data or data[: len(OPENING)] != OPENING[: len(data)]:
+        return False
+    try:
+        return bool(json.loads(data)["kind"] == KIND)
+    except (ValueError, KeyError):
+        return True
+
+
 class Journal:
     """An open file of records."""
 
@@ -56,7 +73,7 @@ class Journal:
         """Begin a file with a header, or go on with one that the same header began.
 
         Args:
-            header: The first record; its parameters are what must be the same.
+            header: The first record; its parameters and the tool's version are what must be the same.
             force: Throw away what is there.
 
         Returns:
@@ -65,23 +82,29 @@ class Journal:
         Raises:
             UserError: The file is another's, of another configuration, or another process is at work in it.
         """
-        there = self.path.exists() and self.path.stat().st_size > 0
-        if there:
-            self.hold()
-        if not there or force:
-            self.close()
-            with writing(self.path, "wb") as file:
-                file.write(to_line(header))
-            self.hold()
-            return []
+        self.hold()
         try:
-            records, self.torn = read_records(self.path)
-            self.check_same(header["parameters"], records[0].get("parameters"))
+            return self.begin(header) if force or is_unbegun(self.path) else self.go_on(header)
         except UserError:
             self.close()
             raise
+
+    def begin(self, header: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Throw away what is there, and write the header."""
+        os.ftruncate(self.opened, 0)
+        self.append(header)
+        return []
+
+    def go_on(self, header: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Return the records that are there, and cut off a torn one.
+
+        Raises:
+            UserError: The file is another's or of another configuration.
+        """
+        records, self.torn = read_records(self.path)
+        self.check_same(header, records[0])
         if self.torn:
-            os.ftruncate(self.opened, self.path.stat().st_size - self.torn)
+            os.ftruncate(self.opened, os.fstat(self.opened).st_size - self.torn)
             os.fsync(self.opened)
         return records[1:]
 
@@ -95,11 +118,14 @@ class Journal:
     def hold(self) -> None:
         """Open the file for appending, and keep other processes out until this one ends, however it does.
 
+        One that is missing is made empty: of two that start at once, the lock lets one write the header.
+
         Raises:
-            UserError: Another is at work here.
+            UserError: It cannot be written, or another is at work here.
         """
         try:
-            self.file = os.open(self.path, os.O_WRONLY | os.O_APPEND)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.file = os.open(self.path, os.O_CREAT | os.O_APPEND | os.O_RDWR, 0o666)
         except OSError as error:
             raise UserError(f"--out {self.path}: cannot be written ({error.strerror})") from None
         try:
@@ -108,23 +134,22 @@ class Journal:
             return
         try:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Between opening and locking another may have put its own file here.
-            mine = os.path.samestat(os.fstat(self.file), self.path.stat())
         except OSError:
-            mine = False
-        if not mine:
             self.close()
-            raise UserError(f"--out: another benchmark is at work in {self.path}")
+            raise UserError(f"--out: another benchmark is at work in {self.path}") from None
 
-    def check_same(self, now: Mapping[str, Any], before: Any) -> None:
-        """Refuse to go on with a benchmark that was told something else.
+    def check_same(self, header: Mapping[str, Any], there: Mapping[str, Any]) -> None:
+        """Refuse to go on with a benchmark that was told something else, or that another version made.
 
         Raises:
             UserError: Names the first field that differs, and both values.
         """
+        before = there.get("parameters")
         if not isinstance(before, dict):
             raise UserError(f"{self.path}: parameters is {before!r}, expected an object")
-        now = json.loads(to_line(now))
+        now = json.loads(to_line(header["parameters"]))
+        version = "tool_version"
+        now, before = ({version: h.get(version)} | told for h, told in ((header, now), (there, before)))
         derived = "config_sha256"
         for key in (*now, *sorted(before.keys() - now.keys())):
             if key != derived and now.get(key) != before.get(key):

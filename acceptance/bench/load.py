@@ -25,9 +25,9 @@ from simulator.dependency import require
 from .headless import check_gpus
 from .machine import Energy, MemoryPeak, make_deterministic, system_metadata
 from .placement import Placement, available_gpus, place, weight_bytes
-from .presets import Presets
+from .presets import Presets, check_methods
 from .runner import Bench, Runnable
-from .settings import BASELINE, KNOBS, Arm, Settings, config_sha256
+from .settings import BASELINE, KNOBS, Arm, Settings, config_sha256, option_of
 
 TRAINED = ("medusa", "eagle", "judge")
 HASHED = ("*.safetensors", "*.bin", "*.json", "*.model", "*.npz")
@@ -130,12 +130,24 @@ def load_items(options: Mapping[str, Any]) -> Items:
 
 def placed(options: Mapping[str, Any]) -> Placement:
     """Return where the models go."""
-    own = {name: pick_device(options[name]) if options[name] else None for name in ("target_device", "draft_device")}
+    own = {name: picked_device(options, name) if options[name] else None for name in ("target_device", "draft_device")}
     target, draft = (weight_bytes(place_of(options[name], name)) for name in ("target", "draft"))
-    device = pick_device(options["device"])
+    device = picked_device(options, "device")
     return place(
         options["placement"], device=device, **own, gpus=available_gpus(), target_bytes=target, draft_bytes=draft
     )
+
+
+def picked_device(options: Mapping[str, Any], name: str) -> str:
+    """Return the device of an option.
+
+    Raises:
+        UserError: It is not here; names the option.
+    """
+    try:
+        return pick_device(options[name])
+    except UserError as error:
+        raise UserError(str(error).replace("--device", option_of(name), 1)) from None
 
 
 def place_of(given: str, name: str) -> str:
@@ -153,6 +165,10 @@ def load_models(options: Mapping[str, Any], placement: Placement) -> Pair:
     for name, devices in (("target", placement.target), ("draft", placement.draft)):
         if graphs and not (len(devices) == 1 and devices[0].startswith("cuda")):
             raise UserError(f"--cuda-graphs: the {name} is on {', '.join(devices)}, expected one CUDA device")
+    if graphs and options["batch_size"] > 1:
+        raise UserError(f"--cuda-graphs: --batch-size is {options['batch_size']}, expected 1")
+    if options["draft_stream"] and not placement.draft[0].startswith("cuda"):
+        raise UserError(f"--draft-stream: the draft is on {placement.draft[0]}, expected a CUDA device")
     pair = load_pair(
         place_of(options["target"], "target"),
         place_of(options["draft"], "draft"),
@@ -162,11 +178,21 @@ def load_models(options: Mapping[str, Any], placement: Placement) -> Pair:
         target_devices=placement.target,
         draft_devices=placement.draft,
     )
-    return replace(pair, target=replace(pair.target, graphs=graphs), draft=replace(pair.draft, graphs=graphs))
+    draft = replace(pair.draft, graphs=graphs, own_stream=options["draft_stream"])
+    return replace(pair, target=replace(pair.target, graphs=graphs), draft=draft)
 
 
 def models_of(options: Mapping[str, Any], pair: Pair, target: Model) -> Models:
-    """Return the models that methods may ask for; what was trained on the bundled target comes with it."""
+    """Return the models that methods may ask for."""
+    return Models(target=target, draft=pair.draft, **trained_folders(options))
+
+
+def trained_folders(options: Mapping[str, Any]) -> dict[str, Path | None]:
+    """Return where what was trained on the target is; the bundled target's own comes with it.
+
+    Raises:
+        UserError: A folder that is not there; names the option.
+    """
     from acceptance import judge
 
     bundled = {"medusa": heads.BUNDLED / "medusa", "eagle": heads.BUNDLED / "eagle", "judge": judge.BUNDLED}
@@ -174,7 +200,9 @@ def models_of(options: Mapping[str, Any], pair: Pair, target: Model) -> Models:
     for name in TRAINED:
         own = bundled[name] if options["target"] == BUNDLED and bundled[name].exists() else None
         found[name] = options[name] or own
-    return Models(target=target, draft=pair.draft, **found)
+        if options[name] and not options[name].exists():
+            raise UserError(f"{option_of(name)} {options[name]}: no such folder")
+    return found
 
 
 def arms_of(
@@ -184,6 +212,8 @@ def arms_of(
 
     A knob is the command line's, else the preset method's, else the experiment's, else the method's default.
     """
+    if presets:
+        check_methods(presets, METHODS)
     own = presets.methods if presets else {}
     shared = {name: options[name] for name in KNOBS if options[name] is not None}
     arms: dict[str, Arm] = {}
@@ -255,7 +285,7 @@ def described(
     )
     more = (
         *("batch_size", "seed", "temperature", "top_k", "top_p", "quantization", "inflate_target"),
-        *("deterministic", "cuda_graphs"),
+        *("deterministic", "cuda_graphs", "draft_stream"),
     )
     modules = {"target": pair.target.module, "draft": pair.draft.module}
     known = {name: identity(options[name], name, module) for name, module in modules.items()}

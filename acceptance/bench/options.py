@@ -1,6 +1,6 @@
-"""The options of `bench-decode`, in groups; what they mean together is checked in `cli` and `load`."""
+"""The options of `bench-decode`, in groups, and what can be refused of them on any machine."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +8,14 @@ import click
 
 from acceptance.options import BUNDLED, FILE, stacked
 from acceptance.prompts import DATASETS
+from simulator.artefacts import UserError
 
+from .placement import Gpu, by_kind
 from .settings import KNOBS, Knob, option_of
 
 Decorator = Callable[[Any], Any]
+# As many as no machine has: a kind of placement is judged by its spelling alone.
+PLENTY = tuple(Gpu(index=i, free_bytes=0) for i in range(1024))
 
 
 def knob_option(name: str, knob: Knob) -> Decorator:
@@ -61,8 +65,9 @@ MACHINE_OPTIONS = stacked(
     click.option("--placement", default="same", metavar="same|separate|ratio A:B|auto", help="Over several GPUs."),
     click.option("--target-device", show_default="by --placement", help="torch device of the target."),
     click.option("--draft-device", show_default="by --placement", help="torch device of the draft."),
-    click.option("--inflate-target", default=1.0, help="Same logits at so many times the target's cost."),
+    click.option("--inflate-target", default=1.0, help="Same logits with so many times the weights in a pass."),
     click.option("--cuda-graphs", is_flag=True, help="Replay passes of single sequences as CUDA graphs."),
+    click.option("--draft-stream", is_flag=True, help="Let the draft model work on a CUDA stream of its own."),
     click.option("--deterministic", is_flag=True, help="Refuse whatever would not repeat bit for bit."),
     click.option("--require-headless", is_flag=True, help="Refuse a machine with a desktop, or a GPU others use."),
 )
@@ -74,3 +79,22 @@ OUTPUT_OPTIONS = stacked(
     click.option("--json", "as_json", is_flag=True, help="Print header and summaries as JSON."),
     click.option("--force", is_flag=True, help="Overwrite files that exist; start --out anew."),
 )
+
+
+def check_values(options: Mapping[str, Any]) -> None:
+    """Refuse values that no machine and no model would take.
+
+    Args:
+        options: Of the command, by name.
+
+    Raises:
+        UserError: Names the option.
+    """
+    from acceptance.cli import rules
+
+    if options["task"] is not None and options["dataset"] != BUNDLED:
+        raise UserError("--task: stands in place of --dataset, expected one of them")
+    rules(options)
+    if not options["inflate_target"] >= 1:
+        raise UserError(f"--inflate-target: {options['inflate_target']:g} is not allowed, expected 1 or more")
+    by_kind(options["placement"], "cpu", PLENTY, None, None)

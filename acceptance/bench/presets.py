@@ -4,11 +4,13 @@
     [methods.NAME]      method, and its knobs
     [experiments.NAME]  models, methods, and every other option of a run
 
-Keys are the command's options with underscores; values are checked as the command checks them.
+Keys are the command's options with underscores; values are checked as the command checks them. The file may say
+`version = 1` above its tables.
 """
 
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,13 @@ import click
 
 from simulator.artefacts import UserError, read_text
 
+from .options import check_values
 from .settings import KNOBS, Arm, check_knob
 
 BUNDLED_PRESETS = Path(__file__).parent / "presets.toml"
 TABLES = ("models", "methods", "experiments")
+VERSION = 1
+PLAIN_WORD = re.compile(r"[A-Za-z0-9._-]+")
 MODEL_KEYS = (
     "target",
     "draft",
@@ -35,7 +40,10 @@ MODEL_KEYS = (
     "inflate_target",
 )
 # What belongs to a call of the command, not to an experiment.
-NOT_PRESET = ("method", "config", "experiment", "out", "dry_run", "plot", "profile", "as_json", "force", "help")
+NOT_PRESET = (
+    *("method", "config", "experiment", "out", "dry_run", "plot", "profile", "as_json", "force"),
+    *("help", "version"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,11 +87,15 @@ def load_presets(path: Path, parameters: Mapping[str, click.Parameter]) -> Prese
         found = tomllib.loads(read_text(path))
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path}: not TOML ({error})") from None
+    version = found.pop("version", VERSION)
+    if isinstance(version, bool) or not isinstance(version, int) or version != VERSION:
+        raise UserError(f"{path}: version is {version!r}, expected {VERSION}")
     for name, table in found.items():
         if name not in TABLES:
             raise UserError(f"{path}: {name!r} is not known, expected {', '.join(TABLES)}")
         if not isinstance(table, dict) or not all(isinstance(t, dict) for t in table.values()):
             raise UserError(f"{path}: {name} holds no tables, expected [{name}.NAME]")
+        check_names(f"{path}: {name}", table)
     sections = {name: found.get(name, {}) for name in TABLES}
     models = {
         name: checked(f"{path}: models.{name}", table, MODEL_KEYS, parameters)
@@ -91,13 +103,53 @@ def load_presets(path: Path, parameters: Mapping[str, click.Parameter]) -> Prese
     }
     methods = {name: arm_of(f"{path}: methods.{name}", name, table) for name, table in sections["methods"].items()}
     allowed = tuple(name for name in parameters if name not in NOT_PRESET)
+    usual = defaults(parameters)
+    for name, table in models.items():
+        check_together(f"{path}: models.{name}", usual | table)
     experiments = {}
     for name, table in sections["experiments"].items():
         at = f"{path}: experiments.{name}"
         rest = {key: value for key, value in table.items() if key not in ("models", "methods")}
         pairing = pairing_of(at, table, models)
         experiments[name] = pairing | checked(at, rest, allowed, parameters)
-    return Presets(path=path, models=models, methods=methods, experiments=experiments)
+    presets = Presets(path=path, models=models, methods=methods, experiments=experiments)
+    for name in experiments:
+        check_together(f"{path}: experiments.{name}", usual | presets.options(name), methods)
+    return presets
+
+
+def check_names(at: str, names: Iterable[str]) -> None:
+    """Refuse names that the command line, a file's keys or a table could not show."""
+    for name in names:
+        if not PLAIN_WORD.fullmatch(name):
+            raise UserError(f"{at}: the name {name!r} is not allowed, expected a plain word: letters, digits, . _ -")
+
+
+def defaults(parameters: Mapping[str, click.Parameter]) -> dict[str, Any]:
+    """Return what the command's options hold where nothing is given."""
+    found: dict[str, Any] = click.Command("", params=[*parameters.values()]).make_context("", []).params
+    return found
+
+
+def check_together(at: str, options: Mapping[str, Any], methods: Mapping[str, Arm] | None = None) -> None:
+    """Refuse what the command would refuse.
+
+    Args:
+        at: Where the options stand.
+        options: All of them.
+        methods: Those of the file.
+
+    Raises:
+        UserError: Names the place and the option.
+    """
+    shared = {name: options[name] for name in KNOBS if options[name] is not None}
+    try:
+        check_values(options)
+        for name in options["method"].split(","):
+            own = methods[name].knobs if methods and name in methods else {}
+            Arm(name=name, method=name, knobs=shared | dict(own))
+    except UserError as error:
+        raise UserError(f"{at}: {error}") from None
 
 
 def pairing_of(at: str, table: Mapping[str, Any], models: Mapping[str, Any]) -> dict[str, str]:
@@ -155,8 +207,8 @@ def arm_of(at: str, name: str, table: Mapping[str, Any]) -> Arm:
     method = table.get("method")
     if not isinstance(method, str):
         raise UserError(f"{at}.method: {method!r} is not allowed, expected the name of a method")
-    if "," in name or "/" in name or name == "all":
-        raise UserError(f"{at}: the name is not allowed, expected one without commas and slashes, and not all")
+    if name == "all":
+        raise UserError(f"{at}: the name is not allowed, expected another one, not all")
     for key, value in table.items():
         if key != "method" and key not in KNOBS:
             raise UserError(f"{at}.{key}: not known, expected method, {', '.join(KNOBS)}")
@@ -168,8 +220,24 @@ def arm_of(at: str, name: str, table: Mapping[str, Any]) -> Arm:
         raise UserError(f"{at}: {error}") from None
 
 
+def check_inflation(presets: Presets) -> None:
+    """Refuse targets inflated beyond what the command takes.
+
+    Raises:
+        UserError: Names the preset and what is allowed.
+    """
+    from acceptance.inflate import MAX_TIMES
+
+    for section, tables in (("models", presets.models), ("experiments", presets.experiments)):
+        for name, table in tables.items():
+            times = table.get("inflate_target", 1)
+            if times > MAX_TIMES:
+                at = f"{presets.path}: {section}.{name}.inflate_target"
+                raise UserError(f"{at}: {times:g} is not allowed, expected 1 to {MAX_TIMES}")
+
+
 def check_methods(presets: Presets, known: Mapping[str, Any]) -> None:
-    """Refuse presets that name methods which are not there.
+    """Refuse presets that name methods which are not there, or are named like one that is.
 
     Args:
         presets: Of a file.
@@ -178,7 +246,10 @@ def check_methods(presets: Presets, known: Mapping[str, Any]) -> None:
     Raises:
         UserError: Names the preset, the method and those there are.
     """
+    check_inflation(presets)
     for name, arm in presets.methods.items():
+        if name in known:
+            raise UserError(f"{presets.path}: methods.{name}: is the name of a built-in method, expected another one")
         if arm.method not in known:
             at = f"{presets.path}: methods.{name}.method"
             raise UserError(f"{at}: {arm.method!r} is not allowed, expected {', '.join(known)}")

@@ -79,7 +79,8 @@ class Quality:
 class Measured:
     """One row of a timed batch.
 
-    identical: to the baseline's greedy output. reference: what a task says really follows.
+    identical: to the baseline's greedy output. reference: what a task says really follows. note: what could not be
+    worked out behind the clock, and why.
     """
 
     tokens: list[int]
@@ -92,6 +93,7 @@ class Measured:
     energy_j: float | None
     quality: Quality | None
     reference: Sequence[int] | None = None
+    note: str | None = None
 
 
 def resume_key(method: str, prompt: int, run: int) -> str:
@@ -151,6 +153,7 @@ def measured_fields(found: Measured) -> dict[str, Any]:
         "energy_j": found.energy_j,
         "quality": asdict(found.quality) if found.quality else None,
         "exact_match": exact_match(found.tokens, found.reference) if found.reference else None,
+        "note": found.note,
     }
 
 
@@ -187,6 +190,7 @@ MEASURED_FIELDS = (
     "energy_j",
     "quality",
     "exact_match",
+    "note",
 )
 
 

@@ -150,9 +150,7 @@ def notes(summaries: Sequence[Summary]) -> list[str]:
     if any(not s["is_exact"] and s["runs_ok"] for s in summaries):
         lines.append("log p: of the target, mean over tokens in nats, less that of plain decoding's output")
     if others:
-        lines.append(
-            "if v = 1: tokens/round over draft + one step of plain decoding, as if verifying took that and no more"
-        )
+        lines.append("if v = 1: tokens a round over draft + one step of plain decoding, all else free")
     return ["", *lines] if lines else []
 
 

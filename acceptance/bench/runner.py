@@ -7,7 +7,7 @@ import gc
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -16,7 +16,6 @@ from acceptance.decoders.batch import Decoded, Task
 from acceptance.decoders.decoder import run as decode
 from acceptance.decoders.method import Begin
 from acceptance.decoders.tree import TreeDecoder
-from acceptance.laws import streams
 from acceptance.loop_check import top_two
 from acceptance.models import Model
 from acceptance.trace import PromptInfo
@@ -27,7 +26,12 @@ from .records import Divergence, Measured, Origin, Quality, Skipped, as_record, 
 from .settings import BASELINE, Arm, Settings
 
 WARM_UP_TOKENS = 16
+# Tells the stream that draws an order from that of a prompt's tokens.
+ORDER_STREAM = 1
+T = TypeVar("T")
 Emit = Callable[[dict[str, Any]], None]
+# How the target sees outputs to a prompt that it was shown; or nothing, and why.
+Judged = dict[tuple[int, ...], tuple[Quality | None, str]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,8 +94,13 @@ def batches(count: int, size: int) -> list[range]:
 
 def turns(bench: Bench, run: int, batch: range) -> list[Runnable]:
     """Return the arms in the order in which they take this batch in this run."""
-    rng = np.random.default_rng(np.random.SeedSequence(bench.settings.seed, spawn_key=(run, batch.start)))
+    rng = stream(bench.settings.seed, run, batch.start, ORDER_STREAM)
     return [bench.arms[i] for i in rng.permutation(len(bench.arms))]
+
+
+def stream(seed: int, *key: int) -> np.random.Generator:
+    """Return the random stream of a key: no two keys and seeds share one."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
 
 
 @contextmanager
@@ -129,7 +138,7 @@ def take(bench: Bench, begin: Begin, batch: range, run: int = 0, max_new_tokens:
     task = Task(
         rule=settings.rule,
         max_new_tokens=max_new_tokens or settings.max_new_tokens,
-        rngs=streams(settings.seed + run, batch),
+        rngs=[stream(settings.seed, run, index) for index in batch],
         mark=clock.mark,
     )
     with undisturbed(), bench.memory, bench.energy:
@@ -152,8 +161,13 @@ def attempt(bench: Bench, begin: Begin, batch: range, run: int = 0, max_new_toke
     try:
         return take(bench, begin, batch, run, max_new_tokens)
     except Exception as error:  # one failure must not stop the rest, whatever a model's code raises
-        reason = (str(error).strip() or "no message").partition("\n")[0]
-        return f"{type(error).__name__}: {reason}"
+        return reason_of(error)
+
+
+def reason_of(error: Exception) -> str:
+    """Say in one line what went wrong."""
+    reason = (str(error).strip() or "no message").partition("\n")[0]
+    return f"{type(error).__name__}: {reason}"
 
 
 def warm_up(bench: Bench, wanted: Collection[tuple[str, int]]) -> dict[str, Taken | str]:
@@ -176,7 +190,10 @@ def warm_up(bench: Bench, wanted: Collection[tuple[str, int]]) -> dict[str, Take
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
-    """All arms on one batch in one run, in their order, and which of them are still to be measured."""
+    """All arms on one batch in one run, in their order, and of which no record is there yet.
+
+    All are measured, whatever is there: times are compared with those that were taken beside them.
+    """
 
     run: int
     number: int
@@ -186,7 +203,7 @@ class Turn:
 
 
 def plan_turns(bench: Bench, done: Collection[str]) -> list[Turn]:
-    """Return what is still to be measured, run after run, prompt after prompt.
+    """Return the turns of which anything is missing, run after run, prompt after prompt.
 
     Args:
         bench: What is measured.
@@ -221,13 +238,11 @@ def measure(
         watch: Shown the timeline of every decoding under a name.
     """
     with settled():
-        warm_up(bench, {(name, len(turn.batch)) for turn in todo for name in turn.missing})
+        warm_up(bench, {(r.arm.name, len(turn.batch)) for turn in todo for r in turn.order})
         for turn in todo:
             gc.collect()
             taken = {
-                r.arm.name: attempt(bench, r.begin, turn.batch, turn.run)
-                for r in turn.order
-                if r.begin is not None and r.arm.name in turn.missing
+                r.arm.name: attempt(bench, r.begin, turn.batch, turn.run) for r in turn.order if r.begin is not None
             }
             for name, found in taken.items():
                 if isinstance(found, Taken):
@@ -238,13 +253,14 @@ def measure(
 
 
 def records_of(bench: Bench, turn: Turn, taken: dict[str, Taken | str]) -> list[dict[str, Any]]:
-    """Return the records of a turn, arm after arm in their order, row after row."""
-    reference = plain_outputs(bench, turn, taken)
-    judged: dict[tuple[int, ...], Quality | None] = {}
+    """Return the records of a turn, arm after arm in their order, row after row.
+
+    Arms that were missing come last: until the last record is kept, the turn is not done.
+    """
+    reference = plain_outputs(bench, taken)
+    judged: Judged = {}
     found = []
-    for place, runnable in enumerate(turn.order):
-        if runnable.arm.name not in turn.missing:
-            continue
+    for place, runnable in sorted(enumerate(turn.order), key=lambda each: each[1].arm.name in turn.missing):
         result = taken.get(runnable.arm.name, runnable.reason)
         for row, index in enumerate(turn.batch):
             origin = Origin(
@@ -270,12 +286,11 @@ def records_of(bench: Bench, turn: Turn, taken: dict[str, Taken | str]) -> list[
     return found
 
 
-def plain_outputs(bench: Bench, turn: Turn, taken: dict[str, Taken | str]) -> list[list[int]] | None:
-    """Return the baseline's greedy outputs, decoded anew where this turn did not; None where they are sampled."""
-    begin = bench.baseline.begin
-    if not bench.settings.rule.is_greedy or begin is None:
+def plain_outputs(bench: Bench, taken: dict[str, Taken | str]) -> list[list[int]] | None:
+    """Return the baseline's greedy outputs; None where they are sampled or it failed."""
+    if not bench.settings.rule.is_greedy:
         return None
-    found = taken.get(bench.baseline.arm.name) or attempt(bench, begin, turn.batch, turn.run)
+    found = taken.get(bench.baseline.arm.name)
     return [d.tokens for d in found.decoded] if isinstance(found, Taken) else None
 
 
@@ -284,7 +299,7 @@ def measured(
     origin: Origin,
     taken: Taken,
     plain: list[int] | None,
-    judged: dict[tuple[int, ...], Quality | None],
+    judged: Judged,
 ) -> Measured:
     """Return what one row of a timed batch says.
 
@@ -293,15 +308,19 @@ def measured(
         origin: Which row.
         taken: The batch.
         plain: The baseline's greedy output.
-        judged: Quality of outputs that were judged before.
+        judged: Quality of outputs that were judged before; grows.
     """
     output = taken.decoded[origin.batch_row]
     is_baseline = origin.algorithm == BASELINE
-    divergence = None if plain is None or is_baseline else first_divergence(bench, origin, plain, output.tokens)
+    divergence, no_divergence = None, ""
+    if plain is not None and not is_baseline:
+        divergence, no_divergence = guarded(first_divergence, bench, origin, plain, output.tokens)
     wants_quality = bench.judges_quality and (is_baseline or not origin.is_exact)
     key = (origin.prompt_index, *output.tokens)
     if wants_quality and key not in judged:
-        judged[key] = quality_of(bench, origin.prompt_index, output.tokens)
+        judged[key] = guarded(quality_of, bench, origin.prompt_index, output.tokens)
+    seen, unseen = judged[key] if wants_quality else (None, "")
+    reasons = {"first_divergence": no_divergence, "quality": unseen}
     return Measured(
         tokens=output.tokens,
         rounds=output.rounds,
@@ -311,17 +330,23 @@ def measured(
         divergence=divergence,
         memory_peak_bytes=taken.memory_peak_bytes,
         energy_j=taken.energy_j,
-        quality=judged[key] if wants_quality else None,
+        quality=seen,
         reference=bench.references[origin.prompt_index][: bench.settings.max_new_tokens] if bench.references else None,
+        note="; ".join(f"{name}: {reason}" for name, reason in reasons.items() if reason) or None,
     )
 
 
-def quality_of(bench: Bench, index: int, output: list[int]) -> Quality | None:
-    """Return how the target sees an output; None where it cannot be read."""
+def guarded(work: Callable[..., T], *told: Any) -> tuple[T | None, str]:
+    """Work something out; return it, or nothing and why not: times that were measured are not lost over it."""
     try:
-        found = quality.of_output(bench.target, list(bench.prompts[index]), output)
-    except RuntimeError:  # no memory for one pass over it all
-        return None
+        return work(*told), ""
+    except Exception as error:  # no memory for one pass over it all, or whatever a model's code raises
+        return None, reason_of(error)
+
+
+def quality_of(bench: Bench, index: int, output: list[int]) -> Quality:
+    """Return how the target sees an output."""
+    found = quality.of_output(bench.target, list(bench.prompts[index]), output)
     return Quality(mean_logp_nats=found.mean_logp_nats, mean_rank=found.mean_rank, argmax_share=found.argmax_share)
 
 

@@ -41,9 +41,9 @@ KNOBS = {
     "ngram": Knob(low=2, high=16, default=3, about="Longest n-gram, context and token."),
     "filler_top_k": Knob(low=1, high=1024, default=3, about="Tokens an n-gram store learns at each position."),
     "rank": Knob(low=1, high=2**20, default=5, about="Rank in the target that top-k agreement accepts."),
-    "typical_p": Knob(low=0, high=1, default=0.1, whole=False, about="Target probability that typical accepts."),
+    "typical_p": Knob(low=0, high=1, default=0.1, whole=False, about="epsilon of min(epsilon, sqrt(epsilon) exp(-H))."),
     "tau": Knob(low=0, high=1, default=0.5, whole=False, about="Draft confidence that the confidence rule accepts."),
-    "fuzziness": Knob(low=1, high=100, default=1.5, whole=False, about="How far the fuzzy rule flattens the target."),
+    "fuzziness": Knob(low=1, high=100, default=1.5, whole=False, about="Factor on p/q in the fuzzy rule."),
     "judge_threshold": Knob(
         low=0, high=1, default=None, whole=False, about="Judged importance from which a mismatch is refused."
     ),

@@ -27,7 +27,7 @@ AT = {name: column for column, name in enumerate(COLUMNS)}
 
 
 def summarise(records: Iterable[Mapping[str, Any]], seed: int) -> list[dict[str, Any]]:
-    """Return a summary of each method, in the order in which they first appear; the baseline's first.
+    """Return a summary of each method, the baseline's first, the others by name.
 
     Args:
         records: Of a file, in its order.

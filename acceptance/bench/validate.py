@@ -7,8 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from simulator.artefacts import UserError
+
 from .journal import KIND, read_records, to_line
-from .records import PHASES, RECORD, SUMMARY, latest, load_schema, resume_key
+from .records import PHASES, RECORD, SUMMARY, latest, load_schema, ratio, resume_key
+from .settings import BASELINE, config_sha256
 from .summary import summarise
 
 MAX_TOLD = 20
@@ -23,6 +26,8 @@ TYPES: dict[str, tuple[type, ...]] = {
 }
 # Clocks are read in order, so that sums may differ by the rounding of their terms alone.
 CLOSE = 1e-6
+# Nothing that is measured or told takes more; arithmetic with larger ones overflows.
+MAX_WHOLE = 2**63 - 1
 
 
 def problems(path: Path, *, strict: bool) -> list[str]:
@@ -35,6 +40,8 @@ def problems(path: Path, *, strict: bool) -> list[str]:
     Raises:
         UserError: The file cannot be read as lines of JSON with our header.
     """
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: is a folder, device or pipe, expected a file of bench-decode")
     records, torn = read_records(path)
     found = [f"the last {torn} bytes are a torn line"] if torn else []
     schema = load_schema()
@@ -44,7 +51,7 @@ def problems(path: Path, *, strict: bool) -> list[str]:
             wrong = list(disagreements(record))
         found += [f"line {number}: {what}" for what in wrong]
     if strict and not found:
-        found += stale_summaries(records)
+        found = [*header_disagreements(records[0]["parameters"]), *strangers(records), *stale_summaries(records)]
     return found
 
 
@@ -126,6 +133,8 @@ def number_breach(rule: Mapping[str, Any], value: Any) -> str:
     """Say within what a number should be."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return ""
+    if isinstance(value, int) and abs(value) > MAX_WHOLE:
+        return "a number of at most 64 bits"
     low, high = rule.get("minimum", -math.inf), rule.get("maximum", math.inf)
     return "" if low <= value <= high else f"{low:g} to {high:g}"
 
@@ -177,6 +186,7 @@ def round_disagreements(record: Mapping[str, Any], rounds: Mapping[str, list[Any
             yield f"round {number} accepted {accepted} of {drafted} drafted tokens, {overruled} of them overruled"
         if committed > accepted + 1:
             yield f"round {number} committed {committed} tokens, but accepted {accepted}"
+    yield from depth_disagreements(record, rounds)
     total = {name: sum(values) for name, values in rounds.items() if name != "cut_by"}
     tokens, count = record["generated_tokens"], lengths["drafted"]
     if total["committed"] != tokens:
@@ -190,7 +200,26 @@ def round_disagreements(record: Mapping[str, Any], rounds: Mapping[str, list[Any
         "overruled": (total["overruled"], 1),
     }
     for name, (above, below) in derived.items():
-        yield from unlike(name, record[name], above / below if below else None)
+        yield from unlike(name, record[name], ratio(above, below))
+    judge, overruled = record["judge"] or {}, total["overruled"]
+    yield from unlike("judge.overruled_per_token", judge.get("overruled_per_token"), overruled / max(tokens, 1))
+    expected = ratio(overruled, total["accepted"])
+    yield from unlike("judge.overruled_per_accepted", judge.get("overruled_per_accepted"), expected)
+    if record["tree"]:
+        tree = {"nodes": total["drafted"]}
+        tree |= {"nodes_per_round": ratio(total["drafted"], count), "depth": ratio(total["depth"], count)}
+        for name, value in tree.items():
+            yield from unlike(f"tree.{name}", record["tree"][name], value)
+
+
+def depth_disagreements(record: Mapping[str, Any], rounds: Mapping[str, list[Any]]) -> Iterator[str]:
+    """Say which rounds cannot be as deep: a chain's depth is what it drafted, of a tree no more than that."""
+    each = zip(rounds["drafted"], rounds["accepted"], rounds["depth"], strict=True)
+    for number, (drafted, accepted, depth) in enumerate(each):
+        if record["tree"] is None and depth != drafted:
+            yield f"round {number} is {depth} deep, but drafted a chain of {drafted}"
+        elif not accepted <= depth <= drafted:
+            yield f"round {number} is {depth} deep, but accepted {accepted} of {drafted} drafted tokens"
 
 
 def time_disagreements(record: Mapping[str, Any]) -> Iterator[str]:
@@ -201,8 +230,11 @@ def time_disagreements(record: Mapping[str, Any]) -> Iterator[str]:
         return
     yield from unlike("total_s", total, sum(record[f"{name}_ms"] for name in PHASES) / 1e3)
     yield from unlike("decode_s", record["decode_s"], total - record["prefill_ms"] / 1e3)
-    yield from unlike("tokens_per_s", record["tokens_per_s"], record["generated_tokens"] / total if total else None)
-    if record["ttft_s"] > total * (1 + CLOSE):
+    tokens = record["generated_tokens"]
+    yield from unlike("tokens_per_s", record["tokens_per_s"], ratio(tokens, total))
+    # From the field itself: what is left of a total that is nearly all prefill is rounding.
+    yield from unlike("decode_tokens_per_s", record["decode_tokens_per_s"], ratio(tokens, record["decode_s"] or 0))
+    if record["ttft_s"] is not None and record["ttft_s"] > total * (1 + CLOSE):
         yield f"ttft_s is {record['ttft_s']}, above total_s, {total}"
 
 
@@ -215,10 +247,48 @@ def unlike(name: str, found: float | None, expected: float | None) -> Iterator[s
         yield f"{name} is {found}, but {expected} follows from the others"
 
 
+def header_disagreements(parameters: Mapping[str, Any]) -> Iterator[str]:
+    """Say whether the header's parameters are not those that were hashed."""
+    told = {name: value for name, value in parameters.items() if name != "config_sha256"}
+    if config_sha256(told) != parameters["config_sha256"]:
+        yield "line 1: config_sha256 does not follow from the parameters"
+
+
+def strangers(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Say which records do not agree with the header, or with those of other methods on the same prompt."""
+    parameters, measured = records[0]["parameters"], latest(records)
+    plain = {
+        (r["prompt_index"], r["run"]): r["output_sha256"]
+        for r in measured
+        if r["algorithm"] == BASELINE and r["status"] == "ok"
+    }
+    tokens: dict[int, int] = {}
+    for record in measured:
+        key, index, run = record["resume_key"], record["prompt_index"], record["run"]
+        for name, value, limit in (("prompt_index", index, "prompt_count"), ("run", run, "runs")):
+            if value >= parameters[limit]:
+                yield f"{key}: {name} is {value}, expected below {limit}, {parameters[limit]}"
+        first = tokens.setdefault(index, record["prompt_tokens"])
+        if record["prompt_tokens"] != first:
+            yield f"{key}: prompt_tokens is {record['prompt_tokens']}, but {first} in another record of that prompt"
+        told, other = record["identical_to_baseline"], plain.get((index, run))
+        if told is not None and other is not None and told != (record["output_sha256"] == other):
+            differs = "differs from" if told else "equals"
+            yield f"{key}: identical_to_baseline is {str(told).lower()}, but output_sha256 {differs} the baseline's"
+
+
+def is_finished(records: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether every method has a record of every prompt in every run."""
+    parameters = records[0]["parameters"]
+    names = {m["name"] for m in parameters["methods"]}
+    found = sum(r["method"] in names for r in latest(records))
+    return bool(found >= len(names) * parameters["prompt_count"] * parameters["runs"])
+
+
 def stale_summaries(records: Sequence[Mapping[str, Any]]) -> list[str]:
     """Say where the summaries that hold do not follow from the records."""
     told = {r["method"]: r for r in records if r["kind"] == SUMMARY}
-    if not told:
+    if not told and not is_finished(records):
         return []
     fresh = {s["method"]: json.loads(to_line(s)) for s in summarise(latest(records), records[0]["parameters"]["seed"])}
     found = [f"summary of {name}: no records of it" for name in told.keys() - fresh.keys()]

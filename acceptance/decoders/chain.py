@@ -118,9 +118,7 @@ class Exact:
         return laws.residual(target, draft)
 
 
-def choose(
-    logits: torch.Tensor, rule: SamplingRule, numbers: Floats, drafted_from: list[torch.Tensor]
-) -> torch.Tensor:
+def choose(logits: torch.Tensor, rule: SamplingRule, numbers: Floats, drafted_from: list[torch.Tensor]) -> torch.Tensor:
     """Return the next drafted tokens, [rows]; note the law they come from, unless it is a point mass."""
     if rule.is_greedy:
         return logits.argmax(-1)

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sysconfig
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,40 @@ def test_the_same_command_goes_on_a_different_one_is_refused_and_force_starts_an
     assert len(latest(read_records(out)[0])) == 12
 
 
+def test_what_is_drawn_from_records_is_drawn_again_when_they_go_on(bench, user_error, tmp_path: Path) -> None:
+    out, plot, profile = (tmp_path / name for name in ("decode.jsonl", "a.svg", "trace.json"))
+    told = ("--method", "ngram", "--plot", "a.svg", "--profile", "trace.json")
+    plot.write_text("mine")
+    user_error(bench(*told), "--plot a.svg: exists already")
+    assert plot.read_text() == "mine"
+    plot.unlink()
+    assert bench(*told).returncode == 0
+    kept, picture, trace = out.read_bytes(), plot.read_bytes(), profile.read_bytes()
+    # Another configuration goes on with nothing: all three stay.
+    user_error(bench(*told, "--ngram", 4), "decode.jsonl: methods")
+    assert (out.read_bytes(), plot.read_bytes(), profile.read_bytes()) == (kept, picture, trace)
+    plot.write_text("old")
+    again = bench(*told)
+    assert again.returncode == 0, again.stderr
+    assert plot.read_bytes().startswith(b"<?xml")
+    # Nothing was measured, so that there is nothing to profile.
+    assert (out.read_bytes(), profile.read_bytes()) == (kept, trace)
+    lines = kept.splitlines(keepends=True)
+    out.write_bytes(b"".join(lines[:7]))
+    assert bench(*told).returncode == 0
+    assert profile.read_bytes() != trace
+    assert problems(out, strict=True) == []
+
+
+def test_a_header_that_was_never_whole_is_begun_anew(bench, tmp_path: Path) -> None:
+    out = tmp_path / "decode.jsonl"
+    assert bench("--method", "ngram").returncode == 0
+    out.write_bytes(out.read_bytes()[:200])
+    done = bench("--method", "ngram")
+    assert done.returncode == 0, done.stderr
+    assert problems(out, strict=True) == []
+
+
 def wait_for_records(process: subprocess.Popen[str], out: Path, count: int) -> None:
     for _ in range(2400):
         if out.exists() and out.read_bytes().count(b"\n") > count:
@@ -125,9 +160,10 @@ def test_kill_9_leaves_whole_records_and_loses_at_most_the_prompt_under_way(told
         left = out.read_bytes()
         assert left.startswith(seen)
         assert problems(out, strict=True) == []
-        keys = [r["resume_key"] for r in read_records(out)[0][1:]]
-        assert len(set(keys)) == len(keys)
-    # Nothing was lost or measured twice: the turns follow one another without a gap.
+    # A turn that was cut short is measured again as a whole, none but those: one each time it went on.
+    seen_turns = Counter((r["run"], r["prompt_index"], r["method"]) for r in read_records(out)[0][1:])
+    assert len({key[:2] for key, times in seen_turns.items() if times > 1}) <= 2
+    # Nothing was lost: the turns follow one another without a gap.
     turns = [(r["run"], r["prompt_index"]) for r in latest(read_records(out)[0])]
     assert turns == sorted(turns)
     assert len(set(turns)) == (turns[-1][0] * 6 + turns[-1][1]) + 1
@@ -257,5 +293,7 @@ def test_a_desktop_is_refused_where_none_may_be(run, user_error) -> None:
 
 def test_bad_input_that_takes_models_to_see(bench, user_error, tmp_path: Path) -> None:
     user_error(bench("--method", "guess"), "--method: 'guess' is not allowed")
+    user_error(bench("--cuda-graphs"), "--cuda-graphs: the target is on cpu, expected one CUDA device")
+    user_error(bench("--draft-stream"), "--draft-stream: the draft is on cpu, expected a CUDA device")
     user_error(bench("--method", "medusa"), "--method: 'medusa' is not allowed without Medusa heads")
     assert files(tmp_path) == set()

@@ -3,7 +3,9 @@
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +14,13 @@ from hypothesis import strategies as st
 from acceptance.bench.journal import Journal, read_records, to_line
 from simulator.artefacts import UserError
 
-HEADER = {"kind": "decode_run", "schema_version": 1, "parameters": {"seed": 0, "models": {"target": {"name": "a"}}}}
+HEADER = {
+    "kind": "decode_run",
+    "schema_version": 1,
+    "created_utc": "2026-01-02T03:04:05+00:00",
+    "tool_version": "1.0",
+    "parameters": {"seed": 0, "models": {"target": {"name": "a"}}},
+}
 
 
 def begun(path: Path, count: int = 3) -> Path:
@@ -76,7 +84,33 @@ def test_a_field_that_is_gone_is_a_difference_too(tmp_path: Path) -> None:
         Journal(path).open(HEADER | {"parameters": {"seed": 0}}, force=False)
 
 
-@pytest.mark.parametrize("content", [b"mine\n", b'{"a": 1}\n', b'{"kind": "trace"}\n', b"no line end", b"[1]\n"])
+def test_another_version_of_the_tool_is_another_configuration(tmp_path: Path) -> None:
+    path = begun(tmp_path / "a.jsonl")
+    before = path.read_bytes()
+    with pytest.raises(UserError, match=r"tool_version is '2\.0', but '1\.0' there"):
+        Journal(path).open(HEADER | {"tool_version": "2.0"}, force=False)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("cut", [0, 1, 10, 40, len(to_line(HEADER)) - 1])
+def test_a_header_that_was_never_whole_is_no_beginning(tmp_path: Path, cut: int) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(to_line(HEADER)[:cut])
+    assert Journal(path).open(HEADER, force=False) == []
+    assert path.read_bytes() == to_line(HEADER)
+
+
+FOREIGN = (
+    b"mine\n",
+    b'{"a": 1}\n',
+    b'{"kind": "trace"}\n',
+    b"no line end",
+    b"[1]\n",
+    b'{"created_utc":"2026-01-02","kind":"trace"}',
+)
+
+
+@pytest.mark.parametrize("content", FOREIGN)
 def test_a_file_that_is_not_ours_is_left_alone_unless_forced(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(content)
@@ -114,6 +148,31 @@ def test_one_process_at_a_time(tmp_path: Path, force: bool) -> None:
     assert path.read_bytes() == before
     held.close()
     Journal(path).open(HEADER, force=force)
+
+
+def test_of_two_started_at_once_one_works_and_the_other_is_told(tmp_path: Path) -> None:
+    together = Barrier(2, timeout=60)
+
+    def begin(path: Path, who: int) -> str:
+        journal = Journal(path)
+        together.wait()
+        try:
+            journal.open(HEADER, force=False)
+        except UserError as error:
+            return str(error)
+        else:
+            journal.append({"who": who})
+            return "works"
+        finally:
+            together.wait()  # held until the other has tried
+            journal.close()
+
+    with ThreadPoolExecutor(2) as pool:
+        for turn in range(100):
+            path = tmp_path / f"{turn}.jsonl"
+            told = list(pool.map(begin, (path, path), (0, 1)))
+            assert sorted(told) == [f"--out: another benchmark is at work in {path}", "works"]
+            assert read_records(path) == ([HEADER, {"who": told.index("works")}], 0)
 
 
 def test_where_there_is_no_room_left_nothing_of_a_record_stays(tmp_path: Path) -> None:

@@ -1,11 +1,14 @@
 """Presets: the bundled ones are sound, every mistake is one line, knobs agree with what methods take."""
 
+import subprocess
+import sysconfig
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from acceptance.bench.cli import bench_decode
+from acceptance.bench.load import placed, trained_folders
 from acceptance.bench.presets import BUNDLED_PRESETS, check_methods, load_presets
 from acceptance.bench.settings import KNOBS, Arm
 from acceptance.decoders.method import Options
@@ -76,7 +79,15 @@ def test_an_experiment_brings_its_models_and_its_own_options_win(tmp_path: Path)
         ("[methods.a]\nmethod = 'ngram'\nk = true", "methods.a.k: True"),
         ("[methods.a]\nmethod = 'ngram'\ntau = nan", "methods.a.tau: nan"),
         ("[methods.a]\nmethod = 'adaptive'\nmin_k = 9", "min-k: 9 is above"),
-        ("[methods.'a,b']\nmethod = 'ngram'", "without commas"),
+        ("[methods.'a,b']\nmethod = 'ngram'", "methods: the name 'a,b' is not allowed, expected a plain word"),
+        ("[methods.'']\nmethod = 'ngram'", "methods: the name '' is not allowed"),
+        ("[methods.' x']\nmethod = 'ngram'", "methods: the name ' x' is not allowed"),
+        ('[models."a\\nb"]', r"models: the name 'a\nb' is not allowed"),
+        ("[experiments.'a b']", "experiments: the name 'a b' is not allowed"),
+        ("version = true", "version is True, expected 1"),
+        ("version = 2", "version is 2, expected 1"),
+        ("version = 1.0", "version is 1.0, expected 1"),
+        ("[experiments.e]\nversion = true", "experiments.e.version: not known"),
         ("[methods.all]\nmethod = 'ngram'", "not all"),
         ("[experiments.e]\nmodels = 'b'", "experiments.e.models: 'b'"),
         ("[experiments.e]\nmethods = 'ngram'", "expected a list of names"),
@@ -86,6 +97,24 @@ def test_an_experiment_brings_its_models_and_its_own_options_win(tmp_path: Path)
         ("[experiments.e]\nruns = true", "experiments.e.runs: True"),
         ("[experiments.e]\nruns = [1]", "experiments.e.runs: [1]"),
         ("[experiments.e]\ndeterministic = 1", "expected true or false"),
+        ("[experiments.e]\ntemperature = nan", "experiments.e: --temperature: nan is not allowed"),
+        ("[experiments.e]\ntemperature = -1", "experiments.e: --temperature: -1 is not allowed"),
+        ("[experiments.e]\ndraft_temperature = -1", "experiments.e: --draft-temperature: -1 is not allowed"),
+        ("[experiments.e]\ntop_k = -1", "experiments.e: --top-k: -1 is not allowed"),
+        ("[experiments.e]\ntop_p = 7", "experiments.e: --top-p: 7 is not allowed"),
+        ("[experiments.e]\ntau = nan", "experiments.e: --tau: nan is not allowed"),
+        ("[experiments.e]\ninflate_target = 0", "experiments.e: --inflate-target: 0 is not allowed"),
+        ("[experiments.e]\nplacement = 'foo'", "experiments.e: --placement: 'foo' is not one"),
+        ("[experiments.e]\nplacement = 'ratio 0:1'", "experiments.e: --placement: 'ratio 0:1' is not one"),
+        ("[experiments.e]\nmin_k = 9\nmax_k = 3", "experiments.e: --min-k: 9 is above --max-k"),
+        ("[experiments.e]\ntask = 'bundled'\ndataset = 'x'", "experiments.e: --task: stands in place of --dataset"),
+        ("[models.a]\ninflate_target = nan", "models.a: --inflate-target: nan is not allowed"),
+        ("[models.a]\ninflate_target = -3", "models.a: --inflate-target: -3 is not allowed"),
+        ("[models.a]\nplacement = 'foo'", "models.a: --placement: 'foo' is not one"),
+        (
+            "[methods.m]\nmethod = 'adaptive'\nmin_k = 5\n[experiments.e]\nmethods = ['m']\nmax_k = 3",
+            "experiments.e: --min-k: 5 is above",
+        ),
         ("[experiments.e]\nout = 'x'", "experiments.e.out: not known"),
         ("[experiments.e]\nforce = true", "experiments.e.force: not known"),
     ],
@@ -100,6 +129,32 @@ def test_mistakes_are_named(tmp_path: Path, text: str, expected: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
+    [
+        "version = 1",
+        "[experiments.e]\ntask = 'bundled'",
+        *(f"[experiments.e]\nplacement = '{p}'" for p in ("same", "separate", "auto", "ratio 6:2")),
+        # An experiment's knob is what its methods make of it.
+        "[methods.m]\nmethod = 'adaptive'\nmax_k = 16\n[experiments.e]\nmethods = ['m']\nmin_k = 9",
+    ],
+)
+def test_what_some_machine_takes_is_good(tmp_path: Path, text: str) -> None:
+    check_methods(load(tmp_path, text), METHODS)
+
+
+@pytest.mark.parametrize("name", ["baseline", "topk"])
+def test_a_method_named_like_a_built_in_one_is_refused(tmp_path: Path, name: str) -> None:
+    presets = load(tmp_path, f"[methods.{name}]\nmethod = 'topk'")
+    with pytest.raises(UserError, match=rf"p.toml: methods.{name}: is the name of a built-in method"):
+        check_methods(presets, METHODS)
+
+
+def test_a_model_inflated_beyond_what_the_command_takes_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"models.a.inflate_target: 1e\+09 is not allowed, expected 1 to 1000"):
+        check_methods(load(tmp_path, "[models.a]\ninflate_target = 1e9"), METHODS)
+
+
+@pytest.mark.parametrize(
+    "text",
     ["[methods.a]\nmethod = 'guess'", "[experiments.e]\nmethods = ['guess']", "[experiments.e]\nmethods = ['a,b']"],
 )
 def test_methods_that_do_not_exist_are_named(tmp_path: Path, text: str) -> None:
@@ -110,3 +165,35 @@ def test_methods_that_do_not_exist_are_named(tmp_path: Path, text: str) -> None:
 def test_an_experiment_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"--experiment: 'x' is not in .*, expected e"):
         load(tmp_path, "[experiments.e]\nruns = 1").options("x")
+
+
+def bench(tmp_path: Path, *args: str) -> str:
+    """Run the command on a mistake; return its only line."""
+    command = [Path(sysconfig.get_path("scripts")) / "bench-decode", *args]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    return done.stderr
+
+
+def test_the_command_refuses_a_preset_named_baseline(tmp_path: Path) -> None:
+    (tmp_path / "p.toml").write_text("[methods.baseline]\nmethod = 'topk'")
+    expected = "methods.baseline: is the name of a built-in method"
+    assert expected in bench(tmp_path, "validate-config", "p.toml")
+    assert expected in bench(tmp_path, "--config", "p.toml", "--method", "baseline", "--device", "cpu")
+
+
+@pytest.mark.parametrize("option", ["--target-device", "--draft-device", "--device"])
+def test_a_device_that_is_not_here_is_told_by_its_option(option: str) -> None:
+    name = option.removeprefix("--").replace("-", "_")
+    usual = dict.fromkeys(("target_device", "draft_device"))
+    options = usual | {"target": "bundled", "draft": "bundled", "placement": "same", "device": "cpu", name: "meta"}
+    with pytest.raises(UserError, match=f"^{option}: 'meta' is not here"):
+        placed(options)
+
+
+@pytest.mark.parametrize("name", ["medusa", "eagle", "judge"])
+def test_a_folder_that_is_not_there_is_told_by_its_option(tmp_path: Path, name: str) -> None:
+    options = {"target": "T"} | dict.fromkeys(("medusa", "eagle", "judge")) | {name: tmp_path / "none"}
+    with pytest.raises(UserError, match=rf"^--{name} .*none: no such folder"):
+        trained_folders(options)

@@ -1,6 +1,7 @@
 """Turns: every prompt by every arm in a drawn order, on streams of its own; a failure is a record."""
 
 from collections import Counter
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -9,12 +10,14 @@ import pytest
 from acceptance.bench import runner
 from acceptance.bench.forecast import forecast_run
 from acceptance.bench.machine import Energy, MemoryPeak
-from acceptance.bench.records import done_keys, latest
+from acceptance.bench.records import done_keys, latest, load_schema
 from acceptance.bench.runner import Bench, Runnable, batches, measure, plan_turns
 from acceptance.bench.settings import Arm, Settings
 from acceptance.bench.summary import summarise
+from acceptance.bench.validate import disagreements, line_problems
 from acceptance.decoders.method import Models, Options
 from acceptance.decoders.methods import METHODS
+from acceptance.models import Model
 from acceptance.rule import SamplingRule
 from acceptance.trace import PromptInfo
 
@@ -101,6 +104,15 @@ def test_sampled_output_is_the_streams_whatever_the_order_and_differs_between_ru
     assert {r["identical_to_baseline"] for r in records} == {None}
 
 
+def test_a_repeat_is_not_the_first_run_of_another_seed() -> None:
+    runs = {}
+    for seed in range(3):
+        records, _ = measured(bench_of(arm("baseline", SAMPLED), rule=SAMPLED, runs=2, seed=seed))
+        for r in records:
+            runs.setdefault((seed, r["run"]), []).append(r["output_sha256"])
+    assert len({tuple(outputs) for outputs in runs.values()}) == 6
+
+
 class Breaks(Exception):
     """What a model's own code may raise."""
 
@@ -124,11 +136,61 @@ def test_a_failure_is_a_record_does_not_stop_the_rest_and_is_tried_again() -> No
     assert len([r for r in records if r["status"] == "ok"]) == 11
     mended = bench_of(arm("baseline", GREEDY), replace(arm("ngram", GREEDY), arm=failing(2).arm))
     more, _ = measured(mended, done_keys(records))
-    assert [(r["method"], r["prompt_index"], r["status"]) for r in more] == [("fails", 2, "ok")]
-    # The baseline was not timed again, but its output was there to compare with.
-    assert more[0]["identical_to_baseline"] is True
+    # The whole turn again: a time is compared with one that was taken beside it. What was missing comes last.
+    assert [(r["method"], r["prompt_index"], r["status"]) for r in more] == [("baseline", 2, "ok"), ("fails", 2, "ok")]
+    assert more[1]["identical_to_baseline"] is True
+    assert {r["total_s"] for r in latest(records + more) if r["prompt_index"] == 2} == {r["total_s"] for r in more}
     assert len(latest(records + more)) == 12
     assert measured(mended, done_keys(records + more)) == ([], [])
+
+
+def test_a_turn_of_which_arms_are_missing_is_measured_as_a_whole_wherever_it_was_cut() -> None:
+    bench = bench_of(*(arm(n, GREEDY) for n in ("baseline", "speculative", "ngram")), prompts=2)
+    records, _ = measured(bench)
+    for left in range(1, 3):
+        more, _ = measured(bench, done_keys(records[: 3 + left]))
+        assert {r["method"] for r in more} == {"baseline", "speculative", "ngram"}
+        assert {r["prompt_index"] for r in more} == {1}
+        assert {r["method"]: r["order"] for r in more} == {r["method"]: r["order"] for r in records[3:]}
+        # Cut anywhere within the second time, the turn is still not done.
+        for cut in range(3):
+            assert plan_turns(bench, done_keys(records[: 3 + left] + more[:cut]))
+
+
+def broken(error: BaseException) -> Model:
+    """The target, but every call of it fails."""
+
+    def fail(*_: object) -> None:
+        raise error
+
+    module = deepcopy(TARGET.module)
+    module.register_forward_pre_hook(fail)
+    return replace(TARGET, module=module)
+
+
+@pytest.mark.parametrize("error", [MemoryError("no room\nat all"), RuntimeError("CUDA out of memory"), Breaks("odd")])
+def test_what_fails_behind_the_clock_leaves_a_note_and_the_times(error: Exception) -> None:
+    arms = [arm(n, GREEDY) for n in ("baseline", "speculative", "topk")]
+    sound, _ = measured(bench_of(*arms))
+    bench = replace(bench_of(*arms), target=broken(error))
+    records, _ = measured(bench)
+    assert [(r["status"], r["output_sha256"]) for r in records] == [("ok", r["output_sha256"]) for r in sound]
+    assert {r["first_divergence"] for r in records} == {r["quality"] for r in records} == {None}
+    reason = str(error).partition("\n")[0]
+    for r, whole in zip(records, sound, strict=True):
+        assert whole["note"] is None
+        missing = [name for name in ("first_divergence", "quality") if whole[name]]
+        expected = "; ".join(f"{name}: {type(error).__name__}: {reason}" for name in missing)
+        assert (r["note"] or "") == expected
+        assert list(line_problems(load_schema(), r, first=False)) == list(disagreements(r)) == []
+    assert any("; " in (r["note"] or "") for r in records)
+    assert all(s["speedup"] for s in summarise(records, 0))
+
+
+def test_an_interruption_behind_the_clock_is_no_failure() -> None:
+    bench = replace(bench_of(*(arm(n, GREEDY) for n in ("baseline", "topk"))), target=broken(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        measured(bench)
 
 
 def test_a_failing_baseline_leaves_nothing_to_compare_with() -> None:

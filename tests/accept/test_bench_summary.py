@@ -113,6 +113,18 @@ def parameters():
     return told | {"device": "cpu", "dtype": "float32", "inflate_target": 1.0}
 
 
+def test_the_footnote_says_what_the_ideal_takes_to_be_free() -> None:
+    told = text(parameters(), summarise([plain(), record("m", ms={"draft": 16.0, "verify": 48.0})], 0))
+    # Three tokens a round over 0.4 of drafting and a step: neither v nor o, whatever they were.
+    assert "2.14x" in told
+    assert "if v = 1: tokens a round over draft + one step of plain decoding, all else free" in told
+
+
+def test_summaries_are_the_baselines_and_then_by_name_whatever_came_first() -> None:
+    records = [plain() if n == "p" else record(n, ms={"verify": 60.0}) for n in "zmpa"]
+    assert [s["method"] for s in summarise(records, 0)] == ["baseline", "a", "m", "z"]
+
+
 def test_the_last_record_of_a_key_holds() -> None:
     failed = record("m") | {"status": "error", "error": "RuntimeError: no"}
     found = of("m", [plain(), failed, record("m", ms={"verify": 70.0})])

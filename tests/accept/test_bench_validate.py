@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 from pathlib import Path
 
 import jsonschema
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from acceptance.bench.clock import Phases
 from acceptance.bench.journal import to_line
 from acceptance.bench.records import Divergence, Measured, Origin, Quality, Skipped, as_record, load_schema
+from acceptance.bench.settings import config_sha256
 from acceptance.bench.summary import summarise
 from acceptance.bench.validate import line_problems, problems
 from acceptance.decoders.batch import Round
@@ -20,12 +22,14 @@ from simulator.artefacts import UserError, envelope
 
 SCHEMA = load_schema()
 SHA = "0" * 64
+METHODS = ("baseline", "lossy", "x", "y")
 
 
 def header():
-    told = {"config_sha256": SHA, "items_sha256": SHA, "models": {}, "prompt_count": 5, "max_new_tokens": 8, "runs": 1}
-    told |= {"methods": [{"name": "m", "method": "m", "knobs": {"k": 4}}], "batch_size": 1, "seed": 0}
-    return envelope("decode_run", 1, told | {"temperature": 0.0, "more": "is allowed"})
+    told = {"items_sha256": SHA, "models": {}, "prompt_count": 5, "max_new_tokens": 8, "runs": 1}
+    told |= {"methods": [{"name": m, "method": m, "knobs": {"k": 4}} for m in METHODS], "batch_size": 1, "seed": 0}
+    told |= {"temperature": 0.0, "more": "is allowed"}
+    return envelope("decode_run", 1, told | {"config_sha256": config_sha256(told)})
 
 
 def origin(method: str, prompt: int) -> Origin:
@@ -56,7 +60,8 @@ def measured(rng: np.random.Generator, is_plain: bool) -> Measured:
     names = ("prefill_s", "draft_s", "verify_s", "sample_s", "kv_s", "other_s")
     phases = Phases(**dict(zip(names, times, strict=True)), total_s=sum(times), first_token_s=times[0] + 0.01)
     return Measured(
-        tokens=list(range(sum(r.committed for r in rounds))),
+        # Never the same for two methods, even where they are as long.
+        tokens=[is_plain, *range(1, sum(r.committed for r in rounds))],
         rounds=rounds,
         phases=phases,
         is_tree=not is_plain,
@@ -72,8 +77,8 @@ def measured(rng: np.random.Generator, is_plain: bool) -> Measured:
 def lines():
     rng = np.random.default_rng(0)
     records = [as_record(origin(m, p), measured(rng, m == "baseline")) for p in range(5) for m in ("baseline", "lossy")]
-    records += [as_record(origin("x", 0), Skipped(status="skipped", reason="one at a time"))]
-    records += [as_record(origin("y", 0), Skipped(status="error", reason="RuntimeError: no"))]
+    records += [as_record(origin("x", p), Skipped(status="skipped", reason="one at a time")) for p in range(5)]
+    records += [as_record(origin("y", p), Skipped(status="error", reason="RuntimeError: no")) for p in range(5)]
     records = [json.loads(to_line(r)) for r in records]
     return [json.loads(to_line(r)) for r in (header(), *records, *summarise(records, 0))]
 
@@ -178,7 +183,18 @@ TAMPERED = {
     ("total_s",): (100.0, "total_s is 100.0"),
     ("decode_s",): (100.0, "decode_s is 100.0"),
     ("tokens_per_s",): (1e6, "tokens_per_s"),
+    ("decode_tokens_per_s",): (1e6, "decode_tokens_per_s is"),
     ("ttft_s",): (100.0, "ttft_s"),
+    ("judge", "overruled_per_token"): (0.9, "judge.overruled_per_token is 0.9"),
+    ("judge", "overruled_per_accepted"): (0.9, "judge.overruled_per_accepted is 0.9"),
+    ("tree", "nodes"): (99, "tree.nodes is 99"),
+    ("tree", "nodes_per_round"): (99.0, "tree.nodes_per_round is 99.0"),
+    ("tree", "depth"): (0.5, "tree.depth is 0.5"),
+    ("tree",): (None, "summary of lossy: tree_nodes_per_round"),
+    ("rounds", "depth", 0): (99, "round 0 is 99 deep"),
+    ("identical_to_baseline",): (True, "lossy/0/0: identical_to_baseline is true, but output_sha256 differs"),
+    ("output_sha256",): (LINES[1]["output_sha256"], "identical_to_baseline is false, but output_sha256 equals"),
+    ("prompt_tokens",): (6, "lossy/0/0: prompt_tokens is 6, but 7"),
     ("batch_row",): (1, "batch_row is 1"),
     ("error",): ("no", "error is 'no'"),
     ("quality",): ({"mean_logp_nats": -5.0, "mean_rank": 1.5, "argmax_share": 0.5}, "summary of lossy"),
@@ -202,3 +218,46 @@ def test_strict_finds_a_summary_that_does_not_follow_and_takes_the_last_of_each(
     found = problems(written(tmp_path / "b.jsonl", [*LINES, stale]), strict=True)
     assert found == [f"summary of {summary['method']}: runs_ok does not follow from the records"]
     assert "is missing" in problems(written(tmp_path / "c.jsonl", LINES[:-1]), strict=True)[0]
+
+
+def strict(tmp_path: Path, records) -> str:
+    return " ".join(problems(written(tmp_path / "a.jsonl", records), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("seed", 1), ("max_new_tokens", 9), ("more", None), ("config_sha256", SHA)]
+)
+def test_strict_finds_parameters_that_are_not_those_that_were_hashed(tmp_path: Path, name: str, value: object) -> None:
+    header = changed(LINES[0], ("parameters", name), value)
+    assert "line 1: config_sha256 does not follow" in strict(tmp_path, [header, *LINES[1:]])
+
+
+@pytest.mark.parametrize(("name", "limit"), [("prompt_index", "prompt_count"), ("run", "runs")])
+def test_strict_finds_records_beyond_what_the_header_tells(tmp_path: Path, name: str, limit: str) -> None:
+    key = "lossy/5/0" if name == "prompt_index" else "lossy/0/5"
+    stray = LINES[2] | {name: 5, "resume_key": key}
+    assert f"{key}: {name} is 5, expected below {limit}" in strict(tmp_path, [*LINES[:2], stray, *LINES[3:]])
+
+
+def test_strict_finds_a_chain_of_another_depth(tmp_path: Path) -> None:
+    assert LINES[1]["tree"] is None
+    spoilt = changed(LINES[1], ("rounds", "depth", 0), 1)
+    assert "round 0 is 1 deep, but drafted a chain of 0" in strict(tmp_path, [LINES[0], spoilt, *LINES[2:]])
+
+
+def test_a_finished_file_has_summaries_and_an_unfinished_one_need_not(tmp_path: Path) -> None:
+    records = [line for line in LINES if line["kind"] != "decode_summary"]
+    assert "summary of lossy is missing" in strict(tmp_path, records)
+    assert strict(tmp_path, records[:-1]) == ""
+
+
+@pytest.mark.parametrize("path", [("total_s",), ("generated_tokens",), ("prompt_tokens",), ("rounds", "drafted", 0)])
+def test_an_integer_of_400_digits_is_one_line(tmp_path: Path, path) -> None:
+    found = strict(tmp_path, [*LINES[:2], changed(LINES[2], path, 10**400), *LINES[3:]])
+    assert "expected a number of at most 64 bits" in found
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="pipe: is a folder, device or pipe, expected a file"):
+        problems(tmp_path / "pipe", strict=False)
