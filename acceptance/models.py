@@ -2,7 +2,7 @@
 
 import inspect
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -181,6 +181,21 @@ def spread(devices: Sequence[str]) -> dict[str, Any]:
     return {"device_map": "balanced", "max_memory": free}
 
 
+def load_module(name: str, *, device: str, options: Mapping[str, Any], **where: Any) -> Any:
+    """Load a causal language model; never asks whether to run a stranger's code.
+
+    Raises:
+        ValueError: Its weights hold NaN or infinity.
+    """
+    load = transformers.AutoModelForCausalLM.from_pretrained
+    module = load(name, trust_remote_code=False, **options, **where).eval()
+    if "device_map" not in options:
+        module = module.to(device)
+    if not all(torch.isfinite(p).all() for p in module.parameters() if p.is_floating_point()):
+        raise ValueError("its weights hold NaN or infinity")
+    return module
+
+
 def load_pair(
     target: str,
     draft: str,
@@ -215,30 +230,21 @@ def load_pair(
     options = [model_options(devices, dtype, quantization) for devices in places]
     tokenizer, draft_tokenizer = load_tokenizers(target, draft, cross_tokenizer)
 
-    def load_module(name: str, side: int, **where: Any) -> Any:
-        # Never asks whether to run a stranger's code.
-        load = transformers.AutoModelForCausalLM.from_pretrained
-        module = load(name, trust_remote_code=False, **options[side], **where).eval()
-        if "device_map" not in options[side]:
-            module = module.to(places[side][0])
-        if not all(torch.isfinite(p).all() for p in module.parameters() if p.is_floating_point()):
-            raise ValueError("its weights hold NaN or infinity")
-        return module
-
+    named = (("--target", target), ("--draft", draft))
     modules = [
-        load_part(option, name, partial(load_module, side=side))
-        for side, (option, name) in enumerate((("--target", target), ("--draft", draft)))
+        load_part(*both, partial(load_module, device=place[0], options=told))
+        for both, place, told in zip(named, places, options, strict=True)
     ]
-    for option, name, module in zip(("--target", "--draft"), (target, draft), modules, strict=True):
-        check_cache(option, name, module)
+    for both, module in zip(named, modules, strict=True):
+        check_cache(*both, module)
     sizes = [vocabulary_of(m) for m in modules]
     if tokenizer is draft_tokenizer:
         sizes = [min(sizes)] * 2
     ours, theirs = (
         Model(module=m, vocabulary=size, ends=tuple(end_tokens(m))) for m, size in zip(modules, sizes, strict=True)
     )
-    check_reading("--target", target, ours)
-    check_reading("--draft", draft, theirs)
+    for both, model in zip(named, (ours, theirs), strict=True):
+        check_reading(*both, model)
     return Pair(
         target=ours,
         draft=theirs,

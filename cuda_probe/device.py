@@ -6,7 +6,6 @@ Every probe runs the kernels of kernels/probe.cu through `probe_kernels`; matrix
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from itertools import cycle
 from typing import Any
 
@@ -20,6 +19,7 @@ from . import probe_kernels, products, reference
 from .gpu_state import open_state
 from .probe_kernels import Buffers, Geometry, Knobs, Steps, chain_start
 from .probes import Axes, AxisValue, DeviceFault, Job, Units, Unsupported, number, weight_shape
+from .step_check import wrong_steps
 from .timing import Clock, Launch
 
 # cudaEventElapsedTime tells about half a microsecond.
@@ -30,8 +30,6 @@ DEVICE_ERRORS = (RuntimeError, cupy.cuda.compiler.CompileException, ImportError)
 DTYPES = ("float32", "float16", "bfloat16")
 LAYERS = ("4096x4096", "4096x11008", "8192x28672")
 MAX_CHECKED_ITERATIONS = 64
-CHECKED_DRAFTS, CHECKED_LAP = 40, 3
-CHECKED_NOISE_PPM = (300_000, 300_000, 300_000, 0)  # a round each: prefixes that break off, and a whole one
 CHECKED_FLOATS = 1 << 24
 EMPTY_LAUNCHES = 100
 MAX_GRAPHS = 256
@@ -222,7 +220,7 @@ class CudaDevice:
         if probe in ("matmul", "skinny"):
             size = number(axes, "size") if probe == "matmul" else 0
             shape = (size, size, size) if probe == "matmul" else (number(axes, "tokens"), *weight_shape(axes))
-            return self.product(str(axes["dtype"]), shape, seed)
+            return products.product_job(str(axes["dtype"]), shape, seed, CACHES_A_BUFFER * self.cache_bytes)
         return self.stream_job(probe, number(axes, "buffer_bytes"), seed)
 
     def empty_graph(self) -> Job:
@@ -291,53 +289,10 @@ class CudaDevice:
 
         def check() -> str | None:
             if seed not in self.steps_checked:
-                self.steps_checked[seed] = self.wrong_steps(seed)
+                self.steps_checked[seed] = wrong_steps(self, self.geometry, cupy.zeros, seed)
             return self.steps_checked[seed] or self.wrong_tokens(probe, launch, buffers, knobs)
 
         return Job(launch=launch, check=check)
-
-    def wrong_steps(self, seed: int) -> str | None:
-        """Say what is wrong with rounds whose draft often errs and whose burns are all stored; None if nothing.
-
-        The kernels are the same at every point, so this is asked once: the reference takes a second.
-        """
-        threads = self.geometry.threads
-        knobs = Knobs(
-            draft_n=CHECKED_DRAFTS,
-            work_flops=2,
-            work_mem=1,
-            mem_len=CHECKED_LAP * threads,
-            seed=seed,
-        )
-        buffers = Buffers.allocate(cupy.zeros, self.geometry, knobs)
-        at = 0
-        for round_, noise_ppm in enumerate(CHECKED_NOISE_PPM):
-            noisy, position = replace(knobs, noise_ppm=noise_ppm), round_ * CHECKED_DRAFTS
-            steps = Steps(self, self.geometry, buffers, noisy, probe_kernels.STORE_ALL)
-            buffers.chain[:1] = int(chain_start(position))
-            at = steps.draft(position, at)
-            drafted = position + np.arange(knobs.draft_n)
-            expected = reference.proposed_tokens(seed, drafted, noise_ppm, knobs.vocab)
-            if not (buffers.proposed.get() == expected).all():
-                return "the draft does not propose what its generator says"
-            burns = [("the draft's", buffers.sink.get(), position + knobs.draft_n - 1, 1)]
-            at = steps.verify(position, at)
-            accepted = reference.accepted_prefix(expected, position, knobs.vocab)
-            following = reference.truth_tokens(position + accepted + np.arange(2), knobs.vocab).tolist()
-            if buffers.result.get().tolist() != [accepted, following[0]]:
-                return "verification found another prefix"
-            burns.append(("verification's", buffers.sink.get(), position + knobs.draft_n, knobs.draft_n + 1))
-            at = steps.baseline(0, at)  # goes on from the token that verification ended with
-            if int(buffers.tokens[1].get()) != following[1]:
-                return "the baseline does not emit the target's token"
-            burns.append(("the baseline's", buffers.sink.get(), position + accepted + 1, 1))
-        for name, sink, begin, tokens in burns:
-            started = reference.start_values(threads, int(chain_start(begin)))
-            if not (sink == reference.burn(started, knobs.work_flops * tokens)).all():
-                return f"{name} burn is not where its iterations lead"
-        passes = len(CHECKED_NOISE_PPM) * (CHECKED_DRAFTS + 2)
-        memory = reference.memory_passes(np.zeros(knobs.mem_len, np.float32), threads, 0, passes)
-        return None if (buffers.memory.get() == memory).all() else "the buffer is not what the steps' passes leave"
 
     def wrong_tokens(self, probe: str, launch: Launch, buffers: Buffers, knobs: Knobs) -> str | None:
         """Say what is wrong with the tokens of the very launch that is timed; None if nothing."""
@@ -410,31 +365,6 @@ class CudaDevice:
             return None if held else "an element is not what the stream should leave"
 
         return Job(launch=launches[probe], check=check)
-
-    def product(self, dtype: str, shape: tuple[int, int, int], seed: int) -> Job:
-        """Return activations [rows, inputs] by weights [inputs, outputs] through cuBLAS, accumulated in float32.
-
-        Weights go round among copies that no cache holds together: a flush would leave its own lines to be written
-        back within the time of the product.
-        """
-        rows, inputs, outputs = shape
-        out = cupy.full((rows, outputs), cupy.nan, cupy.float32)
-        x, weights = (
-            products.typed(products.small_numbers(s, seed + i), dtype)
-            for i, s in enumerate(((rows, inputs), (inputs, outputs)))
-        )
-        copies = 1 if rows == inputs == outputs else -(-CACHES_A_BUFFER * self.cache_bytes // weights.nbytes)
-        products.product(x, weights, out, dtype)()
-        right = products.is_product(x, weights, out, dtype, seed + 2)
-        # A GPU draws less power on numbers with few bits set, and may clock higher: it is timed on random ones.
-        x = products.typed(products.uniform(x.shape, seed + 2), dtype)
-        held = [products.typed(products.uniform(weights.shape, seed + 3 + i), dtype) for i in range(copies)]
-        following = cycle([products.product(x, w, out, dtype) for w in held])
-        return Job(
-            launch=lambda: next(following)(),
-            check=lambda: None if right else "not the product of activations and weights",
-            misses_cache=True,
-        )
 
 
 def tile(buffer: Any, seed: int) -> None:

@@ -4,11 +4,13 @@ Made on the host, the numbers of one large weight matrix would take longer than 
 """
 
 from collections.abc import Callable
+from itertools import cycle
 from typing import Any
 
 import cupy
 import numpy as np
 
+from .probes import Job
 from .timing import Launch
 
 # Elements of a matrix that are turned into float64 at a time.
@@ -94,3 +96,32 @@ def folded(matrix: Any, vector: Any, dtype: str) -> Any:
     rows = max(CHECKED_ELEMENTS // matrix.shape[1], 1)
     parts = (untyped(matrix[i : i + rows], dtype) * vector for i in range(0, matrix.shape[0], rows))
     return cupy.concatenate([part.sum(axis=1) for part in parts])
+
+
+def product_job(dtype: str, shape: tuple[int, int, int], seed: int, misses_bytes: int) -> Job:
+    """Return activations [rows, inputs] by weights [inputs, outputs], accumulated in float32.
+
+    Weights of a layer go round among copies that no cache holds together: a flush would leave its own lines to be
+    written back within the time of the product.
+
+    Args:
+        dtype: Of activations and weights.
+        shape: Rows, inputs, outputs; three of a size for products that need not miss the cache.
+        seed: Of the numbers.
+        misses_bytes: Weights that are at least as large together are not found in the cache.
+    """
+    rows, inputs, outputs = shape
+    out = cupy.full((rows, outputs), cupy.nan, cupy.float32)
+    x, weights = (typed(small_numbers(s, seed + i), dtype) for i, s in enumerate(((rows, inputs), (inputs, outputs))))
+    copies = 1 if rows == inputs == outputs else -(-misses_bytes // weights.nbytes)
+    product(x, weights, out, dtype)()
+    right = is_product(x, weights, out, dtype, seed + 2)
+    # A GPU draws less power on numbers with few bits set, and may clock higher: it is timed on random ones.
+    x = typed(uniform(x.shape, seed + 2), dtype)
+    held = [typed(uniform(weights.shape, seed + 3 + i), dtype) for i in range(copies)]
+    following = cycle([product(x, w, out, dtype) for w in held])
+    return Job(
+        launch=lambda: next(following)(),
+        check=lambda: None if right else "not the product of activations and weights",
+        misses_cache=True,
+    )

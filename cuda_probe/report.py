@@ -80,18 +80,23 @@ def fit_json(fit: WorkFit) -> dict[str, Any]:
 
 def save_probe(out: Path, results: Results, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Write probe.json and its raw samples; returns what the JSON holds."""
+    payload = result_json(results, parameters, raw_path(out))
+    save_with_raw(out, payload, results.points)
+    return payload
+
+
+def save_with_raw(out: Path, payload: Mapping[str, Any], points: Sequence[Point]) -> None:
+    """Write a report and beside it the raw samples of its points, by their place."""
     arrays: dict[str, NDArray[np.float64]] = {}
-    for index, point in enumerate(results.points):
+    for index, point in enumerate(points):
         arrays[f"samples_{index:04d}"] = point.measurement.samples_s
         arrays[f"warm_ups_{index:04d}"] = point.measurement.warm_ups_s
-    payload = result_json(results, parameters, raw_path(out))
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # NumPy types the keywords with its own flag
     with writing(raw_path(out), "wb") as file:
         file.write(buffer.getvalue())
     with writing(out) as file:
         file.write(to_json(payload))
-    return payload
 
 
 def load_probe(path: Path, *, raw: bool = True) -> Results:

@@ -14,10 +14,8 @@ its path is divisible by 16. A kind whose folder already holds weights is skippe
 import hashlib
 import json
 import sysconfig
-import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -26,14 +24,12 @@ import torch
 import torch.nn.functional as F
 from train_tiny_pair import (
     Recipe,
-    autocast,
-    batches,
     count_parameters,
     describe_data,
     encode,
     is_held_out,
-    rate_at,
     read_sources,
+    train,
 )
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -164,40 +160,14 @@ def attend_steps(queries: torch.Tensor, seen: list[tuple[torch.Tensor, torch.Ten
     return found
 
 
-def train(module: torch.nn.Module, loss_of: Loss, stream: torch.Tensor, recipe: Recipe) -> dict:
-    """Run the recipe on the module in place; return what it was, its last loss and seconds."""
-    module.to(recipe.device).train()
+def head_optimizers(module: torch.nn.Module, learning_rate: float) -> list[torch.optim.Optimizer]:
+    """Return Muon for matrices and AdamW for the rest; heads have no embedding."""
     matrices = [p for p in module.parameters() if p.ndim == 2]
     rest = [p for p in module.parameters() if p.ndim < 2]
-    opts = [
-        torch.optim.Muon(matrices, weight_decay=0.05, momentum=0.95, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(rest, betas=(0.9, 0.95), weight_decay=0.0),
+    return [
+        torch.optim.Muon(matrices, lr=learning_rate, weight_decay=0.05, momentum=0.95, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(rest, lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.0),
     ]
-    began, losses = time.monotonic(), []
-    for step, window in zip(range(recipe.steps), batches(stream, recipe), strict=False):
-        for group in (g for opt in opts for g in opt.param_groups):
-            group["lr"] = recipe.learning_rate * rate_at(step, recipe.steps)
-        with autocast(recipe.device):
-            loss = loss_of(module, window)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-        for opt in opts:
-            opt.step()
-            opt.zero_grad(set_to_none=True)
-        losses.append(loss.item())
-        if step % 50 == 49 or step + 1 == recipe.steps:
-            passed_s = time.monotonic() - began
-            left_s = passed_s / (step + 1) * (recipe.steps - step - 1)
-            click.echo(
-                f"  step {step + 1}/{recipe.steps}  loss {np.mean(losses[-50:]):.3f}  {left_s:.0f} s left", err=True
-            )
-    return {
-        "steps": recipe.steps,
-        "tokens_seen": recipe.steps * recipe.batch_size * recipe.seq_len,
-        "last_training_loss_nats": float(np.mean(losses[-50:])),
-        "training_s": round(time.monotonic() - began, 1),
-        "recipe": asdict(recipe),
-    }
 
 
 def windows_of(stream: torch.Tensor, recipe: Recipe, most: int) -> Iterator[torch.Tensor]:
@@ -290,7 +260,10 @@ def main(out: Path, target: Path, text: Path | None, kind: tuple[str, ...], **op
             shape = shape_of(name, model, options)
             module = heads.KINDS[name](hidden_size=heads.hidden_size_of(model), **shape)
             click.echo(f"{name}: {count_parameters(module):,} parameters", err=True)
-            record = train(module, LOSSES[name](model), stream, recipe) | {"data": data, "torch": torch.__version__}
+            record = train(module, LOSSES[name](model), stream, recipe, head_optimizers) | {
+                "data": data,
+                "torch": torch.__version__,
+            }
             more, by_depth = measure(name, module.eval(), model, stream, held_out, recipe)
             record |= {"parameters": count_parameters(module), "held_out_accuracy_by_depth": by_depth}
             of_target = {"target": model, "weights_sha256": weights_sha256(target)}

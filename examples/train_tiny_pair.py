@@ -172,11 +172,17 @@ def distillation_loss(
     return loss
 
 
-def train(model: LlamaForCausalLM, loss_of: Callable, stream: torch.Tensor, recipe: Recipe) -> dict:
+def train(
+    model: torch.nn.Module,
+    loss_of: Callable,
+    stream: torch.Tensor,
+    recipe: Recipe,
+    optimizers_of: Callable = optimizers,
+) -> dict:
     """Run the recipe on the model in place; return steps, tokens seen, last losses and seconds."""
     model.to(recipe.device).train()
     run = torch.compile(model) if recipe.compile else model
-    opts = optimizers(model, recipe.learning_rate)
+    opts = optimizers_of(model, recipe.learning_rate)
     began, losses = time.monotonic(), []
     for step, window in zip(range(recipe.steps), batches(stream, recipe), strict=False):
         for opt in opts:

@@ -1,6 +1,5 @@
 """What a benchmark found, as people and programs read it: the table, bench_sampling.json with raw samples, CSV."""
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,11 @@ from cuda_probe.report import (
     raw_path,
     read_left_out,
     read_point,
+    save_with_raw,
     size_text,
 )
 from cuda_probe.runner import Results
-from simulator.artefacts import check_kind, envelope, finite_or_text, read_json_object, to_json, writing
+from simulator.artefacts import check_kind, envelope, finite_or_text, read_json_object, writing
 from simulator.command import table
 
 from .runner import BenchPoint, BenchResults
@@ -69,18 +69,10 @@ def bench_json(results: BenchResults, found: BenchPoint) -> dict[str, Any]:
 
 def save_bench(out: Path, results: BenchResults, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Write bench_sampling.json and its raw samples; returns what the JSON holds."""
-    arrays: dict[str, NDArray[np.float64]] = {}
-    # The copy is the last, so that points keep their numbers.
-    for index, point in enumerate(filter(None, [*(found.point for found in results.points), results.copy])):
-        arrays[f"samples_{index:04d}"] = point.measurement.samples_s
-        arrays[f"warm_ups_{index:04d}"] = point.measurement.warm_ups_s
     payload = result_json(results, parameters, raw_path(out))
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # NumPy types the keywords with its own flag
-    with writing(raw_path(out), "wb") as file:
-        file.write(buffer.getvalue())
-    with writing(out) as file:
-        file.write(to_json(payload))
+    # The copy is the last, so that points keep their numbers.
+    points = [found.point for found in results.points] + ([results.copy] if results.copy is not None else [])
+    save_with_raw(out, payload, points)
     return payload
 
 

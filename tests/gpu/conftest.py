@@ -1,6 +1,7 @@
 """The device of the suite: a suite that was asked for a GPU fails without one."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -8,13 +9,16 @@ from simulator.artefacts import UserError
 
 
 @pytest.fixture(scope="session")
-def device() -> Iterator[object]:
+def device() -> Iterator[Any]:
     """The first CUDA device."""
+    opened, why = None, ""
     try:
         from cuda_probe.device import open_device
 
         opened = open_device("cuda:0")
     except (ImportError, UserError) as error:
-        pytest.fail(f"no GPU for the GPU suite: {error}", pytrace=False)
+        why = str(error)
+    if opened is None:
+        pytest.fail(f"no GPU for the GPU suite: {why}", pytrace=False)
     yield opened
     opened.close()

@@ -10,6 +10,7 @@ from cuda_probe import probe_kernels
 from cuda_probe.probes import BY_NAME, chosen, points
 from cuda_probe.runner import plan, run_probes
 from cuda_probe.stats import fit_line
+from cuda_probe.step_check import wrong_steps
 from cuda_probe.timing import StopRule, measure
 
 RULE = StopRule(max_noise=0.01, max_samples=200, time_limit_s=2.0)
@@ -64,7 +65,7 @@ def test_a_wrong_kernel_is_found_on_the_device_too(device: Any, monkeypatch: pyt
     wrong = cupy.RawModule(code=source.replace("noise(seed, position)", change), options=("--std=c++17",))
     monkeypatch.setattr(device, "module", wrong)
     monkeypatch.setattr(device, "functions", {})
-    assert "draft" in str(device.wrong_steps(0))
+    assert "draft" in str(wrong_steps(device, device.geometry, cupy.zeros, 0))
 
 
 def test_a_wrong_product_is_found_on_the_device_too(device: Any) -> None:

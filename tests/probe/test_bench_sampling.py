@@ -311,7 +311,7 @@ def test_the_device_is_asked_before_a_point_and_after_it(place: CpuPlace, monkey
     found = run_bench(place, [shape(1, 1, 50)], ["torch", "numpy"], BRIEF, temperature=1.0, seed=1)
     assert found.copy is not None
     assert found.copy.states == ({"asked": 0}, {"asked": 1})
-    assert [p.point.states for p in found.points] == [({"asked": 2}, {"asked": 3})] * 2
+    assert [p.point.states for p in found.points] == [({"asked": 3}, {"asked": 4})] * 2
 
 
 def test_the_kernels_are_benchmarked_as_they_are_called(place: CpuPlace) -> None:
