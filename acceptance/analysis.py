@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from simulator.histogram import synthetic_acceptance
+
 from .estimators import (
     Estimate,
     RoundCounts,
@@ -16,7 +18,6 @@ from .estimators import (
     expected_rounds,
     metrics,
     surprise_gap,
-    synthetic_acceptance,
 )
 from .policies import MAX_DRAFT, Adaptive, ConfidenceStop, Fixed, HuggingFaceHeuristic, Oracle, Played, Policy, play
 from .trace import Trace
@@ -113,7 +114,7 @@ def analyse(
     return Analysis(
         rounds=rounds,
         metrics=found,
-        synthetic={k: synthetic_acceptance(m, k) for k, m in found.items()},
+        synthetic={k: synthetic(m) for k, m in found.items()},
         alpha=alpha_estimates(trace, rng),
         categories=category_metrics(trace, rounds[max(lengths)], q_kind, seed),
         along_output=alpha_by(bins_of(trace.position), trace, q_kind, rng),
@@ -122,6 +123,14 @@ def analyse(
         text_gap=None if greedy else surprise_gap(trace, rng),
         foreign=float((trace.rank_p != 0 if greedy else excluded(trace)).mean()),
     )
+
+
+def synthetic(rounds: Mapping[str, object]) -> dict[str, object]:
+    """Return the settings of engines for the metrics of one draft length."""
+    rates, length = rounds["survival"], rounds["tokens_per_round"]
+    assert isinstance(rates, list)
+    assert isinstance(length, float)
+    return synthetic_acceptance(rates, length)
 
 
 def play_policies(

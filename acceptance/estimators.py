@@ -348,35 +348,3 @@ def excluded(trace: Trace) -> NDArray[np.bool_]:
     Rounding puts a few there, at the edge of top-p; more say that the text is not the target's under this rule.
     """
     return np.isneginf(trace.log_p)
-
-
-def synthetic_acceptance(rounds: Mapping[str, object], k: int) -> dict[str, object]:
-    """Return the settings under which serving engines accept at these rates without running a draft's choices.
-
-    So a forecast can be tried on a real server. vLLM: `rejection_sample_method` "synthetic" with unconditional
-    per-position rates, or their mean length; SGLang: `SGLANG_SIMULATE_ACC_LEN`, the bonus in; TensorRT-LLM:
-    `TLLM_SPEC_DECODE_FORCE_NUM_ACCEPTED_TOKENS`, the bonus not in, whole, and none where it would be 0, which there
-    means that nothing is forced.
-
-    Args:
-        rounds: Metrics of one draft length, by the names of our records.
-        k: Draft length.
-    """
-    rates, length = rounds["survival"], rounds["tokens_per_round"]
-    assert isinstance(rates, list)
-    assert isinstance(length, float)
-    return {
-        "per_position_rates": rates,
-        "mean_length": length,
-        "vllm": {
-            "num_speculative_tokens": k,
-            "rejection_sample_method": "synthetic",
-            "synthetic_acceptance_rates": rates,
-        },
-        "sglang": {
-            "SGLANG_SIMULATE_ACC_LEN": length,
-            "SGLANG_SIMULATE_ACC_METHOD": "match-expected",
-            "SGLANG_SIMULATE_ACC_TOKEN_MODE": "real-draft-token",
-        },
-        "tensorrt_llm": {"TLLM_SPEC_DECODE_FORCE_NUM_ACCEPTED_TOKENS": round(length - 1) or None},
-    }

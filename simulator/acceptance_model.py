@@ -25,6 +25,10 @@ class AcceptanceModel(Protocol):
         """P(the draft's own next token is the bonus token, given that all k were accepted)."""
         ...
 
+    def tokens_per_round_error(self, k: int) -> float:
+        """Standard error of the mean tokens a round at k; 0 where the acceptance is given, not measured."""
+        ...
+
 
 def iid_laws(alpha: ArrayLike, k: ArrayLike, width: int) -> Floats:
     """Return P(A = a) = alpha^a (1 - alpha) for a < K, alpha^K at K, 0 above; shape [..., width].
@@ -52,6 +56,10 @@ class IidAcceptance:
     def bonus_guess_rate(self, k: int) -> float:
         """Alpha: the guess is one more drafted token."""
         return self.alpha
+
+    def tokens_per_round_error(self, k: int) -> float:
+        """Nothing: alpha is given."""
+        return 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +98,10 @@ class HistogramAcceptance:
         source = self.nearest(k + 1)
         return float(source.conditional[min(k, source.k - 1)])
 
+    def tokens_per_round_error(self, k: int) -> float:
+        """Of the histogram that is used at k."""
+        return self.nearest(k).cut(k).tokens_per_round_error
+
 
 @dataclass(frozen=True, slots=True)
 class EquivalentAcceptance:
@@ -113,3 +125,7 @@ class EquivalentAcceptance:
     def bonus_guess_rate(self, k: int) -> float:
         """The same alpha."""
         return self.alpha(k)
+
+    def tokens_per_round_error(self, k: int) -> float:
+        """Of the histogram that alpha is the equivalent of."""
+        return self.measured.tokens_per_round_error(min(k, self.measured.longest))

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .acceptance_model import AcceptanceModel, iid_laws
-from .cost_model import Floats, Knobs, RoundCost, round_cost
+from .cost_model import Costs, Floats, RoundCost
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,26 +46,26 @@ def closed_form(
 
 
 def speedup_by_draft_length(
-    knobs: Knobs, model: AcceptanceModel, draft_lengths: NDArray[np.int64], *, overlap: bool
+    costs: Costs, model: AcceptanceModel, draft_lengths: NDArray[np.int64], *, overlap: bool
 ) -> Floats:
     """Return the closed-form speedup at each draft length, shape [len(draft_lengths)]."""
 
     def at(k: int) -> float:
-        form = closed_form(round_cost(knobs, k), model.law(k), model.bonus_guess_rate(k), overlap=overlap)
+        form = closed_form(costs.round_cost(k), model.law(k), model.bonus_guess_rate(k), overlap=overlap)
         return float(form.speedup)
 
     return np.array([at(int(k)) for k in draft_lengths])
 
 
-def break_even_alpha(knobs: Knobs, k: int, *, overlap: bool) -> float | None:
+def break_even_alpha(costs: Costs, k: int, *, overlap: bool) -> float | None:
     """Return the i.i.d. acceptance at which draft length k neither gains nor loses; None if not even 1 does.
 
     Args:
-        knobs: Scalars only.
+        costs: Scalars only.
         k: Draft length, >= 1.
         overlap: Whether the next draft is made while the target verifies.
     """
-    cost = round_cost(knobs, k)
+    cost = costs.round_cost(k)
 
     def gain(alpha: float) -> float:
         return float(closed_form(cost, iid_laws(alpha, k, k + 1), alpha, overlap=overlap).speedup) - 1

@@ -11,13 +11,17 @@ from .command import command, progress
 from .config import BY_KEY, PARAMETERS, Parameter, check_parameters
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from .acceptance_model import EquivalentAcceptance, HistogramAcceptance
     from .experiment import Setting
     from .grid import Columns, Sweep
+    from .pricing import Pricing
 
 FILE = click.Path(path_type=Path)
 # About 10 GB of trace.
 MAX_LOGGED_TOKENS = 50_000_000
+RUN_KEYS = ("dtype", "draft_dtype", "kv_dtype", "devices", "placement")
 
 
 class Number(click.ParamType):  # type: ignore[type-arg]  # generic only in the newest click
@@ -47,6 +51,29 @@ def parameter_options(many: bool) -> Callable[[Any], Any]:
         return function
 
     return decorate
+
+
+def pricing_options(function: Any) -> Any:
+    """Add the options that put models on a device."""
+    named: tuple[tuple[str, dict[str, Any]], ...] = (
+        ("--profile", {"help": "Device: profile.json of calibrate, or a name that `profiles list` shows."}),
+        ("--target-model", {"help": "config.json, its folder, or a name of the catalogue, such as llama-3.1-8b."}),
+        ("--draft-model", {"help": "The same, of the draft."}),
+        ("--dtype", {"help": "Number format of the weights.  [default: bfloat16, or what the profile has]"}),
+        ("--draft-dtype", {"help": "The draft's, where it is another."}),
+        ("--kv-dtype", {"help": "Of the KV cache.  [default: 16 bits, or 32 of float32 weights]"}),
+        ("--tp", {"type": click.IntRange(1, 1024), "help": "Devices that share the target (tensor parallelism)."}),
+        (
+            "--placement",
+            {
+                "type": click.Choice(("same", "separate")),
+                "help": "Draft on the target's devices, or on one of its own.",
+            },
+        ),
+    )
+    for name, told in reversed(named):
+        function = click.option(name, **told)(function)
+    return function
 
 
 def shared_options(replications: int, least: int) -> Callable[[Any], Any]:
@@ -115,12 +142,15 @@ def load_acceptance(
 
 def inputs(options: Mapping[str, Any]) -> dict[str, Path | None]:
     """Return the files that are read, by option: no output may take their place."""
-    return {"--hist": options["hist"]}
+    named = {f"--{key.replace('_', '-')}": options[key] for key in ("profile", "target_model", "draft_model")}
+    return {"--hist": options["hist"]} | {option: Path(name) if name else None for option, name in named.items()}
 
 
 @command("simulate")
 @parameter_options(many=False)
+@pricing_options
 @shared_options(replications=32, least=1)
+@click.option("--why", is_flag=True, help="Say in words where the time goes, and what would change it.")
 @click.option("--csv", type=FILE, help="Write one row for each run.")
 @click.option("--events", type=FILE, help="Write the first run's timeline as Chrome/Perfetto trace JSON.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -131,38 +161,66 @@ def simulate(**options: Any) -> None:
     one target pass and commits A + 1 tokens; A comes from --hist, or is i.i.d. with --alpha.
     """
     from .experiment import replicate, summarise
+    from .outlook import look_out, outlook_json, outlook_text
+    from .pricing import load_pricing
     from .report import check_table_format, result_json, result_text, write_table
     from .verdict import judge
 
     check_table_format("--csv", options["csv"], (".csv",))
     check_outputs({f"--{name}": options[name] for name in ("csv", "events")}, options["force"], inputs(options))
-    values = {p.key: options[p.key] for p in PARAMETERS}
+    pricing = load_pricing(options)
+    values = point_values(pricing, options)
     if options["events"] and values["total"] > MAX_LOGGED_TOKENS:
         raise UserError(f"--events: {values['total']} tokens are too many to log, expected at most {MAX_LOGGED_TOKENS}")
-    setting, source = make_setting(values, options)
-    parameters = values | source | {k: options[k] for k in ("overlap", "replications", "seed")}
+    setting, source = make_setting(values, pricing, options)
+    parameters = (
+        values | source | told_of(pricing, options) | {k: options[k] for k in ("overlap", "replications", "seed")}
+    )
     runs = replicate(setting, options["replications"], options["seed"])
     summary = summarise(setting, runs)
     verdict = judge(setting, summary)
+    outlook = look_out(setting, verdict, options["seed"])
     if options["csv"]:
         write_table(options["csv"], run_columns(setting, runs, parameters))
     if options["events"]:
         write_events(options["events"], setting, parameters)
     if options["as_json"]:
-        click.echo(to_json(result_json(summary, verdict, parameters)), nl=False)
+        found = result_json(summary, verdict, parameters) | outlook_json(setting, outlook, summary)
+        click.echo(to_json(found), nl=False)
     else:
-        click.echo(
-            result_text(summary, verdict, heading(parameters), setting.draft_length, values["round_overhead_ms"])
-        )
+        more = outlook_text(setting, outlook, summary, why=options["why"])
+        told = heading(parameters), setting.draft_length, values["round_overhead_ms"]
+        click.echo(result_text(summary, verdict, *told, more=more))
         for name in ("csv", "events"):
             if options[name]:
                 click.echo(f"wrote {options[name]}")
 
 
-def make_setting(values: dict[str, Any], options: Mapping[str, Any]) -> "tuple[Setting, dict[str, Any]]":
+def point_values(pricing: "Pricing", options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters that count, by key: what the user gave, what the profile says, or the default."""
+    from .pricing import refuse_unused
+
+    refuse_unused(pricing, [p.key for p in PARAMETERS if given(p.key)])
+    told = {key: value for key, value in pricing.defaults().items() if not given(key)}
+    return {key: told.get(key, options[key]) for key in pricing.keys}
+
+
+def told_of(pricing: "Pricing", options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return device and models, and how those run; nothing where no profile is used."""
+    if pricing.profile is None:
+        return {}
+    models = pricing.models
+    told = {key: options[key] for key in ("profile", "target_model", "draft_model")}
+    run = {} if models is None else {key: getattr(models, key) for key in RUN_KEYS}
+    return told | {"profile_status": pricing.profile.status} | run
+
+
+def make_setting(
+    values: dict[str, Any], pricing: "Pricing", options: Mapping[str, Any]
+) -> "tuple[Setting, dict[str, Any]]":
     """Return what to simulate, and where its acceptance comes from; puts the alpha that is used into `values`."""
     from .acceptance_model import EquivalentAcceptance, HistogramAcceptance, IidAcceptance
-    from .experiment import Setting, knobs
+    from .experiment import Setting
 
     acceptance = load_acceptance(options["hist"], options["measured"], values["draftN"])
     check_parameters(values)
@@ -171,7 +229,7 @@ def make_setting(values: dict[str, Any], options: Mapping[str, Any]) -> "tuple[S
     setting = Setting(
         total=values["total"],
         draft_length=values["draftN"],
-        knobs=knobs(values),
+        costs=pricing.costs(values),
         acceptance=acceptance or IidAcceptance(values["alpha"]),
         overlap=options["overlap"],
     )
@@ -193,7 +251,14 @@ def heading(parameters: Mapping[str, Any]) -> str:
     source += f" ({parameters['acceptance_caveat']})" if "acceptance_caveat" in parameters else ""
     overlap = ", overlapped drafting" if parameters["overlap"] else ""
     runs = f"{parameters['replications']} run{'s' if parameters['replications'] > 1 else ''}"
-    return f"{parameters['total']} tokens, K = {parameters['draftN']}, {source}{overlap}, {runs}"
+    told = f"{parameters['total']} tokens, K = {parameters['draftN']}, {source}{overlap}, {runs}"
+    if "profile" not in parameters:
+        return told
+    where = f"on {parameters['profile']} ({parameters['profile_status']})"
+    if parameters["target_model"]:
+        pair = f"{parameters['target_model']} drafted by {parameters['draft_model']}"
+        where = f"{pair}, batch {parameters['batch']}, context {parameters['context']}, {where}"
+    return f"{told}\n{where}"
 
 
 def run_columns(setting: "Setting", runs: Any, parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -232,6 +297,7 @@ def write_events(path: Path, setting: "Setting", parameters: Mapping[str, Any]) 
 
 @command("sweep")
 @parameter_options(many=True)
+@pricing_options
 @shared_options(replications=16, least=0)
 @click.option("--out", type=FILE, help="Write the table as .csv or .parquet, a row for each point.")
 @click.option("--plot", type=FILE, help="Draw speedup as .png or .svg.")
@@ -261,7 +327,7 @@ def sweep(**options: Any) -> None:
     if options["out"]:
         hist = None if options["hist"] is None else str(options["hist"])
         told = {"hist": hist, "measured": task.acceptance.is_measured}
-        told |= {k: options[k] for k in ("overlap", "replications", "seed")}
+        told |= {k: options[k] for k in ("overlap", "replications", "seed")} | told_of(task.pricing, options)
         told |= {"acceptance_caveat": caveat} if caveat else {}
         write_table(options["out"], columns | told)
     if layout:
@@ -276,18 +342,28 @@ def make_sweep(options: Mapping[str, Any]) -> "tuple[Sweep, str, str]":
     """Return what to evaluate, and in words where its acceptance comes from and what kind of approximation that is."""
     from .acceptance_model import EquivalentAcceptance
     from .grid import Acceptance, Grid, Sweep
-    from .values import parse_values
+    from .pricing import load_pricing
 
-    values = {p.key: parse_values(p.flags[0], options[p.key]) for p in PARAMETERS}
-    grid = Grid(values=values)
-    model = load_acceptance(options["hist"], options["measured"], int(values["draftN"].max()))
+    pricing = load_pricing(options)
+    values = point_values(pricing, options)
+    grid = Grid(values={k: grid_values(BY_KEY[k].flags[0], v) for k, v in values.items()})
+    model = load_acceptance(options["hist"], options["measured"], int(grid.values["draftN"].max()))
     source = "i.i.d. acceptance"
     if model is not None:
         word = "i.i.d. equivalent of" if isinstance(model, EquivalentAcceptance) else "acceptance from"
         source = f"{word} {options['hist']}"
     shared = {k: options[k] for k in ("overlap", "replications", "seed")}
     caveat = "" if model is None else model.caveat
-    return Sweep(grid=grid, acceptance=Acceptance(model=model), **shared), source, caveat
+    return Sweep(grid=grid, acceptance=Acceptance(model=model), pricing=pricing, **shared), source, caveat
+
+
+def grid_values(flag: str, value: str | float) -> "NDArray[Any]":
+    """Return the values of one parameter: those the user typed, or the one a profile says."""
+    import numpy as np
+
+    from .values import parse_values
+
+    return parse_values(flag, value) if isinstance(value, str) else np.array([value], np.float64)
 
 
 def held_fixed(task: "Sweep", source: str, caveat: str) -> str:
@@ -295,7 +371,9 @@ def held_fixed(task: "Sweep", source: str, caveat: str) -> str:
     values = task.grid.values
     told = [source if len(source) <= 60 else f"{source[:28]}...{source[-28:]}"]
     told += [caveat] if caveat else []
-    for key, parameter in BY_KEY.items():
+    told += [str(v) for v in (task.pricing.profile and task.pricing.profile.name,) if v]
+    for key in values:
+        parameter = BY_KEY[key]
         fixed = key not in task.grid.axes and not (key == "alpha" and task.acceptance.model)
         if fixed and (key in ("draftN", "alpha", "draft_cost") or values[key][0] != parameter.default):
             told.append(f"{parameter.flags[0][2:]} {values[key][0]:.3g}")

@@ -140,6 +140,15 @@ PARAMETERS = (
         help="Work of one draft pass over that of one target pass.",
     ),
     Parameter(
+        key="pass_overhead_ms",
+        label="overhead a pass",
+        flags=("--pass-overhead",),
+        default=0,
+        minimum=0,
+        unit="ms",
+        help="What a pass of either model costs besides its work: launches, for one.",
+    ),
+    Parameter(
         key="round_overhead_ms",
         label="overhead a round",
         flags=("--round-overhead",),
@@ -158,12 +167,37 @@ PARAMETERS = (
         unit="m",
         help="How compute and memory time join: inf is the longer of the two, 1 their sum.",
     ),
+    Parameter(
+        key="batch",
+        label="batch size",
+        flags=("--batch",),
+        default=1,
+        minimum=1,
+        maximum=1_000_000,
+        integer=True,
+        unit="sequences",
+        help="Sequences decoded together; with --target-model.",
+    ),
+    Parameter(
+        key="context",
+        label="context",
+        flags=("--context",),
+        default=1024,
+        minimum=0,
+        maximum=100_000_000,
+        integer=True,
+        unit="tokens",
+        help="Tokens of each sequence that the KV cache holds, on average; with --target-model.",
+    ),
 )
 BY_KEY = {p.key: p for p in PARAMETERS}
+# What a pass costs, told either as work in burn units or as models on a profiled device.
+UNIT_KEYS = ("workflops", "workmem", "flopScale", "memScale", "draft_cost", "overlap_exponent", "pass_overhead_ms")
+MODEL_KEYS = ("batch", "context")
 
 
 def check_parameters(values: "Mapping[str, ArrayLike]") -> None:
-    """Check every value, and that a pass takes time at all.
+    """Check every value, and that a pass in burn units takes time at all.
 
     Raises:
         UserError: Names the option, the value found and what is allowed.
@@ -172,6 +206,8 @@ def check_parameters(values: "Mapping[str, ArrayLike]") -> None:
 
     for key, value in values.items():
         BY_KEY[key].check(value)
+    if "workflops" not in values:
+        return
     compute = np.asarray(values["workflops"]) * np.asarray(values["flopScale"])
     memory = np.asarray(values["workmem"]) * np.asarray(values["memScale"])
     if np.any(np.maximum(compute, memory) < MIN_PASS_MS):

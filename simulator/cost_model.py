@@ -1,6 +1,8 @@
 """What a forward pass and a round cost: the one cost function of the project (model §2). Pure and array-friendly."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,11 +44,28 @@ def step_s(
     return np.asarray(joined + np.asarray(launches) * launch_s + fixed_s, np.float64)
 
 
+class Costs(Protocol):
+    """Anything that says what rounds cost."""
+
+    def round_cost(self, draft_length: Real) -> "RoundCost":
+        """Return the phases' seconds for draft lengths >= 1."""
+        ...
+
+    def scaled(self, factors: Mapping[str, float]) -> "Costs":
+        """Multiply constants by name: flop_scale, mem_scale, launch_s, fixed_s, round_overhead_s."""
+        ...
+
+    def sample(self, rng: np.random.Generator, samples: int) -> "Costs":
+        """Draw what is uncertain anew; results get a leading axis of samples."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Knobs:
     """The work of one target pass over one token, in burn units, and what a unit costs (model §2, §7).
 
-    Every field may be an array; all broadcast together.
+    pass_overhead_s: what a pass costs besides, of target and draft alike. Every field may be an array; all broadcast
+    together.
     """
 
     work_flops: Real
@@ -55,6 +74,7 @@ class Knobs:
     mem_scale_s: Real
     draft_cost: Real
     overlap_exponent: Real = np.inf
+    pass_overhead_s: Real = 0.0
     round_overhead_s: Real = 0.0
 
     def pass_s(self, tokens: Real, scale: Real = 1.0) -> Floats:
@@ -65,7 +85,39 @@ class Knobs:
             flop_scale=self.flop_scale_s,
             mem_scale=self.mem_scale_s,
             overlap_exponent=self.overlap_exponent,
+            fixed_s=self.pass_overhead_s,
         )
+
+    def round_cost(self, draft_length: Real) -> "RoundCost":
+        """Return the phases' seconds for draft length K: baseline 1 token, K sequential draft steps, verify K + 1.
+
+        Args:
+            draft_length: K, >= 1; broadcasts against the knobs.
+        """
+        k = np.asarray(draft_length, np.int64)
+        draft_step_s = self.pass_s(1, scale=self.draft_cost)
+        return RoundCost(
+            draft_length=k,
+            baseline_s=self.pass_s(1),
+            draft_step_s=draft_step_s,
+            draft_s=draft_step_s * k,
+            verify_s=self.pass_s(k + 1),
+            overhead_s=np.asarray(self.round_overhead_s, np.float64),
+        )
+
+    def scaled(self, factors: Mapping[str, float]) -> "Knobs":
+        """Multiply constants by name; a launch is part of what a pass costs besides."""
+        return replace(
+            self,
+            flop_scale_s=np.asarray(self.flop_scale_s) * factors.get("flop_scale", 1.0),
+            mem_scale_s=np.asarray(self.mem_scale_s) * factors.get("mem_scale", 1.0),
+            pass_overhead_s=np.asarray(self.pass_overhead_s) * factors.get("fixed_s", 1.0),
+            round_overhead_s=np.asarray(self.round_overhead_s) * factors.get("round_overhead_s", 1.0),
+        )
+
+    def sample(self, rng: np.random.Generator, samples: int) -> "Knobs":
+        """Knobs are given: nothing to draw."""
+        return self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,22 +147,3 @@ class RoundCost:
         The draft had to guess the bonus token first: K + 1 of its steps run beside the verification.
         """
         return np.maximum(self.verify_s + self.overhead_s, self.draft_step_s + self.draft_s)
-
-
-def round_cost(knobs: Knobs, draft_length: Real) -> RoundCost:
-    """Return the phases' seconds for draft length K: baseline 1 token, K sequential draft steps, verify K + 1.
-
-    Args:
-        knobs: Work and scales; arrays broadcast against `draft_length`.
-        draft_length: K, >= 1.
-    """
-    k = np.asarray(draft_length, np.int64)
-    draft_step_s = knobs.pass_s(1, scale=knobs.draft_cost)
-    return RoundCost(
-        draft_length=k,
-        baseline_s=knobs.pass_s(1),
-        draft_step_s=draft_step_s,
-        draft_s=draft_step_s * k,
-        verify_s=knobs.pass_s(k + 1),
-        overhead_s=np.asarray(knobs.round_overhead_s, np.float64),
-    )

@@ -1,49 +1,34 @@
 """Replications of one setting, and their summary: means, speedup and its interval."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
 
 import numpy as np
 
 from .acceptance_model import AcceptanceModel
 from .analytic import ClosedForm, closed_form
-from .cost_model import Floats, Knobs, RoundCost, round_cost
+from .cost_model import Costs, Floats, RoundCost
 from .engine import Counts, Ints, draw_blocks, draw_counts, elapsed_s, unroll
 from .events import ChromeTrace, PhaseTimes, Played, play
 from .streams import stream
-
-
-def knobs(values: Mapping[str, Any]) -> Knobs:
-    """Return the cost knobs in SI units from the parameters by key; arrays stay arrays."""
-    return Knobs(
-        work_flops=values["workflops"],
-        work_mem=values["workmem"],
-        flop_scale_s=np.asarray(values["flopScale"], np.float64) / 1e3,
-        mem_scale_s=np.asarray(values["memScale"], np.float64) / 1e3,
-        draft_cost=values["draft_cost"],
-        overlap_exponent=values["overlap_exponent"],
-        round_overhead_s=np.asarray(values["round_overhead_ms"], np.float64) / 1e3,
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
     """One point to simulate.
 
-    total: tokens both arms produce. draft_length: K. knobs: scalars. acceptance: what a round accepts.
+    total: tokens both arms produce. draft_length: K. costs: scalars. acceptance: what a round accepts.
     overlap: whether the next draft is made while the target verifies.
     """
 
     total: int
     draft_length: int
-    knobs: Knobs
+    costs: Costs
     acceptance: AcceptanceModel
     overlap: bool = False
 
     @property
     def cost(self) -> RoundCost:
-        return round_cost(self.knobs, self.draft_length)
+        return self.costs.round_cost(self.draft_length)
 
     @property
     def hit_rate(self) -> float:

@@ -7,7 +7,7 @@ seed give the same numbers; a point in another grid gets others of the same law.
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +16,10 @@ from .acceptance_model import AcceptanceModel, HistogramAcceptance, iid_laws
 from .analytic import closed_form
 from .artefacts import UserError
 from .config import BY_KEY, check_parameters
-from .cost_model import Floats, RoundCost, round_cost
+from .cost_model import Floats, RoundCost
 from .engine import Counts, draw_counts, elapsed_s
-from .experiment import interval95, knobs
+from .experiment import interval95
+from .pricing import Pricing
 from .streams import stream
 from .values import MAX_VALUES
 
@@ -101,10 +102,11 @@ class Acceptance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sweep:
-    """What to evaluate: the grid, where acceptance comes from, and how often each point is simulated (0: never)."""
+    """What to evaluate: the grid, where acceptance and costs come from, how often each point is simulated (0: never)."""
 
     grid: Grid
     acceptance: Acceptance
+    pricing: Pricing = field(default_factory=Pricing)
     overlap: bool
     replications: int
     seed: int
@@ -180,7 +182,7 @@ def evaluate(sweep: Sweep, points: NDArray[np.int64], drawn: Counts | None) -> C
     """Price some points: closed form always, simulation where rounds were drawn."""
     columns = sweep.grid.columns(points)
     check_parameters(columns)
-    cost = round_cost(knobs(columns), columns["draftN"])
+    cost = sweep.pricing.costs(columns).round_cost(columns["draftN"])
     rates = sweep.acceptance.bonus_guess_rates(columns)
     form = closed_form(cost, sweep.acceptance.laws(columns, sweep.width), rates, overlap=sweep.overlap)
     priced = {

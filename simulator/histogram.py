@@ -5,7 +5,7 @@ The one home of the file `accept_hist_k{K}.json` and of the metrics that follow 
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ KIND = "acceptance_histogram"
 # 1: {"k", "hist", "samples"} as other tools write it, plus our provenance keys.
 SCHEMA_VERSIONS = (1,)
 MAX_COUNT = 1e30
+# Half the width of a 95 % interval in standard errors.
+NORMAL_95 = 1.959964
 
 
 def tokens_per_round_iid(alpha: ArrayLike, k: ArrayLike) -> NDArray[np.float64]:
@@ -54,7 +56,8 @@ class AcceptanceHistogram:
     """Counts of rounds by accepted drafts: `counts[a]` rounds accepted `a` of k = len(counts) - 1 drafts.
 
     Counts may be fractional, when they are expectations from a trace. `caveat` says what kind of approximation they
-    are; empty for a plain measurement.
+    are; empty for a plain measurement. `design_effect` is how many times the variance of the mean exceeds that of as
+    many independent rounds: rounds of one prompt are alike.
 
     Raises:
         UserError: No bucket above 0, a count that is negative, NaN or above MAX_COUNT, or nothing counted at all.
@@ -62,6 +65,7 @@ class AcceptanceHistogram:
 
     counts: tuple[float, ...]
     caveat: str = field(default="", compare=False)
+    design_effect: float = field(default=1.0, compare=False)
 
     def __post_init__(self) -> None:
         if len(self.counts) < 2:
@@ -94,6 +98,11 @@ class AcceptanceHistogram:
         return 1 + float(np.arange(self.k + 1) @ self.law)
 
     @property
+    def tokens_per_round_error(self) -> float:
+        """Standard error of tokens_per_round."""
+        return math.sqrt(self.design_effect * variance(self.law) / self.samples)
+
+    @property
     def draft_acceptance_rate(self) -> float:
         """Sum A / sum D: accepted drafts over drafted ones."""
         return (self.tokens_per_round - 1) / self.k
@@ -122,7 +131,26 @@ class AcceptanceHistogram:
         """
         if not 1 <= k <= self.k:
             raise UserError(f"draft length {k} with a histogram of k = {self.k}, expected 1..{self.k}")
-        return AcceptanceHistogram((*self.counts[:k], math.fsum(self.counts[k:])), self.caveat)
+        return AcceptanceHistogram((*self.counts[:k], math.fsum(self.counts[k:])), self.caveat, self.design_effect)
+
+
+def variance(law: NDArray[np.float64]) -> float:
+    """Return the variance of A under P(A = a), shape [k + 1]."""
+    accepted = np.arange(len(law))
+    return float(law @ accepted**2 - (law @ accepted) ** 2)
+
+
+def design_effect_of(found: Mapping[str, Any], histogram: AcceptanceHistogram) -> float:
+    """Return the design effect that the file's own interval of tokens_per_round tells; 1 where it has none."""
+    metrics = found.get("metrics")
+    intervals = metrics.get("ci95") if isinstance(metrics, dict) else None
+    ends = intervals.get("tokens_per_round") if isinstance(intervals, dict) else None
+    independent = variance(histogram.law) / histogram.samples
+    if not isinstance(ends, list) or len(ends) != 2 or independent <= 0:
+        return 1.0
+    if not all(isinstance(end, int | float) for end in ends):
+        return 1.0
+    return float(((ends[1] - ends[0]) / (2 * NORMAL_95)) ** 2 / independent)
 
 
 def parse_histogram(path: str | Path, found: Mapping[str, Any]) -> AcceptanceHistogram:
@@ -145,6 +173,7 @@ def parse_histogram(path: str | Path, found: Mapping[str, Any]) -> AcceptanceHis
             raise UserError(f"{path}: hist[{bucket!r}] is {count!r}, expected a count")
     try:
         histogram = AcceptanceHistogram(tuple(float(hist.get(b, 0)) for b in buckets), caveat_of(found))
+        histogram = replace(histogram, design_effect=design_effect_of(found, histogram))
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except OverflowError:
@@ -246,3 +275,33 @@ def save_histogram(path: Path, histogram: AcceptanceHistogram, parameters: Mappi
         "samples": as_written(histogram.samples),
     }
     write_json(path, payload | extra)
+
+
+def synthetic_acceptance(survival: list[float], tokens_per_round: float) -> dict[str, object]:
+    """Return the settings under which serving engines accept at these rates without running a draft's choices.
+
+    So a forecast can be tried on a real server. vLLM: `rejection_sample_method` "synthetic" with unconditional
+    per-position rates, or their mean length; SGLang: `SGLANG_SIMULATE_ACC_LEN`, the bonus in; TensorRT-LLM:
+    `TLLM_SPEC_DECODE_FORCE_NUM_ACCEPTED_TOKENS`, the bonus not in, whole, and none where it would be 0, which there
+    means that nothing is forced.
+
+    Args:
+        survival: P(A >= j) for j in 1..k.
+        tokens_per_round: 1 + mean of A.
+    """
+    rates, length = survival, tokens_per_round
+    return {
+        "per_position_rates": rates,
+        "mean_length": length,
+        "vllm": {
+            "num_speculative_tokens": len(rates),
+            "rejection_sample_method": "synthetic",
+            "synthetic_acceptance_rates": rates,
+        },
+        "sglang": {
+            "SGLANG_SIMULATE_ACC_LEN": length,
+            "SGLANG_SIMULATE_ACC_METHOD": "match-expected",
+            "SGLANG_SIMULATE_ACC_TOKEN_MODE": "real-draft-token",
+        },
+        "tensorrt_llm": {"TLLM_SPEC_DECODE_FORCE_NUM_ACCEPTED_TOKENS": round(length - 1) or None},
+    }

@@ -24,8 +24,10 @@ def result_json(summary: Summary, verdict: Verdict, parameters: Mapping[str, Any
     return envelope(KIND, SCHEMA_VERSION, parameters) | found
 
 
-def result_text(summary: Summary, verdict: Verdict, heading: str, draft_length: int, overhead_ms: float) -> str:
-    """Return the report of `simulate` for a terminal."""
+def result_text(
+    summary: Summary, verdict: Verdict, heading: str, draft_length: int, overhead_ms: float, *, more: str = ""
+) -> str:
+    """Return the report of `simulate` for a terminal; `more` goes before the verdict."""
     s = summary
     low_high = "" if s.speedup_ci95 is None else "[{:.3f}, {:.3f}]".format(*s.speedup_ci95)
     rows = [
@@ -54,7 +56,8 @@ def result_text(summary: Summary, verdict: Verdict, heading: str, draft_length: 
     words = in_words(verdict, summary, draft_length)
     if overhead_ms == 0:
         words.append("No overhead a round is assumed; engines spend 9 to 18 % of a token (--round-overhead MS).")
-    return "\n".join([heading, "", table(rows), "", table(phases), "", counts, "", *words])
+    parts = [heading, table(rows), table(phases), counts, more, "\n".join(words)]
+    return "\n\n".join(filter(None, parts))
 
 
 def check_table_format(option: str, path: Path | None, suffixes: tuple[str, ...] = TABLE_SUFFIXES) -> None:

@@ -48,7 +48,7 @@ def judge(setting: Setting, summary: Summary) -> Verdict:
     if isinstance(acceptance, HistogramAcceptance):
         longest = acceptance.longest
     lengths = np.arange(1, longest + 1)
-    gains = speedup_by_draft_length(setting.knobs, acceptance, lengths, overlap=setting.overlap)
+    gains = speedup_by_draft_length(setting.costs, acceptance, lengths, overlap=setting.overlap)
     best = int(gains.argmax())
     return Verdict(
         answer=answer(summary),
@@ -56,7 +56,7 @@ def judge(setting: Setting, summary: Summary) -> Verdict:
         best_speedup=float(gains[best]),
         searched_to=int(lengths[-1]),
         measured=measured,
-        break_even_alpha=break_even_alpha(setting.knobs, setting.draft_length, overlap=setting.overlap),
+        break_even_alpha=break_even_alpha(setting.costs, setting.draft_length, overlap=setting.overlap),
         alpha_iid=float(alpha_iid(summary.closed_form_tokens_per_round, setting.draft_length)),
     )
 

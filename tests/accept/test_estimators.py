@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from acceptance.analysis import analyse
+from acceptance.analysis import analyse, synthetic
 from acceptance.estimators import (
     alpha_by,
     alpha_estimates,
@@ -23,7 +23,6 @@ from acceptance.estimators import (
     metrics,
     ratio,
     surprise_gap,
-    synthetic_acceptance,
 )
 from acceptance.trace import PromptInfo, Trace
 from simulator.artefacts import UserError
@@ -377,7 +376,7 @@ def test_text_of_another_temperature_is_noticed(written_at: float, sign: int) ->
 
 def test_synthetic_settings_are_those_of_the_histogram() -> None:
     trace = trace_of([1, 1, 0, 1, 1, 1, 0, 0, 1, 1])
-    found = synthetic_acceptance(metrics(trace, expected_rounds(trace, 2, "sampled"), "sampled"), 2)
+    found = synthetic(metrics(trace, expected_rounds(trace, 2, "sampled"), "sampled"))
     assert found["per_position_rates"] == pytest.approx([3 / 5, 3 / 5])
     assert found["mean_length"] == pytest.approx(1 + 6 / 5)
     # vLLM's rates are unconditional: one plus their sum is the mean length.
@@ -385,7 +384,7 @@ def test_synthetic_settings_are_those_of_the_histogram() -> None:
     # TensorRT-LLM counts accepted drafts, whole ones, without the bonus; 0 would force nothing.
     assert found["tensorrt_llm"]["TLLM_SPEC_DECODE_FORCE_NUM_ACCEPTED_TOKENS"] == 1
     hard = trace_of([1, 0, 0, 0, 0, 0, 0])
-    found = synthetic_acceptance(metrics(hard, expected_rounds(hard, 2, "sampled"), "sampled"), 2)
+    found = synthetic(metrics(hard, expected_rounds(hard, 2, "sampled"), "sampled"))
     assert found["tensorrt_llm"]["TLLM_SPEC_DECODE_FORCE_NUM_ACCEPTED_TOKENS"] is None
 
 

@@ -49,7 +49,7 @@ def one_run(total: int) -> None:
 
 def setting(total: int) -> Setting:
     knobs = Knobs(work_flops=5e4, work_mem=8.0, flop_scale_s=4e-10, mem_scale_s=5e-4, draft_cost=0.1)
-    return Setting(total=total, draft_length=4, knobs=knobs, acceptance=IidAcceptance(0.8))
+    return Setting(total=total, draft_length=4, costs=knobs, acceptance=IidAcceptance(0.8))
 
 
 def log_events(total: int) -> None:

@@ -15,7 +15,7 @@ from calibration.report import result_json, summary_text
 from simulator.acceptance_model import IidAcceptance
 from simulator.analytic import closed_form
 from simulator.artefacts import UserError
-from simulator.cost_model import Knobs, round_cost
+from simulator.cost_model import Knobs
 
 from .published_files import ALPHAS, TRUE_MS, case, made_case, plain_row, row, write
 
@@ -121,7 +121,7 @@ def test_a_parameter_may_equal_another_and_a_row_have_its_own(tmp_path: Path) ->
 def test_a_forecast_speedup_is_the_closed_form(tmp_path_factory, alpha: float, k: int, c: float, overhead) -> None:
     """Of the simulator: a target bound by memory at 1 s a pass, and the draft at c of that."""
     knobs = Knobs(work_flops=0, work_mem=1, flop_scale_s=1, mem_scale_s=1, draft_cost=c, round_overhead_s=overhead)
-    expected = float(closed_form(round_cost(knobs, k), IidAcceptance(alpha).law(k)).speedup)
+    expected = float(closed_form(knobs.round_cost(k), IidAcceptance(alpha).law(k)).speedup)
     made = {"name": "r", "use": "forecast", "draft_length": k, "alpha": alpha, "measured": {"speedup": expected}}
     fixed = {"baseline_ms": 1000, "verify_ms": "baseline_ms", "draft_ms": 1000 * c, "overhead_ms": 1000 * overhead}
     assert validate_case(loaded(tmp_path_factory.mktemp("form"), case([made], fixed=fixed))).largest_error < 1e-9

@@ -27,7 +27,7 @@ def imports_with(blocked: list[str], module: str) -> subprocess.CompletedProcess
 
 
 def needs_click(module: str) -> bool:
-    return module.endswith((".cli", ".command", ".report"))
+    return module.endswith((".cli", ".command", ".report", ".model_report", ".outlook", ".profiles_cli"))
 
 
 @pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("simulator.")])

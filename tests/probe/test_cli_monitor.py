@@ -45,9 +45,9 @@ def monitor(tmp_path: Path) -> Monitor:
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Return what starts monitor-gpu, away from any terminal and with Ctrl-C not ignored."""
+    """Return what starts monitor-gpu, away from any terminal, with neither Ctrl-C nor hangup ignored (nohup)."""
     started = []
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler), signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
     def call(*words: object, first: tuple[str, ...] = (), **script: object) -> subprocess.Popen[str]:
         pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
@@ -57,7 +57,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
         return started[-1]
 
     yield call
-    signal.signal(signal.SIGINT, before)
+    for number, old in zip((signal.SIGINT, signal.SIGHUP), before, strict=True):
+        signal.signal(number, old)
     for process in started:
         process.kill()
         process.communicate()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from simulator.acceptance_model import HistogramAcceptance, IidAcceptance, iid_laws
 from simulator.analytic import break_even_alpha, closed_form, speedup_by_draft_length
-from simulator.cost_model import Knobs, round_cost
+from simulator.cost_model import Knobs
 from simulator.histogram import AcceptanceHistogram
 
 
@@ -36,19 +36,19 @@ def test_iid_law_is_the_enumeration_of_all_accept_and_reject_patterns(alpha: flo
 
 @given(st.floats(0, 0.999), st.integers(1, 16), st.floats(0.01, 1))
 def test_memory_bound_speedup_is_leviathans(alpha: float, k: int, c: float) -> None:
-    form = closed_form(round_cost(knobs(c), k), iid_laws(alpha, k, k + 1))
+    form = closed_form(knobs(c).round_cost(k), iid_laws(alpha, k, k + 1))
     assert form.speedup == pytest.approx((1 - alpha ** (k + 1)) / ((1 - alpha) * (k * c + 1)))
 
 
 def test_leviathans_table_of_closed_forms() -> None:
     # published-results: En-De, T 0, small, gamma 7, alpha .75, c .02 gives 3.16; CNN/DM, T 0, small: 2.40.
     for alpha, k, c, expected in ((0.75, 7, 0.02, 3.16), (0.65, 5, 0.02, 2.40), (0.82, 7, 0.11, 2.50)):
-        form = closed_form(round_cost(knobs(c), k), iid_laws(alpha, k, k + 1))
+        form = closed_form(knobs(c).round_cost(k), iid_laws(alpha, k, k + 1))
         assert float(form.speedup) == pytest.approx(expected, abs=0.006)
 
 
 def test_alpha_zero_still_pays_the_drafts() -> None:
-    form = closed_form(round_cost(knobs(0.1), 5), iid_laws(0.0, 5, 6))
+    form = closed_form(knobs(0.1).round_cost(5), iid_laws(0.0, 5, 6))
     assert form.tokens_per_round == 1
     assert form.speedup == pytest.approx(1 / 1.5)
 
@@ -57,7 +57,7 @@ def test_alpha_zero_still_pays_the_drafts() -> None:
 def test_at_the_break_even_alpha_nothing_is_gained(k: int, c: float, overhead_s: float, overlap: bool) -> None:
     settings = knobs(c, overhead_s)
     alpha = break_even_alpha(settings, k, overlap=overlap)
-    cost = round_cost(settings, k)
+    cost = settings.round_cost(k)
     if alpha is None:
         best = closed_form(cost, iid_laws(1.0, k, k + 1), 1.0, overlap=overlap)
         assert best.speedup < 1
@@ -83,7 +83,7 @@ def test_a_histogram_is_cut_for_shorter_drafts() -> None:
 
 @given(st.floats(0, 1), st.integers(1, 8), st.floats(0.01, 1))
 def test_overlap_never_loses_and_without_hits_changes_nothing(alpha: float, k: int, c: float) -> None:
-    cost, law = round_cost(knobs(c), k), iid_laws(alpha, k, k + 1)
+    cost, law = knobs(c).round_cost(k), iid_laws(alpha, k, k + 1)
     plain = closed_form(cost, law).speedup
     assert closed_form(cost, law, 0.0, overlap=True).speedup == pytest.approx(plain)
     # Guessing the bonus token costs one more draft step than drafting after it, so a hit may save nothing.

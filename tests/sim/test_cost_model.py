@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulator.cost_model import Knobs, round_cost, step_s
+from simulator.cost_model import Knobs, step_s
 
 sizes = st.floats(0, 1e12)
 
@@ -38,7 +38,7 @@ def knobs(**changes: float) -> Knobs:
 
 def test_the_phases_of_a_round_by_hand() -> None:
     # One token: compute 1 s, memory 6 s. K = 7: eight tokens compute 8 s. A quarter of the work a draft step.
-    cost = round_cost(knobs(round_overhead_s=0.125), 7)
+    cost = knobs(round_overhead_s=0.125).round_cost(7)
     assert cost.baseline_s == 6
     assert cost.verify_s == 8
     assert cost.draft_step_s == 1.5
@@ -49,7 +49,7 @@ def test_the_phases_of_a_round_by_hand() -> None:
 
 @given(st.integers(1, 64), st.floats(1, 8))
 def test_a_draft_costs_something_and_verification_is_less_than_its_tokens_apart(k: int, m: float) -> None:
-    cost = round_cost(knobs(overlap_exponent=m), k)
+    cost = knobs(overlap_exponent=m).round_cost(k)
     assert cost.draft_s == pytest.approx(k * cost.draft_step_s)
     assert cost.draft_step_s == pytest.approx(0.25 * cost.baseline_s)
     assert cost.baseline_s <= cost.verify_s <= (k + 1) * cost.baseline_s
@@ -57,7 +57,7 @@ def test_a_draft_costs_something_and_verification_is_less_than_its_tokens_apart(
 
 def test_arrays_give_what_scalars_give() -> None:
     draft_costs, lengths = np.array([0.05, 0.1, 0.4]), np.array([1, 4, 9])
-    together = round_cost(knobs(draft_cost=draft_costs), lengths)
+    together = knobs(draft_cost=draft_costs).round_cost(lengths)
     for i, (draft_cost, k) in enumerate(zip(draft_costs, lengths, strict=True)):
-        alone = round_cost(knobs(draft_cost=float(draft_cost)), int(k))
+        alone = knobs(draft_cost=float(draft_cost)).round_cost(int(k))
         assert together.after_miss_s[i] == alone.after_miss_s

@@ -8,7 +8,7 @@ from scipy import stats
 
 from simulator.acceptance_model import iid_laws
 from simulator.analytic import closed_form
-from simulator.cost_model import Knobs, RoundCost, round_cost
+from simulator.cost_model import Knobs, RoundCost
 from simulator.engine import Counts, draw_blocks, draw_counts, elapsed_s, unroll
 
 laws = st.lists(st.floats(0.01, 1), min_size=2, max_size=7).map(lambda w: np.array(w) / sum(w))
@@ -82,7 +82,7 @@ def knobs(draft_cost: float) -> Knobs:
 def standard_errors_off(alpha: float, k: int, c: float, *, overlap: bool, told: float | None = None) -> float:
     """Simulate and return how many standard errors the mean time is from the closed form at alpha `told`."""
     runs, total = 64, 200_000
-    cost = round_cost(knobs(c), k)
+    cost = knobs(c).round_cost(k)
     rates = alpha if overlap else 0.0
     times_s = elapsed_s(cost, draw(iid_laws(alpha, k, k + 1), total, runs, seed=k, hit_rate=rates)) / total
     stated = alpha if told is None else told

@@ -46,7 +46,7 @@ def setting(alpha: float, k: int, total: int, draft_cost: float, overlap: bool) 
         draft_cost=draft_cost,
         round_overhead_s=0.0003,
     )
-    return Setting(total=total, draft_length=k, knobs=knobs, acceptance=IidAcceptance(alpha), overlap=overlap)
+    return Setting(total=total, draft_length=k, costs=knobs, acceptance=IidAcceptance(alpha), overlap=overlap)
 
 
 def play(point: Setting, seed: int) -> tuple[Played, list[dict]]:

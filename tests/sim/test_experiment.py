@@ -12,7 +12,7 @@ from simulator.verdict import in_words, judge
 
 def setting(acceptance=IidAcceptance(0.8), draft_cost=0.1, k=4, total=512) -> Setting:  # noqa: B008
     knobs = Knobs(work_flops=0, work_mem=1, flop_scale_s=1, mem_scale_s=1e-3, draft_cost=draft_cost)
-    return Setting(total=total, draft_length=k, knobs=knobs, acceptance=acceptance)
+    return Setting(total=total, draft_length=k, costs=knobs, acceptance=acceptance)
 
 
 def test_more_replications_leave_the_first_ones_as_they_were() -> None:

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from simulator.acceptance_model import HistogramAcceptance, IidAcceptance
 from simulator.artefacts import UserError
 from simulator.config import PARAMETERS
-from simulator.experiment import Setting, knobs, replicate, summarise
+from simulator.experiment import Setting, replicate, summarise
 from simulator.grid import Acceptance, Grid, Sweep, run_sweep
 from simulator.histogram import AcceptanceHistogram
+from simulator.pricing import knobs
 from simulator.values import parse_values
 
 
@@ -88,7 +89,7 @@ def test_the_closed_form_of_each_point_is_that_of_simulate() -> None:
         point = Setting(
             total=int(values["total"]),
             draft_length=int(values["draftN"]),
-            knobs=knobs(values),
+            costs=knobs(values),
             acceptance=IidAcceptance(float(values["alpha"])),
         )
         assert columns["closed_form_speedup"][i] == pytest.approx(float(point.closed_form.speedup))
@@ -153,7 +154,7 @@ def test_a_single_replication_has_no_interval_and_agrees_with_simulate_in_law() 
     columns = run_sweep(sweep(1, draftN="2"), ignore)
     assert np.isnan(columns["speedup_low95"]).all()
     values = {p.key: p.default for p in PARAMETERS}
-    point = Setting(total=512, draft_length=2, knobs=knobs(values), acceptance=IidAcceptance(0.8))
+    point = Setting(total=512, draft_length=2, costs=knobs(values), acceptance=IidAcceptance(0.8))
     spread = [summarise(point, replicate(point, 1, seed)).speedup for seed in range(200)]
     assert min(spread) <= columns["speedup"][0] <= max(spread)
 

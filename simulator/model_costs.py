@@ -1,0 +1,194 @@
+"""What rounds of two real models cost on a profiled device: the work of `model_work` priced by a profile (model §2)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from .artefacts import UserError
+from .cost_model import Floats, Real, RoundCost
+from .model_work import ModelShape, bytes_unquantized
+from .profile import PassCost, Profile
+
+SAME, SEPARATE = "same", "separate"
+PLACEMENTS = (SAME, SEPARATE)
+# What engines leave free of a device's memory.
+USABLE_MEMORY = 0.9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PassParts:
+    """Seconds of a pass by what they are spent on, and all of them together; compute and memory may overlap."""
+
+    compute_s: Floats
+    memory_s: Floats
+    launch_s: Floats
+    link_s: Floats
+    total_s: Floats
+
+    @property
+    def binds(self) -> str:
+        """The longest part: "compute", "memory", "launches" or "link"; scalars only."""
+        parts = {"compute": self.compute_s, "memory": self.memory_s, "launches": self.launch_s, "link": self.link_s}
+        return max(parts, key=lambda name: float(parts[name]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placed:
+    """A model in a number format on `devices` devices, its matrices divided among them (tensor parallelism)."""
+
+    shape: ModelShape
+    dtype: str
+    kv_dtype: str | None
+    devices: int
+    profile: Profile
+
+    @property
+    def cost(self) -> PassCost:
+        """What a pass costs in this number format."""
+        return self.profile.cost(self.dtype)
+
+    def parts(self, batch: Real, new_tokens: Real, context: Real) -> PassParts:
+        """Return the seconds of passes; the counts broadcast to shape S, the results are [*samples, *S].
+
+        Args:
+            batch: Sequences.
+            new_tokens: Tokens of each that the pass computes.
+            context: Tokens of each that the KV cache holds before.
+        """
+        told = (np.asarray(v, np.float64) for v in (batch, new_tokens, context))
+        batch, new_tokens, context = np.broadcast_arrays(*told)
+        flops = self.shape.flops(batch, new_tokens, context) / self.devices
+        moved = self.shape.bytes_moved(batch, new_tokens, context, self.dtype, self.kv_dtype) / self.devices
+        launches = np.asarray(self.shape.layers * self.profile.launches_per_layer)
+        tokens = np.asarray(batch * new_tokens, np.float64)
+        link_s = self.link_s(tokens)
+        cost, nothing = self.cost, np.zeros(tokens.shape)
+        return PassParts(
+            compute_s=cost.flop_scale.at(tokens) * flops,
+            memory_s=cost.mem_scale.at(moved) * moved,
+            launch_s=cost.pass_s(nothing, nothing + 1e-300, tokens, launches),
+            link_s=link_s,
+            total_s=cost.pass_s(flops, moved, tokens, launches) + link_s,
+        )
+
+    def link_s(self, tokens: Floats) -> Floats:
+        """Return the seconds of two all-reduces a layer over a ring: 2 (n - 1) / n of the hidden states of the pass.
+
+        Raises:
+            UserError: The profile does not say what joins devices.
+        """
+        if self.devices == 1:
+            return np.zeros(tokens.shape)
+        link = self.profile.link
+        if link is None:
+            raise UserError(
+                f"--tp: {self.devices} devices, but the profile {self.profile.name} names no link, expected 1"
+            )
+        reduced = tokens * self.shape.hidden_size * bytes_unquantized(self.dtype)
+        part_s = 2 * (self.devices - 1) / self.devices * reduced / link.bytes_per_s
+        return np.asarray(2 * self.shape.layers * (link.latency_s + part_s))
+
+    def memory_bytes(self, batch: int, context: int) -> float:
+        """Return the bytes of weights and KV cache on each device."""
+        kv_dtype = self.kv_dtype or ("float32" if self.dtype == "float32" else "bfloat16")
+        return (
+            self.shape.weight_bytes(self.dtype) + float(self.shape.kv_bytes(batch, context, kv_dtype))
+        ) / self.devices
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelPair:
+    """Two models at work on a profiled device: the costs of a forecast.
+
+    batch, context: scalars or arrays that broadcast with draft lengths; context is what the KV cache holds on average.
+    devices: that share the target. placement: "same" puts the draft on those as well, "separate" on one of its own.
+    round_overhead_s: what a round costs besides its passes; round_overhead_error: its standard error, relative.
+    """
+
+    profile: Profile
+    target: ModelShape
+    draft: ModelShape
+    dtype: str
+    draft_dtype: str
+    kv_dtype: str | None = None
+    batch: Real = 1
+    context: Real = 1024
+    devices: int = 1
+    placement: str = SAME
+    round_overhead_s: Real = 0.0
+    round_overhead_error: float = 0.0
+
+    @property
+    def placed_target(self) -> Placed:
+        """The target where it runs."""
+        return self.placed(self.target, self.dtype, self.devices)
+
+    @property
+    def placed_draft(self) -> Placed:
+        """The draft where it runs."""
+        return self.placed(self.draft, self.draft_dtype, self.devices if self.placement == SAME else 1)
+
+    def placed(self, shape: ModelShape, dtype: str, devices: int) -> Placed:
+        """Put a model on devices of the profile."""
+        return Placed(shape=shape, dtype=dtype, kv_dtype=self.kv_dtype, devices=devices, profile=self.profile)
+
+    def round_cost(self, draft_length: Real) -> RoundCost:
+        """Return the phases' seconds; times are [*samples, *S], S what draft lengths, batch and context broadcast to.
+
+        Raises:
+            UserError: The profile lacks a number format or the link.
+        """
+        k, batch, context = np.broadcast_arrays(np.asarray(draft_length, np.int64), self.batch, self.context)
+        target, draft = self.placed_target, self.placed_draft
+        draft_step_s = draft.parts(batch, 1, context).total_s
+        return RoundCost(
+            draft_length=np.asarray(k),
+            baseline_s=target.parts(batch, 1, context).total_s,
+            draft_step_s=draft_step_s,
+            draft_s=draft_step_s * k,
+            verify_s=target.parts(batch, k + 1, context).total_s,
+            overhead_s=np.asarray(self.round_overhead_s * np.ones(k.shape)),
+        )
+
+    def sample(self, rng: np.random.Generator, samples: int) -> "ModelPair":
+        """Draw the profile anew within its uncertainty, number formats independently; a leading axis of samples."""
+        passes = {dtype: cost.sample(rng, samples) for dtype, cost in self.profile.passes.items()}
+        factor = np.exp(self.round_overhead_error * rng.standard_normal(samples))
+        spread = factor.reshape((samples, *(1,) * max(1, np.ndim(self.batch), np.ndim(self.context))))
+        overhead_s = np.asarray(self.round_overhead_s) * spread
+        return replace(self, profile=replace(self.profile, passes=passes), round_overhead_s=overhead_s)
+
+    def scaled(self, factors: Mapping[str, float]) -> "ModelPair":
+        """Multiply constants of all passes by name, or `round_overhead_s`."""
+        passes = {dtype: cost.scaled(factors) for dtype, cost in self.profile.passes.items()}
+        overhead_s = np.asarray(self.round_overhead_s, np.float64) * factors.get("round_overhead_s", 1.0)
+        return replace(self, profile=replace(self.profile, passes=passes), round_overhead_s=overhead_s)
+
+    @property
+    def memory_bytes(self) -> float:
+        """Bytes on each device of the target; scalars only."""
+        batch, context = int(self.batch), int(self.context)
+        draft = self.placed_draft.memory_bytes(batch, context) if self.placement == SAME else 0.0
+        return self.placed_target.memory_bytes(batch, context) + draft
+
+    @property
+    def power_w(self) -> float | None:
+        """Watts of all devices under load; None where the profile does not say."""
+        power = self.profile.power
+        return None if power is None else power.load_w * (self.devices + (self.placement == SEPARATE))
+
+    @property
+    def baseline_power_w(self) -> float | None:
+        """Watts of the devices that plain decoding needs."""
+        power = self.profile.power
+        return None if power is None else power.load_w * self.devices
+
+
+def largest_batch(pair: ModelPair) -> int | None:
+    """Return how many sequences of this context fit into the memory of the devices; None where it is not known."""
+    if pair.profile.memory_bytes is None:
+        return None
+    limit = USABLE_MEMORY * pair.profile.memory_bytes
+    none, one = (replace(pair, batch=b).memory_bytes for b in (0, 1))
+    return max(0, int((limit - none) / (one - none))) if none <= limit else 0

@@ -1,0 +1,179 @@
+"""A forecast for two models on a device, as people and programs read it: passes, memory, energy, schedule, and why."""
+
+from dataclasses import asdict
+from typing import Any
+
+from .command import table
+from .experiment import Summary
+from .forecast import Uncertainty
+from .model_costs import SEPARATE, USABLE_MEMORY, ModelPair, PassParts, largest_batch
+from .schedule import Range, off_above, vllm_config
+
+PARTS = ("compute", "memory", "launch", "link")
+PLAIN, DRAFT, VERIFY = "plain step", "draft step", "verification"
+WORDS = {
+    "compute": "arithmetic",
+    "memory": "reading weights and KV cache",
+    "launches": "launching kernels",
+    "link": "exchanging sums between devices",
+}
+
+
+def passes(pair: ModelPair, draft_length: int) -> dict[str, tuple[int, PassParts]]:
+    """Return tokens a sequence and seconds of the three passes of a forecast; scalars only."""
+    target, draft = pair.placed_target, pair.placed_draft
+    return {
+        PLAIN: (1, target.parts(pair.batch, 1, pair.context)),
+        DRAFT: (1, draft.parts(pair.batch, 1, pair.context)),
+        VERIFY: (draft_length + 1, target.parts(pair.batch, draft_length + 1, pair.context)),
+    }
+
+
+def models_json(pair: ModelPair, draft_length: int, summary: Summary, found: tuple[Range, ...]) -> dict[str, Any]:
+    """Return what a forecast says of models and device."""
+    joules = energy_j_per_token(pair, summary)
+    return {
+        "device": pair.profile.device,
+        "profile_status": pair.profile.status,
+        "passes": {name: pass_json(tokens, parts) for name, (tokens, parts) in passes(pair, draft_length).items()},
+        "tokens_per_s": {name: int(pair.batch) * 1e3 / ms for name, ms in times_ms(summary).items()},
+        "energy_j_per_token": joules and dict(zip(times_ms(summary), joules, strict=True)),
+        "memory": {
+            "bytes_per_device": pair.memory_bytes,
+            "device_bytes": pair.profile.memory_bytes,
+            "largest_batch": largest_batch(pair),
+        },
+        "schedule": {
+            "ranges": [asdict(r) for r in found],
+            "off_above_batch": off_above(found),
+            "vllm": vllm_config(found),
+        },
+    }
+
+
+def pass_json(tokens: int, parts: PassParts) -> dict[str, Any]:
+    """Return one pass."""
+    times = {f"{name}_ms": float(getattr(parts, f"{name}_s")) * 1e3 for name in (*PARTS, "total")}
+    return {"tokens": tokens, "binds": parts.binds} | times
+
+
+def times_ms(summary: Summary) -> dict[str, float]:
+    """Return the time a token of a sequence, of both arms."""
+    return {"baseline": summary.baseline_ms_per_token, "speculative": summary.speculative_ms_per_token}
+
+
+def energy_j_per_token(pair: ModelPair, summary: Summary) -> tuple[float, float] | None:
+    """Return joules a token of plain and of speculative decoding, all devices under load; None without their power."""
+    plain_w, spec_w = pair.baseline_power_w, pair.power_w
+    if plain_w is None or spec_w is None:
+        return None
+    plain_s, spec_s = (ms / 1e3 / int(pair.batch) for ms in times_ms(summary).values())
+    return plain_w * plain_s, spec_w * spec_s
+
+
+def models_text(pair: ModelPair, draft_length: int, summary: Summary, found: tuple[Range, ...]) -> str:
+    """Return the part of the report that models on a device add."""
+    rows = [("pass", "tokens", "ms", "of a step", "binds", *(f"{name} ms" for name in PARTS))]
+    step_s = float(passes(pair, draft_length)[PLAIN][1].total_s)
+    for name, (tokens, parts) in passes(pair, draft_length).items():
+        times = (f"{float(getattr(parts, f'{part}_s')) * 1e3:.3f}" for part in PARTS)
+        total_s = float(parts.total_s)
+        rows.append((name, f"{tokens}", f"{total_s * 1e3:.3f}", f"{total_s / step_s:.3f}", parts.binds, *times))
+    lines = [throughput_text(pair, summary), energy_text(pair, summary), memory_text(pair), schedule_text(found)]
+    return "\n".join([table(rows, left=(0, 4)), "", *filter(None, lines)])
+
+
+def throughput_text(pair: ModelPair, summary: Summary) -> str:
+    """Return tokens a second of both arms."""
+    plain, spec = (int(pair.batch) * 1e3 / ms for ms in times_ms(summary).values())
+    return f"tokens/s: {plain:,.1f} plain, {spec:,.1f} speculative"
+
+
+def energy_text(pair: ModelPair, summary: Summary) -> str:
+    """Return joules a token, or nothing."""
+    joules = energy_j_per_token(pair, summary)
+    if joules is None:
+        return ""
+    return "energy at full load: {:.3g} J a token plain, {:.3g} J speculative".format(*joules)
+
+
+def memory_text(pair: ModelPair) -> str:
+    """Say whether models and KV cache fit into the device."""
+    needed, there = pair.memory_bytes / 1e9, pair.profile.memory_bytes
+    where = "target and its KV cache" if pair.placement == SEPARATE else "models and KV cache"
+    if there is None:
+        return f"memory: {needed:.2f} GB of {where} a device"
+    usable, most = USABLE_MEMORY * there / 1e9, largest_batch(pair)
+    fits = "fits" if needed <= usable else "does NOT fit"
+    return f"memory: {needed:.2f} GB of {where} {fits} in {usable:.1f} GB a device; batches up to {most:,} do"
+
+
+def schedule_text(found: tuple[Range, ...]) -> str:
+    """Say which draft length at which batch size."""
+    if not found:
+        return ""
+    words = [f"K = {r.draft_length} at batch {span(r)}" if r.draft_length else f"off at {span(r)}" for r in found]
+    return f"best K by batch size: {', '.join(words)}"
+
+
+def span(own: Range) -> str:
+    """Return the batch sizes of a range."""
+    return f"{own.first}" if own.first == own.last else f"{own.first}-{own.last}"
+
+
+def uncertainty_text(found: Uncertainty, draft_length: int) -> str:
+    """Say how sure a forecast is."""
+    low, high = found.speedup_ci95
+    first, last = found.best_draft_length_ci95
+    best = f"{first} in {found.best_share:.0%} of the draws"
+    if first < last:
+        best = f"{first} to {last} in 95 % of the draws, {found.best_draft_length} in {found.best_share:.0%}"
+    return f"As well as constants and acceptance are known: {low:.2f}x to {high:.2f}x at K = {draft_length}; best K {best}."
+
+
+def why_text(pair: ModelPair, draft_length: int, summary: Summary, effects: dict[str, float]) -> str:
+    """Say in plain words where the time goes, and what would change the outcome."""
+    own = passes(pair, draft_length)
+    step, draft, verify = (own[name][1] for name in (PLAIN, DRAFT, VERIFY))
+    plain_ms, draft_ms, verify_ms = (float(p.total_s) * 1e3 for p in (step, draft, verify))
+    round_ms = summary.draft_ms_per_round + summary.verify_ms_per_round + pair_overhead_ms(pair)
+    tau = summary.closed_form_tokens_per_round
+    lines = [
+        f"A plain step takes {plain_ms:.3f} ms, most of it {WORDS[step.binds]}.",
+        f"Verifying {draft_length + 1} tokens takes {verify_ms:.3f} ms, {verify_ms / plain_ms:.2f} steps: "
+        + verify_reason(step, verify),
+        f"A drafted token takes {draft_ms:.3f} ms, {draft_ms / plain_ms:.3f} steps, most of it {WORDS[draft.binds]}; "
+        f"{draft_length} of them are {draft_length * draft_ms / round_ms:.0%} of a round.",
+        f"A round takes {round_ms:.3f} ms, {round_ms / plain_ms:.2f} steps, and yields {tau:.2f} tokens: "
+        f"{tau:.2f} / {round_ms / plain_ms:.2f} = {tau / (round_ms / plain_ms):.2f}x.",
+        "1 % more of these changes the speedup by: " + effects_text(effects) + ".",
+    ]
+    return "\n".join(lines)
+
+
+def verify_reason(step: PassParts, verify: PassParts) -> str:
+    """Say why verification costs more than a step, or does not."""
+    if verify.binds == "memory":
+        return "the weights are read once for all of them."
+    if verify.binds == step.binds:
+        return f"{WORDS[verify.binds]} takes most of it, as in a step."
+    return f"{WORDS[verify.binds]} has become the longer part."
+
+
+def pair_overhead_ms(pair: ModelPair) -> float:
+    """Return what a round costs besides, in ms; scalars only."""
+    return float(pair.round_overhead_s) * 1e3
+
+
+def effects_text(effects: dict[str, float]) -> str:
+    """Return sensitivities in words, the largest first."""
+    names = {
+        "flop_scale": "time of arithmetic",
+        "mem_scale": "time of memory",
+        "launch_s": "time of a launch",
+        "fixed_s": "fixed time of a pass",
+        "round_overhead_s": "overhead of a round",
+        "mean_accepted": "accepted tokens",
+    }
+    shown = sorted(((value, names[name]) for name, value in effects.items()), key=lambda e: -abs(e[0]))
+    return ", ".join(f"{name} {value:+.2f} %" for value, name in shown if abs(value) >= 0.005)

@@ -1,0 +1,177 @@
+"""Where the costs of a forecast come from: knobs in burn units, a profile's burn units, or two models on a profile."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .artefacts import UserError
+from .config import BY_KEY, MODEL_KEYS, PARAMETERS, UNIT_KEYS
+from .cost_model import Costs, Knobs
+from .model_costs import PLACEMENTS, SAME, ModelPair
+from .model_shapes import read_shape
+from .model_work import ModelShape, bytes_per_weight
+from .profile import BurnUnits, Profile, load_profile
+
+MAX_DEVICES = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Models:
+    """Two models and how they run; the fields are those of `ModelPair`."""
+
+    target: ModelShape
+    draft: ModelShape
+    dtype: str
+    draft_dtype: str
+    kv_dtype: str | None
+    devices: int
+    placement: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pricing:
+    """Costs from the parameters of a point; without models, from its burn units."""
+
+    profile: Profile | None = None
+    models: Models | None = None
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The parameters that count."""
+        unused = UNIT_KEYS if self.models else MODEL_KEYS
+        return tuple(p.key for p in PARAMETERS if p.key not in unused)
+
+    def defaults(self) -> dict[str, float]:
+        """Return what the profile says of parameters that have other values without one."""
+        found: dict[str, float] = {}
+        if self.profile is not None:
+            found["round_overhead_ms"] = float(self.profile.round_overhead_s) * 1e3
+            if self.models is None and self.profile.units is not None:
+                found |= unit_defaults(self.profile.units)
+        return found
+
+    def costs(self, values: Mapping[str, Any]) -> Costs:
+        """Return the costs at values by key; arrays of points stay arrays."""
+        if self.models is None:
+            return knobs(values)
+        assert self.profile is not None
+        told = {name: getattr(self.models, name) for name in Models.__dataclass_fields__}
+        return ModelPair(
+            profile=self.profile,
+            **told,
+            batch=values["batch"],
+            context=values["context"],
+            round_overhead_s=np.asarray(values["round_overhead_ms"], np.float64) / 1e3,
+            round_overhead_error=self.profile.round_overhead_error,
+        )
+
+
+def knobs(values: Mapping[str, Any]) -> Knobs:
+    """Return the cost knobs in SI units from the parameters by key; arrays stay arrays."""
+    return Knobs(
+        work_flops=values["workflops"],
+        work_mem=values["workmem"],
+        flop_scale_s=np.asarray(values["flopScale"], np.float64) / 1e3,
+        mem_scale_s=np.asarray(values["memScale"], np.float64) / 1e3,
+        draft_cost=values["draft_cost"],
+        overlap_exponent=values["overlap_exponent"],
+        pass_overhead_s=np.asarray(values["pass_overhead_ms"], np.float64) / 1e3,
+        round_overhead_s=np.asarray(values["round_overhead_ms"], np.float64) / 1e3,
+    )
+
+
+def unit_defaults(units: BurnUnits) -> dict[str, float]:
+    """Return the parameters that a calibrated device has for burn units, in ms."""
+    cost = units.cost
+    return {
+        "flopScale": float(cost.flop_scale.seconds[0]) * units.workflops_flop * 1e3,
+        "memScale": float(cost.mem_scale.seconds[0]) * units.workmem_bytes * 1e3,
+        "overlap_exponent": float(cost.overlap_exponent),
+        "pass_overhead_ms": float(cost.launch_s + cost.fixed_s) * 1e3,
+    }
+
+
+def load_pricing(options: Mapping[str, Any]) -> Pricing:
+    """Read the files that the options of a command name.
+
+    Args:
+        options: profile, target_model, draft_model, dtype, draft_dtype, kv_dtype, tp, placement; None where not given.
+
+    Raises:
+        UserError: A file or name is wrong, or options are missing or at odds.
+    """
+    names = {key: options[key] for key in ("target_model", "draft_model")}
+    if options["profile"] is None:
+        for key in (*names, "dtype", "draft_dtype", "kv_dtype", "tp", "placement"):
+            if options[key] is not None:
+                raise UserError(f"{flag(key)}: {options[key]} without a device, expected --profile NAME beside it")
+        return Pricing()
+    profile = load_profile(options["profile"])
+    given = [key for key, name in names.items() if name is not None]
+    if not given:
+        return Pricing(profile=units_only(profile, options))
+    if len(given) == 1:
+        missing = next(key for key in names if key not in given)
+        raise UserError(f"{flag(given[0])}: {names[given[0]]} alone, expected {flag(missing)} beside it")
+    return Pricing(profile=profile, models=load_models(profile, options))
+
+
+def units_only(profile: Profile, options: Mapping[str, Any]) -> Profile:
+    """Refuse a profile without burn units where no models are named, and options that belong to models."""
+    for key in ("dtype", "draft_dtype", "kv_dtype", "tp", "placement"):
+        if options[key] is not None:
+            raise UserError(f"{flag(key)}: {options[key]} without models, expected --target-model and --draft-model")
+    if profile.units is None:
+        raise UserError(
+            f"--profile {profile.name}: says nothing of burn units, expected --target-model and --draft-model beside it"
+        )
+    return profile
+
+
+def load_models(profile: Profile, options: Mapping[str, Any]) -> Models:
+    """Read two shapes and check how they are to run."""
+    dtype = options["dtype"] or default_dtype(profile)
+    draft_dtype = options["draft_dtype"] or dtype
+    for own in (dtype, draft_dtype):
+        profile.cost(own)
+    if options["kv_dtype"] is not None:
+        bytes_per_weight(options["kv_dtype"])
+    devices = 1 if options["tp"] is None else options["tp"]
+    if devices > 1 and profile.link is None:
+        raise UserError(f"--tp: {devices} devices, but the profile {profile.name} names no link, expected 1")
+    return Models(
+        target=read_shape(options["target_model"]),
+        draft=read_shape(options["draft_model"]),
+        dtype=dtype,
+        draft_dtype=draft_dtype,
+        kv_dtype=options["kv_dtype"],
+        devices=devices,
+        placement=options["placement"] or SAME,
+    )
+
+
+def default_dtype(profile: Profile) -> str:
+    """Return bfloat16 where the profile has it, else its first number format."""
+    return "bfloat16" if "bfloat16" in profile.passes else next(iter(profile.passes), "bfloat16")
+
+
+def flag(key: str) -> str:
+    """Return the option of a key."""
+    return f"--{key.replace('_', '-')}"
+
+
+def refuse_unused(pricing: Pricing, given: list[str]) -> None:
+    """Refuse parameters that the user set and that have no part in these costs.
+
+    Raises:
+        UserError: Names the first, and why.
+    """
+    for key in given:
+        if key in BY_KEY and key not in pricing.keys:
+            why = "has no part in models on a profile" if pricing.models else "needs --profile and --target-model"
+            raise UserError(f"{BY_KEY[key].flags[0]}: {why}, expected one or the other")
+
+
+__all__ = ["PLACEMENTS", "Pricing", "knobs", "load_pricing", "refuse_unused"]

@@ -1,0 +1,459 @@
+"""Hardware profiles: what the loader refuses, what a pass costs, samples of the uncertain, those that come along."""
+
+import json
+import math
+import re
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from simulator.artefacts import UserError, to_json
+from simulator.cost_model import step_s
+from simulator.model_shapes import read_shape
+from simulator.profile import (
+    DATASHEET,
+    KIND,
+    MEASURED,
+    SCHEMA_VERSION,
+    BurnUnits,
+    Curve,
+    Link,
+    PassCost,
+    Power,
+    Profile,
+    Source,
+    constant,
+    load_profile,
+    presets,
+    profile_json,
+)
+
+DTYPES = ("float32", "float16", "bfloat16", "fp8", "int8", "int4")
+COST = PassCost(
+    flop_scale=Curve(np.array([1.0, 64.0]), np.array([4e-14, 2e-15])),
+    mem_scale=constant(4e-13),
+    launch_s=2e-6,
+    fixed_s=1e-4,
+    overlap_exponent=4.0,
+    uncertain=("flop_scale[1]", "launch_s"),
+    covariance=np.array([[0.01, 0.002], [0.002, 0.04]]),
+)
+FULL = Profile(
+    name="one",
+    device="A device",
+    status=MEASURED,
+    passes={"bfloat16": COST},
+    units=BurnUnits(
+        workflops_flop=6, workmem_bytes=8, cost=PassCost(flop_scale=constant(1e-9), mem_scale=constant(1e-9))
+    ),
+    launches_per_layer=9.5,
+    round_overhead_s=1e-3,
+    round_overhead_error=0.1,
+    memory_bytes=2**34,
+    link=Link(bytes_per_s=3e11, latency_s=1e-5),
+    power=Power(idle_w=20, load_w=300),
+    sources=(Source(what="all", title="A sheet", url="https://example.org"),),
+    notes=("A note.",),
+)
+MISSING = object()
+
+
+def written(path: Path, profile: Profile | dict[str, Any]) -> Path:
+    payload = profile_json(profile) if isinstance(profile, Profile) else profile
+    path.write_text(to_json({"kind": KIND, "schema_version": SCHEMA_VERSION} | payload))
+    return path
+
+
+def changed(where: str, value: object) -> dict[str, Any]:
+    """The full profile with one value put in the place that `where` names, as an error would name it."""
+    payload = deepcopy(profile_json(FULL))
+    *way, last = (int(step) if step.isdigit() else step for step in re.findall(r"\w+", where))
+    found: Any = payload
+    for step in way:
+        found = found[step]
+    if value is MISSING:
+        del found[last]
+    else:
+        found[last] = value
+    return payload
+
+
+PASS = "passes.bfloat16"
+REFUSED = [
+    ("name", MISSING, "text"),
+    ("name", "", "text"),
+    ("device", 3, "text"),
+    ("status", "guessed", "'datasheet, uncalibrated' or 'measured'"),
+    ("passes", MISSING, "an object"),
+    ("passes", [], "an object"),
+    (PASS, 4, "an object"),
+    ("launches_per_layer", MISSING, "a number of at least 0"),
+    ("launches_per_layer", -1, "a number of at least 0"),
+    ("round_overhead_s", "1 ms", "a number of at least 0"),
+    ("round_overhead_error", True, "a number of at least 0"),
+    ("memory_bytes", 0, "a number of at least 1"),
+    ("memory_bytes", 0.5, "a number of at least 1"),
+    ("memory_bytes", 10**400, "a number of at least 1"),
+    ("link", 3, "an object"),
+    ("link.bytes_per_s", 0, "a number above 0"),
+    ("link.latency_s", -1e-6, "a number of at least 0"),
+    ("power.idle_w", None, "a number of at least 0"),
+    ("power.load_w", 19, "a number of at least 20"),
+    ("units.workflops_flop", 0, "a number of at least 1"),
+    ("units.workmem_bytes", None, "a number of at least 1"),
+    ("units.cost.mem_scale_s", 0, "a number above 0"),
+    ("sources", {}, "a list"),
+    ("sources[0].url", MISSING, "text"),
+    ("notes", "A note.", "a list"),
+    ("notes[0]", 1, "text"),
+    (f"{PASS}.mem_scale_s", MISSING, "a number above 0"),
+    (f"{PASS}.mem_scale_s", -4e-13, "a number above 0"),
+    (f"{PASS}.mem_scale_s", [4e-13], "a number above 0"),
+    (f"{PASS}.flop_scale_s.tokens", [64, 1], "rising sizes"),
+    (f"{PASS}.flop_scale_s.tokens", [1, 1], "rising sizes"),
+    (f"{PASS}.flop_scale_s.tokens", [], "rising sizes"),
+    (f"{PASS}.flop_scale_s.tokens[0]", 0, "a number above 0"),
+    (f"{PASS}.flop_scale_s.seconds", [1e-15], "as many as tokens, 2"),
+    (f"{PASS}.flop_scale_s.seconds[1]", "fast", "a number above 0"),
+    (f"{PASS}.launch_s", None, "a number of at least 0"),
+    (f"{PASS}.fixed_s", -1, "a number of at least 0"),
+    (f"{PASS}.overlap_exponent", 0.5, "a number of at least 1"),
+    (f"{PASS}.overlap_exponent", "infinite", "a number of at least 1"),
+    (f"{PASS}.uncertainty.parameters", MISSING, "a list"),
+    (f"{PASS}.uncertainty.parameters[0]", "flop_scale", "neither 0 nor infinite, each once"),
+    (f"{PASS}.uncertainty.parameters[1]", "flop_scale[1]", "neither 0 nor infinite, each once"),
+    (f"{PASS}.uncertainty.covariance", [[0.01]], "2 x 2 numbers"),
+    (f"{PASS}.uncertainty.covariance[0][1]", None, "a number of at least"),
+    (f"{PASS}.uncertainty.covariance", [[1, 0.1], [0.2, 1]], "symmetric"),
+    (f"{PASS}.uncertainty.covariance", [[1, 2], [2, 1]], "without negative eigenvalues"),
+]
+
+
+@pytest.mark.parametrize(("where", "value", "allowed"), REFUSED)
+def test_a_wrong_value_is_refused_by_file_field_and_value(
+    tmp_path: Path, where: str, value: object, allowed: str
+) -> None:
+    path = written(tmp_path / "p.json", changed(where, value))
+    with pytest.raises(UserError) as refused:
+        load_profile(path)
+    text = str(refused.value)
+    if "parameters[" in where:
+        where = re.sub(r"\[\d\]$", "", where)  # of two equal names the first is named
+    assert text.startswith(f"{path}: {where}")
+    assert allowed in text
+    assert ("is missing" if value in (MISSING, None) else repr(value)[:80]) in text
+
+
+def test_the_unchanged_profile_of_these_refusals_is_taken(tmp_path: Path) -> None:
+    assert profile_json(load_profile(written(tmp_path / "p.json", FULL))) == profile_json(FULL)
+
+
+def test_what_is_no_profile_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path / "p.json", FULL)
+    payload = json.loads(path.read_text())
+    for change, said in (
+        ({"kind": "gpu_probe"}, "kind is 'gpu_probe', expected 'hardware_profile'"),
+        ({"kind": "calibration_report"}, "report of a fit that failed its checks"),
+        ({"schema_version": 2}, "schema_version is 2, supported: 1"),
+        ({"passes": {}, "units": None}, "at least one number format, or burn units"),
+        ({"passes": {"bf16": payload["passes"]["bfloat16"]}}, "passes.bf16"),
+    ):
+        path.write_text(json.dumps(payload | change))
+        with pytest.raises(UserError, match=re.escape(said)):
+            load_profile(path)
+    del payload["kind"]
+    path.write_text(json.dumps(payload))
+    with pytest.raises(UserError, match="kind is missing, expected 'hardware_profile'"):
+        load_profile(path)
+
+
+def test_an_unknown_name_lists_those_that_come_along() -> None:
+    with pytest.raises(UserError, match=r"h300: no such file, nor .*h100-sxm.*t4"):
+        load_profile("h300")
+
+
+def test_an_uncertain_parameter_of_0_or_without_bound_is_refused(tmp_path: Path) -> None:
+    for name, value in (("launch_s", 0.0), ("overlap_exponent", "inf")):
+        payload = changed(f"{PASS}.{name}", value)
+        payload["passes"]["bfloat16"]["uncertainty"]["parameters"][1] = name
+        with pytest.raises(UserError, match=f"parameters.* is '{name}'"):
+            load_profile(written(tmp_path / "p.json", payload))
+
+
+def test_a_file_goes_before_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_profile("t4").name == "t4"
+    written(Path("t4"), FULL)
+    assert load_profile("t4").name == "one"
+
+
+def test_a_number_format_that_the_profile_lacks_is_refused_by_name() -> None:
+    with pytest.raises(UserError, match="--dtype: 'fp8' is not in the profile one, which has bfloat16"):
+        FULL.cost("fp8")
+    assert FULL.cost("bfloat16") is COST
+
+
+positive = st.floats(1e-18, 1e3)
+texts = st.text(min_size=1, max_size=20)
+
+
+@st.composite
+def curves(draw: st.DrawFn) -> Curve:
+    if draw(st.booleans()):
+        return constant(draw(positive))
+    sizes = sorted(draw(st.sets(st.floats(1, 1e12), min_size=2, max_size=4)))
+    return Curve(np.array(sizes), np.array([draw(positive) for _ in sizes]))
+
+
+@st.composite
+def costs(draw: st.DrawFn) -> PassCost:
+    scalars = {name: draw(st.just(0.0) | positive) for name in ("launch_s", "fixed_s")}
+    exponent = draw(st.just(math.inf) | st.floats(1, 50))
+    cost = PassCost(flop_scale=draw(curves()), mem_scale=draw(curves()), overlap_exponent=exponent, **scalars)
+    known = [name for name, value in cost.parameters().items() if 0 < value < math.inf]
+    names = tuple(draw(st.lists(st.sampled_from(known), unique=True)))
+    if not names:
+        return cost
+    root = np.random.default_rng(draw(st.integers(0, 999))).normal(0, 0.2, (len(names), len(names)))
+    return PassCost(
+        flop_scale=cost.flop_scale,
+        mem_scale=cost.mem_scale,
+        overlap_exponent=exponent,
+        uncertain=names,
+        covariance=root @ root.T,
+        **scalars,
+    )
+
+
+@st.composite
+def drawn_profiles(draw: st.DrawFn) -> Profile:
+    size = st.integers(1, 10**15)
+    link = st.builds(Link, bytes_per_s=positive, latency_s=positive)
+    power = st.builds(Power, idle_w=st.floats(0, 100), load_w=st.floats(100, 1000))
+    units = st.builds(BurnUnits, workflops_flop=size, workmem_bytes=size, cost=costs())
+    return Profile(
+        name=draw(texts),
+        device=draw(texts),
+        status=draw(st.sampled_from((DATASHEET, MEASURED))),
+        passes=draw(st.dictionaries(st.sampled_from(DTYPES), costs(), min_size=1, max_size=3)),
+        units=draw(st.none() | units),
+        launches_per_layer=draw(positive),
+        round_overhead_s=draw(positive),
+        round_overhead_error=draw(positive),
+        memory_bytes=draw(st.none() | size),
+        link=draw(st.none() | link),
+        power=draw(st.none() | power),
+        sources=tuple(draw(st.lists(st.builds(Source, what=texts, title=texts, url=texts), max_size=2))),
+        notes=tuple(draw(st.lists(texts, max_size=2))),
+    )
+
+
+@given(profile=drawn_profiles())
+def test_a_profile_survives_its_file(tmp_path_factory: pytest.TempPathFactory, profile: Profile) -> None:
+    read = load_profile(written(tmp_path_factory.mktemp("profile") / "p.json", profile))
+    assert profile_json(read) == profile_json(profile)
+    assert (read.link, read.power, read.sources, read.notes) == (
+        profile.link,
+        profile.power,
+        profile.sources,
+        profile.notes,
+    )
+
+
+def test_a_curve_is_straight_between_logarithms_and_level_beyond_its_knots() -> None:
+    curve = Curve(np.array([1.0, 4.0, 400.0]), np.array([8.0, 2.0, 0.02]))
+    # Half way from 1 to 4 in logarithms is 2, from 8 to 2 it is 4; 40 is half way from 4 to 400, 0.2 from 2 to 0.02.
+    assert curve.at([0.1, 1, 2, 4, 40, 400, 1e9]) == pytest.approx([8, 8, 4, 2, 0.2, 0.02, 0.02])
+    # A quarter of the way: 4 * 100 ** 0.25 and 2 / 100 ** 0.25.
+    assert curve.at(4 * 100**0.25) == pytest.approx(2 / 100**0.25)
+
+
+def test_a_curve_of_samples_has_them_in_front() -> None:
+    curve = Curve(np.array([1.0, 4.0]), np.array([[8.0, 2.0], [18.0, 2.0], [1.0, 1.0]]))
+    assert curve.at(np.array([[1.0, 2.0]])) == pytest.approx(np.array([[[8.0, 4.0]], [[18.0, 6.0]], [[1.0, 1.0]]]))
+    assert curve.at(2.0) == pytest.approx([4.0, 6.0, 1.0])
+    level = Curve(np.ones(1), np.array([[3.0], [5.0]]))
+    assert level.at(np.ones((2, 2))).shape == (2, 2, 2)
+    assert level.at(7.0) == pytest.approx([3.0, 5.0])
+
+
+work = st.floats(0, 1e15)
+
+
+@given(flops=work, bytes_=work, tokens=st.integers(1, 10**6), launches=st.integers(0, 1000), m=st.floats(1, 99))
+def test_a_pass_of_constants_costs_what_the_cost_function_says(
+    flops: float, bytes_: float, tokens: int, launches: int, m: float
+) -> None:
+    told = {"launch_s": 2e-6, "fixed_s": 1e-4, "overlap_exponent": m}
+    cost = PassCost(flop_scale=constant(3e-15), mem_scale=constant(4e-13), **told)
+    expected = step_s(flops, bytes_, flop_scale=3e-15, mem_scale=4e-13, launches=launches, **told)
+    assert cost.pass_s(flops, bytes_, tokens, launches) == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_pass_takes_compute_by_tokens_and_memory_by_bytes() -> None:
+    cost = PassCost(
+        flop_scale=Curve(np.array([1.0, 4.0]), np.array([8.0, 2.0])),
+        mem_scale=Curve(np.array([10.0, 40.0]), np.array([0.8, 0.2])),
+    )
+    # 3 FLOP at 8, 4 and 2 s; 20 B at 0.4 s: the longer of the two.
+    assert cost.pass_s(3, 20, np.array([1, 2, 4]), 0) == pytest.approx([24, 12, 8])
+    assert cost.pass_s(1, np.array([10, 20, 40]), 4, 0) == pytest.approx([8, 8, 8])
+
+
+def test_samples_of_a_pass_are_the_passes_of_each_sample() -> None:
+    factors = {
+        "flop_scale": np.array([1, 2.0, 3]),
+        "flop_scale[1]": np.array([1, 1, 0.5]),
+        "launch_s": np.array([1, 3, 1.0]),
+    }
+    flops, bytes_, tokens = np.array([1e12, 1e9]), np.array([1e9, 2e10]), np.array([64, 2])
+    together = COST.scaled(factors).pass_s(flops, bytes_, tokens, 300)
+    assert together.shape == (3, 2)
+    for i in range(3):
+        alone = COST.scaled({name: float(values[i]) for name, values in factors.items()})
+        assert together[i] == pytest.approx(alone.pass_s(flops, bytes_, tokens, 300), rel=1e-12)
+
+
+def test_an_overlap_exponent_is_never_scaled_below_1() -> None:
+    assert COST.scaled({"overlap_exponent": np.array([0.1, 0.5])}).overlap_exponent == pytest.approx([1, 2])
+
+
+SAMPLES = 20_000
+SHAKEN = PassCost(
+    flop_scale=COST.flop_scale,
+    mem_scale=COST.mem_scale,
+    launch_s=2e-6,
+    fixed_s=1e-4,
+    overlap_exponent=9.0,
+    uncertain=("mem_scale[0]", "flop_scale[0]", "flop_scale[1]", "overlap_exponent"),
+    covariance=np.array(
+        [[0.01, 0.006, 0, 0], [0.006, 0.02, -0.01, 0], [0, -0.01, 0.03, 0.004], [0, 0, 0.004, 0.005]], np.float64
+    ),
+)
+
+
+def drawn_logs(seed: int) -> np.ndarray:
+    """Logarithms of sampled parameters over what they are, [samples, parameters], in the order of the covariance."""
+    cost = SHAKEN.sample(np.random.default_rng(seed), SAMPLES)
+    columns = [cost.mem_scale.seconds[:, 0], *cost.flop_scale.seconds.T, np.asarray(cost.overlap_exponent)]
+    return np.log(np.stack(columns, 1) / [SHAKEN.parameters()[name] for name in SHAKEN.uncertain])
+
+
+def errors_off(logs: np.ndarray, covariance: np.ndarray) -> np.ndarray:
+    """How many standard errors each entry of the samples' covariance is from the stated one (Wishart)."""
+    spread = np.diag(covariance)
+    return (np.cov(logs.T) - covariance) / np.sqrt((np.outer(spread, spread) + covariance**2) / SAMPLES)
+
+
+@pytest.mark.statistical
+def test_samples_have_the_stated_covariance_about_what_is_stated() -> None:
+    logs = drawn_logs(1)
+    # 4 means and 10 covariances: beyond 4.5 standard errors once in 10,000 runs.
+    assert np.abs(logs.mean(0) / np.sqrt(np.diag(SHAKEN.covariance) / SAMPLES)).max() < 4.5
+    assert np.abs(errors_off(logs, SHAKEN.covariance)).max() < 4.5
+
+
+@pytest.mark.statistical
+def test_a_covariance_that_is_10_percent_off_or_in_another_order_would_be_noticed() -> None:
+    logs = drawn_logs(1)
+    assert np.abs(errors_off(logs, SHAKEN.covariance * 1.1)).max() > 4.5
+    order = [0, 2, 1, 3]
+    assert np.abs(errors_off(logs, SHAKEN.covariance[np.ix_(order, order)])).max() > 4.5
+
+
+def test_samples_repeat_and_leave_alone_what_is_certain() -> None:
+    one, other = (SHAKEN.sample(np.random.default_rng(3), 50) for _ in range(2))
+    assert np.array_equal(one.flop_scale.seconds, other.flop_scale.seconds)
+    assert np.all(np.asarray(one.launch_s) == 2e-6)
+    certain = PassCost(flop_scale=constant(1e-15), mem_scale=constant(1e-12))
+    assert certain.sample(np.random.default_rng(3), 50) is certain
+
+
+# Of the presets, what their notes assume.
+REACHED_COMPUTE, REACHED_BANDWIDTH = 0.7, 0.8
+EXPECTED = {
+    *("t4", "l4", "a100-40gb", "a100-80gb", "a100-80gb-pcie", "h100-sxm", "h100-pcie", "h200", "b200"),
+    *("rtx-3090", "rtx-4090", "rtx-5090", "mi300x", "m3-max", "cpu-2-core"),
+}
+
+
+def test_every_common_device_has_a_preset() -> None:
+    assert set(presets()) == EXPECTED
+
+
+@pytest.mark.parametrize("name", presets())
+def test_a_preset_says_what_it_is(name: str) -> None:
+    profile = load_profile(name)
+    assert (profile.name, profile.status) == (name, DATASHEET)
+    assert profile.power is not None
+    assert profile.memory_bytes
+    assert all(source.url.startswith("https://") for source in profile.sources)
+    assumed = [note for note in profile.notes if note.startswith("Assumed")]
+    assert assumed[:3] == [note for note in load_profile("h100-sxm").notes if note.startswith("Assumed")][:3]
+    for cost in profile.passes.values():
+        assert len(cost.uncertain) == len(cost.parameters()) == 5
+        assert np.sqrt(np.diag(cost.covariance)) == pytest.approx([0.15, 0.1, 0.5, 0.5, 0.3])
+        assert np.count_nonzero(cost.covariance) == 5
+
+
+@pytest.mark.parametrize("name", sorted(EXPECTED - {"cpu-2-core"}))
+def test_a_preset_has_a_source_for_each_figure_and_follows_it(name: str) -> None:
+    profile = load_profile(name)
+    stated = {}
+    for source in profile.sources:
+        what, figure = re.fullmatch(r"([\w ]+): ([\d.]+) \w.*", source.what).groups()
+        assert what not in stated
+        stated[what] = float(figure)
+    rates = {dtype: stated.pop(dtype) for dtype in DTYPES if dtype in stated}
+    for dtype, cost in profile.passes.items():
+        # Formats without a figure are weight-only and compute in float16.
+        peak = rates.get(dtype, rates["float16"])
+        assert 1e-12 / cost.flop_scale.seconds[0] == pytest.approx(REACHED_COMPUTE * peak, rel=1e-5)
+        reached = REACHED_BANDWIDTH * stated["memory bandwidth"]
+        assert 1e-9 / cost.mem_scale.seconds[0] == pytest.approx(reached, rel=1e-5)
+    assert set(rates) <= set(profile.passes)
+    assert profile.memory_bytes == stated["memory"] * 2**30
+    assert profile.power.load_w == stated["load"]
+    assert (profile.link.bytes_per_s / 1e9 if profile.link else None) == stated.get("link")
+    assert set(stated) <= {"memory bandwidth", "memory", "load", "link"}
+
+
+@pytest.mark.parametrize("name", presets())
+def test_fewer_bits_are_never_slower(name: str) -> None:
+    rate = {dtype: 1 / cost.flop_scale.seconds[0] for dtype, cost in load_profile(name).passes.items()}
+    sixteen = rate.get("float16", rate["float32"])
+    assert rate.get("bfloat16", sixteen) == sixteen >= rate["float32"]
+    assert rate["int4"] == sixteen
+    assert rate["int8"] >= sixteen
+    assert rate.get("fp8", sixteen) >= sixteen
+
+
+def decode_s(name: str, model: str, launches: bool) -> float:
+    """Seconds of one decoding step in bfloat16, batch 1 at 1024 tokens of context."""
+    profile, shape = load_profile(name), read_shape(model)
+    cost = profile.cost("bfloat16")
+    cost = cost if launches else cost.scaled({"launch_s": 0.0, "fixed_s": 0.0})
+    kernels = profile.launches_per_layer * shape.layers
+    flops, bytes_ = shape.flops(1, 1, 1024), shape.bytes_moved(1, 1, 1024, "bfloat16")
+    return float(cost.pass_s(flops, bytes_, 1, kernels))
+
+
+def test_h200_decodes_faster_than_h100_by_nearly_its_bandwidth() -> None:
+    bandwidth = 4.8 / 3.35
+    ratios = [
+        decode_s("h100-sxm", model, launches) / decode_s("h200", model, launches)
+        for model, launches in (("llama-3.1-8b", True), ("llama-3.1-70b", True), ("llama-3.1-8b", False))
+    ]
+    # Launches and what a pass costs besides take the same time on both, and weigh less the larger the model.
+    assert 1.3 < ratios[0] < ratios[1] < bandwidth
+    assert ratios[2] == pytest.approx(bandwidth, rel=1e-4)
+
+
+def test_decoding_8b_in_bfloat16_takes_about_what_engines_take() -> None:
+    # 5.9 ms a step are published of vLLM on one H100 SXM, fitted with what its steps cost besides.
+    assert 5.0e-3 < decode_s("h100-sxm", "llama-3.1-8b", True) < 8.0e-3
