@@ -1,6 +1,6 @@
 """The command `validate`: parse, load, fit and forecast, write, print."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,8 +9,11 @@ import click
 from simulator.artefacts import UserError, check_outputs, to_json, write_json
 from simulator.command import command
 
+from .live_options import check_live, live_options
+
 if TYPE_CHECKING:
     from .cases import Case
+    from .decode_forecast import Row
     from .published_fit import CaseResult
 
 FILE = click.Path(path_type=Path)
@@ -18,6 +21,10 @@ EXIT_BOUND_BROKEN = 1
 
 
 @command("validate")
+@click.argument("decode", type=FILE, required=False)
+@click.option("--profile", type=FILE, help="With DECODE: what calibrate --from-decode wrote.")
+@click.option("--hist", type=FILE, help="With DECODE: measured histograms, a file or folder.  [default: the run's own]")
+@click.option("--live", is_flag=True, help="Measure, decode, fit and forecast on this machine, with the bundled pair.")
 @click.option("--published", is_flag=True, help="Check the forecasts of the published results that come with specsim.")
 @click.option(
     "--published-file", "files", type=FILE, multiple=True, metavar="FILE", help="Check cases of your own; repeatable."
@@ -26,9 +33,10 @@ EXIT_BOUND_BROKEN = 1
     "--max-error",
     type=float,
     metavar="FRACTION",
-    help="Bound on the error of each forecast row, such as 0.05, in place of each case's own.",
+    help="Bound on the error of each forecast row, such as 0.05, in place of the stated bounds.",
 )
-@click.option("--summary", is_flag=True, help="Print only a line for each case.")
+@click.option("--summary", is_flag=True, help="Of published results, print only a line for each case.")
+@live_options
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.option("--out", type=FILE, help="Write the result as .json.")
 @click.option("--plot", type=FILE, help="Draw forecast against measurement, .png or .svg.")
@@ -36,30 +44,112 @@ EXIT_BOUND_BROKEN = 1
 def validate(**options: Any) -> int:
     """Hold forecasts against measurements, and print the error of every row.
 
-    Costs are fitted on some rows of a table; the others are forecast from their acceptance. Exit code 1 if a forecast
-    row is beyond its bound.
+    DECODE is a file of bench-decode: the profile forecasts its rows. With --published costs are fitted on some rows of
+    a table; the others are forecast from their acceptance. Exit code 1 if a forecast row is beyond its bound; of real
+    decoding, if the median error is above 5 % or the 90th percentile above 10 %.
     """
+    check(options)
+    if options["live"]:
+        return validate_live(options)
+    if options["decode"] is not None:
+        return validate_decode(options)
+    return validate_published(options)
+
+
+def validate_published(options: Mapping[str, Any]) -> int:
+    """Check tables of results."""
     from .published_fit import validate_case
 
-    check(options)
     results = [validate_case(case, options["max_error"]) for case in load(options)]
     present(results, options)
     return 0 if all(result.holds for result in results) else EXIT_BOUND_BROKEN
+
+
+def validate_decode(options: Mapping[str, Any]) -> int:
+    """Check the rows of a results file."""
+    from simulator.acceptance_model import HistogramAcceptance
+    from simulator.histogram import load_histograms
+    from simulator.profile import load_profile
+    from simulator.streams import stream
+
+    from .decode_forecast import check_fits, forecast_rows, own_acceptance
+    from .decode_log import load_decode
+    from .live import pair_costs
+
+    log = load_decode(options["decode"])
+    profile = load_profile(options["profile"])
+    costs = pair_costs(profile)
+    acceptance = own_acceptance(log)
+    if options["hist"] is not None:
+        acceptance = HistogramAcceptance(load_histograms(options["hist"]))
+    check_fits(log, costs.decoding, acceptance)
+    rows = forecast_rows(log, costs, acceptance, costs.decoding.draft_lengths, stream(0, 0, "validate"))
+    told = {key: options[key] and str(options[key]) for key in ("decode", "profile", "hist")}
+    return present_decode(rows, [], told, options)
+
+
+def validate_live(options: Mapping[str, Any]) -> int:
+    """Run the whole chain, and check what it forecast."""
+    from .live import run_live
+    from .live_options import plan_of
+
+    plan = plan_of(options)
+    live = run_live(plan, lambda text: click.echo(f"validate: {text}", err=True))
+    told = {"live": True} | {key: str(getattr(plan, key)) for key in plan.__dataclass_fields__}
+    return present_decode(live.rows, live.ablations, told, options)
+
+
+def present_decode(
+    rows: "Sequence[Row]",
+    ablations: "Sequence[Mapping[str, Mapping[int, float]]]",
+    told: Mapping[str, Any],
+    options: Mapping[str, Any],
+) -> int:
+    """Write the files and print; return the exit code."""
+    from .decode_forecast import judge
+    from .decode_report import result_json, result_text
+
+    verdict = judge(rows)
+    payload = result_json(rows, verdict, ablations, dict(told) | {"max_error": options["max_error"]})
+    if options["out"]:
+        write_json(options["out"], payload)
+    if options["plot"]:
+        from simulator.pictures import save_figure
+
+        from .decode_plots import decode_figure
+
+        save_figure(options["plot"], decode_figure(rows))
+    click.echo(to_json(payload) if options["as_json"] else result_text(rows, verdict, ablations) + "\n", nl=False)
+    if not options["as_json"]:
+        for name in ("out", "plot"):
+            if options[name]:
+                click.echo(f"wrote {options[name]}")
+    errors = [r.error for r in rows if not r.fitted]
+    return 0 if verdict.holds(options["max_error"], errors) else EXIT_BOUND_BROKEN
 
 
 def check(options: Mapping[str, Any]) -> None:
     """Refuse what can be refused before anything is read."""
     from simulator.pictures import check_format
 
-    if not (options["published"] or options["files"]):
-        raise UserError("nothing to check, expected --published or --published-file FILE")
+    asked = [options["decode"] is not None, options["live"], bool(options["published"] or options["files"])]
+    if sum(asked) != 1:
+        found = "nothing" if not any(asked) else "several"
+        raise UserError(f"{found} to check, expected one of DECODE, --live, or --published and --published-file FILE")
+    for name in ("profile", "hist"):
+        if options[name] is not None and options["decode"] is None:
+            raise UserError(f"--{name} {options[name]}: without DECODE, expected a file of bench-decode beside it")
+    if options["decode"] is not None and options["profile"] is None:
+        raise UserError(f"{options['decode']}: no profile to forecast it with, expected --profile FILE beside it")
+    check_live(options)
     bound = options["max_error"]
     if bound is not None and not 0 <= bound <= 10:  # NaN is neither
         raise UserError(f"--max-error: {bound:g} is not allowed, expected a fraction from 0 to 10")
     if options["out"] and options["out"].suffix != ".json":
         raise UserError(f"--out {options['out']}: suffix {options['out'].suffix!r}, expected .json")
     check_format(options["plot"])
-    inputs = {f"--published-file {file}": file for file in options["files"]}
+    inputs: dict[str, Path | None] = {f"--published-file {file}": file for file in options["files"]}
+    inputs |= {"DECODE": options["decode"], "--profile": options["profile"], "--hist": options["hist"]}
     check_outputs({f"--{name}": options[name] for name in ("out", "plot")}, options["force"], inputs)
 
 

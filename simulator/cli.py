@@ -143,7 +143,10 @@ def load_acceptance(
 def inputs(options: Mapping[str, Any]) -> dict[str, Path | None]:
     """Return the files that are read, by option: no output may take their place."""
     named = {f"--{key.replace('_', '-')}": options[key] for key in ("profile", "target_model", "draft_model")}
-    return {"--hist": options["hist"]} | {option: Path(name) if name else None for option, name in named.items()}
+    paths = {option: Path(name) if name else None for option, name in named.items()}
+    # A folder stands for the config.json in it.
+    files = {option: path / "config.json" if path and path.is_dir() else path for option, path in paths.items()}
+    return {"--hist": options["hist"]} | files
 
 
 @command("simulate")

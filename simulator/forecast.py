@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from .acceptance_model import AcceptanceModel
 from .analytic import closed_form
-from .cost_model import Costs, Floats, RoundCost
+from .cost_model import Costs, Floats
 
 Ints = NDArray[np.int64]
 SAMPLES = 1000
-CONSTANTS = ("flop_scale", "mem_scale", "launch_s", "fixed_s", "round_overhead_s")
+CONSTANTS = ("flop_scale", "mem_scale", "launch_s", "fixed_s", "link_s", "round_overhead_s")
 STEP = 0.01
 
 
@@ -51,19 +51,10 @@ def speedups(costs: Costs, acceptance: AcceptanceModel, lengths: Ints, shift: Fl
     for row, k in zip(laws, lengths, strict=True):
         row[: k + 1] = acceptance.law(int(k))
     rates = np.array([acceptance.bonus_guess_rate(int(k)) for k in lengths])
-    cost = costs.round_cost(lengths)
-    form = closed_form(expanded(cost), laws, rates, overlap=overlap)
+    form = closed_form(costs.round_cost(lengths), laws, rates, overlap=overlap)
     errors = np.array([acceptance.tokens_per_round_error(int(k)) for k in lengths])
     moved = np.clip(form.tokens_per_round + np.asarray(shift)[..., None] * errors, 1, lengths + 1)
     return np.asarray(moved / form.tokens_per_round * form.speedup)
-
-
-def expanded(cost: RoundCost) -> RoundCost:
-    """Return the costs of draft lengths with every field of one shape, [*samples, lengths]."""
-    names = ("baseline_s", "draft_step_s", "draft_s", "verify_s", "overhead_s")
-    fields = np.broadcast_arrays(*(getattr(cost, name) for name in names))
-    lengths = np.broadcast_to(cost.draft_length, fields[0].shape)
-    return RoundCost(draft_length=lengths, **dict(zip(names, fields, strict=True)))
 
 
 def uncertainty(

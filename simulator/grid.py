@@ -102,7 +102,7 @@ class Acceptance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sweep:
-    """What to evaluate: the grid, where acceptance and costs come from, how often each point is simulated (0: never)."""
+    """What to evaluate: the grid, where acceptance and costs come from, how often a point is simulated (0: never)."""
 
     grid: Grid
     acceptance: Acceptance

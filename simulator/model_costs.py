@@ -8,7 +8,7 @@ import numpy as np
 from .artefacts import UserError
 from .cost_model import Floats, Real, RoundCost
 from .model_work import ModelShape, bytes_unquantized
-from .profile import PassCost, Profile
+from .profile import Link, PassCost, Profile
 
 SAME, SEPARATE = "same", "separate"
 PLACEMENTS = (SAME, SEPARATE)
@@ -59,7 +59,7 @@ class Placed:
         told = (np.asarray(v, np.float64) for v in (batch, new_tokens, context))
         batch, new_tokens, context = np.broadcast_arrays(*told)
         flops = self.shape.flops(batch, new_tokens, context) / self.devices
-        moved = self.shape.bytes_moved(batch, new_tokens, context, self.dtype, self.kv_dtype) / self.devices
+        moved = self.moved_bytes(batch, new_tokens, context)
         launches = np.asarray(self.shape.layers * self.profile.launches_per_layer)
         tokens = np.asarray(batch * new_tokens, np.float64)
         link_s = self.link_s(tokens)
@@ -71,6 +71,23 @@ class Placed:
             link_s=link_s,
             total_s=cost.pass_s(flops, moved, tokens, launches) + link_s,
         )
+
+    @property
+    def kv_shares(self) -> int:
+        """Among how many devices a KV cache is divided: a head is not split, and latent attention has one for all."""
+        return min(self.devices, 1 if self.shape.latent else self.shape.kv_heads)
+
+    @property
+    def kv_format(self) -> str:
+        """The number format of the KV cache."""
+        return self.kv_dtype or ("float32" if self.dtype == "float32" else "bfloat16")
+
+    def moved_bytes(self, batch: Floats, new_tokens: Floats, context: Floats) -> Floats:
+        """Return the bytes that one device moves in a pass."""
+        all_bytes = self.shape.bytes_moved(batch, new_tokens, context, self.dtype, self.kv_dtype)
+        new_bytes = batch * new_tokens * self.shape.kv_bytes_per_token(self.kv_format)
+        kv_bytes = self.shape.kv_bytes(batch, context, self.kv_format) + new_bytes
+        return np.asarray((all_bytes - kv_bytes) / self.devices + kv_bytes / self.kv_shares)
 
     def link_s(self, tokens: Floats) -> Floats:
         """Return the seconds of two all-reduces a layer over a ring: 2 (n - 1) / n of the hidden states of the pass.
@@ -90,11 +107,9 @@ class Placed:
         return np.asarray(2 * self.shape.layers * (link.latency_s + part_s))
 
     def memory_bytes(self, batch: int, context: int) -> float:
-        """Return the bytes of weights and KV cache on each device."""
-        kv_dtype = self.kv_dtype or ("float32" if self.dtype == "float32" else "bfloat16")
-        return (
-            self.shape.weight_bytes(self.dtype) + float(self.shape.kv_bytes(batch, context, kv_dtype))
-        ) / self.devices
+        """Return the bytes of weights and KV cache on each device; a sequence has one token at least."""
+        kv_bytes = float(self.shape.kv_bytes(batch, max(context, 1), self.kv_format))
+        return self.shape.weight_bytes(self.dtype) / self.devices + kv_bytes / self.kv_shares
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +118,8 @@ class ModelPair:
 
     batch, context: scalars or arrays that broadcast with draft lengths; context is what the KV cache holds on average.
     devices: that share the target. placement: "same" puts the draft on those as well, "separate" on one of its own.
-    round_overhead_s: what a round costs besides its passes; round_overhead_error: its standard error, relative.
+    round_overhead_s: what a round costs besides its passes; round_overhead_error: its standard error, relative;
+    round_overhead_factors: what samples of it are multiplied by, [samples] or 1.
     """
 
     profile: Profile
@@ -118,6 +134,7 @@ class ModelPair:
     placement: str = SAME
     round_overhead_s: Real = 0.0
     round_overhead_error: float = 0.0
+    round_overhead_factors: Real = 1.0
 
     @property
     def placed_target(self) -> Placed:
@@ -142,47 +159,42 @@ class ModelPair:
         k, batch, context = np.broadcast_arrays(np.asarray(draft_length, np.int64), self.batch, self.context)
         target, draft = self.placed_target, self.placed_draft
         draft_step_s = draft.parts(batch, 1, context).total_s
+        factors = np.asarray(self.round_overhead_factors, np.float64)
         return RoundCost(
             draft_length=np.asarray(k),
             baseline_s=target.parts(batch, 1, context).total_s,
             draft_step_s=draft_step_s,
             draft_s=draft_step_s * k,
             verify_s=target.parts(batch, k + 1, context).total_s,
-            overhead_s=np.asarray(self.round_overhead_s * np.ones(k.shape)),
+            overhead_s=factors.reshape((*factors.shape, *(1,) * k.ndim)) * self.round_overhead_s * np.ones(k.shape),
         )
 
     def sample(self, rng: np.random.Generator, samples: int) -> "ModelPair":
         """Draw the profile anew within its uncertainty, number formats independently; a leading axis of samples."""
         passes = {dtype: cost.sample(rng, samples) for dtype, cost in self.profile.passes.items()}
-        factor = np.exp(self.round_overhead_error * rng.standard_normal(samples))
-        spread = factor.reshape((samples, *(1,) * max(1, np.ndim(self.batch), np.ndim(self.context))))
-        overhead_s = np.asarray(self.round_overhead_s) * spread
-        return replace(self, profile=replace(self.profile, passes=passes), round_overhead_s=overhead_s)
+        factors = np.exp(self.round_overhead_error * rng.standard_normal(samples))
+        return replace(self, profile=replace(self.profile, passes=passes), round_overhead_factors=factors)
 
     def scaled(self, factors: Mapping[str, float]) -> "ModelPair":
-        """Multiply constants of all passes by name, or `round_overhead_s`."""
+        """Multiply constants of all passes by name, `link_s` or `round_overhead_s`."""
         passes = {dtype: cost.scaled(factors) for dtype, cost in self.profile.passes.items()}
         overhead_s = np.asarray(self.round_overhead_s, np.float64) * factors.get("round_overhead_s", 1.0)
-        return replace(self, profile=replace(self.profile, passes=passes), round_overhead_s=overhead_s)
+        link, slower = self.profile.link, factors.get("link_s", 1.0)
+        if link is not None:
+            link = Link(bytes_per_s=link.bytes_per_s / slower, latency_s=link.latency_s * slower)
+        return replace(self, profile=replace(self.profile, passes=passes, link=link), round_overhead_s=overhead_s)
+
+    @property
+    def held_bytes(self) -> tuple[float, ...]:
+        """Bytes on each device that holds both models, or on each of the target's and on the draft's; scalars only."""
+        batch, context = int(self.batch), int(self.context)
+        own = tuple(model.memory_bytes(batch, context) for model in (self.placed_target, self.placed_draft))
+        return own if self.placement == SEPARATE else (sum(own),)
 
     @property
     def memory_bytes(self) -> float:
-        """Bytes on each device of the target; scalars only."""
-        batch, context = int(self.batch), int(self.context)
-        draft = self.placed_draft.memory_bytes(batch, context) if self.placement == SAME else 0.0
-        return self.placed_target.memory_bytes(batch, context) + draft
-
-    @property
-    def power_w(self) -> float | None:
-        """Watts of all devices under load; None where the profile does not say."""
-        power = self.profile.power
-        return None if power is None else power.load_w * (self.devices + (self.placement == SEPARATE))
-
-    @property
-    def baseline_power_w(self) -> float | None:
-        """Watts of the devices that plain decoding needs."""
-        power = self.profile.power
-        return None if power is None else power.load_w * self.devices
+        """Bytes on the fullest device; scalars only."""
+        return max(self.held_bytes)
 
 
 def largest_batch(pair: ModelPair) -> int | None:
@@ -190,5 +202,5 @@ def largest_batch(pair: ModelPair) -> int | None:
     if pair.profile.memory_bytes is None:
         return None
     limit = USABLE_MEMORY * pair.profile.memory_bytes
-    none, one = (replace(pair, batch=b).memory_bytes for b in (0, 1))
-    return max(0, int((limit - none) / (one - none))) if none <= limit else 0
+    none, one = (replace(pair, batch=b).held_bytes for b in (0, 1))
+    return max(0, min(int((limit - n) / (o - n)) for n, o in zip(none, one, strict=True)))

@@ -10,6 +10,8 @@ from .model_costs import SEPARATE, USABLE_MEMORY, ModelPair, PassParts, largest_
 from .schedule import Range, off_above, vllm_config
 
 PARTS = ("compute", "memory", "launch", "link")
+# Below this many steps a verification counts as no longer than one.
+SAME_AS_A_STEP = 1.05
 PLAIN, DRAFT, VERIFY = "plain step", "draft step", "verification"
 WORDS = {
     "compute": "arithmetic",
@@ -29,9 +31,11 @@ def passes(pair: ModelPair, draft_length: int) -> dict[str, tuple[int, PassParts
     }
 
 
-def models_json(pair: ModelPair, draft_length: int, summary: Summary, found: tuple[Range, ...]) -> dict[str, Any]:
+def models_json(
+    pair: ModelPair, draft_length: int, summary: Summary, found: tuple[Range, ...], *, overlap: bool
+) -> dict[str, Any]:
     """Return what a forecast says of models and device."""
-    joules = energy_j_per_token(pair, summary)
+    joules = energy_j_per_token(pair, summary, overlap=overlap)
     return {
         "device": pair.profile.device,
         "profile_status": pair.profile.status,
@@ -62,16 +66,29 @@ def times_ms(summary: Summary) -> dict[str, float]:
     return {"baseline": summary.baseline_ms_per_token, "speculative": summary.speculative_ms_per_token}
 
 
-def energy_j_per_token(pair: ModelPair, summary: Summary) -> tuple[float, float] | None:
-    """Return joules a token of plain and of speculative decoding, all devices under load; None without their power."""
-    plain_w, spec_w = pair.baseline_power_w, pair.power_w
-    if plain_w is None or spec_w is None:
+def energy_j_per_token(pair: ModelPair, summary: Summary, *, overlap: bool) -> tuple[float, float] | None:
+    """Return joules a token of plain and of speculative decoding; None where the profile has no power.
+
+    Devices are under load, except that those of one model rest while the other's alone compute; plain decoding has no
+    device of the draft.
+    """
+    power = pair.profile.power
+    if power is None:
         return None
-    plain_s, spec_s = (ms / 1e3 / int(pair.batch) for ms in times_ms(summary).values())
-    return plain_w * plain_s, spec_w * spec_s
+    plain_ms, spec_ms = times_ms(summary).values()
+    resting = (0.0, 0.0)
+    if pair.placement == SEPARATE and not overlap:
+        resting = summary.draft_ms_per_token, spec_ms - summary.draft_ms_per_token
+    saved_w = power.load_w - power.idle_w
+    spec_mj = pair.devices * (power.load_w * spec_ms - saved_w * resting[0])
+    if pair.placement == SEPARATE:
+        spec_mj += power.load_w * spec_ms - saved_w * resting[1]
+    return power.load_w * pair.devices * plain_ms / 1e3 / int(pair.batch), spec_mj / 1e3 / int(pair.batch)
 
 
-def models_text(pair: ModelPair, draft_length: int, summary: Summary, found: tuple[Range, ...]) -> str:
+def models_text(
+    pair: ModelPair, draft_length: int, summary: Summary, found: tuple[Range, ...], *, overlap: bool
+) -> str:
     """Return the part of the report that models on a device add."""
     rows = [("pass", "tokens", "ms", "of a step", "binds", *(f"{name} ms" for name in PARTS))]
     step_s = float(passes(pair, draft_length)[PLAIN][1].total_s)
@@ -79,8 +96,17 @@ def models_text(pair: ModelPair, draft_length: int, summary: Summary, found: tup
         times = (f"{float(getattr(parts, f'{part}_s')) * 1e3:.3f}" for part in PARTS)
         total_s = float(parts.total_s)
         rows.append((name, f"{tokens}", f"{total_s * 1e3:.3f}", f"{total_s / step_s:.3f}", parts.binds, *times))
-    lines = [throughput_text(pair, summary), energy_text(pair, summary), memory_text(pair), schedule_text(found)]
+    energy = energy_text(pair, summary, overlap=overlap)
+    lines = [placement_text(pair), throughput_text(pair, summary), energy, memory_text(pair), schedule_text(found)]
     return "\n".join([table(rows, left=(0, 4)), "", *filter(None, lines)])
+
+
+def placement_text(pair: ModelPair) -> str:
+    """Say in which number formats the models are, and on which devices."""
+    target, draft = pair.placed_target, pair.placed_draft
+    where = ("1 device", "it") if pair.devices == 1 else (f"{pair.devices} devices", "them")
+    apart = "a device of its own" if pair.placement == SEPARATE else where[1]
+    return f"target in {target.dtype} on {where[0]}, draft in {draft.dtype} on {apart}; KV cache in {target.kv_format}"
 
 
 def throughput_text(pair: ModelPair, summary: Summary) -> str:
@@ -89,30 +115,32 @@ def throughput_text(pair: ModelPair, summary: Summary) -> str:
     return f"tokens/s: {plain:,.1f} plain, {spec:,.1f} speculative"
 
 
-def energy_text(pair: ModelPair, summary: Summary) -> str:
+def energy_text(pair: ModelPair, summary: Summary, *, overlap: bool) -> str:
     """Return joules a token, or nothing."""
-    joules = energy_j_per_token(pair, summary)
+    joules = energy_j_per_token(pair, summary, overlap=overlap)
     if joules is None:
         return ""
-    return "energy at full load: {:.3g} J a token plain, {:.3g} J speculative".format(*joules)
+    rest = " but for waits" if pair.placement == SEPARATE and not overlap else ""
+    return "energy at full load{}: {:.3g} J a token plain, {:.3g} J speculative".format(rest, *joules)
 
 
 def memory_text(pair: ModelPair) -> str:
     """Say whether models and KV cache fit into the device."""
-    needed, there = pair.memory_bytes / 1e9, pair.profile.memory_bytes
-    where = "target and its KV cache" if pair.placement == SEPARATE else "models and KV cache"
-    if there is None:
-        return f"memory: {needed:.2f} GB of {where} a device"
-    usable, most = USABLE_MEMORY * there / 1e9, largest_batch(pair)
-    fits = "fits" if needed <= usable else "does NOT fit"
-    return f"memory: {needed:.2f} GB of {where} {fits} in {usable:.1f} GB a device; batches up to {most:,} do"
+    needed, there, most = pair.memory_bytes / 1e9, pair.profile.memory_bytes, largest_batch(pair)
+    where = "a model and its KV cache" if pair.placement == SEPARATE else "models and KV cache"
+    told = f"memory: {needed:.2f} GB of {where} on the fullest device"
+    if there is None or most is None:
+        return told
+    fits = "fit" if int(pair.batch) <= most else "do NOT fit"
+    batches = f"batches up to {most:,} do" if most else "not even a batch of 1 does"
+    return f"{told} {fits} into {USABLE_MEMORY * there / 1e9:.1f} GB; {batches}"
 
 
 def schedule_text(found: tuple[Range, ...]) -> str:
     """Say which draft length at which batch size."""
     if not found:
-        return ""
-    words = [f"K = {r.draft_length} at batch {span(r)}" if r.draft_length else f"off at {span(r)}" for r in found]
+        return "best K by batch size: none, no batch fits"
+    words = [f"{f'K = {r.draft_length}' if r.draft_length else 'off'} at batch {span(r)}" for r in found]
     return f"best K by batch size: {', '.join(words)}"
 
 
@@ -125,10 +153,11 @@ def uncertainty_text(found: Uncertainty, draft_length: int) -> str:
     """Say how sure a forecast is."""
     low, high = found.speedup_ci95
     first, last = found.best_draft_length_ci95
-    best = f"{first} in {found.best_share:.0%} of the draws"
-    if first < last:
+    best = f"{found.best_draft_length} in {found.best_share:.0%} of the draws"
+    if not first == last == found.best_draft_length:
         best = f"{first} to {last} in 95 % of the draws, {found.best_draft_length} in {found.best_share:.0%}"
-    return f"As well as constants and acceptance are known: {low:.2f}x to {high:.2f}x at K = {draft_length}; best K {best}."
+    gain = f"{low:.2f}x to {high:.2f}x at K = {draft_length}"
+    return f"As well as constants and acceptance are known: {gain}; best K {best}."
 
 
 def why_text(pair: ModelPair, draft_length: int, summary: Summary, effects: dict[str, float]) -> str:
@@ -136,33 +165,34 @@ def why_text(pair: ModelPair, draft_length: int, summary: Summary, effects: dict
     own = passes(pair, draft_length)
     step, draft, verify = (own[name][1] for name in (PLAIN, DRAFT, VERIFY))
     plain_ms, draft_ms, verify_ms = (float(p.total_s) * 1e3 for p in (step, draft, verify))
-    round_ms = summary.draft_ms_per_round + summary.verify_ms_per_round + pair_overhead_ms(pair)
     tau = summary.closed_form_tokens_per_round
+    round_ms = summary.closed_form_speculative_ms_per_token * tau
     lines = [
         f"A plain step takes {plain_ms:.3f} ms, most of it {WORDS[step.binds]}.",
         f"Verifying {draft_length + 1} tokens takes {verify_ms:.3f} ms, {verify_ms / plain_ms:.2f} steps: "
-        + verify_reason(step, verify),
+        + verify_reason(step, verify, experts=pair.target.experts > 0),
         f"A drafted token takes {draft_ms:.3f} ms, {draft_ms / plain_ms:.3f} steps, most of it {WORDS[draft.binds]}; "
         f"{draft_length} of them are {draft_length * draft_ms / round_ms:.0%} of a round.",
-        f"A round takes {round_ms:.3f} ms, {round_ms / plain_ms:.2f} steps, and yields {tau:.2f} tokens: "
+        f"A round takes on average {round_ms:.3f} ms, {round_ms / plain_ms:.2f} steps, and yields {tau:.2f} tokens: "
         f"{tau:.2f} / {round_ms / plain_ms:.2f} = {tau / (round_ms / plain_ms):.2f}x.",
         "1 % more of these changes the speedup by: " + effects_text(effects) + ".",
     ]
     return "\n".join(lines)
 
 
-def verify_reason(step: PassParts, verify: PassParts) -> str:
+def verify_reason(step: PassParts, verify: PassParts, *, experts: bool) -> str:
     """Say why verification costs more than a step, or does not."""
-    if verify.binds == "memory":
-        return "the weights are read once for all of them."
-    if verify.binds == step.binds:
-        return f"{WORDS[verify.binds]} takes most of it, as in a step."
-    return f"{WORDS[verify.binds]} has become the longer part."
-
-
-def pair_overhead_ms(pair: ModelPair) -> float:
-    """Return what a round costs besides, in ms; scalars only."""
-    return float(pair.round_overhead_s) * 1e3
+    if float(verify.total_s) < SAME_AS_A_STEP * float(step.total_s):
+        once = "the weights are read once for all of them" if verify.binds == "memory" else "most of it is"
+        return f"{once}." if verify.binds == "memory" else f"{once} {WORDS[verify.binds]}, whatever the tokens."
+    growth = {name: float(getattr(verify, f"{name}_s")) - float(getattr(step, f"{name}_s")) for name in PARTS}
+    more = {
+        "compute": "arithmetic grows with the tokens",
+        "memory": "more tokens touch more experts" if experts else "every token has its own activations",
+        "launch": "more is launched",
+        "link": "devices exchange the sums of every token",
+    }
+    return more[max(growth, key=lambda name: growth[name])] + "."
 
 
 def effects_text(effects: dict[str, float]) -> str:
@@ -172,6 +202,7 @@ def effects_text(effects: dict[str, float]) -> str:
         "mem_scale": "time of memory",
         "launch_s": "time of a launch",
         "fixed_s": "fixed time of a pass",
+        "link_s": "time of the link",
         "round_overhead_s": "overhead of a round",
         "mean_accepted": "accepted tokens",
     }

@@ -55,7 +55,9 @@ def outlook_json(setting: Setting, outlook: Outlook, summary: Summary) -> dict[s
         "synthetic_acceptance": synthetic_acceptance(survival, 1 + sum(survival)),
     }
     if isinstance(setting.costs, ModelPair):
-        found["models"] = models_json(setting.costs, setting.draft_length, summary, outlook.ranges)
+        found["models"] = models_json(
+            setting.costs, setting.draft_length, summary, outlook.ranges, overlap=setting.overlap
+        )
     return found
 
 
@@ -65,7 +67,7 @@ def outlook_text(setting: Setting, outlook: Outlook, summary: Summary, *, why: b
     low, high = outlook.uncertainty.speedup_ci95
     parts = []
     if isinstance(pair, ModelPair):
-        parts.append(models_text(pair, k, summary, outlook.ranges))
+        parts.append(models_text(pair, k, summary, outlook.ranges, overlap=setting.overlap))
     if high > low:
         parts.append(uncertainty_text(outlook.uncertainty, k))
     if why and isinstance(pair, ModelPair):

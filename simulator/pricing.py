@@ -9,12 +9,11 @@ import numpy as np
 from .artefacts import UserError
 from .config import BY_KEY, MODEL_KEYS, PARAMETERS, UNIT_KEYS
 from .cost_model import Costs, Knobs
+from .decoded_pair import DecodedPair
 from .model_costs import PLACEMENTS, SAME, ModelPair
 from .model_shapes import read_shape
-from .model_work import ModelShape, bytes_per_weight
-from .profile import BurnUnits, Profile, load_profile
-
-MAX_DEVICES = 1024
+from .model_work import BYTES_PER_WEIGHT, ModelShape
+from .profile import BurnUnits, Decoding, Profile, load_profile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,9 +37,16 @@ class Pricing:
     models: Models | None = None
 
     @property
+    def decoding(self) -> Decoding | None:
+        """The pair that the profile was fitted to, where no models are named."""
+        return None if self.models or self.profile is None else self.profile.decoding
+
+    @property
     def keys(self) -> tuple[str, ...]:
         """The parameters that count."""
-        unused = UNIT_KEYS if self.models else MODEL_KEYS
+        unused: tuple[str, ...] = UNIT_KEYS if self.models else MODEL_KEYS
+        if self.decoding is not None:
+            unused = (*UNIT_KEYS, *MODEL_KEYS)
         return tuple(p.key for p in PARAMETERS if p.key not in unused)
 
     def defaults(self) -> dict[str, float]:
@@ -48,15 +54,26 @@ class Pricing:
         found: dict[str, float] = {}
         if self.profile is not None:
             found["round_overhead_ms"] = float(self.profile.round_overhead_s) * 1e3
-            if self.models is None and self.profile.units is not None:
+            if self.models is None and self.decoding is None and self.profile.units is not None:
                 found |= unit_defaults(self.profile.units)
         return found
 
+    def overhead_error(self, values: Mapping[str, Any]) -> float:
+        """Return how well the overhead of a round is known, relative: one that the user states is taken as known."""
+        if self.profile is None or np.any(values["round_overhead_ms"] != self.defaults()["round_overhead_ms"]):
+            return 0.0
+        return self.profile.round_overhead_error
+
     def costs(self, values: Mapping[str, Any]) -> Costs:
         """Return the costs at values by key; arrays of points stay arrays."""
-        if self.models is None:
+        if self.profile is not None and self.decoding is not None:
+            return DecodedPair(
+                decoding=self.decoding,
+                round_overhead_s=np.asarray(values["round_overhead_ms"], np.float64) / 1e3,
+                round_overhead_error=self.overhead_error(values),
+            )
+        if self.models is None or self.profile is None:
             return knobs(values)
-        assert self.profile is not None
         told = {name: getattr(self.models, name) for name in Models.__dataclass_fields__}
         return ModelPair(
             profile=self.profile,
@@ -64,7 +81,7 @@ class Pricing:
             batch=values["batch"],
             context=values["context"],
             round_overhead_s=np.asarray(values["round_overhead_ms"], np.float64) / 1e3,
-            round_overhead_error=self.profile.round_overhead_error,
+            round_overhead_error=self.overhead_error(values),
         )
 
 
@@ -87,7 +104,7 @@ def unit_defaults(units: BurnUnits) -> dict[str, float]:
     cost = units.cost
     return {
         "flopScale": float(cost.flop_scale.seconds[0]) * units.workflops_flop * 1e3,
-        "memScale": float(cost.mem_scale.seconds[0]) * units.workmem_bytes * 1e3,
+        "memScale": float(cost.mem_scale.at(units.workmem_bytes)) * units.workmem_bytes * 1e3,
         "overlap_exponent": float(cost.overlap_exponent),
         "pass_overhead_ms": float(cost.launch_s + cost.fixed_s) * 1e3,
     }
@@ -97,7 +114,8 @@ def load_pricing(options: Mapping[str, Any]) -> Pricing:
     """Read the files that the options of a command name.
 
     Args:
-        options: profile, target_model, draft_model, dtype, draft_dtype, kv_dtype, tp, placement; None where not given.
+        options: profile, target_model, draft_model, dtype, draft_dtype, kv_dtype, tp, placement; None where not given;
+            overlap, a flag.
 
     Raises:
         UserError: A file or name is wrong, or options are missing or at odds.
@@ -123,7 +141,7 @@ def units_only(profile: Profile, options: Mapping[str, Any]) -> Profile:
     for key in ("dtype", "draft_dtype", "kv_dtype", "tp", "placement"):
         if options[key] is not None:
             raise UserError(f"{flag(key)}: {options[key]} without models, expected --target-model and --draft-model")
-    if profile.units is None:
+    if profile.units is None and profile.decoding is None:
         raise UserError(
             f"--profile {profile.name}: says nothing of burn units, expected --target-model and --draft-model beside it"
         )
@@ -134,22 +152,43 @@ def load_models(profile: Profile, options: Mapping[str, Any]) -> Models:
     """Read two shapes and check how they are to run."""
     dtype = options["dtype"] or default_dtype(profile)
     draft_dtype = options["draft_dtype"] or dtype
-    for own in (dtype, draft_dtype):
-        profile.cost(own)
-    if options["kv_dtype"] is not None:
-        bytes_per_weight(options["kv_dtype"])
-    devices = 1 if options["tp"] is None else options["tp"]
+    check_formats(profile, dtype, draft_dtype, options["kv_dtype"])
+    devices, placement = options["tp"] or 1, options["placement"] or SAME
     if devices > 1 and profile.link is None:
         raise UserError(f"--tp: {devices} devices, but the profile {profile.name} names no link, expected 1")
+    if options["overlap"] and placement == SAME:
+        raise UserError("--overlap: draft and target are on the same devices, expected --placement separate beside it")
+    target, draft = read_shape(options["target_model"]), read_shape(options["draft_model"])
+    for shape in (target, draft) if placement == SAME else (target,):
+        check_heads(shape, devices)
     return Models(
-        target=read_shape(options["target_model"]),
-        draft=read_shape(options["draft_model"]),
+        target=target,
+        draft=draft,
         dtype=dtype,
         draft_dtype=draft_dtype,
         kv_dtype=options["kv_dtype"],
         devices=devices,
-        placement=options["placement"] or SAME,
+        placement=placement,
     )
+
+
+def check_formats(profile: Profile, dtype: str, draft_dtype: str, kv_dtype: str | None) -> None:
+    """Refuse a number format that the profile lacks, or a KV cache's that nobody knows."""
+    profile.cost(dtype)
+    if draft_dtype not in profile.passes:
+        known = ", ".join(profile.passes)
+        raise UserError(f"--draft-dtype: {draft_dtype!r} is not in the profile {profile.name}, which has {known}")
+    if kv_dtype is not None and kv_dtype not in BYTES_PER_WEIGHT:
+        raise UserError(f"--kv-dtype: {kv_dtype!r} is not known, expected one of {', '.join(BYTES_PER_WEIGHT)}")
+
+
+def check_heads(shape: ModelShape, devices: int) -> None:
+    """Refuse devices among which the attention heads cannot be divided."""
+    if shape.heads % devices:
+        raise UserError(
+            f"--tp: {devices} devices cannot share the {shape.heads} heads of {shape.name}, "
+            f"expected a divisor of {shape.heads}"
+        )
 
 
 def default_dtype(profile: Profile) -> str:
@@ -170,7 +209,8 @@ def refuse_unused(pricing: Pricing, given: list[str]) -> None:
     """
     for key in given:
         if key in BY_KEY and key not in pricing.keys:
-            why = "has no part in models on a profile" if pricing.models else "needs --profile and --target-model"
+            timed = pricing.models or pricing.decoding
+            why = "has no part in models on a profile" if timed else "needs --profile and --target-model"
             raise UserError(f"{BY_KEY[key].flags[0]}: {why}, expected one or the other")
 
 

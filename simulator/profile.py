@@ -147,6 +147,27 @@ class BurnUnits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Decoding:
+    """Two models as they were timed while they decoded together, without a look inside.
+
+    target, draft, dtype, batch: what was timed. baseline_s: a step of plain decoding. draft_step_s: a drafted token.
+    verify: a target pass, whose work is its tokens a sequence (for FLOP) and 1 (for bytes). The errors are standard
+    errors, relative. draft_lengths: whose times were fitted.
+    """
+
+    target: str
+    draft: str
+    dtype: str
+    batch: int
+    baseline_s: float
+    baseline_error: float
+    draft_step_s: float
+    draft_step_error: float
+    verify: PassCost
+    draft_lengths: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Link:
     """What joins devices that share a model: bytes a second of one direction, and the latency of an all-reduce."""
 
@@ -175,7 +196,8 @@ class Source:
 class Profile:
     """A device as a forecast needs it.
 
-    status: one of `STATUSES`. passes: by number format. launches_per_layer: kernels that a layer of a model launches.
+    status: one of `STATUSES`. passes: by number format. decoding: of one pair of models. launches_per_layer: kernels
+    that a layer of a model launches.
     round_overhead_s: what a round costs besides its passes; round_overhead_error: its standard error, relative.
     notes: what a reader should know, a sentence each. A
     sampled profile has arrays of samples in its costs and overhead.
@@ -186,6 +208,7 @@ class Profile:
     status: str
     passes: Mapping[str, PassCost]
     units: BurnUnits | None = None
+    decoding: Decoding | None = None
     launches_per_layer: float = 1.0
     round_overhead_s: Real = 0.0
     round_overhead_error: float = 0.0
@@ -306,6 +329,7 @@ def parse_profile(found: Field) -> Profile:
         status=status.value,
         passes={dtype: parse_cost(own) for dtype, own in found["passes"].items()},
         units=parse_units(units) if units else None,
+        decoding=parse_decoding(found["decoding"]) if found["decoding"] else None,
         launches_per_layer=found["launches_per_layer"].number(),
         round_overhead_s=found["round_overhead_s"].number(),
         round_overhead_error=found["round_overhead_error"].number(),
@@ -315,8 +339,8 @@ def parse_profile(found: Field) -> Profile:
         sources=tuple(map(parse_source, found["sources"].elements())),
         notes=tuple(own.text() for own in found["notes"].elements()),
     )
-    if not profile.passes and profile.units is None:
-        found["passes"].refuse("at least one number format, or burn units")
+    if not (profile.passes or profile.units or profile.decoding):
+        found["passes"].refuse("at least one number format, burn units or a decoding pair")
     return profile
 
 
@@ -340,6 +364,23 @@ def parse_units(found: Field) -> BurnUnits:
     """Read burn units."""
     sizes = {name: int(found[name].number(1)) for name in ("workflops_flop", "workmem_bytes")}
     return BurnUnits(**sizes, cost=parse_cost(found["cost"]))
+
+
+def parse_decoding(found: Field) -> Decoding:
+    """Read two models that were timed together."""
+    lengths = [own.number(1) for own in found["draft_lengths"].elements()]
+    return Decoding(
+        target=found["target"].text(),
+        draft=found["draft"].text(),
+        dtype=found["dtype"].text(),
+        batch=int(found["batch"].number(1)),
+        baseline_s=found["baseline_s"].number(above=True),
+        baseline_error=found["baseline_error"].number(),
+        draft_step_s=found["draft_step_s"].number(),
+        draft_step_error=found["draft_step_error"].number(),
+        verify=parse_cost(found["verify"]),
+        draft_lengths=tuple(int(k) for k in lengths),
+    )
 
 
 def parse_cost(found: Field) -> PassCost:
@@ -389,6 +430,13 @@ def with_uncertainty(cost: PassCost, found: Field) -> PassCost:
     return replace(cost, uncertain=names, covariance=covariance)
 
 
+def decoding_json(decoding: Decoding) -> dict[str, Any]:
+    """Return two models that were timed together under the names of the file."""
+    plain = ("target", "draft", "dtype", "batch", "baseline_s", "baseline_error", "draft_step_s", "draft_step_error")
+    told = {name: getattr(decoding, name) for name in plain}
+    return told | {"verify": cost_json(decoding.verify), "draft_lengths": list(decoding.draft_lengths)}
+
+
 def profile_json(profile: Profile) -> dict[str, Any]:
     """Return a profile under the names of its file, without provenance."""
     units, link, power = profile.units, profile.link, profile.power
@@ -403,6 +451,7 @@ def profile_json(profile: Profile) -> dict[str, Any]:
             "workmem_bytes": units.workmem_bytes,
             "cost": cost_json(units.cost),
         },
+        "decoding": profile.decoding and decoding_json(profile.decoding),
         "launches_per_layer": profile.launches_per_layer,
         "round_overhead_s": float(profile.round_overhead_s),
         "round_overhead_error": profile.round_overhead_error,

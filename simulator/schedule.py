@@ -47,7 +47,8 @@ def best_draft_lengths(
     gains = [np.ones(len(batches))]
     for k in range(1, longest + 1):
         law, rate = acceptance.law(k), acceptance.bonus_guess_rate(k)
-        gains.append(closed_form(priced.round_cost(k), law, rate, overlap=overlap).speedup)
+        cost = replace(priced.round_cost(k), draft_length=np.asarray(k))
+        gains.append(closed_form(cost, law, rate, overlap=overlap).speedup)
     return np.asarray(np.argmax(gains, axis=0))
 
 
@@ -65,9 +66,15 @@ def off_above(found: tuple[Range, ...]) -> int | None:
     return found[-1].first - 1 if found and found[-1].draft_length == 0 else None
 
 
-def vllm_config(found: tuple[Range, ...]) -> dict[str, Any]:
-    """Return the schedule as vLLM's speculative_config takes it; a `model` and `method` are the user's to add."""
+def vllm_config(found: tuple[Range, ...]) -> dict[str, Any] | None:
+    """Return the schedule as vLLM's speculative_config takes it; a `model` and `method` are the user's to add.
+
+    None where no batch size is to draft: vLLM takes no `num_speculative_tokens` of 0.
+    """
+    longest = max((r.draft_length for r in found), default=0)
+    if longest == 0:
+        return None
     return {
-        "num_speculative_tokens": max((r.draft_length for r in found), default=0),
+        "num_speculative_tokens": longest,
         "num_speculative_tokens_per_batch_size": [[r.first, r.last, r.draft_length] for r in found],
     }

@@ -160,7 +160,7 @@ def test_what_is_no_profile_is_refused(tmp_path: Path) -> None:
         ({"kind": "gpu_probe"}, "kind is 'gpu_probe', expected 'hardware_profile'"),
         ({"kind": "calibration_report"}, "report of a fit that failed its checks"),
         ({"schema_version": 2}, "schema_version is 2, supported: 1"),
-        ({"passes": {}, "units": None}, "at least one number format, or burn units"),
+        ({"passes": {}, "units": None}, "at least one number format, burn units or a decoding pair"),
         ({"passes": {"bf16": payload["passes"]["bfloat16"]}}, "passes.bf16"),
     ):
         path.write_text(json.dumps(payload | change))

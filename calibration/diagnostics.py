@@ -1,0 +1,141 @@
+"""What a fit has to pass before it becomes a profile, and what it says of itself."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .fit import LARGEST_RISE, Fit, fastest
+
+# Relative; of points that the fit did not see, where there are any.
+HELD_OUT_MEDIAN = 0.10
+HELD_OUT_LARGEST = 0.35
+FITTED_MEDIAN = 0.10
+RELATIVE_ERROR = 0.35
+CORRELATION = 0.995
+CONDITION = 1e4
+SPARE_POINTS = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Diagnosis:
+    """What is wrong with a fit, a sentence each; nothing where it may become a profile.
+
+    held_out_median, held_out_largest: relative errors of points that it did not see; None where there are none.
+    """
+
+    reasons: tuple[str, ...]
+    fitted_points: int
+    held_out_points: int
+    fitted_median: float
+    held_out_median: float | None
+    held_out_largest: float | None
+
+    @property
+    def passed(self) -> bool:
+        """Whether it may become a profile."""
+        return not self.reasons
+
+
+def diagnose(fit: Fit) -> Diagnosis:
+    """Check a fit."""
+    held_out = fit.observations.held_out
+    seen, unseen = np.abs(fit.residuals[~held_out]), np.abs(fit.residuals[held_out])
+    reasons = [*solver_reasons(fit), *error_reasons(fit), *parameter_reasons(fit)]
+    if len(unseen) and np.median(unseen) > HELD_OUT_MEDIAN:
+        reasons.append(beyond("the median error of points held out", float(np.median(unseen)), HELD_OUT_MEDIAN))
+    if len(unseen) and unseen.max() > HELD_OUT_LARGEST:
+        where = np.array(fit.observations.labels, object)[held_out][int(unseen.argmax())]
+        reasons.append(beyond(f"the error of {where}, held out,", float(unseen.max()), HELD_OUT_LARGEST))
+    if np.median(seen) > FITTED_MEDIAN:
+        reasons.append(beyond("the median error of fitted points", float(np.median(seen)), FITTED_MEDIAN))
+    return Diagnosis(
+        reasons=tuple(reasons),
+        fitted_points=len(seen),
+        held_out_points=len(unseen),
+        fitted_median=float(np.median(seen)),
+        held_out_median=float(np.median(unseen)) if len(unseen) else None,
+        held_out_largest=float(unseen.max()) if len(unseen) else None,
+    )
+
+
+def beyond(what: str, value: float, limit: float) -> str:
+    """Return a reason."""
+    return f"{what} is {value:.1%}, expected at most {limit:.0%}"
+
+
+def solver_reasons(fit: Fit) -> list[str]:
+    """Say whether the solver came to an end, and had points enough."""
+    found = []
+    if not fit.converged:
+        found.append(f"the solver did not converge ({fit.message})")
+    free, points = len(fit.cost.uncertain), int((~fit.observations.held_out).sum())
+    if points < free + SPARE_POINTS:
+        found.append(f"{points} points for {free} parameters, expected at least {free + SPARE_POINTS}")
+    if fit.condition > CONDITION:
+        found.append(f"the points do not tell the parameters apart (condition {fit.condition:.2g})")
+    return found
+
+
+def error_reasons(fit: Fit) -> list[str]:
+    """Say which parameters the points leave open."""
+    found = [f"no point depends on {name}" for name in fit.undetermined if needed(name, fit)]
+    for name, error in fit.relative_errors.items():
+        if needed(name, fit) and error > RELATIVE_ERROR:
+            found.append(beyond(f"the standard error of {name}", error, RELATIVE_ERROR))
+    size = len(fit.cost.uncertain)
+    for i, j in zip(*np.triu_indices(size, 1), strict=True):
+        one, other = fit.cost.uncertain[i], fit.cost.uncertain[j]
+        # Neighbours of one curve may well be one value.
+        if one.partition("[")[0] != other.partition("[")[0] and abs(fit.correlations[i, j]) > CORRELATION:
+            found.append(f"{one} and {other} move together (correlation {fit.correlations[i, j]:+.4f})")
+    return found
+
+
+def needed(name: str, fit: Fit) -> bool:
+    """Whether a forecast hangs on a parameter: the ends of the curves.
+
+    How the two overlap and what a launch costs may be open where they hardly count.
+    """
+    flops = len(fit.form.flop_knots)
+    return name in (f"flop_scale[{flops - 1}]", "mem_scale[0]")
+
+
+def parameter_reasons(fit: Fit) -> list[str]:
+    """Say which resource no point was limited by, so that its scale is only known to be small."""
+    flop, byte = fastest(fit.observations.fitted)
+    found = []
+    for name, seconds, least in (("flop_scale", fit.cost.flop_scale, flop), ("mem_scale", fit.cost.mem_scale, byte)):
+        if np.log(seconds.seconds.min()) < least - LARGEST_RISE + 1:
+            found.append(f"{name} is {seconds.seconds.min():.2g}, at its lower bound: no point was limited by it")
+    return found
+
+
+def fit_json(fit: Fit, diagnosis: Diagnosis) -> dict[str, Any]:
+    """Return a fit and what was found out about it."""
+    seen = fit.observations
+    rows = zip(seen.labels, seen.seconds, fit.residuals, seen.held_out, strict=True)
+    return {
+        "passed": diagnosis.passed,
+        "reasons": list(diagnosis.reasons),
+        "parameters": {
+            name: {"value": value, "relative_error": fit.relative_errors.get(name)}
+            for name, value in fit.cost.parameters().items()
+        },
+        "flop_knots_tokens": list(fit.form.flop_knots),
+        "mem_knots_bytes": list(fit.form.mem_knots),
+        "at_bounds": list(fit.at_bounds),
+        "undetermined": list(fit.undetermined),
+        "correlations": {"parameters": list(fit.cost.uncertain), "matrix": fit.correlations.tolist()},
+        "condition": fit.condition,
+        "discrepancy": fit.discrepancy,
+        "bic": fit.bic,
+        "fitted_points": diagnosis.fitted_points,
+        "held_out_points": diagnosis.held_out_points,
+        "fitted_median_error": diagnosis.fitted_median,
+        "held_out_median_error": diagnosis.held_out_median,
+        "held_out_largest_error": diagnosis.held_out_largest,
+        "points": [
+            {"label": name, "seconds": float(s), "residual": float(r), "held_out": bool(h)} for name, s, r, h in rows
+        ],
+    }

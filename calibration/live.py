@@ -1,0 +1,193 @@
+"""The whole chain on this machine: measure acceptance, decode for real, fit on some draft lengths, forecast the others.
+
+Every stage is one of our own commands, run as a user would run it, and leaves its files in one folder; a stage whose
+file is there is not run again.
+"""
+
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from acceptance.trace import load_trace
+from simulator.acceptance_model import HistogramAcceptance
+from simulator.artefacts import UserError, envelope, write_json, writing
+from simulator.decoded_pair import DecodedPair
+from simulator.histogram import load_histograms
+from simulator.profile import KIND, SCHEMA_VERSION, Profile, profile_json
+from simulator.streams import stream
+
+from .decode_forecast import Row, ablation, forecast_rows
+from .decode_log import DecodeLog, load_decode
+from .from_decode import fit_pair, judge_pair, pair_profile
+
+COMMANDS = {
+    "probe-gpu": "from cuda_probe.cli import probe_gpu; probe_gpu(prog_name='probe-gpu')",
+    "calibrate": "from calibration.calibrate_cli import calibrate; calibrate(prog_name='calibrate')",
+    "measure-acceptance": "from acceptance.cli import measure_acceptance as m; m(prog_name='measure-acceptance')",
+    "bench-decode": "from acceptance.bench.cli import bench_decode; bench_decode(prog_name='bench-decode')",
+}
+BURN_PROBES = ("empty", "burn_flops", "burn_memory", "draft", "verify", "baseline")
+Q_KIND = "greedy"
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What to run. times: how often the target is inflated, each a run. fitted: draft lengths that costs see."""
+
+    folder: Path
+    times: tuple[int, ...]
+    draft_lengths: tuple[int, ...]
+    fitted: tuple[int, ...]
+    prompts: int
+    tokens: int
+    runs: int
+    dtype: str
+    device: str
+    seed: int
+
+    def __post_init__(self) -> None:
+        """Check that there is something to fit and to forecast.
+
+        Raises:
+            UserError: There is not.
+        """
+        missing = sorted(set(self.fitted) - set(self.draft_lengths))
+        if missing:
+            raise UserError(f"--fit-k: {missing[0]} is not among the draft lengths of --k, expected some of those")
+        if len(self.fitted) < 2 or set(self.fitted) == set(self.draft_lengths):
+            raise UserError(
+                f"--fit-k: {len(self.fitted)} of {len(self.draft_lengths)} draft lengths, "
+                "expected two at least, and one left to forecast"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Live:
+    """What came out: rows of all targets, and the errors of coarser acceptance by target and draft length."""
+
+    logs: tuple[DecodeLog, ...]
+    profiles: tuple[Profile, ...]
+    rows: tuple[Row, ...]
+    ablations: tuple[dict[str, dict[int, float]], ...]
+
+
+def run_live(plan: Plan, say: Say) -> Live:
+    """Run every stage and forecast.
+
+    Args:
+        plan: What to run.
+        say: Told what happens.
+
+    Raises:
+        UserError: A stage failed, or a fit of this machine does not pass its checks.
+    """
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    probe(plan, say)
+    measure(plan, say)
+    presets = write_presets(plan)
+    logs = [decode(plan, presets, times, say) for times in plan.times]
+    profiles = [calibrated(plan, log, times) for log, times in zip(logs, plan.times, strict=True)]
+    return forecast(plan, logs, profiles)
+
+
+def forecast(plan: Plan, logs: Sequence[DecodeLog], profiles: Sequence[Profile]) -> Live:
+    """Forecast every row from its profile and the trace's histograms."""
+    trace = load_trace(plan.folder / "trace.json")[0]
+    acceptance = HistogramAcceptance(load_histograms(plan.folder))
+    rows: list[Row] = []
+    ablations = []
+    for number, (log, profile) in enumerate(zip(logs, profiles, strict=True)):
+        costs = pair_costs(profile)
+        rows += forecast_rows(log, costs, acceptance, plan.fitted, stream(plan.seed, number, "validate"))
+        ablations.append(ablation(trace, Q_KIND, log, costs, plan.fitted))
+    return Live(logs=tuple(logs), profiles=tuple(profiles), rows=tuple(rows), ablations=tuple(ablations))
+
+
+def pair_costs(profile: Profile) -> DecodedPair:
+    """Return the costs of a profile's pair.
+
+    Raises:
+        UserError: It has none.
+    """
+    if profile.decoding is None:
+        raise UserError(f"--profile {profile.name}: has no decoding pair, expected one of calibrate --from-decode")
+    return DecodedPair(
+        decoding=profile.decoding,
+        round_overhead_s=profile.round_overhead_s,
+        round_overhead_error=profile.round_overhead_error,
+    )
+
+
+def probe(plan: Plan, say: Say) -> None:
+    """Time the device's burn kernels and fit them."""
+    out = plan.folder / "probe.json"
+    only = [word for name in BURN_PROBES for word in ("--only", name)]
+    if not out.exists():
+        say("probing the device")
+        call("probe-gpu", "--device", plan.device, *only, "--out", str(out))
+    profile = plan.folder / "device.json"
+    if not profile.exists():
+        call("calibrate", str(out), "--out", str(profile), allowed=(0, 3))
+
+
+def measure(plan: Plan, say: Say) -> None:
+    """Measure what the bundled draft has accepted of the bundled target's text."""
+    if (plan.folder / "trace.json").exists():
+        return
+    say("measuring acceptance")
+    lengths = ",".join(map(str, plan.draft_lengths))
+    told = ["--k", lengths, "--max-prompts", str(plan.prompts), "--max-new-tokens", str(plan.tokens)]
+    told += ["--dtype", plan.dtype, "--device", plan.device, "--batch-size", "1", "--out-dir", str(plan.folder)]
+    call("measure-acceptance", *told)
+
+
+def write_presets(plan: Plan) -> Path:
+    """Write what bench-decode is to run."""
+    names = [f"k{k}" for k in plan.draft_lengths]
+    lines = [f'[methods.k{k}]\nmethod = "speculative"\nk = {k}\n' for k in plan.draft_lengths]
+    for times in plan.times:
+        lines.append(f'[models.x{times}]\ntarget = "bundled"\ndraft = "bundled"\ninflate_target = {times}\n')
+        lines.append(f'[experiments.x{times}]\nmodels = "x{times}"\nmethods = {names}\n'.replace("'", '"'))
+    path = plan.folder / "presets.toml"
+    with writing(path) as file:
+        file.write("\n".join(lines))
+    return path
+
+
+def decode(plan: Plan, presets: Path, times: int, say: Say) -> DecodeLog:
+    """Decode for real with one target, by all draft lengths and by plain decoding in turns."""
+    say(f"decoding, target inflated {times} times")
+    out = plan.folder / f"decode_x{times}.jsonl"
+    told = ["--config", str(presets), "--experiment", f"x{times}", "--runs", str(plan.runs), "--seed", str(plan.seed)]
+    told += ["--max-prompts", str(plan.prompts), "--max-new-tokens", str(plan.tokens), "--dtype", plan.dtype]
+    call("bench-decode", *told, "--device", plan.device, "--out", str(out))
+    return load_decode(out)
+
+
+def calibrated(plan: Plan, log: DecodeLog, times: int) -> Profile:
+    """Fit the costs of a run on some of its draft lengths, and write them."""
+    found = fit_pair(log, plan.fitted)
+    checked = judge_pair(found)
+    if not checked.passed:
+        raise UserError(f"{log.path}: the fit does not pass its checks: {'; '.join(checked.reasons)}")
+    profile = pair_profile(f"pair_x{times}", log, found)
+    told = {"from_decode": str(log.path), "fit_k": list(plan.fitted)}
+    write_json(plan.folder / f"pair_x{times}.json", envelope(KIND, SCHEMA_VERSION, told) | profile_json(profile))
+    return profile
+
+
+def call(name: str, *words: str, allowed: tuple[int, ...] = (0,)) -> None:
+    """Run one of our commands.
+
+    Raises:
+        UserError: It failed; the last line that it said.
+    """
+    done = subprocess.run([sys.executable, "-c", COMMANDS[name], *words], capture_output=True, text=True, check=False)
+    if done.returncode == -2:
+        raise KeyboardInterrupt
+    if done.returncode not in allowed:
+        said = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()[-1]
+        raise UserError(f"{name} ended with exit code {done.returncode}: {said}")
