@@ -154,13 +154,24 @@ class Context:
         hidden_from = torch.zeros(mask.shape, dtype=dtype).masked_fill(torch.from_numpy(~mask), torch.finfo(dtype).min)
         return self.run(tokens, positions[None], hidden_from[None, None].to(tokens.device), new)
 
-    def keep(self, columns: NDArray[np.int64]) -> None:
-        """Of one sequence, keep only these columns of the cache, in this order."""
-        self.live = np.ones((1, len(columns)), bool)
+    # What was read in inference mode may be changed nowhere else.
+    @torch.inference_mode()
+    def keep(self, before: int, columns: NDArray[np.int64]) -> None:
+        """Of one sequence, keep the first columns of the cache where they are, and of the others these alone.
+
+        Args:
+            before: How many stay.
+            columns: Of those behind them, in ascending order.
+        """
+        count, end = len(columns), before + len(columns)
+        first = int((columns == before + np.arange(count)).sum())  # in their places already
         for layer in self.cache.layers:
-            if layer.is_initialized:
-                index = torch.from_numpy(columns).to(layer.keys.device)
-                layer.keys, layer.values = layer.keys.index_select(2, index), layer.values.index_select(2, index)
+            if layer.is_initialized and first < count:
+                index = torch.from_numpy(columns[first:]).to(layer.keys.device)
+                for held in (layer.keys, layer.values):
+                    held[:, :, before + first : end] = held.index_select(2, index)
+        self.live = np.ones((1, self.live.shape[1]), bool)
+        self.roll_back(np.array([end]))
 
     def roll_back(self, lengths: NDArray[np.int64]) -> None:
         """Forget all but the first tokens of each row.

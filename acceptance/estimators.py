@@ -3,7 +3,6 @@
 Runs no model. Prompts are the independent unit: intervals come from a bootstrap that draws whole prompts (model §3).
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np

@@ -17,10 +17,8 @@ from numpy.typing import NDArray
 import acceptance
 from simulator.artefacts import UserError, check_kind, envelope, read_bytes, read_json_object, write_json, writing
 
-from .context import MAX_DISAGREEMENT
-from .decoders.heads import hidden_size_of, probe
 from .mining import Mined
-from .models import Model
+from .models import Model, hidden_size_of, identity, strangeness
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -189,11 +187,6 @@ def validation(mined: Mined, rng: np.random.Generator) -> Flags:
     return np.isin(mined.prompt, chosen)
 
 
-def identity(model: Model) -> dict[str, Any]:
-    """Return what a model is known by in any precision, inflated or not: sizes, and what it makes of a fixed text."""
-    return {"hidden_size": hidden_size_of(model), "vocabulary": model.vocabulary, "probe": probe(model)}
-
-
 def save(
     folder: Path, judge: Judge, target: Model, draft: Model, report: Report, parameters: Mapping[str, Any]
 ) -> None:
@@ -255,9 +248,7 @@ def check_identity(what: str, expected: Mapping[str, Any], model: Model) -> None
     for name, there in (("hidden_size", hidden_size_of(model)), ("vocabulary", model.vocabulary)):
         if expected[name] != there:
             raise UserError(f"{what} has {name} {expected[name]}, but this one has {there}")
-    known, found = np.array(expected["probe"]), np.array(probe(model))
-    apart = float(np.linalg.norm(found - known) / np.linalg.norm(known))
-    if not apart < MAX_DISAGREEMENT:
+    if apart := strangeness(model, expected["probe"]):
         raise UserError(
             f"{what} is another model (hidden states differ by {apart:.0%}), expected the pair it learned from"
         )

@@ -25,7 +25,7 @@ def probabilities(logits: torch.Tensor, rule: SamplingRule) -> torch.Tensor:
     law = scaled.softmax(-1)
     if rule.top_p < 1:
         ordered, order = law.sort(dim=-1, descending=True, stable=True)
-        left_out = ordered.cumsum(-1) - ordered >= rule.top_p
+        left_out = cumulative(ordered) - ordered >= rule.top_p
         law = law.masked_fill(left_out.scatter(-1, order, left_out), 0)
         law = law / law.sum(-1, keepdim=True)
     return law
@@ -38,10 +38,20 @@ def draw(law: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
         law: Weights, shape [..., vocabulary]; need not sum to 1.
         uniforms: Numbers in [0, 1), float64 where the device has it; shape [...].
     """
-    cumulative = law.to(uniforms.dtype).cumsum(-1)
-    at = uniforms[..., None] * cumulative[..., -1:]
+    below = cumulative(law.to(uniforms.dtype))
+    at = uniforms[..., None] * below[..., -1:]
     # The first token whose cumulative weight lies above: never one of weight 0.
-    return torch.searchsorted(cumulative, at, right=True)[..., 0].clamp(max=law.shape[-1] - 1)
+    return torch.searchsorted(below, at, right=True)[..., 0].clamp(max=law.shape[-1] - 1)
+
+
+def cumulative(weights: torch.Tensor) -> torch.Tensor:
+    """Return sums up to each of the last axis, on the same device.
+
+    CUDA adds in an order that need not repeat, and torch's deterministic mode refuses it: there the processor adds.
+    """
+    if weights.is_cuda and torch.are_deterministic_algorithms_enabled():
+        return weights.cpu().cumsum(-1).to(weights.device)
+    return weights.cumsum(-1)
 
 
 def uniforms_like(logits: torch.Tensor, numbers: NDArray[np.float64]) -> torch.Tensor:

@@ -1,7 +1,10 @@
 """The trace against the speculative loop itself, on the user's own pair: same text, same tokens a round?"""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,9 +22,10 @@ from .measure import Plan, Settings
 from .models import DTYPES, Model, Pair
 from .prompts import Prompt
 from .rule import SamplingRule
+from .static_context import ATTRIBUTE
 from .trace import Trace
 
-# A first choice that differs is put down to rounding when the two best logits are this many roundings apart or less.
+# Without a recheck, a choice that differs is put down to rounding where the two best logits are so many apart or less.
 ROUNDINGS = 4
 
 
@@ -29,19 +33,43 @@ ROUNDINGS = 4
 class Divergence:
     """Where greedy outputs of loop and target first differ, and what the target thought there.
 
-    position: in the output. margin: the target's best logit less its second. rounding: margin below which the type's
-    rounding can turn the choice.
+    position: in the output. margin: the target's best logit less its second. rounding: by how much rounding moves
+    logits against each other. recheck: of both choices, where it was possible.
     """
 
     source: str
     position: int
     margin: float
     rounding: float
+    recheck: "Recheck | None" = None
 
     @property
     def is_tie(self) -> bool:
         """Whether rounding explains it."""
-        return self.margin <= self.rounding
+        return self.margin <= self.rounding if self.recheck is None else self.recheck.is_tie
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recheck:
+    """Both choices, read again with the same weights in a finer type.
+
+    deficit: the best logit less that of the worse choice, in the finer type. spread: the largest less the smallest
+    error of a logit in the model's own type, over the vocabulary, at the same place.
+
+    A token b is chosen over the best token a only if error(b) - error(a) makes up for its deficit, and no two errors of
+    a pass differ by more than the spread. So a larger deficit is no rounding, and a smaller one cannot be told from it.
+    The spread is measured where the outputs part, in a pass over all of the text; passes that read it in other pieces
+    err otherwise, but by as much. A number of roundings of the largest logit would not do: how far errors grow from
+    layer to layer depends on the model and on the text.
+    """
+
+    deficit: float
+    spread: float
+
+    @property
+    def is_tie(self) -> bool:
+        """Whether rounding explains the choice of either token."""
+        return self.deficit <= self.spread
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,20 +179,74 @@ def find_divergences(
 ) -> tuple[Divergence, ...]:
     """Return where the loop's greedy outputs differ from those that were measured."""
     found = []
+    finer = cache(lambda: finer_copy(pair.target, pair.dtype))
     for i, (context, output) in enumerate(zip(contexts, decoded, strict=True)):
         plain = trace.token[trace.prompt == i].tolist()
         if plain != output.tokens:
-            pairs = zip(plain, output.tokens, strict=False)
-            position = next((t for t, (a, b) in enumerate(pairs) if a != b), min(len(plain), len(output.tokens)))
-            margin, rounding = top_two(pair.target, context + plain[:position], pair.dtype)
-            source = planned.infos[i].source
-            found.append(Divergence(source=source, position=position, margin=margin, rounding=rounding))
+            position, choices = first_difference(plain, output.tokens)
+            before = context + plain[:position]
+            margin, rounding = top_two(pair.target, before, pair.dtype)
+            again = recheck_where_possible(pair.target, finer, before, choices)
+            found.append(
+                Divergence(
+                    source=planned.infos[i].source,
+                    position=position,
+                    margin=margin,
+                    rounding=again.spread if again else rounding,
+                    recheck=again,
+                )
+            )
     return tuple(found)
 
 
+def recheck_where_possible(*told: Any) -> Recheck | None:
+    """Return what a finer type says; None where there is no room for a copy, or a model cannot be copied."""
+    try:
+        return recheck(*told)
+    except (RuntimeError, ValueError, TypeError, MemoryError):
+        return None
+
+
+def first_difference(plain: Sequence[int], output: Sequence[int]) -> tuple[int, tuple[int, ...]]:
+    """Return where two outputs that are not the same part, and the tokens there: one where the other has ended."""
+    pairs = zip(plain, output, strict=False)
+    position = next((t for t, (a, b) in enumerate(pairs) if a != b), min(len(plain), len(output)))
+    return position, (*plain[position : position + 1], *output[position : position + 1])
+
+
+def next_logits(model: Model, tokens: list[int]) -> torch.Tensor:
+    """Return the logits behind a text, [vocabulary]."""
+    return Context(model, 1).read(*padded([tokens], model.device), 1)[0, 0]
+
+
 def top_two(model: Model, tokens: list[int], dtype: str) -> tuple[float, float]:
-    """Return the margin between the two best next logits, and the margin below which rounding decides."""
-    logits = Context(model, 1).read(*padded([tokens], model.device), 1)[0, 0].float()
-    best = logits.topk(2).values
+    """Return the margin between the two best next logits, and some roundings of the larger."""
+    best = next_logits(model, tokens).float().topk(2).values
     rounding = ROUNDINGS * torch.finfo(DTYPES[dtype]).eps * float(best.abs().max())
     return float(best[0] - best[1]), rounding
+
+
+def finer_copy(model: Model, dtype: str) -> Model:
+    """Return a model of the same weights that works in float32, or in float64 where the model works in float32."""
+    finer = torch.float64 if dtype == "float32" else torch.float32
+    # Caches and captured graphs that hang on the module stay behind.
+    held = model.module.__dict__.get(ATTRIBUTE)
+    memo: dict[int, Any] = {} if held is None else {id(held): {}}
+    return replace(model, module=copy.deepcopy(model.module, memo).to(finer), graphs=False)
+
+
+def recheck(model: Model, finer: Callable[[], Model], tokens: list[int], choices: Sequence[int]) -> Recheck:
+    """Read again, in a finer type, where two outputs part.
+
+    Args:
+        model: The target.
+        finer: Makes its copy in a finer type.
+        tokens: Prompt and what the outputs have in common.
+        choices: The two tokens there. One alone says that the other output ended, which no rounding explains.
+    """
+    ours, theirs = (next_logits(m, tokens).double() for m in (model, finer()))
+    errors = ours - theirs
+    deficit = theirs.max() - theirs[list(choices)].min()
+    return Recheck(
+        deficit=float(deficit) if len(choices) == 2 else float("inf"), spread=float(errors.max() - errors.min())
+    )

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .context import Context, padded
-from .models import Model
+from .models import Model, hidden_size_of
 
 Features = NDArray[np.float32]
 # Of a text and the one with a draft's token in it, both from the first answered token on: is it the same answer?
@@ -265,7 +265,7 @@ def mine(
     Returns:
         The mismatches by prompt and position.
     """
-    width = sum(int(m.module.config.get_text_config().hidden_size) for m in (draft, target))
+    width = hidden_size_of(draft) + hidden_size_of(target)
     features, rows = [np.zeros((0, width), np.float32)], list[tuple[bool, int, int, int]]()
     for first in range(0, len(prompts), batch_size):
         batch = {first + i: list(p) for i, p in enumerate(prompts[first : first + batch_size])}

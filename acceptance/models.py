@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 
@@ -16,6 +17,8 @@ from simulator.dependency import Dependency, require
 from .context import MAX_DISAGREEMENT, disagreement
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+# Tokens that a model reads, and hidden values that are kept of it, to know it again in any precision.
+PROBE_TOKENS, PROBE_VALUES = 16, 32
 QUANTIZATIONS = {"8bit": {"load_in_8bit": True}, "4bit": {"load_in_4bit": True}}
 ACCELERATE = Dependency(import_name="accelerate", purpose="a model over several GPUs", extra="multi-gpu")
 BITSANDBYTES = Dependency(import_name="bitsandbytes", purpose="--quantization", extra="quantization")
@@ -293,3 +296,29 @@ def end_tokens(module: Any) -> list[int]:
     """Token ids that end an output, as the model's own generation config says."""
     ends = module.generation_config.eos_token_id
     return [] if ends is None else list(ends) if isinstance(ends, Sequence) else [ends]
+
+
+def hidden_size_of(model: Model) -> int:
+    """Return the length of a model's hidden states."""
+    return int(model.module.config.get_text_config().hidden_size)
+
+
+def probe(model: Model) -> list[float]:
+    """Return what a model is known by: the first values of its hidden state behind a few fixed tokens."""
+    tokens = torch.from_numpy(np.random.default_rng(0).integers(model.vocabulary, size=(1, PROBE_TOKENS)))
+    with torch.inference_mode():
+        hidden = model.module(tokens.to(model.device), output_hidden_states=True).hidden_states[-1]
+    return [round(value, 4) for value in hidden[0, -1, :PROBE_VALUES].float().tolist()]
+
+
+def identity(model: Model) -> dict[str, Any]:
+    """Return what a model is known by in any precision, inflated or not: sizes, and what it makes of a fixed text."""
+    return {"hidden_size": hidden_size_of(model), "vocabulary": model.vocabulary, "probe": probe(model)}
+
+
+def strangeness(model: Model, known: Sequence[float]) -> float:
+    """Return how far a model is from the one that had this probe, over its size; 0 where rounding explains it."""
+    expected, found = np.array(known), np.array(probe(model))
+    apart = float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+    # Written so that NaN is strange.
+    return 0.0 if apart < MAX_DISAGREEMENT else apart

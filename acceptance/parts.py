@@ -7,6 +7,7 @@ from typing import Any
 
 from simulator.artefacts import UserError, check_kind, envelope, read_json_object, write_json
 
+from .lock import lock
 from .trace import PromptInfo, Trace, load_arrays, save_arrays
 
 KIND = "unfinished_measurement"
@@ -58,18 +59,11 @@ class Parts:
         Raises:
             UserError: Another is at work here.
         """
-        try:
-            import fcntl
-        except ImportError:  # no such locks on this system
-            return
         self.release()
-        lock = os.open(self.about, os.O_RDONLY)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(lock)
-            raise UserError(f"--out-dir: another measurement is at work in {self.folder}") from None
-        self.lock = lock
+        self.lock = os.open(self.about, os.O_RDONLY)
+        if not lock(self.lock):
+            self.release()
+            raise UserError(f"--out-dir: another measurement is at work in {self.folder}")
 
     def check_same(self, told: Mapping[str, Any]) -> None:
         """Refuse to go on with a measurement that was told something else."""

@@ -104,8 +104,16 @@ class Player:
         """Return what the rounds cost; a draft of known length takes one pass a token."""
         return Spent(lengths, lengths, lengths, lengths)
 
-    def learn(self, rounds: Rounds, lengths: Counts, accepted: Counts) -> None:
-        """Take note of what was accepted, for the rounds to come."""
+    def learn(self, output: Counts, lengths: Counts, accepted: Counts) -> None:
+        """Take note of what these outputs had accepted, for the rounds to come; shape [rounds] each."""
+
+
+class Outputs(Protocol):
+    """Outputs one behind another, written or still to be."""
+
+    @property
+    def starts(self) -> Counts:
+        """Return where each begins, and the end of the last, shape [outputs + 1]."""
 
 
 class Policy(Protocol):
@@ -128,9 +136,9 @@ class Fixed:
     def __post_init__(self) -> None:
         check_whole("k", self.k)
 
-    def begin(self, trace: Trace) -> Player:
-        """Return the policy at the first token of every output of a trace."""
-        return Player(same_for_all(trace, self.k))
+    def begin(self, outputs: Outputs) -> Player:
+        """Return the policy at the first token of every output."""
+        return Player(same_for_all(outputs, self.k))
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,18 +161,18 @@ class HuggingFaceHeuristic:
     def __post_init__(self) -> None:
         check_whole("initial", self.initial)
 
-    def begin(self, trace: Trace) -> Player:
-        """Return the policy at the first token of every output of a trace."""
-        return HeuristicPlayer(same_for_all(trace, self.initial))
+    def begin(self, outputs: Outputs) -> Player:
+        """Return the policy at the first token of every output."""
+        return HeuristicPlayer(same_for_all(outputs, self.initial))
 
 
 class HeuristicPlayer(Player):
     """Hugging Face's heuristic at work."""
 
-    def learn(self, rounds: Rounds, lengths: Counts, accepted: Counts) -> None:
+    def learn(self, output: Counts, lengths: Counts, accepted: Counts) -> None:
         """Lengthen after full acceptance, shorten after a rejection."""
-        k = self.k[rounds.output]
-        self.k[rounds.output] = np.where(accepted == lengths, k + 2, np.maximum(1, k - 1))
+        k = self.k[output]
+        self.k[output] = np.where(accepted == lengths, k + 2, np.maximum(1, k - 1))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,9 +208,9 @@ class Adaptive:
                 f"initial: {self.initial} is not allowed, expected min <= initial <= max, here {self.min} to {self.max}"
             )
 
-    def begin(self, trace: Trace) -> Player:
-        """Return the policy at the first token of every output of a trace."""
-        return AdaptivePlayer(self, trace)
+    def begin(self, outputs: Outputs) -> Player:
+        """Return the policy at the first token of every output."""
+        return AdaptivePlayer(self, outputs)
 
 
 class AdaptivePlayer(Player):
@@ -211,21 +219,21 @@ class AdaptivePlayer(Player):
     An output of n tokens has at most n rounds, so its sums after 0..n rounds take n + 1 places of one flat array.
     """
 
-    def __init__(self, policy: Adaptive, trace: Trace) -> None:
-        super().__init__(same_for_all(trace, policy.initial))
+    def __init__(self, policy: Adaptive, outputs: Outputs) -> None:
+        super().__init__(same_for_all(outputs, policy.initial))
         self.policy = policy
-        outputs = len(self.k)
-        self.rounds = np.zeros(outputs, np.int64)
-        self.first = trace.starts[:-1] + np.arange(outputs)
-        self.accepted = np.zeros(trace.size + outputs, np.int64)
-        self.drafted = np.zeros(trace.size + outputs, np.int64)
+        count, starts = len(self.k), outputs.starts
+        self.rounds = np.zeros(count, np.int64)
+        self.first = starts[:-1] + np.arange(count)
+        self.accepted = np.zeros(starts[-1] + count, np.int64)
+        self.drafted = np.zeros(starts[-1] + count, np.int64)
         # In decimal: 0.7 + 0.1 is a little less than 0.8, and a rate of 4/5 is not above the limit.
         self.grow_above = round(policy.target + BAND, 9)
         self.shrink_below = round(policy.target - BAND, 9)
 
-    def learn(self, rounds: Rounds, lengths: Counts, accepted: Counts) -> None:
+    def learn(self, output: Counts, lengths: Counts, accepted: Counts) -> None:
         """Add the round to the sums and move by one step."""
-        output, policy = rounds.output, self.policy
+        policy = self.policy
         self.rounds[output] += 1
         played = self.rounds[output]
         now = self.first[output] + played
@@ -320,9 +328,9 @@ class Oracle:
     def __post_init__(self) -> None:
         check_whole("max_k", self.max_k)
 
-    def begin(self, trace: Trace) -> Player:
-        """Return the policy at the first token of every output of a trace."""
-        return OraclePlayer(same_for_all(trace, self.max_k))
+    def begin(self, outputs: Outputs) -> Player:
+        """Return the policy at the first token of every output."""
+        return OraclePlayer(same_for_all(outputs, self.max_k))
 
 
 class OraclePlayer(Player):
@@ -382,9 +390,9 @@ def ratio(part: Means, whole: Means) -> float:
     return float(part.sum()) / total if total else float("nan")
 
 
-def same_for_all(trace: Trace, k: int) -> Counts:
-    """Return one draft length for each output of a trace, shape [outputs]."""
-    return np.full(len(trace.starts) - 1, k, np.int64)
+def same_for_all(outputs: Outputs, k: int) -> Counts:
+    """Return one draft length for each output, shape [outputs]."""
+    return np.full(len(outputs.starts) - 1, k, np.int64)
 
 
 def next_true(flags: NDArray[np.bool_]) -> Counts:
@@ -413,7 +421,7 @@ def walk(starts: Counts, coins: NDArray[np.bool_], player: Player) -> Counts:
         accepted = np.minimum(rounds.run, lengths)
         spent = player.spent(rounds, lengths, accepted)
         totals[output] += np.stack((np.ones_like(at), lengths == 0, accepted, *spent), axis=1)
-        player.learn(rounds, lengths, accepted)
+        player.learn(output, lengths, accepted)
         at = at + accepted + 1
         writing = at < ends[output]
         output, at = output[writing], at[writing]

@@ -1,16 +1,13 @@
-"""What a lossy method costs: how the target sees its output, and how often it meets the text that really follows."""
+"""What a lossy method costs: how the target sees its output, and a task of texts with what really follows them."""
 
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 import acceptance
 
 from .context import Context, padded
-from .estimators import Estimate, ratio
 from .models import Model
 from .prompts import object_of, source_of
 from .records import Records, lines_of, parse_json, read_each, text_of
@@ -25,7 +22,8 @@ class Quality:
     """An output as the target sees it, whatever it was sampled from.
 
     mean_logp_nats: mean of ln p(token) at temperature 1. mean_rank: mean of how many tokens the target likes as much or
-    more; 1 is its first choice. argmax_share: share of first choices.
+    more; 1 is its first choice. argmax_share: share of first choices. At temperature 0 both laws are point masses:
+    1 less that share is the mean total variation, along the output, of the law emitted from and the target's.
     """
 
     mean_logp_nats: float
@@ -51,19 +49,6 @@ def of_output(target: Model, prompt: Sequence[int], output: Sequence[int]) -> Qu
         mean_rank=float(ranks.double().mean()),
         argmax_share=float((ranks == 1).double().mean()),
     )
-
-
-def compare(method: Sequence[Quality], baseline: Sequence[Quality], rng: np.random.Generator) -> dict[str, Estimate]:
-    """Return the mean difference to the baseline of each quality, by name, with its interval over prompts.
-
-    Args:
-        method: Of the outputs to each prompt.
-        baseline: Of the baseline's outputs to the same prompts.
-        rng: Draws the bootstrap's prompts.
-    """
-    apart = np.array([astuple(q) for q in method]) - np.array([astuple(q) for q in baseline])
-    ones = np.ones(len(apart))
-    return {field.name: ratio(column, ones, rng) for field, column in zip(fields(Quality), apart.T, strict=True)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,19 +80,3 @@ def load_task(path: Path = BUNDLED_TASK) -> Records[Item]:
         return Item(prompt=prompt, reference=reference, source=source_of(record, f"{path.name}:{number}"))
 
     return read_each(path, lines_of(path), read, '{"prompt": "...", "reference": "..."}')
-
-
-def exact_match(
-    outputs: Sequence[Sequence[int]], references: Sequence[Sequence[int]], rng: np.random.Generator
-) -> Estimate:
-    """Return the share of the references' tokens that stand at the same place of the outputs, with its interval.
-
-    What an output that ended early does not hold counts as wrong; what it holds beyond its reference, not at all.
-
-    Args:
-        outputs: Of a method, one for each prompt.
-        references: What really follows; none empty.
-        rng: Draws the bootstrap's prompts.
-    """
-    met = [sum(a == b for a, b in zip(o, r, strict=False)) for o, r in zip(outputs, references, strict=True)]
-    return ratio(np.array(met, np.float64), np.array([len(r) for r in references], np.float64), rng)

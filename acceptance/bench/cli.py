@@ -121,25 +121,49 @@ def forecast(bench: "Bench", parameters: Mapping[str, Any], options: Mapping[str
 
 def run(bench: "Bench", parameters: dict[str, Any], notes: list[str], options: Mapping[str, Any]) -> int:
     """Measure what is missing, and say what is there; returns the exit code."""
-    from .clock import write_chrome_trace
     from .journal import KIND, SCHEMA_VERSIONS, Journal
+    from .machine import surroundings
     from .records import done_keys
-    from .runner import plan_turns
+    from .runner import left_out, plan_turns
 
     journal = Journal(options["out"])
-    records = journal.open(envelope(KIND, SCHEMA_VERSIONS[-1], parameters), force=options["force"])
+    header = envelope(KIND, SCHEMA_VERSIONS[-1], parameters)
+    header["environment"] |= surroundings(bench.devices)
+    records = journal.open(header, force=options["force"])
     if journal.torn:
         click.echo(f"{journal.path}: cut off a record that was never whole ({journal.torn} bytes)", err=True)
-    todo = plan_turns(bench, done_keys(records))
+    done = done_keys(records)
+    todo = plan_turns(bench, done)
     if records:
         total = len(plan_turns(bench, ()))
         click.echo(f"{journal.path}: going on, {total - len(todo)} of {total} turns are done", err=True)
+    keep_all(left_out(bench, done), journal, records)
     tracks: list[tuple[str, Sequence[Span]]] = []
     interrupted = measure_all(bench, todo, journal, records, tracks)
-    # Where nothing was left to measure, the profile of what was measured before stays.
-    if options["profile"] and (tracks or not options["profile"].exists()):
-        write_chrome_trace(options["profile"], tracks)
+    if options["profile"] and (tracks or not interrupted):
+        profile(bench, options["profile"], tracks)
     return present(journal, records, parameters, notes, options, interrupted=interrupted)
+
+
+def profile(bench: "Bench", path: Path, tracks: "list[tuple[str, Sequence[Span]]]") -> None:
+    """Write the timelines; where nothing was left to measure and none are there, of prompts decoded once more."""
+    from .clock import write_chrome_trace
+    from .runner import measure, plan_turns
+
+    if not tracks and path.exists():
+        return
+    if not tracks:
+        todo = plan_turns(bench, ())[:PROFILED_PROMPTS]
+        click.echo(f"{path}: decoding {len(todo)} prompts again for the profile; records stay as they are", err=True)
+        measure(bench, todo, emit=lambda _: None, progress=lambda _: None, watch=lambda *each: tracks.append(each))
+    write_chrome_trace(path, tracks)
+
+
+def keep_all(fresh: Sequence[dict[str, Any]], journal: "Journal", records: list[dict[str, Any]]) -> None:
+    """Append records to the file and to those that were read from it."""
+    for record in fresh:
+        journal.append(record)
+        records.append(record)
 
 
 def check_records(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
@@ -167,11 +191,7 @@ def measure_all(
     """Measure, append to the file and to `records`; returns whether it was interrupted."""
     from .runner import measure
 
-    def emit(record: dict[str, Any]) -> None:
-        journal.append(record)
-        records.append(record)
-
-    wanted = len(bench.arms) * PROFILED_PROMPTS
+    wanted = len(bench.running) * PROFILED_PROMPTS
 
     def watch(name: str, spans: "list[Span]") -> None:
         if len(tracks) < wanted:
@@ -179,7 +199,9 @@ def measure_all(
 
     try:
         with progress("decoding", len(todo)) as bar:
-            measure(bench, todo, emit=emit, progress=bar.update, watch=watch)
+            measure(
+                bench, todo, emit=lambda record: keep_all([record], journal, records), progress=bar.update, watch=watch
+            )
     except KeyboardInterrupt:
         return True
     return False

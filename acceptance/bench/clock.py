@@ -1,4 +1,9 @@
-"""Where the time of decoding goes: phases between marks, by CUDA events on a GPU and a monotonic clock elsewhere."""
+"""Where the time of decoding goes: phases between marks, by CUDA events on GPUs and a monotonic clock elsewhere.
+
+Over several devices a phase ends when the last of them has done what it was given so far: every mark is noted on all of
+them, in time since a start at which all were idle. A draft on a GPU of its own counts as drafting even where nobody
+waits for it before the target is given its work.
+"""
 
 import json
 from collections.abc import Callable, Iterable, Sequence
@@ -35,19 +40,22 @@ class Clock:
         self,
         stamp: Callable[[], Any] = perf_counter,
         seconds: Callable[[Sequence[Any]], Sequence[float]] = lambda stamps: stamps,
+        settle: Callable[[], None] = lambda: None,
     ) -> None:
         """Take a source of time.
 
         Args:
             stamp: Returns the present time, at once.
             seconds: Turns stamps into seconds since any moment.
+            settle: Called before the start: waits until all devices are idle.
         """
-        self.stamp, self.seconds = stamp, seconds
+        self.stamp, self.seconds, self.settle = stamp, seconds, settle
         self.phases: list[str] = []
         self.stamps: list[Any] = []
 
     def start(self) -> None:
         """Begin anew."""
+        self.settle()
         self.phases, self.stamps = [], [self.stamp()]
 
     def mark(self, phase: str) -> None:
@@ -74,10 +82,46 @@ class Clock:
         return list(zip(self.phases, since_start[:-1], since_start[1:], strict=True))
 
 
-def clock_for(device: str) -> Clock:
-    """Return the clock of a torch device, which need not be waited for at every mark."""
-    if not device.startswith("cuda"):
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """The time of one device. stamp: notes it, at once; seconds: turns stamps into seconds since the first."""
+
+    stamp: Callable[[], Any]
+    seconds: Callable[[Sequence[Any]], Sequence[float]]
+
+
+def clock_for(devices: Sequence[str]) -> Clock:
+    """Return the clock of some torch devices, none of which has to be waited for at every mark."""
+    lanes = [Lane(perf_counter, since_first)] if any(not d.startswith("cuda") for d in devices) else []
+    gpus = sorted({d for d in devices if d.startswith("cuda")})
+    if not gpus:
         return Clock()
+    import torch
+
+    def settle() -> None:
+        for gpu in gpus:
+            torch.cuda.synchronize(gpu)
+
+    return clock_of([*lanes, *map(cuda_lane, gpus)], settle)
+
+
+def clock_of(lanes: Sequence[Lane], settle: Callable[[], None]) -> Clock:
+    """Return a clock that shows, at every mark, when the last of some devices was done."""
+
+    def seconds(stamps: Sequence[Sequence[Any]]) -> list[float]:
+        times = [lane.seconds(own) for lane, own in zip(lanes, zip(*stamps, strict=True), strict=True)]
+        return [max(each) for each in zip(*times, strict=True)]
+
+    return Clock(lambda: [lane.stamp() for lane in lanes], seconds, settle)
+
+
+def since_first(stamps: Sequence[float]) -> list[float]:
+    """Return times since the first of them."""
+    return [s - stamps[0] for s in stamps]
+
+
+def cuda_lane(device: str) -> Lane:
+    """Return the time of a CUDA device, by events on its current stream."""
     import torch
 
     stream = torch.cuda.current_stream(device)
@@ -91,7 +135,7 @@ def clock_for(device: str) -> Clock:
         stamps[-1].synchronize()
         return [stamps[0].elapsed_time(event) / 1e3 for event in stamps]
 
-    return Clock(stamp, seconds)
+    return Lane(stamp, seconds)
 
 
 def write_chrome_trace(path: Path, tracks: Iterable[tuple[str, Sequence[Span]]]) -> None:

@@ -6,7 +6,7 @@ from contextlib import suppress
 
 from simulator.artefacts import UserError
 
-from .machine import Energy, graphical_session
+from .machine import graphical_session, open_nvml
 
 
 def check_display(environment: Mapping[str, str]) -> None:
@@ -29,9 +29,8 @@ def check_gpus(devices: Sequence[str]) -> None:
     Raises:
         UserError: Names the processes.
     """
-    counted = Energy(devices)
-    for handle in counted.handles:
-        nvml = counted.nvml
+    nvml, handles = open_nvml(devices)
+    for handle in handles:
         with suppress(nvml.NVMLError):
             running = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
             running += nvml.nvmlDeviceGetGraphicsRunningProcesses(handle)

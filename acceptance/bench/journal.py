@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from acceptance.lock import lock
 from simulator.artefacts import UserError, check_kind, finite_or_text, read_bytes
 
 KIND = "decode_run"
-SCHEMA_VERSIONS = (1,)
+SCHEMA_VERSIONS = (2,)
 # Keys are sorted: every header begins like this.
 OPENING = b'{"created_utc":'
 
@@ -128,15 +129,9 @@ class Journal:
             self.file = os.open(self.path, os.O_CREAT | os.O_APPEND | os.O_RDWR, 0o666)
         except OSError as error:
             raise UserError(f"--out {self.path}: cannot be written ({error.strerror})") from None
-        try:
-            import fcntl
-        except ImportError:  # no such locks on this system
-            return
-        try:
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not lock(self.file):
             self.close()
-            raise UserError(f"--out: another benchmark is at work in {self.path}") from None
+            raise UserError(f"--out: another benchmark is at work in {self.path}")
 
     def check_same(self, header: Mapping[str, Any], there: Mapping[str, Any]) -> None:
         """Refuse to go on with a benchmark that was told something else, or that another version made.
@@ -187,4 +182,9 @@ def difference(key: str, now: Any, before: Any) -> str:
     if isinstance(now, dict) and isinstance(before, dict):
         inner = next(k for k in sorted(now.keys() | before.keys()) if now.get(k) != before.get(k))
         return difference(f"{key}.{inner}", now.get(inner), before.get(inner))
+    if isinstance(now, list) and isinstance(before, list):
+        at = next((i for i, (a, b) in enumerate(zip(now, before, strict=False)) if a != b), None)
+        if at is None:
+            return f"{key} has {len(now)} items, but {len(before)} there"
+        return difference(f"{key}[{at}]", now[at], before[at])
     return f"{key} is {now!r}, but {before!r} there"

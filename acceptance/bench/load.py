@@ -12,7 +12,7 @@ from acceptance.cli import LIBRARIES, TINY_PAIR, rules
 from acceptance.conversation import Framing, check_template, tokens_before
 from acceptance.decoders import heads
 from acceptance.decoders.method import Method, Models, Options
-from acceptance.decoders.methods import METHODS, pick
+from acceptance.decoders.methods import METHODS, lacking, pick
 from acceptance.inflate import inflate
 from acceptance.measure import Plan, plan
 from acceptance.measure import Settings as MeasureSettings
@@ -227,7 +227,7 @@ def arms_of(
 
 
 def picked(name: str, own: Mapping[str, Arm], models: Models) -> list[Method]:
-    """Return the methods of one name, or all.
+    """Return the methods of one name; of "all", those too that lack something: they are left out with the reason.
 
     Raises:
         UserError: A name that is neither a method's nor a preset's.
@@ -235,7 +235,7 @@ def picked(name: str, own: Mapping[str, Arm], models: Models) -> list[Method]:
     if name != "all" and name not in METHODS and own:
         there = ", ".join([*own, *METHODS])
         raise UserError(f"--method: {name!r} is not allowed, expected all or some of {there}")
-    return pick(name, models)
+    return list(METHODS.values()) if name == "all" else pick(name, models)
 
 
 def bind(arm: Arm, told: Options, models: Models, settings: Settings, *, strict: bool) -> Runnable:
@@ -256,6 +256,9 @@ def bind(arm: Arm, told: Options, models: Models, settings: Settings, *, strict:
         reason = f"takes one sequence at a time, --batch-size is {settings.batch_size}"
         return Runnable(arm=arm, is_exact=method.is_exact, begin=None, reason=reason)
     try:
+        if missing := lacking(method, models):
+            needs = " and ".join(missing)
+            raise UserError(f"--method: {arm.name!r} is not allowed without {needs}" if strict else f"needs {needs}")
         begin = method.begin(models, told)
     except UserError as error:
         if strict:

@@ -1,15 +1,18 @@
 """The machine that decodes: what it is, how much memory and energy a stretch of work takes, and how to repeat it."""
 
+import ctypes
 import importlib
 import importlib.util
 import os
 import platform
-import resource
-import sys
-from collections.abc import Mapping, Sequence
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from time import perf_counter, sleep
+from typing import Any, Self, TypeVar
 
 from simulator.artefacts import UserError
 
@@ -17,8 +20,13 @@ CLEAR_REFS = Path("/proc/self/clear_refs")
 STATUS = Path("/proc/self/status")
 CPU_INFO = Path("/proc/cpuinfo")
 RESET_PEAK = "5"  # proc(5): sets the resident set's high water mark to its present size
+# The system counts pages a processor at a time: both sizes may be off by some.
+RESET_SLACK = 16 * 2**20
 MILLIJOULES = 1e-3
+# NVML refreshes its counter every 20 to 100 ms: of shorter windows that is more than a few percent.
+LEAST_WINDOW_S = 2.0
 DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY")
+T = TypeVar("T")
 
 
 def cuda_indices(devices: Sequence[str]) -> list[int]:
@@ -71,11 +79,13 @@ class MemoryPeak:
     """The most memory held at any moment within a block.
 
     bytes: of GPUs, what torch had allocated on all of them; of a CPU, resident memory of this process, models and all.
+    None where the system does not tell the peak of a block from that of the process; then `reason` says why.
     """
 
     def __init__(self, devices: Sequence[str]) -> None:
         self.indices = cuda_indices(devices)
-        self.bytes = 0
+        self.bytes: int | None = None
+        self.reason = ""
 
     def __enter__(self) -> Self:
         if self.indices:
@@ -84,8 +94,7 @@ class MemoryPeak:
             for index in self.indices:
                 torch.cuda.reset_peak_memory_stats(index)
         else:
-            with suppress(OSError):  # without it the peak is that since the process began
-                CLEAR_REFS.write_text(RESET_PEAK)
+            self.reason = reset_resident_peak()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -94,53 +103,88 @@ class MemoryPeak:
 
             self.bytes = sum(torch.cuda.max_memory_allocated(index) for index in self.indices)
         else:
-            self.bytes = resident_peak_bytes()
+            self.bytes = None if self.reason else status_bytes("VmHWM")
 
 
-def resident_peak_bytes() -> int:
-    """Return the high water mark of this process's resident memory."""
+def reset_resident_peak() -> str:
+    """Set the high water mark of resident memory to what is in use now; return why that is not possible, if it is not.
+
+    What was freed goes back to the system first: else the peak of one block would hold what an earlier one left behind.
+    """
+    with suppress(OSError, AttributeError):  # of glibc alone
+        ctypes.CDLL(None).malloc_trim(0)
+    try:
+        CLEAR_REFS.write_text(RESET_PEAK)
+    except OSError as error:
+        return f"{CLEAR_REFS} cannot be written ({error.strerror})"
+    peak, now = status_bytes("VmHWM"), status_bytes("VmRSS")
+    if peak is None or now is None or peak > now + RESET_SLACK:
+        return f"{CLEAR_REFS} does not reset the peak"
+    return ""
+
+
+def status_bytes(name: str) -> int | None:
+    """Return a size that the system tells of this process; None where it tells none."""
     with suppress(OSError):
         for line in STATUS.read_text().splitlines():
-            if line.startswith("VmHWM:"):
+            if line.startswith(f"{name}:"):
                 return int(line.split()[1]) * 1024
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnergyUsed:
+    """What some GPUs took in all within a window, idle power included, and what they take in all when idle."""
+
+    joules: float
+    window_s: float
+    idle_w: float | None
+
+    @property
+    def net_joules(self) -> float | None:
+        """Energy beyond what idling would have taken; None where that was not measured."""
+        return None if self.idle_w is None else self.joules - self.idle_w * self.window_s
+
+    @property
+    def is_reliable(self) -> bool:
+        """Whether the window is long enough for a counter that is refreshed every 20 to 100 ms."""
+        return self.window_s >= LEAST_WINDOW_S
 
 
 class Energy:
-    """The energy of some GPUs within a block, idle power included, as the driver counts it every 20 to 100 ms.
+    """The energy of some GPUs within a block, as the driver counts it.
 
-    joules: of all GPUs together; None where nothing is counted. Enter it as often as wanted.
+    used: of all GPUs together; None where nothing is counted. idle_w: their power at rest, once it was measured. Enter
+    it as often as wanted.
     """
 
     def __init__(self, devices: Sequence[str]) -> None:
-        self.joules: float | None = None
-        self.before: float | None = None
-        self.handles: list[Any] = []
-        self.nvml: Any = None
-        indices = cuda_indices(devices)
-        if not indices or importlib.util.find_spec("pynvml") is None:
-            return
-        import torch
-
-        pynvml = importlib.import_module("pynvml")
-        with suppress(pynvml.NVMLError):
-            pynvml.nvmlInit()
-            self.nvml = pynvml
-            # NVML does not follow CUDA_VISIBLE_DEVICES: a GPU is found by its name for life.
-            names = [f"GPU-{torch.cuda.get_device_properties(index).uuid}" for index in indices]
-            self.handles = [pynvml.nvmlDeviceGetHandleByUUID(name) for name in names]
+        self.nvml, self.handles = open_nvml(devices)
+        self.used: EnergyUsed | None = None
+        self.idle_w: float | None = None
+        self.before: tuple[float | None, float] = None, 0.0
 
     def __enter__(self) -> Self:
-        self.before = self.counted()
+        self.before = self.counted(), perf_counter()
         return self
 
     def __exit__(self, *_: object) -> None:
-        after = self.counted()
-        self.joules = None if after is None or self.before is None else after - self.before
+        (before, began_s), after = self.before, self.counted()
+        window_s = perf_counter() - began_s
+        self.used = None
+        if after is not None and before is not None:
+            self.used = EnergyUsed(joules=after - before, window_s=window_s, idle_w=self.idle_w)
+
+    def measure_idle(self, window_s: float = LEAST_WINDOW_S) -> None:
+        """Note the power while nothing runs, over this long; takes no time where nothing is counted."""
+        if self.counted() is None:
+            return
+        with self:
+            sleep(window_s)
+        self.idle_w = None if self.used is None else self.used.joules / self.used.window_s
 
     def counted(self) -> float | None:
-        """Return the energy since the driver was loaded."""
+        """Return the energy since the driver was loaded, in joules."""
         if not self.handles:
             return None
         try:
@@ -150,11 +194,82 @@ class Energy:
         return float(counted * MILLIJOULES)
 
 
+def open_nvml(devices: Sequence[str]) -> tuple[Any, list[Any]]:
+    """Return NVML and its handles of the CUDA devices among these torch devices; none where it is not here."""
+    indices = cuda_indices(devices)
+    if not indices or importlib.util.find_spec("pynvml") is None:
+        return None, []
+    import torch
+
+    nvml = importlib.import_module("pynvml")
+    try:
+        nvml.nvmlInit()
+        # NVML does not follow CUDA_VISIBLE_DEVICES: a GPU is found by its name for life.
+        names = [f"GPU-{torch.cuda.get_device_properties(index).uuid}" for index in indices]
+        return nvml, [nvml.nvmlDeviceGetHandleByUUID(name) for name in names]
+    except nvml.NVMLError:
+        return None, []
+
+
+def surroundings(devices: Sequence[str]) -> dict[str, Any]:
+    """Say where and by what code a run was begun; nothing of it has to be the same for the run to go on."""
+    nvml, handles = open_nvml(devices)
+    return {
+        "git_sha": git_sha(Path(__file__).parents[2]),
+        "hostname": platform.node(),
+        "gpu_driver": told(nvml, lambda: str(nvml.nvmlSystemGetDriverVersion())),
+        "gpu_clocks_mhz": [clocks_mhz(nvml, handle) for handle in handles],
+    }
+
+
+def clocks_mhz(nvml: Any, handle: Any) -> dict[str, int | None]:
+    """Return the clocks of a GPU as they are, and the fastest it has."""
+    kinds = {"sm": nvml.NVML_CLOCK_SM, "memory": nvml.NVML_CLOCK_MEM}
+    found = {name: told(nvml, partial(nvml.nvmlDeviceGetClockInfo, handle, kind)) for name, kind in kinds.items()}
+    return found | {
+        f"{name}_max": told(nvml, partial(nvml.nvmlDeviceGetMaxClockInfo, handle, kind)) for name, kind in kinds.items()
+    }
+
+
+def told(nvml: Any, ask: Callable[[], T]) -> T | None:
+    """Return what NVML answers; None where it is not here or does not know."""
+    if nvml is None:
+        return None
+    try:
+        return ask()
+    except nvml.NVMLError:
+        return None
+
+
+def git_sha(root: Path) -> str | None:
+    """Return the commit of a checkout, with `-dirty` where its files differ from it; None where there is none.
+
+    Args:
+        root: Where the checkout has to begin: the package may be installed within someone else's.
+    """
+    if not (root / ".git").exists():
+        return None
+    command = [
+        "git",
+        "--no-optional-locks",
+        "-C",
+        str(root),
+        "describe",
+        "--always",
+        "--dirty",
+        "--abbrev=40",
+        "--exclude=*",
+    ]
+    with suppress(OSError, subprocess.SubprocessError):
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    return None
+
+
 def make_deterministic(seed: int) -> None:
     """Have torch refuse whatever would not repeat, bit for bit, on the same machine.
 
     Raises:
-        UserError: CUDA is at work already, and its workspace setting comes too late.
+        UserError: CUDA's workspace is set to something that does not repeat.
     """
     import torch
 

@@ -37,7 +37,8 @@ WHAT_OPTIONS = stacked(
     click.option("--dataset", default=BUNDLED, help="File of prompts."),
     click.option("--dataset-format", type=click.Choice(DATASETS), default="auto", help="Format of --dataset."),
     click.option(
-        "--task", help='In place of --dataset: JSONL of {"prompt", "reference"}, or "bundled"; counts exact matches.'
+        "--task",
+        help='In place of --dataset: JSONL of {"prompt", "reference"}, or "bundled"; counts exact next tokens.',
     ),
     click.option("--max-prompts", type=click.IntRange(1), help="Only the first so many.", show_default="all"),
     click.option("--use-chat-template", is_flag=True, help="Frame prompts with the tokenizer's chat template."),
@@ -68,14 +69,22 @@ MACHINE_OPTIONS = stacked(
     click.option("--inflate-target", default=1.0, help="Same logits with so many times the weights in a pass."),
     click.option("--cuda-graphs", is_flag=True, help="Replay passes of single sequences as CUDA graphs."),
     click.option("--draft-stream", is_flag=True, help="Let the draft model work on a CUDA stream of its own."),
-    click.option("--deterministic", is_flag=True, help="Refuse whatever would not repeat bit for bit."),
+    click.option(
+        "--deterministic",
+        is_flag=True,
+        help="Refuse whatever would not repeat bit for bit; CUDA tokens are then drawn with sums on the CPU.",
+    ),
     click.option("--require-headless", is_flag=True, help="Refuse a machine with a desktop, or a GPU others use."),
 )
 OUTPUT_OPTIONS = stacked(
     click.option("--out", type=FILE, default=Path("decode.jsonl"), help="Records, JSONL; one that is there goes on."),
     click.option("--dry-run", is_flag=True, help="Time one short warm-up a method, say what the run would take, end."),
     click.option("--plot", type=FILE, help="Picture, .png or .svg: speedup, rounds against their cost, latency."),
-    click.option("--profile", type=FILE, help="Chrome trace of the first prompts, one track a method."),
+    click.option(
+        "--profile",
+        type=FILE,
+        help="Chrome trace of the first prompts, one track a method; they are decoded again where all is done.",
+    ),
     click.option("--json", "as_json", is_flag=True, help="Print header and summaries as JSON."),
     click.option("--force", is_flag=True, help="Overwrite files that exist; start --out anew."),
 )

@@ -1,13 +1,15 @@
 """What a benchmark writes: a header, a record for each method, prompt and run, a summary for each method.
 
 Times are of the batch a row was decoded in: `batch_row` 0 counts them once. Rounds stand in parallel lists. A record of
-the same `resume_key` further down replaces an earlier one, a summary of the same method as well.
+the same `resume_key` further down replaces an earlier one, a summary of the same method as well. A method that cannot
+run has one record, "skipped" under the first prompt and run.
 """
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,21 +17,26 @@ import numpy as np
 
 if TYPE_CHECKING:
     from acceptance.decoders.batch import Round
+    from acceptance.loop_check import Recheck
 
     from .clock import Phases
+    from .machine import EnergyUsed
 
 RECORD, SUMMARY = "decode_record", "decode_summary"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SCHEMA_PATH = Path(__file__).parent / "decode_record.schema.json"
 PHASES = ("prefill", "draft", "verify", "sample", "kv", "other")
-ROUND_FIELDS = ("drafted", "accepted", "committed", "depth", "draft_passes", "overruled", "cut_by")
+COUNTED = ("drafted", "accepted", "committed", "depth", "draft_passes", "overruled", "judged", "leaves", "pruned")
+ROUND_FIELDS = (*COUNTED, "cut_by")
+# What a difference to the baseline's greedy output is put down to; the last, where it could not be worked out.
+VERDICTS = ("rounding", "bug", "unchecked")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
     """What was decoded, by what, and when.
 
-    order: place of the method among those that took turns on this prompt.
+    timestamp_utc: when its turn began. order: place of the method among those that took turns on this prompt.
     """
 
     method: str
@@ -44,6 +51,7 @@ class Origin:
     batch_index: int
     batch_size: int
     batch_row: int
+    timestamp_utc: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,12 +66,31 @@ class Skipped:
 class Divergence:
     """Where a greedy output first differs from the baseline's.
 
-    margin: the target's best logit less its second. rounding: margin below which rounding can turn the choice.
+    margin: the target's best logit less its second. is_exact: whether the method promises no difference at all.
+    recheck: what a finer type says; None of a lossy method, or where it could not be asked.
     """
 
     position: int
     margin: float
-    rounding: float
+    is_exact: bool
+    recheck: "Recheck | None" = None
+
+    @property
+    def verdict(self) -> str | None:
+        """One of VERDICTS; None for a lossy method, which promises nothing."""
+        if not self.is_exact:
+            return None
+        if self.recheck is None:
+            return "unchecked"
+        return "rounding" if self.recheck.is_tie else "bug"
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it by the names of the schema."""
+        found = {"position": self.position, "margin": self.margin, "verdict": self.verdict}
+        checked = self.recheck
+        # No deficit where one of the outputs ended and the other did not.
+        deficit = checked.deficit if checked and math.isfinite(checked.deficit) else None
+        return found | {"deficit": deficit, "spread": checked and checked.spread}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,18 +106,19 @@ class Quality:
 class Measured:
     """One row of a timed batch.
 
-    identical: to the baseline's greedy output. reference: what a task says really follows. note: what could not be
-    worked out behind the clock, and why.
+    has_judge: whether a trained judge decides. identical: to the baseline's greedy output. reference: what a task says
+    really follows. note: what could not be worked out or measured, and why.
     """
 
     tokens: list[int]
     rounds: "Sequence[Round]"
     phases: "Phases"
     is_tree: bool
+    has_judge: bool
     identical: bool | None
     divergence: Divergence | None
     memory_peak_bytes: int | None
-    energy_j: float | None
+    energy: "EnergyUsed | None"
     quality: Quality | None
     reference: Sequence[int] | None = None
     note: str | None = None
@@ -115,17 +143,13 @@ def measured_fields(found: Measured) -> dict[str, Any]:
     rounds = {name: [getattr(r, name) for r in found.rounds] for name in ROUND_FIELDS}
     generated, count = len(found.tokens), len(found.rounds)
     drafted, accepted, passes = (sum(rounds[name]) for name in ("drafted", "accepted", "draft_passes"))
-    overruled = sum(rounds["overruled"])
-    phases = found.phases
+    phases, energy = found.phases, found.energy
     decode_s = phases.total_s - phases.prefill_s
-    divergence = found.divergence
     return {
         "generated_tokens": generated,
         "output_sha256": hashlib.sha256(np.array(found.tokens, "<i8").tobytes()).hexdigest(),
         "identical_to_baseline": found.identical,
-        "first_divergence": asdict(divergence) | {"is_tie": divergence.margin <= divergence.rounding}
-        if divergence
-        else None,
+        "first_divergence": found.divergence.as_json() if found.divergence else None,
         "ttft_s": phases.first_token_s,
         "total_s": phases.total_s,
         "decode_s": decode_s,
@@ -137,29 +161,65 @@ def measured_fields(found: Measured) -> dict[str, Any]:
         "draft_acceptance_rate": ratio(accepted, drafted),
         "target_calls_per_token": ratio(count, generated),
         "draft_calls_per_token": ratio(passes, generated),
-        "overruled": overruled,
-        "judge": {
-            "overruled_per_token": overruled / max(generated, 1),
-            "overruled_per_accepted": ratio(overruled, accepted),
-        },
-        "tree": {
-            "nodes": drafted,
-            "nodes_per_round": ratio(drafted, count),
-            "depth": ratio(sum(rounds["depth"]), count),
-        }
-        if found.is_tree
-        else None,
+        "overruled": sum(rounds["overruled"]),
+        "judge": judge_fields(rounds) if found.has_judge else None,
+        "tree": tree_fields(rounds) if found.is_tree else None,
         "memory_peak_bytes": found.memory_peak_bytes,
-        "energy_j": found.energy_j,
+        "energy_j": energy and energy.joules,
+        "energy_net_j": energy and energy.net_joules,
+        "idle_power_w": energy and energy.idle_w,
+        "energy_is_reliable": energy and energy.is_reliable,
         "quality": asdict(found.quality) if found.quality else None,
-        "exact_match": exact_match(found.tokens, found.reference) if found.reference else None,
+        "exact_match": next_token_match(found.tokens, found.reference) if found.reference else None,
         "note": found.note,
     }
 
 
-def exact_match(output: Sequence[int], reference: Sequence[int]) -> dict[str, int]:
-    """Return how many tokens of a reference stand at the same place of an output, which may have ended early."""
-    return {"same": sum(a == b for a, b in zip(output, reference, strict=False)), "of": len(reference)}
+def judge_fields(rounds: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+    """Return what a trained judge did.
+
+    judged: mismatches it was asked about. kept: those it took for unimportant. fallbacks: rounds that it ended, so that
+    the target's own token was taken; over drafted tokens, the fallback rate.
+    """
+    judged, kept, drafted = (sum(rounds[name]) for name in ("judged", "overruled", "drafted"))
+    fallbacks = sum(j > k for j, k in zip(rounds["judged"], rounds["overruled"], strict=True))
+    return {
+        "judged": judged,
+        "kept": kept,
+        "judge_accept_rate": ratio(kept, judged),
+        "fallbacks": fallbacks,
+        "target_fallback_rate": ratio(fallbacks, drafted),
+    }
+
+
+def tree_fields(rounds: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+    """Return what the trees were like.
+
+    depth: mean over rounds. effective_parallelism: branches that a target pass verifies side by side, mean over rounds;
+    max_active_branches: the most of them. branch_prune_rate: candidates that were looked at and not kept, of all.
+    """
+    nodes, leaves, pruned, count = *(sum(rounds[n]) for n in ("drafted", "leaves", "pruned")), len(rounds["drafted"])
+    return {
+        "nodes": nodes,
+        "nodes_per_round": ratio(nodes, count),
+        "depth": ratio(sum(rounds["depth"]), count),
+        "effective_parallelism": ratio(leaves, count),
+        "max_active_branches": max(rounds["leaves"], default=0),
+        "branch_prune_rate": ratio(pruned, nodes + pruned),
+    }
+
+
+def next_token_match(output: Sequence[int], reference: Sequence[int]) -> dict[str, int]:
+    """Return how often a method's next token behind the true text was the true one.
+
+    Up to its first mismatch an output is the reference itself: every token of it, the mismatch too, was emitted behind
+    the true prefix. What comes later was not, and says nothing.
+
+    matched: tokens of the common prefix. trials: those and the mismatch, where there is one.
+    """
+    pairs = zip(output, reference, strict=False)
+    matched = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(output), len(reference)))
+    return {"matched": matched, "trials": min(matched + 1, len(output), len(reference))}
 
 
 def ratio(above: float, below: float) -> float | None:
@@ -188,6 +248,9 @@ MEASURED_FIELDS = (
     "tree",
     "memory_peak_bytes",
     "energy_j",
+    "energy_net_j",
+    "idle_power_w",
+    "energy_is_reliable",
     "quality",
     "exact_match",
     "note",
@@ -212,8 +275,3 @@ def load_schema() -> dict[str, Any]:
     """Return the published JSON Schema of a line."""
     found: dict[str, Any] = json.loads(SCHEMA_PATH.read_text(encoding="utf-8"))
     return found
-
-
-def origin_fields() -> tuple[str, ...]:
-    """Names of the fields that say what was decoded."""
-    return tuple(f.name for f in fields(Origin))

@@ -1,6 +1,6 @@
 """What a benchmark found, for a terminal: a line a method, the fastest first."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from simulator.command import table
@@ -89,12 +89,20 @@ def quality_columns(summaries: Sequence[Summary]) -> list[tuple[str, ...]]:
     """Return headings and cells of what lossy methods do to the output; of nothing where there is none."""
     if all(s["is_exact"] for s in summaries):
         return [() for _ in range(len(summaries) + 1)]
-    has_task = any(s["exact_match_delta"] for s in summaries)
-    rows: list[tuple[str, ...]] = [("log p a token", "exact match, points")[: 1 + has_task]]
-    for s in by_speed(summaries):
-        cells = (delta_text(s["quality_delta"]["mean_logp_nats"], 3), delta_text(s["exact_match_delta"], 1, 100))
-        rows.append(("",) * (1 + has_task) if s["is_exact"] else cells[: 1 + has_task])
-    return rows
+    deltas: dict[str, Callable[[Summary], str]] = {
+        "log p a token": lambda s: delta_text(s["quality_delta"]["mean_logp_nats"], 3)
+    }
+    if any(s["tv_per_position"] for s in summaries):
+        deltas["TV a position"] = lambda s: share_text(s["tv_per_position"])
+    if any(s["exact_match_delta"] for s in summaries):
+        deltas["next token, points"] = lambda s: delta_text(s["exact_match_delta"], 1, 100)
+    rows = [tuple("" if s["is_exact"] else write(s) for write in deltas.values()) for s in by_speed(summaries)]
+    return [tuple(deltas), *rows]
+
+
+def share_text(found: Mapping[str, Any] | None) -> str:
+    """Write a share with its interval."""
+    return "" if found is None else f"{found['value']:.3f} {span(found, 3)}".rstrip()
 
 
 def text(parameters: Mapping[str, Any], summaries: Sequence[Summary]) -> str:
@@ -106,7 +114,7 @@ def text(parameters: Mapping[str, Any], summaries: Sequence[Summary]) -> str:
     """
     rows = [HEADINGS, *(row_of(s) for s in by_speed(summaries))]
     wide = [(*row, *more) for row, more in zip(rows, quality_columns(summaries), strict=True)]
-    left = (0, 1, len(HEADINGS), len(HEADINGS) + 1)
+    left = (0, 1, *range(len(HEADINGS), len(wide[0])))
     return "\n".join([heading(parameters, summaries), "", table(wide, left=left), *notes(summaries)])
 
 
@@ -127,31 +135,64 @@ def heading(parameters: Mapping[str, Any], summaries: Sequence[Summary]) -> str:
     if plain and plain["tokens_per_s"]:
         words.append(f"baseline {plain['tokens_per_s']:.1f} tokens/s")
     if plain and plain["exact_match"]:
-        words.append(f"exact match {plain['exact_match']['value']:.1%}")
+        words.append(f"next token right {plain['exact_match']['value']:.1%}")
     return ", ".join(words)
 
 
 def notes(summaries: Sequence[Summary]) -> list[str]:
-    """Say what went wrong or needs a word."""
+    """Say what went wrong, and what the columns mean."""
     lines = []
     for s in summaries:
-        same = s["identical"]
-        apart = same["of"] - same["same"]
-        if s["is_exact"] and apart:
-            lines.append(
-                f"{s['method']}: {apart} outputs differ from plain decoding's, {same['ties']} of them by rounding"
-            )
-        for status, word in (("error", "failed"), ("skipped", "skipped")):
-            if s[f"runs_{status}"]:
-                lines.append(f"{s['method']}: {s[f'runs_{status}']} {word} ({s['first_reason']})")
+        if s["is_exact"] and s["identical"]["same"] < s["identical"]["of"]:
+            lines.append(apart_text(s))
+        if s["runs_error"]:
+            lines.append(f"{s['method']}: {s['runs_error']} failed ({s['first_reason']})")
+        if s["runs_skipped"]:
+            lines.append(f"{s['method']}: skipped ({s['first_reason']})")
+    lines += meanings(summaries)
+    return ["", *lines] if lines else []
+
+
+def meanings(summaries: Sequence[Summary]) -> list[str]:
+    """Say what needs a word."""
+    lines = []
     others = [s for s in summaries if s["algorithm"] != BASELINE and s["speedup"]]
     if others and not any(s["speedup"]["ci95"] for s in others):
         lines.append("too few prompts for intervals")
     if any(not s["is_exact"] and s["runs_ok"] for s in summaries):
         lines.append("log p: of the target, mean over tokens in nats, less that of plain decoding's output")
+    if any(not s["is_exact"] and s["tv_per_position"] for s in summaries):
+        lines.append("TV: total variation of the law emitted from and the target's, both greedy, mean over the output")
+    if any(s["exact_match_delta"] for s in summaries):
+        lines.append("next token: the right one behind the true text, share less plain decoding's")
+    if any(s["energy_net_j_per_token"] is not None for s in summaries):
+        lines.append(energy_text(summaries))
     if others:
         lines.append("if v = 1: tokens a round over draft + one step of plain decoding, all else free")
-    return ["", *lines] if lines else []
+    return lines
+
+
+def energy_text(summaries: Sequence[Summary]) -> str:
+    """Say what a token of each method takes beyond idling."""
+    counted = [s for s in by_speed(summaries) if s["energy_net_j_per_token"] is not None]
+    each = ", ".join(f"{s['method']} {s['energy_net_j_per_token']:.3g}" for s in counted)
+    reliable = all(s["energy_is_reliable"] for s in counted)
+    doubt = "" if reliable else "; not reliable, of windows under 2 s (more --max-new-tokens makes them longer)"
+    return f"J a token beyond idling: {each}{doubt}"
+
+
+def apart_text(summary: Summary) -> str:
+    """Say how many greedy outputs of an exact method are not plain decoding's, and why."""
+    same = summary["identical"]
+    low, high = same["ci95"]
+    words = [f"{same['rounding']} by rounding"]
+    words += [f"{same['bug']} by more than rounding: please report it"] if same["bug"] else []
+    words += [f"{same['unchecked']} unchecked"] if same["unchecked"] else []
+    apart = same["of"] - same["same"]
+    return (
+        f"{summary['method']}: {apart} outputs differ from plain decoding's, {', '.join(words)} "
+        f"(the same: {same['same'] / same['of']:.0%} [{low:.0%}, {high:.0%}])"
+    )
 
 
 def forecast_text(parameters: Mapping[str, Any], found: Mapping[str, Any]) -> str:
@@ -167,7 +208,7 @@ def forecast_text(parameters: Mapping[str, Any], found: Mapping[str, Any]) -> st
         rows.append((m["method"], number(m["output_s"], ".3g"), number(minutes, ".1f"), m["reason"] or ""))
     plan = (
         f"{found['prompts']} prompts in {found['batches']} batches x {found['runs']} runs x "
-        f"{len(found['methods'])} methods = {found['decodings']} decodings, "
+        f"{sum(m['reason'] is None for m in found['methods'])} methods = {found['decodings']} decodings, "
         f"up to {parameters['max_new_tokens']} tokens each"
     )
     return "\n".join([plan, "", table(rows, left=(0, 3)), "", f"at most {found['total_s'] / 60:.1f} minutes in all"])

@@ -6,7 +6,8 @@ Quality and comparisons with the baseline are worked out behind the clock's back
 import gc
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,13 +16,15 @@ from acceptance import quality
 from acceptance.decoders.batch import Decoded, Task
 from acceptance.decoders.decoder import run as decode
 from acceptance.decoders.method import Begin
+from acceptance.decoders.methods import METHODS
 from acceptance.decoders.tree import TreeDecoder
-from acceptance.loop_check import top_two
+from acceptance.loop_check import Recheck, finer_copy, first_difference, recheck, top_two
 from acceptance.models import Model
 from acceptance.trace import PromptInfo
+from simulator.artefacts import created_utc
 
 from .clock import Phases, Span, clock_for
-from .machine import Energy, MemoryPeak
+from .machine import Energy, EnergyUsed, MemoryPeak
 from .records import Divergence, Measured, Origin, Quality, Skipped, as_record, resume_key
 from .settings import BASELINE, Arm, Settings
 
@@ -30,8 +33,6 @@ WARM_UP_TOKENS = 16
 ORDER_STREAM = 1
 T = TypeVar("T")
 Emit = Callable[[dict[str, Any]], None]
-# How the target sees outputs to a prompt that it was shown; or nothing, and why.
-Judged = dict[tuple[int, ...], tuple[Quality | None, str]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,9 +71,14 @@ class Bench:
         return next(r for r in self.arms if r.arm.method == BASELINE)
 
     @property
+    def running(self) -> list[Runnable]:
+        """The arms that take turns."""
+        return [r for r in self.arms if r.begin is not None]
+
+    @property
     def judges_quality(self) -> bool:
-        """Whether any arm changes the output's law."""
-        return any(r.begin is not None and not r.is_exact for r in self.arms)
+        """Whether any of them changes the output's law."""
+        return any(not r.is_exact for r in self.running)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +90,8 @@ class Taken:
     timeline: list[Span]
     is_tree: bool
     memory_peak_bytes: int | None
-    energy_j: float | None
+    no_memory_peak: str
+    energy: EnergyUsed | None
 
 
 def batches(count: int, size: int) -> list[range]:
@@ -95,7 +102,8 @@ def batches(count: int, size: int) -> list[range]:
 def turns(bench: Bench, run: int, batch: range) -> list[Runnable]:
     """Return the arms in the order in which they take this batch in this run."""
     rng = stream(bench.settings.seed, run, batch.start, ORDER_STREAM)
-    return [bench.arms[i] for i in rng.permutation(len(bench.arms))]
+    arms = bench.running
+    return [arms[i] for i in rng.permutation(len(arms))]
 
 
 def stream(seed: int, *key: int) -> np.random.Generator:
@@ -134,7 +142,7 @@ def take(bench: Bench, begin: Begin, batch: range, run: int = 0, max_new_tokens:
         run: Which repeat: every one has random streams of its own, the same for all arms.
         max_new_tokens: Less than the settings say, for a warm-up.
     """
-    settings, clock = bench.settings, clock_for(bench.devices[0])
+    settings, clock = bench.settings, clock_for(bench.devices)
     task = Task(
         rule=settings.rule,
         max_new_tokens=max_new_tokens or settings.max_new_tokens,
@@ -152,7 +160,8 @@ def take(bench: Bench, begin: Begin, batch: range, run: int = 0, max_new_tokens:
         timeline=clock.timeline(),
         is_tree=isinstance(decoder, TreeDecoder),
         memory_peak_bytes=bench.memory.bytes,
-        energy_j=bench.energy.joules,
+        no_memory_peak=bench.memory.reason,
+        energy=bench.energy.used,
     )
 
 
@@ -238,52 +247,99 @@ def measure(
         watch: Shown the timeline of every decoding under a name.
     """
     with settled():
+        if todo:
+            bench.energy.measure_idle()
         warm_up(bench, {(r.arm.name, len(turn.batch)) for turn in todo for r in turn.order})
         for turn in todo:
             gc.collect()
+            began_utc = created_utc()
             taken = {
                 r.arm.name: attempt(bench, r.begin, turn.batch, turn.run) for r in turn.order if r.begin is not None
             }
             for name, found in taken.items():
                 if isinstance(found, Taken):
                     watch(f"{name}, prompt {turn.batch.start}, run {turn.run}", found.timeline)
-            for record in records_of(bench, turn, taken):
+            for record in records_of(bench, turn, taken, began_utc):
                 emit(record)
             progress(1)
 
 
-def records_of(bench: Bench, turn: Turn, taken: dict[str, Taken | str]) -> list[dict[str, Any]]:
+def left_out(bench: Bench, done: Collection[str]) -> list[dict[str, Any]]:
+    """Return the one record of each arm that cannot run, but for those that are there.
+
+    Args:
+        bench: What is measured.
+        done: Resume keys of what is there.
+    """
+    batch = batches(len(bench.prompts), bench.settings.batch_size)[0]
+    first = Turn(run=0, number=0, batch=batch, order=[], missing=frozenset())
+    now = created_utc()
+    return [
+        as_record(origin_of(bench, r, first, now, index=batch[0], order=0), Skipped(status="skipped", reason=r.reason))
+        for r in bench.arms
+        if r.begin is None and resume_key(r.arm.name, batch[0], 0) not in done
+    ]
+
+
+def origin_of(bench: Bench, runnable: Runnable, turn: Turn, began_utc: str, *, index: int, order: int) -> Origin:
+    """Return what was decoded, by what, and when.
+
+    Args:
+        bench: What is measured.
+        runnable: The arm.
+        turn: Of which batch and run.
+        began_utc: When it began.
+        index: Which prompt of it.
+        order: Which arm of it.
+    """
+    return Origin(
+        method=runnable.arm.name,
+        algorithm=runnable.arm.method,
+        is_exact=runnable.is_exact,
+        prompt_index=index,
+        prompt_source=bench.infos[index].source,
+        prompt_category=bench.infos[index].category,
+        prompt_tokens=len(bench.prompts[index]),
+        run=turn.run,
+        order=order,
+        batch_index=turn.number,
+        batch_size=len(turn.batch),
+        batch_row=index - turn.batch.start,
+        timestamp_utc=began_utc,
+    )
+
+
+def records_of(bench: Bench, turn: Turn, taken: dict[str, Taken | str], began_utc: str) -> list[dict[str, Any]]:
     """Return the records of a turn, arm after arm in their order, row after row.
 
     Arms that were missing come last: until the last record is kept, the turn is not done.
     """
-    reference = plain_outputs(bench, taken)
-    judged: Judged = {}
+    plain = plain_outputs(bench, taken)
+    worked_out = WorkedOut(finer=cache(lambda: finer_copy(bench.target, bench.dtype)))
     found = []
     for place, runnable in sorted(enumerate(turn.order), key=lambda each: each[1].arm.name in turn.missing):
-        result = taken.get(runnable.arm.name, runnable.reason)
+        result = taken[runnable.arm.name]
         for row, index in enumerate(turn.batch):
-            origin = Origin(
-                method=runnable.arm.name,
-                algorithm=runnable.arm.method,
-                is_exact=runnable.is_exact,
-                prompt_index=index,
-                prompt_source=bench.infos[index].source,
-                prompt_category=bench.infos[index].category,
-                prompt_tokens=len(bench.prompts[index]),
-                run=turn.run,
-                order=place,
-                batch_index=turn.number,
-                batch_size=len(turn.batch),
-                batch_row=row,
-            )
+            origin = origin_of(bench, runnable, turn, began_utc, index=index, order=place)
             if isinstance(result, str):
-                status = "skipped" if runnable.begin is None else "error"
-                found.append(as_record(origin, Skipped(status=status, reason=result)))
+                found.append(as_record(origin, Skipped(status="error", reason=result)))
             else:
-                plain = reference[row] if reference else None
-                found.append(as_record(origin, measured(bench, origin, result, plain, judged)))
+                own = plain[row] if plain else None
+                found.append(as_record(origin, measured(bench, origin, result, own, worked_out)))
     return found
+
+
+@dataclass(slots=True, kw_only=True)
+class WorkedOut:
+    """What the records of a turn share.
+
+    finer: makes the target's copy in a finer type, when it is first asked for; it is gone with the turn, before the
+    next one's memory is measured. judged: how the target sees outputs to a prompt that it was shown; or why it is not
+    known.
+    """
+
+    finer: Callable[[], Model]
+    judged: dict[tuple[int, ...], tuple[Quality | None, str]] = field(default_factory=dict)
 
 
 def plain_outputs(bench: Bench, taken: dict[str, Taken | str]) -> list[list[int]] | None:
@@ -294,13 +350,7 @@ def plain_outputs(bench: Bench, taken: dict[str, Taken | str]) -> list[list[int]
     return [d.tokens for d in found.decoded] if isinstance(found, Taken) else None
 
 
-def measured(
-    bench: Bench,
-    origin: Origin,
-    taken: Taken,
-    plain: list[int] | None,
-    judged: Judged,
-) -> Measured:
+def measured(bench: Bench, origin: Origin, taken: Taken, plain: list[int] | None, worked_out: WorkedOut) -> Measured:
     """Return what one row of a timed batch says.
 
     Args:
@@ -308,28 +358,31 @@ def measured(
         origin: Which row.
         taken: The batch.
         plain: The baseline's greedy output.
-        judged: Quality of outputs that were judged before; grows.
+        worked_out: What is known of this turn already; grows.
     """
     output = taken.decoded[origin.batch_row]
     is_baseline = origin.algorithm == BASELINE
-    divergence, no_divergence = None, ""
-    if plain is not None and not is_baseline:
-        divergence, no_divergence = guarded(first_divergence, bench, origin, plain, output.tokens)
-    wants_quality = bench.judges_quality and (is_baseline or not origin.is_exact)
-    key = (origin.prompt_index, *output.tokens)
-    if wants_quality and key not in judged:
-        judged[key] = guarded(quality_of, bench, origin.prompt_index, output.tokens)
-    seen, unseen = judged[key] if wants_quality else (None, "")
-    reasons = {"first_divergence": no_divergence, "quality": unseen}
+    reasons = {"memory_peak_bytes": taken.no_memory_peak}
+    divergence = None
+    if plain is not None and plain != output.tokens:
+        divergence, *why = first_divergence(bench, origin, plain, output.tokens, worked_out.finer)
+        reasons["first_divergence"], reasons["recheck"] = why
+    seen = None
+    if bench.judges_quality and (is_baseline or not origin.is_exact):
+        key = (origin.prompt_index, *output.tokens)
+        if key not in worked_out.judged:
+            worked_out.judged[key] = guarded(quality_of, bench, origin.prompt_index, output.tokens)
+        seen, reasons["quality"] = worked_out.judged[key]
     return Measured(
         tokens=output.tokens,
         rounds=output.rounds,
         phases=taken.phases,
         is_tree=taken.is_tree,
+        has_judge="judge" in METHODS[origin.algorithm].needs,
         identical=None if plain is None else plain == output.tokens,
         divergence=divergence,
         memory_peak_bytes=taken.memory_peak_bytes,
-        energy_j=taken.energy_j,
+        energy=taken.energy,
         quality=seen,
         reference=bench.references[origin.prompt_index][: bench.settings.max_new_tokens] if bench.references else None,
         note="; ".join(f"{name}: {reason}" for name, reason in reasons.items() if reason) or None,
@@ -350,12 +403,20 @@ def quality_of(bench: Bench, index: int, output: list[int]) -> Quality:
     return Quality(mean_logp_nats=found.mean_logp_nats, mean_rank=found.mean_rank, argmax_share=found.argmax_share)
 
 
-def first_divergence(bench: Bench, origin: Origin, plain: list[int], output: list[int]) -> Divergence | None:
-    """Return where an output first differs from the baseline's, and what the target thought there."""
-    if plain == output:
-        return None
-    pairs = zip(plain, output, strict=False)
-    position = next((t for t, (a, b) in enumerate(pairs) if a != b), min(len(plain), len(output)))
+def first_divergence(
+    bench: Bench, origin: Origin, plain: list[int], output: list[int], finer: Callable[[], Model]
+) -> tuple[Divergence | None, str, str]:
+    """Return where an output first differs from the baseline's, and what the target thinks there.
+
+    Also why it could not be asked, and why it could not be asked in a finer type.
+    """
+    position, choices = first_difference(plain, output)
     before = [*bench.prompts[origin.prompt_index], *plain[:position]]
-    margin, rounding = top_two(bench.target, before, bench.dtype)
-    return Divergence(position=position, margin=margin, rounding=rounding)
+    top, no_top = guarded(top_two, bench.target, before, bench.dtype)
+    if top is None:
+        return None, no_top, ""
+    checked: Recheck | None = None
+    no_check = ""
+    if origin.is_exact:
+        checked, no_check = guarded(recheck, bench.target, finer, before, choices)
+    return Divergence(position=position, margin=top[0], is_exact=origin.is_exact, recheck=checked), "", no_check

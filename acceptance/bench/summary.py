@@ -4,6 +4,7 @@ Runs no model. A unit is what was decoded together: a prompt, or a batch of them
 the units and runs that both of them did; units are drawn anew for the intervals, runs of a unit never apart.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,18 +13,21 @@ from numpy.typing import NDArray
 
 from acceptance.estimators import MIN_PROMPTS, Estimate, bootstrap, interval95
 
-from .records import PHASES, SCHEMA_VERSION, SUMMARY, latest, ratio
+from .records import PHASES, SCHEMA_VERSION, SUMMARY, VERDICTS, latest, ratio
 from .settings import BASELINE
 
 Floats = NDArray[np.float64]
 Unit = tuple[int, int]
-TIMES = ("total_s", "decode_s", *(f"{name}_s" for name in PHASES), "energy_j")
-COUNTS = ("tokens", "rounds", "drafted", "accepted", "passes", "overruled", "nodes")
+TIMES = ("total_s", "decode_s", *(f"{name}_s" for name in PHASES), "energy_j", "energy_net_j")
+COUNTS = ("tokens", "rounds", "drafted", "accepted", "passes", "overruled")
+TREE = ("nodes", "depths", "leaves", "pruned", "tree_rounds")
+JUDGE = ("judged", "kept", "fallbacks", "judge_drafted")
 QUALITY = ("mean_logp_nats", "mean_rank", "argmax_share")
-# steps, step_passes: of the batch, in which a row takes part until it ends. judged: tokens whose quality is known.
-# matched, referred: tokens of a task's references that were met, and all of them.
-COLUMNS = (*TIMES, *COUNTS, "steps", "step_passes", "judged", *QUALITY, "matched", "referred")
+# steps, step_passes: of the batch, in which a row takes part until it ends. seen: tokens whose quality is known.
+# matched, trials: next tokens behind the true text of a task, those that were the true ones and all.
+COLUMNS = (*TIMES, *COUNTS, *TREE, *JUDGE, "steps", "step_passes", "seen", *QUALITY, "matched", "trials")
 AT = {name: column for column, name in enumerate(COLUMNS)}
+Z95 = 1.959963984540054
 
 
 def summarise(records: Iterable[Mapping[str, Any]], seed: int) -> list[dict[str, Any]]:
@@ -66,7 +70,7 @@ def sums(rows: Sequence[Mapping[str, Any]]) -> Floats:
     """Return the columns of one unit: times of the batch, counts of all its rows."""
     times = dict.fromkeys(TIMES, 0.0)
     first = rows[0]
-    times |= {"total_s": first["total_s"], "decode_s": first["decode_s"], "energy_j": first["energy_j"] or 0.0}
+    times |= {name: first[name] or 0.0 for name in ("total_s", "decode_s", "energy_j", "energy_net_j")}
     times |= {f"{name}_s": first[f"{name}_ms"] / 1e3 for name in PHASES}
     counts = {
         "tokens": sum(r["generated_tokens"] for r in rows),
@@ -74,22 +78,33 @@ def sums(rows: Sequence[Mapping[str, Any]]) -> Floats:
     }
     for name, source in (("drafted",) * 2, ("accepted",) * 2, ("passes", "draft_passes"), ("overruled",) * 2):
         counts[name] = sum(sum(r["rounds"][source]) for r in rows)
-    counts["nodes"] = sum(r["tree"]["nodes"] for r in rows if r["tree"])
-    judged = [r for r in rows if r["quality"]]
-    found = (
-        times
-        | counts
-        | {
-            "steps": max(len(r["rounds"]["drafted"]) for r in rows),
-            "step_passes": max(sum(r["rounds"]["draft_passes"]) for r in rows),
-            "judged": sum(r["generated_tokens"] for r in judged),
-        }
-    )
+    seen = [r for r in rows if r["quality"]]
+    steps = {
+        "steps": max(len(r["rounds"]["drafted"]) for r in rows),
+        "step_passes": max(sum(r["rounds"]["draft_passes"]) for r in rows),
+        "seen": sum(r["generated_tokens"] for r in seen),
+    }
+    found = times | counts | tree_sums(rows) | judge_sums(rows) | steps
     matches = [r["exact_match"] for r in rows if r["exact_match"]]
-    found |= {"matched": sum(m["same"] for m in matches), "referred": sum(m["of"] for m in matches)}
+    found |= {name: sum(m[name] for m in matches) for name in ("matched", "trials")}
     for name in QUALITY:
-        found[name] = sum(r["quality"][name] * r["generated_tokens"] for r in judged)
+        found[name] = sum(r["quality"][name] * r["generated_tokens"] for r in seen)
     return np.array([found[name] for name in COLUMNS], np.float64)
+
+
+def tree_sums(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Return sums over the rounds that drafted trees."""
+    rounds = [r["rounds"] for r in rows if r["tree"]]
+    sources = {"nodes": "drafted", "depths": "depth", "leaves": "leaves", "pruned": "pruned"}
+    found = {name: sum(sum(r[source]) for r in rounds) for name, source in sources.items()}
+    return found | {"tree_rounds": sum(len(r["drafted"]) for r in rounds)}
+
+
+def judge_sums(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Return sums over what a trained judge decided."""
+    decided = [r["judge"] for r in rows if r["judge"]]
+    found = {name: sum(j[name] for j in decided) for name in ("judged", "kept", "fallbacks")}
+    return found | {"judge_drafted": sum(sum(r["rounds"]["drafted"]) for r in rows if r["judge"])}
 
 
 def by_unit(units: Mapping[Unit, Floats], keys: Iterable[Unit]) -> Floats:
@@ -128,9 +143,9 @@ def alone(ok: Sequence[Mapping[str, Any]], units: Mapping[Unit, Floats], seed: i
     rows = by_unit(units, units)
     total = dict(zip(COLUMNS, rows.sum(0).tolist(), strict=True))
     peaks = [r["memory_peak_bytes"] for r in ok if r["memory_peak_bytes"] is not None]
-    energy = [r["energy_j"] for r in ok if r["batch_row"] == 0]
-    compared = [r["identical_to_baseline"] for r in ok if r["identical_to_baseline"] is not None]
-    apart = [r["first_divergence"] for r in ok if r["first_divergence"]]
+    trees = [r["tree"] for r in ok if r["tree"]]
+    # Of outputs that were compared with the baseline's greedy ones: where sampled, the law is not a point mass.
+    is_greedy = any(r["identical_to_baseline"] is not None for r in ok)
     return {
         "tokens": int(total["tokens"]),
         "tokens_per_s": ratio(total["tokens"], total["total_s"]),
@@ -140,17 +155,80 @@ def alone(ok: Sequence[Mapping[str, Any]], units: Mapping[Unit, Floats], seed: i
         "target_calls_per_token": ratio(total["rounds"], total["tokens"]),
         "draft_calls_per_token": ratio(total["passes"], total["tokens"]),
         "overruled_per_token": ratio(total["overruled"], total["tokens"]),
-        "tree_nodes_per_round": ratio(total["nodes"], total["rounds"]) if total["nodes"] else None,
+        "tree": tree_of(trees, rows, seed) if trees else None,
+        "judge": judge_of(rows, seed) if any(r["judge"] for r in ok) else None,
         "round_ms": {n: 1e3 * total[f"{n}_s"] / total["steps"] for n in PHASES[1:]} if total["steps"] else None,
         "phase_share": {n: total[f"{n}_s"] / total["total_s"] for n in PHASES} if total["total_s"] else None,
         "prefill_ms": 1e3 * total["prefill_s"] / len(units) if units else None,
         "draft_pass_ms": ratio(1e3 * total["draft_s"], total["step_passes"]),
-        "identical": {"same": sum(compared), "of": len(compared), "ties": sum(d["is_tie"] for d in apart)},
-        "quality": {n: ratio(total[n], total["judged"]) for n in QUALITY} if total["judged"] else None,
-        "exact_match": quotient(("matched", "referred"), rows, seed),
+        "identical": identical(ok),
+        "quality": {n: ratio(total[n], total["seen"]) for n in QUALITY} if total["seen"] else None,
+        "tv_per_position": total_variation(rows, seed) if is_greedy else None,
+        "exact_match": quotient(("matched", "trials"), rows, seed),
         "memory_peak_bytes": max(peaks, default=None),
-        "energy_j_per_token": ratio(sum(energy), total["tokens"]) if energy and None not in energy else None,
+        **energy_of([r for r in ok if r["batch_row"] == 0], total),
     }
+
+
+def identical(ok: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return how many greedy outputs are the baseline's, Wilson's interval of their share, what the others are put to.
+
+    Outputs of a lossy method that differ are put to nothing.
+    """
+    compared = [r for r in ok if r["identical_to_baseline"] is not None]
+    same = sum(r["identical_to_baseline"] for r in compared)
+    apart = [r for r in compared if r["is_exact"] and not r["identical_to_baseline"]]
+    verdicts = [r["first_divergence"]["verdict"] if r["first_divergence"] else "unchecked" for r in apart]
+    counts = {verdict: verdicts.count(verdict) for verdict in VERDICTS}
+    return {"same": same, "of": len(compared), "ci95": wilson95(same, len(compared))} | counts
+
+
+def wilson95(successes: int, trials: int) -> list[float] | None:
+    """Return Wilson's interval of a share; None without trials."""
+    if not trials:
+        return None
+    share, z2 = successes / trials, Z95 * Z95
+    middle = (share + z2 / (2 * trials)) / (1 + z2 / trials)
+    half = Z95 / (1 + z2 / trials) * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials * trials))
+    return [max(0.0, middle - half), min(1.0, middle + half)]
+
+
+def tree_of(trees: Sequence[Mapping[str, Any]], rows: Floats, seed: int) -> dict[str, Any]:
+    """Return what a method's trees were like, mean over rounds."""
+    pruned_of_all = rows[:, [AT["pruned"], AT["nodes"]]]
+    return {
+        "nodes_per_round": quotient(("nodes", "tree_rounds"), rows, seed),
+        "depth": quotient(("depths", "tree_rounds"), rows, seed),
+        "effective_parallelism": quotient(("leaves", "tree_rounds"), rows, seed),
+        "max_active_branches": max(t["max_active_branches"] for t in trees),
+        "branch_prune_rate": estimate(pruned_of_all, seed, lambda s: s[0] / (s[0] + s[1])),
+    }
+
+
+def judge_of(rows: Floats, seed: int) -> dict[str, Any]:
+    """Return what a trained judge did."""
+    return {
+        "judged": int(rows[:, AT["judged"]].sum()),
+        "judge_accept_rate": quotient(("kept", "judged"), rows, seed),
+        "target_fallback_rate": quotient(("fallbacks", "judge_drafted"), rows, seed),
+    }
+
+
+def total_variation(rows: Floats, seed: int) -> dict[str, Any] | None:
+    """Return the total variation a position of the law emitted from and the target's, both point masses (greedy)."""
+    return estimate(rows[:, [AT["argmax_share"], AT["seen"]]], seed, lambda s: 1 - s[0] / s[1])
+
+
+def energy_of(firsts: Sequence[Mapping[str, Any]], total: Mapping[str, float]) -> dict[str, Any]:
+    """Return energy a token, with idle power and without; None unless all of it was counted."""
+    found = {
+        f"{name}_per_token": ratio(total[name], total["tokens"])
+        if firsts and all(r[name] is not None for r in firsts)
+        else None
+        for name in ("energy_j", "energy_net_j")
+    }
+    flags = [r["energy_is_reliable"] for r in firsts]
+    return found | {"energy_is_reliable": all(flags) if flags and None not in flags else None}
 
 
 def against(mine: Mapping[Unit, Floats], theirs: Mapping[Unit, Floats], seed: int) -> dict[str, Any]:
@@ -163,8 +241,8 @@ def against(mine: Mapping[Unit, Floats], theirs: Mapping[Unit, Floats], seed: in
         "speedup_decode": speedup(rows, plain, "decode_s", seed),
         "time_ratio": ratio(float(plain[:, AT["total_s"]].sum()), float(rows[:, AT["total_s"]].sum())),
         **each_prompt(rows, plain),
-        "quality_delta": {name: delta(rows, plain, (name, "judged"), seed) for name in QUALITY},
-        "exact_match_delta": delta(rows, plain, ("matched", "referred"), seed),
+        "quality_delta": {name: delta(rows, plain, (name, "seen"), seed) for name in QUALITY},
+        "exact_match_delta": delta(rows, plain, ("matched", "trials"), seed),
         **costs(rows.sum(0), plain.sum(0)),
     }
 

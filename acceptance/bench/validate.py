@@ -10,7 +10,7 @@ from typing import Any
 from simulator.artefacts import UserError
 
 from .journal import KIND, read_records, to_line
-from .records import PHASES, RECORD, SUMMARY, latest, load_schema, ratio, resume_key
+from .records import COUNTED, PHASES, RECORD, SUMMARY, judge_fields, latest, load_schema, ratio, resume_key, tree_fields
 from .settings import BASELINE, config_sha256
 from .summary import summarise
 
@@ -165,11 +165,14 @@ def disagreements(record: Mapping[str, Any]) -> Iterator[str]:
             yield from time_disagreements(record)
     elif record["generated_tokens"] is not None:
         yield f"generated_tokens is {record['generated_tokens']} though status is {record['status']}"
+    match = record["exact_match"]
+    if match and not match["matched"] <= match["trials"] <= match["matched"] + 1:
+        yield f"exact_match.trials is {match['trials']}, but {match['matched']} matched up to the first that did not"
 
 
 def missing(record: Mapping[str, Any]) -> Iterator[str]:
     """Say what every measurement has to tell."""
-    for name in ("generated_tokens", "output_sha256", "total_s", "decode_s", "ttft_s", "rounds", "overruled", "judge"):
+    for name in ("generated_tokens", "output_sha256", "total_s", "decode_s", "ttft_s", "rounds", "overruled"):
         if record[name] is None:
             yield f"{name} is null though status is ok"
 
@@ -186,8 +189,9 @@ def round_disagreements(record: Mapping[str, Any], rounds: Mapping[str, list[Any
             yield f"round {number} accepted {accepted} of {drafted} drafted tokens, {overruled} of them overruled"
         if committed > accepted + 1:
             yield f"round {number} committed {committed} tokens, but accepted {accepted}"
-    yield from depth_disagreements(record, rounds)
-    total = {name: sum(values) for name, values in rounds.items() if name != "cut_by"}
+    yield from shape_disagreements(record, rounds)
+    yield from judge_disagreements(record, rounds)
+    total = {name: sum(rounds[name]) for name in COUNTED}
     tokens, count = record["generated_tokens"], lengths["drafted"]
     if total["committed"] != tokens:
         yield f"generated_tokens is {tokens}, but rounds committed {total['committed']}"
@@ -201,25 +205,38 @@ def round_disagreements(record: Mapping[str, Any], rounds: Mapping[str, list[Any
     }
     for name, (above, below) in derived.items():
         yield from unlike(name, record[name], ratio(above, below))
-    judge, overruled = record["judge"] or {}, total["overruled"]
-    yield from unlike("judge.overruled_per_token", judge.get("overruled_per_token"), overruled / max(tokens, 1))
-    expected = ratio(overruled, total["accepted"])
-    yield from unlike("judge.overruled_per_accepted", judge.get("overruled_per_accepted"), expected)
-    if record["tree"]:
-        tree = {"nodes": total["drafted"]}
-        tree |= {"nodes_per_round": ratio(total["drafted"], count), "depth": ratio(total["depth"], count)}
-        for name, value in tree.items():
-            yield from unlike(f"tree.{name}", record["tree"][name], value)
+    for part, fields in (("tree", tree_fields), ("judge", judge_fields)):
+        for name, value in (fields(rounds) if record[part] else {}).items():
+            yield from unlike(f"{part}.{name}", record[part][name], value)
 
 
-def depth_disagreements(record: Mapping[str, Any], rounds: Mapping[str, list[Any]]) -> Iterator[str]:
-    """Say which rounds cannot be as deep: a chain's depth is what it drafted, of a tree no more than that."""
-    each = zip(rounds["drafted"], rounds["accepted"], rounds["depth"], strict=True)
-    for number, (drafted, accepted, depth) in enumerate(each):
+def shape_disagreements(record: Mapping[str, Any], rounds: Mapping[str, list[Any]]) -> Iterator[str]:
+    """Say which rounds cannot be of their shape.
+
+    A chain is as deep as what it drafted, and has one leaf. A tree has no more leaves than nodes off its deepest
+    branch, and that branch's own.
+    """
+    each = zip(*(rounds[name] for name in ("drafted", "accepted", "depth", "leaves", "pruned")), strict=True)
+    for number, (drafted, accepted, depth, leaves, pruned) in enumerate(each):
         if record["tree"] is None and depth != drafted:
             yield f"round {number} is {depth} deep, but drafted a chain of {drafted}"
+        elif record["tree"] is None and pruned:
+            yield f"round {number} pruned {pruned} branches, but drafted a chain"
         elif not accepted <= depth <= drafted:
             yield f"round {number} is {depth} deep, but accepted {accepted} of {drafted} drafted tokens"
+        elif not min(drafted, 1) <= leaves <= (drafted and drafted - depth + 1):
+            yield f"round {number} has {leaves} leaves, but {drafted} drafted tokens, {depth} deep"
+
+
+def judge_disagreements(record: Mapping[str, Any], rounds: Mapping[str, list[int]]) -> Iterator[str]:
+    """Say in which rounds a judge cannot have decided so: it keeps all it is asked about but, at most, the last."""
+    for number, (drafted, judged, kept) in enumerate(
+        zip(rounds["drafted"], rounds["judged"], rounds["overruled"], strict=True)
+    ):
+        if record["judge"] is None and judged:
+            yield f"round {number} judged {judged} tokens, but there is no judge"
+        elif record["judge"] is not None and not kept <= judged <= min(kept + 1, drafted):
+            yield f"round {number} judged {judged} of {drafted} drafted tokens and kept {kept} of them"
 
 
 def time_disagreements(record: Mapping[str, Any]) -> Iterator[str]:
@@ -278,11 +295,12 @@ def strangers(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def is_finished(records: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether every method has a record of every prompt in every run."""
-    parameters = records[0]["parameters"]
+    """Whether every method has a record of every prompt in every run, or the one that says that it cannot run."""
+    parameters, there = records[0]["parameters"], latest(records)
     names = {m["name"] for m in parameters["methods"]}
-    found = sum(r["method"] in names for r in latest(records))
-    return bool(found >= len(names) * parameters["prompt_count"] * parameters["runs"])
+    left_out = {r["method"] for r in there if r["status"] == "skipped"}
+    found = sum(r["method"] in names - left_out for r in there)
+    return bool(found >= len(names - left_out) * parameters["prompt_count"] * parameters["runs"])
 
 
 def stale_summaries(records: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -19,7 +19,7 @@ from acceptance.models import Model
 from acceptance.policies import check_fraction
 
 from .batch import Task
-from .chain import Chain, Exact, FixedLength, Seen
+from .chain import Chain, Exact, FixedLength, Kept, Seen
 from .decoder import Decoder
 from .method import Begin, Method, Models, Options
 from .model_draft import ModelDraft
@@ -48,10 +48,10 @@ class JudgeRule(Exact):
         self.bias = judge.bias
         self.weights = [torch.from_numpy(w).float() for w in (judge.draft_weights, judge.target_weights)]
 
-    def keeps(self, seen: Seen) -> torch.Tensor:
+    def keeps(self, seen: Seen) -> Kept:
         """Accept by the exact rule, or because the judge does not mind."""
-        kept = super().keeps(seen)
-        return kept | (self.log_odds(seen) < self.limit) if kept.shape[1] else kept
+        exact = super().keeps(seen).stays
+        return Kept(exact | (self.log_odds(seen) < self.limit) if exact.shape[1] else exact, ~exact)
 
     def log_odds(self, seen: Seen) -> torch.Tensor:
         """Return how important each drafted token is, as if it were a mismatch; [rows, longest]."""

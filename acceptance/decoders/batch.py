@@ -42,7 +42,11 @@ class Round:
 
     cut_by: "eos" or "max" where the end of sequence or the budget left no room for all it could have committed.
     draft_passes: forward passes of the draft, whatever they cost. overruled: accepted tokens that a lossy rule kept
-    though the target's first choice was another. depth: of the drafted tree; the number drafted for a chain.
+    though the target's first choice was another; of a trained judge, that it kept though the exact rule did not.
+    judged: tokens that the exact rule did not keep and a trained judge was asked about, up to and with the first that
+    it refused. depth: of the drafted tree; the number drafted for a chain. leaves: of the drafted tree; a chain with
+    drafts has one. pruned: candidates that a growing tree looked at and did not keep, for the threshold, the branch
+    limit or the budget.
     """
 
     start: int
@@ -52,7 +56,10 @@ class Round:
     cut_by: str = ""
     draft_passes: int = 0
     overruled: int = 0
+    judged: int = 0
     depth: int = 0
+    leaves: int = 0
+    pruned: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +99,9 @@ class Batch:
 
 def start(target: Model, prompts: Sequence[Sequence[int]], max_new_tokens: int, *, keep_hidden: bool = False) -> Batch:
     """Read all prompts but their last token, which the first round reads.
+
+    An engine takes the first token from the prompt's own pass. Here a round makes it, whatever the method: rates and
+    speedups are of T tokens in place of T - 1, and the time to the first token is longer by a round.
 
     Args:
         target: A causal language model.

@@ -6,7 +6,7 @@ has its own draft length and goes on at its own pace.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -59,12 +59,22 @@ class Seen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """Accepted tokens of each row, the token behind them, accepted tokens that were not the target's first choice."""
+    """Accepted tokens of each row, the token behind them, and what `Round` says of overruled and judged tokens."""
 
     seen: Seen
     accepted: Ints
     following: Ints
     overruled: Ints
+    judged: Ints
+
+
+class Kept(NamedTuple):
+    """Which drafted tokens may stay, whatever becomes of those before them; and which of them a trained judge decides
+    on, where there is one. bool [rows, longest] each.
+    """
+
+    stays: torch.Tensor
+    judged: torch.Tensor | None = None
 
 
 class Drafter(Protocol):
@@ -88,8 +98,8 @@ class Acceptance(Protocol):
 
     is_exact: bool
 
-    def keeps(self, seen: Seen) -> torch.Tensor:
-        """Return which drafted tokens may stay, whatever becomes of those before them; bool [rows, longest]."""
+    def keeps(self, seen: Seen) -> Kept:
+        """Decide on every drafted token."""
 
     def correction(self, target: torch.Tensor, draft: torch.Tensor) -> torch.Tensor:
         """Return weights to draw the token behind a rejection from; p, q and result [rows, vocabulary]."""
@@ -100,18 +110,18 @@ class Exact:
 
     is_exact = True
 
-    def keeps(self, seen: Seen) -> torch.Tensor:
+    def keeps(self, seen: Seen) -> Kept:
         """Accept x ~ q with probability min(1, p(x) / q(x))."""
         drafted = seen.proposal.tokens.to(seen.logits.device)
         longest = drafted.shape[1]
         if seen.rule.is_greedy:
-            return seen.logits[:, :longest].argmax(-1) == drafted
+            return Kept(seen.logits[:, :longest].argmax(-1) == drafted)
         p = laws.probabilities(seen.logits[:, :longest], seen.rule)
         if seen.proposal.laws is None:
             chance = p.gather(-1, drafted[..., None])[..., 0]
         else:
             chance = laws.acceptance(p, seen.proposal.laws.to(p.device), drafted)
-        return laws.uniforms_like(p, seen.numbers)[:, :longest] < chance
+        return Kept(laws.uniforms_like(p, seen.numbers)[:, :longest] < chance)
 
     def correction(self, target: torch.Tensor, draft: torch.Tensor) -> torch.Tensor:
         """Draw from what p has beyond q."""
@@ -238,7 +248,9 @@ class Chain:
                     cut_by=cut_by,
                     draft_passes=int(proposal.passes[row]),
                     overruled=int(verdict.overruled[row]),
+                    judged=int(verdict.judged[row]),
                     depth=drafted,
+                    leaves=int(drafted > 0),
                 )
             )
         return still_running(batch, ended)
@@ -254,16 +266,21 @@ def verify(seen: Seen, acceptance: Acceptance) -> Verdict:
     logits, lengths = seen.logits, seen.proposal.lengths
     device, longest = logits.device, seen.proposal.tokens.shape[1]
     counts = torch.from_numpy(np.arange(longest) < lengths[:, None]).to(device)
-    stay = (acceptance.keeps(seen) & counts).long().cumprod(1)
+    kept = acceptance.keeps(seen)
+    stay = (kept.stays & counts).long().cumprod(1)
     accepted = stay.sum(1)
     row = torch.arange(len(logits), device=device)
-    overruled = np.zeros(len(lengths), np.int64)
-    if not acceptance.is_exact:
-        other = logits[:, :longest].argmax(-1) != seen.proposal.tokens.to(device)
-        overruled = (stay * other).sum(1).cpu().numpy()
     greedy = seen.rule.is_greedy
     following = logits[row, accepted].argmax(-1) if greedy else draw_following(seen, acceptance, accepted)
-    return Verdict(seen=seen, accepted=accepted.cpu().numpy(), following=following.cpu().numpy(), overruled=overruled)
+    accepts = accepted.cpu().numpy()
+    overruled = judged = np.zeros(len(lengths), np.int64)
+    if not acceptance.is_exact:
+        first = logits[:, :longest].argmax(-1) == seen.proposal.tokens.to(device)
+        overruled = (stay * (~first if kept.judged is None else kept.judged)).sum(1).cpu().numpy()
+    if kept.judged is not None:
+        # What ends a chain early the exact rule rejected and the judge refused.
+        judged = overruled + (accepts < lengths)
+    return Verdict(seen=seen, accepted=accepts, following=following.cpu().numpy(), overruled=overruled, judged=judged)
 
 
 def draw_following(seen: Seen, acceptance: Acceptance, accepted: torch.Tensor) -> Any:

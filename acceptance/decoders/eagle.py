@@ -17,6 +17,7 @@ from . import heads
 from .batch import Batch, Flags, Floats, Ints, Task
 from .chain import Chain, FixedLength, Proposal, Verdict, choose
 from .method import Begin, Method, Models, Options
+from .nodes import children, no_nodes
 from .tree import Tree, TreeDecoder, Walk, check_tree
 
 
@@ -194,7 +195,7 @@ class EagleTree:
             if level:
                 grown.read_best(self.branches)
             grown.add_level(self.rule, self.branches)
-        return grown.tree(self.budget, passes + depth - 1)
+        return grown.nodes.best(self.budget).tree(passes + depth - 1)
 
     def learn(self, batch: Batch, tree: Tree, walk: Walk, committed: int) -> None:
         """Note the target's own features of what was committed."""
@@ -204,63 +205,39 @@ class EagleTree:
 
 
 class Grown:
-    """A tree under way. Of each node: token, parent, the tokens' cumulative log probability, and what is seen from it.
-
-    Only nodes that get children are read, into columns behind those of the committed tokens.
-    """
+    """A tree under way. Only nodes that get children are read, into columns behind those of the committed tokens."""
 
     def __init__(self, reader: Reader) -> None:
         """Begin behind what is committed; the root is node -1."""
-        self.reader, self.committed = reader, int(reader.read[0])
-        self.tokens: list[int] = []
-        self.parents: list[int] = []
-        self.weights: list[float] = []
-        self.level: list[int] = []
-        self.frontier, self.features = [-1], reader.last
-        self.columns: dict[int, list[int]] = {-1: []}
+        self.reader, self.committed, self.nodes = reader, int(reader.read[0]), no_nodes()
+        self.frontier, self.features = np.array([-1]), reader.last
+        self.level = self.frontier
+        self.read = 0
 
     def add_level(self, rule: SamplingRule, branches: int) -> None:
         """Give every node of the frontier its most probable children."""
-        law = laws.probabilities(self.reader.logits(self.features), rule)
-        likeliest = law.topk(min(branches, law.shape[-1]))
-        logs, choices = likeliest.values.log().clamp(max=0).tolist(), likeliest.indices.tolist()
-        first = len(self.tokens)
-        for place, parent in enumerate(self.frontier):
-            so_far = self.weights[parent] if parent >= 0 else 0.0
-            for log, token in zip(logs[place], choices[place], strict=True):
-                if log > -np.inf:
-                    self.tokens.append(token)
-                    self.parents.append(parent)
-                    self.weights.append(so_far + log)
-        self.level = list(range(first, len(self.tokens)))
+        log_q = laws.probabilities(self.reader.logits(self.features), rule).log().clamp(max=0)
+        scores = np.append(self.nodes.scores, 0.0)[self.frontier]  # the last for node -1
+        first = len(self.nodes.tokens)
+        self.nodes = self.nodes.with_children(children(log_q, self.frontier, scores, branches))
+        self.level = np.arange(first, len(self.nodes.tokens))
 
     def read_best(self, branches: int) -> None:
         """Read the best nodes of the level, in one pass: they are the frontier."""
-        best = sorted(self.level, key=lambda node: -self.weights[node])[:branches]
-        place = {node: i for i, node in enumerate(self.frontier)}
-        before = self.features[[place[self.parents[node]] for node in best]]
-        begin = self.committed + sum(len(c) > 0 for c in self.columns.values()) + 1
-        for column, node in enumerate(best, begin):
-            self.columns[node] = [*self.columns[self.parents[node]], column]
-        sees = np.zeros((len(best), begin + len(best)), bool)
+        nodes, best = self.nodes, self.nodes.ranked(self.level)[:branches]
+        first = self.read - len(self.frontier)
+        before = self.features[np.append(nodes.places, first)[nodes.parents[best]] - first]
+        nodes.places[best] = self.read + np.arange(len(best))
+        columns = self.committed + 1 + nodes.places[best]
+        sees = np.zeros((len(best), int(columns[-1]) + 1), bool)
         sees[:, 1 : self.committed + 1] = True
-        for row, node in zip(sees, best, strict=True):
-            row[self.columns[node]] = True
-        positions = [self.committed + len(self.columns[node]) - 1 for node in best]
-        columns = np.arange(begin, begin + len(best))
-        tokens = torch.tensor([[self.tokens[node] for node in best]])
-        entries = (tokens, before[None], np.array([positions]), columns[None], sees[None])
+        paths = [nodes.path(node) for node in best.tolist()]
+        for row, path in zip(sees, paths, strict=True):
+            row[self.committed + 1 + nodes.places[path]] = True
+        positions = np.array([[self.committed + len(path) - 1 for path in paths]])
+        entries = (torch.from_numpy(nodes.tokens[best])[None], before[None], positions, columns[None], sees[None])
         self.frontier, self.features = best, self.reader.step(*entries)[0]
-
-    def tree(self, budget: int, passes: int) -> Tree:
-        """Keep the best nodes; a parent is never worse than its child, and comes before it."""
-        best = sorted(range(len(self.tokens)), key=lambda node: -self.weights[node])[:budget]
-        place = {node: i for i, node in enumerate(sorted(best))} | {-1: -1}
-        return Tree(
-            tokens=np.array([self.tokens[node] for node in sorted(best)]),
-            parents=np.array([place[self.parents[node]] for node in sorted(best)]),
-            passes=passes,
-        )
+        self.read += len(best)
 
 
 def begin_chain(models: Models, options: Options) -> Begin:

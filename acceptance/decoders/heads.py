@@ -13,8 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import acceptance
-from acceptance.context import MAX_DISAGREEMENT
-from acceptance.models import Model
+from acceptance.models import Model, hidden_size_of, probe, strangeness
 from simulator.artefacts import UserError, read_json_object, to_json
 
 from .batch import Batch
@@ -24,8 +23,6 @@ from .tree import Tree
 BUNDLED = Path(acceptance.__file__).parent / "tiny_pair" / "heads"
 FORMAT = 1
 WEIGHTS, CONFIG, TRAINING = "model.safetensors", "config.json", "training.json"
-# Tokens that a target reads, and hidden values that are kept of it, to know it again in any precision.
-PROBE_TOKENS, PROBE_VALUES = 16, 32
 
 
 class Medusa(torch.nn.Module):  # type: ignore[misc]
@@ -125,19 +122,6 @@ def token_logits(target: Model, features: torch.Tensor) -> torch.Tensor:
     return target.module.get_output_embeddings()(features)[..., : target.vocabulary]
 
 
-@torch.inference_mode()
-def probe(target: Model) -> list[float]:
-    """Return what a target is known by: the first values of its hidden state behind a few fixed tokens."""
-    tokens = torch.from_numpy(np.random.default_rng(0).integers(target.vocabulary, size=(1, PROBE_TOKENS)))
-    hidden = target.module(tokens.to(target.device), output_hidden_states=True).hidden_states[-1]
-    return [round(value, 4) for value in hidden[0, -1, :PROBE_VALUES].float().tolist()]
-
-
-def hidden_size_of(target: Model) -> int:
-    """Return the length of the target's hidden states."""
-    return int(target.module.config.get_text_config().hidden_size)
-
-
 def hidden_of_prompts(batch: Batch) -> torch.Tensor:
     """Return the target's hidden states of what `start` read, padded on the left, [rows, n, d], n >= 1."""
     if batch.target.hidden is not None:
@@ -228,7 +212,5 @@ def check_target(option: str, config: Mapping[str, Any], target: Model) -> None:
             f"{option}: made for a target of hidden size {theirs[0]} and {theirs[1]} tokens, "
             f"but --target has {ours[0]} and {ours[1]}"
         )
-    expected, found = np.array(config["target"]["probe"]), np.array(probe(target))
-    apart = float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
-    if not apart < MAX_DISAGREEMENT:
+    if apart := strangeness(target, config["target"]["probe"]):
         raise UserError(f"{option}: made for another target (hidden states differ by {apart:.0%}), expected its own")

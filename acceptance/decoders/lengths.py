@@ -1,18 +1,24 @@
 """Draft lengths that follow what was accepted: the policies of `acceptance.policies`, at work in the loop itself."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
-from acceptance.policies import Adaptive, HuggingFaceHeuristic, Rounds, check_fraction
-from acceptance.trace import ARRAYS, PromptInfo, Trace
+from acceptance.policies import Adaptive, HuggingFaceHeuristic, check_fraction
 
 from .batch import Ints, Task
 from .chain import Chain, FixedLength, Lengths
 from .decoder import Decoder
 from .method import Begin, Method, Models, Options
 from .model_draft import ModelDraft
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """Outputs of which only the number and the length are known; starts as in `policies.Outputs`."""
+
+    starts: Ints
 
 
 class Controlled:
@@ -28,7 +34,7 @@ class Controlled:
             cap: Most tokens a round may draft, >= 1; the policy's length never grows beyond it. A round never drafts
                 more than the budget less one, so with a cap of that the policy is as without.
         """
-        self.player, self.most = policy.begin(unwritten(prompts, budget)), cap
+        self.player, self.most = policy.begin(Planned(budget * np.arange(prompts + 1))), cap
         self.hold()
 
     def hold(self) -> None:
@@ -41,17 +47,8 @@ class Controlled:
 
     def learn(self, index: Ints, drafted: Ints, accepted: Ints) -> None:
         """Take note of a round of these prompts."""
-        # What these policies ask of a round's place is whose it is.
-        self.player.learn(Rounds(output=index, at=index, room=drafted, run=accepted), drafted, accepted)
+        self.player.learn(index, drafted, accepted)
         self.hold()
-
-
-def unwritten(prompts: int, budget: int) -> Trace:
-    """Return a trace of outputs of which only the number and the length are known."""
-    arrays: dict[str, Any] = dict.fromkeys(ARRAYS, np.zeros(prompts * budget, np.int32))
-    arrays["prompt"] = np.repeat(np.arange(prompts), budget)
-    arrays["position"] = np.tile(np.arange(budget), prompts)
-    return Trace(**arrays, prompts=(PromptInfo(source="", category=""),) * prompts)
 
 
 # Given the number of prompts and the longest output: who chooses draft lengths.

@@ -17,7 +17,7 @@ from acceptance.scoring import entropy, rank
 from simulator.artefacts import UserError
 
 from .batch import Batch, Floats, Ints, Task
-from .chain import Acceptance, Chain, FixedLength, Proposal, Seen
+from .chain import Acceptance, Chain, FixedLength, Kept, Proposal, Seen
 from .decoder import Decoder
 from .method import Begin, Method, Models, Options
 from .model_draft import ModelDraft
@@ -41,10 +41,10 @@ class TopKAgreement(Lossy):
         check_whole("--rank", rank)
         self.rank = rank
 
-    def keeps(self, seen: Seen) -> torch.Tensor:
+    def keeps(self, seen: Seen) -> Kept:
         """Accept a token that fewer than `rank` are preferred to; logits decide, ties go to the lower index."""
         logits, drafted = judged(seen)
-        return (rank(logits.flatten(0, 1), drafted.flatten()) < self.rank).view(drafted.shape)
+        return Kept((rank(logits.flatten(0, 1), drafted.flatten()) < self.rank).view(drafted.shape))
 
 
 class Typical(Lossy):
@@ -59,12 +59,12 @@ class Typical(Lossy):
         check_fraction("--typical-p", epsilon)
         self.epsilon = epsilon
 
-    def keeps(self, seen: Seen) -> torch.Tensor:
+    def keeps(self, seen: Seen) -> Kept:
         """Compare p(x) with the threshold."""
         logits, drafted = judged(seen)
         p = laws.probabilities(logits, seen.rule)
         least = (math.sqrt(self.epsilon) * torch.exp(-entropy(p))).clamp(max=self.epsilon)
-        return p.gather(-1, drafted[..., None])[..., 0] > least
+        return Kept(p.gather(-1, drafted[..., None])[..., 0] > least)
 
 
 class FuzzyTemperature(Lossy):
@@ -80,16 +80,17 @@ class FuzzyTemperature(Lossy):
             raise UserError(f"--fuzziness: {fuzziness!r} is not allowed, expected a number from 1 on")
         self.fuzziness = fuzziness
 
-    def keeps(self, seen: Seen) -> torch.Tensor:
+    def keeps(self, seen: Seen) -> Kept:
         """Compare with a uniform number, or with the first choice."""
         logits, drafted = judged(seen)
         if seen.rule.is_greedy:
             own = logits.gather(-1, drafted[..., None])[..., 0].float()
-            return (logits.amax(-1).float() - own < math.log(self.fuzziness)) | (logits.argmax(-1) == drafted)
+            near = logits.amax(-1).float() - own < math.log(self.fuzziness)
+            return Kept(near | (logits.argmax(-1) == drafted))
         p = laws.probabilities(logits, seen.rule)
         q = seen.proposal.masses(p.shape[-1]).to(p.device)
         numbers = laws.uniforms_like(p, seen.numbers)[:, : drafted.shape[1]]
-        return numbers < self.fuzziness * laws.acceptance(p, q, drafted)
+        return Kept(numbers < self.fuzziness * laws.acceptance(p, q, drafted))
 
     def correction(self, target: torch.Tensor, draft: torch.Tensor) -> torch.Tensor:
         """Draw from what p has beyond q."""
@@ -120,12 +121,12 @@ class ConfidenceThreshold(Lossy):
         check_fraction("--tau", tau)
         self.tau, self.draft = tau, draft
 
-    def keeps(self, seen: Seen) -> torch.Tensor:
+    def keeps(self, seen: Seen) -> Kept:
         """Accept x where q(x) >= tau."""
         logits, drafted = judged(seen)
         if not drafted.shape[1]:
-            return drafted.bool()
-        return torch.stack(self.draft.confidence, 1).to(logits.device) >= self.tau
+            return Kept(drafted.bool())
+        return Kept(torch.stack(self.draft.confidence, 1).to(logits.device) >= self.tau)
 
 
 def judged(seen: Seen) -> tuple[torch.Tensor, torch.Tensor]:

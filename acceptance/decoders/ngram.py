@@ -24,8 +24,8 @@ class Memory(Protocol):
     def learn(self, text: Sequence[int], at: int, considered: Sequence[int]) -> None:
         """Take note of text[at], and of what the target considered for that place."""
 
-    def draft(self, text: Sequence[int], numbers: Sequence[float]) -> list[int]:
-        """Continue a text by at most as many tokens as there are uniform numbers."""
+    def draft(self, text: Sequence[int], most: int) -> list[int]:
+        """Continue a text by at most so many tokens."""
 
 
 class Store:
@@ -34,15 +34,13 @@ class Store:
     The longest known context decides, by its most frequent token; of equally frequent ones the first that was.
     """
 
-    def __init__(self, n: int, *, guesses_below: int = 0) -> None:
+    def __init__(self, n: int) -> None:
         """Begin with nothing counted.
 
         Args:
             n: Tokens of the longest n-gram, context and token, >= 2.
-            guesses_below: 0: an unknown context ends the draft. Else it is followed by a random token below this, which
-                costs verification and is as good as never accepted.
         """
-        self.widest, self.guesses_below = n - 1, guesses_below
+        self.widest = n - 1
         self.counts: dict[tuple[int, ...], dict[int, int]] = {}
         self.best: dict[tuple[int, ...], int] = {}
 
@@ -58,15 +56,10 @@ class Store:
                     best = token
             self.best[context] = best
 
-    def draft(self, text: Sequence[int], numbers: Sequence[float]) -> list[int]:
-        """Follow the most frequent token, again and again."""
+    def draft(self, text: Sequence[int], most: int) -> list[int]:
+        """Follow the most frequent token, again and again, up to an unknown context."""
         before, drafted = list(text[-self.widest :]), list[int]()
-        for number in numbers:
-            token = self.next_token(before)
-            if token is None:
-                if not self.guesses_below:
-                    break
-                token = int(number * self.guesses_below)
+        while len(drafted) < most and (token := self.next_token(before)) is not None:
             drafted.append(token)
             before.append(token)
         return drafted
@@ -97,12 +90,12 @@ class Index:
         for width in range(1, min(self.most, at) + 1):
             self.first.setdefault(tuple(text[at - width : at]), at)
 
-    def draft(self, text: Sequence[int], numbers: Sequence[float]) -> list[int]:
+    def draft(self, text: Sequence[int], most: int) -> list[int]:
         """Copy what followed the first occurrence of the longest suffix that occurred before."""
         for width in range(min(self.most, len(text)), 0, -1):
             at = self.first.get(tuple(text[-width:]))
             if at is not None:
-                return list(text[at : at + len(numbers)])
+                return list(text[at : at + most])
         return []
 
 
@@ -129,8 +122,8 @@ class TextDraft:
 
     def propose(self, batch: Batch, lengths: Ints, numbers: Floats) -> Proposal:
         """Ask each row's memory."""
-        rows = zip(self.memories, self.texts, lengths.tolist(), numbers.tolist(), strict=True)
-        drafts = [memory.draft(text, row[:length]) for memory, text, length, row in rows]
+        rows = zip(self.memories, self.texts, lengths.tolist(), strict=True)
+        drafts = [memory.draft(text, length) for memory, text, length in rows]
         drafted = np.array([len(d) for d in drafts])
         tokens = np.zeros((len(drafts), int(drafted.max())), np.int64)
         for row, draft in zip(tokens, drafts, strict=True):

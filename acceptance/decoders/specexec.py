@@ -6,7 +6,7 @@ before, the best stay.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -19,42 +19,8 @@ from simulator.artefacts import UserError
 from .batch import Batch, Floats, Ints, Task, read_prompts, unread
 from .decoder import Decoder
 from .method import Begin, Method, Models, Options
+from .nodes import NOT_READ, Nodes, children, no_nodes
 from .tree import Tree, TreeDecoder, Walk, check_tree
-
-NOT_READ = -1
-
-
-@dataclass(frozen=True, slots=True)
-class Nodes:
-    """A tree that grows, a parent before its children.
-
-    tokens and parents as in `Tree`. scores: log q of the whole branch. places: among the nodes that the draft has read.
-    """
-
-    tokens: Ints
-    parents: Ints
-    scores: Floats
-    places: Ints
-
-    def best(self, count: int) -> "Nodes":
-        """Keep the best. No child is better than its parent, and of equals the earlier stays: no parent is lost."""
-        if len(self.tokens) <= count:
-            return self
-        kept = np.sort(np.argsort(-self.scores, kind="stable")[:count])
-        now = np.full(len(self.tokens) + 1, -1)  # the last for parent -1
-        now[kept] = np.arange(count)
-        return Nodes(self.tokens[kept], now[self.parents[kept]], self.scores[kept], self.places[kept])
-
-    def with_children(self, more: "Nodes") -> "Nodes":
-        """Append further nodes, whose parents are among these."""
-        both = ((getattr(self, name), getattr(more, name)) for name in self.__slots__)
-        return Nodes(*map(np.concatenate, both))
-
-    def frontier(self, count: int, budget: int, ends: Sequence[int]) -> Ints:
-        """Return the best nodes to read: not read yet, and with room in the budget for something worse than they."""
-        least = self.scores.min() if len(self.tokens) >= budget else -np.inf
-        open_ones = np.flatnonzero((self.places == NOT_READ) & (self.scores > least) & ~np.isin(self.tokens, ends))
-        return open_ones[np.argsort(-self.scores[open_ones], kind="stable")[:count]]
 
 
 class SpecExec:
@@ -105,9 +71,8 @@ class SpecExec:
 
     def grow(self, batch: Batch, depth: int) -> Tree:
         """Read the last committed token, then the best nodes, pass by pass; every pass adds one level at most."""
-        most, passes = min(self.k, depth), 0
-        nothing = np.zeros(0, np.int64)
-        nodes, read_parents = Nodes(nothing, nothing, np.zeros(0), nothing), nothing
+        most, passes, nodes = min(self.k, depth), 0, no_nodes()
+        read_parents = nodes.parents
         if most > 0:
             tokens, valid = unread(batch, self.context)
             logits = self.context.read(tokens, valid, tokens.shape[1])[0, -1:]
@@ -125,20 +90,17 @@ class SpecExec:
             more = self.children(logits, chosen, nodes.scores[chosen])
             nodes, passes = nodes.with_children(more).best(self.tree_budget), passes + 1
         self.places = nodes.places
-        return Tree(tokens=nodes.tokens, parents=nodes.parents, passes=passes)
+        return nodes.tree(passes)
 
     def children(self, logits: torch.Tensor, parents: Ints, scores: Floats) -> Nodes:
         """Return the nodes behind others, by the logits there [parents, vocabulary]; no more than could stay."""
-        found = (logits.float() / self.temperature).log_softmax(-1).topk(min(self.tree_budget, logits.shape[-1]))
-        log_q, tokens = found.values.double().cpu().numpy(), found.indices.cpu().numpy()
-        kept = (np.exp(log_q - log_q[:, :1]) >= self.branch_prune_threshold) & (log_q > -np.inf)
-        row, _ = np.nonzero(kept)
-        return Nodes(tokens[kept], parents[row], scores[row] + log_q[kept], np.full(len(row), NOT_READ))
+        log_q = (logits.float() / self.temperature).log_softmax(-1)
+        return children(log_q, parents, scores, self.tree_budget, threshold=self.branch_prune_threshold)
 
     def learn(self, batch: Batch, tree: Tree, walk: Walk, committed: int) -> None:
         """Keep what was read of the path, but not the last committed token, which the next round begins with."""
         path = self.places[walk.path[: committed - 1]]
-        self.context.keep(np.concatenate((np.arange(self.before), self.before + path[path != NOT_READ])))
+        self.context.keep(self.before, self.before + path[path != NOT_READ])
 
 
 def begin(models: Models, options: Options) -> Begin:

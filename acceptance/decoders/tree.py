@@ -26,12 +26,18 @@ class Tree:
     """Proposed continuations of one sequence.
 
     tokens: [nodes]. parents: index of each node's parent, lower than its own; -1 behind the last committed token.
-    passes: forward passes of the draft it took.
+    passes: forward passes of the draft it took. pruned: candidates that were looked at and are not in it.
     """
 
     tokens: Ints
     parents: Ints
     passes: int = 0
+    pruned: int = 0
+
+    @property
+    def leaves(self) -> int:
+        """Nodes without a child."""
+        return len(self.parents) - len(np.unique(self.parents[self.parents >= 0]))
 
     @property
     def depths(self) -> Ints:
@@ -126,14 +132,12 @@ class TreeDecoder:
         new = np.array([[*tree.tokens[found.path], found.following]])
         committed, ended = commit(batch, new, np.array([len(found.path)]), batch.target.model.ends)
         self.task.mark("other")
-        before = int(self.context.lengths[0]) - len(tree.tokens) - 1
+        before = int(self.context.lengths[0]) - len(tree.tokens)
         # The path as far as it is committed: the last committed token is for the next round to read.
-        kept = [n + 1 for n in found.path][: int(committed[0]) - 1]
-        self.context.keep(np.concatenate((np.arange(before + 1), before + np.array(kept, np.int64))))
+        self.context.keep(before, before + np.array(found.path[: int(committed[0]) - 1], np.int64))
         self.task.mark("kv")
         self.grower.learn(batch, tree, found, int(committed[0]))
         self.task.mark("draft")
-        depth = int(tree.depths.max(initial=0))
         cut = int(committed[0]) <= len(found.path)
         batch.outputs[batch.index[0]].rounds.append(
             Round(
@@ -143,7 +147,9 @@ class TreeDecoder:
                 committed=int(committed[0]),
                 cut_by="eos" if cut else "",
                 draft_passes=tree.passes,
-                depth=depth,
+                depth=int(tree.depths.max(initial=0)),
+                leaves=tree.leaves,
+                pruned=tree.pruned,
             )
         )
         return still_running(batch, ended)

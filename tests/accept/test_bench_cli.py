@@ -59,6 +59,8 @@ def test_a_run_from_prompts_to_table_records_picture_and_profile(bench, run, tmp
     assert problems(tmp_path / "decode.jsonl", strict=True) == []
     header = records[0]
     assert header["parameters"]["methods"][0]["name"] == "baseline"
+    assert {"git_sha", "hostname", "gpu_driver", "gpu_clocks_mhz"} <= header["environment"].keys()
+    assert all(r["timestamp_utc"] >= header["created_utc"] for r in latest(records))
     assert header["parameters"]["models"]["target"]["sha256"] != header["parameters"]["models"]["draft"]["sha256"]
     events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
     assert {e["name"] for e in events if e["ph"] == "X"} >= {"prefill", "draft", "verify", "sample", "kv", "other"}
@@ -88,7 +90,8 @@ def test_the_same_command_goes_on_a_different_one_is_refused_and_force_starts_an
     over = bench("--method", "ngram")
     assert "6 of 6 turns are done" in over.stderr
     assert out.read_bytes() == kept
-    user_error(bench("--method", "ngram", "--ngram", 4), "decode.jsonl: methods", "--force")
+    expected = "decode.jsonl: methods[1].knobs.ngram is 4, but 3 there"
+    user_error(bench("--method", "ngram", "--ngram", 4), expected, "--force")
     assert out.read_bytes() == kept
     forced = bench("--method", "ngram", "--ngram", 4, "--force")
     assert forced.returncode == 0, forced.stderr
@@ -111,8 +114,15 @@ def test_what_is_drawn_from_records_is_drawn_again_when_they_go_on(bench, user_e
     again = bench(*told)
     assert again.returncode == 0, again.stderr
     assert plot.read_bytes().startswith(b"<?xml")
-    # Nothing was measured, so that there is nothing to profile.
+    # Nothing was measured, so that the profile of what was stays.
     assert (out.read_bytes(), profile.read_bytes()) == (kept, trace)
+    profile.unlink()
+    again = bench(*told)
+    assert again.returncode == 0, again.stderr
+    assert "trace.json: decoding 4 prompts again for the profile; records stay as they are" in again.stderr
+    events = json.loads(profile.read_text())["traceEvents"]
+    assert {e["args"]["name"].split(",")[0] for e in events if e["ph"] == "M"} == {"baseline", "ngram"}
+    assert out.read_bytes() == kept
     lines = kept.splitlines(keepends=True)
     out.write_bytes(b"".join(lines[:7]))
     assert bench(*told).returncode == 0
@@ -203,9 +213,48 @@ def test_batches_skip_trees_with_the_reason_and_sampling_runs(bench, tmp_path: P
     assert done.returncode == 2  # the tokenizer has no template
     done = bench("--method", METHODS, "--batch-size", 4, "--temperature", 0.8)
     assert done.returncode == 0, done.stderr
-    assert "specexec: 6 skipped (takes one sequence at a time, --batch-size is 4)" in done.stdout
+    assert "specexec: skipped (takes one sequence at a time, --batch-size is 4)" in done.stdout
     assert "too few prompts for intervals" in done.stdout  # two batches
     assert problems(tmp_path / "decode.jsonl", strict=True) == []
+
+
+def test_a_trained_judge_and_trees_tell_what_they_did(run, tmp_path: Path) -> None:
+    """On the bundled pair, whose judge is trained."""
+    told = ("--method", "autojudge,specexec", "--max-prompts", 2, "--max-new-tokens", 24, "--device", "cpu")
+    done = run("bench-decode", *told)
+    assert done.returncode == 0, done.stderr
+    assert problems(tmp_path / "decode.jsonl", strict=True) == []
+    records = read_records(tmp_path / "decode.jsonl")[0]
+    for r in latest(records):
+        assert (r["judge"] is not None) == (r["method"] == "autojudge")
+        assert (r["tree"] is not None) == (r["method"] == "specexec")
+    judge = next(r["judge"] for r in records if r["kind"] == "decode_summary" and r["method"] == "autojudge")
+    assert judge["judged"] > 0
+    assert 0 <= judge["judge_accept_rate"]["value"] < 1
+    assert 0 < judge["target_fallback_rate"]["value"] < 1
+
+
+def test_what_all_leaves_out_is_in_the_file_once_and_in_the_table(bench, tmp_path: Path) -> None:
+    done = bench("--method", "all", "--max-prompts", 2, "--max-new-tokens", 4)
+    assert done.returncode == 0, done.stderr
+    records = latest(read_records(tmp_path / "decode.jsonl")[0])
+    left_out = {r["method"]: r for r in records if r["status"] == "skipped"}
+    assert {name: r["error"] for name, r in left_out.items()} == {
+        "medusa": "needs Medusa heads",
+        "medusa-tree": "needs Medusa heads",
+        "eagle": "needs an EAGLE head",
+        "eagle-tree": "needs an EAGLE head",
+        "autojudge": "needs a trained judge",
+    }
+    assert sum(r["status"] == "skipped" for r in records) == 5
+    for name, r in left_out.items():
+        assert f"{name}: skipped ({r['error']})" in done.stdout
+        assert next(line for line in done.stdout.splitlines() if line.startswith(f"{name} ")).split()[1] == "skipped"
+    assert problems(tmp_path / "decode.jsonl", strict=True) == []
+    kept = (tmp_path / "decode.jsonl").read_bytes()
+    again = bench("--method", "all", "--max-prompts", 2, "--max-new-tokens", 4)
+    assert "2 of 2 turns are done" in again.stderr
+    assert (tmp_path / "decode.jsonl").read_bytes() == kept
 
 
 def test_an_experiment_of_a_file_and_the_command_line_above_it(run, told, tmp_path: Path) -> None:
@@ -252,18 +301,18 @@ def test_a_lossy_method_and_a_task_show_what_speed_costs(bench, told, tmp_path: 
     told[4:6] = ["--task", tmp_path / "task.jsonl"]
     done = bench("--method", "topk", "--rank", 30)
     assert done.returncode == 0, done.stderr
-    assert "exact match, points" in done.stdout
+    assert "next token, points" in done.stdout
     line = next(words for words in done.stdout.splitlines() if words.startswith("topk "))
     assert "lossy" in line
     records = latest(read_records(tmp_path / "decode.jsonl")[0])
-    assert all(r["exact_match"]["of"] == 3 for r in records)
+    assert all(1 <= r["exact_match"]["trials"] <= 3 for r in records)
     assert all(r["quality"] for r in records)
     assert problems(tmp_path / "decode.jsonl", strict=True) == []
 
 
 def test_bad_input_is_one_line_before_anything_is_loaded(run, user_error, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
-    (tmp_path / "header.jsonl").write_text('{"kind": "decode_run", "schema_version": 1}\n{"kind": "mine"}\n')
+    (tmp_path / "header.jsonl").write_text('{"kind": "decode_run", "schema_version": 2}\n{"kind": "mine"}\n')
     for arguments, expected in (
         (("--temperature", "nan"), "--temperature"),
         (("--k", 0), "--k"),

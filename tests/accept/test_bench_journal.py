@@ -1,6 +1,7 @@
 """The file of records: only whole lines, whatever happens; one process; one configuration."""
 
 import json
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -16,10 +17,14 @@ from simulator.artefacts import UserError
 
 HEADER = {
     "kind": "decode_run",
-    "schema_version": 1,
+    "schema_version": 2,
     "created_utc": "2026-01-02T03:04:05+00:00",
     "tool_version": "1.0",
-    "parameters": {"seed": 0, "models": {"target": {"name": "a"}}},
+    "parameters": {
+        "seed": 0,
+        "models": {"target": {"name": "a"}},
+        "methods": [{"name": "baseline", "knobs": {}}, {"name": "x", "knobs": {"k": 4, "tau": 0.5}}],
+    },
 }
 
 
@@ -68,12 +73,17 @@ def test_cut_at_any_byte_behind_the_header_whole_records_stay_and_the_next_is_re
         ({"seed": 1}, "seed is 1, but 0 there"),
         ({"models": {"target": {"name": "b"}}}, "models.target.name is 'b', but 'a' there"),
         ({"runs": 2}, "runs is 2, but None there"),
+        (
+            {"methods": [{"name": "baseline", "knobs": {}}, {"name": "x", "knobs": {"k": 5, "tau": 0.5}}]},
+            "methods[1].knobs.k is 5, but 4 there",
+        ),
+        ({"methods": [{"name": "baseline", "knobs": {}}]}, "methods has 1 items, but 2 there"),
     ],
 )
 def test_another_configuration_is_refused_by_its_field_and_nothing_is_lost(tmp_path, change, expected) -> None:
     path = begun(tmp_path / "a.jsonl")
     before = path.read_bytes()
-    with pytest.raises(UserError, match=expected.replace(".", r"\.")):
+    with pytest.raises(UserError, match=re.escape(expected)):
         Journal(path).open(HEADER | {"parameters": HEADER["parameters"] | change}, force=False)
     assert path.read_bytes() == before
 
@@ -81,7 +91,9 @@ def test_another_configuration_is_refused_by_its_field_and_nothing_is_lost(tmp_p
 def test_a_field_that_is_gone_is_a_difference_too(tmp_path: Path) -> None:
     path = begun(tmp_path / "a.jsonl")
     with pytest.raises(UserError, match="models is None"):
-        Journal(path).open(HEADER | {"parameters": {"seed": 0}}, force=False)
+        Journal(path).open(
+            HEADER | {"parameters": {"seed": 0, "methods": HEADER["parameters"]["methods"]}}, force=False
+        )
 
 
 def test_another_version_of_the_tool_is_another_configuration(tmp_path: Path) -> None:

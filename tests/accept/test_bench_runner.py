@@ -6,20 +6,26 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from acceptance.bench import runner
 from acceptance.bench.forecast import forecast_run
+from acceptance.bench.load import bind
 from acceptance.bench.machine import Energy, MemoryPeak
-from acceptance.bench.records import done_keys, latest, load_schema
-from acceptance.bench.runner import Bench, Runnable, batches, measure, plan_turns
+from acceptance.bench.records import done_keys, latest, load_schema, next_token_match
+from acceptance.bench.report import forecast_text
+from acceptance.bench.runner import Bench, Runnable, batches, left_out, measure, plan_turns
 from acceptance.bench.settings import Arm, Settings
 from acceptance.bench.summary import summarise
 from acceptance.bench.validate import disagreements, line_problems
 from acceptance.decoders.method import Models, Options
 from acceptance.decoders.methods import METHODS
+from acceptance.loop_check import finer_copy, next_logits
 from acceptance.models import Model
 from acceptance.rule import SamplingRule
+from acceptance.static_context import ATTRIBUTE, static_context
 from acceptance.trace import PromptInfo
+from simulator.artefacts import UserError
 
 from .tiny_models import random_model, related_model
 
@@ -214,14 +220,28 @@ def test_an_interruption_is_no_failure() -> None:
 
 def test_what_cannot_take_a_batch_is_skipped_with_the_reason() -> None:
     tree = replace(arm("specexec", GREEDY), begin=None, reason="takes one sequence at a time")
-    records, _ = measured(bench_of(arm("baseline", GREEDY), arm("speculative", GREEDY), tree, batch_size=4))
-    skipped = [r for r in records if r["method"] == "specexec"]
-    assert {(r["status"], r["error"]) for r in skipped} == {("skipped", "takes one sequence at a time")}
-    assert len(skipped) == 6
-    ok = [r for r in records if r["status"] == "ok"]
+    bench = bench_of(arm("baseline", GREEDY), arm("speculative", GREEDY), tree, batch_size=4, runs=2)
+    (skipped,) = left_out(bench, ())
+    assert list(line_problems(load_schema(), skipped, first=False)) == list(disagreements(skipped)) == []
+    assert (skipped["status"], skipped["error"]) == ("skipped", "takes one sequence at a time")
+    assert skipped["resume_key"] == "specexec/0/0"
+    assert left_out(bench, done_keys([skipped])) == []
+    ok, _ = measured(bench)
+    records = [skipped, *ok]
+    assert {(r["method"], r["status"]) for r in ok} == {("baseline", "ok"), ("speculative", "ok")}
+    assert {r["order"] for r in ok} == {0, 1}
     assert sorted({(r["batch_index"], r["batch_size"]) for r in ok}) == [(0, 4), (1, 2)]
     assert all(r["identical_to_baseline"] for r in ok)
     assert {s["compared_units"] for s in summarise(records, 0) if s["method"] != "specexec"} == {2}
+
+
+def test_a_method_that_lacks_something_is_left_out_or_refused_by_its_own_name() -> None:
+    own = Arm(name="mine", method="medusa")
+    told = own, Options(draft_rule=GREEDY), Models(target=TARGET, draft=DRAFT), Settings(arms=(own,), rule=GREEDY)
+    left = bind(*told, strict=False)
+    assert (left.begin, left.reason) == (None, "needs Medusa heads")
+    with pytest.raises(UserError, match="--method: 'mine' is not allowed without Medusa heads"):
+        bind(*told, strict=True)
 
 
 def test_lossy_outputs_and_the_baselines_are_judged_others_are_not() -> None:
@@ -235,9 +255,133 @@ def test_lossy_outputs_and_the_baselines_are_judged_others_are_not() -> None:
     assert apart
     for r in apart:
         assert 0 <= r["first_divergence"]["position"] < 10
-        assert not r["first_divergence"]["is_tie"]
+        assert r["first_divergence"]["verdict"] is None
         assert r["overruled"] > 0
-    assert all(r["exact_match"]["of"] == 3 for r in records)
+    assert all(r["exact_match"]["trials"] in range(1, 4) for r in records)
+
+
+def test_a_decoder_that_is_wrong_in_reduced_precision_is_a_bug_and_rounding_is_not() -> None:
+    """Plain decoding in bfloat16, against the same weights in float32, which rounding alone tells apart.
+
+    The negative control writes, once, the second choice.
+    """
+    target = replace(TARGET, module=deepcopy(TARGET.module).to(torch.bfloat16))
+    models = Models(target=target)
+    rounded = replace(arm("baseline", GREEDY, Models(target=finer_copy(target, "bfloat16"))), arm=NAMED["rounded"])
+    arms = arm("baseline", GREEDY, models), arm("ngram", GREEDY, models), rounded, wrong_once(models)
+    bench = replace(bench_of(*arms, prompts=23), target=target, dtype="bfloat16")
+    records, _ = measured(replace(bench, settings=replace(bench.settings, max_new_tokens=48)))
+    found = {s["method"]: s["identical"] for s in summarise(records, 0)}
+    for name in ("ngram", "rounded"):
+        assert (found[name]["bug"], found[name]["unchecked"]) == (0, 0)
+    assert found["rounded"]["rounding"] == 23 - found["rounded"]["same"] > 4
+    # Where the two best are a rounding apart, a wrong choice cannot be told from one.
+    assert found["wrong"]["bug"] > 15
+    assert found["wrong"]["bug"] + found["wrong"]["rounding"] == 23
+    for r in records:
+        known = r["first_divergence"]
+        assert not known or known["verdict"] != "rounding" or known["deficit"] <= known["spread"]
+        assert list(line_problems(load_schema(), r, first=False)) == []
+
+
+NAMED = {name: Arm(name=name, method="ngram") for name in ("rounded", "wrong", "short")}
+
+
+def wrong_once(models: Models) -> Runnable:
+    def begin(prompts, task):
+        plain = METHODS["baseline"].begin(models, Options(draft_rule=GREEDY))(prompts, task)
+        read = plain.batch.target.read
+
+        def spoilt(*told):
+            logits = read(*told)
+            if len(plain.batch.outputs[0].tokens) == 3:
+                return logits.scatter(-1, logits.argmax(-1, keepdim=True), -1e9)
+            return logits
+
+        plain.batch.target.read = spoilt
+        return plain
+
+    return Runnable(arm=NAMED["wrong"], is_exact=True, begin=begin)
+
+
+def test_an_output_that_ends_where_the_baselines_goes_on_is_no_rounding() -> None:
+    inner = METHODS["baseline"].begin(Models(target=TARGET), Options(draft_rule=GREEDY))
+
+    def begin(prompts, task):
+        return inner(prompts, replace(task, max_new_tokens=4))
+
+    short = Runnable(arm=NAMED["short"], is_exact=True, begin=begin)
+    records, _ = measured(bench_of(arm("baseline", GREEDY), short))
+    found = [r["first_divergence"] for r in records if r["method"] == "short"]
+    assert {(d["position"], d["verdict"], d["deficit"]) for d in found} == {(4, "bug", None)}
+
+
+def test_in_float32_every_wrong_choice_is_a_bug() -> None:
+    records, _ = measured(bench_of(arm("baseline", GREEDY), wrong_once(Models(target=TARGET))))
+    found = [r["first_divergence"] for r in records if r["method"] == "wrong"]
+    assert {d["verdict"] for d in found} == {"bug"}
+    assert all(0 < d["spread"] < 1e-3 < d["deficit"] for d in found)
+
+
+def test_a_finer_copy_leaves_caches_of_fixed_size_behind() -> None:
+    model = replace(TARGET, module=deepcopy(TARGET.module), graphs=True)
+    context = static_context(model, 32, keep_hidden=False)
+    copied = finer_copy(model, "float32")
+    assert model.module.__dict__[ATTRIBUTE]
+    assert copied.module.__dict__[ATTRIBUTE] == {}
+    assert copied.module.dtype == torch.float64
+    assert static_context(model, 32, keep_hidden=False) is context
+    found, expected = (next_logits(m, [1, 2, 3]) for m in (copied, TARGET))
+    torch.testing.assert_close(found.float(), expected)
+
+
+def test_where_no_finer_copy_can_be_made_a_difference_is_unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_room(*_: object) -> Model:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(runner, "finer_copy", no_room)
+    records, _ = measured(bench_of(arm("baseline", GREEDY), wrong_once(Models(target=TARGET))))
+    wrong = [r for r in records if r["method"] == "wrong"]
+    assert {r["first_divergence"]["verdict"] for r in wrong} == {"unchecked"}
+    assert {r["note"] for r in wrong} == {"recheck: RuntimeError: out of memory"}
+    assert next(s for s in summarise(records, 0) if s["method"] == "wrong")["identical"]["unchecked"] == 6
+
+
+@pytest.mark.parametrize(
+    ("output", "reference", "expected"),
+    [
+        ([1, 2, 3, 4], [1, 2, 3, 4], (4, 4)),
+        ([1, 9, 3, 4], [1, 2, 3, 4], (1, 2)),  # what stands behind a mismatch says nothing
+        ([9, 1, 2, 3], [1, 2, 3, 4], (0, 1)),
+        ([1, 2], [1, 2, 3], (2, 2)),  # the budget's end is no mismatch
+        ([1, 2, 3, 4], [1, 2], (2, 2)),
+    ],
+)
+def test_only_what_follows_the_true_text_counts_as_a_next_token(output, reference, expected) -> None:
+    found = next_token_match(output, reference)
+    assert (found["matched"], found["trials"]) == expected
+
+
+@pytest.mark.statistical
+def test_the_next_token_match_of_a_sampled_output_is_its_chance() -> None:
+    """A law that meets each true token with chance 0.6, whatever came before: 400 outputs, 4 standard errors."""
+    rng = np.random.default_rng(3)
+    found = [next_token_match((rng.random(32) < 0.6).astype(int).tolist(), [1] * 32) for _ in range(400)]
+    matched, trials = (sum(f[name] for f in found) for name in ("matched", "trials"))
+    assert abs(matched / trials - 0.6) < 4 * np.sqrt(0.6 * 0.4 / trials)
+
+
+def test_a_trained_judge_and_trees_have_metrics_of_their_own_and_other_methods_none() -> None:
+    rule = arm("topk", GREEDY)
+    records, _ = measured(bench_of(*(arm(n, GREEDY) for n in ("baseline", "specexec", "speculative")), rule))
+    assert {r["method"] for r in records if r["tree"]} == {"specexec"}
+    assert not any(r["judge"] for r in records)
+    for r in records:
+        assert r["timestamp_utc"][:2] == "20"
+        assert list(disagreements(r)) == []
+        if r["tree"]:
+            assert r["tree"]["effective_parallelism"] > 1
+            assert r["tree"]["branch_prune_rate"] > 0
 
 
 def test_warm_ups_are_run_for_each_shape_and_leave_no_record(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,6 +407,7 @@ def test_a_forecast_scales_the_warm_up_and_names_what_cannot_run() -> None:
     assert plain["total_s"] == pytest.approx(plain["output_s"] * 6) == pytest.approx(found["total_s"])
     assert plain["output_s"] > plain["prefill_s"] > 0
     assert (other["reason"], other["total_s"]) == ("cannot", None)
+    assert forecast_text({"max_new_tokens": 10}, found).startswith("6 prompts in 2 batches x 3 runs x 1 methods = 6 ")
 
 
 def test_batches_cover_all_prompts() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from acceptance.bench.report import speed_is_told, text
-from acceptance.bench.summary import summarise
+from acceptance.bench.summary import Z95, summarise, wilson95
 
 TIMES = ("prefill", "draft", "verify", "sample", "kv", "other")
 
@@ -41,9 +41,12 @@ def record(method: str, prompt: int = 0, run: int = 0, **changes):
             "draft_passes": [d for d, _ in rounds],
             "overruled": [0 for _ in rounds],
         },
+        "judge": None,
         "tree": None,
         "memory_peak_bytes": 1000 + prompt,
         "energy_j": None,
+        "energy_net_j": None,
+        "energy_is_reliable": None,
         "quality": None,
         "exact_match": None,
     }
@@ -227,12 +230,98 @@ def test_the_speed_of_a_lossy_method_is_never_printed_without_its_quality() -> N
     assert "2.00x" not in untold
 
 
-def test_exact_match_is_counted_over_the_reference() -> None:
-    records = [plain(p, exact_match={"same": 6, "of": 12}) for p in range(4)]
-    records += [lossy(p, -1.0, exact_match={"same": 3, "of": 12}) for p in range(4)]
+def test_the_next_token_is_counted_over_its_trials() -> None:
+    records = [plain(p, exact_match={"matched": p, "trials": 3}) for p in range(4)]
+    records += [lossy(p, -1.0, exact_match={"matched": p % 2, "trials": 2}) for p in range(4)]
     found = of("lossy", records)
     assert found["exact_match"]["value"] == 0.25
     assert found["exact_match_delta"]["value"] == -0.25
+    assert "next token right 50.0%" in text(parameters(), summarise(records, 0))
+
+
+def test_total_variation_is_told_of_greedy_outputs_alone() -> None:
+    greedy = [f for p in range(4) for f in (judged_plain(p), lossy(p, -1.5))]
+    found = of("lossy", greedy)["tv_per_position"]
+    assert (found["value"], found["ci95"]) == (0.5, [0.5, 0.5])
+    assert "0.500 [0.500, 0.500]" in text(parameters(), summarise(greedy, 0))
+    sampled = [r | {"identical_to_baseline": None} for r in greedy]
+    assert of("lossy", sampled)["tv_per_position"] is None
+    assert "TV" not in text(parameters(), summarise(sampled, 0))
+
+
+def apart(prompt: int, verdict: str | None, **changes):
+    known = verdict and {"verdict": verdict}
+    return record("m", prompt, ms={"verify": 70.0}, identical_to_baseline=False, first_divergence=known, **changes)
+
+
+def test_outputs_that_differ_are_counted_by_what_explains_them() -> None:
+    same = record("m", 0, ms={"verify": 70.0})
+    verdicts = ["rounding", "rounding", "bug", "unchecked", None]
+    records = [*map(plain, range(6)), same, *(apart(p, v) for p, v in enumerate(verdicts, 1))]
+    found = of("m", records)["identical"]
+    assert {n: found[n] for n in ("same", "of", "rounding", "bug", "unchecked")} == {
+        "same": 1,
+        "of": 6,
+        "rounding": 2,
+        "bug": 1,
+        "unchecked": 2,
+    }
+    told = text(parameters(), summarise(records, 0))
+    expected = "m: 5 outputs differ from plain decoding's, 2 by rounding, 1 by more than rounding: please report it, "
+    assert expected + "2 unchecked (the same: 17% [3%, 56%])" in told
+    lossy_ones = [*map(plain, range(6)), *(apart(p, None, is_exact=False) for p in range(6))]
+    found = of("m", lossy_ones)["identical"]
+    assert (found["same"], found["rounding"], found["bug"], found["unchecked"]) == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("trials", [1, 7, 40])
+def test_wilsons_interval_holds_the_shares_that_a_test_of_the_score_does_not_refuse(trials: int) -> None:
+    for successes in range(trials + 1):
+        low, high = wilson95(successes, trials)
+        grid = np.linspace(0, 1, 10_001)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            z = np.abs(successes / trials - grid) / np.sqrt(grid * (1 - grid) / trials)
+        kept = grid[(z <= Z95) | (grid == successes / trials)]
+        assert (low, high) == pytest.approx((kept.min(), kept.max()), abs=2e-4)
+    assert wilson95(0, 0) is None
+
+
+def test_judge_and_tree_are_sums_over_rounds() -> None:
+    judge = {"judged": 3, "kept": 2, "fallbacks": 1}
+    tree = {"max_active_branches": 3}
+    records = []
+    for p in range(4):
+        rounds = record("m")["rounds"] | {"depth": [2] * 4, "leaves": [3, 1, 1, 3], "pruned": [4, 0, 4, 0]}
+        records += [plain(p), record("judged", p, ms={"verify": 70.0}, judge=judge), grown(p, rounds, tree)]
+    judged, trees, chain = (of(name, records) for name in ("judged", "tree", "baseline"))
+    assert judged["judge"]["judged"] == 12
+    assert judged["judge"]["judge_accept_rate"]["value"] == pytest.approx(2 / 3)
+    assert judged["judge"]["target_fallback_rate"]["value"] == pytest.approx(1 / 16)
+    assert {n: v["value"] for n, v in trees["tree"].items() if isinstance(v, dict)} == pytest.approx(
+        {"nodes_per_round": 4, "depth": 2, "effective_parallelism": 2, "branch_prune_rate": 8 / 24}
+    )
+    assert trees["tree"]["max_active_branches"] == 3
+    assert (judged["tree"], trees["judge"], chain["tree"], chain["judge"]) == (None,) * 4
+
+
+def grown(prompt: int, rounds, tree):
+    return record("tree", prompt, ms={"verify": 70.0}, tree=tree) | {"rounds": rounds}
+
+
+def test_energy_is_told_only_where_all_of_it_was_counted() -> None:
+    def counted(make, p, raw, reliable):
+        energy = {"energy_j": raw, "energy_net_j": raw - 1.0, "energy_is_reliable": reliable}
+        return make(p, **energy)
+
+    records = [counted(plain, p, 13.0, True) for p in range(4)]
+    found = of("baseline", records)
+    assert found["energy_j_per_token"] == pytest.approx(13 / 12)
+    assert found["energy_net_j_per_token"] == pytest.approx(1)
+    assert "J a token beyond idling: baseline 1" in text(parameters(), summarise(records, 0))
+    assert "not reliable" not in text(parameters(), summarise(records, 0))
+    short = [*records[:3], counted(plain, 3, 13.0, False)]
+    assert "baseline 1; not reliable, of windows under 2 s" in text(parameters(), summarise(short, 0))
+    assert of("baseline", [*records[:3], plain(3)])["energy_j_per_token"] is None
 
 
 def test_without_a_baseline_nothing_is_compared_and_nothing_breaks() -> None:
@@ -241,4 +330,4 @@ def test_without_a_baseline_nothing_is_compared_and_nothing_breaks() -> None:
     assert found["compared_units"] == 0
     assert found["closed_form"] is None
     skipped = record("m") | {"status": "skipped", "error": "takes one sequence at a time"}
-    assert "m: 1 skipped (takes one sequence at a time)" in text(parameters(), summarise([plain(), skipped], 0))
+    assert "m: skipped (takes one sequence at a time)" in text(parameters(), summarise([plain(), skipped], 0))

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from acceptance.bench.clock import Phases
 from acceptance.bench.journal import to_line
+from acceptance.bench.machine import EnergyUsed, surroundings
 from acceptance.bench.records import Divergence, Measured, Origin, Quality, Skipped, as_record, load_schema
 from acceptance.bench.settings import config_sha256
 from acceptance.bench.summary import summarise
@@ -29,7 +30,8 @@ def header():
     told = {"items_sha256": SHA, "models": {}, "prompt_count": 5, "max_new_tokens": 8, "runs": 1}
     told |= {"methods": [{"name": m, "method": m, "knobs": {"k": 4}} for m in METHODS], "batch_size": 1, "seed": 0}
     told |= {"temperature": 0.0, "more": "is allowed"}
-    return envelope("decode_run", 1, told | {"config_sha256": config_sha256(told)})
+    found = envelope("decode_run", 2, told | {"config_sha256": config_sha256(told)})
+    return found | {"environment": found["environment"] | surroundings(["cpu"])}
 
 
 def origin(method: str, prompt: int) -> Origin:
@@ -46,6 +48,7 @@ def origin(method: str, prompt: int) -> Origin:
         batch_index=prompt,
         batch_size=1,
         batch_row=0,
+        timestamp_utc="2026-01-02T03:04:05+00:00",
     )
 
 
@@ -54,7 +57,9 @@ def measured(rng: np.random.Generator, is_plain: bool) -> Measured:
     for _ in range(4):
         drafted = 0 if is_plain else 4
         accepted = int(rng.integers(drafted + 1))
-        more = {"draft_passes": drafted, "depth": drafted, "overruled": min(accepted, 1)}
+        kept = min(accepted, 1)
+        more = {"draft_passes": drafted, "depth": drafted, "overruled": kept, "judged": min(kept + 1, drafted)}
+        more |= {"leaves": min(drafted, 1), "pruned": 0 if is_plain else 3}
         rounds.append(Round(start=0, drafted=drafted, accepted=accepted, committed=accepted + 1, **more))
     times = rng.uniform(0.01, 0.1, 6).tolist()
     names = ("prefill_s", "draft_s", "verify_s", "sample_s", "kv_s", "other_s")
@@ -65,10 +70,11 @@ def measured(rng: np.random.Generator, is_plain: bool) -> Measured:
         rounds=rounds,
         phases=phases,
         is_tree=not is_plain,
+        has_judge=not is_plain,
         identical=is_plain,
-        divergence=None if is_plain else Divergence(position=1, margin=0.5, rounding=0.1),
+        divergence=None if is_plain else Divergence(position=1, margin=0.5, is_exact=False),
         memory_peak_bytes=10,
-        energy_j=1.5,
+        energy=EnergyUsed(joules=1.5, window_s=0.1, idle_w=10.0),
         quality=Quality(mean_logp_nats=-1.0, mean_rank=1.5, argmax_share=0.5),
         reference=[0, 5, 2],
     )
@@ -77,7 +83,7 @@ def measured(rng: np.random.Generator, is_plain: bool) -> Measured:
 def lines():
     rng = np.random.default_rng(0)
     records = [as_record(origin(m, p), measured(rng, m == "baseline")) for p in range(5) for m in ("baseline", "lossy")]
-    records += [as_record(origin("x", p), Skipped(status="skipped", reason="one at a time")) for p in range(5)]
+    records += [as_record(origin("x", 0), Skipped(status="skipped", reason="one at a time"))]
     records += [as_record(origin("y", p), Skipped(status="error", reason="RuntimeError: no")) for p in range(5)]
     records = [json.loads(to_line(r)) for r in records]
     return [json.loads(to_line(r)) for r in (header(), *records, *summarise(records, 0))]
@@ -136,7 +142,7 @@ def test_our_reader_agrees_with_jsonschema_on_whatever_a_line_is_turned_into(dat
     assert (not ours) == jsonschema.Draft202012Validator(SCHEMA).is_valid(spoilt)
 
 
-@pytest.mark.parametrize(("key", "value"), [("schema_version", True), ("status", True), ("schema_version", 1.5)])
+@pytest.mark.parametrize(("key", "value"), [("schema_version", True), ("status", True), ("schema_version", 2.5)])
 def test_true_is_not_one(key: str, value: object) -> None:
     assert list(line_problems(SCHEMA, changed(LINES[1], (key,), value), first=False))
 
@@ -185,12 +191,21 @@ TAMPERED = {
     ("tokens_per_s",): (1e6, "tokens_per_s"),
     ("decode_tokens_per_s",): (1e6, "decode_tokens_per_s is"),
     ("ttft_s",): (100.0, "ttft_s"),
-    ("judge", "overruled_per_token"): (0.9, "judge.overruled_per_token is 0.9"),
-    ("judge", "overruled_per_accepted"): (0.9, "judge.overruled_per_accepted is 0.9"),
+    ("judge", "judge_accept_rate"): (0.9, "judge.judge_accept_rate is 0.9"),
+    ("judge", "target_fallback_rate"): (0.9, "judge.target_fallback_rate is 0.9"),
+    ("judge", "fallbacks"): (99, "judge.fallbacks is 99"),
+    ("judge",): (None, "round 0 judged"),
+    ("rounds", "judged", 0): (4, "round 0 judged 4 of 4 drafted tokens and kept"),
+    ("rounds", "leaves", 0): (2, "round 0 has 2 leaves, but 4 drafted tokens, 4 deep"),
+    ("tree", "effective_parallelism"): (9.0, "tree.effective_parallelism is 9.0"),
+    ("tree", "max_active_branches"): (9, "tree.max_active_branches is 9"),
+    ("tree", "branch_prune_rate"): (0.9, "tree.branch_prune_rate is 0.9"),
+    ("exact_match", "trials"): (99, "exact_match.trials is 99"),
+    ("energy_net_j",): (9.0, "summary of lossy: energy_net_j_per_token"),
     ("tree", "nodes"): (99, "tree.nodes is 99"),
     ("tree", "nodes_per_round"): (99.0, "tree.nodes_per_round is 99.0"),
     ("tree", "depth"): (0.5, "tree.depth is 0.5"),
-    ("tree",): (None, "summary of lossy: tree_nodes_per_round"),
+    ("tree",): (None, "round 0 pruned 3 branches, but drafted a chain"),
     ("rounds", "depth", 0): (99, "round 0 is 99 deep"),
     ("identical_to_baseline",): (True, "lossy/0/0: identical_to_baseline is true, but output_sha256 differs"),
     ("output_sha256",): (LINES[1]["output_sha256"], "identical_to_baseline is false, but output_sha256 equals"),

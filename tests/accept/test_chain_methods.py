@@ -14,13 +14,12 @@ from scipy import stats
 from acceptance import laws, scoring
 from acceptance.decoders import chain, lossy, methods
 from acceptance.decoders.batch import Decoded, Task
-from acceptance.decoders.chain import Chain, Exact, FixedLength, Proposal, Seen
+from acceptance.decoders.chain import Chain, Exact, Proposal, Seen
 from acceptance.decoders.decoder import Decoder, run
 from acceptance.decoders.lengths import Controlled
 from acceptance.decoders.method import Models, Options
 from acceptance.decoders.methods import METHODS, pick
 from acceptance.decoders.model_draft import ModelDraft
-from acceptance.decoders.ngram import Store, TextDraft
 from acceptance.models import Model
 from acceptance.policies import Adaptive, ConfidenceStop, HuggingFaceHeuristic, Player, Policy, Rounds, Spent, walk
 from acceptance.rule import SamplingRule
@@ -181,6 +180,8 @@ def test_only_methods_with_a_draft_model_pass_through_it(pair: tuple[Model, Mode
         found = decode(method.name, pair, PROMPTS, options(), budget=12)
         assert any(r.draft_passes for d in found for r in d.rounds) == ("draft" in method.needs)
         assert any(r.overruled for d in found for r in d.rounds) <= (not method.is_exact)
+        assert {(r.leaves, r.judged, r.pruned) for d in found for r in d.rounds} <= {(0, 0, 0), (1, 0, 0)}
+        assert all(r.leaves == (r.drafted > 0) for d in found for r in d.rounds)
 
 
 # Sampled output: laws by enumeration. A law at the distance APART is rejected ALMOST_ALWAYS.
@@ -225,7 +226,6 @@ CASES = [
     Case(name="ngram-3-letters", method="ngram", temperature=0.7, told={"k": 2, "filler_top_k": 2}, **THREE),
     Case(name="anpd", method="anpd", told={"k": 3, "ngram": 4}, **SHORT),
     Case(name="prompt-lookup", method="prompt-lookup", told={"k": 3}, **SHORT),
-    Case(name="guesses", method="guesses", told={"k": 3}, **THREE),
 ]
 FAMILY = 20  # tests of this kind: the exact cases and the lossy ones
 by_case = {case.name: case for case in CASES}
@@ -239,9 +239,6 @@ def alphabet(vocabulary: int) -> tuple[Model, Model]:
 
 def begin(case: Case, prompts: Sequence[Text], task: Task) -> Decoder:
     target, draft = alphabet(case.vocabulary)
-    if case.method == "guesses":  # random tokens where nothing is known; no method of its own
-        drafter = TextDraft(lambda: Store(3, guesses_below=case.vocabulary), filler_top_k=2)
-        return Chain(target, drafter, prompts, task, lengths=FixedLength(int(case.told["k"])))
     return METHODS[case.method].begin(Models(target=target, draft=draft), options(case.draft_rule, **case.told))(
         prompts, task
     )
@@ -329,7 +326,6 @@ def looks_ahead(patch: pytest.MonkeyPatch) -> None:
         ("ngram", fresh_draw_after_a_mismatch),
         ("ngram-3-letters", fresh_draw_after_a_mismatch),
         ("prompt-lookup", fresh_draw_after_a_mismatch),
-        ("guesses", fresh_draw_after_a_mismatch),
         ("confidence-stop", drops_what_it_drew),
         ("adaptive", looks_ahead),
         ("heuristic", looks_ahead),
@@ -549,6 +545,7 @@ class Watched(Player):
     spent_on: dict[int, list[tuple[int, int, int, int]]] = field(default_factory=dict)
 
     def lengths(self, rounds: Rounds) -> np.ndarray:
+        self.at = rounds.at - self.starts[rounds.output]
         return self.player.lengths(rounds)
 
     def spent(self, rounds: Rounds, lengths: np.ndarray, accepted: np.ndarray) -> Spent:
@@ -557,11 +554,10 @@ class Watched(Player):
             self.spent_on.setdefault(i, []).append(tuple(row))
         return spent
 
-    def learn(self, rounds: Rounds, lengths: np.ndarray, accepted: np.ndarray) -> None:
-        at = rounds.at - self.starts[rounds.output]
-        for i, *row in zip(rounds.output.tolist(), at.tolist(), lengths.tolist(), accepted.tolist(), strict=True):
+    def learn(self, output: np.ndarray, lengths: np.ndarray, accepted: np.ndarray) -> None:
+        for i, *row in zip(output.tolist(), self.at.tolist(), lengths.tolist(), accepted.tolist(), strict=True):
             self.rounds.setdefault(i, []).append(tuple(row))
-        self.player.learn(rounds, lengths, accepted)
+        self.player.learn(output, lengths, accepted)
 
 
 def greedy_trace(pair: tuple[Model, Model], found: Sequence[Decoded]) -> Trace:

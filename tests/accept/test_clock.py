@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from acceptance import laws
-from acceptance.bench.clock import PHASES, Clock, clock_for, write_chrome_trace
+from acceptance.bench.clock import PHASES, Clock, Lane, clock_for, clock_of, since_first, write_chrome_trace
 from acceptance.decoders import baseline
 from acceptance.decoders.batch import Task
 from acceptance.decoders.chain import Chain, FixedLength
@@ -19,7 +19,7 @@ from acceptance.rule import SamplingRule
 from .tiny_models import random_model, related_model
 
 
-def clock_of(times: list[int]) -> Clock:
+def shows(times: list[int]) -> Clock:
     """A clock that shows these times, in milliseconds, one a look."""
     return Clock(iter(times).__next__, lambda stamps: [s / 1e3 for s in stamps])
 
@@ -29,7 +29,7 @@ def test_phases_are_what_lies_between_marks(marks: list[tuple[str, int]]) -> Non
     times = [5]
     for _, took in marks:
         times.append(times[-1] + took)
-    clock = clock_of(times)
+    clock = shows(times)
     clock.start()
     for phase, _ in marks:
         clock.mark(phase)
@@ -41,7 +41,7 @@ def test_phases_are_what_lies_between_marks(marks: list[tuple[str, int]]) -> Non
 
 
 def test_the_first_token_is_there_when_the_first_round_is_committed() -> None:
-    clock = clock_of([0, 10, 13, 20, 21, 22, 23, 30, 40])
+    clock = shows([0, 10, 13, 20, 21, 22, 23, 30, 40])
     clock.start()
     for phase in ("prefill", "draft", "verify", "sample", "other", "kv", "draft", "other"):
         clock.mark(phase)
@@ -49,7 +49,7 @@ def test_the_first_token_is_there_when_the_first_round_is_committed() -> None:
 
 
 def test_starting_again_forgets() -> None:
-    clock = clock_of([0, 10, 100, 101])
+    clock = shows([0, 10, 100, 101])
     clock.start()
     clock.mark("draft")
     clock.start()
@@ -58,10 +58,54 @@ def test_starting_again_forgets() -> None:
     assert clock.stop().total_s == pytest.approx(1e-3)
 
 
+def devices_of(*stamps: list[int]) -> Clock:
+    """A clock of devices that show these times, one a mark."""
+    return clock_of([Lane(iter(own).__next__, since_first) for own in stamps], lambda: None)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(PHASES), st.integers(0, 100), st.integers(0, 100)), max_size=20),
+    st.tuples(st.integers(0, 10**6), st.integers(0, 10**6)),
+)
+def test_a_phase_over_several_devices_ends_with_the_last_of_them(marks, epochs) -> None:
+    """Every device counts from an epoch of its own, and has done so much more at every mark."""
+    done = [[sum(m[d] for m in marks[:i]) for i in range(len(marks) + 1)] for d in (1, 2)]
+    clock = devices_of(*([epoch + t for t in own] for epoch, own in zip(epochs, done, strict=True)))
+    clock.start()
+    for phase, *_ in marks:
+        clock.mark(phase)
+    ends = [max(a, b) for a, b in zip(*done, strict=True)]
+    found = clock.stop()
+    for phase in PHASES:
+        expected = sum(b - a for (p, *_), a, b in zip(marks, ends[:-1], ends[1:], strict=True) if p == phase)
+        assert getattr(found, f"{phase}_s") == expected
+    assert found.total_s == ends[-1]
+
+
+def test_a_draft_on_a_device_of_its_own_counts_as_drafting() -> None:
+    """The target is idle while the draft works from 5 to 11, and verifies from then to 23."""
+    target, draft = [100, 105, 105, 123], [7000, 7002, 7011, 7011]
+    for devices, expected in (((target, draft), (5, 6, 12)), ((target,), (5, 0, 18))):
+        clock = devices_of(*devices)
+        clock.start()
+        for phase in ("prefill", "draft", "verify"):
+            clock.mark(phase)
+        found = clock.stop()
+        # The target's own clock, the second time, puts the wait for the draft down to verifying.
+        assert (found.prefill_s, found.draft_s, found.verify_s) == expected
+
+
+def test_a_start_waits_for_all_devices() -> None:
+    waited = []
+    clock = Clock(iter(range(5)).__next__, settle=lambda: waited.append(len(clock.stamps)))
+    clock.start()
+    assert waited == [0]
+
+
 @pytest.mark.parametrize("method", ["baseline", "chain"])
 def test_a_real_decoder_tells_all_its_phases(method: str) -> None:
     target = random_model("llama", 1, 8)
-    clock = clock_for("cpu")
+    clock = clock_for(["cpu"])
     task = Task(rule=SamplingRule(temperature=0), max_new_tokens=9, rngs=laws.streams(0, [0]), mark=clock.mark)
     clock.start()
     if method == "baseline":

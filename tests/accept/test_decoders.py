@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -443,3 +444,39 @@ def test_the_trigram_reads_its_cache() -> None:
     target, _ = trigram_pair(1)
     rows = prompts_of(2, [1, 2, 5, 3], 4)
     close(read_all(target, rows)[1][:, 0], fresh(target, rows))
+
+
+# Laws on a device that does not repeat its sums.
+
+
+class OnCuda(torch.Tensor):
+    """Stands in for a CUDA tensor, which in torch's deterministic mode refuses to be summed up."""
+
+    is_cuda = True
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        if func is torch.Tensor.cpu:
+            return args[0].as_subclass(torch.Tensor)
+        if func is torch.Tensor.cumsum and torch.are_deterministic_algorithms_enabled():
+            raise RuntimeError("cumsum_cuda_kernel does not have a deterministic implementation")
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+@pytest.mark.parametrize("repeats", [False, True])
+def test_what_has_to_repeat_is_drawn_without_sums_on_the_gpu(repeats: bool) -> None:
+    """The same tokens either way; and what is refused there is refused here."""
+    logits = torch.randn((300, 11), generator=torch.Generator().manual_seed(0))
+    numbers = torch.from_numpy(np.random.default_rng(0).random(300))
+    rule = SamplingRule(temperature=0.8, top_k=9, top_p=0.9)
+    law = laws.probabilities(logits, rule)
+    expected = laws.draw(law, numbers)
+    torch.use_deterministic_algorithms(repeats)
+    try:
+        found = laws.probabilities(logits.as_subclass(OnCuda), rule)
+        assert torch.equal(found.as_subclass(torch.Tensor), law)
+        assert torch.equal(laws.draw(found, numbers).as_subclass(torch.Tensor), expected)
+        with pytest.raises(RuntimeError, match="deterministic") if repeats else nullcontext():
+            found.cumsum(-1)
+    finally:
+        torch.use_deterministic_algorithms(False)

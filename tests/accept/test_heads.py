@@ -250,8 +250,8 @@ def chain_from_scratch(module: heads.Eagle, target: Model, committed: Sequence[i
 @torch.inference_mode()
 def tree_from_scratch(
     module: heads.Eagle, target: Model, committed: Sequence[int], grower: eagle.EagleTree, depth: int
-) -> dict[tuple[int, ...], float]:
-    """The paths that stay, and their log probabilities."""
+) -> tuple[set[tuple[int, ...]], int]:
+    """The paths that stay, and how many do not."""
     weights: dict[tuple[int, ...], float] = {(): 0.0}
     frontier: list[tuple[int, ...]] = [()]
     for _ in range(min(depth, grower.depth)):
@@ -264,7 +264,8 @@ def tree_from_scratch(
         weights |= level
         frontier = sorted(level, key=lambda p: -level[p])[: grower.branches]
     del weights[()]
-    return {path: weights[path] for path in sorted(weights, key=lambda p: -weights[p])[: grower.budget]}
+    best = sorted(weights, key=lambda p: -weights[p])
+    return set(best[: grower.budget]), len(best[grower.budget :])
 
 
 def go_on(decoder: Chain | TreeDecoder, rounds: int) -> int:
@@ -340,7 +341,9 @@ def test_a_tree_grows_as_if_from_scratch(rounds: int) -> None:
         paths: list[tuple[int, ...]] = []
         for token, parent in zip(tree.tokens.tolist(), tree.parents.tolist(), strict=True):
             paths.append((*(paths[parent] if parent >= 0 else ()), token))
-        assert set(paths) == set(tree_from_scratch(module, target, committed_of(decoder)[0], grower, depth))
+        scratch = tree_from_scratch(module, target, committed_of(decoder)[0], grower, depth)
+        assert (set(paths), tree.pruned) == scratch
+        assert tree.pruned > 0
         assert max(map(len, paths)) > 1
 
 
@@ -371,6 +374,8 @@ def test_budget_depth_and_branches_bound_what_is_drafted(tiny: Models, name: str
     rounds = [r for d in outputs for r in d.rounds]
     assert max(r.depth for r in rounds) == 3
     assert max(r.drafted for r in rounds) == (6 if name in TREES else 3)
+    assert all((r.leaves > 1) == (name in TREES) or r.drafted < 3 for r in rounds)
+    assert any(r.pruned for r in rounds) == (name == "eagle-tree")  # the heads' tree has one shape
     for output in outputs:
         assert all(r.depth <= 9 - r.start - 1 for r in output.rounds)
 

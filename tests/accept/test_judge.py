@@ -18,7 +18,7 @@ import acceptance
 from acceptance import judge, laws, mining
 from acceptance.decoders import autojudge, speculative
 from acceptance.decoders.batch import Decoded, Task
-from acceptance.decoders.chain import Seen
+from acceptance.decoders.chain import Kept, Proposal, Seen, verify
 from acceptance.decoders.decoder import run
 from acceptance.decoders.method import Models, Options
 from acceptance.inflate import inflate
@@ -135,7 +135,7 @@ class Recorder(autojudge.JudgeRule):
         super().__init__(weights, 0.0)
         self.seen: list[Seen] = []
 
-    def keeps(self, seen: Seen) -> torch.Tensor:
+    def keeps(self, seen: Seen) -> Kept:
         self.seen.append(seen)
         return super().keeps(seen)
 
@@ -438,11 +438,11 @@ def without_draft_passes(decoded: Sequence[Decoded]) -> list[tuple[list[int], li
 def test_with_threshold_0_it_is_exact_speculation(pair: tuple[Model, Model], rule: SamplingRule, k: int) -> None:
     found = decode(pair, RAGGED, some_judge(pair), 0.0, k, 20, rule)
     expected = speculate(pair, k, 20, rule)
-    # Under sampling an accepted token need not be the first choice; only rules that are not exact count those.
-    plain = [replace(d, rounds=[replace(r, overruled=0) for r in d.rounds]) for d in found]
+    asked = [r.judged for d in found for r in d.rounds]
+    assert asked == [int(r.accepted < r.drafted) for d in found for r in d.rounds]
+    assert max(asked) == 1
+    plain = [replace(d, rounds=[replace(r, judged=0) for r in d.rounds]) for d in found]
     assert without_draft_passes(plain) == without_draft_passes(expected)
-    if rule.is_greedy:
-        assert not any(r.overruled for d in found for r in d.rounds)
     loose = decode(pair, RAGGED, some_judge(pair), 0.5, k, 20, rule)
     assert [d.tokens for d in loose] != [d.tokens for d in expected]
 
@@ -459,25 +459,30 @@ def test_with_threshold_1_everything_is_accepted(pair: tuple[Model, Model], rule
 
 def judged_without_cache(
     pair: tuple[Model, Model], prompt: list[int], weights: Judge, threshold: float, k: int, budget: int
-) -> tuple[list[int], list[int]]:
-    """The paper's greedy loop with everything read anew: the output, and what each round committed."""
+) -> tuple[list[int], list[tuple[int, int, int]]]:
+    """The paper's greedy loop with everything read anew: the output, and what each round committed, asked the judge
+    about and kept on its word.
+    """
     target, draft = pair
     output: list[int] = []
-    committed: list[int] = []
+    rounds: list[tuple[int, int, int]] = []
     while len(output) < budget and (not output or output[-1] not in target.ends):
         begin, drafted, kept = len(output), min(k, budget - len(output) - 1), 0
+        judged = overruled = 0
         while kept < drafted:
             token, own = first_choice(draft, prompt + output), first_choice(target, prompt + output)
             chance = weights.probabilities(features_without_cache(pair, [*prompt, *output, token])[None])[0]
+            judged += token != own
             if token != own and chance >= threshold:
                 break
+            overruled += token != own
             output.append(token)
             kept += 1
         output.append(first_choice(target, prompt + output))
         ends = [i for i, t in enumerate(output[begin:], begin) if t in target.ends]
         output = output[: ends[0] + 1] if ends else output
-        committed.append(len(output) - begin)
-    return output, committed
+        rounds.append((len(output) - begin, judged, overruled))
+    return output, rounds
 
 
 @pytest.mark.parametrize("k", [1, 2, 5])
@@ -485,11 +490,58 @@ def test_greedy_decoding_is_the_papers_loop(pair: tuple[Model, Model], k: int) -
     weights = some_judge(pair)
     found = decode(pair, RAGGED, weights, 0.5, k, 16)
     expected = [judged_without_cache(pair, p, weights, 0.5, k, 16) for p in RAGGED]
-    assert [(d.tokens, [r.committed for r in d.rounds]) for d in found] == expected
+    assert [(d.tokens, [(r.committed, r.judged, r.overruled) for r in d.rounds]) for d in found] == expected
     assert [decode(pair, [p], weights, 0.5, k, 16)[0] for p in RAGGED] == found
     rounds = [r for d in found for r in d.rounds]
     assert any(r.overruled for r in rounds)
+    assert any(r.judged > r.overruled for r in rounds)
+    assert k == 1 or any(r.judged > r.overruled > 0 for r in rounds)
     assert any(r.accepted < r.drafted for r in rounds)
+
+
+# Three drafts: p of each, and the judge's log odds that it matters. The exact rule keeps what is the first choice, or
+# sampled, what has a p above the number 0.5.
+@pytest.mark.parametrize(
+    ("p", "log_odds", "length", "expected"),
+    [
+        ((0.9, 0.9, 0.9), (5, 5, 5), 3, (3, 0, 0)),  # nothing to ask about
+        ((0.9, 0.2, 0.2), (5, -5, 5), 3, (2, 1, 2)),  # one kept, then one refused
+        ((0.2, 0.2, 0.2), (-5, -5, -5), 3, (3, 3, 3)),  # all kept
+        ((0.2, 0.2, 0.9), (5, -5, 5), 3, (0, 0, 1)),  # what stands behind a refusal is not asked about
+        ((0.2, 0.9, 0.2), (-5, 5, 5), 3, (2, 1, 2)),  # of what the exact rule keeps the judge is not asked
+        ((0.2, 0.2, 0.2), (-5, 5, 5), 1, (1, 1, 1)),  # what is not drafted is not asked about
+        ((0.2, 0.2, 0.2), (5, 5, 5), 0, (0, 0, 0)),
+        ((0.2, 0.2, 0.2), (0, 5, 5), 3, (0, 0, 1)),  # on the threshold it matters
+    ],
+)
+@pytest.mark.parametrize("rule", [GREEDY, FREE], ids=["greedy", "sampled"])
+def test_tokens_that_are_judged_and_overruled_by_hand(
+    rule: SamplingRule,
+    p: tuple[float, ...],
+    log_odds: tuple[float, ...],
+    length: int,
+    expected: tuple[int, int, int],
+) -> None:
+    weights = Judge(draft_weights=np.ones(1), target_weights=np.zeros(1), bias=0.0, threshold=0.5)
+    logits = torch.tensor([[[chance, 1 - chance] for chance in (*p, 0.5)]]).log()
+    states = torch.tensor(log_odds, dtype=torch.float32)[None, :, None]
+    nothing = np.array([0])
+    proposal = Proposal(
+        tokens=torch.zeros((1, 3), dtype=torch.long), lengths=np.array([length]), passes=nothing, hidden=states
+    )
+    numbers = np.full((1, 4), 0.5)
+    seen = Seen(logits=logits, proposal=proposal, rule=rule, numbers=numbers, hidden=torch.zeros(1, 4, 1))
+    found = verify(seen, autojudge.JudgeRule(weights))
+    assert (found.accepted[0], found.overruled[0], found.judged[0]) == expected
+
+
+def test_what_the_exact_rule_keeps_is_not_overruled(pair: tuple[Model, Model]) -> None:
+    """Sampled, it keeps tokens that are not the first choice: with threshold 0 nothing is the judge's doing."""
+    found = decode(pair, RAGGED, some_judge(pair), 0.0, 4, 20, FREE)
+    assert not any(r.overruled for d in found for r in d.rounds)
+    loose = decode(pair, RAGGED, some_judge(pair), 0.5, 4, 20, FREE)
+    assert all(r.judged - r.overruled == (r.accepted < r.drafted) for d in loose for r in d.rounds)
+    assert any(r.overruled for d in loose for r in d.rounds)
 
 
 @pytest.mark.parametrize("threshold", [-0.1, 1.1, float("nan")])

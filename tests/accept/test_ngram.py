@@ -65,7 +65,7 @@ def draft_by_counting(learnt: Learnt, n: int, k: int) -> list[int]:
 @given(learnt_texts, st.integers(2, 5), st.integers(0, 6))
 def test_a_store_drafts_what_counting_anew_says(learnt: Learnt, n: int, k: int) -> None:
     store = Store(n)
-    assert store.draft(learn(store, learnt), [0.5] * k) == draft_by_counting(learnt, n, k)
+    assert store.draft(learn(store, learnt), k) == draft_by_counting(learnt, n, k)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_a_store_drafts_what_counting_anew_says(learnt: Learnt, n: int, k: int) 
 )
 def test_a_store_by_hand(text: list[int], n: int, drafted: list[int]) -> None:
     store = Store(n)
-    assert store.draft(learn(store, [(t, ()) for t in text]), [0.0] * 4) == drafted
+    assert store.draft(learn(store, [(t, ()) for t in text]), 4) == drafted
 
 
 def test_what_the_target_considered_is_known_next_time() -> None:
@@ -94,14 +94,7 @@ def test_what_the_target_considered_is_known_next_time() -> None:
     assert nasd.counts[1,] == {2: 2, 3: 2, 4: 2}
     assert anpd.counts[1,] == {2: 1, 4: 1}
     nasd.learn([1, 3], 1, ())
-    assert (nasd.draft([1], [0.0]), anpd.draft([1], [0.0])) == ([3], [2])
-
-
-def test_guesses_go_on_where_nothing_is_known() -> None:
-    store = Store(3, guesses_below=10)
-    text = learn(store, [(t, ()) for t in (1, 2, 3, 1)])
-    assert store.draft(text, [0.9, 0.9, 0.9]) == [2, 3, 1]
-    assert store.draft([8], [0.99, 0.15, 0.15, 0.0]) == [9, 1, 2, 3]
+    assert (nasd.draft([1], 1), anpd.draft([1], 1)) == ([3], [2])
 
 
 @settings(deadline=None, max_examples=300)
@@ -110,7 +103,7 @@ def test_prompt_lookup_is_that_of_transformers(text: list[int], most: int, k: in
     theirs = PromptLookupCandidateGenerator(num_output_tokens=k, max_matching_ngram_size=most, max_length=1000)
     expected = theirs.get_candidates(torch.tensor([text]))[0][0, len(text) :].tolist()
     index = Index(most)
-    assert index.draft(learn(index, [(t, ()) for t in text]), [0.0] * k) == expected
+    assert index.draft(learn(index, [(t, ()) for t in text]), k) == expected
 
 
 class Checked(TextDraft):

@@ -117,6 +117,7 @@ def check_rounds(output: Decoded, budget: int, ends: Sequence[int]) -> None:
 def test_depths_and_children_are_those_of_the_branches(seed: int, nodes: int, depth: int) -> None:
     tree = random_tree(np.random.default_rng(seed), nodes, depth, 3)
     paths = branches(tree)
+    assert tree.leaves == sum(n not in tree.parents for n in range(nodes))
     assert tree.depths.tolist() == [len(p) for p in paths]
     children = tree.children()
     assert len(children) == nodes + 1
@@ -281,11 +282,26 @@ def test_a_tree_is_read_as_its_branches_are(family: str, attention: str) -> None
         while at >= 0:
             path.insert(0, at)
             at = int(tree.parents[at])
-        context.keep(np.concatenate((np.arange(before), before + np.array(path))))
+        context.keep(before, before + np.array(path))
         text += tree.tokens[path].tolist()
         assert context.lengths.tolist() == [len(text)]
     found = context.read(torch.tensor([[3]]), np.ones((1, 1), bool), 1)[0]
     torch.testing.assert_close(found[0], logits_without_cache(model, [*text, 3]), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("columns", [[], [5], [7], [5, 6, 9], [6, 8], [5, 7, 8, 9], [5, 6, 7, 8, 9]])
+def test_a_commit_moves_the_trees_own_columns_alone(columns: list[int]) -> None:
+    """What was committed before stays where it is in memory."""
+    context = Context(llamas()[0], 1)
+    context.read(torch.arange(5)[None], np.ones((1, 5), bool), 1)
+    context.read_tree(torch.tensor([[1, 2, 3, 0, 4]]), np.array([-1, 0, 0, 1, 3]))
+    held = [part for layer in context.cache.layers for part in (layer.keys, layer.values)]
+    expected = [part[:, :, [*range(5), *columns]].clone() for part in held]
+    context.keep(5, np.array(columns, np.int64))
+    found = [part for layer in context.cache.layers for part in (layer.keys, layer.values)]
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert [part.data_ptr() for part in found] == [part.data_ptr() for part in held]
+    assert context.lengths.tolist() == [5 + len(columns)]
 
 
 @pytest.mark.parametrize("family", REFUSED)
@@ -375,6 +391,9 @@ def as_reference(shape: Shape, rule: SamplingRule, budget: int, ends: tuple[int,
         q = Say(llamas()[1], replace(rule, temperature=rule.temperature or 1.0), text)
         expected, read = reference(q, shape, depth, ends)
         found &= set(branches(tree)) == expected and tree.passes == done.draft_passes == len(read)
+        # Behind each node that was read, as many candidates as could stay.
+        looked_at = sum(map(len, read)) * min(shape["tree_budget"], VOCABULARY)
+        found &= tree.pruned == done.pruned == looked_at - len(expected)
         assert len(tree.tokens) <= shape["tree_budget"]
     return found
 
@@ -429,12 +448,41 @@ def test_pruning_keeps_siblings_near_the_best_alone() -> None:
     assert sizes[0] > sizes[1] > sizes[2] == 3  # first choices alone are a chain
 
 
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ({}, (6, 5, 0)),  # 3 behind the text, and 3 behind the best of them
+        ({"branch_prune_threshold": 0.4}, (3, 2, 3)),  # of 0.6, 0.3, 0.1 one goes, of 0.7, 0.2, 0.1 two
+        ({"tree_budget": 4}, (4, 3, 2)),  # 0.6, 0.3, 0.42 and 0.12 stay, 0.1 and 0.06 go
+        ({"tree_budget": 2}, (2, 1, 2)),  # no more than 2 are looked at either time
+        ({"k": 1}, (3, 3, 0)),
+        ({"parallel_branches": 2}, (9, 7, 0)),
+        ({"ends": (0,)}, (6, 5, 0)),  # what ends the text has no children
+    ],
+)
+def test_nodes_leaves_and_pruned_candidates_by_hand(shape: Shape, expected: tuple[int, int, int]) -> None:
+    """A draft that says 0, 1, 2 with 0.6, 0.3, 0.1 behind a 2, with 0.7, 0.2, 0.1 elsewhere."""
+    draft = Table(0)
+    draft.by_token, draft.by_position = torch.tensor([0.7, 0.2, 0.1]).log().expand(4, 3, 3).clone(), torch.zeros(16, 3)
+    draft.by_token[:, 2] = torch.tensor([0.6, 0.3, 0.1]).log()
+    shape = {"k": 2, "tree_budget": 20, "parallel_branches": 1} | shape
+    ends = shape.pop("ends", ())
+    grower = SpecExec(Model(module=draft, vocabulary=3), FREE, **shape)
+    decoder = TreeDecoder(Model(module=tables()[0], vocabulary=3, ends=ends), grower, [[1, 2]], task_of(FREE, 9))
+    tree = decoder.propose()
+    assert (len(tree.tokens), tree.leaves, tree.pruned) == expected
+    decoder.commit(tree, decoder.verify(tree))
+    [done] = decoder.batch.outputs[0].rounds
+    assert (done.drafted, done.leaves, done.pruned) == expected
+
+
 def test_what_cannot_come_next_is_no_node() -> None:
     logits = torch.tensor([[0.0, -torch.inf, 1.0, -torch.inf, -torch.inf]])
     grower = SpecExec(llamas()[1], FREE, k=1, tree_budget=9, parallel_branches=1)
     found = grower.children(logits, np.array([-1]), np.zeros(1))
     assert found.tokens.tolist() == [2, 0]
     np.testing.assert_allclose(found.scores, logits.log_softmax(-1)[0, [2, 0]], rtol=1e-6)
+    assert found.pruned == 0
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -488,10 +536,10 @@ def kept_columns_off_by_one(patch: pytest.MonkeyPatch) -> None:
     """The last column that is kept is the one behind it."""
     right = Context.keep
 
-    def keep(context, columns):  # type: ignore[no-untyped-def]
+    def keep(context, before, columns):  # type: ignore[no-untyped-def]
         moved = columns.copy()
         moved[-1:] = np.minimum(moved[-1:] + 1, context.live.shape[1] - 1)
-        right(context, moved)
+        right(context, before, moved)
 
     patch.setattr(Context, "keep", keep)
 
