@@ -7,7 +7,7 @@ import numpy as np
 
 from .artefacts import UserError
 from .cost_model import Floats, Real, RoundCost
-from .model_work import ModelShape, bytes_unquantized
+from .model_work import Count, ModelShape, bytes_unquantized
 from .profile import Link, PassCost, Profile
 
 SAME, SEPARATE = "same", "separate"
@@ -82,7 +82,7 @@ class Placed:
         """The number format of the KV cache."""
         return self.kv_dtype or ("float32" if self.dtype == "float32" else "bfloat16")
 
-    def moved_bytes(self, batch: Floats, new_tokens: Floats, context: Floats) -> Floats:
+    def moved_bytes(self, batch: Count, new_tokens: Count, context: Count) -> Floats:
         """Return the bytes that one device moves in a pass."""
         all_bytes = self.shape.bytes_moved(batch, new_tokens, context, self.dtype, self.kv_dtype)
         new_bytes = batch * new_tokens * self.shape.kv_bytes_per_token(self.kv_format)

@@ -7,6 +7,7 @@ from .command import table
 from .experiment import Summary
 from .forecast import Uncertainty
 from .model_costs import SEPARATE, USABLE_MEMORY, ModelPair, PassParts, largest_batch
+from .model_work import bytes_per_weight
 from .schedule import Range, off_above, vllm_config
 
 PARTS = ("compute", "memory", "launch", "link")
@@ -106,7 +107,9 @@ def placement_text(pair: ModelPair) -> str:
     target, draft = pair.placed_target, pair.placed_draft
     where = ("1 device", "it") if pair.devices == 1 else (f"{pair.devices} devices", "them")
     apart = "a device of its own" if pair.placement == SEPARATE else where[1]
-    return f"target in {target.dtype} on {where[0]}, draft in {draft.dtype} on {apart}; KV cache in {target.kv_format}"
+    bits = 8 * bytes_per_weight(target.kv_format)
+    models = f"target in {target.dtype} on {where[0]}, draft in {draft.dtype} on {apart}"
+    return f"{models}; KV cache in {bits:.0f} bits a number"
 
 
 def throughput_text(pair: ModelPair, summary: Summary) -> str:
@@ -127,13 +130,16 @@ def energy_text(pair: ModelPair, summary: Summary, *, overlap: bool) -> str:
 def memory_text(pair: ModelPair) -> str:
     """Say whether models and KV cache fit into the device."""
     needed, there, most = pair.memory_bytes / 1e9, pair.profile.memory_bytes, largest_batch(pair)
-    where = "a model and its KV cache" if pair.placement == SEPARATE else "models and KV cache"
-    told = f"memory: {needed:.2f} GB of {where} on the fullest device"
+    where = "models and KV cache on each device"
+    if pair.placement == SEPARATE:
+        where = "model and KV cache on the fullest device"
+    told = f"memory: {needed:.2f} GB of {where}"
     if there is None or most is None:
         return told
-    fits = "fit" if int(pair.batch) <= most else "do NOT fit"
+    fits = int(pair.batch) <= most
     batches = f"batches up to {most:,} do" if most else "not even a batch of 1 does"
-    return f"{told} {fits} into {USABLE_MEMORY * there / 1e9:.1f} GB; {batches}"
+    told = f"{told} {'fit' if fits else 'do NOT fit'} into {USABLE_MEMORY * there / 1e9:.1f} GB; {batches}"
+    return told if fits else f"{told}. All figures are as if they did."
 
 
 def schedule_text(found: tuple[Range, ...]) -> str:
@@ -183,12 +189,13 @@ def why_text(pair: ModelPair, draft_length: int, summary: Summary, effects: dict
 def verify_reason(step: PassParts, verify: PassParts, *, experts: bool) -> str:
     """Say why verification costs more than a step, or does not."""
     if float(verify.total_s) < SAME_AS_A_STEP * float(step.total_s):
-        once = "the weights are read once for all of them" if verify.binds == "memory" else "most of it is"
-        return f"{once}." if verify.binds == "memory" else f"{once} {WORDS[verify.binds]}, whatever the tokens."
+        if verify.binds == "memory":
+            return "the weights are read once for all of them."
+        return f"most of it is {WORDS[verify.binds]}, whatever the tokens."
     growth = {name: float(getattr(verify, f"{name}_s")) - float(getattr(step, f"{name}_s")) for name in PARTS}
     more = {
         "compute": "arithmetic grows with the tokens",
-        "memory": "more tokens touch more experts" if experts else "every token has its own activations",
+        "memory": "more tokens touch more experts" if experts else "every token reads and writes its own activations",
         "launch": "more is launched",
         "link": "devices exchange the sums of every token",
     }
@@ -207,4 +214,4 @@ def effects_text(effects: dict[str, float]) -> str:
         "mean_accepted": "accepted tokens",
     }
     shown = sorted(((value, names[name]) for name, value in effects.items()), key=lambda e: -abs(e[0]))
-    return ", ".join(f"{name} {value:+.2f} %" for value, name in shown if abs(value) >= 0.005)
+    return ", ".join(f"{name} {value:+.2f} %" for value, name in shown if abs(value) >= 0.005) or "nothing"

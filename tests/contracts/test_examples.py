@@ -14,6 +14,7 @@ COVERED = {
     "train_heads.py",
     "01_first_light.py",
     "02_one_trace.py",
+    "03_timing_to_forecast.py",
     "train_tiny_pair.py",
 }
 
@@ -47,6 +48,20 @@ def test_one_trace_answers_for_both_kinds_of_draft(tmp_path: Path) -> None:
     assert "sampled draft    greedy draft" in done.stdout
     assert "oracle" in done.stdout
     assert (tmp_path / "out" / "acceptance.png").exists()
+
+
+def test_timing_to_forecast_runs_the_whole_chain(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    small = ("--inflate", 1, "--longest", 2, "--max-prompts", 2, "--max-new-tokens", 12)
+    done = run("03_timing_to_forecast.py", "--out", out, *small)
+    # A busy machine may fail a fit's checks, which ends the chain; but nothing else may.
+    assert done.returncode in (0, 3), done.stderr
+    expected = {"probe.json", "trace.json", "accept_hist_k1.json", "accept_hist_k2.json", "decode.jsonl"}
+    assert expected <= {p.name for p in out.iterdir()}
+    assert "$ calibrate --from-decode" in done.stdout
+    if done.returncode == 0:
+        assert "every row was fitted: nothing was forecast" in done.stdout
+        assert (out / "pair.json").exists()
 
 
 def test_the_training_script_makes_a_pair_that_can_be_measured(tmp_path: Path) -> None:

@@ -25,7 +25,19 @@ def test_the_readme_shows_a_session() -> None:
     assert SESSIONS
 
 
-@pytest.mark.parametrize("name", ["simulate", "sweep", "measure-acceptance", "probe-gpu", "monitor-gpu", "validate"])
+NAMES = (
+    "simulate",
+    "sweep",
+    "measure-acceptance",
+    "probe-gpu",
+    "monitor-gpu",
+    "bench-sampling",
+    "calibrate",
+    "validate",
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_every_option_the_readme_names_exists(name: str) -> None:
     wide = os.environ | {"COLUMNS": "200"}
     pages = [[name, "--help"], [name, "import", "--help"]] if name == "measure-acceptance" else [[name, "--help"]]

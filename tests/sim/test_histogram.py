@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from simulator.histogram import (
     load_histogram,
     load_histograms,
     save_histogram,
+    synthetic_acceptance,
     tokens_per_round_iid,
 )
 
@@ -168,3 +170,70 @@ def test_a_wrong_clock_is_named(monkeypatch: pytest.MonkeyPatch, epoch: str) -> 
     monkeypatch.setenv("SOURCE_DATE_EPOCH", epoch)
     with pytest.raises(UserError, match=f"SOURCE_DATE_EPOCH: '{epoch}' is not a time"):
         created_utc()
+
+
+def test_the_error_of_independent_rounds_is_that_of_their_mean() -> None:
+    rounds = np.repeat(np.arange(5), (20, 10, 10, 10, 50))
+    histogram = AcceptanceHistogram((20, 10, 10, 10, 50))
+    assert histogram.tokens_per_round_error == pytest.approx(rounds.std() / np.sqrt(100))
+    assert histogram.cut(2).tokens_per_round_error == pytest.approx(np.minimum(rounds, 2).std() / np.sqrt(100))
+    assert AcceptanceHistogram((0, 7)).tokens_per_round_error == 0
+
+
+def with_interval(tmp_path: Path, hist: dict[str, float], metrics: object) -> AcceptanceHistogram:
+    path = tmp_path / "h.json"
+    path.write_text(json.dumps({"k": 4, "hist": hist, "metrics": metrics}))
+    return load_histogram(path)
+
+
+def test_a_file_with_an_interval_has_its_design_effect(tmp_path: Path) -> None:
+    hist = {"0": 20, "1": 10, "2": 10, "3": 10, "4": 50}
+    independent = AcceptanceHistogram((20, 10, 10, 10, 50)).tokens_per_round_error
+    for times in (0.5, 1, 3):
+        half = 1.959964 * times * independent
+        found = with_interval(tmp_path, hist, {"ci95": {"tokens_per_round": [3.6 - half, 3.6 + half]}})
+        assert found.design_effect == pytest.approx(times**2)
+        assert found.tokens_per_round_error == pytest.approx(times * independent)
+        # Shorter drafts of the same rounds are as much alike.
+        assert found.cut(2).design_effect == found.design_effect
+
+
+def test_prompts_of_equal_rounds_count_as_one_round_each(tmp_path: Path) -> None:
+    # 60 prompts of 25 rounds, all rounds of a prompt alike: the error is that of 60 rounds, not of 1500.
+    rng = np.random.default_rng(0)
+    prompts = rng.integers(0, 5, 60)
+    means = prompts[rng.integers(0, 60, (20_000, 60))].mean(1)
+    low, high = 1 + np.quantile(means, (0.025, 0.975))
+    hist = {str(a): 25 * int((prompts == a).sum()) for a in range(5)}
+    found = with_interval(tmp_path, hist, {"ci95": {"tokens_per_round": [low, high]}})
+    assert found.design_effect == pytest.approx(25, rel=0.1)
+    assert found.tokens_per_round_error == pytest.approx(prompts.std() / np.sqrt(60), rel=0.05)
+
+
+@pytest.mark.parametrize(
+    "metrics",
+    [None, 3, {}, {"ci95": 3}, {"ci95": {}}, *({"ci95": {"tokens_per_round": v}} for v in (None, [3], ["2", "3"], {}))],
+)
+def test_without_a_usable_interval_rounds_count_as_independent(tmp_path: Path, metrics: object) -> None:
+    assert with_interval(tmp_path, {"0": 1, "4": 2}, metrics).design_effect == 1
+
+
+def test_rounds_that_are_all_alike_have_no_design_effect(tmp_path: Path) -> None:
+    assert with_interval(tmp_path, {"4": 9}, {"ci95": {"tokens_per_round": [5, 5]}}).design_effect == 1
+
+
+@given(counts)
+def test_engines_are_told_the_rates_and_length_of_the_histogram(values: list[float]) -> None:
+    histogram = AcceptanceHistogram(tuple(values))
+    found = synthetic_acceptance(histogram.survival.tolist(), histogram.tokens_per_round)
+    vllm = found["vllm"]
+    assert isinstance(vllm, dict)
+    rates = vllm["synthetic_acceptance_rates"]
+    # Unconditional rates: they never rise, and one plus their sum is the mean length.
+    assert all(1 >= a >= b >= 0 for a, b in pairwise(rates))
+    assert 1 + sum(rates) == pytest.approx(found["mean_length"])
+    assert vllm["num_speculative_tokens"] == len(rates) == histogram.k
+    forced = found["tensorrt_llm"]
+    assert isinstance(forced, dict)
+    whole = forced["TLLM_SPEC_DECODE_FORCE_NUM_ACCEPTED_TOKENS"]
+    assert whole is None or (whole >= 1 and abs(whole + 1 - histogram.tokens_per_round) <= 0.5 + 1e-9)

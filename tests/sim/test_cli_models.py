@@ -1,0 +1,401 @@
+"""`simulate` and `sweep` of models on a device as a user meets them: real subprocesses, good input and bad."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from simulator.artefacts import to_json
+from simulator.model_shapes import CATALOGUE
+from simulator.profile import (
+    KIND,
+    MEASURED,
+    PRESETS,
+    SCHEMA_VERSION,
+    BurnUnits,
+    PassCost,
+    Profile,
+    constant,
+    load_profile,
+    profile_json,
+)
+
+PAIR = ("--target-model", "llama-3.1-8b", "--draft-model", "llama-3.2-1b")
+ON_H100 = ("--profile", "h100-sxm", *PAIR)
+UNITS = BurnUnits(
+    workflops_flop=600,
+    workmem_bytes=8000,
+    cost=PassCost(
+        flop_scale=constant(2e-12), mem_scale=constant(4e-11), launch_s=5e-6, fixed_s=1e-6, overlap_exponent=3.0
+    ),
+)
+BURNT = Profile(name="burnt", device="A device", status=MEASURED, passes={}, units=UNITS, round_overhead_s=2e-4)
+
+
+def written(path: Path, profile: Profile) -> Path:
+    path.write_text(to_json({"kind": KIND, "schema_version": SCHEMA_VERSION, **profile_json(profile)}))
+    return path
+
+
+def result(run, *arguments: object) -> dict:
+    done = run("simulate", *arguments, "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    return json.loads(done.stdout)
+
+
+def text(run, *arguments: object) -> str:
+    done = run("simulate", *arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def test_a_forecast_says_passes_throughput_energy_memory_and_schedule(run, hist_file: Path) -> None:
+    said = text(run, "--draftN", 4, "--hist", hist_file, *ON_H100)
+    heads = ("plain step", "draft step", "verification", "tokens/s: ", "energy at full load: ", "memory: ", "best K by")
+    for start in heads:
+        assert sum(line.startswith(start) for line in said.splitlines()) == 1, start
+    assert "on h100-sxm (datasheet, uncalibrated)" in said
+    assert "target in bfloat16 on 1 device, draft in bfloat16 on it; KV cache in 16 bits a number" in said
+    assert "As well as constants and acceptance are known: " in said
+    assert "1 % more of these" not in said
+
+
+def test_json_hangs_together(run, hist_file: Path) -> None:
+    found = result(run, "--draftN", 3, "--hist", hist_file, *ON_H100, "--batch", 8, "--context", 2000)
+    models = found["models"]
+    step, draft, verify = (models["passes"][name] for name in ("plain step", "draft step", "verification"))
+    assert (step["tokens"], draft["tokens"], verify["tokens"]) == (1, 1, 4)
+    assert step["total_ms"] == pytest.approx(found["baseline_ms_per_token"])
+    assert 3 * draft["total_ms"] == pytest.approx(found["draft_ms_per_round"])
+    assert verify["total_ms"] == pytest.approx(found["verify_ms_per_round"])
+    tau = 1 + 2.1  # of the cut histogram: 0.8 + 0.7 + 0.6
+    assert found["closed_form_tokens_per_round"] == pytest.approx(tau)
+    round_ms = 3 * draft["total_ms"] + verify["total_ms"] + found["parameters"]["round_overhead_ms"]
+    assert found["closed_form_speedup"] == pytest.approx(tau * step["total_ms"] / round_ms)
+    # Eight sequences; the whole device under load.
+    assert models["tokens_per_s"]["baseline"] == pytest.approx(8e3 / step["total_ms"])
+    assert models["tokens_per_s"]["speculative"] == pytest.approx(8e3 / found["speculative_ms_per_token"])
+    for arm, rate in models["tokens_per_s"].items():
+        assert models["energy_j_per_token"][arm] == pytest.approx(700 / rate)
+    assert (models["device"], models["profile_status"]) == ("NVIDIA H100 SXM 80 GB", "datasheet, uncalibrated")
+    told = found["parameters"]
+    assert (told["batch"], told["context"], told["dtype"], told["devices"], told["placement"]) == (
+        8,
+        2000,
+        "bfloat16",
+        1,
+        "same",
+    )
+    assert "workflops" not in told
+
+
+def test_json_states_uncertainty_sensitivity_schedule_and_what_engines_take(run, hist_file: Path) -> None:
+    found = result(run, "--hist", hist_file, *ON_H100)
+    sure = found["uncertainty"]
+    low, high = sure["speedup_ci95"]
+    assert low < found["closed_form_speedup"] < high
+    assert sure["best_draft_length"] == found["verdict"]["best_draft_length"]
+    assert sure["draft_lengths"] == [1, 2, 3, 4]
+    assert (sure["speedup_low95"][3], sure["speedup_high95"][3]) == (low, high)
+    assert set(found["sensitivity"]) == {
+        "flop_scale",
+        "mem_scale",
+        "launch_s",
+        "fixed_s",
+        "link_s",
+        "round_overhead_s",
+        "mean_accepted",
+    }
+    assert found["synthetic_acceptance"]["per_position_rates"] == pytest.approx([0.8, 0.7, 0.6, 0.5])
+    assert found["synthetic_acceptance"]["vllm"]["num_speculative_tokens"] == 4
+    plan = found["models"]["schedule"]
+    rows = plan["vllm"]["num_speculative_tokens_per_batch_size"]
+    assert rows == [[r["first"], r["last"], r["draft_length"]] for r in plan["ranges"]]
+    assert rows[0][0] == 1
+    assert rows[-1][1] == found["models"]["memory"]["largest_batch"]
+    assert plan["vllm"]["num_speculative_tokens"] == max(k for _, _, k in rows)
+
+
+def test_two_devices_halve_the_memory_and_the_report_says_so(run) -> None:
+    one, two = (result(run, *ON_H100, "--tp", n)["models"] for n in (1, 2))
+    assert two["memory"]["bytes_per_device"] == pytest.approx(one["memory"]["bytes_per_device"] / 2)
+    assert two["passes"]["plain step"]["memory_ms"] == pytest.approx(one["passes"]["plain step"]["memory_ms"] / 2)
+    assert one["passes"]["plain step"]["link_ms"] == 0 < two["passes"]["plain step"]["link_ms"]
+    assert "target in bfloat16 on 2 devices, draft in bfloat16 on them" in text(run, *ON_H100, "--tp", 2)
+
+
+def test_devices_that_wait_for_the_other_model_are_at_rest(run) -> None:
+    found = result(run, *ON_H100, "--placement", "separate", "--tp", 2)
+    # 700 W under load, 70 W at rest: two devices verify, the third drafts.
+    draft_ms, all_ms = found["draft_ms_per_token"], found["speculative_ms_per_token"]
+    joules = (2 * (700 * (all_ms - draft_ms) + 70 * draft_ms) + 700 * draft_ms + 70 * (all_ms - draft_ms)) / 1e3
+    energy = found["models"]["energy_j_per_token"]
+    assert energy["speculative"] == pytest.approx(joules)
+    assert energy["baseline"] == pytest.approx(2 * 0.7 * found["baseline_ms_per_token"])
+    said = text(run, *ON_H100, "--placement", "separate", "--tp", 2)
+    assert "energy at full load but for waits: " in said
+    assert "draft in bfloat16 on a device of its own" in said
+    assert "GB of model and KV cache on the fullest device fit into" in said
+    both = result(run, *ON_H100, "--placement", "separate", "--tp", 2, "--overlap")
+    energy = both["models"]["energy_j_per_token"]["speculative"]
+    assert energy == pytest.approx(3 * 0.7 * both["speculative_ms_per_token"])
+
+
+def test_overlapped_drafting_is_faster_and_explained_by_its_own_round(run, hist_file: Path) -> None:
+    apart = ("--hist", hist_file, *ON_H100, "--placement", "separate")
+    plain, both = result(run, *apart), result(run, *apart, "--overlap")
+    assert both["closed_form_speedup"] > plain["closed_form_speedup"]
+    low, high = both["uncertainty"]["speedup_ci95"]
+    assert low < both["closed_form_speedup"] < high
+    why = text(run, *apart, "--overlap", "--why")
+    assert f"= {both['closed_form_speedup']:.2f}x." in why
+
+
+def test_fewer_bits_take_less_memory_and_time(run) -> None:
+    wide, narrow = (result(run, *ON_H100, "--dtype", dtype) for dtype in ("bfloat16", "fp8"))
+    half = narrow["models"]["memory"]["bytes_per_device"] / wide["models"]["memory"]["bytes_per_device"]
+    # Embeddings and head stay at 16 bits, and so does the KV cache.
+    assert 0.5 < half < 0.65
+    assert narrow["baseline_ms_per_token"] < wide["baseline_ms_per_token"]
+    assert narrow["parameters"]["draft_dtype"] == "fp8"
+    slim = result(run, *ON_H100, "--dtype", "fp8", "--kv-dtype", "fp8", "--context", 100_000)
+    thick = result(run, *ON_H100, "--dtype", "fp8", "--context", 100_000)
+    # 128 KiB a token of the target, 32 of the draft, in 16 bits.
+    saved = thick["models"]["memory"]["bytes_per_device"] - slim["models"]["memory"]["bytes_per_device"]
+    assert saved == pytest.approx(100_000 * (131_072 + 32_768) / 2)
+
+
+def test_what_does_not_fit_is_said_and_gets_no_schedule(run) -> None:
+    mixtral = ("--profile", "h100-sxm", "--target-model", "mixtral-8x7b", "--draft-model", "llama-3.2-1b")
+    said = text(run, *mixtral)
+    assert "do NOT fit into 77.3 GB; not even a batch of 1 does. All figures are as if they did.\n" in said
+    assert "best K by batch size: none, no batch fits" in said
+    found = result(run, *mixtral)["models"]
+    assert found["memory"]["largest_batch"] == 0
+    assert found["schedule"] == {"ranges": [], "off_above_batch": None, "vllm": None}
+    most = result(run, *ON_H100)["models"]["memory"]["largest_batch"]
+    for batch, words, end in ((most, "fit", "\n"), (most + 1, "do NOT fit", ". All figures are as if they did.\n")):
+        line = f"each device {words} into 77.3 GB; batches up to {most} do{end}"
+        assert line in text(run, *ON_H100, "--batch", batch)
+
+
+def test_a_draft_that_never_pays_is_off_at_every_batch(run) -> None:
+    slow = ("--profile", "h100-sxm", "--target-model", "llama-3.2-1b", "--draft-model", "llama-3.2-1b", "--alpha", 0.5)
+    plan = result(run, *slow)["models"]["schedule"]
+    assert (plan["off_above_batch"], plan["vllm"]) == (0, None)
+    said = text(run, *slow)
+    last = plan["ranges"][0]["last"]
+    assert f"best K by batch size: off at batch 1-{last}\n" in said
+    assert "It does not pay" in said
+
+
+def test_an_empty_context_is_allowed(run) -> None:
+    assert result(run, *ON_H100, "--context", 0)["models"]["memory"]["largest_batch"] > 10_000
+
+
+MIXTRAL = ("--profile", "b200", "--target-model", "mixtral-8x7b", "--draft-model", "llama-3.2-1b")
+REASONS = [
+    (ON_H100, "Verifying 5 tokens takes", "1.00 steps: the weights are read once for all of them."),
+    ((*ON_H100, "--batch", 256), "Verifying 5 tokens takes", "steps: arithmetic grows with the tokens."),
+    (MIXTRAL, "Verifying 5 tokens takes", "steps: more tokens touch more experts."),
+    (ON_H100, "A plain step takes", "most of it reading weights and KV cache."),
+    (
+        (*ON_H100, "--tp", 32, "--batch", 512, "--context", 16),
+        "A plain step takes",
+        "most of it exchanging sums between devices.",
+    ),
+    (
+        ("--profile", "h100-sxm", "--target-model", "qwen2.5-0.5b", "--draft-model", "llama-68m", "--context", 16),
+        "A plain step takes",
+        "most of it launching kernels.",
+    ),
+    (
+        ("--profile", "cpu-2-core", "--target-model", "llama-3.2-1b", "--draft-model", "llama-68m", "--batch", 64),
+        "A plain step takes",
+        "most of it arithmetic.",
+    ),
+]
+
+
+@pytest.mark.parametrize(("options", "start", "end"), REASONS)
+def test_why_names_what_binds(run, options: tuple[object, ...], start: str, end: str) -> None:
+    (line,) = (own for own in text(run, *options, "--why").splitlines() if own.startswith(start))
+    assert line.endswith(end)
+
+
+def test_why_says_what_a_percent_of_each_constant_changes(run) -> None:
+    effects = result(run, *ON_H100)["sensitivity"]
+    (line,) = (own for own in text(run, *ON_H100, "--why").splitlines() if own.startswith("1 % more of these"))
+    assert f"accepted tokens {effects['mean_accepted']:+.2f} %" in line
+    assert f"time of memory {effects['mem_scale']:+.2f} %" in line
+    assert "time of the link" not in line
+    # It is there for burn units as well: a verification that arithmetic binds, plain steps and drafts that memory does.
+    said = text(run, "--why", "--workflops", 5e6)
+    assert "time of memory +" in said
+    assert "time of arithmetic -" in said
+    assert "changes the speedup by: nothing.\n" in text(run, "--why", "--alpha", 0)
+
+
+def test_the_profiles_overhead_of_a_round_holds_until_the_user_says_another(run) -> None:
+    stated = result(run, *ON_H100, "--round-overhead", 0.2)
+    assert result(run, *ON_H100)["parameters"]["round_overhead_ms"] == pytest.approx(0.6)
+    assert stated["parameters"]["round_overhead_ms"] == 0.2
+
+
+def test_a_profile_alone_sets_the_burn_units(run, tmp_path: Path) -> None:
+    path = written(tmp_path / "burnt.json", BURNT)
+    told = result(run, "--profile", path)["parameters"]
+    assert told["flopScale"] == pytest.approx(600 * 2e-12 * 1e3)
+    assert told["memScale"] == pytest.approx(8000 * 4e-11 * 1e3)
+    assert told["pass_overhead_ms"] == pytest.approx(6e-3)
+    assert told["round_overhead_ms"] == pytest.approx(0.2)
+    assert told["overlap_exponent"] == 3
+    assert told["profile_status"] == "measured"
+    found = result(run, "--profile", path, "--workflops", 0, "--workmem", 10, "--pass-overhead", 0)
+    assert found["baseline_ms_per_token"] == pytest.approx(10 * 8000 * 4e-11 * 1e3)
+
+
+def test_the_user_goes_before_the_profile_one_by_one(run, tmp_path: Path) -> None:
+    path = written(tmp_path / "burnt.json", BURNT)
+    mine = {
+        "--flopScale": 1e-5,
+        "--memScale": 0.7,
+        "--pass-overhead": 0.5,
+        "--round-overhead": 1,
+        "--overlap-exponent": 2,
+    }
+    keys = ("flopScale", "memScale", "pass_overhead_ms", "round_overhead_ms", "overlap_exponent")
+    plain = result(run, "--profile", path)["parameters"]
+    for (option, value), key in zip(mine.items(), keys, strict=True):
+        told = result(run, "--profile", path, option, value)["parameters"]
+        assert told[key] == value
+        assert {k: told[k] for k in keys if k != key} == {k: plain[k] for k in keys if k != key}
+
+
+def test_a_profile_and_a_model_from_files_give_what_their_names_give(run, tmp_path: Path) -> None:
+    written(tmp_path / "p.json", load_profile("h100-sxm"))
+    (tmp_path / "target").mkdir()
+    shutil.copy(CATALOGUE / "llama-3.1-8b.json", tmp_path / "target/config.json")
+    named = result(run, *ON_H100)
+    filed = result(run, "--profile", "p.json", "--target-model", "target", "--draft-model", "llama-3.2-1b")
+    for key in ("speedup", "models", "uncertainty", "sensitivity"):
+        assert filed[key] == named[key]
+
+
+def test_the_same_seed_gives_the_same_bytes(run, hist_file: Path) -> None:
+    def once(*more: object) -> str:
+        done = run("simulate", "--hist", hist_file, *ON_H100, "--json", *more, SOURCE_DATE_EPOCH="1700000000")
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    first = once("--seed", 3)
+    assert once("--seed", 3) == first
+    other = json.loads(once("--seed", 4))
+    assert other["uncertainty"] != json.loads(first)["uncertainty"]
+    assert other["sensitivity"] == json.loads(first)["sensitivity"]
+
+
+REFUSED = [
+    (PAIR, "--target-model: llama-3.1-8b without a device, expected --profile NAME beside it"),
+    (("--tp", 2), "--tp: 2 without a device"),
+    (("--dtype", "fp8"), "--dtype: fp8 without a device"),
+    (("--batch", 4), "--batch: needs --profile and --target-model"),
+    (("--context", 4), "--context: needs --profile and --target-model"),
+    (("--profile", "h100-sxm"), "--profile h100-sxm: says nothing of burn units"),
+    (("--profile", "h100-sxm", *PAIR[:2]), "--target-model: llama-3.1-8b alone, expected --draft-model beside it"),
+    (("--profile", "h100-sxm", *PAIR[2:]), "--draft-model: llama-3.2-1b alone, expected --target-model beside it"),
+    ((*ON_H100, "--workflops", 5), "--workflops: has no part in models on a profile"),
+    ((*ON_H100, "--draft-cost", 0.1), "--draft-cost: has no part in models on a profile"),
+    ((*ON_H100, "--dtype", "fp4"), "--dtype: 'fp4' is not in the profile h100-sxm, which has bfloat16, "),
+    ((*ON_H100, "--draft-dtype", "fp4"), "--draft-dtype: 'fp4' is not in the profile h100-sxm, which has bfloat16, "),
+    ((*ON_H100, "--kv-dtype", "fp4"), "--kv-dtype: 'fp4' is not known, expected one of float32, "),
+    ((*ON_H100, "--tp", 0), "--tp"),
+    ((*ON_H100, "--tp", 5), "--tp: 5 devices cannot share the 32 heads of llama-3.1-8b, expected a divisor of 32"),
+    (("--profile", "m3-max", *PAIR, "--tp", 2), "--tp: 2 devices, but the profile m3-max names no link, expected 1"),
+    ((*ON_H100, "--overlap"), "--overlap: draft and target are on the same devices, expected --placement separate"),
+    ((*ON_H100, "--placement", "apart"), "--placement"),
+    ((*ON_H100, "--batch", 0), "--batch: 0 is not allowed, expected a whole number from 1"),
+    (("--profile", "h300", *PAIR), "h300: no such file, nor a profile that comes along (a100-40gb, "),
+    (
+        ("--profile", "h100-sxm", "--target-model", "llama-9", *PAIR[2:]),
+        "llama-9: no such file or folder, nor a name of",
+    ),
+]
+
+
+@pytest.mark.parametrize("command", ["simulate", "sweep"])
+@pytest.mark.parametrize(("options", "message"), REFUSED)
+def test_options_at_odds_are_one_line(run, user_error, command: str, options: tuple[object, ...], message: str) -> None:
+    user_error(run(command, *options), message)
+
+
+def test_a_broken_profile_or_config_is_one_line_that_names_it(run, user_error, tmp_path: Path) -> None:
+    (tmp_path / "p.json").write_text("{}")
+    user_error(run("simulate", "--profile", "p.json", *PAIR), "p.json: kind is missing, expected 'hardware_profile'")
+    (tmp_path / "config.json").write_text('{"model_type": "rwkv"}')
+    user_error(run("simulate", *ON_H100, "--draft-model", "config.json"), "config.json: model_type is 'rwkv'")
+
+
+@pytest.mark.parametrize("option", ["--profile", "--target-model", "--draft-model"])
+def test_an_output_never_takes_the_place_of_what_is_read(run, user_error, tmp_path: Path, option: str) -> None:
+    source = PRESETS / "h100-sxm.json" if option == "--profile" else CATALOGUE / "llama-68m.json"
+    shutil.copy(source, tmp_path / "config.json")
+    before = (tmp_path / "config.json").read_bytes()
+    words = [*ON_H100, option, "config.json", "--force"]
+    user_error(run("simulate", *words, "--events", "config.json"), f"is the file of {option} too")
+    assert (tmp_path / "config.json").read_bytes() == before
+    if option != "--profile":
+        # A folder stands for the config.json in it.
+        done = run("simulate", *ON_H100, option, ".", "--force", "--events", "config.json")
+        user_error(done, f"is the file of {option} too")
+        assert (tmp_path / "config.json").read_bytes() == before
+
+
+def test_a_sweep_over_batch_and_context_has_a_row_and_the_models_of_each_point(run, hist_file, tmp_path: Path) -> None:
+    grid = ("--draftN", "2,4", "--batch", "1,4,16,64", "--context", "512,4096")
+    done = run("sweep", "--hist", hist_file, *ON_H100, *grid, "--out", "s.csv", "--plot", "s.png")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "s.png").read_bytes().startswith(b"\x89PNG")
+    frame = pd.read_csv(tmp_path / "s.csv")
+    assert len(frame.drop_duplicates(["draftN", "batch", "context"])) == len(frame) == 16
+    assert not {"workflops", "flopScale", "draft_cost", "alpha"} & set(frame.columns)
+    for key, value in (
+        ("profile", "h100-sxm"),
+        ("target_model", "llama-3.1-8b"),
+        ("draft_model", "llama-3.2-1b"),
+        ("profile_status", "datasheet, uncalibrated"),
+        ("dtype", "bfloat16"),
+        ("draft_dtype", "bfloat16"),
+        ("devices", 1),
+        ("placement", "same"),
+    ):
+        assert frame[key].unique().tolist() == [value]
+    at = frame[(frame.draftN == 4) & (frame.batch == 16) & (frame.context == 4096)].iloc[0]
+    alone = result(run, "--hist", hist_file, *ON_H100, "--batch", 16, "--context", 4096)
+    for key in ("baseline_ms_per_token", "draft_ms_per_round", "verify_ms_per_round", "closed_form_speedup"):
+        assert at[key] == pytest.approx(alone[key], rel=1e-12)
+
+
+def test_a_sweep_takes_a_profiles_burn_units_and_the_users_range_of_one(run, tmp_path: Path) -> None:
+    written(tmp_path / "burnt.json", replace(BURNT, round_overhead_s=0.0))
+    done = run("sweep", "--profile", "burnt.json", "--memScale", "0.1:0.3:0.1", "--out", "s.csv")
+    assert done.returncode == 0, done.stderr
+    frame = pd.read_csv(tmp_path / "s.csv")
+    assert frame.memScale.tolist() == pytest.approx([0.1, 0.2, 0.3])
+    assert frame.flopScale.tolist() == pytest.approx([1.2e-6] * 3)
+    compute, memory = 50_000 * 1.2e-6, 8 * frame.memScale
+    step_ms = (compute**3 + memory**3) ** (1 / 3) + 6e-3
+    assert np.asarray(frame.baseline_ms_per_token) == pytest.approx(np.asarray(step_ms))
+
+
+@pytest.mark.parametrize("command", ["simulate", "sweep"])
+def test_help_shows_the_options_of_models_without_numpy(run, command: str) -> None:
+    done = run(command, "--help", PYTHONPROFILEIMPORTTIME="1")
+    for option in ("--profile", "--target-model", "--draft-model", "--kv-dtype", "--tp", "--placement", "--batch"):
+        assert option in done.stdout
+    assert "click" in done.stderr
+    assert "numpy" not in done.stderr

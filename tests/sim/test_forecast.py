@@ -1,0 +1,267 @@
+"""Uncertainty of a forecast: coverage of its intervals with a negative control, the best K, and what it hangs on."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from simulator.acceptance_model import AcceptanceModel, HistogramAcceptance, IidAcceptance
+from simulator.analytic import closed_form
+from simulator.cost_model import Costs, Knobs
+from simulator.forecast import sensitivities, speedups, uncertainty
+from simulator.histogram import AcceptanceHistogram, load_histogram
+from simulator.model_costs import SEPARATE, ModelPair
+from simulator.model_shapes import read_shape
+from simulator.profile import MEASURED, Link, PassCost, Profile, constant
+
+COST = PassCost(
+    flop_scale=constant(2e-15), mem_scale=constant(4e-13), launch_s=2e-6, fixed_s=1e-4, overlap_exponent=4.0
+)
+NAMES = ("flop_scale[0]", "mem_scale[0]", "launch_s", "fixed_s", "overlap_exponent")
+ERRORS = np.array([0.1, 0.05, 0.2, 0.2, 0.1])
+DEVICE = Profile(
+    name="one",
+    device="A device",
+    status=MEASURED,
+    passes={"bfloat16": COST},
+    launches_per_layer=8,
+    link=Link(bytes_per_s=1e11, latency_s=1e-5),
+)
+PAIR = ModelPair(
+    profile=DEVICE,
+    target=read_shape("llama-3.1-8b"),
+    draft=read_shape("llama-3.2-1b"),
+    dtype="bfloat16",
+    draft_dtype="bfloat16",
+    batch=32,
+    round_overhead_s=5e-4,
+)
+KNOBS = Knobs(work_flops=1.0, work_mem=1.0, flop_scale_s=1e-3, mem_scale_s=2e-3, draft_cost=0.1)
+LAW = np.array([0.28, 0.2, 0.1, 0.08, 0.34])
+
+
+def gain(costs: Costs, law: np.ndarray, k: int, *, rate: float = 0.0, overlap: bool = False) -> float:
+    return float(closed_form(costs.round_cost(k), law, rate, overlap=overlap).speedup)
+
+
+def stated(cost: PassCost, scale: float = 1.0) -> PassCost:
+    return replace(cost, uncertain=NAMES, covariance=np.diag((scale * ERRORS) ** 2))
+
+
+def coverage(cases: int, *, shrink: float = 1.0) -> float:
+    """How often the 95 % interval holds the truth, where both constants and histogram are measured with noise.
+
+    `shrink` divides the errors that are stated, not those that are made.
+    """
+    truth = gain(PAIR, LAW, 4)
+    rng, held = np.random.default_rng(11), 0
+    for _ in range(cases):
+        made = dict(zip(NAMES, np.exp(ERRORS * rng.standard_normal(len(NAMES))), strict=True))
+        passes = {"bfloat16": stated(COST.scaled(made), 1 / shrink)}
+        overhead_s = PAIR.round_overhead_s * float(np.exp(0.2 * rng.standard_normal()))
+        found = replace(PAIR, profile=replace(DEVICE, passes=passes), round_overhead_s=overhead_s)
+        found = replace(found, round_overhead_error=0.2 / shrink)
+        rounds = np.bincount(rng.choice(5, 400, p=LAW), minlength=5)
+        measured = AcceptanceHistogram(tuple(map(float, rounds)), design_effect=1 / shrink**2)
+        sure = uncertainty(found, HistogramAcceptance((measured,)), 4, 4, rng, overlap=False, samples=400)
+        low, high = sure.speedup_ci95
+        held += low <= truth <= high
+    return held / cases
+
+
+def test_the_interval_of_the_speedup_holds_the_truth_as_often_as_it_says() -> None:
+    assert abs(coverage(400) - 0.95) < 3 * np.sqrt(0.95 * 0.05 / 400)
+
+
+def test_errors_stated_at_a_third_of_what_they_are_would_be_noticed() -> None:
+    assert coverage(400, shrink=3) < 0.95 - 10 * np.sqrt(0.95 * 0.05 / 400)
+
+
+def test_acceptance_alone_is_covered_at_every_draft_length() -> None:
+    lengths, cases = np.arange(1, 5), 400
+    truth = np.array([gain(KNOBS, AcceptanceHistogram(tuple(LAW)).cut(int(k)).law, int(k)) for k in lengths])
+    rng, held = np.random.default_rng(3), np.zeros(4)
+    for _ in range(cases):
+        rounds = np.bincount(rng.choice(5, 300, p=LAW), minlength=5)
+        measured = HistogramAcceptance((AcceptanceHistogram(tuple(map(float, rounds))),))
+        found = uncertainty(KNOBS, measured, 4, 4, rng, overlap=False, samples=400)
+        held += (np.array(found.speedup_low95) <= truth) & (truth <= np.array(found.speedup_high95))
+    assert np.abs(held / cases - 0.95).max() < 3.5 * np.sqrt(0.95 * 0.05 / cases)
+
+
+def test_a_shift_moves_the_mean_of_all_lengths_by_standard_errors_within_what_a_round_can_yield() -> None:
+    model = HistogramAcceptance((AcceptanceHistogram((10.0, 5, 3, 2, 30)),))
+    lengths, shifts = np.arange(1, 5), np.array([-40.0, -1.5, 0, 2, 40])
+    found = speedups(KNOBS, model, lengths, shifts, overlap=False)
+    assert found.shape == (5, 4)
+    for i, shift in enumerate(shifts):
+        for k in lengths:
+            own = model.nearest(int(k)).cut(int(k))
+            tau = np.clip(own.tokens_per_round + shift * own.tokens_per_round_error, 1, k + 1)
+            cost = KNOBS.round_cost(int(k))
+            assert found[i, k - 1] == pytest.approx(tau * float(cost.baseline_s) / float(cost.after_miss_s))
+
+
+@pytest.mark.parametrize("costs", [KNOBS, replace(PAIR, placement=SEPARATE)], ids=["knobs", "models"])
+@pytest.mark.parametrize("acceptance", [IidAcceptance(0.8), HistogramAcceptance((AcceptanceHistogram(tuple(LAW)),))])
+def test_without_errors_every_draw_is_the_closed_form_overlapped_or_not(
+    costs: Costs, acceptance: AcceptanceModel
+) -> None:
+    lengths = np.arange(1, 5)
+    for overlap in (False, True):
+        single = [
+            gain(costs, acceptance.law(k), k, rate=acceptance.bonus_guess_rate(k), overlap=overlap) for k in range(1, 5)
+        ]
+        assert speedups(costs, acceptance, lengths, np.zeros(()), overlap=overlap) == pytest.approx(single)
+        drawn = costs.sample(np.random.default_rng(0), 3)
+        assert speedups(drawn, acceptance, lengths, np.zeros(3), overlap=overlap) == pytest.approx(
+            np.broadcast_to(single, (3, 4))
+        )
+
+
+def near_tie(scale: float) -> ModelPair:
+    """Models whose best draft lengths lie close together, with errors of `scale` times the usual."""
+    passes = {"bfloat16": stated(COST, scale)}
+    return replace(PAIR, profile=replace(DEVICE, passes=passes), round_overhead_error=0.2 * scale)
+
+
+def test_the_best_draft_length_grows_certain_as_the_errors_vanish() -> None:
+    shares, widths = [], []
+    for scale in (3.0, 1.0, 0.3, 1e-4):
+        rng = np.random.default_rng(5)
+        found = uncertainty(near_tie(scale), IidAcceptance(0.7), 4, 12, rng, overlap=False)
+        best = max(range(1, 13), key=lambda k: gain(PAIR, IidAcceptance(0.7).law(k), k))
+        assert found.best_draft_length == best
+        first, last = found.best_draft_length_ci95
+        assert first <= best <= last
+        shares.append(found.best_share)
+        widths.append(found.speedup_ci95[1] - found.speedup_ci95[0])
+    assert shares[0] < 0.7
+    assert shares == sorted(shares)
+    assert shares[-1] == 1
+    assert (first, last) == (best, best)
+    assert widths == sorted(widths, reverse=True)
+    assert widths[-1] < 1e-3
+
+
+def test_the_share_of_the_best_length_is_what_pricing_each_draw_alone_gives() -> None:
+    model, samples = IidAcceptance(0.7), 300
+    pair = near_tie(2.0)
+    found = uncertainty(pair, model, 4, 8, np.random.default_rng(9), overlap=False, samples=samples)
+    # The shift of the acceptance, without effect here, is drawn first.
+    rng = np.random.default_rng(9)
+    rng.standard_normal(samples)
+    drawn = pair.sample(rng, samples)
+    best = []
+    for i in range(samples):
+        cost = {name: curve_at(own, i) for name, own in drawn.profile.passes.items()}
+        alone = replace(pair, profile=replace(DEVICE, passes=cost))
+        alone = replace(alone, round_overhead_s=float(drawn.round_cost(np.array([1])).overhead_s[i, 0]))
+        best.append(max(range(1, 9), key=lambda k, own=alone: gain(own, model.law(k), k)))
+    assert found.best_share == pytest.approx(np.mean(np.array(best) == found.best_draft_length))
+    assert 0 < found.best_share < 1
+
+
+def curve_at(cost: PassCost, i: int) -> PassCost:
+    """One of the samples of a cost."""
+    return PassCost(
+        flop_scale=constant(float(cost.flop_scale.seconds[i, 0])),
+        mem_scale=constant(float(cost.mem_scale.seconds[i, 0])),
+        launch_s=float(np.asarray(cost.launch_s)[i]),
+        fixed_s=float(np.asarray(cost.fixed_s)[i]),
+        overlap_exponent=float(np.asarray(cost.overlap_exponent)[i]),
+    )
+
+
+def test_a_histogram_file_brings_the_error_of_its_own_interval(tmp_path: Path) -> None:
+    path = tmp_path / "h.json"
+    hist = {"k": 4, "hist": {"0": 28, "1": 20, "2": 10, "3": 8, "4": 34}, "samples": 100}
+    path.write_text(json.dumps(hist | {"metrics": {"ci95": {"tokens_per_round": [2.5, 3.5]}}}))
+    model = HistogramAcceptance((load_histogram(path),))
+    assert model.tokens_per_round_error(4) == pytest.approx(0.5 / 1.959964)
+    draws = 20_000
+    found = uncertainty(KNOBS, model, 4, 4, np.random.default_rng(1), overlap=False, samples=draws)
+    low, high = found.speedup_ci95
+    middle = gain(KNOBS, LAW, 4)
+    tau = 1 + float(LAW @ np.arange(5))
+    assert (low, high) == pytest.approx(((tau - 0.5) / tau * middle, (tau + 0.5) / tau * middle), rel=0.01)
+
+
+def test_draws_are_those_of_the_generator_and_nothing_else() -> None:
+    first, again, other = (
+        uncertainty(near_tie(1.0), IidAcceptance(0.75), 4, 8, np.random.default_rng(s), overlap=False)
+        for s in (1, 1, 2)
+    )
+    assert first == again
+    assert first != other
+
+
+# The elasticity of tau B / (K d + V + o) in a constant is its share of B less its share of the round.
+def test_sensitivities_of_a_memory_bound_round_by_hand() -> None:
+    # A step of 1 + 2 ms of which 2 are memory; K = 4: drafts of 0.2 + 1 ms, verification as a step, 0.5 ms besides.
+    knobs = Knobs(
+        work_flops=1e-3,
+        work_mem=1,
+        flop_scale_s=1e-3,
+        mem_scale_s=2e-3,
+        draft_cost=0.1,
+        pass_overhead_s=1e-3,
+        round_overhead_s=5e-4,
+    )
+    found = sensitivities(knobs, IidAcceptance(0.8), 4, overlap=False)
+    step, round_ms = 3.0, 4 * 1.2 + 3.0 + 0.5
+    memory, fixed, over = (2 / step, 2.8 / round_ms), (1 / step, 5 / round_ms), (0, 0.5 / round_ms)
+    for name, (of_step, of_round) in (("mem_scale", memory), ("fixed_s", fixed), ("round_overhead_s", over)):
+        assert found[name] == pytest.approx((of_step - of_round) / (1 + 0.01 * of_round), rel=1e-9)
+        assert found[name] == pytest.approx(of_step - of_round, abs=0.01)
+    assert found["flop_scale"] == found["launch_s"] == 0
+    tau = (1 - 0.8**5) / 0.2
+    assert found["mean_accepted"] == pytest.approx((tau - 1) / tau)
+
+
+def test_sensitivities_of_a_compute_bound_round_by_hand() -> None:
+    # Arithmetic alone: a step of 4 ms and 1 ms besides, drafts of 0.4 + 1 ms, verification of 5 tokens 20 + 1 ms.
+    knobs = Knobs(
+        work_flops=4, work_mem=1e-6, flop_scale_s=1e-3, mem_scale_s=1e-3, draft_cost=0.1, pass_overhead_s=1e-3
+    )
+    found = sensitivities(knobs, IidAcceptance(0.8), 4, overlap=False)
+    of_step, of_round = 4 / 5, (4 * 0.4 + 20) / (4 * 1.4 + 21)
+    assert found["flop_scale"] == pytest.approx((of_step - of_round) / (1 + 0.01 * of_round), rel=1e-9)
+    assert found["mem_scale"] == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize(("batch", "devices"), [(1, 1), (64, 1), (512, 2)])
+def test_sensitivities_of_models_are_shares_of_their_parts(batch: int, devices: int) -> None:
+    pair = replace(PAIR, batch=batch, context=200, devices=devices)
+    pair = replace(pair, profile=replace(DEVICE, passes={"bfloat16": replace(COST, overlap_exponent=np.inf)}))
+    k = 3
+    step, draft, verify = (
+        p.parts(batch, n, 200)
+        for p, n in ((pair.placed_target, 1), (pair.placed_draft, 1), (pair.placed_target, k + 1))
+    )
+    step_s, round_s = float(step.total_s), float(k * draft.total_s + verify.total_s) + 5e-4
+    found = sensitivities(pair, IidAcceptance(0.7), k, overlap=False)
+
+    def bound_s(parts: object, binds: str) -> float:
+        longer = "compute" if parts.compute_s > parts.memory_s else "memory"
+        return float(getattr(parts, f"{binds}_s")) if longer == binds else 0.0
+
+    for name, binds in (("flop_scale", "compute"), ("mem_scale", "memory")):
+        of_step = bound_s(step, binds) / step_s
+        of_round = (k * bound_s(draft, binds) + bound_s(verify, binds)) / round_s
+        assert found[name] == pytest.approx((of_step - of_round) / (1 + 0.01 * of_round), abs=1e-9)
+    of_step, of_round = float(step.link_s) / step_s, float(k * draft.link_s + verify.link_s) / round_s
+    assert found["link_s"] == pytest.approx((of_step - of_round) / (1 + 0.01 * of_round), abs=1e-9)
+    tau = 1 + IidAcceptance(0.7).law(k) @ np.arange(k + 1)
+    assert gain(pair, IidAcceptance(0.7).law(k), k) == pytest.approx(tau * step_s / round_s)
+
+
+def test_more_accepted_tokens_change_the_speedup_as_said() -> None:
+    law = AcceptanceHistogram(tuple(LAW)).law
+    found = sensitivities(PAIR, HistogramAcceptance((AcceptanceHistogram(tuple(LAW)),)), 4, overlap=False)
+    # 1 % more accepted: a hundredth of A tokens' worth of mean.
+    tau = 1 + law @ np.arange(5)
+    more = 1 + 1.01 * (tau - 1)
+    assert found["mean_accepted"] == pytest.approx((more / tau - 1) / 0.01)

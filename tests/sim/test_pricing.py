@@ -1,0 +1,169 @@
+"""Where costs come from: burn units, a profile's burn units, or models; what a profile sets and what the user does."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from simulator.artefacts import UserError, to_json
+from simulator.config import PARAMETERS
+from simulator.cost_model import Knobs
+from simulator.model_costs import ModelPair
+from simulator.pricing import Pricing, load_pricing
+from simulator.profile import (
+    KIND,
+    MEASURED,
+    SCHEMA_VERSION,
+    BurnUnits,
+    Curve,
+    PassCost,
+    Profile,
+    constant,
+    load_profile,
+    profile_json,
+)
+
+NONE = {
+    **dict.fromkeys(("profile", "target_model", "draft_model", "dtype", "draft_dtype", "kv_dtype", "tp", "placement")),
+    "overlap": False,
+}
+MODELS = NONE | {"profile": "h100-sxm", "target_model": "llama-3.1-8b", "draft_model": "llama-3.2-1b"}
+DEFAULTS = {p.key: p.default for p in PARAMETERS}
+UNITS = BurnUnits(
+    workflops_flop=600,
+    workmem_bytes=8000,
+    cost=PassCost(
+        flop_scale=constant(2e-12),
+        mem_scale=Curve(np.array([1000.0, 8000.0]), np.array([9e-11, 4e-11])),
+        launch_s=5e-6,
+        fixed_s=1e-6,
+        overlap_exponent=3.0,
+    ),
+)
+BURNT = Profile(name="burnt", device="A device", status=MEASURED, passes={}, units=UNITS, round_overhead_s=2e-4)
+
+
+@pytest.fixture
+def burnt(tmp_path: Path) -> str:
+    path = tmp_path / "burnt.json"
+    path.write_text(to_json({"kind": KIND, "schema_version": SCHEMA_VERSION, **profile_json(BURNT)}))
+    return str(path)
+
+
+def test_without_a_profile_the_knobs_are_the_users_own() -> None:
+    pricing = load_pricing(NONE)
+    assert pricing == Pricing()
+    assert pricing.defaults() == {}
+    knobs = pricing.costs(DEFAULTS)
+    assert isinstance(knobs, Knobs)
+    assert (knobs.work_flops, knobs.work_mem, knobs.draft_cost) == (50_000, 8, 0.1)
+    assert (knobs.flop_scale_s, knobs.mem_scale_s) == pytest.approx((4e-10, 5e-4))
+
+
+def test_burn_units_of_a_device_are_its_seconds_by_unit(burnt: str) -> None:
+    # 600 FLOP of 2e-12 s are 1.2e-6 ms; a unit of memory moves 8000 bytes, of 4e-11 s where so many move.
+    found = load_pricing(NONE | {"profile": burnt}).defaults()
+    assert found == {
+        "flopScale": pytest.approx(1.2e-6),
+        "memScale": pytest.approx(3.2e-4),
+        "overlap_exponent": 3.0,
+        "pass_overhead_ms": pytest.approx(6e-3),
+        "round_overhead_ms": pytest.approx(0.2),
+    }
+
+
+def test_burn_units_cost_what_the_device_says_of_their_flop_and_bytes(burnt: str) -> None:
+    pricing = load_pricing(NONE | {"profile": burnt})
+    cost = pricing.costs(DEFAULTS | pricing.defaults() | {"workflops": 1000, "workmem": 1}).round_cost(4)
+    assert cost.baseline_s == pytest.approx(float(UNITS.cost.pass_s(600_000, 8000, 1, 1)))
+    assert cost.verify_s == pytest.approx(float(UNITS.cost.pass_s(5 * 600_000, 8000, 5, 1)))
+
+
+def test_models_on_a_profile_have_its_overhead_and_the_asked_format() -> None:
+    pricing = load_pricing(MODELS | {"dtype": "fp8", "draft_dtype": "int4", "kv_dtype": "fp8", "tp": 2})
+    assert pricing.defaults() == {"round_overhead_ms": pytest.approx(0.6)}
+    pair = pricing.costs(DEFAULTS | pricing.defaults() | {"batch": 4, "context": 100})
+    assert isinstance(pair, ModelPair)
+    assert (pair.dtype, pair.draft_dtype, pair.kv_dtype) == ("fp8", "int4", "fp8")
+    assert (pair.batch, pair.context, pair.devices, pair.placement) == (4, 100, 2, "same")
+    assert (pair.target.name, pair.draft.name) == ("llama-3.1-8b", "llama-3.2-1b")
+    assert pair.round_overhead_s == pytest.approx(6e-4)
+
+
+def test_the_users_own_overhead_of_a_round_is_taken_as_known() -> None:
+    pricing = load_pricing(MODELS)
+    own = DEFAULTS | pricing.defaults()
+    assert pricing.costs(own).round_overhead_error == load_profile("h100-sxm").round_overhead_error == 0.5
+    assert pricing.costs(own | {"round_overhead_ms": 0.2}).round_overhead_error == 0
+
+
+def test_the_draft_takes_the_targets_format_and_a_profile_without_bfloat16_its_first() -> None:
+    models = load_pricing(MODELS | {"dtype": "fp8"}).models
+    assert models
+    assert (models.dtype, models.draft_dtype) == ("fp8", "fp8")
+    models = load_pricing(MODELS | {"profile": "t4"}).models
+    assert models
+    assert models.dtype == "float16"
+
+
+def test_parameters_that_count_are_those_of_models_or_those_of_burn_units() -> None:
+    units, models = load_pricing(NONE).keys, load_pricing(MODELS).keys
+    assert set(units) | set(models) == set(DEFAULTS)
+    assert set(units) - set(models) >= {"workflops", "memScale", "draft_cost", "pass_overhead_ms"}
+    assert set(models) - set(units) == {"batch", "context"}
+
+
+REFUSED: list[tuple[Mapping[str, object], str]] = [
+    ({"profile": None}, r"--target-model: llama-3\.1-8b without a device, expected --profile NAME beside it"),
+    ({"draft_model": None}, r"--target-model: llama-3\.1-8b alone, expected --draft-model beside it"),
+    ({"target_model": None}, r"--draft-model: llama-3\.2-1b alone, expected --target-model beside it"),
+    ({"target_model": "gpt-5"}, "gpt-5: no such file or folder, nor a name of the catalogue"),
+    ({"profile": "h300"}, "h300: no such file, nor a profile that comes along"),
+    ({"dtype": "fp4"}, "--dtype: 'fp4' is not in the profile h100-sxm, which has bfloat16"),
+    ({"draft_dtype": "fp4"}, "--draft-dtype: 'fp4' is not in the profile h100-sxm, which has bfloat16"),
+    ({"kv_dtype": "fp4"}, "--kv-dtype: 'fp4' is not known, expected one of float32"),
+    ({"profile": "m3-max", "tp": 2}, "--tp: 2 devices, but the profile m3-max names no link, expected 1"),
+    ({"tp": 3}, r"--tp: 3 devices cannot share the 32 heads of llama-3\.1-8b, expected a divisor of 32"),
+    ({"tp": 64}, r"--tp: 64 devices cannot share the 32 heads of llama-3\.1-8b"),
+    ({"tp": 4, "draft_model": "qwen2.5-0.5b"}, r"4 devices cannot share the 14 heads of qwen2\.5-0\.5b"),
+    ({"overlap": True}, "--overlap: draft and target are on the same devices, expected --placement separate"),
+    ({"target_model": None, "draft_model": None}, "--profile h100-sxm: says nothing of burn units"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), REFUSED)
+def test_options_at_odds_are_refused_by_name(changes: Mapping[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_pricing(MODELS | changes)
+
+
+@pytest.mark.parametrize("key", ["dtype", "draft_dtype", "kv_dtype", "tp", "placement"])
+def test_what_belongs_to_models_is_refused_without_them(key: str, burnt: str) -> None:
+    option = f"--{key.replace('_', '-')}"
+    with pytest.raises(UserError, match=f"{option}: .* without a device"):
+        load_pricing(NONE | {key: "separate"})
+    with pytest.raises(UserError, match=f"{option}: .* without models"):
+        load_pricing(NONE | {key: "separate", "profile": burnt})
+
+
+def test_a_profile_of_burn_units_alone_has_no_models(burnt: str) -> None:
+    with pytest.raises(UserError, match="burnt, which has none: it was calibrated on burn kernels alone"):
+        load_pricing(MODELS | {"profile": burnt})
+
+
+def test_a_draft_apart_need_not_be_divided_and_may_run_beside_the_verification() -> None:
+    models = load_pricing(
+        MODELS | {"tp": 4, "draft_model": "qwen2.5-0.5b", "placement": "separate", "overlap": True}
+    ).models
+    assert models
+    assert (models.devices, models.placement) == (4, "separate")
+
+
+def test_a_profile_and_its_models_are_read_from_files(tmp_path: Path) -> None:
+    own = replace(load_profile("a100-40gb"), name="mine")
+    (tmp_path / "p.json").write_text(to_json({"kind": KIND, "schema_version": SCHEMA_VERSION, **profile_json(own)}))
+    pricing = load_pricing(MODELS | {"profile": str(tmp_path / "p.json")})
+    assert pricing.profile
+    assert pricing.profile.name == "mine"
