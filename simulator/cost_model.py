@@ -1,7 +1,7 @@
 """What a forward pass and a round cost: the one cost function of the project (model §2). Pure and array-friendly."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -65,7 +65,7 @@ class Knobs:
     """The work of one target pass over one token, in burn units, and what a unit costs (model §2, §7).
 
     pass_overhead_s: what a pass costs besides, of target and draft alike. Every field may be an array; all broadcast
-    together.
+    together. uncertain: constants that were fitted, by the names of `scaled`; covariance: of their logarithms.
     """
 
     work_flops: Real
@@ -76,6 +76,8 @@ class Knobs:
     overlap_exponent: Real = np.inf
     pass_overhead_s: Real = 0.0
     round_overhead_s: Real = 0.0
+    uncertain: tuple[str, ...] = ()
+    covariance: Floats = field(default_factory=lambda: np.zeros((0, 0)))
 
     def pass_s(self, tokens: Real, scale: Real = 1.0) -> Floats:
         """Seconds of one pass over `tokens` tokens: compute grows with them, memory work (weights) does not."""
@@ -105,7 +107,7 @@ class Knobs:
             overhead_s=np.asarray(self.round_overhead_s, np.float64),
         )
 
-    def scaled(self, factors: Mapping[str, float]) -> "Knobs":
+    def scaled(self, factors: Mapping[str, Real]) -> "Knobs":
         """Multiply constants by name; a launch is part of what a pass costs besides."""
         return replace(
             self,
@@ -116,8 +118,12 @@ class Knobs:
         )
 
     def sample(self, rng: np.random.Generator, samples: int) -> "Knobs":
-        """Knobs are given: nothing to draw."""
-        return self
+        """Draw what was fitted anew, log-normal, [samples, 1]; knobs that were given stay."""
+        if not self.uncertain:
+            return self
+        drawn = rng.multivariate_normal(np.zeros(len(self.uncertain)), self.covariance, samples, method="eigh")
+        factors = {name: np.exp(drawn[:, [i]]) for i, name in enumerate(self.uncertain)}
+        return replace(self.scaled(factors), uncertain=(), covariance=np.zeros((0, 0)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,9 +16,10 @@ from .acceptance_model import AcceptanceModel, HistogramAcceptance, iid_laws
 from .analytic import closed_form
 from .artefacts import UserError
 from .config import BY_KEY, check_parameters
-from .cost_model import Floats, RoundCost
+from .cost_model import Costs, Floats, RoundCost
 from .engine import Counts, draw_counts, elapsed_s
 from .experiment import interval95
+from .model_costs import ModelPair
 from .pricing import Pricing
 from .streams import stream
 from .values import MAX_VALUES
@@ -182,7 +183,8 @@ def evaluate(sweep: Sweep, points: NDArray[np.int64], drawn: Counts | None) -> C
     """Price some points: closed form always, simulation where rounds were drawn."""
     columns = sweep.grid.columns(points)
     check_parameters(columns)
-    cost = sweep.pricing.costs(columns).round_cost(columns["draftN"])
+    costs = sweep.pricing.costs(columns)
+    cost = costs.round_cost(columns["draftN"])
     rates = sweep.acceptance.bonus_guess_rates(columns)
     form = closed_form(cost, sweep.acceptance.laws(columns, sweep.width), rates, overlap=sweep.overlap)
     priced = {
@@ -195,7 +197,15 @@ def evaluate(sweep: Sweep, points: NDArray[np.int64], drawn: Counts | None) -> C
     }
     named = {k: v for k, v in columns.items() if not (k == "alpha" and sweep.acceptance.model)}
     simulated = {} if drawn is None else price_draws(sweep, points, cost, drawn)
-    return named | priced | simulated
+    return named | held(costs) | priced | simulated
+
+
+def held(costs: Costs) -> Columns:
+    """Return what models take of each device's memory, and whether that fits; nothing for burn units."""
+    if not isinstance(costs, ModelPair):
+        return {}
+    found: Columns = {"memory_bytes": costs.memory_bytes}
+    return found if costs.fits is None else found | {"fits": costs.fits.astype(np.int64)}
 
 
 def price_draws(sweep: Sweep, points: NDArray[np.int64], cost: RoundCost, drawn: Counts) -> Columns:

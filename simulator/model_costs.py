@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .artefacts import UserError
 from .cost_model import Floats, Real, RoundCost
@@ -106,10 +107,10 @@ class Placed:
         part_s = 2 * (self.devices - 1) / self.devices * reduced / link.bytes_per_s
         return np.asarray(2 * self.shape.layers * (link.latency_s + part_s))
 
-    def memory_bytes(self, batch: int, context: int) -> float:
+    def memory_bytes(self, batch: Real, context: Real) -> Floats:
         """Return the bytes of weights and KV cache on each device; a sequence has one token at least."""
-        kv_bytes = float(self.shape.kv_bytes(batch, max(context, 1), self.kv_format))
-        return self.shape.weight_bytes(self.dtype) / self.devices + kv_bytes / self.kv_shares
+        kv_bytes = self.shape.kv_bytes(np.asarray(batch), np.maximum(context, 1), self.kv_format)
+        return np.asarray(self.shape.weight_bytes(self.dtype) / self.devices + kv_bytes / self.kv_shares)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,16 +186,21 @@ class ModelPair:
         return replace(self, profile=replace(self.profile, passes=passes, link=link), round_overhead_s=overhead_s)
 
     @property
-    def held_bytes(self) -> tuple[float, ...]:
-        """Bytes on each device that holds both models, or on each of the target's and on the draft's; scalars only."""
-        batch, context = int(self.batch), int(self.context)
-        own = tuple(model.memory_bytes(batch, context) for model in (self.placed_target, self.placed_draft))
-        return own if self.placement == SEPARATE else (sum(own),)
+    def held_bytes(self) -> tuple[Floats, ...]:
+        """Bytes on each device that holds both models, or on each of the target's and on the draft's."""
+        target, draft = (m.memory_bytes(self.batch, self.context) for m in (self.placed_target, self.placed_draft))
+        return (target, draft) if self.placement == SEPARATE else (np.asarray(target + draft),)
 
     @property
-    def memory_bytes(self) -> float:
-        """Bytes on the fullest device; scalars only."""
-        return max(self.held_bytes)
+    def memory_bytes(self) -> Floats:
+        """Bytes on the fullest device."""
+        return np.asarray(np.max(np.broadcast_arrays(*self.held_bytes), axis=0))
+
+    @property
+    def fits(self) -> NDArray[np.bool_] | None:
+        """Whether that much is free; None where the profile does not say."""
+        memory = self.profile.memory_bytes
+        return None if memory is None else np.asarray(self.memory_bytes <= USABLE_MEMORY * memory)
 
 
 def largest_batch(pair: ModelPair) -> int | None:

@@ -44,7 +44,7 @@ def models_json(
         "tokens_per_s": {name: int(pair.batch) * 1e3 / ms for name, ms in times_ms(summary).items()},
         "energy_j_per_token": joules and dict(zip(times_ms(summary), joules, strict=True)),
         "memory": {
-            "bytes_per_device": pair.memory_bytes,
+            "bytes_per_device": float(pair.memory_bytes),
             "device_bytes": pair.profile.memory_bytes,
             "largest_batch": largest_batch(pair),
         },
@@ -129,7 +129,7 @@ def energy_text(pair: ModelPair, summary: Summary, *, overlap: bool) -> str:
 
 def memory_text(pair: ModelPair) -> str:
     """Say whether models and KV cache fit into the device."""
-    needed, there, most = pair.memory_bytes / 1e9, pair.profile.memory_bytes, largest_batch(pair)
+    needed, there, most = float(pair.memory_bytes) / 1e9, pair.profile.memory_bytes, largest_batch(pair)
     where = "models and KV cache on each device"
     if pair.placement == SEPARATE:
         where = "model and KV cache on the fullest device"

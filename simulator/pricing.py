@@ -1,7 +1,7 @@
 """Where the costs of a forecast come from: knobs in burn units, a profile's burn units, or two models on a profile."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,13 @@ from .model_costs import PLACEMENTS, SAME, ModelPair
 from .model_shapes import read_shape
 from .model_work import BYTES_PER_WEIGHT, ModelShape
 from .profile import BurnUnits, Decoding, Profile, load_profile
+
+# Parameters of a profile's burn units: their names in `Knobs.scaled`, and the options that state them.
+FITTED = {
+    "flop_scale[0]": ("flop_scale", "flopScale"),
+    "mem_scale[0]": ("mem_scale", "memScale"),
+    "launch_s": ("fixed_s", "pass_overhead_ms"),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +71,16 @@ class Pricing:
             return 0.0
         return self.profile.round_overhead_error
 
+    def unit_uncertainty(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return how well the profile's burn units are known, as `Knobs` has it; what the user states is known."""
+        if self.profile is None or self.profile.units is None:
+            return {}
+        cost, there = self.profile.units.cost, self.defaults()
+        told = {n: FITTED[n] for n in cost.uncertain if n in FITTED}
+        kept = {name: key for name, (_, key) in told.items() if np.all(values[key] == there[key])}
+        at = [cost.uncertain.index(name) for name in kept]
+        return {"uncertain": tuple(FITTED[name][0] for name in kept), "covariance": cost.covariance[np.ix_(at, at)]}
+
     def costs(self, values: Mapping[str, Any]) -> Costs:
         """Return the costs at values by key; arrays of points stay arrays."""
         if self.profile is not None and self.decoding is not None:
@@ -73,7 +90,7 @@ class Pricing:
                 round_overhead_error=self.overhead_error(values),
             )
         if self.models is None or self.profile is None:
-            return knobs(values)
+            return replace(knobs(values), **self.unit_uncertainty(values))
         told = {name: getattr(self.models, name) for name in Models.__dataclass_fields__}
         return ModelPair(
             profile=self.profile,

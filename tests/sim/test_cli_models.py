@@ -356,7 +356,7 @@ def test_an_output_never_takes_the_place_of_what_is_read(run, user_error, tmp_pa
 
 
 def test_a_sweep_over_batch_and_context_has_a_row_and_the_models_of_each_point(run, hist_file, tmp_path: Path) -> None:
-    grid = ("--draftN", "2,4", "--batch", "1,4,16,64", "--context", "512,4096")
+    grid = ("--draftN", "2,4", "--batch", "1,4,16,256", "--context", "512,4096")
     done = run("sweep", "--hist", hist_file, *ON_H100, *grid, "--out", "s.csv", "--plot", "s.png")
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "s.png").read_bytes().startswith(b"\x89PNG")
@@ -378,6 +378,11 @@ def test_a_sweep_over_batch_and_context_has_a_row_and_the_models_of_each_point(r
     alone = result(run, "--hist", hist_file, *ON_H100, "--batch", 16, "--context", 4096)
     for key in ("baseline_ms_per_token", "draft_ms_per_round", "verify_ms_per_round", "closed_form_speedup"):
         assert at[key] == pytest.approx(alone[key], rel=1e-12)
+    assert at.memory_bytes == alone["models"]["memory"]["bytes_per_device"]
+    by_size = frame.sort_values("memory_bytes")
+    assert by_size.fits.is_monotonic_decreasing
+    assert frame.fits[frame.memory_bytes > 0.9 * 80 * 2**30].max() == 0
+    assert frame.fits[frame.memory_bytes < 0.9 * 80 * 2**30].min() == 1
 
 
 def test_a_sweep_takes_a_profiles_burn_units_and_the_users_range_of_one(run, tmp_path: Path) -> None:

@@ -167,3 +167,27 @@ def test_a_profile_and_its_models_are_read_from_files(tmp_path: Path) -> None:
     pricing = load_pricing(MODELS | {"profile": str(tmp_path / "p.json")})
     assert pricing.profile
     assert pricing.profile.name == "mine"
+
+
+def test_fitted_burn_units_are_drawn_and_stated_ones_are_not() -> None:
+    names = ("mem_scale[0]", "launch_s")
+    covariance = np.array([[0.01, 0.002], [0.002, 0.04]])
+    cost = PassCost(
+        flop_scale=constant(1e-12), mem_scale=constant(1e-9), launch_s=1e-5, uncertain=names, covariance=covariance
+    )
+    units = BurnUnits(workflops_flop=1000, workmem_bytes=1_000_000, cost=cost)
+    profile = Profile(name="p", device="d", status=MEASURED, passes={}, units=units)
+    pricing = Pricing(profile=profile)
+    values = {p.key: p.default for p in PARAMETERS} | pricing.defaults()
+    drawn = pricing.costs(values).sample(np.random.default_rng(0), 20_000)
+    assert isinstance(drawn, Knobs)
+    logs = np.log(np.stack([np.ravel(drawn.mem_scale_s) / 1e-3, np.ravel(drawn.pass_overhead_s) / 1e-5]))
+    # Standard error of a sample covariance: sqrt((s_ij^2 + s_ii s_jj) / n).
+    own = np.diag(covariance)
+    errors = np.sqrt((covariance**2 + np.outer(own, own)) / 20_000)
+    assert (np.abs(np.cov(logs) - covariance) < 4 * errors).all()
+    assert np.ndim(drawn.flop_scale_s) == 0
+    stated = pricing.costs(values | {"memScale": 2.0}).sample(np.random.default_rng(0), 100)
+    assert np.ndim(stated.mem_scale_s) == 0
+    assert np.ptp(np.ravel(stated.pass_overhead_s)) > 0
+    assert drawn.round_cost(np.array([1, 2, 3])).verify_s.shape == (20_000, 3)
