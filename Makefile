@@ -47,6 +47,7 @@ bench: $(VENV)/.dev ## measure speed against named references
 	$(BIN)/python tests/bench/bench_commands.py
 	$(BIN)/python tests/bench/bench_acceptance.py
 	$(BIN)/python tests/bench/bench_decode.py
+	$(BIN)/python tests/bench/bench_calibrate.py
 
 tiny-pair: $(VENV)/.measure ## train the bundled pair anew (about an hour on two cores)
 	$(BIN)/python examples/train_tiny_pair.py --out $(OUT)/tiny_pair --compile

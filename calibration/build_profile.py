@@ -7,11 +7,11 @@ from cuda_probe.runner import Results
 from simulator.profile import MEASURED, BurnUnits, Profile
 
 from .diagnostics import Diagnosis, diagnose
-from .fit import Fit, Form, best_fit
+from .fit import Fit, best_fit
 from .observations import BURN_UNITS, Observations, from_probe
 
-# Tokens at which a curve may bend: where products turn from vectors to tiles.
-KNOTS = ((1.0, 8.0, 64.0), (1.0, 16.0, 256.0), (1.0, 4.0, 16.0, 64.0, 256.0))
+# Tokens at which a curve may bend: where products turn from vectors to tiles, and where those fill the device.
+KNOTS = (1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0)
 CUDA_LAUNCHES_PER_LAYER, CPU_LAUNCHES_PER_LAYER = 10.0, 8.0
 
 
@@ -36,25 +36,23 @@ class Judged:
 
 def fit_probe(results: Results) -> dict[str, Judged]:
     """Fit everything that a probe timed, by what a profile calls it."""
-    return {name: judged(seen, forms_for(name, seen)) for name, seen in from_probe(results).items()}
+    return {name: judged(seen, knots_for(name, seen)) for name, seen in from_probe(results).items()}
 
 
-def judged(seen: Observations, forms: tuple[Form, ...]) -> Judged:
+def judged(seen: Observations, knots: tuple[float, ...]) -> Judged:
     """Fit and check."""
     try:
-        found = best_fit(seen, forms)
+        found = best_fit(seen, knots)
     except ValueError as error:
         return Judged(fit=None, diagnosis=None, reason=str(error))
     return Judged(fit=found, diagnosis=diagnose(found))
 
 
-def forms_for(name: str, seen: Observations) -> tuple[Form, ...]:
-    """Return the forms that may be tried: burn units are as fast at one token as at many."""
+def knots_for(name: str, seen: Observations) -> tuple[float, ...]:
+    """Return where a curve may bend: burn units are as fast at one token as at many."""
     if name == BURN_UNITS:
-        return (Form(),)
-    low, high = seen.tokens.min(), seen.tokens.max()
-    curves = [tuple(k for k in knots if low <= k <= high) for knots in KNOTS]
-    return (Form(), *(Form(flop_knots=knots) for knots in dict.fromkeys(curves) if len(knots) > 1))
+        return (1.0,)
+    return tuple(k for k in KNOTS if seen.tokens.min() <= k <= seen.tokens.max())
 
 
 def probe_profile(name: str, results: Results, found: Mapping[str, Judged]) -> Profile:

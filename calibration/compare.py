@@ -5,13 +5,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from simulator.profile import PassCost, Profile
+from simulator.profile import Decoding, PassCost, Profile
 
 STANDARD_ERRORS = 2.0
 # Changes below this matter to nobody, however sure they are.
 LEAST_CHANGE = 0.02
 # Where the errors allow changes beyond this, nothing can be said.
 BLIND = 0.25
+SAMPLES = 1000
 SAME, FASTER, SLOWER, UNCLEAR = "same", "faster", "slower", "cannot tell"
 
 
@@ -45,21 +46,30 @@ def changes(before: Profile, now: Profile) -> list[Change]:
     if before.units and now.units:
         pairs.append(("burn units", before.units.cost, now.units.cost))
     if before.decoding and now.decoding:
-        pairs.append(("verification", before.decoding.verify, now.decoding.verify))
-        found += [
-            Change(
-                name=name,
-                before=getattr(before.decoding, f"{name}_s"),
-                now=getattr(now.decoding, f"{name}_s"),
-                error=float(
-                    np.hypot(getattr(before.decoding, f"{name}_error"), getattr(now.decoding, f"{name}_error"))
-                ),
-            )
-            for name in ("baseline", "draft_step")
-        ]
+        found += list(decoding_changes(before.decoding, now.decoding))
     for name, old, new in pairs:
         found += list(cost_changes(name, old, new))
     return found
+
+
+def decoding_changes(before: Decoding, now: Decoding) -> Iterator[Change]:
+    """Yield the times of a pair that decoded; none where it is not the same pair."""
+    if any(getattr(before, name) != getattr(now, name) for name in ("target", "draft", "dtype", "batch")):
+        return
+    for name in ("baseline", "draft_step"):
+        old, new = (getattr(own, f"{name}_s") for own in (before, now))
+        error = float(np.hypot(getattr(before, f"{name}_error"), getattr(now, f"{name}_error")))
+        yield Change(name=name.replace("_", " "), before=old, now=new, error=error)
+    for k in sorted({*before.draft_lengths} & {*now.draft_lengths}):
+        (old, doubt), (new, own_doubt) = (verify_s(own.verify, k) for own in (before, now))
+        yield Change(name=f"verification at K = {k}", before=old, now=new, error=float(np.hypot(doubt, own_doubt)))
+
+
+def verify_s(cost: PassCost, draft_length: int) -> tuple[float, float]:
+    """Return the seconds of a verification, and their standard error, relative: its parameters move together."""
+    tokens = draft_length + 1
+    drawn = cost.sample(np.random.default_rng(0), SAMPLES).pass_s(tokens, 1, tokens, 0)
+    return float(cost.pass_s(tokens, 1, tokens, 0)), float(np.log(drawn).std())
 
 
 def cost_changes(name: str, before: PassCost, now: PassCost) -> Iterator[Change]:

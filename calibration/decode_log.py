@@ -35,15 +35,14 @@ class Timed:
 class ArmTimes:
     """One draft length: what its rounds took, and what they yielded.
 
-    drafted: tokens a round, the last rounds of outputs included. draft_passes: a round. rest: of a round, neither
-    draft nor verification. histogram: rounds of full length by accepted drafts, [k + 1]. speedup: summary's, of
-    decoding alone, with its interval. same: outputs equal to the baseline's, of.
+    drafted: tokens a round, the last rounds of outputs included. rest: of a round, neither draft nor verification.
+    histogram: rounds of full length by accepted drafts, [k + 1]. speedup: summary's, of decoding alone, with its
+    interval.
     """
 
     name: str
     draft_length: int
     drafted: float
-    draft_passes: float
     draft: Timed
     verify: Timed
     rest: Timed
@@ -51,12 +50,15 @@ class ArmTimes:
     histogram: Floats
     speedup: float
     speedup_ci95: tuple[float, float] | None
-    decode_tokens_per_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodeLog:
-    """A run of bench-decode: whose, and its times."""
+    """A run of bench-decode: whose, and its times.
+
+    tokens: budget of an output. lengths: tokens of each that the baseline wrote. baseline: its whole step; plain_pass:
+    the target's pass of it.
+    """
 
     path: Path
     target: str
@@ -65,7 +67,9 @@ class DecodeLog:
     batch: int
     tokens: int
     prompts: int
+    lengths: tuple[int, ...]
     baseline: Timed
+    plain_pass: Timed
     arms: tuple[ArmTimes, ...]
     device: str
 
@@ -74,7 +78,7 @@ def load_decode(path: Path) -> DecodeLog:
     """Read a results file of bench-decode.
 
     Raises:
-        UserError: It is not one, lacks the baseline or plain speculative decoding, or its run is not finished.
+        UserError: It is not one, or lacks the baseline or plain speculative decoding.
     """
     wrong = problems(path, strict=False)
     if wrong:
@@ -91,6 +95,9 @@ def load_decode(path: Path) -> DecodeLog:
     if plain is None or not chains:
         raise UserError(f"{path}: no records of baseline and speculative decoding, expected a run of both")
     summaries = {s["method"]: s for s in summarise(records, told["seed"])}
+    for name in chains:
+        if summaries[name]["speedup_decode"] is None:
+            raise UserError(f"{path}: {name} and baseline have no prompt in common, expected records of both")
     lengths = [arm["knobs"]["k"] for arm in chains.values()]
     if len(set(lengths)) < len(lengths):
         raise UserError(f"{path}: two arms draft {max(lengths, key=lengths.count)} tokens, expected each K once")
@@ -102,7 +109,9 @@ def load_decode(path: Path) -> DecodeLog:
         batch=told["batch_size"],
         tokens=told["max_new_tokens"],
         prompts=told["prompt_count"],
-        baseline=timed([r["decode_s"] / rounds_of(r) for r in plain if r["batch_row"] == 0]),
+        lengths=tuple(r["generated_tokens"] for r in plain),
+        baseline=timed([own["decode_s"] / steps for own, steps in batches(plain)]),
+        plain_pass=timed([own["verify_ms"] / 1e3 / steps for own, steps in batches(plain)]),
         arms=tuple(arm_times(n, chains[n]["knobs"]["k"], by_name[n], summaries[n]) for n in chains),
         device=device_name(told["system"]),
     )
@@ -125,6 +134,14 @@ def rounds_of(record: Mapping[str, Any]) -> int:
     return len(record["rounds"]["drafted"])
 
 
+def batches(records: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], int]]:
+    """Return a record of each batch that was decoded, for its times, and the steps that all its rows took together."""
+    rows: dict[tuple[int, int], list[Mapping[str, Any]]] = {}
+    for record in records:
+        rows.setdefault((record["batch_index"], record["run"]), []).append(record)
+    return [(own[0], max(map(rounds_of, own))) for own in rows.values()]
+
+
 def timed(seconds: Sequence[float]) -> Timed:
     """Return the median and its standard error, from the median deviation."""
     values = np.array(seconds, np.float64)
@@ -135,19 +152,17 @@ def timed(seconds: Sequence[float]) -> Timed:
 
 def arm_times(name: str, k: int, records: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> ArmTimes:
     """Return the times of one draft length."""
-    first = [r for r in records if r["batch_row"] == 0]
 
     def phase(*names: str) -> Timed:
-        return timed([sum(r[f"{n}_ms"] for n in names) / 1e3 / rounds_of(r) for r in first])
+        return timed([sum(own[f"{n}_ms"] for n in names) / 1e3 / steps for own, steps in batches(records)])
 
     drafted = np.concatenate([r["rounds"]["drafted"] for r in records])
     accepted = np.concatenate([r["rounds"]["accepted"] for r in records])
-    speedup = summary["speedup_decode"] or {"value": float("nan"), "ci95": None}
+    speedup = summary["speedup_decode"]
     return ArmTimes(
         name=name,
         draft_length=k,
         drafted=float(drafted.mean()),
-        draft_passes=float(np.concatenate([r["rounds"]["draft_passes"] for r in records]).mean()),
         draft=phase("draft"),
         verify=phase("verify"),
         rest=phase("sample", "kv", "other"),
@@ -155,5 +170,4 @@ def arm_times(name: str, k: int, records: Sequence[Mapping[str, Any]], summary: 
         histogram=np.bincount(accepted[drafted == k], minlength=k + 1).astype(np.float64),
         speedup=speedup["value"],
         speedup_ci95=speedup["ci95"] and tuple(speedup["ci95"]),
-        decode_tokens_per_s=summary["tokens_per_s"],
     )

@@ -26,7 +26,7 @@ def decode_figure(rows: Sequence[Row]) -> "Figure":
 
     targets = list(dict.fromkeys(r.target for r in rows))
     with mpl.rc_context(STYLE | {"text.parse_math": False}):
-        figure = Figure(figsize=(1.2 + 3.0 * len(targets), 3.9), layout="constrained")
+        figure = Figure(figsize=(max(5.4, 1.2 + 3.0 * len(targets)), 3.9), layout="constrained")
         FigureCanvasAgg(figure)
         panels = figure.subplots(1, len(targets), squeeze=False, sharey=True)[0]
         for panel, target in zip(panels, targets, strict=True):

@@ -9,7 +9,7 @@ import numpy as np
 from simulator.artefacts import envelope
 from simulator.command import table
 
-from .decode_forecast import ABLATIONS, MEDIAN_BOUND, P90_BOUND, Row, Verdict
+from .decode_forecast import ABLATIONS, BEST_K_BOUND, MEDIAN_BOUND, P90_BOUND, Row, Verdict
 
 KIND = "decode_validation"
 # 1: first version.
@@ -27,15 +27,18 @@ def result_json(
         "rows": [asdict(r) | {"error": r.error} for r in rows],
         "verdict": asdict(verdict),
         "ablation": [{name: {str(k): e for k, e in own.items()} for name, own in each.items()} for each in ablations],
-        "bounds": {"median": MEDIAN_BOUND, "p90": P90_BOUND},
+        "bounds": {"median": MEDIAN_BOUND, "p90": P90_BOUND, "best_k_loss": BEST_K_BOUND},
     }
 
 
 def result_text(
-    rows: Sequence[Row], verdict: Verdict, ablations: Sequence[Mapping[str, Mapping[int, float]]] = ()
+    rows: Sequence[Row],
+    verdict: Verdict,
+    ablations: Sequence[Mapping[str, Mapping[int, float]]] = (),
+    max_error: float | None = None,
 ) -> str:
     """Return the table of rows, the ablation where there is one, and the verdict."""
-    return "\n\n".join(filter(None, [rows_text(rows), ablation_text(ablations), verdict_text(verdict)]))
+    return "\n\n".join(filter(None, [rows_text(rows), ablation_text(ablations), verdict_text(verdict, max_error)]))
 
 
 def rows_text(rows: Sequence[Row]) -> str:
@@ -80,12 +83,25 @@ def ablation_text(ablations: Sequence[Mapping[str, Mapping[int, float]]]) -> str
     return table(cells)
 
 
-def verdict_text(verdict: Verdict) -> str:
-    """Return the errors of the rows that were not fitted, in a sentence each."""
-    if verdict.median is None or verdict.p90 is None:
+def verdict_text(verdict: Verdict, max_error: float | None = None) -> str:
+    """Return the errors of the rows that were not fitted, in a sentence each.
+
+    Args:
+        verdict: What was found.
+        max_error: The bound on each row that stands in place of ours.
+    """
+    if verdict.median is None or verdict.p90 is None or verdict.largest is None:
         return "every row was fitted: nothing was forecast"
+    errors = {"median error": verdict.median, "90th percentile": verdict.p90, "largest": verdict.largest}
+    bounds = {"median error": MEDIAN_BOUND, "90th percentile": P90_BOUND}
+    if max_error is not None:
+        bounds = {"largest": max_error}
+    said = (
+        f"{name} {e:.2%}" + (f" (bound {100 * bounds[name]:g}%)" if name in bounds else "")
+        for name, e in errors.items()
+    )
+    limit = f" (bound {BEST_K_BOUND:.0%})" if max_error is None else ""
     return (
-        f"{verdict.rows} rows not fitted: median error {verdict.median:.2%} (bound {MEDIAN_BOUND:.0%}), "
-        f"90th percentile {verdict.p90:.2%} (bound {P90_BOUND:.0%})\n"
-        f"the forecast's best K is at most {verdict.best_k_loss:.1%} slower than the measured best"
+        f"{verdict.rows} rows not fitted: {', '.join(said)}\n"
+        f"the forecast's best K is at most {verdict.best_k_loss:.1%} slower than the measured best{limit}"
     )

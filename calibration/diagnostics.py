@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from .fit import LARGEST_RISE, Fit, fastest
+from .fit import Fit, run_s
 
 # Relative; of points that the fit did not see, where there are any.
 HELD_OUT_MEDIAN = 0.10
@@ -15,6 +15,8 @@ RELATIVE_ERROR = 0.35
 CORRELATION = 0.995
 CONDITION = 1e4
 SPARE_POINTS = 2
+# Of the time of the point that hangs most on a resource.
+LEAST_SHARE = 0.3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,12 +104,15 @@ def needed(name: str, fit: Fit) -> bool:
 
 
 def parameter_reasons(fit: Fit) -> list[str]:
-    """Say which resource no point was limited by, so that its scale is only known to be small."""
-    flop, byte = fastest(fit.observations.fitted)
+    """Say which resource no point spends much of its time on: what such points say of its scale is mostly noise."""
+    seen = fit.observations.fitted
+    pass_s = run_s(fit.cost, seen) / seen.passes
     found = []
-    for name, seconds, least in (("flop_scale", fit.cost.flop_scale, flop), ("mem_scale", fit.cost.mem_scale, byte)):
-        if np.log(seconds.seconds.min()) < least - LARGEST_RISE + 1:
-            found.append(f"{name} is {seconds.seconds.min():.2g}, at its lower bound: no point was limited by it")
+    for name, work, size in (("flop_scale", seen.flops, seen.tokens), ("mem_scale", seen.bytes, seen.bytes)):
+        spent_s = getattr(fit.cost, name).at(np.maximum(size, 1)) * work
+        largest = float((spent_s / pass_s).max())
+        if largest < LEAST_SHARE:
+            found.append(f"{name} is at most {largest:.0%} of any point's time, expected at least {LEAST_SHARE:.0%}")
     return found
 
 

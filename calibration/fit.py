@@ -7,6 +7,7 @@ bytes (caches). A parameter that ends at its bound is taken out: a launch at no 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,8 +27,12 @@ LARGEST_RISE = 12.0
 STARTING_EXPONENTS = (0.05, 0.5, 0.95)
 # What the model itself is off by at least, relative; noise of the samples comes on top.
 LEAST_DISCREPANCY = 0.005
+# Relative standard error; of a knot of a curve.
+LARGEST_KNOT_ERROR = 0.35
+# Of a parameter's logarithm: what is open by more is not drawn from further away.
+LARGEST_DRAWN = 1.0
 # Change of all residuals together, in standard errors, by a factor of e: less is none.
-NO_EFFECT = 1e-3
+NO_EFFECT = 0.3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,11 +45,24 @@ class Form:
     fixed: bool = False
 
     @property
+    def flop_names(self) -> tuple[str, ...]:
+        """The knots of seconds a FLOP."""
+        return tuple(f"flop_scale[{i}]" for i in range(len(self.flop_knots)))
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The parameters in the order of the vector; 1/m stands for the overlap exponent."""
-        flops = [f"flop_scale[{i}]" for i in range(len(self.flop_knots))]
         memory = [f"mem_scale[{i}]" for i in range(len(self.mem_knots))]
-        return (*flops, *memory, *(["launch_s"] * self.launch), *(["fixed_s"] * self.fixed), "overlap_exponent")
+        return (
+            *self.flop_names,
+            *memory,
+            *(["launch_s"] * self.launch),
+            *(["fixed_s"] * self.fixed),
+            "overlap_exponent",
+        )
+
+
+CONSTANTS = Form()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,18 +129,47 @@ def bounds(form: Form, seen: Observations) -> tuple[Floats, Floats]:
     return np.array(low, np.float64), np.array(high, np.float64)
 
 
-def start(seen: Observations, form: Form, exponent: float) -> Floats:
-    """Return where to begin: each resource as if it alone took the time of its best point."""
+def start(seen: Observations, form: Form, exponent: float, *, curved: bool) -> Floats:
+    """Return where to begin: each resource as if it alone took the time of its best point.
+
+    Args:
+        seen: What is fitted.
+        form: Which parameters there are.
+        exponent: 1/m.
+        curved: Whether that goes for each knot of seconds a FLOP, or they are nearly one value.
+    """
     flop, byte = fastest(seen)
     flops = [0.1] * (len(form.flop_knots) - 1) + [flop]
+    if curved:
+        at_knots = np.maximum.accumulate(fastest_at(seen, form.flop_knots)[::-1])[::-1]
+        flops = [*-np.diff(at_knots), at_knots[-1]]
     memory = [byte] + [0.1] * (len(form.mem_knots) - 1)
     least_s = float((seen.seconds / seen.passes / seen.launches).min())
     launch = float(np.log(np.clip(least_s, 2 * LEAST_S, MOST_S / 2)))
     return np.array([*flops, *memory, *[launch] * form.launch, *[launch] * form.fixed, exponent], np.float64)
 
 
-def solve(seen: Observations, form: Form, discrepancy: float) -> "OptimizeResult":
-    """Return the best of several starts."""
+def fastest_at(seen: Observations, knots: Sequence[float]) -> Floats:
+    """Return the logarithms of the least seconds a FLOP near each knot: of the points nearest to it, or of all."""
+    working = seen.select(seen.flops > 0)
+    if not len(working):
+        return np.full(len(knots), fastest(seen)[0])
+    nearest = np.abs(np.log(working.tokens)[:, None] - np.log(knots)).argmin(1)
+    groups = (working.select(nearest == i) for i in range(len(knots)))
+    return np.array([fastest(own if len(own) else working)[0] for own in groups])
+
+
+def starts(seen: Observations, form: Form) -> list[Floats]:
+    """Return several places to begin.
+
+    A curve that begins flat may hide behind the memory's time, where nothing pulls it up.
+    """
+    shapes = (False, True) if len(form.flop_knots) > 1 else (False,)
+    return [start(seen, form, exponent, curved=curved) for exponent, curved in product(STARTING_EXPONENTS, shapes)]
+
+
+def solve(seen: Observations, form: Form, discrepancy: float, firsts: Sequence[Floats]) -> "OptimizeResult":
+    """Return the best of what several starts lead to."""
     from scipy.optimize import least_squares
 
     weight = 1 / np.hypot(seen.error_s / seen.seconds, discrepancy)
@@ -132,9 +179,9 @@ def solve(seen: Observations, form: Form, discrepancy: float) -> "OptimizeResult
 
     low, high = bounds(form, seen)
     found = []
-    for exponent in STARTING_EXPONENTS:
-        first = np.clip(start(seen, form, exponent), low + 1e-9, high - 1e-9)
-        found.append(least_squares(residuals, first, bounds=(low, high), loss="soft_l1", x_scale="jac", max_nfev=400))
+    for first in firsts:
+        inside = np.clip(first, low + 1e-9, high - 1e-9)
+        found.append(least_squares(residuals, inside, bounds=(low, high), loss="soft_l1", x_scale="jac", max_nfev=400))
     return min(found, key=lambda r: float(r.cost))
 
 
@@ -151,10 +198,11 @@ def fit(observations: Observations, form: Form) -> Fit:
     seen = observations.fitted
     if len(seen) < len(form.names):
         raise ValueError(f"{len(seen)} points to fit, expected at least {len(form.names)}")
-    discrepancy = LEAST_DISCREPANCY
+    discrepancy, firsts = LEAST_DISCREPANCY, starts(seen, form)
     for _ in range(3):
         # The model's own error is what is left after the noise: the points say how much.
-        solved = solve(seen, form, discrepancy)
+        solved = solve(seen, form, discrepancy, firsts)
+        firsts = [solved.x]
         cost = unpack(solved.x, form)
         off = np.log(seen.seconds / run_s(cost, seen))
         free = max(1, len(seen) - int((solved.active_mask == 0).sum()))
@@ -167,14 +215,15 @@ def fit(observations: Observations, form: Form) -> Fit:
 def described(observations: Observations, form: Form, solved: "OptimizeResult", discrepancy: float) -> Fit:
     """Return a solution with what it says of itself."""
     cost, at_bounds = without_idle(unpack(solved.x, form), form, solved)
-    covariance, condition = covariance_of(solved, form)
-    unseen = np.linalg.norm(np.asarray(solved.jac) @ np.linalg.inv(to_logs(form, solved.x)), axis=0) < NO_EFFECT
+    jacobian = np.asarray(solved.jac) @ np.linalg.inv(to_logs(form, solved.x))
+    unseen = np.linalg.norm(jacobian, axis=0) < NO_EFFECT
     undetermined = tuple(n for n, none in zip(form.names, unseen, strict=True) if none and n not in at_bounds)
     kept = [i for i, name in enumerate(form.names) if name not in (*at_bounds, *undetermined)]
     names = tuple(form.names[i] for i in kept)
-    covariance = covariance[np.ix_(kept, kept)]
+    covariance, condition = covariance_of(jacobian[:, kept], float(solved.cost))
     errors = np.sqrt(np.diag(covariance))
     scale = np.where(errors > 0, errors, 1.0)
+    drawn = np.minimum(1.0, LARGEST_DRAWN / scale)
     seen = observations.fitted
     noise = np.hypot(seen.error_s / seen.seconds, discrepancy)
     log_likelihood = -float(solved.cost) - float(np.log(noise).sum())
@@ -182,7 +231,7 @@ def described(observations: Observations, form: Form, solved: "OptimizeResult", 
     return Fit(
         form=form,
         observations=observations,
-        cost=replace(cost, uncertain=names, covariance=covariance),
+        cost=replace(cost, uncertain=names, covariance=covariance * np.outer(drawn, drawn)),
         relative_errors=dict(zip(names, errors.tolist(), strict=True)),
         correlations=covariance / np.outer(scale, scale),
         at_bounds=at_bounds,
@@ -210,25 +259,23 @@ def without_idle(cost: PassCost, form: Form, solved: "OptimizeResult") -> tuple[
     return cost, tuple(at_bounds)
 
 
-def covariance_of(solved: "OptimizeResult", form: Form) -> tuple[Floats, float]:
-    """Return the covariance of the logarithms of all parameters, and the condition of the scaled normal equations.
+def covariance_of(jacobian: Floats, cost: float) -> tuple[Floats, float]:
+    """Return the covariance of parameters, and the condition of the scaled normal equations.
 
-    What is at a bound of its own is held; a pseudo-inverse keeps what the points cannot tell apart finite, and the
-    condition tells of it.
+    Rises of a curve that ended at 0 are free here: they are not known to be 0. A pseudo-inverse keeps what the points
+    cannot tell apart finite, and the condition tells of it.
+
+    Args:
+        jacobian: Of the weighted residuals by the parameters' logarithms, [points, parameters].
+        cost: Half the robust sum of squares.
     """
-    free = solved.active_mask == 0
-    jacobian = np.asarray(solved.jac)[:, free]
+    points, free = jacobian.shape
+    if not free:
+        return np.zeros((0, 0)), 1.0
     size = np.linalg.norm(jacobian, axis=0)
-    size[size == 0] = 1.0
     scaled = jacobian / size
-    condition = float(np.linalg.cond(scaled)) if scaled.size else 1.0
-    rows = jacobian.shape[0]
-    misfit = max(1.0, 2 * float(solved.cost) / max(1, rows - int(free.sum())))
-    inner = np.linalg.pinv(scaled.T @ scaled) / np.outer(size, size) * misfit
-    own = np.zeros((len(free), len(free)))
-    own[np.ix_(free, free)] = inner
-    change = to_logs(form, solved.x)
-    return np.asarray(change @ own @ change.T), condition
+    misfit = max(1.0, 2 * cost / max(1, points - free))
+    return np.linalg.pinv(scaled.T @ scaled) / np.outer(size, size) * misfit, float(np.linalg.cond(scaled))
 
 
 def to_logs(form: Form, vector: Floats) -> Floats:
@@ -242,12 +289,44 @@ def to_logs(form: Form, vector: Floats) -> Floats:
     return change
 
 
-def best_fit(observations: Observations, forms: Sequence[Form]) -> Fit:
-    """Return the fit with the least Bayesian information criterion among forms that have points enough.
+def best_fit(observations: Observations, knots: Sequence[float] = (1.0,), base: Form = CONSTANTS) -> Fit:
+    """Return the fit with the least Bayesian information criterion as knots are taken out one by one.
+
+    A curve with a knot that the points leave open is not taken: what hides behind the memory's time would be drawn
+    from nothing.
+
+    Args:
+        observations: Timed runs.
+        knots: Tokens at which seconds a FLOP may bend, rising.
+        base: Which parameters there are besides.
 
     Raises:
-        ValueError: There are fewer points than the smallest form has parameters.
+        ValueError: There are fewer points than a fit without a curve has parameters.
     """
-    seen = observations.fitted
-    able = [form for form in forms if len(form.names) <= len(seen)] or [min(forms, key=lambda f: len(f.names))]
-    return min((fit(observations, form) for form in able), key=lambda f: f.bic)
+    left = list(knots)
+    found = []
+    while len(left) > 1 and len((form := replace(base, flop_knots=tuple(left))).names) <= len(observations.fitted):
+        own = fit(observations, form)
+        bends = knot_bends(own)
+        if all(own.relative_errors.get(name, np.inf) <= LARGEST_KNOT_ERROR for name in own.form.flop_names):
+            found.append(own)
+        del left[int(np.argmin(bends))]
+    return min((*found, fit(observations, base)), key=lambda f: f.bic)
+
+
+def knot_bends(found: Fit) -> Floats:
+    """Return how far each knot is off the curve that the others make, in standard errors; 0 where no point shows it."""
+    place = {name: i for i, name in enumerate(found.cost.uncertain)}
+    shown = [name in place for name in found.form.flop_names]
+    if not all(shown):
+        return np.array(shown, np.float64)
+    at, values = np.log(found.cost.flop_scale.sizes), np.log(found.cost.flop_scale.seconds)
+    own = [place[name] for name in found.form.flop_names]
+    covariance = found.cost.covariance[np.ix_(own, own)]
+    units = np.eye(len(at))
+    bends = []
+    for i, unit in enumerate(units):
+        others = [np.interp(at[i], np.delete(at, i), np.delete(each, i)) for each in units]
+        contrast = unit - others
+        bends.append(abs(contrast @ values) / np.sqrt(contrast @ covariance @ contrast))
+    return np.array(bends)

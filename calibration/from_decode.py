@@ -5,13 +5,13 @@ bytes. A round's draft is a line in K; what it costs at K = 0 counts as overhead
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from simulator.artefacts import UserError
-from simulator.profile import MEASURED, Decoding, Profile
+from simulator.profile import MEASURED, Decoding, PassCost, Profile
 
 from .build_profile import Judged
 from .decode_log import ArmTimes, DecodeLog
@@ -98,12 +98,12 @@ def judge_pair(found: PairFit) -> Judged:
 
 
 def verifications(log: DecodeLog, arms: Sequence[ArmTimes]) -> Observations:
-    """Return verification passes, and the plain step as a pass over one token."""
+    """Return verification passes, and the target's pass of a plain step as one over one token."""
     tokens = np.array([1.0, *(arm.drafted + 1 for arm in arms)])
-    times = [log.baseline, *(arm.verify for arm in arms)]
+    times = [log.plain_pass, *(arm.verify for arm in arms)]
     ones = np.ones(len(tokens))
     return Observations(
-        labels=("a plain step", *(f"verification at K = {arm.draft_length}" for arm in arms)),
+        labels=("a plain pass", *(f"verification at K = {arm.draft_length}" for arm in arms)),
         passes=ones,
         flops=tokens,
         bytes=ones,
@@ -115,6 +115,19 @@ def verifications(log: DecodeLog, arms: Sequence[ArmTimes]) -> Observations:
     )
 
 
+def with_one_error(verify: Fit) -> PassCost:
+    """Return the cost of verification whose passes are all off by one factor, by what times and fit are off.
+
+    A handful of lengths leaves its parameters open one by one, though not what a pass takes.
+    """
+    seen = verify.observations
+    free = max(1, len(seen) - len(verify.form.names))
+    misfit = float(verify.residuals @ verify.residuals) / free
+    noise = float(np.median(seen.error_s / seen.seconds))
+    covariance = np.full((2, 2), misfit + noise**2)
+    return replace(verify.cost, uncertain=("flop_scale[0]", "mem_scale[0]"), covariance=covariance)
+
+
 def draft_line(arms: Sequence[ArmTimes]) -> DraftLine:
     """Fit seconds of a round's draft against its tokens, by least squares; neither part is below 0."""
     drafted = np.array([arm.drafted for arm in arms])
@@ -124,7 +137,9 @@ def draft_line(arms: Sequence[ArmTimes]) -> DraftLine:
     covariance = np.linalg.inv(design.T @ design)
     step_s, start_s = covariance @ design.T @ (seconds / error)
     if start_s < 0 or step_s < 0:
-        start_s, step_s = max(start_s, 0.0), float((seconds / drafted).mean())
+        # A line through the origin.
+        covariance = np.diag([1 / float((design[:, 0] ** 2).sum()), 0.0])
+        step_s, start_s = covariance @ design.T @ (seconds / error)
     left = (seconds - step_s * drafted - start_s) / error
     misfit = max(1.0, float(left @ left) / max(1, len(arms) - 2))
     step_error, start_error = np.sqrt(np.diag(covariance) * misfit)
@@ -152,7 +167,7 @@ def pair_profile(name: str, log: DecodeLog, found: PairFit) -> Profile:
             baseline_error=log.baseline.error_s / log.baseline.seconds,
             draft_step_s=found.draft.step_s,
             draft_step_error=found.draft.step_error,
-            verify=found.verify.cost,
+            verify=with_one_error(found.verify),
             draft_lengths=found.draft_lengths,
         ),
         round_overhead_s=found.overhead_s,

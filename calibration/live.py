@@ -12,13 +12,14 @@ from pathlib import Path
 
 from acceptance.trace import load_trace
 from simulator.acceptance_model import HistogramAcceptance
-from simulator.artefacts import UserError, envelope, write_json, writing
+from simulator.artefacts import UserError, check_kind, envelope, read_json_object, write_json, writing
 from simulator.decoded_pair import DecodedPair
 from simulator.histogram import load_histograms
 from simulator.profile import KIND, SCHEMA_VERSION, Profile, profile_json
 from simulator.streams import stream
 
-from .decode_forecast import Row, ablation, forecast_rows
+from .calibrate_cli import EXIT_FAILED_CHECKS
+from .decode_forecast import Row, ablation, forecast_rows, walked_tokens_per_round
 from .decode_log import DecodeLog, load_decode
 from .from_decode import fit_pair, judge_pair, pair_profile
 
@@ -30,6 +31,16 @@ COMMANDS = {
 }
 BURN_PROBES = ("empty", "burn_flops", "burn_memory", "draft", "verify", "baseline")
 Q_KIND = "greedy"
+PLAN_KIND = "live_plan"
+# What every stage depends on; targets may come to a folder later, and other draft lengths may be fitted.
+TOLD = {
+    "--max-prompts": "prompts",
+    "--max-new-tokens": "tokens",
+    "--runs": "runs",
+    "--dtype": "dtype",
+    "--device": "device",
+    "--seed": "seed",
+}
 Say = Callable[[str], None]
 
 
@@ -82,9 +93,10 @@ def run_live(plan: Plan, say: Say) -> Live:
         say: Told what happens.
 
     Raises:
-        UserError: A stage failed, or a fit of this machine does not pass its checks.
+        UserError: A stage failed, a fit of this machine does not pass its checks, or the folder is of another plan.
     """
     plan.folder.mkdir(parents=True, exist_ok=True)
+    keep_plan(plan)
     probe(plan, say)
     measure(plan, say)
     presets = write_presets(plan)
@@ -93,15 +105,38 @@ def run_live(plan: Plan, say: Say) -> Live:
     return forecast(plan, logs, profiles)
 
 
+def keep_plan(plan: Plan) -> None:
+    """Write what the stages are told; what is there may only be gone on with if it was told the same.
+
+    Raises:
+        UserError: It was not.
+    """
+    path = plan.folder / "plan.json"
+    told = {flag: getattr(plan, name) for flag, name in TOLD.items()} | {"--k": list(plan.draft_lengths)}
+    if not path.exists():
+        write_json(path, envelope(PLAN_KIND, 1, told))
+        return
+    found = read_json_object(path)
+    check_kind(path, found, PLAN_KIND, (1,))
+    for flag, value in told.items():
+        before = dict(found.get("parameters") or {}).get(flag)
+        if before != value:
+            raise UserError(
+                f"{flag}: {value}, but {path} was begun with {before}, expected the same or another --out-dir"
+            )
+
+
 def forecast(plan: Plan, logs: Sequence[DecodeLog], profiles: Sequence[Profile]) -> Live:
-    """Forecast every row from its profile and the trace's histograms."""
+    """Forecast every row from its profile and the trace."""
     trace = load_trace(plan.folder / "trace.json")[0]
+    walked = {k: walked_tokens_per_round(trace, Q_KIND, k) for k in plan.draft_lengths}
     acceptance = HistogramAcceptance(load_histograms(plan.folder))
     rows: list[Row] = []
     ablations = []
     for number, (log, profile) in enumerate(zip(logs, profiles, strict=True)):
         costs = pair_costs(profile)
-        rows += forecast_rows(log, costs, acceptance, plan.fitted, stream(plan.seed, number, "validate"))
+        rng = stream(plan.seed, number, "validate")
+        rows += forecast_rows(log, costs, acceptance, plan.fitted, rng, walked)
         ablations.append(ablation(trace, Q_KIND, log, costs, plan.fitted))
     return Live(logs=tuple(logs), profiles=tuple(profiles), rows=tuple(rows), ablations=tuple(ablations))
 
@@ -129,8 +164,8 @@ def probe(plan: Plan, say: Say) -> None:
         say("probing the device")
         call("probe-gpu", "--device", plan.device, *only, "--out", str(out))
     profile = plan.folder / "device.json"
-    if not profile.exists():
-        call("calibrate", str(out), "--out", str(profile), allowed=(0, 3))
+    if not profile.exists() and call("calibrate", str(out), "--out", str(profile), allowed=(0, EXIT_FAILED_CHECKS)):
+        say(f"the fit of {out} does not pass its checks, {profile} is not written")
 
 
 def measure(plan: Plan, say: Say) -> None:
@@ -179,8 +214,8 @@ def calibrated(plan: Plan, log: DecodeLog, times: int) -> Profile:
     return profile
 
 
-def call(name: str, *words: str, allowed: tuple[int, ...] = (0,)) -> None:
-    """Run one of our commands.
+def call(name: str, *words: str, allowed: tuple[int, ...] = (0,)) -> int:
+    """Run one of our commands; return its exit code.
 
     Raises:
         UserError: It failed; the last line that it said.
@@ -191,3 +226,4 @@ def call(name: str, *words: str, allowed: tuple[int, ...] = (0,)) -> None:
     if done.returncode not in allowed:
         said = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()[-1]
         raise UserError(f"{name} ended with exit code {done.returncode}: {said}")
+    return done.returncode

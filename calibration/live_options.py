@@ -11,6 +11,7 @@ from simulator.artefacts import UserError
 if TYPE_CHECKING:
     from .live import Plan
 
+MOST_DRAFTED = 64
 DEFAULTS: Mapping[str, Any] = {
     "out_dir": Path("live"),
     "inflate": "4,8,16,32",
@@ -71,8 +72,8 @@ def plan_of(options: Mapping[str, Any]) -> "Plan":
     return Plan(
         folder=told["out_dir"],
         times=whole("--inflate", told["inflate"], 1000),
-        draft_lengths=whole("--k", told["k"], 64),
-        fitted=whole("--fit-k", told["fit_k"], 64),
+        draft_lengths=whole("--k", told["k"], MOST_DRAFTED),
+        fitted=whole("--fit-k", told["fit_k"], MOST_DRAFTED),
         prompts=told["max_prompts"],
         tokens=told["max_new_tokens"],
         **{key: told[key] for key in ("runs", "dtype", "device", "seed")},

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cuda_probe.probes import number
+from cuda_probe.probes import Units, number
 from cuda_probe.runner import Point, Results
 
 Floats = NDArray[np.float64]
@@ -68,13 +68,13 @@ def from_probe(results: Results) -> dict[str, Observations]:
         dtype = str(point.axes["dtype"])
         found[dtype] = (*found.get(dtype, ()), point)
     empty = results.of("empty")
-    return {name: observations((*empty, *points)) for name, points in found.items() if points}
+    return {name: observations((*empty, *points), results.units) for name, points in found.items() if points}
 
 
-def observations(points: Sequence[Point]) -> Observations:
+def observations(points: Sequence[Point], units: Units) -> Observations:
     """Return points of a probe as arrays."""
     passes = [pass_count(p) for p in points]
-    work = [(p.flop / n, p.bytes / n, token_count(p)) for p, n in zip(points, passes, strict=True)]
+    work = [(flop_count(p, units), p.bytes / n, token_count(p)) for p, n in zip(points, passes, strict=True)]
     flops, moved, tokens = (np.array(column, np.float64) for column in zip(*work, strict=True))
     return Observations(
         labels=tuple(label(p) for p in points),
@@ -92,6 +92,12 @@ def observations(points: Sequence[Point]) -> Observations:
 def pass_count(point: Point) -> int:
     """Return how many passes one after another a run of a probe is."""
     return number(point.axes, "draft_n") if point.probe == "draft" else 1
+
+
+def flop_count(point: Point, units: Units) -> float:
+    """Return the FLOP of a pass, without the additions of its memory traffic: those are part of a workmem unit."""
+    additions = number(point.axes, "work_mem") * units.workmem_flop if "work_mem" in point.axes else 0
+    return point.flop / pass_count(point) - additions
 
 
 def token_count(point: Point) -> int:

@@ -81,18 +81,3 @@ def bisect(rising: Callable[[float], float], low: float, high: float) -> float:
         middle = (low + high) / 2
         low, high = (middle, high) if rising(middle) < 0 else (low, middle)
     return (low + high) / 2
-
-
-def tokens_per_round_of_output(law: ArrayLike, total: int) -> float:
-    """Return tokens a round of an output of a given length: its last round is cut, and counts as one.
-
-    Args:
-        law: P(A = a), shape [K + 1]; rounds are independent.
-        total: Tokens of the output, >= 1.
-    """
-    law = np.asarray(law, np.float64)
-    rounds = np.zeros(total + 1)
-    for left in range(1, total + 1):
-        after = np.maximum(left - 1 - np.arange(len(law)), 0)
-        rounds[left] = 1 + law @ rounds[after]
-    return float(total / rounds[total])

@@ -6,12 +6,13 @@ Reads sizes, never weights; a quantization that the file names is left to the dt
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from .artefacts import UserError, read_json_object
 from .model_config import KEYS, Config, Layout, decoder, experts, stated, windowed
 from .model_work import LatentAttention, ModelShape
 
-__all__ = ["FAMILIES", "ModelShape", "catalogue", "read_shape"]
+__all__ = ["FAMILIES", "ModelShape", "catalogue", "config_file", "read_shape", "shape_of"]
 
 CATALOGUE = Path(__file__).parent / "shapes"
 
@@ -194,25 +195,49 @@ def catalogue() -> tuple[str, ...]:
     return tuple(sorted(p.stem for p in CATALOGUE.glob("*.json")))
 
 
-def read_shape(path_or_name: str | Path) -> ModelShape:
-    """Read the shape of a model.
+def config_file(path_or_name: str | Path) -> tuple[Path, str]:
+    """Find the config.json of a model: its path, and what to call the model.
 
     Args:
         path_or_name: A Hugging Face config.json, a folder that holds one, or a name of the catalogue. A file goes
             before a name.
 
     Raises:
-        UserError: There is no such file or name, the family is unknown, or a value is missing or odd.
+        UserError: There is no such file, folder or name.
     """
     given = Path(path_or_name)
     path = given / "config.json" if given.is_dir() else given
     name = path.resolve().parent.name if path.name == "config.json" else path.stem
     if not path.exists() and str(path_or_name) in catalogue():
-        path, name = CATALOGUE / f"{path_or_name}.json", str(path_or_name)
-    elif not path.exists() and not given.is_dir():
+        return CATALOGUE / f"{path_or_name}.json", str(path_or_name)
+    if not path.exists() and not given.is_dir():
         known = ", ".join(catalogue())
         raise UserError(f"{path_or_name}: no such file or folder, nor a name of the catalogue ({known})")
-    config = Config(path, name, read_json_object(path))
+    return path, name
+
+
+def read_shape(path_or_name: str | Path) -> ModelShape:
+    """Read the shape of a model from what `config_file` finds.
+
+    Raises:
+        UserError: There is no such file or name, the family is unknown, or a value is missing or odd.
+    """
+    path, name = config_file(path_or_name)
+    return shape_of(path, name, read_json_object(path))
+
+
+def shape_of(path: Path, name: str, values: dict[str, Any]) -> ModelShape:
+    """Return the shape that the values of a config.json describe.
+
+    Args:
+        path: Where they were read, for errors.
+        name: What to call the model.
+        values: By key.
+
+    Raises:
+        UserError: The family is unknown, or a value is missing or odd.
+    """
+    config = Config(path, name, values)
     family = config.values.get("model_type")
     if not isinstance(family, str) or family not in FAMILIES:
         raise config.refuse("model_type", f"one of {', '.join(FAMILIES)}")

@@ -13,6 +13,7 @@ from simulator.artefacts import UserError, check_output, check_outputs, envelope
 from simulator.command import EXIT_INTERRUPTED, OneLineErrorsGroup, command, progress
 
 from .options import KNOB_OPTIONS, MACHINE_OPTIONS, OUTPUT_OPTIONS, RUN_OPTIONS, WHAT_OPTIONS, check_values
+from .passes_cli import time_passes
 from .presets import BUNDLED_PRESETS, Presets, check_methods, load_presets
 from .settings import KNOBS
 
@@ -317,5 +318,5 @@ def validate_results(file: Path, *, strict: bool) -> int:
     return EXIT_FAILED if found else 0
 
 
-for subcommand in (list_presets, validate_config, validate_results):
+for subcommand in (list_presets, validate_config, validate_results, time_passes):
     bench_decode.add_command(subcommand)

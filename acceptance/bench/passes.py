@@ -1,0 +1,300 @@
+"""Forward passes of models with random weights, timed by batch, context and new tokens: their time hangs on no weight.
+
+The KV cache is filled with random numbers, so that no context has to be read first. A pass adds to it; it is cut back
+outside the clock.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from simulator.artefacts import UserError
+
+from . import pass_attention
+from .clock import Clock
+
+if TYPE_CHECKING:
+    from simulator.model_shapes import ModelShape
+
+KIND = "pass_times"
+# 1: first version.
+SCHEMA_VERSION = 1
+TARGET, DRAFT = "target", "draft"
+T = TypeVar("T")
+# What torch says, whatever the device, where memory is at an end.
+NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "buffer size")
+
+
+class Point(NamedTuple):
+    """A pass: the tokens of each sequence that the cache holds, and those that the pass computes."""
+
+    role: str
+    batch: int
+    context: int
+    new_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grid:
+    """What is timed: one token of each model, and K + 1 of the target, at every batch and context."""
+
+    batches: tuple[int, ...]
+    contexts: tuple[int, ...]
+    draft_lengths: tuple[int, ...]
+
+    def points(self) -> list[Point]:
+        """Return all of them."""
+        lengths = [(TARGET, 1), (DRAFT, 1), *((TARGET, k + 1) for k in self.draft_lengths)]
+        return [Point(role, b, s, n) for b in self.batches for s in self.contexts for role, n in lengths]
+
+    @property
+    def longest(self) -> int:
+        """Tokens that a model sees at most."""
+        return max(self.contexts) + max(self.draft_lengths) + 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """A model that is timed: its name, its config.json, its sizes, and itself."""
+
+    name: str
+    config: Mapping[str, Any]
+    shape: "ModelShape"
+    module: Any
+
+
+def check_shape(option: str, shape: "ModelShape", grid: Grid) -> None:
+    """Refuse a model whose cache is not two tensors of all tokens a layer.
+
+    Raises:
+        UserError: Names the option and the model.
+    """
+    if shape.latent is not None:
+        raise UserError(f"{option} {shape.name}: has latent attention, expected keys and values by heads")
+    if shape.sliding_window is not None and shape.sliding_window < grid.longest:
+        window = shape.sliding_window
+        raise UserError(
+            f"{option} {shape.name}: sees {window} tokens, expected {grid.longest}, its context and new tokens"
+        )
+    if shape.positions and shape.positions < grid.longest:
+        raise UserError(f"{option} {shape.name}: has {shape.positions} positions, expected at least {grid.longest}")
+
+
+def build(option: str, path: Path, config: Mapping[str, Any], device: str, dtype: str) -> Any:
+    """Build a model with random weights where it is timed.
+
+    Args:
+        option: For errors.
+        path: Of its config.json, for errors.
+        config: What that holds.
+        device: torch device.
+        dtype: One of DTYPES.
+
+    Raises:
+        UserError: transformers cannot build or run it, or it does not fit.
+    """
+    import torch
+    import transformers
+
+    from acceptance.models import DTYPES
+
+    transformers.utils.logging.set_verbosity_error()
+    pass_attention.register()
+    try:
+        told = transformers.AutoConfig.for_model(**config)
+        with torch.device(device):
+            module = transformers.AutoModelForCausalLM.from_config(
+                told, dtype=DTYPES[dtype], attn_implementation=pass_attention.NAME
+            ).eval()
+            with torch.inference_mode():
+                module(input_ids=torch.zeros((1, 1), dtype=torch.long, device=device), use_cache=True)
+    except Exception as error:  # transformers and a model's own code raise what they like
+        raise UserError(f"{option} {path}: cannot be built and run ({first_line(error)})") from None
+    return module
+
+
+def first_line(error: Exception) -> str:
+    """Return what an error says, in a line."""
+    return (str(error).strip() or type(error).__name__).partition("\n")[0]
+
+
+def filled_cache(subject: Subject, batch: int, context: int, room: int, generator: Any) -> Any:
+    """Return a cache that holds random keys and values, [batch, KV heads, context, head size] in each layer.
+
+    Args:
+        subject: The model.
+        batch: Sequences.
+        context: Tokens of each.
+        room: Further tokens that memory is set aside for.
+        generator: Of the numbers.
+    """
+    import torch
+    from transformers.cache_utils import DynamicCache
+
+    shape, module = subject.shape, subject.module
+    size = (batch, shape.kv_heads, context, shape.head_dim)
+    told = {"dtype": module.dtype, "device": module.device, "generator": generator}
+    cache = DynamicCache()
+    for layer in range(shape.layers):
+        cache.update(torch.randn(size, **told), torch.randn(size, **told), layer)
+        pass_attention.reserve(cache.layers[layer], room)
+    return cache
+
+
+def run_pass(subject: Subject, cache: Any, tokens: Any) -> Any:
+    """Return the logits of new tokens behind a cache, which grows by them; tokens: [batch, new]."""
+    return subject.module(input_ids=tokens, past_key_values=cache, use_cache=True).logits
+
+
+def held(cache: Any) -> list[int]:
+    """Return the tokens that each layer of a cache holds."""
+    return [layer.get_seq_length() for layer in cache.layers]
+
+
+def cut_back(cache: Any, context: int) -> None:
+    """Have every layer hold the context alone; a pass that failed leaves some of them longer."""
+    for layer in cache.layers:
+        layer.crop(context - layer.get_seq_length())
+
+
+def time_pass(subject: Subject, cache: Any, tokens: Any, clock: Clock) -> float:
+    """Return the seconds of a pass; the cache grows by its tokens.
+
+    Raises:
+        RuntimeError: The cache did not: the model has not read what it holds.
+    """
+    wanted = [length + tokens.shape[1] for length in held(cache)]
+    clock.start()
+    run_pass(subject, cache, tokens)
+    clock.mark("verify")
+    seconds = clock.timeline()[0][2]
+    if held(cache) != wanted:
+        raise RuntimeError(f"layers hold {held(cache)} tokens, expected {wanted}")
+    return seconds
+
+
+def time_group(
+    subject: Subject, points: Sequence[Point], clock: Clock, rng: np.random.Generator
+) -> dict[Point, float | str]:
+    """Time passes over one cache, one after another.
+
+    Args:
+        subject: The model.
+        points: Of one batch and context, in the order in which they are run; the first is run untimed before.
+        clock: Of the model's device.
+        rng: Of what the cache holds, and of the tokens.
+
+    Returns:
+        The seconds of each, or why there is no memory for it.
+    """
+    import torch
+
+    device, (_, batch, context, _) = subject.module.device, points[0]
+    generator = torch.Generator(device).manual_seed(int(rng.integers(2**31)))
+    found: dict[Point, float | str] = {}
+    most = max(point.new_tokens for point in points)
+    with torch.inference_mode():
+        cache = within_memory(partial(filled_cache, subject, batch, context, most, generator))
+        if isinstance(cache, str):
+            return dict.fromkeys(points, cache)
+        for point in (points[0], *points):
+            size = (batch, point.new_tokens)
+            tokens = torch.randint(subject.shape.vocabulary, size, generator=generator, device=device)
+            found[point] = within_memory(partial(time_pass, subject, cache, tokens, clock))
+            cut_back(cache, context)
+    return found
+
+
+def within_memory(work: Callable[[], Any]) -> Any:
+    """Return what some work does, or in a line why there is no memory for it."""
+    import torch
+
+    try:
+        return work()
+    except (RuntimeError, MemoryError) as error:
+        reason = first_line(error)
+        if not isinstance(error, MemoryError) and not any(text in reason.lower() for text in NO_MEMORY):
+            raise
+    torch.cuda.empty_cache()
+    return reason
+
+
+def time_all(
+    subjects: Mapping[str, Subject],
+    grid: Grid,
+    clock: Clock,
+    repeats: int,
+    rng: np.random.Generator,
+    progress: Callable[[int], None],
+) -> tuple[dict[Point, list[float]], dict[Point, str]]:
+    """Time every pass so many times, in an order drawn anew each time, after a round that does not count.
+
+    Args:
+        subjects: Target and draft, by role.
+        grid: What to time.
+        clock: Of their device.
+        repeats: How often.
+        rng: Of orders, caches and tokens.
+        progress: Told how many groups of passes are done.
+
+    Returns:
+        The samples of each pass, and why passes were left out for want of memory.
+    """
+    samples: dict[Point, list[float]] = {point: [] for point in grid.points()}
+    left_out: dict[Point, str] = {}
+    for repeat in range(-1, repeats):
+        groups: dict[tuple[str, int, int], list[Point]] = {}
+        for point in shuffled([p for p in samples if p not in left_out], rng):
+            groups.setdefault(point[:3], []).append(point)
+        for key in shuffled(list(groups), rng):
+            for point, outcome in time_group(subjects[key[0]], groups[key], clock, rng).items():
+                if isinstance(outcome, str):
+                    left_out[point] = outcome
+                elif repeat >= 0:
+                    samples[point].append(outcome)
+            progress(1)
+    return {point: own for point, own in samples.items() if point not in left_out}, left_out
+
+
+def shuffled(items: Sequence[T], rng: np.random.Generator) -> list[T]:
+    """Return items in an order drawn anew."""
+    return [items[i] for i in rng.permutation(len(items))]
+
+
+def median_error(samples: Sequence[float]) -> float:
+    """Return the standard error of a median: half the way between the samples of ranks n/2 -+ sqrt(n)/2."""
+    half = 0.5 / np.sqrt(len(samples))
+    low, high = np.quantile(samples, (0.5 - half, 0.5 + half), method="hazen")
+    return float(high - low) / 2
+
+
+def point_json(point: Point, shape: "ModelShape", dtype: str) -> dict[str, Any]:
+    """Return which pass it is, and its work."""
+    size = (point.batch, point.new_tokens, point.context)
+    work = {"flops": float(shape.flops(*size)), "bytes": float(shape.bytes_moved(*size, dtype))}
+    return point._asdict() | {"model": shape.name, "layers": shape.layers} | work
+
+
+def payload(
+    subjects: Mapping[str, Subject],
+    samples: Mapping[Point, Sequence[float]],
+    left_out: Mapping[Point, str],
+    dtype: str,
+) -> dict[str, Any]:
+    """Return what was timed, with its work and its samples."""
+
+    def row(point: Point) -> dict[str, Any]:
+        return point_json(point, subjects[point.role].shape, dtype)
+
+    return {
+        "models": {role: {"name": own.name, "config": dict(own.config)} for role, own in subjects.items()},
+        "points": [
+            row(point) | {"median_s": float(np.median(own)), "error_s": median_error(own), "samples_s": list(own)}
+            for point, own in samples.items()
+        ],
+        "left_out": [row(point) | {"reason": reason} for point, reason in left_out.items()],
+    }

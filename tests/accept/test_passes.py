@@ -1,0 +1,227 @@
+"""Timed passes: they really read what the cache holds, and the file says what was timed."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers.cache_utils import DynamicCache
+
+from acceptance.bench import passes
+from acceptance.bench.clock import Clock
+from acceptance.bench.passes import DRAFT, TARGET, Grid, Point, Subject
+from simulator.model_shapes import read_shape
+
+LLAMA = {"model_type": "llama", "vocab_size": 96, "max_position_embeddings": 512, "tie_word_embeddings": False}
+
+
+def write_model(folder: Path, hidden: int = 64, layers: int = 3, **changes: Any) -> Path:
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    sizes = {"hidden_size": hidden, "intermediate_size": 2 * hidden, "num_hidden_layers": layers}
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(LLAMA | heads | sizes | changes))
+    return folder
+
+
+def subject_of(folder: Path, dtype: str = "float32") -> Subject:
+    config = json.loads((folder / "config.json").read_text())
+    module = passes.build("--target-model", folder, config, "cpu", dtype)
+    return Subject(name=folder.name, config=config, shape=read_shape(folder), module=module)
+
+
+@pytest.fixture
+def subject(tmp_path: Path) -> Subject:
+    return subject_of(write_model(tmp_path / "target"))
+
+
+def cache_of(subject: Subject, tokens: torch.Tensor, room: int) -> Any:
+    """Return a cache as timed passes have it, of what the model says of a text."""
+    batch, context = tokens.shape
+    cache = passes.filled_cache(subject, batch, context, room, torch.Generator())
+    read = DynamicCache()
+    subject.module.set_attn_implementation("sdpa")
+    subject.module(input_ids=tokens, past_key_values=read, use_cache=True)
+    subject.module.set_attn_implementation("grouped")
+    for ours, theirs in zip(cache.layers, read.layers, strict=True):
+        assert ours.keys.shape == theirs.keys.shape
+        ours.keys.copy_(theirs.keys)
+        ours.values.copy_(theirs.values)
+    return cache
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("new", [1, 2, 5])
+def test_a_pass_over_a_cache_is_a_full_forward(subject: Subject, new: int) -> None:
+    tokens = torch.randint(96, (3, 11 + new), generator=torch.Generator().manual_seed(0))
+    cache = cache_of(subject, tokens[:, :11], 5)
+    subject.module.set_attn_implementation("sdpa")
+    plain = subject.module(input_ids=tokens).logits[:, 11:]
+    subject.module.set_attn_implementation("grouped")
+    for _ in range(2):  # what was cut back leaves no trace
+        torch.testing.assert_close(passes.run_pass(subject, cache, tokens[:, 11:]), plain, rtol=1e-4, atol=1e-5)
+        assert passes.held(cache) == [11 + new] * 3
+        passes.cut_back(cache, 11)
+    # The negative control: what the cache holds matters.
+    cache.layers[0].values.mul_(2)
+    assert not torch.allclose(passes.run_pass(subject, cache, tokens[:, 11:]), plain, rtol=1e-2, atol=1e-3)
+
+
+@torch.inference_mode()
+def test_a_cache_has_the_asked_size_and_grows_in_place(subject: Subject) -> None:
+    cache = passes.filled_cache(subject, 2, 7, 4, torch.Generator().manual_seed(1))
+    assert [layer.keys.shape for layer in cache.layers] == [(2, 2, 7, 16)] * 3
+    before = [(layer.keys.data_ptr(), layer.keys.clone(), layer.values.clone()) for layer in cache.layers]
+    passes.run_pass(subject, cache, torch.zeros((2, 4), dtype=torch.long))
+    for layer, (place, keys, values) in zip(cache.layers, before, strict=True):
+        assert layer.keys.data_ptr() == place
+        assert torch.equal(layer.keys[:, :, :7], keys)
+        assert torch.equal(layer.values[:, :, :7], values)
+
+
+@torch.inference_mode()
+def test_a_model_that_does_not_read_behind_the_cache_is_caught(subject: Subject) -> None:
+    subject.module.set_attn_implementation("sdpa")
+    deaf = Subject(name="deaf", config={}, shape=subject.shape, module=lambda **_: subject.module(_["input_ids"]))
+    cache = passes.filled_cache(subject, 1, 7, 4, torch.Generator())
+    with pytest.raises(RuntimeError, match=r"layers hold \[7, 7, 7\] tokens, expected \[9, 9, 9\]"):
+        passes.time_pass(deaf, cache, torch.zeros((1, 2), dtype=torch.long), Clock())
+
+
+class Recorder:
+    """A model that says what it was asked, and has no memory for some of it."""
+
+    def __init__(self, module: Any, refuse: Callable[[Sequence[int]], bool]) -> None:
+        self.module, self.refuse, self.asked = module, refuse, []
+        self.device, self.dtype = module.device, module.dtype
+
+    def __call__(self, *, input_ids: torch.Tensor, past_key_values: Any, use_cache: bool) -> Any:
+        asked = (*input_ids.shape, past_key_values.get_seq_length())
+        self.asked.append(asked)
+        if self.refuse(asked):
+            # Half way: some layers have grown.
+            past_key_values.update(*(torch.zeros(asked[0], 2, asked[1], 16),) * 2, 0)
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried\nmore")
+        return self.module(input_ids=input_ids, past_key_values=past_key_values, use_cache=use_cache)
+
+
+def record(subject: Subject, refuse: Callable[[Sequence[int]], bool] = lambda _: False) -> Subject:
+    module = Recorder(subject.module, refuse)
+    return Subject(name=subject.name, config={}, shape=subject.shape, module=module)
+
+
+def test_every_pass_is_run_at_its_batch_tokens_and_context(subject: Subject) -> None:
+    grid = Grid(batches=(1, 3), contexts=(4, 9), draft_lengths=(1, 4))
+    target, draft = record(subject), record(subject)
+    told: list[int] = []
+    both = {TARGET: target, DRAFT: draft}
+    samples, left_out = passes.time_all(both, grid, Clock(), 3, np.random.default_rng(0), told.append)
+    assert not left_out
+    assert {len(own) for own in samples.values()} == {3}
+    assert all(seconds > 0 for own in samples.values() for seconds in own)
+    settings = [(b, s) for b in (1, 3) for s in (4, 9)]
+    assert set(samples) == {
+        Point(role, b, s, n) for b, s in settings for role, n in ((TARGET, 1), (DRAFT, 1), (TARGET, 2), (TARGET, 5))
+    }
+    assert set(target.module.asked) == {(b, n, s) for b, s in settings for n in (1, 2, 5)}
+    assert set(draft.module.asked) == {(b, 1, s) for b, s in settings}
+    # A round that does not count, and in each group one pass more.
+    assert len(target.module.asked) == 4 * (3 + 1) * 4
+    assert len(told) == 4 * 2 * 4
+    rounds = [target.module.asked[i : i + 16] for i in range(0, 64, 16)]
+    assert len({tuple(r) for r in rounds}) == 4
+
+
+def test_passes_without_memory_are_left_out_and_the_others_are_timed(subject: Subject) -> None:
+    grid = Grid(batches=(1, 2), contexts=(4,), draft_lengths=(1, 3))
+    target = record(subject, lambda asked: asked == (2, 4, 4))
+    both = {TARGET: target, DRAFT: subject}
+    samples, left_out = passes.time_all(both, grid, Clock(), 3, np.random.default_rng(0), lambda _: None)
+    assert set(left_out) == {Point(TARGET, 2, 4, 4)}
+    assert left_out[Point(TARGET, 2, 4, 4)] == "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"
+    assert set(samples) == set(grid.points()) - set(left_out)
+    assert {len(own) for own in samples.values()} == {3}
+    # What failed half way was cut back: nothing that follows sees a longer cache.
+    assert {asked[2] for asked in target.module.asked} == {4}
+
+
+def test_other_errors_are_not_taken_for_want_of_memory() -> None:
+    def fail() -> None:
+        raise RuntimeError("shapes do not match")
+
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        passes.within_memory(fail)
+
+
+def test_the_error_of_a_median_by_hand() -> None:
+    # n = 4: ranks at 1/4 and 3/4, by Hazen between the 1st and 2nd, and the 3rd and 4th sample.
+    assert passes.median_error([1.0, 3.0, 5.0, 9.0]) == pytest.approx((7.0 - 2.0) / 2)
+    assert passes.median_error([2.0] * 5) == 0
+
+
+TOLD = ("--target-model", "target", "--draft-model", "draft", "--k", "1:2", "--repeats", 3)
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> None:
+    write_model(tmp_path / "target")
+    write_model(tmp_path / "draft", hidden=32, layers=2)
+
+
+def test_the_command_writes_what_it_timed(run, models: None, tmp_path: Path) -> None:
+    done = run("bench-decode", "time-passes", *TOLD, "--batch", "1,2", "--context", "8,32", "--out", "p.json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("wrote p.json\n")
+    assert done.stdout.count(" target ") == 12
+    found = json.loads((tmp_path / "p.json").read_text())
+    assert (found["kind"], found["schema_version"]) == ("pass_times", 1)
+    assert (found["device"], found["dtype"], found["left_out"]) == ("cpu", "bfloat16", [])
+    assert found["models"]["draft"]["config"]["hidden_size"] == 32
+    assert len(found["points"]) == 16
+    shapes = {name: read_shape(tmp_path / name) for name in ("target", "draft")}
+    for own in found["points"]:
+        shape, size = shapes[own["role"]], (own["batch"], own["new_tokens"], own["context"])
+        assert (own["model"], own["layers"]) == (own["role"], shape.layers)
+        assert own["flops"] == float(shape.flops(*size))
+        assert own["bytes"] == float(shape.bytes_moved(*size, "bfloat16"))
+        assert len(own["samples_s"]) == 3
+        assert own["median_s"] == sorted(own["samples_s"])[1] > 0
+    before = (tmp_path / "p.json").read_bytes()
+    again = run("bench-decode", "time-passes", *TOLD, "--out", "p.json")
+    assert again.returncode == 2
+    assert "exists already" in again.stderr
+    assert (tmp_path / "p.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--k", "0:4"), "--k: 0 is not allowed, expected whole numbers from 1 to 64"),
+        (("--batch", "1.5"), "--batch: 1.5 is not allowed"),
+        (("--context", "0"), "--context: 0 is not allowed"),
+        (("--dtype", "int8"), "'int8' is not one of"),
+        (("--device", "cuda:9"), "--device: 'cuda:9' is not here"),
+        (("--repeats", "2"), "2 is not in the range 3<=x<=100000"),
+        (("--out", "p.csv"), "--out p.csv: suffix '.csv', expected .json"),
+        (("--target-model", "nowhere"), "nowhere: no such file or folder, nor a name of the catalogue"),
+        (("--draft-model", "deepseek-v2-lite"), "--draft-model deepseek-v2-lite: has latent attention"),
+        (("--target-model", "gemma-2-2b", "--context", "8000"), "gemma-2-2b: sees 4096 tokens, expected 8003"),
+        (("--target-model", "opt-125m", "--context", "4096"), "opt-125m: has 2050 positions, expected at least 4099"),
+        (("--target-model", "capped"), "--target-model capped/config.json: cannot be built and run (attention has"),
+    ],
+)
+def test_what_cannot_be_timed_is_refused(
+    run, user_error, models: None, tmp_path: Path, arguments: tuple[str, ...], said: str
+) -> None:
+    capped = {"model_type": "gemma2", "head_dim": 16, "sliding_window": 4096, "attn_logit_softcapping": 50.0}
+    write_model(tmp_path / "capped", **capped)
+    user_error(run("bench-decode", "time-passes", *TOLD, *arguments), said)
+    assert not list(tmp_path.glob("*.json"))
+
+
+def test_only_too_large_passes_are_an_error_that_writes_nothing(run, user_error, models: None, tmp_path: Path) -> None:
+    huge = ("--batch", 1_000_000, "--context", 10_000_000)
+    user_error(run("bench-decode", "time-passes", *TOLD, *huge), "--batch: no pass fits into memory (")
+    assert not list(tmp_path.glob("*.json"))

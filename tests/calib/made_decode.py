@@ -1,0 +1,168 @@
+"""Runs of bench-decode whose truth is known: rounds drawn from a law, each as long as a cost says, in its own files."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from acceptance.bench.clock import Phases
+from acceptance.bench.journal import KIND, SCHEMA_VERSIONS, to_line
+from acceptance.bench.machine import surroundings
+from acceptance.bench.records import Measured, Origin, Skipped, as_record
+from acceptance.bench.settings import config_sha256
+from acceptance.decoders.batch import Round
+from simulator.artefacts import envelope
+from simulator.cost_model import step_s
+
+ALPHA = 0.8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Truth:
+    """Seconds of a pair at work. A target pass: seconds a token and seconds of the weights, joined by an exponent."""
+
+    token_s: float = 2e-4
+    weights_s: float = 8e-3
+    exponent: float = 2.0
+    draft_step_s: float = 6e-4
+    draft_start_s: float = 2e-4
+    rest_s: float = 3e-4
+    plain_rest_s: float = 1e-4
+
+    def target_s(self, tokens: int) -> float:
+        """Return what a pass over so many tokens takes."""
+        return float(
+            step_s(tokens, 1, flop_scale=self.token_s, mem_scale=self.weights_s, overlap_exponent=self.exponent)
+        )
+
+    def draft_s(self, drafted: int) -> float:
+        """Return what drafting takes in a round."""
+        return self.draft_start_s + drafted * self.draft_step_s if drafted else 0.0
+
+
+def draw_rounds(k: int, tokens: int, alpha: float, rng: np.random.Generator) -> list[Round]:
+    """Decode an output: rounds of i.i.d. acceptance; a round never drafts into the last token of the budget."""
+    found, left = [], tokens
+    while left:
+        drafted = min(k, left - 1)
+        misses = np.flatnonzero(rng.random(drafted) >= alpha)
+        accepted = int(misses[0]) if len(misses) else drafted
+        found.append(
+            Round(
+                start=tokens - left,
+                drafted=drafted,
+                accepted=accepted,
+                committed=accepted + 1,
+                cut_by="" if drafted == k else "max",
+                draft_passes=drafted,
+                depth=drafted,
+                leaves=min(drafted, 1),
+            )
+        )
+        left -= accepted + 1
+    return found
+
+
+def phases_of(batch: Sequence[Sequence[Round]], truth: Truth, noise: float, rng: np.random.Generator) -> Phases:
+    """Return what a batch takes: every step is as long as its longest row, the batch as its slowest."""
+    steps = max(map(len, batch))
+    sums = dict.fromkeys(("draft", "verify", "sample"), 0.0)
+    for i in range(steps):
+        drafted = max(rounds[i].drafted for rounds in batch if i < len(rounds))
+        is_plain = not any(r.draft_passes for rounds in batch for r in rounds)
+        sums["draft"] += truth.draft_s(drafted)
+        sums["verify"] += truth.target_s(drafted + 1)
+        sums["sample"] += truth.plain_rest_s if is_plain else truth.rest_s
+    times = {f"{name}_s": s * float(np.exp(noise * rng.standard_normal())) for name, s in sums.items()}
+    times |= {"prefill_s": 0.03, "kv_s": 0.0, "other_s": 0.0}
+    return Phases(**times, total_s=sum(times.values()), first_token_s=0.031)
+
+
+def header(lengths: Sequence[int], told: Mapping[str, object]) -> dict:
+    """Return the first line."""
+    knobs = {f"k{k}": {"name": f"k{k}", "method": "speculative", "knobs": {"k": k}} for k in lengths}
+    plain = {"name": "baseline", "method": "baseline", "knobs": {"k": 4}}
+    models = {role: {"name": f"made-{role}", "revision": None} for role in ("target", "draft")}
+    parameters = {"items_sha256": "0" * 64, "models": models, "methods": [plain, *knobs.values()], "dtype": "bfloat16"}
+    parameters |= {"seed": 0, "runs": 1, "inflate_target": 4.0, "temperature": 0.0, "system": {"cpu": "Made CPU"}}
+    parameters |= told
+    found = envelope(KIND, SCHEMA_VERSIONS[-1], parameters | {"config_sha256": config_sha256(parameters)})
+    return found | {"environment": found["environment"] | surroundings(["cpu"])}
+
+
+def write_decode(
+    path: Path,
+    truth: Truth | None = None,
+    *,
+    lengths: Sequence[int] = (1, 2, 3, 4, 5, 6, 7, 8),
+    prompts: int = 12,
+    tokens: int = 64,
+    batch: int = 1,
+    alpha: float = ALPHA,
+    noise: float = 0.0,
+    seed: int = 0,
+    failed: Sequence[tuple[str, int]] = (),
+    **told: object,
+) -> Path:
+    """Write a run.
+
+    Args:
+        path: Where.
+        truth: What everything takes.
+        lengths: Draft lengths, each a method.
+        prompts: How many.
+        tokens: Of each output.
+        batch: Prompts at a time.
+        alpha: Acceptance of a drafted token.
+        noise: Of each phase of each batch, relative.
+        seed: Of rounds and noise.
+        failed: Methods and batches whose records are errors.
+        **told: Parameters that differ.
+    """
+    rng = np.random.default_rng(seed)
+    told = {"prompt_count": prompts, "max_new_tokens": tokens, "batch_size": batch} | told
+    lines = [header(lengths, told)]
+    for number, first in enumerate(range(0, prompts, batch)):
+        rows = range(first, min(first + batch, prompts))
+        for order, k in enumerate((0, *lengths)):
+            name = f"k{k}" if k else "baseline"
+            rounds = [draw_rounds(k, tokens, alpha, rng) for _ in rows]
+            phases = phases_of(rounds, truth or Truth(), noise, rng)
+            for row, index in enumerate(rows):
+                origin = Origin(
+                    method=name,
+                    algorithm="speculative" if k else "baseline",
+                    is_exact=True,
+                    prompt_index=index,
+                    prompt_source=f"p{index}",
+                    prompt_category="",
+                    prompt_tokens=7,
+                    run=0,
+                    order=order,
+                    batch_index=number,
+                    batch_size=len(rows),
+                    batch_row=row,
+                    timestamp_utc="2026-01-02T03:04:05+00:00",
+                )
+                is_lost = (name, number) in failed
+                found = Skipped(status="error", reason="made to fail") if is_lost else measured(rounds[row], phases)
+                lines.append(as_record(origin, found))
+    path.write_bytes(b"".join(map(to_line, lines)))
+    return path
+
+
+def measured(rounds: Sequence[Round], phases: Phases) -> Measured:
+    """Return one row of a batch."""
+    return Measured(
+        tokens=list(range(sum(r.committed for r in rounds))),
+        rounds=rounds,
+        phases=phases,
+        is_tree=False,
+        has_judge=False,
+        identical=True,
+        divergence=None,
+        memory_peak_bytes=None,
+        energy=None,
+        quality=None,
+    )

@@ -1,0 +1,184 @@
+"""From probes to profiles: what passes its checks, what does not and why, and what is said of it."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from calibration.build_profile import Judged, fit_probe, probe_profile
+from calibration.calibration_report import report_json, report_text
+from calibration.diagnostics import diagnose
+from calibration.fit import Form, fit
+from calibration.observations import BURN_UNITS, from_probe, observations
+from cuda_probe.runner import Point, Results
+from simulator.cost_model import Knobs
+from simulator.pricing import unit_defaults
+from simulator.profile import MEASURED, constant
+
+from .made_probe import (
+    BURN_COST,
+    BURNS,
+    CURVED_COST,
+    DEVICE,
+    PRODUCT_COST,
+    PRODUCTS,
+    UNITS,
+    made_points,
+    made_results,
+)
+
+
+def results(points: Iterable[Point]) -> Results:
+    return Results(device=DEVICE, units=UNITS, points=tuple(points), left_out=())
+
+
+def only(probes, cost=PRODUCT_COST, noise: float = 0.005, seed: int = 0) -> Judged:
+    """Fit what a probe of these alone would have timed."""
+    (found,) = fit_probe(results(made_points(probes, cost, noise, np.random.default_rng(seed)))).values()
+    return found
+
+
+def test_burns_and_products_are_fitted_apart_and_launches_belong_to_both() -> None:
+    found = from_probe(made_results())
+    assert set(found) == {BURN_UNITS, "bfloat16"}
+    assert all(seen.labels[0] == "empty" for seen in found.values())
+    assert len(found[BURN_UNITS]) == 1 + 8 + 16 + 10 + 10 + 1
+    assert len(found["bfloat16"]) == 1 + 2 * 17 + 6
+    assert from_probe(results(made_points({"empty": {}}, BURN_COST, 0.0, np.random.default_rng(0)))) == {}
+
+
+def test_a_whole_probe_becomes_a_profile_of_the_truth() -> None:
+    probed = made_results(noise=0.003)
+    found = fit_probe(probed)
+    assert all(own.passed for own in found.values()), [own.reasons for own in found.values()]
+    profile = probe_profile("made", probed, found)
+    assert (profile.status, profile.device, profile.memory_bytes) == (MEASURED, "Made device", 80 * 2**30)
+    units = profile.units
+    assert (units.workflops_flop, units.workmem_bytes) == (UNITS.workflops_flop, UNITS.workmem_bytes)
+    for name in ("flop_scale[0]", "mem_scale[0]", "launch_s"):
+        assert units.cost.parameters()[name] == pytest.approx(BURN_COST.parameters()[name], rel=0.02)
+        own = profile.passes["bfloat16"].parameters()[name]
+        assert own == pytest.approx(PRODUCT_COST.parameters()[name], rel=0.02)
+    assert any("bfloat16: 0." in note and "held out" in note for note in profile.notes)
+
+
+def test_a_round_in_burn_units_costs_what_the_probe_timed() -> None:
+    probed = made_results(products=None, noise=0.002)
+    told = unit_defaults(probe_profile("made", probed, fit_probe(probed)).units)
+    knobs = Knobs(
+        work_flops=2_000,
+        work_mem=16,
+        flop_scale_s=told["flopScale"] / 1e3,
+        mem_scale_s=told["memScale"] / 1e3,
+        overlap_exponent=told["overlap_exponent"],
+        pass_overhead_s=told["pass_overhead_ms"] / 1e3,
+        draft_cost=1.0,
+    )
+    for k in (1, 4, 8):
+        cost = knobs.round_cost(k)
+        for phase, own_s in (("draft", cost.draft_s), ("verify", cost.verify_s)):
+            (timed,) = (p for p in probed.of(phase) if p.axes["draft_n"] == k)
+            assert float(own_s) == pytest.approx(timed.measurement.median_s, rel=0.01)
+    assert float(knobs.round_cost(1).baseline_s) == pytest.approx(
+        probed.of("baseline")[0].measurement.median_s, rel=0.01
+    )
+
+
+def test_full_overlap_is_no_reason_to_fail() -> None:
+    for seed in range(4):
+        own = only({"empty": {}, **PRODUCTS}, replace(PRODUCT_COST, overlap_exponent=np.inf), seed=seed)
+        assert own.passed, own.reasons
+
+
+def test_sizes_at_which_products_compute_more_slowly_get_a_curve_of_their_own() -> None:
+    own = only({"empty": {}, **PRODUCTS}, CURVED_COST, 0.003)
+    assert own.passed, own.reasons
+    assert len(own.fit.form.flop_knots) > 1
+    assert "flop_scale at 64 tokens" in report_text({"bfloat16": own})
+
+
+TWO_POINTS = {"skinny": {"tokens": (1, 2), "weight": ("4096x4096",)}}
+
+
+@pytest.mark.parametrize(
+    ("probes", "cost", "reason"),
+    [
+        ({"empty": {}, "burn_flops": BURNS["burn_flops"]}, BURN_COST, "no point depends on mem_scale[0]"),
+        ({"empty": {}, "burn_memory": BURNS["burn_memory"]}, BURN_COST, "no point depends on flop_scale[0]"),
+        (
+            {"empty": {}, "skinny": {"tokens": (1, 2, 3, 4)}},
+            replace(PRODUCT_COST, flop_scale=constant(1e-17)),
+            "flop_scale is at most ",
+        ),
+        ({"matmul": {}}, replace(PRODUCT_COST, mem_scale=constant(1e-14)), "mem_scale is at most "),
+        (TWO_POINTS, PRODUCT_COST, "2 points to fit, expected at least 4"),
+        (
+            {"empty": {}, "skinny": {"tokens": (1, 256)}},
+            PRODUCT_COST,
+            "5 points for 4 parameters, expected at least 6",
+        ),
+    ],
+)
+def test_points_that_do_not_tell_enough_fail_with_the_reason(probes, cost, reason: str) -> None:
+    own = only(probes, cost)
+    assert not own.passed
+    assert any(said.startswith(reason) for said in own.reasons), own.reasons
+
+
+def test_the_same_point_over_and_over_tells_nothing_apart() -> None:
+    rng = np.random.default_rng(0)
+    again = [p for _ in range(4) for p in made_points({"skinny": {"tokens": (8,)}}, PRODUCT_COST, 0.005, rng)]
+    (own,) = fit_probe(results(again)).values()
+    assert any(said.startswith("the points do not tell the parameters apart") for said in own.reasons)
+
+
+def test_a_fit_that_forecasts_badly_fails_and_names_the_worst_point() -> None:
+    own = only({"empty": {}, **PRODUCTS}, noise=0.3)
+    said = "; ".join(own.reasons)
+    assert "the median error of points held out is" in said
+    assert "the median error of fitted points is" in said
+    assert ", held out, is" in said
+    assert "skinny" in said or "matmul" in said
+
+
+def test_held_out_points_alone_can_fail_a_fit() -> None:
+    seen = observations(made_points({"empty": {}, **PRODUCTS}, PRODUCT_COST, 0.003, np.random.default_rng(0)), UNITS)
+    assert diagnose(fit(seen, Form())).passed
+    odd = diagnose(fit(replace(seen, seconds=np.where(seen.held_out, 1.2, 1.0) * seen.seconds), Form()))
+    assert odd.reasons == (f"the median error of points held out is {odd.held_out_median:.1%}, expected at most 10%",)
+    assert odd.held_out_median == pytest.approx(0.2, abs=0.02)
+    place = int(np.flatnonzero(seen.held_out)[4])
+    seconds = seen.seconds.copy()
+    seconds[place] *= 1.5
+    (reason,) = diagnose(fit(replace(seen, seconds=seconds), Form())).reasons
+    assert reason.startswith(f"the error of {seen.labels[place]}, held out, is")
+
+
+def test_what_fails_is_left_out_of_the_profile_and_said() -> None:
+    rng = np.random.default_rng(0)
+    probed = results(
+        [
+            *made_points({"empty": {}, **BURNS}, BURN_COST, 0.003, rng),
+            *made_points({"skinny": {"tokens": (1, 2), "weight": ("4096x4096",)}}, PRODUCT_COST, 0.003, rng),
+        ]
+    )
+    found = fit_probe(probed)
+    profile = probe_profile("made", probed, found)
+    assert profile.passes == {}
+    assert profile.units is not None
+    assert "bfloat16: left out, 3 points to fit, expected at least 4." in profile.notes
+
+
+def test_the_report_holds_failed_fits_with_their_estimate() -> None:
+    own = only({"empty": {}, "burn_flops": BURNS["burn_flops"]}, BURN_COST)
+    found = report_json({BURN_UNITS: own}, {})
+    assert (found["kind"], found["passed"]) == ("calibration_report", False)
+    told = found["fits"][BURN_UNITS]
+    assert told["reasons"] == list(own.reasons)
+    assert told["parameters"]["flop_scale[0]"]["value"] == pytest.approx(2.5e-14, rel=0.01)
+    assert told["parameters"]["mem_scale[0]"]["relative_error"] is None
+    assert told["undetermined"] == ["mem_scale[0]", "overlap_exponent"]
+    assert len(told["points"]) == 9
+    assert sum(p["held_out"] for p in told["points"]) == told["held_out_points"] == 2
+    assert "FAILS: no point depends on mem_scale[0]" in report_text({BURN_UNITS: own})

@@ -1,0 +1,102 @@
+"""Same, faster, slower or cannot tell: what two profiles say of one device."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from calibration.calibration_report import comparison_text
+from calibration.compare import Change, changes, overall
+from simulator.profile import MEASURED, Decoding, PassCost, Profile, constant
+
+COST = PassCost(flop_scale=constant(1e-14), mem_scale=constant(5e-13), launch_s=5e-6, overlap_exponent=2.0)
+
+
+def profile(flop: float = 1.0, mem: float = 1.0, error: float = 0.01, **more) -> Profile:
+    cost = replace(
+        COST.scaled({"flop_scale": flop, "mem_scale": mem}),
+        uncertain=("flop_scale[0]", "mem_scale[0]"),
+        covariance=np.diag([error**2] * 2),
+    )
+    return Profile(name="then", device="d", status=MEASURED, passes={"bfloat16": cost}, **more)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "error", "verdict"),
+    [
+        (1.0, 0.0, "same"),
+        (1.019, 0.001, "same"),  # sure, but too small to matter
+        (1.03, 0.01, "slower"),
+        (0.97, 0.01, "faster"),
+        (1.03, 0.02, "same"),  # within two standard errors
+        (1.2, 0.11, "same"),
+        (1.2, 0.2, "cannot tell"),
+        (3.0, 0.2, "slower"),
+        (0.3, 0.2, "faster"),
+        (1.0, 0.13, "cannot tell"),
+    ],
+)
+def test_a_change_counts_beyond_two_standard_errors_and_2_percent(ratio: float, error: float, verdict: str) -> None:
+    assert Change(name="x", before=2.0, now=2.0 * ratio, error=error).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("now", "verdict"),
+    [
+        (profile(), "same"),
+        (profile(flop=1.2), "slower"),
+        (profile(flop=0.8, mem=0.7), "faster"),
+        (profile(flop=1.2, mem=0.8), "faster in parts, slower in others"),
+        (profile(error=0.2), "cannot tell"),
+        (profile(flop=3, error=0.2), "slower"),
+    ],
+)
+def test_one_word_for_all(now: Profile, verdict: str) -> None:
+    found = changes(profile(), now)
+    assert {c.name for c in found} == {f"bfloat16 {n}" for n in ("flop_scale[0]", "mem_scale[0]", "launch_s")}
+    assert overall(found) == verdict
+    assert comparison_text(profile(), now).endswith(f"overall: {verdict}")
+
+
+def test_errors_of_both_add_up() -> None:
+    (found,) = (c for c in changes(profile(error=0.03), profile(error=0.04)) if c.name.endswith("mem_scale[0]"))
+    assert found.error == pytest.approx(0.05)
+
+
+def test_what_is_not_in_both_is_not_compared() -> None:
+    other = replace(profile(), passes={"float32": COST})
+    assert changes(profile(), other) == []
+    assert "cannot tell (the profiles have nothing in common)" in comparison_text(profile(), other)
+
+
+VERIFY = PassCost(
+    flop_scale=constant(1e-3),
+    mem_scale=constant(8e-3),
+    overlap_exponent=1.0,
+    uncertain=("flop_scale[0]", "mem_scale[0]"),
+    covariance=np.array([[0.01, -0.0062], [-0.0062, 0.0039]]),
+)
+
+
+def decoding(slower: float = 1.0, **more) -> Decoding:
+    told = {"target": "t", "draft": "d", "dtype": "bfloat16", "batch": 1, "baseline_s": 0.01 * slower}
+    told |= {"baseline_error": 0.005, "draft_step_s": 0.001, "draft_step_error": 0.005}
+    return Decoding(**told | {"verify": VERIFY, "draft_lengths": (1, 4)} | more)
+
+
+def pair_profile(own: Decoding) -> Profile:
+    return Profile(name="pair", device="d", status=MEASURED, passes={}, decoding=own)
+
+
+def test_pairs_that_decoded_are_compared_by_their_steps() -> None:
+    slow = decoding(1.1, verify=VERIFY.scaled({"flop_scale": 1.1, "mem_scale": 1.1}), draft_lengths=(1, 2, 4))
+    found = {c.name: c for c in changes(pair_profile(decoding()), pair_profile(slow))}
+    assert list(found) == ["baseline", "draft step", "verification at K = 1", "verification at K = 4"]
+    assert [c.verdict for c in found.values()] == ["slower", "same", "slower", "slower"]
+    # Its parameters are known to 10 % only, but move against each other: what a pass takes is known well.
+    assert 0 < found["verification at K = 4"].error < 0.02
+
+
+@pytest.mark.parametrize("other", [{"target": "u"}, {"draft": "u"}, {"dtype": "float32"}, {"batch": 8}])
+def test_times_of_another_pair_say_nothing_of_the_device(other) -> None:
+    assert changes(pair_profile(decoding()), pair_profile(decoding(**other))) == []

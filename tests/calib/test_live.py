@@ -1,0 +1,103 @@
+"""`validate --live` at its smallest: the whole chain in real subprocesses, and what it leaves behind."""
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from calibration.live import COMMANDS, Plan, call, keep_plan
+from simulator.artefacts import UserError
+
+TINY = ("--inflate", "1,2", "--k", "1:3", "--fit-k", "1,3", "--max-prompts", "2", "--max-new-tokens", "12")
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def test_the_whole_chain_runs_and_goes_on_from_what_is_there(run: Run, tmp_path: Path) -> None:
+    done = run("validate", "--live", *TINY, "--json")
+    folder = tmp_path / "live"
+    # A few tokens on a busy machine may be too noisy to fit: that is said, and no profile is made of it.
+    unfit = done.returncode == 2 and "the fit does not pass its checks" in done.stderr
+    assert done.returncode in (0, 1) or unfit, done.stderr
+    names = {"plan.json", "probe.json", "trace.json", "decode_x1.jsonl", "decode_x2.jsonl"}
+    names |= {f"accept_hist_k{k}.json" for k in (1, 2, 3)}
+    assert names <= {p.name for p in folder.iterdir()}
+    for words in ("probing the device", "measuring acceptance", "target inflated 1 times", "target inflated 2 times"):
+        assert f"validate: {words}" in done.stderr or f"validate: decoding, {words}" in done.stderr
+    measured = {n: (folder / n).read_bytes() for n in ("probe.json", "trace.json")}
+    records = records_of(folder / "decode_x2.jsonl")
+    again = run("validate", "--live", *TINY)
+    assert again.returncode == done.returncode, again.stderr
+    assert "probing" not in again.stderr
+    assert "measuring acceptance" not in again.stderr
+    assert {n: (folder / n).read_bytes() for n in measured} == measured
+    assert records_of(folder / "decode_x2.jsonl") == records
+    if not unfit:
+        check_result(json.loads(done.stdout), again.stdout)
+        assert {"pair_x1.json", "pair_x2.json"} <= {p.name for p in folder.iterdir()}
+
+
+def records_of(path: Path) -> list[dict]:
+    return [r for r in map(json.loads, path.read_text().splitlines()) if r["kind"] == "decode_record"]
+
+
+def check_result(found: dict, text: str) -> None:
+    """Check the shape of a result: two targets, three draft lengths, of which the middle one was not fitted."""
+    assert [r["draft_length"] for r in found["rows"]] == [1, 2, 3] * 2
+    assert [r["fitted"] for r in found["rows"]] == [True, False, True] * 2
+    assert [r["target"] for r in found["rows"][::3]] == ["bundled", "bundled x 2"]
+    assert found["verdict"]["rows"] == 2
+    assert [sorted(own) for own in found["ablation"]] == [["histogram", "one alpha", "per position", "trace"]] * 2
+    for r in found["rows"]:
+        assert 0.1 < r["forecast"] < 4
+        assert r["forecast_ci95"][0] < r["forecast"] < r["forecast_ci95"][1]
+    assert text.count("forecast  ") >= 2
+    assert "2 rows not fitted: median error" in text
+    assert "the same costs, acceptance as" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("--k", "1:3", "--fit-k", "1,4"), ("--fit-k: 4 is not among the draft lengths of --k",)),
+        (("--k", "1:3", "--fit-k", "1,2,3"), ("--fit-k: 3 of 3 draft lengths", "one left to forecast")),
+        (("--k", "1:3", "--fit-k", "2"), ("--fit-k: 1 of 3 draft lengths", "two at least")),
+        (("--k", "0:3"), ("--k: 0 is not allowed", "1 to 64")),
+        (("--inflate", "1.5"), ("--inflate: 1.5 is not allowed",)),
+        (("--max-prompts", "0"), ("--max-prompts",)),
+        (("--dtype", "int8"), ("--dtype",)),
+        (("--profile", "x.json"), ("--profile x.json: without DECODE",)),
+    ],
+)
+def test_a_wrong_plan_is_one_line_before_anything_runs(run, user_error, tmp_path: Path, arguments, expected) -> None:
+    user_error(run("validate", "--live", *arguments), *expected)
+    assert list(tmp_path.iterdir()) == []
+
+
+def plan(folder: Path, **changes) -> Plan:
+    told = {"times": (1, 2), "draft_lengths": (1, 2, 3), "fitted": (1, 3), "prompts": 2, "tokens": 12, "runs": 1}
+    told |= {"dtype": "bfloat16", "device": "cpu", "seed": 0}
+    return Plan(folder=folder, **told | changes)
+
+
+def test_a_folder_goes_on_with_its_own_plan_alone(tmp_path: Path) -> None:
+    for _ in range(2):
+        keep_plan(plan(tmp_path))
+    # More targets, and other lengths to fit, need nothing measured anew.
+    keep_plan(plan(tmp_path, times=(1, 2, 4), fitted=(1, 2)))
+    for changes, words in (
+        ({"tokens": 64}, "--max-new-tokens: 64, but .*plan.json was begun with 12"),
+        ({"draft_lengths": (1, 2, 3, 4)}, "--k: "),
+        ({"dtype": "float32"}, "--dtype: float32, but .* begun with bfloat16"),
+        ({"seed": 1}, "--seed: 1"),
+    ):
+        with pytest.raises(UserError, match=words):
+            keep_plan(plan(tmp_path, **changes))
+
+
+def test_a_stage_that_fails_says_which_and_why() -> None:
+    with pytest.raises(UserError, match=r"calibrate ended with exit code 2: .*missing\.json: no such file"):
+        call("calibrate", "missing.json")
+    assert call("calibrate", "missing.json", allowed=(0, 2)) == 2
+    assert set(COMMANDS) == {"probe-gpu", "calibrate", "measure-acceptance", "bench-decode"}
