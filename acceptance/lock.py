@@ -4,7 +4,7 @@
 def lock(file: int) -> bool:
     """Keep other processes out of an open file until it is closed; return whether none was in it.
 
-    Where the system has no such locks, nobody is kept out.
+    Where the system or the file system has no such locks, nobody is kept out.
     """
     try:
         import fcntl
@@ -12,6 +12,8 @@ def lock(file: int) -> bool:
         return True
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return False
+    except OSError:
+        return True
     return True

@@ -6,6 +6,9 @@ uncaptured, which is what the tests compare.
 """
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +26,22 @@ WARM_UPS = 3
 MAX_CAPTURED = 64
 # Caches are as long as the next multiple, so that sequences of like lengths share one and its graphs.
 COLUMNS = 256
+MAY_CAPTURE = ContextVar("MAY_CAPTURE", default=True)
+
+
+@contextmanager
+def no_captures() -> Iterator[None]:
+    """Capture nothing within: what was captured is replayed, a pass of any other shape runs as it is."""
+    before = MAY_CAPTURE.set(False)
+    try:
+        yield
+    finally:
+        MAY_CAPTURE.reset(before)
+
+
+def columns_for(tokens: int) -> int:
+    """Return the size of the cache for a sequence of so many tokens."""
+    return -(-tokens // COLUMNS) * COLUMNS
 
 
 class StaticContext:
@@ -85,13 +104,18 @@ def static_context(model: "Model", columns: int, *, keep_hidden: bool) -> Static
 
     So a model reads one sequence at a time.
     """
-    key = (-(-columns // COLUMNS) * COLUMNS, keep_hidden)
+    key = (columns_for(columns), keep_hidden)
     contexts: dict[tuple[int, bool], StaticContext] = model.module.__dict__.setdefault(ATTRIBUTE, {})
     if key not in contexts:
         contexts[key] = StaticContext(model, key[0], keep_hidden=keep_hidden)
     contexts[key].roll_back(np.zeros(1, np.int64))
     contexts[key].hidden = None
     return contexts[key]
+
+
+def has_graphs(tensor: torch.Tensor) -> bool:
+    """Whether work on a tensor can be captured where it is."""
+    return bool(tensor.is_cuda)
 
 
 class Pass:
@@ -117,9 +141,7 @@ class Pass:
         torch.add(self.steps, length, out=self.positions[0])
         sees = self.places <= self.positions[0][:, None]
         self.mask.copy_(torch.where(sees, 0.0, torch.finfo(self.mask.dtype).min)[None, None])
-        # The first pass of all makes the cache's layers; a prompt's shape is seen too seldom to be worth a graph.
-        ready = all(layer.is_initialized for layer in self.context.cache.layers)
-        if self.tokens.is_cuda and ready and self.graph is None and self.tokens.shape[1] <= MAX_CAPTURED:
+        if self.graph is None and self.may_capture(length):
             self.capture(length)
         if self.graph is None:
             return self.run()
@@ -127,6 +149,10 @@ class Pass:
         assert self.found is not None
         logits, hidden = self.found
         return logits.clone(), None if hidden is None else hidden.clone()
+
+    def may_capture(self, length: int) -> bool:
+        """Whether this is a step on a GPU. What is read first is a prompt, whose shape is seen too seldom."""
+        return MAY_CAPTURE.get() and has_graphs(self.tokens) and length > 0 and self.tokens.shape[1] <= MAX_CAPTURED
 
     def run(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Run the model on what the inputs hold."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cuda_probe.runner import Results
-from simulator.profile import MEASURED, BurnUnits, Profile
+from simulator.profile import KERNELS_MEASURED, BurnUnits, Profile
 
 from .diagnostics import Diagnosis, diagnose
 from .fit import Fit, best_fit
@@ -12,7 +12,9 @@ from .observations import BURN_UNITS, Observations, from_probe
 
 # Tokens at which a curve may bend: where products turn from vectors to tiles, and where those fill the device.
 KNOTS = (1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0)
-CUDA_LAUNCHES_PER_LAYER, CPU_LAUNCHES_PER_LAYER = 10.0, 8.0
+# Of engines, which a probe does not see; the errors are standard errors, relative. Presets assume the same overhead.
+CUDA_LAUNCHES_PER_LAYER, CPU_LAUNCHES_PER_LAYER, LAUNCHES_ERROR = 10.0, 8.0, 0.3
+ROUND_OVERHEAD_S, ROUND_OVERHEAD_ERROR = 6e-4, 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,10 +72,13 @@ def probe_profile(name: str, results: Results, found: Mapping[str, Judged]) -> P
     return Profile(
         name=name,
         device=str(device.get("model", device.get("name", "unknown"))),
-        status=MEASURED,
+        status=KERNELS_MEASURED,
         passes={dtype: fit.cost for dtype, fit in passed.items()},
         units=None if units is None else burn_units(results, units),
         launches_per_layer=CUDA_LAUNCHES_PER_LAYER if on_gpu else CPU_LAUNCHES_PER_LAYER,
+        launches_per_layer_error=LAUNCHES_ERROR,
+        round_overhead_s=ROUND_OVERHEAD_S,
+        round_overhead_error=ROUND_OVERHEAD_ERROR,
         memory_bytes=int(memory) if memory else None,
         notes=notes(found, on_gpu),
     )
@@ -88,7 +93,9 @@ def burn_units(results: Results, fit: Fit) -> BurnUnits:
 def notes(found: Mapping[str, Judged], on_gpu: bool) -> tuple[str, ...]:
     """Say what a reader of the profile should know."""
     launches = CUDA_LAUNCHES_PER_LAYER if on_gpu else CPU_LAUNCHES_PER_LAYER
-    said = [f"Fitted to single kernels; {launches:g} launches a layer and no overhead a round are assumed."]
+    counted = f"{launches:g} launches a layer, uncertain by {100 * LAUNCHES_ERROR:g} %"
+    besides = f"{1e6 * ROUND_OVERHEAD_S:g} us a round besides, by {100 * ROUND_OVERHEAD_ERROR:g} %"
+    said = [f"Fitted to single kernels; {counted}, and {besides}, are assumed."]
     for name, own in found.items():
         if own.passed and own.diagnosis is not None and own.diagnosis.held_out_median is not None:
             held_out = own.diagnosis.held_out_points

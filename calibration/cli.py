@@ -12,8 +12,11 @@ from simulator.command import command
 from .live_options import check_live, live_options
 
 if TYPE_CHECKING:
+    from simulator.profile import Profile
+
     from .cases import Case
     from .decode_forecast import Row
+    from .decode_log import DecodeLog
     from .published_fit import CaseResult
 
 FILE = click.Path(path_type=Path)
@@ -78,7 +81,7 @@ def validate_decode(options: Mapping[str, Any]) -> int:
     from simulator.profile import load_profile
     from simulator.streams import stream
 
-    from .decode_forecast import check_fits, forecast_rows, own_acceptance
+    from .decode_forecast import check_fits, fitted_lengths, forecast_rows, own_acceptance
     from .decode_log import load_decode
     from .live import pair_costs
 
@@ -89,9 +92,21 @@ def validate_decode(options: Mapping[str, Any]) -> int:
     if options["hist"] is not None:
         acceptance = HistogramAcceptance(load_histograms(options["hist"]))
     check_fits(log, costs.decoding, acceptance)
-    rows = forecast_rows(log, costs, acceptance, costs.decoding.draft_lengths, stream(0, 0, "validate"))
+    rows = forecast_rows(log, costs, acceptance, fitted_lengths(log, costs.decoding), stream(0, 0, "validate"))
     told = {key: options[key] and str(options[key]) for key in ("decode", "profile", "hist")}
-    return present_decode(rows, [], told, options)
+    return present_decode(rows, [], told, options, remarks(log, profile, options["hist"]))
+
+
+def remarks(log: "DecodeLog", profile: "Profile", hist: Path | None) -> list[str]:
+    """Say what the errors of a check are of."""
+    said = []
+    if hist is None:
+        said.append(
+            "acceptance is the run's own: the errors are of costs alone (--hist FILE for acceptance measured apart)"
+        )
+    if log.device != profile.device:
+        said.append(f"the profile is of {profile.device}, the run of {log.device}")
+    return said
 
 
 def validate_passes(options: Mapping[str, Any]) -> int:
@@ -131,6 +146,7 @@ def present_decode(
     ablations: "Sequence[Mapping[str, Mapping[int, float]]]",
     told: Mapping[str, Any],
     options: Mapping[str, Any],
+    said: Sequence[str] = (),
 ) -> int:
     """Write the files and print; return the exit code."""
     from .decode_forecast import judge
@@ -138,7 +154,8 @@ def present_decode(
 
     verdict = judge(rows)
     payload = result_json(rows, verdict, ablations, dict(told) | {"max_error": options["max_error"]})
-    deliver(rows, payload, result_text(rows, verdict, ablations, options["max_error"]), options)
+    text = "\n".join([result_text(rows, verdict, ablations, options["max_error"]), *said])
+    deliver(rows, payload | {"remarks": list(said)}, text, options)
     return 0 if verdict.holds(options["max_error"]) else EXIT_BOUND_BROKEN
 
 

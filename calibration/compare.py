@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from simulator.profile import Decoding, PassCost, Profile
+from simulator.profile import Curve, Decoding, Floats, PassCost, Profile
 
 STANDARD_ERRORS = 2.0
 # Changes below this matter to nobody, however sure they are.
@@ -73,17 +73,35 @@ def verify_s(cost: PassCost, draft_length: int) -> tuple[float, float]:
 
 
 def cost_changes(name: str, before: PassCost, now: PassCost) -> Iterator[Change]:
-    """Yield the parameters of one cost that are neither 0 nor infinite in both."""
-    for key, new in now.parameters().items():
-        old = before.parameters().get(key, 0.0)
-        if key != "overlap_exponent" and 0 < old < np.inf and 0 < new < np.inf:
-            error = float(np.hypot(error_of(before, key), error_of(now, key)))
+    """Yield curves at sizes within both, and what is above 0 in both of launches and fixed times."""
+    for key, unit in (("flop_scale", "tokens"), ("mem_scale", "bytes")):
+        yield from curve_changes(name, key, unit, before, now)
+    for key in ("launch_s", "fixed_s"):
+        old, new = (float(getattr(own, key)) for own in (before, now))
+        if old > 0 and new > 0:
+            error = float(np.hypot(before.error(key), now.error(key)))
             yield Change(name=f"{name} {key}", before=old, now=new, error=error)
 
 
-def error_of(cost: PassCost, key: str) -> float:
-    """Return the standard error of a parameter, relative; 0 where it is taken as certain."""
-    return float(np.sqrt(cost.covariance[(i := cost.uncertain.index(key)), i])) if key in cost.uncertain else 0.0
+def curve_changes(name: str, key: str, unit: str, before: PassCost, now: PassCost) -> Iterator[Change]:
+    """Yield the seconds a unit of work at sizes within both curves: their knots are chosen anew by every fit."""
+    old, new = (getattr(own, key) for own in (before, now))
+    sizes = shared_sizes(old, new)
+    errors = np.hypot(before.curve_errors(key, sizes), now.curve_errors(key, sizes))
+    constants = len(old.sizes) == len(new.sizes) == 1
+    for size, then_s, now_s, error in zip(sizes, old.at(sizes), new.at(sizes), errors, strict=True):
+        told = f"{name} {key}[0]" if constants else f"{name} {key} at {size:g} {unit}"
+        yield Change(name=told, before=float(then_s), now=float(now_s), error=float(error))
+
+
+def shared_sizes(a: Curve, b: Curve) -> Floats:
+    """Return the knots where they are the same, or of the only curve, else three sizes over what both span."""
+    if len(b.sizes) == 1 or np.array_equal(a.sizes, b.sizes):
+        return a.sizes
+    if len(a.sizes) == 1:
+        return b.sizes
+    low, high = max(a.sizes[0], b.sizes[0]), min(a.sizes[-1], b.sizes[-1])
+    return np.unique(np.geomspace(low, high, 3)) if low <= high else np.zeros(0)
 
 
 def overall(found: list[Change]) -> str:

@@ -62,9 +62,12 @@ class Verdict:
     best_k_loss: float
 
     def holds(self, max_error: float | None) -> bool:
-        """Whether the bounds hold: the given one for each row, or else ours for median, 90th percentile and best K."""
+        """Whether the bounds hold: the given one for each row, or else ours for median, 90th percentile and best K.
+
+        Where nothing was forecast, nothing holds.
+        """
         if self.median is None or self.p90 is None or self.largest is None:
-            return True
+            return False
         if max_error is not None:
             return self.largest <= max_error
         return self.median <= MEDIAN_BOUND and self.p90 <= P90_BOUND and self.best_k_loss <= BEST_K_BOUND
@@ -248,6 +251,11 @@ def walked_tokens_per_round(trace: Trace, q_kind: str, k: int) -> float:
     """Return tokens a round along a trace's own walk, cut rounds among them."""
     rounds = expected_rounds(trace, k, q_kind)
     return float(trace.size / (rounds.counts.sum() + rounds.cut.sum()))
+
+
+def fitted_lengths(log: DecodeLog, pair: Decoding) -> tuple[int, ...]:
+    """Return the draft lengths of a run whose times went into a pair's costs: none of another run."""
+    return pair.draft_lengths if pair.source_sha256 == log.sha256 else ()
 
 
 def check_fits(log: DecodeLog, pair: Decoding, acceptance: HistogramAcceptance) -> None:

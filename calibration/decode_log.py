@@ -5,6 +5,7 @@ Only arms that draft a fixed number of tokens with a draft model are read; the o
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from acceptance.bench.journal import read_records
 from acceptance.bench.records import latest
 from acceptance.bench.summary import summarise
 from acceptance.bench.validate import problems
-from simulator.artefacts import UserError
+from simulator.artefacts import UserError, read_bytes
 
 Floats = NDArray[np.float64]
 FIXED_CHAIN, BASELINE = "speculative", "baseline"
@@ -57,10 +58,11 @@ class DecodeLog:
     """A run of bench-decode: whose, and its times.
 
     tokens: budget of an output. lengths: tokens of each that the baseline wrote. baseline: its whole step; plain_pass:
-    the target's pass of it.
+    the target's pass of it. sha256: of the file.
     """
 
     path: Path
+    sha256: str
     target: str
     draft: str
     dtype: str
@@ -103,6 +105,7 @@ def load_decode(path: Path) -> DecodeLog:
         raise UserError(f"{path}: two arms draft {max(lengths, key=lengths.count)} tokens, expected each K once")
     return DecodeLog(
         path=path,
+        sha256=sha256(read_bytes(path)).hexdigest(),
         target=model_name(told, "target"),
         draft=told["models"]["draft"]["name"],
         dtype=told["dtype"],
@@ -158,6 +161,8 @@ def arm_times(name: str, k: int, records: Sequence[Mapping[str, Any]], summary: 
 
     drafted = np.concatenate([r["rounds"]["drafted"] for r in records])
     accepted = np.concatenate([r["rounds"]["accepted"] for r in records])
+    # An end of sequence hides how many more would have been accepted.
+    whole = (drafted == k) & (np.concatenate([r["rounds"]["cut_by"] for r in records]) != "eos")
     speedup = summary["speedup_decode"]
     return ArmTimes(
         name=name,
@@ -167,7 +172,7 @@ def arm_times(name: str, k: int, records: Sequence[Mapping[str, Any]], summary: 
         verify=phase("verify"),
         rest=phase("sample", "kv", "other"),
         tokens_per_round=sum(r["generated_tokens"] for r in records) / sum(map(rounds_of, records)),
-        histogram=np.bincount(accepted[drafted == k], minlength=k + 1).astype(np.float64),
+        histogram=np.bincount(accepted[whole], minlength=k + 1).astype(np.float64),
         speedup=speedup["value"],
         speedup_ci95=speedup["ci95"] and tuple(speedup["ci95"]),
     )

@@ -103,5 +103,5 @@ def verdict_text(verdict: Verdict, max_error: float | None = None) -> str:
     limit = f" (bound {BEST_K_BOUND:.0%})" if max_error is None else ""
     return (
         f"{verdict.rows} rows not fitted: {', '.join(said)}\n"
-        f"the forecast's best K is at most {verdict.best_k_loss:.1%} slower than the measured best{limit}"
+        f"the forecast's best K, of all rows, is at most {verdict.best_k_loss:.1%} slower than the measured best{limit}"
     )

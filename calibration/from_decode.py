@@ -22,6 +22,7 @@ from .observations import Observations
 Floats = NDArray[np.float64]
 LEAST_LENGTHS = 2
 LARGEST_RESIDUAL = 0.15
+STEP = 1e-4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +84,9 @@ def judge_pair(found: PairFit) -> Judged:
     for name, off in zip(found.verify.observations.labels, seen, strict=True):
         if off > LARGEST_RESIDUAL:
             reasons.append(f"{name} is {off:.1%} off its fit, expected at most {LARGEST_RESIDUAL:.0%}")
+    error = pass_error(found.verify)
+    if error > LARGEST_RESIDUAL:
+        reasons.append(f"the time of a pass is known to {error:.1%}, expected at most {LARGEST_RESIDUAL:.0%}")
     if found.draft.step_error > LARGEST_RESIDUAL:
         error = found.draft.step_error
         reasons.append(f"a drafted token's time is known to {error:.1%}, expected at most {LARGEST_RESIDUAL:.0%}")
@@ -116,16 +120,32 @@ def verifications(log: DecodeLog, arms: Sequence[ArmTimes]) -> Observations:
 
 
 def with_one_error(verify: Fit) -> PassCost:
-    """Return the cost of verification whose passes are all off by one factor, by what times and fit are off.
+    """Return the cost of verification whose passes are all off by one factor, by what the least known of them is.
 
-    A handful of lengths leaves its parameters open one by one, though not what a pass takes.
+    A handful of lengths leaves its parameters open one by one, though not what a pass takes between the shortest and
+    the longest that was timed; beyond them nothing is known.
     """
-    seen = verify.observations
-    free = max(1, len(seen) - len(verify.form.names))
-    misfit = float(verify.residuals @ verify.residuals) / free
+    error = pass_error(verify)
+    return replace(verify.cost, uncertain=("flop_scale[0]", "mem_scale[0]"), covariance=np.full((2, 2), error**2))
+
+
+def pass_error(verify: Fit) -> float:
+    """Return the largest standard error, relative, of a pass over as many tokens as were timed, or fewer.
+
+    To first order in the parameters; never less than the noise of the times and what the fit leaves of them.
+    """
+    seen, cost = verify.observations, verify.cost
+    tokens = np.arange(1, int(np.ceil(seen.tokens.max())) + 1)
+
+    def log_s(own: PassCost) -> Floats:
+        return np.asarray(np.log(own.pass_s(tokens, 1, tokens, 0)))
+
+    moved = [log_s(cost.scaled({name: 1 + STEP})) - log_s(cost) for name in cost.uncertain]
+    slopes = np.array(moved).reshape(len(moved), len(tokens)) / np.log1p(STEP)
+    variance = np.einsum("it,ij,jt->t", slopes, cost.covariance, slopes)
+    left = float(np.sqrt(np.mean(verify.residuals**2)))
     noise = float(np.median(seen.error_s / seen.seconds))
-    covariance = np.full((2, 2), misfit + noise**2)
-    return replace(verify.cost, uncertain=("flop_scale[0]", "mem_scale[0]"), covariance=covariance)
+    return float(np.hypot(np.sqrt(variance.max(initial=0.0)), max(left, noise)))
 
 
 def draft_line(arms: Sequence[ArmTimes]) -> DraftLine:
@@ -169,6 +189,7 @@ def pair_profile(name: str, log: DecodeLog, found: PairFit) -> Profile:
             draft_step_error=found.draft.step_error,
             verify=with_one_error(found.verify),
             draft_lengths=found.draft_lengths,
+            source_sha256=log.sha256,
         ),
         round_overhead_s=found.overhead_s,
         round_overhead_error=found.overhead_error_s / found.overhead_s if found.overhead_s else 0.0,

@@ -22,6 +22,11 @@ class DecodedPair:
     baseline_factor: Real = 1.0
     draft_factor: Real = 1.0
 
+    @property
+    def longest(self) -> int:
+        """The longest draft that was timed: what a longer verification takes is not known."""
+        return max(self.decoding.draft_lengths)
+
     def round_cost(self, draft_length: Real) -> RoundCost:
         """Return the phases' seconds; a leading axis of samples where the costs are samples."""
         k = np.asarray(draft_length, np.int64)

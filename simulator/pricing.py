@@ -84,11 +84,16 @@ class Pricing:
     def costs(self, values: Mapping[str, Any]) -> Costs:
         """Return the costs at values by key; arrays of points stay arrays."""
         if self.profile is not None and self.decoding is not None:
-            return DecodedPair(
+            pair = DecodedPair(
                 decoding=self.decoding,
                 round_overhead_s=np.asarray(values["round_overhead_ms"], np.float64) / 1e3,
                 round_overhead_error=self.overhead_error(values),
             )
+            asked = int(np.max(values["draftN"]))
+            if asked > pair.longest:
+                known = f"the longest that {self.profile.name} was fitted to"
+                raise UserError(f"--draftN: {asked} is above {pair.longest}, {known}, expected 1 to {pair.longest}")
+            return pair
         if self.models is None or self.profile is None:
             return replace(knobs(values), **self.unit_uncertainty(values))
         told = {name: getattr(self.models, name) for name in Models.__dataclass_fields__}

@@ -45,8 +45,8 @@ class Round:
     though the target's first choice was another; of a trained judge, that it kept though the exact rule did not.
     judged: tokens that the exact rule did not keep and a trained judge was asked about, up to and with the first that
     it refused. depth: of the drafted tree; the number drafted for a chain. leaves: of the drafted tree; a chain with
-    drafts has one. pruned: candidates that a growing tree looked at and did not keep, for the threshold, the branch
-    limit or the budget.
+    drafts has one. pruned: candidates that a growing tree looked at and did not keep for the threshold; over_budget:
+    for the budget.
     """
 
     start: int
@@ -60,6 +60,7 @@ class Round:
     depth: int = 0
     leaves: int = 0
     pruned: int = 0
+    over_budget: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@ as a tree that grows where its own probability is largest (EAGLE-2, arXiv 2406.1
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -130,7 +131,7 @@ class EagleDraft:
         caught_up = reader.catch_up(batch)
         lengths = np.where(reader.known, lengths, 0)
         if not lengths.max():
-            return heads.no_proposal(len(lengths))
+            return replace(heads.no_proposal(len(lengths)), passes=np.full(len(lengths), caught_up))
         drafted: list[torch.Tensor] = []
         drafted_from: list[torch.Tensor] = []
         features = reader.last
@@ -144,7 +145,7 @@ class EagleDraft:
         return Proposal(
             tokens=torch.stack(drafted, 1),
             lengths=lengths,
-            passes=np.where(lengths > 0, lengths - 1 + caught_up, 0),
+            passes=np.maximum(lengths - 1, 0) + caught_up,
             laws=torch.stack(drafted_from, 1) if drafted_from else None,
         )
 
@@ -189,7 +190,7 @@ class EagleTree:
         reader, depth = self.reader, min(depth, self.depth)
         passes = reader.catch_up(batch)
         if not reader.known[0] or depth < 1:
-            return heads.no_tree()
+            return replace(heads.no_tree(), passes=passes)
         grown = Grown(reader)
         for level in range(depth):
             if level:

@@ -74,6 +74,7 @@ class MedusaTree:
         """
         self.target, self.module = target, module
         self.paths = [tuple(path) for path in paths if max(path) < target.vocabulary]
+        self.depth = max(map(len, self.paths), default=0)
 
     def start(self, batch: Batch, prompts: Sequence[Sequence[int]]) -> None:
         """Note the target's hidden state at the last token that it has read; a prompt of one token has none yet."""

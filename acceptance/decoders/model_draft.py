@@ -82,6 +82,8 @@ class ModelDraft:
         tokens, valid = unread(batch, self.context)
         passes = np.zeros(len(lengths), np.int64)
         for step in range(int(lengths.max())):
+            if lengths.max() <= step:
+                break
             logits = self.read(tokens, valid, hidden)
             passes += lengths > step
             lengths = self.stopped(logits, lengths, step)

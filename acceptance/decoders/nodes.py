@@ -17,7 +17,7 @@ class Nodes:
     """A tree that grows, a parent before its children.
 
     tokens and parents as in `Tree`. scores: log q of the whole branch. places: among the nodes that the draft has read,
-    in the order it did. pruned: candidates that were looked at and are no longer, or never were, among these.
+    in the order it did. pruned, over_budget: as in `Tree`.
     """
 
     tokens: Ints
@@ -25,6 +25,7 @@ class Nodes:
     scores: Floats
     places: Ints
     pruned: int = 0
+    over_budget: int = 0
 
     def best(self, count: int) -> "Nodes":
         """Keep the best. No child is better than its parent, and of equals the earlier stays: no parent is lost."""
@@ -35,7 +36,7 @@ class Nodes:
         now = np.full(len(self.tokens) + 1, -1)  # the last for parent -1
         now[kept] = np.arange(count)
         columns = (self.tokens[kept], now[self.parents[kept]], self.scores[kept], self.places[kept])
-        return Nodes(*columns, self.pruned + extra)
+        return Nodes(*columns, self.pruned, self.over_budget + extra)
 
     def ranked(self, some: Ints) -> Ints:
         """Return some of the nodes, best first; of equals in the order given."""
@@ -57,6 +58,7 @@ class Nodes:
             np.concatenate((self.scores, more.scores)),
             np.concatenate((self.places, more.places)),
             self.pruned + more.pruned,
+            self.over_budget + more.over_budget,
         )
 
     def frontier(self, count: int, budget: int, ends: Sequence[int]) -> Ints:
@@ -67,7 +69,8 @@ class Nodes:
 
     def tree(self, passes: int) -> Tree:
         """Return them as what is proposed, after so many passes of the draft."""
-        return Tree(tokens=self.tokens, parents=self.parents, passes=passes, pruned=self.pruned)
+        cut = {"pruned": self.pruned, "over_budget": self.over_budget}
+        return Tree(tokens=self.tokens, parents=self.parents, passes=passes, **cut)
 
 
 def no_nodes() -> Nodes:

@@ -59,7 +59,7 @@ class SpecExec:
         if not 0 <= branch_prune_threshold <= 1:
             raise UserError(f"--branch-prune-threshold: {branch_prune_threshold:g} is not allowed, expected 0 to 1")
         self.model, self.temperature = model, 1.0 if rule.is_greedy else rule.temperature
-        self.k, self.tree_budget, self.parallel_branches = k, tree_budget, parallel_branches
+        self.depth, self.tree_budget, self.parallel_branches = k, tree_budget, parallel_branches
         self.branch_prune_threshold = branch_prune_threshold
 
     def start(self, batch: Batch, prompts: Sequence[Sequence[int]]) -> None:
@@ -71,7 +71,7 @@ class SpecExec:
 
     def grow(self, batch: Batch, depth: int) -> Tree:
         """Read the last committed token, then the best nodes, pass by pass; every pass adds one level at most."""
-        most, passes, nodes = min(self.k, depth), 0, no_nodes()
+        most, passes, nodes = min(self.depth, depth), 0, no_nodes()
         read_parents = nodes.parents
         if most > 0:
             tokens, valid = unread(batch, self.context)

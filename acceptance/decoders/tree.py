@@ -26,13 +26,15 @@ class Tree:
     """Proposed continuations of one sequence.
 
     tokens: [nodes]. parents: index of each node's parent, lower than its own; -1 behind the last committed token.
-    passes: forward passes of the draft it took. pruned: candidates that were looked at and are not in it.
+    passes: forward passes of the draft it took. pruned: candidates that were looked at and were below the threshold.
+    over_budget: those above it for which the budget had no room.
     """
 
     tokens: Ints
     parents: Ints
     passes: int = 0
     pruned: int = 0
+    over_budget: int = 0
 
     @property
     def leaves(self) -> int:
@@ -67,7 +69,9 @@ class Walk:
 
 
 class Grower(Protocol):
-    """Proposes trees. Keeps its own caches."""
+    """Proposes trees. Keeps its own caches. depth: levels of a tree where the budget of the output leaves room."""
+
+    depth: int
 
     def start(self, batch: Batch, prompts: Sequence[Sequence[int]]) -> None:
         """Take note of the prompt, of which the target has read all but the last token."""
@@ -129,6 +133,7 @@ class TreeDecoder:
     def commit(self, tree: Tree, found: Walk) -> Ints:
         """Append the path, keep its columns of the cache alone, note the round."""
         batch, begin = self.batch, len(self.batch.outputs[self.batch.index[0]].tokens)
+        room = int(batch.budget[0]) - 1
         new = np.array([[*tree.tokens[found.path], found.following]])
         committed, ended = commit(batch, new, np.array([len(found.path)]), batch.target.model.ends)
         self.task.mark("other")
@@ -138,26 +143,26 @@ class TreeDecoder:
         self.task.mark("kv")
         self.grower.learn(batch, tree, found, int(committed[0]))
         self.task.mark("draft")
-        cut = int(committed[0]) <= len(found.path)
+        cut_by = "eos" if committed[0] <= len(found.path) else "max" if self.grower.depth > room else ""
         batch.outputs[batch.index[0]].rounds.append(
             Round(
                 start=begin,
                 drafted=len(tree.tokens),
                 accepted=len(found.path),
                 committed=int(committed[0]),
-                cut_by="eos" if cut else "",
+                cut_by=cut_by,
                 draft_passes=tree.passes,
                 depth=int(tree.depths.max(initial=0)),
                 leaves=tree.leaves,
                 pruned=tree.pruned,
+                over_budget=tree.over_budget,
             )
         )
         return still_running(batch, ended)
 
     def select(self, rows: Ints) -> None:
         """Keep only these rows: none, when the one there is has ended."""
-        for name in ("tokens", "lengths", "budget", "index"):
-            setattr(self.batch, name, getattr(self.batch, name)[rows])
+        self.batch.select(rows)
 
 
 def walk(logits: torch.Tensor, tree: Tree, task: Task, prompt: int, hidden: torch.Tensor | None = None) -> Walk:

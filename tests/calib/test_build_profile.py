@@ -14,7 +14,7 @@ from calibration.observations import BURN_UNITS, from_probe, observations
 from cuda_probe.runner import Point, Results
 from simulator.cost_model import Knobs
 from simulator.pricing import unit_defaults
-from simulator.profile import MEASURED, constant
+from simulator.profile import KERNELS_MEASURED, constant, load_profile
 
 from .made_probe import (
     BURN_COST,
@@ -53,7 +53,7 @@ def test_a_whole_probe_becomes_a_profile_of_the_truth() -> None:
     found = fit_probe(probed)
     assert all(own.passed for own in found.values()), [own.reasons for own in found.values()]
     profile = probe_profile("made", probed, found)
-    assert (profile.status, profile.device, profile.memory_bytes) == (MEASURED, "Made device", 80 * 2**30)
+    assert (profile.status, profile.device, profile.memory_bytes) == (KERNELS_MEASURED, "Made device", 80 * 2**30)
     units = profile.units
     assert (units.workflops_flop, units.workmem_bytes) == (UNITS.workflops_flop, UNITS.workmem_bytes)
     for name in ("flop_scale[0]", "mem_scale[0]", "launch_s"):
@@ -61,6 +61,23 @@ def test_a_whole_probe_becomes_a_profile_of_the_truth() -> None:
         own = profile.passes["bfloat16"].parameters()[name]
         assert own == pytest.approx(PRODUCT_COST.parameters()[name], rel=0.02)
     assert any("bfloat16: 0." in note and "held out" in note for note in profile.notes)
+
+
+@pytest.mark.parametrize("name", ["cuda:0", "cpu"])
+def test_what_kernels_do_not_tell_is_assumed_as_of_presets_with_its_error_and_said(name: str) -> None:
+    probed = made_results(noise=0.003)
+    probed = replace(probed, device=probed.device | {"name": name})
+    profile = probe_profile("made", probed, fit_probe(probed))
+    preset = load_profile("h100-sxm")
+    assert (profile.round_overhead_s, profile.round_overhead_error) == (
+        preset.round_overhead_s,
+        preset.round_overhead_error,
+    )
+    assert profile.launches_per_layer_error == 0.3
+    assert profile.status == "kernels measured; launches a layer and round overhead assumed"
+    count = 10 if name == "cuda:0" else 8
+    said = f"{count} launches a layer, uncertain by 30 %, and 600 us a round besides, by 50 %, are assumed."
+    assert any(said in note for note in profile.notes)
 
 
 def test_a_round_in_burn_units_costs_what_the_probe_timed() -> None:

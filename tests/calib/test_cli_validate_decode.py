@@ -123,3 +123,12 @@ def test_a_users_mistake_is_one_line_and_loses_nothing(run, user_error, pair: Pa
     for arguments, expected in cases:
         user_error(run("validate", *arguments), *expected)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_rows_of_another_run_are_all_forecast(run, pair: Path, tmp_path: Path) -> None:
+    write_decode(tmp_path / "other.jsonl", prompts=6)
+    done = run("validate", "other.jsonl", "--profile", pair)
+    rows = [line.split() for line in done.stdout.splitlines() if line.startswith("made-target")]
+    assert {r[4] for r in rows} == {"forecast"}
+    assert "8 rows not fitted" in done.stdout
+    assert "acceptance is the run's own: the errors are of costs alone" in done.stdout

@@ -7,7 +7,7 @@ import pytest
 
 from calibration.calibration_report import comparison_text
 from calibration.compare import Change, changes, overall
-from simulator.profile import MEASURED, Decoding, PassCost, Profile, constant
+from simulator.profile import MEASURED, Curve, Decoding, PassCost, Profile, constant
 
 COST = PassCost(flop_scale=constant(1e-14), mem_scale=constant(5e-13), launch_s=5e-6, overlap_exponent=2.0)
 
@@ -67,6 +67,57 @@ def test_what_is_not_in_both_is_not_compared() -> None:
     other = replace(profile(), passes={"float32": COST})
     assert changes(profile(), other) == []
     assert "cannot tell (the profiles have nothing in common)" in comparison_text(profile(), other)
+
+
+def bent(tokens: tuple[float, ...], bytes_: tuple[float, ...], slower: float = 1.0, error: float = 0.02) -> Profile:
+    """A device whose arithmetic and memory are faster the larger the work, as probes with these knots see it."""
+    sizes = np.array(tokens), np.array(bytes_)
+    cost = PassCost(
+        flop_scale=Curve(sizes[0], slower * 1e-13 * sizes[0] ** -0.7),
+        mem_scale=Curve(sizes[1], 1e-10 * sizes[1] ** -0.2),
+    )
+    names = tuple(name for name in cost.parameters() if "scale" in name)
+    cost = replace(cost, uncertain=names, covariance=np.eye(len(names)) * error**2)
+    return Profile(name="bent", device="d", status=MEASURED, passes={"bfloat16": cost})
+
+
+MIB = 2.0**20
+FEW = bent((1, 16, 1024), (MIB, 1024 * MIB))
+
+
+@pytest.mark.parametrize("knots", [(1, 16, 1024), (1, 64, 1024), (1, 16, 256, 1024), (4, 4096)])
+@pytest.mark.parametrize(("slower", "verdict"), [(1.0, "same"), (1.3, "slower"), (0.7, "faster")])
+def test_curves_of_other_knots_are_compared_at_sizes_within_both(knots, slower: float, verdict: str) -> None:
+    now = bent(knots, (4 * MIB, 64 * MIB, 256 * MIB), slower)
+    found = changes(FEW, now)
+    assert {c.verdict for c in found if "flop_scale" in c.name} == {verdict}
+    assert {c.verdict for c in found if "mem_scale" in c.name} == {"same"}
+    assert overall(found) == verdict
+
+
+def test_the_error_between_knots_is_that_of_both_knots_together() -> None:
+    found = {c.name: c for c in changes(FEW, bent((4, 4096), (MIB, 1024 * MIB)))}
+    # From 4 to 1024 tokens, of which 64 is the middle: a third of the way from 16 to 1024, 2 of 5 of that to 4096.
+    own = found["bfloat16 flop_scale at 64 tokens"]
+    assert own.ratio == pytest.approx(1)
+    expected = 0.02 * np.sqrt((2 / 3) ** 2 + (1 / 3) ** 2 + 0.6**2 + 0.4**2)
+    assert own.error == pytest.approx(expected)
+    assert set(found) == {
+        *(f"bfloat16 flop_scale at {n} tokens" for n in (4, 64, 1024)),
+        *(f"bfloat16 mem_scale at {n} bytes" for n in ("1.04858e+06", "1.07374e+09")),
+    }
+
+
+def test_a_constant_against_a_curve_is_compared_at_the_knots_of_the_curve() -> None:
+    found = {c.name: c.verdict for c in changes(FEW, bent((16,), (MIB, 1024 * MIB))) if "flop" in c.name}
+    assert found == {
+        f"bfloat16 flop_scale at {n} tokens": v for n, v in ((1, "faster"), (16, "same"), (1024, "slower"))
+    }
+
+
+def test_curves_without_a_common_size_are_not_compared() -> None:
+    now = bent((2048, 4096), (MIB, 1024 * MIB))
+    assert not any("flop" in c.name for c in changes(FEW, now))
 
 
 VERIFY = PassCost(

@@ -92,7 +92,7 @@ def test_without_noise_rows_are_forecast_as_measured(tmp_path: Path) -> None:
         for r in rows:
             assert r.tokens_per_round == pytest.approx(r.measured_tokens_per_round, rel=0.03)
             assert r.forecast_ci95[0] < r.forecast < r.forecast_ci95[1]
-            assert r.forecast_ci95[1] / r.forecast_ci95[0] < 1.15
+            assert r.forecast_ci95[1] / r.forecast_ci95[0] < 1.2
 
 
 @pytest.mark.statistical
@@ -160,7 +160,7 @@ def test_the_verdict_by_hand() -> None:
 def test_where_everything_was_fitted_nothing_is_claimed() -> None:
     found = judge([row(1, 2.0, 1.0, fitted=True)])
     assert (found.rows, found.median, found.p90, found.largest) == (0, None, None, None)
-    assert found.holds(0.0)
+    assert not found.holds(1.0)
     assert "every row was fitted: nothing was forecast" in verdict_text(found)
     assert "1  fit " in rows_text([row(1, 2.0, 1.0, fitted=True)])
 
