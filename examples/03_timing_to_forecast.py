@@ -59,7 +59,8 @@ def main() -> None:
     pair = o.out / "pair.json"
     run("calibrate", "--from-decode", o.out / "decode.jsonl", "--fit-k", fitted, "--out", pair, "--force", allowed=(0,))
 
-    run("simulate", "--profile", pair, "--hist", o.out, "--draftN", (1 + o.longest) // 2, "--total", o.max_new_tokens, "--why")
+    middle = ("--draftN", (1 + o.longest) // 2, "--total", o.max_new_tokens, "--why")
+    run("simulate", "--profile", pair, "--hist", o.out, *middle)
     picture = ("--plot", o.out / "validation.png", "--force")
     run("validate", o.out / "decode.jsonl", "--profile", pair, "--hist", o.out, *picture, allowed=(0, 1))
 

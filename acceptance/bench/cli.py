@@ -1,20 +1,23 @@
 """The command `bench-decode`: parse, load, measure in turns, append, print. Its options are in `options`."""
 
 import os
-from collections.abc import Mapping, Sequence
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from acceptance.cli import given, refuse_given
 from acceptance.options import FILE
-from simulator.artefacts import UserError, check_output, check_outputs, envelope, to_json
+from simulator.artefacts import UserError, check_output, check_outputs, created_utc, envelope, to_json
 from simulator.command import EXIT_INTERRUPTED, OneLineErrorsGroup, command, progress
 
 from .options import KNOB_OPTIONS, MACHINE_OPTIONS, OUTPUT_OPTIONS, RUN_OPTIONS, WHAT_OPTIONS, check_values
 from .passes_cli import time_passes
-from .presets import BUNDLED_PRESETS, Presets, check_methods, load_presets
+from .presets import BUNDLED_PRESETS, Presets, check_given_knobs, check_methods, load_presets
 from .settings import KNOBS
 
 if TYPE_CHECKING:
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from .runner import Bench, Turn
 
 EXIT_FAILED = 1
+EXIT_TERMINATED = 128 + signal.SIGTERM
 # A timeline holds several spans a round: a few prompts say where time goes.
 PROFILED_PROMPTS = 4
 
@@ -38,20 +42,22 @@ def bench_decode(context: click.Context, /, **options: Any) -> int:
     """Decode the same prompts with every method, in turns, and say which is how much faster.
 
     Every prompt is decoded by plain decoding and by each method, in an order drawn anew each time. Records are appended
-    to --out one by one; the same command goes on where it stopped. The exit code is 1 where a run failed.
+    to --out when all methods are through with a prompt, or a batch of them; the same command goes on where it stopped.
+    The exit code is 1 where a run failed.
     """
+    began_s = perf_counter()
     if context.invoked_subcommand is not None:
         refuse_given(context, tuple(options), f"{context.invoked_subcommand}: give options behind it")
         return 0
     presets = with_experiment(context, options)
     check(options)
-    knobs = {name: options[name] for name in KNOBS if given(context, name)}
+    check_given_knobs(presets, options["method"], [name for name in KNOBS if given(context, name)])
     from .load import prepare, quiet_threads
 
     quiet_threads()
-    bench, parameters, notes = prepare(options, presets, knobs)
+    bench, parameters, notes = prepare(options, presets)
     if options["dry_run"]:
-        return forecast(bench, parameters, options)
+        return forecast(bench, parameters, options, perf_counter() - began_s)
     return run(bench, parameters, notes, options)
 
 
@@ -81,6 +87,7 @@ def check(options: Mapping[str, Any]) -> None:
     from simulator.pictures import check_format
 
     check_values(options)
+    created_utc()  # a clock that cannot be read
     check_format(options["plot"])
     if options["require_headless"]:
         from .headless import check_display
@@ -107,12 +114,12 @@ def goes_on(path: Path) -> bool:
     return True
 
 
-def forecast(bench: "Bench", parameters: Mapping[str, Any], options: Mapping[str, Any]) -> int:
+def forecast(bench: "Bench", parameters: Mapping[str, Any], options: Mapping[str, Any], start_s: float) -> int:
     """Print what a run would measure and how long it would take."""
     from .forecast import forecast_run
     from .report import forecast_text
 
-    found = forecast_run(bench)
+    found = forecast_run(bench, start_s)
     if options["as_json"]:
         click.echo(to_json(envelope("decode_forecast", 1, parameters) | found), nl=False)
     else:
@@ -143,7 +150,7 @@ def run(bench: "Bench", parameters: dict[str, Any], notes: list[str], options: M
     interrupted = measure_all(bench, todo, journal, records, tracks)
     if options["profile"] and (tracks or not interrupted):
         profile(bench, options["profile"], tracks)
-    return present(journal, records, parameters, notes, options, interrupted=interrupted)
+    return present(journal, records, parameters, notes, options, interrupted)
 
 
 def profile(bench: "Bench", path: Path, tracks: "list[tuple[str, Sequence[Span]]]") -> None:
@@ -188,8 +195,8 @@ def measure_all(
     journal: "Journal",
     records: list[dict[str, Any]],
     tracks: "list[tuple[str, Sequence[Span]]]",
-) -> bool:
-    """Measure, append to the file and to `records`; returns whether it was interrupted."""
+) -> int:
+    """Measure, append to the file and to `records`; returns the exit code of what interrupted it, else 0."""
     from .runner import measure
 
     wanted = len(bench.running) * PROFILED_PROMPTS
@@ -199,13 +206,33 @@ def measure_all(
             tracks.append((name, spans))
 
     try:
-        with progress("decoding", len(todo)) as bar:
+        with terminated(), progress("decoding", len(todo)) as bar:
             measure(
                 bench, todo, emit=lambda record: keep_all([record], journal, records), progress=bar.update, watch=watch
             )
+    except Terminated:
+        return EXIT_TERMINATED
     except KeyboardInterrupt:
-        return True
-    return False
+        return EXIT_INTERRUPTED
+    return 0
+
+
+class Terminated(KeyboardInterrupt):
+    """Someone ended this process, kindly."""
+
+
+@contextmanager
+def terminated() -> Iterator[None]:
+    """Have SIGTERM interrupt as Ctrl-C does."""
+
+    def stop(*_: object) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def present(
@@ -214,12 +241,22 @@ def present(
     parameters: dict[str, Any],
     notes: list[str],
     options: Mapping[str, Any],
-    *,
-    interrupted: bool,
+    interrupted: int,
 ) -> int:
-    """Summarise, keep the summaries of a run that is over, draw and print; returns the exit code."""
+    """Summarise, keep the summaries of a run that is over, draw and print; returns the exit code.
+
+    Args:
+        journal: The file.
+        records: Of it.
+        parameters: Of the header.
+        notes: On what was left out.
+        options: Of the command.
+        interrupted: The exit code of what interrupted the run, else 0.
+    """
+    from .steadiness import steadiness_notes
     from .summary import summarise
 
+    notes = [*notes, *steadiness_notes(records)]
     summaries = summarise(records, parameters["seed"])
     if not interrupted:
         keep_summaries(journal, records, summaries)
@@ -227,13 +264,13 @@ def present(
     if options["plot"] and summaries:
         draw(options["plot"], parameters, summaries)
     if options["as_json"]:
-        payload = {"summaries": summaries, "notes": notes, "file": str(journal.path), "interrupted": interrupted}
+        payload = {"summaries": summaries, "notes": notes, "file": str(journal.path), "interrupted": bool(interrupted)}
         click.echo(to_json(envelope("decode_benchmark", 1, parameters) | payload), nl=False)
     else:
         print_text(journal.path, parameters, summaries, notes)
     if interrupted:
         click.echo(f"bench-decode: interrupted; the same command goes on with {journal.path}", err=True)
-        return EXIT_INTERRUPTED
+        return interrupted
     return EXIT_FAILED if any(s["runs_error"] for s in summaries) else 0
 
 
@@ -292,6 +329,8 @@ def validate_config(context: click.Context, /, file: Path) -> None:
     from acceptance.decoders.methods import METHODS
 
     check_methods(presets, METHODS)
+    if not presets.experiments:
+        raise UserError(f"{file}: holds no experiments, expected [experiments.NAME]")
     counts = (f"{len(t)} {name}" for name, t in zip(("models", "methods", "experiments"), tables(presets), strict=True))
     click.echo(f"{file}: {', '.join(counts)}, all well")
 

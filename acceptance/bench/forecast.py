@@ -1,22 +1,29 @@
 """What a run would take, from one short warm-up of each method."""
 
+from time import perf_counter
 from typing import Any
 
 from .runner import Bench, Taken, batches, warm_up
 
 
-def forecast_run(bench: Bench) -> dict[str, Any]:
-    """Return the plan and its cost, at most: every output taken to run to its budget.
+def forecast_run(bench: Bench, start_s: float) -> dict[str, Any]:
+    """Return the plan and what it is estimated to cost: every output taken to run to its budget.
 
     The first batch is taken for all; quality and comparisons, about one target pass an output, are not counted.
+
+    Args:
+        bench: What would be measured.
+        start_s: What it took to load everything.
     """
     settings = bench.settings
     groups = batches(len(bench.prompts), settings.batch_size)
     wanted = {(r.arm.name, len(groups[0])) for r in bench.arms}
+    began_s = perf_counter()
     taken = warm_up(bench, wanted)
+    warm_up_s = perf_counter() - began_s
     # Once more: what only a first time takes is not what a run takes.
     taken = warm_up(bench, wanted) if taken else taken
-    methods = []
+    methods: list[dict[str, Any]] = []
     for runnable in bench.arms:
         found = taken.get(runnable.arm.name, runnable.reason)
         seconds = output_s(found, settings.max_new_tokens) if isinstance(found, Taken) else None
@@ -35,7 +42,9 @@ def forecast_run(bench: Bench) -> dict[str, Any]:
         "runs": settings.runs,
         "decodings": len(groups) * settings.runs * len([m for m in methods if m["total_s"] is not None]),
         "methods": methods,
-        "total_s": sum(m["total_s"] or 0.0 for m in methods),
+        "start_s": start_s,
+        "warm_up_s": warm_up_s,
+        "total_s": start_s + warm_up_s + sum(m["total_s"] or 0.0 for m in methods),
     }
 
 

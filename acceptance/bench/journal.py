@@ -39,12 +39,21 @@ def read_records(path: Path) -> tuple[list[dict[str, Any]], int]:
         except ValueError:
             record = None
         if not isinstance(record, dict):
-            raise UserError(f"{path}: line {number} is no JSON object, expected a file of bench-decode")
+            raise UserError(f"{path}: line {number} is no JSON object, {remedy(records)}")
         records.append(record)
     if not records or "kind" not in records[0]:
         raise UserError(f"{path}: begins with no record of kind {KIND!r}, expected a file of bench-decode")
     check_kind(path, records[0], KIND, SCHEMA_VERSIONS)
     return records, len(torn)
+
+
+def remedy(before: list[dict[str, Any]]) -> str:
+    """Say what to do about a damaged line: behind a header of ours the rest of the file is good."""
+    if not before or before[0].get("kind") != KIND:
+        return "expected a file of bench-decode"
+    return (
+        "expected a record: cut the line out, and what it told is measured again, or bench-decode --force starts anew"
+    )
 
 
 def is_unbegun(path: Path) -> bool:

@@ -16,7 +16,7 @@ from acceptance.decoders.methods import METHODS, lacking, pick
 from acceptance.inflate import inflate
 from acceptance.measure import Plan, plan
 from acceptance.measure import Settings as MeasureSettings
-from acceptance.models import Model, Pair, load_pair, pick_device
+from acceptance.models import Model, Pair, is_cpu, load_pair, pick_device
 from acceptance.options import BUNDLED
 from acceptance.prompts import Prompt, load_prompts, told_apart
 from simulator.artefacts import UserError, read_bytes
@@ -43,15 +43,12 @@ class Items:
     about_skipped: str
 
 
-def prepare(
-    options: Mapping[str, Any], presets: Presets | None, given_knobs: Mapping[str, float]
-) -> tuple[Bench, dict[str, Any], list[str]]:
+def prepare(options: Mapping[str, Any], presets: Presets | None) -> tuple[Bench, dict[str, Any], list[str]]:
     """Load everything.
 
     Args:
         options: Of the command, those of an experiment among them.
         presets: Where names of methods may come from.
-        given_knobs: Those of the command line, which win over a preset method's.
 
     Returns:
         The benchmark, what decides its numbers, and notes on what was left out.
@@ -70,7 +67,7 @@ def prepare(
     same = {name: options[name] for name in ("max_new_tokens", "seed", "batch_size")}
     planned = plan(pair, items.prompts, MeasureSettings(rule=rule, draft_rule=draft_rule, framing=framing, **same))
     models = models_of(options, pair, inflate(pair.target, options["inflate_target"]))
-    arms = arms_of(options, presets, models, given_knobs)
+    arms = arms_of(options, presets)
     settings = Settings(arms=arms, rule=rule, runs=options["runs"], **same)
     told = [(arm, Options(draft_rule=draft_rule, **arm.knobs)) for arm in arms]  # type: ignore[arg-type]
     runnables = [bind(*both, models, settings, strict=options["method"] != "all") for both in told]
@@ -145,7 +142,9 @@ def picked_device(options: Mapping[str, Any], name: str) -> str:
         UserError: It is not here; names the option.
     """
     try:
-        return pick_device(options[name])
+        found = pick_device(options[name])
+        # torch takes cpu with any index: there is one.
+        return "cpu" if is_cpu(found) else found
     except UserError as error:
         raise UserError(str(error).replace("--device", option_of(name), 1)) from None
 
@@ -159,7 +158,8 @@ def load_models(options: Mapping[str, Any], placement: Placement) -> Pair:
     """Load target and draft, each on its devices.
 
     Raises:
-        UserError: CUDA graphs without CUDA, or of a model over several devices.
+        UserError: A model cannot be loaded, vocabularies differ; CUDA graphs without CUDA, or of a model over several
+            devices.
     """
     graphs = options["cuda_graphs"]
     for name, devices in (("target", placement.target), ("draft", placement.draft)):
@@ -169,15 +169,19 @@ def load_models(options: Mapping[str, Any], placement: Placement) -> Pair:
         raise UserError(f"--cuda-graphs: --batch-size is {options['batch_size']}, expected 1")
     if options["draft_stream"] and not placement.draft[0].startswith("cuda"):
         raise UserError(f"--draft-stream: the draft is on {placement.draft[0]}, expected a CUDA device")
-    pair = load_pair(
-        place_of(options["target"], "target"),
-        place_of(options["draft"], "draft"),
-        device=placement.target[0],
-        dtype=options["dtype"],
-        quantization=options["quantization"],
-        target_devices=placement.target,
-        draft_devices=placement.draft,
-    )
+    try:
+        pair = load_pair(
+            place_of(options["target"], "target"),
+            place_of(options["draft"], "draft"),
+            device=placement.target[0],
+            dtype=options["dtype"],
+            quantization=options["quantization"],
+            target_devices=placement.target,
+            draft_devices=placement.draft,
+        )
+    except UserError as error:
+        # An option of another command.
+        raise UserError(str(error).partition(", or --cross-tokenizer")[0]) from None
     draft = replace(pair.draft, graphs=graphs, own_stream=options["draft_stream"])
     return replace(pair, target=replace(pair.target, graphs=graphs), draft=draft)
 
@@ -205,12 +209,10 @@ def trained_folders(options: Mapping[str, Any]) -> dict[str, Path | None]:
     return found
 
 
-def arms_of(
-    options: Mapping[str, Any], presets: Presets | None, models: Models, given_knobs: Mapping[str, float]
-) -> tuple[Arm, ...]:
+def arms_of(options: Mapping[str, Any], presets: Presets | None) -> tuple[Arm, ...]:
     """Return what is compared, the baseline first.
 
-    A knob is the command line's, else the preset method's, else the experiment's, else the method's default.
+    A knob is the preset method's, else the command line's or the experiment's, else the method's default.
     """
     if presets:
         check_methods(presets, METHODS)
@@ -219,15 +221,15 @@ def arms_of(
     arms: dict[str, Arm] = {}
     for part in options["method"].split(","):
         name = part.strip()
-        found = [own[name]] if name in own else [Arm(name=m.name, method=m.name) for m in picked(name, own, models)]
-        arms |= {a.name: replace(a, knobs=shared | dict(a.knobs) | dict(given_knobs)) for a in found}
+        found = [own[name]] if name in own else [Arm(name=m.name, method=m.name) for m in picked(name, own)]
+        arms |= {a.name: replace(a, knobs=shared | dict(a.knobs)) for a in found}
     if not any(arm.method == BASELINE for arm in arms.values()):
         arms = {BASELINE: Arm(name=BASELINE, method=BASELINE)} | arms
     return tuple(sorted(arms.values(), key=lambda arm: arm.method != BASELINE))
 
 
-def picked(name: str, own: Mapping[str, Arm], models: Models) -> list[Method]:
-    """Return the methods of one name; of "all", those too that lack something: they are left out with the reason.
+def picked(name: str, own: Mapping[str, Arm]) -> list[Method]:
+    """Return the methods of one name, those too that lack something.
 
     Raises:
         UserError: A name that is neither a method's nor a preset's.
@@ -235,7 +237,7 @@ def picked(name: str, own: Mapping[str, Arm], models: Models) -> list[Method]:
     if name != "all" and name not in METHODS and own:
         there = ", ".join([*own, *METHODS])
         raise UserError(f"--method: {name!r} is not allowed, expected all or some of {there}")
-    return list(METHODS.values()) if name == "all" else pick(name, models)
+    return list(METHODS.values()) if name == "all" else pick(name)
 
 
 def bind(arm: Arm, told: Options, models: Models, settings: Settings, *, strict: bool) -> Runnable:
@@ -258,7 +260,9 @@ def bind(arm: Arm, told: Options, models: Models, settings: Settings, *, strict:
     try:
         if missing := lacking(method, models):
             needs = " and ".join(missing)
-            raise UserError(f"--method: {arm.name!r} is not allowed without {needs}" if strict else f"needs {needs}")
+            paths = " and ".join(f"{option_of(n)} FOLDER" for n in method.needs if getattr(models, n) is None)
+            refused = f"--method: {arm.name!r} is not allowed without {needs}, expected {paths}"
+            raise UserError(refused if strict else f"needs {needs}")
         begin = method.begin(models, told)
     except UserError as error:
         if strict:

@@ -38,7 +38,8 @@ WHAT_OPTIONS = stacked(
     click.option("--dataset-format", type=click.Choice(DATASETS), default="auto", help="Format of --dataset."),
     click.option(
         "--task",
-        help='In place of --dataset: JSONL of {"prompt", "reference"}, or "bundled"; counts exact next tokens.',
+        help='In place of --dataset: JSONL of {"prompt", "reference"}, or "bundled"; counts next tokens that are the '
+        "reference's, up to the first that is not.",
     ),
     click.option("--max-prompts", type=click.IntRange(1), help="Only the first so many.", show_default="all"),
     click.option("--use-chat-template", is_flag=True, help="Frame prompts with the tokenizer's chat template."),
@@ -83,7 +84,8 @@ OUTPUT_OPTIONS = stacked(
     click.option(
         "--profile",
         type=FILE,
-        help="Chrome trace of the first prompts, one track a method; they are decoded again where all is done.",
+        help="Chrome trace of the first prompts, one track a decoding. Where all is done they are decoded again, "
+        "unless the file is there: it is kept.",
     ),
     click.option("--json", "as_json", is_flag=True, help="Print header and summaries as JSON."),
     click.option("--force", is_flag=True, help="Overwrite files that exist; start --out anew."),
@@ -104,6 +106,9 @@ def check_values(options: Mapping[str, Any]) -> None:
     if options["task"] is not None and options["dataset"] != BUNDLED:
         raise UserError("--task: stands in place of --dataset, expected one of them")
     rules(options)
+    for name in ("target", "draft"):
+        if options[name].startswith(f"{BUNDLED}@"):
+            raise UserError(f"--{name}: {options[name]!r} is not allowed, {BUNDLED} has no revisions")
     if not options["inflate_target"] >= 1:
         raise UserError(f"--inflate-target: {options['inflate_target']:g} is not allowed, expected 1 or more")
     by_kind(options["placement"], "cpu", PLENTY, None, None)

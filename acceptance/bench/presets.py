@@ -20,7 +20,7 @@ import click
 from simulator.artefacts import UserError, read_text
 
 from .options import check_values
-from .settings import KNOBS, Arm, check_knob
+from .settings import KNOBS, KNOBS_OF, Arm, check_knob, option_of
 
 BUNDLED_PRESETS = Path(__file__).parent / "presets.toml"
 TABLES = ("models", "methods", "experiments")
@@ -164,6 +164,9 @@ def pairing_of(at: str, table: Mapping[str, Any], models: Mapping[str, Any]) -> 
         names = table["methods"]
         if not isinstance(names, list) or not names or not all(isinstance(n, str) and n for n in names):
             raise UserError(f"{at}.methods: {names!r} is not allowed, expected a list of names")
+        for name in names:
+            if names.count(name) > 1:
+                raise UserError(f"{at}.methods: {name!r} is there twice, expected each once")
         found["methods"] = ",".join(names)
     return found
 
@@ -220,6 +223,23 @@ def arm_of(at: str, name: str, table: Mapping[str, Any]) -> Arm:
         raise UserError(f"{at}: {error}") from None
 
 
+def check_given_knobs(presets: Presets | None, methods: str, given: Iterable[str]) -> None:
+    """Refuse knobs of the command line that preset methods set themselves: their names would no longer tell what runs.
+
+    Args:
+        presets: Of a file.
+        methods: Names with commas between them.
+        given: Knobs of the command line.
+
+    Raises:
+        UserError: Names the option and the methods.
+    """
+    arms = [presets.methods[n] for n in map(str.strip, methods.split(",")) if n in presets.methods] if presets else []
+    for knob in given:
+        if own := [arm.name for arm in arms if knob in arm.knobs]:
+            raise UserError(f"{option_of(knob)}: not used with {', '.join(own)}, which set it themselves in a preset")
+
+
 def check_inflation(presets: Presets) -> None:
     """Refuse targets inflated beyond what the command takes.
 
@@ -253,6 +273,10 @@ def check_methods(presets: Presets, known: Mapping[str, Any]) -> None:
         if arm.method not in known:
             at = f"{presets.path}: methods.{name}.method"
             raise UserError(f"{at}: {arm.method!r} is not allowed, expected {', '.join(known)}")
+        for knob in arm.knobs:
+            if knob not in KNOBS_OF[arm.method]:
+                used = ", ".join(KNOBS_OF[arm.method]) or "none"
+                raise UserError(f"{presets.path}: methods.{name}.{knob}: not used by {arm.method}, expected {used}")
     for name, options in presets.experiments.items():
         for method in options.get("methods", "").split(","):
             if method and method != "all" and method not in presets.methods and method not in known:

@@ -1,8 +1,12 @@
 """What a benchmark writes: a header, a record for each method, prompt and run, a summary for each method.
 
 Times are of the batch a row was decoded in: `batch_row` 0 counts them once. Rounds stand in parallel lists. A record of
-the same `resume_key` further down replaces an earlier one, a summary of the same method as well. A method that cannot
-run has one record, "skipped" under the first prompt and run.
+the same `resume_key` further down replaces an earlier one, but an error never a measurement; a summary of the same
+method as well. A method that cannot run has one record, "skipped" under the first prompt and run.
+
+Accepted tokens are those of the output: what a round accepted behind an end of sequence is not among them. So S rounds
+that drafted D and accepted A tokens write S + sum A less one for each round that an end of sequence cut; the acceptance
+rate is sum A / sum D (model §4).
 """
 
 import hashlib
@@ -26,7 +30,10 @@ RECORD, SUMMARY = "decode_record", "decode_summary"
 SCHEMA_VERSION = 2
 SCHEMA_PATH = Path(__file__).parent / "decode_record.schema.json"
 PHASES = ("prefill", "draft", "verify", "sample", "kv", "other")
-COUNTED = ("drafted", "accepted", "committed", "depth", "draft_passes", "overruled", "judged", "leaves", "pruned")
+COUNTED = (
+    *("drafted", "accepted", "committed", "depth", "draft_passes", "overruled", "judged"),
+    *("leaves", "pruned", "over_budget"),
+)
 ROUND_FIELDS = (*COUNTED, "cut_by")
 # What a difference to the baseline's greedy output is put down to; the last, where it could not be worked out.
 VERDICTS = ("rounding", "bug", "unchecked")
@@ -141,6 +148,7 @@ def as_record(origin: Origin, found: Measured | Skipped) -> dict[str, Any]:
 def measured_fields(found: Measured) -> dict[str, Any]:
     """Return what a measurement says, by the names of the schema."""
     rounds = {name: [getattr(r, name) for r in found.rounds] for name in ROUND_FIELDS}
+    rounds["accepted"] = [min(r.accepted, r.committed) for r in found.rounds]
     generated, count = len(found.tokens), len(found.rounds)
     drafted, accepted, passes = (sum(rounds[name]) for name in ("drafted", "accepted", "draft_passes"))
     phases, energy = found.phases, found.energy
@@ -196,26 +204,29 @@ def tree_fields(rounds: Mapping[str, Sequence[int]]) -> dict[str, Any]:
     """Return what the trees were like.
 
     depth: mean over rounds. effective_parallelism: branches that a target pass verifies side by side, mean over rounds;
-    max_active_branches: the most of them. branch_prune_rate: candidates that were looked at and not kept, of all.
+    max_active_branches: the most of them. branch_prune_rate: candidates below the threshold, of all that were looked
+    at; those above it that the budget left out count as kept.
     """
-    nodes, leaves, pruned, count = *(sum(rounds[n]) for n in ("drafted", "leaves", "pruned")), len(rounds["drafted"])
+    nodes, leaves, pruned, over = (sum(rounds[n]) for n in ("drafted", "leaves", "pruned", "over_budget"))
+    count = len(rounds["drafted"])
     return {
         "nodes": nodes,
         "nodes_per_round": ratio(nodes, count),
         "depth": ratio(sum(rounds["depth"]), count),
         "effective_parallelism": ratio(leaves, count),
         "max_active_branches": max(rounds["leaves"], default=0),
-        "branch_prune_rate": ratio(pruned, nodes + pruned),
+        "branch_prune_rate": ratio(pruned, nodes + over + pruned),
     }
 
 
 def next_token_match(output: Sequence[int], reference: Sequence[int]) -> dict[str, int]:
-    """Return how often a method's next token behind the true text was the true one.
+    """Return how often a method's next token behind the true text was the true one, on the common prefix of both.
 
     Up to its first mismatch an output is the reference itself: every token of it, the mismatch too, was emitted behind
     the true prefix. What comes later was not, and says nothing.
 
-    matched: tokens of the common prefix. trials: those and the mismatch, where there is one.
+    matched: tokens of the common prefix. trials: those and the mismatch, where there is one. Easy texts have more
+    trials: the share over all of them is of the text as far as a method gets, not of the task's tokens.
     """
     pairs = zip(output, reference, strict=False)
     matched = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(output), len(reference)))
@@ -258,11 +269,13 @@ MEASURED_FIELDS = (
 
 
 def latest(records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Return the records of measurements, each key once, as the last line of that key says."""
+    """Return the records of measurements, each key once: the last that was measured, or else the last line of it."""
     found: dict[str, Mapping[str, Any]] = {}
     for record in records:
         if record.get("kind") == RECORD:
-            found[record["resume_key"]] = record
+            before = found.get(record["resume_key"])
+            if record["status"] == "ok" or before is None or before["status"] != "ok":
+                found[record["resume_key"]] = record
     return list(found.values())
 
 

@@ -59,11 +59,19 @@ def delta_text(found: Mapping[str, Any] | None, digits: int, scale: float = 1) -
     """Write a difference to the baseline with its interval."""
     if found is None:
         return ""
-    ends = found["ci95"]
+    if found["ci95"] is None and not found["value"]:
+        return "no difference"
     words = f"{scale * found['value']:+.{digits}f}"
-    return (
-        f"{words} [{scale * ends[0]:+.{digits}f}, {scale * ends[1]:+.{digits}f}]" if ends else f"{words} (no interval)"
-    )
+    if found["ci95"] is None:
+        return f"{words} (no interval)"
+    low, high = sorted(scale * end for end in found["ci95"])
+    return f"{words} [{low:+.{digits}f}, {high:+.{digits}f}]"
+
+
+def next_token_text(summary: Summary) -> str:
+    """Write by how many points a method's next tokens are righter than the baseline's, and of how many."""
+    found = delta_text(summary["exact_match_delta"], 1, 100)
+    return f"{found} in {summary['exact_match']['trials']} trials" if found else ""
 
 
 def row_of(summary: Summary) -> tuple[str, ...]:
@@ -93,16 +101,12 @@ def quality_columns(summaries: Sequence[Summary]) -> list[tuple[str, ...]]:
         "log p a token": lambda s: delta_text(s["quality_delta"]["mean_logp_nats"], 3)
     }
     if any(s["tv_per_position"] for s in summaries):
-        deltas["TV a position"] = lambda s: share_text(s["tv_per_position"])
+        # Greedy, each position that is not the target's first choice is a total variation of 1.
+        deltas["TV a position"] = lambda s: delta_text(s["quality_delta"]["argmax_share"], 3, -1)
     if any(s["exact_match_delta"] for s in summaries):
-        deltas["next token, points"] = lambda s: delta_text(s["exact_match_delta"], 1, 100)
+        deltas["next token, points"] = next_token_text
     rows = [tuple("" if s["is_exact"] else write(s) for write in deltas.values()) for s in by_speed(summaries)]
     return [tuple(deltas), *rows]
-
-
-def share_text(found: Mapping[str, Any] | None) -> str:
-    """Write a share with its interval."""
-    return "" if found is None else f"{found['value']:.3f} {span(found, 3)}".rstrip()
 
 
 def text(parameters: Mapping[str, Any], summaries: Sequence[Summary]) -> str:
@@ -135,7 +139,10 @@ def heading(parameters: Mapping[str, Any], summaries: Sequence[Summary]) -> str:
     if plain and plain["tokens_per_s"]:
         words.append(f"baseline {plain['tokens_per_s']:.1f} tokens/s")
     if plain and plain["exact_match"]:
-        words.append(f"next token right {plain['exact_match']['value']:.1%}")
+        match = plain["exact_match"]
+        words.append(
+            f"next token of the common prefix right {match['matched']}/{match['trials']} ({match['value']:.1%})"
+        )
     return ", ".join(words)
 
 
@@ -162,9 +169,15 @@ def meanings(summaries: Sequence[Summary]) -> list[str]:
     if any(not s["is_exact"] and s["runs_ok"] for s in summaries):
         lines.append("log p: of the target, mean over tokens in nats, less that of plain decoding's output")
     if any(not s["is_exact"] and s["tv_per_position"] for s in summaries):
-        lines.append("TV: total variation of the law emitted from and the target's, both greedy, mean over the output")
+        lines.append(
+            "TV: total variation of the law emitted from and the target's, both greedy, mean over the output, "
+            "less that of plain decoding's output (rounding)"
+        )
     if any(s["exact_match_delta"] for s in summaries):
-        lines.append("next token: the right one behind the true text, share less plain decoding's")
+        lines.append(
+            "next token: on the prefix that output and true text have in common and one token on, share that is right, "
+            "less plain decoding's"
+        )
     if any(s["energy_net_j_per_token"] is not None for s in summaries):
         lines.append(energy_text(summaries))
     if others:
@@ -202,16 +215,23 @@ def forecast_text(parameters: Mapping[str, Any], found: Mapping[str, Any]) -> st
         parameters: What decides its numbers.
         found: Of `forecast.forecast_run`.
     """
-    rows: list[tuple[str, ...]] = [("method", "s/output", "minutes", "")]
+    rows: list[tuple[str, ...]] = [("method", "s/output", "in all", "")]
     for m in found["methods"]:
-        minutes = None if m["total_s"] is None else m["total_s"] / 60
-        rows.append((m["method"], number(m["output_s"], ".3g"), number(minutes, ".1f"), m["reason"] or ""))
+        total = "-" if m["total_s"] is None else duration(m["total_s"])
+        rows.append((m["method"], number(m["output_s"], ".3g"), total, m["reason"] or ""))
     plan = (
         f"{found['prompts']} prompts in {found['batches']} batches x {found['runs']} runs x "
         f"{sum(m['reason'] is None for m in found['methods'])} methods = {found['decodings']} decodings, "
         f"up to {parameters['max_new_tokens']} tokens each"
     )
-    return "\n".join([plan, "", table(rows, left=(0, 3)), "", f"at most {found['total_s'] / 60:.1f} minutes in all"])
+    start, warm_up, total = (duration(found[name]) for name in ("start_s", "warm_up_s", "total_s"))
+    estimate = f"estimate: {total}, of them {start} to load and {warm_up} to warm up"
+    return "\n".join([plan, "", table(rows, left=(0, 3)), "", estimate])
+
+
+def duration(seconds: float) -> str:
+    """Write a time, in minutes from two of them on."""
+    return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
 
 
 def presets_text(presets: "Presets") -> str:

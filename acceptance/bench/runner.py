@@ -20,6 +20,7 @@ from acceptance.decoders.methods import METHODS
 from acceptance.decoders.tree import TreeDecoder
 from acceptance.loop_check import Recheck, finer_copy, first_difference, recheck, top_two
 from acceptance.models import Model
+from acceptance.static_context import columns_for, no_captures
 from acceptance.trace import PromptInfo
 from simulator.artefacts import created_utc
 
@@ -182,19 +183,31 @@ def reason_of(error: Exception) -> str:
 def warm_up(bench: Bench, wanted: Collection[tuple[str, int]]) -> dict[str, Taken | str]:
     """Run each arm once on each shape of batch; return what the first shape took.
 
+    With CUDA graphs whole outputs are written, so that the passes worth a graph have theirs.
+
     Args:
         bench: What is measured.
         wanted: (arm, batch size) that will be measured.
     """
-    few = min(WARM_UP_TOKENS, bench.settings.max_new_tokens)
+    budget = bench.settings.max_new_tokens
+    few = budget if bench.target.graphs else min(WARM_UP_TOKENS, budget)
     found: dict[str, Taken | str] = {}
-    shapes = {len(batch): batch for batch in reversed(batches(len(bench.prompts), bench.settings.batch_size))}
-    for size, batch in sorted(shapes.items(), reverse=True):
+    for batch in shapes(bench):
         for runnable in bench.arms:
-            if runnable.begin is not None and (runnable.arm.name, size) in wanted:
+            if runnable.begin is not None and (runnable.arm.name, len(batch)) in wanted:
                 taken = attempt(bench, runnable.begin, batch, max_new_tokens=few)
                 found.setdefault(runnable.arm.name, taken)
     return found
+
+
+def shapes(bench: Bench) -> list[range]:
+    """Return the first batch of each size, and with CUDA graphs of each size of cache, the largest first."""
+    found: dict[tuple[int, int], range] = {}
+    for batch in reversed(batches(len(bench.prompts), bench.settings.batch_size)):
+        longest = max(len(bench.prompts[i]) for i in batch)
+        cache = columns_for(longest + bench.settings.max_new_tokens) if bench.target.graphs else 0
+        found[len(batch), cache] = batch
+    return [found[shape] for shape in sorted(found, reverse=True)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,9 +266,10 @@ def measure(
         for turn in todo:
             gc.collect()
             began_utc = created_utc()
-            taken = {
-                r.arm.name: attempt(bench, r.begin, turn.batch, turn.run) for r in turn.order if r.begin is not None
-            }
+            with no_captures():
+                taken = {
+                    r.arm.name: attempt(bench, r.begin, turn.batch, turn.run) for r in turn.order if r.begin is not None
+                }
             for name, found in taken.items():
                 if isinstance(found, Taken):
                     watch(f"{name}, prompt {turn.batch.start}, run {turn.run}", found.timeline)

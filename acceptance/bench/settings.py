@@ -48,6 +48,29 @@ KNOBS = {
         low=0, high=1, default=None, whole=False, about="Judged importance from which a mismatch is refused."
     ),
 }
+# What each method reads of them.
+_TREE = ("k", "parallel_branches", "tree_budget")
+_NGRAM = ("k", "ngram")
+KNOBS_OF: dict[str, tuple[str, ...]] = {
+    BASELINE: (),
+    "speculative": ("k",),
+    "adaptive": ("k", "min_k", "max_k", "target_acceptance"),
+    "heuristic": (),
+    "confidence-stop": ("k", "least_confidence"),
+    "ngram": (*_NGRAM, "filler_top_k"),
+    "anpd": _NGRAM,
+    "prompt-lookup": _NGRAM,
+    "specexec": (*_TREE, "branch_prune_threshold"),
+    "medusa": ("k",),
+    "medusa-tree": ("k", "tree_budget"),
+    "eagle": ("k",),
+    "eagle-tree": _TREE,
+    "topk": ("k", "rank"),
+    "typical": ("k", "typical_p"),
+    "confidence": ("k", "tau"),
+    "fuzzy": ("k", "fuzziness"),
+    "autojudge": ("k", "judge_threshold"),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

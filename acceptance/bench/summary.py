@@ -6,6 +6,7 @@ the units and runs that both of them did; units are drawn anew for the intervals
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -20,14 +21,17 @@ Floats = NDArray[np.float64]
 Unit = tuple[int, int]
 TIMES = ("total_s", "decode_s", *(f"{name}_s" for name in PHASES), "energy_j", "energy_net_j")
 COUNTS = ("tokens", "rounds", "drafted", "accepted", "passes", "overruled")
-TREE = ("nodes", "depths", "leaves", "pruned", "tree_rounds")
+TREE = ("nodes", "depths", "leaves", "pruned", "looked_at", "tree_rounds")
 JUDGE = ("judged", "kept", "fallbacks", "judge_drafted")
 QUALITY = ("mean_logp_nats", "mean_rank", "argmax_share")
-# steps, step_passes: of the batch, in which a row takes part until it ends. seen: tokens whose quality is known.
-# matched, trials: next tokens behind the true text of a task, those that were the true ones and all.
+# steps, step_passes: of the batch, in which a row takes part until it ends; a step drafts as long as any row does.
+# seen: tokens whose quality is known. matched, trials: next tokens behind the true text of a task, those that were the
+# true ones and all.
 COLUMNS = (*TIMES, *COUNTS, *TREE, *JUDGE, "steps", "step_passes", "seen", *QUALITY, "matched", "trials")
 AT = {name: column for column, name in enumerate(COLUMNS)}
 Z95 = 1.959963984540054
+# Rounding of sums that are the same in another order.
+NO_WIDTH = 1e-12
 
 
 def summarise(records: Iterable[Mapping[str, Any]], seed: int) -> list[dict[str, Any]]:
@@ -81,7 +85,7 @@ def sums(rows: Sequence[Mapping[str, Any]]) -> Floats:
     seen = [r for r in rows if r["quality"]]
     steps = {
         "steps": max(len(r["rounds"]["drafted"]) for r in rows),
-        "step_passes": max(sum(r["rounds"]["draft_passes"]) for r in rows),
+        "step_passes": sum(map(max, zip_longest(*(r["rounds"]["draft_passes"] for r in rows), fillvalue=0))),
         "seen": sum(r["generated_tokens"] for r in seen),
     }
     found = times | counts | tree_sums(rows) | judge_sums(rows) | steps
@@ -97,6 +101,7 @@ def tree_sums(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     rounds = [r["rounds"] for r in rows if r["tree"]]
     sources = {"nodes": "drafted", "depths": "depth", "leaves": "leaves", "pruned": "pruned"}
     found = {name: sum(sum(r[source]) for r in rounds) for name, source in sources.items()}
+    found["looked_at"] = found["nodes"] + found["pruned"] + sum(sum(r["over_budget"]) for r in rounds)
     return found | {"tree_rounds": sum(len(r["drafted"]) for r in rounds)}
 
 
@@ -119,10 +124,12 @@ def estimate(columns: Floats, seed: int, formula: Any) -> dict[str, Any] | None:
     """Return a number made of sums, and its interval over units drawn anew; None where it is not defined.
 
     Args:
-        columns: What each unit contributes, [units, n].
+        columns: What each unit contributes, [units, n]: pairs of what is divided and what by. Units with nothing to
+            divide by say nothing, and are not counted.
         seed: Of the bootstrap.
         formula: Takes sums, [n, ...], and returns numbers, [...].
     """
+    columns = columns[(columns[:, 1::2] > 0).all(1)]
     with np.errstate(invalid="ignore", divide="ignore"):
         value = float(formula(columns.sum(0))) if len(columns) else float("nan")
         if not np.isfinite(value):
@@ -164,7 +171,7 @@ def alone(ok: Sequence[Mapping[str, Any]], units: Mapping[Unit, Floats], seed: i
         "identical": identical(ok),
         "quality": {n: ratio(total[n], total["seen"]) for n in QUALITY} if total["seen"] else None,
         "tv_per_position": total_variation(rows, seed) if is_greedy else None,
-        "exact_match": quotient(("matched", "trials"), rows, seed),
+        "exact_match": next_tokens(rows, total, seed),
         "memory_peak_bytes": max(peaks, default=None),
         **energy_of([r for r in ok if r["batch_row"] == 0], total),
     }
@@ -195,13 +202,12 @@ def wilson95(successes: int, trials: int) -> list[float] | None:
 
 def tree_of(trees: Sequence[Mapping[str, Any]], rows: Floats, seed: int) -> dict[str, Any]:
     """Return what a method's trees were like, mean over rounds."""
-    pruned_of_all = rows[:, [AT["pruned"], AT["nodes"]]]
     return {
         "nodes_per_round": quotient(("nodes", "tree_rounds"), rows, seed),
         "depth": quotient(("depths", "tree_rounds"), rows, seed),
         "effective_parallelism": quotient(("leaves", "tree_rounds"), rows, seed),
         "max_active_branches": max(t["max_active_branches"] for t in trees),
-        "branch_prune_rate": estimate(pruned_of_all, seed, lambda s: s[0] / (s[0] + s[1])),
+        "branch_prune_rate": quotient(("pruned", "looked_at"), rows, seed),
     }
 
 
@@ -215,8 +221,23 @@ def judge_of(rows: Floats, seed: int) -> dict[str, Any]:
 
 
 def total_variation(rows: Floats, seed: int) -> dict[str, Any] | None:
-    """Return the total variation a position of the law emitted from and the target's, both point masses (greedy)."""
+    """Return the total variation a position of the law emitted from and the target's, both point masses (greedy).
+
+    The baseline's own is not 0 in half precision, where several tokens read at once round otherwise than one by one.
+    """
     return estimate(rows[:, [AT["argmax_share"], AT["seen"]]], seed, lambda s: 1 - s[0] / s[1])
+
+
+def next_tokens(rows: Floats, total: Mapping[str, float], seed: int) -> dict[str, Any] | None:
+    """Return the share of next tokens behind a task's true text that were the true ones, and how many those were."""
+    found = quotient(("matched", "trials"), rows, seed)
+    return found and spread_only(found) | {name: int(total[name]) for name in ("matched", "trials")}
+
+
+def spread_only(found: dict[str, Any]) -> dict[str, Any]:
+    """Take away an interval of no width: units that are all alike do not tell how far others would be apart."""
+    ends = found["ci95"]
+    return found | {"ci95": None} if ends and ends[1] - ends[0] <= NO_WIDTH else found
 
 
 def energy_of(firsts: Sequence[Mapping[str, Any]], total: Mapping[str, float]) -> dict[str, Any]:
@@ -269,7 +290,8 @@ def delta(rows: Floats, plain: Floats, names: tuple[str, str], seed: int) -> dic
     """Return a mean of the method's less the baseline's: the sum of one column over that of another, both sides."""
     columns = [AT[name] for name in names]
     pairs = np.concatenate((rows[:, columns], plain[:, columns]), axis=1)
-    return estimate(pairs, seed, lambda s: s[0] / s[1] - s[2] / s[3])
+    found = estimate(pairs, seed, lambda s: s[0] / s[1] - s[2] / s[3])
+    return found and spread_only(found)
 
 
 def costs(rows: Floats, plain: Floats) -> dict[str, Any]:

@@ -4,11 +4,13 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from simulator.artefacts import UserError
 
+from .appended import is_finished, repeated_records, repeated_summaries, wrong_orders
 from .journal import KIND, read_records, to_line
 from .records import COUNTED, PHASES, RECORD, SUMMARY, judge_fields, latest, load_schema, ratio, resume_key, tree_fields
 from .settings import BASELINE, config_sha256
@@ -24,6 +26,13 @@ TYPES: dict[str, tuple[type, ...]] = {
     "integer": (int,),
     "number": (int, float),
 }
+# What all rows of a batch's turn have in common.
+OF_THE_TURN = (
+    *("timestamp_utc", "order", "batch_size", "memory_peak_bytes"),
+    *("ttft_s", "total_s", "decode_s", *(f"{name}_ms" for name in PHASES)),
+    *("energy_j", "energy_net_j", "idle_power_w", "energy_is_reliable"),
+)
+OF_THE_PROMPT = ("prompt_tokens", "prompt_source", "prompt_category")
 # Clocks are read in order, so that sums may differ by the rounding of their terms alone.
 CLOSE = 1e-6
 # Nothing that is measured or told takes more; arithmetic with larger ones overflows.
@@ -51,8 +60,23 @@ def problems(path: Path, *, strict: bool) -> list[str]:
             wrong = list(disagreements(record))
         found += [f"line {number}: {what}" for what in wrong]
     if strict and not found:
-        found = [*header_disagreements(records[0]["parameters"]), *strangers(records), *stale_summaries(records)]
+        found = [*file_disagreements(records)]
     return found
+
+
+def file_disagreements(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Say where lines that are well each do not agree with each other."""
+    parameters, measured = records[0]["parameters"], latest(records)
+    yield from header_disagreements(records[0])
+    if not measured:
+        yield "no records"
+    yield from strangers(parameters, measured)
+    yield from wrong_orders(records, measured)
+    yield from unlike_others(measured, finished=is_finished(records))
+    yield from untrue_comparisons(measured)
+    yield from repeated_records(records)
+    yield from repeated_summaries(records)
+    yield from stale_summaries(records)
 
 
 def line_problems(schema: Mapping[str, Any], record: Mapping[str, Any], *, first: bool) -> Iterator[str]:
@@ -154,6 +178,7 @@ def disagreements(record: Mapping[str, Any]) -> Iterator[str]:
     expected = resume_key(record["method"], record["prompt_index"], record["run"])
     if record["resume_key"] != expected:
         yield f"resume_key is {record['resume_key']!r}, expected {expected!r}"
+    yield from no_time("timestamp_utc", record["timestamp_utc"])
     if record["batch_row"] >= record["batch_size"]:
         yield f"batch_row is {record['batch_row']}, expected below batch_size, {record['batch_size']}"
     if (record["status"] == "ok") != (record["error"] is None):
@@ -165,6 +190,13 @@ def disagreements(record: Mapping[str, Any]) -> Iterator[str]:
             yield from time_disagreements(record)
     elif record["generated_tokens"] is not None:
         yield f"generated_tokens is {record['generated_tokens']} though status is {record['status']}"
+    if record["first_divergence"] is not None and record["identical_to_baseline"] is not False:
+        yield f"first_divergence is told though identical_to_baseline is {shown(record['identical_to_baseline'])}"
+    # Where the target could not be asked, the note says why.
+    if record["identical_to_baseline"] is False and not (
+        record["first_divergence"] or "first_divergence:" in (record["note"] or "")
+    ):
+        yield "first_divergence is null though identical_to_baseline is false"
     match = record["exact_match"]
     if match and not match["matched"] <= match["trials"] <= match["matched"] + 1:
         yield f"exact_match.trials is {match['trials']}, but {match['matched']} matched up to the first that did not"
@@ -183,12 +215,13 @@ def round_disagreements(record: Mapping[str, Any], rounds: Mapping[str, list[Any
     if len(set(lengths.values())) != 1:
         yield f"rounds are of different numbers: {lengths}"
         return
-    each = zip(rounds["drafted"], rounds["accepted"], rounds["committed"], rounds["overruled"], strict=True)
-    for number, (drafted, accepted, committed, overruled) in enumerate(each):
-        if not overruled <= accepted <= drafted:
+    each = zip(*(rounds[n] for n in ("drafted", "accepted", "committed", "overruled", "cut_by")), strict=True)
+    for number, (drafted, accepted, committed, overruled, cut_by) in enumerate(each):
+        # Behind an end of sequence a rule may have decided on more than what counts as accepted.
+        if not (accepted <= drafted and overruled <= (drafted if cut_by == "eos" else accepted)):
             yield f"round {number} accepted {accepted} of {drafted} drafted tokens, {overruled} of them overruled"
-        if committed > accepted + 1:
-            yield f"round {number} committed {committed} tokens, but accepted {accepted}"
+        if committed != accepted + (cut_by != "eos"):
+            yield f"round {number} committed {committed} tokens, but accepted {accepted}, cut by {cut_by!r}"
     yield from shape_disagreements(record, rounds)
     yield from judge_disagreements(record, rounds)
     total = {name: sum(rounds[name]) for name in COUNTED}
@@ -216,7 +249,8 @@ def shape_disagreements(record: Mapping[str, Any], rounds: Mapping[str, list[Any
     A chain is as deep as what it drafted, and has one leaf. A tree has no more leaves than nodes off its deepest
     branch, and that branch's own.
     """
-    each = zip(*(rounds[name] for name in ("drafted", "accepted", "depth", "leaves", "pruned")), strict=True)
+    lost = [a + b for a, b in zip(rounds["pruned"], rounds["over_budget"], strict=True)]
+    each = zip(*(rounds[name] for name in ("drafted", "accepted", "depth", "leaves")), lost, strict=True)
     for number, (drafted, accepted, depth, leaves, pruned) in enumerate(each):
         if record["tree"] is None and depth != drafted:
             yield f"round {number} is {depth} deep, but drafted a chain of {drafted}"
@@ -255,6 +289,14 @@ def time_disagreements(record: Mapping[str, Any]) -> Iterator[str]:
         yield f"ttft_s is {record['ttft_s']}, above total_s, {total}"
 
 
+def no_time(name: str, value: str) -> Iterator[str]:
+    """Say that a text in the form of a time is none."""
+    try:
+        datetime.fromisoformat(value)
+    except ValueError:
+        yield f"{name} is {value!r}, expected a date and time that exist"
+
+
 def unlike(name: str, found: float | None, expected: float | None) -> Iterator[str]:
     """Say that a number is not what follows from the others."""
     same = found == expected or (
@@ -264,43 +306,75 @@ def unlike(name: str, found: float | None, expected: float | None) -> Iterator[s
         yield f"{name} is {found}, but {expected} follows from the others"
 
 
-def header_disagreements(parameters: Mapping[str, Any]) -> Iterator[str]:
-    """Say whether the header's parameters are not those that were hashed."""
+def header_disagreements(header: Mapping[str, Any]) -> Iterator[str]:
+    """Say whether the header's parameters are not those that were hashed, or its time is none."""
+    parameters = header["parameters"]
+    yield from (f"line 1: {what}" for what in no_time("created_utc", header["created_utc"]))
     told = {name: value for name, value in parameters.items() if name != "config_sha256"}
     if config_sha256(told) != parameters["config_sha256"]:
         yield "line 1: config_sha256 does not follow from the parameters"
 
 
-def strangers(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Say which records do not agree with the header, or with those of other methods on the same prompt."""
-    parameters, measured = records[0]["parameters"], latest(records)
+def strangers(parameters: Mapping[str, Any], measured: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Say which records are not of what the header tells: its methods, its prompts, its batches."""
+    from acceptance.decoders.methods import METHODS
+
+    algorithms = {m["name"]: m["method"] for m in parameters["methods"]}
+    size, count = parameters["batch_size"], parameters["prompt_count"]
+    for record in measured:
+        key, index, algorithm = record["resume_key"], record["prompt_index"], record["algorithm"]
+        limits = {"prompt_index": "prompt_count", "run": "runs"}
+        for name, limit in limits.items():
+            if record[name] >= parameters[limit]:
+                yield f"{key}: {name} is {record[name]}, expected below {limit}, {parameters[limit]}"
+        if algorithms.get(record["method"]) != algorithm:
+            yield f"{key}: algorithm is {algorithm!r}, but the header tells {algorithms.get(record['method'])!r}"
+        elif algorithm not in METHODS:
+            yield f"{key}: algorithm is {algorithm!r}, expected a decoding method"
+        elif record["is_exact"] != METHODS[algorithm].is_exact:
+            yield f"{key}: is_exact is {shown(record['is_exact'])}, but {algorithm} is not so"
+        first = index - index % size
+        place = {"batch_index": index // size, "batch_row": index % size, "batch_size": min(size, count - first)}
+        for name, expected in place.items():
+            if record[name] != expected:
+                yield f"{key}: {name} is {record[name]}, but {expected} follows from the header"
+
+
+def unlike_others(measured: Sequence[Mapping[str, Any]], *, finished: bool) -> Iterator[str]:
+    """Say which records differ from others in what they have in common: a prompt, or the turn of a batch.
+
+    Args:
+        measured: What was measured.
+        finished: Whether all was; else a turn may have been measured again, but not written as a whole.
+    """
+    firsts: dict[tuple[Any, ...], Mapping[str, Any]] = {}
+    for record in measured:
+        turn = (record["method"], record["batch_index"], record["run"])
+        told = {
+            (record["prompt_index"],): (OF_THE_PROMPT, "that prompt"),
+            turn if finished else (*turn, record["timestamp_utc"]): (OF_THE_TURN, "that batch"),
+        }
+        for shared, (names, what) in told.items():
+            first = firsts.setdefault(shared, record)
+            for name in names:
+                if record[name] != first[name]:
+                    found, other = shown(record[name]), shown(first[name])
+                    yield f"{record['resume_key']}: {name} is {found}, but {other} in another record of {what}"
+
+
+def untrue_comparisons(measured: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Say which outputs are not, or are, the baseline's, other than told."""
     plain = {
         (r["prompt_index"], r["run"]): r["output_sha256"]
         for r in measured
         if r["algorithm"] == BASELINE and r["status"] == "ok"
     }
-    tokens: dict[int, int] = {}
     for record in measured:
-        key, index, run = record["resume_key"], record["prompt_index"], record["run"]
-        for name, value, limit in (("prompt_index", index, "prompt_count"), ("run", run, "runs")):
-            if value >= parameters[limit]:
-                yield f"{key}: {name} is {value}, expected below {limit}, {parameters[limit]}"
-        first = tokens.setdefault(index, record["prompt_tokens"])
-        if record["prompt_tokens"] != first:
-            yield f"{key}: prompt_tokens is {record['prompt_tokens']}, but {first} in another record of that prompt"
-        told, other = record["identical_to_baseline"], plain.get((index, run))
+        told, other = record["identical_to_baseline"], plain.get((record["prompt_index"], record["run"]))
         if told is not None and other is not None and told != (record["output_sha256"] == other):
             differs = "differs from" if told else "equals"
-            yield f"{key}: identical_to_baseline is {str(told).lower()}, but output_sha256 {differs} the baseline's"
-
-
-def is_finished(records: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether every method has a record of every prompt in every run, or the one that says that it cannot run."""
-    parameters, there = records[0]["parameters"], latest(records)
-    names = {m["name"] for m in parameters["methods"]}
-    left_out = {r["method"] for r in there if r["status"] == "skipped"}
-    found = sum(r["method"] in names - left_out for r in there)
-    return bool(found >= len(names - left_out) * parameters["prompt_count"] * parameters["runs"])
+            about = f"identical_to_baseline is {shown(told)}, but output_sha256 {differs} the baseline's"
+            yield f"{record['resume_key']}: {about}"
 
 
 def stale_summaries(records: Sequence[Mapping[str, Any]]) -> list[str]:

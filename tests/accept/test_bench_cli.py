@@ -1,6 +1,7 @@
 """`bench-decode` as a user meets it: real subprocesses, killed and interrupted ones among them, and bad input."""
 
 import json
+import re
 import signal
 import subprocess
 import sysconfig
@@ -179,6 +180,18 @@ def test_kill_9_leaves_whole_records_and_loses_at_most_the_prompt_under_way(told
     assert len(set(turns)) == (turns[-1][0] * 6 + turns[-1][1]) + 1
 
 
+def test_sigterm_prints_what_is_there_and_exits_143(told, tmp_path: Path) -> None:
+    process = start(told, tmp_path, *MANY)
+    wait_for_records(process, tmp_path / "decode.jsonl", 8)
+    process.send_signal(signal.SIGTERM)
+    stdout, stderr = process.communicate()
+    assert process.returncode == 143, stderr
+    assert "ngram" in stdout
+    assert stderr.endswith("interrupted; the same command goes on with decode.jsonl\n")
+    assert "Traceback" not in stderr
+    assert problems(tmp_path / "decode.jsonl", strict=True) == []
+
+
 def test_an_interruption_prints_what_is_there_and_exits_130(told, tmp_path: Path) -> None:
     process = start(told, tmp_path, *MANY)
     wait_for_records(process, tmp_path / "decode.jsonl", 20)
@@ -204,7 +217,9 @@ def test_a_dry_run_says_what_it_would_take_and_writes_nothing(bench, tmp_path: P
     done = bench("--method", METHODS, "--runs", 3, "--dry-run", "--plot", "a.png")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("6 prompts in 6 batches x 3 runs x 4 methods = 72 decodings")
-    assert "minutes in all" in done.stdout
+    last = done.stdout.splitlines()[-1]
+    assert re.fullmatch(r"estimate: .+, of them .+ (s|min) to load and .+ (s|min) to warm up", last)
+    assert "at most" not in done.stdout
     assert files(tmp_path) == set()
 
 
@@ -313,6 +328,7 @@ def test_a_lossy_method_and_a_task_show_what_speed_costs(bench, told, tmp_path: 
 def test_bad_input_is_one_line_before_anything_is_loaded(run, user_error, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     (tmp_path / "header.jsonl").write_text('{"kind": "decode_run", "schema_version": 2}\n{"kind": "mine"}\n')
+    (tmp_path / "damaged.jsonl").write_text('{"kind": "decode_run", "schema_version": 2}\n{"kind": "dec\n{}\n')
     for arguments, expected in (
         (("--temperature", "nan"), "--temperature"),
         (("--k", 0), "--k"),
@@ -323,7 +339,14 @@ def test_bad_input_is_one_line_before_anything_is_loaded(run, user_error, tmp_pa
         (("--out", "."), "--out .: is a folder"),
         (("--out", "mine.txt"), "mine.txt: begins with no record of kind 'decode_run'"),
         (("--out", "header.jsonl"), "header.jsonl: line 2: kind is 'mine'"),
+        (("--out", "damaged.jsonl"), "damaged.jsonl: line 2 is no JSON object, expected a record: cut the line out"),
         (("--task", "bundled", "--dataset", "x"), "--task"),
+        (("--target", "bundled@abc"), "--target: 'bundled@abc' is not allowed, bundled has no revisions"),
+        (("--draft", "bundled@abc"), "--draft: 'bundled@abc' is not allowed, bundled has no revisions"),
+        (
+            ("--experiment", "draft-lengths", "--k", 6),
+            "--k: not used with speculative-k2, speculative-k8, which set it",
+        ),
         (("--experiment", "none"), "--experiment: 'none' is not in"),
         (("--config", "none.toml"), "none.toml: no such file"),
         (("--seed", 1, "list-presets"), "--seed: not used with list-presets"),
@@ -332,7 +355,8 @@ def test_bad_input_is_one_line_before_anything_is_loaded(run, user_error, tmp_pa
     ):
         done = run("bench-decode", *arguments)
         user_error(done, expected)
-    assert files(tmp_path) == {"mine.txt", "header.jsonl"}
+    user_error(run("bench-decode", SOURCE_DATE_EPOCH="abc"), "bench-decode: SOURCE_DATE_EPOCH: 'abc' is not a time")
+    assert files(tmp_path) == {"mine.txt", "header.jsonl", "damaged.jsonl"}
 
 
 def test_a_desktop_is_refused_where_none_may_be(run, user_error) -> None:
@@ -340,9 +364,12 @@ def test_a_desktop_is_refused_where_none_may_be(run, user_error) -> None:
     user_error(run("bench-decode", "--require-headless", WAYLAND_DISPLAY="wayland-0"), "WAYLAND_DISPLAY")
 
 
-def test_bad_input_that_takes_models_to_see(bench, user_error, tmp_path: Path) -> None:
+def test_bad_input_that_takes_models_to_see(bench, user_error, other_vocabulary: Path, tmp_path: Path) -> None:
     user_error(bench("--method", "guess"), "--method: 'guess' is not allowed")
     user_error(bench("--cuda-graphs"), "--cuda-graphs: the target is on cpu, expected one CUDA device")
     user_error(bench("--draft-stream"), "--draft-stream: the draft is on cpu, expected a CUDA device")
-    user_error(bench("--method", "medusa"), "--method: 'medusa' is not allowed without Medusa heads")
+    user_error(bench("--method", "medusa"), "'medusa' is not allowed without Medusa heads, expected --medusa FOLDER")
+    user_error(bench("--method", "eagle"), "'eagle' is not allowed without an EAGLE head, expected --eagle FOLDER")
+    other = bench("--draft", other_vocabulary)
+    user_error(other, f"--draft {other_vocabulary}: vocabulary differs from", "expected the same tokenizer\n")
     assert files(tmp_path) == set()

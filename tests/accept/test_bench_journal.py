@@ -1,5 +1,7 @@
 """The file of records: only whole lines, whatever happens; one process; one configuration."""
 
+import errno
+import fcntl
 import json
 import re
 import subprocess
@@ -160,6 +162,15 @@ def test_one_process_at_a_time(tmp_path: Path, force: bool) -> None:
     assert path.read_bytes() == before
     held.close()
     Journal(path).open(HEADER, force=force)
+
+
+def test_a_file_system_without_locks_keeps_nobody_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    begun(tmp_path / "a.jsonl")
+    assert len(read_records(tmp_path / "a.jsonl")[0]) == 4
 
 
 def test_of_two_started_at_once_one_works_and_the_other_is_told(tmp_path: Path) -> None:

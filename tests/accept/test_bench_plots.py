@@ -15,7 +15,8 @@ from .test_bench_summary import judged_plain, lossy, record
 def summaries(logp: float | None = -1.2):
     records = []
     for p in range(6):
-        records += [judged_plain(p), lossy(p, logp), record("slow", p, ms={"verify": 300.0, "draft": 20.0 + p})]
+        own = None if logp is None else logp + (p - 2.5) / 1000
+        records += [judged_plain(p), lossy(p, own), record("slow", p, ms={"verify": 300.0, "draft": 20.0 + p})]
     return summarise(records, 0)
 
 

@@ -1,18 +1,25 @@
 """Presets: the bundled ones are sound, every mistake is one line, knobs agree with what methods take."""
 
+import re
 import subprocess
 import sysconfig
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from acceptance import judge
 from acceptance.bench.cli import bench_decode
 from acceptance.bench.load import placed, trained_folders
-from acceptance.bench.presets import BUNDLED_PRESETS, check_methods, load_presets
-from acceptance.bench.settings import KNOBS, Arm
-from acceptance.decoders.method import Options
+from acceptance.bench.presets import BUNDLED_PRESETS, check_given_knobs, check_methods, load_presets
+from acceptance.bench.settings import KNOBS, KNOBS_OF, Arm
+from acceptance.cli import TINY_PAIR
+from acceptance.decoders import heads
+from acceptance.decoders.batch import Task
+from acceptance.decoders.method import Models, Options
 from acceptance.decoders.methods import METHODS
+from acceptance.models import load_pair
 from acceptance.rule import SamplingRule
 from simulator.artefacts import UserError
 
@@ -92,6 +99,7 @@ def test_an_experiment_brings_its_models_and_its_own_options_win(tmp_path: Path)
         ("[experiments.e]\nmodels = 'b'", "experiments.e.models: 'b'"),
         ("[experiments.e]\nmethods = 'ngram'", "expected a list of names"),
         ("[experiments.e]\nmethods = []", "expected a list of names"),
+        ("[experiments.e]\nmethods = ['ngram', 'topk', 'ngram']", "experiments.e.methods: 'ngram' is there twice"),
         ("[experiments.e]\nruns = 0", "experiments.e.runs: 0 is not in the range"),
         ("[experiments.e]\nruns = 2.5", "experiments.e.runs: '2.5' is not a valid"),
         ("[experiments.e]\nruns = true", "experiments.e.runs: True"),
@@ -162,6 +170,63 @@ def test_methods_that_do_not_exist_are_named(tmp_path: Path, text: str) -> None:
         check_methods(load(tmp_path, text), METHODS)
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("method = 'topk'\ntau = 0.5", "methods.a.tau: not used by topk, expected k, rank"),
+        ("method = 'baseline'\nk = 2", "methods.a.k: not used by baseline, expected none"),
+        ("method = 'anpd'\nfiller_top_k = 2", "methods.a.filler_top_k: not used by anpd, expected k, ngram"),
+    ],
+)
+def test_a_knob_that_the_method_does_not_read_is_refused(tmp_path: Path, text: str, expected: str) -> None:
+    with pytest.raises(UserError, match=re.escape(expected)):
+        check_methods(load(tmp_path, f"[methods.a]\n{text}"), METHODS)
+
+
+class Heard:
+    """Options that note which of them are read."""
+
+    def __init__(self) -> None:
+        self.told = Options(draft_rule=SamplingRule(temperature=0.0))
+        self.read: set[str] = set()
+
+    def __getattr__(self, name: str) -> object:
+        self.read.add(name)
+        return getattr(self.told, name)
+
+
+@pytest.fixture(scope="module")
+def bundled() -> Models:
+    pair = load_pair(str(TINY_PAIR / "target"), str(TINY_PAIR / "draft"), device="cpu", dtype="float32")
+    folders = {"medusa": heads.BUNDLED / "medusa", "eagle": heads.BUNDLED / "eagle", "judge": judge.BUNDLED}
+    return Models(target=pair.target, draft=pair.draft, **folders)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_knobs_of_a_method_are_those_that_it_reads(bundled: Models, name: str) -> None:
+    heard = Heard()
+    task = Task(rule=heard.told.draft_rule, max_new_tokens=4, rngs=[np.random.default_rng(0)])
+    METHODS[name].begin(bundled, heard)([[1, 2, 3]], task)
+    # The draft stops by it in one of the three that choose lengths; the others only check it.
+    checked = {"least_confidence"} if name in ("adaptive", "heuristic") else set()
+    assert heard.read - {"draft_rule"} - checked == set(KNOBS_OF[name])
+
+
+def test_a_file_without_experiments_is_a_mistake_to_validate_config(tmp_path: Path) -> None:
+    (tmp_path / "p.toml").write_text("[methods.a]\nmethod = 'ngram'")
+    assert "p.toml: holds no experiments, expected [experiments.NAME]" in bench(tmp_path, "validate-config", "p.toml")
+
+
+def test_knobs_of_the_command_line_are_refused_beside_methods_that_set_them(tmp_path: Path) -> None:
+    text = "".join(f"[methods.k{k}]\nmethod = 'speculative'\nk = {k}\n" for k in (1, 4))
+    presets = load(tmp_path, f"{text}[methods.far]\nmethod = 'ngram'\nngram = 5")
+    with pytest.raises(UserError, match=r"^--k: not used with k1, k4, which set it themselves in a preset$"):
+        check_given_knobs(presets, "k1, ngram,k4,far", ["k"])
+    check_given_knobs(presets, "far,speculative", ["k", "tau"])
+    check_given_knobs(presets, "all", ["k"])
+    check_given_knobs(None, "k1", ["k"])
+
+
 def test_an_experiment_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"--experiment: 'x' is not in .*, expected e"):
         load(tmp_path, "[experiments.e]\nruns = 1").options("x")
@@ -190,6 +255,14 @@ def test_a_device_that_is_not_here_is_told_by_its_option(option: str) -> None:
     options = usual | {"target": "bundled", "draft": "bundled", "placement": "same", "device": "cpu", name: "meta"}
     with pytest.raises(UserError, match=f"^{option}: 'meta' is not here"):
         placed(options)
+
+
+@pytest.mark.parametrize("name", ["device", "target_device"])
+def test_the_processor_is_cpu_by_whatever_index(name: str) -> None:
+    usual = dict.fromkeys(("target_device", "draft_device"))
+    options = usual | {"target": "bundled", "draft": "bundled", "placement": "same", "device": "cpu", name: "cpu:7"}
+    found = placed(options)
+    assert (found.target, found.draft) == (("cpu",), ("cpu",))
 
 
 @pytest.mark.parametrize("name", ["medusa", "eagle", "judge"])

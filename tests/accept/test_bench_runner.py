@@ -1,13 +1,16 @@
 """Turns: every prompt by every arm in a drawn order, on streams of its own; a failure is a record."""
 
 from collections import Counter
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from acceptance import static_context as static
 from acceptance.bench import runner
 from acceptance.bench.forecast import forecast_run
 from acceptance.bench.load import bind
@@ -16,7 +19,7 @@ from acceptance.bench.records import done_keys, latest, load_schema, next_token_
 from acceptance.bench.report import forecast_text
 from acceptance.bench.runner import Bench, Runnable, batches, left_out, measure, plan_turns
 from acceptance.bench.settings import Arm, Settings
-from acceptance.bench.summary import summarise
+from acceptance.bench.summary import AT, summarise, sums
 from acceptance.bench.validate import disagreements, line_problems
 from acceptance.decoders.method import Models, Options
 from acceptance.decoders.methods import METHODS
@@ -381,7 +384,8 @@ def test_a_trained_judge_and_trees_have_metrics_of_their_own_and_other_methods_n
         assert list(disagreements(r)) == []
         if r["tree"]:
             assert r["tree"]["effective_parallelism"] > 1
-            assert r["tree"]["branch_prune_rate"] > 0
+            assert r["tree"]["branch_prune_rate"] == 0  # without a threshold
+            assert sum(r["rounds"]["over_budget"]) > 0
 
 
 def test_warm_ups_are_run_for_each_shape_and_leave_no_record(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -399,15 +403,107 @@ def test_warm_ups_are_run_for_each_shape_and_leave_no_record(monkeypatch: pytest
     assert len(records) == 6
 
 
+@pytest.mark.parametrize("name", ["speculative", "adaptive", "heuristic"])
+def test_the_draft_passes_of_a_ragged_batch_are_its_calls(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = [0]
+    right = runner.warm_up
+
+    def warm_up(*told):
+        found = right(*told)
+        calls[0] = 0
+        return found
+
+    monkeypatch.setattr(runner, "warm_up", warm_up)
+    bench = bench_of(arm("baseline", GREEDY), arm(name, GREEDY), batch_size=6)
+    bench = replace(bench, settings=replace(bench.settings, max_new_tokens=40))
+    hook = DRAFT.module.register_forward_hook(lambda *_: calls.__setitem__(0, calls[0] + 1))
+    records, _ = measured(bench)
+    hook.remove()
+    rows = [r for r in records if r["method"] == name]
+    assert sums(rows)[AT["step_passes"]] == calls[0] - 1  # the prompts
+    # No single row's count is that of the batch, but where all rows draft as much in every round.
+    assert max(sum(r["rounds"]["draft_passes"]) for r in rows) <= calls[0] - 1
+
+
+def captures_of(monkeypatch: pytest.MonkeyPatch) -> tuple[list[tuple[str, int, int]], list[tuple[int, int]]]:
+    """Measure with caches of fixed size as a GPU would; return each capture, and the tokens each pass read behind.
+
+    A capture: in what ("warm-up" or "turns"), tokens of the cache, tokens of the pass. A pass stands for its graph.
+    """
+    target = replace(random_model("llama", 1, 24, max_position_embeddings=1024), graphs=True)
+    models = Models(target=target, draft=replace(related_model(target, 2, 0.3), graphs=True))
+    captured: list[tuple[str, int, int]] = []
+    behind: list[tuple[int, int]] = []
+    phase = ["warm-up"]
+
+    def capture(one: static.Pass, length: int) -> None:
+        captured.append((phase[0], one.context.columns, one.tokens.shape[1]))
+        behind.append((length, one.tokens.shape[1]))
+
+        def replay() -> None:
+            one.found = one.run()
+
+        one.graph = SimpleNamespace(replay=replay)
+
+    right = runner.warm_up
+
+    def warm_up(*told):
+        found = right(*told)
+        phase[0] = "turns"
+        return found
+
+    monkeypatch.setattr(static, "has_graphs", lambda _: True)
+    monkeypatch.setattr(static.Pass, "capture", capture)
+    monkeypatch.setattr(runner, "warm_up", warm_up)
+    arms = [arm(n, GREEDY, models) for n in ("baseline", "speculative", "adaptive", "ngram")]
+    rng = np.random.default_rng(0)
+    prompts = tuple(tuple(rng.integers(24, size=n).tolist()) for n in (20, 40, 60, 300, 2))
+    bench = bench_of(*arms, prompts=5)
+    bench = replace(bench, target=target, prompts=prompts, settings=replace(bench.settings, max_new_tokens=64))
+    records, _ = measured(bench)
+    assert {(r["status"], r["identical_to_baseline"]) for r in records} == {("ok", True)}
+    return captured, behind
+
+
+def test_graphs_are_captured_in_the_warm_up_alone_and_never_of_a_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    captured, behind = captures_of(monkeypatch)
+    assert {(phase, columns) for phase, columns, _ in captured} == {("warm-up", 256), ("warm-up", 512)}
+    # Plain decoding reads one token at a time, drafts of K = 4 are verified with the token before them.
+    for columns in (256, 512):
+        assert {1, 2, 5} <= {count for _, c, count in captured if c == columns}
+    assert min(length for length, _ in behind) > 0
+
+
+@pytest.mark.parametrize("may_capture", [False, True])
+def test_what_no_warm_up_met_is_captured_in_no_turn(monkeypatch: pytest.MonkeyPatch, may_capture: bool) -> None:
+    """The warm-up meets one size of cache of two. The negative control: turns that may capture do."""
+    first = runner.shapes
+    monkeypatch.setattr(runner, "shapes", lambda bench: first(bench)[:1])
+    if may_capture:
+        monkeypatch.setattr(runner, "no_captures", nullcontext)
+    assert ("turns" in {phase for phase, _, _ in captures_of(monkeypatch)[0]}) == may_capture
+
+
 def test_a_forecast_scales_the_warm_up_and_names_what_cannot_run() -> None:
     skipped = Runnable(arm=Arm(name="no", method="ngram"), is_exact=True, begin=None, reason="cannot")
-    found = forecast_run(bench_of(arm("baseline", GREEDY), skipped, batch_size=4, runs=3))
+    found = forecast_run(bench_of(arm("baseline", GREEDY), skipped, batch_size=4, runs=3), start_s=50.0)
     assert (found["prompts"], found["batches"], found["runs"], found["decodings"]) == (6, 2, 3, 6)
     plain, other = found["methods"]
-    assert plain["total_s"] == pytest.approx(plain["output_s"] * 6) == pytest.approx(found["total_s"])
+    assert plain["total_s"] == pytest.approx(plain["output_s"] * 6)
+    assert found["warm_up_s"] > 0
+    assert found["total_s"] == pytest.approx(plain["total_s"] + found["warm_up_s"] + 50)
     assert plain["output_s"] > plain["prefill_s"] > 0
     assert (other["reason"], other["total_s"]) == ("cannot", None)
     assert forecast_text({"max_new_tokens": 10}, found).startswith("6 prompts in 2 batches x 3 runs x 1 methods = 6 ")
+
+
+def test_a_forecast_is_an_estimate_in_seconds_up_to_two_minutes() -> None:
+    methods = [{"method": "baseline", "reason": None, "output_s": 0.5, "total_s": 3.0}]
+    found = {"prompts": 6, "batches": 6, "runs": 1, "decodings": 6, "methods": methods}
+    for total, told in ((7.25, "7.2 s"), (119.9, "119.9 s"), (120.0, "2.0 min"), (600.0, "10.0 min")):
+        shown = forecast_text({"max_new_tokens": 8}, found | {"start_s": 4.0, "warm_up_s": 0.25, "total_s": total})
+        assert shown.splitlines()[-1] == f"estimate: {told}, of them 4.0 s to load and 0.2 s to warm up"
+        assert shown.splitlines()[3].split() == ["baseline", "0.5", "3.0", "s"]
 
 
 def test_batches_cover_all_prompts() -> None:

@@ -40,6 +40,7 @@ def record(method: str, prompt: int = 0, run: int = 0, **changes):
             "committed": [a + 1 for _, a in rounds],
             "draft_passes": [d for d, _ in rounds],
             "overruled": [0 for _ in rounds],
+            "cut_by": ["" for _ in rounds],
         },
         "judge": None,
         "tree": None,
@@ -135,6 +136,13 @@ def test_the_last_record_of_a_key_holds() -> None:
     assert found["speedup"]["value"] == pytest.approx(2)
 
 
+@pytest.mark.parametrize("status", ["error", "skipped"])
+def test_a_failure_does_not_take_a_measurement_away(status: str) -> None:
+    failed = plain() | {"status": status, "error": "RuntimeError: no", "total_s": None}
+    found = summarise([plain(), record("m", ms={"verify": 70.0}), failed], 0)
+    assert [(s["runs_ok"], s["runs_error"], s["compared_units"]) for s in found] == [(1, 0, 1)] * 2
+
+
 def test_the_order_of_lines_does_not_matter() -> None:
     rng = np.random.default_rng(0)
     records = [plain(p, r, step_ms=rng.uniform(5, 15)) for p in range(5) for r in range(2)]
@@ -157,6 +165,38 @@ def test_a_batch_is_one_unit_and_its_time_counts_once() -> None:
     assert found["round_ms"]["verify"] == pytest.approx(15)
     assert found["closed_form"] == pytest.approx(found["speedup_decode"]["value"])
     assert of("m", base + own[:1])["compared_units"] == 0
+
+
+def test_a_step_of_a_ragged_batch_drafts_as_long_as_its_longest_row() -> None:
+    """Rows of which now one and now the other drafts longer: 4 + 4 + 4 + 3 passes of 1 ms, over steps of 10 ms."""
+    rows = [[(4, 0), (1, 1), (4, 1), (3, 2)], [(1, 1), (4, 3), (2, 2)]]
+    shared = {"batch_index": 0, "batch_size": 2}
+    records = [plain(i, ms={"prefill": 0.0}, batch_row=i, **shared) for i in range(2)]
+    ms = {"draft": 15.0, "verify": 40.0}
+    records += [record("m", i, rounds=rounds, ms=ms, batch_row=i, **shared) for i, rounds in enumerate(rows)]
+    found = of("m", records)
+    assert found["draft_pass_ms"] == pytest.approx(1)
+    assert found["draft_step_ratio"] == pytest.approx(0.1)
+
+
+def test_an_end_of_sequence_takes_a_token_of_its_round() -> None:
+    rounds = {"drafted": [4, 4], "accepted": [2, 3], "committed": [3, 3], "draft_passes": [4, 4], "overruled": [0, 0]}
+    found = of("m", [record("m") | {"rounds": rounds | {"cut_by": ["", "eos"]}, "generated_tokens": 6}])
+    assert found["draft_acceptance_rate"]["value"] == 5 / 8
+    assert found["tokens_per_round"]["value"] == 1 + 5 / 2 - 1 / 2
+
+
+def test_prompts_that_say_nothing_of_a_share_make_no_interval_of_it() -> None:
+    """One prompt alone of four, or of eight, drafted; that one of four is no interval, four of eight are one."""
+
+    def records(drafting: int, count: int):
+        drafts = [[(4, p % 3)] * 4 if p < drafting else [(0, 0)] * 4 for p in range(count)]
+        return [f for p, r in enumerate(drafts) for f in (plain(p), record("m", p, rounds=r, ms={"verify": 9.0}))]
+
+    assert of("m", records(1, 8))["draft_acceptance_rate"] == {"value": 0.0, "ci95": None}
+    few, more = (of("m", records(4, count))["draft_acceptance_rate"] for count in (4, 8))
+    assert few == more
+    assert few["ci95"][0] < few["value"] < few["ci95"][1]
 
 
 def test_repeats_are_no_further_prompts() -> None:
@@ -201,6 +241,9 @@ def test_two_methods_alike_differ_in_name_alone_and_a_slower_one_is_told_apart()
     assert of("slow", records)["speedup"]["ci95"][1] < 1
 
 
+QUALITY = {"mean_logp_nats": -1.0, "mean_rank": 1.5, "argmax_share": 0.75}
+
+
 def lossy(prompt: int, logp: float | None, **changes):
     quality = None if logp is None else {"mean_logp_nats": logp, "mean_rank": 2.0, "argmax_share": 0.5}
     return record("lossy", prompt, ms={"verify": 70.0}, is_exact=False, quality=quality, **changes)
@@ -220,13 +263,13 @@ def test_quality_is_a_mean_over_tokens_less_the_baselines() -> None:
 
 
 def test_the_speed_of_a_lossy_method_is_never_printed_without_its_quality() -> None:
-    known = [f for p in range(4) for f in (judged_plain(p), lossy(p, -1.5))]
+    known = [f for p in range(4) for f in (judged_plain(p), lossy(p, -1.5 - p / 500))]
     unknown = [f for p in range(4) for f in (judged_plain(p), lossy(p, None))]
     assert speed_is_told(of("lossy", known))
     assert not speed_is_told(of("lossy", unknown))
     told, untold = (text(parameters(), summarise(r, 0)) for r in (known, unknown))
     assert "2.00x" in told
-    assert "-0.500 [-0.500, -0.500]" in told
+    assert "-0.503 [-0.50" in told
     assert "2.00x" not in untold
 
 
@@ -234,19 +277,49 @@ def test_the_next_token_is_counted_over_its_trials() -> None:
     records = [plain(p, exact_match={"matched": p, "trials": 3}) for p in range(4)]
     records += [lossy(p, -1.0, exact_match={"matched": p % 2, "trials": 2}) for p in range(4)]
     found = of("lossy", records)
-    assert found["exact_match"]["value"] == 0.25
+    assert {n: found["exact_match"][n] for n in ("value", "matched", "trials")} == {
+        "value": 0.25,
+        "matched": 2,
+        "trials": 8,
+    }
     assert found["exact_match_delta"]["value"] == -0.25
-    assert "next token right 50.0%" in text(parameters(), summarise(records, 0))
+    told = text(parameters(), summarise(records, 0))
+    assert "next token of the common prefix right 6/12 (50.0%)" in told
+    assert "] in 8 trials" in told
+
+
+def test_a_method_that_never_differs_is_no_interval_of_no_width() -> None:
+    match = {"matched": 1, "trials": 2}
+    records = [plain(p, exact_match=match, quality=QUALITY) for p in range(6)]
+    records += [lossy(p, -1.0, exact_match=match) | {"quality": QUALITY} for p in range(6)]
+    found = of("lossy", records)
+    assert found["exact_match_delta"] == found["quality_delta"]["mean_logp_nats"] == {"value": 0.0, "ci95": None}
+    assert found["exact_match"] == {"value": 0.5, "ci95": None, "matched": 6, "trials": 12}
+    assert "no difference in 12 trials" in text(parameters(), summarise(records, 0))
 
 
 def test_total_variation_is_told_of_greedy_outputs_alone() -> None:
     greedy = [f for p in range(4) for f in (judged_plain(p), lossy(p, -1.5))]
     found = of("lossy", greedy)["tv_per_position"]
     assert (found["value"], found["ci95"]) == (0.5, [0.5, 0.5])
-    assert "0.500 [0.500, 0.500]" in text(parameters(), summarise(greedy, 0))
+    assert "+0.500 (no interval)" in text(parameters(), summarise(greedy, 0))
     sampled = [r | {"identical_to_baseline": None} for r in greedy]
     assert of("lossy", sampled)["tv_per_position"] is None
     assert "TV" not in text(parameters(), summarise(sampled, 0))
+
+
+def test_total_variation_is_shown_less_what_rounding_does_to_plain_decoding() -> None:
+    """Both outputs are not quite the target's first choices: by 0.1, and by 0.1 and 0 to 0.03 more."""
+    records = []
+    for p in range(4):
+        mine, theirs = (QUALITY | {"argmax_share": 0.9 - more} for more in (p / 100, 0.0))
+        records += [plain(p, quality=theirs), lossy(p, -1.0) | {"quality": mine}]
+    assert of("lossy", records)["tv_per_position"]["value"] == pytest.approx(0.115)
+    assert "+0.015 [" in text(parameters(), summarise(records, 0))
+    same = [r | {"quality": QUALITY | {"argmax_share": 0.9}} for r in records]
+    told = text(parameters(), summarise(same, 0))
+    assert "no difference" in told
+    assert "0.100" not in told
 
 
 def apart(prompt: int, verdict: str | None, **changes):
@@ -291,14 +364,15 @@ def test_judge_and_tree_are_sums_over_rounds() -> None:
     tree = {"max_active_branches": 3}
     records = []
     for p in range(4):
-        rounds = record("m")["rounds"] | {"depth": [2] * 4, "leaves": [3, 1, 1, 3], "pruned": [4, 0, 4, 0]}
+        rounds = record("m")["rounds"] | {"depth": [2] * 4, "leaves": [3, 1, 1, 3]}
+        rounds |= {"pruned": [4, 0, 4, 0], "over_budget": [0, 6, 0, 2]}
         records += [plain(p), record("judged", p, ms={"verify": 70.0}, judge=judge), grown(p, rounds, tree)]
     judged, trees, chain = (of(name, records) for name in ("judged", "tree", "baseline"))
     assert judged["judge"]["judged"] == 12
     assert judged["judge"]["judge_accept_rate"]["value"] == pytest.approx(2 / 3)
     assert judged["judge"]["target_fallback_rate"]["value"] == pytest.approx(1 / 16)
     assert {n: v["value"] for n, v in trees["tree"].items() if isinstance(v, dict)} == pytest.approx(
-        {"nodes_per_round": 4, "depth": 2, "effective_parallelism": 2, "branch_prune_rate": 8 / 24}
+        {"nodes_per_round": 4, "depth": 2, "effective_parallelism": 2, "branch_prune_rate": 8 / 32}
     )
     assert trees["tree"]["max_active_branches"] == 3
     assert (judged["tree"], trees["judge"], chain["tree"], chain["judge"]) == (None,) * 4

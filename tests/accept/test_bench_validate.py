@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
@@ -17,53 +18,55 @@ from acceptance.bench.machine import EnergyUsed, surroundings
 from acceptance.bench.records import Divergence, Measured, Origin, Quality, Skipped, as_record, load_schema
 from acceptance.bench.settings import config_sha256
 from acceptance.bench.summary import summarise
-from acceptance.bench.validate import line_problems, problems
+from acceptance.bench.validate import disagreements, line_problems, problems
 from acceptance.decoders.batch import Round
 from simulator.artefacts import UserError, envelope
 
 SCHEMA = load_schema()
 SHA = "0" * 64
-METHODS = ("baseline", "lossy", "x", "y")
+METHODS = {"baseline": "baseline", "lossy": "topk", "x": "speculative", "y": "ngram"}
+# x does not run.
+ORDER = {"baseline": 0, "lossy": 1, "x": 0, "y": 2}
 
 
-def header():
+def header(**changes):
     told = {"items_sha256": SHA, "models": {}, "prompt_count": 5, "max_new_tokens": 8, "runs": 1}
-    told |= {"methods": [{"name": m, "method": m, "knobs": {"k": 4}} for m in METHODS], "batch_size": 1, "seed": 0}
-    told |= {"temperature": 0.0, "more": "is allowed"}
+    told |= {"methods": [{"name": n, "method": m, "knobs": {"k": 4}} for n, m in METHODS.items()], "batch_size": 1}
+    told |= {"seed": 0, "temperature": 0.0, "more": "is allowed"} | changes
     found = envelope("decode_run", 2, told | {"config_sha256": config_sha256(told)})
     return found | {"environment": found["environment"] | surroundings(["cpu"])}
 
 
-def origin(method: str, prompt: int) -> Origin:
+def origin(method: str, prompt: int, batch_size: int = 1) -> Origin:
     return Origin(
         method=method,
-        algorithm=method,
+        algorithm=METHODS[method],
         is_exact=method != "lossy",
         prompt_index=prompt,
         prompt_source=f"p{prompt}",
         prompt_category="",
         prompt_tokens=7,
         run=0,
-        order=0,
-        batch_index=prompt,
-        batch_size=1,
-        batch_row=0,
+        order=ORDER[method],
+        batch_index=prompt // batch_size,
+        batch_size=batch_size,
+        batch_row=prompt % batch_size,
         timestamp_utc="2026-01-02T03:04:05+00:00",
     )
 
 
-def measured(rng: np.random.Generator, is_plain: bool) -> Measured:
+def measured(rng: np.random.Generator, is_plain: bool, phases: Phases | None = None) -> Measured:
     rounds = []
     for _ in range(4):
         drafted = 0 if is_plain else 4
         accepted = int(rng.integers(drafted + 1))
         kept = min(accepted, 1)
         more = {"draft_passes": drafted, "depth": drafted, "overruled": kept, "judged": min(kept + 1, drafted)}
-        more |= {"leaves": min(drafted, 1), "pruned": 0 if is_plain else 3}
+        more |= {"leaves": min(drafted, 1), "pruned": 0 if is_plain else 3, "over_budget": 0 if is_plain else 2}
         rounds.append(Round(start=0, drafted=drafted, accepted=accepted, committed=accepted + 1, **more))
     times = rng.uniform(0.01, 0.1, 6).tolist()
     names = ("prefill_s", "draft_s", "verify_s", "sample_s", "kv_s", "other_s")
-    phases = Phases(**dict(zip(names, times, strict=True)), total_s=sum(times), first_token_s=times[0] + 0.01)
+    phases = phases or Phases(**dict(zip(names, times, strict=True)), total_s=sum(times), first_token_s=times[0] + 0.01)
     return Measured(
         # Never the same for two methods, even where they are as long.
         tokens=[is_plain, *range(1, sum(r.committed for r in rounds))],
@@ -90,6 +93,20 @@ def lines():
 
 
 LINES = lines()
+
+
+def batched():
+    """Two prompts in one batch, and summaries."""
+    rng = np.random.default_rng(1)
+    records = []
+    for method in ("baseline", "lossy"):
+        first = measured(rng, method == "baseline")
+        rows = [first, measured(rng, method == "baseline", first.phases)]
+        records += [as_record(origin(method, p, 2), row) for p, row in enumerate(rows)]
+    told = [{"name": n, "method": METHODS[n], "knobs": {}} for n in ("baseline", "lossy")]
+    records = [json.loads(to_line(r)) for r in records]
+    begun = header(methods=told, prompt_count=2, batch_size=2)
+    return [json.loads(to_line(r)) for r in (begun, *records, *summarise(records, 0))]
 
 
 def written(path: Path, records) -> Path:
@@ -205,9 +222,20 @@ TAMPERED = {
     ("tree", "nodes"): (99, "tree.nodes is 99"),
     ("tree", "nodes_per_round"): (99.0, "tree.nodes_per_round is 99.0"),
     ("tree", "depth"): (0.5, "tree.depth is 0.5"),
-    ("tree",): (None, "round 0 pruned 3 branches, but drafted a chain"),
+    ("tree",): (None, "round 0 pruned 5 branches, but drafted a chain"),
+    ("rounds", "over_budget", 0): (9, "tree.branch_prune_rate is"),
+    ("rounds", "cut_by", 0): ("eos", "cut by 'eos'"),
     ("rounds", "depth", 0): (99, "round 0 is 99 deep"),
-    ("identical_to_baseline",): (True, "lossy/0/0: identical_to_baseline is true, but output_sha256 differs"),
+    ("identical_to_baseline",): (True, "first_divergence is told though identical_to_baseline is true"),
+    ("is_exact",): (True, "lossy/0/0: is_exact is true, but topk is not so"),
+    ("algorithm",): ("fuzzy", "lossy/0/0: algorithm is 'fuzzy', but the header tells 'topk'"),
+    ("prompt_source",): ("p1", 'lossy/0/0: prompt_source is "p1", but "p0"'),
+    ("prompt_category",): ("code", 'lossy/0/0: prompt_category is "code", but ""'),
+    ("batch_index",): (1, "lossy/0/0: batch_index is 1, but 0 follows from the header"),
+    ("batch_size",): (2, "lossy/0/0: batch_size is 2, but 1 follows from the header"),
+    ("order",): (999, "lossy/0/0: order is 999, expected below the number of methods that run, 3"),
+    ("timestamp_utc",): ("2026-99-99T00:00:00Z", "timestamp_utc is '2026-99-99T00:00:00Z', expected a date and time"),
+    ("first_divergence",): (None, "first_divergence is null though identical_to_baseline is false"),
     ("output_sha256",): (LINES[1]["output_sha256"], "identical_to_baseline is false, but output_sha256 equals"),
     ("prompt_tokens",): (6, "lossy/0/0: prompt_tokens is 6, but 7"),
     ("batch_row",): (1, "batch_row is 1"),
@@ -229,10 +257,156 @@ def test_strict_finds_numbers_that_do_not_agree(tmp_path: Path, path) -> None:
 def test_strict_finds_a_summary_that_does_not_follow_and_takes_the_last_of_each(tmp_path: Path) -> None:
     summary = LINES[-1]
     stale = summary | {"runs_ok": 7}
-    assert problems(written(tmp_path / "a.jsonl", [*LINES[:-1], stale, summary]), strict=True) == []
-    found = problems(written(tmp_path / "b.jsonl", [*LINES, stale]), strict=True)
-    assert found == [f"summary of {summary['method']}: runs_ok does not follow from the records"]
+    failure = next(r for r in LINES if r.get("resume_key") == "y/4/0")
+    begun = [*LINES[:-1], stale, failure]
+    assert strict(tmp_path, [*begun, *LINES[-4:]]) == ""
+    expected = f"summary of {summary['method']}: runs_ok does not follow from the records"
+    assert problems(written(tmp_path / "b.jsonl", begun), strict=True) == [expected]
     assert "is missing" in problems(written(tmp_path / "c.jsonl", LINES[:-1]), strict=True)[0]
+
+
+def at(key: str) -> int:
+    """Where a record stands in LINES."""
+    return next(i for i, r in enumerate(LINES) if r.get("resume_key") == key)
+
+
+def slower(record, seconds_later: int = 0):
+    """The same measurement with times that are twice as long."""
+    found = {n: 2 * v for n, v in record.items() if n.endswith("_ms") or n in ("ttft_s", "total_s", "decode_s")}
+    found |= {n: record[n] / 2 for n in ("tokens_per_s", "decode_tokens_per_s")}
+    return record | found | {"timestamp_utc": f"2026-01-02T03:04:{5 + seconds_later:02}+00:00"}
+
+
+def resummarised(records):
+    """A file with the summaries of all its records at its end alone."""
+    body = [r for r in records if r["kind"] != "decode_summary"]
+    return [json.loads(to_line(r)) for r in (*body, *summarise(body[1:], 0))]
+
+
+@pytest.mark.parametrize("seconds_later", [0, 9])
+@pytest.mark.parametrize("key", ["baseline/0/0", "lossy/4/0", "x/0/0"])
+def test_strict_finds_a_record_that_is_there_twice(tmp_path: Path, key: str, seconds_later: int) -> None:
+    whole = [r for r in LINES if r.get("method") != "y"]
+    told = [m for m in LINES[0]["parameters"]["methods"] if m["name"] != "y"]
+    whole = [header(methods=told), *whole[1:]]
+    place = next(i for i, r in enumerate(whole) if r.get("resume_key") == key)
+    again = whole[place] if key == "x/0/0" else slower(whole[place], seconds_later)
+    assert strict(tmp_path, resummarised(whole)) == ""
+    assert f"{key} is there already" in strict(tmp_path, [*whole[: place + 1], whole[place], *whole[place + 1 :]])
+    found = strict(tmp_path, resummarised([*whole, again]))
+    assert f"line {1 + len(whole) - 3}: {key} is there already, and was no failure" in found
+
+
+def test_a_turn_that_was_cut_short_or_failed_may_be_there_again_as_a_whole(tmp_path: Path) -> None:
+    records = batched()[:5]
+    again = [slower(r, 9) for r in records[1:]]
+    # Killed behind the first, the third and, once more, the first record; then written as a whole.
+    for cuts in ((1,), (3,), (3, 1)):
+        body = [slower(r, 3 + i) for i, cut in enumerate(cuts) for r in records[1 : cut + 1]]
+        assert strict(tmp_path, resummarised([records[0], *body, *again])) == ""
+    # Behind the third, but then not as a whole: nobody writes that.
+    patched = [*records[:4], slower(records[3], 9), slower(records[4], 9)]
+    assert "lossy/0/0: is there twice, but not all of its turn was" in strict(tmp_path, resummarised(patched))
+    at_once = [*records[:2], *map(slower, records[1:])]
+    assert "baseline/0/0 is there already" in strict(tmp_path, resummarised(at_once))
+
+
+def test_a_failure_may_be_followed_by_another_line_of_its_key(tmp_path: Path) -> None:
+    failure = LINES[at("y/4/0")]
+    turn = [slower(LINES[at(f"{name}/4/0")], 9) for name in ("baseline", "lossy")]
+    assert strict(tmp_path, resummarised([*LINES, *turn, failure])) == ""
+    assert strict(tmp_path, resummarised([*LINES, failure])) == ""
+
+
+def test_strict_finds_summaries_that_are_there_twice_or_not_behind_the_records(tmp_path: Path) -> None:
+    count = len(METHODS)
+    twice = [*LINES, LINES[-1]]
+    assert f"line {len(twice)}: summary of {LINES[-1]['method']} is there already" in strict(tmp_path, twice)
+    # Killed between them, all are written again.
+    assert strict(tmp_path, [*LINES[:-1], *LINES[-count:]]) == ""
+    early = [*LINES[: -count - 1], *LINES[-count:], LINES[-count - 1]]
+    assert "is not behind all records" in strict(tmp_path, early)
+    moved = [LINES[0], LINES[-1], *LINES[1:-1]]
+    assert f"line 2: summary of {LINES[-1]['method']} is not behind all records" in strict(tmp_path, moved)
+
+
+def test_a_line_that_was_cut_out_may_be_measured_again_behind_the_summaries(tmp_path: Path) -> None:
+    place = at("lossy/2/0")
+    again = [slower(LINES[at(f"{name}/2/0")], 9) for name in ("baseline", "lossy")]
+    cut = [*LINES[:place], *LINES[place + 1 :], *again, LINES[at("y/2/0")]]
+    fresh = [json.loads(to_line(s)) for s in summarise([r for r in cut if r["kind"] == "decode_record"], 0)]
+    assert strict(tmp_path, [*cut, *fresh]) == ""
+
+
+def test_strict_finds_a_header_alone_and_a_date_that_is_none(tmp_path: Path) -> None:
+    assert strict(tmp_path, LINES[:1]) == "no records"
+    assert problems(written(tmp_path / "a.jsonl", LINES[:1]), strict=False) == []
+    found = strict(tmp_path, [LINES[0] | {"created_utc": "2026-02-30T00:00:00+00:00"}, *LINES[1:]])
+    assert "line 1: created_utc is '2026-02-30T00:00:00+00:00', expected a date and time that exist" in found
+
+
+def test_strict_finds_two_methods_at_one_place(tmp_path: Path) -> None:
+    found = strict(tmp_path, [*LINES[:2], LINES[2] | {"order": 0}, *LINES[3:]])
+    assert "lossy/0/0: order is 0, but baseline took that place" in found
+
+
+def test_a_divergence_that_could_not_be_asked_for_is_told_by_the_note(tmp_path: Path) -> None:
+    told = LINES[2] | {"first_divergence": None, "note": "first_divergence: OutOfMemoryError: no"}
+    assert strict(tmp_path, resummarised([*LINES[:2], told, *LINES[3:]])) == ""
+
+
+def test_strict_finds_an_output_that_is_the_baselines_or_not(tmp_path: Path) -> None:
+    told = LINES[2] | {"identical_to_baseline": True, "first_divergence": None}
+    expected = "lossy/0/0: identical_to_baseline is true, but output_sha256 differs from the baseline's"
+    assert expected in strict(tmp_path, [*LINES[:2], told, *LINES[3:]])
+
+
+def test_strict_finds_a_method_that_nobody_asked_for_and_one_that_is_none(tmp_path: Path) -> None:
+    def renamed(record, name: str, algorithm: str):
+        key = {"resume_key": record["resume_key"].replace("lossy", name)} if "resume_key" in record else {}
+        return record | {"method": name, "algorithm": algorithm} | key if record.get("method") == "lossy" else record
+
+    assert "algorithm is 'topk', but the header tells None" in strict(
+        tmp_path, [renamed(r, "other", "topk") for r in LINES]
+    )
+    methods = [m | {"method": "nonsense"} if m["name"] == "lossy" else m for m in LINES[0]["parameters"]["methods"]]
+    body = [renamed(r, "lossy", "nonsense") for r in LINES[1:]]
+    assert "algorithm is 'nonsense', expected a decoding method" in strict(tmp_path, [header(methods=methods), *body])
+
+
+def test_strict_finds_rows_of_a_batch_that_are_of_different_turns(tmp_path: Path) -> None:
+    lines = batched()
+    assert strict(tmp_path, lines) == ""
+    row = lines[4]
+    assert (row["resume_key"], row["batch_row"]) == ("lossy/1/0", 1)
+    slower = {n: 10 * v for n, v in row.items() if n.endswith("_ms") or n in ("ttft_s", "total_s", "decode_s")}
+    slower |= {n: row[n] / 10 for n in ("tokens_per_s", "decode_tokens_per_s")}
+    later = {"timestamp_utc": "2026-01-02T03:04:06+00:00"}
+    for change in (slower, {"order": 0}, {"memory_peak_bytes": 11}, {"idle_power_w": 9.0}, later):
+        found = strict(tmp_path, [*lines[:4], row | change, *lines[5:]])
+        assert f"lossy/1/0: {next(iter(change))} is" in found
+        assert "in another record of that batch" in found
+    # Interrupted, a turn that is measured again stands beside what it did not replace yet.
+    assert strict(tmp_path, [*lines[:2], lines[3], row | later | slower]) == ""
+
+
+@pytest.mark.parametrize(
+    "value", ["2026-01-02Tx", "2026-01-02T03:04", "2026-01-02T03:04:05", "2026-01-02T03:04:05Z and"]
+)
+def test_a_time_is_a_whole_one(value: str) -> None:
+    assert list(line_problems(SCHEMA, LINES[1] | {"timestamp_utc": value}, first=False))
+    assert list(line_problems(SCHEMA, LINES[0] | {"created_utc": value}, first=True))
+
+
+def test_what_was_accepted_behind_an_end_of_sequence_does_not_count() -> None:
+    rng = np.random.default_rng(0)
+    whole = measured(rng, is_plain=True)
+    cut = Round(start=4, drafted=4, accepted=4, committed=2, cut_by="eos", draft_passes=4, depth=4, leaves=1)
+    found = as_record(origin("x", 0), replace(whole, rounds=[*whole.rounds, cut], tokens=[1] * 6, identical=None))
+    assert found["rounds"]["accepted"][-1] == 2
+    assert found["draft_acceptance_rate"] == 2 / 4
+    assert found["tokens_per_round"] == 6 / 5
+    assert list(disagreements(json.loads(to_line(found)))) == []
 
 
 def strict(tmp_path: Path, records) -> str:

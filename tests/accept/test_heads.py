@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import product
+from itertools import product, zip_longest
 from pathlib import Path
 from types import ModuleType
 
@@ -342,8 +342,8 @@ def test_a_tree_grows_as_if_from_scratch(rounds: int) -> None:
         for token, parent in zip(tree.tokens.tolist(), tree.parents.tolist(), strict=True):
             paths.append((*(paths[parent] if parent >= 0 else ()), token))
         scratch = tree_from_scratch(module, target, committed_of(decoder)[0], grower, depth)
-        assert (set(paths), tree.pruned) == scratch
-        assert tree.pruned > 0
+        assert (set(paths), tree.over_budget) == scratch
+        assert tree.over_budget > tree.pruned == 0
         assert max(map(len, paths)) > 1
 
 
@@ -368,6 +368,23 @@ def test_a_prompt_of_one_token_is_drafted_for_from_the_second_round_on(tiny: Mod
     assert [r.draft_passes > 0 for r in output.rounds[:2]] == [False, True]
 
 
+@pytest.mark.parametrize("name", ["eagle", "eagle-tree"])
+def test_every_pass_of_an_eagle_head_is_counted(tiny: Models, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a batch a step takes the passes of its longest row; the prompts' own passes are no round's."""
+    calls: list[int] = []
+    right = eagle.Reader.step
+
+    def step(reader, tokens, *told):  # type: ignore[no-untyped-def]
+        calls.append(tokens.shape[1])
+        return right(reader, tokens, *told)
+
+    monkeypatch.setattr(eagle.Reader, "step", step)
+    outputs = [] if name in TREES else [decode(METHODS[name], tiny, RAGGED, 12)]
+    outputs += [decode(METHODS[name], tiny, [p], 12) for p in RAGGED[1:]]
+    steps = [zip_longest(*([r.draft_passes for r in d.rounds] for d in found), fillvalue=0) for found in outputs]
+    assert sum(max(passes) for found in steps for passes in found) == len(calls) - len(outputs)
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_budget_depth_and_branches_bound_what_is_drafted(tiny: Models, name: str) -> None:
     outputs = decode(METHODS[name], tiny, RAGGED[1:], 9, k=3, tree_budget=6, parallel_branches=2)
@@ -375,7 +392,10 @@ def test_budget_depth_and_branches_bound_what_is_drafted(tiny: Models, name: str
     assert max(r.depth for r in rounds) == 3
     assert max(r.drafted for r in rounds) == (6 if name in TREES else 3)
     assert all((r.leaves > 1) == (name in TREES) or r.drafted < 3 for r in rounds)
-    assert any(r.pruned for r in rounds) == (name == "eagle-tree")  # the heads' tree has one shape
+    assert any(r.over_budget for r in rounds) == (name == "eagle-tree")  # the heads' tree has one shape
+    assert not any(r.pruned for r in rounds)
+    for r in rounds:
+        assert r.cut_by == ("max" if 9 - r.start - 1 < 3 else "")
     for output in outputs:
         assert all(r.depth <= 9 - r.start - 1 for r in output.rounds)
 

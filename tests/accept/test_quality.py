@@ -91,9 +91,11 @@ def test_greedy_and_one_token_off_is_the_total_variation_of_point_masses(target:
 
 def test_the_bundled_task_is_held_out_code_cut_between_tokens(tiny_tokenizer: Any) -> None:
     task = quality.load_task()
-    assert (len(task.rows), task.skipped) == (64, ())
-    assert quality.BUNDLED_TASK.stat().st_size < 100_000
-    assert len({item.source for item in task.rows}) == 64
+    assert (len(task.rows), task.skipped) == (256, ())
+    assert quality.BUNDLED_TASK.stat().st_size < 200_000
+    assert len({item.source for item in task.rows}) == len({item.prompt for item in task.rows}) == 256
+    # The first items are of different files.
+    assert len({item.source.partition(":")[0] for item in task.rows[:64]}) == 64
     for item in task.rows:
         path = item.source.partition(":")[0]
         assert int(hashlib.sha256(path.encode()).hexdigest(), 16) % 16 == 0
@@ -124,11 +126,14 @@ def test_a_task_of_no_use_is_refused(tmp_path: Path, line: str, reason: str) -> 
 
 def test_the_script_cuts_the_same_task_again(tmp_path: Path) -> None:
     out = tmp_path / "task.jsonl"
-    command = [sys.executable, str(EXAMPLES / "cut_task.py"), "--out", str(out), "--items", "3"]
+    command = [sys.executable, str(EXAMPLES / "cut_task.py"), "--out", str(out), "--files", "3", "--cuts", "2"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in out.read_text().splitlines()]
-    assert len(rows) == 3
+    assert len(rows) == 6
+    assert len({row["source"].partition(":")[0] for row in rows[:3]}) == 3
+    parts = {row["prompt"] + row["reference"] for row in rows}
+    assert not any(a != b and a in b for a in parts for b in parts)
     assert set(rows[0]) == {"prompt", "reference", "source"}
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (again.returncode, again.stderr.count("\n")) == (2, 1)

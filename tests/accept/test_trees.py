@@ -85,25 +85,27 @@ class Wild:
     nodes: int
     rng: np.random.Generator
     told: list[int] = field(default_factory=list)
+    depth: int = 5
 
     def start(self, batch: Batch, prompts: Sequence[Sequence[int]]) -> None: ...
 
     def grow(self, batch: Batch, depth: int) -> Tree:
         self.told.append(depth)
-        return random_tree(self.rng, int(self.rng.integers(self.nodes + 1)), depth)
+        return random_tree(self.rng, int(self.rng.integers(self.nodes + 1)), min(depth, self.depth))
 
     def learn(self, batch: Batch, tree: Tree, walk: Walk, committed: int) -> None: ...
 
 
-def check_rounds(output: Decoded, budget: int, ends: Sequence[int]) -> None:
-    """Each round begins where the one before it ended; what an end of sequence cuts is said."""
+def check_rounds(output: Decoded, budget: int, ends: Sequence[int], depth: int = Wild.depth) -> None:
+    """Each round begins where the one before it ended; what an end of sequence or the budget cuts is said."""
     at = 0
     for done in output.rounds:
         assert done.start == at
         assert 0 <= done.accepted <= done.depth <= budget - at - 1
         assert done.depth <= done.drafted
         assert done.committed == done.accepted + 1 or done.committed <= done.accepted
-        assert done.cut_by == ("eos" if done.committed <= done.accepted else "")
+        room = budget - at - 1
+        assert done.cut_by == ("eos" if done.committed <= done.accepted else "max" if room < depth else "")
         at += done.committed
     assert at == len(output.tokens)
     assert not set(output.tokens[:-1]) & set(ends)
@@ -170,7 +172,7 @@ class Peeking(Wild):
     """Knows the target's random number: its trees hold nothing but the tokens to come, or all but them."""
 
     def __init__(self, target: Model, task: Task, says_them: bool) -> None:
-        super().__init__(0, np.random.default_rng(0))
+        super().__init__(0, np.random.default_rng(0), depth=3)
         self.target, self.task, self.says_them = target, task, says_them
 
     def grow(self, batch: Batch, depth: int) -> Tree:
@@ -327,6 +329,10 @@ class Watched:
     grower: SpecExec
     seen: list[tuple[Text, int, Tree]] = field(default_factory=list)
 
+    @property
+    def depth(self) -> int:
+        return self.grower.depth
+
     def start(self, batch: Batch, prompts: Sequence[Sequence[int]]) -> None:
         self.grower.start(batch, prompts)
 
@@ -392,8 +398,12 @@ def as_reference(shape: Shape, rule: SamplingRule, budget: int, ends: tuple[int,
         expected, read = reference(q, shape, depth, ends)
         found &= set(branches(tree)) == expected and tree.passes == done.draft_passes == len(read)
         # Behind each node that was read, as many candidates as could stay.
-        looked_at = sum(map(len, read)) * min(shape["tree_budget"], VOCABULARY)
-        found &= tree.pruned == done.pruned == looked_at - len(expected)
+        most = min(shape["tree_budget"], VOCABULARY)
+        least = shape.get("branch_prune_threshold", 0)
+        behind = [np.sort(q(path))[::-1][:most] for paths in read for path in paths]
+        below = sum(int((law < least * law[0]).sum()) for law in behind)
+        found &= tree.pruned == done.pruned == below
+        found &= tree.over_budget == done.over_budget == most * len(behind) - below - len(expected)
         assert len(tree.tokens) <= shape["tree_budget"]
     return found
 
@@ -451,16 +461,17 @@ def test_pruning_keeps_siblings_near_the_best_alone() -> None:
 @pytest.mark.parametrize(
     ("shape", "expected"),
     [
-        ({}, (6, 5, 0)),  # 3 behind the text, and 3 behind the best of them
-        ({"branch_prune_threshold": 0.4}, (3, 2, 3)),  # of 0.6, 0.3, 0.1 one goes, of 0.7, 0.2, 0.1 two
-        ({"tree_budget": 4}, (4, 3, 2)),  # 0.6, 0.3, 0.42 and 0.12 stay, 0.1 and 0.06 go
-        ({"tree_budget": 2}, (2, 1, 2)),  # no more than 2 are looked at either time
-        ({"k": 1}, (3, 3, 0)),
-        ({"parallel_branches": 2}, (9, 7, 0)),
-        ({"ends": (0,)}, (6, 5, 0)),  # what ends the text has no children
+        ({}, (6, 5, 0, 0)),  # 3 behind the text, and 3 behind the best of them
+        ({"branch_prune_threshold": 0.4}, (3, 2, 3, 0)),  # of 0.6, 0.3, 0.1 one goes, of 0.7, 0.2, 0.1 two
+        ({"tree_budget": 4}, (4, 3, 0, 2)),  # 0.6, 0.3, 0.42 and 0.12 stay, 0.1 and 0.06 go
+        ({"tree_budget": 2}, (2, 1, 0, 2)),  # no more than 2 are looked at either time
+        ({"tree_budget": 2, "branch_prune_threshold": 0.4}, (2, 1, 1, 1)),  # of 0.6, 0.3, 0.42, 0.12 the last goes
+        ({"k": 1}, (3, 3, 0, 0)),
+        ({"parallel_branches": 2}, (9, 7, 0, 0)),
+        ({"ends": (0,)}, (6, 5, 0, 0)),  # what ends the text has no children
     ],
 )
-def test_nodes_leaves_and_pruned_candidates_by_hand(shape: Shape, expected: tuple[int, int, int]) -> None:
+def test_nodes_leaves_and_lost_candidates_by_hand(shape: Shape, expected: tuple[int, int, int, int]) -> None:
     """A draft that says 0, 1, 2 with 0.6, 0.3, 0.1 behind a 2, with 0.7, 0.2, 0.1 elsewhere."""
     draft = Table(0)
     draft.by_token, draft.by_position = torch.tensor([0.7, 0.2, 0.1]).log().expand(4, 3, 3).clone(), torch.zeros(16, 3)
@@ -470,10 +481,10 @@ def test_nodes_leaves_and_pruned_candidates_by_hand(shape: Shape, expected: tupl
     grower = SpecExec(Model(module=draft, vocabulary=3), FREE, **shape)
     decoder = TreeDecoder(Model(module=tables()[0], vocabulary=3, ends=ends), grower, [[1, 2]], task_of(FREE, 9))
     tree = decoder.propose()
-    assert (len(tree.tokens), tree.leaves, tree.pruned) == expected
+    assert (len(tree.tokens), tree.leaves, tree.pruned, tree.over_budget) == expected
     decoder.commit(tree, decoder.verify(tree))
     [done] = decoder.batch.outputs[0].rounds
-    assert (done.drafted, done.leaves, done.pruned) == expected
+    assert (done.drafted, done.leaves, done.pruned, done.over_budget) == expected
 
 
 def test_what_cannot_come_next_is_no_node() -> None:
@@ -482,7 +493,7 @@ def test_what_cannot_come_next_is_no_node() -> None:
     found = grower.children(logits, np.array([-1]), np.zeros(1))
     assert found.tokens.tolist() == [2, 0]
     np.testing.assert_allclose(found.scores, logits.log_softmax(-1)[0, [2, 0]], rtol=1e-6)
-    assert found.pruned == 0
+    assert (found.pruned, found.over_budget) == (0, 0)
 
 
 @pytest.mark.parametrize("seed", range(6))
