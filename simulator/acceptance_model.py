@@ -9,9 +9,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .histogram import AcceptanceHistogram
+from .histogram import AcceptanceHistogram, alpha_iid, tokens_per_round_iid
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 
 class AcceptanceModel(Protocol):
@@ -27,6 +28,10 @@ class AcceptanceModel(Protocol):
 
     def tokens_per_round_error(self, k: int) -> float:
         """Standard error of the mean tokens a round at k; 0 where the acceptance is given, not measured."""
+        ...
+
+    def sample_tokens_per_round(self, lengths: Ints, rng: np.random.Generator, samples: int) -> Floats:
+        """Draw the mean tokens a round anew, as well as it is known, at all draft lengths; [samples, lengths]."""
         ...
 
 
@@ -60,6 +65,10 @@ class IidAcceptance:
     def tokens_per_round_error(self, k: int) -> float:
         """Nothing: alpha is given."""
         return 0.0
+
+    def sample_tokens_per_round(self, lengths: Ints, rng: np.random.Generator, samples: int) -> Floats:
+        """The same in every draw."""
+        return np.broadcast_to(tokens_per_round_iid(self.alpha, lengths), (samples, len(lengths)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +111,32 @@ class HistogramAcceptance:
         """Of the histogram that is used at k."""
         return self.nearest(k).cut(k).tokens_per_round_error
 
+    def sample_tokens_per_round(self, lengths: Ints, rng: np.random.Generator, samples: int) -> Floats:
+        """Draw by the Bayesian bootstrap: histograms whose buckets have a Dirichlet law about the counts.
+
+        Draft lengths cut from one histogram share its draws. Histograms of their own come from one text: what is drawn
+        at a position is the same quantile in all of them.
+        """
+        uniforms = rng.random((samples, self.longest))
+        sources = [self.nearest(int(k)) for k in lengths]
+        means = {id(h): 1 + np.cumsum(drawn_survival(h, uniforms[:, : h.k]), 1) for h in sources}
+        return np.stack([means[id(h)][:, int(k) - 1] for h, k in zip(sources, lengths, strict=True)], 1)
+
+
+def drawn_survival(histogram: AcceptanceHistogram, uniforms: Floats) -> Floats:
+    """Return P(A >= j) for j in 1..k of a histogram drawn anew; uniforms and result are [samples, k].
+
+    Of a Dirichlet law the conditional rates of the positions are independent, with beta laws (Connor and Mosimann
+    1969). Rounds that are alike count as fewer.
+    """
+    from scipy.special import betaincinv
+
+    counts = np.asarray(histogram.counts, np.float64) / histogram.design_effect
+    stay, stop = np.cumsum(counts[::-1])[::-1][1:], counts[:-1]
+    known = (stay > 0) & (stop > 0)
+    rates = betaincinv(np.where(known, stay, 1.0), np.where(known, stop, 1.0), uniforms)
+    return np.asarray(np.cumprod(np.where(known, rates, stay > 0), 1))
+
 
 @dataclass(frozen=True, slots=True)
 class EquivalentAcceptance:
@@ -129,3 +164,9 @@ class EquivalentAcceptance:
     def tokens_per_round_error(self, k: int) -> float:
         """Of the histogram that alpha is the equivalent of."""
         return self.measured.tokens_per_round_error(min(k, self.measured.longest))
+
+    def sample_tokens_per_round(self, lengths: Ints, rng: np.random.Generator, samples: int) -> Floats:
+        """Those of the histogram; beyond its longest draft with the alpha that each draw there is the equivalent of."""
+        there = np.minimum(lengths, self.measured.longest)
+        drawn = self.measured.sample_tokens_per_round(there, rng, samples)
+        return np.where(lengths > there, tokens_per_round_iid(alpha_iid(drawn, there), lengths), drawn)

@@ -167,7 +167,7 @@ def simulate(**options: Any) -> None:
     from .outlook import look_out, outlook_json, outlook_text
     from .pricing import load_pricing
     from .report import check_table_format, result_json, result_text, write_table
-    from .verdict import judge
+    from .verdict import judge, weigh
 
     check_table_format("--csv", options["csv"], (".csv",))
     check_outputs({f"--{name}": options[name] for name in ("csv", "events")}, options["force"], inputs(options))
@@ -183,6 +183,7 @@ def simulate(**options: Any) -> None:
     summary = summarise(setting, runs)
     verdict = judge(setting, summary)
     outlook = look_out(setting, verdict, options["seed"])
+    verdict = weigh(verdict, summary, outlook.uncertainty)
     if options["csv"]:
         write_table(options["csv"], run_columns(setting, runs, parameters))
     if options["events"]:

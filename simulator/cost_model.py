@@ -47,6 +47,11 @@ def step_s(
 class Costs(Protocol):
     """Anything that says what rounds cost."""
 
+    @property
+    def longest(self) -> int | None:
+        """The longest draft length that it says anything of; None: any."""
+        ...
+
     def round_cost(self, draft_length: Real) -> "RoundCost":
         """Return the phases' seconds for draft lengths >= 1."""
         ...
@@ -78,6 +83,11 @@ class Knobs:
     round_overhead_s: Real = 0.0
     uncertain: tuple[str, ...] = ()
     covariance: Floats = field(default_factory=lambda: np.zeros((0, 0)))
+
+    @property
+    def longest(self) -> None:
+        """Any draft length."""
+        return None
 
     def pass_s(self, tokens: Real, scale: Real = 1.0) -> Floats:
         """Seconds of one pass over `tokens` tokens: compute grows with them, memory work (weights) does not."""

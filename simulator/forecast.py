@@ -36,15 +36,21 @@ class Uncertainty:
     speedup_high95: tuple[float, ...]
 
 
-def speedups(costs: Costs, acceptance: AcceptanceModel, lengths: Ints, shift: Floats, *, overlap: bool) -> Floats:
+def speedups(
+    costs: Costs,
+    acceptance: AcceptanceModel,
+    lengths: Ints,
+    tokens_per_round: Floats | None = None,
+    *,
+    overlap: bool,
+) -> Floats:
     """Return speedups, [*samples, lengths].
 
     Args:
         costs: What rounds cost; may be samples.
         acceptance: What rounds accept.
         lengths: Draft lengths, rising.
-        shift: How many standard errors the mean acceptance is moved, [samples] or 0-d. One draw moves all lengths
-            alike: their histograms come from one text.
+        tokens_per_round: Samples of it, [samples, lengths], instead of what the acceptance has.
         overlap: Whether the next draft is made while the target verifies.
     """
     laws = np.zeros((len(lengths), int(lengths[-1]) + 1))
@@ -52,9 +58,8 @@ def speedups(costs: Costs, acceptance: AcceptanceModel, lengths: Ints, shift: Fl
         row[: k + 1] = acceptance.law(int(k))
     rates = np.array([acceptance.bonus_guess_rate(int(k)) for k in lengths])
     form = closed_form(costs.round_cost(lengths), laws, rates, overlap=overlap)
-    errors = np.array([acceptance.tokens_per_round_error(int(k)) for k in lengths])
-    moved = np.clip(form.tokens_per_round + np.asarray(shift)[..., None] * errors, 1, lengths + 1)
-    return np.asarray(moved / form.tokens_per_round * form.speedup)
+    moved = 1.0 if tokens_per_round is None else tokens_per_round / form.tokens_per_round
+    return np.asarray(moved * form.speedup)
 
 
 def uncertainty(
@@ -71,7 +76,7 @@ def uncertainty(
 
     Args:
         costs: What rounds cost.
-        acceptance: What rounds accept, with its standard errors.
+        acceptance: What rounds accept, as well as it is known.
         draft_length: K that was asked for.
         longest: The longest K that is looked at.
         rng: Source of the draws.
@@ -79,9 +84,10 @@ def uncertainty(
         samples: How many draws.
     """
     lengths = np.arange(1, max(longest, draft_length) + 1, dtype=np.int64)
-    shift = rng.standard_normal(samples)
-    drawn = speedups(costs.sample(rng, samples), acceptance, lengths, shift, overlap=overlap)
-    middle = speedups(costs, acceptance, lengths, np.zeros(()), overlap=overlap)
+    sampled = costs.sample(rng, samples)
+    tau = acceptance.sample_tokens_per_round(lengths, rng, samples)
+    drawn = speedups(sampled, acceptance, lengths, tau, overlap=overlap)
+    middle = speedups(costs, acceptance, lengths, overlap=overlap)
     best = lengths[drawn[:, :longest].argmax(1)]
     low, high = np.quantile(drawn, (0.025, 0.975), axis=0)
     own = int(middle[:longest].argmax()) + 1

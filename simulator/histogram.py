@@ -141,16 +141,30 @@ def variance(law: NDArray[np.float64]) -> float:
 
 
 def design_effect_of(found: Mapping[str, Any], histogram: AcceptanceHistogram) -> float:
-    """Return the design effect that the file's own interval of tokens_per_round tells; 1 where it has none."""
+    """Return the design effect that the file's own interval of tokens_per_round tells; 1 where it has none.
+
+    At least 1: an interval narrower than that of independent rounds comes of too few prompts. Where these were too few
+    for any interval, each counts as one round, which is the most that its rounds can be alike.
+    """
     metrics = found.get("metrics")
     intervals = metrics.get("ci95") if isinstance(metrics, dict) else None
-    ends = intervals.get("tokens_per_round") if isinstance(intervals, dict) else None
-    independent = variance(histogram.law) / histogram.samples
+    if not isinstance(intervals, dict) or "tokens_per_round" not in intervals:
+        return 1.0
+    ends, independent = intervals["tokens_per_round"], variance(histogram.law) / histogram.samples
+    if ends is None:
+        return max(1.0, histogram.samples / prompt_count(found))
     if not isinstance(ends, list) or len(ends) != 2 or independent <= 0:
         return 1.0
     if not all(isinstance(end, int | float) for end in ends):
         return 1.0
-    return float(((ends[1] - ends[0]) / (2 * NORMAL_95)) ** 2 / independent)
+    return max(1.0, float(((ends[1] - ends[0]) / (2 * NORMAL_95)) ** 2 / independent))
+
+
+def prompt_count(found: Mapping[str, Any]) -> int:
+    """Return how many prompts a histogram file was measured on, 1 where it does not say."""
+    told = found.get("parameters")
+    count = told.get("prompt_count") if isinstance(told, dict) else None
+    return count if isinstance(count, int) and count > 0 else 1
 
 
 def parse_histogram(path: str | Path, found: Mapping[str, Any]) -> AcceptanceHistogram:

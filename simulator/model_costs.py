@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from .artefacts import UserError
 from .cost_model import Floats, Real, RoundCost
 from .model_work import Count, ModelShape, bytes_unquantized
-from .profile import Link, PassCost, Profile
+from .profile import DATASHEET, PassCost, Profile
 
 SAME, SEPARATE = "same", "separate"
 PLACEMENTS = (SAME, SEPARATE)
@@ -91,7 +91,9 @@ class Placed:
         return np.asarray((all_bytes - kv_bytes) / self.devices + kv_bytes / self.kv_shares)
 
     def link_s(self, tokens: Floats) -> Floats:
-        """Return the seconds of two all-reduces a layer over a ring: 2 (n - 1) / n of the hidden states of the pass.
+        """Return the seconds of two all-reduces a layer: 2 (n - 1) / n of the hidden states of the pass each.
+
+        They go over one link of a device, round a ring; in a mesh over its n - 1 links at once.
 
         Raises:
             UserError: The profile does not say what joins devices.
@@ -104,13 +106,21 @@ class Placed:
                 f"--tp: {self.devices} devices, but the profile {self.profile.name} names no link, expected 1"
             )
         reduced = tokens * self.shape.hidden_size * bytes_unquantized(self.dtype)
-        part_s = 2 * (self.devices - 1) / self.devices * reduced / link.bytes_per_s
-        return np.asarray(2 * self.shape.layers * (link.latency_s + part_s))
+        links = self.devices - 1 if link.mesh else 1
+        sent = 2 * (self.devices - 1) / self.devices * reduced / links
+        bytes_per_s, latency_s = (spread(value, tokens.ndim) for value in (link.bytes_per_s, link.latency_s))
+        return np.asarray(2 * self.shape.layers * (latency_s + sent / bytes_per_s))
 
     def memory_bytes(self, batch: Real, context: Real) -> Floats:
         """Return the bytes of weights and KV cache on each device; a sequence has one token at least."""
         kv_bytes = self.shape.kv_bytes(np.asarray(batch), np.maximum(context, 1), self.kv_format)
         return np.asarray(self.shape.weight_bytes(self.dtype) / self.devices + kv_bytes / self.kv_shares)
+
+
+def spread(samples: Real, axes: int) -> Floats:
+    """Put so many axes of length 1 behind those of samples."""
+    found = np.asarray(samples, np.float64)
+    return found.reshape((*found.shape, *(1,) * axes))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +148,11 @@ class ModelPair:
     round_overhead_factors: Real = 1.0
 
     @property
+    def longest(self) -> None:
+        """Any draft length."""
+        return None
+
+    @property
     def placed_target(self) -> Placed:
         """The target where it runs."""
         return self.placed(self.target, self.dtype, self.devices)
@@ -160,29 +175,42 @@ class ModelPair:
         k, batch, context = np.broadcast_arrays(np.asarray(draft_length, np.int64), self.batch, self.context)
         target, draft = self.placed_target, self.placed_draft
         draft_step_s = draft.parts(batch, 1, context).total_s
-        factors = np.asarray(self.round_overhead_factors, np.float64)
         return RoundCost(
             draft_length=np.asarray(k),
             baseline_s=target.parts(batch, 1, context).total_s,
             draft_step_s=draft_step_s,
             draft_s=draft_step_s * k,
             verify_s=target.parts(batch, k + 1, context).total_s,
-            overhead_s=factors.reshape((*factors.shape, *(1,) * k.ndim)) * self.round_overhead_s * np.ones(k.shape),
+            overhead_s=spread(self.round_overhead_factors, k.ndim) * self.round_overhead_s * np.ones(k.shape),
         )
 
     def sample(self, rng: np.random.Generator, samples: int) -> "ModelPair":
-        """Draw the profile anew within its uncertainty, number formats independently; a leading axis of samples."""
-        passes = {dtype: cost.sample(rng, samples) for dtype, cost in self.profile.passes.items()}
-        factors = np.exp(self.round_overhead_error * rng.standard_normal(samples))
-        return replace(self, profile=replace(self.profile, passes=passes), round_overhead_factors=factors)
+        """Draw the profile anew within its uncertainty; a leading axis of samples.
+
+        Number formats are drawn independently where they were fitted. What a data sheet leaves open is the same for
+        all of them: parameters of one name share their draws.
+        """
+        own = self.profile
+        launches, overhead, slower = (
+            np.exp(error * rng.standard_normal(samples))
+            for error in (own.launches_per_layer_error, self.round_overhead_error, own.link.error if own.link else 0.0)
+        )
+        if own.status == DATASHEET:
+            names = dict.fromkeys(name for cost in own.passes.values() for name in cost.uncertain)
+            normals = {name: rng.standard_normal(samples) for name in names}
+            passes = {dtype: cost.moved(normals) for dtype, cost in own.passes.items()}
+        else:
+            passes = {dtype: cost.sample(rng, samples) for dtype, cost in own.passes.items()}
+        # So many more launches cost as much as launches that take so much longer.
+        passes = {dtype: cost.scaled({"launch_s": launches}) for dtype, cost in passes.items()}
+        link = own.link and own.link.slower(slower)
+        return replace(self, profile=replace(own, passes=passes, link=link), round_overhead_factors=overhead)
 
     def scaled(self, factors: Mapping[str, float]) -> "ModelPair":
         """Multiply constants of all passes by name, `link_s` or `round_overhead_s`."""
         passes = {dtype: cost.scaled(factors) for dtype, cost in self.profile.passes.items()}
         overhead_s = np.asarray(self.round_overhead_s, np.float64) * factors.get("round_overhead_s", 1.0)
-        link, slower = self.profile.link, factors.get("link_s", 1.0)
-        if link is not None:
-            link = Link(bytes_per_s=link.bytes_per_s / slower, latency_s=link.latency_s * slower)
+        link = self.profile.link and self.profile.link.slower(factors.get("link_s", 1.0))
         return replace(self, profile=replace(self.profile, passes=passes, link=link), round_overhead_s=overhead_s)
 
     @property

@@ -3,12 +3,13 @@
 from dataclasses import asdict
 from typing import Any
 
+from .acceptance_model import AcceptanceModel
 from .command import table
 from .experiment import Summary
 from .forecast import Uncertainty
 from .model_costs import SEPARATE, USABLE_MEMORY, ModelPair, PassParts, largest_batch
 from .model_work import bytes_per_weight
-from .schedule import Range, off_above, vllm_config
+from .schedule import Range, engine_settings, longest_draft, off_above, vllm_config
 
 PARTS = ("compute", "memory", "launch", "link")
 # Below this many steps a verification counts as no longer than one.
@@ -33,7 +34,13 @@ def passes(pair: ModelPair, draft_length: int) -> dict[str, tuple[int, PassParts
 
 
 def models_json(
-    pair: ModelPair, draft_length: int, summary: Summary, found: tuple[Range, ...], *, overlap: bool
+    pair: ModelPair,
+    draft_length: int,
+    summary: Summary,
+    found: tuple[Range, ...],
+    acceptance: AcceptanceModel,
+    *,
+    overlap: bool,
 ) -> dict[str, Any]:
     """Return what a forecast says of models and device."""
     joules = energy_j_per_token(pair, summary, overlap=overlap)
@@ -52,6 +59,7 @@ def models_json(
             "ranges": [asdict(r) for r in found],
             "off_above_batch": off_above(found),
             "vllm": vllm_config(found),
+            "synthetic_acceptance": engine_settings(acceptance, longest_draft(found)),
         },
     }
 

@@ -3,14 +3,11 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
 from .experiment import Setting, Summary
 from .forecast import Uncertainty, sensitivities, uncertainty
-from .histogram import synthetic_acceptance
 from .model_costs import ModelPair
 from .model_report import effects_text, models_json, models_text, uncertainty_text, why_text
-from .schedule import Range, schedule
+from .schedule import Range, engine_settings, schedule
 from .streams import stream
 from .verdict import Verdict
 
@@ -47,16 +44,19 @@ def look_out(setting: Setting, verdict: Verdict, seed: int) -> Outlook:
 
 def outlook_json(setting: Setting, outlook: Outlook, summary: Summary) -> dict[str, Any]:
     """Return it under plain keys."""
-    law = setting.acceptance.law(setting.draft_length)
-    survival = np.minimum(np.cumsum(law[::-1])[::-1][1:], 1.0).tolist()
     found: dict[str, Any] = {
         "uncertainty": asdict(outlook.uncertainty),
         "sensitivity": outlook.effects,
-        "synthetic_acceptance": synthetic_acceptance(survival, 1 + sum(survival)),
+        "synthetic_acceptance": engine_settings(setting.acceptance, setting.draft_length),
     }
     if isinstance(setting.costs, ModelPair):
         found["models"] = models_json(
-            setting.costs, setting.draft_length, summary, outlook.ranges, overlap=setting.overlap
+            setting.costs,
+            setting.draft_length,
+            summary,
+            outlook.ranges,
+            setting.acceptance,
+            overlap=setting.overlap,
         )
     return found
 

@@ -6,7 +6,7 @@
 import math
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -23,7 +23,8 @@ KIND = "hardware_profile"
 SCHEMA_VERSION = 1
 PRESETS = Path(__file__).parent / "profiles"
 DATASHEET, MEASURED = "datasheet, uncalibrated", "measured"
-STATUSES = (DATASHEET, MEASURED)
+KERNELS_MEASURED = "kernels measured; launches a layer and round overhead assumed"
+STATUSES = (DATASHEET, MEASURED, KERNELS_MEASURED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +129,34 @@ class PassCost:
 
     def sample(self, rng: np.random.Generator, samples: int) -> "PassCost":
         """Draw the parameters anew, log-normal about what they are."""
+        return self.moved({name: rng.standard_normal(samples) for name in self.uncertain})
+
+    def moved(self, normals: Mapping[str, Floats]) -> "PassCost":
+        """Return the samples that standard normal draws make, [samples] for each uncertain parameter by name."""
         if not self.uncertain:
             return self
-        drawn = rng.multivariate_normal(np.zeros(len(self.uncertain)), self.covariance, samples, method="eigh")
+        values, vectors = np.linalg.eigh(self.covariance)
+        # The symmetric root: without correlations each parameter hangs on the draws of its own name alone.
+        root = vectors * np.sqrt(np.maximum(values, 0)) @ vectors.T
+        drawn = np.stack([normals[name] for name in self.uncertain], -1) @ root
         return self.scaled({name: np.exp(drawn[:, i]) for i, name in enumerate(self.uncertain)})
+
+    def error(self, name: str) -> float:
+        """Return the relative standard error of a parameter, 0 where none is stated."""
+        if name not in self.uncertain:
+            return 0.0
+        at = self.uncertain.index(name)
+        return math.sqrt(self.covariance[at, at])
+
+    def curve_errors(self, name: str, sizes: Floats) -> Floats:
+        """Return the relative standard errors of one curve at sizes, shape [sizes]."""
+        knots = getattr(self, name).sizes
+        # The logarithm between two knots is linear in theirs: the curve of one at e and the others at 1 is its weight.
+        weights = np.log(Curve(knots, np.exp(np.eye(len(knots)))).at(sizes))
+        known = [i for i in range(len(knots)) if f"{name}[{i}]" in self.uncertain]
+        at = [self.uncertain.index(f"{name}[{i}]") for i in known]
+        variance = np.einsum("ks,kl,ls->s", weights[known], self.covariance[np.ix_(at, at)], weights[known])
+        return np.asarray(np.sqrt(np.maximum(variance, 0.0)))
 
 
 SCALARS = ("launch_s", "fixed_s", "overlap_exponent")
@@ -152,7 +177,7 @@ class Decoding:
 
     target, draft, dtype, batch: what was timed. baseline_s: a step of plain decoding. draft_step_s: a drafted token.
     verify: a target pass, whose work is its tokens a sequence (for FLOP) and 1 (for bytes). The errors are standard
-    errors, relative. draft_lengths: whose times were fitted.
+    errors, relative. draft_lengths: whose times were fitted. source_sha256: of the file they were fitted to.
     """
 
     target: str
@@ -165,14 +190,26 @@ class Decoding:
     draft_step_error: float
     verify: PassCost
     draft_lengths: tuple[int, ...]
+    source_sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Link:
-    """What joins devices that share a model: bytes a second of one direction, and the latency of an all-reduce."""
+    """What joins devices that share a model: bytes a second of one direction, and the latency of an all-reduce.
 
-    bytes_per_s: float
-    latency_s: float
+    mesh: whether a device has such a link to each other one, rather than one to a switch. error: standard error of
+    the time, relative. A sampled link has arrays of samples.
+    """
+
+    bytes_per_s: Real
+    latency_s: Real
+    mesh: bool = False
+    error: float = 0.0
+
+    def slower(self, factor: Real) -> "Link":
+        """Multiply the time of all that it does."""
+        latency_s = np.asarray(self.latency_s * factor, np.float64)
+        return replace(self, bytes_per_s=self.bytes_per_s / factor, latency_s=latency_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,7 +234,7 @@ class Profile:
     """A device as a forecast needs it.
 
     status: one of `STATUSES`. passes: by number format. decoding: of one pair of models. launches_per_layer: kernels
-    that a layer of a model launches.
+    that a layer of a model launches; launches_per_layer_error: its standard error, relative.
     round_overhead_s: what a round costs besides its passes; round_overhead_error: its standard error, relative.
     notes: what a reader should know, a sentence each. A
     sampled profile has arrays of samples in its costs and overhead.
@@ -210,6 +247,7 @@ class Profile:
     units: BurnUnits | None = None
     decoding: Decoding | None = None
     launches_per_layer: float = 1.0
+    launches_per_layer_error: float = 0.0
     round_overhead_s: Real = 0.0
     round_overhead_error: float = 0.0
     memory_bytes: int | None = None
@@ -331,6 +369,7 @@ def parse_profile(found: Field) -> Profile:
         units=parse_units(units) if units else None,
         decoding=parse_decoding(found["decoding"]) if found["decoding"] else None,
         launches_per_layer=found["launches_per_layer"].number(),
+        launches_per_layer_error=optional_error(found["launches_per_layer_error"]),
         round_overhead_s=found["round_overhead_s"].number(),
         round_overhead_error=found["round_overhead_error"].number(),
         memory_bytes=int(memory.number(1)) if memory else None,
@@ -346,7 +385,20 @@ def parse_profile(found: Field) -> Profile:
 
 def parse_link(found: Field) -> Link:
     """Read a link."""
-    return Link(bytes_per_s=found["bytes_per_s"].number(above=True), latency_s=found["latency_s"].number())
+    mesh = found["mesh"]
+    if mesh and not isinstance(mesh.value, bool):
+        mesh.refuse("true or false")
+    return Link(
+        bytes_per_s=found["bytes_per_s"].number(above=True),
+        latency_s=found["latency_s"].number(),
+        mesh=bool(mesh.value),
+        error=optional_error(found["error"]),
+    )
+
+
+def optional_error(found: Field) -> float:
+    """Read a relative standard error; 0 where older files have none."""
+    return found.number() if found else 0.0
 
 
 def parse_power(found: Field) -> Power:
@@ -380,6 +432,7 @@ def parse_decoding(found: Field) -> Decoding:
         draft_step_error=found["draft_step_error"].number(),
         verify=parse_cost(found["verify"]),
         draft_lengths=tuple(int(k) for k in lengths),
+        source_sha256=found["source_sha256"].text() if found["source_sha256"] else "",
     )
 
 
@@ -434,7 +487,11 @@ def decoding_json(decoding: Decoding) -> dict[str, Any]:
     """Return two models that were timed together under the names of the file."""
     plain = ("target", "draft", "dtype", "batch", "baseline_s", "baseline_error", "draft_step_s", "draft_step_error")
     told = {name: getattr(decoding, name) for name in plain}
-    return told | {"verify": cost_json(decoding.verify), "draft_lengths": list(decoding.draft_lengths)}
+    return (
+        told
+        | {"verify": cost_json(decoding.verify), "draft_lengths": list(decoding.draft_lengths)}
+        | {"source_sha256": decoding.source_sha256 or None}
+    )
 
 
 def profile_json(profile: Profile) -> dict[str, Any]:
@@ -453,10 +510,11 @@ def profile_json(profile: Profile) -> dict[str, Any]:
         },
         "decoding": profile.decoding and decoding_json(profile.decoding),
         "launches_per_layer": profile.launches_per_layer,
+        "launches_per_layer_error": profile.launches_per_layer_error,
         "round_overhead_s": float(profile.round_overhead_s),
         "round_overhead_error": profile.round_overhead_error,
         "memory_bytes": profile.memory_bytes,
-        "link": link and {"bytes_per_s": link.bytes_per_s, "latency_s": link.latency_s},
+        "link": link and asdict(link),
         "power": power and {"idle_w": power.idle_w, "load_w": power.load_w},
         "sources": [{"what": s.what, "title": s.title, "url": s.url} for s in profile.sources],
         "notes": list(profile.notes),

@@ -165,9 +165,11 @@ def device_numbers(profile: "Profile") -> Iterator[Number]:
         yield Number("power under load", profile.power.load_w, "W")
         yield Number("power at rest", profile.power.idle_w, "W")
     if profile.link:
-        yield Number("link, one direction", profile.link.bytes_per_s / 1e9, "GB/s", faster=1)
-        yield Number("all-reduce latency", profile.link.latency_s * 1e6, "us", faster=-1)
-    yield Number("launches a layer", profile.launches_per_layer, "", faster=-1)
+        link, error = profile.link, profile.link.error
+        name = "link to each other device, one direction" if link.mesh else "link, one direction"
+        yield Number(name, float(link.bytes_per_s) / 1e9, "GB/s", error=error, faster=1)
+        yield Number("all-reduce latency", float(link.latency_s) * 1e6, "us", error=error, faster=-1)
+    yield Number("launches a layer", profile.launches_per_layer, "", error=profile.launches_per_layer_error, faster=-1)
     error = profile.round_overhead_error
     yield Number("round overhead", float(profile.round_overhead_s) * 1e6, "us", error=error, faster=-1)
     if profile.units:
@@ -190,38 +192,22 @@ def cost_numbers(cost: "PassCost", tokens: "Floats | None" = None, bytes_: "Floa
         ("fixed, of a pass", "fixed_s", 1e6, "us", -1),
         ("overlap exponent", "overlap_exponent", 1.0, "", 1),
     ):
-        yield Number(name, float(getattr(cost, key)) * scale, unit, "", parameter_error(cost, key), faster)
+        yield Number(name, float(getattr(cost, key)) * scale, unit, "", cost.error(key), faster)
 
 
 def curve_points(cost: "PassCost", name: str, sizes: "Floats") -> Iterator[tuple[float, float, float]]:
     """Yield size, seconds a unit, and its relative standard error."""
-    import numpy as np
-
     curve: Curve = getattr(cost, name)
-    knots = range(len(curve.sizes))
-    # The logarithm between two knots is linear in theirs: the curve of one knot at e and the others at 1 is its weight.
-    weights = np.log(type(curve)(curve.sizes, np.exp(np.eye(len(knots)))).at(sizes))
-    known = [i for i in knots if f"{name}[{i}]" in cost.uncertain]
-    at = [cost.uncertain.index(f"{name}[{i}]") for i in known]
-    variance = np.einsum("ks,kl,ls->s", weights[known], cost.covariance[np.ix_(at, at)], weights[known])
-    for size, seconds, square in zip(sizes, curve.at(sizes), variance, strict=True):
-        yield float(size), float(seconds), math.sqrt(max(square, 0.0))
-
-
-def parameter_error(cost: "PassCost", name: str) -> float:
-    """Return the relative standard error of a parameter, 0 where none is stated."""
-    if name not in cost.uncertain:
-        return 0.0
-    at = cost.uncertain.index(name)
-    return math.sqrt(cost.covariance[at, at])
+    for size, seconds, error in zip(sizes, curve.at(sizes), cost.curve_errors(name, sizes), strict=True):
+        yield float(size), float(seconds), float(error)
 
 
 def diff_text(a: "Profile", b: "Profile") -> str:
     """Return what differs between two profiles, a line each."""
-    from .profile import MEASURED
+    from .profile import DATASHEET
 
     head = f"A: {a.name}: {a.device}, {a.status}\nB: {b.name}: {b.device}, {b.status}"
-    both_measured = a.status == b.status == MEASURED
+    both_measured = DATASHEET not in (a.status, b.status)
     rows = list(differences("", device_numbers(a), device_numbers(b), both_measured))
     for dtype in dict.fromkeys([*a.passes, *b.passes]):
         rows += cost_differences(dtype, a.passes.get(dtype), b.passes.get(dtype), both_measured)

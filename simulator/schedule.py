@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from .acceptance_model import AcceptanceModel
 from .analytic import closed_form
+from .histogram import synthetic_acceptance
 from .model_costs import ModelPair, largest_batch
 
 # Beyond what engines run at once.
@@ -66,12 +67,26 @@ def off_above(found: tuple[Range, ...]) -> int | None:
     return found[-1].first - 1 if found and found[-1].draft_length == 0 else None
 
 
+def longest_draft(found: tuple[Range, ...]) -> int:
+    """Return the longest draft length of a schedule, 0 where it never drafts."""
+    return max((r.draft_length for r in found), default=0)
+
+
+def engine_settings(acceptance: AcceptanceModel, draft_length: int) -> dict[str, object] | None:
+    """Return the settings under which engines accept as a forecast does; None where nothing is drafted."""
+    if draft_length == 0:
+        return None
+    law = acceptance.law(draft_length)
+    survival = np.minimum(np.cumsum(law[::-1])[::-1][1:], 1.0).tolist()
+    return synthetic_acceptance(survival, 1 + sum(survival))
+
+
 def vllm_config(found: tuple[Range, ...]) -> dict[str, Any] | None:
     """Return the schedule as vLLM's speculative_config takes it; a `model` and `method` are the user's to add.
 
     None where no batch size is to draft: vLLM takes no `num_speculative_tokens` of 0.
     """
-    longest = max((r.draft_length for r in found), default=0)
+    longest = longest_draft(found)
     if longest == 0:
         return None
     return {

@@ -1,12 +1,13 @@
 """What the numbers mean: does it pay, by how much, which K is best, and what acceptance it needs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from .acceptance_model import HistogramAcceptance
 from .analytic import break_even_alpha, speedup_by_draft_length
 from .experiment import Setting, Summary
+from .forecast import Uncertainty
 from .histogram import alpha_iid
 
 # Without a histogram nothing bounds K; published sweeps stop at 16.
@@ -17,7 +18,7 @@ SEARCHED_DRAFT_LENGTHS = 16
 class Verdict:
     """The answer in words and in figures.
 
-    answer: "pays", "does not pay" or "cannot tell" (the interval holds 1, or the runs give none).
+    answer: "pays", "does not pay" or "cannot tell" (an interval holds 1, or the runs give none).
     best_draft_length: by the closed form, among 1..searched_to. measured: whether a histogram was
     sampled. break_even_alpha: i.i.d. acceptance at which this
     K neither gains nor loses; None if not even 1 does. alpha_iid: the acceptance there is, in the same terms.
@@ -32,12 +33,23 @@ class Verdict:
     alpha_iid: float
 
 
-def answer(summary: Summary) -> str:
-    """Say what the interval allows to say."""
+def answer(summary: Summary, uncertainty: Uncertainty | None = None) -> str:
+    """Say what the interval of the runs allows to say, and that of constants and acceptance where these are uncertain.
+
+    Both have to lie on one side of 1.
+    """
     if summary.speedup_ci95 is None:
         return "cannot tell"
     low, high = summary.speedup_ci95
+    if uncertainty is not None:
+        least, most = uncertainty.speedup_ci95
+        low, high = (min(low, least), max(high, most)) if most > least else (low, high)
     return "pays" if low > 1 else "does not pay" if high < 1 else "cannot tell"
+
+
+def weigh(verdict: Verdict, summary: Summary, uncertainty: Uncertainty) -> Verdict:
+    """Return the verdict with an answer that heeds how well constants and acceptance are known."""
+    return replace(verdict, answer=answer(summary, uncertainty))
 
 
 def judge(setting: Setting, summary: Summary) -> Verdict:
@@ -47,7 +59,7 @@ def judge(setting: Setting, summary: Summary) -> Verdict:
     longest = max(SEARCHED_DRAFT_LENGTHS, setting.draft_length)
     if isinstance(acceptance, HistogramAcceptance):
         longest = acceptance.longest
-    lengths = np.arange(1, longest + 1)
+    lengths = np.arange(1, min(longest, setting.costs.longest or longest) + 1)
     gains = speedup_by_draft_length(setting.costs, acceptance, lengths, overlap=setting.overlap)
     best = int(gains.argmax())
     return Verdict(
@@ -78,6 +90,8 @@ def gain_in_words(verdict: Verdict, summary: Summary) -> str:
         return f"It does not pay: {gain:.2f}x as fast, {1 / gain - 1:.0%} more time a token."
     if summary.speedup_ci95 is None:
         return f"Cannot tell from these runs ({gain:.2f}x): take more --replications or a larger --total."
+    if answer(summary) != verdict.answer:
+        return f"Cannot tell: {gain:.2f}x, but constants and acceptance are not known well enough."
     return f"Cannot tell: {gain:.2f}x, and its interval holds 1. Take more --replications or a larger --total."
 
 

@@ -12,6 +12,7 @@ import pytest
 from simulator.artefacts import to_json
 from simulator.model_shapes import CATALOGUE
 from simulator.profile import (
+    KERNELS_MEASURED,
     KIND,
     MEASURED,
     PRESETS,
@@ -62,6 +63,14 @@ def test_a_forecast_says_passes_throughput_energy_memory_and_schedule(run, hist_
     assert "target in bfloat16 on 1 device, draft in bfloat16 on it; KV cache in 16 bits a number" in said
     assert "As well as constants and acceptance are known: " in said
     assert "1 % more of these" not in said
+
+
+def test_the_heading_says_what_a_probe_did_not_measure(run, tmp_path: Path) -> None:
+    probed = replace(BURNT, status=KERNELS_MEASURED, round_overhead_s=6e-4, round_overhead_error=0.5)
+    written(tmp_path / "burnt.json", probed)
+    said = text(run, "--profile", "burnt.json")
+    assert "on burnt.json (kernels measured; launches a layer and round overhead assumed)\n" in said
+    assert "No overhead a round is assumed" not in said
 
 
 def test_json_hangs_together(run, hist_file: Path) -> None:
@@ -117,7 +126,18 @@ def test_json_states_uncertainty_sensitivity_schedule_and_what_engines_take(run,
     assert rows == [[r["first"], r["last"], r["draft_length"]] for r in plan["ranges"]]
     assert rows[0][0] == 1
     assert rows[-1][1] == found["models"]["memory"]["largest_batch"]
-    assert plan["vllm"]["num_speculative_tokens"] == max(k for _, _, k in rows)
+    longest = max(k for _, _, k in rows)
+    assert plan["vllm"]["num_speculative_tokens"] == longest
+    engines = plan["synthetic_acceptance"]
+    assert engines["vllm"]["num_speculative_tokens"] == longest
+    assert engines["vllm"]["synthetic_acceptance_rates"] == pytest.approx([0.8, 0.7, 0.6, 0.5][:longest])
+
+
+def test_the_settings_of_a_schedule_are_for_its_own_longest_draft(run, hist_file: Path) -> None:
+    plan = result(run, "--draftN", 1, "--hist", hist_file, *ON_H100)["models"]["schedule"]
+    longest = plan["vllm"]["num_speculative_tokens"]
+    assert longest > 1
+    assert len(plan["synthetic_acceptance"]["per_position_rates"]) == longest
 
 
 def test_two_devices_halve_the_memory_and_the_report_says_so(run) -> None:
@@ -176,7 +196,7 @@ def test_what_does_not_fit_is_said_and_gets_no_schedule(run) -> None:
     assert "best K by batch size: none, no batch fits" in said
     found = result(run, *mixtral)["models"]
     assert found["memory"]["largest_batch"] == 0
-    assert found["schedule"] == {"ranges": [], "off_above_batch": None, "vllm": None}
+    assert found["schedule"] == {"ranges": [], "off_above_batch": None, "vllm": None, "synthetic_acceptance": None}
     most = result(run, *ON_H100)["models"]["memory"]["largest_batch"]
     for batch, words, end in ((most, "fit", "\n"), (most + 1, "do NOT fit", ". All figures are as if they did.\n")):
         line = f"each device {words} into 77.3 GB; batches up to {most} do{end}"

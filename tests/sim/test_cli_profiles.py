@@ -9,6 +9,7 @@ import pytest
 
 from simulator.artefacts import to_json
 from simulator.profile import (
+    KERNELS_MEASURED,
     KIND,
     MEASURED,
     SCHEMA_VERSION,
@@ -60,7 +61,7 @@ def test_a_preset_is_shown_with_units_uncertainty_sources_and_notes(run) -> None
     done = run("profiles", "show", "h100-sxm")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("h100-sxm: NVIDIA H100 SXM 80 GB\ndatasheet, uncalibrated\n")
-    assert row(done.stdout, "link, one direction") == ["450", "GB/s"]
+    assert row(done.stdout, "link, one direction") == ["360", "GB/s", "+-", "30", "%"]
     assert row(done.stdout, "round overhead") == ["600", "us", "+-", "50", "%"]
     bfloat16 = done.stdout.partition("\nbfloat16\n")[2].partition("\n\n")[0]
     assert row(bfloat16, "arithmetic") == ["692.7", "TFLOP/s", "1.444e-15", "s/FLOP", "+-", "15", "%"]
@@ -108,6 +109,12 @@ def test_json_is_the_profile_and_can_be_read_again(run, tmp_path: Path) -> None:
     assert run("profiles", "diff", "mi300x", "again.json").stdout.endswith("\n\nsame\n")
 
 
+def test_the_link_of_a_mesh_is_that_to_one_other_device(run) -> None:
+    said = run("profiles", "show", "mi300x").stdout
+    # 80 % of 64 GB/s.
+    assert row(said, "link to each other device, one direction") == ["51.2", "GB/s", "+-", "30", "%"]
+
+
 def test_two_presets_are_compared_field_by_field(run) -> None:
     done = run("profiles", "diff", "h100-sxm", "h200")
     assert (done.returncode, done.stderr) == (0, "")
@@ -141,7 +148,8 @@ def test_measured_profiles_differ_beyond_2_standard_errors_of_both(
     run, tmp_path: Path, times: float, word: str
 ) -> None:
     a = written(tmp_path / "a.json", measured(error=0.03))
-    b = written(tmp_path / "b.json", measured(error=0.04, flop_scale=constant(1e-14 * times)))
+    kernels = replace(measured(error=0.04, flop_scale=constant(1e-14 * times)), status=KERNELS_MEASURED)
+    b = written(tmp_path / "b.json", kernels)
     found = row(run("profiles", "diff", a, b).stdout, "bfloat16: arithmetic")
     said = ["same", "within", "the", "uncertainty"] if "nothing" in word else [word]
     assert found[:5] == ["100", "TFLOP/s", "+-", "3", "%"]

@@ -189,13 +189,33 @@ def with_interval(tmp_path: Path, hist: dict[str, float], metrics: object) -> Ac
 def test_a_file_with_an_interval_has_its_design_effect(tmp_path: Path) -> None:
     hist = {"0": 20, "1": 10, "2": 10, "3": 10, "4": 50}
     independent = AcceptanceHistogram((20, 10, 10, 10, 50)).tokens_per_round_error
-    for times in (0.5, 1, 3):
+    for times in (1, 1.5, 3):
         half = 1.959964 * times * independent
         found = with_interval(tmp_path, hist, {"ci95": {"tokens_per_round": [3.6 - half, 3.6 + half]}})
         assert found.design_effect == pytest.approx(times**2)
         assert found.tokens_per_round_error == pytest.approx(times * independent)
         # Shorter drafts of the same rounds are as much alike.
         assert found.cut(2).design_effect == found.design_effect
+
+
+@pytest.mark.parametrize("times", [0.0, 0.5])
+def test_an_interval_narrower_than_that_of_independent_rounds_is_not_believed(tmp_path: Path, times: float) -> None:
+    hist = {"0": 20, "1": 10, "2": 10, "3": 10, "4": 50}
+    half = 1.959964 * times * AcceptanceHistogram((20, 10, 10, 10, 50)).tokens_per_round_error
+    found = with_interval(tmp_path, hist, {"ci95": {"tokens_per_round": [3.6 - half, 3.6 + half]}})
+    assert found.design_effect == 1
+
+
+@pytest.mark.parametrize(("parameters", "prompts"), [({"prompt_count": 3}, 3), ({}, 1), ({"prompt_count": "3"}, 1)])
+def test_rounds_of_too_few_prompts_for_an_interval_count_as_one_a_prompt(
+    tmp_path: Path, parameters: object, prompts: int
+) -> None:
+    path = tmp_path / "h.json"
+    hist = {"k": 1, "hist": {"0": 30, "1": 60}, "metrics": {"ci95": {"tokens_per_round": None}}}
+    path.write_text(json.dumps(hist | {"parameters": parameters}))
+    found = load_histogram(path)
+    assert found.design_effect == 90 / prompts
+    assert found.tokens_per_round_error == pytest.approx(np.sqrt(2 / 9 / prompts))
 
 
 def test_prompts_of_equal_rounds_count_as_one_round_each(tmp_path: Path) -> None:
@@ -212,7 +232,7 @@ def test_prompts_of_equal_rounds_count_as_one_round_each(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     "metrics",
-    [None, 3, {}, {"ci95": 3}, {"ci95": {}}, *({"ci95": {"tokens_per_round": v}} for v in (None, [3], ["2", "3"], {}))],
+    [None, 3, {}, {"ci95": 3}, {"ci95": {}}, *({"ci95": {"tokens_per_round": v}} for v in ([3], ["2", "3"], {}))],
 )
 def test_without_a_usable_interval_rounds_count_as_independent(tmp_path: Path, metrics: object) -> None:
     assert with_interval(tmp_path, {"0": 1, "4": 2}, metrics).design_effect == 1

@@ -11,7 +11,7 @@ from simulator.artefacts import UserError
 from simulator.cost_model import RoundCost
 from simulator.model_costs import SEPARATE, USABLE_MEMORY, ModelPair, Placed, largest_batch
 from simulator.model_shapes import read_shape
-from simulator.profile import MEASURED, Curve, Link, PassCost, Power, Profile, constant
+from simulator.profile import DATASHEET, MEASURED, Curve, Link, PassCost, Power, Profile, constant
 
 FLOP_S, BYTE_S, LAUNCH_S, FIXED_S = 2e-15, 5e-13, 3e-6, 2e-5
 PLAIN = PassCost(flop_scale=constant(FLOP_S), mem_scale=constant(BYTE_S), launch_s=LAUNCH_S, fixed_s=FIXED_S)
@@ -257,6 +257,58 @@ def test_samples_move_target_and_draft_of_one_format_together_and_others_apart()
         log_ratio = np.log(cost.draft_step_s / cost.baseline_s)
         assert np.log(cost.baseline_s).std() == pytest.approx(0.2, rel=4 / np.sqrt(2 * 4000))
         assert log_ratio.std() == pytest.approx(spread, rel=4 / np.sqrt(2 * 4000), abs=1e-12)
+
+
+def test_formats_of_a_data_sheet_share_the_draws_of_a_name() -> None:
+    # What is assumed of a device holds in every number format of it.
+    names = ("flop_scale[0]", "mem_scale[0]")
+    one = replace(
+        PLAIN, launch_s=0, fixed_s=0, uncertain=names, covariance=np.diag([0.09, 0.04]), overlap_exponent=np.inf
+    )
+    # Another order, another error, and a parameter of its own before them.
+    other = replace(one, launch_s=1e-9, uncertain=("launch_s", *names[::-1]), covariance=np.diag([0.01, 0.01, 0.09]))
+    pair = replace(PAIR, profile=replace(DEVICE, status=DATASHEET, passes={"bfloat16": one, "fp8": other}))
+    drawn = pair.sample(np.random.default_rng(1), 500).profile.passes
+    logs = {
+        (dtype, name): np.log(getattr(cost, name).seconds[:, 0] / getattr(one, name).seconds[0])
+        for dtype, cost in drawn.items()
+        for name in ("flop_scale", "mem_scale")
+    }
+    assert logs["fp8", "flop_scale"] == pytest.approx(logs["bfloat16", "flop_scale"])
+    assert 2 * logs["fp8", "mem_scale"] == pytest.approx(logs["bfloat16", "mem_scale"])
+    apart = np.corrcoef(logs["fp8", "flop_scale"], logs["fp8", "mem_scale"])[0, 1]
+    assert abs(apart) < 4 / np.sqrt(500)
+
+
+def test_an_assumed_number_of_launches_is_drawn_alike_for_both_models() -> None:
+    device = replace(DEVICE, launches_per_layer_error=0.3, passes={"bfloat16": replace(PLAIN, fixed_s=0)})
+    slow = replace(device, passes={"bfloat16": replace(PLAIN, fixed_s=0, launch_s=1.0)})
+    found = replace(PAIR, profile=slow).sample(np.random.default_rng(3), 4000).round_cost(2)
+    logs = np.log(found.baseline_s / (32 * 4))
+    assert logs.std() == pytest.approx(0.3, rel=4 / np.sqrt(2 * 4000))
+    assert found.draft_step_s / found.baseline_s == pytest.approx(np.full(4000, PAIR.draft.layers / 32), rel=0.01)
+
+
+def test_the_link_is_drawn_with_its_own_error_alike_for_every_pass() -> None:
+    far = replace(DEVICE, link=Link(bytes_per_s=1e6, latency_s=1e-3, error=0.2))
+    found = replace(PAIR, profile=far, devices=2).sample(np.random.default_rng(4), 4000)
+    parts = found.placed_target.parts(np.array([1, 64]), 1, 100)
+    plain = placed(2, profile=far).parts(np.array([1, 64]), 1, 100)
+    logs = np.log(parts.link_s / plain.link_s)
+    assert parts.link_s.shape == (4000, 2)
+    assert logs[:, 0] == pytest.approx(logs[:, 1])
+    assert logs[:, 0].std() == pytest.approx(0.2, rel=4 / np.sqrt(2 * 4000))
+    assert parts.total_s == pytest.approx(plain.total_s + parts.link_s - plain.link_s)
+
+
+@pytest.mark.parametrize("devices", [2, 4, 8])
+def test_in_a_mesh_a_device_has_a_link_to_each_other_one(devices: int) -> None:
+    mesh = replace(DEVICE, link=Link(bytes_per_s=1e11, latency_s=1e-5, mesh=True))
+    one, many = placed(2, profile=mesh).parts(8, 5, 1000), placed(devices, profile=mesh).parts(8, 5, 1000)
+    # Two devices share one link, so that a switch of that speed is as fast; eight send over seven at once.
+    assert one.link_s == placed(2).parts(8, 5, 1000).link_s
+    reduce_s = 1e-5 + 2 * (40 * 4096 * 2 / devices) / 1e11
+    assert many.link_s == pytest.approx(32 * 2 * reduce_s, rel=1e-12)
 
 
 def test_the_overhead_of_a_round_is_drawn_with_its_own_error() -> None:

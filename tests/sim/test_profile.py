@@ -20,6 +20,7 @@ from simulator.profile import (
     KIND,
     MEASURED,
     SCHEMA_VERSION,
+    STATUSES,
     BurnUnits,
     Curve,
     Link,
@@ -52,10 +53,11 @@ FULL = Profile(
         workflops_flop=6, workmem_bytes=8, cost=PassCost(flop_scale=constant(1e-9), mem_scale=constant(1e-9))
     ),
     launches_per_layer=9.5,
+    launches_per_layer_error=0.2,
     round_overhead_s=1e-3,
     round_overhead_error=0.1,
     memory_bytes=2**34,
-    link=Link(bytes_per_s=3e11, latency_s=1e-5),
+    link=Link(bytes_per_s=3e11, latency_s=1e-5, mesh=True, error=0.1),
     power=Power(idle_w=20, load_w=300),
     sources=(Source(what="all", title="A sheet", url="https://example.org"),),
     notes=("A note.",),
@@ -102,6 +104,9 @@ REFUSED = [
     ("link", 3, "an object"),
     ("link.bytes_per_s", 0, "a number above 0"),
     ("link.latency_s", -1e-6, "a number of at least 0"),
+    ("link.mesh", 1, "true or false"),
+    ("link.error", -0.1, "a number of at least 0"),
+    ("launches_per_layer_error", "30 %", "a number of at least 0"),
     ("power.idle_w", None, "a number of at least 0"),
     ("power.load_w", 19, "a number of at least 20"),
     ("units.workflops_flop", 0, "a number of at least 1"),
@@ -151,6 +156,15 @@ def test_a_wrong_value_is_refused_by_file_field_and_value(
 
 def test_the_unchanged_profile_of_these_refusals_is_taken(tmp_path: Path) -> None:
     assert profile_json(load_profile(written(tmp_path / "p.json", FULL))) == profile_json(FULL)
+
+
+def test_what_older_files_do_not_say_is_certain_and_no_mesh(tmp_path: Path) -> None:
+    payload = changed("launches_per_layer_error", MISSING)
+    for name in ("mesh", "error"):
+        del payload["link"][name]
+    read = load_profile(written(tmp_path / "p.json", payload))
+    assert read.launches_per_layer_error == 0
+    assert read.link == Link(bytes_per_s=3e11, latency_s=1e-5)
 
 
 def test_what_is_no_profile_is_refused(tmp_path: Path) -> None:
@@ -233,13 +247,13 @@ def costs(draw: st.DrawFn) -> PassCost:
 @st.composite
 def drawn_profiles(draw: st.DrawFn) -> Profile:
     size = st.integers(1, 10**15)
-    link = st.builds(Link, bytes_per_s=positive, latency_s=positive)
+    link = st.builds(Link, bytes_per_s=positive, latency_s=positive, mesh=st.booleans(), error=positive)
     power = st.builds(Power, idle_w=st.floats(0, 100), load_w=st.floats(100, 1000))
     units = st.builds(BurnUnits, workflops_flop=size, workmem_bytes=size, cost=costs())
     return Profile(
         name=draw(texts),
         device=draw(texts),
-        status=draw(st.sampled_from((DATASHEET, MEASURED))),
+        status=draw(st.sampled_from(STATUSES)),
         passes=draw(st.dictionaries(st.sampled_from(DTYPES), costs(), min_size=1, max_size=3)),
         units=draw(st.none() | units),
         launches_per_layer=draw(positive),
@@ -375,7 +389,7 @@ def test_samples_repeat_and_leave_alone_what_is_certain() -> None:
 
 
 # Of the presets, what their notes assume.
-REACHED_COMPUTE, REACHED_BANDWIDTH = 0.7, 0.8
+REACHED_COMPUTE, REACHED_BANDWIDTH, REACHED_LINK = 0.7, 0.8, 0.8
 EXPECTED = {
     *("t4", "l4", "a100-40gb", "a100-80gb", "a100-80gb-pcie", "h100-sxm", "h100-pcie", "h200", "b200"),
     *("rtx-3090", "rtx-4090", "rtx-5090", "mi300x", "m3-max", "cpu-2-core"),
@@ -419,7 +433,14 @@ def test_a_preset_has_a_source_for_each_figure_and_follows_it(name: str) -> None
     assert set(rates) <= set(profile.passes)
     assert profile.memory_bytes == stated["memory"] * 2**30
     assert profile.power.load_w == stated["load"]
-    assert (profile.link.bytes_per_s / 1e9 if profile.link else None) == stated.get("link")
+    if profile.link is None:
+        assert "link" not in stated
+    else:
+        assert profile.link.bytes_per_s / 1e9 == pytest.approx(REACHED_LINK * stated["link"], rel=1e-9)
+        assert profile.link.error == 0.3
+        assert any("a link reaches 80 % of its peak" in n and "uncertain by 30 %" in n for n in profile.notes)
+        # Of these only the MI300X has no switch: 7 links of 64 GB/s, one to each other device.
+        assert profile.link.mesh == (name == "mi300x")
     assert set(stated) <= {"memory bandwidth", "memory", "load", "link"}
 
 
