@@ -390,6 +390,8 @@ def test_samples_repeat_and_leave_alone_what_is_certain() -> None:
 
 # Of the presets, what their notes assume.
 REACHED_COMPUTE, REACHED_BANDWIDTH, REACHED_LINK = 0.7, 0.8, 0.8
+MEASURED_CPU = "epyc-2-core"
+DATASHEETS = [name for name in presets() if name != MEASURED_CPU]
 EXPECTED = {
     *("t4", "l4", "a100-40gb", "a100-80gb", "a100-80gb-pcie", "h100-sxm", "h100-pcie", "h200", "b200"),
     *("rtx-3090", "rtx-4090", "rtx-5090", "mi300x", "m3-max", "cpu-2-core"),
@@ -397,10 +399,21 @@ EXPECTED = {
 
 
 def test_every_common_device_has_a_preset() -> None:
-    assert set(presets()) == EXPECTED
+    assert set(presets()) == EXPECTED | {MEASURED_CPU}
 
 
-@pytest.mark.parametrize("name", presets())
+def test_the_measured_preset_is_what_was_measured() -> None:
+    profile = load_profile(MEASURED_CPU)
+    folder = Path(__file__).parents[2] / "calibration" / "measured" / MEASURED_CPU
+    passes, device = (load_profile(folder / f"{name}.json") for name in ("device_passes", "device"))
+    assert profile.status == MEASURED
+    shared = ("flop_scale_s", "mem_scale_s", "launch_s", "overlap_exponent", "uncertainty")
+    mine, theirs = (profile_json(p) for p in (profile, passes))
+    assert all(mine["passes"]["bfloat16"][key] == theirs["passes"]["bfloat16"][key] for key in shared)
+    assert mine["units"] == profile_json(device)["units"]
+
+
+@pytest.mark.parametrize("name", DATASHEETS)
 def test_a_preset_says_what_it_is(name: str) -> None:
     profile = load_profile(name)
     assert (profile.name, profile.status) == (name, DATASHEET)
@@ -444,7 +457,7 @@ def test_a_preset_has_a_source_for_each_figure_and_follows_it(name: str) -> None
     assert set(stated) <= {"memory bandwidth", "memory", "load", "link"}
 
 
-@pytest.mark.parametrize("name", presets())
+@pytest.mark.parametrize("name", DATASHEETS)
 def test_fewer_bits_are_never_slower(name: str) -> None:
     rate = {dtype: 1 / cost.flop_scale.seconds[0] for dtype, cost in load_profile(name).passes.items()}
     sixteen = rate.get("float16", rate["float32"])
