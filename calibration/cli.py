@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 FILE = click.Path(path_type=Path)
 EXIT_BOUND_BROKEN = 1
+EXIT_FAILED_CHECKS = 3
 
 
 @command("validate")
@@ -104,6 +105,9 @@ def remarks(log: "DecodeLog", profile: "Profile", hist: Path | None) -> list[str
         said.append(
             "acceptance is the run's own: the errors are of costs alone (--hist FILE for acceptance measured apart)"
         )
+    pair = profile.decoding
+    if pair is not None and pair.source_sha256 != log.sha256:
+        said.append("the profile was fitted to another file: no row counts as fitted")
     if log.device != profile.device:
         said.append(f"the profile is of {profile.device}, the run of {log.device}")
     return said
@@ -126,17 +130,24 @@ def validate_passes(options: Mapping[str, Any]) -> int:
     rows = pass_rows(times, profile, acceptance, fitted_of(options["profile"]), stream(0, 0, "validate"))
     verdict, bound = judge(rows), options["max_error"]
     told = {key: str(options[key]) for key in ("passes", "profile", "hist")} | {"max_error": bound}
-    deliver(rows, result_json(rows, verdict, told), result_text(rows, verdict, bound), options)
+    text = result_text(rows, verdict, bound)
+    if not any(row.fitted for row in rows):
+        text += "\nthe profile was fitted to another file: no row counts as fitted"
+    deliver(rows, result_json(rows, verdict, told), text, options)
     return 0 if holds(verdict, bound) else EXIT_BOUND_BROKEN
 
 
 def validate_live(options: Mapping[str, Any]) -> int:
     """Run the whole chain, and check what it forecast."""
-    from .live import run_live
+    from .live import FitFailed, run_live
     from .live_options import plan_of
 
     plan = plan_of(options)
-    live = run_live(plan, lambda text: click.echo(f"validate: {text}", err=True))
+    try:
+        live = run_live(plan, lambda text: click.echo(f"validate: {text}", err=True))
+    except FitFailed as error:
+        click.echo(f"validate: {error}", err=True)
+        return EXIT_FAILED_CHECKS
     told = {"live": True} | {key: str(getattr(plan, key)) for key in plan.__dataclass_fields__}
     return present_decode(live.rows, live.ablations, told, options)
 

@@ -44,6 +44,10 @@ TOLD = {
 Say = Callable[[str], None]
 
 
+class FitFailed(UserError):
+    """A machine was too busy, or a run too small, for a fit that passes its checks."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """What to run. times: how often the target is inflated, each a run. fitted: draft lengths that costs see."""
@@ -208,7 +212,8 @@ def calibrated(plan: Plan, log: DecodeLog, times: int) -> Profile:
     found = fit_pair(log, plan.fitted)
     checked = judge_pair(found)
     if not checked.passed:
-        raise UserError(f"{log.path}: the fit does not pass its checks: {'; '.join(checked.reasons)}")
+        why = "; ".join(checked.reasons)
+        raise FitFailed(f"{log.path}: the fit does not pass its checks: {why}; take more prompts and another --out-dir")
     profile = pair_profile(f"pair_x{times}", log, found)
     told = {"from_decode": str(log.path), "fit_k": list(plan.fitted)}
     write_json(plan.folder / f"pair_x{times}.json", envelope(KIND, SCHEMA_VERSION, told) | profile_json(profile))

@@ -335,7 +335,9 @@ def sweep(**options: Any) -> None:
         told |= {"acceptance_caveat": caveat} if caveat else {}
         write_table(options["out"], columns | told)
     if layout:
-        save_figure(options["plot"], draw(task.grid, columns, layout, held_fixed(task, source, caveat)))
+        unfit = int((~fitting(columns)).sum())
+        caveats = "; ".join(filter(None, [caveat, f"{unfit} points do not fit into memory" if unfit else ""]))
+        save_figure(options["plot"], draw(task.grid, columns, layout, held_fixed(task, source, caveats)))
     click.echo(sweep_text(task, columns, f"{source} ({caveat})" if caveat else source))
     for name in ("out", "plot"):
         if options[name]:
@@ -386,11 +388,25 @@ def held_fixed(task: "Sweep", source: str, caveat: str) -> str:
 
 def sweep_text(task: "Sweep", columns: "Columns", source: str) -> str:
     """Return a few lines about a sweep: its size, its best and worst point, and how many points pay."""
+    import numpy as np
+
     key = "speedup" if "speedup" in columns else "closed_form_speedup"
-    gains = columns[key]
+    gains = np.where(fitting(columns), columns[key], np.nan)
+    unfit = int(np.isnan(gains).sum())
     lines = [f"{task.grid.points:,} points over {', '.join(task.grid.axes) or 'no option'}; {source}"]
-    for word, at in (("best", int(gains.argmax())), ("worst", int(gains.argmin()))):
+    if unfit:
+        lines.append(f"{unfit:,} of them do not fit into memory, and do not count below")
+    if unfit == len(gains):
+        return "\n".join(lines)
+    for word, at in (("best", int(np.nanargmax(gains))), ("worst", int(np.nanargmin(gains)))):
         where = ", ".join(f"{k} {columns[k][at]:g}" for k in task.grid.axes)
         lines.append(f"{word:5} {gains[at]:.3f}x  at {where}")
     lines.append(f"above 1x at {int((gains > 1).sum()):,} of them")
     return "\n".join(lines)
+
+
+def fitting(columns: "Columns") -> "NDArray[Any]":
+    """Return which points fit into memory: all where that is not known."""
+    import numpy as np
+
+    return columns["fits"] > 0 if "fits" in columns else np.ones(len(columns["draftN"]), np.bool_)

@@ -9,7 +9,7 @@ from .experiment import Summary
 from .forecast import Uncertainty
 from .model_costs import SEPARATE, USABLE_MEMORY, ModelPair, PassParts, largest_batch
 from .model_work import bytes_per_weight
-from .schedule import Range, engine_settings, longest_draft, off_above, vllm_config
+from .schedule import LARGEST_BATCH, Range, engine_settings, longest_draft, off_above, vllm_config
 
 PARTS = ("compute", "memory", "launch", "link")
 # Below this many steps a verification counts as no longer than one.
@@ -106,7 +106,8 @@ def models_text(
         total_s = float(parts.total_s)
         rows.append((name, f"{tokens}", f"{total_s * 1e3:.3f}", f"{total_s / step_s:.3f}", parts.binds, *times))
     energy = energy_text(pair, summary, overlap=overlap)
-    lines = [placement_text(pair), throughput_text(pair, summary), energy, memory_text(pair), schedule_text(found)]
+    about = [placement_text(pair), vocabulary_text(pair), throughput_text(pair, summary), energy]
+    lines = [*about, memory_text(pair), schedule_text(found)]
     return "\n".join([table(rows, left=(0, 4)), "", *filter(None, lines)])
 
 
@@ -118,6 +119,14 @@ def placement_text(pair: ModelPair) -> str:
     bits = 8 * bytes_per_weight(target.kv_format)
     models = f"target in {target.dtype} on {where[0]}, draft in {draft.dtype} on {apart}"
     return f"{models}; KV cache in {bits:.0f} bits a number"
+
+
+def vocabulary_text(pair: ModelPair) -> str:
+    """Say that two models cannot work together as they are, or nothing."""
+    mine, theirs = pair.target.vocabulary, pair.draft.vocabulary
+    if mine == theirs:
+        return ""
+    return f"vocabularies differ ({mine:,} and {theirs:,} tokens): make sure that both models share a tokenizer"
 
 
 def throughput_text(pair: ModelPair, summary: Summary) -> str:
@@ -155,7 +164,8 @@ def schedule_text(found: tuple[Range, ...]) -> str:
     if not found:
         return "best K by batch size: none, no batch fits"
     words = [f"{f'K = {r.draft_length}' if r.draft_length else 'off'} at batch {span(r)}" for r in found]
-    return f"best K by batch size: {', '.join(words)}"
+    beyond = " (no larger ones were looked at)" if found[-1].last == LARGEST_BATCH else ""
+    return f"best K by batch size: {', '.join(words)}{beyond}"
 
 
 def span(own: Range) -> str:

@@ -231,9 +231,12 @@ def refuse_unused(pricing: Pricing, given: list[str]) -> None:
     """
     for key in given:
         if key in BY_KEY and key not in pricing.keys:
-            timed = pricing.models or pricing.decoding
-            why = "has no part in models on a profile" if timed else "needs --profile and --target-model"
-            raise UserError(f"{BY_KEY[key].flags[0]}: {why}, expected one or the other")
+            why = "needs --profile and --target-model, expected those beside it"
+            if pricing.models:
+                why = "has no part in models on a profile, expected one or the other"
+            elif pricing.decoding:
+                why = "is not told by a profile of a pair that decoded, expected no such option"
+            raise UserError(f"{BY_KEY[key].flags[0]}: {why}")
 
 
 __all__ = ["PLACEMENTS", "Pricing", "knobs", "load_pricing", "refuse_unused"]

@@ -263,7 +263,8 @@ class Profile:
             UserError: The profile does not say.
         """
         if dtype not in self.passes:
-            known = ", ".join(self.passes) or "none: it was calibrated on burn kernels alone"
+            fitted_to = "a pair that decoded" if self.decoding else "burn kernels"
+            known = ", ".join(self.passes) or f"none: it was fitted to {fitted_to} alone"
             raise UserError(f"--dtype: {dtype!r} is not in the profile {self.name}, which has {known}")
         return self.passes[dtype]
 

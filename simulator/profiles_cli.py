@@ -12,7 +12,7 @@ from .artefacts import to_json
 from .command import OneLineErrorsGroup, command, table
 
 if TYPE_CHECKING:
-    from .profile import Curve, Floats, PassCost, Profile
+    from .profile import Curve, Decoding, Floats, PassCost, Profile
 
 WIDTH = 100
 # Beyond so many standard errors of both together, two measurements differ.
@@ -172,9 +172,21 @@ def device_numbers(profile: "Profile") -> Iterator[Number]:
     yield Number("launches a layer", profile.launches_per_layer, "", error=profile.launches_per_layer_error, faster=-1)
     error = profile.round_overhead_error
     yield Number("round overhead", float(profile.round_overhead_s) * 1e6, "us", error=error, faster=-1)
+    if profile.decoding:
+        yield from pair_numbers(profile.decoding)
     if profile.units:
         yield Number("workflops", profile.units.workflops_flop, "FLOP")
         yield Number("workmem", profile.units.workmem_bytes, "B")
+
+
+def pair_numbers(pair: "Decoding") -> Iterator[Number]:
+    """Yield the times of a pair that decoded; verification at the draft lengths that were fitted."""
+    own, error = f"{pair.draft} for {pair.target}, {pair.dtype}", float(pair.verify.covariance[0, 0]) ** 0.5
+    yield Number(f"{own}: plain step", pair.baseline_s * 1e3, "ms", "", pair.baseline_error, -1)
+    yield Number(f"{own}: drafted token", pair.draft_step_s * 1e3, "ms", "", pair.draft_step_error, -1)
+    for k in pair.draft_lengths:
+        pass_ms = float(pair.verify.pass_s(k + 1, 1, k + 1, 0)) * 1e3
+        yield Number(f"{own}: verification of {k + 1} tokens", pass_ms, "ms", "", error, -1)
 
 
 def cost_numbers(cost: "PassCost", tokens: "Floats | None" = None, bytes_: "Floats | None" = None) -> Iterator[Number]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .passes import Grid, Subject
 
 MOST_BATCH, MOST_CONTEXT, MOST_DRAFTED = 1_000_000, 10_000_000, 64
+MODELS = {"--target-model": "target_model", "--draft-model": "draft_model"}
 # Below, a median has no error.
 LEAST_REPEATS = 3
 
@@ -39,10 +40,13 @@ def time_passes(**options: Any) -> None:
     Models are built from their config.json with random weights, and the KV cache is filled with random numbers: time
     hangs on neither. Passes that find no memory are left out, with the reason.
     """
+    from simulator.model_shapes import config_file
+
     grid = grid_of(options)
     if options["out"].suffix != ".json":
         raise UserError(f"--out {options['out']}: suffix {options['out'].suffix!r}, expected .json")
-    check_outputs({"--out": options["out"]}, options["force"])
+    configs = {flag: config_file(options[key])[0] for flag, key in MODELS.items()}
+    check_outputs({"--out": options["out"]}, options["force"], configs)
     from acceptance.cli import LIBRARIES
 
     from .clock import clock_for

@@ -1,6 +1,8 @@
 """Timed passes: they really read what the cache holds, and the file says what was timed."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -225,3 +227,16 @@ def test_only_too_large_passes_are_an_error_that_writes_nothing(run, user_error,
     huge = ("--batch", 1_000_000, "--context", 10_000_000)
     user_error(run("bench-decode", "time-passes", *TOLD, *huge), "--batch: no pass fits into memory (")
     assert not list(tmp_path.glob("*.json"))
+
+
+def test_a_models_own_config_is_never_overwritten(tmp_path: Path) -> None:
+    sizes = {"model_type": "llama", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    own = tmp_path / "own.json"
+    own.write_text(json.dumps(sizes | {"intermediate_size": 64, "vocab_size": 64, "rms_norm_eps": 1e-5}))
+    before = own.read_bytes()
+    line = [sys.executable, "-c", "from acceptance.bench.cli import bench_decode as b; b(prog_name='bench-decode')"]
+    told = ["time-passes", "--target-model", own, "--draft-model", own, "--out", own, "--force", "--k", "1"]
+    done = subprocess.run([*line, *map(str, told)], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "model too, expected another one" in done.stderr
+    assert own.read_bytes() == before

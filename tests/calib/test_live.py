@@ -18,7 +18,7 @@ def test_the_whole_chain_runs_and_goes_on_from_what_is_there(run: Run, tmp_path:
     done = run("validate", "--live", *TINY, "--json")
     folder = tmp_path / "live"
     # A few tokens on a busy machine may be too noisy to fit: that is said, and no profile is made of it.
-    unfit = done.returncode == 2 and "the fit does not pass its checks" in done.stderr
+    unfit = done.returncode == 3 and "the fit does not pass its checks" in done.stderr
     assert done.returncode in (0, 1) or unfit, done.stderr
     names = {"plan.json", "probe.json", "trace.json", "decode_x1.jsonl", "decode_x2.jsonl"}
     names |= {f"accept_hist_k{k}.json" for k in (1, 2, 3)}

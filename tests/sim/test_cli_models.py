@@ -424,3 +424,18 @@ def test_help_shows_the_options_of_models_without_numpy(run, command: str) -> No
         assert option in done.stdout
     assert "click" in done.stderr
     assert "numpy" not in done.stderr
+
+
+def test_a_sweep_leaves_what_does_not_fit_out_of_its_best_and_says_so(run, hist_file: Path) -> None:
+    told = ("sweep", "--hist", hist_file, *ON_H100, "--draftN", "1:2", "--replications", 0)
+    said = run(*told, "--batch", "1,256", "--context", "32768").stdout.splitlines()
+    assert said[1] == "2 of them do not fit into memory, and do not count below"
+    assert all("batch 1" in line and "batch 256" not in line for line in said[2:4])
+    none = run(*told, "--batch", "256", "--context", "32768").stdout.splitlines()
+    assert none[1:] == ["2 of them do not fit into memory, and do not count below"]
+
+
+def test_models_of_other_vocabularies_are_pointed_out(run) -> None:
+    told = ("--alpha", 0.7, "--profile", "h100-sxm", "--target-model", "llama-3.1-8b")
+    assert "vocabularies differ (128,256 and 50,257 tokens)" in text(run, *told, "--draft-model", "gpt2")
+    assert "vocabularies differ" not in text(run, *told, "--draft-model", "llama-3.2-1b")

@@ -149,7 +149,7 @@ def test_what_belongs_to_models_is_refused_without_them(key: str, burnt: str) ->
 
 
 def test_a_profile_of_burn_units_alone_has_no_models(burnt: str) -> None:
-    with pytest.raises(UserError, match="burnt, which has none: it was calibrated on burn kernels alone"):
+    with pytest.raises(UserError, match="burnt, which has none: it was fitted to burn kernels alone"):
         load_pricing(MODELS | {"profile": burnt})
 
 
