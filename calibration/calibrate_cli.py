@@ -101,7 +101,7 @@ def check(options: Mapping[str, Any]) -> None:
 
 def load_before(options: Mapping[str, Any]) -> "Profile | None":
     """Return the profile to compare with."""
-    from simulator.profile import load_profile
+    from simulator.profile_file import load_profile
 
     return load_profile(options["compare"]) if options["compare"] else None
 
@@ -166,7 +166,7 @@ def told(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def save(path: Path, profile: "Profile", parameters: Mapping[str, Any]) -> None:
     """Write a profile with its provenance."""
-    from simulator.profile import KIND, SCHEMA_VERSION, profile_json
+    from simulator.profile_file import KIND, SCHEMA_VERSION, profile_json
 
     write_json(path, envelope(KIND, SCHEMA_VERSION, parameters) | profile_json(profile))
 

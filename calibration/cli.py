@@ -79,7 +79,7 @@ def validate_decode(options: Mapping[str, Any]) -> int:
     """Check the rows of a results file."""
     from simulator.acceptance_model import HistogramAcceptance
     from simulator.histogram import load_histograms
-    from simulator.profile import load_profile
+    from simulator.profile_file import load_profile
     from simulator.streams import stream
 
     from .decode_forecast import check_fits, fitted_lengths, forecast_rows, own_acceptance
@@ -117,7 +117,7 @@ def validate_passes(options: Mapping[str, Any]) -> int:
     """Check the rows that timed passes make."""
     from simulator.acceptance_model import HistogramAcceptance
     from simulator.histogram import load_histograms
-    from simulator.profile import load_profile
+    from simulator.profile_file import load_profile
     from simulator.streams import stream
 
     from .decode_forecast import judge

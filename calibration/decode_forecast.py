@@ -164,15 +164,15 @@ def forecast_rows(
         walked: Tokens a round by draft length where a trace tells them, to the last token of each output; histograms
             leave out rounds that the end of an output cut.
     """
-    drawn, shift = costs.sample(rng, SAMPLES), rng.standard_normal(SAMPLES)
+    arms = sorted(log.arms, key=lambda arm: arm.draft_length)
+    lengths = np.array([arm.draft_length for arm in arms])
+    drawn, means = costs.sample(rng, SAMPLES), acceptance.sample_tokens_per_round(lengths, rng, SAMPLES)
     found = []
-    for arm in sorted(log.arms, key=lambda arm: arm.draft_length):
+    for arm, mean in zip(arms, means.T, strict=True):
         k = arm.draft_length
         law = acceptance.law(k)
         own = walk(law, log.lengths, log.tokens, log.batch)
-        # One draw moves all lengths alike: their histograms come from one text.
-        mean = 1 + float(law @ np.arange(k + 1))
-        moved = np.clip(mean + shift * acceptance.tokens_per_round_error(k), 1, k + 1) / mean
+        moved = mean / (1 + float(law @ np.arange(k + 1)))
         tau = own.tokens_per_round if walked is None else walked[k]
         traced = tau / own.tokens_per_round
         low, high = np.quantile(own.speedup(drawn) * moved * traced, (0.025, 0.975))

@@ -15,7 +15,8 @@ from simulator.acceptance_model import HistogramAcceptance
 from simulator.artefacts import UserError, check_kind, envelope, read_json_object, write_json, writing
 from simulator.decoded_pair import DecodedPair
 from simulator.histogram import load_histograms
-from simulator.profile import KIND, SCHEMA_VERSION, Profile, profile_json
+from simulator.profile import Profile
+from simulator.profile_file import KIND, SCHEMA_VERSION, profile_json
 from simulator.streams import stream
 
 from .calibrate_cli import EXIT_FAILED_CHECKS

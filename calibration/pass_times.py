@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from acceptance.bench.passes import DRAFT, KIND, SCHEMA_VERSION, TARGET, Point
 from simulator.artefacts import UserError, check_kind, read_json_object
 from simulator.model_shapes import ModelShape, shape_of
-from simulator.profile import Field
+from simulator.profile_file import Field
 
 
 class Timed(NamedTuple):

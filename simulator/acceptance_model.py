@@ -26,10 +26,6 @@ class AcceptanceModel(Protocol):
         """P(the draft's own next token is the bonus token, given that all k were accepted)."""
         ...
 
-    def tokens_per_round_error(self, k: int) -> float:
-        """Standard error of the mean tokens a round at k; 0 where the acceptance is given, not measured."""
-        ...
-
     def sample_tokens_per_round(self, lengths: Ints, rng: np.random.Generator, samples: int) -> Floats:
         """Draw the mean tokens a round anew, as well as it is known, at all draft lengths; [samples, lengths]."""
         ...
@@ -61,10 +57,6 @@ class IidAcceptance:
     def bonus_guess_rate(self, k: int) -> float:
         """Alpha: the guess is one more drafted token."""
         return self.alpha
-
-    def tokens_per_round_error(self, k: int) -> float:
-        """Nothing: alpha is given."""
-        return 0.0
 
     def sample_tokens_per_round(self, lengths: Ints, rng: np.random.Generator, samples: int) -> Floats:
         """The same in every draw."""
@@ -106,10 +98,6 @@ class HistogramAcceptance:
         """The conditional rate one position further, or the last measured one where no histogram reaches so far."""
         source = self.nearest(k + 1)
         return float(source.conditional[min(k, source.k - 1)])
-
-    def tokens_per_round_error(self, k: int) -> float:
-        """Of the histogram that is used at k."""
-        return self.nearest(k).cut(k).tokens_per_round_error
 
     def sample_tokens_per_round(self, lengths: Ints, rng: np.random.Generator, samples: int) -> Floats:
         """Draw by the Bayesian bootstrap: histograms whose buckets have a Dirichlet law about the counts.
@@ -160,10 +148,6 @@ class EquivalentAcceptance:
     def bonus_guess_rate(self, k: int) -> float:
         """The same alpha."""
         return self.alpha(k)
-
-    def tokens_per_round_error(self, k: int) -> float:
-        """Of the histogram that alpha is the equivalent of."""
-        return self.measured.tokens_per_round_error(min(k, self.measured.longest))
 
     def sample_tokens_per_round(self, lengths: Ints, rng: np.random.Generator, samples: int) -> Floats:
         """Those of the histogram; beyond its longest draft with the alpha that each draw there is the equivalent of."""

@@ -13,7 +13,8 @@ from .decoded_pair import DecodedPair
 from .model_costs import PLACEMENTS, SAME, ModelPair
 from .model_shapes import read_shape
 from .model_work import BYTES_PER_WEIGHT, ModelShape
-from .profile import BurnUnits, Decoding, Profile, load_profile
+from .profile import BurnUnits, Decoding, Profile
+from .profile_file import load_profile
 
 # Parameters of a profile's burn units: their names in `Knobs.scaled`, and the options that state them.
 FITTED = {

@@ -32,7 +32,7 @@ def profiles() -> None:
 @click.command("list")
 def list_profiles() -> None:
     """List the profiles that come along: sizes, peak rates as forecasts reckon them, watts under load."""
-    from .profile import load_profile, presets
+    from .profile_file import load_profile, presets
 
     head = ("name", "memory", "bandwidth", "arithmetic", "", "power", "status", "number formats", "device")
     rows = [listed(load_profile(name)) for name in presets()]
@@ -44,7 +44,7 @@ def list_profiles() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the profile as JSON.")
 def show(profile: str, as_json: bool) -> None:
     """Show every number of a profile, with its uncertainty, where it comes from and what was assumed."""
-    from .profile import KIND, SCHEMA_VERSION, load_profile, profile_json
+    from .profile_file import KIND, SCHEMA_VERSION, load_profile, profile_json
 
     found = load_profile(profile)
     if as_json:
@@ -62,7 +62,7 @@ def diff(first: str, second: str) -> None:
     Of two measured profiles, a number of B counts as faster or slower where the two are more than 2 standard errors of
     both together apart.
     """
-    from .profile import load_profile
+    from .profile_file import load_profile
 
     click.echo(diff_text(load_profile(first), load_profile(second)))
 

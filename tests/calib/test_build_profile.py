@@ -14,7 +14,8 @@ from calibration.observations import BURN_UNITS, from_probe, observations
 from cuda_probe.runner import Point, Results
 from simulator.cost_model import Knobs
 from simulator.pricing import unit_defaults
-from simulator.profile import KERNELS_MEASURED, constant, load_profile
+from simulator.profile import KERNELS_MEASURED, constant
+from simulator.profile_file import load_profile
 
 from .made_probe import (
     BURN_COST,

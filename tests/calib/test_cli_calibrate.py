@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from cuda_probe.runner import Results
-from simulator.profile import load_profile
+from simulator.profile_file import load_profile
 
 from .made_probe import (
     BURN_COST,

@@ -11,19 +11,8 @@ import pytest
 
 from simulator.artefacts import to_json
 from simulator.model_shapes import CATALOGUE
-from simulator.profile import (
-    KERNELS_MEASURED,
-    KIND,
-    MEASURED,
-    PRESETS,
-    SCHEMA_VERSION,
-    BurnUnits,
-    PassCost,
-    Profile,
-    constant,
-    load_profile,
-    profile_json,
-)
+from simulator.profile import KERNELS_MEASURED, MEASURED, BurnUnits, PassCost, Profile, constant
+from simulator.profile_file import KIND, PRESETS, SCHEMA_VERSION, load_profile, profile_json
 
 PAIR = ("--target-model", "llama-3.1-8b", "--draft-model", "llama-3.2-1b")
 ON_H100 = ("--profile", "h100-sxm", *PAIR)

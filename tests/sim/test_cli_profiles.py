@@ -8,20 +8,8 @@ import numpy as np
 import pytest
 
 from simulator.artefacts import to_json
-from simulator.profile import (
-    KERNELS_MEASURED,
-    KIND,
-    MEASURED,
-    SCHEMA_VERSION,
-    BurnUnits,
-    Curve,
-    PassCost,
-    Profile,
-    constant,
-    load_profile,
-    presets,
-    profile_json,
-)
+from simulator.profile import KERNELS_MEASURED, MEASURED, BurnUnits, Curve, PassCost, Profile, constant
+from simulator.profile_file import KIND, SCHEMA_VERSION, load_profile, presets, profile_json
 
 
 def written(path: Path, profile: Profile) -> Path:

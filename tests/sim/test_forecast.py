@@ -195,7 +195,7 @@ def test_a_histogram_file_brings_the_error_of_its_own_interval(tmp_path: Path) -
     hist = {"k": 4, "hist": {"0": 28, "1": 20, "2": 10, "3": 8, "4": 34}, "samples": 100}
     path.write_text(json.dumps(hist | {"metrics": {"ci95": {"tokens_per_round": [2.5, 3.5]}}}))
     model = HistogramAcceptance((load_histogram(path),))
-    assert model.tokens_per_round_error(4) == pytest.approx(0.5 / 1.959964)
+    assert model.histograms[0].tokens_per_round_error == pytest.approx(0.5 / 1.959964)
     draws = 20_000
     found = uncertainty(KNOBS, model, 4, 4, np.random.default_rng(1), overlap=False, samples=draws)
     low, high = found.speedup_ci95

@@ -12,18 +12,8 @@ from simulator.config import PARAMETERS
 from simulator.cost_model import Knobs
 from simulator.model_costs import ModelPair
 from simulator.pricing import Pricing, load_pricing
-from simulator.profile import (
-    KIND,
-    MEASURED,
-    SCHEMA_VERSION,
-    BurnUnits,
-    Curve,
-    PassCost,
-    Profile,
-    constant,
-    load_profile,
-    profile_json,
-)
+from simulator.profile import MEASURED, BurnUnits, Curve, PassCost, Profile, constant
+from simulator.profile_file import KIND, SCHEMA_VERSION, load_profile, profile_json
 
 NONE = {
     **dict.fromkeys(("profile", "target_model", "draft_model", "dtype", "draft_dtype", "kv_dtype", "tp", "placement")),

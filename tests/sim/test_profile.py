@@ -17,9 +17,7 @@ from simulator.cost_model import step_s
 from simulator.model_shapes import read_shape
 from simulator.profile import (
     DATASHEET,
-    KIND,
     MEASURED,
-    SCHEMA_VERSION,
     STATUSES,
     BurnUnits,
     Curve,
@@ -29,10 +27,8 @@ from simulator.profile import (
     Profile,
     Source,
     constant,
-    load_profile,
-    presets,
-    profile_json,
 )
+from simulator.profile_file import KIND, SCHEMA_VERSION, load_profile, presets, profile_json
 
 DTYPES = ("float32", "float16", "bfloat16", "fp8", "int8", "int4")
 COST = PassCost(

@@ -13,7 +13,7 @@ from simulator.analytic import closed_form
 from simulator.histogram import AcceptanceHistogram
 from simulator.model_costs import SEPARATE, ModelPair, largest_batch
 from simulator.model_shapes import read_shape
-from simulator.profile import load_profile
+from simulator.profile_file import load_profile
 from simulator.schedule import LARGEST_BATCH, Range, off_above, ranges, schedule, vllm_config
 
 PAIR = ModelPair(
