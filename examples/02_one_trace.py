@@ -11,8 +11,8 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from acceptance.analysis import analyse
-from acceptance.trace import Q_KINDS, load_trace
+from acceptance.estimate.analysis import analyse
+from acceptance.trace.trace import Q_KINDS, load_trace
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 

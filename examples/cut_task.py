@@ -17,8 +17,8 @@ from train_tiny_pair import is_held_out, read_sources
 from transformers import AutoTokenizer
 
 import acceptance
-from simulator.artefacts import check_output, writing
-from simulator.command import command
+from simulator.ground.artefacts import check_output, writing
+from simulator.ground.command import command
 
 TARGET = Path(acceptance.__file__).parent / "tiny_pair" / "target"
 PROMPT_TOKENS = 128

@@ -19,11 +19,11 @@ from train_heads import weights_sha256
 from train_tiny_pair import cut_prompts, is_held_out, read_sources
 
 import acceptance
-from acceptance import judge, mining
-from acceptance.models import Pair, load_pair
-from acceptance.prompts import load_prompts
-from simulator.artefacts import check_output
-from simulator.command import command
+from acceptance.decoders.judge import judge, mining
+from acceptance.models.load import Pair, load_pair
+from acceptance.text.prompts import load_prompts
+from simulator.ground.artefacts import check_output
+from simulator.ground.command import command
 
 PAIR = Path(acceptance.__file__).parent / "tiny_pair"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from simulator.artefacts import writing
+from simulator.ground.artefacts import writing
 
 PHASES = ("prefill", "draft", "verify", "sample", "kv", "other")
 # Name of the phase, start and end in seconds since the clock was started.

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
-from simulator.artefacts import UserError
+from simulator.ground.artefacts import UserError
 
 from .machine import graphical_session, open_nvml
 

@@ -7,27 +7,27 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from acceptance import quality
-from acceptance.cli import LIBRARIES, TINY_PAIR, rules
-from acceptance.conversation import Framing, check_template, tokens_before
+from acceptance.cli.measure_acceptance import LIBRARIES, TINY_PAIR, rules
+from acceptance.cli.options import BUNDLED
 from acceptance.decoders import heads
 from acceptance.decoders.method import Method, Models, Options
 from acceptance.decoders.methods import METHODS, lacking, pick
-from acceptance.inflate import inflate
-from acceptance.measure import Plan, plan
-from acceptance.measure import Settings as MeasureSettings
-from acceptance.models import Model, Pair, is_cpu, load_pair, pick_device
-from acceptance.options import BUNDLED
-from acceptance.prompts import Prompt, load_prompts, told_apart
-from simulator.artefacts import UserError, read_bytes
-from simulator.dependency import require
+from acceptance.measure.measure import Plan, plan
+from acceptance.measure.measure import Settings as MeasureSettings
+from acceptance.models.inflate import inflate
+from acceptance.models.load import Model, Pair, is_cpu, load_pair, pick_device
+from acceptance.results.settings import BASELINE, KNOBS, Arm, Settings, config_sha256, option_of
+from acceptance.text.conversation import Framing, check_template, tokens_before
+from acceptance.text.prompts import Prompt, load_prompts, told_apart
+from simulator.ground.artefacts import UserError, read_bytes
+from simulator.ground.dependency import require
 
+from . import quality
 from .headless import check_gpus
 from .machine import Energy, MemoryPeak, make_deterministic, system_metadata
 from .placement import Placement, available_gpus, place, weight_bytes
 from .presets import Presets, check_methods
 from .runner import Bench, Runnable
-from .settings import BASELINE, KNOBS, Arm, Settings, config_sha256, option_of
 
 TRAINED = ("medusa", "eagle", "judge")
 HASHED = ("*.safetensors", "*.bin", "*.json", "*.model", "*.npz")
@@ -197,7 +197,7 @@ def trained_folders(options: Mapping[str, Any]) -> dict[str, Path | None]:
     Raises:
         UserError: A folder that is not there; names the option.
     """
-    from acceptance import judge
+    from acceptance.decoders.judge import judge
 
     bundled = {"medusa": heads.BUNDLED / "medusa", "eagle": heads.BUNDLED / "eagle", "judge": judge.BUNDLED}
     found: dict[str, Path | None] = {}

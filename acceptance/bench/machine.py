@@ -14,7 +14,7 @@ from pathlib import Path
 from time import perf_counter, sleep
 from typing import Any, Self, TypeVar
 
-from simulator.artefacts import UserError
+from simulator.ground.artefacts import UserError
 
 CLEAR_REFS = Path("/proc/self/clear_refs")
 STATUS = Path("/proc/self/status")

@@ -6,12 +6,12 @@ from typing import Any
 
 import click
 
-from acceptance.options import BUNDLED, FILE, stacked
-from acceptance.prompts import DATASETS
-from simulator.artefacts import UserError
+from acceptance.cli.options import BUNDLED, FILE, stacked
+from acceptance.results.settings import KNOBS, Knob, option_of
+from acceptance.text.prompts import DATASETS
+from simulator.ground.artefacts import UserError
 
 from .placement import Gpu, by_kind
-from .settings import KNOBS, Knob, option_of
 
 Decorator = Callable[[Any], Any]
 # As many as no machine has: a kind of placement is judged by its spelling alone.
@@ -101,7 +101,7 @@ def check_values(options: Mapping[str, Any]) -> None:
     Raises:
         UserError: Names the option.
     """
-    from acceptance.cli import rules
+    from acceptance.cli.measure_acceptance import rules
 
     if options["task"] is not None and options["dataset"] != BUNDLED:
         raise UserError("--task: stands in place of --dataset, expected one of them")

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from simulator.artefacts import UserError
+from simulator.ground.artefacts import UserError
 
 from . import pass_attention
 from .clock import Clock
 
 if TYPE_CHECKING:
-    from simulator.model_shapes import ModelShape
+    from simulator.costs.shapes import ModelShape
 
 KIND = "pass_times"
 # 1: first version.
@@ -100,7 +100,7 @@ def build(option: str, path: Path, config: Mapping[str, Any], device: str, dtype
     import torch
     import transformers
 
-    from acceptance.models import DTYPES
+    from acceptance.models.load import DTYPES
 
     transformers.utils.logging.set_verbosity_error()
     pass_attention.register()

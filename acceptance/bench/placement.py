@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from simulator.artefacts import UserError
+from simulator.ground.artefacts import UserError
 
 KINDS = ("same", "separate", "ratio A:B", "auto")
 RATIO = re.compile(r"ratio[ :]?(\d+):(\d+)")

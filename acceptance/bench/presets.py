@@ -17,10 +17,10 @@ from typing import Any
 
 import click
 
-from simulator.artefacts import UserError, read_text
+from acceptance.results.settings import KNOBS, KNOBS_OF, Arm, check_knob, option_of
+from simulator.ground.artefacts import UserError, read_text
 
 from .options import check_values
-from .settings import KNOBS, KNOBS_OF, Arm, check_knob, option_of
 
 BUNDLED_PRESETS = Path(__file__).parent / "presets.toml"
 TABLES = ("models", "methods", "experiments")
@@ -246,7 +246,7 @@ def check_inflation(presets: Presets) -> None:
     Raises:
         UserError: Names the preset and what is allowed.
     """
-    from acceptance.inflate import MAX_TIMES
+    from acceptance.models.inflate import MAX_TIMES
 
     for section, tables in (("models", presets.models), ("experiments", presets.experiments)):
         for name, table in tables.items():

@@ -12,22 +12,22 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from acceptance import quality
 from acceptance.decoders.batch import Decoded, Task
 from acceptance.decoders.decoder import run as decode
 from acceptance.decoders.method import Begin
 from acceptance.decoders.methods import METHODS
 from acceptance.decoders.tree import TreeDecoder
-from acceptance.loop_check import Recheck, finer_copy, first_difference, recheck, top_two
-from acceptance.models import Model
-from acceptance.static_context import columns_for, no_captures
-from acceptance.trace import PromptInfo
-from simulator.artefacts import created_utc
+from acceptance.measure.loop_check import Recheck, finer_copy, first_difference, recheck, top_two
+from acceptance.models.load import Model
+from acceptance.models.static_context import columns_for, no_captures
+from acceptance.results.records import Divergence, Measured, Origin, Quality, Skipped, as_record, resume_key
+from acceptance.results.settings import BASELINE, Arm, Settings
+from acceptance.trace.trace import PromptInfo
+from simulator.ground.artefacts import created_utc
 
+from . import quality
 from .clock import Phases, Span, clock_for
 from .machine import Energy, EnergyUsed, MemoryPeak
-from .records import Divergence, Measured, Origin, Quality, Skipped, as_record, resume_key
-from .settings import BASELINE, Arm, Settings
 
 WARM_UP_TOKENS = 16
 # Tells the stream that draws an order from that of a prompt's tokens.

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from acceptance.context import Context, padded
-from acceptance.laws import draw, probabilities, uniforms_like
-from acceptance.models import Model
-from acceptance.rule import SamplingRule
+from acceptance.models.context import Context, padded
+from acceptance.models.laws import draw, probabilities, uniforms_like
+from acceptance.models.load import Model
+from acceptance.models.rule import SamplingRule
 
 from .batch import Ints, Round, Task, commit, start
 from .decoder import still_running

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from acceptance.context import Context, padded
-from acceptance.models import Model
-from acceptance.rule import SamplingRule
-from acceptance.static_context import StaticContext, static_context
+from acceptance.models.context import Context, padded
+from acceptance.models.load import Model
+from acceptance.models.rule import SamplingRule
+from acceptance.models.static_context import StaticContext, static_context
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

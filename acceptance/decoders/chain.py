@@ -11,9 +11,9 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 
-from acceptance import laws
-from acceptance.models import Model
-from acceptance.rule import SamplingRule
+from acceptance.models import laws
+from acceptance.models.load import Model
+from acceptance.models.rule import SamplingRule
 
 from .batch import Batch, Floats, Ints, Round, Task, commit, start, unread
 from .decoder import still_running

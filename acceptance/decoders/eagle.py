@@ -10,9 +10,9 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from acceptance import laws
-from acceptance.models import Model
-from acceptance.rule import SamplingRule
+from acceptance.models import laws
+from acceptance.models.load import Model
+from acceptance.models.rule import SamplingRule
 
 from . import heads
 from .batch import Batch, Flags, Floats, Ints, Task

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import acceptance
-from acceptance.models import Model, hidden_size_of, probe, strangeness
-from simulator.artefacts import UserError, read_json_object, to_json
+from acceptance.models.load import Model, hidden_size_of, probe, strangeness
+from simulator.ground.artefacts import UserError, read_json_object, to_json
 
 from .batch import Batch
 from .chain import Proposal

@@ -9,12 +9,12 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from acceptance import laws
-from acceptance.models import Model
-from acceptance.policies import check_fraction, check_whole
-from acceptance.rule import SamplingRule
-from acceptance.scoring import entropy, rank
-from simulator.artefacts import UserError
+from acceptance.estimate.policies import check_fraction, check_whole
+from acceptance.models import laws
+from acceptance.models.laws import entropy, rank
+from acceptance.models.load import Model
+from acceptance.models.rule import SamplingRule
+from simulator.ground.artefacts import UserError
 
 from .batch import Batch, Floats, Ints, Task
 from .chain import Acceptance, Chain, FixedLength, Kept, Proposal, Seen

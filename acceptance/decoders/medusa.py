@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from acceptance import laws
-from acceptance.models import Model
-from acceptance.rule import SamplingRule
-from simulator.artefacts import UserError
+from acceptance.models import laws
+from acceptance.models.load import Model
+from acceptance.models.rule import SamplingRule
+from simulator.ground.artefacts import UserError
 
 from . import heads
 from .batch import Batch, Floats, Ints

@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from acceptance.models import Model
-from acceptance.rule import SamplingRule
+from acceptance.models.load import Model
+from acceptance.models.rule import SamplingRule
 
 from .batch import Task
 from .decoder import Decoder

@@ -1,8 +1,9 @@
 """All decoding methods by name, and which of them a run asks for."""
 
-from simulator.artefacts import UserError
+from simulator.ground.artefacts import UserError
 
-from . import autojudge, baseline, eagle, lengths, lossy, medusa, ngram, specexec, speculative
+from . import baseline, eagle, lengths, lossy, medusa, ngram, specexec, speculative
+from .judge import autojudge
 from .method import Method, Models
 
 # Exact methods first, then those that give up the target's law.

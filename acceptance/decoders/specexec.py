@@ -11,10 +11,10 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from acceptance.context import Context
-from acceptance.models import Model
-from acceptance.rule import SamplingRule
-from simulator.artefacts import UserError
+from acceptance.models.context import Context
+from acceptance.models.load import Model
+from acceptance.models.rule import SamplingRule
+from simulator.ground.artefacts import UserError
 
 from .batch import Batch, Floats, Ints, Task, read_prompts, unread
 from .decoder import Decoder

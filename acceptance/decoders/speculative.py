@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from acceptance.models import Model
-from acceptance.rule import SamplingRule
+from acceptance.models.load import Model
+from acceptance.models.rule import SamplingRule
 
 from .batch import Decoded, Task
 from .chain import Chain, FixedLength

@@ -12,9 +12,9 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from acceptance.context import MAX_DISAGREEMENT, Context, padded
-from acceptance.models import Model
-from simulator.artefacts import UserError
+from acceptance.models.context import MAX_DISAGREEMENT, Context, padded
+from acceptance.models.load import Model
+from simulator.ground.artefacts import UserError
 
 from .baseline import next_tokens
 from .batch import Batch, Ints, Round, Task, commit, start

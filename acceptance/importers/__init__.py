@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from simulator.artefacts import UserError
+from simulator.ground.artefacts import UserError
 
 from . import aiperf, sglang, spec_bench, vllm_bench, vllm_metrics, vllm_requests
 from .imported import MAX_DRAFT_LENGTH, Imported

@@ -4,13 +4,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from acceptance.records import BadRecord, Records, read_each
-from simulator.artefacts import UserError
+from acceptance.text.records import BadRecord, Records, read_each
+from simulator.ground.artefacts import UserError
 
 from .counters import Counters, check_counters, import_counters
 from .imported import Imported
 from .request_rounds import RequestRounds, import_requests, read_request
-from .values import accepted_of, check_equal, count_of, histogram_counts, number_of, object_of, read_values, whole_json
+from .values import (
+    accepted_of,
+    check_equal,
+    count_of,
+    histogram_counts,
+    number_of,
+    object_of,
+    read_values,
+    whole_json,
+)
 
 RECORD = "spec_decode_acceptance"
 POOLED = "pooled_spec_decode_acceptance_histogram"

@@ -5,18 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from acceptance.records import BadRecord, Records, Skipped
-from simulator.artefacts import UserError
+from acceptance.text.records import BadRecord, Records, Skipped
+from simulator.ground.artefacts import UserError
 
-from .imported import (
-    Imported,
-    about_short_rounds,
-    assumed,
-    histogram_from,
-    needs_k,
-    reconstruct,
-    settle_k,
-)
+from .imported import Imported, about_short_rounds, assumed, histogram_from, needs_k, reconstruct, settle_k
 from .values import (
     accepted_of,
     add_counts,

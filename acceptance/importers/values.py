@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from acceptance.records import BadRecord, Records, parse_json, read_each, read_jsonl
-from simulator.artefacts import read_text
-from simulator.histogram import shortened
+from acceptance.text.records import BadRecord, Records, parse_json, read_each, read_jsonl
+from simulator.ground.artefacts import read_text
+from simulator.ground.histogram import shortened
 
 from .imported import MAX_DRAFT_LENGTH
 

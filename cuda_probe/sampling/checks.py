@@ -5,7 +5,7 @@ import operator
 from collections.abc import Mapping
 from typing import Any
 
-from simulator.artefacts import UserError
+from simulator.ground.artefacts import UserError
 
 from .libraries import dtype_name
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from simulator.artefacts import UserError
+from simulator.ground.artefacts import UserError
 
 from .libraries import (
     Device,

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from simulator.artefacts import UserError
+from cuda_probe.devices.dlpack import device_name, device_of
+from simulator.ground.artefacts import UserError
 
 from . import torch_backend
-from .dlpack import device_name, device_of
 
 ALIGNMENT_BYTES = 256
 

@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from simulator.artefacts import UserError
+from cuda_probe.devices.dlpack import CPU, device_name, device_of
+from simulator.ground.artefacts import UserError
 
 from . import cuda_backend, reference, torch_backend
 from .cuda_backend import CudaSampling
-from .dlpack import CPU, device_name, device_of
 from .libraries import Device, dtype_name, family, require_same_device
 from .random import WORD
 from .results import Sampled, Verified
@@ -115,7 +115,7 @@ def _cupy_device() -> Device | str:
     if importlib.util.find_spec("cupy") is None:
         return "it needs CuPy and a CUDA device"
     try:
-        found: Device | str = importlib.import_module("cuda_probe.sampling_device").sampling_device()
+        found: Device | str = importlib.import_module("cuda_probe.devices.sampling").sampling_device()
     except ImportError as error:
         return f"CuPy cannot be imported ({error})"
     return found

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.artefacts import UserError
+from simulator.ground.artefacts import UserError
 
 from .checks import checked_scale, checked_temperature
 from .reference import Floats, residual, sigmoid_weights, softmax

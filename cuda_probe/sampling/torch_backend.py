@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from simulator.artefacts import UserError
+from simulator.ground.artefacts import UserError
 
 from .random import GROUP, KEY_STEPS, MULTIPLIERS, ROUNDS, WORD, Purpose
 from .results import Sampled, Verified

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cuda_probe.probes import Unsupported
+from cuda_probe.probe.probes import Unsupported
+from cuda_probe.probe.timing import Launch
 from cuda_probe.sampling import registry, speculative_sample
-from cuda_probe.timing import Launch
-from simulator.artefacts import UserError
+from simulator.ground.artefacts import UserError
 
 from . import torch_peers
 from .places import Place

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from cuda_probe.timing import Clock, Launch, Measurement, StopRule, summarise, warm_up
+from cuda_probe.probe.timing import Clock, Launch, Measurement, StopRule, summarise, warm_up
 
 
 def measure_in_turn(

@@ -7,11 +7,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from cuda_probe import cpu_facts
-from cuda_probe.probes import Device, Unsupported
-from cuda_probe.timing import Launch
-from simulator.artefacts import UserError
-from simulator.dependency import Dependency, require
+from cuda_probe.devices import cpu_facts
+from cuda_probe.probe.probes import Device, Unsupported
+from cuda_probe.probe.timing import Launch
+from simulator.ground.artefacts import UserError
+from simulator.ground.dependency import Dependency, require
 
 TORCH = Dependency(import_name="torch", purpose="tensors", extra="measure")
 # How long a CUDA device is kept busy ahead of a sample, so that it does not wait for the host to put the work on the

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from cuda_probe.plots import style, tick_numbers
-from cuda_probe.stats import quartiles
-from simulator.artefacts import UserError
-from simulator.pictures import STYLE
+from cuda_probe.probe.plots import style, tick_numbers
+from cuda_probe.probe.stats import quartiles
+from simulator.ground.artefacts import UserError
+from simulator.ground.pictures import STYLE
 
 from .runner import BenchPoint, BenchResults
 from .shapes import BACKENDS

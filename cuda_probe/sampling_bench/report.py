@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cuda_probe.probes import Units
-from cuda_probe.report import (
+from cuda_probe.probe.probes import Units
+from cuda_probe.probe.report import (
     Reader,
     disturbed_text,
     duration,
@@ -22,9 +22,9 @@ from cuda_probe.report import (
     save_with_raw,
     size_text,
 )
-from cuda_probe.runner import Results
-from simulator.artefacts import check_kind, envelope, finite_or_text, read_json_object, writing
-from simulator.command import table
+from cuda_probe.probe.runner import Results
+from simulator.ground.artefacts import check_kind, envelope, finite_or_text, read_json_object, writing
+from simulator.ground.command import table
 
 from .runner import BenchPoint, BenchResults
 from .shapes import BACKENDS

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from cuda_probe.probes import BY_NAME, Device, Unsupported
-from cuda_probe.runner import LeftOut, Planned, Point, run_point
-from cuda_probe.timing import StopRule
-from simulator.artefacts import UserError
+from cuda_probe.probe.probes import BY_NAME, Device, Unsupported
+from cuda_probe.probe.runner import LeftOut, Planned, Point, run_point
+from cuda_probe.probe.timing import StopRule
+from simulator.ground.artefacts import UserError
 
 from .backends import Arrays, Ready, ready, wrong
 from .interleave import measure_in_turn

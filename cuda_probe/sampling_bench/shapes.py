@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from cuda_probe.probes import ITEM_BYTES, AxisValue
-from simulator.artefacts import UserError
+from cuda_probe.probe.probes import ITEM_BYTES, AxisValue
+from simulator.ground.artefacts import UserError
 
 CUDA, TORCH, NUMPY, COMPILED, TRANSFORMERS = "cuda", "torch", "numpy", "compiled", "transformers"
 OURS = (CUDA, TORCH, NUMPY)

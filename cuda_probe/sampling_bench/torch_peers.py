@@ -3,9 +3,9 @@
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from cuda_probe.probes import Unsupported
-from simulator.artefacts import UserError
-from simulator.dependency import Dependency, require
+from cuda_probe.probe.probes import Unsupported
+from simulator.ground.artefacts import UserError
+from simulator.ground.dependency import Dependency, require
 
 from .places import is_out_of_memory
 

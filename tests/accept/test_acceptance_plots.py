@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from acceptance.estimators import alpha_by, category_metrics, expected_rounds, metrics
-from acceptance.plots import acceptance_figure
-from acceptance.trace import PromptInfo, Trace
-from simulator.artefacts import UserError
-from simulator.histogram import tokens_per_round_iid
-from simulator.pictures import check_format, save_figure
+from acceptance.estimate.estimators import alpha_by, category_metrics, expected_rounds, metrics
+from acceptance.estimate.plots import acceptance_figure
+from acceptance.trace.trace import PromptInfo, Trace
+from simulator.ground.artefacts import UserError
+from simulator.ground.histogram import tokens_per_round_iid
+from simulator.ground.pictures import check_format, save_figure
 
 LONG = [f"category {i} with a very long name_that_nobody_can_break {'x' * i}" for i in range(13)]
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from acceptance.bench.journal import read_records
-from acceptance.bench.records import latest
-from acceptance.bench.validate import problems
+from acceptance.results.journal import read_records
+from acceptance.results.records import latest
+from acceptance.results.validate import problems
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 METHODS = "speculative,ngram,specexec"

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from acceptance.bench.journal import Journal, read_records, to_line
-from simulator.artefacts import UserError
+from acceptance.results.journal import Journal, read_records, to_line
+from simulator.ground.artefacts import UserError
 
 HEADER = {
     "kind": "decode_run",
@@ -203,7 +203,7 @@ def test_where_there_is_no_room_left_nothing_of_a_record_stays(tmp_path: Path) -
 import resource, signal
 from pathlib import Path
 from acceptance.bench.journal import Journal
-from simulator.artefacts import UserError
+from simulator.ground.artefacts import UserError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 journal = Journal(Path({str(tmp_path / "a.jsonl")!r}))
 journal.open({HEADER!r}, force=False)

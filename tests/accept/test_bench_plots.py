@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from acceptance.bench.plots import decode_figure, label_shifts
-from acceptance.bench.summary import summarise
-from simulator.pictures import save_figure
+from acceptance.results.plots import decode_figure, label_shifts
+from acceptance.results.summary import summarise
+from simulator.ground.pictures import save_figure
 
 from .test_bench_summary import judged_plain, lossy, record
 

@@ -9,19 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from acceptance import judge
-from acceptance.bench.cli import bench_decode
 from acceptance.bench.load import placed, trained_folders
 from acceptance.bench.presets import BUNDLED_PRESETS, check_given_knobs, check_methods, load_presets
-from acceptance.bench.settings import KNOBS, KNOBS_OF, Arm
-from acceptance.cli import TINY_PAIR
+from acceptance.cli.bench_decode import bench_decode
+from acceptance.cli.measure_acceptance import TINY_PAIR
 from acceptance.decoders import heads
 from acceptance.decoders.batch import Task
+from acceptance.decoders.judge import judge
 from acceptance.decoders.method import Models, Options
 from acceptance.decoders.methods import METHODS
-from acceptance.models import load_pair
-from acceptance.rule import SamplingRule
-from simulator.artefacts import UserError
+from acceptance.models.load import load_pair
+from acceptance.models.rule import SamplingRule
+from acceptance.results.settings import KNOBS, KNOBS_OF, Arm
+from simulator.ground.artefacts import UserError
 
 PARAMETERS = {p.name: p for p in bench_decode.params if p.name}
 

@@ -10,25 +10,25 @@ import numpy as np
 import pytest
 import torch
 
-from acceptance import static_context as static
 from acceptance.bench import runner
 from acceptance.bench.forecast import forecast_run
 from acceptance.bench.load import bind
 from acceptance.bench.machine import Energy, MemoryPeak
-from acceptance.bench.records import done_keys, latest, load_schema, next_token_match
-from acceptance.bench.report import forecast_text
 from acceptance.bench.runner import Bench, Runnable, batches, left_out, measure, plan_turns
-from acceptance.bench.settings import Arm, Settings
-from acceptance.bench.summary import AT, summarise, sums
-from acceptance.bench.validate import disagreements, line_problems
 from acceptance.decoders.method import Models, Options
 from acceptance.decoders.methods import METHODS
-from acceptance.loop_check import finer_copy, next_logits
-from acceptance.models import Model
-from acceptance.rule import SamplingRule
-from acceptance.static_context import ATTRIBUTE, static_context
-from acceptance.trace import PromptInfo
-from simulator.artefacts import UserError
+from acceptance.measure.loop_check import finer_copy, next_logits
+from acceptance.models import static_context as static
+from acceptance.models.load import Model
+from acceptance.models.rule import SamplingRule
+from acceptance.models.static_context import ATTRIBUTE, static_context
+from acceptance.results.records import done_keys, latest, load_schema, next_token_match
+from acceptance.results.report import forecast_text
+from acceptance.results.settings import Arm, Settings
+from acceptance.results.summary import AT, summarise, sums
+from acceptance.results.validate import disagreements, line_problems
+from acceptance.trace.trace import PromptInfo
+from simulator.ground.artefacts import UserError
 
 from .tiny_models import random_model, related_model
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from acceptance.bench.steadiness import steadiness_notes
+from acceptance.results.steadiness import steadiness_notes
 
 from .test_bench_summary import plain, record
 

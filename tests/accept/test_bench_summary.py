@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from acceptance.bench.report import speed_is_told, text
-from acceptance.bench.summary import Z95, summarise, wilson95
+from acceptance.results.report import speed_is_told, text
+from acceptance.results.summary import Z95, summarise, wilson95
 
 TIMES = ("prefill", "draft", "verify", "sample", "kv", "other")
 

@@ -13,14 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from acceptance.bench.clock import Phases
-from acceptance.bench.journal import to_line
 from acceptance.bench.machine import EnergyUsed, surroundings
-from acceptance.bench.records import Divergence, Measured, Origin, Quality, Skipped, as_record, load_schema
-from acceptance.bench.settings import config_sha256
-from acceptance.bench.summary import summarise
-from acceptance.bench.validate import disagreements, line_problems, problems
 from acceptance.decoders.batch import Round
-from simulator.artefacts import UserError, envelope
+from acceptance.results.journal import to_line
+from acceptance.results.records import Divergence, Measured, Origin, Quality, Skipped, as_record, load_schema
+from acceptance.results.settings import config_sha256
+from acceptance.results.summary import summarise
+from acceptance.results.validate import disagreements, line_problems, problems
+from simulator.ground.artefacts import UserError, envelope
 
 SCHEMA = load_schema()
 SHA = "0" * 64

@@ -11,7 +11,6 @@ import pytest
 import torch
 from scipy import stats
 
-from acceptance import laws, scoring
 from acceptance.decoders import chain, lossy, methods
 from acceptance.decoders.batch import Decoded, Task
 from acceptance.decoders.chain import Chain, Exact, Proposal, Seen
@@ -20,11 +19,22 @@ from acceptance.decoders.lengths import Controlled
 from acceptance.decoders.method import Models, Options
 from acceptance.decoders.methods import METHODS, pick
 from acceptance.decoders.model_draft import ModelDraft
-from acceptance.models import Model
-from acceptance.policies import Adaptive, ConfidenceStop, HuggingFaceHeuristic, Player, Policy, Rounds, Spent, walk
-from acceptance.rule import SamplingRule
-from acceptance.trace import PromptInfo, Trace, join
-from simulator.artefacts import UserError
+from acceptance.estimate.policies import (
+    Adaptive,
+    ConfidenceStop,
+    HuggingFaceHeuristic,
+    Player,
+    Policy,
+    Rounds,
+    Spent,
+    walk,
+)
+from acceptance.measure import scoring
+from acceptance.models import laws
+from acceptance.models.load import Model
+from acceptance.models.rule import SamplingRule
+from acceptance.trace.trace import PromptInfo, Trace, join
+from simulator.ground.artefacts import UserError
 
 from .test_exactness import LEVEL, g_test, moved, plan_of, tally
 from .tiny_models import (

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from acceptance.estimators import expected_rounds
-from acceptance.trace import ARRAYS, load_trace
-from simulator.histogram import load_histogram
+from acceptance.estimate.estimators import expected_rounds
+from acceptance.trace.trace import ARRAYS, load_trace
+from simulator.ground.histogram import load_histogram
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 

@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from acceptance import laws
 from acceptance.bench.clock import PHASES, Clock, Lane, clock_for, clock_of, since_first, write_chrome_trace
 from acceptance.decoders import baseline
 from acceptance.decoders.batch import Task
 from acceptance.decoders.chain import Chain, FixedLength
 from acceptance.decoders.decoder import run
 from acceptance.decoders.model_draft import ModelDraft
-from acceptance.rule import SamplingRule
+from acceptance.models import laws
+from acceptance.models.rule import SamplingRule
 
 from .tiny_models import random_model, related_model
 

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from scipy import stats
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from acceptance import context as context_module
-from acceptance import laws
-from acceptance.context import Context, padded
 from acceptance.decoders import baseline, chain, speculative
 from acceptance.decoders.batch import Decoded
-from acceptance.models import Model
-from acceptance.rule import SamplingRule
+from acceptance.models import context as context_module
+from acceptance.models import laws
+from acceptance.models.context import Context, padded
+from acceptance.models.load import Model
+from acceptance.models.rule import SamplingRule
 
 from .tiny_models import greedy_without_cache, law_of, logits_without_cache, random_model, related_model, trigram_pair
 

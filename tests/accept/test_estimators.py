@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from acceptance.analysis import analyse, synthetic
-from acceptance.estimators import (
+from acceptance.estimate.analysis import analyse, synthetic
+from acceptance.estimate.estimators import (
     alpha_by,
     alpha_estimates,
     bins_of,
@@ -24,9 +24,9 @@ from acceptance.estimators import (
     ratio,
     surprise_gap,
 )
-from acceptance.trace import PromptInfo, Trace
-from simulator.artefacts import UserError
-from simulator.histogram import AcceptanceHistogram, tokens_per_round_iid
+from acceptance.trace.trace import PromptInfo, Trace
+from simulator.ground.artefacts import UserError
+from simulator.ground.histogram import AcceptanceHistogram, tokens_per_round_iid
 
 
 def trace_of(*outputs: list[float], prompts: list[int] | None = None, categories: str = "") -> Trace:

@@ -18,14 +18,16 @@ import pytest
 import torch
 from scipy import stats
 
-from acceptance import estimators, laws, scoring
-from acceptance.context import Context, padded
 from acceptance.decoders import chain, speculative
 from acceptance.decoders.batch import Decoded
 from acceptance.decoders.model_draft import ModelDraft
-from acceptance.models import Model
-from acceptance.rule import SamplingRule
-from acceptance.trace import PromptInfo, join
+from acceptance.estimate import estimators
+from acceptance.measure import scoring
+from acceptance.models import laws
+from acceptance.models.context import Context, padded
+from acceptance.models.load import Model
+from acceptance.models.rule import SamplingRule
+from acceptance.trace.trace import PromptInfo, join
 
 from .tiny_models import (
     Rounds,

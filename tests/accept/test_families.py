@@ -7,14 +7,14 @@ import pytest
 import torch
 import transformers
 
-from acceptance import models
 from acceptance.decoders import baseline, speculative
-from acceptance.laws import streams
-from acceptance.models import Model
-from acceptance.rule import SamplingRule
-from acceptance.scoring import Output, score
-from acceptance.trace import PromptInfo
-from simulator.artefacts import UserError
+from acceptance.measure.scoring import Output, score
+from acceptance.models import load as models
+from acceptance.models.laws import streams
+from acceptance.models.load import Model
+from acceptance.models.rule import SamplingRule
+from acceptance.trace.trace import PromptInfo
+from simulator.ground.artefacts import UserError
 
 VOCABULARY, BUDGET = 30, 12
 GREEDY = SamplingRule(temperature=0.0)

@@ -22,17 +22,18 @@ from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
 import acceptance
-from acceptance import laws, models
-from acceptance.context import Context, padded
 from acceptance.decoders import baseline, eagle, heads, medusa
 from acceptance.decoders.batch import Decoded, Task, start
 from acceptance.decoders.chain import Chain, FixedLength
 from acceptance.decoders.decoder import run
 from acceptance.decoders.method import Method, Models, Options
 from acceptance.decoders.tree import TreeDecoder
-from acceptance.models import Model
-from acceptance.rule import SamplingRule
-from simulator.artefacts import UserError
+from acceptance.models import laws
+from acceptance.models import load as models
+from acceptance.models.context import Context, padded
+from acceptance.models.load import Model
+from acceptance.models.rule import SamplingRule
+from simulator.ground.artefacts import UserError
 
 from .test_exactness import FIRST, LEVEL, OWN_LAWS, POWER, beginning, g_test, plan_of, tally
 from .tiny_models import Say, enumerate_texts, random_model

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from acceptance import import_cli
+from acceptance.cli import import_histogram as import_cli
 from acceptance.importers import FORMATS, Imported, import_histogram
-from simulator.artefacts import UserError
+from simulator.ground.artefacts import UserError
 
 K = 4
 MAIN = 'engine="0",model_name="m"'

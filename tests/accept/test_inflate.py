@@ -13,14 +13,14 @@ from transformers import (
 )
 
 import acceptance
-from acceptance import inflate as inflating
-from acceptance.context import disagreement
 from acceptance.decoders import baseline
-from acceptance.inflate import inflate, pass_weights
-from acceptance.laws import streams
-from acceptance.models import Model, load_pair
-from acceptance.rule import SamplingRule
-from simulator.artefacts import UserError
+from acceptance.models import inflate as inflating
+from acceptance.models.context import disagreement
+from acceptance.models.inflate import inflate, pass_weights
+from acceptance.models.laws import streams
+from acceptance.models.load import Model, load_pair
+from acceptance.models.rule import SamplingRule
+from simulator.ground.artefacts import UserError
 
 from .tiny_models import NO_ENDS, random_model
 

@@ -15,18 +15,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import acceptance
-from acceptance import judge, laws, mining
-from acceptance.decoders import autojudge, speculative
+from acceptance.decoders import speculative
 from acceptance.decoders.batch import Decoded, Task
 from acceptance.decoders.chain import Kept, Proposal, Seen, verify
 from acceptance.decoders.decoder import run
+from acceptance.decoders.judge import autojudge, judge, mining
+from acceptance.decoders.judge.judge import Judge
+from acceptance.decoders.judge.mining import Mined, Number, Rejoin
 from acceptance.decoders.method import Models, Options
-from acceptance.inflate import inflate
-from acceptance.judge import Judge
-from acceptance.mining import Mined, Number, Rejoin
-from acceptance.models import Model, load_pair
-from acceptance.rule import SamplingRule
-from simulator.artefacts import UserError
+from acceptance.models import laws
+from acceptance.models.inflate import inflate
+from acceptance.models.load import Model, load_pair
+from acceptance.models.rule import SamplingRule
+from simulator.ground.artefacts import UserError
 
 from .tiny_models import Floats, greedy_without_cache, logits_without_cache, random_model, related_model
 

@@ -20,7 +20,7 @@ from acceptance.bench.machine import (
     surroundings,
     system_metadata,
 )
-from simulator.artefacts import UserError
+from simulator.ground.artefacts import UserError
 
 
 def test_metadata_names_the_libraries_and_the_processor() -> None:

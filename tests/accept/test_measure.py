@@ -11,20 +11,21 @@ import torch
 from tokenizers import Tokenizer, decoders, models
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from acceptance import context, cross_tokenizer
-from acceptance import measure as measuring
-from acceptance.conversation import Framing, answer_text, end_token, tokens_before
-from acceptance.estimators import expected_rounds
-from acceptance.loop_check import Divergence, top_two
-from acceptance.loop_check import run as check_loop
-from acceptance.measure import Settings, measure, plan, turns_left_out
-from acceptance.models import Pair, load_pair
-from acceptance.parts import Parts
-from acceptance.prompts import Prompt
-from acceptance.rule import SamplingRule
-from acceptance.texts import Text
-from acceptance.trace import ARRAYS, Trace
-from simulator.artefacts import UserError
+from acceptance.estimate.estimators import expected_rounds
+from acceptance.measure import cross_tokenizer
+from acceptance.measure import measure as measuring
+from acceptance.measure.loop_check import Divergence, top_two
+from acceptance.measure.loop_check import run as check_loop
+from acceptance.measure.measure import Settings, measure, plan, turns_left_out
+from acceptance.models import context
+from acceptance.models.load import Pair, load_pair
+from acceptance.models.rule import SamplingRule
+from acceptance.text.conversation import Framing, answer_text, end_token, tokens_before
+from acceptance.text.prompts import Prompt
+from acceptance.text.texts import Text
+from acceptance.trace.parts import Parts
+from acceptance.trace.trace import ARRAYS, Trace
+from simulator.ground.artefacts import UserError
 
 GREEDY, SAMPLED = SamplingRule(temperature=0.0), SamplingRule(temperature=1.0)
 TURNS = [("w1 w2 w3",), ("w9", "w10 w3"), ("w4 w4 w7 w8 w12 w30 w2",), ("w21 w22", "w1", "w2 w2"), ("w5",)]

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from transformers import LlamaForCausalLM
 
-from acceptance import models
-from simulator.artefacts import UserError
+from acceptance.models import load as models
+from simulator.ground.artefacts import UserError
 
 
 def load(pair: tuple[Path, Path] | tuple[str, str], **changes: object) -> models.Pair:

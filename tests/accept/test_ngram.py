@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.generation.candidate_generator import PromptLookupCandidateGenerator
 
-from acceptance import laws
 from acceptance.decoders.batch import Batch, Decoded, Floats, Ints, Task
 from acceptance.decoders.chain import Chain, FixedLength, Proposal, Verdict
 from acceptance.decoders.decoder import run
 from acceptance.decoders.ngram import Index, Memory, Store, TextDraft
-from acceptance.models import Model
-from acceptance.rule import SamplingRule
+from acceptance.models import laws
+from acceptance.models.load import Model
+from acceptance.models.rule import SamplingRule
 
 from .tiny_models import greedy_without_cache, random_model
 

@@ -15,7 +15,7 @@ from transformers.cache_utils import DynamicCache
 from acceptance.bench import passes
 from acceptance.bench.clock import Clock
 from acceptance.bench.passes import DRAFT, TARGET, Grid, Point, Subject
-from simulator.model_shapes import read_shape
+from simulator.costs.shapes import read_shape
 
 LLAMA = {"model_type": "llama", "vocab_size": 96, "max_position_embeddings": 512, "tie_word_embeddings": False}
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import acceptance
 from acceptance.bench.placement import WEIGHT_SHARE, Gpu, Placement, place, weight_bytes
-from simulator.artefacts import UserError
+from simulator.ground.artefacts import UserError
 
 GIB = 2**30
 

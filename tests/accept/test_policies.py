@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from acceptance.policies import (
+from acceptance.estimate.policies import (
     Adaptive,
     ConfidenceStop,
     Fixed,
@@ -22,8 +22,8 @@ from acceptance.policies import (
     Policy,
     play,
 )
-from acceptance.trace import PromptInfo, Trace
-from simulator.artefacts import UserError
+from acceptance.trace.trace import PromptInfo, Trace
+from simulator.ground.artefacts import UserError
 
 # One output: the prompt's index, a[t] of each token, the draft's confidence at each.
 Output = tuple[int, Sequence[float], Sequence[float]]

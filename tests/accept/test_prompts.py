@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from acceptance.prompts import DATASETS, Prompt, load_prompts, told_apart
-from acceptance.records import Skipped
-from simulator.artefacts import UserError
+from acceptance.text.prompts import DATASETS, Prompt, load_prompts, told_apart
+from acceptance.text.records import Skipped
+from simulator.ground.artefacts import UserError
 
 GOOD = '{"prompt": "good"}'
 MT_BENCH = {"question_id": 81, "category": "writing", "turns": ["write", "rewrite"], "reference": ["x"]}

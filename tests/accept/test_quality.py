@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from acceptance import laws, quality
+from acceptance.bench import quality
 from acceptance.decoders import baseline
-from acceptance.models import Model
-from acceptance.rule import SamplingRule
-from simulator.artefacts import UserError
+from acceptance.models import laws
+from acceptance.models.load import Model
+from acceptance.models.rule import SamplingRule
+from simulator.ground.artefacts import UserError
 
 from .tiny_models import greedy_without_cache, law_of, logits_without_cache, random_model, trigram_pair
 

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from acceptance import context, scoring
 from acceptance.decoders import baseline
-from acceptance.laws import probabilities, streams
-from acceptance.models import Model, Pair, load_pair
-from acceptance.rule import SamplingRule
-from acceptance.scoring import Output, score
-from acceptance.trace import PromptInfo, Trace
+from acceptance.measure import scoring
+from acceptance.measure.scoring import Output, score
+from acceptance.models import context, laws
+from acceptance.models.laws import probabilities, streams
+from acceptance.models.load import Model, Pair, load_pair
+from acceptance.models.rule import SamplingRule
+from acceptance.trace.trace import PromptInfo, Trace
 
 PROMPTS = ["w1 w2 w3", "w9", "w4 w4 w7 w8 w12 w30 w2", "w21 w22"]
 INFOS = tuple(PromptInfo(source=p) for p in PROMPTS)
@@ -194,7 +195,7 @@ def test_a_token_that_its_own_law_excludes_is_never_accepted_and_shows(pair: Pai
 
 def test_ranks_break_ties_as_argmax_does() -> None:
     logits = torch.tensor([[1.0, 3.0, 3.0, 2.0]] * 4)
-    assert scoring.rank(logits, torch.arange(4)).tolist() == [3, 0, 1, 2]
+    assert laws.rank(logits, torch.arange(4)).tolist() == [3, 0, 1, 2]
 
 
 def test_unknown_scores_are_marked(pair: Pair) -> None:

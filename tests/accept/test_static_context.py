@@ -11,15 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.cache_utils import StaticLayer
 
-from acceptance import laws
-from acceptance.context import Context
 from acceptance.decoders import baseline, speculative
 from acceptance.decoders.batch import Task
 from acceptance.decoders.decoder import run
-from acceptance.models import Model
-from acceptance.rule import SamplingRule
-from acceptance.static_context import COLUMNS, StaticContext, static_context
-from simulator.artefacts import UserError
+from acceptance.models import laws
+from acceptance.models.context import Context
+from acceptance.models.load import Model
+from acceptance.models.rule import SamplingRule
+from acceptance.models.static_context import COLUMNS, StaticContext, static_context
+from simulator.ground.artefacts import UserError
 
 from .tiny_models import random_model, related_model
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from acceptance.records import Skipped
-from acceptance.texts import LARGEST_ID, Text, load_texts
-from simulator.artefacts import UserError
+from acceptance.text.records import Skipped
+from acceptance.text.texts import LARGEST_ID, Text, load_texts
+from simulator.ground.artefacts import UserError
 
 GOOD = {"prompt": "p", "output": "o"}
 

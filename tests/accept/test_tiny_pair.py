@@ -11,11 +11,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import acceptance
-from acceptance import models
-from acceptance.measure import Settings, measure, plan
-from acceptance.prompts import load_prompts
-from acceptance.rule import SamplingRule
-from acceptance.trace import Trace
+from acceptance.measure.measure import Settings, measure, plan
+from acceptance.models import load as models
+from acceptance.models.rule import SamplingRule
+from acceptance.text.prompts import load_prompts
+from acceptance.trace.trace import Trace
 
 PAIR = Path(acceptance.__file__).parent / "tiny_pair"
 CARD = (PAIR / "README.md").read_text()

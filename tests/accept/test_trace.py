@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from acceptance.trace import ARRAYS, PromptInfo, Trace, join, load_trace, save_trace
-from simulator.artefacts import UserError
+from acceptance.trace.trace import ARRAYS, PromptInfo, Trace, join, load_trace, save_trace
+from simulator.ground.artefacts import UserError
 
 TOLD = {"temperature": 0.0, "draft_temperature": 0.0}
 PROMPTS = tuple(PromptInfo(source=f"p{i}", category="ab"[i % 2]) for i in range(8))

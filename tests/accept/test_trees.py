@@ -21,8 +21,6 @@ from scipy import stats
 from transformers import PretrainedConfig
 
 import acceptance
-from acceptance import laws, models
-from acceptance.context import Context
 from acceptance.decoders import tree as tree_module
 from acceptance.decoders.baseline import Plain
 from acceptance.decoders.batch import Batch, Decoded, Task
@@ -32,9 +30,12 @@ from acceptance.decoders.method import Models, Options
 from acceptance.decoders.model_draft import ModelDraft
 from acceptance.decoders.specexec import METHOD, SpecExec
 from acceptance.decoders.tree import Tree, TreeDecoder, Walk, check_tree, walk
-from acceptance.models import Model
-from acceptance.rule import SamplingRule
-from simulator.artefacts import UserError
+from acceptance.models import laws
+from acceptance.models import load as models
+from acceptance.models.context import Context
+from acceptance.models.load import Model
+from acceptance.models.rule import SamplingRule
+from simulator.ground.artefacts import UserError
 
 from .test_exactness import LEVEL, Plan, beginning, g_test, plan_of, tally
 from .test_families import IDS, SHAPE

@@ -19,8 +19,8 @@ from transformers import (
     PretrainedConfig,
 )
 
-from acceptance.models import Model
-from acceptance.rule import SamplingRule
+from acceptance.models.load import Model
+from acceptance.models.rule import SamplingRule
 
 Floats = NDArray[np.float64]
 Text = tuple[int, ...]

@@ -21,14 +21,14 @@ import numpy as np
 import acceptance
 from acceptance.decoders import speculative
 from acceptance.decoders.batch import Decoded
-from acceptance.estimators import Estimate, expected_rounds, metrics, ratio
-from acceptance.laws import streams
-from acceptance.loop_check import loop_counts
-from acceptance.measure import Plan, Settings, measure, plan
-from acceptance.models import Pair, load_pair
-from acceptance.prompts import load_prompts
-from acceptance.rule import SamplingRule
-from acceptance.trace import PromptInfo, Trace
+from acceptance.estimate.estimators import Estimate, expected_rounds, metrics, ratio
+from acceptance.measure.loop_check import loop_counts
+from acceptance.measure.measure import Plan, Settings, measure, plan
+from acceptance.models.laws import streams
+from acceptance.models.load import Pair, load_pair
+from acceptance.models.rule import SamplingRule
+from acceptance.text.prompts import load_prompts
+from acceptance.trace.trace import PromptInfo, Trace
 
 PAIR = Path(acceptance.__file__).parent / "tiny_pair"
 LENGTHS = range(1, 9)

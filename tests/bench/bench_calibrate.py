@@ -15,17 +15,17 @@ from types import ModuleType
 import numpy as np
 from scipy.optimize import least_squares
 
-from calibration.build_profile import fit_probe, probe_profile
-from calibration.decode_forecast import forecast_rows, own_acceptance
-from calibration.decode_log import load_decode
-from calibration.from_decode import fit_pair, pair_profile
-from calibration.live import pair_costs
-from calibration.observations import Observations, from_probe
-from cuda_probe.report import load_probe
-from simulator.acceptance_model import IidAcceptance
-from simulator.forecast import SAMPLES, uncertainty
-from simulator.model_costs import ModelPair
-from simulator.model_shapes import read_shape
+from calibration.fit.build_profile import fit_probe, probe_profile
+from calibration.fit.from_decode import fit_pair, pair_profile
+from calibration.sources.decode_log import load_decode
+from calibration.sources.probe import Observations, from_probe
+from calibration.validate.decode_forecast import forecast_rows, own_acceptance
+from calibration.validate.live import pair_costs
+from cuda_probe.probe.report import load_probe
+from simulator.answers.forecast import SAMPLES, uncertainty
+from simulator.costs.model_costs import ModelPair
+from simulator.costs.shapes import read_shape
+from simulator.rounds.acceptance_law import IidAcceptance
 
 FULL = {
     "dtype": ("float32", "float16", "bfloat16"),

@@ -9,13 +9,13 @@ from collections.abc import Callable
 
 import numpy as np
 
-from simulator.acceptance_model import IidAcceptance
-from simulator.cost_model import Knobs
-from simulator.engine import draw_counts
-from simulator.events import ChromeTrace
-from simulator.experiment import Setting, play_events, replicate
-from simulator.grid import Acceptance, Grid, Sweep, run_sweep
-from simulator.values import parse_values
+from simulator.costs.step import Knobs
+from simulator.ground.ranges import parse_values
+from simulator.rounds.acceptance_law import IidAcceptance
+from simulator.rounds.engine import draw_counts
+from simulator.rounds.events import ChromeTrace
+from simulator.rounds.experiment import Setting, play_events, replicate
+from simulator.rounds.grid import Acceptance, Grid, Sweep, run_sweep
 
 LAW = IidAcceptance(0.8).law(4)
 

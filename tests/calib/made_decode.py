@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from acceptance.bench.clock import Phases
-from acceptance.bench.journal import KIND, SCHEMA_VERSIONS, to_line
 from acceptance.bench.machine import surroundings
-from acceptance.bench.records import Measured, Origin, Skipped, as_record
-from acceptance.bench.settings import config_sha256
 from acceptance.decoders.batch import Round
-from simulator.artefacts import envelope
-from simulator.cost_model import step_s
+from acceptance.results.journal import KIND, SCHEMA_VERSIONS, to_line
+from acceptance.results.records import Measured, Origin, Skipped, as_record
+from acceptance.results.settings import config_sha256
+from simulator.costs.step import step_s
+from simulator.ground.artefacts import envelope
 
 ALPHA = 0.8
 

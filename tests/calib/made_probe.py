@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from cuda_probe.probes import BY_NAME, AxisValue, Units, points
-from cuda_probe.report import save_probe
-from cuda_probe.runner import Point, Results
-from cuda_probe.stats import Verdict
-from cuda_probe.timing import QUIET, Measurement
-from simulator.profile import Curve, PassCost, constant
+from cuda_probe.probe.probes import BY_NAME, AxisValue, Units, points
+from cuda_probe.probe.report import save_probe
+from cuda_probe.probe.runner import Point, Results
+from cuda_probe.probe.stats import Verdict
+from cuda_probe.probe.timing import QUIET, Measurement
+from simulator.costs.profile import Curve, PassCost, constant
 
 UNITS = Units(
     workflops_flop=1_600_000,

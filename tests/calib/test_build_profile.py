@@ -6,16 +6,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from calibration.build_profile import Judged, fit_probe, probe_profile
-from calibration.calibration_report import report_json, report_text
-from calibration.diagnostics import diagnose
-from calibration.fit import Form, fit
-from calibration.observations import BURN_UNITS, from_probe, observations
-from cuda_probe.runner import Point, Results
-from simulator.cost_model import Knobs
-from simulator.pricing import unit_defaults
-from simulator.profile import KERNELS_MEASURED, constant
-from simulator.profile_file import load_profile
+from calibration.fit.build_profile import Judged, fit_probe, probe_profile
+from calibration.fit.diagnostics import diagnose
+from calibration.fit.fit import Form, fit
+from calibration.fit.report import report_json, report_text
+from calibration.sources.probe import BURN_UNITS, from_probe, observations
+from cuda_probe.probe.runner import Point, Results
+from simulator.costs.priced import unit_defaults
+from simulator.costs.profile import KERNELS_MEASURED, constant
+from simulator.costs.profile_file import load_profile
+from simulator.costs.step import Knobs
 
 from .made_probe import (
     BURN_COST,

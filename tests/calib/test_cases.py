@@ -10,9 +10,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calibration.cases import FOLDER, PARAMETERS, SCHEMA, UNITS, Case, Row, cases_json, load_cases, published_cases
-from simulator.artefacts import UserError
-from simulator.histogram import AcceptanceHistogram
+from calibration.validate.cases import (
+    FOLDER,
+    PARAMETERS,
+    SCHEMA,
+    UNITS,
+    Case,
+    Row,
+    cases_json,
+    load_cases,
+    published_cases,
+)
+from simulator.ground.artefacts import UserError
+from simulator.ground.histogram import AcceptanceHistogram
 
 from .published_files import made_case, tau_iid, write
 

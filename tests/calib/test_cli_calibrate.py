@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cuda_probe.runner import Results
-from simulator.profile_file import load_profile
+from cuda_probe.probe.runner import Results
+from simulator.costs.profile_file import load_profile
 
 from .made_probe import (
     BURN_COST,

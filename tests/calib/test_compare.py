@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from calibration.calibration_report import comparison_text
-from calibration.compare import Change, changes, overall
-from simulator.profile import MEASURED, Curve, Decoding, PassCost, Profile, constant
+from calibration.fit.compare import Change, changes, overall
+from calibration.fit.report import comparison_text
+from simulator.costs.profile import MEASURED, Curve, Decoding, PassCost, Profile, constant
 
 COST = PassCost(flop_scale=constant(1e-14), mem_scale=constant(5e-13), launch_s=5e-6, overlap_exponent=2.0)
 

@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from acceptance.trace import PromptInfo, Trace
-from calibration.decode_forecast import Row, ablation, forecast_rows, judge, own_acceptance, walk
-from calibration.decode_log import load_decode
-from calibration.decode_report import ablation_text, rows_text, verdict_text
-from calibration.from_decode import fit_pair, pair_profile
-from calibration.live import pair_costs
-from simulator.acceptance_model import HistogramAcceptance, IidAcceptance, iid_laws
-from simulator.decoded_pair import DecodedPair
-from simulator.histogram import AcceptanceHistogram
+from acceptance.trace.trace import PromptInfo, Trace
+from calibration.fit.from_decode import fit_pair, pair_profile
+from calibration.sources.decode_log import load_decode
+from calibration.validate.decode_forecast import Row, ablation, forecast_rows, judge, own_acceptance, walk
+from calibration.validate.decode_report import ablation_text, rows_text, verdict_text
+from calibration.validate.live import pair_costs
+from simulator.costs.timed_pair import DecodedPair
+from simulator.ground.histogram import AcceptanceHistogram
+from simulator.rounds.acceptance_law import HistogramAcceptance, IidAcceptance, iid_laws
 
 from .made_decode import ALPHA, Truth, draw_rounds, write_decode
 

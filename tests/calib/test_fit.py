@@ -6,9 +6,9 @@ from functools import cache
 import numpy as np
 import pytest
 
-from calibration.fit import Fit, Form, best_fit, fit, run_s
-from calibration.observations import Observations, observations
-from simulator.profile import Curve, PassCost, constant
+from calibration.fit.fit import Fit, Form, best_fit, fit, run_s
+from calibration.sources.probe import Observations, observations
+from simulator.costs.profile import Curve, PassCost, constant
 
 from .made_probe import (
     AXES,

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from acceptance.bench.validate import problems
-from calibration.decode_log import ArmTimes, Timed, load_decode
-from calibration.from_decode import draft_line, fit_pair, judge_pair, pair_profile
-from simulator.artefacts import UserError
+from acceptance.results.validate import problems
+from calibration.fit.from_decode import draft_line, fit_pair, judge_pair, pair_profile
+from calibration.sources.decode_log import ArmTimes, Timed, load_decode
+from simulator.ground.artefacts import UserError
 
 from .made_decode import Truth, write_decode
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from calibration.live import COMMANDS, Plan, call, keep_plan
-from simulator.artefacts import UserError
+from calibration.validate.live import COMMANDS, Plan, call, keep_plan
+from simulator.ground.artefacts import UserError
 
 TINY = ("--inflate", "1,2", "--k", "1:3", "--fit-k", "1,3", "--max-prompts", "2", "--max-new-tokens", "12")
 Run = Callable[..., subprocess.CompletedProcess[str]]

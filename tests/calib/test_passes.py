@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 
 from acceptance.bench.passes import DRAFT, TARGET, Grid, Point
-from calibration.build_profile import Judged
-from calibration.decode_forecast import Row, judge
-from calibration.fit import Form, fit
-from calibration.from_passes import fit_passes, is_seen, pass_observations, pass_profile, unseen_setting
-from calibration.pass_forecast import Fitted, measured_round, pass_rows
-from calibration.pass_report import holds, verdict_text
-from calibration.pass_times import PassTimes, Timed, load_passes
-from simulator.acceptance_model import HistogramAcceptance
-from simulator.artefacts import UserError
-from simulator.histogram import AcceptanceHistogram
-from simulator.profile import Curve, Profile
+from calibration.fit.build_profile import Judged
+from calibration.fit.fit import Form, fit
+from calibration.fit.from_passes import fit_passes, is_seen, pass_observations, pass_profile, unseen_setting
+from calibration.sources.passes import PassTimes, Timed, load_passes
+from calibration.validate.decode_forecast import Row, judge
+from calibration.validate.pass_forecast import Fitted, measured_round, pass_rows
+from calibration.validate.pass_report import holds, verdict_text
+from simulator.costs.profile import Curve, Profile
+from simulator.ground.artefacts import UserError
+from simulator.ground.histogram import AcceptanceHistogram
+from simulator.rounds.acceptance_law import HistogramAcceptance
 
 from .made_passes import TRUTH, pass_s, write_passes
 

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calibration.cases import PARAMETERS, UNITS, Case, load_cases, published_cases
-from calibration.published_fit import CaseResult, validate_case
-from calibration.report import result_json, summary_text
-from simulator.acceptance_model import IidAcceptance
-from simulator.analytic import closed_form
-from simulator.artefacts import UserError
-from simulator.cost_model import Knobs
+from calibration.validate.cases import PARAMETERS, UNITS, Case, load_cases, published_cases
+from calibration.validate.published_fit import CaseResult, validate_case
+from calibration.validate.published_report import result_json, summary_text
+from simulator.costs.step import Knobs
+from simulator.ground.artefacts import UserError
+from simulator.rounds.acceptance_law import IidAcceptance
+from simulator.rounds.analytic import closed_form
 
 from .published_files import ALPHAS, TRUE_MS, case, made_case, plain_row, row, write
 

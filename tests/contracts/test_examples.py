@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from simulator.histogram import load_histogram
+from simulator.ground.histogram import load_histogram
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 COVERED = {

@@ -1,57 +1,77 @@
 """What importing costs and needs: NumPy alone for the simulator, no model library before it is asked for."""
 
+import json
 import subprocess
 import sys
+import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
-MODULES = sorted(
-    ".".join(p.relative_to(ROOT).with_suffix("").parts)
-    for package in ("simulator", "cuda_probe", "acceptance", "calibration")
-    for p in (ROOT / package).rglob("*.py")
-    if p.stem != "__init__"
-)
-CUPY = ("cuda_probe.device", "cuda_probe.products", "cuda_probe.sampling_device")
-# What runs models; `measure` plans and drives them.
-CORNER = (
-    *("bench.forecast", "bench.load", "bench.runner", "context", "cross_tokenizer", "decoders", "inflate", "judge"),
-    *("laws", "loop_check", "measure", "mining", "models", "quality", "scoring", "static_context"),
-)
+CONTRACTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+HEAVY = ("matplotlib", "pandas", "pyarrow", "scipy")
+# Each module by itself: what another has loaded already is no excuse.
+IMPORT_EACH = """
+import importlib, json, sys
+names, blocked = json.load(sys.stdin)
+sys.modules.update(dict.fromkeys(blocked))
+missing = {}
+for name in names:
+    known = set(sys.modules)
+    try:
+        importlib.import_module(name)
+    except ImportError as error:
+        missing[name] = str(error)
+    for loaded in set(sys.modules) - known:
+        if loaded.partition(".")[0] in ("simulator", "cuda_probe", "acceptance", "calibration"):
+            del sys.modules[loaded]
+print(json.dumps(missing))
+"""
 
 
-def imports_with(blocked: list[str], module: str) -> subprocess.CompletedProcess[str]:
-    code = f"import sys; sys.modules.update(dict.fromkeys({blocked!r})); import {module}"
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+def modules_of(package: str) -> list[str]:
+    found = (p.relative_to(ROOT).with_suffix("").parts for p in (ROOT / package).rglob("*.py"))
+    return sorted(".".join(parts[:-1] if parts[-1] == "__init__" else parts) for parts in found)
 
 
-def needs_click(module: str) -> bool:
-    return module.endswith((".cli", ".command", ".report", ".model_report", ".outlook", ".profiles_cli"))
-
-
-@pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("simulator.")])
-def test_the_simulator_imports_with_numpy_alone(module: str) -> None:
-    blocked = ["scipy", "pandas", "matplotlib", "pyarrow", "torch", "transformers", "acceptance", "cuda_probe"]
-    done = imports_with(blocked if needs_click(module) else [*blocked, "click"], module)
+def missing(names: Sequence[str], *blocked: str) -> dict[str, str]:
+    """Import each of these modules in one interpreter that lacks some libraries; return what failed, and why."""
+    call = [sys.executable, "-c", IMPORT_EACH]
+    done = subprocess.run(
+        call, input=json.dumps([names, blocked]), capture_output=True, text=True, check=False, cwd=ROOT
+    )
     assert done.returncode == 0, done.stderr
+    found: dict[str, str] = json.loads(done.stdout)
+    return found
 
 
-@pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("acceptance.")])
-def test_acceptance_imports_without_the_model_libraries_but_for_one_corner(module: str) -> None:
-    done = imports_with(["torch", "transformers", "matplotlib", "pandas"], module)
-    name = module.removeprefix("acceptance.")
-    corner = name in CORNER or name.partition(".")[0] in CORNER
-    assert (done.returncode != 0) == corner, done.stderr
+def kept_from(library: str) -> tuple[str, ...]:
+    """Return the modules and rooms that a contract keeps from a library, whatever they import."""
+    (found,) = (c for c in CONTRACTS if library in c.get("forbidden_modules", ()) and "outside" in c["name"])
+    return tuple(found["source_modules"])
 
 
-@pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("cuda_probe.")])
-def test_the_probe_imports_without_cupy_but_for_one_module(module: str) -> None:
-    done = imports_with(["cupy", "pynvml", "torch", "matplotlib", "pandas", "scipy", "acceptance"], module)
-    assert (done.returncode != 0) == (module in CUPY), done.stderr
+def is_in(module: str, rooms: Sequence[str]) -> bool:
+    return any(module == room or module.startswith(f"{room}.") for room in rooms)
 
 
-@pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("calibration.")])
-def test_calibration_imports_without_the_heavy_libraries(module: str) -> None:
-    done = imports_with(["cupy", "pynvml", "torch", "transformers", "matplotlib", "pandas", "scipy"], module)
-    assert done.returncode == 0, done.stderr
+@pytest.mark.parametrize("package", ["simulator", "acceptance", "calibration"])
+def test_outside_their_corner_everything_imports_without_the_model_libraries(package: str) -> None:
+    failed = missing(modules_of(package), "torch", "transformers", "cupy", "pynvml", *HEAVY)
+    assert not {m: why for m, why in failed.items() if is_in(m, kept_from("torch"))}
+    assert ("acceptance.models.load" in failed) == (package == "acceptance")
+
+
+def test_outside_its_devices_everything_imports_without_cupy() -> None:
+    failed = missing(modules_of("cuda_probe"), "cupy", "pynvml", "torch", "acceptance", *HEAVY)
+    assert not {m: why for m, why in failed.items() if is_in(m, kept_from("cupy"))}
+    assert "cuda_probe.devices.cuda" in failed
+    assert "cuda_probe.devices.cpu" not in failed
+
+
+def test_the_simulator_computes_with_numpy_alone() -> None:
+    names = [m for m in modules_of("simulator") if not is_in(m, ["simulator.cli", "simulator.ground.command"])]
+    failed = missing(names, "click", "acceptance", "cuda_probe", "torch", *HEAVY)
+    assert set(failed) <= {m for m in names if m.endswith(("report", "outlook"))}

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from simulator.artefacts import UserError
+from simulator.ground.artefacts import UserError
 
 
 @pytest.fixture(scope="session")
@@ -13,7 +13,7 @@ def device() -> Iterator[Any]:
     """The first CUDA device."""
     opened, why = None, ""
     try:
-        from cuda_probe.device import open_device
+        from cuda_probe.devices.cuda import open_device
 
         opened = open_device("cuda:0")
     except (ImportError, UserError) as error:

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
+from cuda_probe.probe.timing import StopRule
 from cuda_probe.sampling_bench.places import place_of
 from cuda_probe.sampling_bench.runner import run_bench
 from cuda_probe.sampling_bench.shapes import BACKENDS, OURS, Shape
-from cuda_probe.timing import StopRule
 
 RULE = StopRule(max_noise=0.02, max_samples=50, time_limit_s=1.0)
 

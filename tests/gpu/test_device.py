@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cuda_probe import probe_kernels
-from cuda_probe.probes import BY_NAME, chosen, points
-from cuda_probe.runner import plan, run_probes
-from cuda_probe.stats import fit_line
-from cuda_probe.step_check import wrong_steps
-from cuda_probe.timing import StopRule, measure
+from cuda_probe.devices.step_check import wrong_steps
+from cuda_probe.kernels import probe_kernels
+from cuda_probe.probe.probes import BY_NAME, chosen, points
+from cuda_probe.probe.runner import plan, run_probes
+from cuda_probe.probe.stats import fit_line
+from cuda_probe.probe.timing import StopRule, measure
 
 RULE = StopRule(max_noise=0.01, max_samples=200, time_limit_s=2.0)
 # Where NVML does not tell: no memory moves more, no multiprocessor clocks higher.
@@ -71,7 +71,7 @@ def test_a_wrong_kernel_is_found_on_the_device_too(device: Any, monkeypatch: pyt
 def test_a_wrong_product_is_found_on_the_device_too(device: Any) -> None:
     import cupy
 
-    from cuda_probe import products
+    from cuda_probe.devices import products
 
     for dtype in ("float32", "float16", "bfloat16"):
         x, w = (products.typed(products.small_numbers(s, 1), dtype) for s in ((5, 300), (300, 1001)))
@@ -178,7 +178,7 @@ def test_the_grid_is_resident_as_a_whole(device: Any) -> None:
 
 
 def test_the_hash_of_the_device_is_that_of_the_host(device: Any) -> None:
-    from cuda_probe import products
+    from cuda_probe.devices import products
 
     def finaliser(z: np.ndarray[Any, np.dtype[np.uint32]]) -> np.ndarray[Any, np.dtype[np.uint32]]:
         z = (z ^ (z >> 16)) * np.uint32(0x85EBCA6B)

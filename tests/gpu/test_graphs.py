@@ -13,7 +13,7 @@ def models(device: Any) -> tuple[Any, Any]:
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     if not torch.cuda.is_available():
         pytest.skip("torch sees no GPU")
-    from acceptance.models import Model
+    from acceptance.models.load import Model
 
     torch.manual_seed(0)
     shape = {"vocab_size": 512, "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4}
@@ -31,8 +31,8 @@ def test_replayed_passes_are_the_passes_themselves(models: tuple[Any, Any]) -> N
     import numpy as np
     import torch
 
-    from acceptance.context import Context
-    from acceptance.static_context import StaticContext
+    from acceptance.models.context import Context
+    from acceptance.models.static_context import StaticContext
 
     growing, fixed = Context(models[0], 1, keep_hidden=True), StaticContext(models[0], 256, keep_hidden=True)
     rng = np.random.default_rng(0)
@@ -53,9 +53,9 @@ def test_replayed_passes_are_the_passes_themselves(models: tuple[Any, Any]) -> N
 def test_a_draft_on_a_stream_of_its_own_drafts_the_same(
     models: tuple[Any, Any], batch: int, temperature: float
 ) -> None:
-    from acceptance import laws
     from acceptance.decoders import speculative
-    from acceptance.rule import SamplingRule
+    from acceptance.models import laws
+    from acceptance.models.rule import SamplingRule
 
     target, draft = models
     rule = SamplingRule(temperature=temperature)
@@ -70,9 +70,9 @@ def test_a_draft_on_a_stream_of_its_own_drafts_the_same(
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_decoders_write_the_same_with_graphs(models: tuple[Any, Any], temperature: float) -> None:
-    from acceptance import laws
     from acceptance.decoders import speculative
-    from acceptance.rule import SamplingRule
+    from acceptance.models import laws
+    from acceptance.models.rule import SamplingRule
 
     rule = SamplingRule(temperature=temperature)
     found = [

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from cuda_probe.sampling import kv_append, reference, sigmoid_sample, speculative_sample, verify_prefix
-from simulator.artefacts import UserError
+from simulator.ground.artefacts import UserError
 from tests.probe.sampling_cases import Round, a_round, assert_same, draw_ids
 
 pytestmark = pytest.mark.usefixtures("device")

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from cuda_probe.probes import BY_NAME, Axes, Job, Units, Unsupported
+from cuda_probe.probe.probes import BY_NAME, Axes, Job, Units, Unsupported
 
 FLOP_S, BYTE_S, LAUNCH_S = 0.5e-9, 1e-9, 10e-6
 DEFAULTS = {

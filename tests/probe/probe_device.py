@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from cuda_probe.probe_kernels import SOURCE, STORE_ALL, Buffers, Geometry, Knobs, Steps, chain_start
+from cuda_probe.kernels.probe_kernels import SOURCE, STORE_ALL, Buffers, Geometry, Knobs, Steps, chain_start
 
 from .shim.shim import Launch, build, run
 

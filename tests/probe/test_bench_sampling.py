@@ -18,7 +18,8 @@ import torch
 from PIL import Image
 from scipy.stats import chisquare
 
-from cuda_probe.cpu_device import CpuDevice
+from cuda_probe.devices.cpu import CpuDevice
+from cuda_probe.probe.timing import StopRule, measure
 from cuda_probe.sampling import reference, registry, speculative_sample
 from cuda_probe.sampling_bench import torch_peers
 from cuda_probe.sampling_bench.interleave import measure_in_turn
@@ -28,8 +29,7 @@ from cuda_probe.sampling_bench.report import csv_rows, disagreement_text, load_b
 from cuda_probe.sampling_bench.rounds import accepted_by_law, make_round
 from cuda_probe.sampling_bench.runner import run_bench
 from cuda_probe.sampling_bench.shapes import BACKENDS, Shape, memory_bytes, needed_bytes
-from cuda_probe.timing import StopRule, measure
-from simulator.artefacts import UserError
+from simulator.ground.artefacts import UserError
 
 from .sampling_device import kernels_on_cpu
 
@@ -39,7 +39,7 @@ TINY = ("--device", "cpu", "--batch", "3", "--k", "2", "--vocab", "500")
 
 
 def bench(folder: Path, *arguments: object, code: str | None = None, **env: str) -> subprocess.CompletedProcess[str]:
-    start = ["-m", "cuda_probe.sampling_bench.cli"] if code is None else ["-c", code]
+    start = ["-m", "cuda_probe.cli.bench_sampling"] if code is None else ["-c", code]
     path = os.pathsep.join(filter(None, [env.pop("FIRST", ""), str(ROOT), os.environ.get("PYTHONPATH", "")]))
     environment = os.environ | {"COLUMNS": "100", "PYTHONPATH": path} | env
     words = [sys.executable, *start, *map(str, arguments)]

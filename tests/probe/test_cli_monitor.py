@@ -12,11 +12,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from cuda_probe.monitor_csv import COLUMNS
+from cuda_probe.monitor.csv_file import COLUMNS
 
 FAKE = Path(__file__).parent / "fake_nvml"
 ROOT = Path(__file__).parents[2]
-MONITOR = [sys.executable, "-m", "cuda_probe.monitor_cli"]
+MONITOR = [sys.executable, "-m", "cuda_probe.cli.monitor_gpu"]
 FAST = ["--interval", "0.01", "--idle", "0"]
 PYTHON = sys.executable
 TIMEOUT_S = 60

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from cuda_probe.probes import PROBES
-from cuda_probe.report import load_probe
+from cuda_probe.probe.probes import PROBES
+from cuda_probe.probe.report import load_probe
 
 ROOT = Path(__file__).parents[2]
 SMALL = ("--device", "cpu", "--only", "burn_flops", "--workflops", "1,2,4")
@@ -19,7 +19,7 @@ SMALL = ("--device", "cpu", "--only", "burn_flops", "--workflops", "1,2,4")
 @pytest.fixture
 def probe(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     def call(*arguments: object, **env: str) -> subprocess.CompletedProcess[str]:
-        words = [sys.executable, "-m", "cuda_probe.cli", *map(str, arguments)]
+        words = [sys.executable, "-m", "cuda_probe.cli.probe_gpu", *map(str, arguments)]
         path = os.pathsep.join(filter(None, [env.pop("FIRST", ""), str(ROOT), os.environ.get("PYTHONPATH", "")]))
         environment = os.environ | {"COLUMNS": "100", "PYTHONPATH": path} | env
         return subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)

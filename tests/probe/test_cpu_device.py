@@ -8,10 +8,11 @@ from threading import Barrier, Lock, get_ident
 import numpy as np
 import pytest
 
-from cuda_probe import cpu_device, cpu_facts
-from cuda_probe.cpu_device import BURN_CYCLES, BURN_SIZE, CpuDevice, burn_rows, is_product
-from cuda_probe.probes import BY_NAME, PROBES, Unsupported
-from cuda_probe.workers import Workers
+from cuda_probe.devices import cpu as cpu_device
+from cuda_probe.devices import cpu_facts
+from cuda_probe.devices.cpu import BURN_CYCLES, BURN_SIZE, CpuDevice, burn_rows, is_product
+from cuda_probe.devices.workers import Workers
+from cuda_probe.probe.probes import BY_NAME, PROBES, Unsupported
 
 PASS = {"work_flops": 3, "work_mem": 2}
 ROUND = {"draft_n": 4, **PASS}

@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 
 import cuda_probe
-from cuda_probe import probe_kernels
-from cuda_probe.probe_kernels import Geometry
-from cuda_probe.probes import PROBES, DeviceFault, chosen
-from cuda_probe.report import load_probe
-from cuda_probe.runner import QUICK, plan, run_probes, timed_ms
-from simulator.artefacts import UserError
+from cuda_probe.kernels import probe_kernels
+from cuda_probe.kernels.probe_kernels import Geometry
+from cuda_probe.probe.probes import PROBES, DeviceFault, chosen
+from cuda_probe.probe.report import load_probe
+from cuda_probe.probe.runner import QUICK, plan, run_probes, timed_ms
+from simulator.ground.artefacts import UserError
 
 HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
 FAKES = (HERE / "fake_cupy", HERE / "fake_nvml")
@@ -51,7 +51,10 @@ PLACES: dict[str, dict[str, Any]] = {
 
 
 def foreign(name: str) -> bool:
-    return name.split(".")[0] in ("cupy", "pynvml") or name in ("cuda_probe.device", "cuda_probe.products")
+    return name.split(".")[0] in ("cupy", "pynvml") or name in (
+        "cuda_probe.devices.cuda",
+        "cuda_probe.devices.products",
+    )
 
 
 @pytest.fixture
@@ -62,7 +65,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         monkeypatch.syspath_prepend(str(folder))
     monkeypatch.setenv("FAKE_NVML", json.dumps({"fails": {"nvmlInit": 9}}))
     monkeypatch.setattr(Geometry, "filling", classmethod(lambda cls, multiprocessors: Geometry(2, 32)))
-    device: ModuleType = importlib.import_module("cuda_probe.device")
+    device: ModuleType = importlib.import_module("cuda_probe.devices.cuda")
     emulation = sys.modules["cupy.cuda.emulation"]
     emulation.restart(l2_bytes=4 * T * LAP // 4)
     monkeypatch.setattr(device.CudaDevice, "axis_values", lambda self, probe, quick: AXES)
@@ -240,7 +243,7 @@ def test_a_wrong_product_is_found(cuda: Any, device: Any, dtype: str, probe: str
 def test_one_wrong_element_anywhere_is_found_however_the_matrices_are_cut(
     cuda: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    products = importlib.import_module("cuda_probe.products")
+    products = importlib.import_module("cuda_probe.devices.products")
     monkeypatch.setattr(products, "CHECKED_ELEMENTS", 100)
     x, weights = (products.small_numbers(shape, seed) for seed, shape in enumerate([(7, 30), (30, 40)]))
     right = x.get() @ weights.get()
@@ -253,7 +256,7 @@ def test_one_wrong_element_anywhere_is_found_however_the_matrices_are_cut(
 
 
 def test_numbers_are_spread_evenly_and_differ_by_seed(cuda: Any) -> None:
-    products = importlib.import_module("cuda_probe.products")
+    products = importlib.import_module("cuda_probe.devices.products")
     values, small = products.uniform((100_000,), 1).get(), products.small_numbers((90_000,), 1).get()
     assert values.min() >= -1
     assert values.max() < 1
@@ -459,7 +462,7 @@ def probe_gpu(folder: Path, *words: object, machine: dict[str, Any], **env: str)
     path = os.pathsep.join([*map(str, FAKES), str(ROOT), os.environ.get("PYTHONPATH", "")])
     told = {"multiprocessors": 1, "l2_bytes": 4096, **machine}
     environment = os.environ | {"PYTHONPATH": path, "COLUMNS": "100", "FAKE_CUPY": json.dumps(told)} | env
-    command = [sys.executable, "-m", "cuda_probe.cli", "--device", "cuda:0", *map(str, words)]
+    command = [sys.executable, "-m", "cuda_probe.cli.probe_gpu", "--device", "cuda:0", *map(str, words)]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 

@@ -15,12 +15,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cuda_probe import monitor as monitor_module
-from cuda_probe.energy import Tally, joules_per_token, tokens_per_joule, tokens_per_kwh
-from cuda_probe.monitor import Monitor, Nvml
-from cuda_probe.monitor_csv import COLUMNS, logging_to
-from cuda_probe.reading import CLOCK_EVENT_REASONS, Gpu, Reading, reason_names
-from simulator.artefacts import UserError
+from cuda_probe.monitor import monitor as monitor_module
+from cuda_probe.monitor.csv_file import COLUMNS, logging_to
+from cuda_probe.monitor.energy import Tally, joules_per_token, tokens_per_joule, tokens_per_kwh
+from cuda_probe.monitor.monitor import Monitor, Nvml
+from cuda_probe.monitor.reading import CLOCK_EVENT_REASONS, Gpu, Reading, reason_names
+from simulator.ground.artefacts import UserError
 
 FAKE = Path(__file__).parent / "fake_nvml" / "pynvml.py"
 EPOCH = datetime(2026, 3, 4, 5, 6, 7, 89_000)

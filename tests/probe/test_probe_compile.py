@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cuda_probe.probe_kernels import BLOCKS_PER_MULTIPROCESSOR, SOURCE, THREADS_PER_BLOCK
+from cuda_probe.kernels.probe_kernels import BLOCKS_PER_MULTIPROCESSOR, SOURCE, THREADS_PER_BLOCK
 
 from .nvrtc import ARCHITECTURES, Compiled, NvrtcError, compile_source
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cuda_probe import probe_kernels, reference
-from cuda_probe.probe_kernels import SOURCE, STORE_ALL, Geometry, Knobs, Steps
-from cuda_probe.probes import BY_NAME, Axes, Units
-from simulator.burn_units import BYTES_PER_WORKMEM, FLOP_PER_WORKFLOPS, FLOP_PER_WORKMEM
+from cuda_probe.kernels import probe_kernels, reference
+from cuda_probe.kernels.probe_kernels import SOURCE, STORE_ALL, Geometry, Knobs, Steps
+from cuda_probe.probe.probes import BY_NAME, Axes, Units
+from simulator.ground.burn_units import BYTES_PER_WORKMEM, FLOP_PER_WORKFLOPS, FLOP_PER_WORKMEM
 
 from .probe_device import SMALL, ProbeDevice, steps_at
 from .shim.shim import ADDRESS, THREAD, Launch, SanitizerError, build, run

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cuda_probe.plots import panels_of, probe_figure, roofs
-from cuda_probe.probes import chosen
-from cuda_probe.runner import QUICK, Results, line_fits, plan, run_probes
-from simulator.artefacts import UserError
-from simulator.pictures import save_figure
+from cuda_probe.probe.plots import panels_of, probe_figure, roofs
+from cuda_probe.probe.probes import chosen
+from cuda_probe.probe.runner import QUICK, Results, line_fits, plan, run_probes
+from simulator.ground.artefacts import UserError
+from simulator.ground.pictures import save_figure
 
 from .fake_device import BYTE_S, FakeDevice
 

@@ -5,7 +5,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from cuda_probe.reference import (
+from cuda_probe.kernels.reference import (
     accepted_prefix,
     burn,
     fused_multiply_add,

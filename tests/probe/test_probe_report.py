@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cuda_probe.probes import PROBES
-from cuda_probe.report import (
+from cuda_probe.probe.probes import PROBES
+from cuda_probe.probe.report import (
     axes_text,
     duration,
     load_probe,
@@ -18,8 +18,8 @@ from cuda_probe.report import (
     size_text,
     write_csv,
 )
-from cuda_probe.runner import QUICK, Results, plan, run_probes
-from simulator.artefacts import UserError
+from cuda_probe.probe.runner import QUICK, Results, plan, run_probes
+from simulator.ground.artefacts import UserError
 
 from .fake_device import FakeDevice
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from cuda_probe.probes import AXIS_UNITS, PROBES, Axes, DeviceFault, Job, chosen, points
-from cuda_probe.runner import FULL, QUICK, line_fits, plan, run_probes, shuffled, timed_ms
-from simulator.artefacts import UserError
+from cuda_probe.probe.probes import AXIS_UNITS, PROBES, Axes, DeviceFault, Job, chosen, points
+from cuda_probe.probe.runner import FULL, QUICK, line_fits, plan, run_probes, shuffled, timed_ms
+from simulator.ground.artefacts import UserError
 
 from .fake_device import BYTE_S, DEFAULTS, FLOP_S, LAUNCH_S, FakeDevice
 

@@ -13,7 +13,7 @@ import torch
 
 from cuda_probe.sampling import kv_append, registry, sigmoid_sample, speculative_sample, torch_backend, verify_prefix
 from cuda_probe.sampling.cuda_backend import CudaSampling
-from simulator.artefacts import UserError
+from simulator.ground.artefacts import UserError
 
 from .sampling_cases import Round, a_round, assert_same
 from .sampling_device import kernels_on_cpu

@@ -8,7 +8,7 @@ from scipy import stats
 
 from cuda_probe.sampling import reference, sigmoid_sample
 from cuda_probe.sampling.sigmoid_distance import output_law, sigmoid_distance, total_variation
-from simulator.artefacts import UserError
+from simulator.ground.artefacts import UserError
 
 from .sampling_cases import draw_ids
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
-from cuda_probe import stats
+from cuda_probe.probe import stats
 
 POSITIVE = st.floats(1e-9, 1e3)
 SAMPLES = st.lists(POSITIVE, min_size=4, max_size=60)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cuda_probe import timing
-from cuda_probe.timing import StopRule, measure
+from cuda_probe.probe import timing
+from cuda_probe.probe.timing import StopRule, measure
 
 
 class FakeClock:

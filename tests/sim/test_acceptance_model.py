@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from simulator.acceptance_model import EquivalentAcceptance, HistogramAcceptance, IidAcceptance
-from simulator.histogram import AcceptanceHistogram, tokens_per_round_iid
+from simulator.ground.histogram import AcceptanceHistogram, tokens_per_round_iid
+from simulator.rounds.acceptance_law import EquivalentAcceptance, HistogramAcceptance, IidAcceptance
 
 COUNTS = (28.0, 20, 10, 8, 34)
 DRAWS = 20_000

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulator.acceptance_model import HistogramAcceptance, IidAcceptance, iid_laws
-from simulator.analytic import break_even_alpha, closed_form, speedup_by_draft_length
-from simulator.cost_model import Knobs
-from simulator.histogram import AcceptanceHistogram
+from simulator.costs.step import Knobs
+from simulator.ground.histogram import AcceptanceHistogram
+from simulator.rounds.acceptance_law import HistogramAcceptance, IidAcceptance, iid_laws
+from simulator.rounds.analytic import break_even_alpha, closed_form, speedup_by_draft_length
 
 
 def knobs(draft_cost: float = 0.1, round_overhead_s: float = 0.0, work_flops: float = 0.0) -> Knobs:

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from simulator.artefacts import to_json
-from simulator.model_shapes import CATALOGUE
-from simulator.profile import KERNELS_MEASURED, MEASURED, BurnUnits, PassCost, Profile, constant
-from simulator.profile_file import KIND, PRESETS, SCHEMA_VERSION, load_profile, profile_json
+from simulator.costs.profile import KERNELS_MEASURED, MEASURED, BurnUnits, PassCost, Profile, constant
+from simulator.costs.profile_file import KIND, PRESETS, SCHEMA_VERSION, load_profile, profile_json
+from simulator.costs.shapes import CATALOGUE
+from simulator.ground.artefacts import to_json
 
 PAIR = ("--target-model", "llama-3.1-8b", "--draft-model", "llama-3.2-1b")
 ON_H100 = ("--profile", "h100-sxm", *PAIR)

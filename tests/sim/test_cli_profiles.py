@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from simulator.artefacts import to_json
-from simulator.profile import KERNELS_MEASURED, MEASURED, BurnUnits, Curve, PassCost, Profile, constant
-from simulator.profile_file import KIND, SCHEMA_VERSION, load_profile, presets, profile_json
+from simulator.costs.profile import KERNELS_MEASURED, MEASURED, BurnUnits, Curve, PassCost, Profile, constant
+from simulator.costs.profile_file import KIND, SCHEMA_VERSION, load_profile, presets, profile_json
+from simulator.ground.artefacts import to_json
 
 
 def written(path: Path, profile: Profile) -> Path:

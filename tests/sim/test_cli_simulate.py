@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from simulator.config import MODEL_KEYS, PARAMETERS
+from simulator.costs.parameters import MODEL_KEYS, PARAMETERS
 
 SCRIPTS = sysconfig.get_path("scripts")
 KEYS = {

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from simulator.config import MODEL_KEYS, PARAMETERS
+from simulator.costs.parameters import MODEL_KEYS, PARAMETERS
 
 GRID = ("--draftN", "1:4", "--alpha", "0.5:0.9:0.1", "--draft-cost", "0.05,0.1")
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulator.cost_model import Knobs, step_s
+from simulator.costs.step import Knobs, step_s
 
 sizes = st.floats(0, 1e12)
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from simulator.decoded_pair import DecodedPair
-from simulator.profile import Decoding, PassCost, constant
+from simulator.costs.profile import Decoding, PassCost, constant
+from simulator.costs.timed_pair import DecodedPair
 
 VERIFY = PassCost(flop_scale=constant(3e-4), mem_scale=constant(8e-3), overlap_exponent=1.0)
 DECODING = Decoding(

@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from simulator.acceptance_model import iid_laws
-from simulator.analytic import closed_form
-from simulator.cost_model import Knobs, RoundCost
-from simulator.engine import Counts, draw_blocks, draw_counts, elapsed_s, unroll
+from simulator.costs.step import Knobs, RoundCost
+from simulator.rounds.acceptance_law import iid_laws
+from simulator.rounds.analytic import closed_form
+from simulator.rounds.engine import Counts, draw_blocks, draw_counts, elapsed_s, unroll
 
 laws = st.lists(st.floats(0.01, 1), min_size=2, max_size=7).map(lambda w: np.array(w) / sum(w))
 

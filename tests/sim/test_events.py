@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simulator.acceptance_model import IidAcceptance
-from simulator.cost_model import Knobs
-from simulator.engine import elapsed_s
-from simulator.events import ChromeTrace, EventQueue, Played, Priority
-from simulator.experiment import Setting, play_events, replicate
+from simulator.costs.step import Knobs
+from simulator.rounds.acceptance_law import IidAcceptance
+from simulator.rounds.engine import elapsed_s
+from simulator.rounds.events import ChromeTrace, EventQueue, Played, Priority
+from simulator.rounds.experiment import Setting, play_events, replicate
 
 
 def test_events_of_one_instant_run_by_priority_then_in_the_order_scheduled() -> None:

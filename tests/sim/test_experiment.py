@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from simulator.acceptance_model import HistogramAcceptance, IidAcceptance
-from simulator.cost_model import Knobs
-from simulator.experiment import Setting, interval95, replicate, summarise
-from simulator.histogram import AcceptanceHistogram
-from simulator.verdict import in_words, judge
+from simulator.answers.verdict import in_words, judge
+from simulator.costs.step import Knobs
+from simulator.ground.histogram import AcceptanceHistogram
+from simulator.rounds.acceptance_law import HistogramAcceptance, IidAcceptance
+from simulator.rounds.experiment import Setting, interval95, replicate, summarise
 
 
 def setting(acceptance=IidAcceptance(0.8), draft_cost=0.1, k=4, total=512) -> Setting:  # noqa: B008

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from simulator.acceptance_model import AcceptanceModel, HistogramAcceptance, IidAcceptance, iid_laws
-from simulator.analytic import closed_form
-from simulator.cost_model import Costs, Knobs
-from simulator.forecast import sensitivities, speedups, uncertainty
-from simulator.histogram import AcceptanceHistogram, load_histogram
-from simulator.model_costs import SEPARATE, ModelPair
-from simulator.model_shapes import read_shape
-from simulator.profile import MEASURED, Link, PassCost, Profile, constant
+from simulator.answers.forecast import sensitivities, speedups, uncertainty
+from simulator.costs.model_costs import SEPARATE, ModelPair
+from simulator.costs.profile import MEASURED, Link, PassCost, Profile, constant
+from simulator.costs.shapes import read_shape
+from simulator.costs.step import Costs, Knobs
+from simulator.ground.histogram import AcceptanceHistogram, load_histogram
+from simulator.rounds.acceptance_law import AcceptanceModel, HistogramAcceptance, IidAcceptance, iid_laws
+from simulator.rounds.analytic import closed_form
 
 COST = PassCost(
     flop_scale=constant(2e-15), mem_scale=constant(4e-13), launch_s=2e-6, fixed_s=1e-4, overlap_exponent=4.0

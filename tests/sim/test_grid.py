@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulator.acceptance_model import HistogramAcceptance, IidAcceptance
-from simulator.artefacts import UserError
-from simulator.config import PARAMETERS
-from simulator.experiment import Setting, replicate, summarise
-from simulator.grid import Acceptance, Grid, Sweep, run_sweep
-from simulator.histogram import AcceptanceHistogram
-from simulator.pricing import knobs
-from simulator.values import parse_values
+from simulator.costs.parameters import PARAMETERS
+from simulator.costs.priced import knobs
+from simulator.ground.artefacts import UserError
+from simulator.ground.histogram import AcceptanceHistogram
+from simulator.ground.ranges import parse_values
+from simulator.rounds.acceptance_law import HistogramAcceptance, IidAcceptance
+from simulator.rounds.experiment import Setting, replicate, summarise
+from simulator.rounds.grid import Acceptance, Grid, Sweep, run_sweep
 
 
 @pytest.mark.parametrize(

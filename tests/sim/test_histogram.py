@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulator.artefacts import UserError, created_utc
-from simulator.histogram import (
+from simulator.ground.artefacts import UserError, created_utc
+from simulator.ground.histogram import (
     AcceptanceHistogram,
     alpha_iid,
     load_histogram,

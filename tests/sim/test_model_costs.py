@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulator.artefacts import UserError
-from simulator.cost_model import RoundCost
-from simulator.model_costs import SEPARATE, USABLE_MEMORY, ModelPair, Placed, largest_batch
-from simulator.model_shapes import read_shape
-from simulator.profile import DATASHEET, MEASURED, Curve, Link, PassCost, Power, Profile, constant
+from simulator.costs.model_costs import SEPARATE, USABLE_MEMORY, ModelPair, Placed, largest_batch
+from simulator.costs.profile import DATASHEET, MEASURED, Curve, Link, PassCost, Power, Profile, constant
+from simulator.costs.shapes import read_shape
+from simulator.costs.step import RoundCost
+from simulator.ground.artefacts import UserError
 
 FLOP_S, BYTE_S, LAUNCH_S, FIXED_S = 2e-15, 5e-13, 3e-6, 2e-5
 PLAIN = PassCost(flop_scale=constant(FLOP_S), mem_scale=constant(BYTE_S), launch_s=LAUNCH_S, fixed_s=FIXED_S)

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from simulator.artefacts import UserError
-from simulator.config import PARAMETERS
-from simulator.grid import Acceptance, Grid, Sweep, run_sweep
-from simulator.pictures import save_figure
-from simulator.plots import Layout, draw, plan
-from simulator.values import parse_values
+from simulator.answers.plots import Layout, draw, plan
+from simulator.costs.parameters import PARAMETERS
+from simulator.ground.artefacts import UserError
+from simulator.ground.pictures import save_figure
+from simulator.ground.ranges import parse_values
+from simulator.rounds.grid import Acceptance, Grid, Sweep, run_sweep
 
 
 def grid(**values: str) -> Grid:

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from simulator.artefacts import UserError, to_json
-from simulator.config import PARAMETERS
-from simulator.cost_model import Knobs
-from simulator.model_costs import ModelPair
-from simulator.pricing import Pricing, load_pricing
-from simulator.profile import MEASURED, BurnUnits, Curve, PassCost, Profile, constant
-from simulator.profile_file import KIND, SCHEMA_VERSION, load_profile, profile_json
+from simulator.costs.model_costs import ModelPair
+from simulator.costs.parameters import PARAMETERS
+from simulator.costs.priced import Pricing, load_pricing
+from simulator.costs.profile import MEASURED, BurnUnits, Curve, PassCost, Profile, constant
+from simulator.costs.profile_file import KIND, SCHEMA_VERSION, load_profile, profile_json
+from simulator.costs.step import Knobs
+from simulator.ground.artefacts import UserError, to_json
 
 NONE = {
     **dict.fromkeys(("profile", "target_model", "draft_model", "dtype", "draft_dtype", "kv_dtype", "tp", "placement")),

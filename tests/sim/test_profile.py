@@ -12,10 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulator.artefacts import UserError, to_json
-from simulator.cost_model import step_s
-from simulator.model_shapes import read_shape
-from simulator.profile import (
+from simulator.costs.profile import (
     DATASHEET,
     MEASURED,
     STATUSES,
@@ -28,7 +25,10 @@ from simulator.profile import (
     Source,
     constant,
 )
-from simulator.profile_file import KIND, SCHEMA_VERSION, load_profile, presets, profile_json
+from simulator.costs.profile_file import KIND, SCHEMA_VERSION, load_profile, presets, profile_json
+from simulator.costs.shapes import read_shape
+from simulator.costs.step import step_s
+from simulator.ground.artefacts import UserError, to_json
 
 DTYPES = ("float32", "float16", "bfloat16", "fp8", "int8", "int4")
 COST = PassCost(

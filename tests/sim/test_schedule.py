@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulator.acceptance_model import HistogramAcceptance, IidAcceptance
-from simulator.analytic import closed_form
-from simulator.histogram import AcceptanceHistogram
-from simulator.model_costs import SEPARATE, ModelPair, largest_batch
-from simulator.model_shapes import read_shape
-from simulator.profile_file import load_profile
-from simulator.schedule import LARGEST_BATCH, Range, off_above, ranges, schedule, vllm_config
+from simulator.answers.schedule import LARGEST_BATCH, Range, off_above, ranges, schedule, vllm_config
+from simulator.costs.model_costs import SEPARATE, ModelPair, largest_batch
+from simulator.costs.profile_file import load_profile
+from simulator.costs.shapes import read_shape
+from simulator.ground.histogram import AcceptanceHistogram
+from simulator.rounds.acceptance_law import HistogramAcceptance, IidAcceptance
+from simulator.rounds.analytic import closed_form
 
 PAIR = ModelPair(
     profile=load_profile("h100-sxm"),

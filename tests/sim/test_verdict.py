@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from simulator.acceptance_model import IidAcceptance
-from simulator.cost_model import Knobs
-from simulator.experiment import Setting, replicate, summarise
-from simulator.forecast import Uncertainty
-from simulator.verdict import in_words, judge, weigh
+from simulator.answers.forecast import Uncertainty
+from simulator.answers.verdict import in_words, judge, weigh
+from simulator.costs.step import Knobs
+from simulator.rounds.acceptance_law import IidAcceptance
+from simulator.rounds.experiment import Setting, replicate, summarise
 
 KNOBS = Knobs(work_flops=1.0, work_mem=1.0, flop_scale_s=1e-4, mem_scale_s=1e-2, draft_cost=0.1)
 SETTING = Setting(total=2000, draft_length=4, costs=KNOBS, acceptance=IidAcceptance(0.7))

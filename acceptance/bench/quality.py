@@ -1,0 +1,81 @@
+"""What a lossy method costs: how the target sees its output, and a task of texts with what really follows them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import acceptance
+from acceptance.models.context import Context, padded
+from acceptance.models.laws import rank
+from acceptance.models.load import Model
+from acceptance.text.prompts import object_of, source_of
+from acceptance.text.records import Records, lines_of, parse_json, read_each, text_of
+
+# Held-out code, cut in two; see its README.
+BUNDLED_TASK = Path(acceptance.__file__).parent / "tiny_pair" / "task.jsonl"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quality:
+    """An output as the target sees it, whatever it was sampled from.
+
+    mean_logp_nats: mean of ln p(token) at temperature 1. mean_rank: mean of how many tokens the target likes as much or
+    more; 1 is its first choice. argmax_share: share of first choices. At temperature 0 both laws are point masses:
+    1 less that share is the mean total variation, along the output, of the law emitted from and the target's.
+    """
+
+    mean_logp_nats: float
+    mean_rank: float
+    argmax_share: float
+
+
+def of_output(target: Model, prompt: Sequence[int], output: Sequence[int]) -> Quality:
+    """Let the target read an output in one pass.
+
+    Args:
+        target: A causal language model.
+        prompt: Token ids, not empty.
+        output: Token ids, not empty.
+    """
+    tokens, valid = padded([[*prompt, *output]], target.device)
+    logits = Context(target, 1).read(tokens[:, :-1], valid[:, :-1], len(output))[0].float()
+    said = tokens[0, -len(output) :]
+    log_p = logits.log_softmax(-1).gather(-1, said[:, None])
+    ranks = rank(logits, said) + 1
+    return Quality(
+        mean_logp_nats=float(log_p.double().mean()),
+        mean_rank=float(ranks.double().mean()),
+        argmax_share=float((ranks == 1).double().mean()),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """A text to continue and what really follows it; source: finds it again."""
+
+    prompt: str
+    reference: str
+    source: str
+
+    def tokens(self, tokenizer: Any) -> tuple[list[int], list[int]]:
+        """Return the tokens of both."""
+        first, second = (
+            tokenizer(text, add_special_tokens=i == 0).input_ids for i, text in enumerate((self.prompt, self.reference))
+        )
+        return list(first), list(second)
+
+
+def load_task(path: Path = BUNDLED_TASK) -> Records[Item]:
+    """Read a task from JSONL.
+
+    Raises:
+        UserError: The file cannot be read or holds no usable item.
+    """
+
+    def read(line: str, number: int) -> Item:
+        record = object_of(parse_json(line))
+        prompt, reference = (text_of(record.get(name), name) for name in ("prompt", "reference"))
+        return Item(prompt=prompt, reference=reference, source=source_of(record, f"{path.name}:{number}"))
+
+    return read_each(path, lines_of(path), read, '{"prompt": "...", "reference": "..."}')

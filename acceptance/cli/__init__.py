@@ -1,0 +1,1 @@
+"""The commands measure-acceptance and bench-decode, one file each."""

@@ -1,0 +1,371 @@
+"""The command `bench-decode`: parse, load, measure in turns, append, print. Its options are in `options`."""
+
+import os
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from acceptance.bench.options import (
+    KNOB_OPTIONS,
+    MACHINE_OPTIONS,
+    OUTPUT_OPTIONS,
+    RUN_OPTIONS,
+    WHAT_OPTIONS,
+    check_values,
+)
+from acceptance.bench.presets import BUNDLED_PRESETS, Presets, check_given_knobs, check_methods, load_presets
+from acceptance.results.settings import KNOBS
+from simulator.ground.artefacts import UserError, check_output, check_outputs, created_utc, envelope, to_json
+from simulator.ground.command import EXIT_INTERRUPTED, OneLineErrorsGroup, command, progress
+
+from .measure_acceptance import given, refuse_given
+from .options import FILE
+from .time_passes import time_passes
+
+if TYPE_CHECKING:
+    from acceptance.bench.clock import Span
+    from acceptance.bench.runner import Bench, Turn
+    from acceptance.results.journal import Journal
+
+EXIT_FAILED = 1
+EXIT_TERMINATED = 128 + signal.SIGTERM
+# A timeline holds several spans a round: a few prompts say where time goes.
+PROFILED_PROMPTS = 4
+
+
+@command("bench-decode", cls=OneLineErrorsGroup, invoke_without_command=True)
+@WHAT_OPTIONS
+@RUN_OPTIONS
+@KNOB_OPTIONS
+@MACHINE_OPTIONS
+@OUTPUT_OPTIONS
+@click.pass_context
+def bench_decode(context: click.Context, /, **options: Any) -> int:
+    """Decode the same prompts with every method, in turns, and say which is how much faster.
+
+    Every prompt is decoded by plain decoding and by each method, in an order drawn anew each time. Records are appended
+    to --out when all methods are through with a prompt, or a batch of them; the same command goes on where it stopped.
+    The exit code is 1 where a run failed.
+    """
+    began_s = perf_counter()
+    if context.invoked_subcommand is not None:
+        refuse_given(context, tuple(options), f"{context.invoked_subcommand}: give options behind it")
+        return 0
+    presets = with_experiment(context, options)
+    check(options)
+    check_given_knobs(presets, options["method"], [name for name in KNOBS if given(context, name)])
+    from acceptance.bench.load import prepare, quiet_threads
+
+    quiet_threads()
+    bench, parameters, notes = prepare(options, presets)
+    if options["dry_run"]:
+        return forecast(bench, parameters, options, perf_counter() - began_s)
+    return run(bench, parameters, notes, options)
+
+
+def with_experiment(context: click.Context, options: dict[str, Any]) -> Presets | None:
+    """Read the presets that are asked for, and let an experiment fill what the command line does not say.
+
+    Raises:
+        UserError: A preset that cannot be used.
+    """
+    if options["config"] is None and options["experiment"] is None:
+        return None
+    presets = load_presets(options["config"] or BUNDLED_PRESETS, parameters_of(context))
+    if options["experiment"] is not None:
+        for name, value in presets.options(options["experiment"]).items():
+            if not given(context, name):
+                options[name] = value
+    return presets
+
+
+def parameters_of(context: click.Context) -> dict[str, click.Parameter]:
+    """Return the options of `bench-decode` by name."""
+    return {p.name: p for p in context.find_root().command.params if p.name}
+
+
+def check(options: Mapping[str, Any]) -> None:
+    """Refuse what can be refused before anything is loaded."""
+    from simulator.ground.pictures import check_format
+
+    check_values(options)
+    created_utc()  # a clock that cannot be read
+    check_format(options["plot"])
+    if options["require_headless"]:
+        from acceptance.bench.headless import check_display
+
+        check_display(os.environ)
+    check_output("--out", options["out"], force=True)
+    # What is drawn from records is drawn again where they go on; before it is, their configuration is compared.
+    may_overwrite = options["force"] or goes_on(options["out"])
+    outputs = {"--plot": options["plot"], "--profile": options["profile"]}
+    check_outputs(outputs, may_overwrite, {"--config": options["config"], "--out": options["out"]})
+
+
+def goes_on(path: Path) -> bool:
+    """Whether a file holds what a run can go on behind.
+
+    Raises:
+        UserError: It holds something else.
+    """
+    from acceptance.results.journal import is_unbegun, read_records
+
+    if not path.exists() or is_unbegun(path):
+        return False
+    check_records(path, read_records(path)[0][1:])
+    return True
+
+
+def forecast(bench: "Bench", parameters: Mapping[str, Any], options: Mapping[str, Any], start_s: float) -> int:
+    """Print what a run would measure and how long it would take."""
+    from acceptance.bench.forecast import forecast_run
+    from acceptance.results.report import forecast_text
+
+    found = forecast_run(bench, start_s)
+    if options["as_json"]:
+        click.echo(to_json(envelope("decode_forecast", 1, parameters) | found), nl=False)
+    else:
+        click.echo(forecast_text(parameters, found))
+    return 0
+
+
+def run(bench: "Bench", parameters: dict[str, Any], notes: list[str], options: Mapping[str, Any]) -> int:
+    """Measure what is missing, and say what is there; returns the exit code."""
+    from acceptance.bench.machine import surroundings
+    from acceptance.bench.runner import left_out, plan_turns
+    from acceptance.results.journal import KIND, SCHEMA_VERSIONS, Journal
+    from acceptance.results.records import done_keys
+
+    journal = Journal(options["out"])
+    header = envelope(KIND, SCHEMA_VERSIONS[-1], parameters)
+    header["environment"] |= surroundings(bench.devices)
+    records = journal.open(header, force=options["force"])
+    if journal.torn:
+        click.echo(f"{journal.path}: cut off a record that was never whole ({journal.torn} bytes)", err=True)
+    done = done_keys(records)
+    todo = plan_turns(bench, done)
+    if records:
+        total = len(plan_turns(bench, ()))
+        click.echo(f"{journal.path}: going on, {total - len(todo)} of {total} turns are done", err=True)
+    keep_all(left_out(bench, done), journal, records)
+    tracks: list[tuple[str, Sequence[Span]]] = []
+    interrupted = measure_all(bench, todo, journal, records, tracks)
+    if options["profile"] and (tracks or not interrupted):
+        profile(bench, options["profile"], tracks)
+    return present(journal, records, parameters, notes, options, interrupted)
+
+
+def profile(bench: "Bench", path: Path, tracks: "list[tuple[str, Sequence[Span]]]") -> None:
+    """Write the timelines; where nothing was left to measure and none are there, of prompts decoded once more."""
+    from acceptance.bench.clock import write_chrome_trace
+    from acceptance.bench.runner import measure, plan_turns
+
+    if not tracks and path.exists():
+        return
+    if not tracks:
+        todo = plan_turns(bench, ())[:PROFILED_PROMPTS]
+        click.echo(f"{path}: decoding {len(todo)} prompts again for the profile; records stay as they are", err=True)
+        measure(bench, todo, emit=lambda _: None, progress=lambda _: None, watch=lambda *each: tracks.append(each))
+    write_chrome_trace(path, tracks)
+
+
+def keep_all(fresh: Sequence[dict[str, Any]], journal: "Journal", records: list[dict[str, Any]]) -> None:
+    """Append records to the file and to those that were read from it."""
+    for record in fresh:
+        journal.append(record)
+        records.append(record)
+
+
+def check_records(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse to go on behind records that are not ours.
+
+    Raises:
+        UserError: Names the first.
+    """
+    from acceptance.results.records import load_schema
+    from acceptance.results.validate import line_problems
+
+    schema = load_schema()
+    for number, record in enumerate(records, 2):
+        for wrong in line_problems(schema, record, first=False):
+            raise UserError(f"--out {path}: line {number}: {wrong}")
+
+
+def measure_all(
+    bench: "Bench",
+    todo: "Sequence[Turn]",
+    journal: "Journal",
+    records: list[dict[str, Any]],
+    tracks: "list[tuple[str, Sequence[Span]]]",
+) -> int:
+    """Measure, append to the file and to `records`; returns the exit code of what interrupted it, else 0."""
+    from acceptance.bench.runner import measure
+
+    wanted = len(bench.running) * PROFILED_PROMPTS
+
+    def watch(name: str, spans: "list[Span]") -> None:
+        if len(tracks) < wanted:
+            tracks.append((name, spans))
+
+    try:
+        with terminated(), progress("decoding", len(todo)) as bar:
+            measure(
+                bench, todo, emit=lambda record: keep_all([record], journal, records), progress=bar.update, watch=watch
+            )
+    except Terminated:
+        return EXIT_TERMINATED
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    return 0
+
+
+class Terminated(KeyboardInterrupt):
+    """Someone ended this process, kindly."""
+
+
+@contextmanager
+def terminated() -> Iterator[None]:
+    """Have SIGTERM interrupt as Ctrl-C does."""
+
+    def stop(*_: object) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def present(
+    journal: "Journal",
+    records: list[dict[str, Any]],
+    parameters: dict[str, Any],
+    notes: list[str],
+    options: Mapping[str, Any],
+    interrupted: int,
+) -> int:
+    """Summarise, keep the summaries of a run that is over, draw and print; returns the exit code.
+
+    Args:
+        journal: The file.
+        records: Of it.
+        parameters: Of the header.
+        notes: On what was left out.
+        options: Of the command.
+        interrupted: The exit code of what interrupted the run, else 0.
+    """
+    from acceptance.results.steadiness import steadiness_notes
+    from acceptance.results.summary import summarise
+
+    notes = [*notes, *steadiness_notes(records)]
+    summaries = summarise(records, parameters["seed"])
+    if not interrupted:
+        keep_summaries(journal, records, summaries)
+    journal.close()
+    if options["plot"] and summaries:
+        draw(options["plot"], parameters, summaries)
+    if options["as_json"]:
+        payload = {"summaries": summaries, "notes": notes, "file": str(journal.path), "interrupted": bool(interrupted)}
+        click.echo(to_json(envelope("decode_benchmark", 1, parameters) | payload), nl=False)
+    else:
+        print_text(journal.path, parameters, summaries, notes)
+    if interrupted:
+        click.echo(f"bench-decode: interrupted; the same command goes on with {journal.path}", err=True)
+        return interrupted
+    return EXIT_FAILED if any(s["runs_error"] for s in summaries) else 0
+
+
+def keep_summaries(journal: "Journal", records: Sequence[Mapping[str, Any]], summaries: list[dict[str, Any]]) -> None:
+    """Append the summaries, unless they are those that are there."""
+    import json
+
+    from acceptance.results.journal import to_line
+    from acceptance.results.records import SUMMARY
+
+    there = {r["method"]: r for r in records if r["kind"] == SUMMARY}
+    fresh = {s["method"]: json.loads(to_line(s)) for s in summaries}
+    if {name: json.loads(to_line(r)) for name, r in there.items()} != fresh:
+        for summary in summaries:
+            journal.append(summary)
+
+
+def draw(path: Path, parameters: Mapping[str, Any], summaries: Sequence[Mapping[str, Any]]) -> None:
+    """Write the picture."""
+    from acceptance.results.plots import decode_figure
+    from acceptance.results.report import heading
+    from simulator.ground.pictures import save_figure
+
+    save_figure(path, decode_figure(summaries, title=heading(parameters, summaries)))
+
+
+def print_text(
+    path: Path, parameters: Mapping[str, Any], summaries: Sequence[Mapping[str, Any]], notes: Sequence[str]
+) -> None:
+    """Print the table."""
+    from acceptance.results.report import text
+
+    parts = [text(parameters, summaries) if summaries else "nothing measured yet"]
+    parts += ["\n".join(notes)] if notes else []
+    click.echo("\n\n".join(parts) + "\n")
+    click.echo(f"wrote {path}")
+
+
+@command("list-presets", short_help="Say what a file of presets holds.")
+@click.option("--config", type=FILE, show_default="bundled presets", help="TOML file of presets.")
+@click.pass_context
+def list_presets(context: click.Context, /, config: Path | None) -> None:
+    """Say what a file of presets holds."""
+    from acceptance.results.report import presets_text
+
+    click.echo(presets_text(load_presets(config or BUNDLED_PRESETS, parameters_of(context))))
+
+
+@command("validate-config", short_help="Check a file of presets.")
+@click.argument("file", type=FILE)
+@click.pass_context
+def validate_config(context: click.Context, /, file: Path) -> None:
+    """Check every key and value of a file of presets, and that the methods it names exist."""
+    presets = load_presets(file, parameters_of(context))
+    from acceptance.decoders.methods import METHODS
+
+    check_methods(presets, METHODS)
+    if not presets.experiments:
+        raise UserError(f"{file}: holds no experiments, expected [experiments.NAME]")
+    counts = (f"{len(t)} {name}" for name, t in zip(("models", "methods", "experiments"), tables(presets), strict=True))
+    click.echo(f"{file}: {', '.join(counts)}, all well")
+
+
+def tables(presets: Presets) -> tuple[Mapping[str, Any], ...]:
+    """Return the three tables of a file of presets."""
+    return presets.models, presets.methods, presets.experiments
+
+
+@command("validate-results", short_help="Check a file of records.")
+@click.argument("file", type=FILE)
+@click.option("--strict", is_flag=True, help="Also whether sums, calls, times and summaries follow from each other.")
+def validate_results(file: Path, *, strict: bool) -> int:
+    """Check every line of a file of records against the published JSON Schema."""
+    from acceptance.results.validate import MAX_TOLD, problems
+
+    found = problems(file, strict=strict)
+    for line in found[:MAX_TOLD]:
+        click.echo(f"{file}: {line}")
+    if len(found) > MAX_TOLD:
+        click.echo(f"{file}: and {len(found) - MAX_TOLD} more")
+    if not found:
+        click.echo(f"{file}: all well")
+    return EXIT_FAILED if found else 0
+
+
+for subcommand in (list_presets, validate_config, validate_results, time_passes):
+    bench_decode.add_command(subcommand)
+
+
+if __name__ == "__main__":
+    bench_decode(prog_name="bench-decode")

@@ -1,0 +1,64 @@
+"""The command `measure-acceptance import`: what another tool measured becomes a histogram of ours."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from simulator.ground.artefacts import check_outputs, envelope, to_json
+from simulator.ground.command import command
+
+from .options import FILE, MAX_DRAFT_LENGTH
+
+# The keys of importers.FORMATS, which NumPy stands behind: --help does without.
+FORMATS = ("spec-bench", "vllm-metrics", "vllm-requests", "vllm-bench", "sglang", "aiperf")
+
+
+@command("import", short_help="Read what another tool measured.")
+@click.argument("file", type=FILE)
+@click.option("--from", "format", type=click.Choice(FORMATS), required=True, help="Where the file comes from.")
+@click.option("--k", type=click.IntRange(1, MAX_DRAFT_LENGTH), help="Draft length, where the file does not tell it.")
+@click.option("--before", type=FILE, help="vllm-metrics: the same counters before the run, to be subtracted.")
+@click.option("--out", type=FILE, help="Histogram to write.", show_default="accept_hist_k{K}.json")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.option("--force", is_flag=True, help="Overwrite a file that exists.")
+def import_measurement(**options: Any) -> None:
+    """Read what another tool measured into accept_hist_k{K}.json, and say by which definition."""
+    from acceptance.importers import import_histogram
+    from acceptance.text.records import about_skipped
+    from simulator.ground.histogram import save_histogram
+
+    source, k, before = options["file"], options["k"], options["before"]
+    found = import_histogram(options["format"], source, k=k, before=before)
+    histogram = found.histogram
+    out = options["out"] or Path(f"accept_hist_k{histogram.k}.json")
+    check_outputs({"--out": out}, options["force"], {"FILE": source, "--before": before})
+    notes = [*found.notes, *filter(None, [about_skipped(source, found.skipped)])]
+    told = {"from": options["format"], "file": str(source), "before": str(before) if before else None}
+    extra = {
+        "definition": found.definition,
+        "reconstructed": found.reconstructed,
+        "rounds_apart": found.rounds_apart,
+        "notes": notes,
+    }
+    numbers = {
+        "tokens_per_round": histogram.tokens_per_round,
+        "draft_acceptance_rate": histogram.draft_acceptance_rate,
+        "alpha_iid": histogram.alpha_iid,
+        "survival": histogram.survival.tolist(),
+        "conditional": histogram.conditional.tolist(),
+    }
+    save_histogram(out, histogram, told | {"k": histogram.k}, metrics=numbers, **extra)
+    if options["as_json"]:
+        payload = numbers | extra | {"files": [str(out)], "k": histogram.k}
+        click.echo(to_json(envelope("acceptance_import", 1, told) | payload), nl=False)
+        return
+    survival = " ".join(f"{s:.3f}" for s in histogram.survival)
+    lines = [
+        f"{histogram.samples:,.0f} rounds, K = {histogram.k}: {histogram.tokens_per_round:.3f} tokens/round, "
+        f"{histogram.draft_acceptance_rate:.1%} of drafted tokens accepted, i.i.d. alpha {histogram.alpha_iid:.4f}",
+        f"P(A >= j): {survival}",
+        found.definition,
+        *notes,
+    ]
+    click.echo("\n".join(lines) + f"\n\nwrote {out}")

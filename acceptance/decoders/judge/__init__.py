@@ -1,0 +1,1 @@
+"""AutoJudge: which mismatches matter, mined, learnt and used."""

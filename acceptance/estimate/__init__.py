@@ -1,0 +1,1 @@
+"""Numbers from a trace: histograms, intervals, policies, their report and pictures."""

@@ -1,0 +1,165 @@
+"""All that one trace says: every draft length, every metric with its interval, groups of positions, and policies."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from acceptance.trace.trace import Trace
+from simulator.ground.histogram import synthetic_acceptance
+
+from .estimators import (
+    Estimate,
+    RoundCounts,
+    alpha_by,
+    alpha_estimates,
+    bins_of,
+    category_metrics,
+    excluded,
+    expected_rounds,
+    metrics,
+    surprise_gap,
+)
+from .policies import MAX_DRAFT, Adaptive, ConfidenceStop, Fixed, HuggingFaceHeuristic, Oracle, Played, Policy, play
+
+# Coins tossed for each position where acceptance is not certain.
+REPLICATIONS = 16
+# Hugging Face's assistant_confidence_threshold.
+CONFIDENCE = 0.4
+MAX_FIXED_POLICIES = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyResult:
+    """What a policy would have done, and its speed where a draft pass costs `draft_cost` target passes.
+
+    Ranges are (low, high): they differ only where a trace cannot know how far a draft ran on after a rejection.
+    speedup: 1 / (target calls + draft_cost x draft calls), verification at the price of one target pass.
+    """
+
+    tokens_per_round: float
+    target_calls_per_token: float
+    draft_calls_per_token: tuple[float, float]
+    draft_acceptance_rate: tuple[float, float]
+    rounds_without_draft: float
+    speedup: tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Analysis:
+    """What one trace says.
+
+    rounds, metrics, synthetic: by draft length. alpha: of a sampled and of a greedy draft. categories, along_output,
+    by_context_length: of the longest draft length, or of single tokens; positions by the lower edge of their bin.
+    text_gap: see `surprise_gap`; None for greedy text. foreign: share of the text that cannot be the target's: of
+    greedy text what is not its first choice, of sampled text what its law excludes.
+    """
+
+    rounds: dict[int, RoundCounts]
+    metrics: dict[int, dict[str, object]]
+    synthetic: dict[int, dict[str, object]]
+    alpha: dict[str, Estimate]
+    categories: dict[str, dict[str, object]]
+    along_output: dict[str | int, tuple[Estimate, int]]
+    by_context_length: dict[str | int, tuple[Estimate, int]]
+    policies: dict[str, PolicyResult]
+    text_gap: Estimate | None
+    foreign: float
+
+    @property
+    def longest(self) -> int:
+        """The longest draft length asked for."""
+        return max(self.rounds)
+
+    def as_json(self) -> dict[str, object]:
+        """Return all but the counts of single prompts, under plain keys."""
+        groups = {
+            name: [{"from": edge, "positions": n, "alpha": e.as_json()} for edge, (e, n) in found.items()]
+            for name, found in (("along_output", self.along_output), ("by_context_length", self.by_context_length))
+        }
+        return groups | {
+            "metrics": {str(k): m for k, m in self.metrics.items()},
+            "synthetic_acceptance": {str(k): s for k, s in self.synthetic.items()},
+            "alpha": {kind: e.as_json() for kind, e in self.alpha.items()},
+            "categories": {
+                name: {key: v.as_json() if isinstance(v, Estimate) else v for key, v in found.items()}
+                for name, found in self.categories.items()
+            },
+            "policies": {name: asdict(result) for name, result in self.policies.items()},
+            "text_gap": None if self.text_gap is None else self.text_gap.as_json(),
+            "foreign": self.foreign,
+        }
+
+
+def analyse(
+    trace: Trace, lengths: list[int], told: Mapping[str, object], *, q_kind: str, draft_cost: float, seed: int
+) -> Analysis:
+    """Return what a trace says.
+
+    Args:
+        trace: What was measured.
+        lengths: Draft lengths, >= 1.
+        told: What the measurement was told.
+        q_kind: Whose acceptance: a "sampled" or a "greedy" draft's.
+        draft_cost: A draft pass over a target pass, for the policies' speed.
+        seed: Of bootstrap and coins.
+
+    Raises:
+        UserError: A draft length above the longest output.
+    """
+    rounds = {k: expected_rounds(trace, k, q_kind) for k in lengths}
+    found = {k: metrics(trace, r, q_kind, seed) for k, r in rounds.items()}
+    rng = np.random.default_rng(seed)
+    greedy = told.get("temperature") == 0
+    return Analysis(
+        rounds=rounds,
+        metrics=found,
+        synthetic={k: synthetic(m) for k, m in found.items()},
+        alpha=alpha_estimates(trace, rng),
+        categories=category_metrics(trace, rounds[max(lengths)], q_kind, seed),
+        along_output=alpha_by(bins_of(trace.position), trace, q_kind, rng),
+        by_context_length=alpha_by(bins_of(trace.context_length), trace, q_kind, rng),
+        policies=play_policies(trace, lengths, q_kind, draft_cost, seed),
+        text_gap=None if greedy else surprise_gap(trace, rng),
+        foreign=float((trace.rank_p != 0 if greedy else excluded(trace)).mean()),
+    )
+
+
+def synthetic(rounds: Mapping[str, object]) -> dict[str, object]:
+    """Return the settings of engines for the metrics of one draft length."""
+    rates, length = rounds["survival"], rounds["tokens_per_round"]
+    assert isinstance(rates, list)
+    assert isinstance(length, float)
+    return synthetic_acceptance(rates, length)
+
+
+def play_policies(
+    trace: Trace, lengths: list[int], q_kind: str, draft_cost: float, seed: int
+) -> dict[str, PolicyResult]:
+    """Play every policy on the same coins, up to the longest draft length."""
+    longest = max(lengths)
+    policies: dict[str, Policy] = {f"fixed {k}": Fixed(k) for k in lengths[-MAX_FIXED_POLICIES:]}
+    policies["Hugging Face heuristic, from 20"] = HuggingFaceHeuristic()
+    policies["adaptive 1..8"] = Adaptive()
+    if not np.isnan(trace.max_q).any():
+        policies[f"confidence {CONFIDENCE}, up to {longest}"] = ConfidenceStop(threshold=CONFIDENCE, max_k=longest)
+    policies["oracle"] = Oracle(MAX_DRAFT)
+    return {
+        name: result_of(
+            play(trace, policy, q_kind=q_kind, rng=np.random.default_rng(seed), replications=REPLICATIONS), draft_cost
+        )
+        for name, policy in policies.items()
+    }
+
+
+def result_of(played: Played, draft_cost: float) -> PolicyResult:
+    """Return a policy's totals as rates."""
+    calls, (low, high) = played.target_calls_per_token, played.draft_calls_per_token
+    return PolicyResult(
+        tokens_per_round=played.tokens_per_round,
+        target_calls_per_token=calls,
+        draft_calls_per_token=(low, high),
+        draft_acceptance_rate=played.draft_acceptance_rate,
+        rounds_without_draft=float(played.rounds_without_draft.sum() / played.rounds.sum()),
+        speedup=(1 / (calls + draft_cost * high), 1 / (calls + draft_cost * low)),
+    )

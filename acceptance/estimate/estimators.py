@@ -1,0 +1,348 @@
+"""From a trace to numbers: the exact law of every draft length by one forward recursion, and intervals by prompts.
+
+Runs no model. Prompts are the independent unit: intervals come from a bootstrap that draws whole prompts (model §3).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from acceptance.trace.trace import Q_KINDS, Trace
+from simulator.ground.artefacts import UserError
+from simulator.ground.histogram import AcceptanceHistogram, alpha_iid
+
+Floats = NDArray[np.float64]
+RESAMPLES = 2000
+DRAWS_AT_ONCE = 2**20
+# From fewer an interval would say little, and cover less than it claims.
+MIN_PROMPTS = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundCounts:
+    """Expected rounds of one draft length, for each prompt.
+
+    counts: rounds that accepted 0..k drafts, [prompts, k + 1]. cut: rounds that an output's end cut, which are not
+    among them, [prompts].
+    """
+
+    counts: Floats
+    cut: Floats
+
+    @property
+    def k(self) -> int:
+        """Draft length."""
+        return int(self.counts.shape[1]) - 1
+
+    @property
+    def histogram(self) -> AcceptanceHistogram:
+        """All prompts together."""
+        counts = self.counts.sum(0)
+        # Certain acceptances (greedy) make whole counts; sums of products may miss them by rounding.
+        whole = counts.round()
+        return AcceptanceHistogram(tuple(np.where(np.isclose(counts, whole, rtol=0, atol=1e-9), whole, counts)))
+
+
+def run_lengths(accept: Floats, ends: NDArray[np.int64], k: int) -> Floats:
+    """Return P(A = a) of a round that starts at each position, a = 0..k; shape [positions, k + 1].
+
+    A position past its output's end is never accepted.
+
+    Args:
+        accept: a[t], [positions].
+        ends: The end of each position's output, [positions].
+        k: Draft length.
+    """
+    size = len(accept)
+    survival = np.zeros((size, k + 2))
+    survival[:, 0] = 1
+    index = np.arange(size)
+    padded = np.concatenate((accept, np.zeros(k)))
+    for j in range(k):
+        ahead = np.where(index + j < ends, padded[j : j + size], 0.0)
+        survival[:, j + 1] = survival[:, j] * ahead
+    return survival[:, :-1] - survival[:, 1:]
+
+
+def start_probabilities(law: Floats, starts: NDArray[np.int64]) -> Floats:
+    """Return f[s], the probability that a round starts at s; shape [positions].
+
+    f[t] = sum over a of f[t - 1 - a] P(A = a | t - 1 - a), and 1 where an output begins: a triangular system of
+    bandwidth k + 1, solved forward by LAPACK for all outputs at once.
+
+    Args:
+        law: P(A = a) at each position, [positions, k + 1].
+        starts: Where each output begins, and the end of the last, [outputs + 1].
+    """
+    from scipy.linalg.lapack import dtbtrs
+
+    size, width = law.shape
+    ends = np.repeat(starts[1:], np.diff(starts))
+    bands = np.zeros((width + 1, size))
+    bands[0] = 1
+    index = np.arange(size)
+    for a in range(width):
+        # No round of the next output follows from one of this.
+        bands[a + 1] = np.where(index + a + 1 < ends, -law[:, a], 0.0)
+    first = np.zeros((size, 1))
+    first[starts[:-1]] = 1
+    solution, _ = dtbtrs(bands, first, uplo="L", diag="U")
+    return np.asarray(solution[:, 0], np.float64)
+
+
+def expected_rounds(trace: Trace, k: int, q_kind: str, beyond: int = 0) -> RoundCounts:
+    """Return the expected rounds of draft length k, counted along the decode walk.
+
+    A round is counted when all k positions it drafts lie within the output, whatever it accepts; so the output's end
+    does not favour short runs. The others are the cut ones: where they are many, the counts speak of the outputs'
+    beginnings.
+
+    Args:
+        trace: What was measured.
+        k: Draft length, >= 1.
+        q_kind: "sampled" or "greedy" draft.
+        beyond: Tokens behind the k that have to lie within the output as well, for a round to count. 1 counts as a
+            decoding loop does that never drafts into the last token of its budget.
+
+    Raises:
+        UserError: No output of the trace is as long as k.
+    """
+    starts = trace.starts
+    longest = int(np.diff(starts).max(initial=0))
+    if longest < k:
+        raise UserError(f"--k: {k} is above the longest output, {longest} tokens; expected 1 to {longest}")
+    lengths = np.diff(starts)
+    ends = np.repeat(starts[1:], lengths)
+    law = run_lengths(trace.accept(q_kind), ends, k)
+    flow = start_probabilities(law, starts)
+    counted = np.arange(trace.size) + k + beyond <= ends
+    outputs = starts[:-1]
+    counts = np.add.reduceat(law * (flow * counted)[:, None], outputs)
+    cut = np.add.reduceat(flow * ~counted, outputs)
+    return RoundCounts(counts=by_prompt(counts, trace), cut=by_prompt(cut, trace))
+
+
+def by_prompt(of_outputs: Floats, trace: Trace) -> Floats:
+    """Add up what was found for each output, [outputs, ...], over the turns of each prompt, [prompts, ...]."""
+    found = np.zeros((trace.measured_prompts, *of_outputs.shape[1:]))
+    np.add.at(found, trace.prompt_of_output, of_outputs)
+    return found
+
+
+def sums_by_prompt(values: ArrayLike, trace: Trace) -> Floats:
+    """Add up values of positions, [positions], over each prompt, [prompts]."""
+    index = np.repeat(trace.prompt_of_output, np.diff(trace.starts))
+    return np.asarray(np.bincount(index, np.asarray(values, np.float64), minlength=trace.measured_prompts), np.float64)
+
+
+def bootstrap(sums: Floats, rng: np.random.Generator, resamples: int = RESAMPLES) -> Floats:
+    """Return sums over prompts drawn with replacement; shape [resamples, columns].
+
+    Args:
+        sums: What each prompt contributes, [prompts, columns].
+        rng: Draws the prompts; the same state draws the same prompts.
+        resamples: How many draws of all prompts.
+    """
+    prompts = len(sums)
+    found = np.empty((resamples, sums.shape[1]))
+    step = max(1, DRAWS_AT_ONCE // prompts)
+    for first in range(0, resamples, step):
+        n = min(step, resamples - first)
+        drawn = rng.integers(prompts, size=(n, prompts)) + prompts * np.arange(n)[:, None]
+        times = np.bincount(drawn.ravel(), minlength=n * prompts).reshape(n, prompts)
+        found[first : first + n] = times @ sums
+    return found
+
+
+def interval95(samples: Floats, prompts: int) -> list[float] | None:
+    """Return the 95 % interval of bootstrap samples; None from fewer than MIN_PROMPTS prompts.
+
+    Percentiles are expanded as Student's t is wider than the normal law (Hesterberg 2015, section 5.3): plain ones are
+    too narrow for few prompts.
+
+    Args:
+        samples: Shape [resamples].
+        prompts: How many were drawn from.
+    """
+    from scipy.special import ndtr, stdtrit
+
+    samples = samples[np.isfinite(samples)]
+    if len(samples) < 2 or prompts < MIN_PROMPTS:
+        return None
+    tail = float(ndtr(np.sqrt(prompts / (prompts - 1)) * stdtrit(prompts - 1, 0.025)))
+    low, high = np.quantile(samples, (tail, 1 - tail))
+    return [float(low), float(high)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """A number and its 95 % interval over prompts; no interval from fewer than MIN_PROMPTS of them."""
+
+    value: float
+    ci95: list[float] | None
+
+    def as_json(self) -> dict[str, object]:
+        """Return it under plain keys; what nothing was counted for is null."""
+        return {"value": None if np.isnan(self.value) else self.value, "ci95": self.ci95}
+
+
+def ratio(numerator: Floats, denominator: Floats, rng: np.random.Generator) -> Estimate:
+    """Return sum over sum, with the interval of prompts drawn anew; both [prompts]."""
+    value = float(numerator.sum() / denominator.sum()) if denominator.sum() else float("nan")
+    if len(numerator) < MIN_PROMPTS:
+        return Estimate(value=value, ci95=None)
+    drawn = bootstrap(np.stack((numerator, denominator), axis=1), rng)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return Estimate(value=value, ci95=interval95(drawn[:, 0] / drawn[:, 1], len(numerator)))
+
+
+def round_metrics(counts: Floats) -> dict[str, Floats]:
+    """Return the metrics of model §4 that follow from counts of rounds, [..., k + 1]; each [...] or [..., k]."""
+    k = counts.shape[-1] - 1
+    rounds = counts.sum(-1)
+    survivors = np.cumsum(counts[..., ::-1], axis=-1)[..., ::-1]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = counts @ np.arange(k + 1) / rounds
+        conditional = np.where(survivors[..., :-1] > 0, survivors[..., 1:] / survivors[..., :-1], 0.0)
+        survival = survivors[..., 1:] / rounds[..., None]
+    tau = 1 + mean
+    return {
+        "tokens_per_round": tau,
+        "mean_accepted": mean,
+        "draft_acceptance_rate": mean / k,
+        "alpha_iid": np.where(np.isnan(tau), np.nan, alpha_iid(tau, k)),
+        "target_calls_per_token": 1 / tau,
+        "draft_calls_per_token": k / tau,
+        "survival": survival,
+        "conditional": conditional,
+    }
+
+
+def macro_tokens_per_round(rounds: RoundCounts, rng: np.random.Generator) -> Estimate:
+    """Return the mean over prompts of each one's tokens per round; prompts without a counted round are left out."""
+    there = rounds.counts.sum(1) > 0
+    each = round_metrics(rounds.counts[there])["tokens_per_round"]
+    return ratio(each, np.ones(len(each)), rng)
+
+
+def metrics(trace: Trace, rounds: RoundCounts, q_kind: str, seed: int = 0) -> dict[str, object]:
+    """Return the metrics of model §4 for one draft length, by the names of our records, with 95 % intervals.
+
+    Means are over rounds (micro); `tokens_per_round_macro` is the mean over prompts. `rounds_cut` are the rounds that
+    an output's end cut and that are not in the histogram. `ci95` holds the intervals by the same names.
+
+    Args:
+        trace: What was measured.
+        rounds: Its expected rounds of this draft length.
+        q_kind: "sampled" or "greedy" draft.
+        seed: Of the bootstrap: every draft length draws the same prompts.
+    """
+    rng = np.random.default_rng(seed)
+    prompts = len(rounds.counts)
+    drawn = bootstrap(rounds.counts, rng) if prompts >= MIN_PROMPTS else np.zeros((0, rounds.k + 1))
+    found: dict[str, object] = {}
+    intervals: dict[str, object] = {}
+    samples = round_metrics(drawn)
+    for name, value in round_metrics(rounds.counts.sum(0)).items():
+        found[name] = value.tolist()
+        columns = samples[name].T if value.ndim else samples[name]
+        intervals[name] = [interval95(c, prompts) for c in columns] if value.ndim else interval95(columns, prompts)
+    macro, alphas = macro_tokens_per_round(rounds, rng), alpha_estimates(trace, rng)
+    for name, estimate in {"tokens_per_round_macro": macro, "alpha": alphas[q_kind]}.items():
+        found[name], intervals[name] = estimate.value, estimate.ci95
+    return found | {"rounds_cut": float(rounds.cut.sum()), "ci95": intervals}
+
+
+def token_acceptance(trace: Trace, q_kind: str) -> Floats:
+    """Return the probability that a single token drafted at each position is accepted, [positions].
+
+    For a sampled draft sum min(p, q), for a greedy one p(argmax q): before the target's token is known, so with less
+    noise than a[t], which has the same mean and stands in where they are unknown.
+    """
+    before = trace.overlap if q_kind == "sampled" else trace.p_argmax_q
+    return trace.accept(q_kind) if np.isnan(before).any() else np.asarray(before, np.float64)
+
+
+def alpha_estimates(trace: Trace, rng: np.random.Generator) -> dict[str, Estimate]:
+    """Return the acceptance of a single drafted token for both kinds of draft: two numbers, both right."""
+    sizes = sums_by_prompt(np.ones(trace.size), trace)
+    return {kind: ratio(sums_by_prompt(token_acceptance(trace, kind), trace), sizes, rng) for kind in Q_KINDS}
+
+
+def alpha_by(
+    groups: ArrayLike, trace: Trace, q_kind: str, rng: np.random.Generator
+) -> dict[str | int, tuple[Estimate, int]]:
+    """Return the acceptance of a token within each group of positions, and the group's positions.
+
+    Args:
+        groups: What each position belongs to, [positions].
+        trace: What was measured.
+        q_kind: "sampled" or "greedy" draft.
+        rng: Draws the bootstrap's prompts.
+    """
+    groups = np.asarray(groups)
+    accept = token_acceptance(trace, q_kind)
+    found: dict[str | int, tuple[Estimate, int]] = {}
+    for name in np.unique(groups):
+        inside = groups == name
+        sums = sums_by_prompt(accept * inside, trace), sums_by_prompt(inside, trace)
+        there = sums[1] > 0
+        found[name.item()] = ratio(sums[0][there], sums[1][there], rng), int(inside.sum())
+    return found
+
+
+def bins_of(values: NDArray[np.int32], bins: int = 8) -> NDArray[np.int64]:
+    """Return for each value the lower edge of its bin: edges grow by powers of two up to the largest value.
+
+    Acceptance changes fast where an output or its context is short and slowly where it is long.
+    """
+    edges = np.unique(np.concatenate(([0], 2 ** np.arange(31))))
+    used = edges[edges <= max(int(values.max(initial=0)), 1)][-bins:]
+    used[0] = min(used[0], int(values.min(initial=0)))
+    return np.asarray(used[np.searchsorted(used, values, side="right") - 1], np.int64)
+
+
+def category_metrics(trace: Trace, rounds: RoundCounts, q_kind: str, seed: int = 0) -> dict[str, dict[str, object]]:
+    """Return prompts, tokens per round and alpha of each category, with intervals; empty without categories.
+
+    Args:
+        trace: What was measured.
+        rounds: Its expected rounds of one draft length.
+        q_kind: "sampled" or "greedy" draft.
+        seed: Of the bootstrap.
+    """
+    rng = np.random.default_rng(seed)
+    measured = np.unique(trace.prompt)
+    category = np.array([trace.prompts[p].category for p in measured])
+    found: dict[str, dict[str, object]] = {}
+    alphas = alpha_by(trace.category, trace, q_kind, rng)
+    for name in np.unique(category[category != ""]):
+        inside = category == name
+        counts = rounds.counts[inside]
+        tokens = counts @ (1 + np.arange(rounds.k + 1))
+        found[str(name)] = {
+            "prompts": int(inside.sum()),
+            "tokens_per_round": ratio(tokens, counts.sum(1), rng),
+            "alpha": alphas[str(name)][0],
+        }
+    return found
+
+
+def surprise_gap(trace: Trace, rng: np.random.Generator) -> Estimate:
+    """Say whether text is the target's own: the mean of -ln p(x) less the entropy of p, in nats.
+
+    It is 0 for text drawn from p, above for text of another model or a higher temperature, below for a lower one. Means
+    nothing for greedy text. Tokens that top-k or top-p exclude are left out: see `excluded`.
+    """
+    allowed = ~excluded(trace)
+    gap = np.where(allowed, -trace.log_p.astype(np.float64) - trace.entropy_p, 0.0)
+    return ratio(sums_by_prompt(gap, trace), sums_by_prompt(allowed, trace), rng)
+
+
+def excluded(trace: Trace) -> NDArray[np.bool_]:
+    """Return where the text holds a token that the target's own law excludes, [positions].
+
+    Rounding puts a few there, at the edge of top-p; more say that the text is not the target's under this rule.
+    """
+    return np.isneginf(trace.log_p)

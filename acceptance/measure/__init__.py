@@ -1,0 +1,1 @@
+"""Measuring a pair: from prompts to a trace, and the check by the real loop."""

@@ -1,0 +1,1 @@
+"""Models through torch and transformers: loading, reading with a cache, the laws they give."""

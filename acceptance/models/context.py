@@ -1,0 +1,253 @@
+"""A model and what it has read of a batch of sequences: KV cache, ragged lengths, and rollback."""
+
+import inspect
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers.cache_utils import DynamicCache, DynamicSlidingWindowLayer
+
+if TYPE_CHECKING:
+    from .load import Model
+
+# Logits of one forward pass, in fp32: more columns than fit are read in several passes.
+LOGITS_BYTES = 128 * 2**20
+# Columns without any logits to keep still cost activations.
+MAX_COLUMNS = 1024
+# Share of dead columns in a ragged batch's cache above which it is packed anew.
+MAX_DEAD = 0.25
+
+# Families whose attention goes by columns without a sliding layer to say so.
+COLUMN_COUNTERS = ("gpt_neo", "mpt")
+# Disagreement between cached and plain reading, over the logits' own spread, that no rounding explains.
+MAX_DISAGREEMENT = 0.25
+
+Flags = NDArray[np.bool_]
+
+
+class Context:
+    """The cache holds one column for each column that was read; `live` says which of them count, row by row.
+
+    A rollback of a ragged batch leaves dead columns behind, masked out of attention; positions count live columns
+    alone. One sequence never has any: its cache is cut.
+    """
+
+    def __init__(self, model: "Model", rows: int, *, keep_hidden: bool = False) -> None:
+        """Begin with nothing read.
+
+        Args:
+            model: A causal language model.
+            rows: Sequences.
+            keep_hidden: Whether `hidden` holds the last hidden states of all columns of the last read.
+        """
+        self.model, self.keep_hidden = model, keep_hidden
+        self.hidden: torch.Tensor | None = None
+        config = model.module.config
+        self.live: Flags = np.zeros((rows, 0), bool)
+        self.cache = DynamicCache(config=config)
+        self.slides = any(isinstance(layer, DynamicSlidingWindowLayer) for layer in self.cache.layers)
+        if self.slides:
+            # A layer that has dropped what left its window cannot be rolled back; the mask still slides.
+            self.cache = DynamicCache()
+        self.slides = self.slides or config.model_type in COLUMN_COUNTERS
+        self.taken = inspect.signature(model.module.forward).parameters
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens that count, shape [rows]."""
+        return np.asarray(self.live.sum(1), np.int64)
+
+    @torch.inference_mode()
+    def read(self, tokens: torch.Tensor, valid: Flags, keep: int) -> torch.Tensor:
+        """Read further columns and return the logits of the last `keep`, [rows, keep, vocabulary], as the model's type.
+
+        Args:
+            tokens: Shape [rows, columns]; where not valid, any token.
+            valid: Which of them count, shape [rows, columns].
+            keep: 1..columns.
+        """
+        columns = tokens.shape[1]
+        widest = columns_a_chunk(len(tokens), self.model.vocabulary)
+        ahead = columns - keep
+        step = MAX_COLUMNS if "logits_to_keep" in self.taken else min(MAX_COLUMNS, widest)
+        breaks = self.breaks(valid)
+        self.hidden = None
+        parts, kept_parts = passes(0, ahead, step, breaks), passes(ahead, columns, widest, breaks)
+        if parts and ahead not in breaks and kept_parts[0].stop - parts[-1].start <= step:
+            # What nobody asks the logits of is read along with what they are asked of.
+            parts, kept_parts = parts[:-1], [slice(parts[-1].start, kept_parts[0].stop), *kept_parts[1:]]
+        for part in parts:
+            self.forward(tokens[:, part], valid[:, part], 1)
+        kept = [
+            self.forward(tokens[:, part], valid[:, part], part.stop - max(part.start, ahead)) for part in kept_parts
+        ]
+        return kept[0] if len(kept) == 1 else torch.cat(kept, dim=1)
+
+    def breaks(self, valid: Flags) -> list[int]:
+        """Return the columns before which a pass has to end.
+
+        A sliding window counts columns, so none may be dead between a row's own: a row that goes on behind padding
+        waits for the next pass, before which its columns are packed.
+        """
+        if not self.slides:
+            return []
+        before = self.lengths[:, None] + valid.cumsum(1) > 0
+        return [int(c) + 1 for c in np.flatnonzero((before[:, :-1] & ~valid[:, :-1] & valid[:, 1:]).any(0))]
+
+    def forward(self, tokens: torch.Tensor, valid: Flags, keep: int) -> torch.Tensor:
+        """One pass of the model over columns that follow those in the cache."""
+        if self.slides and (self.live[:, :-1] & ~self.live[:, 1:]).any():
+            self.pack(int(self.lengths.max()))
+        self.live = np.concatenate((self.live, valid), axis=1)
+        positions = np.maximum(self.live.cumsum(1)[:, -tokens.shape[1] :] - 1, 0)
+        mask = None if self.live.all() else torch.from_numpy(self.live).to(tokens.device).long()
+        return self.run(tokens, positions, mask, keep)
+
+    def run(
+        self, tokens: torch.Tensor, positions: NDArray[np.int64], mask: torch.Tensor | None, keep: int
+    ) -> torch.Tensor:
+        """Run the model over columns that follow those in its cache."""
+        optional: dict[str, Any] = {"logits_to_keep": min(keep, tokens.shape[1])}
+        optional["position_ids"] = torch.from_numpy(positions).to(tokens.device)
+        more = {"output_hidden_states": True} if self.keep_hidden else {}
+        found = self.model.module(
+            input_ids=tokens,
+            attention_mask=mask,
+            past_key_values=self.cache,
+            use_cache=True,
+            **{name: value for name, value in optional.items() if name in self.taken},
+            **more,
+        )
+        if self.keep_hidden:
+            last = found.hidden_states[-1]
+            self.hidden = last if self.hidden is None else torch.cat((self.hidden, last), dim=1)
+        return found.logits[:, -keep:, : self.model.vocabulary]
+
+    @torch.inference_mode()
+    def read_tree(self, tokens: torch.Tensor, parents: NDArray[np.int64]) -> torch.Tensor:
+        """Read a tree of tokens behind one sequence in one pass; each token sees the sequence and its own ancestors.
+
+        A tree may be read in several passes: its earlier nodes are then in the cache, in their order, and stay there
+        until `keep` says which of them count.
+
+        Args:
+            tokens: Of the nodes not read yet, the last of the tree, shape [1, new]; a parent before its children.
+            parents: Index of each node's parent, -1 for one that follows the sequence; of all nodes, shape [nodes].
+
+        Returns:
+            Logits behind every new node, [1, new, vocabulary].
+        """
+        new, nodes = tokens.shape[1], len(parents)
+        before = self.live.shape[1] - (nodes - new)
+        sees = np.eye(nodes, dtype=bool)
+        for node, parent in enumerate(parents):
+            if parent >= 0:
+                sees[node] |= sees[parent]
+        sees = sees[nodes - new :]
+        positions = before + sees.sum(1) - 1
+        mask = np.concatenate((np.ones((new, before), bool), sees), axis=1)
+        self.live = np.ones((1, before + nodes), bool)
+        self.hidden = None
+        dtype = self.model.module.dtype
+        hidden_from = torch.zeros(mask.shape, dtype=dtype).masked_fill(torch.from_numpy(~mask), torch.finfo(dtype).min)
+        return self.run(tokens, positions[None], hidden_from[None, None].to(tokens.device), new)
+
+    # What was read in inference mode may be changed nowhere else.
+    @torch.inference_mode()
+    def keep(self, before: int, columns: NDArray[np.int64]) -> None:
+        """Of one sequence, keep the first columns of the cache where they are, and of the others these alone.
+
+        Args:
+            before: How many stay.
+            columns: Of those behind them, in ascending order.
+        """
+        count, end = len(columns), before + len(columns)
+        first = int((columns == before + np.arange(count)).sum())  # in their places already
+        for layer in self.cache.layers:
+            if layer.is_initialized and first < count:
+                index = torch.from_numpy(columns[first:]).to(layer.keys.device)
+                for held in (layer.keys, layer.values):
+                    held[:, :, before + first : end] = held.index_select(2, index)
+        self.live = np.ones((1, self.live.shape[1]), bool)
+        self.roll_back(np.array([end]))
+
+    def roll_back(self, lengths: NDArray[np.int64]) -> None:
+        """Forget all but the first tokens of each row.
+
+        Args:
+            lengths: How many stay, at most those there are; shape [rows].
+        """
+        self.live = self.live & (self.live.cumsum(1) <= lengths[:, None])
+        used = int(np.flatnonzero(self.live.any(0)).max(initial=-1)) + 1
+        if used < self.live.shape[1]:
+            self.cache.crop(used - self.live.shape[1])
+            self.live = self.live[:, :used]
+        width = int(self.lengths.max(initial=0))
+        if width < used * (1 - MAX_DEAD):
+            self.pack(width)
+
+    def pack(self, width: int) -> None:
+        """Move the live columns of every row to the right, so that only padding on the left is dead."""
+        order = np.argsort(self.live, axis=1, kind="stable")[:, -width:]
+        self.live = np.take_along_axis(self.live, order, axis=1)
+        for layer in self.cache.layers:
+            if not layer.is_initialized:  # a layer that borrows another's keys has none of its own
+                continue
+            index = torch.from_numpy(order).to(layer.keys.device)[:, None, :, None]
+            layer.keys = layer.keys.gather(2, index.expand(-1, layer.keys.shape[1], -1, layer.keys.shape[3]))
+            layer.values = layer.values.gather(2, index.expand(-1, layer.values.shape[1], -1, layer.values.shape[3]))
+
+    def select(self, rows: NDArray[np.int64]) -> None:
+        """Keep only these rows of the batch, in this order."""
+        self.live = self.live[rows]
+        # On the processor: the layers of a model may be on several devices, and each takes such an index.
+        self.cache.batch_select_indices(torch.from_numpy(rows))
+
+
+@torch.inference_mode()
+def disagreement(model: "Model", *, rolling_back: bool) -> float:
+    """Return how far reading with padding and cache is from reading plainly: mean difference over the logits' spread.
+
+    Args:
+        model: Any causal language model.
+        rolling_back: Read wrong tokens between the right ones and roll back behind them.
+    """
+    rng = np.random.default_rng(0)
+    rows = [rng.integers(model.vocabulary, size=n).tolist() for n in (9, 6)]
+    context = Context(model, 2)
+    context.read(*padded([row[:-3] for row in rows], model.device), 1)
+    if rolling_back:
+        kept = context.lengths
+        wrong = torch.from_numpy(rng.integers(model.vocabulary, size=(2, 3))).to(model.device)
+        context.read(wrong, np.ones((2, 3), bool), 1)
+        context.roll_back(kept + np.array([0, 1]))
+        rows[1][-3] = int(wrong[1, 0])
+        last = [row[-3:] if i == 0 else row[-2:] for i, row in enumerate(rows)]
+    else:
+        last = [row[-3:] for row in rows]
+    tokens, valid = padded(last, model.device)
+    found = context.read(tokens, valid, 1)[:, 0].float()
+    plain = [model.module(torch.tensor([row], device=model.device)).logits[0, -1] for row in rows]
+    expected = torch.stack(plain)[:, : model.vocabulary].float()
+    return float((found - expected).abs().mean() / expected.std().clamp(min=1e-9))
+
+
+def columns_a_chunk(rows: int, vocabulary: int) -> int:
+    """Return how many columns of logits a pass may keep."""
+    return max(1, LOGITS_BYTES // (4 * rows * vocabulary))
+
+
+def passes(first: int, last: int, most: int, breaks: list[int]) -> list[slice]:
+    """Cut columns first..last into passes of at most so many, and at breaks."""
+    cuts = sorted({*range(first, last, most), *(b for b in breaks if first < b < last), last})
+    return [slice(a, b) for a, b in pairwise(cuts)]
+
+
+def padded(rows: list[list[int]], device: Any) -> tuple[torch.Tensor, Flags]:
+    """Return token lists as one batch, padded on the left: tokens and which are valid, [rows, longest]."""
+    longest = max(map(len, rows))
+    tokens = torch.tensor([[0] * (longest - len(row)) + row for row in rows], device=device)
+    valid = np.arange(longest) >= longest - np.array([len(row) for row in rows])[:, None]
+    return tokens, valid

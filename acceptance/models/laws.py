@@ -1,0 +1,99 @@
+"""From logits to laws and from laws to tokens, in torch: processors, sampling, the rule of acceptance (model §1)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .rule import SamplingRule
+
+
+def probabilities(logits: torch.Tensor, rule: SamplingRule) -> torch.Tensor:
+    """Return the law of the next token in fp32, whatever the logits are; a point mass where the rule is greedy.
+
+    Args:
+        logits: Shape [..., vocabulary].
+        rule: Temperature, top-k and top-p.
+    """
+    if rule.is_greedy:
+        return torch.nn.functional.one_hot(logits.argmax(-1), logits.shape[-1]).float()
+    scaled = logits.float() / rule.temperature
+    if 0 < rule.top_k < scaled.shape[-1]:
+        least = scaled.topk(rule.top_k).values[..., -1:]
+        scaled = scaled.masked_fill(scaled < least, -torch.inf)
+    law = scaled.softmax(-1)
+    if rule.top_p < 1:
+        ordered, order = law.sort(dim=-1, descending=True, stable=True)
+        left_out = cumulative(ordered) - ordered >= rule.top_p
+        law = law.masked_fill(left_out.scatter(-1, order, left_out), 0)
+        law = law / law.sum(-1, keepdim=True)
+    return law
+
+
+def draw(law: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+    """Draw one token from each law by inverting its distribution function.
+
+    Args:
+        law: Weights, shape [..., vocabulary]; need not sum to 1.
+        uniforms: Numbers in [0, 1), float64 where the device has it; shape [...].
+    """
+    below = cumulative(law.to(uniforms.dtype))
+    at = uniforms[..., None] * below[..., -1:]
+    # The first token whose cumulative weight lies above: never one of weight 0.
+    return torch.searchsorted(below, at, right=True)[..., 0].clamp(max=law.shape[-1] - 1)
+
+
+def cumulative(weights: torch.Tensor) -> torch.Tensor:
+    """Return sums up to each of the last axis, on the same device.
+
+    CUDA adds in an order that need not repeat, and torch's deterministic mode refuses it: there the processor adds.
+    """
+    if weights.is_cuda and torch.are_deterministic_algorithms_enabled():
+        return weights.cpu().cumsum(-1).to(weights.device)
+    return weights.cumsum(-1)
+
+
+def uniforms_like(logits: torch.Tensor, numbers: NDArray[np.float64]) -> torch.Tensor:
+    """Put uniform numbers on the device of the logits, in the widest float it has."""
+    widest = torch.float32 if logits.device.type == "mps" else torch.float64
+    # Rounded to fp32 the largest would become 1, and draw a token of weight 0.
+    return torch.from_numpy(numbers).to(logits.device, widest).clamp(max=1 - torch.finfo(widest).eps)
+
+
+def streams(seed: int, indices: Sequence[int]) -> list[np.random.Generator]:
+    """Return a random stream for each prompt, by its index: what it draws depends on no other prompt."""
+    return [np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(i,))) for i in indices]
+
+
+def acceptance(target: torch.Tensor, draft: torch.Tensor, drafted: torch.Tensor) -> torch.Tensor:
+    """Return min(1, p(x) / q(x)) for drafted tokens x ~ q (Leviathan et al. 2023, algorithm 1); shape [...].
+
+    Args:
+        target: p, shape [..., vocabulary].
+        draft: q that x was drawn from, same shape.
+        drafted: x, shape [...].
+    """
+    p, q = (law.gather(-1, drafted[..., None])[..., 0] for law in (target, draft))
+    return (p / q).clamp(max=1)
+
+
+def residual(target: torch.Tensor, draft: torch.Tensor) -> torch.Tensor:
+    """Return max(0, p - q), what a rejection is replaced from (same algorithm); not normalised.
+
+    Where rounding leaves nothing of it, p and q are equal and p is returned.
+    """
+    left = (target - draft).clamp(min=0)
+    return torch.where(left.sum(-1, keepdim=True) > 0, left, target)
+
+
+def entropy(law: torch.Tensor) -> torch.Tensor:
+    """Return -sum p ln p in nats over the last axis."""
+    return torch.special.entr(law).sum(-1)
+
+
+def rank(logits: torch.Tensor, token: torch.Tensor) -> torch.Tensor:
+    """Return how many tokens are preferred to this one, ties to the lower index; 0 is what argmax takes."""
+    own = logits.gather(-1, token[:, None])
+    index = torch.arange(logits.shape[-1], device=logits.device)
+    return ((logits > own) | ((logits == own) & (index < token[:, None]))).sum(-1)

@@ -1,0 +1,324 @@
+"""Models through torch and transformers: find a device, load a target and its draft, check that they fit together."""
+
+import inspect
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+
+from simulator.ground.artefacts import UserError
+from simulator.ground.dependency import Dependency, require
+
+from .context import MAX_DISAGREEMENT, disagreement
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+# Tokens that a model reads, and hidden values that are kept of it, to know it again in any precision.
+PROBE_TOKENS, PROBE_VALUES = 16, 32
+QUANTIZATIONS = {"8bit": {"load_in_8bit": True}, "4bit": {"load_in_4bit": True}}
+ACCELERATE = Dependency(import_name="accelerate", purpose="a model over several GPUs", extra="multi-gpu")
+BITSANDBYTES = Dependency(import_name="bitsandbytes", purpose="--quantization", extra="quantization")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """A causal language model.
+
+    vocabulary: logits that count; models pad their output beyond the tokenizer's tokens, each to a size of its own.
+    ends: tokens that end an output, as the model's own generation config says. graphs: whether single sequences are
+    read through CUDA graphs. own_stream: whether it works on a CUDA stream of its own when it drafts.
+    """
+
+    module: Any
+    vocabulary: int
+    ends: tuple[int, ...] = ()
+    graphs: bool = False
+    own_stream: bool = False
+
+    @property
+    def context_length(self) -> int:
+        """Tokens it can see at most."""
+        return getattr(self.module.config.get_text_config(), "max_position_embeddings", None) or 2**31
+
+    @property
+    def device(self) -> Any:
+        """Where its inputs go."""
+        return self.module.device
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """A target and its draft, and their tokenizers: one, unless the draft has another."""
+
+    target: Model
+    draft: Model
+    tokenizer: Any
+    draft_tokenizer: Any
+    device: str
+    dtype: str
+
+    @property
+    def same_vocabulary(self) -> bool:
+        """Whether a token means the same to both."""
+        return self.draft_tokenizer is self.tokenizer
+
+    @property
+    def context_lengths(self) -> tuple[int, int]:
+        """Tokens that the target and the draft can see at most; of one vocabulary, the shorter for both."""
+        ours, theirs = self.target.context_length, self.draft.context_length
+        return (min(ours, theirs),) * 2 if self.same_vocabulary else (ours, theirs)
+
+
+def pick_device(device: str) -> str:
+    """Resolve "auto", and refuse a device that torch does not know or have.
+
+    Raises:
+        UserError: Names the option, the device and what there is.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError):
+        there = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+        raise UserError(f"--device: {device!r} is not here, expected auto or one of {', '.join(there)}") from None
+    return device
+
+
+def pick_dtype(dtype: str, device: str) -> str:
+    """Resolve "auto": float32 on a CPU, bfloat16 elsewhere."""
+    if dtype != "auto":
+        return dtype
+    return "float32" if is_cpu(device) else "bfloat16"
+
+
+def is_cpu(device: str) -> bool:
+    """Say whether a device is the processor, by whatever index."""
+    return str(torch.device(device).type) == "cpu"
+
+
+def load_part(option: str, name: str, load: Callable[..., Any]) -> Any:
+    """Load a model or tokenizer from a folder, or from the hub as NAME or NAME@REVISION.
+
+    Raises:
+        UserError: One line: the option, the name, and the first line of what went wrong.
+    """
+    revision = None
+    if not os.path.isdir(name):  # noqa: PTH112
+        name, _, revision = name.partition("@")
+        if name.startswith((".", "/", "~")) or name.count("/") > 1:
+            raise UserError(f"{option} {name}: no such folder")
+    try:
+        return load(name, **({"revision": revision} if revision else {}))
+    except UserError:
+        raise
+    except Exception as error:  # transformers, safetensors and a model's own code raise what they like
+        reason = (str(error).strip() or type(error).__name__).partition("\n")[0]
+        raise UserError(f"{option} {name}: cannot be loaded ({reason})") from None
+
+
+def vocabulary_difference(target_tokenizer: Any, draft_tokenizer: Any) -> str:
+    """Say how many tokens two tokenizers have and on which they differ; empty when they map text to the same ids."""
+    ours, theirs = target_tokenizer.get_vocab(), draft_tokenizer.get_vocab()
+    if ours == theirs:
+        return ""
+    token = min(t for t in ours.keys() | theirs.keys() if ours.get(t) != theirs.get(t))
+    return f"{len(theirs)} and {len(ours)} tokens; {token!r} is {theirs.get(token)} and {ours.get(token)}"
+
+
+def load_tokenizers(target: str, draft: str, cross_tokenizer: bool) -> tuple[Any, Any]:
+    """Return the target's tokenizer and the draft's: the same object where their vocabularies are the same.
+
+    Raises:
+        UserError: One cannot be loaded, or they differ and `cross_tokenizer` was not asked for.
+    """
+
+    def load(name: str, **where: Any) -> Any:
+        return transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False, **where)
+
+    ours, theirs = load_part("--target", target, load), load_part("--draft", draft, load)
+    difference = vocabulary_difference(ours, theirs)
+    if difference and not cross_tokenizer:
+        raise UserError(
+            f"--draft {draft}: vocabulary differs from --target {target} ({difference}), expected the same tokenizer, "
+            "or --cross-tokenizer text for an approximation by strings"
+        )
+    if difference and not (ours.is_fast and theirs.is_fast):
+        raise UserError("--cross-tokenizer text: needs fast tokenizers, which know where in the text a token stands")
+    return ours, theirs if difference else ours
+
+
+def model_options(devices: Sequence[str], dtype: str, quantization: str | None) -> dict[str, Any]:
+    """Return what from_pretrained is told of precision and place.
+
+    Raises:
+        UserError: Quantization without a GPU, or a library that is missing.
+    """
+    device, options = devices[0], {"dtype": DTYPES[dtype]} | spread(devices)
+    if quantization is None:
+        return options
+    if not device.startswith("cuda"):
+        raise UserError(f"--quantization {quantization}: needs a CUDA device, but --device is {device}")
+    require(BITSANDBYTES)
+    how: dict[str, Any] = dict(QUANTIZATIONS[quantization])
+    if quantization == "4bit":
+        how["bnb_4bit_compute_dtype"] = DTYPES[dtype]
+    return {"device_map": {"": device}} | options | {"quantization_config": transformers.BitsAndBytesConfig(**how)}
+
+
+def spread(devices: Sequence[str]) -> dict[str, Any]:
+    """Return what from_pretrained is told to lay a model over several GPUs, layer by layer; nothing for one.
+
+    Raises:
+        UserError: The library that does it is missing.
+    """
+    if len(devices) == 1:
+        return {}
+    require(ACCELERATE)
+    chosen = {torch.device(d).index for d in devices}
+    free = {i: torch.cuda.mem_get_info(i)[0] if i in chosen else 0 for i in range(torch.cuda.device_count())}
+    return {"device_map": "balanced", "max_memory": free}
+
+
+def load_module(name: str, *, device: str, options: Mapping[str, Any], **where: Any) -> Any:
+    """Load a causal language model; never asks whether to run a stranger's code.
+
+    Raises:
+        ValueError: Its weights hold NaN or infinity.
+    """
+    load = transformers.AutoModelForCausalLM.from_pretrained
+    module = load(name, trust_remote_code=False, **options, **where).eval()
+    if "device_map" not in options:
+        module = module.to(device)
+    if not all(torch.isfinite(p).all() for p in module.parameters() if p.is_floating_point()):
+        raise ValueError("its weights hold NaN or infinity")
+    return module
+
+
+def load_pair(
+    target: str,
+    draft: str,
+    *,
+    device: str,
+    dtype: str,
+    quantization: str | None = None,
+    cross_tokenizer: bool = False,
+    target_devices: Sequence[str] = (),
+    draft_devices: Sequence[str] = (),
+) -> Pair:
+    """Load both models, and check that they share a vocabulary.
+
+    Args:
+        target: Folder or hub id, with @REVISION if not the newest.
+        draft: The same.
+        device: torch device, or "auto".
+        dtype: One of DTYPES, or "auto".
+        quantization: One of QUANTIZATIONS.
+        cross_tokenizer: Allow a draft with another tokenizer.
+        target_devices: Where the target goes, if not to `device`.
+        draft_devices: Where the draft goes, if not to `device`.
+
+    Raises:
+        UserError: A model cannot be loaded, or the vocabularies differ.
+    """
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    device = pick_device(device)
+    places = [[pick_device(d) for d in devices] or [device] for devices in (target_devices, draft_devices)]
+    dtype = pick_dtype(dtype, places[0][0])
+    options = [model_options(devices, dtype, quantization) for devices in places]
+    tokenizer, draft_tokenizer = load_tokenizers(target, draft, cross_tokenizer)
+
+    named = (("--target", target), ("--draft", draft))
+    modules = [
+        load_part(*both, partial(load_module, device=place[0], options=told))
+        for both, place, told in zip(named, places, options, strict=True)
+    ]
+    for both, module in zip(named, modules, strict=True):
+        check_cache(*both, module)
+    sizes = [vocabulary_of(m) for m in modules]
+    if tokenizer is draft_tokenizer:
+        sizes = [min(sizes)] * 2
+    ours, theirs = (
+        Model(module=m, vocabulary=size, ends=tuple(end_tokens(m))) for m, size in zip(modules, sizes, strict=True)
+    )
+    for both, model in zip(named, (ours, theirs), strict=True):
+        check_reading(*both, model)
+    return Pair(
+        target=ours,
+        draft=theirs,
+        tokenizer=tokenizer,
+        draft_tokenizer=draft_tokenizer,
+        device=places[0][0],
+        dtype=dtype,
+    )
+
+
+def check_cache(option: str, name: str, module: Any) -> None:
+    """Refuse a model that remembers what it read in a recurrent state: it can be neither padded nor rolled back.
+
+    Raises:
+        UserError: Names the option and the model.
+    """
+    layers = transformers.cache_utils.DynamicCache(config=module.config).layers
+    attends = all(isinstance(layer, transformers.cache_utils.DynamicLayer) for layer in layers)
+    takes_cache = "past_key_values" in inspect.signature(module.forward).parameters
+    if getattr(module, "_is_stateful", False) or not attends or not takes_cache:
+        kind = module.config.model_type
+        raise UserError(f"{option} {name}: {kind} keeps a recurrent state, expected a model of attention layers alone")
+
+
+def check_reading(option: str, name: str, model: Model) -> None:
+    """Refuse a model that reads otherwise with padding and a cache than without.
+
+    Raises:
+        UserError: Names the option and the model.
+    """
+    try:
+        found = disagreement(model, rolling_back=False)
+    except Exception as error:  # a model's own code raises what it likes
+        reason = (str(error).strip() or type(error).__name__).partition("\n")[0]
+        raise UserError(f"{option} {name}: cannot be read with a cache ({reason})") from None
+    if not found < MAX_DISAGREEMENT:
+        raise UserError(f"{option} {name}: reads otherwise with padding and a cache than without (by {found:.0%})")
+
+
+def vocabulary_of(module: Any) -> int:
+    """Return how many logits a model has."""
+    return int(module.config.get_text_config().vocab_size)
+
+
+def end_tokens(module: Any) -> list[int]:
+    """Token ids that end an output, as the model's own generation config says."""
+    ends = module.generation_config.eos_token_id
+    return [] if ends is None else list(ends) if isinstance(ends, Sequence) else [ends]
+
+
+def hidden_size_of(model: Model) -> int:
+    """Return the length of a model's hidden states."""
+    return int(model.module.config.get_text_config().hidden_size)
+
+
+def probe(model: Model) -> list[float]:
+    """Return what a model is known by: the first values of its hidden state behind a few fixed tokens."""
+    tokens = torch.from_numpy(np.random.default_rng(0).integers(model.vocabulary, size=(1, PROBE_TOKENS)))
+    with torch.inference_mode():
+        hidden = model.module(tokens.to(model.device), output_hidden_states=True).hidden_states[-1]
+    return [round(value, 4) for value in hidden[0, -1, :PROBE_VALUES].float().tolist()]
+
+
+def identity(model: Model) -> dict[str, Any]:
+    """Return what a model is known by in any precision, inflated or not: sizes, and what it makes of a fixed text."""
+    return {"hidden_size": hidden_size_of(model), "vocabulary": model.vocabulary, "probe": probe(model)}
+
+
+def strangeness(model: Model, known: Sequence[float]) -> float:
+    """Return how far a model is from the one that had this probe, over its size; 0 where rounding explains it."""
+    expected, found = np.array(known), np.array(probe(model))
+    apart = float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+    # Written so that NaN is strange.
+    return 0.0 if apart < MAX_DISAGREEMENT else apart

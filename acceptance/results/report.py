@@ -1,0 +1,251 @@
+"""What a benchmark found, for a terminal: a line a method, the fastest first."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from simulator.ground.command import table
+
+from .settings import BASELINE
+
+if TYPE_CHECKING:
+    from acceptance.bench.presets import Presets
+
+Summary = Mapping[str, Any]
+HEADINGS = (
+    "method",
+    "output",
+    "speedup",
+    "95 % interval",
+    "if v = 1",
+    "tokens/round",
+    "accepted",
+    "draft ms",
+    "verify ms",
+    "other ms",
+    "same",
+)
+
+
+def span(found: Mapping[str, Any] | None, digits: int = 2) -> str:
+    """Write an interval; nothing where there is none."""
+    ends = found and found["ci95"]
+    return f"[{ends[0]:.{digits}f}, {ends[1]:.{digits}f}]" if ends else ""
+
+
+def number(value: float | None, form: str = ".2f") -> str:
+    """Write a number that may be missing."""
+    return "-" if value is None else format(value, form)
+
+
+def by_speed(summaries: Sequence[Summary]) -> list[Summary]:
+    """Return the summaries, the fastest first; those without a speed last."""
+    return sorted(summaries, key=lambda s: (s["speedup"] is None, -(s["speedup"] or {"value": 0})["value"]))
+
+
+def speed_is_told(summary: Summary) -> bool:
+    """Whether a speed may be printed: of a lossy method never without what it does to the output."""
+    delta = summary["quality_delta"]["mean_logp_nats"]
+    return summary["speedup"] is not None and (summary["is_exact"] or delta is not None)
+
+
+def output_text(summary: Summary) -> str:
+    """Say whether a method keeps the output's law, or that it did not run."""
+    if not summary["runs_ok"]:
+        return "failed" if summary["runs_error"] else "skipped"
+    return "exact" if summary["is_exact"] else "lossy"
+
+
+def delta_text(found: Mapping[str, Any] | None, digits: int, scale: float = 1) -> str:
+    """Write a difference to the baseline with its interval."""
+    if found is None:
+        return ""
+    if found["ci95"] is None and not found["value"]:
+        return "no difference"
+    words = f"{scale * found['value']:+.{digits}f}"
+    if found["ci95"] is None:
+        return f"{words} (no interval)"
+    low, high = sorted(scale * end for end in found["ci95"])
+    return f"{words} [{low:+.{digits}f}, {high:+.{digits}f}]"
+
+
+def next_token_text(summary: Summary) -> str:
+    """Write by how many points a method's next tokens are righter than the baseline's, and of how many."""
+    found = delta_text(summary["exact_match_delta"], 1, 100)
+    return f"{found} in {summary['exact_match']['trials']} trials" if found else ""
+
+
+def row_of(summary: Summary) -> tuple[str, ...]:
+    """Return the line of one method, without what it does to quality."""
+    tau, rate, ms = summary["tokens_per_round"], summary["draft_acceptance_rate"], summary["round_ms"]
+    told, same = speed_is_told(summary), summary["identical"]
+    return (
+        summary["method"],
+        output_text(summary),
+        f"{summary['speedup']['value']:.2f}x" if told else "-",
+        span(summary["speedup"]) if told and summary["algorithm"] != BASELINE else "",
+        "" if summary["algorithm"] == BASELINE or not told else f"{number(summary['closed_form_ideal'])}x",
+        number(tau and tau["value"]),
+        number(rate and rate["value"], ".0%"),
+        number(ms and ms["draft"]),
+        number(ms and ms["verify"]),
+        number(ms and ms["sample"] + ms["kv"] + ms["other"]),
+        f"{same['same']}/{same['of']}" if same["of"] else "",
+    )
+
+
+def quality_columns(summaries: Sequence[Summary]) -> list[tuple[str, ...]]:
+    """Return headings and cells of what lossy methods do to the output; of nothing where there is none."""
+    if all(s["is_exact"] for s in summaries):
+        return [() for _ in range(len(summaries) + 1)]
+    deltas: dict[str, Callable[[Summary], str]] = {
+        "log p a token": lambda s: delta_text(s["quality_delta"]["mean_logp_nats"], 3)
+    }
+    if any(s["tv_per_position"] for s in summaries):
+        # Greedy, each position that is not the target's first choice is a total variation of 1.
+        deltas["TV a position"] = lambda s: delta_text(s["quality_delta"]["argmax_share"], 3, -1)
+    if any(s["exact_match_delta"] for s in summaries):
+        deltas["next token, points"] = next_token_text
+    rows = [tuple("" if s["is_exact"] else write(s) for write in deltas.values()) for s in by_speed(summaries)]
+    return [tuple(deltas), *rows]
+
+
+def text(parameters: Mapping[str, Any], summaries: Sequence[Summary]) -> str:
+    """Return the table and what belongs beside it.
+
+    Args:
+        parameters: Of the header.
+        summaries: Of the methods.
+    """
+    rows = [HEADINGS, *(row_of(s) for s in by_speed(summaries))]
+    wide = [(*row, *more) for row, more in zip(rows, quality_columns(summaries), strict=True)]
+    left = (0, 1, *range(len(HEADINGS), len(wide[0])))
+    return "\n".join([heading(parameters, summaries), "", table(wide, left=left), *notes(summaries)])
+
+
+def heading(parameters: Mapping[str, Any], summaries: Sequence[Summary]) -> str:
+    """Say what was measured."""
+    plain = next((s for s in summaries if s["algorithm"] == BASELINE), None)
+    rule = f"temperature {parameters['temperature']:g}" if parameters["temperature"] else "greedy"
+    words = [
+        f"{parameters['prompt_count']} prompts",
+        f"{parameters['runs']} run{'s' if parameters['runs'] > 1 else ''}",
+        f"up to {parameters['max_new_tokens']} tokens",
+        rule,
+        f"batch {parameters['batch_size']}",
+        f"{parameters['device']}, {parameters['dtype']}",
+    ]
+    if parameters.get("inflate_target", 1) != 1:
+        words.append(f"target inflated {parameters['inflate_target']:g} times")
+    if plain and plain["tokens_per_s"]:
+        words.append(f"baseline {plain['tokens_per_s']:.1f} tokens/s")
+    if plain and plain["exact_match"]:
+        match = plain["exact_match"]
+        words.append(
+            f"next token of the common prefix right {match['matched']}/{match['trials']} ({match['value']:.1%})"
+        )
+    return ", ".join(words)
+
+
+def notes(summaries: Sequence[Summary]) -> list[str]:
+    """Say what went wrong, and what the columns mean."""
+    lines = []
+    for s in summaries:
+        if s["is_exact"] and s["identical"]["same"] < s["identical"]["of"]:
+            lines.append(apart_text(s))
+        if s["runs_error"]:
+            lines.append(f"{s['method']}: {s['runs_error']} failed ({s['first_reason']})")
+        if s["runs_skipped"]:
+            lines.append(f"{s['method']}: skipped ({s['first_reason']})")
+    lines += meanings(summaries)
+    return ["", *lines] if lines else []
+
+
+def meanings(summaries: Sequence[Summary]) -> list[str]:
+    """Say what needs a word."""
+    lines = []
+    others = [s for s in summaries if s["algorithm"] != BASELINE and s["speedup"]]
+    if others and not any(s["speedup"]["ci95"] for s in others):
+        lines.append("too few prompts for intervals")
+    if any(not s["is_exact"] and s["runs_ok"] for s in summaries):
+        lines.append("log p: of the target, mean over tokens in nats, less that of plain decoding's output")
+    if any(not s["is_exact"] and s["tv_per_position"] for s in summaries):
+        lines.append(
+            "TV: total variation of the law emitted from and the target's, both greedy, mean over the output, "
+            "less that of plain decoding's output (rounding)"
+        )
+    if any(s["exact_match_delta"] for s in summaries):
+        lines.append(
+            "next token: on the prefix that output and true text have in common and one token on, share that is right, "
+            "less plain decoding's"
+        )
+    if any(s["energy_net_j_per_token"] is not None for s in summaries):
+        lines.append(energy_text(summaries))
+    if others:
+        lines.append("if v = 1: tokens a round over draft + one step of plain decoding, all else free")
+    return lines
+
+
+def energy_text(summaries: Sequence[Summary]) -> str:
+    """Say what a token of each method takes beyond idling."""
+    counted = [s for s in by_speed(summaries) if s["energy_net_j_per_token"] is not None]
+    each = ", ".join(f"{s['method']} {s['energy_net_j_per_token']:.3g}" for s in counted)
+    reliable = all(s["energy_is_reliable"] for s in counted)
+    doubt = "" if reliable else "; not reliable, of windows under 2 s (more --max-new-tokens makes them longer)"
+    return f"J a token beyond idling: {each}{doubt}"
+
+
+def apart_text(summary: Summary) -> str:
+    """Say how many greedy outputs of an exact method are not plain decoding's, and why."""
+    same = summary["identical"]
+    low, high = same["ci95"]
+    words = [f"{same['rounding']} by rounding"]
+    words += [f"{same['bug']} by more than rounding: please report it"] if same["bug"] else []
+    words += [f"{same['unchecked']} unchecked"] if same["unchecked"] else []
+    apart = same["of"] - same["same"]
+    return (
+        f"{summary['method']}: {apart} outputs differ from plain decoding's, {', '.join(words)} "
+        f"(the same: {same['same'] / same['of']:.0%} [{low:.0%}, {high:.0%}])"
+    )
+
+
+def forecast_text(parameters: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    """Return what a run would take.
+
+    Args:
+        parameters: What decides its numbers.
+        found: Of `forecast.forecast_run`.
+    """
+    rows: list[tuple[str, ...]] = [("method", "s/output", "in all", "")]
+    for m in found["methods"]:
+        total = "-" if m["total_s"] is None else duration(m["total_s"])
+        rows.append((m["method"], number(m["output_s"], ".3g"), total, m["reason"] or ""))
+    plan = (
+        f"{found['prompts']} prompts in {found['batches']} batches x {found['runs']} runs x "
+        f"{sum(m['reason'] is None for m in found['methods'])} methods = {found['decodings']} decodings, "
+        f"up to {parameters['max_new_tokens']} tokens each"
+    )
+    start, warm_up, total = (duration(found[name]) for name in ("start_s", "warm_up_s", "total_s"))
+    estimate = f"estimate: {total}, of them {start} to load and {warm_up} to warm up"
+    return "\n".join([plan, "", table(rows, left=(0, 3)), "", estimate])
+
+
+def duration(seconds: float) -> str:
+    """Write a time, in minutes from two of them on."""
+    return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
+
+
+def presets_text(presets: "Presets") -> str:
+    """Return what a file of presets holds."""
+    lines = [f"{presets.path}:"]
+    for name, options in presets.models.items():
+        lines.append(f"model {name}: {pairs(options)}")
+    for name, arm in presets.methods.items():
+        lines.append(f"method {name}: {pairs({'method': arm.method} | dict(arm.knobs))}")
+    for name, options in presets.experiments.items():
+        lines.append(f"experiment {name}: {pairs(options)}")
+    return "\n".join(lines)
+
+
+def pairs(options: Mapping[str, Any]) -> str:
+    """Write options in one line."""
+    return "  ".join(f"{key}={value}" for key, value in options.items())

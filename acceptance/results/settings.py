@@ -1,0 +1,132 @@
+"""What a benchmark of decoding methods is told: arms, repeats, and the knobs that methods read."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from acceptance.models.rule import SamplingRule
+from simulator.ground.artefacts import UserError
+
+BASELINE = "baseline"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Knob:
+    """A number that methods read: its range, its default (`decoders.method.Options`), and what it is."""
+
+    low: float
+    high: float
+    default: float | None
+    about: str
+    whole: bool = True
+
+
+KNOBS = {
+    "k": Knob(low=1, high=1024, default=4, about="Draft length; of a tree its depth."),
+    "min_k": Knob(low=1, high=1024, default=1, about="Shortest draft of the adaptive controller."),
+    "max_k": Knob(low=1, high=1024, default=8, about="Longest draft of the adaptive controller."),
+    "target_acceptance": Knob(
+        low=0, high=1, default=0.7, whole=False, about="Acceptance the adaptive controller aims at."
+    ),
+    "least_confidence": Knob(
+        low=0, high=1, default=0.4, whole=False, about="A draft stops where its largest probability is below this."
+    ),
+    "parallel_branches": Knob(low=1, high=4096, default=8, about="Nodes that a tree expands at a time."),
+    "branch_prune_threshold": Knob(
+        low=0, high=1, default=0.0, whole=False, about="Least probability of a branch over the largest beside it."
+    ),
+    "tree_budget": Knob(low=1, high=4096, default=32, about="Nodes of a tree."),
+    "ngram": Knob(low=2, high=16, default=3, about="Longest n-gram, context and token."),
+    "filler_top_k": Knob(low=1, high=1024, default=3, about="Tokens an n-gram store learns at each position."),
+    "rank": Knob(low=1, high=2**20, default=5, about="Rank in the target that top-k agreement accepts."),
+    "typical_p": Knob(low=0, high=1, default=0.1, whole=False, about="epsilon of min(epsilon, sqrt(epsilon) exp(-H))."),
+    "tau": Knob(low=0, high=1, default=0.5, whole=False, about="Draft confidence that the confidence rule accepts."),
+    "fuzziness": Knob(low=1, high=100, default=1.5, whole=False, about="Factor on p/q in the fuzzy rule."),
+    "judge_threshold": Knob(
+        low=0, high=1, default=None, whole=False, about="Judged importance from which a mismatch is refused."
+    ),
+}
+# What each method reads of them.
+_TREE = ("k", "parallel_branches", "tree_budget")
+_NGRAM = ("k", "ngram")
+KNOBS_OF: dict[str, tuple[str, ...]] = {
+    BASELINE: (),
+    "speculative": ("k",),
+    "adaptive": ("k", "min_k", "max_k", "target_acceptance"),
+    "heuristic": (),
+    "confidence-stop": ("k", "least_confidence"),
+    "ngram": (*_NGRAM, "filler_top_k"),
+    "anpd": _NGRAM,
+    "prompt-lookup": _NGRAM,
+    "specexec": (*_TREE, "branch_prune_threshold"),
+    "medusa": ("k",),
+    "medusa-tree": ("k", "tree_budget"),
+    "eagle": ("k",),
+    "eagle-tree": _TREE,
+    "topk": ("k", "rank"),
+    "typical": ("k", "typical_p"),
+    "confidence": ("k", "tau"),
+    "fuzzy": ("k", "fuzziness"),
+    "autojudge": ("k", "judge_threshold"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arm:
+    """One column of the comparison: a method under a name of its own, and the knobs that differ from the defaults.
+
+    Raises:
+        UserError: A knob out of range.
+    """
+
+    name: str
+    method: str
+    knobs: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, value in self.knobs.items():
+            check_knob(option_of(name), KNOBS[name], value)
+        low, high = (self.knobs.get(name, KNOBS[name].default) for name in ("min_k", "max_k"))
+        if low is not None and high is not None and low > high:
+            raise UserError(f"--min-k: {low} is above --max-k, expected 1 to {high}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What is measured, and how often.
+
+    arms: the baseline among them. rule: what the target samples from. max_new_tokens: budget of each output. runs:
+    repeats of everything. batch_size: prompts at a time. seed: of sampling and of the order in which arms take turns.
+    """
+
+    arms: tuple[Arm, ...]
+    rule: SamplingRule
+    max_new_tokens: int = 128
+    runs: int = 1
+    batch_size: int = 1
+    seed: int = 0
+
+
+def check_knob(label: str, knob: Knob, value: float) -> None:
+    """Refuse a value that is not allowed.
+
+    Raises:
+        UserError: Names the option or key.
+    """
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or (knob.whole and not isinstance(value, int)) or not knob.low <= value <= knob.high:
+        kind = "a whole number" if knob.whole else "a number"
+        raise UserError(f"{label}: {value!r} is not allowed, expected {kind} from {knob.low:g} to {knob.high:g}")
+
+
+def option_of(name: str) -> str:
+    """Return how a knob is spelled on the command line."""
+    return "--" + name.replace("_", "-")
+
+
+def config_sha256(parameters: Mapping[str, Any]) -> str:
+    """Return the hash of everything that decides the numbers."""
+    text = json.dumps(parameters, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()

@@ -1,0 +1,330 @@
+"""From records to one summary a method: paired speedup with intervals over prompts, where a round's time goes.
+
+Runs no model. A unit is what was decoded together: a prompt, or a batch of them. Method and baseline are compared on
+the units and runs that both of them did; units are drawn anew for the intervals, runs of a unit never apart.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from acceptance.estimate.estimators import MIN_PROMPTS, Estimate, bootstrap, interval95
+
+from .records import PHASES, SCHEMA_VERSION, SUMMARY, VERDICTS, latest, ratio
+from .settings import BASELINE
+
+Floats = NDArray[np.float64]
+Unit = tuple[int, int]
+TIMES = ("total_s", "decode_s", *(f"{name}_s" for name in PHASES), "energy_j", "energy_net_j")
+COUNTS = ("tokens", "rounds", "drafted", "accepted", "passes", "overruled")
+TREE = ("nodes", "depths", "leaves", "pruned", "looked_at", "tree_rounds")
+JUDGE = ("judged", "kept", "fallbacks", "judge_drafted")
+QUALITY = ("mean_logp_nats", "mean_rank", "argmax_share")
+# steps, step_passes: of the batch, in which a row takes part until it ends; a step drafts as long as any row does.
+# seen: tokens whose quality is known. matched, trials: next tokens behind the true text of a task, those that were the
+# true ones and all.
+COLUMNS = (*TIMES, *COUNTS, *TREE, *JUDGE, "steps", "step_passes", "seen", *QUALITY, "matched", "trials")
+AT = {name: column for column, name in enumerate(COLUMNS)}
+Z95 = 1.959963984540054
+# Rounding of sums that are the same in another order.
+NO_WIDTH = 1e-12
+
+
+def summarise(records: Iterable[Mapping[str, Any]], seed: int) -> list[dict[str, Any]]:
+    """Return a summary of each method, the baseline's first, the others by name.
+
+    Args:
+        records: Of a file, in its order.
+        seed: Of the bootstrap: every method draws the same units.
+    """
+    by_method: dict[str, list[Mapping[str, Any]]] = {}
+    for record in sorted(latest(records), key=lambda r: (r["run"], r["prompt_index"])):
+        by_method.setdefault(record["method"], []).append(record)
+    plain = next((rows for rows in by_method.values() if rows[0]["algorithm"] == BASELINE), [])
+    names = sorted(by_method, key=lambda name: (by_method[name][0]["algorithm"] != BASELINE, name))
+    return [summary_of(by_method[name], plain, seed) for name in names]
+
+
+def summary_of(rows: Sequence[Mapping[str, Any]], plain: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
+    """Return the summary of one method beside the baseline's records."""
+    ok = [r for r in rows if r["status"] == "ok"]
+    reasons = [r["error"] for r in rows if r["error"]]
+    head = {"kind": SUMMARY, "schema_version": SCHEMA_VERSION}
+    head |= {name: rows[0][name] for name in ("method", "algorithm", "is_exact")}
+    head |= {f"runs_{status}": sum(r["status"] == status for r in rows) for status in ("ok", "error", "skipped")}
+    head |= {"first_reason": reasons[0] if reasons else None}
+    head |= {"prompts": len({r["prompt_index"] for r in ok})}
+    mine, theirs = units_of(ok), units_of([r for r in plain if r["status"] == "ok"])
+    return head | alone(ok, mine, seed) | against(mine, theirs, seed)
+
+
+def units_of(records: Sequence[Mapping[str, Any]]) -> dict[Unit, Floats]:
+    """Return sums over the rows of each unit and run; units of which a row is missing are left out."""
+    rows: dict[Unit, list[Mapping[str, Any]]] = {}
+    for record in records:
+        rows.setdefault((record["batch_index"], record["run"]), []).append(record)
+    return {unit: sums(found) for unit, found in sorted(rows.items()) if len(found) == found[0]["batch_size"]}
+
+
+def sums(rows: Sequence[Mapping[str, Any]]) -> Floats:
+    """Return the columns of one unit: times of the batch, counts of all its rows."""
+    times = dict.fromkeys(TIMES, 0.0)
+    first = rows[0]
+    times |= {name: first[name] or 0.0 for name in ("total_s", "decode_s", "energy_j", "energy_net_j")}
+    times |= {f"{name}_s": first[f"{name}_ms"] / 1e3 for name in PHASES}
+    counts = {
+        "tokens": sum(r["generated_tokens"] for r in rows),
+        "rounds": sum(len(r["rounds"]["drafted"]) for r in rows),
+    }
+    for name, source in (("drafted",) * 2, ("accepted",) * 2, ("passes", "draft_passes"), ("overruled",) * 2):
+        counts[name] = sum(sum(r["rounds"][source]) for r in rows)
+    seen = [r for r in rows if r["quality"]]
+    steps = {
+        "steps": max(len(r["rounds"]["drafted"]) for r in rows),
+        "step_passes": sum(map(max, zip_longest(*(r["rounds"]["draft_passes"] for r in rows), fillvalue=0))),
+        "seen": sum(r["generated_tokens"] for r in seen),
+    }
+    found = times | counts | tree_sums(rows) | judge_sums(rows) | steps
+    matches = [r["exact_match"] for r in rows if r["exact_match"]]
+    found |= {name: sum(m[name] for m in matches) for name in ("matched", "trials")}
+    for name in QUALITY:
+        found[name] = sum(r["quality"][name] * r["generated_tokens"] for r in seen)
+    return np.array([found[name] for name in COLUMNS], np.float64)
+
+
+def tree_sums(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Return sums over the rounds that drafted trees."""
+    rounds = [r["rounds"] for r in rows if r["tree"]]
+    sources = {"nodes": "drafted", "depths": "depth", "leaves": "leaves", "pruned": "pruned"}
+    found = {name: sum(sum(r[source]) for r in rounds) for name, source in sources.items()}
+    found["looked_at"] = found["nodes"] + found["pruned"] + sum(sum(r["over_budget"]) for r in rounds)
+    return found | {"tree_rounds": sum(len(r["drafted"]) for r in rounds)}
+
+
+def judge_sums(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Return sums over what a trained judge decided."""
+    decided = [r["judge"] for r in rows if r["judge"]]
+    found = {name: sum(j[name] for j in decided) for name in ("judged", "kept", "fallbacks")}
+    return found | {"judge_drafted": sum(sum(r["rounds"]["drafted"]) for r in rows if r["judge"])}
+
+
+def by_unit(units: Mapping[Unit, Floats], keys: Iterable[Unit]) -> Floats:
+    """Add up the runs of each unit, [units, columns]."""
+    found: dict[int, Floats] = {}
+    for key in keys:
+        found[key[0]] = found.get(key[0], np.zeros(len(COLUMNS))) + units[key]
+    return np.array([found[i] for i in sorted(found)]).reshape(-1, len(COLUMNS))
+
+
+def estimate(columns: Floats, seed: int, formula: Any) -> dict[str, Any] | None:
+    """Return a number made of sums, and its interval over units drawn anew; None where it is not defined.
+
+    Args:
+        columns: What each unit contributes, [units, n]: pairs of what is divided and what by. Units with nothing to
+            divide by say nothing, and are not counted.
+        seed: Of the bootstrap.
+        formula: Takes sums, [n, ...], and returns numbers, [...].
+    """
+    columns = columns[(columns[:, 1::2] > 0).all(1)]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        value = float(formula(columns.sum(0))) if len(columns) else float("nan")
+        if not np.isfinite(value):
+            return None
+        if len(columns) < MIN_PROMPTS:
+            return Estimate(value=value, ci95=None).as_json()
+        drawn = formula(bootstrap(columns, np.random.default_rng(seed)).T)
+    return Estimate(value=value, ci95=interval95(drawn, len(columns))).as_json()
+
+
+def quotient(names: tuple[str, str], rows: Floats, seed: int) -> dict[str, Any] | None:
+    """Return the sum of one column over that of another, with its interval."""
+    return estimate(rows[:, [AT[n] for n in names]], seed, lambda s: s[0] / s[1])
+
+
+def alone(ok: Sequence[Mapping[str, Any]], units: Mapping[Unit, Floats], seed: int) -> dict[str, Any]:
+    """Return what a method says without the baseline."""
+    rows = by_unit(units, units)
+    total = dict(zip(COLUMNS, rows.sum(0).tolist(), strict=True))
+    peaks = [r["memory_peak_bytes"] for r in ok if r["memory_peak_bytes"] is not None]
+    trees = [r["tree"] for r in ok if r["tree"]]
+    # Of outputs that were compared with the baseline's greedy ones: where sampled, the law is not a point mass.
+    is_greedy = any(r["identical_to_baseline"] is not None for r in ok)
+    return {
+        "tokens": int(total["tokens"]),
+        "tokens_per_s": ratio(total["tokens"], total["total_s"]),
+        "ttft_s_median": float(np.median([r["ttft_s"] for r in ok])) if ok else None,
+        "tokens_per_round": quotient(("tokens", "rounds"), rows, seed),
+        "draft_acceptance_rate": quotient(("accepted", "drafted"), rows, seed),
+        "target_calls_per_token": ratio(total["rounds"], total["tokens"]),
+        "draft_calls_per_token": ratio(total["passes"], total["tokens"]),
+        "overruled_per_token": ratio(total["overruled"], total["tokens"]),
+        "tree": tree_of(trees, rows, seed) if trees else None,
+        "judge": judge_of(rows, seed) if any(r["judge"] for r in ok) else None,
+        "round_ms": {n: 1e3 * total[f"{n}_s"] / total["steps"] for n in PHASES[1:]} if total["steps"] else None,
+        "phase_share": {n: total[f"{n}_s"] / total["total_s"] for n in PHASES} if total["total_s"] else None,
+        "prefill_ms": 1e3 * total["prefill_s"] / len(units) if units else None,
+        "draft_pass_ms": ratio(1e3 * total["draft_s"], total["step_passes"]),
+        "identical": identical(ok),
+        "quality": {n: ratio(total[n], total["seen"]) for n in QUALITY} if total["seen"] else None,
+        "tv_per_position": total_variation(rows, seed) if is_greedy else None,
+        "exact_match": next_tokens(rows, total, seed),
+        "memory_peak_bytes": max(peaks, default=None),
+        **energy_of([r for r in ok if r["batch_row"] == 0], total),
+    }
+
+
+def identical(ok: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return how many greedy outputs are the baseline's, Wilson's interval of their share, what the others are put to.
+
+    Outputs of a lossy method that differ are put to nothing.
+    """
+    compared = [r for r in ok if r["identical_to_baseline"] is not None]
+    same = sum(r["identical_to_baseline"] for r in compared)
+    apart = [r for r in compared if r["is_exact"] and not r["identical_to_baseline"]]
+    verdicts = [r["first_divergence"]["verdict"] if r["first_divergence"] else "unchecked" for r in apart]
+    counts = {verdict: verdicts.count(verdict) for verdict in VERDICTS}
+    return {"same": same, "of": len(compared), "ci95": wilson95(same, len(compared))} | counts
+
+
+def wilson95(successes: int, trials: int) -> list[float] | None:
+    """Return Wilson's interval of a share; None without trials."""
+    if not trials:
+        return None
+    share, z2 = successes / trials, Z95 * Z95
+    middle = (share + z2 / (2 * trials)) / (1 + z2 / trials)
+    half = Z95 / (1 + z2 / trials) * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials * trials))
+    return [max(0.0, middle - half), min(1.0, middle + half)]
+
+
+def tree_of(trees: Sequence[Mapping[str, Any]], rows: Floats, seed: int) -> dict[str, Any]:
+    """Return what a method's trees were like, mean over rounds."""
+    return {
+        "nodes_per_round": quotient(("nodes", "tree_rounds"), rows, seed),
+        "depth": quotient(("depths", "tree_rounds"), rows, seed),
+        "effective_parallelism": quotient(("leaves", "tree_rounds"), rows, seed),
+        "max_active_branches": max(t["max_active_branches"] for t in trees),
+        "branch_prune_rate": quotient(("pruned", "looked_at"), rows, seed),
+    }
+
+
+def judge_of(rows: Floats, seed: int) -> dict[str, Any]:
+    """Return what a trained judge did."""
+    return {
+        "judged": int(rows[:, AT["judged"]].sum()),
+        "judge_accept_rate": quotient(("kept", "judged"), rows, seed),
+        "target_fallback_rate": quotient(("fallbacks", "judge_drafted"), rows, seed),
+    }
+
+
+def total_variation(rows: Floats, seed: int) -> dict[str, Any] | None:
+    """Return the total variation a position of the law emitted from and the target's, both point masses (greedy).
+
+    The baseline's own is not 0 in half precision, where several tokens read at once round otherwise than one by one.
+    """
+    return estimate(rows[:, [AT["argmax_share"], AT["seen"]]], seed, lambda s: 1 - s[0] / s[1])
+
+
+def next_tokens(rows: Floats, total: Mapping[str, float], seed: int) -> dict[str, Any] | None:
+    """Return the share of next tokens behind a task's true text that were the true ones, and how many those were."""
+    found = quotient(("matched", "trials"), rows, seed)
+    return found and spread_only(found) | {name: int(total[name]) for name in ("matched", "trials")}
+
+
+def spread_only(found: dict[str, Any]) -> dict[str, Any]:
+    """Take away an interval of no width: units that are all alike do not tell how far others would be apart."""
+    ends = found["ci95"]
+    return found | {"ci95": None} if ends and ends[1] - ends[0] <= NO_WIDTH else found
+
+
+def energy_of(firsts: Sequence[Mapping[str, Any]], total: Mapping[str, float]) -> dict[str, Any]:
+    """Return energy a token, with idle power and without; None unless all of it was counted."""
+    found = {
+        f"{name}_per_token": ratio(total[name], total["tokens"])
+        if firsts and all(r[name] is not None for r in firsts)
+        else None
+        for name in ("energy_j", "energy_net_j")
+    }
+    flags = [r["energy_is_reliable"] for r in firsts]
+    return found | {"energy_is_reliable": all(flags) if flags and None not in flags else None}
+
+
+def against(mine: Mapping[Unit, Floats], theirs: Mapping[Unit, Floats], seed: int) -> dict[str, Any]:
+    """Return how a method compares with the baseline on the units and runs that both did."""
+    both = [unit for unit in mine if unit in theirs]
+    rows, plain = by_unit(mine, both), by_unit(theirs, both)
+    return {
+        "compared_units": len(rows),
+        "speedup": speedup(rows, plain, "total_s", seed),
+        "speedup_decode": speedup(rows, plain, "decode_s", seed),
+        "time_ratio": ratio(float(plain[:, AT["total_s"]].sum()), float(rows[:, AT["total_s"]].sum())),
+        **each_prompt(rows, plain),
+        "quality_delta": {name: delta(rows, plain, (name, "seen"), seed) for name in QUALITY},
+        "exact_match_delta": delta(rows, plain, ("matched", "trials"), seed),
+        **costs(rows.sum(0), plain.sum(0)),
+    }
+
+
+def speedup(rows: Floats, plain: Floats, time: str, seed: int) -> dict[str, Any] | None:
+    """Return the baseline's time a token over the method's; outputs of one length make it the ratio of times."""
+    columns = [AT[time], AT["tokens"]]
+    pairs = np.concatenate((plain[:, columns], rows[:, columns]), axis=1)
+    return estimate(pairs, seed, lambda s: (s[0] / s[1]) / (s[2] / s[3]))
+
+
+def each_prompt(rows: Floats, plain: Floats) -> dict[str, Any]:
+    """Return two figures as others print them: the median of units' own speedups, and the ratio of mean rates."""
+    if not len(rows):
+        return {"speedup_median": None, "ratio_of_mean_rates": None}
+    mine, theirs = (r[:, AT["tokens"]] / r[:, AT["total_s"]] for r in (rows, plain))
+    return {
+        "speedup_median": float(np.median(mine / theirs)),
+        "ratio_of_mean_rates": float(mine.mean() / theirs.mean()),
+    }
+
+
+def delta(rows: Floats, plain: Floats, names: tuple[str, str], seed: int) -> dict[str, Any] | None:
+    """Return a mean of the method's less the baseline's: the sum of one column over that of another, both sides."""
+    columns = [AT[name] for name in names]
+    pairs = np.concatenate((rows[:, columns], plain[:, columns]), axis=1)
+    found = estimate(pairs, seed, lambda s: s[0] / s[1] - s[2] / s[3])
+    return found and spread_only(found)
+
+
+def costs(rows: Floats, plain: Floats) -> dict[str, Any]:
+    """Return what a round costs in steps of the baseline, and what the closed form makes of it (model §5).
+
+    draft_step_ratio: c, one draft pass. draft_cost: all drafting of a round, K c. verify_cost: v(K). overhead: o, the
+    rest. closed_form: tokens a round over their sum; from the same run, so it is the measured speedup of decoding again
+    unless outputs differ in length. closed_form_ideal: with v = 1 and o = 0, as in Leviathan et al. 2023.
+    """
+    mine, theirs = (dict(zip(COLUMNS, r.tolist(), strict=True)) for r in (rows, plain))
+    names = (
+        "draft_step_ratio",
+        "draft_cost",
+        "verify_cost",
+        "overhead",
+        "step_cost",
+        "closed_form",
+        "closed_form_ideal",
+    )
+    if not mine["steps"] or not theirs["steps"]:
+        return {"target_step_ms": None} | dict.fromkeys(names)
+    step_s = theirs["decode_s"] / theirs["steps"]
+    draft, verify = (mine[f"{n}_s"] / mine["steps"] / step_s for n in ("draft", "verify"))
+    rest = sum(mine[f"{n}_s"] for n in ("sample", "kv", "other")) / mine["steps"] / step_s
+    tokens = (mine["tokens"] / mine["steps"]) / (theirs["tokens"] / theirs["steps"])
+    has_draft = mine["step_passes"] > 0
+    return {
+        "target_step_ms": 1e3 * step_s,
+        "draft_step_ratio": mine["draft_s"] / mine["step_passes"] / step_s if has_draft else None,
+        "draft_cost": draft,
+        "verify_cost": verify,
+        "overhead": rest,
+        "step_cost": draft + verify + rest,
+        "closed_form": tokens / (draft + verify + rest),
+        "closed_form_ideal": tokens / (draft + 1),
+    }

@@ -1,0 +1,1 @@
+"""Prompts, texts and conversations, read from the formats people have."""

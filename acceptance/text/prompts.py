@@ -1,0 +1,258 @@
+"""Prompts from a file: MT-Bench and Spec-Bench questions, ShareGPT conversations, plain JSON records, lines of text."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import takewhile
+from pathlib import Path
+from typing import Any, TypeVar
+
+from simulator.ground.artefacts import UserError
+
+from .records import BadRecord, Records, lines_of, parse_json, read_each, text_of, texts_of
+
+T = TypeVar("T")
+Items = Iterator[tuple[int, Any]]
+
+IDS = ("question_id", "id", "source")
+HUMAN = ("human", "user")
+SYSTEM = ("system", "developer")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """What a user says in a conversation with the target.
+
+    turns: What the user says, turn after turn; at least one.
+    source: Finds it again, and no other: the record's own id if it has one, else "FILE-NAME:LINE".
+    category: The kind of task its data set gives it, or "".
+    """
+
+    turns: tuple[str, ...]
+    source: str
+    category: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """How a data set writes a record.
+
+    keys: Where the prompt stands; the first that is there counts.
+    required: What has to be there as well.
+    expected: A record, for messages.
+    """
+
+    keys: tuple[str, ...]
+    expected: str
+    required: tuple[str, ...] = ()
+
+
+QUESTION = Layout(
+    keys=("turns",),
+    expected='{"question_id": ..., "category": "...", "turns": ["..."]}',
+    required=("question_id", "category"),
+)
+LAYOUTS = {
+    "auto": Layout(
+        keys=("turns", "conversations", "messages", "prompt"),
+        expected='records with "turns", "conversations", "messages" or "prompt"',
+    ),
+    "mt-bench": QUESTION,
+    "spec-bench": QUESTION,
+    "sharegpt": Layout(
+        keys=("conversations", "messages"),
+        expected='{"conversations": [{"from": "human", "value": "..."}]} or {"messages": [{"role": "user", ...}]}',
+    ),
+    "jsonl": Layout(keys=("turns", "prompt"), expected='{"prompt": "..."} or {"turns": ["..."]}'),
+    "text": Layout(keys=("prompt",), expected="one prompt a line"),
+}
+DATASETS = tuple(LAYOUTS)
+
+
+def load_prompts(
+    path: Path, dataset: str = "auto", *, turns: int | None = 1, limit: int | None = None
+) -> Records[Prompt]:
+    """Read prompts, skipping records that cannot be used.
+
+    A record is refused for any of its turns, kept or not, so that `turns` does not change which prompts are read.
+
+    Args:
+        path: The file.
+        dataset: One of DATASETS. auto: what begins with JSON by the keys of each record, other files as text.
+        turns: At most so many user turns of each conversation; None: all.
+        limit: The first so many usable prompts; None: all. What follows them is not read.
+
+    Raises:
+        UserError: The file cannot be read or holds no usable prompt, or an argument is out of range.
+    """
+    if dataset not in LAYOUTS:
+        raise UserError(f"dataset is {dataset!r}, expected {', '.join(DATASETS)}")
+    check_at_least_one("turns", turns)
+    # Read once: the path may be a pipe.
+    lines = list(lines_of(path))
+    if dataset == "auto" and path.suffix.lower() not in (".json", ".jsonl") and not looks_like_json(lines):
+        dataset = "text"
+    layout = LAYOUTS[dataset]
+
+    def read(record: dict[str, Any], where: str) -> Prompt:
+        for key in layout.required:
+            if record.get(key) is None:
+                raise BadRecord(f"no {key}")
+        said = said_in(record, layout.keys)
+        return Prompt(turns=said[:turns], source=source_of(record, where), category=category_of(record))
+
+    items, parse, place = (
+        (iter(lines), line_record, "line") if dataset == "text" else json_items(path, lines, layout.expected)
+    )
+
+    def read_item(item: Any, where: str) -> Prompt:
+        return read(object_of(parse(item)), where)
+
+    found = read_first(path, items, read_item, limit, layout.expected, place)
+    names = told_apart(p.source for p in found.rows)
+    return replace(found, rows=tuple(replace(p, source=n) for p, n in zip(found.rows, names, strict=True)))
+
+
+def check_at_least_one(name: str, value: int | None) -> None:
+    if value is not None and value < 1:
+        raise UserError(f"{name} is {value}, expected at least 1")
+
+
+def line_record(line: str) -> dict[str, str]:
+    return {"prompt": line}
+
+
+def looks_like_json(lines: list[tuple[int, str]]) -> bool:
+    """Say whether a file of some other suffix begins with a JSON object, or with a list of them."""
+    try:
+        first = parse_json(lines[0][1]) if lines else None
+    except BadRecord:
+        return lines[0][1].lstrip().startswith("[{")
+    return isinstance(first, dict) or (isinstance(first, list) and any(isinstance(v, dict) for v in first))
+
+
+def json_items(path: Path, lines: list[tuple[int, str]], expected: str) -> tuple[Items, Callable[[Any], Any], str]:
+    """Return what stands in a file with its place, what makes a JSON value of it, and what a place is.
+
+    A file not named .jsonl may hold one list over all its lines.
+
+    Raises:
+        UserError: It holds the beginning of a list, and no JSON.
+    """
+    if path.suffix.lower() == ".jsonl" or not lines or not lines[0][1].lstrip().startswith("["):
+        return iter(lines), parse_json, "line"
+    try:
+        values = parse_json("\n".join(line for _, line in lines))
+    except BadRecord as error:
+        raise UserError(f"{path}: {error}, expected a list of {expected}") from None
+    return enumerate(values, 1), lambda value: value, "record"
+
+
+def read_first(
+    path: Path, items: Items, read: Callable[[Any, str], T], limit: int | None, expected: str, place: str = "line"
+) -> Records[T]:
+    """Read items until `limit` of them could be used; see `read_each`.
+
+    Args:
+        path: The file.
+        items: (line, what stands there).
+        read: Turns one item into a record, given "FILE-NAME:LINE"; raises BadRecord.
+        limit: At most so many records; None: all.
+        expected: What a record should look like.
+        place: What the first of an item is.
+    """
+    check_at_least_one("limit", limit)
+    rows: list[T] = []
+
+    def keep(item: Any, line: int) -> T:
+        rows.append(read(item, f"{path.name}:{line}"))
+        return rows[-1]
+
+    return read_each(path, takewhile(lambda _: len(rows) != limit, items), keep, expected, place)
+
+
+def object_of(value: Any) -> dict[str, Any]:
+    """Return a JSON object.
+
+    Raises:
+        BadRecord: It is none.
+    """
+    if not isinstance(value, dict):
+        raise BadRecord("no JSON object")
+    return value
+
+
+def said_in(record: dict[str, Any], keys: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the user's turns that stand under the first of `keys` that is there.
+
+    Raises:
+        BadRecord: None is there, or what is there cannot be used.
+    """
+    key = next((k for k in keys if record.get(k) is not None), None)
+    if key is None:
+        raise BadRecord(f"no {' or '.join(keys)}")
+    if key == "prompt":
+        return (text_of(record[key], key),)
+    return texts_of(record[key], key) if key == "turns" else human_turns(record[key], key)
+
+
+def human_turns(messages: Any, key: str) -> tuple[str, ...]:
+    """Return what the human says in a list of messages; a leading system message is left out.
+
+    Raises:
+        BadRecord: It is no such list, or does not begin with the human.
+    """
+    if not isinstance(messages, list) or not messages:
+        raise BadRecord(f"no messages under {key!r}")
+    roles = [role_of(m) for m in messages]
+    first = int(roles[0] in SYSTEM)
+    # A conversation split in parts: this one answers, or goes on from, what is not here.
+    if first == len(roles) or roles[first] not in HUMAN:
+        raise BadRecord("does not begin with a human turn")
+    spoken = [m for m, role in zip(messages, roles, strict=True) if role in HUMAN]
+    return tuple(text_of(m["value"], "value") if "value" in m else text_of(m.get("content"), "content") for m in spoken)
+
+
+def role_of(message: Any) -> str:
+    role = message.get("from", message.get("role")) if isinstance(message, dict) else None
+    if not isinstance(role, str):
+        raise BadRecord("a message without from or role")
+    return role
+
+
+def name_of(value: Any) -> str | None:
+    """Return a whole number or a printable text as a name; None: it is neither."""
+    name = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    # Names stand in one-line messages; line ends and half surrogate pairs are not printable.
+    return name if isinstance(name, str) and name and name.isprintable() else None
+
+
+def source_of(record: dict[str, Any], where: str) -> str:
+    """Return a record's own id, or where it stands if it has none that can be a name."""
+    return next((name for key in IDS if (name := name_of(record.get(key)))), where)
+
+
+def category_of(record: dict[str, Any]) -> str:
+    """Return a record's category, or "".
+
+    Raises:
+        BadRecord: It has one that cannot be a name.
+    """
+    value = record.get("category")
+    if value is None or value == "":
+        return ""
+    name = name_of(value)
+    if name is None:
+        raise BadRecord("category is no printable text")
+    return name
+
+
+def told_apart(names: Iterable[str]) -> list[str]:
+    """Return the names, those that came before numbered: "81", "81#2"."""
+    told: dict[str, int] = {}
+    for name in names:
+        unique = name
+        while unique in told:
+            told[name] += 1
+            unique = f"{name}#{told[name]}"
+        told[unique] = 1
+    return list(told)

@@ -1,0 +1,144 @@
+"""Files of many records, one a line: what can be read is read, and every line that cannot is counted and named."""
+
+import codecs
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from simulator.ground.artefacts import UserError, read_bytes
+
+T = TypeVar("T")
+NAMED_LINES = 5
+
+
+class BadRecord(ValueError):
+    """A record that cannot be used; the message says in a few words what is wrong with it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Skipped:
+    """A record that was not used: its line (or its place in a list, from 1) and why."""
+
+    line: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Records(Generic[T]):
+    """What a file held: the records that could be read, and those that could not."""
+
+    path: Path
+    rows: tuple[T, ...]
+    skipped: tuple[Skipped, ...] = ()
+    place: str = "line"
+
+    def about_skipped(self) -> str:
+        """Return one line that counts the skipped records and names them; empty when there are none."""
+        total = len(self.rows) + len(self.skipped)
+        return about_skipped(self.path, self.skipped, f" of {total}", self.place)
+
+
+def about_skipped(path: Path, skipped: Sequence[Skipped], of_total: str = "", place: str = "line") -> str:
+    """Return one line that counts skipped records, gives reasons for the first few and the places of all.
+
+    Args:
+        path: The file.
+        skipped: Records that were not used.
+        of_total: Such as " of 480"; empty where the number of records is not known.
+        place: What `Skipped.line` counts: "line", or "record" of a list.
+    """
+    if not skipped:
+        return ""
+    named = ", ".join(f"{s.line} ({s.reason})" for s in skipped[:NAMED_LINES])
+    rest = ", ".join(str(s.line) for s in skipped[NAMED_LINES:])
+    plural = "" if len(skipped) == 1 and not of_total else "s"
+    return f"{path}: skipped {len(skipped)}{of_total} record{plural}, {place} {named}" + (f", {rest}" if rest else "")
+
+
+def parse_json(text: str) -> Any:
+    """Read one JSON value.
+
+    Raises:
+        BadRecord: It is none, holds NaN, or is nested too deeply.
+    """
+
+    def refuse_constant(name: str) -> None:
+        raise BadRecord(f"holds {name}")
+
+    try:
+        return json.loads(text, parse_constant=refuse_constant)
+    except BadRecord:
+        raise
+    except (ValueError, RecursionError):
+        raise BadRecord("not JSON") from None
+
+
+def lines_of(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield (number, line) of the lines that are not blank.
+
+    Raises:
+        UserError: The file cannot be read.
+    """
+    # Not splitlines(): JSON strings may hold U+2028, which is no line end to a JSONL writer. Bytes that are no UTF-8
+    # become lone surrogates, for which a record is refused, not the file.
+    content = read_bytes(path).removeprefix(codecs.BOM_UTF8)
+    for number, line in enumerate(content.split(b"\n"), 1):
+        if line.strip():
+            yield number, line.decode("utf-8", "surrogateescape").removesuffix("\r")
+
+
+def read_each(
+    path: Path, items: Iterator[tuple[int, Any]], read: Callable[[Any, int], T], expected: str, place: str = "line"
+) -> Records[T]:
+    """Read every item, keeping account of those that `read` refuses.
+
+    Args:
+        path: The file, for messages.
+        items: (line, what stands there).
+        read: Turns one item into a record, given its line; raises BadRecord.
+        expected: What a record should look like, for the message when none does.
+        place: What the first of an item is: a "line", or the place of a "record" in a list.
+
+    Raises:
+        UserError: Not one record can be used; names the first that was refused.
+    """
+    rows: list[T] = []
+    skipped: list[Skipped] = []
+    for line, item in items:
+        try:
+            if isinstance(item, str) and any("\udc80" <= c <= "\udcff" for c in item):
+                raise BadRecord("not UTF-8 text")
+            rows.append(read(item, line))
+        except BadRecord as error:
+            skipped.append(Skipped(line=line, reason=str(error)))
+    if not rows:
+        first = f"{place} {skipped[0].line}: {skipped[0].reason}" if skipped else "it is empty"
+        raise UserError(f"{path}: holds nothing to read ({first}), expected {expected}")
+    return Records(path=path, rows=tuple(rows), skipped=tuple(skipped), place=place)
+
+
+def read_jsonl(path: Path, read: Callable[[Any, int], T], expected: str) -> Records[T]:
+    """Read a file of one JSON value a line; see `read_each`."""
+    return read_each(path, lines_of(path), lambda line, number: read(parse_json(line), number), expected)
+
+
+def text_of(value: Any, name: str) -> str:
+    """Return a text that is there and is Unicode.
+
+    Raises:
+        BadRecord: It is no text, empty, or holds half a surrogate pair.
+    """
+    if not isinstance(value, str) or not value:
+        raise BadRecord(f"no text under {name!r}")
+    if any("\ud800" <= c <= "\udfff" for c in value):
+        raise BadRecord(f"{name} holds half a surrogate pair")
+    return value
+
+
+def texts_of(value: Any, name: str) -> tuple[str, ...]:
+    """Return a list of texts; see `text_of`."""
+    if not isinstance(value, Sequence) or isinstance(value, str) or not value:
+        raise BadRecord(f"no list of texts under {name!r}")
+    return tuple(text_of(v, name) for v in value)

@@ -1,0 +1,1 @@
+"""What two passes over a text say of acceptance, token by token."""

@@ -1,0 +1,120 @@
+"""The unfinished measurement: one file for each batch that is done, so that an interruption loses at most one batch."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from acceptance.text.lock import lock
+from simulator.ground.artefacts import UserError, check_kind, envelope, read_json_object, write_json
+
+from .trace import PromptInfo, Trace, load_arrays, save_arrays
+
+KIND = "unfinished_measurement"
+SCHEMA_VERSIONS = (1,)
+FOLDER = "unfinished"
+
+
+class Parts:
+    """A folder of finished batches beside what the measurement was told; one process at a time works in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.lock: int | None = None
+
+    @property
+    def about(self) -> Path:
+        """The file that says what was told."""
+        return self.folder / "unfinished.json"
+
+    def open(self, told: Mapping[str, Any], *, resume: bool, force: bool) -> None:
+        """Start anew, or go on where the same measurement stopped.
+
+        Args:
+            told: What decides the numbers.
+            resume: Go on with what is there.
+            force: Throw away what is there.
+
+        Raises:
+            UserError: Something is there and neither was asked for, or it is another measurement's.
+        """
+        if self.folder.exists() and not self.about.exists() and (self.folder.is_file() or any(self.folder.iterdir())):
+            raise UserError(f"--out-dir: {self.folder} is there already and not ours, expected another folder")
+        if self.about.exists():
+            self.take()
+        if self.about.exists() and resume:
+            self.check_same(told)
+            return
+        if self.about.exists() and not force:
+            raise UserError(
+                f"{self.folder}: an interrupted measurement lies here (--resume goes on with it, --force starts anew)"
+            )
+        self.clear()
+        write_json(self.about, envelope(KIND, SCHEMA_VERSIONS[-1], told))
+        self.take()
+
+    def take(self) -> None:
+        """Keep other processes out until this one ends, however it does.
+
+        Raises:
+            UserError: Another is at work here.
+        """
+        self.release()
+        self.lock = os.open(self.about, os.O_RDONLY)
+        if not lock(self.lock):
+            self.release()
+            raise UserError(f"--out-dir: another measurement is at work in {self.folder}")
+
+    def check_same(self, told: Mapping[str, Any]) -> None:
+        """Refuse to go on with a measurement that was told something else."""
+        found = read_json_object(self.about)
+        check_kind(self.about, found, KIND, SCHEMA_VERSIONS)
+        before = found.get("parameters")
+        if not isinstance(before, dict):
+            raise UserError(f"{self.about}: parameters is {before!r}, expected an object")
+        for key in (*told, *sorted(before.keys() - told.keys())):
+            if told.get(key) != before.get(key) and key.endswith("sha256"):
+                raise UserError(
+                    f"--resume: the prompts or texts are not those of {self.about}; "
+                    "expected the same measurement, or --force to start anew"
+                )
+            if told.get(key) != before.get(key):
+                raise UserError(
+                    f"--resume: {key} is {told.get(key)!r}, but {before.get(key)!r} in {self.about}; "
+                    "expected the same measurement, or --force to start anew"
+                )
+
+    def path(self, number: int) -> Path:
+        """Return the file of a batch."""
+        return self.folder / f"batch-{number:06d}.npz"
+
+    def load(self, number: int, prompts: tuple[PromptInfo, ...]) -> Trace | None:
+        """Return a batch that is done; None where it is not, or where its file is broken."""
+        try:
+            return load_arrays(self.path(number), prompts)
+        except UserError:
+            return None
+
+    def save(self, number: int, trace: Trace) -> None:
+        """Keep a batch."""
+        save_arrays(self.path(number), trace)
+
+    def close(self) -> None:
+        """Remove what was kept, now that the whole trace is written, and let others work here."""
+        self.clear()
+        self.release()
+
+    def release(self) -> None:
+        """Let others work here."""
+        if self.lock is not None:
+            os.close(self.lock)
+            self.lock = None
+
+    def clear(self) -> None:
+        """Remove what was kept, and the folder if nothing else is in it."""
+        if not self.folder.exists():
+            return
+        for path in (*self.folder.glob("batch-*.npz"), *self.folder.glob(".batch-*.npz*"), self.about):
+            path.unlink(missing_ok=True)
+        if not any(self.folder.iterdir()):
+            self.folder.rmdir()

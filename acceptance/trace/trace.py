@@ -1,0 +1,201 @@
+"""The trace: for every token the target wrote, what both models thought of it and how likely its draft is accepted.
+
+One trace answers every draft length, policy and metric (model §3); `estimators` and `policies` derive the numbers.
+Arrays lie in `trace.npz`; what they mean and where they came from in `trace.json` beside it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulator.ground.artefacts import UserError, check_kind, envelope, read_json_object, write_json, writing
+
+KIND = "acceptance_trace"
+# 1: one acceptance a position. 2: both kinds of draft, ranks, entropies, turns, prompts with categories.
+SCHEMA_VERSIONS = (2,)
+Q_KINDS = ("sampled", "greedy")
+# What a draft with another tokenizer leaves unknown.
+UNKNOWN_RANK = -1
+
+Ints = NDArray[np.int32]
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptInfo:
+    """Where a prompt came from: a name that finds it again, and the category its data set gives it, or ""."""
+
+    source: str
+    category: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trace:
+    """Positions in reading order: prompt after prompt, turn after turn; every array has shape [positions].
+
+    p and q are the target's and the draft's law at a position, as temperature, top-k and top-p made them. At
+    temperature 0 they are point masses, and max_q, entropy_p, entropy_q and log_p are of the softmax at temperature 1.
+
+    token: x, the token that the target wrote.
+    accept_sampled: min(1, q(x) / p(x)): probability that a draft sampled from q is accepted, given that text.
+    accept_greedy: whether x is the draft's first choice: what a draft that always proposes it accepts, given that text.
+    log_p: ln p(x). rank_p, rank_q: tokens that the target, the draft prefers to x; 0: x is the first choice.
+    max_q: the draft's largest probability. entropy_p, entropy_q: in nats.
+    overlap: sum min(p, q): acceptance of a sampled draft before x is known. p_argmax_q: the same of a greedy draft.
+    prompt, turn, position: index of the prompt, of the turn in its conversation, of the token in the turn's output.
+    context_length: tokens before it, the prompt's included.
+    prompts: what `prompt` indexes. NaN and UNKNOWN_RANK stand where a draft with another tokenizer has no answer.
+
+    Raises:
+        ValueError: Arrays of different lengths, an acceptance outside 0..1, or positions out of order.
+    """
+
+    token: Ints
+    accept_sampled: Floats
+    accept_greedy: NDArray[np.bool_]
+    log_p: Floats
+    rank_p: Ints
+    rank_q: Ints
+    max_q: Floats
+    entropy_p: Floats
+    entropy_q: Floats
+    overlap: Floats
+    p_argmax_q: Floats
+    prompt: Ints
+    turn: Ints
+    position: Ints
+    context_length: Ints
+    prompts: tuple[PromptInfo, ...]
+
+    def __post_init__(self) -> None:
+        lengths = {name: len(getattr(self, name)) for name in ARRAYS}
+        if len(set(lengths.values())) != 1:
+            raise ValueError(f"arrays of a trace differ in length: {lengths}")
+        if not ((self.accept_sampled >= 0) & (self.accept_sampled <= 1)).all():
+            raise ValueError("accept_sampled holds a value outside 0..1")
+        self.check_order()
+        if len(self.prompt) and self.prompt[-1] >= len(self.prompts):
+            raise ValueError(f"prompt {self.prompt[-1]} of a trace of {len(self.prompts)} prompts")
+
+    def check_order(self) -> None:
+        """Refuse positions that are not in reading order."""
+        new_prompt = np.diff(self.prompt, prepend=-1)
+        new_turn = np.diff(self.turn, prepend=-1)
+        begins = (new_prompt != 0) | (new_turn != 0)
+        expected = np.where(begins, 0, np.roll(self.position, 1) + 1)
+        ordered = (new_prompt > 0) | ((new_prompt == 0) & (new_turn >= 0))
+        if not (self.position == expected).all() or not ordered.all() or (self.turn < 0).any():
+            raise ValueError("positions of a trace are not in reading order, prompt after prompt")
+
+    @property
+    def size(self) -> int:
+        """Positions: tokens that the target wrote."""
+        return len(self.token)
+
+    @property
+    def starts(self) -> NDArray[np.int64]:
+        """Where each output begins, and the end of the last; shape [outputs + 1]. An output is one turn's."""
+        return np.append(np.flatnonzero(self.position == 0), self.size)
+
+    @property
+    def prompt_of_output(self) -> NDArray[np.int64]:
+        """Index among the prompts that have an output, 0..measured_prompts - 1, of each output; shape [outputs]."""
+        _, index = np.unique(self.prompt[self.starts[:-1]], return_inverse=True)
+        return np.asarray(index, np.int64)
+
+    @property
+    def measured_prompts(self) -> int:
+        """Prompts with at least one position."""
+        return len(np.unique(self.prompt))
+
+    @property
+    def category(self) -> NDArray[np.str_]:
+        """Category of each position's prompt, shape [positions]."""
+        return np.array([p.category for p in self.prompts] or [""])[self.prompt]
+
+    def accept(self, q_kind: str) -> NDArray[np.float64]:
+        """a[t] of model §3 for a draft that is "sampled" or "greedy", shape [positions]."""
+        return np.asarray(self.accept_sampled if q_kind == "sampled" else self.accept_greedy, np.float64)
+
+    def select(self, chosen: NDArray[np.bool_]) -> "Trace":
+        """Return the trace of some outputs; `chosen` has shape [positions] and takes or leaves whole outputs."""
+        return Trace(**{name: getattr(self, name)[chosen] for name in ARRAYS}, prompts=self.prompts)
+
+
+ARRAYS = tuple(f.name for f in fields(Trace) if f.name != "prompts")
+
+
+def join(traces: Sequence[Trace]) -> Trace:
+    """Join traces of the same prompts list whose prompts follow one another."""
+    return Trace(
+        **{name: np.concatenate([getattr(t, name) for t in traces]) for name in ARRAYS}, prompts=traces[0].prompts
+    )
+
+
+def save_arrays(path: Path, trace: Trace) -> None:
+    """Write the arrays of a trace, atomically."""
+    with writing(path, "wb") as file:
+        np.savez_compressed(file, **{name: getattr(trace, name) for name in ARRAYS})
+
+
+def load_arrays(path: Path, prompts: tuple[PromptInfo, ...]) -> Trace:
+    """Read the arrays of a trace.
+
+    Raises:
+        UserError: Names the file and what is wrong with it.
+    """
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return Trace(**{name: arrays[name] for name in ARRAYS}, prompts=prompts)
+    except Exception as error:  # whatever zip, zlib, or the header's parser make of broken bytes
+        raise UserError(f"{path}: not a trace ({error})") from None
+
+
+def save_trace(folder: Path, trace: Trace, parameters: Mapping[str, Any], **extra: Any) -> tuple[Path, Path]:
+    """Write `trace.npz` and `trace.json`, each atomically; returns both paths.
+
+    Args:
+        folder: Where to write.
+        trace: The arrays.
+        parameters: What the measurement was told.
+        **extra: Further top-level keys of the JSON.
+    """
+    arrays, sidecar = folder / "trace.npz", folder / "trace.json"
+    save_arrays(arrays, trace)
+    about = {
+        "arrays": arrays.name,
+        "positions": trace.size,
+        "prompts": [{"source": p.source, "category": p.category} for p in trace.prompts],
+    }
+    write_json(sidecar, envelope(KIND, SCHEMA_VERSIONS[-1], parameters) | about | extra)
+    return arrays, sidecar
+
+
+def load_trace(sidecar: Path) -> tuple[Trace, dict[str, Any]]:
+    """Read a trace by its JSON; returns it and what the measurement was told.
+
+    Raises:
+        UserError: Names the file and what is wrong with it.
+    """
+    about = read_json_object(sidecar)
+    check_kind(sidecar, about, KIND, SCHEMA_VERSIONS)
+    arrays, told = about.get("arrays"), about.get("parameters")
+    if not isinstance(arrays, str):
+        raise UserError(f"{sidecar}: arrays is {arrays!r}, expected the name of the .npz beside it")
+    if not isinstance(told, dict):
+        raise UserError(f"{sidecar}: parameters is {told!r}, expected an object")
+    for name in ("temperature", "draft_temperature"):
+        if not isinstance(told.get(name), int | float):
+            raise UserError(f"{sidecar}: parameters.{name} is {told.get(name)!r}, expected a number")
+    try:
+        prompts = tuple(PromptInfo(source=str(p["source"]), category=str(p["category"])) for p in about["prompts"])
+    except (KeyError, TypeError):
+        raise UserError(f"{sidecar}: prompts is not a list of source and category") from None
+    trace = load_arrays(sidecar.parent / arrays, prompts)
+    if about.get("positions") != trace.size:
+        raise UserError(f"{sidecar}: positions is {about.get('positions')!r}, but {arrays} holds {trace.size}")
+    return trace, told

@@ -1,0 +1,1 @@
+"""The commands calibrate and validate, one file each."""

@@ -1,0 +1,1 @@
+"""One fit of the cost function, its diagnostics, the profile it makes."""

@@ -1,0 +1,199 @@
+"""Costs of a pair straight from real decoding: a plain step, a drafted token, verification by its tokens, overhead.
+
+Verification is fitted with the one cost function, in units of the pair's own: a token a sequence for FLOP, a pass for
+bytes. A round's draft is a line in K; what it costs at K = 0 counts as overhead of the round.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calibration.sources.decode_log import ArmTimes, DecodeLog
+from calibration.sources.probe import Observations
+from simulator.costs.profile import MEASURED, Decoding, PassCost, Profile
+from simulator.ground.artefacts import UserError
+
+from .build_profile import Judged
+from .diagnostics import Diagnosis
+from .fit import Fit, Form, fit
+
+Floats = NDArray[np.float64]
+LEAST_LENGTHS = 2
+LARGEST_RESIDUAL = 0.15
+STEP = 1e-4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DraftLine:
+    """Seconds of a round's draft: start_s + K x step_s, with their standard errors, relative to the values."""
+
+    step_s: float
+    step_error: float
+    start_s: float
+    start_error_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairFit:
+    """What a log gave: verification's fit, the draft's line, and what a round costs besides."""
+
+    verify: Fit
+    draft: DraftLine
+    overhead_s: float
+    overhead_error_s: float
+    draft_lengths: tuple[int, ...]
+
+
+def fit_pair(log: DecodeLog, lengths: Sequence[int] | None = None) -> PairFit:
+    """Fit the costs of a pair.
+
+    Args:
+        log: A run of bench-decode.
+        lengths: Draft lengths to fit, the others stay unseen; None: all.
+
+    Raises:
+        UserError: A draft length that was not run, or fewer than two.
+    """
+    there = {arm.draft_length: arm for arm in log.arms}
+    wanted = sorted(there) if lengths is None else sorted(set(lengths))
+    for k in wanted:
+        if k not in there:
+            raise UserError(f"--fit-k: {k} is not in {log.path}, expected some of {', '.join(map(str, sorted(there)))}")
+    if len(wanted) < LEAST_LENGTHS:
+        raise UserError(f"{log.path}: {len(wanted)} draft length to fit, expected at least {LEAST_LENGTHS}")
+    arms = [there[k] for k in wanted]
+    line = draft_line(arms)
+    rest = np.array([arm.rest.seconds for arm in arms])
+    return PairFit(
+        verify=fit(verifications(log, arms), Form(launch=False)),
+        draft=line,
+        overhead_s=float(rest.mean()) + line.start_s,
+        overhead_error_s=float(np.hypot(rest.std(ddof=1) / np.sqrt(len(rest)), line.start_error_s)),
+        draft_lengths=tuple(wanted),
+    )
+
+
+def judge_pair(found: PairFit) -> Judged:
+    """Check the fit of a pair: rounds within the lengths that were timed hang on its residuals, not its parameters."""
+    seen = np.abs(found.verify.residuals)
+    reasons = []
+    if not found.verify.converged:
+        reasons.append(f"the solver did not converge ({found.verify.message})")
+    for name, off in zip(found.verify.observations.labels, seen, strict=True):
+        if off > LARGEST_RESIDUAL:
+            reasons.append(f"{name} is {off:.1%} off its fit, expected at most {LARGEST_RESIDUAL:.0%}")
+    error = pass_error(found.verify)
+    if error > LARGEST_RESIDUAL:
+        reasons.append(f"the time of a pass is known to {error:.1%}, expected at most {LARGEST_RESIDUAL:.0%}")
+    if found.draft.step_error > LARGEST_RESIDUAL:
+        error = found.draft.step_error
+        reasons.append(f"a drafted token's time is known to {error:.1%}, expected at most {LARGEST_RESIDUAL:.0%}")
+    diagnosis = Diagnosis(
+        reasons=tuple(reasons),
+        fitted_points=len(seen),
+        held_out_points=0,
+        fitted_median=float(np.median(seen)),
+        held_out_median=None,
+        held_out_largest=None,
+    )
+    return Judged(fit=found.verify, diagnosis=diagnosis)
+
+
+def verifications(log: DecodeLog, arms: Sequence[ArmTimes]) -> Observations:
+    """Return verification passes, and the target's pass of a plain step as one over one token."""
+    tokens = np.array([1.0, *(arm.drafted + 1 for arm in arms)])
+    times = [log.plain_pass, *(arm.verify for arm in arms)]
+    ones = np.ones(len(tokens))
+    return Observations(
+        labels=("a plain pass", *(f"verification at K = {arm.draft_length}" for arm in arms)),
+        passes=ones,
+        flops=tokens,
+        bytes=ones,
+        tokens=tokens,
+        launches=ones,
+        seconds=np.array([t.seconds for t in times]),
+        error_s=np.array([max(t.error_s, 1e-3 * t.seconds) for t in times]),
+        held_out=np.zeros(len(tokens), np.bool_),
+    )
+
+
+def with_one_error(verify: Fit) -> PassCost:
+    """Return the cost of verification whose passes are all off by one factor, by what the least known of them is.
+
+    A handful of lengths leaves its parameters open one by one, though not what a pass takes between the shortest and
+    the longest that was timed; beyond them nothing is known.
+    """
+    error = pass_error(verify)
+    return replace(verify.cost, uncertain=("flop_scale[0]", "mem_scale[0]"), covariance=np.full((2, 2), error**2))
+
+
+def pass_error(verify: Fit) -> float:
+    """Return the largest standard error, relative, of a pass over as many tokens as were timed, or fewer.
+
+    To first order in the parameters; never less than the noise of the times and what the fit leaves of them.
+    """
+    seen, cost = verify.observations, verify.cost
+    tokens = np.arange(1, int(np.ceil(seen.tokens.max())) + 1)
+
+    def log_s(own: PassCost) -> Floats:
+        return np.asarray(np.log(own.pass_s(tokens, 1, tokens, 0)))
+
+    moved = [log_s(cost.scaled({name: 1 + STEP})) - log_s(cost) for name in cost.uncertain]
+    slopes = np.array(moved).reshape(len(moved), len(tokens)) / np.log1p(STEP)
+    variance = np.einsum("it,ij,jt->t", slopes, cost.covariance, slopes)
+    left = float(np.sqrt(np.mean(verify.residuals**2)))
+    noise = float(np.median(seen.error_s / seen.seconds))
+    return float(np.hypot(np.sqrt(variance.max(initial=0.0)), max(left, noise)))
+
+
+def draft_line(arms: Sequence[ArmTimes]) -> DraftLine:
+    """Fit seconds of a round's draft against its tokens, by least squares; neither part is below 0."""
+    drafted = np.array([arm.drafted for arm in arms])
+    seconds = np.array([arm.draft.seconds for arm in arms])
+    error = np.maximum([arm.draft.error_s for arm in arms], 1e-3 * seconds)
+    design = np.stack([drafted, np.ones(len(arms))], 1) / error[:, None]
+    covariance = np.linalg.inv(design.T @ design)
+    step_s, start_s = covariance @ design.T @ (seconds / error)
+    if start_s < 0 or step_s < 0:
+        # A line through the origin.
+        covariance = np.diag([1 / float((design[:, 0] ** 2).sum()), 0.0])
+        step_s, start_s = covariance @ design.T @ (seconds / error)
+    left = (seconds - step_s * drafted - start_s) / error
+    misfit = max(1.0, float(left @ left) / max(1, len(arms) - 2))
+    step_error, start_error = np.sqrt(np.diag(covariance) * misfit)
+    return DraftLine(
+        step_s=float(step_s),
+        step_error=float(step_error / step_s),
+        start_s=float(start_s),
+        start_error_s=float(start_error),
+    )
+
+
+def pair_profile(name: str, log: DecodeLog, found: PairFit) -> Profile:
+    """Return the profile of a pair that was timed."""
+    return Profile(
+        name=name,
+        device=log.device,
+        status=MEASURED,
+        passes={},
+        decoding=Decoding(
+            target=log.target,
+            draft=log.draft,
+            dtype=log.dtype,
+            batch=log.batch,
+            baseline_s=log.baseline.seconds,
+            baseline_error=log.baseline.error_s / log.baseline.seconds,
+            draft_step_s=found.draft.step_s,
+            draft_step_error=found.draft.step_error,
+            verify=with_one_error(found.verify),
+            draft_lengths=found.draft_lengths,
+            source_sha256=log.sha256,
+        ),
+        round_overhead_s=found.overhead_s,
+        round_overhead_error=found.overhead_error_s / found.overhead_s if found.overhead_s else 0.0,
+        notes=(
+            f"Costs of {log.draft} drafting for {log.target} in {log.dtype}, batch {log.batch}, and of no other pair.",
+        ),
+    )

@@ -1,0 +1,147 @@
+"""From passes.json to a profile: the one cost function, fitted to passes of target and draft together.
+
+Work comes from the models' sizes, so that the profile forecasts other draft lengths, batches, contexts and models.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from acceptance.bench.passes import Point
+from calibration.sources.passes import PassTimes
+from calibration.sources.probe import Observations
+from simulator.costs.profile import MEASURED, Profile
+from simulator.ground.artefacts import UserError
+
+from .build_profile import KNOTS, Judged
+from .diagnostics import diagnose
+from .fit import LARGEST_KNOT_ERROR, Fit, Form, best_fit
+
+# Fewer batches and contexts are all fitted.
+LEAST_SETTINGS = 4
+# Largest over least bytes of a pass, from which seconds a byte may be a curve over them.
+LEAST_RANGE = 2.0
+
+
+def unseen_setting(times: PassTimes) -> tuple[int, int] | None:
+    """Return the batch and context that no fit sees: one in the middle by tokens held; None where there are few."""
+    settings = times.settings
+    return settings[len(settings) // 2] if len(settings) >= LEAST_SETTINGS else None
+
+
+def is_seen(times: PassTimes, point: Point, lengths: Sequence[int] | None) -> bool:
+    """Whether a fit to these draft lengths sees a pass; None: to all."""
+    if (point.batch, point.context) == unseen_setting(times):
+        return False
+    return point.new_tokens == 1 or lengths is None or point.new_tokens - 1 in lengths
+
+
+def check_lengths(times: PassTimes, lengths: Sequence[int] | None) -> None:
+    """Refuse draft lengths that were not timed.
+
+    Raises:
+        UserError: Names the first.
+    """
+    for k in lengths or ():
+        if k not in times.draft_lengths:
+            there = ", ".join(map(str, times.draft_lengths)) or "none"
+            raise UserError(f"--fit-k: {k} is not in {times.path}, expected some of {there}")
+
+
+def pass_observations(times: PassTimes, lengths: Sequence[int] | None) -> Observations:
+    """Return passes with the work of their shapes; a layer counts as a launch."""
+    points = list(times.times)
+    shapes = [times.shapes[p.role] for p in points]
+    both = list(zip(shapes, points, strict=True))
+    sizes = [(p.batch, p.new_tokens, p.context) for p in points]
+    return Observations(
+        labels=tuple(f"{shape.name}, batch {p.batch}, context {p.context}, new {p.new_tokens}" for shape, p in both),
+        passes=np.ones(len(points)),
+        flops=floats([float(shape.flops(*size)) for shape, size in zip(shapes, sizes, strict=True)]),
+        bytes=floats([float(shape.bytes_moved(*s, times.dtype)) for shape, s in zip(shapes, sizes, strict=True)]),
+        tokens=floats([p.batch * p.new_tokens for p in points]),
+        launches=floats([shape.layers for shape in shapes]),
+        seconds=floats([t.seconds for t in times.times.values()]),
+        error_s=floats([t.error_s for t in times.times.values()]),
+        held_out=np.array([not is_seen(times, p, lengths) for p in points]),
+    )
+
+
+def floats(values: Sequence[float]) -> NDArray[np.float64]:
+    """Return numbers as an array."""
+    return np.array(values, np.float64)
+
+
+def fit_passes(times: PassTimes, lengths: Sequence[int] | None = None) -> Judged:
+    """Fit passes with constants and with curves, and check the best by its information criterion.
+
+    A layer's launch is fitted and no fixed time of a pass: two models do not tell them apart, and only a layer's
+    carries over to others.
+
+    Args:
+        times: What was timed.
+        lengths: Draft lengths whose verification is fitted; None: all.
+
+    Raises:
+        UserError: A draft length that was not timed.
+    """
+    check_lengths(times, lengths)
+    seen = pass_observations(times, lengths)
+    tokens, moved = seen.fitted.tokens, seen.fitted.bytes
+    knots = sorted({*(k for k in KNOTS if tokens.min() <= k <= tokens.max()), float(tokens.max())})
+    ends = (float(moved.min()), float(moved.max()))
+    try:
+        found = [best_fit(seen, knots)]
+        if ends[1] >= LEAST_RANGE * ends[0]:
+            curved = best_fit(seen, knots, Form(mem_knots=ends))
+            found += [curved] * all(knows(curved, f"mem_scale[{i}]") for i in range(2))
+    except ValueError as error:
+        return Judged(fit=None, diagnosis=None, reason=str(error))
+    best = min(found, key=lambda f: f.bic)
+    return Judged(fit=best, diagnosis=diagnose(best))
+
+
+def knows(found: Fit, name: str) -> bool:
+    """Whether the points do not leave a parameter open."""
+    return found.relative_errors.get(name, np.inf) <= LARGEST_KNOT_ERROR
+
+
+def pass_profile(name: str, times: PassTimes, found: Judged, lengths: Sequence[int] | None) -> Profile:
+    """Return the profile of a device whose passes were fitted; a layer's launches are its one.
+
+    Args:
+        name: What to call it.
+        times: What was timed.
+        found: A fit that passed.
+        lengths: Draft lengths that were fitted; None: all.
+    """
+    assert found.fit is not None
+    assert found.diagnosis is not None
+    return Profile(
+        name=name,
+        device=times.device,
+        status=MEASURED,
+        passes={times.dtype: found.fit.cost},
+        launches_per_layer=1.0,
+        memory_bytes=times.memory_bytes,
+        notes=(fitted_note(times, lengths), *held_out_note(found)),
+    )
+
+
+def fitted_note(times: PassTimes, lengths: Sequence[int] | None) -> str:
+    """Say what was fitted."""
+    both = " and ".join(shape.name for shape in times.shapes.values())
+    fitted = times.draft_lengths if lengths is None else sorted(lengths)
+    left = unseen_setting(times)
+    settings = ", ".join(f"{b} x {s}" for b, s in times.settings if (b, s) != left)
+    said = f"Fitted to passes of {both} in {times.dtype} through transformers, batch x context {settings}"
+    return f"{said}, K {', '.join(map(str, fitted))}; launch_s is a layer's, and no overhead a round is in it."
+
+
+def held_out_note(found: Judged) -> tuple[str, ...]:
+    """Say how far passes that were not fitted are off."""
+    own = found.diagnosis
+    if own is None or own.held_out_median is None:
+        return ()
+    return (f"{own.held_out_median:.1%} median error of {own.held_out_points} passes held out.",)

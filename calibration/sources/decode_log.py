@@ -1,0 +1,178 @@
+"""What a decode.jsonl tells of costs: rounds of plain chains, by draft length, beside the baseline's steps.
+
+Only arms that draft a fixed number of tokens with a draft model are read; the others have costs of their own.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from acceptance.results.journal import read_records
+from acceptance.results.records import latest
+from acceptance.results.summary import summarise
+from acceptance.results.validate import problems
+from simulator.ground.artefacts import UserError, read_bytes
+
+Floats = NDArray[np.float64]
+FIXED_CHAIN, BASELINE = "speculative", "baseline"
+# Standard error of a median over that of a mean, for normal noise; and MAD to standard deviation.
+MEDIAN_FACTOR, MAD_FACTOR = 1.2533, 1.4826
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timed:
+    """Medians over the records of one arm, and their standard errors; seconds a round."""
+
+    seconds: float
+    error_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArmTimes:
+    """One draft length: what its rounds took, and what they yielded.
+
+    drafted: tokens a round, the last rounds of outputs included. rest: of a round, neither draft nor verification.
+    histogram: rounds of full length by accepted drafts, [k + 1]. speedup: summary's, of decoding alone, with its
+    interval.
+    """
+
+    name: str
+    draft_length: int
+    drafted: float
+    draft: Timed
+    verify: Timed
+    rest: Timed
+    tokens_per_round: float
+    histogram: Floats
+    speedup: float
+    speedup_ci95: tuple[float, float] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeLog:
+    """A run of bench-decode: whose, and its times.
+
+    tokens: budget of an output. lengths: tokens of each that the baseline wrote. baseline: its whole step; plain_pass:
+    the target's pass of it. sha256: of the file.
+    """
+
+    path: Path
+    sha256: str
+    target: str
+    draft: str
+    dtype: str
+    batch: int
+    tokens: int
+    prompts: int
+    lengths: tuple[int, ...]
+    baseline: Timed
+    plain_pass: Timed
+    arms: tuple[ArmTimes, ...]
+    device: str
+
+
+def load_decode(path: Path) -> DecodeLog:
+    """Read a results file of bench-decode.
+
+    Raises:
+        UserError: It is not one, or lacks the baseline or plain speculative decoding.
+    """
+    wrong = problems(path, strict=False)
+    if wrong:
+        raise UserError(f"{path}: {wrong[0]}, expected a file of bench-decode")
+    (header, *records), _ = read_records(path)
+    told = header["parameters"]
+    by_name: dict[str, list[Mapping[str, Any]]] = {}
+    for record in latest(records):
+        if record["status"] == "ok":
+            by_name.setdefault(record["method"], []).append(record)
+    arms = {arm["name"]: arm for arm in told["methods"]}
+    plain = next((by_name[n] for n, arm in arms.items() if arm["method"] == BASELINE and n in by_name), None)
+    chains = {n: arm for n, arm in arms.items() if arm["method"] == FIXED_CHAIN and n in by_name}
+    if plain is None or not chains:
+        raise UserError(f"{path}: no records of baseline and speculative decoding, expected a run of both")
+    summaries = {s["method"]: s for s in summarise(records, told["seed"])}
+    for name in chains:
+        if summaries[name]["speedup_decode"] is None:
+            raise UserError(f"{path}: {name} and baseline have no prompt in common, expected records of both")
+    lengths = [arm["knobs"]["k"] for arm in chains.values()]
+    if len(set(lengths)) < len(lengths):
+        raise UserError(f"{path}: two arms draft {max(lengths, key=lengths.count)} tokens, expected each K once")
+    return DecodeLog(
+        path=path,
+        sha256=sha256(read_bytes(path)).hexdigest(),
+        target=model_name(told, "target"),
+        draft=told["models"]["draft"]["name"],
+        dtype=told["dtype"],
+        batch=told["batch_size"],
+        tokens=told["max_new_tokens"],
+        prompts=told["prompt_count"],
+        lengths=tuple(r["generated_tokens"] for r in plain),
+        baseline=timed([own["decode_s"] / steps for own, steps in batches(plain)]),
+        plain_pass=timed([own["verify_ms"] / 1e3 / steps for own, steps in batches(plain)]),
+        arms=tuple(arm_times(n, chains[n]["knobs"]["k"], by_name[n], summaries[n]) for n in chains),
+        device=device_name(told["system"]),
+    )
+
+
+def model_name(told: Mapping[str, Any], role: str) -> str:
+    """Return a model's name, and how often it was inflated."""
+    name, times = str(told["models"][role]["name"]), told.get("inflate_target", 1)
+    return name if times == 1 else f"{name} x {times:g}"
+
+
+def device_name(system: Mapping[str, Any]) -> str:
+    """Return what the run decoded on."""
+    gpus = system.get("gpus") or []
+    return ", ".join(str(g.get("name", g) if isinstance(g, dict) else g) for g in gpus) or str(system.get("cpu", "cpu"))
+
+
+def rounds_of(record: Mapping[str, Any]) -> int:
+    """Return the rounds of a record."""
+    return len(record["rounds"]["drafted"])
+
+
+def batches(records: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], int]]:
+    """Return a record of each batch that was decoded, for its times, and the steps that all its rows took together."""
+    rows: dict[tuple[int, int], list[Mapping[str, Any]]] = {}
+    for record in records:
+        rows.setdefault((record["batch_index"], record["run"]), []).append(record)
+    return [(own[0], max(map(rounds_of, own))) for own in rows.values()]
+
+
+def timed(seconds: Sequence[float]) -> Timed:
+    """Return the median and its standard error, from the median deviation."""
+    values = np.array(seconds, np.float64)
+    middle = float(np.median(values))
+    spread = MAD_FACTOR * float(np.median(np.abs(values - middle)))
+    return Timed(seconds=middle, error_s=MEDIAN_FACTOR * spread / np.sqrt(len(values)))
+
+
+def arm_times(name: str, k: int, records: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> ArmTimes:
+    """Return the times of one draft length."""
+
+    def phase(*names: str) -> Timed:
+        return timed([sum(own[f"{n}_ms"] for n in names) / 1e3 / steps for own, steps in batches(records)])
+
+    drafted = np.concatenate([r["rounds"]["drafted"] for r in records])
+    accepted = np.concatenate([r["rounds"]["accepted"] for r in records])
+    # An end of sequence hides how many more would have been accepted.
+    whole = (drafted == k) & (np.concatenate([r["rounds"]["cut_by"] for r in records]) != "eos")
+    speedup = summary["speedup_decode"]
+    return ArmTimes(
+        name=name,
+        draft_length=k,
+        drafted=float(drafted.mean()),
+        draft=phase("draft"),
+        verify=phase("verify"),
+        rest=phase("sample", "kv", "other"),
+        tokens_per_round=sum(r["generated_tokens"] for r in records) / sum(map(rounds_of, records)),
+        histogram=np.bincount(accepted[whole], minlength=k + 1).astype(np.float64),
+        speedup=speedup["value"],
+        speedup_ci95=speedup["ci95"] and tuple(speedup["ci95"]),
+    )

@@ -1,0 +1,1 @@
+"""Forecasts held against measurements: published, decoded, timed, live."""

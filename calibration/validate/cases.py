@@ -1,0 +1,284 @@
+"""Published measurements as cases: the rows to fit, and the rows to forecast. Reads and checks files of them.
+
+The format is `published_cases.schema.json`; what a schema cannot say is checked here.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from acceptance.results.validate import breaches
+from simulator.ground.artefacts import UserError, check_kind, read_json_object, read_text
+from simulator.ground.histogram import AcceptanceHistogram, as_written, parse_histogram, tokens_per_round_iid
+
+KIND = "published_cases"
+# 1: first version.
+SCHEMA_VERSIONS = (1,)
+FOLDER = Path(__file__).parents[1] / "published"
+SCHEMA = Path(__file__).parent / "published_cases.schema.json"
+PARAMETERS = ("draft_ms", "verify_ms", "verify_ms_per_token", "overhead_ms", "baseline_ms")
+# Parameters whose part of a round grows with K.
+BY_DRAFT_LENGTH = ("draft_ms", "verify_ms_per_token")
+# Ways to say what a round yields.
+YIELDS = ("tokens_per_round", "histogram", "alpha", "survival", "target_calls_per_token")
+UNITS = {"ms_per_token": "ms/token", "ms_per_round": "ms/round", "tokens_per_s": "tokens/s", "speedup": "x"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One measurement and the acceptance it was made with.
+
+    use: "fit" or "forecast". measured_as: a key of UNITS, the unit of `measured`. draft_length: K; 0 is plain decoding.
+    Exactly one of YIELDS says what a round yields; calls, of both models, say K as well. fixed: this row's own values
+    of parameters. group: rows of one group share one fit.
+
+    Raises:
+        UserError: The acceptance is missing, said twice, or does not go with the draft length.
+    """
+
+    name: str
+    use: str
+    measured_as: str
+    measured: float
+    draft_length: int | None = None
+    tokens_per_round: float | None = None
+    histogram: AcceptanceHistogram | None = None
+    alpha: float | None = None
+    survival: tuple[float, ...] | None = None
+    target_calls_per_token: float | None = None
+    draft_calls_per_token: float | None = None
+    fixed: Mapping[str, float | str] = field(default_factory=dict)
+    group: str = ""
+
+    def __post_init__(self) -> None:
+        said = [name for name in YIELDS if getattr(self, name) is not None]
+        if (self.target_calls_per_token is None) != (self.draft_calls_per_token is None):
+            raise UserError("target_calls_per_token and draft_calls_per_token go together, expected both or neither")
+        if self.is_plain:
+            if said or self.measured_as == "speedup":
+                raise UserError(f"{said[0] if said else 'speedup'}: not used with draft_length 0, plain decoding")
+            return
+        if len(said) != 1:
+            raise UserError(f"{' and '.join(said) or 'no acceptance'} given, expected one of {', '.join(YIELDS)}")
+        self.check_length(said[0])
+
+    def check_length(self, said: str) -> None:
+        """Refuse a draft length that the acceptance does not go with."""
+        k, longest = self.draft_length, self.longest
+        if said == "target_calls_per_token" and k is not None:
+            raise UserError("draft_length: not used with calls, which say it already")
+        if said == "alpha" and k is None:
+            raise UserError("alpha: says nothing without draft_length")
+        if k is not None and longest is not None and k > longest:
+            raise UserError(f"draft_length is {k}, above the {longest} drafts of {said}")
+        if k is not None and self.tokens_per_round is not None and self.tokens_per_round > k + 1:
+            raise UserError(
+                f"tokens_per_round is {self.tokens_per_round:g}, expected at most {k + 1} (draft_length + 1)"
+            )
+        if self.survival is not None and any(np.diff(self.survival) > 0):
+            raise UserError(f"survival is {list(self.survival)}, expected values that never rise")
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether this is plain decoding."""
+        return self.draft_length == 0
+
+    @property
+    def longest(self) -> int | None:
+        """The longest draft that the acceptance tells of; None where it does not say."""
+        if self.histogram is not None:
+            return self.histogram.k
+        return None if self.survival is None else len(self.survival)
+
+    @property
+    def drafted(self) -> float | None:
+        """Drafted tokens a round; None where the source does not say."""
+        if self.target_calls_per_token is not None and self.draft_calls_per_token is not None:
+            return self.draft_calls_per_token / self.target_calls_per_token
+        return self.longest if self.draft_length is None else self.draft_length
+
+    @property
+    def tau(self) -> float:
+        """Tokens a round."""
+        k = self.longest if self.draft_length is None else self.draft_length
+        if self.is_plain:
+            return 1.0
+        if self.target_calls_per_token is not None:
+            return 1 / self.target_calls_per_token
+        if self.histogram is not None and k is not None:
+            return self.histogram.cut(k).tokens_per_round
+        if self.survival is not None:
+            return 1 + sum(self.survival[:k])
+        if self.alpha is not None and k is not None:
+            return float(tokens_per_round_iid(self.alpha, k))
+        assert self.tokens_per_round is not None
+        return self.tokens_per_round
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """The rows of one source that one set of parameters has to explain.
+
+    fitted: parameters that the rows marked "fit" decide, for each group of rows by itself. fixed: known ones, in
+    milliseconds or as the name of the parameter they equal; what is neither is 0. max_error: bound on
+    |forecast / measured - 1| of the forecast rows; None for none.
+
+    Raises:
+        UserError: Rows and parameters do not go together.
+    """
+
+    name: str
+    citation: str
+    hardware: str
+    models: str
+    rows: tuple[Row, ...]
+    notes: str = ""
+    max_error: float | None = None
+    fitted: tuple[str, ...] = ()
+    fixed: Mapping[str, float | str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_parameters(self)
+        check_groups(self)
+        for row in self.rows:
+            try:
+                check_row(self, row)
+            except UserError as error:
+                raise UserError(f"row {row.name!r}: {error}") from None
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The groups in the order of their first rows."""
+        return tuple(dict.fromkeys(row.group for row in self.rows))
+
+    def known(self, row: Row) -> dict[str, float | str]:
+        """Return the parameters that are fixed for a row, its own before the case's."""
+        return {**self.fixed, **row.fixed}
+
+
+def check_parameters(case: Case) -> None:
+    """Refuse parameters named twice, or equal to one that has no number."""
+    if len(set(case.fitted)) < len(case.fitted):
+        raise UserError(f"fitted names a parameter twice: {', '.join(case.fitted)}")
+    for known in (case.fixed, *(row.fixed for row in case.rows)):
+        for name, value in known.items():
+            if name in case.fitted:
+                raise UserError(f"{name} is both fitted and fixed, expected one of them")
+            if isinstance(value, str) and not (value in case.fitted or isinstance(case.fixed.get(value), int | float)):
+                raise UserError(f"{name} is to equal {value}, which is neither fitted nor fixed to a number")
+
+
+def check_groups(case: Case) -> None:
+    """Refuse a group of rows that decides nothing, forecasts nothing, or fits more than it measures."""
+    if not any(row.use == "forecast" for row in case.rows):
+        raise UserError("no row has use 'forecast', expected at least one")
+    for group in case.groups:
+        rows = [row for row in case.rows if row.group == group]
+        names, at = [row.name for row in rows], f" in group {group!r}" if group else ""
+        if len(set(names)) < len(names):
+            raise UserError(f"two rows are named {max(names, key=names.count)!r}{at}, expected a name for each")
+        fits = sum(row.use == "fit" for row in rows)
+        if fits and not case.fitted:
+            raise UserError(f"a row has use 'fit'{at}, but no parameter is fitted")
+        if len(case.fitted) > fits:
+            told = f"{len(case.fitted)} parameters ({', '.join(case.fitted)}) and {fits} rows with use 'fit'{at}"
+            raise UserError(f"{told}, expected at least as many rows as parameters")
+
+
+def check_row(case: Case, row: Row) -> None:
+    """Refuse a row that the case's parameters cannot forecast."""
+    told = {*case.fitted, *(name for name, value in case.known(row).items() if value != 0)}
+    if (row.is_plain or row.measured_as == "speedup") and "baseline_ms" not in told:
+        what = "plain decoding" if row.is_plain else "a speedup"
+        raise UserError(f"{what} needs baseline_ms, which is neither fitted nor fixed")
+    if row.is_plain:
+        return
+    if row.use == "fit" and row.measured_as == "speedup" and "baseline_ms" in case.fitted:
+        raise UserError("a speedup to fit on needs a baseline_ms that is fixed, not fitted")
+    if told <= {"baseline_ms"}:
+        raise UserError("a round costs nothing: no parameter of it is fitted or fixed")
+    needs = [name for name in BY_DRAFT_LENGTH if name in told]
+    if needs and row.drafted is None:
+        raise UserError(f"no draft_length, which {needs[0]} needs")
+
+
+def load_cases(path: Path) -> tuple[Case, ...]:
+    """Read a file of cases.
+
+    Raises:
+        UserError: Names the file, the key, the value and what is allowed.
+    """
+    found = read_json_object(path)
+    check_kind(path, found, KIND, SCHEMA_VERSIONS)
+    schema = json.loads(read_text(SCHEMA))
+    for wrong in breaches(schema, schema, found, ""):
+        raise UserError(f"{path}: {wrong}")
+    cases = tuple(case_of(f"{path}: case {case['name']!r}", case) for case in found["cases"])
+    check_names(str(path), cases)
+    return cases
+
+
+def check_names(where: str, cases: Iterable[Case]) -> None:
+    """Refuse two cases of one name."""
+    seen: set[str] = set()
+    for case in cases:
+        if case.name in seen:
+            raise UserError(f"{where}: two cases are named {case.name!r}, expected a name for each")
+        seen.add(case.name)
+
+
+def published_cases() -> tuple[Case, ...]:
+    """Return the cases that come with the package."""
+    return tuple(case for path in sorted(FOLDER.glob("*.json")) for case in load_cases(path))
+
+
+def case_of(at: str, found: Mapping[str, Any]) -> Case:
+    """Build a case from its object, which the schema has passed."""
+    rows = tuple(row_of(f"{at}, row {row['name']!r}", row) for row in found["rows"])
+    try:
+        return Case(**{**found, "rows": rows, "fitted": tuple(found.get("fitted", ()))})
+    except UserError as error:
+        raise UserError(f"{at}: {error}") from None
+
+
+def row_of(at: str, found: Mapping[str, Any]) -> Row:
+    """Build a row from its object, which the schema has passed."""
+    values = {key: value for key, value in found.items() if key != "measured"}
+    if len(found["measured"]) != 1:
+        raise UserError(f"{at}: measured is {dict(found['measured'])}, expected one of {', '.join(UNITS)}")
+    ((measured_as, measured),) = found["measured"].items()
+    if "histogram" in values:
+        values["histogram"] = parse_histogram(f"{at}, histogram", values["histogram"])
+    if "survival" in values:
+        values["survival"] = tuple(values["survival"])
+    try:
+        return Row(**values, measured_as=measured_as, measured=measured)
+    except UserError as error:
+        raise UserError(f"{at}: {error}") from None
+
+
+def cases_json(cases: Iterable[Case]) -> dict[str, Any]:
+    """Return what a file of these cases holds."""
+    return {"kind": KIND, "schema_version": SCHEMA_VERSIONS[-1], "cases": [case_json(case) for case in cases]}
+
+
+def case_json(case: Case) -> dict[str, Any]:
+    found = {name: getattr(case, name) for name in ("name", "citation", "hardware", "models", "notes", "max_error")}
+    found |= {"fitted": list(case.fitted), "fixed": dict(case.fixed), "rows": [row_json(row) for row in case.rows]}
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def row_json(row: Row) -> dict[str, Any]:
+    plain = ("name", "use", "group", "draft_length", *YIELDS, "draft_calls_per_token")
+    found = {name: getattr(row, name) for name in plain if name not in ("histogram", "survival")}
+    if row.histogram is not None:
+        counts = {str(a): as_written(count) for a, count in enumerate(row.histogram.counts)}
+        found["histogram"] = {"k": row.histogram.k, "hist": counts}
+    if row.survival is not None:
+        found["survival"] = list(row.survival)
+    found |= {"measured": {row.measured_as: row.measured}, "fixed": dict(row.fixed)}
+    return {key: value for key, value in found.items() if value is not None}

@@ -1,0 +1,56 @@
+"""The picture of a validation by decoding: speedup over draft length, measured and forecast. Computes nothing."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from simulator.ground.pictures import STYLE
+
+from .decode_forecast import Row
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MEASURED, FORECAST = "#D55E00", "#0072B2"
+
+
+def decode_figure(rows: Sequence[Row]) -> "Figure":
+    """Return a panel for each target; what was fitted is hollow.
+
+    Args:
+        rows: At least one.
+    """
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    targets = list(dict.fromkeys(r.target for r in rows))
+    with mpl.rc_context(STYLE | {"text.parse_math": False}):
+        figure = Figure(figsize=(max(5.4, 1.2 + 3.0 * len(targets)), 3.9), layout="constrained")
+        FigureCanvasAgg(figure)
+        panels = figure.subplots(1, len(targets), squeeze=False, sharey=True)[0]
+        for panel, target in zip(panels, targets, strict=True):
+            draw_target(panel, [r for r in rows if r.target == target])
+        panels[0].set_ylabel("speedup of decoding (x)")
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    return figure
+
+
+def draw_target(panel: "Axes", rows: Sequence[Row]) -> None:
+    """Draw the rows of one target."""
+    lengths = [r.draft_length for r in rows]
+    panel.plot(lengths, [r.forecast for r in rows], color=FORECAST, label="forecast")
+    low, high = ([r.forecast_ci95[end] for r in rows] for end in (0, 1))
+    panel.fill_between(lengths, low, high, color=FORECAST, alpha=0.2, linewidth=0)
+    for fitted, face, label in ((True, "white", "measured, fitted"), (False, MEASURED, "measured, not fitted")):
+        own = [r for r in rows if r.fitted is fitted]
+        at = [r.draft_length for r in own]
+        panel.plot(at, [r.measured for r in own], "o", color=MEASURED, markerfacecolor=face, label=label, zorder=3)
+        for r in own:
+            if r.measured_ci95 is not None:
+                panel.plot([r.draft_length] * 2, r.measured_ci95, color=MEASURED, linewidth=1)
+    panel.axhline(1, color="black", linewidth=1)
+    panel.set_xticks(lengths)
+    panel.set_xlabel("draft length K")
+    panel.set_title(rows[0].target, fontsize=10)

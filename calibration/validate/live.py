@@ -1,0 +1,236 @@
+"""The whole chain on this machine: measure acceptance, decode for real, fit on some draft lengths, forecast the others.
+
+Every stage is one of our own commands, run as a user would run it, and leaves its files in one folder; a stage whose
+file is there is not run again.
+"""
+
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from acceptance.trace.trace import load_trace
+from calibration.cli.calibrate import EXIT_FAILED_CHECKS
+from calibration.fit.from_decode import fit_pair, judge_pair, pair_profile
+from calibration.sources.decode_log import DecodeLog, load_decode
+from simulator.costs.profile import Profile
+from simulator.costs.profile_file import KIND, SCHEMA_VERSION, profile_json
+from simulator.costs.timed_pair import DecodedPair
+from simulator.ground.artefacts import UserError, check_kind, envelope, read_json_object, write_json, writing
+from simulator.ground.histogram import load_histograms
+from simulator.ground.streams import stream
+from simulator.rounds.acceptance_law import HistogramAcceptance
+
+from .decode_forecast import Row, ablation, forecast_rows, walked_tokens_per_round
+
+COMMANDS = {
+    "probe-gpu": "cuda_probe.cli.probe_gpu",
+    "calibrate": "calibration.cli.calibrate",
+    "measure-acceptance": "acceptance.cli.measure_acceptance",
+    "bench-decode": "acceptance.cli.bench_decode",
+}
+BURN_PROBES = ("empty", "burn_flops", "burn_memory", "draft", "verify", "baseline")
+Q_KIND = "greedy"
+PLAN_KIND = "live_plan"
+# What every stage depends on; targets may come to a folder later, and other draft lengths may be fitted.
+TOLD = {
+    "--max-prompts": "prompts",
+    "--max-new-tokens": "tokens",
+    "--runs": "runs",
+    "--dtype": "dtype",
+    "--device": "device",
+    "--seed": "seed",
+}
+Say = Callable[[str], None]
+
+
+class FitFailed(UserError):
+    """A machine was too busy, or a run too small, for a fit that passes its checks."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What to run. times: how often the target is inflated, each a run. fitted: draft lengths that costs see."""
+
+    folder: Path
+    times: tuple[int, ...]
+    draft_lengths: tuple[int, ...]
+    fitted: tuple[int, ...]
+    prompts: int
+    tokens: int
+    runs: int
+    dtype: str
+    device: str
+    seed: int
+
+    def __post_init__(self) -> None:
+        """Check that there is something to fit and to forecast.
+
+        Raises:
+            UserError: There is not.
+        """
+        missing = sorted(set(self.fitted) - set(self.draft_lengths))
+        if missing:
+            raise UserError(f"--fit-k: {missing[0]} is not among the draft lengths of --k, expected some of those")
+        if len(self.fitted) < 2 or set(self.fitted) == set(self.draft_lengths):
+            raise UserError(
+                f"--fit-k: {len(self.fitted)} of {len(self.draft_lengths)} draft lengths, "
+                "expected two at least, and one left to forecast"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Live:
+    """What came out: rows of all targets, and the errors of coarser acceptance by target and draft length."""
+
+    logs: tuple[DecodeLog, ...]
+    profiles: tuple[Profile, ...]
+    rows: tuple[Row, ...]
+    ablations: tuple[dict[str, dict[int, float]], ...]
+
+
+def run_live(plan: Plan, say: Say) -> Live:
+    """Run every stage and forecast.
+
+    Args:
+        plan: What to run.
+        say: Told what happens.
+
+    Raises:
+        UserError: A stage failed, a fit of this machine does not pass its checks, or the folder is of another plan.
+    """
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    keep_plan(plan)
+    probe(plan, say)
+    measure(plan, say)
+    presets = write_presets(plan)
+    logs = [decode(plan, presets, times, say) for times in plan.times]
+    profiles = [calibrated(plan, log, times) for log, times in zip(logs, plan.times, strict=True)]
+    return forecast(plan, logs, profiles)
+
+
+def keep_plan(plan: Plan) -> None:
+    """Write what the stages are told; what is there may only be gone on with if it was told the same.
+
+    Raises:
+        UserError: It was not.
+    """
+    path = plan.folder / "plan.json"
+    told = {flag: getattr(plan, name) for flag, name in TOLD.items()} | {"--k": list(plan.draft_lengths)}
+    if not path.exists():
+        write_json(path, envelope(PLAN_KIND, 1, told))
+        return
+    found = read_json_object(path)
+    check_kind(path, found, PLAN_KIND, (1,))
+    for flag, value in told.items():
+        before = dict(found.get("parameters") or {}).get(flag)
+        if before != value:
+            raise UserError(
+                f"{flag}: {value}, but {path} was begun with {before}, expected the same or another --out-dir"
+            )
+
+
+def forecast(plan: Plan, logs: Sequence[DecodeLog], profiles: Sequence[Profile]) -> Live:
+    """Forecast every row from its profile and the trace."""
+    trace = load_trace(plan.folder / "trace.json")[0]
+    walked = {k: walked_tokens_per_round(trace, Q_KIND, k) for k in plan.draft_lengths}
+    acceptance = HistogramAcceptance(load_histograms(plan.folder))
+    rows: list[Row] = []
+    ablations = []
+    for number, (log, profile) in enumerate(zip(logs, profiles, strict=True)):
+        costs = pair_costs(profile)
+        rng = stream(plan.seed, number, "validate")
+        rows += forecast_rows(log, costs, acceptance, plan.fitted, rng, walked)
+        ablations.append(ablation(trace, Q_KIND, log, costs, plan.fitted))
+    return Live(logs=tuple(logs), profiles=tuple(profiles), rows=tuple(rows), ablations=tuple(ablations))
+
+
+def pair_costs(profile: Profile) -> DecodedPair:
+    """Return the costs of a profile's pair.
+
+    Raises:
+        UserError: It has none.
+    """
+    if profile.decoding is None:
+        raise UserError(f"--profile {profile.name}: has no decoding pair, expected one of calibrate --from-decode")
+    return DecodedPair(
+        decoding=profile.decoding,
+        round_overhead_s=profile.round_overhead_s,
+        round_overhead_error=profile.round_overhead_error,
+    )
+
+
+def probe(plan: Plan, say: Say) -> None:
+    """Time the device's burn kernels and fit them."""
+    out = plan.folder / "probe.json"
+    only = [word for name in BURN_PROBES for word in ("--only", name)]
+    if not out.exists():
+        say("probing the device")
+        call("probe-gpu", "--device", plan.device, *only, "--out", str(out))
+    profile = plan.folder / "device.json"
+    if not profile.exists() and call("calibrate", str(out), "--out", str(profile), allowed=(0, EXIT_FAILED_CHECKS)):
+        say(f"the fit of {out} does not pass its checks, {profile} is not written")
+
+
+def measure(plan: Plan, say: Say) -> None:
+    """Measure what the bundled draft has accepted of the bundled target's text."""
+    if (plan.folder / "trace.json").exists():
+        return
+    say("measuring acceptance")
+    lengths = ",".join(map(str, plan.draft_lengths))
+    told = ["--k", lengths, "--max-prompts", str(plan.prompts), "--max-new-tokens", str(plan.tokens)]
+    # Rounding of half precision turns choices anew in every pass: what is accepted is a matter of the models.
+    told += ["--dtype", "float32", "--device", plan.device, "--out-dir", str(plan.folder)]
+    call("measure-acceptance", *told)
+
+
+def write_presets(plan: Plan) -> Path:
+    """Write what bench-decode is to run."""
+    names = [f"k{k}" for k in plan.draft_lengths]
+    lines = [f'[methods.k{k}]\nmethod = "speculative"\nk = {k}\n' for k in plan.draft_lengths]
+    for times in plan.times:
+        lines.append(f'[models.x{times}]\ntarget = "bundled"\ndraft = "bundled"\ninflate_target = {times}\n')
+        lines.append(f'[experiments.x{times}]\nmodels = "x{times}"\nmethods = {names}\n'.replace("'", '"'))
+    path = plan.folder / "presets.toml"
+    with writing(path) as file:
+        file.write("\n".join(lines))
+    return path
+
+
+def decode(plan: Plan, presets: Path, times: int, say: Say) -> DecodeLog:
+    """Decode for real with one target, by all draft lengths and by plain decoding in turns."""
+    say(f"decoding, target inflated {times} times")
+    out = plan.folder / f"decode_x{times}.jsonl"
+    told = ["--config", str(presets), "--experiment", f"x{times}", "--runs", str(plan.runs), "--seed", str(plan.seed)]
+    told += ["--max-prompts", str(plan.prompts), "--max-new-tokens", str(plan.tokens), "--dtype", plan.dtype]
+    call("bench-decode", *told, "--device", plan.device, "--out", str(out))
+    return load_decode(out)
+
+
+def calibrated(plan: Plan, log: DecodeLog, times: int) -> Profile:
+    """Fit the costs of a run on some of its draft lengths, and write them."""
+    found = fit_pair(log, plan.fitted)
+    checked = judge_pair(found)
+    if not checked.passed:
+        why = "; ".join(checked.reasons)
+        raise FitFailed(f"{log.path}: the fit does not pass its checks: {why}; take more prompts and another --out-dir")
+    profile = pair_profile(f"pair_x{times}", log, found)
+    told = {"from_decode": str(log.path), "fit_k": list(plan.fitted)}
+    write_json(plan.folder / f"pair_x{times}.json", envelope(KIND, SCHEMA_VERSION, told) | profile_json(profile))
+    return profile
+
+
+def call(name: str, *words: str, allowed: tuple[int, ...] = (0,)) -> int:
+    """Run one of our commands; return its exit code.
+
+    Raises:
+        UserError: It failed; the last line that it said.
+    """
+    done = subprocess.run([sys.executable, "-m", COMMANDS[name], *words], capture_output=True, text=True, check=False)
+    if done.returncode == -2:
+        raise KeyboardInterrupt
+    if done.returncode not in allowed:
+        said = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()[-1]
+        raise UserError(f"{name} ended with exit code {done.returncode}: {said}")
+    return done.returncode

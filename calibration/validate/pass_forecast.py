@@ -1,0 +1,133 @@
+"""Forecasts of speedups from timed passes, beside the speedups that the passes themselves make.
+
+Both share the injected acceptance, so that a row's error is that of its costs.
+"""
+
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from acceptance.bench.passes import DRAFT, TARGET, Point
+from calibration.fit.from_passes import is_seen
+from calibration.sources.passes import PassTimes, Timed
+from simulator.answers.forecast import SAMPLES
+from simulator.costs.model_costs import ModelPair
+from simulator.costs.profile import Profile
+from simulator.costs.step import Floats, RoundCost
+from simulator.ground.artefacts import UserError, read_bytes, read_json_object
+from simulator.rounds.acceptance_law import HistogramAcceptance
+
+from .decode_forecast import Row
+
+TWO_SIDED_95 = 1.96
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fitted:
+    """Which passes a profile was fitted to: those of a file, at some draft lengths; None: at all of them."""
+
+    passes_sha256: str | None
+    lengths: tuple[int, ...] | None
+
+    def has_seen(self, times: PassTimes, point: Point) -> bool:
+        """Whether a pass of a file went into the profile."""
+        if self.passes_sha256 != sha256(read_bytes(times.path)).hexdigest():
+            return False
+        return is_seen(times, point, self.lengths)
+
+
+def fitted_of(path: Path) -> Fitted:
+    """Return what a profile says it was fitted to; one that comes along, or from elsewhere, to nothing of ours."""
+    told = read_json_object(path).get("parameters") if path.exists() else None
+    told = told if isinstance(told, dict) else {}
+    if not isinstance(told.get("passes_sha256"), str):
+        return Fitted(passes_sha256=None, lengths=None)
+    from calibration.cli.calibrate import fitted_lengths
+
+    return Fitted(passes_sha256=told["passes_sha256"], lengths=fitted_lengths({"fit_k": told.get("fit_k")}))
+
+
+class Measured(NamedTuple):
+    """A speedup of a token a round, and its interval."""
+
+    speedup: float
+    ends: tuple[float, float]
+
+
+def measured_round(k: int, plain: Timed, draft: Timed, verify: Timed) -> Measured:
+    """Return the speedup that timed passes make; their errors are independent."""
+    round_s = k * draft.seconds + verify.seconds
+    error = np.hypot(plain.error_s / plain.seconds, np.hypot(k * draft.error_s, verify.error_s) / round_s)
+    found = plain.seconds / round_s
+    apart = TWO_SIDED_95 * float(error)
+    return Measured(found, (found * (1 - apart), found * (1 + apart)))
+
+
+def pass_rows(
+    times: PassTimes,
+    profile: Profile,
+    acceptance: HistogramAcceptance,
+    fitted: Fitted,
+    rng: np.random.Generator,
+) -> list[Row]:
+    """Forecast every batch, context and K all of whose passes were timed.
+
+    Args:
+        times: What was timed.
+        profile: What passes cost.
+        acceptance: What rounds accept.
+        fitted: What the profile was fitted to.
+        rng: Of the intervals.
+
+    Raises:
+        UserError: The acceptance does not reach as far as the passes, no row is whole, or the profile lacks the
+            number format.
+    """
+    longest = max(times.draft_lengths, default=0)
+    if longest > acceptance.longest:
+        raise UserError(f"--hist: k = {acceptance.longest} at most, but {times.path} verifies {longest}")
+    pair = pair_of(times, profile)
+    drawn = pair.sample(rng, SAMPLES)
+    found = []
+    for batch, context in sorted(times.settings):
+        for k in times.draft_lengths:
+            points = [Point(role, batch, context, n) for role, n in ((TARGET, 1), (DRAFT, 1), (TARGET, k + 1))]
+            if not all(point in times.times for point in points):
+                continue
+            measured = measured_round(k, *(times.times[point] for point in points))
+            middle, samples = (replace(own, batch=batch, context=context).round_cost(k) for own in (pair, drawn))
+            low, high = np.quantile(speedup(samples), (0.025, 0.975))
+            tau = 1 + float(acceptance.law(k) @ np.arange(k + 1))
+            found.append(
+                Row(
+                    target=f"{pair.target.name}, batch {batch}, context {context}",
+                    draft_length=k,
+                    fitted=all(fitted.has_seen(times, point) for point in points),
+                    tokens_per_round=tau,
+                    measured_tokens_per_round=tau,
+                    forecast=tau * float(speedup(middle)),
+                    forecast_ci95=(tau * float(low), tau * float(high)),
+                    measured=tau * measured.speedup,
+                    measured_ci95=(tau * measured.ends[0], tau * measured.ends[1]),
+                )
+            )
+    if not found:
+        raise UserError(f"{times.path}: points: no batch and context has a plain step, a draft step and a verification")
+    return found
+
+
+def pair_of(times: PassTimes, profile: Profile) -> ModelPair:
+    """Return both models on a profiled device."""
+    if times.dtype not in profile.passes:
+        known = ", ".join(profile.passes) or "none"
+        raise UserError(f"--profile {profile.name}: has {known}, expected {times.dtype} as in {times.path}")
+    target, draft = times.shapes[TARGET], times.shapes[DRAFT]
+    return ModelPair(profile=profile, target=target, draft=draft, dtype=times.dtype, draft_dtype=times.dtype)
+
+
+def speedup(cost: RoundCost) -> Floats:
+    """Return plain steps over rounds, of a token a round."""
+    return np.asarray(cost.baseline_s / cost.after_miss_s)

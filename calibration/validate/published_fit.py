@@ -1,0 +1,194 @@
+"""Fits the parameters that a published case leaves open on its fitted rows, and forecasts the others (model §2, §5)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulator.costs.step import RoundCost, step_s
+from simulator.ground.artefacts import UserError
+
+from .cases import PARAMETERS, Case, Row
+
+Floats = NDArray[np.float64]
+# Below this share of the largest singular value a direction of the parameters is not decided by the rows.
+LEAST_SINGULAR = 1e-6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowResult:
+    """A row, its forecast in the unit it was measured in, and forecast / measured - 1."""
+
+    row: Row
+    forecast: float
+
+    @property
+    def error(self) -> float:
+        """forecast / measured - 1."""
+        return self.forecast / self.row.measured - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaseResult:
+    """What became of a case.
+
+    parameters: fitted values in milliseconds by group. rows: all of them, in the case's order. bound: what
+    |error| of the forecast rows may be at most; None for no bound.
+    """
+
+    case: Case
+    parameters: Mapping[str, Mapping[str, float]]
+    rows: tuple[RowResult, ...]
+    bound: float | None
+
+    @property
+    def errors(self) -> Floats:
+        """|error| of the forecast rows, shape [rows]."""
+        return np.array([abs(r.error) for r in self.rows if r.row.use == "forecast"])
+
+    @property
+    def median_error(self) -> float:
+        """Median of |error| over the forecast rows."""
+        return float(np.median(self.errors))
+
+    @property
+    def largest_error(self) -> float:
+        """Largest |error| of the forecast rows."""
+        return float(self.errors.max())
+
+    @property
+    def holds(self) -> bool:
+        """Whether no forecast row is beyond the bound; without a bound it always holds."""
+        return self.bound is None or self.largest_error <= self.bound
+
+
+def validate_case(case: Case, max_error: float | None = None) -> CaseResult:
+    """Fit each group of a case on its fitted rows, and forecast every row.
+
+    Args:
+        case: The case.
+        max_error: Bound in place of the case's own.
+
+    Raises:
+        UserError: The fitted rows do not decide the parameters, or leave a row without any cost.
+    """
+    parameters, forecasts = {}, {}
+    for group in case.groups:
+        rows = [row for row in case.rows if row.group == group]
+        parameters[group] = fit(case, [row for row in rows if row.use == "fit"])
+        for row, value in zip(rows, forecast(case, rows, parameters[group]), strict=True):
+            if not (value > 0 and np.isfinite(value)):
+                raise UserError(
+                    f"case {case.name!r}: row {row.name!r} costs nothing, as what it consists of is fitted to 0"
+                )
+            forecasts[group, row.name] = float(value)
+    results = tuple(RowResult(row=row, forecast=forecasts[row.group, row.name]) for row in case.rows)
+    bound = case.max_error if max_error is None else max_error
+    return CaseResult(case=case, parameters=parameters, rows=results, bound=bound)
+
+
+def round_s(case: Case, rows: Sequence[Row], fitted: Mapping[str, float]) -> Floats:
+    """Return the seconds of a round of each row, shape [rows]; linear in the parameters.
+
+    A round drafts K tokens one after another, verifies K + 1 positions and costs the overhead besides; a row of
+    draft length 0 is plain decoding.
+
+    Args:
+        case: Gives the parameters that are fixed.
+        rows: Rows of the case.
+        fitted: Milliseconds by parameter.
+    """
+    seconds = {name: np.array([value_ms(case, row, name, fitted) for row in rows]) * 1e-3 for name in PARAMETERS}
+    k = np.array([row.drafted or 0.0 for row in rows])
+    cost = RoundCost(
+        draft_length=np.rint(k).astype(np.int64),
+        baseline_s=seconds["baseline_ms"],
+        draft_step_s=seconds["draft_ms"],
+        draft_s=seconds["draft_ms"] * k,
+        verify_s=step_s(
+            k + 1, 0.0, flop_scale=seconds["verify_ms_per_token"], mem_scale=0.0, fixed_s=seconds["verify_ms"]
+        ),
+        overhead_s=seconds["overhead_ms"],
+    )
+    return np.where([row.is_plain for row in rows], cost.baseline_s, cost.after_miss_s)
+
+
+def forecast(case: Case, rows: Sequence[Row], fitted: Mapping[str, float]) -> Floats:
+    """Return what each row should measure, in its own unit, shape [rows]; infinite where a round costs nothing."""
+    times_s, tau = round_s(case, rows, fitted), np.array([row.tau for row in rows])
+    baseline_s = np.array([value_ms(case, row, "baseline_ms", fitted) for row in rows]) * 1e-3
+    with np.errstate(divide="ignore", invalid="ignore"):
+        units = {
+            "ms_per_token": times_s / tau * 1e3,
+            "ms_per_round": times_s * 1e3,
+            "tokens_per_s": tau / times_s,
+            "speedup": tau * baseline_s / times_s,
+        }
+    return np.array([units[row.measured_as][i] for i, row in enumerate(rows)])
+
+
+def measured_round_s(case: Case, row: Row) -> float:
+    """Return the seconds of a round that a row's measurement stands for; a speedup by the baseline that is fixed."""
+    per_token_s = {
+        "ms_per_token": row.measured * 1e-3,
+        "ms_per_round": row.measured * 1e-3 / row.tau,
+        "tokens_per_s": 1 / row.measured,
+        "speedup": value_ms(case, row, "baseline_ms", dict.fromkeys(case.fitted, 0.0)) * 1e-3 / row.measured,
+    }
+    return per_token_s[row.measured_as] * row.tau
+
+
+def value_ms(case: Case, row: Row, name: str, fitted: Mapping[str, float]) -> float:
+    """Return a parameter for a row: fitted, fixed, equal to another one, or 0."""
+    if name in fitted:
+        return fitted[name]
+    known = case.known(row).get(name, 0.0)
+    return value_ms(case, row, known, fitted) if isinstance(known, str) else known
+
+
+def fit(case: Case, rows: Sequence[Row]) -> dict[str, float]:
+    """Return the fitted parameters in milliseconds: least squares of relative errors in time, none below 0.
+
+    In time and not in speed, as a round's time is a sum of the parameters: the minimum is one and exact.
+
+    Args:
+        case: Names the parameters.
+        rows: At least as many as parameters.
+
+    Raises:
+        UserError: The rows do not decide the parameters.
+    """
+    from scipy.optimize import nnls
+
+    if not case.fitted:
+        return {}
+    measured_s = np.array([measured_round_s(case, row) for row in rows])
+    none = dict.fromkeys(case.fitted, 0.0)
+    known_s = round_s(case, rows, none)
+    shares = [(round_s(case, rows, none | {name: 1.0}) - known_s) / measured_s for name in case.fitted]
+    slopes = np.stack(shares, axis=1)
+    check_decided(case, slopes)
+    sizes = np.linalg.norm(slopes, axis=0)
+    scaled, _ = nnls(slopes / sizes, 1 - known_s / measured_s)
+    return {name: float(value) for name, value in zip(case.fitted, scaled / sizes, strict=True)}
+
+
+def check_decided(case: Case, slopes: Floats) -> None:
+    """Refuse parameters that the rows do not tell apart.
+
+    Args:
+        case: Names the parameters.
+        slopes: Of the relative times by parameter, shape [rows, parameters].
+    """
+    sizes = np.linalg.norm(slopes, axis=0)
+    for name, size in zip(case.fitted, sizes, strict=True):
+        if size == 0:
+            raise UserError(f"case {case.name!r}: {name} is fitted, but no row with use 'fit' depends on it")
+    _, singular, directions = np.linalg.svd(slopes / sizes)
+    if singular[-1] < LEAST_SINGULAR * singular[0]:
+        mixed = [name for name, part in zip(case.fitted, directions[-1], strict=True) if abs(part) > 0.1]
+        raise UserError(
+            f"case {case.name!r}: the rows with use 'fit' do not tell {' and '.join(mixed)} apart, "
+            "expected rows in which their shares differ, or one of them fixed"
+        )

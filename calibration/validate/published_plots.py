@@ -1,0 +1,109 @@
+"""The picture of a validation: forecast against measurement, and the error, a column a unit. Computes nothing."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from simulator.ground.pictures import STYLE
+
+from .cases import UNITS
+from .published_fit import CaseResult, RowResult
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito 2008, yellow left out: it does not show on white.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#7F7F7F")
+MARKERS = "osD^vP*X"
+
+
+def validation_figure(results: Sequence[CaseResult]) -> "Figure":
+    """Return the scatter of every row: forecast rows filled, fitted rows hollow.
+
+    Args:
+        results: At least one case.
+    """
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    units = [unit for unit in UNITS if any(r.row.measured_as == unit for result in results for r in result.rows)]
+    with mpl.rc_context(STYLE | {"text.parse_math": False}):
+        figure = Figure(figsize=(1.5 + 4.5 * len(units), 7.4 + 0.16 * len(results)), layout="constrained")
+        FigureCanvasAgg(figure)
+        grid = figure.subplots(2, len(units), squeeze=False, height_ratios=(2, 1), sharex="col")
+        for column, unit in enumerate(units):
+            draw_unit(grid[0, column], grid[1, column], unit, results)
+        figure.legend(handles=legend_handles(results), loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+        figure.suptitle("Forecast against measurement", fontsize=11.5)
+    return figure
+
+
+def draw_unit(above: "Axes", below: "Axes", unit: str, results: Sequence[CaseResult]) -> None:
+    """Draw the rows of one unit: forecast over measured, and the errors below."""
+    points: list[float] = []
+    for i, result in enumerate(results):
+        for r in result.rows:
+            if r.row.measured_as == unit:
+                points += [r.row.measured, r.forecast]
+                above.plot(r.row.measured, r.forecast, **style(i, r))
+                below.plot(r.row.measured, 100 * r.error, **style(i, r))
+    low, high = min(points) / 1.1, max(points) * 1.1
+    above.plot([low, high], [low, high], color="black", linewidth=1, zorder=1)
+    below.axhline(0, color="black", linewidth=1, zorder=1)
+    for axis in "xy":
+        set_log(above, axis, (low, high))
+    name = "speedup (x)" if unit == "speedup" else UNITS[unit]
+    above.set_ylabel(f"forecast, {name}")
+    below.set_xlabel(f"measured, {name}")
+    below.set_ylabel("error, %")
+
+
+def set_log(axes: "Axes", axis: str, limits: tuple[float, float]) -> None:
+    """Make an axis logarithmic, with plain numbers at a few places."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    low, high = limits
+    steps = [1, 2, 5] if high / low > 6 else [1, 1.5, 2, 3, 4, 5, 7]
+    if high / low < 1.6:
+        steps = list(np.arange(1, 10, 0.5))
+    ticks = [s * 10.0**e for e in range(-12, 13) for s in steps if low <= s * 10.0**e <= high]
+    getattr(axes, f"set_{axis}scale")("log")
+    getattr(axes, f"set_{axis}lim")(low, high)
+    chosen: Any = getattr(axes, f"{axis}axis")
+    chosen.set_major_locator(FixedLocator(ticks))
+    chosen.set_minor_locator(NullLocator())
+    chosen.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def style(case: int, result: RowResult) -> dict[str, Any]:
+    """Colour and shape tell the case, the filling whether the row was forecast."""
+    colour = PALETTE[case % len(PALETTE)]
+    filled = result.row.use == "forecast"
+    # Cases beyond the palette's length get other pairs of colour and shape.
+    marker = MARKERS[(case + case // len(PALETTE)) % len(MARKERS)]
+    face = colour if filled else "white"
+    return {
+        "color": colour,
+        "marker": marker,
+        "markerfacecolor": face,
+        "markersize": 6,
+        "linestyle": "",
+        "zorder": 3 if filled else 2,
+    }
+
+
+def legend_handles(results: Sequence[CaseResult]) -> list[Any]:
+    from matplotlib.lines import Line2D
+
+    handles = []
+    for i, result in enumerate(results):
+        forecast_row = next(r for r in result.rows if r.row.use == "forecast")
+        label = f"{result.case.name}, largest error {result.largest_error:.1%}"
+        handles.append(Line2D([], [], label=label, **style(i, forecast_row)))
+    grey: dict[str, Any] = {"color": "#595959", "marker": "o", "linestyle": "", "markersize": 6}
+    handles.append(Line2D([], [], label="filled: forecast", **grey))
+    handles.append(Line2D([], [], label="hollow: fitted", markerfacecolor="white", **grey))
+    return handles

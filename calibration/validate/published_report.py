@@ -1,0 +1,104 @@
+"""The error table of forecasts against measurements, for a terminal and as JSON."""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from simulator.ground.artefacts import envelope
+from simulator.ground.command import table
+
+from .cases import UNITS, row_json
+from .published_fit import CaseResult, RowResult
+
+KIND = "published_validation"
+# 1: first version.
+SCHEMA_VERSION = 1
+WIDTH = 100
+
+
+def result_text(results: Sequence[CaseResult]) -> str:
+    """Return a table for each case, and the summary."""
+    return "\n\n".join([*map(case_text, results), summary_text(results)])
+
+
+def case_text(result: CaseResult) -> str:
+    """Return what one case says, what was fitted, and its rows with their errors."""
+    case = result.case
+    head = [f"{case.name}: {case.models}; {case.hardware}", f"from {case.citation}"]
+    head += textwrap.wrap(case.notes, WIDTH)
+    head += [parameters_text(group, values) for group, values in result.parameters.items() if values]
+    grouped = case.groups != ("",)
+    heads = (
+        *(("group",) if grouped else ()),
+        "row",
+        "use",
+        "K",
+        "tokens/round",
+        "measured",
+        "forecast",
+        "unit",
+        "error",
+    )
+    rows = [(r.row.group, *row_cells(r)) if grouped else row_cells(r) for r in result.rows]
+    left = (0, 1, 2, 7) if grouped else (0, 1, 6)
+    return "\n".join([*head, "", table([heads, *rows], left)])
+
+
+def parameters_text(group: str, values_ms: Mapping[str, float]) -> str:
+    """Say what was fitted."""
+    told = ", ".join(f"{name} {value:.4g}" for name, value in values_ms.items())
+    return f"fitted{f' for {group}' if group else ''}: {told}"
+
+
+def row_cells(result: RowResult) -> tuple[str, ...]:
+    """Write a row: measured, forecast, and the error in percent."""
+    row = result.row
+    k = "" if row.drafted is None else f"{row.drafted:.3g}" if row.drafted < 100 else f"{row.drafted:.0f}"
+    numbers = (f"{row.tau:.3f}", f"{row.measured:.4g}", f"{result.forecast:.4g}")
+    return (row.name, row.use, k, *numbers, UNITS[row.measured_as], percent(result.error))
+
+
+def percent(error: float) -> str:
+    """Write an error with its sign; a rounded zero has none."""
+    return "0.00%" if abs(error) < 5e-5 else f"{error:+.2%}"
+
+
+def summary_text(results: Sequence[CaseResult]) -> str:
+    """Return a line for each case: its errors on the rows that were not fitted, its bound, and whether that holds."""
+    rows = [("case", "fitted rows", "forecast rows", "median error", "largest", "bound", "")]
+    for r in results:
+        fits, bound = len(r.case.rows) - len(r.errors), "" if r.bound is None else f"{r.bound:.1%}"
+        errors = (f"{r.median_error:.2%}", f"{r.largest_error:.2%}")
+        rows.append((r.case.name, str(fits), str(len(r.errors)), *errors, bound, verdict(r)))
+    return table(rows, left=(0, 6))
+
+
+def verdict(result: CaseResult) -> str:
+    """Say whether the bound holds, and which row breaks it."""
+    if result.bound is None:
+        return "no bound"
+    if result.holds:
+        return "holds"
+    worst = max((r for r in result.rows if r.row.use == "forecast"), key=lambda r: abs(r.error))
+    where = f"{worst.row.group}, {worst.row.name}" if worst.row.group else worst.row.name
+    return f"BROKEN by {where} ({worst.error:+.2%})"
+
+
+def result_json(results: Sequence[CaseResult], parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the results with their provenance; errors are fractions."""
+    return envelope(KIND, SCHEMA_VERSION, parameters) | {"cases": [case_result_json(r) for r in results]}
+
+
+def case_result_json(result: CaseResult) -> dict[str, Any]:
+    case = result.case
+    found = {name: getattr(case, name) for name in ("name", "citation", "hardware", "models", "notes")}
+    rows = [row_json(r.row) | {"tau": r.row.tau, "forecast": r.forecast, "error": r.error} for r in result.rows]
+    return found | {
+        "fixed": dict(case.fixed),
+        "fitted": {group: dict(values) for group, values in result.parameters.items()},
+        "rows": rows,
+        "median_error": result.median_error,
+        "largest_error": result.largest_error,
+        "max_error": result.bound,
+        "holds": result.holds,
+    }

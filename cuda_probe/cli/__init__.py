@@ -1,0 +1,1 @@
+"""The commands probe-gpu, bench-sampling and monitor-gpu, one file each."""

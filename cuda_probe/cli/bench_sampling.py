@@ -1,0 +1,174 @@
+"""The command `bench-sampling`: parse, open the device, measure, write, print."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cuda_probe.probe.probes import ITEM_BYTES, AxisValue
+from cuda_probe.sampling_bench.shapes import BACKENDS, grid
+from simulator.ground.artefacts import UserError, to_json
+from simulator.ground.command import command, progress
+
+from .probe_gpu import EXIT_WRONG_RESULT, check_files, open_device, written
+
+if TYPE_CHECKING:
+    from cuda_probe.sampling_bench.places import Place
+    from cuda_probe.sampling_bench.runner import BenchResults
+
+FILE = click.Path(path_type=Path)
+# Option, axis, least and largest value; the kernels count tokens and rows in 32 bits.
+NUMBERS = (("--batch", "batch", 1, 65_536), ("--k", "k", 1, 1_024), ("--vocab", "vocabulary", 2, 2**24))
+VOCABULARIES = (32_768, 65_536, 131_072, 262_144)
+QUICK_VOCABULARIES = (32_768, 131_072, 262_144)
+DTYPES = tuple(ITEM_BYTES)
+Axes = dict[str, tuple[AxisValue, ...]]
+
+
+@command("bench-sampling")
+@click.option("--device", default="auto", help="cuda:0, cuda:1, ..., or cpu; auto: the first CUDA device.")
+@click.option("--quick/--full", default=True, help="A minute or so, or a finer grid until the noise has settled.")
+@click.option("--backend", metavar="NAMES", help=f"Only these, joined by commas: {', '.join(BACKENDS)}.")
+@click.option("--batch", metavar="VALUES", help="Sequences, list or range (1,8,64).")
+@click.option("--k", metavar="VALUES", help="Drafted tokens of a sequence.")
+@click.option("--vocab", "vocabulary", metavar="VALUES", help="Tokens of the vocabulary (32000:256000:32000).")
+@click.option("--dtype", metavar="NAMES", help=f"Types of the logits: {', '.join(DTYPES)}.")
+@click.option("--temperature", default=1.0, type=float, help="Of both models.")
+@click.option("--seed", default=0, type=click.IntRange(0, 2**31), help="Seed of logits, drafts and decisions.")
+@click.option("--out", type=FILE, default=Path("bench_sampling.json"), help="Result; raw samples beside it, as .npz.")
+@click.option("--csv", type=FILE, help="Write one row for each backend at each point.")
+@click.option("--plot", type=FILE, help="Picture, .png or .svg: time by vocabulary, share of copy bandwidth.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.option("--force", is_flag=True, help="Overwrite files that exist.")
+def bench_sampling(**options: Any) -> None:
+    """Time speculative sampling: our backends, a compiled torch version and transformers' own function.
+
+    All take the same logits, in turn, on one clock. The bytes counted are those that sampling has to read at least.
+    transformers' function takes one sequence: a batch is as many calls (column calls). Exit code 1 if a backend of ours
+    accepted other counts than the reference.
+    """
+    check_temperature(options["temperature"])
+    given, backends = named_axes(options), names("--backend", options["backend"], BACKENDS)
+    check_files(options)
+    device = open_device(options["device"])
+    try:
+        from cuda_probe.sampling_bench.places import place_of
+
+        failed = run(place_of(device), given, backends, options)
+    finally:
+        device.close()
+    if failed:
+        click.echo("bench-sampling: a result was wrong, see the table or the file", err=True)
+        sys.exit(EXIT_WRONG_RESULT)
+
+
+def check_temperature(temperature: float) -> None:
+    """Refuse a temperature at which the peers' arithmetic in float32 has no meaning."""
+    if not 0.01 <= temperature <= 100:
+        raise UserError(f"--temperature: {temperature:g} is not allowed, expected 0.01 to 100")
+
+
+def named_axes(options: Mapping[str, Any]) -> Axes:
+    """Return the values that the user named, by axis.
+
+    Raises:
+        UserError: Not whole numbers in their bounds, or a type that there is not.
+    """
+    from simulator.ground.ranges import parse_values
+
+    given: Axes = {}
+    for flag, axis, least, most in NUMBERS:
+        if options[axis] is None:
+            continue
+        values = parse_values(flag, options[axis])
+        for value in values:
+            if not (value.is_integer() and least <= value <= most):
+                raise UserError(f"{flag}: {value:g} is not allowed, expected whole numbers from {least} to {most}")
+        given[axis] = tuple(int(value) for value in values)
+    if options["dtype"] is not None:
+        given["dtype"] = names("--dtype", options["dtype"], DTYPES)
+    return given
+
+
+def names(flag: str, text: str | None, allowed: tuple[str, ...]) -> tuple[str, ...]:
+    """Read a list of names; all that are allowed where none is given.
+
+    Raises:
+        UserError: One is unknown or there twice.
+    """
+    if text is None:
+        return allowed
+    found = tuple(part.strip() for part in text.split(","))
+    for name in found:
+        if name not in allowed:
+            raise UserError(f"{flag}: {name!r} is not one, expected {', '.join(allowed)}")
+    if len(set(found)) < len(found):
+        raise UserError(f"{flag}: {text!r} names one twice, expected each once")
+    return tuple(name for name in allowed if name in found)
+
+
+def default_axes(*, on_cpu: bool, quick: bool) -> Axes:
+    """Return the grid where the user names none."""
+    if quick:
+        dtypes = ("float32", "float16") if on_cpu else ("float32", "bfloat16")
+        return {"batch": (1, 4 if on_cpu else 16), "k": (4,), "vocabulary": QUICK_VOCABULARIES, "dtype": dtypes}
+    batches = (1, 4, 16) if on_cpu else (1, 8, 64)
+    return {"batch": batches, "k": (2, 8) if on_cpu else (2, 4, 8), "vocabulary": VOCABULARIES, "dtype": DTYPES}
+
+
+def run(place: "Place", given: Axes, backends: tuple[str, ...], options: Mapping[str, Any]) -> bool:
+    """Measure, write and print; says whether a result was wrong."""
+    from cuda_probe.probe.runner import FULL, QUICK
+    from cuda_probe.sampling_bench.report import disagreements, save_bench
+    from cuda_probe.sampling_bench.runner import check_memory, run_bench
+
+    quick, name = options["quick"], place.device.name
+    axes = default_axes(on_cpu=name == "cpu", quick=quick) | given
+    shapes = grid(axes)
+    check_memory(place, shapes, backends)
+    told: dict[str, Any] = {"device": name, "quick": quick, "backends": list(backends)}
+    told |= {key: options[key] for key in ("temperature", "seed")} | {axis: list(v) for axis, v in axes.items()}
+    with progress("measuring", len(shapes)) as bar:
+        settings = {"temperature": options["temperature"], "seed": options["seed"], "progress": bar.update}
+        results = run_bench(place, shapes, backends, QUICK if quick else FULL, **settings)
+    check_timed(results)
+    payload = save_bench(options["out"], results, told)
+    write_and_print(results, payload, options)
+    return bool(disagreements(results)) or any(left.failed for left in results.left_out)
+
+
+def check_timed(results: "BenchResults") -> None:
+    """Refuse a run in which no backend could run.
+
+    Raises:
+        UserError: Says why, for each.
+    """
+    if not results.points and not any(left.failed for left in results.left_out):
+        reasons = dict.fromkeys(f"{left.probe}: {left.reason}" for left in results.left_out)
+        raise UserError(f"nothing can be timed on {results.device['name']}: {'; '.join(reasons)}")
+
+
+def write_and_print(results: "BenchResults", payload: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    """Write the other files, then print what was found and where it is."""
+    from cuda_probe.sampling_bench.report import disagreement_text, result_text, write_csv
+
+    if options["csv"]:
+        write_csv(options["csv"], results)
+    if options["plot"]:
+        from cuda_probe.sampling_bench.plots import bench_figure
+        from simulator.ground.pictures import save_figure
+
+        save_figure(options["plot"], bench_figure(results))
+    if options["as_json"]:
+        click.echo(to_json(payload), nl=False)
+        click.echo(disagreement_text(results), err=True, nl=bool(disagreement_text(results)))
+    else:
+        click.echo(result_text(results) + "\n")
+        for path in written(options):
+            click.echo(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    bench_sampling(prog_name="bench-sampling")

@@ -1,0 +1,1 @@
+"""What kernels and products run on: GPUs through CuPy, and a CPU."""

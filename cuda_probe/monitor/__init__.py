@@ -1,0 +1,1 @@
+"""What a GPU draws and does while a command runs."""

@@ -1,0 +1,1 @@
+"""Timing: what is timed, how, when to stop, and the report of it."""

@@ -1,0 +1,357 @@
+"""What a probe found, as people and programs read it: the terminal table, probe.json with its raw samples, CSV."""
+
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulator.ground.artefacts import (
+    UserError,
+    check_kind,
+    envelope,
+    finite_or_text,
+    read_json_object,
+    to_json,
+    writing,
+)
+from simulator.ground.command import table
+
+from .probes import AXIS_UNITS, Axes, Units
+from .runner import LeftOut, Point, Results, WorkFit, line_fits
+from .stats import Verdict
+from .timing import Measurement
+
+KIND = "probe"
+# 1: first version.
+SCHEMA_VERSION = 1
+RATES = ("flop_per_s", "bytes_per_s")
+TIMES = ("median_s", "iqr_s", "median_error_s")
+UNIT_NUMBERS = ("workflops_flop", "workmem_bytes", "workmem_flop")
+UNIT_WORDS = ("workflops_means", "workmem_means")
+NO_SAMPLES: NDArray[np.float64] = np.empty(0)
+
+
+def raw_path(out: Path) -> Path:
+    """Return where the raw samples of a probe.json are kept: beside it."""
+    return out.with_suffix(".npz")
+
+
+def result_json(results: Results, parameters: Mapping[str, Any], raw: Path | None) -> dict[str, Any]:
+    """Return everything but the raw samples, with its provenance, under plain keys.
+
+    Args:
+        results: What was measured.
+        parameters: What the run was told.
+        raw: The file of the raw samples, None where they are not kept.
+    """
+    payload = envelope(KIND, SCHEMA_VERSION, parameters)
+    payload["environment"]["device"] = dict(results.device)
+    return payload | {
+        "units": asdict(results.units),
+        "points": [point_json(point) for point in results.points],
+        "left_out": [asdict(left) | {"axes": dict(left.axes)} for left in results.left_out],
+        "fits": [fit_json(fit) for fit in line_fits(results)],
+        "raw": None if raw is None else {"file": raw.name, "points": len(results.points)},
+    }
+
+
+def point_json(point: Point) -> dict[str, Any]:
+    """Return one point: where it is, its work, what was timed, and the rates that follow."""
+    found = point.measurement
+    return {
+        "probe": point.probe,
+        "axes": dict(point.axes),
+        "flop": point.flop,
+        "bytes": point.bytes,
+        **{name: getattr(found, name) for name in TIMES},
+        **{name: getattr(point, name) for name in RATES},
+        "samples": len(found.samples_s),
+        "warm_ups": len(found.warm_ups_s),
+        "batch": found.batch,
+        "flushed": found.flushed,
+        "stop_reason": found.reason,
+        "verdict": found.verdict.word,
+        "verdict_reason": found.verdict.reason,
+        "states": [dict(state) for state in point.states],
+    }
+
+
+def fit_json(fit: WorkFit) -> dict[str, Any]:
+    return {"probe": fit.probe, "axis": fit.axis, "held": dict(fit.held), "points": fit.points, **asdict(fit.line)}
+
+
+def save_probe(out: Path, results: Results, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Write probe.json and its raw samples; returns what the JSON holds."""
+    payload = result_json(results, parameters, raw_path(out))
+    save_with_raw(out, payload, results.points)
+    return payload
+
+
+def save_with_raw(out: Path, payload: Mapping[str, Any], points: Sequence[Point]) -> None:
+    """Write a report and beside it the raw samples of its points, by their place."""
+    arrays: dict[str, NDArray[np.float64]] = {}
+    for index, point in enumerate(points):
+        arrays[f"samples_{index:04d}"] = point.measurement.samples_s
+        arrays[f"warm_ups_{index:04d}"] = point.measurement.warm_ups_s
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # NumPy types the keywords with its own flag
+    with writing(raw_path(out), "wb") as file:
+        file.write(buffer.getvalue())
+    with writing(out) as file:
+        file.write(to_json(payload))
+
+
+def load_probe(path: Path, *, raw: bool = True) -> Results:
+    """Read a probe.json.
+
+    Args:
+        path: The file.
+        raw: Whether to read the raw samples beside it as well; without them the points hold none.
+
+    Raises:
+        UserError: Either file is missing, not ours, of another version, or contradicts itself; names file and field.
+    """
+    found = read_json_object(path)
+    check_kind(path, found, KIND, (SCHEMA_VERSION,))
+    reader = Reader(path, "", found)
+    units = reader.inside("units")
+    named = {name: units.whole(name) for name in UNIT_NUMBERS}
+    words = {name: units.text(name) for name in UNIT_WORDS}
+    samples = load_raw(path, reader) if raw else None
+    points = tuple(read_point(own, index, samples) for index, own in enumerate(reader.each("points")))
+    return Results(
+        device=reader.inside("environment").inside("device").value,
+        units=Units(**named, **words),  # type: ignore[arg-type]  # the names say which are numbers
+        points=points,
+        left_out=tuple(read_left_out(own) for own in reader.each("left_out")),
+    )
+
+
+def load_raw(path: Path, reader: "Reader") -> Mapping[str, NDArray[np.float64]]:
+    """Read the raw samples that a probe.json names."""
+    name = reader.inside("raw").text("file")
+    if Path(name).name != name:
+        raise UserError(f"{path}: raw.file is {name!r}, expected a name without folders")
+    beside = path.parent / name
+    try:
+        content = io.BytesIO(beside.read_bytes())  # np.load would leave a broken file open
+        with np.load(content, allow_pickle=False) as archive:
+            return {key: archive[key] for key in archive.files}
+    except FileNotFoundError:
+        raise UserError(f"{beside}: no such file, but {path} names it for its raw samples") from None
+    except (OSError, ValueError, BadZipFile, EOFError) as error:
+        raise UserError(f"{beside}: not an .npz of raw samples ({error})") from None
+
+
+def read_point(reader: "Reader", index: int, raw: Mapping[str, NDArray[np.float64]] | None) -> Point:
+    """Read one point, and compare its median with that of its raw samples."""
+    times = {name: reader.number(name) for name in TIMES}
+    arrays = (NO_SAMPLES, NO_SAMPLES)
+    if raw is not None:
+        try:
+            arrays = raw[f"samples_{index:04d}"], raw[f"warm_ups_{index:04d}"]
+        except KeyError as error:
+            raise UserError(f"{reader.path}: {reader.where} has no raw samples {error}") from None
+        if len(arrays[0]) == 0 or not math.isclose(float(np.median(arrays[0])), times["median_s"], rel_tol=1e-9):
+            raise UserError(f"{reader.path}: {reader.where}.median_s is not the median of its raw samples")
+    states = tuple(state.value for state in reader.each("states"))
+    measurement = Measurement(
+        **times,
+        samples_s=arrays[0],
+        warm_ups_s=arrays[1],
+        batch=reader.whole("batch"),
+        flushed=reader.flag("flushed"),
+        reason=reader.text("stop_reason"),
+        verdict=Verdict(word=reader.text("verdict"), reason=reader.text("verdict_reason")),
+    )
+    return Point(
+        probe=reader.text("probe"),
+        axes=read_axes(reader),
+        flop=reader.whole("flop"),
+        bytes=reader.whole("bytes"),
+        measurement=measurement,
+        states=(states[0], states[-1]) if states else ({}, {}),
+    )
+
+
+def read_left_out(reader: "Reader") -> LeftOut:
+    words = {name: reader.text(name) for name in ("probe", "reason")}
+    return LeftOut(**words, axes=read_axes(reader), failed=reader.flag("failed"))
+
+
+def read_axes(reader: "Reader") -> Axes:
+    axes = reader.inside("axes")
+    for name, value in axes.value.items():
+        if isinstance(value, bool) or not isinstance(value, int | str):
+            axes.refuse(name, "a whole number or text")
+    return axes.value
+
+
+class Reader:
+    """One object of a file, and where in the file it is, for errors that name the field."""
+
+    def __init__(self, path: Path, where: str, value: dict[str, Any]) -> None:
+        self.path, self.where, self.value = path, where, value
+
+    def refuse(self, key: str, expected: str) -> Any:
+        name = f"{self.where}.{key}" if self.where else key
+        found = f"is {self.value[key]!r}" if key in self.value else "is missing"
+        raise UserError(f"{self.path}: {name} {found[:80]}, expected {expected}")
+
+    def inside(self, key: str) -> "Reader":
+        value = self.value.get(key)
+        if not isinstance(value, dict):
+            self.refuse(key, "an object")
+        return Reader(self.path, f"{self.where}.{key}" if self.where else key, dict(value or {}))
+
+    def each(self, key: str) -> list["Reader"]:
+        value = self.value.get(key)
+        if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+            self.refuse(key, "a list of objects")
+        start = f"{self.where}.{key}" if self.where else key
+        return [Reader(self.path, f"{start}[{i}]", item) for i, item in enumerate(value or [])]
+
+    def number(self, key: str) -> float:
+        value = self.value.get(key)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+            self.refuse(key, "a number of at least 0")
+        return float(value or 0)
+
+    def whole(self, key: str) -> int:
+        value = self.value.get(key)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            self.refuse(key, "a whole number of at least 0")
+        return int(value or 0)
+
+    def text(self, key: str) -> str:
+        value = self.value.get(key)
+        if not isinstance(value, str):
+            self.refuse(key, "text")
+        return str(value)
+
+    def flag(self, key: str) -> bool:
+        value = self.value.get(key)
+        if not isinstance(value, bool):
+            self.refuse(key, "true or false")
+        return bool(value)
+
+
+def write_csv(path: Path, results: Results) -> None:
+    """Write one row for each point; axes that a point does not have are empty."""
+    import pandas as pd
+
+    rows = []
+    for point in results.points:
+        row = point_json(point)
+        axes = {axis: row["axes"].get(axis) for axis in AXIS_UNITS}
+        rows.append({"probe": row["probe"]} | axes | {k: v for k, v in row.items() if k not in ("axes", "states")})
+    frame = pd.DataFrame([finite_or_text(row) for row in rows])
+    for column in frame.columns.intersection([a for a in AXIS_UNITS if a not in ("weight", "dtype")]):
+        frame[column] = frame[column].astype("Int64")
+    with writing(path) as file:
+        frame.to_csv(file, index=False, lineterminator="\n")
+
+
+def duration(seconds: float) -> str:
+    """Write a time with the unit that suits it."""
+    for scale, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")):
+        if seconds >= scale:
+            return f"{seconds / scale:.4g} {unit}"
+    return f"{seconds * 1e9:.4g} ns"
+
+
+def rate(value: float | None) -> str:
+    """Write a rate in 10^9 a second."""
+    return "" if value is None else f"{value / 1e9:.4g}"
+
+
+def size_text(value: object) -> str:
+    """Write bytes in the binary unit that divides them."""
+    if isinstance(value, int):
+        for exponent, unit in ((30, "GiB"), (20, "MiB"), (10, "KiB")):
+            if value >= 1 << exponent:
+                return f"{value / (1 << exponent):.4g} {unit}"
+    return f"{value}"
+
+
+def axes_text(axes: Axes) -> str:
+    """Write where a point is, in a few words."""
+    words = []
+    for name, value in axes.items():
+        if name == "buffer_bytes":
+            words.append(size_text(value))
+        else:
+            words.append(str(value) if isinstance(value, str) else f"{name} {value}")
+    return ", ".join(words)
+
+
+def result_text(results: Results) -> str:
+    """Return the report for a terminal: the device, its units, every point, the fits, and what was left out."""
+    parts = (heading, points_text, fits_text, disturbed_text, left_text)
+    return "\n\n".join(filter(None, [part(results) for part in parts]))
+
+
+def heading(results: Results) -> str:
+    """Name the device and say what a burn unit is on it."""
+    device, units = results.device, results.units
+    lines = [f"{device.get('name', '')}: {device.get('model', 'unknown device')}"]
+    lines.append(f"1 workflops = {units.workflops_flop:,} FLOP: {units.workflops_means}")
+    lines.append(f"1 workmem = {units.workmem_bytes:,} bytes: {units.workmem_means}")
+    return "\n".join(lines)
+
+
+def points_text(results: Results) -> str:
+    if not results.points:
+        return "nothing was timed"
+    rows: list[Sequence[str]] = [("probe", "at", "median", "IQR", "GFLOP/s", "GB/s", "samples", "stopped", "verdict")]
+    for point in results.points:
+        found = point.measurement
+        spread = found.iqr_s / found.median_s if found.median_s > 0 else math.inf
+        timed = (duration(found.median_s), f"{spread:.1%}", rate(point.flop_per_s), rate(point.bytes_per_s))
+        why = (f"{len(found.samples_s)}", found.reason, found.verdict.word)
+        rows.append((point.probe, axes_text(point.axes), *timed, *why))
+    return table(rows, left=(0, 1, 7, 8))
+
+
+def fits_text(results: Results) -> str:
+    """Say how well time follows work, and at what rate."""
+    rows: list[Sequence[str]] = [("time against work", "per unit", "start", "largest residual", "points")]
+    for fit in line_fits(results):
+        held = f" ({axes_text(fit.held)})" if fit.held else ""
+        line = fit.line
+        start = f"{'-' if line.intercept_s < 0 else ''}{duration(abs(line.intercept_s))}"
+        cells = (duration(line.slope_s), start, f"{line.max_relative_residual:.1%}", f"{fit.points}")
+        rows.append((f"{fit.probe} by {fit.axis}{held}", *cells))
+    return table(rows) if len(rows) > 1 else ""
+
+
+def disturbed_text(results: Results) -> str:
+    """Say what disturbed how many points."""
+    counts: dict[str, int] = {}
+    for point in results.points:
+        for words in {str(state["disturbed"]) for state in point.states if state.get("disturbed")}:
+            counts[words] = counts.get(words, 0) + 1
+    return "\n".join(f"{words}, at {count} of {len(results.points)} points" for words, count in counts.items())
+
+
+def left_text(results: Results) -> str:
+    """Say what was left out and why, like with like."""
+    groups: dict[tuple[bool, str, str], list[Axes]] = {}
+    for left in results.left_out:
+        groups.setdefault((left.failed, left.probe, left.reason), []).append(left.axes)
+    return "\n".join(
+        f"{'FAILED' if failed else 'skipped'} {probe} ({places(axes)}): {reason}"
+        for (failed, probe, reason), axes in groups.items()
+    )
+
+
+def places(found: Iterable[Axes]) -> str:
+    """Name points: one by its axes, several by their number."""
+    listed = list(found)
+    return (axes_text(listed[0]) or "its only point") if len(listed) == 1 else f"{len(listed)} points"

@@ -1,0 +1,95 @@
+"""Which draft length at which batch size, and the settings under which an engine can try a forecast."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulator.costs.model_costs import ModelPair, largest_batch
+from simulator.ground.histogram import synthetic_acceptance
+from simulator.rounds.acceptance_law import AcceptanceModel
+from simulator.rounds.analytic import closed_form
+
+# Beyond what engines run at once.
+LARGEST_BATCH = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Range:
+    """Batch sizes, both ends among them, and their best draft length; 0 where speculation does not pay."""
+
+    first: int
+    last: int
+    draft_length: int
+
+
+def schedule(pair: ModelPair, acceptance: AcceptanceModel, longest: int, *, overlap: bool) -> tuple[Range, ...]:
+    """Return the best draft length of every batch size that fits into memory, in ranges.
+
+    Args:
+        pair: Two models at work; its own batch does not count.
+        acceptance: What a round accepts, whatever the batch.
+        longest: The longest draft length that is looked at.
+        overlap: Whether the next draft is made while the target verifies.
+    """
+    fits = largest_batch(pair)
+    last = LARGEST_BATCH if fits is None else min(fits, LARGEST_BATCH)
+    if last < 1:
+        return ()
+    return ranges(best_draft_lengths(pair, acceptance, np.arange(1, last + 1), longest, overlap=overlap))
+
+
+def best_draft_lengths(
+    pair: ModelPair, acceptance: AcceptanceModel, batches: NDArray[np.int64], longest: int, *, overlap: bool
+) -> NDArray[np.int64]:
+    """Return the best draft length of each batch size, 0 where none beats plain decoding."""
+    priced = replace(pair, batch=batches)
+    gains = [np.ones(len(batches))]
+    for k in range(1, longest + 1):
+        law, rate = acceptance.law(k), acceptance.bonus_guess_rate(k)
+        cost = replace(priced.round_cost(k), draft_length=np.asarray(k))
+        gains.append(closed_form(cost, law, rate, overlap=overlap).speedup)
+    return np.asarray(np.argmax(gains, axis=0))
+
+
+def ranges(lengths: NDArray[np.int64]) -> tuple[Range, ...]:
+    """Join batch sizes 1, 2, ... of equal draft length."""
+    ends = [*np.flatnonzero(np.diff(lengths)), len(lengths) - 1]
+    starts = [0, *(int(e) + 1 for e in ends[:-1])]
+    return tuple(
+        Range(first=a + 1, last=int(b) + 1, draft_length=int(lengths[a])) for a, b in zip(starts, ends, strict=True)
+    )
+
+
+def off_above(found: tuple[Range, ...]) -> int | None:
+    """Return the batch size above which speculation does not pay; None where it pays to the last."""
+    return found[-1].first - 1 if found and found[-1].draft_length == 0 else None
+
+
+def longest_draft(found: tuple[Range, ...]) -> int:
+    """Return the longest draft length of a schedule, 0 where it never drafts."""
+    return max((r.draft_length for r in found), default=0)
+
+
+def engine_settings(acceptance: AcceptanceModel, draft_length: int) -> dict[str, object] | None:
+    """Return the settings under which engines accept as a forecast does; None where nothing is drafted."""
+    if draft_length == 0:
+        return None
+    law = acceptance.law(draft_length)
+    survival = np.minimum(np.cumsum(law[::-1])[::-1][1:], 1.0).tolist()
+    return synthetic_acceptance(survival, 1 + sum(survival))
+
+
+def vllm_config(found: tuple[Range, ...]) -> dict[str, Any] | None:
+    """Return the schedule as vLLM's speculative_config takes it; a `model` and `method` are the user's to add.
+
+    None where no batch size is to draft: vLLM takes no `num_speculative_tokens` of 0.
+    """
+    longest = longest_draft(found)
+    if longest == 0:
+        return None
+    return {
+        "num_speculative_tokens": longest,
+        "num_speculative_tokens_per_batch_size": [[r.first, r.last, r.draft_length] for r in found],
+    }

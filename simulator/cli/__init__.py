@@ -1,0 +1,1 @@
+"""The commands simulate, sweep and profiles, one file each."""

@@ -1,0 +1,241 @@
+"""What rounds of two real models cost on a profiled device: the work of `model_work` priced by a profile (model §2)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulator.ground.artefacts import UserError
+
+from .profile import DATASHEET, PassCost, Profile
+from .step import Floats, Real, RoundCost
+from .work import Count, ModelShape, bytes_unquantized
+
+SAME, SEPARATE = "same", "separate"
+PLACEMENTS = (SAME, SEPARATE)
+# What engines leave free of a device's memory.
+USABLE_MEMORY = 0.9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PassParts:
+    """Seconds of a pass by what they are spent on, and all of them together; compute and memory may overlap."""
+
+    compute_s: Floats
+    memory_s: Floats
+    launch_s: Floats
+    link_s: Floats
+    total_s: Floats
+
+    @property
+    def binds(self) -> str:
+        """The longest part: "compute", "memory", "launches" or "link"; scalars only."""
+        parts = {"compute": self.compute_s, "memory": self.memory_s, "launches": self.launch_s, "link": self.link_s}
+        return max(parts, key=lambda name: float(parts[name]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placed:
+    """A model in a number format on `devices` devices, its matrices divided among them (tensor parallelism)."""
+
+    shape: ModelShape
+    dtype: str
+    kv_dtype: str | None
+    devices: int
+    profile: Profile
+
+    @property
+    def cost(self) -> PassCost:
+        """What a pass costs in this number format."""
+        return self.profile.cost(self.dtype)
+
+    def parts(self, batch: Real, new_tokens: Real, context: Real) -> PassParts:
+        """Return the seconds of passes; the counts broadcast to shape S, the results are [*samples, *S].
+
+        Args:
+            batch: Sequences.
+            new_tokens: Tokens of each that the pass computes.
+            context: Tokens of each that the KV cache holds before.
+        """
+        told = (np.asarray(v, np.float64) for v in (batch, new_tokens, context))
+        batch, new_tokens, context = np.broadcast_arrays(*told)
+        flops = self.shape.flops(batch, new_tokens, context) / self.devices
+        moved = self.moved_bytes(batch, new_tokens, context)
+        launches = np.asarray(self.shape.layers * self.profile.launches_per_layer)
+        tokens = np.asarray(batch * new_tokens, np.float64)
+        link_s = self.link_s(tokens)
+        cost, nothing = self.cost, np.zeros(tokens.shape)
+        return PassParts(
+            compute_s=cost.flop_scale.at(tokens) * flops,
+            memory_s=cost.mem_scale.at(moved) * moved,
+            launch_s=cost.pass_s(nothing, nothing + 1e-300, tokens, launches),
+            link_s=link_s,
+            total_s=cost.pass_s(flops, moved, tokens, launches) + link_s,
+        )
+
+    @property
+    def kv_shares(self) -> int:
+        """Among how many devices a KV cache is divided: a head is not split, and latent attention has one for all."""
+        return min(self.devices, 1 if self.shape.latent else self.shape.kv_heads)
+
+    @property
+    def kv_format(self) -> str:
+        """The number format of the KV cache."""
+        return self.kv_dtype or ("float32" if self.dtype == "float32" else "bfloat16")
+
+    def moved_bytes(self, batch: Count, new_tokens: Count, context: Count) -> Floats:
+        """Return the bytes that one device moves in a pass."""
+        all_bytes = self.shape.bytes_moved(batch, new_tokens, context, self.dtype, self.kv_dtype)
+        new_bytes = batch * new_tokens * self.shape.kv_bytes_per_token(self.kv_format)
+        kv_bytes = self.shape.kv_bytes(batch, context, self.kv_format) + new_bytes
+        return np.asarray((all_bytes - kv_bytes) / self.devices + kv_bytes / self.kv_shares)
+
+    def link_s(self, tokens: Floats) -> Floats:
+        """Return the seconds of two all-reduces a layer: 2 (n - 1) / n of the hidden states of the pass each.
+
+        They go over one link of a device, round a ring; in a mesh over its n - 1 links at once.
+
+        Raises:
+            UserError: The profile does not say what joins devices.
+        """
+        if self.devices == 1:
+            return np.zeros(tokens.shape)
+        link = self.profile.link
+        if link is None:
+            raise UserError(
+                f"--tp: {self.devices} devices, but the profile {self.profile.name} names no link, expected 1"
+            )
+        reduced = tokens * self.shape.hidden_size * bytes_unquantized(self.dtype)
+        links = self.devices - 1 if link.mesh else 1
+        sent = 2 * (self.devices - 1) / self.devices * reduced / links
+        bytes_per_s, latency_s = (spread(value, tokens.ndim) for value in (link.bytes_per_s, link.latency_s))
+        return np.asarray(2 * self.shape.layers * (latency_s + sent / bytes_per_s))
+
+    def memory_bytes(self, batch: Real, context: Real) -> Floats:
+        """Return the bytes of weights and KV cache on each device; a sequence has one token at least."""
+        kv_bytes = self.shape.kv_bytes(np.asarray(batch), np.maximum(context, 1), self.kv_format)
+        return np.asarray(self.shape.weight_bytes(self.dtype) / self.devices + kv_bytes / self.kv_shares)
+
+
+def spread(samples: Real, axes: int) -> Floats:
+    """Put so many axes of length 1 behind those of samples."""
+    found = np.asarray(samples, np.float64)
+    return found.reshape((*found.shape, *(1,) * axes))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelPair:
+    """Two models at work on a profiled device: the costs of a forecast.
+
+    batch, context: scalars or arrays that broadcast with draft lengths; context is what the KV cache holds on average.
+    devices: that share the target. placement: "same" puts the draft on those as well, "separate" on one of its own.
+    round_overhead_s: what a round costs besides its passes; round_overhead_error: its standard error, relative;
+    round_overhead_factors: what samples of it are multiplied by, [samples] or 1.
+    """
+
+    profile: Profile
+    target: ModelShape
+    draft: ModelShape
+    dtype: str
+    draft_dtype: str
+    kv_dtype: str | None = None
+    batch: Real = 1
+    context: Real = 1024
+    devices: int = 1
+    placement: str = SAME
+    round_overhead_s: Real = 0.0
+    round_overhead_error: float = 0.0
+    round_overhead_factors: Real = 1.0
+
+    @property
+    def longest(self) -> None:
+        """Any draft length."""
+        return None
+
+    @property
+    def placed_target(self) -> Placed:
+        """The target where it runs."""
+        return self.placed(self.target, self.dtype, self.devices)
+
+    @property
+    def placed_draft(self) -> Placed:
+        """The draft where it runs."""
+        return self.placed(self.draft, self.draft_dtype, self.devices if self.placement == SAME else 1)
+
+    def placed(self, shape: ModelShape, dtype: str, devices: int) -> Placed:
+        """Put a model on devices of the profile."""
+        return Placed(shape=shape, dtype=dtype, kv_dtype=self.kv_dtype, devices=devices, profile=self.profile)
+
+    def round_cost(self, draft_length: Real) -> RoundCost:
+        """Return the phases' seconds; times are [*samples, *S], S what draft lengths, batch and context broadcast to.
+
+        Raises:
+            UserError: The profile lacks a number format or the link.
+        """
+        k, batch, context = np.broadcast_arrays(np.asarray(draft_length, np.int64), self.batch, self.context)
+        target, draft = self.placed_target, self.placed_draft
+        draft_step_s = draft.parts(batch, 1, context).total_s
+        return RoundCost(
+            draft_length=np.asarray(k),
+            baseline_s=target.parts(batch, 1, context).total_s,
+            draft_step_s=draft_step_s,
+            draft_s=draft_step_s * k,
+            verify_s=target.parts(batch, k + 1, context).total_s,
+            overhead_s=spread(self.round_overhead_factors, k.ndim) * self.round_overhead_s * np.ones(k.shape),
+        )
+
+    def sample(self, rng: np.random.Generator, samples: int) -> "ModelPair":
+        """Draw the profile anew within its uncertainty; a leading axis of samples.
+
+        Number formats are drawn independently where they were fitted. What a data sheet leaves open is the same for
+        all of them: parameters of one name share their draws.
+        """
+        own = self.profile
+        launches, overhead, slower = (
+            np.exp(error * rng.standard_normal(samples))
+            for error in (own.launches_per_layer_error, self.round_overhead_error, own.link.error if own.link else 0.0)
+        )
+        if own.status == DATASHEET:
+            names = dict.fromkeys(name for cost in own.passes.values() for name in cost.uncertain)
+            normals = {name: rng.standard_normal(samples) for name in names}
+            passes = {dtype: cost.moved(normals) for dtype, cost in own.passes.items()}
+        else:
+            passes = {dtype: cost.sample(rng, samples) for dtype, cost in own.passes.items()}
+        # So many more launches cost as much as launches that take so much longer.
+        passes = {dtype: cost.scaled({"launch_s": launches}) for dtype, cost in passes.items()}
+        link = own.link and own.link.slower(slower)
+        return replace(self, profile=replace(own, passes=passes, link=link), round_overhead_factors=overhead)
+
+    def scaled(self, factors: Mapping[str, float]) -> "ModelPair":
+        """Multiply constants of all passes by name, `link_s` or `round_overhead_s`."""
+        passes = {dtype: cost.scaled(factors) for dtype, cost in self.profile.passes.items()}
+        overhead_s = np.asarray(self.round_overhead_s, np.float64) * factors.get("round_overhead_s", 1.0)
+        link = self.profile.link and self.profile.link.slower(factors.get("link_s", 1.0))
+        return replace(self, profile=replace(self.profile, passes=passes, link=link), round_overhead_s=overhead_s)
+
+    @property
+    def held_bytes(self) -> tuple[Floats, ...]:
+        """Bytes on each device that holds both models, or on each of the target's and on the draft's."""
+        target, draft = (m.memory_bytes(self.batch, self.context) for m in (self.placed_target, self.placed_draft))
+        return (target, draft) if self.placement == SEPARATE else (np.asarray(target + draft),)
+
+    @property
+    def memory_bytes(self) -> Floats:
+        """Bytes on the fullest device."""
+        return np.asarray(np.max(np.broadcast_arrays(*self.held_bytes), axis=0))
+
+    @property
+    def fits(self) -> NDArray[np.bool_] | None:
+        """Whether that much is free; None where the profile does not say."""
+        memory = self.profile.memory_bytes
+        return None if memory is None else np.asarray(self.memory_bytes <= USABLE_MEMORY * memory)
+
+
+def largest_batch(pair: ModelPair) -> int | None:
+    """Return how many sequences of this context fit into the memory of the devices; None where it is not known."""
+    if pair.profile.memory_bytes is None:
+        return None
+    limit = USABLE_MEMORY * pair.profile.memory_bytes
+    none, one = (replace(pair, batch=b).held_bytes for b in (0, 1))
+    return max(0, min(int((limit - n) / (o - n)) for n, o in zip(none, one, strict=True)))

@@ -1,0 +1,217 @@
+"""The numeric parameters of a simulation: option, unit, default and bounds of each, stated once.
+
+`simulate` takes one value of each, `sweep` lists and ranges; both check against this table.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from simulator.ground.artefacts import UserError
+
+if TYPE_CHECKING:
+    # NumPy is imported where values are checked: --help answers without it.
+    from numpy.typing import ArrayLike
+
+MAX_DRAFT_LENGTH = 1024
+# Far beyond anything real, and far enough within a float that no product of parameters leaves it.
+LARGEST = 1e15
+MIN_PASS_MS = 1e-30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameter:
+    """One numeric parameter: `key` names it in results, `label` on plots, `flags` on the command line."""
+
+    key: str
+    label: str
+    flags: tuple[str, ...]
+    default: float
+    minimum: float
+    maximum: float = LARGEST
+    above_minimum: bool = False
+    integer: bool = False
+    unit: str
+    help: str
+
+    @property
+    def allowed(self) -> str:
+        """What a value may be, in words."""
+        kind = "a whole number" if self.integer else "a number"
+        start = "above" if self.above_minimum else "from"
+        return f"{kind} {start} {self.minimum:g} to {self.maximum:g}"
+
+    def check(self, values: "ArrayLike") -> None:
+        """Refuse a value outside the bounds, fractional where whole numbers are meant, or NaN.
+
+        Raises:
+            UserError: Names the option, the value found and what is allowed.
+        """
+        import numpy as np
+
+        flat = np.atleast_1d(np.asarray(values, np.float64)).ravel()
+        low = flat > self.minimum if self.above_minimum else flat >= self.minimum
+        good = low & (flat <= self.maximum)
+        if self.integer:
+            good &= flat == np.floor(flat)
+        if not good.all():
+            found = repr(float(flat[~good][0])).removesuffix(".0")
+            raise UserError(f"{self.flags[0]}: {found} is not allowed, expected {self.allowed}")
+
+
+PARAMETERS = (
+    Parameter(
+        key="total",
+        label="output length",
+        flags=("--total",),
+        default=512,
+        minimum=1,
+        integer=True,
+        unit="tokens",
+        help="Tokens that both arms produce.",
+    ),
+    Parameter(
+        key="draftN",
+        label="draft length K",
+        flags=("--draftN", "--draft-n"),
+        default=4,
+        minimum=1,
+        maximum=MAX_DRAFT_LENGTH,
+        integer=True,
+        unit="tokens",
+        help="Draft length K: tokens the draft proposes in a round.",
+    ),
+    Parameter(
+        key="alpha",
+        label="acceptance α",
+        flags=("--alpha",),
+        default=0.8,
+        minimum=0,
+        maximum=1,
+        unit="probability",
+        help="Acceptance of one drafted token, i.i.d., where no histogram is sampled.",
+    ),
+    Parameter(
+        key="workflops",
+        label="compute work of a pass",
+        flags=("--workflops",),
+        default=50_000,
+        minimum=0,
+        unit="burn units",
+        help="Compute work of one target pass over one token.",
+    ),
+    Parameter(
+        key="workmem",
+        label="memory work of a pass",
+        flags=("--workmem",),
+        default=8,
+        minimum=0,
+        unit="burn units",
+        help="Memory work of one target pass, whatever its tokens.",
+    ),
+    Parameter(
+        key="flopScale",
+        label="compute time",
+        flags=("--flopScale", "--flop-scale"),
+        default=4e-7,
+        minimum=0,
+        unit="ms per unit",
+        help="Time of one unit of compute work.",
+    ),
+    Parameter(
+        key="memScale",
+        label="memory time",
+        flags=("--memScale", "--mem-scale"),
+        default=0.5,
+        minimum=0,
+        unit="ms per unit",
+        help="Time of one unit of memory work.",
+    ),
+    Parameter(
+        key="draft_cost",
+        label="draft cost",
+        flags=("--draft-cost",),
+        default=0.1,
+        minimum=0,
+        above_minimum=True,
+        maximum=1000,
+        unit="of a target pass",
+        help="Work of one draft pass over that of one target pass.",
+    ),
+    Parameter(
+        key="pass_overhead_ms",
+        label="overhead a pass",
+        flags=("--pass-overhead",),
+        default=0,
+        minimum=0,
+        unit="ms",
+        help="What a pass of either model costs besides its work: launches, for one.",
+    ),
+    Parameter(
+        key="round_overhead_ms",
+        label="overhead a round",
+        flags=("--round-overhead",),
+        default=0,
+        minimum=0,
+        unit="ms",
+        help="What a round costs besides draft and verification; engines show 9 to 18 % of a token.",
+    ),
+    Parameter(
+        key="overlap_exponent",
+        label="overlap exponent",
+        flags=("--overlap-exponent",),
+        default=math.inf,
+        minimum=1,
+        maximum=math.inf,
+        unit="m",
+        help="How compute and memory time join: inf is the longer of the two, 1 their sum.",
+    ),
+    Parameter(
+        key="batch",
+        label="batch size",
+        flags=("--batch",),
+        default=1,
+        minimum=1,
+        maximum=1_000_000,
+        integer=True,
+        unit="sequences",
+        help="Sequences decoded together; with --target-model.",
+    ),
+    Parameter(
+        key="context",
+        label="context",
+        flags=("--context",),
+        default=1024,
+        minimum=0,
+        maximum=100_000_000,
+        integer=True,
+        unit="tokens",
+        help="Tokens of each sequence that the KV cache holds, on average; with --target-model.",
+    ),
+)
+BY_KEY = {p.key: p for p in PARAMETERS}
+# What a pass costs, told either as work in burn units or as models on a profiled device.
+UNIT_KEYS = ("workflops", "workmem", "flopScale", "memScale", "draft_cost", "overlap_exponent", "pass_overhead_ms")
+MODEL_KEYS = ("batch", "context")
+
+
+def check_parameters(values: "Mapping[str, ArrayLike]") -> None:
+    """Check every value, and that a pass in burn units takes time at all.
+
+    Raises:
+        UserError: Names the option, the value found and what is allowed.
+    """
+    import numpy as np
+
+    for key, value in values.items():
+        BY_KEY[key].check(value)
+    if "workflops" not in values:
+        return
+    compute = np.asarray(values["workflops"]) * np.asarray(values["flopScale"])
+    memory = np.asarray(values["workmem"]) * np.asarray(values["memScale"])
+    if np.any(np.maximum(compute, memory) < MIN_PASS_MS):
+        raise UserError(
+            "--workflops x --flopScale and --workmem x --memScale are both 0, "
+            f"expected one of them to be at least {MIN_PASS_MS:g} ms"
+        )

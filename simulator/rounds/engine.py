@@ -1,0 +1,129 @@
+"""The closed loop without a log: exact draws of whole blocks of rounds, work that grows with log(tokens).
+
+A block of n rounds cannot overshoot when n (K + 1) tokens are still missing, so its accepted counts are one multinomial
+draw; what is missing then shrinks by the share tau / (K + 1), block by block. The result has exactly the law of drawing
+round after round. `events` plays the same blocks out one event at a time.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulator.costs.step import Floats, RoundCost
+
+Ints = NDArray[np.int64]
+UNROLL_CHUNK = 1 << 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """Rounds drawn together for some of the runs.
+
+    rows: indices of the runs, shape [n]. counts: rounds by accepted drafts, shape [n, K_max + 1].
+    hits: rounds whose successor's draft was already made and right, shape [n]. cut: committed tokens that the
+    budget left no room for, shape [n]. ends: whether the run is done with this block, [n].
+    """
+
+    rows: NDArray[np.intp]
+    counts: Ints
+    hits: Ints
+    cut: Ints
+    ends: NDArray[np.bool_]
+
+
+def draw_blocks(
+    laws: Floats,
+    draft_lengths: Ints,
+    totals: Ints,
+    hit_rates: Floats,
+    rng: np.random.Generator,
+    hit_rng: np.random.Generator,
+) -> Iterator[Block]:
+    """Draw rounds until every run has committed its total of tokens.
+
+    Args:
+        laws: P(A = a), shape [runs, K_max + 1]; zero above a run's own K.
+        draft_lengths: K of each run, shape [runs].
+        totals: Tokens each run has to commit, >= 1, shape [runs].
+        hit_rates: P(hit given A = K), shape [runs]; 0 without overlap.
+        rng: Draws what is accepted.
+        hit_rng: Draws the hits; apart, so that overlap does not change what is accepted.
+    """
+    tokens = np.arange(1, laws.shape[1] + 1)
+    missing = totals.astype(np.int64)
+    rows = np.arange(len(totals))
+    while rows.size:
+        rounds = np.maximum(missing // (draft_lengths[rows] + 1), 1)
+        counts = rng.multinomial(rounds, laws[rows])
+        missing = missing - counts @ tokens
+        full = np.take_along_axis(counts, draft_lengths[rows, None], 1)[:, 0]
+        # The run's last round has no successor; a block that ends its run and could hit is all full rounds.
+        ends = missing <= 0
+        may_hit = np.where(ends, np.maximum(full - 1, 0), full)
+        hits = hit_rng.binomial(may_hit, hit_rates[rows]) if hit_rates.any() else np.zeros_like(full)
+        yield Block(rows=rows, counts=counts, hits=hits, cut=np.maximum(-missing, 0), ends=ends)
+        rows, missing = rows[~ends], missing[~ends]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """What happened in a number of simulated runs, before it costs anything; arrays of shape [runs].
+
+    tokens = rounds + accepted - cut: every round commits A + 1, and the last is cut at the budget.
+    accepted counts what the verifications accepted, the cut part of the last round included.
+    """
+
+    rounds: Ints
+    accepted: Ints
+    hits: Ints
+    cut: Ints
+
+
+def draw_counts(
+    laws: Floats,
+    draft_lengths: Ints,
+    totals: Ints,
+    hit_rates: Floats,
+    rng: np.random.Generator,
+    hit_rng: np.random.Generator,
+) -> Counts:
+    """Simulate one closed-loop run a row and count; the arguments are those of `draw_blocks`."""
+    accepted_tokens = np.arange(laws.shape[1])
+    rounds, accepted, hits, cut = np.zeros((4, len(totals)), np.int64)
+    for block in draw_blocks(laws, draft_lengths, totals, hit_rates, rng, hit_rng):
+        rounds[block.rows] += block.counts.sum(1)
+        accepted[block.rows] += block.counts @ accepted_tokens
+        hits[block.rows] += block.hits
+        cut[block.rows] += block.cut
+    return Counts(rounds=rounds, accepted=accepted, hits=hits, cut=cut)
+
+
+def elapsed_s(cost: RoundCost, counts: Counts) -> Floats:
+    """Return the seconds of each run: the first draft, from each verification to the next, the last one."""
+    misses = counts.rounds - 1 - counts.hits
+    last_s = cost.verify_s + cost.overhead_s
+    return cost.draft_s + misses * cost.after_miss_s + counts.hits * cost.after_hit_s + last_s
+
+
+def unroll(blocks: Iterator[Block], draft_length: int, rng: np.random.Generator) -> Iterator[tuple[int, bool]]:
+    """Yield (accepted, hit) of every round of a single run, in an order that has the right law.
+
+    Rounds of a block are exchangeable: given the counts, every order is equally likely.
+
+    Args:
+        blocks: Blocks of one run.
+        draft_length: K of the run.
+        rng: Shuffles; give it a stream of its own, so that logging changes no result.
+    """
+    for block in blocks:
+        counts = block.counts[0]
+        accepted = rng.permutation(np.repeat(np.arange(len(counts), dtype=np.int16), counts))
+        full = np.flatnonzero(accepted == draft_length)
+        may_hit = full[:-1] if block.ends[0] else full
+        hit = np.zeros(len(accepted), np.bool_)
+        hit[rng.choice(may_hit, block.hits[0], replace=False)] = True
+        for start in range(0, len(accepted), UNROLL_CHUNK):
+            piece = slice(start, start + UNROLL_CHUNK)
+            yield from zip(accepted[piece].tolist(), hit[piece].tolist(), strict=True)

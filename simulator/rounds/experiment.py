@@ -1,0 +1,155 @@
+"""Replications of one setting, and their summary: means, speedup and its interval."""
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from simulator.costs.step import Costs, Floats, RoundCost
+from simulator.ground.streams import stream
+
+from .acceptance_law import AcceptanceModel
+from .analytic import ClosedForm, closed_form
+from .engine import Counts, Ints, draw_blocks, draw_counts, elapsed_s, unroll
+from .events import ChromeTrace, PhaseTimes, Played, play
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """One point to simulate.
+
+    total: tokens both arms produce. draft_length: K. costs: scalars. acceptance: what a round accepts.
+    overlap: whether the next draft is made while the target verifies.
+    """
+
+    total: int
+    draft_length: int
+    costs: Costs
+    acceptance: AcceptanceModel
+    overlap: bool = False
+
+    @property
+    def cost(self) -> RoundCost:
+        return self.costs.round_cost(self.draft_length)
+
+    @property
+    def hit_rate(self) -> float:
+        """P(the draft made ahead can be used, given that the round accepted all K)."""
+        return self.acceptance.bonus_guess_rate(self.draft_length) if self.overlap else 0.0
+
+    @property
+    def closed_form(self) -> ClosedForm:
+        """The long-run expectation for this point."""
+        law = self.acceptance.law(self.draft_length)
+        return closed_form(self.cost, law, self.hit_rate, overlap=self.overlap)
+
+
+def replicate(setting: Setting, replications: int, seed: int) -> Counts:
+    """Simulate the setting `replications` times, each on a stream of its own; arrays of shape [replications]."""
+    told = drawn_from(setting)
+    runs = [draw_counts(*told, stream(seed, r, "acceptance"), stream(seed, r, "hits")) for r in range(replications)]
+    return Counts(**{f.name: np.concatenate([getattr(run, f.name) for run in runs]) for f in fields(Counts)})
+
+
+def drawn_from(setting: Setting) -> tuple[Floats, Ints, Ints, Floats]:
+    """Return laws, draft lengths, totals and hit rates of a single run, as the engine takes them."""
+    law = setting.acceptance.law(setting.draft_length)[None]
+    return law, np.array([setting.draft_length]), np.array([setting.total]), np.array([setting.hit_rate])
+
+
+def play_events(setting: Setting, seed: int, trace: ChromeTrace) -> Played:
+    """Play replication 0 event by event into the trace: the same rounds as `replicate` draws, one by one."""
+    blocks = draw_blocks(*drawn_from(setting), stream(seed, 0, "acceptance"), stream(seed, 0, "hits"))
+    rounds = unroll(blocks, setting.draft_length, stream(seed, 0, "order"))
+    cost = setting.cost
+    times = PhaseTimes(**{f.name: float(getattr(cost, f.name)) for f in fields(PhaseTimes)})
+    return play(times, setting.total, rounds, trace, overlap=setting.overlap)
+
+
+def interval95(times_s: Floats, baseline_s: Floats) -> tuple[Floats, Floats]:
+    """Return the 95 % interval of baseline over mean time: Student's t on the mean time, then inverted.
+
+    The baseline does not vary, so this is Fieller's interval of the ratio. Where the mean cannot be told
+    from 0, the upper end is infinite.
+
+    Args:
+        times_s: Times of the replications, shape [..., replications], at least two.
+        baseline_s: Shape [...].
+    """
+    from scipy.special import stdtrit
+
+    n = times_s.shape[-1]
+    mean = times_s.mean(-1)
+    half = stdtrit(n - 1, 0.975) * times_s.std(-1, ddof=1) / np.sqrt(n)
+    low = baseline_s / (mean + half)
+    high = np.divide(baseline_s, mean - half, out=np.full(mean.shape, np.inf), where=mean > half)
+    return low, high
+
+
+def speedup_interval(setting: Setting, times_s: Floats, baseline_s: float) -> tuple[float, float] | None:
+    """Return the interval of the speedup, or None where the runs do not tell: one run, or all alike by chance."""
+    if len(times_s) < 2:
+        return None
+    certain = bool(setting.acceptance.law(setting.draft_length).max() == 1)
+    if not certain and np.ptp(times_s) == 0:
+        return None
+    low, high = interval95(times_s, np.asarray(baseline_s))
+    return (float(low), float(high)) if np.isfinite(high) else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """Means over the replications; times in ms because people read them.
+
+    speedup is baseline over mean speculative time; speedup_ci95 is None where the runs do not tell.
+    rounds, drafted, accepted and cut_tokens are per run; tokens = rounds + accepted - cut_tokens.
+    """
+
+    baseline_ms_per_token: float
+    speculative_ms_per_token: float
+    speedup: float
+    speedup_ci95: tuple[float, float] | None
+    draft_ms_per_round: float
+    verify_ms_per_round: float
+    draft_ms_per_token: float
+    verify_ms_per_token: float
+    rounds: float
+    drafted: float
+    accepted: float
+    cut_tokens: float
+    tokens: int
+    tokens_per_round: float
+    draft_acceptance_rate: float
+    closed_form_speedup: float
+    closed_form_speculative_ms_per_token: float
+    closed_form_tokens_per_round: float
+
+
+def summarise(setting: Setting, runs: Counts) -> Summary:
+    """Summarise the replications of one setting."""
+    cost, form, tokens = setting.cost, setting.closed_form, setting.total
+    times_s = elapsed_s(cost, runs)
+    rounds, spent_s = float(runs.rounds.mean()), float(times_s.mean())
+    drafted = rounds * setting.draft_length
+    draft_ms, verify_ms = float(cost.draft_s) * 1e3, float(cost.verify_s) * 1e3
+    baseline_s = tokens * float(cost.baseline_s)
+    ci95 = speedup_interval(setting, times_s, baseline_s)
+    return Summary(
+        baseline_ms_per_token=baseline_s / tokens * 1e3,
+        speculative_ms_per_token=spent_s / tokens * 1e3,
+        speedup=baseline_s / spent_s,
+        speedup_ci95=ci95,
+        draft_ms_per_round=draft_ms,
+        verify_ms_per_round=verify_ms,
+        draft_ms_per_token=draft_ms * rounds / tokens,
+        verify_ms_per_token=verify_ms * rounds / tokens,
+        rounds=rounds,
+        drafted=drafted,
+        accepted=float(runs.accepted.mean()),
+        cut_tokens=float(runs.cut.mean()),
+        tokens=tokens,
+        tokens_per_round=1 + float(runs.accepted.sum() / runs.rounds.sum()),
+        draft_acceptance_rate=float(runs.accepted.mean()) / drafted,
+        closed_form_speedup=float(form.speedup),
+        closed_form_speculative_ms_per_token=float(form.round_s / form.tokens_per_round) * 1e3,
+        closed_form_tokens_per_round=float(form.tokens_per_round),
+    )

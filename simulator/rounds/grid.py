@@ -1,0 +1,233 @@
+"""Grids of parameters and their evaluation: `sweep` from lists and ranges to tidy columns.
+
+Acceptance is drawn once for each (total, K, alpha) of the grid and priced at every cost: points that differ only in
+costs share their random numbers, so their differences carry no noise. The draws belong to the grid: the same grid and
+seed give the same numbers; a point in another grid gets others of the same law.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulator.costs.model_costs import ModelPair
+from simulator.costs.parameters import BY_KEY, check_parameters
+from simulator.costs.priced import Pricing
+from simulator.costs.step import Costs, Floats, RoundCost
+from simulator.ground.artefacts import UserError
+from simulator.ground.ranges import MAX_VALUES
+from simulator.ground.streams import stream
+
+from .acceptance_law import AcceptanceModel, HistogramAcceptance, iid_laws
+from .analytic import closed_form
+from .engine import Counts, draw_counts, elapsed_s
+from .experiment import interval95
+
+ACCEPTANCE_KEYS = ("total", "draftN", "alpha")
+MAX_POINTS = MAX_VALUES
+ROWS_A_CHUNK = 1 << 16
+
+Progress = Callable[[int], None]
+Columns = dict[str, NDArray[np.float64] | NDArray[np.int64]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grid:
+    """Values of every parameter; the points are their Cartesian product, the last key varying fastest.
+
+    Raises:
+        UserError: A value outside its parameter's bounds, or too many points.
+    """
+
+    values: Mapping[str, Floats]
+
+    def __post_init__(self) -> None:
+        for key, values in self.values.items():
+            BY_KEY[key].check(values)
+        if self.points > MAX_POINTS:
+            raise UserError(f"the grid has {self.points:,} points, at most {MAX_POINTS:,} are allowed")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(len(v) for v in self.values.values())
+
+    @property
+    def points(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """Keys with more than one value."""
+        return tuple(k for k, v in self.values.items() if len(v) > 1)
+
+    def indices(self, points: NDArray[np.int64]) -> dict[str, NDArray[np.intp]]:
+        """Return, for each key, which of its values each point has."""
+        return dict(zip(self.values, np.unravel_index(points, self.shape), strict=True))
+
+    def columns(self, points: NDArray[np.int64]) -> Columns:
+        """Return each parameter's values at the points; whole numbers as integers."""
+        found = {k: self.values[k][i] for k, i in self.indices(points).items()}
+        return {k: v.astype(np.int64) if BY_KEY[k].integer else v for k, v in found.items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Acceptance:
+    """Where the acceptance of a grid's points comes from: i.i.d. at the column alpha, or one model."""
+
+    model: AcceptanceModel | None = None
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether rounds are drawn from measured histograms themselves."""
+        return isinstance(self.model, HistogramAcceptance)
+
+    def laws(self, columns: Columns, width: int) -> Floats:
+        """P(A = a) of each point, shape [points, width]."""
+        k = columns["draftN"]
+        if self.model is None:
+            return iid_laws(columns["alpha"], k, width)
+        lengths, which = np.unique(k, return_inverse=True)
+        table = np.zeros((len(lengths), width))
+        for row, length in zip(table, lengths, strict=True):
+            row[: length + 1] = self.model.law(int(length))
+        return table[which]
+
+    def bonus_guess_rates(self, columns: Columns) -> Floats:
+        """P(the draft's own next token is the bonus token given A = K) of each point, shape [points]."""
+        if self.model is None:
+            return np.asarray(columns["alpha"], np.float64)
+        lengths, which = np.unique(columns["draftN"], return_inverse=True)
+        return np.array([self.model.bonus_guess_rate(int(k)) for k in lengths])[which]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sweep:
+    """What to evaluate: the grid, where acceptance and costs come from, how often a point is simulated (0: never)."""
+
+    grid: Grid
+    acceptance: Acceptance
+    pricing: Pricing = field(default_factory=Pricing)
+    overlap: bool
+    replications: int
+    seed: int
+
+    @property
+    def width(self) -> int:
+        return int(self.grid.values["draftN"].max()) + 1
+
+    @property
+    def drawn_grid(self) -> Grid:
+        """The grid of what the draws depend on."""
+        return Grid(values={k: v for k, v in self.grid.values.items() if k in ACCEPTANCE_KEYS})
+
+    @property
+    def steps(self) -> int:
+        """Units of progress that `run_sweep` reports in all."""
+        return self.grid.points + (self.drawn_grid.points if self.replications else 0)
+
+
+def chunks(points: int, size: int) -> list[NDArray[np.int64]]:
+    size = max(size, 1)
+    return [np.arange(start, min(start + size, points)) for start in range(0, points, size)]
+
+
+def draw_grid(sweep: Sweep, progress: Progress) -> Counts | None:
+    """Simulate every (total, K, alpha) of the grid; arrays of shape [drawn points, replications]."""
+    if not sweep.replications:
+        return None
+    drawn, parts = sweep.drawn_grid, []
+    # A row is one law: wide laws (a large K) get fewer rows, so that memory stays bounded.
+    rows_a_chunk = max(ROWS_A_CHUNK * 16 // max(sweep.width, 16), 1)
+    for number, points in enumerate(chunks(drawn.points, rows_a_chunk // sweep.replications)):
+        columns = drawn.columns(points)
+        rates = sweep.acceptance.bonus_guess_rates(columns) * sweep.overlap
+        rows = np.repeat(np.arange(len(points)), sweep.replications)
+        counts = draw_counts(
+            sweep.acceptance.laws(columns, sweep.width)[rows],
+            columns["draftN"][rows].astype(np.int64),
+            columns["total"][rows].astype(np.int64),
+            rates[rows],
+            stream(sweep.seed, number, "sweep"),
+            stream(sweep.seed, number, "sweep hits"),
+        )
+        parts.append(counts)
+        progress(len(points))
+    shape = (drawn.points, sweep.replications)
+    joined = {f.name: np.concatenate([getattr(p, f.name) for p in parts]).reshape(shape) for f in fields(Counts)}
+    return Counts(**joined)
+
+
+def run_sweep(sweep: Sweep, progress: Progress) -> Columns:
+    """Evaluate every point of the grid.
+
+    Args:
+        sweep: What to evaluate.
+        progress: Called with how many units were done, `sweep.steps` in all.
+
+    Returns:
+        One array a column, all of shape [points]: every parameter, then every result.
+
+    Raises:
+        UserError: A combination of values under which a pass takes no time.
+    """
+    counts = draw_grid(sweep, progress)
+    parts = []
+    for points in chunks(sweep.grid.points, ROWS_A_CHUNK // max(sweep.replications, 1)):
+        parts.append(evaluate(sweep, points, counts))
+        progress(len(points))
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+
+def evaluate(sweep: Sweep, points: NDArray[np.int64], drawn: Counts | None) -> Columns:
+    """Price some points: closed form always, simulation where rounds were drawn."""
+    columns = sweep.grid.columns(points)
+    check_parameters(columns)
+    costs = sweep.pricing.costs(columns)
+    cost = costs.round_cost(columns["draftN"])
+    rates = sweep.acceptance.bonus_guess_rates(columns)
+    form = closed_form(cost, sweep.acceptance.laws(columns, sweep.width), rates, overlap=sweep.overlap)
+    priced = {
+        "baseline_ms_per_token": cost.baseline_s * 1e3,
+        "draft_ms_per_round": cost.draft_s * 1e3,
+        "verify_ms_per_round": cost.verify_s * 1e3,
+        "closed_form_tokens_per_round": form.tokens_per_round,
+        "closed_form_speculative_ms_per_token": form.round_s / form.tokens_per_round * 1e3,
+        "closed_form_speedup": form.speedup,
+    }
+    named = {k: v for k, v in columns.items() if not (k == "alpha" and sweep.acceptance.model)}
+    simulated = {} if drawn is None else price_draws(sweep, points, cost, drawn)
+    return named | held(costs) | priced | simulated
+
+
+def held(costs: Costs) -> Columns:
+    """Return what models take of each device's memory, and whether that fits; nothing for burn units."""
+    if not isinstance(costs, ModelPair):
+        return {}
+    found: Columns = {"memory_bytes": costs.memory_bytes}
+    return found if costs.fits is None else found | {"fits": costs.fits.astype(np.int64)}
+
+
+def price_draws(sweep: Sweep, points: NDArray[np.int64], cost: RoundCost, drawn: Counts) -> Columns:
+    """Price the rounds drawn for these points: mean times, speedup with its interval, counts a run."""
+    at = sweep.grid.indices(points)
+    drawn_grid = sweep.drawn_grid
+    rows = np.ravel_multi_index([at[k] for k in drawn_grid.values], drawn_grid.shape)
+    counts = Counts(**{f.name: getattr(drawn, f.name)[rows] for f in fields(Counts)})
+    wide = RoundCost(**{f.name: np.broadcast_to(getattr(cost, f.name), len(points))[:, None] for f in fields(cost)})
+    times_s = elapsed_s(wide, counts)
+    totals = sweep.grid.values["total"][at["total"]]
+    baseline_s, rounds = totals * cost.baseline_s, counts.rounds.mean(1)
+    low, high = interval95(times_s, baseline_s) if sweep.replications > 1 else (np.full(len(points), np.nan),) * 2
+    return {
+        "speculative_ms_per_token": times_s.mean(1) / totals * 1e3,
+        "speedup": baseline_s / times_s.mean(1),
+        "speedup_low95": low,
+        "speedup_high95": high,
+        "rounds": rounds,
+        "drafted": rounds * cost.draft_length,
+        "cut_tokens": counts.cut.mean(1),
+        "accepted": counts.accepted.mean(1),
+        "tokens_per_round": 1 + counts.accepted.mean(1) / rounds,
+    }
