@@ -5,7 +5,6 @@ them, in time since a start at which all were idle. A draft on a GPU of its own 
 waits for it before the target is given its work.
 """
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from time import perf_counter
 from typing import Any
 
 from simulator.ground.artefacts import writing
+from simulator.ground.chrome_trace import ChromeTrace
 
 PHASES = ("prefill", "draft", "verify", "sample", "kv", "other")
 # Name of the phase, start and end in seconds since the clock was started.
@@ -145,13 +145,10 @@ def write_chrome_trace(path: Path, tracks: Iterable[tuple[str, Sequence[Span]]])
         path: The file; overwritten.
         tracks: Name and spans of each.
     """
-    events: list[dict[str, Any]] = []
-    for track, (name, spans) in enumerate(tracks, 1):
-        events.append({"ph": "M", "name": "thread_name", "pid": 1, "tid": track, "args": {"name": name}})
-        for phase, begin_s, end_s in spans:
-            begin_us, end_us = round(begin_s * 1e6, 3), round(end_s * 1e6, 3)
-            events.append(
-                {"ph": "X", "name": phase, "pid": 1, "tid": track, "ts": begin_us, "dur": round(end_us - begin_us, 3)}
-            )
+    tracks = list(tracks)
     with writing(path) as file:
-        json.dump({"displayTimeUnit": "ms", "traceEvents": events}, file)
+        trace = ChromeTrace(file, [("decoding", [name for name, _ in tracks])])
+        for track, (_, spans) in enumerate(tracks, 1):
+            for phase, begin_s, end_s in spans:
+                trace.span(1, track, phase, begin_s, end_s)
+        trace.close()

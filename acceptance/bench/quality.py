@@ -10,7 +10,8 @@ from acceptance.models.context import Context, padded
 from acceptance.models.laws import rank
 from acceptance.models.load import Model
 from acceptance.text.prompts import object_of, source_of
-from acceptance.text.records import Records, lines_of, parse_json, read_each, text_of
+from simulator.ground.fields import lines_of
+from simulator.ground.records import Records, read_each, record_of, text_of
 
 # Held-out code, cut in two; see its README.
 BUNDLED_TASK = Path(acceptance.__file__).parent / "tiny_pair" / "task.jsonl"
@@ -74,7 +75,7 @@ def load_task(path: Path = BUNDLED_TASK) -> Records[Item]:
     """
 
     def read(line: str, number: int) -> Item:
-        record = object_of(parse_json(line))
+        record = object_of(record_of(line))
         prompt, reference = (text_of(record.get(name), name) for name in ("prompt", "reference"))
         return Item(prompt=prompt, reference=reference, source=source_of(record, f"{path.name}:{number}"))
 

@@ -25,8 +25,8 @@ FORMATS = ("spec-bench", "vllm-metrics", "vllm-requests", "vllm-bench", "sglang"
 def import_measurement(**options: Any) -> None:
     """Read what another tool measured into accept_hist_k{K}.json, and say by which definition."""
     from acceptance.importers import import_histogram
-    from acceptance.text.records import about_skipped
     from simulator.ground.histogram import save_histogram
+    from simulator.ground.records import about_skipped
 
     source, k, before = options["file"], options["k"], options["before"]
     found = import_histogram(options["format"], source, k=k, before=before)

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from acceptance.measure.measure import Plan, Settings
     from acceptance.models.load import Pair
     from acceptance.text.prompts import Prompt
-    from acceptance.text.records import Records
     from acceptance.text.texts import Text
     from acceptance.trace.trace import Trace
+    from simulator.ground.records import Records
 
 TINY_PAIR = Path(acceptance.__file__).parent / "tiny_pair"
 PURPOSE = "running the models of measure-acceptance"
@@ -67,7 +67,9 @@ def measure_acceptance(context: click.Context, /, **options: Any) -> None:
     if context.invoked_subcommand is not None:
         refuse_given(context, tuple(options), f"{context.invoked_subcommand}: give options behind it")
         return
-    lengths = draft_lengths(options["k"])
+    from simulator.ground.ranges import parse_whole
+
+    lengths = list(parse_whole("--k", options["k"], 1, MAX_DRAFT_LENGTH))
     check(context, options, lengths)
     if options["trace_file"]:
         from acceptance.trace.trace import load_trace
@@ -89,21 +91,6 @@ def measure_acceptance(context: click.Context, /, **options: Any) -> None:
 
     notes += filter(None, [turns_left_out(planned, trace)])
     present(trace, lengths, told, options, notes, checked if options["check_loop"] else None)
-
-
-def draft_lengths(text: str) -> list[int]:
-    """Read --k: one draft length, a list or a range.
-
-    Raises:
-        UserError: Not whole numbers from 1 to MAX_DRAFT_LENGTH.
-    """
-    from simulator.ground.ranges import parse_values
-
-    values = parse_values("--k", text)
-    for value in values:
-        if not (value.is_integer() and 1 <= value <= MAX_DRAFT_LENGTH):
-            raise UserError(f"--k: {value:g} is not allowed, expected whole numbers from 1 to {MAX_DRAFT_LENGTH}")
-    return [int(v) for v in values]
 
 
 def turn_count(text: str) -> int | None:

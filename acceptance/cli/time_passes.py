@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
-from simulator.ground.artefacts import UserError, check_outputs, envelope, read_json_object, write_json
+from simulator.ground.artefacts import UserError, check_outputs, envelope, write_json
 from simulator.ground.command import command, progress, table
 from simulator.ground.dependency import require
-from simulator.ground.ranges import parse_values
+from simulator.ground.fields import read_json_object
+from simulator.ground.ranges import parse_whole
 
 from .options import FILE
 
@@ -85,23 +86,10 @@ def grid_of(options: Mapping[str, Any]) -> "Grid":
     from acceptance.bench.passes import Grid
 
     return Grid(
-        batches=whole("--batch", options["batch"], MOST_BATCH),
-        contexts=whole("--context", options["context"], MOST_CONTEXT),
-        draft_lengths=whole("--k", options["k"], MOST_DRAFTED),
+        batches=parse_whole("--batch", options["batch"], 1, MOST_BATCH),
+        contexts=parse_whole("--context", options["context"], 1, MOST_CONTEXT),
+        draft_lengths=parse_whole("--k", options["k"], 1, MOST_DRAFTED),
     )
-
-
-def whole(flag: str, text: str, most: int) -> tuple[int, ...]:
-    """Read a list of whole numbers from 1.
-
-    Raises:
-        UserError: Names the option and the value.
-    """
-    values = parse_values(flag, text)
-    for value in values:
-        if not (value.is_integer() and 1 <= value <= most):
-            raise UserError(f"{flag}: {value:g} is not allowed, expected whole numbers from 1 to {most}")
-    return tuple(int(value) for value in values)
 
 
 def subjects_of(options: Mapping[str, Any], grid: "Grid", device: str) -> "dict[str, Subject]":

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 
 import acceptance
 from acceptance.models.load import Model, hidden_size_of, probe, strangeness
-from simulator.ground.artefacts import UserError, read_json_object, to_json
+from simulator.ground.artefacts import UserError, to_json
+from simulator.ground.fields import read_json_object
 
 from .batch import Batch
 from .chain import Proposal

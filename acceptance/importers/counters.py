@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from acceptance.text.records import BadRecord, Skipped
 from simulator.ground.artefacts import UserError
+from simulator.ground.records import BadRecord, Skipped
 
 from .imported import (
     MAX_DRAFT_LENGTH,

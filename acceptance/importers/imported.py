@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from acceptance.text.records import Skipped
 from simulator.ground.artefacts import UserError
 from simulator.ground.histogram import AcceptanceHistogram, alpha_iid
+from simulator.ground.records import Skipped
 
 MAX_DRAFT_LENGTH = 1024
 

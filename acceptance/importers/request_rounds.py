@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from acceptance.text.records import BadRecord, Records
+from simulator.ground.records import BadRecord, Records
 
 from .imported import MAX_DRAFT_LENGTH, Imported, about_short_rounds, histogram_from, one_stated_k, settle_k
 from .values import (

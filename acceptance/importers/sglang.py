@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from acceptance.text.records import BadRecord, Records, Skipped
 from simulator.ground.artefacts import UserError
+from simulator.ground.records import BadRecord, Records, Skipped
 
 from .imported import Imported, about_short_rounds, assumed, histogram_from, needs_k, reconstruct, settle_k
 from .values import (

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from acceptance.text.records import BadRecord, read_jsonl
-from simulator.ground.histogram import shortened
+from simulator.ground.fields import shortened
+from simulator.ground.records import BadRecord, read_jsonl
 
 from .imported import MAX_DRAFT_LENGTH, Imported, histogram_from, settle_k
 from .values import count_of, list_of, object_of

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from acceptance.text.records import BadRecord, Records, parse_json, read_each, read_jsonl
 from simulator.ground.artefacts import read_text
-from simulator.ground.histogram import shortened
+from simulator.ground.fields import shortened
+from simulator.ground.records import BadRecord, Records, read_each, read_jsonl, record_of
 
 from .imported import MAX_DRAFT_LENGTH
 
@@ -153,7 +153,7 @@ def numbered(values: list[Any]) -> Iterator[tuple[int, Any]]:
 def whole_json(path: Path) -> Any:
     """Return the JSON value that a file holds, None where it is not one value."""
     try:
-        return parse_json(read_text(path))
+        return record_of(read_text(path))
     except BadRecord:
         return None
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from acceptance.text.records import BadRecord
 from simulator.ground.artefacts import UserError
+from simulator.ground.records import BadRecord
 
 from .counters import Counters, check_counters, import_counters, sum_counters
 from .imported import Imported

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from acceptance.text.records import BadRecord, Skipped, lines_of
 from simulator.ground.artefacts import UserError
-from simulator.ground.histogram import shortened
+from simulator.ground.fields import lines_of, shortened
+from simulator.ground.records import BadRecord, Skipped
 
 from .counters import Counters, check_counters, import_counters, sum_counters
 from .imported import MAX_DRAFT_LENGTH, Imported

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from acceptance.text.records import BadRecord
+from simulator.ground.records import BadRecord
 
 from .imported import Imported
 from .request_rounds import RequestRounds, import_requests, read_request

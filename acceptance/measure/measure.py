@@ -12,11 +12,11 @@ from acceptance.models.load import Pair
 from acceptance.models.rule import SamplingRule
 from acceptance.text.conversation import Framing, answer_text, end_token, tokens_before
 from acceptance.text.prompts import Prompt
-from acceptance.text.records import Skipped
 from acceptance.text.texts import Text
 from acceptance.trace.parts import Parts
 from acceptance.trace.trace import PromptInfo, Trace, join
 from simulator.ground.artefacts import UserError
+from simulator.ground.records import Skipped
 
 from . import cross_tokenizer, scoring
 from .scoring import Output, Recorder

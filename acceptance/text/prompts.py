@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from simulator.ground.artefacts import UserError
-
-from .records import BadRecord, Records, lines_of, parse_json, read_each, text_of, texts_of
+from simulator.ground.fields import lines_of
+from simulator.ground.records import BadRecord, Records, read_each, record_of, text_of, texts_of
 
 T = TypeVar("T")
 Items = Iterator[tuple[int, Any]]
@@ -124,7 +124,7 @@ def line_record(line: str) -> dict[str, str]:
 def looks_like_json(lines: list[tuple[int, str]]) -> bool:
     """Say whether a file of some other suffix begins with a JSON object, or with a list of them."""
     try:
-        first = parse_json(lines[0][1]) if lines else None
+        first = record_of(lines[0][1]) if lines else None
     except BadRecord:
         return lines[0][1].lstrip().startswith("[{")
     return isinstance(first, dict) or (isinstance(first, list) and any(isinstance(v, dict) for v in first))
@@ -139,9 +139,9 @@ def json_items(path: Path, lines: list[tuple[int, str]], expected: str) -> tuple
         UserError: It holds the beginning of a list, and no JSON.
     """
     if path.suffix.lower() == ".jsonl" or not lines or not lines[0][1].lstrip().startswith("["):
-        return iter(lines), parse_json, "line"
+        return iter(lines), record_of, "line"
     try:
-        values = parse_json("\n".join(line for _, line in lines))
+        values = record_of("\n".join(line for _, line in lines))
     except BadRecord as error:
         raise UserError(f"{path}: {error}, expected a list of {expected}") from None
     return enumerate(values, 1), lambda value: value, "record"

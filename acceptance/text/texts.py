@@ -4,8 +4,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from simulator.ground.fields import lines_of
+from simulator.ground.records import BadRecord, Records, record_of, text_of
+
 from .prompts import category_of, object_of, read_first, source_of, told_apart
-from .records import BadRecord, Records, lines_of, parse_json, text_of
 
 PROMPT_IDS, PROMPT_TEXTS = ("prompt_token_ids",), ("prompt",)
 OUTPUT_IDS, OUTPUT_TEXTS = ("output_token_ids", "token_ids"), ("output", "response", "completion", "text")
@@ -51,7 +53,7 @@ def load_texts(path: Path, *, limit: int | None = None) -> Records[Text]:
 
 
 def read_line(line: str, where: str) -> Text:
-    record = object_of(parse_json(line))
+    record = object_of(record_of(line))
     output = text_or_ids(record, OUTPUT_IDS, OUTPUT_TEXTS)
     return Text(
         prompt=text_or_ids(record, PROMPT_IDS, PROMPT_TEXTS),

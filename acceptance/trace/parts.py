@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from acceptance.text.lock import lock
-from simulator.ground.artefacts import UserError, check_kind, envelope, read_json_object, write_json
+from simulator.ground.artefacts import UserError, check_kind, envelope, write_json
+from simulator.ground.fields import read_json_object
 
 from .trace import PromptInfo, Trace, load_arrays, save_arrays
 

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.ground.artefacts import UserError, check_kind, envelope, read_json_object, write_json, writing
+from simulator.ground.artefacts import UserError, check_kind, envelope, write_json, writing
+from simulator.ground.fields import read_json_object
 
 KIND = "acceptance_trace"
 # 1: one acceptance a position. 2: both kinds of draft, ranks, entropies, turns, prompts with categories.

@@ -149,9 +149,11 @@ def fitted_passes(name: str, options: Mapping[str, Any]) -> "tuple[dict[str, Jud
 
 def fitted_lengths(options: Mapping[str, Any]) -> tuple[int, ...] | None:
     """Return the draft lengths of --fit-k; None: all."""
-    from .live_options import MOST_DRAFTED, whole
+    from simulator.ground.ranges import parse_whole
 
-    return None if options["fit_k"] is None else whole("--fit-k", options["fit_k"], MOST_DRAFTED)
+    from .live_options import MOST_DRAFTED
+
+    return None if options["fit_k"] is None else parse_whole("--fit-k", options["fit_k"], 1, MOST_DRAFTED)
 
 
 def told(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -67,25 +67,15 @@ def plan_of(options: Mapping[str, Any]) -> "Plan":
         UserError: A value that is not allowed.
     """
     from calibration.validate.live import Plan
+    from simulator.ground.ranges import parse_whole
 
     told = {key: options[key] if options[key] is not None else value for key, value in DEFAULTS.items()}
     return Plan(
         folder=told["out_dir"],
-        times=whole("--inflate", told["inflate"], 1000),
-        draft_lengths=whole("--k", told["k"], MOST_DRAFTED),
-        fitted=whole("--fit-k", told["fit_k"], MOST_DRAFTED),
+        times=parse_whole("--inflate", told["inflate"], 1, 1000),
+        draft_lengths=parse_whole("--k", told["k"], 1, MOST_DRAFTED),
+        fitted=parse_whole("--fit-k", told["fit_k"], 1, MOST_DRAFTED),
         prompts=told["max_prompts"],
         tokens=told["max_new_tokens"],
         **{key: told[key] for key in ("runs", "dtype", "device", "seed")},
     )
-
-
-def whole(flag: str, text: str, most: int) -> tuple[int, ...]:
-    """Read a list of whole numbers from 1."""
-    from simulator.ground.ranges import parse_values
-
-    values = parse_values(flag, text)
-    for value in values:
-        if not (float(value).is_integer() and 1 <= value <= most):
-            raise UserError(f"{flag}: {value:g} is not allowed, expected whole numbers from 1 to {most}")
-    return tuple(int(v) for v in values)

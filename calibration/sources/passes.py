@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 from acceptance.bench.passes import DRAFT, KIND, SCHEMA_VERSION, TARGET, Point
 from simulator.costs.profile_file import Field
 from simulator.costs.shapes import ModelShape, shape_of
-from simulator.ground.artefacts import UserError, check_kind, read_json_object
+from simulator.ground.artefacts import UserError, check_kind
+from simulator.ground.fields import read_json_object
 
 
 class Timed(NamedTuple):

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from acceptance.results.validate import breaches
-from simulator.ground.artefacts import UserError, check_kind, read_json_object, read_text
+from simulator.ground.artefacts import UserError, check_kind, read_text
+from simulator.ground.fields import read_json_object
 from simulator.ground.histogram import AcceptanceHistogram, as_written, parse_histogram, tokens_per_round_iid
 
 KIND = "published_cases"

@@ -17,7 +17,8 @@ from calibration.sources.decode_log import DecodeLog, load_decode
 from simulator.costs.profile import Profile
 from simulator.costs.profile_file import KIND, SCHEMA_VERSION, profile_json
 from simulator.costs.timed_pair import DecodedPair
-from simulator.ground.artefacts import UserError, check_kind, envelope, read_json_object, write_json, writing
+from simulator.ground.artefacts import UserError, check_kind, envelope, write_json, writing
+from simulator.ground.fields import read_json_object
 from simulator.ground.histogram import load_histograms
 from simulator.ground.streams import stream
 from simulator.rounds.acceptance_law import HistogramAcceptance

@@ -17,7 +17,8 @@ from simulator.answers.forecast import SAMPLES
 from simulator.costs.model_costs import ModelPair
 from simulator.costs.profile import Profile
 from simulator.costs.step import Floats, RoundCost
-from simulator.ground.artefacts import UserError, read_bytes, read_json_object
+from simulator.ground.artefacts import UserError, read_bytes
+from simulator.ground.fields import read_json_object
 from simulator.rounds.acceptance_law import HistogramAcceptance
 
 from .decode_forecast import Row

@@ -76,17 +76,13 @@ def named_axes(options: Mapping[str, Any]) -> Axes:
     Raises:
         UserError: Not whole numbers in their bounds, or a type that there is not.
     """
-    from simulator.ground.ranges import parse_values
+    from simulator.ground.ranges import parse_whole
 
     given: Axes = {}
     for flag, axis, least, most in NUMBERS:
         if options[axis] is None:
             continue
-        values = parse_values(flag, options[axis])
-        for value in values:
-            if not (value.is_integer() and least <= value <= most):
-                raise UserError(f"{flag}: {value:g} is not allowed, expected whole numbers from {least} to {most}")
-        given[axis] = tuple(int(value) for value in values)
+        given[axis] = parse_whole(flag, options[axis], least, most)
     if options["dtype"] is not None:
         given["dtype"] = names("--dtype", options["dtype"], DTYPES)
     return given

@@ -85,7 +85,7 @@ def knobs(options: Mapping[str, Any]) -> "dict[str, tuple[AxisValue, ...]]":
         UserError: Not whole numbers in their bounds.
     """
     from cuda_probe.probe.probes import chosen
-    from simulator.ground.ranges import parse_values
+    from simulator.ground.ranges import parse_whole
 
     given: dict[str, tuple[AxisValue, ...]] = {}
     for flag, axis, least, most in KNOB_OPTIONS:
@@ -93,11 +93,7 @@ def knobs(options: Mapping[str, Any]) -> "dict[str, tuple[AxisValue, ...]]":
             continue
         if not any(axis in probe.axes for probe in chosen(options["only"])):
             raise UserError(f"{flag}: not used by {', '.join(options['only'])}, expected a probe with {axis}")
-        values = parse_values(flag, options[axis])
-        for value in values:
-            if not (value.is_integer() and least <= value <= most):
-                raise UserError(f"{flag}: {value:g} is not allowed, expected whole numbers from {least} to {most}")
-        given[axis] = tuple(int(value) for value in values)
+        given[axis] = parse_whole(flag, options[axis], least, most)
     return given
 
 

@@ -11,16 +11,9 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.ground.artefacts import (
-    UserError,
-    check_kind,
-    envelope,
-    finite_or_text,
-    read_json_object,
-    to_json,
-    writing,
-)
+from simulator.ground.artefacts import UserError, check_kind, envelope, finite_or_text, to_json, writing
 from simulator.ground.command import table
+from simulator.ground.fields import read_json_object
 
 from .probes import AXIS_UNITS, Axes, Units
 from .runner import LeftOut, Point, Results, WorkFit, line_fits

@@ -23,8 +23,9 @@ from cuda_probe.probe.report import (
     size_text,
 )
 from cuda_probe.probe.runner import Results
-from simulator.ground.artefacts import check_kind, envelope, finite_or_text, read_json_object, writing
+from simulator.ground.artefacts import check_kind, envelope, finite_or_text, writing
 from simulator.ground.command import table
+from simulator.ground.fields import read_json_object
 
 from .runner import BenchPoint, BenchResults
 from .shapes import BACKENDS

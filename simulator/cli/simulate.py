@@ -290,11 +290,12 @@ def run_columns(setting: "Setting", runs: Any, parameters: Mapping[str, Any]) ->
 def write_events(path: Path, setting: "Setting", parameters: Mapping[str, Any]) -> None:
     """Write the first run as a trace that Perfetto opens."""
     from simulator.ground.artefacts import finite_or_text
-    from simulator.rounds.events import ChromeTrace
+    from simulator.ground.chrome_trace import ChromeTrace
+    from simulator.rounds.arms import LANES
     from simulator.rounds.experiment import play_events
 
     with writing(path) as file:
-        trace = ChromeTrace(file, finite_or_text(envelope("event_timeline", 1, parameters)))
+        trace = ChromeTrace(file, LANES, finite_or_text(envelope("event_timeline", 1, parameters)))
         play_events(setting, parameters["seed"], trace)
         trace.close()
 

@@ -11,7 +11,8 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from simulator.ground.artefacts import UserError, check_kind, read_json_object
+from simulator.ground.artefacts import UserError, check_kind
+from simulator.ground.fields import read_json_object
 
 from .profile import STATUSES, BurnUnits, Curve, Decoding, Link, PassCost, Power, Profile, Source, constant
 from .work import BYTES_PER_WEIGHT

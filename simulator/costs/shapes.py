@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from simulator.ground.artefacts import UserError, read_json_object
+from simulator.ground.artefacts import UserError
+from simulator.ground.fields import read_json_object
 
 from .config_json import KEYS, Config, Layout, decoder, experts, stated, windowed
 from .work import LatentAttention, ModelShape

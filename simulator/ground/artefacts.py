@@ -99,40 +99,6 @@ def read_text(path: str | Path) -> str:
         raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from None
 
 
-def read_json_object(path: str | Path) -> dict[str, Any]:
-    """Read a file that holds one JSON object.
-
-    Raises:
-        UserError: The file cannot be read, is not JSON, is not an object, names a key twice or holds NaN.
-    """
-
-    def refuse_constant(name: str) -> None:
-        raise UserError(f"{path}: holds {name}, expected finite numbers")
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for key, value in pairs:
-            if key in found:
-                raise UserError(f"{path}: key {key!r} appears twice")
-            found[key] = value
-        return found
-
-    try:
-        value = json.loads(read_text(path), parse_constant=refuse_constant, object_pairs_hook=unique)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: not JSON (line {error.lineno}: {error.msg})") from None
-    except RecursionError:
-        raise UserError(f"{path}: nested too deeply to be one of our files") from None
-    except UserError:
-        raise
-    except ValueError as error:
-        # Python refuses to read integers of thousands of digits.
-        raise UserError(f"{path}: holds a number that cannot be read ({str(error).partition(';')[0]})") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: holds a JSON {type(value).__name__}, expected an object")
-    return value
-
-
 def check_kind(path: str | Path, found: Mapping[str, Any], kind: str, supported: tuple[int, ...]) -> None:
     """Refuse a file that says it is of another kind or version; files that say nothing pass.
 

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .artefacts import UserError, check_kind, envelope, read_json_object, write_json
+from .artefacts import UserError, check_kind, envelope, write_json
+from .fields import read_json_object, shortened
 
 KIND = "acceptance_histogram"
 # 1: {"k", "hist", "samples"} as other tools write it, plus our provenance keys.
@@ -258,15 +259,6 @@ def load_histogram(path: str | Path) -> AcceptanceHistogram:
         UserError: Names the file, the key and the value that is wrong.
     """
     return parse_histogram(path, read_json_object(path))
-
-
-def shortened(value: Any) -> str:
-    """Return a value as Python writes it, at most 40 characters."""
-    try:
-        text = repr(value)
-    except ValueError:
-        return "an integer of thousands of digits"
-    return text if len(text) <= 40 else text[:37] + "..."
 
 
 def as_written(count: float) -> int | float:

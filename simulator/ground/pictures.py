@@ -2,6 +2,8 @@
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FORMATS = (".png", ".svg")
+# Okabe and Ito 2008, which the colour-blind tell apart.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#7F7F7F")
 STYLE: dict[str, Any] = {
     "figure.facecolor": "white",
     "axes.facecolor": "white",
@@ -23,6 +27,30 @@ STYLE: dict[str, Any] = {
     "svg.hashsalt": "specsim",
     "svg.fonttype": "path",
 }
+
+
+@contextmanager
+def new_figure(
+    width_in: float, height_in: float, *, pads_in: float | None = None, parse_math: bool = True
+) -> Iterator["Figure"]:
+    """Yield a figure to draw on, in our style, without any window.
+
+    Args:
+        width_in: In inches, as all here.
+        height_in: The same.
+        pads_in: Around panels; None leaves them to matplotlib.
+        parse_math: Whether "$" in texts begins a formula.
+    """
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    with mpl.rc_context(STYLE | {"text.parse_math": parse_math}):
+        layout = ConstrainedLayoutEngine() if pads_in is None else ConstrainedLayoutEngine(w_pad=pads_in, h_pad=pads_in)
+        figure = Figure(figsize=(width_in, height_in), layout=layout)
+        FigureCanvasAgg(figure)
+        yield figure
 
 
 def save_figure(path: Path, figure: "Figure") -> None:

@@ -25,6 +25,19 @@ def parse_values(flag: str, text: str) -> NDArray[np.float64]:
     return np.sort(floats)
 
 
+def parse_whole(flag: str, text: str, least: int, most: int) -> tuple[int, ...]:
+    """Read a list of whole numbers, such as draft lengths; see `parse_values`.
+
+    Raises:
+        UserError: Names the option and the number that is not allowed.
+    """
+    values = parse_values(flag, text)
+    for value in values:
+        if not (float(value).is_integer() and least <= value <= most):
+            raise UserError(f"{flag}: {value:g} is not allowed, expected whole numbers from {least} to {most}")
+    return tuple(int(v) for v in values)
+
+
 def parse_part(flag: str, part: str) -> list[Decimal]:
     """Read one number or one range, in decimal so that 0.5:0.95:0.05 hits 0.95."""
     try:

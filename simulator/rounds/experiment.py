@@ -5,12 +5,13 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from simulator.costs.step import Costs, Floats, RoundCost
+from simulator.ground.chrome_trace import ChromeTrace
 from simulator.ground.streams import stream
 
 from .acceptance_law import AcceptanceModel
 from .analytic import ClosedForm, closed_form
+from .arms import PhaseTimes, Played, play
 from .engine import Counts, Ints, draw_blocks, draw_counts, elapsed_s, unroll
-from .events import ChromeTrace, PhaseTimes, Played, play
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

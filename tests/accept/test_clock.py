@@ -125,6 +125,6 @@ def test_the_chrome_trace_holds_every_span(tmp_path: Path) -> None:
     path = tmp_path / "trace.json"
     write_chrome_trace(path, [("a", [("draft", 0.0, 0.5), ("verify", 0.5, 0.75)]), ("b", [("other", 0.0, 1.0)])])
     events = json.loads(path.read_text())["traceEvents"]
-    assert [e["args"]["name"] for e in events if e["ph"] == "M"] == ["a", "b"]
+    assert [e["args"]["name"] for e in events if e["name"] == "thread_name"] == ["a", "b"]
     spans = [(e["tid"], e["name"], e["ts"], e["dur"]) for e in events if e["ph"] == "X"]
     assert spans == [(1, "draft", 0, 500_000), (1, "verify", 500_000, 250_000), (2, "other", 0, 1_000_000)]

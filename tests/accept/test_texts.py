@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from acceptance.text.records import Skipped
 from acceptance.text.texts import LARGEST_ID, Text, load_texts
 from simulator.ground.artefacts import UserError
+from simulator.ground.records import Skipped
 
 GOOD = {"prompt": "p", "output": "o"}
 
@@ -87,8 +87,8 @@ def test_a_bad_record_is_skipped_with_a_reason(tmp_path: Path, changes: dict[str
     ("line", "reason"),
     [
         (b"{", "not JSON"),
-        (b"[" * 100_000, "not JSON"),
-        (b'{"token_ids": [' + b"1" * 5000 + b"]}", "not JSON"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"token_ids": [' + b"1" * 5000 + b"]}", "holds a number that cannot be read"),
         (b"[1]", "no JSON object"),
         (b"null", "no JSON object"),
         (b"{}", "no output"),

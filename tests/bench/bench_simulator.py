@@ -10,10 +10,11 @@ from collections.abc import Callable
 import numpy as np
 
 from simulator.costs.step import Knobs
+from simulator.ground.chrome_trace import ChromeTrace
 from simulator.ground.ranges import parse_values
 from simulator.rounds.acceptance_law import IidAcceptance
+from simulator.rounds.arms import LANES
 from simulator.rounds.engine import draw_counts
-from simulator.rounds.events import ChromeTrace
 from simulator.rounds.experiment import Setting, play_events, replicate
 from simulator.rounds.grid import Acceptance, Grid, Sweep, run_sweep
 
@@ -53,7 +54,7 @@ def setting(total: int) -> Setting:
 
 
 def log_events(total: int) -> None:
-    trace = ChromeTrace(io.StringIO(), {})
+    trace = ChromeTrace(io.StringIO(), LANES)
     play_events(setting(total), 0, trace)
     trace.close()
 

@@ -9,7 +9,8 @@ from acceptance.bench.machine import surroundings
 from acceptance.bench.passes import DRAFT, KIND, SCHEMA_VERSION, TARGET, Grid, Subject, payload
 from simulator.costs.profile import PassCost, constant
 from simulator.costs.shapes import ModelShape, config_file, read_shape
-from simulator.ground.artefacts import envelope, read_json_object, write_json
+from simulator.ground.artefacts import envelope, write_json
+from simulator.ground.fields import read_json_object
 
 # Neither time nor memory binds everywhere; a layer costs a launch.
 TRUTH = PassCost(flop_scale=constant(1e-14), mem_scale=constant(5e-13), launch_s=2e-5, overlap_exponent=2.0)

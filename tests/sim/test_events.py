@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simulator.costs.step import Knobs
+from simulator.ground.chrome_trace import ChromeTrace
 from simulator.rounds.acceptance_law import IidAcceptance
+from simulator.rounds.arms import LANES, Played
 from simulator.rounds.engine import elapsed_s
-from simulator.rounds.events import ChromeTrace, EventQueue, Played, Priority
+from simulator.rounds.event_queue import EventQueue, Priority
 from simulator.rounds.experiment import Setting, play_events, replicate
 
 
@@ -51,7 +53,7 @@ def setting(alpha: float, k: int, total: int, draft_cost: float, overlap: bool) 
 
 def play(point: Setting, seed: int) -> tuple[Played, list[dict]]:
     file = io.StringIO()
-    trace = ChromeTrace(file, {"note": "test"})
+    trace = ChromeTrace(file, LANES, {"note": "test"})
     played = play_events(point, seed, trace)
     trace.close()
     return played, json.loads(file.getvalue())["traceEvents"]

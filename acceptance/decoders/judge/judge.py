@@ -16,15 +16,8 @@ from numpy.typing import NDArray
 
 import acceptance
 from acceptance.models.load import Model, hidden_size_of, identity, strangeness
-from simulator.ground.artefacts import (
-    UserError,
-    check_kind,
-    envelope,
-    read_bytes,
-    read_json_object,
-    write_json,
-    writing,
-)
+from simulator.ground.artefacts import UserError, check_kind, envelope, read_bytes, write_json, writing
+from simulator.ground.fields import read_json_object
 
 from .mining import Mined
 

@@ -1,13 +1,12 @@
 """Files of many records, one a line: what can be read is read, and every line that cannot is counted and named."""
 
-import codecs
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from simulator.ground.artefacts import UserError, read_bytes
+from .artefacts import UserError
+from .fields import Malformed, lines_of, parse_json
 
 T = TypeVar("T")
 NAMED_LINES = 5
@@ -57,36 +56,16 @@ def about_skipped(path: Path, skipped: Sequence[Skipped], of_total: str = "", pl
     return f"{path}: skipped {len(skipped)}{of_total} record{plural}, {place} {named}" + (f", {rest}" if rest else "")
 
 
-def parse_json(text: str) -> Any:
-    """Read one JSON value.
+def record_of(text: str) -> Any:
+    """Read the JSON value of a line.
 
     Raises:
-        BadRecord: It is none, holds NaN, or is nested too deeply.
+        BadRecord: It is none; see `fields.parse_json`.
     """
-
-    def refuse_constant(name: str) -> None:
-        raise BadRecord(f"holds {name}")
-
     try:
-        return json.loads(text, parse_constant=refuse_constant)
-    except BadRecord:
-        raise
-    except (ValueError, RecursionError):
-        raise BadRecord("not JSON") from None
-
-
-def lines_of(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield (number, line) of the lines that are not blank.
-
-    Raises:
-        UserError: The file cannot be read.
-    """
-    # Not splitlines(): JSON strings may hold U+2028, which is no line end to a JSONL writer. Bytes that are no UTF-8
-    # become lone surrogates, for which a record is refused, not the file.
-    content = read_bytes(path).removeprefix(codecs.BOM_UTF8)
-    for number, line in enumerate(content.split(b"\n"), 1):
-        if line.strip():
-            yield number, line.decode("utf-8", "surrogateescape").removesuffix("\r")
+        return parse_json(text)
+    except Malformed as error:
+        raise BadRecord(error.what) from None
 
 
 def read_each(
@@ -121,7 +100,7 @@ def read_each(
 
 def read_jsonl(path: Path, read: Callable[[Any, int], T], expected: str) -> Records[T]:
     """Read a file of one JSON value a line; see `read_each`."""
-    return read_each(path, lines_of(path), lambda line, number: read(parse_json(line), number), expected)
+    return read_each(path, lines_of(path), lambda line, number: read(record_of(line), number), expected)
 
 
 def text_of(value: Any, name: str) -> str:

@@ -1,96 +1,21 @@
-"""The closed loop event by event: both arms on one clock, every span handed to a log.
+"""The closed loop event by event: both arms on one clock, every span handed to a trace.
 
-Decides nothing random: it plays out the rounds that `engine` drew. Events have one total order
-(time, priority, serial); the clock is set before an event's action runs.
+Decides nothing random: it plays out the rounds that `engine` drew.
 """
 
-import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from enum import IntEnum
-from heapq import heappop, heappush
-from typing import IO, Any
+from collections.abc import Iterator
+from dataclasses import dataclass
 
+from simulator.ground.chrome_trace import ChromeTrace
 
-class Priority(IntEnum):
-    """Who goes first among events of one instant: what ends, then what begins."""
+from .event_queue import EventQueue, Priority
 
-    END = 0
-    BEGIN = 1
-
-
-@dataclass(slots=True)
-class EventQueue:
-    """Events in the total order (time, priority, serial)."""
-
-    now_s: float = 0.0
-    serial: int = 0
-    heap: list[tuple[float, int, int, Callable[[], None]]] = field(default_factory=list)
-
-    def at(self, time_s: float, priority: int, action: Callable[[], None]) -> None:
-        """Schedule an action; among equals the one scheduled first runs first.
-
-        Raises:
-            ValueError: The time has passed.
-        """
-        if time_s < self.now_s:
-            raise ValueError(f"event at {time_s} s, but the clock is at {self.now_s} s")
-        self.serial += 1
-        heappush(self.heap, (time_s, priority, self.serial, action))
-
-    def run(self) -> None:
-        """Run every event until none is left."""
-        heap = self.heap
-        while heap:
-            self.now_s, _, _, action = heappop(heap)
-            action()
-
-
-class ChromeTrace:
-    """Writes spans as Chrome trace events (the JSON format that Perfetto and chrome://tracing open)."""
-
-    LANES = (("baseline", ("decode",)), ("speculative", ("draft", "verify", "commit")))
-    FLUSH_AT = 8192
-
-    def __init__(self, file: IO[str], other_data: Mapping[str, Any]) -> None:
-        self.file = file
-        self.lines: list[str] = []
-        file.write(f'{{"displayTimeUnit": "ms", "otherData": {json.dumps(other_data, sort_keys=True)},\n')
-        file.write('"traceEvents": [\n')
-        names = [
-            {"ph": "M", "name": f"{kind}_name", "pid": pid, "tid": tid, "args": {"name": name}}
-            for pid, (process, threads) in enumerate(self.LANES, 1)
-            for kind, tid, name in (
-                ("process", 0, process),
-                *(("thread", t, n) for t, n in enumerate(threads, 1)),
-            )
-        ]
-        file.write(",\n".join(map(json.dumps, names)))
-
-    def span(self, pid: int, tid: int, name: str, start_s: float, end_s: float, detail: str) -> None:
-        """Log one span; `detail` is the inside of a JSON object. Times are written in microseconds."""
-        # The end is rounded as the next span's start will be, so that no two spans of a lane overlap.
-        start_us, end_us = round(start_s * 1e6, 3), round(end_s * 1e6, 3)
-        self.lines.append(
-            f',\n{{"ph":"X","pid":{pid},"tid":{tid},"name":"{name}","ts":{start_us:.3f},'
-            f'"dur":{end_us - start_us:.3f},"args":{{{detail}}}}}'
-        )
-        if len(self.lines) >= self.FLUSH_AT:
-            self.flush()
-
-    def flush(self) -> None:
-        self.file.write("".join(self.lines))
-        self.lines.clear()
-
-    def close(self) -> None:
-        """Write what is pending and end the JSON; the file itself stays open."""
-        self.flush()
-        self.file.write("\n]}\n")
+LANES = (("baseline", ("decode",)), ("speculative", ("draft", "verify", "commit")))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PhaseTimes:
-    """Seconds of one run's phases, as plain floats (see `cost_model.RoundCost`)."""
+    """Seconds of one run's phases, as plain floats (see `step.RoundCost`)."""
 
     baseline_s: float
     draft_step_s: float

@@ -1,0 +1,236 @@
+"""The one checked reader of structured input: JSON, JSON a line, TOML, rows of tables.
+
+What is read becomes a `Field`: a value that knows its file and its place in it, so that whoever takes something out
+of it refuses in one line that names the file, the place, the value found and what is allowed.
+"""
+
+import json
+import math
+import tomllib
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from .artefacts import UserError, read_bytes, read_text
+
+# What a number of a file may be at most: sums of such counts stay finite in a float.
+MAX_NUMBER = 1e300
+MAX_SHOWN = 80
+
+
+class Malformed(ValueError):
+    """Text that is not the JSON we take. what: in two or three words; the message says more."""
+
+    def __init__(self, what: str, more: str = "") -> None:
+        super().__init__(what + more)
+        self.what = what
+
+
+def parse_json(text: str) -> Any:
+    """Read one JSON value.
+
+    Raises:
+        Malformed: It is none, names a key twice, holds NaN or infinity, or is nested too deeply.
+    """
+    try:
+        return json.loads(text, parse_constant=refused, parse_float=finite, object_pairs_hook=unique)
+    except json.JSONDecodeError as error:
+        raise Malformed("not JSON", f" (line {error.lineno}: {error.msg})") from None
+    except RecursionError:
+        raise Malformed("nested too deeply", " to be one of our files") from None
+    except Malformed:
+        raise
+    except ValueError as error:
+        # Python refuses to read integers of thousands of digits.
+        raise Malformed("holds a number that cannot be read", f" ({str(error).partition(';')[0]})") from None
+
+
+def refused(number: str) -> NoReturn:
+    """Refuse NaN and infinity, by name or as a number beyond all floats."""
+    raise Malformed(f"holds {number[:MAX_SHOWN]}", ", expected finite numbers")
+
+
+def finite(number: str) -> float:
+    """Return a float that is no infinity."""
+    value = float(number)
+    return refused(number) if math.isinf(value) else value
+
+
+def unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object none of whose keys is named twice."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise Malformed(f"key {key!r} appears twice")
+        found[key] = value
+    return found
+
+
+def shortened(value: Any, most: int = 40) -> str:
+    """Return a value as Python writes it, at most so many characters."""
+    try:
+        text = repr(value)
+    except ValueError:
+        return "an integer of thousands of digits"
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A value and where it stands; a missing value and null are the same, unless `is_stated` is asked.
+
+    Attributes:
+        value: As read; None where it is missing.
+        path: File, for messages; "" for a record whose reader names the file itself.
+        where: Place in the file, such as "passes.bfloat16.knots[2]"; "" for the whole.
+        is_stated: Whether the file has the key at all.
+        error: What `refuse` raises.
+    """
+
+    value: Any
+    path: str | Path = ""
+    where: str = ""
+    is_stated: bool = True
+    error: type[ValueError] = UserError
+
+    def refuse(self, expected: str) -> NoReturn:
+        """Say what is wrong with this value.
+
+        Raises:
+            UserError: Always (or `error`).
+        """
+        found = "is missing" if not self.is_stated else f"is {shortened(self.value, MAX_SHOWN)}"
+        raise self.error(f"{self.place} {found}, expected {expected}")
+
+    @property
+    def place(self) -> str:
+        """File and place in it, as messages begin."""
+        return f"{self.path}: {self.where or 'the file'}" if str(self.path) else self.where or "it"
+
+    @property
+    def is_given(self) -> bool:
+        """Whether there is a value other than null."""
+        return self.value is not None
+
+    def __getitem__(self, key: str) -> "Field":
+        """Return a field of an object; its value is None where it is missing."""
+        found, where = self.object(), f"{self.where}.{key}" if self.where else key
+        return Field(found.get(key), self.path, where, key in found, self.error)
+
+    def object(self) -> dict[str, Any]:
+        """Return an object."""
+        if not isinstance(self.value, dict):
+            self.refuse("an object")
+        return self.value
+
+    def items(self) -> list[tuple[str, "Field"]]:
+        """Return the fields of an object by key."""
+        return [(key, self[key]) for key in self.object()]
+
+    def elements(self) -> list["Field"]:
+        """Return the elements of a list."""
+        if not isinstance(self.value, list):
+            self.refuse("a list")
+        return [Field(v, self.path, f"{self.where}[{i}]", True, self.error) for i, v in enumerate(self.value)]
+
+    def only(self, keys: Sequence[str]) -> None:
+        """Refuse an object with keys that are not among these."""
+        for key, own in self.items():
+            if key not in keys:
+                own.error_about_key(keys)
+
+    def error_about_key(self, keys: Sequence[str]) -> NoReturn:
+        """Refuse this field's own name.
+
+        Raises:
+            UserError: Always.
+        """
+        raise self.error(f"{self.place} is not a key, expected {', '.join(keys)}")
+
+    def text(self, *, empty: bool = False) -> str:
+        """Return text; that of no characters only where it may be `empty`."""
+        if not isinstance(self.value, str) or not (self.value or empty):
+            self.refuse("text")
+        return self.value
+
+    def choice(self, allowed: Sequence[str]) -> str:
+        """Return one of some words."""
+        if self.value not in allowed or not isinstance(self.value, str):
+            self.refuse(" or ".join(map(repr, allowed)))
+        return self.value
+
+    def flag(self) -> bool:
+        """Return true or false."""
+        if not isinstance(self.value, bool):
+            self.refuse("true or false")
+        return self.value
+
+    def number(self, least: float = 0.0, most: float = MAX_NUMBER, *, above: bool = False) -> float:
+        """Return a finite number of at least (or `above`) `least` and at most `most`."""
+        value = math.nan
+        if isinstance(self.value, int | float) and not isinstance(self.value, bool):
+            with suppress(OverflowError):
+                value = float(self.value)
+        if not least <= value <= most or (above and value == least):
+            lowest = f"a number {'above' if above else 'of at least'} {least:g}"
+            self.refuse(lowest if most == MAX_NUMBER else f"a number from {least:g} to {most:g}")
+        return value
+
+    def whole(self, least: int = 0, most: int | None = None) -> int:
+        """Return a whole number from `least` to `most`, written with or without `.0`."""
+        value = self.value
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if type(value) is not int or value < least or (most is not None and value > most):
+            self.refuse(f"a whole number {f'of at least {least}' if most is None else f'from {least} to {most}'}")
+        return value
+
+
+def read_json(path: str | Path) -> Field:
+    """Read a file that holds one JSON value.
+
+    Raises:
+        UserError: The file cannot be read or holds none; names the file and what is wrong.
+    """
+    try:
+        return Field(parse_json(read_text(path)), path)
+    except Malformed as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def read_json_object(path: str | Path) -> dict[str, Any]:
+    """Read a file that holds one JSON object.
+
+    Raises:
+        UserError: The file cannot be read, is not JSON, is not an object, names a key twice or holds NaN.
+    """
+    value = read_json(path).value
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: holds a JSON {type(value).__name__}, expected an object")
+    return value
+
+
+def read_toml(path: str | Path) -> Field:
+    """Read a TOML file.
+
+    Raises:
+        UserError: The file cannot be read or is not TOML.
+    """
+    try:
+        return Field(tomllib.loads(read_text(path)), path)
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path}: not TOML ({error})") from None
+
+
+def lines_of(path: str | Path) -> Iterator[tuple[int, str]]:
+    """Yield (number, line) of the lines that are not blank; bytes that are no UTF-8 become lone surrogates.
+
+    Raises:
+        UserError: The file cannot be read.
+    """
+    # Not splitlines(): JSON strings may hold U+2028, which is no line end to whoever writes JSON a line.
+    for number, line in enumerate(read_bytes(path).removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
+        if line.strip():
+            yield number, line.decode("utf-8", "surrogateescape").removesuffix("\r")
