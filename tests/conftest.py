@@ -1,4 +1,4 @@
-"""What all tests share: running a command as a real subprocess, and histogram files to feed it."""
+"""What all tests share: running a command, in this process or as a real one, and histogram files to feed it."""
 
 import json
 import os
@@ -6,9 +6,14 @@ import signal
 import subprocess
 import sysconfig
 from collections.abc import Callable
+from contextlib import chdir
+from functools import partial
+from importlib.metadata import distribution
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
+from click.testing import CliRunner
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -21,16 +26,32 @@ def pytest_configure() -> None:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
+def run_here(folder: Path, command: str, *arguments: object, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run one of our commands in this process: what it prints and its exit code are those of a real one."""
+    (script,) = distribution("specsim").entry_points.select(group="console_scripts", name=command)
+    words = list(map(str, arguments))
+    with chdir(folder), patch.dict(os.environ, {"COLUMNS": "100"} | env):
+        done = CliRunner().invoke(script.load(), words, prog_name=command, catch_exceptions=False)
+    return subprocess.CompletedProcess([command, *words], done.exit_code, done.stdout, done.stderr)
+
+
+def run_really(folder: Path, command: str, *arguments: object, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run one of our commands as users do: the script that is installed, in a process of its own."""
+    words = [str(SCRIPTS / command), *map(str, arguments)]
+    environment = os.environ | {"COLUMNS": "100"} | env
+    return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """Return a function that runs one of our commands in a fresh folder and captures what it prints."""
+    """Return a function that runs one of our commands in a fresh folder, in this process."""
+    return partial(run_here, tmp_path)
 
-    def call(command: str, *arguments: object, **env: str) -> subprocess.CompletedProcess[str]:
-        words = [str(SCRIPTS / command), *map(str, arguments)]
-        environment = os.environ | {"COLUMNS": "100"} | env
-        return subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
 
-    return call
+@pytest.fixture
+def run_real(tmp_path: Path) -> Run:
+    """The same in a process of its own: for the one test a command that has to be, and what changes a process."""
+    return partial(run_really, tmp_path)
 
 
 def assert_user_error(done: subprocess.CompletedProcess[str], *expected: str) -> None:

@@ -65,7 +65,10 @@ def test_a_run_from_prompts_to_table_records_picture_and_profile(bench, run, tmp
     assert header["parameters"]["models"]["target"]["sha256"] != header["parameters"]["models"]["draft"]["sha256"]
     events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
     assert {e["name"] for e in events if e["ph"] == "X"} >= {"prefill", "draft", "verify", "sample", "kv", "other"}
-    assert {e["args"]["name"].split(",")[0] for e in events if e["ph"] == "M"} == {"baseline", *METHODS.split(",")}
+    assert {e["args"]["name"].split(",")[0] for e in events if e["name"] == "thread_name"} == {
+        "baseline",
+        *METHODS.split(","),
+    }
     checked = run("bench-decode", "validate-results", "decode.jsonl", "--strict")
     assert (checked.returncode, checked.stdout) == (0, "decode.jsonl: all well\n")
 
@@ -122,7 +125,7 @@ def test_what_is_drawn_from_records_is_drawn_again_when_they_go_on(bench, user_e
     assert again.returncode == 0, again.stderr
     assert "trace.json: decoding 4 prompts again for the profile; records stay as they are" in again.stderr
     events = json.loads(profile.read_text())["traceEvents"]
-    assert {e["args"]["name"].split(",")[0] for e in events if e["ph"] == "M"} == {"baseline", "ngram"}
+    assert {e["args"]["name"].split(",")[0] for e in events if e["name"] == "thread_name"} == {"baseline", "ngram"}
     assert out.read_bytes() == kept
     lines = kept.splitlines(keepends=True)
     out.write_bytes(b"".join(lines[:7]))

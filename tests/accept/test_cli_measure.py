@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sysconfig
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -209,11 +210,11 @@ def test_an_unwritable_folder_is_refused_before_any_work(measure, user_error, tm
 
 
 @pytest.mark.parametrize("library", ["torch", "transformers"])
-def test_without_its_libraries_it_says_how_to_get_them(measure, user_error, tmp_path: Path, library: str) -> None:
+def test_without_its_libraries_it_says_how_to_get_them(run_real, user_error, tmp_path: Path, library: str) -> None:
     blocked = tmp_path / "blocked" / library
     blocked.mkdir(parents=True)
     (blocked / "__init__.py").write_text(f"raise ModuleNotFoundError('No module named {library}', name='{library}')")
-    done = measure(PYTHONPATH=str(blocked.parent))
+    done = run_real("measure-acceptance", PYTHONPATH=str(blocked.parent))
     user_error(done, f"{library} is not installed", 'pip install "specsim[measure]"')
 
 
@@ -317,9 +318,11 @@ def wait_for(path: Path) -> None:
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_killed_measurement_resumes_to_the_same_trace(
-    measure, run, user_error, random_pair, prompts: Path, tmp_path: Path, how: signal.Signals
+    run_real, user_error, random_pair, prompts: Path, tmp_path: Path, how: signal.Signals
 ) -> None:
     asked = ("--temperature", 1, "--batch-size", 1, "--max-new-tokens", 64)
+    models = ("--target", random_pair[0], "--draft", random_pair[1], "--prompts", prompts)
+    measure = partial(run_real, "measure-acceptance", *models)
     assert measure(*asked, "--out-dir", "whole").returncode == 0
     words: list[object] = [SCRIPTS / "measure-acceptance", "--target", random_pair[0], "--draft", random_pair[1]]
     words += ["--prompts", prompts, *asked, "--out-dir", "cut"]

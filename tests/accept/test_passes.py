@@ -234,7 +234,7 @@ def test_a_models_own_config_is_never_overwritten(tmp_path: Path) -> None:
     own = tmp_path / "own.json"
     own.write_text(json.dumps(sizes | {"intermediate_size": 64, "vocab_size": 64, "rms_norm_eps": 1e-5}))
     before = own.read_bytes()
-    line = [sys.executable, "-c", "from acceptance.bench.cli import bench_decode as b; b(prog_name='bench-decode')"]
+    line = [sys.executable, "-m", "acceptance.cli.bench_decode"]
     told = ["time-passes", "--target-model", own, "--draft-model", own, "--out", own, "--force", "--k", "1"]
     done = subprocess.run([*line, *map(str, told)], capture_output=True, text=True, check=False)
     assert done.returncode == 2

@@ -12,7 +12,7 @@ import pytest
 
 PHASES = ("prefill", "draft", "verify", "sample", "kv", "other")
 ROOT = Path(__file__).parents[2]
-COMMAND = (sys.executable, "-c", "from acceptance.bench.cli import bench_decode; bench_decode()")
+COMMAND = (sys.executable, "-m", "acceptance.cli.bench_decode")
 TOLD = ["--method", "speculative,specexec,ngram", "--max-prompts", "4", "--max-new-tokens", "48", "--device", "cuda:0"]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-COMMAND = (sys.executable, "-c", "from calibration.cli import validate; validate()")
+COMMAND = (sys.executable, "-m", "calibration.cli.validate")
 
 
 def test_forecasts_of_inflated_targets_hold_on_the_gpu(device: Any, tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = {
-    "bench-decode": "from acceptance.bench.cli import bench_decode; bench_decode()",
-    "calibrate": "from calibration.calibrate_cli import calibrate; calibrate()",
-    "validate": "from calibration.cli import validate; validate()",
+    "bench-decode": "acceptance.cli.bench_decode",
+    "calibrate": "calibration.cli.calibrate",
+    "validate": "calibration.cli.validate",
 }
 # Weights and caches of the largest pass, with room to spare.
 LEAST_MEMORY = 60 * 10**9
@@ -27,7 +27,7 @@ def test_forecasts_of_other_draft_lengths_and_batches_hold_on_the_gpu(tmp_path: 
         pytest.skip(f"the GPU has less than {LEAST_MEMORY:.0e} bytes")
 
     def run(command: str, *told: str) -> None:
-        line = [sys.executable, "-c", COMMANDS[command], *told]
+        line = [sys.executable, "-m", COMMANDS[command], *told]
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr

@@ -271,7 +271,7 @@ TERMINAL = (PYTHON, "-c", "import os, pty, sys; sys.exit(os.waitstatus_to_exitco
 @pytest.mark.parametrize(("first", "expected"), [(TERMINAL, "True False"), ((), "False False")])
 def test_what_a_terminal_sends_is_not_handed_on(tmp_path: Path, first: tuple[str, ...], expected: str) -> None:
     """Ctrl-C reaches the command from the terminal; twice would be taken for impatience."""
-    program = "from cuda_probe.child import sent_to_all; print(sent_to_all(2), sent_to_all(15))"
+    program = "from cuda_probe.monitor.child import sent_to_all; print(sent_to_all(2), sent_to_all(15))"
     pipes = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "start_new_session": True}
     words, env = [*first, PYTHON, "-c", program], environment(FAKE, {})
     done = subprocess.run(words, cwd=tmp_path, env=env, timeout=TIMEOUT_S, check=False, **pipes)

@@ -171,7 +171,7 @@ def test_ctrl_c_keeps_what_was_measured_and_ends_with_130(probe, tmp_path: Path)
     # Ctrl-C while the third point is measured.
     (folder / "sitecustomize.py").write_text(
         "import os, signal\n"
-        "from cuda_probe import runner\n"
+        "from cuda_probe.probe import runner\n"
         "measure, calls = runner.run_point, []\n"
         "def run_point(*given):\n"
         "    calls.append(given)\n"

@@ -201,10 +201,10 @@ def test_mistakes_are_one_line_and_exit_code_2(run, user_error, tmp_path: Path) 
     user_error(run("profiles", "diff", "t4", "bad.json"), where)
 
 
-def test_help_and_version_answer_without_numpy(run) -> None:
-    assert run("profiles", "--version").stdout.startswith("profiles, version ")
+def test_help_and_version_answer_without_numpy(run_real) -> None:
+    assert run_real("profiles", "--version").stdout.startswith("profiles, version ")
     for words in ((), ("list",), ("show",), ("diff",)):
-        done = run("profiles", *words, "--help", PYTHONPROFILEIMPORTTIME="1")
+        done = run_real("profiles", *words, "--help", PYTHONPROFILEIMPORTTIME="1")
         assert done.returncode == 0
         assert "Usage: profiles" in done.stdout
         assert "click" in done.stderr

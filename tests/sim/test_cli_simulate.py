@@ -288,7 +288,7 @@ def test_version_and_help_answer(run) -> None:
             assert flag in done.stdout
 
 
-def test_help_does_not_import_numpy(run) -> None:
-    done = run("simulate", "--help", PYTHONPROFILEIMPORTTIME="1")
+def test_help_does_not_import_numpy(run_real) -> None:
+    done = run_real("simulate", "--help", PYTHONPROFILEIMPORTTIME="1")
     assert "click" in done.stderr
     assert "numpy" not in done.stderr

@@ -131,11 +131,11 @@ def test_existing_outputs_are_kept_unless_forced(run, user_error, tmp_path: Path
     assert path.read_bytes() != b"precious"
 
 
-def test_parquet_without_its_library_says_how_to_get_it(run, user_error, tmp_path: Path) -> None:
+def test_parquet_without_its_library_says_how_to_get_it(run_real, user_error, tmp_path: Path) -> None:
     blocked = tmp_path / "blocked" / "pyarrow"
     blocked.mkdir(parents=True)
     (blocked / "__init__.py").write_text("raise ModuleNotFoundError(\"No module named 'pyarrow'\", name='pyarrow')")
-    done = run("sweep", *GRID, "--out", "s.parquet", PYTHONPATH=str(blocked.parent))
+    done = run_real("sweep", *GRID, "--out", "s.parquet", PYTHONPATH=str(blocked.parent))
     user_error(done, "pyarrow is not installed", 'pip install "specsim[parquet]"')
 
 
