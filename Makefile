@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= out
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-gpu check format bench tiny-pair clean
+.PHONY: help demo test test-gpu check format bench mutants tiny-pair clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ bench: $(VENV)/.dev ## measure speed against named references
 	$(BIN)/python tests/bench/bench_acceptance.py
 	$(BIN)/python tests/bench/bench_decode.py
 	$(BIN)/python tests/bench/bench_calibrate.py
+
+mutants: $(VENV)/.dev ## try small faults in the core: which does the suite notice?
+	$(BIN)/python tests/bench/mutants.py
 
 tiny-pair: $(VENV)/.measure ## train the bundled pair anew (about an hour on two cores)
 	$(BIN)/python examples/train_tiny_pair.py --out $(OUT)/tiny_pair --compile
