@@ -36,7 +36,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import acceptance
 from acceptance.decoders import heads
 from acceptance.decoders.medusa import choose_tree
-from acceptance.models.load import Model, end_tokens, vocabulary_of
+from acceptance.models.model import Model, end_tokens, vocabulary_of
 
 TARGET = Path(acceptance.__file__).parent / "tiny_pair" / "target"
 # EAGLE §4: noise on the features, here as a share of their spread; smooth L1 beside the cross entropy.

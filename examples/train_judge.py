@@ -20,7 +20,8 @@ from train_tiny_pair import cut_prompts, is_held_out, read_sources
 
 import acceptance
 from acceptance.decoders.judge import judge, mining
-from acceptance.models.load import Pair, load_pair
+from acceptance.models.load import load_pair
+from acceptance.models.model import Pair
 from acceptance.text.prompts import load_prompts
 from simulator.ground.artefacts import check_output
 from simulator.ground.command import command

@@ -1,26 +1,25 @@
 """From options to a benchmark that is ready to run: prompts, models where they belong, methods bound to them."""
 
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from acceptance.cli.measure_acceptance import LIBRARIES, TINY_PAIR, rules
-from acceptance.cli.options import BUNDLED
 from acceptance.decoders import heads
 from acceptance.decoders.method import Method, Models, Options
 from acceptance.decoders.methods import METHODS, lacking, pick
-from acceptance.measure.measure import Plan, plan
-from acceptance.measure.measure import Settings as MeasureSettings
+from acceptance.measure.plan import Plan, plan
+from acceptance.measure.plan import Settings as MeasureSettings
+from acceptance.models.bundled import BUNDLED, TINY_PAIR, place_of
 from acceptance.models.inflate import inflate
-from acceptance.models.load import Model, Pair, is_cpu, load_pair, pick_device
+from acceptance.models.load import is_cpu, load_pair, pick_device
+from acceptance.models.model import Model, Pair
+from acceptance.models.rule import rules_of_pair
 from acceptance.results.settings import BASELINE, KNOBS, Arm, Settings, config_sha256, option_of
 from acceptance.text.conversation import Framing, check_template, tokens_before
 from acceptance.text.prompts import Prompt, load_prompts, told_apart
 from simulator.ground.artefacts import UserError, read_bytes
-from simulator.ground.dependency import require
 
 from . import quality
 from .headless import check_gpus
@@ -53,8 +52,6 @@ def prepare(options: Mapping[str, Any], presets: Presets | None) -> tuple[Bench,
     Returns:
         The benchmark, what decides its numbers, and notes on what was left out.
     """
-    for library in LIBRARIES:
-        require(library)
     if options["deterministic"]:
         make_deterministic(options["seed"])
     items, placement = load_items(options), placed(options)
@@ -63,7 +60,7 @@ def prepare(options: Mapping[str, Any], presets: Presets | None) -> tuple[Bench,
     pair = load_models(options, placement)
     framing = Framing(chat_template=options["use_chat_template"], system_prompt=options["system_prompt"])
     check_template(pair.tokenizer, framing, "--target")
-    rule, draft_rule = rules(options)
+    rule, draft_rule = rules_of_pair(*(options[n] for n in ("temperature", "draft_temperature", "top_k", "top_p")))
     same = {name: options[name] for name in ("max_new_tokens", "seed", "batch_size")}
     planned = plan(pair, items.prompts, MeasureSettings(rule=rule, draft_rule=draft_rule, framing=framing, **same))
     models = models_of(options, pair, inflate(pair.target, options["inflate_target"]))
@@ -147,11 +144,6 @@ def picked_device(options: Mapping[str, Any], name: str) -> str:
         return "cpu" if is_cpu(found) else found
     except UserError as error:
         raise UserError(str(error).replace("--device", option_of(name), 1)) from None
-
-
-def place_of(given: str, name: str) -> str:
-    """Return where a model is: as given, or the bundled one of that name."""
-    return str(TINY_PAIR / name) if given == BUNDLED else given
 
 
 def load_models(options: Mapping[str, Any], placement: Placement) -> Pair:
@@ -331,8 +323,3 @@ def folder_sha256(folder: Path) -> str:
         with path.open("rb") as file:
             found.update(hashlib.file_digest(file, "sha256").digest())
     return found.hexdigest()
-
-
-def quiet_threads() -> None:
-    """Have OpenMP threads sleep while they wait: spinning ones slow small models down where a core is busy."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -1,19 +1,20 @@
 """The options of `bench-decode`, in groups, and what can be refused of them on any machine."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
-from acceptance.cli.options import BUNDLED, FILE, stacked
+from acceptance.models.bundled import BUNDLED
+from acceptance.models.rule import rules_of_pair
 from acceptance.results.settings import KNOBS, Knob, option_of
 from acceptance.text.prompts import DATASETS
 from simulator.ground.artefacts import UserError
+from simulator.ground.command import FILE, Decorator, stacked
 
 from .placement import Gpu, by_kind
 
-Decorator = Callable[[Any], Any]
 # As many as no machine has: a kind of placement is judged by its spelling alone.
 PLENTY = tuple(Gpu(index=i, free_bytes=0) for i in range(1024))
 
@@ -101,11 +102,9 @@ def check_values(options: Mapping[str, Any]) -> None:
     Raises:
         UserError: Names the option.
     """
-    from acceptance.cli.measure_acceptance import rules
-
     if options["task"] is not None and options["dataset"] != BUNDLED:
         raise UserError("--task: stands in place of --dataset, expected one of them")
-    rules(options)
+    rules_of_pair(*(options[n] for n in ("temperature", "draft_temperature", "top_k", "top_p")))
     for name in ("target", "draft"):
         if options[name].startswith(f"{BUNDLED}@"):
             raise UserError(f"--{name}: {options[name]!r} is not allowed, {BUNDLED} has no revisions")

@@ -8,7 +8,7 @@ from typing import Any
 import acceptance
 from acceptance.models.context import Context, padded
 from acceptance.models.laws import rank
-from acceptance.models.load import Model
+from acceptance.models.model import Model
 from acceptance.text.prompts import object_of, source_of
 from simulator.ground.fields import lines_of
 from simulator.ground.records import Records, read_each, record_of, text_of

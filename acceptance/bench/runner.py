@@ -18,7 +18,7 @@ from acceptance.decoders.method import Begin
 from acceptance.decoders.methods import METHODS
 from acceptance.decoders.tree import TreeDecoder
 from acceptance.measure.loop_check import Recheck, finer_copy, first_difference, recheck, top_two
-from acceptance.models.load import Model
+from acceptance.models.model import Model
 from acceptance.models.static_context import columns_for, no_captures
 from acceptance.results.records import Divergence, Measured, Origin, Quality, Skipped, as_record, resume_key
 from acceptance.results.settings import BASELINE, Arm, Settings

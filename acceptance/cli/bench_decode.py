@@ -19,12 +19,19 @@ from acceptance.bench.options import (
     check_values,
 )
 from acceptance.bench.presets import BUNDLED_PRESETS, Presets, check_given_knobs, check_methods, load_presets
+from acceptance.models.bundled import load_libraries
 from acceptance.results.settings import KNOBS
 from simulator.ground.artefacts import UserError, check_output, check_outputs, created_utc, envelope, to_json
-from simulator.ground.command import EXIT_INTERRUPTED, OneLineErrorsGroup, command, progress
+from simulator.ground.command import (
+    EXIT_INTERRUPTED,
+    FILE,
+    OneLineErrorsGroup,
+    command,
+    is_given,
+    progress,
+    refuse_given,
+)
 
-from .measure_acceptance import given, refuse_given
-from .options import FILE
 from .time_passes import time_passes
 
 if TYPE_CHECKING:
@@ -58,10 +65,10 @@ def bench_decode(context: click.Context, /, **options: Any) -> int:
         return 0
     presets = with_experiment(context, options)
     check(options)
-    check_given_knobs(presets, options["method"], [name for name in KNOBS if given(context, name)])
-    from acceptance.bench.load import prepare, quiet_threads
+    check_given_knobs(presets, options["method"], [name for name in KNOBS if is_given(context, name)])
+    load_libraries()
+    from acceptance.bench.load import prepare
 
-    quiet_threads()
     bench, parameters, notes = prepare(options, presets)
     if options["dry_run"]:
         return forecast(bench, parameters, options, perf_counter() - began_s)
@@ -79,7 +86,7 @@ def with_experiment(context: click.Context, options: dict[str, Any]) -> Presets 
     presets = load_presets(options["config"] or BUNDLED_PRESETS, parameters_of(context))
     if options["experiment"] is not None:
         for name, value in presets.options(options["experiment"]).items():
-            if not given(context, name):
+            if not is_given(context, name):
                 options[name] = value
     return presets
 

@@ -6,9 +6,9 @@ from typing import Any
 import click
 
 from simulator.ground.artefacts import check_outputs, envelope, to_json
-from simulator.ground.command import command
+from simulator.ground.command import FILE, command
 
-from .options import FILE, MAX_DRAFT_LENGTH
+from .options import MAX_DRAFT_LENGTH
 
 # The keys of importers.FORMATS, which NumPy stands behind: --help does without.
 FORMATS = ("spec-bench", "vllm-metrics", "vllm-requests", "vllm-bench", "sglang", "aiperf")

@@ -1,7 +1,6 @@
 """The command `measure-acceptance`: parse, load, measure, write, print. Its options are in `options`."""
 
 import hashlib
-import os
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,29 +8,26 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-import acceptance
+from acceptance.models.bundled import BUNDLED, load_libraries, place_of
+from acceptance.models.rule import rules_of_pair
 from simulator.ground.artefacts import UserError, check_outputs, envelope, to_json
-from simulator.ground.command import OneLineErrorsGroup, command, progress
-from simulator.ground.dependency import Dependency, require
+from simulator.ground.command import OneLineErrorsGroup, command, is_given, progress, refuse_given
 
 from .import_histogram import import_measurement
-from .options import BUNDLED, MAX_DRAFT_LENGTH, MEASURE_OPTIONS, OUTPUT_OPTIONS, TEXT_OPTIONS
+from .options import MAX_DRAFT_LENGTH, MEASURE_OPTIONS, OUTPUT_OPTIONS, TEXT_OPTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from acceptance.estimate.analysis import Analysis
     from acceptance.measure.loop_check import LoopCheck
-    from acceptance.measure.measure import Plan, Settings
-    from acceptance.models.load import Pair
+    from acceptance.measure.plan import Plan, Settings
+    from acceptance.models.model import Pair
     from acceptance.text.prompts import Prompt
     from acceptance.text.texts import Text
     from acceptance.trace.trace import Trace
     from simulator.ground.records import Records
 
-TINY_PAIR = Path(acceptance.__file__).parent / "tiny_pair"
-PURPOSE = "running the models of measure-acceptance"
-LIBRARIES = [Dependency(import_name=name, purpose=PURPOSE, extra="measure") for name in ("torch", "transformers")]
 # What a measurement is told and a finished trace has been told already.
 FROM_PROMPTS = ("prompts", "dataset", "turns", "max_new_tokens", "system_prompt", "check_loop")
 FROM_MODELS = (
@@ -106,18 +102,6 @@ def turn_count(text: str) -> int | None:
     return int(text)
 
 
-def given(context: click.Context, name: str) -> bool:
-    """Say whether the user set this option, rather than its default."""
-    return context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
-
-
-def refuse_given(context: click.Context, names: tuple[str, ...], why: str) -> None:
-    """Refuse options that the user gave and that would have no effect."""
-    for parameter in context.command.params:
-        if parameter.name in names and given(context, parameter.name):
-            raise UserError(f"{parameter.opts[0]}: not used with {why}")
-
-
 def check(context: click.Context, options: Mapping[str, Any], lengths: list[int]) -> None:
     """Refuse what can be refused before anything is loaded."""
     if options["trace_file"]:
@@ -128,12 +112,12 @@ def check(context: click.Context, options: Mapping[str, Any], lengths: list[int]
         raise UserError(f"--k: {lengths[-1]} is above --max-new-tokens, expected 1 to {options['max_new_tokens']}")
     if options["cross_tokenizer"] and options["check_loop"]:
         raise UserError("--check-loop: the loop needs one vocabulary, expected it without --cross-tokenizer")
-    _, draft_rule = rules(options)
+    _, draft_rule = rules_of_pair(*(options[n] for n in ("temperature", "draft_temperature", "top_k", "top_p")))
     if (
         not options["trace_file"]
         and draft_rule.is_greedy
         and options["q_kind"] == "sampled"
-        and given(context, "q_kind")
+        and is_given(context, "q_kind")
     ):
         raise UserError("--q-kind: sampled, but the draft is greedy, expected --draft-temperature above 0")
     turn_count(options["turns"])
@@ -150,30 +134,6 @@ def check(context: click.Context, options: Mapping[str, Any], lengths: list[int]
         check_outputs({"--out-dir": path, "--plot": options["plot"]}, options["force"], read)
 
 
-def rules(options: Mapping[str, Any]) -> tuple[Any, Any]:
-    """Return what target and draft sample from.
-
-    Raises:
-        UserError: A value that is not allowed.
-    """
-    from acceptance.models.rule import SamplingRule
-
-    shared = {"top_k": options["top_k"], "top_p": options["top_p"]}
-    rule = SamplingRule(temperature=options["temperature"], **shared)
-    own = options["draft_temperature"]
-    if own is None:
-        return rule, rule
-    try:
-        return rule, SamplingRule(temperature=own, **shared)
-    except UserError as error:
-        raise UserError(str(error).replace("--temperature", "--draft-temperature")) from None
-
-
-def place(given: str, name: str) -> str:
-    """Return where the user's model or prompts are: a path or hub id as given, or the bundled one of that name."""
-    return str(TINY_PAIR / name) if given == BUNDLED else given
-
-
 def load_items(options: Mapping[str, Any]) -> "Records[Prompt] | Records[Text]":
     """Read the prompts, or the texts written before."""
     from acceptance.text.prompts import load_prompts
@@ -182,28 +142,26 @@ def load_items(options: Mapping[str, Any]) -> "Records[Prompt] | Records[Text]":
     limit = options["max_prompts"]
     if options["texts"]:
         return load_texts(options["texts"], limit=limit)
-    path = Path(place(options["prompts"], "prompts.jsonl"))
+    path = Path(place_of(options["prompts"], "prompts.jsonl"))
     return load_prompts(path, options["dataset"], turns=turn_count(options["turns"]), limit=limit)
 
 
 def prepare(options: dict[str, Any]) -> "tuple[Plan, Pair, Settings, dict[str, Any], list[str]]":
     """Load items and models; returns what to measure, with what, what that was told, and what was left out."""
     items = load_items(options)
-    # OpenMP threads that spin while they wait make small models many times slower as soon as a core is busy.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    libraries = {library.import_name: require(library).__version__ for library in LIBRARIES}
+    libraries = load_libraries()
     from acceptance.measure.cross_tokenizer import LABEL
-    from acceptance.measure.measure import Settings, plan
+    from acceptance.measure.plan import Settings, plan
     from acceptance.models.load import load_pair
     from acceptance.text.conversation import Framing, check_template
 
-    target, draft = (place(options[name], name) for name in ("target", "draft"))
+    target, draft = (place_of(options[name], name) for name in ("target", "draft"))
     how = {name: options[name] for name in ("device", "dtype", "quantization")}
     pair = load_pair(target, draft, **how, cross_tokenizer=options["cross_tokenizer"] is not None)
     framing = Framing(chat_template=options["use_chat_template"], system_prompt=options["system_prompt"])
     check_template(pair.tokenizer, framing, "--target")
     check_template(pair.draft_tokenizer, framing, "--draft")
-    rule, draft_rule = rules(options)
+    rule, draft_rule = rules_of_pair(*(options[n] for n in ("temperature", "draft_temperature", "top_k", "top_p")))
     plain = {name: options[name] for name in ("max_new_tokens", "seed", "batch_size")}
     settings = Settings(rule=rule, draft_rule=draft_rule, framing=framing, **plain)
     planned = plan(pair, items.rows, settings)

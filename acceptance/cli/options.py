@@ -1,30 +1,14 @@
 """The options of `measure-acceptance`, in three groups; what they mean together is checked in `cli`."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
 
+from acceptance.models.bundled import BUNDLED
 from acceptance.text.prompts import DATASETS
+from simulator.ground.command import FILE, stacked
 
-FILE = click.Path(path_type=Path)
-BUNDLED = "bundled"
 MAX_DRAFT_LENGTH = 1024
-
-Decorator = Callable[[Any], Any]
-
-
-def stacked(*groups: Decorator) -> Decorator:
-    """Stack option decorators in the order in which --help shows them."""
-
-    def decorate(function: Any) -> Any:
-        for option in reversed(groups):
-            function = option(function)
-        return function
-
-    return decorate
-
 
 TEXT_OPTIONS = stacked(
     click.option("--target", default=BUNDLED, help="Folder or hub id, with @REVISION if not the newest."),

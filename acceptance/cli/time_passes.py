@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
+from acceptance.models.bundled import load_libraries
 from simulator.ground.artefacts import UserError, check_outputs, envelope, write_json
-from simulator.ground.command import command, progress, table
-from simulator.ground.dependency import require
+from simulator.ground.command import FILE, command, progress, table
 from simulator.ground.fields import read_json_object
 from simulator.ground.ranges import parse_whole
-
-from .options import FILE
 
 if TYPE_CHECKING:
     from acceptance.bench.passes import Grid, Subject
@@ -49,16 +47,10 @@ def time_passes(**options: Any) -> None:
         raise UserError(f"--out {options['out']}: suffix {options['out'].suffix!r}, expected .json")
     configs = {flag: config_file(options[key])[0] for flag, key in MODELS.items()}
     check_outputs({"--out": options["out"]}, options["force"], configs)
+    load_libraries()
     from acceptance.bench.clock import clock_for
-    from acceptance.bench.load import quiet_threads
     from acceptance.bench.machine import surroundings, system_metadata
     from acceptance.bench.passes import KIND, SCHEMA_VERSION, payload, time_all
-
-    from .measure_acceptance import LIBRARIES
-
-    quiet_threads()
-    for library in LIBRARIES:
-        require(library)
     from acceptance.models.load import pick_device
 
     device, dtype = pick_device(options["device"]), options["dtype"]

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from acceptance.models.context import Context, padded
 from acceptance.models.laws import draw, probabilities, uniforms_like
-from acceptance.models.load import Model
+from acceptance.models.model import Model
 from acceptance.models.rule import SamplingRule
 
 from .batch import Ints, Round, Task, commit, start

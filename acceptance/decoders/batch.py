@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from acceptance.models.context import Context, padded
-from acceptance.models.load import Model
+from acceptance.models.model import Model
 from acceptance.models.rule import SamplingRule
 from acceptance.models.static_context import StaticContext, static_context
 

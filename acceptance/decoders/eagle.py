@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from acceptance.models import laws
-from acceptance.models.load import Model
+from acceptance.models.model import Model
 from acceptance.models.rule import SamplingRule
 
 from . import heads

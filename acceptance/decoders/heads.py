@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import acceptance
-from acceptance.models.load import Model, hidden_size_of, probe, strangeness
+from acceptance.models.check import probe, strangeness
+from acceptance.models.model import Model, hidden_size_of
 from simulator.ground.artefacts import UserError, to_json
 from simulator.ground.fields import read_json_object
 

@@ -12,7 +12,7 @@ import torch
 from acceptance.estimate.policies import check_fraction, check_whole
 from acceptance.models import laws
 from acceptance.models.laws import entropy, rank
-from acceptance.models.load import Model
+from acceptance.models.model import Model
 from acceptance.models.rule import SamplingRule
 from simulator.ground.artefacts import UserError
 

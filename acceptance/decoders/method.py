@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from acceptance.models.load import Model
+from acceptance.models.model import Model
 from acceptance.models.rule import SamplingRule
 
 from .batch import Task

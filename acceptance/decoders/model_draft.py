@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from acceptance.models import laws
-from acceptance.models.load import Model
+from acceptance.models.model import Model
 from acceptance.models.rule import SamplingRule
 
 from .batch import Batch, Flags, Floats, Ints, read_prompts, unread

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from acceptance.models.load import Model
+from acceptance.models.model import Model
 from acceptance.models.rule import SamplingRule
 
 from .batch import Decoded, Task

@@ -12,8 +12,9 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from acceptance.models.context import MAX_DISAGREEMENT, Context, padded
-from acceptance.models.load import Model
+from acceptance.models.check import MAX_DISAGREEMENT
+from acceptance.models.context import Context, padded
+from acceptance.models.model import Model
 from simulator.ground.artefacts import UserError
 
 from .baseline import next_tokens

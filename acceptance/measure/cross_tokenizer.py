@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from acceptance.models.laws import entropy, probabilities, rank
-from acceptance.models.load import Pair
+from acceptance.models.model import Pair
 from acceptance.models.rule import SamplingRule
 from acceptance.text.conversation import answer_text
 from acceptance.trace.trace import PromptInfo, Trace

@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from acceptance.decoders import speculative
 from acceptance.decoders.batch import Decoded
 from acceptance.estimate.estimators import Estimate, expected_rounds, ratio
-from acceptance.models.context import MAX_DISAGREEMENT, Context, disagreement, padded
+from acceptance.models.check import MAX_DISAGREEMENT, disagreement
+from acceptance.models.context import Context, padded
 from acceptance.models.laws import streams
-from acceptance.models.load import DTYPES, Model, Pair
+from acceptance.models.load import DTYPES
+from acceptance.models.model import Model, Pair
 from acceptance.models.rule import SamplingRule
 from acceptance.models.static_context import ATTRIBUTE
 from acceptance.text.conversation import tokens_before
@@ -23,7 +25,7 @@ from acceptance.text.prompts import Prompt
 from acceptance.trace.trace import Trace
 from simulator.ground.artefacts import UserError
 
-from .measure import Plan, Settings
+from .plan import Plan, Settings
 
 # Without a recheck, a choice that differs is put down to rounding where the two best logits are so many apart or less.
 ROUNDINGS = 4

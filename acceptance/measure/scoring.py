@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from acceptance.models.context import Context, Flags, columns_a_chunk, padded
 from acceptance.models.laws import entropy, probabilities, rank
-from acceptance.models.load import Model
+from acceptance.models.model import Model
 from acceptance.models.rule import SamplingRule
 from acceptance.trace.trace import UNKNOWN_RANK, PromptInfo, Trace
 

@@ -2,15 +2,14 @@
 
 import inspect
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from transformers.cache_utils import DynamicCache, DynamicSlidingWindowLayer
 
-if TYPE_CHECKING:
-    from .load import Model
+from .model import Model
 
 # Logits of one forward pass, in fp32: more columns than fit are read in several passes.
 LOGITS_BYTES = 128 * 2**20
@@ -21,8 +20,6 @@ MAX_DEAD = 0.25
 
 # Families whose attention goes by columns without a sliding layer to say so.
 COLUMN_COUNTERS = ("gpt_neo", "mpt")
-# Disagreement between cached and plain reading, over the logits' own spread, that no rounding explains.
-MAX_DISAGREEMENT = 0.25
 
 Flags = NDArray[np.bool_]
 
@@ -34,7 +31,7 @@ class Context:
     alone. One sequence never has any: its cache is cut.
     """
 
-    def __init__(self, model: "Model", rows: int, *, keep_hidden: bool = False) -> None:
+    def __init__(self, model: Model, rows: int, *, keep_hidden: bool = False) -> None:
         """Begin with nothing read.
 
         Args:
@@ -204,34 +201,6 @@ class Context:
         self.live = self.live[rows]
         # On the processor: the layers of a model may be on several devices, and each takes such an index.
         self.cache.batch_select_indices(torch.from_numpy(rows))
-
-
-@torch.inference_mode()
-def disagreement(model: "Model", *, rolling_back: bool) -> float:
-    """Return how far reading with padding and cache is from reading plainly: mean difference over the logits' spread.
-
-    Args:
-        model: Any causal language model.
-        rolling_back: Read wrong tokens between the right ones and roll back behind them.
-    """
-    rng = np.random.default_rng(0)
-    rows = [rng.integers(model.vocabulary, size=n).tolist() for n in (9, 6)]
-    context = Context(model, 2)
-    context.read(*padded([row[:-3] for row in rows], model.device), 1)
-    if rolling_back:
-        kept = context.lengths
-        wrong = torch.from_numpy(rng.integers(model.vocabulary, size=(2, 3))).to(model.device)
-        context.read(wrong, np.ones((2, 3), bool), 1)
-        context.roll_back(kept + np.array([0, 1]))
-        rows[1][-3] = int(wrong[1, 0])
-        last = [row[-3:] if i == 0 else row[-2:] for i, row in enumerate(rows)]
-    else:
-        last = [row[-3:] for row in rows]
-    tokens, valid = padded(last, model.device)
-    found = context.read(tokens, valid, 1)[:, 0].float()
-    plain = [model.module(torch.tensor([row], device=model.device)).logits[0, -1] for row in rows]
-    expected = torch.stack(plain)[:, : model.vocabulary].float()
-    return float((found - expected).abs().mean() / expected.std().clamp(min=1e-9))
 
 
 def columns_a_chunk(rows: int, vocabulary: int) -> int:

@@ -15,7 +15,7 @@ import torch
 
 from simulator.ground.artefacts import UserError
 
-from .load import Model
+from .model import Model
 
 MAX_TIMES = 1000
 LAYER_LISTS = ("model.layers", "transformer.h")

@@ -1,76 +1,23 @@
-"""Models through torch and transformers: find a device, load a target and its draft, check that they fit together."""
+"""Models through torch and transformers: find a device, load a target and its draft that fit together."""
 
-import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 import transformers
 
 from simulator.ground.artefacts import UserError
 from simulator.ground.dependency import Dependency, require
 
-from .context import MAX_DISAGREEMENT, disagreement
+from .check import check_cache, check_reading
+from .model import Model, Pair, end_tokens, vocabulary_of
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-# Tokens that a model reads, and hidden values that are kept of it, to know it again in any precision.
-PROBE_TOKENS, PROBE_VALUES = 16, 32
 QUANTIZATIONS = {"8bit": {"load_in_8bit": True}, "4bit": {"load_in_4bit": True}}
 ACCELERATE = Dependency(import_name="accelerate", purpose="a model over several GPUs", extra="multi-gpu")
 BITSANDBYTES = Dependency(import_name="bitsandbytes", purpose="--quantization", extra="quantization")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Model:
-    """A causal language model.
-
-    vocabulary: logits that count; models pad their output beyond the tokenizer's tokens, each to a size of its own.
-    ends: tokens that end an output, as the model's own generation config says. graphs: whether single sequences are
-    read through CUDA graphs. own_stream: whether it works on a CUDA stream of its own when it drafts.
-    """
-
-    module: Any
-    vocabulary: int
-    ends: tuple[int, ...] = ()
-    graphs: bool = False
-    own_stream: bool = False
-
-    @property
-    def context_length(self) -> int:
-        """Tokens it can see at most."""
-        return getattr(self.module.config.get_text_config(), "max_position_embeddings", None) or 2**31
-
-    @property
-    def device(self) -> Any:
-        """Where its inputs go."""
-        return self.module.device
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pair:
-    """A target and its draft, and their tokenizers: one, unless the draft has another."""
-
-    target: Model
-    draft: Model
-    tokenizer: Any
-    draft_tokenizer: Any
-    device: str
-    dtype: str
-
-    @property
-    def same_vocabulary(self) -> bool:
-        """Whether a token means the same to both."""
-        return self.draft_tokenizer is self.tokenizer
-
-    @property
-    def context_lengths(self) -> tuple[int, int]:
-        """Tokens that the target and the draft can see at most; of one vocabulary, the shorter for both."""
-        ours, theirs = self.target.context_length, self.draft.context_length
-        return (min(ours, theirs),) * 2 if self.same_vocabulary else (ours, theirs)
 
 
 def pick_device(device: str) -> str:
@@ -256,69 +203,3 @@ def load_pair(
         device=places[0][0],
         dtype=dtype,
     )
-
-
-def check_cache(option: str, name: str, module: Any) -> None:
-    """Refuse a model that remembers what it read in a recurrent state: it can be neither padded nor rolled back.
-
-    Raises:
-        UserError: Names the option and the model.
-    """
-    layers = transformers.cache_utils.DynamicCache(config=module.config).layers
-    attends = all(isinstance(layer, transformers.cache_utils.DynamicLayer) for layer in layers)
-    takes_cache = "past_key_values" in inspect.signature(module.forward).parameters
-    if getattr(module, "_is_stateful", False) or not attends or not takes_cache:
-        kind = module.config.model_type
-        raise UserError(f"{option} {name}: {kind} keeps a recurrent state, expected a model of attention layers alone")
-
-
-def check_reading(option: str, name: str, model: Model) -> None:
-    """Refuse a model that reads otherwise with padding and a cache than without.
-
-    Raises:
-        UserError: Names the option and the model.
-    """
-    try:
-        found = disagreement(model, rolling_back=False)
-    except Exception as error:  # a model's own code raises what it likes
-        reason = (str(error).strip() or type(error).__name__).partition("\n")[0]
-        raise UserError(f"{option} {name}: cannot be read with a cache ({reason})") from None
-    if not found < MAX_DISAGREEMENT:
-        raise UserError(f"{option} {name}: reads otherwise with padding and a cache than without (by {found:.0%})")
-
-
-def vocabulary_of(module: Any) -> int:
-    """Return how many logits a model has."""
-    return int(module.config.get_text_config().vocab_size)
-
-
-def end_tokens(module: Any) -> list[int]:
-    """Token ids that end an output, as the model's own generation config says."""
-    ends = module.generation_config.eos_token_id
-    return [] if ends is None else list(ends) if isinstance(ends, Sequence) else [ends]
-
-
-def hidden_size_of(model: Model) -> int:
-    """Return the length of a model's hidden states."""
-    return int(model.module.config.get_text_config().hidden_size)
-
-
-def probe(model: Model) -> list[float]:
-    """Return what a model is known by: the first values of its hidden state behind a few fixed tokens."""
-    tokens = torch.from_numpy(np.random.default_rng(0).integers(model.vocabulary, size=(1, PROBE_TOKENS)))
-    with torch.inference_mode():
-        hidden = model.module(tokens.to(model.device), output_hidden_states=True).hidden_states[-1]
-    return [round(value, 4) for value in hidden[0, -1, :PROBE_VALUES].float().tolist()]
-
-
-def identity(model: Model) -> dict[str, Any]:
-    """Return what a model is known by in any precision, inflated or not: sizes, and what it makes of a fixed text."""
-    return {"hidden_size": hidden_size_of(model), "vocabulary": model.vocabulary, "probe": probe(model)}
-
-
-def strangeness(model: Model, known: Sequence[float]) -> float:
-    """Return how far a model is from the one that had this probe, over its size; 0 where rounding explains it."""
-    expected, found = np.array(known), np.array(probe(model))
-    apart = float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
-    # Written so that NaN is strange.
-    return 0.0 if apart < MAX_DISAGREEMENT else apart

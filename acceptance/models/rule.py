@@ -33,3 +33,26 @@ class SamplingRule:
     def is_greedy(self) -> bool:
         """Whether the first choice is always taken."""
         return self.temperature == 0
+
+
+def rules_of_pair(
+    temperature: float, draft_temperature: float | None, top_k: int, top_p: float
+) -> tuple[SamplingRule, SamplingRule]:
+    """Return what the target and the draft sample from.
+
+    Args:
+        temperature: The target's.
+        draft_temperature: The draft's; None for the same.
+        top_k: Of both.
+        top_p: Of both.
+
+    Raises:
+        UserError: A value that is not allowed; names the option.
+    """
+    rule = SamplingRule(temperature=temperature, top_k=top_k, top_p=top_p)
+    if draft_temperature is None:
+        return rule, rule
+    try:
+        return rule, SamplingRule(temperature=draft_temperature, top_k=top_k, top_p=top_p)
+    except UserError as error:
+        raise UserError(str(error).replace("--temperature", "--draft-temperature")) from None

@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,8 +18,7 @@ from transformers.cache_utils import StaticCache
 
 from simulator.ground.artefacts import UserError
 
-if TYPE_CHECKING:
-    from .load import Model
+from .model import Model
 
 WARM_UPS = 3
 # Tokens of a pass up to which it is captured: drafts and their verification, not prompts.
@@ -47,7 +46,7 @@ def columns_for(tokens: int) -> int:
 class StaticContext:
     """The part of `Context` that chains need, for one sequence and attention that sees everything before it."""
 
-    def __init__(self, model: "Model", columns: int, *, keep_hidden: bool = False) -> None:
+    def __init__(self, model: Model, columns: int, *, keep_hidden: bool = False) -> None:
         """Begin with nothing read.
 
         Args:
@@ -99,7 +98,7 @@ class StaticContext:
 ATTRIBUTE = "_specsim_static_contexts"
 
 
-def static_context(model: "Model", columns: int, *, keep_hidden: bool) -> StaticContext:
+def static_context(model: Model, columns: int, *, keep_hidden: bool) -> StaticContext:
     """Return a context with nothing read: the same, with its graphs, for every sequence of like length.
 
     So a model reads one sequence at a time.

@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -13,6 +14,9 @@ from .version import VERSION
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
+FILE = click.Path(path_type=Path)
+
+Decorator = Callable[[Any], Any]
 
 
 def fail(name: str | None, message: str) -> NoReturn:
@@ -63,6 +67,33 @@ def command(name: str, cls: type[OneLineErrors] = OneLineErrors, **more: Any) ->
         return click.command(name, cls=cls, context_settings=settings, **more)(versioned)
 
     return decorate
+
+
+def stacked(*options: Decorator) -> Decorator:
+    """Stack option decorators in the order in which --help shows them."""
+
+    def decorate(function: Any) -> Any:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def is_given(context: click.Context, name: str) -> bool:
+    """Say whether the user set this option, rather than its default."""
+    return context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+
+
+def refuse_given(context: click.Context, names: Iterable[str], why: str) -> None:
+    """Refuse options that the user gave and that would have no effect.
+
+    Raises:
+        UserError: Names the first of them, and `why`.
+    """
+    for parameter in context.command.params:
+        if parameter.name in names and is_given(context, parameter.name):
+            raise UserError(f"{parameter.opts[0]}: not used with {why}")
 
 
 def progress(label: str, length: int) -> AbstractContextManager[Any]:

@@ -12,12 +12,12 @@ import pytest
 from acceptance.bench.load import placed, trained_folders
 from acceptance.bench.presets import BUNDLED_PRESETS, check_given_knobs, check_methods, load_presets
 from acceptance.cli.bench_decode import bench_decode
-from acceptance.cli.measure_acceptance import TINY_PAIR
 from acceptance.decoders import heads
 from acceptance.decoders.batch import Task
 from acceptance.decoders.judge import judge
 from acceptance.decoders.method import Models, Options
 from acceptance.decoders.methods import METHODS
+from acceptance.models.bundled import TINY_PAIR
 from acceptance.models.load import load_pair
 from acceptance.models.rule import SamplingRule
 from acceptance.results.settings import KNOBS, KNOBS_OF, Arm

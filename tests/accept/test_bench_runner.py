@@ -19,7 +19,7 @@ from acceptance.decoders.method import Models, Options
 from acceptance.decoders.methods import METHODS
 from acceptance.measure.loop_check import finer_copy, next_logits
 from acceptance.models import static_context as static
-from acceptance.models.load import Model
+from acceptance.models.model import Model
 from acceptance.models.rule import SamplingRule
 from acceptance.models.static_context import ATTRIBUTE, static_context
 from acceptance.results.records import done_keys, latest, load_schema, next_token_match

@@ -31,7 +31,7 @@ from acceptance.estimate.policies import (
 )
 from acceptance.measure import scoring
 from acceptance.models import laws
-from acceptance.models.load import Model
+from acceptance.models.model import Model
 from acceptance.models.rule import SamplingRule
 from acceptance.trace.trace import PromptInfo, Trace, join
 from simulator.ground.artefacts import UserError

@@ -18,7 +18,7 @@ from acceptance.decoders.batch import Decoded
 from acceptance.models import context as context_module
 from acceptance.models import laws
 from acceptance.models.context import Context, padded
-from acceptance.models.load import Model
+from acceptance.models.model import Model
 from acceptance.models.rule import SamplingRule
 
 from .tiny_models import greedy_without_cache, law_of, logits_without_cache, random_model, related_model, trigram_pair

@@ -25,7 +25,7 @@ from acceptance.estimate import estimators
 from acceptance.measure import scoring
 from acceptance.models import laws
 from acceptance.models.context import Context, padded
-from acceptance.models.load import Model
+from acceptance.models.model import Model
 from acceptance.models.rule import SamplingRule
 from acceptance.trace.trace import PromptInfo, join
 

@@ -9,9 +9,9 @@ import transformers
 
 from acceptance.decoders import baseline, speculative
 from acceptance.measure.scoring import Output, score
-from acceptance.models import load as models
+from acceptance.models import check
 from acceptance.models.laws import streams
-from acceptance.models.load import Model
+from acceptance.models.model import Model
 from acceptance.models.rule import SamplingRule
 from acceptance.trace.trace import PromptInfo
 from simulator.ground.artefacts import UserError
@@ -93,4 +93,4 @@ def test_loop_and_trace_in_a_ragged_batch_agree_with_plain_prefixes(family: str)
 def test_a_recurrent_model_is_refused() -> None:
     config = transformers.MambaConfig(**IDS, hidden_size=32, num_hidden_layers=1, state_size=8)
     with pytest.raises(UserError, match="--draft some/mamba: mamba keeps a recurrent state"):
-        models.check_cache("--draft", "some/mamba", transformers.AutoModelForCausalLM.from_config(config))
+        check.check_cache("--draft", "some/mamba", transformers.AutoModelForCausalLM.from_config(config))

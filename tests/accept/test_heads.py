@@ -31,7 +31,7 @@ from acceptance.decoders.tree import TreeDecoder
 from acceptance.models import laws
 from acceptance.models import load as models
 from acceptance.models.context import Context, padded
-from acceptance.models.load import Model
+from acceptance.models.model import Model
 from acceptance.models.rule import SamplingRule
 from simulator.ground.artefacts import UserError
 

@@ -15,10 +15,11 @@ from transformers import (
 import acceptance
 from acceptance.decoders import baseline
 from acceptance.models import inflate as inflating
-from acceptance.models.context import disagreement
+from acceptance.models.check import disagreement
 from acceptance.models.inflate import inflate, pass_weights
 from acceptance.models.laws import streams
-from acceptance.models.load import Model, load_pair
+from acceptance.models.load import load_pair
+from acceptance.models.model import Model
 from acceptance.models.rule import SamplingRule
 from simulator.ground.artefacts import UserError
 

@@ -25,7 +25,8 @@ from acceptance.decoders.judge.mining import Mined, Number, Rejoin
 from acceptance.decoders.method import Models, Options
 from acceptance.models import laws
 from acceptance.models.inflate import inflate
-from acceptance.models.load import Model, load_pair
+from acceptance.models.load import load_pair
+from acceptance.models.model import Model
 from acceptance.models.rule import SamplingRule
 from simulator.ground.artefacts import UserError
 

@@ -16,9 +16,11 @@ from acceptance.measure import cross_tokenizer
 from acceptance.measure import measure as measuring
 from acceptance.measure.loop_check import Divergence, top_two
 from acceptance.measure.loop_check import run as check_loop
-from acceptance.measure.measure import Settings, measure, plan, turns_left_out
+from acceptance.measure.measure import measure, turns_left_out
+from acceptance.measure.plan import Settings, plan
 from acceptance.models import context
-from acceptance.models.load import Pair, load_pair
+from acceptance.models.load import load_pair
+from acceptance.models.model import Pair
 from acceptance.models.rule import SamplingRule
 from acceptance.text.conversation import Framing, answer_text, end_token, tokens_before
 from acceptance.text.prompts import Prompt

@@ -8,10 +8,11 @@ import pytest
 from transformers import LlamaForCausalLM
 
 from acceptance.models import load as models
+from acceptance.models.model import Pair
 from simulator.ground.artefacts import UserError
 
 
-def load(pair: tuple[Path, Path] | tuple[str, str], **changes: object) -> models.Pair:
+def load(pair: tuple[Path, Path] | tuple[str, str], **changes: object) -> Pair:
     return models.load_pair(*map(str, pair), **({"device": "cpu", "dtype": "float32"} | changes))
 
 

@@ -15,7 +15,7 @@ from acceptance.decoders.chain import Chain, FixedLength, Proposal, Verdict
 from acceptance.decoders.decoder import run
 from acceptance.decoders.ngram import Index, Memory, Store, TextDraft
 from acceptance.models import laws
-from acceptance.models.load import Model
+from acceptance.models.model import Model
 from acceptance.models.rule import SamplingRule
 
 from .tiny_models import greedy_without_cache, random_model

@@ -13,7 +13,7 @@ import pytest
 from acceptance.bench import quality
 from acceptance.decoders import baseline
 from acceptance.models import laws
-from acceptance.models.load import Model
+from acceptance.models.model import Model
 from acceptance.models.rule import SamplingRule
 from simulator.ground.artefacts import UserError
 

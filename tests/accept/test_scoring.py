@@ -12,7 +12,8 @@ from acceptance.measure import scoring
 from acceptance.measure.scoring import Output, score
 from acceptance.models import context, laws
 from acceptance.models.laws import probabilities, streams
-from acceptance.models.load import Model, Pair, load_pair
+from acceptance.models.load import load_pair
+from acceptance.models.model import Model, Pair
 from acceptance.models.rule import SamplingRule
 from acceptance.trace.trace import PromptInfo, Trace
 

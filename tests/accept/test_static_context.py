@@ -16,7 +16,7 @@ from acceptance.decoders.batch import Task
 from acceptance.decoders.decoder import run
 from acceptance.models import laws
 from acceptance.models.context import Context
-from acceptance.models.load import Model
+from acceptance.models.model import Model
 from acceptance.models.rule import SamplingRule
 from acceptance.models.static_context import COLUMNS, StaticContext, static_context
 from simulator.ground.artefacts import UserError

@@ -11,7 +11,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import acceptance
-from acceptance.measure.measure import Settings, measure, plan
+from acceptance.measure.measure import measure
+from acceptance.measure.plan import Settings, plan
 from acceptance.models import load as models
 from acceptance.models.rule import SamplingRule
 from acceptance.text.prompts import load_prompts

@@ -33,7 +33,7 @@ from acceptance.decoders.tree import Tree, TreeDecoder, Walk, check_tree, walk
 from acceptance.models import laws
 from acceptance.models import load as models
 from acceptance.models.context import Context
-from acceptance.models.load import Model
+from acceptance.models.model import Model
 from acceptance.models.rule import SamplingRule
 from simulator.ground.artefacts import UserError
 

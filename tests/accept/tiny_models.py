@@ -19,7 +19,7 @@ from transformers import (
     PretrainedConfig,
 )
 
-from acceptance.models.load import Model
+from acceptance.models.model import Model
 from acceptance.models.rule import SamplingRule
 
 Floats = NDArray[np.float64]

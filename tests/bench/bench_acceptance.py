@@ -23,9 +23,11 @@ from acceptance.decoders import speculative
 from acceptance.decoders.batch import Decoded
 from acceptance.estimate.estimators import Estimate, expected_rounds, metrics, ratio
 from acceptance.measure.loop_check import loop_counts
-from acceptance.measure.measure import Plan, Settings, measure, plan
+from acceptance.measure.measure import measure
+from acceptance.measure.plan import Plan, Settings, plan
 from acceptance.models.laws import streams
-from acceptance.models.load import Pair, load_pair
+from acceptance.models.load import load_pair
+from acceptance.models.model import Pair
 from acceptance.models.rule import SamplingRule
 from acceptance.text.prompts import load_prompts
 from acceptance.trace.trace import PromptInfo, Trace

@@ -39,7 +39,7 @@ def decoded(folder: Path, *more: str) -> tuple[dict[str, Any], list[dict[str, An
 
 def test_records_hold_times_memory_and_energy_of_the_gpu(torch: Any, tmp_path: Path) -> None:
     from acceptance.bench.machine import open_nvml
-    from acceptance.cli.measure_acceptance import TINY_PAIR
+    from acceptance.models.bundled import TINY_PAIR
 
     header, records = decoded(tmp_path, "--dtype", "float32")
     assert {(r["method"], r["status"]) for r in records} == {

@@ -13,7 +13,7 @@ def models(device: Any) -> tuple[Any, Any]:
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     if not torch.cuda.is_available():
         pytest.skip("torch sees no GPU")
-    from acceptance.models.load import Model
+    from acceptance.models.model import Model
 
     torch.manual_seed(0)
     shape = {"vocab_size": 512, "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4}

@@ -20,7 +20,7 @@ from acceptance.decoders.decoder import Decoder
 from acceptance.decoders.method import Begin, Method, Models, Options
 from acceptance.decoders.model_draft import ModelDraft
 from acceptance.estimate.policies import check_fraction
-from acceptance.models.load import Model
+from acceptance.models.model import Model
 
 from .judge import Judge, load
 

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import acceptance
-from acceptance.models.load import Model, hidden_size_of, identity, strangeness
+from acceptance.models.check import identity, strangeness
+from acceptance.models.model import Model, hidden_size_of
 from simulator.ground.artefacts import UserError, check_kind, envelope, read_bytes, write_json, writing
 from simulator.ground.fields import read_json_object
 

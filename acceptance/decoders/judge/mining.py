@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acceptance.models.context import Context, padded
-from acceptance.models.load import Model, hidden_size_of
+from acceptance.models.model import Model, hidden_size_of
 
 Features = NDArray[np.float32]
 # Of a text and the one with a draft's token in it, both from the first answered token on: is it the same answer?
