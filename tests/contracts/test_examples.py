@@ -30,12 +30,15 @@ def test_every_example_is_covered_here() -> None:
 
 def test_first_light_goes_from_the_pair_to_the_surface(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    for _ in range(2):  # a second run overwrites the first
-        done = run("01_first_light.py", "--out", out, "--max-new-tokens", 24)
-        assert done.returncode == 0, done.stderr
     expected = {f"accept_hist_k{k}.json" for k in range(1, 9)} | {"trace.npz", "trace.json", "simulate_k4.csv"}
     expected |= {"sweep.csv", "speedup_surface.png", "speedup_by_k.png"}
+    out.mkdir()
+    for name in expected - {"trace.npz"}:  # of an earlier run: overwritten
+        (out / name).write_text("{}")
+    done = run("01_first_light.py", "--out", out, "--max-new-tokens", 24)
+    assert done.returncode == 0, done.stderr
     assert {p.name for p in out.iterdir()} == expected
+    assert all((out / name).stat().st_size > 100 for name in expected)
     for name in expected:
         assert name in done.stdout
     assert "$ simulate --draftN 4 --hist" in done.stdout
