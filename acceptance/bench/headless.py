@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 
 from simulator.ground.artefacts import UserError
 
@@ -29,12 +28,9 @@ def check_gpus(devices: Sequence[str]) -> None:
     Raises:
         UserError: Names the processes.
     """
-    nvml, handles = open_nvml(devices)
-    for handle in handles:
-        with suppress(nvml.NVMLError):
-            running = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
-            running += nvml.nvmlDeviceGetGraphicsRunningProcesses(handle)
-            others = sorted({process.pid for process in running} - {os.getpid()})
-            if others:
-                found = ", ".join(map(str, others))
-                raise UserError(f"--require-headless: processes {found} use the GPU too, expected no others")
+    nvml, gpus = open_nvml(devices)
+    for gpu in gpus:
+        others = sorted(((nvml and nvml.processes(gpu)) or set()) - {os.getpid()})
+        if others:
+            found = ", ".join(map(str, others))
+            raise UserError(f"--require-headless: processes {found} use the GPU too, expected no others")

@@ -1,20 +1,19 @@
 """The machine that decodes: what it is, how much memory and energy a stretch of work takes, and how to repeat it."""
 
 import ctypes
-import importlib
 import importlib.util
 import os
 import platform
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from time import perf_counter, sleep
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from simulator.ground.artefacts import UserError
+from simulator.ground.nvml import Gpu, Nvml
 
 CLEAR_REFS = Path("/proc/self/clear_refs")
 STATUS = Path("/proc/self/status")
@@ -26,7 +25,6 @@ MILLIJOULES = 1e-3
 # NVML refreshes its counter every 20 to 100 ms: of shorter windows that is more than a few percent.
 LEAST_WINDOW_S = 2.0
 DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY")
-T = TypeVar("T")
 
 
 def cuda_indices(devices: Sequence[str]) -> list[int]:
@@ -159,7 +157,7 @@ class Energy:
     """
 
     def __init__(self, devices: Sequence[str]) -> None:
-        self.nvml, self.handles = open_nvml(devices)
+        self.nvml, self.gpus = open_nvml(devices)
         self.used: EnergyUsed | None = None
         self.idle_w: float | None = None
         self.before: tuple[float | None, float] = None, 0.0
@@ -185,60 +183,43 @@ class Energy:
 
     def counted(self) -> float | None:
         """Return the energy since the driver was loaded, in joules."""
-        if not self.handles:
-            return None
-        try:
-            counted = sum(self.nvml.nvmlDeviceGetTotalEnergyConsumption(h) for h in self.handles)
-        except self.nvml.NVMLError:
-            return None
-        return float(counted * MILLIJOULES)
+        counted = [self.nvml.total_energy_mj(gpu) for gpu in self.gpus] if self.nvml else []
+        found = [energy_mj for energy_mj in counted if energy_mj is not None]
+        return sum(found) * MILLIJOULES if found and len(found) == len(counted) else None
 
 
-def open_nvml(devices: Sequence[str]) -> tuple[Any, list[Any]]:
-    """Return NVML and its handles of the CUDA devices among these torch devices; none where it is not here."""
+def open_nvml(devices: Sequence[str]) -> tuple[Nvml | None, list[Gpu]]:
+    """Return NVML and what it calls the CUDA devices among these torch devices; none where it is not here."""
     indices = cuda_indices(devices)
-    if not indices or importlib.util.find_spec("pynvml") is None:
+    if not indices:
         return None, []
     import torch
 
-    nvml = importlib.import_module("pynvml")
     try:
-        nvml.nvmlInit()
+        nvml = Nvml()
         # NVML does not follow CUDA_VISIBLE_DEVICES: a GPU is found by its name for life.
         names = [f"GPU-{torch.cuda.get_device_properties(index).uuid}" for index in indices]
-        return nvml, [nvml.nvmlDeviceGetHandleByUUID(name) for name in names]
-    except nvml.NVMLError:
+        return nvml, [nvml.gpu_named(name) for name in names]
+    except UserError:
         return None, []
 
 
 def surroundings(devices: Sequence[str]) -> dict[str, Any]:
     """Say where and by what code a run was begun; nothing of it has to be the same for the run to go on."""
-    nvml, handles = open_nvml(devices)
+    nvml, gpus = open_nvml(devices)
     return {
         "git_sha": git_sha(Path(__file__).parents[2]),
         "hostname": platform.node(),
-        "gpu_driver": told(nvml, lambda: str(nvml.nvmlSystemGetDriverVersion())),
-        "gpu_clocks_mhz": [clocks_mhz(nvml, handle) for handle in handles],
+        "gpu_driver": nvml and nvml.driver_version(),
+        "gpu_clocks_mhz": [clocks_mhz(nvml, gpu) for gpu in gpus if nvml],
     }
 
 
-def clocks_mhz(nvml: Any, handle: Any) -> dict[str, int | None]:
+def clocks_mhz(nvml: Nvml, gpu: Gpu) -> dict[str, int | None]:
     """Return the clocks of a GPU as they are, and the fastest it has."""
-    kinds = {"sm": nvml.NVML_CLOCK_SM, "memory": nvml.NVML_CLOCK_MEM}
-    found = {name: told(nvml, partial(nvml.nvmlDeviceGetClockInfo, handle, kind)) for name, kind in kinds.items()}
-    return found | {
-        f"{name}_max": told(nvml, partial(nvml.nvmlDeviceGetMaxClockInfo, handle, kind)) for name, kind in kinds.items()
-    }
-
-
-def told(nvml: Any, ask: Callable[[], T]) -> T | None:
-    """Return what NVML answers; None where it is not here or does not know."""
-    if nvml is None:
-        return None
-    try:
-        return ask()
-    except nvml.NVMLError:
-        return None
+    kinds = {"sm": "SM", "memory": "memory"}
+    found = {name: nvml.clock_mhz(gpu, kind) for name, kind in kinds.items()}
+    return found | {f"{name}_max": nvml.clock_mhz(gpu, kind, largest=True) for name, kind in kinds.items()}
 
 
 def git_sha(root: Path) -> str | None:

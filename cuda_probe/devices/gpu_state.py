@@ -4,9 +4,8 @@ import time
 from datetime import datetime
 from typing import Any
 
-from cuda_probe.monitor.monitor import Nvml
-from cuda_probe.monitor.reading import Gpu, reason_names
 from simulator.ground.artefacts import UserError
+from simulator.ground.nvml import Gpu, Nvml, reason_names
 
 SLOWED = ("slowdown", "power_cap")
 

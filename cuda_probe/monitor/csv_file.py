@@ -13,8 +13,7 @@ from io import FileIO, StringIO
 from pathlib import Path
 
 from simulator.ground.artefacts import UserError
-
-from .reading import Gpu, Reading
+from simulator.ground.nvml import Gpu, Reading
 
 Cell = Callable[[Gpu, Reading], str]
 

@@ -7,7 +7,7 @@ the power samples; the summary says which. What is not known is None, never 0.
 from dataclasses import dataclass
 from typing import Literal
 
-from .reading import Gpu, Reading, reason_names
+from simulator.ground.nvml import Gpu, Reading, reason_names
 
 Source = Literal["total-energy counter", "power samples"]
 

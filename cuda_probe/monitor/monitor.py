@@ -1,10 +1,8 @@
 """Watches GPUs from a thread while something runs: power, energy, utilisation, memory, temperature, clocks.
 
-    with Monitor(interval_s=0.1, idle_s=2.0) as monitor:
-        ...
-    monitor.summary().energy_above_idle_j
-
-NVML is called here and nowhere else.
+with Monitor(interval_s=0.1, idle_s=2.0) as monitor:
+    ...
+monitor.summary().energy_above_idle_j
 """
 
 import math
@@ -14,159 +12,26 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from simulator.ground.artefacts import UserError
-from simulator.ground.dependency import Dependency, require
+from simulator.ground.nvml import Gpu, Nvml, Reading
 
 from .energy import IDLE_UTILIZATION_PERCENT, MIN_WINDOW_S, GpuSummary, Tally
-from .reading import Gpu, GpuReader, Reading
-
-NVML = Dependency(import_name="pynvml", purpose="watching GPUs", extra="gpu")
-# What NVML writes into an unsigned number that it does not know.
-NOT_AVAILABLE = (2**32 - 1, 2**64 - 1)
-MIB = 2**20
 
 Sink = Callable[[Gpu, Reading], None]
 
 
-class Nvml:
-    """The driver's own numbers, through pynvml.
+class GpuReader(Protocol):
+    """What a monitor needs of a driver: `Nvml`, or a test's own."""
 
-    Raises:
-        UserError: pynvml is not installed, or there is no driver, or no GPU.
-    """
+    def gpus(self) -> tuple[Gpu, ...]: ...
 
-    def __init__(self) -> None:
-        self._api: Any = require(NVML)
-        try:
-            self._api.nvmlInit()
-        except self._api.NVMLError as error:
-            raise UserError(f"no NVIDIA driver to ask (NVML says: {error}); watching GPUs needs one") from None
-        self._handles: dict[int, Any] = {}
-        self._unavailable: dict[int, dict[str, str]] = {}
+    def read(self, gpu: Gpu, time_s: float, timestamp: datetime) -> Reading: ...
 
-    def gpus(self) -> tuple[Gpu, ...]:
-        """List the GPUs.
+    def unavailable(self, gpu: Gpu) -> Mapping[str, str]: ...
 
-        Raises:
-            UserError: There is none, or one cannot be opened.
-        """
-        try:
-            found = tuple(self._open(index) for index in range(self._api.nvmlDeviceGetCount()))
-        except self._api.NVMLError as error:
-            raise UserError(f"the NVIDIA driver lists no GPUs (NVML says: {error})") from None
-        if not found:
-            raise UserError("the NVIDIA driver finds no GPU on this machine")
-        return found
-
-    def gpu_at(self, pci_bus_id: str) -> Gpu:
-        """Return the GPU at a PCI address, as CUDA tells it.
-
-        Raises:
-            UserError: NVML does not know it.
-        """
-        try:
-            handle = self._api.nvmlDeviceGetHandleByPciBusId(pci_bus_id.encode())
-            return self._open(int(self._api.nvmlDeviceGetIndex(handle)))
-        except self._api.NVMLError as error:
-            raise UserError(f"the NVIDIA driver knows no GPU at {pci_bus_id} (NVML says: {error})") from None
-
-    def facts(self, gpu: Gpu) -> dict[str, Any]:
-        """Say what does not change from one moment to the next: driver, clocks at most, power limits, modes."""
-        i, api = gpu.index, self._api
-        clock, most = "nvmlDeviceGetMaxClockInfo", "nvmlDeviceGetPowerManagementDefaultLimit"
-        limits_mw = [self._ask(i, what, (what,)) for what in ("nvmlDeviceGetPowerManagementLimit", most)]
-        ecc = self._ask(i, "ECC", ("nvmlDeviceGetEccMode",))
-        try:
-            driver = api.nvmlSystemGetDriverVersion()
-        except api.NVMLError:
-            driver = None
-        return {
-            "driver": driver.decode() if isinstance(driver, bytes) else driver,
-            "uuid": gpu.uuid,
-            "max_sm_clock_mhz": self._ask(i, "largest SM clock", (clock, api.NVML_CLOCK_SM)),
-            "max_memory_clock_mhz": self._ask(i, "largest memory clock", (clock, api.NVML_CLOCK_MEM)),
-            "memory_bus_bits": self._ask(i, "memory bus", ("nvmlDeviceGetMemoryBusWidth",)),
-            "power_limit_w": None if limits_mw[0] is None else limits_mw[0] / 1000,
-            "default_power_limit_w": None if limits_mw[1] is None else limits_mw[1] / 1000,
-            "ecc": None if ecc is None else bool(ecc[0]),
-            "persistence": self._ask(i, "persistence mode", ("nvmlDeviceGetPersistenceMode",)),
-        }
-
-    def _open(self, index: int) -> Gpu:
-        handle = self._api.nvmlDeviceGetHandleByIndex(index)
-        self._handles[index], self._unavailable[index] = handle, {}
-        name, uuid = (self._ask(index, what, (f"nvmlDeviceGet{what}",)) for what in ("Name", "UUID"))
-        self._unavailable[index].clear()
-        return Gpu(index=index, name=str(name or "unknown"), uuid=uuid)
-
-    def _ask(self, index: int, what: str, *calls: tuple[Any, ...]) -> Any:
-        """Make the first call (function, arguments) that answers; None where none does, and the reason is kept."""
-        reason = "not in this pynvml"
-        for name, *arguments in calls:
-            function = getattr(self._api, name, None)
-            if function is None:
-                continue
-            try:
-                value = function(self._handles[index], *arguments)
-            except self._api.NVMLError as error:
-                reason = str(error)
-                continue
-            if value not in NOT_AVAILABLE:
-                return value
-            reason = "not available"
-        self._unavailable[index][what] = reason
-        return None
-
-    def _memory(self, index: int) -> Any:
-        """Used and total bytes; version 2 leaves out what the driver reserves, as nvidia-smi does."""
-        plain: tuple[Any, ...] = ("nvmlDeviceGetMemoryInfo",)
-        version = getattr(self._api, "nvmlMemory_v2", None)
-        return self._ask(index, "memory", *([(*plain, version)] if version else []), plain)
-
-    def read(self, gpu: Gpu, time_s: float, timestamp: datetime) -> Reading:
-        """Ask one GPU for everything, the energy first."""
-        i, api = gpu.index, self._api
-        energy_mj = self._ask(i, "total energy", ("nvmlDeviceGetTotalEnergyConsumption",))
-        power_mw = self._ask(i, "power", ("nvmlDeviceGetPowerUsage",))
-        limit_mw = self._ask(i, "power limit", ("nvmlDeviceGetPowerManagementLimit",))
-        busy = self._ask(i, "utilization", ("nvmlDeviceGetUtilizationRates",))
-        memory = self._memory(i)
-        clock = "nvmlDeviceGetClockInfo"
-        reasons = [(f"nvmlDeviceGetCurrentClocks{word}Reasons",) for word in ("Event", "Throttle")]
-        return Reading(
-            time_s=time_s,
-            timestamp=timestamp,
-            power_w=None if power_mw is None else power_mw / 1000,
-            total_energy_mj=energy_mj,
-            utilization_gpu_percent=known(busy, "gpu"),
-            utilization_memory_percent=known(busy, "memory"),
-            memory_used_bytes=known(memory, "used"),
-            memory_total_bytes=known(memory, "total"),
-            temperature_c=self._ask(i, "temperature", ("nvmlDeviceGetTemperature", api.NVML_TEMPERATURE_GPU)),
-            sm_clock_mhz=self._ask(i, "SM clock", (clock, api.NVML_CLOCK_SM)),
-            memory_clock_mhz=self._ask(i, "memory clock", (clock, api.NVML_CLOCK_MEM)),
-            power_limit_w=None if limit_mw is None else limit_mw / 1000,
-            clock_event_reasons=self._ask(i, "clock event reasons", *reasons),
-        )
-
-    def unavailable(self, gpu: Gpu) -> Mapping[str, str]:
-        """Return what could not be had so far, with NVML's reason."""
-        return dict(self._unavailable[gpu.index])
-
-    def close(self) -> None:
-        """Shut NVML down; it counts how often it was opened, so others in this process keep theirs."""
-        try:
-            self._api.nvmlShutdown()
-        except self._api.NVMLError:
-            return  # the driver is gone, and so is what was to be closed
-
-
-def known(values: Any, name: str) -> int | None:
-    """Return a field of what NVML answered; None where it gave no answer or does not know this part."""
-    value = getattr(values, name, None)
-    return None if value is None or value in NOT_AVAILABLE else int(value)
+    def close(self) -> None: ...
 
 
 class Clock:

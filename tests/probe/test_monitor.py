@@ -15,12 +15,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cuda_probe.monitor import monitor as monitor_module
 from cuda_probe.monitor.csv_file import COLUMNS, logging_to
 from cuda_probe.monitor.energy import Tally, joules_per_token, tokens_per_joule, tokens_per_kwh
-from cuda_probe.monitor.monitor import Monitor, Nvml
-from cuda_probe.monitor.reading import CLOCK_EVENT_REASONS, Gpu, Reading, reason_names
+from cuda_probe.monitor.monitor import Monitor
+from simulator.ground import nvml as nvml_module
 from simulator.ground.artefacts import UserError
+from simulator.ground.nvml import CLOCK_EVENT_REASONS, Gpu, Nvml, Reading, reason_names
 
 FAKE = Path(__file__).parent / "fake_nvml" / "pynvml.py"
 EPOCH = datetime(2026, 3, 4, 5, 6, 7, 89_000)
@@ -451,6 +451,21 @@ def test_nvml_older_drivers_and_packages(monkeypatch: pytest.MonkeyPatch) -> Non
     assert (reading.memory_used_bytes, reading.clock_event_reasons) == (4 * 2**30, 0x20)
 
 
+def test_a_gpu_is_found_by_its_uuid_and_its_processes_are_those_of_both_kinds(monkeypatch: pytest.MonkeyPatch) -> None:
+    running = {"nvmlDeviceGetComputeRunningProcesses": [7, 9], "nvmlDeviceGetGraphicsRunningProcesses": [9]}
+    fake_nvml(monkeypatch, gpus=[{}, running])
+    nvml = Nvml()
+    gpu = nvml.gpu_named("GPU-1")
+    assert gpu == nvml.gpus()[1] == nvml.gpu_at("0000:19:00.0")
+    assert nvml.processes(gpu) == {7, 9}
+    assert (nvml.clock_mhz(gpu, "memory"), nvml.clock_mhz(gpu, "memory", largest=True)) == (2619, 3201)
+    with pytest.raises(UserError, match="no GPU named GPU-2"):
+        nvml.gpu_named("GPU-2")
+    fake_nvml(monkeypatch, fails={"nvmlDeviceGetGraphicsRunningProcesses": 3})
+    nvml = Nvml()
+    assert nvml.processes(nvml.gpus()[0]) is None
+
+
 def test_nvml_without_driver_or_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     fake_nvml(monkeypatch, fails={"nvmlInit": 12})
     with pytest.raises(UserError, match="NVML Shared Library Not Found"):
@@ -494,7 +509,7 @@ def test_the_stand_in_has_nothing_that_the_real_package_lacks(monkeypatch: pytes
 
 def test_what_we_ask_of_nvml_is_there_under_that_name() -> None:
     real = pytest.importorskip("pynvml")
-    source = Path(inspect.getfile(monitor_module)).read_text(encoding="utf-8")
+    source = Path(inspect.getfile(nvml_module)).read_text(encoding="utf-8")
     names = set(re.findall(r"nvml[A-Z]\w+|NVML_\w+|NVMLError", source)) - {
         "nvmlDeviceGet",
         "nvmlDeviceGetCurrentClocks",

@@ -106,6 +106,13 @@ def nvmlDeviceGetHandleByPciBusId(pciBusId):
     raise NVMLError(NVML_ERROR_NOT_FOUND)
 
 
+def nvmlDeviceGetHandleByUUID(uuid):
+    for handle in range(nvmlDeviceGetCount()):
+        if _gpu(handle).get("nvmlDeviceGetUUID", f"GPU-{handle}") == uuid:
+            return handle
+    raise NVMLError(NVML_ERROR_NOT_FOUND)
+
+
 def nvmlDeviceGetIndex(handle):
     return _answer("nvmlDeviceGetIndex", handle, handle)
 
@@ -184,6 +191,18 @@ def nvmlDeviceGetCurrentClocksEventReasons(handle):
 
 def nvmlDeviceGetCurrentClocksThrottleReasons(handle):
     return _answer("nvmlDeviceGetCurrentClocksThrottleReasons", handle, 0x20)
+
+
+def _processes(function, handle):
+    return [SimpleNamespace(pid=pid) for pid in _answer(function, handle, [])]
+
+
+def nvmlDeviceGetComputeRunningProcesses(handle):
+    return _processes("nvmlDeviceGetComputeRunningProcesses", handle)
+
+
+def nvmlDeviceGetGraphicsRunningProcesses(handle):
+    return _processes("nvmlDeviceGetGraphicsRunningProcesses", handle)
 
 
 for _name in _script.get("absent", []):
