@@ -18,7 +18,7 @@ from . import pass_attention
 from .clock import Clock
 
 if TYPE_CHECKING:
-    from simulator.costs.shapes import ModelShape
+    from simulator.costs.work import ModelShape
 
 KIND = "pass_times"
 # 1: first version.

@@ -10,7 +10,7 @@ import numpy as np
 from acceptance.models.bundled import load_libraries
 from simulator.ground.artefacts import UserError, check_outputs, envelope, write_json
 from simulator.ground.command import FILE, command, progress, table
-from simulator.ground.fields import read_json_object
+from simulator.ground.fields import read_json
 from simulator.ground.ranges import parse_whole
 
 if TYPE_CHECKING:
@@ -97,10 +97,10 @@ def subjects_of(options: Mapping[str, Any], grid: "Grid", device: str) -> "dict[
     for role in (TARGET, DRAFT):
         option = f"--{role}-model"
         path, name = config_file(options[f"{role}_model"])
-        config = read_json_object(path)
-        shape = shape_of(path, name, config)
+        config = read_json(path)
+        shape = shape_of(config, name)
         check_shape(option, shape, grid)
-        found[role] = (option, path, name, config, shape)
+        found[role] = (option, path, name, config.object(), shape)
     return {
         role: Subject(
             name=name, config=config, shape=shape, module=build(option, path, config, device, options["dtype"])

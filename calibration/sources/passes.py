@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from acceptance.bench.passes import DRAFT, KIND, SCHEMA_VERSION, TARGET, Point
-from simulator.costs.profile_file import Field
-from simulator.costs.shapes import ModelShape, shape_of
+from simulator.costs.shapes import shape_of
+from simulator.costs.work import ModelShape
 from simulator.ground.artefacts import UserError, check_kind
-from simulator.ground.fields import read_json_object
+from simulator.ground.fields import Field, read_json
 
 
 class Timed(NamedTuple):
@@ -48,11 +48,10 @@ def load_passes(path: Path) -> PassTimes:
     Raises:
         UserError: The file is of another kind, or a value is missing or odd; names the field.
     """
-    content = read_json_object(path)
-    if "kind" not in content:
-        raise UserError(f"{path}: kind is missing, expected {KIND!r}")
-    check_kind(path, content, KIND, (SCHEMA_VERSION,))
-    found = Field(path, "", content)
+    found = read_json(path)
+    if not found["kind"].is_stated:
+        found["kind"].refuse(repr(KIND))
+    check_kind(path, found.object(), KIND, (SCHEMA_VERSION,))
     shapes = {role: shape(found["models"][role]) for role in (TARGET, DRAFT)}
     times = dict(timed(own) for own in found["points"].elements())
     if not times:
@@ -65,17 +64,13 @@ def load_passes(path: Path) -> PassTimes:
 
 def shape(found: Field) -> ModelShape:
     """Return the sizes of a model."""
-    config = found["config"]
-    config.items()  # an object
-    return shape_of(found.path, found["name"].text(), dict(config.value))
+    return shape_of(found["config"], found["name"].text())
 
 
 def timed(found: Field) -> tuple[Point, Timed]:
     """Return a pass and its time."""
-    role = found["role"].text()
-    if role not in (TARGET, DRAFT):
-        found["role"].refuse(f"{TARGET} or {DRAFT}")
-    sizes = (int(found[name].number(1)) for name in ("batch", "context", "new_tokens"))
+    role = found["role"].choice((TARGET, DRAFT))
+    sizes = (found[name].whole(1) for name in ("batch", "context", "new_tokens"))
     time = Timed(found["median_s"].number(above=True), found["error_s"].number())
     return Point(role, *sizes), time
 
@@ -86,4 +81,4 @@ def processor(device: str, system: Field) -> tuple[str, int | None]:
     if not device.startswith("cuda"):
         return system["cpu"].text(), None
     own = gpus.get(device if ":" in device else "cuda:0")
-    return (device, None) if own is None else (own["name"].text(), int(own["memory_bytes"].number(1)))
+    return (device, None) if own is None else (own["name"].text(), own["memory_bytes"].whole(1))

@@ -13,7 +13,7 @@ import numpy as np
 
 from acceptance.results.validate import breaches
 from simulator.ground.artefacts import UserError, check_kind, read_text
-from simulator.ground.fields import read_json_object
+from simulator.ground.fields import Field, read_json_object
 from simulator.ground.histogram import AcceptanceHistogram, as_written, parse_histogram, tokens_per_round_iid
 
 KIND = "published_cases"
@@ -253,7 +253,7 @@ def row_of(at: str, found: Mapping[str, Any]) -> Row:
         raise UserError(f"{at}: measured is {dict(found['measured'])}, expected one of {', '.join(UNITS)}")
     ((measured_as, measured),) = found["measured"].items()
     if "histogram" in values:
-        values["histogram"] = parse_histogram(f"{at}, histogram", values["histogram"])
+        values["histogram"] = parse_histogram(Field(values["histogram"], f"{at}, histogram"))
     if "survival" in values:
         values["survival"] = tuple(values["survival"])
     try:

@@ -1,17 +1,16 @@
 """What all families of a Hugging Face config.json share: checked values, and the stack of layers they describe."""
 
-import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
-from simulator.ground.artefacts import UserError
+from simulator.ground.fields import Field
 
 from .work import ModelShape
 
 MAX_SIZE = 10**9
 MAX_LAYERS = 10_000
+SLIDING = "sliding_attention"
+LAYER_TYPES = ("full_attention", SLIDING)
 
 KEYS = {
     "layers": "num_hidden_layers",
@@ -22,56 +21,21 @@ KEYS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Config:
-    """A config.json, whose values are checked as they are read; an absent value and null are the same.
+def size(config: Field, key: str, default: int | None = None) -> int:
+    """Return a size; without a default it has to be there."""
+    return config[key].whole(1, MAX_SIZE, default=default)
 
-    All readers raise UserError naming the file, the key, the value found and what is allowed.
-    """
 
-    path: Path
-    name: str
-    values: dict[str, Any]
+def refuse_other(config: Field, key: str, value: object) -> None:
+    """Refuse a value other than the one that the shape knows how to count."""
+    if config[key].is_given and config[key].value != value:
+        config[key].refuse(repr(value))
 
-    def refuse(self, key: str, allowed: str) -> UserError:
-        """Return the error about one key."""
-        found = "missing" if key not in self.values else reprlib.repr(self.values[key])
-        return UserError(f"{self.path}: {key} is {found}, expected {allowed}")
 
-    def size(self, key: str, default: int | None = None, *, least: int = 1, most: int = MAX_SIZE) -> int:
-        """Return a whole number; without a default it has to be there."""
-        value = self.values.get(key)
-        if value is None and default is not None:
-            return default
-        if type(value) is not int or not least <= value <= most:
-            raise self.refuse(key, f"a whole number from {least} to {most}")
-        return value
-
-    def flag(self, key: str, default: bool) -> bool:
-        """Return true or false."""
-        value = self.values.get(key)
-        if value is None:
-            return default
-        if type(value) is not bool:
-            raise self.refuse(key, "true or false")
-        return value
-
-    def only(self, key: str, value: object) -> None:
-        """Refuse a value that the shape does not know how to count."""
-        if self.values.get(key, value) not in (value, None):
-            raise self.refuse(key, f"{value!r}")
-
-    def multiple(self, key: str, divisor: str, value: int, of: int) -> None:
-        """Refuse a value that is no multiple of another one."""
-        if value % of:
-            raise UserError(f"{self.path}: {key} is {value}, expected a multiple of {divisor} ({of})")
-
-    def listed(self, key: str, kind: type) -> list[Any] | None:
-        """Return a list of values of one kind; None where there is none."""
-        value = self.values.get(key)
-        if value is not None and (not isinstance(value, list) or any(type(v) is not kind for v in value)):
-            raise self.refuse(key, f"a list of {kind.__name__} values")
-        return value
+def check_multiple(config: Field, key: str, value: int, divisor_key: str, divisor: int) -> None:
+    """Refuse a value that is no multiple of another one."""
+    if value % divisor:
+        config[key].refuse(f"a multiple of {divisor_key} ({divisor})")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,23 +61,23 @@ class Layout:
     states_head_dim: bool = False
 
 
-def head_size(c: Config, keys: dict[str, str], stated: bool) -> int:
+def head_size(config: Field, keys: dict[str, str], stated: bool) -> int:
     """Return the size of a head, from hidden_size / heads where the file need not state it and does not."""
-    if stated or c.values.get("head_dim") is not None:
-        return c.size("head_dim")
-    hidden, heads = c.size(keys["hidden"]), c.size(keys["heads"])
-    c.multiple(keys["hidden"], keys["heads"], hidden, heads)
+    if stated or config["head_dim"].is_given:
+        return size(config, "head_dim")
+    hidden, heads = size(config, keys["hidden"]), size(config, keys["heads"])
+    check_multiple(config, keys["hidden"], hidden, keys["heads"], heads)
     return hidden // heads
 
 
-def decoder(c: Config, layout: Layout, keys: dict[str, str] = KEYS, ffn_default: int | None = None) -> ModelShape:
-    """Return the shape of a stack of attention and dense feed-forward layers."""
-    layers = c.size(keys["layers"], most=MAX_LAYERS)
-    hidden, heads, vocabulary = (c.size(keys[k]) for k in ("hidden", "heads", "vocabulary"))
-    head_dim = head_size(c, keys, layout.states_head_dim)
-    kv_heads = c.size("num_key_value_heads", None if layout.states_kv_heads else heads)
-    c.multiple(keys["heads"], "num_key_value_heads", heads, kv_heads)
-    ffn = c.size(keys["ffn"], ffn_default)
+def decoder(config: Field, layout: Layout, keys: dict[str, str] = KEYS, ffn_default: int | None = None) -> ModelShape:
+    """Return the shape of a stack of attention and dense feed-forward layers; it has no name yet."""
+    layers = config[keys["layers"]].whole(1, MAX_LAYERS)
+    hidden, heads, vocabulary = (size(config, keys[k]) for k in ("hidden", "heads", "vocabulary"))
+    head_dim = head_size(config, keys, layout.states_head_dim)
+    kv_heads = size(config, "num_key_value_heads", None if layout.states_kv_heads else heads)
+    check_multiple(config, keys["heads"], heads, "num_key_value_heads", kv_heads)
+    ffn = size(config, keys["ffn"], ffn_default)
     norm = hidden * (2 if layout.layer_norm else 1)
     head_norm = head_dim * (2 if layout.layer_norm else 1)
     biases = (
@@ -122,8 +86,8 @@ def decoder(c: Config, layout: Layout, keys: dict[str, str] = KEYS, ffn_default:
         + layout.ffn_bias * ((1 + layout.gated) * ffn + hidden)
     )
     return ModelShape(
-        name=c.name,
-        family=str(c.values["model_type"]),
+        name="",
+        family=config["model_type"].text(),
         layers=layers,
         hidden_size=hidden,
         heads=heads,
@@ -131,7 +95,7 @@ def decoder(c: Config, layout: Layout, keys: dict[str, str] = KEYS, ffn_default:
         head_dim=head_dim,
         ffn_size=ffn,
         vocabulary=vocabulary,
-        tied_embeddings=c.flag("tie_word_embeddings", layout.tied),
+        tied_embeddings=config["tie_word_embeddings"].flag(layout.tied),
         layer_vectors=layout.norms * norm + layout.head_norms * head_norm + biases,
         outer_vectors=layout.final_norm * norm + layout.head_bias * vocabulary,
         gated_ffn=layout.gated,
@@ -139,28 +103,29 @@ def decoder(c: Config, layout: Layout, keys: dict[str, str] = KEYS, ffn_default:
     )
 
 
-def windowed(c: Config, shape: ModelShape, is_sliding: Callable[[int], bool]) -> ModelShape:
+def windowed(config: Field, shape: ModelShape, is_sliding: Callable[[int], bool]) -> ModelShape:
     """Return a shape with its sliding windows, of the layers that the file lists or the family's rule names."""
-    if c.values.get("sliding_window") is None:
+    if not config["sliding_window"].is_given:
         return shape
-    kinds = c.listed("layer_types", str)
-    if kinds is None:
+    listed = config["layer_types"]
+    if not listed.is_given:
         sliding = sum(map(is_sliding, range(shape.layers)))
-    elif len(kinds) == shape.layers and set(kinds) <= {"full_attention", "sliding_attention"}:
-        sliding = kinds.count("sliding_attention")
     else:
-        raise c.refuse("layer_types", f"full_attention or sliding_attention for each of {shape.layers} layers")
-    return replace(shape, sliding_layers=sliding, sliding_window=c.size("sliding_window") if sliding else None)
+        kinds = [layer.choice(LAYER_TYPES) for layer in listed.elements()]
+        if len(kinds) != shape.layers:
+            listed.refuse(f"{' or '.join(LAYER_TYPES)} for each of {shape.layers} layers")
+        sliding = kinds.count(SLIDING)
+    return replace(shape, sliding_layers=sliding, sliding_window=size(config, "sliding_window") if sliding else None)
 
 
-def stated(c: Config, key: str) -> None:
+def check_stated(config: Field, key: str) -> None:
     """Refuse a file without a key whose null has a meaning of its own."""
-    if key not in c.values:
-        raise c.refuse(key, "a whole number, or null for none")
+    if not config[key].is_stated:
+        config[key].refuse("a whole number, or null for none")
 
 
-def experts(c: Config, shape: ModelShape, key: str, ffn_size: int, layers: int) -> ModelShape:
+def experts(config: Field, shape: ModelShape, key: str, ffn_size: int, layers: int) -> ModelShape:
     """Return a shape some of whose layers have experts."""
-    count = c.size(key)
-    per_token = c.size("num_experts_per_tok", most=count)
+    count = size(config, key)
+    per_token = config["num_experts_per_tok"].whole(1, count)
     return replace(shape, experts=count, experts_per_token=per_token, expert_ffn_size=ffn_size, expert_layers=layers)

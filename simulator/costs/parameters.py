@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from simulator.ground.artefacts import UserError
+from simulator.ground.limits import MAX_DRAFT_LENGTH
 
 if TYPE_CHECKING:
     # NumPy is imported where values are checked: --help answers without it.
     from numpy.typing import ArrayLike
 
-MAX_DRAFT_LENGTH = 1024
 # Far beyond anything real, and far enough within a float that no product of parameters leaves it.
 LARGEST = 1e15
 MIN_PASS_MS = 1e-30

@@ -4,15 +4,14 @@ Written by `calibrate`, or in `profiles/` from data sheets.
 """
 
 import math
-from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
 from simulator.ground.artefacts import UserError, check_kind
-from simulator.ground.fields import read_json_object
+from simulator.ground.fields import Field, read_json
 
 from .profile import STATUSES, BurnUnits, Curve, Decoding, Link, PassCost, Power, Profile, Source, constant
 from .work import BYTES_PER_WEIGHT
@@ -39,68 +38,14 @@ def load_profile(path_or_name: str | Path) -> Profile:
         path = PRESETS / f"{path_or_name}.json"
     elif not path.exists():
         raise UserError(f"{path_or_name}: no such file, nor a profile that comes along ({', '.join(presets())})")
-    found = read_json_object(path)
-    if found.get("kind") == "calibration_report":
+    found = read_json(path)
+    kind = found["kind"]
+    if kind.value == "calibration_report":
         raise UserError(f"{path}: is the report of a fit that failed its checks, not a profile")
-    if "kind" not in found:
-        raise UserError(f"{path}: kind is missing, expected {KIND!r}")
-    check_kind(path, found, KIND, (SCHEMA_VERSION,))
-    return parse_profile(Field(path, "", found))
-
-
-class Field:
-    """A value of a file and its place in there, so that errors name it."""
-
-    def __init__(self, path: Path, where: str, value: Any) -> None:
-        """Take the value at `where`."""
-        self.path, self.where, self.value = path, where, value
-
-    def refuse(self, expected: str) -> NoReturn:
-        """Raise.
-
-        Raises:
-            UserError: Always.
-        """
-        found = "is missing" if self.value is None else f"is {repr(self.value)[:80]}"
-        raise UserError(f"{self.path}: {self.where or 'the file'} {found}, expected {expected}")
-
-    def __getitem__(self, key: str) -> "Field":
-        """Return a field of an object; its value is None where it is missing."""
-        if not isinstance(self.value, dict):
-            self.refuse("an object")
-        return Field(self.path, f"{self.where}.{key}" if self.where else key, self.value.get(key))
-
-    def __bool__(self) -> bool:
-        """Whether there is a value."""
-        return self.value is not None
-
-    def items(self) -> list[tuple[str, "Field"]]:
-        """Return the fields of an object."""
-        if not isinstance(self.value, dict):
-            self.refuse("an object")
-        return [(key, self[key]) for key in self.value]
-
-    def elements(self) -> list["Field"]:
-        """Return the elements of a list."""
-        if not isinstance(self.value, list):
-            self.refuse("a list")
-        return [Field(self.path, f"{self.where}[{i}]", v) for i, v in enumerate(self.value)]
-
-    def text(self) -> str:
-        """Return text."""
-        if not isinstance(self.value, str) or not self.value:
-            self.refuse("text")
-        return self.value
-
-    def number(self, least: float = 0.0, *, above: bool = False) -> float:
-        """Return a finite number of at least, or above, `least`."""
-        value = math.nan
-        if isinstance(self.value, int | float) and not isinstance(self.value, bool):
-            with suppress(OverflowError):
-                value = float(self.value)
-        if not math.isfinite(value) or value < least or (above and value == least):
-            self.refuse(f"a number {'above' if above else 'of at least'} {least:g}")
-        return value
+    if not kind.is_stated:
+        kind.refuse(repr(KIND))
+    check_kind(path, found.object(), KIND, (SCHEMA_VERSION,))
+    return parse_profile(found)
 
 
 def parse_profile(found: Field) -> Profile:
@@ -109,27 +54,22 @@ def parse_profile(found: Field) -> Profile:
     Raises:
         UserError: A value is missing or odd.
     """
-    for dtype, own in found["passes"].items():
-        if dtype not in BYTES_PER_WEIGHT:
-            own.refuse(f"a number format of {', '.join(BYTES_PER_WEIGHT)} as its name")
-    status = found["status"]
-    if status.value not in STATUSES:
-        status.refuse(" or ".join(map(repr, STATUSES)))
+    found["passes"].only(tuple(BYTES_PER_WEIGHT))
     memory, link, power, units = (found[key] for key in ("memory_bytes", "link", "power", "units"))
     profile = Profile(
         name=found["name"].text(),
         device=found["device"].text(),
-        status=status.value,
+        status=found["status"].choice(STATUSES),
         passes={dtype: parse_cost(own) for dtype, own in found["passes"].items()},
-        units=parse_units(units) if units else None,
-        decoding=parse_decoding(found["decoding"]) if found["decoding"] else None,
+        units=parse_units(units) if units.is_given else None,
+        decoding=parse_decoding(found["decoding"]) if found["decoding"].is_given else None,
         launches_per_layer=found["launches_per_layer"].number(),
-        launches_per_layer_error=optional_error(found["launches_per_layer_error"]),
+        launches_per_layer_error=found["launches_per_layer_error"].number(default=0.0),
         round_overhead_s=found["round_overhead_s"].number(),
         round_overhead_error=found["round_overhead_error"].number(),
-        memory_bytes=int(memory.number(1)) if memory else None,
-        link=parse_link(link) if link else None,
-        power=parse_power(power) if power else None,
+        memory_bytes=memory.whole(1) if memory.is_given else None,
+        link=parse_link(link) if link.is_given else None,
+        power=parse_power(power) if power.is_given else None,
         sources=tuple(map(parse_source, found["sources"].elements())),
         notes=tuple(own.text() for own in found["notes"].elements()),
     )
@@ -140,20 +80,12 @@ def parse_profile(found: Field) -> Profile:
 
 def parse_link(found: Field) -> Link:
     """Read a link."""
-    mesh = found["mesh"]
-    if mesh and not isinstance(mesh.value, bool):
-        mesh.refuse("true or false")
     return Link(
         bytes_per_s=found["bytes_per_s"].number(above=True),
         latency_s=found["latency_s"].number(),
-        mesh=bool(mesh.value),
-        error=optional_error(found["error"]),
+        mesh=found["mesh"].flag(False),
+        error=found["error"].number(default=0.0),
     )
-
-
-def optional_error(found: Field) -> float:
-    """Read a relative standard error; 0 where older files have none."""
-    return found.number() if found else 0.0
 
 
 def parse_power(found: Field) -> Power:
@@ -169,25 +101,24 @@ def parse_source(found: Field) -> Source:
 
 def parse_units(found: Field) -> BurnUnits:
     """Read burn units."""
-    sizes = {name: int(found[name].number(1)) for name in ("workflops_flop", "workmem_bytes")}
+    sizes = {name: found[name].whole(1) for name in ("workflops_flop", "workmem_bytes")}
     return BurnUnits(**sizes, cost=parse_cost(found["cost"]))
 
 
 def parse_decoding(found: Field) -> Decoding:
     """Read two models that were timed together."""
-    lengths = [own.number(1) for own in found["draft_lengths"].elements()]
     return Decoding(
         target=found["target"].text(),
         draft=found["draft"].text(),
         dtype=found["dtype"].text(),
-        batch=int(found["batch"].number(1)),
+        batch=found["batch"].whole(1),
         baseline_s=found["baseline_s"].number(above=True),
         baseline_error=found["baseline_error"].number(),
         draft_step_s=found["draft_step_s"].number(),
         draft_step_error=found["draft_step_error"].number(),
         verify=parse_cost(found["verify"]),
-        draft_lengths=tuple(int(k) for k in lengths),
-        source_sha256=found["source_sha256"].text() if found["source_sha256"] else "",
+        draft_lengths=tuple(own.whole(1) for own in found["draft_lengths"].elements()),
+        source_sha256=found["source_sha256"].text() if found["source_sha256"].is_given else "",
     )
 
 
@@ -220,7 +151,7 @@ def parse_curve(found: Field, axis: str) -> Curve:
 
 def with_uncertainty(cost: PassCost, found: Field) -> PassCost:
     """Add how well the parameters are known, where the file says so."""
-    if not found:
+    if not found.is_given:
         return cost
     names = tuple(own.text() for own in found["parameters"].elements())
     for name, own in zip(names, found["parameters"].elements(), strict=True):

@@ -157,33 +157,41 @@ class Field:
 
     def choice(self, allowed: Sequence[str]) -> str:
         """Return one of some words."""
-        if self.value not in allowed or not isinstance(self.value, str):
-            self.refuse(" or ".join(map(repr, allowed)))
+        if not isinstance(self.value, str) or self.value not in allowed:
+            self.refuse(" or ".join(map(repr, allowed)) if len(allowed) < 5 else f"one of {', '.join(allowed)}")
         return self.value
 
-    def flag(self) -> bool:
-        """Return true or false."""
+    def flag(self, default: bool | None = None) -> bool:
+        """Return true or false; `default`, where there is one, for a value that is missing or null."""
+        if self.value is None and default is not None:
+            return default
         if not isinstance(self.value, bool):
             self.refuse("true or false")
         return self.value
 
-    def number(self, least: float = 0.0, most: float = MAX_NUMBER, *, above: bool = False) -> float:
-        """Return a finite number of at least (or `above`) `least` and at most `most`."""
+    def number(
+        self, least: float = 0.0, most: float = MAX_NUMBER, *, above: bool = False, default: float | None = None
+    ) -> float:
+        """Return a finite number of at least (or `above`) `least` and at most `most`; `default` as in `flag`."""
+        if self.value is None and default is not None:
+            return default
         value = math.nan
         if isinstance(self.value, int | float) and not isinstance(self.value, bool):
             with suppress(OverflowError):
                 value = float(self.value)
         if not least <= value <= most or (above and value == least):
-            lowest = f"a number {'above' if above else 'of at least'} {least:g}"
+            lowest = f"a number {'above' if above else 'of at least'} {least:g}" if least > -math.inf else "a number"
             self.refuse(lowest if most == MAX_NUMBER else f"a number from {least:g} to {most:g}")
         return value
 
-    def whole(self, least: int = 0, most: int | None = None) -> int:
-        """Return a whole number from `least` to `most`, written with or without `.0`."""
+    def whole(self, least: int = 0, most: int | None = None, *, default: int | None = None) -> int:
+        """Return a whole number from `least` to `most`, written with or without `.0`; `default` as in `flag`."""
+        if self.value is None and default is not None:
+            return default
         value = self.value
         if isinstance(value, float) and value.is_integer():
             value = int(value)
-        if type(value) is not int or value < least or (most is not None and value > most):
+        if type(value) is not int or not least <= value <= (MAX_NUMBER if most is None else most):
             self.refuse(f"a whole number {f'of at least {least}' if most is None else f'from {least} to {most}'}")
         return value
 

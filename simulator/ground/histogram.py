@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .artefacts import UserError, check_kind, envelope, write_json
-from .fields import read_json_object, shortened
+from .fields import Field, read_json
+from .limits import MAX_DRAFT_LENGTH
 
 KIND = "acceptance_histogram"
 # 1: {"k", "hist", "samples"} as other tools write it, plus our provenance keys.
@@ -168,33 +169,27 @@ def prompt_count(found: Mapping[str, Any]) -> int:
     return count if isinstance(count, int) and count > 0 else 1
 
 
-def parse_histogram(path: str | Path, found: Mapping[str, Any]) -> AcceptanceHistogram:
-    """Check the payload of a histogram file; `path` is for the messages.
+def parse_histogram(found: Field) -> AcceptanceHistogram:
+    """Check the payload of a histogram file.
 
     Raises:
         UserError: Names the file, the key and the value that is wrong.
     """
-    check_kind(path, found, KIND, SCHEMA_VERSIONS)
-    k, hist = found.get("k"), found.get("hist")
-    if not isinstance(k, int) or isinstance(k, bool) or not 1 <= k <= 1024:
-        raise UserError(f"{path}: k is {k!r}, expected a whole number from 1 to 1024")
-    if not isinstance(hist, dict):
-        raise UserError(f"{path}: hist is {hist!r}, expected an object of counts by accepted tokens")
-    buckets = [str(a) for a in range(k + 1)]
-    for bucket, count in hist.items():
-        if bucket not in buckets:
-            raise UserError(f"{path}: hist has bucket {bucket!r}, expected '0' to '{k}' (k is {k})")
-        if not isinstance(count, int | float) or isinstance(count, bool):
-            raise UserError(f"{path}: hist[{bucket!r}] is {count!r}, expected a count")
+    check_kind(found.path, found.object(), KIND, SCHEMA_VERSIONS)
+    k = found["k"].whole(1, MAX_DRAFT_LENGTH)
+    counts = {str(a): 0.0 for a in range(k + 1)}
+    for bucket, count in found["hist"].items():
+        if bucket not in counts:
+            count.error_about_key([f"'0' to '{k}' (k is {k})"])
+        counts[bucket] = count.number(0, MAX_COUNT)
     try:
-        histogram = AcceptanceHistogram(tuple(float(hist.get(b, 0)) for b in buckets), caveat_of(found))
-        histogram = replace(histogram, design_effect=design_effect_of(found, histogram))
+        histogram = AcceptanceHistogram(tuple(counts.values()), caveat_of(found.object()))
     except UserError as error:
-        raise UserError(f"{path}: {error}") from None
-    except OverflowError:
-        raise UserError(f"{path}: hist has a count too large for a float") from None
-    check_samples(path, found.get("samples"), histogram)
-    return histogram
+        raise UserError(f"{found.path}: {error}") from None
+    samples = found["samples"]
+    if samples.is_given and not math.isclose(samples.number(), histogram.samples, rel_tol=1e-6):
+        samples.refuse(f"{histogram.samples:g}, the sum of hist")
+    return replace(histogram, design_effect=design_effect_of(found.object(), histogram))
 
 
 def caveat_of(found: Mapping[str, Any]) -> str:
@@ -218,38 +213,28 @@ def load_histograms(path: str | Path) -> tuple[AcceptanceHistogram, ...]:
     files = sorted(Path(path).glob("accept_hist_k*.json"))
     if not files:
         raise UserError(f"{path}: no accept_hist_k*.json in this folder")
-    contents = [read_json_object(file) for file in files]
-    histograms = tuple(map(parse_histogram, files, contents))
+    contents = [read_json(file) for file in files]
+    histograms = tuple(map(parse_histogram, contents))
     by_k: dict[int, Path] = {}
     for file, content, histogram in zip(files, contents, histograms, strict=True):
         other = by_k.setdefault(histogram.k, file)
         if other != file:
             raise UserError(f"{file}: k is {histogram.k}, as in {other}, expected one file for each k")
-        check_same_measurement(files[0], contents[0], file, content)
+        check_same_measurement(contents[0], content)
     return histograms
 
 
-def check_same_measurement(first: Path, ours: Mapping[str, Any], second: Path, theirs: Mapping[str, Any]) -> None:
+def check_same_measurement(first: Field, second: Field) -> None:
     """Refuse to take two files as one measurement when what they were told differs in more than k."""
-    told, other = (f.get("parameters") or {} for f in (ours, theirs))
+    told, other = (file["parameters"].value for file in (first, second))
     if not (isinstance(told, dict) and isinstance(other, dict)):
         return
     for key in sorted(told.keys() & other.keys() - {"k"}):
         if told[key] != other[key]:
             raise UserError(
-                f"{second}: {key} is {other[key]!r}, but {told[key]!r} in {first}; "
+                f"{second.path}: {key} is {other[key]!r}, but {told[key]!r} in {first.path}; "
                 "expected one measurement in the folder, or name one file"
             )
-
-
-def check_samples(path: str | Path, samples: Any, histogram: AcceptanceHistogram) -> None:
-    """Refuse a `samples` that is not the sum of the counts; a file without the key passes."""
-    if samples is None:
-        return
-    number = isinstance(samples, int | float) and not isinstance(samples, bool)
-    # Compared as float and below a bound: JSON integers may have any number of digits.
-    if not number or not abs(samples) <= 1e6 * MAX_COUNT or not math.isclose(samples, histogram.samples, rel_tol=1e-6):
-        raise UserError(f"{path}: samples is {shortened(samples)}, but hist sums to {histogram.samples:g}")
 
 
 def load_histogram(path: str | Path) -> AcceptanceHistogram:
@@ -258,7 +243,7 @@ def load_histogram(path: str | Path) -> AcceptanceHistogram:
     Raises:
         UserError: Names the file, the key and the value that is wrong.
     """
-    return parse_histogram(path, read_json_object(path))
+    return parse_histogram(read_json(path))
 
 
 def as_written(count: float) -> int | float:

@@ -8,7 +8,8 @@ import numpy as np
 from acceptance.bench.machine import surroundings
 from acceptance.bench.passes import DRAFT, KIND, SCHEMA_VERSION, TARGET, Grid, Subject, payload
 from simulator.costs.profile import PassCost, constant
-from simulator.costs.shapes import ModelShape, config_file, read_shape
+from simulator.costs.shapes import config_file, read_shape
+from simulator.costs.work import ModelShape
 from simulator.ground.artefacts import envelope, write_json
 from simulator.ground.fields import read_json_object
 

@@ -142,7 +142,7 @@ WRONG_ROWS: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     ({"alpha": None, "tokens_per_round": 0.5}, ("tokens_per_round is 0.5", "1 to")),
     ({"alpha": None, "survival": [0.5, 0.6, 0.1, 0.1, 0.1]}, ("survival", "never rise")),
     ({"alpha": None, "survival": [0.5]}, ("draft_length is 5", "above the 1 drafts of survival")),
-    ({"alpha": None, "histogram": {"k": 2, "hist": {"3": 1}}}, ("row 'K = 5', histogram", "bucket '3'")),
+    ({"alpha": None, "histogram": {"k": 2, "hist": {"3": 1}}}, ("row 'K = 5', histogram", "hist.3 is not a key")),
     ({"alpha": None, "draft_length": None, "tokens_per_round": 2.0}, ("row 'K = 5'", "no draft_length", "draft_ms")),
     ({"alpha": None, "target_calls_per_token": 0.5}, ("go together",)),
     (

@@ -159,9 +159,9 @@ def test_odd_files_are_refused(exact: Path, tmp_path: Path, change: dict[str, ob
 @pytest.mark.parametrize(
     ("field", "value", "said"),
     [
-        ("role", "judge", r"points\[3\].role is 'judge', expected target or draft"),
+        ("role", "judge", r"points\[3\].role is 'judge', expected 'target' or 'draft'"),
         ("median_s", 0, r"points\[3\].median_s is 0, expected a number above 0"),
-        ("batch", None, r"points\[3\].batch is missing"),
+        ("batch", None, r"points\[3\].batch is None, expected a whole number"),
     ],
 )
 def test_odd_points_are_refused(exact: Path, tmp_path: Path, field: str, value: object, said: str) -> None:

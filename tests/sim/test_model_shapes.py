@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from simulator.costs.shapes import CATALOGUE, FAMILIES, ModelShape, catalogue, read_shape
-from simulator.costs.work import BYTES_PER_WEIGHT
+from simulator.costs.shapes import CATALOGUE, FAMILIES, catalogue, read_shape
+from simulator.costs.work import BYTES_PER_WEIGHT, ModelShape
 from simulator.ground.artefacts import UserError
 
 hf.utils.logging.set_verbosity_error()

@@ -1,0 +1,167 @@
+"""The checked reader: what it takes comes back as it stands, and what it refuses is named by file, place and value."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from simulator.ground.artefacts import UserError
+from simulator.ground.fields import Field, Malformed, lines_of, parse_json, read_json, read_toml
+from simulator.ground.records import BadRecord
+
+numbers = st.integers(-(10**30), 10**30) | st.floats(-1e300, 1e300)
+scalars = st.none() | st.booleans() | numbers | st.text(max_size=6)
+values = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4)
+)
+
+
+def taken(field: Field) -> Any:
+    """A value taken out of a field piece by piece, by the kind that it is of."""
+    if isinstance(field.value, dict):
+        return {key: taken(own) for key, own in field.items()}
+    if isinstance(field.value, list):
+        return [taken(own) for own in field.elements()]
+    if isinstance(field.value, bool):
+        return field.flag()
+    if isinstance(field.value, str):
+        return field.text(empty=True)
+    if isinstance(field.value, int):
+        return field.whole(-(10**30))
+    return field.value if field.value is None else field.number(-math.inf)
+
+
+@given(values)
+def test_what_is_written_is_what_is_taken(value: Any) -> None:
+    assert taken(Field(parse_json(json.dumps(value)), "f.json")) == value
+
+
+@given(st.integers(-50, 50), st.integers(-50, 50), st.integers(0, 50), st.booleans())
+def test_a_whole_number_is_taken_between_its_bounds_alone(value: int, least: int, span: int, as_float: bool) -> None:
+    field = Field(float(value) if as_float else value, "f", "n")
+    if least <= value <= least + span:
+        assert field.whole(least, least + span) == value
+        assert type(field.whole(least, least + span)) is int
+        assert field.number(least, least + span) == value
+    else:
+        with pytest.raises(UserError, match=rf"^f: n is .*, expected a whole number from {least} to {least + span}$"):
+            field.whole(least, least + span)
+        with pytest.raises(UserError, match="expected a number from"):
+            field.number(least, least + span)
+
+
+@given(st.integers(-(10**6), 10**6), st.floats(0.001, 0.999))
+def test_a_fraction_is_no_whole_number(whole: int, part: float) -> None:
+    with pytest.raises(UserError, match="expected a whole number of at least"):
+        Field(whole + part, "f", "n").whole(-(10**7))
+
+
+READERS: dict[str, Callable[[Field], object]] = {
+    "text": Field.text,
+    "flag": Field.flag,
+    "number": lambda f: f.number(-math.inf),
+    "whole": lambda f: f.whole(-(10**30)),
+    "object": Field.object,
+    "list": Field.elements,
+    "choice": lambda f: f.choice(("one", "two")),
+}
+TAKES = {str: {"text"}, bool: {"flag"}, dict: {"object"}, list: {"list"}, int: {"number", "whole"}, float: {"number"}}
+
+
+@given(values.filter(lambda v: v not in ("", "one", "two")))
+def test_each_reader_takes_values_of_its_own_kind_alone(value: Any) -> None:
+    """Booleans are no numbers, numbers no flags, texts neither; nothing stands for null."""
+    field = Field(value, "f.json", "a[2].b")
+    for name, read in READERS.items():
+        if name in TAKES.get(type(value), set()) or (name == "whole" and isinstance(value, float) and value % 1 == 0):
+            read(field)
+        else:
+            with pytest.raises(UserError, match=r"^f\.json: a\[2\]\.b is (?s:.*), expected ") as error:
+                read(field)
+            assert len(str(error.value)) < 200
+
+
+REFUSED = {
+    "{": "not JSON (line 1: ",
+    "NaN": "holds NaN, expected finite numbers",
+    '{"a": [-Infinity]}': "holds -Infinity, expected finite",
+    '{"a": 1e999}': "holds 1e999, expected finite",
+    "[-1e400]": "holds -1e400, expected finite",
+    '{"a": {"k": 1, "k": 1}}': "key 'k' appears twice",
+    "1" + 5000 * "0": "holds a number that cannot be read",
+    100_000 * "[": "nested too deeply",
+}
+
+
+@pytest.mark.parametrize(("text", "message"), REFUSED.items(), ids=range(len(REFUSED)))
+def test_what_is_no_json_of_ours_is_named_with_its_file(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "odd.json"
+    path.write_text(text)
+    with pytest.raises(Malformed) as plain:
+        parse_json(text)
+    with pytest.raises(UserError) as error:
+        read_json(path)
+    assert str(error.value) == f"{path}: {plain.value}"
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+FILE = Field({"a": {"b": [1, None, 10**400]}, "n": None, "s": ""}, "f.json")
+SAID: list[tuple[Callable[[], object], str]] = [
+    (lambda: Field(3, "f.json").object(), "f.json: the file is 3, expected an object"),
+    (lambda: FILE["c"].number(), "f.json: c is missing, expected a number of at least 0"),
+    (lambda: FILE["a"]["c"].whole(1), "f.json: a.c is missing, expected a whole number of at least 1"),
+    (lambda: FILE["n"].number(0, 1), "f.json: n is None, expected a number from 0 to 1"),
+    (lambda: FILE["a"]["b"].elements()[0].number(1, above=True), "f.json: a.b[0] is 1, expected a number above 1"),
+    (lambda: FILE["a"]["b"].elements()[1].text(), "f.json: a.b[1] is None, expected text"),
+    (lambda: FILE["a"]["b"].elements()[2].number(), f"f.json: a.b[2] is 1{76 * '0'}..., expected a number of"),
+    (lambda: FILE["s"].text(), "f.json: s is '', expected text"),
+    (lambda: FILE["s"].choice(("x", "y")), "f.json: s is '', expected 'x' or 'y'"),
+    (lambda: FILE["a"].choice(list("vwxyz")), ", expected one of v, w, x, y, z"),
+    (lambda: FILE["a"].only(["c", "d"]), "f.json: a.b is not a key, expected c, d"),
+    (lambda: FILE["n"]["m"], "f.json: n is None, expected an object"),
+]
+
+
+@pytest.mark.parametrize(("read", "message"), SAID, ids=range(len(SAID)))
+def test_a_refusal_names_file_place_value_and_what_is_allowed(read: Callable[[], object], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        read()
+    assert message in str(error.value)
+
+
+def test_a_default_stands_for_what_is_missing_or_null_and_for_nothing_else() -> None:
+    for key in ("n", "absent"):
+        assert not FILE[key].is_given
+        assert (FILE[key].flag(True), FILE[key].number(default=0.5), FILE[key].whole(3, default=0)) == (True, 0.5, 0)
+    assert FILE["n"].is_stated
+    assert not FILE["absent"].is_stated
+    with pytest.raises(UserError, match="s is ''"):
+        FILE["s"].flag(True)
+
+
+def test_a_record_refuses_with_the_error_of_its_reader_and_names_no_file() -> None:
+    with pytest.raises(BadRecord, match=r"^tokens\[1\] is '3', expected a whole number of at least 0$"):
+        [token.whole() for token in Field({"tokens": [2, "3"]}, error=BadRecord)["tokens"].elements()]
+
+
+def test_toml_reads_alike(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text("[methods.k3]\nk = 3\nalpha = nan\n")
+    assert read_toml(path)["methods"]["k3"]["k"].whole() == 3
+    with pytest.raises(UserError, match=rf"^{path}: methods\.k3\.alpha is nan, expected a number of at least 0$"):
+        read_toml(path)["methods"]["k3"]["alpha"].number()
+    path.write_text("k =")
+    with pytest.raises(UserError, match="not TOML"):
+        read_toml(path)
+
+
+def test_lines_are_split_at_newlines_alone(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf1\r\n \n"a\xe2\x80\xa8b"\n\xff')
+    assert list(lines_of(path)) == [(1, "1"), (3, '"a\u2028b"'), (4, "\udcff")]
