@@ -8,15 +8,13 @@ from typing import Any
 
 import cupy
 
-from cuda_probe.sampling.libraries import Place
-
-from .dlpack import CUDA
+from .arrays import CUDA, Place
 
 SOURCE = Path(__file__).parents[1] / "kernels" / "sampling.cu"
 
 
 class SamplingDevice:
-    """All GPUs; kernels are loaded on each when they are first launched there. See `libraries.Device`."""
+    """All GPUs; kernels are loaded on each when they are first launched there. See `KernelDevice`."""
 
     dlpack_type = CUDA
 

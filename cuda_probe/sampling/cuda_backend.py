@@ -11,13 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from cuda_probe.devices.arrays import KernelDevice, Place
 from simulator.ground.artefacts import UserError
 
 from .libraries import (
-    Device,
     DeviceLibrary,
     Library,
-    Place,
     TorchLibrary,
     bytes_of,
     dtype_name,
@@ -47,7 +46,7 @@ class Workspace:
     launch leaves its counters at 0, so nothing has to be cleared.
     """
 
-    def __init__(self, device: Device, library: Library, place: Place) -> None:
+    def __init__(self, device: KernelDevice, library: Library, place: Place) -> None:
         self.device, self.library, self.place = device, library, place
         self.plans: dict[Hashable, Any] = {}
         self.memory = library.empty((0,), "uint8", place.device_id)
@@ -79,7 +78,7 @@ class Workspace:
 class CudaSampling:
     """The four operations on the devices of one kind."""
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: KernelDevice) -> None:
         self.device = device
         self.libraries: dict[str, Library] = {}
         self.workspaces: dict[Hashable, Workspace] = {}

@@ -2,63 +2,16 @@
 
 from collections.abc import Hashable
 from math import prod
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from cuda_probe.devices.dlpack import device_name, device_of
+from cuda_probe.devices.arrays import KernelDevice, Place, device_name, device_of
 from simulator.ground.artefacts import UserError
 
 from . import torch_backend
 
 ALIGNMENT_BYTES = 256
-
-
-class Place(NamedTuple):
-    """A device and the address of one of its streams; what CuPy takes for a stream has its address as `ptr`."""
-
-    device_id: int
-    ptr: int
-
-
-class Device(Protocol):
-    """What runs kernels: CuPy on a GPU, the shim on a CPU in the tests. Its own arrays are CuPy's or NumPy's."""
-
-    dlpack_type: int
-
-    def launch(
-        self, place: Place, kernel: str, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...]
-    ) -> None:
-        """Start a kernel; arguments are NumPy scalars of the kernel's own types, and addresses."""
-        ...
-
-    def address(self, array: Any) -> Any:
-        """Return the address of an array as `launch` takes it; the null pointer for None."""
-        ...
-
-    def multiprocessors(self, device_id: int) -> int:
-        """Return how many multiprocessors a device has."""
-        ...
-
-    def current_stream(self, device_id: int) -> int:
-        """Return the address of the stream that the device's own arrays are worked on at present."""
-        ...
-
-    def is_capturing(self, place: Place) -> bool:
-        """Say whether launches on a stream become part of a graph at present."""
-        ...
-
-    def empty(self, shape: tuple[int, ...], dtype: str, device_id: int) -> Any:
-        """Return an array of the device's own, whatever it holds."""
-        ...
-
-    def zeros(self, shape: tuple[int, ...], dtype: str, device_id: int) -> Any:
-        """Return an array of zeros of the device's own."""
-        ...
-
-    def from_dlpack(self, array: Any) -> Any:
-        """View an array of another library as one of the device's own."""
-        ...
 
 
 class Library(Protocol):
@@ -100,7 +53,7 @@ class TorchLibrary:
 
     name = "torch"
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: KernelDevice) -> None:
         self.device = device
         self.empty, self.zeros = torch_backend.empty, torch_backend.zeros
         self.own, self.integers, self.typed = torch_backend.tensor, torch_backend.integers, torch_backend.typed
@@ -115,7 +68,7 @@ class TorchLibrary:
 class DeviceLibrary:
     """The device's own arrays: CuPy's, or NumPy's in the tests."""
 
-    def __init__(self, device: Device, name: str) -> None:
+    def __init__(self, device: KernelDevice, name: str) -> None:
         self.device, self.name = device, name
         self.empty, self.zeros = device.empty, device.zeros
 

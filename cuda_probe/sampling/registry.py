@@ -2,16 +2,17 @@
 
 import functools
 import importlib.util
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cuda_probe.devices.dlpack import CPU, device_name, device_of
+from cuda_probe.devices.arrays import CPU, KernelDevice, device_name, device_of
 from simulator.ground.artefacts import UserError
 
 from . import cuda_backend, reference, torch_backend
 from .cuda_backend import CudaSampling
-from .libraries import Device, dtype_name, family, require_same_device
+from .libraries import dtype_name, family, require_same_device
 from .random import WORD
 from .results import Sampled, Verified
 
@@ -94,7 +95,7 @@ def pick(operation: str, given: Given, backend: str | None = None) -> Implementa
     raise UserError(f"backend: {backend!r} is not one for {operation}, expected {names}")
 
 
-def use_device(device: Device | None) -> None:
+def use_device(device: KernelDevice | None) -> None:
     """Give the CUDA backend the device it launches on; None takes it away."""
     _cuda[:] = [] if device is None else [CudaSampling(device)]
 
@@ -110,15 +111,15 @@ def cuda_sampling() -> CudaSampling | str:
 
 
 @functools.cache
-def _cupy_device() -> Device | str:
+def _cupy_device() -> KernelDevice | str:
     """Return what launches through CuPy, or why nothing does."""
     if importlib.util.find_spec("cupy") is None:
         return "it needs CuPy and a CUDA device"
     try:
-        found: Device | str = importlib.import_module("cuda_probe.devices.sampling").sampling_device()
+        from cuda_probe.devices.sampling import sampling_device
     except ImportError as error:
         return f"CuPy cannot be imported ({error})"
-    return found
+    return sampling_device()
 
 
 def _cuda_refusal(given: Given) -> str | None:
@@ -201,8 +202,7 @@ def _as_given(like: Any, result: Any) -> Any:
         return result
     if family(like) == TORCH:
         return torch_backend.tensor(result)
-    library = importlib.import_module(family(like))
-    return library.from_dlpack(result)
+    return sys.modules[family(like)].from_dlpack(result)
 
 
 def _is_of_a_gpu_library(given: Given) -> bool:

@@ -10,9 +10,8 @@ import numpy as np
 import torch
 
 import cuda_probe.sampling
-from cuda_probe.devices.dlpack import CPU
+from cuda_probe.devices.arrays import CPU, Place
 from cuda_probe.sampling import registry
-from cuda_probe.sampling.libraries import Place
 
 from .shim.shim import Launch, build, run
 
