@@ -104,9 +104,9 @@ def open_device(name: str) -> "Device":
         UserError: There is none; says what is missing, and that the processor can be measured instead.
     """
     if name == "cpu":
-        from cuda_probe.devices.cpu import open_cpu
+        from cuda_probe.devices.cpu import CpuDevice
 
-        return open_cpu()
+        return CpuDevice()
     kind, _, index = name.partition(":")
     if name != "auto" and (kind != "cuda" or (index and not index.isdecimal()) or name.endswith(":")):
         raise UserError(f"--device: {name!r} is no device, expected auto, cpu or cuda:N")

@@ -11,19 +11,14 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cuda_probe.probe.probes import Axes, AxisValue, Job, Units, Unsupported, number, weight_shape
 from cuda_probe.probe.timing import HostClock, Launch
 
 from . import cpu_facts
+from .cpu_products import BURN_SIZE, Burn, Matrix, is_product, small_numbers
 from .workers import Part, Workers
 
-Matrix = NDArray[np.float32]
-
-BURN_SIZE = 128
-# Cycle lengths of the burn's permutation: distinct primes, so that it takes 3.2e9 products to come round.
-BURN_CYCLES = (29, 23, 19, 17, 13, 11, 7, 5, 3, 1)
 SLICE_BYTES = 1 << 24
 # Elements a read or a triad handles at a time: the sums stay exact, the triad's second step finds them in cache.
 BLOCK = 1 << 15
@@ -59,12 +54,11 @@ class CpuDevice:
         self.workers = Workers(self.threads)
         self.cache_bytes, self.cache_source = (cache_bytes, "given") if cache_bytes else cpu_facts.last_level_cache()
         self.others = cpu_facts.Others()
-        self.blas = cpu_facts.find_blas()
-        self.blas_threads_before = None if self.blas is None else self.blas.threads()
+        blas = cpu_facts.find_blas()
+        self.blas_threads_before = max((library["num_threads"] for library in blas.info()), default=None)
+        self.blas_limit = blas.limit(limits=1)
         # A BLAS that cannot be told to run one thread is left to its own threads.
-        self.matmul_parts = self.threads if self.blas is not None else 1
-        if self.blas is not None:
-            self.blas.set_threads(1)
+        self.matmul_parts = 1 if self.blas_threads_before is None else self.threads
         self.slice_elements = slice_bytes // 4 // self.threads * self.threads
         self.ring_slices = self.count_slices()
         self._ring: Matrix | None = None
@@ -98,7 +92,7 @@ class CpuDevice:
             "ring_bytes": 4 * self.slice_elements * self.ring_slices,
             "blas": cpu_facts.blas_name(),
             "blas_threads_found": self.blas_threads_before,
-            "blas_threads": None if self.blas is None else 1,
+            "blas_threads": None if self.blas_threads_before is None else 1,
             "parallel_products": self.matmul_parts,
             "clock": "time.perf_counter",
             "clock_resolution_s": self.clock.resolution_s,
@@ -119,8 +113,7 @@ class CpuDevice:
         self.workers.close()
         self._ring = None
         self.weights.clear()
-        if self.blas is not None and self.blas_threads_before is not None:
-            self.blas.set_threads(self.blas_threads_before)
+        self.blas_limit.restore_original_limits()
 
     def axis_values(self, probe: str, *, quick: bool) -> Mapping[str, Sequence[AxisValue]]:
         """Return what each axis of a probe takes where the user names no values."""
@@ -358,72 +351,3 @@ class CpuDevice:
         if key not in self.weights:
             self.weights[key] = small_numbers((inputs, outputs), [seed, inputs, outputs, 1])
         return self.weights[key]
-
-
-class Burn:
-    """Chains of products by a permutation matrix: after n of them the rows are where the n-th power puts them."""
-
-    def __init__(self, parts: int, seed: int) -> None:
-        self.parts = parts
-        self.start = small_numbers((BURN_SIZE, BURN_SIZE), [seed, 2]) + 10 * np.arange(BURN_SIZE, dtype=np.float32)
-        self.start += 1000 * np.arange(BURN_SIZE, dtype=np.float32)[:, None]
-        self.matrix = np.zeros((BURN_SIZE, BURN_SIZE), np.float32)
-        self.matrix[np.arange(BURN_SIZE), burn_rows(1)] = 1
-        self.restart()
-
-    def restart(self) -> None:
-        """Put every chain back to its start."""
-        self.states = [(self.start.copy(), np.zeros_like(self.start)) for _ in range(self.parts)]
-
-    def run(self, part: int, products: int) -> None:
-        """Run so many products of one chain."""
-        now, then = self.states[part]
-        for _ in range(products):
-            np.matmul(self.matrix, now, out=then)
-            now, then = then, now
-        self.states[part] = now, then
-
-    def wrong(self, products: int) -> str | None:
-        """Say what is wrong after so many products since the restart, or return None."""
-        expected = self.start[burn_rows(products)]
-        for part, (now, _) in enumerate(self.states):
-            if not (now == expected).all():
-                return f"part {part} of the burn is not where its products lead"
-        return None
-
-
-def burn_rows(products: int) -> NDArray[np.int64]:
-    """Return, for each row after so many products, the row it came from: cycles of prime length, turned."""
-    rows = []
-    first = 0
-    for length in BURN_CYCLES:
-        rows.append(first + (np.arange(length) + products) % length)
-        first += length
-    return np.concatenate(rows)
-
-
-def small_numbers(shape: tuple[int, int], seed: list[int]) -> Matrix:
-    """Return -1, 0 and 1: their products and sums are exact in float32 up to 16 million terms."""
-    return np.random.default_rng(seed).integers(-1, 2, shape, np.int8).astype(np.float32)
-
-
-def is_product(x: Matrix, weights: Matrix, out: Matrix, seed: int) -> bool:
-    """Say whether out = x @ weights, by Freivalds' test in exact arithmetic.
-
-    Both sides are multiplied by a vector of random whole numbers below 2^20; all sums stay below 2^53. A result
-    that is wrong anywhere passes with a probability of about one in a million.
-    """
-    if not (np.isfinite(out).all() and (out == np.rint(out)).all()):
-        return False
-    vector = np.random.default_rng([seed, 3]).integers(1, 1 << 20, weights.shape[1]).astype(np.float64)
-    rows = max((1 << 22) // weights.shape[1], 1)
-    folded = np.concatenate([weights[i : i + rows] @ vector for i in range(0, len(weights), rows)])
-    return bool((x.astype(np.float64) @ folded == out.astype(np.float64) @ vector).all())
-
-
-def open_cpu() -> CpuDevice:
-    """Return the processor as a device."""
-    return CpuDevice()
-
-
-__all__ = ["CpuDevice", "is_product", "open_cpu"]

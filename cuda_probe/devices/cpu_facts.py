@@ -1,38 +1,27 @@
 """What the system tells of the processor: model, cores, caches, memory, load, and the threads of its BLAS."""
 
-import ctypes
 import os
 import platform
 import re
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
+from threadpoolctl import ThreadpoolController
 
 from cuda_probe.probe.stats import knee
 
 SYSTEM_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
-PROCESS_MAPS = Path("/proc/self/maps")
-PROCESSOR_TIMES = Path("/proc/stat")
+# What one control group, a container for one, may take of the memory, and has taken.
+MEMORY_LIMIT, MEMORY_TAKEN = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
 # The system counts processor time in hundredths of a second; less than this tells too little.
 LEAST_WATCHED_S = 0.1
+BUSY = ("user", "nice", "system", "irq", "softirq", "steal")  # guest time is part of user
 ASSUMED_CACHE_BYTES = 32 << 20
 SIZE = re.compile(r"(\d+)([KMG]?)")
 SCALE = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
-# OpenBLAS as built by distributions, by NumPy for its wheels, and with 64-bit indices.
-BLAS_SYMBOLS = [f"{start}openblas_{{}}_num_threads{end}" for start in ("scipy_", "") for end in ("64_", "")]
-BLAS_SYMBOLS += ["MKL_{}_Num_Threads"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Blas:
-    """The threads of a BLAS library that is loaded."""
-
-    threads: Callable[[], int]
-    set_threads: Callable[[int], object]
 
 
 def read(path: Path) -> str:
@@ -50,15 +39,11 @@ def cores() -> set[int]:
     return set(range(os.cpu_count() or 1))
 
 
-def busy_s() -> float | None:
-    """Return the seconds that our cores have worked for anyone since the start; None where it is not told."""
-    # user, nice, system, idle, iowait, irq, softirq, steal; guest time is part of user.
-    lines = re.findall(r"^cpu(\d+) (.+)$", read(PROCESSOR_TIMES), re.MULTILINE)
+def busy_s() -> float:
+    """Return the seconds that our cores have worked for anyone since the start."""
     own = cores()
-    ticks = [[int(t) for t in times.split()[:8]] for core, times in lines if int(core) in own]
-    if not ticks:
-        return None
-    return sum(sum(row[:3]) + sum(row[5:]) for row in ticks) / os.sysconf("SC_CLK_TCK")
+    times = [spent for core, spent in enumerate(psutil.cpu_times(percpu=True)) if core in own]
+    return sum(getattr(spent, kind, 0.0) for spent in times for kind in BUSY)
 
 
 class Others:
@@ -68,9 +53,9 @@ class Others:
         self.last = time.perf_counter(), time.process_time(), busy_s()
 
     def cores_taken(self) -> float | None:
-        """Return how many cores others kept busy since the last answer; None where that is too short or not told."""
+        """Return how many cores others kept busy since the last answer; None where that is too short to tell."""
         now = time.perf_counter(), time.process_time(), busy_s()
-        if now[2] is None or self.last[2] is None or now[0] - self.last[0] < LEAST_WATCHED_S:
+        if now[0] - self.last[0] < LEAST_WATCHED_S:
             return None
         taken = (now[2] - self.last[2] - (now[1] - self.last[1])) / (now[0] - self.last[0])
         self.last = now
@@ -119,34 +104,23 @@ def measured_cache() -> int | None:
     return None if found is None else int(found)
 
 
-def memory_figure(name: str) -> int | None:
-    found = re.search(rf"^{name}:\s*(\d+) kB", read(Path("/proc/meminfo")), re.MULTILINE)
-    return int(found.group(1)) * 1024 if found else None
-
-
 def total_memory() -> int:
     """Return the bytes of memory of this machine, or of the container if that is less."""
-    limit = read(Path("/sys/fs/cgroup/memory.max"))
-    total = memory_figure("MemTotal") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    total, limit = psutil.virtual_memory().total, read(MEMORY_LIMIT)
     return min(total, int(limit)) if limit.isdecimal() else total
 
 
 def available_memory() -> int:
     """Return the bytes that can be taken without swapping, about."""
-    free = memory_figure("MemAvailable") or total_memory() // 2
-    limit, used = read(Path("/sys/fs/cgroup/memory.max")), read(Path("/sys/fs/cgroup/memory.current"))
-    return min(free, int(limit) - int(used)) if limit.isdecimal() and used.isdecimal() else free
+    free, limit, taken = psutil.virtual_memory().available, read(MEMORY_LIMIT), read(MEMORY_TAKEN)
+    return min(free, int(limit) - int(taken)) if limit.isdecimal() and taken.isdecimal() else free
 
 
 def load() -> dict[str, Any]:
     """Return the load of the last minute and the mean clock frequency, where the system tells them."""
-    found: dict[str, Any] = {}
-    if hasattr(os, "getloadavg"):
-        found["load_1min"] = round(os.getloadavg()[0], 2)
-    clocks = [float(c) for c in re.findall(r"^cpu MHz\s*:\s*([\d.]+)", read(Path("/proc/cpuinfo")), re.MULTILINE)]
-    if clocks:
-        found["clock_hz"] = round(float(np.mean(clocks)) * 1e6)
-    return found
+    found: dict[str, Any] = {"load_1min": round(psutil.getloadavg()[0], 2)}
+    clock = psutil.cpu_freq() if hasattr(psutil, "cpu_freq") else None
+    return found if clock is None else found | {"clock_hz": round(clock.current * 1e6)}
 
 
 def blas_name() -> str:
@@ -156,21 +130,6 @@ def blas_name() -> str:
     return f"{blas.get('name', 'unknown')} {blas.get('version', '')}".strip()
 
 
-def find_blas() -> Blas | None:
-    """Return the threads of the BLAS that NumPy has loaded; None where it cannot be told from here."""
-    paths = {line.split()[-1] for line in read(PROCESS_MAPS).splitlines() if re.search(r"blas|mkl_rt", line)}
-    for path in sorted(p for p in paths if p.startswith("/")):
-        try:
-            library = ctypes.CDLL(path)
-        except OSError:
-            continue
-        for symbol in BLAS_SYMBOLS:
-            get, put = (getattr(library, symbol.format(word), None) for word in words(symbol))
-            if get is not None and put is not None:
-                return Blas(threads=get, set_threads=put)
-    return None
-
-
-def words(symbol: str) -> tuple[str, str]:
-    """Return how a library spells get and set."""
-    return ("Get_Max", "Set") if symbol.startswith("MKL") else ("get", "set")
+def find_blas() -> ThreadpoolController:
+    """Return what controls the threads of the BLAS libraries that are loaded; of none where there is none it knows."""
+    return ThreadpoolController().select(user_api="blas")

@@ -1,16 +1,18 @@
 """The processor as a device: every probe is right, counts its work, and fails its own check when it is not."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Barrier, Lock, get_ident
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from threadpoolctl import ThreadpoolController
 
 from cuda_probe.devices import cpu as cpu_device
 from cuda_probe.devices import cpu_facts
-from cuda_probe.devices.cpu import BURN_CYCLES, BURN_SIZE, CpuDevice, burn_rows, is_product
+from cuda_probe.devices.cpu import CpuDevice
+from cuda_probe.devices.cpu_products import BURN_CYCLES, BURN_SIZE, burn_rows, is_product, small_numbers
 from cuda_probe.devices.workers import Workers
 from cuda_probe.probe.probes import BY_NAME, PROBES, Unsupported
 
@@ -284,20 +286,21 @@ def test_default_values_cover_every_axis_and_every_stream_size_can_be_shared() -
 
 
 def test_blas_runs_one_thread_in_each_of_ours_and_is_left_as_it_was() -> None:
-    blas = cpu_facts.find_blas()
-    if blas is None:
-        pytest.fail("the BLAS of NumPy's wheel was not found in this process")
-    before = blas.threads()
+    def threads() -> list[int]:
+        return [library["num_threads"] for library in cpu_facts.find_blas().info()]
+
+    before = threads()
+    assert before, "the BLAS of NumPy's wheel was not found in this process"
     device = CpuDevice(cache_bytes=1 << 20)
-    assert blas.threads() == 1
+    assert set(threads()) == {1}
     told = device.environment()
-    assert (told["blas_threads_found"], told["blas_threads"]) == (before, 1)
+    assert (told["blas_threads_found"], told["blas_threads"]) == (max(before), 1)
     device.close()
-    assert blas.threads() == before
+    assert threads() == before
 
 
 def test_a_blas_that_cannot_be_told_keeps_its_threads_and_gets_whole_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu_facts, "find_blas", lambda: None)
+    monkeypatch.setattr(cpu_facts, "find_blas", lambda: ThreadpoolController().select(user_api="none"))
     device = CpuDevice(threads=4, cache_bytes=1 << 16, slice_bytes=1 << 12)
     try:
         assert device.environment()["blas_threads"] is None
@@ -345,21 +348,26 @@ def test_what_other_processes_take_is_told_apart_from_what_we_take(monkeypatch: 
     assert after(1.0, 0.5, 1.25) == pytest.approx(0.75)
     assert after(0.01, 0.01, 0.5) is None  # too short for a counter of hundredths
     assert after(0.99, 0.99, 0.5) == pytest.approx(0)  # and counted on from where it was
-    monkeypatch.setattr(cpu_facts, "busy_s", lambda: None)
-    assert others.cores_taken() is None
 
 
-def test_busy_time_is_read_as_linux_writes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = "cpu  9 9 9 9 9 9 9 9 9 9\ncpu0 100 20 30 9999 8888 4 5 6 77 66\ncpu1 1000 0 0 0 0 0 0 0 0 0\nintr 5\n"
-    (tmp_path / "stat").write_text(text)
-    monkeypatch.setattr(cpu_facts, "PROCESSOR_TIMES", tmp_path / "stat")
-    ticks = os.sysconf("SC_CLK_TCK")
+def test_busy_time_is_that_of_our_cores_and_of_all_but_idling(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = {"user": 100, "nice": 20, "system": 30, "idle": 9999, "iowait": 8888, "irq": 4, "softirq": 5, "steal": 6}
+    cores = [SimpleNamespace(**one, guest=77), SimpleNamespace(user=1000, nice=0, system=0, idle=3)]
+    monkeypatch.setattr(cpu_facts.psutil, "cpu_times", lambda percpu: cores)
     monkeypatch.setattr(cpu_facts, "cores", lambda: {0})
-    assert cpu_facts.busy_s() == pytest.approx((100 + 20 + 30 + 4 + 5 + 6) / ticks)
+    assert cpu_facts.busy_s() == 165
     monkeypatch.setattr(cpu_facts, "cores", lambda: {0, 1})
-    assert cpu_facts.busy_s() == pytest.approx((165 + 1000) / ticks)
-    monkeypatch.setattr(cpu_facts, "PROCESSOR_TIMES", tmp_path / "none")
-    assert cpu_facts.busy_s() is None
+    assert cpu_facts.busy_s() == 1165
+
+
+def test_memory_is_the_containers_where_that_is_less(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = cpu_facts.total_memory()
+    for name, text in (("MEMORY_LIMIT", "5000000"), ("MEMORY_TAKEN", "2000000")):
+        (tmp_path / name).write_text(text + "\n")
+        monkeypatch.setattr(cpu_facts, name, tmp_path / name)
+    assert (cpu_facts.total_memory(), cpu_facts.available_memory()) == (5_000_000, 3_000_000)
+    (tmp_path / "MEMORY_LIMIT").write_text("max\n")
+    assert cpu_facts.total_memory() == whole
 
 
 @pytest.mark.parametrize(("taken", "disturbed"), [(0.5, True), (0.05, False), (None, False)])
@@ -373,7 +381,7 @@ def test_other_work_is_said_to_disturb(
 
 
 def test_the_same_seed_gives_the_same_operands() -> None:
-    first, again, other = (cpu_device.small_numbers((20, 20), [seed]) for seed in (1, 1, 2))
+    first, again, other = (small_numbers((20, 20), [seed]) for seed in (1, 1, 2))
     assert (first == again).all()
     assert (first != other).any()
     assert set(np.unique(first)) == {-1.0, 0.0, 1.0}
