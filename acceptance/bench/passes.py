@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import numpy as np
 
 from simulator.ground.artefacts import UserError
+from simulator.ground.statistics import median_error
 
 from . import pass_attention
 from .clock import Clock
@@ -263,13 +264,6 @@ def time_all(
 def shuffled(items: Sequence[T], rng: np.random.Generator) -> list[T]:
     """Return items in an order drawn anew."""
     return [items[i] for i in rng.permutation(len(items))]
-
-
-def median_error(samples: Sequence[float]) -> float:
-    """Return the standard error of a median: half the way between the samples of ranks n/2 -+ sqrt(n)/2."""
-    half = 0.5 / np.sqrt(len(samples))
-    low, high = np.quantile(samples, (0.5 - half, 0.5 + half), method="hazen")
-    return float(high - low) / 2
 
 
 def point_json(point: Point, shape: "ModelShape", dtype: str) -> dict[str, Any]:

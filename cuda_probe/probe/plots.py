@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from simulator.ground.artefacts import UserError
-from simulator.ground.pictures import STYLE
+from simulator.ground.pictures import PALETTE, new_figure
 
 from .probes import AXIS_UNITS
 from .report import axes_text, disturbed_text, size_text
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes as Panel
     from matplotlib.figure import Figure
 
-# Okabe and Ito 2008, yellow left out: it does not show on white.
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#7F7F7F")
 MARKERS = "osD^vP*X"
 STREAMS = ("read", "write", "copy", "triad")
 ROUNDS = ("draft", "draft_graph", "verify", "baseline")
@@ -34,18 +32,12 @@ def probe_figure(results: Results) -> "Figure":
     Raises:
         UserError: Nothing was measured that has a picture.
     """
-    import matplotlib as mpl
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     panels = panels_of(results)
     if not panels:
         raise UserError("--plot: nothing was measured that has a picture, expected a probe other than empty")
     columns = min(len(panels), 3)
     rows = -(-len(panels) // columns)
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(max(4.6 * columns, 6.4), 3.9 * rows + 0.5), layout="constrained")
-        FigureCanvasAgg(figure)
+    with new_figure(max(4.6 * columns, 6.4), 3.9 * rows + 0.5) as figure:
         grid = figure.subplots(rows, columns, squeeze=False)
         for panel in grid.flat[len(panels) :]:
             panel.set_visible(False)

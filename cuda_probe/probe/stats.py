@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from simulator.ground.statistics import median_error, quartiles
+
 Floats = NDArray[np.float64]
 
 MIN_JUDGED = 8
@@ -47,30 +49,10 @@ class LineFit:
         return np.asarray(self.intercept_s + self.slope_s * np.asarray(work, np.float64))
 
 
-def quartiles(samples: ArrayLike) -> tuple[float, float, float]:
-    """Return lower quartile, median and upper quartile, interpolated linearly."""
-    values = np.asarray(samples, np.float64)
-    low, high = np.percentile(values, (25, 75))
-    middle = float(np.median(values))  # percentile(50) differs from it in the last bit
-    return min(float(low), middle), middle, max(float(high), middle)
-
-
 def relative_iqr(samples: ArrayLike) -> float:
     """Return the noise: IQR / median. Infinite where the median is zero, for then nothing was resolved."""
     low, middle, high = quartiles(samples)
     return (high - low) / middle if middle > 0 else math.inf
-
-
-def median_error(samples: ArrayLike) -> float:
-    """Return the standard error of the median, free of any assumption on the distribution.
-
-    Half the distance between the order statistics of ranks n/2 -+ sqrt(n)/2: the number of samples below the true
-    median is binomial with standard deviation sqrt(n)/2.
-    """
-    values = np.asarray(samples, np.float64)
-    half = 0.5 / math.sqrt(len(values))
-    low, high = np.quantile(values, (0.5 - half, 0.5 + half), method="hazen")
-    return float(high - low) / 2
 
 
 def relative_median_error(samples: ArrayLike) -> float:

@@ -12,7 +12,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from .stats import Floats, Verdict, judge, median_error, quartiles, relative_iqr, relative_median_error
+from simulator.ground.statistics import median_error, quartiles
+
+from .stats import Floats, Verdict, judge, relative_iqr, relative_median_error
 
 Launch = Callable[[], object]
 

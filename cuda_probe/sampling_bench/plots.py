@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from cuda_probe.probe.plots import style, tick_numbers
-from cuda_probe.probe.stats import quartiles
 from simulator.ground.artefacts import UserError
-from simulator.ground.pictures import STYLE
+from simulator.ground.pictures import PALETTE, new_figure
+from simulator.ground.statistics import quartiles
 
 from .runner import BenchPoint, BenchResults
 from .shapes import BACKENDS
@@ -33,17 +33,11 @@ def bench_figure(results: BenchResults) -> "Figure":
     Raises:
         UserError: Nothing was timed.
     """
-    import matplotlib as mpl
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     if not results.points:
         raise UserError("--plot: nothing was timed, expected a backend that runs here")
     batches = spread(sorted({int(p.point.axes["batch"]) for p in results.points}))
-    with mpl.rc_context(STYLE):
-        columns = len(batches) + 1
-        figure = Figure(figsize=(4.3 * columns + 0.4, 4.9), layout="constrained")
-        FigureCanvasAgg(figure)
+    columns = len(batches) + 1
+    with new_figure(4.3 * columns + 0.4, 4.9) as figure:
         panels = figure.subplots(1, columns)
         for panel, batch in zip(panels, batches, strict=False):
             panel.sharey(panels[0])
@@ -112,7 +106,7 @@ def share_panel(panel: "Panel", results: BenchResults) -> None:
                 drawn = {**look(name), **fill, "linestyle": "none", "capsize": 3, "linewidth": 1.2}
                 panel.errorbar(at, [share[1] for share in found], yerr=bars, **drawn)
     panel.axhline(100, color="black", linewidth=1.0, zorder=1)
-    panel.axvline(MARK_BYTES / 1e6, color="#7F7F7F", linestyle="--", linewidth=1.2, zorder=1)
+    panel.axvline(MARK_BYTES / 1e6, color=PALETTE[7], linestyle="--", linewidth=1.2, zorder=1)
     panel.set(xscale="log", yscale="log", xlabel="bytes that sampling needs (MB)", ylabel="of copy bandwidth (%)")
     panel.margins(0.08)
     left, right = panel.get_xlim()

@@ -157,12 +157,6 @@ def test_other_errors_are_not_taken_for_want_of_memory() -> None:
         passes.within_memory(fail)
 
 
-def test_the_error_of_a_median_by_hand() -> None:
-    # n = 4: ranks at 1/4 and 3/4, by Hazen between the 1st and 2nd, and the 3rd and 4th sample.
-    assert passes.median_error([1.0, 3.0, 5.0, 9.0]) == pytest.approx((7.0 - 2.0) / 2)
-    assert passes.median_error([2.0] * 5) == 0
-
-
 TOLD = ("--target-model", "target", "--draft-model", "draft", "--k", "1:2", "--repeats", 3)
 
 

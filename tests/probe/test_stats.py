@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
 from cuda_probe.probe import stats
+from simulator.ground.statistics import median_error, quartiles
 
 POSITIVE = st.floats(1e-9, 1e3)
 SAMPLES = st.lists(POSITIVE, min_size=4, max_size=60)
 
 
 def test_quartiles_and_noise_of_a_series_worked_by_hand() -> None:
-    assert stats.quartiles([1, 2, 3, 4, 5]) == (2, 3, 4)
+    assert quartiles([1, 2, 3, 4, 5]) == (2, 3, 4)
     assert stats.relative_iqr([1, 2, 3, 4, 5]) == pytest.approx(2 / 3)
     assert stats.relative_iqr([7, 7, 7, 7]) == 0
     assert stats.relative_iqr([0, 0, 0, 5]) == math.inf
@@ -30,8 +31,10 @@ def test_one_far_outlier_moves_neither_median_nor_noise() -> None:
 
 def test_the_error_of_the_median_takes_the_order_statistics_half_a_root_from_the_middle() -> None:
     # 16 samples: the median is at 8.5, the error is from 2 ranks below to 2 above.
-    assert stats.median_error(np.arange(1, 17)) == 2
-    assert stats.median_error([5.0]) == 0
+    assert median_error(np.arange(1, 17)) == 2
+    assert median_error([5.0]) == 0
+    # n = 4: ranks at 1/4 and 3/4, by Hazen between the 1st and 2nd, and the 3rd and 4th sample.
+    assert median_error([1.0, 3.0, 5.0, 9.0]) == pytest.approx((7.0 - 2.0) / 2)
 
 
 @pytest.mark.statistical
@@ -44,20 +47,20 @@ def test_the_error_of_the_median_is_the_spread_of_medians(law: str) -> None:
         "uniform": lambda: rng.random((3000, 101)),
     }[law]()
     actual = np.median(runs, axis=1).std()
-    told = np.mean([stats.median_error(run) for run in runs[:500]])
+    told = np.mean([median_error(run) for run in runs[:500]])
     # 3000 medians tell their spread to 1.3 %, and the mean of 500 estimates is known to 2 %.
     assert told == pytest.approx(actual, rel=0.08)
     # The negative control: half as many samples are not as sure.
-    assert np.mean([stats.median_error(run[:51]) for run in runs[:500]]) > 1.25 * actual
+    assert np.mean([median_error(run[:51]) for run in runs[:500]]) > 1.25 * actual
 
 
 @given(SAMPLES)
 def test_the_median_lies_between_the_quartiles_and_noise_is_free_of_the_unit(samples: list[float]) -> None:
-    low, middle, high = stats.quartiles(samples)
+    low, middle, high = quartiles(samples)
     assert min(samples) <= low <= middle <= high <= max(samples)
     scaled = [1024 * s for s in samples]
     assert stats.relative_iqr(scaled) == pytest.approx(stats.relative_iqr(samples), rel=1e-9, abs=1e-12)
-    assert 0 <= stats.median_error(samples) <= (max(samples) - min(samples)) / 2 + 1e-12
+    assert 0 <= median_error(samples) <= (max(samples) - min(samples)) / 2 + 1e-12
 
 
 @given(SAMPLES)
