@@ -9,9 +9,9 @@ import acceptance
 from acceptance.models.context import Context, padded
 from acceptance.models.laws import rank
 from acceptance.models.model import Model
-from acceptance.text.prompts import object_of, source_of
-from simulator.ground.fields import lines_of
-from simulator.ground.records import Records, read_each, record_of, text_of
+from acceptance.text.prompts import source_of
+from simulator.ground.fields import Field
+from simulator.ground.records import Records, read_jsonl
 
 # Held-out code, cut in two; see its README.
 BUNDLED_TASK = Path(acceptance.__file__).parent / "tiny_pair" / "task.jsonl"
@@ -74,9 +74,8 @@ def load_task(path: Path = BUNDLED_TASK) -> Records[Item]:
         UserError: The file cannot be read or holds no usable item.
     """
 
-    def read(line: str, number: int) -> Item:
-        record = object_of(record_of(line))
-        prompt, reference = (text_of(record.get(name), name) for name in ("prompt", "reference"))
+    def read(record: Field, number: int) -> Item:
+        prompt, reference = (record[name].text() for name in ("prompt", "reference"))
         return Item(prompt=prompt, reference=reference, source=source_of(record, f"{path.name}:{number}"))
 
-    return read_each(path, lines_of(path), read, '{"prompt": "...", "reference": "..."}')
+    return read_jsonl(path, read, '{"prompt": "...", "reference": "..."}')

@@ -1,10 +1,9 @@
 """Exports of NVIDIA AIPerf: requests (profile_export.jsonl) or totals (profile_export_aiperf.json)."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from simulator.ground.artefacts import UserError
+from simulator.ground.fields import Field
 from simulator.ground.records import BadRecord, Records, read_each
 
 from .counters import Counters, check_counters, import_counters
@@ -13,10 +12,9 @@ from .request_rounds import RequestRounds, import_requests, read_request
 from .values import (
     accepted_of,
     check_equal,
-    count_of,
     histogram_counts,
     number_of,
-    object_of,
+    optional_count,
     read_values,
     whole_json,
 )
@@ -37,7 +35,7 @@ OF_MEAN = "accepted drafts and verification steps of all requests give the mean,
 def read(path: Path, k: int | None) -> Imported:
     """Import an export of AIPerf; see `import_histogram`."""
     whole = whole_json(path)
-    if isinstance(whole, dict) and RECORD not in whole:
+    if whole is not None and isinstance(whole.value, dict) and RECORD not in whole.value:
         return read_totals(path, whole, k)
     records = read_values(path, read_record, EXPECTED)
     measured = tuple(row for row in records.rows if row is not None)
@@ -51,78 +49,70 @@ def read(path: Path, k: int | None) -> Imported:
     return import_requests(kept, k, meaning=OF_REQUESTS, notes=notes)
 
 
-def read_record(value: Any, line: int) -> RequestRounds | None:
+def read_record(record: Field, line: int) -> RequestRounds | None:
     """Read one request, None where it belongs to the warm-up.
 
     Raises:
         BadRecord: It carries no acceptance, or wrong numbers.
     """
-    record = object_of(value, "the record")
-    metadata = record.get("metadata")
+    metadata = record["metadata"].value
     if isinstance(metadata, dict) and metadata.get("benchmark_phase") == "warmup":
         return None
-    return read_request(object_of(record.get(RECORD), RECORD), line)
+    return read_request(record[RECORD], line)
 
 
-def read_totals(path: Path, whole: Mapping[str, Any], k: int | None) -> Imported:
+def read_totals(path: Path, whole: Field, k: int | None) -> Imported:
     """Import the totals of a run: their pooled histogram, else their mean.
 
     Raises:
         UserError: Neither is there, or they contradict one another.
     """
-    if whole.get(POOLED) is not None:
+    if whole[POOLED].is_given:
         records = read_each(path, iter([(1, whole)]), read_pooled, EXPECTED)
         return import_requests(records, k, meaning=OF_TOTALS, notes=())
     counters = read_each(path, iter([(1, whole)]), read_means, EXPECTED).rows[0]
     return import_counters(path, counters, k, meaning=OF_MEAN)
 
 
-def read_pooled(whole: Mapping[str, Any], line: int) -> RequestRounds:
+def read_pooled(whole: Field, line: int) -> RequestRounds:
     """Read the pooled histogram as if it were one request's.
 
     Raises:
         BadRecord: It is wrong, or the totals contradict it.
     """
-    counts = histogram_counts(whole[POOLED], POOLED)
-    accepted, drafted = accepted_of(counts), total_of(whole, DRAFTED)
-    check_equal(total_of(whole, STEPS), sum(counts), STEPS, POOLED)
-    check_equal(total_of(whole, ACCEPTED), accepted, ACCEPTED, POOLED)
+    counts = histogram_counts(whole[POOLED])
+    accepted, drafted = accepted_of(counts), optional_count(average(whole[DRAFTED]))
+    check_equal(average(whole[STEPS]), sum(counts), POOLED)
+    check_equal(average(whole[ACCEPTED]), accepted, POOLED)
     if drafted is not None and accepted > drafted:
         raise BadRecord(f"{DRAFTED} is {drafted}, but {accepted} were accepted")
     return RequestRounds(line=line, k=None, counts=counts, by_length=None, drafted=drafted)
 
 
-def read_means(whole: Mapping[str, Any], line: int) -> Counters:
+def read_means(whole: Field, line: int) -> Counters:
     """Read the totals of a run that has no histogram.
 
     Raises:
         BadRecord: They do not tell the mean over steps, or contradict one another.
     """
-    steps, accepted = total_of(whole, STEPS), total_of(whole, ACCEPTED)
-    if steps is None and mean_of(whole, LENGTH) is None and mean_of(whole, MACRO) is not None:
+    steps, accepted = (optional_count(average(whole[name])) for name in (STEPS, ACCEPTED))
+    length = number_of(average(whole[LENGTH])) if whole[LENGTH].is_given else None
+    if steps is None and length is None and average(whole[MACRO]).is_given:
         raise BadRecord(f"{MACRO} is a mean over requests, which does not tell the tokens of a step")
-    length = mean_of(whole, LENGTH)
     if steps is None or (accepted is None and length is None):
         raise BadRecord(f"no object under {POOLED!r} and no {STEPS} with {ACCEPTED} or {LENGTH}")
     if accepted is None and length is not None and length < 1:
         raise BadRecord(f"{LENGTH} is {length:g}, expected at least 1: the target's own token is in")
     total = accepted if accepted is not None else ((length or 1.0) - 1) * steps
-    counters = Counters(rounds=steps, drafted=total_of(whole, DRAFTED), accepted=total, per_position=())
+    counters = Counters(rounds=steps, drafted=optional_count(average(whole[DRAFTED])), accepted=total, per_position=())
     check_counters(counters)
     return counters
 
 
-def mean_of(whole: Mapping[str, Any], name: str) -> float | None:
-    """Return the one value of a metric of the run, None where it is not there."""
-    if whole.get(name) is None:
-        return None
-    value = object_of(whole[name], name).get("avg")
-    if value is None:
-        raise BadRecord(f"no number under '{name}.avg'")
-    return number_of(value, f"{name}.avg")
-
-
-def total_of(whole: Mapping[str, Any], name: str) -> int | None:
-    """Return a count of the run, None where it is not there."""
-    value = mean_of(whole, name)
-    return None if value is None else count_of(value, f"{name}.avg")
+def average(metric: Field) -> Field:
+    """Return the one value of a metric of the run, which it has to have; the metric itself where it is not there."""
+    if not metric.is_given:
+        return metric
+    if not metric["avg"].is_given:
+        metric["avg"].refuse("a number")
+    return metric["avg"]

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
+from simulator.ground.fields import Field
 from simulator.ground.records import BadRecord, Records
 
 from .imported import MAX_DRAFT_LENGTH, Imported, about_short_rounds, histogram_from, one_stated_k, settle_k
@@ -13,11 +13,8 @@ from .values import (
     bucket_of,
     check_equal,
     count_of,
-    draft_length_of,
     histogram_counts,
     largest_of,
-    list_of,
-    object_of,
     optional_count,
 )
 
@@ -65,33 +62,32 @@ class RequestRounds:
         return self.counts if self.by_length is None else self.by_length.get(k, ())
 
 
-def read_request(found: Mapping[str, Any], line: int) -> RequestRounds:
+def read_request(found: Field, line: int) -> RequestRounds:
     """Read the speculation statistics of one request.
 
     Raises:
         BadRecord: Something is missing or wrong, or two numbers contradict one another.
     """
     by_length = by_length_of(found)
-    if found.get(HISTOGRAM) is not None:
-        counts = histogram_counts(found[HISTOGRAM], HISTOGRAM)
-    elif by_length is not None:
+    if by_length is not None and not found[HISTOGRAM].is_given:
         counts = add_counts(list(by_length.values()))
     else:
-        raise BadRecord(f"no list under {HISTOGRAM!r}")
+        counts = histogram_counts(found[HISTOGRAM])
     request = RequestRounds(
         line=line,
         k=stated_k(found),
         counts=counts,
         by_length=by_length,
-        drafted=optional_count(found, "num_draft_tokens"),
+        drafted=optional_count(found["num_draft_tokens"]),
     )
     check_request(found, request)
     return request
 
 
-def stated_k(found: Mapping[str, Any]) -> int | None:
+def stated_k(found: Field) -> int | None:
     """Return the draft length that a request states: as such, or by the length of a dense histogram."""
-    k, dense = draft_length_of(found, "num_spec_tokens"), found.get(HISTOGRAM)
+    stated, dense = found["num_spec_tokens"], found[HISTOGRAM].value
+    k = stated.whole(1, MAX_DRAFT_LENGTH) if stated.is_given else None
     if not isinstance(dense, list):
         return k
     if k is not None and len(dense) != k + 1:
@@ -101,25 +97,25 @@ def stated_k(found: Mapping[str, Any]) -> int | None:
     return len(dense) - 1
 
 
-def by_length_of(found: Mapping[str, Any]) -> dict[int, tuple[int, ...]] | None:
+def by_length_of(found: Field) -> dict[int, tuple[int, ...]] | None:
     """Return the rounds of each number of drafted tokens: from the steps, else from their histograms, else None."""
-    if found.get("per_step_accepted") is not None and found.get("per_step_drafted") is not None:
+    if found["per_step_accepted"].is_given and found["per_step_drafted"].is_given:
         return steps_by_length(found)
-    if found.get(BY_LENGTH) is None:
+    if not found[BY_LENGTH].is_given:
         return None
     rows = {}
-    for key, row in object_of(found[BY_LENGTH], BY_LENGTH).items():
-        drafted = bucket_of(key, BY_LENGTH)
-        rows[drafted] = histogram_counts(list_of(row, BY_LENGTH), BY_LENGTH)
+    for key, row in found[BY_LENGTH].items():
+        drafted = bucket_of(key, found[BY_LENGTH])
+        rows[drafted] = tuple(map(count_of, row.elements()))
         if len(rows[drafted]) != drafted + 1:
             raise BadRecord(f"{BY_LENGTH} has {len(rows[drafted])} buckets for {drafted} drafted tokens")
     return {drafted: row for drafted, row in rows.items() if any(row)}
 
 
-def steps_by_length(found: Mapping[str, Any]) -> dict[int, tuple[int, ...]]:
+def steps_by_length(found: Field) -> dict[int, tuple[int, ...]]:
     """Return the rounds of each number of drafted tokens, from the ordered steps."""
     drafted, accepted = (
-        [count_of(n, name) for n in list_of(found[name], name)] for name in ("per_step_drafted", "per_step_accepted")
+        [count_of(n) for n in found[name].elements()] for name in ("per_step_drafted", "per_step_accepted")
     )
     if len(drafted) != len(accepted):
         raise BadRecord(f"per_step_drafted has {len(drafted)} steps, per_step_accepted has {len(accepted)}")
@@ -131,15 +127,15 @@ def steps_by_length(found: Mapping[str, Any]) -> dict[int, tuple[int, ...]]:
     return {d: tuple(row) for d, row in rows.items()}
 
 
-def check_request(found: Mapping[str, Any], request: RequestRounds) -> None:
+def check_request(found: Field, request: RequestRounds) -> None:
     """Refuse a request whose numbers contradict one another.
 
     Raises:
         BadRecord: Names the two that do.
     """
     accepted = accepted_of(request.counts)
-    check_equal(optional_count(found, "num_spec_steps"), request.rounds, "num_spec_steps", HISTOGRAM)
-    check_equal(optional_count(found, "num_accepted_draft_tokens"), accepted, "num_accepted_draft_tokens", HISTOGRAM)
+    check_equal(found["num_spec_steps"], request.rounds, HISTOGRAM)
+    check_equal(found["num_accepted_draft_tokens"], accepted, HISTOGRAM)
     if request.drafted is not None and accepted > request.drafted:
         raise BadRecord(f"num_draft_tokens is {request.drafted}, but {accepted} were accepted")
     if request.k is not None and request.at_least > request.k:
@@ -147,7 +143,7 @@ def check_request(found: Mapping[str, Any], request: RequestRounds) -> None:
     if request.by_length is None:
         return
     drafted = sum(d * sum(row) for d, row in request.by_length.items())
-    check_equal(request.drafted, drafted, "num_draft_tokens", "the rounds by draft length")
+    check_equal(found["num_draft_tokens"], drafted, "the rounds by draft length")
     pooled = add_counts(list(request.by_length.values()))
     longest = max(len(pooled), len(request.counts))
     padded = [(*counts, *[0] * (longest - len(counts))) for counts in (pooled, request.counts)]

@@ -1,11 +1,11 @@
 """Responses of an SGLang server: the speculation fields of meta_info, or of sglext where that carries them."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeGuard
 
 from simulator.ground.artefacts import UserError
+from simulator.ground.fields import Field
 from simulator.ground.records import BadRecord, Records, Skipped
 
 from .imported import Imported, about_short_rounds, assumed, histogram_from, needs_k, reconstruct, settle_k
@@ -17,7 +17,6 @@ from .values import (
     histogram_counts,
     largest_of,
     number_of,
-    object_of,
     optional_count,
     read_values,
 )
@@ -147,65 +146,65 @@ def notes_on(requests: list[Request], k: int, inferred: bool) -> tuple[str, ...]
     return tuple(notes)
 
 
-def read_response(value: Any, line: int) -> tuple[Request, ...]:
+def read_response(response: Field, line: int) -> tuple[Request, ...]:
     """Read one response: a request, or as many as it has choices.
 
     Raises:
         BadRecord: It carries no speculation fields, or wrong ones.
     """
-    found = list(details_of(object_of(value, "the response")))
+    found = list(details_of(response))
     if not found:
         raise BadRecord(f"no count under '{ROUNDS}'")
     return tuple(read_request(details, line) for details in found)
 
 
-def details_of(response: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+def details_of(response: Field) -> Iterator[Field]:
     """Yield the objects of a response that hold the speculation fields."""
-    own = [place for place in (response, response.get("meta_info")) if has_rounds(place)]
-    choices = response.get("choices")
-    of_choices = [c.get("meta_info") for c in choices if isinstance(c, dict)] if isinstance(choices, list) else []
-    extension, usage = response.get("sglext"), response.get("usage")
-    details = extension.get("spec_tokens_details") if isinstance(extension, dict) else None
-    tokens = usage.get(TOKENS) if isinstance(usage, dict) else None
+    choices = response["choices"].elements() if isinstance(response["choices"].value, list) else []
+    of_choices = [c for choice in choices if has_rounds(c := inner(choice, "meta_info"))]
+    details = inner(inner(response, "sglext"), "spec_tokens_details")
     # The same numbers may stand in more than one of these places.
-    if own:
-        yield own[0]
-    elif any(map(has_rounds, of_choices)):
-        yield from filter(has_rounds, of_choices)
+    for place in (response, inner(response, "meta_info")):
+        if has_rounds(place):
+            yield place
+            return
+    if of_choices:
+        yield from of_choices
     elif has_rounds(details):
-        yield {TOKENS: tokens, **details}
+        yield replace(details, value={TOKENS: inner(inner(response, "usage"), TOKENS).value, **details.value})
 
 
-def has_rounds(value: Any) -> TypeGuard[dict[str, Any]]:
+def inner(field: Field, key: str) -> Field:
+    """Return what stands under a key, nothing where the field is no object."""
+    return field[key] if isinstance(field.value, dict) else replace(field, value=None)
+
+
+def has_rounds(field: Field) -> bool:
     """Say whether this is an object with the speculation fields."""
-    return isinstance(value, dict) and ROUNDS in value
+    return isinstance(field.value, dict) and ROUNDS in field.value
 
 
-def named(found: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
-    """Return the first of these names that is there."""
-    return next((name for name in names if found.get(name) is not None), None)
+def first_of(found: Field, names: Sequence[str]) -> Field:
+    """Return the first of these fields that is there, else the first of all."""
+    return next((found[name] for name in names if found[name].is_given), found[names[0]])
 
 
-def read_request(found: Mapping[str, Any], line: int) -> Request:
+def read_request(found: Field, line: int) -> Request:
     """Read the speculation fields of one request.
 
     Raises:
         BadRecord: They are missing, wrong, or contradict one another.
     """
-    rounds = count_of(found[ROUNDS], ROUNDS)
-    drafted_name, histogram_name = named(found, DRAFTED), named(found, HISTOGRAM)
-    drafted = optional_count(found, drafted_name) if drafted_name else None
-    counts = histogram_counts(found[histogram_name], histogram_name) if histogram_name else None
+    rounds, histogram, stated = count_of(found[ROUNDS]), first_of(found, HISTOGRAM), first_of(found, DRAFTED)
+    drafted, counts = optional_count(stated), histogram_counts(histogram) if histogram.is_given else None
     if counts is not None:
-        check_equal(rounds, sum(counts), ROUNDS, histogram_name or "")
-        accepted_name = named(found, ACCEPTED)
-        stated = optional_count(found, accepted_name) if accepted_name else None
-        check_equal(stated, accepted_of(counts), accepted_name or "", histogram_name or "")
+        check_equal(found[ROUNDS], sum(counts), histogram.place)
+        check_equal(first_of(found, ACCEPTED), accepted_of(counts), histogram.place)
         accepted, from_tokens = float(accepted_of(counts)), False
     else:
         accepted, from_tokens = accepted_drafts(found, rounds)
     if drafted is not None and accepted > drafted:
-        raise BadRecord(f"{accepted:g} drafts were accepted, but {drafted_name} is {drafted}")
+        raise BadRecord(f"{accepted:g} drafts were accepted, but {stated.place} is {drafted}")
     return Request(
         line=line,
         rounds=rounds,
@@ -213,26 +212,26 @@ def read_request(found: Mapping[str, Any], line: int) -> Request:
         drafted=drafted,
         counts=counts,
         from_tokens=from_tokens,
-        tokens=optional_count(found, TOKENS),
+        tokens=optional_count(found[TOKENS]),
     )
 
 
-def accepted_drafts(found: Mapping[str, Any], rounds: int) -> tuple[float, bool]:
+def accepted_drafts(found: Field, rounds: int) -> tuple[float, bool]:
     """Return the accepted drafts of a request without a histogram, and whether they follow from its length.
 
     Raises:
         BadRecord: Nothing tells them, or they would be negative.
     """
-    name = named(found, ACCEPTED)
-    if name is not None:
-        accepted = count_of(found[name], name)
+    stated = first_of(found, ACCEPTED)
+    if stated.is_given:
+        accepted = count_of(stated)
         if accepted and not rounds:
-            raise BadRecord(f"{name} is {accepted}, but {ROUNDS} is 0")
+            raise BadRecord(f"{stated.place} is {accepted}, but {ROUNDS} is 0")
         return float(accepted), False
-    if found.get(TOKENS) is not None:
-        tokens = float(count_of(found[TOKENS], TOKENS))
-    elif found.get(LENGTH) is not None:
-        tokens = number_of(found[LENGTH], LENGTH) * rounds
+    if found[TOKENS].is_given:
+        tokens = float(count_of(found[TOKENS]))
+    elif found[LENGTH].is_given:
+        tokens = number_of(found[LENGTH]) * rounds
     else:
         raise BadRecord(f"no {HISTOGRAM[0]}, {ACCEPTED[0]}, {TOKENS} or {LENGTH}")
     if not rounds:

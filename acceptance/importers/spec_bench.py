@@ -3,13 +3,11 @@
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from simulator.ground.fields import shortened
+from simulator.ground.fields import Field, shortened
 from simulator.ground.records import BadRecord, read_jsonl
 
 from .imported import MAX_DRAFT_LENGTH, Imported, histogram_from, settle_k
-from .values import count_of, list_of, object_of
 
 EXPECTED = '{"question_id": ..., "choices": [{"accept_lengths": [3, 1, ...]}]} a line'
 MEANING = (
@@ -57,31 +55,25 @@ def note_on_repeats(answers: tuple[Answer, ...]) -> tuple[str, ...]:
     return (f"lines that answer a question of an earlier line: {repeated}; all of them are counted",)
 
 
-def read_answer(value: Any, line: int) -> Answer:
+def read_answer(record: Field, line: int) -> Answer:
     """Read one question.
 
     Raises:
         BadRecord: It has no steps, a step that is none, or a turn that failed.
     """
-    record = object_of(value, "the line")
     lengths: Counter[int] = Counter()
-    for choice in list_of(record.get("choices"), "choices"):
+    for choice in record["choices"].elements():
         lengths.update(read_choice(choice))
     if not lengths:
         raise BadRecord("accept_lengths is empty")
-    question = record.get("question_id")
+    question = record["question_id"].value
     return Answer(question=f"line {line}" if question is None else shortened(question), lengths=lengths)
 
 
-def read_choice(choice: Any) -> list[int]:
+def read_choice(choice: Field) -> list[int]:
     """Return the lengths of one choice; see `read_answer`."""
-    found = object_of(choice, "choices")
     # Spec-Bench writes ERROR for a turn that failed and counts the steps of the turn before it once more.
-    turns = found.get("turns")
+    turns = choice["turns"].value
     if isinstance(turns, list) and "ERROR" in turns:
         raise BadRecord("a turn failed (ERROR), its steps are those of another turn")
-    lengths = [count_of(n, "accept_lengths") for n in list_of(found.get("accept_lengths"), "accept_lengths")]
-    for n in lengths:
-        if not 1 <= n <= MAX_DRAFT_LENGTH + 1:
-            raise BadRecord(f"accept_lengths holds {n}, expected 1 to {MAX_DRAFT_LENGTH + 1}")
-    return lengths
+    return [n.whole(1, MAX_DRAFT_LENGTH + 1) for n in choice["accept_lengths"].elements()]

@@ -1,15 +1,14 @@
 """Results of `vllm bench serve`: one JSON object, or one a line where results were appended."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from simulator.ground.artefacts import UserError
+from simulator.ground.fields import Field
 from simulator.ground.records import BadRecord
 
 from .counters import Counters, check_counters, import_counters, sum_counters
 from .imported import Imported
-from .values import close, count_of, list_of, number_of, object_of, optional_count, read_values
+from .values import MAX_COUNT, close, count_of, number_of, optional_count, read_values
 
 PREFIX = "spec_decode_"
 LENGTH, RATE = f"{PREFIX}acceptance_length", f"{PREFIX}acceptance_rate"
@@ -39,19 +38,16 @@ def read(path: Path, k: int | None) -> Imported:
     return import_counters(path, counters, k, meaning=MEANING, notes=notes, skipped=records.skipped)
 
 
-def read_result(value: Any, line: int) -> Counters:
+def read_result(found: Field, line: int) -> Counters:
     """Read one benchmark result.
 
     Raises:
         BadRecord: It says nothing about speculation, or its numbers contradict one another.
     """
-    found = object_of(value, "the result")
-    if found.get(f"{PREFIX}num_drafts") is None:
-        raise BadRecord(f"no count under '{PREFIX}num_drafts'")
-    rounds = count_of(found[f"{PREFIX}num_drafts"], f"{PREFIX}num_drafts")
+    rounds = count_of(found[f"{PREFIX}num_drafts"])
     counters = Counters(
         rounds=rounds,
-        drafted=optional_count(found, f"{PREFIX}draft_tokens"),
+        drafted=optional_count(found[f"{PREFIX}draft_tokens"]),
         accepted=accepted_tokens(found, rounds),
         per_position=positions(found, rounds),
     )
@@ -60,39 +56,33 @@ def read_result(value: Any, line: int) -> Counters:
     return counters
 
 
-def accepted_tokens(found: Mapping[str, Any], rounds: int) -> float:
+def accepted_tokens(found: Field, rounds: int) -> float:
     """Return the accepted tokens: as counted, else from the mean length."""
-    accepted = optional_count(found, f"{PREFIX}accepted_tokens")
+    accepted = optional_count(found[f"{PREFIX}accepted_tokens"])
     if accepted is not None:
         return accepted
-    if found.get(LENGTH) is None:
+    if not found[LENGTH].is_given:
         raise BadRecord(f"no count under '{PREFIX}accepted_tokens' and no number under {LENGTH!r}")
-    length = number_of(found[LENGTH], LENGTH)
-    if length < 1:
-        raise BadRecord(f"{LENGTH} is {length:g}, expected at least 1: the target's own token is in")
-    return (length - 1) * rounds
+    # The target's own token is in.
+    return (found[LENGTH].number(1, MAX_COUNT) - 1) * rounds
 
 
-def positions(found: Mapping[str, Any], rounds: int) -> tuple[float, ...]:
+def positions(found: Field, rounds: int) -> tuple[float, ...]:
     """Return the accepted tokens of each position; whole ones, unless the rates were rounded."""
-    if found.get(POSITIONS) is None:
+    if not found[POSITIONS].is_given:
         return ()
-    rates = [number_of(rate, POSITIONS) for rate in list_of(found[POSITIONS], POSITIONS)]
-    for rate in rates:
-        if rate > 1:
-            raise BadRecord(f"{POSITIONS} holds {rate:g}, expected fractions from 0 to 1")
-    counts = [rate * rounds for rate in rates]
+    counts = [rate.number(0, 1) * rounds for rate in found[POSITIONS].elements()]
     whole = all(close(count, round(count), 1e-3) for count in counts)
     return tuple(float(round(count)) if whole else count for count in counts)
 
 
-def check_means(found: Mapping[str, Any], c: Counters) -> None:
+def check_means(found: Field, c: Counters) -> None:
     """Refuse a mean length or percentage that the counts contradict; see `read_result`."""
-    if found.get(LENGTH) is not None:
-        length, expected = number_of(found[LENGTH], LENGTH), 1 + c.accepted / c.rounds
+    if found[LENGTH].is_given:
+        length, expected = number_of(found[LENGTH]), 1 + c.accepted / c.rounds
         if not close(length, expected, 0.01):
             raise BadRecord(f"{LENGTH} is {length:g}, but its counts make {expected:.6g}")
-    if found.get(RATE) is not None and c.drafted:
-        rate, percent = number_of(found[RATE], RATE), 100 * c.accepted / c.drafted
+    if found[RATE].is_given and c.drafted:
+        rate, percent = number_of(found[RATE]), 100 * c.accepted / c.drafted
         if not close(rate, percent, 0.1):
             raise BadRecord(f"{RATE} is {rate:g}, but its counts make {percent:.6g} percent")

@@ -1,9 +1,9 @@
 """Counters of a vLLM server: the Prometheus text of /metrics, or the difference of two of them."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from simulator.ground.artefacts import UserError
 from simulator.ground.fields import lines_of, shortened
@@ -13,16 +13,12 @@ from .counters import Counters, check_counters, import_counters, sum_counters
 from .imported import MAX_DRAFT_LENGTH, Imported
 from .values import MAX_COUNT
 
+if TYPE_CHECKING:
+    from prometheus_client.samples import Sample
+
 PREFIX = "vllm:spec_decode_num_"
 NAMES = ("drafts", "draft_tokens", "accepted_tokens", "accepted_tokens_per_pos")
 EXPECTED = f"the text of /metrics of a vLLM server that speculates, with {PREFIX}drafts_total"
-SAMPLE = re.compile(
-    r"([a-zA-Z_:][a-zA-Z0-9_:]*)"
-    r'\s*(?:\{((?:[^"{}]|"(?:[^"\\]|\\.)*")*)\})?'
-    r"\s+([-+.0-9NI]\S*)(?:\s+-?[0-9.]+)?(?:\s+#.*)?\s*"
-)
-LABEL = re.compile(r'\s*([a-zA-Z_][a-zA-Z0-9_]*)\s*=\s*"((?:[^"\\]|\\.)*)"\s*(?:,\s*|$)')
-NUMBER = re.compile(r"\+?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 MEANING = (
     "counters of vLLM since {since}: drafts are rounds that drafted, accepted tokens leave out the target's own token"
 )
@@ -76,18 +72,35 @@ def read_scrape(path: Path) -> Scrape:
     skipped: list[Skipped] = []
     others = 0
     for line, text in lines_of(path):
-        if text.lstrip().startswith("#"):
-            continue
-        match = SAMPLE.fullmatch(text.strip())
-        if match is None and not text.lstrip().startswith(PREFIX):
-            skipped.append(Skipped(line=line, reason="not a sample"))
-        elif match is None or name_of(match[1]) is not None:
-            add_sample(path, line, match, values)
-        else:
-            others += 1
+        try:
+            for sample in samples_of(text):
+                if (name := name_of(sample.name)) is None:
+                    others += 1
+                else:
+                    add_sample(values, Series(name, tuple(sorted(sample.labels.items()))), sample)
+        except BadRecord as error:
+            if text.lstrip().startswith(PREFIX):
+                raise UserError(f"{path}: line {line}: {error}, expected a counter of /metrics") from None
+            skipped.append(Skipped(line=line, reason=str(error)))
     if not values:
         raise UserError(f"{path}: holds no {PREFIX}* counter ({others} other samples), expected {EXPECTED}")
     return Scrape(values=values, skipped=tuple(skipped))
+
+
+def samples_of(text: str) -> list["Sample"]:
+    """Read one line: a sample, or none where it is a comment.
+
+    Raises:
+        BadRecord: It is neither.
+    """
+    from prometheus_client.parser import text_string_to_metric_families
+
+    if text.lstrip().startswith("#"):
+        return []
+    try:
+        return [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    except (ValueError, IndexError) as error:
+        raise BadRecord(f"not a sample ({shortened(str(error))})") from None
 
 
 def name_of(metric: str) -> str | None:
@@ -96,51 +109,17 @@ def name_of(metric: str) -> str | None:
     return name if metric.startswith(PREFIX) and name in NAMES else None
 
 
-def add_sample(path: Path, line: int, match: re.Match[str] | None, values: dict[Series, float]) -> None:
+def add_sample(values: dict[Series, float], series: Series, sample: "Sample") -> None:
     """Keep one speculation counter.
 
     Raises:
-        UserError: It is broken or there already.
+        BadRecord: Its value counts no events, or it is there already.
     """
-    try:
-        if match is None:
-            raise BadRecord("not a sample")
-        series = Series(name_of(match[1]) or "", labels_of(match[2] or ""))
-        value = value_of(match[3])
-    except BadRecord as error:
-        raise UserError(f"{path}: line {line}: {error}, expected a counter of /metrics") from None
+    if not 0 <= sample.value <= MAX_COUNT or not float(sample.value).is_integer():
+        raise BadRecord(f"value {shortened(sample.value)} is no whole number from 0 to {MAX_COUNT:g}")
     if series in values:
-        raise UserError(f"{path}: line {line}: {match[1]} appears twice with the same labels, expected one scrape")
-    values[series] = value
-
-
-def labels_of(text: str) -> Labels:
-    """Read `a="b",c="d"`.
-
-    Raises:
-        BadRecord: It is something else, or names a label twice.
-    """
-    labels: dict[str, str] = {}
-    place = 0
-    while place < len(text.rstrip()):
-        match = LABEL.match(text, place)
-        if match is None or match[1] in labels:
-            raise BadRecord(f"labels {shortened(text)} cannot be read")
-        labels[match[1]] = match[2]
-        place = match.end()
-    return tuple(sorted(labels.items()))
-
-
-def value_of(text: str) -> float:
-    """Read the value of a counter of events.
-
-    Raises:
-        BadRecord: It is no whole number from 0 to MAX_COUNT.
-    """
-    value = float(text) if NUMBER.fullmatch(text) else -1.0
-    if not 0 <= value <= MAX_COUNT or not value.is_integer():
-        raise BadRecord(f"value {shortened(text)} is no whole number from 0 to {MAX_COUNT:g}")
-    return value
+        raise BadRecord(f"{sample.name} appears twice with the same labels")
+    values[series] = float(sample.value)
 
 
 def subtract(

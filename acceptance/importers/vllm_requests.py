@@ -1,13 +1,13 @@
 """Responses of a vLLM server that reports each request's acceptance (--per-request-spec-decode-metrics)."""
 
 from pathlib import Path
-from typing import Any
 
+from simulator.ground.fields import Field
 from simulator.ground.records import BadRecord
 
 from .imported import Imported
 from .request_rounds import RequestRounds, import_requests, read_request
-from .values import object_of, read_values
+from .values import read_values
 
 EXPECTED = 'responses with {"metrics": {"speculative_decoding": {"acceptance_histogram": [...]}}}'
 MEANING = (
@@ -26,14 +26,13 @@ def read(path: Path, k: int | None) -> Imported:
     return import_requests(records, k, meaning=MEANING, notes=NOTES)
 
 
-def read_response(value: Any, line: int) -> RequestRounds:
+def read_response(response: Field, line: int) -> RequestRounds:
     """Read one response.
 
     Raises:
         BadRecord: It carries no statistics (n above 1, or the server does not report them), or wrong ones.
     """
-    metrics = object_of(object_of(value, "the response").get("metrics"), "metrics")
-    found = metrics.get("speculative_decoding")
-    if found is None:
+    found = response["metrics"]["speculative_decoding"]
+    if not found.is_given:
         raise BadRecord("no object under 'metrics.speculative_decoding' (vLLM leaves it out for n > 1)")
-    return read_request(object_of(found, "metrics.speculative_decoding"), line)
+    return read_request(found, line)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from simulator.ground.artefacts import UserError
-from simulator.ground.fields import lines_of
-from simulator.ground.records import BadRecord, Records, read_each, record_of, text_of, texts_of
+from simulator.ground.fields import Field, lines_of
+from simulator.ground.records import BadRecord, Records, as_record, read_each, record_of
 
 T = TypeVar("T")
 Items = Iterator[tuple[int, Any]]
@@ -93,9 +93,10 @@ def load_prompts(
         dataset = "text"
     layout = LAYOUTS[dataset]
 
-    def read(record: dict[str, Any], where: str) -> Prompt:
+    def read(item: Any, where: str) -> Prompt:
+        record = parse(item)
         for key in layout.required:
-            if record.get(key) is None:
+            if not record[key].is_given:
                 raise BadRecord(f"no {key}")
         said = said_in(record, layout.keys)
         return Prompt(turns=said[:turns], source=source_of(record, where), category=category_of(record))
@@ -103,11 +104,7 @@ def load_prompts(
     items, parse, place = (
         (iter(lines), line_record, "line") if dataset == "text" else json_items(path, lines, layout.expected)
     )
-
-    def read_item(item: Any, where: str) -> Prompt:
-        return read(object_of(parse(item)), where)
-
-    found = read_first(path, items, read_item, limit, layout.expected, place)
+    found = read_first(path, items, read, limit, layout.expected, place)
     names = told_apart(p.source for p in found.rows)
     return replace(found, rows=tuple(replace(p, source=n) for p, n in zip(found.rows, names, strict=True)))
 
@@ -117,21 +114,21 @@ def check_at_least_one(name: str, value: int | None) -> None:
         raise UserError(f"{name} is {value}, expected at least 1")
 
 
-def line_record(line: str) -> dict[str, str]:
-    return {"prompt": line}
+def line_record(line: str) -> Field:
+    return as_record({"prompt": line})
 
 
 def looks_like_json(lines: list[tuple[int, str]]) -> bool:
     """Say whether a file of some other suffix begins with a JSON object, or with a list of them."""
     try:
-        first = record_of(lines[0][1]) if lines else None
+        first = record_of(lines[0][1]).value if lines else None
     except BadRecord:
         return lines[0][1].lstrip().startswith("[{")
     return isinstance(first, dict) or (isinstance(first, list) and any(isinstance(v, dict) for v in first))
 
 
-def json_items(path: Path, lines: list[tuple[int, str]], expected: str) -> tuple[Items, Callable[[Any], Any], str]:
-    """Return what stands in a file with its place, what makes a JSON value of it, and what a place is.
+def json_items(path: Path, lines: list[tuple[int, str]], expected: str) -> tuple[Items, Callable[[Any], Field], str]:
+    """Return what stands in a file with its place, what makes a record of it, and what a place is.
 
     A file not named .jsonl may hold one list over all its lines.
 
@@ -141,10 +138,10 @@ def json_items(path: Path, lines: list[tuple[int, str]], expected: str) -> tuple
     if path.suffix.lower() == ".jsonl" or not lines or not lines[0][1].lstrip().startswith("["):
         return iter(lines), record_of, "line"
     try:
-        values = record_of("\n".join(line for _, line in lines))
+        values = record_of("\n".join(line for _, line in lines)).value
     except BadRecord as error:
         raise UserError(f"{path}: {error}, expected a list of {expected}") from None
-    return enumerate(values, 1), lambda value: value, "record"
+    return enumerate(values, 1), as_record, "record"
 
 
 def read_first(
@@ -170,53 +167,39 @@ def read_first(
     return read_each(path, takewhile(lambda _: len(rows) != limit, items), keep, expected, place)
 
 
-def object_of(value: Any) -> dict[str, Any]:
-    """Return a JSON object.
-
-    Raises:
-        BadRecord: It is none.
-    """
-    if not isinstance(value, dict):
-        raise BadRecord("no JSON object")
-    return value
-
-
-def said_in(record: dict[str, Any], keys: tuple[str, ...]) -> tuple[str, ...]:
+def said_in(record: Field, keys: tuple[str, ...]) -> tuple[str, ...]:
     """Return the user's turns that stand under the first of `keys` that is there.
 
     Raises:
         BadRecord: None is there, or what is there cannot be used.
     """
-    key = next((k for k in keys if record.get(k) is not None), None)
+    key = next((k for k in keys if record[k].is_given), None)
     if key is None:
         raise BadRecord(f"no {' or '.join(keys)}")
     if key == "prompt":
-        return (text_of(record[key], key),)
-    return texts_of(record[key], key) if key == "turns" else human_turns(record[key], key)
+        return (record[key].text(),)
+    if not record[key].elements():
+        raise BadRecord(f"{key} is empty")
+    return tuple(t.text() for t in record[key].elements()) if key == "turns" else human_turns(record[key].elements())
 
 
-def human_turns(messages: Any, key: str) -> tuple[str, ...]:
+def human_turns(messages: list[Field]) -> tuple[str, ...]:
     """Return what the human says in a list of messages; a leading system message is left out.
 
     Raises:
-        BadRecord: It is no such list, or does not begin with the human.
+        BadRecord: One is no message, or they do not begin with the human.
     """
-    if not isinstance(messages, list) or not messages:
-        raise BadRecord(f"no messages under {key!r}")
     roles = [role_of(m) for m in messages]
     first = int(roles[0] in SYSTEM)
     # A conversation split in parts: this one answers, or goes on from, what is not here.
     if first == len(roles) or roles[first] not in HUMAN:
         raise BadRecord("does not begin with a human turn")
     spoken = [m for m, role in zip(messages, roles, strict=True) if role in HUMAN]
-    return tuple(text_of(m["value"], "value") if "value" in m else text_of(m.get("content"), "content") for m in spoken)
+    return tuple((m["value"] if m["value"].is_stated else m["content"]).text() for m in spoken)
 
 
-def role_of(message: Any) -> str:
-    role = message.get("from", message.get("role")) if isinstance(message, dict) else None
-    if not isinstance(role, str):
-        raise BadRecord("a message without from or role")
-    return role
+def role_of(message: Field) -> str:
+    return (message["from"] if message["from"].is_stated else message["role"]).text(empty=True)
 
 
 def name_of(value: Any) -> str | None:
@@ -226,18 +209,18 @@ def name_of(value: Any) -> str | None:
     return name if isinstance(name, str) and name and name.isprintable() else None
 
 
-def source_of(record: dict[str, Any], where: str) -> str:
+def source_of(record: Field, where: str) -> str:
     """Return a record's own id, or where it stands if it has none that can be a name."""
-    return next((name for key in IDS if (name := name_of(record.get(key)))), where)
+    return next((name for key in IDS if (name := name_of(record[key].value))), where)
 
 
-def category_of(record: dict[str, Any]) -> str:
+def category_of(record: Field) -> str:
     """Return a record's category, or "".
 
     Raises:
         BadRecord: It has one that cannot be a name.
     """
-    value = record.get("category")
+    value = record["category"].value
     if value is None or value == "":
         return ""
     name = name_of(value)

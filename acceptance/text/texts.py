@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from simulator.ground.fields import lines_of
-from simulator.ground.records import BadRecord, Records, record_of, text_of
+from simulator.ground.fields import Field, lines_of
+from simulator.ground.records import BadRecord, Records, record_of
 
-from .prompts import category_of, object_of, read_first, source_of, told_apart
+from .prompts import category_of, read_first, source_of, told_apart
 
 PROMPT_IDS, PROMPT_TEXTS = ("prompt_token_ids",), ("prompt",)
 OUTPUT_IDS, OUTPUT_TEXTS = ("output_token_ids", "token_ids"), ("output", "response", "completion", "text")
@@ -53,7 +52,7 @@ def load_texts(path: Path, *, limit: int | None = None) -> Records[Text]:
 
 
 def read_line(line: str, where: str) -> Text:
-    record = object_of(record_of(line))
+    record = record_of(line)
     output = text_or_ids(record, OUTPUT_IDS, OUTPUT_TEXTS)
     return Text(
         prompt=text_or_ids(record, PROMPT_IDS, PROMPT_TEXTS),
@@ -64,41 +63,21 @@ def read_line(line: str, where: str) -> Text:
     )
 
 
-def text_or_ids(record: dict[str, Any], id_keys: tuple[str, ...], text_keys: tuple[str, ...]) -> str | tuple[int, ...]:
+def text_or_ids(record: Field, id_keys: tuple[str, ...], text_keys: tuple[str, ...]) -> str | tuple[int, ...]:
     """Return what stands under the first key that is there, those of token ids before those of text.
 
     Raises:
         BadRecord: None is there, or it is empty or of another kind.
     """
-    key = next((k for k in (*id_keys, *text_keys) if record.get(k) is not None), None)
+    key = next((k for k in (*id_keys, *text_keys) if record[k].is_given), None)
     if key is None:
         raise BadRecord(f"no {' or '.join((*text_keys, *id_keys))}")
-    if record[key] in ("", []):
+    if record[key].value in ("", []):
         raise BadRecord(f"{key} is empty")
-    return ids_of(record[key], key) if key in id_keys else text_of(record[key], key)
+    return record[key].text() if key in text_keys else tuple(t.whole(0, LARGEST_ID) for t in record[key].elements())
 
 
-def ids_of(value: Any, name: str) -> tuple[int, ...]:
-    """Return a list of token ids.
-
-    Raises:
-        BadRecord: It is no list, or holds something else than whole numbers from 0 to LARGEST_ID.
-    """
-    if not isinstance(value, list):
-        raise BadRecord(f"no list of token ids under {name!r}")
-    # type(), because True is an int too.
-    if not all(type(v) is int and 0 <= v <= LARGEST_ID for v in value):
-        raise BadRecord(f"{name} holds something that is no token id")
-    return tuple(value)
-
-
-def ended_by_itself(record: dict[str, Any]) -> bool:
-    """Return whether a record says that the target stopped of its own accord; one that says nothing does not.
-
-    Raises:
-        BadRecord: It gives a reason that is no text.
-    """
-    reason = record.get("finish_reason")
-    if reason is not None and not isinstance(reason, str):
-        raise BadRecord("finish_reason is no text")
-    return reason == "stop"
+def ended_by_itself(record: Field) -> bool:
+    """Return whether a record says that the target stopped of its own accord; one that says nothing does not."""
+    reason = record["finish_reason"]
+    return reason.is_given and reason.text(empty=True) == "stop"

@@ -150,9 +150,11 @@ class Field:
         raise self.error(f"{self.place} is not a key, expected {', '.join(keys)}")
 
     def text(self, *, empty: bool = False) -> str:
-        """Return text; that of no characters only where it may be `empty`."""
+        """Return text that is Unicode; that of no characters only where it may be `empty`."""
         if not isinstance(self.value, str) or not (self.value or empty):
             self.refuse("text")
+        if any("\ud800" <= c <= "\udfff" for c in self.value):
+            self.refuse("text in Unicode")
         return self.value
 
     def choice(self, allowed: Sequence[str]) -> str:

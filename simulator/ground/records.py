@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from .artefacts import UserError
-from .fields import Malformed, lines_of, parse_json
+from .fields import Field, Malformed, lines_of, parse_json
 
 T = TypeVar("T")
 NAMED_LINES = 5
@@ -56,16 +56,21 @@ def about_skipped(path: Path, skipped: Sequence[Skipped], of_total: str = "", pl
     return f"{path}: skipped {len(skipped)}{of_total} record{plural}, {place} {named}" + (f", {rest}" if rest else "")
 
 
-def record_of(text: str) -> Any:
-    """Read the JSON value of a line.
+def record_of(text: str) -> Field:
+    """Read the JSON value of a line, as a field that refuses by BadRecord.
 
     Raises:
         BadRecord: It is none; see `fields.parse_json`.
     """
     try:
-        return parse_json(text)
+        return as_record(parse_json(text))
     except Malformed as error:
         raise BadRecord(error.what) from None
+
+
+def as_record(value: Any) -> Field:
+    """Return a value that was read already as a field that refuses by BadRecord."""
+    return Field(value, error=BadRecord)
 
 
 def read_each(
@@ -98,26 +103,6 @@ def read_each(
     return Records(path=path, rows=tuple(rows), skipped=tuple(skipped), place=place)
 
 
-def read_jsonl(path: Path, read: Callable[[Any, int], T], expected: str) -> Records[T]:
+def read_jsonl(path: Path, read: Callable[[Field, int], T], expected: str) -> Records[T]:
     """Read a file of one JSON value a line; see `read_each`."""
     return read_each(path, lines_of(path), lambda line, number: read(record_of(line), number), expected)
-
-
-def text_of(value: Any, name: str) -> str:
-    """Return a text that is there and is Unicode.
-
-    Raises:
-        BadRecord: It is no text, empty, or holds half a surrogate pair.
-    """
-    if not isinstance(value, str) or not value:
-        raise BadRecord(f"no text under {name!r}")
-    if any("\ud800" <= c <= "\udfff" for c in value):
-        raise BadRecord(f"{name} holds half a surrogate pair")
-    return value
-
-
-def texts_of(value: Any, name: str) -> tuple[str, ...]:
-    """Return a list of texts; see `text_of`."""
-    if not isinstance(value, Sequence) or isinstance(value, str) or not value:
-        raise BadRecord(f"no list of texts under {name!r}")
-    return tuple(text_of(v, name) for v in value)

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -341,7 +342,7 @@ METRICS = prometheus(TWENTY)
         ("drafts_total{", "drafted_total{", "no vllm:spec_decode_num_drafts beside"),
         ("} 20.0", "} NaN", "no whole number"),
         ("} 20.0", "} -20", "no whole number"),
-        ("} 20.0", "} 1_0", "no whole number"),
+        ("} 20.0", "} 1_0", "Invalid value"),
         ("} 20.0", "} 20.5", "no whole number"),
         ("} 20.0", "} 1e99", "no whole number"),
         ("} 20.0", "} +Inf", "no whole number"),
@@ -353,8 +354,8 @@ METRICS = prometheus(TWENTY)
         ("} 15.0", "} 11", "position 1 accepted 12 tokens, but those of position 0 are 11"),
         ('position="2"', 'position="9"', "do not run from 0 on"),
         ('position="2"', 'position="x\n"', "line 10"),
-        ('engine="0",', 'engine="0" ', "labels .* cannot be read"),
-        ('engine="0",', 'model_name="0",', "labels .* cannot be read"),
+        ('engine="0",', 'engine="0" ', "Invalid labels"),
+        ('engine="0",', 'model_name="0",', "Invalid labels"),
         ("vllm:", "llamacpp:", r"holds no vllm:spec_decode_num_\* counter \(\d+ other samples\)"),
     ],
 )
@@ -433,46 +434,6 @@ def test_requests_that_cannot_be_used_are_counted_and_named(tmp_path: Path) -> N
     assert "n > 1" in found.skipped[1].reason
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"acceptance_histogram": None, "acceptance_histogram_by_draft_length": None}, "no list under"),
-        ({"acceptance_histogram": [5, 3, 4, 3]}, "4 buckets, but num_spec_tokens is 4"),
-        ({"acceptance_histogram": [5, 3, 4, 4, 4]}, "num_accepted_draft_tokens is 40"),
-        ({"acceptance_histogram": [5, 3, 4, 3, 6]}, "num_spec_steps is 20, but acceptance_histogram makes 21"),
-        ({"acceptance_histogram": [5, 3, 4, 3, True]}, "True, expected a number"),
-        ({"acceptance_histogram": [5, 3, 4, 3, "5"]}, "expected a number"),
-        ({"acceptance_histogram": [5, 3, 4, 3, 5.5]}, "expected a whole number"),
-        ({"acceptance_histogram": [5, 3, 4, 8, -5]}, "expected a number"),
-        ({"acceptance_histogram": [5, 3, 4, 3, 10**400]}, r"is 10+\.\.\., expected a number"),
-        ({"acceptance_histogram": [[[[]]]] * 5}, "expected a number"),
-        ({"acceptance_histogram": "5"}, "no list"),
-        ({"acceptance_histogram": []}, "0 buckets"),
-        ({"acceptance_histogram": {"0": 5, "1": 3, "2": 4, "3": 3, "04": 5}}, "has key '04'"),
-        ({"acceptance_histogram_by_draft_length": {"4": [4, 4, 4, 3, 5]}}, "not the sum"),
-        ({"acceptance_histogram_by_draft_length": {"3": [5, 3, 4, 3, 5]}}, "5 buckets for 3"),
-        ({"acceptance_histogram_by_draft_length": {"x": [5]}}, "has key 'x'"),
-        ({"acceptance_histogram_by_draft_length": {"9999": [5]}}, "has key '9999'"),
-        ({"acceptance_histogram_by_draft_length": [1]}, "no object"),
-        ({"num_draft_tokens": 39}, "num_draft_tokens is 39"),
-        ({"num_draft_tokens": 79}, "num_draft_tokens is 79"),
-        ({"num_spec_steps": 19}, "num_spec_steps is 19"),
-        ({"num_spec_tokens": 3}, "5 buckets, but num_spec_tokens is 3"),
-        ({"num_spec_tokens": 0}, "num_spec_tokens is 0"),
-        ({"num_spec_tokens": 10**9}, "num_spec_tokens is 1000000000"),
-        ({"per_step_accepted": [1], "per_step_drafted": [4, 4]}, "2 steps"),
-        ({"per_step_accepted": [5], "per_step_drafted": [4]}, "accepted 5 of 4"),
-        ({"per_step_accepted": [5], "per_step_drafted": [10**9]}, "at most 1024"),
-        ({"per_step_accepted": 5, "per_step_drafted": 5}, "no list"),
-    ],
-)
-def test_a_request_that_contradicts_itself_is_not_used(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    response = {"metrics": {"speculative_decoding": statistics(TWENTY) | changes}}
-    path = write(tmp_path / "r.jsonl", response)
-    with pytest.raises(UserError, match=f"line 1: .*{message}"):
-        import_histogram("vllm-requests", path)
-
-
 def test_requests_without_a_round_of_k_drafts_make_no_histogram(tmp_path: Path) -> None:
     empty = statistics(TWENTY, level="summary") | {"acceptance_histogram": [0] * 5, "num_spec_steps": 0}
     empty |= {"num_accepted_draft_tokens": 0, "num_draft_tokens": 0}
@@ -503,36 +464,6 @@ def test_rounded_rates_give_fractional_counts_and_a_note(tmp_path: Path) -> None
     found = import_histogram("vllm-bench", write(tmp_path / "b.json", result))
     assert found.histogram.counts == pytest.approx([749.1, 451.2, 599.31, 450.69, 749.7])
     assert any("rounded" in note for note in found.notes)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"spec_decode_acceptance_rate": 0.5}, "acceptance_rate is 0.5, but its counts make 50 percent"),
-        ({"spec_decode_acceptance_length": 2.0}, "acceptance_length is 2, but its counts make 3"),
-        ({"spec_decode_accepted_tokens": 30}, "positions accepted 40 tokens in all, but the accepted count is 30"),
-        ({"spec_decode_accepted_tokens": 81}, "81 tokens accepted, but 80 drafted"),
-        ({"spec_decode_draft_tokens": 81}, "81 tokens drafted, but 20 drafts have 4 positions"),
-        ({"spec_decode_num_drafts": 0}, "no drafts"),
-        ({"spec_decode_num_drafts": None}, "no count under 'spec_decode_num_drafts'"),
-        ({"spec_decode_num_drafts": 19.5}, "whole number"),
-        ({"spec_decode_num_drafts": True}, "expected a number"),
-        ({"spec_decode_num_drafts": "20"}, "expected a number"),
-        ({"spec_decode_per_position_acceptance_rates": [0.5, 0.6, 0.5, 0.4]}, "position 1 accepted 12"),
-        ({"spec_decode_per_position_acceptance_rates": [75, 60, 40, 25]}, "expected fractions"),
-        ({"spec_decode_per_position_acceptance_rates": [-0.1]}, "expected a number"),
-        ({"spec_decode_per_position_acceptance_rates": 0.5}, "no list"),
-        ({"spec_decode_per_position_acceptance_rates": [0] * 2000}, "2000 positions|positions accepted"),
-        ({"spec_decode_accepted_tokens": None, "spec_decode_acceptance_length": 0.5}, "at least 1"),
-        ({"spec_decode_accepted_tokens": None, "spec_decode_acceptance_length": None}, "no count under"),
-        ({"spec_decode_acceptance_rate": float("nan")}, "holds NaN"),
-    ],
-)
-def test_a_benchmark_that_contradicts_itself_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    path = write(tmp_path / "b.json", bench_result(TWENTY) | changes)
-    with pytest.raises(UserError, match=message) as error:
-        import_histogram("vllm-bench", path)
-    assert "\n" not in str(error.value)
 
 
 def test_a_mean_length_alone_is_enough_for_a_reconstruction(tmp_path: Path) -> None:
@@ -623,27 +554,6 @@ def test_a_tree_keeps_the_depth_that_is_given(tmp_path: Path) -> None:
     assert any(note.startswith("11 to 43 of 43 rounds drafted fewer than 20") for note in longer.notes)
 
 
-@pytest.mark.parametrize(
-    ("meta", "message"),
-    [
-        (REPORTED | {"spec_verify_ct": 42}, "spec_verify_ct is 42"),
-        (REPORTED | {"spec_num_correct_drafts": 62}, "spec_num_correct_drafts is 62"),
-        (REPORTED | {"spec_num_proposed_drafts": 62}, "63 drafts were accepted, but spec_num_proposed_drafts is 62"),
-        (REPORTED | {"spec_correct_drafts_histogram": [0.5]}, "whole number"),
-        (REPORTED | {"spec_correct_drafts_histogram": [1] * 2000}, "2000 buckets"),
-        (REPORTED | {"spec_verify_ct": None}, "expected a number"),
-        ({"spec_verify_ct": 20}, "no spec_correct_drafts_histogram"),
-        ({"spec_verify_ct": 20, "completion_tokens": 20}, "20 tokens with spec_verify_ct 20"),
-        ({"spec_verify_ct": 0, "spec_num_correct_drafts": 3}, "spec_verify_ct is 0"),
-        ({"completion_tokens": 20}, "no count under 'spec_verify_ct'"),
-        ([], "no count under"),
-    ],
-)
-def test_fields_of_sglang_that_are_wrong_are_not_used(tmp_path: Path, meta: Any, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        import_histogram("sglang", write(tmp_path / "s.jsonl", {"meta_info": meta}))
-
-
 def test_requests_that_did_not_speculate_make_no_histogram(tmp_path: Path) -> None:
     path = write(tmp_path / "s.jsonl", {"meta_info": {"spec_verify_ct": 0, "completion_tokens": 1}})
     with pytest.raises(UserError, match="spec_verify_ct is 0 in all records"):
@@ -681,28 +591,6 @@ def test_the_documented_record_of_aiperf(tmp_path: Path) -> None:
         import_histogram("aiperf", path)
     write(path, {"spec_decode_acceptance": documented | {"num_accepted_draft_tokens": 278}})
     assert_counts(import_histogram("aiperf", path), [34, 22, 19, 16, 15, 22])
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"total_spec_decode_steps": {"avg": 21}}, "total_spec_decode_steps is 21"),
-        ({"total_accepted_draft_tokens": {"avg": 41}}, "total_accepted_draft_tokens is 41"),
-        ({"total_draft_tokens": {"avg": 39}}, "total_draft_tokens is 39"),
-        ({"total_draft_tokens": {"avg": "80"}}, "expected a number"),
-        ({"total_draft_tokens": {"unit": "tokens"}}, r"no number under 'total_draft_tokens.avg'"),
-        ({"total_draft_tokens": 80}, "no object"),
-        ({"pooled_spec_decode_acceptance_histogram": 3}, "no list"),
-        ({"pooled_spec_decode_acceptance_histogram": {"-1": 3}}, "has key '-1'"),
-        (
-            {"pooled_spec_decode_acceptance_histogram": None, "total_spec_decode_steps": None},
-            "no object under 'pooled_spec_decode_acceptance_histogram'",
-        ),
-    ],
-)
-def test_totals_that_contradict_one_another_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        import_histogram("aiperf", write(tmp_path / "a.json", aiperf_totals(TWENTY) | changes))
 
 
 def test_a_mean_over_requests_is_not_one_over_rounds(tmp_path: Path) -> None:
@@ -743,13 +631,120 @@ def test_questions_that_failed_or_repeat_are_told(tmp_path: Path) -> None:
     assert any("of an earlier line: 1" in note for note in found.notes)
 
 
-@pytest.mark.parametrize("length", [0, -1, 1.5, True, "3", None, 2000, 10**400, [3]])
-def test_lengths_that_are_none_are_not_counted(tmp_path: Path, length: Any) -> None:
-    line = {"choices": [{"accept_lengths": [3, length]}]}
-    path = write(tmp_path / "a.jsonl", line)
-    with pytest.raises(UserError, match="line 1: accept_lengths"):
-        import_histogram("spec-bench", path)
-    assert_counts(import_histogram("spec-bench", write(path, line, spec_bench_line(TWENTY))), [5, 3, 4, 3, 5])
+# What contradicts itself is named, and not used.
+
+LIST, OBJECT, WHOLE = "expected a list", "expected an object", "expected a whole number"
+DENSE, BY_LENGTH = "acceptance_histogram", "acceptance_histogram_by_draft_length"
+RATES, POOLED = "spec_decode_per_position_acceptance_rates", "pooled_spec_decode_acceptance_histogram"
+BROKEN: list[tuple[str, Any, str]] = [
+    *(
+        ("vllm-requests", {"metrics": {"speculative_decoding": statistics(TWENTY) | changes}}, message)
+        for changes, message in (
+            ({DENSE: None, BY_LENGTH: None}, LIST),
+            ({DENSE: [5, 3, 4, 3]}, "4 buckets, but num_spec_tokens is 4"),
+            ({DENSE: [5, 3, 4, 4, 4]}, "num_accepted_draft_tokens is 40"),
+            ({DENSE: [5, 3, 4, 3, 6]}, "num_spec_steps is 20, but acceptance_histogram makes 21"),
+            ({DENSE: [5, 3, 4, 3, True]}, f"True, {WHOLE}"),
+            ({DENSE: [5, 3, 4, 3, "5"]}, f"'5', {WHOLE}"),
+            ({DENSE: [5, 3, 4, 3, 5.5]}, f"5.5, {WHOLE}"),
+            ({DENSE: [5, 3, 4, 8, -5]}, f"-5, {WHOLE}"),
+            ({DENSE: [5, 3, 4, 3, 10**400]}, rf"is 10+\.\.\., {WHOLE}"),
+            ({DENSE: [[[[]]]] * 5}, WHOLE),
+            ({DENSE: "5"}, LIST),
+            ({DENSE: []}, "0 buckets"),
+            ({DENSE: {"0": 5, "1": 3, "2": 4, "3": 3, "04": 5}}, "has key '04'"),
+            ({BY_LENGTH: {"4": [4, 4, 4, 3, 5]}}, "not the sum"),
+            ({BY_LENGTH: {"3": [5, 3, 4, 3, 5]}}, "5 buckets for 3"),
+            ({BY_LENGTH: {"x": [5]}}, "has key 'x'"),
+            ({BY_LENGTH: {"9999": [5]}}, "has key '9999'"),
+            ({BY_LENGTH: [1]}, OBJECT),
+            ({"num_draft_tokens": 39}, "num_draft_tokens is 39"),
+            ({"num_draft_tokens": 79}, "num_draft_tokens is 79"),
+            ({"num_spec_steps": 19}, "num_spec_steps is 19"),
+            ({"num_spec_tokens": 3}, "5 buckets, but num_spec_tokens is 3"),
+            ({"num_spec_tokens": 0}, "num_spec_tokens is 0"),
+            ({"num_spec_tokens": 10**9}, "num_spec_tokens is 1000000000"),
+            ({"per_step_accepted": [1], "per_step_drafted": [4, 4]}, "2 steps"),
+            ({"per_step_accepted": [5], "per_step_drafted": [4]}, "accepted 5 of 4"),
+            ({"per_step_accepted": [5], "per_step_drafted": [10**9]}, "at most 1024"),
+            ({"per_step_accepted": 5, "per_step_drafted": 5}, LIST),
+        )
+    ),
+    *(
+        (
+            "vllm-bench",
+            bench_result(TWENTY) | {f"spec_decode_{name}": value for name, value in changes.items()},
+            message,
+        )
+        for changes, message in (
+            ({"acceptance_rate": 0.5}, "acceptance_rate is 0.5, but its counts make 50 percent"),
+            ({"acceptance_length": 2.0}, "acceptance_length is 2, but its counts make 3"),
+            ({"accepted_tokens": 30}, "positions accepted 40 tokens in all, but the accepted count is 30"),
+            ({"accepted_tokens": 81}, "81 tokens accepted, but 80 drafted"),
+            ({"draft_tokens": 81}, "81 tokens drafted, but 20 drafts have 4 positions"),
+            ({"num_drafts": 0}, "no drafts"),
+            ({"num_drafts": None}, f"spec_decode_num_drafts is None, {WHOLE}"),
+            ({"num_drafts": 19.5}, WHOLE),
+            ({"num_drafts": True}, WHOLE),
+            ({"num_drafts": "20"}, WHOLE),
+            ({"per_position_acceptance_rates": [0.5, 0.6, 0.5, 0.4]}, "position 1 accepted 12"),
+            ({"per_position_acceptance_rates": [75, 60, 40, 25]}, "is 75, expected a number from 0 to 1"),
+            ({"per_position_acceptance_rates": [-0.1]}, "expected a number"),
+            ({"per_position_acceptance_rates": 0.5}, LIST),
+            ({"per_position_acceptance_rates": [0] * 2000}, "2000 positions|positions accepted"),
+            ({"accepted_tokens": None, "acceptance_length": 0.5}, "expected a number from 1"),
+            ({"accepted_tokens": None, "acceptance_length": None}, "no count under"),
+            ({"acceptance_rate": float("nan")}, "holds NaN"),
+        )
+    ),
+    *(
+        ("sglang", {"meta_info": meta}, message)
+        for meta, message in (
+            (REPORTED | {"spec_verify_ct": 42}, "spec_verify_ct is 42"),
+            (REPORTED | {"spec_num_correct_drafts": 62}, "spec_num_correct_drafts is 62"),
+            (
+                REPORTED | {"spec_num_proposed_drafts": 62},
+                "63 drafts .* but .*spec_num_proposed_drafts is 62",
+            ),
+            (REPORTED | {"spec_correct_drafts_histogram": [0.5]}, WHOLE),
+            (REPORTED | {"spec_correct_drafts_histogram": [1] * 2000}, "2000 buckets"),
+            (REPORTED | {"spec_verify_ct": None}, WHOLE),
+            ({"spec_verify_ct": 20}, "no spec_correct_drafts_histogram"),
+            ({"spec_verify_ct": 20, "completion_tokens": 20}, "20 tokens with spec_verify_ct 20"),
+            ({"spec_verify_ct": 0, "spec_num_correct_drafts": 3}, "spec_verify_ct is 0"),
+            ({"completion_tokens": 20}, "no count under 'spec_verify_ct'"),
+            ([], "no count under"),
+        )
+    ),
+    *(
+        ("aiperf", aiperf_totals(TWENTY) | changes, message)
+        for changes, message in (
+            ({"total_spec_decode_steps": {"avg": 21}}, "total_spec_decode_steps.avg is 21"),
+            ({"total_accepted_draft_tokens": {"avg": 41}}, "total_accepted_draft_tokens.avg is 41"),
+            ({"total_draft_tokens": {"avg": 39}}, "total_draft_tokens is 39"),
+            ({"total_draft_tokens": {"avg": "80"}}, WHOLE),
+            ({"total_draft_tokens": {"unit": "tokens"}}, "total_draft_tokens.avg is missing, expected a number"),
+            ({"total_draft_tokens": 80}, OBJECT),
+            ({POOLED: 3}, LIST),
+            ({POOLED: {"-1": 3}}, "has key '-1'"),
+            ({POOLED: None, "total_spec_decode_steps": None}, f"no object under '{POOLED}'"),
+        )
+    ),
+    *(
+        ("spec-bench", {"choices": [{"accept_lengths": [3, length]}]}, rf"accept_lengths\[1\] is .*, {WHOLE} from 1")
+        for length in (0, -1, 1.5, True, "3", None, 2000, 10**400, [3])
+    ),
+]
+
+
+@pytest.mark.parametrize(("tool", "record", "message"), BROKEN)
+def test_what_contradicts_itself_is_not_used(tmp_path: Path, tool: str, record: Any, message: str) -> None:
+    path = write(tmp_path / "file", record)
+    with pytest.raises(UserError, match=f"line 1: .*({message})") as error:
+        import_histogram(tool, path)
+    assert "\n" not in str(error.value)
+    if tool == "spec-bench":
+        assert_counts(import_histogram(tool, write(path, record, spec_bench_line(TWENTY))), [5, 3, 4, 3, 5])
 
 
 # Whatever the file holds
@@ -793,12 +788,11 @@ HOSTILE = [
 ]
 
 
-@pytest.mark.parametrize("content", HOSTILE, ids=range(len(HOSTILE)))
 @pytest.mark.parametrize("tool", FORMATS)
-def test_files_that_hold_nothing_are_one_line_that_names_them(tmp_path: Path, tool: str, content: bytes) -> None:
+def test_files_that_hold_nothing_are_one_line_that_names_them(tmp_path: Path, tool: str) -> None:
     path = tmp_path / "file"
-    path.write_bytes(content)
-    for k in (None, 4):
+    for content, k in product(HOSTILE, (None, 4)):
+        path.write_bytes(content)
         with pytest.raises(UserError) as error:
             import_histogram(tool, path, k=k)
         assert str(path) in str(error.value)

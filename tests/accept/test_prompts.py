@@ -81,7 +81,7 @@ def test_auto_decides_by_the_keys_of_each_record(tmp_path: Path, suffix: str) ->
 
 def test_a_list_named_jsonl_is_one_bad_record(tmp_path: Path) -> None:
     (tmp_path / "p.jsonl").write_text(json.dumps([SHAREGPT]))
-    with pytest.raises(UserError, match=r"line 1: no JSON object"):
+    with pytest.raises(UserError, match=r"line 1: it is \[.*, expected an object"):
         load_prompts(tmp_path / "p.jsonl")
 
 
@@ -93,22 +93,22 @@ def test_a_list_named_jsonl_is_one_bad_record(tmp_path: Path) -> None:
         ("1" * 5000, "holds a number that cannot be read"),
         ('{"prompt": "x", "n": ' + "1" * 5000 + "}", "holds a number that cannot be read"),
         ('{"prompt": "x", "score": NaN}', "holds NaN"),
-        ("[]", "no JSON object"),
-        ('"text"', "no JSON object"),
+        ("[]", "it is [], expected an object"),
+        ('"text"', "it is 'text', expected an object"),
         ("{}", "no turns or conversations or messages or prompt"),
         ('{"prompt": null}', "no turns or conversations or messages or prompt"),
-        ('{"prompt": ""}', "no text under 'prompt'"),
-        ('{"prompt": 3}', "no text under 'prompt'"),
-        ('{"prompt": ["x"]}', "no text under 'prompt'"),
-        ('{"prompt": "\\ud800"}', "prompt holds half a surrogate pair"),
+        ('{"prompt": ""}', "prompt is '', expected text"),
+        ('{"prompt": 3}', "prompt is 3, expected text"),
+        ('{"prompt": ["x"]}', "prompt is ['x'], expected text"),
+        ('{"prompt": "\\ud800"}', r"prompt is '\ud800', expected text in Unicode"),
         ('{"prompt": "x", "category": ["a"]}', "category is no printable text"),
         ('{"prompt": "x", "category": "a\\nb"}', "category is no printable text"),
         ('{"prompt": "x", "category": "\\udfff"}', "category is no printable text"),
-        ('{"turns": []}', "no list of texts under 'turns'"),
-        ('{"turns": "x"}', "no list of texts under 'turns'"),
-        ('{"turns": {"0": "x"}}', "no list of texts under 'turns'"),
-        ('{"turns": ["x", 3]}', "no text under 'turns'"),
-        ('{"turns": ["x", ""]}', "no text under 'turns'"),
+        ('{"turns": []}', "turns is empty"),
+        ('{"turns": "x"}', "turns is 'x', expected a list"),
+        ('{"turns": {"0": "x"}}', "turns is {'0': 'x'}, expected a list"),
+        ('{"turns": ["x", 3]}', "turns[1] is 3, expected text"),
+        ('{"turns": ["x", ""]}', "turns[1] is '', expected text"),
         ('{"turns": [1e999]}', "holds 1e999"),
     ],
 )
@@ -123,26 +123,29 @@ def test_a_bad_line_is_skipped_with_its_number_and_a_reason(tmp_path: Path, line
 @pytest.mark.parametrize(
     ("bad", "reason"),
     [
-        (conversation(), "no messages under 'conversations'"),
-        ({"conversations": "hi"}, "no messages under 'conversations'"),
-        ({"messages": {}}, "no messages under 'messages'"),
+        (conversation(), "conversations is empty"),
+        ({"conversations": "hi"}, "conversations is 'hi', expected a list"),
+        ({"messages": {}}, "messages is {}, expected a list"),
         ({"id": "x"}, "no conversations or messages"),
         ({"prompt": "x"}, "no conversations or messages"),
         (conversation(("gpt", "a"), ("human", "b")), "does not begin with a human turn"),
         (conversation(("system", "a"), ("gpt", "b"), ("human", "c")), "does not begin with a human turn"),
         (conversation(("system", "a"), ("system", "b"), ("human", "c")), "does not begin with a human turn"),
         (conversation(("system", "a")), "does not begin with a human turn"),
-        (conversation(("human", "")), "no text under 'value'"),
-        (conversation(("human", 3)), "no text under 'value'"),
-        (conversation(("human", "a"), ("gpt", "b"), ("human", None)), "no text under 'value'"),
-        (conversation(("human", "\ud800")), "value holds half a surrogate pair"),
-        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}]}]}, "no text under 'content'"),
-        ({"messages": [{"role": "user"}]}, "no text under 'content'"),
-        ({"messages": ["hi"]}, "a message without from or role"),
-        ({"conversations": [["human", "hi"]]}, "a message without from or role"),
-        ({"conversations": [{"value": "hi"}]}, "a message without from or role"),
-        ({"conversations": [{"from": ["human"], "value": "hi"}]}, "a message without from or role"),
-        (["hi"], "no JSON object"),
+        (conversation(("human", "")), "conversations[0].value is '', expected text"),
+        (conversation(("human", 3)), "conversations[0].value is 3, expected text"),
+        (conversation(("human", "a"), ("gpt", "b"), ("human", None)), "conversations[2].value is None, expected text"),
+        (
+            conversation(("human", "\ud800")),
+            r"conversations[0].value is '\ud800', expected text in Unicode",
+        ),
+        ({"messages": [{"role": "user", "content": [{"a": 1}]}]}, "messages[0].content is [{'a': 1}], expected text"),
+        ({"messages": [{"role": "user"}]}, "messages[0].content is missing, expected text"),
+        ({"messages": ["hi"]}, "messages[0] is 'hi', expected an object"),
+        ({"conversations": [["human", "hi"]]}, "conversations[0] is ['human', 'hi'], expected an object"),
+        ({"conversations": [{"value": "hi"}]}, "conversations[0].role is missing, expected text"),
+        ({"conversations": [{"from": ["human"], "value": "hi"}]}, "conversations[0].from is ['human'], expected text"),
+        (["hi"], "it is ['hi'], expected an object"),
     ],
 )
 def test_a_bad_conversation_is_skipped_with_its_place_and_a_reason(tmp_path: Path, bad: object, reason: str) -> None:
@@ -193,9 +196,9 @@ def test_an_empty_file_is_refused(tmp_path: Path, name: str, dataset: str, conte
         (b'[{"prompt": "x"}, NaN]', "p.json: holds NaN, expected a list of"),
         (b"[" * 100_000, "p.json: nested too deeply"),
         (b"[]", "it is empty"),
-        (b"[[], {}]", "record 1: no JSON object"),
+        (b"[[], {}]", "record 1: it is \\[\\], expected an object"),
         (b"{\n}\n", "line 1: not JSON"),
-        (b"3", "line 1: no JSON object"),
+        (b"3", "line 1: it is 3, expected an object"),
         (b'["\xff"]', "not UTF-8"),
     ],
 )

@@ -16,6 +16,9 @@ from simulator.ground.records import Skipped
 GOOD = {"prompt": "p", "output": "o"}
 
 
+ID = "expected a whole number from 0 to 2147483647"
+
+
 def write_lines(path: Path, *records: object) -> Path:
     path.write_text("".join(json.dumps(r) + "\n" for r in records))
     return path
@@ -55,23 +58,23 @@ def test_token_ids_count_where_there_is_text_too_unless_they_are_null(tmp_path: 
         ({"prompt_token_ids": []}, "prompt_token_ids is empty"),
         ({"output": None}, "no output or response or completion or text or output_token_ids or token_ids"),
         ({"prompt": None}, "no prompt or prompt_token_ids"),
-        ({"output": 3}, "no text under 'output'"),
-        ({"output": ["a"]}, "no text under 'output'"),
-        ({"prompt": {"a": "b"}}, "no text under 'prompt'"),
-        ({"prompt": [{"role": "user", "content": "x"}]}, "no text under 'prompt'"),
-        ({"output": "\udfff"}, "output holds half a surrogate pair"),
-        ({"token_ids": "12"}, "no list of token ids under 'token_ids'"),
-        ({"token_ids": 12}, "no list of token ids under 'token_ids'"),
-        ({"token_ids": [1, -1]}, "token_ids holds something that is no token id"),
-        ({"token_ids": [1, True]}, "token_ids holds something that is no token id"),
-        ({"token_ids": [1.0]}, "token_ids holds something that is no token id"),
-        ({"token_ids": [None]}, "token_ids holds something that is no token id"),
-        ({"token_ids": ["1"]}, "token_ids holds something that is no token id"),
-        ({"token_ids": [[1]]}, "token_ids holds something that is no token id"),
-        ({"token_ids": [LARGEST_ID + 1]}, "token_ids holds something that is no token id"),
-        ({"prompt_token_ids": [10**4000]}, "prompt_token_ids holds something that is no token id"),
-        ({"finish_reason": 3}, "finish_reason is no text"),
-        ({"finish_reason": ["stop"]}, "finish_reason is no text"),
+        ({"output": 3}, "output is 3, expected text"),
+        ({"output": ["a"]}, "output is ['a'], expected text"),
+        ({"prompt": {"a": "b"}}, "prompt is {'a': 'b'}, expected text"),
+        ({"prompt": [{"role": "x"}]}, "prompt is [{'role': 'x'}], expected text"),
+        ({"output": "\udfff"}, r"output is '\udfff', expected text in Unicode"),
+        ({"token_ids": "12"}, "token_ids is '12', expected a list"),
+        ({"token_ids": 12}, "token_ids is 12, expected a list"),
+        ({"token_ids": [1, -1]}, f"token_ids[1] is -1, {ID}"),
+        ({"token_ids": [1, True]}, f"token_ids[1] is True, {ID}"),
+        ({"token_ids": [1.5]}, f"token_ids[0] is 1.5, {ID}"),
+        ({"token_ids": [None]}, f"token_ids[0] is None, {ID}"),
+        ({"token_ids": ["1"]}, f"token_ids[0] is '1', {ID}"),
+        ({"token_ids": [[1]]}, f"token_ids[0] is [1], {ID}"),
+        ({"token_ids": [LARGEST_ID + 1]}, f"token_ids[0] is 2147483648, {ID}"),
+        ({"prompt_token_ids": [10**4000]}, f"prompt_token_ids[0] is 1{'0' * 76}..., {ID}"),
+        ({"finish_reason": 3}, "finish_reason is 3, expected text"),
+        ({"finish_reason": ["stop"]}, "finish_reason is ['stop'], expected text"),
         ({"category": {}}, "category is no printable text"),
         ({"score": float("nan")}, "holds NaN"),
     ],
@@ -89,8 +92,8 @@ def test_a_bad_record_is_skipped_with_a_reason(tmp_path: Path, changes: dict[str
         (b"{", "not JSON"),
         (b"[" * 100_000, "nested too deeply"),
         (b'{"token_ids": [' + b"1" * 5000 + b"]}", "holds a number that cannot be read"),
-        (b"[1]", "no JSON object"),
-        (b"null", "no JSON object"),
+        (b"[1]", "expected an object"),
+        (b"null", "expected an object"),
         (b"{}", "no output"),
         (b'"\xff"', "not UTF-8"),
         (b"", "it is empty"),
