@@ -3,7 +3,8 @@
 from time import perf_counter
 from typing import Any
 
-from .runner import Bench, Taken, batches, warm_up
+from .timed import Taken, warm_up
+from .turns import Bench, batches
 
 
 def forecast_run(bench: Bench, start_s: float) -> dict[str, Any]:

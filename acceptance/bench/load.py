@@ -26,7 +26,7 @@ from .headless import check_gpus
 from .machine import Energy, MemoryPeak, make_deterministic, system_metadata
 from .placement import Placement, available_gpus, place, weight_bytes
 from .presets import Presets, check_methods
-from .runner import Bench, Runnable
+from .turns import Bench, Runnable
 
 TRAINED = ("medusa", "eagle", "judge")
 HASHED = ("*.safetensors", "*.bin", "*.json", "*.model", "*.npz")

@@ -17,7 +17,7 @@ from typing import Any
 
 import click
 
-from acceptance.results.settings import KNOBS, KNOBS_OF, Arm, check_knob, option_of
+from acceptance.results.settings import ALGORITHMS, KNOBS, Arm, check_knob, option_of
 from simulator.ground.artefacts import UserError, read_text
 
 from .options import check_values
@@ -274,8 +274,8 @@ def check_methods(presets: Presets, known: Mapping[str, Any]) -> None:
             at = f"{presets.path}: methods.{name}.method"
             raise UserError(f"{at}: {arm.method!r} is not allowed, expected {', '.join(known)}")
         for knob in arm.knobs:
-            if knob not in KNOBS_OF[arm.method]:
-                used = ", ".join(KNOBS_OF[arm.method]) or "none"
+            if knob not in ALGORITHMS[arm.method].knobs:
+                used = ", ".join(ALGORITHMS[arm.method].knobs) or "none"
                 raise UserError(f"{presets.path}: methods.{name}.{knob}: not used by {arm.method}, expected {used}")
     for name, options in presets.experiments.items():
         for method in options.get("methods", "").split(","):

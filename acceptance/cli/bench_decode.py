@@ -36,11 +36,13 @@ from .time_passes import time_passes
 
 if TYPE_CHECKING:
     from acceptance.bench.clock import Span
-    from acceptance.bench.runner import Bench, Turn
+    from acceptance.bench.turns import Bench, Turn
     from acceptance.results.journal import Journal
 
 EXIT_FAILED = 1
 EXIT_TERMINATED = 128 + signal.SIGTERM
+# Of what is wrong with a file, that are printed.
+MAX_LINES = 20
 # A timeline holds several spans a round: a few prompts say where time goes.
 PROFILED_PROMPTS = 4
 
@@ -144,7 +146,8 @@ def forecast(bench: "Bench", parameters: Mapping[str, Any], options: Mapping[str
 def run(bench: "Bench", parameters: dict[str, Any], notes: list[str], options: Mapping[str, Any]) -> int:
     """Measure what is missing, and say what is there; returns the exit code."""
     from acceptance.bench.machine import surroundings
-    from acceptance.bench.runner import left_out, plan_turns
+    from acceptance.bench.runner import left_out
+    from acceptance.bench.turns import plan_turns
     from acceptance.results.journal import KIND, SCHEMA_VERSIONS, Journal
     from acceptance.results.records import done_keys
 
@@ -170,7 +173,8 @@ def run(bench: "Bench", parameters: dict[str, Any], notes: list[str], options: M
 def profile(bench: "Bench", path: Path, tracks: "list[tuple[str, Sequence[Span]]]") -> None:
     """Write the timelines; where nothing was left to measure and none are there, of prompts decoded once more."""
     from acceptance.bench.clock import write_chrome_trace
-    from acceptance.bench.runner import measure, plan_turns
+    from acceptance.bench.runner import measure
+    from acceptance.bench.turns import plan_turns
 
     if not tracks and path.exists():
         return
@@ -194,12 +198,10 @@ def check_records(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
     Raises:
         UserError: Names the first.
     """
-    from acceptance.results.records import load_schema
     from acceptance.results.validate import line_problems
 
-    schema = load_schema()
     for number, record in enumerate(records, 2):
-        for wrong in line_problems(schema, record, first=False):
+        for wrong in line_problems(record, first=False):
             raise UserError(f"--out {path}: line {number}: {wrong}")
 
 
@@ -358,13 +360,13 @@ def tables(presets: Presets) -> tuple[Mapping[str, Any], ...]:
 @click.option("--strict", is_flag=True, help="Also whether sums, calls, times and summaries follow from each other.")
 def validate_results(file: Path, *, strict: bool) -> int:
     """Check every line of a file of records against the published JSON Schema."""
-    from acceptance.results.validate import MAX_TOLD, problems
+    from acceptance.results.validate import problems
 
     found = problems(file, strict=strict)
-    for line in found[:MAX_TOLD]:
+    for line in found[:MAX_LINES]:
         click.echo(f"{file}: {line}")
-    if len(found) > MAX_TOLD:
-        click.echo(f"{file}: and {len(found) - MAX_TOLD} more")
+    if len(found) > MAX_LINES:
+        click.echo(f"{file}: and {len(found) - MAX_LINES} more")
     if not found:
         click.echo(f"{file}: all well")
     return EXIT_FAILED if found else 0

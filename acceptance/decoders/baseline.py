@@ -102,7 +102,6 @@ class Plain:
 METHOD = Method(
     name="baseline",
     summary="plain decoding, one target pass a token",
-    is_exact=True,
     batched=True,
     begin=lambda models, options: lambda prompts, task: Plain(models.target, prompts, task),
 )

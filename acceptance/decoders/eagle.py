@@ -273,7 +273,6 @@ METHODS = (
     Method(
         name="eagle",
         summary="a decoder layer that goes on with the target's hidden states, a chain (Li et al. 2024)",
-        is_exact=True,
         batched=True,
         needs=("eagle",),
         begin=begin_chain,
@@ -281,7 +280,6 @@ METHODS = (
     Method(
         name="eagle-tree",
         summary="the same layer, a tree that grows where it is sure (EAGLE-2)",
-        is_exact=True,
         batched=False,
         needs=("eagle",),
         begin=begin_tree,

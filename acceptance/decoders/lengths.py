@@ -96,7 +96,7 @@ def with_lengths(
 
 def method(name: str, summary: str, begin: Callable[[Models, Options], Begin]) -> Method:
     """Return an exact method over a draft model."""
-    return Method(name=name, summary=summary, is_exact=True, batched=True, needs=("draft",), begin=begin)
+    return Method(name=name, summary=summary, batched=True, needs=("draft",), begin=begin)
 
 
 METHODS = (

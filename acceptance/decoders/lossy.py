@@ -177,7 +177,7 @@ def chained(
 
 def method(name: str, summary: str, begin: Callable[[Models, Options], Begin]) -> Method:
     """Return a lossy method over a draft model."""
-    return Method(name=name, summary=summary, is_exact=False, batched=True, needs=("draft",), begin=begin)
+    return Method(name=name, summary=summary, batched=True, needs=("draft",), begin=begin)
 
 
 METHODS = (

@@ -172,7 +172,6 @@ METHODS = (
     Method(
         name="medusa",
         summary="heads on the target's hidden state, a chain of their choices (Cai et al. 2024)",
-        is_exact=True,
         batched=True,
         needs=("medusa",),
         begin=begin_chain,
@@ -180,7 +179,6 @@ METHODS = (
     Method(
         name="medusa-tree",
         summary="the same heads, a fixed tree of their best choices",
-        is_exact=True,
         batched=False,
         needs=("medusa",),
         begin=begin_tree,

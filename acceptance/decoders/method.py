@@ -6,6 +6,7 @@ from pathlib import Path
 
 from acceptance.models.model import Model
 from acceptance.models.rule import SamplingRule
+from acceptance.results.settings import ALGORITHMS
 
 from .batch import Task
 from .decoder import Decoder
@@ -57,13 +58,17 @@ class Options:
 class Method:
     """One method.
 
-    name: what users type. summary: one line. is_exact: whether the output's law is the target's. batched: whether it
-    takes ragged batches; else one sequence at a time. needs: fields of `Models` besides the target.
+    name: what users type; one of `ALGORITHMS`. summary: one line. batched: whether it takes ragged batches; else one
+    sequence at a time. needs: fields of `Models` besides the target.
     """
 
     name: str
     summary: str
-    is_exact: bool
     batched: bool
     needs: tuple[str, ...] = ()
     begin: Callable[[Models, Options], Begin]
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the output's law is the target's."""
+        return ALGORITHMS[self.name].is_exact

@@ -180,21 +180,18 @@ METHODS = (
     Method(
         name="ngram",
         summary="n-grams of the text so far and of what the target considered (NASD), no draft model",
-        is_exact=True,
         batched=True,
         begin=counting(lambda options: options.filler_top_k),
     ),
     Method(
         name="anpd",
         summary="n-grams of the text so far (ANPD), no draft model",
-        is_exact=True,
         batched=True,
         begin=counting(lambda options: 1),
     ),
     Method(
         name="prompt-lookup",
         summary="copies what followed the text's last tokens where they first occurred, no draft model",
-        is_exact=True,
         batched=True,
         begin=looking_up,
     ),

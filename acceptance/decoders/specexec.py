@@ -127,7 +127,6 @@ def begin(models: Models, options: Options) -> Begin:
 METHOD = Method(
     name="specexec",
     summary="tree of the most probable drafts within a budget, verified in one target pass",
-    is_exact=True,
     batched=False,
     needs=("draft",),
     begin=begin,

@@ -63,7 +63,6 @@ def begin(models: Models, options: Options) -> Begin:
 METHOD = Method(
     name="speculative",
     summary="k tokens of a draft model, verified in one target pass",
-    is_exact=True,
     batched=True,
     needs=("draft",),
     begin=begin,

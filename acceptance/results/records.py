@@ -9,21 +9,9 @@ that drafted D and accepted A tokens write S + sum A less one for each round tha
 rate is sum A / sum D (model §4).
 """
 
-import hashlib
-import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-
-if TYPE_CHECKING:
-    from acceptance.bench.clock import Phases
-    from acceptance.bench.machine import EnergyUsed
-    from acceptance.decoders.batch import Round
-    from acceptance.measure.loop_check import Recheck
+from typing import Any
 
 RECORD, SUMMARY = "decode_record", "decode_summary"
 SCHEMA_VERSION = 2
@@ -38,147 +26,36 @@ ROUND_FIELDS = (*COUNTED, "cut_by")
 VERDICTS = ("rounding", "bug", "unchecked")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Origin:
-    """What was decoded, by what, and when.
-
-    timestamp_utc: when its turn began. order: place of the method among those that took turns on this prompt.
-    """
-
-    method: str
-    algorithm: str
-    is_exact: bool
-    prompt_index: int
-    prompt_source: str
-    prompt_category: str
-    prompt_tokens: int
-    run: int
-    order: int
-    batch_index: int
-    batch_size: int
-    batch_row: int
-    timestamp_utc: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Skipped:
-    """Nothing was measured: "skipped" or "error", and why."""
-
-    status: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Divergence:
-    """Where a greedy output first differs from the baseline's.
-
-    margin: the target's best logit less its second. is_exact: whether the method promises no difference at all.
-    recheck: what a finer type says; None of a lossy method, or where it could not be asked.
-    """
-
-    position: int
-    margin: float
-    is_exact: bool
-    recheck: "Recheck | None" = None
-
-    @property
-    def verdict(self) -> str | None:
-        """One of VERDICTS; None for a lossy method, which promises nothing."""
-        if not self.is_exact:
-            return None
-        if self.recheck is None:
-            return "unchecked"
-        return "rounding" if self.recheck.is_tie else "bug"
-
-    def as_json(self) -> dict[str, Any]:
-        """Return it by the names of the schema."""
-        found = {"position": self.position, "margin": self.margin, "verdict": self.verdict}
-        checked = self.recheck
-        # No deficit where one of the outputs ended and the other did not.
-        deficit = checked.deficit if checked and math.isfinite(checked.deficit) else None
-        return found | {"deficit": deficit, "spread": checked and checked.spread}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Quality:
-    """How the target sees an output: mean log p and rank of its tokens, share of its own first choices."""
-
-    mean_logp_nats: float
-    mean_rank: float
-    argmax_share: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
-    """One row of a timed batch.
-
-    has_judge: whether a trained judge decides. identical: to the baseline's greedy output. reference: what a task says
-    really follows. note: what could not be worked out or measured, and why.
-    """
-
-    tokens: list[int]
-    rounds: "Sequence[Round]"
-    phases: "Phases"
-    is_tree: bool
-    has_judge: bool
-    identical: bool | None
-    divergence: Divergence | None
-    memory_peak_bytes: int | None
-    energy: "EnergyUsed | None"
-    quality: Quality | None
-    reference: Sequence[int] | None = None
-    note: str | None = None
-
-
 def resume_key(method: str, prompt: int, run: int) -> str:
     """Return what finds a measurement again; the header says of which configuration."""
     return f"{method}/{prompt}/{run}"
 
 
-def as_record(origin: Origin, found: Measured | Skipped) -> dict[str, Any]:
-    """Return a record; fields that nothing was measured for are null."""
-    key = resume_key(origin.method, origin.prompt_index, origin.run)
-    head = {"kind": RECORD, "schema_version": SCHEMA_VERSION, "resume_key": key} | asdict(origin)
-    if isinstance(found, Skipped):
-        return head | dict.fromkeys(MEASURED_FIELDS) | {"status": found.status, "error": found.reason}
-    return head | {"status": "ok", "error": None} | measured_fields(found)
+def figures(
+    rounds: Mapping[str, Sequence[int]], *, total_s: float, decode_s: float, has_tree: bool, has_judge: bool
+) -> dict[str, Any]:
+    """Return what follows from a measurement's rounds and times, by the names of the schema.
 
-
-def measured_fields(found: Measured) -> dict[str, Any]:
-    """Return what a measurement says, by the names of the schema."""
-    rounds = {name: [getattr(r, name) for r in found.rounds] for name in ROUND_FIELDS}
-    rounds["accepted"] = [min(r.accepted, r.committed) for r in found.rounds]
-    generated, count = len(found.tokens), len(found.rounds)
+    Args:
+        rounds: Parallel lists of ROUND_FIELDS.
+        total_s: All of the decoding, s.
+        decode_s: Behind the prompt, s.
+        has_tree: Whether trees were drafted.
+        has_judge: Whether a trained judge decided.
+    """
     drafted, accepted, passes = (sum(rounds[name]) for name in ("drafted", "accepted", "draft_passes"))
-    phases, energy = found.phases, found.energy
-    decode_s = phases.total_s - phases.prefill_s
+    generated, count = sum(rounds["committed"]), len(rounds["drafted"])
     return {
         "generated_tokens": generated,
-        "output_sha256": hashlib.sha256(np.array(found.tokens, "<i8").tobytes()).hexdigest(),
-        "identical_to_baseline": found.identical,
-        "first_divergence": found.divergence.as_json() if found.divergence else None,
-        "ttft_s": phases.first_token_s,
-        "total_s": phases.total_s,
-        "decode_s": decode_s,
-        "tokens_per_s": ratio(generated, phases.total_s),
+        "tokens_per_s": ratio(generated, total_s),
         "decode_tokens_per_s": ratio(generated, decode_s),
-        **{f"{name}_ms": 1e3 * getattr(phases, f"{name}_s") for name in PHASES},
-        "rounds": rounds,
         "tokens_per_round": ratio(generated, count),
         "draft_acceptance_rate": ratio(accepted, drafted),
         "target_calls_per_token": ratio(count, generated),
         "draft_calls_per_token": ratio(passes, generated),
         "overruled": sum(rounds["overruled"]),
-        "judge": judge_fields(rounds) if found.has_judge else None,
-        "tree": tree_fields(rounds) if found.is_tree else None,
-        "memory_peak_bytes": found.memory_peak_bytes,
-        "energy_j": energy and energy.joules,
-        "energy_net_j": energy and energy.net_joules,
-        "idle_power_w": energy and energy.idle_w,
-        "energy_is_reliable": energy and energy.is_reliable,
-        "quality": asdict(found.quality) if found.quality else None,
-        "exact_match": next_token_match(found.tokens, found.reference) if found.reference else None,
-        "note": found.note,
+        "judge": judge_fields(rounds) if has_judge else None,
+        "tree": tree_fields(rounds) if has_tree else None,
     }
 
 
@@ -218,53 +95,9 @@ def tree_fields(rounds: Mapping[str, Sequence[int]]) -> dict[str, Any]:
     }
 
 
-def next_token_match(output: Sequence[int], reference: Sequence[int]) -> dict[str, int]:
-    """Return how often a method's next token behind the true text was the true one, on the common prefix of both.
-
-    Up to its first mismatch an output is the reference itself: every token of it, the mismatch too, was emitted behind
-    the true prefix. What comes later was not, and says nothing.
-
-    matched: tokens of the common prefix. trials: those and the mismatch, where there is one. Easy texts have more
-    trials: the share over all of them is of the text as far as a method gets, not of the task's tokens.
-    """
-    pairs = zip(output, reference, strict=False)
-    matched = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(output), len(reference)))
-    return {"matched": matched, "trials": min(matched + 1, len(output), len(reference))}
-
-
 def ratio(above: float, below: float) -> float | None:
     """Divide; None where there is nothing to divide by."""
     return above / below if below else None
-
-
-MEASURED_FIELDS = (
-    "generated_tokens",
-    "output_sha256",
-    "identical_to_baseline",
-    "first_divergence",
-    "ttft_s",
-    "total_s",
-    "decode_s",
-    "tokens_per_s",
-    "decode_tokens_per_s",
-    *(f"{name}_ms" for name in PHASES),
-    "rounds",
-    "tokens_per_round",
-    "draft_acceptance_rate",
-    "target_calls_per_token",
-    "draft_calls_per_token",
-    "overruled",
-    "judge",
-    "tree",
-    "memory_peak_bytes",
-    "energy_j",
-    "energy_net_j",
-    "idle_power_w",
-    "energy_is_reliable",
-    "quality",
-    "exact_match",
-    "note",
-)
 
 
 def latest(records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -281,9 +114,3 @@ def latest(records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 def done_keys(records: Iterable[Mapping[str, Any]]) -> set[str]:
     """Return what need not be measured again: failures are tried anew."""
     return {r["resume_key"] for r in latest(records) if r["status"] != "error"}
-
-
-def load_schema() -> dict[str, Any]:
-    """Return the published JSON Schema of a line."""
-    found: dict[str, Any] = json.loads(SCHEMA_PATH.read_text(encoding="utf-8"))
-    return found

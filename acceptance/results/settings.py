@@ -48,28 +48,38 @@ KNOBS = {
         low=0, high=1, default=None, whole=False, about="Judged importance from which a mismatch is refused."
     ),
 }
-# What each method reads of them.
-_TREE = ("k", "parallel_branches", "tree_budget")
-_NGRAM = ("k", "ngram")
-KNOBS_OF: dict[str, tuple[str, ...]] = {
-    BASELINE: (),
-    "speculative": ("k",),
-    "adaptive": ("k", "min_k", "max_k", "target_acceptance"),
-    "heuristic": (),
-    "confidence-stop": ("k", "least_confidence"),
-    "ngram": (*_NGRAM, "filler_top_k"),
-    "anpd": _NGRAM,
-    "prompt-lookup": _NGRAM,
-    "specexec": (*_TREE, "branch_prune_threshold"),
-    "medusa": ("k",),
-    "medusa-tree": ("k", "tree_budget"),
-    "eagle": ("k",),
-    "eagle-tree": _TREE,
-    "topk": ("k", "rank"),
-    "typical": ("k", "typical_p"),
-    "confidence": ("k", "tau"),
-    "fuzzy": ("k", "fuzziness"),
-    "autojudge": ("k", "judge_threshold"),
+
+
+@dataclass(frozen=True, slots=True)
+class Algorithm:
+    """What is known of a decoding method without running it: whether it keeps the target's law, and what it reads."""
+
+    is_exact: bool
+    knobs: tuple[str, ...]
+
+
+EXACT, LOSSY = True, False
+TREE_KNOBS = ("k", "parallel_branches", "tree_budget")
+NGRAM_KNOBS = ("k", "ngram")
+ALGORITHMS = {
+    BASELINE: Algorithm(EXACT, ()),
+    "speculative": Algorithm(EXACT, ("k",)),
+    "adaptive": Algorithm(EXACT, ("k", "min_k", "max_k", "target_acceptance")),
+    "heuristic": Algorithm(EXACT, ()),
+    "confidence-stop": Algorithm(EXACT, ("k", "least_confidence")),
+    "ngram": Algorithm(EXACT, (*NGRAM_KNOBS, "filler_top_k")),
+    "anpd": Algorithm(EXACT, NGRAM_KNOBS),
+    "prompt-lookup": Algorithm(EXACT, NGRAM_KNOBS),
+    "specexec": Algorithm(EXACT, (*TREE_KNOBS, "branch_prune_threshold")),
+    "medusa": Algorithm(EXACT, ("k",)),
+    "medusa-tree": Algorithm(EXACT, ("k", "tree_budget")),
+    "eagle": Algorithm(EXACT, ("k",)),
+    "eagle-tree": Algorithm(EXACT, TREE_KNOBS),
+    "topk": Algorithm(LOSSY, ("k", "rank")),
+    "typical": Algorithm(LOSSY, ("k", "typical_p")),
+    "confidence": Algorithm(LOSSY, ("k", "tau")),
+    "fuzzy": Algorithm(LOSSY, ("k", "fuzziness")),
+    "autojudge": Algorithm(LOSSY, ("k", "judge_threshold")),
 }
 
 

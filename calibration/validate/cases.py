@@ -3,7 +3,6 @@
 The format is `published_cases.schema.json`; what a schema cannot say is checked here.
 """
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from acceptance.results.validate import breaches
-from simulator.ground.artefacts import UserError, check_kind, read_text
+from simulator.ground.artefacts import UserError, check_kind
 from simulator.ground.fields import Field, read_json_object
 from simulator.ground.histogram import AcceptanceHistogram, as_written, parse_histogram, tokens_per_round_iid
+from simulator.ground.schema import breaches, checker, load_schema
 
 KIND = "published_cases"
 # 1: first version.
@@ -215,8 +214,7 @@ def load_cases(path: Path) -> tuple[Case, ...]:
     """
     found = read_json_object(path)
     check_kind(path, found, KIND, SCHEMA_VERSIONS)
-    schema = json.loads(read_text(SCHEMA))
-    for wrong in breaches(schema, schema, found, ""):
+    for wrong in breaches(checker(load_schema(SCHEMA)), found):
         raise UserError(f"{path}: {wrong}")
     cases = tuple(case_of(f"{path}: case {case['name']!r}", case) for case in found["cases"])
     check_names(str(path), cases)

@@ -20,7 +20,7 @@ from acceptance.decoders.methods import METHODS
 from acceptance.models.bundled import TINY_PAIR
 from acceptance.models.load import load_pair
 from acceptance.models.rule import SamplingRule
-from acceptance.results.settings import KNOBS, KNOBS_OF, Arm
+from acceptance.results.settings import ALGORITHMS, KNOBS, Arm
 from simulator.ground.artefacts import UserError
 
 PARAMETERS = {p.name: p for p in bench_decode.params if p.name}
@@ -209,7 +209,7 @@ def test_the_knobs_of_a_method_are_those_that_it_reads(bundled: Models, name: st
     METHODS[name].begin(bundled, heard)([[1, 2, 3]], task)
     # The draft stops by it in one of the three that choose lengths; the others only check it.
     checked = {"least_confidence"} if name in ("adaptive", "heuristic") else set()
-    assert heard.read - {"draft_rule"} - checked == set(KNOBS_OF[name])
+    assert heard.read - {"draft_rule"} - checked == set(ALGORITHMS[name].knobs)
 
 
 def test_a_file_without_experiments_is_a_mistake_to_validate_config(tmp_path: Path) -> None:

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from acceptance.bench import runner
+from acceptance.bench import outcome, runner, timed
 from acceptance.bench.forecast import forecast_run
 from acceptance.bench.load import bind
 from acceptance.bench.machine import Energy, MemoryPeak
-from acceptance.bench.runner import Bench, Runnable, batches, left_out, measure, plan_turns
+from acceptance.bench.record import next_token_match
+from acceptance.bench.runner import left_out, measure
+from acceptance.bench.turns import Bench, Runnable, batches, plan_turns
 from acceptance.decoders.method import Models, Options
 from acceptance.decoders.methods import METHODS
 from acceptance.measure.loop_check import finer_copy, next_logits
@@ -22,7 +24,7 @@ from acceptance.models import static_context as static
 from acceptance.models.model import Model
 from acceptance.models.rule import SamplingRule
 from acceptance.models.static_context import ATTRIBUTE, static_context
-from acceptance.results.records import done_keys, latest, load_schema, next_token_match
+from acceptance.results.records import done_keys, latest
 from acceptance.results.report import forecast_text
 from acceptance.results.settings import Arm, Settings
 from acceptance.results.summary import AT, summarise, sums
@@ -191,7 +193,7 @@ def test_what_fails_behind_the_clock_leaves_a_note_and_the_times(error: Exceptio
         missing = [name for name in ("first_divergence", "quality") if whole[name]]
         expected = "; ".join(f"{name}: {type(error).__name__}: {reason}" for name in missing)
         assert (r["note"] or "") == expected
-        assert list(line_problems(load_schema(), r, first=False)) == list(disagreements(r)) == []
+        assert list(line_problems(r, first=False)) == list(disagreements(r)) == []
     assert any("; " in (r["note"] or "") for r in records)
     assert all(s["speedup"] for s in summarise(records, 0))
 
@@ -225,7 +227,7 @@ def test_what_cannot_take_a_batch_is_skipped_with_the_reason() -> None:
     tree = replace(arm("specexec", GREEDY), begin=None, reason="takes one sequence at a time")
     bench = bench_of(arm("baseline", GREEDY), arm("speculative", GREEDY), tree, batch_size=4, runs=2)
     (skipped,) = left_out(bench, ())
-    assert list(line_problems(load_schema(), skipped, first=False)) == list(disagreements(skipped)) == []
+    assert list(line_problems(skipped, first=False)) == list(disagreements(skipped)) == []
     assert (skipped["status"], skipped["error"]) == ("skipped", "takes one sequence at a time")
     assert skipped["resume_key"] == "specexec/0/0"
     assert left_out(bench, done_keys([skipped])) == []
@@ -284,7 +286,7 @@ def test_a_decoder_that_is_wrong_in_reduced_precision_is_a_bug_and_rounding_is_n
     for r in records:
         known = r["first_divergence"]
         assert not known or known["verdict"] != "rounding" or known["deficit"] <= known["spread"]
-        assert list(line_problems(load_schema(), r, first=False)) == []
+        assert list(line_problems(r, first=False)) == []
 
 
 NAMED = {name: Arm(name=name, method="ngram") for name in ("rounded", "wrong", "short")}
@@ -342,7 +344,7 @@ def test_where_no_finer_copy_can_be_made_a_difference_is_unchecked(monkeypatch: 
     def no_room(*_: object) -> Model:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(runner, "finer_copy", no_room)
+    monkeypatch.setattr(outcome, "finer_copy", no_room)
     records, _ = measured(bench_of(arm("baseline", GREEDY), wrong_once(Models(target=TARGET))))
     wrong = [r for r in records if r["method"] == "wrong"]
     assert {r["first_divergence"]["verdict"] for r in wrong} == {"unchecked"}
@@ -396,7 +398,7 @@ def test_warm_ups_are_run_for_each_shape_and_leave_no_record(monkeypatch: pytest
         seen.append((len(prompts), task.max_new_tokens))
         return inner(prompts, task)
 
-    monkeypatch.setattr(runner, "WARM_UP_TOKENS", 3)
+    monkeypatch.setattr(timed, "WARM_UP_TOKENS", 3)
     plain = Runnable(arm=Arm(name="baseline", method="baseline"), is_exact=True, begin=begin)
     records, _ = measured(bench_of(plain, batch_size=4))
     assert seen == [(4, 3), (2, 3), (4, 10), (2, 10)]
@@ -477,8 +479,8 @@ def test_graphs_are_captured_in_the_warm_up_alone_and_never_of_a_prompt(monkeypa
 @pytest.mark.parametrize("may_capture", [False, True])
 def test_what_no_warm_up_met_is_captured_in_no_turn(monkeypatch: pytest.MonkeyPatch, may_capture: bool) -> None:
     """The warm-up meets one size of cache of two. The negative control: turns that may capture do."""
-    first = runner.shapes
-    monkeypatch.setattr(runner, "shapes", lambda bench: first(bench)[:1])
+    first = timed.shapes
+    monkeypatch.setattr(timed, "shapes", lambda bench: first(bench)[:1])
     if may_capture:
         monkeypatch.setattr(runner, "no_captures", nullcontext)
     assert ("turns" in {phase for phase, _, _ in captures_of(monkeypatch)[0]}) == may_capture

@@ -8,9 +8,9 @@ import numpy as np
 
 from acceptance.bench.clock import Phases
 from acceptance.bench.machine import surroundings
+from acceptance.bench.record import Measured, Origin, Skipped, as_record
 from acceptance.decoders.batch import Round
 from acceptance.results.journal import KIND, SCHEMA_VERSIONS, to_line
-from acceptance.results.records import Measured, Origin, Skipped, as_record
 from acceptance.results.settings import config_sha256
 from simulator.costs.step import step_s
 from simulator.ground.artefacts import envelope

@@ -90,7 +90,6 @@ def chain(
 METHOD = Method(
     name="autojudge",
     summary="a draft model's chain; mismatches stay where a trained judge takes them for unimportant",
-    is_exact=False,
     batched=True,
     needs=("draft", "judge"),
     begin=begin,

@@ -1,0 +1,158 @@
+"""What one decoding of a prompt says, as a record of the published schema (`results.records`)."""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from acceptance.decoders.batch import Round
+from acceptance.measure.loop_check import Recheck
+from acceptance.results.records import PHASES, RECORD, ROUND_FIELDS, SCHEMA_PATH, SCHEMA_VERSION, figures, resume_key
+from simulator.ground.schema import load_schema
+
+from .clock import Phases
+from .machine import EnergyUsed
+from .quality import Quality
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """What was decoded, by what, and when.
+
+    timestamp_utc: when its turn began. order: place of the method among those that took turns on this prompt.
+    """
+
+    method: str
+    algorithm: str
+    is_exact: bool
+    prompt_index: int
+    prompt_source: str
+    prompt_category: str
+    prompt_tokens: int
+    run: int
+    order: int
+    batch_index: int
+    batch_size: int
+    batch_row: int
+    timestamp_utc: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Skipped:
+    """Nothing was measured: "skipped" or "error", and why."""
+
+    status: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Divergence:
+    """Where a greedy output first differs from the baseline's.
+
+    margin: the target's best logit less its second. is_exact: whether the method promises no difference at all.
+    recheck: what a finer type says; None of a lossy method, or where it could not be asked.
+    """
+
+    position: int
+    margin: float
+    is_exact: bool
+    recheck: Recheck | None = None
+
+    @property
+    def verdict(self) -> str | None:
+        """One of VERDICTS; None for a lossy method, which promises nothing."""
+        if not self.is_exact:
+            return None
+        if self.recheck is None:
+            return "unchecked"
+        return "rounding" if self.recheck.is_tie else "bug"
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it by the names of the schema."""
+        found = {"position": self.position, "margin": self.margin, "verdict": self.verdict}
+        checked = self.recheck
+        # No deficit where one of the outputs ended and the other did not.
+        deficit = checked.deficit if checked and math.isfinite(checked.deficit) else None
+        return found | {"deficit": deficit, "spread": checked and checked.spread}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """One row of a timed batch.
+
+    has_judge: whether a trained judge decides. identical: to the baseline's greedy output. reference: what a task says
+    really follows. note: what could not be worked out or measured, and why.
+    """
+
+    tokens: list[int]
+    rounds: Sequence[Round]
+    phases: Phases
+    is_tree: bool
+    has_judge: bool
+    identical: bool | None
+    divergence: Divergence | None
+    memory_peak_bytes: int | None
+    energy: EnergyUsed | None
+    quality: Quality | None
+    reference: Sequence[int] | None = None
+    note: str | None = None
+
+
+@cache
+def no_fields() -> dict[str, None]:
+    """Return every field of a record, null."""
+    return dict.fromkeys(load_schema(SCHEMA_PATH)["$defs"][RECORD]["properties"])
+
+
+def as_record(origin: Origin, found: Measured | Skipped) -> dict[str, Any]:
+    """Return a record; fields that nothing was measured for are null."""
+    key = resume_key(origin.method, origin.prompt_index, origin.run)
+    head = no_fields() | {"kind": RECORD, "schema_version": SCHEMA_VERSION, "resume_key": key} | asdict(origin)
+    if isinstance(found, Skipped):
+        return head | {"status": found.status, "error": found.reason}
+    return head | {"status": "ok"} | measured_fields(found)
+
+
+def measured_fields(found: Measured) -> dict[str, Any]:
+    """Return what a measurement says, by the names of the schema."""
+    rounds = {name: [getattr(r, name) for r in found.rounds] for name in ROUND_FIELDS}
+    rounds["accepted"] = [min(r.accepted, r.committed) for r in found.rounds]
+    phases, energy = found.phases, found.energy
+    decode_s = phases.total_s - phases.prefill_s
+    has = {"has_tree": found.is_tree, "has_judge": found.has_judge}
+    return figures(rounds, total_s=phases.total_s, decode_s=decode_s, **has) | {
+        "output_sha256": hashlib.sha256(np.array(found.tokens, "<i8").tobytes()).hexdigest(),
+        "identical_to_baseline": found.identical,
+        "first_divergence": found.divergence.as_json() if found.divergence else None,
+        "ttft_s": phases.first_token_s,
+        "total_s": phases.total_s,
+        "decode_s": decode_s,
+        **{f"{name}_ms": 1e3 * getattr(phases, f"{name}_s") for name in PHASES},
+        "rounds": rounds,
+        "memory_peak_bytes": found.memory_peak_bytes,
+        "energy_j": energy and energy.joules,
+        "energy_net_j": energy and energy.net_joules,
+        "idle_power_w": energy and energy.idle_w,
+        "energy_is_reliable": energy and energy.is_reliable,
+        "quality": asdict(found.quality) if found.quality else None,
+        "exact_match": next_token_match(found.tokens, found.reference) if found.reference else None,
+        "note": found.note,
+    }
+
+
+def next_token_match(output: Sequence[int], reference: Sequence[int]) -> dict[str, int]:
+    """Return how often a method's next token behind the true text was the true one, on the common prefix of both.
+
+    Up to its first mismatch an output is the reference itself: every token of it, the mismatch too, was emitted behind
+    the true prefix. What comes later was not, and says nothing.
+
+    matched: tokens of the common prefix. trials: those and the mismatch, where there is one. Easy texts have more
+    trials: the share over all of them is of the text as far as a method gets, not of the task's tokens.
+    """
+    pairs = zip(output, reference, strict=False)
+    matched = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(output), len(reference)))
+    return {"matched": matched, "trials": min(matched + 1, len(output), len(reference))}

@@ -1,0 +1,132 @@
+"""Checks JSON values against a JSON Schema (draft 2020-12), each breach in one line."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .artefacts import read_text
+from .fields import shortened
+
+if TYPE_CHECKING:
+    from jsonschema import ValidationError
+    from jsonschema.protocols import Validator
+
+# Nothing that is measured takes more; arithmetic with larger ones overflows.
+MAX_WHOLE = 2**63 - 1
+MAX_SHOWN = 60
+
+
+def load_schema(path: Path) -> dict[str, Any]:
+    """Return the schema that a file holds."""
+    found: dict[str, Any] = json.loads(read_text(path))
+    return found
+
+
+def is_number(_: object, value: object) -> bool:
+    """Whether a value is a finite number of at most 64 bits; true and false are none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) <= MAX_WHOLE if isinstance(value, int) else math.isfinite(value)
+
+
+def is_integer(_: object, value: object) -> bool:
+    """Whether a value is a whole number as it is written: 1.0 is none."""
+    return isinstance(value, int) and is_number(_, value)
+
+
+@cache
+def validator_class() -> Any:
+    """Return the checker of draft 2020-12 with our numbers."""
+    from jsonschema import Draft202012Validator, validators
+
+    extend: Any = validators.extend
+    types = Draft202012Validator.TYPE_CHECKER.redefine_many({"integer": is_integer, "number": is_number})
+    return extend(Draft202012Validator, type_checker=types)
+
+
+def checker(schema: Mapping[str, Any]) -> "Validator":
+    """Return what checks values against a schema, to be used again for many."""
+    made: Validator = validator_class()(schema)
+    return made
+
+
+def breaches(checks: "Validator", value: Any) -> Iterator[str]:
+    """Say where a value breaks a schema: the place, what is there and what is allowed.
+
+    Args:
+        checks: Of the schema, see `checker`.
+        value: What a file holds.
+    """
+    # Of several missing keys each is a breach that names them all.
+    yield from dict.fromkeys(line for error in checks.iter_errors(value) for line in breach_lines(innermost(error)))
+
+
+def innermost(error: "ValidationError") -> "ValidationError":
+    """Return what is wrong with the alternative that fits best, where a schema has several."""
+    from jsonschema.exceptions import best_match
+
+    return best_match([error]) or error
+
+
+def breach_lines(error: "ValidationError") -> Iterator[str]:
+    """Say what a breach is; of keys, each by itself."""
+    at = place_of(error)
+    found: Any = error.instance
+    rule: Any = error.schema
+    if error.validator == "required":
+        yield from (f"{joined(at, key)} is missing" for key in rule["required"] if key not in found)
+    elif error.validator == "additionalProperties":
+        known = rule.get("properties", {})
+        yield from (f"{joined(at, key)} is not known" for key in found if key not in known)
+    else:
+        yield f"{at or 'the line'} is {shown(found)}, expected {expected(error)}"
+
+
+def place_of(error: "ValidationError") -> str:
+    """Return where in the whole value a breach is, such as "rounds.drafted[3]"."""
+    at = ""
+    for part in error.absolute_path:
+        at = f"{at}[{part}]" if isinstance(part, int) else joined(at, part)
+    return at
+
+
+def joined(at: str, key: str) -> str:
+    """Return the place of a key."""
+    return f"{at}.{key}" if at else key
+
+
+def expected(error: "ValidationError") -> str:
+    """Say what is allowed where a breach is."""
+    rule: Any = error.schema
+    limit: Any = error.validator_value
+    match error.validator:
+        case "type" if isinstance(error.instance, int) and abs(error.instance) > MAX_WHOLE:
+            return "a number of at most 64 bits"
+        case "type":
+            return limit if isinstance(limit, str) else " or ".join(limit)
+        case "const":
+            return repr(limit)
+        case "enum":
+            return f"one of {', '.join(map(repr, limit))}"
+        case "pattern":
+            return f"a text like {limit}"
+        case "minimum" | "maximum":
+            return f"{rule.get('minimum', -math.inf):g} to {rule.get('maximum', math.inf):g}"
+        case "minItems" | "maxItems":
+            return f"{rule.get('minItems', 0)} to {rule.get('maxItems', 'any number of')} items"
+        case "minLength":
+            return "a longer text"
+        case _:
+            return f"what {error.validator} says ({shortened(error.message, MAX_SHOWN)})"
+
+
+def shown(value: Any) -> str:
+    """Write a value as JSON, cut where it is long."""
+    try:
+        text = json.dumps(value, default=str)
+    except ValueError:
+        return shortened(value, MAX_SHOWN)
+    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}..."
