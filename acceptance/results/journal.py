@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from acceptance.text.lock import lock
+from acceptance.trace.lock import Lock
 from simulator.ground.artefacts import UserError, check_kind, finite_or_text, read_bytes
 
 KIND = "decode_run"
@@ -76,6 +76,7 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.lock = Lock(path.with_name(f".{path.name}.lock"), f"--out: another benchmark is at work in {path}")
         self.file: int | None = None
         self.torn = 0
 
@@ -138,9 +139,11 @@ class Journal:
             self.file = os.open(self.path, os.O_CREAT | os.O_APPEND | os.O_RDWR, 0o666)
         except OSError as error:
             raise UserError(f"--out {self.path}: cannot be written ({error.strerror})") from None
-        if not lock(self.file):
+        try:
+            self.lock.take()
+        except UserError:
             self.close()
-            raise UserError(f"--out: another benchmark is at work in {self.path}")
+            raise
 
     def check_same(self, header: Mapping[str, Any], there: Mapping[str, Any]) -> None:
         """Refuse to go on with a benchmark that was told something else, or that another version made.
@@ -184,6 +187,7 @@ class Journal:
         if self.file is not None:
             os.close(self.file)
             self.file = None
+            self.lock.release()
 
 
 def difference(key: str, now: Any, before: Any) -> str:

@@ -1,19 +1,19 @@
 """The unfinished measurement: one file for each batch that is done, so that an interruption loses at most one batch."""
 
-import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from acceptance.text.lock import lock
 from simulator.ground.artefacts import UserError, check_kind, envelope, write_json
 from simulator.ground.fields import read_json_object
 
+from .lock import Lock
 from .trace import PromptInfo, Trace, load_arrays, save_arrays
 
 KIND = "unfinished_measurement"
 SCHEMA_VERSIONS = (1,)
-FOLDER = "unfinished"
+FOLDER, LOCK = "unfinished", ".lock"
 
 
 class Parts:
@@ -21,7 +21,7 @@ class Parts:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.lock: int | None = None
+        self.lock = Lock(folder / LOCK, f"--out-dir: another measurement is at work in {folder}")
 
     @property
     def about(self) -> Path:
@@ -39,10 +39,11 @@ class Parts:
         Raises:
             UserError: Something is there and neither was asked for, or it is another measurement's.
         """
-        if self.folder.exists() and not self.about.exists() and (self.folder.is_file() or any(self.folder.iterdir())):
+        there = set() if not self.folder.is_dir() else {p.name for p in self.folder.iterdir()} - {LOCK}
+        if self.folder.is_file() or (there and self.about.name not in there):
             raise UserError(f"--out-dir: {self.folder} is there already and not ours, expected another folder")
-        if self.about.exists():
-            self.take()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.lock.take()
         if self.about.exists() and resume:
             self.check_same(told)
             return
@@ -52,19 +53,6 @@ class Parts:
             )
         self.clear()
         write_json(self.about, envelope(KIND, SCHEMA_VERSIONS[-1], told))
-        self.take()
-
-    def take(self) -> None:
-        """Keep other processes out until this one ends, however it does.
-
-        Raises:
-            UserError: Another is at work here.
-        """
-        self.release()
-        self.lock = os.open(self.about, os.O_RDONLY)
-        if not lock(self.lock):
-            self.release()
-            raise UserError(f"--out-dir: another measurement is at work in {self.folder}")
 
     def check_same(self, told: Mapping[str, Any]) -> None:
         """Refuse to go on with a measurement that was told something else."""
@@ -103,19 +91,11 @@ class Parts:
     def close(self) -> None:
         """Remove what was kept, now that the whole trace is written, and let others work here."""
         self.clear()
-        self.release()
-
-    def release(self) -> None:
-        """Let others work here."""
-        if self.lock is not None:
-            os.close(self.lock)
-            self.lock = None
+        self.lock.release()
+        with suppress(OSError):  # something else is in it
+            self.folder.rmdir()
 
     def clear(self) -> None:
-        """Remove what was kept, and the folder if nothing else is in it."""
-        if not self.folder.exists():
-            return
+        """Remove what was kept."""
         for path in (*self.folder.glob("batch-*.npz"), *self.folder.glob(".batch-*.npz*"), self.about):
             path.unlink(missing_ok=True)
-        if not any(self.folder.iterdir()):
-            self.folder.rmdir()

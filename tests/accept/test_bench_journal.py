@@ -202,7 +202,7 @@ def test_where_there_is_no_room_left_nothing_of_a_record_stays(tmp_path: Path) -
     code = f"""
 import resource, signal
 from pathlib import Path
-from acceptance.bench.journal import Journal
+from acceptance.results.journal import Journal
 from simulator.ground.artefacts import UserError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 journal = Journal(Path({str(tmp_path / "a.jsonl")!r}))

@@ -219,7 +219,7 @@ def test_two_measurements_cannot_share_a_folder(tmp_path: Path) -> None:
     for how in ({"resume": True, "force": False}, {"resume": False, "force": True}):
         with pytest.raises(UserError, match="another measurement is at work in"):
             second.open({"seed": 0}, **how)
-    first.release()
+    first.lock.release()
     second.open({"seed": 0}, resume=True, force=False)
     second.close()
     assert not second.folder.exists()
