@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from simulator.ground.artefacts import UserError, check_kind, envelope, finite_or_text, to_json, writing
 from simulator.ground.command import table
-from simulator.ground.fields import read_json_object
+from simulator.ground.fields import Field, read_json
 
 from .probes import AXIS_UNITS, Axes, Units
 from .runner import LeftOut, Point, Results, WorkFit, line_fits
@@ -110,28 +110,26 @@ def load_probe(path: Path, *, raw: bool = True) -> Results:
     Raises:
         UserError: Either file is missing, not ours, of another version, or contradicts itself; names file and field.
     """
-    found = read_json_object(path)
-    check_kind(path, found, KIND, (SCHEMA_VERSION,))
-    reader = Reader(path, "", found)
-    units = reader.inside("units")
-    named = {name: units.whole(name) for name in UNIT_NUMBERS}
-    words = {name: units.text(name) for name in UNIT_WORDS}
-    samples = load_raw(path, reader) if raw else None
-    points = tuple(read_point(own, index, samples) for index, own in enumerate(reader.each("points")))
+    found = read_json(path)
+    check_kind(path, found.object(), KIND, (SCHEMA_VERSION,))
+    units = found["units"]
+    named: dict[str, Any] = {name: units[name].whole() for name in UNIT_NUMBERS}
+    named |= {name: units[name].text(empty=True) for name in UNIT_WORDS}
+    samples = load_raw(found) if raw else None
     return Results(
-        device=reader.inside("environment").inside("device").value,
-        units=Units(**named, **words),  # type: ignore[arg-type]  # the names say which are numbers
-        points=points,
-        left_out=tuple(read_left_out(own) for own in reader.each("left_out")),
+        device=found["environment"]["device"].object(),
+        units=Units(**named),
+        points=tuple(read_point(point, index, samples) for index, point in enumerate(found["points"].elements())),
+        left_out=tuple(read_left_out(point) for point in found["left_out"].elements()),
     )
 
 
-def load_raw(path: Path, reader: "Reader") -> Mapping[str, NDArray[np.float64]]:
+def load_raw(found: Field) -> Mapping[str, NDArray[np.float64]]:
     """Read the raw samples that a probe.json names."""
-    name = reader.inside("raw").text("file")
-    if Path(name).name != name:
-        raise UserError(f"{path}: raw.file is {name!r}, expected a name without folders")
-    beside = path.parent / name
+    path, file = Path(found.path), found["raw"]["file"]
+    if Path(file.text()).name != file.text():
+        file.refuse("a name without folders")
+    beside = path.parent / file.text()
     try:
         content = io.BytesIO(beside.read_bytes())  # np.load would leave a broken file open
         with np.load(content, allow_pickle=False) as archive:
@@ -142,97 +140,44 @@ def load_raw(path: Path, reader: "Reader") -> Mapping[str, NDArray[np.float64]]:
         raise UserError(f"{beside}: not an .npz of raw samples ({error})") from None
 
 
-def read_point(reader: "Reader", index: int, raw: Mapping[str, NDArray[np.float64]] | None) -> Point:
+def read_point(found: Field, index: int, raw: Mapping[str, NDArray[np.float64]] | None) -> Point:
     """Read one point, and compare its median with that of its raw samples."""
-    times = {name: reader.number(name) for name in TIMES}
+    times = {name: found[name].number() for name in TIMES}
     arrays = (NO_SAMPLES, NO_SAMPLES)
     if raw is not None:
         try:
             arrays = raw[f"samples_{index:04d}"], raw[f"warm_ups_{index:04d}"]
         except KeyError as error:
-            raise UserError(f"{reader.path}: {reader.where} has no raw samples {error}") from None
+            raise UserError(f"{found.place} has no raw samples {error}") from None
         if len(arrays[0]) == 0 or not math.isclose(float(np.median(arrays[0])), times["median_s"], rel_tol=1e-9):
-            raise UserError(f"{reader.path}: {reader.where}.median_s is not the median of its raw samples")
-    states = tuple(state.value for state in reader.each("states"))
+            raise UserError(f"{found['median_s'].place} is not the median of its raw samples")
+    states = [state.object() for state in found["states"].elements()] or [{}]
     measurement = Measurement(
         **times,
         samples_s=arrays[0],
         warm_ups_s=arrays[1],
-        batch=reader.whole("batch"),
-        flushed=reader.flag("flushed"),
-        reason=reader.text("stop_reason"),
-        verdict=Verdict(word=reader.text("verdict"), reason=reader.text("verdict_reason")),
+        batch=found["batch"].whole(),
+        flushed=found["flushed"].flag(),
+        reason=found["stop_reason"].text(),
+        verdict=Verdict(word=found["verdict"].text(), reason=found["verdict_reason"].text(empty=True)),
     )
     return Point(
-        probe=reader.text("probe"),
-        axes=read_axes(reader),
-        flop=reader.whole("flop"),
-        bytes=reader.whole("bytes"),
+        probe=found["probe"].text(),
+        axes=read_axes(found["axes"]),
+        flop=found["flop"].whole(),
+        bytes=found["bytes"].whole(),
         measurement=measurement,
-        states=(states[0], states[-1]) if states else ({}, {}),
+        states=(states[0], states[-1]),
     )
 
 
-def read_left_out(reader: "Reader") -> LeftOut:
-    words = {name: reader.text(name) for name in ("probe", "reason")}
-    return LeftOut(**words, axes=read_axes(reader), failed=reader.flag("failed"))
+def read_left_out(found: Field) -> LeftOut:
+    reason, failed = found["reason"].text(empty=True), found["failed"].flag()
+    return LeftOut(probe=found["probe"].text(), reason=reason, axes=read_axes(found["axes"]), failed=failed)
 
 
-def read_axes(reader: "Reader") -> Axes:
-    axes = reader.inside("axes")
-    for name, value in axes.value.items():
-        if isinstance(value, bool) or not isinstance(value, int | str):
-            axes.refuse(name, "a whole number or text")
-    return axes.value
-
-
-class Reader:
-    """One object of a file, and where in the file it is, for errors that name the field."""
-
-    def __init__(self, path: Path, where: str, value: dict[str, Any]) -> None:
-        self.path, self.where, self.value = path, where, value
-
-    def refuse(self, key: str, expected: str) -> Any:
-        name = f"{self.where}.{key}" if self.where else key
-        found = f"is {self.value[key]!r}" if key in self.value else "is missing"
-        raise UserError(f"{self.path}: {name} {found[:80]}, expected {expected}")
-
-    def inside(self, key: str) -> "Reader":
-        value = self.value.get(key)
-        if not isinstance(value, dict):
-            self.refuse(key, "an object")
-        return Reader(self.path, f"{self.where}.{key}" if self.where else key, dict(value or {}))
-
-    def each(self, key: str) -> list["Reader"]:
-        value = self.value.get(key)
-        if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-            self.refuse(key, "a list of objects")
-        start = f"{self.where}.{key}" if self.where else key
-        return [Reader(self.path, f"{start}[{i}]", item) for i, item in enumerate(value or [])]
-
-    def number(self, key: str) -> float:
-        value = self.value.get(key)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
-            self.refuse(key, "a number of at least 0")
-        return float(value or 0)
-
-    def whole(self, key: str) -> int:
-        value = self.value.get(key)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            self.refuse(key, "a whole number of at least 0")
-        return int(value or 0)
-
-    def text(self, key: str) -> str:
-        value = self.value.get(key)
-        if not isinstance(value, str):
-            self.refuse(key, "text")
-        return str(value)
-
-    def flag(self, key: str) -> bool:
-        value = self.value.get(key)
-        if not isinstance(value, bool):
-            self.refuse(key, "true or false")
-        return bool(value)
+def read_axes(found: Field) -> Axes:
+    return {name: own.value if isinstance(own.value, str) else own.whole() for name, own in found.items()}
 
 
 def write_csv(path: Path, results: Results) -> None:

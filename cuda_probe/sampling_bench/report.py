@@ -4,28 +4,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from cuda_probe.probe.probes import Units
 from cuda_probe.probe.report import (
-    Reader,
     disturbed_text,
     duration,
     left_text,
-    load_raw,
     point_json,
     rate,
     raw_path,
-    read_left_out,
-    read_point,
     save_with_raw,
     size_text,
 )
 from cuda_probe.probe.runner import Results
-from simulator.ground.artefacts import check_kind, envelope, finite_or_text, writing
+from simulator.ground.artefacts import envelope, finite_or_text, writing
 from simulator.ground.command import table
-from simulator.ground.fields import read_json_object
 
 from .runner import BenchPoint, BenchResults
 from .shapes import BACKENDS
@@ -75,42 +67,6 @@ def save_bench(out: Path, results: BenchResults, parameters: Mapping[str, Any]) 
     points = [found.point for found in results.points] + ([results.copy] if results.copy is not None else [])
     save_with_raw(out, payload, points)
     return payload
-
-
-def load_bench(path: Path) -> BenchResults:
-    """Read a bench_sampling.json and the raw samples beside it.
-
-    Raises:
-        UserError: Either file is missing, not ours, of another version, or contradicts itself; names file and field.
-    """
-    found = read_json_object(path)
-    check_kind(path, found, KIND, (SCHEMA_VERSION,))
-    reader = Reader(path, "", found)
-    raw = load_raw(path, reader)
-    points = reader.each("points")
-    copied = None if found.get("copy") is None else read_point(reader.inside("copy"), len(points), raw)
-    return BenchResults(
-        device=reader.inside("environment").inside("device").value,
-        copy=copied,
-        points=tuple(read_bench_point(own, index, raw) for index, own in enumerate(points)),
-        left_out=tuple(read_left_out(with_probe(own)) for own in reader.each("left_out")),
-    )
-
-
-def with_probe(reader: Reader) -> Reader:
-    """Return the same object with the keys by which a probe's reader knows it."""
-    return Reader(reader.path, reader.where, reader.value | {"probe": reader.text("backend"), "flop": 0})
-
-
-def read_bench_point(reader: Reader, index: int, raw: Mapping[str, NDArray[np.float64]]) -> BenchPoint:
-    """Read one backend at one point."""
-    return BenchPoint(
-        point=read_point(with_probe(reader), index, raw),
-        calls=reader.whole("calls"),
-        accepted_mean=reader.number("accepted_mean"),
-        call_s=None if reader.value.get("call_s") is None else reader.number("call_s"),
-        agrees=None if reader.value.get("agrees") is None else reader.flag("agrees"),
-    )
 
 
 def csv_rows(results: BenchResults) -> list[dict[str, Any]]:

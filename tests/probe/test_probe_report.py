@@ -100,7 +100,7 @@ def edited(path: Path, change) -> Path:
         (lambda f: f["units"].pop("workmem_bytes"), "units.workmem_bytes is missing"),
         (lambda f: f["units"].update(workflops_flop=1.5), "units.workflops_flop is 1.5, expected a whole number"),
         (lambda f: f["environment"].pop("device"), "environment.device is missing"),
-        (lambda f: f.update(points={}), "points is {}, expected a list of objects"),
+        (lambda f: f.update(points={}), "points is {}, expected a list"),
         (lambda f: f["points"][3].update(median_s="fast"), r"points\[3\].median_s is 'fast', expected a number"),
         (lambda f: f["points"][3].update(median_s=-1), r"points\[3\].median_s is -1, expected a number of at least 0"),
         (lambda f: f["points"][3].update(median_s=1), r"points\[3\].median_s is not the median of its raw samples"),
