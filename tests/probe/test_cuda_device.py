@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import cuda_probe
+from cuda_probe import devices
 from cuda_probe.kernels import probe_kernels
 from cuda_probe.kernels.probe_kernels import Geometry
 from cuda_probe.probe.probes import PROBES, DeviceFault, chosen
@@ -76,7 +76,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     for name in [name for name in sys.modules if foreign(name)]:
         del sys.modules[name]
         if name.startswith("cuda_probe."):
-            delattr(cuda_probe, name.partition(".")[2])  # `from . import` asks the package first
+            delattr(devices, name.rpartition(".")[2])  # `from . import` asks the package first
     sys.modules.update(before)
 
 
