@@ -1,7 +1,8 @@
 """The command `bench-sampling`: parse, open the device, measure, write, print."""
 
 import sys
-from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,21 +11,34 @@ import click
 from cuda_probe.probe.probes import ITEM_BYTES, AxisValue
 from cuda_probe.sampling_bench.shapes import BACKENDS, grid
 from simulator.ground.artefacts import UserError, to_json
-from simulator.ground.command import command, progress
+from simulator.ground.command import FILE, command, progress
 
-from .probe_gpu import EXIT_WRONG_RESULT, check_files, open_device, written
+from .outputs import EXIT_WRONG_RESULT, Outputs
 
 if TYPE_CHECKING:
-    from cuda_probe.sampling_bench.places import Place
     from cuda_probe.sampling_bench.runner import BenchResults
 
-FILE = click.Path(path_type=Path)
 # Option, axis, least and largest value; the kernels count tokens and rows in 32 bits.
 NUMBERS = (("--batch", "batch", 1, 65_536), ("--k", "k", 1, 1_024), ("--vocab", "vocabulary", 2, 2**24))
 VOCABULARIES = (32_768, 65_536, 131_072, 262_144)
 QUICK_VOCABULARIES = (32_768, 131_072, 262_144)
 DTYPES = tuple(ITEM_BYTES)
 Axes = dict[str, tuple[AxisValue, ...]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchOptions(Outputs):
+    """What the user chose; lists and ranges as typed, None for the device's own values."""
+
+    device: str
+    quick: bool
+    backend: str | None
+    batch: str | None
+    k: str | None
+    vocabulary: str | None
+    dtype: str | None
+    temperature: float
+    seed: int
 
 
 @command("bench-sampling")
@@ -42,35 +56,31 @@ Axes = dict[str, tuple[AxisValue, ...]]
 @click.option("--plot", type=FILE, help="Picture, .png or .svg: time by vocabulary, share of copy bandwidth.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.option("--force", is_flag=True, help="Overwrite files that exist.")
-def bench_sampling(**options: Any) -> None:
+def bench_sampling(**values: Any) -> None:
     """Time speculative sampling: our backends, a compiled torch version and transformers' own function.
 
     All take the same logits, in turn, on one clock. The bytes counted are those that sampling has to read at least.
     transformers' function takes one sequence: a batch is as many calls (column calls). Exit code 1 if a backend of ours
     accepted other counts than the reference.
     """
-    check_temperature(options["temperature"])
-    given, backends = named_axes(options), names("--backend", options["backend"], BACKENDS)
-    check_files(options)
-    device = open_device(options["device"])
-    try:
-        from cuda_probe.sampling_bench.places import place_of
+    run(BenchOptions(**values))
 
-        failed = run(place_of(device), given, backends, options)
-    finally:
-        device.close()
-    if failed:
+
+def run(options: BenchOptions) -> None:
+    """Measure, write and print."""
+    if not 0.01 <= options.temperature <= 100:  # beyond, the peers' arithmetic in float32 has no meaning
+        raise UserError(f"--temperature: {options.temperature:g} is not allowed, expected 0.01 to 100")
+    given, backends = named_axes(options), names("--backend", options.backend, BACKENDS)
+    options.check()
+    results, axes = measure(options, given, backends)
+    check_timed(results)
+    present(results, options, axes, backends)
+    if any(found.agrees is False for found in results.points) or any(left.failed for left in results.left_out):
         click.echo("bench-sampling: a result was wrong, see the table or the file", err=True)
         sys.exit(EXIT_WRONG_RESULT)
 
 
-def check_temperature(temperature: float) -> None:
-    """Refuse a temperature at which the peers' arithmetic in float32 has no meaning."""
-    if not 0.01 <= temperature <= 100:
-        raise UserError(f"--temperature: {temperature:g} is not allowed, expected 0.01 to 100")
-
-
-def named_axes(options: Mapping[str, Any]) -> Axes:
+def named_axes(options: BenchOptions) -> Axes:
     """Return the values that the user named, by axis.
 
     Raises:
@@ -78,14 +88,9 @@ def named_axes(options: Mapping[str, Any]) -> Axes:
     """
     from simulator.ground.ranges import parse_whole
 
-    given: Axes = {}
-    for flag, axis, least, most in NUMBERS:
-        if options[axis] is None:
-            continue
-        given[axis] = parse_whole(flag, options[axis], least, most)
-    if options["dtype"] is not None:
-        given["dtype"] = names("--dtype", options["dtype"], DTYPES)
-    return given
+    typed = {axis: (flag, getattr(options, axis), least, most) for flag, axis, least, most in NUMBERS}
+    given: Axes = {axis: parse_whole(*words) for axis, words in typed.items() if words[1] is not None}
+    return given if options.dtype is None else given | {"dtype": names("--dtype", options.dtype, DTYPES)}
 
 
 def names(flag: str, text: str | None, allowed: tuple[str, ...]) -> tuple[str, ...]:
@@ -114,25 +119,25 @@ def default_axes(*, on_cpu: bool, quick: bool) -> Axes:
     return {"batch": batches, "k": (2, 8) if on_cpu else (2, 4, 8), "vocabulary": VOCABULARIES, "dtype": DTYPES}
 
 
-def run(place: "Place", given: Axes, backends: tuple[str, ...], options: Mapping[str, Any]) -> bool:
-    """Measure, write and print; says whether a result was wrong."""
+def measure(options: BenchOptions, given: Axes, backends: tuple[str, ...]) -> tuple["BenchResults", Axes]:
+    """Open the device and time the backends on it; returns what was found and the whole grid.
+
+    Raises:
+        UserError: The largest point does not fit into the device's memory.
+    """
+    from cuda_probe.devices.opening import open_device
     from cuda_probe.probe.runner import FULL, QUICK
-    from cuda_probe.sampling_bench.report import disagreements, save_bench
+    from cuda_probe.sampling_bench.places import place_of
     from cuda_probe.sampling_bench.runner import check_memory, run_bench
 
-    quick, name = options["quick"], place.device.name
-    axes = default_axes(on_cpu=name == "cpu", quick=quick) | given
-    shapes = grid(axes)
-    check_memory(place, shapes, backends)
-    told: dict[str, Any] = {"device": name, "quick": quick, "backends": list(backends)}
-    told |= {key: options[key] for key in ("temperature", "seed")} | {axis: list(v) for axis, v in axes.items()}
-    with progress("measuring", len(shapes)) as bar:
-        settings = {"temperature": options["temperature"], "seed": options["seed"], "progress": bar.update}
-        results = run_bench(place, shapes, backends, QUICK if quick else FULL, **settings)
-    check_timed(results)
-    payload = save_bench(options["out"], results, told)
-    write_and_print(results, payload, options)
-    return bool(disagreements(results)) or any(left.failed for left in results.left_out)
+    with closing(open_device(options.device)) as device:
+        place, axes = place_of(device), default_axes(on_cpu=device.name == "cpu", quick=options.quick) | given
+        shapes, rule = grid(axes), QUICK if options.quick else FULL
+        check_memory(place, shapes, backends)
+        with progress("measuring", len(shapes)) as bar:
+            temperature, seed = options.temperature, options.seed
+            found = run_bench(place, shapes, backends, rule, temperature=temperature, seed=seed, progress=bar.update)
+        return found, axes
 
 
 def check_timed(results: "BenchResults") -> None:
@@ -146,24 +151,25 @@ def check_timed(results: "BenchResults") -> None:
         raise UserError(f"nothing can be timed on {results.device['name']}: {'; '.join(reasons)}")
 
 
-def write_and_print(results: "BenchResults", payload: Mapping[str, Any], options: Mapping[str, Any]) -> None:
-    """Write the other files, then print what was found and where it is."""
-    from cuda_probe.sampling_bench.report import disagreement_text, result_text, write_csv
+def present(results: "BenchResults", options: BenchOptions, axes: Axes, backends: tuple[str, ...]) -> None:
+    """Write the files, then print what was found and where it is."""
+    from cuda_probe.sampling_bench.report import disagreement_text, result_text, save_bench, write_csv
 
-    if options["csv"]:
-        write_csv(options["csv"], results)
-    if options["plot"]:
+    parameters: dict[str, Any] = {"device": results.device["name"], "quick": options.quick, "backends": list(backends)}
+    parameters |= {"temperature": options.temperature, "seed": options.seed}
+    payload = save_bench(options.out, results, parameters | {axis: list(own) for axis, own in axes.items()})
+    if options.csv:
+        write_csv(options.csv, results)
+    if options.plot:
         from cuda_probe.sampling_bench.plots import bench_figure
         from simulator.ground.pictures import save_figure
 
-        save_figure(options["plot"], bench_figure(results))
-    if options["as_json"]:
+        save_figure(options.plot, bench_figure(results))
+    if options.as_json:
         click.echo(to_json(payload), nl=False)
         click.echo(disagreement_text(results), err=True, nl=bool(disagreement_text(results)))
     else:
-        click.echo(result_text(results) + "\n")
-        for path in written(options):
-            click.echo(f"wrote {path}")
+        click.echo(f"{result_text(results)}\n\n{options.written()}")
 
 
 if __name__ == "__main__":

@@ -1,23 +1,78 @@
 """The command `monitor-gpu`: watch the GPUs, while a command runs or for a while; log, sum up, print."""
 
 import math
-from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from simulator.ground.artefacts import UserError, check_outputs, created_utc, envelope, to_json, write_json
-from simulator.ground.command import EXIT_USER_ERROR, OneLineErrors, command, table
+from simulator.ground.command import EXIT_USER_ERROR, FILE, OneLineErrors, command, table
 
 if TYPE_CHECKING:
     from cuda_probe.monitor.monitor import MonitorSummary
 
-FILE = click.Path(path_type=Path)
 KIND, SCHEMA_VERSION = "gpu_monitor", 1
 # Faster than the driver refreshes, and slower than anyone waits.
 MIN_INTERVAL_S, MAX_S = 0.001, 1e6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MonitorOptions:
+    """What the user chose.
+
+    Attributes:
+        words: The command to run; none to watch for a while.
+        interval: Seconds between samples.
+        idle: Seconds for which the idle power is measured before.
+        duration: Seconds to watch where no command is run; None until a signal.
+        gpus: As in nvidia-smi; all where none is named.
+        out: The log.
+        summary: Where the summary is written besides.
+        as_json: Print the summary as JSON.
+        force: Overwrite files that exist.
+    """
+
+    words: tuple[str, ...]
+    interval: float
+    idle: float
+    duration: float | None
+    gpus: tuple[int, ...]
+    out: Path | None
+    summary: Path | None
+    as_json: bool
+    force: bool
+
+    def check(self) -> None:
+        """Refuse what can be refused before anything is asked or run.
+
+        Raises:
+            UserError: A time that is none, an option that has no effect, or a file that exists or cannot be written.
+        """
+        times = {
+            "interval": (self.interval, MIN_INTERVAL_S),
+            "idle": (self.idle, 0.0),
+            "duration": (self.duration, 0.0),
+        }
+        for name, (value, least) in times.items():
+            if value is not None and not least <= value <= MAX_S:  # NaN is neither
+                raise UserError(f"--{name}: {value:g} is not allowed, expected {least:g} to {MAX_S:g} seconds")
+        if self.words and self.duration is not None:
+            raise UserError("--duration: not used with COMMAND, whose end ends the log")
+        check_outputs({"--out": self.out, "--summary": self.summary}, self.force)
+
+    def parameters(self) -> dict[str, Any]:
+        """Return them as the summary keeps them."""
+        return {
+            "gpus": list(self.gpus) or None,
+            "interval_s": self.interval,
+            "idle_s": self.idle,
+            "command": list(self.words) or None,
+            "duration_s": self.duration,
+            "out": None if self.out is None else str(self.out),
+        }
 
 
 class Wrapper(OneLineErrors):
@@ -36,7 +91,7 @@ class Wrapper(OneLineErrors):
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @click.option("--force", is_flag=True, help="Overwrite files that exist.")
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[-- COMMAND ...]")
-def monitor_gpu(words: tuple[str, ...], **options: Any) -> int:
+def monitor_gpu(**values: Any) -> int:
     """Log power, energy, utilisation, memory, temperature and clocks of the GPUs while COMMAND runs.
 
     COMMAND keeps its stdin, stdout and stderr, gets the signals that monitor-gpu gets, and its exit code is passed on
@@ -45,43 +100,28 @@ def monitor_gpu(words: tuple[str, ...], **options: Any) -> int:
 
     The log is written row by row, in place: it is complete up to the moment at which anything ended it.
     """
+    return watch(MonitorOptions(**values))
+
+
+def watch(options: MonitorOptions) -> int:
+    """Watch, log and sum up; returns the exit code."""
     from cuda_probe.monitor.child import check, run, wait
+    from cuda_probe.monitor.csv_file import logging_to
     from cuda_probe.monitor.monitor import Monitor
 
-    check_options(options, words)
-    if words:
-        check(words)
+    options.check()
+    if options.words:
+        check(options.words)
     began_utc = created_utc()
-    chosen = {"gpus": list(options["gpus"]) or None, "interval_s": options["interval"], "idle_s": options["idle"]}
-    monitor = Monitor(**chosen)
+    monitor = Monitor(gpus=options.gpus or None, interval_s=options.interval, idle_s=options.idle)
     with ExitStack() as stack:
-        if options["out"]:
-            monitor.sink = stack.enter_context(log(options))
+        if options.out:
+            monitor.sink = stack.enter_context(logging_to(options.out, force=options.force))
         with monitor:
-            code = run(words) if words else ended_by(wait(options["duration"]), options["duration"])
-    told = chosen | {"command": list(words) or None, "duration_s": options["duration"]}
-    told |= {"out": str(options["out"]) if options["out"] else None}
+            code = run(options.words) if options.words else ended_by(wait(options.duration), options.duration)
     payload = {"began_utc": began_utc, "exit_code": code} | monitor.summary().as_json()
-    present(envelope(KIND, SCHEMA_VERSION, told) | payload, monitor.summary(), options, to_stderr=bool(words))
+    present(envelope(KIND, SCHEMA_VERSION, options.parameters()) | payload, monitor.summary(), options)
     return code or (EXIT_USER_ERROR if monitor.failure else 0)
-
-
-def log(options: Mapping[str, Any]) -> Any:
-    """Open the log."""
-    from cuda_probe.monitor.csv_file import logging_to
-
-    return logging_to(options["out"], force=options["force"])
-
-
-def check_options(options: Mapping[str, Any], words: tuple[str, ...]) -> None:
-    """Refuse what can be refused before anything is asked or run."""
-    for name, least in (("interval", MIN_INTERVAL_S), ("idle", 0.0), ("duration", 0.0)):
-        value = options[name]
-        if value is not None and not least <= value <= MAX_S:  # NaN is neither
-            raise UserError(f"--{name}: {value:g} is not allowed, expected {least:g} to {MAX_S:g} seconds")
-    if words and options["duration"] is not None:
-        raise UserError("--duration: not used with COMMAND, whose end ends the log")
-    check_outputs({"--out": options["out"], "--summary": options["summary"]}, options["force"])
 
 
 def ended_by(number: int | None, duration_s: float | None) -> int:
@@ -91,15 +131,16 @@ def ended_by(number: int | None, duration_s: float | None) -> int:
     return 0 if number is None or duration_s is None else EXIT_BY_SIGNAL + number
 
 
-def present(payload: dict[str, Any], summary: "MonitorSummary", options: Mapping[str, Any], to_stderr: bool) -> None:
-    """Write the summary's file, and print it."""
-    if options["summary"]:
-        write_json(options["summary"], payload)
-    if options["as_json"]:
+def present(payload: dict[str, Any], summary: "MonitorSummary", options: MonitorOptions) -> None:
+    """Write the summary's file, and print it: to stderr behind the output of a command."""
+    to_stderr = bool(options.words)
+    if options.summary:
+        write_json(options.summary, payload)
+    if options.as_json:
         click.echo(to_json(payload), nl=False, err=to_stderr)
         return
-    written = [f"wrote {options[name]}" for name in ("out", "summary") if options[name]]
-    click.echo(("\n" if to_stderr else "") + summary_text(summary), err=to_stderr)
+    click.echo("\n" * to_stderr + summary_text(summary), err=to_stderr)
+    written = [f"wrote {path}" for path in (options.out, options.summary) if path]
     if written:
         click.echo("\n" + "\n".join(written), err=to_stderr)
 

@@ -38,7 +38,7 @@ MAX_GRAPHS = 256
 BUSY_S, MAX_BUSY_LAUNCHES = 0.05, 5000
 
 
-def open_device(name: str) -> "CudaDevice":
+def open_device(index: int) -> "CudaDevice":
     """Open cuda:N.
 
     Raises:
@@ -48,7 +48,6 @@ def open_device(name: str) -> "CudaDevice":
         count = cupy.cuda.runtime.getDeviceCount()
     except cupy.cuda.runtime.CUDARuntimeError as error:
         raise UserError(f"no CUDA device can be used ({error})") from None
-    index = int(name.partition(":")[2] or 0)
     if count == 0:
         raise UserError("there is no CUDA device, expected at least one")
     if index >= count:

@@ -149,15 +149,10 @@ def as_probe(results: BenchResults) -> Results:
     return Results(device=results.device, units=units, points=points, left_out=results.left_out)
 
 
-def disagreements(results: BenchResults) -> list[BenchPoint]:
-    """Return the points of ours that accepted otherwise than the reference."""
-    return [found for found in results.points if found.agrees is False]
-
-
 def disagreement_text(results: BenchResults) -> str:
-    """Name them."""
-    names = sorted({found.point.probe for found in disagreements(results)})
-    if not names:
+    """Name the backends of ours that accepted otherwise than the reference."""
+    wrong = [found.point.probe for found in results.points if found.agrees is False]
+    if not wrong:
         return ""
-    count = len(disagreements(results))
-    return f"NOT AS THE REFERENCE: {', '.join(names)} accepted other counts at {count} of {len(results.points)} points"
+    names = ", ".join(sorted(set(wrong)))
+    return f"NOT AS THE REFERENCE: {names} accepted other counts at {len(wrong)} of {len(results.points)} points"

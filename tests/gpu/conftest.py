@@ -13,7 +13,7 @@ def device() -> Iterator[Any]:
     """The first CUDA device."""
     opened, why = None, ""
     try:
-        from cuda_probe.devices.cuda import open_device
+        from cuda_probe.devices.opening import open_device
 
         opened = open_device("cuda:0")
     except (ImportError, UserError) as error:

@@ -9,7 +9,7 @@ from typing import Any
 import cupy
 import numpy as np
 
-from cuda_probe.devices.cuda import open_device
+from cuda_probe.devices.opening import open_device
 from cuda_probe.probe.probes import BY_NAME
 from cuda_probe.sampling import kv_append, sigmoid_sample, speculative_sample, verify_prefix
 

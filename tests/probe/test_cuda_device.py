@@ -71,7 +71,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setattr(device.CudaDevice, "axis_values", lambda self, probe, quick: AXES)
     yield SimpleNamespace(
         module=device, machine=emulation.machine, restart=emulation.restart, cupy=sys.modules["cupy"],
-        open=lambda name="cuda:0": device.open_device(name),
+        open=lambda index=0: device.open_device(index),
     )  # fmt: skip
     for name in [name for name in sys.modules if foreign(name)]:
         del sys.modules[name]
@@ -374,19 +374,19 @@ def test_errors_of_ours_are_no_faults_of_the_device(device: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("machine", "name", "words"),
+    ("machine", "index", "words"),
     [
-        ({"devices": 0}, "cuda:0", "no CUDA device can be used .*no CUDA-capable device"),
-        ({"devices": 2}, "cuda:2", "there are 2 CUDA devices, expected cuda:0 to cuda:1"),
-        ({"fails": {"open": 46}}, "cuda:0", "cuda:0 cannot be used .*busy or unavailable"),
+        ({"devices": 0}, 0, "no CUDA device can be used .*no CUDA-capable device"),
+        ({"devices": 2}, 2, "there are 2 CUDA devices, expected cuda:0 to cuda:1"),
+        ({"fails": {"open": 46}}, 0, "cuda:0 cannot be used .*busy or unavailable"),
     ],
 )
 def test_a_device_that_cannot_be_had_is_a_users_error(
-    cuda: Any, machine: dict[str, Any], name: str, words: str
+    cuda: Any, machine: dict[str, Any], index: int, words: str
 ) -> None:
     cuda.restart(**machine)
     with pytest.raises(UserError, match=words):
-        cuda.open(name)
+        cuda.open(index)
 
 
 # ---- NVML -----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,49 @@
+"""The files that a command which measures writes, checked before it measures anything."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from simulator.ground.artefacts import UserError, check_outputs
+
+EXIT_WRONG_RESULT = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outputs:
+    """Where the result goes, and what is printed.
+
+    Attributes:
+        out: The result; its raw samples go beside it.
+        csv: Its points as rows.
+        plot: Its picture.
+        as_json: Print what `out` holds in the place of a table.
+        force: Overwrite files that exist.
+    """
+
+    out: Path
+    csv: Path | None
+    plot: Path | None
+    as_json: bool
+    force: bool
+
+    def check(self) -> None:
+        """Refuse outputs that cannot be written, before anything is measured.
+
+        Raises:
+            UserError: A suffix that is not the format's, or a file that exists or cannot be written.
+        """
+        from cuda_probe.probe.report import raw_path
+        from simulator.ground.pictures import check_format
+
+        for flag, path, suffix in (("--out", self.out, ".json"), ("--csv", self.csv, ".csv")):
+            if path is not None and path.suffix != suffix:
+                raise UserError(f"{flag} {path}: suffix {path.suffix!r}, expected {suffix}")
+        check_format(self.plot)
+        outputs = {"--out": self.out, "the raw samples of --out": raw_path(self.out)}
+        check_outputs(outputs | {"--csv": self.csv, "--plot": self.plot}, self.force)
+
+    def written(self) -> str:
+        """Name every file of the run, a line each."""
+        from cuda_probe.probe.report import raw_path
+
+        return "\n".join(f"wrote {path}" for path in (self.out, raw_path(self.out), self.csv, self.plot) if path)
