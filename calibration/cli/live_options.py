@@ -1,6 +1,7 @@
 """The options of `validate --live`."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,71 +12,79 @@ from simulator.ground.artefacts import UserError
 if TYPE_CHECKING:
     from calibration.validate.live import Plan
 
-MOST_DRAFTED = 64
-DEFAULTS: Mapping[str, Any] = {
-    "out_dir": Path("live"),
-    "inflate": "4,8,16,32",
-    "k": "1:8",
-    "fit_k": "1,4,8",
-    "max_prompts": 12,
-    "max_new_tokens": 64,
-    "runs": 1,
-    "dtype": "bfloat16",
-    "device": "cpu",
-    "seed": 0,
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveOptions:
+    """The options as they were given, or their defaults."""
+
+    out_dir: Path = Path("live")
+    inflate: str = "4,8,16,32"
+    k: str = "1:8"
+    fit_k: str = "1,4,8"
+    max_prompts: int = 12
+    max_new_tokens: int = 64
+    runs: int = 1
+    dtype: str = "bfloat16"
+    device: str = "cpu"
+    seed: int = 0
+
+    @property
+    def plan(self) -> "Plan":
+        """What to run.
+
+        Raises:
+            UserError: A value that is not allowed.
+        """
+        from calibration.fit.lengths import parse_lengths
+        from calibration.validate.live import Plan
+        from simulator.ground.ranges import parse_whole
+
+        return Plan(
+            folder=self.out_dir,
+            times=parse_whole("--inflate", self.inflate, 1, 1000),
+            draft_lengths=parse_lengths("--k", self.k),
+            fitted=parse_lengths("--fit-k", self.fit_k),
+            prompts=self.max_prompts,
+            tokens=self.max_new_tokens,
+            runs=self.runs,
+            dtype=self.dtype,
+            device=self.device,
+            seed=self.seed,
+        )
+
+
+COUNT = click.IntRange(1, 1_000_000)
+ABOUT: Mapping[str, tuple[str, dict[str, Any]]] = {
+    "out_dir": ("folder of all files; what is there is kept.", {"type": click.Path(path_type=Path)}),
+    "inflate": ("how many times as costly targets are.", {"metavar": "VALUES"}),
+    "k": ("draft lengths.", {"metavar": "VALUES"}),
+    "fit_k": ("those whose times are fitted; the others are forecast.", {"metavar": "VALUES"}),
+    "max_prompts": ("prompts.", {"type": COUNT}),
+    "max_new_tokens": ("tokens of an output, at most.", {"type": COUNT}),
+    "runs": ("repeats of everything.", {"type": COUNT}),
+    "dtype": ("weights.", {"type": click.Choice(("float32", "bfloat16", "float16"))}),
+    "device": ("cpu, or cuda:0.", {}),
+    "seed": ("of turns and intervals.", {"type": click.IntRange(0, 2**31)}),
 }
 
 
-def live_options(function: Any) -> Any:
+def live_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add them; none has a default of its own, so that one without --live is noticed."""
-    count = click.IntRange(1, 1_000_000)
-    named: tuple[tuple[str, dict[str, Any]], ...] = (
-        ("--out-dir", {"type": click.Path(path_type=Path), "help": "Folder of all files; what is there is kept."}),
-        ("--inflate", {"metavar": "VALUES", "help": "How many times as costly targets are."}),
-        ("--k", {"metavar": "VALUES", "help": "Draft lengths."}),
-        ("--fit-k", {"metavar": "VALUES", "help": "Those whose times are fitted; the others are forecast."}),
-        ("--max-prompts", {"type": count, "help": "Prompts."}),
-        ("--max-new-tokens", {"type": count, "help": "Tokens of an output, at most."}),
-        ("--runs", {"type": count, "help": "Repeats of everything."}),
-        ("--dtype", {"type": click.Choice(("float32", "bfloat16", "float16")), "help": "Weights."}),
-        ("--device", {"help": "cpu, or cuda:0."}),
-        ("--seed", {"type": click.IntRange(0, 2**31), "help": "Of turns and intervals."}),
-    )
-    for name, told in reversed(named):
-        key = name[2:].replace("-", "_")
-        about = f"With --live: {told['help'][0].lower()}{told['help'][1:]}  [default: {DEFAULTS[key]}]"
-        function = click.option(name, **{**told, "help": about, "default": None})(function)
+    for field in reversed(fields(LiveOptions)):
+        words, more = ABOUT[field.name]
+        about = f"With --live: {words}  [default: {field.default}]"
+        function = click.option(f"--{field.name.replace('_', '-')}", help=about, default=None, **more)(function)
     return function
 
 
-def check_live(options: Mapping[str, Any]) -> None:
-    """Refuse options of --live without it.
+def taken_live_options(values: dict[str, Any], *, live: bool) -> tuple[LiveOptions, dict[str, Any]]:
+    """Return the options of --live, and the others.
 
     Raises:
-        UserError: Names the option.
+        UserError: One without --live.
     """
-    for key in DEFAULTS:
-        if options[key] is not None and not options["live"]:
-            flag = f"--{key.replace('_', '-')}"
-            raise UserError(f"{flag}: {options[key]} without --live, expected both")
-
-
-def plan_of(options: Mapping[str, Any]) -> "Plan":
-    """Return what to run.
-
-    Raises:
-        UserError: A value that is not allowed.
-    """
-    from calibration.validate.live import Plan
-    from simulator.ground.ranges import parse_whole
-
-    told = {key: options[key] if options[key] is not None else value for key, value in DEFAULTS.items()}
-    return Plan(
-        folder=told["out_dir"],
-        times=parse_whole("--inflate", told["inflate"], 1, 1000),
-        draft_lengths=parse_whole("--k", told["k"], 1, MOST_DRAFTED),
-        fitted=parse_whole("--fit-k", told["fit_k"], 1, MOST_DRAFTED),
-        prompts=told["max_prompts"],
-        tokens=told["max_new_tokens"],
-        **{key: told[key] for key in ("runs", "dtype", "device", "seed")},
-    )
+    given = {field.name: values[field.name] for field in fields(LiveOptions) if values[field.name] is not None}
+    for name, value in given.items():
+        if not live:
+            raise UserError(f"--{name.replace('_', '-')}: {value} without --live, expected both")
+    return LiveOptions(**given), {name: value for name, value in values.items() if name not in ABOUT}

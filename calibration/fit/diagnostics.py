@@ -1,7 +1,7 @@
 """What a fit has to pass before it becomes a profile, and what it says of itself."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -37,6 +37,34 @@ class Diagnosis:
     def passed(self) -> bool:
         """Whether it may become a profile."""
         return not self.reasons
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckedFit:
+    """A fit and what was found out about it; no fit where there were too few points, and why."""
+
+    fit: Fit | None
+    diagnosis: Diagnosis | None
+    reason: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether it may become part of a profile."""
+        return self.diagnosis is not None and self.diagnosis.passed
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why not."""
+        return self.diagnosis.reasons if self.diagnosis else (self.reason,)
+
+
+def checked(fit: Callable[[], Fit]) -> CheckedFit:
+    """Fit and check."""
+    try:
+        found = fit()
+    except ValueError as error:
+        return CheckedFit(fit=None, diagnosis=None, reason=str(error))
+    return CheckedFit(fit=found, diagnosis=diagnose(found))
 
 
 def diagnose(fit: Fit) -> Diagnosis:
@@ -114,33 +142,3 @@ def parameter_reasons(fit: Fit) -> list[str]:
         if largest < LEAST_SHARE:
             found.append(f"{name} is at most {largest:.0%} of any point's time, expected at least {LEAST_SHARE:.0%}")
     return found
-
-
-def fit_json(fit: Fit, diagnosis: Diagnosis) -> dict[str, Any]:
-    """Return a fit and what was found out about it."""
-    seen = fit.observations
-    rows = zip(seen.labels, seen.seconds, fit.residuals, seen.held_out, strict=True)
-    return {
-        "passed": diagnosis.passed,
-        "reasons": list(diagnosis.reasons),
-        "parameters": {
-            name: {"value": value, "relative_error": fit.relative_errors.get(name)}
-            for name, value in fit.cost.parameters().items()
-        },
-        "flop_knots_tokens": list(fit.form.flop_knots),
-        "mem_knots_bytes": list(fit.form.mem_knots),
-        "at_bounds": list(fit.at_bounds),
-        "undetermined": list(fit.undetermined),
-        "correlations": {"parameters": list(fit.cost.uncertain), "matrix": fit.correlations.tolist()},
-        "condition": fit.condition,
-        "discrepancy": fit.discrepancy,
-        "bic": fit.bic,
-        "fitted_points": diagnosis.fitted_points,
-        "held_out_points": diagnosis.held_out_points,
-        "fitted_median_error": diagnosis.fitted_median,
-        "held_out_median_error": diagnosis.held_out_median,
-        "held_out_largest_error": diagnosis.held_out_largest,
-        "points": [
-            {"label": name, "seconds": float(s), "residual": float(r), "held_out": bool(h)} for name, s, r, h in rows
-        ],
-    }

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.sources.probe import Observations
+from calibration.sources.timed import MAD_FACTOR
 from simulator.costs.profile import Curve, PassCost
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ Floats = NDArray[np.float64]
 # Seconds, far outside of any device: where a bound is reached, the parameter plays no part.
 LEAST_S, MOST_S = 1e-9, 1.0
 LARGEST_RISE = 12.0
+# Tokens at which a curve may bend: where products turn from vectors to tiles, and where those fill the device.
+KNOTS = (1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0)
 STARTING_EXPONENTS = (0.05, 0.5, 0.95)
 # What the model itself is off by at least, relative; noise of the samples comes on top.
 LEAST_DISCREPANCY = 0.005
@@ -49,12 +52,16 @@ class Form:
         return tuple(f"flop_scale[{i}]" for i in range(len(self.flop_knots)))
 
     @property
+    def mem_names(self) -> tuple[str, ...]:
+        """The knots of seconds a byte."""
+        return tuple(f"mem_scale[{i}]" for i in range(len(self.mem_knots)))
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The parameters in the order of the vector; 1/m stands for the overlap exponent."""
-        memory = [f"mem_scale[{i}]" for i in range(len(self.mem_knots))]
         return (
             *self.flop_names,
-            *memory,
+            *self.mem_names,
             *(["launch_s"] * self.launch),
             *(["fixed_s"] * self.fixed),
             "overlap_exponent",
@@ -88,6 +95,10 @@ class Fit:
     message: str
     bic: float
 
+    def knows(self, names: Sequence[str]) -> bool:
+        """Whether the points leave none of these knots open."""
+        return all(self.relative_errors.get(name, np.inf) <= LARGEST_KNOT_ERROR for name in names)
+
 
 def run_s(cost: PassCost, seen: Observations) -> Floats:
     """Return the seconds of each run under a cost, [*samples, points]."""
@@ -97,13 +108,13 @@ def run_s(cost: PassCost, seen: Observations) -> Floats:
 def unpack(vector: Floats, form: Form) -> PassCost:
     """Return the cost that a vector of parameters stands for."""
     flops, memory = len(form.flop_knots), len(form.mem_knots)
-    told = iter(vector[flops + memory :])
+    seconds = iter(vector[flops + memory :])
     return PassCost(
         flop_scale=Curve(np.array(form.flop_knots), np.exp(np.cumsum(vector[:flops][::-1])[::-1])),
         mem_scale=Curve(np.array(form.mem_knots), np.exp(np.cumsum(vector[flops : flops + memory]))),
-        launch_s=np.exp(next(told)) if form.launch else 0.0,
-        fixed_s=np.exp(next(told)) if form.fixed else 0.0,
-        overlap_exponent=1 / np.maximum(next(told), 1e-6),
+        launch_s=np.exp(next(seconds)) if form.launch else 0.0,
+        fixed_s=np.exp(next(seconds)) if form.fixed else 0.0,
+        overlap_exponent=1 / np.maximum(next(seconds), 1e-6),
     )
 
 
@@ -205,7 +216,7 @@ def fit(observations: Observations, form: Form) -> Fit:
         cost = unpack(solved.x, form)
         off = np.log(seen.seconds / run_s(cost, seen))
         free = max(1, len(seen) - int((solved.active_mask == 0).sum()))
-        spread = 1.4826 * float(np.median(np.abs(off))) * np.sqrt(len(seen) / free)
+        spread = MAD_FACTOR * float(np.median(np.abs(off))) * np.sqrt(len(seen) / free)
         noise = float(np.median(seen.error_s / seen.seconds))
         discrepancy = max(LEAST_DISCREPANCY, float(np.sqrt(max(0.0, spread**2 - noise**2))))
     return described(observations, form, solved, discrepancy)
@@ -303,14 +314,13 @@ def best_fit(observations: Observations, knots: Sequence[float] = (1.0,), base: 
         ValueError: There are fewer points than a fit without a curve has parameters.
     """
     left = list(knots)
-    found = []
+    fits = []
     while len(left) > 1 and len((form := replace(base, flop_knots=tuple(left))).names) <= len(observations.fitted):
-        own = fit(observations, form)
-        bends = knot_bends(own)
-        if all(own.relative_errors.get(name, np.inf) <= LARGEST_KNOT_ERROR for name in own.form.flop_names):
-            found.append(own)
-        del left[int(np.argmin(bends))]
-    return min((*found, fit(observations, base)), key=lambda f: f.bic)
+        curved = fit(observations, form)
+        if curved.knows(form.flop_names):
+            fits.append(curved)
+        del left[int(np.argmin(knot_bends(curved)))]
+    return min((*fits, fit(observations, base)), key=lambda f: f.bic)
 
 
 def knot_bends(found: Fit) -> Floats:

@@ -10,16 +10,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.sources.decode_log import ArmTimes, DecodeLog
+from calibration.sources.decode import ArmTimes, DecodeLog
 from calibration.sources.probe import Observations
 from simulator.costs.profile import MEASURED, Decoding, PassCost, Profile
 from simulator.ground.artefacts import UserError
 
-from .build_profile import Judged
-from .diagnostics import Diagnosis
+from .diagnostics import CheckedFit, Diagnosis
 from .fit import Fit, Form, fit
+from .lengths import check_timed
 
 Floats = NDArray[np.float64]
+# What reports call the fit of a pair.
+PAIR = "verification"
 LEAST_LENGTHS = 2
 LARGEST_RESIDUAL = 0.15
 STEP = 1e-4
@@ -27,7 +29,7 @@ STEP = 1e-4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DraftLine:
-    """Seconds of a round's draft: start_s + K x step_s, with their standard errors, relative to the values."""
+    """Seconds of a round's draft: start_s + K x step_s. Errors are standard errors, step_error relative."""
 
     step_s: float
     step_error: float
@@ -57,13 +59,11 @@ def fit_pair(log: DecodeLog, lengths: Sequence[int] | None = None) -> PairFit:
         UserError: A draft length that was not run, or fewer than two.
     """
     there = {arm.draft_length: arm for arm in log.arms}
-    wanted = sorted(there) if lengths is None else sorted(set(lengths))
-    for k in wanted:
-        if k not in there:
-            raise UserError(f"--fit-k: {k} is not in {log.path}, expected some of {', '.join(map(str, sorted(there)))}")
+    wanted = sorted(there if lengths is None else set(lengths))
+    check_timed(wanted, list(there), log.path)
     if len(wanted) < LEAST_LENGTHS:
         raise UserError(f"{log.path}: {len(wanted)} draft length to fit, expected at least {LEAST_LENGTHS}")
-    arms = [there[k] for k in wanted]
+    arms = [there[length] for length in wanted]
     line = draft_line(arms)
     rest = np.array([arm.rest.seconds for arm in arms])
     return PairFit(
@@ -75,30 +75,30 @@ def fit_pair(log: DecodeLog, lengths: Sequence[int] | None = None) -> PairFit:
     )
 
 
-def judge_pair(found: PairFit) -> Judged:
+def check_pair(pair: PairFit) -> CheckedFit:
     """Check the fit of a pair: rounds within the lengths that were timed hang on its residuals, not its parameters."""
-    seen = np.abs(found.verify.residuals)
+    residuals = np.abs(pair.verify.residuals)
     reasons = []
-    if not found.verify.converged:
-        reasons.append(f"the solver did not converge ({found.verify.message})")
-    for name, off in zip(found.verify.observations.labels, seen, strict=True):
-        if off > LARGEST_RESIDUAL:
-            reasons.append(f"{name} is {off:.1%} off its fit, expected at most {LARGEST_RESIDUAL:.0%}")
-    error = pass_error(found.verify)
-    if error > LARGEST_RESIDUAL:
-        reasons.append(f"the time of a pass is known to {error:.1%}, expected at most {LARGEST_RESIDUAL:.0%}")
-    if found.draft.step_error > LARGEST_RESIDUAL:
-        error = found.draft.step_error
-        reasons.append(f"a drafted token's time is known to {error:.1%}, expected at most {LARGEST_RESIDUAL:.0%}")
+    if not pair.verify.converged:
+        reasons.append(f"the solver did not converge ({pair.verify.message})")
+    for name, residual in zip(pair.verify.observations.labels, residuals, strict=True):
+        if residual > LARGEST_RESIDUAL:
+            reasons.append(f"{name} is {residual:.1%} off its fit, expected at most {LARGEST_RESIDUAL:.0%}")
+    if pair.draft.step_s == 0:
+        reasons.append("a draft of more tokens takes no longer, expected each to take some time")
+    errors = {"the time of a pass": pass_error(pair.verify), "a drafted token's time": pair.draft.step_error}
+    for name, error in errors.items():
+        if LARGEST_RESIDUAL < error < np.inf:
+            reasons.append(f"{name} is known to {error:.1%}, expected at most {LARGEST_RESIDUAL:.0%}")
     diagnosis = Diagnosis(
         reasons=tuple(reasons),
-        fitted_points=len(seen),
+        fitted_points=len(residuals),
         held_out_points=0,
-        fitted_median=float(np.median(seen)),
+        fitted_median=float(np.median(residuals)),
         held_out_median=None,
         held_out_largest=None,
     )
-    return Judged(fit=found.verify, diagnosis=diagnosis)
+    return CheckedFit(fit=pair.verify, diagnosis=diagnosis)
 
 
 def verifications(log: DecodeLog, arms: Sequence[ArmTimes]) -> Observations:
@@ -150,28 +150,30 @@ def pass_error(verify: Fit) -> float:
 
 def draft_line(arms: Sequence[ArmTimes]) -> DraftLine:
     """Fit seconds of a round's draft against its tokens, by least squares; neither part is below 0."""
+    from scipy.optimize import nnls
+
     drafted = np.array([arm.drafted for arm in arms])
     seconds = np.array([arm.draft.seconds for arm in arms])
     error = np.maximum([arm.draft.error_s for arm in arms], 1e-3 * seconds)
     design = np.stack([drafted, np.ones(len(arms))], 1) / error[:, None]
-    covariance = np.linalg.inv(design.T @ design)
-    step_s, start_s = covariance @ design.T @ (seconds / error)
-    if start_s < 0 or step_s < 0:
-        # A line through the origin.
-        covariance = np.diag([1 / float((design[:, 0] ** 2).sum()), 0.0])
-        step_s, start_s = covariance @ design.T @ (seconds / error)
-    left = (seconds - step_s * drafted - start_s) / error
+    parts, _ = nnls(design, seconds / error)
+    # A part that ended at 0 is certain, and the other known as if it were alone.
+    free = np.flatnonzero(parts)
+    variances = np.zeros(2)
+    variances[free] = np.diag(np.linalg.inv(design[:, free].T @ design[:, free]))
+    left = seconds / error - design @ parts
     misfit = max(1.0, float(left @ left) / max(1, len(arms) - 2))
-    step_error, start_error = np.sqrt(np.diag(covariance) * misfit)
+    step_s, start_s = parts.tolist()
+    step_error_s, start_error_s = np.sqrt(variances * misfit).tolist()
     return DraftLine(
-        step_s=float(step_s),
-        step_error=float(step_error / step_s),
-        start_s=float(start_s),
-        start_error_s=float(start_error),
+        step_s=step_s,
+        step_error=step_error_s / step_s if step_s else np.inf,
+        start_s=start_s,
+        start_error_s=start_error_s,
     )
 
 
-def pair_profile(name: str, log: DecodeLog, found: PairFit) -> Profile:
+def pair_profile(name: str, log: DecodeLog, pair: PairFit) -> Profile:
     """Return the profile of a pair that was timed."""
     return Profile(
         name=name,
@@ -185,14 +187,14 @@ def pair_profile(name: str, log: DecodeLog, found: PairFit) -> Profile:
             batch=log.batch,
             baseline_s=log.baseline.seconds,
             baseline_error=log.baseline.error_s / log.baseline.seconds,
-            draft_step_s=found.draft.step_s,
-            draft_step_error=found.draft.step_error,
-            verify=with_one_error(found.verify),
-            draft_lengths=found.draft_lengths,
+            draft_step_s=pair.draft.step_s,
+            draft_step_error=pair.draft.step_error,
+            verify=with_one_error(pair.verify),
+            draft_lengths=pair.draft_lengths,
             source_sha256=log.sha256,
         ),
-        round_overhead_s=found.overhead_s,
-        round_overhead_error=found.overhead_error_s / found.overhead_s if found.overhead_s else 0.0,
+        round_overhead_s=pair.overhead_s,
+        round_overhead_error=pair.overhead_error_s / pair.overhead_s if pair.overhead_s else 0.0,
         notes=(
             f"Costs of {log.draft} drafting for {log.target} in {log.dtype}, batch {log.batch}, and of no other pair.",
         ),

@@ -12,11 +12,10 @@ from acceptance.bench.passes import Point
 from calibration.sources.passes import PassTimes
 from calibration.sources.probe import Observations
 from simulator.costs.profile import MEASURED, Profile
-from simulator.ground.artefacts import UserError
 
-from .build_profile import KNOTS, Judged
-from .diagnostics import diagnose
-from .fit import LARGEST_KNOT_ERROR, Fit, Form, best_fit
+from .diagnostics import CheckedFit, checked
+from .fit import KNOTS, Fit, Form, best_fit
+from .lengths import check_timed
 
 # Fewer batches and contexts are all fitted.
 LEAST_SETTINGS = 4
@@ -35,18 +34,6 @@ def is_seen(times: PassTimes, point: Point, lengths: Sequence[int] | None) -> bo
     if (point.batch, point.context) == unseen_setting(times):
         return False
     return point.new_tokens == 1 or lengths is None or point.new_tokens - 1 in lengths
-
-
-def check_lengths(times: PassTimes, lengths: Sequence[int] | None) -> None:
-    """Refuse draft lengths that were not timed.
-
-    Raises:
-        UserError: Names the first.
-    """
-    for k in lengths or ():
-        if k not in times.draft_lengths:
-            there = ", ".join(map(str, times.draft_lengths)) or "none"
-            raise UserError(f"--fit-k: {k} is not in {times.path}, expected some of {there}")
 
 
 def pass_observations(times: PassTimes, lengths: Sequence[int] | None) -> Observations:
@@ -73,7 +60,7 @@ def floats(values: Sequence[float]) -> NDArray[np.float64]:
     return np.array(values, np.float64)
 
 
-def fit_passes(times: PassTimes, lengths: Sequence[int] | None = None) -> Judged:
+def fit_passes(times: PassTimes, lengths: Sequence[int] | None = None) -> CheckedFit:
     """Fit passes with constants and with curves, and check the best by its information criterion.
 
     A layer's launch is fitted and no fixed time of a pass: two models do not tell them apart, and only a layer's
@@ -86,28 +73,28 @@ def fit_passes(times: PassTimes, lengths: Sequence[int] | None = None) -> Judged
     Raises:
         UserError: A draft length that was not timed.
     """
-    check_lengths(times, lengths)
+    check_timed(lengths or (), times.draft_lengths, times.path)
     seen = pass_observations(times, lengths)
+    return checked(lambda: best_pass_fit(seen))
+
+
+def best_pass_fit(seen: Observations) -> Fit:
+    """Return the better fit of constant seconds a byte and of a curve over the bytes.
+
+    Raises:
+        ValueError: There are fewer points than parameters.
+    """
     tokens, moved = seen.fitted.tokens, seen.fitted.bytes
     knots = sorted({*(k for k in KNOTS if tokens.min() <= k <= tokens.max()), float(tokens.max())})
     ends = (float(moved.min()), float(moved.max()))
-    try:
-        found = [best_fit(seen, knots)]
-        if ends[1] >= LEAST_RANGE * ends[0]:
-            curved = best_fit(seen, knots, Form(mem_knots=ends))
-            found += [curved] * all(knows(curved, f"mem_scale[{i}]") for i in range(2))
-    except ValueError as error:
-        return Judged(fit=None, diagnosis=None, reason=str(error))
-    best = min(found, key=lambda f: f.bic)
-    return Judged(fit=best, diagnosis=diagnose(best))
+    fits = [best_fit(seen, knots)]
+    if ends[1] >= LEAST_RANGE * ends[0]:
+        curved = best_fit(seen, knots, Form(mem_knots=ends))
+        fits += [curved] * curved.knows(curved.form.mem_names)
+    return min(fits, key=lambda f: f.bic)
 
 
-def knows(found: Fit, name: str) -> bool:
-    """Whether the points do not leave a parameter open."""
-    return found.relative_errors.get(name, np.inf) <= LARGEST_KNOT_ERROR
-
-
-def pass_profile(name: str, times: PassTimes, found: Judged, lengths: Sequence[int] | None) -> Profile:
+def pass_profile(name: str, times: PassTimes, found: CheckedFit, lengths: Sequence[int] | None) -> Profile:
     """Return the profile of a device whose passes were fitted; a layer's launches are its one.
 
     Args:
@@ -139,7 +126,7 @@ def fitted_note(times: PassTimes, lengths: Sequence[int] | None) -> str:
     return f"{said}, K {', '.join(map(str, fitted))}; launch_s is a layer's, and no overhead a round is in it."
 
 
-def held_out_note(found: Judged) -> tuple[str, ...]:
+def held_out_note(found: CheckedFit) -> tuple[str, ...]:
     """Say how far passes that were not fitted are off."""
     own = found.diagnosis
     if own is None or own.held_out_median is None:

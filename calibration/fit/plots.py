@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from simulator.ground.pictures import STYLE
+from simulator.ground.pictures import PALETTE, new_figure
 
 from .fit import Fit, run_s
 
@@ -13,18 +13,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FITTED, HELD_OUT = "#0072B2", "#D55E00"
+FITTED, HELD_OUT = PALETTE[:2]
 
 
 def fit_figure(fits: Mapping[str, Fit]) -> "Figure":
     """Return a column for each fit: times above, residuals in percent below; points held out are hollow."""
-    import matplotlib as mpl
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    with mpl.rc_context(STYLE | {"text.parse_math": False}):
-        figure = Figure(figsize=(1.5 + 4.2 * len(fits), 6.4), layout="constrained")
-        FigureCanvasAgg(figure)
+    with new_figure(1.5 + 4.2 * len(fits), 6.4, parse_math=False) as figure:
         grid = figure.subplots(2, len(fits), squeeze=False, height_ratios=(2, 1), sharex="col")
         for column, (name, fit) in enumerate(fits.items()):
             draw_fit(grid[0, column], grid[1, column], name, fit)

@@ -8,51 +8,79 @@ from simulator.costs.profile import Profile
 from simulator.ground.artefacts import envelope
 from simulator.ground.command import table
 
-from .build_profile import Judged
 from .compare import changes, overall
-from .diagnostics import fit_json
+from .diagnostics import CheckedFit, Diagnosis
 from .fit import Fit
+from .from_decode import PAIR
 
 KIND = "calibration_report"
 # 1: first version.
 SCHEMA_VERSION = 1
 UNITS = {"flop_scale": "s/FLOP", "mem_scale": "s/byte", "launch_s": "s", "fixed_s": "s", "overlap_exponent": ""}
-
 # Of a pair that decoded: the work of a pass is its tokens, and the pass itself.
-PAIR, PAIR_UNITS = "verification", {"flop_scale": "s/token", "mem_scale": "s/pass"}
+PAIR_UNITS = {"flop_scale": "s/token", "mem_scale": "s/pass"}
 
 
-def report_json(found: Mapping[str, Judged], parameters: Mapping[str, Any]) -> dict[str, Any]:
+def report_json(fits: Mapping[str, CheckedFit], parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Return every fit with its diagnostics."""
-    fits = {
-        name: fit_json(own.fit, own.diagnosis)
-        if own.fit is not None and own.diagnosis is not None
-        else {"passed": False, "reasons": list(own.reasons)}
-        for name, own in found.items()
+    passed = any(fit.passed for fit in fits.values())
+    found = {"passed": passed, "fits": {name: fit_json(fit) for name, fit in fits.items()}}
+    return envelope(KIND, SCHEMA_VERSION, parameters) | found
+
+
+def fit_json(checked: CheckedFit) -> dict[str, Any]:
+    """Return a fit and what was found out about it."""
+    fit, diagnosis = checked.fit, checked.diagnosis
+    if fit is None or diagnosis is None:
+        return {"passed": False, "reasons": list(checked.reasons)}
+    seen = fit.observations
+    rows = zip(seen.labels, seen.seconds, fit.residuals, seen.held_out, strict=True)
+    return {
+        "passed": diagnosis.passed,
+        "reasons": list(diagnosis.reasons),
+        "parameters": {
+            name: {"value": value, "relative_error": fit.relative_errors.get(name)}
+            for name, value in fit.cost.parameters().items()
+        },
+        "flop_knots_tokens": list(fit.form.flop_knots),
+        "mem_knots_bytes": list(fit.form.mem_knots),
+        "at_bounds": list(fit.at_bounds),
+        "undetermined": list(fit.undetermined),
+        "correlations": {"parameters": list(fit.cost.uncertain), "matrix": fit.correlations.tolist()},
+        "condition": fit.condition,
+        "discrepancy": fit.discrepancy,
+        "bic": fit.bic,
+        "fitted_points": diagnosis.fitted_points,
+        "held_out_points": diagnosis.held_out_points,
+        "fitted_median_error": diagnosis.fitted_median,
+        "held_out_median_error": diagnosis.held_out_median,
+        "held_out_largest_error": diagnosis.held_out_largest,
+        "points": [
+            {"label": name, "seconds": float(s), "residual": float(r), "held_out": bool(h)} for name, s, r, h in rows
+        ],
     }
-    passed = any(own.passed for own in found.values())
-    return envelope(KIND, SCHEMA_VERSION, parameters) | {"passed": passed, "fits": fits}
 
 
-def report_text(found: Mapping[str, Judged]) -> str:
+def report_text(fits: Mapping[str, CheckedFit]) -> str:
     """Return every fit: its parameters with their errors, and how well it forecasts."""
-    return "\n\n".join(fit_text(name, own) for name, own in found.items())
+    return "\n\n".join(fit_text(name, fit) for name, fit in fits.items())
 
 
-def fit_text(name: str, own: Judged) -> str:
+def fit_text(name: str, checked: CheckedFit) -> str:
     """Return one fit."""
-    if own.fit is None or own.diagnosis is None:
-        return f"{name}: not fitted, {own.reason}"
+    fit, diagnosis = checked.fit, checked.diagnosis
+    if fit is None or diagnosis is None:
+        return f"{name}: not fitted, {checked.reason}"
     units = UNITS | PAIR_UNITS if name == PAIR else UNITS
     rows = [("parameter", "value", "unit", "std. error")]
-    for key, value in own.fit.cost.parameters().items():
+    for key, value in fit.cost.parameters().items():
         if value == 0:
             continue
-        error = own.fit.relative_errors.get(key)
+        error = fit.relative_errors.get(key)
         doubt = "-" if error is None else f"{error:.1%}"
-        rows.append((key_text(key, own.fit), f"{value:.4g}", units[key.partition("[")[0]], doubt))
-    verdict = "passes" if own.passed else "FAILS: " + "; ".join(own.reasons)
-    return "\n".join([f"{name}: {verdict}", table(rows, left=(0, 2)), errors_text(own)])
+        rows.append((key_text(key, fit), f"{value:.4g}", units[key.partition("[")[0]], doubt))
+    verdict = "passes" if checked.passed else "FAILS: " + "; ".join(checked.reasons)
+    return "\n".join([f"{name}: {verdict}", table(rows, left=(0, 2)), errors_text(diagnosis)])
 
 
 def key_text(key: str, fit: Fit) -> str:
@@ -64,27 +92,26 @@ def key_text(key: str, fit: Fit) -> str:
     return f"{name} at {knots[int(place[:-1])]:g} {'tokens' if name == 'flop_scale' else 'bytes'}"
 
 
-def errors_text(own: Judged) -> str:
+def errors_text(diagnosis: Diagnosis) -> str:
     """Say how far measured and fitted times are apart."""
-    assert own.diagnosis is not None
-    said = f"{own.diagnosis.fitted_points} points fitted, median error {own.diagnosis.fitted_median:.2%}"
-    if own.diagnosis.held_out_median is None:
-        return said
-    held_out = f"{own.diagnosis.held_out_points} held out: median {own.diagnosis.held_out_median:.2%}"
-    return f"{said}; {held_out}, largest {own.diagnosis.held_out_largest:.2%}"
+    fitted = f"{diagnosis.fitted_points} points fitted, median error {diagnosis.fitted_median:.2%}"
+    if diagnosis.held_out_median is None:
+        return fitted
+    held_out = f"{diagnosis.held_out_points} held out: median {diagnosis.held_out_median:.2%}"
+    return f"{fitted}; {held_out}, largest {diagnosis.held_out_largest:.2%}"
 
 
 def pair_text(profile: Profile) -> str:
     """Return what else a pair that decoded costs; nothing for other profiles."""
-    own = profile.decoding
-    if own is None:
+    pair = profile.decoding
+    if pair is None:
         return ""
-    told = (
-        ("a plain step", own.baseline_s, own.baseline_error),
-        ("a drafted token", own.draft_step_s, own.draft_step_error),
+    times = (
+        ("a plain step", pair.baseline_s, pair.baseline_error),
+        ("a drafted token", pair.draft_step_s, pair.draft_step_error),
         ("a round besides", float(profile.round_overhead_s), profile.round_overhead_error),
     )
-    cells = [(name, f"{1e3 * seconds:.4g}", "ms", f"{error:.1%}") for name, seconds, error in told]
+    cells = [(name, f"{1e3 * seconds:.4g}", "ms", f"{error:.1%}") for name, seconds, error in times]
     return "\n" + table([("beside it", "value", "unit", "std. error"), *cells], left=(0, 2))
 
 

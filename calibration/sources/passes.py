@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from acceptance.bench.passes import DRAFT, KIND, SCHEMA_VERSION, TARGET, Point
 from simulator.costs.shapes import shape_of
@@ -11,12 +10,7 @@ from simulator.costs.work import ModelShape
 from simulator.ground.artefacts import UserError, check_kind
 from simulator.ground.fields import Field, read_json
 
-
-class Timed(NamedTuple):
-    """Median seconds of a pass, with the standard error."""
-
-    seconds: float
-    error_s: float
+from .timed import Timed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,37 +42,40 @@ def load_passes(path: Path) -> PassTimes:
     Raises:
         UserError: The file is of another kind, or a value is missing or odd; names the field.
     """
-    found = read_json(path)
-    if not found["kind"].is_stated:
-        found["kind"].refuse(repr(KIND))
-    check_kind(path, found.object(), KIND, (SCHEMA_VERSION,))
-    shapes = {role: shape(found["models"][role]) for role in (TARGET, DRAFT)}
-    times = dict(timed(own) for own in found["points"].elements())
+    content = read_json(path)
+    if not content["kind"].is_stated:
+        content["kind"].refuse(repr(KIND))
+    check_kind(path, content.object(), KIND, (SCHEMA_VERSION,))
+    times = dict(pass_time(point) for point in content["points"].elements())
     if not times:
         raise UserError(f"{path}: points is empty, expected passes")
-    name, memory = processor(found["device"].text(), found["system"])
+    device, memory_bytes = processor(content["device"].text(), content["system"])
     return PassTimes(
-        path=path, device=name, memory_bytes=memory, dtype=found["dtype"].text(), shapes=shapes, times=times
+        path=path,
+        device=device,
+        memory_bytes=memory_bytes,
+        dtype=content["dtype"].text(),
+        shapes={role: shape(content["models"][role]) for role in (TARGET, DRAFT)},
+        times=times,
     )
 
 
-def shape(found: Field) -> ModelShape:
+def shape(model: Field) -> ModelShape:
     """Return the sizes of a model."""
-    return shape_of(found["config"], found["name"].text())
+    return shape_of(model["config"], model["name"].text())
 
 
-def timed(found: Field) -> tuple[Point, Timed]:
+def pass_time(point: Field) -> tuple[Point, Timed]:
     """Return a pass and its time."""
-    role = found["role"].choice((TARGET, DRAFT))
-    sizes = (found[name].whole(1) for name in ("batch", "context", "new_tokens"))
-    time = Timed(found["median_s"].number(above=True), found["error_s"].number())
-    return Point(role, *sizes), time
+    sizes = (point[name].whole(1) for name in ("batch", "context", "new_tokens"))
+    seconds = Timed(point["median_s"].number(above=True), point["error_s"].number())
+    return Point(point["role"].choice((TARGET, DRAFT)), *sizes), seconds
 
 
 def processor(device: str, system: Field) -> tuple[str, int | None]:
     """Return what a device is called, and its memory."""
-    gpus: dict[str, Any] = {own["device"].text(): own for own in system["gpus"].elements()}
     if not device.startswith("cuda"):
         return system["cpu"].text(), None
-    own = gpus.get(device if ":" in device else "cuda:0")
-    return (device, None) if own is None else (own["name"].text(), own["memory_bytes"].whole(1))
+    gpus = {gpu["device"].text(): gpu for gpu in system["gpus"].elements()}
+    gpu = gpus.get(device if ":" in device else "cuda:0")
+    return (device, None) if gpu is None else (gpu["name"].text(), gpu["memory_bytes"].whole(1))

@@ -11,19 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from acceptance.trace.trace import load_trace
-from calibration.cli.calibrate import EXIT_FAILED_CHECKS
-from calibration.fit.from_decode import fit_pair, judge_pair, pair_profile
-from calibration.sources.decode_log import DecodeLog, load_decode
+from calibration.fit.calibrate import EXIT_FAILED_CHECKS
+from calibration.fit.from_decode import check_pair, fit_pair, pair_profile
+from calibration.sources.decode import DecodeLog, load_decode
 from simulator.costs.profile import Profile
 from simulator.costs.profile_file import KIND, SCHEMA_VERSION, profile_json
-from simulator.costs.timed_pair import DecodedPair
 from simulator.ground.artefacts import UserError, check_kind, envelope, write_json, writing
 from simulator.ground.fields import read_json_object
 from simulator.ground.histogram import load_histograms
 from simulator.ground.streams import stream
 from simulator.rounds.acceptance_law import HistogramAcceptance
 
-from .decode_forecast import Row, ablation, forecast_rows, walked_tokens_per_round
+from .decode import BOUNDS, ablation, forecast_rows, pair_costs, walked_tokens_per_round
+from .rows import Row, Validation
 
 COMMANDS = {
     "probe-gpu": "cuda_probe.cli.probe_gpu",
@@ -35,7 +35,7 @@ BURN_PROBES = ("empty", "burn_flops", "burn_memory", "draft", "verify", "baselin
 Q_KIND = "greedy"
 PLAN_KIND = "live_plan"
 # What every stage depends on; targets may come to a folder later, and other draft lengths may be fitted.
-TOLD = {
+STAGE_OPTIONS = {
     "--max-prompts": "prompts",
     "--max-new-tokens": "tokens",
     "--runs": "runs",
@@ -81,17 +81,7 @@ class Plan:
             )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Live:
-    """What came out: rows of all targets, and the errors of coarser acceptance by target and draft length."""
-
-    logs: tuple[DecodeLog, ...]
-    profiles: tuple[Profile, ...]
-    rows: tuple[Row, ...]
-    ablations: tuple[dict[str, dict[int, float]], ...]
-
-
-def run_live(plan: Plan, say: Say) -> Live:
+def validate_live(plan: Plan, say: Say) -> Validation:
     """Run every stage and forecast.
 
     Args:
@@ -112,19 +102,19 @@ def run_live(plan: Plan, say: Say) -> Live:
 
 
 def keep_plan(plan: Plan) -> None:
-    """Write what the stages are told; what is there may only be gone on with if it was told the same.
+    """Write the options of every stage; a folder may only be gone on with if they are what they were.
 
     Raises:
         UserError: It was not.
     """
     path = plan.folder / "plan.json"
-    told = {flag: getattr(plan, name) for flag, name in TOLD.items()} | {"--k": list(plan.draft_lengths)}
+    options = {flag: getattr(plan, name) for flag, name in STAGE_OPTIONS.items()} | {"--k": list(plan.draft_lengths)}
     if not path.exists():
-        write_json(path, envelope(PLAN_KIND, 1, told))
+        write_json(path, envelope(PLAN_KIND, 1, options))
         return
     found = read_json_object(path)
     check_kind(path, found, PLAN_KIND, (1,))
-    for flag, value in told.items():
+    for flag, value in options.items():
         before = dict(found.get("parameters") or {}).get(flag)
         if before != value:
             raise UserError(
@@ -132,7 +122,7 @@ def keep_plan(plan: Plan) -> None:
             )
 
 
-def forecast(plan: Plan, logs: Sequence[DecodeLog], profiles: Sequence[Profile]) -> Live:
+def forecast(plan: Plan, logs: Sequence[DecodeLog], profiles: Sequence[Profile]) -> Validation:
     """Forecast every row from its profile and the trace."""
     trace = load_trace(plan.folder / "trace.json")[0]
     walked = {k: walked_tokens_per_round(trace, Q_KIND, k) for k in plan.draft_lengths}
@@ -144,22 +134,7 @@ def forecast(plan: Plan, logs: Sequence[DecodeLog], profiles: Sequence[Profile])
         rng = stream(plan.seed, number, "validate")
         rows += forecast_rows(log, costs, acceptance, plan.fitted, rng, walked)
         ablations.append(ablation(trace, Q_KIND, log, costs, plan.fitted))
-    return Live(logs=tuple(logs), profiles=tuple(profiles), rows=tuple(rows), ablations=tuple(ablations))
-
-
-def pair_costs(profile: Profile) -> DecodedPair:
-    """Return the costs of a profile's pair.
-
-    Raises:
-        UserError: It has none.
-    """
-    if profile.decoding is None:
-        raise UserError(f"--profile {profile.name}: has no decoding pair, expected one of calibrate --from-decode")
-    return DecodedPair(
-        decoding=profile.decoding,
-        round_overhead_s=profile.round_overhead_s,
-        round_overhead_error=profile.round_overhead_error,
-    )
+    return Validation(rows=tuple(rows), bounds=BOUNDS, ablations=tuple(ablations))
 
 
 def probe(plan: Plan, say: Say) -> None:
@@ -180,10 +155,10 @@ def measure(plan: Plan, say: Say) -> None:
         return
     say("measuring acceptance")
     lengths = ",".join(map(str, plan.draft_lengths))
-    told = ["--k", lengths, "--max-prompts", str(plan.prompts), "--max-new-tokens", str(plan.tokens)]
+    options = ["--k", lengths, "--max-prompts", str(plan.prompts), "--max-new-tokens", str(plan.tokens)]
     # Rounding of half precision turns choices anew in every pass: what is accepted is a matter of the models.
-    told += ["--dtype", "float32", "--device", plan.device, "--out-dir", str(plan.folder)]
-    call("measure-acceptance", *told)
+    options += ["--dtype", "float32", "--device", plan.device, "--out-dir", str(plan.folder)]
+    call("measure-acceptance", *options)
 
 
 def write_presets(plan: Plan) -> Path:
@@ -203,22 +178,31 @@ def decode(plan: Plan, presets: Path, times: int, say: Say) -> DecodeLog:
     """Decode for real with one target, by all draft lengths and by plain decoding in turns."""
     say(f"decoding, target inflated {times} times")
     out = plan.folder / f"decode_x{times}.jsonl"
-    told = ["--config", str(presets), "--experiment", f"x{times}", "--runs", str(plan.runs), "--seed", str(plan.seed)]
-    told += ["--max-prompts", str(plan.prompts), "--max-new-tokens", str(plan.tokens), "--dtype", plan.dtype]
-    call("bench-decode", *told, "--device", plan.device, "--out", str(out))
+    options = [
+        "--config",
+        str(presets),
+        "--experiment",
+        f"x{times}",
+        "--runs",
+        str(plan.runs),
+        "--seed",
+        str(plan.seed),
+    ]
+    options += ["--max-prompts", str(plan.prompts), "--max-new-tokens", str(plan.tokens), "--dtype", plan.dtype]
+    call("bench-decode", *options, "--device", plan.device, "--out", str(out))
     return load_decode(out)
 
 
 def calibrated(plan: Plan, log: DecodeLog, times: int) -> Profile:
     """Fit the costs of a run on some of its draft lengths, and write them."""
-    found = fit_pair(log, plan.fitted)
-    checked = judge_pair(found)
+    pair = fit_pair(log, plan.fitted)
+    checked = check_pair(pair)
     if not checked.passed:
         why = "; ".join(checked.reasons)
         raise FitFailed(f"{log.path}: the fit does not pass its checks: {why}; take more prompts and another --out-dir")
-    profile = pair_profile(f"pair_x{times}", log, found)
-    told = {"from_decode": str(log.path), "fit_k": list(plan.fitted)}
-    write_json(plan.folder / f"pair_x{times}.json", envelope(KIND, SCHEMA_VERSION, told) | profile_json(profile))
+    profile = pair_profile(f"pair_x{times}", log, pair)
+    options = {"from_decode": str(log.path), "fit_k": list(plan.fitted)}
+    write_json(plan.folder / f"pair_x{times}.json", envelope(KIND, SCHEMA_VERSION, options) | profile_json(profile))
     return profile
 
 

@@ -15,12 +15,11 @@ from types import ModuleType
 import numpy as np
 from scipy.optimize import least_squares
 
-from calibration.fit.build_profile import fit_probe, probe_profile
 from calibration.fit.from_decode import fit_pair, pair_profile
-from calibration.sources.decode_log import load_decode
+from calibration.fit.from_probe import fit_probe, probe_profile
+from calibration.sources.decode import load_decode
 from calibration.sources.probe import Observations, from_probe
-from calibration.validate.decode_forecast import forecast_rows, own_acceptance
-from calibration.validate.live import pair_costs
+from calibration.validate.decode import forecast_rows, own_acceptance, pair_costs
 from cuda_probe.probe.report import load_probe
 from simulator.answers.forecast import SAMPLES, uncertainty
 from simulator.costs.model_costs import ModelPair

@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from calibration.fit.build_profile import Judged, fit_probe, probe_profile
-from calibration.fit.diagnostics import diagnose
+from calibration.fit.diagnostics import CheckedFit, diagnose
 from calibration.fit.fit import Form, fit
+from calibration.fit.from_probe import fit_probe, probe_profile
 from calibration.fit.report import report_json, report_text
 from calibration.sources.probe import BURN_UNITS, from_probe, observations
 from cuda_probe.probe.runner import Point, Results
@@ -34,7 +34,7 @@ def results(points: Iterable[Point]) -> Results:
     return Results(device=DEVICE, units=UNITS, points=tuple(points), left_out=())
 
 
-def only(probes, cost=PRODUCT_COST, noise: float = 0.005, seed: int = 0) -> Judged:
+def only(probes, cost=PRODUCT_COST, noise: float = 0.005, seed: int = 0) -> CheckedFit:
     """Fit what a probe of these alone would have timed."""
     (found,) = fit_probe(results(made_points(probes, cost, noise, np.random.default_rng(seed)))).values()
     return found

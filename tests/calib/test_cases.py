@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calibration.validate.cases import (
+from calibration.published.cases import (
     FOLDER,
     PARAMETERS,
     SCHEMA,

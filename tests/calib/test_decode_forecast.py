@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from acceptance.trace.trace import PromptInfo, Trace
 from calibration.fit.from_decode import fit_pair, pair_profile
-from calibration.sources.decode_log import load_decode
-from calibration.validate.decode_forecast import Row, ablation, forecast_rows, judge, own_acceptance, walk
-from calibration.validate.decode_report import ablation_text, rows_text, verdict_text
-from calibration.validate.live import pair_costs
+from calibration.sources.decode import load_decode
+from calibration.validate.decode import BOUNDS, ablation, forecast_rows, own_acceptance, pair_costs
+from calibration.validate.row_report import ablation_text, rows_text, verdict_text
+from calibration.validate.rows import Row, Validation, judge
+from calibration.validate.walk import walk
 from simulator.costs.timed_pair import DecodedPair
 from simulator.ground.histogram import AcceptanceHistogram
 from simulator.rounds.acceptance_law import HistogramAcceptance, IidAcceptance, iid_laws
@@ -122,7 +123,7 @@ def test_wrong_costs_are_off_by_what_the_formula_says(tmp_path: Path) -> None:
         assert after.forecast == pytest.approx(1.25 * before.forecast)
         assert after.error == pytest.approx(1.25 * before.forecast / before.measured - 1)
     verdict = judge(forecast_rows(log, slow, own_acceptance(log), (), np.random.default_rng(0)))
-    assert not verdict.holds(None)
+    assert not verdict.holds(BOUNDS)
 
 
 def row(k: int, forecast: float, measured: float, *, fitted: bool = False, target: str = "t") -> Row:
@@ -147,22 +148,24 @@ def test_the_verdict_by_hand() -> None:
     assert found.p90 == pytest.approx(0.05)
     assert found.largest == pytest.approx(0.05)
     assert found.best_k_loss == 0
-    assert "median error 3.50% (bound 5%), 90th percentile 5.00% (bound 10%), largest 5.00%\n" in verdict_text(found)
-    assert "90th percentile 5.00%, largest 5.00% (bound 2.5%)\n" in verdict_text(found, 0.025)
-    assert found.holds(None)
-    assert found.holds(0.05 + 1e-9)
-    assert not found.holds(0.049)
+    whole = Validation(rows=tuple(rows), bounds=BOUNDS)
+    assert "median error 3.50% (bound 5%), 90th percentile 5.00% (bound 10%), largest 5.00%\n" in verdict_text(whole)
+    assert "90th percentile 5.00%, largest 5.00% (bound 2.5%)\n" in verdict_text(whole, 0.025)
+    assert found.holds(BOUNDS)
+    assert found.holds(BOUNDS, 0.05 + 1e-9)
+    assert not found.holds(BOUNDS, 0.049)
     assert judge([*rows, row(2, 3.0, 0.9, target="u"), row(3, 2.0, 1.0, target="u")]).best_k_loss == pytest.approx(0.1)
-    assert not judge([row(2, 1.06, 1.0)]).holds(None)
-    assert not judge([row(k, 1.0 + (k > 8) * 0.2, 1.0) for k in range(1, 11)]).holds(None)
+    assert not judge([row(2, 1.06, 1.0)]).holds(BOUNDS)
+    assert not judge([row(k, 1.0 + (k > 8) * 0.2, 1.0) for k in range(1, 11)]).holds(BOUNDS)
 
 
 def test_where_everything_was_fitted_nothing_is_claimed() -> None:
-    found = judge([row(1, 2.0, 1.0, fitted=True)])
+    rows = (row(1, 2.0, 1.0, fitted=True),)
+    found = judge(rows)
     assert (found.rows, found.median, found.p90, found.largest) == (0, None, None, None)
-    assert not found.holds(1.0)
-    assert "every row was fitted: nothing was forecast" in verdict_text(found)
-    assert "1  fit " in rows_text([row(1, 2.0, 1.0, fitted=True)])
+    assert not found.holds(BOUNDS, 1.0)
+    assert "every row was fitted: nothing was forecast" in verdict_text(Validation(rows=rows, bounds=BOUNDS))
+    assert "1  fit " in rows_text(rows)
 
 
 def made_trace(accept: np.ndarray, outputs: int) -> Trace:

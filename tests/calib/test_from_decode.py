@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from acceptance.results.validate import problems
-from calibration.fit.from_decode import draft_line, fit_pair, judge_pair, pair_profile
-from calibration.sources.decode_log import ArmTimes, Timed, load_decode
+from calibration.fit.from_decode import check_pair, draft_line, fit_pair, pair_profile
+from calibration.sources.decode import ArmTimes, load_decode
+from calibration.sources.timed import Timed
 from simulator.ground.artefacts import UserError
 
 from .made_decode import Truth, write_decode
@@ -38,7 +39,7 @@ def test_costs_without_noise_are_the_truth(tmp_path: Path) -> None:
     # Outputs so long that cut rounds hardly count.
     log = load_decode(write_decode(tmp_path / "d.jsonl", prompts=2, tokens=1000))
     found = fit_pair(log)
-    assert judge_pair(found).passed
+    assert check_pair(found).passed
     values = found.verify.cost.parameters()
     assert values["mem_scale[0]"] == pytest.approx(TRUTH.weights_s, rel=0.01)
     assert values["flop_scale[0]"] == pytest.approx(TRUTH.token_s, rel=0.05)
@@ -148,14 +149,19 @@ def test_the_line_of_drafts_by_hand() -> None:
     assert two.step_error == pytest.approx(np.hypot(0.05, 0.09) / 2 / 2.0)
 
 
-@pytest.mark.parametrize("times", [(0.9, 3.0, 9.0), (9.0, 8.0, 7.0)])
-def test_no_part_of_the_line_is_below_nothing(times) -> None:
-    arms = [arm(k, s) for k, s in zip((1, 2, 4), times, strict=True)]
-    line = draft_line(arms)
-    assert line.start_s == 0
-    assert min(s / k for k, s in zip((1, 2, 4), times, strict=True)) <= line.step_s
-    assert line.step_s <= max(s / k for k, s in zip((1, 2, 4), times, strict=True))
-    assert line.step_error > 0
+@pytest.mark.parametrize(
+    ("seconds", "step_s", "start_s"),
+    [
+        # A start below 0: through the origin, each time weighing by its own error, a hundredth of it.
+        ((0.9, 3.0, 9.0), (1 / 0.9 + 2 / 3 + 4 / 9) / (1 / 0.9**2 + 4 / 3**2 + 16 / 9**2), 0.0),
+        # Shorter the more is drafted: a start alone, their weighted mean.
+        ((9.0, 8.0, 7.0), 0.0, (1 / 9 + 1 / 8 + 1 / 7) / (1 / 9**2 + 1 / 8**2 + 1 / 7**2)),
+    ],
+)
+def test_no_part_of_the_line_is_below_nothing(seconds, step_s: float, start_s: float) -> None:
+    line = draft_line([arm(k, s) for k, s in zip((1, 2, 4), seconds, strict=True)])
+    assert (line.step_s, line.start_s) == pytest.approx((step_s, start_s))
+    assert (line.step_error < 1, line.start_error_s > 0) == (step_s > 0, start_s > 0)
 
 
 def test_times_that_are_no_line_do_not_pass(tmp_path: Path) -> None:
@@ -163,10 +169,11 @@ def test_times_that_are_no_line_do_not_pass(tmp_path: Path) -> None:
     odd = replace(
         log, arms=tuple(replace(a, draft=Timed(seconds=0.01 / a.draft_length, error_s=1e-5)) for a in log.arms)
     )
-    (reason,) = judge_pair(fit_pair(odd)).reasons
-    assert reason.startswith("a drafted token's time is known to ")
+    assert check_pair(fit_pair(odd)).reasons == (
+        "a draft of more tokens takes no longer, expected each to take some time",
+    )
     slow = tuple(replace(a, verify=Timed(seconds=0.05, error_s=1e-5)) if a.draft_length == 4 else a for a in log.arms)
-    reasons = judge_pair(fit_pair(replace(log, arms=slow))).reasons
+    reasons = check_pair(fit_pair(replace(log, arms=slow))).reasons
     assert any(r.startswith("verification at K = 4 is ") for r in reasons), reasons
 
 

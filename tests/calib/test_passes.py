@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from acceptance.bench.passes import DRAFT, TARGET, Grid, Point
-from calibration.fit.build_profile import Judged
+from calibration.fit.diagnostics import CheckedFit
 from calibration.fit.fit import Form, fit
 from calibration.fit.from_passes import fit_passes, is_seen, pass_observations, pass_profile, unseen_setting
-from calibration.sources.passes import PassTimes, Timed, load_passes
-from calibration.validate.decode_forecast import Row, judge
-from calibration.validate.pass_forecast import Fitted, measured_round, pass_rows
-from calibration.validate.pass_report import holds, verdict_text
+from calibration.sources.passes import PassTimes, load_passes
+from calibration.sources.timed import Timed
+from calibration.validate.passes import BOUNDS, Fitted, measured_round, pass_rows
+from calibration.validate.row_report import verdict_text
+from calibration.validate.rows import Row, Validation, judge
 from simulator.costs.profile import Curve, Profile
 from simulator.ground.artefacts import UserError
 from simulator.ground.histogram import AcceptanceHistogram
@@ -33,7 +34,7 @@ class Known:
 
     path: Path
     times: PassTimes
-    found: Judged
+    found: CheckedFit
     profile: Profile
 
     def rows(self) -> list[Row]:
@@ -136,7 +137,7 @@ def test_the_interval_of_a_measured_row_by_hand() -> None:
     found = measured_round(2, Timed(5.0, 0.1), Timed(1.0, 0.1), Timed(8.0, 0.5))
     assert found.speedup == 0.5
     relative = np.sqrt(0.02**2 + (0.2**2 + 0.5**2) / 10**2)
-    assert found.ends == pytest.approx((0.5 * (1 - 1.96 * relative), 0.5 * (1 + 1.96 * relative)))
+    assert found.ends == pytest.approx((0.5 * (1 - 1.96 * relative), 0.5 * (1 + 1.96 * relative)), rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -272,9 +273,9 @@ def test_real_passes_go_through_the_whole_chain(run, tmp_path: Path) -> None:
 
 
 def test_verdicts_in_words(known: Known) -> None:
-    verdict = judge(known.rows())
-    assert "48 rows not fitted: median error 0.0" in verdict_text(verdict, None)
-    assert "(bound 8%)" in verdict_text(verdict, None)
-    assert "(bound 3%)" in verdict_text(verdict, 0.03)
-    assert holds(verdict, None)
-    assert not holds(verdict, 0.0)
+    found = Validation(rows=tuple(known.rows()), bounds=BOUNDS)
+    assert "48 rows not fitted: median error 0.0" in verdict_text(found)
+    assert "(bound 8%)" in verdict_text(found)
+    assert "(bound 3%)" in verdict_text(found, 0.03)
+    assert found.verdict.holds(BOUNDS)
+    assert not found.verdict.holds(BOUNDS, 0.0)

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calibration.validate.cases import PARAMETERS, UNITS, Case, load_cases, published_cases
-from calibration.validate.published_fit import CaseResult, validate_case
-from calibration.validate.published_report import result_json, summary_text
+from calibration.published.cases import PARAMETERS, UNITS, Case, load_cases, published_cases
+from calibration.validate.published.fit import CaseResult, validate_case
+from calibration.validate.published.report import result_json, summary_text
 from simulator.costs.step import Knobs
 from simulator.ground.artefacts import UserError
 from simulator.rounds.acceptance_law import IidAcceptance

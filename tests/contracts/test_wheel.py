@@ -37,7 +37,7 @@ def test_a_wheel_holds_the_bundled_pair_types_and_licences(names: list[str]) -> 
     for name in ("target/model.safetensors", "draft/model.safetensors", "target/tokenizer.json", "prompts.jsonl"):
         assert f"{pair}/{name}" in names
     assert {f"{package}/py.typed" for package in PACKAGES} <= set(names)
-    assert {"calibration/validate/published_cases.schema.json", "calibration/published/leviathan.json"} <= set(names)
+    assert {"calibration/published/cases.schema.json", "calibration/published/tables/leviathan.json"} <= set(names)
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert any(name.endswith("PSF-LICENSE.txt") and ".dist-info" in name for name in names)
 

@@ -4,11 +4,11 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from calibration.published.cases import UNITS, row_json
 from simulator.ground.artefacts import envelope
 from simulator.ground.command import table
 
-from .cases import UNITS, row_json
-from .published_fit import CaseResult, RowResult
+from .fit import CaseResult, RowResult
 
 KIND = "published_validation"
 # 1: first version.

@@ -12,18 +12,23 @@ import numpy as np
 
 from acceptance.bench.passes import DRAFT, TARGET, Point
 from calibration.fit.from_passes import is_seen
-from calibration.sources.passes import PassTimes, Timed
+from calibration.fit.lengths import parse_lengths
+from calibration.sources.passes import PassTimes, load_passes
+from calibration.sources.timed import Timed
 from simulator.answers.forecast import SAMPLES
 from simulator.costs.model_costs import ModelPair
 from simulator.costs.profile import Profile
+from simulator.costs.profile_file import load_profile
 from simulator.costs.step import Floats, RoundCost
 from simulator.ground.artefacts import UserError, read_bytes
-from simulator.ground.fields import read_json_object
+from simulator.ground.fields import read_json
+from simulator.ground.histogram import NORMAL_95, load_histograms
+from simulator.ground.streams import stream
 from simulator.rounds.acceptance_law import HistogramAcceptance
 
-from .decode_forecast import Row
+from .rows import Bounds, Row, Validation
 
-TWO_SIDED_95 = 1.96
+BOUNDS = Bounds(median=0.08, if_none=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,15 +45,34 @@ class Fitted:
         return is_seen(times, point, self.lengths)
 
 
+def validate_passes(passes: Path, profile: Path, histograms: Path) -> Validation:
+    """Hold the forecasts of a profile against the speedups that timed passes make.
+
+    Args:
+        passes: A passes.json of `bench-decode time-passes`.
+        profile: Name or file.
+        histograms: A file or folder of what rounds accept.
+
+    Raises:
+        UserError: A file is of another kind; or see `pass_rows`.
+    """
+    times, device = load_passes(passes), load_profile(profile)
+    acceptance = HistogramAcceptance(load_histograms(histograms))
+    rows = pass_rows(times, device, acceptance, fitted_of(profile), stream(0, 0, "validate"))
+    remark = () if any(r.fitted for r in rows) else ("the profile was fitted to another file: no row counts as fitted",)
+    return Validation(rows=tuple(rows), bounds=BOUNDS, remarks=remark)
+
+
 def fitted_of(path: Path) -> Fitted:
     """Return what a profile says it was fitted to; one that comes along, or from elsewhere, to nothing of ours."""
-    told = read_json_object(path).get("parameters") if path.exists() else None
-    told = told if isinstance(told, dict) else {}
-    if not isinstance(told.get("passes_sha256"), str):
+    parameters = read_json(path)["parameters"].value if path.exists() else None
+    stated = parameters if isinstance(parameters, dict) else {}
+    if not isinstance(stated.get("passes_sha256"), str):
         return Fitted(passes_sha256=None, lengths=None)
-    from calibration.cli.calibrate import fitted_lengths
-
-    return Fitted(passes_sha256=told["passes_sha256"], lengths=fitted_lengths({"fit_k": told.get("fit_k")}))
+    lengths = stated.get("fit_k")
+    return Fitted(
+        passes_sha256=stated["passes_sha256"], lengths=None if lengths is None else parse_lengths("--fit-k", lengths)
+    )
 
 
 class Measured(NamedTuple):
@@ -58,12 +82,12 @@ class Measured(NamedTuple):
     ends: tuple[float, float]
 
 
-def measured_round(k: int, plain: Timed, draft: Timed, verify: Timed) -> Measured:
+def measured_round(draft_length: int, plain: Timed, draft: Timed, verify: Timed) -> Measured:
     """Return the speedup that timed passes make; their errors are independent."""
-    round_s = k * draft.seconds + verify.seconds
-    error = np.hypot(plain.error_s / plain.seconds, np.hypot(k * draft.error_s, verify.error_s) / round_s)
+    round_s = draft_length * draft.seconds + verify.seconds
+    error = np.hypot(plain.error_s / plain.seconds, np.hypot(draft_length * draft.error_s, verify.error_s) / round_s)
     found = plain.seconds / round_s
-    apart = TWO_SIDED_95 * float(error)
+    apart = NORMAL_95 * float(error)
     return Measured(found, (found * (1 - apart), found * (1 + apart)))
 
 
@@ -99,7 +123,7 @@ def pass_rows(
             if not all(point in times.times for point in points):
                 continue
             measured = measured_round(k, *(times.times[point] for point in points))
-            middle, samples = (replace(own, batch=batch, context=context).round_cost(k) for own in (pair, drawn))
+            middle, samples = (replace(costs, batch=batch, context=context).round_cost(k) for costs in (pair, drawn))
             low, high = np.quantile(speedup(samples), (0.025, 0.975))
             tau = 1 + float(acceptance.law(k) @ np.arange(k + 1))
             found.append(

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from calibration.published.cases import PARAMETERS, Case, Row
 from simulator.costs.step import RoundCost, step_s
 from simulator.ground.artefacts import UserError
-
-from .cases import PARAMETERS, Case, Row
 
 Floats = NDArray[np.float64]
 # Below this share of the largest singular value a direction of the parameters is not decided by the rows.

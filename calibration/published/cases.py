@@ -1,6 +1,6 @@
 """Published measurements as cases: the rows to fit, and the rows to forecast. Reads and checks files of them.
 
-The format is `published_cases.schema.json`; what a schema cannot say is checked here.
+The format is `cases.schema.json`; what a schema cannot say is checked here.
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,8 +18,8 @@ from simulator.ground.schema import breaches, checker, load_schema
 KIND = "published_cases"
 # 1: first version.
 SCHEMA_VERSIONS = (1,)
-FOLDER = Path(__file__).parents[1] / "published"
-SCHEMA = Path(__file__).parent / "published_cases.schema.json"
+FOLDER = Path(__file__).parent / "tables"
+SCHEMA = Path(__file__).parent / "cases.schema.json"
 PARAMETERS = ("draft_ms", "verify_ms", "verify_ms_per_token", "overhead_ms", "baseline_ms")
 # Parameters whose part of a round grows with K.
 BY_DRAFT_LENGTH = ("draft_ms", "verify_ms_per_token")
@@ -233,6 +233,19 @@ def check_names(where: str, cases: Iterable[Case]) -> None:
 def published_cases() -> tuple[Case, ...]:
     """Return the cases that come with the package."""
     return tuple(case for path in sorted(FOLDER.glob("*.json")) for case in load_cases(path))
+
+
+def collect_cases(files: Iterable[Path], published: bool) -> tuple[Case, ...]:
+    """Return the cases of some files, before them those that come with the package if they are asked for.
+
+    Raises:
+        UserError: A file cannot be read, or two cases have one name.
+    """
+    cases = published_cases() if published else ()
+    for file in files:
+        cases += load_cases(file)
+        check_names(str(file), cases)
+    return cases
 
 
 def case_of(at: str, found: Mapping[str, Any]) -> Case:

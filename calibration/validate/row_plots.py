@@ -3,15 +3,15 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from simulator.ground.pictures import STYLE
+from simulator.ground.pictures import PALETTE, new_figure
 
-from .decode_forecast import Row
+from .rows import Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MEASURED, FORECAST = "#D55E00", "#0072B2"
+FORECAST, MEASURED = PALETTE[:2]
 
 
 def decode_figure(rows: Sequence[Row]) -> "Figure":
@@ -20,14 +20,8 @@ def decode_figure(rows: Sequence[Row]) -> "Figure":
     Args:
         rows: At least one.
     """
-    import matplotlib as mpl
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     targets = list(dict.fromkeys(r.target for r in rows))
-    with mpl.rc_context(STYLE | {"text.parse_math": False}):
-        figure = Figure(figsize=(max(5.4, 1.2 + 3.0 * len(targets)), 3.9), layout="constrained")
-        FigureCanvasAgg(figure)
+    with new_figure(max(5.4, 1.2 + 3.0 * len(targets)), 3.9, parse_math=False) as figure:
         panels = figure.subplots(1, len(targets), squeeze=False, sharey=True)[0]
         for panel, target in zip(panels, targets, strict=True):
             draw_target(panel, [r for r in rows if r.target == target])
@@ -44,10 +38,10 @@ def draw_target(panel: "Axes", rows: Sequence[Row]) -> None:
     low, high = ([r.forecast_ci95[end] for r in rows] for end in (0, 1))
     panel.fill_between(lengths, low, high, color=FORECAST, alpha=0.2, linewidth=0)
     for fitted, face, label in ((True, "white", "measured, fitted"), (False, MEASURED, "measured, not fitted")):
-        own = [r for r in rows if r.fitted is fitted]
-        at = [r.draft_length for r in own]
-        panel.plot(at, [r.measured for r in own], "o", color=MEASURED, markerfacecolor=face, label=label, zorder=3)
-        for r in own:
+        shown = [r for r in rows if r.fitted is fitted]
+        at = [r.draft_length for r in shown]
+        panel.plot(at, [r.measured for r in shown], "o", color=MEASURED, markerfacecolor=face, label=label, zorder=3)
+        for r in shown:
             if r.measured_ci95 is not None:
                 panel.plot([r.draft_length] * 2, r.measured_ci95, color=MEASURED, linewidth=1)
     panel.axhline(1, color="black", linewidth=1)

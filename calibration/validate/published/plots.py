@@ -5,17 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from simulator.ground.pictures import STYLE
+from calibration.published.cases import UNITS
+from simulator.ground.pictures import PALETTE, new_figure
 
-from .cases import UNITS
-from .published_fit import CaseResult, RowResult
+from .fit import CaseResult, RowResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito 2008, yellow left out: it does not show on white.
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#7F7F7F")
 MARKERS = "osD^vP*X"
 
 
@@ -25,14 +23,8 @@ def validation_figure(results: Sequence[CaseResult]) -> "Figure":
     Args:
         results: At least one case.
     """
-    import matplotlib as mpl
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     units = [unit for unit in UNITS if any(r.row.measured_as == unit for result in results for r in result.rows)]
-    with mpl.rc_context(STYLE | {"text.parse_math": False}):
-        figure = Figure(figsize=(1.5 + 4.5 * len(units), 7.4 + 0.16 * len(results)), layout="constrained")
-        FigureCanvasAgg(figure)
+    with new_figure(1.5 + 4.5 * len(units), 7.4 + 0.16 * len(results), parse_math=False) as figure:
         grid = figure.subplots(2, len(units), squeeze=False, height_ratios=(2, 1), sharex="col")
         for column, unit in enumerate(units):
             draw_unit(grid[0, column], grid[1, column], unit, results)

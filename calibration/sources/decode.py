@@ -18,23 +18,16 @@ from acceptance.results.summary import summarise
 from acceptance.results.validate import problems
 from simulator.ground.artefacts import UserError, read_bytes
 
+from .timed import Timed, median_time
+
 Floats = NDArray[np.float64]
+Record = Mapping[str, Any]
 FIXED_CHAIN, BASELINE = "speculative", "baseline"
-# Standard error of a median over that of a mean, for normal noise; and MAD to standard deviation.
-MEDIAN_FACTOR, MAD_FACTOR = 1.2533, 1.4826
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Timed:
-    """Medians over the records of one arm, and their standard errors; seconds a round."""
-
-    seconds: float
-    error_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArmTimes:
-    """One draft length: what its rounds took, and what they yielded.
+    """One draft length: what its rounds took, and what they yielded; times are medians over its records, a round.
 
     drafted: tokens a round, the last rounds of outputs included. rest: of a round, neither draft nor verification.
     histogram: rounds of full length by accepted drafts, [k + 1]. speedup: summary's, of decoding alone, with its
@@ -86,17 +79,17 @@ def load_decode(path: Path) -> DecodeLog:
     if wrong:
         raise UserError(f"{path}: {wrong[0]}, expected a file of bench-decode")
     (header, *records), _ = read_records(path)
-    told = header["parameters"]
-    by_name: dict[str, list[Mapping[str, Any]]] = {}
+    parameters = header["parameters"]
+    by_name: dict[str, list[Record]] = {}
     for record in latest(records):
         if record["status"] == "ok":
             by_name.setdefault(record["method"], []).append(record)
-    arms = {arm["name"]: arm for arm in told["methods"]}
+    arms = {arm["name"]: arm for arm in parameters["methods"]}
     plain = next((by_name[n] for n, arm in arms.items() if arm["method"] == BASELINE and n in by_name), None)
     chains = {n: arm for n, arm in arms.items() if arm["method"] == FIXED_CHAIN and n in by_name}
     if plain is None or not chains:
         raise UserError(f"{path}: no records of baseline and speculative decoding, expected a run of both")
-    summaries = {s["method"]: s for s in summarise(records, told["seed"])}
+    summaries = {s["method"]: s for s in summarise(records, parameters["seed"])}
     for name in chains:
         if summaries[name]["speedup_decode"] is None:
             raise UserError(f"{path}: {name} and baseline have no prompt in common, expected records of both")
@@ -106,23 +99,23 @@ def load_decode(path: Path) -> DecodeLog:
     return DecodeLog(
         path=path,
         sha256=sha256(read_bytes(path)).hexdigest(),
-        target=model_name(told, "target"),
-        draft=told["models"]["draft"]["name"],
-        dtype=told["dtype"],
-        batch=told["batch_size"],
-        tokens=told["max_new_tokens"],
-        prompts=told["prompt_count"],
+        target=target_name(parameters),
+        draft=parameters["models"]["draft"]["name"],
+        dtype=parameters["dtype"],
+        batch=parameters["batch_size"],
+        tokens=parameters["max_new_tokens"],
+        prompts=parameters["prompt_count"],
         lengths=tuple(r["generated_tokens"] for r in plain),
-        baseline=timed([own["decode_s"] / steps for own, steps in batches(plain)]),
-        plain_pass=timed([own["verify_ms"] / 1e3 / steps for own, steps in batches(plain)]),
+        baseline=median_time([record["decode_s"] / steps for record, steps in batches(plain)]),
+        plain_pass=median_time([record["verify_ms"] / 1e3 / steps for record, steps in batches(plain)]),
         arms=tuple(arm_times(n, chains[n]["knobs"]["k"], by_name[n], summaries[n]) for n in chains),
-        device=device_name(told["system"]),
+        device=device_name(parameters["system"]),
     )
 
 
-def model_name(told: Mapping[str, Any], role: str) -> str:
-    """Return a model's name, and how often it was inflated."""
-    name, times = str(told["models"][role]["name"]), told.get("inflate_target", 1)
+def target_name(parameters: Mapping[str, Any]) -> str:
+    """Return the target's name, and how often it was inflated."""
+    name, times = str(parameters["models"]["target"]["name"]), parameters.get("inflate_target", 1)
     return name if times == 1 else f"{name} x {times:g}"
 
 
@@ -132,47 +125,39 @@ def device_name(system: Mapping[str, Any]) -> str:
     return ", ".join(str(g.get("name", g) if isinstance(g, dict) else g) for g in gpus) or str(system.get("cpu", "cpu"))
 
 
-def rounds_of(record: Mapping[str, Any]) -> int:
+def rounds_of(record: Record) -> int:
     """Return the rounds of a record."""
     return len(record["rounds"]["drafted"])
 
 
-def batches(records: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], int]]:
+def batches(records: Sequence[Record]) -> list[tuple[Record, int]]:
     """Return a record of each batch that was decoded, for its times, and the steps that all its rows took together."""
-    rows: dict[tuple[int, int], list[Mapping[str, Any]]] = {}
+    rows: dict[tuple[int, int], list[Record]] = {}
     for record in records:
         rows.setdefault((record["batch_index"], record["run"]), []).append(record)
-    return [(own[0], max(map(rounds_of, own))) for own in rows.values()]
+    return [(batch[0], max(map(rounds_of, batch))) for batch in rows.values()]
 
 
-def timed(seconds: Sequence[float]) -> Timed:
-    """Return the median and its standard error, from the median deviation."""
-    values = np.array(seconds, np.float64)
-    middle = float(np.median(values))
-    spread = MAD_FACTOR * float(np.median(np.abs(values - middle)))
-    return Timed(seconds=middle, error_s=MEDIAN_FACTOR * spread / np.sqrt(len(values)))
-
-
-def arm_times(name: str, k: int, records: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> ArmTimes:
+def arm_times(name: str, draft_length: int, records: Sequence[Record], summary: Record) -> ArmTimes:
     """Return the times of one draft length."""
 
     def phase(*names: str) -> Timed:
-        return timed([sum(own[f"{n}_ms"] for n in names) / 1e3 / steps for own, steps in batches(records)])
+        return median_time([sum(r[f"{n}_ms"] for n in names) / 1e3 / steps for r, steps in batches(records)])
 
     drafted = np.concatenate([r["rounds"]["drafted"] for r in records])
     accepted = np.concatenate([r["rounds"]["accepted"] for r in records])
     # An end of sequence hides how many more would have been accepted.
-    whole = (drafted == k) & (np.concatenate([r["rounds"]["cut_by"] for r in records]) != "eos")
+    whole = (drafted == draft_length) & (np.concatenate([r["rounds"]["cut_by"] for r in records]) != "eos")
     speedup = summary["speedup_decode"]
     return ArmTimes(
         name=name,
-        draft_length=k,
+        draft_length=draft_length,
         drafted=float(drafted.mean()),
         draft=phase("draft"),
         verify=phase("verify"),
         rest=phase("sample", "kv", "other"),
         tokens_per_round=sum(r["generated_tokens"] for r in records) / sum(map(rounds_of, records)),
-        histogram=np.bincount(accepted[whole], minlength=k + 1).astype(np.float64),
+        histogram=np.bincount(accepted[whole], minlength=draft_length + 1).astype(np.float64),
         speedup=speedup["value"],
         speedup_ci95=speedup["ci95"] and tuple(speedup["ci95"]),
     )

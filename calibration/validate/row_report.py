@@ -1,0 +1,105 @@
+"""Forecast speedups beside what was measured, for a terminal and as JSON."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from simulator.ground.artefacts import envelope
+from simulator.ground.command import table
+
+from .rows import Row, Validation
+
+# 1: first version.
+SCHEMA_VERSION = 1
+ENDS = "95 % interval"
+HEADS = ("target", "K", "use", "tokens/round", "seen", "measured", ENDS, "forecast", ENDS, "error")
+Ablation = Mapping[str, Mapping[int, float]]
+
+
+def decode_json(found: Validation, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return every row of decoding with its error, and what follows."""
+    ablation = [{name: {str(k): e for k, e in own.items()} for name, own in run.items()} for run in found.ablations]
+    more = {"ablation": ablation, "bounds": found.bounds.stated(), "remarks": list(found.remarks)}
+    return rows_json("decode_validation", found, parameters) | more
+
+
+def pass_json(found: Validation, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return every row of timed passes with its error, and what follows."""
+    return rows_json("pass_validation", found, parameters) | {"bounds": found.bounds.stated()}
+
+
+def rows_json(kind: str, found: Validation, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return rows and verdict."""
+    rows = [asdict(r) | {"error": r.error} for r in found.rows]
+    return envelope(kind, SCHEMA_VERSION, parameters) | {"rows": rows, "verdict": asdict(found.verdict)}
+
+
+def validation_text(found: Validation, max_error: float | None = None) -> str:
+    """Return the table of rows, the ablation where there is one, the verdict and the remarks.
+
+    Args:
+        found: What was forecast.
+        max_error: The bound on each row that stands in place of ours.
+    """
+    parts = filter(None, [rows_text(found.rows), ablation_text(found.ablations), verdict_text(found, max_error)])
+    return "\n".join(["\n\n".join(parts), *found.remarks])
+
+
+def rows_text(rows: Sequence[Row]) -> str:
+    """Return a row for each draft length."""
+    return table([HEADS, *map(cells, rows)], left=(0, 2))
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """Write a row."""
+    tokens = (f"{row.tokens_per_round:.3f}", f"{row.measured_tokens_per_round:.3f}")
+    gains = (f"{row.measured:.3f}x", span(row.measured_ci95), f"{row.forecast:.3f}x", span(row.forecast_ci95))
+    use = "fit" if row.fitted else "forecast"
+    return (row.target, f"{row.draft_length}", use, *tokens, *gains, f"{row.error:+.1%}")
+
+
+def span(ends: Sequence[float] | None) -> str:
+    """Return an interval."""
+    return "" if ends is None else f"[{ends[0]:.3f}, {ends[1]:.3f}]"
+
+
+def ablation_text(ablations: Sequence[Ablation]) -> str:
+    """Say how far forecasts are off that use less of a trace."""
+    if not ablations:
+        return ""
+    rows = [("the same costs, acceptance as", "median error", "90th percentile", "mean, signed")]
+    for name in ablations[0]:
+        errors = np.array([error for run in ablations for error in run[name].values()])
+        p90 = np.quantile(np.abs(errors), 0.9)
+        rows.append((name, f"{np.median(np.abs(errors)):.2%}", f"{p90:.2%}", f"{errors.mean():+.2%}"))
+    return table(rows)
+
+
+def verdict_text(found: Validation, max_error: float | None = None) -> str:
+    """Return the errors of the rows that were not fitted, in a sentence each.
+
+    Args:
+        found: What was forecast.
+        max_error: The bound on each row that stands in place of ours.
+    """
+    return "\n".join(verdict_lines(found, max_error))
+
+
+def verdict_lines(found: Validation, max_error: float | None) -> Iterator[str]:
+    """Yield the sentences."""
+    verdict, bounds = found.verdict, found.bounds.stated() if max_error is None else {"largest": max_error}
+    if verdict.median is None:
+        yield "every row was fitted: nothing was forecast"
+        return
+
+    def said(name: str, words: str) -> str:
+        bound = f" (bound {100 * bounds[name]:g}%)" if name in bounds else ""
+        return f"{words} {getattr(verdict, name):.2%}{bound}"
+
+    errors = (said("median", "median error"), said("p90", "90th percentile"), said("largest", "largest"))
+    yield f"{verdict.rows} rows not fitted: {', '.join(errors)}"
+    of_all = "" if found.bounds.best_k_loss is None else ", of all rows,"
+    bound = f" (bound {bounds['best_k_loss']:.0%})" if "best_k_loss" in bounds else ""
+    yield f"the forecast's best K{of_all} is at most {verdict.best_k_loss:.1%} slower than the measured best{bound}"
