@@ -1,16 +1,17 @@
-"""`measure-acceptance` as a user meets it: real subprocesses, a real pair, and bad input."""
+"""`measure-acceptance` as a user meets it: a real pair, and bad input."""
 
 import json
 import signal
 import subprocess
+import sys
 import sysconfig
 import time
-from functools import partial
 from pathlib import Path
 
 import pytest
 
 from acceptance.estimate.estimators import expected_rounds
+from acceptance.trace.parts import Parts
 from acceptance.trace.trace import ARRAYS, load_trace
 from simulator.ground.histogram import load_histogram
 
@@ -209,13 +210,21 @@ def test_an_unwritable_folder_is_refused_before_any_work(measure, user_error, tm
     user_error(measure("--out-dir", "file"), "--out-dir", "not a writable folder")
 
 
-@pytest.mark.parametrize("library", ["torch", "transformers"])
-def test_without_its_libraries_it_says_how_to_get_them(run_real, user_error, tmp_path: Path, library: str) -> None:
-    blocked = tmp_path / "blocked" / library
-    blocked.mkdir(parents=True)
-    (blocked / "__init__.py").write_text(f"raise ModuleNotFoundError('No module named {library}', name='{library}')")
-    done = run_real("measure-acceptance", PYTHONPATH=str(blocked.parent))
-    user_error(done, f"{library} is not installed", 'pip install "specsim[measure]"')
+def block(tmp_path: Path, library: str) -> str:
+    """Return a folder that keeps a process from importing a library."""
+    (tmp_path / "blocked" / library).mkdir(parents=True)
+    why = f"raise ModuleNotFoundError('No module named {library}', name='{library}')"
+    (tmp_path / "blocked" / library / "__init__.py").write_text(why)
+    return str(tmp_path / "blocked")
+
+
+def test_without_its_libraries_it_says_how_to_get_them(
+    run, run_real, user_error, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = 'is not installed; running the models of measure-acceptance needs it: pip install "specsim[measure]"'
+    user_error(run_real("measure-acceptance", PYTHONPATH=block(tmp_path, "torch")), f"torch {told}")
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    user_error(run("measure-acceptance"), f"transformers {told}")
 
 
 def test_the_report_and_the_picture_say_everything(measure, tmp_path: Path, prompts: Path) -> None:
@@ -256,13 +265,12 @@ def test_json_holds_every_metric_with_its_interval(measure) -> None:
     assert found["policies"]["fixed 4"]["speedup"][0] > 0
 
 
-def test_a_finished_trace_answers_more_questions_without_models(measure, run, user_error, tmp_path: Path) -> None:
+def test_a_finished_trace_answers_more_questions_without_models(
+    measure, run, run_real, user_error, tmp_path: Path
+) -> None:
     assert measure("--temperature", 1, "--out-dir", "a").returncode == 0
-    blocked = tmp_path / "blocked" / "torch"
-    blocked.mkdir(parents=True)
-    (blocked / "__init__.py").write_text("raise ModuleNotFoundError('No module named torch', name='torch')")
     asked = ("--trace", "a/trace.json", "--k", "1:6", "--q-kind", "greedy", "--out-dir", "b", "--report")
-    done = run("measure-acceptance", *asked, PYTHONPATH=str(blocked.parent))
+    done = run_real("measure-acceptance", *asked, PYTHONPATH=block(tmp_path, "torch"))
     assert done.returncode == 0, done.stderr
     assert "greedy draft" in done.stdout
     assert sorted(p.name for p in (tmp_path / "b").iterdir()) == [f"accept_hist_k{k}.json" for k in range(1, 7)]
@@ -316,28 +324,33 @@ def wait_for(path: Path) -> None:
         time.sleep(0.02)
 
 
+def kill(words: list[str], folder: Path) -> None:
+    """Run the command as users do, and kill it when some batches are done."""
+    with subprocess.Popen([str(SCRIPTS / words[0]), *words[1:]], cwd=folder) as process:
+        wait_for(folder / "cut/unfinished/batch-000001.npz")
+        process.kill()
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_killed_measurement_resumes_to_the_same_trace(
-    run_real, user_error, random_pair, prompts: Path, tmp_path: Path, how: signal.Signals
+    run, user_error, random_pair, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: signal.Signals
 ) -> None:
-    asked = ("--temperature", 1, "--batch-size", 1, "--max-new-tokens", 64)
-    models = ("--target", random_pair[0], "--draft", random_pair[1], "--prompts", prompts)
-    measure = partial(run_real, "measure-acceptance", *models)
-    assert measure(*asked, "--out-dir", "whole").returncode == 0
-    words: list[object] = [SCRIPTS / "measure-acceptance", "--target", random_pair[0], "--draft", random_pair[1]]
-    words += ["--prompts", prompts, *asked, "--out-dir", "cut"]
-    # A test runner in the background passes on SIGINT as ignored.
-    heeding = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
-    with subprocess.Popen(list(map(str, words)), cwd=tmp_path, stderr=subprocess.PIPE, **heeding) as process:
-        wait_for(tmp_path / "cut/unfinished/batch-000001.npz")
-        process.send_signal(how)
-        said = process.communicate()[1].decode()
-    if how is signal.SIGINT:
-        assert "--resume goes on" in said
+    asked = ("--temperature", 1, "--batch-size", 1, "--max-new-tokens", 64, "--prompts", prompts)
+    words = ["measure-acceptance", "--target", *random_pair[:1], "--draft", *random_pair[1:], *asked]
+    assert run(*words, "--out-dir", "whole").returncode == 0
+    if how is signal.SIGKILL:
+        kill([*map(str, words), "--out-dir", "cut"], tmp_path)
+    else:
+        with monkeypatch.context() as patched:
+            save = Parts.save
+            patched.setattr(Parts, "save", lambda *told: (save(*told), told[1] and signal.raise_signal(how)))
+            done = run(*words, "--out-dir", "cut")
+        assert (done.returncode, done.stdout) == (130, "")
+        assert "--resume goes on" in done.stderr
     assert not (tmp_path / "cut/trace.json").exists()
-    user_error(measure(*asked, "--out-dir", "cut"), "an interrupted measurement lies here")
-    user_error(measure(*asked, "--out-dir", "cut", "--resume", "--seed", 9), "--resume: seed is 9, but 0 in")
-    done = measure(*asked, "--out-dir", "cut", "--resume")
+    user_error(run(*words, "--out-dir", "cut"), "an interrupted measurement lies here")
+    user_error(run(*words, "--out-dir", "cut", "--resume", "--seed", 9), "--resume: seed is 9, but 0 in")
+    done = run(*words, "--out-dir", "cut", "--resume")
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "cut/unfinished").exists()
     whole, cut = (load_trace(tmp_path / name / "trace.json")[0] for name in ("whole", "cut"))
