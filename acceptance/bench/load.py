@@ -15,7 +15,6 @@ from acceptance.models.bundled import BUNDLED, TINY_PAIR, place_of
 from acceptance.models.inflate import inflate
 from acceptance.models.load import is_cpu, load_pair, pick_device
 from acceptance.models.model import Model, Pair
-from acceptance.models.rule import rules_of_pair
 from acceptance.results.settings import BASELINE, KNOBS, Arm, Settings, config_sha256, option_of
 from acceptance.text.conversation import Framing, check_template, tokens_before
 from acceptance.text.prompts import Prompt, load_prompts, told_apart
@@ -24,11 +23,18 @@ from simulator.ground.artefacts import UserError, read_bytes
 from . import quality
 from .headless import check_gpus
 from .machine import Energy, MemoryPeak, make_deterministic, system_metadata
+from .options import DecodeOptions
 from .placement import Placement, available_gpus, place, weight_bytes
 from .presets import Presets, check_methods
 from .turns import Bench, Runnable
 
 TRAINED = ("medusa", "eagle", "judge")
+# Options that decide the numbers, as they were given.
+DECIDING = (
+    *("dataset", "dataset_format", "task", "max_prompts", "use_chat_template", "system_prompt", "max_new_tokens"),
+    *("runs", "batch_size", "seed", "temperature", "top_k", "top_p", "quantization", "inflate_target"),
+    *("deterministic", "cuda_graphs", "draft_stream"),
+)
 HASHED = ("*.safetensors", "*.bin", "*.json", "*.model", "*.npz")
 
 
@@ -42,7 +48,7 @@ class Items:
     about_skipped: str
 
 
-def prepare(options: Mapping[str, Any], presets: Presets | None) -> tuple[Bench, dict[str, Any], list[str]]:
+def prepare(options: DecodeOptions, presets: Presets | None) -> tuple[Bench, dict[str, Any], list[str]]:
     """Load everything.
 
     Args:
@@ -52,24 +58,24 @@ def prepare(options: Mapping[str, Any], presets: Presets | None) -> tuple[Bench,
     Returns:
         The benchmark, what decides its numbers, and notes on what was left out.
     """
-    if options["deterministic"]:
-        make_deterministic(options["seed"])
+    if options.deterministic:
+        make_deterministic(options.seed)
     items, placement = load_items(options), placed(options)
-    if options["require_headless"]:
+    if options.require_headless:
         check_gpus([*placement.target, *placement.draft])
     pair = load_models(options, placement)
-    framing = Framing(chat_template=options["use_chat_template"], system_prompt=options["system_prompt"])
+    framing = Framing(chat_template=options.use_chat_template, system_prompt=options.system_prompt)
     check_template(pair.tokenizer, framing, "--target")
-    rule, draft_rule = rules_of_pair(*(options[n] for n in ("temperature", "draft_temperature", "top_k", "top_p")))
-    same = {name: options[name] for name in ("max_new_tokens", "seed", "batch_size")}
+    rule, draft_rule = options.rules
+    same = {"max_new_tokens": options.max_new_tokens, "seed": options.seed, "batch_size": options.batch_size}
     planned = plan(pair, items.prompts, MeasureSettings(rule=rule, draft_rule=draft_rule, framing=framing, **same))
-    models = models_of(options, pair, inflate(pair.target, options["inflate_target"]))
+    models = models_of(options, pair, inflate(pair.target, options.inflate_target))
     arms = arms_of(options, presets)
-    settings = Settings(arms=arms, rule=rule, runs=options["runs"], **same)
-    told = [(arm, Options(draft_rule=draft_rule, **arm.knobs)) for arm in arms]  # type: ignore[arg-type]
-    runnables = [bind(*both, models, settings, strict=options["method"] != "all") for both in told]
+    settings = Settings(arms=arms, rule=rule, runs=options.runs, **same)
+    chosen = [(arm, Options(draft_rule=draft_rule, **arm.knobs)) for arm in arms]  # type: ignore[arg-type]
+    runnables = [bind(*both, models, settings, strict=options.method != "all") for both in chosen]
     bench = ready(runnables, pair, planned, items, framing, settings, placement)
-    parameters = described(options, placement, pair, planned, models, told)
+    parameters = described(options, placement, pair, planned, models, chosen)
     parameters |= {"draft_temperature": draft_rule.temperature}
     parameters |= {"dataset_sha256": hashlib.sha256(read_bytes(items.path)).hexdigest()}
     parameters["config_sha256"] = config_sha256(parameters)
@@ -106,14 +112,14 @@ def ready(
     )
 
 
-def load_items(options: Mapping[str, Any]) -> Items:
+def load_items(options: DecodeOptions) -> Items:
     """Read the prompts, or a task's."""
-    limit = options["max_prompts"]
-    if options["task"] is None:
-        path = TINY_PAIR / "prompts.jsonl" if options["dataset"] == BUNDLED else Path(options["dataset"])
-        found = load_prompts(path, options["dataset_format"], limit=limit)
+    limit = options.max_prompts
+    if options.task is None:
+        path = TINY_PAIR / "prompts.jsonl" if options.dataset == BUNDLED else Path(options.dataset)
+        found = load_prompts(path, options.dataset_format, limit=limit)
         return Items(path=path, prompts=found.rows, references={}, about_skipped=found.about_skipped())
-    path = quality.BUNDLED_TASK if options["task"] == BUNDLED else Path(options["task"])
+    path = quality.BUNDLED_TASK if options.task == BUNDLED else Path(options.task)
     task = quality.load_task(path)
     names = told_apart(item.source for item in task.rows)
     rows = list(zip(names, task.rows, strict=True))[:limit]
@@ -122,68 +128,71 @@ def load_items(options: Mapping[str, Any]) -> Items:
     return Items(path=path, prompts=prompts, references=references, about_skipped=task.about_skipped())
 
 
-def placed(options: Mapping[str, Any]) -> Placement:
+def placed(options: DecodeOptions) -> Placement:
     """Return where the models go."""
-    own = {name: picked_device(options, name) if options[name] else None for name in ("target_device", "draft_device")}
-    target, draft = (weight_bytes(place_of(options[name], name)) for name in ("target", "draft"))
-    device = picked_device(options, "device")
     return place(
-        options["placement"], device=device, **own, gpus=available_gpus(), target_bytes=target, draft_bytes=draft
+        options.placement,
+        device=picked_device("device", options.device),
+        target_device=options.target_device and picked_device("target_device", options.target_device),
+        draft_device=options.draft_device and picked_device("draft_device", options.draft_device),
+        gpus=available_gpus(),
+        target_bytes=weight_bytes(place_of(options.target, "target")),
+        draft_bytes=weight_bytes(place_of(options.draft, "draft")),
     )
 
 
-def picked_device(options: Mapping[str, Any], name: str) -> str:
+def picked_device(name: str, given: str) -> str:
     """Return the device of an option.
 
     Raises:
         UserError: It is not here; names the option.
     """
     try:
-        found = pick_device(options[name])
+        found = pick_device(given)
         # torch takes cpu with any index: there is one.
         return "cpu" if is_cpu(found) else found
     except UserError as error:
         raise UserError(str(error).replace("--device", option_of(name), 1)) from None
 
 
-def load_models(options: Mapping[str, Any], placement: Placement) -> Pair:
+def load_models(options: DecodeOptions, placement: Placement) -> Pair:
     """Load target and draft, each on its devices.
 
     Raises:
         UserError: A model cannot be loaded, vocabularies differ; CUDA graphs without CUDA, or of a model over several
             devices.
     """
-    graphs = options["cuda_graphs"]
+    graphs = options.cuda_graphs
     for name, devices in (("target", placement.target), ("draft", placement.draft)):
         if graphs and not (len(devices) == 1 and devices[0].startswith("cuda")):
             raise UserError(f"--cuda-graphs: the {name} is on {', '.join(devices)}, expected one CUDA device")
-    if graphs and options["batch_size"] > 1:
-        raise UserError(f"--cuda-graphs: --batch-size is {options['batch_size']}, expected 1")
-    if options["draft_stream"] and not placement.draft[0].startswith("cuda"):
+    if graphs and options.batch_size > 1:
+        raise UserError(f"--cuda-graphs: --batch-size is {options.batch_size}, expected 1")
+    if options.draft_stream and not placement.draft[0].startswith("cuda"):
         raise UserError(f"--draft-stream: the draft is on {placement.draft[0]}, expected a CUDA device")
     try:
         pair = load_pair(
-            place_of(options["target"], "target"),
-            place_of(options["draft"], "draft"),
+            place_of(options.target, "target"),
+            place_of(options.draft, "draft"),
             device=placement.target[0],
-            dtype=options["dtype"],
-            quantization=options["quantization"],
+            dtype=options.dtype,
+            quantization=options.quantization,
             target_devices=placement.target,
             draft_devices=placement.draft,
         )
     except UserError as error:
         # An option of another command.
         raise UserError(str(error).partition(", or --cross-tokenizer")[0]) from None
-    draft = replace(pair.draft, graphs=graphs, own_stream=options["draft_stream"])
+    draft = replace(pair.draft, graphs=graphs, own_stream=options.draft_stream)
     return replace(pair, target=replace(pair.target, graphs=graphs), draft=draft)
 
 
-def models_of(options: Mapping[str, Any], pair: Pair, target: Model) -> Models:
+def models_of(options: DecodeOptions, pair: Pair, target: Model) -> Models:
     """Return the models that methods may ask for."""
     return Models(target=target, draft=pair.draft, **trained_folders(options))
 
 
-def trained_folders(options: Mapping[str, Any]) -> dict[str, Path | None]:
+def trained_folders(options: DecodeOptions) -> dict[str, Path | None]:
     """Return where what was trained on the target is; the bundled target's own comes with it.
 
     Raises:
@@ -192,16 +201,16 @@ def trained_folders(options: Mapping[str, Any]) -> dict[str, Path | None]:
     from acceptance.decoders.judge import judge
 
     bundled = {"medusa": heads.BUNDLED / "medusa", "eagle": heads.BUNDLED / "eagle", "judge": judge.BUNDLED}
-    found: dict[str, Path | None] = {}
-    for name in TRAINED:
-        own = bundled[name] if options["target"] == BUNDLED and bundled[name].exists() else None
-        found[name] = options[name] or own
-        if options[name] and not options[name].exists():
-            raise UserError(f"{option_of(name)} {options[name]}: no such folder")
+    found: dict[str, Path | None] = {"medusa": options.medusa, "eagle": options.eagle, "judge": options.judge}
+    for name, given in found.items():
+        if given and not given.exists():
+            raise UserError(f"{option_of(name)} {given}: no such folder")
+        if not given and options.target == BUNDLED and bundled[name].exists():
+            found[name] = bundled[name]
     return found
 
 
-def arms_of(options: Mapping[str, Any], presets: Presets | None) -> tuple[Arm, ...]:
+def arms_of(options: DecodeOptions, presets: Presets | None) -> tuple[Arm, ...]:
     """Return what is compared, the baseline first.
 
     A knob is the preset method's, else the command line's or the experiment's, else the method's default.
@@ -209,12 +218,11 @@ def arms_of(options: Mapping[str, Any], presets: Presets | None) -> tuple[Arm, .
     if presets:
         check_methods(presets, METHODS)
     own = presets.methods if presets else {}
-    shared = {name: options[name] for name in KNOBS if options[name] is not None}
     arms: dict[str, Arm] = {}
-    for part in options["method"].split(","):
+    for part in options.method.split(","):
         name = part.strip()
         found = [own[name]] if name in own else [Arm(name=m.name, method=m.name) for m in picked(name, own)]
-        arms |= {a.name: replace(a, knobs=shared | dict(a.knobs)) for a in found}
+        arms |= {a.name: replace(a, knobs={**options.knobs, **a.knobs}) for a in found}
     if not any(arm.method == BASELINE for arm in arms.values()):
         arms = {BASELINE: Arm(name=BASELINE, method=BASELINE)} | arms
     return tuple(sorted(arms.values(), key=lambda arm: arm.method != BASELINE))
@@ -232,12 +240,12 @@ def picked(name: str, own: Mapping[str, Arm]) -> list[Method]:
     return list(METHODS.values()) if name == "all" else pick(name)
 
 
-def bind(arm: Arm, told: Options, models: Models, settings: Settings, *, strict: bool) -> Runnable:
+def bind(arm: Arm, chosen: Options, models: Models, settings: Settings, *, strict: bool) -> Runnable:
     """Return an arm that can begin, or why it cannot.
 
     Args:
         arm: Which.
-        told: What its method is told.
+        chosen: What its method is to do.
         models: What it may use.
         settings: Of the run.
         strict: Refuse what these models cannot do, rather than skip it.
@@ -255,7 +263,7 @@ def bind(arm: Arm, told: Options, models: Models, settings: Settings, *, strict:
             paths = " and ".join(f"{option_of(n)} FOLDER" for n in method.needs if getattr(models, n) is None)
             refused = f"--method: {arm.name!r} is not allowed without {needs}, expected {paths}"
             raise UserError(refused if strict else f"needs {needs}")
-        begin = method.begin(models, told)
+        begin = method.begin(models, chosen)
     except UserError as error:
         if strict:
             raise
@@ -264,34 +272,20 @@ def bind(arm: Arm, told: Options, models: Models, settings: Settings, *, strict:
 
 
 def described(
-    options: Mapping[str, Any],
+    options: DecodeOptions,
     placement: Placement,
     pair: Pair,
     planned: Plan,
     models: Models,
-    told: Sequence[tuple[Arm, Options]],
+    chosen: Sequence[tuple[Arm, Options]],
 ) -> dict[str, Any]:
     """Return everything that decides the numbers."""
-    names = (
-        "dataset",
-        "dataset_format",
-        "task",
-        "max_prompts",
-        "use_chat_template",
-        "system_prompt",
-        "max_new_tokens",
-        "runs",
-    )
-    more = (
-        *("batch_size", "seed", "temperature", "top_k", "top_p", "quantization", "inflate_target"),
-        *("deterministic", "cuda_graphs", "draft_stream"),
-    )
-    modules = {"target": pair.target.module, "draft": pair.draft.module}
-    known = {name: identity(options[name], name, module) for name, module in modules.items()}
+    modules = {"target": (options.target, pair.target.module), "draft": (options.draft, pair.draft.module)}
+    known = {name: identity(given, name, module) for name, (given, module) in modules.items()}
     trained = {name: getattr(models, name) for name in TRAINED}
     known |= {name: {"name": str(path), "sha256": folder_sha256(path)} for name, path in trained.items() if path}
-    return {name: options[name] for name in (*names, *more)} | {
-        "methods": [{"name": arm.name, "method": arm.method, "knobs": knobs_of(o)} for arm, o in told],
+    return {name: getattr(options, name) for name in DECIDING} | {
+        "methods": [{"name": arm.name, "method": arm.method, "knobs": knobs_of(o)} for arm, o in chosen],
         "models": known,
         "prompt_count": len(planned.items),
         "items_sha256": hashlib.sha256(repr(planned.items).encode(errors="surrogatepass")).hexdigest(),
@@ -302,9 +296,9 @@ def described(
     }
 
 
-def knobs_of(told: Options) -> dict[str, Any]:
-    """Return what a method is told, by name."""
-    return {name: getattr(told, name) for name in KNOBS}
+def knobs_of(chosen: Options) -> dict[str, Any]:
+    """Return the knobs that a method works with, by name."""
+    return {name: getattr(chosen, name) for name in KNOBS}
 
 
 def identity(given: str, name: str, module: Any) -> dict[str, str | None]:

@@ -9,7 +9,6 @@ Keys are the command's options with underscores; values are checked as the comma
 """
 
 import re
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +17,10 @@ from typing import Any
 import click
 
 from acceptance.results.settings import ALGORITHMS, KNOBS, Arm, check_knob, option_of
-from simulator.ground.artefacts import UserError, read_text
+from simulator.ground.artefacts import UserError
+from simulator.ground.fields import read_toml
 
-from .options import check_values
+from .options import DecodeOptions
 
 BUNDLED_PRESETS = Path(__file__).parent / "presets.toml"
 TABLES = ("models", "methods", "experiments")
@@ -58,7 +58,7 @@ class Presets:
     methods: Mapping[str, Arm]
     experiments: Mapping[str, Mapping[str, Any]]
 
-    def options(self, experiment: str) -> dict[str, Any]:
+    def values_of(self, experiment: str) -> dict[str, Any]:
         """Return the options that an experiment sets, those of its models among them.
 
         Raises:
@@ -83,10 +83,7 @@ def load_presets(path: Path, parameters: Mapping[str, click.Parameter]) -> Prese
     Raises:
         UserError: Names the file, the key, the value and what is allowed.
     """
-    try:
-        found = tomllib.loads(read_text(path))
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{path}: not TOML ({error})") from None
+    found = read_toml(path).object()
     version = found.pop("version", VERSION)
     if isinstance(version, bool) or not isinstance(version, int) or version != VERSION:
         raise UserError(f"{path}: version is {version!r}, expected {VERSION}")
@@ -103,9 +100,8 @@ def load_presets(path: Path, parameters: Mapping[str, click.Parameter]) -> Prese
     }
     methods = {name: arm_of(f"{path}: methods.{name}", name, table) for name, table in sections["methods"].items()}
     allowed = tuple(name for name in parameters if name not in NOT_PRESET)
-    usual = defaults(parameters)
     for name, table in models.items():
-        check_together(f"{path}: models.{name}", usual | table)
+        check_together(f"{path}: models.{name}", table, methods={})
     experiments = {}
     for name, table in sections["experiments"].items():
         at = f"{path}: experiments.{name}"
@@ -114,7 +110,7 @@ def load_presets(path: Path, parameters: Mapping[str, click.Parameter]) -> Prese
         experiments[name] = pairing | checked(at, rest, allowed, parameters)
     presets = Presets(path=path, models=models, methods=methods, experiments=experiments)
     for name in experiments:
-        check_together(f"{path}: experiments.{name}", usual | presets.options(name), methods)
+        check_together(f"{path}: experiments.{name}", presets.values_of(name), methods)
     return presets
 
 
@@ -125,29 +121,22 @@ def check_names(at: str, names: Iterable[str]) -> None:
             raise UserError(f"{at}: the name {name!r} is not allowed, expected a plain word: letters, digits, . _ -")
 
 
-def defaults(parameters: Mapping[str, click.Parameter]) -> dict[str, Any]:
-    """Return what the command's options hold where nothing is given."""
-    found: dict[str, Any] = click.Command("", params=[*parameters.values()]).make_context("", []).params
-    return found
-
-
-def check_together(at: str, options: Mapping[str, Any], methods: Mapping[str, Arm] | None = None) -> None:
+def check_together(at: str, values: Mapping[str, Any], methods: Mapping[str, Arm]) -> None:
     """Refuse what the command would refuse.
 
     Args:
         at: Where the options stand.
-        options: All of them.
+        values: Those that stand there; the others are as they usually are.
         methods: Those of the file.
 
     Raises:
         UserError: Names the place and the option.
     """
-    shared = {name: options[name] for name in KNOBS if options[name] is not None}
     try:
-        check_values(options)
-        for name in options["method"].split(","):
-            own = methods[name].knobs if methods and name in methods else {}
-            Arm(name=name, method=name, knobs=shared | dict(own))
+        options = DecodeOptions().with_values(values)
+        for name in options.method.split(","):
+            own = methods[name].knobs if name in methods else {}
+            Arm(name=name, method=name, knobs={**options.knobs, **own})
     except UserError as error:
         raise UserError(f"{at}: {error}") from None
 
@@ -283,3 +272,20 @@ def check_methods(presets: Presets, known: Mapping[str, Any]) -> None:
                 at = f"{presets.path}: experiments.{name}.methods"
                 there = ", ".join([*presets.methods, *known])
                 raise UserError(f"{at}: {method!r} is not allowed, expected all or some of {there}")
+
+
+def presets_text(presets: Presets) -> str:
+    """Return what a file of presets holds."""
+    lines = [f"{presets.path}:"]
+    for name, values in presets.models.items():
+        lines.append(f"model {name}: {pairs(values)}")
+    for name, arm in presets.methods.items():
+        lines.append(f"method {name}: {pairs({'method': arm.method} | dict(arm.knobs))}")
+    for name, values in presets.experiments.items():
+        lines.append(f"experiment {name}: {pairs(values)}")
+    return "\n".join(lines)
+
+
+def pairs(values: Mapping[str, Any]) -> str:
+    """Write options in one line."""
+    return "  ".join(f"{key}={value}" for key, value in values.items())

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from acceptance.bench.options import (
-    KNOB_OPTIONS,
-    MACHINE_OPTIONS,
-    OUTPUT_OPTIONS,
-    RUN_OPTIONS,
-    WHAT_OPTIONS,
-    check_values,
+from acceptance.bench.options import DecodeOptions
+from acceptance.bench.presets import (
+    BUNDLED_PRESETS,
+    Presets,
+    check_given_knobs,
+    check_methods,
+    load_presets,
+    presets_text,
 )
-from acceptance.bench.presets import BUNDLED_PRESETS, Presets, check_given_knobs, check_methods, load_presets
 from acceptance.models.bundled import load_libraries
 from acceptance.results.settings import KNOBS
 from simulator.ground.artefacts import UserError, check_output, check_outputs, created_utc, envelope, to_json
@@ -32,6 +32,7 @@ from simulator.ground.command import (
     refuse_given,
 )
 
+from .decode_options import KNOB_OPTIONS, MACHINE_OPTIONS, OUTPUT_OPTIONS, RUN_OPTIONS, WHAT_OPTIONS
 from .time_passes import time_passes
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ PROFILED_PROMPTS = 4
 @MACHINE_OPTIONS
 @OUTPUT_OPTIONS
 @click.pass_context
-def bench_decode(context: click.Context, /, **options: Any) -> int:
+def bench_decode(context: click.Context, /, **values: Any) -> int:
     """Decode the same prompts with every method, in turns, and say which is how much faster.
 
     Every prompt is decoded by plain decoding and by each method, in an order drawn anew each time. Records are appended
@@ -63,34 +64,32 @@ def bench_decode(context: click.Context, /, **options: Any) -> int:
     """
     began_s = perf_counter()
     if context.invoked_subcommand is not None:
-        refuse_given(context, tuple(options), f"{context.invoked_subcommand}: give options behind it")
+        refuse_given(context, tuple(values), f"{context.invoked_subcommand}: give options behind it")
         return 0
-    presets = with_experiment(context, options)
+    options, presets = options_of(context, {n: value for n, value in values.items() if is_given(context, n)})
     check(options)
-    check_given_knobs(presets, options["method"], [name for name in KNOBS if is_given(context, name)])
+    check_given_knobs(presets, options.method, [name for name in KNOBS if is_given(context, name)])
     load_libraries()
     from acceptance.bench.load import prepare
 
     bench, parameters, notes = prepare(options, presets)
-    if options["dry_run"]:
+    if options.dry_run:
         return forecast(bench, parameters, options, perf_counter() - began_s)
     return run(bench, parameters, notes, options)
 
 
-def with_experiment(context: click.Context, options: dict[str, Any]) -> Presets | None:
-    """Read the presets that are asked for, and let an experiment fill what the command line does not say.
+def options_of(context: click.Context, given: Mapping[str, Any]) -> tuple[DecodeOptions, Presets | None]:
+    """Return the options, and the presets that are asked for; an experiment fills what the command line does not say.
 
     Raises:
-        UserError: A preset that cannot be used.
+        UserError: A preset or a value that cannot be used.
     """
-    if options["config"] is None and options["experiment"] is None:
-        return None
-    presets = load_presets(options["config"] or BUNDLED_PRESETS, parameters_of(context))
-    if options["experiment"] is not None:
-        for name, value in presets.options(options["experiment"]).items():
-            if not is_given(context, name):
-                options[name] = value
-    return presets
+    config, experiment = given.get("config"), given.get("experiment")
+    if config is None and experiment is None:
+        return DecodeOptions().with_values(given), None
+    presets = load_presets(config or BUNDLED_PRESETS, parameters_of(context))
+    filled = {} if experiment is None else presets.values_of(experiment)
+    return DecodeOptions().with_values(filled | dict(given)), presets
 
 
 def parameters_of(context: click.Context) -> dict[str, click.Parameter]:
@@ -98,22 +97,21 @@ def parameters_of(context: click.Context) -> dict[str, click.Parameter]:
     return {p.name: p for p in context.find_root().command.params if p.name}
 
 
-def check(options: Mapping[str, Any]) -> None:
+def check(options: DecodeOptions) -> None:
     """Refuse what can be refused before anything is loaded."""
     from simulator.ground.pictures import check_format
 
-    check_values(options)
     created_utc()  # a clock that cannot be read
-    check_format(options["plot"])
-    if options["require_headless"]:
+    check_format(options.plot)
+    if options.require_headless:
         from acceptance.bench.headless import check_display
 
         check_display(os.environ)
-    check_output("--out", options["out"], force=True)
+    check_output("--out", options.out, force=True)
     # What is drawn from records is drawn again where they go on; before it is, their configuration is compared.
-    may_overwrite = options["force"] or goes_on(options["out"])
-    outputs = {"--plot": options["plot"], "--profile": options["profile"]}
-    check_outputs(outputs, may_overwrite, {"--config": options["config"], "--out": options["out"]})
+    may_overwrite = options.force or goes_on(options.out)
+    outputs = {"--plot": options.plot, "--profile": options.profile}
+    check_outputs(outputs, may_overwrite, {"--config": options.config, "--out": options.out})
 
 
 def goes_on(path: Path) -> bool:
@@ -130,20 +128,20 @@ def goes_on(path: Path) -> bool:
     return True
 
 
-def forecast(bench: "Bench", parameters: Mapping[str, Any], options: Mapping[str, Any], start_s: float) -> int:
+def forecast(bench: "Bench", parameters: Mapping[str, Any], options: DecodeOptions, start_s: float) -> int:
     """Print what a run would measure and how long it would take."""
     from acceptance.bench.forecast import forecast_run
     from acceptance.results.report import forecast_text
 
     found = forecast_run(bench, start_s)
-    if options["as_json"]:
+    if options.as_json:
         click.echo(to_json(envelope("decode_forecast", 1, parameters) | found), nl=False)
     else:
         click.echo(forecast_text(parameters, found))
     return 0
 
 
-def run(bench: "Bench", parameters: dict[str, Any], notes: list[str], options: Mapping[str, Any]) -> int:
+def run(bench: "Bench", parameters: dict[str, Any], notes: list[str], options: DecodeOptions) -> int:
     """Measure what is missing, and say what is there; returns the exit code."""
     from acceptance.bench.machine import surroundings
     from acceptance.bench.runner import left_out
@@ -151,10 +149,10 @@ def run(bench: "Bench", parameters: dict[str, Any], notes: list[str], options: M
     from acceptance.results.journal import KIND, SCHEMA_VERSIONS, Journal
     from acceptance.results.records import done_keys
 
-    journal = Journal(options["out"])
+    journal = Journal(options.out)
     header = envelope(KIND, SCHEMA_VERSIONS[-1], parameters)
     header["environment"] |= surroundings(bench.devices)
-    records = journal.open(header, force=options["force"])
+    records = journal.open(header, force=options.force)
     if journal.torn:
         click.echo(f"{journal.path}: cut off a record that was never whole ({journal.torn} bytes)", err=True)
     done = done_keys(records)
@@ -165,8 +163,8 @@ def run(bench: "Bench", parameters: dict[str, Any], notes: list[str], options: M
     keep_all(left_out(bench, done), journal, records)
     tracks: list[tuple[str, Sequence[Span]]] = []
     interrupted = measure_all(bench, todo, journal, records, tracks)
-    if options["profile"] and (tracks or not interrupted):
-        profile(bench, options["profile"], tracks)
+    if options.profile and (tracks or not interrupted):
+        profile(bench, options.profile, tracks)
     return present(journal, records, parameters, notes, options, interrupted)
 
 
@@ -256,7 +254,7 @@ def present(
     records: list[dict[str, Any]],
     parameters: dict[str, Any],
     notes: list[str],
-    options: Mapping[str, Any],
+    options: DecodeOptions,
     interrupted: int,
 ) -> int:
     """Summarise, keep the summaries of a run that is over, draw and print; returns the exit code.
@@ -277,9 +275,9 @@ def present(
     if not interrupted:
         keep_summaries(journal, records, summaries)
     journal.close()
-    if options["plot"] and summaries:
-        draw(options["plot"], parameters, summaries)
-    if options["as_json"]:
+    if options.plot and summaries:
+        draw(options.plot, parameters, summaries)
+    if options.as_json:
         payload = {"summaries": summaries, "notes": notes, "file": str(journal.path), "interrupted": bool(interrupted)}
         click.echo(to_json(envelope("decode_benchmark", 1, parameters) | payload), nl=False)
     else:
@@ -330,8 +328,6 @@ def print_text(
 @click.pass_context
 def list_presets(context: click.Context, /, config: Path | None) -> None:
     """Say what a file of presets holds."""
-    from acceptance.results.report import presets_text
-
     click.echo(presets_text(load_presets(config or BUNDLED_PRESETS, parameters_of(context))))
 
 

@@ -1,14 +1,11 @@
 """What a benchmark found, for a terminal: a line a method, the fastest first."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from simulator.ground.command import table
 
 from .settings import BASELINE
-
-if TYPE_CHECKING:
-    from acceptance.bench.presets import Presets
 
 Summary = Mapping[str, Any]
 HEADINGS = (
@@ -232,20 +229,3 @@ def forecast_text(parameters: Mapping[str, Any], found: Mapping[str, Any]) -> st
 def duration(seconds: float) -> str:
     """Write a time, in minutes from two of them on."""
     return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
-
-
-def presets_text(presets: "Presets") -> str:
-    """Return what a file of presets holds."""
-    lines = [f"{presets.path}:"]
-    for name, options in presets.models.items():
-        lines.append(f"model {name}: {pairs(options)}")
-    for name, arm in presets.methods.items():
-        lines.append(f"method {name}: {pairs({'method': arm.method} | dict(arm.knobs))}")
-    for name, options in presets.experiments.items():
-        lines.append(f"experiment {name}: {pairs(options)}")
-    return "\n".join(lines)
-
-
-def pairs(options: Mapping[str, Any]) -> str:
-    """Write options in one line."""
-    return "  ".join(f"{key}={value}" for key, value in options.items())

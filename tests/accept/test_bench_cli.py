@@ -341,7 +341,7 @@ def test_bad_input_is_one_line_before_anything_is_loaded(run, user_error, tmp_pa
         (("--profile", "decode.jsonl"), "is the file of --out too"),
         (("--out", "."), "--out .: is a folder"),
         (("--out", "mine.txt"), "mine.txt: begins with no record of kind 'decode_run'"),
-        (("--out", "header.jsonl"), "header.jsonl: line 2: kind is 'mine'"),
+        (("--out", "header.jsonl"), 'header.jsonl: line 2: kind is "mine"'),
         (("--out", "damaged.jsonl"), "damaged.jsonl: line 2 is no JSON object, expected a record: cut the line out"),
         (("--task", "bundled", "--dataset", "x"), "--task"),
         (("--target", "bundled@abc"), "--target: 'bundled@abc' is not allowed, bundled has no revisions"),

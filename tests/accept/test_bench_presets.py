@@ -1,8 +1,6 @@
 """Presets: the bundled ones are sound, every mistake is one line, knobs agree with what methods take."""
 
 import re
-import subprocess
-import sysconfig
 from dataclasses import fields
 from pathlib import Path
 
@@ -10,6 +8,7 @@ import numpy as np
 import pytest
 
 from acceptance.bench.load import placed, trained_folders
+from acceptance.bench.options import DecodeOptions
 from acceptance.bench.presets import BUNDLED_PRESETS, check_given_knobs, check_methods, load_presets
 from acceptance.cli.bench_decode import bench_decode
 from acceptance.decoders import heads
@@ -63,7 +62,7 @@ def test_an_experiment_brings_its_models_and_its_own_options_win(tmp_path: Path)
         require_headless = true
         """,
     )
-    found = presets.options("e")
+    found = presets.values_of("e")
     assert found == {"target": "T", "inflate_target": 2.0, "method": "long,ngram", "runs": 3, "require_headless": True}
     assert presets.methods["long"] == Arm(name="long", method="speculative", knobs={"k": 9})
 
@@ -212,9 +211,10 @@ def test_the_knobs_of_a_method_are_those_that_it_reads(bundled: Models, name: st
     assert heard.read - {"draft_rule"} - checked == set(ALGORITHMS[name].knobs)
 
 
-def test_a_file_without_experiments_is_a_mistake_to_validate_config(tmp_path: Path) -> None:
+def test_a_file_without_experiments_is_a_mistake_to_validate_config(run, user_error, tmp_path: Path) -> None:
     (tmp_path / "p.toml").write_text("[methods.a]\nmethod = 'ngram'")
-    assert "p.toml: holds no experiments, expected [experiments.NAME]" in bench(tmp_path, "validate-config", "p.toml")
+    done = run("bench-decode", "validate-config", "p.toml")
+    user_error(done, "p.toml: holds no experiments, expected [experiments.NAME]")
 
 
 def test_knobs_of_the_command_line_are_refused_beside_methods_that_set_them(tmp_path: Path) -> None:
@@ -229,44 +229,30 @@ def test_knobs_of_the_command_line_are_refused_beside_methods_that_set_them(tmp_
 
 def test_an_experiment_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"--experiment: 'x' is not in .*, expected e"):
-        load(tmp_path, "[experiments.e]\nruns = 1").options("x")
+        load(tmp_path, "[experiments.e]\nruns = 1").values_of("x")
 
 
-def bench(tmp_path: Path, *args: str) -> str:
-    """Run the command on a mistake; return its only line."""
-    command = [Path(sysconfig.get_path("scripts")) / "bench-decode", *args]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.count("\n") == 1, done.stderr
-    return done.stderr
-
-
-def test_the_command_refuses_a_preset_named_baseline(tmp_path: Path) -> None:
+def test_the_command_refuses_a_preset_named_baseline(run, user_error, tmp_path: Path) -> None:
     (tmp_path / "p.toml").write_text("[methods.baseline]\nmethod = 'topk'")
     expected = "methods.baseline: is the name of a built-in method"
-    assert expected in bench(tmp_path, "validate-config", "p.toml")
-    assert expected in bench(tmp_path, "--config", "p.toml", "--method", "baseline", "--device", "cpu")
+    user_error(run("bench-decode", "validate-config", "p.toml"), expected)
+    user_error(run("bench-decode", "--config", "p.toml", "--method", "baseline", "--device", "cpu"), expected)
 
 
 @pytest.mark.parametrize("option", ["--target-device", "--draft-device", "--device"])
 def test_a_device_that_is_not_here_is_told_by_its_option(option: str) -> None:
     name = option.removeprefix("--").replace("-", "_")
-    usual = dict.fromkeys(("target_device", "draft_device"))
-    options = usual | {"target": "bundled", "draft": "bundled", "placement": "same", "device": "cpu", name: "meta"}
     with pytest.raises(UserError, match=f"^{option}: 'meta' is not here"):
-        placed(options)
+        placed(DecodeOptions(**{"device": "cpu", name: "meta"}))
 
 
 @pytest.mark.parametrize("name", ["device", "target_device"])
 def test_the_processor_is_cpu_by_whatever_index(name: str) -> None:
-    usual = dict.fromkeys(("target_device", "draft_device"))
-    options = usual | {"target": "bundled", "draft": "bundled", "placement": "same", "device": "cpu", name: "cpu:7"}
-    found = placed(options)
+    found = placed(DecodeOptions(**{"device": "cpu", name: "cpu:7"}))
     assert (found.target, found.draft) == (("cpu",), ("cpu",))
 
 
 @pytest.mark.parametrize("name", ["medusa", "eagle", "judge"])
 def test_a_folder_that_is_not_there_is_told_by_its_option(tmp_path: Path, name: str) -> None:
-    options = {"target": "T"} | dict.fromkeys(("medusa", "eagle", "judge")) | {name: tmp_path / "none"}
     with pytest.raises(UserError, match=rf"^--{name} .*none: no such folder"):
-        trained_folders(options)
+        trained_folders(DecodeOptions(**{name: tmp_path / "none"}))
