@@ -68,9 +68,9 @@ def run(options: ProbeOptions) -> None:
     Raises:
         KeyboardInterrupt: The user ended it; what had been measured is written.
     """
-    from cuda_probe.probe.probes import chosen
+    from cuda_probe.probe.probes import select_probes
 
-    probes = chosen(options.only)
+    probes = select_probes(options.only)
     if options.as_list:
         click.echo(list_text(probes))
         return

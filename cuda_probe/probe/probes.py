@@ -309,7 +309,7 @@ PROBES = (
 BY_NAME = {probe.name: probe for probe in PROBES}
 
 
-def chosen(names: Iterable[str]) -> tuple[Probe, ...]:
+def select_probes(names: Iterable[str]) -> tuple[Probe, ...]:
     """Return the probes of these names in the registry's order; all where none is named.
 
     Raises:

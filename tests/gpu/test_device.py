@@ -8,7 +8,7 @@ import pytest
 
 from cuda_probe.devices.step_check import wrong_steps
 from cuda_probe.kernels import probe_kernels
-from cuda_probe.probe.probes import BY_NAME, chosen, points
+from cuda_probe.probe.probes import BY_NAME, points, select_probes
 from cuda_probe.probe.runner import plan, run_probes
 from cuda_probe.probe.stats import fit_line
 from cuda_probe.probe.timing import StopRule, measure
@@ -205,7 +205,7 @@ def test_states_while_busy_are_those_of_a_device_at_work(device: Any) -> None:
 
 def test_a_run_of_many_probes_leaves_nothing_out(device: Any) -> None:
     names = ["empty", "empty_graph", "burn_flops", "draft", "draft_graph", "verify", "baseline", "copy"]
-    results = run_probes(device, plan(device, chosen(names), {}, quick=True), RULE)
+    results = run_probes(device, plan(device, select_probes(names), {}, quick=True), RULE)
     assert results.left_out == ()
     assert {p.probe for p in results.points} == set(names)
     assert not any(p.measurement.verdict.word == "too short" for p in results.points)

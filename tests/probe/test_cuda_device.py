@@ -19,7 +19,7 @@ import pytest
 from cuda_probe import devices
 from cuda_probe.kernels import probe_kernels
 from cuda_probe.kernels.probe_kernels import Geometry
-from cuda_probe.probe.probes import PROBES, DeviceFault, chosen
+from cuda_probe.probe.probes import PROBES, DeviceFault, select_probes
 from cuda_probe.probe.report import load_probe
 from cuda_probe.probe.runner import QUICK, plan, run_probes, timed_ms
 from simulator.ground.artefacts import UserError
@@ -291,7 +291,7 @@ def test_weights_go_round_so_that_no_cache_holds_them(
 
 
 def run(device: Any, *names: str) -> Any:
-    return run_probes(device, plan(device, chosen(names), {}, quick=True), RULE)
+    return run_probes(device, plan(device, select_probes(names), {}, quick=True), RULE)
 
 
 def test_a_source_that_does_not_compile_fails_its_points_and_not_the_products(cuda: Any) -> None:
@@ -329,7 +329,7 @@ def test_a_lost_device_ends_the_rest_and_keeps_what_was_measured(cuda: Any, kern
     cuda.restart(fails={kernel: 700}, l2_bytes=4096)
     device = cuda.open()
     done: list[int] = []
-    planned = plan(device, chosen(["burn_flops", "burn_memory", "draft_graph", "read", "write"]), {}, quick=True)
+    planned = plan(device, select_probes(["burn_flops", "burn_memory", "draft_graph", "read", "write"]), {}, quick=True)
     results = run_probes(device, planned, RULE, progress=done.append)
     assert {p.probe for p in results.points} >= {"burn_flops"}
     assert "write" not in {p.probe for p in results.points}

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from cuda_probe.probe.plots import panels_of, probe_figure, roofs
-from cuda_probe.probe.probes import chosen
+from cuda_probe.probe.probes import select_probes
 from cuda_probe.probe.runner import QUICK, Results, line_fits, plan, run_probes
 from simulator.ground.artefacts import UserError
 from simulator.ground.pictures import save_figure
@@ -20,7 +20,7 @@ from .fake_device import BYTE_S, FakeDevice
 
 def measured(*names: str, **given: Any) -> Results:
     device = FakeDevice()
-    return run_probes(device, plan(device, chosen(names), given, quick=True), QUICK)
+    return run_probes(device, plan(device, select_probes(names), given, quick=True), QUICK)
 
 
 @pytest.fixture(scope="module")

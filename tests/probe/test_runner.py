@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cuda_probe.probe.probes import AXIS_UNITS, PROBES, Axes, DeviceFault, Job, chosen, points
+from cuda_probe.probe.probes import AXIS_UNITS, PROBES, Axes, DeviceFault, Job, points, select_probes
 from cuda_probe.probe.runner import FULL, QUICK, line_fits, plan, run_probes, shuffled, timed_ms
 from simulator.ground.artefacts import UserError
 
@@ -18,7 +18,7 @@ RULE = replace(QUICK, warm_up_s=0.0)
 
 
 def run(device: FakeDevice, *names: str, **given):
-    return run_probes(device, plan(device, chosen(names), given, quick=True), RULE, seed=4)
+    return run_probes(device, plan(device, select_probes(names), given, quick=True), RULE, seed=4)
 
 
 def test_the_registry_is_sound() -> None:
@@ -30,41 +30,41 @@ def test_the_registry_is_sound() -> None:
 
 
 def test_named_probes_come_in_the_order_of_the_registry() -> None:
-    assert [p.name for p in chosen(["triad", "empty"])] == ["empty", "triad"]
-    assert chosen([]) == PROBES
+    assert [p.name for p in select_probes(["triad", "empty"])] == ["empty", "triad"]
+    assert select_probes([]) == PROBES
     with pytest.raises(UserError, match="--only: 'gemm' is no probe, expected one of empty, empty_graph, burn_flops"):
-        chosen(["gemm"])
+        select_probes(["gemm"])
 
 
 def test_points_are_all_combinations_the_last_axis_fastest() -> None:
-    (probe,) = chosen(["draft"])
+    (probe,) = select_probes(["draft"])
     values = {"draft_n": (1, 2), "work_flops": (5,), "work_mem": (7, 8), "tokens": (1,)}
     rows = [tuple(p.values()) for p in points(probe, values)]
     assert rows == [(1, 5, 7), (1, 5, 8), (2, 5, 7), (2, 5, 8)]
-    assert points(chosen(["empty"])[0], {}) == [{}]
+    assert points(select_probes(["empty"])[0], {}) == [{}]
 
 
 def test_formulas_of_streams_and_products_counted_element_by_element() -> None:
     elements = 1000
     axes, units = {"buffer_bytes": 4 * elements}, FakeDevice.units
     touched = {"read": 1, "write": 1, "copy": 2, "triad": 3}
-    for probe in chosen(touched):
+    for probe in select_probes(touched):
         assert probe.bytes(axes, units) == sum(4 for _ in range(elements) for _ in range(touched[probe.name]))
         assert probe.flop(axes, units) == (2 * elements if probe.name == "triad" else 0)
-    (skinny,) = chosen(["skinny"])
+    (skinny,) = select_probes(["skinny"])
     place = {"weight": "6x5", "tokens": 3, "dtype": "float16"}
     multiply_adds = sum(1 for _ in range(3) for _ in range(5) for _ in range(6))
     assert skinny.flop(place, units) == 2 * multiply_adds
     assert skinny.bytes(place, units) == 2 * (3 * 6 + 6 * 5) + 4 * 3 * 5  # accumulated and written in float32
     assert skinny.bytes(place | {"dtype": "float32"}, units) == 4 * (3 * 6 + 6 * 5 + 3 * 5)
-    (matmul,) = chosen(["matmul"])
+    (matmul,) = select_probes(["matmul"])
     assert matmul.flop({"size": 7, "dtype": "bfloat16"}, units) == 2 * 7**3
     assert matmul.bytes({"size": 7, "dtype": "bfloat16"}, units) == (2 + 2 + 4) * 7**2
 
 
 def test_the_users_values_replace_the_devices() -> None:
     device = FakeDevice()
-    planned = plan(device, chosen(["draft", "baseline"]), {"draft_n": (6,), "work_mem": (0, 9)}, quick=True)
+    planned = plan(device, select_probes(["draft", "baseline"]), {"draft_n": (6,), "work_mem": (0, 9)}, quick=True)
     assert [p.axes for p in planned if p.probe.name == "baseline"] == [
         {"work_flops": f, "work_mem": m} for f in DEFAULTS["work_flops"] for m in (0, 9)
     ]
@@ -73,20 +73,20 @@ def test_the_users_values_replace_the_devices() -> None:
 
 def test_a_value_for_no_probe_and_an_endless_plan_are_refused() -> None:
     with pytest.raises(UserError, match="draft_n: no axis of empty"):
-        plan(FakeDevice(), chosen(["empty"]), {"draft_n": (1,)}, quick=True)
+        plan(FakeDevice(), select_probes(["empty"]), {"draft_n": (1,)}, quick=True)
     with pytest.raises(UserError, match="at most 10000"):
-        plan(FakeDevice(), chosen(["draft"]), {"draft_n": range(1, 10_002)}, quick=True)
+        plan(FakeDevice(), select_probes(["draft"]), {"draft_n": range(1, 10_002)}, quick=True)
 
 
 def test_full_takes_the_devices_finer_grid() -> None:
-    counts = [len(plan(FakeDevice(), chosen(["burn_memory"]), {}, quick=quick)) for quick in (True, False)]
+    counts = [len(plan(FakeDevice(), select_probes(["burn_memory"]), {}, quick=quick)) for quick in (True, False)]
     assert counts == [3, 4]
     assert FULL.time_limit_s > QUICK.time_limit_s
 
 
 def test_results_come_in_the_order_of_the_plan_though_taken_in_another() -> None:
     device = FakeDevice()
-    planned = plan(device, chosen(["burn_flops", "draft"]), {}, quick=True)
+    planned = plan(device, select_probes(["burn_flops", "draft"]), {}, quick=True)
     found = run_probes(device, planned, RULE, seed=1)
     assert [(p.probe, p.axes) for p in found.points] == [(p.probe.name, p.axes) for p in planned]
     taken = [(name, axes) for name, axes, _ in device.prepared]
@@ -233,7 +233,7 @@ def test_a_fault_fails_its_points_and_the_run_goes_on() -> None:
 
 def test_nothing_runs_on_a_device_that_is_lost_and_every_point_is_accounted_for() -> None:
     device, done = Troubled(DeviceFault("gone", lost=True), "read"), []
-    planned = plan(device, chosen(["empty", "read", "write", "copy"]), {}, quick=True)
+    planned = plan(device, select_probes(["empty", "read", "write", "copy"]), {}, quick=True)
     found = run_probes(device, planned, RULE, progress=done.append)
     assert [p.probe for p in found.points] == ["empty"]
     assert sorted(left.reason for left in found.left_out) == ["gone", *["not run after: gone"] * 5]

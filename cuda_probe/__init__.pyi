@@ -1,0 +1,16 @@
+from .devices.opening import open_device as open_device
+from .monitor.monitor import Monitor as Monitor
+from .probe.plots import probe_figure as probe_figure
+from .probe.probes import select_probes as select_probes
+from .probe.report import load_probe as load_probe
+from .probe.report import save_probe as save_probe
+from .probe.runner import FULL as FULL
+from .probe.runner import QUICK as QUICK
+from .probe.runner import plan as plan
+from .probe.runner import run_probes as run_probes
+from .probe.runner import timed_ms as timed_ms
+from .sampling import kv_append as kv_append
+from .sampling import sigmoid_sample as sigmoid_sample
+from .sampling import speculative_sample as speculative_sample
+from .sampling import verify_prefix as verify_prefix
+from .sampling.sigmoid_distance import sigmoid_distance as sigmoid_distance
