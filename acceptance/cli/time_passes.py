@@ -1,23 +1,15 @@
-"""The command `bench-decode time-passes`: parse, build, time, write, print."""
+"""The command `bench-decode time-passes`: parse, time, write, print."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
-import numpy as np
 
-from acceptance.models.bundled import load_libraries
-from simulator.ground.artefacts import UserError, check_outputs, envelope, write_json
+from simulator.ground.artefacts import check_outputs, write_json
 from simulator.ground.command import FILE, command, progress, table
-from simulator.ground.fields import read_json
-from simulator.ground.ranges import parse_whole
 
-if TYPE_CHECKING:
-    from acceptance.bench.passes import Grid, Subject
-
-MOST_BATCH, MOST_CONTEXT, MOST_DRAFTED = 1_000_000, 10_000_000, 64
-MODELS = {"--target-model": "target_model", "--draft-model": "draft_model"}
 # Below, a median has no error.
 LEAST_REPEATS = 3
 
@@ -34,79 +26,21 @@ LEAST_REPEATS = 3
 @click.option("--seed", type=click.IntRange(0, 2**31), default=0, help="Of orders, caches and tokens.")
 @click.option("--out", type=FILE, default=Path("passes.json"), help="What was timed, for calibrate --from-passes.")
 @click.option("--force", is_flag=True, help="Overwrite files that exist.")
-def time_passes(**options: Any) -> None:
+def time_passes(**values: Any) -> None:
     """Time passes of a target and a draft by batch, context and new tokens.
 
     Models are built from their config.json with random weights, and the KV cache is filled with random numbers: time
     hangs on neither. Passes that find no memory are left out, with the reason.
     """
-    from simulator.costs.shapes import config_file
+    from acceptance.bench import pass_times
 
-    grid = grid_of(options)
-    if options["out"].suffix != ".json":
-        raise UserError(f"--out {options['out']}: suffix {options['out'].suffix!r}, expected .json")
-    configs = {flag: config_file(options[key])[0] for flag, key in MODELS.items()}
-    check_outputs({"--out": options["out"]}, options["force"], configs)
-    load_libraries()
-    from acceptance.bench.clock import clock_for
-    from acceptance.bench.machine import surroundings, system_metadata
-    from acceptance.bench.passes import KIND, SCHEMA_VERSION, payload, time_all
-    from acceptance.models.load import pick_device
-
-    device, dtype = pick_device(options["device"]), options["dtype"]
-    subjects = subjects_of(options, grid, device)
-    rng = np.random.default_rng(options["seed"])
-    groups = 2 * len(grid.batches) * len(grid.contexts) * (options["repeats"] + 1)
-    with progress("timing", groups) as bar:
-        found = time_all(subjects, grid, clock_for([device]), options["repeats"], rng, bar.update)
-    if not found[0]:
-        raise UserError(f"--batch: no pass fits into memory ({next(iter(found[1].values()))}), expected smaller ones")
-    told = {name: value for name, value in options.items() if name not in ("out", "force")}
-    written = envelope(KIND, SCHEMA_VERSION, told) | payload(subjects, *found, dtype)
-    written["environment"] |= surroundings([device])
-    write_json(options["out"], written | {"device": device, "dtype": dtype, "system": system_metadata([device])})
+    options = pass_times.PassOptions(**values)
+    configs = {f"--{role}-model": path for role, (path, _) in options.configs.items()}
+    check_outputs({"--out": options.out}, options.force, configs)
+    written = pass_times.time_passes(options, partial(progress, "timing"))
+    write_json(options.out, written)
     click.echo(text(written))
-    click.echo(f"wrote {options['out']}")
-
-
-def grid_of(options: Mapping[str, Any]) -> "Grid":
-    """Return what to time.
-
-    Raises:
-        UserError: A value that is not allowed.
-    """
-    from acceptance.bench.passes import Grid
-
-    return Grid(
-        batches=parse_whole("--batch", options["batch"], 1, MOST_BATCH),
-        contexts=parse_whole("--context", options["context"], 1, MOST_CONTEXT),
-        draft_lengths=parse_whole("--k", options["k"], 1, MOST_DRAFTED),
-    )
-
-
-def subjects_of(options: Mapping[str, Any], grid: "Grid", device: str) -> "dict[str, Subject]":
-    """Build both models; shapes are checked before either is.
-
-    Raises:
-        UserError: A model that cannot be found, timed or built.
-    """
-    from acceptance.bench.passes import DRAFT, TARGET, Subject, build, check_shape
-    from simulator.costs.shapes import config_file, shape_of
-
-    found = {}
-    for role in (TARGET, DRAFT):
-        option = f"--{role}-model"
-        path, name = config_file(options[f"{role}_model"])
-        config = read_json(path)
-        shape = shape_of(config, name)
-        check_shape(option, shape, grid)
-        found[role] = (option, path, name, config.object(), shape)
-    return {
-        role: Subject(
-            name=name, config=config, shape=shape, module=build(option, path, config, device, options["dtype"])
-        )
-        for role, (option, path, name, config, shape) in found.items()
-    }
+    click.echo(f"wrote {options.out}")
 
 
 def text(written: Mapping[str, Any]) -> str:

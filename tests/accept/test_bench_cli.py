@@ -162,58 +162,36 @@ def start(told: list[object], tmp_path: Path, *more: object) -> subprocess.Popen
 MANY = ("--method", "ngram", "--runs", 2000)
 
 
-def test_kill_9_leaves_whole_records_and_loses_at_most_the_prompt_under_way(told, tmp_path: Path) -> None:
+def test_it_survives_kill_9_and_goes_on_until_a_signal_has_it_print_what_is_there(bench, told, tmp_path: Path) -> None:
     out = tmp_path / "decode.jsonl"
-    for wanted in (3, 9, 15):  # killed, gone on, and killed again
+    for wanted, number, code in (
+        (3, signal.SIGKILL, -signal.SIGKILL),
+        (9, signal.SIGKILL, -signal.SIGKILL),
+        (15, signal.SIGTERM, 143),
+        (20, signal.SIGINT, 130),
+    ):
         process = start(told, tmp_path, *MANY)
         wait_for_records(process, out, wanted)
+        if number == signal.SIGINT:
+            second = bench(*MANY)
+            assert (second.returncode, "another benchmark is at work" in second.stderr) == (2, True)
         seen = out.read_bytes()
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL
-        left = out.read_bytes()
-        assert left.startswith(seen)
+        process.send_signal(number)
+        stdout, stderr = process.communicate()
+        assert process.returncode == code, stderr
+        assert "Traceback" not in stderr
+        if number != signal.SIGKILL:
+            assert "ngram" in stdout
+            assert stderr.endswith("interrupted; the same command goes on with decode.jsonl\n")
+        assert out.read_bytes().startswith(seen)
         assert problems(out, strict=True) == []
     # A turn that was cut short is measured again as a whole, none but those: one each time it went on.
     seen_turns = Counter((r["run"], r["prompt_index"], r["method"]) for r in read_records(out)[0][1:])
-    assert len({key[:2] for key, times in seen_turns.items() if times > 1}) <= 2
+    assert len({key[:2] for key, times in seen_turns.items() if times > 1}) <= 3
     # Nothing was lost: the turns follow one another without a gap.
     turns = [(r["run"], r["prompt_index"]) for r in latest(read_records(out)[0])]
     assert turns == sorted(turns)
     assert len(set(turns)) == (turns[-1][0] * 6 + turns[-1][1]) + 1
-
-
-def test_sigterm_prints_what_is_there_and_exits_143(told, tmp_path: Path) -> None:
-    process = start(told, tmp_path, *MANY)
-    wait_for_records(process, tmp_path / "decode.jsonl", 8)
-    process.send_signal(signal.SIGTERM)
-    stdout, stderr = process.communicate()
-    assert process.returncode == 143, stderr
-    assert "ngram" in stdout
-    assert stderr.endswith("interrupted; the same command goes on with decode.jsonl\n")
-    assert "Traceback" not in stderr
-    assert problems(tmp_path / "decode.jsonl", strict=True) == []
-
-
-def test_an_interruption_prints_what_is_there_and_exits_130(told, tmp_path: Path) -> None:
-    process = start(told, tmp_path, *MANY)
-    wait_for_records(process, tmp_path / "decode.jsonl", 20)
-    second = subprocess.run(
-        [str(SCRIPTS / "bench-decode"), *map(str, (*told, *MANY))],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert second.returncode == 2
-    assert "another benchmark is at work" in second.stderr
-    process.send_signal(signal.SIGINT)
-    stdout, stderr = process.communicate()
-    assert process.returncode == 130, stderr
-    assert "ngram" in stdout
-    assert "interrupted; the same command goes on with decode.jsonl" in stderr
-    assert "Traceback" not in stderr
-    assert problems(tmp_path / "decode.jsonl", strict=True) == []
 
 
 def test_a_dry_run_says_what_it_would_take_and_writes_nothing(bench, tmp_path: Path) -> None:
