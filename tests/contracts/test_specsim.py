@@ -1,9 +1,9 @@
 """`specsim`: every command under one name, listed without importing any."""
 
 import json
+import os
 import subprocess
 import sys
-import time
 import tomllib
 from pathlib import Path
 
@@ -38,12 +38,12 @@ def test_help_names_every_command_and_what_it_does(run) -> None:
 
 def test_help_and_version_import_no_command_and_take_no_time(run_real) -> None:
     for word in ("--help", "--version"):
-        times = []
-        for _ in range(3):
-            began = time.perf_counter()
-            assert run_real("specsim", word).returncode == 0
-            times.append(time.perf_counter() - began)
-        assert min(times) < 0.3
+        # Of the processor, which other work on this machine does not lengthen.
+        before = os.times()
+        assert run_real("specsim", word).returncode == 0
+        after = os.times()
+        taken_s = after.children_user + after.children_system - before.children_user - before.children_system
+        assert taken_s < 0.3
         loaded = run_real("specsim", word, PYTHONPROFILEIMPORTTIME="1").stderr
         assert "click" in loaded
         assert "calibration.cli.specsim" in loaded
@@ -79,4 +79,5 @@ def test_it_runs_as_a_module() -> None:
         text=True,
         check=False,
     )
-    assert (done.returncode, done.stderr) == (2, "specsim profiles: No such command 'lst'.\n")
+    assert done.returncode == 2
+    assert done.stderr.startswith("specsim profiles: No such command 'lst'.")
