@@ -33,7 +33,7 @@ def best_by_cost(path: Path) -> list[tuple[str, str, float, float, float]]:
             held = best.get(row["draft_cost"])
             if held is None or float(row["closed_form_speedup"]) > float(held["closed_form_speedup"]):
                 best[row["draft_cost"]] = row
-    columns = ("speedup", "speedup_low95", "speedup_high95")
+    columns = ("speedup", "simulation_noise_low95", "simulation_noise_high95")
     return [(cost, row["draftN"], *(float(row[c]) for c in columns)) for cost, row in best.items()]
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from acceptance.estimate.estimators import expected_rounds
 from acceptance.trace.trace import Trace
 from calibration.sources.decode import DecodeLog, load_decode
-from simulator.answers.forecast import SAMPLES
+from simulator.answers.uncertainty import SAMPLES
 from simulator.costs.profile import Decoding, Profile
 from simulator.costs.profile_file import load_profile
 from simulator.costs.step import Costs

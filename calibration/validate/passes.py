@@ -15,7 +15,7 @@ from calibration.fit.from_passes import is_seen
 from calibration.fit.lengths import parse_lengths
 from calibration.sources.passes import PassTimes, load_passes
 from calibration.sources.timed import Timed
-from simulator.answers.forecast import SAMPLES
+from simulator.answers.uncertainty import SAMPLES
 from simulator.costs.model_costs import ModelPair
 from simulator.costs.profile import Profile
 from simulator.costs.profile_file import load_profile

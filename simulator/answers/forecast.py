@@ -1,123 +1,53 @@
-"""How sure a forecast is, and what it hangs on: best draft length by Monte Carlo, sensitivities (model §5).
-
-Draws the uncertain constants of a profile and the measured mean acceptance; prices every draft length with each draw.
-"""
+"""A forecast: simulated runs of a setting, the verdict on them, how sure it is and what it hangs on (model §5)."""
 
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
+from simulator.costs.model_costs import ModelPair
+from simulator.ground.streams import stream
+from simulator.rounds.engine import Counts
+from simulator.rounds.experiment import Setting, Summary, replicate, summarise
 
-from simulator.costs.step import Costs, Floats
-from simulator.rounds.acceptance_law import AcceptanceModel
-from simulator.rounds.analytic import closed_form
-
-Ints = NDArray[np.int64]
-SAMPLES = 1000
-CONSTANTS = ("flop_scale", "mem_scale", "launch_s", "fixed_s", "link_s", "round_overhead_s")
-STEP = 0.01
+from .schedule import Range, schedule
+from .uncertainty import Uncertainty, sensitivities, uncertainty
+from .verdict import Verdict, judge, searched_draft_lengths
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Uncertainty:
-    """What the draws say.
+class Forecast:
+    """What is forecast of a setting.
 
-    speedup_ci95: of the draft length asked for. best_draft_length_ci95: 95 % of the draws have their best K in there.
-    best_share: how many of the draws have their best K at the forecast's. draft_lengths, speedup_low, speedup_high:
-    95 % of the draws at each draft length.
+    runs: what happened in each. uncertainty: of constants and acceptance. sensitivities: percent of speedup by a
+    percent of each constant. ranges: draft lengths by batch size; empty where the costs are not those of models.
     """
 
-    speedup_ci95: tuple[float, float]
-    best_draft_length: int
-    best_draft_length_ci95: tuple[int, int]
-    best_share: float
-    draft_lengths: tuple[int, ...]
-    speedup_low95: tuple[float, ...]
-    speedup_high95: tuple[float, ...]
+    setting: Setting
+    runs: Counts
+    summary: Summary
+    verdict: Verdict
+    uncertainty: Uncertainty
+    sensitivities: dict[str, float]
+    ranges: tuple[Range, ...]
 
 
-def speedups(
-    costs: Costs,
-    acceptance: AcceptanceModel,
-    lengths: Ints,
-    tokens_per_round: Floats | None = None,
-    *,
-    overlap: bool,
-) -> Floats:
-    """Return speedups, [*samples, lengths].
+def forecast(setting: Setting, *, replications: int = 32, seed: int = 0) -> Forecast:
+    """Forecast one setting; the same seed gives the same forecast.
 
     Args:
-        costs: What rounds cost; may be samples.
-        acceptance: What rounds accept.
-        lengths: Draft lengths, rising.
-        tokens_per_round: Samples of it, [samples, lengths], instead of what the acceptance has.
-        overlap: Whether the next draft is made while the target verifies.
+        setting: One point.
+        replications: Simulated runs.
+        seed: Of every random stream.
     """
-    laws = np.zeros((len(lengths), int(lengths[-1]) + 1))
-    for row, k in zip(laws, lengths, strict=True):
-        row[: k + 1] = acceptance.law(int(k))
-    rates = np.array([acceptance.bonus_guess_rate(int(k)) for k in lengths])
-    form = closed_form(costs.round_cost(lengths), laws, rates, overlap=overlap)
-    moved = 1.0 if tokens_per_round is None else tokens_per_round / form.tokens_per_round
-    return np.asarray(moved * form.speedup)
-
-
-def uncertainty(
-    costs: Costs,
-    acceptance: AcceptanceModel,
-    draft_length: int,
-    longest: int,
-    rng: np.random.Generator,
-    *,
-    overlap: bool,
-    samples: int = SAMPLES,
-) -> Uncertainty:
-    """Draw the uncertain constants, and say what follows.
-
-    Args:
-        costs: What rounds cost.
-        acceptance: What rounds accept, as well as it is known.
-        draft_length: K that was asked for.
-        longest: The longest K that is looked at.
-        rng: Source of the draws.
-        overlap: Whether the next draft is made while the target verifies.
-        samples: How many draws.
-    """
-    lengths = np.arange(1, max(longest, draft_length) + 1, dtype=np.int64)
-    sampled = costs.sample(rng, samples)
-    tau = acceptance.sample_tokens_per_round(lengths, rng, samples)
-    drawn = speedups(sampled, acceptance, lengths, tau, overlap=overlap)
-    middle = speedups(costs, acceptance, lengths, overlap=overlap)
-    best = lengths[drawn[:, :longest].argmax(1)]
-    low, high = np.quantile(drawn, (0.025, 0.975), axis=0)
-    own = int(middle[:longest].argmax()) + 1
-    ends = np.quantile(best, (0.025, 0.975), method="inverted_cdf")
-    return Uncertainty(
-        speedup_ci95=(float(low[draft_length - 1]), float(high[draft_length - 1])),
-        best_draft_length=own,
-        best_draft_length_ci95=(int(ends[0]), int(ends[1])),
-        best_share=float((best == own).mean()),
-        draft_lengths=tuple(int(k) for k in lengths),
-        speedup_low95=tuple(low.tolist()),
-        speedup_high95=tuple(high.tolist()),
+    costs, acceptance, k, overlap = setting.costs, setting.acceptance, setting.draft_length, setting.overlap
+    longest = int(searched_draft_lengths(setting)[-1])
+    runs = replicate(setting, replications, seed)
+    summary = summarise(setting, runs)
+    known = uncertainty(costs, acceptance, k, longest, stream(seed, 0, "uncertainty"), overlap=overlap)
+    return Forecast(
+        setting=setting,
+        runs=runs,
+        summary=summary,
+        verdict=judge(setting, summary, known),
+        uncertainty=known,
+        sensitivities=sensitivities(costs, acceptance, k, overlap=overlap),
+        ranges=schedule(costs, acceptance, longest, overlap=overlap) if isinstance(costs, ModelPair) else (),
     )
-
-
-def sensitivities(costs: Costs, acceptance: AcceptanceModel, draft_length: int, *, overlap: bool) -> dict[str, float]:
-    """Return by how many percent 1 % more of each constant changes the speedup; of the mean acceptance as well.
-
-    Args:
-        costs: What rounds cost; scalars.
-        acceptance: What rounds accept.
-        draft_length: K.
-        overlap: Whether the next draft is made while the target verifies.
-    """
-    law, rate = acceptance.law(draft_length), acceptance.bonus_guess_rate(draft_length)
-
-    def gain(own: Costs) -> float:
-        return float(closed_form(own.round_cost(draft_length), law, rate, overlap=overlap).speedup)
-
-    plain = gain(costs)
-    found = {name: (gain(costs.scaled({name: 1 + STEP})) / plain - 1) / STEP for name in CONSTANTS}
-    tau = 1 + float(law @ np.arange(len(law)))
-    return found | {"mean_accepted": (tau - 1) / tau}

@@ -3,23 +3,22 @@
 from dataclasses import asdict
 from typing import Any
 
-from simulator.costs.model_costs import SEPARATE, USABLE_MEMORY, ModelPair, PassParts, largest_batch
+from simulator.costs.model_costs import PARTS, SEPARATE, USABLE_MEMORY, ModelPair, PassParts, largest_batch
 from simulator.costs.work import bytes_per_weight
 from simulator.ground.command import table
-from simulator.rounds.acceptance_law import AcceptanceModel
 from simulator.rounds.experiment import Summary
 
-from .forecast import Uncertainty
+from .forecast import Forecast
 from .schedule import LARGEST_BATCH, Range, engine_settings, longest_draft, off_above, vllm_config
 
-PARTS = ("compute", "memory", "launch", "link")
 # Below this many steps a verification counts as no longer than one.
 SAME_AS_A_STEP = 1.05
 PLAIN, DRAFT, VERIFY = "plain step", "draft step", "verification"
 WORDS = {
     "compute": "arithmetic",
     "memory": "reading weights and KV cache",
-    "launches": "launching kernels",
+    "launch": "launching kernels",
+    "fixed": "what any pass costs",
     "link": "exchanging sums between devices",
 }
 
@@ -34,17 +33,10 @@ def passes(pair: ModelPair, draft_length: int) -> dict[str, tuple[int, PassParts
     }
 
 
-def models_json(
-    pair: ModelPair,
-    draft_length: int,
-    summary: Summary,
-    found: tuple[Range, ...],
-    acceptance: AcceptanceModel,
-    *,
-    overlap: bool,
-) -> dict[str, Any]:
+def models_json(pair: ModelPair, forecast: Forecast) -> dict[str, Any]:
     """Return what a forecast says of models and device."""
-    joules = energy_j_per_token(pair, summary, overlap=overlap)
+    summary, ranges, draft_length = forecast.summary, forecast.ranges, forecast.setting.draft_length
+    joules = energy_j_per_token(pair, forecast)
     return {
         "device": pair.profile.device,
         "profile_status": pair.profile.status,
@@ -57,10 +49,10 @@ def models_json(
             "largest_batch": largest_batch(pair),
         },
         "schedule": {
-            "ranges": [asdict(r) for r in found],
-            "off_above_batch": off_above(found),
-            "vllm": vllm_config(found),
-            "synthetic_acceptance": engine_settings(acceptance, longest_draft(found)),
+            "ranges": [asdict(r) for r in ranges],
+            "off_above_batch": off_above(ranges),
+            "vllm": vllm_config(ranges),
+            "synthetic_acceptance": engine_settings(forecast.setting.acceptance, longest_draft(ranges)),
         },
     }
 
@@ -76,7 +68,7 @@ def times_ms(summary: Summary) -> dict[str, float]:
     return {"baseline": summary.baseline_ms_per_token, "speculative": summary.speculative_ms_per_token}
 
 
-def energy_j_per_token(pair: ModelPair, summary: Summary, *, overlap: bool) -> tuple[float, float] | None:
+def energy_j_per_token(pair: ModelPair, forecast: Forecast) -> tuple[float, float] | None:
     """Return joules a token of plain and of speculative decoding; None where the profile has no power.
 
     Devices are under load, except that those of one model rest while the other's alone compute; plain decoding has no
@@ -85,10 +77,10 @@ def energy_j_per_token(pair: ModelPair, summary: Summary, *, overlap: bool) -> t
     power = pair.profile.power
     if power is None:
         return None
-    plain_ms, spec_ms = times_ms(summary).values()
+    plain_ms, spec_ms = times_ms(forecast.summary).values()
     resting = (0.0, 0.0)
-    if pair.placement == SEPARATE and not overlap:
-        resting = summary.draft_ms_per_token, spec_ms - summary.draft_ms_per_token
+    if pair.placement == SEPARATE and not forecast.setting.overlap:
+        resting = forecast.summary.draft_ms_per_token, spec_ms - forecast.summary.draft_ms_per_token
     saved_w = power.load_w - power.idle_w
     spec_mj = pair.devices * (power.load_w * spec_ms - saved_w * resting[0])
     if pair.placement == SEPARATE:
@@ -96,19 +88,17 @@ def energy_j_per_token(pair: ModelPair, summary: Summary, *, overlap: bool) -> t
     return power.load_w * pair.devices * plain_ms / 1e3 / int(pair.batch), spec_mj / 1e3 / int(pair.batch)
 
 
-def models_text(
-    pair: ModelPair, draft_length: int, summary: Summary, found: tuple[Range, ...], *, overlap: bool
-) -> str:
+def models_text(pair: ModelPair, forecast: Forecast) -> str:
     """Return the part of the report that models on a device add."""
     rows = [("pass", "tokens", "ms", "of a step", "binds", *(f"{name} ms" for name in PARTS))]
-    step_s = float(passes(pair, draft_length)[PLAIN][1].total_s)
-    for name, (tokens, parts) in passes(pair, draft_length).items():
+    of_round = passes(pair, forecast.setting.draft_length)
+    step_s = float(of_round[PLAIN][1].total_s)
+    for name, (tokens, parts) in of_round.items():
         times = (f"{float(getattr(parts, f'{part}_s')) * 1e3:.3f}" for part in PARTS)
         total_s = float(parts.total_s)
         rows.append((name, f"{tokens}", f"{total_s * 1e3:.3f}", f"{total_s / step_s:.3f}", parts.binds, *times))
-    energy = energy_text(pair, summary, overlap=overlap)
-    about = [placement_text(pair), vocabulary_text(pair), throughput_text(pair, summary), energy]
-    lines = [*about, memory_text(pair), schedule_text(found)]
+    about = [placement_text(pair), vocabulary_text(pair), throughput_text(pair, forecast.summary)]
+    lines = [*about, energy_text(pair, forecast), memory_text(pair), schedule_text(forecast.ranges)]
     return "\n".join([table(rows, left=(0, 4)), "", *filter(None, lines)])
 
 
@@ -136,12 +126,12 @@ def throughput_text(pair: ModelPair, summary: Summary) -> str:
     return f"tokens/s: {plain:,.1f} plain, {spec:,.1f} speculative"
 
 
-def energy_text(pair: ModelPair, summary: Summary, *, overlap: bool) -> str:
+def energy_text(pair: ModelPair, forecast: Forecast) -> str:
     """Return joules a token, or nothing."""
-    joules = energy_j_per_token(pair, summary, overlap=overlap)
+    joules = energy_j_per_token(pair, forecast)
     if joules is None:
         return ""
-    rest = " but for waits" if pair.placement == SEPARATE and not overlap else ""
+    rest = " but for waits" if pair.placement == SEPARATE and not forecast.setting.overlap else ""
     return "energy at full load{}: {:.3g} J a token plain, {:.3g} J speculative".format(rest, *joules)
 
 
@@ -151,44 +141,34 @@ def memory_text(pair: ModelPair) -> str:
     where = "models and KV cache on each device"
     if pair.placement == SEPARATE:
         where = "model and KV cache on the fullest device"
-    told = f"memory: {needed:.2f} GB of {where}"
+    needs = f"memory: {needed:.2f} GB of {where}"
     if there is None or most is None:
-        return told
+        return needs
     fits = int(pair.batch) <= most
     batches = f"batches up to {most:,} do" if most else "not even a batch of 1 does"
-    told = f"{told} {'fit' if fits else 'do NOT fit'} into {USABLE_MEMORY * there / 1e9:.1f} GB; {batches}"
-    return told if fits else f"{told}. All figures are as if they did."
+    text = f"{needs} {'fit' if fits else 'do NOT fit'} into {USABLE_MEMORY * there / 1e9:.1f} GB; {batches}"
+    return text if fits else f"{text}. All figures are as if they did."
 
 
-def schedule_text(found: tuple[Range, ...]) -> str:
+def schedule_text(ranges: tuple[Range, ...]) -> str:
     """Say which draft length at which batch size."""
-    if not found:
+    if not ranges:
         return "best K by batch size: none, no batch fits"
-    words = [f"{f'K = {r.draft_length}' if r.draft_length else 'off'} at batch {span(r)}" for r in found]
-    beyond = " (no larger ones were looked at)" if found[-1].last == LARGEST_BATCH else ""
+    words = [f"{f'K = {r.draft_length}' if r.draft_length else 'off'} at batch {span(r)}" for r in ranges]
+    beyond = " (no larger ones were looked at)" if ranges[-1].last == LARGEST_BATCH else ""
     return f"best K by batch size: {', '.join(words)}{beyond}"
 
 
-def span(own: Range) -> str:
+def span(batches: Range) -> str:
     """Return the batch sizes of a range."""
-    return f"{own.first}" if own.first == own.last else f"{own.first}-{own.last}"
+    return f"{batches.first}" if batches.first == batches.last else f"{batches.first}-{batches.last}"
 
 
-def uncertainty_text(found: Uncertainty, draft_length: int) -> str:
-    """Say how sure a forecast is."""
-    low, high = found.speedup_ci95
-    first, last = found.best_draft_length_ci95
-    best = f"{found.best_draft_length} in {found.best_share:.0%} of the draws"
-    if not first == last == found.best_draft_length:
-        best = f"{first} to {last} in 95 % of the draws, {found.best_draft_length} in {found.best_share:.0%}"
-    gain = f"{low:.2f}x to {high:.2f}x at K = {draft_length}"
-    return f"As well as constants and acceptance are known: {gain}; best K {best}."
-
-
-def why_text(pair: ModelPair, draft_length: int, summary: Summary, effects: dict[str, float]) -> str:
+def why_text(pair: ModelPair, forecast: Forecast) -> str:
     """Say in plain words where the time goes, and what would change the outcome."""
-    own = passes(pair, draft_length)
-    step, draft, verify = (own[name][1] for name in (PLAIN, DRAFT, VERIFY))
+    draft_length, summary = forecast.setting.draft_length, forecast.summary
+    of_round = passes(pair, draft_length)
+    step, draft, verify = (of_round[name][1] for name in (PLAIN, DRAFT, VERIFY))
     plain_ms, draft_ms, verify_ms = (float(p.total_s) * 1e3 for p in (step, draft, verify))
     tau = summary.closed_form_tokens_per_round
     round_ms = summary.closed_form_speculative_ms_per_token * tau
@@ -200,7 +180,6 @@ def why_text(pair: ModelPair, draft_length: int, summary: Summary, effects: dict
         f"{draft_length} of them are {draft_length * draft_ms / round_ms:.0%} of a round.",
         f"A round takes on average {round_ms:.3f} ms, {round_ms / plain_ms:.2f} steps, and yields {tau:.2f} tokens: "
         f"{tau:.2f} / {round_ms / plain_ms:.2f} = {tau / (round_ms / plain_ms):.2f}x.",
-        "1 % more of these changes the speedup by: " + effects_text(effects) + ".",
     ]
     return "\n".join(lines)
 
@@ -216,21 +195,7 @@ def verify_reason(step: PassParts, verify: PassParts, *, experts: bool) -> str:
         "compute": "arithmetic grows with the tokens",
         "memory": "more tokens touch more experts" if experts else "every token reads and writes its own activations",
         "launch": "more is launched",
+        "fixed": "any pass costs as much",
         "link": "devices exchange the sums of every token",
     }
     return more[max(growth, key=lambda name: growth[name])] + "."
-
-
-def effects_text(effects: dict[str, float]) -> str:
-    """Return sensitivities in words, the largest first."""
-    names = {
-        "flop_scale": "time of arithmetic",
-        "mem_scale": "time of memory",
-        "launch_s": "time of a launch",
-        "fixed_s": "fixed time of a pass",
-        "link_s": "time of the link",
-        "round_overhead_s": "overhead of a round",
-        "mean_accepted": "accepted tokens",
-    }
-    shown = sorted(((value, names[name]) for name, value in effects.items()), key=lambda e: -abs(e[0]))
-    return ", ".join(f"{name} {value:+.2f} %" for value, name in shown if abs(value) >= 0.005) or "nothing"

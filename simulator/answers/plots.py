@@ -3,16 +3,17 @@
 White background, palettes that read without colour vision and in grey, axes labelled with their units.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.costs.parameters import BY_KEY
+from simulator.costs.parameters import BY_NAME
 from simulator.costs.step import Floats
 from simulator.ground.artefacts import UserError
-from simulator.ground.pictures import STYLE
+from simulator.ground.pictures import PALETTE, new_figure
 from simulator.rounds.grid import Columns, Grid
 
 if TYPE_CHECKING:
@@ -21,15 +22,13 @@ if TYPE_CHECKING:
 
 MAX_CURVES = 8
 MAX_PANELS = 16
-# Okabe and Ito 2008, yellow left out: it does not show on white.
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#7F7F7F")
 MARKERS = "osD^vP*X"
 LINES = ("-", "--", "-.", ":")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """What goes where: kind is surface, curves or multiples; the rest are parameter keys (None: not used)."""
+    """What goes where: kind is surface, curves or multiples; the rest are names of parameters (None: not used)."""
 
     kind: str
     x: str
@@ -44,29 +43,36 @@ def plan(grid: Grid, kind: str) -> Layout:
     Raises:
         UserError: The grid has no axis, too many, or too many values to tell apart.
     """
-    axes = sorted(grid.axes, key=lambda key: (key != "draftN", -len(grid.values[key])))
+    axes = sorted(grid.axes, key=lambda name: (name != "draft_length", -len(grid.values[name])))
     if not axes:
         raise UserError("--plot: the grid has one point, expected a list or range for at least one option")
-    endless = [key for key in axes if not np.isfinite(grid.values[key]).all()]
+    endless = [name for name in axes if not np.isfinite(grid.values[name]).all()]
     if endless:
-        raise UserError(f"--plot: {endless[0]} includes inf, which has no place on an axis; expected finite values")
+        raise UserError(
+            f"--plot: {BY_NAME[endless[0]].key} includes inf, which has no place on an axis; expected finite values"
+        )
     chosen = kind if kind != "auto" else natural_kind(grid, axes)
     allowed = {"curves": (1, 2), "surface": (2,), "multiples": (3, 4)}[chosen]
     if len(axes) not in allowed:
         wanted = " or ".join(map(str, allowed))
         raise UserError(
-            f"--plot: {len(axes)} options vary ({', '.join(axes)}), expected {wanted} for {chosen}; "
+            f"--plot: {len(axes)} options vary ({keys_of(axes)}), expected {wanted} for {chosen}; "
             "vary fewer and plot again, or read the table"
         )
     if chosen == "curves":
         return curves_layout(grid, axes)
     # Draft length goes up the y axis, so that the best K reads as a line across.
-    y, x, *panels = axes if axes[0] == "draftN" else (axes[1], axes[0], *axes[2:])
+    y, x, *panels = axes if axes[0] == "draft_length" else (axes[1], axes[0], *axes[2:])
     panel_count = int(np.prod([len(grid.values[p]) for p in panels]))
     if panel_count > MAX_PANELS:
-        raise UserError(f"--plot: {panel_count} panels over {', '.join(panels)}, at most {MAX_PANELS} are legible")
+        raise UserError(f"--plot: {panel_count} panels over {keys_of(panels)}, at most {MAX_PANELS} are legible")
     column, row = [*panels, None, None][:2]
     return Layout(kind=chosen, x=x, y=y, column=column, row=row)
+
+
+def keys_of(names: Sequence[str]) -> str:
+    """Return parameters as results call them."""
+    return ", ".join(BY_NAME[name].key for name in names)
 
 
 def natural_kind(grid: Grid, axes: list[str]) -> str:
@@ -82,22 +88,21 @@ def curves_layout(grid: Grid, axes: list[str]) -> Layout:
         x, others = others[0], [x]
     if others and len(grid.values[others[0]]) > MAX_CURVES:
         count = len(grid.values[others[0]])
-        raise UserError(f"--plot: {count} curves over {others[0]}, at most {MAX_CURVES} can be told apart")
+        raise UserError(f"--plot: {count} curves over {keys_of(others)}, at most {MAX_CURVES} can be told apart")
     return Layout(kind="curves", x=x, y=others[0] if others else None)
 
 
-def axis_label(key: str) -> str:
-    parameter = BY_KEY[key]
-    return f"{parameter.label} ({parameter.unit})"
+def axis_label(name: str) -> str:
+    return f"{BY_NAME[name].label} ({BY_NAME[name].unit})"
 
 
-def value_label(key: str, value: float) -> str:
-    short = {"draftN": "K", "alpha": "α"}.get(key, key.replace("_", " "))
+def value_label(name: str, value: float) -> str:
+    short = {"draft_length": "K", "alpha": "α"}.get(name, BY_NAME[name].key.replace("_", " "))
     return f"{short} = {value:g}"
 
 
 def cube(grid: Grid, columns: Columns, key: str) -> Floats:
-    """Return a result column as an array over the grid's axes, one-valued keys dropped."""
+    """Return a result column as an array over the grid's axes, one-valued parameters dropped."""
     return np.asarray(columns[key], np.float64).reshape([n for n in grid.shape if n > 1])
 
 
@@ -121,12 +126,21 @@ def draw(grid: Grid, columns: Columns, layout: Layout, subtitle: str) -> "Figure
         layout: What goes where, from `plan`.
         subtitle: What was held fixed, for the reader of the picture.
     """
-    import matplotlib as mpl
+    if layout.kind == "curves":
+        with new_figure(7.2, 4.6) as figure:
+            draw_curves(figure, grid, columns, layout, subtitle)
+        return figure
+    rows, cols = panel_grid(grid, layout)
+    with new_figure(*((7.2, 4.8) if rows == cols == 1 else (2.9 * cols + 1.6, 2.5 * rows + 1.5))) as figure:
+        panels = figure.subplots(rows, cols, sharex=True, sharey=True, squeeze=False)
+        draw_surfaces(figure, panels, grid, columns, layout, subtitle)
+    return figure
 
-    with mpl.rc_context(STYLE):
-        if layout.kind == "curves":
-            return draw_curves(grid, columns, layout, subtitle)
-        return draw_surfaces(grid, columns, layout, subtitle)
+
+def panel_grid(grid: Grid, layout: Layout) -> tuple[int, int]:
+    """Return the rows and columns of panels: one row of more than four is folded."""
+    rows, cols = (1 if name is None else len(grid.values[name]) for name in (layout.row, layout.column))
+    return (-(-cols // 4), 4) if layout.row is None and cols > 4 else (rows, cols)
 
 
 def title(first: str, second: str) -> str:
@@ -134,41 +148,30 @@ def title(first: str, second: str) -> str:
     return f"{first}\n{second}".replace("$", r"\$")
 
 
-def new_figure(width: float, height: float, rows: int, columns: int) -> tuple["Figure", NDArray[Any]]:
-    """Return a figure without any window, and its axes as a [rows, columns] array."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-
-
-def set_scale(axes: "Axes", key: str, values: Floats, which: str) -> None:
+def set_scale(axes: "Axes", name: str, values: Floats, which: str) -> None:
     """Put ticks on whole numbers, and use a logarithm where values span two decades."""
     if values[0] > 0 and np.isfinite(values[-1]) and values[-1] / values[0] >= 100:
         getattr(axes, f"set_{which}scale")("log")
-    elif BY_KEY[key].integer and len(values) <= 16 and values[-1] - values[0] <= 32:
+    elif BY_NAME[name].integer and len(values) <= 16 and values[-1] - values[0] <= 32:
         axis = getattr(axes, f"{which}axis")
         axis.set_ticks(values)
         axis.set_ticks([], minor=True)
         axis.set_ticklabels([f"{v:g}" for v in values])
 
 
-def draw_curves(grid: Grid, columns: Columns, layout: Layout, subtitle: str) -> "Figure":
-    """Speedup against x, one curve a value of y, with 95 % intervals where there was simulation."""
-    figure, ((axes,),) = new_figure(7.2, 4.6, 1, 1)
-    order = [layout.y, layout.x]
+def draw_curves(figure: "Figure", grid: Grid, columns: Columns, layout: Layout, subtitle: str) -> None:
+    """Draw speedup against x, one curve a value of y, with 95 % intervals where there was simulation."""
+    axes, order = figure.subplots(), [layout.y, layout.x]
     speedup = moved(grid, cube(grid, columns, speedup_key(columns)), order)
     ends = None
-    if "speedup_low95" in columns and np.isfinite(columns["speedup_low95"]).any():
-        ends = [moved(grid, cube(grid, columns, f"speedup_{e}95"), order) for e in ("low", "high")]
+    if "simulation_noise_low95" in columns and np.isfinite(columns["simulation_noise_low95"]).any():
+        ends = [moved(grid, cube(grid, columns, f"simulation_noise_{e}95"), order) for e in ("low", "high")]
     x = grid.values[layout.x]
     for i, line in enumerate(speedup):
         colour = PALETTE[i % len(PALETTE)]
         name = None if layout.y is None else value_label(layout.y, grid.values[layout.y][i])
-        style = {"color": colour, "marker": MARKERS[i % len(MARKERS)], "linestyle": LINES[i % len(LINES)]}
-        axes.plot(x, line, label=name, markersize=4.5, linewidth=1.6, **style)
+        style: dict[str, Any] = {"marker": MARKERS[i % len(MARKERS)], "linestyle": LINES[i % len(LINES)]}
+        axes.plot(x, line, label=name, color=colour, markersize=4.5, linewidth=1.6, **style)
         if ends is not None:
             axes.fill_between(x, ends[0][i], ends[1][i], color=colour, alpha=0.2, linewidth=0)
     axes.axhline(1, color="black", linewidth=1.2)
@@ -177,30 +180,25 @@ def draw_curves(grid: Grid, columns: Columns, layout: Layout, subtitle: str) -> 
     axes.set_xlabel(axis_label(layout.x))
     axes.set_ylabel("speedup over plain decoding (x)")
     if layout.y is not None:
-        axes.legend(title=BY_KEY[layout.y].label, fontsize=9, loc="upper left", bbox_to_anchor=(1.01, 1))
+        axes.legend(title=BY_NAME[layout.y].label, fontsize=9, loc="upper left", bbox_to_anchor=(1.01, 1))
     kind = "simulated" if "speedup" in columns else "closed form"
     band = "band: 95 % interval" if ends is not None else kind
     figure.suptitle(title("Speedup of speculative decoding", f"{subtitle}; {band}"), fontsize=11)
-    return figure
 
 
-def draw_surfaces(grid: Grid, columns: Columns, layout: Layout, subtitle: str) -> "Figure":
-    """Contours of speedup over (x, y), a panel each value of the further axes, on one colour scale."""
+def draw_surfaces(
+    figure: "Figure", grid_axes: NDArray[Any], grid: Grid, columns: Columns, layout: Layout, subtitle: str
+) -> None:
+    """Draw contours of speedup over (x, y), a panel each value of the further axes, on one colour scale."""
     order = [layout.row, layout.column, layout.y, layout.x]
     panels = moved(grid, cube(grid, columns, speedup_key(columns)), order)
     expected = moved(grid, cube(grid, columns, "closed_form_speedup"), order)
-    rows, cols = panels.shape[:2]
-    if layout.row is None and cols > 4:
-        rows, cols = -(-cols // 4), 4
-    single = panels.shape[:2] == (1, 1)
-    width, height = (7.2, 4.8) if single else (2.9 * cols + 1.6, 2.5 * rows + 1.5)
-    figure, grid_axes = new_figure(width, height, rows, cols)
     flat, ridge = (cube.reshape(-1, *panels.shape[2:]) for cube in (panels, expected))
     levels = contour_levels(panels)
     for i, axes in enumerate(grid_axes.flat[: len(flat)]):
         filled = draw_surface(axes, grid, layout, flat[i], levels)
-        if layout.y == "draftN":
-            draw_ridge(axes, grid.values[layout.x], grid.values["draftN"], ridge[i])
+        if layout.y == "draft_length":
+            draw_ridge(axes, grid.values[layout.x], grid.values["draft_length"], ridge[i])
         axes.set_title(panel_title(grid, layout, i), fontsize=10)
     label_outer_panels(grid_axes, layout, len(flat))
     figure.colorbar(filled, ax=grid_axes, label="speedup over plain decoding (x)", shrink=0.9)
@@ -209,7 +207,6 @@ def draw_surfaces(grid: Grid, columns: Columns, layout: Layout, subtitle: str) -
         figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     kind = "simulated" if speedup_key(columns) == "speedup" else "closed form"
     figure.suptitle(title(f"Speedup of speculative decoding ({kind})", subtitle), fontsize=11)
-    return figure
 
 
 def label_outer_panels(grid_axes: NDArray[Any], layout: Layout, used: int) -> None:
@@ -285,7 +282,7 @@ def legend_handles(layout: Layout, *, crosses: bool) -> list[Any]:
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], color="black", linewidth=2, label="break-even (1x)")] if crosses else []
-    if layout.y == "draftN":
+    if layout.y == "draft_length":
         ridge: dict[str, Any] = {
             "marker": "o",
             "color": "#8C8C8C",

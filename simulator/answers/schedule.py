@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulator.costs.model_costs import ModelPair, largest_batch
-from simulator.ground.histogram import synthetic_acceptance
+from simulator.ground.histogram import survival, synthetic_acceptance
 from simulator.rounds.acceptance_law import AcceptanceModel
-from simulator.rounds.analytic import closed_form
+from simulator.rounds.analytic import speedup
 
 # Beyond what engines run at once.
 LARGEST_BATCH = 4096
@@ -45,12 +45,8 @@ def best_draft_lengths(
 ) -> NDArray[np.int64]:
     """Return the best draft length of each batch size, 0 where none beats plain decoding."""
     priced = replace(pair, batch=batches)
-    gains = [np.ones(len(batches))]
-    for k in range(1, longest + 1):
-        law, rate = acceptance.law(k), acceptance.bonus_guess_rate(k)
-        cost = replace(priced.round_cost(k), draft_length=np.asarray(k))
-        gains.append(closed_form(cost, law, rate, overlap=overlap).speedup)
-    return np.asarray(np.argmax(gains, axis=0))
+    gains = [speedup(priced, acceptance, k, overlap=overlap) for k in range(1, longest + 1)]
+    return np.asarray(np.argmax([np.ones(len(batches)), *gains], axis=0))
 
 
 def ranges(lengths: NDArray[np.int64]) -> tuple[Range, ...]:
@@ -76,9 +72,8 @@ def engine_settings(acceptance: AcceptanceModel, draft_length: int) -> dict[str,
     """Return the settings under which engines accept as a forecast does; None where nothing is drafted."""
     if draft_length == 0:
         return None
-    law = acceptance.law(draft_length)
-    survival = np.minimum(np.cumsum(law[::-1])[::-1][1:], 1.0).tolist()
-    return synthetic_acceptance(survival, 1 + sum(survival))
+    rates = survival(acceptance.law(draft_length)).tolist()
+    return synthetic_acceptance(rates, 1 + sum(rates))
 
 
 def vllm_config(found: tuple[Range, ...]) -> dict[str, Any] | None:

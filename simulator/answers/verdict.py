@@ -1,15 +1,15 @@
 """What the numbers mean: does it pay, by how much, which K is best, and what acceptance it needs."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from simulator.ground.histogram import alpha_iid
-from simulator.rounds.acceptance_law import HistogramAcceptance
+from simulator.rounds.acceptance_law import HistogramAcceptance, Ints
 from simulator.rounds.analytic import break_even_alpha, speedup_by_draft_length
 from simulator.rounds.experiment import Setting, Summary
 
-from .forecast import Uncertainty
+from .uncertainty import Uncertainty
 
 # Without a histogram nothing bounds K; published sweeps stop at 16.
 SEARCHED_DRAFT_LENGTHS = 16
@@ -20,9 +20,9 @@ class Verdict:
     """The answer in words and in figures.
 
     answer: "pays", "does not pay" or "cannot tell" (an interval holds 1, or the runs give none).
-    best_draft_length: by the closed form, among 1..searched_to. measured: whether a histogram was
-    sampled. break_even_alpha: i.i.d. acceptance at which this
-    K neither gains nor loses; None if not even 1 does. alpha_iid: the acceptance there is, in the same terms.
+    best_draft_length: by the closed form, among 1..searched_to. measured: whether a histogram was sampled.
+    break_even_alpha: i.i.d. acceptance at which this K neither gains nor loses; None if not even 1 does. alpha_iid: the
+    acceptance there is, in the same terms.
     """
 
     answer: str
@@ -39,36 +39,34 @@ def answer(summary: Summary, uncertainty: Uncertainty | None = None) -> str:
 
     Both have to lie on one side of 1.
     """
-    if summary.speedup_ci95 is None:
+    if summary.simulation_noise_ci95 is None:
         return "cannot tell"
-    low, high = summary.speedup_ci95
+    low, high = summary.simulation_noise_ci95
     if uncertainty is not None:
         least, most = uncertainty.speedup_ci95
         low, high = (min(low, least), max(high, most)) if most > least else (low, high)
     return "pays" if low > 1 else "does not pay" if high < 1 else "cannot tell"
 
 
-def weigh(verdict: Verdict, summary: Summary, uncertainty: Uncertainty) -> Verdict:
-    """Return the verdict with an answer that heeds how well constants and acceptance are known."""
-    return replace(verdict, answer=answer(summary, uncertainty))
-
-
-def judge(setting: Setting, summary: Summary) -> Verdict:
-    """Judge one simulated setting."""
-    acceptance = setting.acceptance
-    measured = isinstance(acceptance, HistogramAcceptance)
+def searched_draft_lengths(setting: Setting) -> Ints:
+    """Return the draft lengths among which the best is searched: what the histogram or the costs tell of, at most."""
     longest = max(SEARCHED_DRAFT_LENGTHS, setting.draft_length)
-    if isinstance(acceptance, HistogramAcceptance):
-        longest = acceptance.longest
-    lengths = np.arange(1, min(longest, setting.costs.longest or longest) + 1)
-    gains = speedup_by_draft_length(setting.costs, acceptance, lengths, overlap=setting.overlap)
+    if isinstance(setting.acceptance, HistogramAcceptance):
+        longest = setting.acceptance.longest
+    return np.arange(1, min(longest, setting.costs.longest or longest) + 1, dtype=np.int64)
+
+
+def judge(setting: Setting, summary: Summary, uncertainty: Uncertainty | None = None) -> Verdict:
+    """Judge one simulated setting; `uncertainty`: how well constants and acceptance are known, None for perfectly."""
+    draft_lengths = searched_draft_lengths(setting)
+    gains = speedup_by_draft_length(setting.costs, setting.acceptance, draft_lengths, overlap=setting.overlap)
     best = int(gains.argmax())
     return Verdict(
-        answer=answer(summary),
-        best_draft_length=int(lengths[best]),
+        answer=answer(summary, uncertainty),
+        best_draft_length=int(draft_lengths[best]),
         best_speedup=float(gains[best]),
-        searched_to=int(lengths[-1]),
-        measured=measured,
+        searched_to=int(draft_lengths[-1]),
+        measured=isinstance(setting.acceptance, HistogramAcceptance),
         break_even_alpha=break_even_alpha(setting.costs, setting.draft_length, overlap=setting.overlap),
         alpha_iid=float(alpha_iid(summary.closed_form_tokens_per_round, setting.draft_length)),
     )
@@ -89,7 +87,7 @@ def gain_in_words(verdict: Verdict, summary: Summary) -> str:
         return f"It pays: {gain:.2f}x as fast, {1 - 1 / gain:.0%} less time a token."
     if verdict.answer == "does not pay":
         return f"It does not pay: {gain:.2f}x as fast, {1 / gain - 1:.0%} more time a token."
-    if summary.speedup_ci95 is None:
+    if summary.simulation_noise_ci95 is None:
         return f"Cannot tell from these runs ({gain:.2f}x): take more --replications or a larger --total."
     if answer(summary) != verdict.answer:
         return f"Cannot tell: {gain:.2f}x, but constants and acceptance are not known well enough."

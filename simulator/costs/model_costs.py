@@ -8,10 +8,11 @@ from numpy.typing import NDArray
 
 from simulator.ground.artefacts import UserError
 
-from .profile import DATASHEET, PassCost, Profile
+from .profile import DATASHEET, PassCost, Profile, spread
 from .step import Floats, Real, RoundCost
 from .work import Count, ModelShape, bytes_unquantized
 
+PARTS = ("compute", "memory", "launch", "fixed", "link")
 SAME, SEPARATE = "same", "separate"
 PLACEMENTS = (SAME, SEPARATE)
 # What engines leave free of a device's memory.
@@ -20,19 +21,22 @@ USABLE_MEMORY = 0.9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PassParts:
-    """Seconds of a pass by what they are spent on, and all of them together; compute and memory may overlap."""
+    """Seconds of a pass by what they are spent on, and all of them together; compute and memory may overlap.
+
+    launch_s: of all its kernels. fixed_s: what a pass costs besides, whatever it does.
+    """
 
     compute_s: Floats
     memory_s: Floats
     launch_s: Floats
+    fixed_s: Floats
     link_s: Floats
     total_s: Floats
 
     @property
     def binds(self) -> str:
-        """The longest part: "compute", "memory", "launches" or "link"; scalars only."""
-        parts = {"compute": self.compute_s, "memory": self.memory_s, "launches": self.launch_s, "link": self.link_s}
-        return max(parts, key=lambda name: float(parts[name]))
+        """The longest of `PARTS`; scalars only."""
+        return max(PARTS, key=lambda name: float(getattr(self, f"{name}_s")))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,18 +62,19 @@ class Placed:
             new_tokens: Tokens of each that the pass computes.
             context: Tokens of each that the KV cache holds before.
         """
-        told = (np.asarray(v, np.float64) for v in (batch, new_tokens, context))
-        batch, new_tokens, context = np.broadcast_arrays(*told)
+        counts = (np.asarray(v, np.float64) for v in (batch, new_tokens, context))
+        batch, new_tokens, context = np.broadcast_arrays(*counts)
         flops = self.shape.flops(batch, new_tokens, context) / self.devices
         moved = self.moved_bytes(batch, new_tokens, context)
         launches = np.asarray(self.shape.layers * self.profile.launches_per_layer)
         tokens = np.asarray(batch * new_tokens, np.float64)
         link_s = self.link_s(tokens)
-        cost, nothing = self.cost, np.zeros(tokens.shape)
+        cost, ones = self.cost, np.ones(tokens.shape)
         return PassParts(
             compute_s=cost.flop_scale.at(tokens) * flops,
             memory_s=cost.mem_scale.at(moved) * moved,
-            launch_s=cost.pass_s(nothing, nothing + 1e-300, tokens, launches),
+            launch_s=spread(cost.launch_s, tokens.ndim) * launches * ones,
+            fixed_s=spread(cost.fixed_s, tokens.ndim) * ones,
             link_s=link_s,
             total_s=cost.pass_s(flops, moved, tokens, launches) + link_s,
         )
@@ -116,12 +121,6 @@ class Placed:
         """Return the bytes of weights and KV cache on each device; a sequence has one token at least."""
         kv_bytes = self.shape.kv_bytes(np.asarray(batch), np.maximum(context, 1), self.kv_format)
         return np.asarray(self.shape.weight_bytes(self.dtype) / self.devices + kv_bytes / self.kv_shares)
-
-
-def spread(samples: Real, axes: int) -> Floats:
-    """Put so many axes of length 1 behind those of samples."""
-    found = np.asarray(samples, np.float64)
-    return found.reshape((*found.shape, *(1,) * axes))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,10 +1,9 @@
-"""The numeric parameters of a simulation: option, unit, default and bounds of each, stated once.
+"""What a user states of a forecast: numeric parameters, with option, unit, default and bounds of each; and a device.
 
-`simulate` takes one value of each, `sweep` lists and ranges; both check against this table.
+`simulate` takes one value of each parameter, `sweep` lists and ranges; both check against this table.
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,8 @@ if TYPE_CHECKING:
     # NumPy is imported where values are checked: --help answers without it.
     from numpy.typing import ArrayLike
 
+    from .step import Real
+
 # Far beyond anything real, and far enough within a float that no product of parameters leaves it.
 LARGEST = 1e15
 MIN_PASS_MS = 1e-30
@@ -22,9 +23,9 @@ MIN_PASS_MS = 1e-30
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parameter:
-    """One numeric parameter: `key` names it in results, `label` on plots, `flags` on the command line."""
+    """One numeric parameter: `name` in the code, `label` on plots, `flags` on the command line, `key` in results."""
 
-    key: str
+    name: str
     label: str
     flags: tuple[str, ...]
     default: float
@@ -34,6 +35,12 @@ class Parameter:
     integer: bool = False
     unit: str
     help: str
+    column: str | None = None
+
+    @property
+    def key(self) -> str:
+        """What results and tables call it."""
+        return self.column or self.name
 
     @property
     def allowed(self) -> str:
@@ -62,7 +69,7 @@ class Parameter:
 
 PARAMETERS = (
     Parameter(
-        key="total",
+        name="total",
         label="output length",
         flags=("--total",),
         default=512,
@@ -72,7 +79,8 @@ PARAMETERS = (
         help="Tokens that both arms produce.",
     ),
     Parameter(
-        key="draftN",
+        name="draft_length",
+        column="draftN",
         label="draft length K",
         flags=("--draftN", "--draft-n"),
         default=4,
@@ -83,7 +91,7 @@ PARAMETERS = (
         help="Draft length K: tokens the draft proposes in a round.",
     ),
     Parameter(
-        key="alpha",
+        name="alpha",
         label="acceptance α",
         flags=("--alpha",),
         default=0.8,
@@ -93,7 +101,7 @@ PARAMETERS = (
         help="Acceptance of one drafted token, i.i.d., where no histogram is sampled.",
     ),
     Parameter(
-        key="workflops",
+        name="workflops",
         label="compute work of a pass",
         flags=("--workflops",),
         default=50_000,
@@ -102,7 +110,7 @@ PARAMETERS = (
         help="Compute work of one target pass over one token.",
     ),
     Parameter(
-        key="workmem",
+        name="workmem",
         label="memory work of a pass",
         flags=("--workmem",),
         default=8,
@@ -111,7 +119,8 @@ PARAMETERS = (
         help="Memory work of one target pass, whatever its tokens.",
     ),
     Parameter(
-        key="flopScale",
+        name="flop_scale_ms",
+        column="flopScale",
         label="compute time",
         flags=("--flopScale", "--flop-scale"),
         default=4e-7,
@@ -120,7 +129,8 @@ PARAMETERS = (
         help="Time of one unit of compute work.",
     ),
     Parameter(
-        key="memScale",
+        name="mem_scale_ms",
+        column="memScale",
         label="memory time",
         flags=("--memScale", "--mem-scale"),
         default=0.5,
@@ -129,7 +139,7 @@ PARAMETERS = (
         help="Time of one unit of memory work.",
     ),
     Parameter(
-        key="draft_cost",
+        name="draft_cost",
         label="draft cost",
         flags=("--draft-cost",),
         default=0.1,
@@ -140,7 +150,7 @@ PARAMETERS = (
         help="Work of one draft pass over that of one target pass.",
     ),
     Parameter(
-        key="pass_overhead_ms",
+        name="pass_overhead_ms",
         label="overhead a pass",
         flags=("--pass-overhead",),
         default=0,
@@ -149,7 +159,7 @@ PARAMETERS = (
         help="What a pass of either model costs besides its work: launches, for one.",
     ),
     Parameter(
-        key="round_overhead_ms",
+        name="round_overhead_ms",
         label="overhead a round",
         flags=("--round-overhead",),
         default=0,
@@ -158,7 +168,7 @@ PARAMETERS = (
         help="What a round costs besides draft and verification; engines show 9 to 18 % of a token.",
     ),
     Parameter(
-        key="overlap_exponent",
+        name="overlap_exponent",
         label="overlap exponent",
         flags=("--overlap-exponent",),
         default=math.inf,
@@ -168,7 +178,7 @@ PARAMETERS = (
         help="How compute and memory time join: inf is the longer of the two, 1 their sum.",
     ),
     Parameter(
-        key="batch",
+        name="batch",
         label="batch size",
         flags=("--batch",),
         default=1,
@@ -179,7 +189,7 @@ PARAMETERS = (
         help="Sequences decoded together; with --target-model.",
     ),
     Parameter(
-        key="context",
+        name="context",
         label="context",
         flags=("--context",),
         default=1024,
@@ -190,28 +200,70 @@ PARAMETERS = (
         help="Tokens of each sequence that the KV cache holds, on average; with --target-model.",
     ),
 )
-BY_KEY = {p.key: p for p in PARAMETERS}
+BY_NAME = {p.name: p for p in PARAMETERS}
 # What a pass costs, told either as work in burn units or as models on a profiled device.
-UNIT_KEYS = ("workflops", "workmem", "flopScale", "memScale", "draft_cost", "overlap_exponent", "pass_overhead_ms")
-MODEL_KEYS = ("batch", "context")
+UNIT_NAMES = (
+    "workflops",
+    "workmem",
+    "flop_scale_ms",
+    "mem_scale_ms",
+    "draft_cost",
+    "overlap_exponent",
+    "pass_overhead_ms",
+)
+MODEL_NAMES = ("batch", "context")
 
 
-def check_parameters(values: "Mapping[str, ArrayLike]") -> None:
-    """Check every value, and that a pass in burn units takes time at all.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """A value of every parameter, in its unit; or arrays that broadcast, many points in one.
 
     Raises:
-        UserError: Names the option, the value found and what is allowed.
+        UserError: Names the option, the value found and what is allowed; or a pass in burn units takes no time.
     """
-    import numpy as np
 
-    for key, value in values.items():
-        BY_KEY[key].check(value)
-    if "workflops" not in values:
-        return
-    compute = np.asarray(values["workflops"]) * np.asarray(values["flopScale"])
-    memory = np.asarray(values["workmem"]) * np.asarray(values["memScale"])
-    if np.any(np.maximum(compute, memory) < MIN_PASS_MS):
-        raise UserError(
-            "--workflops x --flopScale and --workmem x --memScale are both 0, "
-            f"expected one of them to be at least {MIN_PASS_MS:g} ms"
-        )
+    total: "Real" = BY_NAME["total"].default
+    draft_length: "Real" = BY_NAME["draft_length"].default
+    alpha: "Real" = BY_NAME["alpha"].default
+    workflops: "Real" = BY_NAME["workflops"].default
+    workmem: "Real" = BY_NAME["workmem"].default
+    flop_scale_ms: "Real" = BY_NAME["flop_scale_ms"].default
+    mem_scale_ms: "Real" = BY_NAME["mem_scale_ms"].default
+    draft_cost: "Real" = BY_NAME["draft_cost"].default
+    pass_overhead_ms: "Real" = BY_NAME["pass_overhead_ms"].default
+    round_overhead_ms: "Real" = BY_NAME["round_overhead_ms"].default
+    overlap_exponent: "Real" = BY_NAME["overlap_exponent"].default
+    batch: "Real" = BY_NAME["batch"].default
+    context: "Real" = BY_NAME["context"].default
+
+    def __post_init__(self) -> None:
+        import numpy as np
+
+        for p in PARAMETERS:
+            p.check(getattr(self, p.name))
+        compute_ms = np.asarray(self.workflops) * np.asarray(self.flop_scale_ms)
+        memory_ms = np.asarray(self.workmem) * np.asarray(self.mem_scale_ms)
+        if np.any(np.maximum(compute_ms, memory_ms) < MIN_PASS_MS):
+            raise UserError(
+                "--workflops x --flopScale and --workmem x --memScale are both 0, "
+                f"expected one of them to be at least {MIN_PASS_MS:g} ms"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceOptions:
+    """Device and models as a user names them, and how they are to run; None where the user does not say.
+
+    profile: a file, or a name of those that come along. target_model, draft_model: config.json, its folder, or a name
+    of the catalogue. tp: devices that share the target. placement: of the draft, "same" or "separate".
+    """
+
+    profile: str | None = None
+    target_model: str | None = None
+    draft_model: str | None = None
+    dtype: str | None = None
+    draft_dtype: str | None = None
+    kv_dtype: str | None = None
+    tp: int | None = None
+    placement: str | None = None
+    overlap: bool = False

@@ -1,6 +1,6 @@
 """Where the costs of a forecast come from: knobs in burn units, a profile's burn units, or two models on a profile."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -8,8 +8,8 @@ import numpy as np
 
 from simulator.ground.artefacts import UserError
 
-from .model_costs import PLACEMENTS, SAME, ModelPair
-from .parameters import BY_KEY, MODEL_KEYS, PARAMETERS, UNIT_KEYS
+from .model_costs import SAME, ModelPair
+from .parameters import BY_NAME, MODEL_NAMES, PARAMETERS, UNIT_NAMES, DeviceOptions, Point
 from .profile import BurnUnits, Decoding, Profile
 from .profile_file import load_profile
 from .shapes import read_shape
@@ -17,33 +17,24 @@ from .step import Costs, Knobs
 from .timed_pair import DecodedPair
 from .work import BYTES_PER_WEIGHT, ModelShape
 
-# Parameters of a profile's burn units: their names in `Knobs.scaled`, and the options that state them.
+# Parameters of a profile's burn units: their names in `Knobs.scaled`, and in `Point`.
 FITTED = {
-    "flop_scale[0]": ("flop_scale", "flopScale"),
-    "mem_scale[0]": ("mem_scale", "memScale"),
+    "flop_scale[0]": ("flop_scale", "flop_scale_ms"),
+    "mem_scale[0]": ("mem_scale", "mem_scale_ms"),
     "launch_s": ("fixed_s", "pass_overhead_ms"),
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Models:
-    """Two models and how they run; the fields are those of `ModelPair`."""
-
-    target: ModelShape
-    draft: ModelShape
-    dtype: str
-    draft_dtype: str
-    kv_dtype: str | None
-    devices: int
-    placement: str
+HOW_MODELS_RUN = ("dtype", "draft_dtype", "kv_dtype", "tp", "placement")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pricing:
-    """Costs from the parameters of a point; without models, from its burn units."""
+    """Costs from the parameters of a point; without models, from its burn units.
+
+    models: as they run, at whatever batch and context.
+    """
 
     profile: Profile | None = None
-    models: Models | None = None
+    models: ModelPair | None = None
 
     @property
     def decoding(self) -> Decoding | None:
@@ -51,15 +42,15 @@ class Pricing:
         return None if self.models or self.profile is None else self.profile.decoding
 
     @property
-    def keys(self) -> tuple[str, ...]:
+    def names(self) -> tuple[str, ...]:
         """The parameters that count."""
-        unused: tuple[str, ...] = UNIT_KEYS if self.models else MODEL_KEYS
+        unused: tuple[str, ...] = UNIT_NAMES if self.models else MODEL_NAMES
         if self.decoding is not None:
-            unused = (*UNIT_KEYS, *MODEL_KEYS)
-        return tuple(p.key for p in PARAMETERS if p.key not in unused)
+            unused = (*UNIT_NAMES, *MODEL_NAMES)
+        return tuple(p.name for p in PARAMETERS if p.name not in unused)
 
     def defaults(self) -> dict[str, float]:
-        """Return what the profile says of parameters that have other values without one."""
+        """Return what the profile says of parameters that have other values without one, by name."""
         found: dict[str, float] = {}
         if self.profile is not None:
             found["round_overhead_ms"] = float(self.profile.round_overhead_s) * 1e3
@@ -67,130 +58,138 @@ class Pricing:
                 found |= unit_defaults(self.profile.units)
         return found
 
-    def overhead_error(self, values: Mapping[str, Any]) -> float:
+    def overhead_error(self, point: Point) -> float:
         """Return how well the overhead of a round is known, relative: one that the user states is taken as known."""
-        if self.profile is None or np.any(values["round_overhead_ms"] != self.defaults()["round_overhead_ms"]):
+        if self.profile is None or np.any(point.round_overhead_ms != self.defaults()["round_overhead_ms"]):
             return 0.0
         return self.profile.round_overhead_error
 
-    def unit_uncertainty(self, values: Mapping[str, Any]) -> dict[str, Any]:
+    def unit_uncertainty(self, point: Point) -> dict[str, Any]:
         """Return how well the profile's burn units are known, as `Knobs` has it; what the user states is known."""
         if self.profile is None or self.profile.units is None:
             return {}
         cost, there = self.profile.units.cost, self.defaults()
-        told = {n: FITTED[n] for n in cost.uncertain if n in FITTED}
-        kept = {name: key for name, (_, key) in told.items() if np.all(values[key] == there[key])}
-        at = [cost.uncertain.index(name) for name in kept]
-        return {"uncertain": tuple(FITTED[name][0] for name in kept), "covariance": cost.covariance[np.ix_(at, at)]}
+        fitted = {n: FITTED[n] for n in cost.uncertain if n in FITTED}
+        kept = [n for n, (_, name) in fitted.items() if np.all(getattr(point, name) == there[name])]
+        at = [cost.uncertain.index(n) for n in kept]
+        return {"uncertain": tuple(FITTED[n][0] for n in kept), "covariance": cost.covariance[np.ix_(at, at)]}
 
-    def costs(self, values: Mapping[str, Any]) -> Costs:
-        """Return the costs at values by key; arrays of points stay arrays."""
+    def costs(self, point: Point) -> Costs:
+        """Return the costs at a point; arrays of points stay arrays."""
+        overhead_s = np.asarray(point.round_overhead_ms, np.float64) / 1e3
         if self.profile is not None and self.decoding is not None:
             pair = DecodedPair(
-                decoding=self.decoding,
-                round_overhead_s=np.asarray(values["round_overhead_ms"], np.float64) / 1e3,
-                round_overhead_error=self.overhead_error(values),
+                decoding=self.decoding, round_overhead_s=overhead_s, round_overhead_error=self.overhead_error(point)
             )
-            asked = int(np.max(values["draftN"]))
+            asked = int(np.max(point.draft_length))
             if asked > pair.longest:
                 known = f"the longest that {self.profile.name} was fitted to"
                 raise UserError(f"--draftN: {asked} is above {pair.longest}, {known}, expected 1 to {pair.longest}")
             return pair
-        if self.models is None or self.profile is None:
-            return replace(knobs(values), **self.unit_uncertainty(values))
-        told = {name: getattr(self.models, name) for name in Models.__dataclass_fields__}
-        return ModelPair(
-            profile=self.profile,
-            **told,
-            batch=values["batch"],
-            context=values["context"],
-            round_overhead_s=np.asarray(values["round_overhead_ms"], np.float64) / 1e3,
-            round_overhead_error=self.overhead_error(values),
+        if self.models is None:
+            return replace(knobs(point), **self.unit_uncertainty(point))
+        return replace(
+            self.models,
+            batch=point.batch,
+            context=point.context,
+            round_overhead_s=overhead_s,
+            round_overhead_error=self.overhead_error(point),
         )
 
+    def refuse_unused(self, stated: Iterable[str]) -> None:
+        """Refuse parameters that the user stated and that have no part in these costs.
 
-def knobs(values: Mapping[str, Any]) -> Knobs:
-    """Return the cost knobs in SI units from the parameters by key; arrays stay arrays."""
+        Raises:
+            UserError: Names the first, and why.
+        """
+        for name in stated:
+            if name not in self.names:
+                why = "needs --profile and --target-model, expected those beside it"
+                if self.models:
+                    why = "has no part in models on a profile, expected one or the other"
+                elif self.decoding:
+                    why = "is not told by a profile of a pair that decoded, expected no such option"
+                raise UserError(f"{BY_NAME[name].flags[0]}: {why}")
+
+
+def knobs(point: Point) -> Knobs:
+    """Return the cost knobs in SI units at a point; arrays stay arrays."""
     return Knobs(
-        work_flops=values["workflops"],
-        work_mem=values["workmem"],
-        flop_scale_s=np.asarray(values["flopScale"], np.float64) / 1e3,
-        mem_scale_s=np.asarray(values["memScale"], np.float64) / 1e3,
-        draft_cost=values["draft_cost"],
-        overlap_exponent=values["overlap_exponent"],
-        pass_overhead_s=np.asarray(values["pass_overhead_ms"], np.float64) / 1e3,
-        round_overhead_s=np.asarray(values["round_overhead_ms"], np.float64) / 1e3,
+        work_flops=point.workflops,
+        work_mem=point.workmem,
+        flop_scale_s=np.asarray(point.flop_scale_ms, np.float64) / 1e3,
+        mem_scale_s=np.asarray(point.mem_scale_ms, np.float64) / 1e3,
+        draft_cost=point.draft_cost,
+        overlap_exponent=point.overlap_exponent,
+        pass_overhead_s=np.asarray(point.pass_overhead_ms, np.float64) / 1e3,
+        round_overhead_s=np.asarray(point.round_overhead_ms, np.float64) / 1e3,
     )
 
 
 def unit_defaults(units: BurnUnits) -> dict[str, float]:
-    """Return the parameters that a calibrated device has for burn units, in ms."""
+    """Return the parameters that a calibrated device has for burn units, by name, in ms."""
     cost = units.cost
     return {
-        "flopScale": float(cost.flop_scale.seconds[0]) * units.workflops_flop * 1e3,
-        "memScale": float(cost.mem_scale.at(units.workmem_bytes)) * units.workmem_bytes * 1e3,
+        "flop_scale_ms": float(cost.flop_scale.seconds[0]) * units.workflops_flop * 1e3,
+        "mem_scale_ms": float(cost.mem_scale.at(units.workmem_bytes)) * units.workmem_bytes * 1e3,
         "overlap_exponent": float(cost.overlap_exponent),
         "pass_overhead_ms": float(cost.launch_s + cost.fixed_s) * 1e3,
     }
 
 
-def load_pricing(options: Mapping[str, Any]) -> Pricing:
-    """Read the files that the options of a command name.
-
-    Args:
-        options: profile, target_model, draft_model, dtype, draft_dtype, kv_dtype, tp, placement; None where not given;
-            overlap, a flag.
+def load_pricing(options: DeviceOptions) -> Pricing:
+    """Read the files that a user names.
 
     Raises:
         UserError: A file or name is wrong, or options are missing or at odds.
     """
-    names = {key: options[key] for key in ("target_model", "draft_model")}
-    if options["profile"] is None:
-        for key in (*names, "dtype", "draft_dtype", "kv_dtype", "tp", "placement"):
-            if options[key] is not None:
-                raise UserError(f"{flag(key)}: {options[key]} without a device, expected --profile NAME beside it")
+    if options.profile is None:
+        refuse_stated(options, ("target_model", "draft_model", *HOW_MODELS_RUN), "a device, expected --profile NAME")
         return Pricing()
-    profile = load_profile(options["profile"])
-    given = [key for key, name in names.items() if name is not None]
-    if not given:
-        return Pricing(profile=units_only(profile, options))
-    if len(given) == 1:
-        missing = next(key for key in names if key not in given)
-        raise UserError(f"{flag(given[0])}: {names[given[0]]} alone, expected {flag(missing)} beside it")
+    profile = load_profile(options.profile)
+    names = {"target_model": options.target_model, "draft_model": options.draft_model}
+    stated = [name for name, value in names.items() if value is not None]
+    if not stated:
+        refuse_stated(options, HOW_MODELS_RUN, "models, expected --target-model and --draft-model")
+        if profile.units is None and profile.decoding is None:
+            raise UserError(
+                f"--profile {profile.name}: says nothing of burn units, "
+                "expected --target-model and --draft-model beside it"
+            )
+        return Pricing(profile=profile)
+    if len(stated) == 1:
+        missing = next(name for name in names if name not in stated)
+        raise UserError(f"{flag(stated[0])}: {names[stated[0]]} alone, expected {flag(missing)} beside it")
     return Pricing(profile=profile, models=load_models(profile, options))
 
 
-def units_only(profile: Profile, options: Mapping[str, Any]) -> Profile:
-    """Refuse a profile without burn units where no models are named, and options that belong to models."""
-    for key in ("dtype", "draft_dtype", "kv_dtype", "tp", "placement"):
-        if options[key] is not None:
-            raise UserError(f"{flag(key)}: {options[key]} without models, expected --target-model and --draft-model")
-    if profile.units is None and profile.decoding is None:
-        raise UserError(
-            f"--profile {profile.name}: says nothing of burn units, expected --target-model and --draft-model beside it"
-        )
-    return profile
+def refuse_stated(options: DeviceOptions, names: Iterable[str], without: str) -> None:
+    """Refuse options that mean nothing without others."""
+    for name in names:
+        if getattr(options, name) is not None:
+            raise UserError(f"{flag(name)}: {getattr(options, name)} without {without} beside it")
 
 
-def load_models(profile: Profile, options: Mapping[str, Any]) -> Models:
+def load_models(profile: Profile, options: DeviceOptions) -> ModelPair:
     """Read two shapes and check how they are to run."""
-    dtype = options["dtype"] or default_dtype(profile)
-    draft_dtype = options["draft_dtype"] or dtype
-    check_formats(profile, dtype, draft_dtype, options["kv_dtype"])
-    devices, placement = options["tp"] or 1, options["placement"] or SAME
+    dtype = options.dtype or default_dtype(profile)
+    draft_dtype = options.draft_dtype or dtype
+    check_formats(profile, dtype, draft_dtype, options.kv_dtype)
+    devices, placement = options.tp or 1, options.placement or SAME
     if devices > 1 and profile.link is None:
         raise UserError(f"--tp: {devices} devices, but the profile {profile.name} names no link, expected 1")
-    if options["overlap"] and placement == SAME:
+    if options.overlap and placement == SAME:
         raise UserError("--overlap: draft and target are on the same devices, expected --placement separate beside it")
-    target, draft = read_shape(options["target_model"]), read_shape(options["draft_model"])
+    target, draft = (read_shape(str(name)) for name in (options.target_model, options.draft_model))
     for shape in (target, draft) if placement == SAME else (target,):
         check_heads(shape, devices)
-    return Models(
+    return ModelPair(
+        profile=profile,
         target=target,
         draft=draft,
         dtype=dtype,
         draft_dtype=draft_dtype,
-        kv_dtype=options["kv_dtype"],
+        kv_dtype=options.kv_dtype,
         devices=devices,
         placement=placement,
     )
@@ -220,25 +219,6 @@ def default_dtype(profile: Profile) -> str:
     return "bfloat16" if "bfloat16" in profile.passes else next(iter(profile.passes), "bfloat16")
 
 
-def flag(key: str) -> str:
-    """Return the option of a key."""
-    return f"--{key.replace('_', '-')}"
-
-
-def refuse_unused(pricing: Pricing, given: list[str]) -> None:
-    """Refuse parameters that the user set and that have no part in these costs.
-
-    Raises:
-        UserError: Names the first, and why.
-    """
-    for key in given:
-        if key in BY_KEY and key not in pricing.keys:
-            why = "needs --profile and --target-model, expected those beside it"
-            if pricing.models:
-                why = "has no part in models on a profile, expected one or the other"
-            elif pricing.decoding:
-                why = "is not told by a profile of a pair that decoded, expected no such option"
-            raise UserError(f"{BY_KEY[key].flags[0]}: {why}")
-
-
-__all__ = ["PLACEMENTS", "Pricing", "knobs", "load_pricing", "refuse_unused"]
+def flag(name: str) -> str:
+    """Return the option of a field of `DeviceOptions`."""
+    return f"--{name.replace('_', '-')}"

@@ -20,6 +20,12 @@ KERNELS_MEASURED = "kernels measured; launches a layer and round overhead assume
 STATUSES = (DATASHEET, MEASURED, KERNELS_MEASURED)
 
 
+def spread(samples: Real, axes: int) -> Floats:
+    """Put so many axes of length 1 behind those of samples."""
+    found = np.asarray(samples, np.float64)
+    return found.reshape((*found.shape, *(1,) * axes))
+
+
 @dataclass(frozen=True, slots=True)
 class Curve:
     """Seconds a unit of work over the size of the work: log-log between the sizes, constant beyond them.
@@ -78,19 +84,15 @@ class PassCost:
             *(np.asarray(v, np.float64) for v in (flops, bytes_, tokens, launches))
         )
 
-        def spread(value: Real) -> Floats:
-            found = np.asarray(value, np.float64)
-            return found.reshape((*found.shape, *(1,) * flops.ndim))
-
         return step_s(
             flops,
             bytes_,
             flop_scale=self.flop_scale.at(tokens),
             mem_scale=self.mem_scale.at(bytes_),
-            overlap_exponent=spread(self.overlap_exponent),
+            overlap_exponent=spread(self.overlap_exponent, flops.ndim),
             launches=launches,
-            launch_s=spread(self.launch_s),
-            fixed_s=spread(self.fixed_s),
+            launch_s=spread(self.launch_s, flops.ndim),
+            fixed_s=spread(self.fixed_s, flops.ndim),
         )
 
     def parameters(self) -> dict[str, float]:

@@ -117,7 +117,7 @@ class AcceptanceHistogram:
     @property
     def survival(self) -> NDArray[np.float64]:
         """P(A >= j) for j in 1..k, shape [k]: the unconditional rate of each position."""
-        return np.minimum(np.cumsum(self.law[::-1])[::-1][1:], 1.0)
+        return survival(self.law)
 
     @property
     def conditional(self) -> NDArray[np.float64]:
@@ -134,6 +134,11 @@ class AcceptanceHistogram:
         if not 1 <= k <= self.k:
             raise UserError(f"draft length {k} with a histogram of k = {self.k}, expected 1..{self.k}")
         return AcceptanceHistogram((*self.counts[:k], math.fsum(self.counts[k:])), self.caveat, self.design_effect)
+
+
+def survival(law: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return P(A >= j) for j in 1..k under P(A = a), shape [k]."""
+    return np.minimum(np.cumsum(law[::-1])[::-1][1:], 1.0)
 
 
 def variance(law: NDArray[np.float64]) -> float:

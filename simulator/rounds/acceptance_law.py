@@ -4,7 +4,7 @@ Both samplers here draw rounds independently, so a law over 0..K says everything
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,28 +18,50 @@ Ints = NDArray[np.int64]
 class AcceptanceModel(Protocol):
     """A source of accepted counts whose rounds are independent of each other."""
 
-    def law(self, k: int) -> Floats:
-        """P(A = a) for a in 0..k, shape [k + 1]."""
+    def law(self, draft_length: int) -> Floats:
+        """P(A = a) for a in 0..K, shape [K + 1]."""
         ...
 
-    def bonus_guess_rate(self, k: int) -> float:
-        """P(the draft's own next token is the bonus token, given that all k were accepted)."""
+    def bonus_guess_rate(self, draft_length: int) -> float:
+        """P(the draft's own next token is the bonus token, given that all K were accepted)."""
         ...
 
-    def sample_tokens_per_round(self, lengths: Ints, rng: np.random.Generator, samples: int) -> Floats:
-        """Draw the mean tokens a round anew, as well as it is known, at all draft lengths; [samples, lengths]."""
+    def sample_tokens_per_round(self, draft_lengths: Ints, rng: np.random.Generator, samples: int) -> Floats:
+        """Draw the mean tokens a round anew, as well as it is known, at all draft lengths; [samples, K]."""
         ...
 
 
-def iid_laws(alpha: ArrayLike, k: ArrayLike, width: int) -> Floats:
+class LawTable(NamedTuple):
+    """What rounds of several draft lengths accept, as `closed_form` takes it; S is the shape of the draft lengths.
+
+    laws: P(A = a), [*S, K_max + 1], 0 above a row's own K. bonus_guess_rates: [*S].
+    """
+
+    laws: Floats
+    bonus_guess_rates: Floats
+
+
+def law_table(model: AcceptanceModel, draft_lengths: ArrayLike, width: int | None = None) -> LawTable:
+    """Return the laws of a model at draft lengths of any shape; `width`: buckets, the largest K plus one if None."""
+    k = np.asarray(draft_lengths, np.int64)
+    lengths, which = np.unique(k, return_inverse=True)
+    laws = np.zeros((len(lengths), width or int(lengths[-1]) + 1))
+    for row, length in zip(laws, lengths, strict=True):
+        row[: length + 1] = model.law(int(length))
+    rates = np.array([model.bonus_guess_rate(int(length)) for length in lengths])
+    which = which.reshape(k.shape)
+    return LawTable(laws[which], rates[which])
+
+
+def iid_laws(alpha: ArrayLike, draft_length: ArrayLike, width: int) -> Floats:
     """Return P(A = a) = alpha^a (1 - alpha) for a < K, alpha^K at K, 0 above; shape [..., width].
 
     Args:
         alpha: Acceptance probability of one drafted token, 0..1.
-        k: Draft length, < width; broadcasts against `alpha`.
+        draft_length: K, < width; broadcasts against `alpha`.
         width: Buckets of the result, the largest K plus one.
     """
-    alpha, k = np.asarray(alpha, np.float64)[..., None], np.asarray(k)[..., None]
+    alpha, k = np.asarray(alpha, np.float64)[..., None], np.asarray(draft_length)[..., None]
     a = np.arange(width)
     return np.where(a < k, (1 - alpha) * alpha**a, np.where(a == k, alpha**a, 0.0))
 
@@ -50,17 +72,17 @@ class IidAcceptance:
 
     alpha: float
 
-    def law(self, k: int) -> Floats:
-        """P(A = a) for a in 0..k, shape [k + 1]."""
-        return iid_laws(self.alpha, k, k + 1)
+    def law(self, draft_length: int) -> Floats:
+        """P(A = a) for a in 0..K, shape [K + 1]."""
+        return iid_laws(self.alpha, draft_length, draft_length + 1)
 
-    def bonus_guess_rate(self, k: int) -> float:
+    def bonus_guess_rate(self, draft_length: int) -> float:
         """Alpha: the guess is one more drafted token."""
         return self.alpha
 
-    def sample_tokens_per_round(self, lengths: Ints, rng: np.random.Generator, samples: int) -> Floats:
+    def sample_tokens_per_round(self, draft_lengths: Ints, rng: np.random.Generator, samples: int) -> Floats:
         """The same in every draw."""
-        return np.broadcast_to(tokens_per_round_iid(self.alpha, lengths), (samples, len(lengths)))
+        return np.broadcast_to(tokens_per_round_iid(self.alpha, draft_lengths), (samples, len(draft_lengths)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +93,7 @@ class HistogramAcceptance:
     have accepted, though shorter drafts start their rounds at other, on the whole easier, places of the text.
 
     Raises:
-        UserError: From `law`, for a k above the longest histogram's.
+        UserError: From `law`, for a draft length above the longest histogram's.
     """
 
     histograms: tuple[AcceptanceHistogram, ...]
@@ -86,29 +108,29 @@ class HistogramAcceptance:
         """What kind of approximation the histograms are; empty for plain measurements."""
         return "; ".join(sorted({h.caveat for h in self.histograms if h.caveat}))
 
-    def nearest(self, k: int) -> AcceptanceHistogram:
-        """Return the histogram of the smallest k that covers this one, or the longest."""
-        return min(self.histograms, key=lambda h: (h.k < k, abs(h.k - k)))
+    def nearest(self, draft_length: int) -> AcceptanceHistogram:
+        """Return the histogram of the shortest draft length that covers this one, or the longest."""
+        return min(self.histograms, key=lambda h: (h.k < draft_length, abs(h.k - draft_length)))
 
-    def law(self, k: int) -> Floats:
-        """P(min(A, k) = a) for a in 0..k, shape [k + 1]."""
-        return self.nearest(k).cut(k).law
+    def law(self, draft_length: int) -> Floats:
+        """P(min(A, K) = a) for a in 0..K, shape [K + 1]."""
+        return self.nearest(draft_length).cut(draft_length).law
 
-    def bonus_guess_rate(self, k: int) -> float:
+    def bonus_guess_rate(self, draft_length: int) -> float:
         """The conditional rate one position further, or the last measured one where no histogram reaches so far."""
-        source = self.nearest(k + 1)
-        return float(source.conditional[min(k, source.k - 1)])
+        source = self.nearest(draft_length + 1)
+        return float(source.conditional[min(draft_length, source.k - 1)])
 
-    def sample_tokens_per_round(self, lengths: Ints, rng: np.random.Generator, samples: int) -> Floats:
+    def sample_tokens_per_round(self, draft_lengths: Ints, rng: np.random.Generator, samples: int) -> Floats:
         """Draw by the Bayesian bootstrap: histograms whose buckets have a Dirichlet law about the counts.
 
         Draft lengths cut from one histogram share its draws. Histograms of their own come from one text: what is drawn
         at a position is the same quantile in all of them.
         """
         uniforms = rng.random((samples, self.longest))
-        sources = [self.nearest(int(k)) for k in lengths]
+        sources = [self.nearest(int(k)) for k in draft_lengths]
         means = {id(h): 1 + np.cumsum(drawn_survival(h, uniforms[:, : h.k]), 1) for h in sources}
-        return np.stack([means[id(h)][:, int(k) - 1] for h, k in zip(sources, lengths, strict=True)], 1)
+        return np.stack([means[id(h)][:, int(k) - 1] for h, k in zip(sources, draft_lengths, strict=True)], 1)
 
 
 def drawn_survival(histogram: AcceptanceHistogram, uniforms: Floats) -> Floats:
@@ -137,20 +159,20 @@ class EquivalentAcceptance:
         """The same of the histograms it comes from."""
         return self.measured.caveat
 
-    def alpha(self, k: int) -> float:
-        """The i.i.d. acceptance that gives as many tokens a round as was measured at k, or at the longest k."""
-        return self.measured.nearest(k).cut(min(k, self.measured.longest)).alpha_iid
+    def alpha(self, draft_length: int) -> float:
+        """The i.i.d. acceptance that gives as many tokens a round as was measured at K, or at the longest."""
+        return self.measured.nearest(draft_length).cut(min(draft_length, self.measured.longest)).alpha_iid
 
-    def law(self, k: int) -> Floats:
-        """P(A = a) for a in 0..k, shape [k + 1]."""
-        return IidAcceptance(self.alpha(k)).law(k)
+    def law(self, draft_length: int) -> Floats:
+        """P(A = a) for a in 0..K, shape [K + 1]."""
+        return IidAcceptance(self.alpha(draft_length)).law(draft_length)
 
-    def bonus_guess_rate(self, k: int) -> float:
+    def bonus_guess_rate(self, draft_length: int) -> float:
         """The same alpha."""
-        return self.alpha(k)
+        return self.alpha(draft_length)
 
-    def sample_tokens_per_round(self, lengths: Ints, rng: np.random.Generator, samples: int) -> Floats:
+    def sample_tokens_per_round(self, draft_lengths: Ints, rng: np.random.Generator, samples: int) -> Floats:
         """Those of the histogram; beyond its longest draft with the alpha that each draw there is the equivalent of."""
-        there = np.minimum(lengths, self.measured.longest)
+        there = np.minimum(draft_lengths, self.measured.longest)
         drawn = self.measured.sample_tokens_per_round(there, rng, samples)
-        return np.where(lengths > there, tokens_per_round_iid(alpha_iid(drawn, there), lengths), drawn)
+        return np.where(draft_lengths > there, tokens_per_round_iid(alpha_iid(drawn, there), draft_lengths), drawn)

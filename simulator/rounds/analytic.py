@@ -1,14 +1,14 @@
 """Closed forms (model §5): tokens a round, speedup, best draft length, break-even acceptance. Draws nothing."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from simulator.costs.step import Costs, Floats, RoundCost
 
-from .acceptance_law import AcceptanceModel, iid_laws
+from .acceptance_law import AcceptanceModel, IidAcceptance, Ints, law_table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,30 +46,31 @@ def closed_form(
     return ClosedForm(tokens_per_round=tau, round_s=round_s, speedup=tau * cost.baseline_s / round_s)
 
 
-def speedup_by_draft_length(
-    costs: Costs, model: AcceptanceModel, draft_lengths: NDArray[np.int64], *, overlap: bool
-) -> Floats:
+def speedup(costs: Costs, model: AcceptanceModel, draft_length: int, *, overlap: bool) -> Floats:
+    """Return the closed-form speedup at one draft length; the costs may be arrays of points."""
+    cost = costs.round_cost(draft_length)
+    cost = replace(cost, draft_length=np.asarray(draft_length))
+    return closed_form(cost, *law_table(model, draft_length), overlap=overlap).speedup
+
+
+def speedup_by_draft_length(costs: Costs, model: AcceptanceModel, draft_lengths: Ints, *, overlap: bool) -> Floats:
     """Return the closed-form speedup at each draft length, shape [len(draft_lengths)]."""
-
-    def at(k: int) -> float:
-        form = closed_form(costs.round_cost(k), model.law(k), model.bonus_guess_rate(k), overlap=overlap)
-        return float(form.speedup)
-
-    return np.array([at(int(k)) for k in draft_lengths])
+    return np.array([float(speedup(costs, model, int(k), overlap=overlap)) for k in draft_lengths])
 
 
-def break_even_alpha(costs: Costs, k: int, *, overlap: bool) -> float | None:
-    """Return the i.i.d. acceptance at which draft length k neither gains nor loses; None if not even 1 does.
+def break_even_alpha(costs: Costs, draft_length: int, *, overlap: bool) -> float | None:
+    """Return the i.i.d. acceptance at which a draft length neither gains nor loses; None if not even 1 does.
 
     Args:
         costs: Scalars only.
-        k: Draft length, >= 1.
+        draft_length: K, >= 1.
         overlap: Whether the next draft is made while the target verifies.
     """
-    cost = costs.round_cost(k)
+
+    cost = costs.round_cost(draft_length)
 
     def gain(alpha: float) -> float:
-        return float(closed_form(cost, iid_laws(alpha, k, k + 1), alpha, overlap=overlap).speedup) - 1
+        return float(closed_form(cost, *law_table(IidAcceptance(alpha), draft_length), overlap=overlap).speedup) - 1
 
     if gain(1.0) < 0:
         return None

@@ -46,8 +46,8 @@ class Setting:
 
 def replicate(setting: Setting, replications: int, seed: int) -> Counts:
     """Simulate the setting `replications` times, each on a stream of its own; arrays of shape [replications]."""
-    told = drawn_from(setting)
-    runs = [draw_counts(*told, stream(seed, r, "acceptance"), stream(seed, r, "hits")) for r in range(replications)]
+    drawn = drawn_from(setting)
+    runs = [draw_counts(*drawn, stream(seed, r, "acceptance"), stream(seed, r, "hits")) for r in range(replications)]
     return Counts(**{f.name: np.concatenate([getattr(run, f.name) for run in runs]) for f in fields(Counts)})
 
 
@@ -86,7 +86,7 @@ def interval95(times_s: Floats, baseline_s: Floats) -> tuple[Floats, Floats]:
     return low, high
 
 
-def speedup_interval(setting: Setting, times_s: Floats, baseline_s: float) -> tuple[float, float] | None:
+def noise_interval(setting: Setting, times_s: Floats, baseline_s: float) -> tuple[float, float] | None:
     """Return the interval of the speedup, or None where the runs do not tell: one run, or all alike by chance."""
     if len(times_s) < 2:
         return None
@@ -101,14 +101,15 @@ def speedup_interval(setting: Setting, times_s: Floats, baseline_s: float) -> tu
 class Summary:
     """Means over the replications; times in ms because people read them.
 
-    speedup is baseline over mean speculative time; speedup_ci95 is None where the runs do not tell.
+    speedup is baseline over mean speculative time; simulation_noise_ci95: its interval by the spread of the runs alone,
+    None where these do not tell.
     rounds, drafted, accepted and cut_tokens are per run; tokens = rounds + accepted - cut_tokens.
     """
 
     baseline_ms_per_token: float
     speculative_ms_per_token: float
     speedup: float
-    speedup_ci95: tuple[float, float] | None
+    simulation_noise_ci95: tuple[float, float] | None
     draft_ms_per_round: float
     verify_ms_per_round: float
     draft_ms_per_token: float
@@ -133,12 +134,11 @@ def summarise(setting: Setting, runs: Counts) -> Summary:
     drafted = rounds * setting.draft_length
     draft_ms, verify_ms = float(cost.draft_s) * 1e3, float(cost.verify_s) * 1e3
     baseline_s = tokens * float(cost.baseline_s)
-    ci95 = speedup_interval(setting, times_s, baseline_s)
     return Summary(
         baseline_ms_per_token=baseline_s / tokens * 1e3,
         speculative_ms_per_token=spent_s / tokens * 1e3,
         speedup=baseline_s / spent_s,
-        speedup_ci95=ci95,
+        simulation_noise_ci95=noise_interval(setting, times_s, baseline_s),
         draft_ms_per_round=draft_ms,
         verify_ms_per_round=verify_ms,
         draft_ms_per_token=draft_ms * rounds / tokens,

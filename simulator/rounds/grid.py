@@ -13,19 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulator.costs.model_costs import ModelPair
-from simulator.costs.parameters import BY_KEY, check_parameters
+from simulator.costs.parameters import BY_NAME, Point
 from simulator.costs.priced import Pricing
 from simulator.costs.step import Costs, Floats, RoundCost
 from simulator.ground.artefacts import UserError
 from simulator.ground.ranges import MAX_VALUES
 from simulator.ground.streams import stream
 
-from .acceptance_law import AcceptanceModel, HistogramAcceptance, iid_laws
+from .acceptance_law import EquivalentAcceptance, HistogramAcceptance, LawTable, iid_laws, law_table
 from .analytic import closed_form
 from .engine import Counts, draw_counts, elapsed_s
 from .experiment import interval95
 
-ACCEPTANCE_KEYS = ("total", "draftN", "alpha")
+ACCEPTANCE_NAMES = ("total", "draft_length", "alpha")
 MAX_POINTS = MAX_VALUES
 ROWS_A_CHUNK = 1 << 16
 
@@ -35,7 +35,7 @@ Columns = dict[str, NDArray[np.float64] | NDArray[np.int64]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grid:
-    """Values of every parameter; the points are their Cartesian product, the last key varying fastest.
+    """Values of parameters by name; the points are their Cartesian product, the last name varying fastest.
 
     Raises:
         UserError: A value outside its parameter's bounds, or too many points.
@@ -44,8 +44,8 @@ class Grid:
     values: Mapping[str, Floats]
 
     def __post_init__(self) -> None:
-        for key, values in self.values.items():
-            BY_KEY[key].check(values)
+        for name, values in self.values.items():
+            BY_NAME[name].check(values)
         if self.points > MAX_POINTS:
             raise UserError(f"the grid has {self.points:,} points, at most {MAX_POINTS:,} are allowed")
 
@@ -59,47 +59,41 @@ class Grid:
 
     @property
     def axes(self) -> tuple[str, ...]:
-        """Keys with more than one value."""
-        return tuple(k for k, v in self.values.items() if len(v) > 1)
+        """Names with more than one value."""
+        return tuple(name for name, values in self.values.items() if len(values) > 1)
 
     def indices(self, points: NDArray[np.int64]) -> dict[str, NDArray[np.intp]]:
-        """Return, for each key, which of its values each point has."""
+        """Return, for each name, which of its values each point has."""
         return dict(zip(self.values, np.unravel_index(points, self.shape), strict=True))
 
     def columns(self, points: NDArray[np.int64]) -> Columns:
-        """Return each parameter's values at the points; whole numbers as integers."""
-        found = {k: self.values[k][i] for k, i in self.indices(points).items()}
-        return {k: v.astype(np.int64) if BY_KEY[k].integer else v for k, v in found.items()}
+        """Return each parameter's values at the points, by name; whole numbers as integers."""
+        found = {name: self.values[name][i] for name, i in self.indices(points).items()}
+        return {name: v.astype(np.int64) if BY_NAME[name].integer else v for name, v in found.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Acceptance:
-    """Where the acceptance of a grid's points comes from: i.i.d. at the column alpha, or one model."""
+    """Where the acceptance of a grid's points comes from: i.i.d. at the column alpha, or histograms."""
 
-    model: AcceptanceModel | None = None
+    model: HistogramAcceptance | EquivalentAcceptance | None = None
+
+    @property
+    def caveat(self) -> str:
+        """What kind of approximation that is; empty for none."""
+        return "" if self.model is None else self.model.caveat
 
     @property
     def is_measured(self) -> bool:
         """Whether rounds are drawn from measured histograms themselves."""
         return isinstance(self.model, HistogramAcceptance)
 
-    def laws(self, columns: Columns, width: int) -> Floats:
-        """P(A = a) of each point, shape [points, width]."""
-        k = columns["draftN"]
-        if self.model is None:
-            return iid_laws(columns["alpha"], k, width)
-        lengths, which = np.unique(k, return_inverse=True)
-        table = np.zeros((len(lengths), width))
-        for row, length in zip(table, lengths, strict=True):
-            row[: length + 1] = self.model.law(int(length))
-        return table[which]
-
-    def bonus_guess_rates(self, columns: Columns) -> Floats:
-        """P(the draft's own next token is the bonus token given A = K) of each point, shape [points]."""
-        if self.model is None:
-            return np.asarray(columns["alpha"], np.float64)
-        lengths, which = np.unique(columns["draftN"], return_inverse=True)
-        return np.array([self.model.bonus_guess_rate(int(k)) for k in lengths])[which]
+    def table(self, columns: Columns, width: int) -> LawTable:
+        """Return the laws of each point, `width` buckets wide."""
+        draft_lengths = columns["draft_length"]
+        if self.model is not None:
+            return law_table(self.model, draft_lengths, width)
+        return LawTable(iid_laws(columns["alpha"], draft_lengths, width), np.asarray(columns["alpha"], np.float64))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,12 +109,12 @@ class Sweep:
 
     @property
     def width(self) -> int:
-        return int(self.grid.values["draftN"].max()) + 1
+        return int(self.grid.values["draft_length"].max()) + 1
 
     @property
     def drawn_grid(self) -> Grid:
         """The grid of what the draws depend on."""
-        return Grid(values={k: v for k, v in self.grid.values.items() if k in ACCEPTANCE_KEYS})
+        return Grid(values={k: v for k, v in self.grid.values.items() if k in ACCEPTANCE_NAMES})
 
     @property
     def steps(self) -> int:
@@ -142,13 +136,13 @@ def draw_grid(sweep: Sweep, progress: Progress) -> Counts | None:
     rows_a_chunk = max(ROWS_A_CHUNK * 16 // max(sweep.width, 16), 1)
     for number, points in enumerate(chunks(drawn.points, rows_a_chunk // sweep.replications)):
         columns = drawn.columns(points)
-        rates = sweep.acceptance.bonus_guess_rates(columns) * sweep.overlap
+        laws, rates = sweep.acceptance.table(columns, sweep.width)
         rows = np.repeat(np.arange(len(points)), sweep.replications)
         counts = draw_counts(
-            sweep.acceptance.laws(columns, sweep.width)[rows],
-            columns["draftN"][rows].astype(np.int64),
+            laws[rows],
+            columns["draft_length"][rows].astype(np.int64),
             columns["total"][rows].astype(np.int64),
-            rates[rows],
+            (rates * sweep.overlap)[rows],
             stream(sweep.seed, number, "sweep"),
             stream(sweep.seed, number, "sweep hits"),
         )
@@ -183,11 +177,9 @@ def run_sweep(sweep: Sweep, progress: Progress) -> Columns:
 def evaluate(sweep: Sweep, points: NDArray[np.int64], drawn: Counts | None) -> Columns:
     """Price some points: closed form always, simulation where rounds were drawn."""
     columns = sweep.grid.columns(points)
-    check_parameters(columns)
-    costs = sweep.pricing.costs(columns)
-    cost = costs.round_cost(columns["draftN"])
-    rates = sweep.acceptance.bonus_guess_rates(columns)
-    form = closed_form(cost, sweep.acceptance.laws(columns, sweep.width), rates, overlap=sweep.overlap)
+    costs = sweep.pricing.costs(Point(**columns))
+    cost = costs.round_cost(columns["draft_length"])
+    form = closed_form(cost, *sweep.acceptance.table(columns, sweep.width), overlap=sweep.overlap)
     priced = {
         "baseline_ms_per_token": cost.baseline_s * 1e3,
         "draft_ms_per_round": cost.draft_s * 1e3,
@@ -196,12 +188,13 @@ def evaluate(sweep: Sweep, points: NDArray[np.int64], drawn: Counts | None) -> C
         "closed_form_speculative_ms_per_token": form.round_s / form.tokens_per_round * 1e3,
         "closed_form_speedup": form.speedup,
     }
-    named = {k: v for k, v in columns.items() if not (k == "alpha" and sweep.acceptance.model)}
+    unused = ("alpha",) if sweep.acceptance.model else ()
+    named = {BY_NAME[name].key: values for name, values in columns.items() if name not in unused}
     simulated = {} if drawn is None else price_draws(sweep, points, cost, drawn)
-    return named | held(costs) | priced | simulated
+    return named | memory_columns(costs) | priced | simulated
 
 
-def held(costs: Costs) -> Columns:
+def memory_columns(costs: Costs) -> Columns:
     """Return what models take of each device's memory, and whether that fits; nothing for burn units."""
     if not isinstance(costs, ModelPair):
         return {}
@@ -210,7 +203,7 @@ def held(costs: Costs) -> Columns:
 
 
 def price_draws(sweep: Sweep, points: NDArray[np.int64], cost: RoundCost, drawn: Counts) -> Columns:
-    """Price the rounds drawn for these points: mean times, speedup with its interval, counts a run."""
+    """Price the rounds drawn for these points: mean times, speedup and its noise, counts a run."""
     at = sweep.grid.indices(points)
     drawn_grid = sweep.drawn_grid
     rows = np.ravel_multi_index([at[k] for k in drawn_grid.values], drawn_grid.shape)
@@ -223,8 +216,8 @@ def price_draws(sweep: Sweep, points: NDArray[np.int64], cost: RoundCost, drawn:
     return {
         "speculative_ms_per_token": times_s.mean(1) / totals * 1e3,
         "speedup": baseline_s / times_s.mean(1),
-        "speedup_low95": low,
-        "speedup_high95": high,
+        "simulation_noise_low95": low,
+        "simulation_noise_high95": high,
         "rounds": rounds,
         "drafted": rounds * cost.draft_length,
         "cut_tokens": counts.cut.mean(1),

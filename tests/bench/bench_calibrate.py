@@ -21,7 +21,7 @@ from calibration.sources.decode import load_decode
 from calibration.sources.probe import Observations, from_probe
 from calibration.validate.decode import forecast_rows, own_acceptance, pair_costs
 from cuda_probe.probe.report import load_probe
-from simulator.answers.forecast import SAMPLES, uncertainty
+from simulator.answers.uncertainty import SAMPLES, uncertainty
 from simulator.costs.model_costs import ModelPair
 from simulator.costs.shapes import read_shape
 from simulator.rounds.acceptance_law import IidAcceptance

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from simulator.costs.parameters import MODEL_NAMES, PARAMETERS
 from simulator.costs.step import Knobs
 from simulator.ground.chrome_trace import ChromeTrace
 from simulator.ground.ranges import parse_values
@@ -60,9 +61,8 @@ def log_events(total: int) -> None:
 
 
 def grid_sweep(replications: int, **values: str) -> Callable[[], object]:
-    told = {"total": "512", "draftN": "4", "alpha": "0.8", "workflops": "50000", "workmem": "8", "flopScale": "4e-7"}
-    told |= {"memScale": "0.5", "draft_cost": "0.1", "round_overhead_ms": "0", "overlap_exponent": "inf"} | values
-    grid = Grid(values={k: parse_values(k, v) for k, v in told.items()})
+    texts = {p.name: f"{p.default:g}" for p in PARAMETERS if p.name not in MODEL_NAMES} | values
+    grid = Grid(values={name: parse_values(name, text) for name, text in texts.items()})
     sweep = Sweep(grid=grid, acceptance=Acceptance(), overlap=False, replications=replications, seed=0)
     return lambda: run_sweep(sweep, lambda _: None)
 
@@ -79,10 +79,10 @@ def main() -> None:
     rounds = int(replicate(setting(336_000), 1, 0).rounds[0])
     ours_s = best_s(lambda: log_events(336_000))
     print(f"{f'event log, {rounds:,} rounds':44} {ours_s:>9.3f} {60 * rounds / ours_s / 1e6:>10.2f} M rounds/minute")
-    million = {"draftN": "1:10", "alpha": "0.01:1:0.01", "draft_cost": "0.001:1:0.001"}
+    million = {"draft_length": "1:10", "alpha": "0.01:1:0.01", "draft_cost": "0.001:1:0.001"}
     ours_s = best_s(grid_sweep(0, **million), 1)
     print(f"{'sweep, 1,000,000 points, closed form':44} {ours_s:>9.3f}")
-    ours_s = best_s(grid_sweep(16, draftN="1:10", alpha="0.0001:1:0.0001"), 1)
+    ours_s = best_s(grid_sweep(16, draft_length="1:10", alpha="0.0001:1:0.0001"), 1)
     print(f"{'sweep, 100,000 points x 16 runs, all drawn':44} {ours_s:>9.3f}")
 
 

@@ -87,8 +87,8 @@ def test_a_round_in_burn_units_costs_what_the_probe_timed() -> None:
     knobs = Knobs(
         work_flops=2_000,
         work_mem=16,
-        flop_scale_s=told["flopScale"] / 1e3,
-        mem_scale_s=told["memScale"] / 1e3,
+        flop_scale_s=told["flop_scale_ms"] / 1e3,
+        mem_scale_s=told["mem_scale_ms"] / 1e3,
         overlap_exponent=told["overlap_exponent"],
         pass_overhead_s=told["pass_overhead_ms"] / 1e3,
         draft_cost=1.0,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from simulator.costs.parameters import MODEL_KEYS, PARAMETERS
+from simulator.costs.parameters import MODEL_NAMES, PARAMETERS
 
 GRID = ("--draftN", "1:4", "--alpha", "0.5:0.9:0.1", "--draft-cost", "0.05,0.1")
 
@@ -20,11 +20,11 @@ def test_a_sweep_writes_one_tidy_row_a_point(run, tmp_path: Path) -> None:
     assert done.stderr == ""
     frame = pd.read_csv(tmp_path / "s.csv")
     assert len(frame) == 4 * 5 * 2
-    assert {p.key for p in PARAMETERS if p.key not in MODEL_KEYS} <= set(frame.columns)
+    assert {p.key for p in PARAMETERS if p.name not in MODEL_NAMES} <= set(frame.columns)
     assert frame.columns[frame.isna().any()].tolist() == ["hist"]
     assert (frame.overlap.unique().tolist(), frame.seed.unique().tolist()) == ([False], [0])
     assert len(frame.drop_duplicates(["draftN", "alpha", "draft_cost"])) == len(frame)
-    assert ((frame.speedup_low95 <= frame.speedup) & (frame.speedup <= frame.speedup_high95)).all()
+    assert ((frame.simulation_noise_low95 <= frame.speedup) & (frame.speedup <= frame.simulation_noise_high95)).all()
     assert frame.drafted.tolist() == pytest.approx((frame.rounds * frame.draftN).tolist())
     assert (frame.rounds + frame.accepted - frame.cut_tokens).tolist() == pytest.approx(frame.total.tolist())
     best = frame.loc[frame.speedup.idxmax()]

@@ -51,7 +51,7 @@ def test_the_summary_counts_per_run_and_adds_up() -> None:
     assert found.tokens_per_round == pytest.approx(1 + found.accepted / found.rounds)
     per_token = found.draft_ms_per_token + found.verify_ms_per_token
     assert found.speculative_ms_per_token == pytest.approx(per_token)
-    low, high = found.speedup_ci95
+    low, high = found.simulation_noise_ci95
     assert low < found.speedup < high
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from simulator.answers.forecast import sensitivities, speedups, uncertainty
+from simulator.answers.uncertainty import sensitivities, speedups, uncertainty
 from simulator.costs.model_costs import SEPARATE, ModelPair
 from simulator.costs.profile import MEASURED, Link, PassCost, Profile, constant
 from simulator.costs.shapes import read_shape

@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulator.costs.parameters import PARAMETERS
+from simulator.costs.parameters import PARAMETERS, Point
 from simulator.costs.priced import knobs
 from simulator.ground.artefacts import UserError
 from simulator.ground.histogram import AcceptanceHistogram
 from simulator.ground.ranges import parse_values
 from simulator.rounds.acceptance_law import HistogramAcceptance, IidAcceptance
 from simulator.rounds.experiment import Setting, replicate, summarise
-from simulator.rounds.grid import Acceptance, Grid, Sweep, run_sweep
+from simulator.rounds.grid import Acceptance, Columns, Grid, Sweep, run_sweep
 
 
 @pytest.mark.parametrize(
@@ -65,10 +65,15 @@ def test_a_range_has_both_ends_and_even_steps(first: int, steps: int, hundredths
 
 
 def sweep(replications: int = 0, measured: HistogramAcceptance | None = None, **values: str) -> Sweep:
-    texts = {p.key: f"{p.default:g}" for p in PARAMETERS} | values
+    texts = {p.name: f"{p.default:g}" for p in PARAMETERS} | values
     grid = Grid(values={k: parse_values(k, v) for k, v in texts.items()})
     source = Acceptance(model=measured)
     return Sweep(grid=grid, acceptance=source, overlap=False, replications=replications, seed=3)
+
+
+def held(columns: Columns, truth: np.ndarray) -> np.ndarray:
+    """Whether the intervals of the points hold these speedups."""
+    return (columns["simulation_noise_low95"] <= truth) & (truth <= columns["simulation_noise_high95"])
 
 
 def ignore(_: int) -> None:
@@ -76,20 +81,20 @@ def ignore(_: int) -> None:
 
 
 def test_every_point_of_the_product_is_there_once_in_order() -> None:
-    columns = run_sweep(sweep(draftN="1:3", alpha="0.2,0.9"), ignore)
+    columns = run_sweep(sweep(draft_length="1:3", alpha="0.2,0.9"), ignore)
     points = list(zip(columns["draftN"].tolist(), columns["alpha"].tolist(), strict=True))
     assert points == [(1, 0.2), (1, 0.9), (2, 0.2), (2, 0.9), (3, 0.2), (3, 0.9)]
 
 
 def test_the_closed_form_of_each_point_is_that_of_simulate() -> None:
-    task = sweep(draftN="1,5", alpha="0.3,0.8", draft_cost="0.05,0.4", round_overhead_ms="0,0.7")
+    task = sweep(draft_length="1,5", alpha="0.3,0.8", draft_cost="0.05,0.4", round_overhead_ms="0,0.7")
     columns = run_sweep(task, ignore)
     for i in range(task.grid.points):
-        values = {key: columns[key][i] for key in task.grid.values}
+        values = {p.name: columns[p.key][i] for p in PARAMETERS}
         point = Setting(
             total=int(values["total"]),
-            draft_length=int(values["draftN"]),
-            costs=knobs(values),
+            draft_length=int(values["draft_length"]),
+            costs=knobs(Point(**values)),
             acceptance=IidAcceptance(float(values["alpha"])),
         )
         assert columns["closed_form_speedup"][i] == pytest.approx(float(point.closed_form.speedup))
@@ -97,29 +102,25 @@ def test_the_closed_form_of_each_point_is_that_of_simulate() -> None:
 
 @pytest.mark.statistical
 def test_simulated_points_agree_with_the_closed_form_and_its_interval_covers_it() -> None:
-    columns = run_sweep(sweep(32, total="20000", draftN="1:8", alpha="0.1:0.9:0.1"), ignore)
-    inside = (columns["speedup_low95"] <= columns["closed_form_speedup"]) & (
-        columns["speedup_high95"] >= columns["closed_form_speedup"]
-    )
+    columns = run_sweep(sweep(32, total="20000", draft_length="1:8", alpha="0.1:0.9:0.1"), ignore)
+    inside = held(columns, columns["closed_form_speedup"])
     points = len(inside)
     assert abs(inside.mean() - 0.95) <= 4 * np.sqrt(0.95 * 0.05 / points)
     # Negative control: intervals of one point do not cover the closed form of its neighbour.
     shifted = np.roll(columns["closed_form_speedup"], 1)
-    assert ((columns["speedup_low95"] <= shifted) & (columns["speedup_high95"] >= shifted)).mean() < 0.2
+    assert held(columns, shifted).mean() < 0.2
 
 
 @pytest.mark.statistical
 def test_an_overlapped_sweep_is_priced_with_its_hits() -> None:
-    plain = sweep(32, total="20000", draftN="1:6", alpha="0.5:0.9:0.1", draft_cost="0.3")
+    plain = sweep(32, total="20000", draft_length="1:6", alpha="0.5:0.9:0.1", draft_cost="0.3")
     columns = run_sweep(dataclasses.replace(plain, overlap=True), ignore)
-    inside = (columns["speedup_low95"] <= columns["closed_form_speedup"]) & (
-        columns["speedup_high95"] >= columns["closed_form_speedup"]
-    )
+    inside = held(columns, columns["closed_form_speedup"])
     assert abs(inside.mean() - 0.95) <= 4 * np.sqrt(0.95 * 0.05 / len(inside))
     # Negative control: neither the draws nor the closed form of plain drafting would do.
     without = run_sweep(plain, ignore)
     for key in ("closed_form_speedup", "speedup"):
-        assert ((columns["speedup_low95"] <= without[key]) & (columns["speedup_high95"] >= without[key])).mean() < 0.3
+        assert held(columns, without[key]).mean() < 0.3
     assert (columns["rounds"] == without["rounds"]).all()
 
 
@@ -131,30 +132,29 @@ def test_points_that_differ_in_cost_alone_share_their_rounds() -> None:
 
 
 def test_the_same_seed_gives_the_same_columns() -> None:
-    first, second = (run_sweep(sweep(4, draftN="1:4"), ignore) for _ in range(2))
+    first, second = (run_sweep(sweep(4, draft_length="1:4"), ignore) for _ in range(2))
     for key, column in first.items():
         assert (column == second[key]).all()
 
 
 def test_a_histogram_gives_each_point_its_exact_cut() -> None:
     histogram = AcceptanceHistogram((2, 1, 1, 6))
-    columns = run_sweep(sweep(2, HistogramAcceptance((histogram,)), draftN="1:3"), ignore)
+    columns = run_sweep(sweep(2, HistogramAcceptance((histogram,)), draft_length="1:3"), ignore)
     assert columns["closed_form_tokens_per_round"] == pytest.approx([1.8, 2.5, 3.1])
     assert "alpha" not in columns
 
 
 def test_progress_reports_every_unit() -> None:
     done = []
-    task = sweep(2, draftN="1:3", draft_cost="0.1,0.2")
+    task = sweep(2, draft_length="1:3", draft_cost="0.1,0.2")
     run_sweep(task, done.append)
     assert sum(done) == task.steps == 6 + 3
 
 
 def test_a_single_replication_has_no_interval_and_agrees_with_simulate_in_law() -> None:
-    columns = run_sweep(sweep(1, draftN="2"), ignore)
-    assert np.isnan(columns["speedup_low95"]).all()
-    values = {p.key: p.default for p in PARAMETERS}
-    point = Setting(total=512, draft_length=2, costs=knobs(values), acceptance=IidAcceptance(0.8))
+    columns = run_sweep(sweep(1, draft_length="2"), ignore)
+    assert np.isnan(columns["simulation_noise_low95"]).all()
+    point = Setting(total=512, draft_length=2, costs=knobs(Point()), acceptance=IidAcceptance(0.8))
     spread = [summarise(point, replicate(point, 1, seed)).speedup for seed in range(200)]
     assert min(spread) <= columns["speedup"][0] <= max(spread)
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulator.costs.model_costs import SEPARATE, USABLE_MEMORY, ModelPair, Placed, largest_batch
+from simulator.costs.model_costs import PARTS, SEPARATE, USABLE_MEMORY, ModelPair, Placed, largest_batch
 from simulator.costs.profile import DATASHEET, MEASURED, Curve, Link, PassCost, Power, Profile, constant
 from simulator.costs.shapes import read_shape
 from simulator.costs.step import RoundCost
@@ -64,18 +64,19 @@ def test_a_pass_is_the_roofline_worked_by_hand(batch: int, new: int, context: in
     parts = placed().parts(batch, new, context)
     compute_s = flops_by_hand(batch, new, context) * FLOP_S
     memory_s = bytes_by_hand(batch, new, context) * BYTE_S
-    launch_s = 32 * 4 * LAUNCH_S + FIXED_S
+    launch_s = 32 * 4 * LAUNCH_S
     assert parts.compute_s == pytest.approx(compute_s, rel=1e-12)
     assert parts.memory_s == pytest.approx(memory_s, rel=1e-12)
-    assert parts.launch_s == pytest.approx(launch_s, rel=1e-12)
+    assert (parts.launch_s, parts.fixed_s) == (pytest.approx(launch_s, rel=1e-12), FIXED_S)
     assert parts.link_s == 0
-    assert parts.total_s == pytest.approx(max(compute_s, memory_s) + launch_s, rel=1e-12)
+    assert parts.total_s == pytest.approx(max(compute_s, memory_s) + launch_s + FIXED_S, rel=1e-12)
     assert parts.binds == binds
 
 
-def test_launches_or_the_link_bind_where_they_are_longest() -> None:
-    slow = replace(DEVICE, passes={"bfloat16": replace(PLAIN, launch_s=1e-3)})
-    assert placed(profile=slow).parts(1, 1, 511).binds == "launches"
+def test_launches_what_is_fixed_or_the_link_bind_where_they_are_longest() -> None:
+    for changes, binds in (({"launch_s": 1e-3}, "launch"), ({"fixed_s": 1.0}, "fixed")):
+        slow = replace(DEVICE, passes={"bfloat16": replace(PLAIN, **changes)})
+        assert placed(profile=slow).parts(1, 1, 511).binds == binds
     far = replace(DEVICE, link=Link(bytes_per_s=1e6, latency_s=1e-3))
     assert placed(2, profile=far).parts(1, 1, 511).binds == "link"
 
@@ -100,7 +101,7 @@ def test_devices_divide_the_work_and_add_two_ring_all_reduces_a_layer(devices: i
     reduce_s = 1e-5 + 2 * (devices - 1) * (40 * 4096 * 2 / devices) / 1e11
     assert many.link_s == pytest.approx(32 * 2 * reduce_s, rel=1e-12)
     longer_s = max(many.compute_s, many.memory_s)
-    assert many.total_s == pytest.approx(longer_s + many.launch_s + many.link_s, rel=1e-12)
+    assert many.total_s == pytest.approx(longer_s + many.launch_s + many.fixed_s + many.link_s, rel=1e-12)
 
 
 def test_devices_without_a_link_are_refused() -> None:
@@ -320,16 +321,13 @@ def test_the_overhead_of_a_round_is_drawn_with_its_own_error() -> None:
     assert abs(logs.mean()) < 4 * 0.3 / np.sqrt(4000)
 
 
-@pytest.mark.parametrize(
-    ("name", "part", "length"),
-    [("flop_scale", "compute_s", 5), ("mem_scale", "memory_s", 5), ("link_s", "link_s", 5)],
-)
-def test_a_scaled_constant_scales_its_part_alone(name: str, part: str, length: int) -> None:
-    pair = replace(PAIR, devices=2)
-    plain, more = (p.placed_target.parts(4, length, 300) for p in (pair, pair.scaled({name: 1.5})))
-    for own in ("compute_s", "memory_s", "launch_s", "link_s"):
+@pytest.mark.parametrize("part", PARTS)
+def test_a_scaled_constant_scales_its_part_alone(part: str) -> None:
+    pair, name = replace(PAIR, devices=2), {"compute": "flop_scale", "memory": "mem_scale"}.get(part, f"{part}_s")
+    plain, more = (p.placed_target.parts(4, 5, 300) for p in (pair, pair.scaled({name: 1.5})))
+    for own in PARTS:
         factor = 1.5 if own == part else 1.0
-        assert getattr(more, own) == pytest.approx(factor * getattr(plain, own), rel=1e-12)
+        assert getattr(more, f"{own}_s") == pytest.approx(factor * getattr(plain, f"{own}_s"), rel=1e-12)
 
 
 def test_scaled_launches_fixed_times_and_overheads() -> None:

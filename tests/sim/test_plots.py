@@ -16,26 +16,26 @@ from simulator.rounds.grid import Acceptance, Grid, Sweep, run_sweep
 
 
 def grid(**values: str) -> Grid:
-    texts = {p.key: f"{p.default:g}" for p in PARAMETERS} | values
+    texts = {p.name: f"{p.default:g}" for p in PARAMETERS} | values
     return Grid(values={k: parse_values(k, v) for k, v in texts.items()})
 
 
 @pytest.mark.parametrize(
     ("values", "kind", "expected"),
     [
-        ({"draftN": "1:8"}, "auto", Layout(kind="curves", x="draftN")),
-        ({"draftN": "1:8", "alpha": "0.5,0.9"}, "auto", Layout(kind="curves", x="draftN", y="alpha")),
-        ({"draftN": "1:8", "alpha": "0.1:0.9:0.1"}, "auto", Layout(kind="surface", x="alpha", y="draftN")),
-        ({"draftN": "1:8", "alpha": "0.1:0.8:0.1"}, "curves", Layout(kind="curves", x="draftN", y="alpha")),
+        ({"draft_length": "1:8"}, "auto", Layout(kind="curves", x="draft_length")),
+        ({"draft_length": "1:8", "alpha": "0.5,0.9"}, "auto", Layout(kind="curves", x="draft_length", y="alpha")),
+        ({"draft_length": "1:8", "alpha": "0.1:0.9:0.1"}, "auto", Layout(kind="surface", x="alpha", y="draft_length")),
+        ({"draft_length": "1:8", "alpha": "0.1:0.8:0.1"}, "curves", Layout(kind="curves", x="draft_length", y="alpha")),
         (
-            {"draftN": "1:8", "alpha": "0.1:0.9:0.1", "draft_cost": "0.1,0.2"},
+            {"draft_length": "1:8", "alpha": "0.1:0.9:0.1", "draft_cost": "0.1,0.2"},
             "auto",
-            Layout(kind="multiples", x="alpha", y="draftN", column="draft_cost"),
+            Layout(kind="multiples", x="alpha", y="draft_length", column="draft_cost"),
         ),
         (
-            {"draftN": "1:8", "alpha": "0.1:0.9:0.1", "draft_cost": "0.1,0.2,0.3", "workmem": "4,8"},
+            {"draft_length": "1:8", "alpha": "0.1:0.9:0.1", "draft_cost": "0.1,0.2,0.3", "workmem": "4,8"},
             "auto",
-            Layout(kind="multiples", x="alpha", y="draftN", column="draft_cost", row="workmem"),
+            Layout(kind="multiples", x="alpha", y="draft_length", column="draft_cost", row="workmem"),
         ),
         (
             {"alpha": "0.1:0.9:0.1", "draft_cost": "0.1:0.5:0.1"},
@@ -52,11 +52,15 @@ def test_the_layout_puts_the_draft_length_where_it_reads_best(values: dict, kind
     ("values", "kind", "message"),
     [
         ({}, "auto", "the grid has one point"),
-        ({"draftN": "1:8"}, "surface", "1 options vary"),
-        ({"draftN": "1:12", "alpha": "0.1:0.9:0.01"}, "curves", "81 curves over alpha, at most 8"),
-        ({"draftN": "1:8", "alpha": "0:1:0.1", "draft_cost": "0.01:0.9:0.1", "workmem": "1:4"}, "auto", "36 panels"),
+        ({"draft_length": "1:8"}, "surface", "1 options vary"),
+        ({"draft_length": "1:12", "alpha": "0.1:0.9:0.01"}, "curves", "81 curves over alpha, at most 8"),
         (
-            {"draftN": "1:2", "alpha": "0,1", "draft_cost": "0.1,0.2", "workmem": "1,2", "memScale": "1,2"},
+            {"draft_length": "1:8", "alpha": "0:1:0.1", "draft_cost": "0.01:0.9:0.1", "workmem": "1:4"},
+            "auto",
+            "36 panels",
+        ),
+        (
+            {"draft_length": "1:2", "alpha": "0,1", "draft_cost": "0.1,0.2", "workmem": "1,2", "mem_scale_ms": "1,2"},
             "auto",
             "5 options vary",
         ),
@@ -75,9 +79,9 @@ def figure(kind: str = "auto", replications: int = 2, **values: str):
 
 
 SHAPES = {
-    "curves": {"draftN": "1:4", "alpha": "0.5,0.9"},
-    "surface": {"draftN": "1:4", "draft_cost": "0.1:0.9:0.1"},
-    "multiples": {"draftN": "1:4", "draft_cost": "0.1:0.9:0.1", "alpha": "0.2,0.5,0.8,0.85,0.9"},
+    "curves": {"draft_length": "1:4", "alpha": "0.5,0.9"},
+    "surface": {"draft_length": "1:4", "draft_cost": "0.1:0.9:0.1"},
+    "multiples": {"draft_length": "1:4", "draft_cost": "0.1:0.9:0.1", "alpha": "0.2,0.5,0.8,0.85,0.9"},
 }
 
 
@@ -99,7 +103,7 @@ def test_a_plot_is_a_picture_on_white_and_the_same_every_time(tmp_path: Path, ki
 
 
 def test_the_surface_draws_break_even_where_it_is_and_the_best_k_at_every_x() -> None:
-    drawn = figure(replications=0, draftN="1:8", draft_cost="0.1:0.9:0.1", alpha="0.6")
+    drawn = figure(replications=0, draft_length="1:8", draft_cost="0.1:0.9:0.1", alpha="0.6")
     axes = drawn.axes[0]
     (ridge,) = axes.lines
     for c, k in zip(ridge.get_xdata(), ridge.get_ydata(), strict=True):
@@ -112,7 +116,7 @@ def test_the_surface_draws_break_even_where_it_is_and_the_best_k_at_every_x() ->
 
 
 def test_break_even_is_drawn_where_the_speedup_is_one() -> None:
-    axes = figure(replications=0, draftN="1:8", draft_cost="0.1:0.9:0.1", alpha="0.6").axes[0]
+    axes = figure(replications=0, draft_length="1:8", draft_cost="0.1:0.9:0.1", alpha="0.6").axes[0]
     lines = [c for c in axes.collections if c.levels.tolist() == [1.0]]
     assert len(lines) == 2
     for path in lines[0].get_paths():
@@ -123,7 +127,7 @@ def test_break_even_is_drawn_where_the_speedup_is_one() -> None:
 
 
 def test_no_contour_label_is_cut_by_the_frame() -> None:
-    axes = figure(replications=0, draftN="1:8", draft_cost="0.02:0.5:0.02", alpha="0.73").axes[0]
+    axes = figure(replications=0, draft_length="1:8", draft_cost="0.02:0.5:0.02", alpha="0.73").axes[0]
     frame = axes.get_window_extent()
     for text in axes.texts:
         box = text.get_window_extent()
@@ -131,19 +135,19 @@ def test_no_contour_label_is_cut_by_the_frame() -> None:
 
 
 def test_values_over_decades_get_a_logarithmic_axis() -> None:
-    axes = figure(total="1,10,100,1000", draftN="1:4", kind="curves").axes[0]
+    axes = figure(total="1,10,100,1000", draft_length="1:4", kind="curves").axes[0]
     assert (axes.get_xscale(), axes.get_xlabel()) == ("linear", "draft length K (tokens)")
-    axes = figure(total="1,10,100,1000,10000", draftN="1:4", replications=0).axes[0]
+    axes = figure(total="1,10,100,1000,10000", draft_length="1:4", replications=0).axes[0]
     assert axes.get_xscale() == "log"
 
 
 def test_one_long_axis_goes_along_x_when_the_other_has_few_values() -> None:
-    expected = Layout(kind="curves", x="alpha", y="draftN")
-    assert plan(grid(draftN="2,4", alpha="0.5:0.95:0.01"), "auto") == expected
+    expected = Layout(kind="curves", x="alpha", y="draft_length")
+    assert plan(grid(draft_length="2,4", alpha="0.5:0.95:0.01"), "auto") == expected
 
 
 def test_curves_carry_a_band_only_where_there_was_simulation() -> None:
-    simulated, exact = (figure(replications=r, draftN="1:4", alpha="0.5,0.9").axes[0] for r in (4, 0))
+    simulated, exact = (figure(replications=r, draft_length="1:4", alpha="0.5,0.9").axes[0] for r in (4, 0))
     assert len(simulated.collections) == 2
     assert len(exact.collections) == 0
     for band in simulated.collections:
@@ -162,5 +166,5 @@ def test_panels_share_one_colour_scale_and_hide_what_is_unused() -> None:
 
 
 def test_a_flat_surface_can_be_drawn(tmp_path: Path) -> None:
-    save_figure(tmp_path / "flat.png", figure(replications=0, workmem="1:4", memScale="1:4", draft_cost="0.1"))
+    save_figure(tmp_path / "flat.png", figure(replications=0, workmem="1:4", mem_scale_ms="1:4", draft_cost="0.1"))
     assert (tmp_path / "flat.png").stat().st_size > 0

@@ -1,26 +1,22 @@
 """Where costs come from: burn units, a profile's burn units, or models; what a profile sets and what the user does."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from simulator.costs.model_costs import ModelPair
-from simulator.costs.parameters import PARAMETERS
+from simulator.costs.parameters import PARAMETERS, DeviceOptions, Point
 from simulator.costs.priced import Pricing, load_pricing
 from simulator.costs.profile import MEASURED, BurnUnits, Curve, PassCost, Profile, constant
 from simulator.costs.profile_file import KIND, SCHEMA_VERSION, load_profile, profile_json
 from simulator.costs.step import Knobs
 from simulator.ground.artefacts import UserError, to_json
 
-NONE = {
-    **dict.fromkeys(("profile", "target_model", "draft_model", "dtype", "draft_dtype", "kv_dtype", "tp", "placement")),
-    "overlap": False,
-}
-MODELS = NONE | {"profile": "h100-sxm", "target_model": "llama-3.1-8b", "draft_model": "llama-3.2-1b"}
-DEFAULTS = {p.key: p.default for p in PARAMETERS}
+NONE = DeviceOptions()
+MODELS = DeviceOptions(profile="h100-sxm", target_model="llama-3.1-8b", draft_model="llama-3.2-1b")
 UNITS = BurnUnits(
     workflops_flop=600,
     workmem_bytes=8000,
@@ -46,7 +42,7 @@ def test_without_a_profile_the_knobs_are_the_users_own() -> None:
     pricing = load_pricing(NONE)
     assert pricing == Pricing()
     assert pricing.defaults() == {}
-    knobs = pricing.costs(DEFAULTS)
+    knobs = pricing.costs(Point())
     assert isinstance(knobs, Knobs)
     assert (knobs.work_flops, knobs.work_mem, knobs.draft_cost) == (50_000, 8, 0.1)
     assert (knobs.flop_scale_s, knobs.mem_scale_s) == pytest.approx((4e-10, 5e-4))
@@ -54,10 +50,10 @@ def test_without_a_profile_the_knobs_are_the_users_own() -> None:
 
 def test_burn_units_of_a_device_are_its_seconds_by_unit(burnt: str) -> None:
     # 600 FLOP of 2e-12 s are 1.2e-6 ms; a unit of memory moves 8000 bytes, of 4e-11 s where so many move.
-    found = load_pricing(NONE | {"profile": burnt}).defaults()
+    found = load_pricing(DeviceOptions(profile=burnt)).defaults()
     assert found == {
-        "flopScale": pytest.approx(1.2e-6),
-        "memScale": pytest.approx(3.2e-4),
+        "flop_scale_ms": pytest.approx(1.2e-6),
+        "mem_scale_ms": pytest.approx(3.2e-4),
         "overlap_exponent": 3.0,
         "pass_overhead_ms": pytest.approx(6e-3),
         "round_overhead_ms": pytest.approx(0.2),
@@ -65,16 +61,16 @@ def test_burn_units_of_a_device_are_its_seconds_by_unit(burnt: str) -> None:
 
 
 def test_burn_units_cost_what_the_device_says_of_their_flop_and_bytes(burnt: str) -> None:
-    pricing = load_pricing(NONE | {"profile": burnt})
-    cost = pricing.costs(DEFAULTS | pricing.defaults() | {"workflops": 1000, "workmem": 1}).round_cost(4)
+    pricing = load_pricing(DeviceOptions(profile=burnt))
+    cost = pricing.costs(Point(**pricing.defaults() | {"workflops": 1000, "workmem": 1})).round_cost(4)
     assert cost.baseline_s == pytest.approx(float(UNITS.cost.pass_s(600_000, 8000, 1, 1)))
     assert cost.verify_s == pytest.approx(float(UNITS.cost.pass_s(5 * 600_000, 8000, 5, 1)))
 
 
 def test_models_on_a_profile_have_its_overhead_and_the_asked_format() -> None:
-    pricing = load_pricing(MODELS | {"dtype": "fp8", "draft_dtype": "int4", "kv_dtype": "fp8", "tp": 2})
+    pricing = load_pricing(replace(MODELS, dtype="fp8", draft_dtype="int4", kv_dtype="fp8", tp=2))
     assert pricing.defaults() == {"round_overhead_ms": pytest.approx(0.6)}
-    pair = pricing.costs(DEFAULTS | pricing.defaults() | {"batch": 4, "context": 100})
+    pair = pricing.costs(Point(**pricing.defaults(), batch=4, context=100))
     assert isinstance(pair, ModelPair)
     assert (pair.dtype, pair.draft_dtype, pair.kv_dtype) == ("fp8", "int4", "fp8")
     assert (pair.batch, pair.context, pair.devices, pair.placement) == (4, 100, 2, "same")
@@ -84,28 +80,28 @@ def test_models_on_a_profile_have_its_overhead_and_the_asked_format() -> None:
 
 def test_the_users_own_overhead_of_a_round_is_taken_as_known() -> None:
     pricing = load_pricing(MODELS)
-    own = DEFAULTS | pricing.defaults()
+    own = Point(**pricing.defaults())
     assert pricing.costs(own).round_overhead_error == load_profile("h100-sxm").round_overhead_error == 0.5
-    assert pricing.costs(own | {"round_overhead_ms": 0.2}).round_overhead_error == 0
+    assert pricing.costs(replace(own, round_overhead_ms=0.2)).round_overhead_error == 0
 
 
 def test_the_draft_takes_the_targets_format_and_a_profile_without_bfloat16_its_first() -> None:
-    models = load_pricing(MODELS | {"dtype": "fp8"}).models
+    models = load_pricing(replace(MODELS, dtype="fp8")).models
     assert models
     assert (models.dtype, models.draft_dtype) == ("fp8", "fp8")
-    models = load_pricing(MODELS | {"profile": "t4"}).models
+    models = load_pricing(replace(MODELS, profile="t4")).models
     assert models
     assert models.dtype == "float16"
 
 
 def test_parameters_that_count_are_those_of_models_or_those_of_burn_units() -> None:
-    units, models = load_pricing(NONE).keys, load_pricing(MODELS).keys
-    assert set(units) | set(models) == set(DEFAULTS)
-    assert set(units) - set(models) >= {"workflops", "memScale", "draft_cost", "pass_overhead_ms"}
+    units, models = load_pricing(NONE).names, load_pricing(MODELS).names
+    assert set(units) | set(models) == {p.name for p in PARAMETERS}
+    assert set(units) - set(models) >= {"workflops", "mem_scale_ms", "draft_cost", "pass_overhead_ms"}
     assert set(models) - set(units) == {"batch", "context"}
 
 
-REFUSED: list[tuple[Mapping[str, object], str]] = [
+REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"profile": None}, r"--target-model: llama-3\.1-8b without a device, expected --profile NAME beside it"),
     ({"draft_model": None}, r"--target-model: llama-3\.1-8b alone, expected --draft-model beside it"),
     ({"target_model": None}, r"--draft-model: llama-3\.2-1b alone, expected --target-model beside it"),
@@ -124,29 +120,28 @@ REFUSED: list[tuple[Mapping[str, object], str]] = [
 
 
 @pytest.mark.parametrize(("changes", "message"), REFUSED)
-def test_options_at_odds_are_refused_by_name(changes: Mapping[str, object], message: str) -> None:
+def test_options_at_odds_are_refused_by_name(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        load_pricing(MODELS | changes)
+        load_pricing(replace(MODELS, **changes))
 
 
 @pytest.mark.parametrize("key", ["dtype", "draft_dtype", "kv_dtype", "tp", "placement"])
 def test_what_belongs_to_models_is_refused_without_them(key: str, burnt: str) -> None:
     option = f"--{key.replace('_', '-')}"
     with pytest.raises(UserError, match=f"{option}: .* without a device"):
-        load_pricing(NONE | {key: "separate"})
+        load_pricing(DeviceOptions(**{key: "separate"}))
     with pytest.raises(UserError, match=f"{option}: .* without models"):
-        load_pricing(NONE | {key: "separate", "profile": burnt})
+        load_pricing(DeviceOptions(**{key: "separate", "profile": burnt}))
 
 
 def test_a_profile_of_burn_units_alone_has_no_models(burnt: str) -> None:
     with pytest.raises(UserError, match="burnt, which has none: it was fitted to burn kernels alone"):
-        load_pricing(MODELS | {"profile": burnt})
+        load_pricing(replace(MODELS, profile=burnt))
 
 
 def test_a_draft_apart_need_not_be_divided_and_may_run_beside_the_verification() -> None:
-    models = load_pricing(
-        MODELS | {"tp": 4, "draft_model": "qwen2.5-0.5b", "placement": "separate", "overlap": True}
-    ).models
+    options = replace(MODELS, tp=4, draft_model="qwen2.5-0.5b", placement="separate", overlap=True)
+    models = load_pricing(options).models
     assert models
     assert (models.devices, models.placement) == (4, "separate")
 
@@ -154,7 +149,7 @@ def test_a_draft_apart_need_not_be_divided_and_may_run_beside_the_verification()
 def test_a_profile_and_its_models_are_read_from_files(tmp_path: Path) -> None:
     own = replace(load_profile("a100-40gb"), name="mine")
     (tmp_path / "p.json").write_text(to_json({"kind": KIND, "schema_version": SCHEMA_VERSION, **profile_json(own)}))
-    pricing = load_pricing(MODELS | {"profile": str(tmp_path / "p.json")})
+    pricing = load_pricing(replace(MODELS, profile=str(tmp_path / "p.json")))
     assert pricing.profile
     assert pricing.profile.name == "mine"
 
@@ -168,8 +163,8 @@ def test_fitted_burn_units_are_drawn_and_stated_ones_are_not() -> None:
     units = BurnUnits(workflops_flop=1000, workmem_bytes=1_000_000, cost=cost)
     profile = Profile(name="p", device="d", status=MEASURED, passes={}, units=units)
     pricing = Pricing(profile=profile)
-    values = {p.key: p.default for p in PARAMETERS} | pricing.defaults()
-    drawn = pricing.costs(values).sample(np.random.default_rng(0), 20_000)
+    point = Point(**pricing.defaults())
+    drawn = pricing.costs(point).sample(np.random.default_rng(0), 20_000)
     assert isinstance(drawn, Knobs)
     logs = np.log(np.stack([np.ravel(drawn.mem_scale_s) / 1e-3, np.ravel(drawn.pass_overhead_s) / 1e-5]))
     # Standard error of a sample covariance: sqrt((s_ij^2 + s_ii s_jj) / n).
@@ -177,7 +172,7 @@ def test_fitted_burn_units_are_drawn_and_stated_ones_are_not() -> None:
     errors = np.sqrt((covariance**2 + np.outer(own, own)) / 20_000)
     assert (np.abs(np.cov(logs) - covariance) < 4 * errors).all()
     assert np.ndim(drawn.flop_scale_s) == 0
-    stated = pricing.costs(values | {"memScale": 2.0}).sample(np.random.default_rng(0), 100)
+    stated = pricing.costs(replace(point, mem_scale_ms=2.0)).sample(np.random.default_rng(0), 100)
     assert np.ndim(stated.mem_scale_s) == 0
     assert np.ptp(np.ravel(stated.pass_overhead_s)) > 0
     assert drawn.round_cost(np.array([1, 2, 3])).verify_s.shape == (20_000, 3)

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from simulator.answers.forecast import Uncertainty
-from simulator.answers.verdict import in_words, judge, weigh
+from simulator.answers.uncertainty import Uncertainty
+from simulator.answers.verdict import in_words, judge
 from simulator.costs.step import Knobs
 from simulator.rounds.acceptance_law import IidAcceptance
 from simulator.rounds.experiment import Setting, replicate, summarise
@@ -42,16 +42,16 @@ def sure(low: float, high: float) -> Uncertainty:
     ],
 )
 def test_both_intervals_have_to_lie_on_one_side_of_1(runs, known, answer: str) -> None:
-    summary = replace(SUMMARY, speedup_ci95=runs)
-    assert weigh(judge(SETTING, summary), summary, sure(*known)).answer == answer
+    summary = replace(SUMMARY, simulation_noise_ci95=runs)
+    assert judge(SETTING, summary, sure(*known)).answer == answer
 
 
 def test_words_name_what_leaves_it_open() -> None:
-    summary = replace(SUMMARY, speedup=1.15, speedup_ci95=(1.1, 1.2))
+    summary = replace(SUMMARY, speedup=1.15, simulation_noise_ci95=(1.1, 1.2))
     plain = judge(SETTING, summary)
     assert in_words(plain, summary, 4)[0] == "It pays: 1.15x as fast, 13% less time a token."
-    open_ = in_words(weigh(plain, summary, sure(0.9, 1.4)), summary, 4)[0]
+    open_ = in_words(judge(SETTING, summary, sure(0.9, 1.4)), summary, 4)[0]
     assert open_ == "Cannot tell: 1.15x, but constants and acceptance are not known well enough."
-    summary = replace(summary, speedup_ci95=(0.95, 1.2))
-    runs = in_words(weigh(judge(SETTING, summary), summary, sure(0.9, 1.4)), summary, 4)[0]
+    summary = replace(summary, simulation_noise_ci95=(0.95, 1.2))
+    runs = in_words(judge(SETTING, summary, sure(0.9, 1.4)), summary, 4)[0]
     assert runs.startswith("Cannot tell: 1.15x, and its interval holds 1. Take more --replications")

@@ -1,0 +1,172 @@
+"""The options that `simulate` and `sweep` share: what they are on the command line, and what they are parsed into."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from simulator.costs.parameters import PARAMETERS, DeviceOptions, Parameter
+from simulator.ground.artefacts import UserError
+from simulator.ground.command import FILE, Decorator, is_given, stacked
+
+if TYPE_CHECKING:
+    from simulator.costs.priced import Pricing
+    from simulator.rounds.acceptance_law import EquivalentAcceptance, HistogramAcceptance
+
+T = TypeVar("T")
+HOW_MODELS_RUN = ("dtype", "draft_dtype", "kv_dtype", "devices", "placement")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SharedOptions:
+    """What both commands take besides numeric parameters.
+
+    hist: file or folder of histograms. measured: whether to sample them; None if the user did not say. stated: names of
+    the numeric parameters that the user set.
+    """
+
+    device: DeviceOptions
+    stated: frozenset[str]
+    hist: Path | None
+    measured: bool | None
+    overlap: bool
+    replications: int
+    seed: int
+    force: bool
+
+    @property
+    def inputs(self) -> dict[str, Path | None]:
+        """The files that are read, by option: no output may take their place."""
+        device = self.device
+        names = {
+            "--profile": device.profile,
+            "--target-model": device.target_model,
+            "--draft-model": device.draft_model,
+        }
+        paths = {option: Path(name) if name else None for option, name in names.items()}
+        # A folder stands for the config.json in it.
+        files = {option: path / "config.json" if path and path.is_dir() else path for option, path in paths.items()}
+        return {"--hist": self.hist} | files
+
+
+class Number(click.ParamType):  # type: ignore[type-arg]  # generic only in the newest click
+    """A number; whole where the parameter is. Bounds are checked with the parameter's own words."""
+
+    def __init__(self, parameter: Parameter) -> None:
+        self.parameter, self.name = parameter, "INTEGER" if parameter.integer else "FLOAT"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            number = float(value)
+        except ValueError:
+            raise UserError(f"{self.parameter.flags[0]}: {value!r} is not {self.parameter.allowed}") from None
+        self.parameter.check(number)
+        return int(number) if self.parameter.integer else number
+
+
+def parameter_options(*, many: bool) -> Decorator:
+    """Add an option for every numeric parameter; `many` takes lists and ranges as text."""
+
+    def option(p: Parameter) -> Decorator:
+        kind: dict[str, Any] = {"metavar": "VALUES"} if many else {"type": Number(p)}
+        default = f"{p.default:g}" if many else (int(p.default) if p.integer else p.default)
+        return click.option(*p.flags, p.name, default=default, help=f"{p.help} [{p.unit}]", **kind)
+
+    return stacked(*map(option, PARAMETERS))
+
+
+DEVICE_OPTIONS = stacked(
+    click.option("--profile", help="Device: profile.json of calibrate, or a name that `profiles list` shows."),
+    click.option("--target-model", help="config.json, its folder, or a name of the catalogue, such as llama-3.1-8b."),
+    click.option("--draft-model", help="The same, of the draft."),
+    click.option("--dtype", help="Number format of the weights.  [default: bfloat16, or what the profile has]"),
+    click.option("--draft-dtype", help="The draft's, where it is another."),
+    click.option("--kv-dtype", help="Of the KV cache.  [default: 16 bits, or 32 of float32 weights]"),
+    click.option("--tp", type=click.IntRange(1, 1024), help="Devices that share the target (tensor parallelism)."),
+    click.option(
+        "--placement",
+        type=click.Choice(("same", "separate")),
+        help="Draft on the target's devices, or on one of its own.",
+    ),
+)
+
+
+def run_options(*, replications: int, least: int) -> Decorator:
+    """Add the options of acceptance and of runs; `replications`: the default, `least`: the least that is allowed."""
+    return stacked(
+        click.option(
+            "--hist",
+            type=FILE,
+            help="Measured histogram, such as accept_hist_k4.json, or a folder of them: each K from its own.",
+        ),
+        click.option(
+            "--measured/--no-measured",
+            default=None,
+            help="With --hist: sample it, or use only its i.i.d. equivalent.  [default: measured]",
+        ),
+        click.option("--overlap/--no-overlap", default=False, help="Draft the next round while the target verifies."),
+        click.option(
+            "--replications",
+            default=replications,
+            type=click.IntRange(least, 1_000_000),
+            help="Simulated runs of each point.",
+        ),
+        click.option("--seed", default=0, type=click.IntRange(0), help="Seed of every random stream."),
+        click.option("--force", is_flag=True, help="Overwrite files that exist."),
+    )
+
+
+def options_of(cls: type[T], values: Mapping[str, Any]) -> T:
+    """Return options from what click parsed: those that are fields of the class, `device` and `stated` besides."""
+    context = click.get_current_context()
+    device = {f.name: values[f.name] for f in fields(DeviceOptions)}
+    stated = frozenset(p.name for p in PARAMETERS if is_given(context, p.name))
+    found = {**values, "device": DeviceOptions(**device), "stated": stated}
+    return cls(**{f.name: found[f.name] for f in fields(cls)})  # type: ignore[arg-type]
+
+
+def load_acceptance(options: SharedOptions, longest: int) -> "HistogramAcceptance | EquivalentAcceptance | None":
+    """Return what --hist says of acceptance; None where --alpha is to be used. `longest`: the longest K asked for.
+
+    Raises:
+        UserError: The file is wrong, or the options contradict each other.
+    """
+    from simulator.ground.histogram import load_histograms
+    from simulator.rounds.acceptance_law import EquivalentAcceptance, HistogramAcceptance
+
+    hist, states_alpha = options.hist, "alpha" in options.stated
+    if hist is None:
+        if options.measured is not None:
+            raise UserError("--measured/--no-measured: nothing to measure by, expected --hist FILE beside it")
+        return None
+    model = HistogramAcceptance(load_histograms(hist))
+    if options.measured is False:
+        return None if states_alpha else EquivalentAcceptance(model)
+    if longest > model.longest:
+        raise UserError(f"--draftN: {longest} is above k = {model.longest} of {hist}, expected 1 to {model.longest}")
+    if states_alpha:
+        raise UserError("--alpha: not used while --hist is sampled, expected one of them or --no-measured")
+    return model
+
+
+def profile_values(pricing: "Pricing", options: SharedOptions) -> dict[str, float]:
+    """Return what a profile says of parameters that the user did not state, by name.
+
+    Raises:
+        UserError: The user stated a parameter that has no part in these costs.
+    """
+    pricing.refuse_unused(p.name for p in PARAMETERS if p.name in options.stated)
+    return {name: value for name, value in pricing.defaults().items() if name not in options.stated}
+
+
+def provenance(pricing: "Pricing", options: SharedOptions) -> Iterator[tuple[str, Any]]:
+    """Yield device and models, and how those run; nothing where no profile is used."""
+    if pricing.profile is None:
+        return
+    for name in ("profile", "target_model", "draft_model"):
+        yield name, getattr(options.device, name)
+    yield "profile_status", pricing.profile.status
+    if pricing.models is not None:
+        yield from ((name, getattr(pricing.models, name)) for name in HOW_MODELS_RUN)

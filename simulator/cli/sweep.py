@@ -1,0 +1,166 @@
+"""The command `sweep`: forecasts over a grid."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from simulator.costs.parameters import BY_NAME, PARAMETERS
+from simulator.ground.artefacts import check_outputs
+from simulator.ground.command import FILE, command, progress
+
+from .options import (
+    DEVICE_OPTIONS,
+    SharedOptions,
+    load_acceptance,
+    options_of,
+    parameter_options,
+    profile_values,
+    provenance,
+    run_options,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from simulator.rounds.grid import Columns, Sweep
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepOptions(SharedOptions):
+    """The options of `sweep`. axes: values of each numeric parameter, by name."""
+
+    axes: "Mapping[str, NDArray[Any]]"
+    out: Path | None
+    plot: Path | None
+    plot_kind: str
+
+
+@command("sweep")
+@parameter_options(many=True)
+@DEVICE_OPTIONS
+@run_options(replications=16, least=0)
+@click.option("--out", type=FILE, help="Write the table as .csv or .parquet, a row for each point.")
+@click.option("--plot", type=FILE, help="Draw speedup as .png or .svg.")
+@click.option(
+    "--plot-kind",
+    type=click.Choice(("auto", "surface", "curves", "multiples")),
+    default="auto",
+    help="Contours over two options, curves over one by another, or panels of contours over three or four.",
+)
+def sweep(**values: Any) -> None:
+    """Evaluate a grid: every numeric option takes lists and ranges, such as 1:8, 0.05,0.1 or 0.5:0.95:0.05.
+
+    Every point gets the closed form and, unless --replications is 0, a simulation with its 95 % interval.
+    """
+    from simulator.ground.ranges import parse_values
+
+    axes = {p.name: parse_values(p.flags[0], values.pop(p.name)) for p in PARAMETERS}
+    run(options_of(SweepOptions, {**values, "axes": axes}))
+
+
+def run(options: SweepOptions) -> None:
+    """Load, evaluate, write, draw and print."""
+    from simulator.answers.plots import draw, plan
+    from simulator.answers.report import check_table_format, write_table
+    from simulator.ground.pictures import check_format, save_figure
+    from simulator.rounds.grid import run_sweep
+
+    check_table_format("--out", options.out)
+    check_format(options.plot)
+    outputs = {"--out": options.out, "--plot": options.plot}
+    check_outputs(outputs, options.force, options.inputs)
+    task = make_sweep(options)
+    source, caveat = source_text(options, task), task.acceptance.caveat
+    layout = plan(task.grid, options.plot_kind) if options.plot else None
+    with progress("sweep", task.steps) as bar:
+        columns = run_sweep(task, bar.update)
+    if options.out:
+        write_table(options.out, columns | parameters_of(options, task))
+    if options.plot and layout:
+        unfit = int((~fitting(columns)).sum())
+        caveats = "; ".join(filter(None, [caveat, f"{unfit} points do not fit into memory" if unfit else ""]))
+        save_figure(options.plot, draw(task.grid, columns, layout, held_fixed(task, source, caveats)))
+    click.echo(sweep_text(task, columns, f"{source} ({caveat})" if caveat else source))
+    for path in filter(None, outputs.values()):
+        click.echo(f"wrote {path}")
+
+
+def make_sweep(options: SweepOptions) -> "Sweep":
+    """Return what to evaluate."""
+    import numpy as np
+
+    from simulator.costs.priced import load_pricing
+    from simulator.rounds.grid import Acceptance, Grid, Sweep
+
+    pricing = load_pricing(options.device)
+    of_profile = {name: np.array([value], np.float64) for name, value in profile_values(pricing, options).items()}
+    axes = {**options.axes, **of_profile}
+    grid = Grid(values={name: axes[name] for name in pricing.names})
+    model = load_acceptance(options, int(grid.values["draft_length"].max()))
+    return Sweep(
+        grid=grid,
+        acceptance=Acceptance(model=model),
+        pricing=pricing,
+        overlap=options.overlap,
+        replications=options.replications,
+        seed=options.seed,
+    )
+
+
+def parameters_of(options: SweepOptions, task: "Sweep") -> dict[str, Any]:
+    """Return the columns of a table that say what did not vary."""
+    found: dict[str, Any] = {"hist": None if options.hist is None else str(options.hist)}
+    found |= {"measured": task.acceptance.is_measured, "overlap": options.overlap}
+    found |= {"replications": options.replications, "seed": options.seed} | dict(provenance(task.pricing, options))
+    return found | ({"acceptance_caveat": task.acceptance.caveat} if task.acceptance.caveat else {})
+
+
+def source_text(options: SweepOptions, task: "Sweep") -> str:
+    """Say where the acceptance comes from."""
+    if task.acceptance.model is None:
+        return "i.i.d. acceptance"
+    return f"{'acceptance from' if task.acceptance.is_measured else 'i.i.d. equivalent of'} {options.hist}"
+
+
+def held_fixed(task: "Sweep", source: str, caveat: str) -> str:
+    """Say what did not vary, for the picture's title: the acceptance, and whatever is not at its default."""
+    values = task.grid.values
+    words = [source if len(source) <= 60 else f"{source[:28]}...{source[-28:]}"]
+    words += [caveat] if caveat else []
+    words += [task.pricing.profile.name] if task.pricing.profile else []
+    for name in values:
+        parameter = BY_NAME[name]
+        fixed = name not in task.grid.axes and not (name == "alpha" and task.acceptance.model)
+        if fixed and (name in ("draft_length", "alpha", "draft_cost") or values[name][0] != parameter.default):
+            words.append(f"{parameter.flags[0][2:]} {values[name][0]:.3g}")
+    return ", ".join(words) + (", overlapped drafting" if task.overlap else "")
+
+
+def sweep_text(task: "Sweep", columns: "Columns", source: str) -> str:
+    """Return a few lines about a sweep: its size, its best and worst point, and how many points pay."""
+    import numpy as np
+
+    key = "speedup" if "speedup" in columns else "closed_form_speedup"
+    gains = np.where(fitting(columns), columns[key], np.nan)
+    unfit = int(np.isnan(gains).sum())
+    axes = [BY_NAME[name].key for name in task.grid.axes]
+    lines = [f"{task.grid.points:,} points over {', '.join(axes) or 'no option'}; {source}"]
+    if unfit:
+        lines.append(f"{unfit:,} of them do not fit into memory, and do not count below")
+    if unfit == len(gains):
+        return "\n".join(lines)
+    for word, at in (("best", int(np.nanargmax(gains))), ("worst", int(np.nanargmin(gains)))):
+        where = ", ".join(f"{k} {columns[k][at]:g}" for k in axes)
+        lines.append(f"{word:5} {gains[at]:.3f}x  at {where}")
+    lines.append(f"above 1x at {int((gains > 1).sum()):,} of them")
+    return "\n".join(lines)
+
+
+def fitting(columns: "Columns") -> "NDArray[Any]":
+    """Return which points fit into memory: all where that is not known."""
+    import numpy as np
+
+    return columns["fits"] > 0 if "fits" in columns else np.ones(len(columns["draftN"]), np.bool_)
