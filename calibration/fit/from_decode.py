@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from calibration.sources.decode import ArmTimes, DecodeLog
 from calibration.sources.probe import Observations
@@ -19,12 +18,10 @@ from .diagnostics import CheckedFit, Diagnosis
 from .fit import Fit, Form, fit
 from .lengths import check_timed
 
-Floats = NDArray[np.float64]
 # What reports call the fit of a pair.
 PAIR = "verification"
 LEAST_LENGTHS = 2
 LARGEST_RESIDUAL = 0.15
-STEP = 1e-4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,20 +129,14 @@ def with_one_error(verify: Fit) -> PassCost:
 def pass_error(verify: Fit) -> float:
     """Return the largest standard error, relative, of a pass over as many tokens as were timed, or fewer.
 
-    To first order in the parameters; never less than the noise of the times and what the fit leaves of them.
+    Never less than the noise of the times and what the fit leaves of them.
     """
-    seen, cost = verify.observations, verify.cost
+    seen = verify.observations
     tokens = np.arange(1, int(np.ceil(seen.tokens.max())) + 1)
-
-    def log_s(own: PassCost) -> Floats:
-        return np.asarray(np.log(own.pass_s(tokens, 1, tokens, 0)))
-
-    moved = [log_s(cost.scaled({name: 1 + STEP})) - log_s(cost) for name in cost.uncertain]
-    slopes = np.array(moved).reshape(len(moved), len(tokens)) / np.log1p(STEP)
-    variance = np.einsum("it,ij,jt->t", slopes, cost.covariance, slopes)
+    error = verify.cost.pass_errors(tokens, 1, tokens, 0).max()
     left = float(np.sqrt(np.mean(verify.residuals**2)))
     noise = float(np.median(seen.error_s / seen.seconds))
-    return float(np.hypot(np.sqrt(variance.max(initial=0.0)), max(left, noise)))
+    return float(np.hypot(error, max(left, noise)))
 
 
 def draft_line(arms: Sequence[ArmTimes]) -> DraftLine:

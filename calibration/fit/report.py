@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from simulator.costs.compare import changes, overall
 from simulator.costs.profile import Profile
 from simulator.ground.artefacts import envelope
 from simulator.ground.command import table
 
-from .compare import changes, overall
 from .diagnostics import CheckedFit, Diagnosis
 from .fit import Fit
 from .from_decode import PAIR

@@ -12,11 +12,10 @@ from simulator.ground.artefacts import to_json
 from simulator.ground.command import OneLineErrorsGroup, command, table
 
 if TYPE_CHECKING:
-    from simulator.costs.profile import Curve, Decoding, Floats, PassCost, Profile
+    from simulator.costs.compare import Number
+    from simulator.costs.profile import Curve, PassCost, Profile
 
 WIDTH = 100
-# Beyond so many standard errors of both together, two measurements differ.
-DISTINCT = 2
 # Correlations that are shown: from here on one parameter hardly tells without the other.
 TOLD_CORRELATION = 0.5
 
@@ -71,29 +70,64 @@ for subcommand in (list_profiles, show, diff):
     profiles.add_command(subcommand)
 
 
-class Number(NamedTuple):
-    """A number of a profile, in units for reading.
-
-    beside: the same as the file has it. error: standard error, relative; 0 where none is stated. faster: 1 if more is
-    faster, -1 if less is, 0 if neither.
-    """
+class Shown(NamedTuple):
+    """How a number is written: so many of a unit; of a rate, the inverse of the seconds that the file has."""
 
     name: str
-    value: float
-    unit: str
-    beside: str = ""
-    error: float = 0.0
-    faster: int = 0
+    unit: str = ""
+    per: float = 1.0
+    of_curve: str = ""
 
-    @property
-    def text(self) -> str:
-        """Value and unit."""
-        return f"{self.value:.4g} {self.unit}".rstrip()
+    def value(self, number: "Number") -> float:
+        """Return a number in the unit."""
+        return 1 / number.value / self.per if self.of_curve else number.value / self.per
 
-    @property
-    def error_text(self) -> str:
-        """The error in percent."""
-        return f"+- {100 * self.error:.3g} %" if self.error else ""
+    def text(self, number: "Number") -> str:
+        """Return value and unit."""
+        return f"{self.value(number):.4g} {self.unit}".rstrip()
+
+    def name_of(self, number: "Number") -> str:
+        """Return its name, with the size at which a curve is read."""
+        if number.key == "verify_s":
+            return f"verification of {number.size:g} tokens"
+        if number.size is None:
+            return self.name
+        size = f"{number.size:g}" if self.of_curve == "tokens" else f"{number.size / 2**20:.4g}"
+        return f"{self.name}, {size} {self.of_curve}"
+
+
+SHOWN = {
+    "memory_bytes": Shown("memory", "GiB", 2.0**30),
+    "load_w": Shown("power under load", "W"),
+    "idle_w": Shown("power at rest", "W"),
+    "link_bytes_per_s": Shown("link, one direction", "GB/s", 1e9),
+    "mesh_bytes_per_s": Shown("link to each other device, one direction", "GB/s", 1e9),
+    "latency_s": Shown("all-reduce latency", "us", 1e-6),
+    "launches_per_layer": Shown("launches a layer"),
+    "round_overhead_s": Shown("round overhead", "us", 1e-6),
+    "baseline_s": Shown("plain step", "ms", 1e-3),
+    "draft_step_s": Shown("drafted token", "ms", 1e-3),
+    "verify_s": Shown("verification", "ms", 1e-3),
+    "workflops_flop": Shown("workflops", "FLOP"),
+    "workmem_bytes": Shown("workmem", "B"),
+    "flop_scale": Shown("arithmetic", "TFLOP/s", 1e12, "tokens"),
+    "mem_scale": Shown("memory bandwidth", "GB/s", 1e9, "MiB"),
+    "launch_s": Shown("launch", "us", 1e-6),
+    "fixed_s": Shown("fixed, of a pass", "us", 1e-6),
+    "overlap_exponent": Shown("overlap exponent"),
+}
+BESIDE = {"flop_scale": "s/FLOP", "mem_scale": "s/B"}
+
+
+def error_text(number: "Number") -> str:
+    """Return the error in percent."""
+    return f"+- {100 * number.error:.3g} %" if number.error else ""
+
+
+def full_name(number: "Number") -> str:
+    """Return a number's name, and what it belongs to."""
+    own = SHOWN[number.key].name_of(number)
+    return f"{number.of}: {own}" if number.of else own
 
 
 def listed(profile: "Profile") -> tuple[str, ...]:
@@ -122,20 +156,26 @@ def peak(curve: "Curve") -> float:
 
 def profile_text(profile: "Profile") -> str:
     """Return all that a profile says."""
-    parts = [f"{profile.name}: {profile.device}\n{profile.status}", numbers_text(device_numbers(profile))]
-    costs = [(dtype, cost) for dtype, cost in profile.passes.items()]
-    costs += [("burn units", profile.units.cost)] if profile.units else []
-    for name, cost in costs:
-        parts.append("\n".join([name, numbers_text(cost_numbers(cost)), *correlations(cost)]))
+    from simulator.costs.compare import cost_numbers, costs_by_name, device_numbers
+
+    named = [(full_name(number), number) for number in device_numbers(profile)]
+    parts = [f"{profile.name}: {profile.device}\n{profile.status}", numbers_text(named)]
+    for name, cost in costs_by_name(profile).items():
+        own = [(SHOWN[number.key].name_of(number), number) for number in cost_numbers(name, cost)]
+        parts.append("\n".join([name, numbers_text(own), *correlations(cost)]))
     parts.append("\n".join(["sources", *sources_text(profile)]) if profile.sources else "no sources")
     notes = [textwrap.fill(note, WIDTH, initial_indent="  ", subsequent_indent="    ") for note in profile.notes]
     parts += ["\n".join(["notes", *notes])] if notes else []
     return "\n\n".join(parts)
 
 
-def numbers_text(numbers: Iterable[Number]) -> str:
-    """Lay numbers out, one a line."""
-    rows = [(f"  {n.name}", f"{n.value:.4g}", n.unit, n.beside, n.error_text) for n in numbers]
+def numbers_text(named: "Iterable[tuple[str, Number]]") -> str:
+    """Lay numbers out, one a line: as they read, and the seconds of a rate as the file has them."""
+    rows = []
+    for name, number in named:
+        shown, unit = SHOWN[number.key], BESIDE.get(number.key)
+        beside = f"{number.value:.4g} {unit}" if unit else ""
+        rows.append((f"  {name}", f"{shown.value(number):.4g}", shown.unit, beside, error_text(number)))
     return table(rows, left=(0, 2, 4))
 
 
@@ -157,74 +197,17 @@ def correlations(cost: "PassCost") -> Iterator[str]:
                 yield f"  correlation of {other} and {one}: {found:+.2f}"
 
 
-def device_numbers(profile: "Profile") -> Iterator[Number]:
-    """Yield the numbers of a device that do not depend on the number format."""
-    if profile.memory_bytes:
-        yield Number("memory", profile.memory_bytes / 2**30, "GiB")
-    if profile.power:
-        yield Number("power under load", profile.power.load_w, "W")
-        yield Number("power at rest", profile.power.idle_w, "W")
-    if profile.link:
-        link, error = profile.link, profile.link.error
-        name = "link to each other device, one direction" if link.mesh else "link, one direction"
-        yield Number(name, float(link.bytes_per_s) / 1e9, "GB/s", error=error, faster=1)
-        yield Number("all-reduce latency", float(link.latency_s) * 1e6, "us", error=error, faster=-1)
-    yield Number("launches a layer", profile.launches_per_layer, "", error=profile.launches_per_layer_error, faster=-1)
-    error = profile.round_overhead_error
-    yield Number("round overhead", float(profile.round_overhead_s) * 1e6, "us", error=error, faster=-1)
-    if profile.decoding:
-        yield from pair_numbers(profile.decoding)
-    if profile.units:
-        yield Number("workflops", profile.units.workflops_flop, "FLOP")
-        yield Number("workmem", profile.units.workmem_bytes, "B")
-
-
-def pair_numbers(pair: "Decoding") -> Iterator[Number]:
-    """Yield the times of a pair that decoded; verification at the draft lengths that were fitted."""
-    own, error = f"{pair.draft} for {pair.target}, {pair.dtype}", float(pair.verify.covariance[0, 0]) ** 0.5
-    yield Number(f"{own}: plain step", pair.baseline_s * 1e3, "ms", "", pair.baseline_error, -1)
-    yield Number(f"{own}: drafted token", pair.draft_step_s * 1e3, "ms", "", pair.draft_step_error, -1)
-    for k in pair.draft_lengths:
-        pass_ms = float(pair.verify.pass_s(k + 1, 1, k + 1, 0)) * 1e3
-        yield Number(f"{own}: verification of {k + 1} tokens", pass_ms, "ms", "", error, -1)
-
-
-def cost_numbers(cost: "PassCost", tokens: "Floats | None" = None, bytes_: "Floats | None" = None) -> Iterator[Number]:
-    """Yield the numbers of a pass; curves at given sizes, or at their own."""
-    sizes = cost.flop_scale.sizes if tokens is None else tokens
-    for size, seconds, error in curve_points(cost, "flop_scale", sizes):
-        name = "arithmetic" if len(sizes) == 1 else f"arithmetic, {size:g} tokens"
-        yield Number(name, 1e-12 / seconds, "TFLOP/s", f"{seconds:.4g} s/FLOP", error, 1)
-    sizes = cost.mem_scale.sizes if bytes_ is None else bytes_
-    for size, seconds, error in curve_points(cost, "mem_scale", sizes):
-        name = "memory bandwidth" if len(sizes) == 1 else f"memory bandwidth, {size / 2**20:.4g} MiB"
-        yield Number(name, 1e-9 / seconds, "GB/s", f"{seconds:.4g} s/B", error, 1)
-    for name, key, scale, unit, faster in (
-        ("launch", "launch_s", 1e6, "us", -1),
-        ("fixed, of a pass", "fixed_s", 1e6, "us", -1),
-        ("overlap exponent", "overlap_exponent", 1.0, "", 1),
-    ):
-        yield Number(name, float(getattr(cost, key)) * scale, unit, "", cost.error(key), faster)
-
-
-def curve_points(cost: "PassCost", name: str, sizes: "Floats") -> Iterator[tuple[float, float, float]]:
-    """Yield size, seconds a unit, and its relative standard error."""
-    curve: Curve = getattr(cost, name)
-    for size, seconds, error in zip(sizes, curve.at(sizes), cost.curve_errors(name, sizes), strict=True):
-        yield float(size), float(seconds), float(error)
-
-
 def diff_text(a: "Profile", b: "Profile") -> str:
     """Return what differs between two profiles, a line each."""
+    from simulator.costs.compare import BURN_UNITS, costs_by_name, device_numbers
     from simulator.costs.profile import DATASHEET
 
     head = f"A: {a.name}: {a.device}, {a.status}\nB: {b.name}: {b.device}, {b.status}"
     both_measured = DATASHEET not in (a.status, b.status)
-    rows = list(differences("", device_numbers(a), device_numbers(b), both_measured))
-    for dtype in dict.fromkeys([*a.passes, *b.passes]):
-        rows += cost_differences(dtype, a.passes.get(dtype), b.passes.get(dtype), both_measured)
-    units = [profile.units.cost if profile.units else None for profile in (a, b)]
-    rows += cost_differences("burn units", units[0], units[1], both_measured)
+    rows = list(differences(device_numbers(a), device_numbers(b), both_measured))
+    costs = costs_by_name(a), costs_by_name(b)
+    for name in sorted({**costs[0], **costs[1]}, key=lambda name: name == BURN_UNITS):
+        rows += cost_differences(name, costs[0].get(name), costs[1].get(name), both_measured)
     words = ("device", "status", "sources", "notes")
     changed = [f"{word}: not the same" for word in words if getattr(a, word) != getattr(b, word)]
     if not rows and not changed:
@@ -237,50 +220,33 @@ def cost_differences(
     name: str, a: "PassCost | None", b: "PassCost | None", both_measured: bool
 ) -> Iterator[Sequence[str]]:
     """Yield a row for each number of a pass that differs; curves are compared at the sizes of both."""
+    from simulator.costs.compare import cost_numbers, joint_sizes
+
     if a is None or b is None:
-        if a or b:
-            yield (name, "" if a is None else "yes", "" if b is None else "yes", "", f"in {'A' if a else 'B'} only")
+        yield (name, "" if a is None else "yes", "" if b is None else "yes", "", f"in {'A' if a else 'B'} only")
         return
     sizes = joint_sizes(a.flop_scale, b.flop_scale), joint_sizes(a.mem_scale, b.mem_scale)
-    yield from differences(f"{name}: ", cost_numbers(a, *sizes), cost_numbers(b, *sizes), both_measured)
+    yield from differences(cost_numbers(name, a, *sizes), cost_numbers(name, b, *sizes), both_measured)
 
 
-def joint_sizes(a: "Curve", b: "Curve") -> "Floats":
-    """Return the sizes of either curve; those of a constant mean nothing."""
-    import numpy as np
-
-    curves = [curve.sizes for curve in (a, b) if len(curve.sizes) > 1]
-    return np.unique(np.concatenate(curves)) if curves else a.sizes
-
-
-def differences(prefix: str, a: Iterable[Number], b: Iterable[Number], both_measured: bool) -> Iterator[Sequence[str]]:
+def differences(a: "Iterable[Number]", b: "Iterable[Number]", both_measured: bool) -> Iterator[Sequence[str]]:
     """Yield a row for each number that differs."""
-    ours, theirs = ({number.name: number for number in numbers} for numbers in (a, b))
-    for name in dict.fromkeys([*ours, *theirs]):
-        one, other = ours.get(name), theirs.get(name)
+    from simulator.costs.compare import matched, verdict
+
+    for one, other in matched(a, b):
+        number = one or other
+        if number is None or one == other:
+            continue
+        shown = SHOWN[number.key]
+        cells = [shown.text(own) if own else "" for own in (one, other)]
         if one is None or other is None:
-            yield (prefix + name, one.text if one else "", other.text if other else "", "", "")
-        elif one != other:
-            ratio = f"{other.value / one.value:.4g}" if one.value and math.isfinite(one.value) else ""
-            word = verdict(one, other) if both_measured else ""
-            yield (prefix + name, measured_text(one), measured_text(other), ratio, word)
-
-
-def measured_text(number: Number) -> str:
-    """Return value, unit and error."""
-    return f"{number.text} {number.error_text}".rstrip()
-
-
-def verdict(a: Number, b: Number) -> str:
-    """Say whether B is faster or slower than A by more than their uncertainty."""
-    if not a.faster or a.value == b.value:
-        return ""
-    if not (a.error and b.error and a.value > 0 and b.value > 0):
-        return "no uncertainty stated"
-    apart = a.faster * math.log(b.value / a.value) / math.hypot(a.error, b.error)
-    if abs(apart) <= DISTINCT:
-        return "same within the uncertainty"
-    return "faster" if apart > 0 else "slower"
+            yield (full_name(number), *cells, "", "")
+            continue
+        before, now = shown.value(one), shown.value(other)
+        ratio = f"{now / before:.4g}" if before and math.isfinite(before) else ""
+        errors = [f" {error_text(own)}".rstrip() for own in (one, other)]
+        cells = [cell + error for cell, error in zip(cells, errors, strict=True)]
+        yield (full_name(number), *cells, ratio, verdict(one, other) if both_measured else "")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ from .step import Real, step_s
 Floats = NDArray[np.float64]
 DATASHEET, MEASURED = "datasheet, uncalibrated", "measured"
 KERNELS_MEASURED = "kernels measured; launches a layer and round overhead assumed"
+# Of parameters, relative: what slopes are taken over.
+STEP = 1e-4
 STATUSES = (DATASHEET, MEASURED, KERNELS_MEASURED)
 
 
@@ -135,6 +137,15 @@ class PassCost:
         root = vectors * np.sqrt(np.maximum(values, 0)) @ vectors.T
         drawn = np.stack([normals[name] for name in self.uncertain], -1) @ root
         return self.scaled({name: np.exp(drawn[:, i]) for i, name in enumerate(self.uncertain)})
+
+    def pass_errors(self, flops: Real, bytes_: Real, tokens: Real, launches: Real) -> Floats:
+        """Return the relative standard errors of passes' seconds, to first order in the parameters; see `pass_s`."""
+        work = (flops, bytes_, tokens, launches)
+        logs = np.log(self.pass_s(*work))
+        moved = [np.log(self.scaled({name: 1 + STEP}).pass_s(*work)) - logs for name in self.uncertain]
+        slopes = np.array(moved).reshape(len(moved), *logs.shape) / np.log1p(STEP)
+        variance = np.einsum("i...,ij,j...->...", slopes, self.covariance, slopes)
+        return np.asarray(np.sqrt(np.maximum(variance, 0.0)))
 
     def error(self, name: str) -> float:
         """Return the relative standard error of a parameter, 0 where none is stated."""

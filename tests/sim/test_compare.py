@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from calibration.fit.compare import Change, changes, overall
 from calibration.fit.report import comparison_text
+from simulator.costs.compare import Change, changes, overall
 from simulator.costs.profile import MEASURED, Curve, Decoding, PassCost, Profile, constant
 
 COST = PassCost(flop_scale=constant(1e-14), mem_scale=constant(5e-13), launch_s=5e-6, overlap_exponent=2.0)
