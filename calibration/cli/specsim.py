@@ -31,7 +31,7 @@ COMMANDS: Mapping[str, Entry] = {
         "Forecast speculative decoding in a closed loop: does it pay, by how much, and with which K.",
     ),
     "sweep": Entry(
-        "simulator.cli.simulate",
+        "simulator.cli.sweep",
         "sweep",
         "Evaluate a grid: every numeric option takes lists and ranges, such as 1:8, 0.05,0.1 or 0.5:0.95:0.05.",
     ),
