@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= out
+DEVICE ?= cuda:0
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-gpu check format bench mutants tiny-pair clean
+.PHONY: help demo test test-gpu first-light check format bench mutants tiny-pair clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +32,10 @@ test: $(VENV)/.dev ## run the whole test suite
 # From the bare checkout with the interpreter it is given; nothing is installed: PYTHON=python3 make test-gpu
 test-gpu: ## run the GPU suite; fails where there is no GPU
 	PYTHONPATH=. $(PYTHON) -m pytest -p no:cacheprovider -o filterwarnings=default tests/gpu
+
+# As test-gpu; DEVICE=cpu runs the tiny twin of every step.
+first-light: ## all that a GPU has to show, in nine minutes, into first_light/
+	PYTHON=$(PYTHON) sh tests/gpu/first_light.sh --device $(DEVICE)
 
 check: $(VENV)/.dev ## lint, format, types, import contracts
 	$(BIN)/ruff check .

@@ -1,11 +1,16 @@
 """The device of the suite: a suite that was asked for a GPU fails without one."""
 
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from simulator.ground.artefacts import UserError
+
+# smoke.py and what it takes of tests/probe, by their own names: a machine may have a package that is called `tests`.
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "probe")]
 
 
 @pytest.fixture(scope="session")

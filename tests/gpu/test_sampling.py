@@ -1,17 +1,19 @@
 """On a real GPU: the sampling kernels against the NumPy law, on CuPy arrays and torch tensors, of every type."""
 
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 import pytest
+import smoke
 from numpy.typing import NDArray
+from sampling_cases import a_round, assert_same, draw_ids
+from smoke import disagreeing, host, rounded
 
 from cuda_probe.sampling import kv_append, reference, sigmoid_sample, speculative_sample, verify_prefix
 from simulator.ground.artefacts import UserError
-from tests.probe.sampling_cases import Round, a_round, assert_same, draw_ids
 
 pytestmark = pytest.mark.usefixtures("device")
-GPU = "cuda"
 # batch, drafts, vocabulary, then what `a_round` takes; odd vocabularies leave rows of 16 bits misaligned
 CASES: list[tuple[int, int, int, dict[str, Any]]] = [
     (1, 1, 32_000, {}),
@@ -29,43 +31,23 @@ CASES: list[tuple[int, int, int, dict[str, Any]]] = [
     (3, 33, 17, {"ragged": True}),
     (1, 1, 1, {}),
 ]
-KINDS = [("cupy", "float32"), ("cupy", "float16"), ("torch", "float32"), ("torch", "float16"), ("torch", "bfloat16")]
+NO_TORCH = pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed")
+KINDS = [
+    *(("cupy", dtype) for dtype in ("float32", "float16")),
+    *(pytest.param("torch", dtype, marks=NO_TORCH) for dtype in ("float32", "float16", "bfloat16")),
+]
 
 
 def put(array: Any, library: str, dtype: str | None = None) -> Any:
-    """Bring an array to the GPU, as a library's."""
-    if library == "cupy":
-        import cupy
-
-        return cupy.asarray(array if dtype is None else array.astype(dtype))
-    torch = pytest.importorskip("torch", reason="torch is not installed")
-    if GPU == "cuda" and not torch.cuda.is_available():
-        pytest.skip("torch sees no GPU")
-    tensor = torch.from_numpy(np.ascontiguousarray(array))
-    return tensor.to(GPU, None if dtype is None else getattr(torch, dtype))
-
-
-def host(array: Any) -> Any:
-    """Bring it back; bfloat16 as float32."""
-    if hasattr(array, "get"):
-        return array.get()
-    return (array.float() if "bfloat16" in str(array.dtype) else array).cpu().numpy()
-
-
-def rounded(case: Round, library: str, dtype: str) -> tuple[Round, list[Any]]:
-    """Return a round whose logits have been rounded to a type, and its arrays on the GPU."""
-    logits = [put(x, library, dtype) for x in (case.target, case.draft)]
-    wide = [host(x).astype(np.float32) for x in logits]
-    return Round(*wide, case.ids, case.lengths), [*logits, put(case.ids, library)]
+    """Bring an array to the GPU, as a library's, where that is installed."""
+    if library == "torch":
+        pytest.importorskip("torch", reason="torch is not installed")
+    return smoke.put(array, library, dtype)
 
 
 def agree(found: Any, wanted: Any) -> None:
     """Compare what was decided; fast exponentials may turn a near tie, in one sequence of forty at most."""
-    names = vars(wanted)
-    same = np.all(
-        [(host(getattr(found, n)) == getattr(wanted, n)).reshape(len(wanted.accepted), -1).all(1) for n in names], 0
-    )
-    assert (~same).sum() <= len(same) // 40, [(host(getattr(found, n)), getattr(wanted, n)) for n in names]
+    assert disagreeing(found, wanted) <= len(wanted.accepted) // 40, (found, wanted)
 
 
 @pytest.mark.parametrize(("library", "dtype"), KINDS)
@@ -245,7 +227,7 @@ def test_a_graph_of_torch_draws_new_numbers_at_each_replay() -> None:
     arrays = [put(x, "torch") for x in (case.target, case.draft, case.ids)]
     import torch
 
-    step = torch.zeros((), dtype=torch.int64, device=GPU)
+    step = torch.zeros((), dtype=torch.int64, device="cuda")
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):

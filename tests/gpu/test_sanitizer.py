@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 pytestmark = pytest.mark.usefixtures("device")
-ROOT, SCRIPT = Path(__file__).parents[2], Path(__file__).with_name("sanitized.py")
+ROOT, SCRIPT = Path(__file__).parents[2], Path(__file__).with_name("smoke.py")
 FOUND = 66
 
 
@@ -34,7 +34,7 @@ def under(tool: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("tool", ["memcheck", "racecheck"])
 def test_the_sanitizer_finds_nothing(tool: str) -> None:
-    done = under(tool)
+    done = under(tool, "sanitized")
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     assert "done" in done.stdout
 
