@@ -10,6 +10,7 @@ prompts and its task come from.
 
 import sysconfig
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,9 @@ from train_heads import weights_sha256
 from train_tiny_pair import cut_prompts, is_held_out, read_sources
 
 import acceptance
-from acceptance.decoders.judge import judge, mining
+from acceptance.decoders.judge import judge, mining, training
 from acceptance.models.load import load_pair
-from acceptance.models.model import Pair
+from acceptance.models.model import Pair, hidden_size_of
 from acceptance.text.prompts import load_prompts
 from simulator.ground.artefacts import check_output
 from simulator.ground.command import command
@@ -59,16 +60,29 @@ def answer_of(name: str, pair: Pair) -> tuple[mining.SameAnswer, int]:
 @click.option("--dtype", default="auto", help="Of both models.")
 @click.option("--seed", default=20, help="Seed of prompts and of the split.")
 @click.option("--force", is_flag=True, help="Replace a judge that is there.")
-def main(out: Path, prompts: Path | None, count: int, force: bool, **options: Any) -> None:
+def main(
+    out: Path,
+    target: str,
+    draft: str,
+    prompts: Path | None,
+    count: int,
+    answer: str,
+    max_new_tokens: int,
+    batch_size: int,
+    device: str,
+    dtype: str,
+    seed: int,
+    *,
+    force: bool,
+) -> None:
     """Mine, train, and write the judge to --out."""
     check_output("--out", out / judge.CONFIG, force)
-    pair = load_pair(options["target"], options["draft"], device=options["device"], dtype=options["dtype"])
-    seed, most = options["seed"], options["max_new_tokens"]
+    pair = load_pair(target, draft, device=device, dtype=dtype)
     if prompts is None:
         texts = training_prompts(count, seed)
     else:
         texts = [row.turns[0] for row in load_prompts(prompts, limit=count).rows]
-    same_answer, lookahead = answer_of(options["answer"], pair)
+    same_answer, lookahead = answer_of(answer, pair)
     began = time.monotonic()
 
     def tell(done: int) -> None:
@@ -79,19 +93,19 @@ def main(out: Path, prompts: Path | None, count: int, force: bool, **options: An
         pair.draft,
         [pair.tokenizer(text).input_ids for text in texts],
         same_answer,
-        max_new_tokens=most,
+        max_new_tokens=max_new_tokens,
         lookahead=lookahead,
-        batch_size=options["batch_size"],
+        batch_size=batch_size,
         tell=tell,
     )
-    found, report = judge.train(mined, judge.hidden_size_of(pair.draft), np.random.default_rng(seed))
-    parameters: dict[str, Any] = {name: options[name] for name in ("answer", "max_new_tokens", "seed")}
+    found, report = training.train(mined, hidden_size_of(pair.draft), np.random.default_rng(seed))
+    parameters: dict[str, Any] = {"answer": answer, "max_new_tokens": max_new_tokens, "seed": seed}
     parameters |= {"prompts": str(prompts) if prompts else "training files of the bundled pair", "count": len(texts)}
     parameters["dtype"] = pair.dtype
-    for name in ("target", "draft"):
-        if Path(options[name]).is_dir():
-            parameters[f"{name}_weights_sha256"] = weights_sha256(Path(options[name]))
-    judge.save(out, found, pair.target, pair.draft, report, parameters)
+    for role, folder in (("target", Path(target)), ("draft", Path(draft))):
+        if folder.is_dir():
+            parameters[f"{role}_weights_sha256"] = weights_sha256(folder)
+    judge.save(out, found, pair.target, pair.draft, asdict(report), parameters)
     click.echo(
         f"{report.mismatches} mismatches, {report.important / report.mismatches:.1%} important\n"
         f"validation on {report.validation_mismatches}: AUC {report.auc:.3f} at C = {report.strength:g}, threshold "

@@ -15,6 +15,8 @@ from .batch import Ints, Round, Task, commit, start
 from .decoder import still_running
 from .method import Method
 
+Watch = Callable[[NDArray[np.int64], torch.Tensor, torch.Tensor], None]
+
 
 def next_tokens(logits: torch.Tensor, rule: SamplingRule, rngs: Sequence[np.random.Generator]) -> torch.Tensor:
     """Draw the next token of each row from its law; logits [rows, vocabulary], result [rows]."""
@@ -30,7 +32,7 @@ def decode(
     rule: SamplingRule,
     max_new_tokens: int,
     rngs: Sequence[np.random.Generator],
-    watch: Callable[[NDArray[np.int64], torch.Tensor, torch.Tensor], None] | None = None,
+    watch: Watch | None = None,
 ) -> list[list[int]]:
     """Continue a batch of prompts.
 
@@ -45,25 +47,53 @@ def decode(
     Returns:
         The new tokens of each prompt, the end of sequence among them.
     """
-    outputs: list[list[int]] = [[] for _ in prompts]
-    running = np.arange(len(prompts))
     context = Context(model, len(prompts))
-    tokens, valid = padded([list(p) for p in prompts], model.device)
-    while True:
-        logits = context.read(tokens, valid, 1)[:, 0]
-        chosen = next_tokens(logits, rule, [rngs[i] for i in running.tolist()])
+    logits = context.read(*padded([list(p) for p in prompts], model.device), 1)[:, 0]
+    return go_on(context, logits, [max_new_tokens] * len(prompts), rule=rule, rngs=rngs, watch=watch)
+
+
+def go_on(
+    context: Context,
+    logits: torch.Tensor,
+    budgets: Sequence[int],
+    *,
+    rule: SamplingRule,
+    rngs: Sequence[np.random.Generator] = (),
+    watch: Watch | None = None,
+    keep_rows: bool = False,
+) -> list[list[int]]:
+    """Go on behind what a context has read; the last token of each row is not read.
+
+    Args:
+        context: Of the model.
+        logits: Behind its last tokens, [rows, vocabulary].
+        budgets: New tokens of each row at most, [rows].
+        rule: What is sampled from.
+        rngs: A random stream for each row; greedy decoding draws nothing.
+        watch: As of `decode`.
+        keep_rows: Whether the context keeps the rows that have ended.
+
+    Returns:
+        The new tokens of each row, the end of sequence among them.
+    """
+    outputs: list[list[int]] = [[] for _ in budgets]
+    rows, runs = np.arange(len(budgets)), np.array(budgets) > 0
+    while runs.any():
+        chosen = next_tokens(logits, rule, [] if rule.is_greedy else [rngs[i] for i in rows.tolist()])
         if watch is not None:
-            watch(running, logits, chosen)
-        for i, token in zip(running, chosen.tolist(), strict=True):
-            outputs[i].append(token)
-        goes_on = [len(outputs[i]) < max_new_tokens and outputs[i][-1] not in model.ends for i in running]
-        if not any(goes_on):
-            return outputs
-        if not all(goes_on):
-            kept = np.flatnonzero(goes_on)
+            watch(rows, logits, chosen)
+        tokens = chosen.tolist()
+        for place in np.flatnonzero(runs):
+            output = outputs[rows[place]]
+            output.append(tokens[place])
+            runs[place] = len(output) < budgets[rows[place]] and tokens[place] not in context.model.ends
+        if not keep_rows and runs.any() and not runs.all():
+            kept = np.flatnonzero(runs)
             context.select(kept)
-            running, chosen = running[kept], chosen[torch.from_numpy(kept).to(chosen.device)]
-        tokens, valid = chosen[:, None], np.ones((len(running), 1), bool)
+            rows, runs, chosen = rows[kept], runs[kept], chosen[torch.from_numpy(kept).to(chosen.device)]
+        if runs.any():
+            logits = context.read(chosen[:, None], runs[:, None], 1)[:, 0]
+    return outputs
 
 
 class Plain:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from acceptance.estimate.plots import MAX_LINE, shortened
-from simulator.ground import pictures
+from simulator.ground.pictures import PALETTE, new_figure
 
 from .report import by_speed, delta_text, speed_is_told
 from .settings import BASELINE
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Summary = Mapping[str, Any]
-STYLE: dict[str, Any] = pictures.STYLE | {"axes.titlesize": 10.5, "text.parse_math": False}
-BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#595959"
+BLUE, ORANGE, SKY, YELLOW = (PALETTE[i] for i in (0, 1, 4, 5))
+GREY, TITLE_SIZE = "#595959", 10.5
 EXACT: dict[str, Any] = {"color": BLUE, "marker": "o", "markersize": 6}
 LOSSY: dict[str, Any] = {
     "color": ORANGE,
@@ -34,11 +34,11 @@ PLAIN: dict[str, Any] = {"color": "black", "marker": "D", "markersize": 6}
 # Light to dark in grey as well; hatches tell neighbours apart.
 PARTS = (
     ("prefill", "#D9D9D9", ""),
-    ("draft", "#56B4E9", ""),
-    ("verify", "#0072B2", ""),
+    ("draft", SKY, ""),
+    ("verify", BLUE, ""),
     ("sample", "#F0E442", "//"),
-    ("kv", "#E69F00", "\\\\"),
-    ("other", "#595959", ""),
+    ("kv", YELLOW, "\\\\"),
+    ("other", GREY, ""),
 )
 
 
@@ -56,17 +56,10 @@ def decode_figure(summaries: Sequence[Summary], *, title: str) -> "Figure":
         summaries: Of the methods. Those without a speed, and lossy ones whose quality is not known, are left out.
         title: What was measured, for the reader of the picture.
     """
-    import matplotlib as mpl
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
     shown = [s for s in by_speed(summaries) if speed_is_told(s)]
     lines = textwrap.wrap(title, MAX_LINE + 30)
-    with mpl.rc_context(STYLE):
-        height = max(5.2, 0.36 * len(shown) + 2.4) + 0.2 * len(lines)
-        figure = Figure(figsize=(15, height), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
-        FigureCanvasAgg(figure)
+    height = max(5.2, 0.36 * len(shown) + 2.4) + 0.2 * len(lines)
+    with new_figure(15, height, pads_in=0.08, parse_math=False) as figure:
         speed, split, rounds = figure.subplots(1, 3, width_ratios=(1.15, 0.9, 1.15))
         draw_speedups(speed, shown)
         draw_latency(split, shown)
@@ -117,7 +110,9 @@ def draw_speedups(axes: "Axes", shown: Sequence[Summary]) -> None:
     set_rows(axes, shown, named=True)
     ends = [max(s["speedup"]["ci95"] or [s["speedup"]["value"]]) for s in shown]
     axes.set_xlim(0, 1.05 * max([1.0, *ends]))
-    axes.set_title("Speedup by method\ntime a token of plain decoding over the method's, end to end")
+    axes.set_title(
+        "Speedup by method\ntime a token of plain decoding over the method's, end to end", fontsize=TITLE_SIZE
+    )
     axes.set_xlabel("speedup" + ("" if exact else "; below it log p a token less plain decoding's, nats"))
 
 
@@ -132,7 +127,7 @@ def draw_latency(axes: "Axes", shown: Sequence[Summary]) -> None:
         left += width
     set_rows(axes, shown, named=False)
     axes.set_xlim(0, 1.04 * left.max(initial=1e-9))
-    axes.set_title("Where the time of a token goes\nmean over all tokens, the prompt among them")
+    axes.set_title("Where the time of a token goes\nmean over all tokens, the prompt among them", fontsize=TITLE_SIZE)
     axes.set_xlabel("ms a token")
 
 
@@ -157,7 +152,9 @@ def draw_rounds(axes: "Axes", shown: Sequence[Summary]) -> None:
         axes.annotate(
             str(rank), (x, y), xytext=shift, textcoords="offset points", ha="center", va="center", fontsize=9, zorder=5
         )
-    axes.set_title("What a round yields and costs\nlines: equal speedup of decoding, without the prompt")
+    axes.set_title(
+        "What a round yields and costs\nlines: equal speedup of decoding, without the prompt", fontsize=TITLE_SIZE
+    )
     axes.set_xlabel("cost of a round (steps of plain decoding)")
     axes.set_ylabel("tokens a round commits")
 

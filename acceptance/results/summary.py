@@ -4,7 +4,6 @@ Runs no model. A unit is what was decoded together: a prompt, or a batch of them
 the units and runs that both of them did; units are drawn anew for the intervals, runs of a unit never apart.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
@@ -29,7 +28,6 @@ QUALITY = ("mean_logp_nats", "mean_rank", "argmax_share")
 # true ones and all.
 COLUMNS = (*TIMES, *COUNTS, *TREE, *JUDGE, "steps", "step_passes", "seen", *QUALITY, "matched", "trials")
 AT = {name: column for column, name in enumerate(COLUMNS)}
-Z95 = 1.959963984540054
 # Rounding of sums that are the same in another order.
 NO_WIDTH = 1e-12
 
@@ -192,12 +190,12 @@ def identical(ok: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def wilson95(successes: int, trials: int) -> list[float] | None:
     """Return Wilson's interval of a share; None without trials."""
+    from scipy.stats import binomtest
+
     if not trials:
         return None
-    share, z2 = successes / trials, Z95 * Z95
-    middle = (share + z2 / (2 * trials)) / (1 + z2 / trials)
-    half = Z95 / (1 + z2 / trials) * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials * trials))
-    return [max(0.0, middle - half), min(1.0, middle + half)]
+    found = binomtest(successes, trials).proportion_ci(method="wilson")
+    return [float(found.low), float(found.high)]
 
 
 def tree_of(trees: Sequence[Mapping[str, Any]], rows: Floats, seed: int) -> dict[str, Any]:

@@ -1,12 +1,11 @@
 """A judge of mismatches (AutoJudge, arXiv 2504.20039): logistic regression on the last hidden states of both models.
 
 It says how likely it is that the answer changes if the draft's token stays. It belongs to one pair of models, and is
-refused for another. Trained on what `acceptance.mining` finds.
+refused for another. `training` makes it of what `mining` finds.
 """
 
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -20,17 +19,11 @@ from acceptance.models.model import Model, hidden_size_of
 from simulator.ground.artefacts import UserError, check_kind, envelope, read_bytes, write_json, writing
 from simulator.ground.fields import read_json_object
 
-from .mining import Mined
-
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 KIND, SCHEMA_VERSIONS = "judge", (1,)
 CONFIG, WEIGHTS = "judge.json", "weights.npz"
 BUNDLED = Path(acceptance.__file__).parent / "tiny_pair" / "judge"
-# Inverse strengths of the penalty that are tried, and the recall of important mismatches asked for (§4.1 there).
-STRENGTHS = tuple(10.0**e for e in range(-7, 1))
-RECALL = 0.9
-VALIDATION_SHARE = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,30 +44,6 @@ class Judge:
         return logistic(np.asarray(features, np.float64) @ weights + self.bias)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
-    """How a judge was trained, and what it does on the prompts that were kept for validation.
-
-    mismatches, important: mined, and how many of them. prompts: with a mismatch. validation_prompts: of those.
-    strength: inverse strength of the penalty, the one of the largest AUC. auc: area under the ROC curve; of all
-    strengths, aucs. recall: share of the important that are told. unimportant: share of all that are judged so, and
-    wrongly: how many of these are important.
-    """
-
-    mismatches: int
-    important: int
-    prompts: int
-    validation_prompts: int
-    validation_mismatches: int
-    strength: float
-    aucs: dict[str, float]
-    auc: float
-    threshold: float
-    recall: float
-    unimportant: float
-    wrongly: float
-
-
 def logistic(log_odds: Floats) -> Floats:
     """Return 1 / (1 + exp(-x))."""
     from scipy.special import expit
@@ -82,115 +51,8 @@ def logistic(log_odds: Floats) -> Floats:
     return np.asarray(expit(log_odds), np.float64)
 
 
-def objective(parameters: Floats, features: Floats, signs: Floats, strength: float) -> tuple[float, Floats]:
-    """Return |w|^2 / (2 C n) + mean log(1 + exp(-y (w x + b))) and its gradient; y is 1 or -1, b the last parameter."""
-    margins = signs * (features @ parameters[:-1] + parameters[-1])
-    pull = -signs * logistic(-margins) / len(signs)
-    shrink = parameters[:-1] / (strength * len(signs))
-    value = parameters[:-1] @ shrink / 2 + np.logaddexp(0, -margins).mean()
-    return float(value), np.append(shrink + features.T @ pull, pull.sum())
-
-
-def fit(features: Floats, important: Flags, strength: float) -> tuple[Floats, float]:
-    """Fit L2-penalised logistic regression; the bias is not penalised.
-
-    Args:
-        features: Standardised, [n, d].
-        important: The label, [n].
-        strength: Inverse strength of the penalty, C.
-
-    Returns:
-        Weights [d] and bias.
-
-    Raises:
-        UserError: It does not converge.
-    """
-    from scipy.optimize import minimize
-
-    start = np.zeros(features.shape[1] + 1)
-    signs = np.where(important, 1.0, -1.0)
-    options = {"maxiter": 2000, "maxfun": 4000, "gtol": 1e-6, "ftol": 0.0}
-    found = minimize(objective, start, (features, signs, strength), jac=True, method="L-BFGS-B", options=options)
-    if not found.success:
-        raise UserError(f"judge: logistic regression does not converge at C = {strength:g} ({found.message})")
-    return found.x[:-1], float(found.x[-1])
-
-
-def auc(scores: Floats, important: Flags) -> float:
-    """Return P(score of an important one > score of another), ties counted half."""
-    from scipy.stats import rankdata
-
-    positive, negative = int(important.sum()), int((~important).sum())
-    ranks = float(rankdata(scores)[important].sum())
-    return (ranks - positive * (positive + 1) / 2) / (positive * negative)
-
-
-def threshold_for(probabilities: Floats, important: Flags, recall: float = RECALL) -> float:
-    """Return the largest threshold from which on at least this share of the important lie."""
-    ordered = np.sort(probabilities[important])[::-1]
-    return float(ordered[math.ceil(recall * len(ordered)) - 1])
-
-
-def train(mined: Mined, draft_size: int, rng: np.random.Generator) -> tuple[Judge, Report]:
-    """Fit for every strength, take the one of the largest AUC on prompts kept apart, and its threshold there.
-
-    Args:
-        mined: Labelled mismatches.
-        draft_size: Length of the draft's hidden states, which come first.
-        rng: Draws the prompts for validation.
-
-    Raises:
-        UserError: Too few mismatches of one kind to learn from and to validate.
-    """
-    kept = validation(mined, rng)
-    sizes = [int((mined.important[part] == kind).sum()) for part in (kept, ~kept) for kind in (True, False)]
-    if min(sizes) < 2:
-        raise UserError(
-            f"judge: {mined.important.sum()} important of {len(mined.important)} mismatches are too few to train and "
-            "validate, expected more prompts"
-        )
-    features = mined.features.astype(np.float64)
-    mean, spread = features[~kept].mean(0), features[~kept].std(0)
-    spread[spread == 0] = 1
-    standard = (features - mean) / spread
-    tried = {c: fit(standard[~kept], mined.important[~kept], c) for c in STRENGTHS}
-    aucs = {c: auc(standard[kept] @ w + b, mined.important[kept]) for c, (w, b) in tried.items()}
-    strength = max(aucs, key=lambda c: (aucs[c], -c))
-    weights, bias = tried[strength]
-    # Standardisation goes into the weights: what decodes has one product to make.
-    weights, bias = weights / spread, bias - float(weights @ (mean / spread))
-    judge = Judge(
-        draft_weights=weights[:draft_size], target_weights=weights[draft_size:], bias=bias, threshold=float("nan")
-    )
-    probabilities = judge.probabilities(features[kept])
-    threshold = threshold_for(probabilities, mined.important[kept])
-    low = probabilities < threshold
-    report = Report(
-        mismatches=len(mined.important),
-        important=int(mined.important.sum()),
-        prompts=len(np.unique(mined.prompt)),
-        validation_prompts=len(np.unique(mined.prompt[kept])),
-        validation_mismatches=int(kept.sum()),
-        strength=strength,
-        aucs={f"{c:g}": value for c, value in aucs.items()},
-        auc=aucs[strength],
-        threshold=threshold,
-        recall=float((~low)[mined.important[kept]].mean()),
-        unimportant=float(low.mean()),
-        wrongly=float(mined.important[kept][low].mean()) if low.any() else 0.0,
-    )
-    return replace(judge, threshold=threshold), report
-
-
-def validation(mined: Mined, rng: np.random.Generator) -> Flags:
-    """Choose a tenth of the prompts; return which mismatches are theirs. No prompt is on both sides."""
-    prompts = np.unique(mined.prompt)
-    chosen = rng.permutation(prompts)[: max(1, round(VALIDATION_SHARE * len(prompts)))]
-    return np.isin(mined.prompt, chosen)
-
-
 def save(
-    folder: Path, judge: Judge, target: Model, draft: Model, report: Report, parameters: Mapping[str, Any]
+    folder: Path, judge: Judge, target: Model, draft: Model, training: Mapping[str, Any], parameters: Mapping[str, Any]
 ) -> None:
     """Write a judge, whose it is and how it was trained.
 
@@ -199,7 +61,7 @@ def save(
         judge: The judge.
         target: Of its pair.
         draft: Of its pair.
-        report: Of its training.
+        training: How it went.
         parameters: Whatever else tells how it was trained, the hashes of both models' weights among it.
     """
     with writing(folder / WEIGHTS, "wb") as file:
@@ -208,7 +70,7 @@ def save(
             draft=judge.draft_weights.astype(np.float32),
             target=judge.target_weights.astype(np.float32),
         )
-    payload = {"bias": judge.bias, "threshold": judge.threshold, "training": asdict(report)}
+    payload = {"bias": judge.bias, "threshold": judge.threshold, "training": dict(training)}
     models = {"draft": identity(draft), "target": identity(target)}
     write_json(folder / CONFIG, envelope(KIND, SCHEMA_VERSIONS[-1], parameters) | payload | {"models": models})
 

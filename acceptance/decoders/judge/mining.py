@@ -14,12 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from acceptance.decoders import baseline
 from acceptance.models.context import Context, padded
 from acceptance.models.model import Model, hidden_size_of
+from acceptance.models.rule import SamplingRule
 
 Features = NDArray[np.float32]
 # Of a text and the one with a draft's token in it, both from the first answered token on: is it the same answer?
 SameAnswer = Callable[[Sequence[int], Sequence[int]], bool]
+GREEDY = SamplingRule(temperature=0.0)
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
 
@@ -140,18 +143,10 @@ class Reader:
             logits: Behind their last tokens, [rows, vocabulary].
             lengths: Tokens that each may have in the end.
         """
-        ends = self.context.model.ends
-        texts = [list(text) for text in self.texts]
-        runs = [len(text) < n for text, n in zip(texts, lengths, strict=True)]
-        while any(runs):
-            chosen = logits.argmax(-1)
-            for i, token in enumerate(chosen.tolist()):
-                if runs[i]:
-                    texts[i].append(token)
-                    runs[i] = token not in ends and len(texts[i]) < lengths[i]
-            if any(runs):
-                logits = self.context.read(chosen[:, None], np.array(runs)[:, None], 1)[:, 0]
-                self.texts = [list(t) if run else was for t, run, was in zip(texts, runs, self.texts, strict=True)]
+        budgets = [n - len(text) for text, n in zip(self.texts, lengths, strict=True)]
+        more = baseline.go_on(self.context, logits, budgets, rule=GREEDY, keep_rows=True)
+        texts = [text + new for text, new in zip(self.texts, more, strict=True)]
+        self.texts = [text + new[:-1] for text, new in zip(self.texts, more, strict=True)]
         return texts
 
     def select(self, rows: NDArray[np.int64]) -> None:
