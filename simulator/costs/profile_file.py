@@ -5,6 +5,7 @@ Written by `calibrate`, or in `profiles/` from data sheets.
 
 import math
 from dataclasses import asdict, replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from .profile import STATUSES, BurnUnits, Curve, Decoding, Link, PassCost, Power
 from .work import BYTES_PER_WEIGHT
 
 KIND = "hardware_profile"
-# 1: first version.
+# 1: first version. 2: `uncertainty` may be `relative_errors` by parameter, where nothing is known of correlations.
+SCHEMA_VERSIONS = (1, 2)
+# What we write has covariances, which readers of version 1 take too.
 SCHEMA_VERSION = 1
 PRESETS = Path(__file__).parent / "presets"
 
@@ -44,7 +47,7 @@ def load_profile(path_or_name: str | Path) -> Profile:
         raise UserError(f"{path}: is the report of a fit that failed its checks, not a profile")
     if not kind.is_stated:
         kind.refuse(repr(KIND))
-    check_kind(path, found.object(), KIND, (SCHEMA_VERSION,))
+    check_kind(path, found.object(), KIND, SCHEMA_VERSIONS)
     return parse_profile(found)
 
 
@@ -153,11 +156,18 @@ def with_uncertainty(cost: PassCost, found: Field) -> PassCost:
     """Add how well the parameters are known, where the file says so."""
     if not found.is_given:
         return cost
-    names = tuple(own.text() for own in found["parameters"].elements())
-    for name, own in zip(names, found["parameters"].elements(), strict=True):
-        value = cost.parameters().get(name)
-        if value is None or not 0 < value < math.inf or names.count(name) > 1:
-            own.refuse("the name of a parameter that is neither 0 nor infinite, each once")
+    known = [name for name, value in cost.parameters().items() if 0 < value < math.inf]
+    if found["relative_errors"].is_given:
+        errors = found["relative_errors"]
+        errors.only(known)
+        names = tuple(name for name in known if name in errors.object())
+        # In decimals, where the square of 0.1 is 0.01.
+        variances = [float(Decimal(repr(errors[name].number())) ** 2) for name in names]
+        return replace(cost, uncertain=names, covariance=np.diag(variances))
+    names = tuple(name.text() for name in found["parameters"].elements())
+    for name in found["parameters"].elements():
+        if name.value not in known or names.count(name.value) > 1:
+            name.refuse("the name of a parameter that is neither 0 nor infinite, each once")
     rows = [[entry.number(-math.inf) for entry in row.elements()] for row in found["covariance"].elements()]
     if [len(row) for row in rows] != [len(names)] * len(names):
         found["covariance"].refuse(f"{len(names)} x {len(names)} numbers")

@@ -154,6 +154,19 @@ def test_the_unchanged_profile_of_these_refusals_is_taken(tmp_path: Path) -> Non
     assert profile_json(load_profile(written(tmp_path / "p.json", FULL))) == profile_json(FULL)
 
 
+def test_relative_errors_are_a_covariance_without_correlations_whatever_their_order(tmp_path: Path) -> None:
+    for stated in ({"launch_s": 0.3, "flop_scale[1]": 0.1}, {"flop_scale[1]": 0.1, "launch_s": 0.3}):
+        payload = changed(f"{PASS}.uncertainty", {"relative_errors": stated}) | {"schema_version": 2}
+        cost = load_profile(written(tmp_path / "p.json", payload)).passes["bfloat16"]
+        assert (cost.uncertain, cost.covariance.tolist()) == (COST.uncertain, [[0.01, 0], [0, 0.09]])
+    for stated, said in (
+        ({"mem_scale[1]": 0.1}, "is not a key, expected flop_scale"),
+        ({"launch_s": -1}, "is -1, exp"),
+    ):
+        with pytest.raises(UserError, match=re.escape(f"relative_errors.{next(iter(stated))} {said}")):
+            load_profile(written(tmp_path / "p.json", changed(f"{PASS}.uncertainty", {"relative_errors": stated})))
+
+
 def test_what_older_files_do_not_say_is_certain_and_no_mesh(tmp_path: Path) -> None:
     payload = changed("launches_per_layer_error", MISSING)
     for name in ("mesh", "error"):
@@ -169,7 +182,7 @@ def test_what_is_no_profile_is_refused(tmp_path: Path) -> None:
     for change, said in (
         ({"kind": "gpu_probe"}, "kind is 'gpu_probe', expected 'hardware_profile'"),
         ({"kind": "calibration_report"}, "report of a fit that failed its checks"),
-        ({"schema_version": 2}, "schema_version is 2, supported: 1"),
+        ({"schema_version": 3}, "schema_version is 3, supported: 1, 2"),
         ({"passes": {}, "units": None}, "at least one number format, burn units or a decoding pair"),
         ({"passes": {"bf16": payload["passes"]["bfloat16"]}}, "passes.bf16"),
     ):
