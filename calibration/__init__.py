@@ -1,1 +1,8 @@
-"""Holds forecasts against measurements: reads published results, fits what they leave open, states the error."""
+"""Calibrates costs to what was measured, and holds forecasts against measurements.
+
+The public face is what `__init__.pyi` names, each imported when it is first used; docs/library.md shows it at work.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

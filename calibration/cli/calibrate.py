@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from simulator.ground.artefacts import UserError, check_outputs, envelope, read_bytes, to_json, write_json
+from simulator.ground.artefacts import UserError, check_outputs, read_bytes, to_json, write_json
 from simulator.ground.command import command
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def run(options: CalibrateOptions) -> int:
     from calibration.fit.calibrate import EXIT_FAILED_CHECKS
     from calibration.fit.plots import fit_figure
     from calibration.fit.report import comparison_json, report_json, report_text
-    from simulator.costs.profile_file import KIND, SCHEMA_VERSION, load_profile, profile_json
+    from simulator.costs.profile_file import load_profile, save_profile
     from simulator.ground.pictures import save_figure
 
     before = load_profile(options.compare) if options.compare else None
@@ -113,7 +113,7 @@ def run(options: CalibrateOptions) -> int:
     if found.profile is None:
         click.echo(f"calibrate: no fit passes its checks, {options.out} is not written", err=True)
         return EXIT_FAILED_CHECKS
-    write_json(options.out, envelope(KIND, SCHEMA_VERSION, options.parameters) | profile_json(found.profile))
+    save_profile(options.out, found.profile, options.parameters)
     if not options.as_json:
         say_profile(found.profile, before, options)
     return 0

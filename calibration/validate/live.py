@@ -15,7 +15,7 @@ from calibration.fit.calibrate import EXIT_FAILED_CHECKS
 from calibration.fit.from_decode import check_pair, fit_pair, pair_profile
 from calibration.sources.decode import DecodeLog, load_decode
 from simulator.costs.profile import Profile
-from simulator.costs.profile_file import KIND, SCHEMA_VERSION, profile_json
+from simulator.costs.profile_file import save_profile
 from simulator.ground.artefacts import UserError, check_kind, envelope, write_json, writing
 from simulator.ground.fields import read_json_object
 from simulator.ground.histogram import load_histograms
@@ -202,7 +202,7 @@ def calibrated(plan: Plan, log: DecodeLog, times: int) -> Profile:
         raise FitFailed(f"{log.path}: the fit does not pass its checks: {why}; take more prompts and another --out-dir")
     profile = pair_profile(f"pair_x{times}", log, pair)
     options = {"from_decode": str(log.path), "fit_k": list(plan.fitted)}
-    write_json(plan.folder / f"pair_x{times}.json", envelope(KIND, SCHEMA_VERSION, options) | profile_json(profile))
+    save_profile(plan.folder / f"pair_x{times}.json", profile, options)
     return profile
 
 

@@ -4,6 +4,7 @@ Written by `calibrate`, or in `profiles/` from data sheets.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from decimal import Decimal
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from simulator.ground.artefacts import UserError, check_kind
+from simulator.ground.artefacts import UserError, check_kind, envelope, write_json
 from simulator.ground.fields import Field, read_json
 
 from .profile import STATUSES, BurnUnits, Curve, Decoding, Link, PassCost, Power, Profile, Source, constant
@@ -188,6 +189,17 @@ def decoding_json(decoding: Decoding) -> dict[str, Any]:
         | {"verify": cost_json(decoding.verify), "draft_lengths": list(decoding.draft_lengths)}
         | {"source_sha256": decoding.source_sha256 or None}
     )
+
+
+def save_profile(path: Path, profile: Profile, parameters: Mapping[str, Any]) -> None:
+    """Write a profile with its provenance.
+
+    Args:
+        path: Overwritten where it exists.
+        profile: Without samples.
+        parameters: What it was made of.
+    """
+    write_json(path, envelope(KIND, SCHEMA_VERSION, parameters) | profile_json(profile))
 
 
 def profile_json(profile: Profile) -> dict[str, Any]:

@@ -1,0 +1,13 @@
+from .fit.calibrate import Calibration as Calibration
+from .fit.calibrate import calibrate_decode as calibrate_decode
+from .fit.calibrate import calibrate_passes as calibrate_passes
+from .fit.calibrate import calibrate_probe as calibrate_probe
+from .fit.plots import fit_figure as fit_figure
+from .published.cases import load_cases as load_cases
+from .published.cases import published_cases as published_cases
+from .validate.decode import validate_decode as validate_decode
+from .validate.live import Plan as Plan
+from .validate.live import validate_live as validate_live
+from .validate.passes import validate_passes as validate_passes
+from .validate.published.fit import validate_case as validate_case
+from .validate.rows import Validation as Validation
