@@ -1,5 +1,6 @@
 """The command `measure-acceptance import`: what another tool measured becomes a histogram of ours."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from simulator.ground.command import FILE, command
 
 from .options import MAX_DRAFT_LENGTH
 
-# The keys of importers.FORMATS, which NumPy stands behind: --help does without.
+# The keys of importers.formats.FORMATS, which NumPy stands behind: --help does without.
 FORMATS = ("spec-bench", "vllm-metrics", "vllm-requests", "vllm-bench", "sglang", "aiperf")
 
 
@@ -22,19 +23,37 @@ FORMATS = ("spec-bench", "vllm-metrics", "vllm-requests", "vllm-bench", "sglang"
 @click.option("--out", type=FILE, help="Histogram to write.", show_default="accept_hist_k{K}.json")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.option("--force", is_flag=True, help="Overwrite a file that exists.")
-def import_measurement(**options: Any) -> None:
+def import_measurement(**values: Any) -> None:
     """Read what another tool measured into accept_hist_k{K}.json, and say by which definition."""
-    from acceptance.importers import import_histogram
+    import_file(ImportOptions(**values))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportOptions:
+    """What the user asked for, by the names of the options."""
+
+    file: Path
+    format: str
+    k: int | None
+    before: Path | None
+    out: Path | None
+    as_json: bool
+    force: bool
+
+
+def import_file(options: ImportOptions) -> None:
+    """Import, write, print."""
+    from acceptance.importers.formats import import_histogram
     from simulator.ground.histogram import save_histogram
     from simulator.ground.records import about_skipped
 
-    source, k, before = options["file"], options["k"], options["before"]
-    found = import_histogram(options["format"], source, k=k, before=before)
+    source, before = options.file, options.before
+    found = import_histogram(options.format, source, k=options.k, before=before)
     histogram = found.histogram
-    out = options["out"] or Path(f"accept_hist_k{histogram.k}.json")
-    check_outputs({"--out": out}, options["force"], {"FILE": source, "--before": before})
+    out = options.out or Path(f"accept_hist_k{histogram.k}.json")
+    check_outputs({"--out": out}, options.force, {"FILE": source, "--before": before})
     notes = [*found.notes, *filter(None, [about_skipped(source, found.skipped)])]
-    told = {"from": options["format"], "file": str(source), "before": str(before) if before else None}
+    told = {"from": options.format, "file": str(source), "before": str(before) if before else None}
     extra = {
         "definition": found.definition,
         "reconstructed": found.reconstructed,
@@ -49,7 +68,7 @@ def import_measurement(**options: Any) -> None:
         "conditional": histogram.conditional.tolist(),
     }
     save_histogram(out, histogram, told | {"k": histogram.k}, metrics=numbers, **extra)
-    if options["as_json"]:
+    if options.as_json:
         payload = numbers | extra | {"files": [str(out)], "k": histogram.k}
         click.echo(to_json(envelope("acceptance_import", 1, told) | payload), nl=False)
         return

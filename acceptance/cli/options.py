@@ -1,12 +1,16 @@
-"""The options of `measure-acceptance`, in three groups; what they mean together is checked in `cli`."""
+"""The options of `measure-acceptance`: as --help shows them, and as the command takes them."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
 from acceptance.models.bundled import BUNDLED
+from acceptance.models.rule import SamplingRule, rules_of_pair
 from acceptance.text.prompts import DATASETS
+from simulator.ground.artefacts import UserError
 from simulator.ground.command import FILE, stacked
+from simulator.ground.pictures import check_format
 
 MAX_DRAFT_LENGTH = 1024
 
@@ -79,3 +83,76 @@ OUTPUT_OPTIONS = stacked(
     click.option("--resume", is_flag=True, help="Go on with an interrupted measurement in --out-dir."),
     click.option("--force", is_flag=True, help="Overwrite files that exist."),
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasureOptions:
+    """What the user asked for, by the names of the options.
+
+    Raises:
+        UserError: Values that are not allowed, alone or together; names the option.
+    """
+
+    target: str
+    draft: str
+    prompts: str
+    dataset: str
+    turns: str
+    max_prompts: int | None
+    use_chat_template: bool
+    system_prompt: str
+    texts: Path | None
+    trace_file: Path | None
+    k: str
+    temperature: float
+    draft_temperature: float | None
+    top_k: int
+    top_p: float
+    q_kind: str
+    max_new_tokens: int
+    batch_size: int
+    device: str
+    dtype: str
+    quantization: str | None
+    seed: int
+    cross_tokenizer: str | None
+    check_loop: int | None
+    out_dir: Path
+    plot: Path | None
+    report: bool
+    draft_cost: float
+    as_json: bool
+    resume: bool
+    force: bool
+
+    def __post_init__(self) -> None:
+        longest = max(self.draft_lengths)
+        if not (self.trace_file or self.texts) and longest > self.max_new_tokens:
+            raise UserError(f"--k: {longest} is above --max-new-tokens, expected 1 to {self.max_new_tokens}")
+        if self.cross_tokenizer and self.check_loop:
+            raise UserError("--check-loop: the loop needs one vocabulary, expected it without --cross-tokenizer")
+        _ = self.rules, self.turn_count
+        if not self.draft_cost >= 0:
+            raise UserError(f"--draft-cost: {self.draft_cost} is not allowed, expected 0 to 1000")
+        check_format(self.plot)
+
+    @property
+    def draft_lengths(self) -> tuple[int, ...]:
+        """Draft lengths to make histograms of, in ascending order."""
+        from simulator.ground.ranges import parse_whole
+
+        return parse_whole("--k", self.k, 1, MAX_DRAFT_LENGTH)
+
+    @property
+    def rules(self) -> tuple[SamplingRule, SamplingRule]:
+        """What target and draft sample from."""
+        return rules_of_pair(self.temperature, self.draft_temperature, self.top_k, self.top_p)
+
+    @property
+    def turn_count(self) -> int | None:
+        """User turns of each conversation, at most; None for all."""
+        if self.turns == "all":
+            return None
+        if not self.turns.isdecimal() or int(self.turns) < 1:
+            raise UserError(f"--turns: {self.turns!r} is not allowed, expected a whole number from 1, or all")
+        return int(self.turns)

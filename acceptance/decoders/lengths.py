@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from acceptance.estimate.policies import Adaptive, HuggingFaceHeuristic, check_fraction
+from acceptance.estimate.policies import Adaptive, HuggingFaceHeuristic
+from simulator.ground.ranges import check_fraction
 
 from .batch import Ints, Task
 from .chain import Chain, FixedLength, Lengths

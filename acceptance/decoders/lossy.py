@@ -9,12 +9,12 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from acceptance.estimate.policies import check_fraction, check_whole
 from acceptance.models import laws
 from acceptance.models.laws import entropy, rank
 from acceptance.models.model import Model
 from acceptance.models.rule import SamplingRule
 from simulator.ground.artefacts import UserError
+from simulator.ground.ranges import check_fraction, check_whole
 
 from .batch import Batch, Floats, Ints, Task
 from .chain import Acceptance, Chain, FixedLength, Kept, Proposal, Seen

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from acceptance.estimate.policies import check_whole
+from simulator.ground.ranges import check_whole
 
 from .batch import Batch, Floats, Ints, Task
 from .chain import Chain, FixedLength, Proposal, Verdict

@@ -7,6 +7,7 @@ import numpy as np
 
 from acceptance.trace.trace import Trace
 from simulator.ground.histogram import synthetic_acceptance
+from simulator.ground.ranges import MAX_DRAFT
 
 from .estimators import (
     Estimate,
@@ -20,7 +21,8 @@ from .estimators import (
     metrics,
     surprise_gap,
 )
-from .policies import MAX_DRAFT, Adaptive, ConfidenceStop, Fixed, HuggingFaceHeuristic, Oracle, Played, Policy, play
+from .play import Played, Policy, play
+from .policies import Adaptive, ConfidenceStop, Fixed, HuggingFaceHeuristic, Oracle
 
 # Coins tossed for each position where acceptance is not certain.
 REPLICATIONS = 16

@@ -10,7 +10,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from acceptance.trace.trace import Q_KINDS, Trace
 from simulator.ground.artefacts import UserError
-from simulator.ground.histogram import AcceptanceHistogram, alpha_iid
+from simulator.ground.histogram import (
+    AcceptanceHistogram,
+    alpha_iid,
+    conditional_rates,
+    mean_accepted,
+    survival_rates,
+)
 
 Floats = NDArray[np.float64]
 RESAMPLES = 2000
@@ -199,13 +205,7 @@ def ratio(numerator: Floats, denominator: Floats, rng: np.random.Generator) -> E
 
 def round_metrics(counts: Floats) -> dict[str, Floats]:
     """Return the metrics of model §4 that follow from counts of rounds, [..., k + 1]; each [...] or [..., k]."""
-    k = counts.shape[-1] - 1
-    rounds = counts.sum(-1)
-    survivors = np.cumsum(counts[..., ::-1], axis=-1)[..., ::-1]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        mean = counts @ np.arange(k + 1) / rounds
-        conditional = np.where(survivors[..., :-1] > 0, survivors[..., 1:] / survivors[..., :-1], 0.0)
-        survival = survivors[..., 1:] / rounds[..., None]
+    k, mean = counts.shape[-1] - 1, mean_accepted(counts)
     tau = 1 + mean
     return {
         "tokens_per_round": tau,
@@ -214,8 +214,8 @@ def round_metrics(counts: Floats) -> dict[str, Floats]:
         "alpha_iid": np.where(np.isnan(tau), np.nan, alpha_iid(tau, k)),
         "target_calls_per_token": 1 / tau,
         "draft_calls_per_token": k / tau,
-        "survival": survival,
-        "conditional": conditional,
+        "survival": survival_rates(counts),
+        "conditional": conditional_rates(counts),
     }
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulator.costs.model_costs import ModelPair, largest_batch
-from simulator.ground.histogram import survival, synthetic_acceptance
+from simulator.ground.histogram import survival_rates, synthetic_acceptance
 from simulator.rounds.acceptance_law import AcceptanceModel
 from simulator.rounds.analytic import speedup
 
@@ -72,7 +72,7 @@ def engine_settings(acceptance: AcceptanceModel, draft_length: int) -> dict[str,
     """Return the settings under which engines accept as a forecast does; None where nothing is drafted."""
     if draft_length == 0:
         return None
-    rates = survival(acceptance.law(draft_length)).tolist()
+    rates = survival_rates(acceptance.law(draft_length)).tolist()
     return synthetic_acceptance(rates, 1 + sum(rates))
 
 

@@ -53,6 +53,32 @@ def alpha_iid(tokens_per_round: ArrayLike, k: ArrayLike) -> NDArray[np.float64]:
     return np.where(tau <= 1, 0.0, np.where(tau >= k + 1, 1.0, (low + high) / 2))
 
 
+def mean_accepted(counts: ArrayLike) -> NDArray[np.float64]:
+    """Return the accepted drafts a round, [...], from counts of rounds, [..., k + 1]; NaN where there are none."""
+    counts = np.asarray(counts, np.float64)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(counts @ np.arange(counts.shape[-1]) / counts.sum(-1), np.float64)
+
+
+def survival_rates(counts: ArrayLike) -> NDArray[np.float64]:
+    """Return P(A >= j) for j in 1..k, [..., k], from counts of rounds, [..., k + 1]; NaN where there are none."""
+    with np.errstate(invalid="ignore"):
+        rates = tail_sums(counts)[..., 1:] / np.asarray(counts, np.float64).sum(-1, keepdims=True)
+    return np.asarray(np.minimum(rates, 1.0), np.float64)  # above by rounding
+
+
+def conditional_rates(counts: ArrayLike) -> NDArray[np.float64]:
+    """Return P(A >= j given A >= j - 1) for j in 1..k, [..., k], from counts [..., k + 1]; 0 where none came so far."""
+    tails = tail_sums(counts)
+    before = tails[..., :-1]
+    return np.divide(tails[..., 1:], before, out=np.zeros(before.shape), where=before > 0)
+
+
+def tail_sums(counts: ArrayLike) -> NDArray[np.float64]:
+    """Return how many rounds accepted at least a drafts, for a in 0..k; counts of rounds and result [..., k + 1]."""
+    return np.cumsum(np.asarray(counts, np.float64)[..., ::-1], axis=-1)[..., ::-1]
+
+
 @dataclass(frozen=True, slots=True)
 class AcceptanceHistogram:
     """Counts of rounds by accepted drafts: `counts[a]` rounds accepted `a` of k = len(counts) - 1 drafts.
@@ -97,7 +123,7 @@ class AcceptanceHistogram:
     @property
     def tokens_per_round(self) -> float:
         """1 + sum A / S: the bonus or correction token is in, as in vLLM's mean acceptance length."""
-        return 1 + float(np.arange(self.k + 1) @ self.law)
+        return 1 + float(mean_accepted(self.counts))
 
     @property
     def tokens_per_round_error(self) -> float:
@@ -117,13 +143,12 @@ class AcceptanceHistogram:
     @property
     def survival(self) -> NDArray[np.float64]:
         """P(A >= j) for j in 1..k, shape [k]: the unconditional rate of each position."""
-        return survival(self.law)
+        return survival_rates(self.counts)
 
     @property
     def conditional(self) -> NDArray[np.float64]:
         """P(A >= j given A >= j - 1) for j in 1..k, shape [k]; 0 where no round came that far."""
-        before = np.concatenate(([1.0], self.survival[:-1]))
-        return np.divide(self.survival, before, out=np.zeros(self.k), where=before > 0)
+        return conditional_rates(self.counts)
 
     def cut(self, k: int) -> "AcceptanceHistogram":
         """Return the histogram of min(A, k): what these rounds accept when only k tokens are drafted.
@@ -134,11 +159,6 @@ class AcceptanceHistogram:
         if not 1 <= k <= self.k:
             raise UserError(f"draft length {k} with a histogram of k = {self.k}, expected 1..{self.k}")
         return AcceptanceHistogram((*self.counts[:k], math.fsum(self.counts[k:])), self.caveat, self.design_effect)
-
-
-def survival(law: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return P(A >= j) for j in 1..k under P(A = a), shape [k]."""
-    return np.minimum(np.cumsum(law[::-1])[::-1][1:], 1.0)
 
 
 def variance(law: NDArray[np.float64]) -> float:

@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 from .artefacts import UserError
 
 MAX_VALUES = 20_000_000
+# Of draft lengths and other counts of a policy.
+MAX_DRAFT = 1_000_000
 
 
 def parse_values(flag: str, text: str) -> NDArray[np.float64]:
@@ -62,3 +64,23 @@ def parse_part(flag: str, part: str) -> list[Decimal]:
         raise UserError(f"{flag}: {part!r} holds more values than the {MAX_VALUES:,} that are allowed at most")
     count = int((last - first) / step) + 1
     return [first + i * step for i in range(count)]
+
+
+def check_whole(name: str, value: int, least: int = 1) -> None:
+    """Refuse what is no whole number of at least `least`.
+
+    Raises:
+        UserError: Names the field, the value and what is allowed.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= MAX_DRAFT:
+        raise UserError(f"{name}: {value!r} is not allowed, expected a whole number from {least} to {MAX_DRAFT}")
+
+
+def check_fraction(name: str, value: float) -> None:
+    """Refuse what lies outside 0..1.
+
+    Raises:
+        UserError: Names the field, the value and what is allowed.
+    """
+    if not 0 <= value <= 1:
+        raise UserError(f"{name}: {value!r} is not allowed, expected a number from 0 to 1")

@@ -19,16 +19,8 @@ from acceptance.decoders.lengths import Controlled
 from acceptance.decoders.method import Models, Options
 from acceptance.decoders.methods import METHODS, pick
 from acceptance.decoders.model_draft import ModelDraft
-from acceptance.estimate.policies import (
-    Adaptive,
-    ConfidenceStop,
-    HuggingFaceHeuristic,
-    Player,
-    Policy,
-    Rounds,
-    Spent,
-    walk,
-)
+from acceptance.estimate.play import Player, Policy, Rounds, Spent, walk
+from acceptance.estimate.policies import Adaptive, ConfidenceStop, HuggingFaceHeuristic
 from acceptance.measure import scoring
 from acceptance.models import laws
 from acceptance.models.model import Model

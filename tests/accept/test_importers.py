@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from acceptance.cli import import_histogram as import_cli
-from acceptance.importers import FORMATS, Imported, import_histogram
+from acceptance.importers.formats import FORMATS, import_histogram
+from acceptance.importers.imported import Imported
 from simulator.ground.artefacts import UserError
 
 K = 4

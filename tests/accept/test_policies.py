@@ -11,17 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from acceptance.estimate.policies import (
-    Adaptive,
-    ConfidenceStop,
-    Fixed,
-    HuggingFaceHeuristic,
-    Oracle,
-    Played,
-    Player,
-    Policy,
-    play,
-)
+from acceptance.estimate.play import Played, Player, Policy, play
+from acceptance.estimate.policies import Adaptive, ConfidenceStop, Fixed, HuggingFaceHeuristic, Oracle
 from acceptance.trace.trace import PromptInfo, Trace
 from simulator.ground.artefacts import UserError
 

@@ -19,8 +19,8 @@ from acceptance.decoders.chain import Chain, Exact, FixedLength, Kept, Seen
 from acceptance.decoders.decoder import Decoder
 from acceptance.decoders.method import Begin, Method, Models, Options
 from acceptance.decoders.model_draft import ModelDraft
-from acceptance.estimate.policies import check_fraction
 from acceptance.models.model import Model
+from simulator.ground.ranges import check_fraction
 
 from .judge import Judge, load
 
