@@ -4,6 +4,7 @@ transformers' own copy the whole cache to grow it, and repeat it for every head 
 are new: what is timed then is copying.
 """
 
+import weakref
 from typing import Any
 
 NAME = "grouped"
@@ -58,18 +59,23 @@ def grouped_attention(
 
 
 def reserve(layer: Any, room: int) -> None:
-    """Set memory aside behind what a layer of a cache holds, into which it grows."""
+    """Set memory aside behind what a layer of a cache holds, into which it grows.
+
+    The layer goes with the last reference to it: in a circle with what it holds, gigabytes would wait for the collector.
+    """
     size = list(layer.keys.shape)
     size[2] += room
     buffers = layer.keys.new_empty(size), layer.values.new_empty(size)
 
+    own = weakref.proxy(layer)
+
     def update(keys: Any, values: Any, *_: Any, **__: Any) -> tuple[Any, Any]:
-        begin = layer.get_seq_length()
+        begin = own.get_seq_length()
         end = begin + keys.shape[2]
         for buffer, new in zip(buffers, (keys, values), strict=True):
             buffer[:, :, begin:end] = new
-        layer.keys, layer.values = (buffer[:, :, :end] for buffer in buffers)
-        return layer.keys, layer.values
+        own.keys, own.values = (buffer[:, :, :end] for buffer in buffers)
+        return own.keys, own.values
 
     held = layer.keys, layer.values
     layer.keys, layer.values = (buffer[:, :, :0] for buffer in buffers)

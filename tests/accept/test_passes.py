@@ -1,5 +1,6 @@
 """Timed passes: they really read what the cache holds, and the file says what was timed."""
 
+import gc
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -79,6 +80,20 @@ def test_a_cache_has_the_asked_size_and_grows_in_place(subject: Subject) -> None
         assert layer.keys.data_ptr() == place
         assert torch.equal(layer.keys[:, :, :7], keys)
         assert torch.equal(layer.values[:, :, :7], values)
+
+
+@torch.inference_mode()
+def test_a_cache_gives_its_memory_back_at_once(subject: Subject) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        cache = passes.filled_cache(subject, 2, 7, 4, torch.Generator())
+        passes.run_pass(subject, cache, torch.zeros((2, 4), dtype=torch.long))
+        held = [weakref.ref(layer) for layer in cache.layers]
+        del cache
+        assert [ref() for ref in held] == [None] * 3
+    finally:
+        gc.enable()
 
 
 @torch.inference_mode()
