@@ -61,13 +61,13 @@ def grouped_attention(
 def reserve(layer: Any, room: int) -> None:
     """Set memory aside behind what a layer of a cache holds, into which it grows.
 
-    The layer goes with the last reference to it: in a circle with what it holds, gigabytes would wait for the collector.
+    The layer goes with the last reference to it: were it in a circle, gigabytes would wait for the collector.
     """
     size = list(layer.keys.shape)
     size[2] += room
     buffers = layer.keys.new_empty(size), layer.values.new_empty(size)
 
-    own = weakref.proxy(layer)
+    own: Any = weakref.proxy(layer)
 
     def update(keys: Any, values: Any, *_: Any, **__: Any) -> tuple[Any, Any]:
         begin = own.get_seq_length()

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
