@@ -151,16 +151,6 @@ def load_acceptance(options: SharedOptions, longest: int) -> "HistogramAcceptanc
     return model
 
 
-def profile_values(pricing: "Pricing", options: SharedOptions) -> dict[str, float]:
-    """Return what a profile says of parameters that the user did not state, by name.
-
-    Raises:
-        UserError: The user stated a parameter that has no part in these costs.
-    """
-    pricing.refuse_unused(p.name for p in PARAMETERS if p.name in options.stated)
-    return {name: value for name, value in pricing.defaults().items() if name not in options.stated}
-
-
 def provenance(pricing: "Pricing", options: SharedOptions) -> Iterator[tuple[str, Any]]:
     """Yield device and models, and how those run; nothing where no profile is used."""
     if pricing.profile is None:

@@ -17,7 +17,6 @@ from .options import (
     load_acceptance,
     options_of,
     parameter_options,
-    profile_values,
     provenance,
     run_options,
 )
@@ -72,7 +71,7 @@ def run(options: SimulateOptions) -> None:
     outputs = {"--csv": options.csv, "--events": options.events}
     check_outputs(outputs, options.force, options.inputs)
     pricing = load_pricing(options.device)
-    point = replace(options.point, **profile_values(pricing, options))
+    point = pricing.point({name: getattr(options.point, name) for name in options.stated})
     total, draft_length = int(point.total), int(point.draft_length)
     if options.events and total > MAX_LOGGED_TOKENS:
         raise UserError(f"--events: {total} tokens are too many to log, expected at most {MAX_LOGGED_TOKENS}")

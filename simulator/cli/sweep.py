@@ -17,7 +17,6 @@ from .options import (
     load_acceptance,
     options_of,
     parameter_options,
-    profile_values,
     provenance,
     run_options,
 )
@@ -90,15 +89,11 @@ def run(options: SweepOptions) -> None:
 
 def make_sweep(options: SweepOptions) -> "Sweep":
     """Return what to evaluate."""
-    import numpy as np
-
     from simulator.costs.priced import load_pricing
-    from simulator.rounds.grid import Acceptance, Grid, Sweep
+    from simulator.rounds.grid import Acceptance, Sweep, grid_over
 
     pricing = load_pricing(options.device)
-    of_profile = {name: np.array([value], np.float64) for name, value in profile_values(pricing, options).items()}
-    axes = {**options.axes, **of_profile}
-    grid = Grid(values={name: axes[name] for name in pricing.names})
+    grid = grid_over(pricing, {name: options.axes[name] for name in options.stated})
     model = load_acceptance(options, int(grid.values["draft_length"].max()))
     return Sweep(
         grid=grid,

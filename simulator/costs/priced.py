@@ -1,6 +1,6 @@
 """Where the costs of a forecast come from: knobs in burn units, a profile's burn units, or two models on a profile."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from .parameters import BY_NAME, MODEL_NAMES, PARAMETERS, UNIT_NAMES, DeviceOpti
 from .profile import BurnUnits, Decoding, Profile
 from .profile_file import load_profile
 from .shapes import read_shape
-from .step import Costs, Knobs
+from .step import Costs, Knobs, Real
 from .timed_pair import DecodedPair
 from .work import BYTES_PER_WEIGHT, ModelShape
 
@@ -96,14 +96,23 @@ class Pricing:
             round_overhead_error=self.overhead_error(point),
         )
 
-    def refuse_unused(self, stated: Iterable[str]) -> None:
-        """Refuse parameters that the user stated and that have no part in these costs.
+    def point(self, stated: Mapping[str, Real]) -> Point:
+        """Return a point: parameters as stated, else what the profile says of them, else their defaults.
+
+        Raises:
+            UserError: A parameter that is stated has no part in these costs, or a value that is not allowed.
+        """
+        self.refuse_unused(stated)
+        return Point(**{**self.defaults(), **stated})
+
+    def refuse_unused(self, stated: Collection[str]) -> None:
+        """Refuse parameters that were stated and that have no part in these costs.
 
         Raises:
             UserError: Names the first, and why.
         """
-        for name in stated:
-            if name not in self.names:
+        for name in BY_NAME:
+            if name in stated and name not in self.names:
                 why = "needs --profile and --target-model, expected those beside it"
                 if self.models:
                     why = "has no part in models on a profile, expected one or the other"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from simulator.costs.model_costs import ModelPair
 from simulator.costs.parameters import BY_NAME, Point
@@ -72,6 +72,18 @@ class Grid:
         return {name: v.astype(np.int64) if BY_NAME[name].integer else v for name, v in found.items()}
 
 
+def grid_over(pricing: Pricing, values: Mapping[str, ArrayLike]) -> Grid:
+    """Return the grid over some parameters; the others are what the profile says, else their defaults.
+
+    Raises:
+        UserError: A parameter has no part in these costs, or a value is not allowed.
+    """
+    pricing.refuse_unused(values)
+    known: Mapping[str, ArrayLike] = {**pricing.defaults(), **values}
+    axes = {name: np.atleast_1d(known.get(name, BY_NAME[name].default)) for name in pricing.names}
+    return Grid(values={name: np.asarray(axis, np.float64) for name, axis in axes.items()})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Acceptance:
     """Where the acceptance of a grid's points comes from: i.i.d. at the column alpha, or histograms."""
@@ -103,9 +115,9 @@ class Sweep:
     grid: Grid
     acceptance: Acceptance
     pricing: Pricing = field(default_factory=Pricing)
-    overlap: bool
-    replications: int
-    seed: int
+    overlap: bool = False
+    replications: int = 16
+    seed: int = 0
 
     @property
     def width(self) -> int:
@@ -153,7 +165,11 @@ def draw_grid(sweep: Sweep, progress: Progress) -> Counts | None:
     return Counts(**joined)
 
 
-def run_sweep(sweep: Sweep, progress: Progress) -> Columns:
+def unseen(_: int) -> None:
+    """Take no notice of progress."""
+
+
+def run_sweep(sweep: Sweep, progress: Progress = unseen) -> Columns:
     """Evaluate every point of the grid.
 
     Args:

@@ -1,0 +1,17 @@
+from .answers.forecast import Forecast as Forecast
+from .answers.forecast import forecast as forecast
+from .costs.parameters import DeviceOptions as DeviceOptions
+from .costs.parameters import Point as Point
+from .costs.priced import Pricing as Pricing
+from .costs.priced import load_pricing as load_pricing
+from .costs.profile_file import load_profile as load_profile
+from .costs.shapes import read_shape as read_shape
+from .ground.histogram import AcceptanceHistogram as AcceptanceHistogram
+from .ground.histogram import load_histograms as load_histograms
+from .rounds.acceptance_law import HistogramAcceptance as HistogramAcceptance
+from .rounds.acceptance_law import IidAcceptance as IidAcceptance
+from .rounds.experiment import Setting as Setting
+from .rounds.grid import Acceptance as Acceptance
+from .rounds.grid import Sweep as Sweep
+from .rounds.grid import grid_over as grid_over
+from .rounds.grid import run_sweep as run_sweep
