@@ -176,7 +176,7 @@ def numbers_text(named: "Iterable[tuple[str, Number]]") -> str:
         shown, unit = SHOWN[number.key], BESIDE.get(number.key)
         beside = f"{number.value:.4g} {unit}" if unit else ""
         rows.append((f"  {name}", f"{shown.value(number):.4g}", shown.unit, beside, error_text(number)))
-    return table(rows, left=(0, 2, 4))
+    return table(rows, left=(0, 2, 4), headed=False)
 
 
 def sources_text(profile: "Profile") -> Iterator[str]:

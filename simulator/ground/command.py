@@ -2,8 +2,10 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,6 +17,9 @@ from .version import VERSION
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 FILE = click.Path(path_type=Path)
+
+WIDEST = 10_000
+SECONDS_A_FRAME = 0.1
 
 Decorator = Callable[[Any], Any]
 
@@ -96,31 +101,72 @@ def refuse_given(context: click.Context, names: Iterable[str], why: str) -> None
             raise UserError(f"{parameter.opts[0]}: not used with {why}")
 
 
-def progress(label: str, length: int) -> AbstractContextManager[Any]:
-    """Return a progress bar on stderr with rate and time left; nothing when stderr is not a terminal."""
-    began = time.monotonic()
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A progress bar; `update` takes how many steps were done since the last time."""
 
-    def rate(_: object) -> str | None:
-        return f"{bar.pos / max(time.monotonic() - began, 1e-9):.3g}/s" if bar.pos else None
-
-    bar = click.progressbar(
-        length=length,
-        label=label,
-        file=sys.stderr,
-        show_eta=True,
-        show_pos=True,
-        item_show_func=rate,
-        hidden=not sys.stderr.isatty(),
-    )
-    return bar
+    update: Callable[[int], None]
 
 
-def table(rows: Iterable[Sequence[str]], left: Sequence[int] = (0,)) -> str:
-    """Lay rows of text out in columns: to the left those that `left` names, the others to the right."""
+@contextmanager
+def progress(label: str, length: int) -> Iterator[Bar]:
+    """Yield a progress bar on stderr with rate and time left; it shows nothing when stderr is not a terminal."""
+    if not sys.stderr.isatty():
+        yield Bar(lambda _: None)
+        return
+    from rich import progress as rich
+    from rich.console import Console
+
+    class Rate(rich.ProgressColumn):
+        def render(self, task: rich.Task) -> str:
+            return f"{task.speed:.3g}/s" if task.speed else ""
+
+    columns = (rich.TextColumn(label), rich.BarColumn(), rich.MofNCompleteColumn(), Rate(), rich.TimeRemainingColumn())
+    # No thread draws: what is timed meanwhile is left alone.
+    with rich.Progress(*columns, console=Console(stderr=True), auto_refresh=False) as shown:
+        task, drawn_s = shown.add_task(label, total=length), 0.0
+
+        def update(steps: int) -> None:
+            nonlocal drawn_s
+            shown.advance(task, steps)
+            if time.monotonic() - drawn_s > SECONDS_A_FRAME or shown.finished:
+                shown.refresh()
+                drawn_s = time.monotonic()
+
+        yield Bar(update)
+
+
+def table(rows: Iterable[Sequence[str]], left: Sequence[int] = (0,), *, headed: bool = True) -> str:
+    """Lay rows of text out in columns: to the left those that `left` names, the others to the right.
+
+    On a terminal the first row, where it is a heading, is ruled off and coloured.
+    """
     rows = [list(map(str, row)) for row in rows]
+    if sys.stdout.isatty():
+        return ruled(rows, left, headed=headed)
     widths = [max(len(row[i]) for row in rows if i < len(row)) for i in range(max(map(len, rows)))]
     lines = []
     for row in rows:
         cells = [c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=False))]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
+
+
+def ruled(rows: Sequence[Sequence[str]], left: Sequence[int], *, headed: bool) -> str:
+    """Return a table for a terminal."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(box=SIMPLE_HEAD, show_header=headed, header_style="bold cyan", pad_edge=False, show_edge=False)
+    for i in range(max(map(len, rows))):
+        heading = rows[0][i] if headed and i < len(rows[0]) else ""
+        drawn.add_column(Text(heading), justify="left" if i in left else "right", no_wrap=True)
+    for row in rows[1:] if headed else rows:
+        drawn.add_row(*map(Text, row))
+    # As wide as it is: a terminal wraps what is too wide for it, and nothing is cut off.
+    console = Console(file=StringIO(), force_terminal=True, width=WIDEST)
+    with console.capture() as captured:
+        console.print(drawn)
+    return captured.get().rstrip("\n")
