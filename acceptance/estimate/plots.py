@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acceptance.trace.trace import Q_KINDS, Trace
-from simulator.ground import pictures
+from simulator.ground.pictures import PALETTE, new_figure
 
 from .estimators import MIN_PROMPTS, Estimate, RoundCounts, alpha_by, bins_of, metrics
 
@@ -24,13 +24,9 @@ MAX_ROWS = 16
 MAX_NAME = 28
 MAX_MARKERS = 24
 MAX_LINE = 105
-BLUE = "#0072B2"
+BLUE = PALETTE[0]
 LIGHT = "#8FC1E3"
-STYLE: dict[str, Any] = pictures.STYLE | {
-    "axes.titlesize": 10.5,
-    # A dollar sign in a model's or category's name is no formula.
-    "text.parse_math": False,
-}
+TITLE: dict[str, Any] = {"fontsize": 10.5}
 POINT: dict[str, Any] = {"color": BLUE, "marker": "o", "markersize": 5}
 SPAN: dict[str, Any] = {"colors": BLUE, "linewidth": 2.2}
 IID: dict[str, Any] = {
@@ -65,17 +61,11 @@ def acceptance_figure(
         note: What the reader must know, such as that the numbers are an approximation; stands below the title.
         seed: Of the bootstrap; that of the records gives their intervals.
     """
-    import matplotlib as mpl
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
     lines = [line for text in (title, note) for line in textwrap.wrap(text, MAX_LINE)]
     found: Any = metrics(trace, rounds, q_kind, seed)
     (overall, _), *_ = alpha_by(np.zeros(trace.size, np.int64), trace, q_kind, np.random.default_rng(seed)).values()
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(11, 8 + 0.2 * len(lines)), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
-        FigureCanvasAgg(figure)
+    # A dollar sign in a model's or category's name is no formula.
+    with new_figure(11, 8 + 0.2 * len(lines), pads_in=0.1, parse_math=False) as figure:
         (histogram, survival), (groups, positions) = figure.subplots(2, 2)
         draw_histogram(histogram, rounds, found)
         draw_survival(survival, found)
@@ -104,7 +94,7 @@ def draw_histogram(axes: "Axes", rounds: RoundCounts, found: Any) -> None:
     whole_ticks(axes, 0, k)
     axes.grid(False, axis="x")
     tokens = f"{found['tokens_per_round']:.2f} tokens per round{span_text(found['ci95']['tokens_per_round'])}"
-    axes.set_title(f"Accepted drafts per round at K = {k}\n{tokens}")
+    axes.set_title(f"Accepted drafts per round at K = {k}\n{tokens}", **TITLE)
     axes.set_xlabel(f"A: accepted of {k} drafted {plural('token', k)} ({histogram.samples:,.0f} rounds expected)")
     axes.set_ylabel("share of rounds")
 
@@ -120,7 +110,7 @@ def draw_survival(axes: "Axes", found: Any) -> None:
     unit_axis(axes, "y")
     axes.set_xlim(0.5, k + 0.5)
     whole_ticks(axes, 1, k)
-    axes.set_title("Survival by position in the draft\nP(A ≥ j): the first j drafts are all accepted")
+    axes.set_title("Survival by position in the draft\nP(A ≥ j): the first j drafts are all accepted", **TITLE)
     axes.set_xlabel("position j in the draft (tokens)")
     axes.set_ylabel("probability")
 
@@ -144,7 +134,7 @@ def draw_groups(axes: "Axes", trace: Trace, q_kind: str, overall: Estimate, seed
         )
         label = alpha_label("drafted token")
     draw_rows(axes, rows, overall)
-    axes.set_title(f"{heading}\n{below}")
+    axes.set_title(f"{heading}\n{below}", **TITLE)
     axes.set_xlabel(label)
 
 
@@ -177,7 +167,7 @@ def draw_positions(axes: "Axes", trace: Trace, q_kind: str, overall: Estimate, s
     axes.set_xticks(place, [r.label for r in rows], fontsize=9, **turn)
     axes.set_xlim(-0.6, len(rows) - 0.4)
     unit_axis(axes, "y")
-    axes.set_title("Acceptance along the output\nby bins that double in width")
+    axes.set_title("Acceptance along the output\nby bins that double in width", **TITLE)
     axes.set_xlabel("position in the output (tokens, the first is 1)")
     axes.set_ylabel(alpha_label(f"{q_kind} draft"))
 
