@@ -11,8 +11,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from acceptance.estimate.analysis import analyse
-from acceptance.trace.trace import Q_KINDS, load_trace
+from acceptance import Q_KINDS, analyse, load_trace
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 
@@ -34,7 +33,7 @@ def main() -> None:
 
     trace, told = load_trace(options.out / "trace.json")
     found = {
-        kind: analyse(trace, list(range(1, 9)), told, q_kind=kind, draft_cost=options.draft_cost, seed=0)
+        kind: analyse(trace, range(1, 9), temperature=told["temperature"], q_kind=kind, draft_cost=options.draft_cost)
         for kind in Q_KINDS
     }
     print(f"Speedup by policy and kind of draft, a draft pass at {options.draft_cost:g} of a target pass:\n")

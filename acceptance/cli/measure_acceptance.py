@@ -192,7 +192,7 @@ def memory_errors(batch_size: int) -> "Iterator[None]":
 
 def run(ready: Ready, options: MeasureOptions) -> "Trace":
     """Measure, and write the trace."""
-    from acceptance.measure.measure import measure
+    from acceptance.measure.measure import measure_pair
     from acceptance.trace.parts import FOLDER, Parts
     from acceptance.trace.trace import save_trace
 
@@ -202,7 +202,7 @@ def run(ready: Ready, options: MeasureOptions) -> "Trace":
     parts.open(ready.told, resume=options.resume, force=options.force)
     try:
         with progress("measuring", len(ready.planned.items)) as bar:
-            trace = measure(ready.pair, ready.planned, ready.settings, parts=parts, progress=bar.update)
+            trace = measure_pair(ready.pair, ready.planned, ready.settings, parts=parts, progress=bar.update)
     except KeyboardInterrupt:
         click.echo(f"what is done is kept in {parts.folder}: the same command with --resume goes on", err=True)
         raise
@@ -240,7 +240,8 @@ def present(
     q_kind = "greedy" if told["draft_temperature"] == 0 else options.q_kind
     cost, seed = options.draft_cost, options.seed
     told = told | {"q_kind": q_kind, "analysis_seed": seed}
-    found = analyse(trace, list(options.draft_lengths), told, q_kind=q_kind, draft_cost=cost, seed=seed)
+    temperature = told["temperature"]
+    found = analyse(trace, options.draft_lengths, temperature=temperature, q_kind=q_kind, draft_cost=cost, seed=seed)
     files = write(trace, found, told, options)
     if options.as_json:
         from dataclasses import asdict

@@ -1,6 +1,6 @@
 """All that one trace says: every draft length, every metric with its interval, groups of positions, and policies."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -94,14 +94,20 @@ class Analysis:
 
 
 def analyse(
-    trace: Trace, lengths: list[int], told: Mapping[str, object], *, q_kind: str, draft_cost: float, seed: int
+    trace: Trace,
+    draft_lengths: Sequence[int],
+    *,
+    temperature: float,
+    q_kind: str = "sampled",
+    draft_cost: float = 0.1,
+    seed: int = 0,
 ) -> Analysis:
     """Return what a trace says.
 
     Args:
         trace: What was measured.
-        lengths: Draft lengths, >= 1.
-        told: What the measurement was told.
+        draft_lengths: >= 1, in ascending order.
+        temperature: That the text was written at.
         q_kind: Whose acceptance: a "sampled" or a "greedy" draft's.
         draft_cost: A draft pass over a target pass, for the policies' speed.
         seed: Of bootstrap and coins.
@@ -109,19 +115,19 @@ def analyse(
     Raises:
         UserError: A draft length above the longest output.
     """
-    rounds = {k: expected_rounds(trace, k, q_kind) for k in lengths}
+    rounds = {k: expected_rounds(trace, k, q_kind) for k in draft_lengths}
     found = {k: metrics(trace, r, q_kind, seed) for k, r in rounds.items()}
     rng = np.random.default_rng(seed)
-    greedy = told.get("temperature") == 0
+    greedy = temperature == 0
     return Analysis(
         rounds=rounds,
         metrics=found,
         synthetic={k: synthetic(m) for k, m in found.items()},
         alpha=alpha_estimates(trace, rng),
-        categories=category_metrics(trace, rounds[max(lengths)], q_kind, seed),
+        categories=category_metrics(trace, rounds[max(draft_lengths)], q_kind, seed),
         along_output=alpha_by(bins_of(trace.position), trace, q_kind, rng),
         by_context_length=alpha_by(bins_of(trace.context_length), trace, q_kind, rng),
-        policies=play_policies(trace, lengths, q_kind, draft_cost, seed),
+        policies=play_policies(trace, draft_lengths, q_kind, draft_cost, seed),
         text_gap=None if greedy else surprise_gap(trace, rng),
         foreign=float((trace.rank_p != 0 if greedy else excluded(trace)).mean()),
     )
@@ -136,11 +142,11 @@ def synthetic(rounds: Mapping[str, object]) -> dict[str, object]:
 
 
 def play_policies(
-    trace: Trace, lengths: list[int], q_kind: str, draft_cost: float, seed: int
+    trace: Trace, draft_lengths: Sequence[int], q_kind: str, draft_cost: float, seed: int
 ) -> dict[str, PolicyResult]:
     """Play every policy on the same coins, up to the longest draft length."""
-    longest = max(lengths)
-    policies: dict[str, Policy] = {f"fixed {k}": Fixed(k) for k in lengths[-MAX_FIXED_POLICIES:]}
+    longest = max(draft_lengths)
+    policies: dict[str, Policy] = {f"fixed {k}": Fixed(k) for k in draft_lengths[-MAX_FIXED_POLICIES:]}
     policies["Hugging Face heuristic, from 20"] = HuggingFaceHeuristic()
     policies["adaptive 1..8"] = Adaptive()
     if not np.isnan(trace.max_q).any():

@@ -22,8 +22,13 @@ def measure_batch(pair: Pair, planned: Plan, indices: range, settings: Settings)
     return join(score(pair, written, planned.infos, settings))
 
 
-def measure(
-    pair: Pair, planned: Plan, settings: Settings, *, parts: Parts | None, progress: Callable[[int], None]
+def measure_pair(
+    pair: Pair,
+    planned: Plan,
+    settings: Settings,
+    *,
+    parts: Parts | None = None,
+    progress: Callable[[int], object] = lambda _: None,
 ) -> Trace:
     """Return the trace of everything planned.
 

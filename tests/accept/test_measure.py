@@ -16,7 +16,7 @@ from acceptance.measure import cross_tokenizer
 from acceptance.measure import measure as measuring
 from acceptance.measure.loop_check import Divergence, top_two
 from acceptance.measure.loop_check import run as check_loop
-from acceptance.measure.measure import measure, turns_left_out
+from acceptance.measure.measure import measure_pair, turns_left_out
 from acceptance.measure.plan import Settings, plan
 from acceptance.models import context
 from acceptance.models.load import load_pair
@@ -56,7 +56,7 @@ def settings(rule: SamplingRule = GREEDY, **changes: object) -> Settings:
 
 def run(pair: Pair, told: Settings, items: list = PROMPTS, parts: Parts | None = None) -> Trace:
     done: list[int] = []
-    trace = measure(pair, plan(pair, items, told), told, parts=parts, progress=done.append)
+    trace = measure_pair(pair, plan(pair, items, told), told, parts=parts, progress=done.append)
     assert sum(done) == len(items)
     return trace
 
@@ -89,7 +89,7 @@ def test_every_turn_is_answered_in_its_conversation(pair: Pair) -> None:
 def test_a_conversation_ends_where_the_next_turn_does_not_fit(pair: Pair) -> None:
     long = Prompt(turns=("w1", " ".join(["w2"] * 120)), source="long")
     planned = plan(pair, [long, PROMPTS[0]], settings())
-    trace = measure(pair, planned, settings(), parts=None, progress=lambda _: None)
+    trace = measure_pair(pair, planned, settings(), parts=None, progress=lambda _: None)
     assert trace.turn.max() == 0
     assert turns_left_out(planned, trace).startswith("left out: 1 of 3 turns")
     assert turns_left_out(plan(pair, PROMPTS, settings()), run(pair, settings())) == ""
@@ -374,7 +374,7 @@ def test_the_loop_agrees_with_the_trace(pair: Pair, rule: SamplingRule) -> None:
     told = settings(rule, max_new_tokens=30)
     single = [Prompt(turns=(f"w{i} w{i + 1}",), source=f"p{i}") for i in range(30)]
     planned = plan(pair, single, told)
-    trace = measure(pair, planned, told, parts=None, progress=lambda _: None)
+    trace = measure_pair(pair, planned, told, parts=None, progress=lambda _: None)
     found = check_loop(pair, planned, trace, told, 3, 20)
     assert found.prompts == 20
     if rule.is_greedy:
@@ -389,7 +389,7 @@ def test_the_loop_agrees_with_the_trace(pair: Pair, rule: SamplingRule) -> None:
 def test_a_difference_is_reported_with_its_margin(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     told = settings()
     planned = plan(pair, PROMPTS[:1], told)
-    trace = measure(pair, planned, told, parts=None, progress=lambda _: None)
+    trace = measure_pair(pair, planned, told, parts=None, progress=lambda _: None)
     wrong = dataclasses.replace(trace, token=np.where(trace.position == 6, trace.token + 1, trace.token))
     (divergence,) = check_loop(pair, planned, wrong, told, 2, 1).divergences
     assert (divergence.source, divergence.position) == ("p0", 6)
@@ -415,7 +415,7 @@ def test_rounding_is_that_of_the_type(pair: Pair, dtype: str, largest: float) ->
 def test_the_loop_is_compared_on_first_turns_alone_and_with_coins_of_its_own(pair: Pair) -> None:
     told = settings(SAMPLED, max_new_tokens=20)
     planned = plan(pair, PROMPTS, told)
-    trace = measure(pair, planned, told, parts=None, progress=lambda _: None)
+    trace = measure_pair(pair, planned, told, parts=None, progress=lambda _: None)
     found = check_loop(pair, planned, trace, told, 2, 5)
     first = expected_rounds(trace.select(trace.turn == 0), 2, "sampled", beyond=1).histogram
     assert found.trace_tokens_per_round.value == pytest.approx(first.tokens_per_round)

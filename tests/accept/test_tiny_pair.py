@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import acceptance
-from acceptance.measure.measure import measure
+from acceptance.measure.measure import measure_pair
 from acceptance.measure.plan import Settings, plan
 from acceptance.models import load as models
 from acceptance.models.rule import SamplingRule
@@ -32,7 +32,7 @@ def trace() -> Trace:
     greedy = SamplingRule(temperature=0.0)
     settings = Settings(rule=greedy, draft_rule=greedy, max_new_tokens=128)
     planned = plan(pair, load_prompts(PAIR / "prompts.jsonl").rows, settings)
-    return measure(pair, planned, settings, parts=None, progress=lambda _: None)
+    return measure_pair(pair, planned, settings, parts=None, progress=lambda _: None)
 
 
 def test_both_models_together_are_at_most_twelve_megabytes() -> None:

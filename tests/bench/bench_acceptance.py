@@ -23,7 +23,7 @@ from acceptance.decoders import speculative
 from acceptance.decoders.batch import Decoded
 from acceptance.estimate.estimators import Estimate, expected_rounds, metrics, ratio
 from acceptance.measure.loop_check import loop_counts
-from acceptance.measure.measure import measure
+from acceptance.measure.measure import measure_pair
 from acceptance.measure.plan import Plan, Settings, plan
 from acceptance.models.laws import streams
 from acceptance.models.load import load_pair
@@ -76,7 +76,7 @@ def trace_against_loop(prompts: int) -> None:
         planned = plan(pair, items, settings)
 
         def from_trace(settings: Settings = settings, planned: Plan = planned) -> dict[int, list[float]]:
-            trace = measure(pair, planned, settings, parts=None, progress=lambda _: None)
+            trace = measure_pair(pair, planned, settings, parts=None, progress=lambda _: None)
             rounds = {k: expected_rounds(trace, k, "sampled") for k in LENGTHS}
             return {k: metrics(trace, r, "sampled")["ci95"]["tokens_per_round"] for k, r in rounds.items()}
 

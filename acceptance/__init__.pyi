@@ -1,0 +1,15 @@
+from .estimate.analysis import analyse as analyse
+from .estimate.estimators import expected_rounds as expected_rounds
+from .importers.formats import import_histogram as import_histogram
+from .measure.measure import measure_pair as measure_pair
+from .measure.plan import Settings as Settings
+from .measure.plan import plan as plan
+from .models.bundled import TINY_PAIR as TINY_PAIR
+from .models.load import load_pair as load_pair
+from .models.rule import SamplingRule as SamplingRule
+from .text.prompts import load_prompts as load_prompts
+from .text.texts import load_texts as load_texts
+from .trace.trace import Q_KINDS as Q_KINDS
+from .trace.trace import Trace as Trace
+from .trace.trace import load_trace as load_trace
+from .trace.trace import save_trace as save_trace
