@@ -95,6 +95,22 @@ def test_no_step_stops_the_next(driver: ModuleType, tmp_path: Path) -> None:
     assert not (tmp_path / "outlived").exists()
 
 
+def test_a_signal_ends_the_step_under_way_and_is_told(tmp_path: Path) -> None:
+    code = "import first_light as f; import sys, pathlib; s = f.Step(name='long', words=('-c', 'print(1, flush=True);"
+    code += " import time; time.sleep(60)'), limit_s=50, needs=()); f.cpu_steps = lambda: [s, s]; f.main(sys.argv[1:])"
+    environment = os.environ | {"PYTHONPATH": str(SCRIPT.parent)}
+    words = [sys.executable, "-c", code, "--device", "cpu", "--out", str(tmp_path / "out")]
+    with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()  # the device: from here on signals are heard
+        time.sleep(2)
+        process.terminate()
+        said = process.communicate(timeout=30)[0]
+    (step,) = json.loads((tmp_path / "out" / "summary.json").read_text())["steps"]
+    assert (step["name"], step["reason"]) == ("long", "interrupted")
+    assert "interrupted" in said
+
+
 def test_a_gpu_is_measured_within_the_deadline_what_tells_most_first(driver: ModuleType) -> None:
     steps = driver.gpu_steps("cuda:0")
     names = [step.name for step in steps]

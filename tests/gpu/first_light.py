@@ -41,6 +41,7 @@ GPU_QUERY = (
 # Acceptance that `validate` holds against: geometric, 0.7 a token, eight drafted.
 HISTOGRAM = {"k": 8, "hist": {str(a): 0.3 * 0.7**a for a in range(8)} | {"8": 0.7**8}, "samples": 1}
 PASSED, FAILED, TIMED_OUT, NOT_RUN = "passed", "failed", "timed out", "not run"
+INTERRUPTED = "interrupted"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,6 +236,8 @@ def run_step(step: Step, work: Path, limit_s: float, log: Path) -> Outcome:
             found.exit_code = process.wait(limit_s)
         except subprocess.TimeoutExpired:
             found.reason = f"ended after {limit_s:.0f} s"
+        except KeyboardInterrupt:
+            found.reason = INTERRUPTED
         finally:
             end(process)
     found.seconds = time.monotonic() - began
@@ -323,6 +326,8 @@ def run_all(steps: Sequence[Step], out: Path, deadline_s: float, told: dict[str,
                     shutil.copyfile(work / kept, out / kept)
             write_summary(out, outcomes, time.monotonic() - began, told)
             say(row(outcomes[-1]))
+            if outcomes[-1].reason == INTERRUPTED:
+                break
     return outcomes
 
 
@@ -334,8 +339,10 @@ def write_summary(out: Path, outcomes: Sequence[Outcome], seconds: float, told: 
 
 
 def row(found: Outcome) -> str:
-    """Return a step's line of the table."""
-    return f"{found.step.name:24} {found.status:10} {found.seconds:7.1f} s  {found.reason}".rstrip()
+    """Return a step's line of the table: why it did not pass, and the last that it said."""
+    said = [found.reason, *found.last_lines[-1:]]
+    words = f"{found.step.name:24} {found.status:10} {found.seconds:7.1f} s  {': '.join(filter(None, said))[:150]}"
+    return words.rstrip()
 
 
 def say(line: str) -> None:
@@ -359,7 +366,8 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--deadline", type=float, default=DEADLINE_S, metavar="SECONDS", help="when the last step ends")
     given = parser.parse_args(words)
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
-    signal.signal(signal.SIGTERM, interrupt)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, interrupt)
     told = {"created_utc": datetime.now(UTC).isoformat(timespec="seconds"), "device": given.device} | provenance()
     say(f"{given.device}: {told['gpu'] or 'no nvidia-smi'}; python {platform.python_version()}")
     if told["missing"]:
@@ -367,7 +375,7 @@ def main(words: Sequence[str] | None = None) -> int:
     steps = cpu_steps() if given.device == "cpu" else gpu_steps(given.device)
     outcomes = run_all(steps, given.out, given.deadline, told)
     say(f"\nreports in {given.out}\n" + "\n".join(map(row, outcomes)))
-    return 0 if all(found.status == PASSED for found in outcomes) else 1
+    return 0 if [found.status for found in outcomes] == [PASSED] * len(steps) else 1
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ COMMANDS = {
 }
 # Weights and caches of the largest pass, with room to spare.
 LEAST_MEMORY = 60 * 10**9
+pytestmark = pytest.mark.usefixtures("device")
 
 
 def test_forecasts_of_other_draft_lengths_and_batches_hold_on_the_gpu(tmp_path: Path) -> None:
