@@ -8,7 +8,7 @@ from typing import Any
 
 from acceptance.decoders import heads
 from acceptance.decoders.method import Method, Models, Options
-from acceptance.decoders.methods import METHODS, lacking, pick
+from acceptance.decoders.methods import METHODS, lacking
 from acceptance.measure.plan import Plan, plan
 from acceptance.measure.plan import Settings as MeasureSettings
 from acceptance.models.bundled import BUNDLED, TINY_PAIR, place_of
@@ -234,10 +234,12 @@ def picked(name: str, own: Mapping[str, Arm]) -> list[Method]:
     Raises:
         UserError: A name that is neither a method's nor a preset's.
     """
-    if name != "all" and name not in METHODS and own:
+    if name == "all":
+        return list(METHODS.values())
+    if name not in METHODS:
         there = ", ".join([*own, *METHODS])
         raise UserError(f"--method: {name!r} is not allowed, expected all or some of {there}")
-    return list(METHODS.values()) if name == "all" else pick(name)
+    return [METHODS[name]]
 
 
 def bind(arm: Arm, chosen: Options, models: Models, settings: Settings, *, strict: bool) -> Runnable:

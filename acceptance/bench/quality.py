@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import acceptance
 from acceptance.models.context import Context, padded
@@ -58,13 +57,6 @@ class Item:
     prompt: str
     reference: str
     source: str
-
-    def tokens(self, tokenizer: Any) -> tuple[list[int], list[int]]:
-        """Return the tokens of both."""
-        first, second = (
-            tokenizer(text, add_special_tokens=i == 0).input_ids for i, text in enumerate((self.prompt, self.reference))
-        )
-        return list(first), list(second)
 
 
 def load_task(path: Path = BUNDLED_TASK) -> Records[Item]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from acceptance.trace.lock import Lock
 from simulator.ground.artefacts import UserError, check_kind, finite_or_text, read_bytes
+from simulator.ground.fields import parse_json
 
 KIND = "decode_run"
 SCHEMA_VERSIONS = (2,)
@@ -35,7 +36,7 @@ def read_records(path: Path) -> tuple[list[dict[str, Any]], int]:
     records: list[dict[str, Any]] = []
     for number, line in enumerate(whole.split(b"\n") if end else [], 1):
         try:
-            record = json.loads(line)
+            record = parse_json(line.decode())
         except ValueError:
             record = None
         if not isinstance(record, dict):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from acceptance.bench.load import placed, trained_folders
+from acceptance.bench.load import arms_of, placed, trained_folders
 from acceptance.bench.options import DecodeOptions
 from acceptance.bench.presets import BUNDLED_PRESETS, check_given_knobs, check_methods, load_presets
 from acceptance.cli.bench_decode import bench_decode
@@ -237,6 +237,20 @@ def test_the_command_refuses_a_preset_named_baseline(run, user_error, tmp_path: 
     expected = "methods.baseline: is the name of a built-in method"
     user_error(run("bench-decode", "validate-config", "p.toml"), expected)
     user_error(run("bench-decode", "--config", "p.toml", "--method", "baseline", "--device", "cpu"), expected)
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [("ngram, baseline,ngram", ["baseline", "ngram"]), ("topk", ["baseline", "topk"]), ("all", list(METHODS))],
+)
+def test_names_become_arms_each_once_behind_the_baseline(names: str, expected: list[str]) -> None:
+    assert [arm.name for arm in arms_of(DecodeOptions(method=names), None)] == expected
+
+
+@pytest.mark.parametrize("names", ["", "speculativ", "baseline,"])
+def test_an_unknown_name_is_refused_with_those_there_are(names: str) -> None:
+    with pytest.raises(UserError, match=r"^--method: '.*' is not allowed, expected all or some of baseline, specul"):
+        arms_of(DecodeOptions(method=names), None)
 
 
 @pytest.mark.parametrize("option", ["--target-device", "--draft-device", "--device"])

@@ -17,7 +17,7 @@ from acceptance.decoders.chain import Chain, Exact, Proposal, Seen
 from acceptance.decoders.decoder import Decoder, run
 from acceptance.decoders.lengths import Controlled
 from acceptance.decoders.method import Models, Options
-from acceptance.decoders.methods import METHODS, pick
+from acceptance.decoders.methods import METHODS
 from acceptance.decoders.model_draft import ModelDraft
 from acceptance.estimate.play import Player, Policy, Rounds, Spent, walk
 from acceptance.estimate.policies import Adaptive, ConfidenceStop, HuggingFaceHeuristic
@@ -80,33 +80,9 @@ def decode(
 # Names.
 
 
-def test_all_names_every_method_whose_needs_are_met() -> None:
-    target = trigram_pair(1)[0]
-    assert pick("all") == list(METHODS.values())
-    alone = [m.name for m in pick("all", Models(target=target))]
-    assert alone == [m.name for m in METHODS.values() if not m.needs]
-    assert {"baseline", "ngram", "anpd", "prompt-lookup"} <= set(alone)
-    assert {m.name for m in pick("all", Models(target=target, draft=target))} >= {m.name for m in CHAINS}
-
-
-def test_names_are_picked_in_the_order_asked_for() -> None:
-    assert [m.name for m in pick("ngram, baseline,ngram")] == ["ngram", "baseline"]
-
-
 def test_every_method_stands_under_its_own_name() -> None:
     assert [m.name for m in METHODS.values()] == list(METHODS)
     assert {need for m in METHODS.values() for need in m.needs} <= set(methods.NEEDS)
-
-
-@pytest.mark.parametrize("names", ["", "speculativ", "baseline,", "all,baseline"])
-def test_an_unknown_name_is_refused_with_those_there_are(names: str) -> None:
-    with pytest.raises(UserError, match=r"^--method: '.*' is not allowed, expected all or some of baseline, specul"):
-        pick(names)
-
-
-def test_a_method_that_lacks_something_is_refused() -> None:
-    with pytest.raises(UserError, match=r"^--method: 'speculative' is not allowed without a draft model$"):
-        pick("baseline,speculative", Models(target=trigram_pair(1)[0]))
 
 
 @pytest.mark.parametrize(

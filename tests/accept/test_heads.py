@@ -7,8 +7,6 @@ token, without a cache.
 import importlib
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product, zip_longest
@@ -584,8 +582,8 @@ def test_the_script_trains_heads_of_any_target(
     text, out = write_texts(tmp_path / "text", 60, 80), tmp_path / "heads"
     small = ["--steps", "4", "--batch-size", "2", "--seq-len", "24", "--medusa-heads", "3"]
     arguments = ["--target", str(random_pair[0]), "--text", str(text), "--out", str(out), *small]
-    found = subprocess.run([sys.executable, str(SCRIPT), *arguments], capture_output=True, text=True, check=False)
-    assert found.returncode == 0, found.stderr
+    found = CliRunner().invoke(script.main, arguments)
+    assert found.exit_code == 0, found.stderr
     assert re.search(r"medusa .* held-out accuracy by depth  1: 0\.\d+  2: 0\.\d+  3: 0\.\d+\n", found.stdout)
     assert re.search(r"eagle .* held-out accuracy by depth  1: 0\.\d+ ", found.stdout)
     pair = models.load_pair(str(random_pair[0]), str(random_pair[1]), device="cpu", dtype="float32")

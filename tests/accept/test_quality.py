@@ -101,7 +101,8 @@ def test_the_bundled_task_is_held_out_code_cut_between_tokens(tiny_tokenizer: An
     for item in task.rows:
         path = item.source.partition(":")[0]
         assert int(hashlib.sha256(path.encode()).hexdigest(), 16) % 16 == 0
-        prompt, reference = item.tokens(tiny_tokenizer)
+        prompt = tiny_tokenizer(item.prompt).input_ids
+        reference = tiny_tokenizer(item.reference, add_special_tokens=False).input_ids
         assert (len(prompt), len(reference)) == (128, 32)
         assert tiny_tokenizer.decode([*prompt, *reference]) == item.prompt + item.reference
 
