@@ -2,19 +2,30 @@
 
 import json
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 from PIL import Image
 
+from calibration.fit.calibrate import calibrate_decode
+from simulator.costs.profile_file import save_profile
+
 from .made_decode import Truth, write_decode
 
 
-@pytest.fixture
-def pair(run, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run and the profile of it, fitted to three of its eight draft lengths."""
-    write_decode(tmp_path / "d.jsonl", prompts=60)
-    done = run("calibrate", "--from-decode", "d.jsonl", "--fit-k", "1,4,8", "-o", "pair.json")
-    assert done.returncode == 0, done.stderr
+    folder = tmp_path_factory.mktemp("pair")
+    found = calibrate_decode(write_decode(folder / "d.jsonl", prompts=40), "pair", (1, 4, 8))
+    save_profile(folder / "pair.json", found.profile, {})
+    return folder
+
+
+@pytest.fixture
+def pair(made: Path, tmp_path: Path) -> Path:
+    """The same in a folder of one test."""
+    copytree(made, tmp_path, dirs_exist_ok=True)
     return tmp_path / "pair.json"
 
 

@@ -52,8 +52,9 @@ def test_costs_without_noise_are_the_truth(tmp_path: Path) -> None:
 def test_noisy_costs_are_within_their_errors(tmp_path: Path) -> None:
     off = []
     for seed in range(8):
-        log = load_decode(write_decode(tmp_path / "d.jsonl", noise=0.03, prompts=10, tokens=300, seed=seed))
-        found = fit_pair(log, (1, 2, 4, 8))
+        path = write_decode(tmp_path / "d.jsonl", noise=0.03, prompts=10, tokens=300, seed=seed, lengths=(1, 2, 4, 8))
+        log = load_decode(path)
+        found = fit_pair(log)
         profile = pair_profile("x", log, found)
         own = profile.decoding
         tokens = np.array([2, 5, 9])
