@@ -42,6 +42,11 @@ GPU_QUERY = (
 HISTOGRAM = {"k": 8, "hist": {str(a): 0.3 * 0.7**a for a in range(8)} | {"8": 0.7**8}, "samples": 1}
 PASSED, FAILED, TIMED_OUT, NOT_RUN = "passed", "failed", "timed out", "not run"
 INTERRUPTED = "interrupted"
+# What the kinds of steps import.
+COMMAND = ("click", "lazy_loader", "numpy")
+MODELS = (*COMMAND, "torch", "transformers")
+SAMPLING = (*COMMAND, "psutil", "threadpoolctl")
+FITS = (*COMMAND, "scipy", "filelock")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +64,7 @@ class Step:
     name: str
     words: tuple[str, ...]
     limit_s: float
-    needs: tuple[str, ...] = ("click", "lazy_loader", "numpy")
+    needs: tuple[str, ...] = COMMAND
     reads: tuple[str, ...] = ()
 
 
@@ -100,26 +105,33 @@ def forecasts(probe: str, passes: str) -> list[Step]:
             name="fit passes",
             words=(*fit, "--from-passes", passes, "--fit-k", "1,4,8", "-o", "device_passes.json", "--force"),
             limit_s=40,
+            needs=FITS,
             reads=(passes,),
         ),
         Step(
             name="forecast passes",
             words=module("calibration.cli.validate", *models, "--out", "validation.json", "--force"),
             limit_s=40,
+            needs=FITS,
             reads=(passes, "device_passes.json"),
         ),
-        Step(name="fit probe", words=(*fit, probe, "-o", "device.json", "--force"), limit_s=40, reads=(probe,)),
+        Step(
+            name="fit probe",
+            words=(*fit, probe, "-o", "device.json", "--force"),
+            limit_s=40,
+            needs=FITS,
+            reads=(probe,),
+        ),
     ]
 
 
 def gpu_steps(device: str) -> list[Step]:
     """Return the steps of a GPU, what tells most first."""
-    on, gpu = ("--device", device), ("click", "lazy_loader", "numpy", "cupy")
-    torch = ("click", "lazy_loader", "numpy", "torch", "transformers")
+    on, gpu = ("--device", device), (*COMMAND, "cupy")
     logits = ("--batch", "1,8", "--k", "4", "--vocab", "32000,128256", "--dtype", "float32,bfloat16")
     models = ("--target-model", "llama-3.1-8b", "--draft-model", "llama-3.2-1b", "--dtype", "bfloat16")
     sizes = ("--batch", "1,8,32", "--context", "512,4096", "--k", "1:8", "--repeats", "11")
-    sampling = ("--quick", "--backend", "cuda,torch,transformers", *logits, "--out", "sampling.json", "--force")
+    sampling = ("--quick", "--backend", "cuda,torch,transformers", *logits)
     return [
         Step(name="kernels", words=(script("smoke.py"), device), limit_s=120, needs=("numpy", "lazy_loader", "cupy")),
         Step(
@@ -128,14 +140,14 @@ def gpu_steps(device: str) -> list[Step]:
             limit_s=130,
             needs=gpu,
         ),
-        Step(name="sampling", words=module("cuda_probe.cli.bench_sampling", *on, *sampling), limit_s=80, needs=gpu),
-        Step(name="passes", words=time_passes(*models, *sizes, *on), limit_s=160, needs=torch),
+        Step(name="sampling", words=bench_sampling(*on, *sampling), limit_s=80, needs=(*SAMPLING, "cupy")),
+        Step(name="passes", words=time_passes(*models, *sizes, *on), limit_s=160, needs=MODELS),
         *forecasts("probe.json", "passes.json"),
         *(
             Step(name=f"suite: {name}", words=suite(f"gpu/test_{name}.py"), limit_s=limit_s, needs=("pytest", *gpu))
             for name, limit_s in (
                 ("device", 90),
-                ("sampling", 90),
+                ("sampling", 120),
                 ("graphs", 60),
                 ("bench_decode", 90),
                 ("sanitizer", 90),
@@ -152,10 +164,10 @@ def cpu_steps() -> list[Step]:
 
     What is fitted was measured before, as the times of tiny models are noise.
     """
-    on, torch = ("--device", "cpu"), ("click", "lazy_loader", "numpy", "torch", "transformers")
+    on = ("--device", "cpu")
     probes = (*on, "--only", "empty", "--only", "burn_flops", "--only", "draft", "--draftN", "2", "--workflops", "4,8")
     logits = ("--batch", "1", "--k", "2", "--vocab", "512", "--dtype", "float32")
-    sampling = (*on, "--backend", "torch,numpy,transformers", *logits, "--out", "sampling.json", "--force")
+    sampling = (*on, "--backend", "torch,numpy,transformers", *logits)
     models = ("--target-model", "target.json", "--draft-model", "draft.json", "--dtype", "float32")
     sizes = ("--batch", "1,2", "--context", "16", "--k", "1:2", "--repeats", "3")
     return [
@@ -165,8 +177,8 @@ def cpu_steps() -> list[Step]:
             words=module("cuda_probe.cli.probe_gpu", *probes, "--workmem", "1", "--out", "probe.json", "--force"),
             limit_s=120,
         ),
-        Step(name="sampling", words=module("cuda_probe.cli.bench_sampling", *sampling), limit_s=120, needs=torch),
-        Step(name="passes", words=time_passes(*models, *sizes, *on), limit_s=120, needs=torch),
+        Step(name="sampling", words=bench_sampling(*sampling), limit_s=120, needs=(*SAMPLING, "torch")),
+        Step(name="passes", words=time_passes(*models, *sizes, *on), limit_s=120, needs=MODELS),
         *forecasts(str(MEASURED / "probe.json"), str(MEASURED / "passes.json")),
         Step(name="suite: stats", words=suite("probe/test_stats.py"), limit_s=120, needs=("pytest", "numpy")),
     ]
@@ -175,6 +187,11 @@ def cpu_steps() -> list[Step]:
 def script(name: str) -> str:
     """Return the path of a file beside this one."""
     return str(Path(__file__).with_name(name))
+
+
+def bench_sampling(*words: str) -> tuple[str, ...]:
+    """Return the words that time sampling."""
+    return module("cuda_probe.cli.bench_sampling", *words, "--out", "sampling.json", "--force")
 
 
 def time_passes(*words: str) -> tuple[str, ...]:
