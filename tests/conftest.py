@@ -48,6 +48,12 @@ def run(tmp_path: Path) -> Run:
     return partial(run_here, tmp_path)
 
 
+@pytest.fixture(scope="session")
+def run_in() -> Run:
+    """Return the function behind `run`, whose first argument is the folder: for runs that several tests look at."""
+    return run_here
+
+
 @pytest.fixture
 def run_real(tmp_path: Path) -> Run:
     """The same in a process of its own: for the one test a command that has to be, and what changes a process."""

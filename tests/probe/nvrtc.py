@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import hashlib
 import importlib.util
+import os
+import pickle
 import struct
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
+# The oldest that CUDA 12 and 13 share, the newest, and the one that most servers have.
+ARCHITECTURES = (75, 90, 120)
+KEPT = Path(tempfile.gettempdir()) / f"nvrtc-{os.getuid()}"
 
 
 class NvrtcError(RuntimeError):
@@ -40,21 +46,32 @@ class Compiled:
         return _read_cubin(self.cubin)
 
 
-def compile_source(source: Path, architecture: int, options: Sequence[str] = ()) -> Compiled:
-    """Compile a `.cu` file for `sm_<architecture>` as CuPy does, which adds -ftz=true; a warning is an error."""
+@functools.cache
+def compile_source(source: Path, architecture: int, options: tuple[str, ...] = ()) -> Compiled:
+    """Compile a `.cu` file for `sm_<architecture>` as CuPy does, which adds -ftz=true; a warning is an error.
+
+    What was compiled is kept between runs, by the source, the options and NVRTC's version.
+    """
     library = _library()
-    program = ctypes.c_void_p()
-    _check(
-        library,
-        library.nvrtcCreateProgram(ctypes.byref(program), source.read_bytes(), source.name.encode(), 0, None, None),
-    )
-    flags = [
-        f"--gpu-architecture=sm_{architecture}",
-        "--std=c++17",
-        "-ftz=true",
-        *(f"-I{path}" for path in include_folders()),
-        *options,
-    ]
+    folders = tuple(f"-I{path}" for path in include_folders())
+    flags = (f"--gpu-architecture=sm_{architecture}", "--std=c++17", "-ftz=true", *folders, *options)
+    version = [ctypes.c_int(), ctypes.c_int()]
+    _check(library, library.nvrtcVersion(*map(ctypes.byref, version)))
+    inputs = repr((source.read_bytes(), flags, library._name, [number.value for number in version]))
+    kept = KEPT / hashlib.sha256(inputs.encode()).hexdigest()
+    if kept.exists():
+        return Compiled(*pickle.loads(kept.read_bytes()))
+    found = _compile(library, source, architecture, flags)
+    KEPT.mkdir(parents=True, exist_ok=True)
+    fresh = kept.with_suffix(f".{os.getpid()}")
+    fresh.write_bytes(pickle.dumps((found.ptx, found.cubin, found.log)))
+    fresh.replace(kept)
+    return found
+
+
+def _compile(library: Any, source: Path, architecture: int, flags: Sequence[str]) -> Compiled:
+    program, text, name = ctypes.c_void_p(), source.read_bytes(), source.name.encode()
+    _check(library, library.nvrtcCreateProgram(ctypes.byref(program), text, name, 0, None, None))
     encoded = (ctypes.c_char_p * len(flags))(*(flag.encode() for flag in flags))
     try:
         status = library.nvrtcCompileProgram(program, len(flags), encoded)

@@ -2,12 +2,13 @@
 
 import csv
 import json
-import os
 import re
 import subprocess
 import sys
 import tracemalloc
+import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -18,18 +19,20 @@ import torch
 from PIL import Image
 from scipy.stats import chisquare
 
+from cuda_probe.devices import cpu_facts
 from cuda_probe.devices.cpu import CpuDevice
+from cuda_probe.probe import runner
 from cuda_probe.probe.timing import StopRule, measure
 from cuda_probe.sampling import reference, registry, speculative_sample
+from cuda_probe.sampling_bench import runner as bench_runner
 from cuda_probe.sampling_bench import torch_peers
 from cuda_probe.sampling_bench.interleave import measure_in_turn
 from cuda_probe.sampling_bench.places import CpuPlace, CudaPlace
 from cuda_probe.sampling_bench.plots import bench_figure
-from cuda_probe.sampling_bench.report import csv_rows, disagreement_text, load_bench, result_json
+from cuda_probe.sampling_bench.report import csv_rows, disagreement_text, result_json
 from cuda_probe.sampling_bench.rounds import accepted_by_law, make_round
-from cuda_probe.sampling_bench.runner import run_bench
+from cuda_probe.sampling_bench.runner import BenchResults, run_bench
 from cuda_probe.sampling_bench.shapes import BACKENDS, Shape, memory_bytes, needed_bytes
-from simulator.ground.artefacts import UserError
 
 from .sampling_device import kernels_on_cpu
 
@@ -38,70 +41,37 @@ BRIEF = StopRule(min_samples=4, max_samples=4, time_limit_s=1.0, warm_ups=1, war
 TINY = ("--device", "cpu", "--batch", "3", "--k", "2", "--vocab", "500")
 
 
-def bench(folder: Path, *arguments: object, code: str | None = None, **env: str) -> subprocess.CompletedProcess[str]:
-    start = ["-m", "cuda_probe.cli.bench_sampling"] if code is None else ["-c", code]
-    path = os.pathsep.join(filter(None, [env.pop("FIRST", ""), str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    environment = os.environ | {"COLUMNS": "100", "PYTHONPATH": path} | env
-    words = [sys.executable, *start, *map(str, arguments)]
-    return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+@pytest.fixture(scope="module", autouse=True)
+def small_device() -> Iterator[pytest.MonkeyPatch]:
+    """A processor whose cache is small, so that rings and copies are, and whose points are sampled for 50 ms."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "1")  # more would each import torch
+        patch.setattr(cpu_facts, "last_level_cache", lambda: (1 << 18, "given"))
+        patch.setattr(runner, "QUICK", replace(runner.QUICK, time_limit_s=0.05))
+        yield patch
 
 
-# Several runs of the real command in one process, as it takes seconds to import compiler and peers. A peer and the C++
-# compiler are missing at first; the last run has a backend that decides otherwise. Samples are taken for 50 ms.
-RUNS = """
-import contextlib, io, json, os, sys
-from dataclasses import replace
-from cuda_probe import runner
-runner.QUICK = replace(runner.QUICK, time_limit_s=0.05)
-from cuda_probe.sampling import registry
-from cuda_probe.sampling_bench.cli import bench_sampling
+@dataclass
+class Ran:
+    """A run of the command with all backends in two types."""
 
-def call(folder, words):
-    os.makedirs(folder)
-    code, out, err = 0, io.StringIO(), io.StringIO()
-    with contextlib.chdir(folder), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            bench_sampling(words, prog_name="bench-sampling")
-        except SystemExit as ended:
-            code = ended.code or 0
-    return code, out.getvalue(), err.getvalue()
-
-runs, environment = json.loads(sys.argv[1]), dict(os.environ)
-done = {}
-for name, words in runs.items():
-    if name == "missing":
-        os.environ["CXX"], sys.modules["transformers"] = "/nowhere/g++", None
-    if name == "wrong":
-        numpy_one = registry._on_numpy("speculative_sample")
-        registry.register(registry.Implementation("speculative_sample", "numpy", 10,
-            lambda *a: numpy_one(*a[:-2], a[-2] + 1, a[-1]), lambda given: None, lambda given: True))
-    done[name] = call(name, words.split())
-    if name == "missing":  # the compiler's name was read when it was imported
-        sys.modules["torch._inductor.config"].cpp.cxx = (None, environment.get("CXX", "g++"))
-        del os.environ["CXX"], sys.modules["transformers"]
-print(json.dumps(done))
-"""
-ONE = "--device cpu --dtype float32"
-FILES = "--csv b.csv --plot b.png --seed 5 --temperature 0.8"
-WORDS = {
-    "missing": f"{ONE} --batch 2 --k 2 --vocab 500 --backend compiled,transformers,torch --json",
-    "all": f"{' '.join(TINY)} --dtype float32,bfloat16 {FILES}",
-    "too large": "--device cpu --batch 65536 --vocab 16000000",
-    "too many": "--device cpu --batch 1:2000",
-    "nothing": "--device cpu --backend cuda --vocab 100",
-    "wrong": f"{ONE} --batch 30 --k 4 --vocab 100 --backend numpy",
-}
-Ran = Callable[[str], tuple[Path, subprocess.CompletedProcess[str]]]
+    folder: Path
+    done: subprocess.CompletedProcess[str]
+    told: dict[str, Any]
+    results: BenchResults
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
-    """Each of the runs by name, and its folder."""
-    folder = tmp_path_factory.mktemp("bench")
-    session = bench(folder, json.dumps(WORDS), code=RUNS)
-    assert session.returncode == 0, session.stderr
-    done = json.loads(session.stdout)
-    return lambda name: (folder / name, subprocess.CompletedProcess(WORDS[name], *done[name]))
+def ran(tmp_path_factory: pytest.TempPathFactory, small_device: pytest.MonkeyPatch, run_in: Callable[..., Any]) -> Ran:
+    folder, kept = tmp_path_factory.mktemp("bench"), []
+    small_device.setattr(bench_runner, "run_bench", lambda *a, **named: kept.append(run_bench(*a, **named)) or kept[-1])
+    files = ("--csv", "b.csv", "--plot", "b.png", "--seed", 5, "--temperature", 0.8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's compiler has many
+        done = run_in(folder, "bench-sampling", *TINY, "--dtype", "float32,bfloat16", *files)
+    small_device.setattr(bench_runner, "run_bench", run_bench)
+    assert done.returncode == 0, done.stderr
+    return Ran(folder, done, json.loads((folder / "bench_sampling.json").read_text()), kept[0])
 
 
 @pytest.fixture(scope="module")
@@ -332,27 +302,29 @@ def with_another_seed(*arguments: Any) -> Any:
 def test_a_backend_that_decides_otherwise_is_found_out(place: CpuPlace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_implementations", list(registry._implementations))
     true = registry.pick("speculative_sample", {"target_logits": torch.zeros(2)}, "torch")
-    registry.register(
-        registry.Implementation("speculative_sample", "torch", 50, with_another_seed, true.refusal, true.suits)
-    )
+    registry.register(replace(true, function=with_another_seed))
     results = small_run(place)
     assert {p.point.probe: p.agrees for p in results.points} == {"torch": False, "numpy": True, "transformers": None}
     assert "NOT AS THE REFERENCE: torch" in disagreement_text(results)
 
 
-def test_the_command_ends_with_1_when_a_backend_decides_otherwise(ran: Ran) -> None:
-    folder, done = ran("wrong")
+def test_the_command_ends_with_1_when_a_backend_decides_otherwise(
+    run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "_implementations", list(registry._implementations))
+    true = registry.pick("speculative_sample", {"target_logits": np.zeros(2)}, "numpy")
+    registry.register(replace(true, function=with_another_seed))
+    one = ("--device", "cpu", "--dtype", "float32", "--batch", 30, "--k", 4, "--vocab", 100, "--backend", "numpy")
+    done = run("bench-sampling", *one)
     assert done.returncode == 1
     assert done.stderr == "bench-sampling: a result was wrong, see the table or the file\n"
     assert re.search(r" NO\n", done.stdout)
-    assert [p["agrees"] for p in json.loads((folder / "bench_sampling.json").read_text())["points"]] == [False]
+    assert [p["agrees"] for p in json.loads((tmp_path / "bench_sampling.json").read_text())["points"]] == [False]
 
 
 # ---- the command and its files --------------------------------------------------------------------------------------
 def test_the_run_times_every_backend_that_runs_here_and_says_why_the_others_do_not(ran: Ran) -> None:
-    folder, done = ran("all")
-    assert done.returncode == 0, done.stderr
-    results = load_bench(folder / "bench_sampling.json")
+    results = ran.results
     timed = {(p.point.probe, p.point.axes["dtype"]) for p in results.points}
     everywhere = set(product(("torch", "compiled", "transformers"), ("float32", "bfloat16")))
     assert timed == everywhere | {("numpy", "float32")}
@@ -368,24 +340,25 @@ def test_the_run_times_every_backend_that_runs_here_and_says_why_the_others_do_n
         kept_all, rest = divmod(found.point.bytes, 500 * (4 if found.point.axes["dtype"] == "float32" else 2))
         assert (rest, kept_all - 12 in range(4)) == (0, True)
     for name in ("bench_sampling.json", "bench_sampling.npz", "b.csv", "b.png"):
-        assert f"wrote {name}" in done.stdout
+        assert f"wrote {name}" in ran.done.stdout
 
 
-def test_json_csv_and_results_tell_the_same(ran: Ran) -> None:
-    folder, _ = ran("all")
-    told = json.loads((folder / "bench_sampling.json").read_text())
+def test_json_and_csv_tell_what_was_measured(ran: Ran) -> None:
+    told = ran.told
     assert (told["kind"], told["schema_version"], told["tool"]) == ("bench_sampling", 1, "specsim")
     assert {"created_utc", "tool_version", "environment", "parameters"} <= set(told)
     assert told["environment"]["device"]["torch"] == torch.__version__
     assert (told["parameters"]["seed"], told["parameters"]["temperature"]) == (5, 0.8)
     assert told["parameters"]["vocabulary"] == [500]
-    results = load_bench(folder / "bench_sampling.json")
-    again = result_json(results, told["parameters"], folder / "bench_sampling.npz")
+    again = result_json(ran.results, told["parameters"], ran.folder / "bench_sampling.npz")
     for key in ("points", "copy", "left_out", "raw"):
         assert json.loads(json.dumps(again[key])) == told[key]
-    with (folder / "b.csv").open() as file:
+    with np.load(ran.folder / "bench_sampling.npz") as archive:
+        for index, point in enumerate([*told["points"], told["copy"]]):
+            assert np.median(archive[f"samples_{index:04d}"]) == point["median_s"]
+    with (ran.folder / "b.csv").open() as file:
         rows = list(csv.DictReader(file))
-    for row, wanted in zip(rows, csv_rows(results), strict=True):
+    for row, wanted in zip(rows, csv_rows(ran.results), strict=True):
         assert list(row) == list(wanted)
         for name, value in wanted.items():
             found = row[name]
@@ -393,8 +366,7 @@ def test_json_csv_and_results_tell_the_same(ran: Ran) -> None:
 
 
 def test_ratios_and_shares_follow_from_the_medians(ran: Ran) -> None:
-    folder, _ = ran("all")
-    told = json.loads((folder / "bench_sampling.json").read_text())
+    told = ran.told
     times = {(p["backend"], p["axes"]["dtype"]): p["median_s"] for p in told["points"]}
     for point in told["points"]:
         dtype = point["axes"]["dtype"]
@@ -406,11 +378,10 @@ def test_ratios_and_shares_follow_from_the_medians(ran: Ran) -> None:
 
 
 def test_the_picture_shows_every_backend_and_its_intervals(ran: Ran) -> None:
-    folder, _ = ran("all")
-    with Image.open(folder / "b.png") as picture:
+    with Image.open(ran.folder / "b.png") as picture:
         picture.load()
         assert picture.size[0] > 1000
-    results = load_bench(folder / "bench_sampling.json")
+    results = ran.results
     figure = bench_figure(results)
     time, share = figure.axes
     assert "batch 3, K = 2, float32" in time.get_title()
@@ -424,33 +395,21 @@ def test_the_picture_shows_every_backend_and_its_intervals(ran: Ran) -> None:
     assert [t.get_text() for t in legend.get_texts()] == ["torch", "numpy", "compiled torch", "transformers"]
 
 
-def test_a_changed_file_is_refused(ran: Ran, tmp_path: Path) -> None:
-    folder, _ = ran("all")
-    (tmp_path / "bench_sampling.npz").write_bytes((folder / "bench_sampling.npz").read_bytes())
-    whole = json.loads((folder / "bench_sampling.json").read_text())
-    first, *others = whole["points"]
-    for change, words in (
-        ({"kind": "probe"}, "kind is 'probe'"),
-        ({"schema_version": 9}, "schema_version is 9"),
-        ({"points": [first | {"median_s": 1.0}, *others]}, "not the median of its raw samples"),
-        ({"copy": whole["copy"] | {"median_s": 1.0}}, "copy.median_s is not the median"),
-        ({"points": [first | {"calls": "many"}, *others]}, "points[0].calls is 'many'"),
-    ):
-        path = tmp_path / "b.json"
-        path.write_text(json.dumps(whole | change))
-        with pytest.raises(UserError, match=re.escape(words)):
-            load_bench(path)
+def test_a_peer_that_is_not_there_is_left_out_with_its_reason(
+    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_compiler(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("no C++ compiler\nwas found")
 
-
-def test_a_peer_that_is_not_there_is_left_out_with_its_reason(ran: Ran) -> None:
-    _, done = ran("missing")
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    done = run("bench-sampling", *TINY, "--dtype", "float32", "--backend", "compiled,transformers,torch", "--json")
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert [p["backend"] for p in told["points"]] == ["torch"]
     reasons = {left["backend"]: left["reason"] for left in told["left_out"]}
     assert 'pip install "specsim[measure]"' in reasons["transformers"]
-    assert "torch.compile does not work here" in reasons["compiled"]
-    assert "\n" not in reasons["compiled"]
+    assert reasons["compiled"] == "torch.compile does not work here (RuntimeError: no C++ compiler was found)"
 
 
 @pytest.mark.parametrize(
@@ -468,46 +427,36 @@ def test_a_peer_that_is_not_there_is_left_out_with_its_reason(ran: Ran) -> None:
         (("--plot", "b.pdf"), ("--plot b.pdf", ".png or .svg")),
         (("--csv", "b.txt"), ("--csv b.txt",)),
         (("--device", "tpu"), ("--device: 'tpu' is no device",)),
+        (("--batch", "65536", "--vocab", "16000000"), ("--batch 65536, --k 4, --vocab 16000000", "GiB", "free on cpu")),
+        (("--batch", "1:2000"), ("points, expected at most 1000",)),
+        (("--backend", "cuda", "--vocab", "100"), ("nothing can be timed on cpu: cuda: the tensors are on the CPU",)),
     ],
 )
-def test_bad_input_is_one_line_and_nothing_is_written(
-    tmp_path: Path, user_error: Callable[..., None], arguments: tuple[str, ...], words: tuple[str, ...]
+def test_a_mistake_is_one_line_and_nothing_is_written(
+    run: Callable[..., Any],
+    tmp_path: Path,
+    user_error: Callable[..., None],
+    arguments: tuple[str, ...],
+    words: tuple[str, ...],
 ) -> None:
-    device = () if "--device" in arguments else ("--device", "cpu")
-    user_error(bench(tmp_path, *device, *arguments), *words)
+    user_error(run("bench-sampling", "--device", "cpu", *arguments), *words)
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("too large", ("--batch 65536, --k 4, --vocab 16000000", "GiB", "free on cpu")),
-        ("too many", ("points, expected at most 1000",)),
-        ("nothing", ("nothing can be timed on cpu: cuda: the tensors are on the CPU",)),
-    ],
-)
-def test_what_cannot_be_measured_is_one_line_and_nothing_is_written(
-    ran: Ran, user_error: Callable[..., None], name: str, words: tuple[str, ...]
-) -> None:
-    folder, done = ran(name)
-    user_error(done, *words)
-    assert list(folder.iterdir()) == []
-
-
-def test_a_file_that_exists_is_kept(tmp_path: Path, user_error: Callable[..., None]) -> None:
+def test_a_file_that_exists_is_kept(run: Callable[..., Any], tmp_path: Path, user_error: Callable[..., None]) -> None:
     (tmp_path / "bench_sampling.json").write_text("mine")
-    user_error(bench(tmp_path, *TINY), "--out bench_sampling.json: exists already", "--force")
+    user_error(run("bench-sampling", *TINY), "--out bench_sampling.json: exists already", "--force")
     assert (tmp_path / "bench_sampling.json").read_text() == "mine"
 
 
 # ---- the README -----------------------------------------------------------------------------------------------------
-def test_what_the_readme_says_of_sampling_is_so() -> None:
+def test_what_the_readme_says_of_sampling_is_so(run: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:
     text = (ROOT / "README.md").read_text().partition("### Time your device")[2].partition("### For programs")[0]
     (snippet,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    done = subprocess.run([sys.executable, "-c", snippet], capture_output=True, text=True, check=True, cwd=ROOT)
+    exec(compile(snippet, "README.md", "exec"), {})
     (shown,) = re.findall(r"# prints (.*)", snippet)
-    assert done.stdout.strip() == shown
-    page = bench(ROOT, "--help", COLUMNS="200").stdout
+    assert capsys.readouterr().out.strip() == shown
+    page = run("bench-sampling", "--help", COLUMNS="200").stdout
     lines = re.findall(r"^(?:\$ )?bench-sampling .*$", text.replace("\\\n", " "), re.MULTILINE)
     assert lines
     for line in lines:
@@ -515,7 +464,7 @@ def test_what_the_readme_says_of_sampling_is_so() -> None:
             assert option in page
 
 
-def test_the_command_is_installed(run: Callable[..., subprocess.CompletedProcess[str]]) -> None:
-    done = run("bench-sampling", "--version")
+def test_the_command_is_installed(run_real: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    done = run_real("bench-sampling", "--version")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("bench-sampling, version")

@@ -1,6 +1,5 @@
 """The probe kernels as NVRTC compiles them for every architecture: they fit, spill nothing, and do all their work."""
 
-import functools
 import itertools
 import re
 from pathlib import Path
@@ -9,24 +8,19 @@ import pytest
 
 from cuda_probe.kernels.probe_kernels import BLOCKS_PER_MULTIPROCESSOR, SOURCE, THREADS_PER_BLOCK
 
-from .nvrtc import ARCHITECTURES, Compiled, NvrtcError, compile_source
+from .nvrtc import ARCHITECTURES, NvrtcError, compile_source
 
 KERNELS = {"empty", "burn_flops", "burn_memory", "draft", "verify", "baseline",
            "stream_read", "stream_write", "stream_copy", "stream_triad"}  # fmt: skip
 REGISTERS_OF_A_MULTIPROCESSOR = 65536  # of all architectures from 5.0 to 12.0
-THREADS_OF_A_MULTIPROCESSOR = {75: 1024, 80: 2048, 86: 1536, 89: 1536, 90: 2048, 100: 2048, 120: 1536}
+THREADS_OF_A_MULTIPROCESSOR = {75: 1024, 90: 2048, 120: 1536}
 WARP_REGISTERS_COME_IN = 8 * 32
 FMA = "fma.rn.ftz.f32"  # CuPy flushes denormals, so the tests do
 
 
-@functools.cache
-def compiled(architecture: int) -> Compiled:
-    return compile_source(SOURCE, architecture)
-
-
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_nothing_spills_and_the_whole_grid_is_resident(architecture: int) -> None:
-    found = compiled(architecture).resources()
+    found = compile_source(SOURCE, architecture).resources()
     assert set(found) == KERNELS
     for name, used in found.items():
         assert used.stack_bytes == 0, name
@@ -38,7 +32,7 @@ def test_nothing_spills_and_the_whole_grid_is_resident(architecture: int) -> Non
 
 
 def test_resources_are_read_as_ptxas_prints_them() -> None:
-    shown = compile_source(SOURCE, 90, ["--ptxas-options=-v"])
+    shown = compile_source(SOURCE, 90, ("--ptxas-options=-v",))
     entries = re.findall(
         r"Compiling entry function '(\w+)'.*?(\d+) bytes stack frame.*?Used (\d+) registers", shown.log, re.S
     )
@@ -68,7 +62,7 @@ def test_what_does_not_compile_says_why(tmp_path: Path) -> None:
 
 def body(kernel: str, architecture: int = 90) -> str:
     """The kernel's PTX."""
-    return compiled(architecture).ptx.split(f".entry {kernel}(")[1].split(".entry ")[0]
+    return compile_source(SOURCE, architecture).ptx.split(f".entry {kernel}(")[1].split(".entry ")[0]
 
 
 def loops(ptx: str) -> list[str]:

@@ -1,10 +1,8 @@
 """The sampling kernels compile for every architecture, nothing spilled, registers for loads in flight."""
 
-import functools
-
 import pytest
 
-from .nvrtc import ARCHITECTURES, Compiled, compile_source
+from .nvrtc import ARCHITECTURES, compile_source
 from .sampling_device import SOURCE
 
 TYPES = ("f32", "f16", "bf16")
@@ -18,14 +16,9 @@ WANTED = {
 }
 
 
-@functools.cache
-def compiled(architecture: int) -> Compiled:
-    return compile_source(SOURCE, architecture)
-
-
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_no_kernel_spills(architecture: int) -> None:
-    found = compiled(architecture).resources()
+    found = compile_source(SOURCE, architecture).resources()
     assert set(found) == WANTED
     assert {name: r.stack_bytes for name, r in found.items() if r.stack_bytes} == {}
     assert max(r.registers for name, r in found.items() if "accept" in name or "verify" in name) <= 80
@@ -33,7 +26,7 @@ def test_no_kernel_spills(architecture: int) -> None:
 
 
 def test_logits_are_loaded_16_bytes_at_a_time() -> None:
-    ptx = compiled(90).ptx
+    ptx = compile_source(SOURCE, 90).ptx
     for kernel in ("spec_accept_bf16", "spec_draw_bf16", "verify_prefix_bf16"):
         body = ptx.split(f".entry {kernel}(")[1].split(".entry ")[0]
         assert body.count("ld.global.nc.v4.u32") >= 4

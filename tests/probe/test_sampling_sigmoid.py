@@ -79,7 +79,7 @@ def test_lists_and_integers_are_logits_too() -> None:
 
 @pytest.mark.statistical
 def test_enumeration_foretells_what_sampling_does() -> None:
-    sequences, scale = 12_000, 3.0
+    sequences, scale = 6000, 3.0
     target, draft = two_models(seed=1, vocabulary=8)
     rows = np.broadcast_to(target, (sequences, 2, 8)).astype(np.float32)
     drafts = np.broadcast_to(draft, (sequences, 1, 8)).astype(np.float32)
@@ -97,7 +97,7 @@ def test_enumeration_foretells_what_sampling_does() -> None:
 
 @pytest.mark.statistical
 def test_the_bonus_is_drawn_from_sigmoids_not_from_raw_logits() -> None:
-    sequences, scale = 12_000, 5.0
+    sequences, scale = 6000, 5.0
     target, _ = two_models(vocabulary=8)
     rows = np.broadcast_to(target, (sequences, 1, 8)).astype(np.float32)
     found = sigmoid_sample(rows, rows[:, :0], np.zeros((sequences, 0), np.int64), seed=4, scale=scale)

@@ -29,7 +29,7 @@ HEADER = Path(__file__).with_name("cuda_shim.h")
 ADDRESS = ("address", "undefined")
 THREAD = ("thread",)
 SANITIZER_EXIT = 66
-FLAGS = ("-std=c++20", "-O1", "-g", "-shared", "-fPIC", "-pthread", "-ffp-contract=off", "-fno-gnu-unique")
+FLAGS = ("-std=c++20", "-g1", "-shared", "-fPIC", "-pthread", "-ffp-contract=off", "-fno-gnu-unique")
 WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-Wno-unused-function", "-Wno-unused-parameter")
 STUBS = ("cuda_fp16.h", "cuda_bf16.h", "cuda_runtime.h")  # the shim's header has what kernels take from these
 
@@ -74,7 +74,14 @@ def build(
     suffix = "-".join(sanitizers) or "plain"
     folder = Path(tempfile.gettempdir()) / f"cuda-shim-{os.getuid()}"
     unit = _translation_unit(text, source, instantiations)
-    options = [*FLAGS, *WARNINGS, *(f"-fsanitize={name}" for name in sanitizers), *(f"-D{name}" for name in defines)]
+    level = "-O0" if sanitizers else "-O1"  # what a sanitizer watches takes longer to optimise than to run
+    options = [
+        *FLAGS,
+        level,
+        *WARNINGS,
+        *(f"-fsanitize={name}" for name in sanitizers),
+        *(f"-D{name}" for name in defines),
+    ]
     if "undefined" in sanitizers:
         options.append("-fno-sanitize-recover=undefined")
     inputs = [unit, HEADER.read_text(), " ".join(options), _compiler_version()]
