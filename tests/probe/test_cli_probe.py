@@ -1,39 +1,35 @@
-"""`probe-gpu` as a user meets it: real subprocesses on the processor, what is missing, and bad input."""
+"""`probe-gpu` as a user meets it: on the processor, what is missing, bad input; Ctrl-C in a process of its own."""
 
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from cuda_probe.devices import cpu_facts
 from cuda_probe.probe.probes import PROBES
 from cuda_probe.probe.report import load_probe
 
-ROOT = Path(__file__).parents[2]
 SMALL = ("--device", "cpu", "--only", "burn_flops", "--workflops", "1,2,4")
+Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
-def probe(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    def call(*arguments: object, **env: str) -> subprocess.CompletedProcess[str]:
-        words = [sys.executable, "-m", "cuda_probe.cli.probe_gpu", *map(str, arguments)]
-        path = os.pathsep.join(filter(None, [env.pop("FIRST", ""), str(ROOT), os.environ.get("PYTHONPATH", "")]))
-        environment = os.environ | {"COLUMNS": "100", "PYTHONPATH": path} | env
-        return subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-
-    return call
+def probe(run: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """The command on a processor whose cache is small, so that its buffers are."""
+    monkeypatch.setattr(cpu_facts, "last_level_cache", lambda: (1 << 20, "given"))
+    return partial(run, "probe-gpu")
 
 
 @pytest.fixture
-def without_cupy(tmp_path: Path) -> str:
-    """A folder that makes cupy absent, whether or not it is installed: it comes first on the path."""
-    folder = tmp_path / "hidden"
-    folder.mkdir()
-    (folder / "sitecustomize.py").write_text("import sys\nsys.modules['cupy'] = None\n")
-    return str(folder)
+def without_cupy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CuPy is absent, whether or not it is installed."""
+    monkeypatch.setitem(sys.modules, "cupy", None)
 
 
 def test_the_processor_is_measured_into_every_kind_of_file(probe, tmp_path: Path) -> None:
@@ -85,8 +81,9 @@ def test_json_on_stdout_is_what_the_file_holds(probe, tmp_path: Path) -> None:
     assert [p["axes"]["work_flops"] for p in json.loads(done.stdout)["points"]] == [1, 2, 4]
 
 
-def test_list_needs_no_device_and_writes_nothing(probe, tmp_path: Path, without_cupy: str) -> None:
-    done = probe("--list", FIRST=without_cupy)
+@pytest.mark.usefixtures("without_cupy")
+def test_list_needs_no_device_and_writes_nothing(probe, tmp_path: Path) -> None:
+    done = probe("--list")
     assert done.returncode == 0, done.stderr
     assert [line.split()[0] for line in done.stdout.splitlines()[1:]] == [p.name for p in PROBES]
     assert not (tmp_path / "probe.json").exists()
@@ -95,20 +92,18 @@ def test_list_needs_no_device_and_writes_nothing(probe, tmp_path: Path, without_
     assert len(only.splitlines()) == 2
 
 
+@pytest.mark.usefixtures("without_cupy")
 @pytest.mark.parametrize("device", [(), ("--device", "cuda:0"), ("--device", "cuda")])
-def test_without_a_gpu_one_line_says_what_is_missing_and_what_works(
-    probe, user_error, without_cupy: str, device: tuple[str, ...]
-) -> None:
-    done = probe(*device, FIRST=without_cupy)
-    user_error(done, "cupy is not installed", 'pip install "specsim[gpu]"', "--device cpu")
+def test_without_a_gpu_one_line_says_what_is_missing_and_what_works(probe, user_error, device: tuple[str, ...]) -> None:
+    user_error(probe(*device), "cupy is not installed", 'pip install "specsim[gpu]"', "--device cpu")
 
 
-def test_the_command_starts_without_the_gpus_libraries(probe, without_cupy: str) -> None:
-    for word in ("--help", "--version"):
-        done = probe(word, FIRST=without_cupy)
-        assert (done.returncode, done.stderr) == (0, "")
+@pytest.mark.usefixtures("without_cupy")
+def test_the_command_starts_without_the_gpus_libraries(probe) -> None:
+    pages = [probe(word) for word in ("--help", "--version")]
+    assert [(done.returncode, done.stderr) for done in pages] == [(0, "")] * 2
     for option in ("--device", "--quick / --full", "--only", "--draftN", "--workflops", "--workmem", "--out", "--csv"):
-        assert option in probe("--help").stdout
+        assert option in pages[0].stdout
 
 
 @pytest.mark.parametrize(
@@ -145,18 +140,16 @@ def test_files_that_exist_are_kept_unless_forced(probe, user_error, tmp_path: Pa
     assert len(load_probe(tmp_path / "probe.json").points) == 3
 
 
-def test_a_wrong_result_is_recorded_and_ends_with_code_1(probe, tmp_path: Path) -> None:
-    folder = tmp_path / "broken"
-    folder.mkdir()
-    # A processor that leaves every second row of a product as it was.
-    (folder / "sitecustomize.py").write_text(
-        "import numpy as np\n"
-        "right = np.matmul\n"
-        "def matmul(a, b, out):\n"
-        "    out[::2] = right(a, b)[::2]\n"
-        "np.matmul = matmul\n"
-    )
-    done = probe(*SMALL, "--only", "empty", FIRST=str(folder))
+def test_a_wrong_result_is_recorded_and_ends_with_code_1(
+    probe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = np.matmul
+
+    def every_second_row_is_left(a, b, out):
+        out[::2] = right(a, b)[::2]
+
+    monkeypatch.setattr(np, "matmul", every_second_row_is_left)
+    done = probe(*SMALL, "--only", "empty")
     assert done.returncode == 1
     assert done.stderr == "probe-gpu: points failed and were not timed, see FAILED above or in the file\n"
     assert "FAILED burn_flops (3 points): wrong result: part 0 of the burn" in done.stdout
@@ -165,7 +158,7 @@ def test_a_wrong_result_is_recorded_and_ends_with_code_1(probe, tmp_path: Path) 
     assert all(left.failed for left in found.left_out)
 
 
-def test_ctrl_c_keeps_what_was_measured_and_ends_with_130(probe, tmp_path: Path) -> None:
+def test_ctrl_c_keeps_what_was_measured_and_ends_with_130(run_real: Run, tmp_path: Path) -> None:
     folder = tmp_path / "interrupting"
     folder.mkdir()
     # Ctrl-C while the third point is measured.
@@ -180,8 +173,9 @@ def test_ctrl_c_keeps_what_was_measured_and_ends_with_130(probe, tmp_path: Path)
         "    return measure(*given)\n"
         "runner.run_point = run_point\n"
     )
+    path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH", "")]))
     picture = ("--only", "empty", "--csv", "p.csv", "--plot", "p.svg")
-    done = probe(*SMALL, *picture, FIRST=str(folder))
+    done = run_real("probe-gpu", *SMALL, *picture, PYTHONPATH=path)
     assert (done.returncode, done.stderr) == (130, "\nprobe-gpu: interrupted\n")
     found = load_probe(tmp_path / "probe.json")
     assert [p.probe for p in found.points] == ["empty", "burn_flops"]
