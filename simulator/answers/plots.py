@@ -152,7 +152,7 @@ def set_scale(axes: "Axes", name: str, values: Floats, which: str) -> None:
     """Put ticks on whole numbers, and use a logarithm where values span two decades."""
     if values[0] > 0 and np.isfinite(values[-1]) and values[-1] / values[0] >= 100:
         getattr(axes, f"set_{which}scale")("log")
-    elif BY_NAME[name].integer and len(values) <= 16 and values[-1] - values[0] <= 32:
+    elif BY_NAME[name].whole and len(values) <= 16 and values[-1] - values[0] <= 32:
         axis = getattr(axes, f"{which}axis")
         axis.set_ticks(values)
         axis.set_ticks([], minor=True)

@@ -55,7 +55,7 @@ class Number(click.ParamType):  # type: ignore[type-arg]  # generic only in the 
     """A number; whole where the parameter is. Bounds are checked with the parameter's own words."""
 
     def __init__(self, parameter: Parameter) -> None:
-        self.parameter, self.name = parameter, "INTEGER" if parameter.integer else "FLOAT"
+        self.parameter, self.name = parameter, "INTEGER" if parameter.whole else "FLOAT"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         try:
@@ -63,7 +63,7 @@ class Number(click.ParamType):  # type: ignore[type-arg]  # generic only in the 
         except ValueError:
             raise UserError(f"{self.parameter.flags[0]}: {value!r} is not {self.parameter.allowed}") from None
         self.parameter.check(number)
-        return int(number) if self.parameter.integer else number
+        return int(number) if self.parameter.whole else number
 
 
 def parameter_options(*, many: bool) -> Decorator:
@@ -71,7 +71,7 @@ def parameter_options(*, many: bool) -> Decorator:
 
     def option(p: Parameter) -> Decorator:
         kind: dict[str, Any] = {"metavar": "VALUES"} if many else {"type": Number(p)}
-        default = f"{p.default:g}" if many else (int(p.default) if p.integer else p.default)
+        default = f"{p.default:g}" if many else (int(p.default) if p.whole else p.default)
         return click.option(*p.flags, p.name, default=default, help=f"{p.help} [{p.unit}]", **kind)
 
     return stacked(*map(option, PARAMETERS))

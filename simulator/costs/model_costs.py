@@ -14,7 +14,6 @@ from .work import Count, ModelShape, bytes_unquantized
 
 PARTS = ("compute", "memory", "launch", "fixed", "link")
 SAME, SEPARATE = "same", "separate"
-PLACEMENTS = (SAME, SEPARATE)
 # What engines leave free of a device's memory.
 USABLE_MEMORY = 0.9
 

@@ -3,9 +3,11 @@
 `simulate` takes one value of each parameter, `sweep` lists and ranges; both check against this table.
 """
 
+# ruff: noqa: RUF009 - a field with its parameter is as immutable as any.
+
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any
 
 from simulator.ground.artefacts import UserError
 from simulator.ground.limits import MAX_DRAFT_LENGTH
@@ -23,18 +25,18 @@ MIN_PASS_MS = 1e-30
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parameter:
-    """One numeric parameter: `name` in the code, `label` on plots, `flags` on the command line, `key` in results."""
+    """One numeric parameter: `name` in `Point`, `label` on plots, `flags` on the command line, `key` in results."""
 
-    name: str
-    label: str
+    name: str = ""
     flags: tuple[str, ...]
     default: float
-    minimum: float
-    maximum: float = LARGEST
-    above_minimum: bool = False
-    integer: bool = False
+    label: str
     unit: str
     help: str
+    least: float = 0.0
+    most: float = LARGEST
+    above: bool = False
+    whole: bool = False
     column: str | None = None
 
     @property
@@ -45,9 +47,9 @@ class Parameter:
     @property
     def allowed(self) -> str:
         """What a value may be, in words."""
-        kind = "a whole number" if self.integer else "a number"
-        start = "above" if self.above_minimum else "from"
-        return f"{kind} {start} {self.minimum:g} to {self.maximum:g}"
+        kind = "a whole number" if self.whole else "a number"
+        start = "above" if self.above else "from"
+        return f"{kind} {start} {self.least:g} to {self.most:g}"
 
     def check(self, values: "ArrayLike") -> None:
         """Refuse a value outside the bounds, fractional where whole numbers are meant, or NaN.
@@ -58,160 +60,19 @@ class Parameter:
         import numpy as np
 
         flat = np.atleast_1d(np.asarray(values, np.float64)).ravel()
-        low = flat > self.minimum if self.above_minimum else flat >= self.minimum
-        good = low & (flat <= self.maximum)
-        if self.integer:
+        low = flat > self.least if self.above else flat >= self.least
+        good = low & (flat <= self.most)
+        if self.whole:
             good &= flat == np.floor(flat)
         if not good.all():
             found = repr(float(flat[~good][0])).removesuffix(".0")
             raise UserError(f"{self.flags[0]}: {found} is not allowed, expected {self.allowed}")
 
 
-PARAMETERS = (
-    Parameter(
-        name="total",
-        label="output length",
-        flags=("--total",),
-        default=512,
-        minimum=1,
-        integer=True,
-        unit="tokens",
-        help="Tokens that both arms produce.",
-    ),
-    Parameter(
-        name="draft_length",
-        column="draftN",
-        label="draft length K",
-        flags=("--draftN", "--draft-n"),
-        default=4,
-        minimum=1,
-        maximum=MAX_DRAFT_LENGTH,
-        integer=True,
-        unit="tokens",
-        help="Draft length K: tokens the draft proposes in a round.",
-    ),
-    Parameter(
-        name="alpha",
-        label="acceptance α",
-        flags=("--alpha",),
-        default=0.8,
-        minimum=0,
-        maximum=1,
-        unit="probability",
-        help="Acceptance of one drafted token, i.i.d., where no histogram is sampled.",
-    ),
-    Parameter(
-        name="workflops",
-        label="compute work of a pass",
-        flags=("--workflops",),
-        default=50_000,
-        minimum=0,
-        unit="burn units",
-        help="Compute work of one target pass over one token.",
-    ),
-    Parameter(
-        name="workmem",
-        label="memory work of a pass",
-        flags=("--workmem",),
-        default=8,
-        minimum=0,
-        unit="burn units",
-        help="Memory work of one target pass, whatever its tokens.",
-    ),
-    Parameter(
-        name="flop_scale_ms",
-        column="flopScale",
-        label="compute time",
-        flags=("--flopScale", "--flop-scale"),
-        default=4e-7,
-        minimum=0,
-        unit="ms per unit",
-        help="Time of one unit of compute work.",
-    ),
-    Parameter(
-        name="mem_scale_ms",
-        column="memScale",
-        label="memory time",
-        flags=("--memScale", "--mem-scale"),
-        default=0.5,
-        minimum=0,
-        unit="ms per unit",
-        help="Time of one unit of memory work.",
-    ),
-    Parameter(
-        name="draft_cost",
-        label="draft cost",
-        flags=("--draft-cost",),
-        default=0.1,
-        minimum=0,
-        above_minimum=True,
-        maximum=1000,
-        unit="of a target pass",
-        help="Work of one draft pass over that of one target pass.",
-    ),
-    Parameter(
-        name="pass_overhead_ms",
-        label="overhead a pass",
-        flags=("--pass-overhead",),
-        default=0,
-        minimum=0,
-        unit="ms",
-        help="What a pass of either model costs besides its work: launches, for one.",
-    ),
-    Parameter(
-        name="round_overhead_ms",
-        label="overhead a round",
-        flags=("--round-overhead",),
-        default=0,
-        minimum=0,
-        unit="ms",
-        help="What a round costs besides draft and verification; engines show 9 to 18 % of a token.",
-    ),
-    Parameter(
-        name="overlap_exponent",
-        label="overlap exponent",
-        flags=("--overlap-exponent",),
-        default=math.inf,
-        minimum=1,
-        maximum=math.inf,
-        unit="m",
-        help="How compute and memory time join: inf is the longer of the two, 1 their sum.",
-    ),
-    Parameter(
-        name="batch",
-        label="batch size",
-        flags=("--batch",),
-        default=1,
-        minimum=1,
-        maximum=1_000_000,
-        integer=True,
-        unit="sequences",
-        help="Sequences decoded together; with --target-model.",
-    ),
-    Parameter(
-        name="context",
-        label="context",
-        flags=("--context",),
-        default=1024,
-        minimum=0,
-        maximum=100_000_000,
-        integer=True,
-        unit="tokens",
-        help="Tokens of each sequence that the KV cache holds, on average; with --target-model.",
-    ),
-)
-BY_NAME = {p.name: p for p in PARAMETERS}
-# What a pass costs, told either as work in burn units or as models on a profiled device.
-UNIT_NAMES = (
-    "workflops",
-    "workmem",
-    "flop_scale_ms",
-    "mem_scale_ms",
-    "draft_cost",
-    "overlap_exponent",
-    "pass_overhead_ms",
-)
-MODEL_NAMES = ("batch", "context")
+def numeric(flags: str, default: float, label: str, unit: str, help: str, **bounds: Any) -> Any:
+    """Return a field of `Point` that carries its parameter."""
+    parameter = Parameter(flags=tuple(flags.split()), default=default, label=label, unit=unit, help=help, **bounds)
+    return field(default=default, metadata={"parameter": parameter})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,19 +83,101 @@ class Point:
         UserError: Names the option, the value found and what is allowed; or a pass in burn units takes no time.
     """
 
-    total: "Real" = BY_NAME["total"].default
-    draft_length: "Real" = BY_NAME["draft_length"].default
-    alpha: "Real" = BY_NAME["alpha"].default
-    workflops: "Real" = BY_NAME["workflops"].default
-    workmem: "Real" = BY_NAME["workmem"].default
-    flop_scale_ms: "Real" = BY_NAME["flop_scale_ms"].default
-    mem_scale_ms: "Real" = BY_NAME["mem_scale_ms"].default
-    draft_cost: "Real" = BY_NAME["draft_cost"].default
-    pass_overhead_ms: "Real" = BY_NAME["pass_overhead_ms"].default
-    round_overhead_ms: "Real" = BY_NAME["round_overhead_ms"].default
-    overlap_exponent: "Real" = BY_NAME["overlap_exponent"].default
-    batch: "Real" = BY_NAME["batch"].default
-    context: "Real" = BY_NAME["context"].default
+    total: "Real" = numeric(
+        "--total", 512, "output length", "tokens", "Tokens that both arms produce.", least=1, whole=True
+    )
+    draft_length: "Real" = numeric(
+        "--draftN --draft-n",
+        4,
+        "draft length K",
+        "tokens",
+        "Draft length K: tokens the draft proposes in a round.",
+        least=1,
+        most=MAX_DRAFT_LENGTH,
+        whole=True,
+        column="draftN",
+    )
+    alpha: "Real" = numeric(
+        "--alpha",
+        0.8,
+        "acceptance α",
+        "probability",
+        "Acceptance of one drafted token, i.i.d., where no histogram is sampled.",
+        most=1,
+    )
+    workflops: "Real" = numeric(
+        "--workflops", 50_000, "compute work of a pass", "burn units", "Compute work of one target pass over one token."
+    )
+    workmem: "Real" = numeric(
+        "--workmem", 8, "memory work of a pass", "burn units", "Memory work of one target pass, whatever its tokens."
+    )
+    flop_scale_ms: "Real" = numeric(
+        "--flopScale --flop-scale",
+        4e-7,
+        "compute time",
+        "ms per unit",
+        "Time of one unit of compute work.",
+        column="flopScale",
+    )
+    mem_scale_ms: "Real" = numeric(
+        "--memScale --mem-scale",
+        0.5,
+        "memory time",
+        "ms per unit",
+        "Time of one unit of memory work.",
+        column="memScale",
+    )
+    draft_cost: "Real" = numeric(
+        "--draft-cost",
+        0.1,
+        "draft cost",
+        "of a target pass",
+        "Work of one draft pass over that of one target pass.",
+        above=True,
+        most=1000,
+    )
+    pass_overhead_ms: "Real" = numeric(
+        "--pass-overhead",
+        0,
+        "overhead a pass",
+        "ms",
+        "What a pass of either model costs besides its work: launches, for one.",
+    )
+    round_overhead_ms: "Real" = numeric(
+        "--round-overhead",
+        0,
+        "overhead a round",
+        "ms",
+        "What a round costs besides draft and verification; engines show 9 to 18 % of a token.",
+    )
+    overlap_exponent: "Real" = numeric(
+        "--overlap-exponent",
+        math.inf,
+        "overlap exponent",
+        "m",
+        "How compute and memory time join: inf is the longer of the two, 1 their sum.",
+        least=1,
+        most=math.inf,
+    )
+    batch: "Real" = numeric(
+        "--batch",
+        1,
+        "batch size",
+        "sequences",
+        "Sequences decoded together; with --target-model.",
+        least=1,
+        most=1_000_000,
+        whole=True,
+    )
+    context: "Real" = numeric(
+        "--context",
+        1024,
+        "context",
+        "tokens",
+        "Tokens of each sequence that the KV cache holds, on average; with --target-model.",
+        most=100_000_000,
+        whole=True,
+    )
 
     def __post_init__(self) -> None:
         import numpy as np
@@ -248,6 +191,21 @@ class Point:
                 "--workflops x --flopScale and --workmem x --memScale are both 0, "
                 f"expected one of them to be at least {MIN_PASS_MS:g} ms"
             )
+
+
+PARAMETERS = tuple(replace(f.metadata["parameter"], name=f.name) for f in fields(Point))
+BY_NAME = {p.name: p for p in PARAMETERS}
+# What a pass costs, told either as work in burn units or as models on a profiled device.
+UNIT_NAMES = (
+    "workflops",
+    "workmem",
+    "flop_scale_ms",
+    "mem_scale_ms",
+    "draft_cost",
+    "overlap_exponent",
+    "pass_overhead_ms",
+)
+MODEL_NAMES = ("batch", "context")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -101,13 +101,6 @@ class ModelShape:
     latent: LatentAttention | None = None
 
     @property
-    def attention_kind(self) -> str:
-        """MLA, MHA (as many key and value heads as query heads), MQA (one) or GQA."""
-        if self.latent:
-            return "MLA"
-        return "MHA" if self.kv_heads == self.heads else "MQA" if self.kv_heads == 1 else "GQA"
-
-    @property
     def dense_layers(self) -> int:
         """Layers without experts."""
         return self.layers - self.expert_layers

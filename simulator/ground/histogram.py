@@ -126,11 +126,6 @@ class AcceptanceHistogram:
         return 1 + float(mean_accepted(self.counts))
 
     @property
-    def tokens_per_round_error(self) -> float:
-        """Standard error of tokens_per_round."""
-        return math.sqrt(self.design_effect * variance(self.law) / self.samples)
-
-    @property
     def draft_acceptance_rate(self) -> float:
         """Sum A / sum D: accepted drafts over drafted ones."""
         return (self.tokens_per_round - 1) / self.k

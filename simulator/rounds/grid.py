@@ -69,7 +69,7 @@ class Grid:
     def columns(self, points: NDArray[np.int64]) -> Columns:
         """Return each parameter's values at the points, by name; whole numbers as integers."""
         found = {name: self.values[name][i] for name, i in self.indices(points).items()}
-        return {name: v.astype(np.int64) if BY_NAME[name].integer else v for name, v in found.items()}
+        return {name: v.astype(np.int64) if BY_NAME[name].whole else v for name, v in found.items()}
 
 
 def grid_over(pricing: Pricing, values: Mapping[str, ArrayLike]) -> Grid:

@@ -1,6 +1,7 @@
 """`simulate` and `sweep` of models on a device as a user meets them: real subprocesses, good input and bad."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +11,8 @@ import pandas as pd
 import pytest
 
 from simulator.costs.profile import KERNELS_MEASURED, MEASURED, BurnUnits, PassCost, Profile, constant
-from simulator.costs.profile_file import KIND, PRESETS, SCHEMA_VERSION, load_profile, profile_json
+from simulator.costs.profile_file import PRESETS, load_profile, save_profile
 from simulator.costs.shapes import CATALOGUE
-from simulator.ground.artefacts import to_json
 
 PAIR = ("--target-model", "llama-3.1-8b", "--draft-model", "llama-3.2-1b")
 ON_H100 = ("--profile", "h100-sxm", *PAIR)
@@ -27,7 +27,7 @@ BURNT = Profile(name="burnt", device="A device", status=MEASURED, passes={}, uni
 
 
 def written(path: Path, profile: Profile) -> Path:
-    path.write_text(to_json({"kind": KIND, "schema_version": SCHEMA_VERSION, **profile_json(profile)}))
+    save_profile(path, profile, {})
     return path
 
 
@@ -308,31 +308,17 @@ def test_the_same_seed_gives_the_same_bytes(run, hist_file: Path) -> None:
     assert other["sensitivity"] == json.loads(first)["sensitivity"]
 
 
+# What library calls refuse is test_pricing's; here is what only a command line can get wrong, and one of the others.
 REFUSED = [
     (PAIR, "--target-model: llama-3.1-8b without a device, expected --profile NAME beside it"),
-    (("--tp", 2), "--tp: 2 without a device"),
-    (("--dtype", "fp8"), "--dtype: fp8 without a device"),
     (("--batch", 4), "--batch: needs --profile and --target-model"),
     (("--context", 4), "--context: needs --profile and --target-model"),
-    (("--profile", "h100-sxm"), "--profile h100-sxm: says nothing of burn units"),
-    (("--profile", "h100-sxm", *PAIR[:2]), "--target-model: llama-3.1-8b alone, expected --draft-model beside it"),
-    (("--profile", "h100-sxm", *PAIR[2:]), "--draft-model: llama-3.2-1b alone, expected --target-model beside it"),
     ((*ON_H100, "--workflops", 5), "--workflops: has no part in models on a profile"),
     ((*ON_H100, "--draft-cost", 0.1), "--draft-cost: has no part in models on a profile"),
-    ((*ON_H100, "--dtype", "fp4"), "--dtype: 'fp4' is not in the profile h100-sxm, which has bfloat16, "),
-    ((*ON_H100, "--draft-dtype", "fp4"), "--draft-dtype: 'fp4' is not in the profile h100-sxm, which has bfloat16, "),
-    ((*ON_H100, "--kv-dtype", "fp4"), "--kv-dtype: 'fp4' is not known, expected one of float32, "),
-    ((*ON_H100, "--tp", 0), "--tp"),
-    ((*ON_H100, "--tp", 5), "--tp: 5 devices cannot share the 32 heads of llama-3.1-8b, expected a divisor of 32"),
-    (("--profile", "m3-max", *PAIR, "--tp", 2), "--tp: 2 devices, but the profile m3-max names no link, expected 1"),
     ((*ON_H100, "--overlap"), "--overlap: draft and target are on the same devices, expected --placement separate"),
+    ((*ON_H100, "--tp", 0), "--tp"),
     ((*ON_H100, "--placement", "apart"), "--placement"),
     ((*ON_H100, "--batch", 0), "--batch: 0 is not allowed, expected a whole number from 1"),
-    (("--profile", "h300", *PAIR), "h300: no such file, nor a profile that comes along (a100-40gb, "),
-    (
-        ("--profile", "h100-sxm", "--target-model", "llama-9", *PAIR[2:]),
-        "llama-9: no such file or folder, nor a name of",
-    ),
 ]
 
 
@@ -412,7 +398,7 @@ def test_help_shows_the_options_of_models_without_numpy(run_real, command: str) 
     for option in ("--profile", "--target-model", "--draft-model", "--kv-dtype", "--tp", "--placement", "--batch"):
         assert option in done.stdout
     assert "click" in done.stderr
-    assert "numpy" not in done.stderr
+    assert not {"numpy", "rich"} & set(re.findall(r"[a-z_]+", done.stderr))
 
 
 def test_a_sweep_leaves_what_does_not_fit_out_of_its_best_and_says_so(run, hist_file: Path) -> None:

@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 
 from simulator.costs.profile import KERNELS_MEASURED, MEASURED, BurnUnits, Curve, PassCost, Profile, constant
-from simulator.costs.profile_file import KIND, SCHEMA_VERSION, load_profile, presets, profile_json
-from simulator.ground.artefacts import to_json
+from simulator.costs.profile_file import load_profile, presets, profile_json, save_profile
 
 
 def written(path: Path, profile: Profile) -> Path:
-    path.write_text(to_json({"kind": KIND, "schema_version": SCHEMA_VERSION, **profile_json(profile)}))
+    save_profile(path, profile, {})
     return path
 
 
@@ -193,7 +192,7 @@ def test_mistakes_are_one_line_and_exit_code_2(run, user_error, tmp_path: Path) 
     user_error(run("profiles", "show"), "Missing argument")
     user_error(run("profiles"), "Missing command")
     user_error(run("profiles", "lst"), "No such command 'lst'")
-    payload = json.loads(to_json({"kind": KIND, "schema_version": 1, **profile_json(measured())}))
+    payload = json.loads(written(tmp_path / "bad.json", measured()).read_text())
     payload["passes"]["bfloat16"]["launch_s"] = -1
     (tmp_path / "bad.json").write_text(json.dumps(payload))
     where = "bad.json: passes.bfloat16.launch_s is -1, expected a number of at least 0"

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import re
 import shutil
 import subprocess
 import sysconfig
@@ -154,46 +153,17 @@ def test_a_hundred_million_tokens_take_no_walk_over_them(run) -> None:
     assert found["speedup"] == pytest.approx(found["closed_form_speedup"], rel=1e-3)
 
 
-BAD_FILES = {
-    "missing.json": (None, "no such file"),
-    "broken.json": ("{", "not JSON"),
-    "buckets.json": ('{"k": 2, "hist": {"5": 1}}', "hist.5 is not a key, expected '0' to '2'"),
-    "nan.json": ('{"k": 2, "hist": {"0": NaN}}', "NaN"),
-    "negative.json": ('{"k": 2, "hist": {"0": -3}}', "hist.0 is -3"),
-    "zero.json": ('{"k": 2, "hist": {"0": 0}}', "every bucket is 0"),
-    "samples.json": ('{"k": 2, "hist": {"0": 3}, "samples": 5}', "samples is 5"),
-    "k0.json": ('{"k": 0, "hist": {"0": 3}}', "k is 0"),
-}
-
-
-@pytest.mark.parametrize("name", BAD_FILES)
-def test_a_bad_histogram_is_one_line(run, user_error, tmp_path: Path, name: str) -> None:
-    text, message = BAD_FILES[name]
+@pytest.mark.parametrize(("text", "message"), [(None, "no such file"), ('{"k": 2, "hist": {"5": 1}}', "hist.5 is not")])
+def test_a_bad_histogram_is_one_line(run, user_error, tmp_path: Path, text: str | None, message: str) -> None:
     if text is not None:
-        (tmp_path / name).write_text(text)
-    user_error(run("simulate", "--draftN", 1, "--hist", name), name, message)
+        (tmp_path / "h.json").write_text(text)
+    user_error(run("simulate", "--draftN", 1, "--hist", "h.json"), f"h.json: {message}")
 
 
+# What values of parameters are allowed is test_parameters'.
 BAD_OPTIONS = [
     (("--draftN", 0), "--draftN: 0 is not allowed, expected a whole number from 1 to 1024"),
-    (("--draftN", -2), "--draftN: -2"),
-    (("--draftN", 2.5), "--draftN: 2.5"),
-    (("--draftN", "four"), "--draftN: 'four'"),
-    (("--draftN", "nan"), "--draftN: nan"),
-    (("--total", 0), "--total: 0"),
-    (("--total", "1e30"), "--total: 1e+30"),
-    (("--alpha", 1.2), "--alpha: 1.2 is not allowed, expected a number from 0 to 1"),
-    (("--alpha", "nan"), "--alpha: nan"),
-    (("--draft-cost", 0), "--draft-cost: 0 is not allowed, expected a number above 0 to 1000"),
-    (("--draft-cost", -0.1), "--draft-cost: -0.1"),
-    (("--memScale", -1), "--memScale: -1 is not allowed, expected a number from 0 to 1e+15"),
-    (("--flopScale", "inf"), "--flopScale: inf"),
-    (("--workflops", -5), "--workflops: -5"),
-    (("--workmem", "nan"), "--workmem: nan"),
-    (("--round-overhead", -1), "--round-overhead: -1"),
-    (("--overlap-exponent", 0.5), "--overlap-exponent: 0.5"),
-    (("--workmem", 0, "--workflops", 0), "are both 0"),
-    (("--memScale", 1e308), "--memScale: 1e+308 is not allowed, expected a number from 0 to 1e+15"),
+    (("--draftN", "four"), "--draftN: 'four' is not a whole number from 1 to 1024"),
     (("--workmem", 1e-300, "--workflops", 0), "are both 0"),
     (("--replications", 0), "--replications"),
     (("--seed", -1), "--seed"),
@@ -287,9 +257,3 @@ def test_version_and_help_answer(run) -> None:
     for parameter in PARAMETERS:
         for flag in parameter.flags:
             assert flag in done.stdout
-
-
-def test_help_does_not_import_numpy(run_real) -> None:
-    done = run_real("simulate", "--help", PYTHONPROFILEIMPORTTIME="1")
-    assert "click" in done.stderr
-    assert not {"numpy", "rich"} & set(re.findall(r"[a-z_]+", done.stderr))

@@ -90,17 +90,8 @@ def test_a_plot_is_written_beside_the_table(run, tmp_path: Path, kind: str, suff
 
 BAD_OPTIONS = [
     (("--draftN", "0:4"), "--draftN: 0 is not allowed"),
-    (("--draftN", "1:4:0.5"), "--draftN: 1.5 is not allowed"),
-    (("--alpha", "0.5:1.5:0.5"), "--alpha: 1.5"),
-    (("--alpha", "0.5:0.9"), "--alpha: '0.5:0.9' needs a step"),
-    (("--draft-cost", "0,0.1"), "--draft-cost: 0 is not allowed"),
-    (("--draft-cost", "-0.1,0.1"), "--draft-cost: -0.1"),
-    (("--memScale", "nan"), "--memScale: nan"),
     (("--draftN", "x"), "--draftN: 'x'"),
-    (("--alpha", "snan"), "--alpha: 'snan'"),
-    (("--total", "1:1e30"), "--total: '1:1e30' holds more values"),
-    (("--alpha", "0:1:1e-5000"), "--alpha: '0:1:1e-5000'"),
-    (("--alpha", "1.0000001"), "--alpha: 1.0000001 is not allowed"),
+    (("--alpha", "0.5:0.9"), "--alpha: '0.5:0.9' needs a step"),
     (("--draftN", "1:4", "--overlap-exponent", "1,2,4,inf", "--plot", "p.png"), "overlap_exponent includes inf"),
     (("--out", "s.xlsx"), "--out s.xlsx: suffix '.xlsx', expected .csv or .parquet"),
     (("--plot", "p.pdf", "--draftN", "1:4"), "--plot p.pdf: suffix '.pdf', expected .png or .svg"),

@@ -48,6 +48,9 @@ def test_values_read_as_lists_and_inclusive_ranges(text: str, expected: list[flo
         ("1:3,2", "names a value twice"),
         ("0:inf:1", "range without end"),
         ("0:1e9:0.001", "more values than"),
+        ("1:1e30", "more values than"),
+        ("snan", "'snan' is not a value"),
+        ("0:1:1e-5000", "is not a value"),
     ],
 )
 def test_values_that_make_no_sense_are_refused(text: str, message: str) -> None:

@@ -1,6 +1,7 @@
 """The histogram, its metrics against worked values and properties, and its file format."""
 
 import json
+import math
 import tempfile
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +20,7 @@ from simulator.ground.histogram import (
     save_histogram,
     synthetic_acceptance,
     tokens_per_round_iid,
+    variance,
 )
 
 counts = st.lists(st.floats(0, 1e6), min_size=2, max_size=12).filter(lambda c: sum(c) > 1e-3)
@@ -165,12 +167,17 @@ def test_a_wrong_clock_is_named(monkeypatch: pytest.MonkeyPatch, epoch: str) -> 
         created_utc()
 
 
+def error_of(histogram: AcceptanceHistogram) -> float:
+    """Standard error of the mean accepted tokens."""
+    return math.sqrt(histogram.design_effect * variance(histogram.law) / histogram.samples)
+
+
 def test_the_error_of_independent_rounds_is_that_of_their_mean() -> None:
     rounds = np.repeat(np.arange(5), (20, 10, 10, 10, 50))
     histogram = AcceptanceHistogram((20, 10, 10, 10, 50))
-    assert histogram.tokens_per_round_error == pytest.approx(rounds.std() / np.sqrt(100))
-    assert histogram.cut(2).tokens_per_round_error == pytest.approx(np.minimum(rounds, 2).std() / np.sqrt(100))
-    assert AcceptanceHistogram((0, 7)).tokens_per_round_error == 0
+    assert error_of(histogram) == pytest.approx(rounds.std() / np.sqrt(100))
+    assert error_of(histogram.cut(2)) == pytest.approx(np.minimum(rounds, 2).std() / np.sqrt(100))
+    assert error_of(AcceptanceHistogram((0, 7))) == 0
 
 
 def with_interval(tmp_path: Path, hist: dict[str, float], metrics: object) -> AcceptanceHistogram:
@@ -181,12 +188,12 @@ def with_interval(tmp_path: Path, hist: dict[str, float], metrics: object) -> Ac
 
 def test_a_file_with_an_interval_has_its_design_effect(tmp_path: Path) -> None:
     hist = {"0": 20, "1": 10, "2": 10, "3": 10, "4": 50}
-    independent = AcceptanceHistogram((20, 10, 10, 10, 50)).tokens_per_round_error
+    independent = error_of(AcceptanceHistogram((20, 10, 10, 10, 50)))
     for times in (1, 1.5, 3):
         half = 1.959964 * times * independent
         found = with_interval(tmp_path, hist, {"ci95": {"tokens_per_round": [3.6 - half, 3.6 + half]}})
         assert found.design_effect == pytest.approx(times**2)
-        assert found.tokens_per_round_error == pytest.approx(times * independent)
+        assert error_of(found) == pytest.approx(times * independent)
         # Shorter drafts of the same rounds are as much alike.
         assert found.cut(2).design_effect == found.design_effect
 
@@ -194,7 +201,7 @@ def test_a_file_with_an_interval_has_its_design_effect(tmp_path: Path) -> None:
 @pytest.mark.parametrize("times", [0.0, 0.5])
 def test_an_interval_narrower_than_that_of_independent_rounds_is_not_believed(tmp_path: Path, times: float) -> None:
     hist = {"0": 20, "1": 10, "2": 10, "3": 10, "4": 50}
-    half = 1.959964 * times * AcceptanceHistogram((20, 10, 10, 10, 50)).tokens_per_round_error
+    half = 1.959964 * times * error_of(AcceptanceHistogram((20, 10, 10, 10, 50)))
     found = with_interval(tmp_path, hist, {"ci95": {"tokens_per_round": [3.6 - half, 3.6 + half]}})
     assert found.design_effect == 1
 
@@ -208,7 +215,7 @@ def test_rounds_of_too_few_prompts_for_an_interval_count_as_one_a_prompt(
     path.write_text(json.dumps(hist | {"parameters": parameters}))
     found = load_histogram(path)
     assert found.design_effect == 90 / prompts
-    assert found.tokens_per_round_error == pytest.approx(np.sqrt(2 / 9 / prompts))
+    assert error_of(found) == pytest.approx(np.sqrt(2 / 9 / prompts))
 
 
 def test_prompts_of_equal_rounds_count_as_one_round_each(tmp_path: Path) -> None:
@@ -220,7 +227,7 @@ def test_prompts_of_equal_rounds_count_as_one_round_each(tmp_path: Path) -> None
     hist = {str(a): 25 * int((prompts == a).sum()) for a in range(5)}
     found = with_interval(tmp_path, hist, {"ci95": {"tokens_per_round": [low, high]}})
     assert found.design_effect == pytest.approx(25, rel=0.1)
-    assert found.tokens_per_round_error == pytest.approx(prompts.std() / np.sqrt(60), rel=0.05)
+    assert error_of(found) == pytest.approx(prompts.std() / np.sqrt(60), rel=0.05)
 
 
 @pytest.mark.parametrize(

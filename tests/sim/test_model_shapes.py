@@ -483,13 +483,6 @@ def test_work_grows_with_batch_tokens_and_context(name: str) -> None:
     assert len(set(kept)) == 4
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"), [("gemma-2b", "MQA"), ("gpt2", "MHA"), ("qwen3-8b", "GQA"), ("deepseek-v3", "MLA")]
-)
-def test_the_kind_of_attention(name: str, kind: str) -> None:
-    assert read_shape(name).attention_kind == kind
-
-
 @pytest.mark.parametrize("layers", [1, 5, 6])
 @pytest.mark.parametrize("flag", [False, True])
 @families

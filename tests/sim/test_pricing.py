@@ -11,9 +11,9 @@ from simulator.costs.model_costs import ModelPair
 from simulator.costs.parameters import PARAMETERS, DeviceOptions, Point
 from simulator.costs.priced import Pricing, load_pricing
 from simulator.costs.profile import MEASURED, BurnUnits, Curve, PassCost, Profile, constant
-from simulator.costs.profile_file import KIND, SCHEMA_VERSION, load_profile, profile_json
+from simulator.costs.profile_file import load_profile, save_profile
 from simulator.costs.step import Knobs
-from simulator.ground.artefacts import UserError, to_json
+from simulator.ground.artefacts import UserError
 
 NONE = DeviceOptions()
 MODELS = DeviceOptions(profile="h100-sxm", target_model="llama-3.1-8b", draft_model="llama-3.2-1b")
@@ -34,7 +34,7 @@ BURNT = Profile(name="burnt", device="A device", status=MEASURED, passes={}, uni
 @pytest.fixture
 def burnt(tmp_path: Path) -> str:
     path = tmp_path / "burnt.json"
-    path.write_text(to_json({"kind": KIND, "schema_version": SCHEMA_VERSION, **profile_json(BURNT)}))
+    save_profile(path, BURNT, {})
     return str(path)
 
 
@@ -147,8 +147,7 @@ def test_a_draft_apart_need_not_be_divided_and_may_run_beside_the_verification()
 
 
 def test_a_profile_and_its_models_are_read_from_files(tmp_path: Path) -> None:
-    own = replace(load_profile("a100-40gb"), name="mine")
-    (tmp_path / "p.json").write_text(to_json({"kind": KIND, "schema_version": SCHEMA_VERSION, **profile_json(own)}))
+    save_profile(tmp_path / "p.json", replace(load_profile("a100-40gb"), name="mine"), {})
     pricing = load_pricing(replace(MODELS, profile=str(tmp_path / "p.json")))
     assert pricing.profile
     assert pricing.profile.name == "mine"
