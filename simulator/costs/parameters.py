@@ -72,7 +72,7 @@ class Parameter:
 def numeric(flags: str, default: float, label: str, unit: str, help: str, **bounds: Any) -> Any:
     """Return a field of `Point` that carries its parameter."""
     parameter = Parameter(flags=tuple(flags.split()), default=default, label=label, unit=unit, help=help, **bounds)
-    return field(default=default, metadata={"parameter": parameter})
+    return field(default=default if parameter.whole else float(default), metadata={"parameter": parameter})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
