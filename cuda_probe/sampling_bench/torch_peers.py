@@ -1,5 +1,6 @@
 """The peers that are not ours: the law in plain torch, to be compiled, and transformers' own function."""
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +73,7 @@ def transformers_calls(target: Any, draft: Any, ids: Any, temperature: float) ->
     scaled before anything is timed.
 
     Raises:
-        Unsupported: transformers is missing, or has no such function any more.
+        Unsupported: transformers is missing, or has no such function that takes these arguments any more.
     """
     try:
         require(TRANSFORMERS)
@@ -84,7 +85,15 @@ def transformers_calls(target: Any, draft: Any, ids: Any, temperature: float) ->
     p, q = (logits.float() if temperature == 1 else logits.float() / temperature for logits in (target, draft))
     sequences = [(ids[b : b + 1], q[b : b + 1], ids.shape[1], p[b : b + 1]) for b in range(len(ids))]
 
-    def launch() -> Sequence[Decided]:
-        return [(matches, tokens[0, -1]) for tokens, matches in (decide(*arguments) for arguments in sequences)]
+    # Older versions ask whether the drafts end the output.
+    more = {"is_done_candidate": False} if "is_done_candidate" in inspect.signature(decide).parameters else {}
 
+    def launch() -> Sequence[Decided]:
+        decided = (decide(*arguments, **more) for arguments in sequences)
+        return [(matches, tokens[0, -1]) for tokens, matches in decided]
+
+    try:
+        launch()
+    except TypeError as error:
+        raise Unsupported(f"transformers' _speculative_sampling takes other arguments here ({error})") from None
     return launch
