@@ -38,5 +38,5 @@ def test_both_signatures_decide_every_sequence(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_a_signature_that_nobody_knows_is_left_out_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(Unsupported, match="takes other arguments here .*rule"):
+    with pytest.raises(Unsupported, match=r"takes other arguments here .*rule"):
         decided(monkeypatch, another)
