@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from acceptance.estimate.policies import Adaptive, HuggingFaceHeuristic
-from simulator.ground.ranges import check_fraction
 
 from .batch import Ints, Task
 from .chain import Chain, FixedLength, Lengths
@@ -82,7 +81,6 @@ def with_lengths(
 
     def begin(models: Models, options: Options) -> Begin:
         assert models.draft is not None
-        check_fraction("--least-confidence", options.least_confidence)
         draft, control = models.draft, control_of(options)
         least_confidence = options.least_confidence if stops else 0.0
 

@@ -13,8 +13,6 @@ from acceptance.models import laws
 from acceptance.models.laws import entropy, rank
 from acceptance.models.model import Model
 from acceptance.models.rule import SamplingRule
-from simulator.ground.artefacts import UserError
-from simulator.ground.ranges import check_fraction, check_whole
 
 from .batch import Batch, Floats, Ints, Task
 from .chain import Acceptance, Chain, FixedLength, Kept, Proposal, Seen
@@ -38,7 +36,6 @@ class TopKAgreement(Lossy):
 
     def __init__(self, rank: int) -> None:
         """Say how many choices, >= 1."""
-        check_whole("--rank", rank)
         self.rank = rank
 
     def keeps(self, seen: Seen) -> Kept:
@@ -56,7 +53,6 @@ class Typical(Lossy):
 
     def __init__(self, epsilon: float) -> None:
         """Say the threshold, 0 to 1; with 0 everything possible is accepted."""
-        check_fraction("--typical-p", epsilon)
         self.epsilon = epsilon
 
     def keeps(self, seen: Seen) -> Kept:
@@ -76,8 +72,6 @@ class FuzzyTemperature(Lossy):
 
     def __init__(self, fuzziness: float) -> None:
         """Say T, >= 1."""
-        if not 1 <= fuzziness < math.inf:
-            raise UserError(f"--fuzziness: {fuzziness!r} is not allowed, expected a number from 1 on")
         self.fuzziness = fuzziness
 
     def keeps(self, seen: Seen) -> Kept:
@@ -118,7 +112,6 @@ class ConfidenceThreshold(Lossy):
 
     def __init__(self, tau: float, draft: SureDraft) -> None:
         """Say how sure, 0 to 1, and who."""
-        check_fraction("--tau", tau)
         self.tau, self.draft = tau, draft
 
     def keeps(self, seen: Seen) -> Kept:
@@ -154,7 +147,6 @@ def with_confidence(models: Models, options: Options) -> Begin:
     """Begin with a draft that says how sure it is."""
     assert models.draft is not None
     draft = models.draft
-    check_fraction("--tau", options.tau)
 
     def on(prompts: Sequence[Sequence[int]], task: Task) -> Decoder:
         drafter = SureDraft(draft, options.draft_rule)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from acceptance.models.model import Model
 from acceptance.models.rule import SamplingRule
-from acceptance.results.settings import ALGORITHMS
+from acceptance.results.settings import ALGORITHMS, KNOBS, check_knobs
 
 from .batch import Task
 from .decoder import Decoder
@@ -34,6 +34,9 @@ class Options:
     at a time. branch_prune_threshold: least q of a branch over the largest beside it. tree_budget: nodes of a tree.
     ngram: longest n-gram, context and token. filler_top_k: target tokens that an n-gram store learns at each position.
     rank, typical_p, tau, fuzziness: of the lossy rules. judge_threshold: None takes the one chosen in training.
+
+    Raises:
+        UserError: A value out of the range that KNOBS tells; names the option.
     """
 
     draft_rule: SamplingRule
@@ -52,6 +55,10 @@ class Options:
     tau: float = 0.5
     fuzziness: float = 1.5
     judge_threshold: float | None = None
+
+    def __post_init__(self) -> None:
+        knobs = {name: getattr(self, name) for name in KNOBS}
+        check_knobs({name: value for name, value in knobs.items() if value is not None})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

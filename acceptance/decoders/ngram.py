@@ -10,8 +10,6 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from simulator.ground.ranges import check_whole
-
 from .batch import Batch, Floats, Ints, Task
 from .chain import Chain, FixedLength, Proposal, Verdict
 from .decoder import Decoder
@@ -163,9 +161,7 @@ def looking_up(models: Models, options: Options) -> Begin:
 
 
 def drafting(models: Models, options: Options, memory: Callable[[], Memory], filler_top_k: int) -> Begin:
-    """Check the options and return how to begin on a batch."""
-    check_whole("--ngram", options.ngram, least=2)
-    check_whole("--filler-top-k", filler_top_k)
+    """Return how to begin on a batch."""
 
     def on(prompts: Sequence[Sequence[int]], task: Task) -> Decoder:
         drafter = TextDraft(memory, filler_top_k=filler_top_k)

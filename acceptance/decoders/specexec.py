@@ -14,7 +14,6 @@ import torch
 from acceptance.models.context import Context
 from acceptance.models.model import Model
 from acceptance.models.rule import SamplingRule
-from simulator.ground.artefacts import UserError
 
 from .batch import Batch, Floats, Ints, Task, read_prompts, unread
 from .decoder import Decoder
@@ -45,19 +44,7 @@ class SpecExec:
             tree_budget: Nodes at most.
             parallel_branches: Nodes that a pass reads at most.
             branch_prune_threshold: Least q of a node over the largest among its siblings; 0 keeps all.
-
-        Raises:
-            UserError: A value that is not allowed; names the option.
         """
-        for option, value in (
-            ("--k", k),
-            ("--tree-budget", tree_budget),
-            ("--parallel-branches", parallel_branches),
-        ):
-            if value < 1:
-                raise UserError(f"{option}: {value} is not allowed, expected 1 or more")
-        if not 0 <= branch_prune_threshold <= 1:
-            raise UserError(f"--branch-prune-threshold: {branch_prune_threshold:g} is not allowed, expected 0 to 1")
         self.model, self.temperature = model, 1.0 if rule.is_greedy else rule.temperature
         self.depth, self.tree_budget, self.parallel_branches = k, tree_budget, parallel_branches
         self.branch_prune_threshold = branch_prune_threshold

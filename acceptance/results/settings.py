@@ -96,11 +96,7 @@ class Arm:
     knobs: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, value in self.knobs.items():
-            check_knob(option_of(name), KNOBS[name], value)
-        low, high = (self.knobs.get(name, KNOBS[name].default) for name in ("min_k", "max_k"))
-        if low is not None and high is not None and low > high:
-            raise UserError(f"--min-k: {low} is above --max-k, expected 1 to {high}")
+        check_knobs(self.knobs)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +125,19 @@ def check_knob(label: str, knob: Knob, value: float) -> None:
     if not number or (knob.whole and not isinstance(value, int)) or not knob.low <= value <= knob.high:
         kind = "a whole number" if knob.whole else "a number"
         raise UserError(f"{label}: {value!r} is not allowed, expected {kind} from {knob.low:g} to {knob.high:g}")
+
+
+def check_knobs(knobs: Mapping[str, float]) -> None:
+    """Refuse knobs out of their ranges, and bounds of the draft length that hold nothing between them.
+
+    Raises:
+        UserError: Names the option.
+    """
+    for name, value in knobs.items():
+        check_knob(option_of(name), KNOBS[name], value)
+    low, high = (knobs.get(name, KNOBS[name].default) for name in ("min_k", "max_k"))
+    if low is not None and high is not None and low > high:
+        raise UserError(f"--min-k: {low} is above --max-k, expected 1 to {high}")
 
 
 def option_of(name: str) -> str:

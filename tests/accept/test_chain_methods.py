@@ -96,8 +96,13 @@ def test_every_method_stands_under_its_own_name() -> None:
         ("ngram", {"ngram": 1}, "--ngram: 1 is not allowed"),
         ("prompt-lookup", {"ngram": 1}, "--ngram: 1 is not allowed"),
         ("ngram", {"filler_top_k": 0}, "--filler-top-k: 0 is not allowed"),
-        ("adaptive", {"min_k": 9}, "initial: 8 is not allowed, expected min <= initial <= max, here 9 to 8"),
+        ("adaptive", {"min_k": 9}, "--min-k: 9 is above --max-k, expected 1 to 8"),
         ("confidence-stop", {"least_confidence": -0.1}, "--least-confidence: -0.1 is not allowed"),
+        ("autojudge", {"judge_threshold": 1.5}, "--judge-threshold: 1.5 is not allowed"),
+        ("specexec", {"k": 0}, "--k: 0 is not allowed, expected a whole number from 1 to 1024"),
+        ("specexec", {"tree_budget": 0}, "--tree-budget: 0 is not allowed"),
+        ("specexec", {"parallel_branches": -3}, "--parallel-branches: -3 is not allowed"),
+        ("specexec", {"branch_prune_threshold": math.nan}, "--branch-prune-threshold: nan is not allowed"),
     ],
 )
 def test_an_option_out_of_its_range_is_refused_before_anything_is_read(name: str, changes: dict, message: str) -> None:

@@ -534,12 +534,6 @@ def test_what_the_exact_rule_keeps_is_not_overruled(pair: tuple[Model, Model]) -
     assert any(r.overruled for d in loose for r in d.rounds)
 
 
-@pytest.mark.parametrize("threshold", [-0.1, 1.1, float("nan")])
-def test_a_threshold_that_is_no_probability_is_refused(pair: tuple[Model, Model], threshold: float) -> None:
-    with pytest.raises(UserError, match="--judge-threshold"):
-        autojudge.JudgeRule(some_judge(pair), threshold)
-
-
 # The bundled judge, and the script that trains it.
 
 

@@ -3,13 +3,13 @@
 import hashlib
 import json
 import re
-import subprocess
-import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from acceptance.bench import quality
 from acceptance.decoders import baseline
@@ -127,16 +127,17 @@ def test_a_task_of_no_use_is_refused(tmp_path: Path, line: str, reason: str) -> 
     assert [s.reason for s in found.skipped] == [reason]
 
 
-def test_the_script_cuts_the_same_task_again(tmp_path: Path) -> None:
+def test_the_script_cuts_the_same_task_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "task.jsonl"
-    command = [sys.executable, str(EXAMPLES / "cut_task.py"), "--out", str(out), "--files", "3", "--cuts", "2"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    monkeypatch.syspath_prepend(EXAMPLES)
+    command = ["--out", str(out), "--files", "3", "--cuts", "2"]
+    done = CliRunner().invoke(import_module("cut_task").main, command)
+    assert done.exit_code == 0, done.stderr
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert len(rows) == 6
     assert len({row["source"].partition(":")[0] for row in rows[:3]}) == 3
     parts = {row["prompt"] + row["reference"] for row in rows}
     assert not any(a != b and a in b for a in parts for b in parts)
     assert set(rows[0]) == {"prompt", "reference", "source"}
-    again = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (again.returncode, again.stderr.count("\n")) == (2, 1)
+    again = CliRunner().invoke(import_module("cut_task").main, command)
+    assert (again.exit_code, again.stderr.count("\n")) == (2, 1)

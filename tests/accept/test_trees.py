@@ -642,23 +642,6 @@ def test_the_method_checks_that_both_models_read_trees() -> None:
             METHOD.begin(Models(target=target, draft=draft), options)
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "allowed"),
-    [
-        ("k", 0, "1 or more"),
-        ("tree_budget", 0, "1 or more"),
-        ("parallel_branches", -3, "1 or more"),
-        ("branch_prune_threshold", 1.5, "0 to 1"),
-        ("branch_prune_threshold", float("nan"), "0 to 1"),
-    ],
-)
-def test_what_cannot_be_is_refused(name: str, value: float, allowed: str) -> None:
-    shape = {"k": 1, "tree_budget": 1, "parallel_branches": 1} | {name: value}
-    option = "--" + name.replace("_", "-")
-    with pytest.raises(UserError, match=f"^{option}: {value} is not allowed, expected {allowed}$"):
-        SpecExec(llamas()[1], GREEDY, **shape)
-
-
 # The joint law of the first tokens.
 
 

@@ -20,7 +20,6 @@ from acceptance.decoders.decoder import Decoder
 from acceptance.decoders.method import Begin, Method, Models, Options
 from acceptance.decoders.model_draft import ModelDraft
 from acceptance.models.model import Model
-from simulator.ground.ranges import check_fraction
 
 from .judge import Judge, load
 
@@ -36,12 +35,8 @@ class JudgeRule(Exact):
         Args:
             judge: Of the pair that decodes.
             threshold: P(important) from which on a mismatch is rejected; None: the one chosen in training.
-
-        Raises:
-            UserError: A threshold that is not from 0 to 1.
         """
         threshold = judge.threshold if threshold is None else threshold
-        check_fraction("--judge-threshold", threshold)
         # As log odds, which do not saturate: nothing is below 0, everything below 1.
         inside = 0 < threshold < 1
         self.limit = math.log(threshold / (1 - threshold)) if inside else math.inf if threshold else -math.inf
