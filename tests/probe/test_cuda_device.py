@@ -3,7 +3,6 @@
 import gc
 import importlib
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -24,7 +23,7 @@ from cuda_probe.probe.report import load_probe
 from cuda_probe.probe.runner import QUICK, plan, run_probes, timed_ms
 from simulator.ground.artefacts import UserError
 
-HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
+HERE = Path(__file__).parent
 FAKES = (HERE / "fake_cupy", HERE / "fake_nvml")
 RULE = replace(QUICK, warm_up_s=0.0, warm_ups=1)
 T, LAP, LAUNCH_S = 64, 64, 2e-3
@@ -457,23 +456,17 @@ def test_a_gpu_that_nvml_does_not_know_and_answers_it_does_not_give(cuda: Any, n
 
 # ---- the command ----------------------------------------------------------------------------------------------------
 
-
-def probe_gpu(folder: Path, *words: object, machine: dict[str, Any], **env: str) -> subprocess.CompletedProcess[str]:
-    path = os.pathsep.join([*map(str, FAKES), str(ROOT), os.environ.get("PYTHONPATH", "")])
-    told = {"multiprocessors": 1, "l2_bytes": 4096, **machine}
-    environment = os.environ | {"PYTHONPATH": path, "COLUMNS": "100", "FAKE_CUPY": json.dumps(told)} | env
-    command = [sys.executable, "-m", "cuda_probe.cli.probe_gpu", "--device", "cuda:0", *map(str, words)]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-
-
-SMALL = ("--draftN", "1:2", "--workflops", "2", "--workmem", "1")
 SOME = ("empty", "empty_graph", "burn_memory", "draft", "draft_graph", "verify")
-ONLY = tuple(word for name in SOME for word in ("--only", name))
+SMALL = ("--device", "cuda:0", "--draftN", "1:2", "--workflops", "2", "--workmem", "1")
+ONLY = (*SMALL, *(word for name in SOME for word in ("--only", name)))
+Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def test_the_command_measures_the_device_into_every_kind_of_file(tmp_path: Path) -> None:
-    gpus = json.dumps({"gpus": [{"nvmlDeviceGetCurrentClocksEventReasons": 0x40}]})
-    done = probe_gpu(tmp_path, *ONLY, *SMALL, "--csv", "p.csv", "--plot", "p.svg", machine={}, FAKE_NVML=gpus)
+def test_the_command_measures_the_device_into_every_kind_of_file(
+    cuda: Any, nvml: Callable[..., Any], run: Run, tmp_path: Path
+) -> None:
+    nvml(gpus=[{"nvmlDeviceGetCurrentClocksEventReasons": 0x40}])
+    done = run("probe-gpu", *ONLY, "--csv", "p.csv", "--plot", "p.svg")
     assert done.returncode == 0, done.stderr
     found = load_probe(tmp_path / "probe.json")
     assert {p.probe for p in found.points} == set(SOME)
@@ -489,11 +482,11 @@ def test_the_command_measures_the_device_into_every_kind_of_file(tmp_path: Path)
     [({"compile": "probe.cu(1): error"}, set()), ({"draft": 700}, {"empty", "empty_graph", "burn_memory"})],
 )
 def test_the_command_writes_what_it_has_when_the_device_fails(
-    tmp_path: Path, fails: dict[str, Any], measured: set[str]
+    cuda: Any, run: Run, tmp_path: Path, fails: dict[str, Any], measured: set[str]
 ) -> None:
-    done = probe_gpu(tmp_path, *ONLY, *SMALL, "--csv", "p.csv", machine={"fails": fails})
+    cuda.restart(fails=fails, l2_bytes=4096)
+    done = run("probe-gpu", *ONLY, "--csv", "p.csv")
     assert done.returncode == 1
-    assert "Traceback" not in done.stderr
     assert done.stderr.splitlines()[0] == "probe-gpu: points failed and were not timed, see FAILED above or in the file"
     found = load_probe(tmp_path / "probe.json")
     assert {p.probe for p in found.points} == measured
@@ -502,6 +495,7 @@ def test_the_command_writes_what_it_has_when_the_device_fails(
     assert (tmp_path / "p.csv").exists()
 
 
-def test_a_device_that_cannot_be_had_is_one_line(tmp_path: Path, user_error: Callable[..., None]) -> None:
-    done = probe_gpu(tmp_path, "--only", "empty", machine={"fails": {"open": 46}})
+def test_a_device_that_cannot_be_had_is_one_line(cuda: Any, run: Run, user_error: Callable[..., None]) -> None:
+    cuda.restart(fails={"open": 46})
+    done = run("probe-gpu", "--device", "cuda:0", "--only", "empty")
     user_error(done, "cuda:0 cannot be used", "busy or unavailable", "--device cpu")
