@@ -158,17 +158,36 @@ def _translation_unit(text: str, source: Path, instantiations: Sequence[str]) ->
 
 def _compile(unit: str, source: Path, options: Sequence[str], library: Path) -> None:
     library.parent.mkdir(parents=True, exist_ok=True)
+    is_plain = options == [*FLAGS, "-O1", *WARNINGS]
+    header = _precompiled(library.parent, options) if is_plain else HEADER
     with tempfile.TemporaryDirectory(dir=library.parent) as name:
         scratch = Path(name)
         for stub in STUBS:
             (scratch / stub).touch()
         (scratch / "unit.cpp").write_text(unit)
-        paths = ["-I", str(scratch), "-I", str(source.parent), "-include", str(HEADER)]
-        command = ["g++", *options, *paths, str(scratch / "unit.cpp"), "-o", str(scratch / library.name)]
-        done = subprocess.run(command, capture_output=True, text=True)
+        paths = ["-I", str(scratch), "-I", str(source.parent), "-include", str(header)]
+        _run_compiler([*options, *paths, str(scratch / "unit.cpp")], source, library)
+
+
+def _precompiled(folder: Path, options: Sequence[str]) -> Path:
+    """The shim's header, compiled ahead: most of what a kernel's compilation takes."""
+    inputs = [HEADER.read_text(), " ".join(options), _compiler_version()]
+    beside = folder / f"header-{hashlib.sha256(chr(0).join(inputs).encode()).hexdigest()[:16]}"
+    if not (beside / f"{HEADER.name}.gch").exists():
+        beside.mkdir(exist_ok=True)
+        shutil.copy(HEADER, beside)
+        own = [option for option in options if option != "-Werror"]  # it is no header of its own here
+        _run_compiler([*own, "-x", "c++-header", str(HEADER)], HEADER, beside / f"{HEADER.name}.gch")
+    return beside / HEADER.name
+
+
+def _run_compiler(words: Sequence[str], source: Path, made: Path) -> None:
+    """Run g++; what it makes is there whole or not at all."""
+    with tempfile.TemporaryDirectory(dir=made.parent) as name:
+        done = subprocess.run(["g++", *words, "-o", f"{name}/{made.name}"], capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"g++ rejects {source}:\n{done.stderr}")
-        (scratch / library.name).replace(library)
+        (Path(name) / made.name).replace(made)
 
 
 @functools.cache
