@@ -25,12 +25,8 @@ from simulator.rounds.acceptance_law import HistogramAcceptance
 from .decode import BOUNDS, ablation, forecast_rows, pair_costs, walked_tokens_per_round
 from .rows import Row, Validation
 
-COMMANDS = {
-    "probe-gpu": "cuda_probe.cli.probe_gpu",
-    "calibrate": "calibration.cli.calibrate",
-    "measure-acceptance": "acceptance.cli.measure_acceptance",
-    "bench-decode": "acceptance.cli.bench_decode",
-}
+# Runs every command by its name; above this room, and never imported here.
+UMBRELLA = "calibration.cli.specsim"
 BURN_PROBES = ("empty", "burn_flops", "burn_memory", "draft", "verify", "baseline")
 Q_KIND = "greedy"
 PLAN_KIND = "live_plan"
@@ -212,7 +208,7 @@ def call(name: str, *words: str, allowed: tuple[int, ...] = (0,)) -> int:
     Raises:
         UserError: It failed; the last line that it said.
     """
-    done = subprocess.run([sys.executable, "-m", COMMANDS[name], *words], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-m", UMBRELLA, name, *words], capture_output=True, text=True, check=False)
     if done.returncode == -2:
         raise KeyboardInterrupt
     if done.returncode not in allowed:

@@ -1,4 +1,4 @@
-"""`validate --live` at its smallest: the whole chain in real subprocesses, and what it leaves behind."""
+"""`validate --live` at its smallest: the whole chain, what it leaves behind, and a stage in a process of its own."""
 
 import json
 import subprocess
@@ -7,19 +7,37 @@ from pathlib import Path
 
 import pytest
 
-from calibration.validate.live import COMMANDS, Plan, call, keep_plan
+from calibration.validate import live
+from calibration.validate.live import Plan, call, keep_plan
 from simulator.ground.artefacts import UserError
 
 TINY = ("--inflate", "1,2", "--k", "1:3", "--fit-k", "1,3", "--max-prompts", "2", "--max-new-tokens", "12")
+QUICK = ("--quick", "--draftN", 2, "--workflops", 8, "--workmem", 1)
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def test_the_whole_chain_runs_and_goes_on_from_what_is_there(run: Run, tmp_path: Path) -> None:
+@pytest.fixture
+def calls(run: Run, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every stage in this process and the probe a quick one; the names of those that ran."""
+    names: list[str] = []
+
+    def call_here(name: str, *words: str, allowed: tuple[int, ...] = (0,)) -> int:
+        names.append(name)
+        done = run(name, *words, *(QUICK if name == "probe-gpu" else ()))
+        assert done.returncode in allowed, done.stderr
+        return done.returncode
+
+    monkeypatch.setattr(live, "call", call_here)
+    return names
+
+
+def test_the_whole_chain_runs_and_goes_on_from_what_is_there(run: Run, calls: list[str], tmp_path: Path) -> None:
     done = run("validate", "--live", *TINY, "--json")
     folder = tmp_path / "live"
     # A few tokens on a busy machine may be too noisy to fit: that is said, and no profile is made of it.
     unfit = done.returncode == 3 and "the fit does not pass its checks" in done.stderr
     assert done.returncode in (0, 1) or unfit, done.stderr
+    assert calls == ["probe-gpu", "calibrate", "measure-acceptance", "bench-decode", "bench-decode"]
     names = {"plan.json", "probe.json", "trace.json", "decode_x1.jsonl", "decode_x2.jsonl"}
     names |= {f"accept_hist_k{k}.json" for k in (1, 2, 3)}
     assert names <= {p.name for p in folder.iterdir()}
@@ -100,4 +118,3 @@ def test_a_stage_that_fails_says_which_and_why() -> None:
     with pytest.raises(UserError, match=r"calibrate ended with exit code 2: .*missing\.json: no such file"):
         call("calibrate", "missing.json")
     assert call("calibrate", "missing.json", allowed=(0, 2)) == 2
-    assert set(COMMANDS) == {"probe-gpu", "calibrate", "measure-acceptance", "bench-decode"}
