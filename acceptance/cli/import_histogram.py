@@ -50,7 +50,7 @@ def import_file(options: ImportOptions) -> None:
     source, before = options.file, options.before
     found = import_histogram(options.format, source, k=options.k, before=before)
     histogram = found.histogram
-    out = options.out or Path(f"accept_hist_k{histogram.k}.json")
+    out = options.out or Path(f"accept_hist_k{histogram.draft_length}.json")
     check_outputs({"--out": out}, options.force, {"FILE": source, "--before": before})
     notes = [*found.notes, *filter(None, [about_skipped(source, found.skipped)])]
     told = {"from": options.format, "file": str(source), "before": str(before) if before else None}
@@ -67,14 +67,15 @@ def import_file(options: ImportOptions) -> None:
         "survival": histogram.survival.tolist(),
         "conditional": histogram.conditional.tolist(),
     }
-    save_histogram(out, histogram, told | {"k": histogram.k}, metrics=numbers, **extra)
+    save_histogram(out, histogram, told | {"k": histogram.draft_length}, metrics=numbers, **extra)
     if options.as_json:
-        payload = numbers | extra | {"files": [str(out)], "k": histogram.k}
+        payload = numbers | extra | {"files": [str(out)], "k": histogram.draft_length}
         click.echo(to_json(envelope("acceptance_import", 1, told) | payload), nl=False)
         return
     survival = " ".join(f"{s:.3f}" for s in histogram.survival)
     lines = [
-        f"{histogram.samples:,.0f} rounds, K = {histogram.k}: {histogram.tokens_per_round:.3f} tokens/round, "
+        f"{histogram.samples:,.0f} rounds, K = {histogram.draft_length}: "
+        f"{histogram.tokens_per_round:.3f} tokens/round, "
         f"{histogram.draft_acceptance_rate:.1%} of drafted tokens accepted, i.i.d. alpha {histogram.alpha_iid:.4f}",
         f"P(A >= j): {survival}",
         found.definition,

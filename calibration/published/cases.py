@@ -91,7 +91,7 @@ class Row:
     def longest(self) -> int | None:
         """The longest draft that the acceptance tells of; None where it does not say."""
         if self.histogram is not None:
-            return self.histogram.k
+            return self.histogram.draft_length
         return None if self.survival is None else len(self.survival)
 
     @property
@@ -289,7 +289,7 @@ def row_json(row: Row) -> dict[str, Any]:
     found = {name: getattr(row, name) for name in plain if name not in ("histogram", "survival")}
     if row.histogram is not None:
         counts = {str(a): as_written(count) for a, count in enumerate(row.histogram.counts)}
-        found["histogram"] = {"k": row.histogram.k, "hist": counts}
+        found["histogram"] = {"k": row.histogram.draft_length, "hist": counts}
     if row.survival is not None:
         found["survival"] = list(row.survival)
     found |= {"measured": {row.measured_as: row.measured}, "fixed": dict(row.fixed)}

@@ -182,13 +182,12 @@ def with_uncertainty(cost: PassCost, found: Field) -> PassCost:
 
 def decoding_json(decoding: Decoding) -> dict[str, Any]:
     """Return two models that were timed together under the names of the file."""
-    plain = ("target", "draft", "dtype", "batch", "baseline_s", "baseline_error", "draft_step_s", "draft_step_error")
-    told = {name: getattr(decoding, name) for name in plain}
-    return (
-        told
-        | {"verify": cost_json(decoding.verify), "draft_lengths": list(decoding.draft_lengths)}
-        | {"source_sha256": decoding.source_sha256 or None}
-    )
+    names = ("target", "draft", "dtype", "batch", "baseline_s", "baseline_error", "draft_step_s", "draft_step_error")
+    return {name: getattr(decoding, name) for name in names} | {
+        "verify": cost_json(decoding.verify),
+        "draft_lengths": list(decoding.draft_lengths),
+        "source_sha256": decoding.source_sha256 or None,
+    }
 
 
 def save_profile(path: Path, profile: Profile, parameters: Mapping[str, Any]) -> None:
@@ -223,8 +222,8 @@ def profile_json(profile: Profile) -> dict[str, Any]:
         "round_overhead_error": profile.round_overhead_error,
         "memory_bytes": profile.memory_bytes,
         "link": link and asdict(link),
-        "power": power and {"idle_w": power.idle_w, "load_w": power.load_w},
-        "sources": [{"what": s.what, "title": s.title, "url": s.url} for s in profile.sources],
+        "power": power and asdict(power),
+        "sources": [asdict(source) for source in profile.sources],
         "notes": list(profile.notes),
     }
 

@@ -24,27 +24,27 @@ MAX_COUNT = 1e30
 NORMAL_95 = 1.959964
 
 
-def tokens_per_round_iid(alpha: ArrayLike, k: ArrayLike) -> NDArray[np.float64]:
+def tokens_per_round_iid(alpha: ArrayLike, draft_length: ArrayLike) -> NDArray[np.float64]:
     """Return tau = (1 - alpha^(K+1)) / (1 - alpha), tokens a round (Leviathan et al. 2023, eq. 1).
 
     Args:
         alpha: Acceptance probability of one drafted token, 0..1.
-        k: Draft length; broadcasts against `alpha`.
+        draft_length: K; broadcasts against `alpha`.
     """
-    alpha, k = np.broadcast_arrays(np.asarray(alpha, np.float64), np.asarray(k, np.float64))
+    alpha, k = np.broadcast_arrays(np.asarray(alpha, np.float64), np.asarray(draft_length, np.float64))
     with np.errstate(divide="ignore", invalid="ignore"):
         tau = -np.expm1((k + 1) * np.log(alpha)) / (1 - alpha)
     return np.where(alpha >= 1, k + 1, tau)
 
 
-def alpha_iid(tokens_per_round: ArrayLike, k: ArrayLike) -> NDArray[np.float64]:
+def alpha_iid(tokens_per_round: ArrayLike, draft_length: ArrayLike) -> NDArray[np.float64]:
     """Return the alpha whose i.i.d. law has this many tokens a round; 0 below 1 token, 1 above K + 1.
 
     Args:
-        tokens_per_round: tau, tokens a round; broadcasts against `k`.
-        k: Draft length, >= 1.
+        tokens_per_round: tau; broadcasts against `draft_length`.
+        draft_length: K, >= 1.
     """
-    tau, k = np.broadcast_arrays(np.asarray(tokens_per_round, np.float64), np.asarray(k, np.float64))
+    tau, k = np.broadcast_arrays(np.asarray(tokens_per_round, np.float64), np.asarray(draft_length, np.float64))
     low, high = np.zeros(tau.shape), np.ones(tau.shape)
     for _ in range(60):
         middle = (low + high) / 2
@@ -105,8 +105,8 @@ class AcceptanceHistogram:
             raise UserError("hist has no counts: every bucket is 0")
 
     @property
-    def k(self) -> int:
-        """Draft length the rounds were drafted with."""
+    def draft_length(self) -> int:
+        """K that the rounds were drafted with."""
         return len(self.counts) - 1
 
     @property
@@ -128,12 +128,12 @@ class AcceptanceHistogram:
     @property
     def draft_acceptance_rate(self) -> float:
         """Sum A / sum D: accepted drafts over drafted ones."""
-        return (self.tokens_per_round - 1) / self.k
+        return (self.tokens_per_round - 1) / self.draft_length
 
     @property
     def alpha_iid(self) -> float:
         """The acceptance probability of one token that gives these tokens a round, were it i.i.d."""
-        return float(alpha_iid(self.tokens_per_round, self.k))
+        return float(alpha_iid(self.tokens_per_round, self.draft_length))
 
     @property
     def survival(self) -> NDArray[np.float64]:
@@ -145,14 +145,15 @@ class AcceptanceHistogram:
         """P(A >= j given A >= j - 1) for j in 1..k, shape [k]; 0 where no round came that far."""
         return conditional_rates(self.counts)
 
-    def cut(self, k: int) -> "AcceptanceHistogram":
-        """Return the histogram of min(A, k): what these rounds accept when only k tokens are drafted.
+    def cut(self, draft_length: int) -> "AcceptanceHistogram":
+        """Return the histogram of min(A, K): what these rounds accept when only K tokens are drafted.
 
         Raises:
-            UserError: k is below 1 or above the histogram's own.
+            UserError: K is below 1 or above the histogram's own.
         """
-        if not 1 <= k <= self.k:
-            raise UserError(f"draft length {k} with a histogram of k = {self.k}, expected 1..{self.k}")
+        k, longest = draft_length, self.draft_length
+        if not 1 <= k <= longest:
+            raise UserError(f"draft length {k} with a histogram of k = {longest}, expected 1..{longest}")
         return AcceptanceHistogram((*self.counts[:k], math.fsum(self.counts[k:])), self.caveat, self.design_effect)
 
 
@@ -184,8 +185,8 @@ def design_effect_of(found: Mapping[str, Any], histogram: AcceptanceHistogram) -
 
 def prompt_count(found: Mapping[str, Any]) -> int:
     """Return how many prompts a histogram file was measured on, 1 where it does not say."""
-    told = found.get("parameters")
-    count = told.get("prompt_count") if isinstance(told, dict) else None
+    parameters = found.get("parameters")
+    count = parameters.get("prompt_count") if isinstance(parameters, dict) else None
     return count if isinstance(count, int) and count > 0 else 1
 
 
@@ -214,8 +215,8 @@ def parse_histogram(found: Field) -> AcceptanceHistogram:
 
 def caveat_of(found: Mapping[str, Any]) -> str:
     """Return what a histogram file says of how far it is a measurement; empty when it is a plain one."""
-    told = found.get("parameters")
-    approximation = told.get("approximation") if isinstance(told, dict) else None
+    parameters = found.get("parameters")
+    approximation = parameters.get("approximation") if isinstance(parameters, dict) else None
     said = [str(approximation)] if approximation else []
     if found.get("reconstructed") is True:
         said.append("reconstructed from a mean: i.i.d. by assumption")
@@ -237,22 +238,22 @@ def load_histograms(path: str | Path) -> tuple[AcceptanceHistogram, ...]:
     histograms = tuple(map(parse_histogram, contents))
     by_k: dict[int, Path] = {}
     for file, content, histogram in zip(files, contents, histograms, strict=True):
-        other = by_k.setdefault(histogram.k, file)
+        other = by_k.setdefault(histogram.draft_length, file)
         if other != file:
-            raise UserError(f"{file}: k is {histogram.k}, as in {other}, expected one file for each k")
+            raise UserError(f"{file}: k is {histogram.draft_length}, as in {other}, expected one file for each k")
         check_same_measurement(contents[0], content)
     return histograms
 
 
 def check_same_measurement(first: Field, second: Field) -> None:
     """Refuse to take two files as one measurement when what they were told differs in more than k."""
-    told, other = (file["parameters"].value for file in (first, second))
-    if not (isinstance(told, dict) and isinstance(other, dict)):
+    one, other = (file["parameters"].value for file in (first, second))
+    if not (isinstance(one, dict) and isinstance(other, dict)):
         return
-    for key in sorted(told.keys() & other.keys() - {"k"}):
-        if told[key] != other[key]:
+    for key in sorted(one.keys() & other.keys() - {"k"}):
+        if one[key] != other[key]:
             raise UserError(
-                f"{second.path}: {key} is {other[key]!r}, but {told[key]!r} in {first.path}; "
+                f"{second.path}: {key} is {other[key]!r}, but {one[key]!r} in {first.path}; "
                 "expected one measurement in the folder, or name one file"
             )
 
@@ -281,7 +282,7 @@ def save_histogram(path: Path, histogram: AcceptanceHistogram, parameters: Mappi
         **extra: Further top-level keys, such as "metrics".
     """
     payload = envelope(KIND, SCHEMA_VERSIONS[-1], parameters) | {
-        "k": histogram.k,
+        "k": histogram.draft_length,
         "hist": {str(a): as_written(count) for a, count in enumerate(histogram.counts)},
         "samples": as_written(histogram.samples),
     }

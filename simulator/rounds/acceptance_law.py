@@ -101,7 +101,7 @@ class HistogramAcceptance:
     @property
     def longest(self) -> int:
         """The longest draft length there is data for."""
-        return max(h.k for h in self.histograms)
+        return max(h.draft_length for h in self.histograms)
 
     @property
     def caveat(self) -> str:
@@ -110,7 +110,7 @@ class HistogramAcceptance:
 
     def nearest(self, draft_length: int) -> AcceptanceHistogram:
         """Return the histogram of the shortest draft length that covers this one, or the longest."""
-        return min(self.histograms, key=lambda h: (h.k < draft_length, abs(h.k - draft_length)))
+        return min(self.histograms, key=lambda h: (h.draft_length < draft_length, abs(h.draft_length - draft_length)))
 
     def law(self, draft_length: int) -> Floats:
         """P(min(A, K) = a) for a in 0..K, shape [K + 1]."""
@@ -119,7 +119,7 @@ class HistogramAcceptance:
     def bonus_guess_rate(self, draft_length: int) -> float:
         """The conditional rate one position further, or the last measured one where no histogram reaches so far."""
         source = self.nearest(draft_length + 1)
-        return float(source.conditional[min(draft_length, source.k - 1)])
+        return float(source.conditional[min(draft_length, source.draft_length - 1)])
 
     def sample_tokens_per_round(self, draft_lengths: Ints, rng: np.random.Generator, samples: int) -> Floats:
         """Draw by the Bayesian bootstrap: histograms whose buckets have a Dirichlet law about the counts.
@@ -129,7 +129,7 @@ class HistogramAcceptance:
         """
         uniforms = rng.random((samples, self.longest))
         sources = [self.nearest(int(k)) for k in draft_lengths]
-        means = {id(h): 1 + np.cumsum(drawn_survival(h, uniforms[:, : h.k]), 1) for h in sources}
+        means = {id(h): 1 + np.cumsum(drawn_survival(h, uniforms[:, : h.draft_length]), 1) for h in sources}
         return np.stack([means[id(h)][:, int(k) - 1] for h, k in zip(sources, draft_lengths, strict=True)], 1)
 
 

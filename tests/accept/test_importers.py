@@ -549,7 +549,7 @@ def test_a_tree_keeps_the_depth_that_is_given(tmp_path: Path) -> None:
     assert_counts(found, [11, 14, 11, 4, 0, 3])
     assert any("a tree" in note for note in found.notes)
     inferred = import_histogram("sglang", path)
-    assert inferred.histogram.k == 15
+    assert inferred.histogram.draft_length == 15
     assert any("give its depth as --k" in note for note in inferred.notes)
     longer = import_histogram("sglang", path, k=20)
     assert any(note.startswith("11 to 43 of 43 rounds drafted fewer than 20") for note in longer.notes)
@@ -574,7 +574,7 @@ def test_totals_of_aiperf_and_its_requests_agree(tmp_path: Path) -> None:
     assert_counts(of_totals, true_counts(requests))
     assert any("1 warm-up" in note for note in of_records.notes)
     assert "inferred" in of_totals.definition
-    assert import_histogram("aiperf", totals, k=6).histogram.k == 6
+    assert import_histogram("aiperf", totals, k=6).histogram.draft_length == 6
 
 
 def test_the_documented_record_of_aiperf(tmp_path: Path) -> None:
@@ -888,9 +888,9 @@ def check_sound(tool: str, path: Path, k: int | None) -> None:
         assert "\n" not in message
         assert str(path) in message
         return
-    assert k in (None, found.histogram.k)
+    assert k in (None, found.histogram.draft_length)
     assert 0 < found.histogram.samples < 1e30
-    assert 1 <= found.histogram.tokens_per_round <= found.histogram.k + 1
+    assert 1 <= found.histogram.tokens_per_round <= found.histogram.draft_length + 1
     assert found.rounds_apart >= 0
     assert found.reconstructed == ("RECONSTRUCTED" in found.definition)
 

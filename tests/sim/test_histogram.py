@@ -47,7 +47,7 @@ def test_law_is_a_distribution_and_survival_falls(values: list[float]) -> None:
 @given(counts, st.data())
 def test_cutting_is_the_law_of_the_smaller_of_both(values: list[float], data: st.DataObject) -> None:
     histogram = AcceptanceHistogram(tuple(values))
-    k = data.draw(st.integers(1, histogram.k))
+    k = data.draw(st.integers(1, histogram.draft_length))
     expected = np.zeros(k + 1)
     for accepted, count in enumerate(values):
         expected[min(accepted, k)] += count
@@ -146,7 +146,7 @@ def test_a_folder_holds_one_histogram_for_each_k(tmp_path: Path) -> None:
         load_histograms(tmp_path)
     for k in (2, 1, 10):
         save_histogram(tmp_path / f"accept_hist_k{k}.json", AcceptanceHistogram((1,) * (k + 1)), {})
-    assert sorted(h.k for h in load_histograms(tmp_path)) == [1, 2, 10]
+    assert sorted(h.draft_length for h in load_histograms(tmp_path)) == [1, 2, 10]
     save_histogram(tmp_path / "accept_hist_k2_again.json", AcceptanceHistogram((1, 2, 3)), {})
     with pytest.raises(UserError, match=r"k is 2, as in .*expected one file for each k"):
         load_histograms(tmp_path)
@@ -252,7 +252,7 @@ def test_engines_are_told_the_rates_and_length_of_the_histogram(values: list[flo
     # Unconditional rates: they never rise, and one plus their sum is the mean length.
     assert all(1 >= a >= b >= 0 for a, b in pairwise(rates))
     assert 1 + sum(rates) == pytest.approx(found["mean_length"])
-    assert vllm["num_speculative_tokens"] == len(rates) == histogram.k
+    assert vllm["num_speculative_tokens"] == len(rates) == histogram.draft_length
     forced = found["tensorrt_llm"]
     assert isinstance(forced, dict)
     whole = forced["TLLM_SPEC_DECODE_FORCE_NUM_ACCEPTED_TOKENS"]
