@@ -119,3 +119,13 @@ def test_a_gpu_is_measured_within_the_deadline_what_tells_most_first(driver: Mod
     assert sum(step.limit_s for step in steps[:4]) < driver.DEADLINE_S
     suites = {name.removeprefix("suite: ") for name in names if name.startswith("suite: ")}
     assert suites == {path.stem.removeprefix("test_") for path in (ROOT / "tests" / "gpu").glob("test_*.py")}
+
+
+def test_a_wrong_kernel_is_told_and_the_others_are_tried() -> None:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "FAKE_CUPY": '{"fails": {"wrong gemm": 1}}'}
+    words = [sys.executable, str(ROOT / "tests" / "gpu" / "smoke.py"), "cpu"]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stdout + done.stderr
+    wrong = {line.split()[0] for line in done.stdout.splitlines() if "WRONG" in line}
+    assert wrong == {"matmul", "skinny"}
+    assert done.stdout.count(" ok\n") > 20

@@ -1,4 +1,4 @@
-"""Stands in for CuPy 14 where there is no GPU: what `cuda_probe.device` and `.products` use of it, on NumPy.
+"""Stands in for CuPy 14 where there is no GPU: what `cuda_probe.devices` use of it, on NumPy.
 
 Names, signatures, constants and error classes are those of cupy-cuda13x 14.2; kernels are the real .cu files, built by
 the g++ shim. Memory is the host's, time is counted and not measured (see `cuda.emulation`).
@@ -25,6 +25,9 @@ class ndarray(np.ndarray):
     @property
     def data(self):
         return cuda.memory.MemoryPointer(self)
+
+    def __dlpack_device__(self):
+        return 2, cuda.runtime.getDevice()
 
     def get(self):
         emulation.synchronous("memcpyAsync")

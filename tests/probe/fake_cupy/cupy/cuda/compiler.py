@@ -37,6 +37,9 @@ class RawModule:
     def get_function(self, name):
         return RawKernel(self, name)
 
+    def compile(self, log_stream=None):
+        self.built()
+
     def built(self):
         if self.library is None:
             alive()
@@ -69,7 +72,18 @@ class RawKernel:
         ]
         item = shim.Launch(self.name, grid, block, tuple(args), shared_mem, 1, 1)
         number = list(signatures).index(self.name)
-        run(self.name, lambda: shim._run_blocks(copies, number, item, values), stream or get_current_stream())
+        run(self.name, lambda: shim._run_blocks(copies, number, item, values), known(stream))
+
+    @property
+    def kernel(self):
+        """The function of the present device, which takes for a stream whatever has its address as `ptr`."""
+        return self
+
+
+def known(stream):
+    """Return the stream of an address; the present one where none is given."""
+    present = get_current_stream()
+    return present if stream is None or stream.ptr == present.ptr else stream
 
 
 def value_of(code, value, place):
@@ -83,7 +97,7 @@ def value_of(code, value, place):
             ):
                 raise TypeError(f"{place}: the kernel reads {code[1:]}, the array holds {value.dtype}")
             return np.array(value.ctypes.data, np.uintp)
-        if type(value) is np.uint64:
+        if type(value) in (np.uint64, int):  # CuPy takes whole numbers of Python for int64
             return np.array(value, np.uintp)
         raise TypeError(f"Unsupported type {type(value)}")
     dtype = np.dtype(code) if code[0] in "iuf" else np.dtype(np.bool_)

@@ -3,6 +3,7 @@
 from .emulation import alive, machine
 
 CUDA_R_32F, CUDA_R_16F, CUDA_R_16BF = 0, 2, 14
+streamLegacy = 1
 NAMES = {
     2: "cudaErrorMemoryAllocation: out of memory",
     9: "cudaErrorInvalidConfiguration: invalid configuration argument",
@@ -63,3 +64,11 @@ def driverGetVersion():
 
 def runtimeGetVersion():
     return 13020
+
+
+def streamIsCapturing(stream):
+    alive()
+    from .stream import get_current_stream
+
+    present = get_current_stream()
+    return present.ptr == stream and present.is_capturing()
