@@ -273,18 +273,8 @@ def row_of(at: str, found: Mapping[str, Any]) -> Row:
         raise UserError(f"{at}: {error}") from None
 
 
-def cases_json(cases: Iterable[Case]) -> dict[str, Any]:
-    """Return what a file of these cases holds."""
-    return {"kind": KIND, "schema_version": SCHEMA_VERSIONS[-1], "cases": [case_json(case) for case in cases]}
-
-
-def case_json(case: Case) -> dict[str, Any]:
-    found = {name: getattr(case, name) for name in ("name", "citation", "hardware", "models", "notes", "max_error")}
-    found |= {"fitted": list(case.fitted), "fixed": dict(case.fixed), "rows": [row_json(row) for row in case.rows]}
-    return {key: value for key, value in found.items() if value is not None}
-
-
 def row_json(row: Row) -> dict[str, Any]:
+    """Return a row under the names of its file."""
     plain = ("name", "use", "group", "draft_length", *YIELDS, "draft_calls_per_token")
     found = {name: getattr(row, name) for name in plain if name not in ("histogram", "survival")}
     if row.histogram is not None:

@@ -16,9 +16,9 @@ from calibration.published.cases import (
     UNITS,
     Case,
     Row,
-    cases_json,
     load_cases,
     published_cases,
+    row_json,
 )
 from simulator.ground.artefacts import UserError
 from simulator.ground.histogram import AcceptanceHistogram
@@ -74,7 +74,10 @@ def cases(draw: st.DrawFn) -> Case:
 @given(cases())
 def test_a_case_comes_back_as_it_was_written(tmp_path_factory: pytest.TempPathFactory, case: Case) -> None:
     path = tmp_path_factory.mktemp("cases") / "cases.json"
-    path.write_text(json.dumps(cases_json([case])))
+    words = {n: getattr(case, n) for n in ("name", "citation", "hardware", "models", "notes")}
+    rest = {"fitted": case.fitted, "fixed": case.fixed, "rows": [row_json(r) for r in case.rows]}
+    bound = {} if case.max_error is None else {"max_error": case.max_error}
+    write(path, words | rest | bound, kind="published_cases", schema_version=1)
     assert load_cases(path) == (case,)
 
 

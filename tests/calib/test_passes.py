@@ -17,6 +17,7 @@ from calibration.validate.passes import BOUNDS, Fitted, measured_round, pass_row
 from calibration.validate.row_report import verdict_text
 from calibration.validate.rows import Row, Validation, judge
 from simulator.costs.profile import Curve, Profile
+from simulator.costs.profile_file import load_profile
 from simulator.ground.artefacts import UserError
 from simulator.ground.histogram import AcceptanceHistogram
 from simulator.rounds.acceptance_law import HistogramAcceptance
@@ -112,17 +113,6 @@ def test_a_curve_of_memory_is_found_where_there_is_one(tmp_path: Path) -> None:
     assert np.median(np.abs(found.fit.residuals)) < 0.01
 
 
-@pytest.mark.statistical
-def test_noise_of_samples_moves_forecasts_by_no_more(tmp_path: Path) -> None:
-    times = load_passes(write_passes(tmp_path / "p.json", noise=0.02))
-    found = fit_passes(times, LENGTHS)
-    assert found.passed, found.reasons
-    profile = pass_profile("made", times, found, LENGTHS)
-    rows = forecast(times, profile)
-    # A median of 15 is off by 1.25 x 2 % / sqrt(15) = 0.65 %; a row has three of them.
-    assert np.median([abs(r.error) for r in rows]) < 0.0065 * 2
-
-
 def test_the_measured_row_by_hand(known: Known) -> None:
     times = known.times
     row = next(r for r in known.rows() if r.target == "llama-3.1-8b, batch 8, context 4096" and r.draft_length == 2)
@@ -174,18 +164,16 @@ def test_odd_points_are_refused(exact: Path, tmp_path: Path, field: str, value: 
         load_passes(odd)
 
 
-def chain(run, tmp_path: Path, *more: str) -> Path:
-    """Write passes, their profile and a histogram."""
-    write_passes(tmp_path / "p.json", noise=0.01)
+@pytest.mark.statistical
+def test_the_commands_calibrate_and_forecast(run, user_error, tmp_path: Path) -> None:
+    times = load_passes(write_passes(tmp_path / "p.json", noise=0.02))
     hist = {str(a): n for a, n in enumerate(HIST.counts)}
     (tmp_path / "h.json").write_text(json.dumps({"k": 8, "hist": hist, "samples": 100}))
     done = run("calibrate", "--from-passes", "p.json", "--fit-k", "1,4,8", "-o", "profile.json")
-    assert done.returncode == 0, done.stderr
-    return tmp_path / "profile.json"
-
-
-def test_the_commands_calibrate_and_forecast(run, user_error, tmp_path: Path) -> None:
-    profile = chain(run, tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    profile = tmp_path / "profile.json"
+    # A median of 15 is off by 1.25 x 2 % / sqrt(15) = 0.65 %; a row has three of them.
+    assert np.median([abs(r.error) for r in forecast(times, load_profile(profile))]) < 0.0065 * 2
     told = ("validate", "--passes", "p.json", "--hist", "h.json", "--profile")
     done = run(*told, "profile.json", "--out", "v.json", "--plot", "v.png")
     assert (done.returncode, done.stderr) == (0, "")
@@ -198,7 +186,7 @@ def test_the_commands_calibrate_and_forecast(run, user_error, tmp_path: Path) ->
     assert sum(r["fitted"] for r in found["rows"]) == 3 * 5
     assert not any(r["fitted"] for r in found["rows"] if "batch 32, context 512" in r["target"])
     # Passes of another file are all forecast, and a bound of nearly nothing is broken.
-    write_passes(tmp_path / "other.json", noise=0.01, seed=1)
+    write_passes(tmp_path / "other.json", noise=0.02, seed=1)
     other = run("validate", "--passes", "other.json", "--hist", "h.json", "--profile", "profile.json")
     assert "48 rows not fitted" in other.stdout
     assert run(*told, "profile.json", "--max-error", "1e-6").returncode == 1
