@@ -12,38 +12,22 @@ from PIL import Image
 
 from acceptance.estimate.estimators import alpha_by, category_metrics, expected_rounds, metrics
 from acceptance.estimate.plots import acceptance_figure
-from acceptance.trace.trace import PromptInfo, Trace
+from acceptance.trace.trace import Trace
 from simulator.ground.artefacts import UserError
 from simulator.ground.histogram import tokens_per_round_iid
 from simulator.ground.pictures import check_format, save_figure
 
+from .traces import make_trace
+
+UNKNOWN = ("log_p", "max_q", "entropy_p", "entropy_q", "overlap", "p_argmax_q")
 LONG = [f"category {i} with a very long name_that_nobody_can_break {'x' * i}" for i in range(13)]
 
 
 def trace_of(outputs: list[np.ndarray], categories: list[str], context: int = 30) -> Trace:
-    """A trace of one output a prompt; each is what its tokens are accepted with."""
-    lengths = [len(o) for o in outputs]
-    accept = np.concatenate(outputs).astype(np.float32)
-    position = np.concatenate([np.arange(n) for n in lengths]).astype(np.int32)
-    nothing, unknown = np.zeros(len(accept), np.int32), np.full(len(accept), np.nan, np.float32)
-    return Trace(
-        token=nothing,
-        accept_sampled=accept,
-        accept_greedy=accept > 0.5,
-        log_p=unknown,
-        rank_p=nothing,
-        rank_q=nothing,
-        max_q=unknown,
-        entropy_p=unknown,
-        entropy_q=unknown,
-        overlap=unknown,
-        p_argmax_q=unknown,
-        prompt=np.repeat(np.arange(len(outputs)), lengths).astype(np.int32),
-        turn=nothing,
-        position=position,
-        context_length=position + context,
-        prompts=tuple(PromptInfo(source=f"line {i}", category=c) for i, c in enumerate(categories)),
-    )
+    """A trace of one output a prompt, of a draft about which nothing else is known."""
+    unknown = dict.fromkeys(UNKNOWN, np.full(sum(map(len, outputs)), np.nan))
+    lengths = np.concatenate([np.arange(len(o)) + context for o in outputs])
+    return make_trace(outputs, categories=categories, context_length=lengths, **unknown)
 
 
 def random_trace(categories: list[str], tokens: int = 40, seed: int = 0) -> Trace:

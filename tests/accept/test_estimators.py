@@ -1,6 +1,7 @@
 """The recursion from trace to histogram against enumeration, walking, and a real accept/resample loop; intervals."""
 
 import dataclasses
+from collections.abc import Sequence
 from itertools import pairwise, product
 
 import numpy as np
@@ -24,39 +25,19 @@ from acceptance.estimate.estimators import (
     ratio,
     surprise_gap,
 )
-from acceptance.trace.trace import PromptInfo, Trace
+from acceptance.trace.trace import Trace
 from simulator.ground.artefacts import UserError
 from simulator.ground.histogram import AcceptanceHistogram, tokens_per_round_iid
 
+from .traces import make_trace
 
-def trace_of(*outputs: list[float], prompts: list[int] | None = None, categories: str = "") -> Trace:
+
+def trace_of(*outputs: list[float], prompts: Sequence[int] = (), categories: str = "") -> Trace:
     """Return a trace of these acceptances; each output is a prompt's, or that of prompts[i] turn after turn."""
-    lengths = [len(o) for o in outputs]
-    owners = prompts or list(range(len(outputs)))
-    turns = [owners[:i].count(owner) for i, owner in enumerate(owners)]
-    positions = np.concatenate([np.arange(n) for n in lengths]).astype(np.int32)
-    accept = np.concatenate([np.asarray(o, np.float32) for o in outputs])
-    zeros = np.zeros(len(accept), np.float32)
-    return Trace(
-        token=np.zeros(len(accept), np.int32),
-        accept_sampled=accept,
-        accept_greedy=accept > 0.5,
-        log_p=zeros,
-        rank_p=np.zeros(len(accept), np.int32),
-        rank_q=np.zeros(len(accept), np.int32),
-        max_q=zeros + 1,
-        entropy_p=zeros,
-        entropy_q=zeros,
-        overlap=accept,
-        p_argmax_q=(accept > 0.5).astype(np.float32),
-        prompt=np.repeat(owners, lengths).astype(np.int32),
-        turn=np.repeat(turns, lengths).astype(np.int32),
-        position=positions,
-        context_length=positions + 7,
-        prompts=tuple(
-            PromptInfo(source=str(i), category=categories[i] if categories else "") for i in range(max(owners) + 1)
-        ),
-    )
+    accept = np.concatenate(outputs)
+    overlaps = {"overlap": accept, "p_argmax_q": accept > 0.5, "max_q": np.ones(len(accept))}
+    context = np.concatenate([np.arange(len(o)) + 7 for o in outputs])
+    return make_trace(outputs, prompts=prompts, categories=categories, context_length=context, **overlaps)
 
 
 def histogram(trace: Trace, k: int) -> AcceptanceHistogram:

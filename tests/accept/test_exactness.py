@@ -87,6 +87,11 @@ class Case:
         """Which law a prompt's outputs follow."""
         return 0 if self.pair == "trigram" else prompt
 
+    @property
+    def strata(self) -> dict[int, Text]:
+        """A prompt of each law."""
+        return {self.stratum(i): prompt for i, prompt in reversed(list(enumerate(self.prompts)))}
+
 
 @cache
 def trigrams() -> tuple[Model, Model]:
@@ -221,12 +226,13 @@ def beginning(output: Decoded) -> Text:
     return tuple(output.tokens[:FIRST])
 
 
+@cache
 def text_law(case: Case) -> dict[int, dict[Text, float]]:
     """The law of the first tokens that the target itself writes, by enumeration."""
     target, _ = case.models()
     return {
-        case.stratum(i): enumerate_texts(Say(target, case.rule, prompt), case.ends, min(FIRST, case.budget))
-        for i, prompt in enumerate(case.prompts)
+        stratum: enumerate_texts(Say(target, case.rule, prompt), case.ends, min(FIRST, case.budget))
+        for stratum, prompt in case.strata.items()
     }
 
 
@@ -239,7 +245,7 @@ def rounds_law(case: Case) -> dict[int, dict[tuple[int, Rounds], float]]:
     """The law of the rounds by the trace theorem: the recursion on a[t] = min(1, q / p), summed over all texts."""
     target, draft = case.models()
     found = {}
-    for i, prompt in enumerate(case.prompts):
+    for stratum, prompt in case.strata.items():
         p, q = Say(target, case.rule, prompt), Say(draft, case.draft_rule, prompt)
         parts = []
         for text, probability in enumerate_texts(p, case.ends, case.budget).items():
@@ -247,7 +253,7 @@ def rounds_law(case: Case) -> dict[int, dict[tuple[int, Rounds], float]]:
             accept = [min(1.0, q(seen)[token] / p(seen)[token]) for seen, token in before]
             rounds = enumerate_rounds(accept, case.k, case.budget)
             parts += [((text[0], made), probability * chance) for made, chance in rounds.items() if chance > 0]
-        found[case.stratum(i)] = add_up(parts)
+        found[stratum] = add_up(parts)
     return found
 
 

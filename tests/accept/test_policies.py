@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 from acceptance.estimate.play import Played, Player, Policy, play
 from acceptance.estimate.policies import Adaptive, ConfidenceStop, Fixed, HuggingFaceHeuristic, Oracle
-from acceptance.trace.trace import PromptInfo, Trace
+from acceptance.trace.trace import Trace
 from simulator.ground.artefacts import UserError
+
+from .traces import make_trace
 
 # One output: the prompt's index, a[t] of each token, the draft's confidence at each.
 Output = tuple[int, Sequence[float], Sequence[float]]
@@ -23,28 +25,8 @@ FIELDS = tuple(f.name for f in dataclasses.fields(Played))
 
 def trace_of(outputs: Sequence[Output]) -> Trace:
     """A trace of some outputs, in order of their prompts; both kinds of draft accept alike where a[t] is 0 or 1."""
-    accept = np.array([a for _, output, _ in outputs for a in output], np.float64)
-    prompt = np.array([p for p, output, _ in outputs for _ in output], np.int32)
-    turns = [sum(p == q for q, *_ in outputs[:i]) for i, (p, *_) in enumerate(outputs)]
-    zeros, floats = np.zeros(len(accept), np.int32), np.zeros(len(accept), np.float32)
-    return Trace(
-        token=zeros,
-        accept_sampled=accept.astype(np.float32),
-        accept_greedy=accept == 1,
-        log_p=floats,
-        rank_p=zeros,
-        rank_q=zeros,
-        max_q=np.array([q for *_, confidence in outputs for q in confidence], np.float32),
-        entropy_p=floats,
-        entropy_q=floats,
-        overlap=floats,
-        p_argmax_q=floats,
-        prompt=prompt,
-        turn=np.array([t for t, (_, output, _) in zip(turns, outputs, strict=True) for _ in output], np.int32),
-        position=np.array([i for _, output, _ in outputs for i in range(len(output))], np.int32),
-        context_length=zeros,
-        prompts=tuple(PromptInfo(source=str(i)) for i in range(int(prompt.max(initial=-1)) + 1)),
-    )
+    confidence = [q for *_, confidence in outputs for q in confidence]
+    return make_trace([accept for _, accept, _ in outputs], prompts=[p for p, *_ in outputs], max_q=confidence)
 
 
 def one_output(accept: Sequence[float], confidence: Sequence[float] = ()) -> Trace:

@@ -144,11 +144,16 @@ class Say:
     prompt: Text
 
     def __call__(self, text: Text) -> Floats:
-        return law_of(known_logits(id(self.model.module), self.model.module, self.prompt + text), self.rule)
+        return known_law(self.model.module, self.rule, self.prompt + text)
 
 
 @cache
-def known_logits(_: int, module: Any, tokens: Text) -> Floats:
+def known_law(module: Any, rule: SamplingRule, tokens: Text) -> Floats:
+    return law_of(known_logits(module, tokens), rule)
+
+
+@cache
+def known_logits(module: Any, tokens: Text) -> Floats:
     return logits_without_cache(Model(module=module, vocabulary=0), tokens).numpy().astype(np.float64)
 
 
