@@ -1,7 +1,8 @@
 """The recursion from trace to histogram against enumeration, walking, and a real accept/resample loop; intervals."""
 
 import dataclasses
-from collections.abc import Sequence
+from bisect import bisect
+from collections.abc import Callable, Sequence
 from itertools import pairwise, product
 
 import numpy as np
@@ -110,20 +111,29 @@ def bigrams(rng: np.random.Generator, vocabulary: int, sharpness: float) -> np.n
     return rng.dirichlet(np.full(vocabulary, sharpness), vocabulary)
 
 
+def chooser(laws: np.ndarray, rng: np.random.Generator) -> Callable[[int], int]:
+    """Return what draws a token behind another, from their laws, [vocabulary, vocabulary]."""
+    edges, numbers = laws.cumsum(1)[:, :-1].tolist(), iter(rng.random, None)
+    return lambda last: bisect(edges[last], next(numbers))
+
+
 def speculative_loop(p: np.ndarray, q: np.ndarray, k: int, total: int, rng: np.random.Generator) -> np.ndarray:
     """Leviathan et al. 2023, alg. 1, on bigram models: counts of accepted drafts until `total` tokens."""
-    counts, last, tokens, size = np.zeros(k + 1), 0, 0, len(p)
+    residual = np.maximum(p - q, 0)
+    drafted, target = chooser(q, rng), chooser(p, rng)
+    corrected = chooser(residual / residual.sum(1, keepdims=True), rng)
+    chance = np.minimum(1, p / q)
+    counts, last, tokens = np.zeros(k + 1), 0, 0
     while tokens < total:
         accepted, context = 0, last
         while accepted < k:
-            draft = rng.choice(size, p=q[context])
-            if rng.random() >= min(1, p[context, draft] / q[context, draft]):
-                residual = np.maximum(p[context] - q[context], 0)
-                last = rng.choice(size, p=residual / residual.sum())
+            draft = drafted(context)
+            if rng.random() >= chance[context, draft]:
+                last = corrected(context)
                 break
             accepted, context = accepted + 1, draft
         else:
-            last = rng.choice(size, p=p[context])
+            last = target(context)
         counts[accepted] += 1
         tokens += accepted + 1
     return counts
@@ -131,12 +141,10 @@ def speculative_loop(p: np.ndarray, q: np.ndarray, k: int, total: int, rng: np.r
 
 def sampled_trace(p: np.ndarray, q: np.ndarray, total: int, rng: np.random.Generator) -> Trace:
     """Text of the target alone, with a[t] = min(1, q / p) of each of its tokens."""
-    accept, last = [], 0
+    target, text = chooser(p, rng), [0]
     for _ in range(total):
-        token = rng.choice(len(p), p=p[last])
-        accept.append(min(1.0, q[last, token] / p[last, token]))
-        last = token
-    return trace_of(accept)
+        text.append(target(text[-1]))
+    return trace_of(np.minimum(1, q / p)[text[:-1], text[1:]])
 
 
 @pytest.mark.statistical
@@ -208,7 +216,7 @@ def test_macro_and_micro_differ_where_prompts_do() -> None:
 
 def population(rng: np.random.Generator, prompts: int) -> Trace:
     """Prompts that differ much more from each other than their rounds do."""
-    return trace_of(*((rng.random(30) < rng.beta(2, 2)).tolist() for _ in range(prompts)))
+    return trace_of(*(rng.random((prompts, 30)) < rng.beta(2, 2, (prompts, 1))))
 
 
 @pytest.mark.statistical

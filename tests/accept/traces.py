@@ -22,7 +22,8 @@ def make_trace(
     lengths = [len(np.atleast_1d(o)) for o in outputs]
     owners = list(prompts) or list(range(len(outputs)))
     accept = np.concatenate([np.asarray(o, np.float32) for o in outputs]) if outputs else np.zeros(0, np.float32)
-    turns = [owners[:i].count(owner) for i, owner in enumerate(owners)]
+    first = {owner: i for i, owner in reversed(list(enumerate(owners)))}
+    turns = [i - first[owner] for i, owner in enumerate(owners)]
     names = {"token", "rank_p", "rank_q", "context_length"}
     floats = {"log_p", "max_q", "entropy_p", "entropy_q", "overlap", "p_argmax_q"}
     arrays = {name: np.zeros(len(accept), np.int32) for name in names}
