@@ -157,7 +157,7 @@ def present(results: "BenchResults", options: BenchOptions, axes: Axes, backends
 
     parameters: dict[str, Any] = {"device": results.device["name"], "quick": options.quick, "backends": list(backends)}
     parameters |= {"temperature": options.temperature, "seed": options.seed}
-    payload = save_bench(options.out, results, parameters | {axis: list(own) for axis, own in axes.items()})
+    payload = save_bench(options.out, results, parameters | {axis: list(chosen) for axis, chosen in axes.items()})
     if options.csv:
         write_csv(options.csv, results)
     if options.plot:

@@ -128,7 +128,7 @@ def present(
     from cuda_probe.probe.report import left_text, result_text, save_probe, write_csv
 
     parameters = {"device": results.device["name"], "quick": options.quick, "seed": options.seed}
-    parameters |= {"probes": [probe.name for probe in probes]} | {axis: list(own) for axis, own in given.items()}
+    parameters |= {"probes": [probe.name for probe in probes]} | {axis: list(chosen) for axis, chosen in given.items()}
     payload = save_probe(options.out, results, parameters)
     if options.csv:
         write_csv(options.csv, results)

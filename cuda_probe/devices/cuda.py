@@ -103,7 +103,7 @@ class CudaDevice:
         self.mem_len = max(-(-CACHES_A_BUFFER * self.cache_bytes // 4 // threads), 1) * threads
         self.scrub = cupy.empty(max(2 * self.cache_bytes, 1), cupy.uint8)
         self.nvml = open_state(cupy.cuda.runtime.deviceGetPCIBusId(index))
-        self.told = self.about(facts)
+        self.facts = self.about(facts)
         self.steps_checked: dict[int, str | None] = {}
         self.units = Units(
             workflops_flop=FLOP_PER_WORKFLOPS * threads,
@@ -135,7 +135,7 @@ class CudaDevice:
 
     def environment(self) -> dict[str, Any]:
         """Say what the GPU and its software are."""
-        return self.told
+        return self.facts
 
     def state(self, busy: Launch | None = None) -> dict[str, Any]:
         """Say what NVML tells of clocks, temperature, power and what slows the clocks; nothing without NVML."""
@@ -146,9 +146,9 @@ class CudaDevice:
             took_s = self.clock.elapsed_s(busy, 1)
             for _ in range(min(MAX_BUSY_LAUNCHES, 1 + int(BUSY_S / max(took_s, 1e-6)))):
                 busy()
-        told = self.nvml.now()
+        state = self.nvml.now()
         self.stream.synchronize()
-        return told
+        return state
 
     def flush(self) -> None:
         """Write twice the L2 cache, ordered before the next launch."""

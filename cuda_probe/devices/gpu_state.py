@@ -33,7 +33,7 @@ class GpuState:
         """Say how clocks, temperature and power are now; `disturbed` where something slows the clocks."""
         found = self.nvml.read(self.gpu, time.monotonic(), datetime.now())
         reasons = reason_names(found.clock_event_reasons or 0)
-        told = {
+        state = {
             "sm_clock_mhz": found.sm_clock_mhz,
             "memory_clock_mhz": found.memory_clock_mhz,
             "temperature_c": found.temperature_c,
@@ -42,7 +42,7 @@ class GpuState:
             "clock_event_reasons": list(reasons),
         }
         slowed = [r for r in reasons if r.endswith(SLOWED)]
-        return told | ({"disturbed": "the GPU slowed its clocks: " + ", ".join(slowed)} if slowed else {})
+        return state | ({"disturbed": "the GPU slowed its clocks: " + ", ".join(slowed)} if slowed else {})
 
     def close(self) -> None:
         """Let go of NVML."""

@@ -64,7 +64,7 @@ def product(x: Any, weights: Any, out: Any, dtype: str) -> Launch:
     kinds = {"float32": runtime.CUDA_R_32F, "float16": runtime.CUDA_R_16F, "bfloat16": runtime.CUDA_R_16BF}
     kind, (rows, inputs), outputs = kinds[dtype], x.shape, weights.shape[1]
     one, zero = np.ones(1, np.float32), np.zeros(1, np.float32)
-    told = (
+    arguments = (
         *(cupy.cuda.device.get_cublas_handle(), cublas.CUBLAS_OP_N, cublas.CUBLAS_OP_N, outputs, rows, inputs),
         *(one.ctypes.data, weights.data.ptr, kind, outputs, x.data.ptr, kind, inputs, zero.ctypes.data),
         *(out.data.ptr, runtime.CUDA_R_32F, outputs, cublas.CUBLAS_COMPUTE_32F, cublas.CUBLAS_GEMM_DEFAULT),
@@ -74,7 +74,7 @@ def product(x: Any, weights: Any, out: Any, dtype: str) -> Launch:
 
     def launch() -> None:
         assert kept
-        gemm(*told)
+        gemm(*arguments)
 
     return launch
 

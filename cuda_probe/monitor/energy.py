@@ -1,4 +1,4 @@
-"""Energy and peaks of a GPU over a window, from its readings; and what tokens cost in energy.
+"""Energy and peaks of a GPU over a window, from its readings.
 
 The energy comes from the driver's total-energy counter where the device has one that moves, else from a trapezoid over
 the power samples; the summary says which. What is not known is None, never 0.
@@ -15,7 +15,6 @@ Source = Literal["total-energy counter", "power samples"]
 MIN_WINDOW_S = 2.0
 # Above this share of busy time, what was measured before the run was not an idle GPU.
 IDLE_UTILIZATION_PERCENT = 5
-JOULES_PER_KWH = 3.6e6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,19 +256,3 @@ def above_idle_j(energy: Energy | None, idle_power_w: float | None) -> float | N
     if energy is None or idle_power_w is None:
         return None
     return energy.energy_j - idle_power_w * energy.window_s
-
-
-def tokens_per_joule(tokens: float, energy_j: float | None) -> float | None:
-    """Return tokens (all, or the accepted ones) over joules; None where the energy is not known or not above 0."""
-    return None if energy_j is None or energy_j <= 0 else tokens / energy_j
-
-
-def tokens_per_kwh(tokens: float, energy_j: float | None) -> float | None:
-    """Return tokens over kilowatt hours; None where the energy is not known or not above 0."""
-    per_joule = tokens_per_joule(tokens, energy_j)
-    return None if per_joule is None else per_joule * JOULES_PER_KWH
-
-
-def joules_per_token(tokens: float, energy_j: float | None) -> float | None:
-    """Return joules over tokens; None where the energy is not known or there are no tokens."""
-    return None if energy_j is None or tokens <= 0 else energy_j / tokens

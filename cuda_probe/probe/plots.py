@@ -106,9 +106,9 @@ def roofline(panel: "Panel", results: Results) -> None:
     points = placed(results)
     names = list(dict.fromkeys(p.probe for p in points))
     for index, name in enumerate(names):
-        own = [p for p in points if p.probe == name]
-        at = [p.flop / p.bytes for p in own]
-        panel.plot(at, [(p.flop_per_s or 0) / 1e9 for p in own], linestyle="none", label=name, **style(index))
+        shown = [p for p in points if p.probe == name]
+        at = [p.flop / p.bytes for p in shown]
+        panel.plot(at, [(p.flop_per_s or 0) / 1e9 for p in shown], linestyle="none", label=name, **style(index))
     ridge = flop_per_s / bytes_per_s
     reach = [p.flop / p.bytes for p in points] + [ridge]
     low, high = min(reach) / 2, max(reach) * 2
@@ -125,13 +125,13 @@ def stream_rates(panel: "Panel", points: Sequence[Point]) -> None:
     sizes = sorted({int(p.axes["buffer_bytes"]) for p in points})
     names = list(dict.fromkeys(p.probe for p in points))
     for index, name in enumerate(names):
-        own = sorted((p for p in points if p.probe == name), key=lambda p: int(p.axes["buffer_bytes"]))
-        rates = [(p.bytes_per_s or 0) / 1e9 for p in own]
+        shown = sorted((p for p in points if p.probe == name), key=lambda p: int(p.axes["buffer_bytes"]))
+        rates = [(p.bytes_per_s or 0) / 1e9 for p in shown]
         if len(sizes) == 1:
             panel.bar([name], rates, color=PALETTE[index])
             panel.annotate(f"{rates[0]:.4g}", (index, rates[0]), (0, 2), textcoords="offset points", ha="center")
         else:
-            panel.plot([int(p.axes["buffer_bytes"]) / 2**20 for p in own], rates, label=name, **style(index))
+            panel.plot([int(p.axes["buffer_bytes"]) / 2**20 for p in shown], rates, label=name, **style(index))
     if len(sizes) == 1:
         panel.margins(y=0.12)
         panel.set_xlabel(f"buffers of {size_text(sizes[0])}")
@@ -147,11 +147,11 @@ def skinny_curve(panel: "Panel", points: Sequence[Point]) -> None:
     """Time of a product over that of one token, by tokens: what verification costs."""
     series = list(dict.fromkeys((p.axes["weight"], p.axes["dtype"]) for p in points))
     for index, (weight, dtype) in enumerate(series):
-        own = [p for p in points if (p.axes["weight"], p.axes["dtype"]) == (weight, dtype)]
-        own.sort(key=lambda p: int(p.axes["tokens"]))
-        times = [p.measurement.median_s * 1e3 for p in own]
-        half = [p.measurement.iqr_s * 5e2 for p in own]
-        at = [int(p.axes["tokens"]) for p in own]
+        shown = [p for p in points if (p.axes["weight"], p.axes["dtype"]) == (weight, dtype)]
+        shown.sort(key=lambda p: int(p.axes["tokens"]))
+        times = [p.measurement.median_s * 1e3 for p in shown]
+        half = [p.measurement.iqr_s * 5e2 for p in shown]
+        at = [int(p.axes["tokens"]) for p in shown]
         panel.errorbar(at, times, yerr=half, label=f"{weight}, {dtype}", capsize=2, linewidth=1.2, **style(index))
     panel.set(xscale="log", yscale="log", xlabel="tokens", ylabel="time (ms)")
     tick_numbers(panel, sorted({int(p.axes["tokens"]) for p in points}))
@@ -203,13 +203,13 @@ def round_times(panel: "Panel", results: Results) -> None:
     for index, (work_flops, work_mem) in enumerate(held):
         here = [p for p in points if (p.axes["work_flops"], p.axes["work_mem"]) == (work_flops, work_mem)]
         for number, name in enumerate(ROUNDS):
-            own = sorted((p for p in here if p.probe == name), key=lambda p: int(p.axes.get("draft_n", 0)))
-            times = [p.measurement.median_s * 1e3 for p in own]
+            shown = sorted((p for p in here if p.probe == name), key=lambda p: int(p.axes.get("draft_n", 0)))
+            times = [p.measurement.median_s * 1e3 for p in shown]
             look: dict[str, Any] = {"label": name if index == 0 else None, "linestyle": "--" if index else "-"}
-            if name == "baseline" and own:
+            if name == "baseline" and shown:
                 panel.axhline(times[0], color=PALETTE[6], **look)
-            elif own:
-                panel.plot([int(p.axes["draft_n"]) for p in own], times, **style(number), **look)
+            elif shown:
+                panel.plot([int(p.axes["draft_n"]) for p in shown], times, **style(number), **look)
     words = " and ".join(
         axes_text({"work_flops": flops, "work_mem": mem}) + (" (dashed)" if index else "")
         for index, (flops, mem) in enumerate(held)

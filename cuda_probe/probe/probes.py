@@ -81,7 +81,7 @@ class Job:
 
 
 class Device(Protocol):
-    """What runs probes. `cpu_device.py` and `device.py` hold the two there are."""
+    """What runs probes; `devices` holds the two there are."""
 
     @property
     def name(self) -> str:

@@ -177,7 +177,7 @@ def read_left_out(found: Field) -> LeftOut:
 
 
 def read_axes(found: Field) -> Axes:
-    return {name: own.value if isinstance(own.value, str) else own.whole() for name, own in found.items()}
+    return {name: axis.value if isinstance(axis.value, str) else axis.whole() for name, axis in found.items()}
 
 
 def write_csv(path: Path, results: Results) -> None:

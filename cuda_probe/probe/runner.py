@@ -179,8 +179,8 @@ def shuffled(planned: Sequence[Planned], seed: int) -> list[int]:
     rng = np.random.default_rng([seed, 0x0DE])
     order: list[int] = []
     for name in dict.fromkeys(p.probe.name for p in planned):
-        own = [i for i, p in enumerate(planned) if p.probe.name == name]
-        order += rng.permutation(own).tolist()
+        indices = [i for i, p in enumerate(planned) if p.probe.name == name]
+        order += rng.permutation(indices).tolist()
     return order
 
 
@@ -220,11 +220,11 @@ def line_fits(results: Results) -> tuple[WorkFit, ...]:
         held = tuple(sorted((axis, value) for axis, value in point.axes.items() if axis != probe.linear_in))
         groups.setdefault((probe.name, probe.linear_in, held), []).append(point)
     fits = []
-    for (name, axis, held), own in groups.items():
-        if len(own) < 3:
+    for (name, axis, held), group in groups.items():
+        if len(group) < 3:
             continue
-        line = fit_line([float(p.axes[axis]) for p in own], [p.measurement.median_s for p in own])
-        fits.append(WorkFit(probe=name, axis=axis, held=dict(held), line=line, points=len(own)))
+        line = fit_line([float(p.axes[axis]) for p in group], [p.measurement.median_s for p in group])
+        fits.append(WorkFit(probe=name, axis=axis, held=dict(held), line=line, points=len(group)))
     return tuple(fits)
 
 

@@ -83,8 +83,8 @@ def pick(operation: str, given: Given, backend: str | None = None) -> Implementa
                     return candidate
                 reasons.append(f"{candidate.backend}: {reason}")
         kind = type(next(iter(given.values()))).__name__
-        told = "; ".join(reasons) or "expected a NumPy, torch or CuPy array"
-        raise UserError(f"{operation}: nothing runs on {kind}, {told}")
+        why = "; ".join(reasons) or "expected a NumPy, torch or CuPy array"
+        raise UserError(f"{operation}: nothing runs on {kind}, {why}")
     for candidate in known:
         if candidate.backend == backend:
             reason = candidate.refusal(given)

@@ -107,8 +107,8 @@ def on_host(arrays: tuple[Any, Any]) -> tuple[Integers, Integers]:
 def wrong(decided: tuple[Integers, Integers], shape: Shape) -> str | None:
     """Say what no round can be, whatever numbers were drawn; None where it may be right."""
     accepted, tokens = decided
-    if not ((accepted >= 0) & (accepted <= shape.k)).all():
-        return f"a sequence accepted {accepted.min()} to {accepted.max()} of {shape.k} drafts"
+    if not ((accepted >= 0) & (accepted <= shape.draft_length)).all():
+        return f"a sequence accepted {accepted.min()} to {accepted.max()} of {shape.draft_length} drafts"
     if not ((tokens >= 0) & (tokens < shape.vocabulary)).all():
         return "a token is not in the vocabulary"
     return None

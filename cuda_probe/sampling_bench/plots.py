@@ -58,10 +58,10 @@ def spread(values: Sequence[int]) -> list[int]:
 
 def time_points(results: BenchResults, batch: int) -> list[BenchPoint]:
     """Return the points of a batch that differ in backend and vocabulary alone: the first type, the largest K."""
-    own = [p for p in results.points if p.point.axes["batch"] == batch]
-    dtype, k = own[0].point.axes["dtype"], max(int(p.point.axes["k"]) for p in own)
-    own = [p for p in own if (p.point.axes["dtype"], p.point.axes["k"]) == (dtype, k)]
-    return sorted(own, key=lambda p: int(p.point.axes["vocabulary"]))
+    shown = [p for p in results.points if p.point.axes["batch"] == batch]
+    dtype, k = shown[0].point.axes["dtype"], max(int(p.point.axes["k"]) for p in shown)
+    shown = [p for p in shown if (p.point.axes["dtype"], p.point.axes["k"]) == (dtype, k)]
+    return sorted(shown, key=lambda p: int(p.point.axes["vocabulary"]))
 
 
 def look(backend: str) -> dict[str, Any]:
@@ -77,10 +77,10 @@ def reach(values: Sequence[tuple[float, float, float]]) -> list[list[float]]:
 def time_panel(panel: "Panel", points: Sequence[BenchPoint]) -> None:
     """Time against vocabulary, quartiles as bars."""
     for name in BACKENDS:
-        own = [p for p in points if p.point.probe == name]
-        if own:
-            times = [tuple(1e3 * t for t in quartiles(p.point.measurement.samples_s)) for p in own]
-            at = [int(p.point.axes["vocabulary"]) for p in own]
+        shown = [p for p in points if p.point.probe == name]
+        if shown:
+            times = [tuple(1e3 * t for t in quartiles(p.point.measurement.samples_s)) for p in shown]
+            at = [int(p.point.axes["vocabulary"]) for p in shown]
             bars: Any = reach(times)  # type: ignore[arg-type]
             panel.errorbar(at, [t[1] for t in times], yerr=bars, capsize=3, linewidth=1.2, **look(name))
     axes = points[0].point.axes
@@ -96,12 +96,12 @@ def share_panel(panel: "Panel", results: BenchResults) -> None:
     """Bytes a second over those of a copy, against the bytes that sampling needs; every point there is."""
     for name in BACKENDS:
         for wide in (True, False):
-            own = [p for p in results.points if p.point.probe == name and results.share(p)]
-            own = [p for p in own if (p.point.axes["dtype"] == "float32") == wide]
+            shown = [p for p in results.points if p.point.probe == name and results.share(p)]
+            shown = [p for p in shown if (p.point.axes["dtype"] == "float32") == wide]
             fill = {} if wide else {"markerfacecolor": "white"}
-            if own:
-                at = [p.point.bytes / 1e6 for p in own]
-                found = [shares(results, p) for p in own]
+            if shown:
+                at = [p.point.bytes / 1e6 for p in shown]
+                found = [shares(results, p) for p in shown]
                 bars: Any = reach(found)
                 drawn = {**look(name), **fill, "linestyle": "none", "capsize": 3, "linewidth": 1.2}
                 panel.errorbar(at, [share[1] for share in found], yerr=bars, **drawn)

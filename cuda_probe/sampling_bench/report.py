@@ -73,25 +73,25 @@ def csv_rows(results: BenchResults) -> list[dict[str, Any]]:
     """Return one flat row for each backend at each point; `x_over_this` is the time of x over that of this backend."""
     rows = []
     for found in results.points:
-        own = bench_json(results, found)
-        ratios = {f"{name}_over_this": own["time_ratios"].get(name) for name in BACKENDS}
+        row = bench_json(results, found)
+        ratios = {f"{name}_over_this": row["time_ratios"].get(name) for name in BACKENDS}
         rows.append(
             {
-                "backend": own["backend"],
-                **{axis: own["axes"][axis] for axis in AXES},
-                "calls": own["calls"],
-                "median_ms": own["median_s"] * 1e3,
-                "iqr_ms": own["iqr_s"] * 1e3,
-                "samples": own["samples"],
-                "stop_reason": own["stop_reason"],
-                "verdict": own["verdict"],
-                "call_ms": None if own["call_s"] is None else own["call_s"] * 1e3,
-                "bytes": own["bytes"],
-                "bytes_per_s": own["bytes_per_s"],
+                "backend": row["backend"],
+                **{axis: row["axes"][axis] for axis in AXES},
+                "calls": row["calls"],
+                "median_ms": row["median_s"] * 1e3,
+                "iqr_ms": row["iqr_s"] * 1e3,
+                "samples": row["samples"],
+                "stop_reason": row["stop_reason"],
+                "verdict": row["verdict"],
+                "call_ms": None if row["call_s"] is None else row["call_s"] * 1e3,
+                "bytes": row["bytes"],
+                "bytes_per_s": row["bytes_per_s"],
                 "copy_bytes_per_s": results.copy and results.copy.bytes_per_s,
-                "share_of_copy": own["share_of_copy"],
-                "accepted_mean": own["accepted_mean"],
-                "agree": own["agrees"],
+                "share_of_copy": row["share_of_copy"],
+                "accepted_mean": row["accepted_mean"],
+                "agree": row["agrees"],
                 **ratios,
             }
         )
@@ -114,9 +114,8 @@ def result_text(results: BenchResults) -> str:
         size = size_text(results.copy.axes["buffer_bytes"])
         lines.append(f"copies buffers of {size} at {rate(results.copy.bytes_per_s)} GB/s, read and written")
     plain = as_probe(results)
-    told = points_text(results), disturbed_text(plain), left_text(plain), disagreement_text(results)
-    parts = ["\n".join(lines), *told]
-    return "\n\n".join(filter(None, parts))
+    parts = points_text(results), disturbed_text(plain), left_text(plain), disagreement_text(results)
+    return "\n\n".join(filter(None, ("\n".join(lines), *parts)))
 
 
 def points_text(results: BenchResults) -> str:

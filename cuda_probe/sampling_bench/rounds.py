@@ -41,16 +41,16 @@ def rounded(values: NDArray[np.float32], dtype: str) -> NDArray[np.float32]:
 
 def make_round(shape: Shape, temperature: float, seed: int) -> Round:
     """Draw a round: normal logits, a draft that is the target with noise, drafts from the draft's softmax."""
-    rng = np.random.default_rng([seed, shape.batch, shape.k, shape.vocabulary])
-    target = rng.standard_normal((shape.batch, shape.k + 1, shape.vocabulary), np.float32)
+    rng = np.random.default_rng([seed, shape.batch, shape.draft_length, shape.vocabulary])
+    target = rng.standard_normal((shape.batch, shape.draft_length + 1, shape.vocabulary), np.float32)
     target *= np.float32(LOGIT_SCALE)
-    draft = np.empty((shape.batch, shape.k, shape.vocabulary), np.float32)
-    ids = np.empty((shape.batch, shape.k), np.int64)
+    draft = np.empty((shape.batch, shape.draft_length, shape.vocabulary), np.float32)
+    ids = np.empty((shape.batch, shape.draft_length), np.int64)
     for b in range(shape.batch):
         target[b] = rounded(target[b], shape.dtype)
         noise = rng.standard_normal(draft[b].shape, np.float32)
         draft[b] = rounded(target[b, :-1] + np.float32(DRAFT_NOISE) * noise, shape.dtype)
-        for j in range(shape.k):
+        for j in range(shape.draft_length):
             below = np.cumsum(softmax(draft[b, j], temperature))
             ids[b, j] = min(int(below.searchsorted(rng.random() * below[-1], "right")), shape.vocabulary - 1)
     return Round(target, draft, ids)

@@ -154,7 +154,7 @@ def run_shape(
     measured = measure_in_turn(launches, device.clock, rule, place.lead(), rng)
     idle = {name: idle_call_s(place, launch) for name, launch in launches.items()}
     states = before, device.state(next(iter(launches.values())))
-    byte_count = needed_bytes(shape, int((by_law == shape.k).sum()))
+    byte_count = needed_bytes(shape, int((by_law == shape.draft_length).sum()))
     return left_out + [
         BenchPoint(
             point=Point(

@@ -15,17 +15,17 @@ MAX_SHAPES = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """One point: `batch` sequences of `k` drafts over a vocabulary, logits of a type."""
+    """One point: `batch` sequences of `draft_length` drafts over a vocabulary, logits of a type."""
 
     batch: int
-    k: int
+    draft_length: int
     vocabulary: int
     dtype: str
 
     @property
     def axes(self) -> dict[str, AxisValue]:
         """The point under the names of its axes."""
-        return {"batch": self.batch, "k": self.k, "vocabulary": self.vocabulary, "dtype": self.dtype}
+        return {"batch": self.batch, "k": self.draft_length, "vocabulary": self.vocabulary, "dtype": self.dtype}
 
     @property
     def item_bytes(self) -> int:
@@ -35,12 +35,12 @@ class Shape:
     @property
     def logits(self) -> int:
         """Logits of both models: K + 1 rows of the target and K of the draft for each sequence."""
-        return self.batch * (2 * self.k + 1) * self.vocabulary
+        return self.batch * (2 * self.draft_length + 1) * self.vocabulary
 
     @property
     def words(self) -> str:
         """The point as a user names it."""
-        return f"--batch {self.batch}, --k {self.k}, --vocab {self.vocabulary}, --dtype {self.dtype}"
+        return f"--batch {self.batch}, --k {self.draft_length}, --vocab {self.vocabulary}, --dtype {self.dtype}"
 
 
 def needed_bytes(shape: Shape, kept_all: int) -> int:
@@ -55,7 +55,7 @@ def needed_bytes(shape: Shape, kept_all: int) -> int:
         shape: The point.
         kept_all: A, the sequences that kept all K drafts.
     """
-    return (2 * shape.batch * shape.k + kept_all) * shape.vocabulary * shape.item_bytes
+    return (2 * shape.batch * shape.draft_length + kept_all) * shape.vocabulary * shape.item_bytes
 
 
 def memory_bytes(shape: Shape, backends: Iterable[str], *, on_cpu: bool) -> int:
@@ -76,7 +76,7 @@ def memory_bytes(shape: Shape, backends: Iterable[str], *, on_cpu: bool) -> int:
     kept = shape.item_bytes * shape.logits
     kept += 4 * shape.logits * (TRANSFORMERS in names)
     kept += 4 * shape.logits * on_cpu
-    making = max(12 * row * (shape.k + 1), 80 * shape.k * shape.vocabulary)
+    making = max(12 * row * (shape.draft_length + 1), 80 * shape.draft_length * shape.vocabulary)
     return kept + max([making * on_cpu, *(passing[name] for name in names)])
 
 
@@ -89,4 +89,4 @@ def grid(axes: Mapping[str, Sequence[AxisValue]]) -> list[Shape]:
     rows = list(product(*(axes[name] for name in ("dtype", "batch", "k", "vocabulary"))))
     if len(rows) > MAX_SHAPES:
         raise UserError(f"--batch, --k, --vocab, --dtype: {len(rows)} points, expected at most {MAX_SHAPES}")
-    return [Shape(dtype=str(d), batch=int(b), k=int(k), vocabulary=int(v)) for d, b, k, v in rows]
+    return [Shape(dtype=str(d), batch=int(b), draft_length=int(k), vocabulary=int(v)) for d, b, k, v in rows]

@@ -37,7 +37,7 @@ def test_events_enclose_what_torch_does(device: Any) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_the_kernels_agree_and_stay_under_the_bandwidth_of_a_copy(device: Any, dtype: str) -> None:
     place = place_of(device)
-    shapes = [Shape(batch=b, k=4, vocabulary=151_936, dtype=dtype) for b in (1, 16)]
+    shapes = [Shape(batch=b, draft_length=4, vocabulary=151_936, dtype=dtype) for b in (1, 16)]
     results = run_bench(place, shapes, BACKENDS, RULE, temperature=1.0, seed=0)
     assert not any(left.failed for left in results.left_out)
     if dtype != "bfloat16" or place.torch_refusal is None:

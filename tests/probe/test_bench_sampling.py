@@ -83,7 +83,7 @@ def place() -> Iterator[CpuPlace]:
 
 
 def shape(batch: int = 3, k: int = 2, vocabulary: int = 500, dtype: str = "float32") -> Shape:
-    return Shape(batch=batch, k=k, vocabulary=vocabulary, dtype=dtype)
+    return Shape(batch=batch, draft_length=k, vocabulary=vocabulary, dtype=dtype)
 
 
 # ---- what is counted ------------------------------------------------------------------------------------------------

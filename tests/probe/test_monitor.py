@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 from cuda_probe.monitor.csv_file import COLUMNS, logging_to
-from cuda_probe.monitor.energy import Tally, joules_per_token, tokens_per_joule, tokens_per_kwh
+from cuda_probe.monitor.energy import Tally
 from cuda_probe.monitor.monitor import Monitor
 from simulator.ground import nvml as nvml_module
 from simulator.ground.artefacts import UserError
@@ -299,15 +299,6 @@ def test_one_sample_has_no_energy() -> None:
     assert tally.energy() is None
     tally.add(Reading(time_s=1.0, timestamp=EPOCH, power_w=5.0, total_energy_mj=3))
     assert tally.energy() is None
-
-
-def test_tokens_over_energy() -> None:
-    assert tokens_per_joule(50, 200.0) == 0.25
-    assert tokens_per_kwh(50, 200.0) == 0.25 * 3_600_000
-    assert joules_per_token(50, 200.0) == 4.0
-    for function in (tokens_per_joule, tokens_per_kwh, joules_per_token):
-        assert function(50, None) is None
-    assert tokens_per_joule(50, 0.0) is tokens_per_kwh(50, -1.0) is joules_per_token(0, 1.0) is None
 
 
 # The log
