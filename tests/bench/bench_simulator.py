@@ -64,7 +64,7 @@ def grid_sweep(replications: int, **values: str) -> Callable[[], object]:
     texts = {p.name: f"{p.default:g}" for p in PARAMETERS if p.name not in MODEL_NAMES} | values
     grid = Grid(values={name: parse_values(name, text) for name, text in texts.items()})
     sweep = Sweep(grid=grid, acceptance=Acceptance(), overlap=False, replications=replications, seed=0)
-    return lambda: run_sweep(sweep, lambda _: None)
+    return lambda: run_sweep(sweep)
 
 
 def main() -> None:

@@ -79,19 +79,15 @@ def held(columns: Columns, truth: np.ndarray) -> np.ndarray:
     return (columns["simulation_noise_low95"] <= truth) & (truth <= columns["simulation_noise_high95"])
 
 
-def ignore(_: int) -> None:
-    pass
-
-
 def test_every_point_of_the_product_is_there_once_in_order() -> None:
-    columns = run_sweep(sweep(draft_length="1:3", alpha="0.2,0.9"), ignore)
+    columns = run_sweep(sweep(draft_length="1:3", alpha="0.2,0.9"))
     points = list(zip(columns["draftN"].tolist(), columns["alpha"].tolist(), strict=True))
     assert points == [(1, 0.2), (1, 0.9), (2, 0.2), (2, 0.9), (3, 0.2), (3, 0.9)]
 
 
 def test_the_closed_form_of_each_point_is_that_of_simulate() -> None:
     task = sweep(draft_length="1,5", alpha="0.3,0.8", draft_cost="0.05,0.4", round_overhead_ms="0,0.7")
-    columns = run_sweep(task, ignore)
+    columns = run_sweep(task)
     for i in range(task.grid.points):
         values = {p.name: columns[p.key][i] for p in PARAMETERS}
         point = Setting(
@@ -105,7 +101,7 @@ def test_the_closed_form_of_each_point_is_that_of_simulate() -> None:
 
 @pytest.mark.statistical
 def test_simulated_points_agree_with_the_closed_form_and_its_interval_covers_it() -> None:
-    columns = run_sweep(sweep(32, total="20000", draft_length="1:8", alpha="0.1:0.9:0.1"), ignore)
+    columns = run_sweep(sweep(32, total="20000", draft_length="1:8", alpha="0.1:0.9:0.1"))
     inside = held(columns, columns["closed_form_speedup"])
     points = len(inside)
     assert abs(inside.mean() - 0.95) <= 4 * np.sqrt(0.95 * 0.05 / points)
@@ -117,32 +113,32 @@ def test_simulated_points_agree_with_the_closed_form_and_its_interval_covers_it(
 @pytest.mark.statistical
 def test_an_overlapped_sweep_is_priced_with_its_hits() -> None:
     plain = sweep(32, total="20000", draft_length="1:6", alpha="0.5:0.9:0.1", draft_cost="0.3")
-    columns = run_sweep(dataclasses.replace(plain, overlap=True), ignore)
+    columns = run_sweep(dataclasses.replace(plain, overlap=True))
     inside = held(columns, columns["closed_form_speedup"])
     assert abs(inside.mean() - 0.95) <= 4 * np.sqrt(0.95 * 0.05 / len(inside))
     # Negative control: neither the draws nor the closed form of plain drafting would do.
-    without = run_sweep(plain, ignore)
+    without = run_sweep(plain)
     for key in ("closed_form_speedup", "speedup"):
         assert held(columns, without[key]).mean() < 0.3
     assert (columns["rounds"] == without["rounds"]).all()
 
 
 def test_points_that_differ_in_cost_alone_share_their_rounds() -> None:
-    columns = run_sweep(sweep(4, alpha="0.5,0.7", draft_cost="0.1,0.2,0.3"), ignore)
+    columns = run_sweep(sweep(4, alpha="0.5,0.7", draft_cost="0.1,0.2,0.3"))
     rounds = columns["rounds"].reshape(2, 3)
     assert (rounds == rounds[:, :1]).all()
     assert rounds[0, 0] != rounds[1, 0]
 
 
 def test_the_same_seed_gives_the_same_columns() -> None:
-    first, second = (run_sweep(sweep(4, draft_length="1:4"), ignore) for _ in range(2))
+    first, second = (run_sweep(sweep(4, draft_length="1:4")) for _ in range(2))
     for key, column in first.items():
         assert (column == second[key]).all()
 
 
 def test_a_histogram_gives_each_point_its_exact_cut() -> None:
     histogram = AcceptanceHistogram((2, 1, 1, 6))
-    columns = run_sweep(sweep(2, HistogramAcceptance((histogram,)), draft_length="1:3"), ignore)
+    columns = run_sweep(sweep(2, HistogramAcceptance((histogram,)), draft_length="1:3"))
     assert columns["closed_form_tokens_per_round"] == pytest.approx([1.8, 2.5, 3.1])
     assert "alpha" not in columns
 
@@ -155,7 +151,7 @@ def test_progress_reports_every_unit() -> None:
 
 
 def test_a_single_replication_has_no_interval_and_agrees_with_simulate_in_law() -> None:
-    columns = run_sweep(sweep(1, draft_length="2"), ignore)
+    columns = run_sweep(sweep(1, draft_length="2"))
     assert np.isnan(columns["simulation_noise_low95"]).all()
     point = Setting(total=512, draft_length=2, costs=knobs(Point()), acceptance=IidAcceptance(0.8))
     spread = [summarise(point, replicate(point, 1, seed)).speedup for seed in range(200)]

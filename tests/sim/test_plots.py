@@ -75,7 +75,7 @@ def test_what_cannot_be_drawn_is_refused(values: dict, kind: str, message: str) 
 def figure(kind: str = "auto", replications: int = 2, **values: str):
     points = grid(**values)
     task = Sweep(grid=points, acceptance=Acceptance(), overlap=False, replications=replications, seed=0)
-    return draw(points, run_sweep(task, lambda _: None), plan(points, kind), "a test")
+    return draw(points, run_sweep(task), plan(points, kind), "a test")
 
 
 SHAPES = {
