@@ -1,7 +1,7 @@
 """Train AutoJudge's judge for a pair: mine mismatches that matter, fit a classifier, choose its threshold.
 
 Without `--prompts`, prompts are cut from files that the bundled pair learned from, never from those that its own
-prompts and its task come from.
+prompts and its task come from. It takes scikit-learn: pip install "specsim[judge]".
 
     python examples/train_judge.py --out acceptance/tiny_pair/judge          # two cores, about 8 minutes
     python examples/train_judge.py --target FOLDER --draft FOLDER --prompts gsm8k.jsonl --answer number \

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from acceptance.decoders import heads
-from acceptance.decoders.method import Method, Models, Options
+from acceptance.decoders.method import Models, Options
 from acceptance.decoders.methods import METHODS, lacking
 from acceptance.measure.plan import Plan, plan
 from acceptance.measure.plan import Settings as MeasureSettings
@@ -217,29 +217,27 @@ def arms_of(options: DecodeOptions, presets: Presets | None) -> tuple[Arm, ...]:
     """
     if presets:
         check_methods(presets, METHODS)
-    own = presets.methods if presets else {}
+    preset_methods = presets.methods if presets else {}
     arms: dict[str, Arm] = {}
     for part in options.method.split(","):
         name = part.strip()
-        found = [own[name]] if name in own else [Arm(name=m.name, method=m.name) for m in picked(name, own)]
+        found = [preset_methods[name]] if name in preset_methods else picked(name, preset_methods)
         arms |= {a.name: replace(a, knobs={**options.knobs, **a.knobs}) for a in found}
     if not any(arm.method == BASELINE for arm in arms.values()):
         arms = {BASELINE: Arm(name=BASELINE, method=BASELINE)} | arms
     return tuple(sorted(arms.values(), key=lambda arm: arm.method != BASELINE))
 
 
-def picked(name: str, own: Mapping[str, Arm]) -> list[Method]:
-    """Return the methods of one name, those too that lack something.
+def picked(name: str, preset_methods: Mapping[str, Arm]) -> list[Arm]:
+    """Return the arms of a built-in method, or of all of them, those too that lack something.
 
     Raises:
         UserError: A name that is neither a method's nor a preset's.
     """
-    if name == "all":
-        return list(METHODS.values())
-    if name not in METHODS:
-        there = ", ".join([*own, *METHODS])
+    if name != "all" and name not in METHODS:
+        there = ", ".join([*preset_methods, *METHODS])
         raise UserError(f"--method: {name!r} is not allowed, expected all or some of {there}")
-    return [METHODS[name]]
+    return [Arm(name=n, method=n) for n in (METHODS if name == "all" else [name])]
 
 
 def bind(arm: Arm, chosen: Options, models: Models, settings: Settings, *, strict: bool) -> Runnable:

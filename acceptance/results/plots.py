@@ -12,7 +12,7 @@ import numpy as np
 from acceptance.estimate.plots import MAX_LINE, shortened
 from simulator.ground.pictures import PALETTE, new_figure
 
-from .report import by_speed, delta_text, speed_is_told
+from .report import by_speed, delta_text, shows_speed
 from .settings import BASELINE
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def decode_figure(summaries: Sequence[Summary], *, title: str) -> "Figure":
         summaries: Of the methods. Those without a speed, and lossy ones whose quality is not known, are left out.
         title: What was measured, for the reader of the picture.
     """
-    shown = [s for s in by_speed(summaries) if speed_is_told(s)]
+    shown = [s for s in by_speed(summaries) if shows_speed(s)]
     lines = textwrap.wrap(title, MAX_LINE + 30)
     height = max(5.2, 0.36 * len(shown) + 2.4) + 0.2 * len(lines)
     with new_figure(15, height, pads_in=0.08, parse_math=False) as figure:

@@ -39,7 +39,7 @@ def by_speed(summaries: Sequence[Summary]) -> list[Summary]:
     return sorted(summaries, key=lambda s: (s["speedup"] is None, -(s["speedup"] or {"value": 0})["value"]))
 
 
-def speed_is_told(summary: Summary) -> bool:
+def shows_speed(summary: Summary) -> bool:
     """Whether a speed may be printed: of a lossy method never without what it does to the output."""
     delta = summary["quality_delta"]["mean_logp_nats"]
     return summary["speedup"] is not None and (summary["is_exact"] or delta is not None)
@@ -74,13 +74,13 @@ def next_token_text(summary: Summary) -> str:
 def row_of(summary: Summary) -> tuple[str, ...]:
     """Return the line of one method, without what it does to quality."""
     tau, rate, ms = summary["tokens_per_round"], summary["draft_acceptance_rate"], summary["round_ms"]
-    told, same = speed_is_told(summary), summary["identical"]
+    has_speed, same = shows_speed(summary), summary["identical"]
     return (
         summary["method"],
         output_text(summary),
-        f"{summary['speedup']['value']:.2f}x" if told else "-",
-        span(summary["speedup"]) if told and summary["algorithm"] != BASELINE else "",
-        "" if summary["algorithm"] == BASELINE or not told else f"{number(summary['closed_form_ideal'])}x",
+        f"{summary['speedup']['value']:.2f}x" if has_speed else "-",
+        span(summary["speedup"]) if has_speed and summary["algorithm"] != BASELINE else "",
+        "" if summary["algorithm"] == BASELINE or not has_speed else f"{number(summary['closed_form_ideal'])}x",
         number(tau and tau["value"]),
         number(rate and rate["value"], ".0%"),
         number(ms and ms["draft"]),

@@ -5,7 +5,7 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from acceptance.results.report import speed_is_told, text
+from acceptance.results.report import shows_speed, text
 from acceptance.results.summary import summarise, wilson95
 
 TIMES = ("prefill", "draft", "verify", "sample", "kv", "other")
@@ -267,8 +267,8 @@ def test_quality_is_a_mean_over_tokens_less_the_baselines() -> None:
 def test_the_speed_of_a_lossy_method_is_never_printed_without_its_quality() -> None:
     known = [f for p in range(4) for f in (judged_plain(p), lossy(p, -1.5 - p / 500))]
     unknown = [f for p in range(4) for f in (judged_plain(p), lossy(p, None))]
-    assert speed_is_told(of("lossy", known))
-    assert not speed_is_told(of("lossy", unknown))
+    assert shows_speed(of("lossy", known))
+    assert not shows_speed(of("lossy", unknown))
     told, untold = (text(parameters(), summarise(r, 0)) for r in (known, unknown))
     assert "2.00x" in told
     assert "-0.503 [-0.50" in told
