@@ -185,23 +185,23 @@ def check_groups(case: Case) -> None:
         if fits and not case.fitted:
             raise UserError(f"a row has use 'fit'{at}, but no parameter is fitted")
         if len(case.fitted) > fits:
-            told = f"{len(case.fitted)} parameters ({', '.join(case.fitted)}) and {fits} rows with use 'fit'{at}"
-            raise UserError(f"{told}, expected at least as many rows as parameters")
+            counts = f"{len(case.fitted)} parameters ({', '.join(case.fitted)}) and {fits} rows with use 'fit'{at}"
+            raise UserError(f"{counts}, expected at least as many rows as parameters")
 
 
 def check_row(case: Case, row: Row) -> None:
     """Refuse a row that the case's parameters cannot forecast."""
-    told = {*case.fitted, *(name for name, value in case.known(row).items() if value != 0)}
-    if (row.is_plain or row.measured_as == "speedup") and "baseline_ms" not in told:
+    stated = {*case.fitted, *(name for name, value in case.known(row).items() if value != 0)}
+    if (row.is_plain or row.measured_as == "speedup") and "baseline_ms" not in stated:
         what = "plain decoding" if row.is_plain else "a speedup"
         raise UserError(f"{what} needs baseline_ms, which is neither fitted nor fixed")
     if row.is_plain:
         return
     if row.use == "fit" and row.measured_as == "speedup" and "baseline_ms" in case.fitted:
         raise UserError("a speedup to fit on needs a baseline_ms that is fixed, not fitted")
-    if told <= {"baseline_ms"}:
+    if stated <= {"baseline_ms"}:
         raise UserError("a round costs nothing: no parameter of it is fitted or fixed")
-    needs = [name for name in BY_DRAFT_LENGTH if name in told]
+    needs = [name for name in BY_DRAFT_LENGTH if name in stated]
     if needs and row.drafted is None:
         raise UserError(f"no draft_length, which {needs[0]} needs")
 

@@ -14,6 +14,7 @@ KIND = "published_validation"
 # 1: first version.
 SCHEMA_VERSION = 1
 WIDTH = 100
+HEADS = ("row", "use", "K", "tokens/round", "measured", "forecast", "unit", "error")
 
 
 def result_text(results: Sequence[CaseResult]) -> str:
@@ -27,27 +28,18 @@ def case_text(result: CaseResult) -> str:
     head = [f"{case.name}: {case.models}; {case.hardware}", f"from {case.citation}"]
     head += textwrap.wrap(case.notes, WIDTH)
     head += [parameters_text(group, values) for group, values in result.parameters.items() if values]
-    grouped = case.groups != ("",)
-    heads = (
-        *(("group",) if grouped else ()),
-        "row",
-        "use",
-        "K",
-        "tokens/round",
-        "measured",
-        "forecast",
-        "unit",
-        "error",
-    )
-    rows = [(r.row.group, *row_cells(r)) if grouped else row_cells(r) for r in result.rows]
-    left = (0, 1, 2, 7) if grouped else (0, 1, 6)
-    return "\n".join([*head, "", table([heads, *rows], left)])
+    rows = [HEADS, *map(row_cells, result.rows)]
+    if case.groups == ("",):
+        return "\n".join([*head, "", table(rows, left=(0, 1, 6))])
+    groups = ["group", *(r.row.group for r in result.rows)]
+    grouped = [(group, *cells) for group, cells in zip(groups, rows, strict=True)]
+    return "\n".join([*head, "", table(grouped, left=(0, 1, 2, 7))])
 
 
 def parameters_text(group: str, values_ms: Mapping[str, float]) -> str:
     """Say what was fitted."""
-    told = ", ".join(f"{name} {value:.4g}" for name, value in values_ms.items())
-    return f"fitted{f' for {group}' if group else ''}: {told}"
+    values = ", ".join(f"{name} {value:.4g}" for name, value in values_ms.items())
+    return f"fitted{f' for {group}' if group else ''}: {values}"
 
 
 def row_cells(result: RowResult) -> tuple[str, ...]:
