@@ -61,7 +61,6 @@ class DecodeLog:
     dtype: str
     batch: int
     tokens: int
-    prompts: int
     lengths: tuple[int, ...]
     baseline: Timed
     plain_pass: Timed
@@ -104,7 +103,6 @@ def load_decode(path: Path) -> DecodeLog:
         dtype=parameters["dtype"],
         batch=parameters["batch_size"],
         tokens=parameters["max_new_tokens"],
-        prompts=parameters["prompt_count"],
         lengths=tuple(r["generated_tokens"] for r in plain),
         baseline=median_time([record["decode_s"] / steps for record, steps in batches(plain)]),
         plain_pass=median_time([record["verify_ms"] / 1e3 / steps for record, steps in batches(plain)]),

@@ -52,11 +52,6 @@ class Observations:
         """The points that a fit may see."""
         return self.select(~self.held_out)
 
-    @property
-    def rest(self) -> "Observations":
-        """The points that it may not."""
-        return self.select(self.held_out)
-
 
 def from_probe(results: Results) -> dict[str, Observations]:
     """Return what a probe timed, by what a profile calls it: burn units, or a number format of matrix products.
