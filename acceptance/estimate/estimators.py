@@ -37,8 +37,8 @@ class RoundCounts:
     cut: Floats
 
     @property
-    def k(self) -> int:
-        """Draft length."""
+    def draft_length(self) -> int:
+        """Tokens that each round drafted."""
         return int(self.counts.shape[1]) - 1
 
     @property
@@ -240,7 +240,7 @@ def metrics(trace: Trace, rounds: RoundCounts, q_kind: str, seed: int = 0) -> di
     """
     rng = np.random.default_rng(seed)
     prompts = len(rounds.counts)
-    drawn = bootstrap(rounds.counts, rng) if prompts >= MIN_PROMPTS else np.zeros((0, rounds.k + 1))
+    drawn = bootstrap(rounds.counts, rng) if prompts >= MIN_PROMPTS else np.zeros((0, rounds.draft_length + 1))
     found: dict[str, object] = {}
     intervals: dict[str, object] = {}
     samples = round_metrics(drawn)
@@ -320,7 +320,7 @@ def category_metrics(trace: Trace, rounds: RoundCounts, q_kind: str, seed: int =
     for name in np.unique(category[category != ""]):
         inside = category == name
         counts = rounds.counts[inside]
-        tokens = counts @ (1 + np.arange(rounds.k + 1))
+        tokens = counts @ (1 + np.arange(rounds.draft_length + 1))
         found[str(name)] = {
             "prompts": int(inside.sum()),
             "tokens_per_round": ratio(tokens, counts.sum(1), rng),

@@ -71,7 +71,9 @@ def acceptance_figure(
         draw_survival(survival, found)
         draw_groups(groups, trace, q_kind, overall, seed)
         draw_positions(positions, trace, q_kind, overall, seed)
-        handles = legend_handles(found["alpha_iid"], rounds.k, intervals=trace.measured_prompts >= MIN_PROMPTS)
+        handles = legend_handles(
+            found["alpha_iid"], rounds.draft_length, intervals=trace.measured_prompts >= MIN_PROMPTS
+        )
         figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
         figure.suptitle("\n".join(lines), fontsize=11.5)
     return figure
@@ -84,7 +86,7 @@ def iid_survival(alpha: float, k: int) -> NDArray[np.float64]:
 
 def draw_histogram(axes: "Axes", rounds: RoundCounts, found: Any) -> None:
     """Bars of P(A = a), and the i.i.d. law of the same tokens per round."""
-    k, histogram = rounds.k, rounds.histogram
+    k, histogram = rounds.draft_length, rounds.histogram
     accepted = np.arange(k + 1)
     axes.bar(accepted, histogram.law, width=0.8, color=LIGHT, edgecolor=BLUE, linewidth=1.0 if k <= MAX_MARKERS else 0)
     law = -np.diff(iid_survival(found["alpha_iid"], k), append=0.0)

@@ -142,7 +142,7 @@ def test_existing_results_are_kept_unless_forced(measure, user_error, tmp_path: 
     assert kept.read_text() == "precious"
     assert not (tmp_path / "trace.npz").exists()
     assert measure("--force").returncode == 0
-    assert load_histogram(kept).k == 4
+    assert load_histogram(kept).draft_length == 4
 
 
 @pytest.mark.parametrize("option", ["--prompts", "--texts", "--trace"])
