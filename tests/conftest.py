@@ -14,9 +14,15 @@ from unittest.mock import patch
 
 import pytest
 from click.testing import CliRunner
+from hypothesis import settings
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+# How long an example takes depends on what else the machine does.
+settings.register_profile("specsim", deadline=None)
+settings.load_profile("specsim")
 
 
 def pytest_configure() -> None:

@@ -1,6 +1,5 @@
 """Closed forms (model §5): tokens a round, speedup, best draft length, break-even acceptance. Draws nothing."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -66,6 +65,7 @@ def break_even_alpha(costs: Costs, draft_length: int, *, overlap: bool) -> float
         draft_length: K, >= 1.
         overlap: Whether the next draft is made while the target verifies.
     """
+    from scipy.optimize import brentq
 
     cost = costs.round_cost(draft_length)
 
@@ -74,12 +74,4 @@ def break_even_alpha(costs: Costs, draft_length: int, *, overlap: bool) -> float
 
     if gain(1.0) < 0:
         return None
-    return bisect(gain, 0.0, 1.0)
-
-
-def bisect(rising: Callable[[float], float], low: float, high: float) -> float:
-    """Return where a rising function passes 0 between `low` and `high`."""
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if rising(middle) < 0 else (low, middle)
-    return (low + high) / 2
+    return 0.0 if gain(0.0) >= 0 else float(brentq(gain, 0.0, 1.0, xtol=1e-15))
