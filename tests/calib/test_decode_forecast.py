@@ -83,7 +83,7 @@ def test_an_output_that_ends_by_itself_drafts_as_if_there_were_more() -> None:
 
 def test_without_noise_rows_are_forecast_as_measured(tmp_path: Path) -> None:
     # Rounds are drawn: the slowest row of a batch varies most.
-    for tokens, batch, prompts, bound in ((64, 1, 60, 0.02), (24, 1, 96, 0.04), (64, 8, 200, 0.03)):
+    for tokens, batch, prompts, bound in ((64, 1, 96, 0.015), (24, 1, 96, 0.04), (64, 8, 400, 0.03)):
         path = write_decode(tmp_path / "d.jsonl", prompts=prompts, tokens=tokens, batch=batch)
         log = load_decode(path)
         rows = forecast_rows(log, fitted(path), own_acceptance(log), (1, 4, 8), np.random.default_rng(0))
@@ -196,7 +196,7 @@ def made_trace(accept: np.ndarray, outputs: int) -> Trace:
 def test_one_alpha_overstates_long_drafts_and_the_walk_is_right(tmp_path: Path) -> None:
     # Long easy stretches and long hard ones: acceptances come in runs, as in real text.
     rng = np.random.default_rng(5)
-    easy = np.repeat(rng.random(60) < 0.5, 25)
+    easy = np.repeat(rng.random(120) < 0.5, 25)
     accept = np.where(easy, rng.random(len(easy)) < 0.95, rng.random(len(easy)) < 0.25)
     path = write_decode(tmp_path / "d.jsonl", prompts=4, tokens=len(accept))
     log, costs = load_decode(path), fitted(path)

@@ -26,7 +26,7 @@ from .made_probe import (
 KNOTS = (1.0, 8.0, 64.0)
 CURVED = Form(flop_knots=KNOTS)
 CANDIDATES = (1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0)
-CASES = 100
+CASES = 200
 
 
 def made(cost: PassCost, noise: float, seed: int | list[int] = 0, probes=PRODUCTS, **more) -> Observations:
@@ -140,14 +140,14 @@ def test_the_curve_is_found_and_what_hides_behind_the_memory_is_not_made_up() ->
     assert np.abs(run_s(fit(seen, Form()).cost, seen) / run_s(CURVED_COST, seen) - 1).max() > 0.15
     # Small passes a tenth as long as the memory takes: nothing shows how slow they compute.
     hidden = Curve(np.array(KNOTS), CURVED_COST.flop_scale.seconds * [0.1, 0.1, 1.0])
-    for seed in range(2):
+    for seed in range(5):
         own = best_fit(made(replace(CURVED_COST, flop_scale=hidden), 0.003, seed), CANDIDATES)
         assert max(own.relative_errors[name] for name in own.form.flop_names) <= 0.35
 
 
 def test_one_value_is_preferred_where_there_is_no_curve() -> None:
-    chosen = [best_fit(made(PRODUCT_COST, 0.005, seed), CANDIDATES).form.flop_knots for seed in range(3)]
-    assert chosen == [(1.0,)] * 3
+    chosen = [best_fit(made(PRODUCT_COST, 0.005, seed), CANDIDATES).form.flop_knots for seed in range(6)]
+    assert chosen.count((1.0,)) >= 5
 
 
 def test_a_curve_is_monotone_whatever_the_points_say() -> None:
