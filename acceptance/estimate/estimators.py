@@ -10,13 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from acceptance.trace.trace import Q_KINDS, Trace
 from simulator.ground.artefacts import UserError
-from simulator.ground.histogram import (
-    AcceptanceHistogram,
-    alpha_iid,
-    conditional_rates,
-    mean_accepted,
-    survival_rates,
-)
+from simulator.ground.histogram import AcceptanceHistogram, alpha_iid, conditional_rates, mean_accepted, survival_rates
 
 Floats = NDArray[np.float64]
 RESAMPLES = 2000

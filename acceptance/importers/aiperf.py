@@ -9,15 +9,7 @@ from simulator.ground.records import BadRecord, Records, read_each
 from .counters import Counters, check_counters, import_counters
 from .imported import Imported
 from .request_rounds import RequestRounds, import_requests, read_request
-from .values import (
-    accepted_of,
-    check_equal,
-    histogram_counts,
-    number_of,
-    optional_count,
-    read_values,
-    whole_json,
-)
+from .values import accepted_of, check_equal, histogram_counts, number_of, optional_count, read_values, whole_json
 
 RECORD = "spec_decode_acceptance"
 POOLED = "pooled_spec_decode_acceptance_histogram"

@@ -173,11 +173,7 @@ def tokens_per_round(counts: NDArray[np.float64], rng: np.random.Generator) -> E
 
 
 def find_divergences(
-    pair: Pair,
-    planned: Plan,
-    trace: Trace,
-    contexts: Sequence[list[int]],
-    decoded: Sequence[Decoded],
+    pair: Pair, planned: Plan, trace: Trace, contexts: Sequence[list[int]], decoded: Sequence[Decoded]
 ) -> tuple[Divergence, ...]:
     """Return where the loop's greedy outputs differ from those that were measured."""
     found = []

@@ -484,13 +484,7 @@ def long_run(request: pytest.FixtureRequest) -> tuple:
     rng = np.random.default_rng(3)
     prompts = [rng.integers(8, size=n).tolist() for n in rng.integers(1, 8, size=OUTPUTS)]
     decoded = speculative.decode(
-        *pair,
-        prompts,
-        k=k,
-        rule=rule,
-        draft_rule=draft_rule,
-        max_new_tokens=LONG,
-        rngs=laws.streams(4, range(OUTPUTS)),
+        *pair, prompts, k=k, rule=rule, draft_rule=draft_rule, max_new_tokens=LONG, rngs=laws.streams(4, range(OUTPUTS))
     )
     return pair, prompts, decoded, k, rule, draft_rule
 

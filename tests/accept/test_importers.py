@@ -57,8 +57,7 @@ def spec_bench_line(rounds: list[Round], question: int = 81) -> dict[str, Any]:
 
 
 def prometheus(rounds: list[Round], labels: str = MAIN, k: int = K, total: str = "_total") -> str:
-    name = "vllm:spec_decode_num_"
-    braces = f"{{{labels}}}" if labels else ""
+    name, braces = "vllm:spec_decode_num_", f"{{{labels}}}" if labels else ""
     lines = [
         f"# HELP {name}drafts{total} Number of spec decoding drafts.",
         f"# TYPE {name}drafts{total} counter",
@@ -77,15 +76,10 @@ def prometheus(rounds: list[Round], labels: str = MAIN, k: int = K, total: str =
 
 def statistics(rounds: list[Round], k: int = K, level: str = "by_length") -> dict[str, Any]:
     accepted, drafted = sum(r.accepted for r in rounds), sum(r.drafted for r in rounds)
-    found: dict[str, Any] = {
-        "mean_acceptance_length": 1 + accepted / len(rounds),
-        "draft_acceptance_rate": accepted / drafted,
-        "acceptance_histogram": [sum(r.accepted == a for r in rounds) for a in range(k + 1)],
-        "num_spec_steps": len(rounds),
-        "num_accepted_draft_tokens": accepted,
-        "num_draft_tokens": drafted,
-        "num_spec_tokens": k,
-    }
+    found: dict[str, Any] = {"num_spec_steps": len(rounds), "num_spec_tokens": k}
+    found |= {"num_accepted_draft_tokens": accepted, "num_draft_tokens": drafted}
+    found |= {"mean_acceptance_length": 1 + accepted / len(rounds), "draft_acceptance_rate": accepted / drafted}
+    found["acceptance_histogram"] = [sum(r.accepted == a for r in rounds) for a in range(k + 1)]
     if level == "by_length":
         lengths = sorted({r.drafted for r in rounds})
         found["acceptance_histogram_by_draft_length"] = {
@@ -103,18 +97,11 @@ def vllm_response(rounds: list[Round], k: int = K, level: str = "by_length") -> 
 
 def bench_result(rounds: list[Round], k: int = K) -> dict[str, Any]:
     accepted, drafted = sum(r.accepted for r in rounds), sum(r.drafted for r in rounds)
-    return {
-        "backend": "vllm",
-        "request_rate": "inf",
-        "spec_decode_acceptance_rate": 100 * accepted / drafted,
-        "spec_decode_acceptance_length": 1 + accepted / len(rounds),
-        "spec_decode_num_drafts": len(rounds),
-        "spec_decode_draft_tokens": drafted,
-        "spec_decode_accepted_tokens": accepted,
-        "spec_decode_per_position_acceptance_rates": [
-            sum(r.accepted > j for r in rounds) / len(rounds) for j in range(k)
-        ],
-    }
+    rates = [sum(r.accepted > j for r in rounds) / len(rounds) for j in range(k)]
+    found = {"acceptance_rate": 100 * accepted / drafted, "acceptance_length": 1 + accepted / len(rounds)}
+    found |= {"num_drafts": len(rounds), "draft_tokens": drafted, "accepted_tokens": accepted}
+    found["per_position_acceptance_rates"] = rates
+    return {"backend": "vllm", "request_rate": "inf"} | {f"spec_decode_{name}": v for name, v in found.items()}
 
 
 def sglang_response(rounds: list[Round]) -> dict[str, Any]:
@@ -122,17 +109,10 @@ def sglang_response(rounds: list[Round]) -> dict[str, Any]:
     tokens = 1 + len(rounds) + accepted  # the prefill's token, the target's own of each round, the accepted
     # SGLang's list grows with what was accepted; it has no bucket above the largest.
     histogram = [sum(r.accepted == a for r in rounds) for a in range(max(r.accepted for r in rounds) + 1)]
-    meta = {
-        "id": "a",
-        "finish_reason": {"type": "length", "length": tokens},
-        "completion_tokens": tokens,
-        "spec_verify_ct": len(rounds),
-        "spec_accept_length": tokens / len(rounds),
-        "spec_accept_rate": accepted / drafted,
-        "spec_num_correct_drafts": accepted,
-        "spec_num_proposed_drafts": drafted,
-        "spec_correct_drafts_histogram": histogram,
-    }
+    meta = {"id": "a", "finish_reason": {"type": "length", "length": tokens}, "completion_tokens": tokens}
+    meta |= {"spec_verify_ct": len(rounds), "spec_accept_length": tokens / len(rounds)}
+    meta |= {"spec_accept_rate": accepted / drafted, "spec_correct_drafts_histogram": histogram}
+    meta |= {"spec_num_correct_drafts": accepted, "spec_num_proposed_drafts": drafted}
     return {"text": "An answer.", "meta_info": meta}
 
 
@@ -145,15 +125,12 @@ def aiperf_record(rounds: list[Round], phase: str = "profiling") -> dict[str, An
 
 def aiperf_totals(rounds: list[Round]) -> dict[str, Any]:
     accepted, steps = sum(r.accepted for r in rounds), len(rounds)
-    found = Counter(r.accepted for r in rounds)
-    return {
-        "schema_version": "1.1",
-        "total_spec_decode_steps": {"unit": "count", "avg": float(steps)},
-        "total_accepted_draft_tokens": {"unit": "tokens", "avg": float(accepted)},
-        "total_draft_tokens": {"unit": "tokens", "avg": float(sum(r.drafted for r in rounds))},
-        "spec_decode_token_weighted_acceptance_length": {"unit": "ratio", "avg": 1 + accepted / steps},
-        "pooled_spec_decode_acceptance_histogram": {str(a): found[a] for a in sorted(found)},
-    }
+    found, drafted = Counter(r.accepted for r in rounds), sum(r.drafted for r in rounds)
+    totals = {"total_spec_decode_steps": steps, "total_accepted_draft_tokens": accepted, "total_draft_tokens": drafted}
+    totals["spec_decode_token_weighted_acceptance_length"] = 1 + accepted / steps
+    histogram = {str(a): found[a] for a in sorted(found)}
+    metrics = {name: {"unit": "count", "avg": float(value)} for name, value in totals.items()}
+    return metrics | {"schema_version": "1.1", "pooled_spec_decode_acceptance_histogram": histogram}
 
 
 def written(tool: str, path: Path, requests: list[list[Round]]) -> Path:
@@ -177,30 +154,34 @@ def assert_counts(found: Imported, expected: list[int]) -> None:
     assert "RECONSTRUCTED" not in found.definition
 
 
-@pytest.mark.parametrize("tool", FORMATS)
-@pytest.mark.parametrize("k", [None, K])
-def test_simulated_rounds_come_back(tmp_path: Path, tool: str, k: int | None) -> None:
-    requests = simulate(6, 50)
-    found = import_histogram(tool, written(tool, tmp_path / "file", requests), k=k)
-    assert_counts(found, true_counts(requests))
-    assert (found.rounds_apart, found.skipped) == (0, ())
-    assert f"K = {K} is " in found.definition
-    assert found.definition.endswith(".")
+def assert_notes(found: Imported, *texts: str) -> None:
+    for text in texts:
+        assert any(f" {text}" in f" {note}" for note in found.notes), text
 
 
-@pytest.mark.parametrize("tool", FORMATS)
-def test_a_draft_length_that_the_file_contradicts_is_one_clear_error(tmp_path: Path, tool: str) -> None:
-    path = written(tool, tmp_path / "file", simulate(6, 50))
-    with pytest.raises(UserError, match=r"--k is 3") as error:
-        import_histogram(tool, path, k=3)
+def assert_refused(tool: str, path: Path, message: str, **options: Any) -> None:
+    """Check for one line that names the file."""
+    with pytest.raises(UserError, match=message) as error:
+        import_histogram(tool, path, **options)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("tool", ["vllm-metrics", "vllm-requests", "vllm-bench", "aiperf"])
-def test_a_longer_draft_than_the_file_states_is_refused_too(tmp_path: Path, tool: str) -> None:
-    with pytest.raises(UserError, match=r"draft length is 4 .* --k is 5"):
-        import_histogram(tool, written(tool, tmp_path / "file", simulate(6, 50)), k=5)
+@pytest.mark.parametrize("tool", FORMATS)
+def test_simulated_rounds_come_back_and_another_draft_length_is_refused(tmp_path: Path, tool: str) -> None:
+    requests = simulate(6, 50)
+    path = written(tool, tmp_path / "file", requests)
+    for k in (None, K):
+        found = import_histogram(tool, path, k=k)
+        assert_counts(found, true_counts(requests))
+        assert (found.rounds_apart, found.skipped) == (0, ())
+        assert f"K = {K} is " in found.definition
+        assert found.definition.endswith(".")
+    assert_refused(tool, path, r"--k is 3", k=3)
+    if tool not in ("spec-bench", "sglang"):
+        assert_refused(tool, path, r"draft length is 4 .* --k is 5", k=5)
+    if tool != "vllm-metrics":
+        assert_refused(tool, path, "--before", before=path)
 
 
 # Section 1 of the design: 20 rounds, 3 tokens a round, under each tool's own definition.
@@ -225,8 +206,7 @@ def test_a_reconstruction_keeps_the_mean_and_says_so(tmp_path: Path) -> None:
     meta = {"completion_tokens": 61, "spec_verify_ct": 20, "spec_accept_length": 3.05}
     for known in ({"completion_tokens", "spec_verify_ct"}, {"spec_accept_length", "spec_verify_ct"}):
         path = write(tmp_path / "file", {"meta_info": {key: meta[key] for key in known}})
-        with pytest.raises(UserError, match=r"states only a mean \(3 tokens a round\), expected --k as well"):
-            import_histogram("sglang", path)
+        assert_refused("sglang", path, r"states only a mean \(3 tokens a round\), expected --k as well")
         found = import_histogram("sglang", path, k=4)
         assert found.reconstructed
         assert "RECONSTRUCTED" in found.definition
@@ -253,10 +233,8 @@ def test_the_four_counters_of_a_vllm_issue(tmp_path: Path) -> None:
     totals = {"total_spec_decode_steps": 4816, "total_draft_tokens": 33712, "total_accepted_draft_tokens": 12208}
     write(aiperf, {name: {"unit": "tokens", "avg": value} for name, value in totals.items()})
     for tool, path in (("vllm-metrics", metrics), ("vllm-bench", bench), ("aiperf", aiperf)):
-        with pytest.raises(UserError, match=r"only a mean \(3.535 tokens a round, 7 drafted\), expected --k"):
-            import_histogram(tool, path)
-        with pytest.raises(UserError, match=r"7 tokens were drafted a round, but --k is 4"):
-            import_histogram(tool, path, k=4)
+        assert_refused(tool, path, r"only a mean \(3.535 tokens a round, 7 drafted\), expected --k")
+        assert_refused(tool, path, r"7 tokens were drafted a round, but --k is 4", k=4)
         found = import_histogram(tool, path, k=7)
         assert found.reconstructed
         assert found.histogram.samples == pytest.approx(4816)
@@ -277,8 +255,7 @@ def test_engines_and_models_are_summed(tmp_path: Path, total: str) -> None:
     path.write_text(text)
     found = import_histogram("vllm-metrics", path)
     assert_counts(found, true_counts([*first, *second]))
-    assert any("2 engines" in note for note in found.notes)
-    assert any("since the server started" in note for note in found.notes)
+    assert_notes(found, "2 engines", "since the server started")
 
 
 def test_an_earlier_file_is_subtracted(tmp_path: Path) -> None:
@@ -291,37 +268,24 @@ def test_an_earlier_file_is_subtracted(tmp_path: Path) -> None:
     assert [s.line for s in found.skipped] == [1, 12]
     assert str(before) in found.skipped[1].reason
     assert not any("since the server started" in note for note in found.notes)
-    with pytest.raises(UserError, match=r"--before .*after.txt: .* there and is"):
-        import_histogram("vllm-metrics", before, before=after)
+    assert_refused("vllm-metrics", before, r"--before .*after.txt: .* there and is", before=after)
     after.write_text(before.read_text())
-    with pytest.raises(UserError, match="drafts is 0"):
-        import_histogram("vllm-metrics", after, before=before)
+    assert_refused("vllm-metrics", after, "drafts is 0", before=before)
     after.write_text(prometheus(measured[0], 'engine="1"'))
-    with pytest.raises(UserError, match="there and is not in"):
-        import_histogram("vllm-metrics", after, before=before)
-
-
-@pytest.mark.parametrize("tool", [tool for tool in FORMATS if tool != "vllm-metrics"])
-def test_an_earlier_file_is_of_vllm_metrics_alone(tmp_path: Path, tool: str) -> None:
-    path = written(tool, tmp_path / "file", simulate(1, 5))
-    with pytest.raises(UserError, match="--before"):
-        import_histogram(tool, path, before=path)
+    assert_refused("vllm-metrics", after, "there and is not in", before=before)
 
 
 def test_counters_read_while_they_changed_are_noted_and_contradictions_refused(tmp_path: Path) -> None:
     path = tmp_path / "metrics.txt"
     rounds = simulate(1, 400)[0]
     accepted = sum(r.accepted for r in rounds)
-    line = "accepted_tokens_total{engine"
     text = prometheus(rounds)
     path.write_text(text.replace(f"}} {float(accepted)}", f"}} {accepted + 2}"))
     found = import_histogram("vllm-metrics", path)
     assert list(found.histogram.counts) == true_counts([rounds])
-    assert any(f"{accepted + 2}" in note for note in found.notes)
+    assert_notes(found, f"{accepted + 2}")
     path.write_text(text.replace(f"}} {float(accepted)}", f"}} {accepted // 2}"))
-    assert line in path.read_text()
-    with pytest.raises(UserError, match=r"the positions accepted .* but the accepted count is"):
-        import_histogram("vllm-metrics", path)
+    assert_refused("vllm-metrics", path, r"the positions accepted .* but the accepted count is")
 
 
 def test_shorter_drafts_that_cannot_be_told_apart_are_noted(tmp_path: Path) -> None:
@@ -331,49 +295,33 @@ def test_shorter_drafts_that_cannot_be_told_apart_are_noted(tmp_path: Path) -> N
     found = import_histogram("vllm-metrics", path)
     assert_counts(found, [2, 0, 2, 0, 1])
     # 5 drafts are missing: two rounds at the least, five at the most.
-    assert any(note.startswith("2 to 5 of 5 rounds drafted fewer than 4 tokens") for note in found.notes)
+    assert_notes(found, "2 to 5 of 5 rounds drafted fewer than 4 tokens")
 
 
 METRICS = prometheus(TWENTY)
+BROKEN_COUNTERS = [
+    ("drafts_total{", "drafted_total{", "no vllm:spec_decode_num_drafts beside"),
+    *(("} 20.0", "} " + value, "no whole number") for value in ("NaN", "-20", "20.5", "1e99", "+Inf")),
+    ("} 20.0", "} 1_0", "Invalid value"),
+    ("} 20.0", "}", "not a sample"),
+    ("} 20.0", "} 19\n" + METRICS.split("\n")[2], "appears twice"),
+    ("} 80.0", "} 39", "40 tokens accepted, but 39 drafted"),
+    ("} 80.0", "} 81", "4 positions each"),
+    ("} 15.0", "} 21", "position 0 accepted 21 tokens, but drafts are 20"),
+    ("} 15.0", "} 11", "position 1 accepted 12 tokens, but those of position 0 are 11"),
+    ('position="2"', 'position="9"', "do not run from 0 on"),
+    ('position="2"', 'position="x\n"', "line 10"),
+    ('engine="0",', 'engine="0" ', "Invalid labels"),
+    ('engine="0",', 'model_name="0",', "Invalid labels"),
+    ("vllm:", "llamacpp:", r"holds no vllm:spec_decode_num_\* counter \(\d+ other samples\)"),
+]
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "message"),
-    [
-        ("drafts_total{", "drafted_total{", "no vllm:spec_decode_num_drafts beside"),
-        ("} 20.0", "} NaN", "no whole number"),
-        ("} 20.0", "} -20", "no whole number"),
-        ("} 20.0", "} 1_0", "Invalid value"),
-        ("} 20.0", "} 20.5", "no whole number"),
-        ("} 20.0", "} 1e99", "no whole number"),
-        ("} 20.0", "} +Inf", "no whole number"),
-        ("} 20.0", "}", "not a sample"),
-        ("} 20.0", "} 19\n" + METRICS.split("\n")[2], "appears twice"),
-        ("} 80.0", "} 39", "40 tokens accepted, but 39 drafted"),
-        ("} 80.0", "} 81", "4 positions each"),
-        ("} 15.0", "} 21", "position 0 accepted 21 tokens, but drafts are 20"),
-        ("} 15.0", "} 11", "position 1 accepted 12 tokens, but those of position 0 are 11"),
-        ('position="2"', 'position="9"', "do not run from 0 on"),
-        ('position="2"', 'position="x\n"', "line 10"),
-        ('engine="0",', 'engine="0" ', "Invalid labels"),
-        ('engine="0",', 'model_name="0",', "Invalid labels"),
-        ("vllm:", "llamacpp:", r"holds no vllm:spec_decode_num_\* counter \(\d+ other samples\)"),
-    ],
-)
-def test_broken_counters_are_refused_by_name(tmp_path: Path, old: str, new: str, message: str) -> None:
+def test_broken_counters_are_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "metrics.txt"
-    path.write_text(METRICS.replace(old, new))
-    with pytest.raises(UserError, match=message) as error:
-        import_histogram("vllm-metrics", path)
-    assert str(path) in str(error.value)
-    assert "\n" not in str(error.value)
-
-
-def test_engines_with_other_draft_lengths_are_no_one_histogram(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.txt"
-    path.write_text(prometheus(TWENTY) + prometheus([Round(2, 1)], 'engine="1"', k=2))
-    with pytest.raises(UserError, match="engines draft 2 and 4 tokens"):
-        import_histogram("vllm-metrics", path)
+    for old, new, message in BROKEN_COUNTERS:
+        path.write_text(METRICS.replace(old, new))
+        assert_refused("vllm-metrics", path, message)
 
 
 # vllm-requests
@@ -392,36 +340,29 @@ def test_rounds_with_shorter_drafts_are_counted_apart(tmp_path: Path, level: str
     assert_counts(mixed, true_counts([request + short for request in full]))
     assert mixed.rounds_apart == 0
     # Of each request 1 + 3 + 4 + 2 drafts are missing: 30 in all.
-    assert any(note.startswith("8 to 30 of 132 rounds drafted fewer than 4 tokens") for note in mixed.notes)
+    assert_notes(mixed, "8 to 30 of 132 rounds drafted fewer than 4 tokens")
 
 
 def test_the_documented_response_of_vllm(tmp_path: Path) -> None:
-    documented = {
-        "mean_acceptance_length": 1.2325581395348837,
-        "draft_acceptance_rate": 0.07751937984496124,
-        "acceptance_histogram": [39, 1, 0, 3],
-        "num_spec_steps": 43,
-        "num_accepted_draft_tokens": 10,
-        "num_draft_tokens": 129,
-        "num_spec_tokens": 3,
-    }
+    documented = {"mean_acceptance_length": 1.2325581395348837, "draft_acceptance_rate": 0.07751937984496124}
+    documented |= {"acceptance_histogram": [39, 1, 0, 3], "num_spec_steps": 43, "num_accepted_draft_tokens": 10}
+    response = {"metrics": {"speculative_decoding": documented | {"num_draft_tokens": 129, "num_spec_tokens": 3}}}
     path = tmp_path / "r.json"
-    for shape in (
-        [{"metrics": {"speculative_decoding": documented}}] * 2,
-        {"metrics": {"speculative_decoding": documented}},
-    ):
-        path.write_text(json.dumps(shape, indent=2))
+    for times, content in ((2, [response] * 2), (1, response)):
+        path.write_text(json.dumps(content, indent=2))
         found = import_histogram("vllm-requests", path)
-        times = len(shape) if isinstance(shape, list) else 1
         assert_counts(found, [39 * times, times, 0, 3 * times])
         assert found.histogram.tokens_per_round == pytest.approx(documented["mean_acceptance_length"])
         assert found.histogram.draft_acceptance_rate == pytest.approx(documented["draft_acceptance_rate"])
 
 
-def test_requests_of_two_draft_lengths_are_refused(tmp_path: Path) -> None:
+def test_two_draft_lengths_make_no_one_histogram(tmp_path: Path) -> None:
     path = write(tmp_path / "r.jsonl", vllm_response(TWENTY), vllm_response([Round(2, 1)], k=2))
-    with pytest.raises(UserError, match="draft length is 2 on line 2, but 4 on line 1"):
-        import_histogram("vllm-requests", path)
+    assert_refused("vllm-requests", path, "draft length is 2 on line 2, but 4 on line 1")
+    path = write(tmp_path / "b.json", bench_result(TWENTY), bench_result([Round(2, 1)], k=2))
+    assert_refused("vllm-bench", path, "2 and 4 positions")
+    path.write_text(METRICS + prometheus([Round(2, 1)], 'engine="1"', k=2))
+    assert_refused("vllm-metrics", path, "engines draft 2 and 4 tokens")
 
 
 def test_requests_that_cannot_be_used_are_counted_and_named(tmp_path: Path) -> None:
@@ -440,8 +381,7 @@ def test_requests_without_a_round_of_k_drafts_make_no_histogram(tmp_path: Path) 
     empty |= {"num_accepted_draft_tokens": 0, "num_draft_tokens": 0}
     for found in (empty, statistics([Round(3, 1), Round(2, 2)])):
         path = write(tmp_path / "r.jsonl", {"metrics": {"speculative_decoding": found}})
-        with pytest.raises(UserError, match="counts no round that drafted 4 tokens"):
-            import_histogram("vllm-requests", path)
+        assert_refused("vllm-requests", path, "counts no round that drafted 4 tokens")
 
 
 # vllm-bench
@@ -451,11 +391,7 @@ def test_appended_results_are_summed_and_the_percentage_noted(tmp_path: Path) ->
     runs = simulate(3, 37, seed=6)
     found = import_histogram("vllm-bench", write(tmp_path / "b.json", *map(bench_result, runs)))
     assert_counts(found, true_counts(runs))
-    assert any("percentage" in note for note in found.notes)
-    assert any("3 results" in note for note in found.notes)
-    path = write(tmp_path / "b.json", bench_result(TWENTY), bench_result([Round(2, 1)], k=2))
-    with pytest.raises(UserError, match="2 and 4 positions"):
-        import_histogram("vllm-bench", path)
+    assert_notes(found, "percentage", "3 results")
 
 
 def test_rounded_rates_give_fractional_counts_and_a_note(tmp_path: Path) -> None:
@@ -464,7 +400,7 @@ def test_rounded_rates_give_fractional_counts_and_a_note(tmp_path: Path) -> None
     result["spec_decode_per_position_acceptance_rates"] = [0.7503, 0.5999, 0.40013, 0.2499]
     found = import_histogram("vllm-bench", write(tmp_path / "b.json", result))
     assert found.histogram.counts == pytest.approx([749.1, 451.2, 599.31, 450.69, 749.7])
-    assert any("rounded" in note for note in found.notes)
+    assert_notes(found, "rounded")
 
 
 def test_a_mean_length_alone_is_enough_for_a_reconstruction(tmp_path: Path) -> None:
@@ -473,36 +409,28 @@ def test_a_mean_length_alone_is_enough_for_a_reconstruction(tmp_path: Path) -> N
     found = import_histogram("vllm-bench", path, k=4)
     assert found.reconstructed
     assert found.histogram.tokens_per_round == pytest.approx(3.0)
-    with pytest.raises(UserError, match="3 tokens a round, expected 1 to 2 with --k 1"):
-        import_histogram("vllm-bench", path, k=1)
+    assert_refused("vllm-bench", path, "3 tokens a round, expected 1 to 2 with --k 1", k=1)
 
 
 # sglang
 
 # From SGLang's pull request 33518: the last round was cut, so completion_tokens alone would say 62 accepted.
-REPORTED = {
-    "spec_accept_rate": 0.2930232558139535,
-    "spec_accept_length": 2.4651162790697674,
-    "spec_num_correct_drafts": 63,
-    "spec_num_proposed_drafts": 215,
-    "spec_verify_ct": 43,
-    "spec_correct_drafts_histogram": [11, 14, 11, 4, 0, 3],
-}
+REPORTED = {"spec_accept_rate": 0.2930232558139535, "spec_accept_length": 2.4651162790697674, "spec_verify_ct": 43}
+REPORTED |= {"spec_num_correct_drafts": 63, "spec_num_proposed_drafts": 215}
+REPORTED |= {"spec_correct_drafts_histogram": [11, 14, 11, 4, 0, 3]}
 
 
-@pytest.mark.parametrize(
-    "response",
-    [
+def test_the_fields_of_sglang_wherever_they_stand(tmp_path: Path) -> None:
+    details = {"spec_tokens_details": REPORTED}
+    for response in (
         {"meta_info": REPORTED | {"completion_tokens": 106}},
-        {"sglext": {"spec_tokens_details": REPORTED}, "usage": {"completion_tokens": 106}, "choices": [{}]},
-        {"choices": [{"meta_info": REPORTED}], "sglext": {"spec_tokens_details": REPORTED}},
+        {"sglext": details, "usage": {"completion_tokens": 106}, "choices": [{}]},
+        {"choices": [{"meta_info": REPORTED}], "sglext": details},
         REPORTED,
-    ],
-)
-def test_the_fields_of_sglang_wherever_they_stand(tmp_path: Path, response: dict[str, Any]) -> None:
-    found = import_histogram("sglang", write(tmp_path / "s.jsonl", response))
-    assert_counts(found, [11, 14, 11, 4, 0, 3])
-    assert found.histogram.draft_acceptance_rate == pytest.approx(REPORTED["spec_accept_rate"])
+    ):
+        found = import_histogram("sglang", write(tmp_path / "s.jsonl", response))
+        assert_counts(found, [11, 14, 11, 4, 0, 3])
+        assert found.histogram.draft_acceptance_rate == pytest.approx(REPORTED["spec_accept_rate"])
 
 
 def test_choices_are_requests_and_earlier_names_are_read(tmp_path: Path) -> None:
@@ -516,8 +444,7 @@ def test_counts_without_a_histogram_give_the_mean(tmp_path: Path) -> None:
     meta = {k: v for k, v in sglang_response(TWENTY)["meta_info"].items() if "histogram" not in k}
     # Cut at the end of the text: the counts still hold what was accepted.
     path = write(tmp_path / "s.jsonl", *[{"meta_info": meta | {"completion_tokens": 59}}] * 3)
-    with pytest.raises(UserError, match=r"only a mean \(3 tokens a round, 4 drafted\)"):
-        import_histogram("sglang", path)
+    assert_refused("sglang", path, r"only a mean \(3 tokens a round, 4 drafted\)")
     found = import_histogram("sglang", path, k=4)
     assert found.reconstructed
     assert found.histogram.tokens_per_round == pytest.approx(3.0)
@@ -529,7 +456,7 @@ def test_tokens_that_no_round_accounts_for_are_noted(tmp_path: Path) -> None:
     counted = [Round(K, max(0, r.accepted - 1)) for r in TWENTY]
     meta = sglang_response(counted)["meta_info"] | {"completion_tokens": 61}
     found = import_histogram("sglang", write(tmp_path / "s.jsonl", {"meta_info": meta}))
-    assert any(note.startswith("15 tokens are in no round") for note in found.notes)
+    assert_notes(found, "15 tokens are in no round")
     sound = import_histogram("sglang", write(tmp_path / "s.jsonl", sglang_response(TWENTY)))
     assert not any("in no round" in note for note in sound.notes)
 
@@ -547,18 +474,17 @@ def test_a_tree_keeps_the_depth_that_is_given(tmp_path: Path) -> None:
     path = write(tmp_path / "s.jsonl", {"meta_info": meta})
     found = import_histogram("sglang", path, k=5)
     assert_counts(found, [11, 14, 11, 4, 0, 3])
-    assert any("a tree" in note for note in found.notes)
+    assert_notes(found, "a tree")
     inferred = import_histogram("sglang", path)
     assert inferred.histogram.draft_length == 15
-    assert any("give its depth as --k" in note for note in inferred.notes)
+    assert_notes(inferred, "give its depth as --k")
     longer = import_histogram("sglang", path, k=20)
-    assert any(note.startswith("11 to 43 of 43 rounds drafted fewer than 20") for note in longer.notes)
+    assert_notes(longer, "11 to 43 of 43 rounds drafted fewer than 20")
 
 
 def test_requests_that_did_not_speculate_make_no_histogram(tmp_path: Path) -> None:
     path = write(tmp_path / "s.jsonl", {"meta_info": {"spec_verify_ct": 0, "completion_tokens": 1}})
-    with pytest.raises(UserError, match="spec_verify_ct is 0 in all records"):
-        import_histogram("sglang", path, k=3)
+    assert_refused("sglang", path, "spec_verify_ct is 0 in all records", k=3)
 
 
 # aiperf
@@ -572,32 +498,25 @@ def test_totals_of_aiperf_and_its_requests_agree(tmp_path: Path) -> None:
     of_records, of_totals = (import_histogram("aiperf", path) for path in (records, totals))
     assert_counts(of_records, true_counts(requests))
     assert_counts(of_totals, true_counts(requests))
-    assert any("1 warm-up" in note for note in of_records.notes)
+    assert_notes(of_records, "1 warm-up")
     assert "inferred" in of_totals.definition
     assert import_histogram("aiperf", totals, k=6).histogram.draft_length == 6
 
 
 def test_the_documented_record_of_aiperf(tmp_path: Path) -> None:
     # The documentation's numbers are illustrative: 34..22 accept 278 of 640, not 281, so the record is refused.
-    documented = {
-        "acceptance_histogram": {"0": 34, "1": 22, "2": 19, "3": 16, "4": 15, "5": 22},
-        "num_accepted_draft_tokens": 281,
-        "num_draft_tokens": 640,
-        "num_spec_steps": 128,
-        "num_spec_tokens": 5,
-    }
+    documented = {"acceptance_histogram": {"0": 34, "1": 22, "2": 19, "3": 16, "4": 15, "5": 22}}
+    documented |= {"num_draft_tokens": 640, "num_spec_steps": 128, "num_spec_tokens": 5}
     path = tmp_path / "profile_export.jsonl"
-    write(path, {"spec_decode_acceptance": documented})
-    with pytest.raises(UserError, match="num_accepted_draft_tokens is 281, but acceptance_histogram makes 278"):
-        import_histogram("aiperf", path)
+    write(path, {"spec_decode_acceptance": documented | {"num_accepted_draft_tokens": 281}})
+    assert_refused("aiperf", path, "num_accepted_draft_tokens is 281, but acceptance_histogram makes 278")
     write(path, {"spec_decode_acceptance": documented | {"num_accepted_draft_tokens": 278}})
     assert_counts(import_histogram("aiperf", path), [34, 22, 19, 16, 15, 22])
 
 
 def test_a_mean_over_requests_is_not_one_over_rounds(tmp_path: Path) -> None:
     path = write(tmp_path / "a.json", {"spec_decode_acceptance_length": {"avg": 4.19, "unit": "ratio"}})
-    with pytest.raises(UserError, match="a mean over requests"):
-        import_histogram("aiperf", path, k=5)
+    assert_refused("aiperf", path, "a mean over requests", k=5)
     weighted = {"spec_decode_token_weighted_acceptance_length": {"avg": 4.63}, "total_spec_decode_steps": {"avg": 100}}
     found = import_histogram("aiperf", write(path, weighted), k=7)
     assert found.reconstructed
@@ -612,12 +531,11 @@ def test_draft_length_of_spec_bench_is_inferred_or_given(tmp_path: Path) -> None
     inferred = import_histogram("spec-bench", path)
     assert_counts(inferred, [2, 1, 0, 1])
     assert "K = 3 is inferred from the most drafts that a step accepted" in inferred.definition
-    assert any("past the end" in note for note in inferred.notes)
+    assert_notes(inferred, "past the end")
     given_k = import_histogram("spec-bench", path, k=8)
     assert_counts(given_k, [2, 1, 0, 1, 0, 0, 0, 0, 0])
     baseline = write(tmp_path / "baseline.jsonl", spec_bench_line([Round(0, 0)] * 5))
-    with pytest.raises(UserError, match="no round accepted a draft"):
-        import_histogram("spec-bench", baseline)
+    assert_refused("spec-bench", baseline, "no round accepted a draft")
     assert_counts(import_histogram("spec-bench", baseline, k=2), [5, 0, 0])
 
 
@@ -629,7 +547,7 @@ def test_questions_that_failed_or_repeat_are_told(tmp_path: Path) -> None:
     assert_counts(found, [10, 6, 8, 6, 10])
     assert [s.line for s in found.skipped] == [2, 4]
     assert "ERROR" in found.skipped[0].reason
-    assert any("of an earlier line: 1" in note for note in found.notes)
+    assert_notes(found, "of an earlier line: 1")
 
 
 # What contradicts itself is named, and not used.
@@ -637,17 +555,15 @@ def test_questions_that_failed_or_repeat_are_told(tmp_path: Path) -> None:
 LIST, OBJECT, WHOLE = "expected a list", "expected an object", "expected a whole number"
 DENSE, BY_LENGTH = "acceptance_histogram", "acceptance_histogram_by_draft_length"
 RATES, POOLED = "spec_decode_per_position_acceptance_rates", "pooled_spec_decode_acceptance_histogram"
-BROKEN: list[tuple[str, Any, str]] = [
-    *(
-        ("vllm-requests", {"metrics": {"speculative_decoding": statistics(TWENTY) | changes}}, message)
+BROKEN: dict[str, list[tuple[Any, str]]] = {
+    "vllm-requests": [
+        ({"metrics": {"speculative_decoding": statistics(TWENTY) | changes}}, message)
         for changes, message in (
             ({DENSE: None, BY_LENGTH: None}, LIST),
             ({DENSE: [5, 3, 4, 3]}, "4 buckets, but num_spec_tokens is 4"),
             ({DENSE: [5, 3, 4, 4, 4]}, "num_accepted_draft_tokens is 40"),
             ({DENSE: [5, 3, 4, 3, 6]}, "num_spec_steps is 20, but acceptance_histogram makes 21"),
-            ({DENSE: [5, 3, 4, 3, True]}, f"True, {WHOLE}"),
-            ({DENSE: [5, 3, 4, 3, "5"]}, f"'5', {WHOLE}"),
-            ({DENSE: [5, 3, 4, 3, 5.5]}, f"5.5, {WHOLE}"),
+            *(({DENSE: [5, 3, 4, 3, last]}, f"{last!r}, {WHOLE}") for last in (True, "5", 5.5)),
             ({DENSE: [5, 3, 4, 8, -5]}, f"-5, {WHOLE}"),
             ({DENSE: [5, 3, 4, 3, 10**400]}, rf"is 10+\.\.\., {WHOLE}"),
             ({DENSE: [[[[]]]] * 5}, WHOLE),
@@ -656,27 +572,20 @@ BROKEN: list[tuple[str, Any, str]] = [
             ({DENSE: {"0": 5, "1": 3, "2": 4, "3": 3, "04": 5}}, "has key '04'"),
             ({BY_LENGTH: {"4": [4, 4, 4, 3, 5]}}, "not the sum"),
             ({BY_LENGTH: {"3": [5, 3, 4, 3, 5]}}, "5 buckets for 3"),
-            ({BY_LENGTH: {"x": [5]}}, "has key 'x'"),
-            ({BY_LENGTH: {"9999": [5]}}, "has key '9999'"),
+            *(({BY_LENGTH: {key: [5]}}, f"has key '{key}'") for key in ("x", "9999")),
             ({BY_LENGTH: [1]}, OBJECT),
-            ({"num_draft_tokens": 39}, "num_draft_tokens is 39"),
-            ({"num_draft_tokens": 79}, "num_draft_tokens is 79"),
+            *(({"num_draft_tokens": n}, f"num_draft_tokens is {n}") for n in (39, 79)),
             ({"num_spec_steps": 19}, "num_spec_steps is 19"),
             ({"num_spec_tokens": 3}, "5 buckets, but num_spec_tokens is 3"),
-            ({"num_spec_tokens": 0}, "num_spec_tokens is 0"),
-            ({"num_spec_tokens": 10**9}, "num_spec_tokens is 1000000000"),
+            *(({"num_spec_tokens": n}, f"num_spec_tokens is {n}") for n in (0, 10**9)),
             ({"per_step_accepted": [1], "per_step_drafted": [4, 4]}, "2 steps"),
             ({"per_step_accepted": [5], "per_step_drafted": [4]}, "accepted 5 of 4"),
             ({"per_step_accepted": [5], "per_step_drafted": [10**9]}, "at most 1024"),
             ({"per_step_accepted": 5, "per_step_drafted": 5}, LIST),
         )
-    ),
-    *(
-        (
-            "vllm-bench",
-            bench_result(TWENTY) | {f"spec_decode_{name}": value for name, value in changes.items()},
-            message,
-        )
+    ],
+    "vllm-bench": [
+        (bench_result(TWENTY) | {f"spec_decode_{name}": value for name, value in changes.items()}, message)
         for changes, message in (
             ({"acceptance_rate": 0.5}, "acceptance_rate is 0.5, but its counts make 50 percent"),
             ({"acceptance_length": 2.0}, "acceptance_length is 2, but its counts make 3"),
@@ -685,9 +594,7 @@ BROKEN: list[tuple[str, Any, str]] = [
             ({"draft_tokens": 81}, "81 tokens drafted, but 20 drafts have 4 positions"),
             ({"num_drafts": 0}, "no drafts"),
             ({"num_drafts": None}, f"spec_decode_num_drafts is None, {WHOLE}"),
-            ({"num_drafts": 19.5}, WHOLE),
-            ({"num_drafts": True}, WHOLE),
-            ({"num_drafts": "20"}, WHOLE),
+            *(({"num_drafts": drafts}, WHOLE) for drafts in (19.5, True, "20")),
             ({"per_position_acceptance_rates": [0.5, 0.6, 0.5, 0.4]}, "position 1 accepted 12"),
             ({"per_position_acceptance_rates": [75, 60, 40, 25]}, "is 75, expected a number from 0 to 1"),
             ({"per_position_acceptance_rates": [-0.1]}, "expected a number"),
@@ -697,16 +604,13 @@ BROKEN: list[tuple[str, Any, str]] = [
             ({"accepted_tokens": None, "acceptance_length": None}, "no count under"),
             ({"acceptance_rate": float("nan")}, "holds NaN"),
         )
-    ),
-    *(
-        ("sglang", {"meta_info": meta}, message)
+    ],
+    "sglang": [
+        ({"meta_info": meta}, message)
         for meta, message in (
             (REPORTED | {"spec_verify_ct": 42}, "spec_verify_ct is 42"),
             (REPORTED | {"spec_num_correct_drafts": 62}, "spec_num_correct_drafts is 62"),
-            (
-                REPORTED | {"spec_num_proposed_drafts": 62},
-                "63 drafts .* but .*spec_num_proposed_drafts is 62",
-            ),
+            (REPORTED | {"spec_num_proposed_drafts": 62}, "63 drafts .* but .*spec_num_proposed_drafts is 62"),
             (REPORTED | {"spec_correct_drafts_histogram": [0.5]}, WHOLE),
             (REPORTED | {"spec_correct_drafts_histogram": [1] * 2000}, "2000 buckets"),
             (REPORTED | {"spec_verify_ct": None}, WHOLE),
@@ -716,9 +620,9 @@ BROKEN: list[tuple[str, Any, str]] = [
             ({"completion_tokens": 20}, "no count under 'spec_verify_ct'"),
             ([], "no count under"),
         )
-    ),
-    *(
-        ("aiperf", aiperf_totals(TWENTY) | changes, message)
+    ],
+    "aiperf": [
+        (aiperf_totals(TWENTY) | changes, message)
         for changes, message in (
             ({"total_spec_decode_steps": {"avg": 21}}, "total_spec_decode_steps.avg is 21"),
             ({"total_accepted_draft_tokens": {"avg": 41}}, "total_accepted_draft_tokens.avg is 41"),
@@ -730,31 +634,27 @@ BROKEN: list[tuple[str, Any, str]] = [
             ({POOLED: {"-1": 3}}, "has key '-1'"),
             ({POOLED: None, "total_spec_decode_steps": None}, f"no object under '{POOLED}'"),
         )
-    ),
-    *(
-        ("spec-bench", {"choices": [{"accept_lengths": [3, length]}]}, rf"accept_lengths\[1\] is .*, {WHOLE} from 1")
+    ],
+    "spec-bench": [
+        ({"choices": [{"accept_lengths": [3, length]}]}, rf"accept_lengths\[1\] is .*, {WHOLE} from 1")
         for length in (0, -1, 1.5, True, "3", None, 2000, 10**400, [3])
-    ),
-]
+    ],
+}
 
 
-@pytest.mark.parametrize(("tool", "record", "message"), BROKEN)
-def test_what_contradicts_itself_is_not_used(tmp_path: Path, tool: str, record: Any, message: str) -> None:
-    path = write(tmp_path / "file", record)
-    with pytest.raises(UserError, match=f"line 1: .*({message})") as error:
-        import_histogram(tool, path)
-    assert "\n" not in str(error.value)
-    if tool == "spec-bench":
-        assert_counts(import_histogram(tool, write(path, record, spec_bench_line(TWENTY))), [5, 3, 4, 3, 5])
+@pytest.mark.parametrize("tool", [tool for tool in FORMATS if tool != "vllm-metrics"])
+def test_what_contradicts_itself_is_not_used(tmp_path: Path, tool: str) -> None:
+    for record, message in BROKEN[tool]:
+        path = write(tmp_path / "file", record)
+        assert_refused(tool, path, f"line 1: .*({message})")
+        if tool == "spec-bench":
+            assert_counts(import_histogram(tool, write(path, record, spec_bench_line(TWENTY))), [5, 3, 4, 3, 5])
 
 
-# Whatever the file holds
-
-
-@pytest.mark.parametrize("k", [0, -1, 1025, True])
-def test_draft_lengths_out_of_range_and_unknown_formats_are_refused(tmp_path: Path, k: int) -> None:
-    with pytest.raises(UserError, match="--k"):
-        import_histogram("spec-bench", tmp_path / "none", k=k)
+def test_draft_lengths_out_of_range_and_unknown_formats_are_refused(tmp_path: Path) -> None:
+    for k in (0, -1, 1025, True):
+        with pytest.raises(UserError, match="--k"):
+            import_histogram("spec-bench", tmp_path / "none", k=k)
     with pytest.raises(UserError, match="expected one of spec-bench, vllm-metrics"):
         import_histogram("vllm", tmp_path / "none")
 
@@ -790,35 +690,18 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("tool", FORMATS)
-def test_files_that_hold_nothing_are_one_line_that_names_them(tmp_path: Path, tool: str) -> None:
+def test_files_that_hold_nothing_or_are_not_there_are_one_line_that_names_them(tmp_path: Path, tool: str) -> None:
     path = tmp_path / "file"
     for content, k in product(HOSTILE, (None, 4)):
         path.write_bytes(content)
-        with pytest.raises(UserError) as error:
-            import_histogram(tool, path, k=k)
-        assert str(path) in str(error.value)
-        assert "\n" not in str(error.value)
-        assert len(str(error.value)) < 500
-
-
-@pytest.mark.parametrize("tool", FORMATS)
-def test_files_that_are_not_there_are_named(tmp_path: Path, tool: str) -> None:
-    with pytest.raises(UserError, match="no such file"):
-        import_histogram(tool, tmp_path / "none")
-    with pytest.raises(UserError, match="cannot be read"):
-        import_histogram(tool, tmp_path)
+        assert_refused(tool, path, r"\A.{0,499}\Z", k=k)
+    assert_refused(tool, tmp_path / "none", "no such file")
+    assert_refused(tool, tmp_path, "cannot be read")
 
 
 ODD = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(-3, 12),
-    st.integers(-(10**30), 10**30),
-    st.floats(),
-    st.text(max_size=4),
-    st.just([]),
-    st.just({}),
-    st.lists(st.integers(0, 6), max_size=7),
+    *(st.none(), st.booleans(), st.integers(-3, 12), st.integers(-(10**30), 10**30), st.floats()),
+    *(st.text(max_size=4), st.just([]), st.just({}), st.lists(st.integers(0, 6), max_size=7)),
     st.dictionaries(st.sampled_from(["0", "1", "3", "avg", "-1", "4"]), st.integers(-1, 9), max_size=3),
 )
 
@@ -881,12 +764,10 @@ def check_sound(tool: str, path: Path, k: int | None) -> None:
     try:
         found = import_histogram(tool, path, k=k)
     except UserError as error:
-        message = str(error)
-    else:
-        message = None
-    if message is not None:
-        assert "\n" not in message
-        assert str(path) in message
+        found = str(error)
+    if isinstance(found, str):
+        assert "\n" not in found
+        assert str(path) in found
         return
     assert k in (None, found.histogram.draft_length)
     assert 0 < found.histogram.samples < 1e30

@@ -108,8 +108,7 @@ def test_quantization_is_told_to_the_loader(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize(
-    ("name", "asked"),
-    [("org/model", ("org/model", {})), ("org/model@v1.2", ("org/model", {"revision": "v1.2"}))],
+    ("name", "asked"), [("org/model", ("org/model", {})), ("org/model@v1.2", ("org/model", {"revision": "v1.2"}))]
 )
 def test_a_hub_id_may_name_a_revision(name: str, asked: tuple) -> None:
     seen = []

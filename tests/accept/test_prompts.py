@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -49,130 +50,106 @@ def test_records_and_plain_text_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dataset", ["auto", "mt-bench", "spec-bench", "jsonl"])
-@pytest.mark.parametrize(("turns", "kept"), [(1, 1), (2, 2), (3, 2), (None, 2)])
-def test_questions_are_read_to_the_turn_that_was_asked_for(
-    tmp_path: Path, dataset: str, turns: int | None, kept: int
-) -> None:
+def test_questions_are_read_to_the_turn_that_was_asked_for(tmp_path: Path, dataset: str) -> None:
     path = write_lines(tmp_path / "question.jsonl", MT_BENCH)
-    expected = Prompt(turns=("write", "rewrite")[:kept], source="81", category="writing")
-    assert load_prompts(path, dataset, turns=turns).rows == (expected,)
+    for turns, kept in ((1, 1), (2, 2), (3, 2), (None, 2)):
+        expected = Prompt(turns=("write", "rewrite")[:kept], source="81", category="writing")
+        assert load_prompts(path, dataset, turns=turns).rows == (expected,)
 
 
 @pytest.mark.parametrize("write", [write_lines, write_list])
-@pytest.mark.parametrize(("suffix", "dataset"), [(".json", "auto"), (".json", "sharegpt"), ("", "sharegpt")])
-def test_conversations_are_read_in_both_spellings_from_lists_and_lines(
-    tmp_path: Path, write: Any, suffix: str, dataset: str
-) -> None:
-    told = conversation(("system", "be brief"), ("user", "one"), ("gpt", "1"), ("human", "two"), id=7)
-    path = write(tmp_path / f"talk{suffix}", SHAREGPT, CHAT, told)
-    assert load_prompts(path, dataset, turns=None).rows == (
-        Prompt(turns=("hi",), source="QWJhYvA_0"),
-        Prompt(turns=("hello",), source=f"talk{suffix}:2"),
-        Prompt(turns=("one", "two"), source="7"),
-    )
+def test_conversations_are_read_in_both_spellings_from_lists_and_lines(tmp_path: Path, write: Any) -> None:
+    both = conversation(("system", "be brief"), ("user", "one"), ("gpt", "1"), ("human", "two"), id=7)
+    for suffix, dataset in ((".json", "auto"), (".json", "sharegpt"), ("", "sharegpt")):
+        path = write(tmp_path / f"talk{suffix}", SHAREGPT, CHAT, both)
+        assert load_prompts(path, dataset, turns=None).rows == (
+            Prompt(turns=("hi",), source="QWJhYvA_0"),
+            Prompt(turns=("hello",), source=f"talk{suffix}:2"),
+            Prompt(turns=("one", "two"), source="7"),
+        )
 
 
-@pytest.mark.parametrize("suffix", [".jsonl", ".JSONL"])
-def test_auto_decides_by_the_keys_of_each_record(tmp_path: Path, suffix: str) -> None:
+def test_auto_decides_by_the_keys_of_each_record(tmp_path: Path) -> None:
     null = {"turns": None, "conversations": None, "prompt": "p"}
-    path = write_lines(tmp_path / f"mixed{suffix}", MT_BENCH, SHAREGPT, CHAT, {"prompt": "p"}, null)
-    assert [p.turns[0] for p in load_prompts(path).rows] == ["write", "hi", "hello", "p", "p"]
+    for suffix in (".jsonl", ".JSONL"):
+        path = write_lines(tmp_path / f"mixed{suffix}", MT_BENCH, SHAREGPT, CHAT, {"prompt": "p"}, null)
+        assert [p.turns[0] for p in load_prompts(path).rows] == ["write", "hi", "hello", "p", "p"]
 
 
-def test_a_list_named_jsonl_is_one_bad_record(tmp_path: Path) -> None:
-    (tmp_path / "p.jsonl").write_text(json.dumps([SHAREGPT]))
-    with pytest.raises(UserError, match=r"line 1: it is \[.*, expected an object"):
-        load_prompts(tmp_path / "p.jsonl")
+NO_TALK, NO_HUMAN = "no conversations or messages", "does not begin with a human turn"
+NO_KEY = "no turns or conversations or messages or prompt"
+BAD_LINES = [
+    ("{", "not JSON"),
+    ("[" * 100_000, "nested too deeply"),
+    ("1" * 5000, "holds a number that cannot be read"),
+    ('{"prompt": "x", "n": ' + "1" * 5000 + "}", "holds a number that cannot be read"),
+    ('{"prompt": "x", "score": NaN}', "holds NaN"),
+    ("[]", "it is [], expected an object"),
+    ('"text"', "it is 'text', expected an object"),
+    ("{}", NO_KEY),
+    ('{"prompt": null}', NO_KEY),
+    ('{"prompt": ""}', "prompt is '', expected text"),
+    ('{"prompt": 3}', "prompt is 3, expected text"),
+    ('{"prompt": ["x"]}', "prompt is ['x'], expected text"),
+    ('{"prompt": "\\ud800"}', r"prompt is '\ud800', expected text in Unicode"),
+    ('{"prompt": "x", "category": ["a"]}', "category is no printable text"),
+    ('{"prompt": "x", "category": "a\\nb"}', "category is no printable text"),
+    ('{"prompt": "x", "category": "\\udfff"}', "category is no printable text"),
+    ('{"turns": []}', "turns is empty"),
+    ('{"turns": "x"}', "turns is 'x', expected a list"),
+    ('{"turns": {"0": "x"}}', "turns is {'0': 'x'}, expected a list"),
+    ('{"turns": ["x", 3]}', "turns[1] is 3, expected text"),
+    ('{"turns": ["x", ""]}', "turns[1] is '', expected text"),
+    ('{"turns": [1e999]}', "holds 1e999"),
+]
+BAD_CONVERSATIONS = [
+    (conversation(), "conversations is empty"),
+    ({"conversations": "hi"}, "conversations is 'hi', expected a list"),
+    ({"messages": {}}, "messages is {}, expected a list"),
+    ({"id": "x"}, NO_TALK),
+    ({"prompt": "x"}, NO_TALK),
+    (conversation(("gpt", "a"), ("human", "b")), NO_HUMAN),
+    (conversation(("system", "a"), ("gpt", "b"), ("human", "c")), NO_HUMAN),
+    (conversation(("system", "a"), ("system", "b"), ("human", "c")), NO_HUMAN),
+    (conversation(("system", "a")), NO_HUMAN),
+    (conversation(("human", "")), "conversations[0].value is '', expected text"),
+    (conversation(("human", 3)), "conversations[0].value is 3, expected text"),
+    (conversation(("human", "a"), ("gpt", "b"), ("human", None)), "conversations[2].value is None, expected text"),
+    (conversation(("human", "\ud800")), r"conversations[0].value is '\ud800', expected text in Unicode"),
+    ({"messages": [{"role": "user", "content": [{"a": 1}]}]}, "messages[0].content is [{'a': 1}], expected text"),
+    ({"messages": [{"role": "user"}]}, "messages[0].content is missing, expected text"),
+    ({"messages": ["hi"]}, "messages[0] is 'hi', expected an object"),
+    ({"conversations": [["human", "hi"]]}, "conversations[0] is ['human', 'hi'], expected an object"),
+    ({"conversations": [{"value": "hi"}]}, "conversations[0].role is missing, expected text"),
+    ({"conversations": [{"from": ["human"], "value": "hi"}]}, "conversations[0].from is ['human'], expected text"),
+    (["hi"], "it is ['hi'], expected an object"),
+]
 
 
-@pytest.mark.parametrize(
-    ("line", "reason"),
-    [
-        ("{", "not JSON"),
-        ("[" * 100_000, "nested too deeply"),
-        ("1" * 5000, "holds a number that cannot be read"),
-        ('{"prompt": "x", "n": ' + "1" * 5000 + "}", "holds a number that cannot be read"),
-        ('{"prompt": "x", "score": NaN}', "holds NaN"),
-        ("[]", "it is [], expected an object"),
-        ('"text"', "it is 'text', expected an object"),
-        ("{}", "no turns or conversations or messages or prompt"),
-        ('{"prompt": null}', "no turns or conversations or messages or prompt"),
-        ('{"prompt": ""}', "prompt is '', expected text"),
-        ('{"prompt": 3}', "prompt is 3, expected text"),
-        ('{"prompt": ["x"]}', "prompt is ['x'], expected text"),
-        ('{"prompt": "\\ud800"}', r"prompt is '\ud800', expected text in Unicode"),
-        ('{"prompt": "x", "category": ["a"]}', "category is no printable text"),
-        ('{"prompt": "x", "category": "a\\nb"}', "category is no printable text"),
-        ('{"prompt": "x", "category": "\\udfff"}', "category is no printable text"),
-        ('{"turns": []}', "turns is empty"),
-        ('{"turns": "x"}', "turns is 'x', expected a list"),
-        ('{"turns": {"0": "x"}}', "turns is {'0': 'x'}, expected a list"),
-        ('{"turns": ["x", 3]}', "turns[1] is 3, expected text"),
-        ('{"turns": ["x", ""]}', "turns[1] is '', expected text"),
-        ('{"turns": [1e999]}', "holds 1e999"),
-    ],
-)
-def test_a_bad_line_is_skipped_with_its_number_and_a_reason(tmp_path: Path, line: str, reason: str) -> None:
-    path = tmp_path / "p.jsonl"
-    path.write_text(f"{GOOD}\n\n{line}\n{GOOD}\n")
-    found = load_prompts(path)
-    assert found.skipped == (Skipped(line=3, reason=reason),)
-    assert len(found.rows) == 2
-
-
-@pytest.mark.parametrize(
-    ("bad", "reason"),
-    [
-        (conversation(), "conversations is empty"),
-        ({"conversations": "hi"}, "conversations is 'hi', expected a list"),
-        ({"messages": {}}, "messages is {}, expected a list"),
-        ({"id": "x"}, "no conversations or messages"),
-        ({"prompt": "x"}, "no conversations or messages"),
-        (conversation(("gpt", "a"), ("human", "b")), "does not begin with a human turn"),
-        (conversation(("system", "a"), ("gpt", "b"), ("human", "c")), "does not begin with a human turn"),
-        (conversation(("system", "a"), ("system", "b"), ("human", "c")), "does not begin with a human turn"),
-        (conversation(("system", "a")), "does not begin with a human turn"),
-        (conversation(("human", "")), "conversations[0].value is '', expected text"),
-        (conversation(("human", 3)), "conversations[0].value is 3, expected text"),
-        (conversation(("human", "a"), ("gpt", "b"), ("human", None)), "conversations[2].value is None, expected text"),
-        (
-            conversation(("human", "\ud800")),
-            r"conversations[0].value is '\ud800', expected text in Unicode",
-        ),
-        ({"messages": [{"role": "user", "content": [{"a": 1}]}]}, "messages[0].content is [{'a': 1}], expected text"),
-        ({"messages": [{"role": "user"}]}, "messages[0].content is missing, expected text"),
-        ({"messages": ["hi"]}, "messages[0] is 'hi', expected an object"),
-        ({"conversations": [["human", "hi"]]}, "conversations[0] is ['human', 'hi'], expected an object"),
-        ({"conversations": [{"value": "hi"}]}, "conversations[0].role is missing, expected text"),
-        ({"conversations": [{"from": ["human"], "value": "hi"}]}, "conversations[0].from is ['human'], expected text"),
-        (["hi"], "it is ['hi'], expected an object"),
-    ],
-)
-def test_a_bad_conversation_is_skipped_with_its_place_and_a_reason(tmp_path: Path, bad: object, reason: str) -> None:
-    path = write_list(tmp_path / "talk.json", SHAREGPT, bad, CHAT)
+def test_bad_records_are_skipped_with_their_place_and_a_reason(tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_text("".join(f"{GOOD}\n\n{line}\n" for line, _ in BAD_LINES) + GOOD)
+    found = load_prompts(tmp_path / "p.jsonl")
+    assert found.skipped == tuple(Skipped(line=3 * i + 3, reason=why) for i, (_, why) in enumerate(BAD_LINES))
+    assert len(found.rows) == len(BAD_LINES) + 1
+    path = write_list(tmp_path / "talk.json", SHAREGPT, *(bad for bad, _ in BAD_CONVERSATIONS), CHAT)
     found = load_prompts(path, "sharegpt")
-    assert found.skipped == (Skipped(line=2, reason=reason),)
+    assert found.skipped == tuple(Skipped(line=i, reason=why) for i, (_, why) in enumerate(BAD_CONVERSATIONS, 2))
     assert [p.turns for p in found.rows] == [("hi",), ("hello",)]
 
 
-@pytest.mark.parametrize(
-    ("dataset", "record", "reason"),
-    [
+def test_a_data_set_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    for dataset, record, reason in (
         ("mt-bench", {"turns": ["x"], "category": "c"}, "no question_id"),
         ("spec-bench", {"turns": ["x"], "question_id": 1}, "no category"),
         ("mt-bench", {"question_id": 1, "category": "c", "prompt": "x"}, "no turns"),
         ("spec-bench", SHAREGPT, "no question_id"),
         ("sharegpt", MT_BENCH, "no conversations or messages"),
         ("jsonl", SHAREGPT, "no turns or prompt"),
-    ],
-)
-def test_a_data_set_that_does_not_fit_is_refused(
-    tmp_path: Path, dataset: str, record: dict[str, object], reason: str
-) -> None:
-    path = write_lines(tmp_path / "p.jsonl", record)
-    with pytest.raises(UserError, match=rf"p\.jsonl: holds nothing to read \(line 1: {reason}\), expected") as raised:
-        load_prompts(path, dataset)
-    assert "\n" not in str(raised.value)
+    ):
+        path = write_lines(tmp_path / "p.jsonl", record)
+        message = rf"\A.*p\.jsonl: holds nothing to read \(line 1: {reason}\), expected.*\Z"
+        with pytest.raises(UserError, match=message):
+            load_prompts(path, dataset)
 
 
 def test_text_takes_json_lines_as_they_stand(tmp_path: Path) -> None:
@@ -180,32 +157,34 @@ def test_text_takes_json_lines_as_they_stand(tmp_path: Path) -> None:
     assert load_prompts(tmp_path / "p.jsonl", "text").rows == (Prompt(turns=(GOOD,), source="p.jsonl:1"),)
 
 
-@pytest.mark.parametrize("name", ["p.txt", "p.jsonl", "p.json", "p"])
 @pytest.mark.parametrize("dataset", DATASETS)
-@pytest.mark.parametrize("content", [b"", b"\n \n\r\n", b"\xef\xbb\xbf"])
-def test_an_empty_file_is_refused(tmp_path: Path, name: str, dataset: str, content: bytes) -> None:
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(UserError, match=r"holds nothing to read \(it is empty\)"):
-        load_prompts(tmp_path / name, dataset)
+def test_an_empty_file_is_refused(tmp_path: Path, dataset: str) -> None:
+    for name, content in product(("p.txt", "p.jsonl", "p.json", "p"), (b"", b"\n \n\r\n", b"\xef\xbb\xbf")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=r"holds nothing to read \(it is empty\)"):
+            load_prompts(tmp_path / name, dataset)
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b'[{"prompt": "x"}', "p.json: not JSON, expected a list of"),
-        (b'[{"prompt": "x"}, NaN]', "p.json: holds NaN, expected a list of"),
-        (b"[" * 100_000, "p.json: nested too deeply"),
-        (b"[]", "it is empty"),
-        (b"[[], {}]", "record 1: it is \\[\\], expected an object"),
-        (b"{\n}\n", "line 1: not JSON"),
-        (b"3", "line 1: it is 3, expected an object"),
-        (b'["\xff"]', "not UTF-8"),
-    ],
-)
-def test_a_list_that_cannot_be_read_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
-    (tmp_path / "p.json").write_bytes(content)
-    with pytest.raises(UserError, match=message):
-        load_prompts(tmp_path / "p.json")
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    for name, content, message in (
+        ("p.json", b'[{"prompt": "x"}', "p.json: not JSON, expected a list of"),
+        ("p.json", b'[{"prompt": "x"}, NaN]', "p.json: holds NaN, expected a list of"),
+        ("p.json", b"[" * 100_000, "p.json: nested too deeply"),
+        ("p.json", b"[]", "it is empty"),
+        ("p.json", b"[[], {}]", "record 1: it is \\[\\], expected an object"),
+        ("p.json", b"{\n}\n", "line 1: not JSON"),
+        ("p.json", b"3", "line 1: it is 3, expected an object"),
+        ("p.json", b'["\xff"]', "not UTF-8"),
+        ("p.jsonl", json.dumps([SHAREGPT]).encode(), r"line 1: it is \[.*, expected an object"),
+        ("p.txt", b"\xff\xfe\x00", "p.txt"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=message):
+            load_prompts(tmp_path / name)
+    (tmp_path / "folder").mkdir()
+    for name in ("missing.jsonl", "folder"):
+        with pytest.raises(UserError, match=name):
+            load_prompts(tmp_path / name)
 
 
 def test_a_list_may_begin_after_blank_lines_and_a_byte_order_mark(tmp_path: Path) -> None:
@@ -213,27 +192,18 @@ def test_a_list_may_begin_after_blank_lines_and_a_byte_order_mark(tmp_path: Path
     assert [p.source for p in load_prompts(tmp_path / "p.json").rows] == ["p.json:1"]
 
 
-@pytest.mark.parametrize(
-    ("record", "source"),
-    [
+def test_a_source_is_the_records_own_id_or_where_it_stands(tmp_path: Path) -> None:
+    named = [
         ({"question_id": 1, "id": "b", "source": "c"}, "1"),
         ({"question_id": None, "id": "b", "source": "c"}, "b"),
         ({"id": "", "source": "c"}, "c"),
         ({"id": 0}, "0"),
         ({"id": 10**4000}, str(10**4000)),
-        ({"id": True}, "p.jsonl:1"),
-        ({"id": 1.5}, "p.jsonl:1"),
-        ({"id": ["a"]}, "p.jsonl:1"),
-        ({"id": "two\nlines"}, "p.jsonl:1"),
-        ({"id": "\ud800"}, "p.jsonl:1"),
-        ({"id": "\x1b[2J"}, "p.jsonl:1"),
-    ],
-)
-def test_a_source_is_the_records_own_id_or_where_it_stands(
-    tmp_path: Path, record: dict[str, object], source: str
-) -> None:
-    path = write_lines(tmp_path / "p.jsonl", {"prompt": "x", **record})
-    assert load_prompts(path).rows[0].source == source
+    ]
+    unusable = [True, 1.5, ["a"], "two\nlines", "\ud800", "\x1b[2J"]
+    named += [({"id": value}, f"p.jsonl:{line}") for line, value in enumerate(unusable, len(named) + 1)]
+    path = write_lines(tmp_path / "p.jsonl", *({"prompt": "x", **keys} for keys, _ in named))
+    assert [p.source for p in load_prompts(path).rows] == [source for _, source in named]
 
 
 def test_sources_that_repeat_are_numbered(tmp_path: Path) -> None:
@@ -258,26 +228,15 @@ def test_a_limit_counts_usable_prompts_and_reads_no_further(tmp_path: Path) -> N
     assert len(load_prompts(path, limit=99).rows) == 3
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
+def test_arguments_out_of_range_are_refused(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "p.jsonl", MT_BENCH)
+    for arguments, message in (
         ({"turns": 0}, "turns is 0, expected at least 1"),
         ({"limit": -1}, "limit is -1, expected at least 1"),
         ({"dataset": "alpaca"}, "dataset is 'alpaca', expected auto, mt-bench"),
-    ],
-)
-def test_arguments_out_of_range_are_refused(tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
-    path = write_lines(tmp_path / "p.jsonl", MT_BENCH)
-    with pytest.raises(UserError, match=message):
-        load_prompts(path, **arguments)
-
-
-@pytest.mark.parametrize("name", ["missing.jsonl", "folder", "bytes.txt"])
-def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path, name: str) -> None:
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match=name):
-        load_prompts(tmp_path / name)
+    ):
+        with pytest.raises(UserError, match=message):
+            load_prompts(path, **arguments)
 
 
 @pytest.fixture(scope="module")
@@ -290,50 +249,36 @@ texts = st.text(min_size=1)
 
 
 @given(
-    said=st.lists(st.lists(texts, min_size=1, max_size=4), min_size=1, max_size=5),
-    answer=st.text(),
-    system=st.none() | st.text(),
+    conversations=st.lists(st.lists(texts, min_size=1, max_size=4), min_size=1, max_size=5),
+    others=st.tuples(st.text(), st.none() | st.text()),
     keys=st.sampled_from([("conversations", "from", "value"), ("messages", "role", "content")]),
-    as_list=st.booleans(),
-    ascii_only=st.booleans(),
+    how=st.tuples(st.booleans(), st.booleans()),
     kept=st.none() | st.integers(1, 5),
 )
 @settings(deadline=None)
 def test_any_conversations_come_back_as_they_were_written(
-    folder: Path,
-    said: list[list[str]],
-    answer: str,
-    system: str | None,
-    keys: tuple[str, str, str],
-    as_list: bool,
-    ascii_only: bool,
-    kept: int | None,
+    folder: Path, conversations: list[list[str]], others: tuple, keys: tuple, how: tuple, kept: int | None
 ) -> None:
-    under, speaker, content = keys
+    (answer, system), (under, speaker, content), (as_list, ascii_only) = others, keys, how
 
     def written(turns: Sequence[str]) -> dict[str, object]:
         first = [] if system is None else [{speaker: "system", content: system}]
         pairs = [[{speaker: "user", content: t}, {speaker: "assistant", content: answer}] for t in turns]
         return {under: first + [m for pair in pairs for m in pair]}
 
-    records = [written(turns) for turns in said]
     path = folder / ("talk.json" if as_list else "talk.jsonl")
-    lines = [json.dumps(r, ensure_ascii=ascii_only) for r in records]
+    lines = [json.dumps(written(turns), ensure_ascii=ascii_only) for turns in conversations]
     path.write_text(f"[{', '.join(lines)}]" if as_list else "\n".join(lines), encoding="utf-8")
     found = load_prompts(path, turns=kept)
-    assert [p.turns for p in found.rows] == [tuple(turns[:kept]) for turns in said]
-    assert [p.source for p in found.rows] == [f"{path.name}:{i}" for i in range(1, len(said) + 1)]
+    assert [p.turns for p in found.rows] == [tuple(turns[:kept]) for turns in conversations]
+    assert [p.source for p in found.rows] == [f"{path.name}:{i}" for i in range(1, len(conversations) + 1)]
     assert not found.skipped
 
 
+record_keys = st.sampled_from(["turns", "prompt", "conversations", "messages", "from", "value", "id", "category"])
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["human", "gpt", "", "\ud800", "hi"]),
-    lambda v: (
-        st.lists(v, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(["turns", "prompt", "conversations", "messages", "from", "value", "id", "category"]), v
-        )
-    ),
+    lambda v: st.lists(v, max_size=3) | st.dictionaries(record_keys, v),
     max_leaves=12,
 )
 
