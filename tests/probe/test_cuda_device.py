@@ -25,6 +25,7 @@ from simulator.ground.artefacts import UserError
 
 HERE = Path(__file__).parent
 FAKES = (HERE / "fake_cupy", HERE / "fake_nvml")
+Run = Callable[..., subprocess.CompletedProcess[str]]
 RULE = replace(QUICK, warm_up_s=0.0, warm_ups=1)
 T, LAP, LAUNCH_S = 64, 64, 2e-3
 AXES: dict[str, tuple[Any, ...]] = {
@@ -50,10 +51,8 @@ PLACES: dict[str, dict[str, Any]] = {
 
 
 def foreign(name: str) -> bool:
-    return name.split(".")[0] in ("cupy", "pynvml") or name in (
-        "cuda_probe.devices.cuda",
-        "cuda_probe.devices.products",
-    )
+    ours = ("cuda_probe.devices.cuda", "cuda_probe.devices.products")
+    return name.split(".")[0] in ("cupy", "pynvml") or name in ours
 
 
 @pytest.fixture
@@ -86,16 +85,9 @@ def device(cuda: Any) -> Iterator[Any]:
     opened.close()
 
 
-def found_wrong(device: Any, probe: str, axes: dict[str, Any]) -> str | None:
+def fault_of(device: Any, probe: str, axes: dict[str, Any]) -> str | None:
     with device.prepare(probe, axes, seed=0) as job:
         return job.check()
-
-
-# ---- right ----------------------------------------------------------------------------------------------------------
-
-
-def launches_of(probe: str, axes: dict[str, Any]) -> int:
-    return int(axes["draft_n"]) if probe in ("draft", "draft_graph") else 1
 
 
 def test_every_point_of_every_probe_is_right_and_takes_its_launches(cuda: Any, device: Any) -> None:
@@ -104,26 +96,24 @@ def test_every_point_of_every_probe_is_right_and_takes_its_launches(cuda: Any, d
     assert results.left_out == ()
     assert len(results.points) == len(planned) > 100
     for point in results.points:
-        expected = LAUNCH_S * launches_of(point.probe, dict(point.axes))
-        assert point.measurement.median_s == pytest.approx(expected), point
+        launches = point.axes["draft_n"] if point.probe in ("draft", "draft_graph") else 1
+        assert point.measurement.median_s == pytest.approx(LAUNCH_S * launches), point
         assert point.measurement.batch == (100 if point.probe == "empty_graph" else 1)
         assert not point.measurement.flushed
     assert json.loads(json.dumps(results.device)) == results.device
+    seven_s = device.clock.elapsed_s(lambda: probe_kernels.empty(device, device.geometry), 7)
+    assert seven_s == pytest.approx(7 * LAUNCH_S)
 
 
-def test_the_grid_the_buffer_and_the_units_follow_the_device(device: Any) -> None:
+def test_the_grid_the_buffer_and_the_units_follow_the_device(cuda: Any, device: Any) -> None:
     assert (device.geometry.threads, device.mem_len) == (T, T * LAP)
     assert 4 * device.mem_len >= 4 * device.cache_bytes
-    assert device.units.workmem_bytes == 8 * T
-    assert device.units.workflops_flop == 6 * T
-
-
-def test_a_device_that_tells_no_cache_still_has_a_float_for_every_thread(cuda: Any) -> None:
-    cuda.restart(l2_bytes=0)
-    device = cuda.open()
-    assert device.mem_len == T
-    assert found_wrong(device, "burn_memory", {"work_mem": 3}) is None
-    with device.prepare("burn_memory", {"work_mem": 3}, seed=0) as job:
+    assert (device.units.workmem_bytes, device.units.workflops_flop) == (8 * T, 6 * T)
+    cuda.restart(l2_bytes=0)  # a device that tells no cache still has a float for every thread
+    cacheless = cuda.open()
+    assert cacheless.mem_len == T
+    assert fault_of(cacheless, "burn_memory", {"work_mem": 3}) is None
+    with cacheless.prepare("burn_memory", {"work_mem": 3}, seed=0) as job:
         job.launch()
         job.launch()
 
@@ -139,12 +129,6 @@ def test_a_point_gives_its_memory_back(cuda: Any, device: Any) -> None:
         assert cuda.machine.used_bytes == before, planned
 
 
-def test_elapsed_time_is_that_between_the_events(cuda: Any, device: Any) -> None:
-    assert device.clock.elapsed_s(lambda: probe_kernels.empty(device, device.geometry), 7) == pytest.approx(
-        7 * LAUNCH_S
-    )
-
-
 def test_timed_wrappers_return_milliseconds_and_refuse_a_wrong_result(cuda: Any, device: Any) -> None:
     assert timed_ms(device, "draft", draft_n=5, **STEP) == pytest.approx(5e3 * LAUNCH_S)
     assert timed_ms(device, "empty_graph") == pytest.approx(1e3 * LAUNCH_S)
@@ -154,9 +138,9 @@ def test_timed_wrappers_return_milliseconds_and_refuse_a_wrong_result(cuda: Any,
 
 
 def test_the_checks_of_a_step_are_made_once_a_seed(cuda: Any, device: Any) -> None:
-    assert found_wrong(device, "draft", PLACES["draft"]) is None
+    assert fault_of(device, "draft", PLACES["draft"]) is None
     first = len(cuda.machine.log)
-    assert found_wrong(device, "verify", PLACES["verify"]) is None
+    assert fault_of(device, "verify", PLACES["verify"]) is None
     assert len(cuda.machine.log) - first < 10 < first
 
 
@@ -168,21 +152,18 @@ def test_a_graph_walks_on_through_the_whole_buffer(
     allocate = cuda.module.Buffers.allocate
     monkeypatch.setattr(cuda.module.Buffers, "allocate", lambda *given: made.append(allocate(*given)) or made[-1])
     axes = {"draft_n": draft_n, "work_flops": 1, "work_mem": work_mem}
+    touched = []
     with device.prepare("draft_graph", axes, seed=0) as job:
-        memory = made[0].memory
-        touched = []
-        for _ in range(graphs):
-            memory.fill(0)
+        for _ in range(graphs + 1):  # and round again
+            made[0].memory.fill(0)
             job.launch()
-            touched.append(set(np.flatnonzero(memory.get())))
-        assert all(len(places) == min(draft_n * work_mem, LAP) * T for places in touched)
-        if graphs > 1:
-            assert all(not one & other for one, other in pairwise(touched))
-        if work_mem:
-            assert set.union(*touched) == set(range(T * LAP))
-        memory.fill(0)
-        job.launch()  # and round again
-        assert set(np.flatnonzero(memory.get())) == touched[0]
+            touched.append(set(np.flatnonzero(made[0].memory.get())))
+    assert touched.pop() == touched[0]
+    assert all(len(places) == min(draft_n * work_mem, LAP) * T for places in touched)
+    if graphs > 1:
+        assert all(not one & other for one, other in pairwise(touched))
+    if work_mem:
+        assert set.union(*touched) == set(range(T * LAP))
 
 
 def test_a_graph_of_a_long_walk_is_many_graphs_but_not_too_many(device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,8 +175,6 @@ def test_a_graph_of_a_long_walk_is_many_graphs_but_not_too_many(device: Any, mon
         assert job.check() is None
     assert captured == [256]
 
-
-# ---- wrong ----------------------------------------------------------------------------------------------------------
 
 STEPS = ("draft", "draft_graph", "verify", "baseline")
 MUTANTS = {
@@ -227,21 +206,19 @@ def test_a_wrong_kernel_is_found(cuda: Any, monkeypatch: pytest.MonkeyPatch, tmp
     (tmp_path / "probe.cu").write_text(source.replace(old, new))
     monkeypatch.setattr(probe_kernels, "SOURCE", tmp_path / "probe.cu")
     device = cuda.open()
-    for probe in probes:
-        assert found_wrong(device, probe, PLACES[probe]) is not None, probe
+    assert [probe for probe in probes if fault_of(device, probe, PLACES[probe]) is None] == []
 
 
-@pytest.mark.parametrize("dtype", AXES["dtype"])
-@pytest.mark.parametrize(("probe", "axes"), [("matmul", {"size": 37}), ("skinny", {"weight": "96x130", "tokens": 5})])
-def test_a_wrong_product_is_found(cuda: Any, device: Any, dtype: str, probe: str, axes: dict[str, Any]) -> None:
-    assert found_wrong(device, probe, axes | {"dtype": dtype}) is None
-    cuda.machine.fails["wrong gemm"] = True
-    assert found_wrong(device, probe, axes | {"dtype": dtype}) == "not the product of activations and weights"
+def test_a_wrong_product_is_found(cuda: Any, device: Any) -> None:
+    for probe, axes in (("matmul", {"size": 37}), ("skinny", {"weight": "96x130", "tokens": 5})):
+        for dtype in AXES["dtype"]:
+            cuda.machine.fails.pop("wrong gemm", None)
+            assert fault_of(device, probe, axes | {"dtype": dtype}) is None
+            cuda.machine.fails["wrong gemm"] = True
+            assert fault_of(device, probe, axes | {"dtype": dtype}) == "not the product of activations and weights"
 
 
-def test_one_wrong_element_anywhere_is_found_however_the_matrices_are_cut(
-    cuda: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_wrong_element_is_found_however_the_matrices_are_cut(cuda: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     products = importlib.import_module("cuda_probe.devices.products")
     monkeypatch.setattr(products, "CHECKED_ELEMENTS", 100)
     x, weights = (products.small_numbers(shape, seed) for seed, shape in enumerate([(7, 30), (30, 40)]))
@@ -257,8 +234,7 @@ def test_one_wrong_element_anywhere_is_found_however_the_matrices_are_cut(
 def test_numbers_are_spread_evenly_and_differ_by_seed(cuda: Any) -> None:
     products = importlib.import_module("cuda_probe.devices.products")
     values, small = products.uniform((100_000,), 1).get(), products.small_numbers((90_000,), 1).get()
-    assert values.min() >= -1
-    assert values.max() < 1
+    assert -1 <= values.min() < values.max() < 1
     assert abs(values.mean()) < 5 * np.sqrt(1 / 3 / 100_000)
     assert abs((values**2).mean() - 1 / 3) < 5 * np.sqrt(4 / 45 / 100_000)
     counts = np.unique(small, return_counts=True)[1]
@@ -267,60 +243,57 @@ def test_numbers_are_spread_evenly_and_differ_by_seed(cuda: Any) -> None:
     assert abs(np.corrcoef(values, products.uniform((100_000,), 2).get())[0, 1]) < 5 / np.sqrt(100_000)
 
 
-@pytest.mark.parametrize("probe", ["skinny", "matmul"])
-def test_weights_go_round_so_that_no_cache_holds_them(
-    cuda: Any, device: Any, monkeypatch: pytest.MonkeyPatch, probe: str
-) -> None:
+def test_weights_go_round_so_that_no_cache_holds_them(cuda: Any, device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     used: list[int] = []
     cublas = cuda.cupy.cuda.cublas
     gemm = cublas.gemmEx
-    monkeypatch.setattr(cublas, "gemmEx", lambda *told: used.append(told[7]) or gemm(*told))
-    shape = {"weight": "16x32", "tokens": 2} if probe == "skinny" else {"size": 16}
-    with device.prepare(probe, shape | {"dtype": "float16"}, seed=0) as job:
-        assert job.misses_cache
-        used.clear()
-        for _ in range(40):
-            job.launch()
-    copies = -(-4 * device.cache_bytes // (2 * 16 * 32)) if probe == "skinny" else 1
-    assert len(set(used)) == copies
-    assert used[:copies] == used[copies : 2 * copies]
+    monkeypatch.setattr(cublas, "gemmEx", lambda *given: used.append(given[7]) or gemm(*given))
+    for probe, axes in (("skinny", {"weight": "16x32", "tokens": 2}), ("matmul", {"size": 16})):
+        with device.prepare(probe, axes | {"dtype": "float16"}, seed=0) as job:
+            assert job.misses_cache
+            used.clear()
+            for _ in range(40):
+                job.launch()
+        copies = -(-4 * device.cache_bytes // (2 * 16 * 32)) if probe == "skinny" else 1
+        assert len(set(used)) == copies
+        assert used[:copies] == used[copies : 2 * copies]
 
 
-# ---- faults ---------------------------------------------------------------------------------------------------------
-
-
-def run(device: Any, *names: str) -> Any:
-    return run_probes(device, plan(device, select_probes(names), {}, quick=True), RULE)
-
-
-def test_a_source_that_does_not_compile_fails_its_points_and_not_the_products(cuda: Any) -> None:
-    cuda.restart(fails={"compile": "probe.cu(12): error: no such thing"})
-    device = cuda.open()
-    results = run(device, "empty", "draft_graph", "matmul")
-    assert {p.probe for p in results.points} == {"matmul"}
-    assert {left.reason for left in results.left_out} == {"probe.cu(12): error: no such thing"}
-    assert all(left.failed for left in results.left_out)
-    assert not device.stream.is_capturing()
-
-
-def test_a_missing_cublas_fails_the_products_alone(cuda: Any) -> None:
-    cuda.restart(fails={"cublas": "Failure finding libcublasLt"})
-    results = run(cuda.open(), "skinny", "matmul", "write")
-    assert {p.probe for p in results.points} == {"write"}
-    assert {(left.reason, left.failed) for left in results.left_out} == {("Failure finding libcublasLt", True)}
+def run_quick(device: Any, *names: str) -> tuple[set[str], list[tuple[str, str, bool]]]:
+    """The probes that were measured; and what was left out, why, and whether that is a failure."""
+    results = run_probes(device, plan(device, select_probes(names), {}, quick=True), RULE)
+    return {p.probe for p in results.points}, [(left.probe, left.reason, left.failed) for left in results.left_out]
 
 
 @pytest.mark.parametrize(
-    ("what", "code", "reason"),
-    [("gemm", 13, "CUBLAS_STATUS_EXECUTION_FAILED"), ("stream_copy", 9, "cudaErrorInvalidC")],
+    ("fault", "failing", "others", "reason"),
+    [
+        (
+            {"compile": "probe.cu(12): error: no such thing"},
+            "empty draft_graph",
+            "matmul",
+            "probe.cu(12): error: no such",
+        ),
+        ({"cublas": "Failure finding libcublasLt"}, "skinny matmul", "write", "Failure finding libcublasLt"),
+        ({"gemm": 13}, "matmul", "copy triad", "CUBLAS_STATUS_EXECUTION_FAILED"),
+        ({"stream_copy": 9}, "copy", "triad matmul", "cudaErrorInvalidC"),
+    ],
 )
-def test_an_error_that_passes_fails_one_point(cuda: Any, what: str, code: int, reason: str) -> None:
-    cuda.restart(fails={what: code})
-    results = run(cuda.open(), "copy", "triad", "matmul")
-    failed = {"gemm": {"matmul"}, "stream_copy": {"copy"}}[what]
-    assert {left.probe for left in results.left_out} == failed
-    assert all(left.failed and left.reason.startswith(reason) for left in results.left_out)
-    assert {p.probe for p in results.points} == {"copy", "triad", "matmul"} - failed
+def test_a_fault_fails_what_needs_it_alone(cuda: Any, fault: dict[str, Any], failing: str, others: str, reason: str):
+    cuda.restart(fails=fault)
+    device = cuda.open()
+    measured, left_out = run_quick(device, *failing.split(), *others.split())
+    assert measured == set(others.split())
+    assert {probe for probe, _, _ in left_out} == set(failing.split())
+    assert all(failed and why.startswith(reason) for _, why, failed in left_out)
+    assert not device.stream.is_capturing()
+
+
+def test_what_does_not_fit_is_left_out_and_no_failure(cuda: Any) -> None:
+    cuda.restart(memory_bytes=75_000, l2_bytes=4096)  # two buffers, the tile they are filled from, and the scrub
+    measured, left_out = run_quick(cuda.open(), "write", "copy", "triad", "empty")
+    assert measured == {"write", "copy", "empty"}
+    assert left_out == [("triad", "does not fit into memory", False)]
 
 
 @pytest.mark.parametrize("kernel", ["stream_read", "draft", "burn_memory"])
@@ -330,8 +303,9 @@ def test_a_lost_device_ends_the_rest_and_keeps_what_was_measured(cuda: Any, kern
     done: list[int] = []
     planned = plan(device, select_probes(["burn_flops", "burn_memory", "draft_graph", "read", "write"]), {}, quick=True)
     results = run_probes(device, planned, RULE, progress=done.append)
-    assert {p.probe for p in results.points} >= {"burn_flops"}
-    assert "write" not in {p.probe for p in results.points}
+    measured = {p.probe for p in results.points}
+    assert "burn_flops" in measured
+    assert "write" not in measured
     reasons = [left.reason for left in results.left_out]
     error = "cudaErrorIllegalAddress: an illegal memory access was encountered"
     assert reasons.count(error) == 1
@@ -340,13 +314,6 @@ def test_a_lost_device_ends_the_rest_and_keeps_what_was_measured(cuda: Any, kern
     assert sum(done) == len(planned) == len(results.points) + len(results.left_out)
     assert results.device["model"] == "Emulated GPU"
     device.close()
-
-
-def test_what_does_not_fit_is_left_out_and_no_failure(cuda: Any) -> None:
-    cuda.restart(memory_bytes=75_000, l2_bytes=4096)  # two buffers, the tile they are filled from, and the scrub
-    results = run(cuda.open(), "write", "copy", "triad", "empty")
-    assert {p.probe for p in results.points} == {"write", "copy", "empty"}
-    assert [(p.probe, p.reason, p.failed) for p in results.left_out] == [("triad", "does not fit into memory", False)]
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt, RuntimeError])
@@ -362,7 +329,7 @@ def test_a_capture_that_fails_is_ended_and_its_own_error_comes_out(device: Any, 
         device.captured(launch)
     assert calls == [False, True]
     assert not device.stream.is_capturing()
-    assert found_wrong(device, "draft_graph", PLACES["draft_graph"]) is None
+    assert fault_of(device, "draft_graph", PLACES["draft_graph"]) is None
 
 
 def test_errors_of_ours_are_no_faults_of_the_device(device: Any) -> None:
@@ -372,23 +339,18 @@ def test_errors_of_ours_are_no_faults_of_the_device(device: Any) -> None:
         raise RuntimeError("theirs\nand more")
 
 
-@pytest.mark.parametrize(
-    ("machine", "index", "words"),
-    [
+def test_a_device_that_cannot_be_had_is_a_users_error(cuda: Any, run: Run, user_error: Callable[..., None]) -> None:
+    for machine, index, words in (
         ({"devices": 0}, 0, "no CUDA device can be used .*no CUDA-capable device"),
         ({"devices": 2}, 2, "there are 2 CUDA devices, expected cuda:0 to cuda:1"),
         ({"fails": {"open": 46}}, 0, "cuda:0 cannot be used .*busy or unavailable"),
-    ],
-)
-def test_a_device_that_cannot_be_had_is_a_users_error(
-    cuda: Any, machine: dict[str, Any], index: int, words: str
-) -> None:
-    cuda.restart(**machine)
-    with pytest.raises(UserError, match=words):
-        cuda.open(index)
+    ):
+        cuda.restart(**machine)
+        with pytest.raises(UserError, match=words):
+            cuda.open(index)
+    done = run("probe-gpu", "--device", "cuda:0", "--only", "empty")
+    user_error(done, "cuda:0 cannot be used", "busy or unavailable", "--device cpu")
 
-
-# ---- NVML -----------------------------------------------------------------------------------------------------------
 
 GPUS = [
     {"pci": "0000:3B:00.0", "nvmlDeviceGetUUID": "GPU-other"},
@@ -399,8 +361,8 @@ GPUS = [
 
 @pytest.fixture
 def nvml(cuda: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    def script(**told: Any) -> Any:
-        monkeypatch.setenv("FAKE_NVML", json.dumps(told))
+    def script(**answers: Any) -> Any:
+        monkeypatch.setenv("FAKE_NVML", json.dumps(answers))
         sys.modules.pop("pynvml", None)
         return importlib.import_module("pynvml")
 
@@ -410,8 +372,7 @@ def nvml(cuda: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
 def test_nvml_is_asked_about_the_gpu_at_the_devices_address(cuda: Any, nvml: Callable[..., Any]) -> None:
     api = nvml(gpus=GPUS)
     device = cuda.open()
-    told = device.environment()["nvml"]
-    assert told == {
+    assert device.environment()["nvml"] == {
         "driver": "580.65.06",
         "uuid": "GPU-ours",
         "max_sm_clock_mhz": 1980,
@@ -444,27 +405,23 @@ def test_the_gpu_is_asked_while_it_works(cuda: Any, nvml: Callable[..., Any], mo
 def test_a_gpu_that_nvml_does_not_know_and_answers_it_does_not_give(cuda: Any, nvml: Callable[..., Any]) -> None:
     api = nvml(gpus=GPUS[:1])
     device = cuda.open()
-    assert device.environment()["nvml"] is None
-    assert device.state() == {}
-    assert api._opened == 0
-    asked = ("nvmlDeviceGetEccMode", "nvmlDeviceGetPowerManagementDefaultLimit", "nvmlSystemGetDriverVersion")
-    nvml(gpus=GPUS, fails=dict.fromkeys(asked, 3), absent=["nvmlDeviceGetMemoryBusWidth"])
-    told = cuda.open().environment()["nvml"]
-    assert (told["ecc"], told["default_power_limit_w"], told["driver"], told["memory_bus_bits"]) == (None,) * 4
-    assert told["power_limit_w"] == 650
+    assert (device.environment()["nvml"], device.state(), api._opened) == (None, {}, 0)
+    refused = ("nvmlDeviceGetEccMode", "nvmlDeviceGetPowerManagementDefaultLimit", "nvmlSystemGetDriverVersion")
+    nvml(gpus=GPUS, fails=dict.fromkeys(refused, 3), absent=["nvmlDeviceGetMemoryBusWidth"])
+    facts = cuda.open().environment()["nvml"]
+    unknown = ("ecc", "default_power_limit_w", "driver", "memory_bus_bits")
+    assert [facts[name] for name in unknown] == [None] * 4
+    assert facts["power_limit_w"] == 650
 
-
-# ---- the command ----------------------------------------------------------------------------------------------------
 
 SOME = ("empty", "empty_graph", "burn_memory", "draft", "draft_graph", "verify")
-SMALL = ("--device", "cuda:0", "--draftN", "1:2", "--workflops", "2", "--workmem", "1")
-ONLY = (*SMALL, *(word for name in SOME for word in ("--only", name)))
-Run = Callable[..., subprocess.CompletedProcess[str]]
+ONLY = (
+    *("--device", "cuda:0", "--draftN", "1:2", "--workflops", "2", "--workmem", "1"),
+    *(word for name in SOME for word in ("--only", name)),
+)
 
 
-def test_the_command_measures_the_device_into_every_kind_of_file(
-    cuda: Any, nvml: Callable[..., Any], run: Run, tmp_path: Path
-) -> None:
+def test_the_command_measures_into_every_kind_of_file(cuda: Any, nvml: Any, run: Run, tmp_path: Path) -> None:
     nvml(gpus=[{"nvmlDeviceGetCurrentClocksEventReasons": 0x40}])
     done = run("probe-gpu", *ONLY, "--csv", "p.csv", "--plot", "p.svg")
     assert done.returncode == 0, done.stderr
@@ -477,25 +434,15 @@ def test_the_command_measures_the_device_into_every_kind_of_file(
     assert all((tmp_path / name).stat().st_size for name in ("probe.npz", "p.csv", "p.svg"))
 
 
-@pytest.mark.parametrize(
-    ("fails", "measured"),
-    [({"compile": "probe.cu(1): error"}, set()), ({"draft": 700}, {"empty", "empty_graph", "burn_memory"})],
-)
-def test_the_command_writes_what_it_has_when_the_device_fails(
-    cuda: Any, run: Run, tmp_path: Path, fails: dict[str, Any], measured: set[str]
-) -> None:
-    cuda.restart(fails=fails, l2_bytes=4096)
-    done = run("probe-gpu", *ONLY, "--csv", "p.csv")
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[0] == "probe-gpu: points failed and were not timed, see FAILED above or in the file"
-    found = load_probe(tmp_path / "probe.json")
-    assert {p.probe for p in found.points} == measured
-    assert {left.probe for left in found.left_out} == set(SOME) - measured
-    assert "FAILED" in done.stdout
-    assert (tmp_path / "p.csv").exists()
-
-
-def test_a_device_that_cannot_be_had_is_one_line(cuda: Any, run: Run, user_error: Callable[..., None]) -> None:
-    cuda.restart(fails={"open": 46})
-    done = run("probe-gpu", "--device", "cuda:0", "--only", "empty")
-    user_error(done, "cuda:0 cannot be used", "busy or unavailable", "--device cpu")
+def test_the_command_writes_what_it_has_when_the_device_fails(cuda: Any, run: Run, tmp_path: Path) -> None:
+    for fails, measured in (({"compile": "error"}, set()), ({"draft": 700}, {"empty", "empty_graph", "burn_memory"})):
+        cuda.restart(fails=fails, l2_bytes=4096)
+        done = run("probe-gpu", *ONLY, "--csv", "p.csv", "--force")
+        assert done.returncode == 1
+        expected = "probe-gpu: points failed and were not timed, see FAILED above or in the file"
+        assert done.stderr.splitlines()[0] == expected
+        found = load_probe(tmp_path / "probe.json")
+        assert {p.probe for p in found.points} == measured
+        assert {left.probe for left in found.left_out} == set(SOME) - measured
+        assert "FAILED" in done.stdout
+        assert (tmp_path / "p.csv").read_text().count("\n") == 1 + len(found.points)

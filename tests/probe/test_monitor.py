@@ -31,6 +31,18 @@ CORNERS_S, CORNERS_W = [0.0, 2.0, 3.0, 4.0, 5.0, 6.0], [50.0, 50.0, 50.0, 300.0,
 IDLE_S, END_S, IDLE_W = 2.0, 6.0, 50.0
 AFTER_IDLE_J = 50 * 1 + 175 * 1 + 200 * 1 + 100 * 1
 
+# What the stand-in for NVML says of its first GPU, beside its shares.
+POWER = {
+    "power_w": 100.0,
+    "total_energy_mj": 5_000_000,
+    "memory_total_bytes": 80 * 2**30,
+    "temperature_c": 41,
+    "sm_clock_mhz": 1980,
+    "memory_clock_mhz": 2619,
+    "power_limit_w": 700.0,
+    "clock_event_reasons": 4,
+}
+
 
 def power_w(time_s: float) -> float:
     return float(np.interp(time_s, CORNERS_S, CORNERS_W))
@@ -45,7 +57,7 @@ def consumed_j(time_s: float) -> float:
 class FakeClock:
     """Jumps to whatever is waited for; from `end_s` on, waits for the event alone and says that it does."""
 
-    def __init__(self, end_s: float) -> None:
+    def __init__(self, end_s: float = END_S) -> None:
         self.now_s, self.end_s, self.arrived = 0.0, end_s, threading.Event()
         self.waits: list[float] = []
 
@@ -64,10 +76,13 @@ class FakeClock:
         return False
 
 
+Values = Mapping[str, float | None]
+
+
 class FakeReader:
     """GPUs whose readings are functions of the time."""
 
-    def __init__(self, *readings: Callable[[float], Mapping[str, float | None]]) -> None:
+    def __init__(self, *readings: Callable[[float], Values]) -> None:
         self.readings, self.closed = readings, 0
 
     def gpus(self) -> tuple[Gpu, ...]:
@@ -83,83 +98,60 @@ class FakeReader:
         self.closed += 1
 
 
-def counter(time_s: float) -> dict[str, float | None]:
+def counter(time_s: float) -> Values:
     return {"power_w": power_w(time_s), "total_energy_mj": 10**12 + round(consumed_j(time_s) * 1000)}
 
 
-def sampled(time_s: float) -> dict[str, float | None]:
+def sampled(time_s: float) -> Values:
     return {"power_w": power_w(time_s)}
 
 
-def watch(*readings: Callable[[float], Mapping[str, float | None]], **more: object) -> Monitor:
+def watch(*readings: Callable[[float], Values], **more: object) -> Monitor:
     """Run a monitor under the fake clock, to the end of the power curve."""
-    clock = FakeClock(END_S)
-    settings = {"interval_s": 0.25, "idle_s": IDLE_S, "reader": FakeReader(*readings), "clock": clock} | more
+    settings = {"interval_s": 0.25, "idle_s": IDLE_S, "reader": FakeReader(*readings), "clock": FakeClock()} | more
     with Monitor(**settings) as monitor:
-        assert clock.arrived.wait(30)
+        assert settings["clock"].arrived.wait(30)
     return monitor
 
 
 def test_trapezoid_is_exact_on_a_piecewise_linear_curve_and_idle_is_subtracted() -> None:
     (gpu,) = watch(sampled).summary().gpus
-    assert gpu.energy_source == "power samples"
+    assert (gpu.energy_source, gpu.peak_power_w) == ("power samples", 300)
     assert gpu.idle_power_w == pytest.approx(IDLE_W, rel=1e-12)
     assert gpu.energy_window_s == gpu.duration_s == END_S - IDLE_S
     assert gpu.energy_j == pytest.approx(AFTER_IDLE_J, rel=1e-12)
     assert gpu.energy_above_idle_j == pytest.approx(AFTER_IDLE_J - IDLE_W * (END_S - IDLE_S), rel=1e-12)
     assert gpu.average_power_w == pytest.approx(AFTER_IDLE_J / (END_S - IDLE_S), rel=1e-12)
-    assert gpu.peak_power_w == 300
-
-
-def test_trapezoid_would_be_wrong_off_the_corners() -> None:
-    """Negative control of the test above: it does see where the samples lie."""
-    (gpu,) = watch(sampled, interval_s=0.8).summary().gpus
-    assert gpu.energy_j != pytest.approx(AFTER_IDLE_J, rel=1e-3)
+    (gap,) = watch(lambda t: {"power_w": None if t == 3.5 else power_w(t)}).summary().gpus
+    assert gap.energy_j == pytest.approx(AFTER_IDLE_J, rel=1e-12)
+    # Negative control: it does see where the samples lie.
+    (off_the_corners,) = watch(sampled, interval_s=0.8).summary().gpus
+    assert off_the_corners.energy_j != pytest.approx(AFTER_IDLE_J, rel=1e-3)
 
 
 def test_counter_is_used_where_it_is_and_does_not_depend_on_the_samples() -> None:
-    def wrong_power(time_s: float) -> dict[str, float | None]:
-        return counter(time_s) | {"power_w": 1.0}
-
-    for readings in (counter, wrong_power):
-        (gpu,) = watch(readings, interval_s=0.8).summary().gpus
-        assert gpu.energy_source == "total-energy counter"
-        assert gpu.counter_resets == 0
-        whole_s = gpu.duration_s
-        assert gpu.energy_j == pytest.approx(consumed_j(IDLE_S + whole_s) - consumed_j(IDLE_S), abs=2e-3)
+    for power in ({}, {"power_w": 1.0}):
+        (gpu,) = watch(lambda t, power=power: counter(t) | power, interval_s=0.8).summary().gpus
+        assert (gpu.energy_source, gpu.counter_resets) == ("total-energy counter", 0)
+        assert gpu.energy_j == pytest.approx(consumed_j(IDLE_S + gpu.duration_s) - consumed_j(IDLE_S), abs=2e-3)
         assert gpu.idle_power_w == pytest.approx(IDLE_W, abs=2e-3)
+    (alone,) = watch(lambda t: counter(t) | {"power_w": None}).summary().gpus
+    assert alone.energy_j == pytest.approx(AFTER_IDLE_J, abs=2e-3)
+    assert alone.peak_power_w is None
 
 
-def test_counter_alone_is_enough() -> None:
-    (gpu,) = watch(lambda t: counter(t) | {"power_w": None}).summary().gpus
-    assert gpu.energy_j == pytest.approx(AFTER_IDLE_J, abs=2e-3)
-    assert gpu.peak_power_w is None
+def test_counter_that_is_reset_is_bridged_by_power_and_one_that_stands_still_is_not_believed() -> None:
+    def reset(time_s: float) -> Values:
+        before_j = consumed_j(3.5) if time_s >= 3.5 else -1e9
+        return {"power_w": power_w(time_s), "total_energy_mj": round((consumed_j(time_s) - before_j) * 1000)}
 
-
-def test_counter_that_is_reset_is_bridged_by_power_and_the_record_says_so() -> None:
-    def reset(time_s: float) -> dict[str, float | None]:
-        counted = counter(time_s)
-        if time_s >= 3.5:
-            counted["total_energy_mj"] = round((consumed_j(time_s) - consumed_j(3.5)) * 1000)
-        return counted
-
-    summary = watch(reset).summary()
-    (gpu,) = summary.gpus
-    assert gpu.counter_resets == 1
-    assert gpu.energy_j == pytest.approx(AFTER_IDLE_J, abs=5e-3)
+    summary, still = watch(reset).summary(), watch(lambda t: sampled(t) | {"total_energy_mj": 7}).summary()
+    assert summary.gpus[0].counter_resets == 1
+    assert summary.gpus[0].energy_j == pytest.approx(AFTER_IDLE_J, abs=5e-3)
     assert any("reset" in note for note in summary.notes)
-
-
-def test_counter_that_stands_still_under_power_is_not_believed() -> None:
-    summary = watch(lambda t: sampled(t) | {"total_energy_mj": 7}).summary()
-    assert summary.gpus[0].energy_source == "power samples"
-    assert summary.energy_j == pytest.approx(AFTER_IDLE_J)
-    assert any("trapezoid" in note for note in summary.notes)
-
-
-def test_samples_without_power_are_bridged() -> None:
-    (gpu,) = watch(lambda t: {"power_w": None if t == 3.5 else power_w(t)}).summary().gpus
-    assert gpu.energy_j == pytest.approx(AFTER_IDLE_J, rel=1e-12)
+    assert still.gpus[0].energy_source == "power samples"
+    assert still.energy_j == pytest.approx(AFTER_IDLE_J)
+    assert any("trapezoid" in note for note in still.notes)
 
 
 def test_nothing_known_is_none_never_zero() -> None:
@@ -199,7 +191,7 @@ def test_without_idle_window_nothing_is_above_it() -> None:
 
 
 def test_peaks_means_and_reasons_over_the_window_alone() -> None:
-    def busy(time_s: float) -> dict[str, float | None]:
+    def busy(time_s: float) -> Values:
         late = time_s > IDLE_S
         return {
             "temperature_c": 60 if late else 90,
@@ -218,56 +210,52 @@ def test_peaks_means_and_reasons_over_the_window_alone() -> None:
 
 
 def test_a_busy_gpu_before_the_run_and_short_windows_are_pointed_out() -> None:
-    notes = watch(lambda t: counter(t) | {"utilization_gpu_percent": 30 if t == 1.0 else 0}).summary().notes
-    assert any("not idle before the run (30 % busy)" in note for note in notes)
-    clean = watch(lambda t: counter(t) | {"utilization_gpu_percent": 0}).summary().notes
-    assert clean == ()
-    short = watch(counter, idle_s=5.0).summary().notes
-    assert any("1.00 s is short" in note for note in short)
-    assert any("idle power is over 0.5 s only" in note for note in watch(counter, idle_s=0.5).summary().notes)
+    def notes(busy_percent: int, **more: float) -> str:
+        busy = lambda t: counter(t) | {"utilization_gpu_percent": busy_percent if t == 1.0 else 0}  # noqa: E731
+        return " ".join(watch(busy, **more).summary().notes)
+
+    assert "not idle before the run (30 % busy)" in notes(30)
+    assert notes(0) == ""
+    assert "1.00 s is short" in notes(0, idle_s=5.0)
+    assert "idle power is over 0.5 s only" in notes(0, idle_s=0.5)
 
 
 def test_samples_lie_on_a_grid_and_missed_ticks_are_left_out() -> None:
-    clock, times = FakeClock(END_S), []
+    clock, times = FakeClock(), []
 
-    def slow(time_s: float) -> dict[str, float | None]:
+    def slow(time_s: float) -> Values:
         times.append(time_s)
         if time_s == 1.0:
             clock.now_s += 0.6  # a driver that hangs for more than two ticks
         return {}
 
-    with Monitor(interval_s=0.25, idle_s=0.0, reader=FakeReader(slow), clock=clock):
-        assert clock.arrived.wait(30)
+    watch(slow, idle_s=0.0, clock=clock)
     assert times[:9] == [0.0, 0.25, 0.5, 0.75, 1.0, 1.75, 2.0, 2.25, 2.5]
     assert min(clock.waits) >= 0
 
 
 def test_summary_while_it_runs_and_reader_closed_once_after() -> None:
-    reader, clock = FakeReader(counter), FakeClock(END_S)
+    reader, clock = FakeReader(counter), FakeClock()
     with Monitor(interval_s=0.25, idle_s=0.0, reader=reader, clock=clock) as monitor:
         assert clock.arrived.wait(30)
-        assert monitor.summary().gpus[0].duration_s == END_S
-        assert reader.closed == 0
-    assert reader.closed == 1
-    assert monitor.summary().gpus[0].samples == 26
+        assert (monitor.summary().gpus[0].duration_s, reader.closed) == (END_S, 0)
+    assert (monitor.summary().gpus[0].samples, reader.closed) == (26, 1)
 
 
-def test_an_exception_in_the_block_passes_and_leaves_a_summary() -> None:
+def test_an_exception_in_the_block_leaves_a_summary_and_an_interruption_while_idling_closes_the_reader() -> None:
     reader = FakeReader(counter)
-    monitor = Monitor(interval_s=0.25, idle_s=0.0, reader=reader, clock=FakeClock(END_S))
+    monitor = Monitor(interval_s=0.25, idle_s=0.0, reader=reader, clock=FakeClock())
     with pytest.raises(KeyError), monitor:
         raise KeyError
     assert reader.closed == 1
     assert monitor.summary().gpus[0].samples >= 2
     assert not any(thread.name.endswith("(_watch)") for thread in threading.enumerate())
 
-
-def test_interruption_while_idling_closes_the_reader() -> None:
-    def interrupted(_: float) -> dict[str, float | None]:
+    def interrupted(_: float) -> Values:
         raise KeyboardInterrupt
 
     reader = FakeReader(interrupted)
-    with pytest.raises(KeyboardInterrupt), Monitor(reader=reader, clock=FakeClock(END_S)):
+    with pytest.raises(KeyboardInterrupt), Monitor(reader=reader, clock=FakeClock()):
         pytest.fail("the block ran")
     assert reader.closed == 1
 
@@ -287,51 +275,37 @@ def test_a_sink_that_fails_ends_the_log_and_not_the_measurement() -> None:
     assert any("log breaks off" in note for note in monitor.summary().notes)
 
 
-@pytest.mark.parametrize("wrong", [{"interval_s": 0}, {"interval_s": float("nan")}, {"idle_s": -1}, {"idle_s": np.inf}])
-def test_times_that_are_none_are_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(UserError, match="not allowed"):
-        Monitor(reader=FakeReader(sampled), **wrong)
-
-
-def test_one_sample_has_no_energy() -> None:
+def test_times_that_are_none_are_refused_and_one_sample_has_no_energy() -> None:
+    for wrong in ({"interval_s": 0}, {"interval_s": float("nan")}, {"idle_s": -1}, {"idle_s": np.inf}):
+        with pytest.raises(UserError, match="not allowed"):
+            Monitor(reader=FakeReader(sampled), **wrong)
     tally = Tally(GPU)
-    tally.add(Reading(time_s=1.0, timestamp=EPOCH, power_w=5.0, total_energy_mj=3))
-    assert tally.energy() is None
-    tally.add(Reading(time_s=1.0, timestamp=EPOCH, power_w=5.0, total_energy_mj=3))
-    assert tally.energy() is None
-
-
-# The log
+    for _ in range(2):
+        tally.add(Reading(time_s=1.0, timestamp=EPOCH, power_w=5.0, total_energy_mj=3))
+        assert tally.energy() is None
 
 
 def test_csv_has_the_columns_of_nvidia_smi_and_empty_fields_for_what_is_missing(tmp_path: Path) -> None:
     full = Reading(
         time_s=0.0,
         timestamp=EPOCH,
-        power_w=123.456,
-        total_energy_mj=10**15 + 1,
+        **POWER | {"power_w": 123.456, "total_energy_mj": 10**15 + 1, "clock_event_reasons": 0x44},
         utilization_gpu_percent=0,
         utilization_memory_percent=7,
         memory_used_bytes=3 * 2**20 + 5,
-        memory_total_bytes=80 * 2**30,
-        temperature_c=41,
-        sm_clock_mhz=1980,
-        memory_clock_mhz=2619,
-        power_limit_w=700.0,
-        clock_event_reasons=0x44,
     )
     path = tmp_path / "new" / "log.csv"
     with logging_to(path) as append:
+        assert path.read_bytes().count(b"\n") == 1
         append(Gpu(index=1, name='A "B", C'), full)
+        assert path.read_bytes().count(b"\n") == 2  # before it is closed
         append(Gpu(index=0, name="ß"), Reading(time_s=0.0, timestamp=EPOCH))
-    lines = path.read_text(encoding="utf-8").splitlines()
-    assert lines == [
+    assert path.read_text(encoding="utf-8").splitlines() == [
         "timestamp,index,name,power.draw [W],utilization.gpu [%],utilization.memory [%],memory.used [MiB],"
         "memory.total [MiB],temperature.gpu,clocks.current.sm [MHz],clocks.current.memory [MHz],power.limit [W],"
         "clocks_event_reasons.active,total_energy_consumption [mJ]",
         '2026/03/04 05:06:07.089,1,"A ""B"", C",'
-        "123.46,0,7,3,81920,41,1980,2619,700.00,"
-        "0x0000000000000044,1000000000000001",
+        "123.46,0,7,3,81920,41,1980,2619,700.00,0x0000000000000044,1000000000000001",
         "2026/03/04 05:06:07.089,0,ß" + "," * 11,
     ]
     frame = pd.read_csv(path, parse_dates=["timestamp"])
@@ -339,14 +313,6 @@ def test_csv_has_the_columns_of_nvidia_smi_and_empty_fields_for_what_is_missing(
     assert frame["timestamp"][0] == pd.Timestamp(EPOCH)
     assert frame["utilization.gpu [%]"].isna().tolist() == [False, True]
     assert frame["name"].tolist() == ['A "B", C', "ß"]
-
-
-def test_csv_rows_are_in_the_file_before_it_is_closed(tmp_path: Path) -> None:
-    path = tmp_path / "log.csv"
-    with logging_to(path) as append:
-        assert path.read_bytes().count(b"\n") == 1
-        append(GPU, Reading(time_s=0.0, timestamp=EPOCH))
-        assert path.read_bytes().count(b"\n") == 2
 
 
 def test_csv_overwrites_only_by_force_and_says_when_it_cannot_write(tmp_path: Path) -> None:
@@ -358,17 +324,9 @@ def test_csv_overwrites_only_by_force_and_says_when_it_cannot_write(tmp_path: Pa
     with logging_to(path, force=True):
         pass
     assert path.read_text().startswith("timestamp,")
-    with pytest.raises(UserError, match="cannot be written"), logging_to(path / "below"):
-        pass
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
-def test_csv_full_disk() -> None:
-    with pytest.raises(UserError, match="cannot be written"), logging_to(Path("/dev/full"), force=True):
-        pass
-
-
-# NVML
+    for nowhere in (path / "below", *(full for full in [Path("/dev/full")] if full.exists())):
+        with pytest.raises(UserError, match="cannot be written"), logging_to(nowhere, force=True):
+            pass
 
 
 def fake_nvml(monkeypatch: pytest.MonkeyPatch, **script: object) -> ModuleType:
@@ -383,78 +341,56 @@ def fake_nvml(monkeypatch: pytest.MonkeyPatch, **script: object) -> ModuleType:
     return module
 
 
-def test_nvml_reads_everything_in_its_units(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_nvml(monkeypatch)
+def opened(monkeypatch: pytest.MonkeyPatch, **script: object) -> tuple[Nvml, Gpu, Reading]:
+    """NVML over the stand-in with a script, its first GPU, and a reading of that."""
+    fake_nvml(monkeypatch, **script)
     nvml = Nvml()
-    (gpu,) = nvml.gpus()
-    assert gpu == Gpu(index=0, name="Fake GPU, 80GB", uuid="GPU-0")
-    assert nvml.read(gpu, 1.5, EPOCH) == Reading(
-        time_s=1.5,
-        timestamp=EPOCH,
-        power_w=100.0,
-        total_energy_mj=5_000_000,
-        utilization_gpu_percent=0,
-        utilization_memory_percent=0,
-        memory_used_bytes=3 * 2**30,
-        memory_total_bytes=80 * 2**30,
-        temperature_c=41,
-        sm_clock_mhz=1980,
-        memory_clock_mhz=2619,
-        power_limit_w=700.0,
-        clock_event_reasons=4,
-    )
+    return nvml, nvml.gpus()[0], nvml.read(nvml.gpus()[0], 1.5, EPOCH)
+
+
+def test_nvml_reads_everything_in_its_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    nvml, gpu, reading = opened(monkeypatch)
+    assert nvml.gpus() == (Gpu(index=0, name="Fake GPU, 80GB", uuid="GPU-0"),)
+    shares = {"utilization_gpu_percent": 0, "utilization_memory_percent": 0, "memory_used_bytes": 3 * 2**30}
+    assert reading == Reading(time_s=1.5, timestamp=EPOCH, **POWER, **shares)
     assert nvml.unavailable(gpu) == {}
 
 
-def test_nvml_values_that_are_not_supported_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = [name for name in dir(fake_nvml(monkeypatch)) if name.startswith("nvmlDeviceGet")]
-    asked = [name for name in asked if name.removeprefix("nvmlDeviceGet") not in ("Count", "HandleByIndex")]
+def test_nvml_values_that_are_not_supported_and_sentinels_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [name for name in dir(fake_nvml(monkeypatch)) if name.startswith("nvmlDeviceGet")]
+    names = [name for name in names if name.removeprefix("nvmlDeviceGet") not in ("Count", "HandleByIndex")]
     for error in (3, 13, 15):
-        fake_nvml(monkeypatch, fails=dict.fromkeys(asked, error))
-        nvml = Nvml()
-        (gpu,) = nvml.gpus()
+        nvml, gpu, reading = opened(monkeypatch, fails=dict.fromkeys(names, error))
         assert gpu == Gpu(index=0, name="unknown")
-        assert nvml.read(gpu, 1.5, EPOCH) == Reading(time_s=1.5, timestamp=EPOCH)
+        assert reading == Reading(time_s=1.5, timestamp=EPOCH)
         assert len(nvml.unavailable(gpu)) == 9
-
-
-def test_nvml_sentinels_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_nvml(
-        monkeypatch, gpus=[{"nvmlDeviceGetPowerUsage": 2**32 - 1, "nvmlDeviceGetTotalEnergyConsumption": 2**64 - 1}]
-    )
-    nvml = Nvml()
-    reading = nvml.read(nvml.gpus()[0], 0.0, EPOCH)
-    assert reading.power_w is reading.total_energy_mj is None
-    assert reading.temperature_c == 41
+    sentinels = {"nvmlDeviceGetPowerUsage": 2**32 - 1, "nvmlDeviceGetTotalEnergyConsumption": 2**64 - 1}
+    _, _, reading = opened(monkeypatch, gpus=[sentinels])
+    assert (reading.power_w, reading.total_energy_mj, reading.temperature_c) == (None, None, 41)
 
 
 def test_nvml_older_drivers_and_packages(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_nvml(monkeypatch, fails={"v2": 13}, absent=["nvmlDeviceGetCurrentClocksEventReasons"])
-    nvml = Nvml()
-    (gpu,) = nvml.gpus()
-    reading = nvml.read(gpu, 0.0, EPOCH)
-    assert reading.memory_used_bytes == 4 * 2**30
-    assert reading.clock_event_reasons == 0x20
-    assert nvml.unavailable(gpu) == {}
-    fake_nvml(monkeypatch, absent=["nvmlMemory_v2"], fails={"nvmlDeviceGetCurrentClocksEventReasons": 13})
-    nvml = Nvml()
-    reading = nvml.read(nvml.gpus()[0], 0.0, EPOCH)
-    assert (reading.memory_used_bytes, reading.clock_event_reasons) == (4 * 2**30, 0x20)
+    reasons = "nvmlDeviceGetCurrentClocksEventReasons"
+    for script in (
+        {"fails": {"v2": 13}, "absent": [reasons]},
+        {"absent": ["nvmlMemory_v2"], "fails": {reasons: 13}},
+    ):
+        nvml, gpu, reading = opened(monkeypatch, **script)
+        assert (reading.memory_used_bytes, reading.clock_event_reasons) == (4 * 2**30, 0x20)
+        assert nvml.unavailable(gpu) == {}
 
 
 def test_a_gpu_is_found_by_its_uuid_and_its_processes_are_those_of_both_kinds(monkeypatch: pytest.MonkeyPatch) -> None:
     running = {"nvmlDeviceGetComputeRunningProcesses": [7, 9], "nvmlDeviceGetGraphicsRunningProcesses": [9]}
-    fake_nvml(monkeypatch, gpus=[{}, running])
-    nvml = Nvml()
+    nvml, _, _ = opened(monkeypatch, gpus=[{}, running])
     gpu = nvml.gpu_named("GPU-1")
     assert gpu == nvml.gpus()[1] == nvml.gpu_at("0000:19:00.0")
     assert nvml.processes(gpu) == {7, 9}
     assert (nvml.clock_mhz(gpu, "memory"), nvml.clock_mhz(gpu, "memory", largest=True)) == (2619, 3201)
     with pytest.raises(UserError, match="no GPU named GPU-2"):
         nvml.gpu_named("GPU-2")
-    fake_nvml(monkeypatch, fails={"nvmlDeviceGetGraphicsRunningProcesses": 3})
-    nvml = Nvml()
-    assert nvml.processes(nvml.gpus()[0]) is None
+    nvml, gpu, _ = opened(monkeypatch, fails={"nvmlDeviceGetGraphicsRunningProcesses": 3})
+    assert nvml.processes(gpu) is None
 
 
 def test_nvml_without_driver_or_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -481,7 +417,7 @@ def test_monitor_opens_and_closes_nvml_itself(monkeypatch: pytest.MonkeyPatch) -
     assert summary.energy_above_idle_j == 15.0 - 12.0
 
 
-def test_the_stand_in_has_nothing_that_the_real_package_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_stand_in_and_what_we_ask_of_nvml_are_there_in_the_real_package(monkeypatch: pytest.MonkeyPatch) -> None:
     real = pytest.importorskip("pynvml")
     assert Path(real.__file__) != FAKE
     fake = fake_nvml(monkeypatch)
@@ -496,21 +432,13 @@ def test_the_stand_in_has_nothing_that_the_real_package_lacks(monkeypatch: pytes
         assert type(real.NVMLError(code)).__name__ == type(fake.NVMLError(code)).__name__ == kind.__name__
         with pytest.raises(real.NVMLError):
             raise real.NVMLError(code)
-
-
-def test_what_we_ask_of_nvml_is_there_under_that_name() -> None:
-    real = pytest.importorskip("pynvml")
     source = Path(inspect.getfile(nvml_module)).read_text(encoding="utf-8")
-    names = set(re.findall(r"nvml[A-Z]\w+|NVML_\w+|NVMLError", source)) - {
-        "nvmlDeviceGet",
-        "nvmlDeviceGetCurrentClocks",
-    }
+    names = set(re.findall(r"nvml[A-Z]\w+|NVML_\w+|NVMLError", source))
+    names -= {"nvmlDeviceGet", "nvmlDeviceGetCurrentClocks"}
     assert len(names) >= 14
-    missing = {name for name in names if not hasattr(real, name)}
-    assert not missing
-    assert {bit for bit, _ in CLOCK_EVENT_REASONS.items()} <= {
-        value for name, value in vars(real).items() if name.startswith("nvmlClocksEventReason")
-    }
+    assert not {name for name in names if not hasattr(real, name)}
+    reasons = {value for name, value in vars(real).items() if name.startswith("nvmlClocksEventReason")}
+    assert set(CLOCK_EVENT_REASONS) <= reasons
 
 
 def test_reason_names() -> None:
