@@ -1,6 +1,7 @@
 """The processor as a device: every probe is right, counts its work, and fails its own check when it is not."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from threading import Barrier, Lock, get_ident
 from types import SimpleNamespace
@@ -16,29 +17,27 @@ from cuda_probe.devices.cpu_products import BURN_CYCLES, BURN_SIZE, burn_rows, i
 from cuda_probe.devices.workers import Workers
 from cuda_probe.probe.probes import BY_NAME, PROBES, Unsupported
 
-PASS = {"work_flops": 3, "work_mem": 2}
-ROUND = {"draft_n": 4, **PASS}
+STEP = {"work_flops": 3, "work_mem": 2}
+ROUND = {"draft_n": 4, **STEP}
+STREAMS = ("read", "write", "copy", "triad")
 PLACES = {
     "empty": {},
     "burn_flops": {"work_flops": 5},
     "burn_memory": {"work_mem": 7},
     "draft": ROUND,
     "verify": ROUND,
-    "baseline": PASS,
-    "read": {"buffer_bytes": 3 << 18},
-    "write": {"buffer_bytes": 3 << 18},
-    "copy": {"buffer_bytes": 3 << 18},
-    "triad": {"buffer_bytes": 3 << 18},
+    "baseline": STEP,
+    **{name: {"buffer_bytes": 3 << 18} for name in STREAMS},
     "matmul": {"size": 37, "dtype": "float32"},
     "skinny": {"weight": "96x130", "dtype": "float32", "tokens": 5},
 }
+STEPS = ("draft", "verify", "baseline")
 
 
 @pytest.fixture
 def device() -> Iterator[CpuDevice]:
-    small = CpuDevice(threads=3, cache_bytes=1 << 16, slice_bytes=12 << 10)
-    yield small
-    small.close()
+    with closing(CpuDevice(threads=3, cache_bytes=1 << 16, slice_bytes=12 << 10)) as small:
+        yield small
 
 
 class Counter:
@@ -70,11 +69,21 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, Counter]:
     return counters
 
 
-def test_every_probe_is_tried_here_or_cannot_run(device: CpuDevice) -> None:
+def refused(device: CpuDevice, error: type[Exception], words: str | None, name: str, **axes: object) -> None:
+    with pytest.raises(error, match=words), device.prepare(name, axes, seed=0):
+        pass
+
+
+def test_what_cannot_run_is_refused_with_the_reason(device: CpuDevice, monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(PLACES) | {"draft_graph", "empty_graph"} == {probe.name for probe in PROBES}
-    for name, axes in (("draft_graph", ROUND), ("empty_graph", {})):
-        with pytest.raises(Unsupported, match="graph"), device.prepare(name, axes, seed=0):
-            pass
+    refused(device, Unsupported, "graph", "draft_graph", **ROUND)
+    refused(device, Unsupported, "graph", "empty_graph")
+    for dtype in ("float16", "bfloat16"):
+        refused(device, Unsupported, "NumPy", "skinny", weight="64x64", dtype=dtype, tokens=1)
+    refused(device, Unsupported, "3 equal parts", "copy", buffer_bytes=16)
+    monkeypatch.setattr(cpu_facts, "available_memory", lambda: 1 << 20)
+    refused(device, MemoryError, None, "triad", buffer_bytes=3 << 18)
+    refused(device, MemoryError, None, "skinny", weight="1024x1024", dtype="float32", tokens=1)
 
 
 @pytest.mark.parametrize("name", PLACES)
@@ -86,7 +95,7 @@ def test_every_probe_passes_its_own_check_before_and_after_launches(device: CpuD
         assert job.check() is None
 
 
-@pytest.mark.parametrize("name", ["burn_flops", "burn_memory", "draft", "verify", "baseline", "matmul", "skinny"])
+@pytest.mark.parametrize("name", ["burn_flops", "burn_memory", *STEPS, "matmul", "skinny"])
 def test_flop_and_bytes_are_those_of_the_calls_that_were_made(device: CpuDevice, counted, name: str) -> None:
     axes, probe = PLACES[name], BY_NAME[name]
     with device.prepare(name, axes, seed=0) as job:
@@ -105,15 +114,14 @@ def test_flop_and_bytes_are_those_of_the_calls_that_were_made(device: CpuDevice,
 def test_draft_verify_and_baseline_do_the_work_of_the_model(device: CpuDevice) -> None:
     """Model section 2: K passes over one token, one pass over K + 1 tokens, one pass over one token."""
     units = device.units
-    compute, memory = 3 * units.workflops_flop, 2 * units.workmem_bytes
-    flop_with_memory = 2 * units.workmem_flop
-    work = {
-        name: (BY_NAME[name].flop(ROUND, units), BY_NAME[name].bytes(ROUND, units))
-        for name in ("draft", "draft_graph", "verify", "baseline")
-    }
-    assert work["baseline"] == (compute + flop_with_memory, memory)
-    assert work["draft"] == work["draft_graph"] == (4 * (compute + flop_with_memory), 4 * memory)
-    assert work["verify"] == (5 * compute + flop_with_memory, memory)
+    compute, memory, flop_with_memory = 3 * units.workflops_flop, 2 * units.workmem_bytes, 2 * units.workmem_flop
+    for name, work in {
+        "baseline": (compute + flop_with_memory, memory),
+        "draft": (4 * (compute + flop_with_memory), 4 * memory),
+        "draft_graph": (4 * (compute + flop_with_memory), 4 * memory),
+        "verify": (5 * compute + flop_with_memory, memory),
+    }.items():
+        assert (BY_NAME[name].flop(ROUND, units), BY_NAME[name].bytes(ROUND, units)) == work, name
 
 
 @pytest.mark.parametrize("name", sorted(set(PLACES) - {"empty"}))
@@ -135,29 +143,23 @@ def test_every_part_of_a_launch_has_a_thread_of_its_own_the_same_each_time(
     assert len(set.union(*threads)) == 3
 
 
-def test_parts_run_side_by_side() -> None:
+def test_parts_run_side_by_side_and_an_error_in_any_comes_out_after_all_are_done() -> None:
     workers, meeting = Workers(4), Barrier(4)
     workers.run(lambda index: meeting.wait(10))  # each part waits for all the others
     workers.run(lambda index: None, 2)
+    for failing in range(4):
+        done = []
+
+        def part(index: int, failing: int = failing, done: list[int] = done) -> None:
+            done.append(index)
+            if index == failing:
+                raise ArithmeticError("part")
+
+        with pytest.raises(ArithmeticError, match="part"):
+            workers.run(part)
+        assert sorted(done) == [0, 1, 2, 3]
     workers.close()
     assert not any(thread.is_alive() for thread in workers.threads)
-
-
-@pytest.mark.parametrize("failing", [0, 1, 2])
-def test_an_error_in_any_part_comes_out_after_all_are_done_and_leaves_the_threads_usable(failing: int) -> None:
-    workers, done = Workers(3), []
-
-    def part(index: int) -> None:
-        done.append(index)
-        if index == failing:
-            raise ArithmeticError("part")
-
-    with pytest.raises(ArithmeticError, match="part"):
-        workers.run(part)
-    assert sorted(done) == [0, 1, 2]
-    workers.run(lambda index: done.append(index + 10))
-    assert sorted(done) == [0, 1, 2, 10, 11, 12]
-    workers.close()
 
 
 def test_the_steps_of_a_draft_wait_for_one_another(device: CpuDevice, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,23 +173,21 @@ def test_the_steps_of_a_draft_wait_for_one_another(device: CpuDevice, monkeypatc
             assert len(waits) == steps, name
 
 
-@pytest.mark.parametrize("name", ["burn_flops", "draft", "verify", "baseline", "matmul", "skinny"])
-def test_a_product_left_out_is_found(device: CpuDevice, counted, name: str) -> None:
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        *(("matmul", name) for name in ("burn_flops", *STEPS, "matmul", "skinny")),
+        *(("add", name) for name in ("burn_memory", *STEPS, "triad")),
+    ],
+)
+def test_a_product_or_an_addition_left_out_is_found(device: CpuDevice, counted, function: str, name: str) -> None:
     with device.prepare(name, PLACES[name], seed=0) as job:
         assert job.check() is None
-        counted["matmul"].omit = counted["matmul"].calls + 2
+        counted[function].omit = counted[function].calls + 2
         assert job.check() is not None
 
 
-@pytest.mark.parametrize("name", ["burn_memory", "draft", "verify", "baseline", "triad"])
-def test_an_addition_left_out_is_found(device: CpuDevice, counted, name: str) -> None:
-    with device.prepare(name, PLACES[name], seed=0) as job:
-        assert job.check() is None
-        counted["add"].omit = counted["add"].calls + 2
-        assert job.check() is not None
-
-
-@pytest.mark.parametrize("name", ["empty", "read", "write", "copy", "triad", "burn_flops", "burn_memory", "matmul"])
+@pytest.mark.parametrize("name", ["empty", *STREAMS, "burn_flops", "burn_memory", "matmul"])
 def test_a_thread_that_does_nothing_is_found(device: CpuDevice, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     with device.prepare(name, PLACES[name], seed=0) as job:
         assert job.check() is None
@@ -197,7 +197,7 @@ def test_a_thread_that_does_nothing_is_found(device: CpuDevice, monkeypatch: pyt
         assert job.check() is not None
 
 
-@pytest.mark.parametrize("name", ["burn_flops", "burn_memory", "draft", "verify", "baseline"])
+@pytest.mark.parametrize("name", ["burn_flops", "burn_memory", *STEPS])
 def test_a_check_of_any_work_takes_no_more_than_a_bounded_part_of_it(device: CpuDevice, counted, name: str) -> None:
     huge = {"draft_n": 1000, "work_flops": 100_000_000, "work_mem": 100_000_000}
     with device.prepare(name, {axis: huge[axis] for axis in PLACES[name]}, seed=0) as job:
@@ -207,17 +207,13 @@ def test_a_check_of_any_work_takes_no_more_than_a_bounded_part_of_it(device: Cpu
     assert counted["add"].calls <= most * (device.ring_slices + 1)
 
 
-def test_every_slice_of_the_ring_is_passed_in_turn(device: CpuDevice) -> None:
+def test_every_slice_of_the_ring_is_passed_in_turn_and_a_flush_touches_all_of_it(device: CpuDevice) -> None:
     slices = device.ring_slices
     with device.prepare("burn_memory", {"work_mem": slices + 1}, seed=0) as job:
-        job.launch()
         ring = device.ring().reshape(slices, -1)
-        assert (ring == np.array([2.0] + [1.0] * (slices - 1))[:, None]).all()
-        job.launch()
-        assert (ring == np.array([3.0, 3.0] + [2.0] * (slices - 2))[:, None]).all()
-
-
-def test_the_ring_is_larger_than_four_caches_and_a_flush_touches_all_of_it(device: CpuDevice) -> None:
+        for start in ([2.0], [3.0, 3.0]):
+            job.launch()
+            assert (ring == np.array(start + [start[0] - 1] * (slices - len(start)))[:, None]).all()
     assert device.ring().nbytes > 4 * (1 << 16)
     before = device.ring().copy()
     device.flush()
@@ -239,50 +235,26 @@ def test_a_product_with_one_wrong_element_is_not_the_product() -> None:
     x, weights = (rng.integers(-1, 2, shape).astype(np.float32) for shape in ((4, 300), (300, 50)))
     right = x @ weights
     assert is_product(x, weights, right, 0)
-    for place in np.ndindex(4, 50):
+    changes = [(place, right[place] + 1) for place in np.ndindex(4, 50)]
+    for place, value in [*changes, *(((1, 1), strange) for strange in (np.nan, np.inf, 0.5))]:
         wrong = right.copy()
-        wrong[place] += 1
-        assert not is_product(x, weights, wrong, 0)
-    for strange in (np.nan, np.inf, 0.5):
-        wrong = right.copy()
-        wrong[1, 1] = strange
+        wrong[place] = value
         assert not is_product(x, weights, wrong, 0)
     assert not is_product(x, weights, right[:, ::-1].copy(), 0)
-
-
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_types_without_blas_are_refused_with_the_reason(device: CpuDevice, dtype: str) -> None:
-    axes = {"weight": "64x64", "dtype": dtype, "tokens": 1}
-    with pytest.raises(Unsupported, match="NumPy"), device.prepare("skinny", axes, seed=0):
-        pass
-
-
-def test_what_does_not_fit_is_refused_before_it_is_taken(device: CpuDevice, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu_facts, "available_memory", lambda: 1 << 20)
-    for name, axes in (
-        ("triad", {"buffer_bytes": 3 << 18}),
-        ("skinny", {"weight": "1024x1024", "dtype": "float32", "tokens": 1}),
-    ):
-        with pytest.raises(MemoryError), device.prepare(name, axes, seed=0):
-            pass
-
-
-def test_buffers_that_threads_cannot_share_equally_are_refused(device: CpuDevice) -> None:
-    with pytest.raises(Unsupported, match="3 equal parts"), device.prepare("copy", {"buffer_bytes": 16}, seed=0):
-        pass
+    first, again, other = (small_numbers((20, 20), [seed]) for seed in (1, 1, 2))
+    assert (first == again).all()
+    assert (first != other).any()
+    assert set(np.unique(first)) == {-1.0, 0.0, 1.0}
 
 
 def test_default_values_cover_every_axis_and_every_stream_size_can_be_shared() -> None:
-    device = CpuDevice(threads=2, cache_bytes=1 << 20)
-    try:
+    with closing(CpuDevice(threads=2, cache_bytes=1 << 20)) as device:
         for quick in (True, False):
             for probe in PROBES:
                 values = device.axis_values(probe.name, quick=quick)
                 assert all(values[axis] for axis in probe.axes)
             assert all(size % (4 * device.threads) == 0 for size in values["buffer_bytes"])
             assert max(values["buffer_bytes"]) > 4 * device.cache_bytes
-    finally:
-        device.close()
 
 
 def test_blas_runs_one_thread_in_each_of_ours_and_is_left_as_it_was() -> None:
@@ -291,46 +263,34 @@ def test_blas_runs_one_thread_in_each_of_ours_and_is_left_as_it_was() -> None:
 
     before = threads()
     assert before, "the BLAS of NumPy's wheel was not found in this process"
-    device = CpuDevice(cache_bytes=1 << 20)
-    assert set(threads()) == {1}
-    told = device.environment()
-    assert (told["blas_threads_found"], told["blas_threads"]) == (max(before), 1)
-    device.close()
+    with closing(CpuDevice(cache_bytes=1 << 20)) as device:
+        assert set(threads()) == {1}
+        facts = device.environment()
+        assert (facts["blas_threads_found"], facts["blas_threads"]) == (max(before), 1)
     assert threads() == before
 
 
 def test_a_blas_that_cannot_be_told_keeps_its_threads_and_gets_whole_products(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu_facts, "find_blas", lambda: ThreadpoolController().select(user_api="none"))
-    device = CpuDevice(threads=4, cache_bytes=1 << 16, slice_bytes=1 << 12)
-    try:
+    with closing(CpuDevice(threads=4, cache_bytes=1 << 16, slice_bytes=1 << 12)) as device:
         assert device.environment()["blas_threads"] is None
         assert device.units.workflops_flop == 2 * BURN_SIZE**3
         for name in ("burn_flops", "draft", "matmul", "skinny"):
             with device.prepare(name, PLACES[name], seed=0) as job:
                 assert job.check() is None
-    finally:
-        device.close()
 
 
-def test_caches_are_read_as_linux_lists_them(tmp_path: Path) -> None:
-    for index, (level, kind, size) in enumerate(
-        [("1", "Data", "48K"), ("1", "Instruction", "64K"), ("2", "Unified", "2M"), ("3", "Unified", "36608K")]
-    ):
-        folder = tmp_path / f"index{index}"
-        folder.mkdir()
-        for name, text in (("level", level), ("type", kind), ("size", size)):
-            (folder / name).write_text(text + "\n")
+def test_caches_are_as_linux_lists_them_or_the_knee_or_an_assumption(tmp_path: Path, monkeypatch) -> None:
+    for knee, expected in ((8 << 20, (8 << 20, "measured knee")), (None, (cpu_facts.ASSUMED_CACHE_BYTES, "assumed"))):
+        monkeypatch.setattr(cpu_facts, "measured_cache", lambda knee=knee: knee)
+        assert cpu_facts.last_level_cache(tmp_path) == expected
+    listed = [("1", "Data", "48K"), ("1", "Instruction", "64K"), ("2", "Unified", "2M"), ("3", "Unified", "36608K")]
+    for index, texts in enumerate(listed):
+        (tmp_path / f"index{index}").mkdir()
+        for name, text in zip(("level", "type", "size"), texts, strict=True):
+            (tmp_path / f"index{index}" / name).write_text(text + "\n")
     assert cpu_facts.cache_sizes(tmp_path) == {1: 48 << 10, 2: 2 << 20, 3: 36608 << 10}
     assert cpu_facts.last_level_cache(tmp_path) == (36608 << 10, "/sys")
-
-
-def test_without_a_list_of_caches_the_knee_is_taken_or_an_assumption_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cpu_facts, "measured_cache", lambda: 8 << 20)
-    assert cpu_facts.last_level_cache(tmp_path) == (8 << 20, "measured knee")
-    monkeypatch.setattr(cpu_facts, "measured_cache", lambda: None)
-    assert cpu_facts.last_level_cache(tmp_path) == (cpu_facts.ASSUMED_CACHE_BYTES, "assumed")
 
 
 def test_what_other_processes_take_is_told_apart_from_what_we_take(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -370,18 +330,8 @@ def test_memory_is_the_containers_where_that_is_less(tmp_path: Path, monkeypatch
     assert cpu_facts.total_memory() == whole
 
 
-@pytest.mark.parametrize(("taken", "disturbed"), [(0.5, True), (0.05, False), (None, False)])
-def test_other_work_is_said_to_disturb(
-    device: CpuDevice, monkeypatch: pytest.MonkeyPatch, taken: float | None, disturbed: bool
-) -> None:
-    monkeypatch.setattr(device.others, "cores_taken", lambda: taken)
-    state = device.state()
-    assert ("disturbed" in state) == disturbed
-    assert state.get("cores_taken_by_others") == taken
-
-
-def test_the_same_seed_gives_the_same_operands() -> None:
-    first, again, other = (small_numbers((20, 20), [seed]) for seed in (1, 1, 2))
-    assert (first == again).all()
-    assert (first != other).any()
-    assert set(np.unique(first)) == {-1.0, 0.0, 1.0}
+def test_other_work_is_said_to_disturb(device: CpuDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    for taken, disturbed in ((0.5, True), (0.05, False), (None, False)):
+        monkeypatch.setattr(device.others, "cores_taken", lambda taken=taken: taken)
+        state = device.state()
+        assert (state.get("cores_taken_by_others"), "disturbed" in state) == (taken, disturbed)

@@ -26,35 +26,25 @@ def device() -> ProbeDevice:
     return ProbeDevice()
 
 
-# ---- burns -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("units", [0, 1, 15, 16, 17, 100])
-def test_burn_flops_applies_the_map_three_times_a_unit(device: ProbeDevice, units: int) -> None:
-    sink = np.full(T, np.nan, dtype=np.float32)
-    probe_kernels.burn_flops(device, SMALL, units, sink, STORE_ALL)
-    device.run()
-    assert (sink == reference.burn(reference.start_values(T, 0), units)).all()
-
-
-def test_burn_flops_stores_nothing_by_default(device: ProbeDevice) -> None:
-    sink = np.full(T, np.nan, dtype=np.float32)
-    probe_kernels.burn_flops(device, SMALL, 5, sink)
-    device.run()
-    assert np.isnan(sink).all()
+def test_burn_flops_applies_the_map_three_times_a_unit_and_stores_nothing_by_default(device: ProbeDevice) -> None:
+    for units in (0, 1, 15, 16, 17, 100):
+        sink, untouched = (np.full(T, np.nan, dtype=np.float32) for _ in range(2))
+        probe_kernels.burn_flops(device, SMALL, units, sink, STORE_ALL)
+        probe_kernels.burn_flops(device, SMALL, units, untouched)
+        device.run()
+        assert (sink == reference.burn(reference.start_values(T, 0), units)).all()
+        assert np.isnan(untouched).all()
 
 
 @pytest.mark.parametrize("mem_len", [T, T + 1, 2 * T - 1, 7 * T + 5, 8 * T, 9 * T - 1, 40 * T + 13])
-@pytest.mark.parametrize(("first_pass", "passes"), [(0, 0), (0, 1), (0, 8), (3, 11), (1000, 29)])
-def test_burn_memory_leaves_what_the_reference_leaves(
-    device: ProbeDevice, mem_len: int, first_pass: int, passes: int
-) -> None:
+def test_burn_memory_leaves_what_the_reference_leaves(device: ProbeDevice, mem_len: int) -> None:
     before = np.random.default_rng(mem_len).uniform(-1, 1, mem_len).astype(np.float32)
-    memory = before.copy()
-    probe_kernels.burn_memory(device, SMALL, passes, memory, mem_len, first_pass)
-    device.run()
-    assert (memory == reference.memory_passes(before, T, first_pass, passes)).all()
-    assert passes == 0 or (memory != before).sum() >= min(mem_len, passes * T) * 0.99
+    for first_pass, passes in ((0, 0), (0, 1), (0, 8), (3, 11), (1000, 29)):
+        memory = before.copy()
+        probe_kernels.burn_memory(device, SMALL, passes, memory, mem_len, first_pass)
+        device.run()
+        assert (memory == reference.memory_passes(before, T, first_pass, passes)).all()
+        assert passes == 0 or (memory != before).sum() >= min(mem_len, passes * T) * 0.99
 
 
 def test_passes_walk_on_through_the_whole_buffer(device: ProbeDevice) -> None:
@@ -67,8 +57,6 @@ def test_passes_walk_on_through_the_whole_buffer(device: ProbeDevice) -> None:
     assert first_pass == 0
     assert (steps.buffers.memory == np.float32(-1.5)).all()  # every float once
 
-
-# ---- draft, verify, baseline -----------------------------------------------------------------------------------------
 
 CASES = [
     Knobs(draft_n=1, noise_ppm=0, vocab=2, work_flops=3, work_mem=1, mem_len=T),
@@ -92,9 +80,7 @@ def test_a_round_drafts_and_accepts_what_brute_force_does(device: ProbeDevice, k
     places = position + np.arange(knobs.draft_n)
     wanted = reference.proposed_tokens(knobs.seed, places, knobs.noise_ppm, knobs.vocab)
     assert (steps.buffers.proposed == wanted).all()
-    accepted = 0
-    while accepted < knobs.draft_n and wanted[accepted] == reference.truth_tokens(position + accepted, knobs.vocab):
-        accepted += 1
+    accepted = int(np.cumprod(wanted == reference.truth_tokens(places, knobs.vocab)).sum())
     following = reference.truth_tokens(position + accepted, knobs.vocab)
     assert steps.buffers.result.tolist() == [accepted, following]
     assert steps.buffers.chain[0] == reference.truth_states(position + accepted)
@@ -115,16 +101,14 @@ def test_a_position_errs_from_one_above_its_noise_on(device: ProbeDevice) -> Non
 
 def test_every_length_of_prefix_is_found(device: ProbeDevice) -> None:
     knobs = Knobs(draft_n=40, work_flops=0, work_mem=0)
-    tokens = reference.truth_tokens(np.arange(100, 140), knobs.vocab)
-    found: list[Steps] = []
+    verified: list[Steps] = []
     for wrong in range(41):
-        steps = steps_at(device, knobs, 100)
-        steps.buffers.proposed[:] = tokens
-        steps.buffers.proposed[wrong:] += 1
-        steps.verify(100)
-        found.append(steps)
+        verified.append(steps_at(device, knobs, 100))
+        verified[-1].buffers.proposed[:] = reference.truth_tokens(np.arange(100, 140), knobs.vocab)
+        verified[-1].buffers.proposed[wrong:] += 1
+        verified[-1].verify(100)
     device.run()
-    assert [int(steps.buffers.result[0]) for steps in found] == list(range(41))
+    assert [int(steps.buffers.result[0]) for steps in verified] == list(range(41))
 
 
 def test_rounds_follow_one_another_through_the_chain(device: ProbeDevice) -> None:
@@ -140,16 +124,16 @@ def test_rounds_follow_one_another_through_the_chain(device: ProbeDevice) -> Non
     assert emitted == reference.truth_tokens(50 + np.arange(len(emitted)), 11).tolist()
 
 
-@pytest.mark.parametrize("position", POSITIONS)
-def test_the_baseline_emits_the_truth_token_by_token(device: ProbeDevice, position: int) -> None:
+def test_the_baseline_emits_the_truth_token_by_token(device: ProbeDevice) -> None:
     knobs = Knobs(draft_n=3, vocab=1000, work_flops=2, work_mem=2, mem_len=4 * T)
-    steps = steps_at(device, knobs, position)
-    emitted = []
-    for step in range(10):
-        steps.baseline(step)
-        device.run()
-        emitted.append(int(steps.buffers.tokens[(step + 1) % 4]))
-    assert emitted == reference.truth_tokens(position + np.arange(10), 1000).tolist()
+    for position in POSITIONS:
+        steps = steps_at(device, knobs, position)
+        emitted = []
+        for step in range(10):
+            steps.baseline(step)
+            device.run()
+            emitted.append(int(steps.buffers.tokens[(step + 1) % 4]))
+        assert emitted == reference.truth_tokens(position + np.arange(10), 1000).tolist()
 
 
 def test_a_draft_really_hangs_on_the_launch_before_it(device: ProbeDevice) -> None:
@@ -167,39 +151,31 @@ def test_a_draft_really_hangs_on_the_launch_before_it(device: ProbeDevice) -> No
     assert (wrong.buffers.sink != right.buffers.sink).mean() > 0.9  # every thread began from another word
 
 
-STEPS: list[tuple[str, Callable[[Steps], Any], int, int]] = [
-    ("draft", lambda steps: steps.draft_token(2, 10), 2, 1),
-    ("verify", lambda steps: steps.verify(10), 4, 5),
-    ("baseline", lambda steps: steps.baseline(1), 1, 1),
+STEPS: list[tuple[Callable[[Steps], Any], int, int]] = [
+    (lambda steps: steps.draft_token(2, 10), 2, 1),
+    (lambda steps: steps.verify(10), 4, 5),
+    (lambda steps: steps.baseline(1), 1, 1),
 ]
 
 
-@pytest.mark.parametrize("work", [(0, 0), (11, 0), (0, 5), (11, 5), (3, 20), (40, 17)])
-@pytest.mark.parametrize(("name", "step", "slot", "tokens"), STEPS, ids=lambda value: value if value in KERNELS else "")
-def test_every_thread_of_every_step_does_its_work(
-    device: ProbeDevice, name: str, step: Callable[[Steps], Any], slot: int, tokens: int, work: tuple[int, int]
-) -> None:
-    knobs = Knobs(draft_n=4, work_flops=work[0], work_mem=work[1], mem_len=6 * T + 5)
-    steps = steps_at(device, knobs, 10)
-    steps.buffers.chain[:] = np.arange(1, 6) * 1_000_003
-    word = int(steps.buffers.chain[slot])
-    step(steps)
-    device.run()
-    assert (steps.buffers.sink == reference.burn(reference.start_values(T, word), tokens * work[0])).all()
+@pytest.mark.parametrize(("work_flops", "work_mem"), [(0, 0), (11, 0), (0, 5), (11, 5), (3, 20), (40, 17)])
+def test_every_thread_of_every_step_does_its_work(device: ProbeDevice, work_flops: int, work_mem: int) -> None:
+    knobs = Knobs(draft_n=4, work_flops=work_flops, work_mem=work_mem, mem_len=6 * T + 5)
     zeros = np.zeros(knobs.mem_len, dtype=np.float32)
-    assert (steps.buffers.memory == reference.memory_passes(zeros, T, 0, work[1])).all()
+    for step, slot, tokens in STEPS:
+        steps = steps_at(device, knobs, 10)
+        steps.buffers.chain[:] = np.arange(1, 6) * 1_000_003
+        word = int(steps.buffers.chain[slot])
+        step(steps)
+        device.run()
+        assert (steps.buffers.sink == reference.burn(reference.start_values(T, word), tokens * work_flops)).all()
+        assert (steps.buffers.memory == reference.memory_passes(zeros, T, 0, work_mem)).all()
 
 
-# ---- streams ---------------------------------------------------------------------------------------------------------
-
-COUNTS = [1, 3, 4, 5, 4 * T - 1, 4 * T, 16 * T + 2, 33 * T + 7]
-
-
-@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize("count", [1, 3, 4, 5, 4 * T - 1, 4 * T, 16 * T + 2, 33 * T + 7])
 def test_streams_reach_every_float_once(device: ProbeDevice, count: int) -> None:
     rng = np.random.default_rng(count)
-    x, y = rng.integers(-8, 8, (2, count)).astype(np.float32)  # sums are exact
-    x, y = x.copy(), y.copy()
+    x, y = (row.copy() for row in rng.integers(-8, 8, (2, count)).astype(np.float32))  # sums are exact
     written, copied, triad = (np.full(count, np.nan, dtype=np.float32) for _ in range(3))
     sink = np.full(T, np.nan, dtype=np.float32)
     probe_kernels.stream_read(device, SMALL, x, count, sink, STORE_ALL)
@@ -216,8 +192,6 @@ def test_streams_reach_every_float_once(device: ProbeDevice, count: int) -> None
     np.add.at(wanted, np.arange(count - 4 * vectors), x[4 * vectors :])
     assert (sink == wanted).all()
 
-
-# ---- FLOP and bytes, counted -----------------------------------------------------------------------------------------
 
 COUNTERS = """
 inline long long counted_fma = 0, counted_read = 0, counted_written = 0;
@@ -252,8 +226,14 @@ def counting_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(source)
 
 
-def stated(probe: str, axes: Axes) -> tuple[int, int]:
-    """FLOP and bytes of a launch as the registry states them, for this grid."""
+def assert_counted(library: Path, probe: str, axes: Axes, fill: Callable[[ProbeDevice], Any]) -> tuple[int, int]:
+    """Compare what a launch does with what the registry states; return the bytes read and written."""
+    device = ProbeDevice()
+    fill(device)
+    counts = np.zeros(3, dtype=np.int64)
+    changed = [Launch(item.kernel, item.grid, item.block, item.args) for item in device.launches]
+    run(library, [*changed, Launch("counters", 1, 1, (counts,))])
+    multiply_adds, read, written = map(int, counts)
     units = Units(
         workflops_flop=FLOP_PER_WORKFLOPS * T,
         workmem_bytes=BYTES_PER_WORKMEM * T,
@@ -261,68 +241,41 @@ def stated(probe: str, axes: Axes) -> tuple[int, int]:
         workflops_means="",
         workmem_means="",
     )
-    return BY_NAME[probe].flop(axes, units), BY_NAME[probe].bytes(axes, units)
-
-
-def traffic_of(library: Path, fill: Callable[[ProbeDevice], None]) -> tuple[int, int, int]:
-    device = ProbeDevice()
-    fill(device)
-    counts = np.zeros(3, dtype=np.int64)
-    changed = [Launch(item.kernel, item.grid, item.block, item.args) for item in device.launches]
-    run(library, [*changed, Launch("counters", 1, 1, (counts,))])
-    return int(counts[0]), int(counts[1]), int(counts[2])
+    flop = 0 if probe == "read" else 2 * multiply_adds  # the sum that keeps the loads is not counted as work
+    assert (flop, read + written) == (BY_NAME[probe].flop(axes, units), BY_NAME[probe].bytes(axes, units))
+    return read, written
 
 
 def test_formulas_are_what_the_steps_do(counting_library: Path) -> None:
     knobs = Knobs(draft_n=3, work_flops=7, work_mem=10, mem_len=4 * T + 9)
-    quiet = steps_at(ProbeDevice(), knobs, 5)
-
-    def steps(device: ProbeDevice) -> Steps:
-        return Steps(device, SMALL, quiet.buffers, knobs)
-
+    buffers = steps_at(ProbeDevice(), knobs, 5).buffers
     axes = {"draft_n": knobs.draft_n, "work_flops": knobs.work_flops, "work_mem": knobs.work_mem}
-    for name, fill in {
-        "draft": lambda device: steps(device).draft(5),
-        "verify": lambda device: steps(device).verify(5),
-        "baseline": lambda device: steps(device).baseline(0),
-    }.items():
-        counted, read, written = traffic_of(counting_library, fill)
-        assert (2 * counted, read + written) == stated(name, axes)
+    for name, step in (
+        ("draft", lambda steps: steps.draft(5)),
+        ("verify", lambda steps: steps.verify(5)),
+        ("baseline", lambda steps: steps.baseline(0)),
+    ):
+        fill = lambda device, step=step: step(Steps(device, SMALL, buffers, knobs))  # noqa: E731
+        read, written = assert_counted(counting_library, name, axes, fill)
         assert read == written
 
 
 def test_formulas_are_what_burns_and_streams_do(counting_library: Path) -> None:
     count = 9 * T + 3
     x, y, z, sink = (np.zeros(count, dtype=np.float32) for _ in range(4))
-    for name, fill in {
-        "write": lambda device: probe_kernels.stream_write(device, SMALL, x, count, 1.0),
-        "copy": lambda device: probe_kernels.stream_copy(device, SMALL, x, y, count),
-        "triad": lambda device: probe_kernels.stream_triad(device, SMALL, x, y, z, count, 2.0),
-    }.items():
-        counted, read, written = traffic_of(counting_library, fill)
-        assert (2 * counted, read + written) == stated(name, {"buffer_bytes": 4 * count})
-        assert written == 4 * count
-    _, read, written = traffic_of(
-        counting_library, lambda device: probe_kernels.stream_read(device, SMALL, x, count, sink)
-    )
-    assert (read, written) == (4 * count, 0)
-    assert stated("read", {"buffer_bytes": 4 * count}) == (0, 4 * count)
-    for work_flops, work_mem in ((13, 0), (0, 21)):
-        counted, read, written = traffic_of(
-            counting_library,
-            lambda device, flops=work_flops, mem=work_mem: (
-                probe_kernels.burn_flops(device, SMALL, flops, sink)
-                if flops
-                else probe_kernels.burn_memory(device, SMALL, mem, x, count)
-            ),
-        )
-        name, axes = (
-            ("burn_flops", {"work_flops": work_flops}) if work_flops else ("burn_memory", {"work_mem": work_mem})
-        )
-        assert (2 * counted, read + written) == stated(name, axes)
-
-
-# ---- sanitizers ------------------------------------------------------------------------------------------------------
+    for name, all_written, fill in (
+        ("read", 0, lambda device: probe_kernels.stream_read(device, SMALL, x, count, sink)),
+        ("write", 4 * count, lambda device: probe_kernels.stream_write(device, SMALL, x, count, 1.0)),
+        ("copy", 4 * count, lambda device: probe_kernels.stream_copy(device, SMALL, x, y, count)),
+        ("triad", 4 * count, lambda device: probe_kernels.stream_triad(device, SMALL, x, y, z, count, 2.0)),
+    ):
+        _, written = assert_counted(counting_library, name, {"buffer_bytes": 4 * count}, fill)
+        assert written == all_written
+    for name, axes, fill in (
+        ("burn_flops", {"work_flops": 13}, lambda device: probe_kernels.burn_flops(device, SMALL, 13, sink)),
+        ("burn_memory", {"work_mem": 21}, lambda device: probe_kernels.burn_memory(device, SMALL, 21, x, count)),
+    ):
+        assert_counted(counting_library, name, axes, fill)
 
 
 def everything(device: ProbeDevice) -> list[Steps]:
@@ -370,23 +323,15 @@ def test_a_buffer_shorter_than_its_length_is_noticed() -> None:
         device.run()
 
 
-# ---- limits ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("change", [{"vocab": 1}, {"draft_n": 0}, {"noise_ppm": -1}, {"noise_ppm": 1_000_001},
-                                    {"work_flops": -1}, {"work_mem": -1}, {"seed": 2**63}, {"mem_len": 0}])  # fmt: skip
-def test_knobs_out_of_range_are_refused(change: dict[str, int]) -> None:
-    (name,) = change
-    with pytest.raises(ValueError, match=name):
-        Knobs(**change)
-
-
-def test_a_buffer_smaller_than_the_grid_is_refused(device: ProbeDevice) -> None:
+def test_knobs_buffers_and_grids_out_of_range_are_refused(device: ProbeDevice) -> None:
+    for name, value in (
+        *(("vocab", 1), ("draft_n", 0), ("noise_ppm", -1), ("noise_ppm", 1_000_001)),
+        *(("work_flops", -1), ("work_mem", -1), ("seed", 2**63), ("mem_len", 0)),
+    ):
+        with pytest.raises(ValueError, match=name):
+            Knobs(**{name: value})
     with pytest.raises(ValueError, match="mem_len 95"):
         steps_at(device, Knobs(mem_len=T - 1), 0)
-
-
-@pytest.mark.parametrize(("blocks", "threads"), [(0, 32), (1, 33), (1, 0), (1, 512)])
-def test_a_grid_that_cannot_be_is_refused(blocks: int, threads: int) -> None:
-    with pytest.raises(ValueError, match=r"grid|block"):
-        Geometry(blocks, threads)
+    for blocks, threads in ((0, 32), (1, 33), (1, 0), (1, 512)):
+        with pytest.raises(ValueError, match=r"grid|block"):
+            Geometry(blocks, threads)
