@@ -30,13 +30,22 @@ HEADER = {
 }
 
 
-def begun(path: Path, count: int = 3) -> Path:
+def begun(path: Path) -> Path:
+    """Begin a file of three records."""
     journal = Journal(path)
     assert journal.open(HEADER, force=False) == []
-    for i in range(count):
+    for i in range(3):
         journal.append({"i": i, "text": "ä\n" * i})
     journal.close()
     return path
+
+
+def refused(path: Path, message: str, header: dict[str, object] = HEADER, force: bool = False) -> None:
+    """Check that this file is refused by such a message, and left as it is."""
+    before = path.read_bytes()
+    with pytest.raises(UserError, match=re.escape(message)):
+        Journal(path).open(header, force=force)
+    assert path.read_bytes() == before
 
 
 def test_records_come_back_as_they_went_and_each_takes_one_line(tmp_path: Path) -> None:
@@ -45,6 +54,7 @@ def test_records_come_back_as_they_went_and_each_takes_one_line(tmp_path: Path) 
     journal = Journal(path)
     assert journal.open(HEADER, force=False) == [{"i": i, "text": "ä\n" * i} for i in range(3)]
     assert journal.torn == 0
+    assert json.loads(to_line({"a": float("inf")})) == {"a": "inf"}  # what is no number is written as text
 
 
 @settings(max_examples=60, deadline=None)
@@ -69,99 +79,69 @@ def test_cut_at_any_byte_behind_the_header_whole_records_stay_and_the_next_is_re
     assert [r.get("i") for r in records[1:]] == [*range(whole), "next"]
 
 
-@pytest.mark.parametrize(
-    ("change", "expected"),
-    [
-        ({"seed": 1}, "seed is 1, but 0 there"),
-        ({"models": {"target": {"name": "b"}}}, "models.target.name is 'b', but 'a' there"),
-        ({"runs": 2}, "runs is 2, but None there"),
-        (
-            {"methods": [{"name": "baseline", "knobs": {}}, {"name": "x", "knobs": {"k": 5, "tau": 0.5}}]},
-            "methods[1].knobs.k is 5, but 4 there",
-        ),
-        ({"methods": [{"name": "baseline", "knobs": {}}]}, "methods has 1 items, but 2 there"),
-    ],
-)
-def test_another_configuration_is_refused_by_its_field_and_nothing_is_lost(tmp_path, change, expected) -> None:
-    path = begun(tmp_path / "a.jsonl")
-    before = path.read_bytes()
-    with pytest.raises(UserError, match=re.escape(expected)):
-        Journal(path).open(HEADER | {"parameters": HEADER["parameters"] | change}, force=False)
-    assert path.read_bytes() == before
+BASELINE = {"name": "baseline", "knobs": {}}
+OTHER = {
+    "seed is 1, but 0 there": {"seed": 1},
+    "models.target.name is 'b', but 'a' there": {"models": {"target": {"name": "b"}}},
+    "runs is 2, but None there": {"runs": 2},
+    "methods[1].knobs.k is 5, but 4 there": {"methods": [BASELINE, {"name": "x", "knobs": {"k": 5, "tau": 0.5}}]},
+    "methods has 1 items, but 2 there": {"methods": [BASELINE]},
+}
 
 
-def test_a_field_that_is_gone_is_a_difference_too(tmp_path: Path) -> None:
-    path = begun(tmp_path / "a.jsonl")
-    with pytest.raises(UserError, match="models is None"):
-        Journal(path).open(
-            HEADER | {"parameters": {"seed": 0, "methods": HEADER["parameters"]["methods"]}}, force=False
-        )
+def test_another_configuration_is_refused_by_its_field_and_nothing_is_lost(tmp_path: Path) -> None:
+    path, parameters = begun(tmp_path / "a.jsonl"), HEADER["parameters"]
+    for message, change in OTHER.items():
+        refused(path, message, HEADER | {"parameters": parameters | change})
+    gone = {name: value for name, value in parameters.items() if name != "models"}
+    refused(path, "models is None", HEADER | {"parameters": gone})
+    refused(path, "tool_version is '2.0', but '1.0' there", HEADER | {"tool_version": "2.0"})
 
 
-def test_another_version_of_the_tool_is_another_configuration(tmp_path: Path) -> None:
-    path = begun(tmp_path / "a.jsonl")
-    before = path.read_bytes()
-    with pytest.raises(UserError, match=r"tool_version is '2\.0', but '1\.0' there"):
-        Journal(path).open(HEADER | {"tool_version": "2.0"}, force=False)
-    assert path.read_bytes() == before
-
-
-@pytest.mark.parametrize("cut", [0, 1, 10, 40, len(to_line(HEADER)) - 1])
-def test_a_header_that_was_never_whole_is_no_beginning(tmp_path: Path, cut: int) -> None:
+def test_a_header_that_was_never_whole_is_no_beginning(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
-    path.write_bytes(to_line(HEADER)[:cut])
-    assert Journal(path).open(HEADER, force=False) == []
-    assert path.read_bytes() == to_line(HEADER)
+    for cut in (0, 1, 10, 40, len(to_line(HEADER)) - 1):
+        path.write_bytes(to_line(HEADER)[:cut])
+        journal = Journal(path)
+        assert journal.open(HEADER, force=False) == []
+        journal.close()
+        assert path.read_bytes() == to_line(HEADER)
 
 
-FOREIGN = (
-    b"mine\n",
-    b'{"a": 1}\n',
-    b'{"kind": "trace"}\n',
-    b"no line end",
-    b"[1]\n",
-    b'{"created_utc":"2026-01-02","kind":"trace"}',
-)
+FOREIGN = (b"mine\n", b'{"a": 1}\n', b'{"kind": "trace"}\n', b"no line end", b"[1]\n")
+FOREIGN += (b'{"created_utc":"2026-01-02","kind":"trace"}',)
 
 
-@pytest.mark.parametrize("content", FOREIGN)
-def test_a_file_that_is_not_ours_is_left_alone_unless_forced(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_ours_is_left_alone_unless_forced(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
-    path.write_bytes(content)
-    with pytest.raises(UserError):
-        Journal(path).open(HEADER, force=False)
-    assert path.read_bytes() == content
-    journal = Journal(path)
-    assert journal.open(HEADER, force=True) == []
-    assert path.read_bytes() == to_line(HEADER)
+    for content in FOREIGN:
+        path.write_bytes(content)
+        refused(path, "a.jsonl")
+        journal = Journal(path)
+        assert journal.open(HEADER, force=True) == []
+        journal.close()
+        assert path.read_bytes() == to_line(HEADER)
 
 
-def test_a_newer_version_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "a.jsonl"
-    path.write_bytes(to_line(HEADER | {"schema_version": 99}))
-    with pytest.raises(UserError, match="schema_version is 99"):
-        Journal(path).open(HEADER, force=False)
-
-
-def test_a_broken_line_in_the_middle_is_named(tmp_path: Path) -> None:
+def test_a_newer_version_and_a_broken_line_in_the_middle_are_refused(tmp_path: Path) -> None:
     path = begun(tmp_path / "a.jsonl")
     lines = path.read_bytes().splitlines()
     path.write_bytes(b"\n".join([lines[0], lines[1][:-3], *lines[2:]]) + b"\n")
-    with pytest.raises(UserError, match="line 2"):
-        Journal(path).open(HEADER, force=False)
+    refused(path, "line 2")
+    path.write_bytes(to_line(HEADER | {"schema_version": 99}))
+    refused(path, "schema_version is 99")
 
 
-@pytest.mark.parametrize("force", [False, True])
-def test_one_process_at_a_time(tmp_path: Path, force: bool) -> None:
+def test_one_process_at_a_time(tmp_path: Path) -> None:
     path = begun(tmp_path / "a.jsonl")
-    before = path.read_bytes()
-    held = Journal(path)
-    held.open(HEADER, force=False)
-    with pytest.raises(UserError, match="another benchmark"):
-        Journal(path).open(HEADER, force=force)
-    assert path.read_bytes() == before
-    held.close()
-    Journal(path).open(HEADER, force=force)
+    for force in (False, True):
+        held = Journal(path)
+        held.open(HEADER, force=False)
+        refused(path, "another benchmark", force=force)
+        held.close()
+        last = Journal(path)
+        last.open(HEADER, force=force)
+        last.close()
 
 
 def test_a_file_system_without_locks_keeps_nobody_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,7 +200,3 @@ except UserError as error:
     records, torn = read_records(tmp_path / "a.jsonl")
     assert torn == 0
     assert [r["i"] for r in records[1:]] == list(range(int(written)))
-
-
-def test_what_is_no_number_is_written_as_text(tmp_path: Path) -> None:
-    assert json.loads(to_line({"a": float("inf")})) == {"a": "inf"}

@@ -30,168 +30,147 @@ def load(tmp_path: Path, text: str):
     return load_presets(tmp_path / "p.toml", PARAMETERS)
 
 
-def test_knobs_are_the_options_of_methods_with_their_defaults() -> None:
-    told = Options(draft_rule=SamplingRule(temperature=0.0))
-    assert KNOBS.keys() == {f.name for f in fields(Options)} - {"draft_rule"}
-    for name, knob in KNOBS.items():
-        assert getattr(told, name) == knob.default
-        assert name in PARAMETERS
+def check(tmp_path: Path, text: str) -> None:
+    check_methods(load(tmp_path, text), METHODS)
 
 
-def test_the_bundled_presets_are_sound() -> None:
+def test_knobs_are_the_options_of_methods_and_the_bundled_presets_are_sound() -> None:
+    options = Options(draft_rule=SamplingRule(temperature=0.0))
+    assert KNOBS.keys() == {f.name for f in fields(Options)} - {"draft_rule"} <= PARAMETERS.keys()
+    assert all(getattr(options, name) == knob.default for name, knob in KNOBS.items())
     presets = load_presets(BUNDLED_PRESETS, PARAMETERS)
     check_methods(presets, METHODS)
     assert {"quick", "draft-lengths", "lossy"} <= presets.experiments.keys()
 
 
+MINE = """
+[models.a]
+target = "T"
+inflate_target = 4
+[methods.long]
+method = "speculative"
+k = 9
+[experiments.e]
+models = "a"
+methods = ["long", "ngram"]
+inflate_target = 2
+runs = 3
+require_headless = true
+"""
+
+
 def test_an_experiment_brings_its_models_and_its_own_options_win(tmp_path: Path) -> None:
-    presets = load(
-        tmp_path,
-        """
-        [models.a]
-        target = "T"
-        inflate_target = 4
-        [methods.long]
-        method = "speculative"
-        k = 9
-        [experiments.e]
-        models = "a"
-        methods = ["long", "ngram"]
-        inflate_target = 2
-        runs = 3
-        require_headless = true
-        """,
-    )
+    presets = load(tmp_path, MINE)
     found = presets.values_of("e")
     assert found == {"target": "T", "inflate_target": 2.0, "method": "long,ngram", "runs": 3, "require_headless": True}
     assert presets.methods["long"] == Arm(name="long", method="speculative", knobs={"k": 9})
+    with pytest.raises(UserError, match=r"--experiment: 'x' is not in .*, expected e"):
+        presets.values_of("x")
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("[model.a]", "'model' is not known"),
-        ("models = 1", "models holds no tables"),
-        ("[models]\na = 1", "models holds no tables"),
-        ("[models.a]\ntarget = ", "not TOML"),
-        ("[models.a]\nruns = 3", "models.a.runs: not known"),
-        ("[models.a]\ntarget = true", "models.a.target: True is not allowed"),
-        ("[models.a]\ndtype = 'int8'", "models.a.dtype: 'int8' is not one of"),
-        ("[methods.a]\nk = 3", "methods.a.method: None"),
-        ("[methods.a]\nmethod = 'ngram'\nn = 3", "methods.a.n: not known"),
-        ("[methods.a]\nmethod = 'ngram'\nk = 0", "methods.a.k: 0 is not allowed, expected a whole number from 1"),
-        ("[methods.a]\nmethod = 'ngram'\nk = 2.5", "methods.a.k: 2.5"),
-        ("[methods.a]\nmethod = 'ngram'\nk = 4.0", "methods.a.k: 4.0"),
-        ("[methods.a]\nmethod = 'ngram'\nk = true", "methods.a.k: True"),
-        ("[methods.a]\nmethod = 'ngram'\ntau = nan", "methods.a.tau: nan"),
-        ("[methods.a]\nmethod = 'adaptive'\nmin_k = 9", "min-k: 9 is above"),
-        ("[methods.'a,b']\nmethod = 'ngram'", "methods: the name 'a,b' is not allowed, expected a plain word"),
-        ("[methods.'']\nmethod = 'ngram'", "methods: the name '' is not allowed"),
-        ("[methods.' x']\nmethod = 'ngram'", "methods: the name ' x' is not allowed"),
-        ('[models."a\\nb"]', r"models: the name 'a\nb' is not allowed"),
-        ("[experiments.'a b']", "experiments: the name 'a b' is not allowed"),
-        ("version = true", "version is True, expected 1"),
-        ("version = 2", "version is 2, expected 1"),
-        ("version = 1.0", "version is 1.0, expected 1"),
-        ("[experiments.e]\nversion = true", "experiments.e.version: not known"),
-        ("[methods.all]\nmethod = 'ngram'", "not all"),
-        ("[experiments.e]\nmodels = 'b'", "experiments.e.models: 'b'"),
-        ("[experiments.e]\nmethods = 'ngram'", "expected a list of names"),
-        ("[experiments.e]\nmethods = []", "expected a list of names"),
-        ("[experiments.e]\nmethods = ['ngram', 'topk', 'ngram']", "experiments.e.methods: 'ngram' is there twice"),
-        ("[experiments.e]\nruns = 0", "experiments.e.runs: 0 is not in the range"),
-        ("[experiments.e]\nruns = 2.5", "experiments.e.runs: '2.5' is not a valid"),
-        ("[experiments.e]\nruns = true", "experiments.e.runs: True"),
-        ("[experiments.e]\nruns = [1]", "experiments.e.runs: [1]"),
-        ("[experiments.e]\ndeterministic = 1", "expected true or false"),
-        ("[experiments.e]\ntemperature = nan", "experiments.e: --temperature: nan is not allowed"),
-        ("[experiments.e]\ntemperature = -1", "experiments.e: --temperature: -1 is not allowed"),
-        ("[experiments.e]\ndraft_temperature = -1", "experiments.e: --draft-temperature: -1 is not allowed"),
-        ("[experiments.e]\ntop_k = -1", "experiments.e: --top-k: -1 is not allowed"),
-        ("[experiments.e]\ntop_p = 7", "experiments.e: --top-p: 7 is not allowed"),
-        ("[experiments.e]\ntau = nan", "experiments.e: --tau: nan is not allowed"),
-        ("[experiments.e]\ninflate_target = 0", "experiments.e: --inflate-target: 0 is not allowed"),
-        ("[experiments.e]\nplacement = 'foo'", "experiments.e: --placement: 'foo' is not one"),
-        ("[experiments.e]\nplacement = 'ratio 0:1'", "experiments.e: --placement: 'ratio 0:1' is not one"),
-        ("[experiments.e]\nmin_k = 9\nmax_k = 3", "experiments.e: --min-k: 9 is above --max-k"),
-        ("[experiments.e]\ntask = 'bundled'\ndataset = 'x'", "experiments.e: --task: stands in place of --dataset"),
-        ("[models.a]\ninflate_target = nan", "models.a: --inflate-target: nan is not allowed"),
-        ("[models.a]\ninflate_target = -3", "models.a: --inflate-target: -3 is not allowed"),
-        ("[models.a]\nplacement = 'foo'", "models.a: --placement: 'foo' is not one"),
-        (
-            "[methods.m]\nmethod = 'adaptive'\nmin_k = 5\n[experiments.e]\nmethods = ['m']\nmax_k = 3",
-            "experiments.e: --min-k: 5 is above",
-        ),
-        ("[experiments.e]\nout = 'x'", "experiments.e.out: not known"),
-        ("[experiments.e]\nforce = true", "experiments.e.force: not known"),
-    ],
-)
-def test_mistakes_are_named(tmp_path: Path, text: str, expected: str) -> None:
-    with pytest.raises(UserError) as error:
-        load(tmp_path, text)
-    assert expected in str(error.value)
-    assert "\n" not in str(error.value)
-    assert "p.toml" in str(error.value)
+MISTAKES = [
+    ("[model.a]", "'model' is not known"),
+    ("models = 1", "models holds no tables"),
+    ("[models]\na = 1", "models holds no tables"),
+    ("[models.a]\ntarget = ", "not TOML"),
+    ("[models.a]\nruns = 3", "models.a.runs: not known"),
+    ("[models.a]\ntarget = true", "models.a.target: True is not allowed"),
+    ("[models.a]\ndtype = 'int8'", "models.a.dtype: 'int8' is not one of"),
+    ("[methods.a]\nk = 3", "methods.a.method: None"),
+    ("[methods.a]\nmethod = 'ngram'\nn = 3", "methods.a.n: not known"),
+    ("[methods.a]\nmethod = 'ngram'\nk = 0", "methods.a.k: 0 is not allowed, expected a whole number from 1"),
+    ("[methods.a]\nmethod = 'ngram'\nk = 2.5", "methods.a.k: 2.5"),
+    ("[methods.a]\nmethod = 'ngram'\nk = 4.0", "methods.a.k: 4.0"),
+    ("[methods.a]\nmethod = 'ngram'\nk = true", "methods.a.k: True"),
+    ("[methods.a]\nmethod = 'ngram'\ntau = nan", "methods.a.tau: nan"),
+    ("[methods.a]\nmethod = 'adaptive'\nmin_k = 9", "min-k: 9 is above"),
+    ("[methods.'a,b']\nmethod = 'ngram'", "methods: the name 'a,b' is not allowed, expected a plain word"),
+    ("[methods.'']\nmethod = 'ngram'", "methods: the name '' is not allowed"),
+    ("[methods.' x']\nmethod = 'ngram'", "methods: the name ' x' is not allowed"),
+    ('[models."a\\nb"]', r"models: the name 'a\nb' is not allowed"),
+    ("[experiments.'a b']", "experiments: the name 'a b' is not allowed"),
+    ("version = true", "version is True, expected 1"),
+    ("version = 2", "version is 2, expected 1"),
+    ("version = 1.0", "version is 1.0, expected 1"),
+    ("[experiments.e]\nversion = true", "experiments.e.version: not known"),
+    ("[methods.all]\nmethod = 'ngram'", "not all"),
+    ("[experiments.e]\nmodels = 'b'", "experiments.e.models: 'b'"),
+    ("[experiments.e]\nmethods = 'ngram'", "expected a list of names"),
+    ("[experiments.e]\nmethods = []", "expected a list of names"),
+    ("[experiments.e]\nmethods = ['ngram', 'topk', 'ngram']", "experiments.e.methods: 'ngram' is there twice"),
+    ("[experiments.e]\nruns = 0", "experiments.e.runs: 0 is not in the range"),
+    ("[experiments.e]\nruns = 2.5", "experiments.e.runs: '2.5' is not a valid"),
+    ("[experiments.e]\nruns = true", "experiments.e.runs: True"),
+    ("[experiments.e]\nruns = [1]", "experiments.e.runs: [1]"),
+    ("[experiments.e]\ndeterministic = 1", "expected true or false"),
+    ("[experiments.e]\ntemperature = nan", "experiments.e: --temperature: nan is not allowed"),
+    ("[experiments.e]\ntemperature = -1", "experiments.e: --temperature: -1 is not allowed"),
+    ("[experiments.e]\ndraft_temperature = -1", "experiments.e: --draft-temperature: -1 is not allowed"),
+    ("[experiments.e]\ntop_k = -1", "experiments.e: --top-k: -1 is not allowed"),
+    ("[experiments.e]\ntop_p = 7", "experiments.e: --top-p: 7 is not allowed"),
+    ("[experiments.e]\ntau = nan", "experiments.e: --tau: nan is not allowed"),
+    ("[experiments.e]\ninflate_target = 0", "experiments.e: --inflate-target: 0 is not allowed"),
+    ("[experiments.e]\nplacement = 'foo'", "experiments.e: --placement: 'foo' is not one"),
+    ("[experiments.e]\nplacement = 'ratio 0:1'", "experiments.e: --placement: 'ratio 0:1' is not one"),
+    ("[experiments.e]\nmin_k = 9\nmax_k = 3", "experiments.e: --min-k: 9 is above --max-k"),
+    ("[experiments.e]\ntask = 'bundled'\ndataset = 'x'", "experiments.e: --task: stands in place of --dataset"),
+    ("[models.a]\ninflate_target = nan", "models.a: --inflate-target: nan is not allowed"),
+    ("[models.a]\ninflate_target = -3", "models.a: --inflate-target: -3 is not allowed"),
+    ("[models.a]\nplacement = 'foo'", "models.a: --placement: 'foo' is not one"),
+    (
+        "[methods.m]\nmethod = 'adaptive'\nmin_k = 5\n[experiments.e]\nmethods = ['m']\nmax_k = 3",
+        "experiments.e: --min-k: 5 is above",
+    ),
+    ("[experiments.e]\nout = 'x'", "experiments.e.out: not known"),
+    ("[experiments.e]\nforce = true", "experiments.e.force: not known"),
+]
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "version = 1",
-        "[experiments.e]\ntask = 'bundled'",
-        *(f"[experiments.e]\nplacement = '{p}'" for p in ("same", "separate", "auto", "ratio 6:2")),
-        # An experiment's knob is what its methods make of it.
-        "[methods.m]\nmethod = 'adaptive'\nmax_k = 16\n[experiments.e]\nmethods = ['m']\nmin_k = 9",
-    ],
-)
-def test_what_some_machine_takes_is_good(tmp_path: Path, text: str) -> None:
-    check_methods(load(tmp_path, text), METHODS)
+def test_mistakes_are_named(tmp_path: Path) -> None:
+    for text, expected in MISTAKES:
+        with pytest.raises(UserError, match=re.escape(expected)) as error:
+            load(tmp_path, text)
+        assert "\n" not in str(error.value)
+        assert "p.toml" in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["baseline", "topk"])
-def test_a_method_named_like_a_built_in_one_is_refused(tmp_path: Path, name: str) -> None:
-    presets = load(tmp_path, f"[methods.{name}]\nmethod = 'topk'")
-    with pytest.raises(UserError, match=rf"p.toml: methods.{name}: is the name of a built-in method"):
-        check_methods(presets, METHODS)
+def test_what_some_machine_takes_is_good(tmp_path: Path) -> None:
+    for placement in ("same", "separate", "auto", "ratio 6:2"):
+        check(tmp_path, f"[experiments.e]\nplacement = '{placement}'")
+    check(tmp_path, "version = 1")
+    check(tmp_path, "[experiments.e]\ntask = 'bundled'")
+    # An experiment's knob is what its methods make of it.
+    check(tmp_path, "[methods.m]\nmethod = 'adaptive'\nmax_k = 16\n[experiments.e]\nmethods = ['m']\nmin_k = 9")
 
 
-def test_a_model_inflated_beyond_what_the_command_takes_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"models.a.inflate_target: 1e\+09 is not allowed, expected 1 to 1000"):
-        check_methods(load(tmp_path, "[models.a]\ninflate_target = 1e9"), METHODS)
+NO_METHOD = [
+    ("[methods.baseline]\nmethod = 'topk'", "p.toml: methods.baseline: is the name of a built-in method"),
+    ("[methods.topk]\nmethod = 'topk'", "p.toml: methods.topk: is the name of a built-in method"),
+    ("[models.a]\ninflate_target = 1e9", "models.a.inflate_target: 1e+09 is not allowed, expected 1 to 1000"),
+    ("[methods.a]\nmethod = 'guess'", "is not allowed, expected"),
+    ("[experiments.e]\nmethods = ['guess']", "is not allowed, expected"),
+    ("[experiments.e]\nmethods = ['a,b']", "is not allowed, expected"),
+    ("[methods.a]\nmethod = 'topk'\ntau = 0.5", "methods.a.tau: not used by topk, expected k, rank"),
+    ("[methods.a]\nmethod = 'baseline'\nk = 2", "methods.a.k: not used by baseline, expected none"),
+    ("[methods.a]\nmethod = 'anpd'\nfiller_top_k = 2", "methods.a.filler_top_k: not used by anpd, expected k, ngram"),
+]
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["[methods.a]\nmethod = 'guess'", "[experiments.e]\nmethods = ['guess']", "[experiments.e]\nmethods = ['a,b']"],
-)
-def test_methods_that_do_not_exist_are_named(tmp_path: Path, text: str) -> None:
-    with pytest.raises(UserError, match="is not allowed, expected"):
-        check_methods(load(tmp_path, text), METHODS)
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("method = 'topk'\ntau = 0.5", "methods.a.tau: not used by topk, expected k, rank"),
-        ("method = 'baseline'\nk = 2", "methods.a.k: not used by baseline, expected none"),
-        ("method = 'anpd'\nfiller_top_k = 2", "methods.a.filler_top_k: not used by anpd, expected k, ngram"),
-    ],
-)
-def test_a_knob_that_the_method_does_not_read_is_refused(tmp_path: Path, text: str, expected: str) -> None:
-    with pytest.raises(UserError, match=re.escape(expected)):
-        check_methods(load(tmp_path, f"[methods.a]\n{text}"), METHODS)
+def test_methods_and_knobs_that_do_not_exist_are_named(tmp_path: Path) -> None:
+    for text, expected in NO_METHOD:
+        with pytest.raises(UserError, match=re.escape(expected)):
+            check(tmp_path, text)
 
 
 class Heard:
     """Options that note which of them are read."""
 
     def __init__(self) -> None:
-        self.told = Options(draft_rule=SamplingRule(temperature=0.0))
-        self.read: set[str] = set()
+        self.options, self.read = Options(draft_rule=SamplingRule(temperature=0.0)), set()
 
     def __getattr__(self, name: str) -> object:
         self.read.add(name)
-        return getattr(self.told, name)
+        return getattr(self.options, name)
 
 
 @pytest.fixture(scope="module")
@@ -204,17 +183,21 @@ def bundled() -> Models:
 @pytest.mark.parametrize("name", METHODS)
 def test_the_knobs_of_a_method_are_those_that_it_reads(bundled: Models, name: str) -> None:
     heard = Heard()
-    task = Task(rule=heard.told.draft_rule, max_new_tokens=4, rngs=[np.random.default_rng(0)])
+    task = Task(rule=heard.options.draft_rule, max_new_tokens=4, rngs=[np.random.default_rng(0)])
     METHODS[name].begin(bundled, heard)([[1, 2, 3]], task)
     # The draft stops by it in one of the three that choose lengths; the others only check it.
     checked = {"least_confidence"} if name in ("adaptive", "heuristic") else set()
     assert heard.read - {"draft_rule"} - checked == set(ALGORITHMS[name].knobs)
 
 
-def test_a_file_without_experiments_is_a_mistake_to_validate_config(run, user_error, tmp_path: Path) -> None:
+def test_the_command_refuses_a_file_without_experiments_and_a_preset_named_baseline(run, user_error, tmp_path) -> None:
     (tmp_path / "p.toml").write_text("[methods.a]\nmethod = 'ngram'")
     done = run("bench-decode", "validate-config", "p.toml")
     user_error(done, "p.toml: holds no experiments, expected [experiments.NAME]")
+    (tmp_path / "p.toml").write_text("[methods.baseline]\nmethod = 'topk'")
+    expected = "methods.baseline: is the name of a built-in method"
+    user_error(run("bench-decode", "validate-config", "p.toml"), expected)
+    user_error(run("bench-decode", "--config", "p.toml", "--method", "baseline", "--device", "cpu"), expected)
 
 
 def test_knobs_of_the_command_line_are_refused_beside_methods_that_set_them(tmp_path: Path) -> None:
@@ -227,46 +210,24 @@ def test_knobs_of_the_command_line_are_refused_beside_methods_that_set_them(tmp_
     check_given_knobs(None, "k1", ["k"])
 
 
-def test_an_experiment_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"--experiment: 'x' is not in .*, expected e"):
-        load(tmp_path, "[experiments.e]\nruns = 1").values_of("x")
+def test_names_become_arms_each_once_behind_the_baseline() -> None:
+    several = [("ngram, baseline,ngram", ["baseline", "ngram"]), ("topk", ["baseline", "topk"]), ("all", [*METHODS])]
+    for names, expected in several:
+        assert [arm.name for arm in arms_of(DecodeOptions(method=names), None)] == expected
+    for names in ("", "speculativ", "baseline,"):
+        with pytest.raises(
+            UserError, match=r"^--method: '.*' is not allowed, expected all or some of baseline, specul"
+        ):
+            arms_of(DecodeOptions(method=names), None)
 
 
-def test_the_command_refuses_a_preset_named_baseline(run, user_error, tmp_path: Path) -> None:
-    (tmp_path / "p.toml").write_text("[methods.baseline]\nmethod = 'topk'")
-    expected = "methods.baseline: is the name of a built-in method"
-    user_error(run("bench-decode", "validate-config", "p.toml"), expected)
-    user_error(run("bench-decode", "--config", "p.toml", "--method", "baseline", "--device", "cpu"), expected)
-
-
-@pytest.mark.parametrize(
-    ("names", "expected"),
-    [("ngram, baseline,ngram", ["baseline", "ngram"]), ("topk", ["baseline", "topk"]), ("all", list(METHODS))],
-)
-def test_names_become_arms_each_once_behind_the_baseline(names: str, expected: list[str]) -> None:
-    assert [arm.name for arm in arms_of(DecodeOptions(method=names), None)] == expected
-
-
-@pytest.mark.parametrize("names", ["", "speculativ", "baseline,"])
-def test_an_unknown_name_is_refused_with_those_there_are(names: str) -> None:
-    with pytest.raises(UserError, match=r"^--method: '.*' is not allowed, expected all or some of baseline, specul"):
-        arms_of(DecodeOptions(method=names), None)
-
-
-@pytest.mark.parametrize("option", ["--target-device", "--draft-device", "--device"])
-def test_a_device_that_is_not_here_is_told_by_its_option(option: str) -> None:
-    name = option.removeprefix("--").replace("-", "_")
-    with pytest.raises(UserError, match=f"^{option}: 'meta' is not here"):
-        placed(DecodeOptions(**{"device": "cpu", name: "meta"}))
-
-
-@pytest.mark.parametrize("name", ["device", "target_device"])
-def test_the_processor_is_cpu_by_whatever_index(name: str) -> None:
-    found = placed(DecodeOptions(**{"device": "cpu", name: "cpu:7"}))
-    assert (found.target, found.draft) == (("cpu",), ("cpu",))
-
-
-@pytest.mark.parametrize("name", ["medusa", "eagle", "judge"])
-def test_a_folder_that_is_not_there_is_told_by_its_option(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UserError, match=rf"^--{name} .*none: no such folder"):
-        trained_folders(DecodeOptions(**{name: tmp_path / "none"}))
+def test_a_device_or_folder_that_is_not_here_is_told_by_its_option(tmp_path: Path) -> None:
+    for name in ("target_device", "draft_device", "device"):
+        with pytest.raises(UserError, match=f"^--{name.replace('_', '-')}: 'meta' is not here"):
+            placed(DecodeOptions(**{"device": "cpu", name: "meta"}))
+    for name in ("device", "target_device"):  # the processor is cpu by whatever index
+        found = placed(DecodeOptions(**{"device": "cpu", name: "cpu:7"}))
+        assert (found.target, found.draft) == (("cpu",), ("cpu",))
+    for name in ("medusa", "eagle", "judge"):
+        with pytest.raises(UserError, match=rf"^--{name} .*none: no such folder"):
+            trained_folders(DecodeOptions(**{name: tmp_path / "none"}))

@@ -1,10 +1,12 @@
 """Turns: every prompt by every arm in a drawn order, on streams of its own; a failure is a record."""
 
 from collections import Counter
+from collections.abc import Callable
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,21 +41,31 @@ TARGET = random_model("llama", 1, 24)
 DRAFT = related_model(TARGET, 2, 0.3)
 
 
-def arm(name: str, rule: SamplingRule, models: Models | None = None) -> Runnable:
+def arm(name: str, rule: SamplingRule = GREEDY, models: Models | None = None) -> Runnable:
     method = METHODS[name]
     begin = method.begin(models or Models(target=TARGET, draft=DRAFT), Options(draft_rule=rule))
     return Runnable(arm=Arm(name=name, method=name), is_exact=method.is_exact, begin=begin)
 
 
-def bench_of(*arms: Runnable, rule: SamplingRule = GREEDY, prompts: int = 6, references=(), **told) -> Bench:
+def arm_of(name: str, method: str, begin: Callable[..., Any]) -> Runnable:
+    """An exact arm of our own making."""
+    return Runnable(arm=Arm(name=name, method=method), is_exact=True, begin=begin)
+
+
+def plain_begin(prompts, task):
+    return METHODS["baseline"].begin(Models(target=TARGET), Options(draft_rule=GREEDY))(prompts, task)
+
+
+def bench_of(*arms: Runnable | str, prompts: int = 6, references=(), rule: SamplingRule = GREEDY, **settings) -> Bench:
+    runnable = tuple(arm(a) if isinstance(a, str) else a for a in arms)
     devices = ("cpu",)
     return Bench(
-        arms=arms,
+        arms=runnable,
         target=TARGET,
         prompts=tuple((i + 1, 3, 5 + i % 3) for i in range(prompts)),
         infos=tuple(PromptInfo(source=f"p{i}", category="") for i in range(prompts)),
         references=references,
-        settings=Settings(arms=tuple(a.arm for a in arms), rule=rule, max_new_tokens=10, **told),
+        settings=Settings(arms=tuple(a.arm for a in runnable), rule=rule, **{"max_new_tokens": 10} | settings),
         devices=devices,
         dtype="float32",
         memory=MemoryPeak(devices),
@@ -61,106 +73,119 @@ def bench_of(*arms: Runnable, rule: SamplingRule = GREEDY, prompts: int = 6, ref
     )
 
 
-def measured(bench: Bench, done=()):
-    records, tracks = [], []
-    todo = plan_turns(bench, done)
-    measure(bench, todo, emit=records.append, progress=lambda _: None, watch=lambda n, s: tracks.append((n, s)))
-    return records, tracks
+def measured(bench: Bench, done=(), tracks: list[object] | None = None):
+    records, todo = [], plan_turns(bench, done)
+    watch = (lambda *_: None) if tracks is None else (lambda *track: tracks.append(track))
+    measure(bench, todo, emit=records.append, progress=lambda _: None, watch=watch)
+    return records
+
+
+def of(name: str, records):
+    return [r for r in records if r["method"] == name]
+
+
+def hook_warm_up(monkeypatch: pytest.MonkeyPatch, behind: Callable[[], None]) -> None:
+    """Have this called behind the warm-up."""
+    right = runner.warm_up
+
+    def warm_up(*arguments):
+        found = right(*arguments)
+        behind()
+        return found
+
+    monkeypatch.setattr(runner, "warm_up", warm_up)
 
 
 def test_every_arm_takes_every_prompt_in_every_run_and_greedy_outputs_are_the_baselines() -> None:
     names = ("baseline", "speculative", "ngram", "specexec", "adaptive")
-    records, tracks = measured(bench_of(*(arm(n, GREEDY) for n in names), runs=2))
+    tracks = []
+    bench = bench_of(*names, runs=2)
+    records = measured(bench, tracks=tracks)
     assert Counter((r["method"], r["prompt_index"], r["run"]) for r in records) == Counter(
         {(n, p, run): 1 for n in names for p in range(6) for run in range(2)}
     )
     assert all(r["status"] == "ok" and r["identical_to_baseline"] and r["generated_tokens"] == 10 for r in records)
     assert len({r["output_sha256"] for r in records if r["prompt_index"] == 0}) == 1
     assert len(tracks) == len(records)
-    assert {r["tree"] is not None for r in records if r["method"] == "specexec"} == {True}
+    assert all(r["tree"] for r in of("specexec", records))
     for r in records:
         assert 0 < r["ttft_s"] <= r["total_s"] * (1 + 1e-9)
         assert r["memory_peak_bytes"] > 0
         assert r["quality"] is None
+    # Records say which place a method had.
+    for turn in plan_turns(bench, ()):
+        here = [r for r in records if (r["prompt_index"], r["run"]) == (turn.batch.start, turn.run)]
+        assert [r["method"] for r in sorted(here, key=lambda r: r["order"])] == [r.arm.name for r in turn.order]
 
 
 def test_the_order_of_turns_is_drawn_anew_each_time_and_is_the_seeds() -> None:
-    arms = [arm(n, GREEDY) for n in ("baseline", "speculative", "ngram", "adaptive")]
-    orders = [[r.arm.name for r in t.order] for t in plan_turns(bench_of(*arms, prompts=60, seed=3), ())]
-    again = [[r.arm.name for r in t.order] for t in plan_turns(bench_of(*arms, prompts=60, seed=3), ())]
-    other = [[r.arm.name for r in t.order] for t in plan_turns(bench_of(*arms, prompts=60, seed=4), ())]
+    names = "baseline", "speculative", "ngram", "adaptive"
+    orders, again, other = (
+        [[r.arm.name for r in t.order] for t in plan_turns(bench_of(*names, prompts=60, seed=seed), ())]
+        for seed in (3, 3, 4)
+    )
     assert orders == again != other
     firsts = Counter(order[0] for order in orders)
     # 60 turns over 4 arms: 15 each, give or take four standard errors.
-    assert all(abs(firsts[a.arm.name] - 15) <= 4 * np.sqrt(60 * 0.25 * 0.75) for a in arms)
-    repeats = plan_turns(bench_of(*arms, runs=2, prompts=30), ())
-    assert [t.order for t in repeats[:30]] != [t.order for t in repeats[30:]]
+    assert all(abs(firsts[name] - 15) <= 4 * np.sqrt(60 * 0.25 * 0.75) for name in names)
+    repeats = [t.order for t in plan_turns(bench_of(*map(arm, names), runs=2, prompts=30), ())]
+    assert repeats[:30] != repeats[30:]
 
 
-def test_records_say_which_place_a_method_had() -> None:
-    bench = bench_of(*(arm(n, GREEDY) for n in ("baseline", "speculative", "ngram")))
-    records, _ = measured(bench)
-    for turn in plan_turns(bench, ()):
-        places = {r["method"]: r["order"] for r in records if r["prompt_index"] == turn.batch.start}
-        assert sorted(places, key=places.__getitem__) == [r.arm.name for r in turn.order]
-
-
-def test_sampled_output_is_the_streams_whatever_the_order_and_differs_between_runs() -> None:
-    arms = [arm(n, SAMPLED) for n in ("baseline", "specexec")]
-    records, _ = measured(bench_of(*arms, rule=SAMPLED, runs=2, seed=1))
-    by = {(r["method"], r["prompt_index"], r["run"]): r["output_sha256"] for r in records}
-    # A tree draws from a stream what plain decoding draws from it.
-    assert all(by["baseline", p, run] == by["specexec", p, run] for p in range(6) for run in range(2))
-    assert any(by["baseline", p, 0] != by["baseline", p, 1] for p in range(6))
-    assert {r["identical_to_baseline"] for r in records} == {None}
-
-
-def test_a_repeat_is_not_the_first_run_of_another_seed() -> None:
+def test_sampled_output_is_the_streams_whatever_the_order_and_differs_between_runs_and_seeds() -> None:
     runs = {}
     for seed in range(3):
-        records, _ = measured(bench_of(arm("baseline", SAMPLED), rule=SAMPLED, runs=2, seed=seed))
-        for r in records:
-            runs.setdefault((seed, r["run"]), []).append(r["output_sha256"])
-    assert len({tuple(outputs) for outputs in runs.values()}) == 6
+        names = ("baseline", "specexec") if seed == 1 else ("baseline",)
+        records = measured(bench_of(*(arm(n, SAMPLED) for n in names), rule=SAMPLED, runs=2, seed=seed))
+        by = {(r["method"], r["prompt_index"], r["run"]): r["output_sha256"] for r in records}
+        # A tree draws from a stream what plain decoding draws from it.
+        assert all(by["baseline", p, run] == by[n, p, run] for n in names for p in range(6) for run in range(2))
+        assert {r["identical_to_baseline"] for r in records} == {None}
+        runs |= {(seed, run): tuple(by["baseline", p, run] for p in range(6)) for run in range(2)}
+    # A repeat is not the first run of another seed.
+    assert len(set(runs.values())) == 6
 
 
 class Breaks(Exception):
     """What a model's own code may raise."""
 
 
-def failing(prompt: int) -> Runnable:
-    inner = METHODS["ngram"].begin(Models(target=TARGET), Options(draft_rule=GREEDY))
+def raising(error: BaseException) -> Callable[..., Any]:
+    def fail(*_: object) -> None:
+        raise error
 
+    return fail
+
+
+def failing(prompt: int) -> Runnable:
     def begin(prompts, task):
         if prompts[0][0] == prompt + 1:
             raise Breaks("first line\nsecond line")
-        return inner(prompts, task)
+        return METHODS["ngram"].begin(Models(target=TARGET), Options(draft_rule=GREEDY))(prompts, task)
 
-    return Runnable(arm=Arm(name="fails", method="ngram"), is_exact=True, begin=begin)
+    return arm_of("fails", "ngram", begin)
 
 
 def test_a_failure_is_a_record_does_not_stop_the_rest_and_is_tried_again() -> None:
-    bench = bench_of(arm("baseline", GREEDY), failing(2))
-    records, _ = measured(bench)
+    records = measured(bench_of("baseline", failing(2)))
     failed = [r for r in records if r["status"] == "error"]
     assert [(r["method"], r["prompt_index"], r["error"]) for r in failed] == [("fails", 2, "Breaks: first line")]
     assert len([r for r in records if r["status"] == "ok"]) == 11
-    mended = bench_of(arm("baseline", GREEDY), replace(arm("ngram", GREEDY), arm=failing(2).arm))
-    more, _ = measured(mended, done_keys(records))
+    mended = bench_of("baseline", replace(arm("ngram"), arm=failing(2).arm))
+    more = measured(mended, done_keys(records))
     # The whole turn again: a time is compared with one that was taken beside it. What was missing comes last.
     assert [(r["method"], r["prompt_index"], r["status"]) for r in more] == [("baseline", 2, "ok"), ("fails", 2, "ok")]
     assert more[1]["identical_to_baseline"] is True
     assert {r["total_s"] for r in latest(records + more) if r["prompt_index"] == 2} == {r["total_s"] for r in more}
     assert len(latest(records + more)) == 12
-    assert measured(mended, done_keys(records + more)) == ([], [])
+    assert measured(mended, done_keys(records + more)) == []
 
 
 def test_a_turn_of_which_arms_are_missing_is_measured_as_a_whole_wherever_it_was_cut() -> None:
-    bench = bench_of(*(arm(n, GREEDY) for n in ("baseline", "speculative", "ngram")), prompts=2)
-    records, _ = measured(bench)
+    bench = bench_of("baseline", "speculative", "ngram", prompts=2)
+    records = measured(bench)
     for left in range(1, 3):
-        more, _ = measured(bench, done_keys(records[: 3 + left]))
-        assert {r["method"] for r in more} == {"baseline", "speculative", "ngram"}
+        more = measured(bench, done_keys(records[: 3 + left]))
         assert {r["prompt_index"] for r in more} == {1}
         assert {r["method"]: r["order"] for r in more} == {r["method"]: r["order"] for r in records[3:]}
         # Cut anywhere within the second time, the turn is still not done.
@@ -170,74 +195,56 @@ def test_a_turn_of_which_arms_are_missing_is_measured_as_a_whole_wherever_it_was
 
 def broken(error: BaseException) -> Model:
     """The target, but every call of it fails."""
-
-    def fail(*_: object) -> None:
-        raise error
-
     module = deepcopy(TARGET.module)
-    module.register_forward_pre_hook(fail)
+    module.register_forward_pre_hook(raising(error))
     return replace(TARGET, module=module)
 
 
-@pytest.mark.parametrize("error", [MemoryError("no room\nat all"), RuntimeError("CUDA out of memory"), Breaks("odd")])
-def test_what_fails_behind_the_clock_leaves_a_note_and_the_times(error: Exception) -> None:
-    arms = [arm(n, GREEDY) for n in ("baseline", "speculative", "topk")]
-    sound, _ = measured(bench_of(*arms))
-    bench = replace(bench_of(*arms), target=broken(error))
-    records, _ = measured(bench)
-    assert [(r["status"], r["output_sha256"]) for r in records] == [("ok", r["output_sha256"]) for r in sound]
-    assert {r["first_divergence"] for r in records} == {r["quality"] for r in records} == {None}
-    reason = str(error).partition("\n")[0]
-    for r, whole in zip(records, sound, strict=True):
-        assert whole["note"] is None
-        missing = [name for name in ("first_divergence", "quality") if whole[name]]
-        expected = "; ".join(f"{name}: {type(error).__name__}: {reason}" for name in missing)
-        assert (r["note"] or "") == expected
-        assert list(line_problems(r, first=False)) == list(disagreements(r)) == []
-    assert any("; " in (r["note"] or "") for r in records)
-    assert all(s["speedup"] for s in summarise(records, 0))
+def test_what_fails_behind_the_clock_leaves_a_note_and_the_times() -> None:
+    whole_bench = bench_of("baseline", "speculative", "topk")
+    sound = measured(whole_bench)
+    for error in (MemoryError("no room\nat all"), RuntimeError("CUDA out of memory"), Breaks("odd")):
+        records = measured(replace(whole_bench, target=broken(error)))
+        assert [(r["status"], r["output_sha256"]) for r in records] == [("ok", r["output_sha256"]) for r in sound]
+        assert {r["first_divergence"] for r in records} == {r["quality"] for r in records} == {None}
+        reason = f"{type(error).__name__}: " + str(error).partition("\n")[0]
+        for r, whole in zip(records, sound, strict=True):
+            assert whole["note"] is None
+            missing = [name for name in ("first_divergence", "quality") if whole[name]]
+            assert (r["note"] or "") == "; ".join(f"{name}: {reason}" for name in missing)
+            assert list(line_problems(r, first=False)) == list(disagreements(r)) == []
+        assert any("; " in (r["note"] or "") for r in records)
+        assert all(s["speedup"] for s in summarise(records, 0))
 
 
-def test_an_interruption_behind_the_clock_is_no_failure() -> None:
-    bench = replace(bench_of(*(arm(n, GREEDY) for n in ("baseline", "topk"))), target=broken(KeyboardInterrupt()))
-    with pytest.raises(KeyboardInterrupt):
-        measured(bench)
+def test_an_interruption_is_no_failure_within_a_method_or_behind_the_clock() -> None:
+    stops = arm_of("stops", "ngram", raising(KeyboardInterrupt()))
+    late = replace(bench_of("baseline", "topk"), target=broken(KeyboardInterrupt()))
+    for bench in (bench_of("baseline", stops), late):
+        with pytest.raises(KeyboardInterrupt):
+            measured(bench)
 
 
 def test_a_failing_baseline_leaves_nothing_to_compare_with() -> None:
-    def begin(prompts, task):
-        raise Breaks("no")
-
-    plain = Runnable(arm=Arm(name="baseline", method="baseline"), is_exact=True, begin=begin)
-    records, _ = measured(bench_of(plain, arm("ngram", GREEDY)))
-    assert {r["identical_to_baseline"] for r in records if r["method"] == "ngram"} == {None}
+    records = measured(bench_of(arm_of("baseline", "baseline", raising(Breaks("no"))), "ngram"))
+    assert {r["identical_to_baseline"] for r in of("ngram", records)} == {None}
     assert [s["speedup"] for s in summarise(records, 0)] == [None, None]
 
 
-def test_an_interruption_is_no_failure() -> None:
-    def begin(prompts, task):
-        raise KeyboardInterrupt
-
-    stops = Runnable(arm=Arm(name="stops", method="ngram"), is_exact=True, begin=begin)
-    with pytest.raises(KeyboardInterrupt):
-        measured(bench_of(arm("baseline", GREEDY), stops))
-
-
 def test_what_cannot_take_a_batch_is_skipped_with_the_reason() -> None:
-    tree = replace(arm("specexec", GREEDY), begin=None, reason="takes one sequence at a time")
-    bench = bench_of(arm("baseline", GREEDY), arm("speculative", GREEDY), tree, batch_size=4, runs=2)
+    tree = replace(arm("specexec"), begin=None, reason="takes one sequence at a time")
+    bench = bench_of("baseline", "speculative", tree, batch_size=4, runs=2)
     (skipped,) = left_out(bench, ())
     assert list(line_problems(skipped, first=False)) == list(disagreements(skipped)) == []
     assert (skipped["status"], skipped["error"]) == ("skipped", "takes one sequence at a time")
     assert skipped["resume_key"] == "specexec/0/0"
     assert left_out(bench, done_keys([skipped])) == []
-    ok, _ = measured(bench)
-    records = [skipped, *ok]
+    ok = measured(bench)
     assert {(r["method"], r["status"]) for r in ok} == {("baseline", "ok"), ("speculative", "ok")}
     assert {r["order"] for r in ok} == {0, 1}
     assert sorted({(r["batch_index"], r["batch_size"]) for r in ok}) == [(0, 4), (1, 2)]
     assert all(r["identical_to_baseline"] for r in ok)
-    assert {s["compared_units"] for s in summarise(records, 0) if s["method"] != "specexec"} == {2}
+    assert {s["compared_units"] for s in summarise([skipped, *ok], 0) if s["method"] != "specexec"} == {2}
 
 
 def test_a_method_that_lacks_something_is_left_out_or_refused_by_its_own_name() -> None:
@@ -249,20 +256,27 @@ def test_a_method_that_lacks_something_is_left_out_or_refused_by_its_own_name() 
         bind(*told, strict=True)
 
 
-def test_lossy_outputs_and_the_baselines_are_judged_others_are_not() -> None:
-    arms = [arm(n, GREEDY) for n in ("baseline", "speculative", "topk")]
-    records, _ = measured(bench_of(*arms, references=tuple((1, 2, 3) for _ in range(6))))
-    judged = {r["method"] for r in records if r["quality"]}
-    assert judged == {"baseline", "topk"}
-    greedy = [r["quality"]["argmax_share"] for r in records if r["method"] == "baseline"]
-    assert greedy == [1.0] * 6
-    apart = [r for r in records if r["method"] == "topk" and not r["identical_to_baseline"]]
+def test_lossy_outputs_and_the_baselines_are_judged_and_trees_have_metrics_of_their_own() -> None:
+    names = "baseline", "speculative", "topk", "specexec"
+    records = measured(bench_of(*names, references=tuple((1, 2, 3) for _ in range(6))))
+    assert {r["method"] for r in records if r["quality"]} == {"baseline", "topk"}
+    assert [r["quality"]["argmax_share"] for r in of("baseline", records)] == [1.0] * 6
+    apart = [r for r in of("topk", records) if not r["identical_to_baseline"]]
     assert apart
     for r in apart:
         assert 0 <= r["first_divergence"]["position"] < 10
         assert r["first_divergence"]["verdict"] is None
         assert r["overruled"] > 0
-    assert all(r["exact_match"]["trials"] in range(1, 4) for r in records)
+    assert {r["method"] for r in records if r["tree"]} == {"specexec"}
+    for r in records:
+        assert r["exact_match"]["trials"] in range(1, 4)
+        assert not r["judge"]
+        assert r["timestamp_utc"][:2] == "20"
+        assert list(disagreements(r)) == []
+        if r["tree"]:
+            assert r["tree"]["effective_parallelism"] > 1
+            assert r["tree"]["branch_prune_rate"] == 0  # without a threshold
+            assert sum(r["rounds"]["over_budget"]) > 0
 
 
 def test_a_decoder_that_is_wrong_in_reduced_precision_is_a_bug_and_rounding_is_not() -> None:
@@ -272,10 +286,11 @@ def test_a_decoder_that_is_wrong_in_reduced_precision_is_a_bug_and_rounding_is_n
     """
     target = replace(TARGET, module=deepcopy(TARGET.module).to(torch.bfloat16))
     models = Models(target=target)
-    rounded = replace(arm("baseline", GREEDY, Models(target=finer_copy(target, "bfloat16"))), arm=NAMED["rounded"])
+    finer = arm("baseline", GREEDY, Models(target=finer_copy(target, "bfloat16")))
+    rounded = arm_of("rounded", "ngram", finer.begin)
     arms = arm("baseline", GREEDY, models), arm("ngram", GREEDY, models), rounded, wrong_once(models)
-    bench = replace(bench_of(*arms, prompts=23), target=target, dtype="bfloat16")
-    records, _ = measured(replace(bench, settings=replace(bench.settings, max_new_tokens=48)))
+    bench = replace(bench_of(*arms, prompts=23, max_new_tokens=48), target=target, dtype="bfloat16")
+    records = measured(bench)
     found = {s["method"]: s["identical"] for s in summarise(records, 0)}
     for name in ("ngram", "rounded"):
         assert (found[name]["bug"], found[name]["unchecked"]) == (0, 0)
@@ -289,16 +304,13 @@ def test_a_decoder_that_is_wrong_in_reduced_precision_is_a_bug_and_rounding_is_n
         assert list(line_problems(r, first=False)) == []
 
 
-NAMED = {name: Arm(name=name, method="ngram") for name in ("rounded", "wrong", "short")}
-
-
 def wrong_once(models: Models) -> Runnable:
     def begin(prompts, task):
         plain = METHODS["baseline"].begin(models, Options(draft_rule=GREEDY))(prompts, task)
         read = plain.batch.target.read
 
-        def spoilt(*told):
-            logits = read(*told)
+        def spoilt(*arguments):
+            logits = read(*arguments)
             if len(plain.batch.outputs[0].tokens) == 3:
                 return logits.scatter(-1, logits.argmax(-1, keepdim=True), -1e9)
             return logits
@@ -306,24 +318,15 @@ def wrong_once(models: Models) -> Runnable:
         plain.batch.target.read = spoilt
         return plain
 
-    return Runnable(arm=NAMED["wrong"], is_exact=True, begin=begin)
+    return arm_of("wrong", "ngram", begin)
 
 
-def test_an_output_that_ends_where_the_baselines_goes_on_is_no_rounding() -> None:
-    inner = METHODS["baseline"].begin(Models(target=TARGET), Options(draft_rule=GREEDY))
-
-    def begin(prompts, task):
-        return inner(prompts, replace(task, max_new_tokens=4))
-
-    short = Runnable(arm=NAMED["short"], is_exact=True, begin=begin)
-    records, _ = measured(bench_of(arm("baseline", GREEDY), short))
-    found = [r["first_divergence"] for r in records if r["method"] == "short"]
+def test_in_float32_every_wrong_choice_and_an_output_that_ends_early_is_a_bug() -> None:
+    short = arm_of("short", "ngram", lambda prompts, task: plain_begin(prompts, replace(task, max_new_tokens=4)))
+    records = measured(bench_of("baseline", short, wrong_once(Models(target=TARGET))))
+    found = [r["first_divergence"] for r in of("short", records)]
     assert {(d["position"], d["verdict"], d["deficit"]) for d in found} == {(4, "bug", None)}
-
-
-def test_in_float32_every_wrong_choice_is_a_bug() -> None:
-    records, _ = measured(bench_of(arm("baseline", GREEDY), wrong_once(Models(target=TARGET))))
-    found = [r["first_divergence"] for r in records if r["method"] == "wrong"]
+    found = [r["first_divergence"] for r in of("wrong", records)]
     assert {d["verdict"] for d in found} == {"bug"}
     assert all(0 < d["spread"] < 1e-3 < d["deficit"] for d in found)
 
@@ -341,30 +344,24 @@ def test_a_finer_copy_leaves_caches_of_fixed_size_behind() -> None:
 
 
 def test_where_no_finer_copy_can_be_made_a_difference_is_unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_room(*_: object) -> Model:
-        raise RuntimeError("out of memory")
-
-    monkeypatch.setattr(outcome, "finer_copy", no_room)
-    records, _ = measured(bench_of(arm("baseline", GREEDY), wrong_once(Models(target=TARGET))))
-    wrong = [r for r in records if r["method"] == "wrong"]
+    monkeypatch.setattr(outcome, "finer_copy", raising(RuntimeError("out of memory")))
+    records = measured(bench_of("baseline", wrong_once(Models(target=TARGET))))
+    wrong = of("wrong", records)
     assert {r["first_divergence"]["verdict"] for r in wrong} == {"unchecked"}
     assert {r["note"] for r in wrong} == {"recheck: RuntimeError: out of memory"}
-    assert next(s for s in summarise(records, 0) if s["method"] == "wrong")["identical"]["unchecked"] == 6
+    assert of("wrong", summarise(records, 0))[0]["identical"]["unchecked"] == 6
 
 
-@pytest.mark.parametrize(
-    ("output", "reference", "expected"),
-    [
+def test_only_what_follows_the_true_text_counts_as_a_next_token() -> None:
+    for output, reference, expected in (
         ([1, 2, 3, 4], [1, 2, 3, 4], (4, 4)),
         ([1, 9, 3, 4], [1, 2, 3, 4], (1, 2)),  # what stands behind a mismatch says nothing
         ([9, 1, 2, 3], [1, 2, 3, 4], (0, 1)),
         ([1, 2], [1, 2, 3], (2, 2)),  # the budget's end is no mismatch
         ([1, 2, 3, 4], [1, 2], (2, 2)),
-    ],
-)
-def test_only_what_follows_the_true_text_counts_as_a_next_token(output, reference, expected) -> None:
-    found = next_token_match(output, reference)
-    assert (found["matched"], found["trials"]) == expected
+    ):
+        found = next_token_match(output, reference)
+        assert (found["matched"], found["trials"]) == expected
 
 
 @pytest.mark.statistical
@@ -376,55 +373,28 @@ def test_the_next_token_match_of_a_sampled_output_is_its_chance() -> None:
     assert abs(matched / trials - 0.6) < 4 * np.sqrt(0.6 * 0.4 / trials)
 
 
-def test_a_trained_judge_and_trees_have_metrics_of_their_own_and_other_methods_none() -> None:
-    rule = arm("topk", GREEDY)
-    records, _ = measured(bench_of(*(arm(n, GREEDY) for n in ("baseline", "specexec", "speculative")), rule))
-    assert {r["method"] for r in records if r["tree"]} == {"specexec"}
-    assert not any(r["judge"] for r in records)
-    for r in records:
-        assert r["timestamp_utc"][:2] == "20"
-        assert list(disagreements(r)) == []
-        if r["tree"]:
-            assert r["tree"]["effective_parallelism"] > 1
-            assert r["tree"]["branch_prune_rate"] == 0  # without a threshold
-            assert sum(r["rounds"]["over_budget"]) > 0
-
-
 def test_warm_ups_are_run_for_each_shape_and_leave_no_record(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    inner = METHODS["baseline"].begin(Models(target=TARGET), Options(draft_rule=GREEDY))
 
     def begin(prompts, task):
         seen.append((len(prompts), task.max_new_tokens))
-        return inner(prompts, task)
+        return plain_begin(prompts, task)
 
     monkeypatch.setattr(timed, "WARM_UP_TOKENS", 3)
-    plain = Runnable(arm=Arm(name="baseline", method="baseline"), is_exact=True, begin=begin)
-    records, _ = measured(bench_of(plain, batch_size=4))
+    assert len(measured(bench_of(arm_of("baseline", "baseline", begin), batch_size=4))) == 6
     assert seen == [(4, 3), (2, 3), (4, 10), (2, 10)]
-    assert len(records) == 6
 
 
 @pytest.mark.parametrize("name", ["speculative", "adaptive", "heuristic"])
 def test_the_draft_passes_of_a_ragged_batch_are_its_calls(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = [0]
-    right = runner.warm_up
-
-    def warm_up(*told):
-        found = right(*told)
-        calls[0] = 0
-        return found
-
-    monkeypatch.setattr(runner, "warm_up", warm_up)
-    bench = bench_of(arm("baseline", GREEDY), arm(name, GREEDY), batch_size=6)
-    bench = replace(bench, settings=replace(bench.settings, max_new_tokens=40))
-    hook = DRAFT.module.register_forward_hook(lambda *_: calls.__setitem__(0, calls[0] + 1))
-    records, _ = measured(bench)
+    calls = []
+    hook_warm_up(monkeypatch, calls.clear)
+    hook = DRAFT.module.register_forward_hook(lambda *_: calls.append(1))
+    rows = of(name, measured(bench_of("baseline", name, batch_size=6, max_new_tokens=40)))
     hook.remove()
-    rows = [r for r in records if r["method"] == name]
-    assert sums(rows)[AT["step_passes"]] == calls[0] - 1  # the prompts
+    assert sums(rows)[AT["step_passes"]] == len(calls) - 1  # the prompts
     # No single row's count is that of the batch, but where all rows draft as much in every round.
-    assert max(sum(r["rounds"]["draft_passes"]) for r in rows) <= calls[0] - 1
+    assert max(sum(r["rounds"]["draft_passes"]) for r in rows) <= len(calls) - 1
 
 
 def captures_of(monkeypatch: pytest.MonkeyPatch) -> tuple[list[tuple[str, int, int]], list[tuple[int, int]]]:
@@ -436,10 +406,10 @@ def captures_of(monkeypatch: pytest.MonkeyPatch) -> tuple[list[tuple[str, int, i
     models = Models(target=target, draft=replace(related_model(target, 2, 0.3), graphs=True))
     captured: list[tuple[str, int, int]] = []
     behind: list[tuple[int, int]] = []
-    phase = ["warm-up"]
+    phases = ["warm-up"]
 
     def capture(one: static.Pass, length: int) -> None:
-        captured.append((phase[0], one.context.columns, one.tokens.shape[1]))
+        captured.append((phases[-1], one.context.columns, one.tokens.shape[1]))
         behind.append((length, one.tokens.shape[1]))
 
         def replay() -> None:
@@ -447,22 +417,14 @@ def captures_of(monkeypatch: pytest.MonkeyPatch) -> tuple[list[tuple[str, int, i
 
         one.graph = SimpleNamespace(replay=replay)
 
-    right = runner.warm_up
-
-    def warm_up(*told):
-        found = right(*told)
-        phase[0] = "turns"
-        return found
-
     monkeypatch.setattr(static, "has_graphs", lambda _: True)
     monkeypatch.setattr(static.Pass, "capture", capture)
-    monkeypatch.setattr(runner, "warm_up", warm_up)
+    hook_warm_up(monkeypatch, lambda: phases.append("turns"))
     arms = [arm(n, GREEDY, models) for n in ("baseline", "speculative", "adaptive", "ngram")]
     rng = np.random.default_rng(0)
     prompts = tuple(tuple(rng.integers(24, size=n).tolist()) for n in (20, 40, 60, 300, 2))
-    bench = bench_of(*arms, prompts=5)
-    bench = replace(bench, target=target, prompts=prompts, settings=replace(bench.settings, max_new_tokens=64))
-    records, _ = measured(bench)
+    bench = bench_of(*arms, prompts=5, max_new_tokens=64)
+    records = measured(replace(bench, target=target, prompts=prompts))
     assert {(r["status"], r["identical_to_baseline"]) for r in records} == {("ok", True)}
     return captured, behind
 
@@ -488,7 +450,7 @@ def test_what_no_warm_up_met_is_captured_in_no_turn(monkeypatch: pytest.MonkeyPa
 
 def test_a_forecast_scales_the_warm_up_and_names_what_cannot_run() -> None:
     skipped = Runnable(arm=Arm(name="no", method="ngram"), is_exact=True, begin=None, reason="cannot")
-    found = forecast_run(bench_of(arm("baseline", GREEDY), skipped, batch_size=4, runs=3), start_s=50.0)
+    found = forecast_run(bench_of("baseline", skipped, batch_size=4, runs=3), start_s=50.0)
     assert (found["prompts"], found["batches"], found["runs"], found["decodings"]) == (6, 2, 3, 6)
     plain, other = found["methods"]
     assert plain["total_s"] == pytest.approx(plain["output_s"] * 6)
@@ -497,6 +459,7 @@ def test_a_forecast_scales_the_warm_up_and_names_what_cannot_run() -> None:
     assert plain["output_s"] > plain["prefill_s"] > 0
     assert (other["reason"], other["total_s"]) == ("cannot", None)
     assert forecast_text({"max_new_tokens": 10}, found).startswith("6 prompts in 2 batches x 3 runs x 1 methods = 6 ")
+    assert [list(b) for b in batches(5, 2)] == [[0, 1], [2, 3], [4]]
 
 
 def test_a_forecast_is_an_estimate_in_seconds_up_to_two_minutes() -> None:
@@ -506,7 +469,3 @@ def test_a_forecast_is_an_estimate_in_seconds_up_to_two_minutes() -> None:
         shown = forecast_text({"max_new_tokens": 8}, found | {"start_s": 4.0, "warm_up_s": 0.25, "total_s": total})
         assert shown.splitlines()[-1] == f"estimate: {told}, of them 4.0 s to load and 0.2 s to warm up"
         assert shown.splitlines()[3].split() == ["baseline", "0.5", "3.0", "s"]
-
-
-def test_batches_cover_all_prompts() -> None:
-    assert [list(b) for b in batches(5, 2)] == [[0, 1], [2, 3], [4]]

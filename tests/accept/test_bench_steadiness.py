@@ -1,7 +1,5 @@
 """Times of the same step that lie apart between turns are told; those of other work, and of few turns, are not."""
 
-import pytest
-
 from acceptance.results.steadiness import steadiness_notes
 
 from .test_bench_summary import plain, record
@@ -11,16 +9,12 @@ def notes(*records):
     return steadiness_notes(records)
 
 
-@pytest.mark.parametrize(("slow", "told"), [(1.0, ""), (1.4, ""), (2.0, "2.0-fold"), (6.0, "6.0-fold")])
-def test_the_baselines_step_is_told_where_a_fifth_of_turns_is_slow(slow: float, told: str) -> None:
-    found = notes(*(plain(p, step_ms=10 * (slow if p % 5 == 0 else 1)) for p in range(10)))
-    expected = (
-        f"times of the same step vary {told} between turns: the machine was busy, take more --runs or a quiet one"
-    )
-    assert found == ([expected] if told else [])
-
-
-def test_repeats_count_as_turns_of_their_own() -> None:
+def test_the_baselines_step_is_told_where_a_fifth_of_turns_is_slow() -> None:
+    for slow, fold in ((1.0, ""), (1.4, ""), (2.0, "2.0-fold"), (6.0, "6.0-fold")):
+        found = notes(*(plain(p, step_ms=10 * (slow if p % 5 == 0 else 1)) for p in range(10)))
+        expected = f"times of the same step vary {fold} between turns: the machine was busy, "
+        assert found == ([expected + "take more --runs or a quiet one"] if fold else [])
+    # Repeats count as turns of their own.
     assert notes(*(plain(0, run, step_ms=10 * (1 + 2 * (run > 6))) for run in range(10)))[0].startswith("times of")
 
 

@@ -15,45 +15,19 @@ def record(method: str, prompt: int = 0, run: int = 0, **changes):
     """A measurement of 12 tokens in rounds of K = 4; times in ms by phase."""
     rounds = changes.pop("rounds", [(4, 2)] * 4)
     ms = dict.fromkeys(TIMES, 0.0) | changes.pop("ms", {})
-    tokens = sum(a + 1 for _, a in rounds)
     total = sum(ms.values()) / 1e3
-    found = {
-        "kind": "decode_record",
-        "resume_key": f"{method}/{prompt}/{run}",
-        "status": "ok",
-        "error": None,
-        "method": method,
-        "algorithm": "baseline" if method == "baseline" else method,
-        "is_exact": True,
-        "prompt_index": prompt,
-        "run": run,
-        "batch_index": prompt,
-        "batch_size": 1,
-        "batch_row": 0,
-        "generated_tokens": tokens,
-        "identical_to_baseline": True,
-        "first_divergence": None,
-        "ttft_s": total / 4,
-        "total_s": total,
-        "decode_s": total - ms["prefill"] / 1e3,
-        "rounds": {
-            "drafted": [d for d, _ in rounds],
-            "accepted": [a for _, a in rounds],
-            "committed": [a + 1 for _, a in rounds],
-            "draft_passes": [d for d, _ in rounds],
-            "overruled": [0 for _ in rounds],
-            "cut_by": ["" for _ in rounds],
-        },
-        "judge": None,
-        "tree": None,
-        "memory_peak_bytes": 1000 + prompt,
-        "energy_j": None,
-        "energy_net_j": None,
-        "energy_is_reliable": None,
-        "quality": None,
-        "exact_match": None,
-    }
-    return found | {f"{name}_ms": value for name, value in ms.items()} | changes
+    found = {"kind": "decode_record", "resume_key": f"{method}/{prompt}/{run}", "status": "ok", "method": method}
+    found |= {"algorithm": method, "is_exact": True, "prompt_index": prompt, "run": run}
+    found |= {"batch_index": prompt, "batch_size": 1, "batch_row": 0, "identical_to_baseline": True}
+    found |= {"ttft_s": total / 4, "total_s": total, "decode_s": total - ms["prefill"] / 1e3}
+    found |= {"generated_tokens": sum(a + 1 for _, a in rounds), "memory_peak_bytes": 1000 + prompt}
+    drafted, accepted = ([r[i] for r in rounds] for i in range(2))
+    counts = {"drafted": drafted, "accepted": accepted, "committed": [a + 1 for a in accepted]}
+    counts |= {"draft_passes": drafted, "overruled": [0] * len(rounds), "cut_by": [""] * len(rounds)}
+    nothing = ("error", "first_divergence", "judge", "tree", "quality", "exact_match")
+    nothing += ("energy_j", "energy_net_j", "energy_is_reliable")
+    times = {f"{name}_ms": value for name, value in ms.items()}
+    return found | dict.fromkeys(nothing) | times | {"rounds": counts} | changes
 
 
 def plain(prompt: int = 0, run: int = 0, step_ms: float = 10.0, tokens: int = 12, **changes):
@@ -63,6 +37,17 @@ def plain(prompt: int = 0, run: int = 0, step_ms: float = 10.0, tokens: int = 12
 
 def of(method: str, records, seed: int = 0):
     return next(s for s in summarise(records, seed) if s["method"] == method)
+
+
+def pairs(count: int, *others):
+    """Records of so many prompts: plain decoding's and the others', each made of its prompt."""
+    return [make(p) for p in range(count) for make in others]
+
+
+def shown(records) -> str:
+    """The table of these records."""
+    told = {"prompt_count": 2, "runs": 1, "max_new_tokens": 12, "temperature": 0.0, "batch_size": 1}
+    return text(told | {"device": "cpu", "dtype": "float32", "inflate_target": 1.0}, summarise(records, 0))
 
 
 def test_speedup_costs_and_closed_form_by_hand() -> None:
@@ -104,53 +89,38 @@ def test_median_and_ratio_of_mean_rates_by_hand() -> None:
     assert found["speedup"]["ci95"] is None  # three prompts are too few
 
 
-def test_only_prompts_and_runs_that_both_did_are_compared() -> None:
-    failed = record("m", 1) | {"status": "error", "error": "RuntimeError: no"}
-    records = [plain(0), record("m", 0, ms={"verify": 70.0}), plain(1, step_ms=1000), failed]
+def test_only_prompts_and_runs_that_both_did_are_compared_and_the_last_record_of_a_key_holds() -> None:
+    failed = {"status": "error", "error": "RuntimeError: no"}
+    own = record("m", ms={"verify": 70.0})
+    records = [plain(0), own, plain(1, step_ms=1000), record("m", 1) | failed]
     found = of("m", records)
     assert found["compared_units"] == 1
     assert found["speedup"]["value"] == pytest.approx(2)
     assert (found["runs_ok"], found["runs_error"], found["first_reason"]) == (1, 1, "RuntimeError: no")
-    assert "m: 1 failed (RuntimeError: no)" in text(parameters(), summarise(records, 0))
-
-
-def parameters():
-    told = {"prompt_count": 2, "runs": 1, "max_new_tokens": 12, "temperature": 0.0, "batch_size": 1}
-    return told | {"device": "cpu", "dtype": "float32", "inflate_target": 1.0}
+    assert "m: 1 failed (RuntimeError: no)" in shown(records)
+    found = of("m", [plain(), record("m") | failed, own])
+    assert (found["runs_ok"], found["runs_error"]) == (1, 0)
+    assert found["speedup"]["value"] == pytest.approx(2)
+    # A failure does not take a measurement away.
+    for status in ("error", "skipped"):
+        found = summarise([plain(), own, plain() | failed | {"status": status, "total_s": None}], 0)
+        assert [(s["runs_ok"], s["runs_error"], s["compared_units"]) for s in found] == [(1, 0, 1)] * 2
 
 
 def test_the_footnote_says_what_the_ideal_takes_to_be_free() -> None:
-    told = text(parameters(), summarise([plain(), record("m", ms={"draft": 16.0, "verify": 48.0})], 0))
+    told = shown([plain(), record("m", ms={"draft": 16.0, "verify": 48.0})])
     # Three tokens a round over 0.4 of drafting and a step: neither v nor o, whatever they were.
     assert "2.14x" in told
     assert "if v = 1: tokens a round over draft + one step of plain decoding, all else free" in told
 
 
-def test_summaries_are_the_baselines_and_then_by_name_whatever_came_first() -> None:
+def test_the_order_of_lines_does_not_matter_and_summaries_are_the_baselines_and_then_by_name() -> None:
     records = [plain() if n == "p" else record(n, ms={"verify": 60.0}) for n in "zmpa"]
     assert [s["method"] for s in summarise(records, 0)] == ["baseline", "a", "m", "z"]
-
-
-def test_the_last_record_of_a_key_holds() -> None:
-    failed = record("m") | {"status": "error", "error": "RuntimeError: no"}
-    found = of("m", [plain(), failed, record("m", ms={"verify": 70.0})])
-    assert (found["runs_ok"], found["runs_error"]) == (1, 0)
-    assert found["speedup"]["value"] == pytest.approx(2)
-
-
-@pytest.mark.parametrize("status", ["error", "skipped"])
-def test_a_failure_does_not_take_a_measurement_away(status: str) -> None:
-    failed = plain() | {"status": status, "error": "RuntimeError: no", "total_s": None}
-    found = summarise([plain(), record("m", ms={"verify": 70.0}), failed], 0)
-    assert [(s["runs_ok"], s["runs_error"], s["compared_units"]) for s in found] == [(1, 0, 1)] * 2
-
-
-def test_the_order_of_lines_does_not_matter() -> None:
     rng = np.random.default_rng(0)
     records = [plain(p, r, step_ms=rng.uniform(5, 15)) for p in range(5) for r in range(2)]
     records += [record("m", p, r, ms={"verify": rng.uniform(40, 80)}) for p in range(5) for r in range(2)]
-    shuffled = [records[i] for i in rng.permutation(len(records))]
-    assert of("m", records) == of("m", shuffled)
+    assert of("m", records) == of("m", [records[i] for i in rng.permutation(len(records))])
 
 
 def test_a_batch_is_one_unit_and_its_time_counts_once() -> None:
@@ -202,19 +172,13 @@ def test_prompts_that_say_nothing_of_a_share_make_no_interval_of_it() -> None:
 
 
 def test_repeats_are_no_further_prompts() -> None:
-    one = [f(p, r) for p in range(6) for r in range(1) for f in (noisy_plain, noisy)]
-    many = [f(p, r) for p in range(6) for r in range(20) for f in (noisy_plain, noisy)]
-    width = [np.ptp(of("m", records)["speedup"]["ci95"]) for records in (one, many)]
+    def records(runs: int):
+        plains = [plain(p, r, step_ms=8 + p) for p in range(6) for r in range(runs)]
+        return plains + [record("m", p, r, ms={"verify": 40 + 13 * (p % 3)}) for p in range(6) for r in range(runs)]
+
+    one, many = (np.ptp(of("m", records(runs))["speedup"]["ci95"]) for runs in (1, 20))
     # Times depend on the prompt alone, so that repeating them tells nothing new.
-    assert width[1] == pytest.approx(width[0])
-
-
-def noisy_plain(prompt: int, run: int):
-    return plain(prompt, run, step_ms=8 + prompt)
-
-
-def noisy(prompt: int, run: int):
-    return record("m", prompt, run, ms={"verify": 40 + 13 * (prompt % 3)})
+    assert many == pytest.approx(one)
 
 
 @pytest.mark.statistical
@@ -256,8 +220,7 @@ def judged_plain(prompt: int, logp: float = -1.0):
 
 
 def test_quality_is_a_mean_over_tokens_less_the_baselines() -> None:
-    records = [f for p in range(4) for f in (judged_plain(p), lossy(p, -1.0 - 0.1 * p))]
-    delta = of("lossy", records)["quality_delta"]
+    delta = of("lossy", pairs(4, judged_plain, lambda p: lossy(p, -1.0 - 0.1 * p)))["quality_delta"]
     assert delta["mean_logp_nats"]["value"] == pytest.approx(-0.15)
     low, high = delta["mean_logp_nats"]["ci95"]
     assert low < -0.15 < high
@@ -265,29 +228,22 @@ def test_quality_is_a_mean_over_tokens_less_the_baselines() -> None:
 
 
 def test_the_speed_of_a_lossy_method_is_never_printed_without_its_quality() -> None:
-    known = [f for p in range(4) for f in (judged_plain(p), lossy(p, -1.5 - p / 500))]
-    unknown = [f for p in range(4) for f in (judged_plain(p), lossy(p, None))]
-    assert shows_speed(of("lossy", known))
-    assert not shows_speed(of("lossy", unknown))
-    told, untold = (text(parameters(), summarise(r, 0)) for r in (known, unknown))
-    assert "2.00x" in told
-    assert "-0.503 [-0.50" in told
-    assert "2.00x" not in untold
+    known = pairs(4, judged_plain, lambda p: lossy(p, -1.5 - p / 500))
+    unknown = pairs(4, judged_plain, lambda p: lossy(p, None))
+    assert [shows_speed(of("lossy", records)) for records in (known, unknown)] == [True, False]
+    assert "2.00x" in shown(known)
+    assert "-0.503 [-0.50" in shown(known)
+    assert "2.00x" not in shown(unknown)
 
 
 def test_the_next_token_is_counted_over_its_trials() -> None:
     records = [plain(p, exact_match={"matched": p, "trials": 3}) for p in range(4)]
     records += [lossy(p, -1.0, exact_match={"matched": p % 2, "trials": 2}) for p in range(4)]
     found = of("lossy", records)
-    assert {n: found["exact_match"][n] for n in ("value", "matched", "trials")} == {
-        "value": 0.25,
-        "matched": 2,
-        "trials": 8,
-    }
+    assert found["exact_match"].items() >= {"value": 0.25, "matched": 2, "trials": 8}.items()
     assert found["exact_match_delta"]["value"] == -0.25
-    told = text(parameters(), summarise(records, 0))
-    assert "next token of the common prefix right 6/12 (50.0%)" in told
-    assert "] in 8 trials" in told
+    assert "next token of the common prefix right 6/12 (50.0%)" in shown(records)
+    assert "] in 8 trials" in shown(records)
 
 
 def test_a_method_that_never_differs_is_no_interval_of_no_width() -> None:
@@ -297,31 +253,25 @@ def test_a_method_that_never_differs_is_no_interval_of_no_width() -> None:
     found = of("lossy", records)
     assert found["exact_match_delta"] == found["quality_delta"]["mean_logp_nats"] == {"value": 0.0, "ci95": None}
     assert found["exact_match"] == {"value": 0.5, "ci95": None, "matched": 6, "trials": 12}
-    assert "no difference in 12 trials" in text(parameters(), summarise(records, 0))
+    assert "no difference in 12 trials" in shown(records)
 
 
-def test_total_variation_is_told_of_greedy_outputs_alone() -> None:
-    greedy = [f for p in range(4) for f in (judged_plain(p), lossy(p, -1.5))]
+def test_total_variation_is_told_of_greedy_outputs_alone_less_what_rounding_does_to_plain_decoding() -> None:
+    """Both outputs are not quite the target's first choices: by 0.1, and by 0.1 and 0 to 0.03 more."""
+    greedy = pairs(4, judged_plain, lambda p: lossy(p, -1.5))
     found = of("lossy", greedy)["tv_per_position"]
     assert (found["value"], found["ci95"]) == (0.5, [0.5, 0.5])
-    assert "+0.500 (no interval)" in text(parameters(), summarise(greedy, 0))
+    assert "+0.500 (no interval)" in shown(greedy)
     sampled = [r | {"identical_to_baseline": None} for r in greedy]
     assert of("lossy", sampled)["tv_per_position"] is None
-    assert "TV" not in text(parameters(), summarise(sampled, 0))
-
-
-def test_total_variation_is_shown_less_what_rounding_does_to_plain_decoding() -> None:
-    """Both outputs are not quite the target's first choices: by 0.1, and by 0.1 and 0 to 0.03 more."""
-    records = []
-    for p in range(4):
-        mine, theirs = (QUALITY | {"argmax_share": 0.9 - more} for more in (p / 100, 0.0))
-        records += [plain(p, quality=theirs), lossy(p, -1.0) | {"quality": mine}]
+    assert "TV" not in shown(sampled)
+    rounded, further = ((lambda p, slope=slope: QUALITY | {"argmax_share": 0.9 - slope * p}) for slope in (0, 0.01))
+    records = pairs(4, lambda p: plain(p, quality=rounded(p)), lambda p: lossy(p, -1.0) | {"quality": further(p)})
     assert of("lossy", records)["tv_per_position"]["value"] == pytest.approx(0.115)
-    assert "+0.015 [" in text(parameters(), summarise(records, 0))
-    same = [r | {"quality": QUALITY | {"argmax_share": 0.9}} for r in records]
-    told = text(parameters(), summarise(same, 0))
-    assert "no difference" in told
-    assert "0.100" not in told
+    assert "+0.015 [" in shown(records)
+    same = shown([r | {"quality": QUALITY | {"argmax_share": 0.9}} for r in records])
+    assert "no difference" in same
+    assert "0.100" not in same
 
 
 def apart(prompt: int, verdict: str | None, **changes):
@@ -333,20 +283,13 @@ def test_outputs_that_differ_are_counted_by_what_explains_them() -> None:
     same = record("m", 0, ms={"verify": 70.0})
     verdicts = ["rounding", "rounding", "bug", "unchecked", None]
     records = [*map(plain, range(6)), same, *(apart(p, v) for p, v in enumerate(verdicts, 1))]
-    found = of("m", records)["identical"]
-    assert {n: found[n] for n in ("same", "of", "rounding", "bug", "unchecked")} == {
-        "same": 1,
-        "of": 6,
-        "rounding": 2,
-        "bug": 1,
-        "unchecked": 2,
-    }
-    told = text(parameters(), summarise(records, 0))
+    counts = {"same": 1, "of": 6, "rounding": 2, "bug": 1, "unchecked": 2}
+    assert of("m", records)["identical"].items() >= counts.items()
     expected = "m: 5 outputs differ from plain decoding's, 2 by rounding, 1 by more than rounding: please report it, "
-    assert expected + "2 unchecked (the same: 17% [3%, 56%])" in told
+    assert expected + "2 unchecked (the same: 17% [3%, 56%])" in shown(records)
     lossy_ones = [*map(plain, range(6)), *(apart(p, None, is_exact=False) for p in range(6))]
-    found = of("m", lossy_ones)["identical"]
-    assert (found["same"], found["rounding"], found["bug"], found["unchecked"]) == (0, 0, 0, 0)
+    counts = dict.fromkeys(("same", "rounding", "bug", "unchecked"), 0)
+    assert of("m", lossy_ones)["identical"].items() >= counts.items()
 
 
 @pytest.mark.parametrize("trials", [1, 7, 40])
@@ -362,14 +305,12 @@ def test_wilsons_interval_holds_the_shares_that_a_test_of_the_score_does_not_ref
 
 
 def test_judge_and_tree_are_sums_over_rounds() -> None:
+    slow = {"verify": 70.0}
+    shape = {"depth": [2] * 4, "leaves": [3, 1, 1, 3], "pruned": [4, 0, 4, 0], "over_budget": [0, 6, 0, 2]}
+    tree = {"tree": {"max_active_branches": 3}, "rounds": record("m")["rounds"] | shape}
     judge = {"judged": 3, "kept": 2, "fallbacks": 1}
-    tree = {"max_active_branches": 3}
-    records = []
-    for p in range(4):
-        rounds = record("m")["rounds"] | {"depth": [2] * 4, "leaves": [3, 1, 1, 3]}
-        rounds |= {"pruned": [4, 0, 4, 0], "over_budget": [0, 6, 0, 2]}
-        records += [plain(p), record("judged", p, ms={"verify": 70.0}, judge=judge), grown(p, rounds, tree)]
-    judged, trees, chain = (of(name, records) for name in ("judged", "tree", "baseline"))
+    kinds = plain, lambda p: record("judged", p, ms=slow, judge=judge), lambda p: record("tree", p, ms=slow) | tree
+    judged, trees, chain = (of(name, pairs(4, *kinds)) for name in ("judged", "tree", "baseline"))
     assert judged["judge"]["judged"] == 12
     assert judged["judge"]["judge_accept_rate"]["value"] == pytest.approx(2 / 3)
     assert judged["judge"]["target_fallback_rate"]["value"] == pytest.approx(1 / 16)
@@ -380,30 +321,21 @@ def test_judge_and_tree_are_sums_over_rounds() -> None:
     assert (judged["tree"], trees["judge"], chain["tree"], chain["judge"]) == (None,) * 4
 
 
-def grown(prompt: int, rounds, tree):
-    return record("tree", prompt, ms={"verify": 70.0}, tree=tree) | {"rounds": rounds}
-
-
 def test_energy_is_told_only_where_all_of_it_was_counted() -> None:
-    def counted(make, p, raw, reliable):
-        energy = {"energy_j": raw, "energy_net_j": raw - 1.0, "energy_is_reliable": reliable}
-        return make(p, **energy)
-
-    records = [counted(plain, p, 13.0, True) for p in range(4)]
+    energy = {"energy_j": 13.0, "energy_net_j": 12.0, "energy_is_reliable": True}
+    records = [plain(p, **energy) for p in range(4)]
     found = of("baseline", records)
     assert found["energy_j_per_token"] == pytest.approx(13 / 12)
     assert found["energy_net_j_per_token"] == pytest.approx(1)
-    assert "J a token beyond idling: baseline 1" in text(parameters(), summarise(records, 0))
-    assert "not reliable" not in text(parameters(), summarise(records, 0))
-    short = [*records[:3], counted(plain, 3, 13.0, False)]
-    assert "baseline 1; not reliable, of windows under 2 s" in text(parameters(), summarise(short, 0))
+    assert "J a token beyond idling: baseline 1" in shown(records)
+    assert "not reliable" not in shown(records)
+    short = [*records[:3], records[3] | {"energy_is_reliable": False}]
+    assert "baseline 1; not reliable, of windows under 2 s" in shown(short)
     assert of("baseline", [*records[:3], plain(3)])["energy_j_per_token"] is None
 
 
 def test_without_a_baseline_nothing_is_compared_and_nothing_breaks() -> None:
     found = of("m", [record("m")])
-    assert found["speedup"] is None
-    assert found["compared_units"] == 0
-    assert found["closed_form"] is None
+    assert (found["speedup"], found["compared_units"], found["closed_form"]) == (None, 0, None)
     skipped = record("m") | {"status": "skipped", "error": "takes one sequence at a time"}
-    assert "m: skipped (takes one sequence at a time)" in text(parameters(), summarise([plain(), skipped], 0))
+    assert "m: skipped (takes one sequence at a time)" in shown([plain(), skipped])
