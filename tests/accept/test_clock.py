@@ -1,13 +1,15 @@
 """Phases of decoding: they add up, begin and end where they should, and the trace of them opens."""
 
 import json
+from collections.abc import Iterable
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from acceptance.bench.clock import PHASES, Clock, Lane, clock_for, clock_of, since_first, write_chrome_trace
+from acceptance.bench.clock import PHASES, Clock, Lane, Phases, clock_for, clock_of, since_first, write_chrome_trace
 from acceptance.decoders import baseline
 from acceptance.decoders.batch import Task
 from acceptance.decoders.chain import Chain, FixedLength
@@ -24,16 +26,17 @@ def shows(times: list[int]) -> Clock:
     return Clock(iter(times).__next__, lambda stamps: [s / 1e3 for s in stamps])
 
 
+def marked(clock: Clock, phases: Iterable[str]) -> Phases:
+    """Start the clock, mark these phases, and return what it found."""
+    clock.start()
+    for phase in phases:
+        clock.mark(phase)
+    return clock.stop()
+
+
 @given(st.lists(st.tuples(st.sampled_from(PHASES), st.integers(0, 1000)), max_size=30))
 def test_phases_are_what_lies_between_marks(marks: list[tuple[str, int]]) -> None:
-    times = [5]
-    for _, took in marks:
-        times.append(times[-1] + took)
-    clock = shows(times)
-    clock.start()
-    for phase, _ in marks:
-        clock.mark(phase)
-    found = clock.stop()
+    found = marked(shows([*accumulate((took for _, took in marks), initial=5)]), (phase for phase, _ in marks))
     for phase in PHASES:
         assert getattr(found, f"{phase}_s") == pytest.approx(sum(t for p, t in marks if p == phase) / 1e3)
     assert found.total_s == pytest.approx(sum(t for _, t in marks) / 1e3)
@@ -41,21 +44,19 @@ def test_phases_are_what_lies_between_marks(marks: list[tuple[str, int]]) -> Non
 
 
 def test_the_first_token_is_there_when_the_first_round_is_committed() -> None:
-    clock = shows([0, 10, 13, 20, 21, 22, 23, 30, 40])
-    clock.start()
-    for phase in ("prefill", "draft", "verify", "sample", "other", "kv", "draft", "other"):
-        clock.mark(phase)
-    assert clock.stop().first_token_s == pytest.approx(0.022)
+    phases = ("prefill", "draft", "verify", "sample", "other", "kv", "draft", "other")
+    assert marked(shows([0, 10, 13, 20, 21, 22, 23, 30, 40]), phases).first_token_s == pytest.approx(0.022)
 
 
-def test_starting_again_forgets() -> None:
+def test_starting_again_forgets_and_waits_for_all_devices() -> None:
     clock = shows([0, 10, 100, 101])
+    marked(clock, ["draft"])
+    found = marked(clock, ["verify"])
+    assert (found.draft_s, found.total_s) == (0, pytest.approx(1e-3))
+    waited = []
+    clock = Clock(iter(range(5)).__next__, settle=lambda: waited.append(len(clock.stamps)))
     clock.start()
-    clock.mark("draft")
-    clock.start()
-    clock.mark("verify")
-    assert clock.stop().draft_s == 0
-    assert clock.stop().total_s == pytest.approx(1e-3)
+    assert waited == [0]
 
 
 def devices_of(*stamps: list[int]) -> Clock:
@@ -69,13 +70,10 @@ def devices_of(*stamps: list[int]) -> Clock:
 )
 def test_a_phase_over_several_devices_ends_with_the_last_of_them(marks, epochs) -> None:
     """Every device counts from an epoch of its own, and has done so much more at every mark."""
-    done = [[sum(m[d] for m in marks[:i]) for i in range(len(marks) + 1)] for d in (1, 2)]
+    done = [[*accumulate((m[d] for m in marks), initial=0)] for d in (1, 2)]
     clock = devices_of(*([epoch + t for t in own] for epoch, own in zip(epochs, done, strict=True)))
-    clock.start()
-    for phase, *_ in marks:
-        clock.mark(phase)
     ends = [max(a, b) for a, b in zip(*done, strict=True)]
-    found = clock.stop()
+    found = marked(clock, (phase for phase, *_ in marks))
     for phase in PHASES:
         expected = sum(b - a for (p, *_), a, b in zip(marks, ends[:-1], ends[1:], strict=True) if p == phase)
         assert getattr(found, f"{phase}_s") == expected
@@ -86,20 +84,9 @@ def test_a_draft_on_a_device_of_its_own_counts_as_drafting() -> None:
     """The target is idle while the draft works from 5 to 11, and verifies from then to 23."""
     target, draft = [100, 105, 105, 123], [7000, 7002, 7011, 7011]
     for devices, expected in (((target, draft), (5, 6, 12)), ((target,), (5, 0, 18))):
-        clock = devices_of(*devices)
-        clock.start()
-        for phase in ("prefill", "draft", "verify"):
-            clock.mark(phase)
-        found = clock.stop()
+        found = marked(devices_of(*devices), ("prefill", "draft", "verify"))
         # The target's own clock, the second time, puts the wait for the draft down to verifying.
         assert (found.prefill_s, found.draft_s, found.verify_s) == expected
-
-
-def test_a_start_waits_for_all_devices() -> None:
-    waited = []
-    clock = Clock(iter(range(5)).__next__, settle=lambda: waited.append(len(clock.stamps)))
-    clock.start()
-    assert waited == [0]
 
 
 @pytest.mark.parametrize("method", ["baseline", "chain"])

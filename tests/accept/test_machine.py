@@ -23,40 +23,34 @@ from acceptance.bench.machine import (
 from simulator.ground.artefacts import UserError
 
 
-def test_metadata_names_the_libraries_and_the_processor() -> None:
+def in_python(code: str) -> str:
+    """Return what this prints in a process of its own."""
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+def test_metadata_names_the_libraries_the_processor_the_host_and_what_there_is_of_gpus() -> None:
     import torch
 
     found = system_metadata(["cpu"])
-    assert found["torch"] == torch.__version__
-    assert found["threads"] == torch.get_num_threads()
+    assert (found["torch"], found["threads"], found["gpus"]) == (torch.__version__, torch.get_num_threads(), [])
     assert found["cpu"]
-    assert found["gpus"] == []
+    found = surroundings(["cpu"])
+    assert (found["hostname"], found["gpu_driver"], found["gpu_clocks_mhz"]) == (platform.node(), None, [])
 
 
 @pytest.mark.skipif(not machine.CLEAR_REFS.exists(), reason="the peak can be reset on Linux alone")
 def test_the_peak_is_of_the_block_alone() -> None:
     """What was held and let go before does not count; what is held and let go within does.
 
-    In a process of its own: one that holds much already may have idle pages taken from it meanwhile.
+    Nor do pages count that the allocator would keep, since something behind them is still held. In a process of its
+    own: one that holds much already may have idle pages taken from it meanwhile.
     """
     code = (
         "import numpy as np; from acceptance.bench.machine import MemoryPeak; found = []\n"
         "for before, within in ((0, 0), (200, 0), (0, 100)):\n"
         "    np.ones(before << 20, np.uint8)\n"
         "    with MemoryPeak(['cpu']) as peak: np.ones(within << 20, np.uint8)\n"
-        "    print(peak.bytes >> 20)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    before, nothing, much = map(int, done.stdout.split())
-    assert nothing - before < 50
-    assert 80 < much - nothing < 150
-
-
-@pytest.mark.skipif(not machine.CLEAR_REFS.exists(), reason="the peak can be reset on Linux alone")
-def test_what_an_earlier_block_left_behind_is_not_in_the_peak() -> None:
-    """Pages that the allocator would keep, since something behind them is still held."""
-    code = (
-        "from acceptance.bench.machine import MemoryPeak\n"
+        "    print(peak.bytes >> 20)\n"
         "with MemoryPeak(['cpu']) as peak: pass\n"
         "print(peak.bytes >> 20)\n"
         "with MemoryPeak(['cpu']) as peak:\n"
@@ -65,9 +59,10 @@ def test_what_an_earlier_block_left_behind_is_not_in_the_peak() -> None:
         "with MemoryPeak(['cpu']) as peak: pass\n"
         "print(peak.bytes >> 20)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    first, much, second = map(int, done.stdout.split())
-    assert 150 < much - first < 250
+    before, nothing, much, first, many, second = map(int, in_python(code).split())
+    assert nothing - before < 50
+    assert 80 < much - nothing < 150
+    assert 150 < many - first < 250
     assert second - first < 50
 
 
@@ -116,23 +111,14 @@ def test_what_idling_takes_is_subtracted() -> None:
     with meter:
         time.sleep(0.05)
     used = meter.used
-    assert used is not None
     assert used.window_s >= 0.05
     assert used.joules == pytest.approx(80 * used.window_s, rel=0.01)
     assert used.net_joules == pytest.approx(30 * used.window_s, rel=0.05)
     assert not used.is_reliable
-
-
-def test_a_window_is_reliable_from_two_seconds_and_net_needs_an_idle_power() -> None:
+    # A window is reliable from two seconds, and net needs an idle power.
     assert EnergyUsed(joules=10.0, window_s=2.0, idle_w=4.0).net_joules == 2.0
     assert EnergyUsed(joules=10.0, window_s=2.0, idle_w=None).net_joules is None
     assert [EnergyUsed(joules=1.0, window_s=w, idle_w=None).is_reliable for w in (1.99, 2.0)] == [False, True]
-
-
-def test_surroundings_name_the_host_and_what_there_is_of_gpus() -> None:
-    found = surroundings(["cpu"])
-    assert found["hostname"] == platform.node()
-    assert (found["gpu_driver"], found["gpu_clocks_mhz"]) == (None, [])
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
@@ -156,26 +142,18 @@ def test_the_commit_is_that_of_a_checkout_and_of_nothing_around_it(tmp_path: Pat
     assert git_sha(tmp_path / "package") is None
 
 
-def test_determinism_repeats_in_processes_of_their_own() -> None:
+def test_determinism_repeats_in_processes_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     code = (
-        "import torch; from acceptance.bench.machine import make_deterministic; make_deterministic(7);"
+        "import torch; from acceptance.bench.machine import make_deterministic; make_deterministic({});"
         "assert torch.are_deterministic_algorithms_enabled(); print(torch.rand(3).tolist())"
     )
-    told = [sys.executable, "-c", code]
-    first, second = (subprocess.run(told, capture_output=True, text=True, check=True).stdout for _ in range(2))
-    assert first == second
-    other = subprocess.run([*told[:2], code.replace("(7)", "(8)")], capture_output=True, text=True, check=True).stdout
-    assert other != first
-
-
-def test_a_workspace_that_does_not_repeat_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second, other = (in_python(code.format(seed)) for seed in (7, 7, 8))
+    assert first == second != other
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":0:0")
     with pytest.raises(UserError, match=r"CUBLAS_WORKSPACE_CONFIG: ':0:0' does not repeat, expected"):
         make_deterministic(0)
 
 
-@pytest.mark.parametrize(
-    ("environment", "found"), [({}, ""), ({"DISPLAY": ""}, ""), ({"WAYLAND_DISPLAY": "wayland-0"}, "WAYLAND_DISPLAY")]
-)
-def test_a_desktop_is_noticed(environment: dict[str, str], found: str) -> None:
-    assert graphical_session(environment) == found
+def test_a_desktop_is_noticed() -> None:
+    for environment, found in (({}, ""), ({"DISPLAY": ""}, ""), ({"WAYLAND_DISPLAY": "wayland-0"}, "WAYLAND_DISPLAY")):
+        assert graphical_session(environment) == found

@@ -17,22 +17,28 @@ def gpus(*free_gib: float) -> list[Gpu]:
     return [Gpu(index=i, free_bytes=int(free * GIB)) for i, free in enumerate(free_gib)]
 
 
-@pytest.mark.parametrize(
-    ("kind", "there", "target", "draft"),
-    [
-        ("same", gpus(), ("cpu",), ("cpu",)),
-        ("same", gpus(80, 80), ("cpu",), ("cpu",)),
-        ("separate", gpus(80, 80, 80), ("cuda:0",), ("cuda:1",)),
-        ("ratio 6:2", gpus(*[80] * 8), tuple(f"cuda:{i}" for i in range(6)), ("cuda:6", "cuda:7")),
-        ("ratio:1:1", gpus(80, 80), ("cuda:0",), ("cuda:1",)),
-        ("auto", gpus(), ("cpu",), ("cpu",)),
-        ("auto", gpus(80), ("cuda:0",), ("cuda:0",)),
-        ("auto", gpus(10, 80), ("cuda:1",), ("cuda:1",)),
-    ],
-)
-def test_kinds(kind: str, there: list[Gpu], target: tuple[str, ...], draft: tuple[str, ...]) -> None:
-    found = place(kind, device="cpu", gpus=there, target_bytes=20 * GIB, draft_bytes=2 * GIB)
-    assert found == Placement(target=target, draft=draft)
+KINDS = [
+    ("same", gpus(), ("cpu",), ("cpu",)),
+    ("same", gpus(80, 80), ("cpu",), ("cpu",)),
+    ("separate", gpus(80, 80, 80), ("cuda:0",), ("cuda:1",)),
+    ("ratio 6:2", gpus(*[80] * 8), tuple(f"cuda:{i}" for i in range(6)), ("cuda:6", "cuda:7")),
+    ("ratio:1:1", gpus(80, 80), ("cuda:0",), ("cuda:1",)),
+    ("auto", gpus(), ("cpu",), ("cpu",)),
+    ("auto", gpus(80), ("cuda:0",), ("cuda:0",)),
+    ("auto", gpus(10, 80), ("cuda:1",), ("cuda:1",)),
+]
+
+
+def test_kinds() -> None:
+    for kind, there, target, draft in KINDS:
+        found = place(kind, device="cpu", gpus=there, target_bytes=20 * GIB, draft_bytes=2 * GIB)
+        assert found == Placement(target=target, draft=draft), (kind, there)
+    # Models of unknown size get all there is, and a named device wins.
+    found = place("auto", device="cpu", gpus=gpus(80, 80, 80))
+    assert found == Placement(target=("cuda:0", "cuda:1"), draft=("cuda:2",))
+    for kind in ("same", "separate", "auto"):
+        found = place(kind, device="cpu", target_device="cuda:3", draft_device="cpu", gpus=gpus(80, 80))
+        assert found == Placement(target=("cuda:3",), draft=("cpu",))
 
 
 @given(st.lists(st.floats(1, 100), min_size=2, max_size=8), st.floats(0.1, 400), st.floats(0.1, 4))
@@ -54,29 +60,18 @@ def test_automatic_placement_leaves_room(free: list[float], target: float, draft
         assert found.draft == (f"cuda:{counts[0]}",)
 
 
-def test_models_of_unknown_size_get_all_there_is() -> None:
-    found = place("auto", device="cpu", gpus=gpus(80, 80, 80))
-    assert found == Placement(target=("cuda:0", "cuda:1"), draft=("cuda:2",))
+REFUSED = [
+    ("separate", 1, "--placement: separate takes 2 GPUs, there are 1"),
+    ("ratio 6:2", 7, "--placement: ratio 6:2 takes 8 GPUs, there are 7"),
+    ("ratio 0:2", 2, "--placement: 'ratio 0:2' is not one, expected same, separate, ratio A:B, auto"),
+    ("both", 2, "--placement: 'both' is not one"),
+]
 
 
-@pytest.mark.parametrize("kind", ["same", "separate", "auto"])
-def test_a_named_device_wins(kind: str) -> None:
-    found = place(kind, device="cpu", target_device="cuda:3", draft_device="cpu", gpus=gpus(80, 80))
-    assert found == Placement(target=("cuda:3",), draft=("cpu",))
-
-
-@pytest.mark.parametrize(
-    ("kind", "there", "message"),
-    [
-        ("separate", gpus(80), "--placement: separate takes 2 GPUs, there are 1"),
-        ("ratio 6:2", gpus(*[80] * 7), "--placement: ratio 6:2 takes 8 GPUs, there are 7"),
-        ("ratio 0:2", gpus(80, 80), "--placement: 'ratio 0:2' is not one, expected same, separate, ratio A:B, auto"),
-        ("both", gpus(80, 80), "--placement: 'both' is not one"),
-    ],
-)
-def test_what_cannot_be(kind: str, there: list[Gpu], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        place(kind, device="cpu", gpus=there)
+def test_what_cannot_be() -> None:
+    for kind, count, message in REFUSED:
+        with pytest.raises(UserError, match=message):
+            place(kind, device="cpu", gpus=gpus(*[80] * count))
 
 
 def test_sizes_are_those_of_the_files(tmp_path: Path) -> None:
