@@ -8,6 +8,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import acceptance
+from acceptance.models.load import load_pair
+from acceptance.models.model import Pair
 
 WORDS = [f"w{i}" for i in range(40)]
 
@@ -30,6 +32,12 @@ def random_pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Folders of a random target and a random draft that share a vocabulary."""
     root = tmp_path_factory.mktemp("pair")
     return save_model(root / "target", 1, WORDS), save_model(root / "draft", 2, WORDS)
+
+
+@pytest.fixture(scope="session")
+def pair(random_pair: tuple[Path, Path]) -> Pair:
+    """The random pair, loaded."""
+    return load_pair(*map(str, random_pair), device="cpu", dtype="float32")
 
 
 @pytest.fixture(scope="session")

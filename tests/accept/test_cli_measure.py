@@ -12,8 +12,10 @@ import pytest
 
 from acceptance.estimate.estimators import expected_rounds
 from acceptance.trace.parts import Parts
-from acceptance.trace.trace import ARRAYS, load_trace
+from acceptance.trace.trace import load_trace
 from simulator.ground.histogram import load_histogram
+
+from .traces import same_trace
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 
@@ -27,17 +29,21 @@ def prompts(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def measure(run, random_pair: tuple[Path, Path], prompts: Path):
-    def call(*arguments: object, **env: str):
+    def call(*arguments: object):
         target, draft = random_pair
-        told = ("--target", target, "--draft", draft, "--prompts", prompts, "--max-new-tokens", 16)
-        return run("measure-acceptance", *told, *arguments, **env)
+        usual = ("--target", target, "--draft", draft, "--prompts", prompts, "--max-new-tokens", 16)
+        return run("measure-acceptance", *usual, *arguments)
 
     return call
 
 
-def test_a_range_of_k_from_one_trace_and_simulate_takes_the_file(measure, run, tmp_path: Path) -> None:
-    done = measure("--k", "1:4", "--out-dir", "out")
+def succeeded(done: subprocess.CompletedProcess[str]) -> subprocess.CompletedProcess[str]:
     assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_a_range_of_k_from_one_trace_and_simulate_takes_the_file(measure, run, tmp_path: Path) -> None:
+    done = succeeded(measure("--k", "1:4", "--out-dir", "out"))
     assert done.stderr == ""
     trace, _ = load_trace(tmp_path / "out" / "trace.json")
     assert trace.size == 20 * 16
@@ -46,17 +52,16 @@ def test_a_range_of_k_from_one_trace_and_simulate_takes_the_file(measure, run, t
         assert histogram.counts == expected_rounds(trace, k, "sampled").histogram.counts
         assert f"{histogram.tokens_per_round:.3f}" in done.stdout
         assert f"wrote out/accept_hist_k{k}.json" in done.stdout
-    assert run("simulate", "--draftN", 4, "--hist", "out/accept_hist_k4.json").returncode == 0
+    succeeded(run("simulate", "--draftN", 4, "--hist", "out/accept_hist_k4.json"))
 
 
 def test_the_file_names_its_origin_and_the_kind_of_draft(measure, tmp_path: Path, random_pair) -> None:
-    assert measure("--temperature", 0.8, "--seed", 5).returncode == 0
-    found = json.loads((tmp_path / "accept_hist_k4.json").read_text())
-    told = found["parameters"]
-    assert (told["target"], told["draft"]) == tuple(map(str, random_pair))
-    assert (told["temperature"], told["seed"], told["q_kind"], told["k"]) == (0.8, 5, "sampled", 4)
-    assert found["metrics"]["tokens_per_round"] > 1
-    assert sum(found["hist"].values()) == pytest.approx(found["samples"])
+    succeeded(measure("--temperature", 0.8, "--seed", 5))
+    record = json.loads((tmp_path / "accept_hist_k4.json").read_text())
+    options = {"target": str(random_pair[0]), "draft": str(random_pair[1]), "temperature": 0.8, "seed": 5}
+    assert record["parameters"].items() >= (options | {"q_kind": "sampled", "k": 4}).items()
+    assert record["metrics"]["tokens_per_round"] > 1
+    assert sum(record["hist"].values()) == pytest.approx(record["samples"])
 
 
 def test_json_and_the_same_seed_the_same_bytes(measure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,10 +72,14 @@ def test_json_and_the_same_seed_the_same_bytes(measure, tmp_path: Path, monkeypa
     assert (tmp_path / "a/accept_hist_k4.json").read_bytes() == (tmp_path / "b/accept_hist_k4.json").read_bytes()
 
 
-def test_plain_text_prompts_a_line_each(measure, tmp_path: Path) -> None:
+def test_plain_text_is_a_prompt_a_line_and_jsonl_by_any_other_name_is_json(measure, prompts: Path, tmp_path) -> None:
     (tmp_path / "p.txt").write_text("w1 w2\n\nw3\n")
-    assert measure("--prompts", "p.txt", "--k", 2).returncode == 0
+    succeeded(measure("--prompts", "p.txt", "--k", 2))
     assert load_trace(tmp_path / "trace.json")[0].measured_prompts == 2
+    succeeded(measure("--out-dir", "a"))
+    succeeded(measure("--out-dir", "b", "--prompts", prompts.rename(tmp_path / "prompts.ndjson")))
+    a, b = (load_trace(tmp_path / d / "trace.json")[0] for d in "ab")
+    assert (a.token == b.token).all()
 
 
 BAD_OPTIONS = [
@@ -108,9 +117,9 @@ BAD_OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "message"), BAD_OPTIONS)
-def test_a_bad_option_is_one_line(measure, user_error, arguments: tuple, message: str) -> None:
-    user_error(measure(*arguments), message)
+def test_a_bad_option_is_one_line(measure, user_error) -> None:
+    for arguments, message in BAD_OPTIONS:
+        user_error(measure(*arguments), message)
 
 
 def test_models_that_do_not_fit_are_one_line(measure, user_error, other_vocabulary: Path) -> None:
@@ -118,21 +127,15 @@ def test_models_that_do_not_fit_are_one_line(measure, user_error, other_vocabula
     user_error(measure("--target", "./absent"), "--target ./absent: no such folder")
 
 
-def test_broken_prompt_lines_are_counted_and_named(measure, user_error, prompts: Path) -> None:
-    prompts.write_text('{"prompt": "w1"}\n{"text": "w2"}\n{\n')
-    done = measure()
-    assert done.returncode == 0, done.stderr
-    assert f"{prompts}: skipped 2 of 3 records, line 2 (" in done.stdout
-    assert "3 (not JSON)" in done.stdout
+def test_prompts_that_cannot_be_used_are_counted_and_named(measure, user_error, prompts: Path) -> None:
+    long = json.dumps({"prompt": "w1 " * 120, "id": "long"}).encode()
+    prompts.write_bytes(b'{"prompt": "w1"}\n{"text": "w2"}\n{\n{"prompt": "\xff\xfe"}\n' + long)
+    done = succeeded(measure())
+    assert f"{prompts}: skipped 3 of 5 records, line 2 (" in done.stdout
+    assert "3 (not JSON), 4 (not UTF-8 text)" in done.stdout
+    assert "left out: long: 136 tokens with its output, but the models' context is 128" in done.stdout
     prompts.write_text("{\n")
     user_error(measure("--force"), f"{prompts}: holds nothing to read (line 1: not JSON)")
-
-
-def test_prompts_that_do_not_fit_are_counted_and_named(measure, prompts: Path) -> None:
-    prompts.write_text(json.dumps({"prompt": "w1 " * 120, "id": "long"}) + '\n{"prompt": "w2"}\n')
-    done = measure()
-    assert done.returncode == 0, done.stderr
-    assert "left out: long: 136 tokens with its output, but the models' context is 128" in done.stdout
 
 
 def test_existing_results_are_kept_unless_forced(measure, user_error, tmp_path: Path) -> None:
@@ -141,73 +144,53 @@ def test_existing_results_are_kept_unless_forced(measure, user_error, tmp_path: 
     user_error(measure(), "accept_hist_k4.json: exists already (--force overwrites it)")
     assert kept.read_text() == "precious"
     assert not (tmp_path / "trace.npz").exists()
-    assert measure("--force").returncode == 0
+    succeeded(measure("--force"))
     assert load_histogram(kept).draft_length == 4
+    user_error(measure("--out-dir", "prompts.jsonl"), "--out-dir", "not a writable folder")
 
 
-@pytest.mark.parametrize("option", ["--prompts", "--texts", "--trace"])
-def test_an_input_is_never_an_output(run, user_error, random_pair, tmp_path: Path, option: str) -> None:
+def test_an_input_is_never_an_output(run, user_error, random_pair, tmp_path: Path) -> None:
     precious = '{"prompt": "w1", "output": "w2"}\n'
     (tmp_path / "trace.json").write_text(precious)
     (tmp_path / "accept_hist_k4.json").write_text(precious)
-    name = "accept_hist_k4.json" if option == "--trace" else "trace.json"
-    pair = () if option == "--trace" else ("--target", random_pair[0], "--draft", random_pair[1])
-    user_error(run("measure-acceptance", *pair, option, name, "--force"), f"is the file of {option} too")
-    assert (tmp_path / name).read_text() == precious
-
-
-def test_jsonl_by_any_other_name_is_json(measure, prompts: Path, tmp_path: Path) -> None:
-    assert measure("--out-dir", "a").returncode == 0
-    other = prompts.rename(tmp_path / "prompts.ndjson")
-    assert measure("--out-dir", "b", "--prompts", other).returncode == 0
-    a, b = (load_trace(tmp_path / d / "trace.json")[0] for d in "ab")
-    assert (a.token == b.token).all()
-
-
-def test_a_line_that_is_no_utf8_is_skipped_and_named(measure, prompts: Path) -> None:
-    prompts.write_bytes(b'{"prompt": "w1"}\n{"prompt": "\xff\xfe"}\n')
-    done = measure()
-    assert done.returncode == 0, done.stderr
-    assert "skipped 1 of 2 records, line 2 (not UTF-8 text)" in done.stdout
+    pair = ("--target", random_pair[0], "--draft", random_pair[1])
+    for option, name, models in (
+        ("--prompts", "trace.json", pair),
+        ("--texts", "trace.json", pair),
+        ("--trace", "accept_hist_k4.json", ()),
+    ):
+        user_error(run("measure-acceptance", *models, option, name, "--force"), f"is the file of {option} too")
+        assert (tmp_path / name).read_text() == precious
 
 
 def test_an_import_counts_and_names_what_it_skips(run, tmp_path: Path) -> None:
     good = json.dumps({"question_id": 1, "choices": [{"turns": ["a"], "accept_lengths": [1, 3, 2]}]})
     (tmp_path / "s.jsonl").write_bytes(f"{good}\ngarbage{{\n".encode() + b"\xff\n" + good.encode() + b"\n")
-    done = run("measure-acceptance", "import", "--from", "spec-bench", "s.jsonl")
-    assert done.returncode == 0, done.stderr
+    done = succeeded(run("measure-acceptance", "import", "--from", "spec-bench", "s.jsonl"))
     assert "skipped 2 records, line 2 (not JSON), 3 (not UTF-8 text)" in done.stdout
-    found = json.loads((tmp_path / "accept_hist_k2.json").read_text())
-    assert found["hist"] == {"0": 2, "1": 2, "2": 2}
-    assert found["metrics"]["tokens_per_round"] == 2
-    assert "tokens that each step emitted" in found["definition"]
-    assert run("simulate", "--hist", "accept_hist_k2.json", "--draftN", 2).returncode == 0
+    record = json.loads((tmp_path / "accept_hist_k2.json").read_text())
+    assert record["hist"] == {"0": 2, "1": 2, "2": 2}
+    assert record["metrics"]["tokens_per_round"] == 2
+    assert "tokens that each step emitted" in record["definition"]
+    succeeded(run("simulate", "--hist", "accept_hist_k2.json", "--draftN", 2))
 
 
 def test_the_loop_is_checked_for_the_draft_that_was_asked_for(measure) -> None:
-    asked = ("--temperature", 1, "--k", 2, "--check-loop", 20, "--json")
-    sampled, greedy = (
-        json.loads(measure(*asked, "--q-kind", kind, "--force").stdout) for kind in ("sampled", "greedy")
-    )
-    for found in (sampled, greedy):
-        check = found["loop_check"]
-        width = check["trace_tokens_per_round"]["ci95"][1] - check["trace_tokens_per_round"]["ci95"][0]
-        gap = check["loop_tokens_per_round"]["value"] - check["trace_tokens_per_round"]["value"]
-        assert abs(gap) < 2 * width
-        assert check["trace_tokens_per_round"]["value"] == pytest.approx(
-            found["metrics"]["2"]["tokens_per_round"], abs=width
-        )
-    assert sampled["loop_check"]["loop_tokens_per_round"] != greedy["loop_check"]["loop_tokens_per_round"]
+    options = ("--temperature", 1, "--k", 2, "--check-loop", 20, "--json", "--force")
+    values = []
+    for kind in ("sampled", "greedy"):
+        record = json.loads(measure(*options, "--q-kind", kind).stdout)
+        loop, trace = (record["loop_check"][f"{which}_tokens_per_round"] for which in ("loop", "trace"))
+        width = trace["ci95"][1] - trace["ci95"][0]
+        assert abs(loop["value"] - trace["value"]) < 2 * width
+        assert trace["value"] == pytest.approx(record["metrics"]["2"]["tokens_per_round"], abs=width)
+        values.append(loop)
+    assert values[0] != values[1]
 
 
 def test_the_cost_of_a_draft_reaches_the_policies(measure) -> None:
     cheap, dear = (json.loads(measure("--json", "--draft-cost", c, "--force").stdout) for c in (0, 1))
     assert cheap["policies"]["fixed 4"]["speedup"][0] > dear["policies"]["fixed 4"]["speedup"][0]
-
-
-def test_an_unwritable_folder_is_refused_before_any_work(measure, user_error, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    user_error(measure("--out-dir", "file"), "--out-dir", "not a writable folder")
 
 
 def block(tmp_path: Path, library: str) -> str:
@@ -230,22 +213,12 @@ def test_without_its_libraries_it_says_how_to_get_them(
 def test_the_report_and_the_picture_say_everything(measure, tmp_path: Path, prompts: Path) -> None:
     records = [{"prompt": f"w{i} w{i + 1}", "category": "ab"[i % 2]} for i in range(20)]
     prompts.write_text("".join(json.dumps(r) + "\n" for r in records))
-    done = measure("--k", "1:3", "--temperature", 1, "--report", "--plot", "a.png", "--check-loop", 4)
-    assert done.returncode == 0, done.stderr
+    done = succeeded(measure("--k", "1:3", "--temperature", 1, "--report", "--plot", "a.png", "--check-loop", 4))
     for text in (
-        "from a sampled draft",
-        "from a greedy one",
-        "By position in the draft, K = 3",
-        "By category, K = 3",
-        "along the output",
-        "by context length",
-        "Hugging Face heuristic, from 20",
-        "oracle  ",
-        "mean acceptance length (vLLM",
-        "synthetic_acceptance_rates",
-        "SGLANG_SIMULATE_ACC_LEN=",
-        "Checked against the speculative loop, K = 3, 4 prompts",
-        "wrote a.png",
+        *("from a sampled draft", "from a greedy one", "By position in the draft, K = 3", "By category, K = 3"),
+        *("along the output", "by context length", "Hugging Face heuristic, from 20", "oracle  "),
+        *("mean acceptance length (vLLM", "synthetic_acceptance_rates", "SGLANG_SIMULATE_ACC_LEN="),
+        *("Checked against the speculative loop, K = 3, 4 prompts", "wrote a.png"),
     ):
         assert text in done.stdout
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
@@ -268,36 +241,32 @@ def test_json_holds_every_metric_with_its_interval(measure) -> None:
 def test_a_finished_trace_answers_more_questions_without_models(
     measure, run, run_real, user_error, tmp_path: Path
 ) -> None:
-    assert measure("--temperature", 1, "--out-dir", "a").returncode == 0
-    asked = ("--trace", "a/trace.json", "--k", "1:6", "--q-kind", "greedy", "--out-dir", "b", "--report")
-    done = run_real("measure-acceptance", *asked, PYTHONPATH=block(tmp_path, "torch"))
-    assert done.returncode == 0, done.stderr
+    succeeded(measure("--temperature", 1, "--out-dir", "a"))
+    options = ("--trace", "a/trace.json", "--k", "1:6", "--q-kind", "greedy", "--out-dir", "b", "--report")
+    done = succeeded(run_real("measure-acceptance", *options, PYTHONPATH=block(tmp_path, "torch")))
     assert "greedy draft" in done.stdout
     assert sorted(p.name for p in (tmp_path / "b").iterdir()) == [f"accept_hist_k{k}.json" for k in range(1, 7)]
-    trace, told = load_trace(tmp_path / "a/trace.json")
-    expected = expected_rounds(trace, 6, "greedy").histogram
-    assert load_histogram(tmp_path / "b/accept_hist_k6.json").counts == expected.counts
-    assert json.loads((tmp_path / "b/accept_hist_k6.json").read_text())["parameters"]["target"] == told["target"]
+    trace, parameters = load_trace(tmp_path / "a/trace.json")
+    path = tmp_path / "b/accept_hist_k6.json"
+    assert load_histogram(path).counts == expected_rounds(trace, 6, "greedy").histogram.counts
+    assert json.loads(path.read_text())["parameters"]["target"] == parameters["target"]
     user_error(run("measure-acceptance", "--trace", "a/trace.json", "--k", 17), "--k: 17 is above the longest output")
     user_error(run("measure-acceptance", "--trace", "a/trace.npz"), "a/trace.npz: not UTF-8 text")
 
 
-def test_logged_texts_are_scored_without_writing(measure, run, random_pair, tmp_path: Path) -> None:
-    assert measure("--out-dir", "a").returncode == 0
+def test_logged_texts_are_scored_without_writing(measure, tmp_path: Path, run, random_pair) -> None:
+    succeeded(measure("--out-dir", "a"))
     trace, _ = load_trace(tmp_path / "a/trace.json")
-    lines = []
-    for i in range(20):
-        tokens = trace.token[trace.prompt == i].tolist()
-        lines.append({"prompt": f"w{i} w{i + 1} w{i % 7}", "output_token_ids": tokens})
+    outputs = [trace.token[trace.prompt == i].tolist() for i in range(20)]
+    lines = [{"prompt": f"w{i} w{i + 1} w{i % 7}", "output_token_ids": tokens} for i, tokens in enumerate(outputs)]
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + "broken\n")
-    pair = ("--target", random_pair[0], "--draft", random_pair[1])
-    done = run("measure-acceptance", *pair, "--texts", "log.jsonl", "--out-dir", "b")
-    assert done.returncode == 0, done.stderr
+    options = ("--target", random_pair[0], "--draft", random_pair[1], "--texts", "log.jsonl", "--out-dir")
+    done = succeeded(run("measure-acceptance", *options, "b"))
     assert "skipped 1 of 21 records, line 21 (not JSON)" in done.stdout
-    ours, theirs = (json.loads((tmp_path / d / "accept_hist_k4.json").read_text())["hist"] for d in "ab")
-    assert ours == theirs
+    first, second = (json.loads((tmp_path / d / "accept_hist_k4.json").read_text())["hist"] for d in "ab")
+    assert first == second
     # The same text said to be of temperature 1 is noticed.
-    hot = run("measure-acceptance", *pair, "--texts", "log.jsonl", "--out-dir", "c", "--temperature", 1)
+    hot = run("measure-acceptance", *options, "c", "--temperature", 1)
     assert "the text surprises the target less than its own would" in hot.stdout
 
 
@@ -305,29 +274,26 @@ def test_another_tokenizer_is_an_approximation_wherever_it_appears(
     measure, run, tmp_path: Path, other_vocabulary: Path
 ) -> None:
     label = "approximation: string-level match of different tokenizers"
-    done = measure("--draft", other_vocabulary, "--cross-tokenizer", "text", "--plot", "a.svg", "--report")
-    assert done.returncode == 0, done.stderr
+    options = ("--draft", other_vocabulary, "--cross-tokenizer", "text", "--plot", "a.svg", "--report")
+    done = succeeded(measure(*options))
     assert label in done.stdout
     assert "confidence" not in done.stdout
     for name in ("trace.json", "accept_hist_k4.json"):
         assert json.loads((tmp_path / name).read_text())["parameters"]["approximation"] == label
-    assert label in run("simulate", "--hist", "accept_hist_k4.json").stdout
-    assert label in run("simulate", "--hist", "accept_hist_k4.json", "--no-measured", "--json").stdout
-    assert label in run("sweep", "--hist", "accept_hist_k4.json", "--draftN", "1:4", "--out", "s.csv").stdout
+    hist = ("--hist", "accept_hist_k4.json")
+    assert label in run("simulate", *hist).stdout
+    assert label in run("simulate", *hist, "--no-measured", "--json").stdout
+    assert label in run("sweep", *hist, "--draftN", "1:4", "--out", "s.csv").stdout
     assert label in (tmp_path / "s.csv").read_text()
-
-
-def wait_for(path: Path) -> None:
-    deadline = time.monotonic() + 120
-    while not path.exists():
-        assert time.monotonic() < deadline, f"{path} never came"
-        time.sleep(0.02)
 
 
 def kill(words: list[str], folder: Path) -> None:
     """Run the command as users do, and kill it when some batches are done."""
+    path, deadline = folder / "cut/unfinished/batch-000001.npz", time.monotonic() + 120
     with subprocess.Popen([str(SCRIPTS / words[0]), *words[1:]], cwd=folder) as process:
-        wait_for(folder / "cut/unfinished/batch-000001.npz")
+        while not path.exists():
+            assert time.monotonic() < deadline, f"{path} never came"
+            time.sleep(0.02)
         process.kill()
 
 
@@ -335,23 +301,21 @@ def kill(words: list[str], folder: Path) -> None:
 def test_a_killed_measurement_resumes_to_the_same_trace(
     run, user_error, random_pair, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: signal.Signals
 ) -> None:
-    asked = ("--temperature", 1, "--batch-size", 1, "--max-new-tokens", 64, "--prompts", prompts)
-    words = ["measure-acceptance", "--target", *random_pair[:1], "--draft", *random_pair[1:], *asked]
-    assert run(*words, "--out-dir", "whole").returncode == 0
+    options = ("--temperature", 1, "--batch-size", 1, "--max-new-tokens", 64, "--prompts", prompts)
+    words = ["measure-acceptance", "--target", random_pair[0], "--draft", random_pair[1], *options, "--out-dir"]
+    succeeded(run(*words, "whole"))
     if how is signal.SIGKILL:
-        kill([*map(str, words), "--out-dir", "cut"], tmp_path)
+        kill([*map(str, words), "cut"], tmp_path)
     else:
         with monkeypatch.context() as patched:
             save = Parts.save
-            patched.setattr(Parts, "save", lambda *told: (save(*told), told[1] and signal.raise_signal(how)))
-            done = run(*words, "--out-dir", "cut")
+            patched.setattr(Parts, "save", lambda *batch: (save(*batch), batch[1] and signal.raise_signal(how)))
+            done = run(*words, "cut")
         assert (done.returncode, done.stdout) == (130, "")
         assert "--resume goes on" in done.stderr
     assert not (tmp_path / "cut/trace.json").exists()
-    user_error(run(*words, "--out-dir", "cut"), "an interrupted measurement lies here")
-    user_error(run(*words, "--out-dir", "cut", "--resume", "--seed", 9), "--resume: seed is 9, but 0 in")
-    done = run(*words, "--out-dir", "cut", "--resume")
-    assert done.returncode == 0, done.stderr
+    user_error(run(*words, "cut"), "an interrupted measurement lies here")
+    user_error(run(*words, "cut", "--resume", "--seed", 9), "--resume: seed is 9, but 0 in")
+    succeeded(run(*words, "cut", "--resume"))
     assert not (tmp_path / "cut/unfinished").exists()
-    whole, cut = (load_trace(tmp_path / name / "trace.json")[0] for name in ("whole", "cut"))
-    assert all((getattr(whole, name) == getattr(cut, name)).all() for name in ARRAYS)
+    assert same_trace(*(load_trace(tmp_path / name / "trace.json")[0] for name in ("whole", "cut")))

@@ -75,18 +75,14 @@ def test_the_cost_is_as_stated(bundled: Model, times: float) -> None:
     assert flops[0] == pytest.approx(2 * pass_weights(bundled.module), rel=0.01)
 
 
+@torch.inference_mode()
 def test_greedy_text_and_hidden_states_stay(bundled: Model) -> None:
-    inflated = inflate(bundled, 4)
-    told = {"rule": SamplingRule(temperature=0), "max_new_tokens": 24}
-    prompts = [[5, 9, 40], [7, 7, 7, 8, 30, 31]]
-    plain, other = (baseline.decode(m, prompts, rngs=streams(0, [0, 1]), **told) for m in (bundled, inflated))
+    models, prompts = (bundled, inflate(bundled, 4)), [[5, 9, 40], [7, 7, 7, 8, 30, 31]]
+    options = {"rule": SamplingRule(temperature=0), "max_new_tokens": 24}
+    plain, other = (baseline.decode(m, prompts, rngs=streams(0, [0, 1]), **options) for m in models)
     assert plain == other
-    with torch.inference_mode():
-        last = [
-            m.module(torch.tensor([prompts[1]]), output_hidden_states=True).hidden_states[-1]
-            for m in (bundled, inflated)
-        ]
-    assert torch.equal(*last)
+    tokens = torch.tensor([prompts[1]])
+    assert torch.equal(*(m.module(tokens, output_hidden_states=True).hidden_states[-1] for m in models))
 
 
 def test_added_blocks_compute_and_cache(bundled: Model) -> None:
@@ -109,27 +105,21 @@ def test_a_block_that_adds_something_is_noticed(monkeypatch: pytest.MonkeyPatch)
         inflate(family("llama"), 2)
 
 
-def test_the_model_itself_is_left_alone(bundled: Model) -> None:
+def test_the_model_itself_is_left_alone_and_half_precision_stays(bundled: Model) -> None:
     before = copy.deepcopy(bundled.module.state_dict())
+    half = replace(bundled, module=copy.deepcopy(bundled.module).to(torch.bfloat16))
     inflate(bundled, 2)
     assert bundled.module.config.num_hidden_layers == len(bundled.module.model.layers) == 5
     assert all(torch.equal(before[name], weight) for name, weight in bundled.module.state_dict().items())
-
-
-def test_half_precision_is_inflated_in_its_own_type(bundled: Model) -> None:
-    half = replace(bundled, module=copy.deepcopy(bundled.module).to(torch.bfloat16))
     inflated = inflate(half, 2)
     assert torch.equal(logits(half), logits(inflated))
     assert {p.dtype for p in inflated.module.parameters()} == {torch.bfloat16}
 
 
-@pytest.mark.parametrize("times", [0.5, -1, 1001, float("nan"), float("inf")])
-def test_numbers_that_are_not_allowed(bundled: Model, times: float) -> None:
-    with pytest.raises(UserError, match=r"--inflate-target: .* expected 1 to 1000"):
-        inflate(bundled, times)
-
-
-def test_once_is_the_model_itself(bundled: Model) -> None:
+def test_numbers_that_are_not_allowed_and_once_is_the_model_itself(bundled: Model) -> None:
+    for times in (0.5, -1, 1001, float("nan"), float("inf")):
+        with pytest.raises(UserError, match=r"--inflate-target: .* expected 1 to 1000"):
+            inflate(bundled, times)
     assert inflate(bundled, 1) is bundled
 
 

@@ -4,6 +4,8 @@ import copy
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from acceptance.measure import measure as measuring
 from acceptance.measure.loop_check import Divergence, top_two
 from acceptance.measure.loop_check import run as check_loop
 from acceptance.measure.measure import measure_pair, turns_left_out
-from acceptance.measure.plan import Settings, plan
+from acceptance.measure.plan import Plan, Settings, plan
 from acceptance.models import context
 from acceptance.models.load import load_pair
 from acceptance.models.model import Pair
@@ -29,6 +31,8 @@ from acceptance.trace.parts import Parts
 from acceptance.trace.trace import ARRAYS, Trace
 from simulator.ground.artefacts import UserError
 
+from .traces import same_trace
+
 GREEDY, SAMPLED = SamplingRule(temperature=0.0), SamplingRule(temperature=1.0)
 TURNS = [("w1 w2 w3",), ("w9", "w10 w3"), ("w4 w4 w7 w8 w12 w30 w2",), ("w21 w22", "w1", "w2 w2"), ("w5",)]
 PROMPTS = [Prompt(turns=t, source=f"p{i}", category="ab"[i % 2]) for i, t in enumerate(TURNS)]
@@ -36,12 +40,6 @@ TEMPLATE = (
     "{% for m in messages %}w0 {{ m['role'] if m['role'] == 'system' else '' }} {{ m['content'] }} {% endfor %}"
     "{% if add_generation_prompt %}w39{% endif %}"
 )
-
-
-@pytest.fixture(scope="module")
-def pair(random_pair: tuple[Path, Path]) -> Pair:
-    target, draft = random_pair
-    return load_pair(str(target), str(draft), device="cpu", dtype="float32")
 
 
 @pytest.fixture(scope="module")
@@ -54,15 +52,32 @@ def settings(rule: SamplingRule = GREEDY, **changes: object) -> Settings:
     return Settings(**({"rule": rule, "draft_rule": rule, "max_new_tokens": 10, "batch_size": 2} | changes))
 
 
-def run(pair: Pair, told: Settings, items: list = PROMPTS, parts: Parts | None = None) -> Trace:
+def measured(pair: Pair, rules: Settings, items: list = PROMPTS, parts: Parts | None = None) -> tuple[Plan, Trace]:
     done: list[int] = []
-    trace = measure_pair(pair, plan(pair, items, told), told, parts=parts, progress=done.append)
+    planned = plan(pair, items, rules)
+    trace = measure_pair(pair, planned, rules, parts=parts, progress=done.append)
     assert sum(done) == len(items)
-    return trace
+    return planned, trace
 
 
-def same(a: Trace, b: Trace) -> bool:
-    return a.prompts == b.prompts and all(np.array_equal(getattr(a, n), getattr(b, n), equal_nan=True) for n in ARRAYS)
+def run(*arguments: Any, **options: Any) -> Trace:
+    return measured(*arguments, **options)[1]
+
+
+def ending_with(pair: Pair, *target: int, draft: tuple[int, ...] = ()) -> Pair:
+    """The pair, whose outputs end with these tokens."""
+    models = (dataclasses.replace(pair.target, ends=target), dataclasses.replace(pair.draft, ends=draft))
+    return dataclasses.replace(pair, target=models[0], draft=models[1])
+
+
+def first_turns(trace: Trace, tokenizer: Any = None) -> list[Text]:
+    """The first output of each prompt as it would be logged: in tokens, every other one as text with a tokenizer."""
+    texts = []
+    for i, p in enumerate(PROMPTS):
+        tokens = tuple(trace.token[(trace.prompt == i) & (trace.turn == 0)].tolist())
+        output = tokens if i % 2 or tokenizer is None else tokenizer.decode(tokens)
+        texts.append(Text(prompt=p.turns[0], output=output, ended=False, source=p.source, category=p.category))
+    return texts
 
 
 @pytest.mark.parametrize("rule", [GREEDY, SAMPLED])
@@ -88,33 +103,23 @@ def test_every_turn_is_answered_in_its_conversation(pair: Pair) -> None:
 
 def test_a_conversation_ends_where_the_next_turn_does_not_fit(pair: Pair) -> None:
     long = Prompt(turns=("w1", " ".join(["w2"] * 120)), source="long")
-    planned = plan(pair, [long, PROMPTS[0]], settings())
-    trace = measure_pair(pair, planned, settings(), parts=None, progress=lambda _: None)
+    planned, trace = measured(pair, settings(), [long, PROMPTS[0]])
     assert trace.turn.max() == 0
     assert turns_left_out(planned, trace).startswith("left out: 1 of 3 turns")
-    assert turns_left_out(plan(pair, PROMPTS, settings()), run(pair, settings())) == ""
+    assert turns_left_out(*measured(pair, settings())) == ""
 
 
 def test_a_chat_template_frames_prompts_and_answers(random_pair: tuple[Path, Path]) -> None:
     tokenizer = AutoTokenizer.from_pretrained(random_pair[0])
     tokenizer.chat_template = TEMPLATE
     framing = Framing(chat_template=True, system_prompt="w7")
-    found = tokenizer.decode(tokens_before(tokenizer, framing, ("w1", "w2"), ("w3 w4",)))
-    assert [w for w in found.split() if w.startswith("w")] == [
-        "w0",
-        "w7",
-        "w0",
-        "w1",
-        "w0",
-        "w3",
-        "w4",
-        "w0",
-        "w2",
-        "w39",
-    ]
+    text = tokenizer.decode(tokens_before(tokenizer, framing, ("w1", "w2"), ("w3 w4",)))
+    assert [w for w in text.split() if w.startswith("w")] == [f"w{i}" for i in (0, 7, 0, 1, 0, 3, 4, 0, 2, 39)]
     tokenizer.chat_template = "{{ raise_exception('no system role') }}"
     with pytest.raises(UserError, match="the template refuses these messages"):
         tokens_before(tokenizer, framing, ("w1",), ())
+    with pytest.raises(UserError, match="--system-prompt"):
+        Framing(system_prompt="Be brief.")
 
 
 def test_an_answer_keeps_its_leading_space() -> None:
@@ -134,83 +139,74 @@ def test_the_end_of_an_answer_is_the_templates_own(random_pair: tuple[Path, Path
     assert end_token(tokenizer, Framing(), (5, 6)) == 5
 
 
-def test_a_system_prompt_needs_the_template() -> None:
-    with pytest.raises(UserError, match="--system-prompt"):
-        Framing(system_prompt="Be brief.")
-
-
-def test_outputs_end_with_their_end_token(random_pair: tuple[Path, Path], pair: Pair) -> None:
+def test_outputs_end_with_their_end_token(pair: Pair) -> None:
     plain = run(pair, settings(max_new_tokens=20))
     end = int(plain.token[4])
-    ending = dataclasses.replace(pair, target=dataclasses.replace(pair.target, ends=(end,)))
-    trace = run(ending, settings(max_new_tokens=20), [PROMPTS[0]])
+    trace = run(ending_with(pair, end), settings(max_new_tokens=20), [PROMPTS[0]])
     output = plain.token[plain.prompt == 0].tolist()
     assert trace.token.tolist() == output[: output.index(end) + 1]
 
 
 def test_text_logged_before_measures_as_when_it_was_written(pair: Pair) -> None:
-    single = [Prompt(turns=p.turns[:1], source=p.source, category=p.category) for p in PROMPTS]
+    single = [dataclasses.replace(p, turns=p.turns[:1]) for p in PROMPTS]
     written = run(pair, settings(SAMPLED), single)
-    texts = []
-    for i, prompt in enumerate(single):
-        tokens = tuple(written.token[written.prompt == i].tolist())
-        output = tokens if i % 2 else pair.tokenizer.decode(tokens)
-        texts.append(Text(prompt=prompt.turns[0], output=output, ended=False, source=f"p{i}", category=prompt.category))
-    read = run(pair, settings(SAMPLED), texts)
+    read = run(pair, settings(SAMPLED), first_turns(written, pair.tokenizer))
     assert read.prompts == written.prompts
     for name in ARRAYS:
         assert getattr(read, name) == pytest.approx(getattr(written, name), abs=1e-4), name
 
 
 def test_text_that_ended_gets_its_end_token(pair: Pair) -> None:
-    ending = dataclasses.replace(pair, target=dataclasses.replace(pair.target, ends=(0,)))
     text = Text(prompt="w1", output="w2 w3", ended=True, source="t")
-    assert run(ending, settings(), [text]).token.tolist() == [*pair.tokenizer("w2 w3").input_ids, 0]
+    tokens = run(ending_with(pair, 0), settings(), [text]).token.tolist()
+    assert tokens == [*pair.tokenizer("w2 w3").input_ids, 0]
 
 
-@pytest.mark.parametrize(
-    ("item", "reason"),
-    [
+def test_what_does_not_fit_is_left_out_and_named(pair: Pair) -> None:
+    for item, reason in (
         (Prompt(turns=(" ".join(["w1"] * 119),), source="s"), "129 tokens with its output"),
         (Prompt(turns=(" ",), source="s"), "no token in the prompt"),
         (Text(prompt=" ", output="w1", ended=False, source="s"), "no token before the output"),
         (Text(prompt="w1", output=" ", ended=False, source="s"), "no token in the output"),
         (Text(prompt="w1", output=(41,), ended=False, source="s"), "a token id above the model's 40"),
         (Text(prompt="w1", output=(1,) * 128, ended=False, source="s"), "129 tokens with its output"),
-    ],
-)
-def test_what_does_not_fit_is_left_out_and_named(pair: Pair, item: Prompt | Text, reason: str) -> None:
-    planned = plan(pair, [item, PROMPTS[0]], settings())
-    assert [i.source for i in planned.infos] == ["p0"]
-    assert reason in planned.left_out[0].reason
-    with pytest.raises(UserError, match="none of 1 prompts can be measured"):
-        plan(pair, [item], settings())
+    ):
+        planned = plan(pair, [item, PROMPTS[0]], settings())
+        assert [i.source for i in planned.infos] == ["p0"]
+        assert reason in planned.left_out[0].reason
+        with pytest.raises(UserError, match="none of 1 prompts can be measured"):
+            plan(pair, [item], settings())
 
 
 def test_an_interrupted_measurement_goes_on_without_losing_or_repeating(
     pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = settings(SAMPLED)
-    whole = run(pair, told)
+    rules = settings(SAMPLED)
+    whole = run(pair, rules)
     parts = Parts(tmp_path / "unfinished")
     parts.open({"seed": 0}, resume=False, force=False)
-    measured: list[int] = []
+    done: list[int] = []
     batch = measuring.measure_batch
 
-    def count(pair: Pair, planned: measuring.Plan, indices: range, told: Settings) -> Trace:
-        if len(measured) == 4:
+    def count(pair: Pair, planned: Plan, indices: range, rules: Settings) -> Trace:
+        if len(done) == 4:
             raise KeyboardInterrupt
-        measured.extend(indices)
-        return batch(pair, planned, indices, told)
+        done.extend(indices)
+        return batch(pair, planned, indices, rules)
 
     monkeypatch.setattr(measuring, "measure_batch", count)
     with pytest.raises(KeyboardInterrupt):
-        run(pair, told, parts=parts)
-    assert measured == [0, 1, 2, 3]
-    measured.clear()
+        run(pair, rules, parts=parts)
+    assert done == [0, 1, 2, 3]
+    done.clear()
     parts.open({"seed": 0}, resume=True, force=False)
-    assert same(run(pair, told, parts=parts), whole)
-    assert measured == [4]
+    assert same_trace(run(pair, rules, parts=parts), whole)
+    assert done == [4]
+    # A damaged batch is measured again.
+    done.clear()
+    parts.path(1).write_bytes(parts.path(1).read_bytes()[:100])
+    assert same_trace(run(pair, rules, parts=parts), whole)
+    assert done == [2, 3]
 
 
 def test_two_measurements_cannot_share_a_folder(tmp_path: Path) -> None:
@@ -225,25 +221,16 @@ def test_two_measurements_cannot_share_a_folder(tmp_path: Path) -> None:
     assert not second.folder.exists()
 
 
-def test_a_damaged_batch_is_measured_again(pair: Pair, tmp_path: Path) -> None:
-    told = settings(SAMPLED)
-    parts = Parts(tmp_path / "unfinished")
-    parts.open({}, resume=False, force=False)
-    whole = run(pair, told, parts=parts)
-    parts.path(1).write_bytes(parts.path(1).read_bytes()[:100])
-    assert same(run(pair, told, parts=parts), whole)
-    parts.close()
-
-
 def test_parts_of_another_measurement_are_refused(tmp_path: Path) -> None:
     parts = Parts(tmp_path / "unfinished")
     parts.open({"seed": 0, "target": "a"}, resume=True, force=False)
-    with pytest.raises(UserError, match="--resume goes on with it, --force starts anew"):
-        parts.open({"seed": 0, "target": "a"}, resume=False, force=False)
-    with pytest.raises(UserError, match=r"--resume: seed is 1, but 0 in .*unfinished\.json"):
-        parts.open({"seed": 1, "target": "a"}, resume=True, force=False)
-    with pytest.raises(UserError, match="--resume: draft is 'b', but None"):
-        parts.open({"seed": 0, "target": "a", "draft": "b"}, resume=True, force=False)
+    for parameters, resume, message in (
+        ({"seed": 0, "target": "a"}, False, "--resume goes on with it, --force starts anew"),
+        ({"seed": 1, "target": "a"}, True, r"--resume: seed is 1, but 0 in .*unfinished\.json"),
+        ({"seed": 0, "target": "a", "draft": "b"}, True, "--resume: draft is 'b', but None"),
+    ):
+        with pytest.raises(UserError, match=message):
+            parts.open(parameters, resume=resume, force=False)
     parts.open({"seed": 1, "target": "a"}, resume=False, force=True)
     assert json.loads(parts.about.read_text())["parameters"]["seed"] == 1
 
@@ -267,24 +254,11 @@ def test_a_folder_that_is_not_ours_is_left_alone(tmp_path: Path, force: bool) ->
 def test_an_output_that_ends_early_scores_in_its_own_row(pair: Pair) -> None:
     """Rows leave the batch one by one while the draft reads along in chunks."""
     plain = run(pair, settings(max_new_tokens=20, batch_size=5))
-    end = int(plain.token[4])
-    ending = dataclasses.replace(pair, target=dataclasses.replace(pair.target, ends=(end,)))
-    told = settings(SAMPLED, max_new_tokens=20, batch_size=5)
-    trace = run(ending, told)
+    ending = ending_with(pair, int(plain.token[4]))
+    rules = settings(SAMPLED, max_new_tokens=20, batch_size=5)
+    trace = run(ending, rules)
     assert len(set(np.diff(trace.starts).tolist())) > 1
-    single = [Prompt(turns=p.turns[:1], source=p.source, category=p.category) for p in PROMPTS]
-    first = trace.select(trace.turn == 0)
-    texts = [
-        Text(
-            prompt=p.turns[0],
-            output=tuple(first.token[first.prompt == i].tolist()),
-            ended=False,
-            source=p.source,
-            category=p.category,
-        )
-        for i, p in enumerate(single)
-    ]
-    again = run(ending, told, texts)
+    first, again = trace.select(trace.turn == 0), run(ending, rules, first_turns(trace))
     for name in ("accept_sampled", "overlap", "log_p", "entropy_q", "max_q"):
         assert getattr(first, name) == pytest.approx(getattr(again, name), abs=1e-4), name
 
@@ -333,30 +307,18 @@ def test_tokens_share_the_draft_by_the_characters_they_cover() -> None:
 
 @pytest.mark.parametrize("ends", [(), (0,)])
 def test_an_end_is_proposed_only_by_a_draft_that_has_one(cross_pair: Pair, ends: tuple[int, ...]) -> None:
-    pair = dataclasses.replace(
-        cross_pair,
-        target=dataclasses.replace(cross_pair.target, ends=(0,)),
-        draft=dataclasses.replace(cross_pair.draft, ends=ends),
-    )
-    text = Text(prompt="w1", output="w2 w3", ended=True, source="t")
-    trace = run(pair, settings(SAMPLED), [text])
-    assert (trace.accept_sampled[-1] > 0) == bool(ends)
-    alone = run(pair, settings(SAMPLED), [Text(prompt="w1", output=(0,), ended=False, source="t")])
-    assert (alone.accept_sampled[-1] > 0) == bool(ends)
+    pair = ending_with(cross_pair, 0, draft=ends)
+    for output, ended in (("w2 w3", True), ((0,), False)):
+        text = Text(prompt="w1", output=output, ended=ended, source="t")
+        assert (run(pair, settings(SAMPLED), [text]).accept_sampled[-1] > 0) == bool(ends)
 
 
 def test_a_draft_whose_own_tokens_do_not_fit_says_so(cross_pair: Pair) -> None:
-    short = dataclasses.replace(cross_pair.draft, module=ShortContext(cross_pair.draft.module))
+    config = copy.copy(cross_pair.draft.module.config)
+    config.max_position_embeddings = 12
+    short = dataclasses.replace(cross_pair.draft, module=SimpleNamespace(config=config))
     with pytest.raises(UserError, match="a text of 13 tokens of the draft is above its context of 12"):
         run(dataclasses.replace(cross_pair, draft=short), settings(), [PROMPTS[0]])
-
-
-class ShortContext:
-    """A module whose configuration allows fewer positions."""
-
-    def __init__(self, module: torch.nn.Module) -> None:
-        self.config = copy.copy(module.config)
-        self.config.max_position_embeddings = 12
 
 
 def test_spans_cover_the_text_also_where_a_token_is_half_a_character(tiny_tokenizer: AutoTokenizer) -> None:
@@ -371,36 +333,29 @@ def test_spans_cover_the_text_also_where_a_token_is_half_a_character(tiny_tokeni
 
 @pytest.mark.parametrize("rule", [GREEDY, SAMPLED])
 def test_the_loop_agrees_with_the_trace(pair: Pair, rule: SamplingRule) -> None:
-    told = settings(rule, max_new_tokens=30)
-    single = [Prompt(turns=(f"w{i} w{i + 1}",), source=f"p{i}") for i in range(30)]
-    planned = plan(pair, single, told)
-    trace = measure_pair(pair, planned, told, parts=None, progress=lambda _: None)
-    found = check_loop(pair, planned, trace, told, 3, 20)
-    assert found.prompts == 20
+    rules = settings(rule, max_new_tokens=30)
+    planned, trace = measured(pair, rules, [Prompt(turns=(f"w{i} w{i + 1}",), source=f"p{i}") for i in range(30)])
+    check = check_loop(pair, planned, trace, rules, 3, 20)
+    assert check.prompts == 20
     if rule.is_greedy:
-        assert found.identical == 20
-        assert found.loop_tokens_per_round.value == pytest.approx(found.trace_tokens_per_round.value)
+        assert check.identical == 20
+        assert check.loop_tokens_per_round.value == pytest.approx(check.trace_tokens_per_round.value)
     else:
-        assert found.identical is None
-        low, high = found.trace_tokens_per_round.ci95
-        assert abs(found.loop_tokens_per_round.value - found.trace_tokens_per_round.value) < 2 * (high - low)
+        assert check.identical is None
+        low, high = check.trace_tokens_per_round.ci95
+        assert abs(check.loop_tokens_per_round.value - check.trace_tokens_per_round.value) < 2 * (high - low)
 
 
-def test_a_difference_is_reported_with_its_margin(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    told = settings()
-    planned = plan(pair, PROMPTS[:1], told)
-    trace = measure_pair(pair, planned, told, parts=None, progress=lambda _: None)
+def test_a_difference_is_reported_with_its_margin(pair: Pair) -> None:
+    planned, trace = measured(pair, settings(), PROMPTS[:1])
     wrong = dataclasses.replace(trace, token=np.where(trace.position == 6, trace.token + 1, trace.token))
-    (divergence,) = check_loop(pair, planned, wrong, told, 2, 1).divergences
+    (divergence,) = check_loop(pair, planned, wrong, settings(), 2, 1).divergences
     assert (divergence.source, divergence.position) == ("p0", 6)
     output = [*tokens_before(pair.tokenizer, Framing(), TURNS[0], ()), *trace.token[:6].tolist()]
     with torch.inference_mode():
         best = pair.target.module(torch.tensor([output])).logits[0, -1].topk(2).values
     assert divergence.margin == pytest.approx(float(best[0] - best[1]), abs=1e-4)
     assert not divergence.is_tie
-
-
-def test_a_margin_beyond_rounding_is_no_tie() -> None:
     at = {"source": "p", "position": 3, "rounding": 0.4}
     assert Divergence(margin=0.3, **at).is_tie
     assert not Divergence(margin=0.5, **at).is_tie
@@ -413,15 +368,13 @@ def test_rounding_is_that_of_the_type(pair: Pair, dtype: str, largest: float) ->
 
 
 def test_the_loop_is_compared_on_first_turns_alone_and_with_coins_of_its_own(pair: Pair) -> None:
-    told = settings(SAMPLED, max_new_tokens=20)
-    planned = plan(pair, PROMPTS, told)
-    trace = measure_pair(pair, planned, told, parts=None, progress=lambda _: None)
-    found = check_loop(pair, planned, trace, told, 2, 5)
+    rules = settings(SAMPLED, max_new_tokens=20)
+    planned, trace = measured(pair, rules)
+    check = check_loop(pair, planned, trace, rules, 2, 5)
     first = expected_rounds(trace.select(trace.turn == 0), 2, "sampled", beyond=1).histogram
-    assert found.trace_tokens_per_round.value == pytest.approx(first.tokens_per_round)
+    assert check.trace_tokens_per_round.value == pytest.approx(first.tokens_per_round)
     same_draft = dataclasses.replace(pair, draft=pair.target)
-    decoded = check_loop(same_draft, planned, trace, told, 2, 5)
-    assert decoded.loop_tokens_per_round.value == pytest.approx(3)
+    assert check_loop(same_draft, planned, trace, rules, 2, 5).loop_tokens_per_round.value == pytest.approx(3)
 
 
 def test_turns_are_parted_by_a_line_end_and_templates_add_nothing(tiny_tokenizer: PreTrainedTokenizerFast) -> None:

@@ -22,12 +22,6 @@ INFOS = tuple(PromptInfo(source=p) for p in PROMPTS)
 GREEDY, SAMPLED = SamplingRule(temperature=0.0), SamplingRule(temperature=1.0)
 
 
-@pytest.fixture(scope="module")
-def pair(random_pair: tuple[Path, Path]) -> Pair:
-    target, draft = random_pair
-    return load_pair(str(target), str(draft), device="cpu", dtype="float32")
-
-
 def write(pair: Pair, rule: SamplingRule, n: int = 12, prompts: list[str] = PROMPTS, seed: int = 0) -> list[Output]:
     """Let the target continue prompts; the outputs end raggedly."""
     before = [pair.tokenizer(p).input_ids for p in prompts]
@@ -39,15 +33,11 @@ def write(pair: Pair, rule: SamplingRule, n: int = 12, prompts: list[str] = PROM
     ]
 
 
+@torch.inference_mode()
 def prefix_logits(model: Model, output: Output) -> torch.Tensor:
     """Return the logits that predict each token of an output, without padding or cache, in float64."""
-    with torch.inference_mode():
-        return torch.stack(
-            [
-                model.module(torch.tensor([output.before + output.tokens[:t]])).logits[0, -1].double()
-                for t in range(len(output.tokens))
-            ]
-        )
+    prefixes = [output.before + output.tokens[:t] for t in range(len(output.tokens))]
+    return torch.stack([model.module(torch.tensor([prefix])).logits[0, -1].double() for prefix in prefixes])
 
 
 def reference(pair: Pair, output: Output, rule: SamplingRule, draft_rule: SamplingRule) -> dict[str, np.ndarray]:

@@ -5,7 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from acceptance.trace.trace import PromptInfo, Trace
+from acceptance.trace.trace import ARRAYS, PromptInfo, Trace
+
+
+def same_trace(a: Trace, b: Trace) -> bool:
+    return a.prompts == b.prompts and all(np.array_equal(getattr(a, n), getattr(b, n), equal_nan=True) for n in ARRAYS)
 
 
 def make_trace(
