@@ -4,6 +4,7 @@ import gc
 import json
 import weakref
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,26 +73,20 @@ def test_a_pass_over_a_cache_is_a_full_forward(subject: Subject, new: int) -> No
 
 
 @torch.inference_mode()
-def test_a_cache_has_the_asked_size_and_grows_in_place(subject: Subject) -> None:
-    cache = passes.filled_cache(subject, 2, 7, 4, torch.Generator().manual_seed(1))
-    assert [layer.keys.shape for layer in cache.layers] == [(2, 2, 7, 16)] * 3
-    before = [(layer.keys.data_ptr(), layer.keys.clone(), layer.values.clone()) for layer in cache.layers]
-    passes.run_pass(subject, cache, torch.zeros((2, 4), dtype=torch.long))
-    for layer, (place, keys, values) in zip(cache.layers, before, strict=True):
-        assert layer.keys.data_ptr() == place
-        assert torch.equal(layer.keys[:, :, :7], keys)
-        assert torch.equal(layer.values[:, :, :7], values)
-
-
-@torch.inference_mode()
-def test_a_cache_gives_its_memory_back_at_once(subject: Subject) -> None:
+def test_a_cache_has_the_asked_size_grows_in_place_and_gives_its_memory_back_at_once(subject: Subject) -> None:
     gc.collect()
     gc.disable()
     try:
-        cache = passes.filled_cache(subject, 2, 7, 4, torch.Generator())
+        cache = passes.filled_cache(subject, 2, 7, 4, torch.Generator().manual_seed(1))
+        assert [layer.keys.shape for layer in cache.layers] == [(2, 2, 7, 16)] * 3
+        before = [(layer.keys.data_ptr(), layer.keys.clone(), layer.values.clone()) for layer in cache.layers]
         passes.run_pass(subject, cache, torch.zeros((2, 4), dtype=torch.long))
+        for layer, (place, keys, values) in zip(cache.layers, before, strict=True):
+            assert layer.keys.data_ptr() == place
+            assert torch.equal(layer.keys[:, :, :7], keys)
+            assert torch.equal(layer.values[:, :, :7], values)
         held = [weakref.ref(layer) for layer in cache.layers]
-        del cache
+        del cache, layer
         assert [ref() for ref in held] == [None] * 3
     finally:
         gc.enable()
@@ -100,7 +95,7 @@ def test_a_cache_gives_its_memory_back_at_once(subject: Subject) -> None:
 @torch.inference_mode()
 def test_a_model_that_does_not_read_behind_the_cache_is_caught(subject: Subject) -> None:
     subject.module.set_attn_implementation("sdpa")
-    deaf = Subject(name="deaf", config={}, shape=subject.shape, module=lambda **_: subject.module(_["input_ids"]))
+    deaf = replace(subject, module=lambda **given: subject.module(given["input_ids"]))
     cache = passes.filled_cache(subject, 1, 7, 4, torch.Generator())
     with pytest.raises(RuntimeError, match=r"layers hold \[7, 7, 7\] tokens, expected \[9, 9, 9\]"):
         passes.time_pass(deaf, cache, torch.zeros((1, 2), dtype=torch.long), Clock())
@@ -124,54 +119,52 @@ class Recorder:
 
 
 def record(subject: Subject, refuse: Callable[[Sequence[int]], bool] = lambda _: False) -> Subject:
-    module = Recorder(subject.module, refuse)
-    return Subject(name=subject.name, config={}, shape=subject.shape, module=module)
+    return replace(subject, config={}, module=Recorder(subject.module, refuse))
+
+
+def time_all(target: Subject, draft: Subject, grid: Grid, progress: Callable[[int], None] = lambda _: None) -> Any:
+    return passes.time_all({TARGET: target, DRAFT: draft}, grid, Clock(), 3, np.random.default_rng(0), progress)
 
 
 def test_every_pass_is_run_at_its_batch_tokens_and_context(subject: Subject) -> None:
-    grid = Grid(batches=(1, 3), contexts=(4, 9), draft_lengths=(1, 4))
     target, draft = record(subject), record(subject)
-    told: list[int] = []
-    both = {TARGET: target, DRAFT: draft}
-    samples, left_out = passes.time_all(both, grid, Clock(), 3, np.random.default_rng(0), told.append)
+    done: list[int] = []
+    samples, left_out = time_all(
+        target, draft, Grid(batches=(1, 3), contexts=(4, 9), draft_lengths=(1, 4)), done.append
+    )
     assert not left_out
     assert {len(own) for own in samples.values()} == {3}
     assert all(seconds > 0 for own in samples.values() for seconds in own)
     settings = [(b, s) for b in (1, 3) for s in (4, 9)]
-    assert set(samples) == {
-        Point(role, b, s, n) for b, s in settings for role, n in ((TARGET, 1), (DRAFT, 1), (TARGET, 2), (TARGET, 5))
-    }
+    kinds = ((TARGET, 1), (DRAFT, 1), (TARGET, 2), (TARGET, 5))
+    assert set(samples) == {Point(role, b, s, n) for b, s in settings for role, n in kinds}
     assert set(target.module.asked) == {(b, n, s) for b, s in settings for n in (1, 2, 5)}
     assert set(draft.module.asked) == {(b, 1, s) for b, s in settings}
     # A round that does not count, and in each group one pass more.
     assert len(target.module.asked) == 4 * (3 + 1) * 4
-    assert len(told) == 4 * 2 * 4
-    rounds = [target.module.asked[i : i + 16] for i in range(0, 64, 16)]
-    assert len({tuple(r) for r in rounds}) == 4
+    assert len(done) == 4 * 2 * 4
+    assert len({tuple(target.module.asked[i : i + 16]) for i in range(0, 64, 16)}) == 4
 
 
 def test_passes_without_memory_are_left_out_and_the_others_are_timed(subject: Subject) -> None:
     grid = Grid(batches=(1, 2), contexts=(4,), draft_lengths=(1, 3))
     target = record(subject, lambda asked: asked == (2, 4, 4))
-    both = {TARGET: target, DRAFT: subject}
-    samples, left_out = passes.time_all(both, grid, Clock(), 3, np.random.default_rng(0), lambda _: None)
-    assert set(left_out) == {Point(TARGET, 2, 4, 4)}
-    assert left_out[Point(TARGET, 2, 4, 4)] == "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"
+    samples, left_out = time_all(target, subject, grid)
+    reason = "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"
+    assert left_out == {Point(TARGET, 2, 4, 4): reason}
     assert set(samples) == set(grid.points()) - set(left_out)
     assert {len(own) for own in samples.values()} == {3}
     # What failed half way was cut back: nothing that follows sees a longer cache.
     assert {asked[2] for asked in target.module.asked} == {4}
 
-
-def test_other_errors_are_not_taken_for_want_of_memory() -> None:
     def fail() -> None:
         raise RuntimeError("shapes do not match")
 
-    with pytest.raises(RuntimeError, match="shapes do not match"):
+    with pytest.raises(RuntimeError, match="shapes do not match"):  # other errors are no want of memory
         passes.within_memory(fail)
 
 
-TOLD = ("--target-model", "target", "--draft-model", "draft", "--k", "1:2", "--repeats", 3)
+TOLD = ("time-passes", "--target-model", "target", "--draft-model", "draft", "--k", "1:2", "--repeats", 3)
 
 
 @pytest.fixture
@@ -180,12 +173,13 @@ def models(tmp_path: Path) -> None:
     write_model(tmp_path / "draft", hidden=32, layers=2)
 
 
-def test_the_command_writes_what_it_timed(run, models: None, tmp_path: Path) -> None:
-    done = run("bench-decode", "time-passes", *TOLD, "--batch", "1,2", "--context", "8,32", "--out", "p.json")
+def test_the_command_writes_what_it_timed(run, user_error, models: None, tmp_path: Path) -> None:
+    done = run("bench-decode", *TOLD, "--batch", "1,2", "--context", "8,32", "--out", "p.json")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.endswith("wrote p.json\n")
     assert done.stdout.count(" target ") == 12
-    found = json.loads((tmp_path / "p.json").read_text())
+    written = (tmp_path / "p.json").read_bytes()
+    found = json.loads(written)
     assert (found["kind"], found["schema_version"]) == ("pass_times", 1)
     assert (found["device"], found["dtype"], found["left_out"]) == ("cpu", "bfloat16", [])
     assert found["models"]["draft"]["config"]["hidden_size"] == 32
@@ -194,54 +188,40 @@ def test_the_command_writes_what_it_timed(run, models: None, tmp_path: Path) -> 
     for own in found["points"]:
         shape, size = shapes[own["role"]], (own["batch"], own["new_tokens"], own["context"])
         assert (own["model"], own["layers"]) == (own["role"], shape.layers)
-        assert own["flops"] == float(shape.flops(*size))
-        assert own["bytes"] == float(shape.bytes_moved(*size, "bfloat16"))
+        assert (own["flops"], own["bytes"]) == (shape.flops(*size), shape.bytes_moved(*size, "bfloat16"))
         assert len(own["samples_s"]) == 3
         assert own["median_s"] == sorted(own["samples_s"])[1] > 0
-    before = (tmp_path / "p.json").read_bytes()
-    again = run("bench-decode", "time-passes", *TOLD, "--out", "p.json")
-    assert again.returncode == 2
-    assert "exists already" in again.stderr
-    assert (tmp_path / "p.json").read_bytes() == before
+    user_error(run("bench-decode", *TOLD, "--out", "p.json"), "exists already")
+    assert (tmp_path / "p.json").read_bytes() == written
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (("--k", "0:4"), "--k: 0 is not allowed, expected whole numbers from 1 to 64"),
-        (("--batch", "1.5"), "--batch: 1.5 is not allowed"),
-        (("--context", "0"), "--context: 0 is not allowed"),
-        (("--dtype", "int8"), "'int8' is not one of"),
-        (("--device", "cuda:9"), "--device: 'cuda:9' is not here"),
-        (("--repeats", "2"), "2 is not in the range 3<=x<=100000"),
-        (("--out", "p.csv"), "--out p.csv: suffix '.csv', expected .json"),
-        (("--target-model", "nowhere"), "nowhere: no such file or folder, nor a name of the catalogue"),
-        (("--draft-model", "deepseek-v2-lite"), "--draft-model deepseek-v2-lite: has latent attention"),
-        (("--target-model", "gemma-2-2b", "--context", "8000"), "gemma-2-2b: sees 4096 tokens, expected 8003"),
-        (("--target-model", "opt-125m", "--context", "4096"), "opt-125m: has 2050 positions, expected at least 4099"),
-        (("--target-model", "capped"), "--target-model capped/config.json: cannot be built and run (attention has"),
-    ],
-)
-def test_what_cannot_be_timed_is_refused(
-    run, user_error, models: None, tmp_path: Path, arguments: tuple[str, ...], said: str
-) -> None:
+REFUSED = [
+    (("--k", "0:4"), "--k: 0 is not allowed, expected whole numbers from 1 to 64"),
+    (("--batch", "1.5"), "--batch: 1.5 is not allowed"),
+    (("--context", "0"), "--context: 0 is not allowed"),
+    (("--dtype", "int8"), "'int8' is not one of"),
+    (("--device", "cuda:9"), "--device: 'cuda:9' is not here"),
+    (("--repeats", "2"), "2 is not in the range 3<=x<=100000"),
+    (("--out", "p.csv"), "--out p.csv: suffix '.csv', expected .json"),
+    (("--target-model", "nowhere"), "nowhere: no such file or folder, nor a name of the catalogue"),
+    (("--draft-model", "deepseek-v2-lite"), "--draft-model deepseek-v2-lite: has latent attention"),
+    (("--target-model", "gemma-2-2b", "--context", "8000"), "gemma-2-2b: sees 4096 tokens, expected 8003"),
+    (("--target-model", "opt-125m", "--context", "4096"), "opt-125m: has 2050 positions, expected at least 4099"),
+    (("--target-model", "capped"), "--target-model capped/config.json: cannot be built and run (attention has"),
+    (("--batch", 1_000_000, "--context", 10_000_000), "--batch: no pass fits into memory ("),
+]
+
+
+def test_what_cannot_be_timed_is_refused_and_writes_nothing(run, user_error, models: None, tmp_path: Path) -> None:
     capped = {"model_type": "gemma2", "head_dim": 16, "sliding_window": 4096, "attn_logit_softcapping": 50.0}
     write_model(tmp_path / "capped", **capped)
-    user_error(run("bench-decode", "time-passes", *TOLD, *arguments), said)
-    assert not list(tmp_path.glob("*.json"))
-
-
-def test_only_too_large_passes_are_an_error_that_writes_nothing(run, user_error, models: None, tmp_path: Path) -> None:
-    huge = ("--batch", 1_000_000, "--context", 10_000_000)
-    user_error(run("bench-decode", "time-passes", *TOLD, *huge), "--batch: no pass fits into memory (")
-    assert not list(tmp_path.glob("*.json"))
-
-
-def test_a_models_own_config_is_never_overwritten(run, user_error, tmp_path: Path) -> None:
-    sizes = {"model_type": "llama", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    own = tmp_path / "own.json"
-    own.write_text(json.dumps(sizes | {"intermediate_size": 64, "vocab_size": 64, "rms_norm_eps": 1e-5}))
-    before = own.read_bytes()
-    given = ("--target-model", own, "--draft-model", own, "--out", own, "--force", "--k", "1")
-    user_error(run("bench-decode", "time-passes", *given), "model too, expected another one")
-    assert own.read_bytes() == before
+    for arguments, message in REFUSED:
+        user_error(run("bench-decode", *TOLD, *arguments), message)
+        assert not list(tmp_path.glob("*.json"))
+    # A model's own config is never overwritten, --force or not.
+    config = tmp_path / "own.json"
+    config.write_text((write_model(tmp_path / "own", 32, 1) / "config.json").read_text())
+    before = config.read_bytes()
+    both = ("--target-model", config, "--draft-model", config)
+    user_error(run("bench-decode", *TOLD, *both, "--out", config, "--force"), "model too, expected another one")
+    assert config.read_bytes() == before
