@@ -20,13 +20,9 @@ def test_quartiles_and_noise_of_a_series_worked_by_hand() -> None:
     assert stats.relative_iqr([1, 2, 3, 4, 5]) == pytest.approx(2 / 3)
     assert stats.relative_iqr([7, 7, 7, 7]) == 0
     assert stats.relative_iqr([0, 0, 0, 5]) == math.inf
-
-
-def test_one_far_outlier_moves_neither_median_nor_noise() -> None:
     quiet = [10.0, 10.1, 10.2, 10.3, 10.4] * 4
     assert stats.relative_iqr([*quiet, 1000]) == pytest.approx(stats.relative_iqr(quiet), rel=0.5)
-    assert stats.far_out([*quiet, 1000]) == 1
-    assert stats.far_out(quiet) == 0
+    assert (stats.far_out([*quiet, 1000]), stats.far_out(quiet)) == (1, 0)
 
 
 def test_the_error_of_the_median_takes_the_order_statistics_half_a_root_from_the_middle() -> None:
@@ -40,16 +36,12 @@ def test_the_error_of_the_median_takes_the_order_statistics_half_a_root_from_the
 @pytest.mark.statistical
 @pytest.mark.parametrize("law", ["normal", "exponential", "uniform"])
 def test_the_error_of_the_median_is_the_spread_of_medians(law: str) -> None:
-    rng = np.random.default_rng(11)
-    runs = {
-        "normal": lambda: 10 + rng.standard_normal((3000, 101)),
-        "exponential": lambda: rng.standard_exponential((3000, 101)),
-        "uniform": lambda: rng.random((3000, 101)),
-    }[law]()
+    rng, shape = np.random.default_rng(11), (3000, 101)
+    draw = {"normal": rng.standard_normal, "exponential": rng.standard_exponential, "uniform": rng.random}[law]
+    runs = draw(shape) + (10 if law == "normal" else 0)
     actual = np.median(runs, axis=1).std()
-    told = np.mean([median_error(run) for run in runs[:500]])
     # 3000 medians tell their spread to 1.3 %, and the mean of 500 estimates is known to 2 %.
-    assert told == pytest.approx(actual, rel=0.08)
+    assert np.mean([median_error(run) for run in runs[:500]]) == pytest.approx(actual, rel=0.08)
     # The negative control: half as many samples are not as sure.
     assert np.mean([median_error(run[:51]) for run in runs[:500]]) > 1.25 * actual
 
@@ -79,37 +71,36 @@ def test_the_trend_of_a_rising_series_worked_by_hand() -> None:
     assert stats.trend_z([1, 2]) == 0
 
 
-def test_verdict_quiet() -> None:
-    rng = np.random.default_rng(1)
-    verdict = stats.judge(1e-3 * (1 + 0.001 * rng.standard_normal(50)), 0.01)
-    assert verdict.word == "quiet"
-    assert "of the median" in verdict.reason
-
-
-def test_verdict_noisy_and_its_limit_is_inclusive() -> None:
+def test_verdicts_quiet_noisy_too_short_and_too_few() -> None:
+    quiet = stats.judge(1e-3 * (1 + 0.001 * np.random.default_rng(1).standard_normal(50)), 0.01)
+    assert quiet.word == "quiet"
+    assert "of the median" in quiet.reason
     samples = [1.0, 1.1, 0.9, 1.05, 0.95, 1.02, 0.98, 1.0, 1.1, 0.9]
-    noise = stats.relative_iqr(samples)
-    assert stats.judge(samples, noise * 0.999).word == "noisy"
-    assert stats.judge(samples, noise).word == "quiet"
+    noise = stats.relative_iqr(samples)  # the limit is inclusive
+    assert [stats.judge(samples, limit).word for limit in (noise * 0.999, noise)] == ["noisy", "quiet"]
+    assert stats.judge(1 + 1e-5 * np.arange(30), 0.01).word == "quiet"  # a drift within the noise that is allowed
+    assert stats.judge([0.0] * 20, 0.01).word == "too short"
+    below, at = (stats.judge([seconds] * 20, 0.01, resolvable_s=1e-7).word for seconds in (1e-8, 1e-7))
+    assert (below, at) == ("too short", "quiet")
+    assert stats.judge([1.0] * 7, 0.01).word == "too few"
 
 
 def test_verdict_drifting_says_how_far_and_which_way() -> None:
     rising = 1 + 0.01 * np.arange(30)
     assert str(stats.judge(rising, 0.01)).startswith("drifting: the last third is +17")
     assert "-" in stats.judge(rising[::-1], 0.01).reason
-    shuffled = np.random.default_rng(0).permutation(rising)
-    assert stats.judge(shuffled, 0.01).word == "noisy"
+    assert stats.judge(np.random.default_rng(0).permutation(rising), 0.01).word == "noisy"
 
 
-def test_a_drift_within_the_noise_that_is_allowed_is_no_drift() -> None:
-    assert stats.judge(1 + 1e-5 * np.arange(30), 0.01).word == "quiet"
-
-
-def test_verdict_two_levels_names_both() -> None:
+def test_verdict_two_levels_names_both_and_a_few_outliers_are_no_second_level() -> None:
     samples = np.array([1.0, 2.0] * 15) + 0.001 * np.random.default_rng(2).standard_normal(30)
-    verdict = stats.judge(samples, 0.01)
-    assert verdict.word == "two levels"
+    assert stats.judge(samples, 0.01).word == "two levels"
     assert stats.two_levels(samples) == (pytest.approx(1, abs=1e-3), pytest.approx(2, abs=1e-3))
+    outliers = [1.0, 1.001, 0.999] * 10 + [5.0, 5.0]
+    assert stats.two_levels(outliers) is None
+    verdict = stats.judge(np.random.default_rng(0).permutation(outliers), 0.01)
+    assert verdict.word == "quiet"
+    assert "2 of 32 far above the rest" in verdict.reason
 
 
 @pytest.mark.statistical
@@ -117,25 +108,6 @@ def test_one_level_is_seldom_called_two() -> None:
     rng = np.random.default_rng(3)
     assert sum(stats.two_levels(rng.standard_normal(30) + 10) is not None for _ in range(500)) <= 5
     assert stats.two_levels(rng.standard_normal(7)) is None
-
-
-def test_a_few_outliers_are_no_second_level() -> None:
-    samples = [1.0, 1.001, 0.999] * 10 + [5.0, 5.0]
-    assert stats.two_levels(samples) is None
-    verdict = stats.judge(np.random.default_rng(0).permutation(samples), 0.01)
-    assert verdict.word == "quiet"
-    assert "2 of 32 far above the rest" in verdict.reason
-
-
-def test_verdict_too_short_for_zero_times_and_below_what_the_clock_tells() -> None:
-    assert stats.judge([0.0] * 20, 0.01).word == "too short"
-    assert stats.judge([1e-8] * 20, 0.01, resolvable_s=1e-7).word == "too short"
-    assert stats.judge([1e-7] * 20, 0.01, resolvable_s=1e-7).word == "quiet"
-
-
-def test_verdict_too_few() -> None:
-    assert stats.judge([1.0] * 7, 0.01).word == "too few"
-    assert stats.judge([1.0] * 8, 0.01).word == "quiet"
 
 
 @given(st.floats(1e-6, 1), st.floats(1e-9, 1e-3), st.lists(st.integers(1, 10**9), min_size=2, max_size=9, unique=True))
