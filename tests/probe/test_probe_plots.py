@@ -29,23 +29,14 @@ def results() -> Results:
 
 
 def panels(found: Results) -> dict[str, Any]:
-    return {
-        axes.get_title().split(":")[0].split(",")[0]: axes for axes in probe_figure(found).axes if axes.get_visible()
-    }
+    shown = (axes for axes in probe_figure(found).axes if axes.get_visible())
+    return {axes.get_title().split(":")[0].split(",")[0]: axes for axes in shown}
 
 
 def test_everything_measured_has_its_panel(results: Results) -> None:
-    assert list(panels(results)) == [
-        "Roofline",
-        "Streams",
-        "Tokens by a weight matrix",
-        "burn_flops",
-        "burn_memory",
-        "A round's parts",
-    ]
-    for axes in probe_figure(results).axes:
-        assert axes.get_xlabel()
-        assert axes.get_ylabel()
+    names = ["Roofline", "Streams", "Tokens by a weight matrix", "burn_flops", "burn_memory", "A round's parts"]
+    assert list(panels(results)) == names
+    assert all(axes.get_xlabel() and axes.get_ylabel() for axes in probe_figure(results).axes)
 
 
 def test_the_roof_is_the_best_that_was_measured_and_no_point_of_the_roofs_own_lies_above(results: Results) -> None:
@@ -61,48 +52,39 @@ def test_the_roof_is_the_best_that_was_measured_and_no_point_of_the_roofs_own_li
     assert y[0] / x[0] == pytest.approx(bytes_per_s / 1e9)
 
 
-def test_a_stream_that_fits_the_cache_raises_no_roof() -> None:
-    found = measured("copy", "matmul", buffer_bytes=(4000, 8_000_000))
-    rates = {p.axes["buffer_bytes"]: p.bytes_per_s for p in found.of("copy")}
-    assert roofs(found) == (pytest.approx(max(p.flop_per_s for p in found.of("matmul"))), rates[8_000_000])
-
-
-def test_a_stream_that_fits_the_cache_has_no_place_under_the_roof() -> None:
-    found = measured("triad", "matmul", buffer_bytes=(4000, 8_000_000))
+def test_a_stream_that_fits_the_cache_raises_no_roof_and_has_no_place_under_it() -> None:
+    found = measured("copy", "triad", "matmul", buffer_bytes=(4000, 8_000_000))
+    in_cache, beyond = found.of("triad")
+    assert roofs(found) == (
+        pytest.approx(max(p.flop_per_s for p in found.of("matmul"))),
+        max(found.of("copy")[1].bytes_per_s, beyond.bytes_per_s),
+    )
     shown = {str(line.get_label()): line for line in panels(found)["Roofline"].get_lines()}
-    assert len(found.of("triad")) == 2
-    assert shown["triad"].get_ydata() == pytest.approx([found.of("triad")[1].flop_per_s / 1e9])
+    assert shown["triad"].get_ydata() == pytest.approx([beyond.flop_per_s / 1e9])
+    assert in_cache.axes["buffer_bytes"] == 4000
 
 
-def test_points_and_line_of_time_against_work_are_the_measured_and_the_fitted(results: Results) -> None:
+def test_points_and_lines_are_the_measured_and_the_fitted(results: Results) -> None:
     axes = panels(results)["burn_flops"]
-    (container,) = axes.containers
-    points = container.lines[0].get_xydata()
-    assert points[:, 0].tolist() == [2, 4, 8]
-    assert points[:, 1] == pytest.approx([p.measurement.median_s * 1e3 for p in results.of("burn_flops")])
     line = next(item for item in axes.get_lines() if str(item.get_label()).startswith("line"))
     fit = next(f for f in line_fits(results) if f.probe == "burn_flops")
     x, y = line.get_data()
     assert y == pytest.approx(1e3 * (fit.line.intercept_s + fit.line.slope_s * np.asarray(x)))
-
-
-def test_the_skinny_curve_shows_times_by_tokens(results: Results) -> None:
-    (container,) = panels(results)["Tokens by a weight matrix"].containers
-    assert container.lines[0].get_xdata().tolist() == [1, 2, 8]
-    expected = [p.measurement.median_s * 1e3 for p in results.of("skinny")]
-    assert container.lines[0].get_ydata() == pytest.approx(expected)
+    skinny = panels(results)["Tokens by a weight matrix"]
+    for panel, probe, places in ((axes, "burn_flops", [2, 4, 8]), (skinny, "skinny", [1, 2, 8])):
+        (container,) = panel.containers
+        points = container.lines[0].get_xydata()
+        assert points[:, 0].tolist() == places
+        assert points[:, 1] == pytest.approx([p.measurement.median_s * 1e3 for p in results.of(probe)])
 
 
 def test_a_single_probe_has_a_single_panel_and_empty_alone_has_none() -> None:
     assert list(panels(measured("skinny"))) == ["Tokens by a weight matrix"]
     assert len(panels_of(measured("burn_flops"))) == 1
+    no_work_too = measured("burn_flops", "draft", work_flops=(0, 1, 2, 3), work_mem=(0,))
+    assert set(panels(no_work_too)) == {"burn_flops", "A round's parts"}
     with pytest.raises(UserError, match="--plot: nothing was measured that has a picture"):
         probe_figure(measured("empty"))
-
-
-def test_no_work_among_the_work_has_a_picture_too() -> None:
-    found = measured("burn_flops", "draft", work_flops=(0, 1, 2, 3), work_mem=(0,))
-    assert set(panels(found)) == {"burn_flops", "A round's parts"}
 
 
 @pytest.mark.parametrize("suffix", [".png", ".svg"])
