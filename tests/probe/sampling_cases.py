@@ -16,6 +16,10 @@ class Round:
     ids: NDArray[np.int64]
     lengths: NDArray[np.int64] | None = None
 
+    @property
+    def arrays(self) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int64]]:
+        return self.target, self.draft, self.ids
+
 
 def draw_ids(rng: np.random.Generator, logits: NDArray[Any], temperature: float = 1.0) -> NDArray[np.int64]:
     """Draw from the softmax of each row (Gumbel's way, with numbers of its own)."""

@@ -40,25 +40,17 @@ def test_what_is_written_is_read_back(results: Results, saved: Path) -> None:
     found = load_probe(saved)
     assert (found.units, found.left_out, found.device) == (results.units, results.left_out, results.device)
     assert len(found.points) == len(results.points) > 30
-    for ours, theirs in zip(results.points, found.points, strict=True):
-        assert (ours.probe, ours.axes, ours.flop, ours.bytes, ours.states) == (
-            theirs.probe,
-            theirs.axes,
-            theirs.flop,
-            theirs.bytes,
-            theirs.states,
-        )
+    for one, other in zip(results.points, found.points, strict=True):
+        for name in ("probe", "axes", "flop", "bytes", "states"):
+            assert getattr(one, name) == getattr(other, name)
         for name in ("median_s", "iqr_s", "median_error_s", "batch", "flushed", "reason", "verdict"):
-            assert getattr(ours.measurement, name) == getattr(theirs.measurement, name)
-        assert ours.measurement.samples_s.tolist() == theirs.measurement.samples_s.tolist()
-        assert ours.measurement.warm_ups_s.tolist() == theirs.measurement.warm_ups_s.tolist()
-
-
-def test_without_raw_samples_the_summaries_are_read(results: Results, saved: Path) -> None:
+            assert getattr(one.measurement, name) == getattr(other.measurement, name)
+        assert one.measurement.samples_s.tolist() == other.measurement.samples_s.tolist()
+        assert one.measurement.warm_ups_s.tolist() == other.measurement.warm_ups_s.tolist()
     raw_path(saved).unlink()
-    found = load_probe(saved, raw=False)
-    assert [p.measurement.median_s for p in found.points] == [p.measurement.median_s for p in results.points]
-    assert all(len(p.measurement.samples_s) == 0 for p in found.points)
+    summaries = load_probe(saved, raw=False)
+    assert [p.measurement.median_s for p in summaries.points] == [p.measurement.median_s for p in results.points]
+    assert all(len(p.measurement.samples_s) == 0 for p in summaries.points)
     with pytest.raises(UserError, match=r"probe\.npz: no such file, but .*probe\.json names it"):
         load_probe(saved)
 
@@ -121,11 +113,11 @@ def test_a_broken_file_is_refused_in_one_line_that_names_the_field(saved: Path, 
     assert str(saved) in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut", b"no archive"])
-def test_broken_raw_samples_are_refused(saved: Path, content: bytes) -> None:
-    raw_path(saved).write_bytes(content)
-    with pytest.raises(UserError, match=r"probe\.npz: not an \.npz of raw samples"):
-        load_probe(saved)
+def test_broken_raw_samples_are_refused(saved: Path) -> None:
+    for content in (b"", b"PK\x03\x04 cut", b"no archive"):
+        raw_path(saved).write_bytes(content)
+        with pytest.raises(UserError, match=r"probe\.npz: not an \.npz of raw samples"):
+            load_probe(saved)
 
 
 def test_the_csv_has_a_row_a_point_and_a_column_an_axis(results: Results, tmp_path: Path) -> None:
@@ -146,29 +138,26 @@ def test_the_table_shows_every_point_its_rate_the_lines_and_what_was_left_out(re
     lines = text.splitlines()
     assert sum(line.startswith("verify  ") for line in lines) == len(results.of("verify"))
     triad = next(line for line in lines if line.startswith("triad") and "7.812 KiB" in line)
-    point = results.of("triad")[-1]
-    assert f"{point.bytes_per_s / 1e9:.4g}" in triad
+    assert f"{results.of('triad')[-1].bytes_per_s / 1e9:.4g}" in triad
     assert "quiet" in triad
-    assert "1 workflops = 600 FLOP: 600 FLOP" in text
-    assert "burn_flops by work_flops" in text
-    assert "FAILED write (2 points): wrong result: off by one" in text
-    assert "skipped draft_graph (27 points): no graphs here" in text
+    for words in (
+        "1 workflops = 600 FLOP: 600 FLOP",
+        "burn_flops by work_flops",
+        "FAILED write (2 points): wrong result: off by one",
+        "skipped draft_graph (27 points): no graphs here",
+    ):
+        assert words in text
 
 
-def test_disturbances_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    device = FakeDevice()
-    monkeypatch.setattr(
-        device, "state", lambda busy=None: {"disturbed": "throttled by heat"} if device.time_s > 0.001 else {}
-    )
+def test_disturbances_are_counted_and_nothing_timed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    device, wrong = FakeDevice(), FakeDevice(wrong=("empty",))
+    hot = {"disturbed": "throttled by heat"}
+    monkeypatch.setattr(device, "state", lambda busy=None: hot if device.time_s > 0.001 else {})
     found = run_probes(device, plan(device, PROBES, {}, quick=True), QUICK)
     assert f"throttled by heat, at {len(found.points)} of {len(found.points)} points" in result_text(found)
-
-
-def test_nothing_timed_is_said() -> None:
-    device = FakeDevice(wrong=("empty",))
-    found = run_probes(device, plan(device, (PROBES[0],), {}, quick=True), QUICK)
-    assert "nothing was timed" in result_text(found)
-    assert "FAILED empty (its only point)" in result_text(found)
+    text = result_text(run_probes(wrong, plan(wrong, (PROBES[0],), {}, quick=True), QUICK))
+    assert "nothing was timed" in text
+    assert "FAILED empty (its only point)" in text
 
 
 def test_times_and_sizes_are_written_for_people() -> None:

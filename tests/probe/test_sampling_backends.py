@@ -22,12 +22,8 @@ from .sampling_cases import Round, a_round, assert_same
 from .sampling_device import kernels_on_cpu
 
 
-def arrays_of_round(case: Round) -> tuple[Any, Any, Any]:
-    return case.target, case.draft, case.ids
-
-
 def as_torch(case: Round) -> tuple[torch.Tensor, ...]:
-    return tuple(map(torch.from_numpy, arrays_of_round(case)))
+    return tuple(map(torch.from_numpy, case.arrays))
 
 
 @pytest.mark.parametrize("kind", ["usual", "masked", "tied", "equal", "disjoint", "unknown"])
@@ -37,7 +33,7 @@ def test_torch_and_numpy_agree(kind: str, batch: int, drafts: int, vocabulary: i
     for seed, heat in ((1, 1.0), (2**64 - 1, 0.3), (3, 1e30)):
         how = {"seed": seed, "step": 4, "temperature": heat, "lengths": case.lengths}
         for run in (speculative_sample, partial(sigmoid_sample, scale=30.0)):
-            assert_same(*(run(*arrays_of_round(case), **how, backend=b) for b in ("torch", "numpy")))
+            assert_same(*(run(*case.arrays, **how, backend=b) for b in ("torch", "numpy")))
     assert_same(*(verify_prefix(case.target, case.ids, lengths=case.lengths, backend=b) for b in ("torch", "numpy")))
 
 
@@ -112,14 +108,14 @@ def test_a_further_implementation_takes_its_place_by_priority(monkeypatch: pytes
 @pytest.mark.parametrize("backend", ["numpy", "torch", "cuda"])
 def test_results_are_of_the_callers_own_kind(backend: str) -> None:
     case = a_round(1, 2, 2, 20)
-    for kind, arrays in (("numpy", arrays_of_round(case)), ("torch", as_torch(case))):
+    for kind, arrays in (("numpy", case.arrays), ("torch", as_torch(case))):
         with kernels_on_cpu():
             sampled = speculative_sample(*arrays, seed=1, backend=backend)
             verified = verify_prefix(arrays[0], arrays[2], backend=backend)
         for part in (*vars(sampled).values(), *vars(verified).values()):
             assert registry.family(part) == kind
             assert str(part.dtype).endswith("int64")
-        assert_same(sampled, speculative_sample(*arrays_of_round(case), seed=1))
+        assert_same(sampled, speculative_sample(*case.arrays, seed=1))
 
 
 def test_a_cache_is_written_in_place_by_every_backend_whoever_made_it() -> None:
@@ -138,7 +134,7 @@ def test_tensors_with_gradients_and_slices_of_longer_logits_are_taken() -> None:
     target, draft, ids = as_torch(case)
     longer = torch.cat([torch.full((2, 4, 30), torch.nan), target], 1)[:, 4:].requires_grad_()
     assert longer.stride() == (7 * 30, 30, 1)
-    wanted = speculative_sample(*arrays_of_round(case), seed=1)
+    wanted = speculative_sample(*case.arrays, seed=1)
     assert_same(speculative_sample(longer, draft, ids.int(), seed=1), wanted)
 
 
@@ -150,7 +146,7 @@ def test_a_backend_that_is_unknown_or_cannot_run_is_one_clear_line(monkeypatch: 
         ("torch", "backend: 'torch' cannot run .*: torch is not installed"),
     ):
         with pytest.raises(UserError, match=message):
-            speculative_sample(*arrays_of_round(a_round(1, 1, 1, 5)), seed=1, backend=backend)
+            speculative_sample(*a_round(1, 1, 1, 5).arrays, seed=1, backend=backend)
     with pytest.raises(UserError, match="kv_append: nothing runs on list, expected a NumPy, torch or CuPy array"):
         registry.pick("kv_append", {"cache": [1]})
 
@@ -236,10 +232,10 @@ def swapped(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 @pytest.mark.parametrize("backend", ["numpy", "torch"])
 def test_numpy_arrays_of_every_layout_are_taken_and_caches_written_where_they_lie(backend: str) -> None:
     case = a_round(7, 3, 2, 30, ragged=True)
-    wanted = speculative_sample(*arrays_of_round(case), lengths=case.lengths, seed=1)
+    wanted = speculative_sample(*case.arrays, lengths=case.lengths, seed=1)
     fresh, counts = np.ones((2, 1, 2, 3)), np.array([1, 0])
     for make in (read_only, backwards, swapped):
-        arrays = map(make, arrays_of_round(case))
+        arrays = map(make, case.arrays)
         assert_same(speculative_sample(*arrays, lengths=make(case.lengths), seed=1, backend=backend), wanted)
         cache = np.zeros((2, 1, 4, 3))
         grown = kv_append(cache, make(fresh), make(counts), make(counts), backend=backend)
@@ -258,7 +254,7 @@ def test_numpy_arrays_of_every_layout_are_taken_and_caches_written_where_they_li
 @pytest.mark.parametrize("backend", ["numpy", "torch", "cuda"])
 def test_counts_and_ids_of_every_integer_type_are_taken(backend: str) -> None:
     case = a_round(7, 3, 2, 100, ragged=True)
-    wanted = speculative_sample(*arrays_of_round(case), lengths=case.lengths, seed=1)
+    wanted = speculative_sample(*case.arrays, lengths=case.lengths, seed=1)
     for dtype in ("uint8", "int8", "int32", "uint64"):
         ids, lengths = case.ids.astype(dtype), case.lengths.astype(dtype)
         cache, fresh, counts = np.zeros((2, 1, 400, 3)), np.ones((2, 1, 2, 3)), np.array([100, 0], dtype)
@@ -290,9 +286,7 @@ class Elsewhere(np.ndarray[Any, Any]):
 
 @pytest.mark.parametrize("wrong", ["draft_logits", "draft_ids", "lengths"])
 def test_an_array_on_another_device_than_the_logits_is_named(wrong: str) -> None:
-    arrays = dict(
-        zip(("target_logits", "draft_logits", "draft_ids"), arrays_of_round(a_round(1, 2, 2, 20)), strict=True)
-    )
+    arrays = dict(zip(("target_logits", "draft_logits", "draft_ids"), a_round(1, 2, 2, 20).arrays, strict=True))
     arrays["lengths"] = np.ones(2, int)
     arrays[wrong] = arrays[wrong].view(Elsewhere)
     message = f"{wrong}: on CUDA device 1, expected the CPU"
@@ -308,7 +302,7 @@ def test_an_array_on_another_device_than_the_logits_is_named(wrong: str) -> None
 def test_arrays_of_several_libraries_on_one_device_go_together() -> None:
     case = a_round(3, 4, 3, 40, ragged=True)
     target, draft, ids = as_torch(case)
-    wanted = speculative_sample(*arrays_of_round(case), seed=1, lengths=case.lengths)
+    wanted = speculative_sample(*case.arrays, seed=1, lengths=case.lengths)
     with kernels_on_cpu():
         for arrays in ((target, draft, case.ids), (case.target, case.draft, ids), (case.target, draft, ids)):
             sampled = speculative_sample(*arrays, seed=1, lengths=case.lengths, backend="cuda")
@@ -325,7 +319,7 @@ class Unhashable(np.ndarray[Any, Any]):
 
 
 def test_arrays_whose_device_is_unhashable_are_taken() -> None:
-    arrays = arrays_of_round(a_round(4, 2, 2, 30))
+    arrays = a_round(4, 2, 2, 30).arrays
     with kernels_on_cpu():
         sampled = speculative_sample(*(array.view(Unhashable) for array in arrays), seed=1, backend="cuda")
     assert_same(sampled, speculative_sample(*arrays, seed=1))
@@ -333,8 +327,8 @@ def test_arrays_whose_device_is_unhashable_are_taken() -> None:
 
 def addresses_of_scratch(case: Round, device: Any) -> set[int]:
     """What the two launches of a call are given beside the arrays of the caller and the results."""
-    sampled = speculative_sample(*arrays_of_round(case), seed=1, backend="cuda")
-    known = {id(array) for array in (*arrays_of_round(case), *vars(sampled).values())}
+    sampled = speculative_sample(*case.arrays, seed=1, backend="cuda")
+    known = {id(array) for array in (*case.arrays, *vars(sampled).values())}
     launches, device.kept = device.kept, []
     arrays = [a for launch in launches for a in launch.args if isinstance(a, np.ndarray) and id(a) not in known]
     return {array.ctypes.data for array in arrays}
@@ -359,7 +353,7 @@ def test_streams_and_graphs_share_no_scratch_and_calls_of_one_stream_do() -> Non
 def test_scratch_grows_and_calls_of_other_shapes_go_on() -> None:
     with kernels_on_cpu():
         for batch, drafts, vocabulary in ((1, 1, 10), (3, 4, 2500), (1, 1, 10), (2, 6, 5000), (3, 4, 2500)):
-            arrays = arrays_of_round(a_round(batch, batch, drafts, vocabulary))
+            arrays = a_round(batch, batch, drafts, vocabulary).arrays
             assert_same(*(speculative_sample(*arrays, seed=1, backend=b) for b in ("cuda", "numpy")))
         cuda = registry.cuda_sampling()
         assert isinstance(cuda, CudaSampling)
@@ -368,7 +362,7 @@ def test_scratch_grows_and_calls_of_other_shapes_go_on() -> None:
 
 
 def test_a_round_number_in_an_array_counts_as_the_number_and_kernels_read_it_when_they_run() -> None:
-    arrays = arrays_of_round(a_round(6, 8, 3, 40))
+    arrays = a_round(6, 8, 3, 40).arrays
 
     def decided(step: int) -> Any:
         return speculative_sample(*arrays, seed=1, step=step)
