@@ -182,33 +182,27 @@ def test_one_scalar_alpha_is_wrong_for_long_drafts_in_either_direction() -> None
     """Long stretches make it too low; runs that seldom last make it too high, as on public curves."""
     alternating = trace_of([t % 4 != 3 for t in range(4000)])
     for trace, sign in ((easy_and_hard(np.random.default_rng(1)), -1), (alternating, 1)):
-        at_one = histogram(trace, 1).alpha_iid
-        exact = histogram(trace, 8).tokens_per_round
-        assert sign * (float(tokens_per_round_iid(at_one, 8)) / exact - 1) > 0.04
+        iid = float(tokens_per_round_iid(histogram(trace, 1).alpha_iid, 8))
+        assert sign * (iid / histogram(trace, 8).tokens_per_round - 1) > 0.04
 
 
 def test_metrics_are_named_and_computed_by_their_definitions() -> None:
     trace = trace_of([1, 1, 0, 1, 1, 1, 0, 0, 1, 1], [1, 1, 1, 0])
     rounds = expected_rounds(trace, 2, "sampled")
-    found = metrics(trace, rounds, "sampled")
     # Rounds start at 0 (accepts 2), 3 (2), 6 (0), 7 (0), 8 (2); of the second output at 0 (2) and at 3, which is cut.
     assert rounds.histogram.counts == (2, 0, 4)
-    assert found["rounds_cut"] == 1
-    assert found["alpha"] == pytest.approx(10 / 14)
-    assert found["tokens_per_round"] == pytest.approx(1 + 8 / 6)
-    assert found["mean_accepted"] == pytest.approx(8 / 6)
-    assert found["tokens_per_round_macro"] == pytest.approx(((1 + 6 / 5) + 3) / 2)
-    assert found["draft_acceptance_rate"] == pytest.approx(8 / 12)
-    assert found["target_calls_per_token"] == pytest.approx(6 / 14)
-    assert found["draft_calls_per_token"] == pytest.approx(12 / 14)
+    found = metrics(trace, rounds, "sampled")
+    expected = {"rounds_cut": 1, "alpha": 10 / 14, "tokens_per_round": 1 + 8 / 6, "mean_accepted": 8 / 6}
+    expected |= {"tokens_per_round_macro": ((1 + 6 / 5) + 3) / 2, "draft_acceptance_rate": 8 / 12}
+    expected |= {"target_calls_per_token": 6 / 14, "draft_calls_per_token": 12 / 14}
+    assert {name: found[name] for name in expected} == pytest.approx(expected)
     assert found["survival"] == pytest.approx([4 / 6, 4 / 6])
     assert found["conditional"] == pytest.approx([4 / 6, 1])
 
 
 def test_macro_and_micro_differ_where_prompts_do() -> None:
     trace = trace_of([1.0] * 30, [0.0] * 30)
-    rounds = expected_rounds(trace, 4, "sampled")
-    found = metrics(trace, rounds, "sampled")
+    found = metrics(trace, expected_rounds(trace, 4, "sampled"), "sampled")
     assert found["tokens_per_round_macro"] == pytest.approx(3)
     # Easy prompts take few rounds: over rounds the hard one weighs more.
     assert found["tokens_per_round"] == pytest.approx((6 * 5 + 27) / (6 + 27))
@@ -277,13 +271,15 @@ def test_intervals_from_few_prompts_are_widened(prompts: int) -> None:
     assert plain < covered
 
 
-def test_alpha_is_that_of_the_laws_where_they_are_known() -> None:
+def test_alpha_of_both_kinds_of_draft_from_one_trace() -> None:
     trace = trace_of([0.9, 0.2, 0.6], [0.4, 0.4])
-    known = dataclasses.replace(
-        trace, overlap=np.full(5, 0.3, np.float32), p_argmax_q=np.array([0.1, 0.2, 0.3, 0.4, 0.5], np.float32)
-    )
-    found = alpha_estimates(known, np.random.default_rng(0))
-    assert (found["sampled"].value, found["greedy"].value) == pytest.approx((0.3, 0.3))
+    first = np.linspace(0.1, 0.5, 5, dtype=np.float32)
+    known = dataclasses.replace(trace, overlap=np.full(5, 0.3, np.float32), p_argmax_q=first)
+    # Where the draft's law is unknown, the acceptances of the text's own tokens stand in.
+    unknown = dataclasses.replace(trace, overlap=np.full(5, np.nan, np.float32))
+    for of, alphas in ((trace, (0.5, 2 / 5)), (known, (0.3, 0.3)), (unknown, (0.5, 2 / 5))):
+        found = alpha_estimates(of, np.random.default_rng(0))
+        assert (found["sampled"].value, found["greedy"].value) == pytest.approx(alphas)
     groups = alpha_by(known.position, known, "greedy", np.random.default_rng(0))
     assert groups[0][0].value == pytest.approx(0.25)
 
@@ -298,30 +294,17 @@ def test_tokens_that_the_rule_excludes_do_not_spoil_the_check_of_the_text() -> N
     assert found.foreign == pytest.approx(0.01)
 
 
-def test_alpha_of_both_kinds_of_draft_from_one_trace() -> None:
-    trace = trace_of([0.9, 0.2, 0.6], [0.4, 0.4])
-    found = alpha_estimates(trace, np.random.default_rng(0))
-    assert found["sampled"].value == pytest.approx(0.5)
-    assert found["greedy"].value == pytest.approx(2 / 5)
-    # Where the draft's law is unknown, the acceptances of the text's own tokens stand in.
-    unknown = dataclasses.replace(trace, overlap=np.full(5, np.nan, np.float32))
-    assert alpha_estimates(unknown, np.random.default_rng(0))["sampled"].value == pytest.approx(0.5)
-
-
 def test_alpha_by_group_and_category() -> None:
     trace = trace_of([1, 0, 1, 1], [0, 0], [1, 1], categories="xyx")
     groups = alpha_by(trace.position, trace, "sampled", np.random.default_rng(0))
-    assert {edge: (e.value, n) for edge, (e, n) in groups.items()} == {
-        0: (2 / 3, 3),
-        1: (1 / 3, 3),
-        2: (1, 1),
-        3: (1, 1),
-    }
+    values = {edge: (e.value, n) for edge, (e, n) in groups.items()}
+    assert values == {0: (2 / 3, 3), 1: (1 / 3, 3), 2: (1, 1), 3: (1, 1)}
     found = category_metrics(trace, expected_rounds(trace, 1, "sampled"), "sampled")
     assert {name: c["prompts"] for name, c in found.items()} == {"x": 2, "y": 1}
     assert found["x"]["alpha"].value == pytest.approx(5 / 6)
     assert found["y"]["tokens_per_round"].value == pytest.approx(1)
-    assert category_metrics(trace_of([1.0, 0.0]), expected_rounds(trace_of([1.0, 0.0]), 1, "sampled"), "sampled") == {}
+    alone = trace_of([1.0, 0.0])
+    assert category_metrics(alone, expected_rounds(alone, 1, "sampled"), "sampled") == {}
 
 
 @given(st.lists(st.integers(0, 100_000), min_size=1, max_size=50), st.integers(1, 9))

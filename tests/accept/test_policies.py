@@ -58,10 +58,6 @@ def adaptive_length(policy: Adaptive, history: History) -> int:
     return k
 
 
-def oracle_length(most: int, ahead: Sequence[bool]) -> int:
-    return len(list(itertools.takewhile(bool, ahead[:most])))
-
-
 def length(policy: Policy, history: History, ahead: Sequence[bool]) -> int:
     match policy:
         case Fixed():
@@ -73,7 +69,7 @@ def length(policy: Policy, history: History, ahead: Sequence[bool]) -> int:
         case ConfidenceStop():
             return policy.max_k
         case Oracle():
-            return oracle_length(policy.max_k, ahead)
+            return len(list(itertools.takewhile(bool, ahead[: policy.max_k])))
     raise NotImplementedError
 
 
@@ -163,13 +159,8 @@ def outputs_of(accept: st.SearchStrategy[float]) -> st.SearchStrategy[list[Outpu
 
 GREEDY = st.sampled_from([1.0, 1.0, 0.0])
 FRACTIONAL = st.sampled_from([0.0, 0.3, 0.6, 0.8, 0.95, 1.0])
-EACH = [
-    Fixed(3),
-    HuggingFaceHeuristic(2),
-    Adaptive(initial=2, max=4, window=4),
-    ConfidenceStop(threshold=0.5, max_k=4),
-    Oracle(4),
-]
+EACH = [Fixed(3), HuggingFaceHeuristic(2), Adaptive(initial=2, max=4, window=4)]
+EACH += [ConfidenceStop(threshold=0.5, max_k=4), Oracle(4)]
 
 
 @given(POLICIES, outputs_of(GREEDY))
@@ -180,17 +171,13 @@ def test_on_certain_coins_every_policy_walks_as_by_hand(policy: Policy, outputs:
         assert as_lists(play(trace_of(outputs), policy, q_kind=q_kind, rng=rng, replications=3)) == expected
 
 
-@pytest.mark.parametrize("policy", EACH)
-def test_a_long_output_lets_every_state_move(policy: Policy) -> None:
+@pytest.mark.parametrize("policy", [*EACH, Adaptive(window=12)])
+def test_long_outputs_and_outputs_of_every_length_are_walked_as_by_hand(policy: Policy) -> None:
     # Easy and hard stretches of many rounds each, so that controllers reach both of their limits.
     rng = np.random.default_rng(5)
     accept = (rng.random(800) < np.repeat([0.98, 0.2, 0.85, 0.7], 200)).astype(float)
     outputs = [(0, accept.tolist(), rng.choice(LEVELS, 800).tolist())]
     assert as_lists(played_once(trace_of(outputs), policy)) == summed_by_hand(policy, outputs)
-
-
-@pytest.mark.parametrize("policy", [*EACH, Adaptive(window=12)])
-def test_outputs_of_every_length_keep_to_themselves(policy: Policy) -> None:
     # Some never accept, so that their rounds are as many as their tokens, beside some that always do.
     rng = np.random.default_rng(6)
     sizes, rates = rng.integers(1, 40, 300), rng.choice([0.0, 0.5, 0.8, 1.0], 300)
@@ -209,33 +196,32 @@ def test_the_heuristic_grows_by_two_and_shrinks_by_one_but_not_below_one() -> No
 
 
 def test_the_controller_stays_for_three_rounds_and_on_its_limits() -> None:
-    always = Adaptive(initial=2, max=5, window=4)
-    # Drafts 2 in four rounds, then 3, 4, 5, 5; 33 tokens are these eight rounds and one token.
-    played = played_once(one_output([1.0] * 33), always)
-    assert played.drafted_low.tolist() == [4 * 2 + 3 + 4 + 5 + 5]
-    # A rate of exactly 0.8 is not above 0.7 + 0.1, whatever binary fractions make of the sum: 4 of 5, four times over.
-    stays = Adaptive(initial=5, max=8, window=4)
-    played = played_once(one_output([1, 1, 1, 1, 0] * 12), stays)
-    assert played.drafted_low.tolist() == [11 * 5 + 4]
-    # Nor is one of exactly 0.3 below 0.4 - 0.1: 1 and 2 of 5 in turn.
-    stays = Adaptive(initial=5, max=8, window=4, target=0.4)
-    played = played_once(one_output([1, 0, 1, 1, 0] * 8), stays)
-    assert played.drafted_low.tolist() == [14 * 5 + 4 + 2]
+    for policy, accept, drafted in (
+        # Drafts 2 in four rounds, then 3, 4, 5, 5; 33 tokens are these eight rounds and one token.
+        (Adaptive(initial=2, max=5, window=4), [1] * 33, 4 * 2 + 3 + 4 + 5 + 5),
+        # Exactly 0.8 is not above 0.7 + 0.1, whatever binary fractions make of the sum: 4 of 5, four times over.
+        (Adaptive(initial=5, max=8, window=4), [1, 1, 1, 1, 0] * 12, 11 * 5 + 4),
+        # Nor is exactly 0.3 below 0.4 - 0.1: 1 and 2 of 5 in turn.
+        (Adaptive(initial=5, max=8, window=4, target=0.4), [1, 0, 1, 1, 0] * 8, 14 * 5 + 4 + 2),
+    ):
+        assert played_once(one_output(accept), policy).drafted_low.tolist() == [drafted]
 
 
 def test_a_confidence_stop_pays_the_pass_that_found_out_and_bounds_the_rest() -> None:
-    stop = ConfidenceStop(threshold=0.5, max_k=4)
     # Round 1 drafts two, both accepted, and one pass says stop. Round 2 says so at once: no draft.
     # Round 3 is rejected at its first token: it may have stopped there, or gone on to 4 tokens. One token is left.
     accept, confidence = [1, 1, 1, 1, 0, *[1] * 4, 0], [1, 1, 0, 0, 1, 1, 1, 1, 1, 0]
-    played = played_once(one_output(accept, confidence), stop)
     rest = 4  # tokens 5 to 8 after the rejected one, all accepted: the tenth token is the target's
-    assert played.rounds.tolist() == [4]
-    assert played.rounds_without_draft.tolist() == [1]
-    assert played.accepted.tolist() == [2 + 0 + 0 + rest]
-    assert (played.drafted_low.tolist(), played.drafted_high.tolist()) == ([2 + 0 + 1 + rest], [2 + 0 + 4 + rest])
-    assert played.draft_passes_low.tolist() == [3 + 1 + 2 + rest]
-    assert played.draft_passes_high.tolist() == [3 + 1 + 4 + rest]
+    assert as_lists(played_once(one_output(accept, confidence), ConfidenceStop(threshold=0.5, max_k=4))) == {
+        "tokens": [10],
+        "rounds": [4],
+        "rounds_without_draft": [1],
+        "accepted": [2 + 0 + 0 + rest],
+        "drafted_low": [2 + 0 + 1 + rest],
+        "drafted_high": [2 + 0 + 4 + rest],
+        "draft_passes_low": [3 + 1 + 2 + rest],
+        "draft_passes_high": [3 + 1 + 4 + rest],
+    }
 
 
 def exact_law(policy: Policy, accept: Sequence[float], confidence: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
@@ -268,34 +254,24 @@ def test_fractional_acceptance_has_the_exact_expectations(policy: Policy) -> Non
 
 
 @given(outputs_of(FRACTIONAL), LENGTHS, st.integers(0, 99))
-def test_an_oracle_takes_the_rounds_of_its_longest_draft_and_drafts_nothing_in_vain(
-    outputs: list[Output], k: int, seed: int
-) -> None:
+def test_policies_on_the_same_coins(outputs: list[Output], k: int, seed: int) -> None:
+    """Holds coin by coin and not in the mean alone: a policy that drew from the generator itself would break it."""
     trace = trace_of(outputs)
-    oracle, fixed = (played_once(trace, policy, seed, replications=2) for policy in (Oracle(k), Fixed(k)))
+    oracle, fixed, stop, longer, *shorter = (
+        played_once(trace, policy, seed, replications=3)
+        for policy in (
+            *(Oracle(k), Fixed(k), ConfidenceStop(threshold=0, max_k=k), Fixed(k + 1)),
+            *(Adaptive(initial=1, max=k + 1), ConfidenceStop(threshold=0.6, max_k=k + 1)),
+        )
+    )
+    # An oracle takes the rounds of its longest draft and drafts nothing in vain.
     assert oracle.rounds.tolist() == fixed.rounds.tolist()
     assert oracle.accepted.tolist() == fixed.accepted.tolist() == oracle.drafted_low.tolist()
     assert oracle.drafted_high.tolist() == oracle.draft_passes_low.tolist() == oracle.draft_passes_high.tolist()
     assert oracle.draft_passes_high.tolist() == oracle.drafted_low.tolist()
-
-
-@given(outputs_of(FRACTIONAL), LENGTHS, st.integers(0, 99))
-def test_a_threshold_of_zero_is_the_fixed_draft(outputs: list[Output], k: int, seed: int) -> None:
-    trace = trace_of(outputs)
-    stop, fixed = (played_once(trace, p, seed, 2) for p in (ConfidenceStop(threshold=0, max_k=k), Fixed(k)))
+    # A threshold of zero is the fixed draft; no policy of shorter drafts takes fewer rounds than a longer one.
     assert as_lists(stop) == as_lists(fixed)
-
-
-@given(outputs_of(FRACTIONAL), LENGTHS, st.integers(0, 99))
-def test_with_the_same_coins_no_policy_of_shorter_drafts_takes_fewer_rounds(
-    outputs: list[Output], k: int, seed: int
-) -> None:
-    # Holds coin by coin and not in the mean alone: a policy that drew from the generator itself would break it.
-    trace = trace_of(outputs)
-    shorter = [Fixed(k), Adaptive(initial=1, max=k + 1), ConfidenceStop(threshold=0.6, max_k=k + 1)]
-    best = played_once(trace, Fixed(k + 1), seed, 3).rounds
-    for policy in shorter:
-        assert (played_once(trace, policy, seed, 3).rounds >= best).all()
+    assert all((played.rounds >= longer.rounds).all() for played in (fixed, *shorter))
 
 
 def test_equal_generators_give_all_policies_equal_coins_and_others_do_not() -> None:
@@ -346,11 +322,9 @@ def test_certain_coins_are_played_once_and_leave_the_generator_alone() -> None:
 
 def test_the_kind_of_draft_decides_which_acceptances_are_played() -> None:
     trace = dataclasses.replace(one_output([0.0] * 6), accept_greedy=np.ones(6, np.bool_))
-    rounds = [
-        play(trace, Fixed(5), q_kind=kind, rng=np.random.default_rng(0), replications=1).rounds.item()
-        for kind in ("sampled", "greedy")
-    ]
-    assert rounds == [6, 1]
+    for kind, rounds in (("sampled", 6), ("greedy", 1)):
+        played = play(trace, Fixed(5), q_kind=kind, rng=np.random.default_rng(0), replications=1)
+        assert played.rounds.tolist() == [rounds]
 
 
 def test_rates_are_of_all_prompts_together() -> None:
@@ -375,22 +349,19 @@ def test_nothing_drafted_and_nothing_written_have_no_rates() -> None:
         assert math.isnan(empty.tokens_per_round)
 
 
-def test_a_stored_confidence_is_not_below_the_threshold_it_equals() -> None:
+def test_confidences_are_compared_as_stored_and_have_to_be_there() -> None:
     # 0.7 in single precision is a little less than in double.
     played = played_once(one_output([1, 1, 1, 1], [0.7] * 4), ConfidenceStop(threshold=0.7, max_k=3))
     assert played.drafted_low.tolist() == [3]
-
-
-def test_a_trace_of_two_tokenizers_has_no_confidences_to_stop_on() -> None:
     trace = one_output([1, 1], [0.5, math.nan])
     with pytest.raises(UserError, match="another tokenizer"):
         played_once(trace, ConfidenceStop(threshold=0.5, max_k=3))
     assert played_once(trace, Fixed(1)).rounds.tolist() == [1]
 
 
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
+def test_what_makes_no_sense_is_refused_by_name() -> None:
+    once = one_output([1.0])
+    for make, message in (
         (lambda: Fixed(0), "k: 0"),
         (lambda: Fixed(2.0), "k: 2.0"),
         (lambda: Fixed(True), "k: True"),
@@ -404,10 +375,8 @@ def test_a_trace_of_two_tokenizers_has_no_confidences_to_stop_on() -> None:
         (lambda: ConfidenceStop(threshold=math.nan, max_k=3), "threshold: nan"),
         (lambda: ConfidenceStop(threshold=0.5, max_k=0), "max_k: 0"),
         (lambda: Oracle(0), "max_k: 0"),
-        (lambda: played_once(one_output([1.0]), Fixed(1), replications=0), "replications: 0"),
-        (lambda: play(one_output([1.0]), Fixed(1), q_kind="x", rng=np.random.default_rng(0), replications=1), "q_kind"),
-    ],
-)
-def test_what_makes_no_sense_is_refused_by_name(make: Callable[[], object], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        make()
+        (lambda: played_once(once, Fixed(1), replications=0), "replications: 0"),
+        (lambda: play(once, Fixed(1), q_kind="x", rng=np.random.default_rng(0), replications=1), "q_kind"),
+    ):
+        with pytest.raises(UserError, match=message):
+            make()
