@@ -10,6 +10,7 @@ from pathlib import Path
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 REFERENCE = [sys.executable, "-c", "import click, numpy"]
 COMMANDS = {
+    "specsim --help": [SCRIPTS / "specsim", "--help"],
     "simulate --help": [SCRIPTS / "simulate", "--help"],
     "simulate --version": [SCRIPTS / "simulate", "--version"],
     "sweep --help": [SCRIPTS / "sweep", "--help"],

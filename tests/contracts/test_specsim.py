@@ -1,7 +1,6 @@
 """`specsim`: every command under one name, listed without importing any."""
 
 import json
-import os
 import subprocess
 import sys
 import tomllib
@@ -36,15 +35,11 @@ def test_help_names_every_command_and_what_it_does(run) -> None:
     assert run("specsim", "--version").stdout.startswith("specsim, version ")
 
 
-def test_help_and_version_import_no_command_and_take_no_time(run_real) -> None:
+def test_help_and_version_import_no_command(run_real) -> None:
     for word in ("--help", "--version"):
-        # Of the processor, which other work on this machine does not lengthen.
-        before = os.times()
-        assert run_real("specsim", word).returncode == 0
-        after = os.times()
-        taken_s = after.children_user + after.children_system - before.children_user - before.children_system
-        assert taken_s < 0.3
-        loaded = run_real("specsim", word, PYTHONPROFILEIMPORTTIME="1").stderr
+        done = run_real("specsim", word, PYTHONPROFILEIMPORTTIME="1")
+        loaded = done.stderr
+        assert done.returncode == 0
         assert "click" in loaded
         assert "calibration.cli.specsim" in loaded
         for name in ("numpy", *(entry.module for entry in COMMANDS.values())):

@@ -10,31 +10,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from simulator.costs.profile import KERNELS_MEASURED, MEASURED, BurnUnits, PassCost, Profile, constant
-from simulator.costs.profile_file import PRESETS, load_profile, save_profile
+from simulator.costs.profile import KERNELS_MEASURED
+from simulator.costs.profile_file import PRESETS, load_profile
 from simulator.costs.shapes import CATALOGUE
+
+from .builders import burnt, result, written
 
 PAIR = ("--target-model", "llama-3.1-8b", "--draft-model", "llama-3.2-1b")
 ON_H100 = ("--profile", "h100-sxm", *PAIR)
-UNITS = BurnUnits(
-    workflops_flop=600,
-    workmem_bytes=8000,
-    cost=PassCost(
-        flop_scale=constant(2e-12), mem_scale=constant(4e-11), launch_s=5e-6, fixed_s=1e-6, overlap_exponent=3.0
-    ),
-)
-BURNT = Profile(name="burnt", device="A device", status=MEASURED, passes={}, units=UNITS, round_overhead_s=2e-4)
-
-
-def written(path: Path, profile: Profile) -> Path:
-    save_profile(path, profile, {})
-    return path
-
-
-def result(run, *arguments: object) -> dict:
-    done = run("simulate", *arguments, "--json")
-    assert (done.returncode, done.stderr) == (0, "")
-    return json.loads(done.stdout)
+BURNT = burnt()
 
 
 def text(run, *arguments: object) -> str:
@@ -43,7 +27,7 @@ def text(run, *arguments: object) -> str:
     return done.stdout
 
 
-def test_a_forecast_says_passes_throughput_energy_memory_and_schedule(run, hist_file: Path) -> None:
+def test_a_forecast_says_passes_throughput_energy_memory_and_schedule(run, hist_file: Path, tmp_path: Path) -> None:
     said = text(run, "--draftN", 4, "--hist", hist_file, *ON_H100)
     heads = ("plain step", "draft step", "verification", "tokens/s: ", "energy at full load: ", "memory: ", "best K by")
     for start in heads:
@@ -52,9 +36,10 @@ def test_a_forecast_says_passes_throughput_energy_memory_and_schedule(run, hist_
     assert "target in bfloat16 on 1 device, draft in bfloat16 on it; KV cache in 16 bits a number" in said
     assert "As well as constants and acceptance are known: " in said
     assert "1 % more of these" not in said
-
-
-def test_the_heading_says_what_a_probe_did_not_measure(run, tmp_path: Path) -> None:
+    # Other vocabularies are pointed out.
+    assert "vocabularies differ" not in said
+    assert "vocabularies differ (128,256 and 50,257 tokens)" in text(run, *ON_H100[:-1], "gpt2")
+    # The heading says what a probe did not measure.
     probed = replace(BURNT, status=KERNELS_MEASURED, round_overhead_s=6e-4, round_overhead_error=0.5)
     written(tmp_path / "burnt.json", probed)
     said = text(run, "--profile", "burnt.json")
@@ -80,15 +65,9 @@ def test_json_hangs_together(run, hist_file: Path) -> None:
     for arm, rate in models["tokens_per_s"].items():
         assert models["energy_j_per_token"][arm] == pytest.approx(700 / rate)
     assert (models["device"], models["profile_status"]) == ("NVIDIA H100 SXM 80 GB", "datasheet, uncalibrated")
-    told = found["parameters"]
-    assert (told["batch"], told["context"], told["dtype"], told["devices"], told["placement"]) == (
-        8,
-        2000,
-        "bfloat16",
-        1,
-        "same",
-    )
-    assert "workflops" not in told
+    stated = {"batch": 8, "context": 2000, "dtype": "bfloat16", "devices": 1, "placement": "same"}
+    assert stated.items() <= found["parameters"].items()
+    assert "workflops" not in found["parameters"]
 
 
 def test_json_states_uncertainty_sensitivity_schedule_and_what_engines_take(run, hist_file: Path) -> None:
@@ -99,15 +78,8 @@ def test_json_states_uncertainty_sensitivity_schedule_and_what_engines_take(run,
     assert sure["best_draft_length"] == found["verdict"]["best_draft_length"]
     assert sure["draft_lengths"] == [1, 2, 3, 4]
     assert (sure["speedup_low95"][3], sure["speedup_high95"][3]) == (low, high)
-    assert set(found["sensitivity"]) == {
-        "flop_scale",
-        "mem_scale",
-        "launch_s",
-        "fixed_s",
-        "link_s",
-        "round_overhead_s",
-        "mean_accepted",
-    }
+    constants = ("flop_scale", "mem_scale", "launch_s", "fixed_s", "link_s", "round_overhead_s", "mean_accepted")
+    assert set(found["sensitivity"]) == set(constants)
     assert found["synthetic_acceptance"]["per_position_rates"] == pytest.approx([0.8, 0.7, 0.6, 0.5])
     assert found["synthetic_acceptance"]["vllm"]["num_speculative_tokens"] == 4
     plan = found["models"]["schedule"]
@@ -120,20 +92,17 @@ def test_json_states_uncertainty_sensitivity_schedule_and_what_engines_take(run,
     engines = plan["synthetic_acceptance"]
     assert engines["vllm"]["num_speculative_tokens"] == longest
     assert engines["vllm"]["synthetic_acceptance_rates"] == pytest.approx([0.8, 0.7, 0.6, 0.5][:longest])
-
-
-def test_the_settings_of_a_schedule_are_for_its_own_longest_draft(run, hist_file: Path) -> None:
+    # The settings of a schedule are for its own longest draft, not the one that was asked for.
     plan = result(run, "--draftN", 1, "--hist", hist_file, *ON_H100)["models"]["schedule"]
-    longest = plan["vllm"]["num_speculative_tokens"]
-    assert longest > 1
-    assert len(plan["synthetic_acceptance"]["per_position_rates"]) == longest
+    assert len(plan["synthetic_acceptance"]["per_position_rates"]) == plan["vllm"]["num_speculative_tokens"] > 1
 
 
 def test_two_devices_halve_the_memory_and_the_report_says_so(run) -> None:
     one, two = (result(run, *ON_H100, "--tp", n)["models"] for n in (1, 2))
+    step, half = (m["passes"]["plain step"] for m in (one, two))
     assert two["memory"]["bytes_per_device"] == pytest.approx(one["memory"]["bytes_per_device"] / 2)
-    assert two["passes"]["plain step"]["memory_ms"] == pytest.approx(one["passes"]["plain step"]["memory_ms"] / 2)
-    assert one["passes"]["plain step"]["link_ms"] == 0 < two["passes"]["plain step"]["link_ms"]
+    assert half["memory_ms"] == pytest.approx(step["memory_ms"] / 2)
+    assert step["link_ms"] == 0 < half["link_ms"]
     assert "target in bfloat16 on 2 devices, draft in bfloat16 on them" in text(run, *ON_H100, "--tp", 2)
 
 
@@ -165,17 +134,18 @@ def test_overlapped_drafting_is_faster_and_explained_by_its_own_round(run, hist_
 
 
 def test_fewer_bits_take_less_memory_and_time(run) -> None:
-    wide, narrow = (result(run, *ON_H100, "--dtype", dtype) for dtype in ("bfloat16", "fp8"))
-    half = narrow["models"]["memory"]["bytes_per_device"] / wide["models"]["memory"]["bytes_per_device"]
+    wide, narrow, slim = (
+        result(run, *ON_H100, "--context", 100_000, *words)
+        for words in ((), ("--dtype", "fp8"), ("--dtype", "fp8", "--kv-dtype", "fp8"))
+    )
+    wide_bytes, narrow_bytes, slim_bytes = (f["models"]["memory"]["bytes_per_device"] for f in (wide, narrow, slim))
+    # 128 KiB a token of the target, 32 of the draft, in 16 bits.
+    kv_bytes = 100_000 * (131_072 + 32_768)
+    assert narrow_bytes - slim_bytes == pytest.approx(kv_bytes / 2)
     # Embeddings and head stay at 16 bits, and so does the KV cache.
-    assert 0.5 < half < 0.65
+    assert 0.5 < (narrow_bytes - kv_bytes) / (wide_bytes - kv_bytes) < 0.65
     assert narrow["baseline_ms_per_token"] < wide["baseline_ms_per_token"]
     assert narrow["parameters"]["draft_dtype"] == "fp8"
-    slim = result(run, *ON_H100, "--dtype", "fp8", "--kv-dtype", "fp8", "--context", 100_000)
-    thick = result(run, *ON_H100, "--dtype", "fp8", "--context", 100_000)
-    # 128 KiB a token of the target, 32 of the draft, in 16 bits.
-    saved = thick["models"]["memory"]["bytes_per_device"] - slim["models"]["memory"]["bytes_per_device"]
-    assert saved == pytest.approx(100_000 * (131_072 + 32_768) / 2)
 
 
 def test_what_does_not_fit_is_said_and_gets_no_schedule(run) -> None:
@@ -197,48 +167,36 @@ def test_a_draft_that_never_pays_is_off_at_every_batch(run) -> None:
     plan = result(run, *slow)["models"]["schedule"]
     assert (plan["off_above_batch"], plan["vllm"]) == (0, None)
     said = text(run, *slow)
-    last = plan["ranges"][0]["last"]
-    assert f"best K by batch size: off at batch 1-{last}\n" in said
+    assert f"best K by batch size: off at batch 1-{plan['ranges'][0]['last']}\n" in said
     assert "It does not pay" in said
-
-
-def test_an_empty_context_is_allowed(run) -> None:
+    # An empty context is allowed.
     assert result(run, *ON_H100, "--context", 0)["models"]["memory"]["largest_batch"] > 10_000
 
 
-MIXTRAL = ("--profile", "b200", "--target-model", "mixtral-8x7b", "--draft-model", "llama-3.2-1b")
+STEP, VERIFY = "A plain step takes", "Verifying 5 tokens takes"
+MIXTRAL = ("b200", "mixtral-8x7b", "llama-3.2-1b")
 REASONS = [
-    (ON_H100, "Verifying 5 tokens takes", "1.00 steps: the weights are read once for all of them."),
-    ((*ON_H100, "--batch", 256), "Verifying 5 tokens takes", "steps: arithmetic grows with the tokens."),
-    (MIXTRAL, "Verifying 5 tokens takes", "steps: more tokens touch more experts."),
-    (ON_H100, "A plain step takes", "most of it reading weights and KV cache."),
-    (
-        (*ON_H100, "--tp", 32, "--batch", 512, "--context", 16),
-        "A plain step takes",
-        "most of it exchanging sums between devices.",
-    ),
-    (
-        ("--profile", "h100-sxm", "--target-model", "qwen2.5-0.5b", "--draft-model", "llama-68m", "--context", 16),
-        "A plain step takes",
-        "most of it launching kernels.",
-    ),
-    (
-        ("--profile", "cpu-2-core", "--target-model", "llama-3.2-1b", "--draft-model", "llama-68m", "--batch", 64),
-        "A plain step takes",
-        "most of it arithmetic.",
-    ),
+    (ON_H100[1::2], {}, VERIFY, "1.00 steps: the weights are read once for all of them."),
+    (ON_H100[1::2], {"batch": 256}, VERIFY, "steps: arithmetic grows with the tokens."),
+    (MIXTRAL, {}, VERIFY, "steps: more tokens touch more experts."),
+    (ON_H100[1::2], {}, STEP, "most of it reading weights and KV cache."),
+    (ON_H100[1::2], {"tp": 32, "batch": 512, "context": 16}, STEP, "most of it exchanging sums between devices."),
+    (("h100-sxm", "qwen2.5-0.5b", "llama-68m"), {"context": 16}, STEP, "most of it launching kernels."),
+    (("cpu-2-core", "llama-3.2-1b", "llama-68m"), {"batch": 64}, STEP, "most of it arithmetic."),
 ]
 
 
-@pytest.mark.parametrize(("options", "start", "end"), REASONS)
-def test_why_names_what_binds(run, options: tuple[object, ...], start: str, end: str) -> None:
-    (line,) = (own for own in text(run, *options, "--why").splitlines() if own.startswith(start))
-    assert line.endswith(end)
+def test_why_names_what_binds(run) -> None:
+    for names, sizes, start, end in REASONS:
+        words = [w for pair in zip(ON_H100[::2], names, strict=True) for w in pair]
+        words += [w for name, size in sizes.items() for w in (f"--{name}", size)]
+        (line,) = (line for line in text(run, *words, "--why").splitlines() if line.startswith(start))
+        assert line.endswith(end)
 
 
 def test_why_says_what_a_percent_of_each_constant_changes(run) -> None:
     effects = result(run, *ON_H100)["sensitivity"]
-    (line,) = (own for own in text(run, *ON_H100, "--why").splitlines() if own.startswith("1 % more of these"))
+    (line,) = (line for line in text(run, *ON_H100, "--why").splitlines() if line.startswith("1 % more of these"))
     assert f"accepted tokens {effects['mean_accepted']:+.2f} %" in line
     assert f"time of memory {effects['mem_scale']:+.2f} %" in line
     assert "time of the link" not in line
@@ -249,40 +207,25 @@ def test_why_says_what_a_percent_of_each_constant_changes(run) -> None:
     assert "changes the speedup by: nothing.\n" in text(run, "--why", "--alpha", 0)
 
 
-def test_the_profiles_overhead_of_a_round_holds_until_the_user_says_another(run) -> None:
-    stated = result(run, *ON_H100, "--round-overhead", 0.2)
-    assert result(run, *ON_H100)["parameters"]["round_overhead_ms"] == pytest.approx(0.6)
-    assert stated["parameters"]["round_overhead_ms"] == 0.2
-
-
-def test_a_profile_alone_sets_the_burn_units(run, tmp_path: Path) -> None:
+def test_a_profile_sets_the_burn_units_and_the_user_goes_before_it_one_by_one(run, tmp_path: Path) -> None:
     path = written(tmp_path / "burnt.json", BURNT)
-    told = result(run, "--profile", path)["parameters"]
-    assert told["flopScale"] == pytest.approx(600 * 2e-12 * 1e3)
-    assert told["memScale"] == pytest.approx(8000 * 4e-11 * 1e3)
-    assert told["pass_overhead_ms"] == pytest.approx(6e-3)
-    assert told["round_overhead_ms"] == pytest.approx(0.2)
-    assert told["overlap_exponent"] == 3
-    assert told["profile_status"] == "measured"
+    plain = result(run, "--profile", path)["parameters"]
+    assert plain["profile_status"] == "measured"
+    # Of the profile, then of the user.
+    for option, key, from_profile, own in (
+        ("--flopScale", "flopScale", 600 * 2e-12 * 1e3, 1e-5),
+        ("--memScale", "memScale", 8000 * 4e-11 * 1e3, 0.7),
+        ("--pass-overhead", "pass_overhead_ms", 6e-3, 0.5),
+        ("--round-overhead", "round_overhead_ms", 0.2, 1),
+        ("--overlap-exponent", "overlap_exponent", 3, 2),
+    ):
+        assert plain[key] == pytest.approx(from_profile)
+        assert result(run, "--profile", path, option, own)["parameters"] == plain | {key: own}
     found = result(run, "--profile", path, "--workflops", 0, "--workmem", 10, "--pass-overhead", 0)
     assert found["baseline_ms_per_token"] == pytest.approx(10 * 8000 * 4e-11 * 1e3)
-
-
-def test_the_user_goes_before_the_profile_one_by_one(run, tmp_path: Path) -> None:
-    path = written(tmp_path / "burnt.json", BURNT)
-    mine = {
-        "--flopScale": 1e-5,
-        "--memScale": 0.7,
-        "--pass-overhead": 0.5,
-        "--round-overhead": 1,
-        "--overlap-exponent": 2,
-    }
-    keys = ("flopScale", "memScale", "pass_overhead_ms", "round_overhead_ms", "overlap_exponent")
-    plain = result(run, "--profile", path)["parameters"]
-    for (option, value), key in zip(mine.items(), keys, strict=True):
-        told = result(run, "--profile", path, option, value)["parameters"]
-        assert told[key] == value
-        assert {k: told[k] for k in keys if k != key} == {k: plain[k] for k in keys if k != key}
+    for words, overhead_ms in (((), 0.6), (("--round-overhead", 0.2), 0.2)):
+        found = result(run, *ON_H100, *words)
+        assert found["parameters"]["round_overhead_ms"] == pytest.approx(overhead_ms)
 
 
 def test_a_profile_and_a_model_from_files_give_what_their_names_give(run, tmp_path: Path) -> None:
@@ -323,9 +266,9 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("command", ["simulate", "sweep"])
-@pytest.mark.parametrize(("options", "message"), REFUSED)
-def test_options_at_odds_are_one_line(run, user_error, command: str, options: tuple[object, ...], message: str) -> None:
-    user_error(run(command, *options), message)
+def test_options_at_odds_are_one_line(run, user_error, command: str) -> None:
+    for options, message in REFUSED:
+        user_error(run(command, *options), message)
 
 
 def test_a_broken_profile_or_config_is_one_line_that_names_it(run, user_error, tmp_path: Path) -> None:
@@ -335,19 +278,15 @@ def test_a_broken_profile_or_config_is_one_line_that_names_it(run, user_error, t
     user_error(run("simulate", *ON_H100, "--draft-model", "config.json"), "config.json: model_type is 'rwkv'")
 
 
-@pytest.mark.parametrize("option", ["--profile", "--target-model", "--draft-model"])
-def test_an_output_never_takes_the_place_of_what_is_read(run, user_error, tmp_path: Path, option: str) -> None:
-    source = PRESETS / "h100-sxm.json" if option == "--profile" else CATALOGUE / "llama-68m.json"
-    shutil.copy(source, tmp_path / "config.json")
-    before = (tmp_path / "config.json").read_bytes()
-    words = [*ON_H100, option, "config.json", "--force"]
-    user_error(run("simulate", *words, "--events", "config.json"), f"is the file of {option} too")
-    assert (tmp_path / "config.json").read_bytes() == before
-    if option != "--profile":
+def test_an_output_never_takes_the_place_of_what_is_read(run, user_error, tmp_path: Path) -> None:
+    for option in ("--profile", "--target-model", "--draft-model"):
+        source = PRESETS / "h100-sxm.json" if option == "--profile" else CATALOGUE / "llama-68m.json"
+        shutil.copy(source, tmp_path / "config.json")
         # A folder stands for the config.json in it.
-        done = run("simulate", *ON_H100, option, ".", "--force", "--events", "config.json")
-        user_error(done, f"is the file of {option} too")
-        assert (tmp_path / "config.json").read_bytes() == before
+        for value in ("config.json",) if option == "--profile" else ("config.json", "."):
+            done = run("simulate", *ON_H100, option, value, "--force", "--events", "config.json")
+            user_error(done, f"is the file of {option} too")
+            assert (tmp_path / "config.json").read_bytes() == source.read_bytes()
 
 
 def test_a_sweep_over_batch_and_context_has_a_row_and_the_models_of_each_point(run, hist_file, tmp_path: Path) -> None:
@@ -358,16 +297,9 @@ def test_a_sweep_over_batch_and_context_has_a_row_and_the_models_of_each_point(r
     frame = pd.read_csv(tmp_path / "s.csv")
     assert len(frame.drop_duplicates(["draftN", "batch", "context"])) == len(frame) == 16
     assert not {"workflops", "flopScale", "draft_cost", "alpha"} & set(frame.columns)
-    for key, value in (
-        ("profile", "h100-sxm"),
-        ("target_model", "llama-3.1-8b"),
-        ("draft_model", "llama-3.2-1b"),
-        ("profile_status", "datasheet, uncalibrated"),
-        ("dtype", "bfloat16"),
-        ("draft_dtype", "bfloat16"),
-        ("devices", 1),
-        ("placement", "same"),
-    ):
+    stated = {"profile": "h100-sxm", "target_model": "llama-3.1-8b", "draft_model": "llama-3.2-1b", "devices": 1}
+    stated |= {"profile_status": "datasheet, uncalibrated", "dtype": "bfloat16", "draft_dtype": "bfloat16"}
+    for key, value in (stated | {"placement": "same"}).items():
         assert frame[key].unique().tolist() == [value]
     at = frame[(frame.draftN == 4) & (frame.batch == 16) & (frame.context == 4096)].iloc[0]
     alone = result(run, "--hist", hist_file, *ON_H100, "--batch", 16, "--context", 4096)
@@ -402,15 +334,9 @@ def test_help_shows_the_options_of_models_without_numpy(run_real, command: str) 
 
 
 def test_a_sweep_leaves_what_does_not_fit_out_of_its_best_and_says_so(run, hist_file: Path) -> None:
-    told = ("sweep", "--hist", hist_file, *ON_H100, "--draftN", "1:2", "--replications", 0)
-    said = run(*told, "--batch", "1,256", "--context", "32768").stdout.splitlines()
+    words = ("sweep", "--hist", hist_file, *ON_H100, "--draftN", "1:2", "--replications", 0)
+    said = run(*words, "--batch", "1,256", "--context", "32768").stdout.splitlines()
     assert said[1] == "2 of them do not fit into memory, and do not count below"
     assert all("batch 1" in line and "batch 256" not in line for line in said[2:4])
-    none = run(*told, "--batch", "256", "--context", "32768").stdout.splitlines()
+    none = run(*words, "--batch", "256", "--context", "32768").stdout.splitlines()
     assert none[1:] == ["2 of them do not fit into memory, and do not count below"]
-
-
-def test_models_of_other_vocabularies_are_pointed_out(run) -> None:
-    told = ("--alpha", 0.7, "--profile", "h100-sxm", "--target-model", "llama-3.1-8b")
-    assert "vocabularies differ (128,256 and 50,257 tokens)" in text(run, *told, "--draft-model", "gpt2")
-    assert "vocabularies differ" not in text(run, *told, "--draft-model", "llama-3.2-1b")

@@ -30,20 +30,14 @@ def test_a_sweep_writes_one_tidy_row_a_point(run, tmp_path: Path) -> None:
     best = frame.loc[frame.speedup.idxmax()]
     assert f"best  {best.speedup:.3f}x" in done.stdout
     assert f"above 1x at {(frame.speedup > 1).sum()} of them" in done.stdout
-
-
-def test_parquet_and_csv_hold_the_same(run, tmp_path: Path) -> None:
-    for name in ("s.csv", "s.parquet"):
-        assert run("sweep", *GRID, "--out", name).returncode == 0
-    csv, parquet = pd.read_csv(tmp_path / "s.csv"), pd.read_parquet(tmp_path / "s.parquet")
-    pd.testing.assert_frame_equal(csv.drop(columns="hist"), parquet.drop(columns="hist"))
-
-
-def test_closed_form_alone_has_no_simulated_columns(run, tmp_path: Path) -> None:
-    assert run("sweep", *GRID, "--replications", 0, "--out", "s.csv").returncode == 0
-    frame = pd.read_csv(tmp_path / "s.csv")
-    assert "closed_form_speedup" in frame
-    assert "speedup" not in frame
+    # Parquet holds the same; without replications there is the closed form alone.
+    assert run("sweep", *GRID, "--out", "s.parquet").returncode == 0
+    parquet = pd.read_parquet(tmp_path / "s.parquet")
+    pd.testing.assert_frame_equal(frame.drop(columns="hist"), parquet.drop(columns="hist"))
+    assert run("sweep", *GRID, "--replications", 0, "--out", "s.csv", "--force").returncode == 0
+    columns = pd.read_csv(tmp_path / "s.csv").columns
+    assert "closed_form_speedup" in columns
+    assert "speedup" not in columns
 
 
 def test_a_histogram_is_swept_over_its_draft_lengths(run, hist_file: Path, tmp_path: Path) -> None:
@@ -51,13 +45,19 @@ def test_a_histogram_is_swept_over_its_draft_lengths(run, hist_file: Path, tmp_p
     frame = pd.read_csv(tmp_path / "s.csv")
     assert frame.closed_form_tokens_per_round.tolist() == pytest.approx([1.8, 2.5, 3.1, 3.6])
     assert "alpha" not in frame
-
-
-def test_the_iid_equivalent_is_taken_for_each_draft_length(run, hist_file: Path, tmp_path: Path) -> None:
-    assert run("sweep", "--hist", hist_file, "--no-measured", "--draftN", "1:4", "--out", "s.csv").returncode == 0
+    # So is its iid equivalent, which is another one for each of them; in a folder each length has its own file.
+    words = ("sweep", "--draftN", "1:4", "--out", "s.csv", "--force", "--hist")
+    assert run(*words, hist_file, "--no-measured").returncode == 0
     frame = pd.read_csv(tmp_path / "s.csv")
     assert frame.closed_form_tokens_per_round.tolist() == pytest.approx([1.8, 2.5, 3.1, 3.6])
     assert not frame.measured.any()
+    (tmp_path / "accept_hist_k1.json").write_text('{"k": 1, "hist": {"0": 1, "1": 9}}')
+    assert run(*words, ".").returncode == 0
+    frame = pd.read_csv(tmp_path / "s.csv")
+    assert frame.closed_form_tokens_per_round.tolist() == pytest.approx([1.9, 2.5, 3.1, 3.6])
+    # A dollar in a name is no formula of the plot's title.
+    hist_file.rename(tmp_path / "a$b^{$.json")
+    assert run(*words, "a$b^{$.json", "--plot", "p.png").returncode == 0
 
 
 def test_any_number_of_replications_works(run) -> None:
@@ -65,26 +65,11 @@ def test_any_number_of_replications_works(run) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_a_dollar_in_a_name_is_no_formula(run, hist_file: Path, tmp_path: Path) -> None:
-    hist_file.rename(tmp_path / "a$b^{$.json")
-    done = run("sweep", "--hist", "a$b^{$.json", "--draftN", "1:4", "--plot", "p.png")
-    assert done.returncode == 0, done.stderr
-
-
-def test_a_folder_gives_each_draft_length_its_own_histogram(run, hist_file: Path, tmp_path: Path) -> None:
-    (tmp_path / "accept_hist_k1.json").write_text('{"k": 1, "hist": {"0": 1, "1": 9}}')
-    assert run("sweep", "--hist", ".", "--draftN", "1:4", "--out", "s.csv").returncode == 0
-    frame = pd.read_csv(tmp_path / "s.csv")
-    assert frame.closed_form_tokens_per_round.tolist() == pytest.approx([1.9, 2.5, 3.1, 3.6])
-
-
-@pytest.mark.parametrize("kind", ["auto", "curves"])
-@pytest.mark.parametrize("suffix", ["png", "svg"])
-def test_a_plot_is_written_beside_the_table(run, tmp_path: Path, kind: str, suffix: str) -> None:
+@pytest.mark.parametrize(("kind", "suffix", "start"), [("auto", "png", b"\x89PNG"), ("curves", "svg", b"<?xml")])
+def test_a_plot_is_written_beside_the_table(run, tmp_path: Path, kind: str, suffix: str, start: bytes) -> None:
     done = run("sweep", "--draftN", "1:6", "--alpha", "0.5:0.9:0.1", "--plot", f"p.{suffix}", "--plot-kind", kind)
     assert done.returncode == 0, done.stderr
-    start = (tmp_path / f"p.{suffix}").read_bytes()[:5]
-    assert start.startswith(b"\x89PNG" if suffix == "png" else b"<?xml")
+    assert (tmp_path / f"p.{suffix}").read_bytes().startswith(start)
     assert f"wrote p.{suffix}" in done.stdout
 
 
@@ -99,27 +84,23 @@ BAD_OPTIONS = [
     (("--alpha", "0:1:0.0001", "--draft-cost", "0.0001:1:0.0001"), "points, at most"),
     (("--hist", "absent.json"), "absent.json: no such file"),
     (("--workmem", "0,8", "--workflops", "0"), "are both 0"),
+    (("--draftN", "1:5", "--hist", "accept_hist_k4.json"), "--draftN: 5", "expected 1 to 4"),
 ]
 
 
-@pytest.mark.parametrize(("arguments", "message"), BAD_OPTIONS)
-def test_a_bad_option_is_one_line(run, user_error, tmp_path: Path, arguments: tuple, message: str) -> None:
-    user_error(run("sweep", *arguments), message)
-    assert not list(tmp_path.iterdir())
+def test_a_bad_option_is_one_line(run, user_error, hist_file: Path, tmp_path: Path) -> None:
+    for arguments, *messages in BAD_OPTIONS:
+        user_error(run("sweep", *arguments), *messages)
+        assert list(tmp_path.iterdir()) == [hist_file]
 
 
-def test_a_draft_length_above_the_files_k_is_refused(run, user_error, hist_file: Path) -> None:
-    user_error(run("sweep", "--draftN", "1:5", "--hist", hist_file), "--draftN: 5", "expected 1 to 4")
-
-
-@pytest.mark.parametrize("option", ["--out", "--plot"])
-def test_existing_outputs_are_kept_unless_forced(run, user_error, tmp_path: Path, option: str) -> None:
-    path = tmp_path / ("kept.csv" if option == "--out" else "kept.png")
-    path.write_text("precious")
-    user_error(run("sweep", *GRID, option, path), "exists already")
-    assert path.read_text() == "precious"
-    assert run("sweep", *GRID, option, path, "--force").returncode == 0
-    assert path.read_bytes() != b"precious"
+def test_existing_outputs_are_kept_unless_forced(run, user_error, tmp_path: Path) -> None:
+    for option, path in (("--out", tmp_path / "kept.csv"), ("--plot", tmp_path / "kept.png")):
+        path.write_text("precious")
+        user_error(run("sweep", *GRID, option, path), "exists already")
+        assert path.read_text() == "precious"
+        assert run("sweep", *GRID, option, path, "--force").returncode == 0
+        assert path.read_bytes() != b"precious"
 
 
 def test_parquet_without_its_library_says_how_to_get_it(run_real, user_error, tmp_path: Path) -> None:

@@ -15,23 +15,22 @@ def cells(text: str) -> list[list[str]]:
     return [re.split(r" {2,}", line.strip()) for line in lines if line.strip("─ ")]
 
 
-def test_a_file_gets_plain_columns() -> None:
-    assert table(ROWS, left=(0, 2)).splitlines() == [
+def test_a_file_gets_plain_columns_and_a_terminal_the_same_cells_ruled_and_coloured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plain = table(ROWS, left=(0, 2))
+    assert plain.splitlines() == [
         "pass             ms  binds",
         "plain step    6.393  memory",
         "[draft]       1.355",
         "verification  6.400",
     ]
-
-
-@pytest.mark.parametrize("headed", [True, False])
-def test_a_terminal_gets_the_same_cells_ruled_and_coloured(monkeypatch: pytest.MonkeyPatch, headed: bool) -> None:
-    plain = table(ROWS)
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     monkeypatch.setenv("TERM", "xterm-256color")
-    shown = table(ROWS, headed=headed)
-    assert cells(shown) == cells(plain)
-    assert ("\x1b[" in shown) == ("─" in shown) == headed
+    for headed in (True, False):
+        shown = table(ROWS, headed=headed)
+        assert cells(shown) == cells(plain)
+        assert ("\x1b[" in shown) == ("─" in shown) == headed
 
 
 def test_a_bar_counts_to_the_end_on_a_terminal_and_is_silent_elsewhere(

@@ -5,35 +5,23 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from simulator.costs.profile import Decoding, PassCost, constant
+from simulator.costs.profile import Decoding
 from simulator.costs.timed_pair import DecodedPair
 
-VERIFY = PassCost(flop_scale=constant(3e-4), mem_scale=constant(8e-3), overlap_exponent=1.0)
-DECODING = Decoding(
-    target="t",
-    draft="d",
-    dtype="bfloat16",
-    batch=1,
-    baseline_s=9e-3,
-    baseline_error=0.02,
-    draft_step_s=1e-3,
-    draft_step_error=0.03,
-    verify=VERIFY,
-    draft_lengths=(1, 4),
-)
+from .builders import pass_cost
+
+VERIFY = pass_cost(3e-4, 8e-3, overlap_exponent=1.0)
+SECONDS = {"baseline_s": 9e-3, "baseline_error": 0.02, "draft_step_s": 1e-3, "draft_step_error": 0.03}
+DECODING = Decoding(target="t", draft="d", dtype="bfloat16", batch=1, verify=VERIFY, draft_lengths=(1, 4), **SECONDS)
 PAIR = DecodedPair(decoding=DECODING, round_overhead_s=5e-4, round_overhead_error=0.1)
 
 
 def test_a_round_by_hand() -> None:
     cost = PAIR.round_cost(4)
-    assert float(cost.draft_s) == pytest.approx(4e-3)
-    assert float(cost.verify_s) == pytest.approx(5 * 3e-4 + 8e-3)
-    assert float(cost.baseline_s) == pytest.approx(9e-3)
-    assert float(cost.overhead_s) == pytest.approx(5e-4)
-    assert float(cost.after_miss_s) == pytest.approx(4e-3 + 9.5e-3 + 5e-4)
-
-
-def test_draft_lengths_broadcast_and_nothing_drafted_costs_no_draft() -> None:
+    seconds = {"draft_s": 4e-3, "verify_s": 5 * 3e-4 + 8e-3, "baseline_s": 9e-3, "overhead_s": 5e-4}
+    for name, value in (seconds | {"after_miss_s": 4e-3 + 9.5e-3 + 5e-4}).items():
+        assert float(getattr(cost, name)) == pytest.approx(value)
+    # Draft lengths broadcast, and nothing drafted costs no draft.
     cost = PAIR.round_cost(np.array([[0, 1], [2, 8]]))
     assert cost.draft_s == pytest.approx(np.array([[0, 1e-3], [2e-3, 8e-3]]))
     assert cost.verify_s.shape == cost.baseline_s.shape == cost.overhead_s.shape == (2, 2)
@@ -54,7 +42,7 @@ def test_scaling_the_target_moves_its_plain_step_as_its_pass_over_one_token() ->
 
 
 @pytest.mark.statistical
-def test_draws_have_the_errors_that_are_stated() -> None:
+def test_draws_have_the_errors_that_are_stated_and_what_is_certain_is_not_drawn() -> None:
     covariance = np.full((2, 2), 0.05**2)
     unsure = replace(VERIFY, uncertain=("flop_scale[0]", "mem_scale[0]"), covariance=covariance)
     pair = replace(PAIR, decoding=replace(DECODING, verify=unsure))
@@ -71,9 +59,6 @@ def test_draws_have_the_errors_that_are_stated() -> None:
         assert np.ptp(drawn, axis=1).max() < 1e-9
     baseline, draft = (np.log(getattr(cost, n)[:, 0]) for n in ("baseline_s", "draft_s"))
     assert abs(np.corrcoef(baseline, draft)[0, 1]) < 4 / np.sqrt(samples)
-
-
-def test_what_is_certain_is_not_drawn() -> None:
     sure = replace(DECODING, baseline_error=0.0, draft_step_error=0.0)
     pair = DecodedPair(decoding=sure, round_overhead_s=5e-4)
     drawn = pair.sample(np.random.default_rng(0), 10).round_cost(np.array([2]))

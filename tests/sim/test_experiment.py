@@ -1,8 +1,11 @@
 """Replications, their interval, and the verdict."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from simulator.answers.uncertainty import Uncertainty
 from simulator.answers.verdict import in_words, judge
 from simulator.costs.step import Knobs
 from simulator.ground.histogram import AcceptanceHistogram
@@ -19,9 +22,6 @@ def test_more_replications_leave_the_first_ones_as_they_were() -> None:
     few, many = replicate(setting(), 3, seed=5), replicate(setting(), 10, seed=5)
     assert (many.rounds[:3] == few.rounds).all()
     assert len(set(many.rounds)) > 1
-
-
-def test_another_seed_gives_another_sample_and_the_same_seed_the_same() -> None:
     runs = [replicate(setting(), 8, seed).rounds.tolist() for seed in (1, 1, 2)]
     assert runs[0] == runs[1] != runs[2]
 
@@ -35,11 +35,8 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
     assert abs(covered - 0.95) <= 4 * np.sqrt(0.95 * 0.05 / trials)
     # Negative control: a speedup of 2.05 is covered clearly less often.
     assert ((low <= 2.05) & (high >= 2.05)).mean() < 0.9
-
-
-def test_an_interval_without_spread_is_a_point() -> None:
-    low, high = interval95(np.full(4, 2.0), np.array(4.0))
-    assert (low, high) == (2.0, 2.0)
+    # One without spread is a point.
+    assert interval95(np.full(4, 2.0), np.array(4.0)) == (2.0, 2.0)
 
 
 def test_the_summary_counts_per_run_and_adds_up() -> None:
@@ -49,8 +46,7 @@ def test_the_summary_counts_per_run_and_adds_up() -> None:
     assert found.rounds + found.accepted - found.cut_tokens == pytest.approx(512)
     assert found.drafted == pytest.approx(4 * found.rounds)
     assert found.tokens_per_round == pytest.approx(1 + found.accepted / found.rounds)
-    per_token = found.draft_ms_per_token + found.verify_ms_per_token
-    assert found.speculative_ms_per_token == pytest.approx(per_token)
+    assert found.speculative_ms_per_token == pytest.approx(found.draft_ms_per_token + found.verify_ms_per_token)
     low, high = found.simulation_noise_ci95
     assert low < found.speedup < high
 
@@ -61,7 +57,7 @@ def verdict_of(point: Setting, replications: int = 16):
     return verdict, " ".join(in_words(verdict, summary, point.draft_length))
 
 
-def test_the_verdict_says_pays_with_the_best_k_of_the_histogram() -> None:
+def test_the_verdict_says_whether_it_pays_with_the_best_k_of_the_histogram() -> None:
     histogram = HistogramAcceptance((AcceptanceHistogram((10, 10, 10, 10, 60)),))
     verdict, words = verdict_of(setting(histogram))
     assert verdict.answer == "pays"
@@ -69,17 +65,12 @@ def test_the_verdict_says_pays_with_the_best_k_of_the_histogram() -> None:
     assert verdict.best_speedup == pytest.approx((1 + 0.9 + 0.8 + 0.7 + 0.6) / 1.4)
     assert "It pays" in words
     assert "the longest this histogram tells of" in words
-
-
-def test_the_verdict_says_no_when_it_does_not_pay() -> None:
     verdict, words = verdict_of(setting(IidAcceptance(0.1), draft_cost=0.5))
     assert verdict.answer == "does not pay"
     assert "It does not pay" in words
     assert "No draft length pays in long runs" in words
     assert verdict.break_even_alpha > 0.1
-
-
-def test_the_verdict_cannot_tell_from_one_run_or_at_break_even() -> None:
+    # From one run or at break-even it cannot tell.
     assert verdict_of(setting(), replications=1)[0].answer == "cannot tell"
     even = judge(setting(), summarise(setting(), replicate(setting(), 8, 0))).break_even_alpha
     verdict, words = verdict_of(setting(IidAcceptance(even), total=100_000))
@@ -91,8 +82,43 @@ def test_a_draft_as_costly_as_the_target_never_breaks_even() -> None:
     verdict, words = verdict_of(setting(draft_cost=1.5))
     assert verdict.break_even_alpha is None
     assert "not even if every draft were accepted" in words
-
-
-def test_an_iid_search_reaches_at_least_the_k_that_was_asked_for() -> None:
+    # The search reaches at least the K that was asked for.
     verdict, _ = verdict_of(setting(IidAcceptance(0.99), draft_cost=0.01, k=30))
     assert verdict.searched_to == 30
+
+
+def sure(low: float, high: float) -> Uncertainty:
+    best = {"best_draft_length": 4, "best_draft_length_ci95": (4, 4), "best_share": 1.0, "draft_lengths": (4,)}
+    return Uncertainty(speedup_ci95=(low, high), speedup_low95=(low,), speedup_high95=(high,), **best)
+
+
+SETTING = setting(IidAcceptance(0.7), total=2000)
+SUMMARY = summarise(SETTING, replicate(SETTING, 8, 0))
+ANSWERS = [
+    ((1.1, 1.2), (1.05, 1.3), "pays"),
+    ((1.1, 1.2), (0.9, 1.4), "cannot tell"),
+    ((0.9, 1.1), (1.05, 1.3), "cannot tell"),
+    ((0.8, 0.9), (0.7, 0.95), "does not pay"),
+    ((0.8, 0.9), (0.7, 1.05), "cannot tell"),
+    ((1.1, 1.2), (0.7, 0.9), "cannot tell"),
+    (None, (1.2, 1.4), "cannot tell"),
+    # Where nothing is uncertain, the runs alone say.
+    ((1.1, 1.2), (0.99, 0.99), "pays"),
+]
+
+
+def test_both_intervals_have_to_lie_on_one_side_of_1() -> None:
+    for runs, known, answer in ANSWERS:
+        summary = replace(SUMMARY, simulation_noise_ci95=runs)
+        assert judge(SETTING, summary, sure(*known)).answer == answer
+
+
+def test_words_name_what_leaves_it_open() -> None:
+    summary = replace(SUMMARY, speedup=1.15, simulation_noise_ci95=(1.1, 1.2))
+    plain = judge(SETTING, summary)
+    assert in_words(plain, summary, 4)[0] == "It pays: 1.15x as fast, 13% less time a token."
+    open_ = in_words(judge(SETTING, summary, sure(0.9, 1.4)), summary, 4)[0]
+    assert open_ == "Cannot tell: 1.15x, but constants and acceptance are not known well enough."
+    summary = replace(summary, simulation_noise_ci95=(0.95, 1.2))
+    runs = in_words(judge(SETTING, summary, sure(0.9, 1.4)), summary, 4)[0]
+    assert runs.startswith("Cannot tell: 1.15x, and its interval holds 1. Take more --replications")

@@ -9,35 +9,19 @@ import pytest
 
 from simulator.answers.uncertainty import sensitivities, speedups, uncertainty
 from simulator.costs.model_costs import SEPARATE, ModelPair
-from simulator.costs.profile import MEASURED, Link, PassCost, Profile, constant
-from simulator.costs.shapes import read_shape
+from simulator.costs.profile import Link, PassCost
 from simulator.costs.step import Costs, Knobs
 from simulator.ground.histogram import AcceptanceHistogram, load_histogram, variance
 from simulator.rounds.acceptance_law import AcceptanceModel, HistogramAcceptance, IidAcceptance, iid_laws
 from simulator.rounds.analytic import closed_form
 
-COST = PassCost(
-    flop_scale=constant(2e-15), mem_scale=constant(4e-13), launch_s=2e-6, fixed_s=1e-4, overlap_exponent=4.0
-)
+from .builders import device, model_pair, pass_cost
+
+COST = pass_cost(2e-15, 4e-13, launch_s=2e-6, fixed_s=1e-4, overlap_exponent=4.0)
 NAMES = ("flop_scale[0]", "mem_scale[0]", "launch_s", "fixed_s", "overlap_exponent")
 ERRORS = np.array([0.1, 0.05, 0.2, 0.2, 0.1])
-DEVICE = Profile(
-    name="one",
-    device="A device",
-    status=MEASURED,
-    passes={"bfloat16": COST},
-    launches_per_layer=8,
-    link=Link(bytes_per_s=1e11, latency_s=1e-5),
-)
-PAIR = ModelPair(
-    profile=DEVICE,
-    target=read_shape("llama-3.1-8b"),
-    draft=read_shape("llama-3.2-1b"),
-    dtype="bfloat16",
-    draft_dtype="bfloat16",
-    batch=32,
-    round_overhead_s=5e-4,
-)
+DEVICE = device({"bfloat16": COST}, launches_per_layer=8, link=Link(bytes_per_s=1e11, latency_s=1e-5))
+PAIR = model_pair(DEVICE, "llama-3.1-8b", "llama-3.2-1b", batch=32, round_overhead_s=5e-4)
 KNOBS = Knobs(work_flops=1.0, work_mem=1.0, flop_scale_s=1e-3, mem_scale_s=2e-3, draft_cost=0.1)
 LAW = np.array([0.28, 0.2, 0.1, 0.08, 0.34])
 
@@ -61,11 +45,11 @@ def coverage(cases: int, *, shrink: float = 1.0) -> float:
         made = dict(zip(NAMES, np.exp(ERRORS * rng.standard_normal(len(NAMES))), strict=True))
         passes = {"bfloat16": stated(COST.scaled(made), 1 / shrink)}
         overhead_s = PAIR.round_overhead_s * float(np.exp(0.2 * rng.standard_normal()))
-        found = replace(PAIR, profile=replace(DEVICE, passes=passes), round_overhead_s=overhead_s)
-        found = replace(found, round_overhead_error=0.2 / shrink)
+        pair = replace(PAIR, profile=replace(DEVICE, passes=passes), round_overhead_s=overhead_s)
+        pair = replace(pair, round_overhead_error=0.2 / shrink)
         rounds = np.bincount(rng.choice(5, 400, p=LAW), minlength=5)
         measured = AcceptanceHistogram(tuple(map(float, rounds)), design_effect=1 / shrink**2)
-        sure = uncertainty(found, HistogramAcceptance((measured,)), 4, 4, rng, overlap=False, samples=400)
+        sure = uncertainty(pair, HistogramAcceptance((measured,)), 4, 4, rng, overlap=False, samples=400)
         low, high = sure.speedup_ci95
         held += low <= truth <= high
     return held / cases
@@ -73,9 +57,7 @@ def coverage(cases: int, *, shrink: float = 1.0) -> float:
 
 def test_the_interval_of_the_speedup_holds_the_truth_as_often_as_it_says() -> None:
     assert abs(coverage(400) - 0.95) < 3 * np.sqrt(0.95 * 0.05 / 400)
-
-
-def test_errors_stated_at_a_third_of_what_they_are_would_be_noticed() -> None:
+    # Negative control: errors stated at a third of what they are would be noticed.
     assert coverage(150, shrink=3) < 0.95 - 10 * np.sqrt(0.95 * 0.05 / 150)
 
 
@@ -110,15 +92,13 @@ def best_coverage(rounds: int, cases: int, *, design_effect: float = 1.0) -> tup
     return held[0] / cases, held[1] / cases
 
 
-@pytest.mark.parametrize("rounds", [60, 400])
-def test_the_interval_of_the_best_draft_length_holds_the_truth_of_few_rounds_too(rounds: int) -> None:
-    of_best, of_gain = best_coverage(rounds, 200)
-    # Draft lengths are whole: their interval may hold the truth more often than it says.
-    assert of_best > 0.95 - 3 * np.sqrt(0.95 * 0.05 / 200)
-    assert abs(of_gain - 0.95) < 3.5 * np.sqrt(0.95 * 0.05 / 200)
-
-
-def test_a_histogram_taken_for_nine_times_its_rounds_would_be_noticed() -> None:
+def test_the_interval_of_the_best_draft_length_holds_the_truth_of_few_rounds_too() -> None:
+    for rounds in (60, 400):
+        of_best, of_gain = best_coverage(rounds, 200)
+        # Draft lengths are whole: their interval may hold the truth more often than it says.
+        assert of_best > 0.95 - 3 * np.sqrt(0.95 * 0.05 / 200)
+        assert abs(of_gain - 0.95) < 3.5 * np.sqrt(0.95 * 0.05 / 200)
+    # Negative control: a histogram taken for nine times its rounds would be noticed.
     assert max(best_coverage(60, 80, design_effect=1 / 9)) < 0.95 - 6 * np.sqrt(0.95 * 0.05 / 80)
 
 
@@ -128,13 +108,12 @@ def test_without_errors_every_draw_is_the_closed_form_overlapped_or_not(
     costs: Costs, acceptance: AcceptanceModel
 ) -> None:
     lengths = np.arange(1, 5)
+    laws = [(acceptance.law(k), k, acceptance.bonus_guess_rate(k)) for k in range(1, 5)]
     for overlap in (False, True):
-        single = [
-            gain(costs, acceptance.law(k), k, rate=acceptance.bonus_guess_rate(k), overlap=overlap) for k in range(1, 5)
-        ]
+        single = [gain(costs, law, k, rate=rate, overlap=overlap) for law, k, rate in laws]
         assert speedups(costs, acceptance, lengths, overlap=overlap) == pytest.approx(single)
         drawn = costs.sample(np.random.default_rng(0), 3)
-        tau = [1 + acceptance.law(k) @ np.arange(k + 1) for k in range(1, 5)]
+        tau = [1 + law @ np.arange(k + 1) for law, k, _ in laws]
         found = speedups(drawn, acceptance, lengths, np.broadcast_to(tau, (3, 4)), overlap=overlap)
         assert found == pytest.approx(np.broadcast_to(single, (3, 4)))
 
@@ -156,12 +135,17 @@ def test_the_best_draft_length_grows_certain_as_the_errors_vanish() -> None:
         assert first <= best <= last
         shares.append(found.best_share)
         widths.append(found.speedup_ci95[1] - found.speedup_ci95[0])
-    assert shares[0] < 0.7
     assert shares == sorted(shares)
-    assert shares[-1] == 1
+    assert shares[0] < 0.7 < shares[-1] == 1
     assert (first, last) == (best, best)
     assert widths == sorted(widths, reverse=True)
     assert widths[-1] < 1e-3
+
+
+def test_draws_are_those_of_the_generator_and_nothing_else() -> None:
+    generators = map(np.random.default_rng, (1, 1, 2))
+    first, again, other = (uncertainty(near_tie(1.0), IidAcceptance(0.75), 4, 8, g, overlap=False) for g in generators)
+    assert first == again != other
 
 
 def test_the_share_of_the_best_length_is_what_pricing_each_draw_alone_gives() -> None:
@@ -171,23 +155,18 @@ def test_the_share_of_the_best_length_is_what_pricing_each_draw_alone_gives() ->
     drawn = pair.sample(np.random.default_rng(9), samples)
     best = []
     for i in range(samples):
-        cost = {name: curve_at(own, i) for name, own in drawn.profile.passes.items()}
-        alone = replace(pair, profile=replace(DEVICE, passes=cost))
+        alone = replace(
+            pair, profile=replace(DEVICE, passes={"bfloat16": sample_of(drawn.profile.cost("bfloat16"), i)})
+        )
         alone = replace(alone, round_overhead_s=float(drawn.round_cost(np.array([1])).overhead_s[i, 0]))
-        best.append(max(range(1, 9), key=lambda k, own=alone: gain(own, model.law(k), k)))
+        best.append(max(range(1, 9), key=lambda k, alone=alone: gain(alone, model.law(k), k)))
     assert found.best_share == pytest.approx(np.mean(np.array(best) == found.best_draft_length))
     assert 0 < found.best_share < 1
 
 
-def curve_at(cost: PassCost, i: int) -> PassCost:
-    """One of the samples of a cost."""
-    return PassCost(
-        flop_scale=constant(float(cost.flop_scale.seconds[i, 0])),
-        mem_scale=constant(float(cost.mem_scale.seconds[i, 0])),
-        launch_s=float(np.asarray(cost.launch_s)[i]),
-        fixed_s=float(np.asarray(cost.fixed_s)[i]),
-        overlap_exponent=float(np.asarray(cost.overlap_exponent)[i]),
-    )
+def sample_of(cost: PassCost, i: int) -> PassCost:
+    scalars = {n: float(np.asarray(getattr(cost, n))[i]) for n in ("launch_s", "fixed_s", "overlap_exponent")}
+    return pass_cost(float(cost.flop_scale.seconds[i, 0]), float(cost.mem_scale.seconds[i, 0]), **scalars)
 
 
 def test_a_histogram_file_brings_the_error_of_its_own_interval(tmp_path: Path) -> None:
@@ -195,38 +174,20 @@ def test_a_histogram_file_brings_the_error_of_its_own_interval(tmp_path: Path) -
     hist = {"k": 4, "hist": {"0": 28, "1": 20, "2": 10, "3": 8, "4": 34}, "samples": 100}
     path.write_text(json.dumps(hist | {"metrics": {"ci95": {"tokens_per_round": [2.5, 3.5]}}}))
     model = HistogramAcceptance((load_histogram(path),))
-    own = model.histograms[0]
-    assert own.design_effect * variance(own.law) / own.samples == pytest.approx((0.5 / 1.959964) ** 2)
-    draws = 20_000
-    found = uncertainty(KNOBS, model, 4, 4, np.random.default_rng(1), overlap=False, samples=draws)
+    (one,) = model.histograms
+    assert one.design_effect * variance(one.law) / one.samples == pytest.approx((0.5 / 1.959964) ** 2)
+    found = uncertainty(KNOBS, model, 4, 4, np.random.default_rng(1), overlap=False, samples=20_000)
     low, high = found.speedup_ci95
     middle = gain(KNOBS, LAW, 4)
     tau = 1 + float(LAW @ np.arange(5))
     assert (low, high) == pytest.approx(((tau - 0.5) / tau * middle, (tau + 0.5) / tau * middle), rel=0.01)
 
 
-def test_draws_are_those_of_the_generator_and_nothing_else() -> None:
-    first, again, other = (
-        uncertainty(near_tie(1.0), IidAcceptance(0.75), 4, 8, np.random.default_rng(s), overlap=False)
-        for s in (1, 1, 2)
-    )
-    assert first == again
-    assert first != other
-
-
 # The elasticity of tau B / (K d + V + o) in a constant is its share of B less its share of the round.
-def test_sensitivities_of_a_memory_bound_round_by_hand() -> None:
+def test_sensitivities_of_a_round_by_hand() -> None:
     # A step of 1 + 2 ms of which 2 are memory; K = 4: drafts of 0.2 + 1 ms, verification as a step, 0.5 ms besides.
-    knobs = Knobs(
-        work_flops=1e-3,
-        work_mem=1,
-        flop_scale_s=1e-3,
-        mem_scale_s=2e-3,
-        draft_cost=0.1,
-        pass_overhead_s=1e-3,
-        round_overhead_s=5e-4,
-    )
-    found = sensitivities(knobs, IidAcceptance(0.8), 4, overlap=False)
+    base = Knobs(work_flops=1e-3, work_mem=1, flop_scale_s=1e-3, mem_scale_s=2e-3, draft_cost=0.1, pass_overhead_s=1e-3)
+    found = sensitivities(replace(base, round_overhead_s=5e-4), IidAcceptance(0.8), 4, overlap=False)
     step, round_ms = 3.0, 4 * 1.2 + 3.0 + 0.5
     memory, fixed, over = (2 / step, 2.8 / round_ms), (1 / step, 5 / round_ms), (0, 0.5 / round_ms)
     for name, (of_step, of_round) in (("mem_scale", memory), ("fixed_s", fixed), ("round_overhead_s", over)):
@@ -235,14 +196,8 @@ def test_sensitivities_of_a_memory_bound_round_by_hand() -> None:
     assert found["flop_scale"] == found["launch_s"] == 0
     tau = (1 - 0.8**5) / 0.2
     assert found["mean_accepted"] == pytest.approx((tau - 1) / tau)
-
-
-def test_sensitivities_of_a_compute_bound_round_by_hand() -> None:
     # Arithmetic alone: a step of 4 ms and 1 ms besides, drafts of 0.4 + 1 ms, verification of 5 tokens 20 + 1 ms.
-    knobs = Knobs(
-        work_flops=4, work_mem=1e-6, flop_scale_s=1e-3, mem_scale_s=1e-3, draft_cost=0.1, pass_overhead_s=1e-3
-    )
-    found = sensitivities(knobs, IidAcceptance(0.8), 4, overlap=False)
+    found = sensitivities(replace(base, work_flops=4, work_mem=1e-6), IidAcceptance(0.8), 4, overlap=False)
     of_step, of_round = 4 / 5, (4 * 0.4 + 20) / (4 * 1.4 + 21)
     assert found["flop_scale"] == pytest.approx((of_step - of_round) / (1 + 0.01 * of_round), rel=1e-9)
     assert found["mem_scale"] == pytest.approx(0, abs=1e-9)
@@ -253,10 +208,8 @@ def test_sensitivities_of_models_are_shares_of_their_parts(batch: int, devices: 
     pair = replace(PAIR, batch=batch, context=200, devices=devices)
     pair = replace(pair, profile=replace(DEVICE, passes={"bfloat16": replace(COST, overlap_exponent=np.inf)}))
     k = 3
-    step, draft, verify = (
-        p.parts(batch, n, 200)
-        for p, n in ((pair.placed_target, 1), (pair.placed_draft, 1), (pair.placed_target, k + 1))
-    )
+    step, verify = (pair.placed_target.parts(batch, n, 200) for n in (1, k + 1))
+    draft = pair.placed_draft.parts(batch, 1, 200)
     step_s, round_s = float(step.total_s), float(k * draft.total_s + verify.total_s) + 5e-4
     found = sensitivities(pair, IidAcceptance(0.7), k, overlap=False)
 
@@ -275,9 +228,8 @@ def test_sensitivities_of_models_are_shares_of_their_parts(batch: int, devices: 
 
 
 def test_more_accepted_tokens_change_the_speedup_as_said() -> None:
-    law = AcceptanceHistogram(tuple(LAW)).law
     found = sensitivities(PAIR, HistogramAcceptance((AcceptanceHistogram(tuple(LAW)),)), 4, overlap=False)
     # 1 % more accepted: a hundredth of A tokens' worth of mean.
-    tau = 1 + law @ np.arange(5)
+    tau = 1 + LAW @ np.arange(5)
     more = 1 + 1.01 * (tau - 1)
     assert found["mean_accepted"] == pytest.approx((more / tau - 1) / 0.01)

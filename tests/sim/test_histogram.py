@@ -53,27 +53,17 @@ def test_cutting_is_the_law_of_the_smaller_of_both(values: list[float], data: st
         expected[min(accepted, k)] += count
     assert histogram.cut(k).counts == pytest.approx(expected)
     assert histogram.cut(k).survival == pytest.approx(histogram.survival[:k])
-
-
-@pytest.mark.parametrize("k", [0, 5, -1])
-def test_cutting_outside_the_own_k_is_refused(k: int) -> None:
-    with pytest.raises(UserError, match=r"expected 1\.\.4"):
-        AcceptanceHistogram((1, 1, 1, 1, 1)).cut(k)
+    for outside in (0, len(values), -1):
+        with pytest.raises(UserError, match=rf"expected 1\.\.{len(values) - 1}"):
+            histogram.cut(outside)
 
 
 @given(st.floats(0, 1), st.integers(1, 64))
-def test_iid_tokens_per_round_is_the_sum_of_powers(alpha: float, k: int) -> None:
-    assert tokens_per_round_iid(alpha, k) == pytest.approx(sum(alpha**i for i in range(k + 1)), rel=1e-9)
-
-
-@given(st.floats(0, 1), st.integers(1, 32))
-def test_alpha_iid_inverts_tokens_per_round(alpha: float, k: int) -> None:
+def test_alpha_iid_inverts_tokens_per_round_which_are_a_sum_of_powers(alpha: float, k: int) -> None:
     tau = tokens_per_round_iid(alpha, k)
+    assert tau == pytest.approx(sum(alpha**i for i in range(k + 1)), rel=1e-9)
     assert tokens_per_round_iid(alpha_iid(tau, k), k) == pytest.approx(tau, rel=1e-9)
-
-
-def test_alpha_iid_at_and_beyond_its_ends() -> None:
-    assert alpha_iid([0.5, 1, 5, 6], 4) == pytest.approx([0, 0, 1, 1])
+    assert alpha_iid([0.5, 1, k + 1, k + 2], k) == pytest.approx([0, 0, 1, 1])
 
 
 @given(counts)
@@ -82,12 +72,6 @@ def test_a_saved_histogram_reads_back_the_same(values: list[float]) -> None:
         path = Path(folder) / "h.json"
         save_histogram(path, AcceptanceHistogram(tuple(values)), {"seed": 1})
         assert load_histogram(path).counts == pytest.approx(tuple(values))
-
-
-def test_the_file_others_write_is_read(tmp_path: Path) -> None:
-    path = tmp_path / "h.json"
-    path.write_text('{"k": 4, "hist": {"0": 153, "1": 47}, "samples": 200, "note": "S1"}')
-    assert load_histogram(path).counts == (153, 47, 0, 0, 0)
 
 
 BROKEN = {
@@ -113,17 +97,14 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize(("text", "message"), BROKEN.items())
-def test_a_broken_file_is_named_with_key_and_value(tmp_path: Path, text: str, message: str) -> None:
+def test_a_broken_file_is_named_with_key_and_value(tmp_path: Path) -> None:
     path = tmp_path / "broken.json"
-    path.write_text(text)
-    with pytest.raises(UserError) as error:
-        load_histogram(path)
-    assert str(path) in str(error.value)
-    assert message in str(error.value)
-
-
-def test_a_missing_a_binary_and_a_folder_path_are_named(tmp_path: Path) -> None:
+    for text, message in BROKEN.items():
+        path.write_text(text)
+        with pytest.raises(UserError) as error:
+            load_histogram(path)
+        assert str(path) in str(error.value)
+        assert message in str(error.value)
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     for name, message in (("absent", "no such file"), ("binary", "not UTF-8"), (".", "cannot be read")):
         with pytest.raises(UserError, match=message):
@@ -150,9 +131,7 @@ def test_a_folder_holds_one_histogram_for_each_k(tmp_path: Path) -> None:
     save_histogram(tmp_path / "accept_hist_k2_again.json", AcceptanceHistogram((1, 2, 3)), {})
     with pytest.raises(UserError, match=r"k is 2, as in .*expected one file for each k"):
         load_histograms(tmp_path)
-
-
-def test_a_folder_that_mixes_measurements_is_refused(tmp_path: Path) -> None:
+    # One that mixes measurements.
     for k, temperature in ((1, 0.0), (2, 1.0)):
         parameters = {"k": k, "temperature": temperature}
         save_histogram(tmp_path / f"accept_hist_k{k}.json", AcceptanceHistogram((1,) * (k + 1)), parameters)
@@ -160,11 +139,11 @@ def test_a_folder_that_mixes_measurements_is_refused(tmp_path: Path) -> None:
         load_histograms(tmp_path)
 
 
-@pytest.mark.parametrize("epoch", ["soon", "9" * 20])
-def test_a_wrong_clock_is_named(monkeypatch: pytest.MonkeyPatch, epoch: str) -> None:
-    monkeypatch.setenv("SOURCE_DATE_EPOCH", epoch)
-    with pytest.raises(UserError, match=f"SOURCE_DATE_EPOCH: '{epoch}' is not a time"):
-        created_utc()
+def test_a_wrong_clock_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for epoch in ("soon", "9" * 20):
+        monkeypatch.setenv("SOURCE_DATE_EPOCH", epoch)
+        with pytest.raises(UserError, match=f"SOURCE_DATE_EPOCH: '{epoch}' is not a time"):
+            created_utc()
 
 
 def error_of(histogram: AcceptanceHistogram) -> float:
@@ -180,42 +159,35 @@ def test_the_error_of_independent_rounds_is_that_of_their_mean() -> None:
     assert error_of(AcceptanceHistogram((0, 7))) == 0
 
 
-def with_interval(tmp_path: Path, hist: dict[str, float], metrics: object) -> AcceptanceHistogram:
+def read(tmp_path: Path, counts: list[float], metrics: object, **more: object) -> AcceptanceHistogram:
     path = tmp_path / "h.json"
-    path.write_text(json.dumps({"k": 4, "hist": hist, "metrics": metrics}))
+    hist = {str(accepted): count for accepted, count in enumerate(counts)}
+    path.write_text(json.dumps({"k": len(counts) - 1, "hist": hist, "metrics": metrics} | more))
     return load_histogram(path)
 
 
+def interval(low: float, high: float) -> dict[str, object]:
+    return {"ci95": {"tokens_per_round": [low, high]}}
+
+
 def test_a_file_with_an_interval_has_its_design_effect(tmp_path: Path) -> None:
-    hist = {"0": 20, "1": 10, "2": 10, "3": 10, "4": 50}
-    independent = error_of(AcceptanceHistogram((20, 10, 10, 10, 50)))
-    for times in (1, 1.5, 3):
+    counts = [20, 10, 10, 10, 50]
+    independent = error_of(AcceptanceHistogram(tuple(counts)))
+    for times in (0, 0.5, 1, 1.5, 3):
         half = 1.959964 * times * independent
-        found = with_interval(tmp_path, hist, {"ci95": {"tokens_per_round": [3.6 - half, 3.6 + half]}})
-        assert found.design_effect == pytest.approx(times**2)
-        assert error_of(found) == pytest.approx(times * independent)
+        found = read(tmp_path, counts, interval(3.6 - half, 3.6 + half))
+        # One that is narrower than that of independent rounds is not believed.
+        assert found.design_effect == pytest.approx(max(times, 1) ** 2)
+        assert error_of(found) == pytest.approx(max(times, 1) * independent)
         # Shorter drafts of the same rounds are as much alike.
         assert found.cut(2).design_effect == found.design_effect
 
 
-@pytest.mark.parametrize("times", [0.0, 0.5])
-def test_an_interval_narrower_than_that_of_independent_rounds_is_not_believed(tmp_path: Path, times: float) -> None:
-    hist = {"0": 20, "1": 10, "2": 10, "3": 10, "4": 50}
-    half = 1.959964 * times * error_of(AcceptanceHistogram((20, 10, 10, 10, 50)))
-    found = with_interval(tmp_path, hist, {"ci95": {"tokens_per_round": [3.6 - half, 3.6 + half]}})
-    assert found.design_effect == 1
-
-
-@pytest.mark.parametrize(("parameters", "prompts"), [({"prompt_count": 3}, 3), ({}, 1), ({"prompt_count": "3"}, 1)])
-def test_rounds_of_too_few_prompts_for_an_interval_count_as_one_a_prompt(
-    tmp_path: Path, parameters: object, prompts: int
-) -> None:
-    path = tmp_path / "h.json"
-    hist = {"k": 1, "hist": {"0": 30, "1": 60}, "metrics": {"ci95": {"tokens_per_round": None}}}
-    path.write_text(json.dumps(hist | {"parameters": parameters}))
-    found = load_histogram(path)
-    assert found.design_effect == 90 / prompts
-    assert error_of(found) == pytest.approx(np.sqrt(2 / 9 / prompts))
+def test_rounds_of_too_few_prompts_for_an_interval_count_as_one_a_prompt(tmp_path: Path) -> None:
+    for parameters, prompts in (({"prompt_count": 3}, 3), ({}, 1), ({"prompt_count": "3"}, 1)):
+        found = read(tmp_path, [30, 60], {"ci95": {"tokens_per_round": None}}, parameters=parameters)
+        assert found.design_effect == 90 / prompts
+        assert error_of(found) == pytest.approx(np.sqrt(2 / 9 / prompts))
 
 
 def test_prompts_of_equal_rounds_count_as_one_round_each(tmp_path: Path) -> None:
@@ -223,23 +195,17 @@ def test_prompts_of_equal_rounds_count_as_one_round_each(tmp_path: Path) -> None
     rng = np.random.default_rng(0)
     prompts = rng.integers(0, 5, 60)
     means = prompts[rng.integers(0, 60, (20_000, 60))].mean(1)
-    low, high = 1 + np.quantile(means, (0.025, 0.975))
-    hist = {str(a): 25 * int((prompts == a).sum()) for a in range(5)}
-    found = with_interval(tmp_path, hist, {"ci95": {"tokens_per_round": [low, high]}})
+    found = read(tmp_path, (25 * np.bincount(prompts)).tolist(), interval(*1 + np.quantile(means, (0.025, 0.975))))
     assert found.design_effect == pytest.approx(25, rel=0.1)
     assert error_of(found) == pytest.approx(prompts.std() / np.sqrt(60), rel=0.05)
 
 
-@pytest.mark.parametrize(
-    "metrics",
-    [None, 3, {}, {"ci95": 3}, {"ci95": {}}, *({"ci95": {"tokens_per_round": v}} for v in ([3], ["2", "3"], {}))],
-)
-def test_without_a_usable_interval_rounds_count_as_independent(tmp_path: Path, metrics: object) -> None:
-    assert with_interval(tmp_path, {"0": 1, "4": 2}, metrics).design_effect == 1
-
-
-def test_rounds_that_are_all_alike_have_no_design_effect(tmp_path: Path) -> None:
-    assert with_interval(tmp_path, {"4": 9}, {"ci95": {"tokens_per_round": [5, 5]}}).design_effect == 1
+def test_without_a_usable_interval_rounds_count_as_independent(tmp_path: Path) -> None:
+    odd = [{"ci95": {"tokens_per_round": value}} for value in ([3], ["2", "3"], {})]
+    for metrics in (None, 3, {}, {"ci95": 3}, {"ci95": {}}, *odd):
+        assert read(tmp_path, [1, 0, 0, 0, 2], metrics).design_effect == 1
+    # Nor have rounds that are all alike a design effect.
+    assert read(tmp_path, [0, 0, 0, 0, 9], interval(5, 5)).design_effect == 1
 
 
 @given(counts)
@@ -247,13 +213,10 @@ def test_engines_are_told_the_rates_and_length_of_the_histogram(values: list[flo
     histogram = AcceptanceHistogram(tuple(values))
     found = synthetic_acceptance(histogram.survival.tolist(), histogram.tokens_per_round)
     vllm = found["vllm"]
-    assert isinstance(vllm, dict)
     rates = vllm["synthetic_acceptance_rates"]
     # Unconditional rates: they never rise, and one plus their sum is the mean length.
     assert all(1 >= a >= b >= 0 for a, b in pairwise(rates))
     assert 1 + sum(rates) == pytest.approx(found["mean_length"])
     assert vllm["num_speculative_tokens"] == len(rates) == histogram.draft_length
-    forced = found["tensorrt_llm"]
-    assert isinstance(forced, dict)
-    whole = forced["TLLM_SPEC_DECODE_FORCE_NUM_ACCEPTED_TOKENS"]
+    whole = found["tensorrt_llm"]["TLLM_SPEC_DECODE_FORCE_NUM_ACCEPTED_TOKENS"]
     assert whole is None or (whole >= 1 and abs(whole + 1 - histogram.tokens_per_round) <= 0.5 + 1e-9)

@@ -7,33 +7,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulator.costs.model_costs import PARTS, SEPARATE, USABLE_MEMORY, ModelPair, Placed, largest_batch
-from simulator.costs.profile import DATASHEET, MEASURED, Curve, Link, PassCost, Power, Profile, constant
+from simulator.costs.model_costs import PARTS, SEPARATE, USABLE_MEMORY, Placed, largest_batch
+from simulator.costs.profile import DATASHEET, Curve, Link, Power, Profile, constant
 from simulator.costs.shapes import read_shape
 from simulator.costs.step import RoundCost
 from simulator.ground.artefacts import UserError
 
+from .builders import device, model_pair, pass_cost
+
 FLOP_S, BYTE_S, LAUNCH_S, FIXED_S = 2e-15, 5e-13, 3e-6, 2e-5
-PLAIN = PassCost(flop_scale=constant(FLOP_S), mem_scale=constant(BYTE_S), launch_s=LAUNCH_S, fixed_s=FIXED_S)
-DEVICE = Profile(
-    name="one",
-    device="A device",
-    status=MEASURED,
-    passes={"bfloat16": PLAIN, "fp8": replace(PLAIN, flop_scale=constant(FLOP_S / 2)), "float32": PLAIN},
+PLAIN = pass_cost(FLOP_S, BYTE_S, launch_s=LAUNCH_S, fixed_s=FIXED_S)
+DEVICE = device(
+    {"bfloat16": PLAIN, "fp8": replace(PLAIN, flop_scale=constant(FLOP_S / 2)), "float32": PLAIN},
     launches_per_layer=4,
     memory_bytes=24 * 2**30,
     link=Link(bytes_per_s=1e11, latency_s=1e-5),
     power=Power(idle_w=50, load_w=400),
 )
-LLAMA = read_shape("llama-2-7b")
-PAIR = ModelPair(
-    profile=DEVICE,
-    target=LLAMA,
-    draft=read_shape("llama-68m"),
-    dtype="bfloat16",
-    draft_dtype="bfloat16",
-    round_overhead_s=1e-3,
-)
+PAIR = model_pair(DEVICE, "llama-2-7b", "llama-68m", round_overhead_s=1e-3)
+LLAMA = PAIR.target
 TIMES = tuple(f.name for f in fields(RoundCost) if f.name != "draft_length")
 
 # Llama 2 7B by hand: 32 layers, hidden 4096, as many key and value heads as query heads, inner size 11008, 32000 words.
@@ -56,24 +48,17 @@ def placed(devices: int = 1, name: str = "llama-2-7b", profile: Profile = DEVICE
     return Placed(shape=read_shape(name), dtype="bfloat16", kv_dtype=None, devices=devices, profile=profile)
 
 
-@pytest.mark.parametrize(
-    ("batch", "new", "context", "binds"),
-    [(1, 1, 511, "memory"), (1, 5, 511, "memory"), (8, 1, 4000, "memory"), (512, 5, 16, "compute")],
-)
-def test_a_pass_is_the_roofline_worked_by_hand(batch: int, new: int, context: int, binds: str) -> None:
-    parts = placed().parts(batch, new, context)
-    compute_s = flops_by_hand(batch, new, context) * FLOP_S
-    memory_s = bytes_by_hand(batch, new, context) * BYTE_S
+def test_a_pass_is_the_roofline_worked_by_hand() -> None:
     launch_s = 32 * 4 * LAUNCH_S
-    assert parts.compute_s == pytest.approx(compute_s, rel=1e-12)
-    assert parts.memory_s == pytest.approx(memory_s, rel=1e-12)
-    assert (parts.launch_s, parts.fixed_s) == (pytest.approx(launch_s, rel=1e-12), FIXED_S)
-    assert parts.link_s == 0
-    assert parts.total_s == pytest.approx(max(compute_s, memory_s) + launch_s + FIXED_S, rel=1e-12)
-    assert parts.binds == binds
-
-
-def test_launches_what_is_fixed_or_the_link_bind_where_they_are_longest() -> None:
+    for sizes in ((1, 1, 511), (1, 5, 511), (8, 1, 4000), (512, 5, 16)):
+        parts = placed().parts(*sizes)
+        compute_s, memory_s = flops_by_hand(*sizes) * FLOP_S, bytes_by_hand(*sizes) * BYTE_S
+        assert (parts.compute_s, parts.memory_s) == (pytest.approx(compute_s, 1e-12), pytest.approx(memory_s, 1e-12))
+        assert (parts.launch_s, parts.fixed_s) == (pytest.approx(launch_s, 1e-12), FIXED_S)
+        assert parts.link_s == 0
+        assert parts.total_s == pytest.approx(max(compute_s, memory_s) + launch_s + FIXED_S, rel=1e-12)
+        assert parts.binds == ("compute" if sizes[0] == 512 else "memory")
+    # Launches, what is fixed, or the link bind where they are longest.
     for changes, binds in (({"launch_s": 1e-3}, "launch"), ({"fixed_s": 1.0}, "fixed")):
         slow = replace(DEVICE, passes={"bfloat16": replace(PLAIN, **changes)})
         assert placed(profile=slow).parts(1, 1, 511).binds == binds
@@ -84,8 +69,8 @@ def test_launches_what_is_fixed_or_the_link_bind_where_they_are_longest() -> Non
 def test_the_overlap_exponent_and_curves_join_as_in_the_cost_function() -> None:
     # The seconds a FLOP of 5 x 8 tokens lie half way, in logarithms, between those of 10 and of 160.
     curve = Curve(np.array([10.0, 160.0]), np.array([4e-14, 1e-14]))
-    device = replace(DEVICE, passes={"bfloat16": replace(PLAIN, flop_scale=curve, overlap_exponent=2)})
-    parts = placed(profile=device).parts(8, 5, 100)
+    curved = replace(DEVICE, passes={"bfloat16": replace(PLAIN, flop_scale=curve, overlap_exponent=2)})
+    parts = placed(profile=curved).parts(8, 5, 100)
     assert parts.compute_s == pytest.approx(flops_by_hand(8, 5, 100) * 2e-14, rel=1e-12)
     total_s = np.hypot(parts.compute_s, parts.memory_s) + 32 * 4 * LAUNCH_S + FIXED_S
     assert parts.total_s == pytest.approx(total_s, rel=1e-12)
@@ -98,55 +83,44 @@ def test_devices_divide_the_work_and_add_two_ring_all_reduces_a_layer(devices: i
     assert many.memory_s == pytest.approx(one.memory_s / devices, rel=1e-12)
     assert many.launch_s == one.launch_s
     # Hidden states of 40 tokens in 16 bits: every device sends 2 (n - 1) chunks of an n-th of them.
-    reduce_s = 1e-5 + 2 * (devices - 1) * (40 * 4096 * 2 / devices) / 1e11
-    assert many.link_s == pytest.approx(32 * 2 * reduce_s, rel=1e-12)
+    chunk_s = (40 * 4096 * 2 / devices) / 1e11
+    assert many.link_s == pytest.approx(32 * 2 * (1e-5 + 2 * (devices - 1) * chunk_s), rel=1e-12)
     longer_s = max(many.compute_s, many.memory_s)
     assert many.total_s == pytest.approx(longer_s + many.launch_s + many.fixed_s + many.link_s, rel=1e-12)
-
-
-def test_devices_without_a_link_are_refused() -> None:
+    # In a mesh, to each other one at once; two devices share one link, so that a switch of that speed is as fast.
+    mesh = replace(DEVICE, link=Link(bytes_per_s=1e11, latency_s=1e-5, mesh=True))
+    assert placed(devices, profile=mesh).parts(8, 5, 1000).link_s == pytest.approx(32 * 2 * (1e-5 + 2 * chunk_s), 1e-12)
+    assert placed(2, profile=mesh).parts(8, 5, 1000).link_s == placed(2).parts(8, 5, 1000).link_s
     with pytest.raises(UserError, match=r"--tp: 2 devices, but the profile one names no link, expected 1"):
         placed(2, profile=replace(DEVICE, link=None)).parts(1, 1, 1)
 
 
-# gemma-2b: 18 layers, one key and value head of 256. deepseek-v2-lite: 27 layers, one latent vector of 512 + 64.
-@pytest.mark.parametrize(("name", "a_token"), [("gemma-2b", 18 * 2 * 256 * 2), ("deepseek-v2-lite", 27 * 576 * 2)])
-def test_a_single_key_and_value_head_is_held_and_read_by_every_device(name: str, a_token: int) -> None:
-    one, four = placed(1, name), placed(4, name)
-    for model in (one, four):
-        more = model.memory_bytes(3, 1001) - model.memory_bytes(3, 1)
-        assert more == pytest.approx(3 * 1000 * a_token, rel=1e-9)
-        longer_s = model.parts(3, 1, 1001).memory_s - model.parts(3, 1, 1).memory_s
-        assert longer_s == pytest.approx(3 * 1000 * a_token * BYTE_S, rel=1e-6)
-    weights = four.memory_bytes(3, 1001) - 3 * 1001 * a_token
-    assert weights == pytest.approx(read_shape(name).weight_bytes("bfloat16") / 4, rel=1e-9)
-
-
-def test_grouped_heads_are_divided_as_far_as_they_go() -> None:
-    # Llama 3.1 8B: 8 key and value heads of 128 in 32 layers.
-    a_token = 32 * 2 * 8 * 128 * 2
-    for devices, shares in ((1, 1), (4, 4), (8, 8), (16, 8), (32, 8)):
-        model = placed(devices, "llama-3.1-8b")
-        more = model.memory_bytes(2, 4097) - model.memory_bytes(2, 1)
-        assert more == pytest.approx(2 * 4096 * a_token / shares, rel=1e-9)
-
-
-@pytest.mark.parametrize(
-    ("dtype", "kv_dtype", "weight", "outer", "kv"),
-    [
+def test_memory_is_weights_and_cache_in_their_formats() -> None:
+    head = 32000 * 4096
+    for dtype, kv_dtype, weight, outer, kv in (
         ("bfloat16", None, 2, 2, 2),
         ("float32", None, 4, 4, 4),
         ("fp8", None, 1, 2, 2),
         ("fp8", "fp8", 1, 2, 1),
-    ],
-)
-def test_memory_is_weights_and_cache_in_their_formats(
-    dtype: str, kv_dtype: str | None, weight: float, outer: float, kv: float
-) -> None:
-    model = replace(placed(), dtype=dtype, kv_dtype=kv_dtype)
-    head = 32000 * 4096
-    weights = (MULTIPLIED - head) * weight + (2 * head + NORMS) * outer
-    assert model.memory_bytes(3, 700) == pytest.approx(weights + 3 * 700 * 32 * 2 * 4096 * kv, rel=1e-12)
+    ):
+        model = replace(placed(), dtype=dtype, kv_dtype=kv_dtype)
+        weights = (MULTIPLIED - head) * weight + (2 * head + NORMS) * outer
+        assert model.memory_bytes(3, 700) == pytest.approx(weights + 3 * 700 * 32 * 2 * 4096 * kv, rel=1e-12)
+
+
+# Llama 3.1 8B: 8 key and value heads of 128 in 32 layers, divided as far as they go. Gemma 2B: 18 layers, one head of
+# 256, and DeepSeek V2 Lite: 27 layers, one latent vector of 512 + 64, are held and read by every device.
+def test_keys_and_values_are_divided_as_far_as_their_heads_go() -> None:
+    shares = {"llama-3.1-8b": (1, 4, 8, 8, 8), "gemma-2b": (1, 1, 1, 1, 1), "deepseek-v2-lite": (1, 1, 1, 1, 1)}
+    a_token = {"llama-3.1-8b": 32 * 2 * 8 * 128 * 2, "gemma-2b": 18 * 2 * 256 * 2, "deepseek-v2-lite": 27 * 576 * 2}
+    for name, divided in shares.items():
+        for devices, share in zip((1, 4, 8, 16, 32), divided, strict=True):
+            model, kv = placed(devices, name), 3 * a_token[name] / share
+            assert model.memory_bytes(3, 1001) - model.memory_bytes(3, 1) == pytest.approx(1000 * kv, rel=1e-9)
+            longer_s = model.parts(3, 1, 1001).memory_s - model.parts(3, 1, 1).memory_s
+            assert longer_s == pytest.approx(1000 * kv * BYTE_S, rel=1e-6)
+            weights = read_shape(name).weight_bytes("bfloat16") / devices
+            assert model.memory_bytes(3, 1001) - 1001 * kv == pytest.approx(weights, rel=1e-9)
 
 
 def bytes_of(name: str, batch: int, context: int) -> float:
@@ -172,12 +146,9 @@ def test_the_largest_batch_is_the_last_that_fits(context: int, gib: float, devic
     assert not fits(found + 1)
 
 
-def test_an_empty_context_still_bounds_the_batch() -> None:
+def test_an_empty_context_bounds_the_batch_and_an_unknown_memory_does_not() -> None:
     # Of a sequence that starts, one token at least is held.
     assert largest_batch(replace(PAIR, context=0)) == largest_batch(replace(PAIR, context=1))
-
-
-def test_the_largest_batch_is_not_known_without_the_memory() -> None:
     assert largest_batch(replace(PAIR, profile=replace(DEVICE, memory_bytes=None))) is None
 
 
@@ -190,10 +161,7 @@ def test_a_draft_apart_leaves_the_target_its_memory_and_runs_on_one_device() -> 
     assert cost.baseline_s == same.round_cost(3).baseline_s
     assert cost.draft_step_s == placed(1, "llama-68m").parts(1, 1, 1024).total_s
     assert same.round_cost(3).draft_step_s == placed(4, "llama-68m").parts(1, 1, 1024).total_s
-
-
-def test_a_draft_apart_that_fills_its_own_device_bounds_the_batch() -> None:
-    # The target is on 8 devices, a draft of the same size on a single one.
+    # With the target on 8 devices, a draft of the same size on a single one is what bounds the batch.
     pair = replace(PAIR, draft=LLAMA, devices=8, placement=SEPARATE)
     assert largest_batch(pair) == largest_batch(replace(PAIR, target=PAIR.draft, draft=LLAMA, placement=SEPARATE))
     assert pair.memory_bytes == pytest.approx(bytes_of("llama-2-7b", 1, 1024))
@@ -223,49 +191,35 @@ def test_a_grid_of_lengths_batches_and_contexts_is_its_points(target: str) -> No
             assert getattr(found, name)[at] == pytest.approx(float(getattr(alone, name)), rel=1e-12)
 
 
-LENGTHS = [3, np.array([3]), np.array([1, 2, 5]), np.array([[1, 2], [3, 4]])]
-
-
-@pytest.mark.parametrize("lengths", LENGTHS, ids=["scalar", "one", "three", "two by two"])
-def test_samples_come_in_front_and_without_uncertainty_repeat_the_plain_costs(lengths: object) -> None:
+def test_samples_come_in_front_and_without_uncertainty_repeat_the_plain_costs() -> None:
     certain = replace(PLAIN, uncertain=("mem_scale[0]", "launch_s"), covariance=np.zeros((2, 2)))
     pair = replace(PAIR, profile=replace(DEVICE, passes={"bfloat16": certain}))
-    drawn, plain = pair.sample(np.random.default_rng(0), 7).round_cost(lengths), pair.round_cost(lengths)
-    for name in TIMES:
-        wide = np.broadcast_to(getattr(drawn, name), (7, *np.shape(lengths)))
-        assert wide == pytest.approx(np.broadcast_to(getattr(plain, name), wide.shape), rel=1e-12)
-    assert drawn.after_miss_s.shape == (7, *np.shape(lengths))
-    assert drawn.draft_length.shape == np.shape(lengths)
-
-
-def test_a_batch_and_context_of_arrays_can_be_sampled_too() -> None:
+    for lengths in (3, np.array([3]), np.array([1, 2, 5]), np.array([[1, 2], [3, 4]])):
+        drawn, plain = pair.sample(np.random.default_rng(0), 7).round_cost(lengths), pair.round_cost(lengths)
+        for name in TIMES:
+            wide = np.broadcast_to(getattr(drawn, name), (7, *np.shape(lengths)))
+            assert wide == pytest.approx(np.broadcast_to(getattr(plain, name), wide.shape), rel=1e-12)
+        assert drawn.after_miss_s.shape == (7, *np.shape(lengths))
+        assert drawn.draft_length.shape == np.shape(lengths)
     pair = replace(PAIR, batch=np.array([1, 8]), context=np.array([[100], [200], [300]]), round_overhead_error=0.5)
     assert pair.sample(np.random.default_rng(0), 5).round_cost(4).after_miss_s.shape == (5, 3, 2)
 
 
-def test_samples_move_target_and_draft_of_one_format_together_and_others_apart() -> None:
-    uncertain = replace(
-        PLAIN,
-        launch_s=0,
-        fixed_s=0,
-        uncertain=("mem_scale[0]",),
-        covariance=np.array([[0.04]]),
-        overlap_exponent=np.inf,
-    )
+# Known but for what the tests say, and with arithmetic and memory apart.
+APART = replace(PLAIN, launch_s=0, fixed_s=0, overlap_exponent=np.inf)
+
+
+def test_formats_are_drawn_apart_but_for_what_they_share() -> None:
+    uncertain = replace(APART, uncertain=("mem_scale[0]",), covariance=np.array([[0.04]]))
     pair = replace(PAIR, profile=replace(DEVICE, passes={"bfloat16": uncertain, "fp8": uncertain}))
     for draft_dtype, spread in (("bfloat16", 0.0), ("fp8", 0.2 * np.sqrt(2))):
         cost = replace(pair, draft_dtype=draft_dtype).sample(np.random.default_rng(1), 4000).round_cost(2)
         log_ratio = np.log(cost.draft_step_s / cost.baseline_s)
         assert np.log(cost.baseline_s).std() == pytest.approx(0.2, rel=4 / np.sqrt(2 * 4000))
         assert log_ratio.std() == pytest.approx(spread, rel=4 / np.sqrt(2 * 4000), abs=1e-12)
-
-
-def test_formats_of_a_data_sheet_share_the_draws_of_a_name() -> None:
     # What is assumed of a device holds in every number format of it.
     names = ("flop_scale[0]", "mem_scale[0]")
-    one = replace(
-        PLAIN, launch_s=0, fixed_s=0, uncertain=names, covariance=np.diag([0.09, 0.04]), overlap_exponent=np.inf
-    )
+    one = replace(APART, uncertain=names, covariance=np.diag([0.09, 0.04]))
     # Another order, another error, and a parameter of its own before them.
     other = replace(one, launch_s=1e-9, uncertain=("launch_s", *names[::-1]), covariance=np.diag([0.01, 0.01, 0.09]))
     pair = replace(PAIR, profile=replace(DEVICE, status=DATASHEET, passes={"bfloat16": one, "fp8": other}))
@@ -281,16 +235,12 @@ def test_formats_of_a_data_sheet_share_the_draws_of_a_name() -> None:
     assert abs(apart) < 4 / np.sqrt(500)
 
 
-def test_an_assumed_number_of_launches_is_drawn_alike_for_both_models() -> None:
-    device = replace(DEVICE, launches_per_layer_error=0.3, passes={"bfloat16": replace(PLAIN, fixed_s=0)})
-    slow = replace(device, passes={"bfloat16": replace(PLAIN, fixed_s=0, launch_s=1.0)})
+def test_what_is_assumed_or_fitted_is_drawn_with_its_own_error() -> None:
+    slow = replace(DEVICE, launches_per_layer_error=0.3, passes={"bfloat16": replace(PLAIN, fixed_s=0, launch_s=1.0)})
     found = replace(PAIR, profile=slow).sample(np.random.default_rng(3), 4000).round_cost(2)
     logs = np.log(found.baseline_s / (32 * 4))
     assert logs.std() == pytest.approx(0.3, rel=4 / np.sqrt(2 * 4000))
     assert found.draft_step_s / found.baseline_s == pytest.approx(np.full(4000, PAIR.draft.layers / 32), rel=0.01)
-
-
-def test_the_link_is_drawn_with_its_own_error_alike_for_every_pass() -> None:
     far = replace(DEVICE, link=Link(bytes_per_s=1e6, latency_s=1e-3, error=0.2))
     found = replace(PAIR, profile=far, devices=2).sample(np.random.default_rng(4), 4000)
     parts = found.placed_target.parts(np.array([1, 64]), 1, 100)
@@ -300,19 +250,6 @@ def test_the_link_is_drawn_with_its_own_error_alike_for_every_pass() -> None:
     assert logs[:, 0] == pytest.approx(logs[:, 1])
     assert logs[:, 0].std() == pytest.approx(0.2, rel=4 / np.sqrt(2 * 4000))
     assert parts.total_s == pytest.approx(plain.total_s + parts.link_s - plain.link_s)
-
-
-@pytest.mark.parametrize("devices", [2, 4, 8])
-def test_in_a_mesh_a_device_has_a_link_to_each_other_one(devices: int) -> None:
-    mesh = replace(DEVICE, link=Link(bytes_per_s=1e11, latency_s=1e-5, mesh=True))
-    one, many = placed(2, profile=mesh).parts(8, 5, 1000), placed(devices, profile=mesh).parts(8, 5, 1000)
-    # Two devices share one link, so that a switch of that speed is as fast; eight send over seven at once.
-    assert one.link_s == placed(2).parts(8, 5, 1000).link_s
-    reduce_s = 1e-5 + 2 * (40 * 4096 * 2 / devices) / 1e11
-    assert many.link_s == pytest.approx(32 * 2 * reduce_s, rel=1e-12)
-
-
-def test_the_overhead_of_a_round_is_drawn_with_its_own_error() -> None:
     pair = replace(PAIR, round_overhead_error=0.3)
     overhead_s = pair.sample(np.random.default_rng(2), 4000).round_cost(np.array([1, 4])).overhead_s
     assert (overhead_s[:, 0] == overhead_s[:, 1]).all()
@@ -321,16 +258,13 @@ def test_the_overhead_of_a_round_is_drawn_with_its_own_error() -> None:
     assert abs(logs.mean()) < 4 * 0.3 / np.sqrt(4000)
 
 
-@pytest.mark.parametrize("part", PARTS)
-def test_a_scaled_constant_scales_its_part_alone(part: str) -> None:
-    pair, name = replace(PAIR, devices=2), {"compute": "flop_scale", "memory": "mem_scale"}.get(part, f"{part}_s")
-    plain, more = (p.placed_target.parts(4, 5, 300) for p in (pair, pair.scaled({name: 1.5})))
-    for own in PARTS:
-        factor = 1.5 if own == part else 1.0
-        assert getattr(more, f"{own}_s") == pytest.approx(factor * getattr(plain, f"{own}_s"), rel=1e-12)
-
-
-def test_scaled_launches_fixed_times_and_overheads() -> None:
+def test_a_scaled_constant_scales_its_part_alone() -> None:
+    pair, constants = replace(PAIR, devices=2), {"compute": "flop_scale", "memory": "mem_scale"}
+    for scaled in PARTS:
+        more = pair.scaled({constants.get(scaled, f"{scaled}_s"): 1.5}).placed_target.parts(4, 5, 300)
+        for part in PARTS:
+            expected_s = (1.5 if part == scaled else 1.0) * getattr(pair.placed_target.parts(4, 5, 300), f"{part}_s")
+            assert getattr(more, f"{part}_s") == pytest.approx(expected_s, rel=1e-12)
     plain, more = PAIR.round_cost(4), PAIR.scaled({"launch_s": 2, "fixed_s": 3, "round_overhead_s": 4}).round_cost(4)
     assert more.verify_s - plain.verify_s == pytest.approx(32 * 4 * LAUNCH_S + 2 * FIXED_S, rel=1e-9)
     assert more.overhead_s == pytest.approx(4e-3)

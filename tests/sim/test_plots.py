@@ -8,68 +8,46 @@ import pytest
 from PIL import Image
 
 from simulator.answers.plots import Layout, draw, plan
-from simulator.costs.parameters import PARAMETERS
 from simulator.ground.artefacts import UserError
 from simulator.ground.pictures import save_figure
-from simulator.ground.ranges import parse_values
-from simulator.rounds.grid import Acceptance, Grid, Sweep, run_sweep
+from simulator.rounds.grid import Acceptance, Sweep, run_sweep
+
+from .builders import grid
+
+K8, ALPHA, COST = {"draft_length": "1:8"}, {"alpha": "0.1:0.9:0.1"}, {"draft_cost": "0.1,0.2"}
+MANY = K8 | ALPHA | {"draft_cost": "0.1,0.2,0.3", "workmem": "4,8"}
+LAYOUTS = [
+    (K8, "auto", "curves", "draft_length"),
+    (K8 | {"alpha": "0.5,0.9"}, "auto", "curves", "draft_length", "alpha"),
+    (K8 | ALPHA, "auto", "surface", "alpha", "draft_length"),
+    (K8 | {"alpha": "0.1:0.8:0.1"}, "curves", "curves", "draft_length", "alpha"),
+    (K8 | ALPHA | COST, "auto", "multiples", "alpha", "draft_length", "draft_cost"),
+    (MANY, "auto", "multiples", "alpha", "draft_length", "draft_cost", "workmem"),
+    (ALPHA | {"draft_cost": "0.1:0.5:0.1"}, "auto", "surface", "alpha", "draft_cost"),
+    # One long axis goes along x when the other has few values.
+    ({"draft_length": "2,4", "alpha": "0.5:0.95:0.01"}, "auto", "curves", "alpha", "draft_length"),
+]
 
 
-def grid(**values: str) -> Grid:
-    texts = {p.name: f"{p.default:g}" for p in PARAMETERS} | values
-    return Grid(values={k: parse_values(k, v) for k, v in texts.items()})
+def test_the_layout_puts_the_draft_length_where_it_reads_best() -> None:
+    for values, kind, *expected in LAYOUTS:
+        names = dict(zip(("kind", "x", "y", "column", "row"), expected, strict=False))
+        assert plan(grid(**values), kind) == Layout(**names)
 
 
-@pytest.mark.parametrize(
-    ("values", "kind", "expected"),
-    [
-        ({"draft_length": "1:8"}, "auto", Layout(kind="curves", x="draft_length")),
-        ({"draft_length": "1:8", "alpha": "0.5,0.9"}, "auto", Layout(kind="curves", x="draft_length", y="alpha")),
-        ({"draft_length": "1:8", "alpha": "0.1:0.9:0.1"}, "auto", Layout(kind="surface", x="alpha", y="draft_length")),
-        ({"draft_length": "1:8", "alpha": "0.1:0.8:0.1"}, "curves", Layout(kind="curves", x="draft_length", y="alpha")),
-        (
-            {"draft_length": "1:8", "alpha": "0.1:0.9:0.1", "draft_cost": "0.1,0.2"},
-            "auto",
-            Layout(kind="multiples", x="alpha", y="draft_length", column="draft_cost"),
-        ),
-        (
-            {"draft_length": "1:8", "alpha": "0.1:0.9:0.1", "draft_cost": "0.1,0.2,0.3", "workmem": "4,8"},
-            "auto",
-            Layout(kind="multiples", x="alpha", y="draft_length", column="draft_cost", row="workmem"),
-        ),
-        (
-            {"alpha": "0.1:0.9:0.1", "draft_cost": "0.1:0.5:0.1"},
-            "auto",
-            Layout(kind="surface", x="alpha", y="draft_cost"),
-        ),
-    ],
-)
-def test_the_layout_puts_the_draft_length_where_it_reads_best(values: dict, kind: str, expected: Layout) -> None:
-    assert plan(grid(**values), kind) == expected
+UNDRAWABLE = [
+    ({}, "auto", "the grid has one point"),
+    (K8, "surface", "1 options vary"),
+    ({"draft_length": "1:12", "alpha": "0.1:0.9:0.01"}, "curves", "81 curves over alpha, at most 8"),
+    (K8 | {"alpha": "0:1:0.1", "draft_cost": "0.01:0.9:0.1", "workmem": "1:4"}, "auto", "36 panels"),
+    (K8 | COST | {"alpha": "0,1", "workmem": "1,2", "mem_scale_ms": "1,2"}, "auto", "5 options vary"),
+]
 
 
-@pytest.mark.parametrize(
-    ("values", "kind", "message"),
-    [
-        ({}, "auto", "the grid has one point"),
-        ({"draft_length": "1:8"}, "surface", "1 options vary"),
-        ({"draft_length": "1:12", "alpha": "0.1:0.9:0.01"}, "curves", "81 curves over alpha, at most 8"),
-        (
-            {"draft_length": "1:8", "alpha": "0:1:0.1", "draft_cost": "0.01:0.9:0.1", "workmem": "1:4"},
-            "auto",
-            "36 panels",
-        ),
-        (
-            {"draft_length": "1:2", "alpha": "0,1", "draft_cost": "0.1,0.2", "workmem": "1,2", "mem_scale_ms": "1,2"},
-            "auto",
-            "5 options vary",
-        ),
-    ],
-)
-def test_what_cannot_be_drawn_is_refused(values: dict, kind: str, message: str) -> None:
-    with pytest.raises(UserError, match="--plot: ") as error:
-        plan(grid(**values), kind)
-    assert message in str(error.value)
+def test_what_cannot_be_drawn_is_refused() -> None:
+    for values, kind, message in UNDRAWABLE:
+        with pytest.raises(UserError, match=f"--plot: .*{message}"):
+            plan(grid(**values), kind)
 
 
 def figure(kind: str = "auto", replications: int = 2, **values: str):
@@ -111,10 +89,6 @@ def test_the_surface_draws_break_even_where_it_is_and_the_best_k_at_every_x() ->
     assert labels == ["break-even (1x)", "best K (closed form)"]
     assert axes.get_xlabel() == "draft cost (of a target pass)"
     assert axes.get_ylabel() == "draft length K (tokens)"
-
-
-def test_break_even_is_drawn_where_the_speedup_is_one() -> None:
-    axes = figure(replications=0, draft_length="1:8", draft_cost="0.1:0.9:0.1", alpha="0.6").axes[0]
     lines = [c for c in axes.collections if c.levels.tolist() == [1.0]]
     assert len(lines) == 2
     for path in lines[0].get_paths():
@@ -124,12 +98,15 @@ def test_break_even_is_drawn_where_the_speedup_is_one() -> None:
             assert tau / (k * c + 1) == pytest.approx(1, abs=0.03)
 
 
-def test_no_contour_label_is_cut_by_the_frame() -> None:
+def test_no_contour_label_is_cut_by_the_frame(tmp_path: Path) -> None:
     axes = figure(replications=0, draft_length="1:8", draft_cost="0.02:0.5:0.02", alpha="0.73").axes[0]
     frame = axes.get_window_extent()
     for text in axes.texts:
         box = text.get_window_extent()
         assert frame.x0 <= box.x0 <= box.x1 <= frame.x1
+    # A flat surface, without contours, can be drawn too.
+    save_figure(tmp_path / "flat.png", figure(replications=0, workmem="1:4", mem_scale_ms="1:4", draft_cost="0.1"))
+    assert (tmp_path / "flat.png").stat().st_size > 0
 
 
 def test_values_over_decades_get_a_logarithmic_axis() -> None:
@@ -137,11 +114,6 @@ def test_values_over_decades_get_a_logarithmic_axis() -> None:
     assert (axes.get_xscale(), axes.get_xlabel()) == ("linear", "draft length K (tokens)")
     axes = figure(total="1,10,100,1000,10000", draft_length="1:4", replications=0).axes[0]
     assert axes.get_xscale() == "log"
-
-
-def test_one_long_axis_goes_along_x_when_the_other_has_few_values() -> None:
-    expected = Layout(kind="curves", x="alpha", y="draft_length")
-    assert plan(grid(draft_length="2,4", alpha="0.5:0.95:0.01"), "auto") == expected
 
 
 def test_curves_carry_a_band_only_where_there_was_simulation() -> None:
@@ -159,10 +131,4 @@ def test_panels_share_one_colour_scale_and_hide_what_is_unused() -> None:
     panels = [a for a in drawn.axes if a.get_title()]
     assert [p.get_title() for p in panels] == ["α = 0.2", "α = 0.5", "α = 0.8", "α = 0.85", "α = 0.9"]
     assert sum(not a.get_visible() for a in drawn.axes) == 3
-    scales = {tuple(a.collections[0].levels.tolist()) for a in panels}
-    assert len(scales) == 1
-
-
-def test_a_flat_surface_can_be_drawn(tmp_path: Path) -> None:
-    save_figure(tmp_path / "flat.png", figure(replications=0, workmem="1:4", mem_scale_ms="1:4", draft_cost="0.1"))
-    assert (tmp_path / "flat.png").stat().st_size > 0
+    assert len({tuple(a.collections[0].levels.tolist()) for a in panels}) == 1

@@ -7,35 +7,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-from simulator.costs.model_costs import ModelPair
 from simulator.costs.parameters import PARAMETERS, DeviceOptions, Point
 from simulator.costs.priced import Pricing, load_pricing
-from simulator.costs.profile import MEASURED, BurnUnits, Curve, PassCost, Profile, constant
-from simulator.costs.profile_file import load_profile, save_profile
-from simulator.costs.step import Knobs
+from simulator.costs.profile import BurnUnits, Curve
+from simulator.costs.profile_file import load_profile
 from simulator.ground.artefacts import UserError
+
+from .builders import burnt as burnt_profile
+from .builders import device, pass_cost, written
 
 NONE = DeviceOptions()
 MODELS = DeviceOptions(profile="h100-sxm", target_model="llama-3.1-8b", draft_model="llama-3.2-1b")
-UNITS = BurnUnits(
-    workflops_flop=600,
-    workmem_bytes=8000,
-    cost=PassCost(
-        flop_scale=constant(2e-12),
-        mem_scale=Curve(np.array([1000.0, 8000.0]), np.array([9e-11, 4e-11])),
-        launch_s=5e-6,
-        fixed_s=1e-6,
-        overlap_exponent=3.0,
-    ),
-)
-BURNT = Profile(name="burnt", device="A device", status=MEASURED, passes={}, units=UNITS, round_overhead_s=2e-4)
 
 
 @pytest.fixture
 def burnt(tmp_path: Path) -> str:
-    path = tmp_path / "burnt.json"
-    save_profile(path, BURNT, {})
-    return str(path)
+    profile = burnt_profile(Curve(np.array([1000.0, 8000.0]), np.array([9e-11, 4e-11])))
+    return str(written(tmp_path / "burnt.json", profile))
 
 
 def test_without_a_profile_the_knobs_are_the_users_own() -> None:
@@ -43,55 +31,38 @@ def test_without_a_profile_the_knobs_are_the_users_own() -> None:
     assert pricing == Pricing()
     assert pricing.defaults() == {}
     knobs = pricing.costs(Point())
-    assert isinstance(knobs, Knobs)
     assert (knobs.work_flops, knobs.work_mem, knobs.draft_cost) == (50_000, 8, 0.1)
     assert (knobs.flop_scale_s, knobs.mem_scale_s) == pytest.approx((4e-10, 5e-4))
 
 
 def test_burn_units_of_a_device_are_its_seconds_by_unit(burnt: str) -> None:
     # 600 FLOP of 2e-12 s are 1.2e-6 ms; a unit of memory moves 8000 bytes, of 4e-11 s where so many move.
-    found = load_pricing(DeviceOptions(profile=burnt)).defaults()
-    assert found == {
-        "flop_scale_ms": pytest.approx(1.2e-6),
-        "mem_scale_ms": pytest.approx(3.2e-4),
-        "overlap_exponent": 3.0,
-        "pass_overhead_ms": pytest.approx(6e-3),
-        "round_overhead_ms": pytest.approx(0.2),
-    }
-
-
-def test_burn_units_cost_what_the_device_says_of_their_flop_and_bytes(burnt: str) -> None:
     pricing = load_pricing(DeviceOptions(profile=burnt))
+    expected = {"flop_scale_ms": 1.2e-6, "mem_scale_ms": 3.2e-4, "overlap_exponent": 3.0}
+    assert pricing.defaults() == pytest.approx(expected | {"pass_overhead_ms": 6e-3, "round_overhead_ms": 0.2})
     cost = pricing.costs(Point(**pricing.defaults() | {"workflops": 1000, "workmem": 1})).round_cost(4)
-    assert cost.baseline_s == pytest.approx(float(UNITS.cost.pass_s(600_000, 8000, 1, 1)))
-    assert cost.verify_s == pytest.approx(float(UNITS.cost.pass_s(5 * 600_000, 8000, 5, 1)))
+    units = load_profile(burnt).units.cost
+    assert cost.baseline_s == pytest.approx(float(units.pass_s(600_000, 8000, 1, 1)))
+    assert cost.verify_s == pytest.approx(float(units.pass_s(5 * 600_000, 8000, 5, 1)))
 
 
 def test_models_on_a_profile_have_its_overhead_and_the_asked_format() -> None:
     pricing = load_pricing(replace(MODELS, dtype="fp8", draft_dtype="int4", kv_dtype="fp8", tp=2))
     assert pricing.defaults() == {"round_overhead_ms": pytest.approx(0.6)}
     pair = pricing.costs(Point(**pricing.defaults(), batch=4, context=100))
-    assert isinstance(pair, ModelPair)
     assert (pair.dtype, pair.draft_dtype, pair.kv_dtype) == ("fp8", "int4", "fp8")
     assert (pair.batch, pair.context, pair.devices, pair.placement) == (4, 100, 2, "same")
     assert (pair.target.name, pair.draft.name) == ("llama-3.1-8b", "llama-3.2-1b")
     assert pair.round_overhead_s == pytest.approx(6e-4)
-
-
-def test_the_users_own_overhead_of_a_round_is_taken_as_known() -> None:
-    pricing = load_pricing(MODELS)
-    own = Point(**pricing.defaults())
-    assert pricing.costs(own).round_overhead_error == load_profile("h100-sxm").round_overhead_error == 0.5
-    assert pricing.costs(replace(own, round_overhead_ms=0.2)).round_overhead_error == 0
+    # The user's overhead of a round is taken as known.
+    assert pair.round_overhead_error == load_profile("h100-sxm").round_overhead_error == 0.5
+    assert pricing.costs(Point(round_overhead_ms=0.2)).round_overhead_error == 0
 
 
 def test_the_draft_takes_the_targets_format_and_a_profile_without_bfloat16_its_first() -> None:
     models = load_pricing(replace(MODELS, dtype="fp8")).models
-    assert models
     assert (models.dtype, models.draft_dtype) == ("fp8", "fp8")
-    models = load_pricing(replace(MODELS, profile="t4")).models
-    assert models
-    assert models.dtype == "float16"
+    assert load_pricing(replace(MODELS, profile="t4")).models.dtype == "float16"
 
 
 def test_parameters_that_count_are_those_of_models_or_those_of_burn_units() -> None:
@@ -119,56 +90,36 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("changes", "message"), REFUSED)
-def test_options_at_odds_are_refused_by_name(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        load_pricing(replace(MODELS, **changes))
-
-
-@pytest.mark.parametrize("key", ["dtype", "draft_dtype", "kv_dtype", "tp", "placement"])
-def test_what_belongs_to_models_is_refused_without_them(key: str, burnt: str) -> None:
-    option = f"--{key.replace('_', '-')}"
-    with pytest.raises(UserError, match=f"{option}: .* without a device"):
-        load_pricing(DeviceOptions(**{key: "separate"}))
-    with pytest.raises(UserError, match=f"{option}: .* without models"):
-        load_pricing(DeviceOptions(**{key: "separate", "profile": burnt}))
-
-
-def test_a_profile_of_burn_units_alone_has_no_models(burnt: str) -> None:
-    with pytest.raises(UserError, match="burnt, which has none: it was fitted to burn kernels alone"):
-        load_pricing(replace(MODELS, profile=burnt))
+def test_options_at_odds_are_refused_by_name(burnt: str) -> None:
+    no_units = ({"profile": burnt}, "burnt, which has none: it was fitted to burn kernels alone")
+    for changes, message in (*REFUSED, no_units):
+        with pytest.raises(UserError, match=message):
+            load_pricing(replace(MODELS, **changes))
+    for key in ("dtype", "draft_dtype", "kv_dtype", "tp", "placement"):
+        option = f"--{key.replace('_', '-')}"
+        with pytest.raises(UserError, match=f"{option}: .* without a device"):
+            load_pricing(DeviceOptions(**{key: "separate"}))
+        with pytest.raises(UserError, match=f"{option}: .* without models"):
+            load_pricing(DeviceOptions(**{key: "separate", "profile": burnt}))
 
 
 def test_a_draft_apart_need_not_be_divided_and_may_run_beside_the_verification() -> None:
     options = replace(MODELS, tp=4, draft_model="qwen2.5-0.5b", placement="separate", overlap=True)
     models = load_pricing(options).models
-    assert models
     assert (models.devices, models.placement) == (4, "separate")
-
-
-def test_a_profile_and_its_models_are_read_from_files(tmp_path: Path) -> None:
-    save_profile(tmp_path / "p.json", replace(load_profile("a100-40gb"), name="mine"), {})
-    pricing = load_pricing(replace(MODELS, profile=str(tmp_path / "p.json")))
-    assert pricing.profile
-    assert pricing.profile.name == "mine"
 
 
 def test_fitted_burn_units_are_drawn_and_stated_ones_are_not() -> None:
     names = ("mem_scale[0]", "launch_s")
     covariance = np.array([[0.01, 0.002], [0.002, 0.04]])
-    cost = PassCost(
-        flop_scale=constant(1e-12), mem_scale=constant(1e-9), launch_s=1e-5, uncertain=names, covariance=covariance
-    )
+    cost = pass_cost(1e-12, 1e-9, launch_s=1e-5, uncertain=names, covariance=covariance)
     units = BurnUnits(workflops_flop=1000, workmem_bytes=1_000_000, cost=cost)
-    profile = Profile(name="p", device="d", status=MEASURED, passes={}, units=units)
-    pricing = Pricing(profile=profile)
+    pricing = Pricing(profile=device(units=units))
     point = Point(**pricing.defaults())
     drawn = pricing.costs(point).sample(np.random.default_rng(0), 20_000)
-    assert isinstance(drawn, Knobs)
     logs = np.log(np.stack([np.ravel(drawn.mem_scale_s) / 1e-3, np.ravel(drawn.pass_overhead_s) / 1e-5]))
     # Standard error of a sample covariance: sqrt((s_ij^2 + s_ii s_jj) / n).
-    own = np.diag(covariance)
-    errors = np.sqrt((covariance**2 + np.outer(own, own)) / 20_000)
+    errors = np.sqrt((covariance**2 + np.outer(np.diag(covariance), np.diag(covariance))) / 20_000)
     assert (np.abs(np.cov(logs) - covariance) < 4 * errors).all()
     assert np.ndim(drawn.flop_scale_s) == 0
     stated = pricing.costs(replace(point, mem_scale_ms=2.0)).sample(np.random.default_rng(0), 100)

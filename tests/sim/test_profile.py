@@ -1,10 +1,10 @@
 """Hardware profiles: what the loader refuses, what a pass costs, samples of the uncertain, those that come along."""
 
-import json
 import math
 import re
 from collections.abc import Iterator
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,24 +31,15 @@ from simulator.costs.shapes import read_shape
 from simulator.costs.step import step_s
 from simulator.ground.artefacts import UserError, to_json
 
+from .builders import device, pass_cost
+
 DTYPES = ("float32", "float16", "bfloat16", "fp8", "int8", "int4")
-COST = PassCost(
-    flop_scale=Curve(np.array([1.0, 64.0]), np.array([4e-14, 2e-15])),
-    mem_scale=constant(4e-13),
-    launch_s=2e-6,
-    fixed_s=1e-4,
-    overlap_exponent=4.0,
-    uncertain=("flop_scale[1]", "launch_s"),
-    covariance=np.array([[0.01, 0.002], [0.002, 0.04]]),
-)
-FULL = Profile(
-    name="one",
-    device="A device",
-    status=MEASURED,
-    passes={"bfloat16": COST},
-    units=BurnUnits(
-        workflops_flop=6, workmem_bytes=8, cost=PassCost(flop_scale=constant(1e-9), mem_scale=constant(1e-9))
-    ),
+CURVE = Curve(np.array([1.0, 64.0]), np.array([4e-14, 2e-15]))
+COST = pass_cost(CURVE, 4e-13, launch_s=2e-6, fixed_s=1e-4, overlap_exponent=4.0)
+COST = replace(COST, uncertain=("flop_scale[1]", "launch_s"), covariance=np.array([[0.01, 0.002], [0.002, 0.04]]))
+FULL = device(
+    {"bfloat16": COST},
+    units=BurnUnits(workflops_flop=6, workmem_bytes=8, cost=pass_cost(1e-9, 1e-9)),
     launches_per_layer=9.5,
     launches_per_layer_error=0.2,
     round_overhead_s=1e-3,
@@ -156,36 +147,29 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("where", "value", "allowed"), REFUSED)
-def test_a_value_that_is_not_allowed_is_refused_by_file_field_and_value(
-    tmp_path: Path, where: str, value: object, allowed: str
-) -> None:
-    said = refusal(tmp_path, changed(where, value))
-    if "parameters[" in where:
-        where = re.sub(r"\[\d\]$", "", where)  # of two equal names the first is named
-    assert said.startswith(where)
-    assert allowed in said
-    assert repr(value)[:77] in said
-
-
-def test_the_unchanged_profile_of_these_refusals_is_taken(tmp_path: Path) -> None:
+def test_a_value_that_is_not_allowed_is_refused_by_file_field_and_value(tmp_path: Path) -> None:
     assert profile_json(load_profile(written(tmp_path / "p.json", FULL))) == profile_json(FULL)
+    for where, value, allowed in REFUSED:
+        message = refusal(tmp_path, changed(where, value))
+        if "parameters[" in where:
+            where = re.sub(r"\[\d\]$", "", where)  # of two equal names the first is named
+        assert message.startswith(where)
+        assert allowed in message
+        assert repr(value)[:77] in message
+    for name, value in (("launch_s", 0.0), ("overlap_exponent", "inf")):
+        payload = changed(f"{PASS}.{name}", value)
+        payload["passes"]["bfloat16"]["uncertainty"]["parameters"][1] = name
+        assert re.search(f"parameters.* is '{name}'", refusal(tmp_path, payload))
 
 
-def test_relative_errors_are_a_covariance_without_correlations_whatever_their_order(tmp_path: Path) -> None:
+def test_relative_errors_are_a_covariance_and_what_older_files_do_not_say_is_certain(tmp_path: Path) -> None:
     for stated in ({"launch_s": 0.3, "flop_scale[1]": 0.1}, {"flop_scale[1]": 0.1, "launch_s": 0.3}):
         payload = changed(f"{PASS}.uncertainty", {"relative_errors": stated}) | {"schema_version": 2}
         cost = load_profile(written(tmp_path / "p.json", payload)).passes["bfloat16"]
         assert (cost.uncertain, cost.covariance.tolist()) == (COST.uncertain, [[0.01, 0], [0, 0.09]])
-    for stated, said in (
-        ({"mem_scale[1]": 0.1}, "is not a key, expected flop_scale"),
-        ({"launch_s": -1}, "is -1, exp"),
-    ):
-        with pytest.raises(UserError, match=re.escape(f"relative_errors.{next(iter(stated))} {said}")):
-            load_profile(written(tmp_path / "p.json", changed(f"{PASS}.uncertainty", {"relative_errors": stated})))
-
-
-def test_what_older_files_do_not_say_is_certain_and_no_mesh(tmp_path: Path) -> None:
+    for name, value, message in (("mem_scale[1]", 0.1, "is not a key, expected flop_"), ("launch_s", -1, "is -1, exp")):
+        payload = changed(f"{PASS}.uncertainty", {"relative_errors": {name: value}})
+        assert f"relative_errors.{name} {message}" in refusal(tmp_path, payload)
     payload = changed("launches_per_layer_error", MISSING)
     for name in ("mesh", "error"):
         del payload["link"][name]
@@ -195,45 +179,28 @@ def test_what_older_files_do_not_say_is_certain_and_no_mesh(tmp_path: Path) -> N
 
 
 def test_what_is_no_profile_is_refused(tmp_path: Path) -> None:
-    path = written(tmp_path / "p.json", FULL)
-    payload = json.loads(path.read_text())
-    for change, said in (
+    for change, message in (
         ({"kind": "gpu_probe"}, "kind is 'gpu_probe', expected 'hardware_profile'"),
         ({"kind": "calibration_report"}, "report of a fit that failed its checks"),
         ({"schema_version": 3}, "schema_version is 3, supported: 1, 2"),
         ({"passes": {}, "units": None}, "at least one number format, burn units or a decoding pair"),
-        ({"passes": {"bf16": payload["passes"]["bfloat16"]}}, "passes.bf16"),
+        ({"passes": {"bf16": profile_json(FULL)["passes"]["bfloat16"]}}, "passes.bf16"),
     ):
-        path.write_text(json.dumps(payload | change))
-        with pytest.raises(UserError, match=re.escape(said)):
-            load_profile(path)
-    del payload["kind"]
-    path.write_text(json.dumps(payload))
+        assert message in refusal(tmp_path, profile_json(FULL) | change)
+    (tmp_path / "p.json").write_text(to_json(profile_json(FULL)))
     with pytest.raises(UserError, match="kind is missing, expected 'hardware_profile'"):
-        load_profile(path)
+        load_profile(tmp_path / "p.json")
 
 
-def test_an_unknown_name_lists_those_that_come_along() -> None:
-    with pytest.raises(UserError, match=r"h300: no such file, nor .*h100-sxm.*t4"):
-        load_profile("h300")
-
-
-def test_an_uncertain_parameter_of_0_or_without_bound_is_refused(tmp_path: Path) -> None:
-    for name, value in (("launch_s", 0.0), ("overlap_exponent", "inf")):
-        payload = changed(f"{PASS}.{name}", value)
-        payload["passes"]["bfloat16"]["uncertainty"]["parameters"][1] = name
-        with pytest.raises(UserError, match=f"parameters.* is '{name}'"):
-            load_profile(written(tmp_path / "p.json", payload))
-
-
-def test_a_file_goes_before_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_goes_before_a_name_and_an_unknown_name_lists_the_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert load_profile("t4").name == "t4"
     written(Path("t4"), FULL)
     assert load_profile("t4").name == "one"
-
-
-def test_a_number_format_that_the_profile_lacks_is_refused_by_name() -> None:
+    with pytest.raises(UserError, match=r"h300: no such file, nor .*h100-sxm.*t4"):
+        load_profile("h300")
     with pytest.raises(UserError, match="--dtype: 'fp8' is not in the profile one, which has bfloat16"):
         FULL.cost("fp8")
     assert FULL.cost("bfloat16") is COST
@@ -247,8 +214,8 @@ texts = st.text(min_size=1, max_size=20)
 def curves(draw: st.DrawFn) -> Curve:
     if draw(st.booleans()):
         return constant(draw(positive))
-    sizes = sorted(draw(st.sets(st.floats(1, 1e12), min_size=2, max_size=4)))
-    return Curve(np.array(sizes), np.array([draw(positive) for _ in sizes]))
+    knots = sorted(draw(st.sets(st.floats(1, 1e12), min_size=2, max_size=4)))
+    return Curve(np.array(knots), np.array([draw(positive) for _ in knots]))
 
 
 @st.composite
@@ -261,49 +228,34 @@ def costs(draw: st.DrawFn) -> PassCost:
     if not names:
         return cost
     root = np.random.default_rng(draw(st.integers(0, 999))).normal(0, 0.2, (len(names), len(names)))
-    return PassCost(
-        flop_scale=cost.flop_scale,
-        mem_scale=cost.mem_scale,
-        overlap_exponent=exponent,
-        uncertain=names,
-        covariance=root @ root.T,
-        **scalars,
-    )
+    return replace(cost, uncertain=names, covariance=root @ root.T)
 
 
-@st.composite
-def drawn_profiles(draw: st.DrawFn) -> Profile:
-    size = st.integers(1, 10**15)
-    link = st.builds(Link, bytes_per_s=positive, latency_s=positive, mesh=st.booleans(), error=positive)
-    power = st.builds(Power, idle_w=st.floats(0, 100), load_w=st.floats(100, 1000))
-    units = st.builds(BurnUnits, workflops_flop=size, workmem_bytes=size, cost=costs())
-    return Profile(
-        name=draw(texts),
-        device=draw(texts),
-        status=draw(st.sampled_from(STATUSES)),
-        passes=draw(st.dictionaries(st.sampled_from(DTYPES), costs(), min_size=1, max_size=3)),
-        units=draw(st.none() | units),
-        launches_per_layer=draw(positive),
-        round_overhead_s=draw(positive),
-        round_overhead_error=draw(positive),
-        memory_bytes=draw(st.none() | size),
-        link=draw(st.none() | link),
-        power=draw(st.none() | power),
-        sources=tuple(draw(st.lists(st.builds(Source, what=texts, title=texts, url=texts), max_size=2))),
-        notes=tuple(draw(st.lists(texts, max_size=2))),
-    )
+sizes = st.integers(1, 10**15)
+drawn_profiles = st.builds(
+    Profile,
+    name=texts,
+    device=texts,
+    status=st.sampled_from(STATUSES),
+    passes=st.dictionaries(st.sampled_from(DTYPES), costs(), min_size=1, max_size=3),
+    units=st.none() | st.builds(BurnUnits, workflops_flop=sizes, workmem_bytes=sizes, cost=costs()),
+    launches_per_layer=positive,
+    round_overhead_s=positive,
+    round_overhead_error=positive,
+    memory_bytes=st.none() | sizes,
+    link=st.none() | st.builds(Link, bytes_per_s=positive, latency_s=positive, mesh=st.booleans(), error=positive),
+    power=st.none() | st.builds(Power, idle_w=st.floats(0, 100), load_w=st.floats(100, 1000)),
+    sources=st.lists(st.builds(Source, what=texts, title=texts, url=texts), max_size=2).map(tuple),
+    notes=st.lists(texts, max_size=2).map(tuple),
+)
 
 
-@given(profile=drawn_profiles())
+@given(profile=drawn_profiles)
 def test_a_profile_survives_its_file(tmp_path_factory: pytest.TempPathFactory, profile: Profile) -> None:
     read = load_profile(written(tmp_path_factory.mktemp("profile") / "p.json", profile))
     assert profile_json(read) == profile_json(profile)
-    assert (read.link, read.power, read.sources, read.notes) == (
-        profile.link,
-        profile.power,
-        profile.sources,
-        profile.notes,
-    )
+    for name in ("link", "power", "sources", "notes"):
+        assert getattr(read, name) == getattr(profile, name)
 
 
 def test_a_curve_is_straight_between_logarithms_and_level_beyond_its_knots() -> None:
@@ -312,9 +264,7 @@ def test_a_curve_is_straight_between_logarithms_and_level_beyond_its_knots() -> 
     assert curve.at([0.1, 1, 2, 4, 40, 400, 1e9]) == pytest.approx([8, 8, 4, 2, 0.2, 0.02, 0.02])
     # A quarter of the way: 4 * 100 ** 0.25 and 2 / 100 ** 0.25.
     assert curve.at(4 * 100**0.25) == pytest.approx(2 / 100**0.25)
-
-
-def test_a_curve_of_samples_has_them_in_front() -> None:
+    # Of samples, they are in front.
     curve = Curve(np.array([1.0, 4.0]), np.array([[8.0, 2.0], [18.0, 2.0], [1.0, 1.0]]))
     assert curve.at(np.array([[1.0, 2.0]])) == pytest.approx(np.array([[[8.0, 4.0]], [[18.0, 6.0]], [[1.0, 1.0]]]))
     assert curve.at(2.0) == pytest.approx([4.0, 6.0, 1.0])
@@ -330,46 +280,36 @@ work = st.floats(0, 1e15)
 def test_a_pass_of_constants_costs_what_the_cost_function_says(
     flops: float, bytes_: float, tokens: int, launches: int, m: float
 ) -> None:
-    told = {"launch_s": 2e-6, "fixed_s": 1e-4, "overlap_exponent": m}
-    cost = PassCost(flop_scale=constant(3e-15), mem_scale=constant(4e-13), **told)
-    expected = step_s(flops, bytes_, flop_scale=3e-15, mem_scale=4e-13, launches=launches, **told)
-    assert cost.pass_s(flops, bytes_, tokens, launches) == pytest.approx(expected, rel=1e-12)
+    constants = {"launch_s": 2e-6, "fixed_s": 1e-4, "overlap_exponent": m}
+    expected = step_s(flops, bytes_, flop_scale=3e-15, mem_scale=4e-13, launches=launches, **constants)
+    cost_s = pass_cost(3e-15, 4e-13, **constants).pass_s(flops, bytes_, tokens, launches)
+    assert cost_s == pytest.approx(expected, rel=1e-12)
 
 
 def test_a_pass_takes_compute_by_tokens_and_memory_by_bytes() -> None:
-    cost = PassCost(
-        flop_scale=Curve(np.array([1.0, 4.0]), np.array([8.0, 2.0])),
-        mem_scale=Curve(np.array([10.0, 40.0]), np.array([0.8, 0.2])),
-    )
+    tokens, bytes_ = (Curve(np.array(n), np.array(s)) for n, s in (([1.0, 4], [8.0, 2]), ([10.0, 40], [0.8, 0.2])))
+    cost = pass_cost(tokens, bytes_)
     # 3 FLOP at 8, 4 and 2 s; 20 B at 0.4 s: the longer of the two.
     assert cost.pass_s(3, 20, np.array([1, 2, 4]), 0) == pytest.approx([24, 12, 8])
     assert cost.pass_s(1, np.array([10, 20, 40]), 4, 0) == pytest.approx([8, 8, 8])
 
 
 def test_samples_of_a_pass_are_the_passes_of_each_sample() -> None:
-    factors = {
-        "flop_scale": np.array([1, 2.0, 3]),
-        "flop_scale[1]": np.array([1, 1, 0.5]),
-        "launch_s": np.array([1, 3, 1.0]),
-    }
+    rows = {"flop_scale": [1, 2.0, 3], "flop_scale[1]": [1, 1, 0.5], "launch_s": [1, 3, 1.0]}
+    factors = {name: np.array(row) for name, row in rows.items()}
     flops, bytes_, tokens = np.array([1e12, 1e9]), np.array([1e9, 2e10]), np.array([64, 2])
     together = COST.scaled(factors).pass_s(flops, bytes_, tokens, 300)
     assert together.shape == (3, 2)
     for i in range(3):
         alone = COST.scaled({name: float(values[i]) for name, values in factors.items()})
         assert together[i] == pytest.approx(alone.pass_s(flops, bytes_, tokens, 300), rel=1e-12)
-
-
-def test_an_overlap_exponent_is_never_scaled_below_1() -> None:
+    # An overlap exponent is never scaled below 1.
     assert COST.scaled({"overlap_exponent": np.array([0.1, 0.5])}).overlap_exponent == pytest.approx([1, 2])
 
 
 SAMPLES = 20_000
-SHAKEN = PassCost(
-    flop_scale=COST.flop_scale,
-    mem_scale=COST.mem_scale,
-    launch_s=2e-6,
-    fixed_s=1e-4,
+SHAKEN = replace(
+    COST,
     overlap_exponent=9.0,
     uncertain=("mem_scale[0]", "flop_scale[0]", "flop_scale[1]", "overlap_exponent"),
     covariance=np.array(
@@ -397,11 +337,7 @@ def test_samples_have_the_stated_covariance_about_what_is_stated() -> None:
     # 4 means and 10 covariances: beyond 4.5 standard errors once in 10,000 runs.
     assert np.abs(logs.mean(0) / np.sqrt(np.diag(SHAKEN.covariance) / SAMPLES)).max() < 4.5
     assert np.abs(errors_off(logs, SHAKEN.covariance)).max() < 4.5
-
-
-@pytest.mark.statistical
-def test_a_covariance_that_is_10_percent_off_or_in_another_order_would_be_noticed() -> None:
-    logs = drawn_logs(1)
+    # Negative control: a covariance that is 10 % off or in another order would be noticed.
     assert np.abs(errors_off(logs, SHAKEN.covariance * 1.1)).max() > 4.5
     order = [0, 2, 1, 3]
     assert np.abs(errors_off(logs, SHAKEN.covariance[np.ix_(order, order)])).max() > 4.5
@@ -411,7 +347,7 @@ def test_samples_repeat_and_leave_alone_what_is_certain() -> None:
     one, other = (SHAKEN.sample(np.random.default_rng(3), 50) for _ in range(2))
     assert np.array_equal(one.flop_scale.seconds, other.flop_scale.seconds)
     assert np.all(np.asarray(one.launch_s) == 2e-6)
-    certain = PassCost(flop_scale=constant(1e-15), mem_scale=constant(1e-12))
+    certain = pass_cost(1e-15, 1e-12)
     assert certain.sample(np.random.default_rng(3), 50) is certain
 
 
@@ -425,19 +361,16 @@ EXPECTED = {
 }
 
 
-def test_every_common_device_has_a_preset() -> None:
-    assert set(presets()) == EXPECTED | {MEASURED_CPU}
-
-
 def test_the_measured_preset_is_what_was_measured() -> None:
+    assert set(presets()) == EXPECTED | {MEASURED_CPU}
     profile = load_profile(MEASURED_CPU)
     folder = Path(__file__).parents[2] / "calibration" / "measured" / MEASURED_CPU
-    passes, device = (load_profile(folder / f"{name}.json") for name in ("device_passes", "device"))
+    passes, burn = (load_profile(folder / f"{name}.json") for name in ("device_passes", "device"))
     assert profile.status == MEASURED
     shared = ("flop_scale_s", "mem_scale_s", "launch_s", "overlap_exponent", "uncertainty")
-    mine, theirs = (profile_json(p) for p in (profile, passes))
-    assert all(mine["passes"]["bfloat16"][key] == theirs["passes"]["bfloat16"][key] for key in shared)
-    assert mine["units"] == profile_json(device)["units"]
+    preset, measured = (profile_json(p)["passes"]["bfloat16"] for p in (profile, passes))
+    assert all(preset[key] == measured[key] for key in shared)
+    assert profile_json(profile)["units"] == profile_json(burn)["units"]
 
 
 @pytest.mark.parametrize("name", DATASHEETS)
@@ -453,6 +386,13 @@ def test_a_preset_says_what_it_is(name: str) -> None:
         assert len(cost.uncertain) == len(cost.parameters()) == 5
         assert np.sqrt(np.diag(cost.covariance)) == pytest.approx([0.15, 0.1, 0.5, 0.5, 0.3])
         assert np.count_nonzero(cost.covariance) == 5
+    # Fewer bits are never slower.
+    rate = {dtype: 1 / cost.flop_scale.seconds[0] for dtype, cost in profile.passes.items()}
+    sixteen = rate.get("float16", rate["float32"])
+    assert rate.get("bfloat16", sixteen) == sixteen >= rate["float32"]
+    assert rate["int4"] == sixteen
+    assert rate["int8"] >= sixteen
+    assert rate.get("fp8", sixteen) >= sixteen
 
 
 @pytest.mark.parametrize("name", sorted(EXPECTED - {"cpu-2-core"}))
@@ -484,16 +424,6 @@ def test_a_preset_has_a_source_for_each_figure_and_follows_it(name: str) -> None
     assert set(stated) <= {"memory bandwidth", "memory", "load", "link"}
 
 
-@pytest.mark.parametrize("name", DATASHEETS)
-def test_fewer_bits_are_never_slower(name: str) -> None:
-    rate = {dtype: 1 / cost.flop_scale.seconds[0] for dtype, cost in load_profile(name).passes.items()}
-    sixteen = rate.get("float16", rate["float32"])
-    assert rate.get("bfloat16", sixteen) == sixteen >= rate["float32"]
-    assert rate["int4"] == sixteen
-    assert rate["int8"] >= sixteen
-    assert rate.get("fp8", sixteen) >= sixteen
-
-
 def decode_s(name: str, model: str, launches: bool) -> float:
     """Seconds of one decoding step in bfloat16, batch 1 at 1024 tokens of context."""
     profile, shape = load_profile(name), read_shape(model)
@@ -506,15 +436,10 @@ def decode_s(name: str, model: str, launches: bool) -> float:
 
 def test_h200_decodes_faster_than_h100_by_nearly_its_bandwidth() -> None:
     bandwidth = 4.8 / 3.35
-    ratios = [
-        decode_s("h100-sxm", model, launches) / decode_s("h200", model, launches)
-        for model, launches in (("llama-3.1-8b", True), ("llama-3.1-70b", True), ("llama-3.1-8b", False))
-    ]
+    cases = (("llama-3.1-8b", True), ("llama-3.1-70b", True), ("llama-3.1-8b", False))
+    ratios = [decode_s("h100-sxm", *case) / decode_s("h200", *case) for case in cases]
     # Launches and what a pass costs besides take the same time on both, and weigh less the larger the model.
     assert 1.3 < ratios[0] < ratios[1] < bandwidth
     assert ratios[2] == pytest.approx(bandwidth, rel=1e-4)
-
-
-def test_decoding_8b_in_bfloat16_takes_about_what_engines_take() -> None:
     # 5.9 ms a step are published of vLLM on one H100 SXM, fitted with what its steps cost besides.
     assert 5.0e-3 < decode_s("h100-sxm", "llama-3.1-8b", True) < 8.0e-3

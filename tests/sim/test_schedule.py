@@ -16,15 +16,10 @@ from simulator.ground.histogram import AcceptanceHistogram
 from simulator.rounds.acceptance_law import HistogramAcceptance, IidAcceptance
 from simulator.rounds.analytic import closed_form
 
-PAIR = ModelPair(
-    profile=load_profile("h100-sxm"),
-    target=read_shape("llama-3.1-8b"),
-    draft=read_shape("llama-3.2-1b"),
-    dtype="bfloat16",
-    draft_dtype="bfloat16",
-    context=1024,
-    round_overhead_s=6e-4,
-)
+from .builders import model_pair
+
+PAIR = model_pair(load_profile("h100-sxm"), "llama-3.1-8b", "llama-3.2-1b", context=1024, round_overhead_s=6e-4)
+ROOMY = replace(PAIR, profile=replace(PAIR.profile, memory_bytes=2**42))
 MEASURED = HistogramAcceptance((AcceptanceHistogram((552, 412, 168, 145, 654)),))
 
 
@@ -37,16 +32,16 @@ def best_by_hand(pair: ModelPair, acceptance: IidAcceptance | HistogramAcceptanc
     return int(np.argmax(gains))
 
 
+PLANNED = [
+    ("llama-3.1-8b", 1024, MEASURED, 4),
+    ("llama-3.1-8b", 8192, IidAcceptance(0.7), 8),
+    ("llama-3.2-1b", 2048, IidAcceptance(0.9), 6),
+    ("qwen1.5-moe-a2.7b", 1024, MEASURED, 4),
+]
+
+
 @pytest.mark.parametrize("overlap", [False, True])
-@pytest.mark.parametrize(
-    ("target", "context", "acceptance", "longest"),
-    [
-        ("llama-3.1-8b", 1024, MEASURED, 4),
-        ("llama-3.1-8b", 8192, IidAcceptance(0.7), 8),
-        ("llama-3.2-1b", 2048, IidAcceptance(0.9), 6),
-        ("qwen1.5-moe-a2.7b", 1024, MEASURED, 4),
-    ],
-)
+@pytest.mark.parametrize(("target", "context", "acceptance", "longest"), PLANNED)
 def test_the_schedule_is_the_best_of_every_batch_that_fits(
     target: str, context: int, acceptance: IidAcceptance | HistogramAcceptance, longest: int, overlap: bool
 ) -> None:
@@ -56,10 +51,10 @@ def test_the_schedule_is_the_best_of_every_batch_that_fits(
     assert found[-1].last == last
     # Some of the batches, and those about every change.
     rng = np.random.default_rng(0)
-    asked = {1, last, *(b for r in found for b in (r.first, r.last)), *rng.integers(1, last, 20).tolist()}
-    for batch in sorted(asked):
-        (own,) = (r.draft_length for r in found if r.first <= batch <= r.last)
-        assert own == best_by_hand(replace(pair, batch=batch), acceptance, longest, overlap), batch
+    batches = {1, last, *(b for r in found for b in (r.first, r.last)), *rng.integers(1, last, 20).tolist()}
+    for batch in sorted(batches):
+        (length,) = (r.draft_length for r in found if r.first <= batch <= r.last)
+        assert length == best_by_hand(replace(pair, batch=batch), acceptance, longest, overlap), batch
 
 
 def test_the_batch_of_the_pair_does_not_count_nor_what_no_engine_runs() -> None:
@@ -68,30 +63,18 @@ def test_the_batch_of_the_pair_does_not_count_nor_what_no_engine_runs() -> None:
     assert schedule(endless, MEASURED, 4, overlap=False)[-1].last == LARGEST_BATCH
 
 
-def test_nothing_that_fits_has_no_schedule() -> None:
-    pair = replace(PAIR, target=read_shape("mixtral-8x7b"))
-    assert largest_batch(pair) == 0
-    assert schedule(pair, MEASURED, 4, overlap=False) == ()
-    assert off_above(()) is None
-    assert vllm_config(()) is None
-
-
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=60))
-def test_ranges_cover_every_batch_once_in_order(lengths: list[int]) -> None:
+def test_ranges_cover_every_batch_once_and_speculation_is_off_from_the_last_on(lengths: list[int]) -> None:
     found = ranges(np.array(lengths))
     assert [r.draft_length for r in found for _ in range(r.first, r.last + 1)] == lengths
     assert found[0].first == 1
     assert all(a.last + 1 == b.first and a.draft_length != b.draft_length for a, b in pairwise(found))
-
-
-@given(st.lists(st.integers(0, 2), min_size=1, max_size=30))
-def test_speculation_is_off_from_the_next_batch_on_and_only_then(lengths: list[int]) -> None:
-    found = off_above(ranges(np.array(lengths)))
-    if found is None:
+    last = off_above(found)
+    if last is None:
         assert lengths[-1] > 0
     else:
-        assert not any(lengths[found:])
-        assert found == 0 or lengths[found - 1] > 0
+        assert not any(lengths[last:])
+        assert last == 0 or lengths[last - 1] > 0
 
 
 def test_the_form_of_vllm() -> None:
@@ -106,31 +89,27 @@ def test_the_form_of_vllm() -> None:
         "num_speculative_tokens": 3,
         "num_speculative_tokens_per_batch_size": [[1, 2, 3], [3, 3, 1], [4, 5, 0]],
     }
-
-
-def test_vllm_takes_no_configuration_that_never_drafts() -> None:
+    # It takes none that never drafts.
     never = ranges(np.array([0, 0]))
     assert off_above(never) == 0
     assert vllm_config(never) is None
 
 
-@pytest.mark.parametrize("alpha", [0.5, 0.65, 0.8])
-def test_a_faster_draft_never_turns_speculation_off_earlier(alpha: float) -> None:
+def test_a_faster_draft_never_turns_speculation_off_earlier() -> None:
     # The memory is large, so that arithmetic binds and speculation stops to pay at all.
-    roomy = replace(PAIR, profile=replace(PAIR.profile, memory_bytes=2**42), context=256)
-    ends = []
-    for layers in (16, 8, 4, 1):
-        pair = replace(roomy, draft=replace(PAIR.draft, layers=layers))
-        end = off_above(schedule(pair, IidAcceptance(alpha), 8, overlap=False))
-        ends.append(LARGEST_BATCH if end is None else end)
-    assert ends == sorted(ends)
-    assert 0 < ends[0] < LARGEST_BATCH
-    assert ends[0] < ends[-1]
+    for alpha in (0.5, 0.65, 0.8):
+        ends = []
+        for layers in (16, 8, 4, 1):
+            pair = replace(ROOMY, draft=replace(PAIR.draft, layers=layers), context=256)
+            end = off_above(schedule(pair, IidAcceptance(alpha), 8, overlap=False))
+            ends.append(LARGEST_BATCH if end is None else end)
+        assert ends == sorted(ends)
+        assert 0 < ends[0] < min(LARGEST_BATCH, ends[-1])
 
 
-@pytest.mark.parametrize("name", ["llama-3.1-8b", "llama-2-7b", "qwen2.5-7b"])
-def test_a_dense_model_at_a_short_context_drafts_less_the_larger_the_batch(name: str) -> None:
-    roomy = replace(PAIR, profile=replace(PAIR.profile, memory_bytes=2**42), target=read_shape(name), context=128)
-    lengths = [r.draft_length for r in schedule(roomy, IidAcceptance(0.8), 8, overlap=False)]
-    assert lengths == sorted(lengths, reverse=True)
-    assert lengths[0] > lengths[-1]
+def test_a_dense_model_at_a_short_context_drafts_less_the_larger_the_batch() -> None:
+    for name in ("llama-3.1-8b", "llama-2-7b", "qwen2.5-7b"):
+        pair = replace(ROOMY, target=read_shape(name), context=128)
+        lengths = [r.draft_length for r in schedule(pair, IidAcceptance(0.8), 8, overlap=False)]
+        assert lengths == sorted(lengths, reverse=True)
+        assert lengths[0] > lengths[-1]
