@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from functools import partial
 
-from calibration.sources.probe import BURN_UNITS, Observations, from_probe
+from calibration.sources.probe import Observations, from_probe
 from cuda_probe.probe.runner import Results
-from simulator.costs.profile import KERNELS_MEASURED, BurnUnits, Profile
+from simulator.costs.profile import BURN_UNITS, KERNELS_MEASURED, BurnUnits, Profile
 
 from .diagnostics import CheckedFit, checked
 from .fit import KNOTS, Fit, best_fit

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from cuda_probe.probe.probes import Units, number
 from cuda_probe.probe.runner import Point, Results
+from simulator.costs.profile import BURN_UNITS
 
 Floats = NDArray[np.float64]
-BURN_UNITS = "burn units"
 BURNS = ("burn_flops", "burn_memory", "draft", "verify", "baseline")
 PRODUCTS = ("skinny", "matmul")
 # A series of fewer points is fitted whole.

@@ -199,8 +199,8 @@ def correlations(cost: "PassCost") -> Iterator[str]:
 
 def diff_text(a: "Profile", b: "Profile") -> str:
     """Return what differs between two profiles, a line each."""
-    from simulator.costs.compare import BURN_UNITS, costs_by_name, device_numbers
-    from simulator.costs.profile import DATASHEET
+    from simulator.costs.compare import costs_by_name, device_numbers
+    from simulator.costs.profile import BURN_UNITS, DATASHEET
 
     head = f"A: {a.name}: {a.device}, {a.status}\nB: {b.name}: {b.device}, {b.status}"
     both_measured = DATASHEET not in (a.status, b.status)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .profile import Curve, Decoding, Floats, PassCost, Profile
+from .profile import BURN_UNITS, Curve, Decoding, Floats, PassCost, Profile
 
 STANDARD_ERRORS = 2.0
 # Changes below this matter to nobody, however sure they are.
@@ -15,7 +15,6 @@ LEAST_CHANGE = 0.02
 # Where the errors allow changes beyond this, nothing can be said.
 BLIND = 0.25
 SAME, FASTER, SLOWER, UNCLEAR = "same", "faster", "slower", "cannot tell"
-BURN_UNITS = "burn units"
 
 
 class Number(NamedTuple):

@@ -15,6 +15,8 @@ from simulator.ground.artefacts import UserError
 from .step import Real, step_s
 
 Floats = NDArray[np.float64]
+# What fits and comparisons call the costs of `BurnUnits`, beside those of number formats.
+BURN_UNITS = "burn units"
 DATASHEET, MEASURED = "datasheet, uncalibrated", "measured"
 KERNELS_MEASURED = "kernels measured; launches a layer and round overhead assumed"
 # Of parameters, relative: what slopes are taken over.

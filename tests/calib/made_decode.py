@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from acceptance.bench.clock import Phases
+from acceptance.bench.clock import PHASES, Phases
 from acceptance.bench.machine import surroundings
 from acceptance.bench.record import Measured, Origin, Skipped, as_record
 from acceptance.decoders.batch import Round
@@ -16,6 +17,9 @@ from simulator.costs.step import step_s
 from simulator.ground.artefacts import envelope
 
 ALPHA = 0.8
+# What every record says of where it comes from.
+ALWAYS = {"is_exact": True, "prompt_category": "", "prompt_tokens": 7, "run": 0}
+ALWAYS |= {"timestamp_utc": "2026-01-02T03:04:05+00:00"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,29 +52,19 @@ def draw_rounds(k: int, tokens: int, alpha: float, rng: np.random.Generator) -> 
         drafted = min(k, left - 1)
         misses = np.flatnonzero(rng.random(drafted) >= alpha)
         accepted = int(misses[0]) if len(misses) else drafted
-        found.append(
-            Round(
-                start=tokens - left,
-                drafted=drafted,
-                accepted=accepted,
-                committed=accepted + 1,
-                cut_by="" if drafted == k else "max",
-                draft_passes=drafted,
-                depth=drafted,
-                leaves=min(drafted, 1),
-            )
-        )
+        counts = {"start": tokens - left, "accepted": accepted, "committed": accepted + 1, "leaves": min(drafted, 1)}
+        counts |= dict.fromkeys(("drafted", "draft_passes", "depth"), drafted)
+        found.append(Round(**counts, cut_by="" if drafted == k else "max"))
         left -= accepted + 1
     return found
 
 
-def phases_of(batch: Sequence[Sequence[Round]], truth: Truth, noise: float, rng: np.random.Generator) -> Phases:
-    """Return what a batch takes: every step is as long as its longest row, the batch as its slowest."""
-    steps = max(map(len, batch))
+def phases_of(batch: Sequence[Sequence[int]], truth: Truth, noise: float, rng: np.random.Generator) -> Phases:
+    """Return what a batch takes, drafted tokens by row and round: a step is as long as its longest row."""
     sums = dict.fromkeys(("draft", "verify", "sample"), 0.0)
-    for i in range(steps):
-        drafted = max(rounds[i].drafted for rounds in batch if i < len(rounds))
-        is_plain = not any(r.draft_passes for rounds in batch for r in rounds)
+    is_plain = not any(map(any, batch))
+    for i in range(max(map(len, batch))):
+        drafted = max(rounds[i] for rounds in batch if i < len(rounds))
         sums["draft"] += truth.draft_s(drafted)
         sums["verify"] += truth.target_s(drafted + 1)
         sums["sample"] += truth.plain_rest_s if is_plain else truth.rest_s
@@ -79,14 +73,14 @@ def phases_of(batch: Sequence[Sequence[Round]], truth: Truth, noise: float, rng:
     return Phases(**times, total_s=sum(times.values()), first_token_s=0.031)
 
 
-def header(lengths: Sequence[int], told: Mapping[str, object]) -> dict:
+def header(lengths: Sequence[int], changes: Mapping[str, object]) -> dict:
     """Return the first line."""
     knobs = {f"k{k}": {"name": f"k{k}", "method": "speculative", "knobs": {"k": k}} for k in lengths}
     plain = {"name": "baseline", "method": "baseline", "knobs": {"k": 4}}
     models = {role: {"name": f"made-{role}", "revision": None} for role in ("target", "draft")}
     parameters = {"items_sha256": "0" * 64, "models": models, "methods": [plain, *knobs.values()], "dtype": "bfloat16"}
     parameters |= {"seed": 0, "runs": 1, "inflate_target": 4.0, "temperature": 0.0, "system": {"cpu": "Made CPU"}}
-    parameters |= told
+    parameters |= changes
     found = envelope(KIND, SCHEMA_VERSIONS[-1], parameters | {"config_sha256": config_sha256(parameters)})
     return found | {"environment": found["environment"] | surroundings(["cpu"])}
 
@@ -103,66 +97,45 @@ def write_decode(
     noise: float = 0.0,
     seed: int = 0,
     failed: Sequence[tuple[str, int]] = (),
-    **told: object,
+    **changes: object,
 ) -> Path:
-    """Write a run.
+    """Write a run of outputs of equal length; noise: of each phase of each batch, relative.
 
-    Args:
-        path: Where.
-        truth: What everything takes.
-        lengths: Draft lengths, each a method.
-        prompts: How many.
-        tokens: Of each output.
-        batch: Prompts at a time.
-        alpha: Acceptance of a drafted token.
-        noise: Of each phase of each batch, relative.
-        seed: Of rounds and noise.
-        failed: Methods and batches whose records are errors.
-        **told: Parameters that differ.
+    failed: methods and batches whose records are errors. changes: of the parameters in the header.
     """
     rng = np.random.default_rng(seed)
-    told = {"prompt_count": prompts, "max_new_tokens": tokens, "batch_size": batch} | told
-    lines = [header(lengths, told)]
+    lines = [header(lengths, {"prompt_count": prompts, "max_new_tokens": tokens, "batch_size": batch} | changes)]
     for number, first in enumerate(range(0, prompts, batch)):
         rows = range(first, min(first + batch, prompts))
         for order, k in enumerate((0, *lengths)):
             name = f"k{k}" if k else "baseline"
             rounds = [draw_rounds(k, tokens, alpha, rng) for _ in rows]
-            phases = phases_of(rounds, truth or Truth(), noise, rng)
+            phases = phases_of([[r.drafted for r in row] for row in rounds], truth or Truth(), noise, rng)
+            turn = {"method": name, "order": order, "batch_index": number, "batch_size": len(rows)}
+            turn["algorithm"] = "speculative" if k else "baseline"
             for row, index in enumerate(rows):
-                origin = Origin(
-                    method=name,
-                    algorithm="speculative" if k else "baseline",
-                    is_exact=True,
-                    prompt_index=index,
-                    prompt_source=f"p{index}",
-                    prompt_category="",
-                    prompt_tokens=7,
-                    run=0,
-                    order=order,
-                    batch_index=number,
-                    batch_size=len(rows),
-                    batch_row=row,
-                    timestamp_utc="2026-01-02T03:04:05+00:00",
-                )
+                prompt = {"prompt_index": index, "prompt_source": f"p{index}", "batch_row": row}
                 is_lost = (name, number) in failed
                 found = Skipped(status="error", reason="made to fail") if is_lost else measured(rounds[row], phases)
-                lines.append(as_record(origin, found))
+                lines.append(as_record(Origin(**ALWAYS, **turn, **prompt), found))
     path.write_bytes(b"".join(map(to_line, lines)))
     return path
 
 
+def with_known_times(record: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+    """Return a record of a batch of one as if its rounds had taken known times, to 1 %; every token shows in them."""
+    phases = phases_of([record["rounds"]["drafted"]], Truth(token_s=2e-3), 0.01, rng)
+    decode_s, tokens = phases.total_s - phases.prefill_s, record["generated_tokens"]
+    found = {f"{name}_ms": 1e3 * getattr(phases, f"{name}_s") for name in PHASES}
+    found |= {"total_s": phases.total_s, "decode_s": decode_s, "ttft_s": phases.first_token_s}
+    found |= {"tokens_per_s": tokens / phases.total_s, "decode_tokens_per_s": tokens / decode_s}
+    return {**record, **found}
+
+
 def measured(rounds: Sequence[Round], phases: Phases) -> Measured:
     """Return one row of a batch."""
+    nothing = dict.fromkeys(("divergence", "memory_peak_bytes", "energy", "quality"))
+    kind = {"is_tree": False, "has_judge": False, "identical": True}
     return Measured(
-        tokens=list(range(sum(r.committed for r in rounds))),
-        rounds=rounds,
-        phases=phases,
-        is_tree=False,
-        has_judge=False,
-        identical=True,
-        divergence=None,
-        memory_peak_bytes=None,
-        energy=None,
-        quality=None,
+        tokens=list(range(sum(r.committed for r in rounds))), rounds=rounds, phases=phases, **kind, **nothing
     )

@@ -1,8 +1,8 @@
 """Probes whose truth is known: the points of a real plan, each as long as a cost says, with noise of a stated size."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -13,13 +13,8 @@ from cuda_probe.probe.stats import Verdict
 from cuda_probe.probe.timing import QUIET, Measurement
 from simulator.costs.profile import Curve, PassCost, constant
 
-UNITS = Units(
-    workflops_flop=1_600_000,
-    workmem_bytes=2_000_000,
-    workmem_flop=600_000,
-    workflops_means="made",
-    workmem_means="made",
-)
+SIZES = {"workflops_flop": 1_600_000, "workmem_bytes": 2_000_000, "workmem_flop": 600_000}
+UNITS = Units(**SIZES, workflops_means="made", workmem_means="made")
 DEVICE = {"name": "cuda:0", "model": "Made device", "memory_bytes": 80 * 2**30}
 LENGTHS = (*range(1, 9), 12, 16)
 # What a full probe takes on a GPU, in fewer sizes.
@@ -42,13 +37,8 @@ BURNS: Mapping[str, Mapping[str, Sequence[AxisValue]]] = {
 PRODUCTS: Mapping[str, Mapping[str, Sequence[AxisValue]]] = {"skinny": {}, "matmul": {}}
 # Both limits are met: the burns of one pass take about as long on either side.
 BURN_COST = PassCost(flop_scale=constant(2.5e-14), mem_scale=constant(4e-13), launch_s=4e-6, overlap_exponent=3.0)
-PRODUCT_COST = PassCost(flop_scale=constant(2e-15), mem_scale=constant(4e-13), launch_s=5e-6, overlap_exponent=3.0)
-CURVED_COST = PassCost(
-    flop_scale=Curve(np.array([1.0, 8.0, 64.0]), np.array([4e-13, 6e-14, 4e-15])),
-    mem_scale=constant(4e-13),
-    launch_s=5e-6,
-    overlap_exponent=3.0,
-)
+PRODUCT_COST = replace(BURN_COST, flop_scale=constant(2e-15), launch_s=5e-6)
+CURVED_COST = replace(PRODUCT_COST, flop_scale=Curve(np.array([1.0, 8.0, 64.0]), np.array([4e-13, 6e-14, 4e-15])))
 
 
 def made_points(
@@ -60,12 +50,7 @@ def made_points(
 ) -> list[Point]:
     """Time the points of some probes by a cost, each off by a factor exp(noise x normal).
 
-    Args:
-        probes: Values of axes that differ from `AXES`, by probe.
-        cost: The truth.
-        noise: Relative.
-        rng: Of the noise.
-        stated: The relative standard error that the points claim; their noise unless given.
+    probes: values of axes that differ from `AXES`. stated: relative standard error that points claim; None: the noise.
     """
     found = []
     for name, values in probes.items():
@@ -81,9 +66,8 @@ def true_s(name: str, axes: Mapping[str, AxisValue], cost: PassCost) -> float:
     Of burn units as `simulate` counts them: the additions of memory traffic are part of it.
     """
     probe, whole = BY_NAME[name], {axis: v for axis, v in axes.items() if isinstance(v, int)}
-    tokens = {"verify": whole.get("draft_n", 0) + 1, "skinny": whole.get("tokens"), "matmul": whole.get("size")}.get(
-        name
-    )
+    by_probe = {"verify": whole.get("draft_n", 0) + 1, "skinny": whole.get("tokens"), "matmul": whole.get("size")}
+    tokens = by_probe.get(name)
     flops, moved = float(probe.flop(axes, UNITS)), float(probe.bytes(axes, UNITS))
     passes = whole["draft_n"] if name == "draft" else 1
     if name in BURNS:
@@ -94,37 +78,28 @@ def true_s(name: str, axes: Mapping[str, AxisValue], cost: PassCost) -> float:
 
 def made_point(name: str, axes: Mapping[str, AxisValue], seconds: float, error: float) -> Point:
     """Return a point of a probe that took so long."""
-    probe = BY_NAME[name]
-    timed = Measurement(
-        median_s=seconds,
-        iqr_s=2 * error * seconds,
-        median_error_s=error * seconds,
-        samples_s=np.full(5, seconds),
-        warm_ups_s=np.full(2, seconds),
-        batch=1,
-        flushed=probe.flushes,
-        reason=QUIET,
-        verdict=Verdict(word="quiet", reason="made"),
-    )
+    probe, verdict = BY_NAME[name], Verdict(word="quiet", reason="made")
+    times = {"median_s": seconds, "iqr_s": 2 * error * seconds, "median_error_s": error * seconds}
+    samples = {"samples_s": np.full(5, seconds), "warm_ups_s": np.full(2, seconds)}
+    timed = Measurement(**times, **samples, batch=1, flushed=probe.flushes, reason=QUIET, verdict=verdict)
     return Point(probe=name, axes=axes, flop=probe.flop(axes, UNITS), bytes=probe.bytes(axes, UNITS), measurement=timed)
 
 
 def made_results(
-    burns: PassCost | None = BURN_COST,
-    products: PassCost | None = PRODUCT_COST,
-    noise: float = 0.005,
-    seed: int = 0,
-    **more: Any,
+    burns: PassCost = BURN_COST, products: PassCost | None = PRODUCT_COST, noise: float = 0.005, seed: int = 0
 ) -> Results:
     """Return a whole probe of a device of known costs."""
     rng = np.random.default_rng(seed)
-    found = [] if burns is None else made_points({"empty": {}, **BURNS}, burns, noise, rng, **more)
-    if products is not None:
-        found += made_points(PRODUCTS, products, noise, rng, **more)
-    return Results(device=DEVICE, units=UNITS, points=tuple(found), left_out=())
+    found = made_points({"empty": {}, **BURNS}, burns, noise, rng)
+    return results(found + (made_points(PRODUCTS, products, noise, rng) if products is not None else []))
 
 
-def write_probe(path: Path, results: Results) -> Path:
+def results(points: Iterable[Point]) -> Results:
+    """Return a probe of these points alone."""
+    return Results(device=DEVICE, units=UNITS, points=tuple(points), left_out=())
+
+
+def write_probe(path: Path, probed: Results) -> Path:
     """Write a probe.json and its raw samples."""
-    save_probe(path, results, {"made": True})
+    save_probe(path, probed, {"made": True})
     return path

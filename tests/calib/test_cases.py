@@ -1,6 +1,5 @@
 """The format of published cases: what is read is what was written, and what is wrong is named in one line."""
 
-import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -10,16 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calibration.published.cases import (
-    PARAMETERS,
-    SCHEMA,
-    UNITS,
-    Case,
-    Row,
-    load_cases,
-    published_cases,
-    row_json,
-)
+from calibration.published.cases import PARAMETERS, SCHEMA, UNITS, Case, Row, load_cases, published_cases, row_json
 from simulator.ground.artefacts import UserError
 from simulator.ground.histogram import AcceptanceHistogram
 
@@ -161,11 +151,6 @@ WRONG_ROWS: list[tuple[dict[str, Any], tuple[str, ...]]] = [
 ]
 
 
-@pytest.mark.parametrize(("change", "expected"), WRONG_ROWS, ids=lambda x: json.dumps(x)[:40])
-def test_a_wrong_row_is_named_with_what_is_allowed(tmp_path: Path, change, expected: tuple[str, ...]) -> None:
-    assert_refused(write(tmp_path / "mine.json", changed(**change)), *expected)
-
-
 WRONG_CASES: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     ({"citation": ""}, ("cases[0].citation", "longer text")),
     ({"max_error": -1}, ("max_error is -1", "0 to 10")),
@@ -179,52 +164,47 @@ WRONG_CASES: list[tuple[dict[str, Any], tuple[str, ...]]] = [
 ]
 
 
-@pytest.mark.parametrize(("change", "expected"), WRONG_CASES, ids=lambda x: json.dumps(x)[:40])
-def test_a_wrong_case_is_named_with_what_is_allowed(tmp_path: Path, change, expected: tuple[str, ...]) -> None:
-    assert_refused(write(tmp_path / "mine.json", made_case() | change), *expected)
+def test_a_wrong_row_or_case_is_named_with_what_is_allowed(tmp_path: Path) -> None:
+    for change, expected in WRONG_ROWS:
+        assert_refused(write(tmp_path / "mine.json", changed(**change)), *expected)
+    for change, expected in WRONG_CASES:
+        assert_refused(write(tmp_path / "mine.json", made_case() | change), *expected)
 
 
 def test_rows_that_the_parameters_cannot_forecast_are_refused(tmp_path: Path) -> None:
-    forecast_only = copy.deepcopy(made_case())
-    for row in forecast_only["rows"]:
-        row["use"] = "forecast"
-    nothing = forecast_only | {"fitted": [], "fixed": {"baseline_ms": 3}}
-    assert_refused(write(tmp_path / "a.json", nothing), "row 'K = 1'", "a round costs nothing")
-    nothing["rows"][0]["measured"] = {"speedup": 2}
-    nothing["fixed"] = {"draft_ms": 3}
-    assert_refused(write(tmp_path / "b.json", nothing), "a speedup needs baseline_ms")
-    unscaled = made_case("speedup")
-    unscaled["fitted"] = ["baseline_ms"]
-    unscaled["fixed"] = {"draft_ms": 1}
-    assert_refused(write(tmp_path / "d.json", unscaled), "row 'K = 1'", "a baseline_ms that is fixed, not fitted")
-    all_fitted = copy.deepcopy(made_case())
-    for row in all_fitted["rows"]:
-        row["use"] = "fit"
-    assert_refused(write(tmp_path / "c.json", all_fitted), "no row has use 'forecast'")
+    def refused(use: str, words: str, *, speedup: bool = False, **more: Any) -> None:
+        found = made_case("speedup" if speedup else "ms_per_token") | more
+        found["rows"] = [r | {"use": use or r["use"]} for r in found["rows"]]
+        assert_refused(write(tmp_path / "mine.json", found), words)
+
+    refused("forecast", "row 'K = 1': a round costs nothing", fitted=[], fixed={"baseline_ms": 3})
+    refused("forecast", "a speedup needs baseline_ms", fitted=[], fixed={"draft_ms": 3}, speedup=True)
+    unscaled = {"fitted": ["baseline_ms"], "fixed": {"draft_ms": 1}}
+    refused(
+        "", "row 'K = 1': a speedup to fit on needs a baseline_ms that is fixed, not fitted", speedup=True, **unscaled
+    )
+    refused("fit", "no row has use 'forecast'")
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("{", "not JSON"),
-        ("[]", "expected an object"),
-        ("{}", "cases is missing"),
-        ('{"cases": []}', "1 to 1000 items"),
-        ('{"cases": NaN}', "finite numbers"),
-        ('{"cases": {}}', "expected array"),
-        ('{"kind": "probe", "cases": []}', "kind is 'probe'"),
-        ('{"schema_version": 9, "cases": []}', "schema_version is 9, supported: 1"),
-        ('{"cases": [], "more": 1}', "items"),
-    ],
-)
-def test_a_file_that_holds_no_cases_is_refused(tmp_path: Path, text: str, expected: str) -> None:
+NO_CASES = {
+    "{": "not JSON",
+    "[]": "expected an object",
+    "{}": "cases is missing",
+    '{"cases": []}': "1 to 1000 items",
+    '{"cases": NaN}': "finite numbers",
+    '{"cases": {}}': "expected array",
+    '{"kind": "probe", "cases": []}': "kind is 'probe'",
+    '{"schema_version": 9, "cases": []}': "schema_version is 9, supported: 1",
+    '{"cases": [], "more": 1}': "items",
+}
+
+
+def test_a_file_that_holds_no_cases_or_two_of_one_name_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "mine.json"
-    path.write_text(text)
-    assert_refused(path, expected)
-
-
-def test_two_cases_of_one_name_are_refused(tmp_path: Path) -> None:
-    assert_refused(write(tmp_path / "mine.json", made_case(), made_case()), "two cases are named 'made'")
+    for text, expected in NO_CASES.items():
+        path.write_text(text)
+        assert_refused(path, expected)
+    assert_refused(write(path, made_case(), made_case()), "two cases are named 'made'")
 
 
 def assert_refused(path: Path, *expected: str) -> None:

@@ -10,19 +10,9 @@ from click.testing import CliRunner
 from PIL import Image
 
 from calibration.cli.calibrate import calibrate
-from cuda_probe.probe.runner import Results
 from simulator.costs.profile_file import load_profile
 
-from .made_probe import (
-    BURN_COST,
-    BURNS,
-    DEVICE,
-    PRODUCT_COST,
-    UNITS,
-    made_points,
-    made_results,
-    write_probe,
-)
+from .made_probe import BURN_COST, BURNS, PRODUCT_COST, UNITS, made_points, made_results, results, write_probe
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +35,6 @@ def probe(made: Path, tmp_path: Path) -> Path:
     """The same in a folder of one test."""
     copytree(made, tmp_path, dirs_exist_ok=True)
     return tmp_path / "probe.json"
-
-
-@pytest.fixture
-def blind_probe(tmp_path: Path) -> Path:
-    """Nothing that memory limits."""
-    points = made_points({"empty": {}, "burn_flops": BURNS["burn_flops"]}, BURN_COST, 0.003, np.random.default_rng(0))
-    return write_probe(tmp_path / "blind.json", Results(device=DEVICE, units=UNITS, points=tuple(points), left_out=()))
 
 
 def test_a_profile_holds_the_truth_and_simulate_takes_it(run, probe: Path) -> None:
@@ -92,8 +75,11 @@ def test_a_real_probe_of_this_machine_is_taken(run, tmp_path: Path) -> None:
     assert len(found["points"]) == 1 + 2 + 1 + 4
 
 
-def test_a_fit_that_fails_is_no_profile_and_says_why(run, blind_probe: Path, tmp_path: Path) -> None:
-    done = run("calibrate", blind_probe, "-o", "mine.json", "--report", "report.json", "--plot", "fit.svg")
+def test_a_fit_that_fails_is_no_profile_and_says_why(run, tmp_path: Path) -> None:
+    # Nothing that memory limits.
+    points = made_points({"empty": {}, "burn_flops": BURNS["burn_flops"]}, BURN_COST, 0.003, np.random.default_rng(0))
+    write_probe(tmp_path / "blind.json", results(points))
+    done = run("calibrate", "blind.json", "-o", "mine.json", "--report", "report.json", "--plot", "fit.svg")
     assert done.returncode == 3
     assert not (tmp_path / "mine.json").exists()
     reason, last = done.stderr.splitlines()
@@ -106,11 +92,9 @@ def test_a_fit_that_fails_is_no_profile_and_says_why(run, blind_probe: Path, tmp
     done = run("simulate", "--profile", "report.json")
     assert done.returncode == 2
     assert "report.json: is the report of a fit that failed its checks" in done.stderr
-
-
-def test_an_older_profile_is_kept_where_a_fit_fails(run, blind_probe: Path, tmp_path: Path) -> None:
+    # An older profile is kept.
     (tmp_path / "mine.json").write_text("precious")
-    assert run("calibrate", blind_probe, "-o", "mine.json", "--force").returncode == 3
+    assert run("calibrate", "blind.json", "-o", "mine.json", "--force").returncode == 3
     assert (tmp_path / "mine.json").read_text() == "precious"
 
 
@@ -131,60 +115,55 @@ def test_the_same_input_gives_the_same_bytes_and_json_is_the_report(run, probe: 
     assert "<svg" in (tmp_path / "then.svg").read_text()
 
 
-@pytest.mark.parametrize(("factor", "verdict"), [(1.0, "same"), (1.3, "slower"), (0.7, "faster")])
-def test_compare_says_what_changed(run, probe: Path, tmp_path: Path, factor: float, verdict: str) -> None:
-    slower = {name: factor for name in ("flop_scale", "mem_scale", "launch_s")}
-    now = made_results(BURN_COST.scaled(slower), PRODUCT_COST.scaled(slower), noise=0.003, seed=1)
-    write_probe(tmp_path / "now_probe.json", now)
-    done = run("calibrate", "now_probe.json", "-o", "now.json", "--compare", "then.json")
-    assert done.returncode == 0, done.stderr
-    assert f"overall: {verdict}\n" in done.stdout
-    assert "bfloat16 mem_scale[0]" in done.stdout
-
-
-def test_compare_cannot_tell_what_was_known_badly(run, probe: Path, tmp_path: Path) -> None:
+def test_compare_says_what_changed_and_cannot_tell_what_was_known_badly(run, probe: Path, tmp_path: Path) -> None:
+    for factor, verdict in ((1.0, "same"), (1.3, "slower"), (0.7, "faster")):
+        slower = {name: factor for name in ("flop_scale", "mem_scale", "launch_s")}
+        now = made_results(BURN_COST.scaled(slower), PRODUCT_COST.scaled(slower), noise=0.003, seed=1)
+        write_probe(tmp_path / "now_probe.json", now)
+        done = run("calibrate", "now_probe.json", "-o", "now.json", "--compare", "then.json", "--force")
+        assert done.returncode == 0, done.stderr
+        assert f"overall: {verdict}\n" in done.stdout
+        assert "bfloat16 mem_scale[0]" in done.stdout
     found = json.loads((tmp_path / "then.json").read_text())
     for cost in (found["passes"]["bfloat16"], found["units"]["cost"]):
-        doubt = cost["uncertainty"]
-        doubt["covariance"] = (0.09 * np.eye(len(doubt["parameters"]))).tolist()
+        uncertainty = cost["uncertainty"]
+        uncertainty["covariance"] = (0.09 * np.eye(len(uncertainty["parameters"]))).tolist()
     (tmp_path / "then.json").write_text(json.dumps(found))
-    done = run("calibrate", probe, "-o", "now.json", "--compare", "then.json", "--json")
+    done = run("calibrate", probe, "-o", "now.json", "--compare", "then.json", "--json", "--force")
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)["comparison"]
-    assert (told["against"], told["overall"]) == ("same", "cannot tell")
-    assert {c["verdict"] for c in told["changes"]} == {"cannot tell"}
+    comparison = json.loads(done.stdout)["comparison"]
+    assert (comparison["against"], comparison["overall"]) == ("same", "cannot tell")
+    assert {c["verdict"] for c in comparison["changes"]} == {"cannot tell"}
 
 
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        ((), ("expected either PROBE", "--from-decode FILE")),
-        (("probe.json", "--from-decode", "decode.jsonl"), ("expected either PROBE",)),
-        (("probe.json", "--fit-k", "1,4"), ("--fit-k: 1,4 without --from-decode",)),
-        (("missing.json",), ("missing.json: no such file",)),
-        (("broken.json",), ("broken.json: not JSON",)),
-        (("other.json",), ("other.json: kind is 'simulation', expected 'probe'",)),
-        (("nothing.json",), ("nothing.json: timed neither burn kernels nor products",)),
-        (("probe.json", "-o", "profile.txt"), ("--out profile.txt", ".json")),
-        (("probe.json", "--report", "report.csv"), ("--report report.csv", ".json")),
-        (("probe.json", "--plot", "fit.pdf"), ("--plot fit.pdf", ".png or .svg")),
-        (("probe.json", "-o", "other.json"), ("--out other.json: exists already",)),
-        (("probe.json", "-o", "probe.json", "--force"), ("--out probe.json", "is the file of PROBE too")),
-        (("probe.json", "--report", "other.json", "--compare", "other.json", "--force"), ("--report other.json",)),
-        (("probe.json", "-o", "x.json", "--report", "x.json"), ("x.json",)),
-        (("probe.json", "--compare", "missing.json"), ("missing.json: no such file",)),
-        (("probe.json", "--compare", "other.json"), ("other.json: kind is 'simulation'",)),
-        (("--from-decode", "missing.jsonl"), ("missing.jsonl: no such file",)),
-        (("--from-decode", "probe.json"), ("probe.json",)),
-    ],
+MISTAKES = (
+    ("", "expected either PROBE", "--from-decode FILE"),
+    ("probe.json --from-decode decode.jsonl", "expected either PROBE"),
+    ("probe.json --fit-k 1,4", "--fit-k: 1,4 without --from-decode"),
+    ("missing.json", "missing.json: no such file"),
+    ("broken.json", "broken.json: not JSON"),
+    ("other.json", "other.json: kind is 'simulation', expected 'probe'"),
+    ("nothing.json", "nothing.json: timed neither burn kernels nor products"),
+    ("probe.json -o profile.txt", "--out profile.txt", ".json"),
+    ("probe.json --report report.csv", "--report report.csv", ".json"),
+    ("probe.json --plot fit.pdf", "--plot fit.pdf", ".png or .svg"),
+    ("probe.json -o other.json", "--out other.json: exists already"),
+    ("probe.json -o probe.json --force", "--out probe.json", "is the file of PROBE too"),
+    ("probe.json --report other.json --compare other.json --force", "--report other.json"),
+    ("probe.json -o x.json --report x.json", "x.json"),
+    ("probe.json --compare missing.json", "missing.json: no such file"),
+    ("probe.json --compare other.json", "other.json: kind is 'simulation'"),
+    ("--from-decode missing.jsonl", "missing.jsonl: no such file"),
+    ("--from-decode probe.json", "probe.json"),
 )
-def test_a_users_mistake_is_one_line_and_loses_nothing(
-    run, user_error, probe: Path, tmp_path: Path, arguments, expected
-) -> None:
+
+
+def test_a_users_mistake_is_one_line_and_loses_nothing(run, user_error, probe: Path, tmp_path: Path) -> None:
     (tmp_path / "broken.json").write_text("{")
     (tmp_path / "other.json").write_text('{"kind": "simulation", "schema_version": 1}')
-    points = tuple(made_points({"empty": {}}, BURN_COST, 0.003, np.random.default_rng(0)))
-    write_probe(tmp_path / "nothing.json", Results(device=DEVICE, units=UNITS, points=points, left_out=()))
+    points = made_points({"empty": {}}, BURN_COST, 0.003, np.random.default_rng(0))
+    write_probe(tmp_path / "nothing.json", results(points))
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
-    user_error(run("calibrate", *arguments), *expected)
+    for words, *expected in MISTAKES:
+        user_error(run("calibrate", *words.split()), *expected)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before

@@ -18,12 +18,9 @@ from .made_decode import Truth, write_decode
 TRUTH = Truth()
 
 
-def test_what_is_written_is_a_file_of_bench_decode(tmp_path: Path) -> None:
+def test_a_file_of_bench_decode_says_whose_times_it_has(tmp_path: Path) -> None:
     path = write_decode(tmp_path / "d.jsonl", prompts=2, batch=2)
     assert [p for p in problems(path, strict=True) if "summary" not in p] == []
-
-
-def test_a_log_says_whose_times_they_are(tmp_path: Path) -> None:
     log = load_decode(write_decode(tmp_path / "d.jsonl", prompts=3, tokens=20, lengths=(2, 5)))
     assert (log.target, log.draft, log.dtype, log.batch) == ("made-target x 4", "made-draft", "bfloat16", 1)
     assert (log.tokens, log.lengths, log.device) == (20, (20, 20, 20), "Made CPU")
@@ -51,11 +48,11 @@ def test_costs_without_noise_are_the_truth(tmp_path: Path) -> None:
 @pytest.mark.statistical
 def test_noisy_costs_are_within_their_errors(tmp_path: Path) -> None:
     off = []
+    plain_s, overhead_s = TRUTH.target_s(1) + TRUTH.plain_rest_s, TRUTH.rest_s + TRUTH.draft_start_s
     for seed in range(8):
         path = write_decode(tmp_path / "d.jsonl", noise=0.03, prompts=10, tokens=300, seed=seed, lengths=(1, 2, 4, 8))
         log = load_decode(path)
-        found = fit_pair(log)
-        profile = pair_profile("x", log, found)
+        profile = pair_profile("x", log, fit_pair(log))
         own = profile.decoding
         tokens = np.array([2, 5, 9])
         passes = own.verify.pass_s(tokens, 1, tokens, 0)
@@ -63,9 +60,7 @@ def test_noisy_costs_are_within_their_errors(tmp_path: Path) -> None:
         verify_error = float(np.sqrt(own.verify.covariance[0, 0]))
         off += list(abs(passes / true - 1) / verify_error)
         off.append(abs(own.draft_step_s / TRUTH.draft_step_s - 1) / own.draft_step_error)
-        plain_s = TRUTH.target_s(1) + TRUTH.plain_rest_s
         off.append(abs(own.baseline_s / plain_s - 1) / own.baseline_error)
-        overhead_s = TRUTH.rest_s + TRUTH.draft_start_s
         off.append(abs(profile.round_overhead_s / overhead_s - 1) / profile.round_overhead_error)
     assert np.mean(np.array(off) <= 3) >= 0.9
     # The negative control: errors of a tenth would not do.
@@ -78,8 +73,7 @@ def test_lengths_that_are_not_asked_for_change_nothing(tmp_path: Path) -> None:
     other = replace(log, arms=tuple(replace(a, verify=slow) if a.draft_length in (3, 6) else a for a in log.arms))
     fits = [fit_pair(own, (1, 4, 8)) for own in (log, other)]
     assert fits[0].verify.cost.parameters() == fits[1].verify.cost.parameters()
-    assert fits[0].draft == fits[1].draft
-    assert fits[0].draft_lengths == (1, 4, 8)
+    assert (fits[0].draft, fits[0].draft_lengths) == (fits[1].draft, (1, 4, 8))
     assert fit_pair(other).verify.cost.parameters() != fits[0].verify.cost.parameters()
 
 
@@ -104,21 +98,15 @@ def test_records_that_failed_are_left_out(tmp_path: Path) -> None:
     assert after[3].verify.seconds == pytest.approx(before[3].verify.seconds, rel=0.02)
 
 
-@pytest.mark.parametrize(
-    ("failed", "words"),
-    [
+def test_a_run_that_cannot_be_compared_is_refused_and_so_are_lengths_that_are_not_there(tmp_path: Path) -> None:
+    for failed, words in (
         ([("baseline", n) for n in range(2)], "no records of baseline and speculative decoding"),
         ([(f"k{k}", n) for k in (1, 2) for n in range(2)], "no records of baseline and speculative decoding"),
         ([("baseline", 0), ("k1", 1)], "k1 and baseline have no prompt in common"),
-    ],
-)
-def test_a_run_that_cannot_be_compared_is_refused(tmp_path: Path, failed, words: str) -> None:
-    path = write_decode(tmp_path / "d.jsonl", prompts=2, lengths=(1, 2), failed=failed)
-    with pytest.raises(UserError, match=words):
-        load_decode(path)
-
-
-def test_draft_lengths_must_be_there_and_two_at_least(tmp_path: Path) -> None:
+    ):
+        path = write_decode(tmp_path / "d.jsonl", prompts=2, lengths=(1, 2), failed=failed)
+        with pytest.raises(UserError, match=words):
+            load_decode(path)
     log = load_decode(write_decode(tmp_path / "d.jsonl", prompts=1, lengths=(1, 4)))
     with pytest.raises(UserError, match=r"--fit-k: 3 is not in .*d.jsonl, expected some of 1, 4"):
         fit_pair(log, (1, 3))
@@ -148,31 +136,23 @@ def test_the_line_of_drafts_by_hand() -> None:
     # Through two points: its slope's variance is the sum of theirs over the distance squared.
     two = draft_line([arm(2, 5.0), arm(4, 9.0)])
     assert two.step_error == pytest.approx(np.hypot(0.05, 0.09) / 2 / 2.0)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "step_s", "start_s"),
-    [
-        # A start below 0: through the origin, each time weighing by its own error, a hundredth of it.
-        ((0.9, 3.0, 9.0), (1 / 0.9 + 2 / 3 + 4 / 9) / (1 / 0.9**2 + 4 / 3**2 + 16 / 9**2), 0.0),
-        # Shorter the more is drafted: a start alone, their weighted mean.
-        ((9.0, 8.0, 7.0), 0.0, (1 / 9 + 1 / 8 + 1 / 7) / (1 / 9**2 + 1 / 8**2 + 1 / 7**2)),
-    ],
-)
-def test_no_part_of_the_line_is_below_nothing(seconds, step_s: float, start_s: float) -> None:
-    line = draft_line([arm(k, s) for k, s in zip((1, 2, 4), seconds, strict=True)])
-    assert (line.step_s, line.start_s) == pytest.approx((step_s, start_s))
-    assert (line.step_error < 1, line.start_error_s > 0) == (step_s > 0, start_s > 0)
+    # No part is below 0. A start that would be: through the origin, each time weighing by its error, a hundredth of it.
+    line = draft_line([arm(1, 0.9), arm(2, 3.0), arm(4, 9.0)])
+    slope = (1 / 0.9 + 2 / 3 + 4 / 9) / (1 / 0.9**2 + 4 / 3**2 + 16 / 9**2)
+    assert (line.step_s, line.start_s, line.start_error_s) == pytest.approx((slope, 0, 0))
+    assert line.step_error < 1
+    # Shorter the more is drafted: a start alone, their weighted mean.
+    line = draft_line([arm(1, 9.0), arm(2, 8.0), arm(4, 7.0)])
+    mean = (1 / 9 + 1 / 8 + 1 / 7) / (1 / 9**2 + 1 / 8**2 + 1 / 7**2)
+    assert (line.step_s, line.start_s, line.step_error) == pytest.approx((0, mean, np.inf))
+    assert line.start_error_s > 0
 
 
 def test_times_that_are_no_line_do_not_pass(tmp_path: Path) -> None:
     log = load_decode(write_decode(tmp_path / "d.jsonl", prompts=2))
-    odd = replace(
-        log, arms=tuple(replace(a, draft=Timed(seconds=0.01 / a.draft_length, error_s=1e-5)) for a in log.arms)
-    )
-    assert check_pair(fit_pair(odd)).reasons == (
-        "a draft of more tokens takes no longer, expected each to take some time",
-    )
+    falling = tuple(replace(a, draft=Timed(seconds=0.01 / a.draft_length, error_s=1e-5)) for a in log.arms)
+    (reason,) = check_pair(fit_pair(replace(log, arms=falling))).reasons
+    assert reason == "a draft of more tokens takes no longer, expected each to take some time"
     slow = tuple(replace(a, verify=Timed(seconds=0.05, error_s=1e-5)) if a.draft_length == 4 else a for a in log.arms)
     reasons = check_pair(fit_pair(replace(log, arms=slow))).reasons
     assert any(r.startswith("verification at K = 4 is ") for r in reasons), reasons
@@ -191,25 +171,17 @@ def test_calibrate_writes_the_pair_and_simulate_takes_it(run, tmp_path: Path) ->
     assert "and of no other pair" in found["notes"][0]
     done = run("simulate", "--profile", "pair.json", "--draftN", 4, "--alpha", 0.8, "--json")
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
     round_s = TRUTH.target_s(5) + TRUTH.draft_s(4) + TRUTH.rest_s
     tau = (1 - 0.8**5) / 0.2
     expected = tau * (TRUTH.target_s(1) + TRUTH.plain_rest_s) / round_s
-    assert told["closed_form_speedup"] == pytest.approx(expected, rel=0.03)
+    assert json.loads(done.stdout)["closed_form_speedup"] == pytest.approx(expected, rel=0.03)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (("--fit-k", "1,9"), "--fit-k: 9 is not in d.jsonl"),
-        (("--fit-k", "4"), "1 draft length to fit"),
-        (("--fit-k", "few"), "--fit-k"),
-        (("--fit-k", "1.5,4"), "--fit-k: 1.5"),
-    ],
-)
-def test_a_wrong_draft_length_is_one_line(run, user_error, tmp_path: Path, arguments, words: str) -> None:
+def test_a_wrong_draft_length_is_one_line(run, user_error, tmp_path: Path) -> None:
     write_decode(tmp_path / "d.jsonl", prompts=1)
-    user_error(run("calibrate", "--from-decode", "d.jsonl", *arguments), words)
+    wrong = {"1,9": "--fit-k: 9 is not in d.jsonl", "4": "1 draft length to fit", "few": "--fit-k"}
+    for lengths, words in (wrong | {"1.5,4": "--fit-k: 1.5"}).items():
+        user_error(run("calibrate", "--from-decode", "d.jsonl", "--fit-k", lengths), words)
     assert not (tmp_path / "profile.json").exists()
 
 

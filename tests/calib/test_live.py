@@ -5,11 +5,15 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from acceptance.results.journal import to_line
 from calibration.validate import live
 from calibration.validate.live import Plan, call, keep_plan
 from simulator.ground.artefacts import UserError
+
+from .made_decode import with_known_times
 
 TINY = ("--inflate", "1,2", "--k", "1:3", "--fit-k", "1,3", "--max-prompts", "2", "--max-new-tokens", "12")
 QUICK = ("--quick", "--draftN", 2, "--workflops", 8, "--workmem", 1)
@@ -18,13 +22,20 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def calls(run: Run, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Every stage in this process and the probe a quick one; the names of those that ran."""
+    """Every stage in this process and the probe a quick one; the names of those that ran.
+
+    Decoding is real, and so are its rounds, but its times are made: those of a few tokens are noise on a busy machine.
+    """
     names: list[str] = []
 
     def call_here(name: str, *words: str, allowed: tuple[int, ...] = (0,)) -> int:
         names.append(name)
+        is_new = not Path(words[-1]).exists()
         done = run(name, *words, *(QUICK if name == "probe-gpu" else ()))
         assert done.returncode in allowed, done.stderr
+        if name == "bench-decode" and is_new:
+            rng = np.random.default_rng(0)
+            rewrite(Path(words[-1]), lambda record: with_known_times(record, rng))
         return done.returncode
 
     monkeypatch.setattr(live, "call", call_here)
@@ -34,12 +45,10 @@ def calls(run: Run, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_the_whole_chain_runs_and_goes_on_from_what_is_there(run: Run, calls: list[str], tmp_path: Path) -> None:
     done = run("validate", "--live", *TINY, "--json")
     folder = tmp_path / "live"
-    # A few tokens on a busy machine may be too noisy to fit: that is said, and no profile is made of it.
-    unfit = done.returncode == 3 and "the fit does not pass its checks" in done.stderr
-    assert done.returncode in (0, 1) or unfit, done.stderr
+    assert done.returncode in (0, 1), done.stderr
     assert calls == ["probe-gpu", "calibrate", "measure-acceptance", "bench-decode", "bench-decode"]
     names = {"plan.json", "probe.json", "trace.json", "decode_x1.jsonl", "decode_x2.jsonl"}
-    names |= {f"accept_hist_k{k}.json" for k in (1, 2, 3)}
+    names |= {f"accept_hist_k{k}.json" for k in (1, 2, 3)} | {"pair_x1.json", "pair_x2.json"}
     assert names <= {p.name for p in folder.iterdir()}
     for words in ("probing the device", "measuring acceptance", "target inflated 1 times", "target inflated 2 times"):
         assert f"validate: {words}" in done.stderr or f"validate: decoding, {words}" in done.stderr
@@ -51,13 +60,26 @@ def test_the_whole_chain_runs_and_goes_on_from_what_is_there(run: Run, calls: li
     assert "measuring acceptance" not in again.stderr
     assert {n: (folder / n).read_bytes() for n in measured} == measured
     assert records_of(folder / "decode_x2.jsonl") == records
-    if not unfit:
-        check_result(json.loads(done.stdout), again.stdout)
-        assert {"pair_x1.json", "pair_x2.json"} <= {p.name for p in folder.iterdir()}
+    check_result(json.loads(done.stdout), again.stdout)
+    # Drafts that take no longer the more they draft are noise: that is said, and no profile is made of it.
+    (folder / "pair_x2.json").unlink()
+    rewrite(folder / "decode_x2.jsonl", lambda r: r | {"draft_ms": r["draft_ms"] / (100 if r["method"] == "k3" else 1)})
+    noisy = run("validate", "--live", *TINY)
+    assert (noisy.returncode, noisy.stdout) == (3, "")
+    assert "decode_x2.jsonl: the fit does not pass its checks: a draft of more tokens takes no longer" in noisy.stderr
+    assert not (folder / "pair_x2.json").exists()
 
 
 def records_of(path: Path) -> list[dict]:
     return [r for r in map(json.loads, path.read_text().splitlines()) if r["kind"] == "decode_record"]
+
+
+def rewrite(path: Path, change: Callable[[dict], dict]) -> None:
+    """Change the records of a run, all of which took some time."""
+    records = records_of(path)
+    assert all(r["verify_ms"] > 0 and (r["draft_ms"] > 0 or r["method"] == "baseline") for r in records)
+    header = path.read_bytes().splitlines(keepends=True)[0]
+    path.write_bytes(header + b"".join(to_line(change(record)) for record in records))
 
 
 def check_result(found: dict, text: str) -> None:
@@ -75,28 +97,27 @@ def check_result(found: dict, text: str) -> None:
     assert "the same costs, acceptance as" in text
 
 
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        (("--k", "1:3", "--fit-k", "1,4"), ("--fit-k: 4 is not among the draft lengths of --k",)),
-        (("--k", "1:3", "--fit-k", "1,2,3"), ("--fit-k: 3 of 3 draft lengths", "one left to forecast")),
-        (("--k", "1:3", "--fit-k", "2"), ("--fit-k: 1 of 3 draft lengths", "two at least")),
-        (("--k", "0:3"), ("--k: 0 is not allowed", "1 to 64")),
-        (("--inflate", "1.5"), ("--inflate: 1.5 is not allowed",)),
-        (("--max-prompts", "0"), ("--max-prompts",)),
-        (("--dtype", "int8"), ("--dtype",)),
-        (("--profile", "x.json"), ("--profile x.json: without DECODE",)),
-    ],
+WRONG_PLANS = (
+    ("--k 1:3 --fit-k 1,4", "--fit-k: 4 is not among the draft lengths of --k"),
+    ("--k 1:3 --fit-k 1,2,3", "--fit-k: 3 of 3 draft lengths", "one left to forecast"),
+    ("--k 1:3 --fit-k 2", "--fit-k: 1 of 3 draft lengths", "two at least"),
+    ("--k 0:3", "--k: 0 is not allowed", "1 to 64"),
+    ("--inflate 1.5", "--inflate: 1.5 is not allowed"),
+    ("--max-prompts 0", "--max-prompts"),
+    ("--dtype int8", "--dtype"),
+    ("--profile x.json", "--profile x.json: without DECODE"),
 )
-def test_a_wrong_plan_is_one_line_before_anything_runs(run, user_error, tmp_path: Path, arguments, expected) -> None:
-    user_error(run("validate", "--live", *arguments), *expected)
+
+
+def test_a_wrong_plan_is_one_line_before_anything_runs(run, user_error, tmp_path: Path) -> None:
+    for words, *expected in WRONG_PLANS:
+        user_error(run("validate", "--live", *words.split()), *expected)
     assert list(tmp_path.iterdir()) == []
 
 
 def plan(folder: Path, **changes) -> Plan:
-    told = {"times": (1, 2), "draft_lengths": (1, 2, 3), "fitted": (1, 3), "prompts": 2, "tokens": 12, "runs": 1}
-    told |= {"dtype": "bfloat16", "device": "cpu", "seed": 0}
-    return Plan(folder=folder, **told | changes)
+    given = {"times": (1, 2), "draft_lengths": (1, 2, 3), "fitted": (1, 3), "prompts": 2, "tokens": 12, "runs": 1}
+    return Plan(folder=folder, **given | {"dtype": "bfloat16", "device": "cpu", "seed": 0} | changes)
 
 
 def test_a_folder_goes_on_with_its_own_plan_alone(tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
 """From timed passes to a profile to forecasts: costs that are known come back, and what was not seen is forecast."""
 
 import json
-from dataclasses import dataclass, replace
+import re
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -29,18 +31,13 @@ TAU_2 = 1 + (15 + 2 * 65) / 100
 LENGTHS = (1, 4, 8)
 
 
-@dataclass(frozen=True)
-class Known:
-    """A file of passes without noise, and what was fitted to it."""
+class Known(NamedTuple):
+    """A file of passes without noise, what was fitted to it, and the rows that this forecasts."""
 
-    path: Path
     times: PassTimes
     found: CheckedFit
     profile: Profile
-
-    def rows(self) -> list[Row]:
-        """Forecast it."""
-        return forecast(self.times, self.profile)
+    rows: list[Row]
 
 
 def forecast(times: PassTimes, profile: Profile) -> list[Row]:
@@ -52,7 +49,8 @@ def forecast(times: PassTimes, profile: Profile) -> list[Row]:
 def known(exact: Path) -> Known:
     times = load_passes(exact)
     found = fit_passes(times, LENGTHS)
-    return Known(exact, times, found, pass_profile("made", times, found, LENGTHS))
+    profile = pass_profile("made", times, found, LENGTHS)
+    return Known(times, found, profile, forecast(times, profile))
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +58,7 @@ def exact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_passes(tmp_path_factory.mktemp("passes") / "p.json")
 
 
-def test_what_is_held_out_is_other_k_and_one_setting_in_the_middle(exact: Path) -> None:
+def test_what_is_held_out_is_other_k_and_one_setting_in_the_middle(exact: Path, tmp_path: Path) -> None:
     times = load_passes(exact)
     # 512, 4096 (1 x 4096), 4096 (8 x 512), 16384 (32 x 512), 32768, 131072 tokens held.
     assert unseen_setting(times) == (32, 512)
@@ -73,13 +71,11 @@ def test_what_is_held_out_is_other_k_and_one_setting_in_the_middle(exact: Path) 
     seen = pass_observations(times, LENGTHS)
     assert len(seen) == 6 * 10
     assert len(seen.fitted) == 5 * 5
-
-
-def test_three_settings_are_all_fitted(tmp_path: Path) -> None:
+    # Three settings are all fitted.
     grid = Grid(batches=(1, 8, 32), contexts=(512,), draft_lengths=(1, 2))
-    times = load_passes(write_passes(tmp_path / "p.json", grid=grid))
-    assert unseen_setting(times) is None
-    assert not pass_observations(times, None).held_out.any()
+    few = load_passes(write_passes(tmp_path / "p.json", grid=grid))
+    assert unseen_setting(few) is None
+    assert not pass_observations(few, None).held_out.any()
 
 
 def test_a_known_cost_is_found_and_forecasts_exactly(known: Known) -> None:
@@ -91,13 +87,9 @@ def test_a_known_cost_is_found_and_forecasts_exactly(known: Known) -> None:
     assert known.profile.launches_per_layer == 1
     assert "K 1, 4, 8;" in known.profile.notes[0]
     assert "35 passes held out" in known.profile.notes[1]
-    rows = known.rows()
-    assert len(rows) == 6 * 8
-    assert max(abs(r.error) for r in rows) < 2e-3
-    assert judge(rows).best_k_loss == 0
-
-
-def test_the_parameters_of_a_known_cost_come_back(known: Known) -> None:
+    assert len(known.rows) == 6 * 8
+    assert max(abs(r.error) for r in known.rows) < 2e-3
+    assert judge(known.rows).best_k_loss == 0
     own = fit(pass_observations(known.times, LENGTHS), Form()).cost.parameters()
     for name, value in TRUTH.parameters().items():
         assert own[name] == pytest.approx(value, rel=0.02), name
@@ -113,16 +105,12 @@ def test_a_curve_of_memory_is_found_where_there_is_one(tmp_path: Path) -> None:
     assert np.median(np.abs(found.fit.residuals)) < 0.01
 
 
-def test_the_measured_row_by_hand(known: Known) -> None:
-    times = known.times
-    row = next(r for r in known.rows() if r.target == "llama-3.1-8b, batch 8, context 4096" and r.draft_length == 2)
-    target, draft = times.shapes[TARGET], times.shapes[DRAFT]
+def test_a_measured_row_and_its_interval_by_hand(known: Known) -> None:
+    row = next(r for r in known.rows if r.target == "llama-3.1-8b, batch 8, context 4096" and r.draft_length == 2)
+    target, draft = known.times.shapes[TARGET], known.times.shapes[DRAFT]
     round_s = 2 * pass_s(draft, (8, 1, 4096)) + pass_s(target, (8, 3, 4096))
     assert row.tokens_per_round == row.measured_tokens_per_round == pytest.approx(TAU_2)
     assert row.measured == pytest.approx(TAU_2 * pass_s(target, (8, 1, 4096)) / round_s)
-
-
-def test_the_interval_of_a_measured_row_by_hand() -> None:
     # Round: 2 x 1 s +- 2 x 0.1, and 8 s +- 0.5; plain step: 5 s +- 0.1.
     found = measured_round(2, Timed(5.0, 0.1), Timed(1.0, 0.1), Timed(8.0, 0.5))
     assert found.speedup == 0.5
@@ -130,38 +118,26 @@ def test_the_interval_of_a_measured_row_by_hand() -> None:
     assert found.ends == pytest.approx((0.5 * (1 - 1.96 * relative), 0.5 * (1 + 1.96 * relative)), rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"kind": "probe"}, "kind is 'probe', expected 'pass_times'"),
-        ({"schema_version": 9}, "schema_version is 9, supported: 1"),
-        ({"points": []}, "points is empty"),
-        ({"models": {}}, "models.target is missing, expected an object"),
-        ({"dtype": 3}, "dtype is 3, expected text"),
-    ],
-)
-def test_odd_files_are_refused(exact: Path, tmp_path: Path, change: dict[str, object], said: str) -> None:
-    odd = tmp_path / "odd.json"
-    odd.write_text(json.dumps(json.loads(exact.read_text()) | change))
-    with pytest.raises(UserError, match=said):
-        load_passes(odd)
-
-
-@pytest.mark.parametrize(
-    ("field", "value", "said"),
-    [
-        ("role", "judge", r"points\[3\].role is 'judge', expected 'target' or 'draft'"),
-        ("median_s", 0, r"points\[3\].median_s is 0, expected a number above 0"),
-        ("batch", None, r"points\[3\].batch is None, expected a whole number"),
-    ],
-)
-def test_odd_points_are_refused(exact: Path, tmp_path: Path, field: str, value: object, said: str) -> None:
-    content = json.loads(exact.read_text())
-    content["points"][3][field] = value
-    odd = tmp_path / "odd.json"
-    odd.write_text(json.dumps(content))
-    with pytest.raises(UserError, match=said):
-        load_passes(odd)
+def test_odd_files_and_points_are_refused(exact: Path, tmp_path: Path) -> None:
+    content, odd = json.loads(exact.read_text()), tmp_path / "odd.json"
+    cases = [
+        (content | {"kind": "probe"}, "kind is 'probe', expected 'pass_times'"),
+        (content | {"schema_version": 9}, "schema_version is 9, supported: 1"),
+        (content | {"points": []}, "points is empty"),
+        (content | {"models": {}}, "models.target is missing, expected an object"),
+        (content | {"dtype": 3}, "dtype is 3, expected text"),
+    ]
+    for name, value, words in (
+        ("role", "judge", "role is 'judge', expected 'target' or 'draft'"),
+        ("median_s", 0, "median_s is 0, expected a number above 0"),
+        ("batch", None, "batch is None, expected a whole number"),
+    ):
+        points = [point | {name: value} if i == 3 else point for i, point in enumerate(content["points"])]
+        cases.append((content | {"points": points}, f"points[3].{words}"))
+    for changed, words in cases:
+        odd.write_text(json.dumps(changed))
+        with pytest.raises(UserError, match=re.escape(words)):
+            load_passes(odd)
 
 
 @pytest.mark.statistical
@@ -197,35 +173,29 @@ def test_the_commands_calibrate_and_forecast(run, user_error, tmp_path: Path) ->
     (tmp_path / "wrong.json").write_text(json.dumps(content))
     wrong = run(*told, "wrong.json")
     assert wrong.returncode == 1, wrong.stdout
-    short = {"k": 4, "hist": {"4": 10}, "samples": 10}
-    (tmp_path / "short.json").write_text(json.dumps(short))
+    (tmp_path / "short.json").write_text('{"k": 4, "hist": {"4": 10}, "samples": 10}')
     done = run("validate", "--passes", "p.json", "--hist", "short.json", "--profile", "profile.json")
     user_error(done, "--hist: k = 4 at most, but p.json verifies 8")
     known = "--profile cpu-2-core: has float32, int4, int8, expected bfloat16 as in p.json"
     user_error(run(*told, "cpu-2-core"), known)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (
-            ("calibrate", "--from-passes", "p.json", "--fit-k", "9"),
-            "--fit-k: 9 is not in p.json, expected some of 1, 2",
-        ),
-        (("calibrate", "--from-passes", "p.json", "--from-decode", "d.jsonl"), "expected either PROBE"),
-        (("calibrate", "--from-passes", "p.json", "-o", "p.json", "--force"), "is the file of --from-passes too"),
-        (("calibrate", "--from-passes", "absent.json"), "absent.json: no such file"),
-        (("validate", "--passes", "p.json", "--hist", "h.json"), "--passes p.json: no --profile"),
-        (("validate", "--passes", "p.json", "--profile", "h200"), "--passes p.json: no --hist"),
-        (("validate", "--passes", "p.json", "--live"), "several to check"),
-        (("validate", "--hist", "h.json", "--live"), "without DECODE or --passes"),
-    ],
-)
-def test_what_makes_no_sense_is_refused(
-    run, user_error, exact: Path, tmp_path: Path, arguments: tuple[str, ...], said: str
-) -> None:
+MISTAKES = {
+    "calibrate --from-passes p.json --fit-k 9": "--fit-k: 9 is not in p.json, expected some of 1, 2",
+    "calibrate --from-passes p.json --from-decode d.jsonl": "expected either PROBE",
+    "calibrate --from-passes p.json -o p.json --force": "is the file of --from-passes too",
+    "calibrate --from-passes absent.json": "absent.json: no such file",
+    "validate --passes p.json --hist h.json": "--passes p.json: no --profile",
+    "validate --passes p.json --profile h200": "--passes p.json: no --hist",
+    "validate --passes p.json --live": "several to check",
+    "validate --hist h.json --live": "without DECODE or --passes",
+}
+
+
+def test_what_makes_no_sense_is_refused(run, user_error, exact: Path, tmp_path: Path) -> None:
     (tmp_path / "p.json").write_bytes(exact.read_bytes())
-    user_error(run(*arguments), said)
+    for words, expected in MISTAKES.items():
+        user_error(run(*words.split()), expected)
     assert [path.name for path in tmp_path.iterdir()] == ["p.json"]
 
 
@@ -252,16 +222,14 @@ def test_real_passes_go_through_the_whole_chain(run, tmp_path: Path) -> None:
     assert done.returncode in (0, 1), done.stderr
     rows = json.loads(done.stdout)["rows"]
     assert [(r["draft_length"], r["fitted"]) for r in rows] == [(k, False) for k in (1, 2, 3)] * 4
-    times = {
-        (p["role"], p["batch"], p["context"], p["new_tokens"]): p["median_s"]
-        for p in json.loads((tmp_path / "p.json").read_text())["points"]
-    }
+    points = json.loads((tmp_path / "p.json").read_text())["points"]
+    times = {(p["role"], p["batch"], p["context"], p["new_tokens"]): p["median_s"] for p in points}
     round_s = 3 * times["draft", 2, 32, 1] + times["target", 2, 32, 4]
     assert rows[-1]["measured"] == pytest.approx(3.5 * times["target", 2, 32, 1] / round_s)
 
 
 def test_verdicts_in_words(known: Known) -> None:
-    found = Validation(rows=tuple(known.rows()), bounds=BOUNDS)
+    found = Validation(rows=tuple(known.rows), bounds=BOUNDS)
     assert "48 rows not fitted: median error 0.0" in verdict_text(found)
     assert "(bound 8%)" in verdict_text(found)
     assert "(bound 3%)" in verdict_text(found, 0.03)
