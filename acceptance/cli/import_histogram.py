@@ -48,16 +48,16 @@ def import_file(options: ImportOptions) -> None:
     from simulator.ground.records import about_skipped
 
     source, before = options.file, options.before
-    found = import_histogram(options.format, source, k=options.k, before=before)
-    histogram = found.histogram
+    imported = import_histogram(options.format, source, k=options.k, before=before)
+    histogram = imported.histogram
     out = options.out or Path(f"accept_hist_k{histogram.draft_length}.json")
     check_outputs({"--out": out}, options.force, {"FILE": source, "--before": before})
-    notes = [*found.notes, *filter(None, [about_skipped(source, found.skipped)])]
-    told = {"from": options.format, "file": str(source), "before": str(before) if before else None}
+    notes = [*imported.notes, *filter(None, [about_skipped(source, imported.skipped)])]
+    parameters = {"from": options.format, "file": str(source), "before": str(before) if before else None}
     extra = {
-        "definition": found.definition,
-        "reconstructed": found.reconstructed,
-        "rounds_apart": found.rounds_apart,
+        "definition": imported.definition,
+        "reconstructed": imported.reconstructed,
+        "rounds_apart": imported.rounds_apart,
         "notes": notes,
     }
     numbers = {
@@ -67,10 +67,10 @@ def import_file(options: ImportOptions) -> None:
         "survival": histogram.survival.tolist(),
         "conditional": histogram.conditional.tolist(),
     }
-    save_histogram(out, histogram, told | {"k": histogram.draft_length}, metrics=numbers, **extra)
+    save_histogram(out, histogram, parameters | {"k": histogram.draft_length}, metrics=numbers, **extra)
     if options.as_json:
         payload = numbers | extra | {"files": [str(out)], "k": histogram.draft_length}
-        click.echo(to_json(envelope("acceptance_import", 1, told) | payload), nl=False)
+        click.echo(to_json(envelope("acceptance_import", 1, parameters) | payload), nl=False)
         return
     survival = " ".join(f"{s:.3f}" for s in histogram.survival)
     lines = [
@@ -78,7 +78,7 @@ def import_file(options: ImportOptions) -> None:
         f"{histogram.tokens_per_round:.3f} tokens/round, "
         f"{histogram.draft_acceptance_rate:.1%} of drafted tokens accepted, i.i.d. alpha {histogram.alpha_iid:.4f}",
         f"P(A >= j): {survival}",
-        found.definition,
+        imported.definition,
         *notes,
     ]
     click.echo("\n".join(lines) + f"\n\nwrote {out}")

@@ -28,27 +28,14 @@ if TYPE_CHECKING:
     from acceptance.trace.trace import Trace
     from simulator.ground.records import Records
 
-# What a measurement is told and a finished trace has been told already.
+# Parameters of a measurement, which a finished trace has already.
 FROM_PROMPTS = ("prompts", "dataset", "turns", "max_new_tokens", "system_prompt", "check_loop")
 FROM_MODELS = (
-    "target",
-    "draft",
-    "texts",
-    "max_prompts",
-    "use_chat_template",
-    "temperature",
-    "draft_temperature",
-    "top_k",
-    "top_p",
-    "batch_size",
-    "device",
-    "dtype",
-    "quantization",
-    "cross_tokenizer",
-    "resume",
+    *("target", "draft", "texts", "max_prompts", "use_chat_template", "temperature", "draft_temperature"),
+    *("top_k", "top_p", "batch_size", "device", "dtype", "quantization", "cross_tokenizer", "resume"),
 )
 # What decides the numbers, of the options.
-TOLD = (
+PARAMETERS = (
     *("max_new_tokens", "seed", "batch_size", "target", "draft", "prompts", "dataset", "turns", "max_prompts"),
     *("use_chat_template", "system_prompt", "quantization", "temperature", "top_k", "top_p"),
 )
@@ -77,8 +64,8 @@ def measure_acceptance(context: click.Context, /, **values: Any) -> None:
         from acceptance.trace.trace import load_trace
 
         folder = options.trace_file.is_dir()
-        trace, told = load_trace(options.trace_file / "trace.json" if folder else options.trace_file)
-        present(trace, told, options, [], None)
+        trace, parameters = load_trace(options.trace_file / "trace.json" if folder else options.trace_file)
+        present(trace, parameters, options, [], None)
         return
     ready = prepare(options)
     with memory_errors(options.batch_size):
@@ -86,7 +73,7 @@ def measure_acceptance(context: click.Context, /, **values: Any) -> None:
     from acceptance.measure.measure import turns_left_out
 
     notes = [*ready.notes, *filter(None, [turns_left_out(ready.planned, trace)])]
-    present(trace, ready.told, options, notes, loop_check(ready, trace, options))
+    present(trace, ready.parameters, options, notes, loop_check(ready, trace, options))
 
 
 def check_used(context: click.Context, trace_file: Path | None, texts: Path | None) -> None:
@@ -113,12 +100,12 @@ def check_files(options: MeasureOptions) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ready:
-    """What is measured, with what, what that was told, and what was left out."""
+    """What is measured, with what, its parameters, and what was left out."""
 
     planned: "Plan"
     pair: "Pair"
     settings: "Settings"
-    told: dict[str, Any]
+    parameters: dict[str, Any]
     notes: list[str]
 
 
@@ -163,8 +150,8 @@ def prepare(options: MeasureOptions) -> Ready:
         batch_size=options.batch_size,
     )
     planned = plan(pair, items.rows, settings)
-    told = {name: getattr(options, name) for name in TOLD} | libraries
-    told |= {
+    parameters = {name: getattr(options, name) for name in PARAMETERS} | libraries
+    parameters |= {
         "texts": str(options.texts) if options.texts else None,
         "draft_temperature": draft_rule.temperature,
         "device": pair.device,
@@ -175,7 +162,7 @@ def prepare(options: MeasureOptions) -> Ready:
     }
     left_out = [f"left out: {skipped.reason}" for skipped in planned.left_out]
     notes = [*filter(None, [items.about_skipped()]), *left_out]
-    return Ready(planned=planned, pair=pair, settings=settings, told=told, notes=notes)
+    return Ready(planned=planned, pair=pair, settings=settings, parameters=parameters, notes=notes)
 
 
 @contextmanager
@@ -199,14 +186,14 @@ def run(ready: Ready, options: MeasureOptions) -> "Trace":
     parts = Parts(options.out_dir / FOLDER)
     if options.resume and not parts.about.exists():
         click.echo(f"nothing unfinished in {parts.folder}: measuring from the start", err=True)
-    parts.open(ready.told, resume=options.resume, force=options.force)
+    parts.open(ready.parameters, resume=options.resume, force=options.force)
     try:
         with progress("measuring", len(ready.planned.items)) as bar:
             trace = measure_pair(ready.pair, ready.planned, ready.settings, parts=parts, progress=bar.update)
     except KeyboardInterrupt:
         click.echo(f"what is done is kept in {parts.folder}: the same command with --resume goes on", err=True)
         raise
-    save_trace(options.out_dir, trace, ready.told)
+    save_trace(options.out_dir, trace, ready.parameters)
     parts.close()
     return trace
 
@@ -228,7 +215,7 @@ def loop_check(ready: Ready, trace: "Trace", options: MeasureOptions) -> "Callab
 
 def present(
     trace: "Trace",
-    told: dict[str, Any],
+    parameters: dict[str, Any],
     options: MeasureOptions,
     notes: list[str],
     check_loop: "Callable[[str], LoopCheck] | None",
@@ -237,21 +224,21 @@ def present(
     from acceptance.estimate.analysis import analyse
     from acceptance.estimate.report import full_text, loop_text, summary_text
 
-    q_kind = "greedy" if told["draft_temperature"] == 0 else options.q_kind
+    q_kind = "greedy" if parameters["draft_temperature"] == 0 else options.q_kind
     cost, seed = options.draft_cost, options.seed
-    told = told | {"q_kind": q_kind, "analysis_seed": seed}
-    temperature = told["temperature"]
-    found = analyse(trace, options.draft_lengths, temperature=temperature, q_kind=q_kind, draft_cost=cost, seed=seed)
-    files = write(trace, found, told, options)
+    parameters = parameters | {"q_kind": q_kind, "analysis_seed": seed}
+    temperature = parameters["temperature"]
+    analysis = analyse(trace, options.draft_lengths, temperature=temperature, q_kind=q_kind, draft_cost=cost, seed=seed)
+    files = write(trace, analysis, parameters, options)
     if options.as_json:
         from dataclasses import asdict
 
         loop = None if check_loop is None else asdict(check_loop(q_kind))
         payload = {"files": [str(f) for f in files], "notes": notes, "loop_check": loop, "draft_cost": cost}
-        click.echo(to_json(envelope("acceptance_measurement", 2, told) | found.as_json() | payload), nl=False)
+        click.echo(to_json(envelope("acceptance_measurement", 2, parameters) | analysis.as_json() | payload), nl=False)
         return
-    parts = [summary_text(trace, found, told, q_kind)]
-    parts += [full_text(found, cost)] if options.report else []
+    parts = [summary_text(trace, analysis, parameters, q_kind)]
+    parts += [full_text(analysis, cost)] if options.report else []
     parts += ["\n".join(notes)] if notes else []
     click.echo("\n\n".join(parts) + "\n")
     for file in files:
@@ -260,43 +247,47 @@ def present(
         click.echo("\n" + loop_text(check_loop(q_kind)))
 
 
-def write(trace: "Trace", found: "Analysis", told: dict[str, Any], options: MeasureOptions) -> list[Path]:
+def write(trace: "Trace", analysis: "Analysis", parameters: dict[str, Any], options: MeasureOptions) -> list[Path]:
     """Write the histograms and the picture; returns every file of the measurement."""
     from simulator.ground.histogram import save_histogram
 
     out = options.out_dir
     files = [] if options.trace_file else [out / "trace.npz", out / "trace.json"]
     definition = "expected rounds along the decode walk, of a trace"
-    if told.get("approximation"):
-        definition += f"; {told['approximation']}"
-    for k, rounds in found.rounds.items():
+    if parameters.get("approximation"):
+        definition += f"; {parameters['approximation']}"
+    for k, rounds in analysis.rounds.items():
         files.append(out / f"accept_hist_k{k}.json")
         save_histogram(
             files[-1],
             rounds.histogram,
-            told | {"k": k},
-            metrics=found.metrics[k],
-            synthetic_acceptance=found.synthetic[k],
+            parameters | {"k": k},
+            metrics=analysis.metrics[k],
+            synthetic_acceptance=analysis.synthetic[k],
             definition=definition,
         )
     if options.plot:
-        draw(options.plot, trace, found, told, options.seed)
+        draw(options.plot, trace, analysis, parameters, options.seed)
         files.append(options.plot)
     return files
 
 
-def draw(path: Path, trace: "Trace", found: "Analysis", told: dict[str, Any], seed: int) -> None:
+def draw(path: Path, trace: "Trace", analysis: "Analysis", parameters: dict[str, Any], seed: int) -> None:
     """Write the picture."""
     from acceptance.estimate.plots import acceptance_figure
     from simulator.ground.pictures import save_figure
 
-    names = {told.get("target"), told.get("draft")}
-    pair = "the bundled pair" if names == {BUNDLED} else f"{told.get('target')} and its draft {told.get('draft')}"
-    title = f"{pair}, temperature {told.get('temperature', 0):g}"
-    note = told.get("approximation") or ""
-    rounds = found.rounds[found.longest]
-    figure = acceptance_figure(trace, rounds, q_kind=told["q_kind"], title=title, note=note, seed=seed)
-    save_figure(path, figure)
+    names = {parameters.get("target"), parameters.get("draft")}
+    pair = (
+        "the bundled pair"
+        if names == {BUNDLED}
+        else f"{parameters.get('target')} and its draft {parameters.get('draft')}"
+    )
+    title = f"{pair}, temperature {parameters.get('temperature', 0):g}"
+    note = parameters.get("approximation") or ""
+    save_figure(
+        path, acceptance_figure(trace, analysis, q_kind=parameters["q_kind"], title=title, note=note, seed=seed)
+    )
 
 
 measure_acceptance.add_command(import_measurement)

@@ -5,7 +5,6 @@ White background, marks that differ in shape so that they read in grey, axes lab
 
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +13,8 @@ from numpy.typing import NDArray
 from acceptance.trace.trace import Q_KINDS, Trace
 from simulator.ground.pictures import PALETTE, new_figure
 
-from .estimators import MIN_PROMPTS, Estimate, RoundCounts, alpha_by, bins_of, metrics
+from .analysis import Analysis
+from .estimators import MIN_PROMPTS, Estimate, RoundCounts, alpha_by, bins_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,51 +29,37 @@ LIGHT = "#8FC1E3"
 TITLE: dict[str, Any] = {"fontsize": 10.5}
 POINT: dict[str, Any] = {"color": BLUE, "marker": "o", "markersize": 5}
 SPAN: dict[str, Any] = {"colors": BLUE, "linewidth": 2.2}
-IID: dict[str, Any] = {
-    "color": "black",
-    "linestyle": "--",
-    "linewidth": 1.2,
-    "marker": "s",
-    "markersize": 7,
-    "markerfacecolor": "white",
-}
+IID: dict[str, Any] = {"color": "black", "linestyle": "--", "linewidth": 1.2}
+IID |= {"marker": "s", "markersize": 7, "markerfacecolor": "white"}
+# A number of a panel: what it is of, and the number.
+Row = tuple[str, Estimate]
 OVERALL: dict[str, Any] = {"color": "#595959", "linestyle": ":", "linewidth": 1.8}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One number of a panel, and what it is of."""
-
-    label: str
-    estimate: Estimate
-
-
 def acceptance_figure(
-    trace: Trace, rounds: RoundCounts, *, q_kind: str, title: str, note: str = "", seed: int = 0
+    trace: Trace, analysis: Analysis, *, q_kind: str, title: str, note: str = "", seed: int = 0
 ) -> "Figure":
     """Return the picture of a measurement in four panels.
 
     Args:
         trace: What was measured.
-        rounds: Its expected rounds of one draft length, the largest measured.
+        analysis: What it says; the longest draft length is drawn.
         q_kind: "sampled" or "greedy" draft; of which the panels speak.
         title: What was measured, for the reader of the picture.
         note: What the reader must know, such as that the numbers are an approximation; stands below the title.
-        seed: Of the bootstrap; that of the records gives their intervals.
+        seed: Of the bootstrap of groups; that of the records gives their intervals.
     """
     lines = [line for text in (title, note) for line in textwrap.wrap(text, MAX_LINE)]
-    found: Any = metrics(trace, rounds, q_kind, seed)
-    (overall, _), *_ = alpha_by(np.zeros(trace.size, np.int64), trace, q_kind, np.random.default_rng(seed)).values()
+    k, overall = analysis.longest, analysis.alpha[q_kind].value
+    metrics: Any = analysis.metrics[k]
     # A dollar sign in a model's or category's name is no formula.
     with new_figure(11, 8 + 0.2 * len(lines), pads_in=0.1, parse_math=False) as figure:
         (histogram, survival), (groups, positions) = figure.subplots(2, 2)
-        draw_histogram(histogram, rounds, found)
-        draw_survival(survival, found)
+        draw_histogram(histogram, analysis.rounds[k], metrics)
+        draw_survival(survival, metrics)
         draw_groups(groups, trace, q_kind, overall, seed)
         draw_positions(positions, trace, q_kind, overall, seed)
-        handles = legend_handles(
-            found["alpha_iid"], rounds.draft_length, intervals=trace.measured_prompts >= MIN_PROMPTS
-        )
+        handles = legend_handles(metrics["alpha_iid"], k, intervals=trace.measured_prompts >= MIN_PROMPTS)
         figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
         figure.suptitle("\n".join(lines), fontsize=11.5)
     return figure
@@ -84,29 +70,31 @@ def iid_survival(alpha: float, k: int) -> NDArray[np.float64]:
     return np.asarray(alpha ** np.arange(k + 1), np.float64)
 
 
-def draw_histogram(axes: "Axes", rounds: RoundCounts, found: Any) -> None:
+def draw_histogram(axes: "Axes", rounds: RoundCounts, metrics: Any) -> None:
     """Bars of P(A = a), and the i.i.d. law of the same tokens per round."""
     k, histogram = rounds.draft_length, rounds.histogram
     accepted = np.arange(k + 1)
     axes.bar(accepted, histogram.law, width=0.8, color=LIGHT, edgecolor=BLUE, linewidth=1.0 if k <= MAX_MARKERS else 0)
-    law = -np.diff(iid_survival(found["alpha_iid"], k), append=0.0)
+    law = -np.diff(iid_survival(metrics["alpha_iid"], k), append=0.0)
     axes.plot(accepted, law, clip_on=False, **thinned(IID, k))
     axes.set_ylim(0, 1.08 * max(histogram.law.max(), law.max()))
     axes.set_xlim(-0.6, k + 0.6)
     whole_ticks(axes, 0, k)
     axes.grid(False, axis="x")
-    tokens = f"{found['tokens_per_round']:.2f} tokens per round{span_text(found['ci95']['tokens_per_round'])}"
+    tokens = f"{metrics['tokens_per_round']:.2f} tokens per round{span_text(metrics['ci95']['tokens_per_round'])}"
     axes.set_title(f"Accepted drafts per round at K = {k}\n{tokens}", **TITLE)
-    axes.set_xlabel(f"A: accepted of {k} drafted {plural('token', k)} ({histogram.samples:,.0f} rounds expected)")
+    axes.set_xlabel(
+        f"A: accepted of {k} drafted {'token' if k == 1 else 'tokens'} ({histogram.samples:,.0f} rounds expected)"
+    )
     axes.set_ylabel("share of rounds")
 
 
-def draw_survival(axes: "Axes", found: Any) -> None:
+def draw_survival(axes: "Axes", metrics: Any) -> None:
     """P(A >= j) with intervals, and alpha^j of the i.i.d. law."""
-    survival, ends = found["survival"], found["ci95"]["survival"]
+    survival, ends = metrics["survival"], metrics["ci95"]["survival"]
     k = len(survival)
     place = np.arange(1, k + 1)
-    axes.plot(place, iid_survival(found["alpha_iid"], k)[1:], **thinned(IID, k))
+    axes.plot(place, iid_survival(metrics["alpha_iid"], k)[1:], **thinned(IID, k))
     axes.plot(place, survival, linewidth=1.4, **thinned(POINT, k))
     axes.vlines(*drawn_spans(ends, first=1), **SPAN)
     unit_axis(axes, "y")
@@ -117,7 +105,7 @@ def draw_survival(axes: "Axes", found: Any) -> None:
     axes.set_ylabel("probability")
 
 
-def draw_groups(axes: "Axes", trace: Trace, q_kind: str, overall: Estimate, seed: int) -> None:
+def draw_groups(axes: "Axes", trace: Trace, q_kind: str, overall: float, seed: int) -> None:
     """Alpha by category; where there is one or none, by kind of draft and by context length."""
     rows = category_rows(trace, q_kind, seed)
     if len(rows) > 1:
@@ -129,44 +117,42 @@ def draw_groups(axes: "Axes", trace: Trace, q_kind: str, overall: Estimate, seed
             axes.axhline(half - 0.5, color="black", linewidth=0.8)
         below += "; in brackets: prompts"
     else:
-        rows = [*kind_rows(trace, seed), *context_rows(trace, q_kind, seed)]
-        heading, below = (
-            "Acceptance by kind of draft and by context",
-            "context: number of tokens before the drafted one",
-        )
-        label = alpha_label("drafted token")
+        contexts = binned_rows(trace.context_length, trace, q_kind, seed)
+        rows = kind_rows(trace, seed) + [(f"{q_kind}, context {edges}", estimate) for edges, estimate in contexts]
+        heading = "Acceptance by kind of draft and by context"
+        below, label = "context: number of tokens before the drafted one", alpha_label("drafted token")
     draw_rows(axes, rows, overall)
     axes.set_title(f"{heading}\n{below}", **TITLE)
     axes.set_xlabel(label)
 
 
-def draw_rows(axes: "Axes", rows: Sequence[Row], overall: Estimate) -> None:
+def draw_rows(axes: "Axes", rows: Sequence[Row], overall: float) -> None:
     """Points and intervals along x, the first row on top, each number written at the right."""
     heights = range(len(rows))
-    axes.axvline(overall.value, **OVERALL)
-    axes.plot([r.estimate.value for r in rows], heights, linestyle="none", **POINT)
-    axes.hlines(*drawn_spans([r.estimate.ci95 for r in rows]), **SPAN)
+    axes.axvline(overall, **OVERALL)
+    axes.plot([estimate.value for _, estimate in rows], heights, linestyle="none", **POINT)
+    axes.hlines(*drawn_spans([estimate.ci95 for _, estimate in rows]), **SPAN)
     size = 9 if len(rows) <= 12 else 8
-    for height, row in zip(heights, rows, strict=True):
+    for height, (_, estimate) in zip(heights, rows, strict=True):
         beside = axes.get_yaxis_transform()
-        axes.text(1.015, height, f"{row.estimate.value:.2f}", transform=beside, va="center", fontsize=size)
-    axes.set_yticks(heights, [r.label for r in rows], fontsize=size)
+        axes.text(1.015, height, f"{estimate.value:.2f}", transform=beside, va="center", fontsize=size)
+    axes.set_yticks(heights, [label for label, _ in rows], fontsize=size)
     # A single row stands in the middle, not in the whole height.
     room = max(0.6, (3 - len(rows)) / 2)
     axes.set_ylim(len(rows) - 1 + room, -room)
     unit_axis(axes, "x")
 
 
-def draw_positions(axes: "Axes", trace: Trace, q_kind: str, overall: Estimate, seed: int) -> None:
+def draw_positions(axes: "Axes", trace: Trace, q_kind: str, overall: float, seed: int) -> None:
     """Alpha along the output, by bins that double."""
-    rows = position_rows(trace, q_kind, seed)
-    place = range(len(rows))
-    axes.axhline(overall.value, **OVERALL)
-    axes.plot(place, [r.estimate.value for r in rows], linewidth=1.4, **POINT)
-    axes.vlines(*drawn_spans([r.estimate.ci95 for r in rows]), **SPAN)
-    slanted = max(len(r.label) for r in rows) > 7
+    rows = binned_rows(trace.position, trace, q_kind, seed, first=1)
+    place, labels = range(len(rows)), [label for label, _ in rows]
+    axes.axhline(overall, **OVERALL)
+    axes.plot(place, [estimate.value for _, estimate in rows], linewidth=1.4, **POINT)
+    axes.vlines(*drawn_spans([estimate.ci95 for _, estimate in rows]), **SPAN)
+    slanted = max(map(len, labels)) > 7
     turn: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if slanted else {}
-    axes.set_xticks(place, [r.label for r in rows], fontsize=9, **turn)
+    axes.set_xticks(place, labels, fontsize=9, **turn)
     axes.set_xlim(-0.6, len(rows) - 0.4)
     unit_axis(axes, "y")
     axes.set_title("Acceptance along the output\nby bins that double in width", **TITLE)
@@ -176,49 +162,29 @@ def draw_positions(axes: "Axes", trace: Trace, q_kind: str, overall: Estimate, s
 
 def category_rows(trace: Trace, q_kind: str, seed: int) -> list[Row]:
     """Return alpha of each category, the highest first, with its prompts; those without one are a category too."""
-    found = alpha_by(trace.category, trace, q_kind, np.random.default_rng(seed))
+    alphas = alpha_by(trace.category, trace, q_kind, np.random.default_rng(seed))
     of_prompts = [trace.prompts[p].category for p in np.unique(trace.prompt)]
-    ordered = sorted(found.items(), key=lambda item: (-item[1][0].value, str(item[0])))
+    ordered = sorted(alphas.items(), key=lambda item: (-item[1][0].value, str(item[0])))
     return [
-        Row(label=f"{shortened(str(name)) or '(none)'} ({of_prompts.count(str(name))})", estimate=estimate)
-        for name, (estimate, _) in ordered
+        (f"{shortened(str(name)) or '(none)'} ({of_prompts.count(str(name))})", alpha) for name, (alpha, _) in ordered
     ]
 
 
 def kind_rows(trace: Trace, seed: int) -> list[Row]:
     """Return alpha of both kinds of draft."""
     everything = np.zeros(trace.size, np.int64)
-    found = {kind: alpha_by(everything, trace, kind, np.random.default_rng(seed)) for kind in Q_KINDS}
-    return [Row(label=f"{kind} draft", estimate=groups[0][0]) for kind, groups in found.items()]
-
-
-def context_rows(trace: Trace, q_kind: str, seed: int) -> list[Row]:
-    """Return alpha by bins of the context length."""
-    rows = binned_rows(trace.context_length, trace, q_kind, seed)
-    return [Row(label=f"{q_kind}, context {r.label}", estimate=r.estimate) for r in rows]
-
-
-def position_rows(trace: Trace, q_kind: str, seed: int) -> list[Row]:
-    """Return alpha by bins of the position in the output, the first being 1."""
-    return binned_rows(trace.position, trace, q_kind, seed, first=1)
+    alphas = {kind: alpha_by(everything, trace, kind, np.random.default_rng(seed)) for kind in Q_KINDS}
+    return [(f"{kind} draft", groups[0][0]) for kind, groups in alphas.items()]
 
 
 def binned_rows(values: NDArray[np.int32], trace: Trace, q_kind: str, seed: int, first: int = 0) -> list[Row]:
-    """Return alpha by bins of a whole number, labelled with the least and the largest value found in each.
-
-    Args:
-        values: What is binned, [positions].
-        trace: What was measured.
-        q_kind: "sampled" or "greedy" draft.
-        seed: Of the bootstrap.
-        first: What the labels call 0.
-    """
+    """Return alpha by bins of `values`, [positions]; a label has the least and the largest in it, 0 being `first`."""
     bins = bins_of(values)
     rows = []
     for edge, (estimate, _) in alpha_by(bins, trace, q_kind, np.random.default_rng(seed)).items():
         inside = values[bins == edge]
         low, high = int(inside.min()) + first, int(inside.max()) + first
-        rows.append(Row(label=f"{low}" if low == high else f"{low}-{high}", estimate=estimate))
+        rows.append((f"{low}" if low == high else f"{low}-{high}", estimate))
     return rows
 
 
@@ -226,10 +192,6 @@ def shortened(name: str) -> str:
     """Return a name that fits beside a panel: where it is long, its beginning and its end."""
     name = " ".join(name.split())
     return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 12].rstrip()}…{name[-11:].lstrip()}"
-
-
-def plural(noun: str, count: int) -> str:
-    return noun if count == 1 else f"{noun}s"
 
 
 def alpha_label(drafted: str) -> str:

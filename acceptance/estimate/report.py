@@ -1,4 +1,4 @@
-"""What a measurement found, for a terminal."""
+"""What a trace says, for a terminal."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -36,48 +36,35 @@ def between(low_high: tuple[float, float], digits: int = 3) -> str:
     return low if low == high else f"{low}..{high}"
 
 
-def summary_text(trace: Trace, found: Analysis, told: Mapping[str, Any], q_kind: str) -> str:
+def summary_text(trace: Trace, analysis: Analysis, parameters: Mapping[str, Any], q_kind: str) -> str:
     """Return the short report: what was measured, and a line for each draft length."""
-    heading = (
+    lines = [
         f"{trace.size:,} tokens of the target after {trace.measured_prompts} prompts, "
-        f"temperature {told['temperature']:g}, {q_kind} draft"
-    )
-    lines = [heading]
-    if told.get("approximation"):
-        lines.append(f"This is an {told['approximation']}.")
-    if told["draft_temperature"] == 0:
-        lines.append(f"a single drafted token is accepted with probability {with_span(found.alpha['greedy'], 4)}")
+        f"temperature {parameters['temperature']:g}, {q_kind} draft"
+    ]
+    if parameters.get("approximation"):
+        lines.append(f"This is an {parameters['approximation']}.")
+    if parameters["draft_temperature"] == 0:
+        lines.append(f"a single drafted token is accepted with probability {with_span(analysis.alpha['greedy'], 4)}")
     else:
-        sampled, greedy = (with_span(found.alpha[kind], 4) for kind in ("sampled", "greedy"))
+        sampled, greedy = (with_span(analysis.alpha[kind], 4) for kind in ("sampled", "greedy"))
         lines.append(f"a single drafted token is accepted with probability {sampled} from a sampled draft,")
         lines.append(f"  {greedy} from a greedy one")
     rows = [("K", "tokens/round", "95 % interval", "accepted of drafted", "i.i.d. alpha", "rounds", "cut by the end")]
-    for k, m in found.metrics.items():
-        tau, rate, alpha, cut = (
-            m[name] for name in ("tokens_per_round", "draft_acceptance_rate", "alpha_iid", "rounds_cut")
-        )
+    for k, m in analysis.metrics.items():
         intervals: Any = m["ci95"]
-        rounds = found.rounds[k].counts.sum()
-        rows.append(
-            (
-                str(k),
-                f"{tau:.3f}",
-                span(intervals["tokens_per_round"]),
-                f"{rate:.1%}",
-                f"{alpha:.4f}",
-                f"{rounds:,.1f}",
-                f"{cut:,.1f}",
-            )
-        )
-    return "\n".join([*lines, "", table(rows), *warnings(found)])
+        tau = f"{m['tokens_per_round']:.3f}", span(intervals["tokens_per_round"])
+        rates = f"{m['draft_acceptance_rate']:.1%}", f"{m['alpha_iid']:.4f}"
+        rows.append((str(k), *tau, *rates, f"{analysis.rounds[k].counts.sum():,.1f}", f"{m['rounds_cut']:,.1f}"))
+    return "\n".join([*lines, "", table(rows), *warnings(analysis)])
 
 
-def warnings(found: Analysis) -> list[str]:
+def warnings(analysis: Analysis) -> list[str]:
     """Say where the text does not look like the target's own at this temperature."""
-    gap = found.text_gap
-    if found.foreign > MAX_FOREIGN:
+    gap = analysis.text_gap
+    if analysis.foreign > MAX_FOREIGN:
         what = "is not the target's first choice" if gap is None else "is excluded by top-k or top-p"
-        return ["", f"{found.foreign:.1%} of the text {what}: is it this target's, under these settings?"]
+        return ["", f"{analysis.foreign:.1%} of the text {what}: is it this target's, under these settings?"]
     if gap is not None and gap.ci95 is not None and abs(gap.value) > 0.05 and not gap.ci95[0] <= 0 <= gap.ci95[1]:
         where = "more" if gap.value > 0 else "less"
         words = f"the text surprises the target {where} than its own would, by {abs(gap.value):.3f} nats a token"
@@ -85,20 +72,20 @@ def warnings(found: Analysis) -> list[str]:
     return []
 
 
-def full_text(found: Analysis, draft_cost: float) -> str:
+def full_text(analysis: Analysis, draft_cost: float) -> str:
     """Return the long report: positions, categories, along the output, policies, other tools' names and settings."""
-    k = found.longest
+    k = analysis.longest
     parts = [
-        section(f"By position in the draft, K = {k}", position_rows(found.metrics[k])),
-        section(f"By category, K = {k}", category_rows(found)),
-        section("Acceptance of a token along the output", group_rows(found.along_output, "from token", first=1)),
-        section("Acceptance of a token by context length", group_rows(found.by_context_length, "context from")),
+        section(f"By position in the draft, K = {k}", position_rows(analysis.metrics[k])),
+        section(f"By category, K = {k}", category_rows(analysis)),
+        section("Acceptance of a token along the output", group_rows(analysis.along_output, "from token", first=1)),
+        section("Acceptance of a token by context length", group_rows(analysis.by_context_length, "context from")),
         section(
             f"Draft-length policies on this text, cut rounds included; a draft pass costs {draft_cost:g}",
-            policy_rows(found),
+            policy_rows(analysis),
         ),
-        section(f"The same under other tools' names, K = {k}", alias_rows(found.metrics[k], k), left=(0, 2)),
-        section(f"To try it on a server, K = {k}", synthetic_rows(found.synthetic[k]), left=(0, 1)),
+        section(f"The same under other tools' names, K = {k}", alias_rows(analysis.metrics[k], k), left=(0, 2)),
+        section(f"To try it on a server, K = {k}", synthetic_rows(analysis.synthetic[k]), left=(0, 1)),
     ]
     return "\n\n".join(part for part in parts if part)
 
@@ -118,10 +105,10 @@ def position_rows(m: Mapping[str, Any]) -> list[tuple[str, ...]]:
     return rows
 
 
-def category_rows(found: Analysis) -> list[tuple[str, ...]]:
+def category_rows(analysis: Analysis) -> list[tuple[str, ...]]:
     """Write a row for each category."""
     rows: list[tuple[str, ...]] = [("category", "prompts", "tokens/round", "a single token")]
-    for name, c in found.categories.items():
+    for name, c in analysis.categories.items():
         tau, alpha = c["tokens_per_round"], c["alpha"]
         assert isinstance(tau, Estimate)
         assert isinstance(alpha, Estimate)
@@ -137,7 +124,7 @@ def group_rows(groups: Mapping[str | int, tuple[Estimate, int]], name: str, firs
     return rows
 
 
-def policy_rows(found: Analysis) -> list[tuple[str, ...]]:
+def policy_rows(analysis: Analysis) -> list[tuple[str, ...]]:
     """Write a row for each policy."""
     rows: list[tuple[str, ...]] = [
         ("policy", "tokens/round", "target calls/token", "draft calls/token", "rounds without draft", "speedup")
@@ -148,7 +135,7 @@ def policy_rows(found: Analysis) -> list[tuple[str, ...]]:
         speedup = between(p.speedup, 2) + "x"
         return name, f"{p.tokens_per_round:.3f}", calls, between(p.draft_calls_per_token), none, speedup
 
-    return rows + [row(name, p) for name, p in found.policies.items()]
+    return rows + [row(name, p) for name, p in analysis.policies.items()]
 
 
 def alias_rows(m: Mapping[str, Any], k: int) -> list[tuple[str, ...]]:

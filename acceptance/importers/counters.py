@@ -88,7 +88,7 @@ def sum_counters(parts: Iterable[Counters]) -> Counters:
 def import_counters(
     path: Path,
     c: Counters,
-    asked: int | None,
+    requested: int | None,
     *,
     meaning: str,
     notes: tuple[str, ...] = (),
@@ -101,11 +101,11 @@ def import_counters(
     """
     tokens_per_round = 1 + c.accepted / c.rounds
     drafted_each = None if c.drafted is None else c.drafted / c.rounds
-    if not c.per_position and asked is None:
+    if not c.per_position and requested is None:
         hint = "" if drafted_each is None else f", {drafted_each:.4g} drafted"
         raise needs_k(path, tokens_per_round, hint)
-    length = settle_k(path, asked=asked, stated=len(c.per_position) or None, at_least=1, evidence="a position")
-    k = length.k
+    stated = len(c.per_position) or None
+    k, source = settle_k(path, requested=requested, stated=stated, at_least=1, evidence="a position")
     if drafted_each is not None and drafted_each > k * (1 + 1e-9):
         raise UserError(f"{path}: {drafted_each:.6g} tokens were drafted a round, but --k is {k}")
     if c.per_position:
@@ -113,7 +113,7 @@ def import_counters(
         # Positions may rise by rounding alone, which check_positions allows.
         counts = [max(0.0, rates[a] - rates[a + 1]) for a in range(k + 1)]
         histogram = histogram_from(path, counts, k)
-        how = f"hist[0] = drafts - accepted[0] and hist[a] = accepted[a - 1] - accepted[a]; {length.source}"
+        how = f"hist[0] = drafts - accepted[0] and hist[a] = accepted[a - 1] - accepted[a]; {source}"
     else:
         histogram = reconstruct(path, rounds=c.rounds, tokens_per_round=tokens_per_round, k=k)
         how = assumed(k)

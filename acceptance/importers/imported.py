@@ -35,20 +35,12 @@ class Imported:
     skipped: tuple[Skipped, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DraftLength:
-    """The draft length K of an import, and a clause that says where it comes from."""
-
-    k: int
-    source: str
-
-
-def settle_k(path: Path, *, asked: int | None, stated: int | None, at_least: int, evidence: str) -> DraftLength:
-    """Decide on K.
+def settle_k(path: Path, *, requested: int | None, stated: int | None, at_least: int, evidence: str) -> tuple[int, str]:
+    """Return K, and a clause that says where it comes from.
 
     Args:
         path: The file, for messages.
-        asked: The user's K.
+        requested: The user's K.
         stated: The file's K.
         at_least: The smallest K that the file's numbers allow.
         evidence: What `at_least` was taken from, for messages.
@@ -56,40 +48,33 @@ def settle_k(path: Path, *, asked: int | None, stated: int | None, at_least: int
     Raises:
         UserError: The three contradict one another, or none of them tells K.
     """
-    if asked is not None and stated is not None and asked != stated:
-        raise UserError(f"{path}: the draft length is {stated} in this file, but --k is {asked}")
-    k = asked if asked is not None else stated
+    if requested is not None and stated is not None and requested != stated:
+        raise UserError(f"{path}: the draft length is {stated} in this file, but --k is {requested}")
+    k = requested if requested is not None else stated
     if k is None:
         if at_least < 1:
             raise UserError(f"{path}: no round accepted a draft, which tells no draft length, expected --k as well")
-        return DraftLength(k=at_least, source=f"K = {at_least} is inferred from {evidence}")
+        return at_least, f"K = {at_least} is inferred from {evidence}"
     if at_least > k:
-        known = f"--k is {k}" if asked is not None else f"its draft length is {k}"
+        known = f"--k is {k}" if requested is not None else f"its draft length is {k}"
         raise UserError(f"{path}: {evidence} is {at_least}, but {known}")
-    return DraftLength(k=k, source=f"K = {k} is {'as given' if asked is not None else 'as the file states'}")
+    return k, f"K = {k} is {'as given' if requested is not None else 'as the file states'}"
 
 
 def one_stated_k(path: Path, stated: Iterable[tuple[int, int | None]]) -> int | None:
-    """Return the K that the records agree on, None where none states it.
-
-    Args:
-        path: The file, for messages.
-        stated: (line, K) of each record.
+    """Return the K that the records, (line, K) each, agree on; None where none states it.
 
     Raises:
         UserError: Two records state different ones.
     """
-    first: tuple[int, int] | None = None
-    for line, k in stated:
-        if k is None:
-            continue
-        first = first or (line, k)
-        if k != first[1]:
+    known = [(line, k) for line, k in stated if k is not None]
+    for line, k in known:
+        if k != known[0][1]:
             raise UserError(
-                f"{path}: the draft length is {k} on line {line}, but {first[1]} on line {first[0]}; "
+                f"{path}: the draft length is {k} on line {line}, but {known[0][1]} on line {known[0][0]}; "
                 "expected one measurement in the file"
             )
-    return first[1] if first else None
+    return known[0][1] if known else None
 
 
 def histogram_from(path: Path, counts: Sequence[float], k: int) -> AcceptanceHistogram:
@@ -131,13 +116,7 @@ def assumed(k: int) -> str:
 
 
 def about_short_rounds(rounds: float, missing: float, k: int) -> str:
-    """Return the note on rounds with fewer than K drafts that cannot be told from the others.
-
-    Args:
-        rounds: Rounds that they are among.
-        missing: Drafts short of K in each of those rounds.
-        k: Draft length.
-    """
+    """Return the note on rounds with fewer than K drafts, `missing` of `rounds` x K, which none can tell apart."""
     low, high = math.ceil(missing / k), min(missing, rounds)
     return (
         f"{low:.10g} to {high:.10g} of {rounds:.10g} rounds drafted fewer than {k} tokens and cannot be told "

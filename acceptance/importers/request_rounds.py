@@ -62,31 +62,31 @@ class RequestRounds:
         return self.counts if self.by_length is None else self.by_length.get(k, ())
 
 
-def read_request(found: Field, line: int) -> RequestRounds:
+def read_request(statistics: Field, line: int) -> RequestRounds:
     """Read the speculation statistics of one request.
 
     Raises:
         BadRecord: Something is missing or wrong, or two numbers contradict one another.
     """
-    by_length = by_length_of(found)
-    if by_length is not None and not found[HISTOGRAM].is_given:
+    by_length = by_length_of(statistics)
+    if by_length is not None and not statistics[HISTOGRAM].is_given:
         counts = add_counts(list(by_length.values()))
     else:
-        counts = histogram_counts(found[HISTOGRAM])
+        counts = histogram_counts(statistics[HISTOGRAM])
     request = RequestRounds(
         line=line,
-        k=stated_k(found),
+        k=stated_k(statistics),
         counts=counts,
         by_length=by_length,
-        drafted=optional_count(found["num_draft_tokens"]),
+        drafted=optional_count(statistics["num_draft_tokens"]),
     )
-    check_request(found, request)
+    check_request(statistics, request)
     return request
 
 
-def stated_k(found: Field) -> int | None:
+def stated_k(statistics: Field) -> int | None:
     """Return the draft length that a request states: as such, or by the length of a dense histogram."""
-    stated, dense = found["num_spec_tokens"], found[HISTOGRAM].value
+    stated, dense = statistics["num_spec_tokens"], statistics[HISTOGRAM].value
     k = stated.whole(1, MAX_DRAFT_LENGTH) if stated.is_given else None
     if not isinstance(dense, list):
         return k
@@ -97,25 +97,25 @@ def stated_k(found: Field) -> int | None:
     return len(dense) - 1
 
 
-def by_length_of(found: Field) -> dict[int, tuple[int, ...]] | None:
+def by_length_of(statistics: Field) -> dict[int, tuple[int, ...]] | None:
     """Return the rounds of each number of drafted tokens: from the steps, else from their histograms, else None."""
-    if found["per_step_accepted"].is_given and found["per_step_drafted"].is_given:
-        return steps_by_length(found)
-    if not found[BY_LENGTH].is_given:
+    if statistics["per_step_accepted"].is_given and statistics["per_step_drafted"].is_given:
+        return steps_by_length(statistics)
+    if not statistics[BY_LENGTH].is_given:
         return None
     rows = {}
-    for key, row in found[BY_LENGTH].items():
-        drafted = bucket_of(key, found[BY_LENGTH])
+    for key, row in statistics[BY_LENGTH].items():
+        drafted = bucket_of(key, statistics[BY_LENGTH])
         rows[drafted] = tuple(map(count_of, row.elements()))
         if len(rows[drafted]) != drafted + 1:
             raise BadRecord(f"{BY_LENGTH} has {len(rows[drafted])} buckets for {drafted} drafted tokens")
     return {drafted: row for drafted, row in rows.items() if any(row)}
 
 
-def steps_by_length(found: Field) -> dict[int, tuple[int, ...]]:
+def steps_by_length(statistics: Field) -> dict[int, tuple[int, ...]]:
     """Return the rounds of each number of drafted tokens, from the ordered steps."""
     drafted, accepted = (
-        [count_of(n) for n in found[name].elements()] for name in ("per_step_drafted", "per_step_accepted")
+        [count_of(n) for n in statistics[name].elements()] for name in ("per_step_drafted", "per_step_accepted")
     )
     if len(drafted) != len(accepted):
         raise BadRecord(f"per_step_drafted has {len(drafted)} steps, per_step_accepted has {len(accepted)}")
@@ -127,15 +127,15 @@ def steps_by_length(found: Field) -> dict[int, tuple[int, ...]]:
     return {d: tuple(row) for d, row in rows.items()}
 
 
-def check_request(found: Field, request: RequestRounds) -> None:
+def check_request(statistics: Field, request: RequestRounds) -> None:
     """Refuse a request whose numbers contradict one another.
 
     Raises:
         BadRecord: Names the two that do.
     """
     accepted = accepted_of(request.counts)
-    check_equal(found["num_spec_steps"], request.rounds, HISTOGRAM)
-    check_equal(found["num_accepted_draft_tokens"], accepted, HISTOGRAM)
+    check_equal(statistics["num_spec_steps"], request.rounds, HISTOGRAM)
+    check_equal(statistics["num_accepted_draft_tokens"], accepted, HISTOGRAM)
     if request.drafted is not None and accepted > request.drafted:
         raise BadRecord(f"num_draft_tokens is {request.drafted}, but {accepted} were accepted")
     if request.k is not None and request.at_least > request.k:
@@ -143,7 +143,7 @@ def check_request(found: Field, request: RequestRounds) -> None:
     if request.by_length is None:
         return
     drafted = sum(d * sum(row) for d, row in request.by_length.items())
-    check_equal(found["num_draft_tokens"], drafted, "the rounds by draft length")
+    check_equal(statistics["num_draft_tokens"], drafted, "the rounds by draft length")
     pooled = add_counts(list(request.by_length.values()))
     longest = max(len(pooled), len(request.counts))
     padded = [(*counts, *[0] * (longest - len(counts))) for counts in (pooled, request.counts)]
@@ -152,7 +152,7 @@ def check_request(found: Field, request: RequestRounds) -> None:
 
 
 def import_requests(
-    records: Records[RequestRounds], asked: int | None, *, meaning: str, notes: tuple[str, ...]
+    records: Records[RequestRounds], requested: int | None, *, meaning: str, notes: tuple[str, ...]
 ) -> Imported:
     """Pool the rounds of all requests that drafted K tokens.
 
@@ -161,9 +161,8 @@ def import_requests(
     """
     path, rows = records.path, records.rows
     stated = one_stated_k(path, ((row.line, row.k) for row in rows))
-    evidence = "the most tokens that a round drafted or accepted"
-    length = settle_k(path, asked=asked, stated=stated, at_least=max(row.at_least for row in rows), evidence=evidence)
-    k = length.k
+    evidence, at_least = "the most tokens that a round drafted or accepted", max(row.at_least for row in rows)
+    k, source = settle_k(path, requested=requested, stated=stated, at_least=at_least, evidence=evidence)
     counts = add_counts([row.full(k) for row in rows])
     unclear = [row for row in rows if row.missing(k) > 0]
     if unclear:
@@ -171,7 +170,7 @@ def import_requests(
         notes = (*notes, about_short_rounds(sum(row.rounds for row in unclear), missing, k))
     return Imported(
         histogram=histogram_from(path, counts, k),
-        definition=f"{meaning}; {length.source}.",
+        definition=f"{meaning}; {source}.",
         reconstructed=False,
         rounds_apart=float(sum(row.rounds for row in rows) - sum(counts)),
         notes=notes,

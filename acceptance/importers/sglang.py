@@ -67,51 +67,48 @@ def read(path: Path, k: int | None) -> Imported:
     requests = [request for response in records.rows for request in response]
     with_histogram = [request for request in requests if request.counts is not None]
     if with_histogram:
-        left_out = tuple(
-            Skipped(line=r.line, reason=f"no list under {HISTOGRAM[0]!r}, as other records have")
-            for r in requests
-            if r.counts is None
-        )
+        reason = f"no list under {HISTOGRAM[0]!r}, as other records have"
+        left_out = tuple(Skipped(line=r.line, reason=reason) for r in requests if r.counts is None)
         return import_histograms(records, with_histogram, k, left_out)
     return import_means(records, requests, k)
 
 
 def import_histograms(
-    records: Records[tuple[Request, ...]], requests: list[Request], asked: int | None, left_out: tuple[Skipped, ...]
+    records: Records[tuple[Request, ...]], requests: list[Request], requested: int | None, left_out: tuple[Skipped, ...]
 ) -> Imported:
     """Pool the histograms of all requests."""
     counts = add_counts([r.counts or () for r in requests])
     at_least = largest_of(counts)
     evidence = "the most drafts that a round accepted"
-    if asked is None and (each := max(map(drafted_each, requests))) > at_least:
+    if requested is None and (each := max(map(drafted_each, requests))) > at_least:
         at_least, evidence = each, "the drafted tokens a round"
-    length = settle_k(records.path, asked=asked, stated=None, at_least=at_least, evidence=evidence)
+    k, source = settle_k(records.path, requested=requested, stated=None, at_least=at_least, evidence=evidence)
     return Imported(
-        histogram=histogram_from(records.path, counts, length.k),
-        definition=f"{FROM_HISTOGRAM}; {length.source}.",
+        histogram=histogram_from(records.path, counts, k),
+        definition=f"{FROM_HISTOGRAM}; {source}.",
         reconstructed=False,
         rounds_apart=0.0,
-        notes=notes_on(requests, length.k, asked is None),
+        notes=notes_on(requests, k, requested is None),
         skipped=tuple(sorted((*records.skipped, *left_out), key=lambda s: s.line)),
     )
 
 
-def import_means(records: Records[tuple[Request, ...]], requests: list[Request], asked: int | None) -> Imported:
+def import_means(records: Records[tuple[Request, ...]], requests: list[Request], requested: int | None) -> Imported:
     """Reconstruct a histogram from the mean over all rounds."""
     path, rounds = records.path, sum(r.rounds for r in requests)
     if not rounds:
         raise UserError(f"{path}: {ROUNDS} is 0 in all records, expected requests that speculated")
     tokens_per_round = 1 + sum(r.accepted for r in requests) / rounds
-    if asked is None:
+    if requested is None:
         each = max(map(drafted_each, requests))
         raise needs_k(path, tokens_per_round, f", {each} drafted" if each else "")
     from_tokens = any(r.from_tokens for r in requests)
-    notes = notes_on(requests, asked, False)
+    notes = notes_on(requests, requested, False)
     if from_tokens:
         notes = (*notes, "a last round that was cut at the end of the text counts for less than it accepted")
     return Imported(
-        histogram=reconstruct(path, rounds=rounds, tokens_per_round=tokens_per_round, k=asked),
-        definition=f"{FROM_TOKENS if from_tokens else FROM_COUNTS}; {assumed(asked)}.",
+        histogram=reconstruct(path, rounds=rounds, tokens_per_round=tokens_per_round, k=requested),
+        definition=f"{FROM_TOKENS if from_tokens else FROM_COUNTS}; {assumed(requested)}.",
         reconstructed=True,
         rounds_apart=0.0,
         notes=notes,
@@ -152,10 +149,10 @@ def read_response(response: Field, line: int) -> tuple[Request, ...]:
     Raises:
         BadRecord: It carries no speculation fields, or wrong ones.
     """
-    found = list(details_of(response))
-    if not found:
+    objects = list(details_of(response))
+    if not objects:
         raise BadRecord(f"no count under '{ROUNDS}'")
-    return tuple(read_request(details, line) for details in found)
+    return tuple(read_request(details, line) for details in objects)
 
 
 def details_of(response: Field) -> Iterator[Field]:
@@ -184,25 +181,25 @@ def has_rounds(field: Field) -> bool:
     return isinstance(field.value, dict) and ROUNDS in field.value
 
 
-def first_of(found: Field, names: Sequence[str]) -> Field:
+def first_of(details: Field, names: Sequence[str]) -> Field:
     """Return the first of these fields that is there, else the first of all."""
-    return next((found[name] for name in names if found[name].is_given), found[names[0]])
+    return next((details[name] for name in names if details[name].is_given), details[names[0]])
 
 
-def read_request(found: Field, line: int) -> Request:
+def read_request(details: Field, line: int) -> Request:
     """Read the speculation fields of one request.
 
     Raises:
         BadRecord: They are missing, wrong, or contradict one another.
     """
-    rounds, histogram, stated = count_of(found[ROUNDS]), first_of(found, HISTOGRAM), first_of(found, DRAFTED)
+    rounds, histogram, stated = count_of(details[ROUNDS]), first_of(details, HISTOGRAM), first_of(details, DRAFTED)
     drafted, counts = optional_count(stated), histogram_counts(histogram) if histogram.is_given else None
     if counts is not None:
-        check_equal(found[ROUNDS], sum(counts), histogram.place)
-        check_equal(first_of(found, ACCEPTED), accepted_of(counts), histogram.place)
+        check_equal(details[ROUNDS], sum(counts), histogram.place)
+        check_equal(first_of(details, ACCEPTED), accepted_of(counts), histogram.place)
         accepted, from_tokens = float(accepted_of(counts)), False
     else:
-        accepted, from_tokens = accepted_drafts(found, rounds)
+        accepted, from_tokens = accepted_drafts(details, rounds)
     if drafted is not None and accepted > drafted:
         raise BadRecord(f"{accepted:g} drafts were accepted, but {stated.place} is {drafted}")
     return Request(
@@ -212,26 +209,26 @@ def read_request(found: Field, line: int) -> Request:
         drafted=drafted,
         counts=counts,
         from_tokens=from_tokens,
-        tokens=optional_count(found[TOKENS]),
+        tokens=optional_count(details[TOKENS]),
     )
 
 
-def accepted_drafts(found: Field, rounds: int) -> tuple[float, bool]:
+def accepted_drafts(details: Field, rounds: int) -> tuple[float, bool]:
     """Return the accepted drafts of a request without a histogram, and whether they follow from its length.
 
     Raises:
         BadRecord: Nothing tells them, or they would be negative.
     """
-    stated = first_of(found, ACCEPTED)
+    stated = first_of(details, ACCEPTED)
     if stated.is_given:
         accepted = count_of(stated)
         if accepted and not rounds:
             raise BadRecord(f"{stated.place} is {accepted}, but {ROUNDS} is 0")
         return float(accepted), False
-    if found[TOKENS].is_given:
-        tokens = float(count_of(found[TOKENS]))
-    elif found[LENGTH].is_given:
-        tokens = number_of(found[LENGTH]) * rounds
+    if details[TOKENS].is_given:
+        tokens = float(count_of(details[TOKENS]))
+    elif details[LENGTH].is_given:
+        tokens = number_of(details[LENGTH]) * rounds
     else:
         raise BadRecord(f"no {HISTOGRAM[0]}, {ACCEPTED[0]}, {TOKENS} or {LENGTH}")
     if not rounds:

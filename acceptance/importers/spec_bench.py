@@ -36,10 +36,10 @@ def read(path: Path, k: int | None) -> Imported:
     for answer in records.rows:
         lengths.update(answer.lengths)
     evidence = "the most drafts that a step accepted"
-    length = settle_k(path, asked=k, stated=None, at_least=max(lengths) - 1, evidence=evidence)
+    k, source = settle_k(path, requested=k, stated=None, at_least=max(lengths) - 1, evidence=evidence)
     return Imported(
-        histogram=histogram_from(path, [lengths[a + 1] for a in range(length.k + 1)], length.k),
-        definition=f"{MEANING}; {length.source}.",
+        histogram=histogram_from(path, [lengths[a + 1] for a in range(k + 1)], k),
+        definition=f"{MEANING}; {source}.",
         reconstructed=False,
         rounds_apart=0.0,
         notes=(*NOTES, *note_on_repeats(records.rows)),

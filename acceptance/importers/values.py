@@ -1,7 +1,7 @@
 """Counts and histograms of other tools, checked before they are used."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -51,8 +51,8 @@ def histogram_counts(field: Field) -> tuple[int, ...]:
         BadRecord: It is neither, or a bucket or count is wrong.
     """
     if isinstance(field.value, dict):
-        found = {bucket_of(key, field): count_of(count) for key, count in field.items()}
-        return tuple(found.get(a, 0) for a in range(max(found, default=-1) + 1))
+        buckets = {bucket_of(key, field): count_of(count) for key, count in field.items()}
+        return tuple(buckets.get(a, 0) for a in range(max(buckets, default=-1) + 1))
     counts = tuple(map(count_of, field.elements()))
     if len(counts) > MAX_DRAFT_LENGTH + 1:
         raise BadRecord(f"{field.place} has {len(counts)} buckets, expected at most {MAX_DRAFT_LENGTH + 1}")
@@ -99,22 +99,17 @@ def read_values(path: Path, read: Callable[[Field, int], T], expected: str) -> R
     whole = whole_json(path)
     if isinstance(whole, Field):
         values: list[object] = whole.value if isinstance(whole.value, list) else [whole.value]
-        return read_each(path, numbered(values), read, expected)
+        return read_each(path, enumerate(map(as_record, values), 1), read, expected)
     return read_jsonl(path, read, expected)
-
-
-def numbered(values: Sequence[object]) -> Iterator[tuple[int, Field]]:
-    """Yield (place from 1, record)."""
-    return enumerate(map(as_record, values), 1)
 
 
 def whole_json(path: Path) -> Field | None:
     """Return the JSON object or list that a file holds, None where it is not one of them alone."""
     try:
-        found = record_of(read_text(path))
+        whole = record_of(read_text(path))
     except BadRecord:
         return None
-    return found if isinstance(found.value, dict | list) else None
+    return whole if isinstance(whole.value, dict | list) else None
 
 
 def close(a: float, b: float, tolerance: float) -> bool:

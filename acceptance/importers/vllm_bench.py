@@ -29,8 +29,8 @@ def read(path: Path, k: int | None) -> Imported:
     records = read_values(path, read_result, EXPECTED)
     lengths = {len(c.per_position) for c in records.rows}
     if len(lengths) > 1:
-        told = " and ".join(map(str, sorted(lengths)))
-        raise UserError(f"{path}: its results state {told} positions, expected one draft length in the file")
+        stated = " and ".join(map(str, sorted(lengths)))
+        raise UserError(f"{path}: its results state {stated} positions, expected one draft length in the file")
     notes: tuple[str, ...] = NOTES
     if len(records.rows) > 1:
         notes = (*notes, f"{len(records.rows)} results of this file are summed")
@@ -38,51 +38,51 @@ def read(path: Path, k: int | None) -> Imported:
     return import_counters(path, counters, k, meaning=MEANING, notes=notes, skipped=records.skipped)
 
 
-def read_result(found: Field, line: int) -> Counters:
+def read_result(result: Field, line: int) -> Counters:
     """Read one benchmark result.
 
     Raises:
         BadRecord: It says nothing about speculation, or its numbers contradict one another.
     """
-    rounds = count_of(found[f"{PREFIX}num_drafts"])
+    rounds = count_of(result[f"{PREFIX}num_drafts"])
     counters = Counters(
         rounds=rounds,
-        drafted=optional_count(found[f"{PREFIX}draft_tokens"]),
-        accepted=accepted_tokens(found, rounds),
-        per_position=positions(found, rounds),
+        drafted=optional_count(result[f"{PREFIX}draft_tokens"]),
+        accepted=accepted_tokens(result, rounds),
+        per_position=positions(result, rounds),
     )
     check_counters(counters)
-    check_means(found, counters)
+    check_means(result, counters)
     return counters
 
 
-def accepted_tokens(found: Field, rounds: int) -> float:
+def accepted_tokens(result: Field, rounds: int) -> float:
     """Return the accepted tokens: as counted, else from the mean length."""
-    accepted = optional_count(found[f"{PREFIX}accepted_tokens"])
+    accepted = optional_count(result[f"{PREFIX}accepted_tokens"])
     if accepted is not None:
         return accepted
-    if not found[LENGTH].is_given:
+    if not result[LENGTH].is_given:
         raise BadRecord(f"no count under '{PREFIX}accepted_tokens' and no number under {LENGTH!r}")
     # The target's own token is in.
-    return (found[LENGTH].number(1, MAX_COUNT) - 1) * rounds
+    return (result[LENGTH].number(1, MAX_COUNT) - 1) * rounds
 
 
-def positions(found: Field, rounds: int) -> tuple[float, ...]:
+def positions(result: Field, rounds: int) -> tuple[float, ...]:
     """Return the accepted tokens of each position; whole ones, unless the rates were rounded."""
-    if not found[POSITIONS].is_given:
+    if not result[POSITIONS].is_given:
         return ()
-    counts = [rate.number(0, 1) * rounds for rate in found[POSITIONS].elements()]
+    counts = [rate.number(0, 1) * rounds for rate in result[POSITIONS].elements()]
     whole = all(close(count, round(count), 1e-3) for count in counts)
     return tuple(float(round(count)) if whole else count for count in counts)
 
 
-def check_means(found: Field, c: Counters) -> None:
+def check_means(result: Field, c: Counters) -> None:
     """Refuse a mean length or percentage that the counts contradict; see `read_result`."""
-    if found[LENGTH].is_given:
-        length, expected = number_of(found[LENGTH]), 1 + c.accepted / c.rounds
+    if result[LENGTH].is_given:
+        length, expected = number_of(result[LENGTH]), 1 + c.accepted / c.rounds
         if not close(length, expected, 0.01):
             raise BadRecord(f"{LENGTH} is {length:g}, but its counts make {expected:.6g}")
-    if found[RATE].is_given and c.drafted:
-        rate, percent = number_of(found[RATE]), 100 * c.accepted / c.drafted
+    if result[RATE].is_given and c.drafted:
+        rate, percent = number_of(result[RATE]), 100 * c.accepted / c.drafted
         if not close(rate, percent, 0.1):
             raise BadRecord(f"{RATE} is {rate:g}, but its counts make {percent:.6g} percent")

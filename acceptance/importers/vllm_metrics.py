@@ -35,35 +35,25 @@ class Series:
     labels: Labels
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scrape:
-    """The speculation counters of one scrape."""
-
-    values: Mapping[Series, float]
-    skipped: tuple[Skipped, ...]
-
-
 def read(path: Path, k: int | None, before: Path | None = None) -> Imported:
     """Import a scrape of /metrics, less an earlier one where it is given; see `import_histogram`."""
-    scrape = read_scrape(path)
-    values, skipped = scrape.values, scrape.skipped
+    values, skipped = read_scrape(path)
     if before is not None:
-        earlier = read_scrape(before)
-        values = subtract(path, values, before, earlier.values)
-        skipped = (*skipped, *(Skipped(line=s.line, reason=f"{before}: {s.reason}") for s in earlier.skipped))
+        earlier, skipped_before = read_scrape(before)
+        values = subtract(path, values, before, earlier)
+        skipped = (*skipped, *(Skipped(line=s.line, reason=f"{before}: {s.reason}") for s in skipped_before))
     engines = by_engine(path, values)
     notes = [NO_DRAFT]
     if before is None:
         notes.append("the counters run since the server started, warm-up included; --before subtracts an earlier file")
     if len(engines) > 1:
         notes.append(f"the counters of {len(engines)} engines or models are summed")
-    since = "the server started" if before is None else f"{before}"
-    meaning = MEANING.format(since=since)
+    meaning = MEANING.format(since=before or "the server started")
     return import_counters(path, sum_counters(engines), k, meaning=meaning, notes=tuple(notes), skipped=skipped)
 
 
-def read_scrape(path: Path) -> Scrape:
-    """Read the speculation counters of a file.
+def read_scrape(path: Path) -> tuple[Mapping[Series, float], tuple[Skipped, ...]]:
+    """Return the speculation counters of a file, and the lines that could not be read.
 
     Raises:
         UserError: It has none, or one cannot be read: a sum without it would be wrong.
@@ -84,7 +74,7 @@ def read_scrape(path: Path) -> Scrape:
             skipped.append(Skipped(line=line, reason=str(error)))
     if not values:
         raise UserError(f"{path}: holds no {PREFIX}* counter ({others} other samples), expected {EXPECTED}")
-    return Scrape(values=values, skipped=tuple(skipped))
+    return values, tuple(skipped)
 
 
 def samples_of(text: str) -> list["Sample"]:
@@ -152,17 +142,17 @@ def by_engine(path: Path, values: Mapping[Series, float]) -> list[Counters]:
         engine = tuple(label for label in series.labels if label[0] != "position")
         engines.setdefault(engine, {}).setdefault(position, {})[series.name] = value
     try:
-        found = [counters_of(engine) for engine in engines.values() if any(any(v.values()) for v in engine.values())]
-        for counters in found:
+        drafting = [counters_of(e) for e in engines.values() if any(any(v.values()) for v in e.values())]
+        for counters in drafting:
             check_counters(counters)
     except BadRecord as error:
         raise UserError(f"{path}: {error}") from None
-    if not found:
+    if not drafting:
         raise UserError(f"{path}: {PREFIX}drafts is 0, expected counters of a server that drafted")
-    lengths = {len(counters.per_position) for counters in found}
+    lengths = {len(counters.per_position) for counters in drafting}
     if len(lengths) > 1:
         raise UserError(f"{path}: engines draft {' and '.join(map(str, sorted(lengths)))} tokens, expected one length")
-    return found
+    return drafting
 
 
 def counters_of(engine: Mapping[Labels, Mapping[str, float]]) -> Counters:
@@ -184,14 +174,14 @@ def counters_of(engine: Mapping[Labels, Mapping[str, float]]) -> Counters:
     )
 
 
-def positions_of(found: Mapping[str, float]) -> tuple[float, ...]:
+def positions_of(accepted: Mapping[str, float]) -> tuple[float, ...]:
     """Return accepted tokens in order of position.
 
     Raises:
         BadRecord: A position is no number, or one is missing.
     """
-    wanted = [str(position) for position in range(min(len(found), MAX_DRAFT_LENGTH))]
-    if set(found) != set(wanted):
-        odd = sorted(set(found) ^ set(wanted))[0]
+    wanted = [str(position) for position in range(min(len(accepted), MAX_DRAFT_LENGTH))]
+    if set(accepted) != set(wanted):
+        odd = sorted(set(accepted) ^ set(wanted))[0]
         raise BadRecord(f"positions of {PREFIX}{NAMES[3]} do not run from 0 on: {shortened(odd)} is missing or extra")
-    return tuple(found[position] for position in wanted)
+    return tuple(accepted[position] for position in wanted)

@@ -32,7 +32,7 @@ def read_response(response: Field, line: int) -> RequestRounds:
     Raises:
         BadRecord: It carries no statistics (n above 1, or the server does not report them), or wrong ones.
     """
-    found = response["metrics"]["speculative_decoding"]
-    if not found.is_given:
+    statistics = response["metrics"]["speculative_decoding"]
+    if not statistics.is_given:
         raise BadRecord("no object under 'metrics.speculative_decoding' (vLLM leaves it out for n > 1)")
-    return read_request(found, line)
+    return read_request(statistics, line)

@@ -7,6 +7,7 @@ cross-tokenizer decoding accepts also depends on how proposals are cut into the 
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -38,8 +39,8 @@ def target_spans(tokenizer: Any, before: Sequence[int], tokens: Sequence[int]) -
 
 def draft_tokens(tokenizer: Any, text: str) -> tuple[list[int], Spans]:
     """Return a text in the draft's tokens, and which characters each covers, [tokens, 2]."""
-    found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    return list(found.input_ids), np.array(found.offset_mapping, np.int64).reshape(-1, 2)
+    encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    return list(encoding.input_ids), np.array(encoding.offset_mapping, np.int64).reshape(-1, 2)
 
 
 def shares(target: Spans, draft: Spans) -> NDArray[np.float64]:
@@ -55,24 +56,16 @@ def with_end(spans: Spans, length: int) -> Spans:
     return np.concatenate((spans, [[length, length + 1]]))
 
 
-def target_scores(rule: SamplingRule) -> Any:
-    """Return what is asked of the target's logits."""
-
-    def visit(logits: torch.Tensor, token: torch.Tensor) -> Scores:
-        soft = soft_law(logits, probabilities(logits, rule), rule)
-        return {"log_p": of_token(soft, token).log(), "rank_p": rank(logits, token), "entropy_p": entropy(soft)}
-
-    return visit
+def target_scores(logits: torch.Tensor, token: torch.Tensor, *, rule: SamplingRule) -> Scores:
+    """Return what is kept of the target's logits, [columns, vocabulary], that predict some tokens, [columns]."""
+    soft = soft_law(logits, probabilities(logits, rule), rule)
+    return {"log_p": of_token(soft, token).log(), "rank_p": rank(logits, token), "entropy_p": entropy(soft)}
 
 
-def draft_scores(rule: SamplingRule) -> Any:
-    """Return what is asked of the draft's logits."""
-
-    def visit(logits: torch.Tensor, token: torch.Tensor) -> Scores:
-        q = of_token(probabilities(logits, rule), token)
-        return {"log_q": q.log(), "is_first": logits.argmax(-1) == token}
-
-    return visit
+def draft_scores(logits: torch.Tensor, token: torch.Tensor, *, rule: SamplingRule) -> Scores:
+    """Return what is kept of the draft's logits, [columns, vocabulary], that predict some tokens, [columns]."""
+    q = of_token(probabilities(logits, rule), token)
+    return {"log_q": q.log(), "is_first": logits.argmax(-1) == token}
 
 
 def score(
@@ -93,17 +86,17 @@ def score(
         rule: What the target sampled from.
         draft_rule: What the draft samples from.
     """
-    aligned, theirs = [], []
+    aligned, draft_outputs = [], []
     for output, context in zip(outputs, before, strict=True):
-        ours, tokens, spans = align(pair, output)
+        spans, tokens, draft_spans = align(pair, output)
         check_room(pair, len(context) + len(tokens))
-        aligned.append((ours, spans))
-        theirs.append(Output(prompt=output.prompt, turn=output.turn, before=context, tokens=tokens))
-    found = walk((pair.target,), outputs, target_scores(rule))
-    heard = walk((pair.draft,), theirs, draft_scores(draft_rule))
-    for (ours, spans), said, scores in zip(aligned, heard, found, strict=True):
-        scores.update(acceptances(ours, spans, said, scores["log_p"], rule))
-    return [trace_of(o, s, prompts) for o, s in zip(outputs, found, strict=True)]
+        aligned.append((spans, draft_spans))
+        draft_outputs.append(Output(prompt=output.prompt, turn=output.turn, before=context, tokens=tokens))
+    of_target = walk((pair.target,), outputs, partial(target_scores, rule=rule))
+    of_draft = walk((pair.draft,), draft_outputs, partial(draft_scores, rule=draft_rule))
+    for both_spans, scores, draft in zip(aligned, of_target, of_draft, strict=True):
+        scores.update(acceptances(*both_spans, draft, scores["log_p"], rule))
+    return [trace_of(o, s, prompts) for o, s in zip(outputs, of_target, strict=True)]
 
 
 def check_room(pair: Pair, tokens: int) -> None:
@@ -124,18 +117,18 @@ def align(pair: Pair, output: Output) -> tuple[Spans, list[int], Spans]:
     text = answer_text(pair.tokenizer, output.before, output.tokens)
     ended = output.tokens[-1] in pair.target.ends
     written = output.tokens[:-1] if ended else output.tokens
-    ours = target_spans(pair.tokenizer, output.before, written)
+    of_target = target_spans(pair.tokenizer, output.before, written)
     tokens, spans = draft_tokens(pair.draft_tokenizer, text)
     if ended:
-        ours = with_end(ours, len(text))
+        of_target = with_end(of_target, len(text))
     if ended and pair.draft.ends:
         tokens, spans = [*tokens, pair.draft.ends[0]], with_end(spans, len(text))
     if not tokens:  # a token has to be read; it covers nothing
         tokens, spans = [0], np.array([[-1, 0]])
-    return ours, tokens, spans
+    return of_target, tokens, spans
 
 
-def acceptances(target: Spans, draft: Spans, said: Scores, log_p: torch.Tensor, rule: SamplingRule) -> Scores:
+def acceptances(target: Spans, draft: Spans, scores: Scores, log_p: torch.Tensor, rule: SamplingRule) -> Scores:
     """Return a[t] of the target's tokens for both kinds of draft.
 
     A token whose characters no draft token covers is never proposed; one that only goes on with a character whose
@@ -146,9 +139,9 @@ def acceptances(target: Spans, draft: Spans, said: Scores, log_p: torch.Tensor, 
     goes_on = torch.from_numpy((target[:, 0] == target[:, 1]) & (np.arange(len(target)) > 0))
     possible = covered.any(1) | goes_on
     # 0 x -inf is no contribution, not NaN.
-    log_q = torch.where(covered, part * said["log_q"].double(), 0.0).sum(1)
+    log_q = torch.where(covered, part * scores["log_q"].double(), 0.0).sum(1)
     ratio = log_q if rule.is_greedy else log_q - log_p.double()
     return {
         "accept_sampled": torch.where(possible, ratio.clamp(max=0).exp(), 0.0),
-        "accept_greedy": (~covered | said["is_first"]).all(1) & possible,
+        "accept_greedy": (~covered | scores["is_first"]).all(1) & possible,
     }

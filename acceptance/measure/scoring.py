@@ -6,6 +6,7 @@ in memory at a time.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -152,7 +153,7 @@ class Recorder:
     def __init__(self, draft: Model, before: Sequence[list[int]], rule: SamplingRule, draft_rule: SamplingRule) -> None:
         self.reader = Reader(draft, before)
         self.rows = len(before)
-        self.scored = Scored(self.rows, pair_visitor(rule, draft_rule))
+        self.scored = Scored(self.rows, partial(pair_scores, rule=rule, draft_rule=draft_rule))
         self.columns: list[tuple[NDArray[np.int64], torch.Tensor, torch.Tensor]] = []
         self.room = columns_a_chunk(self.rows, draft.vocabulary)
 
@@ -183,15 +184,6 @@ class Recorder:
         return [trace_of(o, s, prompts) for o, s in zip(outputs, self.scored.scores(), strict=True)]
 
 
-def pair_visitor(rule: SamplingRule, draft_rule: SamplingRule) -> Callable[..., Scores]:
-    """Return what is asked of both models' logits."""
-
-    def visit(p: torch.Tensor, q: torch.Tensor, token: torch.Tensor) -> Scores:
-        return pair_scores(p, q, token, rule, draft_rule)
-
-    return visit
-
-
 def score(
     target: Model,
     draft: Model,
@@ -210,7 +202,7 @@ def score(
         rule: What the target sampled from.
         draft_rule: What the draft samples from.
     """
-    scores = walk((target, draft), outputs, pair_visitor(rule, draft_rule))
+    scores = walk((target, draft), outputs, partial(pair_scores, rule=rule, draft_rule=draft_rule))
     return [trace_of(o, s, prompts) for o, s in zip(outputs, scores, strict=True)]
 
 

@@ -5,11 +5,13 @@ import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from acceptance.estimate.analysis import analyse
 from acceptance.estimate.estimators import alpha_by, category_metrics, expected_rounds, metrics
 from acceptance.estimate.plots import acceptance_figure
 from acceptance.trace.trace import Trace
@@ -37,8 +39,9 @@ def random_trace(categories: list[str], tokens: int = 40, seed: int = 0) -> Trac
 
 
 def drawn(trace: Trace, k: int = 4, q_kind: str = "sampled", **options: Any):
-    options = {"title": "target with draft"} | options
-    return acceptance_figure(trace, expected_rounds(trace, k, q_kind), q_kind=q_kind, **options)
+    with patch("acceptance.estimate.analysis.play_policies", return_value={}):  # which are not drawn
+        analysis = analyse(trace, [k], temperature=0, q_kind=q_kind, seed=options.get("seed", 0))
+    return acceptance_figure(trace, analysis, q_kind=q_kind, **{"title": "target with draft"} | options)
 
 
 def spans(axes: Any, along: int) -> dict[float, tuple[float, float]]:
