@@ -13,11 +13,11 @@ from time import perf_counter, sleep
 from typing import Any, Self
 
 from simulator.ground.artefacts import UserError
+from simulator.ground.machine import cpu_name
 from simulator.ground.nvml import Gpu, Nvml
 
 CLEAR_REFS = Path("/proc/self/clear_refs")
 STATUS = Path("/proc/self/status")
-CPU_INFO = Path("/proc/cpuinfo")
 RESET_PEAK = "5"  # proc(5): sets the resident set's high water mark to its present size
 # The system counts pages a processor at a time: both sizes may be off by some.
 RESET_SLACK = 16 * 2**20
@@ -62,15 +62,6 @@ def system_metadata(devices: Sequence[str]) -> dict[str, Any]:
         "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY"),
         "gpus": gpus,
     }
-
-
-def cpu_name() -> str:
-    """Return the processor's name as the system tells it."""
-    with suppress(OSError):
-        for line in CPU_INFO.read_text(errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 class MemoryPeak:

@@ -75,17 +75,13 @@ def run(options: BenchOptions) -> None:
     results, axes = measure(options, given, backends)
     check_timed(results)
     present(results, options, axes, backends)
-    if any(found.agrees is False for found in results.points) or any(left.failed for left in results.left_out):
+    if any(bench.agrees is False for bench in results.points) or any(left.failed for left in results.left_out):
         click.echo("bench-sampling: a result was wrong, see the table or the file", err=True)
         sys.exit(EXIT_WRONG_RESULT)
 
 
 def named_axes(options: BenchOptions) -> Axes:
-    """Return the values that the user named, by axis.
-
-    Raises:
-        UserError: Not whole numbers in their bounds, or a type that there is not.
-    """
+    """Return the values that the user named, by axis; refuses what is no whole number in its bounds, or no type."""
     from simulator.ground.ranges import parse_whole
 
     typed = {axis: (flag, getattr(options, axis), least, most) for flag, axis, least, most in NUMBERS}
@@ -94,20 +90,16 @@ def named_axes(options: BenchOptions) -> Axes:
 
 
 def names(flag: str, text: str | None, allowed: tuple[str, ...]) -> tuple[str, ...]:
-    """Read a list of names; all that are allowed where none is given.
-
-    Raises:
-        UserError: One is unknown or there twice.
-    """
+    """Read a list of names, all that are allowed where none is given; refuses one that is unknown or there twice."""
     if text is None:
         return allowed
-    found = tuple(part.strip() for part in text.split(","))
-    for name in found:
+    chosen = tuple(part.strip() for part in text.split(","))
+    for name in chosen:
         if name not in allowed:
             raise UserError(f"{flag}: {name!r} is not one, expected {', '.join(allowed)}")
-    if len(set(found)) < len(found):
+    if len(set(chosen)) < len(chosen):
         raise UserError(f"{flag}: {text!r} names one twice, expected each once")
-    return tuple(name for name in allowed if name in found)
+    return tuple(name for name in allowed if name in chosen)
 
 
 def default_axes(*, on_cpu: bool, quick: bool) -> Axes:
@@ -120,11 +112,7 @@ def default_axes(*, on_cpu: bool, quick: bool) -> Axes:
 
 
 def measure(options: BenchOptions, given: Axes, backends: tuple[str, ...]) -> tuple["BenchResults", Axes]:
-    """Open the device and time the backends on it; returns what was found and the whole grid.
-
-    Raises:
-        UserError: The largest point does not fit into the device's memory.
-    """
+    """Open the device and time the backends on it, if the largest point fits; returns results and the whole grid."""
     from cuda_probe.devices.opening import open_device
     from cuda_probe.probe.runner import FULL, QUICK
     from cuda_probe.sampling_bench.places import place_of
@@ -136,16 +124,12 @@ def measure(options: BenchOptions, given: Axes, backends: tuple[str, ...]) -> tu
         check_memory(place, shapes, backends)
         with progress("measuring", len(shapes)) as bar:
             temperature, seed = options.temperature, options.seed
-            found = run_bench(place, shapes, backends, rule, temperature=temperature, seed=seed, progress=bar.update)
-        return found, axes
+            results = run_bench(place, shapes, backends, rule, temperature=temperature, seed=seed, progress=bar.update)
+        return results, axes
 
 
 def check_timed(results: "BenchResults") -> None:
-    """Refuse a run in which no backend could run.
-
-    Raises:
-        UserError: Says why, for each.
-    """
+    """Refuse a run in which no backend could run, with the reason of each."""
     if not results.points and not any(left.failed for left in results.left_out):
         reasons = dict.fromkeys(f"{left.probe}: {left.reason}" for left in results.left_out)
         raise UserError(f"nothing can be timed on {results.device['name']}: {'; '.join(reasons)}")

@@ -27,11 +27,7 @@ class Outputs:
     force: bool
 
     def check(self) -> None:
-        """Refuse outputs that cannot be written, before anything is measured.
-
-        Raises:
-            UserError: A suffix that is not the format's, or a file that exists or cannot be written.
-        """
+        """Refuse, before anything is measured, a suffix that is not the format's and a file that cannot be written."""
         from cuda_probe.probe.report import raw_path
         from simulator.ground.pictures import check_format
 

@@ -63,11 +63,7 @@ def probe_gpu(**values: Any) -> None:
 
 
 def run(options: ProbeOptions) -> None:
-    """Measure, write and print.
-
-    Raises:
-        KeyboardInterrupt: The user ended it; what had been measured is written.
-    """
+    """Measure, write and print; an interrupted run is written too before it ends as one."""
     from cuda_probe.probe.probes import select_probes
 
     probes = select_probes(options.only)
@@ -88,11 +84,7 @@ def run(options: ProbeOptions) -> None:
 
 
 def knobs(options: ProbeOptions, probes: "tuple[Probe, ...]") -> "dict[str, tuple[AxisValue, ...]]":
-    """Return the values that the user named, by axis.
-
-    Raises:
-        UserError: Not whole numbers in their bounds, or for an axis that no probe has.
-    """
+    """Return the values that the user named, by axis; refuses what is out of bounds or for an axis of no probe."""
     from simulator.ground.ranges import parse_whole
 
     given: dict[str, tuple[AxisValue, ...]] = {}
@@ -135,7 +127,7 @@ def present(
     if options.as_json:
         click.echo(to_json(payload), nl=False)
         if any(left.failed for left in results.left_out):
-            click.echo(left_text(results), err=True)
+            click.echo(left_text(results.left_out), err=True)
     else:
         click.echo(result_text(results) + "\n")
     if options.plot:

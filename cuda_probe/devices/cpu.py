@@ -14,6 +14,7 @@ import numpy as np
 
 from cuda_probe.probe.probes import Axes, AxisValue, Job, Units, Unsupported, number, weight_shape
 from cuda_probe.probe.timing import HostClock, Launch
+from simulator.ground.machine import cpu_name
 
 from . import cpu_facts
 from .cpu_products import BURN_SIZE, Burn, Matrix, is_product, small_numbers
@@ -84,7 +85,7 @@ class CpuDevice:
         """Say what the processor is, and how its BLAS and its caches are used."""
         return {
             "name": self.name,
-            "model": cpu_facts.model_name(),
+            "model": cpu_name(),
             "cores": self.threads,
             "memory_bytes": cpu_facts.total_memory(),
             "last_level_cache_bytes": self.cache_bytes,
@@ -100,13 +101,13 @@ class CpuDevice:
 
     def state(self, busy: Launch | None = None) -> dict[str, Any]:
         """Return load, clock frequency and what other processes took since the last call, as far as is told."""
-        found = cpu_facts.load()
+        facts = cpu_facts.load()
         taken = self.others.cores_taken()
         if taken is not None:
-            found["cores_taken_by_others"] = round(taken, 3)
+            facts["cores_taken_by_others"] = round(taken, 3)
             if taken > DISTURBING_CORES:
-                found["disturbed"] = "other processes took processor time"
-        return found
+                facts["disturbed"] = "other processes took processor time"
+        return facts
 
     def close(self) -> None:
         """End the threads, give back the memory, and leave BLAS as it was found."""
@@ -209,8 +210,8 @@ class CpuDevice:
                 if index < burn.parts:
                     burn.run(index, products)
                 for offset in range(slices):
-                    own = ring[(at + offset) % len(ring), index]
-                    np.add(own, 1, out=own)
+                    part_of_ring = ring[(at + offset) % len(ring), index]
+                    np.add(part_of_ring, 1, out=part_of_ring)
 
             for _ in range(steps):
                 self.together(part)
@@ -307,9 +308,9 @@ class CpuDevice:
 
         def part(index: int) -> None:
             for start in starts:
-                own = np.s_[index, start : start + BLOCK]
-                np.multiply(c[own], scale, out=a[own])
-                np.add(a[own], b[own], out=a[own])
+                block = np.s_[index, start : start + BLOCK]
+                np.multiply(c[block], scale, out=a[block])
+                np.add(a[block], b[block], out=a[block])
 
         def check() -> str | None:
             a.fill(0)

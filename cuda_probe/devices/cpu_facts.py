@@ -1,7 +1,6 @@
-"""What the system tells of the processor: model, cores, caches, memory, load, and the threads of its BLAS."""
+"""What the system tells of the processor: cores, caches, memory, load, and the threads of its BLAS."""
 
 import os
-import platform
 import re
 import time
 from pathlib import Path
@@ -41,8 +40,8 @@ def cores() -> set[int]:
 
 def busy_s() -> float:
     """Return the seconds that our cores have worked for anyone since the start."""
-    own = cores()
-    times = [spent for core, spent in enumerate(psutil.cpu_times(percpu=True)) if core in own]
+    usable = cores()
+    times = [spent for core, spent in enumerate(psutil.cpu_times(percpu=True)) if core in usable]
     return sum(getattr(spent, kind, 0.0) for spent in times for kind in BUSY)
 
 
@@ -62,12 +61,6 @@ class Others:
         return max(taken, 0.0)
 
 
-def model_name() -> str:
-    """Return what the processor calls itself."""
-    found = re.search(r"^model name\s*:\s*(.+)$", read(Path("/proc/cpuinfo")), re.MULTILINE)
-    return found.group(1) if found else platform.processor() or platform.machine()
-
-
 def cache_sizes(folder: Path = SYSTEM_CACHES) -> dict[int, int]:
     """Return the bytes of the data cache of each level, as Linux lists them."""
     sizes = {}
@@ -83,8 +76,8 @@ def last_level_cache(folder: Path = SYSTEM_CACHES) -> tuple[int, str]:
     sizes = cache_sizes(folder)
     if sizes:
         return sizes[max(sizes)], "/sys"
-    found = measured_cache()
-    return (ASSUMED_CACHE_BYTES, "assumed") if found is None else (found, "measured knee")
+    knee_bytes = measured_cache()
+    return (ASSUMED_CACHE_BYTES, "assumed") if knee_bytes is None else (knee_bytes, "measured knee")
 
 
 def measured_cache() -> int | None:
@@ -100,8 +93,8 @@ def measured_cache() -> int | None:
             np.copyto(target, source)
             times.append(time.perf_counter() - began)
         rates.append(size / min(times))
-    found = knee(sizes, rates)
-    return None if found is None else int(found)
+    fast = knee(sizes, rates)
+    return None if fast is None else int(fast)
 
 
 def total_memory() -> int:
@@ -118,9 +111,9 @@ def available_memory() -> int:
 
 def load() -> dict[str, Any]:
     """Return the load of the last minute and the mean clock frequency, where the system tells them."""
-    found: dict[str, Any] = {"load_1min": round(psutil.getloadavg()[0], 2)}
+    facts: dict[str, Any] = {"load_1min": round(psutil.getloadavg()[0], 2)}
     clock = psutil.cpu_freq() if hasattr(psutil, "cpu_freq") else None
-    return found if clock is None else found | {"clock_hz": round(clock.current * 1e6)}
+    return facts if clock is None else facts | {"clock_hz": round(clock.current * 1e6)}
 
 
 def blas_name() -> str:

@@ -39,11 +39,7 @@ BUSY_S, MAX_BUSY_LAUNCHES = 0.05, 5000
 
 
 def open_device(index: int) -> "CudaDevice":
-    """Open cuda:N.
-
-    Raises:
-        UserError: There is no driver, no GPU, not so many, or this one cannot be used.
-    """
+    """Open cuda:N; a UserError says that there is no driver, no GPU, not so many, or why it cannot be used."""
     try:
         count = cupy.cuda.runtime.getDeviceCount()
     except cupy.cuda.runtime.CUDARuntimeError as error:

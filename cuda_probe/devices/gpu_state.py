@@ -31,14 +31,14 @@ class GpuState:
 
     def now(self) -> dict[str, Any]:
         """Say how clocks, temperature and power are now; `disturbed` where something slows the clocks."""
-        found = self.nvml.read(self.gpu, time.monotonic(), datetime.now())
-        reasons = reason_names(found.clock_event_reasons or 0)
+        reading = self.nvml.read(self.gpu, time.monotonic(), datetime.now())
+        reasons = reason_names(reading.clock_event_reasons or 0)
         state = {
-            "sm_clock_mhz": found.sm_clock_mhz,
-            "memory_clock_mhz": found.memory_clock_mhz,
-            "temperature_c": found.temperature_c,
-            "power_w": found.power_w,
-            "power_limit_w": found.power_limit_w,
+            "sm_clock_mhz": reading.sm_clock_mhz,
+            "memory_clock_mhz": reading.memory_clock_mhz,
+            "temperature_c": reading.temperature_c,
+            "power_w": reading.power_w,
+            "power_limit_w": reading.power_limit_w,
             "clock_event_reasons": list(reasons),
         }
         slowed = [r for r in reasons if r.endswith(SLOWED)]

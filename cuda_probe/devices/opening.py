@@ -8,11 +8,7 @@ CUPY = Dependency(import_name="cupy", purpose="measuring a CUDA device", extra="
 
 
 def open_device(name: str = "auto") -> Device:
-    """Open cpu, cuda:N, or auto: the first CUDA device. The caller closes it.
-
-    Raises:
-        UserError: There is none; says what is missing, and that the processor can be measured instead.
-    """
+    """Open cpu, cuda:N, or auto: the first CUDA device; a UserError says what is missing. The caller closes it."""
     if name == "cpu":
         from .cpu import CpuDevice
 

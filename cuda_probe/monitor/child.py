@@ -50,11 +50,7 @@ def sent_to_all(number: int) -> bool:
 
 
 def check(words: Sequence[str]) -> None:
-    """Refuse a command that cannot be started.
-
-    Raises:
-        UserError: There is no such program.
-    """
+    """Refuse a command that cannot be started: there is no such program."""
     if shutil.which(words[0]) is None:
         raise UserError(f"COMMAND: {words[0]!r} is no program that can be run")
 

@@ -233,17 +233,17 @@ class Tally:
 
     def notes(self) -> tuple[str, ...]:
         """Say what makes the energy worth less than it looks."""
-        energy, found = self.energy(), []
+        energy, notes = self.energy(), []
         label = f"GPU {self.gpu.index}"
         if energy is None:
             return (f"{label}: energy not known, the driver gives neither a counter nor power over two samples",)
         if energy.source == "power samples":
-            found.append(f"{label}: no total-energy counter, energy is a trapezoid over power samples")
+            notes.append(f"{label}: no total-energy counter, energy is a trapezoid over power samples")
         if energy.counter_resets:
-            found.append(f"{label}: the counter was reset {energy.counter_resets} x, bridged by power samples")
+            notes.append(f"{label}: the counter was reset {energy.counter_resets} x, bridged by power samples")
         if energy.window_s < MIN_WINDOW_S:
-            found.append(f"{label}: {energy.window_s:.2f} s is short for a driver that refreshes every 20-100 ms")
-        return tuple(found)
+            notes.append(f"{label}: {energy.window_s:.2f} s is short for a driver that refreshes every 20-100 ms")
+        return tuple(notes)
 
 
 def whole(value: float | None) -> int | None:

@@ -133,10 +133,7 @@ class Monitor:
         except UserError:
             self._reader.close()
             raise
-        self._idle, self._tallies = self._new_tallies(), self._new_tallies()
-
-    def _new_tallies(self) -> dict[int, Tally]:
-        return {gpu.index: Tally(gpu) for gpu in self.gpus}
+        self._idle, self._tallies = ({gpu.index: Tally(gpu) for gpu in self.gpus} for _ in range(2))
 
     def __enter__(self) -> Self:
         """Measure the idle power, take the first sample, and go on in the thread."""
@@ -207,30 +204,25 @@ class Monitor:
         """Say what is doubtful about the idle power."""
         if not self.idle_s:
             return []
-        found = [f"idle power is over {self.idle_s:g} s only"] if self.idle_s < MIN_WINDOW_S else []
+        notes = [f"idle power is over {self.idle_s:g} s only"] if self.idle_s < MIN_WINDOW_S else []
         for index, tally in self._idle.items():
             busy = tally.peak_utilization_percent
             if busy is not None and busy > IDLE_UTILIZATION_PERCENT:
-                found.append(f"GPU {index}: was not idle before the run ({busy:.0f} % busy), energy above idle is low")
-        return found
+                notes.append(f"GPU {index}: was not idle before the run ({busy:.0f} % busy), energy above idle is low")
+        return notes
 
     def _gaps(self) -> list[str]:
         """Say what the driver does not tell, and whether the log broke off."""
-        found = [] if self.failure is None else [f"the log breaks off: {self.failure}"]
+        notes = [] if self.failure is None else [f"the log breaks off: {self.failure}"]
         for gpu in self.gpus:
-            reasons = self._reader.unavailable(gpu)
-            if reasons:
+            if reasons := self._reader.unavailable(gpu):
                 listed = ", ".join(f"{what} ({reason})" for what, reason in reasons.items())
-                found.append(f"GPU {gpu.index}: the driver did not give {listed}")
-        return found
+                notes.append(f"GPU {gpu.index}: the driver did not give {listed}")
+        return notes
 
 
 def choose(present: Sequence[Gpu], wanted: Sequence[int] | None) -> tuple[Gpu, ...]:
-    """Pick GPUs by index, each once; all where nothing is wanted.
-
-    Raises:
-        UserError: An index that is not there.
-    """
+    """Pick GPUs by index, each once, all where none is named; refuses an index that is not there."""
     by_index = {gpu.index: gpu for gpu in present}
     for index in wanted or ():
         if index not in by_index:

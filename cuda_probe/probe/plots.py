@@ -27,11 +27,7 @@ Draw = Callable[["Panel"], None]
 
 
 def probe_figure(results: Results) -> "Figure":
-    """Return one figure with a panel for everything that was measured.
-
-    Raises:
-        UserError: Nothing was measured that has a picture.
-    """
+    """Return one figure with a panel for everything measured; a UserError where nothing of it has a picture."""
     panels = panels_of(results)
     if not panels:
         raise UserError("--plot: nothing was measured that has a picture, expected a probe other than empty")
@@ -45,7 +41,7 @@ def probe_figure(results: Results) -> "Figure":
             draw(panel)
         name = f"{results.device.get('name', '')}: {results.device.get('model', '')}"
         figure.suptitle(name.replace("$", r"\$"), fontsize=11)
-        disturbed = disturbed_text(results).replace("\n", "; ")
+        disturbed = disturbed_text(results.points).replace("\n", "; ")
         if disturbed:
             figure.supxlabel(f"Disturbed: {disturbed}".replace("$", r"\$"), fontsize=8)
     return figure

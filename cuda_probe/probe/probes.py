@@ -159,11 +159,7 @@ class Probe:
 
 
 def number(axes: Axes, name: str) -> int:
-    """Return a numeric axis.
-
-    Raises:
-        TypeError: It is no whole number.
-    """
+    """Return a numeric axis; a TypeError says that it is no whole number."""
     value = axes[name]
     if not isinstance(value, int):
         raise TypeError(f"{name}: {value!r} is not a whole number")
@@ -310,11 +306,7 @@ BY_NAME = {probe.name: probe for probe in PROBES}
 
 
 def select_probes(names: Iterable[str]) -> tuple[Probe, ...]:
-    """Return the probes of these names in the registry's order; all where none is named.
-
-    Raises:
-        UserError: A name that is no probe's.
-    """
+    """Return the probes of these names in the registry's order, all where none is named; refuses other names."""
     wanted = tuple(names)
     for name in wanted:
         if name not in BY_NAME:

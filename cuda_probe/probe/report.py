@@ -56,21 +56,21 @@ def result_json(results: Results, parameters: Mapping[str, Any], raw: Path | Non
 
 def point_json(point: Point) -> dict[str, Any]:
     """Return one point: where it is, its work, what was timed, and the rates that follow."""
-    found = point.measurement
+    measurement = point.measurement
     return {
         "probe": point.probe,
         "axes": dict(point.axes),
         "flop": point.flop,
         "bytes": point.bytes,
-        **{name: getattr(found, name) for name in TIMES},
+        **{name: getattr(measurement, name) for name in TIMES},
         **{name: getattr(point, name) for name in RATES},
-        "samples": len(found.samples_s),
-        "warm_ups": len(found.warm_ups_s),
-        "batch": found.batch,
-        "flushed": found.flushed,
-        "stop_reason": found.reason,
-        "verdict": found.verdict.word,
-        "verdict_reason": found.verdict.reason,
+        "samples": len(measurement.samples_s),
+        "warm_ups": len(measurement.warm_ups_s),
+        "batch": measurement.batch,
+        "flushed": measurement.flushed,
+        "stop_reason": measurement.reason,
+        "verdict": measurement.verdict.word,
+        "verdict_reason": measurement.verdict.reason,
         "states": [dict(state) for state in point.states],
     }
 
@@ -110,23 +110,23 @@ def load_probe(path: Path, *, raw: bool = True) -> Results:
     Raises:
         UserError: Either file is missing, not ours, of another version, or contradicts itself; names file and field.
     """
-    found = read_json(path)
-    check_kind(path, found.object(), KIND, (SCHEMA_VERSION,))
-    units = found["units"]
+    report = read_json(path)
+    check_kind(path, report.object(), KIND, (SCHEMA_VERSION,))
+    units = report["units"]
     named: dict[str, Any] = {name: units[name].whole() for name in UNIT_NUMBERS}
     named |= {name: units[name].text(empty=True) for name in UNIT_WORDS}
-    samples = load_raw(found) if raw else None
+    samples = load_raw(report) if raw else None
     return Results(
-        device=found["environment"]["device"].object(),
+        device=report["environment"]["device"].object(),
         units=Units(**named),
-        points=tuple(read_point(point, index, samples) for index, point in enumerate(found["points"].elements())),
-        left_out=tuple(read_left_out(point) for point in found["left_out"].elements()),
+        points=tuple(read_point(point, index, samples) for index, point in enumerate(report["points"].elements())),
+        left_out=tuple(read_left_out(point) for point in report["left_out"].elements()),
     )
 
 
-def load_raw(found: Field) -> Mapping[str, NDArray[np.float64]]:
+def load_raw(report: Field) -> Mapping[str, NDArray[np.float64]]:
     """Read the raw samples that a probe.json names."""
-    path, file = Path(found.path), found["raw"]["file"]
+    path, file = Path(report.path), report["raw"]["file"]
     if Path(file.text()).name != file.text():
         file.refuse("a name without folders")
     beside = path.parent / file.text()
@@ -140,44 +140,44 @@ def load_raw(found: Field) -> Mapping[str, NDArray[np.float64]]:
         raise UserError(f"{beside}: not an .npz of raw samples ({error})") from None
 
 
-def read_point(found: Field, index: int, raw: Mapping[str, NDArray[np.float64]] | None) -> Point:
+def read_point(entry: Field, index: int, raw: Mapping[str, NDArray[np.float64]] | None) -> Point:
     """Read one point, and compare its median with that of its raw samples."""
-    times = {name: found[name].number() for name in TIMES}
+    times = {name: entry[name].number() for name in TIMES}
     arrays = (NO_SAMPLES, NO_SAMPLES)
     if raw is not None:
         try:
             arrays = raw[f"samples_{index:04d}"], raw[f"warm_ups_{index:04d}"]
         except KeyError as error:
-            raise UserError(f"{found.place} has no raw samples {error}") from None
+            raise UserError(f"{entry.place} has no raw samples {error}") from None
         if len(arrays[0]) == 0 or not math.isclose(float(np.median(arrays[0])), times["median_s"], rel_tol=1e-9):
-            raise UserError(f"{found['median_s'].place} is not the median of its raw samples")
-    states = [state.object() for state in found["states"].elements()] or [{}]
+            raise UserError(f"{entry['median_s'].place} is not the median of its raw samples")
+    states = [state.object() for state in entry["states"].elements()] or [{}]
     measurement = Measurement(
         **times,
         samples_s=arrays[0],
         warm_ups_s=arrays[1],
-        batch=found["batch"].whole(),
-        flushed=found["flushed"].flag(),
-        reason=found["stop_reason"].text(),
-        verdict=Verdict(word=found["verdict"].text(), reason=found["verdict_reason"].text(empty=True)),
+        batch=entry["batch"].whole(),
+        flushed=entry["flushed"].flag(),
+        reason=entry["stop_reason"].text(),
+        verdict=Verdict(word=entry["verdict"].text(), reason=entry["verdict_reason"].text(empty=True)),
     )
     return Point(
-        probe=found["probe"].text(),
-        axes=read_axes(found["axes"]),
-        flop=found["flop"].whole(),
-        bytes=found["bytes"].whole(),
+        probe=entry["probe"].text(),
+        axes=read_axes(entry["axes"]),
+        flop=entry["flop"].whole(),
+        bytes=entry["bytes"].whole(),
         measurement=measurement,
         states=(states[0], states[-1]),
     )
 
 
-def read_left_out(found: Field) -> LeftOut:
-    reason, failed = found["reason"].text(empty=True), found["failed"].flag()
-    return LeftOut(probe=found["probe"].text(), reason=reason, axes=read_axes(found["axes"]), failed=failed)
+def read_left_out(entry: Field) -> LeftOut:
+    reason, failed = entry["reason"].text(empty=True), entry["failed"].flag()
+    return LeftOut(probe=entry["probe"].text(), reason=reason, axes=read_axes(entry["axes"]), failed=failed)
 
 
-def read_axes(found: Field) -> Axes:
-    return {name: axis.value if isinstance(axis.value, str) else axis.whole() for name, axis in found.items()}
+def read_axes(entry: Field) -> Axes:
+    return {name: axis.value if isinstance(axis.value, str) else axis.whole() for name, axis in entry.items()}
 
 
 def write_csv(path: Path, results: Results) -> None:
@@ -231,8 +231,8 @@ def axes_text(axes: Axes) -> str:
 
 def result_text(results: Results) -> str:
     """Return the report for a terminal: the device, its units, every point, the fits, and what was left out."""
-    parts = (heading, points_text, fits_text, disturbed_text, left_text)
-    return "\n\n".join(filter(None, [part(results) for part in parts]))
+    tables = heading(results), points_text(results), fits_text(results)
+    return "\n\n".join(filter(None, (*tables, disturbed_text(results.points), left_text(results.left_out))))
 
 
 def heading(results: Results) -> str:
@@ -249,10 +249,10 @@ def points_text(results: Results) -> str:
         return "nothing was timed"
     rows: list[Sequence[str]] = [("probe", "at", "median", "IQR", "GFLOP/s", "GB/s", "samples", "stopped", "verdict")]
     for point in results.points:
-        found = point.measurement
-        spread = found.iqr_s / found.median_s if found.median_s > 0 else math.inf
-        timed = (duration(found.median_s), f"{spread:.1%}", rate(point.flop_per_s), rate(point.bytes_per_s))
-        why = (f"{len(found.samples_s)}", found.reason, found.verdict.word)
+        measurement = point.measurement
+        spread = measurement.iqr_s / measurement.median_s if measurement.median_s > 0 else math.inf
+        timed = (duration(measurement.median_s), f"{spread:.1%}", rate(point.flop_per_s), rate(point.bytes_per_s))
+        why = (f"{len(measurement.samples_s)}", measurement.reason, measurement.verdict.word)
         rows.append((point.probe, axes_text(point.axes), *timed, *why))
     return table(rows, left=(0, 1, 7, 8))
 
@@ -269,19 +269,19 @@ def fits_text(results: Results) -> str:
     return table(rows) if len(rows) > 1 else ""
 
 
-def disturbed_text(results: Results) -> str:
+def disturbed_text(points: Sequence[Point]) -> str:
     """Say what disturbed how many points."""
     counts: dict[str, int] = {}
-    for point in results.points:
+    for point in points:
         for words in {str(state["disturbed"]) for state in point.states if state.get("disturbed")}:
             counts[words] = counts.get(words, 0) + 1
-    return "\n".join(f"{words}, at {count} of {len(results.points)} points" for words, count in counts.items())
+    return "\n".join(f"{words}, at {count} of {len(points)} points" for words, count in counts.items())
 
 
-def left_text(results: Results) -> str:
+def left_text(left_out: Iterable[LeftOut]) -> str:
     """Say what was left out and why, like with like."""
     groups: dict[tuple[bool, str, str], list[Axes]] = {}
-    for left in results.left_out:
+    for left in left_out:
         groups.setdefault((left.failed, left.probe, left.reason), []).append(left.axes)
     return "\n".join(
         f"{'FAILED' if failed else 'skipped'} {probe} ({places(axes)}): {reason}"
@@ -289,7 +289,7 @@ def left_text(results: Results) -> str:
     )
 
 
-def places(found: Iterable[Axes]) -> str:
+def places(axes: Iterable[Axes]) -> str:
     """Name points: one by its axes, several by their number."""
-    listed = list(found)
+    listed = list(axes)
     return (axes_text(listed[0]) or "its only point") if len(listed) == 1 else f"{len(listed)} points"

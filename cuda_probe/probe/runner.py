@@ -145,22 +145,22 @@ def run_probes(
         seed: Of the order and of the data.
         progress: Called with 1 after every point.
     """
-    found: dict[int, Point | LeftOut] = {}
+    outcomes: dict[int, Point | LeftOut] = {}
     lost, interrupted = "", False
     try:
         for index in shuffled(planned, seed):
             if lost:
-                found[index] = not_run(planned[index], f"not run after: {lost}", failed=True)
+                outcomes[index] = not_run(planned[index], f"not run after: {lost}", failed=True)
             else:
                 try:
-                    found[index] = run_point(device, planned[index], rule, seed)
+                    outcomes[index] = run_point(device, planned[index], rule, seed)
                 except DeviceFault as error:
-                    found[index] = not_run(planned[index], str(error), failed=True)
+                    outcomes[index] = not_run(planned[index], str(error), failed=True)
                     lost = str(error) if error.lost else ""
             progress(1)
     except KeyboardInterrupt:
         interrupted = True
-    ordered = [found.get(i) or not_run(planned[i], "not run: interrupted") for i in range(len(planned))]
+    ordered = [outcomes.get(i) or not_run(planned[i], "not run: interrupted") for i in range(len(planned))]
     return Results(
         device=device.environment(),
         units=device.units,

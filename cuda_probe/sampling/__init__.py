@@ -7,7 +7,7 @@ draw the same numbers, so from one seed they decide alike up to the rounding of 
 from typing import Any
 
 from .checks import check_arrays, check_caches, check_drafts, checked_scale, checked_step, checked_temperature, whole
-from .registry import pick
+from .registry import OF_A_ROUND, pick
 from .results import Sampled, Verified
 
 __all__ = ["Sampled", "Verified", "kv_append", "sigmoid_sample", "speculative_sample", "verify_prefix"]
@@ -61,18 +61,10 @@ def sigmoid_sample(
     lengths: Any = None,
     backend: str | None = None,
 ) -> Sampled:
-    """Do the same with sigmoid((x / T + scale) / (2 scale)) in the place of both softmaxes: not the target's law.
+    """Do as `speculative_sample`, with sigmoid((x / T + scale) / (2 scale)) for both softmaxes: not the target's law.
 
     Args:
-        target_logits: As for `speculative_sample`.
-        draft_logits: As for `speculative_sample`.
-        draft_ids: As for `speculative_sample`.
-        seed: As for `speculative_sample`.
-        step: As for `speculative_sample`.
-        temperature: As for `speculative_sample`.
-        scale: Logits from -scale to scale are told apart, worse the larger it is.
-        lengths: As for `speculative_sample`.
-        backend: As for `speculative_sample`.
+        scale: Logits from -scale to scale are told apart, worse the larger it is. All others as there.
 
     Raises:
         UserError: As for `speculative_sample`.
@@ -128,12 +120,7 @@ def kv_append(cache: Any, fresh: Any, lengths: Any, accepted: Any, *, backend: s
 
 def _drafts(target_logits: Any, draft_logits: Any, draft_ids: Any, lengths: Any) -> dict[str, Any]:
     """Return the arrays of a round by name, once they have been checked."""
-    given = {
-        "target_logits": target_logits,
-        "draft_logits": draft_logits,
-        "draft_ids": draft_ids,
-        "lengths": lengths,
-    }
+    given = dict(zip(OF_A_ROUND, (target_logits, draft_logits, draft_ids, lengths), strict=True))
     check_arrays(given)
     check_drafts(given, rows_after=(1,))
     return given

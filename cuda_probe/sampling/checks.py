@@ -16,14 +16,7 @@ COUNTS = ("draft_ids", "lengths", "accepted")
 
 
 def check_arrays(given: Mapping[str, Any]) -> None:
-    """Refuse what is no array of numbers, and counts and ids that are not whole.
-
-    Args:
-        given: By name; `lengths` may be None.
-
-    Raises:
-        UserError: Names it and what it is.
-    """
+    """Refuse what is no array of numbers, and counts and ids that are not whole; `lengths` may be None."""
     for name, array in given.items():
         if array is None and name == "lengths":
             continue
@@ -35,15 +28,7 @@ def check_arrays(given: Mapping[str, Any]) -> None:
 
 
 def check_drafts(given: Mapping[str, Any], rows_after: tuple[int, ...]) -> None:
-    """Refuse target logits, drafts, lengths and draft logits whose shapes disagree.
-
-    Args:
-        given: By name.
-        rows_after: How many rows the target may have behind the last draft.
-
-    Raises:
-        UserError: Names what disagrees.
-    """
+    """Refuse logits, drafts and lengths whose shapes disagree; the target has so many rows after the drafts."""
     logits, ids = given["target_logits"], given["draft_ids"]
     if len(logits.shape) != 3 or len(ids.shape) != 2:
         raise UserError(
@@ -63,11 +48,7 @@ def check_drafts(given: Mapping[str, Any], rows_after: tuple[int, ...]) -> None:
 
 
 def check_caches(given: Mapping[str, Any]) -> None:
-    """Refuse a cache and fresh positions that do not go together, and a cache that cannot be written.
-
-    Raises:
-        UserError: Names what disagrees.
-    """
+    """Refuse a cache and fresh positions that do not go together, and a cache that cannot be written."""
     cache, fresh = given["cache"], given["fresh"]
     if len(cache.shape) != 4 or len(fresh.shape) != 4:
         raise UserError(f"cache, fresh: {len(cache.shape)} and {len(fresh.shape)} dimensions, expected 4 each")
@@ -81,69 +62,45 @@ def check_caches(given: Mapping[str, Any]) -> None:
 
 
 def check_shape(name: str, array: Any, expected: tuple[int, ...]) -> None:
-    """Refuse an array of another shape.
-
-    Raises:
-        UserError: Names it and both shapes.
-    """
+    """Refuse an array of another shape."""
     if tuple(array.shape) != tuple(expected):
         raise UserError(f"{name}: shape {tuple(array.shape)}, expected {tuple(expected)}")
 
 
 def checked_temperature(value: Any) -> float:
-    """Return a temperature in its range.
-
-    Raises:
-        UserError: It is outside, or no number.
-    """
+    """Return a temperature; refuses one out of its range."""
     return real("temperature", value, LEAST_TEMPERATURE, MOST_TEMPERATURE, " (0: verify_prefix)")
 
 
 def checked_scale(value: Any) -> float:
-    """Return a scale of the sigmoid in its range.
-
-    Raises:
-        UserError: It is outside, or no number.
-    """
+    """Return a scale of the sigmoid; refuses one out of its range."""
     return real("scale", value, LEAST_SCALE, MOST_SCALE)
 
 
 def real(name: str, value: Any, least: float, most: float, hint: str = "") -> float:
-    """Return a number as a float.
-
-    Raises:
-        UserError: It is outside the bounds, or no number.
-    """
+    """Return a number as a float; refuses one out of bounds."""
     try:
-        found = float(value) if hasattr(value, "__float__") else math.nan
+        number = float(value) if hasattr(value, "__float__") else math.nan
     except (TypeError, ValueError, OverflowError):  # an array of several
-        found = math.nan
-    if not least <= found <= most:
+        number = math.nan
+    if not least <= number <= most:
         raise UserError(f"{name}: {value!r}, expected {least:g} to {most:g}{hint}")
-    return found
+    return number
 
 
 def whole(name: str, value: Any, bits: int) -> int:
-    """Return a whole number of so many bits.
-
-    Raises:
-        UserError: It is none, or outside.
-    """
+    """Return a whole number; refuses one of more bits."""
     try:
-        found = operator.index(value)
+        number = operator.index(value)
     except TypeError:
-        found = -1
-    if not 0 <= found < 2**bits:
+        number = -1
+    if not 0 <= number < 2**bits:
         raise UserError(f"{name}: {value!r}, expected a whole number from 0 to 2^{bits} - 1")
-    return found
+    return number
 
 
 def checked_step(step: Any) -> Any:
-    """Return the number of a round, or the array of no dimension that holds it.
-
-    Raises:
-        UserError: It is none, or outside.
-    """
+    """Return the number of a round or the array of no dimension that holds it; refuses anything else."""
     if not hasattr(step, "__dlpack__"):
         return whole("step", step, 32)
     if step.shape != () or not dtype_name(step).startswith(OF_INTEGERS):

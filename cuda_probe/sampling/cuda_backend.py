@@ -66,13 +66,11 @@ class Workspace:
 
     def plan(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """Return the plan kept under `key`, made the first time."""
-        found = self.plans.get(key)
-        if found is None:
+        if key not in self.plans:
             if len(self.plans) >= MOST_PLANS:
                 self.plans.clear()
-            found = make()
-            self.plans[key] = found
-        return found
+            self.plans[key] = make()
+        return self.plans[key]
 
 
 class CudaSampling:
@@ -132,7 +130,9 @@ class CudaSampling:
         """Return the workspace of a call, what its plan is kept under, and its arrays in the library of the first."""
         like = next(iter(given.values()))
         name = family(like)
-        library = self.libraries.get(name) or self.new_library(name)
+        if name not in self.libraries:
+            self.libraries[name] = TorchLibrary(self.device) if name == "torch" else DeviceLibrary(self.device, name)
+        library = self.libraries[name]
         kind = type(like)
         if any(array is not None and type(array) is not kind for array in given.values()):
             require_same_device(given)
@@ -144,16 +144,9 @@ class CudaSampling:
             workspace = Workspace(self.device, library, place)
             self.captured.append(workspace)
             return workspace, key, arrays
-        found = self.workspaces.get((name, place))
-        if found is None:
-            found = self.workspaces[name, place] = Workspace(self.device, library, place)
-        return found, key, arrays
-
-    def new_library(self, name: str) -> Library:
-        """Return what handles the arrays of a library."""
-        own: Library = TorchLibrary(self.device) if name == "torch" else DeviceLibrary(self.device, name)
-        self.libraries[name] = own
-        return own
+        if (name, place) not in self.workspaces:
+            self.workspaces[name, place] = Workspace(self.device, library, place)
+        return self.workspaces[name, place], key, arrays
 
 
 class Plan:
@@ -333,11 +326,7 @@ def refusal(given: Mapping[str, Any]) -> str | None:
 
 
 def suffix_of(given: Mapping[str, Any]) -> str:
-    """Return what the kernels for the type of these logits end in.
-
-    Raises:
-        UserError: There are none, or the draft's are of another type.
-    """
+    """Return what the kernels for the type of these logits end in; refuses a type that has none, or two types."""
     name = dtype_name(given["target_logits"])
     if name not in SUFFIXES:
         raise UserError(f"target_logits: {name}, expected {', '.join(SUFFIXES)}")
@@ -347,11 +336,7 @@ def suffix_of(given: Mapping[str, Any]) -> str:
 
 
 def row_strides(name: str, logits: Any) -> tuple[int, ...]:
-    """Return the strides of sequences and rows of logits, which lie one after another in a row; rows lie anywhere.
-
-    Raises:
-        UserError: They do not.
-    """
+    """Return the strides of sequences and of rows of logits; refuses rows whose logits do not lie side by side."""
     *steps, within = strides_of(logits)
     if within != 1 and logits.shape[2] > 1 and 0 not in logits.shape:
         raise UserError(f"{name}: stride {within} within a row, expected 1 (rows may be strided)")

@@ -95,11 +95,7 @@ def family(array: Any) -> str:
 
 
 def require_same_device(arrays: dict[str, Any]) -> None:
-    """Refuse arrays that do not lie where the first of them lies; None lies anywhere.
-
-    Raises:
-        UserError: Names the array, where it is and where it should be.
-    """
+    """Refuse arrays that do not lie where the first of them lies, naming both places; None lies anywhere."""
     (first, like), *others = arrays.items()
     wanted = device_of(like)
     for name, array in others:

@@ -103,10 +103,10 @@ def use_device(device: KernelDevice | None) -> None:
 def cuda_sampling() -> CudaSampling | str:
     """Return the CUDA backend, on the device that was given or else on CuPy's; why there is none."""
     if not _cuda:
-        found = _cupy_device()
-        if isinstance(found, str):
-            return found
-        use_device(found)
+        device = _cupy_device()
+        if isinstance(device, str):
+            return device
+        use_device(device)
     return _cuda[0]
 
 
@@ -126,11 +126,11 @@ def _cuda_refusal(given: Given) -> str | None:
     device = device_of(next(iter(given.values())))
     if device[0] == CPU and not _cuda:
         return "the tensors are on the CPU, expected them on a CUDA device"
-    found = cuda_sampling()
-    if isinstance(found, str):
-        return found
-    if device[0] != found.device.dlpack_type:
-        return f"the tensors are on {device_name(device)}, expected {device_name((found.device.dlpack_type, 0))}"
+    backend = cuda_sampling()
+    if isinstance(backend, str):
+        return backend
+    if device[0] != backend.device.dlpack_type:
+        return f"the tensors are on {device_name(device)}, expected {device_name((backend.device.dlpack_type, 0))}"
     return cuda_backend.refusal(given)
 
 
@@ -149,10 +149,10 @@ def _numpy_refusal(given: Given) -> str | None:
 
 def _on_cuda(operation: str) -> Callable[..., Any]:
     def call(*arguments: Any) -> Any:
-        found = cuda_sampling()
-        if isinstance(found, str):
-            raise UserError(f"backend: 'cuda' cannot run {operation}: {found}")
-        return getattr(found, operation)(*arguments)
+        backend = cuda_sampling()
+        if isinstance(backend, str):
+            raise UserError(f"backend: 'cuda' cannot run {operation}: {backend}")
+        return getattr(backend, operation)(*arguments)
 
     return call
 
@@ -173,7 +173,9 @@ def _on_numpy(operation: str) -> Callable[..., Any]:
         import numpy as np
 
         taken = [
-            np.from_dlpack(_without_gradient(a)) if family(a) != NUMPY and hasattr(a, "__dlpack__") else a
+            np.from_dlpack(a.detach() if family(a) == TORCH else a)
+            if family(a) != NUMPY and hasattr(a, "__dlpack__")
+            else a
             for a in _with_step(operation, arguments)
         ]
         return _as_given(arguments[0], getattr(reference, operation)(*taken))
@@ -186,10 +188,6 @@ def _with_step(operation: str, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     if "sample" not in operation or not hasattr(arguments[-1], "__dlpack__"):
         return arguments
     return *arguments[:-1], int(arguments[-1]) & WORD
-
-
-def _without_gradient(array: Any) -> Any:
-    return array.detach() if family(array) == TORCH else array
 
 
 def _as_given(like: Any, result: Any) -> Any:

@@ -52,11 +52,7 @@ def output_law(q: Floats, target_weights: Floats, draft_weights: Floats) -> tupl
 
 
 def logits_of(name: str, values: Any) -> Floats:
-    """Return the logits of one position as float64.
-
-    Raises:
-        UserError: They are no vector of logits; says why.
-    """
+    """Return the logits of one position as float64; refuses what is no vector of logits."""
     try:
         found = np.asarray(values, np.float64)
     except (TypeError, ValueError):

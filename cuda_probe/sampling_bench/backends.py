@@ -39,16 +39,16 @@ class Ready:
 class Arrays:
     """Logits and drafts of one round on the device, made when first asked for and shared by all who take them."""
 
-    def __init__(self, place: Place, found: Round, shape: Shape) -> None:
-        self.place, self.found, self.shape = place, found, shape
+    def __init__(self, place: Place, drafted: Round, shape: Shape) -> None:
+        self.place, self.found, self.shape = place, drafted, shape
         self.made: dict[bool, tuple[Any, Any, Any]] = {}
 
     def take(self, as_tensors: bool) -> tuple[Any, Any, Any]:
         """Return target logits, draft logits and drafts."""
         if as_tensors not in self.made:
             put = self.place.tensor if as_tensors else self.place.array
-            found, dtype = self.found, self.shape.dtype
-            self.made[as_tensors] = put(found.target, dtype), put(found.draft, dtype), put(found.ids, "int64")
+            drafted, dtype = self.found, self.shape.dtype
+            self.made[as_tensors] = put(drafted.target, dtype), put(drafted.draft, dtype), put(drafted.ids, "int64")
         return self.made[as_tensors]
 
 
@@ -89,8 +89,8 @@ def ours(name: str, arrays: Arrays, temperature: float, seed: int) -> Ready:
         return speculative_sample(target, draft, ids, seed=seed, temperature=temperature, backend=name)
 
     def decided() -> tuple[Integers, Integers]:
-        found = run()
-        return on_host((found.accepted, found.token))
+        sampled = run()
+        return on_host((sampled.accepted, sampled.token))
 
     return Ready(launch=run, decided=decided)
 

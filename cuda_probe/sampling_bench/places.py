@@ -38,11 +38,7 @@ class Place(Protocol):
         ...
 
     def array(self, values: Any, dtype: str) -> Any:
-        """Put an array on the device as NumPy's or CuPy's own.
-
-        Raises:
-            Unsupported: It has no such type.
-        """
+        """Put an array on the device as NumPy's or CuPy's own; Unsupported where that has no such type."""
         ...
 
     def free_bytes(self) -> int:

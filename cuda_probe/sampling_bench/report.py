@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cuda_probe.probe.probes import Units
 from cuda_probe.probe.report import (
     disturbed_text,
     duration,
@@ -15,7 +14,6 @@ from cuda_probe.probe.report import (
     save_with_raw,
     size_text,
 )
-from cuda_probe.probe.runner import Results
 from simulator.ground.artefacts import envelope, finite_or_text, writing
 from simulator.ground.command import table
 
@@ -35,7 +33,7 @@ def result_json(results: BenchResults, parameters: Mapping[str, Any], raw: Path)
     payload["environment"]["device"] = dict(results.device)
     return payload | {
         "copy": None if results.copy is None else point_json(results.copy),
-        "points": [bench_json(results, found) for found in results.points],
+        "points": [bench_json(results, bench) for bench in results.points],
         "left_out": [
             {"backend": left.probe, "axes": dict(left.axes), "reason": left.reason, "failed": left.failed}
             for left in results.left_out
@@ -44,19 +42,19 @@ def result_json(results: BenchResults, parameters: Mapping[str, Any], raw: Path)
     }
 
 
-def bench_json(results: BenchResults, found: BenchPoint) -> dict[str, Any]:
+def bench_json(results: BenchResults, bench: BenchPoint) -> dict[str, Any]:
     """Return one backend at one point; times are seconds."""
-    row = point_json(found.point)
+    row = point_json(bench.point)
     kept = {name: value for name, value in row.items() if name not in NOT_OURS}
     return {
-        "backend": found.point.probe,
+        "backend": bench.point.probe,
         **kept,
-        "calls": found.calls,
-        "call_s": found.call_s,
-        "accepted_mean": found.accepted_mean,
-        "agrees": found.agrees,
-        "share_of_copy": results.share(found),
-        "time_ratios": results.ratios(found),
+        "calls": bench.calls,
+        "call_s": bench.call_s,
+        "accepted_mean": bench.accepted_mean,
+        "agrees": bench.agrees,
+        "share_of_copy": results.share(bench),
+        "time_ratios": results.ratios(bench),
     }
 
 
@@ -64,7 +62,7 @@ def save_bench(out: Path, results: BenchResults, parameters: Mapping[str, Any]) 
     """Write bench_sampling.json and its raw samples; returns what the JSON holds."""
     payload = result_json(results, parameters, raw_path(out))
     # The copy is the last, so that points keep their numbers.
-    points = [found.point for found in results.points] + ([results.copy] if results.copy is not None else [])
+    points = [bench.point for bench in results.points] + ([results.copy] if results.copy is not None else [])
     save_with_raw(out, payload, points)
     return payload
 
@@ -72,8 +70,8 @@ def save_bench(out: Path, results: BenchResults, parameters: Mapping[str, Any]) 
 def csv_rows(results: BenchResults) -> list[dict[str, Any]]:
     """Return one flat row for each backend at each point; `x_over_this` is the time of x over that of this backend."""
     rows = []
-    for found in results.points:
-        row = bench_json(results, found)
+    for bench in results.points:
+        row = bench_json(results, bench)
         ratios = {f"{name}_over_this": row["time_ratios"].get(name) for name in BACKENDS}
         rows.append(
             {
@@ -113,8 +111,8 @@ def result_text(results: BenchResults) -> str:
     if results.copy is not None:
         size = size_text(results.copy.axes["buffer_bytes"])
         lines.append(f"copies buffers of {size} at {rate(results.copy.bytes_per_s)} GB/s, read and written")
-    plain = as_probe(results)
-    parts = points_text(results), disturbed_text(plain), left_text(plain), disagreement_text(results)
+    disturbed = disturbed_text([bench.point for bench in results.points])
+    parts = points_text(results), disturbed, left_text(results.left_out), disagreement_text(results)
     return "\n\n".join(filter(None, ("\n".join(lines), *parts)))
 
 
@@ -125,32 +123,25 @@ def points_text(results: BenchResults) -> str:
     peers = [name for name in BACKENDS if any(p.point.probe == name for p in results.points)]
     head = ("batch", "k", "vocabulary", "dtype", "backend", "calls", "median", "IQR", "GB/s", "of copy", "samples")
     rows: list[Sequence[str]] = [(*head, "stopped", "agree", *(f"{name}/this" for name in peers))]
-    for found in results.points:
-        timed, share, ratios = found.point.measurement, results.share(found), results.ratios(found)
+    for bench in results.points:
+        timed, share, ratios = bench.point.measurement, results.share(bench), results.ratios(bench)
         spread = f"{timed.iqr_s / timed.median_s:.1%}" if timed.median_s > 0 else ""
-        where = (*(str(found.point.axes[axis]) for axis in AXES), found.point.probe, str(found.calls))
+        where = (*(str(bench.point.axes[axis]) for axis in AXES), bench.point.probe, str(bench.calls))
         speed = (
             duration(timed.median_s),
             spread,
-            rate(found.point.bytes_per_s),
+            rate(bench.point.bytes_per_s),
             "" if share is None else f"{share:.1%}",
         )
-        agree = {True: "yes", False: "NO", None: ""}[found.agrees]
+        agree = {True: "yes", False: "NO", None: ""}[bench.agrees]
         others = (f"{ratios[name]:.3g}" if name in ratios else "" for name in peers)
         rows.append((*where, *speed, str(len(timed.samples_s)), timed.reason, agree, *others))
     return table(rows, left=(3, 4, 11, 12))
 
 
-def as_probe(results: BenchResults) -> Results:
-    """Return the same as results of a probe; sampling knows no burn units."""
-    units = Units(workflops_flop=0, workmem_bytes=0, workmem_flop=0, workflops_means="", workmem_means="")
-    points = tuple(found.point for found in results.points)
-    return Results(device=results.device, units=units, points=points, left_out=results.left_out)
-
-
 def disagreement_text(results: BenchResults) -> str:
     """Name the backends of ours that accepted otherwise than the reference."""
-    wrong = [found.point.probe for found in results.points if found.agrees is False]
+    wrong = [bench.point.probe for bench in results.points if bench.agrees is False]
     if not wrong:
         return ""
     names = ", ".join(sorted(set(wrong)))

@@ -56,24 +56,20 @@ class BenchResults:
     points: tuple[BenchPoint, ...]
     left_out: tuple[LeftOut, ...]
 
-    def share(self, found: BenchPoint) -> float | None:
+    def share(self, bench: BenchPoint) -> float | None:
         """Return bytes a second of a point over those of the copy."""
-        copied, reached = self.copy and self.copy.bytes_per_s, found.point.bytes_per_s
+        copied, reached = self.copy and self.copy.bytes_per_s, bench.point.bytes_per_s
         return reached / copied if copied and reached else None
 
-    def ratios(self, found: BenchPoint) -> dict[str, float]:
+    def ratios(self, bench: BenchPoint) -> dict[str, float]:
         """Return the time of every other backend at the same point over the time of this one."""
-        own_s = found.point.measurement.median_s
-        others = [p.point for p in self.points if p.point.axes == found.point.axes and p is not found]
-        return {p.probe: p.measurement.median_s / own_s for p in others if own_s > 0}
+        median_s = bench.point.measurement.median_s
+        others = [p.point for p in self.points if p.point.axes == bench.point.axes and p is not bench]
+        return {p.probe: p.measurement.median_s / median_s for p in others if median_s > 0}
 
 
 def check_memory(place: Place, shapes: Sequence[Shape], backends: Sequence[str]) -> None:
-    """Refuse the largest point if it does not fit.
-
-    Raises:
-        UserError: Says what it takes and what there is.
-    """
+    """Refuse the largest point if it does not fit, with what it takes and what there is."""
     on_cpu, free = place.device.name == "cpu", place.free_bytes()
     taken = {memory_bytes(shape, backends, on_cpu=on_cpu): shape for shape in shapes}
     most = max(taken)
@@ -111,8 +107,8 @@ def run_bench(
         copied = copy_point(place.device, rule, seed)
         left_out += [copied] if isinstance(copied, LeftOut) else []
         for shape in shapes:
-            for found in run_shape(place, shape, backends, rule, temperature, seed):
-                (points if isinstance(found, BenchPoint) else left_out).append(found)  # type: ignore[arg-type]
+            for outcome in run_shape(place, shape, backends, rule, temperature, seed):
+                (points if isinstance(outcome, BenchPoint) else left_out).append(outcome)  # type: ignore[arg-type]
             place.release()
             progress(1)
         device = {**place.device.environment(), **environment(place)}
@@ -135,11 +131,11 @@ def run_shape(
 ) -> list[BenchPoint | LeftOut]:
     """Make every backend ready, check what it decides, and time them in turn."""
     device, rng = place.device, np.random.default_rng([seed, 0x7A2])
-    found = make_round(shape, temperature, seed)
-    arrays = Arrays(place, found, shape)
+    drafted = make_round(shape, temperature, seed)
+    arrays = Arrays(place, drafted, shape)
     entries: dict[str, tuple[Ready, bool | None]] = {}
     left_out: list[LeftOut] = []
-    by_law = accepted_by_law(found, temperature, seed)
+    by_law = accepted_by_law(drafted, temperature, seed)
     for name in backends:
         entry = entered(name, arrays, temperature, seed, by_law)
         if isinstance(entry, LeftOut):

@@ -81,11 +81,7 @@ def memory_bytes(shape: Shape, backends: Iterable[str], *, on_cpu: bool) -> int:
 
 
 def grid(axes: Mapping[str, Sequence[AxisValue]]) -> list[Shape]:
-    """Return every combination of batch, k, vocabulary and dtype, the last running fastest.
-
-    Raises:
-        UserError: There are more than anyone would wait for.
-    """
+    """Return every combination of batch, k, vocabulary and dtype, the last running fastest; refuses too many."""
     rows = list(product(*(axes[name] for name in ("dtype", "batch", "k", "vocabulary"))))
     if len(rows) > MAX_SHAPES:
         raise UserError(f"--batch, --k, --vocab, --dtype: {len(rows)} points, expected at most {MAX_SHAPES}")

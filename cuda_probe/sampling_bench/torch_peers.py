@@ -47,11 +47,7 @@ def sample(target: "torch.Tensor", draft: "torch.Tensor", ids: "torch.Tensor", t
 
 
 def compiled(target: Any, draft: Any, ids: Any, temperature: float) -> Callable[[], Decided]:
-    """Return `sample` compiled for exactly these shapes, and run once.
-
-    Raises:
-        Unsupported: torch has no compiler here; says which.
-    """
+    """Return `sample` compiled for exactly these shapes, and run once; Unsupported where torch has no compiler."""
     import torch
 
     try:
