@@ -74,70 +74,57 @@ def test_every_probe_of_the_quick_list_runs_and_is_right(probe, tmp_path: Path) 
     assert verify.bytes == units.workmem_bytes
 
 
-def test_json_on_stdout_is_what_the_file_holds(probe, tmp_path: Path) -> None:
-    done = probe(*SMALL, "--json")
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == json.loads((tmp_path / "probe.json").read_text())
-    assert [p["axes"]["work_flops"] for p in json.loads(done.stdout)["points"]] == [1, 2, 4]
-
-
 @pytest.mark.usefixtures("without_cupy")
-def test_list_needs_no_device_and_writes_nothing(probe, tmp_path: Path) -> None:
-    done = probe("--list")
+def test_list_and_help_need_no_device_and_write_nothing(probe, user_error, tmp_path: Path) -> None:
+    done, only = probe("--list"), probe("--list", "--only", "triad")
     assert done.returncode == 0, done.stderr
     assert [line.split()[0] for line in done.stdout.splitlines()[1:]] == [p.name for p in PROBES]
-    assert not (tmp_path / "probe.json").exists()
-    only = probe("--list", "--only", "triad").stdout
-    assert only.splitlines()[1].startswith("triad")
-    assert len(only.splitlines()) == 2
-
-
-@pytest.mark.usefixtures("without_cupy")
-@pytest.mark.parametrize("device", [(), ("--device", "cuda:0"), ("--device", "cuda")])
-def test_without_a_gpu_one_line_says_what_is_missing_and_what_works(probe, user_error, device: tuple[str, ...]) -> None:
-    user_error(probe(*device), "cupy is not installed", 'pip install "specsim[gpu]"', "--device cpu")
-
-
-@pytest.mark.usefixtures("without_cupy")
-def test_the_command_starts_without_the_gpus_libraries(probe) -> None:
+    assert [line.split()[0] for line in only.stdout.splitlines()[1:]] == ["triad"]
     pages = [probe(word) for word in ("--help", "--version")]
-    assert [(done.returncode, done.stderr) for done in pages] == [(0, "")] * 2
+    assert [(page.returncode, page.stderr) for page in pages] == [(0, "")] * 2
     for option in ("--device", "--quick / --full", "--only", "--draftN", "--workflops", "--workmem", "--out", "--csv"):
         assert option in pages[0].stdout
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (("--device", "tpu"), ("--device: 'tpu'", "auto, cpu or cuda:N")),
-        (("--device", "cuda:x"), ("--device: 'cuda:x'",)),
-        (("--only", "gemm"), ("--only: 'gemm' is no probe", "burn_flops")),
-        (("--draftN", "0"), ("--draftN: 0 is not allowed", "from 1 to 1024")),
-        (("--draftN", "1.5"), ("--draftN: 1.5 is not allowed",)),
-        (("--workflops", "many"), ("--workflops: 'many' is not a value",)),
-        (("--workmem", "-1"), ("--workmem: -1 is not allowed",)),
-        (("--workmem", "inf"), ("--workmem: inf is not allowed",)),
-        (("--only", "empty", "--draftN", "2"), ("--draftN: not used by empty",)),
-        (("--only", "draft", "--workflops", "1:10000"), ("draft: ", "at most 10000")),
-        (("--out", "probe.txt"), ("--out probe.txt: suffix '.txt', expected .json",)),
-        (("--csv", "probe.json"), ("--csv probe.json: suffix '.json', expected .csv",)),
-        (("--plot", "p.pdf"), ("--plot p.pdf: suffix '.pdf'",)),
-        (("--seed", "-1"), ("--seed",)),
-    ],
-)
-def test_a_users_mistake_is_one_line(probe, user_error, tmp_path: Path, arguments, words) -> None:
-    user_error(probe("--device", "cpu", *arguments), *words)
+    for device in ((), ("--device", "cuda:0"), ("--device", "cuda")):
+        user_error(probe(*device), "cupy is not installed", 'pip install "specsim[gpu]"', "--device cpu")
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("taken", ["probe.json", "probe.npz"])
-def test_files_that_exist_are_kept_unless_forced(probe, user_error, tmp_path: Path, taken: str) -> None:
-    (tmp_path / taken).write_text("precious")
-    user_error(probe(*SMALL), taken, "--force")
-    assert (tmp_path / taken).read_text() == "precious"
-    done = probe(*SMALL, "--force")
-    assert done.returncode == 0, done.stderr
-    assert len(load_probe(tmp_path / "probe.json").points) == 3
+MISTAKES = [
+    ("--device tpu", "--device: 'tpu'", "auto, cpu or cuda:N"),
+    ("--device cuda:x", "--device: 'cuda:x'"),
+    ("--only gemm", "--only: 'gemm' is no probe", "burn_flops"),
+    ("--draftN 0", "--draftN: 0 is not allowed", "from 1 to 1024"),
+    ("--draftN 1.5", "--draftN: 1.5 is not allowed"),
+    ("--workflops many", "--workflops: 'many' is not a value"),
+    ("--workmem -1", "--workmem: -1 is not allowed"),
+    ("--workmem inf", "--workmem: inf is not allowed"),
+    ("--only empty --draftN 2", "--draftN: not used by empty"),
+    ("--only draft --workflops 1:10000", "draft: ", "at most 10000"),
+    ("--out probe.txt", "--out probe.txt: suffix '.txt', expected .json"),
+    ("--csv probe.json", "--csv probe.json: suffix '.json', expected .csv"),
+    ("--plot p.pdf", "--plot p.pdf: suffix '.pdf'"),
+    ("--seed -1", "--seed"),
+]
+
+
+def test_a_users_mistake_is_one_line(probe, user_error, tmp_path: Path) -> None:
+    for arguments, *words in MISTAKES:
+        user_error(probe("--device", "cpu", *arguments.split()), *words)
+        assert list(tmp_path.iterdir()) == [], arguments
+
+
+def test_files_that_exist_are_kept_unless_forced(probe, user_error, tmp_path: Path) -> None:
+    for taken in ("probe.json", "probe.npz"):
+        (tmp_path / taken).write_text("precious")
+        user_error(probe(*SMALL), taken, "--force")
+        assert (tmp_path / taken).read_text() == "precious"
+        done = probe(*SMALL, "--force", "--json")
+        assert done.returncode == 0, done.stderr
+        assert len(load_probe(tmp_path / "probe.json").points) == 3
+        assert json.loads(done.stdout) == json.loads((tmp_path / "probe.json").read_text())
+        assert [p["axes"]["work_flops"] for p in json.loads(done.stdout)["points"]] == [1, 2, 4]
+        for file in tmp_path.iterdir():
+            file.unlink()
 
 
 def test_a_wrong_result_is_recorded_and_ends_with_code_1(
