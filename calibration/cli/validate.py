@@ -59,19 +59,17 @@ class ValidateOptions:
 
     def check_ways(self) -> None:
         """Refuse several things to check at once, and what does not go with the one."""
-        asked = [self.decode is not None, self.passes is not None, self.live, self.published or bool(self.files)]
-        if sum(asked) != 1:
-            found = "nothing" if not any(asked) else "several"
+        inputs = [self.decode is not None, self.passes is not None, self.live, self.published or bool(self.files)]
+        if sum(inputs) != 1:
+            count = "several" if any(inputs) else "nothing"
             ways = "DECODE, --passes FILE, --live, or --published and --published-file FILE"
-            raise UserError(f"{found} to check, expected one of {ways}")
-        beside = {"profile": self.profile, "hist": self.hist}
-        for name, path in beside.items():
+            raise UserError(f"{count} to check, expected one of {ways}")
+        for name, path in {"profile": self.profile, "hist": self.hist}.items():
             if path is not None and self.decode is None and self.passes is None:
                 raise UserError(f"--{name} {path}: without DECODE or --passes, expected either beside it")
             if path is None and self.passes is not None:
-                raise UserError(
-                    f"--passes {self.passes}: no --{name}, expected --profile FILE and --hist FILE beside it"
-                )
+                both = "expected --profile FILE and --hist FILE beside it"
+                raise UserError(f"--passes {self.passes}: no --{name}, {both}")
         if self.decode is not None and self.profile is None:
             raise UserError(f"{self.decode}: no profile to forecast it with, expected --profile FILE beside it")
 
@@ -148,14 +146,15 @@ def run_decode(options: ValidateOptions) -> int:
 def run_passes(options: ValidateOptions) -> int:
     """Check the rows that timed passes make."""
     from calibration.validate.passes import validate_passes
-    from calibration.validate.row_report import pass_json
+    from calibration.validate.row_report import rows_json
 
     assert options.passes is not None
     assert options.profile is not None
     assert options.hist is not None
     found = validate_passes(options.passes, options.profile, options.hist)
     parameters = {"passes": str(options.passes), "profile": str(options.profile), "hist": str(options.hist)}
-    return deliver_rows(found, pass_json(found, parameters | {"max_error": options.max_error}), options)
+    payload = rows_json("pass_validation", found, parameters | {"max_error": options.max_error})
+    return deliver_rows(found, payload, options)
 
 
 def run_live(options: ValidateOptions, live: LiveOptions) -> int:

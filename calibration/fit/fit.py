@@ -59,13 +59,8 @@ class Form:
     @property
     def names(self) -> tuple[str, ...]:
         """The parameters in the order of the vector; 1/m stands for the overlap exponent."""
-        return (
-            *self.flop_names,
-            *self.mem_names,
-            *(["launch_s"] * self.launch),
-            *(["fixed_s"] * self.fixed),
-            "overlap_exponent",
-        )
+        seconds = [*["launch_s"] * self.launch, *["fixed_s"] * self.fixed]
+        return (*self.flop_names, *self.mem_names, *seconds, "overlap_exponent")
 
 
 CONSTANTS = Form()
@@ -142,11 +137,7 @@ def bounds(form: Form, seen: Observations) -> tuple[Floats, Floats]:
 def start(seen: Observations, form: Form, exponent: float, *, curved: bool) -> Floats:
     """Return where to begin: each resource as if it alone took the time of its best point.
 
-    Args:
-        seen: What is fitted.
-        form: Which parameters there are.
-        exponent: 1/m.
-        curved: Whether that goes for each knot of seconds a FLOP, or they are nearly one value.
+    exponent: 1/m. curved: whether that goes for each knot of seconds a FLOP, or they are nearly one value.
     """
     flop, byte = fastest(seen)
     flops = [0.1] * (len(form.flop_knots) - 1) + [flop]
@@ -169,15 +160,6 @@ def fastest_at(seen: Observations, knots: Sequence[float]) -> Floats:
     return np.array([fastest(own if len(own) else working)[0] for own in groups])
 
 
-def starts(seen: Observations, form: Form) -> list[Floats]:
-    """Return several places to begin.
-
-    A curve that begins flat may hide behind the memory's time, where nothing pulls it up.
-    """
-    shapes = (False, True) if len(form.flop_knots) > 1 else (False,)
-    return [start(seen, form, exponent, curved=curved) for exponent, curved in product(STARTING_EXPONENTS, shapes)]
-
-
 def solve(seen: Observations, form: Form, discrepancy: float, firsts: Sequence[Floats]) -> "OptimizeResult":
     """Return the best of what several starts lead to."""
     from scipy.optimize import least_squares
@@ -196,11 +178,7 @@ def solve(seen: Observations, form: Form, discrepancy: float, firsts: Sequence[F
 
 
 def fit(observations: Observations, form: Form) -> Fit:
-    """Fit the cost function to the points that are not held out.
-
-    Args:
-        observations: Timed runs; those held out only get their residuals.
-        form: Which parameters there are.
+    """Fit the cost function to the points that are not held out; those that are only get their residuals.
 
     Raises:
         ValueError: Fewer points than parameters.
@@ -208,7 +186,10 @@ def fit(observations: Observations, form: Form) -> Fit:
     seen = observations.fitted
     if len(seen) < len(form.names):
         raise ValueError(f"{len(seen)} points to fit, expected at least {len(form.names)}")
-    discrepancy, firsts = LEAST_DISCREPANCY, starts(seen, form)
+    # A curve that begins flat may hide behind the memory's time, where nothing pulls it up.
+    shapes = (False, True) if len(form.flop_knots) > 1 else (False,)
+    firsts = [start(seen, form, exponent, curved=curved) for exponent, curved in product(STARTING_EXPONENTS, shapes)]
+    discrepancy = LEAST_DISCREPANCY
     for _ in range(3):
         # The model's own error is what is left after the noise: the points say how much.
         solved = solve(seen, form, discrepancy, firsts)
@@ -273,11 +254,8 @@ def covariance_of(jacobian: Floats, cost: float) -> tuple[Floats, float]:
     """Return the covariance of parameters, and the condition of the scaled normal equations.
 
     Rises of a curve that ended at 0 are free here: they are not known to be 0. A pseudo-inverse keeps what the points
-    cannot tell apart finite, and the condition tells of it.
-
-    Args:
-        jacobian: Of the weighted residuals by the parameters' logarithms, [points, parameters].
-        cost: Half the robust sum of squares.
+    cannot tell apart finite, and the condition tells of it. jacobian: of the weighted residuals by the parameters'
+    logarithms, [points, parameters]. cost: half the robust sum of squares.
     """
     points, free = jacobian.shape
     if not free:
@@ -303,12 +281,7 @@ def best_fit(observations: Observations, knots: Sequence[float] = (1.0,), base: 
     """Return the fit with the least Bayesian information criterion as knots are taken out one by one.
 
     A curve with a knot that the points leave open is not taken: what hides behind the memory's time would be drawn
-    from nothing.
-
-    Args:
-        observations: Timed runs.
-        knots: Tokens at which seconds a FLOP may bend, rising.
-        base: Which parameters there are besides.
+    from nothing. knots: tokens at which seconds a FLOP may bend, rising. base: which parameters there are besides.
 
     Raises:
         ValueError: There are fewer points than a fit without a curve has parameters.

@@ -6,14 +6,13 @@ Work comes from the models' sizes, so that the profile forecasts other draft len
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from acceptance.bench.passes import Point
 from calibration.sources.passes import PassTimes
 from calibration.sources.probe import Observations
 from simulator.costs.profile import MEASURED, Profile
 
-from .diagnostics import CheckedFit, checked
+from .diagnostics import CheckedFit, Diagnosis, checked
 from .fit import KNOTS, Fit, Form, best_fit
 from .lengths import check_timed
 
@@ -38,37 +37,23 @@ def is_seen(times: PassTimes, point: Point, lengths: Sequence[int] | None) -> bo
 
 def pass_observations(times: PassTimes, lengths: Sequence[int] | None) -> Observations:
     """Return passes with the work of their shapes; a layer counts as a launch."""
-    points = list(times.times)
-    shapes = [times.shapes[p.role] for p in points]
-    both = list(zip(shapes, points, strict=True))
-    sizes = [(p.batch, p.new_tokens, p.context) for p in points]
-    return Observations(
-        labels=tuple(f"{shape.name}, batch {p.batch}, context {p.context}, new {p.new_tokens}" for shape, p in both),
-        passes=np.ones(len(points)),
-        flops=floats([float(shape.flops(*size)) for shape, size in zip(shapes, sizes, strict=True)]),
-        bytes=floats([float(shape.bytes_moved(*s, times.dtype)) for shape, s in zip(shapes, sizes, strict=True)]),
-        tokens=floats([p.batch * p.new_tokens for p in points]),
-        launches=floats([shape.layers for shape in shapes]),
-        seconds=floats([t.seconds for t in times.times.values()]),
-        error_s=floats([t.error_s for t in times.times.values()]),
-        held_out=np.array([not is_seen(times, p, lengths) for p in points]),
-    )
-
-
-def floats(values: Sequence[float]) -> NDArray[np.float64]:
-    """Return numbers as an array."""
-    return np.array(values, np.float64)
+    labels, columns = [], []
+    for p, time in times.times.items():
+        shape, size = times.shapes[p.role], (p.batch, p.new_tokens, p.context)
+        labels.append(f"{shape.name}, batch {p.batch}, context {p.context}, new {p.new_tokens}")
+        work = (float(shape.flops(*size)), float(shape.bytes_moved(*size, times.dtype)))
+        columns.append((1.0, *work, p.batch * p.new_tokens, shape.layers, time.seconds, time.error_s))
+    names = ("passes", "flops", "bytes", "tokens", "launches", "seconds", "error_s")
+    held_out = np.array([not is_seen(times, p, lengths) for p in times.times])
+    arrays = dict(zip(names, np.array([*zip(*columns, strict=True)], np.float64), strict=True))
+    return Observations(labels=tuple(labels), held_out=held_out, **arrays)
 
 
 def fit_passes(times: PassTimes, lengths: Sequence[int] | None = None) -> CheckedFit:
     """Fit passes with constants and with curves, and check the best by its information criterion.
 
     A layer's launch is fitted and no fixed time of a pass: two models do not tell them apart, and only a layer's
-    carries over to others.
-
-    Args:
-        times: What was timed.
-        lengths: Draft lengths whose verification is fitted; None: all.
+    carries over to others. lengths: draft lengths whose verification is fitted; None: all.
 
     Raises:
         UserError: A draft length that was not timed.
@@ -95,14 +80,7 @@ def best_pass_fit(seen: Observations) -> Fit:
 
 
 def pass_profile(name: str, times: PassTimes, found: CheckedFit, lengths: Sequence[int] | None) -> Profile:
-    """Return the profile of a device whose passes were fitted; a layer's launches are its one.
-
-    Args:
-        name: What to call it.
-        times: What was timed.
-        found: A fit that passed.
-        lengths: Draft lengths that were fitted; None: all.
-    """
+    """Return the profile of a device whose passes were fitted by a fit that passed; a layer's launches are its one."""
     assert found.fit is not None
     assert found.diagnosis is not None
     return Profile(
@@ -112,7 +90,7 @@ def pass_profile(name: str, times: PassTimes, found: CheckedFit, lengths: Sequen
         passes={times.dtype: found.fit.cost},
         launches_per_layer=1.0,
         memory_bytes=times.memory_bytes,
-        notes=(fitted_note(times, lengths), *held_out_note(found)),
+        notes=(fitted_note(times, lengths), *held_out_note(found.diagnosis)),
     )
 
 
@@ -122,13 +100,12 @@ def fitted_note(times: PassTimes, lengths: Sequence[int] | None) -> str:
     fitted = times.draft_lengths if lengths is None else sorted(lengths)
     left = unseen_setting(times)
     settings = ", ".join(f"{b} x {s}" for b, s in times.settings if (b, s) != left)
-    said = f"Fitted to passes of {both} in {times.dtype} through transformers, batch x context {settings}"
-    return f"{said}, K {', '.join(map(str, fitted))}; launch_s is a layer's, and no overhead a round is in it."
+    what = f"Fitted to passes of {both} in {times.dtype} through transformers, batch x context {settings}"
+    return f"{what}, K {', '.join(map(str, fitted))}; launch_s is a layer's, and no overhead a round is in it."
 
 
-def held_out_note(found: CheckedFit) -> tuple[str, ...]:
+def held_out_note(found: Diagnosis) -> tuple[str, ...]:
     """Say how far passes that were not fitted are off."""
-    own = found.diagnosis
-    if own is None or own.held_out_median is None:
+    if found.held_out_median is None:
         return ()
-    return (f"{own.held_out_median:.1%} median error of {own.held_out_points} passes held out.",)
+    return (f"{found.held_out_median:.1%} median error of {found.held_out_points} passes held out.",)

@@ -8,7 +8,7 @@ from cuda_probe.probe.runner import Results
 from simulator.costs.profile import BURN_UNITS, KERNELS_MEASURED, BurnUnits, Profile
 
 from .diagnostics import CheckedFit, checked
-from .fit import KNOTS, Fit, best_fit
+from .fit import KNOTS, best_fit
 
 # Of engines, which a probe does not see; the errors are standard errors, relative. Presets assume the same overhead.
 CUDA_LAUNCHES_PER_LAYER, CPU_LAUNCHES_PER_LAYER, LAUNCHES_ERROR = 10.0, 8.0, 0.3
@@ -28,15 +28,12 @@ def knots_for(name: str, seen: Observations) -> tuple[float, ...]:
 
 
 def probe_profile(name: str, results: Results, fits: Mapping[str, CheckedFit]) -> Profile:
-    """Return the profile of a device, of the fits that passed.
-
-    Args:
-        name: What to call it.
-        results: What was measured.
-        fits: By what a profile calls it; at least one has passed.
-    """
+    """Return the profile of a device, of the fits that passed, by what a profile calls them; at least one has."""
     passed = {key: fit.fit for key, fit in fits.items() if fit.passed and fit.fit is not None}
-    units = passed.pop(BURN_UNITS, None)
+    burns, sizes = passed.pop(BURN_UNITS, None), results.units
+    units = None
+    if burns is not None:
+        units = BurnUnits(workflops_flop=sizes.workflops_flop, workmem_bytes=sizes.workmem_bytes, cost=burns.cost)
     device, memory = results.device, results.device.get("memory_bytes")
     on_gpu = str(device.get("name", "")).startswith("cuda")
     return Profile(
@@ -44,7 +41,7 @@ def probe_profile(name: str, results: Results, fits: Mapping[str, CheckedFit]) -
         device=str(device.get("model", device.get("name", "unknown"))),
         status=KERNELS_MEASURED,
         passes={dtype: fit.cost for dtype, fit in passed.items()},
-        units=None if units is None else burn_units(results, units),
+        units=units,
         launches_per_layer=CUDA_LAUNCHES_PER_LAYER if on_gpu else CPU_LAUNCHES_PER_LAYER,
         launches_per_layer_error=LAUNCHES_ERROR,
         round_overhead_s=ROUND_OVERHEAD_S,
@@ -54,23 +51,17 @@ def probe_profile(name: str, results: Results, fits: Mapping[str, CheckedFit]) -
     )
 
 
-def burn_units(results: Results, fit: Fit) -> BurnUnits:
-    """Return what the device's burn units are and cost."""
-    sizes = results.units
-    return BurnUnits(workflops_flop=sizes.workflops_flop, workmem_bytes=sizes.workmem_bytes, cost=fit.cost)
-
-
 def notes(fits: Mapping[str, CheckedFit], on_gpu: bool) -> tuple[str, ...]:
     """Say what a reader of the profile should know."""
     launches = CUDA_LAUNCHES_PER_LAYER if on_gpu else CPU_LAUNCHES_PER_LAYER
     counted = f"{launches:g} launches a layer, uncertain by {100 * LAUNCHES_ERROR:g} %"
     besides = f"{1e6 * ROUND_OVERHEAD_S:g} us a round besides, by {100 * ROUND_OVERHEAD_ERROR:g} %"
-    said = [f"Fitted to single kernels; {counted}, and {besides}, are assumed."]
+    lines = [f"Fitted to single kernels; {counted}, and {besides}, are assumed."]
     for name, fit in fits.items():
         diagnosis = fit.diagnosis
         if fit.passed and diagnosis is not None and diagnosis.held_out_median is not None:
             held_out = diagnosis.held_out_points
-            said.append(f"{name}: {diagnosis.held_out_median:.1%} median error of {held_out} points held out.")
+            lines.append(f"{name}: {diagnosis.held_out_median:.1%} median error of {held_out} points held out.")
         elif not fit.passed:
-            said.append(f"{name}: left out, {fit.reasons[0]}.")
-    return tuple(said)
+            lines.append(f"{name}: left out, {fit.reasons[0]}.")
+    return tuple(lines)

@@ -55,30 +55,29 @@ class Row:
     group: str = ""
 
     def __post_init__(self) -> None:
-        said = [name for name in YIELDS if getattr(self, name) is not None]
+        given = [name for name in YIELDS if getattr(self, name) is not None]
         if (self.target_calls_per_token is None) != (self.draft_calls_per_token is None):
             raise UserError("target_calls_per_token and draft_calls_per_token go together, expected both or neither")
         if self.is_plain:
-            if said or self.measured_as == "speedup":
-                raise UserError(f"{said[0] if said else 'speedup'}: not used with draft_length 0, plain decoding")
+            if given or self.measured_as == "speedup":
+                raise UserError(f"{given[0] if given else 'speedup'}: not used with draft_length 0, plain decoding")
             return
-        if len(said) != 1:
-            raise UserError(f"{' and '.join(said) or 'no acceptance'} given, expected one of {', '.join(YIELDS)}")
-        self.check_length(said[0])
+        if len(given) != 1:
+            raise UserError(f"{' and '.join(given) or 'no acceptance'} given, expected one of {', '.join(YIELDS)}")
+        self.check_length(given[0])
 
-    def check_length(self, said: str) -> None:
+    def check_length(self, given: str) -> None:
         """Refuse a draft length that the acceptance does not go with."""
         k, longest = self.draft_length, self.longest
-        if said == "target_calls_per_token" and k is not None:
+        if given == "target_calls_per_token" and k is not None:
             raise UserError("draft_length: not used with calls, which say it already")
-        if said == "alpha" and k is None:
+        if given == "alpha" and k is None:
             raise UserError("alpha: says nothing without draft_length")
         if k is not None and longest is not None and k > longest:
-            raise UserError(f"draft_length is {k}, above the {longest} drafts of {said}")
+            raise UserError(f"draft_length is {k}, above the {longest} drafts of {given}")
         if k is not None and self.tokens_per_round is not None and self.tokens_per_round > k + 1:
-            raise UserError(
-                f"tokens_per_round is {self.tokens_per_round:g}, expected at most {k + 1} (draft_length + 1)"
-            )
+            most = f"expected at most {k + 1} (draft_length + 1)"
+            raise UserError(f"tokens_per_round is {self.tokens_per_round:g}, {most}")
         if self.survival is not None and any(np.diff(self.survival) > 0):
             raise UserError(f"survival is {list(self.survival)}, expected values that never rise")
 

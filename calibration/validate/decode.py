@@ -41,19 +41,14 @@ def validate_decode(decode: Path, profile: str | Path, histograms: Path | None =
     costs = pair_costs(device)
     acceptance = own_acceptance(log) if histograms is None else HistogramAcceptance(load_histograms(histograms))
     check_fits(log, costs.decoding, acceptance)
-    rows = forecast_rows(log, costs, acceptance, fitted_lengths(log, costs.decoding), stream(0, 0, "validate"))
+    fitted = costs.decoding.draft_lengths if costs.decoding.source_sha256 == log.sha256 else ()
+    rows = forecast_rows(log, costs, acceptance, fitted, stream(0, 0, "validate"))
     remarks = tuple(remarks_of(log, device, own=histograms is None))
     return Validation(rows=tuple(rows), bounds=BOUNDS, remarks=remarks)
 
 
 def remarks_of(log: DecodeLog, profile: Profile, *, own: bool) -> Iterator[str]:
-    """Say what the errors of a check are of.
-
-    Args:
-        log: What was measured.
-        profile: What forecast it.
-        own: Whether the acceptance is the run's own.
-    """
+    """Say what the errors of a check are of; own: whether the acceptance is the run's own."""
     if own:
         yield "acceptance is the run's own: the errors are of costs alone (--hist FILE for acceptance measured apart)"
     if profile.decoding is not None and profile.decoding.source_sha256 != log.sha256:
@@ -97,16 +92,16 @@ def forecast_rows(
     rng: np.random.Generator,
     walked: Mapping[int, float] | None = None,
 ) -> list[Row]:
-    """Forecast every draft length of a run.
+    """Forecast every draft length of a run; the acceptance covers all of them.
 
     Args:
         log: What was measured.
         costs: What rounds cost.
-        acceptance: What rounds accept; covers every draft length of the run.
+        acceptance: What rounds accept.
         fitted: Draft lengths whose times the costs were fitted to.
         rng: Of the intervals.
-        walked: Tokens a round by draft length where a trace tells them, to the last token of each output; histograms
-            leave out rounds that the end of an output cut.
+        walked: Tokens a round of a trace, by draft length, with the rounds that the end of an output cut; None: those
+            of the acceptance.
     """
     arms = sorted(log.arms, key=lambda arm: arm.draft_length)
     lengths = np.array([arm.draft_length for arm in arms])
@@ -141,14 +136,7 @@ def ablation(
     """Return the error of each row that was not fitted, by how much of a trace the forecast may use.
 
     One alpha: accepted positions over all. Per position: the rates of the longest draft length, for all. Histogram: of
-    each draft length. Trace: its own walk, to the last token of each output.
-
-    Args:
-        trace: What the target says of its text and the draft of that.
-        q_kind: "sampled" or "greedy" draft.
-        log: What was measured.
-        costs: What rounds cost.
-        fitted: Draft lengths whose times the costs were fitted to.
+    each draft length. Trace: its own walk, to the last token of each output. q_kind: "sampled" or "greedy" draft.
     """
     longest = max(arm.draft_length for arm in log.arms)
     alpha = IidAcceptance(float(trace.accept(q_kind).mean()))
@@ -177,11 +165,6 @@ def walked_tokens_per_round(trace: Trace, q_kind: str, k: int) -> float:
     """Return tokens a round along a trace's own walk, cut rounds among them."""
     rounds = expected_rounds(trace, k, q_kind)
     return float(trace.size / (rounds.counts.sum() + rounds.cut.sum()))
-
-
-def fitted_lengths(log: DecodeLog, pair: Decoding) -> tuple[int, ...]:
-    """Return the draft lengths of a run whose times went into a pair's costs: none of another run."""
-    return pair.draft_lengths if pair.source_sha256 == log.sha256 else ()
 
 
 def check_fits(log: DecodeLog, pair: Decoding, acceptance: HistogramAcceptance) -> None:

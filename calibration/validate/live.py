@@ -48,7 +48,11 @@ class FitFailed(UserError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What to run. times: how often the target is inflated, each a run. fitted: draft lengths that costs see."""
+    """What to run. times: how often the target is inflated, each a run. fitted: draft lengths that costs see.
+
+    Raises:
+        UserError: There is nothing to fit, or nothing left to forecast.
+    """
 
     folder: Path
     times: tuple[int, ...]
@@ -62,11 +66,7 @@ class Plan:
     seed: int
 
     def __post_init__(self) -> None:
-        """Check that there is something to fit and to forecast.
-
-        Raises:
-            UserError: There is not.
-        """
+        """Check that there is something to fit and to forecast."""
         missing = sorted(set(self.fitted) - set(self.draft_lengths))
         if missing:
             raise UserError(f"--fit-k: {missing[0]} is not among the draft lengths of --k, expected some of those")
@@ -110,12 +110,11 @@ def keep_plan(plan: Plan) -> None:
         return
     found = read_json_object(path)
     check_kind(path, found, PLAN_KIND, (1,))
+    before = dict(found.get("parameters") or {})
     for flag, value in options.items():
-        before = dict(found.get("parameters") or {}).get(flag)
-        if before != value:
-            raise UserError(
-                f"{flag}: {value}, but {path} was begun with {before}, expected the same or another --out-dir"
-            )
+        if before.get(flag) != value:
+            begun = f"{path} was begun with {before.get(flag)}"
+            raise UserError(f"{flag}: {value}, but {begun}, expected the same or another --out-dir")
 
 
 def forecast(plan: Plan, logs: Sequence[DecodeLog], profiles: Sequence[Profile]) -> Validation:
@@ -174,18 +173,9 @@ def decode(plan: Plan, presets: Path, times: int, say: Say) -> DecodeLog:
     """Decode for real with one target, by all draft lengths and by plain decoding in turns."""
     say(f"decoding, target inflated {times} times")
     out = plan.folder / f"decode_x{times}.jsonl"
-    options = [
-        "--config",
-        str(presets),
-        "--experiment",
-        f"x{times}",
-        "--runs",
-        str(plan.runs),
-        "--seed",
-        str(plan.seed),
-    ]
-    options += ["--max-prompts", str(plan.prompts), "--max-new-tokens", str(plan.tokens), "--dtype", plan.dtype]
-    call("bench-decode", *options, "--device", plan.device, "--out", str(out))
+    options = ["--config", str(presets), "--experiment", f"x{times}", "--runs", str(plan.runs)]
+    options += ["--seed", str(plan.seed), "--max-prompts", str(plan.prompts), "--max-new-tokens", str(plan.tokens)]
+    call("bench-decode", *options, "--dtype", plan.dtype, "--device", plan.device, "--out", str(out))
     return load_decode(out)
 
 
@@ -212,6 +202,6 @@ def call(name: str, *words: str, allowed: tuple[int, ...] = (0,)) -> int:
     if done.returncode == -2:
         raise KeyboardInterrupt
     if done.returncode not in allowed:
-        said = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()[-1]
-        raise UserError(f"{name} ended with exit code {done.returncode}: {said}")
+        last_line = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()[-1]
+        raise UserError(f"{name} ended with exit code {done.returncode}: {last_line}")
     return done.returncode

@@ -40,9 +40,8 @@ class Fitted:
 
     def has_seen(self, times: PassTimes, point: Point) -> bool:
         """Whether a pass of a file went into the profile."""
-        if self.passes_sha256 != sha256(read_bytes(times.path)).hexdigest():
-            return False
-        return is_seen(times, point, self.lengths)
+        is_file = self.passes_sha256 == sha256(read_bytes(times.path)).hexdigest()
+        return is_file and is_seen(times, point, self.lengths)
 
 
 def validate_passes(passes: Path, profile: Path, histograms: Path) -> Validation:
@@ -65,14 +64,12 @@ def validate_passes(passes: Path, profile: Path, histograms: Path) -> Validation
 
 def fitted_of(path: Path) -> Fitted:
     """Return what a profile says it was fitted to; one that comes along, or from elsewhere, to nothing of ours."""
-    parameters = read_json(path)["parameters"].value if path.exists() else None
-    stated = parameters if isinstance(parameters, dict) else {}
-    if not isinstance(stated.get("passes_sha256"), str):
+    value = read_json(path)["parameters"].value if path.exists() else None
+    parameters = value if isinstance(value, dict) else {}
+    digest, lengths = parameters.get("passes_sha256"), parameters.get("fit_k")
+    if not isinstance(digest, str):
         return Fitted(passes_sha256=None, lengths=None)
-    lengths = stated.get("fit_k")
-    return Fitted(
-        passes_sha256=stated["passes_sha256"], lengths=None if lengths is None else parse_lengths("--fit-k", lengths)
-    )
+    return Fitted(passes_sha256=digest, lengths=None if lengths is None else parse_lengths("--fit-k", lengths))
 
 
 class Measured(NamedTuple):
@@ -99,13 +96,6 @@ def pass_rows(
     rng: np.random.Generator,
 ) -> list[Row]:
     """Forecast every batch, context and K all of whose passes were timed.
-
-    Args:
-        times: What was timed.
-        profile: What passes cost.
-        acceptance: What rounds accept.
-        fitted: What the profile was fitted to.
-        rng: Of the intervals.
 
     Raises:
         UserError: The acceptance does not reach as far as the passes, no row is whole, or the profile lacks the

@@ -15,11 +15,7 @@ FORECAST, MEASURED = PALETTE[:2]
 
 
 def decode_figure(rows: Sequence[Row]) -> "Figure":
-    """Return a panel for each target; what was fitted is hollow.
-
-    Args:
-        rows: At least one.
-    """
+    """Return a panel for each target of at least one row; what was fitted is hollow."""
     targets = list(dict.fromkeys(r.target for r in rows))
     with new_figure(max(5.4, 1.2 + 3.0 * len(targets)), 3.9, parse_math=False) as figure:
         panels = figure.subplots(1, len(targets), squeeze=False, sharey=True)[0]

@@ -1,6 +1,6 @@
 """Forecast speedups beside what was measured, for a terminal and as JSON."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -20,29 +20,21 @@ Ablation = Mapping[str, Mapping[int, float]]
 
 def decode_json(found: Validation, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Return every row of decoding with its error, and what follows."""
-    ablation = [{name: {str(k): e for k, e in own.items()} for name, own in run.items()} for run in found.ablations]
-    more = {"ablation": ablation, "bounds": found.bounds.stated(), "remarks": list(found.remarks)}
-    return rows_json("decode_validation", found, parameters) | more
-
-
-def pass_json(found: Validation, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return every row of timed passes with its error, and what follows."""
-    return rows_json("pass_validation", found, parameters) | {"bounds": found.bounds.stated()}
+    ablation = [
+        {name: {str(k): e for k, e in errors.items()} for name, errors in run.items()} for run in found.ablations
+    ]
+    return rows_json("decode_validation", found, parameters) | {"ablation": ablation, "remarks": list(found.remarks)}
 
 
 def rows_json(kind: str, found: Validation, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return rows and verdict."""
+    """Return every row with its error, the verdict and its bounds."""
     rows = [asdict(r) | {"error": r.error} for r in found.rows]
-    return envelope(kind, SCHEMA_VERSION, parameters) | {"rows": rows, "verdict": asdict(found.verdict)}
+    verdict = {"verdict": asdict(found.verdict), "bounds": found.bounds.stated()}
+    return envelope(kind, SCHEMA_VERSION, parameters) | {"rows": rows} | verdict
 
 
 def validation_text(found: Validation, max_error: float | None = None) -> str:
-    """Return the table of rows, the ablation where there is one, the verdict and the remarks.
-
-    Args:
-        found: What was forecast.
-        max_error: The bound on each row that stands in place of ours.
-    """
+    """Return the table of rows, the ablation where there is one, the verdict and the remarks."""
     parts = filter(None, [rows_text(found.rows), ablation_text(found.ablations), verdict_text(found, max_error)])
     return "\n".join(["\n\n".join(parts), *found.remarks])
 
@@ -78,28 +70,15 @@ def ablation_text(ablations: Sequence[Ablation]) -> str:
 
 
 def verdict_text(found: Validation, max_error: float | None = None) -> str:
-    """Return the errors of the rows that were not fitted, in a sentence each.
-
-    Args:
-        found: What was forecast.
-        max_error: The bound on each row that stands in place of ours.
-    """
-    return "\n".join(verdict_lines(found, max_error))
-
-
-def verdict_lines(found: Validation, max_error: float | None) -> Iterator[str]:
-    """Yield the sentences."""
+    """Return the errors of the rows that were not fitted, a line each; max_error stands in place of our bounds."""
     verdict, bounds = found.verdict, found.bounds.stated() if max_error is None else {"largest": max_error}
     if verdict.median is None:
-        yield "every row was fitted: nothing was forecast"
-        return
-
-    def said(name: str, words: str) -> str:
+        return "every row was fitted: nothing was forecast"
+    errors = []
+    for name, words in (("median", "median error"), ("p90", "90th percentile"), ("largest", "largest")):
         bound = f" (bound {100 * bounds[name]:g}%)" if name in bounds else ""
-        return f"{words} {getattr(verdict, name):.2%}{bound}"
-
-    errors = (said("median", "median error"), said("p90", "90th percentile"), said("largest", "largest"))
-    yield f"{verdict.rows} rows not fitted: {', '.join(errors)}"
+        errors.append(f"{words} {getattr(verdict, name):.2%}{bound}")
     of_all = "" if found.bounds.best_k_loss is None else ", of all rows,"
     bound = f" (bound {bounds['best_k_loss']:.0%})" if "best_k_loss" in bounds else ""
-    yield f"the forecast's best K{of_all} is at most {verdict.best_k_loss:.1%} slower than the measured best{bound}"
+    choice = f"the forecast's best K{of_all} is at most {verdict.best_k_loss:.1%} slower than the measured best{bound}"
+    return f"{verdict.rows} rows not fitted: {', '.join(errors)}\n{choice}"

@@ -78,9 +78,8 @@ def validate_case(case: Case, max_error: float | None = None) -> CaseResult:
         parameters[group] = fit(case, [row for row in rows if row.use == "fit"])
         for row, value in zip(rows, forecast(case, rows, parameters[group]), strict=True):
             if not (value > 0 and np.isfinite(value)):
-                raise UserError(
-                    f"case {case.name!r}: row {row.name!r} costs nothing, as what it consists of is fitted to 0"
-                )
+                why = "as what it consists of is fitted to 0"
+                raise UserError(f"case {case.name!r}: row {row.name!r} costs nothing, {why}")
             forecasts[group, row.name] = float(value)
     results = tuple(RowResult(row=row, forecast=forecasts[row.group, row.name]) for row in case.rows)
     bound = case.max_error if max_error is None else max_error
@@ -91,23 +90,16 @@ def round_s(case: Case, rows: Sequence[Row], fitted: Mapping[str, float]) -> Flo
     """Return the seconds of a round of each row, shape [rows]; linear in the parameters.
 
     A round drafts K tokens one after another, verifies K + 1 positions and costs the overhead besides; a row of
-    draft length 0 is plain decoding.
-
-    Args:
-        case: Gives the parameters that are fixed.
-        rows: Rows of the case.
-        fitted: Milliseconds by parameter.
+    draft length 0 is plain decoding. fitted: milliseconds by parameter.
     """
     seconds = {name: np.array([value_ms(case, row, name, fitted) for row in rows]) * 1e-3 for name in PARAMETERS}
-    k = np.array([row.drafted or 0.0 for row in rows])
+    k, per_token_s = np.array([row.drafted or 0.0 for row in rows]), seconds["verify_ms_per_token"]
     cost = RoundCost(
         draft_length=np.rint(k).astype(np.int64),
         baseline_s=seconds["baseline_ms"],
         draft_step_s=seconds["draft_ms"],
         draft_s=seconds["draft_ms"] * k,
-        verify_s=step_s(
-            k + 1, 0.0, flop_scale=seconds["verify_ms_per_token"], mem_scale=0.0, fixed_s=seconds["verify_ms"]
-        ),
+        verify_s=step_s(k + 1, 0.0, flop_scale=per_token_s, mem_scale=0.0, fixed_s=seconds["verify_ms"]),
         overhead_s=seconds["overhead_ms"],
     )
     return np.where([row.is_plain for row in rows], cost.baseline_s, cost.after_miss_s)
@@ -151,10 +143,6 @@ def fit(case: Case, rows: Sequence[Row]) -> dict[str, float]:
 
     In time and not in speed, as a round's time is a sum of the parameters: the minimum is one and exact.
 
-    Args:
-        case: Names the parameters.
-        rows: At least as many as parameters.
-
     Raises:
         UserError: The rows do not decide the parameters.
     """
@@ -174,12 +162,7 @@ def fit(case: Case, rows: Sequence[Row]) -> dict[str, float]:
 
 
 def check_decided(case: Case, slopes: Floats) -> None:
-    """Refuse parameters that the rows do not tell apart.
-
-    Args:
-        case: Names the parameters.
-        slopes: Of the relative times by parameter, shape [rows, parameters].
-    """
+    """Refuse parameters that the rows do not tell apart; slopes: of relative times, [rows, parameters]."""
     sizes = np.linalg.norm(slopes, axis=0)
     for name, size in zip(case.fitted, sizes, strict=True):
         if size == 0:

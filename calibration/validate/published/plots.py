@@ -18,11 +18,7 @@ MARKERS = "osD^vP*X"
 
 
 def validation_figure(results: Sequence[CaseResult]) -> "Figure":
-    """Return the scatter of every row: forecast rows filled, fitted rows hollow.
-
-    Args:
-        results: At least one case.
-    """
+    """Return the scatter of every row of at least one case: forecast rows filled, fitted rows hollow."""
     units = [unit for unit in UNITS if any(r.row.measured_as == unit for result in results for r in result.rows)]
     with new_figure(1.5 + 4.5 * len(units), 7.4 + 0.16 * len(results), parse_math=False) as figure:
         grid = figure.subplots(2, len(units), squeeze=False, height_ratios=(2, 1), sharex="col")
@@ -76,15 +72,8 @@ def style(case: int, result: RowResult) -> dict[str, Any]:
     filled = result.row.use == "forecast"
     # Cases beyond the palette's length get other pairs of colour and shape.
     marker = MARKERS[(case + case // len(PALETTE)) % len(MARKERS)]
-    face = colour if filled else "white"
-    return {
-        "color": colour,
-        "marker": marker,
-        "markerfacecolor": face,
-        "markersize": 6,
-        "linestyle": "",
-        "zorder": 3 if filled else 2,
-    }
+    look = {"color": colour, "markerfacecolor": colour if filled else "white", "zorder": 3 if filled else 2}
+    return look | {"marker": marker, "markersize": 6, "linestyle": ""}
 
 
 def legend_handles(results: Sequence[CaseResult]) -> list[Any]:

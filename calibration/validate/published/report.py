@@ -23,7 +23,7 @@ def result_text(results: Sequence[CaseResult]) -> str:
 
 
 def case_text(result: CaseResult) -> str:
-    """Return what one case says, what was fitted, and its rows with their errors."""
+    """Return what one case states, what was fitted, and its rows with their errors."""
     case = result.case
     head = [f"{case.name}: {case.models}; {case.hardware}", f"from {case.citation}"]
     head += textwrap.wrap(case.notes, WIDTH)
