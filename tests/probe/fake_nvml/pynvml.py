@@ -32,33 +32,15 @@ class NVMLError(Exception):
         )
 
 
-class NVMLError_NotSupported(NVMLError):
-    pass
-
-
-class NVMLError_DriverNotLoaded(NVMLError):
-    pass
-
-
-class NVMLError_LibraryNotFound(NVMLError):
-    pass
-
-
-class NVMLError_FunctionNotFound(NVMLError):
-    pass
-
-
-class NVMLError_GpuIsLost(NVMLError):
-    pass
-
-
-CLASSES = {
-    NVML_ERROR_NOT_SUPPORTED: NVMLError_NotSupported,
-    NVML_ERROR_DRIVER_NOT_LOADED: NVMLError_DriverNotLoaded,
-    NVML_ERROR_LIBRARY_NOT_FOUND: NVMLError_LibraryNotFound,
-    NVML_ERROR_FUNCTION_NOT_FOUND: NVMLError_FunctionNotFound,
-    NVML_ERROR_GPU_IS_LOST: NVMLError_GpuIsLost,
+NAMES = {
+    NVML_ERROR_NOT_SUPPORTED: "NVMLError_NotSupported",
+    NVML_ERROR_DRIVER_NOT_LOADED: "NVMLError_DriverNotLoaded",
+    NVML_ERROR_LIBRARY_NOT_FOUND: "NVMLError_LibraryNotFound",
+    NVML_ERROR_FUNCTION_NOT_FOUND: "NVMLError_FunctionNotFound",
+    NVML_ERROR_GPU_IS_LOST: "NVMLError_GpuIsLost",
 }
+CLASSES = {code: type(name, (NVMLError,), {}) for code, name in NAMES.items()}
+globals().update({kind.__name__: kind for kind in CLASSES.values()})
 
 _script = json.loads(os.environ.get("FAKE_NVML", "{}"))
 _fails = _script.get("fails", {})
