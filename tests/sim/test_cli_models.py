@@ -260,22 +260,19 @@ REFUSED = [
     ((*ON_H100, "--draft-cost", 0.1), "--draft-cost: has no part in models on a profile"),
     ((*ON_H100, "--overlap"), "--overlap: draft and target are on the same devices, expected --placement separate"),
     ((*ON_H100, "--tp", 0), "--tp"),
+    (("--profile", "p.json", *PAIR), "p.json: kind is missing, expected 'hardware_profile'"),
+    ((*ON_H100, "--draft-model", "config.json"), "config.json: model_type is 'rwkv'"),
     ((*ON_H100, "--placement", "apart"), "--placement"),
     ((*ON_H100, "--batch", 0), "--batch: 0 is not allowed, expected a whole number from 1"),
 ]
 
 
 @pytest.mark.parametrize("command", ["simulate", "sweep"])
-def test_options_at_odds_are_one_line(run, user_error, command: str) -> None:
+def test_options_at_odds_are_one_line(run, user_error, command: str, tmp_path: Path) -> None:
+    (tmp_path / "p.json").write_text("{}")
+    (tmp_path / "config.json").write_text('{"model_type": "rwkv"}')
     for options, message in REFUSED:
         user_error(run(command, *options), message)
-
-
-def test_a_broken_profile_or_config_is_one_line_that_names_it(run, user_error, tmp_path: Path) -> None:
-    (tmp_path / "p.json").write_text("{}")
-    user_error(run("simulate", "--profile", "p.json", *PAIR), "p.json: kind is missing, expected 'hardware_profile'")
-    (tmp_path / "config.json").write_text('{"model_type": "rwkv"}')
-    user_error(run("simulate", *ON_H100, "--draft-model", "config.json"), "config.json: model_type is 'rwkv'")
 
 
 def test_an_output_never_takes_the_place_of_what_is_read(run, user_error, tmp_path: Path) -> None:

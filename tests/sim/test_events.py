@@ -79,6 +79,8 @@ def test_the_timeline_is_whole_and_no_lane_does_two_things_at_once(point: Settin
         for before, after in itertools.pairwise(spans):
             # A float's last digit, not a nanosecond.
             assert before["ts"] + before["dur"] <= after["ts"] + 1e-6
+    names = {(e["pid"], e["tid"]): e["args"]["name"] for e in events if e["ph"] == "M" and e["name"] == "thread_name"}
+    assert names == {(1, 1): "decode", (2, 1): "draft", (2, 2): "verify", (2, 3): "commit"}
     # A round drafts, then verifies, then commits.
     by_round = defaultdict(dict)
     for event in (*used, *lanes[2, 2], *lanes[2, 3]):
@@ -87,9 +89,3 @@ def test_the_timeline_is_whole_and_no_lane_does_two_things_at_once(point: Settin
         draft, verify, commit = phases["draft"], phases["verify"], phases["commit"]
         assert draft["ts"] + draft["dur"] <= verify["ts"] + 1e-6
         assert commit["ts"] == pytest.approx(verify["ts"] + verify["dur"], abs=0.002)
-
-
-def test_the_trace_names_its_lanes() -> None:
-    _, events = play(setting(0.5, 2, 5, 0.1, False), 0)
-    names = {(e["pid"], e["tid"]): e["args"]["name"] for e in events if e["ph"] == "M" and e["name"] == "thread_name"}
-    assert names == {(1, 1): "decode", (2, 1): "draft", (2, 2): "verify", (2, 3): "commit"}

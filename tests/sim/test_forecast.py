@@ -225,11 +225,5 @@ def test_sensitivities_of_models_are_shares_of_their_parts(batch: int, devices: 
     assert found["link_s"] == pytest.approx((of_step - of_round) / (1 + 0.01 * of_round), abs=1e-9)
     tau = 1 + IidAcceptance(0.7).law(k) @ np.arange(k + 1)
     assert gain(pair, IidAcceptance(0.7).law(k), k) == pytest.approx(tau * step_s / round_s)
-
-
-def test_more_accepted_tokens_change_the_speedup_as_said() -> None:
-    found = sensitivities(PAIR, HistogramAcceptance((AcceptanceHistogram(tuple(LAW)),)), 4, overlap=False)
     # 1 % more accepted: a hundredth of A tokens' worth of mean.
-    tau = 1 + LAW @ np.arange(5)
-    more = 1 + 1.01 * (tau - 1)
-    assert found["mean_accepted"] == pytest.approx((more / tau - 1) / 0.01)
+    assert found["mean_accepted"] == pytest.approx(((1 + 1.01 * (tau - 1)) / tau - 1) / 0.01)
