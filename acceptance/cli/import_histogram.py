@@ -8,8 +8,7 @@ import click
 
 from simulator.ground.artefacts import check_outputs, envelope, to_json
 from simulator.ground.command import FILE, command
-
-from .options import MAX_DRAFT_LENGTH
+from simulator.ground.limits import MAX_DRAFT_LENGTH
 
 # The keys of importers.formats.FORMATS, which NumPy stands behind: --help does without.
 FORMATS = ("spec-bench", "vllm-metrics", "vllm-requests", "vllm-bench", "sglang", "aiperf")

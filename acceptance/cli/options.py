@@ -10,9 +10,8 @@ from acceptance.models.rule import SamplingRule, rules_of_pair
 from acceptance.text.prompts import DATASETS
 from simulator.ground.artefacts import UserError
 from simulator.ground.command import FILE, stacked
+from simulator.ground.limits import MAX_DRAFT_LENGTH
 from simulator.ground.pictures import check_format
-
-MAX_DRAFT_LENGTH = 1024
 
 TEXT_OPTIONS = stacked(
     click.option("--target", default=BUNDLED, help="Folder or hub id, with @REVISION if not the newest."),

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from simulator.ground.artefacts import UserError
+from simulator.ground.limits import MAX_DRAFT_LENGTH
 from simulator.ground.records import BadRecord, Skipped
 
 from .imported import (
-    MAX_DRAFT_LENGTH,
     Imported,
     about_short_rounds,
     assumed,

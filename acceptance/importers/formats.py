@@ -5,9 +5,10 @@ from pathlib import Path
 from types import MappingProxyType
 
 from simulator.ground.artefacts import UserError
+from simulator.ground.limits import MAX_DRAFT_LENGTH
 
 from . import aiperf, sglang, spec_bench, vllm_bench, vllm_metrics, vllm_requests
-from .imported import MAX_DRAFT_LENGTH, Imported
+from .imported import Imported
 
 FORMATS: Mapping[str, Callable[[Path, int | None], Imported]] = MappingProxyType(
     {

@@ -11,8 +11,6 @@ from simulator.ground.artefacts import UserError
 from simulator.ground.histogram import AcceptanceHistogram, alpha_iid
 from simulator.ground.records import Skipped
 
-MAX_DRAFT_LENGTH = 1024
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Imported:

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from simulator.ground.fields import Field
+from simulator.ground.limits import MAX_DRAFT_LENGTH
 from simulator.ground.records import BadRecord, Records
 
-from .imported import MAX_DRAFT_LENGTH, Imported, about_short_rounds, histogram_from, one_stated_k, settle_k
+from .imported import Imported, about_short_rounds, histogram_from, one_stated_k, settle_k
 from .values import (
     accepted_of,
     add_counts,

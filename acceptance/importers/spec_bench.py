@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from simulator.ground.fields import Field, shortened
+from simulator.ground.limits import MAX_DRAFT_LENGTH
 from simulator.ground.records import BadRecord, read_jsonl
 
-from .imported import MAX_DRAFT_LENGTH, Imported, histogram_from, settle_k
+from .imported import Imported, histogram_from, settle_k
 
 EXPECTED = '{"question_id": ..., "choices": [{"accept_lengths": [3, 1, ...]}]} a line'
 MEANING = (

@@ -7,9 +7,8 @@ from typing import TypeVar
 
 from simulator.ground.artefacts import read_text
 from simulator.ground.fields import Field, shortened
+from simulator.ground.limits import MAX_DRAFT_LENGTH
 from simulator.ground.records import BadRecord, Records, as_record, read_each, read_jsonl, record_of
-
-from .imported import MAX_DRAFT_LENGTH
 
 T = TypeVar("T")
 # Sums of a file's counts stay exact in a float.

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 from simulator.ground.artefacts import UserError
 from simulator.ground.fields import lines_of, shortened
+from simulator.ground.limits import MAX_DRAFT_LENGTH
 from simulator.ground.records import BadRecord, Skipped
 
 from .counters import Counters, check_counters, import_counters, sum_counters
-from .imported import MAX_DRAFT_LENGTH, Imported
+from .imported import Imported
 from .values import MAX_COUNT
 
 if TYPE_CHECKING:

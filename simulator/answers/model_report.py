@@ -114,10 +114,10 @@ def placement_text(pair: ModelPair) -> str:
 
 def vocabulary_text(pair: ModelPair) -> str:
     """Say that two models cannot work together as they are, or nothing."""
-    mine, theirs = pair.target.vocabulary, pair.draft.vocabulary
-    if mine == theirs:
+    target, draft = pair.target.vocabulary, pair.draft.vocabulary
+    if target == draft:
         return ""
-    return f"vocabularies differ ({mine:,} and {theirs:,} tokens): make sure that both models share a tokenizer"
+    return f"vocabularies differ ({target:,} and {draft:,} tokens): make sure that both models share a tokenizer"
 
 
 def throughput_text(pair: ModelPair, summary: Summary) -> str:

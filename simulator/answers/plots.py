@@ -283,11 +283,7 @@ def legend_handles(layout: Layout, *, crosses: bool) -> list[Any]:
 
     handles = [Line2D([], [], color="black", linewidth=2, label="break-even (1x)")] if crosses else []
     if layout.y == "draft_length":
-        ridge: dict[str, Any] = {
-            "marker": "o",
-            "color": "#8C8C8C",
-            "markerfacecolor": "white",
-            "markeredgecolor": "black",
-        }
-        handles.append(Line2D([], [], label="best K (closed form)", **ridge))
+        ridge = Line2D([], [], label="best K (closed form)", marker="o", color="#8C8C8C", markerfacecolor="white")
+        ridge.set_markeredgecolor("black")
+        handles.append(ridge)
     return handles

@@ -28,7 +28,7 @@ TABLE_SUFFIXES = (".csv", ".parquet")
 def result_json(forecast: Forecast, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Return the result of `simulate` with its provenance, under plain keys."""
     setting, verdict = forecast.setting, forecast.verdict
-    found = asdict(forecast.summary) | {
+    payload = asdict(forecast.summary) | {
         "alpha_iid": verdict.alpha_iid,
         "verdict": asdict(verdict),
         "uncertainty": asdict(forecast.uncertainty),
@@ -36,8 +36,8 @@ def result_json(forecast: Forecast, parameters: Mapping[str, Any]) -> dict[str, 
         "synthetic_acceptance": engine_settings(setting.acceptance, setting.draft_length),
     }
     if isinstance(setting.costs, ModelPair):
-        found["models"] = models_json(setting.costs, forecast)
-    return envelope(KIND, SCHEMA_VERSION, parameters) | found
+        payload["models"] = models_json(setting.costs, forecast)
+    return envelope(KIND, SCHEMA_VERSION, parameters) | payload
 
 
 def result_text(forecast: Forecast, heading: str, *, why: bool = False) -> str:
@@ -116,7 +116,7 @@ def sensitivities_text(sensitivities: Mapping[str, float]) -> str:
 
 
 def run_columns(forecast: Forecast, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return one row for each run: what it was told and what it did."""
+    """Return one row for each run: its parameters and its results."""
     setting, runs = forecast.setting, forecast.runs
     count, cost, total = len(runs.rounds), setting.cost, setting.total
     times_s = elapsed_s(cost, runs)

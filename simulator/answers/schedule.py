@@ -58,14 +58,14 @@ def ranges(lengths: NDArray[np.int64]) -> tuple[Range, ...]:
     )
 
 
-def off_above(found: tuple[Range, ...]) -> int | None:
+def off_above(plan: tuple[Range, ...]) -> int | None:
     """Return the batch size above which speculation does not pay; None where it pays to the last."""
-    return found[-1].first - 1 if found and found[-1].draft_length == 0 else None
+    return plan[-1].first - 1 if plan and plan[-1].draft_length == 0 else None
 
 
-def longest_draft(found: tuple[Range, ...]) -> int:
+def longest_draft(plan: tuple[Range, ...]) -> int:
     """Return the longest draft length of a schedule, 0 where it never drafts."""
-    return max((r.draft_length for r in found), default=0)
+    return max((r.draft_length for r in plan), default=0)
 
 
 def engine_settings(acceptance: AcceptanceModel, draft_length: int) -> dict[str, object] | None:
@@ -76,15 +76,15 @@ def engine_settings(acceptance: AcceptanceModel, draft_length: int) -> dict[str,
     return synthetic_acceptance(rates, 1 + sum(rates))
 
 
-def vllm_config(found: tuple[Range, ...]) -> dict[str, Any] | None:
+def vllm_config(plan: tuple[Range, ...]) -> dict[str, Any] | None:
     """Return the schedule as vLLM's speculative_config takes it; a `model` and `method` are the user's to add.
 
     None where no batch size is to draft: vLLM takes no `num_speculative_tokens` of 0.
     """
-    longest = longest_draft(found)
+    longest = longest_draft(plan)
     if longest == 0:
         return None
     return {
         "num_speculative_tokens": longest,
-        "num_speculative_tokens_per_batch_size": [[r.first, r.last, r.draft_length] for r in found],
+        "num_speculative_tokens_per_batch_size": [[r.first, r.last, r.draft_length] for r in plan],
     }

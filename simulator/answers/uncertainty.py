@@ -84,13 +84,13 @@ def uncertainty(
     middle = speedups(costs, acceptance, lengths, overlap=overlap)
     best = lengths[drawn[:, :longest].argmax(1)]
     low, high = np.quantile(drawn, (0.025, 0.975), axis=0)
-    own = int(middle[:longest].argmax()) + 1
+    best_length = int(middle[:longest].argmax()) + 1
     ends = np.quantile(best, (0.025, 0.975), method="inverted_cdf")
     return Uncertainty(
         speedup_ci95=(float(low[draft_length - 1]), float(high[draft_length - 1])),
-        best_draft_length=own,
+        best_draft_length=best_length,
         best_draft_length_ci95=(int(ends[0]), int(ends[1])),
-        best_share=float((best == own).mean()),
+        best_share=float((best == best_length).mean()),
         draft_lengths=tuple(int(k) for k in lengths),
         speedup_low95=tuple(low.tolist()),
         speedup_high95=tuple(high.tolist()),
@@ -111,6 +111,6 @@ def sensitivities(costs: Costs, acceptance: AcceptanceModel, draft_length: int, 
         return float(speedup(moved, acceptance, draft_length, overlap=overlap))
 
     plain, law = gain(costs), acceptance.law(draft_length)
-    found = {name: (gain(costs.scaled({name: 1 + STEP})) / plain - 1) / STEP for name in CONSTANTS}
+    effects = {name: (gain(costs.scaled({name: 1 + STEP})) / plain - 1) / STEP for name in CONSTANTS}
     tau = 1 + float(law @ np.arange(len(law)))
-    return found | {"mean_accepted": (tau - 1) / tau}
+    return effects | {"mean_accepted": (tau - 1) / tau}

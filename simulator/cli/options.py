@@ -123,8 +123,8 @@ def options_of(cls: type[T], values: Mapping[str, Any]) -> T:
     context = click.get_current_context()
     device = {f.name: values[f.name] for f in fields(DeviceOptions)}
     stated = frozenset(p.name for p in PARAMETERS if is_given(context, p.name))
-    found = {**values, "device": DeviceOptions(**device), "stated": stated}
-    return cls(**{f.name: found[f.name] for f in fields(cls)})  # type: ignore[arg-type]
+    named = {**values, "device": DeviceOptions(**device), "stated": stated}
+    return cls(**{f.name: named[f.name] for f in fields(cls)})  # type: ignore[arg-type]
 
 
 def load_acceptance(options: SharedOptions, longest: int) -> "HistogramAcceptance | EquivalentAcceptance | None":

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 WIDTH = 100
 # Correlations that are shown: from here on one parameter hardly tells without the other.
-TOLD_CORRELATION = 0.5
+SHOWN_CORRELATION = 0.5
 
 
 @command("profiles", cls=OneLineErrorsGroup, no_args_is_help=False)
@@ -45,11 +45,11 @@ def show(profile: str, as_json: bool) -> None:
     """Show every number of a profile, with its uncertainty, where it comes from and what was assumed."""
     from simulator.costs.profile_file import KIND, SCHEMA_VERSION, load_profile, profile_json
 
-    found = load_profile(profile)
+    loaded = load_profile(profile)
     if as_json:
-        click.echo(to_json({"kind": KIND, "schema_version": SCHEMA_VERSION, **profile_json(found)}), nl=False)
+        click.echo(to_json({"kind": KIND, "schema_version": SCHEMA_VERSION, **profile_json(loaded)}), nl=False)
         return
-    click.echo(profile_text(found))
+    click.echo(profile_text(loaded))
 
 
 @click.command("diff")
@@ -126,8 +126,8 @@ def error_text(number: "Number") -> str:
 
 def full_name(number: "Number") -> str:
     """Return a number's name, and what it belongs to."""
-    own = SHOWN[number.key].name_of(number)
-    return f"{number.of}: {own}" if number.of else own
+    name = SHOWN[number.key].name_of(number)
+    return f"{number.of}: {name}" if number.of else name
 
 
 def listed(profile: "Profile") -> tuple[str, ...]:
@@ -161,8 +161,8 @@ def profile_text(profile: "Profile") -> str:
     named = [(full_name(number), number) for number in device_numbers(profile)]
     parts = [f"{profile.name}: {profile.device}\n{profile.status}", numbers_text(named)]
     for name, cost in costs_by_name(profile).items():
-        own = [(SHOWN[number.key].name_of(number), number) for number in cost_numbers(name, cost)]
-        parts.append("\n".join([name, numbers_text(own), *correlations(cost)]))
+        rows = [(SHOWN[number.key].name_of(number), number) for number in cost_numbers(name, cost)]
+        parts.append("\n".join([name, numbers_text(rows), *correlations(cost)]))
     parts.append("\n".join(["sources", *sources_text(profile)]) if profile.sources else "no sources")
     notes = [textwrap.fill(note, WIDTH, initial_indent="  ", subsequent_indent="    ") for note in profile.notes]
     parts += ["\n".join(["notes", *notes])] if notes else []
@@ -192,9 +192,9 @@ def correlations(cost: "PassCost") -> Iterator[str]:
     for i, one in enumerate(cost.uncertain):
         for j, other in enumerate(cost.uncertain[:i]):
             spread = math.sqrt(cost.covariance[i, i] * cost.covariance[j, j])
-            found = float(cost.covariance[i, j]) / spread if spread else 0.0
-            if abs(found) >= TOLD_CORRELATION:
-                yield f"  correlation of {other} and {one}: {found:+.2f}"
+            correlation = float(cost.covariance[i, j]) / spread if spread else 0.0
+            if abs(correlation) >= SHOWN_CORRELATION:
+                yield f"  correlation of {other} and {one}: {correlation:+.2f}"
 
 
 def diff_text(a: "Profile", b: "Profile") -> str:
@@ -238,13 +238,13 @@ def differences(a: "Iterable[Number]", b: "Iterable[Number]", both_measured: boo
         if number is None or one == other:
             continue
         shown = SHOWN[number.key]
-        cells = [shown.text(own) if own else "" for own in (one, other)]
+        cells = [shown.text(side) if side else "" for side in (one, other)]
         if one is None or other is None:
             yield (full_name(number), *cells, "", "")
             continue
         before, now = shown.value(one), shown.value(other)
         ratio = f"{now / before:.4g}" if before and math.isfinite(before) else ""
-        errors = [f" {error_text(own)}".rstrip() for own in (one, other)]
+        errors = [f" {error_text(side)}".rstrip() for side in (one, other)]
         cells = [cell + error for cell, error in zip(cells, errors, strict=True)]
         yield (full_name(number), *cells, ratio, verdict(one, other) if both_measured else "")
 

@@ -89,15 +89,15 @@ def run(options: SimulateOptions) -> None:
     if isinstance(measured, HistogramAcceptance):
         counted = tuple(name for name in counted if name != "alpha")
     parameters = parameters_of(options, pricing, {name: getattr(point, name) for name in counted}, measured)
-    found = forecast(setting, replications=options.replications, seed=options.seed)
+    answer = forecast(setting, replications=options.replications, seed=options.seed)
     if options.csv:
-        write_table(options.csv, run_columns(found, parameters))
+        write_table(options.csv, run_columns(answer, parameters))
     if options.events:
         write_events(options.events, setting, options.seed, parameters)
     if options.as_json:
-        click.echo(to_json(result_json(found, parameters)), nl=False)
+        click.echo(to_json(result_json(answer, parameters)), nl=False)
         return
-    click.echo(result_text(found, heading(options, point, pricing, measured), why=options.why))
+    click.echo(result_text(answer, heading(options, point, pricing, measured), why=options.why))
     for path in filter(None, outputs.values()):
         click.echo(f"wrote {path}")
 
@@ -108,16 +108,16 @@ def parameters_of(
     values: Mapping[str, Any],
     measured: "HistogramAcceptance | EquivalentAcceptance | None",
 ) -> dict[str, Any]:
-    """Return what a forecast was told, as its files have it: the parameters that count, acceptance, device and runs."""
+    """Return what a forecast hangs on, as its files have it: the parameters that count, acceptance, device and runs."""
     from simulator.rounds.acceptance_law import HistogramAcceptance
 
-    found = {p.key: values[p.name] for p in PARAMETERS if p.name in values}
-    found["hist"] = None if measured is None else str(options.hist)
-    found["measured"] = isinstance(measured, HistogramAcceptance)
+    payload = {p.key: values[p.name] for p in PARAMETERS if p.name in values}
+    payload["hist"] = None if measured is None else str(options.hist)
+    payload["measured"] = isinstance(measured, HistogramAcceptance)
     if measured is not None and measured.caveat:
-        found["acceptance_caveat"] = measured.caveat
+        payload["acceptance_caveat"] = measured.caveat
     runs = {"overlap": options.overlap, "replications": options.replications, "seed": options.seed}
-    return found | dict(provenance(pricing, options)) | runs
+    return payload | dict(provenance(pricing, options)) | runs
 
 
 def heading(

@@ -107,10 +107,10 @@ def make_sweep(options: SweepOptions) -> "Sweep":
 
 def parameters_of(options: SweepOptions, task: "Sweep") -> dict[str, Any]:
     """Return the columns of a table that say what did not vary."""
-    found: dict[str, Any] = {"hist": None if options.hist is None else str(options.hist)}
-    found |= {"measured": task.acceptance.is_measured, "overlap": options.overlap}
-    found |= {"replications": options.replications, "seed": options.seed} | dict(provenance(task.pricing, options))
-    return found | ({"acceptance_caveat": task.acceptance.caveat} if task.acceptance.caveat else {})
+    constants: dict[str, Any] = {"hist": None if options.hist is None else str(options.hist)}
+    constants |= {"measured": task.acceptance.is_measured, "overlap": options.overlap}
+    constants |= {"replications": options.replications, "seed": options.seed} | dict(provenance(task.pricing, options))
+    return constants | ({"acceptance_caveat": task.acceptance.caveat} if task.acceptance.caveat else {})
 
 
 def source_text(options: SweepOptions, task: "Sweep") -> str:

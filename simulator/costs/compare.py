@@ -101,9 +101,9 @@ def shared_sizes(a: Curve, b: Curve) -> Floats:
 
 def matched(a: Iterable[Number], b: Iterable[Number]) -> Iterator[tuple[Number | None, Number | None]]:
     """Yield the numbers of either side, those of the same name and size beside one another."""
-    ours, theirs = ({(n.of, n.key, n.size): n for n in numbers} for numbers in (a, b))
-    for place in dict.fromkeys([*ours, *theirs]):
-        yield ours.get(place), theirs.get(place)
+    first, second = ({(n.of, n.key, n.size): n for n in numbers} for numbers in (a, b))
+    for place in dict.fromkeys([*first, *second]):
+        yield first.get(place), second.get(place)
 
 
 def verdict(a: Number, b: Number) -> str:
@@ -149,7 +149,7 @@ def changes(before: Profile, now: Profile) -> list[Change]:
         numbers += matched(pair_numbers(pairs[0]), pair_numbers(pairs[1]))
     costs = costs_by_name(before), costs_by_name(now)
     for name in (name for name in costs[1] if name in costs[0]):
-        old, new = (own[name] for own in costs)
+        old, new = (by_name[name] for by_name in costs)
         sizes = shared_sizes(old.flop_scale, new.flop_scale), shared_sizes(old.mem_scale, new.mem_scale)
         numbers += matched(cost_numbers(name, old, *sizes), cost_numbers(name, new, *sizes))
     return [
@@ -171,9 +171,9 @@ def change_name(number: Number) -> str:
     return f"{number.of} {number.key}" + ("[0]" if number.size is None else f" at {number.size:g} {unit}")
 
 
-def overall(found: list[Change]) -> str:
+def overall(times: list[Change]) -> str:
     """Return one word for all: what is said of any, unless some are faster and others slower."""
-    words = {change.verdict for change in found}
+    words = {change.verdict for change in times}
     if FASTER in words and SLOWER in words:
         return "faster in parts, slower in others"
-    return next((word for word in (SLOWER, FASTER, UNCLEAR) if word in words), SAME if found else UNCLEAR)
+    return next((word for word in (SLOWER, FASTER, UNCLEAR) if word in words), SAME if times else UNCLEAR)

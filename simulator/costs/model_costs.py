@@ -189,21 +189,20 @@ class ModelPair:
         Number formats are drawn independently where they were fitted. What a data sheet leaves open is the same for
         all of them: parameters of one name share their draws.
         """
-        own = self.profile
-        launches, overhead, slower = (
-            np.exp(error * rng.standard_normal(samples))
-            for error in (own.launches_per_layer_error, self.round_overhead_error, own.link.error if own.link else 0.0)
-        )
-        if own.status == DATASHEET:
-            names = dict.fromkeys(name for cost in own.passes.values() for name in cost.uncertain)
+        profile = self.profile
+        link_error = profile.link.error if profile.link else 0.0
+        errors = (profile.launches_per_layer_error, self.round_overhead_error, link_error)
+        launches, overhead, slower = (np.exp(error * rng.standard_normal(samples)) for error in errors)
+        if profile.status == DATASHEET:
+            names = dict.fromkeys(name for cost in profile.passes.values() for name in cost.uncertain)
             normals = {name: rng.standard_normal(samples) for name in names}
-            passes = {dtype: cost.moved(normals) for dtype, cost in own.passes.items()}
+            passes = {dtype: cost.moved(normals) for dtype, cost in profile.passes.items()}
         else:
-            passes = {dtype: cost.sample(rng, samples) for dtype, cost in own.passes.items()}
+            passes = {dtype: cost.sample(rng, samples) for dtype, cost in profile.passes.items()}
         # So many more launches cost as much as launches that take so much longer.
         passes = {dtype: cost.scaled({"launch_s": launches}) for dtype, cost in passes.items()}
-        link = own.link and own.link.slower(slower)
-        return replace(self, profile=replace(own, passes=passes, link=link), round_overhead_factors=overhead)
+        link = profile.link and profile.link.slower(slower)
+        return replace(self, profile=replace(profile, passes=passes, link=link), round_overhead_factors=overhead)
 
     def scaled(self, factors: Mapping[str, float]) -> "ModelPair":
         """Multiply constants of all passes by name, `link_s` or `round_overhead_s`."""

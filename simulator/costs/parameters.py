@@ -32,7 +32,7 @@ class Parameter:
     default: float
     label: str
     unit: str
-    help: str
+    help: str = ""
     least: float = 0.0
     most: float = LARGEST
     above: bool = False
@@ -55,7 +55,7 @@ class Parameter:
         """Refuse a value outside the bounds, fractional where whole numbers are meant, or NaN.
 
         Raises:
-            UserError: Names the option, the value found and what is allowed.
+            UserError: Names the option, the value and what is allowed.
         """
         import numpy as np
 
@@ -65,14 +65,31 @@ class Parameter:
         if self.whole:
             good &= flat == np.floor(flat)
         if not good.all():
-            found = repr(float(flat[~good][0])).removesuffix(".0")
-            raise UserError(f"{self.flags[0]}: {found} is not allowed, expected {self.allowed}")
+            value = repr(float(flat[~good][0])).removesuffix(".0")
+            raise UserError(f"{self.flags[0]}: {value} is not allowed, expected {self.allowed}")
 
 
-def numeric(flags: str, default: float, label: str, unit: str, help: str, **bounds: Any) -> Any:
+def numeric(flags: str, default: float, label: str, unit: str, **bounds: Any) -> Any:
     """Return a field of `Point` that carries its parameter."""
-    parameter = Parameter(flags=tuple(flags.split()), default=default, label=label, unit=unit, help=help, **bounds)
+    parameter = Parameter(flags=tuple(flags.split()), default=default, label=label, unit=unit, **bounds)
     return field(default=default if parameter.whole else float(default), metadata={"parameter": parameter})
+
+
+HELP = {
+    "total": "Tokens that both arms produce.",
+    "draft_length": "Draft length K: tokens the draft proposes in a round.",
+    "alpha": "Acceptance of one drafted token, i.i.d., where no histogram is sampled.",
+    "workflops": "Compute work of one target pass over one token.",
+    "workmem": "Memory work of one target pass, whatever its tokens.",
+    "flop_scale_ms": "Time of one unit of compute work.",
+    "mem_scale_ms": "Time of one unit of memory work.",
+    "draft_cost": "Work of one draft pass over that of one target pass.",
+    "pass_overhead_ms": "What a pass of either model costs besides its work: launches, for one.",
+    "round_overhead_ms": "What a round costs besides draft and verification; engines show 9 to 18 % of a token.",
+    "overlap_exponent": "How compute and memory time join: inf is the longer of the two, 1 their sum.",
+    "batch": "Sequences decoded together; with --target-model.",
+    "context": "Tokens of each sequence that the KV cache holds, on average; with --target-model.",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,104 +97,24 @@ class Point:
     """A value of every parameter, in its unit; or arrays that broadcast, many points in one.
 
     Raises:
-        UserError: Names the option, the value found and what is allowed; or a pass in burn units takes no time.
+        UserError: Names the option, the value and what is allowed; or a pass in burn units takes no time.
     """
 
-    total: "Real" = numeric(
-        "--total", 512, "output length", "tokens", "Tokens that both arms produce.", least=1, whole=True
-    )
+    total: "Real" = numeric("--total", 512, "output length", "tokens", least=1, whole=True)
     draft_length: "Real" = numeric(
-        "--draftN --draft-n",
-        4,
-        "draft length K",
-        "tokens",
-        "Draft length K: tokens the draft proposes in a round.",
-        least=1,
-        most=MAX_DRAFT_LENGTH,
-        whole=True,
-        column="draftN",
+        "--draftN --draft-n", 4, "draft length K", "tokens", least=1, most=MAX_DRAFT_LENGTH, whole=True, column="draftN"
     )
-    alpha: "Real" = numeric(
-        "--alpha",
-        0.8,
-        "acceptance α",
-        "probability",
-        "Acceptance of one drafted token, i.i.d., where no histogram is sampled.",
-        most=1,
-    )
-    workflops: "Real" = numeric(
-        "--workflops", 50_000, "compute work of a pass", "burn units", "Compute work of one target pass over one token."
-    )
-    workmem: "Real" = numeric(
-        "--workmem", 8, "memory work of a pass", "burn units", "Memory work of one target pass, whatever its tokens."
-    )
-    flop_scale_ms: "Real" = numeric(
-        "--flopScale --flop-scale",
-        4e-7,
-        "compute time",
-        "ms per unit",
-        "Time of one unit of compute work.",
-        column="flopScale",
-    )
-    mem_scale_ms: "Real" = numeric(
-        "--memScale --mem-scale",
-        0.5,
-        "memory time",
-        "ms per unit",
-        "Time of one unit of memory work.",
-        column="memScale",
-    )
-    draft_cost: "Real" = numeric(
-        "--draft-cost",
-        0.1,
-        "draft cost",
-        "of a target pass",
-        "Work of one draft pass over that of one target pass.",
-        above=True,
-        most=1000,
-    )
-    pass_overhead_ms: "Real" = numeric(
-        "--pass-overhead",
-        0,
-        "overhead a pass",
-        "ms",
-        "What a pass of either model costs besides its work: launches, for one.",
-    )
-    round_overhead_ms: "Real" = numeric(
-        "--round-overhead",
-        0,
-        "overhead a round",
-        "ms",
-        "What a round costs besides draft and verification; engines show 9 to 18 % of a token.",
-    )
-    overlap_exponent: "Real" = numeric(
-        "--overlap-exponent",
-        math.inf,
-        "overlap exponent",
-        "m",
-        "How compute and memory time join: inf is the longer of the two, 1 their sum.",
-        least=1,
-        most=math.inf,
-    )
-    batch: "Real" = numeric(
-        "--batch",
-        1,
-        "batch size",
-        "sequences",
-        "Sequences decoded together; with --target-model.",
-        least=1,
-        most=1_000_000,
-        whole=True,
-    )
-    context: "Real" = numeric(
-        "--context",
-        1024,
-        "context",
-        "tokens",
-        "Tokens of each sequence that the KV cache holds, on average; with --target-model.",
-        most=100_000_000,
-        whole=True,
-    )
+    alpha: "Real" = numeric("--alpha", 0.8, "acceptance α", "probability", most=1)
+    workflops: "Real" = numeric("--workflops", 50_000, "compute work of a pass", "burn units")
+    workmem: "Real" = numeric("--workmem", 8, "memory work of a pass", "burn units")
+    flop_scale_ms: "Real" = numeric("--flopScale --flop-scale", 4e-7, "compute time", "ms per unit", column="flopScale")
+    mem_scale_ms: "Real" = numeric("--memScale --mem-scale", 0.5, "memory time", "ms per unit", column="memScale")
+    draft_cost: "Real" = numeric("--draft-cost", 0.1, "draft cost", "of a target pass", above=True, most=1000)
+    pass_overhead_ms: "Real" = numeric("--pass-overhead", 0, "overhead a pass", "ms")
+    round_overhead_ms: "Real" = numeric("--round-overhead", 0, "overhead a round", "ms")
+    overlap_exponent: "Real" = numeric("--overlap-exponent", math.inf, "overlap exponent", "m", least=1, most=math.inf)
+    batch: "Real" = numeric("--batch", 1, "batch size", "sequences", least=1, most=1_000_000, whole=True)
+    context: "Real" = numeric("--context", 1024, "context", "tokens", most=100_000_000, whole=True)
 
     def __post_init__(self) -> None:
         import numpy as np
@@ -193,18 +130,11 @@ class Point:
             )
 
 
-PARAMETERS = tuple(replace(f.metadata["parameter"], name=f.name) for f in fields(Point))
+PARAMETERS = tuple(replace(f.metadata["parameter"], name=f.name, help=HELP[f.name]) for f in fields(Point))
 BY_NAME = {p.name: p for p in PARAMETERS}
-# What a pass costs, told either as work in burn units or as models on a profiled device.
-UNIT_NAMES = (
-    "workflops",
-    "workmem",
-    "flop_scale_ms",
-    "mem_scale_ms",
-    "draft_cost",
-    "overlap_exponent",
-    "pass_overhead_ms",
-)
+# What a pass costs, stated either as work in burn units or as models on a profiled device.
+UNIT_NAMES: tuple[str, ...] = ("workflops", "workmem", "flop_scale_ms", "mem_scale_ms", "draft_cost")
+UNIT_NAMES += ("overlap_exponent", "pass_overhead_ms")
 MODEL_NAMES = ("batch", "context")
 
 

@@ -51,12 +51,12 @@ class Pricing:
 
     def defaults(self) -> dict[str, float]:
         """Return what the profile says of parameters that have other values without one, by name."""
-        found: dict[str, float] = {}
+        values: dict[str, float] = {}
         if self.profile is not None:
-            found["round_overhead_ms"] = float(self.profile.round_overhead_s) * 1e3
+            values["round_overhead_ms"] = float(self.profile.round_overhead_s) * 1e3
             if self.models is None and self.decoding is None and self.profile.units is not None:
-                found |= unit_defaults(self.profile.units)
-        return found
+                values |= unit_defaults(self.profile.units)
+        return values
 
     def overhead_error(self, point: Point) -> float:
         """Return how well the overhead of a round is known, relative: one that the user states is taken as known."""
@@ -81,10 +81,10 @@ class Pricing:
             pair = DecodedPair(
                 decoding=self.decoding, round_overhead_s=overhead_s, round_overhead_error=self.overhead_error(point)
             )
-            asked = int(np.max(point.draft_length))
-            if asked > pair.longest:
+            length = int(np.max(point.draft_length))
+            if length > pair.longest:
                 known = f"the longest that {self.profile.name} was fitted to"
-                raise UserError(f"--draftN: {asked} is above {pair.longest}, {known}, expected 1 to {pair.longest}")
+                raise UserError(f"--draftN: {length} is above {pair.longest}, {known}, expected 1 to {pair.longest}")
             return pair
         if self.models is None:
             return replace(knobs(point), **self.unit_uncertainty(point))

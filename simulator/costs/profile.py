@@ -26,8 +26,8 @@ STATUSES = (DATASHEET, MEASURED, KERNELS_MEASURED)
 
 def spread(samples: Real, axes: int) -> Floats:
     """Put so many axes of length 1 behind those of samples."""
-    found = np.asarray(samples, np.float64)
-    return found.reshape((*found.shape, *(1,) * axes))
+    array = np.asarray(samples, np.float64)
+    return array.reshape((*array.shape, *(1,) * axes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +101,10 @@ class PassCost:
 
     def parameters(self) -> dict[str, float]:
         """Return every parameter by name; knots of a curve are numbered."""
-        found: dict[str, float] = {}
+        values: dict[str, float] = {}
         for name in ("flop_scale", "mem_scale"):
-            found |= {f"{name}[{i}]": float(v) for i, v in enumerate(getattr(self, name).seconds)}
-        return found | {name: float(getattr(self, name)) for name in SCALARS}
+            values |= {f"{name}[{i}]": float(v) for i, v in enumerate(getattr(self, name).seconds)}
+        return values | {name: float(getattr(self, name)) for name in SCALARS}
 
     def scaled(self, factors: Mapping[str, Real]) -> "PassCost":
         """Multiply parameters, by name; factors of one shape [samples] give samples.
@@ -123,8 +123,8 @@ class PassCost:
         """Multiply the knots of one curve; a factor of the bare name multiplies them all."""
         curve: Curve = getattr(self, name)
         every = np.asarray(factors.get(name, 1.0), np.float64)
-        own = [np.asarray(factors.get(f"{name}[{i}]", 1.0), np.float64) * every for i in range(len(curve.sizes))]
-        return Curve(curve.sizes, curve.seconds * np.stack(np.broadcast_arrays(*own), -1))
+        knots = [np.asarray(factors.get(f"{name}[{i}]", 1.0), np.float64) * every for i in range(len(curve.sizes))]
+        return Curve(curve.sizes, curve.seconds * np.stack(np.broadcast_arrays(*knots), -1))
 
     def sample(self, rng: np.random.Generator, samples: int) -> "PassCost":
         """Draw the parameters anew, log-normal about what they are."""

@@ -42,152 +42,142 @@ def load_profile(path_or_name: str | Path) -> Profile:
         path = PRESETS / f"{path_or_name}.json"
     elif not path.exists():
         raise UserError(f"{path_or_name}: no such file, nor a profile that comes along ({', '.join(presets())})")
-    found = read_json(path)
-    kind = found["kind"]
+    field = read_json(path)
+    kind = field["kind"]
     if kind.value == "calibration_report":
         raise UserError(f"{path}: is the report of a fit that failed its checks, not a profile")
     if not kind.is_stated:
         kind.refuse(repr(KIND))
-    check_kind(path, found.object(), KIND, SCHEMA_VERSIONS)
-    return parse_profile(found)
+    check_kind(path, field.object(), KIND, SCHEMA_VERSIONS)
+    return parse_profile(field)
 
 
-def parse_profile(found: Field) -> Profile:
+def parse_profile(field: Field) -> Profile:
     """Read the payload of a profile.
 
     Raises:
         UserError: A value is missing or odd.
     """
-    found["passes"].only(tuple(BYTES_PER_WEIGHT))
-    memory, link, power, units = (found[key] for key in ("memory_bytes", "link", "power", "units"))
+    field["passes"].only(tuple(BYTES_PER_WEIGHT))
+    memory, link, power, units = (field[key] for key in ("memory_bytes", "link", "power", "units"))
     profile = Profile(
-        name=found["name"].text(),
-        device=found["device"].text(),
-        status=found["status"].choice(STATUSES),
-        passes={dtype: parse_cost(own) for dtype, own in found["passes"].items()},
+        name=field["name"].text(),
+        device=field["device"].text(),
+        status=field["status"].choice(STATUSES),
+        passes={dtype: parse_cost(entry) for dtype, entry in field["passes"].items()},
         units=parse_units(units) if units.is_given else None,
-        decoding=parse_decoding(found["decoding"]) if found["decoding"].is_given else None,
-        launches_per_layer=found["launches_per_layer"].number(),
-        launches_per_layer_error=found["launches_per_layer_error"].number(default=0.0),
-        round_overhead_s=found["round_overhead_s"].number(),
-        round_overhead_error=found["round_overhead_error"].number(),
+        decoding=parse_decoding(field["decoding"]) if field["decoding"].is_given else None,
+        launches_per_layer=field["launches_per_layer"].number(),
+        launches_per_layer_error=field["launches_per_layer_error"].number(default=0.0),
+        round_overhead_s=field["round_overhead_s"].number(),
+        round_overhead_error=field["round_overhead_error"].number(),
         memory_bytes=memory.whole(1) if memory.is_given else None,
         link=parse_link(link) if link.is_given else None,
         power=parse_power(power) if power.is_given else None,
-        sources=tuple(map(parse_source, found["sources"].elements())),
-        notes=tuple(own.text() for own in found["notes"].elements()),
+        sources=tuple(map(parse_source, field["sources"].elements())),
+        notes=tuple(entry.text() for entry in field["notes"].elements()),
     )
     if not (profile.passes or profile.units or profile.decoding):
-        found["passes"].refuse("at least one number format, burn units or a decoding pair")
+        field["passes"].refuse("at least one number format, burn units or a decoding pair")
     return profile
 
 
-def parse_link(found: Field) -> Link:
+def parse_link(field: Field) -> Link:
     """Read a link."""
     return Link(
-        bytes_per_s=found["bytes_per_s"].number(above=True),
-        latency_s=found["latency_s"].number(),
-        mesh=found["mesh"].flag(False),
-        error=found["error"].number(default=0.0),
+        bytes_per_s=field["bytes_per_s"].number(above=True),
+        latency_s=field["latency_s"].number(),
+        mesh=field["mesh"].flag(False),
+        error=field["error"].number(default=0.0),
     )
 
 
-def parse_power(found: Field) -> Power:
+def parse_power(field: Field) -> Power:
     """Read the power of a device."""
-    idle_w = found["idle_w"].number()
-    return Power(idle_w=idle_w, load_w=found["load_w"].number(idle_w))
+    idle_w = field["idle_w"].number()
+    return Power(idle_w=idle_w, load_w=field["load_w"].number(idle_w))
 
 
-def parse_source(found: Field) -> Source:
+def parse_source(field: Field) -> Source:
     """Read a source."""
-    return Source(**{name: found[name].text() for name in ("what", "title", "url")})
+    return Source(**{name: field[name].text() for name in ("what", "title", "url")})
 
 
-def parse_units(found: Field) -> BurnUnits:
+def parse_units(field: Field) -> BurnUnits:
     """Read burn units."""
-    sizes = {name: found[name].whole(1) for name in ("workflops_flop", "workmem_bytes")}
-    return BurnUnits(**sizes, cost=parse_cost(found["cost"]))
+    sizes = {name: field[name].whole(1) for name in ("workflops_flop", "workmem_bytes")}
+    return BurnUnits(**sizes, cost=parse_cost(field["cost"]))
 
 
-def parse_decoding(found: Field) -> Decoding:
+def parse_decoding(field: Field) -> Decoding:
     """Read two models that were timed together."""
     return Decoding(
-        target=found["target"].text(),
-        draft=found["draft"].text(),
-        dtype=found["dtype"].text(),
-        batch=found["batch"].whole(1),
-        baseline_s=found["baseline_s"].number(above=True),
-        baseline_error=found["baseline_error"].number(),
-        draft_step_s=found["draft_step_s"].number(),
-        draft_step_error=found["draft_step_error"].number(),
-        verify=parse_cost(found["verify"]),
-        draft_lengths=tuple(own.whole(1) for own in found["draft_lengths"].elements()),
-        source_sha256=found["source_sha256"].text() if found["source_sha256"].is_given else "",
+        target=field["target"].text(),
+        draft=field["draft"].text(),
+        dtype=field["dtype"].text(),
+        batch=field["batch"].whole(1),
+        baseline_s=field["baseline_s"].number(above=True),
+        baseline_error=field["baseline_error"].number(),
+        draft_step_s=field["draft_step_s"].number(),
+        draft_step_error=field["draft_step_error"].number(),
+        verify=parse_cost(field["verify"]),
+        draft_lengths=tuple(entry.whole(1) for entry in field["draft_lengths"].elements()),
+        source_sha256=field["source_sha256"].text() if field["source_sha256"].is_given else "",
     )
 
 
-def parse_cost(found: Field) -> PassCost:
+def parse_cost(field: Field) -> PassCost:
     """Read what a pass costs in one number format."""
-    exponent = found["overlap_exponent"]
+    exponent = field["overlap_exponent"]
     cost = PassCost(
-        flop_scale=parse_curve(found["flop_scale_s"], "tokens"),
-        mem_scale=parse_curve(found["mem_scale_s"], "bytes"),
-        launch_s=found["launch_s"].number(),
-        fixed_s=found["fixed_s"].number(),
+        flop_scale=parse_curve(field["flop_scale_s"], "tokens"),
+        mem_scale=parse_curve(field["mem_scale_s"], "bytes"),
+        launch_s=field["launch_s"].number(),
+        fixed_s=field["fixed_s"].number(),
         overlap_exponent=math.inf if exponent.value == "inf" else exponent.number(1.0),
     )
-    return with_uncertainty(cost, found["uncertainty"])
+    return with_uncertainty(cost, field["uncertainty"])
 
 
-def parse_curve(found: Field, axis: str) -> Curve:
+def parse_curve(field: Field, axis: str) -> Curve:
     """Read a constant, or seconds at rising sizes."""
-    if not isinstance(found.value, dict):
-        return constant(found.number(above=True))
+    if not isinstance(field.value, dict):
+        return constant(field.number(above=True))
     sizes, seconds = (
-        np.array([own.number(above=True) for own in found[key].elements()], np.float64) for key in (axis, "seconds")
+        np.array([entry.number(above=True) for entry in field[key].elements()], np.float64) for key in (axis, "seconds")
     )
     if len(sizes) < 1 or np.any(np.diff(sizes) <= 0):
-        found[axis].refuse("rising sizes")
+        field[axis].refuse("rising sizes")
     if len(seconds) != len(sizes):
-        found["seconds"].refuse(f"as many as {axis}, {len(sizes)}")
+        field["seconds"].refuse(f"as many as {axis}, {len(sizes)}")
     return Curve(sizes, seconds)
 
 
-def with_uncertainty(cost: PassCost, found: Field) -> PassCost:
+def with_uncertainty(cost: PassCost, field: Field) -> PassCost:
     """Add how well the parameters are known, where the file says so."""
-    if not found.is_given:
+    if not field.is_given:
         return cost
     known = [name for name, value in cost.parameters().items() if 0 < value < math.inf]
-    if found["relative_errors"].is_given:
-        errors = found["relative_errors"]
+    if field["relative_errors"].is_given:
+        errors = field["relative_errors"]
         errors.only(known)
         names = tuple(name for name in known if name in errors.object())
         # In decimals, where the square of 0.1 is 0.01.
         variances = [float(Decimal(repr(errors[name].number())) ** 2) for name in names]
         return replace(cost, uncertain=names, covariance=np.diag(variances))
-    names = tuple(name.text() for name in found["parameters"].elements())
-    for name in found["parameters"].elements():
+    names = tuple(name.text() for name in field["parameters"].elements())
+    for name in field["parameters"].elements():
         if name.value not in known or names.count(name.value) > 1:
             name.refuse("the name of a parameter that is neither 0 nor infinite, each once")
-    rows = [[entry.number(-math.inf) for entry in row.elements()] for row in found["covariance"].elements()]
+    rows = [[entry.number(-math.inf) for entry in row.elements()] for row in field["covariance"].elements()]
     if [len(row) for row in rows] != [len(names)] * len(names):
-        found["covariance"].refuse(f"{len(names)} x {len(names)} numbers")
+        field["covariance"].refuse(f"{len(names)} x {len(names)} numbers")
     covariance = np.array(rows, np.float64).reshape(len(names), len(names))
     tolerance = 1e-9 * max(1.0, float(np.abs(covariance).max(initial=0)))
     symmetric = np.allclose(covariance, covariance.T, rtol=0, atol=tolerance)
     if not symmetric or np.linalg.eigvalsh(covariance).min(initial=0) < -tolerance:
-        found["covariance"].refuse("a symmetric matrix without negative eigenvalues")
+        field["covariance"].refuse("a symmetric matrix without negative eigenvalues")
     return replace(cost, uncertain=names, covariance=covariance)
-
-
-def decoding_json(decoding: Decoding) -> dict[str, Any]:
-    """Return two models that were timed together under the names of the file."""
-    names = ("target", "draft", "dtype", "batch", "baseline_s", "baseline_error", "draft_step_s", "draft_step_error")
-    return {name: getattr(decoding, name) for name in names} | {
-        "verify": cost_json(decoding.verify),
-        "draft_lengths": list(decoding.draft_lengths),
-        "source_sha256": decoding.source_sha256 or None,
-    }
 
 
 def save_profile(path: Path, profile: Profile, parameters: Mapping[str, Any]) -> None:
@@ -203,23 +193,19 @@ def save_profile(path: Path, profile: Profile, parameters: Mapping[str, Any]) ->
 
 def profile_json(profile: Profile) -> dict[str, Any]:
     """Return a profile under the names of its file, without provenance."""
-    units, link, power = profile.units, profile.link, profile.power
-    return {
-        "name": profile.name,
-        "device": profile.device,
-        "status": profile.status,
+    units, decoding, link, power = profile.units, profile.decoding, profile.link, profile.power
+    plain = ("name", "device", "status", "launches_per_layer", "launches_per_layer_error", "round_overhead_error")
+    return {name: getattr(profile, name) for name in plain} | {
         "passes": {dtype: cost_json(cost) for dtype, cost in profile.passes.items()},
-        "units": units
-        and {
-            "workflops_flop": units.workflops_flop,
-            "workmem_bytes": units.workmem_bytes,
-            "cost": cost_json(units.cost),
+        "units": units and asdict(units) | {"cost": cost_json(units.cost)},
+        "decoding": decoding
+        and asdict(decoding)
+        | {
+            "verify": cost_json(decoding.verify),
+            "draft_lengths": list(decoding.draft_lengths),
+            "source_sha256": decoding.source_sha256 or None,
         },
-        "decoding": profile.decoding and decoding_json(profile.decoding),
-        "launches_per_layer": profile.launches_per_layer,
-        "launches_per_layer_error": profile.launches_per_layer_error,
         "round_overhead_s": float(profile.round_overhead_s),
-        "round_overhead_error": profile.round_overhead_error,
         "memory_bytes": profile.memory_bytes,
         "link": link and asdict(link),
         "power": power and asdict(power),
@@ -230,15 +216,14 @@ def profile_json(profile: Profile) -> dict[str, Any]:
 
 def cost_json(cost: PassCost) -> dict[str, Any]:
     """Return a cost under the names of its file."""
+    uncertainty = {"parameters": list(cost.uncertain), "covariance": cost.covariance.tolist()}
     return {
         "flop_scale_s": curve_json(cost.flop_scale, "tokens"),
         "mem_scale_s": curve_json(cost.mem_scale, "bytes"),
         "launch_s": float(cost.launch_s),
         "fixed_s": float(cost.fixed_s),
         "overlap_exponent": "inf" if np.isinf(cost.overlap_exponent) else float(cost.overlap_exponent),
-        "uncertainty": {"parameters": list(cost.uncertain), "covariance": cost.covariance.tolist()}
-        if cost.uncertain
-        else None,
+        "uncertainty": uncertainty if cost.uncertain else None,
     }
 
 

@@ -155,8 +155,8 @@ def deepseek(config: Field) -> ModelShape:
     rope, value, kv_rank = (size(config, k) for k in ("qk_rope_head_dim", "v_head_dim", "kv_lora_rank"))
     query_rank = size(config, "q_lora_rank") if config["q_lora_rank"].is_given else None
     # num_key_value_heads has no meaning here, and head_dim another one.
-    own = {"head_dim": size(config, "qk_nope_head_dim") + rope, "num_key_value_heads": None}
-    shape = decoder(replace(config, value=config.object() | own), Layout())
+    sizes = {"head_dim": size(config, "qk_nope_head_dim") + rope, "num_key_value_heads": None}
+    shape = decoder(replace(config, value=config.object() | sizes), Layout())
     bias = config["attention_bias"].flag(False) * ((query_rank or 0) + kv_rank + rope + shape.hidden_size)
     dense = config["first_k_dense_replace"].whole(0, shape.layers)
     expert_size = size(config, "moe_intermediate_size")
@@ -169,25 +169,10 @@ def deepseek(config: Field) -> ModelShape:
     )
 
 
-FAMILIES: dict[str, Callable[[Field], ModelShape]] = {
-    "deepseek_v2": deepseek,
-    "deepseek_v3": deepseek,
-    "gemma": gemma,
-    "gemma2": gemma2,
-    "gemma3_text": gemma3_text,
-    "gpt2": gpt2,
-    "gpt_neox": gpt_neox,
-    "llama": llama,
-    "mistral": mistral,
-    "mixtral": mixtral,
-    "opt": opt,
-    "phi": phi,
-    "phi3": phi3,
-    "qwen2": qwen2,
-    "qwen2_moe": qwen2_moe,
-    "qwen3": qwen3,
-    "qwen3_moe": qwen3_moe,
-}
+# Named as their files name them; two versions of DeepSeek are alike.
+NAMED = (gemma, gemma2, gemma3_text, gpt2, gpt_neox, llama, mistral, mixtral, opt, phi, phi3, qwen2, qwen2_moe, qwen3)
+FAMILIES: dict[str, Callable[[Field], ModelShape]] = {"deepseek_v2": deepseek, "deepseek_v3": deepseek}
+FAMILIES |= {read.__name__: read for read in (*NAMED, qwen3_moe)}
 
 
 def catalogue() -> tuple[str, ...]:

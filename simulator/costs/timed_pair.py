@@ -30,22 +30,22 @@ class DecodedPair:
     def round_cost(self, draft_length: Real) -> RoundCost:
         """Return the phases' seconds; a leading axis of samples where the costs are samples."""
         k = np.asarray(draft_length, np.int64)
-        own, ones = self.decoding, np.ones(k.shape)
-        draft_step_s = np.asarray(own.draft_step_s * self.draft_factor * ones)
+        decoding, ones = self.decoding, np.ones(k.shape)
+        draft_step_s = np.asarray(decoding.draft_step_s * self.draft_factor * ones)
         return RoundCost(
             draft_length=k,
-            baseline_s=np.asarray(own.baseline_s * self.baseline_factor * ones),
+            baseline_s=np.asarray(decoding.baseline_s * self.baseline_factor * ones),
             draft_step_s=draft_step_s,
             draft_s=draft_step_s * k,
-            verify_s=own.verify.pass_s(k + 1, ones, k + 1, 0),
+            verify_s=decoding.verify.pass_s(k + 1, ones, k + 1, 0),
             overhead_s=np.asarray(self.round_overhead_s * ones),
         )
 
     def scaled(self, factors: Mapping[str, float]) -> "DecodedPair":
         """Multiply constants of the target's passes, a plain step among them, by name; or `round_overhead_s`."""
-        own = self.decoding.verify
-        verify = own.scaled(factors)
-        step = np.asarray(verify.pass_s(1, 1, 1, 0) / own.pass_s(1, 1, 1, 0), np.float64)
+        before = self.decoding.verify
+        verify = before.scaled(factors)
+        step = np.asarray(verify.pass_s(1, 1, 1, 0) / before.pass_s(1, 1, 1, 0), np.float64)
         return replace(
             self,
             decoding=replace(self.decoding, verify=verify),
@@ -55,12 +55,12 @@ class DecodedPair:
 
     def sample(self, rng: np.random.Generator, samples: int) -> "DecodedPair":
         """Draw what was fitted anew; results get a leading axis of samples."""
-        own = self.decoding
-        errors = (own.baseline_error, own.draft_step_error, self.round_overhead_error)
+        decoding = self.decoding
+        errors = (decoding.baseline_error, decoding.draft_step_error, self.round_overhead_error)
         plain, draft, overhead = (np.exp(e * rng.standard_normal((samples, 1))) for e in errors)
         return replace(
             self,
-            decoding=replace(own, verify=own.verify.sample(rng, samples)),
+            decoding=replace(decoding, verify=decoding.verify.sample(rng, samples)),
             round_overhead_s=np.asarray(self.round_overhead_s, np.float64) * overhead,
             baseline_factor=plain,
             draft_factor=draft,

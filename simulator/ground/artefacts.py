@@ -99,15 +99,15 @@ def read_text(path: str | Path) -> str:
         raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from None
 
 
-def check_kind(path: str | Path, found: Mapping[str, Any], kind: str, supported: tuple[int, ...]) -> None:
+def check_kind(path: str | Path, payload: Mapping[str, Any], kind: str, supported: tuple[int, ...]) -> None:
     """Refuse a file that says it is of another kind or version; files that say nothing pass.
 
     Raises:
         UserError: `kind` or `schema_version` is there and not what this reader takes.
     """
-    if found.get("kind", kind) != kind:
-        raise UserError(f"{path}: kind is {found['kind']!r}, expected {kind!r}")
-    version = found.get("schema_version", supported[-1])
+    if payload.get("kind", kind) != kind:
+        raise UserError(f"{path}: kind is {payload['kind']!r}, expected {kind!r}")
+    version = payload.get("schema_version", supported[-1])
     if version not in supported:
         raise UserError(f"{path}: schema_version is {version!r}, supported: {', '.join(map(str, supported))}")
 

@@ -60,12 +60,12 @@ def finite(number: str) -> float:
 
 def unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     """Return an object none of whose keys is named twice."""
-    found: dict[str, Any] = {}
+    members: dict[str, Any] = {}
     for key, value in pairs:
-        if key in found:
+        if key in members:
             raise Malformed(f"key {key!r} appears twice")
-        found[key] = value
-    return found
+        members[key] = value
+    return members
 
 
 def shortened(value: Any, most: int = 40) -> str:
@@ -101,8 +101,8 @@ class Field:
         Raises:
             UserError: Always (or `error`).
         """
-        found = "is missing" if not self.is_stated else f"is {shortened(self.value, MAX_SHOWN)}"
-        raise self.error(f"{self.place} {found}, expected {expected}")
+        state = "is missing" if not self.is_stated else f"is {shortened(self.value, MAX_SHOWN)}"
+        raise self.error(f"{self.place} {state}, expected {expected}")
 
     @property
     def place(self) -> str:
@@ -116,8 +116,8 @@ class Field:
 
     def __getitem__(self, key: str) -> "Field":
         """Return a field of an object; its value is None where it is missing."""
-        found, where = self.object(), f"{self.where}.{key}" if self.where else key
-        return Field(found.get(key), self.path, where, key in found, self.error)
+        members, where = self.object(), f"{self.where}.{key}" if self.where else key
+        return Field(members.get(key), self.path, where, key in members, self.error)
 
     def object(self) -> dict[str, Any]:
         """Return an object."""
@@ -137,9 +137,9 @@ class Field:
 
     def only(self, keys: Sequence[str]) -> None:
         """Refuse an object with keys that are not among these."""
-        for key, own in self.items():
+        for key, member in self.items():
             if key not in keys:
-                own.error_about_key(keys)
+                member.error_about_key(keys)
 
     def error_about_key(self, keys: Sequence[str]) -> NoReturn:
         """Refuse this field's own name.

@@ -163,19 +163,19 @@ def variance(law: NDArray[np.float64]) -> float:
     return float(law @ accepted**2 - (law @ accepted) ** 2)
 
 
-def design_effect_of(found: Mapping[str, Any], histogram: AcceptanceHistogram) -> float:
+def design_effect_of(payload: Mapping[str, Any], histogram: AcceptanceHistogram) -> float:
     """Return the design effect that the file's own interval of tokens_per_round tells; 1 where it has none.
 
     At least 1: an interval narrower than that of independent rounds comes of too few prompts. Where these were too few
     for any interval, each counts as one round, which is the most that its rounds can be alike.
     """
-    metrics = found.get("metrics")
+    metrics = payload.get("metrics")
     intervals = metrics.get("ci95") if isinstance(metrics, dict) else None
     if not isinstance(intervals, dict) or "tokens_per_round" not in intervals:
         return 1.0
     ends, independent = intervals["tokens_per_round"], variance(histogram.law) / histogram.samples
     if ends is None:
-        return max(1.0, histogram.samples / prompt_count(found))
+        return max(1.0, histogram.samples / prompt_count(payload))
     if not isinstance(ends, list) or len(ends) != 2 or independent <= 0:
         return 1.0
     if not all(isinstance(end, int | float) for end in ends):
@@ -183,44 +183,44 @@ def design_effect_of(found: Mapping[str, Any], histogram: AcceptanceHistogram) -
     return max(1.0, float(((ends[1] - ends[0]) / (2 * NORMAL_95)) ** 2 / independent))
 
 
-def prompt_count(found: Mapping[str, Any]) -> int:
+def prompt_count(payload: Mapping[str, Any]) -> int:
     """Return how many prompts a histogram file was measured on, 1 where it does not say."""
-    parameters = found.get("parameters")
+    parameters = payload.get("parameters")
     count = parameters.get("prompt_count") if isinstance(parameters, dict) else None
     return count if isinstance(count, int) and count > 0 else 1
 
 
-def parse_histogram(found: Field) -> AcceptanceHistogram:
+def parse_histogram(payload: Field) -> AcceptanceHistogram:
     """Check the payload of a histogram file.
 
     Raises:
         UserError: Names the file, the key and the value that is wrong.
     """
-    check_kind(found.path, found.object(), KIND, SCHEMA_VERSIONS)
-    k = found["k"].whole(1, MAX_DRAFT_LENGTH)
+    check_kind(payload.path, payload.object(), KIND, SCHEMA_VERSIONS)
+    k = payload["k"].whole(1, MAX_DRAFT_LENGTH)
     counts = {str(a): 0.0 for a in range(k + 1)}
-    for bucket, count in found["hist"].items():
+    for bucket, count in payload["hist"].items():
         if bucket not in counts:
             count.error_about_key([f"'0' to '{k}' (k is {k})"])
         counts[bucket] = count.number(0, MAX_COUNT)
     try:
-        histogram = AcceptanceHistogram(tuple(counts.values()), caveat_of(found.object()))
+        histogram = AcceptanceHistogram(tuple(counts.values()), caveat_of(payload.object()))
     except UserError as error:
-        raise UserError(f"{found.path}: {error}") from None
-    samples = found["samples"]
+        raise UserError(f"{payload.path}: {error}") from None
+    samples = payload["samples"]
     if samples.is_given and not math.isclose(samples.number(), histogram.samples, rel_tol=1e-6):
         samples.refuse(f"{histogram.samples:g}, the sum of hist")
-    return replace(histogram, design_effect=design_effect_of(found.object(), histogram))
+    return replace(histogram, design_effect=design_effect_of(payload.object(), histogram))
 
 
-def caveat_of(found: Mapping[str, Any]) -> str:
+def caveat_of(payload: Mapping[str, Any]) -> str:
     """Return what a histogram file says of how far it is a measurement; empty when it is a plain one."""
-    parameters = found.get("parameters")
+    parameters = payload.get("parameters")
     approximation = parameters.get("approximation") if isinstance(parameters, dict) else None
-    said = [str(approximation)] if approximation else []
-    if found.get("reconstructed") is True:
-        said.append("reconstructed from a mean: i.i.d. by assumption")
-    return "; ".join(said)
+    caveats = [str(approximation)] if approximation else []
+    if payload.get("reconstructed") is True:
+        caveats.append("reconstructed from a mean: i.i.d. by assumption")
+    return "; ".join(caveats)
 
 
 def load_histograms(path: str | Path) -> tuple[AcceptanceHistogram, ...]:
@@ -246,7 +246,7 @@ def load_histograms(path: str | Path) -> tuple[AcceptanceHistogram, ...]:
 
 
 def check_same_measurement(first: Field, second: Field) -> None:
-    """Refuse to take two files as one measurement when what they were told differs in more than k."""
+    """Refuse to take two files as one measurement when their parameters differ in more than k."""
     one, other = (file["parameters"].value for file in (first, second))
     if not (isinstance(one, dict) and isinstance(other, dict)):
         return
@@ -278,7 +278,7 @@ def save_histogram(path: Path, histogram: AcceptanceHistogram, parameters: Mappi
     Args:
         path: File to write.
         histogram: The counts.
-        parameters: What the measurement was told.
+        parameters: Of the measurement.
         **extra: Further top-level keys, such as "metrics".
     """
     payload = envelope(KIND, SCHEMA_VERSIONS[-1], parameters) | {

@@ -80,12 +80,12 @@ class Nvml:
             UserError: There is none, or one cannot be opened.
         """
         try:
-            found = tuple(self._open(index) for index in range(self._api.nvmlDeviceGetCount()))
+            gpus = tuple(self._open(index) for index in range(self._api.nvmlDeviceGetCount()))
         except self._api.NVMLError as error:
             raise UserError(f"the NVIDIA driver lists no GPUs (NVML says: {error})") from None
-        if not found:
+        if not gpus:
             raise UserError("the NVIDIA driver finds no GPU on this machine")
-        return found
+        return gpus
 
     def gpu_at(self, pci_bus_id: str) -> Gpu:
         """Return the GPU at a PCI address, as CUDA writes it.
@@ -138,22 +138,22 @@ class Nvml:
     def driver_version(self) -> str | None:
         """Return the version of the driver."""
         try:
-            found = self._api.nvmlSystemGetDriverVersion()
+            version = self._api.nvmlSystemGetDriverVersion()
         except self._api.NVMLError:
             return None
-        return found.decode() if isinstance(found, bytes) else str(found)
+        return version.decode() if isinstance(version, bytes) else str(version)
 
     def total_energy_mj(self, gpu: Gpu) -> int | None:
         """Return the millijoules that a GPU has taken since the driver was loaded."""
-        found: int | None = self._ask(gpu.index, "total energy", ("nvmlDeviceGetTotalEnergyConsumption",))
-        return found
+        energy_mj: int | None = self._ask(gpu.index, "total energy", ("nvmlDeviceGetTotalEnergyConsumption",))
+        return energy_mj
 
     def clock_mhz(self, gpu: Gpu, kind: str, *, largest: bool = False) -> int | None:
         """Return the clock of `SM` or `memory` as it is, or the largest that it may have."""
         number = {"SM": self._api.NVML_CLOCK_SM, "memory": self._api.NVML_CLOCK_MEM}[kind]
         call = "nvmlDeviceGetMaxClockInfo" if largest else "nvmlDeviceGetClockInfo"
-        found: int | None = self._ask(gpu.index, f"{'largest ' * largest}{kind} clock", (call, number))
-        return found
+        clock: int | None = self._ask(gpu.index, f"{'largest ' * largest}{kind} clock", (call, number))
+        return clock
 
     def _limit_w(self, gpu: Gpu, call: str, what: str) -> float | None:
         limit_mw = self._ask(gpu.index, what, (call,))
@@ -166,8 +166,8 @@ class Nvml:
     def processes(self, gpu: Gpu) -> set[int] | None:
         """Return the processes that use a GPU, as far as the driver tells of them: not those of other containers."""
         calls = [f"nvmlDeviceGet{kind}RunningProcesses" for kind in ("Compute", "Graphics")]
-        found = [self._ask(gpu.index, "processes", (call,)) for call in calls]
-        return None if None in found else {process.pid for processes in found for process in processes}
+        answers = [self._ask(gpu.index, "processes", (call,)) for call in calls]
+        return None if None in answers else {process.pid for processes in answers for process in processes}
 
     def facts(self, gpu: Gpu) -> dict[str, Any]:
         """Say what does not change from one moment to the next: driver, clocks at most, power limits, modes."""

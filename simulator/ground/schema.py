@@ -21,8 +21,8 @@ MAX_SHOWN = 60
 
 def load_schema(path: Path) -> dict[str, Any]:
     """Return the schema that a file holds."""
-    found: dict[str, Any] = json.loads(read_text(path))
-    return found
+    schema: dict[str, Any] = json.loads(read_text(path))
+    return schema
 
 
 def is_number(_: object, value: object) -> bool:
@@ -88,15 +88,15 @@ def innermost(error: "ValidationError") -> "ValidationError":
 def breach_lines(error: "ValidationError") -> Iterator[str]:
     """Say what a breach is; of keys, each by itself."""
     at = place_of(error)
-    found: Any = error.instance
+    value: Any = error.instance
     rule: Any = error.schema
     if error.validator == "required":
-        yield from (f"{joined(at, key)} is missing" for key in rule["required"] if key not in found)
+        yield from (f"{joined(at, key)} is missing" for key in rule["required"] if key not in value)
     elif error.validator == "additionalProperties":
         known = rule.get("properties", {})
-        yield from (f"{joined(at, key)} is not known" for key in found if key not in known)
+        yield from (f"{joined(at, key)} is not known" for key in value if key not in known)
     else:
-        yield f"{at or 'the line'} is {shown(found)}, expected {expected(error)}"
+        yield f"{at or 'the line'} is {shown(value)}, expected {expected(error)}"
 
 
 def place_of(error: "ValidationError") -> str:

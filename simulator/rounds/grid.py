@@ -68,8 +68,8 @@ class Grid:
 
     def columns(self, points: NDArray[np.int64]) -> Columns:
         """Return each parameter's values at the points, by name; whole numbers as integers."""
-        found = {name: self.values[name][i] for name, i in self.indices(points).items()}
-        return {name: v.astype(np.int64) if BY_NAME[name].whole else v for name, v in found.items()}
+        columns = {name: self.values[name][i] for name, i in self.indices(points).items()}
+        return {name: v.astype(np.int64) if BY_NAME[name].whole else v for name, v in columns.items()}
 
 
 def grid_over(pricing: Pricing, values: Mapping[str, ArrayLike]) -> Grid:
@@ -165,11 +165,7 @@ def draw_grid(sweep: Sweep, progress: Progress) -> Counts | None:
     return Counts(**joined)
 
 
-def unseen(_: int) -> None:
-    """Take no notice of progress."""
-
-
-def run_sweep(sweep: Sweep, progress: Progress = unseen) -> Columns:
+def run_sweep(sweep: Sweep, progress: Progress = lambda units: None) -> Columns:
     """Evaluate every point of the grid.
 
     Args:
@@ -214,8 +210,8 @@ def memory_columns(costs: Costs) -> Columns:
     """Return what models take of each device's memory, and whether that fits; nothing for burn units."""
     if not isinstance(costs, ModelPair):
         return {}
-    found: Columns = {"memory_bytes": costs.memory_bytes}
-    return found if costs.fits is None else found | {"fits": costs.fits.astype(np.int64)}
+    columns: Columns = {"memory_bytes": costs.memory_bytes}
+    return columns if costs.fits is None else columns | {"fits": costs.fits.astype(np.int64)}
 
 
 def price_draws(sweep: Sweep, points: NDArray[np.int64], cost: RoundCost, drawn: Counts) -> Columns:
