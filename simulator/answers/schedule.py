@@ -37,16 +37,10 @@ def schedule(pair: ModelPair, acceptance: AcceptanceModel, longest: int, *, over
     last = LARGEST_BATCH if fits is None else min(fits, LARGEST_BATCH)
     if last < 1:
         return ()
-    return ranges(best_draft_lengths(pair, acceptance, np.arange(1, last + 1), longest, overlap=overlap))
-
-
-def best_draft_lengths(
-    pair: ModelPair, acceptance: AcceptanceModel, batches: NDArray[np.int64], longest: int, *, overlap: bool
-) -> NDArray[np.int64]:
-    """Return the best draft length of each batch size, 0 where none beats plain decoding."""
-    priced = replace(pair, batch=batches)
+    priced = replace(pair, batch=np.arange(1, last + 1))
     gains = [speedup(priced, acceptance, k, overlap=overlap) for k in range(1, longest + 1)]
-    return np.asarray(np.argmax([np.ones(len(batches)), *gains], axis=0))
+    # 0 where no draft length beats plain decoding.
+    return ranges(np.asarray(np.argmax([np.ones(last), *gains], axis=0)))
 
 
 def ranges(lengths: NDArray[np.int64]) -> tuple[Range, ...]:

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .profile import BURN_UNITS, Curve, Decoding, Floats, PassCost, Profile
+from .profile import BURN_UNITS, Curve, Decoding, PassCost, Profile
+from .step import Floats
 
 STANDARD_ERRORS = 2.0
 # Changes below this matter to nobody, however sure they are.

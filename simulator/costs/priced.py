@@ -15,7 +15,7 @@ from .profile_file import load_profile
 from .shapes import read_shape
 from .step import Costs, Knobs, Real
 from .timed_pair import DecodedPair
-from .work import BYTES_PER_WEIGHT, ModelShape
+from .work import BYTES_PER_WEIGHT
 
 # Parameters of a profile's burn units: their names in `Knobs.scaled`, and in `Point`.
 FITTED = {
@@ -181,7 +181,9 @@ def refuse_stated(options: DeviceOptions, names: Iterable[str], without: str) ->
 
 def load_models(profile: Profile, options: DeviceOptions) -> ModelPair:
     """Read two shapes and check how they are to run."""
-    dtype = options.dtype or default_dtype(profile)
+    # bfloat16 where the profile has it, else its first number format.
+    usual = "bfloat16" if "bfloat16" in profile.passes else next(iter(profile.passes), "bfloat16")
+    dtype = options.dtype or usual
     draft_dtype = options.draft_dtype or dtype
     check_formats(profile, dtype, draft_dtype, options.kv_dtype)
     devices, placement = options.tp or 1, options.placement or SAME
@@ -191,7 +193,11 @@ def load_models(profile: Profile, options: DeviceOptions) -> ModelPair:
         raise UserError("--overlap: draft and target are on the same devices, expected --placement separate beside it")
     target, draft = (read_shape(str(name)) for name in (options.target_model, options.draft_model))
     for shape in (target, draft) if placement == SAME else (target,):
-        check_heads(shape, devices)
+        if shape.heads % devices:
+            raise UserError(
+                f"--tp: {devices} devices cannot share the {shape.heads} heads of {shape.name}, "
+                f"expected a divisor of {shape.heads}"
+            )
     return ModelPair(
         profile=profile,
         target=target,
@@ -212,20 +218,6 @@ def check_formats(profile: Profile, dtype: str, draft_dtype: str, kv_dtype: str 
         raise UserError(f"--draft-dtype: {draft_dtype!r} is not in the profile {profile.name}, which has {known}")
     if kv_dtype is not None and kv_dtype not in BYTES_PER_WEIGHT:
         raise UserError(f"--kv-dtype: {kv_dtype!r} is not known, expected one of {', '.join(BYTES_PER_WEIGHT)}")
-
-
-def check_heads(shape: ModelShape, devices: int) -> None:
-    """Refuse devices among which the attention heads cannot be divided."""
-    if shape.heads % devices:
-        raise UserError(
-            f"--tp: {devices} devices cannot share the {shape.heads} heads of {shape.name}, "
-            f"expected a divisor of {shape.heads}"
-        )
-
-
-def default_dtype(profile: Profile) -> str:
-    """Return bfloat16 where the profile has it, else its first number format."""
-    return "bfloat16" if "bfloat16" in profile.passes else next(iter(profile.passes), "bfloat16")
 
 
 def flag(name: str) -> str:

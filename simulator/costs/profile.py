@@ -8,13 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from simulator.ground.artefacts import UserError
 
-from .step import Real, step_s
+from .step import Floats, Real, step_s
 
-Floats = NDArray[np.float64]
 # What fits and comparisons call the costs of `BurnUnits`, beside those of number formats.
 BURN_UNITS = "burn units"
 DATASHEET, MEASURED = "datasheet, uncalibrated", "measured"

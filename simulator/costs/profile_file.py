@@ -73,8 +73,13 @@ def parse_profile(field: Field) -> Profile:
         round_overhead_error=field["round_overhead_error"].number(),
         memory_bytes=memory.whole(1) if memory.is_given else None,
         link=parse_link(link) if link.is_given else None,
-        power=parse_power(power) if power.is_given else None,
-        sources=tuple(map(parse_source, field["sources"].elements())),
+        power=Power(idle_w=power["idle_w"].number(), load_w=power["load_w"].number(power["idle_w"].number()))
+        if power.is_given
+        else None,
+        sources=tuple(
+            Source(**{name: source[name].text() for name in ("what", "title", "url")})
+            for source in field["sources"].elements()
+        ),
         notes=tuple(entry.text() for entry in field["notes"].elements()),
     )
     if not (profile.passes or profile.units or profile.decoding):
@@ -90,17 +95,6 @@ def parse_link(field: Field) -> Link:
         mesh=field["mesh"].flag(False),
         error=field["error"].number(default=0.0),
     )
-
-
-def parse_power(field: Field) -> Power:
-    """Read the power of a device."""
-    idle_w = field["idle_w"].number()
-    return Power(idle_w=idle_w, load_w=field["load_w"].number(idle_w))
-
-
-def parse_source(field: Field) -> Source:
-    """Read a source."""
-    return Source(**{name: field[name].text() for name in ("what", "title", "url")})
 
 
 def parse_units(field: Field) -> BurnUnits:

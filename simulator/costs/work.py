@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from simulator.ground.artefacts import UserError
 
-Floats = NDArray[np.float64]
+from .step import Floats
+
 Count = int | NDArray[np.int64] | Floats
 
 # Scales and zero points of quantized weights are not counted: 3 % more for int4 in groups of 128.

@@ -9,9 +9,9 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from simulator.costs.step import Floats
 from simulator.ground.histogram import AcceptanceHistogram, alpha_iid, tokens_per_round_iid
 
-Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
