@@ -9,24 +9,24 @@ from collections.abc import Callable
 from contextlib import chdir
 from functools import partial
 from importlib.metadata import distribution
+from importlib.util import find_spec
 from pathlib import Path
 from unittest.mock import patch
 
 import pytest
 from click.testing import CliRunner
-from hypothesis import settings
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
-# How long an example takes depends on what else the machine does.
-settings.register_profile("specsim", deadline=None)
-settings.load_profile("specsim")
-
-
 def pytest_configure() -> None:
-    """Undo what nohup or a background shell left: commands under test would ignore the signals that tests send."""
+    """Give properties no deadline, and undo what nohup or a background shell left: signals that are ignored."""
+    if find_spec("hypothesis"):  # the GPU suite does without
+        from hypothesis import settings
+
+        settings.register_profile("specsim", deadline=None)
+        settings.load_profile("specsim")
     for number in (signal.SIGINT, signal.SIGHUP):
         if signal.getsignal(number) == signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)

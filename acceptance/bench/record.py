@@ -124,7 +124,7 @@ def measured_fields(found: Measured) -> dict[str, Any]:
     phases, energy = found.phases, found.energy
     decode_s = phases.total_s - phases.prefill_s
     has = {"has_tree": found.is_tree, "has_judge": found.has_judge}
-    return figures(rounds, total_s=phases.total_s, decode_s=decode_s, **has) | {
+    return figures(rounds, generated=len(found.tokens), total_s=phases.total_s, decode_s=decode_s, **has) | {
         "output_sha256": hashlib.sha256(np.array(found.tokens, "<i8").tobytes()).hexdigest(),
         "identical_to_baseline": found.identical,
         "first_divergence": found.divergence.as_json() if found.divergence else None,

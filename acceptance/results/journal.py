@@ -77,7 +77,8 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.lock = Lock(path.with_name(f".{path.name}.lock"), f"--out: another benchmark is at work in {path}")
+        real = path.resolve()  # by whatever name the file is opened, it is one
+        self.lock = Lock(real.with_name(f".{real.name}.lock"), f"--out: another benchmark is at work in {path}")
         self.file: int | None = None
         self.torn = 0
 

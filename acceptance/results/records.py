@@ -32,19 +32,26 @@ def resume_key(method: str, prompt: int, run: int) -> str:
 
 
 def figures(
-    rounds: Mapping[str, Sequence[int]], *, total_s: float, decode_s: float, has_tree: bool, has_judge: bool
+    rounds: Mapping[str, Sequence[int]],
+    *,
+    generated: int,
+    total_s: float,
+    decode_s: float,
+    has_tree: bool,
+    has_judge: bool,
 ) -> dict[str, Any]:
     """Return what follows from a measurement's rounds and times, by the names of the schema.
 
     Args:
         rounds: Parallel lists of ROUND_FIELDS.
+        generated: Tokens of the output.
         total_s: All of the decoding, s.
         decode_s: Behind the prompt, s.
         has_tree: Whether trees were drafted.
         has_judge: Whether a trained judge decided.
     """
     drafted, accepted, passes = (sum(rounds[name]) for name in ("drafted", "accepted", "draft_passes"))
-    generated, count = sum(rounds["committed"]), len(rounds["drafted"])
+    count = len(rounds["drafted"])
     return {
         "generated_tokens": generated,
         "tokens_per_s": ratio(generated, total_s),

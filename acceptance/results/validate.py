@@ -117,7 +117,8 @@ def measured_disagreements(record: Record) -> Iterator[str]:
         yield f"ttft_s is {record['ttft_s']}, above total_s, {total_s}"
     # From the field itself: what is left of a total that is nearly all prefill is rounding.
     has = {f"has_{name}": record[name] is not None for name in ("tree", "judge")}
-    for name, value in figures(rounds, total_s=total_s, decode_s=record["decode_s"], **has).items():
+    times = {"total_s": total_s, "decode_s": record["decode_s"]}
+    for name, value in figures(rounds, generated=sum(rounds["committed"]), **times, **has).items():
         if isinstance(value, dict):
             for inner in value:
                 yield from unlike(f"{name}.{inner}", record[name][inner], value[inner])

@@ -39,9 +39,10 @@ def cores() -> set[int]:
 
 
 def busy_s() -> float:
-    """Return the seconds that our cores have worked for anyone since the start."""
-    usable = cores()
-    times = [spent for core, spent in enumerate(psutil.cpu_times(percpu=True)) if core in usable]
+    """Return the seconds that our cores have worked for anyone since the start; of all, where one is switched off."""
+    usable, times = cores(), psutil.cpu_times(percpu=True)
+    if max(usable) < len(times):  # else the system's numbers are not those of this list
+        times = [times[core] for core in sorted(usable)]
     return sum(getattr(spent, kind, 0.0) for spent in times for kind in BUSY)
 
 

@@ -1,4 +1,4 @@
-"""What rounds of two real models cost on a profiled device: the work of `model_work` priced by a profile (model §2)."""
+"""What rounds of two real models cost on a profiled device: the work of `work` priced by a profile (model §2)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

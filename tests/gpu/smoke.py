@@ -154,7 +154,7 @@ def smoke(name: str) -> bool:
             os.environ.setdefault("FAKE_NVML", '{"fails": {"nvmlInit": 9}}')
         from cuda_probe.devices.opening import open_device
 
-        device = open_device("cuda:0")
+        device = open_device(name if name.startswith("cuda") else "cuda:0")
         stack.callback(device.close)
         for check in probe_checks(device):
             right &= said(*check)
