@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from acceptance.estimate.estimators import expected_rounds
-from acceptance.trace.parts import Parts
 from acceptance.trace.trace import load_trace
 from simulator.ground.histogram import load_histogram
 
@@ -287,32 +286,29 @@ def test_another_tokenizer_is_an_approximation_wherever_it_appears(
     assert label in (tmp_path / "s.csv").read_text()
 
 
-def kill(words: list[str], folder: Path) -> None:
-    """Run the command as users do, and kill it when some batches are done."""
+def stopped(words: list[str], folder: Path, how: signal.Signals) -> tuple[int, str]:
+    """Run the command as users do, and send it a signal when some batches are done; its exit code, and what it says."""
     path, deadline = folder / "cut/unfinished/batch-000001.npz", time.monotonic() + 120
-    with subprocess.Popen([str(SCRIPTS / words[0]), *words[1:]], cwd=folder) as process:
+    command = [str(SCRIPTS / words[0]), *words[1:]]
+    with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True) as process:
         while not path.exists():
             assert time.monotonic() < deadline, f"{path} never came"
             time.sleep(0.02)
-        process.kill()
+        process.send_signal(how)
+        said = process.communicate()[1]
+    return process.returncode, said
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_a_killed_measurement_resumes_to_the_same_trace(
-    run, user_error, random_pair, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: signal.Signals
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
+def test_a_stopped_measurement_resumes_to_the_same_trace(
+    run, user_error, random_pair, prompts: Path, tmp_path: Path, how: signal.Signals, code: int
 ) -> None:
     options = ("--temperature", 1, "--batch-size", 1, "--max-new-tokens", 64, "--prompts", prompts)
     words = ["measure-acceptance", "--target", random_pair[0], "--draft", random_pair[1], *options, "--out-dir"]
     succeeded(run(*words, "whole"))
-    if how is signal.SIGKILL:
-        kill([*map(str, words), "cut"], tmp_path)
-    else:
-        with monkeypatch.context() as patched:
-            save = Parts.save
-            patched.setattr(Parts, "save", lambda *batch: (save(*batch), batch[1] and signal.raise_signal(how)))
-            done = run(*words, "cut")
-        assert (done.returncode, done.stdout) == (130, "")
-        assert "--resume goes on" in done.stderr
+    ended, said = stopped([*map(str, words), "cut"], tmp_path, how)
+    assert ended == code
+    assert ("--resume goes on" in said) == (how is signal.SIGINT)
     assert not (tmp_path / "cut/trace.json").exists()
     user_error(run(*words, "cut"), "an interrupted measurement lies here")
     user_error(run(*words, "cut", "--resume", "--seed", 9), "--resume: seed is 9, but 0 in")
