@@ -1,4 +1,4 @@
-"""Draft lengths that follow what was accepted: the policies of `acceptance.estimate.policies`, at work in the loop itself."""
+"""Draft lengths that follow what was accepted: the policies of `estimate.policies`, at work in the loop itself."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

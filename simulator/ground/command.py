@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import Any, NoReturn
 
 import click
@@ -139,11 +140,12 @@ def progress(label: str, length: int) -> Iterator[Bar]:
 def table(rows: Iterable[Sequence[str]], left: Sequence[int] = (0,), *, headed: bool = True) -> str:
     """Lay rows of text out in columns: to the left those that `left` names, the others to the right.
 
-    On a terminal the first row, where it is a heading, is ruled off and coloured.
+    On a terminal that is wide enough the first row, where it is a heading, is ruled off and coloured.
     """
     rows = [list(map(str, row)) for row in rows]
-    if sys.stdout.isatty():
-        return ruled(rows, left, headed=headed)
+    drawn = ruled(rows, left, headed=headed) if sys.stdout.isatty() else None
+    if drawn is not None:
+        return drawn
     widths = [max(len(row[i]) for row in rows if i < len(row)) for i in range(max(map(len, rows)))]
     lines = []
     for row in rows:
@@ -152,8 +154,8 @@ def table(rows: Iterable[Sequence[str]], left: Sequence[int] = (0,), *, headed: 
     return "\n".join(lines)
 
 
-def ruled(rows: Sequence[Sequence[str]], left: Sequence[int], *, headed: bool) -> str:
-    """Return a table for a terminal."""
+def ruled(rows: Sequence[Sequence[str]], left: Sequence[int], *, headed: bool) -> str | None:
+    """Return a table for a terminal; None where it is too wide for it."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -165,8 +167,9 @@ def ruled(rows: Sequence[Sequence[str]], left: Sequence[int], *, headed: bool) -
         drawn.add_column(Text(heading), justify="left" if i in left else "right", no_wrap=True)
     for row in rows[1:] if headed else rows:
         drawn.add_row(*map(Text, row))
-    # As wide as it is: a terminal wraps what is too wide for it, and nothing is cut off.
     console = Console(file=StringIO(), force_terminal=True, width=WIDEST)
+    if console.measure(drawn).maximum > get_terminal_size().columns:
+        return None
     with console.capture() as captured:
         console.print(drawn)
     return captured.get().rstrip("\n")

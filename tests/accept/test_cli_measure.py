@@ -1,6 +1,7 @@
 """`measure-acceptance` as a user meets it: a real pair, and bad input."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -290,7 +291,8 @@ def stopped(words: list[str], folder: Path, how: signal.Signals) -> tuple[int, s
     """Run the command as users do, and send it a signal when some batches are done; its exit code, and what it says."""
     path, deadline = folder / "cut/unfinished/batch-000001.npz", time.monotonic() + 120
     command = [str(SCRIPTS / words[0]), *words[1:]]
-    with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True) as process:
+    single = os.environ | {"OMP_NUM_THREADS": "1"}  # as in this process: threads would round differently
+    with subprocess.Popen(command, cwd=folder, env=single, stderr=subprocess.PIPE, text=True) as process:
         while not path.exists():
             assert time.monotonic() < deadline, f"{path} never came"
             time.sleep(0.02)

@@ -31,6 +31,8 @@ def test_a_file_gets_plain_columns_and_a_terminal_the_same_cells_ruled_and_colou
         shown = table(ROWS, headed=headed)
         assert cells(shown) == cells(plain)
         assert ("\x1b[" in shown) == ("─" in shown) == headed
+    monkeypatch.setenv("COLUMNS", "20")
+    assert table(ROWS, left=(0, 2)) == plain
 
 
 def test_a_bar_counts_to_the_end_on_a_terminal_and_is_silent_elsewhere(
