@@ -139,12 +139,7 @@ def cuda_lane(device: str) -> Lane:
 
 
 def write_chrome_trace(path: Path, tracks: Iterable[tuple[str, Sequence[Span]]]) -> None:
-    """Write timelines in the format that Perfetto and chrome://tracing open, one track a name.
-
-    Args:
-        path: The file; overwritten.
-        tracks: Name and spans of each.
-    """
+    """Write timelines in the format that Perfetto and chrome://tracing open, one track a name."""
     tracks = list(tracks)
     with writing(path) as file:
         trace = ChromeTrace(file, [("decoding", [name for name, _ in tracks])])

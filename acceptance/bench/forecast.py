@@ -11,10 +11,6 @@ def forecast_run(bench: Bench, start_s: float) -> dict[str, Any]:
     """Return the plan and what it is estimated to cost: every output taken to run to its budget.
 
     The first batch is taken for all; quality and comparisons, about one target pass an output, are not counted.
-
-    Args:
-        bench: What would be measured.
-        start_s: What it took to load everything.
     """
     settings = bench.settings
     groups = batches(len(bench.prompts), settings.batch_size)

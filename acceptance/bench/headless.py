@@ -22,9 +22,6 @@ def check_display(environment: Mapping[str, str]) -> None:
 def check_gpus(devices: Sequence[str]) -> None:
     """Refuse GPUs that other processes use, where NVML tells of them: those of other containers it may not see.
 
-    Args:
-        devices: torch devices.
-
     Raises:
         UserError: Names the processes.
     """

@@ -51,10 +51,6 @@ class Items:
 def prepare(options: DecodeOptions, presets: Presets | None) -> tuple[Bench, dict[str, Any], list[str]]:
     """Load everything.
 
-    Args:
-        options: Of the command, those of an experiment among them.
-        presets: Where names of methods may come from.
-
     Returns:
         The benchmark, what decides its numbers, and notes on what was left out.
     """
@@ -241,14 +237,7 @@ def picked(name: str, preset_methods: Mapping[str, Arm]) -> list[Arm]:
 
 
 def bind(arm: Arm, chosen: Options, models: Models, settings: Settings, *, strict: bool) -> Runnable:
-    """Return an arm that can begin, or why it cannot.
-
-    Args:
-        arm: Which.
-        chosen: What its method is to do.
-        models: What it may use.
-        settings: Of the run.
-        strict: Refuse what these models cannot do, rather than skip it.
+    """Return an arm that can begin, or why it cannot. Strict refuses what these models cannot do, rather than skip it.
 
     Raises:
         UserError: The method cannot work with these models.

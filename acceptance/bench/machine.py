@@ -216,8 +216,7 @@ def clocks_mhz(nvml: Nvml, gpu: Gpu) -> dict[str, int | None]:
 def git_sha(root: Path) -> str | None:
     """Return the commit of a checkout, with `-dirty` where its files differ from it; None where there is none.
 
-    Args:
-        root: Where the checkout has to begin: the package may be installed within someone else's.
+    The checkout has to begin at `root`: the package may be installed within someone else's.
     """
     if not (root / ".git").exists():
         return None

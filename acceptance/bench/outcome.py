@@ -19,16 +19,7 @@ T = TypeVar("T")
 
 
 def origin_of(bench: Bench, runnable: Runnable, turn: Turn, began_utc: str, *, index: int, order: int) -> Origin:
-    """Return what was decoded, by what, and when.
-
-    Args:
-        bench: What is measured.
-        runnable: The arm.
-        turn: Of which batch and run.
-        began_utc: When it began.
-        index: Which prompt of it.
-        order: Which arm of it.
-    """
+    """Return what was decoded, by what, and when."""
     return Origin(
         method=runnable.arm.name,
         algorithm=runnable.arm.method,
@@ -88,15 +79,7 @@ def plain_outputs(bench: Bench, taken: dict[str, Taken | str]) -> list[list[int]
 
 
 def measured(bench: Bench, origin: Origin, taken: Taken, plain: list[int] | None, worked_out: WorkedOut) -> Measured:
-    """Return what one row of a timed batch says.
-
-    Args:
-        bench: What is measured.
-        origin: Which row.
-        taken: The batch.
-        plain: The baseline's greedy output.
-        worked_out: What is known of this turn already; grows.
-    """
+    """Return what one row of a timed batch says. What is known of this turn already, `worked_out`, grows."""
     output = taken.decoded[origin.batch_row]
     is_baseline = origin.algorithm == BASELINE
     reasons = {"memory_peak_bytes": taken.no_memory_peak}

@@ -68,10 +68,6 @@ class PassOptions:
 def time_passes(options: PassOptions, progress: Callable[[int], AbstractContextManager[Any]]) -> dict[str, Any]:
     """Build both models, and time every pass.
 
-    Args:
-        options: Of the command.
-        progress: Makes a bar of so many groups of passes.
-
     Returns:
         What its file holds.
 

@@ -88,13 +88,6 @@ def check_shape(option: str, shape: "ModelShape", grid: Grid) -> None:
 def build(option: str, path: Path, config: Mapping[str, Any], device: str, dtype: str) -> Any:
     """Build a model with random weights where it is timed.
 
-    Args:
-        option: For errors.
-        path: Of its config.json, for errors.
-        config: What that holds.
-        device: torch device.
-        dtype: One of DTYPES.
-
     Raises:
         UserError: transformers cannot build or run it, or it does not fit.
     """
@@ -126,12 +119,7 @@ def first_line(error: Exception) -> str:
 def filled_cache(subject: Subject, batch: int, context: int, room: int, generator: Any) -> Any:
     """Return a cache that holds random keys and values, [batch, KV heads, context, head size] in each layer.
 
-    Args:
-        subject: The model.
-        batch: Sequences.
-        context: Tokens of each.
-        room: Further tokens that memory is set aside for.
-        generator: Of the numbers.
+    Memory is set aside for `room` further tokens.
     """
     import torch
     from transformers.cache_utils import DynamicCache
@@ -181,13 +169,7 @@ def time_pass(subject: Subject, cache: Any, tokens: Any, clock: Clock) -> float:
 def time_group(
     subject: Subject, points: Sequence[Point], clock: Clock, rng: np.random.Generator
 ) -> dict[Point, float | str]:
-    """Time passes over one cache, one after another.
-
-    Args:
-        subject: The model.
-        points: Of one batch and context, in the order in which they are run; the first is run untimed before.
-        clock: Of the model's device.
-        rng: Of what the cache holds, and of the tokens.
+    """Time passes over one cache, one after another. All are of one batch and context; the first is run untimed before.
 
     Returns:
         The seconds of each, or why there is no memory for it.
@@ -233,14 +215,6 @@ def time_all(
     progress: Callable[[int], None],
 ) -> tuple[dict[Point, list[float]], dict[Point, str]]:
     """Time every pass so many times, in an order drawn anew each time, after a round that does not count.
-
-    Args:
-        subjects: Target and draft, by role.
-        grid: What to time.
-        clock: Of their device.
-        repeats: How often.
-        rng: Of orders, caches and tokens.
-        progress: Told how many groups of passes are done.
 
     Returns:
         The samples of each pass, and why passes were left out for want of memory.

@@ -76,10 +76,6 @@ class Presets:
 def load_presets(path: Path, parameters: Mapping[str, click.Parameter]) -> Presets:
     """Read presets and check every value.
 
-    Args:
-        path: The file.
-        parameters: Of the command, by name.
-
     Raises:
         UserError: Names the file, the key, the value and what is allowed.
     """
@@ -123,11 +119,6 @@ def check_names(at: str, names: Iterable[str]) -> None:
 
 def check_together(at: str, values: Mapping[str, Any], methods: Mapping[str, Arm]) -> None:
     """Refuse what the command would refuse.
-
-    Args:
-        at: Where the options stand.
-        values: Those that stand there; the others are as they usually are.
-        methods: Those of the file.
 
     Raises:
         UserError: Names the place and the option.
@@ -215,11 +206,6 @@ def arm_of(at: str, name: str, table: Mapping[str, Any]) -> Arm:
 def check_given_knobs(presets: Presets | None, methods: str, given: Iterable[str]) -> None:
     """Refuse knobs of the command line that preset methods set themselves: their names would no longer tell what runs.
 
-    Args:
-        presets: Of a file.
-        methods: Names with commas between them.
-        given: Knobs of the command line.
-
     Raises:
         UserError: Names the option and the methods.
     """
@@ -247,10 +233,6 @@ def check_inflation(presets: Presets) -> None:
 
 def check_methods(presets: Presets, known: Mapping[str, Any]) -> None:
     """Refuse presets that name methods which are not there, or are named like one that is.
-
-    Args:
-        presets: Of a file.
-        known: Methods by name.
 
     Raises:
         UserError: Names the preset, the method and those there are.

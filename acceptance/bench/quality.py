@@ -31,13 +31,7 @@ class Quality:
 
 
 def of_output(target: Model, prompt: Sequence[int], output: Sequence[int]) -> Quality:
-    """Let the target read an output in one pass.
-
-    Args:
-        target: A causal language model.
-        prompt: Token ids, not empty.
-        output: Token ids, not empty.
-    """
+    """Let the target read an output in one pass. Prompt and output are token ids, neither empty."""
     tokens, valid = padded([[*prompt, *output]], target.device)
     logits = Context(target, 1).read(tokens[:, :-1], valid[:, :-1], len(output))[0].float()
     said = tokens[0, -len(output) :]

@@ -40,12 +40,7 @@ def measure(
 ) -> None:
     """Measure what is to be measured, and hand on the records of each turn as soon as it is over.
 
-    Args:
-        bench: What is measured.
-        todo: The turns.
-        emit: Keeps a record.
-        progress: Called with the turns that were done.
-        watch: Shown the timeline of every decoding under a name.
+    `watch` is shown the timeline of every decoding under a name.
     """
     with settled():
         if todo:
@@ -67,12 +62,7 @@ def measure(
 
 
 def left_out(bench: Bench, done: Collection[str]) -> list[dict[str, Any]]:
-    """Return the one record of each arm that cannot run, but for those that are there.
-
-    Args:
-        bench: What is measured.
-        done: Resume keys of what is there.
-    """
+    """Return the one record of each arm that cannot run, but for those that are there."""
     batch = batches(len(bench.prompts), bench.settings.batch_size)[0]
     first = Turn(run=0, number=0, batch=batch, order=[], missing=frozenset())
     now = created_utc()

@@ -42,15 +42,7 @@ def undisturbed() -> Iterator[None]:
 
 
 def take(bench: Bench, begin: Begin, batch: range, run: int = 0, max_new_tokens: int | None = None) -> Taken:
-    """Decode a batch under the clock.
-
-    Args:
-        bench: What is measured.
-        begin: How the method begins.
-        batch: Which prompts.
-        run: Which repeat: every one has random streams of its own, the same for all arms.
-        max_new_tokens: Less than the settings say, for a warm-up.
-    """
+    """Decode a batch under the clock. Every run has random streams of its own, the same for all arms."""
     settings, clock = bench.settings, clock_for(bench.devices)
     task = Task(
         rule=settings.rule,
@@ -91,11 +83,8 @@ def reason_of(error: Exception) -> str:
 def warm_up(bench: Bench, wanted: Collection[tuple[str, int]]) -> dict[str, Taken | str]:
     """Run each arm once on each shape of batch; return what the first shape took.
 
-    With CUDA graphs whole outputs are written, so that the passes worth a graph have theirs.
-
-    Args:
-        bench: What is measured.
-        wanted: (arm, batch size) that will be measured.
+    With CUDA graphs whole outputs are written, so that the passes worth a graph have theirs. Wanted are (arm, batch
+    size) that will be measured.
     """
     budget = bench.settings.max_new_tokens
     few = budget if bench.target.graphs else min(WARM_UP_TOKENS, budget)

@@ -95,12 +95,7 @@ class Turn:
 
 
 def plan_turns(bench: Bench, done: Collection[str]) -> list[Turn]:
-    """Return the turns of which anything is missing, run after run, prompt after prompt.
-
-    Args:
-        bench: What is measured.
-        done: Resume keys of what is there.
-    """
+    """Return the turns of which anything is missing, run after run, prompt after prompt."""
     found = []
     for run in range(bench.settings.runs):
         for number, batch in enumerate(batches(len(bench.prompts), bench.settings.batch_size)):

@@ -103,12 +103,6 @@ def start(target: Model, prompts: Sequence[Sequence[int]], max_new_tokens: int, 
 
     An engine takes the first token from the prompt's own pass. Here a round makes it, whatever the method: rates and
     speedups are of T tokens in place of T - 1, and the time to the first token is longer by a round.
-
-    Args:
-        target: A causal language model.
-        prompts: Token ids, none empty.
-        max_new_tokens: Budget of each output.
-        keep_hidden: Whether the target's last hidden states are kept of what is read.
     """
     rows = len(prompts)
     lengths = np.array([len(p) for p in prompts])
@@ -128,14 +122,7 @@ def start(target: Model, prompts: Sequence[Sequence[int]], max_new_tokens: int, 
 def read_prompts(
     model: Model, prompts: Sequence[Sequence[int]], columns: int, *, keep_hidden: bool = False
 ) -> AnyContext:
-    """Return what a model has read of all prompts but their last token.
-
-    Args:
-        model: A causal language model.
-        prompts: Token ids, none empty.
-        columns: Tokens of prompt and output at most.
-        keep_hidden: Whether its last hidden states are kept.
-    """
+    """Return what a model has read of all prompts but their last token; `columns` hold prompt and output at most."""
     context: AnyContext
     if model.graphs and len(prompts) == 1:
         context = static_context(model, columns, keep_hidden=keep_hidden)

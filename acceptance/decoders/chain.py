@@ -177,17 +177,7 @@ class Chain:
         acceptance: Acceptance | None = None,
         keep_hidden: bool = False,
     ) -> None:
-        """Read the prompts.
-
-        Args:
-            target: A causal language model.
-            drafter: Who proposes.
-            prompts: Token ids, none empty.
-            task: What is asked for.
-            lengths: Who chooses draft lengths; a row never drafts more than its budget less one.
-            acceptance: What is accepted; exact if not given.
-            keep_hidden: Whether drafter or rule ask for the target's hidden states.
-        """
+        """Read the prompts. No row drafts more than its budget less one."""
         self.task, self.drafter, self.controller = task, drafter, lengths
         self.acceptance: Acceptance = acceptance or Exact()
         self.batch = start(target, prompts, task.max_new_tokens, keep_hidden=keep_hidden)

@@ -30,14 +30,7 @@ class Reader:
     """
 
     def __init__(self, target: Model, module: heads.Eagle, batch: Batch, spare: int = 0) -> None:
-        """Read the prompts, of which the target has read all but the last token.
-
-        Args:
-            target: The target.
-            module: Its head.
-            batch: The rows, as they begin.
-            spare: Further columns, for trees.
-        """
+        """Read the prompts, of which the target has read all but the last token. Trees take `spare` columns more."""
         self.target, self.module = target, module
         self.embed = target.module.get_input_embeddings()
         rows, longest = batch.tokens.shape
@@ -168,13 +161,7 @@ class EagleTree:
     ) -> None:
         """Take a head of this target.
 
-        Args:
-            target: The target.
-            module: Its head.
-            rule: What its probabilities are of; greedy: temperature 1.
-            depth: Levels, at most.
-            branches: Nodes that get children on each level, and children of each.
-            budget: Nodes that stay.
+        So many nodes (`branches`) of each level get so many children; `budget` nodes stay.
         """
         self.target, self.module, self.depth = target, module, depth
         self.branches, self.budget = branches, budget

@@ -155,18 +155,7 @@ def save(
     more: Mapping[str, Any],
     training: Mapping[str, Any],
 ) -> None:
-    """Write fp16 weights, what they belong to, and how they were trained.
-
-    Args:
-        folder: Made if it is not there.
-        kind: One of KINDS.
-        module: The heads.
-        target: Whom they belong to.
-        shape: What the module was made with besides the hidden size.
-        weights_sha256: Of the target's weights file.
-        more: Whatever else belongs into the configuration.
-        training: The record of the training.
-    """
+    """Write fp16 weights, what they belong to, and how they were trained."""
     folder.mkdir(parents=True, exist_ok=True)
     of_target = {"vocabulary": target.vocabulary, "weights_sha256": weights_sha256, "probe": probe(target)}
     config = {"kind": kind, "format": FORMAT, "hidden_size": hidden_size_of(target), "shape": dict(shape)}

@@ -72,12 +72,7 @@ def by_heuristic(options: Options) -> Control:
 def with_lengths(
     control_of: Callable[[Options], Control], *, stops: bool = False
 ) -> Callable[[Models, Options], Begin]:
-    """Return how exact speculative decoding begins with draft lengths of its own.
-
-    Args:
-        control_of: Who chooses them.
-        stops: Whether the draft stops when it is no longer sure.
-    """
+    """Return how exact speculative decoding begins with draft lengths of its own."""
 
     def begin(models: Models, options: Options) -> Begin:
         assert models.draft is not None

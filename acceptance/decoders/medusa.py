@@ -65,13 +65,7 @@ class MedusaTree:
     """Proposes trees of one shape."""
 
     def __init__(self, target: Model, module: heads.Medusa, paths: Sequence[Sequence[int]]) -> None:
-        """Take heads of this target.
-
-        Args:
-            target: The target.
-            module: Its heads.
-            paths: The ranks that lead to each node, a parent before its children.
-        """
+        """Take heads of this target. Paths are the ranks that lead to each node, a parent before its children."""
         self.target, self.module = target, module
         self.paths = [tuple(path) for path in paths if max(path) < target.vocabulary]
         self.depth = max(map(len, self.paths), default=0)

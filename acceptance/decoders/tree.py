@@ -98,13 +98,6 @@ class TreeDecoder:
     ) -> None:
         """Read the prompt.
 
-        Args:
-            target: A causal language model; see `check_tree`.
-            grower: Who proposes.
-            prompts: One prompt's token ids, not empty.
-            task: What is asked for.
-            keep_hidden: Whether the grower asks for the target's hidden states.
-
         Raises:
             UserError: Several prompts.
         """
@@ -169,12 +162,7 @@ class TreeDecoder:
 def walk(logits: torch.Tensor, tree: Tree, task: Task, prompt: int, hidden: torch.Tensor | None = None) -> Walk:
     """Draw the target's next token at node after node while a child holds it.
 
-    Args:
-        logits: Behind the last committed token and every node, [1 + nodes, vocabulary].
-        tree: What was proposed.
-        task: The rule and the random streams.
-        prompt: Whose stream it is.
-        hidden: Handed on.
+    logits: behind the last committed token and every node, [1 + nodes, vocabulary].
     """
     children, at = tree.children(), -1
     path: list[int] = []

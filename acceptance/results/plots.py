@@ -193,8 +193,7 @@ def draw_line(axes: "Axes", speedup: float, low: Any, high: Any) -> None:
 def label_shifts(points: Any) -> list[tuple[float, float]]:
     """Return where each point's number goes, in printer's points: where no other number or mark is, if there is room.
 
-    Args:
-        points: Places in the panel, 0 to 1 along each axis, [n, 2].
+    Points are places in the panel, 0 to 1 along each axis, [n, 2].
     """
     marks = points * PANEL_POINTS
     taken = [tuple(m) for m in marks]

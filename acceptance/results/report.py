@@ -107,12 +107,7 @@ def quality_columns(summaries: Sequence[Summary]) -> list[tuple[str, ...]]:
 
 
 def text(parameters: Mapping[str, Any], summaries: Sequence[Summary]) -> str:
-    """Return the table and what belongs beside it.
-
-    Args:
-        parameters: Of the header.
-        summaries: Of the methods.
-    """
+    """Return the table and what belongs beside it."""
     rows = [HEADINGS, *(row_of(s) for s in by_speed(summaries))]
     wide = [(*row, *more) for row, more in zip(rows, quality_columns(summaries), strict=True)]
     left = (0, 1, *range(len(HEADINGS), len(wide[0])))
@@ -206,12 +201,7 @@ def apart_text(summary: Summary) -> str:
 
 
 def forecast_text(parameters: Mapping[str, Any], found: Mapping[str, Any]) -> str:
-    """Return what a run would take.
-
-    Args:
-        parameters: What decides its numbers.
-        found: Of `forecast.forecast_run`.
-    """
+    """Return what a run would take."""
     rows: list[tuple[str, ...]] = [("method", "s/output", "in all", "")]
     for m in found["methods"]:
         total = "-" if m["total_s"] is None else duration(m["total_s"])

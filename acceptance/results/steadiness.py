@@ -18,11 +18,7 @@ ALIKE = 0.1
 
 
 def steadiness_notes(records: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Say that the machine was busy, where the times of one step vary between turns.
-
-    Args:
-        records: Of a file.
-    """
+    """Say that the machine was busy, where the times of one step vary between turns."""
     by_method: dict[str, list[Mapping[str, Any]]] = {}
     for record in latest(records):
         if record["status"] == "ok":

@@ -35,9 +35,7 @@ NO_WIDTH = 1e-12
 def summarise(records: Iterable[Mapping[str, Any]], seed: int) -> list[dict[str, Any]]:
     """Return a summary of each method, the baseline's first, the others by name.
 
-    Args:
-        records: Of a file, in its order.
-        seed: Of the bootstrap: every method draws the same units.
+    Every method draws the same units for its bootstrap.
     """
     by_method: dict[str, list[Mapping[str, Any]]] = {}
     for record in sorted(latest(records), key=lambda r: (r["run"], r["prompt_index"])):

@@ -37,9 +37,7 @@ CLOSE = 1e-6
 def problems(path: Path, *, strict: bool) -> list[str]:
     """Return what is wrong with a file, one line each; empty when nothing is.
 
-    Args:
-        path: Of a benchmark.
-        strict: Also whether sums, calls and summaries follow from what was recorded.
+    Strict: also whether sums, calls and summaries follow from what was recorded.
 
     Raises:
         UserError: The file cannot be read as lines of JSON with our header.
@@ -131,10 +129,6 @@ def impossible(own: Mapping[str, Any], record: Record) -> Iterator[str]:
 
     A chain is as deep as what it drafted, and has one leaf. A tree has no more leaves than nodes off its deepest
     branch, and that branch's own. A judge keeps all it is asked about but, at most, the last.
-
-    Args:
-        own: Of one round.
-        record: That it is of.
     """
     drafted, accepted, kept, judged = (own[name] for name in ("drafted", "accepted", "overruled", "judged"))
     depth, leaves, pruned, is_cut = own["depth"], own["leaves"], own["pruned"] + own["over_budget"], own["cut_by"]

@@ -30,12 +30,7 @@ class JudgeRule(Exact):
     is_exact = False
 
     def __init__(self, judge: Judge, threshold: float | None = None) -> None:
-        """Take a judge.
-
-        Args:
-            judge: Of the pair that decodes.
-            threshold: P(important) from which on a mismatch is rejected; None: the one chosen in training.
-        """
+        """Take a judge. A mismatch is rejected from P(important) = threshold on; None: the one chosen in training."""
         threshold = judge.threshold if threshold is None else threshold
         # As log odds, which do not saturate: nothing is below 0, everything below 1.
         inside = 0 < threshold < 1

@@ -54,16 +54,7 @@ def logistic(log_odds: Floats) -> Floats:
 def save(
     folder: Path, judge: Judge, target: Model, draft: Model, training: Mapping[str, Any], parameters: Mapping[str, Any]
 ) -> None:
-    """Write a judge, whose it is and how it was trained.
-
-    Args:
-        folder: Made if it is not there; its judge is replaced.
-        judge: The judge.
-        target: Of its pair.
-        draft: Of its pair.
-        training: How it went.
-        parameters: Whatever else tells how it was trained, the hashes of both models' weights among it.
-    """
+    """Write a judge, whose it is and how it was trained."""
     with writing(folder / WEIGHTS, "wb") as file:
         np.savez(
             file,
