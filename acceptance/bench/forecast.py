@@ -22,13 +22,13 @@ def forecast_run(bench: Bench, start_s: float) -> dict[str, Any]:
     taken = warm_up(bench, wanted) if taken else taken
     methods: list[dict[str, Any]] = []
     for runnable in bench.arms:
-        found = taken.get(runnable.arm.name, runnable.reason)
-        seconds = output_s(found, settings.max_new_tokens) if isinstance(found, Taken) else None
+        outcome = taken.get(runnable.arm.name, runnable.reason)
+        seconds = output_s(outcome, settings.max_new_tokens) if isinstance(outcome, Taken) else None
         methods.append(
             {
                 "method": runnable.arm.name,
-                "reason": found if isinstance(found, str) else None,
-                "prefill_s": found.phases.prefill_s if isinstance(found, Taken) else None,
+                "reason": outcome if isinstance(outcome, str) else None,
+                "prefill_s": outcome.phases.prefill_s if isinstance(outcome, Taken) else None,
                 "output_s": seconds,
                 "total_s": None if seconds is None else seconds * len(groups) * settings.runs,
             }

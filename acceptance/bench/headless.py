@@ -29,5 +29,5 @@ def check_gpus(devices: Sequence[str]) -> None:
     for gpu in gpus:
         others = sorted(((nvml and nvml.processes(gpu)) or set()) - {os.getpid()})
         if others:
-            found = ", ".join(map(str, others))
-            raise UserError(f"--require-headless: processes {found} use the GPU too, expected no others")
+            processes = ", ".join(map(str, others))
+            raise UserError(f"--require-headless: processes {processes} use the GPU too, expected no others")

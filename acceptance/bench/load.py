@@ -113,8 +113,8 @@ def load_items(options: DecodeOptions) -> Items:
     limit = options.max_prompts
     if options.task is None:
         path = TINY_PAIR / "prompts.jsonl" if options.dataset == BUNDLED else Path(options.dataset)
-        found = load_prompts(path, options.dataset_format, limit=limit)
-        return Items(path=path, prompts=found.rows, references={}, about_skipped=found.about_skipped())
+        dataset = load_prompts(path, options.dataset_format, limit=limit)
+        return Items(path=path, prompts=dataset.rows, references={}, about_skipped=dataset.about_skipped())
     path = quality.BUNDLED_TASK if options.task == BUNDLED else Path(options.task)
     task = quality.load_task(path)
     names = told_apart(item.source for item in task.rows)
@@ -144,9 +144,9 @@ def picked_device(name: str, given: str) -> str:
         UserError: It is not here; names the option.
     """
     try:
-        found = pick_device(given)
+        device = pick_device(given)
         # torch takes cpu with any index: there is one.
-        return "cpu" if is_cpu(found) else found
+        return "cpu" if is_cpu(device) else device
     except UserError as error:
         raise UserError(str(error).replace("--device", option_of(name), 1)) from None
 
@@ -197,13 +197,13 @@ def trained_folders(options: DecodeOptions) -> dict[str, Path | None]:
     from acceptance.decoders.judge import judge
 
     bundled = {"medusa": heads.BUNDLED / "medusa", "eagle": heads.BUNDLED / "eagle", "judge": judge.BUNDLED}
-    found: dict[str, Path | None] = {"medusa": options.medusa, "eagle": options.eagle, "judge": options.judge}
-    for name, given in found.items():
+    folders: dict[str, Path | None] = {"medusa": options.medusa, "eagle": options.eagle, "judge": options.judge}
+    for name, given in folders.items():
         if given and not given.exists():
             raise UserError(f"{option_of(name)} {given}: no such folder")
         if not given and options.target == BUNDLED and bundled[name].exists():
-            found[name] = bundled[name]
-    return found
+            folders[name] = bundled[name]
+    return folders
 
 
 def arms_of(options: DecodeOptions, presets: Presets | None) -> tuple[Arm, ...]:
@@ -217,8 +217,8 @@ def arms_of(options: DecodeOptions, presets: Presets | None) -> tuple[Arm, ...]:
     arms: dict[str, Arm] = {}
     for part in options.method.split(","):
         name = part.strip()
-        found = [preset_methods[name]] if name in preset_methods else picked(name, preset_methods)
-        arms |= {a.name: replace(a, knobs={**options.knobs, **a.knobs}) for a in found}
+        chosen = [preset_methods[name]] if name in preset_methods else picked(name, preset_methods)
+        arms |= {a.name: replace(a, knobs={**options.knobs, **a.knobs}) for a in chosen}
     if not any(arm.method == BASELINE for arm in arms.values()):
         arms = {BASELINE: Arm(name=BASELINE, method=BASELINE)} | arms
     return tuple(sorted(arms.values(), key=lambda arm: arm.method != BASELINE))
@@ -300,9 +300,9 @@ def identity(given: str, name: str, module: Any) -> dict[str, str | None]:
 
 def folder_sha256(folder: Path) -> str:
     """Return the hash of a folder's weights and settings."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for path in sorted({p for pattern in HASHED for p in folder.glob(pattern)}):
-        found.update(path.name.encode() + b"\0")
+        digest.update(path.name.encode() + b"\0")
         with path.open("rb") as file:
-            found.update(hashlib.file_digest(file, "sha256").digest())
-    return found.hexdigest()
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()

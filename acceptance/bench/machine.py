@@ -31,8 +31,8 @@ def cuda_indices(devices: Sequence[str]) -> list[int]:
     """Return which CUDA devices are among these torch devices."""
     import torch
 
-    found = {torch.device(d) for d in devices}
-    return sorted({d.index or 0 for d in found if d.type == "cuda"})
+    cuda = {torch.device(d) for d in devices}
+    return sorted({d.index or 0 for d in cuda if d.type == "cuda"})
 
 
 def system_metadata(devices: Sequence[str]) -> dict[str, Any]:
@@ -209,8 +209,8 @@ def surroundings(devices: Sequence[str]) -> dict[str, Any]:
 def clocks_mhz(nvml: Nvml, gpu: Gpu) -> dict[str, int | None]:
     """Return the clocks of a GPU as they are, and the fastest it has."""
     kinds = {"sm": "SM", "memory": "memory"}
-    found = {name: nvml.clock_mhz(gpu, kind) for name, kind in kinds.items()}
-    return found | {f"{name}_max": nvml.clock_mhz(gpu, kind, largest=True) for name, kind in kinds.items()}
+    clocks = {name: nvml.clock_mhz(gpu, kind) for name, kind in kinds.items()}
+    return clocks | {f"{name}_max": nvml.clock_mhz(gpu, kind, largest=True) for name, kind in kinds.items()}
 
 
 def git_sha(root: Path) -> str | None:
@@ -246,8 +246,8 @@ def make_deterministic(seed: int) -> None:
 
     wanted = ":4096:8"
     if os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", wanted) not in (wanted, ":16:8"):
-        found = os.environ["CUBLAS_WORKSPACE_CONFIG"]
-        raise UserError(f"CUBLAS_WORKSPACE_CONFIG: {found!r} does not repeat, expected {wanted} or :16:8")
+        workspace = os.environ["CUBLAS_WORKSPACE_CONFIG"]
+        raise UserError(f"CUBLAS_WORKSPACE_CONFIG: {workspace!r} does not repeat, expected {wanted} or :16:8")
     torch.manual_seed(seed)
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False

@@ -44,17 +44,17 @@ def records_of(bench: Bench, turn: Turn, taken: dict[str, Taken | str], began_ut
     """
     plain = plain_outputs(bench, taken)
     worked_out = WorkedOut(finer=cache(lambda: finer_copy(bench.target, bench.dtype)))
-    found = []
+    records = []
     for place, runnable in sorted(enumerate(turn.order), key=lambda each: each[1].arm.name in turn.missing):
         result = taken[runnable.arm.name]
         for row, index in enumerate(turn.batch):
             origin = origin_of(bench, runnable, turn, began_utc, index=index, order=place)
             if isinstance(result, str):
-                found.append(as_record(origin, Skipped(status="error", reason=result)))
+                records.append(as_record(origin, Skipped(status="error", reason=result)))
             else:
                 own = plain[row] if plain else None
-                found.append(as_record(origin, measured(bench, origin, result, own, worked_out)))
-    return found
+                records.append(as_record(origin, measured(bench, origin, result, own, worked_out)))
+    return records
 
 
 @dataclass(slots=True, kw_only=True)
@@ -74,8 +74,8 @@ def plain_outputs(bench: Bench, taken: dict[str, Taken | str]) -> list[list[int]
     """Return the baseline's greedy outputs; None where they are sampled or it failed."""
     if not bench.settings.rule.is_greedy:
         return None
-    found = taken.get(bench.baseline.arm.name)
-    return [d.tokens for d in found.decoded] if isinstance(found, Taken) else None
+    baseline = taken.get(bench.baseline.arm.name)
+    return [d.tokens for d in baseline.decoded] if isinstance(baseline, Taken) else None
 
 
 def measured(bench: Bench, origin: Origin, taken: Taken, plain: list[int] | None, worked_out: WorkedOut) -> Measured:

@@ -54,8 +54,8 @@ def grouped_attention(
     if attention_mask is not None:
         attention_mask = attention_mask.repeat(1, 1, groups, 1)
     packed = query.reshape(batch, heads // groups, groups * new, size)
-    found = scaled_dot_product_attention(packed, key, value, attn_mask=attention_mask, scale=scaling)
-    return found.reshape(batch, heads, new, -1).transpose(1, 2).contiguous(), None
+    attended = scaled_dot_product_attention(packed, key, value, attn_mask=attention_mask, scale=scaling)
+    return attended.reshape(batch, heads, new, -1).transpose(1, 2).contiguous(), None
 
 
 def reserve(layer: Any, room: int) -> None:

@@ -97,12 +97,12 @@ def build_subjects(options: PassOptions, grid: Grid, device: str) -> dict[str, S
     Raises:
         UserError: A model that cannot be found, timed or built.
     """
-    found = {}
+    subjects = {}
     for role, (path, name) in options.configs.items():
         config = read_json(path)
         shape = shape_of(config, name)
         check_shape(f"--{role}-model", shape, grid)
-        found[role] = (path, name, config.object(), shape)
+        subjects[role] = (path, name, config.object(), shape)
     return {
         role: Subject(
             name=name,
@@ -110,5 +110,5 @@ def build_subjects(options: PassOptions, grid: Grid, device: str) -> dict[str, S
             shape=shape,
             module=build(f"--{role}-model", path, config, device, options.dtype),
         )
-        for role, (path, name, config, shape) in found.items()
+        for role, (path, name, config, shape) in subjects.items()
     }

@@ -99,10 +99,10 @@ def build(option: str, path: Path, config: Mapping[str, Any], device: str, dtype
     transformers.utils.logging.set_verbosity_error()
     pass_attention.register()
     try:
-        told = transformers.AutoConfig.for_model(**config)
+        parsed = transformers.AutoConfig.for_model(**config)
         with torch.device(device):
             module = transformers.AutoModelForCausalLM.from_config(
-                told, dtype=DTYPES[dtype], attn_implementation=pass_attention.NAME
+                parsed, dtype=DTYPES[dtype], attn_implementation=pass_attention.NAME
             ).eval()
             with torch.inference_mode():
                 module(input_ids=torch.zeros((1, 1), dtype=torch.long, device=device), use_cache=True)
@@ -126,10 +126,10 @@ def filled_cache(subject: Subject, batch: int, context: int, room: int, generato
 
     shape, module = subject.shape, subject.module
     size = (batch, shape.kv_heads, context, shape.head_dim)
-    told = {"dtype": module.dtype, "device": module.device, "generator": generator}
+    kind = {"dtype": module.dtype, "device": module.device, "generator": generator}
     cache = DynamicCache()
     for layer in range(shape.layers):
-        cache.update(torch.randn(size, **told), torch.randn(size, **told), layer)
+        cache.update(torch.randn(size, **kind), torch.randn(size, **kind), layer)
         pass_attention.reserve(cache.layers[layer], room)
     return cache
 
@@ -178,7 +178,7 @@ def time_group(
 
     device, (_, batch, context, _) = subject.module.device, points[0]
     generator = torch.Generator(device).manual_seed(int(rng.integers(2**31)))
-    found: dict[Point, float | str] = {}
+    outcomes: dict[Point, float | str] = {}
     most = max(point.new_tokens for point in points)
     with torch.inference_mode():
         cache = within_memory(partial(filled_cache, subject, batch, context, most, generator))
@@ -187,9 +187,9 @@ def time_group(
         for point in (points[0], *points):
             size = (batch, point.new_tokens)
             tokens = torch.randint(subject.shape.vocabulary, size, generator=generator, device=device)
-            found[point] = within_memory(partial(time_pass, subject, cache, tokens, clock))
+            outcomes[point] = within_memory(partial(time_pass, subject, cache, tokens, clock))
             cut_back(cache, context)
-    return found
+    return outcomes
 
 
 def within_memory(work: Callable[[], Any]) -> Any:

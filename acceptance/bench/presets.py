@@ -67,10 +67,10 @@ class Presets:
         if experiment not in self.experiments:
             there = ", ".join(self.experiments) or "none there"
             raise UserError(f"--experiment: {experiment!r} is not in {self.path}, expected {there}")
-        found = dict(self.experiments[experiment])
+        values = dict(self.experiments[experiment])
         names = {"methods": "method"}
-        models = self.models.get(found.pop("models", ""), {})
-        return {**models, **{names.get(key, key): value for key, value in found.items()}}
+        models = self.models.get(values.pop("models", ""), {})
+        return {**models, **{names.get(key, key): value for key, value in values.items()}}
 
 
 def load_presets(path: Path, parameters: Mapping[str, click.Parameter]) -> Presets:
@@ -79,17 +79,17 @@ def load_presets(path: Path, parameters: Mapping[str, click.Parameter]) -> Prese
     Raises:
         UserError: Names the file, the key, the value and what is allowed.
     """
-    found = read_toml(path).object()
-    version = found.pop("version", VERSION)
+    document = read_toml(path).object()
+    version = document.pop("version", VERSION)
     if isinstance(version, bool) or not isinstance(version, int) or version != VERSION:
         raise UserError(f"{path}: version is {version!r}, expected {VERSION}")
-    for name, table in found.items():
+    for name, table in document.items():
         if name not in TABLES:
             raise UserError(f"{path}: {name!r} is not known, expected {', '.join(TABLES)}")
         if not isinstance(table, dict) or not all(isinstance(t, dict) for t in table.values()):
             raise UserError(f"{path}: {name} holds no tables, expected [{name}.NAME]")
         check_names(f"{path}: {name}", table)
-    sections = {name: found.get(name, {}) for name in TABLES}
+    sections = {name: document.get(name, {}) for name in TABLES}
     models = {
         name: checked(f"{path}: models.{name}", table, MODEL_KEYS, parameters)
         for name, table in sections["models"].items()
@@ -134,12 +134,12 @@ def check_together(at: str, values: Mapping[str, Any], methods: Mapping[str, Arm
 
 def pairing_of(at: str, table: Mapping[str, Any], models: Mapping[str, Any]) -> dict[str, str]:
     """Return which models and methods an experiment pairs."""
-    found: dict[str, str] = {}
+    pairing: dict[str, str] = {}
     if "models" in table:
         name = table["models"]
         if not isinstance(name, str) or name not in models:
             raise UserError(f"{at}.models: {name!r} is not allowed, expected {', '.join(models) or 'none are there'}")
-        found["models"] = name
+        pairing["models"] = name
     if "methods" in table:
         names = table["methods"]
         if not isinstance(names, list) or not names or not all(isinstance(n, str) and n for n in names):
@@ -147,8 +147,8 @@ def pairing_of(at: str, table: Mapping[str, Any], models: Mapping[str, Any]) -> 
         for name in names:
             if names.count(name) > 1:
                 raise UserError(f"{at}.methods: {name!r} is there twice, expected each once")
-        found["methods"] = ",".join(names)
-    return found
+        pairing["methods"] = ",".join(names)
+    return pairing
 
 
 def checked(
@@ -159,12 +159,12 @@ def checked(
     Raises:
         UserError: A key that is not allowed here, or a value that the option refuses.
     """
-    found = {}
+    values = {}
     for key, value in table.items():
         if key not in allowed:
             raise UserError(f"{at}.{key}: not known, expected {', '.join(allowed)}")
-        found[key] = converted(f"{at}.{key}", value, parameters[key])
-    return found
+        values[key] = converted(f"{at}.{key}", value, parameters[key])
+    return values
 
 
 def converted(at: str, value: Any, parameter: click.Parameter) -> Any:

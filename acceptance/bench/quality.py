@@ -34,9 +34,9 @@ def of_output(target: Model, prompt: Sequence[int], output: Sequence[int]) -> Qu
     """Let the target read an output in one pass. Prompt and output are token ids, neither empty."""
     tokens, valid = padded([[*prompt, *output]], target.device)
     logits = Context(target, 1).read(tokens[:, :-1], valid[:, :-1], len(output))[0].float()
-    said = tokens[0, -len(output) :]
-    log_p = logits.log_softmax(-1).gather(-1, said[:, None])
-    ranks = rank(logits, said) + 1
+    written = tokens[0, -len(output) :]
+    log_p = logits.log_softmax(-1).gather(-1, written[:, None])
+    ranks = rank(logits, written) + 1
     return Quality(
         mean_logp_nats=float(log_p.double().mean()),
         mean_rank=float(ranks.double().mean()),

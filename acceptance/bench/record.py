@@ -73,11 +73,11 @@ class Divergence:
 
     def as_json(self) -> dict[str, Any]:
         """Return it by the names of the schema."""
-        found = {"position": self.position, "margin": self.margin, "verdict": self.verdict}
+        fields = {"position": self.position, "margin": self.margin, "verdict": self.verdict}
         checked = self.recheck
         # No deficit where one of the outputs ended and the other did not.
         deficit = checked.deficit if checked and math.isfinite(checked.deficit) else None
-        return found | {"deficit": deficit, "spread": checked and checked.spread}
+        return fields | {"deficit": deficit, "spread": checked and checked.spread}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -88,13 +88,13 @@ def warm_up(bench: Bench, wanted: Collection[tuple[str, int]]) -> dict[str, Take
     """
     budget = bench.settings.max_new_tokens
     few = budget if bench.target.graphs else min(WARM_UP_TOKENS, budget)
-    found: dict[str, Taken | str] = {}
+    outcomes: dict[str, Taken | str] = {}
     for batch in shapes(bench):
         for runnable in bench.arms:
             if runnable.begin is not None and (runnable.arm.name, len(batch)) in wanted:
                 taken = attempt(bench, runnable.begin, batch, max_new_tokens=few)
-                found.setdefault(runnable.arm.name, taken)
-    return found
+                outcomes.setdefault(runnable.arm.name, taken)
+    return outcomes
 
 
 def shapes(bench: Bench) -> list[range]:

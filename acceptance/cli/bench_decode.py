@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
@@ -118,13 +118,16 @@ def goes_on(path: Path) -> bool:
     """Whether a file holds what a run can go on behind.
 
     Raises:
-        UserError: It holds something else.
+        UserError: It holds something else; names the first line that does.
     """
     from acceptance.results.journal import is_unbegun, read_records
+    from acceptance.results.validate import line_problems
 
     if not path.exists() or is_unbegun(path):
         return False
-    check_records(path, read_records(path)[0][1:])
+    for number, record in enumerate(read_records(path)[0][1:], 2):
+        for problem in line_problems(record, first=False):
+            raise UserError(f"--out {path}: line {number}: {problem}")
     return True
 
 
@@ -133,11 +136,11 @@ def forecast(bench: "Bench", parameters: Mapping[str, Any], options: DecodeOptio
     from acceptance.bench.forecast import forecast_run
     from acceptance.results.report import forecast_text
 
-    found = forecast_run(bench, start_s)
+    estimate = forecast_run(bench, start_s)
     if options.as_json:
-        click.echo(to_json(envelope("decode_forecast", 1, parameters) | found), nl=False)
+        click.echo(to_json(envelope("decode_forecast", 1, parameters) | estimate), nl=False)
     else:
-        click.echo(forecast_text(parameters, found))
+        click.echo(forecast_text(parameters, estimate))
     return 0
 
 
@@ -160,9 +163,15 @@ def run(bench: "Bench", parameters: dict[str, Any], notes: list[str], options: D
     if records:
         total = len(plan_turns(bench, ()))
         click.echo(f"{journal.path}: going on, {total - len(todo)} of {total} turns are done", err=True)
-    keep_all(left_out(bench, done), journal, records)
     tracks: list[tuple[str, Sequence[Span]]] = []
-    interrupted = measure_all(bench, todo, journal, records, tracks)
+
+    def keep(record: dict[str, Any]) -> None:
+        journal.append(record)
+        records.append(record)
+
+    for record in left_out(bench, done):
+        keep(record)
+    interrupted = measure_all(bench, todo, keep, tracks)
     if options.profile and (tracks or not interrupted):
         profile(bench, options.profile, tracks)
     return present(journal, records, parameters, notes, options, interrupted)
@@ -183,34 +192,13 @@ def profile(bench: "Bench", path: Path, tracks: "list[tuple[str, Sequence[Span]]
     write_chrome_trace(path, tracks)
 
 
-def keep_all(fresh: Sequence[dict[str, Any]], journal: "Journal", records: list[dict[str, Any]]) -> None:
-    """Append records to the file and to those that were read from it."""
-    for record in fresh:
-        journal.append(record)
-        records.append(record)
-
-
-def check_records(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse to go on behind records that are not ours.
-
-    Raises:
-        UserError: Names the first.
-    """
-    from acceptance.results.validate import line_problems
-
-    for number, record in enumerate(records, 2):
-        for wrong in line_problems(record, first=False):
-            raise UserError(f"--out {path}: line {number}: {wrong}")
-
-
 def measure_all(
     bench: "Bench",
     todo: "Sequence[Turn]",
-    journal: "Journal",
-    records: list[dict[str, Any]],
+    keep: Callable[[dict[str, Any]], None],
     tracks: "list[tuple[str, Sequence[Span]]]",
 ) -> int:
-    """Measure, append to the file and to `records`; returns the exit code of what interrupted it, else 0."""
+    """Measure, keep every record; returns the exit code of what interrupted it, else 0."""
     from acceptance.bench.runner import measure
 
     wanted = len(bench.running) * PROFILED_PROMPTS
@@ -221,9 +209,7 @@ def measure_all(
 
     try:
         with terminated(), progress("decoding", len(todo)) as bar:
-            measure(
-                bench, todo, emit=lambda record: keep_all([record], journal, records), progress=bar.update, watch=watch
-            )
+            measure(bench, todo, emit=keep, progress=bar.update, watch=watch)
     except Terminated:
         return EXIT_TERMINATED
     except KeyboardInterrupt:
@@ -257,16 +243,8 @@ def present(
     options: DecodeOptions,
     interrupted: int,
 ) -> int:
-    """Summarise, keep the summaries of a run that is over, draw and print; returns the exit code.
-
-    Args:
-        journal: The file.
-        records: Of it.
-        parameters: Of the header.
-        notes: On what was left out.
-        options: Of the command.
-        interrupted: The exit code of what interrupted the run, else 0.
-    """
+    """Summarise, keep the summaries of a run that is over, draw and print; returns the exit code."""
+    from acceptance.results.report import heading, text
     from acceptance.results.steadiness import steadiness_notes
     from acceptance.results.summary import summarise
 
@@ -276,12 +254,17 @@ def present(
         keep_summaries(journal, records, summaries)
     journal.close()
     if options.plot and summaries:
-        draw(options.plot, parameters, summaries)
+        from acceptance.results.plots import decode_figure
+        from simulator.ground.pictures import save_figure
+
+        save_figure(options.plot, decode_figure(summaries, title=heading(parameters, summaries)))
     if options.as_json:
         payload = {"summaries": summaries, "notes": notes, "file": str(journal.path), "interrupted": bool(interrupted)}
         click.echo(to_json(envelope("decode_benchmark", 1, parameters) | payload), nl=False)
     else:
-        print_text(journal.path, parameters, summaries, notes)
+        table = text(parameters, summaries) if summaries else "nothing measured yet"
+        click.echo("\n\n".join([table, *(["\n".join(notes)] if notes else [])]) + "\n")
+        click.echo(f"wrote {journal.path}")
     if interrupted:
         click.echo(f"bench-decode: interrupted; the same command goes on with {journal.path}", err=True)
         return interrupted
@@ -300,27 +283,6 @@ def keep_summaries(journal: "Journal", records: Sequence[Mapping[str, Any]], sum
     if {name: json.loads(to_line(r)) for name, r in there.items()} != fresh:
         for summary in summaries:
             journal.append(summary)
-
-
-def draw(path: Path, parameters: Mapping[str, Any], summaries: Sequence[Mapping[str, Any]]) -> None:
-    """Write the picture."""
-    from acceptance.results.plots import decode_figure
-    from acceptance.results.report import heading
-    from simulator.ground.pictures import save_figure
-
-    save_figure(path, decode_figure(summaries, title=heading(parameters, summaries)))
-
-
-def print_text(
-    path: Path, parameters: Mapping[str, Any], summaries: Sequence[Mapping[str, Any]], notes: Sequence[str]
-) -> None:
-    """Print the table."""
-    from acceptance.results.report import text
-
-    parts = [text(parameters, summaries) if summaries else "nothing measured yet"]
-    parts += ["\n".join(notes)] if notes else []
-    click.echo("\n\n".join(parts) + "\n")
-    click.echo(f"wrote {path}")
 
 
 @command("list-presets", short_help="Say what a file of presets holds.")
@@ -342,13 +304,8 @@ def validate_config(context: click.Context, /, file: Path) -> None:
     check_methods(presets, METHODS)
     if not presets.experiments:
         raise UserError(f"{file}: holds no experiments, expected [experiments.NAME]")
-    counts = (f"{len(t)} {name}" for name, t in zip(("models", "methods", "experiments"), tables(presets), strict=True))
-    click.echo(f"{file}: {', '.join(counts)}, all well")
-
-
-def tables(presets: Presets) -> tuple[Mapping[str, Any], ...]:
-    """Return the three tables of a file of presets."""
-    return presets.models, presets.methods, presets.experiments
+    counts = f"{len(presets.models)} models, {len(presets.methods)} methods, {len(presets.experiments)} experiments"
+    click.echo(f"{file}: {counts}, all well")
 
 
 @command("validate-results", short_help="Check a file of records.")
@@ -358,14 +315,14 @@ def validate_results(file: Path, *, strict: bool) -> int:
     """Check every line of a file of records against the published JSON Schema."""
     from acceptance.results.validate import problems
 
-    found = problems(file, strict=strict)
-    for line in found[:MAX_LINES]:
+    errors = problems(file, strict=strict)
+    for line in errors[:MAX_LINES]:
         click.echo(f"{file}: {line}")
-    if len(found) > MAX_LINES:
-        click.echo(f"{file}: and {len(found) - MAX_LINES} more")
-    if not found:
+    if len(errors) > MAX_LINES:
+        click.echo(f"{file}: and {len(errors) - MAX_LINES} more")
+    if not errors:
         click.echo(f"{file}: all well")
-    return EXIT_FAILED if found else 0
+    return EXIT_FAILED if errors else 0
 
 
 for subcommand in (list_presets, validate_config, validate_results, time_passes):

@@ -57,9 +57,9 @@ class Reader:
         positions = np.maximum(self.read[:, None] + self.valid.cumsum(1) - 1, 0)
         tokens = batch.tokens[np.arange(len(counts))[:, None], positions + 1]
         columns = np.where(self.valid, positions + 1, 0)
-        found = self.step(torch.from_numpy(tokens), self.noted, positions, columns, causal(columns))
+        features = self.step(torch.from_numpy(tokens), self.noted, positions, columns, causal(columns))
         at = self.valid.shape[1] - 1 - self.valid[:, ::-1].argmax(1)
-        self.last = found[torch.arange(len(counts)), torch.from_numpy(at)]
+        self.last = features[torch.arange(len(counts)), torch.from_numpy(at)]
         self.read, self.known, self.valid = self.read + counts, self.known | (counts > 0), self.valid[:, :0]
         return 1
 

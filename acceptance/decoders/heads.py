@@ -45,13 +45,13 @@ class Medusa(torch.nn.Module):  # type: ignore[misc]
 
     def forward(self, hidden: torch.Tensor, heads: int) -> torch.Tensor:
         """Return what the output head reads the tokens of the first heads from, [..., heads, d]; hidden [..., d]."""
-        found = []
+        logits = []
         for head in self.heads[:heads]:
             state = hidden
             for block in head:
                 state = state + torch.nn.functional.silu(block(state))
-            found.append(state)
-        return torch.stack(found, dim=-2)
+            logits.append(state)
+        return torch.stack(logits, dim=-2)
 
 
 class Eagle(torch.nn.Module):  # type: ignore[misc]
@@ -174,9 +174,9 @@ def load(kind: str, folder: Path, target: Model) -> tuple[Any, dict[str, Any]]:
     option = f"--{kind} {folder}"
     try:
         config = read_json_object(folder / CONFIG)
-        found = (config["kind"], config["format"])
-        if found != (kind, FORMAT):
-            raise UserError(f"{option}: holds {found[0]} heads of format {found[1]}, expected {kind} of {FORMAT}")
+        held = (config["kind"], config["format"])
+        if held != (kind, FORMAT):
+            raise UserError(f"{option}: holds {held[0]} heads of format {held[1]}, expected {kind} of {FORMAT}")
         check_target(option, config, target)
         module = KINDS[kind](hidden_size=config["hidden_size"], **config["shape"])
         module.load_state_dict(load_file(folder / WEIGHTS))
@@ -196,12 +196,12 @@ def check_target(option: str, config: Mapping[str, Any], target: Model) -> None:
     Raises:
         UserError: Names the option, what the heads were made for and what there is.
     """
-    theirs = (config["hidden_size"], config["target"]["vocabulary"])
-    ours = (hidden_size_of(target), target.vocabulary)
-    if theirs != ours:
+    expected = (config["hidden_size"], config["target"]["vocabulary"])
+    actual = (hidden_size_of(target), target.vocabulary)
+    if expected != actual:
         raise UserError(
-            f"{option}: made for a target of hidden size {theirs[0]} and {theirs[1]} tokens, "
-            f"but --target has {ours[0]} and {ours[1]}"
+            f"{option}: made for a target of hidden size {expected[0]} and {expected[1]} tokens, "
+            f"but --target has {actual[0]} and {actual[1]}"
         )
     if apart := strangeness(target, config["target"]["probe"]):
         raise UserError(f"{option}: made for another target (hidden states differ by {apart:.0%}), expected its own")

@@ -44,11 +44,11 @@ class Nodes:
 
     def path(self, node: int) -> list[int]:
         """Return the nodes that lead to one, from the first to itself."""
-        found = list[int]()
+        path = list[int]()
         while node >= 0:
-            found.insert(0, node)
+            path.insert(0, node)
             node = int(self.parents[node])
-        return found
+        return path
 
     def with_children(self, more: "Nodes") -> "Nodes":
         """Append further nodes, whose parents are among these."""
@@ -89,8 +89,8 @@ def children(log_q: torch.Tensor, parents: Ints, scores: Floats, most: int, *, t
         most: Children of each that are looked at; what cannot come next is none.
         threshold: Least q of a child over the largest beside it.
     """
-    found = log_q.topk(min(most, log_q.shape[-1]))
-    values, tokens = found.values.double().cpu().numpy(), found.indices.cpu().numpy()
+    best = log_q.topk(min(most, log_q.shape[-1]))
+    values, tokens = best.values.double().cpu().numpy(), best.indices.cpu().numpy()
     possible = values > -np.inf
     kept = possible & (np.exp(values - values[:, :1]) >= threshold)
     row, _ = np.nonzero(kept)

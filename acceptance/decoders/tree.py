@@ -52,10 +52,10 @@ class Tree:
 
     def children(self) -> list[dict[int, int]]:
         """Return for each node, and last for the committed token, which child holds which token."""
-        found: list[dict[int, int]] = [{} for _ in range(len(self.parents) + 1)]
+        children: list[dict[int, int]] = [{} for _ in range(len(self.parents) + 1)]
         for node, (token, parent) in enumerate(zip(self.tokens.tolist(), self.parents.tolist(), strict=True)):
-            found[parent].setdefault(token, node)
-        return found
+            children[parent].setdefault(token, node)
+        return children
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,12 +185,12 @@ def check_tree(option: str, model: Model) -> None:
         UserError: Names the option.
     """
     try:
-        found = tree_disagreement(model)
+        share = tree_disagreement(model)
     except Exception as error:  # a model's own code raises what it likes
         reason = (str(error).strip() or type(error).__name__).partition("\n")[0]
         raise UserError(f"{option}: cannot read a tree in one pass ({reason})") from None
-    if not found < MAX_DISAGREEMENT:
-        raise UserError(f"{option}: reads a tree otherwise than its branches (by {found:.0%}), expected a chain method")
+    if not share < MAX_DISAGREEMENT:
+        raise UserError(f"{option}: reads a tree otherwise than its branches (by {share:.0%}), expected a chain method")
 
 
 @torch.inference_mode()
@@ -203,7 +203,7 @@ def tree_disagreement(model: Model) -> float:
     if context.slides:
         raise UserError("its attention slides over a window")
     context.read(*padded([before], model.device), 1)
-    found = context.read_tree(torch.tensor([nodes], device=model.device), parents)[0].float()
+    logits = context.read_tree(torch.tensor([nodes], device=model.device), parents)[0].float()
     plain = []
     for node in range(len(nodes)):
         at, branch = node, list[int]()
@@ -213,4 +213,4 @@ def tree_disagreement(model: Model) -> float:
         read: Any = model.module(torch.tensor([[*before, *branch]], device=model.device))
         plain.append(read.logits[0, -1, : model.vocabulary].float())
     expected = torch.stack(plain)
-    return float((found - expected).abs().mean() / expected.std().clamp(min=1e-9))
+    return float((logits - expected).abs().mean() / expected.std().clamp(min=1e-9))

@@ -158,7 +158,7 @@ class Journal:
             raise UserError(f"{self.path}: parameters is {before!r}, expected an object")
         now = json.loads(to_line(header["parameters"]))
         version = "tool_version"
-        now, before = ({version: h.get(version)} | told for h, told in ((header, now), (there, before)))
+        now, before = {version: header.get(version)} | now, {version: there.get(version)} | before
         derived = "config_sha256"
         for key in (*now, *sorted(before.keys() - now.keys())):
             if key != derived and now.get(key) != before.get(key):

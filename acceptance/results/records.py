@@ -109,13 +109,13 @@ def ratio(above: float, below: float) -> float | None:
 
 def latest(records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Return the records of measurements, each key once: the last that was measured, or else the last line of it."""
-    found: dict[str, Mapping[str, Any]] = {}
+    records_by_key: dict[str, Mapping[str, Any]] = {}
     for record in records:
         if record.get("kind") == RECORD:
-            before = found.get(record["resume_key"])
+            before = records_by_key.get(record["resume_key"])
             if record["status"] == "ok" or before is None or before["status"] != "ok":
-                found[record["resume_key"]] = record
-    return list(found.values())
+                records_by_key[record["resume_key"]] = record
+    return list(records_by_key.values())
 
 
 def done_keys(records: Iterable[Mapping[str, Any]]) -> set[str]:

@@ -67,8 +67,8 @@ def delta_text(found: Mapping[str, Any] | None, digits: int, scale: float = 1) -
 
 def next_token_text(summary: Summary) -> str:
     """Write by how many points a method's next tokens are righter than the baseline's, and of how many."""
-    found = delta_text(summary["exact_match_delta"], 1, 100)
-    return f"{found} in {summary['exact_match']['trials']} trials" if found else ""
+    delta = delta_text(summary["exact_match_delta"], 1, 100)
+    return f"{delta} in {summary['exact_match']['trials']} trials" if delta else ""
 
 
 def row_of(summary: Summary) -> tuple[str, ...]:

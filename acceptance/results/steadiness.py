@@ -47,8 +47,8 @@ def spread_of(rows: list[Mapping[str, Any]]) -> float:
 
 def column(units: Floats, name: str) -> Floats:
     """Return one column of all units."""
-    found: Floats = units[:, AT[name]]
-    return found
+    values: Floats = units[:, AT[name]]
+    return values
 
 
 def spread(times: Floats) -> float:

@@ -54,8 +54,8 @@ def summary_of(rows: Sequence[Mapping[str, Any]], plain: Sequence[Mapping[str, A
     head |= {f"runs_{status}": sum(r["status"] == status for r in rows) for status in ("ok", "error", "skipped")}
     head |= {"first_reason": reasons[0] if reasons else None}
     head |= {"prompts": len({r["prompt_index"] for r in ok})}
-    mine, theirs = units_of(ok), units_of([r for r in plain if r["status"] == "ok"])
-    return head | alone(ok, mine, seed) | against(mine, theirs, seed)
+    units, plain_units = units_of(ok), units_of([r for r in plain if r["status"] == "ok"])
+    return head | alone(ok, units, seed) | against(units, plain_units, seed)
 
 
 def units_of(records: Sequence[Mapping[str, Any]]) -> dict[Unit, Floats]:
@@ -72,10 +72,8 @@ def sums(rows: Sequence[Mapping[str, Any]]) -> Floats:
     first = rows[0]
     times |= {name: first[name] or 0.0 for name in ("total_s", "decode_s", "energy_j", "energy_net_j")}
     times |= {f"{name}_s": first[f"{name}_ms"] / 1e3 for name in PHASES}
-    counts = {
-        "tokens": sum(r["generated_tokens"] for r in rows),
-        "rounds": sum(len(r["rounds"]["drafted"]) for r in rows),
-    }
+    counts = {"tokens": sum(r["generated_tokens"] for r in rows)}
+    counts |= {"rounds": sum(len(r["rounds"]["drafted"]) for r in rows)}
     for name, source in (("drafted",) * 2, ("accepted",) * 2, ("passes", "draft_passes"), ("overruled",) * 2):
         counts[name] = sum(sum(r["rounds"][source]) for r in rows)
     seen = [r for r in rows if r["quality"]]
@@ -84,36 +82,36 @@ def sums(rows: Sequence[Mapping[str, Any]]) -> Floats:
         "step_passes": sum(map(max, zip_longest(*(r["rounds"]["draft_passes"] for r in rows), fillvalue=0))),
         "seen": sum(r["generated_tokens"] for r in seen),
     }
-    found = times | counts | tree_sums(rows) | judge_sums(rows) | steps
+    columns = times | counts | tree_sums(rows) | judge_sums(rows) | steps
     matches = [r["exact_match"] for r in rows if r["exact_match"]]
-    found |= {name: sum(m[name] for m in matches) for name in ("matched", "trials")}
+    columns |= {name: sum(m[name] for m in matches) for name in ("matched", "trials")}
     for name in QUALITY:
-        found[name] = sum(r["quality"][name] * r["generated_tokens"] for r in seen)
-    return np.array([found[name] for name in COLUMNS], np.float64)
+        columns[name] = sum(r["quality"][name] * r["generated_tokens"] for r in seen)
+    return np.array([columns[name] for name in COLUMNS], np.float64)
 
 
 def tree_sums(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """Return sums over the rounds that drafted trees."""
     rounds = [r["rounds"] for r in rows if r["tree"]]
     sources = {"nodes": "drafted", "depths": "depth", "leaves": "leaves", "pruned": "pruned"}
-    found = {name: sum(sum(r[source]) for r in rounds) for name, source in sources.items()}
-    found["looked_at"] = found["nodes"] + found["pruned"] + sum(sum(r["over_budget"]) for r in rounds)
-    return found | {"tree_rounds": sum(len(r["drafted"]) for r in rounds)}
+    totals = {name: sum(sum(r[source]) for r in rounds) for name, source in sources.items()}
+    totals["looked_at"] = totals["nodes"] + totals["pruned"] + sum(sum(r["over_budget"]) for r in rounds)
+    return totals | {"tree_rounds": sum(len(r["drafted"]) for r in rounds)}
 
 
 def judge_sums(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """Return sums over what a trained judge decided."""
     decided = [r["judge"] for r in rows if r["judge"]]
-    found = {name: sum(j[name] for j in decided) for name in ("judged", "kept", "fallbacks")}
-    return found | {"judge_drafted": sum(sum(r["rounds"]["drafted"]) for r in rows if r["judge"])}
+    totals = {name: sum(j[name] for j in decided) for name in ("judged", "kept", "fallbacks")}
+    return totals | {"judge_drafted": sum(sum(r["rounds"]["drafted"]) for r in rows if r["judge"])}
 
 
 def by_unit(units: Mapping[Unit, Floats], keys: Iterable[Unit]) -> Floats:
     """Add up the runs of each unit, [units, columns]."""
-    found: dict[int, Floats] = {}
+    totals: dict[int, Floats] = {}
     for key in keys:
-        found[key[0]] = found.get(key[0], np.zeros(len(COLUMNS))) + units[key]
-    return np.array([found[i] for i in sorted(found)]).reshape(-1, len(COLUMNS))
+        totals[key[0]] = totals.get(key[0], np.zeros(len(COLUMNS))) + units[key]
+    return np.array([totals[i] for i in sorted(totals)]).reshape(-1, len(COLUMNS))
 
 
 def estimate(columns: Floats, seed: int, formula: Any) -> dict[str, Any] | None:
@@ -192,8 +190,8 @@ def wilson95(successes: int, trials: int) -> list[float] | None:
 
     if not trials:
         return None
-    found = binomtest(successes, trials).proportion_ci(method="wilson")
-    return [float(found.low), float(found.high)]
+    interval = binomtest(successes, trials).proportion_ci(method="wilson")
+    return [float(interval.low), float(interval.high)]
 
 
 def tree_of(trees: Sequence[Mapping[str, Any]], rows: Floats, seed: int) -> dict[str, Any]:
@@ -226,8 +224,8 @@ def total_variation(rows: Floats, seed: int) -> dict[str, Any] | None:
 
 def next_tokens(rows: Floats, total: Mapping[str, float], seed: int) -> dict[str, Any] | None:
     """Return the share of next tokens behind a task's true text that were the true ones, and how many those were."""
-    found = quotient(("matched", "trials"), rows, seed)
-    return found and spread_only(found) | {name: int(total[name]) for name in ("matched", "trials")}
+    share = quotient(("matched", "trials"), rows, seed)
+    return share and spread_only(share) | {name: int(total[name]) for name in ("matched", "trials")}
 
 
 def spread_only(found: dict[str, Any]) -> dict[str, Any]:
@@ -238,20 +236,20 @@ def spread_only(found: dict[str, Any]) -> dict[str, Any]:
 
 def energy_of(firsts: Sequence[Mapping[str, Any]], total: Mapping[str, float]) -> dict[str, Any]:
     """Return energy a token, with idle power and without; None unless all of it was counted."""
-    found = {
+    energy = {
         f"{name}_per_token": ratio(total[name], total["tokens"])
         if firsts and all(r[name] is not None for r in firsts)
         else None
         for name in ("energy_j", "energy_net_j")
     }
     flags = [r["energy_is_reliable"] for r in firsts]
-    return found | {"energy_is_reliable": all(flags) if flags and None not in flags else None}
+    return energy | {"energy_is_reliable": all(flags) if flags and None not in flags else None}
 
 
-def against(mine: Mapping[Unit, Floats], theirs: Mapping[Unit, Floats], seed: int) -> dict[str, Any]:
+def against(units: Mapping[Unit, Floats], plain_units: Mapping[Unit, Floats], seed: int) -> dict[str, Any]:
     """Return how a method compares with the baseline on the units and runs that both did."""
-    both = [unit for unit in mine if unit in theirs]
-    rows, plain = by_unit(mine, both), by_unit(theirs, both)
+    both = [unit for unit in units if unit in plain_units]
+    rows, plain = by_unit(units, both), by_unit(plain_units, both)
     return {
         "compared_units": len(rows),
         "speedup": speedup(rows, plain, "total_s", seed),
@@ -275,19 +273,17 @@ def each_prompt(rows: Floats, plain: Floats) -> dict[str, Any]:
     """Return two figures as others print them: the median of units' own speedups, and the ratio of mean rates."""
     if not len(rows):
         return {"speedup_median": None, "ratio_of_mean_rates": None}
-    mine, theirs = (r[:, AT["tokens"]] / r[:, AT["total_s"]] for r in (rows, plain))
-    return {
-        "speedup_median": float(np.median(mine / theirs)),
-        "ratio_of_mean_rates": float(mine.mean() / theirs.mean()),
-    }
+    rates, plain_rates = (r[:, AT["tokens"]] / r[:, AT["total_s"]] for r in (rows, plain))
+    ratio_of_mean_rates = float(rates.mean() / plain_rates.mean())
+    return {"speedup_median": float(np.median(rates / plain_rates)), "ratio_of_mean_rates": ratio_of_mean_rates}
 
 
 def delta(rows: Floats, plain: Floats, names: tuple[str, str], seed: int) -> dict[str, Any] | None:
     """Return a mean of the method's less the baseline's: the sum of one column over that of another, both sides."""
     columns = [AT[name] for name in names]
     pairs = np.concatenate((rows[:, columns], plain[:, columns]), axis=1)
-    found = estimate(pairs, seed, lambda s: s[0] / s[1] - s[2] / s[3])
-    return found and spread_only(found)
+    difference = estimate(pairs, seed, lambda s: s[0] / s[1] - s[2] / s[3])
+    return difference and spread_only(difference)
 
 
 def costs(rows: Floats, plain: Floats) -> dict[str, Any]:
@@ -297,26 +293,19 @@ def costs(rows: Floats, plain: Floats) -> dict[str, Any]:
     rest. closed_form: tokens a round over their sum; from the same run, so it is the measured speedup of decoding again
     unless outputs differ in length. closed_form_ideal: with v = 1 and o = 0, as in Leviathan et al. 2023.
     """
-    mine, theirs = (dict(zip(COLUMNS, r.tolist(), strict=True)) for r in (rows, plain))
-    names = (
-        "draft_step_ratio",
-        "draft_cost",
-        "verify_cost",
-        "overhead",
-        "step_cost",
-        "closed_form",
-        "closed_form_ideal",
-    )
-    if not mine["steps"] or not theirs["steps"]:
+    method, baseline = (dict(zip(COLUMNS, r.tolist(), strict=True)) for r in (rows, plain))
+    names = ["draft_step_ratio", "draft_cost", "verify_cost", "overhead", "step_cost"]
+    names += ["closed_form", "closed_form_ideal"]
+    if not method["steps"] or not baseline["steps"]:
         return {"target_step_ms": None} | dict.fromkeys(names)
-    step_s = theirs["decode_s"] / theirs["steps"]
-    draft, verify = (mine[f"{n}_s"] / mine["steps"] / step_s for n in ("draft", "verify"))
-    rest = sum(mine[f"{n}_s"] for n in ("sample", "kv", "other")) / mine["steps"] / step_s
-    tokens = (mine["tokens"] / mine["steps"]) / (theirs["tokens"] / theirs["steps"])
-    has_draft = mine["step_passes"] > 0
+    step_s = baseline["decode_s"] / baseline["steps"]
+    draft, verify = (method[f"{n}_s"] / method["steps"] / step_s for n in ("draft", "verify"))
+    rest = sum(method[f"{n}_s"] for n in ("sample", "kv", "other")) / method["steps"] / step_s
+    tokens = (method["tokens"] / method["steps"]) / (baseline["tokens"] / baseline["steps"])
+    has_draft = method["step_passes"] > 0
     return {
         "target_step_ms": 1e3 * step_s,
-        "draft_step_ratio": mine["draft_s"] / mine["step_passes"] / step_s if has_draft else None,
+        "draft_step_ratio": method["draft_s"] / method["step_passes"] / step_s if has_draft else None,
         "draft_cost": draft,
         "verify_cost": verify,
         "overhead": rest,

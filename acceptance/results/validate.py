@@ -45,15 +45,15 @@ def problems(path: Path, *, strict: bool) -> list[str]:
     if path.exists() and not path.is_file():
         raise UserError(f"{path}: is a folder, device or pipe, expected a file of bench-decode")
     records, torn = read_records(path)
-    found = [f"the last {torn} bytes are a torn line"] if torn else []
+    errors = [f"the last {torn} bytes are a torn line"] if torn else []
     for number, record in enumerate(records, 1):
         wrong = list(line_problems(record, first=number == 1))
         if strict and not wrong and record["kind"] == RECORD:
             wrong = list(disagreements(record))
-        found += [f"line {number}: {what}" for what in wrong]
-    if strict and not found:
-        found = [*file_disagreements(records)]
-    return found
+        errors += [f"line {number}: {what}" for what in wrong]
+    if strict and not errors:
+        errors = [*file_disagreements(records)]
+    return errors
 
 
 @cache
@@ -265,8 +265,8 @@ def taking_turns(records: Sequence[Record]) -> set[str]:
 def is_finished(records: Sequence[Record]) -> bool:
     """Whether every method has a record of every prompt in every run, or the one that says that it cannot run."""
     parameters, names = records[0]["parameters"], taking_turns(records)
-    found = sum(r["method"] in names for r in latest(records))
-    return bool(found >= len(names) * parameters["prompt_count"] * parameters["runs"])
+    count = sum(r["method"] in names for r in latest(records))
+    return bool(count >= len(names) * parameters["prompt_count"] * parameters["runs"])
 
 
 def repeated_records(records: Sequence[Record]) -> Iterator[str]:

@@ -51,8 +51,8 @@ class JudgeRule(Exact):
         # At each drafted token itself: the target's state before the first belongs to the last committed one.
         states = seen.proposal.hidden, seen.hidden[:, 1:]
         self.weights = [w.to(h.device) for w, h in zip(self.weights, states, strict=True)]
-        found = [(h.float() @ w).to(device) for h, w in zip(states, self.weights, strict=True)]
-        return found[0] + found[1] + self.bias
+        products = [(h.float() @ w).to(device) for h, w in zip(states, self.weights, strict=True)]
+        return products[0] + products[1] + self.bias
 
 
 def begin(models: Models, options: Options) -> Begin:

@@ -115,10 +115,10 @@ def check(option: str, judge: Judge, target: Model, draft: Model) -> None:
     Raises:
         UserError: Names the option.
     """
-    found = judge.draft_weights.shape, judge.target_weights.shape
+    sizes = judge.draft_weights.shape, judge.target_weights.shape
     expected = (hidden_size_of(draft),), (hidden_size_of(target),)
-    if found != expected:
-        raise UserError(f"{option}: weights are of shapes {found}, expected {expected}")
+    if sizes != expected:
+        raise UserError(f"{option}: weights are of shapes {sizes}, expected {expected}")
     numbers = [*judge.draft_weights, *judge.target_weights, judge.bias]
     if not np.isfinite(numbers).all() or not 0 <= judge.threshold <= 1:
         raise UserError(f"{option}: its numbers are not finite, or its threshold is not from 0 to 1")

@@ -37,16 +37,15 @@ class Number:
 
     def __call__(self, reference: Sequence[int], alternative: Sequence[int]) -> bool:
         """Compare two answers."""
-        ours, theirs = (
-            last_number(self.tokenizer.decode(t, skip_special_tokens=True)) for t in (reference, alternative)
-        )
-        return ours is not None and ours == theirs
+        texts = (self.tokenizer.decode(t, skip_special_tokens=True) for t in (reference, alternative))
+        expected, answer = map(last_number, texts)
+        return expected is not None and answer == expected
 
 
 def last_number(text: str) -> float | None:
     """Return the last number in a text, which may have commas between its digits."""
-    found = NUMBER.findall(text)
-    return float(found[-1].replace(",", "")) if found else None
+    numbers = NUMBER.findall(text)
+    return float(numbers[-1].replace(",", "")) if numbers else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,14 +67,14 @@ class Rejoin:
     def __call__(self, reference: Sequence[int], alternative: Sequence[int]) -> bool:
         """Compare two texts."""
         swap = shared(reference, alternative)
-        ours, theirs = (list(t[swap : swap + self.window]) for t in (reference, alternative))
-        if len(ours) < self.window and len(theirs) < self.window:
-            tails = (ours[j:] for j in range(min(self.shift + 2, len(ours))))
-            if any(theirs[1:] == tail for tail in tails):
+        expected, actual = (list(t[swap : swap + self.window]) for t in (reference, alternative))
+        if len(expected) < self.window and len(actual) < self.window:
+            tails = (expected[j:] for j in range(min(self.shift + 2, len(expected))))
+            if any(actual[1:] == tail for tail in tails):
                 return True
         for shift in range(-self.shift, self.shift + 1):
             first = max(1, -shift)
-            equal = [a == b for a, b in zip(theirs[first:], ours[first + shift :], strict=False)]
+            equal = [a == b for a, b in zip(actual[first:], expected[first + shift :], strict=False)]
             if longest_run(equal) >= self.least:
                 return True
         return False
@@ -203,12 +202,12 @@ class Miner:
         """Walk on to the draft's next mismatches; return its tokens there, none where it says what stands there."""
         left = [walk.end - walk.at for walk in self.walks]
         logits = self.draft.read([walk.text[: walk.end - 1] for walk in self.walks], left)
-        found: list[int | None] = []
+        mismatches: list[int | None] = []
         for walk, n, choices in zip(self.walks, left, logits.argmax(-1).tolist(), strict=True):
             ahead = shared(walk.text[walk.at : walk.end], choices[-n:])
-            found.append(choices[-n:][ahead] if ahead < n else None)
+            mismatches.append(choices[-n:][ahead] if ahead < n else None)
             walk.at += ahead
-        return found
+        return mismatches
 
     def label(self, tokens: Sequence[int], same_answer: SameAnswer) -> None:
         """Swap these tokens in, let the target go on, compare, and walk on along the text that stands."""
@@ -229,9 +228,9 @@ class Miner:
     def run(self, same_answer: SameAnswer) -> None:
         """Walk all answers to their ends."""
         while self.select([walk.at < walk.end for walk in self.walks]):
-            found = self.find()
-            if self.select([token is not None for token in found]):
-                self.label([token for token in found if token is not None], same_answer)
+            mismatches = self.find()
+            if self.select([token is not None for token in mismatches]):
+                self.label([token for token in mismatches if token is not None], same_answer)
 
 
 def mine(
@@ -269,9 +268,9 @@ def mine(
         features += miner.features
         rows += miner.rows
         tell(first + len(batch))
-    found = np.array(rows, np.int64).reshape(-1, 4).T
-    order = np.lexsort((found[2], found[1]))
-    important, prompt, position, token = found[:, order]
+    columns = np.array(rows, np.int64).reshape(-1, 4).T
+    order = np.lexsort((columns[2], columns[1]))
+    important, prompt, position, token = columns[:, order]
     return Mined(
         features=np.concatenate(features)[order],
         important=important.astype(bool),

@@ -66,12 +66,12 @@ def fit(features: Floats, important: Flags, strength: float) -> tuple[Floats, fl
     with catch_warnings():
         simplefilter("error", ConvergenceWarning)
         try:
-            found = LogisticRegression(C=strength, tol=1e-6, max_iter=2000).fit(scaler.transform(features), important)
+            model = LogisticRegression(C=strength, tol=1e-6, max_iter=2000).fit(scaler.transform(features), important)
         except ConvergenceWarning as error:
             reason = str(error).partition("\n")[0]
             raise UserError(f"judge: logistic regression does not converge at C = {strength:g} ({reason})") from None
-    weights: Floats = found.coef_[0] / scaler.scale_
-    return weights, float(found.intercept_[0] - weights @ scaler.mean_)
+    weights: Floats = model.coef_[0] / scaler.scale_
+    return weights, float(model.intercept_[0] - weights @ scaler.mean_)
 
 
 def threshold_for(probabilities: Floats, important: Flags, recall: float = RECALL) -> float:
