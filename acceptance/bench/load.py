@@ -14,7 +14,7 @@ from acceptance.measure.plan import Settings as MeasureSettings
 from acceptance.models.bundled import BUNDLED, TINY_PAIR, place_of
 from acceptance.models.inflate import inflate
 from acceptance.models.load import is_cpu, load_pair, pick_device
-from acceptance.models.model import Model, Pair
+from acceptance.models.model import Pair
 from acceptance.results.settings import BASELINE, KNOBS, Arm, Settings, config_sha256, option_of
 from acceptance.text.conversation import Framing, check_template, tokens_before
 from acceptance.text.prompts import Prompt, load_prompts, told_apart
@@ -65,7 +65,8 @@ def prepare(options: DecodeOptions, presets: Presets | None) -> tuple[Bench, dic
     rule, draft_rule = options.rules
     same = {"max_new_tokens": options.max_new_tokens, "seed": options.seed, "batch_size": options.batch_size}
     planned = plan(pair, items.prompts, MeasureSettings(rule=rule, draft_rule=draft_rule, framing=framing, **same))
-    models = models_of(options, pair, inflate(pair.target, options.inflate_target))
+    target = inflate(pair.target, options.inflate_target)
+    models = Models(target=target, draft=pair.draft, **trained_folders(options))
     arms = arms_of(options, presets)
     settings = Settings(arms=arms, rule=rule, runs=options.runs, **same)
     chosen = [(arm, Options(draft_rule=draft_rule, **arm.knobs)) for arm in arms]  # type: ignore[arg-type]
@@ -183,11 +184,6 @@ def load_models(options: DecodeOptions, placement: Placement) -> Pair:
     return replace(pair, target=replace(pair.target, graphs=graphs), draft=draft)
 
 
-def models_of(options: DecodeOptions, pair: Pair, target: Model) -> Models:
-    """Return the models that methods may ask for."""
-    return Models(target=target, draft=pair.draft, **trained_folders(options))
-
-
 def trained_folders(options: DecodeOptions) -> dict[str, Path | None]:
     """Return where what was trained on the target is; the bundled target's own comes with it.
 
@@ -273,8 +269,10 @@ def described(
     known = {name: identity(given, name, module) for name, (given, module) in modules.items()}
     trained = {name: getattr(models, name) for name in TRAINED}
     known |= {name: {"name": str(path), "sha256": folder_sha256(path)} for name, path in trained.items() if path}
+    knobs = [{name: getattr(o, name) for name in KNOBS} for _, o in chosen]
+    methods = [{"name": a.name, "method": a.method, "knobs": k} for (a, _), k in zip(chosen, knobs, strict=True)]
     return {name: getattr(options, name) for name in DECIDING} | {
-        "methods": [{"name": arm.name, "method": arm.method, "knobs": knobs_of(o)} for arm, o in chosen],
+        "methods": methods,
         "models": known,
         "prompt_count": len(planned.items),
         "items_sha256": hashlib.sha256(repr(planned.items).encode(errors="surrogatepass")).hexdigest(),
@@ -283,11 +281,6 @@ def described(
         "dtype": pair.dtype,
         "system": system_metadata([*placement.target, *placement.draft]),
     }
-
-
-def knobs_of(chosen: Options) -> dict[str, Any]:
-    """Return the knobs that a method works with, by name."""
-    return {name: getattr(chosen, name) for name in KNOBS}
 
 
 def identity(given: str, name: str, module: Any) -> dict[str, str | None]:

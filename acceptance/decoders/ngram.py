@@ -33,11 +33,7 @@ class Store:
     """
 
     def __init__(self, n: int) -> None:
-        """Begin with nothing counted.
-
-        Args:
-            n: Tokens of the longest n-gram, context and token, >= 2.
-        """
+        """Begin with nothing counted; the longest n-gram is of n >= 2 tokens, context and token."""
         self.widest = n - 1
         self.counts: dict[tuple[int, ...], dict[int, int]] = {}
         self.best: dict[tuple[int, ...], int] = {}
@@ -75,11 +71,7 @@ class Index:
     """Where each n-gram of one sequence first went on."""
 
     def __init__(self, most: int) -> None:
-        """Begin with nothing read.
-
-        Args:
-            most: Tokens of the longest n-gram that is looked up, >= 1.
-        """
+        """Begin with nothing read; the longest n-gram that is looked up is of `most` tokens, >= 1."""
         self.most = most
         self.first: dict[tuple[int, ...], int] = {}
 
@@ -101,12 +93,10 @@ class TextDraft:
     """Proposes what a memory of each row's own text says."""
 
     def __init__(self, memory: Callable[[], Memory], *, filler_top_k: int = 1) -> None:
-        """Say what is remembered.
+        """Say what makes the memory of a row.
 
-        Args:
-            memory: Makes the memory of a row.
-            filler_top_k: Above 1, so many first choices of the target, by its logits, are learnt at each committed
-                position, too; the committed token, if it is one of them, a second time. At 1 it alone is learnt.
+        With filler_top_k above 1, so many first choices of the target, by its logits, are learnt at each committed
+        position, too; the committed token, if it is one of them, a second time. At 1 it alone is learnt.
         """
         self.memory, self.fillers = memory, filler_top_k if filler_top_k > 1 else 0
 

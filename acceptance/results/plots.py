@@ -79,14 +79,9 @@ def style_of(summary: Summary) -> dict[str, Any]:
     return EXACT if summary["is_exact"] else LOSSY
 
 
-def label_of(rank: int, summary: Summary) -> str:
-    """Return a method's number and name; the number stands for it where there is no room."""
-    return f"{shortened(summary['method'])}  {rank}"
-
-
 def set_rows(axes: "Axes", shown: Sequence[Summary], *, named: bool) -> None:
-    """Give each method a row, the fastest on top."""
-    labels = [label_of(i, s) for i, s in enumerate(shown, 1)] if named else [str(i) for i in range(1, len(shown) + 1)]
+    """Give each method a row, the fastest on top; its number stands for it where there is no room for a name."""
+    labels = [f"{shortened(s['method'])}  {i}" if named else str(i) for i, s in enumerate(shown, 1)]
     axes.set_yticks(range(len(shown)), labels, fontsize=9)
     room = max(0.6, (3 - len(shown)) / 2)
     axes.set_ylim(len(shown) - 1 + room, -room)
@@ -120,7 +115,7 @@ def draw_latency(axes: "Axes", shown: Sequence[Summary]) -> None:
     """Bars of what a token takes, by phase."""
     left = np.zeros(len(shown))
     for name, color, hatch in PARTS:
-        width = np.array([per_token_ms(s, name) for s in shown])
+        width = np.array([float(1e3 / s["tokens_per_s"] * s["phase_share"][name]) for s in shown])
         axes.barh(
             range(len(shown)), width, left=left, height=0.7, color=color, hatch=hatch, edgecolor="white", linewidth=0.5
         )
@@ -129,11 +124,6 @@ def draw_latency(axes: "Axes", shown: Sequence[Summary]) -> None:
     axes.set_xlim(0, 1.04 * left.max(initial=1e-9))
     axes.set_title("Where the time of a token goes\nmean over all tokens, the prompt among them", fontsize=TITLE_SIZE)
     axes.set_xlabel("ms a token")
-
-
-def per_token_ms(summary: Summary, phase: str) -> float:
-    """Return what a phase takes a token."""
-    return float(1e3 / summary["tokens_per_s"] * summary["phase_share"][phase])
 
 
 def draw_rounds(axes: "Axes", shown: Sequence[Summary]) -> None:
