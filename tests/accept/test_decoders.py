@@ -21,36 +21,26 @@ from acceptance.models.context import Context, padded
 from acceptance.models.model import Model
 from acceptance.models.rule import SamplingRule
 
-from .tiny_models import greedy_without_cache, law_of, logits_without_cache, random_model, related_model, trigram_pair
+from .oracles import FREE, GREEDY, greedy_without_cache, law_of, logits_without_cache
+from .tiny_models import Pair, prompts_of, related_pair, trigram_pair
 
-GREEDY, FREE = SamplingRule(temperature=0.0), SamplingRule(temperature=1.0)
 VOCABULARY = 11
 KINDS = ("llama", "gpt2", "mistral")
+RAGGED = prompts_of(1, [1, 12, 3, 7, 2, 2, 9, 5], VOCABULARY)
 
 
-@pytest.fixture(scope="module", params=KINDS)
-def pair(request: pytest.FixtureRequest) -> tuple[Model, Model]:
-    """A target and a draft that agrees with it now and then."""
-    target = random_model(request.param, 21, VOCABULARY)
-    return target, related_model(target, 22, 0.25)
+@pytest.fixture(params=KINDS)
+def model(request: pytest.FixtureRequest) -> Model:
+    return related_pair(request.param, 21, VOCABULARY)[0]
 
 
-@pytest.fixture(scope="module")
-def llamas() -> tuple[Model, Model]:
-    target = random_model("llama", 31, VOCABULARY)
-    return target, related_model(target, 32, 0.25)
-
-
-def prompts_of(seed: int, lengths: Sequence[int], vocabulary: int = VOCABULARY) -> list[list[int]]:
-    rng = np.random.default_rng(seed)
-    return [rng.integers(vocabulary, size=n).tolist() for n in lengths]
-
-
-RAGGED = prompts_of(1, [1, 12, 3, 7, 2, 2, 9, 5])
+@pytest.fixture
+def llamas() -> Pair:
+    return related_pair("llama", 31, VOCABULARY)
 
 
 def speculate(
-    pair: tuple[Model, Model],
+    pair: Pair,
     prompts: Sequence[Sequence[int]],
     k: int,
     budget: int,
@@ -58,54 +48,75 @@ def speculate(
     draft_rule: SamplingRule | None = None,
     indices: Sequence[int] | None = None,
 ) -> list[Decoded]:
-    return speculative.decode(
-        *pair,
-        prompts,
-        k=k,
-        rule=rule,
-        draft_rule=draft_rule or rule,
-        max_new_tokens=budget,
-        rngs=laws.streams(5, indices if indices is not None else range(len(prompts))),
-    )
+    streams = laws.streams(5, range(len(prompts)) if indices is None else indices)
+    rules = {"rule": rule, "draft_rule": draft_rule or rule}
+    return speculative.decode(*pair, prompts, k=k, **rules, max_new_tokens=budget, rngs=streams)
 
 
-def plain(model: Model, prompts: Sequence[Sequence[int]], budget: int, rule: SamplingRule = GREEDY) -> list[list[int]]:
-    streams = laws.streams(5, range(len(prompts)))
-    return baseline.decode(model, prompts, rule=rule, max_new_tokens=budget, rngs=streams)
+def check_rounds(output: Decoded, endless: Decoded, k: int, budget: int, ends: Sequence[int]) -> None:
+    """Each round begins where the one before it ended, and says why it could not commit all it might have; the same
+    numbers without an end of sequence go on behind it.
+    """
+    assert len(endless.tokens) == budget
+    first_end = next((t for t, token in enumerate(endless.tokens) if token in ends), budget)
+    assert output.tokens == endless.tokens[: first_end + 1]
+    at = 0
+    for done in output.rounds:
+        assert done.start == at
+        assert done.drafted == min(k, budget - at - 1)
+        assert 0 <= done.accepted <= done.drafted
+        assert 1 <= done.committed <= done.accepted + 1
+        among_drafts = done.committed <= done.accepted
+        assert not among_drafts or (done is output.rounds[-1] and output.tokens[-1] in ends)
+        assert done.cut_by == ("eos" if among_drafts else "max" if done.drafted < k else "")
+        at += done.committed
+    assert at == len(output.tokens)
 
 
-# Greedy output.
+RULES = [GREEDY, FREE, SamplingRule(temperature=0.8, top_k=8, top_p=0.95)]
 
 
-def test_plain_greedy_is_what_the_model_says_without_a_cache(pair: tuple[Model, Model]) -> None:
-    expected = [greedy_without_cache(pair[0], p, 16) for p in RAGGED]
-    assert plain(pair[0], RAGGED, 16) == expected
-    assert [plain(pair[0], [p], 16)[0] for p in RAGGED] == expected
+@settings(deadline=None, max_examples=40)
+@given(
+    kind=st.sampled_from(KINDS),
+    k=st.integers(1, 8),
+    budget=st.integers(1, 20),
+    rule=st.sampled_from(RULES),
+    draft_rule=st.sampled_from([*RULES, SamplingRule(temperature=2.0)]),
+    ends=st.lists(st.integers(0, VOCABULARY - 1), max_size=2),
+    order=st.lists(st.integers(0, len(RAGGED) - 1), min_size=1, max_size=4, unique=True),
+)
+def test_a_row_is_its_own_and_stops_at_its_end_or_budget(
+    kind: str, k: int, budget: int, rule: SamplingRule, draft_rule: SamplingRule, ends: list[int], order: list[int]
+) -> None:
+    """In any company a row has the same rounds; an end cuts its text where it falls; greedy text is the target's."""
+    target, draft = related_pair(kind, 21, VOCABULARY)
+    endless = speculate((target, draft), RAGGED, k, budget, rule, draft_rule)
+    if rule.is_greedy:
+        assert [d.tokens for d in endless] == [greedy_without_cache(target, p, budget) for p in RAGGED]
+    ending = replace(target, ends=tuple(ends)), draft
+    together = speculate(ending, RAGGED, k, budget, rule, draft_rule)
+    for output, free in zip(together, endless, strict=True):
+        check_rounds(output, free, k, budget, ends)
+    some = speculate(ending, [RAGGED[i] for i in order], k, budget, rule, draft_rule, indices=order)
+    assert some == [together[i] for i in order]
+    plain = decode_plainly(ending[0], range(len(RAGGED)), budget, rule)
+    assert decode_plainly(ending[0], order, budget, rule) == [plain[i] for i in order]
+    assert not rule.is_greedy or plain == [d.tokens for d in together]
 
 
-@pytest.mark.parametrize("k", [1, 2, 3, 5, 8])
-def test_speculative_greedy_is_plain_greedy_token_by_token(pair: tuple[Model, Model], k: int) -> None:
-    expected = plain(pair[0], RAGGED, 20)
-    ragged = speculate(pair, RAGGED, k, 20)
-    assert [d.tokens for d in ragged] == expected
-    alone = [speculate(pair, [p], k, 20)[0] for p in RAGGED]
-    assert alone == ragged  # the rounds as well
-    counts = Counter(r.accepted for d in ragged for r in d.rounds)
-    assert len(counts) > 1, "the pair always agrees or never does, which proves little"
+def decode_plainly(model: Model, order: Sequence[int], budget: int, rule: SamplingRule) -> list[list[int]]:
+    streams = laws.streams(5, order)
+    return baseline.decode(model, [RAGGED[i] for i in order], rule=rule, max_new_tokens=budget, rngs=streams)
 
 
-def test_a_sampled_draft_changes_nothing_of_greedy_output(pair: tuple[Model, Model]) -> None:
-    found = speculate(pair, RAGGED, 4, 16, draft_rule=SamplingRule(temperature=2.0))
-    assert [d.tokens for d in found] == plain(pair[0], RAGGED, 16)
-
-
-def test_a_draft_that_is_the_target_is_always_accepted(llamas: tuple[Model, Model]) -> None:
+def test_a_draft_that_is_the_target_is_always_accepted(llamas: Pair) -> None:
     found = speculate((llamas[0], llamas[0]), RAGGED, 3, 16, rule=FREE)
     assert {(r.accepted, r.committed) for d in found for r in d.rounds} == {(3, 4)}
 
 
 def test_columns_that_packing_forgot_to_move_change_greedy_output(
-    llamas: tuple[Model, Model], monkeypatch: pytest.MonkeyPatch
+    llamas: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The negative control: this mistake is one that the ragged batch can show."""
     packed = []
@@ -116,91 +127,21 @@ def test_columns_that_packing_forgot_to_move_change_greedy_output(
         for layer in context.cache.layers:
             layer.keys, layer.values = layer.keys[:, :, -width:], layer.values[:, :, -width:]
 
-    expected = plain(llamas[0], RAGGED, 30)
+    expected = [greedy_without_cache(llamas[0], p, 30) for p in RAGGED]
     assert [d.tokens for d in speculate(llamas, RAGGED, 5, 30)] == expected
     monkeypatch.setattr(Context, "pack", pack)
     assert [d.tokens for d in speculate(llamas, RAGGED, 5, 30)] != expected
     assert packed
 
 
-# Sampled output.
-
-
-@pytest.mark.parametrize("draft_rule", [FREE, GREEDY], ids=["sampled", "greedy"])
-def test_a_row_does_not_feel_the_others(pair: tuple[Model, Model], draft_rule: SamplingRule) -> None:
-    rule = SamplingRule(temperature=0.8, top_k=8, top_p=0.95)
-    together = speculate(pair, RAGGED, 3, 14, rule, draft_rule)
-    alone = [speculate(pair, [p], 3, 14, rule, draft_rule, indices=[i])[0] for i, p in enumerate(RAGGED)]
-    assert together == alone
-    order = [5, 0, 7, 2]
-    assert speculate(pair, [RAGGED[i] for i in order], 3, 14, rule, draft_rule, indices=order) == [
-        together[i] for i in order
-    ]
-
-
-def test_a_plain_row_does_not_feel_the_others(pair: tuple[Model, Model]) -> None:
-    together = plain(replace(pair[0], ends=(4,)), RAGGED, 14, FREE)
-    for i, prompt in enumerate(RAGGED):
-        alone = baseline.decode(
-            replace(pair[0], ends=(4,)), [prompt], rule=FREE, max_new_tokens=14, rngs=laws.streams(5, [i])
-        )
-        assert alone == [together[i]]
-
-
-# Where an output ends.
-
-
-def check_rounds(output: Decoded, k: int, budget: int, ends: Sequence[int]) -> None:
-    """Each round begins where the one before it ended, and says why it could not commit all it might have."""
-    at = 0
-    ended = output.tokens[-1] in ends
-    assert not set(output.tokens[:-1]) & set(ends)
-    assert 1 <= len(output.tokens) <= budget
-    assert ended or len(output.tokens) == budget
-    for done in output.rounds:
-        last = done is output.rounds[-1]
-        assert done.start == at
-        assert done.drafted == min(k, budget - at - 1)
-        assert 0 <= done.accepted <= done.drafted
-        assert 1 <= done.committed <= done.accepted + 1
-        among_drafts = done.committed <= done.accepted
-        assert not among_drafts or (last and ended)
-        assert done.cut_by == ("eos" if among_drafts else "max" if done.drafted < k else "")
-        at += done.committed
-    assert at == len(output.tokens)
-
-
-@pytest.mark.parametrize("budget", range(1, 7))
-@pytest.mark.parametrize("k", [1, 3, 8])
-@pytest.mark.parametrize("rule", [GREEDY, FREE], ids=["greedy", "sampled"])
-def test_no_output_exceeds_its_budget(llamas: tuple[Model, Model], budget: int, k: int, rule: SamplingRule) -> None:
-    found = speculate(llamas, RAGGED, k, budget, rule)
-    for output in found:
-        check_rounds(output, k, budget, ())
-    if rule.is_greedy:
-        assert [d.tokens for d in found] == plain(llamas[0], RAGGED, budget)
-
-
-@pytest.mark.parametrize("k", [1, 4])
-def test_greedy_output_stops_at_every_possible_end(pair: tuple[Model, Model], k: int) -> None:
-    target, draft = pair
-    free = plain(target, RAGGED, 18)
-    for end in range(VOCABULARY):
-        for output, endless in zip(speculate((replace(target, ends=(end,)), draft), RAGGED, k, 18), free, strict=True):
-            assert output.tokens == endless[: endless.index(end) + 1 if end in endless else None]
-            check_rounds(output, k, 18, (end,))
-
-
 @pytest.mark.parametrize("k", [1, 2, 4])
-def test_an_output_stops_at_an_end_of_sequence_wherever_it_falls(llamas: tuple[Model, Model], k: int) -> None:
-    """The same numbers without an end of sequence go on behind it; the end is met in every place there is."""
-    (target, draft), ends, prompts = llamas, (2, 7), prompts_of(6, [1, 2, 3, 4, 5, 6] * 40)
+def test_an_output_stops_at_an_end_of_sequence_wherever_it_falls(llamas: Pair, k: int) -> None:
+    """The end is met in every place there is."""
+    (target, draft), ends, prompts = llamas, (2, 7), prompts_of(6, [1, 2, 3, 4, 5, 6] * 40, VOCABULARY)
     met: Counter[str] = Counter()
     endless = speculate((target, draft), prompts, k, 9, FREE)
     for output, free in zip(speculate((replace(target, ends=ends), draft), prompts, k, 9, FREE), endless, strict=True):
-        at = next((t for t, token in enumerate(free.tokens) if token in ends), len(free.tokens))
-        assert output.tokens == free.tokens[: at + 1]
-        check_rounds(output, k, 9, ends)
+        check_rounds(output, free, k, 9, ends)
         last = output.rounds[-1]
         if output.tokens[-1] in ends:
             met["draft" if last.committed <= last.accepted else "bonus" if last.accepted == k else "correction"] += 1
@@ -210,9 +151,7 @@ def test_an_output_stops_at_an_end_of_sequence_wherever_it_falls(llamas: tuple[M
     assert {place for place in places if met[place]} == places, met
 
 
-def test_accepted_counts_what_verification_accepted(
-    llamas: tuple[Model, Model], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_accepted_counts_what_verification_accepted(llamas: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a round drew of the target is counted, even where an end of sequence kept it out of the output."""
     verified: list[np.ndarray] = []
     right = chain.verify
@@ -227,14 +166,9 @@ def test_accepted_counts_what_verification_accepted(
     assert [r.accepted for r in output.rounds] == [int(a[0]) for a in verified]
 
 
-# Context.
-
-
-def fresh(model: Model, rows: Sequence[Sequence[int]]) -> torch.Tensor:
-    return torch.stack([logits_without_cache(model, row) for row in rows])
-
-
-def close(found: torch.Tensor, expected: torch.Tensor) -> None:
+def close(found: torch.Tensor, model: Model, rows: Sequence[Sequence[int]]) -> None:
+    """Check for the logits after each row, read anew."""
+    expected = torch.stack([logits_without_cache(model, row) for row in rows])
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -243,11 +177,15 @@ def read_all(model: Model, rows: list[list[int]], keep: int = 1) -> tuple[Contex
     return context, context.read(*padded(rows, "cpu"), keep)
 
 
+def check_next(context: Context, rows: Sequence[Sequence[int]], new: list[list[int]]) -> list[list[int]]:
+    """Read new tokens behind what the context holds of rows; return the longer rows."""
+    longer = [[*row, *more] for row, more in zip(rows, new, strict=True)]
+    close(context.read(*padded(new, "cpu"), 1)[:, 0], context.model, longer)
+    return longer
+
+
 @pytest.mark.parametrize("columns", [1, 2, 5])
-def test_reading_in_chunks_is_reading_at_once(
-    pair: tuple[Model, Model], columns: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = pair[0]
+def test_reading_in_chunks_is_reading_at_once(model: Model, columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
     _, whole = read_all(model, RAGGED, 9)
     widths = []
     hook = model.module.register_forward_hook(lambda m, i, o: widths.append(o.logits.shape[1]))
@@ -256,91 +194,82 @@ def test_reading_in_chunks_is_reading_at_once(
     _, parts = read_all(model, RAGGED, 9)
     hook.remove()
     valid = padded([p[-9:] for p in RAGGED], "cpu")[1]
-    close(parts[valid], whole[valid])
+    torch.testing.assert_close(parts[valid], whole[valid], rtol=1e-4, atol=1e-4)
     assert max(widths) <= columns
     assert len(widths) > 1
 
 
-def test_logits_never_take_more_than_their_share(llamas: tuple[Model, Model], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_logits_never_take_more_than_their_share(llamas: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = speculate(llamas, RAGGED, 6, 12)
     bound = 4 * len(RAGGED) * VOCABULARY * 3
     monkeypatch.setattr(context_module, "LOGITS_BYTES", bound)
     sizes = []
-    hooks = [
-        m.module.register_forward_hook(lambda m, i, o: sizes.append(o.logits.numel() * o.logits.element_size()))
-        for m in llamas
-    ]
+    hooks = [m.module.register_forward_hook(lambda m, i, o: sizes.append(o.logits.nbytes)) for m in llamas]
     assert speculate(llamas, RAGGED, 6, 12) == expected
     for hook in hooks:
         hook.remove()
     assert bound / 2 < max(sizes) <= bound
 
 
-def test_kept_logits_are_those_of_each_column(pair: tuple[Model, Model]) -> None:
-    _, found = read_all(pair[0], RAGGED, 3)
+def test_kept_logits_are_those_of_each_column(model: Model) -> None:
+    _, found = read_all(model, RAGGED, 3)
     for row, prompt in zip(found, RAGGED, strict=True):
-        for back in range(min(3, len(prompt))):
-            close(row[-1 - back], logits_without_cache(pair[0], prompt[: len(prompt) - back]))
+        backs = range(min(3, len(prompt)))
+        close(row[[-1 - back for back in backs]], model, [prompt[: len(prompt) - back] for back in backs])
 
 
-def test_after_a_rollback_reading_goes_on_as_if_nothing_had_been(pair: tuple[Model, Model]) -> None:
+def test_after_a_rollback_reading_goes_on_as_if_nothing_had_been(model: Model) -> None:
     """Rows forget different numbers of tokens, again and again, and read others in their place."""
-    model, rng = pair[0], np.random.default_rng(9)
-    rows = [list(p) for p in RAGGED]
+    rng, rows = np.random.default_rng(9), RAGGED
     context, _ = read_all(model, rows)
     for _ in range(12):
         rows = [row[: max(1, len(row) - int(n))] for row, n in zip(rows, rng.integers(0, 4, len(rows)), strict=True)]
         context.roll_back(np.array([len(row) for row in rows]))
         assert context.lengths.tolist() == [len(row) for row in rows]
         assert context.cache.get_seq_length() == context.live.shape[1]
-        new = rng.integers(VOCABULARY, size=(len(rows), 2))
-        rows = [[*row, *more] for row, more in zip(rows, new.tolist(), strict=True)]
-        found = context.read(torch.from_numpy(new), np.ones(new.shape, bool), 1)[:, 0]
-        close(found, fresh(model, rows))
+        rows = check_next(context, rows, rng.integers(VOCABULARY, size=(len(rows), 2)).tolist())
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_rows_that_read_unequal_numbers_of_tokens_see_only_their_own(kind: str) -> None:
+def test_rows_that_read_unequal_numbers_of_tokens_see_only_their_own(model: Model) -> None:
     """A block padded on the left, behind columns that are there already, as after rounds of unequal luck."""
-    model, rng = random_model(kind, 41, VOCABULARY), np.random.default_rng(10)
-    rows = [list(p) for p in RAGGED]
+    rng, rows = np.random.default_rng(10), RAGGED
     context, _ = read_all(model, rows)
     for _ in range(4):
-        new = prompts_of(int(rng.integers(1000)), rng.integers(1, 4, len(rows)).tolist())
-        rows = [[*row, *more] for row, more in zip(rows, new, strict=True)]
-        close(context.read(*padded(new, "cpu"), 1)[:, 0], fresh(model, rows))
+        new = prompts_of(int(rng.integers(1000)), rng.integers(1, 4, len(rows)).tolist(), VOCABULARY)
+        rows = check_next(context, rows, new)
         context.roll_back(context.lengths)
 
 
-def test_packing_changes_nothing_that_a_row_sees(pair: tuple[Model, Model]) -> None:
-    model = pair[0]
+def test_packing_changes_nothing_that_a_row_sees(model: Model) -> None:
     context, _ = read_all(model, RAGGED)
     kept = [p[: max(1, len(p) // 2)] for p in RAGGED]
     context.roll_back(np.array([len(p) for p in kept]))
     context.pack(max(map(len, kept)))
     assert context.live.shape[1] == max(map(len, kept)) == context.cache.get_seq_length()
     assert context.live[:, -1].all()
-    found = context.read(torch.full((len(kept), 1), 3), np.ones((len(kept), 1), bool), 1)[:, 0]
-    close(found, fresh(model, [[*p, 3] for p in kept]))
+    check_next(context, kept, [[3]] * len(kept))
 
 
-def test_selected_rows_go_on_in_their_order(pair: tuple[Model, Model]) -> None:
-    model, order = pair[0], [6, 1, 2]
+def test_selected_rows_go_on_in_their_order(model: Model) -> None:
+    order = [6, 1, 2]
     context, _ = read_all(model, RAGGED)
     context.select(np.array(order))
-    found = context.read(torch.full((3, 1), 5), np.ones((3, 1), bool), 1)[:, 0]
-    close(found, fresh(model, [[*RAGGED[i], 5] for i in order]))
+    check_next(context, [RAGGED[i] for i in order], [[5]] * 3)
 
 
-def test_logits_beyond_the_vocabulary_do_not_count(llamas: tuple[Model, Model]) -> None:
+def test_logits_beyond_the_vocabulary_do_not_count(llamas: Pair) -> None:
     """Models pad their output; what the padding says is never chosen."""
     narrow = tuple(replace(m, vocabulary=4) for m in llamas)
-    prompts = prompts_of(3, [1, 4, 2], 4)
-    found = speculate(narrow, prompts, 3, 10, FREE)  # type: ignore[arg-type]
+    found = speculate(narrow, prompts_of(3, [1, 4, 2], 4), 3, 10, FREE)  # type: ignore[arg-type]
     assert max(max(d.tokens) for d in found) < 4
 
 
-# Laws.
+def test_the_trigram_reads_its_cache() -> None:
+    """The tests' own model: with a cache, in any batch, it says what it says without."""
+    target, _ = trigram_pair(1)
+    rows = prompts_of(2, [1, 2, 5, 3], 4)
+    close(read_all(target, rows)[1][:, 0], target, rows)
+
 
 finite = st.integers(-3000, 3000).map(lambda n: n / 100)  # equal, or far enough apart for fp32 to see it
 coarse = st.integers(-3, 3).map(float)  # ties
@@ -384,12 +313,12 @@ def test_laws_are_those_of_transformers(logits: list[float], temperature: float,
     torch.testing.assert_close(without_p, after_k.softmax(-1))
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_laws_are_in_full_precision_whatever_the_logits_are(dtype: torch.dtype) -> None:
-    logits = torch.tensor([[1.0, 2.0, -1.0]], dtype=dtype)
-    found = laws.probabilities(logits, SamplingRule(temperature=0.7))
-    assert found.dtype == torch.float32
-    np.testing.assert_allclose(found[0].numpy(), law_of([1.0, 2.0, -1.0], SamplingRule(temperature=0.7)), rtol=1e-5)
+def test_laws_are_in_full_precision_whatever_the_logits_are() -> None:
+    logits, rule = torch.tensor([[1.0, 2.0, -1.0]]), SamplingRule(temperature=0.7)
+    for dtype in (torch.float16, torch.bfloat16):
+        found = laws.probabilities(logits.to(dtype), rule)
+        assert found.dtype == torch.float32
+        np.testing.assert_allclose(found[0].numpy(), law_of(logits[0].numpy(), rule), rtol=1e-5)
 
 
 weights = st.lists(st.sampled_from([0.0, 1e-30, 1e-7, 0.25, 1.0, 3.0]), min_size=1, max_size=8).filter(any)
@@ -422,10 +351,8 @@ def test_acceptance_and_residual_put_the_targets_law_together(pairs: list[tuple[
     if p.sum() < 1e-3 or q.sum() < 1e-3:
         return
     p, q = p / p.sum(), q / q.sum()
-    target, draft = torch.from_numpy(p), torch.from_numpy(q)
-    token = torch.arange(len(p))
-    rows = len(p), len(p)
-    accept = torch.nan_to_num(laws.acceptance(target.expand(rows), draft.expand(rows), token))
+    target, draft, rows = torch.from_numpy(p), torch.from_numpy(q), (len(p), len(p))
+    accept = torch.nan_to_num(laws.acceptance(target.expand(rows), draft.expand(rows), torch.arange(len(p))))
     left = laws.residual(target, draft)
     rejected = float((draft * (1 - accept)).sum())
     emitted = draft * accept + rejected * left / left.sum()
@@ -437,16 +364,6 @@ def test_streams_belong_to_prompts_not_to_batches() -> None:
     assert first[2].random() == again[0].random()
     assert len({rng.random() for rng in laws.streams(3, range(50))}) == 50
     assert laws.streams(3, [0])[0].random() != laws.streams(4, [0])[0].random()
-
-
-def test_the_trigram_reads_its_cache() -> None:
-    """The tests' own model: with a cache, in any batch, it says what it says without."""
-    target, _ = trigram_pair(1)
-    rows = prompts_of(2, [1, 2, 5, 3], 4)
-    close(read_all(target, rows)[1][:, 0], fresh(target, rows))
-
-
-# Laws on a device that does not repeat its sums.
 
 
 class OnCuda(torch.Tensor):

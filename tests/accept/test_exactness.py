@@ -29,17 +29,8 @@ from acceptance.models.model import Model
 from acceptance.models.rule import SamplingRule
 from acceptance.trace.trace import PromptInfo, join
 
-from .tiny_models import (
-    Rounds,
-    Say,
-    Text,
-    add_up,
-    enumerate_rounds,
-    enumerate_texts,
-    random_model,
-    related_model,
-    trigram_pair,
-)
+from .oracles import Rounds, Say, Text, add_up, enumerate_rounds, enumerate_texts
+from .tiny_models import random_model, related_model, trigram_pair
 
 DISTANCE, POWER, LEVEL = 0.02, 0.95, 1e-3
 FIRST = 3  # tokens whose joint law is tested
@@ -172,11 +163,15 @@ class Plan:
         2 N KL >= 4 N TV^2 (Pinsker), and N sum (p' - p)^2 / p >= 4 N TV^2 (Cauchy and Schwarz), so the noncentrality is
         at least 4 N TV^2; of TV the pooled cells can hide no more than their own probability.
         """
-        if self.freedom == 0:  # one text alone is possible: any other is rejected
-            return 1 - (1 - DISTANCE) ** self.outputs
-        noncentrality = 4 * self.outputs * max(0.0, DISTANCE - self.pooled) ** 2
-        critical = stats.chi2.isf(LEVEL / FAMILY, self.freedom)
-        return float(stats.ncx2.sf(critical, self.freedom, noncentrality))
+        return power_of(self, DISTANCE, LEVEL / FAMILY)
+
+
+def power_of(plan: Plan, distance: float, level: float) -> float:
+    """As `Plan.power`, for another distance and level."""
+    if plan.freedom == 0:  # one text alone is possible: any other is rejected
+        return 1 - (1 - distance) ** plan.outputs
+    noncentrality = 4 * plan.outputs * max(0.0, distance - plan.pooled) ** 2
+    return float(stats.ncx2.sf(stats.chi2.isf(level, plan.freedom), plan.freedom, noncentrality))
 
 
 def groups_of(expected: np.ndarray) -> np.ndarray:

@@ -12,13 +12,14 @@ from acceptance.measure.scoring import Output, score
 from acceptance.models import check
 from acceptance.models.laws import streams
 from acceptance.models.model import Model
-from acceptance.models.rule import SamplingRule
 from acceptance.trace.trace import PromptInfo
 from simulator.ground.artefacts import UserError
 
+from .oracles import GREEDY, greedy_without_cache
+from .tiny_models import NO_ENDS
+
 VOCABULARY, BUDGET = 30, 12
-GREEDY = SamplingRule(temperature=0.0)
-IDS: dict[str, Any] = {"vocab_size": VOCABULARY, "bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+IDS: dict[str, Any] = {"vocab_size": VOCABULARY} | NO_ENDS
 SHAPE = IDS | {
     "hidden_size": 32,
     "num_hidden_layers": 3,
@@ -28,45 +29,35 @@ SHAPE = IDS | {
     "max_position_embeddings": 128,
     "initializer_range": 0.4,
 }
+RANGE, LOCAL = {"initializer_range": 0.4}, {"attention_types": [[["global", "local"], 1]]}
 GEMMA = SHAPE | {"sliding_window": 4, "head_dim": 8, "query_pre_attn_scalar": 8}
+OPT = {"hidden_size": 32, "word_embed_proj_dim": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "ffn_dim": 64}
 LATENT = {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8}
+LATENT |= {"num_key_value_heads": 4, "n_shared_experts": 1, "first_k_dense_replace": 1}
 EXPERTS = {"n_routed_experts": 4, "n_group": 1, "topk_group": 1, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma2, hybrid window": ("Gemma2Config", GEMMA),
     "gemma3, hybrid window": ("Gemma3TextConfig", GEMMA | {"num_hidden_layers": 7}),
     "qwen3": ("Qwen3Config", SHAPE | {"head_dim": 8}),
     "phi3": ("Phi3Config", SHAPE),
-    "opt, learned positions": (
-        "OPTConfig",
-        IDS
-        | {"hidden_size": 32, "word_embed_proj_dim": 32, "num_hidden_layers": 2, "ffn_dim": 64}
-        | {"num_attention_heads": 4, "max_position_embeddings": 128, "pad_token_id": 1, "init_std": 0.4},
-    ),
-    "bloom, no positions": (
-        "BloomConfig",
-        IDS | {"hidden_size": 32, "n_layer": 2, "n_head": 4, "initializer_range": 0.4},
-    ),
+    "opt, learned positions": ("OPTConfig", IDS | OPT | {"pad_token_id": 1, "init_std": 0.4}),
+    "bloom, no positions": ("BloomConfig", IDS | {"hidden_size": 32, "n_layer": 2, "n_head": 4} | RANGE),
     "mixtral, experts": ("MixtralConfig", SHAPE | {"num_local_experts": 4}),
-    "deepseek, latent": (
-        "DeepseekV3Config",
-        SHAPE | LATENT | EXPERTS | {"num_key_value_heads": 4, "n_shared_experts": 1, "first_k_dense_replace": 1},
-    ),
+    "deepseek, latent": ("DeepseekV3Config", SHAPE | EXPERTS | LATENT),
+}
+# Those that only trees are read by.
+OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "gemma": ("GemmaConfig", SHAPE | {"head_dim": 8}),
+    "gpt_neo": ("GPTNeoConfig", IDS | {"hidden_size": 16, "num_layers": 2, "num_heads": 2} | LOCAL),
+    "mpt": ("MptConfig", IDS | {"d_model": 16, "n_layers": 2, "n_heads": 2}),
 }
 
 
 def make(family: str, seed: int) -> Model:
     torch.manual_seed(seed)
-    name, settings = FAMILIES[family]
+    name, settings = (FAMILIES | OTHERS)[family]
     module = transformers.AutoModelForCausalLM.from_config(getattr(transformers, name)(**settings)).eval()
     return Model(module=module, vocabulary=VOCABULARY)
-
-
-@torch.inference_mode()
-def without_a_cache(model: Model, prompt: list[int]) -> list[int]:
-    text = list(prompt)
-    for _ in range(BUDGET):
-        text.append(int(model.module(torch.tensor([text]), use_cache=False).logits[0, -1].argmax()))
-    return text[len(prompt) :]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -74,12 +65,12 @@ def test_loop_and_trace_in_a_ragged_batch_agree_with_plain_prefixes(family: str)
     target, draft = make(family, 1), make(family, 2)
     rng = np.random.default_rng(0)
     prompts = [rng.integers(2, VOCABULARY, n).tolist() for n in (1, 3, 7, 12, 2)]
-    expected = [without_a_cache(target, p) for p in prompts]
-    told = {"rule": GREEDY, "max_new_tokens": BUDGET, "rngs": streams(0, range(len(prompts)))}
-    assert baseline.decode(target, prompts, **told) == expected
+    expected = [greedy_without_cache(target, p, BUDGET) for p in prompts]
+    task = {"rule": GREEDY, "max_new_tokens": BUDGET, "rngs": streams(0, range(len(prompts)))}
+    assert baseline.decode(target, prompts, **task) == expected
     # A draft that is always wrong, and one that is always right: everything and nothing is rolled back.
     for proposer in (draft, target):
-        decoded = speculative.decode(target, proposer, prompts, k=3, draft_rule=GREEDY, **told)
+        decoded = speculative.decode(target, proposer, prompts, k=3, draft_rule=GREEDY, **task)
         assert [d.tokens for d in decoded] == expected
     outputs = [
         Output(prompt=i, turn=0, before=p, tokens=x) for i, (p, x) in enumerate(zip(prompts, expected, strict=True))

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.generation.candidate_generator import PromptLookupCandidateGenerator
 
-from acceptance.decoders.batch import Batch, Decoded, Floats, Ints, Task
+from acceptance.decoders.batch import Batch, Floats, Ints, Task
 from acceptance.decoders.chain import Chain, FixedLength, Proposal, Verdict
 from acceptance.decoders.decoder import run
 from acceptance.decoders.ngram import Index, Memory, Store, TextDraft
@@ -18,9 +18,9 @@ from acceptance.models import laws
 from acceptance.models.model import Model
 from acceptance.models.rule import SamplingRule
 
-from .tiny_models import greedy_without_cache, random_model
+from .oracles import FREE, GREEDY, greedy_without_cache
+from .tiny_models import random_model
 
-GREEDY, FREE = SamplingRule(temperature=0.0), SamplingRule(temperature=1.0)
 VOCABULARY = 7
 # A text in the order it was learnt: each token, and what else the target considered for its place.
 Learnt = Sequence[tuple[int, Sequence[int]]]
@@ -68,23 +68,6 @@ def test_a_store_drafts_what_counting_anew_says(learnt: Learnt, n: int, k: int) 
     assert store.draft(learn(store, learnt), k) == draft_by_counting(learnt, n, k)
 
 
-@pytest.mark.parametrize(
-    ("text", "n", "drafted"),
-    [
-        ([1, 2, 3, 1, 2], 3, [3, 1, 2, 3]),  # two tokens of context, again and again
-        ([5, 1, 7, 2, 1], 4, [7, 2, 1, 7]),  # backs off to one token
-        ([1, 2, 1, 3, 1, 3, 1], 2, [3, 1, 3, 1]),  # the most frequent, not the first
-        ([1, 2, 1, 3, 1], 2, [2, 1, 2, 1]),  # the first of two that are as frequent
-        ([9, 1, 2, 1, 9, 1, 3, 9, 1], 3, [2, 1, 9, 1]),
-        ([1, 2, 3], 3, []),  # unknown
-        ([1], 3, []),
-    ],
-)
-def test_a_store_by_hand(text: list[int], n: int, drafted: list[int]) -> None:
-    store = Store(n)
-    assert store.draft(learn(store, [(t, ()) for t in text]), 4) == drafted
-
-
 def test_what_the_target_considered_is_known_next_time() -> None:
     """NASD's difference from ANPD: after 1 the text never had 3, but the target thought of it twice."""
     learnt = [(1, ()), (2, (2, 3)), (1, ()), (4, (3, 4)), (1, (6, 3))]
@@ -106,11 +89,21 @@ def test_prompt_lookup_is_that_of_transformers(text: list[int], most: int, k: in
     assert index.draft(learn(index, [(t, ()) for t in text]), k) == expected
 
 
+class Counted(Store):
+    """Counts how often it learns something."""
+
+    learnt = 0
+
+    def learn(self, text: Sequence[int], at: int, considered: Sequence[int]) -> None:
+        Counted.learnt += 1
+        super().learn(text, at, considered)
+
+
 class Checked(TextDraft):
     """Compares every draft with what the prompt, the committed tokens and the target's choices say, row by row."""
 
     def __init__(self, n: int, fillers: int, k: int) -> None:
-        super().__init__(lambda: Store(n), filler_top_k=fillers)
+        super().__init__(lambda: Counted(n), filler_top_k=fillers)
         self.n, self.k, self.drafts, self.learnt = n, k, 0, dict[int, list[tuple[int, Sequence[int]]]]()
 
     def start(self, batch: Batch, prompts: Sequence[Sequence[int]]) -> None:
@@ -148,35 +141,15 @@ PROMPTS = [np.random.default_rng(n).integers(VOCABULARY, size=n).tolist() for n 
 @pytest.mark.parametrize("fillers", [1, 2, 9])
 @pytest.mark.parametrize("rule", [GREEDY, FREE], ids=["greedy", "sampled"])
 def test_rows_of_a_ragged_batch_draft_from_their_own_text(model: Model, fillers: int, rule: SamplingRule) -> None:
-    drafter = Checked(3, fillers, 4)
+    drafter, Counted.learnt = Checked(3, fillers, 4), 0
     assert drafter.fillers == (0 if fillers == 1 else fillers)
     task = Task(rule=rule, max_new_tokens=14, rngs=laws.streams(2, range(len(PROMPTS))))
     found = run(Chain(model, drafter, PROMPTS, task, lengths=FixedLength(4)))
     assert drafter.drafts > 0
+    assert Counted.learnt == sum(map(len, PROMPTS)) + sum(len(d.tokens) for d in found)  # every token once
     assert len({len(d.tokens) for d in found}) > 1, "no row ended before the others"
     if rule.is_greedy:
         assert [d.tokens for d in found] == [greedy_without_cache(model, p, 14) for p in PROMPTS]
-
-
-class Counted(Store):
-    """Counts how often it is told something."""
-
-    told = 0
-
-    def learn(self, text: Sequence[int], at: int, considered: Sequence[int]) -> None:
-        Counted.told += 1
-        super().learn(text, at, considered)
-
-
-def test_every_token_is_learnt_once(model: Model) -> None:
-    Counted.told = 0
-    task = Task(rule=FREE, max_new_tokens=14, rngs=laws.streams(3, range(len(PROMPTS))))
-    found = run(Chain(model, TextDraft(lambda: Counted(3)), PROMPTS, task, lengths=FixedLength(4)))
-    assert Counted.told == sum(map(len, PROMPTS)) + sum(len(d.tokens) for d in found)
-
-
-def accepted(found: Sequence[Decoded]) -> int:
-    return sum(r.accepted for d in found for r in d.rounds)
 
 
 def test_a_text_that_repeats_itself_is_drafted(model: Model) -> None:
@@ -185,4 +158,4 @@ def test_a_text_that_repeats_itself_is_drafted(model: Model) -> None:
     for memory in (lambda: Store(3), lambda: Index(2)):
         task = Task(rule=GREEDY, max_new_tokens=60, rngs=laws.streams(4, range(len(PROMPTS))))
         found = run(Chain(endless, TextDraft(memory), PROMPTS, task, lengths=FixedLength(4)))
-        assert accepted(found) > 60 * len(PROMPTS) / 3
+        assert sum(r.accepted for d in found for r in d.rounds) > 60 * len(PROMPTS) / 3

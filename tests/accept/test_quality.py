@@ -15,10 +15,10 @@ from acceptance.bench import quality
 from acceptance.decoders import baseline
 from acceptance.models import laws
 from acceptance.models.model import Model
-from acceptance.models.rule import SamplingRule
 from simulator.ground.artefacts import UserError
 
-from .tiny_models import greedy_without_cache, law_of, logits_without_cache, random_model, trigram_pair
+from .oracles import FREE, Say, greedy_without_cache
+from .tiny_models import prompts_of, random_model, trigram_pair
 
 VOCABULARY = 11
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -29,63 +29,40 @@ def target() -> Model:
     return random_model("llama", 31, VOCABULARY)
 
 
-def texts(seed: int, count: int, size: int) -> list[list[int]]:
-    return np.random.default_rng(seed).integers(VOCABULARY, size=(count, size)).tolist()
-
-
-@pytest.mark.parametrize("prompt_size", [1, 6])
-def test_quality_is_what_the_target_says_token_by_token(target: Model, prompt_size: int) -> None:
-    prompt, output = texts(prompt_size, 1, prompt_size)[0], texts(9, 1, 7)[0]
-    log_p, ranks = [], []
-    for i, token in enumerate(output):
-        law = law_of(logits_without_cache(target, prompt + output[:i]).numpy(), SamplingRule(temperature=1.0))
-        log_p.append(np.log(law[token]))
-        ranks.append(1 + (law > law[token]).sum())
-    found = quality.of_output(target, prompt, output)
-    assert found.mean_logp_nats == pytest.approx(np.mean(log_p), abs=1e-5)
-    assert found.mean_rank == pytest.approx(np.mean(ranks))
-    assert found.argmax_share == pytest.approx(np.mean(np.array(ranks) == 1))
-    assert found.mean_rank > 1
+def test_quality_is_what_the_target_says_token_by_token(target: Model) -> None:
+    (output,) = prompts_of(9, [7], VOCABULARY)
+    for size in (1, 6):
+        (prompt,) = prompts_of(size, [size], VOCABULARY)
+        laws_of_places = [Say(target, FREE, tuple(prompt))(tuple(output[:i])) for i in range(len(output))]
+        chances = [law[token] for law, token in zip(laws_of_places, output, strict=True)]
+        ranks = np.array([1 + (law > p).sum() for law, p in zip(laws_of_places, chances, strict=True)])
+        found = quality.of_output(target, prompt, output)
+        assert found.mean_logp_nats == pytest.approx(np.mean(np.log(chances)), abs=1e-5)
+        assert found.mean_rank == pytest.approx(ranks.mean())
+        assert found.argmax_share == pytest.approx((ranks == 1).mean())
+        assert found.mean_rank > 1
 
 
 def test_a_greedy_output_is_all_first_choices(target: Model) -> None:
-    output = greedy_without_cache(target, [1, 2, 3], 12)
-    found = quality.of_output(target, [1, 2, 3], output)
-    assert (found.mean_rank, found.argmax_share) == (1.0, 1.0)
-    output[4] = (output[4] + 1) % VOCABULARY  # the negative control
-    assert quality.of_output(target, [1, 2, 3], output).argmax_share < 1
-
-
-def test_a_single_token_is_read_behind_its_prompt(target: Model) -> None:
-    first = greedy_without_cache(target, [5], 1)
-    assert quality.of_output(target, [5], first).argmax_share == 1
+    for prompt, budget in (([1, 2, 3], 12), ([5], 1)):
+        output = greedy_without_cache(target, prompt, budget)
+        found = quality.of_output(target, prompt, output)
+        assert (found.mean_rank, found.argmax_share) == (1.0, 1.0)
+        output[-1] = (output[-1] + 1) % VOCABULARY  # one position apart: its share of the total variation
+        assert quality.of_output(target, prompt, output).argmax_share == pytest.approx(1 - 1 / budget)
 
 
 @pytest.mark.statistical
 def test_sampled_text_has_the_entropy_of_its_law() -> None:
     """E ln p is minus the entropy, enumerated: 600 outputs of one token, tolerance 4 standard errors."""
     model = trigram_pair(3)[0]
-    law = law_of(logits_without_cache(model, [2, 1]).numpy(), SamplingRule(temperature=1.0))
+    law = Say(model, FREE, (2, 1))(())
     prompts = [[2, 1]] * 600
-    streams = laws.streams(7, range(600))
-    drawn = baseline.decode(model, prompts, rule=SamplingRule(temperature=1.0), max_new_tokens=1, rngs=streams)
+    drawn = baseline.decode(model, prompts, rule=FREE, max_new_tokens=1, rngs=laws.streams(7, range(600)))
     found = [quality.of_output(model, p, o).mean_logp_nats for p, o in zip(prompts, drawn, strict=True)]
     entropy = -(law * np.log(law)).sum()
     error = np.sqrt((law * np.log(law) ** 2).sum() - entropy**2) / np.sqrt(600)
     assert abs(np.mean(found) + entropy) < 4 * error
-
-
-def test_greedy_and_one_token_off_is_the_total_variation_of_point_masses(target: Model) -> None:
-    """1 - argmax_share against the enumerated laws of the text and of the target, position by position."""
-    output = greedy_without_cache(target, [1, 2, 3], 12)
-    output[4] = (output[4] + 1) % VOCABULARY
-    apart = []
-    for i, token in enumerate(output):
-        law = law_of(logits_without_cache(target, [1, 2, 3, *output[:i]]).numpy(), SamplingRule(temperature=0.0))
-        apart.append(np.abs(law - np.eye(VOCABULARY)[token]).sum() / 2)
-    found = quality.of_output(target, [1, 2, 3], output)
-    assert 1 - found.argmax_share == pytest.approx(np.mean(apart))
-    assert np.mean(apart) > 0
 
 
 # The task.
@@ -107,24 +84,21 @@ def test_the_bundled_task_is_held_out_code_cut_between_tokens(tiny_tokenizer: An
         assert tiny_tokenizer.decode([*prompt, *reference]) == item.prompt + item.reference
 
 
-@pytest.mark.parametrize(
-    ("line", "reason"),
-    [
+def test_a_task_of_no_use_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "task.jsonl"
+    for line, reason in (
         ('{"prompt": "a"}', "reference is missing, expected text"),
         ('{"reference": "a"}', "prompt is missing, expected text"),
         ("[]", "it is [], expected an object"),
         ("x", "not JSON"),
-    ],
-)
-def test_a_task_of_no_use_is_refused(tmp_path: Path, line: str, reason: str) -> None:
-    path = tmp_path / "task.jsonl"
-    path.write_text(line + "\n")
-    with pytest.raises(UserError, match=re.escape(reason)):
-        quality.load_task(path)
-    path.write_text(line + "\n" + '{"prompt": "a", "reference": "b"}\n')
-    found = quality.load_task(path)
-    assert [(item.source, item.prompt) for item in found.rows] == [("task.jsonl:2", "a")]
-    assert [s.reason for s in found.skipped] == [reason]
+    ):
+        path.write_text(line + "\n")
+        with pytest.raises(UserError, match=re.escape(reason)):
+            quality.load_task(path)
+        path.write_text(line + "\n" + '{"prompt": "a", "reference": "b"}\n')
+        found = quality.load_task(path)
+        assert [(item.source, item.prompt) for item in found.rows] == [("task.jsonl:2", "a")]
+        assert [s.reason for s in found.skipped] == [reason]
 
 
 def test_the_script_cuts_the_same_task_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

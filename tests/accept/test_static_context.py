@@ -3,6 +3,7 @@
 import gc
 import weakref
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from acceptance.models.rule import SamplingRule
 from acceptance.models.static_context import COLUMNS, StaticContext, static_context
 from simulator.ground.artefacts import UserError
 
+from .oracles import GREEDY
 from .tiny_models import random_model, related_model
 
 VOCABULARY = 11
@@ -45,56 +47,52 @@ def test_reading_and_rolling_back_is_that_of_a_growing_cache(kind: str, steps: l
         assert growing.lengths == fixed.lengths
 
 
+def read(context: Context | StaticContext, *tokens: int) -> torch.Tensor:
+    return context.read(torch.tensor([tokens]), np.ones((1, len(tokens)), bool), 1)
+
+
 def test_what_is_forgotten_is_not_seen() -> None:
     """The negative control: without setting the length back, the next token is written elsewhere and misread."""
-    model, tokens = MODELS["llama"], torch.tensor([[1, 2, 3, 4]])
-    right, wrong = StaticContext(model, 16), StaticContext(model, 16)
+    right, wrong = StaticContext(MODELS["llama"], 16), StaticContext(MODELS["llama"], 16)
     for context in (right, wrong):
-        context.read(tokens, np.ones((1, 4), bool), 1)
+        read(context, 1, 2, 3, 4)
     right.roll_back(np.array([2]))
     wrong.length = 2  # the cache's own length stays
-    found = [c.read(torch.tensor([[5]]), np.ones((1, 1), bool), 1) for c in (right, wrong)]
-    assert (found[0] - found[1]).abs().max() > 0.01
+    assert (read(right, 5) - read(wrong, 5)).abs().max() > 0.01
 
 
 def test_padding_is_left_out() -> None:
-    model, context = MODELS["llama"], StaticContext(MODELS["llama"], 16)
+    context = StaticContext(MODELS["llama"], 16)
     padded = context.read(torch.tensor([[9, 9, 1, 2]]), np.array([[False, False, True, True]]), 1)
-    plain = Context(model, 1).read(torch.tensor([[1, 2]]), np.ones((1, 2), bool), 1)
-    torch.testing.assert_close(padded, plain, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(padded, read(Context(MODELS["llama"], 1), 1, 2), rtol=1e-4, atol=1e-4)
     assert context.lengths == 2
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_decoders_write_the_same(temperature: float) -> None:
+    """Also where a model drafts for itself."""
     target = random_model("llama", 5, VOCABULARY)
-    pair = target, related_model(target, 6, 0.3)
-    rule = SamplingRule(temperature=temperature)
+    draft, rule = related_model(target, 6, 0.3), SamplingRule(temperature=temperature)
     for index, prompt in enumerate(([1, 2, 3], [4], [5, 6, 7, 8, 9, 10, 0])):
-        told = {"rule": rule, "max_new_tokens": 20}
-        plain = baseline.decode(target, [prompt], rngs=laws.streams(1, [index]), **told)[0]
-        fixed = run(
-            baseline.Plain(replace(target, graphs=True), [prompt], Task(rngs=laws.streams(1, [index]), **told))
-        )[0]
-        assert fixed.tokens == plain
-        drafted = [
-            speculative.decode(
-                *(replace(m, graphs=graphs) for m in pair),
-                [prompt],
-                k=3,
-                draft_rule=rule,
-                rngs=laws.streams(1, [index]),
-                **told,
-            )[0]
-            for graphs in (False, True)
-        ]
-        assert drafted[0] == drafted[1]
+
+        def settings_of(index: int = index) -> dict[str, Any]:
+            return {"rule": rule, "max_new_tokens": 20, "rngs": laws.streams(1, [index])}
+
+        plain = baseline.decode(target, [prompt], **settings_of())[0]
+        fixed = baseline.Plain(replace(target, graphs=True), [prompt], Task(**settings_of()))
+        assert run(fixed)[0].tokens == plain
+        for drafter in (draft, target):
+            pairs = [[replace(m, graphs=graphs) for m in (target, drafter)] for graphs in (False, True)]
+            found = [speculative.decode(*p, [prompt], k=3, draft_rule=rule, **settings_of())[0] for p in pairs]
+            assert found[0] == found[1]
+            assert rule != GREEDY or found[1].tokens == plain
+            assert drafter is draft or all(r.accepted == r.drafted for r in found[1].rounds)
 
 
 def test_a_sequence_after_another_finds_an_empty_cache_and_the_same_graphs() -> None:
     model: Model = MODELS["llama"]
     first = static_context(model, 30, keep_hidden=False)
-    first.read(torch.tensor([[1, 2, 3]]), np.ones((1, 3), bool), 1)
+    read(first, 1, 2, 3)
     second = static_context(model, 40, keep_hidden=False)
     assert second is first
     assert second.lengths == 0
@@ -112,21 +110,10 @@ def test_a_counter_made_in_inference_mode_can_be_set_back(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(StaticLayer, "lazy_initialization", lazy_initialization)
     context = StaticContext(MODELS["llama"], 16)
-    context.read(torch.tensor([[1, 2, 3]]), np.ones((1, 3), bool), 1)
+    read(context, 1, 2, 3)
     assert context.cache.layers[0].cumulative_length.is_inference()
     context.roll_back(np.array([1]))
     assert int(context.cache.layers[0].cumulative_length) == 1
-
-
-def test_a_model_may_draft_for_itself() -> None:
-    model, rule = replace(MODELS["llama"], graphs=True), SamplingRule(temperature=0)
-    told = {"rule": rule, "draft_rule": rule, "max_new_tokens": 9, "rngs": laws.streams(0, [0])}
-    output = speculative.decode(model, model, [[1, 2, 3]], k=3, **told)[0]
-    assert (
-        output.tokens
-        == baseline.decode(MODELS["llama"], [[1, 2, 3]], rule=rule, max_new_tokens=9, rngs=laws.streams(0, [0]))[0]
-    )
-    assert all(r.accepted == r.drafted for r in output.rounds)
 
 
 def test_a_model_that_is_gone_takes_its_graphs_along() -> None:
@@ -138,12 +125,8 @@ def test_a_model_that_is_gone_takes_its_graphs_along() -> None:
     assert gone() is None
 
 
-def test_a_full_cache_is_refused() -> None:
-    context = StaticContext(MODELS["llama"], 4)
+def test_a_full_cache_and_a_sliding_window_are_refused() -> None:
     with pytest.raises(UserError, match="--cuda-graphs: 5 tokens, the cache holds 4"):
-        context.read(torch.ones((1, 5), dtype=torch.long), np.ones((1, 5), bool), 1)
-
-
-def test_a_sliding_window_is_refused() -> None:
+        read(StaticContext(MODELS["llama"], 4), *[1] * 5)
     with pytest.raises(UserError, match="--cuda-graphs: the model's attention slides"):
         StaticContext(random_model("mistral", 1, VOCABULARY), 16)

@@ -1,14 +1,12 @@
-"""Models small enough to enumerate what they say, and laws written out in NumPy, apart from the product's torch."""
+"""Models small enough to enumerate what they say."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
@@ -20,10 +18,8 @@ from transformers import (
 )
 
 from acceptance.models.model import Model
-from acceptance.models.rule import SamplingRule
 
-Floats = NDArray[np.float64]
-Text = tuple[int, ...]
+Pair = tuple[Model, Model]
 NO_ENDS = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
 
 
@@ -33,15 +29,13 @@ class Trigram(torch.nn.Module):
     So a cache that was rolled back, packed or masked wrongly changes the law, as it does in a transformer.
     """
 
+    dtype, device = torch.float32, torch.device("cpu")
+
     def __init__(self, table: torch.Tensor) -> None:
         """Take logits by previous token (the last row: there is none) and token, [vocabulary + 1, vocabulary, ...]."""
         super().__init__()
         self.table = table
         self.config = PretrainedConfig(num_hidden_layers=1, vocab_size=table.shape[-1])
-
-    @property
-    def device(self) -> torch.device:
-        return self.table.device
 
     def forward(
         self,
@@ -54,17 +48,19 @@ class Trigram(torch.nn.Module):
         columns = input_ids.float()[:, None, :, None]
         if past_key_values is not None:
             columns, _ = past_key_values.update(columns, columns, 0)
-        seen, width = columns[:, 0, :, 0].long(), input_ids.shape[1]
-        live = torch.ones_like(seen) if attention_mask is None else attention_mask
-        assert live.shape == seen.shape, "the mask covers another number of columns than the cache holds"
-        index = torch.arange(seen.shape[1]).expand(seen.shape)
-        last_live = torch.where(live.bool(), index, -1).cummax(1).values
-        before = torch.nn.functional.pad(last_live, (1, 0), value=-1)[:, :-1][:, -width:]
+        seen = columns[:, 0, :, 0].long()
+        index = torch.arange(seen.shape[1])
+        sees = index[-input_ids.shape[1] :, None] > index
+        if attention_mask is not None:
+            tree = attention_mask.ndim == 4
+            assert attention_mask.shape[-1] == len(index), "the mask covers another number of columns than the cache"
+            sees = sees & (attention_mask[:, 0] == 0 if tree else attention_mask.bool()[:, None])
+        before = torch.where(sees, index, -1).amax(-1).expand(input_ids.shape)
         previous = torch.where(before < 0, self.table.shape[0] - 1, seen.gather(1, before.clamp(min=0)))
         return SimpleNamespace(logits=self.table[previous, input_ids][:, -logits_to_keep:])
 
 
-def trigram_pair(seed: int, vocabulary: int = 4, spread: float = 1.2, apart: float = 1.0) -> tuple[Model, Model]:
+def trigram_pair(seed: int, vocabulary: int = 4, spread: float = 1.2, apart: float = 1.0) -> Pair:
     """A random target, and a draft that differs from it by noise."""
     random = torch.Generator().manual_seed(seed)
     shape = (vocabulary + 1, vocabulary, vocabulary)
@@ -99,113 +95,13 @@ def related_model(model: Model, seed: int, noise: float) -> Model:
     return Model(module=module.eval(), vocabulary=model.vocabulary)
 
 
-@torch.inference_mode()
-def logits_without_cache(model: Model, tokens: Sequence[int]) -> torch.Tensor:
-    """Logits after all of these tokens, read at once and alone, [vocabulary]."""
-    return model.module(input_ids=torch.tensor([list(tokens)])).logits[0, -1]
-
-
-def greedy_without_cache(model: Model, prompt: Sequence[int], budget: int) -> list[int]:
-    """Greedy decoding as the definition has it: everything is read anew for every token."""
-    output: list[int] = []
-    while len(output) < budget and (not output or output[-1] not in model.ends):
-        output.append(int(logits_without_cache(model, [*prompt, *output]).argmax()))
-    return output
-
-
-def law_of(logits: Sequence[float] | Floats, rule: SamplingRule) -> Floats:
-    """The law that a rule makes of logits [vocabulary], in fp64 and token by token."""
-    scores = np.asarray(logits, np.float64)
-    if rule.temperature == 0:
-        return np.eye(len(scores))[int(np.argmax(scores))]
-    scores = scores / rule.temperature
-    stays = np.ones(len(scores), bool)
-    if rule.top_k:
-        stays = np.array([(scores > score).sum() < rule.top_k for score in scores])
-    weights = np.where(stays, np.exp(scores - scores.max()), 0.0)
-    law = weights / weights.sum()
-    if rule.top_p < 1:
-        reached, nucleus = 0.0, np.zeros(len(law), bool)
-        for token in sorted(range(len(law)), key=lambda t: (-law[t], t)):
-            if reached >= rule.top_p:
-                break
-            nucleus[token] = True
-            reached += law[token]
-        law = np.where(nucleus, law, 0.0)
-    return law / law.sum()
-
-
-@dataclass(frozen=True)
-class Say:
-    """What a model's law is after any text, from enumeration without a cache."""
-
-    model: Model
-    rule: SamplingRule
-    prompt: Text
-
-    def __call__(self, text: Text) -> Floats:
-        return known_law(self.model.module, self.rule, self.prompt + text)
-
-
 @cache
-def known_law(module: Any, rule: SamplingRule, tokens: Text) -> Floats:
-    return law_of(known_logits(module, tokens), rule)
+def related_pair(kind: str, seed: int, vocabulary: int) -> Pair:
+    """A random target and a draft that agrees with it now and then; made once."""
+    target = random_model(kind, seed, vocabulary)
+    return target, related_model(target, seed + 1, 0.25)
 
 
-@cache
-def known_logits(module: Any, tokens: Text) -> Floats:
-    return logits_without_cache(Model(module=module, vocabulary=0), tokens).numpy().astype(np.float64)
-
-
-def enumerate_texts(law: Callable[[Text], Floats], ends: Sequence[int], budget: int) -> dict[Text, float]:
-    """The probability of every output of a budget that may end before it."""
-    running: dict[Text, float] = {(): 1.0}
-    finished: dict[Text, float] = {}
-    for _ in range(budget):
-        longer: dict[Text, float] = {}
-        for text, probability in running.items():
-            for token, chance in enumerate(law(text)):
-                if chance > 0:
-                    (finished if token in ends else longer)[(*text, token)] = probability * chance
-        running = longer
-    return finished | running
-
-
-Rounds = tuple[tuple[int, int], ...]  # of each round the tokens it committed, and how many of those were drafts
-
-
-def enumerate_rounds(accept: Sequence[float], k: int, budget: int) -> dict[Rounds, float]:
-    """The recursion of model §3 for one text, all histories apart: the law of the rounds that a text was made in.
-
-    Args:
-        accept: a[t] of each token of the text.
-        k: Draft length.
-        budget: What the text may have had at most; a round drafts no more than that leaves, less one.
-    """
-    found: dict[Rounds, float] = {}
-
-    def go_on(start: int, history: Rounds, probability: float) -> None:
-        left = len(accept) - start
-        if left == 0 or probability == 0:
-            found[history] = found.get(history, 0.0) + probability
-            return
-        drafted = min(k, budget - start - 1)
-        survives = 1.0
-        for run in range(min(drafted, left)):
-            go_on(start + run + 1, (*history, (run + 1, run)), probability * survives * (1 - accept[start + run]))
-            survives *= accept[start + run]
-        if drafted >= left:  # the text ends among the drafts, all of them accepted
-            go_on(len(accept), (*history, (left, left)), probability * survives)
-        else:
-            go_on(start + drafted + 1, (*history, (drafted + 1, drafted)), probability * survives)
-
-    go_on(0, (), 1.0)
-    return found
-
-
-def add_up(parts: Sequence[tuple[Any, float]]) -> dict[Any, float]:
-    """Add up weights by what they belong to."""
-    found: dict[Any, float] = {}
-    for name, weight in parts:
-        found[name] = found.get(name, 0.0) + weight
-    return found
+def prompts_of(seed: int, lengths: Sequence[int], vocabulary: int) -> list[list[int]]:
+    rng = np.random.default_rng(seed)
+    return [rng.integers(vocabulary, size=n).tolist() for n in lengths]

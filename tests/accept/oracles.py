@@ -1,0 +1,138 @@
+"""What models say without a cache, and laws written out in NumPy, apart from the product's torch."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from acceptance.decoders.tree import Tree
+from acceptance.models.model import Model
+from acceptance.models.rule import SamplingRule
+
+Floats = NDArray[np.float64]
+Text = tuple[int, ...]
+GREEDY, FREE = SamplingRule(temperature=0.0), SamplingRule(temperature=1.0)
+
+
+def logits_without_cache(model: Model, tokens: Sequence[int]) -> torch.Tensor:
+    """Logits after all of these tokens, read at once and alone, [vocabulary]."""
+    return known_logits(model.module, tuple(tokens))
+
+
+@cache
+@torch.inference_mode()
+def known_logits(module: Any, tokens: Text) -> torch.Tensor:
+    return module(input_ids=torch.tensor([list(tokens)]), use_cache=False).logits[0, -1]
+
+
+def greedy_without_cache(model: Model, prompt: Sequence[int], budget: int) -> list[int]:
+    """Greedy decoding as the definition has it: everything is read anew for every token."""
+    output: list[int] = []
+    while len(output) < budget and (not output or output[-1] not in model.ends):
+        output.append(int(logits_without_cache(model, [*prompt, *output]).argmax()))
+    return output
+
+
+def law_of(logits: Sequence[float] | Floats, rule: SamplingRule) -> Floats:
+    """The law that a rule makes of logits [vocabulary], in fp64 and token by token."""
+    scores = np.asarray(logits, np.float64)
+    if rule.temperature == 0:
+        return np.eye(len(scores))[int(np.argmax(scores))]
+    scores = scores / rule.temperature
+    stays = np.ones(len(scores), bool)
+    if rule.top_k:
+        stays = np.array([(scores > score).sum() < rule.top_k for score in scores])
+    weights = np.where(stays, np.exp(scores - scores.max()), 0.0)
+    law = weights / weights.sum()
+    if rule.top_p < 1:
+        reached, nucleus = 0.0, np.zeros(len(law), bool)
+        for token in sorted(range(len(law)), key=lambda t: (-law[t], t)):
+            if reached >= rule.top_p:
+                break
+            nucleus[token] = True
+            reached += law[token]
+        law = np.where(nucleus, law, 0.0)
+    return law / law.sum()
+
+
+@dataclass(frozen=True)
+class Say:
+    """What a model's law is after any text, from enumeration without a cache."""
+
+    model: Model
+    rule: SamplingRule
+    prompt: Text
+
+    def __call__(self, text: Text) -> Floats:
+        return known_law(self.model.module, self.rule, self.prompt + text)
+
+
+@cache
+def known_law(module: Any, rule: SamplingRule, tokens: Text) -> Floats:
+    return law_of(known_logits(module, tokens).numpy(), rule)
+
+
+def enumerate_texts(law: Callable[[Text], Floats], ends: Sequence[int], budget: int) -> dict[Text, float]:
+    """The probability of every output of a budget that may end before it."""
+    running: dict[Text, float] = {(): 1.0}
+    finished: dict[Text, float] = {}
+    for _ in range(budget):
+        longer: dict[Text, float] = {}
+        for text, probability in running.items():
+            for token, chance in enumerate(law(text)):
+                if chance > 0:
+                    (finished if token in ends else longer)[(*text, token)] = probability * chance
+        running = longer
+    return finished | running
+
+
+def branches(tree: Tree) -> list[Text]:
+    """The tokens from the committed one to each node."""
+    found: list[Text] = []
+    for token, parent in zip(tree.tokens.tolist(), tree.parents.tolist(), strict=True):
+        found.append((*(found[parent] if parent >= 0 else ()), token))
+    return found
+
+
+Rounds = tuple[tuple[int, int], ...]  # of each round the tokens it committed, and how many of those were drafts
+
+
+def enumerate_rounds(accept: Sequence[float], k: int, budget: int) -> dict[Rounds, float]:
+    """The recursion of model §3 for one text, all histories apart: the law of the rounds that a text was made in.
+
+    Args:
+        accept: a[t] of each token of the text.
+        k: Draft length.
+        budget: What the text may have had at most; a round drafts no more than that leaves, less one.
+    """
+    found: dict[Rounds, float] = {}
+
+    def go_on(start: int, history: Rounds, probability: float) -> None:
+        left = len(accept) - start
+        if left == 0 or probability == 0:
+            found[history] = found.get(history, 0.0) + probability
+            return
+        drafted = min(k, budget - start - 1)
+        survives = 1.0
+        for run in range(min(drafted, left)):
+            go_on(start + run + 1, (*history, (run + 1, run)), probability * survives * (1 - accept[start + run]))
+            survives *= accept[start + run]
+        if drafted >= left:  # the text ends among the drafts, all of them accepted
+            go_on(len(accept), (*history, (left, left)), probability * survives)
+        else:
+            go_on(start + drafted + 1, (*history, (drafted + 1, drafted)), probability * survives)
+
+    go_on(0, (), 1.0)
+    return found
+
+
+def add_up(parts: Sequence[tuple[Any, float]]) -> dict[Any, float]:
+    """Add up weights by what they belong to."""
+    found: dict[Any, float] = {}
+    for name, weight in parts:
+        found[name] = found.get(name, 0.0) + weight
+    return found
