@@ -17,7 +17,7 @@ from acceptance.models.load import is_cpu, load_pair, pick_device
 from acceptance.models.model import Pair
 from acceptance.results.settings import BASELINE, KNOBS, Arm, Settings, config_sha256, option_of
 from acceptance.text.conversation import Framing, check_template, tokens_before
-from acceptance.text.prompts import Prompt, load_prompts, told_apart
+from acceptance.text.prompts import Prompt, load_prompts, unique_names
 from simulator.ground.artefacts import UserError, read_bytes
 
 from . import quality
@@ -118,7 +118,7 @@ def load_items(options: DecodeOptions) -> Items:
         return Items(path=path, prompts=dataset.rows, references={}, about_skipped=dataset.about_skipped())
     path = quality.BUNDLED_TASK if options.task == BUNDLED else Path(options.task)
     task = quality.load_task(path)
-    names = told_apart(item.source for item in task.rows)
+    names = unique_names(item.source for item in task.rows)
     rows = list(zip(names, task.rows, strict=True))[:limit]
     prompts = [Prompt(turns=(item.prompt,), source=name) for name, item in rows]
     references = {name: item.reference for name, item in rows}

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import acceptance
-from acceptance.models.check import probe, strangeness
+from acceptance.models.check import probe, probe_distance
 from acceptance.models.model import Model, hidden_size_of
 from simulator.ground.artefacts import UserError, to_json
 from simulator.ground.fields import read_json_object
@@ -203,5 +203,5 @@ def check_target(option: str, config: Mapping[str, Any], target: Model) -> None:
             f"{option}: made for a target of hidden size {expected[0]} and {expected[1]} tokens, "
             f"but --target has {actual[0]} and {actual[1]}"
         )
-    if apart := strangeness(target, config["target"]["probe"]):
+    if apart := probe_distance(target, config["target"]["probe"]):
         raise UserError(f"{option}: made for another target (hidden states differ by {apart:.0%}), expected its own")

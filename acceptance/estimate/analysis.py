@@ -76,16 +76,16 @@ class Analysis:
     def as_json(self) -> dict[str, object]:
         """Return all but the counts of single prompts, under plain keys."""
         groups = {
-            name: [{"from": edge, "positions": n, "alpha": e.as_json()} for edge, (e, n) in found.items()]
-            for name, found in (("along_output", self.along_output), ("by_context_length", self.by_context_length))
+            name: [{"from": edge, "positions": n, "alpha": e.as_json()} for edge, (e, n) in bins.items()]
+            for name, bins in (("along_output", self.along_output), ("by_context_length", self.by_context_length))
         }
         return groups | {
             "metrics": {str(k): m for k, m in self.metrics.items()},
             "synthetic_acceptance": {str(k): s for k, s in self.synthetic.items()},
             "alpha": {kind: e.as_json() for kind, e in self.alpha.items()},
             "categories": {
-                name: {key: v.as_json() if isinstance(v, Estimate) else v for key, v in found.items()}
-                for name, found in self.categories.items()
+                name: {key: v.as_json() if isinstance(v, Estimate) else v for key, v in values.items()}
+                for name, values in self.categories.items()
             },
             "policies": {name: asdict(result) for name, result in self.policies.items()},
             "text_gap": None if self.text_gap is None else self.text_gap.as_json(),
@@ -116,13 +116,13 @@ def analyse(
         UserError: A draft length above the longest output.
     """
     rounds = {k: expected_rounds(trace, k, q_kind) for k in draft_lengths}
-    found = {k: metrics(trace, r, q_kind, seed) for k, r in rounds.items()}
+    of_lengths = {k: metrics(trace, r, q_kind, seed) for k, r in rounds.items()}
     rng = np.random.default_rng(seed)
     greedy = temperature == 0
     return Analysis(
         rounds=rounds,
-        metrics=found,
-        synthetic={k: synthetic(m) for k, m in found.items()},
+        metrics=of_lengths,
+        synthetic={k: synthetic(m) for k, m in of_lengths.items()},
         alpha=alpha_estimates(trace, rng),
         categories=category_metrics(trace, rounds[max(draft_lengths)], q_kind, seed),
         along_output=alpha_by(bins_of(trace.position), trace, q_kind, rng),

@@ -13,7 +13,7 @@ from acceptance.text.prompts import Prompt
 from acceptance.trace.trace import PromptInfo, Trace
 
 from . import cross_tokenizer, scoring
-from .plan import Plan, Settings, Written, overrun, tokenizers
+from .plan import Plan, Settings, Written, overrun
 from .scoring import Output, Recorder
 
 
@@ -26,25 +26,25 @@ def score(pair: Pair, written: Sequence[Written], infos: tuple[PromptInfo, ...],
 
 
 def answer(
-    pair: Pair, asked: Sequence[Written], infos: tuple[PromptInfo, ...], settings: Settings, rngs: Sequence[Generator]
+    pair: Pair, open_turns: Sequence[Written], infos: tuple[PromptInfo, ...], settings: Settings, rngs: list[Generator]
 ) -> list[Trace]:
     """Let the target write one turn of some conversations, and return the trace of each output.
 
     Args:
         pair: The models.
-        asked: Outputs still without tokens.
+        open_turns: Outputs still without tokens.
         infos: Where prompts came from.
-        settings: What the measurement is told.
+        settings: Of the measurement.
         rngs: A random stream for each.
     """
-    ours = [w.output.before for w in asked]
-    told: dict[str, Any] = {"rule": settings.rule, "max_new_tokens": settings.max_new_tokens, "rngs": rngs}
+    contexts = [w.output.before for w in open_turns]
+    options: dict[str, Any] = {"rule": settings.rule, "max_new_tokens": settings.max_new_tokens, "rngs": rngs}
     if not pair.same_vocabulary:
-        written = baseline.decode(pair.target, ours, **told)
-        return score(pair, [w.with_tokens(t) for w, t in zip(asked, written, strict=True)], infos, settings)
-    recorder = Recorder(pair.draft, ours, settings.rule, settings.draft_rule)
-    written = baseline.decode(pair.target, ours, **told, watch=recorder.see)
-    return recorder.traces([w.with_tokens(t).output for w, t in zip(asked, written, strict=True)], infos)
+        written = baseline.decode(pair.target, contexts, **options)
+        return score(pair, [w.with_tokens(t) for w, t in zip(open_turns, written, strict=True)], infos, settings)
+    recorder = Recorder(pair.draft, contexts, settings.rule, settings.draft_rule)
+    written = baseline.decode(pair.target, contexts, **options, watch=recorder.see)
+    return recorder.traces([w.with_tokens(t).output for w, t in zip(open_turns, written, strict=True)], infos)
 
 
 def converse(pair: Pair, planned: Plan, batch: Sequence[tuple[int, Prompt]], settings: Settings) -> list[Trace]:
@@ -56,27 +56,27 @@ def converse(pair: Pair, planned: Plan, batch: Sequence[tuple[int, Prompt]], set
         pair: The models.
         planned: What is measured.
         batch: (index, prompt).
-        settings: What the measurement is told.
+        settings: Of the measurement.
 
     Returns:
         The traces of all outputs, prompt after prompt, turn after turn.
     """
     rngs = streams(settings.seed, [index for index, _ in batch])
-    found: list[list[Trace]] = [[] for _ in batch]
+    of_rows: list[list[Trace]] = [[] for _ in batch]
     answers: list[list[str]] = [[] for _ in batch]
     for turn in range(max(len(prompt.turns) for _, prompt in batch)):
-        asked: dict[int, Written] = {}
+        open_turns: dict[int, Written] = {}
         for row, (index, prompt) in enumerate(batch):
             if turn < len(prompt.turns) and len(answers[row]) == turn:
-                said = prompt.turns[: turn + 1], answers[row]
-                ours, theirs = (tokens_before(t, settings.framing, *said) for t in tokenizers(pair))
-                if not overrun(pair, (ours, theirs), settings.max_new_tokens):
-                    output = Output(prompt=index, turn=turn, before=ours, tokens=[])
-                    asked[row] = Written(output=output, before=theirs)
-        if not asked:
+                talk = prompt.turns[: turn + 1], answers[row]
+                before, of_draft = (tokens_before(t, settings.framing, *talk) for t in pair.tokenizers)
+                if not overrun(pair, (before, of_draft), settings.max_new_tokens):
+                    output = Output(prompt=index, turn=turn, before=before, tokens=[])
+                    open_turns[row] = Written(output=output, before=of_draft)
+        if not open_turns:
             break
-        traces = answer(pair, list(asked.values()), planned.infos, settings, [rngs[row] for row in asked])
-        for row, trace in zip(asked, traces, strict=True):
-            found[row].append(trace)
-            answers[row].append(answer_text(pair.tokenizer, asked[row].output.before, trace.token.tolist()))
-    return [trace for traces in found for trace in traces]
+        traces = answer(pair, list(open_turns.values()), planned.infos, settings, [rngs[row] for row in open_turns])
+        for row, trace in zip(open_turns, traces, strict=True):
+            of_rows[row].append(trace)
+            answers[row].append(answer_text(pair.tokenizer, open_turns[row].output.before, trace.token.tolist()))
+    return [trace for traces in of_rows for trace in traces]

@@ -98,8 +98,8 @@ def run(
     Args:
         pair: Models of one vocabulary.
         planned: What was measured.
-        trace: What was found.
-        settings: What the measurement was told.
+        trace: Its trace.
+        settings: Of the measurement.
         k: Draft length.
         count: How many prompts; of each the first turn.
         q_kind: "sampled" as the settings say, or "greedy": the draft proposes its first choice.
@@ -197,10 +197,10 @@ def find_divergences(
     return tuple(found)
 
 
-def recheck_where_possible(*told: Any) -> Recheck | None:
+def recheck_where_possible(*arguments: Any) -> Recheck | None:
     """Return what a finer type says; None where there is no room for a copy, or a model cannot be copied."""
     try:
-        return recheck(*told)
+        return recheck(*arguments)
     except (RuntimeError, ValueError, TypeError, MemoryError):
         return None
 
@@ -242,9 +242,9 @@ def recheck(model: Model, finer: Callable[[], Model], tokens: list[int], choices
         tokens: Prompt and what the outputs have in common.
         choices: The two tokens there. One alone says that the other output ended, which no rounding explains.
     """
-    ours, theirs = (next_logits(m, tokens).double() for m in (model, finer()))
-    errors = ours - theirs
-    deficit = theirs.max() - theirs[list(choices)].min()
+    logits, finer_logits = (next_logits(m, tokens).double() for m in (model, finer()))
+    errors = logits - finer_logits
+    deficit = finer_logits.max() - finer_logits[list(choices)].min()
     return Recheck(
         deficit=float(deficit) if len(choices) == 2 else float("inf"), spread=float(errors.max() - errors.min())
     )

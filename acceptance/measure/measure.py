@@ -54,11 +54,11 @@ def measure_pair(
 
 
 def turns_left_out(planned: Plan, trace: Trace) -> str:
-    """Say how many turns were not asked because their conversation no longer fitted; empty when none."""
-    asked = sum(len(item.turns) if isinstance(item, Prompt) else 1 for item in planned.items)
-    missing = asked - (len(trace.starts) - 1)
+    """Say how many turns were not put because their conversation no longer fitted; empty when none."""
+    planned_turns = sum(len(item.turns) if isinstance(item, Prompt) else 1 for item in planned.items)
+    missing = planned_turns - (len(trace.starts) - 1)
     return (
-        f"left out: {missing} of {asked} turns, whose conversations no longer fit the models' context"
+        f"left out: {missing} of {planned_turns} turns, whose conversations no longer fit the models' context"
         if missing
         else ""
     )

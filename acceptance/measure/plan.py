@@ -18,7 +18,7 @@ from .scoring import Output
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What a measurement is told.
+    """How a pair is measured.
 
     rule, draft_rule: what target and draft sample from. max_new_tokens: budget of each output. seed: of the target's
     sampling, a stream for each prompt. batch_size: prompts at a time. framing: how conversations are put to the models.
@@ -76,7 +76,7 @@ def plan(pair: Pair, items: Sequence[Prompt | Text], settings: Settings) -> Plan
 def misfit(pair: Pair, item: Prompt | Text, settings: Settings) -> str:
     """Say why an item cannot be measured; empty when it can."""
     if isinstance(item, Prompt):
-        before = [tokens_before(t, settings.framing, item.turns[:1], ()) for t in tokenizers(pair)]
+        before = [tokens_before(t, settings.framing, item.turns[:1], ()) for t in pair.tokenizers]
         if not all(before):
             return "no token in the prompt"
         return overrun(pair, before, settings.max_new_tokens)
@@ -107,11 +107,6 @@ def overrun(pair: Pair, before: Sequence[list[int]], more: int) -> str:
     if len(before[1]) >= pair.context_lengths[1]:
         return f"{len(before[1])} tokens of the draft before the output, but its context is {pair.context_lengths[1]}"
     return ""
-
-
-def tokenizers(pair: Pair) -> tuple[Any, Any]:
-    """Return the target's and the draft's."""
-    return pair.tokenizer, pair.draft_tokenizer
 
 
 def ids(tokenizer: Any, text: str | tuple[int, ...], *, special: bool) -> list[int]:

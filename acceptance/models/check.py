@@ -89,9 +89,9 @@ def identity(model: Model) -> dict[str, Any]:
     return {"hidden_size": hidden_size_of(model), "vocabulary": model.vocabulary, "probe": probe(model)}
 
 
-def strangeness(model: Model, known: Sequence[float]) -> float:
+def probe_distance(model: Model, known: Sequence[float]) -> float:
     """Return how far a model is from the one that had this probe, over its size; 0 where rounding explains it."""
     expected, found = np.array(known), np.array(probe(model))
     apart = float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
-    # Written so that NaN is strange.
+    # Written so that NaN is no match.
     return 0.0 if apart < MAX_DISAGREEMENT else apart

@@ -109,7 +109,7 @@ class Context:
         optional: dict[str, Any] = {"logits_to_keep": min(keep, tokens.shape[1])}
         optional["position_ids"] = torch.from_numpy(positions).to(tokens.device)
         more = {"output_hidden_states": True} if self.keep_hidden else {}
-        found = self.model.module(
+        output = self.model.module(
             input_ids=tokens,
             attention_mask=mask,
             past_key_values=self.cache,
@@ -118,9 +118,9 @@ class Context:
             **more,
         )
         if self.keep_hidden:
-            last = found.hidden_states[-1]
+            last = output.hidden_states[-1]
             self.hidden = last if self.hidden is None else torch.cat((self.hidden, last), dim=1)
-        return found.logits[:, -keep:, : self.model.vocabulary]
+        return output.logits[:, -keep:, : self.model.vocabulary]
 
     @torch.inference_mode()
     def read_tree(self, tokens: torch.Tensor, parents: NDArray[np.int64]) -> torch.Tensor:

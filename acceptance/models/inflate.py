@@ -44,7 +44,7 @@ def inflate(model: Model, times: float) -> Model:
     check_room(model, times)
     try:
         inflated = replace(model, module=add_blocks(copy.deepcopy(model.module), times))
-        same = says_the_same(model, inflated)
+        same = same_logits(model, inflated)
     except (AttributeError, TypeError, KeyError, RuntimeError, ValueError, StopIteration):
         same = False
     if not same:
@@ -84,19 +84,19 @@ def add_blocks(module: Any, times: float) -> Any:
     layers = next(found for path in LAYER_LISTS if (found := attribute(module, path)) is not None)
     config = module.config
     depth_name = next(name for name in DEPTHS if name in config.to_dict())
-    own, block = len(layers), layers[0]
-    blocks = math.ceil(own * (math.sqrt(times) - 1))
+    depth, block = len(layers), layers[0]
+    blocks = math.ceil(depth * (math.sqrt(times) - 1))
     missing = pass_weights(module) * (times - 1) / blocks
     wider = copy.deepcopy(config)
     name, width = width_of(config, block)
     per_column = sum(p.numel() for p in block.mlp.parameters() if p.ndim > 1) // width
     rest = sum(p.numel() for p in block.parameters() if p.ndim > 1) - per_column * width
     setattr(wider, name, max(1, round((missing - rest) / per_column)))
-    setattr(config, depth_name, own + blocks)
+    setattr(config, depth_name, depth + blocks)
     for settings in (config, wider):
         if getattr(settings, "layer_types", None):
-            settings.layer_types = [config.layer_types[i % own] for i in range(own + blocks)]
-    for index in range(own, own + blocks):
+            settings.layer_types = [config.layer_types[i % depth] for i in range(depth + blocks)]
+    for index in range(depth, depth + blocks):
         added = type(block)(wider, index).to(module.device, module.dtype).eval()
         for part, child in added.named_modules():
             if part.rpartition(".")[2] in OUTPUTS:
@@ -121,7 +121,7 @@ def attribute(module: Any, path: str) -> Any:
     return module
 
 
-def says_the_same(model: Model, inflated: Model) -> bool:
+def same_logits(model: Model, inflated: Model) -> bool:
     """Whether both give the same logits, bit for bit, on a few tokens."""
     tokens = torch.arange(24, device=model.device)[None] % model.vocabulary
     with torch.inference_mode():

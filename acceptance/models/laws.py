@@ -94,6 +94,6 @@ def entropy(law: torch.Tensor) -> torch.Tensor:
 
 def rank(logits: torch.Tensor, token: torch.Tensor) -> torch.Tensor:
     """Return how many tokens are preferred to this one, ties to the lower index; 0 is what argmax takes."""
-    own = logits.gather(-1, token[:, None])
+    logit = logits.gather(-1, token[:, None])
     index = torch.arange(logits.shape[-1], device=logits.device)
-    return ((logits > own) | ((logits == own) & (index < token[:, None]))).sum(-1)
+    return ((logits > logit) | ((logits == logit) & (index < token[:, None]))).sum(-1)

@@ -70,11 +70,11 @@ def load_part(option: str, name: str, load: Callable[..., Any]) -> Any:
 
 def vocabulary_difference(target_tokenizer: Any, draft_tokenizer: Any) -> str:
     """Say how many tokens two tokenizers have and on which they differ; empty when they map text to the same ids."""
-    ours, theirs = target_tokenizer.get_vocab(), draft_tokenizer.get_vocab()
-    if ours == theirs:
+    target, draft = target_tokenizer.get_vocab(), draft_tokenizer.get_vocab()
+    if target == draft:
         return ""
-    token = min(t for t in ours.keys() | theirs.keys() if ours.get(t) != theirs.get(t))
-    return f"{len(theirs)} and {len(ours)} tokens; {token!r} is {theirs.get(token)} and {ours.get(token)}"
+    token = min(t for t in target.keys() | draft.keys() if target.get(t) != draft.get(t))
+    return f"{len(draft)} and {len(target)} tokens; {token!r} is {draft.get(token)} and {target.get(token)}"
 
 
 def load_tokenizers(target: str, draft: str, cross_tokenizer: bool) -> tuple[Any, Any]:
@@ -87,20 +87,20 @@ def load_tokenizers(target: str, draft: str, cross_tokenizer: bool) -> tuple[Any
     def load(name: str, **where: Any) -> Any:
         return transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False, **where)
 
-    ours, theirs = load_part("--target", target, load), load_part("--draft", draft, load)
-    difference = vocabulary_difference(ours, theirs)
+    tokenizer, of_draft = load_part("--target", target, load), load_part("--draft", draft, load)
+    difference = vocabulary_difference(tokenizer, of_draft)
     if difference and not cross_tokenizer:
         raise UserError(
             f"--draft {draft}: vocabulary differs from --target {target} ({difference}), expected the same tokenizer, "
             "or --cross-tokenizer text for an approximation by strings"
         )
-    if difference and not (ours.is_fast and theirs.is_fast):
+    if difference and not (tokenizer.is_fast and of_draft.is_fast):
         raise UserError("--cross-tokenizer text: needs fast tokenizers, which know where in the text a token stands")
-    return ours, theirs if difference else ours
+    return tokenizer, of_draft if difference else tokenizer
 
 
 def model_options(devices: Sequence[str], dtype: str, quantization: str | None) -> dict[str, Any]:
-    """Return what from_pretrained is told of precision and place.
+    """Return the arguments of from_pretrained for precision and place.
 
     Raises:
         UserError: Quantization without a GPU, or a library that is missing.
@@ -118,7 +118,7 @@ def model_options(devices: Sequence[str], dtype: str, quantization: str | None) 
 
 
 def spread(devices: Sequence[str]) -> dict[str, Any]:
-    """Return what from_pretrained is told to lay a model over several GPUs, layer by layer; nothing for one.
+    """Return the arguments of from_pretrained that lay a model over several GPUs, layer by layer; nothing for one.
 
     Raises:
         UserError: The library that does it is missing.
@@ -182,22 +182,20 @@ def load_pair(
 
     named = (("--target", target), ("--draft", draft))
     modules = [
-        load_part(*both, partial(load_module, device=place[0], options=told))
-        for both, place, told in zip(named, places, options, strict=True)
+        load_part(*name, partial(load_module, device=place[0], options=arguments))
+        for name, place, arguments in zip(named, places, options, strict=True)
     ]
-    for both, module in zip(named, modules, strict=True):
-        check_cache(*both, module)
+    for name, module in zip(named, modules, strict=True):
+        check_cache(*name, module)
     sizes = [vocabulary_of(m) for m in modules]
     if tokenizer is draft_tokenizer:
         sizes = [min(sizes)] * 2
-    ours, theirs = (
-        Model(module=m, vocabulary=size, ends=tuple(end_tokens(m))) for m, size in zip(modules, sizes, strict=True)
-    )
-    for both, model in zip(named, (ours, theirs), strict=True):
-        check_reading(*both, model)
+    models = [Model(module=m, vocabulary=n, ends=tuple(end_tokens(m))) for m, n in zip(modules, sizes, strict=True)]
+    for name, model in zip(named, models, strict=True):
+        check_reading(*name, model)
     return Pair(
-        target=ours,
-        draft=theirs,
+        target=models[0],
+        draft=models[1],
         tokenizer=tokenizer,
         draft_tokenizer=draft_tokenizer,
         device=places[0][0],

@@ -43,6 +43,11 @@ class Pair:
     dtype: str
 
     @property
+    def tokenizers(self) -> tuple[Any, Any]:
+        """The target's and the draft's."""
+        return self.tokenizer, self.draft_tokenizer
+
+    @property
     def same_vocabulary(self) -> bool:
         """Whether a token means the same to both."""
         return self.draft_tokenizer is self.tokenizer
@@ -50,8 +55,8 @@ class Pair:
     @property
     def context_lengths(self) -> tuple[int, int]:
         """Tokens that the target and the draft can see at most; of one vocabulary, the shorter for both."""
-        ours, theirs = self.target.context_length, self.draft.context_length
-        return (min(ours, theirs),) * 2 if self.same_vocabulary else (ours, theirs)
+        lengths = self.target.context_length, self.draft.context_length
+        return (min(lengths),) * 2 if self.same_vocabulary else lengths
 
 
 def vocabulary_of(module: Any) -> int:

@@ -132,7 +132,7 @@ class Pass:
         self.steps = torch.arange(count, device=device)
         self.places = torch.arange(context.columns, device=device)
         self.graph: Any = None
-        self.found: tuple[torch.Tensor, torch.Tensor | None] | None = None
+        self.output: tuple[torch.Tensor, torch.Tensor | None] | None = None
 
     def __call__(self, tokens: torch.Tensor, length: int) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return logits and hidden states of all tokens; they stay as they are whatever is read later."""
@@ -145,8 +145,8 @@ class Pass:
         if self.graph is None:
             return self.run()
         self.graph.replay()
-        assert self.found is not None
-        logits, hidden = self.found
+        assert self.output is not None
+        logits, hidden = self.output
         return logits.clone(), None if hidden is None else hidden.clone()
 
     def may_capture(self, length: int) -> bool:
@@ -156,7 +156,7 @@ class Pass:
     def run(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Run the model on what the inputs hold."""
         context = self.context
-        found = context.model.module(
+        output = context.model.module(
             input_ids=self.tokens,
             attention_mask=self.mask,
             position_ids=self.positions,
@@ -164,7 +164,7 @@ class Pass:
             use_cache=True,
             **self.optional,
         )
-        return found.logits, found.hidden_states[-1] if context.keep_hidden else None
+        return output.logits, output.hidden_states[-1] if context.keep_hidden else None
 
     def capture(self, length: int) -> None:
         """Capture the pass. What warming up and capturing leave in the cache is overwritten by the first replay."""
@@ -179,7 +179,7 @@ class Pass:
             torch.cuda.current_stream(device).wait_stream(stream)
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, stream=stream):
-                self.found = self.run()
+                self.output = self.run()
         self.set_length(length)
         self.graph = graph
 

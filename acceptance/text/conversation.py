@@ -49,10 +49,10 @@ def tokens_before(tokenizer: Any, framing: Framing, turns: Sequence[str], answer
         UserError: The template refuses these messages.
     """
     if not framing.chat_template:
-        said = [turns[0]]
+        parts = [turns[0]]
         for answer, turn in zip(answers, turns[1:], strict=True):
-            said += [answer, "\n", turn]
-        return list(tokenizer("".join(said)).input_ids)
+            parts += [answer, "\n", turn]
+        return list(tokenizer("".join(parts)).input_ids)
     messages = [{"role": "system", "content": framing.system_prompt}] if framing.system_prompt else []
     for i, turn in enumerate(turns):
         messages.append({"role": "user", "content": turn})
@@ -82,7 +82,7 @@ def end_token(tokenizer: Any, framing: Framing, ends: Sequence[int]) -> int:
     if framing.chat_template and len(ends) > 1:
         messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
         text = tokenizer.apply_chat_template(messages, tokenize=False)
-        found = [t for t in tokenizer(text, add_special_tokens=False).input_ids if t in ends]
-        if found:
-            return int(found[-1])
+        end_tokens = [t for t in tokenizer(text, add_special_tokens=False).input_ids if t in ends]
+        if end_tokens:
+            return int(end_tokens[-1])
     return int(tokenizer.eos_token_id if tokenizer.eos_token_id in ends else ends[0])

@@ -98,15 +98,15 @@ def load_prompts(
         for key in layout.required:
             if not record[key].is_given:
                 raise BadRecord(f"no {key}")
-        said = said_in(record, layout.keys)
-        return Prompt(turns=said[:turns], source=source_of(record, where), category=category_of(record))
+        user_turns = turns_of(record, layout.keys)
+        return Prompt(turns=user_turns[:turns], source=source_of(record, where), category=category_of(record))
 
     items, parse, place = (
         (iter(lines), line_record, "line") if dataset == "text" else json_items(path, lines, layout.expected)
     )
-    found = read_first(path, items, read, limit, layout.expected, place)
-    names = told_apart(p.source for p in found.rows)
-    return replace(found, rows=tuple(replace(p, source=n) for p, n in zip(found.rows, names, strict=True)))
+    records = read_first(path, items, read, limit, layout.expected, place)
+    names = unique_names(p.source for p in records.rows)
+    return replace(records, rows=tuple(replace(p, source=n) for p, n in zip(records.rows, names, strict=True)))
 
 
 def check_at_least_one(name: str, value: int | None) -> None:
@@ -147,15 +147,9 @@ def json_items(path: Path, lines: list[tuple[int, str]], expected: str) -> tuple
 def read_first(
     path: Path, items: Items, read: Callable[[Any, str], T], limit: int | None, expected: str, place: str = "line"
 ) -> Records[T]:
-    """Read items until `limit` of them could be used; see `read_each`.
+    """Read items, (line, what stands there), until `limit` of them could be used; see `read_each`.
 
-    Args:
-        path: The file.
-        items: (line, what stands there).
-        read: Turns one item into a record, given "FILE-NAME:LINE"; raises BadRecord.
-        limit: At most so many records; None: all.
-        expected: What a record should look like.
-        place: What the first of an item is.
+    `read` makes a record of an item and of its place, "FILE-NAME:LINE", or raises BadRecord.
     """
     check_at_least_one("limit", limit)
     rows: list[T] = []
@@ -167,7 +161,7 @@ def read_first(
     return read_each(path, takewhile(lambda _: len(rows) != limit, items), keep, expected, place)
 
 
-def said_in(record: Field, keys: tuple[str, ...]) -> tuple[str, ...]:
+def turns_of(record: Field, keys: tuple[str, ...]) -> tuple[str, ...]:
     """Return the user's turns that stand under the first of `keys` that is there.
 
     Raises:
@@ -229,13 +223,13 @@ def category_of(record: Field) -> str:
     return name
 
 
-def told_apart(names: Iterable[str]) -> list[str]:
+def unique_names(names: Iterable[str]) -> list[str]:
     """Return the names, those that came before numbered: "81", "81#2"."""
-    told: dict[str, int] = {}
+    counts: dict[str, int] = {}
     for name in names:
         unique = name
-        while unique in told:
-            told[name] += 1
-            unique = f"{name}#{told[name]}"
-        told[unique] = 1
-    return list(told)
+        while unique in counts:
+            counts[name] += 1
+            unique = f"{name}#{counts[name]}"
+        counts[unique] = 1
+    return list(counts)

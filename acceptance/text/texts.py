@@ -6,7 +6,7 @@ from pathlib import Path
 from simulator.ground.fields import Field, lines_of
 from simulator.ground.records import BadRecord, Records, record_of
 
-from .prompts import category_of, read_first, source_of, told_apart
+from .prompts import category_of, read_first, source_of, unique_names
 
 PROMPT_IDS, PROMPT_TEXTS = ("prompt_token_ids",), ("prompt",)
 OUTPUT_IDS, OUTPUT_TEXTS = ("output_token_ids", "token_ids"), ("output", "response", "completion", "text")
@@ -46,9 +46,9 @@ def load_texts(path: Path, *, limit: int | None = None) -> Records[Text]:
     Raises:
         UserError: The file cannot be read or holds no usable text, or `limit` is out of range.
     """
-    found = read_first(path, lines_of(path), read_line, limit, EXPECTED)
-    names = told_apart(t.source for t in found.rows)
-    return replace(found, rows=tuple(replace(t, source=n) for t, n in zip(found.rows, names, strict=True)))
+    records = read_first(path, lines_of(path), read_line, limit, EXPECTED)
+    names = unique_names(t.source for t in records.rows)
+    return replace(records, rows=tuple(replace(t, source=n) for t, n in zip(records.rows, names, strict=True)))
 
 
 def read_line(line: str, where: str) -> Text:

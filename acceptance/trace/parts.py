@@ -17,7 +17,7 @@ FOLDER, LOCK = "unfinished", ".lock"
 
 
 class Parts:
-    """A folder of finished batches beside what the measurement was told; one process at a time works in it."""
+    """A folder of finished batches beside the measurement's parameters; one process at a time works in it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -25,14 +25,14 @@ class Parts:
 
     @property
     def about(self) -> Path:
-        """The file that says what was told."""
+        """The file of the parameters."""
         return self.folder / "unfinished.json"
 
-    def open(self, told: Mapping[str, Any], *, resume: bool, force: bool) -> None:
+    def open(self, parameters: Mapping[str, Any], *, resume: bool, force: bool) -> None:
         """Start anew, or go on where the same measurement stopped.
 
         Args:
-            told: What decides the numbers.
+            parameters: What decides the numbers.
             resume: Go on with what is there.
             force: Throw away what is there.
 
@@ -45,31 +45,31 @@ class Parts:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.lock.take()
         if self.about.exists() and resume:
-            self.check_same(told)
+            self.check_same(parameters)
             return
         if self.about.exists() and not force:
             raise UserError(
                 f"{self.folder}: an interrupted measurement lies here (--resume goes on with it, --force starts anew)"
             )
         self.clear()
-        write_json(self.about, envelope(KIND, SCHEMA_VERSIONS[-1], told))
+        write_json(self.about, envelope(KIND, SCHEMA_VERSIONS[-1], parameters))
 
-    def check_same(self, told: Mapping[str, Any]) -> None:
-        """Refuse to go on with a measurement that was told something else."""
+    def check_same(self, parameters: Mapping[str, Any]) -> None:
+        """Refuse to go on with a measurement of other parameters."""
         found = read_json_object(self.about)
         check_kind(self.about, found, KIND, SCHEMA_VERSIONS)
         before = found.get("parameters")
         if not isinstance(before, dict):
             raise UserError(f"{self.about}: parameters is {before!r}, expected an object")
-        for key in (*told, *sorted(before.keys() - told.keys())):
-            if told.get(key) != before.get(key) and key.endswith("sha256"):
+        for key in (*parameters, *sorted(before.keys() - parameters.keys())):
+            if parameters.get(key) != before.get(key) and key.endswith("sha256"):
                 raise UserError(
                     f"--resume: the prompts or texts are not those of {self.about}; "
                     "expected the same measurement, or --force to start anew"
                 )
-            if told.get(key) != before.get(key):
+            if parameters.get(key) != before.get(key):
                 raise UserError(
-                    f"--resume: {key} is {told.get(key)!r}, but {before.get(key)!r} in {self.about}; "
+                    f"--resume: {key} is {parameters.get(key)!r}, but {before.get(key)!r} in {self.about}; "
                     "expected the same measurement, or --force to start anew"
                 )
 

@@ -162,7 +162,7 @@ def save_trace(folder: Path, trace: Trace, parameters: Mapping[str, Any], **extr
     Args:
         folder: Where to write.
         trace: The arrays.
-        parameters: What the measurement was told.
+        parameters: Of the measurement.
         **extra: Further top-level keys of the JSON.
     """
     arrays, sidecar = folder / "trace.npz", folder / "trace.json"
@@ -177,21 +177,21 @@ def save_trace(folder: Path, trace: Trace, parameters: Mapping[str, Any], **extr
 
 
 def load_trace(sidecar: Path) -> tuple[Trace, dict[str, Any]]:
-    """Read a trace by its JSON; returns it and what the measurement was told.
+    """Read a trace by its JSON; returns it and the measurement's parameters.
 
     Raises:
         UserError: Names the file and what is wrong with it.
     """
     about = read_json_object(sidecar)
     check_kind(sidecar, about, KIND, SCHEMA_VERSIONS)
-    arrays, told = about.get("arrays"), about.get("parameters")
+    arrays, parameters = about.get("arrays"), about.get("parameters")
     if not isinstance(arrays, str):
         raise UserError(f"{sidecar}: arrays is {arrays!r}, expected the name of the .npz beside it")
-    if not isinstance(told, dict):
-        raise UserError(f"{sidecar}: parameters is {told!r}, expected an object")
+    if not isinstance(parameters, dict):
+        raise UserError(f"{sidecar}: parameters is {parameters!r}, expected an object")
     for name in ("temperature", "draft_temperature"):
-        if not isinstance(told.get(name), int | float):
-            raise UserError(f"{sidecar}: parameters.{name} is {told.get(name)!r}, expected a number")
+        if not isinstance(parameters.get(name), int | float):
+            raise UserError(f"{sidecar}: parameters.{name} is {parameters.get(name)!r}, expected a number")
     try:
         prompts = tuple(PromptInfo(source=str(p["source"]), category=str(p["category"])) for p in about["prompts"])
     except (KeyError, TypeError):
@@ -199,4 +199,4 @@ def load_trace(sidecar: Path) -> tuple[Trace, dict[str, Any]]:
     trace = load_arrays(sidecar.parent / arrays, prompts)
     if about.get("positions") != trace.size:
         raise UserError(f"{sidecar}: positions is {about.get('positions')!r}, but {arrays} holds {trace.size}")
-    return trace, told
+    return trace, parameters

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from acceptance.text.prompts import DATASETS, Prompt, load_prompts, told_apart
+from acceptance.text.prompts import DATASETS, Prompt, load_prompts, unique_names
 from simulator.ground.artefacts import UserError
 from simulator.ground.records import Skipped
 
@@ -214,9 +214,9 @@ def test_sources_that_repeat_are_numbered(tmp_path: Path) -> None:
 
 @given(st.lists(st.text("a#23", max_size=4)))
 def test_names_told_apart_are_all_different_and_keep_what_they_were(names: list[str]) -> None:
-    told = told_apart(names)
-    assert len(set(told)) == len(names)
-    assert all(t == n or t.startswith(f"{n}#") for t, n in zip(told, names, strict=True))
+    unique = unique_names(names)
+    assert len(set(unique)) == len(names)
+    assert all(t == n or t.startswith(f"{n}#") for t, n in zip(unique, names, strict=True))
 
 
 def test_a_limit_counts_usable_prompts_and_reads_no_further(tmp_path: Path) -> None:

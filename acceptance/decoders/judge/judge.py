@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import acceptance
-from acceptance.models.check import identity, strangeness
+from acceptance.models.check import identity, probe_distance
 from acceptance.models.model import Model, hidden_size_of
 from simulator.ground.artefacts import UserError, check_kind, envelope, read_bytes, write_json, writing
 from simulator.ground.fields import read_json_object
@@ -103,7 +103,7 @@ def check_identity(what: str, expected: Mapping[str, Any], model: Model) -> None
     for name, there in (("hidden_size", hidden_size_of(model)), ("vocabulary", model.vocabulary)):
         if expected[name] != there:
             raise UserError(f"{what} has {name} {expected[name]}, but this one has {there}")
-    if apart := strangeness(model, expected["probe"]):
+    if apart := probe_distance(model, expected["probe"]):
         raise UserError(
             f"{what} is another model (hidden states differ by {apart:.0%}), expected the pair it learned from"
         )
