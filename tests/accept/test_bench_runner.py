@@ -1,4 +1,7 @@
-"""Turns: every prompt by every arm in a drawn order, on streams of its own; a failure is a record."""
+"""Turns: every prompt by every arm in a drawn order, on streams of its own; a failure is a record.
+
+Long because one run of small models is looked at from all sides.
+"""
 
 from collections import Counter
 from collections.abc import Callable

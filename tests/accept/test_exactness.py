@@ -4,6 +4,8 @@ Models are so small that the law of every output can be written down. A G-test c
 loop. Nothing among the tests of a family is rejected by Holm's procedure iff the smallest p-value lies above
 LEVEL / FAMILY, which is what each test asserts of its own. Each case draws as many outputs as make the test find any
 law whose total variation distance from the target's is DISTANCE with a probability of at least POWER.
+
+Long because the plan of samples, its power and its negative controls belong to one test statistic.
 """
 
 import gc

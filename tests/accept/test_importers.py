@@ -1,4 +1,7 @@
-"""Importers: simulated rounds written as each tool writes them come back as the histogram that they had."""
+"""Importers: simulated rounds written as each tool writes them come back as the histogram that they had.
+
+Long because one simulated server is written in the format of each tool.
+"""
 
 import json
 from collections import Counter

@@ -1,4 +1,7 @@
-"""`bench-sampling`: what it counts, that all backends decide the same round in turn, its files, and bad input."""
+"""`bench-sampling`: what it counts, that all backends decide the same round in turn, its files, and bad input.
+
+Long because all backends run through one measured session.
+"""
 
 import csv
 import json

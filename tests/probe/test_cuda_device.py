@@ -1,4 +1,7 @@
-"""The CUDA device over an emulated CuPy: real kernels on the processor, counted time, faults on demand."""
+"""The CUDA device over an emulated CuPy: real kernels on the processor, counted time, faults on demand.
+
+Long because one emulated device stands in for every fault that a real one may have.
+"""
 
 import gc
 import importlib

@@ -1,4 +1,7 @@
-"""The monitor against analytic power curves under a clock of its own, and NVML's names against the real package."""
+"""The monitor against analytic power curves under a clock of its own, and NVML's names against the real package.
+
+Long because every number of NVML is asked on a clock and a driver of its own.
+"""
 
 import importlib.util
 import inspect

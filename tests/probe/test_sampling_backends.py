@@ -1,4 +1,7 @@
-"""Which backend runs, that all agree, that arrays go in and out uncopied, and what is said about mistakes."""
+"""Which backend runs, that all agree, that arrays go in and out uncopied, and what is said about mistakes.
+
+Long because each backend stands the same calls.
+"""
 
 import os
 import subprocess

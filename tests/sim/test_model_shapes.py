@@ -1,4 +1,7 @@
-"""Model shapes: the law of model §2 against real models of every family, and the catalogue against published counts."""
+"""Model shapes: the law of model §2 against real models of every family, and the catalogue against published counts.
+
+Long because every family has its own config and published counts.
+"""
 
 import json
 import struct

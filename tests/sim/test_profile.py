@@ -1,4 +1,7 @@
-"""Hardware profiles: what the loader refuses, what a pass costs, samples of the uncertain, those that come along."""
+"""Hardware profiles: what the loader refuses, what a pass costs, samples of the uncertain, those that come along.
+
+Long because every field of the file is taken away, spoiled and read back.
+"""
 
 import math
 import re

@@ -2,6 +2,8 @@
 
 A library built with sanitizers runs in a Python process of its own, under the sanitizer's runtime; `launch` takes care
 of that. Not a simulator of a device: no caches, no timing, no memory model beyond what a race sanitizer sees.
+
+Long because it is the whole of a launch: building, loading, passing arguments, threads and sanitizers.
 """
 
 from __future__ import annotations
