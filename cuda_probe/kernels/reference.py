@@ -74,10 +74,10 @@ def advance(values: Floats) -> Floats:
 def memory_passes(memory: Floats, threads: int, first_pass: int, passes: int) -> Floats:
     """The buffer after `passes` workmem units of a grid of `threads` threads, beginning with pass `first_pass`."""
     changed = memory.copy()
-    own = np.arange(min(threads, memory.size))
-    owned = (memory.size - own + threads - 1) // threads
+    thread_ids = np.arange(min(threads, memory.size))
+    owned = (memory.size - thread_ids + threads - 1) // threads
     for number in range(first_pass, first_pass + passes):
-        touched = own + number % owned * threads
+        touched = thread_ids + number % owned * threads
         changed[touched] = advance(changed[touched])
     return changed
 

@@ -88,10 +88,10 @@ def roofs(results: Results) -> tuple[float, float] | None:
 
 def memory_points(results: Results) -> list[Point]:
     """Return the points whose traffic cannot stay in cache: memory burns, and streams over the largest buffers."""
-    found = list(results.of("burn_memory"))
+    burns = list(results.of("burn_memory"))
     flowing = results.of(*STREAMS)
     largest = max((int(p.axes["buffer_bytes"]) for p in flowing), default=0)
-    return found + [p for p in flowing if p.axes["buffer_bytes"] == largest]
+    return burns + [p for p in flowing if p.axes["buffer_bytes"] == largest]
 
 
 def roofline(panel: "Panel", results: Results) -> None:

@@ -136,7 +136,7 @@ class CudaSampling:
         kind = type(like)
         if any(array is not None and type(array) is not kind for array in given.values()):
             require_same_device(given)
-        arrays = [array if array is None or type(array) is kind else library.own(array) for array in given.values()]
+        arrays = [array if array is None or type(array) is kind else library.view(array) for array in given.values()]
         place = library.place(like)
         key = tuple([None if array is None else library.layout(array) for array in arrays])
         if self.device.is_capturing(place):
@@ -165,12 +165,12 @@ class Plan:
         """Return arrays of 64-bit integers for the caller to keep, in one allocation."""
         sizes = [math.prod(shape) for shape in shapes]
         whole = self.library.empty((sum(sizes),), "int64", self.place.device_id)
-        found, begin = [], 0
+        arrays, begin = [], 0
         for shape, size in zip(shapes, sizes, strict=True):
             part = whole[begin : begin + size]
-            found.append(part if len(shape) == 1 else part.reshape(shape))
+            arrays.append(part if len(shape) == 1 else part.reshape(shape))
             begin += size
-        return found
+        return arrays
 
     def launch(self, kernel: str, shape: tuple[tuple[int, ...], tuple[int, ...]], *args: Any) -> None:
         """Start a kernel on the caller's stream."""

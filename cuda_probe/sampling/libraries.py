@@ -19,7 +19,7 @@ class Library(Protocol):
 
     name: str
 
-    def own(self, array: Any) -> Any:
+    def view(self, array: Any) -> Any:
         """View an array of whatever library as one of this library's."""
         ...
 
@@ -56,7 +56,7 @@ class TorchLibrary:
     def __init__(self, device: KernelDevice) -> None:
         self.device = device
         self.empty, self.zeros = torch_backend.empty, torch_backend.zeros
-        self.own, self.integers, self.typed = torch_backend.tensor, torch_backend.integers, torch_backend.typed
+        self.view, self.integers, self.typed = torch_backend.tensor, torch_backend.integers, torch_backend.typed
 
     def place(self, like: Any) -> Place:
         return Place(like.get_device(), torch_backend.stream_of(like))
@@ -72,7 +72,7 @@ class DeviceLibrary:
         self.device, self.name = device, name
         self.empty, self.zeros = device.empty, device.zeros
 
-    def own(self, array: Any) -> Any:
+    def view(self, array: Any) -> Any:
         return array if family(array) == self.name else self.device.from_dlpack(array)
 
     def place(self, like: Any) -> Place:
@@ -126,12 +126,12 @@ def parts(library: Library, memory: Any, sizes: list[tuple[tuple[int, ...], str]
         memory: As many bytes as `bytes_of` says, or more.
         sizes: Shape and type of each part.
     """
-    found, begin = [], 0
+    arrays, begin = [], 0
     for shape, dtype in sizes:
         size_bytes = prod(shape) * np.dtype(dtype).itemsize
-        found.append(library.typed(memory[begin : begin + size_bytes], dtype).reshape(shape))
+        arrays.append(library.typed(memory[begin : begin + size_bytes], dtype).reshape(shape))
         begin += padded(size_bytes)
-    return found
+    return arrays
 
 
 def bytes_of(sizes: list[tuple[tuple[int, ...], str]]) -> int:

@@ -54,16 +54,16 @@ def output_law(q: Floats, target_weights: Floats, draft_weights: Floats) -> tupl
 def logits_of(name: str, values: Any) -> Floats:
     """Return the logits of one position as float64; refuses what is no vector of logits."""
     try:
-        found = np.asarray(values, np.float64)
+        logits = np.asarray(values, np.float64)
     except (TypeError, ValueError):
         raise UserError(f"{name}: {type(values).__name__}, expected an array of real numbers") from None
-    if found.ndim != 1 or found.size == 0:
-        raise UserError(f"{name}: shape {found.shape}, expected (vocabulary,)")
-    if not (found < np.inf).all():
-        raise UserError(f"{name}: {found[~(found < np.inf)][0]:g} among the logits, expected finite ones or -inf")
-    if found.max() == -np.inf:
+    if logits.ndim != 1 or logits.size == 0:
+        raise UserError(f"{name}: shape {logits.shape}, expected (vocabulary,)")
+    if not (logits < np.inf).all():
+        raise UserError(f"{name}: {logits[~(logits < np.inf)][0]:g} among the logits, expected finite ones or -inf")
+    if logits.max() == -np.inf:
         raise UserError(f"{name}: -inf throughout, expected a finite logit at least")
-    return found
+    return logits
 
 
 def sigmoid_distance(

@@ -188,8 +188,8 @@ class Softmax:
         self.logs = (wide - most).div_(temperature).log_softmax(-1)
 
     def log_at(self, at: "torch.Tensor") -> "torch.Tensor":
-        found = self.logs[:, : at.shape[1]].gather(-1, at[..., None])[..., 0]
-        return found.nan_to_num(nan=-float("inf"), neginf=-float("inf"))  # a row without any weight is no number
+        logs = self.logs[:, : at.shape[1]].gather(-1, at[..., None])[..., 0]
+        return logs.nan_to_num(nan=-float("inf"), neginf=-float("inf"))  # a row without any weight is no number
 
     def weights(self, sequences: "torch.Tensor", rows: "torch.Tensor") -> "torch.Tensor":
         return self.logs[sequences, rows].exp_().nan_to_num_(0.0)

@@ -60,7 +60,7 @@ def ready(name: str, arrays: Arrays, temperature: float, seed: int) -> Ready:
         MemoryError: It does not fit.
     """
     if name in OURS:
-        return ours(name, arrays, temperature, seed)
+        return ready_sampling(name, arrays, temperature, seed)
     tensors = arrays.take(True)
     if name == COMPILED:
         run = torch_peers.compiled(*tensors, temperature)
@@ -74,7 +74,7 @@ def ready(name: str, arrays: Arrays, temperature: float, seed: int) -> Ready:
     return Ready(launch=calls, decided=decided, calls=arrays.shape.batch)
 
 
-def ours(name: str, arrays: Arrays, temperature: float, seed: int) -> Ready:
+def ready_sampling(name: str, arrays: Arrays, temperature: float, seed: int) -> Ready:
     """Make one of the backends of `sampling` ready, called as its users call it."""
     place = arrays.place
     if name == NUMPY and place.device.name != "cpu":

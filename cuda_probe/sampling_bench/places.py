@@ -71,10 +71,12 @@ def environment(place: Place) -> dict[str, Any]:
     """Say which libraries took part; imports none that did not."""
     import sys
 
-    found = {name: getattr(sys.modules.get(name), "__version__", None) for name in ("torch", "transformers", "triton")}
+    versions = {
+        name: getattr(sys.modules.get(name), "__version__", None) for name in ("torch", "transformers", "triton")
+    }
     torch = sys.modules.get("torch")
     threads = None if torch is None else torch.get_num_threads()
-    return {**found, "torch_threads": threads, "torch_refusal": place.torch_refusal}
+    return {**versions, "torch_threads": threads, "torch_refusal": place.torch_refusal}
 
 
 class CpuPlace:

@@ -101,10 +101,10 @@ def share_panel(panel: "Panel", results: BenchResults) -> None:
             fill = {} if wide else {"markerfacecolor": "white"}
             if shown:
                 at = [p.point.bytes / 1e6 for p in shown]
-                found = [shares(results, p) for p in shown]
-                bars: Any = reach(found)
+                quartile_shares = [shares(results, p) for p in shown]
+                bars: Any = reach(quartile_shares)
                 drawn = {**look(name), **fill, "linestyle": "none", "capsize": 3, "linewidth": 1.2}
-                panel.errorbar(at, [share[1] for share in found], yerr=bars, **drawn)
+                panel.errorbar(at, [share[1] for share in quartile_shares], yerr=bars, **drawn)
     panel.axhline(100, color="black", linewidth=1.0, zorder=1)
     panel.axvline(MARK_BYTES / 1e6, color=PALETTE[7], linestyle="--", linewidth=1.2, zorder=1)
     panel.set(xscale="log", yscale="log", xlabel="bytes that sampling needs (MB)", ylabel="of copy bandwidth (%)")
@@ -135,11 +135,12 @@ def plain_numbers(axis: Any) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def shares(results: BenchResults, found: BenchPoint) -> tuple[float, float, float]:
+def shares(results: BenchResults, bench_point: BenchPoint) -> tuple[float, float, float]:
     """Return the share in percent at the upper quartile of the time, the median and the lower quartile."""
     copied = results.copy.bytes_per_s if results.copy else None
     low, middle, high = (
-        100 * found.point.bytes / t / (copied or 1) for t in quartiles(found.point.measurement.samples_s)[::-1]
+        100 * bench_point.point.bytes / t / (copied or 1)
+        for t in quartiles(bench_point.point.measurement.samples_s)[::-1]
     )
     return low, middle, high
 

@@ -56,12 +56,12 @@ def make_round(shape: Shape, temperature: float, seed: int) -> Round:
     return Round(target, draft, ids)
 
 
-def accepted_by_law(found: Round, temperature: float, seed: int, step: int = 0) -> NDArray[Any]:
+def accepted_by_law(drafted: Round, temperature: float, seed: int, step: int = 0) -> NDArray[Any]:
     """Return how many drafts of each sequence the float64 reference accepts, one sequence in memory at a time."""
-    batch, drafts = found.ids.shape
+    batch, drafts = drafted.ids.shape
     ratio = []
     for b in range(batch):
-        p = log2_softmax(found.target[b : b + 1, :drafts], temperature)
-        q = log2_softmax(found.draft[b : b + 1], temperature)
-        ratio.append(ratios(p, q, found.ids[b : b + 1])[0])
+        p = log2_softmax(drafted.target[b : b + 1, :drafts], temperature)
+        q = log2_softmax(drafted.draft[b : b + 1], temperature)
+        ratio.append(ratios(p, q, drafted.ids[b : b + 1])[0])
     return leading(accept_uniforms(batch, drafts, step, seed) < np.stack(ratio), np.full(batch, drafts))
