@@ -109,7 +109,7 @@ def clock_of(lanes: Sequence[Lane], settle: Callable[[], None]) -> Clock:
     """Return a clock that shows, at every mark, when the last of some devices was done."""
 
     def seconds(stamps: Sequence[Sequence[Any]]) -> list[float]:
-        times = [lane.seconds(own) for lane, own in zip(lanes, zip(*stamps, strict=True), strict=True)]
+        times = [lane.seconds(lane_stamps) for lane, lane_stamps in zip(lanes, zip(*stamps, strict=True), strict=True)]
         return [max(each) for each in zip(*times, strict=True)]
 
     return Clock(lambda: [lane.stamp() for lane in lanes], seconds, settle)

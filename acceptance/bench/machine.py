@@ -175,8 +175,8 @@ class Energy:
     def counted(self) -> float | None:
         """Return the energy since the driver was loaded, in joules."""
         counted = [self.nvml.total_energy_mj(gpu) for gpu in self.gpus] if self.nvml else []
-        found = [energy_mj for energy_mj in counted if energy_mj is not None]
-        return sum(found) * MILLIJOULES if found and len(found) == len(counted) else None
+        known_mj = [energy_mj for energy_mj in counted if energy_mj is not None]
+        return sum(known_mj) * MILLIJOULES if known_mj and len(known_mj) == len(counted) else None
 
 
 def open_nvml(devices: Sequence[str]) -> tuple[Nvml | None, list[Gpu]]:

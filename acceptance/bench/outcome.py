@@ -52,8 +52,8 @@ def records_of(bench: Bench, turn: Turn, taken: dict[str, Taken | str], began_ut
             if isinstance(result, str):
                 records.append(as_record(origin, Skipped(status="error", reason=result)))
             else:
-                own = plain[row] if plain else None
-                records.append(as_record(origin, measured(bench, origin, result, own, worked_out)))
+                plain_output = plain[row] if plain else None
+                records.append(as_record(origin, measured(bench, origin, result, plain_output, worked_out)))
     return records
 
 

@@ -67,15 +67,15 @@ def reserve(layer: Any, room: int) -> None:
     size[2] += room
     buffers = layer.keys.new_empty(size), layer.values.new_empty(size)
 
-    own: Any = weakref.proxy(layer)
+    layer_proxy: Any = weakref.proxy(layer)
 
     def update(keys: Any, values: Any, *_: Any, **__: Any) -> tuple[Any, Any]:
-        begin = own.get_seq_length()
+        begin = layer_proxy.get_seq_length()
         end = begin + keys.shape[2]
         for buffer, new in zip(buffers, (keys, values), strict=True):
             buffer[:, :, begin:end] = new
-        own.keys, own.values = (buffer[:, :, :end] for buffer in buffers)
-        return own.keys, own.values
+        layer_proxy.keys, layer_proxy.values = (buffer[:, :, :end] for buffer in buffers)
+        return layer_proxy.keys, layer_proxy.values
 
     held = layer.keys, layer.values
     layer.keys, layer.values = (buffer[:, :, :0] for buffer in buffers)

@@ -232,7 +232,7 @@ def time_all(
                 elif repeat >= 0:
                     samples[point].append(outcome)
             progress(1)
-    return {point: own for point, own in samples.items() if point not in left_out}, left_out
+    return {point: seconds for point, seconds in samples.items() if point not in left_out}, left_out
 
 
 def shuffled(items: Sequence[T], rng: np.random.Generator) -> list[T]:
@@ -259,10 +259,11 @@ def payload(
         return point_json(point, subjects[point.role].shape, dtype)
 
     return {
-        "models": {role: {"name": own.name, "config": dict(own.config)} for role, own in subjects.items()},
+        "models": {role: {"name": subject.name, "config": dict(subject.config)} for role, subject in subjects.items()},
         "points": [
-            row(point) | {"median_s": float(np.median(own)), "error_s": median_error(own), "samples_s": list(own)}
-            for point, own in samples.items()
+            row(point)
+            | {"median_s": float(np.median(seconds)), "error_s": median_error(seconds), "samples_s": list(seconds)}
+            for point, seconds in samples.items()
         ],
         "left_out": [row(point) | {"reason": reason} for point, reason in left_out.items()],
     }

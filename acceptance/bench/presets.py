@@ -126,8 +126,8 @@ def check_together(at: str, values: Mapping[str, Any], methods: Mapping[str, Arm
     try:
         options = DecodeOptions().with_values(values)
         for name in options.method.split(","):
-            own = methods[name].knobs if name in methods else {}
-            Arm(name=name, method=name, knobs={**options.knobs, **own})
+            method_knobs = methods[name].knobs if name in methods else {}
+            Arm(name=name, method=name, knobs={**options.knobs, **method_knobs})
     except UserError as error:
         raise UserError(f"{at}: {error}") from None
 
@@ -211,8 +211,8 @@ def check_given_knobs(presets: Presets | None, methods: str, given: Iterable[str
     """
     arms = [presets.methods[n] for n in map(str.strip, methods.split(",")) if n in presets.methods] if presets else []
     for knob in given:
-        if own := [arm.name for arm in arms if knob in arm.knobs]:
-            raise UserError(f"{option_of(knob)}: not used with {', '.join(own)}, which set it themselves in a preset")
+        if names := [arm.name for arm in arms if knob in arm.knobs]:
+            raise UserError(f"{option_of(knob)}: not used with {', '.join(names)}, which set it themselves in a preset")
 
 
 def check_inflation(presets: Presets) -> None:

@@ -108,39 +108,39 @@ def no_fields() -> dict[str, None]:
     return dict.fromkeys(load_schema(SCHEMA_PATH)["$defs"][RECORD]["properties"])
 
 
-def as_record(origin: Origin, found: Measured | Skipped) -> dict[str, Any]:
+def as_record(origin: Origin, outcome: Measured | Skipped) -> dict[str, Any]:
     """Return a record; fields that nothing was measured for are null."""
     key = resume_key(origin.method, origin.prompt_index, origin.run)
     head = no_fields() | {"kind": RECORD, "schema_version": SCHEMA_VERSION, "resume_key": key} | asdict(origin)
-    if isinstance(found, Skipped):
-        return head | {"status": found.status, "error": found.reason}
-    return head | {"status": "ok"} | measured_fields(found)
+    if isinstance(outcome, Skipped):
+        return head | {"status": outcome.status, "error": outcome.reason}
+    return head | {"status": "ok"} | measured_fields(outcome)
 
 
-def measured_fields(found: Measured) -> dict[str, Any]:
+def measured_fields(measured: Measured) -> dict[str, Any]:
     """Return what a measurement says, by the names of the schema."""
-    rounds = {name: [getattr(r, name) for r in found.rounds] for name in ROUND_FIELDS}
-    rounds["accepted"] = [min(r.accepted, r.committed) for r in found.rounds]
-    phases, energy = found.phases, found.energy
+    rounds = {name: [getattr(r, name) for r in measured.rounds] for name in ROUND_FIELDS}
+    rounds["accepted"] = [min(r.accepted, r.committed) for r in measured.rounds]
+    phases, energy = measured.phases, measured.energy
     decode_s = phases.total_s - phases.prefill_s
-    has = {"has_tree": found.is_tree, "has_judge": found.has_judge}
-    return figures(rounds, generated=len(found.tokens), total_s=phases.total_s, decode_s=decode_s, **has) | {
-        "output_sha256": hashlib.sha256(np.array(found.tokens, "<i8").tobytes()).hexdigest(),
-        "identical_to_baseline": found.identical,
-        "first_divergence": found.divergence.as_json() if found.divergence else None,
+    has = {"has_tree": measured.is_tree, "has_judge": measured.has_judge}
+    return figures(rounds, generated=len(measured.tokens), total_s=phases.total_s, decode_s=decode_s, **has) | {
+        "output_sha256": hashlib.sha256(np.array(measured.tokens, "<i8").tobytes()).hexdigest(),
+        "identical_to_baseline": measured.identical,
+        "first_divergence": measured.divergence.as_json() if measured.divergence else None,
         "ttft_s": phases.first_token_s,
         "total_s": phases.total_s,
         "decode_s": decode_s,
         **{f"{name}_ms": 1e3 * getattr(phases, f"{name}_s") for name in PHASES},
         "rounds": rounds,
-        "memory_peak_bytes": found.memory_peak_bytes,
+        "memory_peak_bytes": measured.memory_peak_bytes,
         "energy_j": energy and energy.joules,
         "energy_net_j": energy and energy.net_joules,
         "idle_power_w": energy and energy.idle_w,
         "energy_is_reliable": energy and energy.is_reliable,
-        "quality": asdict(found.quality) if found.quality else None,
-        "exact_match": next_token_match(found.tokens, found.reference) if found.reference else None,
-        "note": found.note,
+        "quality": asdict(measured.quality) if measured.quality else None,
+        "exact_match": next_token_match(measured.tokens, measured.reference) if measured.reference else None,
+        "note": measured.note,
     }
 
 

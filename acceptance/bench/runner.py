@@ -53,9 +53,9 @@ def measure(
                 taken = {
                     r.arm.name: attempt(bench, r.begin, turn.batch, turn.run) for r in turn.order if r.begin is not None
                 }
-            for name, found in taken.items():
-                if isinstance(found, Taken):
-                    watch(f"{name}, prompt {turn.batch.start}, run {turn.run}", found.timeline)
+            for name, outcome in taken.items():
+                if isinstance(outcome, Taken):
+                    watch(f"{name}, prompt {turn.batch.start}, run {turn.run}", outcome.timeline)
             for record in records_of(bench, turn, taken, began_utc):
                 emit(record)
             progress(1)

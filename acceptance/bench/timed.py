@@ -99,9 +99,9 @@ def warm_up(bench: Bench, wanted: Collection[tuple[str, int]]) -> dict[str, Take
 
 def shapes(bench: Bench) -> list[range]:
     """Return the first batch of each size, and with CUDA graphs of each size of cache, the largest first."""
-    found: dict[tuple[int, int], range] = {}
+    by_shape: dict[tuple[int, int], range] = {}
     for batch in reversed(batches(len(bench.prompts), bench.settings.batch_size)):
         longest = max(len(bench.prompts[i]) for i in batch)
         cache = columns_for(longest + bench.settings.max_new_tokens) if bench.target.graphs else 0
-        found[len(batch), cache] = batch
-    return [found[shape] for shape in sorted(found, reverse=True)]
+        by_shape[len(batch), cache] = batch
+    return [by_shape[shape] for shape in sorted(by_shape, reverse=True)]

@@ -96,12 +96,12 @@ class Turn:
 
 def plan_turns(bench: Bench, done: Collection[str]) -> list[Turn]:
     """Return the turns of which anything is missing, run after run, prompt after prompt."""
-    found = []
+    planned = []
     for run in range(bench.settings.runs):
         for number, batch in enumerate(batches(len(bench.prompts), bench.settings.batch_size)):
             order = turns(bench, run, batch)
             names = (r.arm.name for r in order)
             missing = frozenset(n for n in names if any(resume_key(n, i, run) not in done for i in batch))
             if missing:
-                found.append(Turn(run=run, number=number, batch=batch, order=order, missing=missing))
-    return found
+                planned.append(Turn(run=run, number=number, batch=batch, order=order, missing=missing))
+    return planned

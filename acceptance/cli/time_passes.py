@@ -46,11 +46,11 @@ def time_passes(**values: Any) -> None:
 def text(written: Mapping[str, Any]) -> str:
     """Return a row for each pass."""
     rows = [("model", "role", "batch", "context", "new tokens", "median", "std. error")]
-    for own in written["points"]:
-        sizes = (own[name] for name in ("batch", "context", "new_tokens"))
-        error = f"{own['error_s'] / own['median_s']:.1%}"
-        rows.append((own["model"], own["role"], *map(str, sizes), f"{own['median_s'] * 1e3:.3f} ms", error))
-    for own in written["left_out"]:
-        sizes = (own[name] for name in ("batch", "context", "new_tokens"))
-        rows.append((own["model"], own["role"], *map(str, sizes), "left out", own["reason"]))
+    for point in written["points"]:
+        sizes = (point[name] for name in ("batch", "context", "new_tokens"))
+        error = f"{point['error_s'] / point['median_s']:.1%}"
+        rows.append((point["model"], point["role"], *map(str, sizes), f"{point['median_s'] * 1e3:.3f} ms", error))
+    for point in written["left_out"]:
+        sizes = (point[name] for name in ("batch", "context", "new_tokens"))
+        rows.append((point["model"], point["role"], *map(str, sizes), "left out", point["reason"]))
     return table(rows, left=(0, 1))

@@ -78,8 +78,8 @@ class FuzzyTemperature(Lossy):
         """Compare with a uniform number, or with the first choice."""
         logits, drafted = judged(seen)
         if seen.rule.is_greedy:
-            own = logits.gather(-1, drafted[..., None])[..., 0].float()
-            near = logits.amax(-1).float() - own < math.log(self.fuzziness)
+            drafted_logits = logits.gather(-1, drafted[..., None])[..., 0].float()
+            near = logits.amax(-1).float() - drafted_logits < math.log(self.fuzziness)
             return Kept(near | (logits.argmax(-1) == drafted))
         p = laws.probabilities(logits, seen.rule)
         q = seen.proposal.masses(p.shape[-1]).to(p.device)

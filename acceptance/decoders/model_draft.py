@@ -64,8 +64,8 @@ class ModelDraft:
     def start(self, batch: Batch, prompts: Sequence[Sequence[int]]) -> None:
         """Read all prompts but their last token; on a stream of its own, while the target reads them."""
         # A model that is its own draft cannot read both sequences in one cache of fixed size.
-        own = self.model.module is not batch.target.model.module
-        model = replace(self.model, graphs=self.model.graphs and own)
+        is_separate = self.model.module is not batch.target.model.module
+        model = replace(self.model, graphs=self.model.graphs and is_separate)
         with self.lane.beside():
             self.context = read_prompts(model, prompts, batch.tokens.shape[1], keep_hidden=self.keep_hidden)
 

@@ -124,25 +124,25 @@ class TreeDecoder:
         self.task.mark("verify")
         return walk(logits, tree, self.task, self.batch.index[0], None if context.hidden is None else context.hidden[0])
 
-    def commit(self, tree: Tree, found: Walk) -> Ints:
+    def commit(self, tree: Tree, walked: Walk) -> Ints:
         """Append the path, keep its columns of the cache alone, note the round."""
         batch, begin = self.batch, len(self.batch.outputs[self.batch.index[0]].tokens)
         room = int(batch.budget[0]) - 1
-        new = np.array([[*tree.tokens[found.path], found.following]])
-        committed, ended = commit(batch, new, np.array([len(found.path)]), batch.target.model.ends)
+        new = np.array([[*tree.tokens[walked.path], walked.following]])
+        committed, ended = commit(batch, new, np.array([len(walked.path)]), batch.target.model.ends)
         self.task.mark("other")
         before = int(self.context.lengths[0]) - len(tree.tokens)
         # The path as far as it is committed: the last committed token is for the next round to read.
-        self.context.keep(before, before + np.array(found.path[: int(committed[0]) - 1], np.int64))
+        self.context.keep(before, before + np.array(walked.path[: int(committed[0]) - 1], np.int64))
         self.task.mark("kv")
-        self.grower.learn(batch, tree, found, int(committed[0]))
+        self.grower.learn(batch, tree, walked, int(committed[0]))
         self.task.mark("draft")
-        cut_by = "eos" if committed[0] <= len(found.path) else "max" if self.grower.depth > room else ""
+        cut_by = "eos" if committed[0] <= len(walked.path) else "max" if self.grower.depth > room else ""
         batch.outputs[batch.index[0]].rounds.append(
             Round(
                 start=begin,
                 drafted=len(tree.tokens),
-                accepted=len(found.path),
+                accepted=len(walked.path),
                 committed=int(committed[0]),
                 cut_by=cut_by,
                 draft_passes=tree.passes,

@@ -125,9 +125,9 @@ def expected_rounds(trace: Trace, k: int, q_kind: str, beyond: int = 0) -> Round
 
 def by_prompt(of_outputs: Floats, trace: Trace) -> Floats:
     """Add up what was found for each output, [outputs, ...], over the turns of each prompt, [prompts, ...]."""
-    found = np.zeros((trace.measured_prompts, *of_outputs.shape[1:]))
-    np.add.at(found, trace.prompt_of_output, of_outputs)
-    return found
+    sums = np.zeros((trace.measured_prompts, *of_outputs.shape[1:]))
+    np.add.at(sums, trace.prompt_of_output, of_outputs)
+    return sums
 
 
 def sums_by_prompt(values: ArrayLike, trace: Trace) -> Floats:
@@ -145,14 +145,14 @@ def bootstrap(sums: Floats, rng: np.random.Generator, resamples: int = RESAMPLES
         resamples: How many draws of all prompts.
     """
     prompts = len(sums)
-    found = np.empty((resamples, sums.shape[1]))
+    resampled = np.empty((resamples, sums.shape[1]))
     step = max(1, DRAWS_AT_ONCE // prompts)
     for first in range(0, resamples, step):
         n = min(step, resamples - first)
         drawn = rng.integers(prompts, size=(n, prompts)) + prompts * np.arange(n)[:, None]
         times = np.bincount(drawn.ravel(), minlength=n * prompts).reshape(n, prompts)
-        found[first : first + n] = times @ sums
-    return found
+        resampled[first : first + n] = times @ sums
+    return resampled
 
 
 def interval95(samples: Floats, prompts: int) -> list[float] | None:
@@ -235,17 +235,17 @@ def metrics(trace: Trace, rounds: RoundCounts, q_kind: str, seed: int = 0) -> di
     rng = np.random.default_rng(seed)
     prompts = len(rounds.counts)
     drawn = bootstrap(rounds.counts, rng) if prompts >= MIN_PROMPTS else np.zeros((0, rounds.draft_length + 1))
-    found: dict[str, object] = {}
+    figures: dict[str, object] = {}
     intervals: dict[str, object] = {}
     samples = round_metrics(drawn)
     for name, value in round_metrics(rounds.counts.sum(0)).items():
-        found[name] = value.tolist()
+        figures[name] = value.tolist()
         columns = samples[name].T if value.ndim else samples[name]
         intervals[name] = [interval95(c, prompts) for c in columns] if value.ndim else interval95(columns, prompts)
     macro, alphas = macro_tokens_per_round(rounds, rng), alpha_estimates(trace, rng)
     for name, estimate in {"tokens_per_round_macro": macro, "alpha": alphas[q_kind]}.items():
-        found[name], intervals[name] = estimate.value, estimate.ci95
-    return found | {"rounds_cut": float(rounds.cut.sum()), "ci95": intervals}
+        figures[name], intervals[name] = estimate.value, estimate.ci95
+    return figures | {"rounds_cut": float(rounds.cut.sum()), "ci95": intervals}
 
 
 def token_acceptance(trace: Trace, q_kind: str) -> Floats:
@@ -277,13 +277,13 @@ def alpha_by(
     """
     groups = np.asarray(groups)
     accept = token_acceptance(trace, q_kind)
-    found: dict[str | int, tuple[Estimate, int]] = {}
+    alphas: dict[str | int, tuple[Estimate, int]] = {}
     for name in np.unique(groups):
         inside = groups == name
         sums = sums_by_prompt(accept * inside, trace), sums_by_prompt(inside, trace)
         there = sums[1] > 0
-        found[name.item()] = ratio(sums[0][there], sums[1][there], rng), int(inside.sum())
-    return found
+        alphas[name.item()] = ratio(sums[0][there], sums[1][there], rng), int(inside.sum())
+    return alphas
 
 
 def bins_of(values: NDArray[np.int32], bins: int = 8) -> NDArray[np.int64]:
@@ -309,18 +309,18 @@ def category_metrics(trace: Trace, rounds: RoundCounts, q_kind: str, seed: int =
     rng = np.random.default_rng(seed)
     measured = np.unique(trace.prompt)
     category = np.array([trace.prompts[p].category for p in measured])
-    found: dict[str, dict[str, object]] = {}
+    by_category: dict[str, dict[str, object]] = {}
     alphas = alpha_by(trace.category, trace, q_kind, rng)
     for name in np.unique(category[category != ""]):
         inside = category == name
         counts = rounds.counts[inside]
         tokens = counts @ (1 + np.arange(rounds.draft_length + 1))
-        found[str(name)] = {
+        by_category[str(name)] = {
             "prompts": int(inside.sum()),
             "tokens_per_round": ratio(tokens, counts.sum(1), rng),
             "alpha": alphas[str(name)][0],
         }
-    return found
+    return by_category
 
 
 def surprise_gap(trace: Trace, rng: np.random.Generator) -> Estimate:

@@ -150,8 +150,8 @@ def ratio(part: Means, whole: Means) -> float:
 
 def next_true(flags: NDArray[np.bool_]) -> Counts:
     """Return for each position the first at or after it whose flag is set, or their number; shape [positions]."""
-    found = np.append(np.flatnonzero(flags), len(flags))
-    return np.repeat(found, np.diff(found, prepend=-1))[: len(flags)]
+    positions = np.append(np.flatnonzero(flags), len(flags))
+    return np.repeat(positions, np.diff(positions, prepend=-1))[: len(flags)]
 
 
 def walk(starts: Counts, coins: NDArray[np.bool_], player: Player) -> Counts:

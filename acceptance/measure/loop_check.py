@@ -149,12 +149,12 @@ def check_roll_back(option: str, model: Model) -> None:
         UserError: Names the option.
     """
     try:
-        found = disagreement(model, rolling_back=True)
+        distance = disagreement(model, rolling_back=True)
     except Exception as error:  # a cache of another kind raises what it likes
         reason = (str(error).strip() or type(error).__name__).partition("\n")[0]
         raise UserError(f"--check-loop: the cache of {option} cannot be rolled back ({reason})") from None
-    if not found < MAX_DISAGREEMENT:
-        raise UserError(f"--check-loop: {option} reads otherwise behind a rollback than without (by {found:.0%})")
+    if not distance < MAX_DISAGREEMENT:
+        raise UserError(f"--check-loop: {option} reads otherwise behind a rollback than without (by {distance:.0%})")
 
 
 def loop_counts(decoded: Sequence[Decoded], k: int) -> NDArray[np.float64]:
@@ -176,7 +176,7 @@ def find_divergences(
     pair: Pair, planned: Plan, trace: Trace, contexts: Sequence[list[int]], decoded: Sequence[Decoded]
 ) -> tuple[Divergence, ...]:
     """Return where the loop's greedy outputs differ from those that were measured."""
-    found = []
+    divergences = []
     finer = cache(lambda: finer_copy(pair.target, pair.dtype))
     for i, (context, output) in enumerate(zip(contexts, decoded, strict=True)):
         plain = trace.token[trace.prompt == i].tolist()
@@ -185,7 +185,7 @@ def find_divergences(
             before = context + plain[:position]
             margin, rounding = top_two(pair.target, before, pair.dtype)
             again = recheck_where_possible(pair.target, finer, before, choices)
-            found.append(
+            divergences.append(
                 Divergence(
                     source=planned.infos[i].source,
                     position=position,
@@ -194,7 +194,7 @@ def find_divergences(
                     recheck=again,
                 )
             )
-    return tuple(found)
+    return tuple(divergences)
 
 
 def recheck_where_possible(*arguments: Any) -> Recheck | None:

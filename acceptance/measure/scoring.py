@@ -111,14 +111,14 @@ class Scored:
         """Visit the next columns; logits [rows, columns, vocabulary] of each model, the others [rows, columns]."""
         for row in np.flatnonzero(valid.any(1)):
             there = int(valid[row].sum())
-            own = tokens[row, :there]
+            row_tokens = tokens[row, :there]
             # Row by row, so that what is made of the logits never is as large as they are.
-            for name, values in self.visit(*(x[row, :there].to(own.device) for x in logits), own).items():
+            for name, values in self.visit(*(x[row, :there].to(row_tokens.device) for x in logits), row_tokens).items():
                 self.found[row].setdefault(name, []).append(values.cpu())
 
     def scores(self) -> list[Scores]:
         """Return for each output every named value, [tokens], on the CPU."""
-        return [{name: torch.cat(parts) for name, parts in found.items()} for found in self.found]
+        return [{name: torch.cat(parts) for name, parts in values.items()} for values in self.found]
 
 
 @torch.inference_mode()

@@ -41,10 +41,10 @@ def disagreement(model: Model, *, rolling_back: bool) -> float:
     else:
         last = [row[-3:] for row in rows]
     tokens, valid = padded(last, model.device)
-    found = context.read(tokens, valid, 1)[:, 0].float()
+    logits = context.read(tokens, valid, 1)[:, 0].float()
     plain = [model.module(torch.tensor([row], device=model.device)).logits[0, -1] for row in rows]
     expected = torch.stack(plain)[:, : model.vocabulary].float()
-    return float((found - expected).abs().mean() / expected.std().clamp(min=1e-9))
+    return float((logits - expected).abs().mean() / expected.std().clamp(min=1e-9))
 
 
 def check_cache(option: str, name: str, module: Any) -> None:
@@ -68,12 +68,12 @@ def check_reading(option: str, name: str, model: Model) -> None:
         UserError: Names the option and the model.
     """
     try:
-        found = disagreement(model, rolling_back=False)
+        distance = disagreement(model, rolling_back=False)
     except Exception as error:  # a model's own code raises what it likes
         reason = (str(error).strip() or type(error).__name__).partition("\n")[0]
         raise UserError(f"{option} {name}: cannot be read with a cache ({reason})") from None
-    if not found < MAX_DISAGREEMENT:
-        raise UserError(f"{option} {name}: reads otherwise with padding and a cache than without (by {found:.0%})")
+    if not distance < MAX_DISAGREEMENT:
+        raise UserError(f"{option} {name}: reads otherwise with padding and a cache than without (by {distance:.0%})")
 
 
 def probe(model: Model) -> list[float]:
@@ -91,7 +91,7 @@ def identity(model: Model) -> dict[str, Any]:
 
 def probe_distance(model: Model, known: Sequence[float]) -> float:
     """Return how far a model is from the one that had this probe, over its size; 0 where rounding explains it."""
-    expected, found = np.array(known), np.array(probe(model))
-    apart = float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+    expected, probed = np.array(known), np.array(probe(model))
+    apart = float(np.linalg.norm(probed - expected) / np.linalg.norm(expected))
     # Written so that NaN is no match.
     return 0.0 if apart < MAX_DISAGREEMENT else apart

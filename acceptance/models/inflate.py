@@ -81,7 +81,7 @@ def check_room(model: Model, times: float) -> None:
 
 def add_blocks(module: Any, times: float) -> Any:
     """Add the blocks to a module, in place."""
-    layers = next(found for path in LAYER_LISTS if (found := attribute(module, path)) is not None)
+    layers = next(module_list for path in LAYER_LISTS if (module_list := attribute(module, path)) is not None)
     config = module.config
     depth_name = next(name for name in DEPTHS if name in config.to_dict())
     depth, block = len(layers), layers[0]

@@ -23,9 +23,9 @@ HEADINGS = (
 )
 
 
-def span(found: Mapping[str, Any] | None, digits: int = 2) -> str:
+def span(estimate: Mapping[str, Any] | None, digits: int = 2) -> str:
     """Write an interval; nothing where there is none."""
-    ends = found and found["ci95"]
+    ends = estimate and estimate["ci95"]
     return f"[{ends[0]:.{digits}f}, {ends[1]:.{digits}f}]" if ends else ""
 
 
@@ -52,16 +52,16 @@ def output_text(summary: Summary) -> str:
     return "exact" if summary["is_exact"] else "lossy"
 
 
-def delta_text(found: Mapping[str, Any] | None, digits: int, scale: float = 1) -> str:
+def delta_text(difference: Mapping[str, Any] | None, digits: int, scale: float = 1) -> str:
     """Write a difference to the baseline with its interval."""
-    if found is None:
+    if difference is None:
         return ""
-    if found["ci95"] is None and not found["value"]:
+    if difference["ci95"] is None and not difference["value"]:
         return "no difference"
-    words = f"{scale * found['value']:+.{digits}f}"
-    if found["ci95"] is None:
+    words = f"{scale * difference['value']:+.{digits}f}"
+    if difference["ci95"] is None:
         return f"{words} (no interval)"
-    low, high = sorted(scale * end for end in found["ci95"])
+    low, high = sorted(scale * end for end in difference["ci95"])
     return f"{words} [{low:+.{digits}f}, {high:+.{digits}f}]"
 
 
@@ -200,18 +200,18 @@ def apart_text(summary: Summary) -> str:
     )
 
 
-def forecast_text(parameters: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+def forecast_text(parameters: Mapping[str, Any], forecast: Mapping[str, Any]) -> str:
     """Return what a run would take."""
     rows: list[tuple[str, ...]] = [("method", "s/output", "in all", "")]
-    for m in found["methods"]:
+    for m in forecast["methods"]:
         total = "-" if m["total_s"] is None else duration(m["total_s"])
         rows.append((m["method"], number(m["output_s"], ".3g"), total, m["reason"] or ""))
     plan = (
-        f"{found['prompts']} prompts in {found['batches']} batches x {found['runs']} runs x "
-        f"{sum(m['reason'] is None for m in found['methods'])} methods = {found['decodings']} decodings, "
+        f"{forecast['prompts']} prompts in {forecast['batches']} batches x {forecast['runs']} runs x "
+        f"{sum(m['reason'] is None for m in forecast['methods'])} methods = {forecast['decodings']} decodings, "
         f"up to {parameters['max_new_tokens']} tokens each"
     )
-    start, warm_up, total = (duration(found[name]) for name in ("start_s", "warm_up_s", "total_s"))
+    start, warm_up, total = (duration(forecast[name]) for name in ("start_s", "warm_up_s", "total_s"))
     estimate = f"estimate: {total}, of them {start} to load and {warm_up} to warm up"
     return "\n".join([plan, "", table(rows, left=(0, 3)), "", estimate])
 

@@ -63,7 +63,7 @@ def units_of(records: Sequence[Mapping[str, Any]]) -> dict[Unit, Floats]:
     rows: dict[Unit, list[Mapping[str, Any]]] = {}
     for record in records:
         rows.setdefault((record["batch_index"], record["run"]), []).append(record)
-    return {unit: sums(found) for unit, found in sorted(rows.items()) if len(found) == found[0]["batch_size"]}
+    return {unit: sums(group) for unit, group in sorted(rows.items()) if len(group) == group[0]["batch_size"]}
 
 
 def sums(rows: Sequence[Mapping[str, Any]]) -> Floats:
@@ -228,10 +228,10 @@ def next_tokens(rows: Floats, total: Mapping[str, float], seed: int) -> dict[str
     return share and spread_only(share) | {name: int(total[name]) for name in ("matched", "trials")}
 
 
-def spread_only(found: dict[str, Any]) -> dict[str, Any]:
+def spread_only(statistic: dict[str, Any]) -> dict[str, Any]:
     """Take away an interval of no width: units that are all alike do not tell how far others would be apart."""
-    ends = found["ci95"]
-    return found | {"ci95": None} if ends and ends[1] - ends[0] <= NO_WIDTH else found
+    ends = statistic["ci95"]
+    return statistic | {"ci95": None} if ends and ends[1] - ends[0] <= NO_WIDTH else statistic
 
 
 def energy_of(firsts: Sequence[Mapping[str, Any]], total: Mapping[str, float]) -> dict[str, Any]:

@@ -106,8 +106,8 @@ def measured_disagreements(record: Record) -> Iterator[str]:
         yield f"rounds are of different numbers: { ({name: len(values) for name, values in rounds.items()}) }"
         return
     for number in range(len(rounds["drafted"])):
-        own = {name: values[number] for name, values in rounds.items()}
-        yield from (f"round {number} {what}" for what in impossible(own, record))
+        row = {name: values[number] for name, values in rounds.items()}
+        yield from (f"round {number} {what}" for what in impossible(row, record))
     total_s = record["total_s"]
     yield from unlike("total_s", total_s, sum(record[f"{name}_ms"] for name in PHASES) / 1e3)
     yield from unlike("decode_s", record["decode_s"], total_s - record["prefill_ms"] / 1e3)
@@ -124,19 +124,19 @@ def measured_disagreements(record: Record) -> Iterator[str]:
             yield from unlike(name, record[name], value)
 
 
-def impossible(own: Mapping[str, Any], record: Record) -> Iterator[str]:
+def impossible(row: Mapping[str, Any], record: Record) -> Iterator[str]:
     """Say what a round cannot have done.
 
     A chain is as deep as what it drafted, and has one leaf. A tree has no more leaves than nodes off its deepest
     branch, and that branch's own. A judge keeps all it is asked about but, at most, the last.
     """
-    drafted, accepted, kept, judged = (own[name] for name in ("drafted", "accepted", "overruled", "judged"))
-    depth, leaves, pruned, is_cut = own["depth"], own["leaves"], own["pruned"] + own["over_budget"], own["cut_by"]
+    drafted, accepted, kept, judged = (row[name] for name in ("drafted", "accepted", "overruled", "judged"))
+    depth, leaves, pruned, is_cut = row["depth"], row["leaves"], row["pruned"] + row["over_budget"], row["cut_by"]
     # Behind an end of sequence a rule may have decided on more than what counts as accepted.
     if not (accepted <= drafted and kept <= (drafted if is_cut == "eos" else accepted)):
         yield f"accepted {accepted} of {drafted} drafted tokens, {kept} of them overruled"
-    if own["committed"] != accepted + (is_cut != "eos"):
-        yield f"committed {own['committed']} tokens, but accepted {accepted}, cut by {is_cut!r}"
+    if row["committed"] != accepted + (is_cut != "eos"):
+        yield f"committed {row['committed']} tokens, but accepted {accepted}, cut by {is_cut!r}"
     if record["tree"] is None and depth != drafted:
         yield f"is {depth} deep, but drafted a chain of {drafted}"
     elif record["tree"] is None and pruned:
@@ -159,10 +159,10 @@ def no_time(name: str, value: str) -> Iterator[str]:
         yield f"{name} is {value!r}, expected a date and time that exist"
 
 
-def unlike(name: str, found: Any, expected: Any, source: str = "follows from the others") -> Iterator[str]:
+def unlike(name: str, value: Any, expected: Any, source: str = "follows from the others") -> Iterator[str]:
     """Say that a value is not what follows."""
-    if not alike(found, expected):
-        yield f"{name} is {shown(found)}, but {shown(expected)} {source}"
+    if not alike(value, expected):
+        yield f"{name} is {shown(value)}, but {shown(expected)} {source}"
 
 
 def alike(a: Any, b: Any) -> bool:

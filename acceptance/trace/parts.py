@@ -56,9 +56,9 @@ class Parts:
 
     def check_same(self, parameters: Mapping[str, Any]) -> None:
         """Refuse to go on with a measurement of other parameters."""
-        found = read_json_object(self.about)
-        check_kind(self.about, found, KIND, SCHEMA_VERSIONS)
-        before = found.get("parameters")
+        about = read_json_object(self.about)
+        check_kind(self.about, about, KIND, SCHEMA_VERSIONS)
+        before = about.get("parameters")
         if not isinstance(before, dict):
             raise UserError(f"{self.about}: parameters is {before!r}, expected an object")
         for key in (*parameters, *sorted(before.keys() - parameters.keys())):
