@@ -98,24 +98,24 @@ def run(options: CalibrateOptions) -> int:
     from simulator.ground.pictures import save_figure
 
     before = load_profile(options.compare) if options.compare else None
-    found = fitted(options)
-    payload = report_json(found.fits, options.parameters)
-    if before is not None and found.profile is not None:
-        payload["comparison"] = comparison_json(before, found.profile)
+    calibration = fitted(options)
+    payload = report_json(calibration.fits, options.parameters)
+    if before is not None and calibration.profile is not None:
+        payload["comparison"] = comparison_json(before, calibration.profile)
     if options.report:
         write_json(options.report, payload)
     if options.plot:
-        save_figure(options.plot, fit_figure({name: own.fit for name, own in found.fits.items() if own.fit}))
-    click.echo(to_json(payload) if options.as_json else report_text(found.fits) + "\n", nl=False)
-    for name, checked in found.fits.items():
+        save_figure(options.plot, fit_figure({name: fit.fit for name, fit in calibration.fits.items() if fit.fit}))
+    click.echo(to_json(payload) if options.as_json else report_text(calibration.fits) + "\n", nl=False)
+    for name, checked in calibration.fits.items():
         if not checked.passed:
             click.echo(f"calibrate: {name}: left out, {'; '.join(checked.reasons)}", err=True)
-    if found.profile is None:
+    if calibration.profile is None:
         click.echo(f"calibrate: no fit passes its checks, {options.out} is not written", err=True)
         return EXIT_FAILED_CHECKS
-    save_profile(options.out, found.profile, options.parameters)
+    save_profile(options.out, calibration.profile, options.parameters)
     if not options.as_json:
-        say_profile(found.profile, before, options)
+        say_profile(calibration.profile, before, options)
     return 0
 
 

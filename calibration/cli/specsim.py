@@ -19,8 +19,8 @@ class Entry(NamedTuple):
 
     def load(self) -> click.Command:
         """Import the command."""
-        found: click.Command = getattr(import_module(self.module), self.attribute)
-        return found
+        loaded: click.Command = getattr(import_module(self.module), self.attribute)
+        return loaded
 
 
 # In the order of the work: forecast, measure, calibrate, check.

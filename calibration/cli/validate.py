@@ -137,10 +137,10 @@ def run_decode(options: ValidateOptions) -> int:
 
     assert options.decode is not None
     assert options.profile is not None
-    found = validate_decode(options.decode, options.profile, options.hist)
+    validation = validate_decode(options.decode, options.profile, options.hist)
     paths = {"decode": options.decode, "profile": options.profile, "hist": options.hist}
     parameters = {name: path and str(path) for name, path in paths.items()}
-    return deliver_rows(found, decode_json(found, parameters | {"max_error": options.max_error}), options)
+    return deliver_rows(validation, decode_json(validation, parameters | {"max_error": options.max_error}), options)
 
 
 def run_passes(options: ValidateOptions) -> int:
@@ -151,10 +151,10 @@ def run_passes(options: ValidateOptions) -> int:
     assert options.passes is not None
     assert options.profile is not None
     assert options.hist is not None
-    found = validate_passes(options.passes, options.profile, options.hist)
+    validation = validate_passes(options.passes, options.profile, options.hist)
     parameters = {"passes": str(options.passes), "profile": str(options.profile), "hist": str(options.hist)}
-    payload = rows_json("pass_validation", found, parameters | {"max_error": options.max_error})
-    return deliver_rows(found, payload, options)
+    payload = rows_json("pass_validation", validation, parameters | {"max_error": options.max_error})
+    return deliver_rows(validation, payload, options)
 
 
 def run_live(options: ValidateOptions, live: LiveOptions) -> int:
@@ -165,21 +165,21 @@ def run_live(options: ValidateOptions, live: LiveOptions) -> int:
 
     plan = live.plan
     try:
-        found = validate_live(plan, lambda text: click.echo(f"validate: {text}", err=True))
+        validation = validate_live(plan, lambda text: click.echo(f"validate: {text}", err=True))
     except FitFailed as error:
         click.echo(f"validate: {error}", err=True)
         return EXIT_FAILED_CHECKS
     parameters = {"live": True} | {name: str(value) for name, value in asdict(plan).items()}
-    return deliver_rows(found, decode_json(found, parameters | {"max_error": options.max_error}), options)
+    return deliver_rows(validation, decode_json(validation, parameters | {"max_error": options.max_error}), options)
 
 
-def deliver_rows(found: "Validation", payload: Mapping[str, Any], options: ValidateOptions) -> int:
+def deliver_rows(validation: "Validation", payload: Mapping[str, Any], options: ValidateOptions) -> int:
     """Write the files and print; return the exit code."""
     from calibration.validate.row_plots import decode_figure
     from calibration.validate.row_report import validation_text
 
-    deliver(payload, validation_text(found, options.max_error), lambda: decode_figure(found.rows), options)
-    return 0 if found.verdict.holds(found.bounds, options.max_error) else EXIT_BOUND_BROKEN
+    deliver(payload, validation_text(validation, options.max_error), lambda: decode_figure(validation.rows), options)
+    return 0 if validation.verdict.holds(validation.bounds, options.max_error) else EXIT_BOUND_BROKEN
 
 
 def deliver(payload: Mapping[str, Any], text: str, draw: "Callable[[], Figure]", options: ValidateOptions) -> None:

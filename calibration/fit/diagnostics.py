@@ -61,10 +61,10 @@ class CheckedFit:
 def checked(fit: Callable[[], Fit]) -> CheckedFit:
     """Fit and check."""
     try:
-        found = fit()
+        fitted = fit()
     except ValueError as error:
         return CheckedFit(fit=None, diagnosis=None, reason=str(error))
-    return CheckedFit(fit=found, diagnosis=diagnose(found))
+    return CheckedFit(fit=fitted, diagnosis=diagnose(fitted))
 
 
 def diagnose(fit: Fit) -> Diagnosis:
@@ -96,30 +96,30 @@ def beyond(what: str, value: float, limit: float) -> str:
 
 def solver_reasons(fit: Fit) -> list[str]:
     """Say whether the solver came to an end, and had points enough."""
-    found = []
+    reasons = []
     if not fit.converged:
-        found.append(f"the solver did not converge ({fit.message})")
+        reasons.append(f"the solver did not converge ({fit.message})")
     free, points = len(fit.cost.uncertain), int((~fit.observations.held_out).sum())
     if points < free + SPARE_POINTS:
-        found.append(f"{points} points for {free} parameters, expected at least {free + SPARE_POINTS}")
+        reasons.append(f"{points} points for {free} parameters, expected at least {free + SPARE_POINTS}")
     if fit.condition > CONDITION:
-        found.append(f"the points do not tell the parameters apart (condition {fit.condition:.2g})")
-    return found
+        reasons.append(f"the points do not tell the parameters apart (condition {fit.condition:.2g})")
+    return reasons
 
 
 def error_reasons(fit: Fit) -> list[str]:
     """Say which parameters the points leave open."""
-    found = [f"no point depends on {name}" for name in fit.undetermined if needed(name, fit)]
+    reasons = [f"no point depends on {name}" for name in fit.undetermined if needed(name, fit)]
     for name, error in fit.relative_errors.items():
         if needed(name, fit) and error > RELATIVE_ERROR:
-            found.append(beyond(f"the standard error of {name}", error, RELATIVE_ERROR))
+            reasons.append(beyond(f"the standard error of {name}", error, RELATIVE_ERROR))
     size = len(fit.cost.uncertain)
     for i, j in zip(*np.triu_indices(size, 1), strict=True):
         one, other = fit.cost.uncertain[i], fit.cost.uncertain[j]
         # Neighbours of one curve may well be one value.
         if one.partition("[")[0] != other.partition("[")[0] and abs(fit.correlations[i, j]) > CORRELATION:
-            found.append(f"{one} and {other} move together (correlation {fit.correlations[i, j]:+.4f})")
-    return found
+            reasons.append(f"{one} and {other} move together (correlation {fit.correlations[i, j]:+.4f})")
+    return reasons
 
 
 def needed(name: str, fit: Fit) -> bool:
@@ -135,10 +135,10 @@ def parameter_reasons(fit: Fit) -> list[str]:
     """Say which resource no point spends much of its time on: what such points say of its scale is mostly noise."""
     seen = fit.observations.fitted
     pass_s = run_s(fit.cost, seen) / seen.passes
-    found = []
+    reasons = []
     for name, work, size in (("flop_scale", seen.flops, seen.tokens), ("mem_scale", seen.bytes, seen.bytes)):
         spent_s = getattr(fit.cost, name).at(np.maximum(size, 1)) * work
         largest = float((spent_s / pass_s).max())
         if largest < LEAST_SHARE:
-            found.append(f"{name} is at most {largest:.0%} of any point's time, expected at least {LEAST_SHARE:.0%}")
-    return found
+            reasons.append(f"{name} is at most {largest:.0%} of any point's time, expected at least {LEAST_SHARE:.0%}")
+    return reasons

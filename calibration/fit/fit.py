@@ -157,7 +157,7 @@ def fastest_at(seen: Observations, knots: Sequence[float]) -> Floats:
         return np.full(len(knots), fastest(seen)[0])
     nearest = np.abs(np.log(working.tokens)[:, None] - np.log(knots)).argmin(1)
     groups = (working.select(nearest == i) for i in range(len(knots)))
-    return np.array([fastest(own if len(own) else working)[0] for own in groups])
+    return np.array([fastest(group if len(group) else working)[0] for group in groups])
 
 
 def solve(seen: Observations, form: Form, discrepancy: float, firsts: Sequence[Floats]) -> "OptimizeResult":
@@ -170,11 +170,11 @@ def solve(seen: Observations, form: Form, discrepancy: float, firsts: Sequence[F
         return np.asarray((np.log(run_s(unpack(vector, form), seen)) - np.log(seen.seconds)) * weight)
 
     low, high = bounds(form, seen)
-    found = []
+    fits = []
     for first in firsts:
         inside = np.clip(first, low + 1e-9, high - 1e-9)
-        found.append(least_squares(residuals, inside, bounds=(low, high), loss="soft_l1", x_scale="jac", max_nfev=400))
-    return min(found, key=lambda r: float(r.cost))
+        fits.append(least_squares(residuals, inside, bounds=(low, high), loss="soft_l1", x_scale="jac", max_nfev=400))
+    return min(fits, key=lambda r: float(r.cost))
 
 
 def fit(observations: Observations, form: Form) -> Fit:
@@ -296,15 +296,15 @@ def best_fit(observations: Observations, knots: Sequence[float] = (1.0,), base: 
     return min((*fits, fit(observations, base)), key=lambda f: f.bic)
 
 
-def knot_bends(found: Fit) -> Floats:
+def knot_bends(fitted: Fit) -> Floats:
     """Return how far each knot is off the curve that the others make, in standard errors; 0 where no point shows it."""
-    place = {name: i for i, name in enumerate(found.cost.uncertain)}
-    shown = [name in place for name in found.form.flop_names]
+    place = {name: i for i, name in enumerate(fitted.cost.uncertain)}
+    shown = [name in place for name in fitted.form.flop_names]
     if not all(shown):
         return np.array(shown, np.float64)
-    at, values = np.log(found.cost.flop_scale.sizes), np.log(found.cost.flop_scale.seconds)
-    own = [place[name] for name in found.form.flop_names]
-    covariance = found.cost.covariance[np.ix_(own, own)]
+    at, values = np.log(fitted.cost.flop_scale.sizes), np.log(fitted.cost.flop_scale.seconds)
+    indices = [place[name] for name in fitted.form.flop_names]
+    covariance = fitted.cost.covariance[np.ix_(indices, indices)]
     units = np.eye(len(at))
     bends = []
     for i, unit in enumerate(units):

@@ -79,18 +79,18 @@ def best_pass_fit(seen: Observations) -> Fit:
     return min(fits, key=lambda f: f.bic)
 
 
-def pass_profile(name: str, times: PassTimes, found: CheckedFit, lengths: Sequence[int] | None) -> Profile:
+def pass_profile(name: str, times: PassTimes, checked_fit: CheckedFit, lengths: Sequence[int] | None) -> Profile:
     """Return the profile of a device whose passes were fitted by a fit that passed; a layer's launches are its one."""
-    assert found.fit is not None
-    assert found.diagnosis is not None
+    assert checked_fit.fit is not None
+    assert checked_fit.diagnosis is not None
     return Profile(
         name=name,
         device=times.device,
         status=MEASURED,
-        passes={times.dtype: found.fit.cost},
+        passes={times.dtype: checked_fit.fit.cost},
         launches_per_layer=1.0,
         memory_bytes=times.memory_bytes,
-        notes=(fitted_note(times, lengths), *held_out_note(found.diagnosis)),
+        notes=(fitted_note(times, lengths), *held_out_note(checked_fit.diagnosis)),
     )
 
 
@@ -104,8 +104,8 @@ def fitted_note(times: PassTimes, lengths: Sequence[int] | None) -> str:
     return f"{what}, K {', '.join(map(str, fitted))}; launch_s is a layer's, and no overhead a round is in it."
 
 
-def held_out_note(found: Diagnosis) -> tuple[str, ...]:
+def held_out_note(diagnosis: Diagnosis) -> tuple[str, ...]:
     """Say how far passes that were not fitted are off."""
-    if found.held_out_median is None:
+    if diagnosis.held_out_median is None:
         return ()
-    return (f"{found.held_out_median:.1%} median error of {found.held_out_points} passes held out.",)
+    return (f"{diagnosis.held_out_median:.1%} median error of {diagnosis.held_out_points} passes held out.",)

@@ -24,8 +24,8 @@ PAIR_UNITS = {"flop_scale": "s/token", "mem_scale": "s/pass"}
 def report_json(fits: Mapping[str, CheckedFit], parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Return every fit with its diagnostics."""
     passed = any(fit.passed for fit in fits.values())
-    found = {"passed": passed, "fits": {name: fit_json(fit) for name, fit in fits.items()}}
-    return envelope(KIND, SCHEMA_VERSION, parameters) | found
+    body = {"passed": passed, "fits": {name: fit_json(fit) for name, fit in fits.items()}}
+    return envelope(KIND, SCHEMA_VERSION, parameters) | body
 
 
 def fit_json(checked: CheckedFit) -> dict[str, Any]:
@@ -117,18 +117,18 @@ def pair_text(profile: Profile) -> str:
 
 def comparison_json(before: Profile, now: Profile) -> dict[str, Any]:
     """Return what is faster or slower than in an earlier profile."""
-    found = changes(before, now)
-    rows = [asdict(c) | {"ratio": c.ratio, "verdict": c.verdict} for c in found]
-    return {"against": before.name, "changes": rows, "overall": overall(found)}
+    differences = changes(before, now)
+    rows = [asdict(c) | {"ratio": c.ratio, "verdict": c.verdict} for c in differences]
+    return {"against": before.name, "changes": rows, "overall": overall(differences)}
 
 
 def comparison_text(before: Profile, now: Profile) -> str:
     """Say what is faster or slower than in an earlier profile."""
-    found = changes(before, now)
+    differences = changes(before, now)
     rows = [(f"against {before.name}", "then", "now", "now/then", "std. error", "verdict")]
-    for change in found:
+    for change in differences:
         numbers = (f"{change.before:.4g}", f"{change.now:.4g}", f"{change.ratio:.3f}", f"{change.error:.1%}")
         rows.append((change.name, *numbers, change.verdict))
-    verdict = overall(found)
-    nothing = "" if found else " (the profiles have nothing in common)"
+    verdict = overall(differences)
+    nothing = "" if differences else " (the profiles have nothing in common)"
     return "\n".join(["", table(rows, left=(0, 5)), f"overall: {verdict}{nothing}"])

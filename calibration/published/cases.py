@@ -211,11 +211,11 @@ def load_cases(path: Path) -> tuple[Case, ...]:
     Raises:
         UserError: Names the file, the key, the value and what is allowed.
     """
-    found = read_json_object(path)
-    check_kind(path, found, KIND, SCHEMA_VERSIONS)
-    for wrong in breaches(checker(load_schema(SCHEMA)), found):
+    document = read_json_object(path)
+    check_kind(path, document, KIND, SCHEMA_VERSIONS)
+    for wrong in breaches(checker(load_schema(SCHEMA)), document):
         raise UserError(f"{path}: {wrong}")
-    cases = tuple(case_of(f"{path}: case {case['name']!r}", case) for case in found["cases"])
+    cases = tuple(case_of(f"{path}: case {case['name']!r}", case) for case in document["cases"])
     check_names(str(path), cases)
     return cases
 
@@ -247,21 +247,21 @@ def collect_cases(files: Iterable[Path], published: bool) -> tuple[Case, ...]:
     return cases
 
 
-def case_of(at: str, found: Mapping[str, Any]) -> Case:
+def case_of(at: str, entry: Mapping[str, Any]) -> Case:
     """Build a case from its object, which the schema has passed."""
-    rows = tuple(row_of(f"{at}, row {row['name']!r}", row) for row in found["rows"])
+    rows = tuple(row_of(f"{at}, row {row['name']!r}", row) for row in entry["rows"])
     try:
-        return Case(**{**found, "rows": rows, "fitted": tuple(found.get("fitted", ()))})
+        return Case(**{**entry, "rows": rows, "fitted": tuple(entry.get("fitted", ()))})
     except UserError as error:
         raise UserError(f"{at}: {error}") from None
 
 
-def row_of(at: str, found: Mapping[str, Any]) -> Row:
+def row_of(at: str, entry: Mapping[str, Any]) -> Row:
     """Build a row from its object, which the schema has passed."""
-    values = {key: value for key, value in found.items() if key != "measured"}
-    if len(found["measured"]) != 1:
-        raise UserError(f"{at}: measured is {dict(found['measured'])}, expected one of {', '.join(UNITS)}")
-    ((measured_as, measured),) = found["measured"].items()
+    values = {key: value for key, value in entry.items() if key != "measured"}
+    if len(entry["measured"]) != 1:
+        raise UserError(f"{at}: measured is {dict(entry['measured'])}, expected one of {', '.join(UNITS)}")
+    ((measured_as, measured),) = entry["measured"].items()
     if "histogram" in values:
         values["histogram"] = parse_histogram(Field(values["histogram"], f"{at}, histogram"))
     if "survival" in values:
@@ -275,11 +275,11 @@ def row_of(at: str, found: Mapping[str, Any]) -> Row:
 def row_json(row: Row) -> dict[str, Any]:
     """Return a row under the names of its file."""
     plain = ("name", "use", "group", "draft_length", *YIELDS, "draft_calls_per_token")
-    found = {name: getattr(row, name) for name in plain if name not in ("histogram", "survival")}
+    entry = {name: getattr(row, name) for name in plain if name not in ("histogram", "survival")}
     if row.histogram is not None:
         counts = {str(a): as_written(count) for a, count in enumerate(row.histogram.counts)}
-        found["histogram"] = {"k": row.histogram.draft_length, "hist": counts}
+        entry["histogram"] = {"k": row.histogram.draft_length, "hist": counts}
     if row.survival is not None:
-        found["survival"] = list(row.survival)
-    found |= {"measured": {row.measured_as: row.measured}, "fixed": dict(row.fixed)}
-    return {key: value for key, value in found.items() if value is not None}
+        entry["survival"] = list(row.survival)
+    entry |= {"measured": {row.measured_as: row.measured}, "fixed": dict(row.fixed)}
+    return {key: value for key, value in entry.items() if value is not None}

@@ -27,8 +27,8 @@ class PassTimes:
     @property
     def settings(self) -> tuple[tuple[int, int], ...]:
         """The batches and contexts at which passes were timed, by the tokens that their caches hold."""
-        found = {(p.batch, p.context) for p in self.times}
-        return tuple(sorted(found, key=lambda s: (s[0] * s[1], s)))
+        pairs = {(p.batch, p.context) for p in self.times}
+        return tuple(sorted(pairs, key=lambda s: (s[0] * s[1], s)))
 
     @property
     def draft_lengths(self) -> tuple[int, ...]:

@@ -58,12 +58,12 @@ def from_probe(results: Results) -> dict[str, Observations]:
 
     Launches alone (`empty`) belong to each of them.
     """
-    found = {BURN_UNITS: results.of(*BURNS)}
+    groups = {BURN_UNITS: results.of(*BURNS)}
     for point in results.of(*PRODUCTS):
         dtype = str(point.axes["dtype"])
-        found[dtype] = (*found.get(dtype, ()), point)
+        groups[dtype] = (*groups.get(dtype, ()), point)
     empty = results.of("empty")
-    return {name: observations((*empty, *points), results.units) for name, points in found.items() if points}
+    return {name: observations((*empty, *points), results.units) for name, points in groups.items() if points}
 
 
 def observations(points: Sequence[Point], units: Units) -> Observations:
@@ -110,7 +110,7 @@ def label(point: Point) -> str:
 
 def held_out(points: Sequence[Point]) -> NDArray[np.bool_]:
     """Return which points no fit may see: of each series along one axis every third, neither the first nor the last."""
-    found = np.zeros(len(points), np.bool_)
+    flags = np.zeros(len(points), np.bool_)
     series: dict[tuple[object, ...], list[tuple[int, int]]] = {}
     for i, point in enumerate(points):
         axis = running_axis(point)
@@ -119,8 +119,8 @@ def held_out(points: Sequence[Point]) -> NDArray[np.bool_]:
             series.setdefault((point.probe, axis, *rest), []).append((number(point.axes, axis), i))
     for members in series.values():
         if len(members) >= LEAST_SERIES:
-            found[[i for _, i in sorted(members)][2:-1:3]] = True
-    return found
+            flags[[i for _, i in sorted(members)][2:-1:3]] = True
+    return flags
 
 
 def running_axis(point: Point) -> str | None:

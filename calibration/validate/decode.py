@@ -43,13 +43,13 @@ def validate_decode(decode: Path, profile: str | Path, histograms: Path | None =
     check_fits(log, costs.decoding, acceptance)
     fitted = costs.decoding.draft_lengths if costs.decoding.source_sha256 == log.sha256 else ()
     rows = forecast_rows(log, costs, acceptance, fitted, stream(0, 0, "validate"))
-    remarks = tuple(remarks_of(log, device, own=histograms is None))
+    remarks = tuple(remarks_of(log, device, is_own_acceptance=histograms is None))
     return Validation(rows=tuple(rows), bounds=BOUNDS, remarks=remarks)
 
 
-def remarks_of(log: DecodeLog, profile: Profile, *, own: bool) -> Iterator[str]:
-    """Say what the errors of a check are of; own: whether the acceptance is the run's own."""
-    if own:
+def remarks_of(log: DecodeLog, profile: Profile, *, is_own_acceptance: bool) -> Iterator[str]:
+    """Say what the errors of a check are of; is_own_acceptance: whether the acceptance is the run's own."""
+    if is_own_acceptance:
         yield "acceptance is the run's own: the errors are of costs alone (--hist FILE for acceptance measured apart)"
     if profile.decoding is not None and profile.decoding.source_sha256 != log.sha256:
         yield "the profile was fitted to another file: no row counts as fitted"
@@ -106,7 +106,7 @@ def forecast_rows(
     arms = sorted(log.arms, key=lambda arm: arm.draft_length)
     lengths = np.array([arm.draft_length for arm in arms])
     drawn, means = costs.sample(rng, SAMPLES), acceptance.sample_tokens_per_round(lengths, rng, SAMPLES)
-    found = []
+    rows = []
     for arm, mean in zip(arms, means.T, strict=True):
         law = acceptance.law(arm.draft_length)
         expected = walk(law, log.lengths, log.tokens, log.batch)
@@ -114,7 +114,7 @@ def forecast_rows(
         tau = expected.tokens_per_round if walked is None else walked[arm.draft_length]
         traced = tau / expected.tokens_per_round
         low, high = np.quantile(expected.speedup(drawn) * moved * traced, (0.025, 0.975))
-        found.append(
+        rows.append(
             Row(
                 target=log.target,
                 draft_length=arm.draft_length,
@@ -127,7 +127,7 @@ def forecast_rows(
                 measured_ci95=arm.speedup_ci95,
             )
         )
-    return found
+    return rows
 
 
 def ablation(
@@ -142,7 +142,7 @@ def ablation(
     alpha = IidAcceptance(float(trace.accept(q_kind).mean()))
     histograms = HistogramAcceptance(tuple(traced_histogram(trace, q_kind, arm.draft_length) for arm in log.arms))
     per_position = HistogramAcceptance((traced_histogram(trace, q_kind, longest),))
-    found: dict[str, dict[int, float]] = {name: {} for name in ABLATIONS}
+    errors: dict[str, dict[int, float]] = {name: {} for name in ABLATIONS}
     for arm in log.arms:
         k = arm.draft_length
         if k in fitted:
@@ -152,8 +152,8 @@ def ablation(
         # The same rounds by drafted tokens, but as many as the trace's own.
         gains.append(gains[-1] * walked_tokens_per_round(trace, q_kind, k) / walks[-1].tokens_per_round)
         for name, gain in zip(ABLATIONS, gains, strict=True):
-            found[name][k] = gain / arm.speedup - 1
-    return found
+            errors[name][k] = gain / arm.speedup - 1
+    return errors
 
 
 def traced_histogram(trace: Trace, q_kind: str, k: int) -> AcceptanceHistogram:

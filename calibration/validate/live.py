@@ -108,9 +108,9 @@ def keep_plan(plan: Plan) -> None:
     if not path.exists():
         write_json(path, envelope(PLAN_KIND, 1, options))
         return
-    found = read_json_object(path)
-    check_kind(path, found, PLAN_KIND, (1,))
-    before = dict(found.get("parameters") or {})
+    document = read_json_object(path)
+    check_kind(path, document, PLAN_KIND, (1,))
+    before = dict(document.get("parameters") or {})
     for flag, value in options.items():
         if before.get(flag) != value:
             begun = f"{path} was begun with {before.get(flag)}"

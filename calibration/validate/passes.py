@@ -83,9 +83,9 @@ def measured_round(draft_length: int, plain: Timed, draft: Timed, verify: Timed)
     """Return the speedup that timed passes make; their errors are independent."""
     round_s = draft_length * draft.seconds + verify.seconds
     error = np.hypot(plain.error_s / plain.seconds, np.hypot(draft_length * draft.error_s, verify.error_s) / round_s)
-    found = plain.seconds / round_s
+    gain = plain.seconds / round_s
     apart = NORMAL_95 * float(error)
-    return Measured(found, (found * (1 - apart), found * (1 + apart)))
+    return Measured(gain, (gain * (1 - apart), gain * (1 + apart)))
 
 
 def pass_rows(
@@ -106,7 +106,7 @@ def pass_rows(
         raise UserError(f"--hist: k = {acceptance.longest} at most, but {times.path} verifies {longest}")
     pair = pair_of(times, profile)
     drawn = pair.sample(rng, SAMPLES)
-    found = []
+    rows = []
     for batch, context in sorted(times.settings):
         for k in times.draft_lengths:
             points = [Point(role, batch, context, n) for role, n in ((TARGET, 1), (DRAFT, 1), (TARGET, k + 1))]
@@ -116,7 +116,7 @@ def pass_rows(
             middle, samples = (replace(costs, batch=batch, context=context).round_cost(k) for costs in (pair, drawn))
             low, high = np.quantile(speedup(samples), (0.025, 0.975))
             tau = 1 + float(acceptance.law(k) @ np.arange(k + 1))
-            found.append(
+            rows.append(
                 Row(
                     target=f"{pair.target.name}, batch {batch}, context {context}",
                     draft_length=k,
@@ -129,9 +129,9 @@ def pass_rows(
                     measured_ci95=(tau * measured.ends[0], tau * measured.ends[1]),
                 )
             )
-    if not found:
+    if not rows:
         raise UserError(f"{times.path}: points: no batch and context has a plain step, a draft step and a verification")
-    return found
+    return rows
 
 
 def pair_of(times: PassTimes, profile: Profile) -> ModelPair:

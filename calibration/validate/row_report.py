@@ -18,25 +18,30 @@ HEADS = ("target", "K", "use", "tokens/round", "seen", "measured", ENDS, "foreca
 Ablation = Mapping[str, Mapping[int, float]]
 
 
-def decode_json(found: Validation, parameters: Mapping[str, Any]) -> dict[str, Any]:
+def decode_json(validation: Validation, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Return every row of decoding with its error, and what follows."""
     ablation = [
-        {name: {str(k): e for k, e in errors.items()} for name, errors in run.items()} for run in found.ablations
+        {name: {str(k): e for k, e in errors.items()} for name, errors in run.items()} for run in validation.ablations
     ]
-    return rows_json("decode_validation", found, parameters) | {"ablation": ablation, "remarks": list(found.remarks)}
+    return rows_json("decode_validation", validation, parameters) | {
+        "ablation": ablation,
+        "remarks": list(validation.remarks),
+    }
 
 
-def rows_json(kind: str, found: Validation, parameters: Mapping[str, Any]) -> dict[str, Any]:
+def rows_json(kind: str, validation: Validation, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Return every row with its error, the verdict and its bounds."""
-    rows = [asdict(r) | {"error": r.error} for r in found.rows]
-    verdict = {"verdict": asdict(found.verdict), "bounds": found.bounds.stated()}
+    rows = [asdict(r) | {"error": r.error} for r in validation.rows]
+    verdict = {"verdict": asdict(validation.verdict), "bounds": validation.bounds.stated()}
     return envelope(kind, SCHEMA_VERSION, parameters) | {"rows": rows} | verdict
 
 
-def validation_text(found: Validation, max_error: float | None = None) -> str:
+def validation_text(validation: Validation, max_error: float | None = None) -> str:
     """Return the table of rows, the ablation where there is one, the verdict and the remarks."""
-    parts = filter(None, [rows_text(found.rows), ablation_text(found.ablations), verdict_text(found, max_error)])
-    return "\n".join(["\n\n".join(parts), *found.remarks])
+    parts = filter(
+        None, [rows_text(validation.rows), ablation_text(validation.ablations), verdict_text(validation, max_error)]
+    )
+    return "\n".join(["\n\n".join(parts), *validation.remarks])
 
 
 def rows_text(rows: Sequence[Row]) -> str:
@@ -69,16 +74,16 @@ def ablation_text(ablations: Sequence[Ablation]) -> str:
     return table(rows)
 
 
-def verdict_text(found: Validation, max_error: float | None = None) -> str:
+def verdict_text(validation: Validation, max_error: float | None = None) -> str:
     """Return the errors of the rows that were not fitted, a line each; max_error stands in place of our bounds."""
-    verdict, bounds = found.verdict, found.bounds.stated() if max_error is None else {"largest": max_error}
+    verdict, bounds = validation.verdict, validation.bounds.stated() if max_error is None else {"largest": max_error}
     if verdict.median is None:
         return "every row was fitted: nothing was forecast"
     errors = []
     for name, words in (("median", "median error"), ("p90", "90th percentile"), ("largest", "largest")):
         bound = f" (bound {100 * bounds[name]:g}%)" if name in bounds else ""
         errors.append(f"{words} {getattr(verdict, name):.2%}{bound}")
-    of_all = "" if found.bounds.best_k_loss is None else ", of all rows,"
+    of_all = "" if validation.bounds.best_k_loss is None else ", of all rows,"
     bound = f" (bound {bounds['best_k_loss']:.0%})" if "best_k_loss" in bounds else ""
     choice = f"the forecast's best K{of_all} is at most {verdict.best_k_loss:.1%} slower than the measured best{bound}"
     return f"{verdict.rows} rows not fitted: {', '.join(errors)}\n{choice}"

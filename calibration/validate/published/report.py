@@ -83,9 +83,9 @@ def result_json(results: Sequence[CaseResult], parameters: Mapping[str, Any]) ->
 
 def case_result_json(result: CaseResult) -> dict[str, Any]:
     case = result.case
-    found = {name: getattr(case, name) for name in ("name", "citation", "hardware", "models", "notes")}
+    head = {name: getattr(case, name) for name in ("name", "citation", "hardware", "models", "notes")}
     rows = [row_json(r.row) | {"tau": r.row.tau, "forecast": r.forecast, "error": r.error} for r in result.rows]
-    return found | {
+    return head | {
         "fixed": dict(case.fixed),
         "fitted": {group: dict(values) for group, values in result.parameters.items()},
         "rows": rows,
