@@ -27,7 +27,7 @@ demo: $(VENV)/.measure ## measure the bundled pair, simulate, sweep: tables and 
 
 # Two processes of one thread each do more than one of two: most tests are many short things.
 test: $(VENV)/.dev ## run the whole test suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 # From the bare checkout with the interpreter it is given; nothing is installed: PYTHON=python3 make test-gpu
 test-gpu: ## run the GPU suite; fails where there is no GPU

@@ -8,10 +8,7 @@ from simulator.ground.artefacts import UserError
 
 
 class Lock:
-    """A lock file, which stays: of two processes, one could otherwise lock a file that the other has just removed.
-
-    Where the file system has no locks, nobody is kept out.
-    """
+    """A lock file, there while a process is at work; where the file system has no locks, nobody is kept out."""
 
     def __init__(self, path: Path, busy: str) -> None:
         """Name the file, and what to say where another process holds it."""
@@ -25,11 +22,16 @@ class Lock:
         """
         try:
             self.file.acquire()
+            while not Path(self.file.lock_file).exists():  # the one before removed it between our opening and locking
+                self.file.release()
+                self.file.acquire()
         except Timeout:
             raise UserError(self.busy) from None
         except (OSError, NotImplementedError):
             pass
 
     def release(self) -> None:
-        """Let others work."""
-        self.file.release()
+        """Let others work, and leave no file behind."""
+        if self.file.is_locked:
+            Path(self.file.lock_file).unlink(missing_ok=True)
+            self.file.release()

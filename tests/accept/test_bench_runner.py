@@ -416,7 +416,7 @@ def captures_of(monkeypatch: pytest.MonkeyPatch) -> tuple[list[tuple[str, int, i
         behind.append((length, one.tokens.shape[1]))
 
         def replay() -> None:
-            one.found = one.run()
+            one.output = one.run()
 
         one.graph = SimpleNamespace(replay=replay)
 

@@ -63,7 +63,7 @@ READERS: dict[str, Callable[[Field], object]] = {
     "text": Field.text,
     "flag": Field.flag,
     "number": lambda f: f.number(-math.inf),
-    "whole": lambda f: f.whole(-(10**30)),
+    "whole": lambda f: f.whole(-(10**31)),
     "object": Field.object,
     "list": Field.elements,
     "choice": lambda f: f.choice(("one", "two")),
