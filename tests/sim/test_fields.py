@@ -14,7 +14,7 @@ from simulator.ground.artefacts import UserError
 from simulator.ground.fields import Field, Malformed, lines_of, parse_json, read_json, read_toml
 from simulator.ground.records import BadRecord
 
-numbers = st.integers(-(10**30), 10**30) | st.floats(-1e300, 1e300)
+numbers = st.integers(-(10**30), 10**30) | st.floats(-1e30, 1e30)
 scalars = st.none() | st.booleans() | numbers | st.text(max_size=6)
 values = st.recursive(
     scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4)
