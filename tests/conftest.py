@@ -21,11 +21,14 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def pytest_configure() -> None:
-    """Give properties no deadline, and undo what nohup or a background shell left: signals that are ignored."""
+    """Give properties no deadline (in CI the same examples each time), and have signals heard.
+
+    A background shell, or nohup, leaves them ignored.
+    """
     if find_spec("hypothesis"):  # the GPU suite does without
         from hypothesis import settings
 
-        settings.register_profile("specsim", deadline=None)
+        settings.register_profile("specsim", deadline=None, derandomize="CI" in os.environ)
         settings.load_profile("specsim")
     for number in (signal.SIGINT, signal.SIGHUP):
         if signal.getsignal(number) == signal.SIG_IGN:
