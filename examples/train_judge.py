@@ -85,7 +85,7 @@ def main(
     same_answer, lookahead = answer_of(answer, pair)
     began = time.monotonic()
 
-    def tell(done: int) -> None:
+    def progress(done: int) -> None:
         click.echo(f"  {done}/{len(texts)} prompts  {time.monotonic() - began:.0f} s", err=True)
 
     mined = mining.mine(
@@ -96,7 +96,7 @@ def main(
         max_new_tokens=max_new_tokens,
         lookahead=lookahead,
         batch_size=batch_size,
-        tell=tell,
+        progress=progress,
     )
     found, report = training.train(mined, hidden_size_of(pair.draft), np.random.default_rng(seed))
     parameters: dict[str, Any] = {"answer": answer, "max_new_tokens": max_new_tokens, "seed": seed}

@@ -9,22 +9,14 @@ from .machine import graphical_session, open_nvml
 
 
 def check_display(environment: Mapping[str, str]) -> None:
-    """Refuse a machine with a desktop session.
-
-    Raises:
-        UserError: Names the variable that tells of it.
-    """
+    """Refuse a machine with a desktop session."""
     name = graphical_session(environment)
     if name:
         raise UserError(f"--require-headless: {name} is {environment[name]!r}, expected no desktop session")
 
 
 def check_gpus(devices: Sequence[str]) -> None:
-    """Refuse GPUs that other processes use, where NVML tells of them: those of other containers it may not see.
-
-    Raises:
-        UserError: Names the processes.
-    """
+    """Refuse GPUs that other processes use, where NVML tells of them: those of other containers it may not see."""
     nvml, gpus = open_nvml(devices)
     for gpu in gpus:
         others = sorted(((nvml and nvml.processes(gpu)) or set()) - {os.getpid()})

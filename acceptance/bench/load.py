@@ -139,11 +139,7 @@ def placed(options: DecodeOptions) -> Placement:
 
 
 def picked_device(name: str, given: str) -> str:
-    """Return the device of an option.
-
-    Raises:
-        UserError: It is not here; names the option.
-    """
+    """Return the device of an option."""
     try:
         device = pick_device(given)
         # torch takes cpu with any index: there is one.
@@ -185,11 +181,7 @@ def load_models(options: DecodeOptions, placement: Placement) -> Pair:
 
 
 def trained_folders(options: DecodeOptions) -> dict[str, Path | None]:
-    """Return where what was trained on the target is; the bundled target's own comes with it.
-
-    Raises:
-        UserError: A folder that is not there; names the option.
-    """
+    """Return where what was trained on the target is; the bundled target's own comes with it."""
     from acceptance.decoders.judge import judge
 
     bundled = {"medusa": heads.BUNDLED / "medusa", "eagle": heads.BUNDLED / "eagle", "judge": judge.BUNDLED}
@@ -221,11 +213,7 @@ def arms_of(options: DecodeOptions, presets: Presets | None) -> tuple[Arm, ...]:
 
 
 def picked(name: str, preset_methods: Mapping[str, Arm]) -> list[Arm]:
-    """Return the arms of a built-in method, or of all of them, those too that lack something.
-
-    Raises:
-        UserError: A name that is neither a method's nor a preset's.
-    """
+    """Return the arms of a built-in method, or of all of them, those too that lack something."""
     if name != "all" and name not in METHODS:
         there = ", ".join([*preset_methods, *METHODS])
         raise UserError(f"--method: {name!r} is not allowed, expected all or some of {there}")

@@ -237,11 +237,7 @@ def git_sha(root: Path) -> str | None:
 
 
 def make_deterministic(seed: int) -> None:
-    """Have torch refuse whatever would not repeat, bit for bit, on the same machine.
-
-    Raises:
-        UserError: CUDA's workspace is set to something that does not repeat.
-    """
+    """Have torch refuse whatever would not repeat, bit for bit, on the same machine."""
     import torch
 
     wanted = ":4096:8"

@@ -23,11 +23,7 @@ MOST_BATCH, MOST_CONTEXT, MOST_DRAFTED = 1_000_000, 10_000_000, 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PassOptions:
-    """The options of `bench-decode time-passes`, by their names; its --help says what each is.
-
-    Raises:
-        UserError: A value that is not allowed; names the option.
-    """
+    """The options of `bench-decode time-passes`, by their names; its --help says what each is."""
 
     target_model: str
     draft_model: str
@@ -57,11 +53,7 @@ class PassOptions:
 
     @property
     def configs(self) -> dict[str, tuple[Path, str]]:
-        """The file and the name of each model, by role.
-
-        Raises:
-            UserError: There is none.
-        """
+        """The file and the name of each model, by role."""
         return {TARGET: config_file(self.target_model), DRAFT: config_file(self.draft_model)}
 
 
@@ -92,11 +84,7 @@ def time_passes(options: PassOptions, progress: Callable[[int], AbstractContextM
 
 
 def build_subjects(options: PassOptions, grid: Grid, device: str) -> dict[str, Subject]:
-    """Build both models; shapes are checked before either is.
-
-    Raises:
-        UserError: A model that cannot be found, timed or built.
-    """
+    """Build both models; shapes are checked before either is."""
     subjects = {}
     for role, (path, name) in options.configs.items():
         config = read_json(path)

@@ -69,11 +69,7 @@ class Subject:
 
 
 def check_shape(option: str, shape: "ModelShape", grid: Grid) -> None:
-    """Refuse a model whose cache is not two tensors of all tokens a layer.
-
-    Raises:
-        UserError: Names the option and the model.
-    """
+    """Refuse a model whose cache is not two tensors of all tokens a layer."""
     if shape.latent is not None:
         raise UserError(f"{option} {shape.name}: has latent attention, expected keys and values by heads")
     if shape.sliding_window is not None and shape.sliding_window < grid.longest:
@@ -86,11 +82,7 @@ def check_shape(option: str, shape: "ModelShape", grid: Grid) -> None:
 
 
 def build(option: str, path: Path, config: Mapping[str, Any], device: str, dtype: str) -> Any:
-    """Build a model with random weights where it is timed.
-
-    Raises:
-        UserError: transformers cannot build or run it, or it does not fit.
-    """
+    """Build a model with random weights where it is timed."""
     import torch
     import transformers
 

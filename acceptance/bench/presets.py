@@ -59,11 +59,7 @@ class Presets:
     experiments: Mapping[str, Mapping[str, Any]]
 
     def values_of(self, experiment: str) -> dict[str, Any]:
-        """Return the options that an experiment sets, those of its models among them.
-
-        Raises:
-            UserError: No experiment of that name.
-        """
+        """Return the options that an experiment sets, those of its models among them."""
         if experiment not in self.experiments:
             there = ", ".join(self.experiments) or "none there"
             raise UserError(f"--experiment: {experiment!r} is not in {self.path}, expected {there}")
@@ -118,11 +114,7 @@ def check_names(at: str, names: Iterable[str]) -> None:
 
 
 def check_together(at: str, values: Mapping[str, Any], methods: Mapping[str, Arm]) -> None:
-    """Refuse what the command would refuse.
-
-    Raises:
-        UserError: Names the place and the option.
-    """
+    """Refuse what the command would refuse."""
     try:
         options = DecodeOptions().with_values(values)
         for name in options.method.split(","):
@@ -154,11 +146,7 @@ def pairing_of(at: str, table: Mapping[str, Any], models: Mapping[str, Any]) -> 
 def checked(
     at: str, table: Mapping[str, Any], allowed: tuple[str, ...], parameters: Mapping[str, click.Parameter]
 ) -> dict[str, Any]:
-    """Return a table's values as the command's options would hold them.
-
-    Raises:
-        UserError: A key that is not allowed here, or a value that the option refuses.
-    """
+    """Return a table's values as the command's options would hold them."""
     values = {}
     for key, value in table.items():
         if key not in allowed:
@@ -182,11 +170,7 @@ def converted(at: str, value: Any, parameter: click.Parameter) -> Any:
 
 
 def arm_of(at: str, name: str, table: Mapping[str, Any]) -> Arm:
-    """Return a method of a file of presets.
-
-    Raises:
-        UserError: No method named, or a knob that is not one or out of range.
-    """
+    """Return a method of a file of presets."""
     method = table.get("method")
     if not isinstance(method, str):
         raise UserError(f"{at}.method: {method!r} is not allowed, expected the name of a method")
@@ -204,11 +188,7 @@ def arm_of(at: str, name: str, table: Mapping[str, Any]) -> Arm:
 
 
 def check_given_knobs(presets: Presets | None, methods: str, given: Iterable[str]) -> None:
-    """Refuse knobs of the command line that preset methods set themselves: their names would no longer tell what runs.
-
-    Raises:
-        UserError: Names the option and the methods.
-    """
+    """Refuse knobs of the command line that preset methods set themselves: their names would not tell what runs."""
     arms = [presets.methods[n] for n in map(str.strip, methods.split(",")) if n in presets.methods] if presets else []
     for knob in given:
         if names := [arm.name for arm in arms if knob in arm.knobs]:
@@ -216,11 +196,7 @@ def check_given_knobs(presets: Presets | None, methods: str, given: Iterable[str
 
 
 def check_inflation(presets: Presets) -> None:
-    """Refuse targets inflated beyond what the command takes.
-
-    Raises:
-        UserError: Names the preset and what is allowed.
-    """
+    """Refuse targets inflated beyond what the command takes."""
     from acceptance.models.inflate import MAX_TIMES
 
     for section, tables in (("models", presets.models), ("experiments", presets.experiments)):
@@ -232,11 +208,7 @@ def check_inflation(presets: Presets) -> None:
 
 
 def check_methods(presets: Presets, known: Mapping[str, Any]) -> None:
-    """Refuse presets that name methods which are not there, or are named like one that is.
-
-    Raises:
-        UserError: Names the preset, the method and those there are.
-    """
+    """Refuse presets that name methods which are not there, or are named like one that is."""
     check_inflation(presets)
     for name, arm in presets.methods.items():
         if name in known:

@@ -79,11 +79,7 @@ def bench_decode(context: click.Context, /, **values: Any) -> int:
 
 
 def options_of(context: click.Context, given: Mapping[str, Any]) -> tuple[DecodeOptions, Presets | None]:
-    """Return the options, and the presets that are asked for; an experiment fills what the command line does not say.
-
-    Raises:
-        UserError: A preset or a value that cannot be used.
-    """
+    """Return the options, and the presets asked for; an experiment fills what the command line does not say."""
     config, experiment = given.get("config"), given.get("experiment")
     if config is None and experiment is None:
         return DecodeOptions().with_values(given), None

@@ -191,11 +191,7 @@ def load(kind: str, folder: Path, target: Model) -> tuple[Any, dict[str, Any]]:
 
 
 def check_target(option: str, config: Mapping[str, Any], target: Model) -> None:
-    """Refuse heads of another target: by size, then by what the target says.
-
-    Raises:
-        UserError: Names the option, what the heads were made for and what there is.
-    """
+    """Refuse heads of another target: by size, then by what the target says."""
     expected = (config["hidden_size"], config["target"]["vocabulary"])
     actual = (hidden_size_of(target), target.vocabulary)
     if expected != actual:

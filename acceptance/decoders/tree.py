@@ -96,11 +96,7 @@ class TreeDecoder:
         *,
         keep_hidden: bool = False,
     ) -> None:
-        """Read the prompt.
-
-        Raises:
-            UserError: Several prompts.
-        """
+        """Read the prompt."""
         if len(prompts) != 1:
             raise UserError(f"--batch-size: {len(prompts)} is not allowed with trees, expected 1")
         self.task, self.grower = task, grower
@@ -179,11 +175,7 @@ def walk(logits: torch.Tensor, tree: Tree, task: Task, prompt: int, hidden: torc
 
 
 def check_tree(option: str, model: Model) -> None:
-    """Refuse a model that does not read a tree as it reads its branches.
-
-    Raises:
-        UserError: Names the option.
-    """
+    """Refuse a model that does not read a tree as it reads its branches."""
     try:
         share = tree_disagreement(model)
     except Exception as error:  # a model's own code raises what it likes

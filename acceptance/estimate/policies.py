@@ -18,11 +18,7 @@ WARM_UP_ROUNDS = 4
 
 @dataclass(frozen=True, slots=True)
 class Fixed:
-    """The same draft length every round.
-
-    Raises:
-        UserError: k is not a whole number >= 1.
-    """
+    """The same draft length every round."""
 
     k: int
 
@@ -44,9 +40,6 @@ class HuggingFaceHeuristic:
     survives from prompt to prompt in the assistant's generation config; here it restarts with every output. The
     library's default schedule is "constant", and it also stops a draft after a token with a probability below 0.4;
     that is not played here.
-
-    Raises:
-        UserError: initial is not a whole number >= 1.
     """
 
     initial: int = 20
@@ -153,9 +146,6 @@ class ConfidenceStop:
     rounds and acceptances do not depend on it.
 
     Confidence is the trace's `max_q`: of the law that the draft samples from, at temperature 0 of its softmax.
-
-    Raises:
-        UserError: threshold outside 0..1, max_k not a whole number >= 1.
     """
 
     threshold: float
@@ -166,11 +156,7 @@ class ConfidenceStop:
         check_whole("max_k", self.max_k)
 
     def begin(self, trace: Trace) -> Player:
-        """Return the policy at the first token of every output of a trace.
-
-        Raises:
-            UserError: The trace has no confidences.
-        """
+        """Return the policy at the first token of every output of a trace."""
         if np.isnan(trace.max_q).any():
             raise UserError(
                 "confidence stop: max_q of the trace is NaN, the draft has another tokenizer than the target; "
@@ -210,11 +196,7 @@ class ConfidencePlayer(Player):
 
 @dataclass(frozen=True, slots=True)
 class Oracle:
-    """Drafts exactly the tokens that will be accepted, at most max_k: no policy up to max_k does better.
-
-    Raises:
-        UserError: max_k is not a whole number >= 1.
-    """
+    """Drafts exactly the tokens that will be accepted, at most max_k: no policy up to max_k does better."""
 
     max_k: int
 

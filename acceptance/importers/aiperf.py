@@ -42,11 +42,7 @@ def read(path: Path, k: int | None) -> Imported:
 
 
 def read_record(record: Field, line: int) -> RequestRounds | None:
-    """Read one request, None where it belongs to the warm-up.
-
-    Raises:
-        BadRecord: It carries no acceptance, or wrong numbers.
-    """
+    """Read one request, None where it belongs to the warm-up."""
     metadata = record["metadata"].value
     if isinstance(metadata, dict) and metadata.get("benchmark_phase") == "warmup":
         return None
@@ -54,11 +50,7 @@ def read_record(record: Field, line: int) -> RequestRounds | None:
 
 
 def read_totals(path: Path, whole: Field, k: int | None) -> Imported:
-    """Import the totals of a run: their pooled histogram, else their mean.
-
-    Raises:
-        UserError: Neither is there, or they contradict one another.
-    """
+    """Import the totals of a run: their pooled histogram, else their mean."""
     if whole[POOLED].is_given:
         records = read_each(path, iter([(1, whole)]), read_pooled, EXPECTED)
         return import_requests(records, k, meaning=OF_TOTALS, notes=())
@@ -67,11 +59,7 @@ def read_totals(path: Path, whole: Field, k: int | None) -> Imported:
 
 
 def read_pooled(whole: Field, line: int) -> RequestRounds:
-    """Read the pooled histogram as if it were one request's.
-
-    Raises:
-        BadRecord: It is wrong, or the totals contradict it.
-    """
+    """Read the pooled histogram as if it were one request's."""
     counts = histogram_counts(whole[POOLED])
     accepted, drafted = accepted_of(counts), optional_count(average(whole[DRAFTED]))
     check_equal(average(whole[STEPS]), sum(counts), POOLED)
@@ -82,11 +70,7 @@ def read_pooled(whole: Field, line: int) -> RequestRounds:
 
 
 def read_means(whole: Field, line: int) -> Counters:
-    """Read the totals of a run that has no histogram.
-
-    Raises:
-        BadRecord: They do not tell the mean over steps, or contradict one another.
-    """
+    """Read the totals of a run that has no histogram."""
     steps, accepted = (optional_count(average(whole[name])) for name in (STEPS, ACCEPTED))
     length = number_of(average(whole[LENGTH])) if whole[LENGTH].is_given else None
     if steps is None and length is None and average(whole[MACRO]).is_given:

@@ -40,11 +40,7 @@ class Counters:
 
 
 def check_counters(c: Counters) -> None:
-    """Refuse totals that contradict one another.
-
-    Raises:
-        BadRecord: Names the two that do.
-    """
+    """Refuse totals that contradict one another."""
     if c.rounds <= 0:
         raise BadRecord("counts no drafts")
     if c.drafted is not None and c.accepted > c.drafted:

@@ -60,11 +60,7 @@ def settle_k(path: Path, *, requested: int | None, stated: int | None, at_least:
 
 
 def one_stated_k(path: Path, stated: Iterable[tuple[int, int | None]]) -> int | None:
-    """Return the K that the records, (line, K) each, agree on; None where none states it.
-
-    Raises:
-        UserError: Two records state different ones.
-    """
+    """Return the K that the records, (line, K) each, agree on; None where none states it."""
     known = [(line, k) for line, k in stated if k is not None]
     for line, k in known:
         if k != known[0][1]:
@@ -76,11 +72,7 @@ def one_stated_k(path: Path, stated: Iterable[tuple[int, int | None]]) -> int | 
 
 
 def histogram_from(path: Path, counts: Sequence[float], k: int) -> AcceptanceHistogram:
-    """Return the histogram of these counts, with zeros up to K.
-
-    Raises:
-        UserError: They count nothing.
-    """
+    """Return the histogram of these counts, with zeros up to K."""
     if math.fsum(counts) <= 0:
         raise UserError(f"{path}: counts no round that drafted {k} tokens, expected at least one")
     padded = [*map(float, counts), *[0.0] * (k + 1 - len(counts))]
@@ -93,11 +85,7 @@ def needs_k(path: Path, tokens_per_round: float, hint: str = "") -> UserError:
 
 
 def reconstruct(path: Path, *, rounds: float, tokens_per_round: float, k: int) -> AcceptanceHistogram:
-    """Return the i.i.d. law with these tokens a round, as counts.
-
-    Raises:
-        UserError: K drafted tokens cannot give this mean, or there are no rounds.
-    """
+    """Return the i.i.d. law with these tokens a round, as counts."""
     if not 1 - 1e-9 <= tokens_per_round <= k + 1 + 1e-9:
         raise UserError(f"{path}: {tokens_per_round:.6g} tokens a round, expected 1 to {k + 1} with --k {k}")
     alpha = float(alpha_iid(tokens_per_round, k))

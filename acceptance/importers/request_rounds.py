@@ -64,11 +64,7 @@ class RequestRounds:
 
 
 def read_request(statistics: Field, line: int) -> RequestRounds:
-    """Read the speculation statistics of one request.
-
-    Raises:
-        BadRecord: Something is missing or wrong, or two numbers contradict one another.
-    """
+    """Read the speculation statistics of one request."""
     by_length = by_length_of(statistics)
     if by_length is not None and not statistics[HISTOGRAM].is_given:
         counts = add_counts(list(by_length.values()))
@@ -129,11 +125,7 @@ def steps_by_length(statistics: Field) -> dict[int, tuple[int, ...]]:
 
 
 def check_request(statistics: Field, request: RequestRounds) -> None:
-    """Refuse a request whose numbers contradict one another.
-
-    Raises:
-        BadRecord: Names the two that do.
-    """
+    """Refuse a request whose numbers contradict one another."""
     accepted = accepted_of(request.counts)
     check_equal(statistics["num_spec_steps"], request.rounds, HISTOGRAM)
     check_equal(statistics["num_accepted_draft_tokens"], accepted, HISTOGRAM)
@@ -155,11 +147,7 @@ def check_request(statistics: Field, request: RequestRounds) -> None:
 def import_requests(
     records: Records[RequestRounds], requested: int | None, *, meaning: str, notes: tuple[str, ...]
 ) -> Imported:
-    """Pool the rounds of all requests that drafted K tokens.
-
-    Raises:
-        UserError: The requests state different K, contradict the user's, or hold no such round.
-    """
+    """Pool the rounds of all requests that drafted K tokens."""
     path, rows = records.path, records.rows
     stated = one_stated_k(path, ((row.line, row.k) for row in rows))
     evidence, at_least = "the most tokens that a round drafted or accepted", max(row.at_least for row in rows)

@@ -144,11 +144,7 @@ def notes_on(requests: list[Request], k: int, inferred: bool) -> tuple[str, ...]
 
 
 def read_response(response: Field, line: int) -> tuple[Request, ...]:
-    """Read one response: a request, or as many as it has choices.
-
-    Raises:
-        BadRecord: It carries no speculation fields, or wrong ones.
-    """
+    """Read one response: a request, or as many as it has choices."""
     objects = list(details_of(response))
     if not objects:
         raise BadRecord(f"no count under '{ROUNDS}'")
@@ -187,11 +183,7 @@ def first_of(details: Field, names: Sequence[str]) -> Field:
 
 
 def read_request(details: Field, line: int) -> Request:
-    """Read the speculation fields of one request.
-
-    Raises:
-        BadRecord: They are missing, wrong, or contradict one another.
-    """
+    """Read the speculation fields of one request."""
     rounds, histogram, stated = count_of(details[ROUNDS]), first_of(details, HISTOGRAM), first_of(details, DRAFTED)
     drafted, counts = optional_count(stated), histogram_counts(histogram) if histogram.is_given else None
     if counts is not None:
@@ -214,11 +206,7 @@ def read_request(details: Field, line: int) -> Request:
 
 
 def accepted_drafts(details: Field, rounds: int) -> tuple[float, bool]:
-    """Return the accepted drafts of a request without a histogram, and whether they follow from its length.
-
-    Raises:
-        BadRecord: Nothing tells them, or they would be negative.
-    """
+    """Return the accepted drafts of a request without a histogram, and whether they follow from its length."""
     stated = first_of(details, ACCEPTED)
     if stated.is_given:
         accepted = count_of(stated)

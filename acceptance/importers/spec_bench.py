@@ -57,11 +57,7 @@ def note_on_repeats(answers: tuple[Answer, ...]) -> tuple[str, ...]:
 
 
 def read_answer(record: Field, line: int) -> Answer:
-    """Read one question.
-
-    Raises:
-        BadRecord: It has no steps, a step that is none, or a turn that failed.
-    """
+    """Read one question."""
     lengths: Counter[int] = Counter()
     for choice in record["choices"].elements():
         lengths.update(read_choice(choice))

@@ -31,11 +31,7 @@ def optional_count(field: Field) -> int | None:
 
 
 def bucket_of(key: str, field: Field) -> int:
-    """Return a number of tokens that an object has as key.
-
-    Raises:
-        BadRecord: It is none, or above MAX_DRAFT_LENGTH.
-    """
+    """Return a number of tokens that an object has as key."""
     number = int(key) if key.isascii() and key.isdigit() and len(key) <= 4 else -1
     # "03" beside "3" would be one bucket twice.
     if not 0 <= number <= MAX_DRAFT_LENGTH or str(number) != key:
@@ -44,11 +40,7 @@ def bucket_of(key: str, field: Field) -> int:
 
 
 def histogram_counts(field: Field) -> tuple[int, ...]:
-    """Return counts by accepted drafts, from a list or from an object keyed by the number accepted.
-
-    Raises:
-        BadRecord: It is neither, or a bucket or count is wrong.
-    """
+    """Return counts by accepted drafts, from a list or from an object keyed by the number accepted."""
     if isinstance(field.value, dict):
         buckets = {bucket_of(key, field): count_of(count) for key, count in field.items()}
         return tuple(buckets.get(a, 0) for a in range(max(buckets, default=-1) + 1))
@@ -75,11 +67,7 @@ def add_counts(parts: Sequence[Sequence[int]]) -> tuple[int, ...]:
 
 
 def check_equal(field: Field, expected: int, of: str) -> None:
-    """Refuse a count that is given and differs from what it should be.
-
-    Raises:
-        BadRecord: It does.
-    """
+    """Refuse a count that is given and differs from what it should be."""
     if (value := optional_count(field)) not in (None, expected):
         raise BadRecord(f"{field.place} is {value}, but {of} makes {expected}")
 

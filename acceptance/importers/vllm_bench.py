@@ -39,11 +39,7 @@ def read(path: Path, k: int | None) -> Imported:
 
 
 def read_result(result: Field, line: int) -> Counters:
-    """Read one benchmark result.
-
-    Raises:
-        BadRecord: It says nothing about speculation, or its numbers contradict one another.
-    """
+    """Read one benchmark result."""
     rounds = count_of(result[f"{PREFIX}num_drafts"])
     counters = Counters(
         rounds=rounds,

@@ -79,11 +79,7 @@ def read_scrape(path: Path) -> tuple[Mapping[Series, float], tuple[Skipped, ...]
 
 
 def samples_of(text: str) -> list["Sample"]:
-    """Read one line: a sample, or none where it is a comment.
-
-    Raises:
-        BadRecord: It is neither.
-    """
+    """Read one line: a sample, or none where it is a comment."""
     from prometheus_client.parser import text_string_to_metric_families
 
     if text.lstrip().startswith("#"):
@@ -101,11 +97,7 @@ def name_of(metric: str) -> str | None:
 
 
 def add_sample(values: dict[Series, float], series: Series, sample: "Sample") -> None:
-    """Keep one speculation counter.
-
-    Raises:
-        BadRecord: Its value counts no events, or it is there already.
-    """
+    """Keep one speculation counter."""
     if not 0 <= sample.value <= MAX_COUNT or not float(sample.value).is_integer():
         raise BadRecord(f"value {shortened(sample.value)} is no whole number from 0 to {MAX_COUNT:g}")
     if series in values:
@@ -157,11 +149,7 @@ def by_engine(path: Path, values: Mapping[Series, float]) -> list[Counters]:
 
 
 def counters_of(engine: Mapping[Labels, Mapping[str, float]]) -> Counters:
-    """Gather the counters of one engine.
-
-    Raises:
-        BadRecord: One is missing.
-    """
+    """Gather the counters of one engine."""
     totals = engine.get((), {})
     for name in ("drafts", "accepted_tokens"):
         if name not in totals:
@@ -176,11 +164,7 @@ def counters_of(engine: Mapping[Labels, Mapping[str, float]]) -> Counters:
 
 
 def positions_of(accepted: Mapping[str, float]) -> tuple[float, ...]:
-    """Return accepted tokens in order of position.
-
-    Raises:
-        BadRecord: A position is no number, or one is missing.
-    """
+    """Return accepted tokens in order of position."""
     wanted = [str(position) for position in range(min(len(accepted), MAX_DRAFT_LENGTH))]
     if set(accepted) != set(wanted):
         odd = sorted(set(accepted) ^ set(wanted))[0]

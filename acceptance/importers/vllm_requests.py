@@ -27,11 +27,7 @@ def read(path: Path, k: int | None) -> Imported:
 
 
 def read_response(response: Field, line: int) -> RequestRounds:
-    """Read one response.
-
-    Raises:
-        BadRecord: It carries no statistics (n above 1, or the server does not report them), or wrong ones.
-    """
+    """Read one response."""
     statistics = response["metrics"]["speculative_decoding"]
     if not statistics.is_given:
         raise BadRecord("no object under 'metrics.speculative_decoding' (vLLM leaves it out for n > 1)")

@@ -100,11 +100,7 @@ def score(
 
 
 def check_room(pair: Pair, tokens: int) -> None:
-    """Refuse a text that is too long in the draft's tokens.
-
-    Raises:
-        UserError: Says how many tokens there are and may be.
-    """
+    """Refuse a text that is too long in the draft's tokens."""
     if tokens > pair.context_lengths[1]:
         raise UserError(
             f"--max-new-tokens: a text of {tokens} tokens of the draft is above its context of "

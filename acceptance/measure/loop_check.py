@@ -143,11 +143,7 @@ def run(
 
 
 def check_roll_back(option: str, model: Model) -> None:
-    """Refuse a model that does not read on rightly behind tokens that were rolled back.
-
-    Raises:
-        UserError: Names the option.
-    """
+    """Refuse a model that does not read on rightly behind tokens that were rolled back."""
     try:
         distance = disagreement(model, rolling_back=True)
     except Exception as error:  # a cache of another kind raises what it likes

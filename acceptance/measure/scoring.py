@@ -105,7 +105,7 @@ class Scored:
 
     def __init__(self, rows: int, visit: Callable[..., Scores]) -> None:
         self.visit = visit
-        self.found: list[dict[str, list[torch.Tensor]]] = [{} for _ in range(rows)]
+        self.parts: list[dict[str, list[torch.Tensor]]] = [{} for _ in range(rows)]
 
     def add(self, logits: Sequence[torch.Tensor], tokens: torch.Tensor, valid: Flags) -> None:
         """Visit the next columns; logits [rows, columns, vocabulary] of each model, the others [rows, columns]."""
@@ -114,11 +114,11 @@ class Scored:
             row_tokens = tokens[row, :there]
             # Row by row, so that what is made of the logits never is as large as they are.
             for name, values in self.visit(*(x[row, :there].to(row_tokens.device) for x in logits), row_tokens).items():
-                self.found[row].setdefault(name, []).append(values.cpu())
+                self.parts[row].setdefault(name, []).append(values.cpu())
 
     def scores(self) -> list[Scores]:
         """Return for each output every named value, [tokens], on the CPU."""
-        return [{name: torch.cat(parts) for name, parts in values.items()} for values in self.found]
+        return [{name: torch.cat(parts) for name, parts in values.items()} for values in self.parts]
 
 
 @torch.inference_mode()

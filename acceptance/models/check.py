@@ -48,11 +48,7 @@ def disagreement(model: Model, *, rolling_back: bool) -> float:
 
 
 def check_cache(option: str, name: str, module: Any) -> None:
-    """Refuse a model that remembers what it read in a recurrent state: it can be neither padded nor rolled back.
-
-    Raises:
-        UserError: Names the option and the model.
-    """
+    """Refuse a model that remembers what it read in a recurrent state: it can be neither padded nor rolled back."""
     layers = transformers.cache_utils.DynamicCache(config=module.config).layers
     attends = all(isinstance(layer, transformers.cache_utils.DynamicLayer) for layer in layers)
     takes_cache = "past_key_values" in inspect.signature(module.forward).parameters
@@ -62,11 +58,7 @@ def check_cache(option: str, name: str, module: Any) -> None:
 
 
 def check_reading(option: str, name: str, model: Model) -> None:
-    """Refuse a model that reads otherwise with padding and a cache than without.
-
-    Raises:
-        UserError: Names the option and the model.
-    """
+    """Refuse a model that reads otherwise with padding and a cache than without."""
     try:
         distance = disagreement(model, rolling_back=False)
     except Exception as error:  # a model's own code raises what it likes

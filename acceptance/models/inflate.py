@@ -63,11 +63,7 @@ def pass_weights(module: Any) -> int:
 
 
 def check_room(model: Model, times: float) -> None:
-    """Refuse what would not fit, before anything is allocated.
-
-    Raises:
-        UserError: The bytes needed and those there are.
-    """
+    """Refuse what would not fit, before anything is allocated."""
     needed = int(pass_weights(model.module) * (times - 1) * model.module.dtype.itemsize)
     if str(model.device).startswith("cuda"):
         free = int(torch.cuda.mem_get_info(model.device)[0])

@@ -45,9 +45,6 @@ def rules_of_pair(
         draft_temperature: The draft's; None for the same.
         top_k: Of both.
         top_p: Of both.
-
-    Raises:
-        UserError: A value that is not allowed; names the option.
     """
     rule = SamplingRule(temperature=temperature, top_k=top_k, top_p=top_p)
     if draft_temperature is None:

@@ -58,11 +58,7 @@ def remedy(before: list[dict[str, Any]]) -> str:
 
 
 def is_unbegun(path: Path) -> bool:
-    """Whether a file is empty, or holds no more than a header of ours that was never whole.
-
-    Raises:
-        UserError: It cannot be read.
-    """
+    """Whether a file is empty, or holds no more than a header of ours that was never whole."""
     data = read_bytes(path)
     if b"\n" in data or data[: len(OPENING)] != OPENING[: len(data)]:
         return False
@@ -109,11 +105,7 @@ class Journal:
         return []
 
     def go_on(self, header: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Return the records that are there, and cut off a torn one.
-
-        Raises:
-            UserError: The file is another's or of another configuration.
-        """
+        """Return the records that are there, and cut off a torn one."""
         records, self.torn = read_records(self.path)
         self.check_same(header, records[0])
         if self.torn:
@@ -132,9 +124,6 @@ class Journal:
         """Open the file for appending, and keep other processes out until this one ends, however it does.
 
         One that is missing is made empty: of two that start at once, the lock lets one write the header.
-
-        Raises:
-            UserError: It cannot be written, or another is at work here.
         """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -148,11 +137,7 @@ class Journal:
             raise
 
     def check_same(self, header: Mapping[str, Any], there: Mapping[str, Any]) -> None:
-        """Refuse to go on with a benchmark that was told something else, or that another version made.
-
-        Raises:
-            UserError: Names the first field that differs, and both values.
-        """
+        """Refuse to go on with a benchmark that was told something else, or that another version made."""
         before = there.get("parameters")
         if not isinstance(before, dict):
             raise UserError(f"{self.path}: parameters is {before!r}, expected an object")

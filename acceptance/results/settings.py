@@ -116,11 +116,7 @@ class Settings:
 
 
 def check_knob(label: str, knob: Knob, value: float) -> None:
-    """Refuse a value that is not allowed.
-
-    Raises:
-        UserError: Names the option or key.
-    """
+    """Refuse a value that is not allowed."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or (knob.whole and not isinstance(value, int)) or not knob.low <= value <= knob.high:
         kind = "a whole number" if knob.whole else "a number"
@@ -128,11 +124,7 @@ def check_knob(label: str, knob: Knob, value: float) -> None:
 
 
 def check_knobs(knobs: Mapping[str, float]) -> None:
-    """Refuse knobs out of their ranges, and bounds of the draft length that hold nothing between them.
-
-    Raises:
-        UserError: Names the option.
-    """
+    """Refuse knobs out of their ranges, and bounds of the draft length that hold nothing between them."""
     for name, value in knobs.items():
         check_knob(option_of(name), KNOBS[name], value)
     low, high = (knobs.get(name, KNOBS[name].default) for name in ("min_k", "max_k"))

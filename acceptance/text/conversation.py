@@ -27,11 +27,7 @@ class Framing:
 
 
 def check_template(tokenizer: Any, framing: Framing, option: str) -> None:
-    """Refuse a chat template that is not there.
-
-    Raises:
-        UserError: Names the model's option.
-    """
+    """Refuse a chat template that is not there."""
     if framing.chat_template and not tokenizer.chat_template:
         raise UserError(f"--use-chat-template: the tokenizer of {option} has no chat template")
 

@@ -131,9 +131,6 @@ def json_items(path: Path, lines: list[tuple[int, str]], expected: str) -> tuple
     """Return what stands in a file with its place, what makes a record of it, and what a place is.
 
     A file not named .jsonl may hold one list over all its lines.
-
-    Raises:
-        UserError: It holds the beginning of a list, and no JSON.
     """
     if path.suffix.lower() == ".jsonl" or not lines or not lines[0][1].lstrip().startswith("["):
         return iter(lines), record_of, "line"
@@ -162,11 +159,7 @@ def read_first(
 
 
 def turns_of(record: Field, keys: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the user's turns that stand under the first of `keys` that is there.
-
-    Raises:
-        BadRecord: None is there, or what is there cannot be used.
-    """
+    """Return the user's turns that stand under the first of `keys` that is there."""
     key = next((k for k in keys if record[k].is_given), None)
     if key is None:
         raise BadRecord(f"no {' or '.join(keys)}")
@@ -178,11 +171,7 @@ def turns_of(record: Field, keys: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def human_turns(messages: list[Field]) -> tuple[str, ...]:
-    """Return what the human says in a list of messages; a leading system message is left out.
-
-    Raises:
-        BadRecord: One is no message, or they do not begin with the human.
-    """
+    """Return what the human says in a list of messages; a leading system message is left out."""
     roles = [role_of(m) for m in messages]
     first = int(roles[0] in SYSTEM)
     # A conversation split in parts: this one answers, or goes on from, what is not here.
@@ -209,11 +198,7 @@ def source_of(record: Field, where: str) -> str:
 
 
 def category_of(record: Field) -> str:
-    """Return a record's category, or "".
-
-    Raises:
-        BadRecord: It has one that cannot be a name.
-    """
+    """Return a record's category, or ""."""
     value = record["category"].value
     if value is None or value == "":
         return ""

@@ -64,11 +64,7 @@ def read_line(line: str, where: str) -> Text:
 
 
 def text_or_ids(record: Field, id_keys: tuple[str, ...], text_keys: tuple[str, ...]) -> str | tuple[int, ...]:
-    """Return what stands under the first key that is there, those of token ids before those of text.
-
-    Raises:
-        BadRecord: None is there, or it is empty or of another kind.
-    """
+    """Return what stands under the first key that is there, those of token ids before those of text."""
     key = next((k for k in (*id_keys, *text_keys) if record[k].is_given), None)
     if key is None:
         raise BadRecord(f"no {' or '.join((*text_keys, *id_keys))}")

@@ -15,11 +15,7 @@ class Lock:
         self.file, self.busy = FileLock(path, timeout=0, thread_local=False), busy
 
     def take(self) -> None:
-        """Keep other processes out until this one ends, or releases it.
-
-        Raises:
-            UserError: Another is at work.
-        """
+        """Keep other processes out until this one ends, or releases it."""
         try:
             self.file.acquire()
             while not Path(self.file.lock_file).exists():  # the one before removed it between our opening and locking

@@ -95,11 +95,7 @@ def load(folder: Path, target: Model, draft: Model) -> Judge:
 
 
 def check_identity(what: str, expected: Mapping[str, Any], model: Model) -> None:
-    """Refuse a model that a judge does not know.
-
-    Raises:
-        UserError: Names what differs.
-    """
+    """Refuse a model that a judge does not know."""
     for name, there in (("hidden_size", hidden_size_of(model)), ("vocabulary", model.vocabulary)):
         if expected[name] != there:
             raise UserError(f"{what} has {name} {expected[name]}, but this one has {there}")
@@ -110,11 +106,7 @@ def check_identity(what: str, expected: Mapping[str, Any], model: Model) -> None
 
 
 def check(option: str, judge: Judge, target: Model, draft: Model) -> None:
-    """Refuse weights that are not of the models' sizes, or not finite.
-
-    Raises:
-        UserError: Names the option.
-    """
+    """Refuse weights that are not of the models' sizes, or not finite."""
     sizes = judge.draft_weights.shape, judge.target_weights.shape
     expected = (hidden_size_of(draft),), (hidden_size_of(target),)
     if sizes != expected:

@@ -242,7 +242,7 @@ def mine(
     max_new_tokens: int,
     lookahead: int,
     batch_size: int = 64,
-    tell: Callable[[int], None] = lambda prompts: None,
+    progress: Callable[[int], None] = lambda prompts: None,
 ) -> Mined:
     """Label every mismatch in the target's greedy answers to prompts.
 
@@ -254,7 +254,7 @@ def mine(
         max_new_tokens: Positions of an answer that are walked.
         lookahead: Tokens that are generated behind those, for `same_answer` to see: `window` of `Rejoin`, else 0.
         batch_size: Prompts at a time.
-        tell: Told how many prompts are done, whenever there are more.
+        progress: Called with how many prompts are done, whenever there are more.
 
     Returns:
         The mismatches by prompt and position.
@@ -267,7 +267,7 @@ def mine(
         miner.run(same_answer)
         features += miner.features
         rows += miner.rows
-        tell(first + len(batch))
+        progress(first + len(batch))
     columns = np.array(rows, np.int64).reshape(-1, 4).T
     order = np.lexsort((columns[2], columns[1]))
     important, prompt, position, token = columns[:, order]
