@@ -53,12 +53,6 @@ __device__ inline float half_bits(unsigned short h) {
 }
 #endif
 
-// Two 16-bit logits from token `at` on; what lies beyond `end` is taken from `nothing`.
-__device__ inline u32 pair_of_bits(const unsigned short* row, int at, int end, u32 nothing) {
-    return (at < end ? (u32)row[at] : nothing & 0xffffu) |
-           (at + 1 < end ? (u32)row[at + 1] << 16 : nothing & 0xffff0000u);
-}
-
 struct Float32 {
     typedef float Storage;
     static constexpr int PER_VECTOR = 4;
@@ -72,31 +66,29 @@ struct Float32 {
         x[3] = __uint_as_float(v.w);
     }
 };
-struct Float16 {
+// Logits of 16 bits, two a word; `Half` says how the bits become a number. What lies beyond `end` is -inf.
+template <class Half>
+struct Packed {
     typedef unsigned short Storage;
     static constexpr int PER_VECTOR = 8;
-    static constexpr u32 NOTHING = 0xfc00fc00u;
-    __device__ static float one(Storage x) { return half_bits(x); }
-    __device__ static u32 word(const Storage* row, int at, int end) { return pair_of_bits(row, at, end, NOTHING); }
-    __device__ static void pair(u32 v, float* x) {
-        x[0] = half_bits((unsigned short)(v & 0xffffu)), x[1] = half_bits((unsigned short)(v >> 16));
+    __device__ static u32 word(const Storage* row, int at, int end) {
+        return (at < end ? (u32)row[at] : Half::NOTHING & 0xffffu) |
+               (at + 1 < end ? (u32)row[at + 1] << 16 : Half::NOTHING & 0xffff0000u);
     }
     __device__ static void unpack(const uint4& v, float* x) {
-        pair(v.x, x), pair(v.y, x + 2), pair(v.z, x + 4), pair(v.w, x + 6);
+        const u32 words[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+            x[2 * i] = Half::one((Storage)(words[i] & 0xffffu)), x[2 * i + 1] = Half::one((Storage)(words[i] >> 16));
     }
 };
-struct BFloat16 {
-    typedef unsigned short Storage;
-    static constexpr int PER_VECTOR = 8;
+struct Float16 : Packed<Float16> {
+    static constexpr u32 NOTHING = 0xfc00fc00u;
+    __device__ static float one(Storage x) { return half_bits(x); }
+};
+struct BFloat16 : Packed<BFloat16> {
     static constexpr u32 NOTHING = 0xff80ff80u;
     __device__ static float one(Storage x) { return __uint_as_float((u32)x << 16); }
-    __device__ static u32 word(const Storage* row, int at, int end) { return pair_of_bits(row, at, end, NOTHING); }
-    __device__ static void pair(u32 v, float* x) {
-        x[0] = __uint_as_float(v << 16), x[1] = __uint_as_float(v & 0xffff0000u);
-    }
-    __device__ static void unpack(const uint4& v, float* x) {
-        pair(v.x, x), pair(v.y, x + 2), pair(v.z, x + 4), pair(v.w, x + 6);
-    }
 };
 
 // ---- random numbers: Philox4x32-10, the same words as sampling/random.py --------------------------------------------
@@ -189,6 +181,18 @@ __device__ inline int length_of(const i64* lengths, int sequence, int most) {
     return lengths ? clamped(lengths[sequence], most) : most;
 }
 
+// How many of the first `length` stand before the first that `fails(j)`. Called by a whole warp.
+template <class Fails>
+__device__ inline int leading(int length, Fails fails) {
+    int kept = length;
+    for (int base = 0; base < length && kept == length; base += 32) {
+        const int j = base + lane_id();
+        const u32 votes = __ballot_sync(FULL, j < length && fails(j));
+        if (votes) kept = base + __ffs((int)votes) - 1;
+    }
+    return kept;
+}
+
 // ---- reading a chunk ------------------------------------------------------------------------------------------------
 // Gives every logit of a chunk to `take`, ascending within a lane: 16-byte loads, four in flight a lane, over the
 // aligned part of the row; single ones over what is left at either end (rows of an odd vocabulary start anywhere).
@@ -270,14 +274,9 @@ struct Decision {  // what the acceptance kernels take beside the logits
 // How many drafts stand before the first rejection; `ratio(j)` is p / q at the j-th. Called by a whole warp.
 template <class Ratio>
 __device__ inline void decide(const Decision& d, int sequence, int length, Ratio ratio) {
-    int kept = length;
-    for (int base = 0; base < length && kept == length; base += 32) {
-        const int j = base + lane_id();
-        // Not `u >= ratio`: a ratio that is no number (0 / 0) rejects.
-        const bool rejected = j < length && !(accept_uniform(j, sequence, d.step, d.seed) < ratio(j));
-        const u32 votes = __ballot_sync(FULL, rejected);
-        if (votes) kept = base + __ffs((int)votes) - 1;
-    }
+    // Not `u >= ratio`: a ratio that is no number (0 / 0) rejects.
+    const int kept = leading(
+        length, [&](int j) { return !(accept_uniform((u32)j, (u32)sequence, d.step, d.seed) < ratio(j)); });
     if (lane_id() == 0) d.accepted[sequence] = kept;
 }
 
@@ -600,6 +599,23 @@ __device__ inline void draw(const typename T::Storage* target, const typename T:
     }
 }
 
+// One warp a sequence; gain = 1 / (2 s T). No normaliser: it reads the drafted entries alone.
+template <class T>
+__device__ inline void sigmoid_accept(const typename T::Storage* target, const typename T::Storage* draft,
+                                      i64 target_batch, i64 target_row, i64 draft_batch, i64 draft_row,
+                                      const Decision& d, int batch, int vocab, float gain) {
+    const Run run = run_of_this_warp(batch);
+    for (int sequence = (int)run.begin; sequence < (int)run.end; ++sequence) {
+        decide(d, sequence, length_of(d.lengths, sequence, d.drafts), [&](int j) {
+            const i64 id = d.ids[(i64)sequence * d.drafts + j];
+            if (id < 0 || id >= vocab) return 0.f;
+            const Sigmoid<false> law = {gain};
+            return law.of_logit(T::one(target[sequence * target_batch + j * target_row + id])) *
+                   reciprocal_fast(law.of_logit(T::one(draft[sequence * draft_batch + j * draft_row + id])));
+        });
+    }
+}
+
 // ---- greedy ---------------------------------------------------------------------------------------------------------
 // Larger for the larger logit, then for the lower token.
 __device__ inline u64 rank_of(float x, int token) {
@@ -654,14 +670,9 @@ __device__ inline void verify_prefix(const typename T::Storage* logits, i64 stri
         best = warp_max(best);
         if (lane == 0) tokens[flat] = (i64) ~(u32)best;
         if (!is_last(sequence_counters + sequence, 1, min(length + 1, rows))) return;
-        int kept = length;
-        for (int base = 0; base < length && kept == length; base += 32) {
-            const int j = base + lane;
-            const bool wrong =
-                j < length && __ldcg(tokens + (i64)sequence * rows + j) != ids[(i64)sequence * drafts + j];
-            const u32 votes = __ballot_sync(FULL, wrong);
-            if (votes) kept = base + __ffs((int)votes) - 1;
-        }
+        const int kept = leading(length, [&](int j) {
+            return __ldcg(tokens + (i64)sequence * rows + j) != ids[(i64)sequence * drafts + j];
+        });
         if (lane == 0) accepted[sequence] = kept;
     };
 
@@ -709,6 +720,8 @@ __device__ inline void kv_append(Unit* cache, const Unit* fresh, const i64* leng
 
 // ---- the kernels ----------------------------------------------------------------------------------------------------
 // Strides are in logits. Blocks are whole warps, at most 4; any grid.
+#define RESIDENT_4 __launch_bounds__(128, 4)
+#define RESIDENT_6 __launch_bounds__(128, 6)
 #define LOGITS(T)                                                                                                  \
     const T::Storage *__restrict__ target, const T::Storage *__restrict__ draft, i64 target_batch, i64 target_row, \
         i64 draft_batch, i64 draft_row
@@ -724,16 +737,6 @@ __device__ inline void kv_append(Unit* cache, const Unit* fresh, const i64* leng
     spec_accept<T>(target, draft, STRIDES, Decision{ids, lengths, drafts, NUMBER, accepted}, batch, vocab, scale, \
                    reinterpret_cast<float2*>(partials), reinterpret_cast<float4*>(laws), counters)
 
-extern "C" __global__ void __launch_bounds__(128, 6) spec_accept_f32(SPEC_ACCEPT(Float32)) {
-    SPEC_ACCEPT_BODY(Float32);
-}
-extern "C" __global__ void __launch_bounds__(128, 6) spec_accept_f16(SPEC_ACCEPT(Float16)) {
-    SPEC_ACCEPT_BODY(Float16);
-}
-extern "C" __global__ void __launch_bounds__(128, 6) spec_accept_bf16(SPEC_ACCEPT(BFloat16)) {
-    SPEC_ACCEPT_BODY(BFloat16);
-}
-
 // `span` is tokens of a warp, a multiple of GROUP, at most 32 of them; c = ceil(V / span).
 // scores [B, c], groups [B, c]; counters [B], all 0; token [B]; out_ids [B, K + 1].
 #define DRAW_RESULTS int span, double *scores, int *groups, int *counters, i64 *token, i64 *out_ids
@@ -743,53 +746,12 @@ extern "C" __global__ void __launch_bounds__(128, 6) spec_accept_bf16(SPEC_ACCEP
 #define SPEC_DRAW(T) LOGITS(T), SEQUENCES, float scale, NUMBERS, const float *laws, const i64 *accepted, DRAW_RESULTS
 #define SPEC_DRAW_BODY(T) DRAW_BODY(T, (Softmaxes{scale, reinterpret_cast<const float4*>(laws), drafts}))
 
-extern "C" __global__ void __launch_bounds__(128, 4) spec_draw_f32(SPEC_DRAW(Float32)) { SPEC_DRAW_BODY(Float32); }
-extern "C" __global__ void __launch_bounds__(128, 4) spec_draw_f16(SPEC_DRAW(Float16)) { SPEC_DRAW_BODY(Float16); }
-extern "C" __global__ void __launch_bounds__(128, 4) spec_draw_bf16(SPEC_DRAW(BFloat16)) { SPEC_DRAW_BODY(BFloat16); }
-
-// One warp a sequence; gain = 1 / (2 s T). No normaliser: it reads the drafted entries alone.
-template <class T>
-__device__ inline void sigmoid_accept(const typename T::Storage* target, const typename T::Storage* draft,
-                                      i64 target_batch, i64 target_row, i64 draft_batch, i64 draft_row,
-                                      const Decision& d, int batch, int vocab, float gain) {
-    const Run run = run_of_this_warp(batch);
-    for (int sequence = (int)run.begin; sequence < (int)run.end; ++sequence) {
-        decide(d, sequence, length_of(d.lengths, sequence, d.drafts), [&](int j) {
-            const i64 id = d.ids[(i64)sequence * d.drafts + j];
-            if (id < 0 || id >= vocab) return 0.f;
-            const Sigmoid<false> law = {gain};
-            return law.of_logit(T::one(target[sequence * target_batch + j * target_row + id])) *
-                   reciprocal_fast(law.of_logit(T::one(draft[sequence * draft_batch + j * draft_row + id])));
-        });
-    }
-}
-
 #define SIGMOID_ACCEPT(T) LOGITS(T), SEQUENCES, float gain, NUMBERS, i64 *accepted
 #define SIGMOID_ACCEPT_BODY(T) \
     sigmoid_accept<T>(target, draft, STRIDES, Decision{ids, lengths, drafts, NUMBER, accepted}, batch, vocab, gain)
 
-extern "C" __global__ void __launch_bounds__(128, 6) sigmoid_accept_f32(SIGMOID_ACCEPT(Float32)) {
-    SIGMOID_ACCEPT_BODY(Float32);
-}
-extern "C" __global__ void __launch_bounds__(128, 6) sigmoid_accept_f16(SIGMOID_ACCEPT(Float16)) {
-    SIGMOID_ACCEPT_BODY(Float16);
-}
-extern "C" __global__ void __launch_bounds__(128, 6) sigmoid_accept_bf16(SIGMOID_ACCEPT(BFloat16)) {
-    SIGMOID_ACCEPT_BODY(BFloat16);
-}
-
 #define SIGMOID_DRAW(T) LOGITS(T), SEQUENCES, float gain, NUMBERS, const i64 *accepted, DRAW_RESULTS
 #define SIGMOID_DRAW_BODY(T) DRAW_BODY(T, Sigmoids{gain})
-
-extern "C" __global__ void __launch_bounds__(128, 4) sigmoid_draw_f32(SIGMOID_DRAW(Float32)) {
-    SIGMOID_DRAW_BODY(Float32);
-}
-extern "C" __global__ void __launch_bounds__(128, 4) sigmoid_draw_f16(SIGMOID_DRAW(Float16)) {
-    SIGMOID_DRAW_BODY(Float16);
-}
-extern "C" __global__ void __launch_bounds__(128, 4) sigmoid_draw_bf16(SIGMOID_DRAW(BFloat16)) {
-    SIGMOID_DRAW_BODY(BFloat16);
-}
 
 // partials [B, R, c]; counters [B * R + B], all 0; accepted [B]; tokens [B, R].
 #define VERIFY(T)                                                                                                  \
@@ -800,10 +762,6 @@ extern "C" __global__ void __launch_bounds__(128, 4) sigmoid_draw_bf16(SIGMOID_D
     verify_prefix<T>(logits, stride_batch, stride_row, ids, lengths, batch, drafts, rows, vocab, partials, counters, \
                      accepted, tokens)
 
-extern "C" __global__ void __launch_bounds__(128, 6) verify_prefix_f32(VERIFY(Float32)) { VERIFY_BODY(Float32); }
-extern "C" __global__ void __launch_bounds__(128, 6) verify_prefix_f16(VERIFY(Float16)) { VERIFY_BODY(Float16); }
-extern "C" __global__ void __launch_bounds__(128, 6) verify_prefix_bf16(VERIFY(BFloat16)) { VERIFY_BODY(BFloat16); }
-
 // A unit is as wide as addresses and strides allow.
 #define APPEND(Unit)                                                                                                  \
     Unit *cache, const Unit *fresh, const i64 *lengths, const i64 *accepted, i64 *grown, int batch, int heads,        \
@@ -813,8 +771,27 @@ extern "C" __global__ void __launch_bounds__(128, 6) verify_prefix_bf16(VERIFY(B
     kv_append(cache, fresh, lengths, accepted, grown, batch, heads, positions, capacity, units, cache_batch, \
               cache_head, cache_position, fresh_batch, fresh_head, fresh_position)
 
-extern "C" __global__ void __launch_bounds__(256) kv_append_16(APPEND(uint4)) { APPEND_BODY; }
-extern "C" __global__ void __launch_bounds__(256) kv_append_8(APPEND(uint2)) { APPEND_BODY; }
-extern "C" __global__ void __launch_bounds__(256) kv_append_4(APPEND(u32)) { APPEND_BODY; }
-extern "C" __global__ void __launch_bounds__(256) kv_append_2(APPEND(unsigned short)) { APPEND_BODY; }
-extern "C" __global__ void __launch_bounds__(256) kv_append_1(APPEND(unsigned char)) { APPEND_BODY; }
+extern "C" {
+
+__global__ void RESIDENT_6 spec_accept_f32(SPEC_ACCEPT(Float32)) { SPEC_ACCEPT_BODY(Float32); }
+__global__ void RESIDENT_6 spec_accept_f16(SPEC_ACCEPT(Float16)) { SPEC_ACCEPT_BODY(Float16); }
+__global__ void RESIDENT_6 spec_accept_bf16(SPEC_ACCEPT(BFloat16)) { SPEC_ACCEPT_BODY(BFloat16); }
+__global__ void RESIDENT_4 spec_draw_f32(SPEC_DRAW(Float32)) { SPEC_DRAW_BODY(Float32); }
+__global__ void RESIDENT_4 spec_draw_f16(SPEC_DRAW(Float16)) { SPEC_DRAW_BODY(Float16); }
+__global__ void RESIDENT_4 spec_draw_bf16(SPEC_DRAW(BFloat16)) { SPEC_DRAW_BODY(BFloat16); }
+__global__ void RESIDENT_6 sigmoid_accept_f32(SIGMOID_ACCEPT(Float32)) { SIGMOID_ACCEPT_BODY(Float32); }
+__global__ void RESIDENT_6 sigmoid_accept_f16(SIGMOID_ACCEPT(Float16)) { SIGMOID_ACCEPT_BODY(Float16); }
+__global__ void RESIDENT_6 sigmoid_accept_bf16(SIGMOID_ACCEPT(BFloat16)) { SIGMOID_ACCEPT_BODY(BFloat16); }
+__global__ void RESIDENT_4 sigmoid_draw_f32(SIGMOID_DRAW(Float32)) { SIGMOID_DRAW_BODY(Float32); }
+__global__ void RESIDENT_4 sigmoid_draw_f16(SIGMOID_DRAW(Float16)) { SIGMOID_DRAW_BODY(Float16); }
+__global__ void RESIDENT_4 sigmoid_draw_bf16(SIGMOID_DRAW(BFloat16)) { SIGMOID_DRAW_BODY(BFloat16); }
+__global__ void RESIDENT_6 verify_prefix_f32(VERIFY(Float32)) { VERIFY_BODY(Float32); }
+__global__ void RESIDENT_6 verify_prefix_f16(VERIFY(Float16)) { VERIFY_BODY(Float16); }
+__global__ void RESIDENT_6 verify_prefix_bf16(VERIFY(BFloat16)) { VERIFY_BODY(BFloat16); }
+__global__ void __launch_bounds__(256) kv_append_16(APPEND(uint4)) { APPEND_BODY; }
+__global__ void __launch_bounds__(256) kv_append_8(APPEND(uint2)) { APPEND_BODY; }
+__global__ void __launch_bounds__(256) kv_append_4(APPEND(u32)) { APPEND_BODY; }
+__global__ void __launch_bounds__(256) kv_append_2(APPEND(unsigned short)) { APPEND_BODY; }
+__global__ void __launch_bounds__(256) kv_append_1(APPEND(unsigned char)) { APPEND_BODY; }
+
+}  // extern "C"
