@@ -34,32 +34,24 @@ class KernelDevice(Protocol):
         self, place: Place, kernel: str, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...]
     ) -> None:
         """Start a kernel; arguments are NumPy scalars of the kernel's own types, and addresses."""
-        ...
 
     def address(self, array: Any) -> Any:
         """Return the address of an array as `launch` takes it; the null pointer for None."""
-        ...
 
     def multiprocessors(self, device_id: int) -> int:
         """Return how many multiprocessors a device has."""
-        ...
 
     def current_stream(self, device_id: int) -> int:
         """Return the address of the stream that the device's own arrays are worked on at present."""
-        ...
 
     def is_capturing(self, place: Place) -> bool:
         """Say whether launches on a stream become part of a graph at present."""
-        ...
 
     def empty(self, shape: tuple[int, ...], dtype: str, device_id: int) -> Any:
         """Return an array of the device's own, whatever it holds."""
-        ...
 
     def zeros(self, shape: tuple[int, ...], dtype: str, device_id: int) -> Any:
         """Return an array of zeros of the device's own."""
-        ...
 
     def from_dlpack(self, array: Any) -> Any:
         """View an array of another library as one of the device's own."""
-        ...

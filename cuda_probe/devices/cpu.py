@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from cuda_probe.probe.probes import Axes, AxisValue, Job, Units, Unsupported, number, weight_shape
+from cuda_probe.probe.probes import Axes, AxisValue, Job, Units, Unsupported, number, product_shape
 from cuda_probe.probe.timing import HostClock, Launch
 from simulator.ground.machine import cpu_name
 
@@ -156,18 +156,14 @@ class CpuDevice:
     def prepare(self, probe: str, axes: Axes, *, seed: int) -> Iterator[Job]:
         """Allocate and fill what a point needs."""
         builders: dict[str, Callable[[], Job]] = {
-            "empty": lambda: self.empty(),
+            "empty": self.empty,
             "burn_flops": lambda: self.steps(1, number(axes, "work_flops"), 0, seed),
             "burn_memory": lambda: self.steps(1, 0, number(axes, "work_mem"), seed),
             "draft": lambda: self.passes(axes, seed, steps=number(axes, "draft_n")),
             "verify": lambda: self.passes(axes, seed, tokens=number(axes, "draft_n") + 1),
             "baseline": lambda: self.passes(axes, seed),
-            "matmul": lambda: self.product(
-                probe, str(axes["dtype"]), (number(axes, "size"), number(axes, "size"), number(axes, "size")), seed
-            ),
-            "skinny": lambda: self.product(
-                probe, str(axes["dtype"]), (number(axes, "tokens"), *weight_shape(axes)), seed
-            ),
+            "matmul": lambda: self.product(probe, axes, seed),
+            "skinny": lambda: self.product(probe, axes, seed),
         }
         streams = {"read": self.read, "write": self.write, "copy": self.copy, "triad": self.triad}
         if probe in streams:
@@ -275,12 +271,10 @@ class CpuDevice:
             value = (value + 1) % 1000
             self.together(lambda index: target[index].fill(value))
 
-        def check() -> str | None:
-            target.fill(-1)
-            launch()
+        def wrong() -> str | None:
             return None if (target == value).all() else f"not every element became {value:g}"
 
-        return Job(launch=launch, check=check)
+        return stream_job(target, launch, wrong)
 
     def copy(self, size_bytes: int, seed: int) -> Job:
         """Copy a buffer into another."""
@@ -290,12 +284,8 @@ class CpuDevice:
         def launch() -> None:
             self.together(lambda index: np.copyto(target[index], source[index]))
 
-        def check() -> str | None:
-            target.fill(0)
-            launch()
-            return None if (target == source).all() else "the copy differs from its source"
-
-        return Job(launch=launch, check=check)
+        wrong = "the copy differs from its source"
+        return stream_job(target, launch, lambda: None if (target == source).all() else wrong)
 
     def triad(self, size_bytes: int, seed: int) -> Job:
         """a = b + 3 c, in blocks whose intermediate result stays in cache."""
@@ -312,18 +302,14 @@ class CpuDevice:
                 np.multiply(c[block], scale, out=a[block])
                 np.add(a[block], b[block], out=a[block])
 
-        def check() -> str | None:
-            a.fill(0)
-            self.together(part)
-            return None if (a - b == 3 * c).all() else "an element is not b + 3 c"
+        wrong = "an element is not b + 3 c"
+        return stream_job(a, lambda: self.together(part), lambda: None if (a - b == 3 * c).all() else wrong)
 
-        return Job(launch=lambda: self.together(part), check=check)
-
-    def product(self, probe: str, dtype: str, shape: tuple[int, int, int], seed: int) -> Job:
+    def product(self, probe: str, axes: Axes, seed: int) -> Job:
         """Return activations [rows, inputs] by weights [inputs, outputs], each thread some columns of the result."""
-        if dtype in NO_BLAS:
-            raise Unsupported(NO_BLAS[dtype])
-        rows, inputs, outputs = shape
+        if axes["dtype"] in NO_BLAS:
+            raise Unsupported(NO_BLAS[str(axes["dtype"])])
+        rows, inputs, outputs = product_shape(axes)
         elements = rows * inputs + inputs * outputs + rows * outputs
         if 4 * elements > cpu_facts.available_memory() * 3 // 4:
             raise MemoryError
@@ -352,3 +338,14 @@ class CpuDevice:
         if key not in self.weights:
             self.weights[key] = small_numbers((inputs, outputs), [seed, inputs, outputs, 1])
         return self.weights[key]
+
+
+def stream_job(target: Matrix, launch: Launch, wrong: Callable[[], str | None]) -> Job:
+    """Return a stream into a buffer, checked on one that holds nothing of it before."""
+
+    def check() -> str | None:
+        target.fill(-1)
+        launch()
+        return wrong()
+
+    return Job(launch=launch, check=check)

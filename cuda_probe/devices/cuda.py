@@ -14,7 +14,7 @@ import numpy as np
 
 from cuda_probe.kernels import probe_kernels, reference
 from cuda_probe.kernels.probe_kernels import Buffers, Geometry, Knobs, Steps, chain_start
-from cuda_probe.probe.probes import Axes, AxisValue, DeviceFault, Job, Units, Unsupported, number, weight_shape
+from cuda_probe.probe.probes import Axes, AxisValue, DeviceFault, Job, Units, Unsupported, number, product_shape
 from cuda_probe.probe.timing import Clock, Launch
 from simulator.ground.artefacts import UserError
 from simulator.ground.burn_units import BYTES_PER_WORKMEM, FLOP_PER_WORKFLOPS, FLOP_PER_WORKMEM
@@ -214,9 +214,8 @@ class CudaDevice:
         if probe in ("draft", "draft_graph", "verify", "baseline"):
             return self.step(probe, axes, seed)
         if probe in ("matmul", "skinny"):
-            size = number(axes, "size") if probe == "matmul" else 0
-            shape = (size, size, size) if probe == "matmul" else (number(axes, "tokens"), *weight_shape(axes))
-            return products.product_job(str(axes["dtype"]), shape, seed, CACHES_A_BUFFER * self.cache_bytes)
+            misses_bytes = CACHES_A_BUFFER * self.cache_bytes
+            return products.product_job(str(axes["dtype"]), product_shape(axes), seed, misses_bytes)
         return self.stream_job(probe, number(axes, "buffer_bytes"), seed)
 
     def empty_graph(self) -> Job:

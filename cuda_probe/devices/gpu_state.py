@@ -11,11 +11,7 @@ SLOWED = ("slowdown", "power_cap")
 
 
 class GpuState:
-    """Asks NVML about the GPU at a PCI address: NVML's order is not that of CUDA, and it sees hidden GPUs too.
-
-    Raises:
-        UserError: There is no NVML, or it does not know the address.
-    """
+    """Asks NVML about the GPU at a PCI address: NVML's order is not that of CUDA, and it sees hidden GPUs too."""
 
     def __init__(self, pci_bus_id: str) -> None:
         self.nvml = Nvml()

@@ -30,7 +30,6 @@ class Device(Protocol):
 
     def launch(self, kernel: str, grid: tuple[int, ...], block: tuple[int, ...], args: Sequence[Any]) -> None:
         """Put one launch on the device's stream."""
-        ...
 
 
 @dataclass(frozen=True)

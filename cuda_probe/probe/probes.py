@@ -6,7 +6,7 @@ how the work is done, and how its result is checked, is the device's.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, Protocol
 
@@ -86,21 +86,17 @@ class Device(Protocol):
     @property
     def name(self) -> str:
         """As the user names it: cpu, cuda:0."""
-        ...
 
     @property
     def clock(self) -> Clock:
         """What all probes of this device are timed by."""
-        ...
 
     @property
     def units(self) -> Units:
         """The burn units of this device."""
-        ...
 
     def environment(self) -> dict[str, Any]:
         """Say what the device is: model, memory, cache, drivers, libraries, clocks and power limits; JSON values."""
-        ...
 
     def state(self, busy: Launch | None = None) -> dict[str, Any]:
         """Say what may disturb a measurement now: clocks, temperature, throttle reasons, load; JSON values.
@@ -110,15 +106,12 @@ class Device(Protocol):
         Args:
             busy: What the device is to do meanwhile, where it clocks down as soon as it has nothing to do.
         """
-        ...
 
     def flush(self) -> None:
         """Empty the last-level cache; done, or ordered before the next launch, when it returns."""
-        ...
 
     def axis_values(self, probe: str, *, quick: bool) -> Mapping[str, Sequence[AxisValue]]:
         """Return the values that each axis of a probe takes where the user names none."""
-        ...
 
     def prepare(self, probe: str, axes: Axes, *, seed: int) -> AbstractContextManager[Job]:
         """Allocate and fill what a point needs; leaving the context frees it.
@@ -128,11 +121,9 @@ class Device(Protocol):
             MemoryError: It does not fit.
             DeviceFault: It failed, in here or within the context.
         """
-        ...
 
     def close(self) -> None:
         """Give back whatever the device holds."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,12 +163,7 @@ def weight_shape(axes: Axes) -> tuple[int, int]:
     return int(inputs), int(outputs)
 
 
-def item_bytes(axes: Axes) -> int:
-    """Return the bytes of one element of the axis `dtype`."""
-    return ITEM_BYTES[str(axes["dtype"])]
-
-
-def pass_flop(axes: Axes, units: Units, tokens: int) -> int:
+def pass_flop(axes: Axes, units: Units, tokens: int = 1) -> int:
     """One pass over some tokens: compute grows with them, memory work (the weights) does not (model §2)."""
     return number(axes, "work_flops") * tokens * units.workflops_flop + number(axes, "work_mem") * units.workmem_flop
 
@@ -186,39 +172,23 @@ def pass_bytes(axes: Axes, units: Units) -> int:
     return number(axes, "work_mem") * units.workmem_bytes
 
 
-def draft_flop(axes: Axes, units: Units) -> int:
-    return number(axes, "draft_n") * pass_flop(axes, units, 1)
+def product_shape(axes: Axes) -> tuple[int, int, int]:
+    """Return rows, inputs and outputs of a matrix product: a square one, or tokens by a weight."""
+    if "size" in axes:
+        return (number(axes, "size"),) * 3
+    return (number(axes, "tokens"), *weight_shape(axes))
 
 
-def draft_bytes(axes: Axes, units: Units) -> int:
-    return number(axes, "draft_n") * pass_bytes(axes, units)
-
-
-def matmul_flop(rows: int, inputs: int, outputs: int) -> int:
+def product_flop(axes: Axes, units: Units) -> int:
+    rows, inputs, outputs = product_shape(axes)
     return 2 * rows * inputs * outputs
 
 
-def product_bytes(rows: int, inputs: int, outputs: int, item: int) -> int:
+def product_bytes(axes: Axes, units: Units) -> int:
     """Bytes read and written: activation and weights of their type, the result in float32."""
+    rows, inputs, outputs = product_shape(axes)
+    item = ITEM_BYTES[str(axes["dtype"])]
     return (rows * inputs + inputs * outputs) * item + rows * outputs * ITEM_BYTES["float32"]
-
-
-def square_flop(axes: Axes, units: Units) -> int:
-    return matmul_flop(*[number(axes, "size")] * 3)
-
-
-def square_bytes(axes: Axes, units: Units) -> int:
-    size = number(axes, "size")
-    return product_bytes(size, size, size, item_bytes(axes))
-
-
-def skinny_flop(axes: Axes, units: Units) -> int:
-    return matmul_flop(number(axes, "tokens"), *weight_shape(axes))
-
-
-def skinny_bytes(axes: Axes, units: Units) -> int:
-    inputs, outputs = weight_shape(axes)
-    return product_bytes(number(axes, "tokens"), inputs, outputs, item_bytes(axes))
 
 
 def streams(name: str, summary: str, buffers: int, flop_per_element: int = 0) -> Probe:
@@ -233,6 +203,14 @@ def streams(name: str, summary: str, buffers: int, flop_per_element: int = 0) ->
 
 
 KNOBS = ("work_flops", "work_mem")
+DRAFT = Probe(
+    name="draft",
+    summary="K tokens one after another, each a pass of the knobs' work.",
+    axes=("draft_n", *KNOBS),
+    flop=lambda axes, units: number(axes, "draft_n") * pass_flop(axes, units),
+    bytes=lambda axes, units: number(axes, "draft_n") * pass_bytes(axes, units),
+    linear_in="draft_n",
+)
 PROBES = (
     Probe(name="empty", summary="A launch that does nothing: what calling the device costs."),
     Probe(name="empty_graph", summary="The same as one of many launches in a graph: what the device itself needs."),
@@ -251,22 +229,8 @@ PROBES = (
         bytes=pass_bytes,
         linear_in="work_mem",
     ),
-    Probe(
-        name="draft",
-        summary="K tokens one after another, each a pass of the knobs' work.",
-        axes=("draft_n", *KNOBS),
-        flop=draft_flop,
-        bytes=draft_bytes,
-        linear_in="draft_n",
-    ),
-    Probe(
-        name="draft_graph",
-        summary="The same as draft, its launches captured as one graph.",
-        axes=("draft_n", *KNOBS),
-        flop=draft_flop,
-        bytes=draft_bytes,
-        linear_in="draft_n",
-    ),
+    DRAFT,
+    replace(DRAFT, name="draft_graph", summary="The same as draft, its launches captured as one graph."),
     Probe(
         name="verify",
         summary="One pass over K + 1 tokens: K + 1 times the arithmetic, the memory work once.",
@@ -279,7 +243,7 @@ PROBES = (
         name="baseline",
         summary="One pass over one token: plain decoding.",
         axes=KNOBS,
-        flop=lambda axes, units: pass_flop(axes, units, 1),
+        flop=pass_flop,
         bytes=pass_bytes,
     ),
     streams("read", "Read a buffer (the sum that keeps the reads alive is not counted).", 1),
@@ -290,15 +254,15 @@ PROBES = (
         name="matmul",
         summary="Square matrix products: the arithmetic that a library reaches.",
         axes=("size", "dtype"),
-        flop=square_flop,
-        bytes=square_bytes,
+        flop=product_flop,
+        bytes=product_bytes,
     ),
     Probe(
         name="skinny",
         summary="A few tokens by a weight matrix, weights not in cache: decoding and verification.",
         axes=("weight", "dtype", "tokens"),
-        flop=skinny_flop,
-        bytes=skinny_bytes,
+        flop=product_flop,
+        bytes=product_bytes,
         flushes=True,
     ),
 )

@@ -35,15 +35,12 @@ class Clock(Protocol):
     @property
     def resolution_s(self) -> float:
         """The smallest difference that the clock can show."""
-        ...
 
     def now_s(self) -> float:
         """Return the host's time, for time limits alone."""
-        ...
 
     def elapsed_s(self, launch: Launch, count: int) -> float:
         """Launch `count` times back to back, wait until all is done, return the seconds of all together."""
-        ...
 
 
 class HostClock:

@@ -2,7 +2,7 @@
 
 from collections.abc import Hashable
 from math import prod
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -14,42 +14,8 @@ from . import torch_backend
 ALIGNMENT_BYTES = 256
 
 
-class Library(Protocol):
-    """One library's arrays on one device's kernels."""
-
-    name: str
-
-    def view(self, array: Any) -> Any:
-        """View an array of whatever library as one of this library's."""
-        ...
-
-    def place(self, like: Any) -> Place:
-        """Return where launches on this array go."""
-        ...
-
-    def layout(self, array: Any) -> Hashable:
-        """Return everything about an array but its address."""
-        ...
-
-    def empty(self, shape: tuple[int, ...], dtype: str, device_id: int) -> Any:
-        """Return an array, whatever it holds."""
-        ...
-
-    def zeros(self, shape: tuple[int, ...], dtype: str, device_id: int) -> Any:
-        """Return an array of zeros."""
-        ...
-
-    def integers(self, array: Any) -> Any:
-        """Return contiguous 64-bit integers, the array itself where it holds them."""
-        ...
-
-    def typed(self, array: Any, dtype: str) -> Any:
-        """View the bytes of an array as another type."""
-        ...
-
-
 class TorchLibrary:
-    """Tensors; launches go to the stream torch works on."""
+    """Tensors; launches go to the stream torch works on. Methods are those of `DeviceLibrary`."""
 
     name = "torch"
 
@@ -73,20 +39,29 @@ class DeviceLibrary:
         self.empty, self.zeros = device.empty, device.zeros
 
     def view(self, array: Any) -> Any:
+        """View an array of whatever library as one of this library's."""
         return array if family(array) == self.name else self.device.from_dlpack(array)
 
     def place(self, like: Any) -> Place:
+        """Return where launches on this array go."""
         device_id = device_of(like)[1]
         return Place(device_id, self.device.current_stream(device_id))
 
     def layout(self, array: Any) -> Hashable:
+        """Return everything about an array but its address."""
         return array.dtype, array.shape, array.strides, device_of(array)
 
     def integers(self, array: Any) -> Any:
+        """Return contiguous 64-bit integers, the array itself where it holds them."""
         return array.astype("int64", order="C", copy=False)
 
     def typed(self, array: Any, dtype: str) -> Any:
+        """View the bytes of an array as another type."""
         return array.view(dtype)
+
+
+# One library's arrays on one device's kernels.
+Library = TorchLibrary | DeviceLibrary
 
 
 def family(array: Any) -> str:

@@ -166,11 +166,9 @@ class Law(Protocol):
 
     def log_at(self, at: "torch.Tensor") -> "torch.Tensor":
         """Return the logarithms of the weights of tokens [B, K] in the first K rows; -inf where there is none."""
-        ...
 
     def weights(self, sequences: "torch.Tensor", rows: "torch.Tensor") -> "torch.Tensor":
         """Return the weights of one row of each sequence, [B, vocabulary]."""
-        ...
 
 
 class Softmax:

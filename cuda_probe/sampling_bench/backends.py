@@ -53,12 +53,7 @@ class Arrays:
 
 
 def ready(name: str, arrays: Arrays, temperature: float, seed: int) -> Ready:
-    """Make a backend ready.
-
-    Raises:
-        Unsupported: It cannot run this point; says why.
-        MemoryError: It does not fit.
-    """
+    """Make a backend ready; Unsupported says why it cannot run this point."""
     if name in OURS:
         return ready_sampling(name, arrays, temperature, seed)
     tensors = arrays.take(True)

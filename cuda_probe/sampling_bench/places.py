@@ -3,7 +3,7 @@
 import math
 from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -19,41 +19,6 @@ TORCH = Dependency(import_name="torch", purpose="tensors", extra="measure")
 LEAD_S = 1e-3
 
 
-class Place(Protocol):
-    """A device and the libraries that have arrays on it."""
-
-    device: Device
-    torch_refusal: str | None
-
-    def lead(self) -> Launch:
-        """Return what comes before each sample: the cache flushed, and a queue that is not empty."""
-        ...
-
-    def working(self) -> AbstractContextManager[Any]:
-        """Return a context in which every library puts its work on the stream that the clock's events are in."""
-        ...
-
-    def tensor(self, values: Any, dtype: str) -> Any:
-        """Put an array on the device as a torch tensor."""
-        ...
-
-    def array(self, values: Any, dtype: str) -> Any:
-        """Put an array on the device as NumPy's or CuPy's own; Unsupported where that has no such type."""
-        ...
-
-    def free_bytes(self) -> int:
-        """Return the memory that can be taken."""
-        ...
-
-    def release(self) -> None:
-        """Give memory back that no array holds any more."""
-        ...
-
-    def call_s(self, launch: Launch) -> float | None:
-        """Return the seconds of one call on an idle device, the host's part included; None where that is the sample."""
-        ...
-
-
 def torch_here() -> tuple[ModuleType | None, str | None]:
     """Return torch, or why it cannot be had."""
     try:
@@ -67,57 +32,51 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or "allocate memory" in str(error)
 
 
-def environment(place: Place) -> dict[str, Any]:
-    """Say which libraries took part; imports none that did not."""
-    import sys
+class Place:
+    """A device and the libraries that have arrays on it; this one the processor, for NumPy arrays and torch tensors."""
 
-    versions = {
-        name: getattr(sys.modules.get(name), "__version__", None) for name in ("torch", "transformers", "triton")
-    }
-    torch = sys.modules.get("torch")
-    threads = None if torch is None else torch.get_num_threads()
-    return {**versions, "torch_threads": threads, "torch_refusal": place.torch_refusal}
-
-
-class CpuPlace:
-    """The processor: NumPy arrays and torch tensors on the same memory."""
-
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: Any) -> None:
         self.device = device
         self.torch, self.torch_refusal = torch_here()
 
     def lead(self) -> Launch:
-        return self.device.flush
+        """Return what comes before each sample: the cache flushed, and a queue that is not empty."""
+        flush: Launch = self.device.flush
+        return flush
 
     def working(self) -> AbstractContextManager[Any]:
+        """Return a context in which every library puts its work on the stream that the clock's events are in."""
         return nullcontext()
 
     def tensor(self, values: Any, dtype: str) -> Any:
+        """Put an array on the device as a torch tensor."""
         if self.torch is None:
             raise Unsupported(str(self.torch_refusal))
-        return self.torch.from_numpy(values).to(getattr(self.torch, dtype))
+        return self.torch.from_numpy(values).to(getattr(self.torch, dtype)).to(self.device.name)
 
     def array(self, values: Any, dtype: str) -> Any:
+        """Put an array on the device as NumPy's or CuPy's own; Unsupported where that has no such type."""
         if dtype == "bfloat16":
             raise Unsupported("NumPy has no bfloat16")
         return values.astype(dtype, copy=False)
 
     def free_bytes(self) -> int:
+        """Return the memory that can be taken."""
         return cpu_facts.available_memory()
 
     def release(self) -> None:
-        pass
+        """Give memory back that no array holds any more."""
 
     def call_s(self, launch: Launch) -> float | None:
+        """Return the seconds of one call on an idle device, the host's part included; None where that is the sample."""
         return None
 
 
-class CudaPlace:
+class CudaPlace(Place):
     """A CUDA device: torch tensors where torch knows the device, else CuPy arrays."""
 
     def __init__(self, device: Any) -> None:
-        self.device = device
-        self.torch, self.torch_refusal = torch_here()
+        super().__init__(device)
         if self.torch is not None and not self.torch.cuda.is_available():
             self.torch, self.torch_refusal = None, "torch is installed without CUDA"
 
@@ -136,17 +95,9 @@ class CudaPlace:
         # CuPy works on this stream since the device was opened; torch is told to.
         if self.torch is None:
             return nullcontext()
-        stream = self.torch.cuda.ExternalStream(self.device.stream.ptr, device=self.torch_device())
+        stream = self.torch.cuda.ExternalStream(self.device.stream.ptr, device=self.device.name)
         context: AbstractContextManager[Any] = self.torch.cuda.stream(stream)
         return context
-
-    def torch_device(self) -> str:
-        return f"cuda:{self.device.index}"
-
-    def tensor(self, values: Any, dtype: str) -> Any:
-        if self.torch is None:
-            raise Unsupported(str(self.torch_refusal))
-        return self.torch.from_numpy(values).to(getattr(self.torch, dtype)).to(self.torch_device())
 
     def array(self, values: Any, dtype: str) -> Any:
         if dtype == "bfloat16":
@@ -167,4 +118,16 @@ class CudaPlace:
 
 def place_of(device: Device) -> Place:
     """Return the place that a device is."""
-    return CpuPlace(device) if device.name == "cpu" else CudaPlace(device)
+    return Place(device) if device.name == "cpu" else CudaPlace(device)
+
+
+def environment(place: Place) -> dict[str, Any]:
+    """Say which libraries took part; imports none that did not."""
+    import sys
+
+    versions = {
+        name: getattr(sys.modules.get(name), "__version__", None) for name in ("torch", "transformers", "triton")
+    }
+    torch = sys.modules.get("torch")
+    threads = None if torch is None else torch.get_num_threads()
+    return {**versions, "torch_threads": threads, "torch_refusal": place.torch_refusal}

@@ -28,11 +28,7 @@ LABELS = {
 
 
 def bench_figure(results: BenchResults) -> "Figure":
-    """Return the figure: time against vocabulary for up to three batches, then the share of copy bandwidth.
-
-    Raises:
-        UserError: Nothing was timed.
-    """
+    """Return the figure: time against vocabulary for up to three batches, then the share of copy bandwidth."""
     if not results.points:
         raise UserError("--plot: nothing was timed, expected a backend that runs here")
     batches = spread(sorted({int(p.point.axes["batch"]) for p in results.points}))

@@ -30,7 +30,7 @@ from cuda_probe.sampling import reference, registry, speculative_sample
 from cuda_probe.sampling_bench import runner as bench_runner
 from cuda_probe.sampling_bench import torch_peers
 from cuda_probe.sampling_bench.interleave import measure_in_turn
-from cuda_probe.sampling_bench.places import CpuPlace, CudaPlace
+from cuda_probe.sampling_bench.places import CudaPlace, Place
 from cuda_probe.sampling_bench.plots import bench_figure
 from cuda_probe.sampling_bench.report import csv_rows, disagreement_text, result_json
 from cuda_probe.sampling_bench.rounds import accepted_by_law, make_round
@@ -78,10 +78,10 @@ def ran(tmp_path_factory: pytest.TempPathFactory, small_device: pytest.MonkeyPat
 
 
 @pytest.fixture(scope="module")
-def place() -> Iterator[CpuPlace]:
+def place() -> Iterator[Place]:
     """The processor, with a ring small enough to be passed quickly."""
     device = CpuDevice(cache_bytes=1 << 16, slice_bytes=1 << 16)
-    yield CpuPlace(device)
+    yield Place(device)
     device.close()
 
 
@@ -242,20 +242,20 @@ def test_a_cuda_device_is_kept_busy_for_a_millisecond_before_a_sample() -> None:
     assert place.device.elapsed_s(place.lead(), 1) == pytest.approx(1.2e-3)
 
 
-def decisions(place: CpuPlace) -> tuple[BenchResults, dict[str, tuple[bool | None, int]]]:
+def decisions(place: Place) -> tuple[BenchResults, dict[str, tuple[bool | None, int]]]:
     """Run a small point on three backends: the results, and of each whether it agrees, and its calls."""
     results = run_bench(place, [shape(30, 4, 300)], ["torch", "numpy", "transformers"], BRIEF, temperature=1.0, seed=1)
     return results, {p.point.probe: (p.agrees, p.calls) for p in results.points}
 
 
-def test_ours_agree_and_peers_are_not_asked(place: CpuPlace) -> None:
+def test_ours_agree_and_peers_are_not_asked(place: Place) -> None:
     results, decided = decisions(place)
     assert decided == {"torch": (True, 1), "numpy": (True, 1), "transformers": (None, 30)}
     assert disagreement_text(results) == ""
     assert 1 < results.points[0].accepted_mean < 4
 
 
-def test_the_device_is_asked_before_a_point_and_after_it(place: CpuPlace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_device_is_asked_before_a_point_and_after_it(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     count = iter(range(100))
     monkeypatch.setattr(place.device, "state", lambda busy=None: {"asked": next(count)})
     results = run_bench(place, [shape(1, 1, 50)], ["torch", "numpy"], BRIEF, temperature=1.0, seed=1)
@@ -264,7 +264,7 @@ def test_the_device_is_asked_before_a_point_and_after_it(place: CpuPlace, monkey
     assert [p.point.states for p in results.points] == [({"asked": 3}, {"asked": 4})] * 2
 
 
-def test_the_kernels_are_benchmarked_as_they_are_called(place: CpuPlace) -> None:
+def test_the_kernels_are_benchmarked_as_they_are_called(place: Place) -> None:
     shapes = [shape(2, 3, 300, dtype) for dtype in ("float32", "bfloat16")]
     with kernels_on_cpu():
         results = run_bench(place, shapes, ["cuda", "torch"], BRIEF, temperature=0.7, seed=4)
@@ -291,7 +291,7 @@ def make_wrong(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Any], None]:
     return replace_it
 
 
-def test_a_backend_that_decides_otherwise_is_found_out(place: CpuPlace, make_wrong: Callable[[str, Any], None]) -> None:
+def test_a_backend_that_decides_otherwise_is_found_out(place: Place, make_wrong: Callable[[str, Any], None]) -> None:
     make_wrong("torch", torch.zeros(2))
     results, decided = decisions(place)
     assert [decided[name][0] for name in ("torch", "numpy", "transformers")] == [False, True, None]
