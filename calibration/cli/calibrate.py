@@ -19,11 +19,7 @@ FILE = click.Path(path_type=Path)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrateOptions:
-    """The options as they were given.
-
-    Raises:
-        UserError: They do not go together, or an output stands in the way.
-    """
+    """The options as they were given; refuses those that do not go together, and an output in the way."""
 
     probe: Path | None
     from_decode: Path | None

@@ -30,11 +30,7 @@ class LiveOptions:
 
     @property
     def plan(self) -> "Plan":
-        """What to run.
-
-        Raises:
-            UserError: A value that is not allowed.
-        """
+        """What to run; a UserError names a value that is not allowed."""
         from calibration.fit.lengths import parse_lengths
         from calibration.validate.live import Plan
         from simulator.ground.ranges import parse_whole
@@ -78,11 +74,7 @@ def live_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def taken_live_options(values: dict[str, Any], *, live: bool) -> tuple[LiveOptions, dict[str, Any]]:
-    """Return the options of --live, and the others.
-
-    Raises:
-        UserError: One without --live.
-    """
+    """Return the options of --live, and the others; refuses one of the first without --live."""
     given = {field.name: values[field.name] for field in fields(LiveOptions) if values[field.name] is not None}
     for name, value in given.items():
         if not live:

@@ -23,11 +23,7 @@ EXIT_BOUND_BROKEN = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ValidateOptions:
-    """The options as they were given, but for those of --live.
-
-    Raises:
-        UserError: They do not go together, or an output stands in the way.
-    """
+    """The options but for those of --live; refuses those that do not go together, and an output in the way."""
 
     decode: Path | None
     passes: Path | None

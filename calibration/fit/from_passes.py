@@ -64,11 +64,7 @@ def fit_passes(times: PassTimes, lengths: Sequence[int] | None = None) -> Checke
 
 
 def best_pass_fit(seen: Observations) -> Fit:
-    """Return the better fit of constant seconds a byte and of a curve over the bytes.
-
-    Raises:
-        ValueError: There are fewer points than parameters.
-    """
+    """Return the better fit of constant seconds a byte and of a curve over the bytes; a ValueError as in `fit`."""
     tokens, moved = seen.fitted.tokens, seen.fitted.bytes
     knots = sorted({*(k for k in KNOTS if tokens.min() <= k <= tokens.max()), float(tokens.max())})
     ends = (float(moved.min()), float(moved.max()))

@@ -10,20 +10,12 @@ MOST_DRAFTED = 64
 
 
 def parse_lengths(flag: str, text: str) -> tuple[int, ...]:
-    """Read a list of draft lengths.
-
-    Raises:
-        UserError: Names the option and what is not allowed.
-    """
+    """Read a list of draft lengths; a UserError names the option and what is not allowed."""
     return parse_whole(flag, text, 1, MOST_DRAFTED)
 
 
 def check_timed(wanted: Sequence[int], timed: Sequence[int], path: Path) -> None:
-    """Refuse draft lengths that were not timed.
-
-    Raises:
-        UserError: Names the first.
-    """
+    """Refuse draft lengths that were not timed; names the first."""
     for length in wanted:
         if length not in timed:
             there = ", ".join(map(str, sorted(timed))) or "none"

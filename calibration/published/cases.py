@@ -235,11 +235,7 @@ def published_cases() -> tuple[Case, ...]:
 
 
 def collect_cases(files: Iterable[Path], published: bool) -> tuple[Case, ...]:
-    """Return the cases of some files, before them those that come with the package if they are asked for.
-
-    Raises:
-        UserError: A file cannot be read, or two cases have one name.
-    """
+    """Return the cases of some files, before them those of the package if asked for; refuses two of one name."""
     cases = published_cases() if published else ()
     for file in files:
         cases += load_cases(file)

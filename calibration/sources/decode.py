@@ -69,11 +69,7 @@ class DecodeLog:
 
 
 def load_decode(path: Path) -> DecodeLog:
-    """Read a results file of bench-decode.
-
-    Raises:
-        UserError: It is not one, or lacks the baseline or plain speculative decoding.
-    """
+    """Read a results file of bench-decode; refuses one without the baseline or plain speculative decoding."""
     wrong = problems(path, strict=False)
     if wrong:
         raise UserError(f"{path}: {wrong[0]}, expected a file of bench-decode")

@@ -37,11 +37,7 @@ class PassTimes:
 
 
 def load_passes(path: Path) -> PassTimes:
-    """Read times of passes.
-
-    Raises:
-        UserError: The file is of another kind, or a value is missing or odd; names the field.
-    """
+    """Read times of passes; a UserError names the field that is missing or odd."""
     content = read_json(path)
     if not content["kind"].is_stated:
         content["kind"].refuse(repr(KIND))

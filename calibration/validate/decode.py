@@ -58,11 +58,7 @@ def remarks_of(log: DecodeLog, profile: Profile, *, is_own_acceptance: bool) -> 
 
 
 def pair_costs(profile: Profile) -> DecodedPair:
-    """Return the costs of a profile's pair.
-
-    Raises:
-        UserError: It has none.
-    """
+    """Return the costs of a profile's pair; a UserError says that it has none."""
     if profile.decoding is None:
         raise UserError(f"--profile {profile.name}: has no decoding pair, expected one of calibrate --from-decode")
     return DecodedPair(
@@ -73,11 +69,7 @@ def pair_costs(profile: Profile) -> DecodedPair:
 
 
 def own_acceptance(log: DecodeLog) -> HistogramAcceptance:
-    """Return what the run itself accepted, for forecasts whose only error is that of costs.
-
-    Raises:
-        UserError: No round of a draft length was whole.
-    """
+    """Return what the run itself accepted, for forecasts whose only error is that of costs."""
     for arm in log.arms:
         if not arm.histogram.any():
             raise UserError(f"{log.path}: {arm.name} has no whole round of {arm.draft_length} drafts, expected --hist")
@@ -168,11 +160,7 @@ def walked_tokens_per_round(trace: Trace, q_kind: str, k: int) -> float:
 
 
 def check_fits(log: DecodeLog, pair: Decoding, acceptance: HistogramAcceptance) -> None:
-    """Refuse costs of another pair, and acceptance that does not reach as far as the run.
-
-    Raises:
-        UserError: Names what differs.
-    """
+    """Refuse costs of another pair, and acceptance that does not reach as far as the run; names what differs."""
     for name in ("target", "draft", "dtype", "batch"):
         ran, fitted = getattr(log, name), getattr(pair, name)
         if ran != fitted:

@@ -98,11 +98,7 @@ def validate_live(plan: Plan, say: Say) -> Validation:
 
 
 def keep_plan(plan: Plan) -> None:
-    """Write the options of every stage; a folder may only be gone on with if they are what they were.
-
-    Raises:
-        UserError: It was not.
-    """
+    """Write the options of every stage; refuses to go on with a folder if they are not what they were."""
     path = plan.folder / "plan.json"
     options = {flag: getattr(plan, name) for flag, name in STAGE_OPTIONS.items()} | {"--k": list(plan.draft_lengths)}
     if not path.exists():
@@ -193,11 +189,7 @@ def calibrated(plan: Plan, log: DecodeLog, times: int) -> Profile:
 
 
 def call(name: str, *words: str, allowed: tuple[int, ...] = (0,)) -> int:
-    """Run one of our commands; return its exit code.
-
-    Raises:
-        UserError: It failed; the last line that it said.
-    """
+    """Run one of our commands; return its exit code, or a UserError with the last line of one that failed."""
     done = subprocess.run([sys.executable, "-m", UMBRELLA, name, *words], capture_output=True, text=True, check=False)
     if done.returncode == -2:
         raise KeyboardInterrupt

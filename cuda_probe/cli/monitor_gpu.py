@@ -46,11 +46,7 @@ class MonitorOptions:
     force: bool
 
     def check(self) -> None:
-        """Refuse what can be refused before anything is asked or run.
-
-        Raises:
-            UserError: A time that is none, an option that has no effect, or a file that exists or cannot be written.
-        """
+        """Refuse what can be refused before anything is asked or run."""
         times = {
             "interval": (self.interval, MIN_INTERVAL_S),
             "idle": (self.idle, 0.0),

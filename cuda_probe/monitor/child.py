@@ -56,11 +56,7 @@ def check(words: Sequence[str]) -> None:
 
 
 def run(words: Sequence[str]) -> int:
-    """Run a command to its end and return its exit code; 128 plus the signal where one killed it.
-
-    Raises:
-        UserError: It cannot be started.
-    """
+    """Run a command to its end and return its exit code; 128 plus the signal where one killed it."""
     early: list[int] = []
     child: subprocess.Popen[bytes] | None = None
 

@@ -136,11 +136,7 @@ def run_columns(forecast: Forecast, parameters: Mapping[str, Any]) -> dict[str, 
 
 
 def check_table_format(option: str, path: Path | None, suffixes: tuple[str, ...] = TABLE_SUFFIXES) -> None:
-    """Refuse a table suffix we do not write, or Parquet where its library is missing.
-
-    Raises:
-        UserError: Names the option, the file, and what is allowed or missing.
-    """
+    """Refuse a table suffix we do not write, or Parquet where its library is missing."""
     if path is None:
         return
     if path.suffix not in suffixes:

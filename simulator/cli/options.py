@@ -128,11 +128,7 @@ def options_of(cls: type[T], values: Mapping[str, Any]) -> T:
 
 
 def load_acceptance(options: SharedOptions, longest: int) -> "HistogramAcceptance | EquivalentAcceptance | None":
-    """Return what --hist says of acceptance; None where --alpha is to be used. `longest`: the longest K asked for.
-
-    Raises:
-        UserError: The file is wrong, or the options contradict each other.
-    """
+    """Return what --hist says of acceptance up to `longest`, the largest K; None where --alpha is to be used."""
     from simulator.ground.histogram import load_histograms
     from simulator.rounds.acceptance_law import EquivalentAcceptance, HistogramAcceptance
 

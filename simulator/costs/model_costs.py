@@ -166,11 +166,7 @@ class ModelPair:
         return Placed(shape=shape, dtype=dtype, kv_dtype=self.kv_dtype, devices=devices, profile=self.profile)
 
     def round_cost(self, draft_length: Real) -> RoundCost:
-        """Return the phases' seconds; times are [*samples, *S], S what draft lengths, batch and context broadcast to.
-
-        Raises:
-            UserError: The profile lacks a number format or the link.
-        """
+        """Return the phases' seconds, [*samples, *S]; S is what draft lengths, batch and context broadcast to."""
         k, batch, context = np.broadcast_arrays(np.asarray(draft_length, np.int64), self.batch, self.context)
         target, draft = self.placed_target, self.placed_draft
         draft_step_s = draft.parts(batch, 1, context).total_s

@@ -52,11 +52,7 @@ class Parameter:
         return f"{kind} {start} {self.least:g} to {self.most:g}"
 
     def check(self, values: "ArrayLike") -> None:
-        """Refuse a value outside the bounds, fractional where whole numbers are meant, or NaN.
-
-        Raises:
-            UserError: Names the option, the value and what is allowed.
-        """
+        """Refuse a value outside the bounds, fractional where whole numbers are meant, or NaN."""
         import numpy as np
 
         flat = np.atleast_1d(np.asarray(values, np.float64)).ravel()

@@ -106,11 +106,7 @@ class Pricing:
         return Point(**{**self.defaults(), **stated})
 
     def refuse_unused(self, stated: Collection[str]) -> None:
-        """Refuse parameters that were stated and that have no part in these costs.
-
-        Raises:
-            UserError: Names the first, and why.
-        """
+        """Refuse parameters that were stated and that have no part in these costs; names the first, and why."""
         for name in BY_NAME:
             if name in stated and name not in self.names:
                 why = "needs --profile and --target-model, expected those beside it"

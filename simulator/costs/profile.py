@@ -264,11 +264,7 @@ class Profile:
     notes: tuple[str, ...] = ()
 
     def cost(self, dtype: str) -> PassCost:
-        """Return what a pass costs in a number format.
-
-        Raises:
-            UserError: The profile does not say.
-        """
+        """Return what a pass costs in a number format; a UserError says that the profile does not tell."""
         if dtype not in self.passes:
             fitted_to = "a pair that decoded" if self.decoding else "burn kernels"
             known = ", ".join(self.passes) or f"none: it was fitted to {fitted_to} alone"

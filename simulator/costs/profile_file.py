@@ -53,11 +53,7 @@ def load_profile(path_or_name: str | Path) -> Profile:
 
 
 def parse_profile(field: Field) -> Profile:
-    """Read the payload of a profile.
-
-    Raises:
-        UserError: A value is missing or odd.
-    """
+    """Read the payload of a profile; a UserError names a value that is missing or odd."""
     field["passes"].only(tuple(BYTES_PER_WEIGHT))
     memory, link, power, units = (field[key] for key in ("memory_bytes", "link", "power", "units"))
     profile = Profile(

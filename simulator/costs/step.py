@@ -50,19 +50,15 @@ class Costs(Protocol):
     @property
     def longest(self) -> int | None:
         """The longest draft length that it says anything of; None: any."""
-        ...
 
     def round_cost(self, draft_length: Real) -> "RoundCost":
         """Return the phases' seconds for draft lengths >= 1."""
-        ...
 
     def scaled(self, factors: Mapping[str, float]) -> "Costs":
         """Multiply constants by name: flop_scale, mem_scale, launch_s, fixed_s, round_overhead_s."""
-        ...
 
     def sample(self, rng: np.random.Generator, samples: int) -> "Costs":
         """Draw what is uncertain anew; results get a leading axis of samples."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

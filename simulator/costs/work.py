@@ -21,11 +21,7 @@ BYTES_PER_WEIGHT = {"float32": 4.0, "float16": 2.0, "bfloat16": 2.0, "fp8": 1.0,
 
 
 def bytes_per_weight(dtype: str) -> float:
-    """Return the bytes of one number.
-
-    Raises:
-        UserError: The dtype is none of `BYTES_PER_WEIGHT`.
-    """
+    """Return the bytes of one number; a UserError says that the dtype is none of `BYTES_PER_WEIGHT`."""
     if dtype not in BYTES_PER_WEIGHT:
         raise UserError(f"dtype: {dtype!r} is not known, expected one of {', '.join(BYTES_PER_WEIGHT)}")
     return BYTES_PER_WEIGHT[dtype]

@@ -74,11 +74,7 @@ def to_json(payload: Mapping[str, Any]) -> str:
 
 
 def read_bytes(path: str | Path) -> bytes:
-    """Read a file.
-
-    Raises:
-        UserError: It is missing, a folder, or unreadable.
-    """
+    """Read a file; a UserError says that it is missing, a folder, or unreadable."""
     try:
         return Path(path).read_bytes()
     except FileNotFoundError:
@@ -88,11 +84,7 @@ def read_bytes(path: str | Path) -> bytes:
 
 
 def read_text(path: str | Path) -> str:
-    """Read a UTF-8 file, with or without a byte order mark.
-
-    Raises:
-        UserError: The file is missing, a folder, unreadable, or not UTF-8.
-    """
+    """Read a UTF-8 file, with or without a byte order mark; a UserError says why it cannot be read."""
     try:
         return read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -100,11 +92,7 @@ def read_text(path: str | Path) -> str:
 
 
 def check_kind(path: str | Path, payload: Mapping[str, Any], kind: str, supported: tuple[int, ...]) -> None:
-    """Refuse a file that says it is of another kind or version; files that say nothing pass.
-
-    Raises:
-        UserError: `kind` or `schema_version` is there and not what this reader takes.
-    """
+    """Refuse a file that says it is of another kind or version; files that say nothing pass."""
     if payload.get("kind", kind) != kind:
         raise UserError(f"{path}: kind is {payload['kind']!r}, expected {kind!r}")
     version = payload.get("schema_version", supported[-1])
@@ -136,11 +124,7 @@ def check_outputs(
 
 
 def check_output(option: str, path: Path, force: bool) -> None:
-    """Refuse, before any work is done, an output that exists, is a folder or cannot be written.
-
-    Raises:
-        UserError: Names the option and the path, and what would help.
-    """
+    """Refuse, before any work is done, an output that exists, is a folder or cannot be written."""
     if path.is_dir():
         raise UserError(f"{option} {path}: is a folder, expected a file")
     if path.exists() and not path.is_file():

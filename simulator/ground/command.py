@@ -92,11 +92,7 @@ def is_given(context: click.Context, name: str) -> bool:
 
 
 def refuse_given(context: click.Context, names: Iterable[str], why: str) -> None:
-    """Refuse options that the user gave and that would have no effect.
-
-    Raises:
-        UserError: Names the first of them, and `why`.
-    """
+    """Refuse options that the user gave and that would have no effect; names the first, and `why`."""
     for parameter in context.command.params:
         if parameter.name in names and is_given(context, parameter.name):
             raise UserError(f"{parameter.opts[0]}: not used with {why}")

@@ -29,11 +29,7 @@ class Malformed(ValueError):
 
 
 def parse_json(text: str) -> Any:
-    """Read one JSON value.
-
-    Raises:
-        Malformed: It is none, names a key twice, holds NaN or infinity, or is nested too deeply.
-    """
+    """Read one JSON value; `Malformed`: a key named twice, NaN, infinity or too deep a nest among what is no JSON."""
     try:
         return json.loads(text, parse_constant=refused, parse_float=finite, object_pairs_hook=unique)
     except json.JSONDecodeError as error:
@@ -96,11 +92,7 @@ class Field:
     error: type[ValueError] = UserError
 
     def refuse(self, expected: str) -> NoReturn:
-        """Say what is wrong with this value.
-
-        Raises:
-            UserError: Always (or `error`).
-        """
+        """Raise an error (of the class `error`) that says what is wrong with this value."""
         state = "is missing" if not self.is_stated else f"is {shortened(self.value, MAX_SHOWN)}"
         raise self.error(f"{self.place} {state}, expected {expected}")
 
@@ -142,11 +134,7 @@ class Field:
                 member.error_about_key(keys)
 
     def error_about_key(self, keys: Sequence[str]) -> NoReturn:
-        """Refuse this field's own name.
-
-        Raises:
-            UserError: Always.
-        """
+        """Raise an error about this field's own name."""
         raise self.error(f"{self.place} is not a key, expected {', '.join(keys)}")
 
     def text(self, *, empty: bool = False) -> str:
@@ -199,11 +187,7 @@ class Field:
 
 
 def read_json(path: str | Path) -> Field:
-    """Read a file that holds one JSON value.
-
-    Raises:
-        UserError: The file cannot be read or holds none; names the file and what is wrong.
-    """
+    """Read a file that holds one JSON value; a UserError names the file and what is wrong."""
     try:
         return Field(parse_json(read_text(path)), path)
     except Malformed as error:
@@ -211,11 +195,7 @@ def read_json(path: str | Path) -> Field:
 
 
 def read_json_object(path: str | Path) -> dict[str, Any]:
-    """Read a file that holds one JSON object.
-
-    Raises:
-        UserError: The file cannot be read, is not JSON, is not an object, names a key twice or holds NaN.
-    """
+    """Read a file that holds one JSON object; a UserError names the file and what is wrong."""
     value = read_json(path).value
     if not isinstance(value, dict):
         raise UserError(f"{path}: holds a JSON {type(value).__name__}, expected an object")
@@ -223,11 +203,7 @@ def read_json_object(path: str | Path) -> dict[str, Any]:
 
 
 def read_toml(path: str | Path) -> Field:
-    """Read a TOML file.
-
-    Raises:
-        UserError: The file cannot be read or is not TOML.
-    """
+    """Read a TOML file; a UserError says that it is none, or cannot be read."""
     try:
         return Field(tomllib.loads(read_text(path)), path)
     except tomllib.TOMLDecodeError as error:

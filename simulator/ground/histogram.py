@@ -146,11 +146,7 @@ class AcceptanceHistogram:
         return conditional_rates(self.counts)
 
     def cut(self, draft_length: int) -> "AcceptanceHistogram":
-        """Return the histogram of min(A, K): what these rounds accept when only K tokens are drafted.
-
-        Raises:
-            UserError: K is below 1 or above the histogram's own.
-        """
+        """Return the histogram of min(A, K), what these rounds accept of K drafts; refuses a K beyond its own."""
         k, longest = draft_length, self.draft_length
         if not 1 <= k <= longest:
             raise UserError(f"draft length {k} with a histogram of k = {longest}, expected 1..{longest}")
@@ -191,11 +187,7 @@ def prompt_count(payload: Mapping[str, Any]) -> int:
 
 
 def parse_histogram(payload: Field) -> AcceptanceHistogram:
-    """Check the payload of a histogram file.
-
-    Raises:
-        UserError: Names the file, the key and the value that is wrong.
-    """
+    """Check the payload of a histogram file; a UserError names the file, the key and the value that is wrong."""
     check_kind(payload.path, payload.object(), KIND, SCHEMA_VERSIONS)
     k = payload["k"].whole(1, MAX_DRAFT_LENGTH)
     counts = {str(a): 0.0 for a in range(k + 1)}
@@ -259,11 +251,7 @@ def check_same_measurement(first: Field, second: Field) -> None:
 
 
 def load_histogram(path: str | Path) -> AcceptanceHistogram:
-    """Read `accept_hist_k{K}.json` (model §3).
-
-    Raises:
-        UserError: Names the file, the key and the value that is wrong.
-    """
+    """Read `accept_hist_k{K}.json` (model §3); a UserError names the key and the value that is wrong."""
     return parse_histogram(read_json(path))
 
 

@@ -74,11 +74,7 @@ class Nvml:
         self._unavailable: dict[int, dict[str, str]] = {}
 
     def gpus(self) -> tuple[Gpu, ...]:
-        """List the GPUs.
-
-        Raises:
-            UserError: There is none, or one cannot be opened.
-        """
+        """List the GPUs; a UserError says that there is none, or that one cannot be opened."""
         try:
             gpus = tuple(self._open(index) for index in range(self._api.nvmlDeviceGetCount()))
         except self._api.NVMLError as error:
@@ -88,19 +84,11 @@ class Nvml:
         return gpus
 
     def gpu_at(self, pci_bus_id: str) -> Gpu:
-        """Return the GPU at a PCI address, as CUDA writes it.
-
-        Raises:
-            UserError: NVML does not know it.
-        """
+        """Return the GPU at a PCI address, as CUDA writes it; a UserError says that NVML does not know it."""
         return self._find("nvmlDeviceGetHandleByPciBusId", pci_bus_id.encode(), f"at {pci_bus_id}")
 
     def gpu_named(self, uuid: str) -> Gpu:
-        """Return the GPU of a UUID, `GPU-...`.
-
-        Raises:
-            UserError: NVML does not know it.
-        """
+        """Return the GPU of a UUID, `GPU-...`; a UserError says that NVML does not know it."""
         return self._find("nvmlDeviceGetHandleByUUID", uuid, f"named {uuid}")
 
     def _find(self, function: str, key: str | bytes, words: str) -> Gpu:

@@ -68,10 +68,6 @@ def save_figure(path: Path, figure: "Figure") -> None:
 
 
 def check_format(path: Path | None) -> None:
-    """Refuse a suffix we do not draw.
-
-    Raises:
-        UserError: Names the suffix and those that are allowed.
-    """
+    """Refuse a suffix we do not draw."""
     if path is not None and path.suffix not in FORMATS:
         raise UserError(f"--plot {path}: suffix {path.suffix!r}, expected {' or '.join(FORMATS)}")

@@ -28,11 +28,7 @@ def parse_values(flag: str, text: str) -> NDArray[np.float64]:
 
 
 def parse_whole(flag: str, text: str, least: int, most: int) -> tuple[int, ...]:
-    """Read a list of whole numbers, such as draft lengths; see `parse_values`.
-
-    Raises:
-        UserError: Names the option and the number that is not allowed.
-    """
+    """Read a list of whole numbers, such as draft lengths; see `parse_values`."""
     values = parse_values(flag, text)
     for value in values:
         if not (float(value).is_integer() and least <= value <= most):
@@ -67,20 +63,12 @@ def parse_part(flag: str, part: str) -> list[Decimal]:
 
 
 def check_whole(name: str, value: int, least: int = 1) -> None:
-    """Refuse what is no whole number of at least `least`.
-
-    Raises:
-        UserError: Names the field, the value and what is allowed.
-    """
+    """Refuse what is no whole number of at least `least`."""
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= MAX_DRAFT:
         raise UserError(f"{name}: {value!r} is not allowed, expected a whole number from {least} to {MAX_DRAFT}")
 
 
 def check_fraction(name: str, value: float) -> None:
-    """Refuse what lies outside 0..1.
-
-    Raises:
-        UserError: Names the field, the value and what is allowed.
-    """
+    """Refuse what lies outside 0..1."""
     if not 0 <= value <= 1:
         raise UserError(f"{name}: {value!r} is not allowed, expected a number from 0 to 1")

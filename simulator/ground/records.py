@@ -57,11 +57,7 @@ def about_skipped(path: Path, skipped: Sequence[Skipped], of_total: str = "", pl
 
 
 def record_of(text: str) -> Field:
-    """Read the JSON value of a line, as a field that refuses by BadRecord.
-
-    Raises:
-        BadRecord: It is none; see `fields.parse_json`.
-    """
+    """Read the JSON value of a line, as a field that refuses by BadRecord; see `fields.parse_json`."""
     try:
         return as_record(parse_json(text))
     except Malformed as error:

@@ -20,15 +20,12 @@ class AcceptanceModel(Protocol):
 
     def law(self, draft_length: int) -> Floats:
         """P(A = a) for a in 0..K, shape [K + 1]."""
-        ...
 
     def bonus_guess_rate(self, draft_length: int) -> float:
         """P(the draft's own next token is the bonus token, given that all K were accepted)."""
-        ...
 
     def sample_tokens_per_round(self, draft_lengths: Ints, rng: np.random.Generator, samples: int) -> Floats:
         """Draw the mean tokens a round anew, as well as it is known, at all draft lengths; [samples, K]."""
-        ...
 
 
 class LawTable(NamedTuple):

@@ -22,11 +22,7 @@ class EventQueue:
     heap: list[tuple[float, int, int, Callable[[], None]]] = field(default_factory=list)
 
     def at(self, time_s: float, priority: int, action: Callable[[], None]) -> None:
-        """Schedule an action; among equals the one scheduled first runs first.
-
-        Raises:
-            ValueError: The time has passed.
-        """
+        """Schedule an action, not in the past; among equals the one scheduled first runs first."""
         if time_s < self.now_s:
             raise ValueError(f"event at {time_s} s, but the clock is at {self.now_s} s")
         self.serial += 1

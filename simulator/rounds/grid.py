@@ -35,11 +35,7 @@ Columns = dict[str, NDArray[np.float64] | NDArray[np.int64]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grid:
-    """Values of parameters by name; the points are their Cartesian product, the last name varying fastest.
-
-    Raises:
-        UserError: A value outside its parameter's bounds, or too many points.
-    """
+    """Values of parameters by name, within their bounds; the points are their product, the last name fastest."""
 
     values: Mapping[str, Floats]
 
