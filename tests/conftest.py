@@ -57,6 +57,18 @@ def run(tmp_path: Path) -> Run:
     return partial(run_here, tmp_path)
 
 
+@pytest.fixture
+def output(run: Run) -> Callable[..., str]:
+    """Return a function that runs a command which has to succeed without a word on stderr, and returns its stdout."""
+
+    def stdout(*words: object, **env: str) -> str:
+        done = run(*words, **env)
+        assert (done.returncode, done.stderr) == (0, ""), done
+        return done.stdout
+
+    return stdout
+
+
 @pytest.fixture(scope="session")
 def run_in() -> Run:
     """Return the function behind `run`, whose first argument is the folder: for runs that several tests look at."""

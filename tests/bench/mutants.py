@@ -39,7 +39,7 @@ def target(name: str, file: str, sample: int, *tests: str) -> Target:
 
 TARGETS = (
     target("step", "simulator/costs/step.py", 24, "sim/test_cost_model", "sim/test_analytic", "sim/test_engine"),
-    target("engine", "simulator/rounds/engine.py", 24, "sim/test_engine", "sim/test_experiment", "sim/test_events"),
+    target("engine", "simulator/rounds/engine.py", 24, "sim/test_engine", "sim/test_experiment"),
     target("estimators", "acceptance/estimate/estimators.py", 36, "accept/test_estimators"),
     target("fit", "calibration/fit/fit.py", 36, "calib/test_fit", "calib/test_build_profile"),
     target("rule", "acceptance/models/rule.py", 10, "accept/test_scoring", "accept/test_decoders"),

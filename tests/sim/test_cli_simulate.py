@@ -1,18 +1,22 @@
-"""`simulate` as a user meets it: real subprocesses, good input and bad."""
+"""`simulate` and `sweep` as a user meets them: good input and bad."""
 
 import csv
 import json
-import shutil
+import os
+import pty
+import re
 import subprocess
 import sysconfig
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from simulator.costs.parameters import MODEL_NAMES, PARAMETERS
 
 from .builders import result
 
+GRID = ("--draftN", "1:4", "--alpha", "0.5:0.9:0.1", "--draft-cost", "0.05,0.1")
 SCRIPTS = sysconfig.get_path("scripts")
 KEYS = {
     *("baseline_ms_per_token", "speculative_ms_per_token", "speedup", "simulation_noise_ci95", "closed_form_speedup"),
@@ -21,13 +25,12 @@ KEYS = {
 }
 
 
-def test_the_owners_command_prints_every_figure_and_a_verdict(run, hist_file: Path) -> None:
-    done = run("simulate", "--draftN", 4, "--hist", hist_file)
-    assert done.returncode == 0, done.stderr
+def test_the_owners_command_prints_every_figure_and_a_verdict(output, hist_file: Path) -> None:
+    said = output("simulate", "--draftN", 4, "--hist", hist_file)
     for text in ("baseline", "speculative", "speedup", "95 % interval", "closed form", "draft", "verify", "ms/round"):
-        assert text in done.stdout
+        assert text in said
     for text in ("ms/token", "rounds", "drafted", "accepted", "tokens per round", "It pays", "K = 4", "Break-even"):
-        assert text in done.stdout
+        assert text in said
 
 
 def test_json_has_the_plain_keys_and_hangs_together(run, hist_file: Path) -> None:
@@ -102,8 +105,8 @@ def test_overlap_is_faster_and_never_changes_what_is_accepted(run) -> None:
         assert overlapped[key] == plain[key]
 
 
-def test_csv_has_a_row_a_run_with_parameters_and_results(run, tmp_path: Path) -> None:
-    assert run("simulate", "--csv", "runs.csv", "--replications", 5, "--total", 100).returncode == 0
+def test_csv_has_a_row_a_run_with_parameters_and_results(output, tmp_path: Path) -> None:
+    output("simulate", "--csv", "runs.csv", "--replications", 5, "--total", 100)
     rows = list(csv.DictReader((tmp_path / "runs.csv").read_text().splitlines()))
     assert [row["replication"] for row in rows] == list("01234")
     assert {p.key for p in PARAMETERS if p.name not in MODEL_NAMES} <= rows[0].keys()
@@ -126,67 +129,180 @@ def test_events_are_a_trace_with_both_arms_and_change_no_figure(run, tmp_path: P
     assert trace["otherData"]["parameters"]["total"] == 50
 
 
-# What values of parameters are allowed is test_parameters'.
-BAD_OPTIONS = [
-    (("--draftN", 0), "--draftN: 0 is not allowed, expected a whole number from 1 to 1024"),
-    (("--draftN", "four"), "--draftN: 'four' is not a whole number from 1 to 1024"),
-    (("--workmem", 1e-300, "--workflops", 0), "are both 0"),
-    (("--replications", 0), "--replications"),
-    (("--seed", -1), "--seed"),
-    (("--measured",), "expected --hist FILE"),
-    (("--no-such-option",), "--no-such-option"),
-    (("--csv", "runs.parquet"), "--csv runs.parquet: suffix '.parquet', expected .csv"),
-    (("unexpected",), "unexpected"),
-    (("--total", 1e12, "--events", "e.json"), "--events", "expected at most 50000000"),
-    (("--draftN", 1, "--hist", "absent.json"), "absent.json: no such file"),
-    (("--draftN", 1, "--hist", "odd.json"), "odd.json: hist.5 is not"),
-    (("--draftN", 5, "--hist", "accept_hist_k4.json"), "--draftN: 5", "accept_hist_k4.json", "expected 1 to 4"),
-    (("--alpha", 0.5, "--hist", "accept_hist_k4.json"), "--alpha", "--no-measured"),
-    (("--hist", "accept_hist_k4.json", "--events", "accept_hist_k4.json", "--force"), "is the file of --hist too"),
-    (("--csv", "kept.csv"), "--csv kept.csv: exists already (--force overwrites it)"),
-    (("--events", "kept.csv"), "--events kept.csv: exists already (--force overwrites it)"),
-    (("--csv", "kept.csv", "--force", "--hist", "absent.json"), "absent.json"),
-    (("--csv", "good.csv", "--events", "kept.csv/e.json"), "--events kept.csv/e.json", "not a writable folder"),
-    (("--events", "."), "is a folder, expected a file"),
-    (("--csv", "a.csv", "--events", "./a.csv"), "--events a.csv: is the file of --csv too"),
-    (("--csv", "a.csv", "--events", "link"), "is the file of --csv too"),
-    (("--events", "/dev/null", "--force"), "is a device or pipe, expected a file"),
-]
+# What values of parameters are allowed is test_pricing's.
+MISTAKES = {
+    "simulate": [
+        (("--draftN", 0), "--draftN: 0 is not allowed, expected a whole number from 1 to 1024"),
+        (("--draftN", "four"), "--draftN: 'four' is not a whole number from 1 to 1024"),
+        (("--workmem", 1e-300, "--workflops", 0), "are both 0"),
+        (("--replications", 0), "--replications"),
+        (("--seed", -1), "--seed"),
+        (("--measured",), "expected --hist FILE"),
+        (("--no-such-option",), "--no-such-option"),
+        (("--csv", "runs.parquet"), "--csv runs.parquet: suffix '.parquet', expected .csv"),
+        (("unexpected",), "unexpected"),
+        (("--total", 1e12, "--events", "e.json"), "--events", "expected at most 50000000"),
+        (("--draftN", 1, "--hist", "absent.json"), "absent.json: no such file"),
+        (("--draftN", 1, "--hist", "odd.json"), "odd.json: hist.5 is not"),
+        (("--draftN", 5, "--hist", "accept_hist_k4.json"), "--draftN: 5", "accept_hist_k4.json", "expected 1 to 4"),
+        (("--alpha", 0.5, "--hist", "accept_hist_k4.json"), "--alpha", "--no-measured"),
+        (("--hist", "accept_hist_k4.json", "--events", "accept_hist_k4.json", "--force"), "is the file of --hist too"),
+        (("--csv", "kept.csv"), "--csv kept.csv: exists already (--force overwrites it)"),
+        (("--events", "kept.csv"), "--events kept.csv: exists already (--force overwrites it)"),
+        (("--csv", "kept.csv", "--force", "--hist", "absent.json"), "absent.json"),
+        (("--csv", "good.csv", "--events", "kept.csv/e.json"), "--events kept.csv/e.json", "not a writable folder"),
+        (("--events", "."), "is a folder, expected a file"),
+        (("--csv", "a.csv", "--events", "./a.csv"), "--events a.csv: is the file of --csv too"),
+        (("--csv", "a.csv", "--events", "link"), "is the file of --csv too"),
+        (("--events", "/dev/null", "--force"), "is a device or pipe, expected a file"),
+    ],
+    "sweep": [
+        (("--draftN", "0:4"), "--draftN: 0 is not allowed"),
+        (("--draftN", "x"), "--draftN: 'x'"),
+        (("--alpha", "0.5:0.9"), "--alpha: '0.5:0.9' needs a step"),
+        (("--draftN", "1:4", "--overlap-exponent", "1,2,4,inf", "--plot", "p.png"), "overlap_exponent includes inf"),
+        (("--out", "s.xlsx"), "--out s.xlsx: suffix '.xlsx', expected .csv or .parquet"),
+        (("--plot", "p.pdf", "--draftN", "1:4"), "--plot p.pdf: suffix '.pdf', expected .png or .svg"),
+        (("--plot", "p.png"), "--plot: the grid has one point"),
+        (("--alpha", "0:1:0.0001", "--draft-cost", "0.0001:1:0.0001"), "points, at most"),
+        (("--hist", "absent.json"), "absent.json: no such file"),
+        (("--workmem", "0,8", "--workflops", "0"), "are both 0"),
+        (("--draftN", "1:5", "--hist", "accept_hist_k4.json"), "--draftN: 5", "expected 1 to 4"),
+        ((*GRID, "--out", "kept.csv"), "exists already"),
+        ((*GRID, "--plot", "kept.png"), "exists already"),
+    ],
+}
 
 
-def test_a_mistake_is_one_line_and_touches_no_file(run, user_error, hist_file: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", MISTAKES)
+def test_a_mistake_is_one_line_and_touches_no_file(run, user_error, hist_file: Path, tmp_path: Path, command) -> None:
     (tmp_path / "odd.json").write_text('{"k": 2, "hist": {"5": 1}}')
-    (tmp_path / "kept.csv").write_text("precious")
     (tmp_path / "link").symlink_to("a.csv")
+    for name in ("kept.csv", "kept.png"):
+        (tmp_path / name).write_text("precious")
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.exists()}
-    for arguments, *messages in BAD_OPTIONS:
-        user_error(run("simulate", *arguments), *messages)
+    for arguments, *messages in MISTAKES[command]:
+        user_error(run(command, *arguments), *messages)
         assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.exists()} == before
     assert Path("/dev/null").is_char_device()
 
 
-@pytest.mark.parametrize("option", ["--csv", "--events"])
+OUTPUTS = [
+    ("simulate", "--csv", ".csv", b"total,"),
+    ("simulate", "--events", ".json", b"{"),
+    ("sweep", "--out", ".csv", b"total,"),
+    ("sweep", "--plot", ".png", b"\x89PNG"),
+]
+
+
+@pytest.mark.parametrize(("command", "option", "suffix", "start"), OUTPUTS)
 def test_an_existing_output_is_replaced_by_force_and_a_link_is_written_through(
-    run, tmp_path: Path, option: str
+    output, tmp_path: Path, command: str, option: str, suffix: str, start: bytes
 ) -> None:
-    (tmp_path / "real.csv").write_text("precious")
-    (tmp_path / "link.csv").symlink_to("real.csv")
-    assert run("simulate", option, "link.csv", "--force").returncode == 0
-    assert (tmp_path / "link.csv").is_symlink()
-    assert (tmp_path / "real.csv").read_text().startswith("total," if option == "--csv" else "{")
+    real, link = (tmp_path / f"{name}{suffix}" for name in ("real", "link"))
+    real.write_text("precious")
+    link.symlink_to(real)
+    output(command, *(GRID if command == "sweep" else ()), option, link, "--force")
+    assert link.is_symlink()
+    assert real.read_bytes().startswith(start)
 
 
 def test_a_full_disk_is_one_line() -> None:
-    command = f"{shutil.which('simulate', path=SCRIPTS)} > /dev/full"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["bash", "-c", f"{SCRIPTS}/simulate > /dev/full"], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 2
     assert "No space left" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_version_and_help_answer(run) -> None:
-    assert run("simulate", "--version").stdout.startswith("simulate, version ")
-    done = run("simulate", "--help")
-    for parameter in PARAMETERS:
-        for flag in parameter.flags:
-            assert flag in done.stdout
+HELD = ("--profile", "--target-model", "--draft-model", "--kv-dtype", "--tp", "--placement", "--batch")
+HELP = {"simulate": (*HELD, *(flag for p in PARAMETERS for flag in p.flags)), "sweep": HELD, "profiles diff": ()}
+
+
+@pytest.mark.parametrize("command", HELP)
+def test_version_and_help_answer_without_numpy(output, run_real, command: str) -> None:
+    name, *words = command.split()
+    assert output(name, "--version").startswith(f"{name}, version ")
+    done = run_real(name, *words, "--help", PYTHONPROFILEIMPORTTIME="1")
+    assert done.returncode == 0
+    assert f"Usage: {command}" in done.stdout
+    for option in HELP[command]:
+        assert option in done.stdout
+    assert "click" in done.stderr
+    assert not {"numpy", "rich"} & set(re.findall(r"[a-z_]+", done.stderr))
+
+
+def test_a_sweep_writes_one_tidy_row_a_point(output, tmp_path: Path) -> None:
+    said = output("sweep", *GRID, "--out", "s.csv")
+    frame = pd.read_csv(tmp_path / "s.csv")
+    assert len(frame) == 4 * 5 * 2
+    assert {p.key for p in PARAMETERS if p.name not in MODEL_NAMES} <= set(frame.columns)
+    assert frame.columns[frame.isna().any()].tolist() == ["hist"]
+    assert (frame.overlap.unique().tolist(), frame.seed.unique().tolist()) == ([False], [0])
+    assert len(frame.drop_duplicates(["draftN", "alpha", "draft_cost"])) == len(frame)
+    assert ((frame.simulation_noise_low95 <= frame.speedup) & (frame.speedup <= frame.simulation_noise_high95)).all()
+    assert frame.drafted.tolist() == pytest.approx((frame.rounds * frame.draftN).tolist())
+    assert (frame.rounds + frame.accepted - frame.cut_tokens).tolist() == pytest.approx(frame.total.tolist())
+    best = frame.loc[frame.speedup.idxmax()]
+    assert f"best  {best.speedup:.3f}x" in said
+    assert f"above 1x at {(frame.speedup > 1).sum()} of them" in said
+    # Parquet holds the same; without replications there is the closed form alone.
+    output("sweep", *GRID, "--out", "s.parquet")
+    parquet = pd.read_parquet(tmp_path / "s.parquet")
+    pd.testing.assert_frame_equal(frame.drop(columns="hist"), parquet.drop(columns="hist"))
+    output("sweep", *GRID, "--replications", 0, "--out", "s.csv", "--force")
+    columns = pd.read_csv(tmp_path / "s.csv").columns
+    assert "closed_form_speedup" in columns
+    assert "speedup" not in columns
+
+
+def test_a_histogram_is_swept_over_its_draft_lengths(output, hist_file: Path, tmp_path: Path) -> None:
+    output("sweep", "--hist", hist_file, "--draftN", "1:4", "--out", "s.csv")
+    frame = pd.read_csv(tmp_path / "s.csv")
+    assert frame.closed_form_tokens_per_round.tolist() == pytest.approx([1.8, 2.5, 3.1, 3.6])
+    assert "alpha" not in frame
+    # So is its iid equivalent, which is another one for each of them; in a folder each length has its own file.
+    words = ("sweep", "--draftN", "1:4", "--out", "s.csv", "--force", "--hist")
+    output(*words, hist_file, "--no-measured")
+    frame = pd.read_csv(tmp_path / "s.csv")
+    assert frame.closed_form_tokens_per_round.tolist() == pytest.approx([1.8, 2.5, 3.1, 3.6])
+    assert not frame.measured.any()
+    (tmp_path / "accept_hist_k1.json").write_text('{"k": 1, "hist": {"0": 1, "1": 9}}')
+    output(*words, ".")
+    frame = pd.read_csv(tmp_path / "s.csv")
+    assert frame.closed_form_tokens_per_round.tolist() == pytest.approx([1.9, 2.5, 3.1, 3.6])
+    # A dollar in a name is no formula of the plot's title.
+    hist_file.rename(tmp_path / "a$b^{$.json")
+    output(*words, "a$b^{$.json", "--plot", "p.png")
+
+
+def test_any_number_of_replications_works(output) -> None:
+    output("sweep", "--draftN", "1:2", "--total", 8, "--replications", 70_000)
+
+
+@pytest.mark.parametrize(("kind", "suffix", "start"), [("auto", "png", b"\x89PNG"), ("curves", "svg", b"<?xml")])
+def test_a_plot_is_written_beside_the_table(output, tmp_path: Path, kind: str, suffix: str, start: bytes) -> None:
+    said = output("sweep", "--draftN", "1:6", "--alpha", "0.5:0.9:0.1", "--plot", f"p.{suffix}", "--plot-kind", kind)
+    assert (tmp_path / f"p.{suffix}").read_bytes().startswith(start)
+    assert f"wrote p.{suffix}" in said
+
+
+def test_parquet_without_its_library_says_how_to_get_it(run_real, user_error, tmp_path: Path) -> None:
+    blocked = tmp_path / "blocked" / "pyarrow"
+    blocked.mkdir(parents=True)
+    (blocked / "__init__.py").write_text("raise ModuleNotFoundError(\"No module named 'pyarrow'\", name='pyarrow')")
+    done = run_real("sweep", *GRID, "--out", "s.parquet", PYTHONPATH=str(blocked.parent))
+    user_error(done, "pyarrow is not installed", 'pip install "specsim[parquet]"')
+
+
+def test_a_terminal_sees_a_progress_bar(tmp_path: Path) -> None:
+    leader, follower = pty.openpty()
+    process = subprocess.Popen([f"{SCRIPTS}/sweep", *GRID], cwd=tmp_path, stdout=subprocess.PIPE, stderr=follower)
+    os.close(follower)
+    process.communicate(timeout=60)
+    shown = os.read(leader, 65536).decode()
+    os.close(leader)
+    assert process.returncode == 0
+    assert "sweep" in shown
+    assert "60/60" in shown

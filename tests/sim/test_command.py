@@ -1,11 +1,11 @@
-"""What a terminal sees beyond what a file gets: the same cells, ruled and coloured; a bar while work goes on."""
+"""What a terminal sees beyond what a file gets: the same cells, ruled and coloured."""
 
 import re
 import sys
 
 import pytest
 
-from simulator.ground.command import progress, table
+from simulator.ground.command import table
 
 ROWS = [("pass", "ms", "binds"), ("plain step", "6.393", "memory"), ("[draft]", "1.355", ""), ("verification", "6.400")]
 
@@ -33,17 +33,3 @@ def test_a_file_gets_plain_columns_and_a_terminal_the_same_cells_ruled_and_colou
         assert ("\x1b[" in shown) == ("─" in shown) == headed
     monkeypatch.setenv("COLUMNS", "20")
     assert table(ROWS, left=(0, 2)) == plain
-
-
-def test_a_bar_counts_to_the_end_on_a_terminal_and_is_silent_elsewhere(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with progress("work", 3) as bar:
-        bar.update(3)
-    assert capsys.readouterr().err == ""
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    with progress("work", 3) as bar:
-        for _ in range(3):
-            bar.update(1)
-    assert "work" in (err := capsys.readouterr().err)
-    assert "3/3" in err

@@ -1,21 +1,33 @@
-"""Replications, their interval, and the verdict."""
+"""Replications, their interval and verdict; the event loop, which gives the same answer as the count of rounds."""
 
+import io
+import itertools
+import json
+from collections import defaultdict
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from simulator.answers.uncertainty import Uncertainty
 from simulator.answers.verdict import in_words, judge
 from simulator.costs.step import Knobs
+from simulator.ground.chrome_trace import ChromeTrace
 from simulator.ground.histogram import AcceptanceHistogram
 from simulator.rounds.acceptance_law import HistogramAcceptance, IidAcceptance
-from simulator.rounds.experiment import Setting, interval95, replicate, summarise
+from simulator.rounds.arms import LANES, Played
+from simulator.rounds.engine import elapsed_s
+from simulator.rounds.event_queue import EventQueue, Priority
+from simulator.rounds.experiment import Setting, interval95, play_events, replicate, summarise
 
 
-def setting(acceptance=IidAcceptance(0.8), draft_cost=0.1, k=4, total=512) -> Setting:  # noqa: B008
-    knobs = Knobs(work_flops=0, work_mem=1, flop_scale_s=1, mem_scale_s=1e-3, draft_cost=draft_cost)
-    return Setting(total=total, draft_length=k, costs=knobs, acceptance=acceptance)
+def setting(alpha=0.8, draft_cost=0.1, k=4, total=512, overlap=False, histogram=None, **costs: float) -> Setting:
+    values = {"work_flops": 0.0, "work_mem": 1.0, "flop_scale_s": 1.0, "mem_scale_s": 1e-3} | costs
+    acceptance = IidAcceptance(alpha) if histogram is None else HistogramAcceptance((histogram,))
+    knobs = Knobs(draft_cost=draft_cost, **values)
+    return Setting(total=total, draft_length=k, costs=knobs, acceptance=acceptance, overlap=overlap)
 
 
 def test_more_replications_leave_the_first_ones_as_they_were() -> None:
@@ -58,14 +70,13 @@ def verdict_of(point: Setting, replications: int = 16):
 
 
 def test_the_verdict_says_whether_it_pays_with_the_best_k_of_the_histogram() -> None:
-    histogram = HistogramAcceptance((AcceptanceHistogram((10, 10, 10, 10, 60)),))
-    verdict, words = verdict_of(setting(histogram))
+    verdict, words = verdict_of(setting(histogram=AcceptanceHistogram((10, 10, 10, 10, 60))))
     assert verdict.answer == "pays"
     assert (verdict.best_draft_length, verdict.searched_to) == (4, 4)
     assert verdict.best_speedup == pytest.approx((1 + 0.9 + 0.8 + 0.7 + 0.6) / 1.4)
     assert "It pays" in words
     assert "the longest this histogram tells of" in words
-    verdict, words = verdict_of(setting(IidAcceptance(0.1), draft_cost=0.5))
+    verdict, words = verdict_of(setting(0.1, draft_cost=0.5))
     assert verdict.answer == "does not pay"
     assert "It does not pay" in words
     assert "No draft length pays in long runs" in words
@@ -73,7 +84,7 @@ def test_the_verdict_says_whether_it_pays_with_the_best_k_of_the_histogram() -> 
     # From one run or at break-even it cannot tell.
     assert verdict_of(setting(), replications=1)[0].answer == "cannot tell"
     even = judge(setting(), summarise(setting(), replicate(setting(), 8, 0))).break_even_alpha
-    verdict, words = verdict_of(setting(IidAcceptance(even), total=100_000))
+    verdict, words = verdict_of(setting(even, total=100_000))
     assert verdict.answer == "cannot tell"
     assert "Cannot tell" in words
 
@@ -83,7 +94,7 @@ def test_a_draft_as_costly_as_the_target_never_breaks_even() -> None:
     assert verdict.break_even_alpha is None
     assert "not even if every draft were accepted" in words
     # The search reaches at least the K that was asked for.
-    verdict, _ = verdict_of(setting(IidAcceptance(0.99), draft_cost=0.01, k=30))
+    verdict, _ = verdict_of(setting(0.99, draft_cost=0.01, k=30))
     assert verdict.searched_to == 30
 
 
@@ -92,7 +103,7 @@ def sure(low: float, high: float) -> Uncertainty:
     return Uncertainty(speedup_ci95=(low, high), speedup_low95=(low,), speedup_high95=(high,), **best)
 
 
-SETTING = setting(IidAcceptance(0.7), total=2000)
+SETTING = setting(0.7, total=2000)
 SUMMARY = summarise(SETTING, replicate(SETTING, 8, 0))
 ANSWERS = [
     ((1.1, 1.2), (1.05, 1.3), "pays"),
@@ -122,3 +133,70 @@ def test_words_name_what_leaves_it_open() -> None:
     summary = replace(summary, simulation_noise_ci95=(0.95, 1.2))
     runs = in_words(judge(SETTING, summary, sure(0.9, 1.4)), summary, 4)[0]
     assert runs.startswith("Cannot tell: 1.15x, and its interval holds 1. Take more --replications")
+
+
+def test_events_of_one_instant_run_by_priority_then_in_the_order_scheduled() -> None:
+    queue, seen = EventQueue(), []
+    for name in ("late", "begin 1", "begin 2", "end 1", "end 2"):
+        priority = Priority.BEGIN if "begin" in name else Priority.END
+        queue.at(2.0 if name == "late" else 1.0, priority, lambda name=name: seen.append((name, queue.now_s)))
+    queue.run()
+    assert seen == [("end 1", 1.0), ("end 2", 1.0), ("begin 1", 1.0), ("begin 2", 1.0), ("late", 2.0)]
+    # One in the past is refused.
+    queue = EventQueue()
+    queue.at(1.0, Priority.END, lambda: queue.at(0.5, Priority.END, lambda: None))
+    with pytest.raises(ValueError, match=r"event at 0.5 s, but the clock is at 1.0 s"):
+        queue.run()
+
+
+def play(point: Setting, seed: int) -> tuple[Played, list[dict]]:
+    file = io.StringIO()
+    trace = ChromeTrace(file, LANES, {"note": "test"})
+    played = play_events(point, seed, trace)
+    trace.close()
+    return played, json.loads(file.getvalue())["traceEvents"]
+
+
+costs = {"work_flops": st.just(0.05), "flop_scale_s": st.just(1e-3), "round_overhead_s": st.just(7.5e-5)}
+sizes = {"k": st.integers(1, 9), "total": st.integers(1, 200), "draft_cost": st.floats(0.01, 1.5)}
+points = st.builds(setting, alpha=st.floats(0, 1), overlap=st.booleans(), **sizes, **costs)
+
+
+@settings(max_examples=150)
+@given(points, st.integers(0, 1000))
+def test_events_and_counts_agree_for_the_same_seed(point: Setting, seed: int) -> None:
+    played, _ = play(point, seed)
+    counts = replicate(point, 1, seed)
+    assert (played.tokens, played.rounds, played.accepted) == (point.total, counts.rounds[0], counts.accepted[0])
+    assert played.speculative_s == pytest.approx(float(elapsed_s(point.cost, counts)[0]), rel=1e-9)
+    assert played.baseline_s == pytest.approx(point.total * float(point.cost.baseline_s), rel=1e-9)
+
+
+@settings(max_examples=60)
+@given(points, st.integers(0, 1000))
+def test_the_timeline_is_whole_and_no_lane_does_two_things_at_once(point: Setting, seed: int) -> None:
+    played, events = play(point, seed)
+    lanes = defaultdict(list)
+    for event in events:
+        if event["ph"] == "X":
+            lanes[event["pid"], event["tid"]].append(event)
+    assert len(lanes[1, 1]) == point.total
+    assert len(lanes[2, 2]) == len(lanes[2, 3]) == played.rounds
+    used = [e for e in lanes[2, 1] if e["name"] != "draft ahead, discarded"]
+    assert len(used) == played.rounds
+    assert sum(e["args"]["committed"] for e in lanes[2, 3]) == point.total
+    for spans in lanes.values():
+        spans.sort(key=lambda e: e["ts"])
+        for before, after in itertools.pairwise(spans):
+            # A float's last digit, not a nanosecond.
+            assert before["ts"] + before["dur"] <= after["ts"] + 1e-6
+    names = {(e["pid"], e["tid"]): e["args"]["name"] for e in events if e["ph"] == "M" and e["name"] == "thread_name"}
+    assert names == {(1, 1): "decode", (2, 1): "draft", (2, 2): "verify", (2, 3): "commit"}
+    # A round drafts, then verifies, then commits.
+    by_round = defaultdict(dict)
+    for event in (*used, *lanes[2, 2], *lanes[2, 3]):
+        by_round[event["args"]["round"]][event["name"].split()[0]] = event
+    for phases in by_round.values():
+        draft, verify, commit = phases["draft"], phases["verify"], phases["commit"]
+        assert draft["ts"] + draft["dur"] <= verify["ts"] + 1e-6
+        assert commit["ts"] == pytest.approx(verify["ts"] + verify["dur"], abs=0.002)

@@ -1,4 +1,4 @@
-"""The checked reader: what it takes comes back as it stands, and what it refuses is named by file, place and value."""
+"""The checked readers: what they take comes back as it stands; what they refuse is named by file, place and value."""
 
 import json
 import math
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from simulator.ground.artefacts import UserError
 from simulator.ground.fields import Field, Malformed, lines_of, parse_json, read_json, read_toml
 from simulator.ground.records import BadRecord
+from simulator.ground.schema import breaches, checker, load_schema
 
 numbers = st.integers(-(10**30), 10**30) | st.floats(-1e30, 1e30)
 scalars = st.none() | st.booleans() | numbers | st.text(max_size=6)
@@ -84,7 +86,7 @@ def test_each_reader_takes_values_of_its_own_kind_alone(value: Any) -> None:
             assert len(str(error.value)) < 200
 
 
-REFUSED = {
+NO_JSON = {
     "{": "not JSON (line 1: ",
     "NaN": "holds NaN, expected finite numbers",
     '{"a": [-Infinity]}': "holds -Infinity, expected finite",
@@ -98,7 +100,7 @@ REFUSED = {
 
 def test_what_is_no_json_of_ours_is_named_with_its_file(tmp_path: Path) -> None:
     path = tmp_path / "odd.json"
-    for text, message in REFUSED.items():
+    for text, message in NO_JSON.items():
         path.write_text(text)
         with pytest.raises(Malformed) as plain:
             parse_json(text)
@@ -160,3 +162,69 @@ def test_lines_are_split_at_newlines_alone(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'\xef\xbb\xbf1\r\n \n"a\xe2\x80\xa8b"\n\xff')
     assert list(lines_of(path)) == [(1, "1"), (3, '"a\u2028b"'), (4, "\udcff")]
+
+
+ROUND = {"type": "object", "properties": {"accepted": {"type": "integer", "minimum": 0, "maximum": 4}}}
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["kind", "seed"],
+    "additionalProperties": False,
+    "properties": {
+        "kind": {"const": "run"},
+        "seed": {"type": ["integer", "null"]},
+        "share": {"type": "number"},
+        "name": {"type": "string", "minLength": 2, "pattern": "^[a-z]+$"},
+        "rounds": {"type": "array", "minItems": 1, "maxItems": 2, "items": {"$ref": "#/$defs/round"}},
+        "level": {"enum": ["low", 1]},
+        "either": {"oneOf": [{"type": "string"}, {"type": "object", "required": ["x"]}]},
+    },
+    "$defs": {"round": ROUND},
+}
+SOUND = {"kind": "run", "seed": 1}
+
+
+def wrong(value: Any) -> list[str]:
+    return list(breaches(checker(SCHEMA), value))
+
+
+BREACHES = [
+    ({"seed": "x"}, 'seed is "x", expected integer or null'),
+    ({"seed": 1.0}, "seed is 1.0, expected integer or null"),
+    ({"seed": True}, "seed is true, expected integer or null"),
+    ({"seed": 10**400}, "seed is 1000"),
+    ({"share": math.nan}, "share is NaN, expected number"),
+    ({"share": -math.inf}, "share is -Infinity, expected number"),
+    ({"share": 2**63}, "expected a number of at most 64 bits"),
+    ({"kind": 1}, "kind is 1, expected 'run'"),
+    ({"level": True}, "level is true, expected one of 'low', 1"),
+    ({"name": "a"}, 'name is "a", expected a longer text'),
+    ({"name": "A1"}, 'name is "A1", expected a text like ^[a-z]+$'),
+    ({"rounds": []}, "rounds is [], expected 1 to 2 items"),
+    ({"rounds": [{}, {"accepted": 5}]}, "rounds[1].accepted is 5, expected 0 to 4"),
+    ({"either": {}}, "either.x is missing"),
+    ({"more": 1}, "more is not known"),
+]
+
+
+def test_each_breach_is_one_line() -> None:
+    for changes, expected in BREACHES:
+        (line,) = wrong(SOUND | changes)
+        assert expected in line
+        assert "\n" not in line
+        assert len(line) < 160
+
+
+def test_keys_are_named_one_by_one_and_a_sound_value_is_none(tmp_path: Path) -> None:
+    assert wrong({"b": 1, "a": 2}) == ["kind is missing", "seed is missing", "b is not known", "a is not known"]
+    assert wrong([]) == ["the line is [], expected object"]
+    assert wrong(SOUND) == []
+    (tmp_path / "s.json").write_text(json.dumps(SCHEMA))
+    assert load_schema(tmp_path / "s.json") == SCHEMA
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers(-9, 9) | st.text("ab", max_size=3), st.lists))
+def test_what_is_refused_is_what_jsonschema_refuses(value: Any) -> None:
+    plain = jsonschema.Draft202012Validator(SCHEMA)
+    for key in SCHEMA["properties"]:
+        spoilt = SOUND | {key: value}
+        assert bool(wrong(spoilt)) != plain.is_valid(spoilt)

@@ -100,8 +100,11 @@ def test_memory_is_weights_and_cache_in_their_formats() -> None:
     for dtype, kv_dtype, weight, outer, kv in (
         ("bfloat16", None, 2, 2, 2),
         ("float32", None, 4, 4, 4),
+        ("float16", None, 2, 2, 2),
         ("fp8", None, 1, 2, 2),
         ("fp8", "fp8", 1, 2, 1),
+        ("int8", "float16", 1, 2, 2),
+        ("int4", "float32", 0.5, 2, 4),
     ):
         model = replace(placed(), dtype=dtype, kv_dtype=kv_dtype)
         weights = (MULTIPLIED - head) * weight + (2 * head + NORMS) * outer

@@ -5,7 +5,6 @@ Long because every family has its own config and published counts.
 
 import json
 import struct
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -32,94 +31,49 @@ Sizes = dict[str, Any]
 COMMON = {"num_hidden_layers": "layers", "hidden_size": "hidden", "num_attention_heads": "heads"}
 COMMON |= {"num_key_value_heads": "kv_heads", "intermediate_size": "ffn", "vocab_size": "vocabulary"}
 COMMON |= {"tie_word_embeddings": "tied", "head_dim": "head_dim"}
-
-
-def common(s: Sizes, *left_out: str) -> dict[str, Any]:
-    return {"pad_token_id": 0} | {key: s[name] for key, name in COMMON.items() if key not in left_out}
-
-
-def moe(s: Sizes) -> dict[str, Any]:
-    sparse = {"decoder_sparse_step": 2 if s["flags"][1] else 1, "mlp_only_layers": [0] if s["flags"][2] else []}
-    window = {"use_sliding_window": s["flags"][0], "sliding_window": WINDOW}
-    experts = {"num_experts": s["experts"], "num_experts_per_tok": s["per_token"]}
-    return sparse | window | experts | {"moe_intermediate_size": s["ffn"] + 4}
-
-
-def opt(s: Sizes) -> hf.PreTrainedConfig:
-    return hf.OPTConfig(
-        **common(s, "head_dim", "num_key_value_heads", "intermediate_size"),
-        ffn_dim=s["ffn"],
-        max_position_embeddings=48,
-        enable_bias=not s["flags"][0],
-        do_layer_norm_before=not s["flags"][1],
-        layer_norm_elementwise_affine=not s["flags"][2],
-        word_embed_proj_dim=s["rank"] if s["flags"][2] else s["hidden"],
-    )
-
-
-def gpt2(s: Sizes) -> hf.PreTrainedConfig:
-    sizes = {"n_embd": s["hidden"], "n_layer": s["layers"], "n_head": s["heads"], "vocab_size": s["vocabulary"]}
-    inner = s["ffn"] if s["flags"][0] else None
-    return hf.GPT2Config(**sizes, n_inner=inner, n_positions=48, tie_word_embeddings=s["tied"])
-
-
+LEFT_OUT = dict.fromkeys(("deepseek_v2", "deepseek_v3", "phi", "phi3", "qwen2", "qwen2_moe"), ("head_dim",))
+LEFT_OUT |= dict.fromkeys(("gpt2", "opt"), ("head_dim", "num_key_value_heads", "intermediate_size"))
+LEFT_OUT |= {"gpt_neox": ("head_dim", "num_key_value_heads")}
 LATENT = {"kv_lora_rank": 16, "qk_nope_head_dim": 12, "qk_rope_head_dim": 8, "v_head_dim": 10}
 
 
-def deepseek(kind: type, s: Sizes) -> hf.PreTrainedConfig:
-    return kind(
-        **common(s, "head_dim") | LATENT | {"num_key_value_heads": s["heads"], "n_group": 1, "topk_group": 1},
-        q_lora_rank=s["rank"] if s["flags"][0] else None,
-        n_routed_experts=s["experts"],
-        num_experts_per_tok=s["per_token"],
-        moe_intermediate_size=s["ffn"] + 4,
-        n_shared_experts=2 if s["flags"][1] else 1,
-        first_k_dense_replace=1,
-        attention_bias=s["flags"][2],
-    )
+def real_config(family: str, s: Sizes) -> hf.PreTrainedConfig:
+    """The config of a real model of these sizes, whose flags say what a family may have or not."""
+    first, second, third = s["flags"]
+    bias, window = {"attention_bias": first}, {"sliding_window": WINDOW}
+    maybe_window, qwen = {"sliding_window": WINDOW if first else None}, window | {"use_sliding_window": first}
+    experts = {"num_experts_per_tok": s["per_token"], "moe_intermediate_size": s["ffn"] + 4}
+    sparse = {"num_experts": s["experts"], "decoder_sparse_step": 2 if second else 1}
+    sparse |= qwen | experts | {"mlp_only_layers": [0] if third else []}
+    latent = LATENT | experts | {"num_key_value_heads": s["heads"], "q_lora_rank": s["rank"] if first else None}
+    latent |= {"n_routed_experts": s["experts"], "n_shared_experts": 2 if second else 1, "n_group": 1, "topk_group": 1}
+    latent |= {"first_k_dense_replace": 1, "attention_bias": third}
+    opt = {"enable_bias": not first, "do_layer_norm_before": not second, "layer_norm_elementwise_affine": not third}
+    opt |= {"word_embed_proj_dim": s["rank"] if third else s["hidden"], "ffn_dim": s["ffn"]}
+    shared = {"shared_expert_intermediate_size": s["ffn"] + 8, "qkv_bias": first}
+    own: dict[str, dict[str, Any]] = {
+        "deepseek_v2": latent,
+        "deepseek_v3": latent,
+        "gemma": bias,
+        "gemma2": bias | window,
+        "gemma3_text": bias | window | {"sliding_window_pattern": 2},
+        "gpt2": {"n_inner": s["ffn"] if first else None, "n_positions": 48},
+        "gpt_neox": bias,
+        "llama": bias | {"mlp_bias": second},
+        "mistral": maybe_window,
+        "mixtral": {"num_local_experts": s["experts"], "num_experts_per_tok": s["per_token"]},
+        "opt": opt | {"max_position_embeddings": 48},
+        "phi": {"qk_layernorm": first},
+        "phi3": maybe_window,
+        "qwen2": qwen | {"max_window_layers": 1},
+        "qwen2_moe": sparse | shared | {"max_window_layers": 4},
+        "qwen3": bias | qwen | {"max_window_layers": 2},
+        "qwen3_moe": bias | sparse,
+    }
+    values = {key: s[name] for key, name in COMMON.items() if key not in LEFT_OUT.get(family, ())}
+    return hf.AutoConfig.for_model(family, **values | {"pad_token_id": 0} | own[family])
 
 
-def biased(s: Sizes, *left_out: str) -> dict[str, Any]:
-    return common(s, *left_out) | {"attention_bias": s["flags"][0]}
-
-
-def windowed(s: Sizes, *left_out: str) -> dict[str, Any]:
-    return common(s, *left_out) | {"sliding_window": WINDOW if s["flags"][0] else None}
-
-
-def qwen(s: Sizes, full_layers: int) -> dict[str, Any]:
-    """Of this family a flag says whether layers have a window, from one on."""
-    return {"use_sliding_window": s["flags"][0], "sliding_window": WINDOW, "max_window_layers": full_layers}
-
-
-def qwen2_moe(s: Sizes) -> hf.PreTrainedConfig:
-    shared = {"shared_expert_intermediate_size": s["ffn"] + 8, "qkv_bias": s["flags"][0]}
-    return hf.Qwen2MoeConfig(**common(s, "head_dim"), **moe(s) | qwen(s, 4) | shared)
-
-
-def mixtral(s: Sizes) -> hf.PreTrainedConfig:
-    return hf.MixtralConfig(**common(s), num_local_experts=s["experts"], num_experts_per_tok=s["per_token"])
-
-
-REAL: dict[str, Callable[[Sizes], hf.PreTrainedConfig]] = {
-    "deepseek_v2": lambda s: deepseek(hf.DeepseekV2Config, s),
-    "deepseek_v3": lambda s: deepseek(hf.DeepseekV3Config, s),
-    "gemma": lambda s: hf.GemmaConfig(**biased(s)),
-    "gemma2": lambda s: hf.Gemma2Config(**biased(s), sliding_window=WINDOW),
-    "gemma3_text": lambda s: hf.Gemma3TextConfig(**biased(s), sliding_window=WINDOW, sliding_window_pattern=2),
-    "gpt2": gpt2,
-    "gpt_neox": lambda s: hf.GPTNeoXConfig(**biased(s, "num_key_value_heads", "head_dim")),
-    "llama": lambda s: hf.LlamaConfig(**biased(s), mlp_bias=s["flags"][1]),
-    "mistral": lambda s: hf.MistralConfig(**windowed(s)),
-    "mixtral": mixtral,
-    "opt": opt,
-    "phi": lambda s: hf.PhiConfig(**common(s, "head_dim"), qk_layernorm=s["flags"][0]),
-    "phi3": lambda s: hf.Phi3Config(**windowed(s, "head_dim")),
-    "qwen2": lambda s: hf.Qwen2Config(**common(s, "head_dim"), **qwen(s, 1)),
-    "qwen2_moe": qwen2_moe,
-    "qwen3": lambda s: hf.Qwen3Config(**biased(s), **qwen(s, 2)),
-    "qwen3_moe": lambda s: hf.Qwen3MoeConfig(**biased(s), **moe(s)),
-}
 families = pytest.mark.parametrize("family", sorted(FAMILIES))
 
 
@@ -162,21 +116,26 @@ Small = dict[str, tuple[ModelShape, Any]]
 def small(folder: Path) -> Small:
     """A shape and a real model of every family."""
     torch.manual_seed(0)
-    configs = {family: make(DENSE) for family, make in REAL.items()}
+    configs = {family: real_config(family, DENSE) for family in FAMILIES}
     return {family: (shape_of(c, folder), built(c, "cpu").eval()) for family, c in configs.items()}
 
 
-def test_tests_and_catalogue_know_every_family() -> None:
-    assert sorted(REAL) == sorted(FAMILIES)
+def test_the_catalogue_knows_every_family() -> None:
     assert {read_shape(name).family for name in catalogue()} == set(FAMILIES)
     assert len(catalogue()) >= 20
+
+
+def windows(config: hf.PreTrainedConfig) -> int:
+    """How many layers of a real cache have a window."""
+    layers = hf.DynamicCache(config=config).layers
+    return sum(isinstance(layer, hf.cache_utils.DynamicSlidingWindowLayer) for layer in layers)
 
 
 @families
 @settings(max_examples=8, deadline=None)
 @given(sizes=some_sizes())
 def test_parameters_are_those_of_the_real_model(family: str, sizes: Sizes, folder: Path) -> None:
-    config = REAL[family](sizes)
+    config = real_config(family, sizes)
     assert shape_of(config, folder).parameters == parameters(config)
 
 
@@ -186,6 +145,7 @@ def test_a_catalogue_shape_has_the_parameters_of_the_real_and_of_the_published_m
     config = hf.AutoConfig.for_model(**{k: v for k, v in values.items() if k != "source"})
     assert shape.name == name
     assert shape.parameters == parameters(config)
+    assert shape.sliding_layers == windows(config)
     assert values["source"].startswith("https://")
     assert published(shape.parameters, values["published_parameters"])
     assert not published(round(shape.parameters * 1.2), values["published_parameters"])
@@ -203,14 +163,6 @@ def published(count: int, text: str) -> bool:
     number, unit = text.split()
     digits = len(number.partition(".")[2])
     return f"{count / {'M': 1e6, 'B': 1e9}[unit]:.{digits}f}" == number
-
-
-def test_a_family_read_as_another_one_miscounts() -> None:
-    """Negative control: without Qwen2's biases the count is off by just these."""
-    shape = read_shape("qwen2.5-7b")
-    biases = shape.layers * (shape.heads + 2 * shape.kv_heads) * shape.head_dim
-    assert replace(shape, layer_vectors=2 * shape.hidden_size).parameters == shape.parameters - biases
-    assert replace(shape, tied_embeddings=True).parameters == shape.parameters - 152064 * 3584
 
 
 def counted(model: Any, batch: int, new_tokens: int, context: int) -> dict[str, int]:
@@ -301,14 +253,6 @@ def test_weight_bytes_are_those_of_the_saved_model(family: str, small: Small, tm
             assert shape.weight_bytes(dtype) == saved_bytes(tmp_path) - buffers
     finally:
         model.to(torch.float32)
-
-
-def test_quantized_weights_leave_embeddings_head_and_norms_at_16_bits() -> None:
-    shape = read_shape("llama-3.1-8b")
-    outside = 2 * 128256 * 4096 + 65 * 4096
-    for dtype, width in (("fp8", 1), ("int8", 1), ("int4", 0.5)):
-        assert shape.weight_bytes(dtype) == (shape.parameters - outside) * width + 2 * outside
-    assert shape.weight_bytes("float16") == 2 * shape.parameters
 
 
 @families
@@ -404,9 +348,8 @@ def test_work_grows_with_batch_tokens_and_context(name: str) -> None:
 def test_the_layers_with_a_window_are_those_of_a_real_cache(family: str, folder: Path) -> None:
     """With the list of layers that new files have, and by the family's rule, which files without the list need."""
     for layers, flag in product((1, 5, 6), (False, True)):
-        config = REAL[family](DENSE | {"layers": layers, "flags": (flag, False, False)})
-        cache = hf.DynamicCache(config=config)
-        real = sum(isinstance(layer, hf.cache_utils.DynamicSlidingWindowLayer) for layer in cache.layers)
+        config = real_config(family, DENSE | {"layers": layers, "flags": (flag, False, False)})
+        real = windows(config)
         values = json.loads(config.to_json_string())
         listless = {k: v for k, v in values.items() if k not in ("layer_types", "sliding_window_pattern")}
         listless |= {"sliding_window_pattern": 2, "sliding_window": values.get("sliding_window")}
@@ -414,14 +357,6 @@ def test_the_layers_with_a_window_are_those_of_a_real_cache(family: str, folder:
             (folder / "config.json").write_text(json.dumps(written))
             shape = read_shape(folder)
             assert (shape.sliding_layers, shape.sliding_window) == (real, WINDOW if real else None)
-
-
-def test_leading_dense_layers_and_windows_are_read(tmp_path: Path) -> None:
-    assert read_shape("deepseek-v3").dense_layers == 3
-    assert (read_shape("gemma-3-1b").sliding_layers, read_shape("gemma-3-1b").sliding_window) == (22, 512)
-    assert read_shape(config_file(tmp_path, "gemma-3-1b", sliding_window_pattern=...)).sliding_layers == 22
-    assert read_shape("gemma-2-9b").sliding_layers == 21
-    assert read_shape("mixtral-8x7b").sliding_window is None
 
 
 def config_file(folder: Path, name: str = "llama-3.1-8b", **changes: object) -> Path:
@@ -437,13 +372,14 @@ def test_a_file_its_folder_and_a_catalogue_name_give_the_same_shape(tmp_path: Pa
     assert read_shape(path) == read_shape(str(tmp_path))
     assert replace(read_shape(path), name="llama-3.1-8b") == read_shape("llama-3.1-8b")
     assert read_shape(path).name == tmp_path.name
+    # Which layers of this family have a window is known where the file does not say it.
+    path = config_file(tmp_path, "gemma-3-1b", sliding_window_pattern=...)
+    assert replace(read_shape(path), name="gemma-3-1b") == read_shape("gemma-3-1b")
 
 
 ODD = [
     ("llama-3.1-8b", {"num_hidden_layers": ...}, "num_hidden_layers is missing, expected a whole number from 1 to 1"),
-    ("llama-3.1-8b", {"hidden_size": 0}, "hidden_size is 0, expected a whole number from 1"),
     ("llama-3.1-8b", {"vocab_size": True}, "vocab_size is True, expected a whole number"),
-    ("llama-3.1-8b", {"intermediate_size": "14336"}, "intermediate_size is '14336', expected a whole number"),
     ("llama-3.1-8b", {"intermediate_size": 2.5}, "intermediate_size is 2.5, expected a whole number"),
     ("llama-3.1-8b", {"num_key_value_heads": 5}, "num_attention_heads is 32, expected a multiple of num_key_"),
     ("llama-3.1-8b", {"num_attention_heads": 24}, "hidden_size is 4096, expected a multiple of num_attention_"),
@@ -457,7 +393,6 @@ ODD = [
     ("qwen3-8b", {"head_dim": None}, "head_dim is None, expected a whole number"),
     ("mixtral-8x7b", {"num_experts_per_tok": 9}, "num_experts_per_tok is 9, expected a whole number from 1 to 8"),
     ("gemma-2-2b", {"layer_types": ["full_attention"]}, "layer_types is ['full_attention'], expected full_attention"),
-    ("gemma-2-2b", {"layer_types": 3}, "layer_types is 3, expected a list"),
     ("deepseek-v3", {"moe_layer_freq": 2}, "moe_layer_freq is 2, expected 1"),
     ("deepseek-v3", {"first_k_dense_replace": 62}, "first_k_dense_replace is 62, expected a whole number from 0"),
     ("gpt2", {"add_cross_attention": True}, "add_cross_attention is True, expected False"),
