@@ -46,15 +46,7 @@ class PairFit:
 
 
 def fit_pair(log: DecodeLog, lengths: Sequence[int] | None = None) -> PairFit:
-    """Fit the costs of a pair.
-
-    Args:
-        log: A run of bench-decode.
-        lengths: Draft lengths to fit, the others stay unseen; None: all.
-
-    Raises:
-        UserError: A draft length that was not run, or fewer than two.
-    """
+    """Fit the costs of a pair to two draft lengths or more of a run, None: all; refuses one that was not run."""
     there = {arm.draft_length: arm for arm in log.arms}
     wanted = sorted(there if lengths is None else set(lengths))
     check_timed(wanted, list(there), log.path)

@@ -54,9 +54,6 @@ def fit_passes(times: PassTimes, lengths: Sequence[int] | None = None) -> Checke
 
     A layer's launch is fitted and no fixed time of a pass: two models do not tell them apart, and only a layer's
     carries over to others. lengths: draft lengths whose verification is fitted; None: all.
-
-    Raises:
-        UserError: A draft length that was not timed.
     """
     check_timed(lengths or (), times.draft_lengths, times.path)
     seen = pass_observations(times, lengths)

@@ -86,14 +86,8 @@ def forecast_rows(
 ) -> list[Row]:
     """Forecast every draft length of a run; the acceptance covers all of them.
 
-    Args:
-        log: What was measured.
-        costs: What rounds cost.
-        acceptance: What rounds accept.
-        fitted: Draft lengths whose times the costs were fitted to.
-        rng: Of the intervals.
-        walked: Tokens a round of a trace, by draft length, with the rounds that the end of an output cut; None: those
-            of the acceptance.
+    fitted: draft lengths whose times the costs were fitted to. walked: tokens a round of a trace, by draft length, with
+    the rounds that the end of an output cut; None: those of the acceptance.
     """
     arms = sorted(log.arms, key=lambda arm: arm.draft_length)
     lengths = np.array([arm.draft_length for arm in arms])

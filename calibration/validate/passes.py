@@ -95,12 +95,7 @@ def pass_rows(
     fitted: Fitted,
     rng: np.random.Generator,
 ) -> list[Row]:
-    """Forecast every batch, context and K all of whose passes were timed.
-
-    Raises:
-        UserError: The acceptance does not reach as far as the passes, no row is whole, or the profile lacks the
-            number format.
-    """
+    """Forecast every batch, context and K all of whose passes were timed; refuses acceptance that is shorter."""
     longest = max(times.draft_lengths, default=0)
     if longest > acceptance.longest:
         raise UserError(f"--hist: k = {acceptance.longest} at most, but {times.path} verifies {longest}")

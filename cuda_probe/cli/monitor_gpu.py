@@ -23,16 +23,9 @@ MIN_INTERVAL_S, MAX_S = 0.001, 1e6
 class MonitorOptions:
     """What the user chose.
 
-    Attributes:
-        words: The command to run; none to watch for a while.
-        interval: Seconds between samples.
-        idle: Seconds for which the idle power is measured before.
-        duration: Seconds to watch where no command is run; None until a signal.
-        gpus: As in nvidia-smi; all where none is named.
-        out: The log.
-        summary: Where the summary is written besides.
-        as_json: Print the summary as JSON.
-        force: Overwrite files that exist.
+    words: the command to run; none to watch for a while. interval, idle, duration: seconds between samples, of the idle
+    power before, and to watch without a command (None: until a signal). gpus: as in nvidia-smi; none named: all. out:
+    the log. summary: where it is written besides.
     """
 
     words: tuple[str, ...]

@@ -10,15 +10,7 @@ EXIT_WRONG_RESULT = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outputs:
-    """Where the result goes, and what is printed.
-
-    Attributes:
-        out: The result; its raw samples go beside it.
-        csv: Its points as rows.
-        plot: Its picture.
-        as_json: Print what `out` holds in the place of a table.
-        force: Overwrite files that exist.
-    """
+    """Where the result goes (its raw samples beside it), its points as rows and its picture; and what is printed."""
 
     out: Path
     csv: Path | None

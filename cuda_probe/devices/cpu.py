@@ -43,12 +43,9 @@ class CpuDevice:
     def __init__(
         self, *, threads: int | None = None, cache_bytes: int | None = None, slice_bytes: int = SLICE_BYTES
     ) -> None:
-        """Take the processor.
+        """Take the processor: its cores and the cache that the system tells of, or that is measured, if None.
 
-        Args:
-            threads: Threads; the cores this process may use if None.
-            cache_bytes: The last-level cache; asked of the system, else measured, if None.
-            slice_bytes: Bytes of the ring that one workmem unit passes over.
+        slice_bytes: of the ring that one workmem unit passes over.
         """
         self.clock = HostClock()
         self.threads = threads or len(cpu_facts.cores())

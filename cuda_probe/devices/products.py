@@ -101,14 +101,8 @@ def folded(matrix: Any, vector: Any, dtype: str) -> Any:
 def product_job(dtype: str, shape: tuple[int, int, int], seed: int, misses_bytes: int) -> Job:
     """Return activations [rows, inputs] by weights [inputs, outputs], accumulated in float32.
 
-    Weights of a layer go round among copies that no cache holds together: a flush would leave its own lines to be
-    written back within the time of the product.
-
-    Args:
-        dtype: Of activations and weights.
-        shape: Rows, inputs, outputs; three of a size for products that need not miss the cache.
-        seed: Of the numbers.
-        misses_bytes: Weights that are at least as large together are not found in the cache.
+    Weights of a layer go round among copies, `misses_bytes` together, that no cache holds: a flush would leave its own
+    lines to be written back within the time of the product. Three of a size need not miss the cache.
     """
     rows, inputs, outputs = shape
     out = cupy.full((rows, outputs), cupy.nan, cupy.float32)

@@ -17,13 +17,8 @@ WORK_FLOPS, WORK_MEM = 2, 1
 def wrong_steps(device: Device, geometry: Geometry, zeros: Callable[[int, type[Any]], Any], seed: int) -> str | None:
     """Say what is wrong with rounds whose draft often errs and whose burns are all stored; None if nothing.
 
-    The kernels are the same at every point, so once is enough: the reference takes a second.
-
-    Args:
-        device: What launches.
-        geometry: The grid.
-        zeros: Makes buffers of the device, whose `get` brings them to the host.
-        seed: Of the draft's errors.
+    The kernels are the same at every point, so once is enough: the reference takes a second. `zeros` makes buffers of
+    the device, whose `get` brings them to the host.
     """
     knobs = Knobs(draft_n=DRAFTS, work_flops=WORK_FLOPS, work_mem=WORK_MEM, mem_len=LAP * geometry.threads, seed=seed)
     buffers = Buffers.allocate(zeros, geometry, knobs)

@@ -34,12 +34,7 @@ class Workers:
                 self.done.put(None)
 
     def run(self, part: Part, parts: int | None = None) -> None:
-        """Do parts 0, 1, ... of a job, each in its thread, and wait for all.
-
-        Args:
-            part: Called with the number of the part.
-            parts: How many; one a thread if None.
-        """
+        """Do parts 0, 1, ... of a job, one a thread if None, each in its thread, and wait for all."""
         others = (parts or self.count) - 1
         for queue in self.waiting[:others]:
             queue.put(part)

@@ -61,14 +61,8 @@ class Geometry:
 class Knobs:
     """One synthetic pair of models. Work is that of ONE pass over ONE token of either, in burn units.
 
-    Attributes:
-        draft_n: Tokens drafted a round, K.
-        work_flops: workflops units of a pass, for each of its tokens.
-        work_mem: workmem units of a pass, however many its tokens.
-        mem_len: Floats of the buffer that the passes walk through.
-        seed: Seed of the draft's errors.
-        noise_ppm: Errors of the draft, per million positions.
-        vocab: Size of the vocabulary.
+    draft_n: K. work_flops: of each token of a pass. work_mem: of a pass, however many its tokens. mem_len: floats of
+    the buffer that the passes walk through. seed, noise_ppm: of the draft's errors, per million positions.
     """
 
     draft_n: int = 4

@@ -79,12 +79,9 @@ def write_row(file: FileIO, fields: Iterable[str]) -> None:
 
 @contextmanager
 def logging_to(path: Path, *, force: bool = False) -> Iterator[Callable[[Gpu, Reading], None]]:
-    """Open the log, write its header, and give what appends a row.
+    """Open the log, write its header, and give what appends a row; a UserError says why there can be none.
 
     Nothing is buffered: a row is one write, so it is in the file or it is not, and a full disk shows at once.
-
-    Raises:
-        UserError: The file exists and `force` does not say to overwrite it, or it cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -46,15 +46,7 @@ class DeviceFault(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Units:
-    """What one burn unit is on a device, exactly (model §7).
-
-    Attributes:
-        workflops_flop: FLOP of one workflops unit.
-        workmem_bytes: Bytes that one workmem unit reads and writes.
-        workmem_flop: FLOP that come with them.
-        workflops_means: The workflops unit in words.
-        workmem_means: The workmem unit in words.
-    """
+    """What one burn unit is on a device, exactly (model §7): FLOP and bytes, read and written, and in words."""
 
     workflops_flop: int
     workmem_bytes: int
@@ -67,11 +59,9 @@ class Units:
 class Job:
     """A point made ready: everything is allocated and filled.
 
-    Attributes:
-        launch: Does the work; may return before it is done if the device's clock waits for it.
-        check: Does the work and compares its result with a reference; returns what is wrong, or None.
-        works: How many times a launch does the work.
-        misses_cache: Whether launches find nothing of each other in the cache, so that it need not be flushed.
+    launch: does the work; may return before it is done if the device's clock waits for it. check: does the work and
+    returns what is wrong with its result, or None. works: how many times a launch does the work. misses_cache: whether
+    launches find nothing of each other in the cache, so that it need not be flushed.
     """
 
     launch: Launch
@@ -101,10 +91,8 @@ class Device(Protocol):
     def state(self, busy: Launch | None = None) -> dict[str, Any]:
         """Say what may disturb a measurement now: clocks, temperature, throttle reasons, load; JSON values.
 
-        Where something does, the key `disturbed` says what, in a few constant words.
-
-        Args:
-            busy: What the device is to do meanwhile, where it clocks down as soon as it has nothing to do.
+        Where something does, the key `disturbed` says what, in a few constant words. busy: what the device is to do
+        meanwhile, where it clocks down as soon as it has nothing to do.
         """
 
     def flush(self) -> None:
@@ -116,10 +104,7 @@ class Device(Protocol):
     def prepare(self, probe: str, axes: Axes, *, seed: int) -> AbstractContextManager[Job]:
         """Allocate and fill what a point needs; leaving the context frees it.
 
-        Raises:
-            Unsupported: The device cannot run this point.
-            MemoryError: It does not fit.
-            DeviceFault: It failed, in here or within the context.
+        Raises Unsupported, MemoryError where it does not fit, and DeviceFault, within the context as well.
         """
 
     def close(self) -> None:
@@ -130,14 +115,8 @@ class Device(Protocol):
 class Probe:
     """One kind of work.
 
-    Attributes:
-        name: What the user names it, and the device.
-        summary: One line for --list.
-        axes: Its axes, in the order of the table.
-        flop: FLOP of one launch.
-        bytes: Bytes that one launch reads and writes, caches aside.
-        flushes: Whether the cache is emptied before every sample.
-        linear_in: The axis in which time is a straight line, if any.
+    axes: in the order of the table. flop, bytes: of one launch, caches aside. flushes: whether the cache is emptied
+    before every sample. linear_in: the axis in which time is a straight line, if any.
     """
 
     name: str

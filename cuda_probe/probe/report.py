@@ -36,13 +36,7 @@ def raw_path(out: Path) -> Path:
 
 
 def result_json(results: Results, parameters: Mapping[str, Any], raw: Path | None) -> dict[str, Any]:
-    """Return everything but the raw samples, with its provenance, under plain keys.
-
-    Args:
-        results: What was measured.
-        parameters: What the run was told.
-        raw: The file of the raw samples, None where they are not kept.
-    """
+    """Return everything but the raw samples, with its provenance, under plain keys; raw: their file if any."""
     payload = envelope(KIND, SCHEMA_VERSION, parameters)
     payload["environment"]["device"] = dict(results.device)
     return payload | {

@@ -35,16 +35,7 @@ class Planned:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Point:
-    """One point measured.
-
-    Attributes:
-        probe: The probe's name.
-        axes: Where on its axes.
-        flop: FLOP of one launch.
-        bytes: Bytes of one launch.
-        measurement: What was timed.
-        states: What the device said of itself before and after.
-    """
+    """One point measured: FLOP and bytes of a launch, and what the device said of itself before and after."""
 
     probe: str
     axes: Axes

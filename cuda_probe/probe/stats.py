@@ -113,12 +113,10 @@ def far_out(samples: ArrayLike) -> int:
 
 
 def judge(samples: ArrayLike, max_noise: float, resolvable_s: float = 0.0) -> Verdict:
-    """Say what the samples are worth.
+    """Say what samples, in seconds and in the order in which they were taken, are worth.
 
-    Args:
-        samples: Seconds, in the order in which they were taken.
-        max_noise: The relative interquartile range up to which a series is quiet.
-        resolvable_s: The shortest median that the clock can tell, in the samples' unit.
+    max_noise: the relative interquartile range up to which they are quiet. resolvable_s: the shortest median that the
+    clock can tell.
     """
     values = np.asarray(samples, np.float64)
     middle, noise = float(np.median(values)), relative_iqr(values)
@@ -141,12 +139,7 @@ def judge(samples: ArrayLike, max_noise: float, resolvable_s: float = 0.0) -> Ve
 def fit_line(work: ArrayLike, times_s: ArrayLike) -> LineFit:
     """Fit time against work by least squares of the relative residuals, so that short and long times count alike.
 
-    Args:
-        work: At least two different amounts.
-        times_s: The time of each, above zero.
-
-    Raises:
-        ValueError: Fewer than two amounts, or a time that is not above zero.
+    A ValueError says that there are fewer than two amounts of work, or a time that is not above zero.
     """
     x, t = np.asarray(work, np.float64), np.asarray(times_s, np.float64)
     if x.shape != t.shape or len(np.unique(x)) < 2:

@@ -149,14 +149,9 @@ class Measurement:
 
 
 def measure(launch: Launch, clock: Clock, rule: StopRule, flush: Launch | None = None, works: int = 1) -> Measurement:
-    """Time a launch until the rule is met.
+    """Time a launch, which does the work `works` times and allocates nothing, until the rule is met.
 
-    Args:
-        launch: Does the work once; allocates nothing.
-        clock: Times it.
-        rule: When to stop.
-        flush: Empties the cache, before every sample; then a sample is one launch, however short.
-        works: How many times a launch does the work; what is returned is the time of once.
+    flush: empties the cache, before every sample; then a sample is one launch, however short.
     """
     warm_ups = warm_up(launch, clock, rule)
     batch = 1

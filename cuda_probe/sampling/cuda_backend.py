@@ -287,12 +287,7 @@ class AppendPlan(Plan):
 def geometry(items: int, multiprocessors: int, resident: int) -> tuple[tuple[int], tuple[int]]:
     """Return grid and block for so many chunks: a warp each while they fill the device, then as many as it holds.
 
-    Changes speed alone: no result depends on it.
-
-    Args:
-        items: Chunks.
-        multiprocessors: Of the device.
-        resident: Blocks that one of them holds.
+    Changes speed alone: no result depends on it. resident: blocks that a multiprocessor holds.
     """
     warps = min(max(math.ceil(items / multiprocessors), 1), WARPS_A_BLOCK)
     return (min(math.ceil(items / warps), multiprocessors * resident),), (32 * warps,)
@@ -308,11 +303,7 @@ def span_of(batch: int, vocabulary: int, multiprocessors: int) -> int:
 
 
 def refusal(given: Mapping[str, Any]) -> str | None:
-    """Say why the kernels cannot take these arrays, types and strides as they are; None where they can.
-
-    Args:
-        given: The arrays of a call by name.
-    """
+    """Say why the kernels cannot take these arrays, types and strides as they are; None where they can."""
     try:
         if "cache" in given:
             copy_units(given["cache"], given["fresh"], 16)

@@ -94,13 +94,7 @@ def strides_of(array: Any) -> tuple[int, ...]:
 
 
 def parts(library: Library, memory: Any, sizes: list[tuple[tuple[int, ...], str]]) -> list[Any]:
-    """Divide bytes into arrays of these shapes and types.
-
-    Args:
-        library: What the memory is of.
-        memory: As many bytes as `bytes_of` says, or more.
-        sizes: Shape and type of each part.
-    """
+    """Divide memory of a library, at least `bytes_of` bytes, into arrays of these shapes and types."""
     arrays, begin = [], 0
     for shape, dtype in sizes:
         size_bytes = prod(shape) * np.dtype(dtype).itemsize

@@ -25,12 +25,7 @@ class Purpose(IntEnum):
 
 
 def philox(counter: ArrayLike, seed: int) -> NDArray[np.uint32]:
-    """Return the four words of each counter (Salmon et al. 2011, as in Random123).
-
-    Args:
-        counter: Four words, shape [..., 4].
-        seed: The key: its low 32 bits, then its high 32 bits.
-    """
+    """Return the four words of each counter [..., 4], keyed by low and high half of the seed (Salmon et al. 2011)."""
     words = np.asarray(counter, np.uint64)
     x, y, z, w = (words[..., i] for i in range(4))
     keys = [seed & WORD, seed >> 32 & WORD]

@@ -23,12 +23,7 @@ Weights = Callable[[NDArray[Any]], Floats]
 
 
 def log2_softmax(logits: NDArray[Any], temperature: float) -> Floats:
-    """Return log2 of the law of each row; -inf where no logit is above -inf.
-
-    Args:
-        logits: Finite or -inf, shape [..., vocabulary].
-        temperature: Above 0.
-    """
+    """Return log2 of the law of each row of logits, [..., vocabulary]; -inf where no logit is above -inf."""
     scaled = logits.astype(np.float64)
     most = scaled.max(-1, keepdims=True)
     scaled -= np.where(most > -np.inf, most, 0)
@@ -45,13 +40,7 @@ def softmax(logits: NDArray[Any], temperature: float) -> Floats:
 
 
 def sigmoid_weights(logits: NDArray[Any], temperature: float, scale: float) -> Floats:
-    """Return sigmoid((x / T + s) / 2s), 0 below -s and 1 above s: weights that need no sum over the row.
-
-    Args:
-        logits: Finite or -inf, shape [..., vocabulary].
-        temperature: Above 0.
-        scale: s.
-    """
+    """Return sigmoid((x / T + s) / 2s), 0 below -s and 1 above s: weights [..., vocabulary] that need no sum."""
     at = logits.astype(np.float64) / (2 * scale * temperature) + 0.5
     inside = 1 / (1 + np.exp(-np.clip(at, 0, 1)))
     return np.where(at < 0, 0.0, np.where(at > 1, 1.0, inside))

@@ -63,15 +63,9 @@ def register(implementation: Implementation) -> None:
 
 
 def pick(operation: str, given: Given, backend: str | None = None) -> Implementation:
-    """Return the implementation for these arrays.
+    """Return the implementation for these arrays, by the names of `ARRAYS`; of one backend whatever the priorities say.
 
-    Args:
-        operation: One of `OPERATIONS`.
-        given: The caller's arrays by name (`ARRAYS`).
-        backend: The one to use whatever the priorities say.
-
-    Raises:
-        UserError: The one asked for is unknown or cannot run here, or none takes these arrays.
+    A UserError says that the backend is unknown or cannot run here, or that none takes these arrays.
     """
     known = [i for i in _implementations if i.operation == operation]
     if backend is None:

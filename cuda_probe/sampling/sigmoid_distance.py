@@ -39,10 +39,7 @@ def total_variation(one: Floats, other: Floats) -> float:
 def output_law(q: Floats, target_weights: Floats, draft_weights: Floats) -> tuple[Floats, float]:
     """Return the law of the token that one drafted position yields, and how probable acceptance is.
 
-    Args:
-        q: The law drafts are drawn from.
-        target_weights: What the rule takes for the target's law.
-        draft_weights: What it takes for the draft's.
+    q: the law drafts are drawn from; the rule takes the weights for the laws of target and draft.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         kept = np.where(draft_weights > 0, np.minimum(target_weights / draft_weights, 1), target_weights > 0)

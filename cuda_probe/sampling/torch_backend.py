@@ -21,16 +21,10 @@ def is_installed() -> bool:
 
 
 def tensor(array: Any, name: str = "array") -> "torch.Tensor":
-    """View an array of another library as a tensor; tensors lose their gradient.
+    """View an array of a library with DLPack as a tensor, without its gradient; a UserError says that torch cannot.
 
-    Nothing is copied but NumPy arrays of a layout that torch lacks (steps backwards, bytes the other way round).
-
-    Args:
-        array: Of any library with DLPack.
-        name: What the caller calls it; a `cache` is never copied, as it is written.
-
-    Raises:
-        UserError: torch has no such type, or it is a cache that would have to be copied.
+    Nothing is copied but NumPy arrays of a layout that torch lacks (steps backwards, bytes the other way round), and
+    never what is named `cache`, as it is written.
     """
     import torch
 

@@ -25,10 +25,8 @@ OPERATION = "speculative_sample"
 class Ready:
     """A backend with its arrays on the device.
 
-    Attributes:
-        launch: Decides the whole batch once; what it returns is on the device, and may not be done yet.
-        decided: Decides it once and returns accepted and tokens, [B] each, on the host.
-        calls: Calls of the backend's function that one launch takes.
+    launch: decides the whole batch once; what it returns is on the device, and may not be done yet. decided: does so
+    and returns accepted and tokens, [B] each, on the host. calls: of the backend's function that a launch takes.
     """
 
     launch: Launch

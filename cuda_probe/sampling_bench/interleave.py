@@ -12,14 +12,8 @@ def measure_in_turn(
 ) -> dict[str, Measurement]:
     """Take a sample of every launch, in an order drawn anew, until the rule is met for each of them.
 
-    All get the same number of samples; the reason is that at which the rule was first met.
-
-    Args:
-        launches: By name; each does its work once.
-        clock: Times all of them.
-        rule: When a launch has been measured enough; its time limit is that of one launch.
-        lead: Comes before every sample, not timed.
-        rng: Of the order.
+    All get the same number of samples; the reason is that at which the rule was first met. The rule's time limit is
+    that of one launch; `lead` comes before every sample, not timed.
     """
     names = sorted(launches)
     warm_ups = {name: warm_up(launches[name], clock, rule) for name in names}

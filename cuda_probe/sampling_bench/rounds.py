@@ -17,13 +17,7 @@ LOGIT_SCALE, DRAFT_NOISE = 3.0, 0.75
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Round:
-    """One round on the host; float32 that holds numbers of the point's type.
-
-    Attributes:
-        target: [B, K + 1, vocabulary].
-        draft: [B, K, vocabulary].
-        ids: [B, K].
-    """
+    """One round on the host, [B, K + 1 or K, vocabulary] and [B, K]; float32 that holds numbers of the point's type."""
 
     target: NDArray[np.float32]
     draft: NDArray[np.float32]

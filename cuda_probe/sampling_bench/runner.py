@@ -42,13 +42,9 @@ class BenchPoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class BenchResults:
-    """What a device did.
+    """What a device did: every backend at every point, in the order of the grid, and what was not timed.
 
-    Attributes:
-        device: What it says of itself, and the libraries.
-        copy: Its copy of a buffer larger than the cache, in the same run; None where it could not be measured.
-        points: Every backend at every point, in the order of the grid.
-        left_out: What was not timed, and why.
+    copy: its copy of a buffer larger than the cache, in the same run; None where it could not be measured.
     """
 
     device: Mapping[str, Any]
@@ -90,17 +86,7 @@ def run_bench(
     seed: int,
     progress: Callable[[int], object] = lambda done: None,
 ) -> BenchResults:
-    """Measure every backend at every point.
-
-    Args:
-        place: Where.
-        shapes: The points.
-        backends: Of `shapes.BACKENDS`.
-        rule: When a backend has been measured enough at a point.
-        temperature: Of both models.
-        seed: Of the logits, the drafts, the decisions and the order of samples.
-        progress: Called with 1 after every point.
-    """
+    """Measure every backend at every point; `progress` is called with 1 after each."""
     points: list[BenchPoint] = []
     left_out: list[LeftOut] = []
     with place.working():

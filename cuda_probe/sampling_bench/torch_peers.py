@@ -20,11 +20,7 @@ TRANSFORMERS = Dependency(import_name="transformers", purpose="its own sampling 
 def sample(target: "torch.Tensor", draft: "torch.Tensor", ids: "torch.Tensor", temperature: float) -> Decided:
     """Sample one round exactly, as one would write it in torch for a compiler to fuse; torch's own random numbers.
 
-    Args:
-        target: Logits [B, K + 1, vocabulary].
-        draft: Logits [B, K, vocabulary].
-        ids: Drafted tokens [B, K].
-        temperature: Of both models.
+    target, draft: logits [B, K + 1, vocabulary] and [B, K, vocabulary]. ids: drafts [B, K].
     """
     import torch
 

@@ -38,11 +38,7 @@ class Layout:
 
 
 def plan(grid: Grid, kind: str) -> Layout:
-    """Choose what goes on which axis, before anything is computed.
-
-    Raises:
-        UserError: The grid has no axis, too many, or too many values to tell apart.
-    """
+    """Choose what goes on which axis; refuses a grid without one, with too many, or too many values to tell apart."""
     axes = sorted(grid.axes, key=lambda name: (name != "draft_length", -len(grid.values[name])))
     if not axes:
         raise UserError("--plot: the grid has one point, expected a list or range for at least one option")
@@ -118,14 +114,7 @@ def moved(grid: Grid, values: Floats, order: list[str | None]) -> Floats:
 
 
 def draw(grid: Grid, columns: Columns, layout: Layout, subtitle: str) -> "Figure":
-    """Return the figure of a sweep.
-
-    Args:
-        grid: The grid that was evaluated.
-        columns: What `run_sweep` returned for it.
-        layout: What goes where, from `plan`.
-        subtitle: What was held fixed, for the reader of the picture.
-    """
+    """Return the figure of what `run_sweep` found on a grid, laid out by `plan`; subtitle: what was held fixed."""
     if layout.kind == "curves":
         with new_figure(7.2, 4.6) as figure:
             draw_curves(figure, grid, columns, layout, subtitle)

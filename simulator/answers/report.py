@@ -146,12 +146,7 @@ def check_table_format(option: str, path: Path | None, suffixes: tuple[str, ...]
 
 
 def write_table(path: Path, columns: Mapping[str, Any]) -> None:
-    """Write columns as CSV or Parquet by suffix, atomically.
-
-    Args:
-        path: File to write; `check_table_format` has passed it.
-        columns: Arrays or lists of one length, by name; a scalar is repeated.
-    """
+    """Write columns of one length as CSV or Parquet by suffix, atomically; a scalar is repeated."""
     import pandas as pd
 
     frame = pd.DataFrame(dict(columns))

@@ -25,14 +25,7 @@ class Range:
 
 
 def schedule(pair: ModelPair, acceptance: AcceptanceModel, longest: int, *, overlap: bool) -> tuple[Range, ...]:
-    """Return the best draft length of every batch size that fits into memory, in ranges.
-
-    Args:
-        pair: Two models at work; its own batch does not count.
-        acceptance: What a round accepts, whatever the batch.
-        longest: The longest draft length that is looked at.
-        overlap: Whether the next draft is made while the target verifies.
-    """
+    """Return the best draft length, up to the longest, of every batch size that fits into memory, in ranges."""
     fits = largest_batch(pair)
     last = LARGEST_BATCH if fits is None else min(fits, LARGEST_BATCH)
     if last < 1:

@@ -42,14 +42,9 @@ def speedups(
     *,
     overlap: bool,
 ) -> Floats:
-    """Return speedups, [*samples, draft lengths].
+    """Return speedups at rising draft lengths, [*samples, draft lengths].
 
-    Args:
-        costs: What rounds cost; may be samples.
-        acceptance: What rounds accept.
-        draft_lengths: Rising.
-        tokens_per_round: Samples of it, [samples, draft lengths], instead of what the acceptance has.
-        overlap: Whether the next draft is made while the target verifies.
+    tokens_per_round: samples of it, [samples, draft lengths], instead of what the acceptance has.
     """
     form = closed_form(costs.round_cost(draft_lengths), *law_table(acceptance, draft_lengths), overlap=overlap)
     moved = 1.0 if tokens_per_round is None else tokens_per_round / form.tokens_per_round
@@ -66,17 +61,7 @@ def uncertainty(
     overlap: bool,
     samples: int = SAMPLES,
 ) -> Uncertainty:
-    """Draw the uncertain constants, and say what follows.
-
-    Args:
-        costs: What rounds cost.
-        acceptance: What rounds accept, as well as it is known.
-        draft_length: K that was asked for.
-        longest: The longest K that is looked at.
-        rng: Source of the draws.
-        overlap: Whether the next draft is made while the target verifies.
-        samples: How many draws.
-    """
+    """Draw the uncertain constants so many times, and say what follows for K and for the best K up to the longest."""
     lengths = np.arange(1, max(longest, draft_length) + 1, dtype=np.int64)
     sampled = costs.sample(rng, samples)
     tau = acceptance.sample_tokens_per_round(lengths, rng, samples)
@@ -98,14 +83,7 @@ def uncertainty(
 
 
 def sensitivities(costs: Costs, acceptance: AcceptanceModel, draft_length: int, *, overlap: bool) -> dict[str, float]:
-    """Return by how many percent 1 % more of each constant changes the speedup; of the mean acceptance as well.
-
-    Args:
-        costs: What rounds cost; scalars.
-        acceptance: What rounds accept.
-        draft_length: K.
-        overlap: Whether the next draft is made while the target verifies.
-    """
+    """Return by how many percent 1 % more of each constant changes the speedup; of the mean acceptance as well."""
 
     def gain(moved: Costs) -> float:
         return float(speedup(moved, acceptance, draft_length, overlap=overlap))

@@ -54,13 +54,7 @@ class Placed:
         return self.profile.cost(self.dtype)
 
     def parts(self, batch: Real, new_tokens: Real, context: Real) -> PassParts:
-        """Return the seconds of passes; the counts broadcast to shape S, the results are [*samples, *S].
-
-        Args:
-            batch: Sequences.
-            new_tokens: Tokens of each that the pass computes.
-            context: Tokens of each that the KV cache holds before.
-        """
+        """Return the seconds of passes, [*samples, *S]; counts as of `ModelShape.flops` broadcast to S."""
         counts = (np.asarray(v, np.float64) for v in (batch, new_tokens, context))
         batch, new_tokens, context = np.broadcast_arrays(*counts)
         flops = self.shape.flops(batch, new_tokens, context) / self.devices
@@ -99,9 +93,6 @@ class Placed:
         """Return the seconds of two all-reduces a layer: 2 (n - 1) / n of the hidden states of the pass each.
 
         They go over one link of a device, round a ring; in a mesh over its n - 1 links at once.
-
-        Raises:
-            UserError: The profile does not say what joins devices.
         """
         if self.devices == 1:
             return np.zeros(tokens.shape)

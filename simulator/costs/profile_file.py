@@ -171,13 +171,7 @@ def with_uncertainty(cost: PassCost, field: Field) -> PassCost:
 
 
 def save_profile(path: Path, profile: Profile, parameters: Mapping[str, Any]) -> None:
-    """Write a profile with its provenance.
-
-    Args:
-        path: Overwritten where it exists.
-        profile: Without samples.
-        parameters: What it was made of.
-    """
+    """Write a profile without samples and its provenance; overwrites a file that exists."""
     write_json(path, envelope(KIND, SCHEMA_VERSION, parameters) | profile_json(profile))
 
 

@@ -181,14 +181,9 @@ def catalogue() -> tuple[str, ...]:
 
 
 def config_file(path_or_name: str | Path) -> tuple[Path, str]:
-    """Find the config.json of a model: its path, and what to call the model.
+    """Find the config.json of a model: its path, and what to call the model; a UserError says that there is none.
 
-    Args:
-        path_or_name: A Hugging Face config.json, a folder that holds one, or a name of the catalogue. A file goes
-            before a name.
-
-    Raises:
-        UserError: There is no such file, folder or name.
+    path_or_name: a Hugging Face config.json, its folder, or a name of the catalogue. A file goes before a name.
     """
     given = Path(path_or_name)
     path = given / "config.json" if given.is_dir() else given
@@ -212,13 +207,5 @@ def read_shape(path_or_name: str | Path) -> ModelShape:
 
 
 def shape_of(config: Field, name: str) -> ModelShape:
-    """Return the shape that the values of a config.json describe.
-
-    Args:
-        config: The values by key.
-        name: What to call the model.
-
-    Raises:
-        UserError: The family is unknown, or a value is missing or odd.
-    """
+    """Return the shape, of a name, that the values of a config.json describe; a UserError names what is odd."""
     return replace(FAMILIES[config["model_type"].choice(tuple(FAMILIES))](config), name=name)

@@ -97,11 +97,7 @@ class Knobs:
         )
 
     def round_cost(self, draft_length: Real) -> "RoundCost":
-        """Return the phases' seconds for draft length K: baseline 1 token, K sequential draft steps, verify K + 1.
-
-        Args:
-            draft_length: K, >= 1; broadcasts against the knobs.
-        """
+        """Return the phases' seconds for K >= 1: baseline 1 token, K sequential draft steps, verify K + 1."""
         k = np.asarray(draft_length, np.int64)
         draft_step_s = self.pass_s(1, scale=self.draft_cost)
         return RoundCost(

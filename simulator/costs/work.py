@@ -173,9 +173,6 @@ class ModelShape:
 
         Quantized dtypes (fp8, int8, int4) hold for the matrices of the layers; embeddings, output head, norms and
         biases stay at 16 bits, as in the checkpoints of the usual quantizers.
-
-        Raises:
-            UserError: The dtype is not known.
         """
         inner = sum(m.size * m.copies for m in self.matrices()) - sum(m.size for m in self.outer_matrices())
         return inner * bytes_per_weight(dtype) + (self.parameters - inner) * bytes_unquantized(dtype)
@@ -219,19 +216,11 @@ class ModelShape:
         return self.latent.kv_rank + self.latent.rope_size if self.latent else 2 * self.kv_heads * self.head_dim
 
     def kv_bytes_per_token(self, kv_dtype: str) -> float:
-        """Return the bytes that one token adds to the KV cache of all layers, while no sliding window is full.
-
-        Raises:
-            UserError: The dtype is not known.
-        """
+        """Return the bytes that one token adds to the KV cache of all layers, while no sliding window is full."""
         return self.layers * self.kv_size() * bytes_per_weight(kv_dtype)
 
     def kv_bytes(self, batch: Count, context: Count, kv_dtype: str) -> Floats:
-        """Return the bytes of a KV cache; a sliding window keeps what the next token may see besides itself.
-
-        Raises:
-            UserError: The dtype is not known.
-        """
+        """Return the bytes of a KV cache; a sliding window keeps what the next token may see besides itself."""
         return np.asarray(np.asarray(batch) * self.held(context) * self.kv_size() * bytes_per_weight(kv_dtype))
 
     def held(self, context: Count) -> Floats:
@@ -252,20 +241,10 @@ class ModelShape:
     def bytes_moved(
         self, batch: Count, new_tokens: Count, context: Count, dtype: str, kv_dtype: str | None = None
     ) -> Floats:
-        """Return the bytes that one pass reads and writes; the counts broadcast.
+        """Return the bytes that one pass reads and writes; the counts broadcast, as those of `flops`.
 
         Weights are read once, of the experts those touched; K and V once per sequence, however many of its tokens are
-        new; activations are of 16 bits at least.
-
-        Args:
-            batch: Sequences.
-            new_tokens: Tokens of each that the pass computes.
-            context: Tokens of each that the KV cache holds before.
-            dtype: Of the weights, as in `weight_bytes`.
-            kv_dtype: Of the KV cache; that of unquantized weights when None.
-
-        Raises:
-            UserError: A dtype is not known.
+        new; activations are of 16 bits at least. kv_dtype: that of unquantized weights when None.
         """
         wide = bytes_unquantized(dtype)
         tokens = np.asarray(batch, np.float64) * new_tokens

@@ -105,13 +105,7 @@ def check_outputs(
 ) -> None:
     """Refuse, before any work is done, outputs that exist, cannot be written, or are the same file as another.
 
-    Args:
-        outputs: The path of each option; None where it was not given.
-        force: Whether files that exist may be overwritten.
-        inputs: Files that are read, by option; not even `force` overwrites them.
-
-    Raises:
-        UserError: Names the option and the path, and what would help.
+    outputs: by option, None where not given; `force` may overwrite them. inputs: files that are read and stay.
     """
     taken = {path.resolve(): option for option, path in (inputs or {}).items() if path is not None}
     for option, path in outputs.items():

@@ -13,13 +13,7 @@ class ChromeTrace:
     def __init__(
         self, file: IO[str], lanes: Sequence[tuple[str, Sequence[str]]], other_data: Mapping[str, Any] | None = None
     ) -> None:
-        """Name the lanes.
-
-        Args:
-            file: Takes the JSON.
-            lanes: Name of each process, and of its threads.
-            other_data: What else is known of the run.
-        """
+        """Name the lanes: of each process, and of its threads; other_data: what else is known of the run."""
         self.file = file
         self.lines: list[str] = []
         file.write(f'{{"displayTimeUnit": "ms", "otherData": {json.dumps(other_data or {}, sort_keys=True)},\n')

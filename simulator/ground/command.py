@@ -59,13 +59,7 @@ class OneLineErrorsGroup(OneLineErrors, click.Group):
 
 
 def command(name: str, cls: type[OneLineErrors] = OneLineErrors, **more: Any) -> Callable[[Callable[..., Any]], Any]:
-    """Make a function a command with --help, --version and one-line errors.
-
-    Args:
-        name: What the user types.
-        cls: OneLineErrors, or OneLineErrorsGroup for a command with subcommands.
-        **more: Passed to click.
-    """
+    """Make a function a command with --help, --version and one-line errors; what is `more` goes to click."""
 
     def decorate(function: Callable[..., Any]) -> click.Command:
         versioned = click.version_option(VERSION, prog_name=name)(function)

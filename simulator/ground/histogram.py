@@ -261,14 +261,7 @@ def as_written(count: float) -> int | float:
 
 
 def save_histogram(path: Path, histogram: AcceptanceHistogram, parameters: Mapping[str, Any], **extra: Any) -> None:
-    """Write a histogram file with its provenance, atomically.
-
-    Args:
-        path: File to write.
-        histogram: The counts.
-        parameters: Of the measurement.
-        **extra: Further top-level keys, such as "metrics".
-    """
+    """Write a histogram file with its provenance, atomically; extra: further top-level keys, such as "metrics"."""
     payload = envelope(KIND, SCHEMA_VERSIONS[-1], parameters) | {
         "k": histogram.draft_length,
         "hist": {str(a): as_written(count) for a, count in enumerate(histogram.counts)},

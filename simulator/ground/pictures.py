@@ -35,11 +35,7 @@ def new_figure(
 ) -> Iterator["Figure"]:
     """Yield a figure to draw on, in our style, without any window.
 
-    Args:
-        width_in: In inches, as all here.
-        height_in: The same.
-        pads_in: Around panels; None leaves them to matplotlib.
-        parse_math: Whether "$" in texts begins a formula.
+    pads_in: around panels; None leaves them to matplotlib. parse_math: whether "$" in texts begins a formula.
     """
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -42,11 +42,7 @@ class Records(Generic[T]):
 def about_skipped(path: Path, skipped: Sequence[Skipped], of_total: str = "", place: str = "line") -> str:
     """Return one line that counts skipped records, gives reasons for the first few and the places of all.
 
-    Args:
-        path: The file.
-        skipped: Records that were not used.
-        of_total: Such as " of 480"; empty where the number of records is not known.
-        place: What `Skipped.line` counts: "line", or "record" of a list.
+    of_total: such as " of 480"; empty where the number is not known. place: "line", or "record" of a list.
     """
     if not skipped:
         return ""

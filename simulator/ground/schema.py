@@ -68,12 +68,7 @@ def checker(schema: Mapping[str, Any]) -> "Validator":
 
 
 def breaches(checks: "Validator", value: Any) -> Iterator[str]:
-    """Say where a value breaks a schema: the place, what is there and what is allowed.
-
-    Args:
-        checks: Of the schema, see `checker`.
-        value: What a file holds.
-    """
+    """Say where a value breaks the schema of a checker: the place, what is there and what is allowed."""
     # Of several missing keys each is a breach that names them all.
     yield from dict.fromkeys(line for error in checks.iter_errors(value) for line in breach_lines(innermost(error)))
 

@@ -6,11 +6,5 @@ import numpy as np
 
 
 def stream(seed: int, replication: int, name: str) -> np.random.Generator:
-    """Return the generator that belongs to this seed, replication and stream name.
-
-    Args:
-        seed: The user's seed, >= 0.
-        replication: Index of the replication, >= 0.
-        name: What is drawn, such as "acceptance".
-    """
+    """Return the generator of this seed and replication, both >= 0, and of what is drawn, such as "acceptance"."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(replication, crc32(name.encode()))))

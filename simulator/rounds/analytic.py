@@ -58,13 +58,7 @@ def speedup_by_draft_length(costs: Costs, model: AcceptanceModel, draft_lengths:
 
 
 def break_even_alpha(costs: Costs, draft_length: int, *, overlap: bool) -> float | None:
-    """Return the i.i.d. acceptance at which a draft length neither gains nor loses; None if not even 1 does.
-
-    Args:
-        costs: Scalars only.
-        draft_length: K, >= 1.
-        overlap: Whether the next draft is made while the target verifies.
-    """
+    """Return the i.i.d. acceptance at which scalar costs neither gain nor lose at K; None if not even 1 does."""
     from scipy.optimize import brentq
 
     cost = costs.round_cost(draft_length)

@@ -125,12 +125,7 @@ def play(
 ) -> Played:
     """Run both arms side by side to `total` tokens each and log every span.
 
-    Args:
-        times: Seconds of the phases.
-        total: Tokens each arm commits.
-        rounds: (accepted, hit) of the rounds, at least as many as needed.
-        trace: Takes the spans.
-        overlap: Whether the next draft is made while the target verifies.
+    rounds: (accepted, hit), at least as many as needed. overlap: whether the next draft is made during verification.
     """
     queue = EventQueue()
     baseline = BaselineArm(queue, trace, times, total)

@@ -142,9 +142,6 @@ def fit(case: Case, rows: Sequence[Row]) -> dict[str, float]:
     """Return the fitted parameters in milliseconds: least squares of relative errors in time, none below 0.
 
     In time and not in speed, as a round's time is a sum of the parameters: the minimum is one and exact.
-
-    Raises:
-        UserError: The rows do not decide the parameters.
     """
     from scipy.optimize import nnls
 
