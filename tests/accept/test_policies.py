@@ -188,13 +188,6 @@ def test_long_outputs_and_outputs_of_every_length_are_walked_as_by_hand(policy: 
     assert as_lists(played_once(trace_of(outputs), policy)) == summed_by_hand(policy, outputs)
 
 
-def test_the_heuristic_grows_by_two_and_shrinks_by_one_but_not_below_one() -> None:
-    # Drafted 2 (all), 4 (rejected at once), 3, 2, 1, 1 (rejected), 1 (all), 3 (all), then one token without a draft.
-    played = played_once(one_output([1, 1, 0, *[0] * 5, 1, 0, 1, 1, 1, 0, 0]), HuggingFaceHeuristic(2))
-    assert played.drafted_low.tolist() == [2 + 4 + 3 + 2 + 1 + 1 + 1 + 3]
-    assert (played.rounds.tolist(), played.rounds_without_draft.tolist()) == ([9], [1])
-
-
 def test_the_controller_stays_for_three_rounds_and_on_its_limits() -> None:
     for policy, accept, drafted in (
         # Drafts 2 in four rounds, then 3, 4, 5, 5; 33 tokens are these eight rounds and one token.
@@ -205,23 +198,6 @@ def test_the_controller_stays_for_three_rounds_and_on_its_limits() -> None:
         (Adaptive(initial=5, max=8, window=4, target=0.4), [1, 0, 1, 1, 0] * 8, 14 * 5 + 4 + 2),
     ):
         assert played_once(one_output(accept), policy).drafted_low.tolist() == [drafted]
-
-
-def test_a_confidence_stop_pays_the_pass_that_found_out_and_bounds_the_rest() -> None:
-    # Round 1 drafts two, both accepted, and one pass says stop. Round 2 says so at once: no draft.
-    # Round 3 is rejected at its first token: it may have stopped there, or gone on to 4 tokens. One token is left.
-    accept, confidence = [1, 1, 1, 1, 0, *[1] * 4, 0], [1, 1, 0, 0, 1, 1, 1, 1, 1, 0]
-    rest = 4  # tokens 5 to 8 after the rejected one, all accepted: the tenth token is the target's
-    assert as_lists(played_once(one_output(accept, confidence), ConfidenceStop(threshold=0.5, max_k=4))) == {
-        "tokens": [10],
-        "rounds": [4],
-        "rounds_without_draft": [1],
-        "accepted": [2 + 0 + 0 + rest],
-        "drafted_low": [2 + 0 + 1 + rest],
-        "drafted_high": [2 + 0 + 4 + rest],
-        "draft_passes_low": [3 + 1 + 2 + rest],
-        "draft_passes_high": [3 + 1 + 4 + rest],
-    }
 
 
 def exact_law(policy: Policy, accept: Sequence[float], confidence: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
@@ -281,23 +257,6 @@ def test_equal_generators_give_all_policies_equal_coins_and_others_do_not() -> N
         for policy, seed in ((Oracle(9), 3), (Fixed(9), 3), (Oracle(9), 4))
     )
     assert oracle == fixed != other
-    generators = [np.random.default_rng(3) for _ in EACH]
-    for policy, rng in zip(EACH, generators, strict=True):
-        play(trace, policy, q_kind="sampled", rng=rng, replications=3)
-    assert len({rng.random() for rng in generators}) == 1
-
-
-@given(outputs_of(FRACTIONAL), POLICIES, st.integers(1, 3))
-def test_counts_add_up(outputs: list[Output], policy: Policy, replications: int) -> None:
-    played = played_once(trace_of(outputs), policy, 0, replications)
-    assert np.allclose(played.tokens, played.rounds + played.accepted, rtol=0, atol=1e-9)
-    assert played.tokens.sum() == sum(len(accept) for _, accept, _ in outputs)
-    steps = [played.accepted, played.drafted_low, played.drafted_high, played.draft_passes_high]
-    assert all((a <= b).all() for a, b in itertools.pairwise(steps))
-    assert (played.drafted_low <= played.draft_passes_low).all()
-    assert (played.draft_passes_low <= played.draft_passes_high).all()
-    if not isinstance(policy, ConfidenceStop):
-        assert played.drafted_low.tolist() == played.draft_passes_high.tolist()
 
 
 class Watched:
