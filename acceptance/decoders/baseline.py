@@ -62,19 +62,10 @@ def go_on(
     watch: Watch | None = None,
     keep_rows: bool = False,
 ) -> list[list[int]]:
-    """Go on behind what a context has read; the last token of each row is not read.
+    """Go on behind what a context has read; the last token of each row is not read. See `decode`.
 
-    Args:
-        context: Of the model.
-        logits: Behind its last tokens, [rows, vocabulary].
-        budgets: New tokens of each row at most, [rows].
-        rule: What is sampled from.
-        rngs: A random stream for each row; greedy decoding draws nothing.
-        watch: As of `decode`.
-        keep_rows: Whether the context keeps the rows that have ended.
-
-    Returns:
-        The new tokens of each row, the end of sequence among them.
+    logits: behind the context's last tokens, [rows, vocabulary]. budgets: new tokens of each row at most, [rows].
+    keep_rows: whether the context keeps the rows that have ended.
     """
     outputs: list[list[int]] = [[] for _ in budgets]
     rows, runs = np.arange(len(budgets)), np.array(budgets) > 0

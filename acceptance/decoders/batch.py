@@ -142,14 +142,8 @@ def unread(batch: Batch, context: AnyContext) -> tuple[torch.Tensor, Flags]:
 def commit(batch: Batch, new: Ints, accepted: Ints, ends: Sequence[int]) -> tuple[Ints, Flags]:
     """Append the first accepted + 1 of `new` to each row, cut behind an end of sequence. Rolls nothing back.
 
-    Args:
-        batch: The rows.
-        new: What each row commits, [rows, more than the most accepted].
-        accepted: How many drafted tokens of it count, [rows].
-        ends: Tokens that end an output.
-
-    Returns:
-        Tokens committed by each row, and whether an end of sequence is the last of them.
+    new: [rows, more than the most accepted]. accepted: how many drafted tokens of it count, [rows]. Returns the tokens
+    committed by each row, and whether an end of sequence is the last of them.
     """
     is_end = np.isin(new, ends) & (np.arange(new.shape[1]) <= accepted[:, None])
     committed = np.where(is_end.any(1), is_end.argmax(1), accepted) + 1

@@ -25,7 +25,8 @@ class Proposal:
 
     tokens: [rows, longest]. lengths: how many of them count, [rows]. laws: q that each was drawn from, [rows, longest,
     vocabulary]; none where each is a first choice, whose law is a point mass. passes: the draft's, for each row.
-    hidden: the draft's last hidden states at the drafted tokens, [rows, longest, d], where a rule asks for them.
+    hidden: the draft's last hidden states at the drafted tokens, [rows, longest, d], and confidence: q(x) of each, of a
+    greedy draft at temperature 1, [rows, longest]; where a rule asks for them.
     """
 
     tokens: torch.Tensor
@@ -33,6 +34,7 @@ class Proposal:
     passes: Ints
     laws: torch.Tensor | None = None
     hidden: torch.Tensor | None = None
+    confidence: torch.Tensor | None = None
 
     def masses(self, vocabulary: int) -> torch.Tensor:
         """Return q, [rows, longest, vocabulary]."""

@@ -6,6 +6,7 @@ as a tree that grows where its own probability is largest (EAGLE-2, arXiv 2406.1
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,9 +16,9 @@ from acceptance.models.model import Model
 from acceptance.models.rule import SamplingRule
 
 from . import heads
-from .batch import Batch, Flags, Floats, Ints, Task
-from .chain import Chain, FixedLength, Proposal, Verdict, choose
-from .method import Begin, Method, Models, Options
+from .batch import Batch, Flags, Floats, Ints
+from .chain import Proposal, Verdict, choose
+from .method import Begin, Method, Models, Options, chains
 from .nodes import children, no_nodes
 from .tree import Tree, TreeDecoder, Walk, check_tree
 
@@ -69,12 +70,8 @@ class Reader:
     ) -> torch.Tensor:
         """Write entries and return the features behind them, [rows, n, d].
 
-        Args:
-            tokens: [rows, n].
-            features: Before each token, [rows, n, d].
-            positions: Of those features, [rows, n].
-            columns: Where they go, [rows, n].
-            sees: Which columns each attends to, its own among them, [rows, n, up to the last].
+        features: before each token, [rows, n, d]; positions: theirs, [rows, n]. columns: where entries go, [rows, n].
+        sees: which columns each attends to, its own among them, [rows, n, up to the last].
         """
         device = self.keys.device
         embeddings = self.embed(tokens.to(device))
@@ -232,14 +229,8 @@ def begin_chain(models: Models, options: Options) -> Begin:
     """Load the head."""
     assert models.eagle is not None
     module, _ = heads.load("eagle", models.eagle, models.target)
-    return lambda prompts, task: Chain(
-        models.target,
-        EagleDraft(models.target, module, options.draft_rule),
-        prompts,
-        task,
-        lengths=FixedLength(options.k),
-        keep_hidden=True,
-    )
+    drafter = partial(EagleDraft, models.target, module, options.draft_rule)
+    return chains(models.target, drafter, options.k, keep_hidden=True)
 
 
 def begin_tree(models: Models, options: Options) -> Begin:
@@ -247,13 +238,9 @@ def begin_tree(models: Models, options: Options) -> Begin:
     assert models.eagle is not None
     check_tree("--target", models.target)
     module, _ = heads.load("eagle", models.eagle, models.target)
-
-    def begin(prompts: Sequence[Sequence[int]], task: Task) -> TreeDecoder:
-        limits = {"depth": options.k, "branches": options.parallel_branches, "budget": options.tree_budget}
-        grower = EagleTree(models.target, module, options.draft_rule, **limits)
-        return TreeDecoder(models.target, grower, prompts, task, keep_hidden=True)
-
-    return begin
+    limits = {"depth": options.k, "branches": options.parallel_branches, "budget": options.tree_budget}
+    grower = partial(EagleTree, models.target, module, options.draft_rule, **limits)
+    return lambda prompts, task: TreeDecoder(models.target, grower(), prompts, task, keep_hidden=True)
 
 
 METHODS = (

@@ -82,10 +82,7 @@ class Eagle(torch.nn.Module):  # type: ignore[misc]
     ) -> tuple[torch.Tensor, ...]:
         """Return the layer's input [rows, n, d], and queries, keys and values, [rows, n, heads, head size].
 
-        Args:
-            embeddings: Of token t + 1, [rows, n, d].
-            features: f_t, or the head's own in its place, [rows, n, d].
-            positions: t, [rows, n].
+        embeddings: of token t + 1. features: f_t, or the head's own in its place; [rows, n, d] both. positions: t.
         """
         state = self.join(torch.cat((self.embedding_norm(embeddings), self.feature_norm(features)), dim=-1))
         normed = self.attention_norm(state)

@@ -1,17 +1,14 @@
 """Draft lengths that follow what was accepted: the policies of `estimate.policies`, at work in the loop itself."""
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from acceptance.estimate.policies import Adaptive, HuggingFaceHeuristic
 
-from .batch import Ints, Task
-from .chain import Chain, FixedLength, Lengths
-from .decoder import Decoder
-from .method import Begin, Method, Models, Options
-from .model_draft import ModelDraft
+from .batch import Ints
+from .method import Control, Options
+from .speculative import over_draft
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,14 +22,10 @@ class Controlled:
     """The draft length of a policy that looks at the rounds so far of each prompt, and starts anew with each."""
 
     def __init__(self, policy: Adaptive | HuggingFaceHeuristic, *, prompts: int, budget: int, cap: int) -> None:
-        """Begin on some prompts.
+        """Begin on some prompts; budget: tokens of the longest output.
 
-        Args:
-            policy: The rule.
-            prompts: How many there are.
-            budget: Tokens of the longest output.
-            cap: Most tokens a round may draft, >= 1; the policy's length never grows beyond it. A round never drafts
-                more than the budget less one, so with a cap of that the policy is as without.
+        cap: most tokens a round may draft, >= 1; the policy's length never grows beyond it. A round never drafts more
+        than the budget less one, so with a cap of that the policy is as without.
         """
         self.player, self.most = policy.begin(Planned(budget * np.arange(prompts + 1))), cap
         self.hold()
@@ -51,10 +44,6 @@ class Controlled:
         self.hold()
 
 
-# Given the number of prompts and the longest output: who chooses draft lengths.
-Control = Callable[[int, int], Lengths]
-
-
 def by_acceptance(options: Options) -> Control:
     """Return the adaptive controller, begun at k as far as its bounds allow."""
     low, high = options.min_k, options.max_k
@@ -69,36 +58,12 @@ def by_heuristic(options: Options) -> Control:
     return lambda prompts, budget: Controlled(policy, prompts=prompts, budget=budget, cap=max(1, budget - 1))
 
 
-def with_lengths(
-    control_of: Callable[[Options], Control], *, stops: bool = False
-) -> Callable[[Models, Options], Begin]:
-    """Return how exact speculative decoding begins with draft lengths of its own."""
-
-    def begin(models: Models, options: Options) -> Begin:
-        assert models.draft is not None
-        draft, control = models.draft, control_of(options)
-        least_confidence = options.least_confidence if stops else 0.0
-
-        def on(prompts: Sequence[Sequence[int]], task: Task) -> Decoder:
-            drafter = ModelDraft(draft, options.draft_rule, least_confidence=least_confidence)
-            return Chain(models.target, drafter, prompts, task, lengths=control(len(prompts), task.max_new_tokens))
-
-        return on
-
-    return begin
-
-
-def method(name: str, summary: str, begin: Callable[[Models, Options], Begin]) -> Method:
-    """Return an exact method over a draft model."""
-    return Method(name=name, summary=summary, batched=True, needs=("draft",), begin=begin)
-
-
 METHODS = (
-    method("adaptive", "speculative, longer drafts while most are accepted", with_lengths(by_acceptance)),
-    method("heuristic", "speculative, draft length by Hugging Face's heuristic", with_lengths(by_heuristic)),
-    method(
+    over_draft("adaptive", "speculative, longer drafts while most are accepted", lengths=by_acceptance),
+    over_draft("heuristic", "speculative, draft length by Hugging Face's heuristic", lengths=by_heuristic),
+    over_draft(
         "confidence-stop",
         "speculative, up to k tokens as long as the draft is sure",
-        with_lengths(lambda options: lambda prompts, budget: FixedLength(options.k), stops=True),
+        draft=lambda options: {"least_confidence": options.least_confidence},
     ),
 )

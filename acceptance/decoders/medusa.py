@@ -6,6 +6,7 @@ heads' own. The heads do not see each other's choices.
 
 import heapq
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,8 @@ from simulator.ground.artefacts import UserError
 
 from . import heads
 from .batch import Batch, Floats, Ints
-from .chain import Chain, FixedLength, Proposal, Verdict
-from .method import Begin, Method, Models, Options
+from .chain import Proposal, Verdict
+from .method import Begin, Method, Models, Options, chains
 from .tree import Tree, TreeDecoder, Walk, check_tree
 
 
@@ -99,14 +100,8 @@ def choose_tree(accuracy: Any, nodes: int) -> list[list[int]]:
     """Choose the tree of so many nodes with the largest expected acceptance (Medusa §2.3.3).
 
     A node is the path of ranks that leads to it; that it is accepted has the product of its ranks' accuracies as its
-    probability, the heads being taken as independent.
-
-    Args:
-        accuracy: How often head i's r-th choice is right, [heads, ranks].
-        nodes: How many.
-
-    Returns:
-        Paths from the most probable down, so that the first n are the best tree of n nodes.
+    probability, the heads being taken as independent. accuracy: how often head i's r-th choice is right, [heads, r].
+    Paths come from the most probable down, so that the first n are the best tree of n nodes.
     """
     depth, ranks = np.shape(accuracy)
     chosen: list[list[int]] = []
@@ -140,15 +135,8 @@ def begin_chain(models: Models, options: Options) -> Begin:
     """Load the heads; K is at most their number."""
     assert models.medusa is not None
     module, _ = heads.load("medusa", models.medusa, models.target)
-    lengths = FixedLength(min(options.k, len(module.heads)))
-    return lambda prompts, task: Chain(
-        models.target,
-        MedusaDraft(models.target, module, options.draft_rule),
-        prompts,
-        task,
-        lengths=lengths,
-        keep_hidden=True,
-    )
+    drafter = partial(MedusaDraft, models.target, module, options.draft_rule)
+    return chains(models.target, drafter, min(options.k, len(module.heads)), keep_hidden=True)
 
 
 def begin_tree(models: Models, options: Options) -> Begin:

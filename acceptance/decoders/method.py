@@ -3,15 +3,19 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from acceptance.models.model import Model
 from acceptance.models.rule import SamplingRule
 from acceptance.results.settings import ALGORITHMS, KNOBS, check_knobs
 
 from .batch import Task
+from .chain import Chain, Drafter, FixedLength, Lengths
 from .decoder import Decoder
 
 Begin = Callable[[Sequence[Sequence[int]], Task], Decoder]
+# Given the number of prompts and the longest output: who chooses draft lengths.
+Control = Callable[[int, int], Lengths]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,11 +33,8 @@ class Models:
 class Options:
     """What methods are told. Each reads its own.
 
-    draft_rule: what the draft samples from. k: draft length; of a tree the depth. min_k, max_k, target_acceptance: of
-    the adaptive controller. least_confidence: below which a draft stops. parallel_branches: nodes that a tree expands
-    at a time. branch_prune_threshold: least q of a branch over the largest beside it. tree_budget: nodes of a tree.
-    ngram: longest n-gram, context and token. filler_top_k: target tokens that an n-gram store learns at each position.
-    rank, typical_p, tau, fuzziness: of the lossy rules. judge_threshold: None takes the one chosen in training.
+    draft_rule: what the draft samples from. The others: KNOBS says what each is; judge_threshold: None takes the one
+    chosen in training.
 
     Raises:
         UserError: A value out of the range that KNOBS tells; names the option.
@@ -79,3 +80,16 @@ class Method:
     def is_exact(self) -> bool:
         """Whether the output's law is the target's."""
         return ALGORITHMS[self.name].is_exact
+
+
+def chains(target: Model, drafter: Callable[[], Drafter], lengths: int | Control, **parts: Any) -> Begin:
+    """Return how chains begin on a batch, with a drafter of its own.
+
+    lengths: of every draft, or what chooses them. parts: what else `Chain` takes.
+    """
+
+    def on(prompts: Sequence[Sequence[int]], task: Task) -> Chain:
+        chosen = FixedLength(lengths) if isinstance(lengths, int) else lengths(len(prompts), task.max_new_tokens)
+        return Chain(target, drafter(), prompts, task, lengths=chosen, **parts)
+
+    return on

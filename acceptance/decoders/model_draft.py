@@ -47,19 +47,22 @@ class ModelDraft:
     """A smaller causal language model of the same vocabulary."""
 
     def __init__(
-        self, model: Model, rule: SamplingRule, *, least_confidence: float = 0.0, keep_hidden: bool = False
+        self,
+        model: Model,
+        rule: SamplingRule,
+        *,
+        least_confidence: float = 0.0,
+        keep_hidden: bool = False,
+        keep_confidence: bool = False,
     ) -> None:
-        """Take a model.
+        """Take a model and what it samples from.
 
-        Args:
-            model: The draft.
-            rule: What it samples from.
-            least_confidence: A draft ends before the first token at which the largest probability is below this; the
-                pass that found out is paid.
-            keep_hidden: Read the last drafted token as well, and hand on the hidden states of all.
+        least_confidence: a draft ends before the first token at which the largest probability is below this; the pass
+        that found out is paid. keep_hidden: read the last drafted token as well, and hand on the hidden states of all.
+        keep_confidence: hand on how probable each drafted token was.
         """
         self.model, self.rule, self.lane = model, rule, Lane(model)
-        self.least_confidence, self.keep_hidden = least_confidence, keep_hidden
+        self.least_confidence, self.keep_hidden, self.keep_confidence = least_confidence, keep_hidden, keep_confidence
 
     def start(self, batch: Batch, prompts: Sequence[Sequence[int]]) -> None:
         """Read all prompts but their last token; on a stream of its own, while the target reads them."""
@@ -80,6 +83,7 @@ class ModelDraft:
         drafted_from: list[torch.Tensor] = []
         hidden: list[torch.Tensor] = []
         tokens, valid = unread(batch, self.context)
+        confidence = [tokens.new_zeros((len(lengths), 0), dtype=torch.float32)]
         passes = np.zeros(len(lengths), np.int64)
         for step in range(int(lengths.max())):
             if lengths.max() <= step:
@@ -89,8 +93,10 @@ class ModelDraft:
             lengths = self.stopped(logits, lengths, step)
             if lengths.max() <= step:
                 break
-            chosen = self.choose(logits, numbers[:, step], drafted_from)
+            chosen = choose(logits, self.rule, numbers[:, step], drafted_from)
             drafted.append(chosen)
+            if self.keep_confidence:
+                confidence.append(self.soft_law(logits).gather(-1, chosen[:, None]))
             tokens, valid = chosen[:, None], (step + 1 < lengths + self.keep_hidden)[:, None]
         if self.keep_hidden and len(hidden) == len(drafted) > 0:
             self.read(tokens, (len(drafted) <= lengths)[:, None], hidden)
@@ -101,6 +107,7 @@ class ModelDraft:
             laws=torch.stack(drafted_from, 1) if drafted_from else None,
             passes=passes,
             hidden=torch.cat(hidden[1 : len(drafted) + 1], dim=1) if self.keep_hidden and drafted else None,
+            confidence=torch.cat(confidence, dim=1) if self.keep_confidence else None,
         )
 
     def read(self, tokens: torch.Tensor, valid: Flags, hidden: list[torch.Tensor]) -> torch.Tensor:
@@ -114,14 +121,12 @@ class ModelDraft:
         """Return the draft lengths, cut to `step` for rows that are no longer sure."""
         if not self.least_confidence:
             return lengths
-        # A greedy draft's law is a point mass: it is as sure as its law at temperature 1.
-        rule = SamplingRule(temperature=1.0) if self.rule.is_greedy else self.rule
-        unsure = laws.probabilities(logits, rule).amax(-1) < self.least_confidence
+        unsure = self.soft_law(logits).amax(-1) < self.least_confidence
         return np.where((lengths > step) & unsure.cpu().numpy(), step, lengths)
 
-    def choose(self, logits: torch.Tensor, numbers: Floats, drafted_from: list[torch.Tensor]) -> torch.Tensor:
-        """Return the next drafted tokens; see `chain.choose`."""
-        return choose(logits, self.rule, numbers, drafted_from)
+    def soft_law(self, logits: torch.Tensor) -> torch.Tensor:
+        """Return how sure the draft is of each token; a greedy one, whose law is a point mass, as at temperature 1."""
+        return laws.probabilities(logits, SamplingRule(temperature=1.0) if self.rule.is_greedy else self.rule)
 
     def learn(self, batch: Batch, verdict: Verdict, committed: Ints) -> None:
         """Forget what was rejected."""

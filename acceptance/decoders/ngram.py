@@ -10,10 +10,9 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from .batch import Batch, Floats, Ints, Task
-from .chain import Chain, FixedLength, Proposal, Verdict
-from .decoder import Decoder
-from .method import Begin, Method, Models, Options
+from .batch import Batch, Floats, Ints
+from .chain import Proposal, Verdict
+from .method import Begin, Method, Models, Options, chains
 
 
 class Memory(Protocol):
@@ -136,49 +135,35 @@ class TextDraft:
         self.memories = [self.memories[row] for row in rows]
 
 
-def counting(filler_top_k: Callable[[Options], int]) -> Callable[[Models, Options], Begin]:
-    """Return how a method that counts n-grams begins."""
+def over_text(
+    name: str,
+    summary: str,
+    memory: Callable[[Options], Memory],
+    filler_top_k: Callable[[Options], int] = lambda options: 1,
+) -> Method:
+    """Return a method that drafts from what a memory of the text says."""
 
     def begin(models: Models, options: Options) -> Begin:
-        return drafting(models, options, lambda: Store(options.ngram), filler_top_k(options))
+        fillers = filler_top_k(options)
+        return chains(models.target, lambda: TextDraft(lambda: memory(options), filler_top_k=fillers), options.k)
 
-    return begin
-
-
-def looking_up(models: Models, options: Options) -> Begin:
-    """Begin with prompt look-up; a longest n-gram of 3, context and token, looks up 2 tokens."""
-    return drafting(models, options, lambda: Index(options.ngram - 1), 1)
-
-
-def drafting(models: Models, options: Options, memory: Callable[[], Memory], filler_top_k: int) -> Begin:
-    """Return how to begin on a batch."""
-
-    def on(prompts: Sequence[Sequence[int]], task: Task) -> Decoder:
-        drafter = TextDraft(memory, filler_top_k=filler_top_k)
-        return Chain(models.target, drafter, prompts, task, lengths=FixedLength(options.k))
-
-    return on
+    return Method(name=name, summary=summary, batched=True, begin=begin)
 
 
 # ANPD (Ou et al. 2024, arXiv 2404.08698) counts the prompt and what is committed. NASD also counts, at every verified
 # position that is committed, the target's first choices: those it did not take may be what follows next time.
 METHODS = (
-    Method(
-        name="ngram",
-        summary="n-grams of the text so far and of what the target considered (NASD), no draft model",
-        batched=True,
-        begin=counting(lambda options: options.filler_top_k),
+    over_text(
+        "ngram",
+        "n-grams of the text so far and of what the target considered (NASD), no draft model",
+        lambda options: Store(options.ngram),
+        lambda options: options.filler_top_k,
     ),
-    Method(
-        name="anpd",
-        summary="n-grams of the text so far (ANPD), no draft model",
-        batched=True,
-        begin=counting(lambda options: 1),
-    ),
-    Method(
-        name="prompt-lookup",
-        summary="copies what followed the text's last tokens where they first occurred, no draft model",
-        batched=True,
-        begin=looking_up,
+    over_text("anpd", "n-grams of the text so far (ANPD), no draft model", lambda options: Store(options.ngram)),
+    # A longest n-gram of 3, context and token, looks up 2 tokens.
+    over_text(
+        "prompt-lookup",
+        "copies what followed the text's last tokens where they first occurred, no draft model",
+        lambda options: Index(options.ngram - 1),
     ),
 )

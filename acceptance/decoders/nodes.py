@@ -82,12 +82,9 @@ def no_nodes() -> Nodes:
 def children(log_q: torch.Tensor, parents: Ints, scores: Floats, most: int, *, threshold: float = 0.0) -> Nodes:
     """Return the likeliest nodes behind others.
 
-    Args:
-        log_q: Of the next token behind each parent, [parents, vocabulary].
-        parents: Which nodes those are, -1 for the last committed token, [parents].
-        scores: Theirs, [parents].
-        most: Children of each that are looked at; what cannot come next is none.
-        threshold: Least q of a child over the largest beside it.
+    log_q: of the next token behind each parent, [parents, vocabulary]. parents: their nodes, -1 for the last committed
+    token, and scores, [parents]. most: children of each that are looked at; what cannot come next is none. threshold:
+    least q of a child over the largest beside it.
     """
     best = log_q.topk(min(most, log_q.shape[-1]))
     values, tokens = best.values.double().cpu().numpy(), best.indices.cpu().numpy()

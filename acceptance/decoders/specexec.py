@@ -14,9 +14,9 @@ import torch
 from acceptance.models.context import Context
 from acceptance.models.model import Model
 from acceptance.models.rule import SamplingRule
+from acceptance.results.settings import ALGORITHMS
 
-from .batch import Batch, Floats, Ints, Task, read_prompts, unread
-from .decoder import Decoder
+from .batch import Batch, Floats, Ints, read_prompts, unread
 from .method import Begin, Method, Models, Options
 from .nodes import NOT_READ, Nodes, children, no_nodes
 from .tree import Tree, TreeDecoder, Walk, check_tree
@@ -35,15 +35,10 @@ class SpecExec:
         parallel_branches: int,
         branch_prune_threshold: float = 0.0,
     ) -> None:
-        """Take a draft model.
+        """Take a draft model that reads trees (`check_tree`), and a rule whose temperature is that of q; greedy: 1.
 
-        Args:
-            model: The draft; see `check_tree`.
-            rule: Its temperature is that of q; a greedy draft ranks by q at temperature 1.
-            k: Draft passes a round, and so the depth, at most.
-            tree_budget: Nodes at most.
-            parallel_branches: Nodes that a pass reads at most.
-            branch_prune_threshold: Least q of a node over the largest among its siblings; 0 keeps all.
+        k: draft passes a round, and so the depth, at most. tree_budget: nodes at most. parallel_branches: nodes that a
+        pass reads at most. branch_prune_threshold: least q of a node over the largest among its siblings; 0 keeps all.
         """
         self.model, self.temperature = model, 1.0 if rule.is_greedy else rule.temperature
         self.depth, self.tree_budget, self.parallel_branches = k, tree_budget, parallel_branches
@@ -96,19 +91,8 @@ def begin(models: Models, options: Options) -> Begin:
     target, draft = models.target, models.draft
     check_tree("--target", target)
     check_tree("--draft", draft)
-
-    def on(prompts: Sequence[Sequence[int]], task: Task) -> Decoder:
-        grower = SpecExec(
-            draft,
-            options.draft_rule,
-            k=options.k,
-            tree_budget=options.tree_budget,
-            parallel_branches=options.parallel_branches,
-            branch_prune_threshold=options.branch_prune_threshold,
-        )
-        return TreeDecoder(target, grower, prompts, task)
-
-    return on
+    limits = {name: getattr(options, name) for name in ALGORITHMS["specexec"].knobs}
+    return lambda prompts, task: TreeDecoder(target, SpecExec(draft, options.draft_rule, **limits), prompts, task)
 
 
 METHOD = Method(

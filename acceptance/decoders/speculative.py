@@ -4,7 +4,9 @@ The output's law is the target's own under the rule (Leviathan et al. 2023, algo
 output is the target's greedy output.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -12,9 +14,9 @@ from acceptance.models.model import Model
 from acceptance.models.rule import SamplingRule
 
 from .batch import Decoded, Task
-from .chain import Chain, FixedLength
-from .decoder import Decoder, run
-from .method import Begin, Method, Models, Options
+from .chain import Acceptance, Chain, Exact, FixedLength
+from .decoder import run
+from .method import Begin, Control, Method, Models, Options, chains
 from .model_draft import ModelDraft
 
 
@@ -47,23 +49,29 @@ def decode(
     return run(Chain(target, ModelDraft(draft, draft_rule), prompts, task, lengths=FixedLength(k)))
 
 
-def begin(models: Models, options: Options) -> Begin:
-    """Begin with a draft model and a fixed draft length."""
-    assert models.draft is not None
-    draft = models.draft
+def over_draft(
+    name: str,
+    summary: str,
+    *,
+    lengths: Callable[[Options], int | Control] = lambda options: options.k,
+    acceptance: Callable[[Models, Options], Acceptance] = lambda models, options: Exact(),
+    draft: Callable[[Options], dict[str, Any]] = lambda options: {},
+    keep_hidden: bool = False,
+    needs: tuple[str, ...] = (),
+) -> Method:
+    """Return a method that verifies chains of a draft model.
 
-    def on(prompts: Sequence[Sequence[int]], task: Task) -> Decoder:
-        return Chain(
-            models.target, ModelDraft(draft, options.draft_rule), prompts, task, lengths=FixedLength(options.k)
-        )
+    lengths, acceptance: of the options, who chooses draft lengths and who accepts. draft: what else `ModelDraft` takes.
+    keep_hidden: of both models. needs: besides the draft.
+    """
 
-    return on
+    def begin(models: Models, options: Options) -> Begin:
+        model, rule, control = models.draft, acceptance(models, options), lengths(options)
+        assert model is not None
+        drafter = partial(ModelDraft, model, options.draft_rule, keep_hidden=keep_hidden, **draft(options))
+        return chains(models.target, drafter, control, acceptance=rule, keep_hidden=keep_hidden)
+
+    return Method(name=name, summary=summary, batched=True, needs=("draft", *needs), begin=begin)
 
 
-METHOD = Method(
-    name="speculative",
-    summary="k tokens of a draft model, verified in one target pass",
-    batched=True,
-    needs=("draft",),
-    begin=begin,
-)
+METHOD = over_draft("speculative", "k tokens of a draft model, verified in one target pass")

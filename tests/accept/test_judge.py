@@ -22,7 +22,7 @@ from scipy.special import expit
 import acceptance
 from acceptance.decoders import speculative
 from acceptance.decoders.batch import Decoded, Task
-from acceptance.decoders.chain import Kept, Proposal, Seen, verify
+from acceptance.decoders.chain import Chain, Kept, Proposal, Seen, verify
 from acceptance.decoders.decoder import run
 from acceptance.decoders.judge import autojudge, judge, mining, training
 from acceptance.decoders.judge.judge import Judge
@@ -127,6 +127,11 @@ def test_features_are_the_states_of_both_models_at_the_drafts_token(pair: Pair) 
         np.testing.assert_allclose(features, features_without_cache(pair, [*before, token]), atol=1e-4)
 
 
+def chain_with(rule: autojudge.JudgeRule, pair: Pair, options: Options, prompts: list[list[int]], task: Task) -> Chain:
+    method = speculative.over_draft("autojudge", "", acceptance=lambda models, options: rule, keep_hidden=True)
+    return method.begin(Models(target=pair[0], draft=pair[1]), options)(prompts, task)
+
+
 class Recorder(autojudge.JudgeRule):
     """Notes what the rule sees of each drafted token."""
 
@@ -146,7 +151,7 @@ def test_training_sees_what_decoding_sees(pair: Pair) -> None:
     known = {(p, t): row for p, t, row in zip(mined.prompt, mined.position, mined.features, strict=True)}
     rule = Recorder(some_judge(pair))
     task = Task(rule=GREEDY, max_new_tokens=10, rngs=streams())
-    decoder = autojudge.chain(*pair, rule, Options(draft_rule=GREEDY, k=3), RAGGED, task)
+    decoder = chain_with(rule, pair, Options(draft_rule=GREEDY, k=3), RAGGED, task)
     compared = shifted = 0
     while len(decoder.batch.index):
         starts, index = decoder.batch.starts, decoder.batch.index
@@ -373,7 +378,7 @@ def decode(
     """Decode prompts with some judge."""
     judge_rule = autojudge.JudgeRule(replace(some_judge(pair), **bias), threshold)
     task = Task(rule=rule, max_new_tokens=budget, rngs=streams())
-    return run(autojudge.chain(*pair, judge_rule, Options(draft_rule=rule, k=k), prompts, task))
+    return run(chain_with(judge_rule, pair, Options(draft_rule=rule, k=k), prompts, task))
 
 
 def without_draft_passes(decoded: Sequence[Decoded]) -> list[tuple[list[int], list[object]]]:

@@ -10,16 +10,12 @@ The draft reads its last token as well, for the judge to have its hidden state: 
 """
 
 import math
-from collections.abc import Sequence
 
 import torch
 
-from acceptance.decoders.batch import Task
-from acceptance.decoders.chain import Chain, Exact, FixedLength, Kept, Seen
-from acceptance.decoders.decoder import Decoder
-from acceptance.decoders.method import Begin, Method, Models, Options
-from acceptance.decoders.model_draft import ModelDraft
-from acceptance.models.model import Model
+from acceptance.decoders.chain import Exact, Kept, Seen
+from acceptance.decoders.method import Models, Options
+from acceptance.decoders.speculative import over_draft
 
 from .judge import Judge, load
 
@@ -55,32 +51,17 @@ class JudgeRule(Exact):
         return products[0] + products[1] + self.bias
 
 
-def begin(models: Models, options: Options) -> Begin:
+def rule_of(models: Models, options: Options) -> JudgeRule:
     """Load the judge of the pair."""
     assert models.draft is not None
     assert models.judge is not None
-    target, draft = models.target, models.draft
-    rule = JudgeRule(load(models.judge, target, draft), options.judge_threshold)
-
-    def on(prompts: Sequence[Sequence[int]], task: Task) -> Decoder:
-        return chain(target, draft, rule, options, prompts, task)
-
-    return on
+    return JudgeRule(load(models.judge, models.target, models.draft), options.judge_threshold)
 
 
-def chain(
-    target: Model, draft: Model, rule: JudgeRule, options: Options, prompts: Sequence[Sequence[int]], task: Task
-) -> Chain:
-    """Return a chain that keeps the hidden states the rule asks for."""
-    drafter = ModelDraft(draft, options.draft_rule, keep_hidden=True)
-    lengths = FixedLength(options.k)
-    return Chain(target, drafter, prompts, task, lengths=lengths, acceptance=rule, keep_hidden=True)
-
-
-METHOD = Method(
-    name="autojudge",
-    summary="a draft model's chain; mismatches stay where a trained judge takes them for unimportant",
-    batched=True,
-    needs=("draft", "judge"),
-    begin=begin,
+METHOD = over_draft(
+    "autojudge",
+    "a draft model's chain; mismatches stay where a trained judge takes them for unimportant",
+    acceptance=rule_of,
+    keep_hidden=True,
+    needs=("judge",),
 )

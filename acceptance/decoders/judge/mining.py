@@ -136,12 +136,7 @@ class Reader:
         return np.asarray(self.context.hidden[:, -1].float().cpu().numpy(), np.float32)
 
     def go_on(self, logits: Any, lengths: Sequence[int]) -> list[list[int]]:
-        """Continue the texts greedily, each up to a length or its end; return them.
-
-        Args:
-            logits: Behind their last tokens, [rows, vocabulary].
-            lengths: Tokens that each may have in the end.
-        """
+        """Continue the texts greedily behind logits, [rows, vocabulary], up to lengths or their ends; return them."""
         budgets = [n - len(text) for text, n in zip(self.texts, lengths, strict=True)]
         more = baseline.go_on(self.context, logits, budgets, rule=GREEDY, keep_rows=True)
         texts = [text + new for text, new in zip(self.texts, more, strict=True)]
