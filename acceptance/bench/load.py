@@ -76,8 +76,7 @@ def prepare(options: DecodeOptions, presets: Presets | None) -> tuple[Bench, dic
     parameters |= {"draft_temperature": draft_rule.temperature}
     parameters |= {"dataset_sha256": hashlib.sha256(read_bytes(items.path)).hexdigest()}
     parameters["config_sha256"] = config_sha256(parameters)
-    left_out = [f"left out: {skipped.reason}" for skipped in planned.left_out]
-    return bench, parameters, [*filter(None, [items.about_skipped]), *left_out]
+    return bench, parameters, planned.notes(items.about_skipped)
 
 
 def ready(
@@ -263,7 +262,7 @@ def described(
         "methods": methods,
         "models": known,
         "prompt_count": len(planned.items),
-        "items_sha256": hashlib.sha256(repr(planned.items).encode(errors="surrogatepass")).hexdigest(),
+        "items_sha256": planned.sha256,
         "placement": asdict(placement),
         "device": placement.target[0],
         "dtype": pair.dtype,

@@ -7,7 +7,8 @@ from typing import Any
 
 from acceptance.models.bundled import BUNDLED
 from acceptance.models.rule import SamplingRule, rules_of_pair
-from acceptance.results.settings import KNOBS
+from acceptance.results.settings import KNOBS, option_of
+from acceptance.text.prompts import check_at_least_one
 from simulator.ground.artefacts import UserError
 
 from .placement import Gpu, by_kind
@@ -70,6 +71,8 @@ class DecodeOptions:
     def __post_init__(self) -> None:
         if self.task is not None and self.dataset != BUNDLED:
             raise UserError("--task: stands in place of --dataset, expected one of them")
+        for name in ("max_prompts", "max_new_tokens", "runs", "batch_size"):
+            check_at_least_one(option_of(name), getattr(self, name))
         _ = self.rules
         for name, model in (("target", self.target), ("draft", self.draft)):
             if model.startswith(f"{BUNDLED}@"):

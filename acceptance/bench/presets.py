@@ -27,17 +27,8 @@ TABLES = ("models", "methods", "experiments")
 VERSION = 1
 PLAIN_WORD = re.compile(r"[A-Za-z0-9._-]+")
 MODEL_KEYS = (
-    "target",
-    "draft",
-    "medusa",
-    "eagle",
-    "judge",
-    "dtype",
-    "quantization",
-    "placement",
-    "target_device",
-    "draft_device",
-    "inflate_target",
+    *("target", "draft", "medusa", "eagle", "judge", "dtype", "quantization"),
+    *("placement", "target_device", "draft_device", "inflate_target"),
 )
 # What belongs to a call of the command, not to an experiment.
 NOT_PRESET = (

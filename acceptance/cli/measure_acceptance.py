@@ -1,6 +1,5 @@
 """The command `measure-acceptance`: parse, load, measure, write, print. Its options are in `options`."""
 
-import hashlib
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -157,11 +156,10 @@ def prepare(options: MeasureOptions) -> Ready:
         "device": pair.device,
         "dtype": pair.dtype,
         "prompt_count": len(planned.items),
-        "items_sha256": hashlib.sha256(repr(planned.items).encode(errors="surrogatepass")).hexdigest(),
+        "items_sha256": planned.sha256,
         "approximation": None if pair.same_vocabulary else LABEL,
     }
-    left_out = [f"left out: {skipped.reason}" for skipped in planned.left_out]
-    notes = [*filter(None, [items.about_skipped()]), *left_out]
+    notes = planned.notes(items.about_skipped())
     return Ready(planned=planned, pair=pair, settings=settings, parameters=parameters, notes=notes)
 
 

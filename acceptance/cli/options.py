@@ -7,7 +7,7 @@ import click
 
 from acceptance.models.bundled import BUNDLED
 from acceptance.models.rule import SamplingRule, rules_of_pair
-from acceptance.text.prompts import DATASETS
+from acceptance.text.prompts import DATASETS, check_at_least_one
 from simulator.ground.artefacts import UserError
 from simulator.ground.command import FILE, stacked
 from simulator.ground.limits import MAX_DRAFT_LENGTH
@@ -125,6 +125,8 @@ class MeasureOptions:
     force: bool
 
     def __post_init__(self) -> None:
+        for name in ("max_prompts", "max_new_tokens", "batch_size", "check_loop"):
+            check_at_least_one("--" + name.replace("_", "-"), getattr(self, name))
         longest = max(self.draft_lengths)
         if not (self.trace_file or self.texts) and longest > self.max_new_tokens:
             raise UserError(f"--k: {longest} is above --max-new-tokens, expected 1 to {self.max_new_tokens}")

@@ -1,7 +1,8 @@
 """All that one trace says: every draft length, every metric with its interval, groups of positions, and policies."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -58,10 +59,10 @@ class Analysis:
     """
 
     rounds: dict[int, RoundCounts]
-    metrics: dict[int, dict[str, object]]
+    metrics: dict[int, dict[str, Any]]
     synthetic: dict[int, dict[str, object]]
     alpha: dict[str, Estimate]
-    categories: dict[str, dict[str, object]]
+    categories: dict[str, dict[str, Any]]
     along_output: dict[str | int, tuple[Estimate, int]]
     by_context_length: dict[str | int, tuple[Estimate, int]]
     policies: dict[str, PolicyResult]
@@ -122,7 +123,7 @@ def analyse(
     return Analysis(
         rounds=rounds,
         metrics=of_lengths,
-        synthetic={k: synthetic(m) for k, m in of_lengths.items()},
+        synthetic={k: synthetic_acceptance(m["survival"], m["tokens_per_round"]) for k, m in of_lengths.items()},
         alpha=alpha_estimates(trace, rng),
         categories=category_metrics(trace, rounds[max(draft_lengths)], q_kind, seed),
         along_output=alpha_by(bins_of(trace.position), trace, q_kind, rng),
@@ -131,14 +132,6 @@ def analyse(
         text_gap=None if greedy else surprise_gap(trace, rng),
         foreign=float((trace.rank_p != 0 if greedy else excluded(trace)).mean()),
     )
-
-
-def synthetic(rounds: Mapping[str, object]) -> dict[str, object]:
-    """Return the settings of engines for the metrics of one draft length."""
-    rates, length = rounds["survival"], rounds["tokens_per_round"]
-    assert isinstance(rates, list)
-    assert isinstance(length, float)
-    return synthetic_acceptance(rates, length)
 
 
 def play_policies(

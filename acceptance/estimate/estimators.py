@@ -4,6 +4,7 @@ Runs no model. Prompts are the independent unit: intervals come from a bootstrap
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -45,14 +46,9 @@ class RoundCounts:
 
 
 def run_lengths(accept: Floats, ends: NDArray[np.int64], k: int) -> Floats:
-    """Return P(A = a) of a round that starts at each position, a = 0..k; shape [positions, k + 1].
+    """Return P(A = a) of a round of k drafts that starts at each position, a = 0..k; shape [positions, k + 1].
 
-    A position past its output's end is never accepted.
-
-    Args:
-        accept: a[t], [positions].
-        ends: The end of each position's output, [positions].
-        k: Draft length.
+    accept: a[t], [positions]; a position past its output's end, `ends` [positions], is never accepted.
     """
     size = len(accept)
     survival = np.zeros((size, k + 2))
@@ -137,12 +133,9 @@ def sums_by_prompt(values: ArrayLike, trace: Trace) -> Floats:
 
 
 def bootstrap(sums: Floats, rng: np.random.Generator, resamples: int = RESAMPLES) -> Floats:
-    """Return sums over prompts drawn with replacement; shape [resamples, columns].
+    """Return sums over prompts drawn with replacement, [resamples, columns]; sums: of each prompt, [prompts, columns].
 
-    Args:
-        sums: What each prompt contributes, [prompts, columns].
-        rng: Draws the prompts; the same state draws the same prompts.
-        resamples: How many draws of all prompts.
+    The same state of the generator draws the same prompts.
     """
     prompts = len(sums)
     resampled = np.empty((resamples, sums.shape[1]))
@@ -156,14 +149,10 @@ def bootstrap(sums: Floats, rng: np.random.Generator, resamples: int = RESAMPLES
 
 
 def interval95(samples: Floats, prompts: int) -> list[float] | None:
-    """Return the 95 % interval of bootstrap samples; None from fewer than MIN_PROMPTS prompts.
+    """Return the 95 % interval of bootstrap samples over so many prompts; None from fewer than MIN_PROMPTS of them.
 
     Percentiles are expanded as Student's t is wider than the normal law (Hesterberg 2015, section 5.3): plain ones are
     too narrow for few prompts.
-
-    Args:
-        samples: Shape [resamples].
-        prompts: How many were drawn from.
     """
     from scipy.special import ndtr, stdtrit
 
@@ -220,17 +209,12 @@ def macro_tokens_per_round(rounds: RoundCounts, rng: np.random.Generator) -> Est
     return ratio(each, np.ones(len(each)), rng)
 
 
-def metrics(trace: Trace, rounds: RoundCounts, q_kind: str, seed: int = 0) -> dict[str, object]:
+def metrics(trace: Trace, rounds: RoundCounts, q_kind: str, seed: int = 0) -> dict[str, Any]:
     """Return the metrics of model §4 for one draft length, by the names of our records, with 95 % intervals.
 
     Means are over rounds (micro); `tokens_per_round_macro` is the mean over prompts. `rounds_cut` are the rounds that
-    an output's end cut and that are not in the histogram. `ci95` holds the intervals by the same names.
-
-    Args:
-        trace: What was measured.
-        rounds: Its expected rounds of this draft length.
-        q_kind: "sampled" or "greedy" draft.
-        seed: Of the bootstrap: every draft length draws the same prompts.
+    an output's end cut and that are not in the histogram. `ci95` holds the intervals by the same names; every draft
+    length draws the same prompts for them.
     """
     rng = np.random.default_rng(seed)
     prompts = len(rounds.counts)
@@ -267,14 +251,7 @@ def alpha_estimates(trace: Trace, rng: np.random.Generator) -> dict[str, Estimat
 def alpha_by(
     groups: ArrayLike, trace: Trace, q_kind: str, rng: np.random.Generator
 ) -> dict[str | int, tuple[Estimate, int]]:
-    """Return the acceptance of a token within each group of positions, and the group's positions.
-
-    Args:
-        groups: What each position belongs to, [positions].
-        trace: What was measured.
-        q_kind: "sampled" or "greedy" draft.
-        rng: Draws the bootstrap's prompts.
-    """
+    """Return the acceptance of a token within each group of positions, and how many there are; groups: [positions]."""
     groups = np.asarray(groups)
     accept = token_acceptance(trace, q_kind)
     alphas: dict[str | int, tuple[Estimate, int]] = {}
@@ -297,19 +274,12 @@ def bins_of(values: NDArray[np.int32], bins: int = 8) -> NDArray[np.int64]:
     return np.asarray(used[np.searchsorted(used, values, side="right") - 1], np.int64)
 
 
-def category_metrics(trace: Trace, rounds: RoundCounts, q_kind: str, seed: int = 0) -> dict[str, dict[str, object]]:
-    """Return prompts, tokens per round and alpha of each category, with intervals; empty without categories.
-
-    Args:
-        trace: What was measured.
-        rounds: Its expected rounds of one draft length.
-        q_kind: "sampled" or "greedy" draft.
-        seed: Of the bootstrap.
-    """
+def category_metrics(trace: Trace, rounds: RoundCounts, q_kind: str, seed: int = 0) -> dict[str, dict[str, Any]]:
+    """Return prompts, tokens per round and alpha of each category, with intervals; empty without categories."""
     rng = np.random.default_rng(seed)
     measured = np.unique(trace.prompt)
     category = np.array([trace.prompts[p].category for p in measured])
-    by_category: dict[str, dict[str, object]] = {}
+    by_category: dict[str, dict[str, Any]] = {}
     alphas = alpha_by(trace.category, trace, q_kind, rng)
     for name in np.unique(category[category != ""]):
         inside = category == name

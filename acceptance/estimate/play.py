@@ -13,7 +13,7 @@ outside the trace and not counted.
 What a policy remembers is of one output: every turn starts anew.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -25,17 +25,6 @@ from simulator.ground.ranges import check_whole
 
 Counts = NDArray[np.int64]
 Means = NDArray[np.float64]
-
-# Columns that `walk` returns; the last four in the order of `Spent`.
-COUNTED = (
-    "rounds",
-    "rounds_without_draft",
-    "accepted",
-    "drafted_low",
-    "drafted_high",
-    "draft_passes_low",
-    "draft_passes_high",
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,11 +52,7 @@ class Spent(NamedTuple):
 
 
 class Player:
-    """A policy at work on one decode walk of every output: drafts k[output] tokens where there is room.
-
-    Args:
-        k: Draft length of each output, shape [outputs].
-    """
+    """A policy at work on one decode walk of every output: drafts k[output] tokens where there is room."""
 
     def __init__(self, k: Counts) -> None:
         self.k = k
@@ -142,6 +127,10 @@ class Played:
         return ratio(self.accepted, self.drafted_high), ratio(self.accepted, self.drafted_low)
 
 
+# Columns that `walk` returns; the last four in the order of `Spent`.
+COUNTED = tuple(f.name for f in fields(Played) if f.name != "tokens")
+
+
 def ratio(part: Means, whole: Means) -> float:
     """Return the ratio of two sums; NaN over nothing."""
     total = float(whole.sum())
@@ -155,15 +144,10 @@ def next_true(flags: NDArray[np.bool_]) -> Counts:
 
 
 def walk(starts: Counts, coins: NDArray[np.bool_], player: Player) -> Counts:
-    """Walk through every output once, side by side.
+    """Walk through every output once, side by side; return totals of each, [outputs, len(COUNTED)].
 
-    Args:
-        starts: Where each output begins, and the end of the last; shape [outputs + 1].
-        coins: Whether a draft of each position is accepted, shape [positions].
-        player: The policy, at the first token of every output.
-
-    Returns:
-        Totals of each output, shape [outputs, len(COUNTED)].
+    starts: where each output begins, and the end of the last, [outputs + 1]. coins: whether a draft of each position is
+    accepted, [positions]. player: the policy, at the first token of every output.
     """
     ends, rejection = starts[1:], next_true(~coins)
     totals = np.zeros((len(ends), len(COUNTED)), np.int64)

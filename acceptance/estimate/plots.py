@@ -39,19 +39,14 @@ OVERALL: dict[str, Any] = {"color": "#595959", "linestyle": ":", "linewidth": 1.
 def acceptance_figure(
     trace: Trace, analysis: Analysis, *, q_kind: str, title: str, note: str = "", seed: int = 0
 ) -> "Figure":
-    """Return the picture of a measurement in four panels.
+    """Return the picture of a measurement in four panels; the longest draft length of the analysis is drawn.
 
-    Args:
-        trace: What was measured.
-        analysis: What it says; the longest draft length is drawn.
-        q_kind: "sampled" or "greedy" draft; of which the panels speak.
-        title: What was measured, for the reader of the picture.
-        note: What the reader must know, such as that the numbers are an approximation; stands below the title.
-        seed: Of the bootstrap of groups; that of the records gives their intervals.
+    title: what was measured, for the reader of the picture; note: what the reader must know, such as that the numbers
+    are an approximation. seed: of the bootstrap of groups; that of the records gives their intervals.
     """
     lines = [line for text in (title, note) for line in textwrap.wrap(text, MAX_LINE)]
     k, overall = analysis.longest, analysis.alpha[q_kind].value
-    metrics: Any = analysis.metrics[k]
+    metrics = analysis.metrics[k]
     # A dollar sign in a model's or category's name is no formula.
     with new_figure(11, 8 + 0.2 * len(lines), pads_in=0.1, parse_math=False) as figure:
         (histogram, survival), (groups, positions) = figure.subplots(2, 2)

@@ -170,12 +170,7 @@ class ConfidenceStop:
 
 
 class ConfidencePlayer(Player):
-    """The confidence stop at work.
-
-    Args:
-        k: Longest draft of each output, shape [outputs].
-        unsure: Whether the draft's confidence is below the threshold, shape [positions].
-    """
+    """The confidence stop at work; unsure: whether the draft's confidence is below the threshold, [positions]."""
 
     def __init__(self, k: Counts, unsure: NDArray[np.bool_]) -> None:
         super().__init__(k)

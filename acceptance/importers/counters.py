@@ -24,13 +24,9 @@ AGREEMENT = 0.01
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counters:
-    """Totals over rounds that drafted; `per_position[j]` rounds accepted more than j drafts.
+    """Totals over rounds that drafted; accepted tokens are without correction and bonus; None: not known.
 
-    Attributes:
-        rounds: Rounds that drafted.
-        drafted: Drafted tokens, None where it is not known.
-        accepted: Accepted tokens, without correction and bonus.
-        per_position: Accepted tokens of each position; empty where it is not known.
+    per_position[j]: rounds that accepted more than j drafts; empty where it is not known.
     """
 
     rounds: float
@@ -117,7 +113,6 @@ def import_counters(
         histogram=histogram,
         definition=f"{meaning}; {how}.",
         reconstructed=not c.per_position,
-        rounds_apart=0.0,
         notes=(*notes, *notes_on(c, k)),
         skipped=skipped,
     )

@@ -16,35 +16,23 @@ from simulator.ground.records import Skipped
 class Imported:
     """A histogram that another tool measured.
 
-    Attributes:
-        histogram: Rounds by accepted drafts.
-        definition: What the source's numbers mean and how the histogram follows from them.
-        reconstructed: Whether only a mean was there, so that the histogram's shape is assumed.
-        rounds_apart: Rounds that the source states and the histogram leaves out: they drafted fewer than K tokens.
-        notes: Whatever else a user should know.
-        skipped: Records that could not be used.
+    definition: what the source's numbers mean and how the histogram follows from them. reconstructed: whether only a
+    mean was there, so that the histogram's shape is assumed. rounds_apart: rounds that the source states and the
+    histogram leaves out: they drafted fewer than K tokens. notes: whatever else a user should know.
     """
 
     histogram: AcceptanceHistogram
     definition: str
-    reconstructed: bool
-    rounds_apart: float
-    notes: tuple[str, ...]
-    skipped: tuple[Skipped, ...]
+    reconstructed: bool = False
+    rounds_apart: float = 0.0
+    notes: tuple[str, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
 
 
 def settle_k(path: Path, *, requested: int | None, stated: int | None, at_least: int, evidence: str) -> tuple[int, str]:
-    """Return K, and a clause that says where it comes from.
+    """Return K, by the user or by the file, and a clause that says where it comes from.
 
-    Args:
-        path: The file, for messages.
-        requested: The user's K.
-        stated: The file's K.
-        at_least: The smallest K that the file's numbers allow.
-        evidence: What `at_least` was taken from, for messages.
-
-    Raises:
-        UserError: The three contradict one another, or none of them tells K.
+    at_least: the smallest K that the file's numbers allow; evidence: what that was taken from, for messages.
     """
     if requested is not None and stated is not None and requested != stated:
         raise UserError(f"{path}: the draft length is {stated} in this file, but --k is {requested}")

@@ -25,14 +25,9 @@ BY_LENGTH = "acceptance_histogram_by_draft_length"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestRounds:
-    """The rounds of one request by accepted drafts.
+    """The rounds of one request, on a line, by accepted drafts; None: not known.
 
-    Attributes:
-        line: Where it stands.
-        k: Draft length that it states, None where it does not.
-        counts: All rounds.
-        by_length: The rounds of each number of drafted tokens; None where that is not known.
-        drafted: Drafted tokens of all rounds, None where that is not known.
+    k: draft length that it states. by_length: the rounds of each number of drafted tokens. drafted: in all rounds.
     """
 
     line: int
@@ -160,7 +155,6 @@ def import_requests(
     return Imported(
         histogram=histogram_from(path, counts, k),
         definition=f"{meaning}; {source}.",
-        reconstructed=False,
         rounds_apart=float(sum(row.rounds for row in rows) - sum(counts)),
         notes=notes,
         skipped=records.skipped,

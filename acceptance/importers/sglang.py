@@ -40,16 +40,9 @@ FROM_TOKENS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One request: its rounds, what they accepted, and their histogram where it is there.
+    """One request: its line, its verification rounds, what all of them accepted and drafted; None: not known.
 
-    Attributes:
-        line: Where it stands.
-        rounds: Verification rounds.
-        accepted: Accepted drafts in all of them.
-        drafted: Drafted tokens in all of them, None where that is not known.
-        counts: Rounds by accepted drafts; None where only their number is known.
-        from_tokens: Whether `accepted` was taken from the completion's length.
-        tokens: Tokens of the completion, None where they are not known.
+    counts: rounds by accepted drafts. from_tokens: whether `accepted` was taken from the completion's tokens.
     """
 
     line: int
@@ -86,8 +79,6 @@ def import_histograms(
     return Imported(
         histogram=histogram_from(records.path, counts, k),
         definition=f"{FROM_HISTOGRAM}; {source}.",
-        reconstructed=False,
-        rounds_apart=0.0,
         notes=notes_on(requests, k, requested is None),
         skipped=tuple(sorted((*records.skipped, *left_out), key=lambda s: s.line)),
     )
@@ -110,7 +101,6 @@ def import_means(records: Records[tuple[Request, ...]], requests: list[Request],
         histogram=reconstruct(path, rounds=rounds, tokens_per_round=tokens_per_round, k=requested),
         definition=f"{FROM_TOKENS if from_tokens else FROM_COUNTS}; {assumed(requested)}.",
         reconstructed=True,
-        rounds_apart=0.0,
         notes=notes,
         skipped=records.skipped,
     )

@@ -41,8 +41,6 @@ def read(path: Path, k: int | None) -> Imported:
     return Imported(
         histogram=histogram_from(path, [lengths[a + 1] for a in range(k + 1)], k),
         definition=f"{MEANING}; {source}.",
-        reconstructed=False,
-        rounds_apart=0.0,
         notes=(*NOTES, *note_on_repeats(records.rows)),
         skipped=records.skipped,
     )

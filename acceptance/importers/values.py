@@ -73,16 +73,7 @@ def check_equal(field: Field, expected: int, of: str) -> None:
 
 
 def read_values(path: Path, read: Callable[[Field, int], T], expected: str) -> Records[T]:
-    """Read a file that holds one JSON object, a list of them, or one a line.
-
-    Args:
-        path: The file.
-        read: Turns one value into a record, given its line or its place in the list; raises BadRecord.
-        expected: What a record should look like, for messages.
-
-    Raises:
-        UserError: Not one record can be used.
-    """
+    """Read a file that holds one JSON object, a list of them, or one a line; see `read_each`."""
     whole = whole_json(path)
     if isinstance(whole, Field):
         values: list[object] = whole.value if isinstance(whole.value, list) else [whole.value]

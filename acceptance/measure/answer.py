@@ -28,15 +28,7 @@ def score(pair: Pair, written: Sequence[Written], infos: tuple[PromptInfo, ...],
 def answer(
     pair: Pair, open_turns: Sequence[Written], infos: tuple[PromptInfo, ...], settings: Settings, rngs: list[Generator]
 ) -> list[Trace]:
-    """Let the target write one turn of some conversations, and return the trace of each output.
-
-    Args:
-        pair: The models.
-        open_turns: Outputs still without tokens.
-        infos: Where prompts came from.
-        settings: Of the measurement.
-        rngs: A random stream for each.
-    """
+    """Let the target write one turn of some conversations, each from its random stream; return each output's trace."""
     contexts = [w.output.before for w in open_turns]
     options: dict[str, Any] = {"rule": settings.rule, "max_new_tokens": settings.max_new_tokens, "rngs": rngs}
     if not pair.same_vocabulary:
@@ -48,18 +40,10 @@ def answer(
 
 
 def converse(pair: Pair, planned: Plan, batch: Sequence[tuple[int, Prompt]], settings: Settings) -> list[Trace]:
-    """Let the target answer every turn of a batch of conversations, turn by turn.
+    """Let the target answer a batch of conversations, (index, prompt) each, turn by turn.
 
-    A conversation ends with its last turn, or where the next one would not fit the context.
-
-    Args:
-        pair: The models.
-        planned: What is measured.
-        batch: (index, prompt).
-        settings: Of the measurement.
-
-    Returns:
-        The traces of all outputs, prompt after prompt, turn after turn.
+    A conversation ends with its last turn, or where the next one would not fit the context. The traces come prompt
+    after prompt, turn after turn.
     """
     rngs = streams(settings.seed, [index for index, _ in batch])
     of_rows: list[list[Trace]] = [[] for _ in batch]

@@ -78,13 +78,7 @@ def score(
 ) -> list[Trace]:
     """Return the trace of each output of a batch; of the draft it holds acceptances alone.
 
-    Args:
-        pair: Models with different tokenizers.
-        outputs: What the target wrote, in its tokens.
-        before: What stood before each output, in the draft's tokens.
-        prompts: What `Output.prompt` indexes.
-        rule: What the target sampled from.
-        draft_rule: What the draft samples from.
+    before: what stood before each output, in the draft's tokens.
     """
     aligned, draft_outputs = [], []
     for output, context in zip(outputs, before, strict=True):

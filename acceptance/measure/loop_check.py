@@ -93,19 +93,9 @@ class LoopCheck:
 def run(
     pair: Pair, planned: Plan, trace: Trace, settings: Settings, k: int, count: int, q_kind: str = "sampled"
 ) -> LoopCheck:
-    """Decode the first prompts with the loop and compare.
+    """Decode the first turns of so many prompts with the loop, and compare.
 
-    Args:
-        pair: Models of one vocabulary.
-        planned: What was measured.
-        trace: Its trace.
-        settings: Of the measurement.
-        k: Draft length.
-        count: How many prompts; of each the first turn.
-        q_kind: "sampled" as the settings say, or "greedy": the draft proposes its first choice.
-
-    Raises:
-        UserError: A model whose cache cannot be rolled back.
+    q_kind: "sampled" as the settings say, or "greedy": the draft proposes its first choice.
     """
     for option, model in (("--target", pair.target), ("--draft", pair.draft)):
         check_roll_back(option, model)
@@ -230,13 +220,9 @@ def finer_copy(model: Model, dtype: str) -> Model:
 
 
 def recheck(model: Model, finer: Callable[[], Model], tokens: list[int], choices: Sequence[int]) -> Recheck:
-    """Read again, in a finer type, where two outputs part.
+    """Read again, in a finer type, behind the tokens that two outputs have in common.
 
-    Args:
-        model: The target.
-        finer: Makes its copy in a finer type.
-        tokens: Prompt and what the outputs have in common.
-        choices: The two tokens there. One alone says that the other output ended, which no rounding explains.
+    choices: the two tokens there. One alone says that the other output ended, which no rounding explains.
     """
     logits, finer_logits = (next_logits(m, tokens).double() for m in (model, finer()))
     errors = logits - finer_logits

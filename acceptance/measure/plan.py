@@ -1,5 +1,6 @@
 """What is measured: the prompts and logged texts that fit both models, in tokens, before any of them runs."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -52,6 +53,15 @@ class Plan:
     infos: tuple[PromptInfo, ...]
     left_out: tuple[Skipped, ...]
 
+    @property
+    def sha256(self) -> str:
+        """The hash of the items."""
+        return hashlib.sha256(repr(self.items).encode(errors="surrogatepass")).hexdigest()
+
+    def notes(self, about_skipped: str) -> list[str]:
+        """Return what was left out: of the file, as it says, and of what was planned."""
+        return [*filter(None, [about_skipped]), *(f"left out: {skipped.reason}" for skipped in self.left_out)]
+
 
 def plan(pair: Pair, items: Sequence[Prompt | Text], settings: Settings) -> Plan:
     """Return what fits the models' context, before any of them runs; items that do not are counted and named.
@@ -96,10 +106,8 @@ def misfit(pair: Pair, item: Prompt | Text, settings: Settings) -> str:
 def overrun(pair: Pair, before: Sequence[list[int]], more: int) -> str:
     """Say which model's context so many tokens more would exceed; empty when none's.
 
-    Args:
-        pair: The models.
-        before: What the target and the draft read ahead of an output.
-        more: Tokens of the output; how many they are in a draft's own tokens is not known before it is written.
+    before: what the target and the draft read ahead of an output, whose length in a draft's own tokens is not known
+    before it is written.
     """
     needed, room = len(before[0]) + more, pair.context_lengths[0]
     if needed > room:

@@ -46,12 +46,7 @@ def pair_scores(
 ) -> Scores:
     """Return what `Trace` holds of both models for tokens of one output; each of shape [columns].
 
-    Args:
-        target: The target's logits that predict the tokens, [columns, vocabulary].
-        draft: The draft's, same shape.
-        token: What the target wrote, [columns].
-        rule: What the target samples from.
-        draft_rule: What the draft samples from.
+    target, draft: logits that predict the tokens, [columns, vocabulary]. token: what the target wrote, [columns].
     """
     p, q = probabilities(target, rule), probabilities(draft, draft_rule)
     soft_p, soft_q = soft_law(target, p, rule), soft_law(draft, q, draft_rule)
@@ -86,9 +81,7 @@ class Reader:
     def logits(self, tokens: torch.Tensor, valid: Flags) -> torch.Tensor:
         """Return the logits that predict the next columns of the outputs, [rows, columns, vocabulary].
 
-        Args:
-            tokens: What was written there, [rows, columns].
-            valid: Which of it there is, [rows, columns]; what has ended does not go on.
+        tokens: what was written there; valid: which of it there is, what has ended does not go on; [rows, columns].
         """
         tokens = tokens.to(self.last.device)
         seen = torch.cat((self.last, tokens[:, :-1]), dim=1)
@@ -123,13 +116,7 @@ class Scored:
 
 @torch.inference_mode()
 def walk(models: Sequence[Model], outputs: Sequence[Output], visit: Callable[..., Scores]) -> list[Scores]:
-    """Read outputs with all models side by side, chunk by chunk, and return what `visit` says of each output.
-
-    Args:
-        models: Models of one vocabulary.
-        outputs: What they read, as one batch.
-        visit: See `Scored`.
-    """
+    """Read outputs with all models side by side, chunk by chunk; return what `visit` says of each, see `Scored`."""
     rows, lengths = len(outputs), np.array([len(o.tokens) for o in outputs])
     longest = int(lengths.max())
     readers = [Reader(model, [o.before for o in outputs]) for model in models]
@@ -192,16 +179,7 @@ def score(
     rule: SamplingRule,
     draft_rule: SamplingRule,
 ) -> list[Trace]:
-    """Return the trace of each output of a batch that was written before.
-
-    Args:
-        target: The model that wrote them.
-        draft: Another with the same vocabulary.
-        outputs: What was written.
-        prompts: What `Output.prompt` indexes.
-        rule: What the target sampled from.
-        draft_rule: What the draft samples from.
-    """
+    """Return the trace of each output of a batch that was written before."""
     scores = walk((target, draft), outputs, partial(pair_scores, rule=rule, draft_rule=draft_rule))
     return [trace_of(o, s, prompts) for o, s in zip(outputs, scores, strict=True)]
 

@@ -23,9 +23,7 @@ PROBE_TOKENS, PROBE_VALUES = 16, 32
 def disagreement(model: Model, *, rolling_back: bool) -> float:
     """Return how far reading with padding and cache is from reading plainly: mean difference over the logits' spread.
 
-    Args:
-        model: Any causal language model.
-        rolling_back: Read wrong tokens between the right ones and roll back behind them.
+    rolling_back: read wrong tokens between the right ones and roll back behind them.
     """
     rng = np.random.default_rng(0)
     rows = [rng.integers(model.vocabulary, size=n).tolist() for n in (9, 6)]

@@ -10,12 +10,7 @@ from .rule import SamplingRule
 
 
 def probabilities(logits: torch.Tensor, rule: SamplingRule) -> torch.Tensor:
-    """Return the law of the next token in fp32, whatever the logits are; a point mass where the rule is greedy.
-
-    Args:
-        logits: Shape [..., vocabulary].
-        rule: Temperature, top-k and top-p.
-    """
+    """Return the law of the next token in fp32, whatever the logits, [..., vocabulary], are; greedy: a point mass."""
     if rule.is_greedy:
         return torch.nn.functional.one_hot(logits.argmax(-1), logits.shape[-1]).float()
     scaled = logits.float() / rule.temperature
@@ -34,9 +29,7 @@ def probabilities(logits: torch.Tensor, rule: SamplingRule) -> torch.Tensor:
 def draw(law: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
     """Draw one token from each law by inverting its distribution function.
 
-    Args:
-        law: Weights, shape [..., vocabulary]; need not sum to 1.
-        uniforms: Numbers in [0, 1), float64 where the device has it; shape [...].
+    law: weights, which need not sum to 1, [..., vocabulary]. uniforms: in [0, 1), float64 where there is one, [...].
     """
     below = cumulative(law.to(uniforms.dtype))
     at = uniforms[..., None] * below[..., -1:]
@@ -69,10 +62,7 @@ def streams(seed: int, indices: Sequence[int]) -> list[np.random.Generator]:
 def acceptance(target: torch.Tensor, draft: torch.Tensor, drafted: torch.Tensor) -> torch.Tensor:
     """Return min(1, p(x) / q(x)) for drafted tokens x ~ q (Leviathan et al. 2023, algorithm 1); shape [...].
 
-    Args:
-        target: p, shape [..., vocabulary].
-        draft: q that x was drawn from, same shape.
-        drafted: x, shape [...].
+    target, draft: p and q, [..., vocabulary]. drafted: x, [...].
     """
     p, q = (law.gather(-1, drafted[..., None])[..., 0] for law in (target, draft))
     return (p / q).clamp(max=1)

@@ -38,14 +38,7 @@ class SamplingRule:
 def rules_of_pair(
     temperature: float, draft_temperature: float | None, top_k: int, top_p: float
 ) -> tuple[SamplingRule, SamplingRule]:
-    """Return what the target and the draft sample from.
-
-    Args:
-        temperature: The target's.
-        draft_temperature: The draft's; None for the same.
-        top_k: Of both.
-        top_p: Of both.
-    """
+    """Return what the target and the draft sample from; None: the draft at the target's temperature."""
     rule = SamplingRule(temperature=temperature, top_k=top_k, top_p=top_p)
     if draft_temperature is None:
         return rule, rule

@@ -79,35 +79,24 @@ class Journal:
         self.torn = 0
 
     def open(self, header: Mapping[str, Any], *, force: bool) -> list[dict[str, Any]]:
-        """Begin a file with a header, or go on with one that the same header began.
+        """Begin a file with a header, or go on with one that the same header began; return the records that are there.
 
-        Args:
-            header: The first record; its parameters and the tool's version are what must be the same.
-            force: Throw away what is there.
-
-        Returns:
-            The records that are there, without the header.
+        header: its parameters and the tool's version are what must be the same. force: throw away what is there.
 
         Raises:
             UserError: The file is another's, of another configuration, or another process is at work in it.
         """
         self.hold()
         try:
-            return self.begin(header) if force or is_unbegun(self.path) else self.go_on(header)
+            if force or is_unbegun(self.path):
+                os.ftruncate(self.opened, 0)
+                self.append(header)
+                return []
+            records, self.torn = read_records(self.path)
+            self.check_same(header, records[0])
         except UserError:
             self.close()
             raise
-
-    def begin(self, header: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Throw away what is there, and write the header."""
-        os.ftruncate(self.opened, 0)
-        self.append(header)
-        return []
-
-    def go_on(self, header: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Return the records that are there, and cut off a torn one."""
-        records, self.torn = read_records(self.path)
-        self.check_same(header, records[0])
         if self.torn:
             os.ftruncate(self.opened, os.fstat(self.opened).st_size - self.torn)
             os.fsync(self.opened)

@@ -50,11 +50,9 @@ CLEAR_POINTS = 9.5
 
 
 def decode_figure(summaries: Sequence[Summary], *, title: str) -> "Figure":
-    """Return the picture of a benchmark in three panels.
+    """Return the picture of a benchmark in three panels; title: what was measured, for the reader of the picture.
 
-    Args:
-        summaries: Of the methods. Those without a speed, and lossy ones whose quality is not known, are left out.
-        title: What was measured, for the reader of the picture.
+    Methods without a speed, and lossy ones whose quality is not known, are left out.
     """
     shown = [s for s in by_speed(summaries) if shows_speed(s)]
     lines = textwrap.wrap(title, MAX_LINE + 30)

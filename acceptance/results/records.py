@@ -42,13 +42,7 @@ def figures(
 ) -> dict[str, Any]:
     """Return what follows from a measurement's rounds and times, by the names of the schema.
 
-    Args:
-        rounds: Parallel lists of ROUND_FIELDS.
-        generated: Tokens of the output.
-        total_s: All of the decoding, s.
-        decode_s: Behind the prompt, s.
-        has_tree: Whether trees were drafted.
-        has_judge: Whether a trained judge decided.
+    rounds: parallel lists of ROUND_FIELDS. generated: tokens of the output. decode_s: behind the prompt.
     """
     drafted, accepted, passes = (sum(rounds[name]) for name in ("drafted", "accepted", "draft_passes"))
     count = len(rounds["drafted"])

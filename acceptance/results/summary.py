@@ -4,7 +4,7 @@ Runs no model. A unit is what was decoded together: a prompt, or a batch of them
 the units and runs that both of them did; units are drawn anew for the intervals, runs of a unit never apart.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
@@ -18,15 +18,35 @@ from .settings import BASELINE
 
 Floats = NDArray[np.float64]
 Unit = tuple[int, int]
-TIMES = ("total_s", "decode_s", *(f"{name}_s" for name in PHASES), "energy_j", "energy_net_j")
-COUNTS = ("tokens", "rounds", "drafted", "accepted", "passes", "overruled")
-TREE = ("nodes", "depths", "leaves", "pruned", "looked_at", "tree_rounds")
-JUDGE = ("judged", "kept", "fallbacks", "judge_drafted")
 QUALITY = ("mean_logp_nats", "mean_rank", "argmax_share")
+# Of the batch, whose rows share them.
+TIMES: dict[str, Callable[..., Any]] = {
+    **{name: lambda r, n=name: r[n] or 0.0 for name in ("total_s", "decode_s", "energy_j", "energy_net_j")},
+    **{f"{name}_s": lambda r, n=name: r[f"{n}_ms"] / 1e3 for name in PHASES},
+}
+# Of each row, added up. Of trees and of what a trained judge decided; seen: tokens whose quality is known; matched,
+# trials: next tokens behind the true text of a task, those that were the true ones and all.
+SUMS: dict[str, Callable[..., Any]] = {
+    "tokens": lambda r: r["generated_tokens"],
+    "rounds": lambda r: len(r["rounds"]["drafted"]),
+    "drafted": lambda r: sum(r["rounds"]["drafted"]),
+    "accepted": lambda r: sum(r["rounds"]["accepted"]),
+    "passes": lambda r: sum(r["rounds"]["draft_passes"]),
+    "overruled": lambda r: sum(r["rounds"]["overruled"]),
+    "nodes": lambda r: of_tree(r, "drafted"),
+    "depths": lambda r: of_tree(r, "depth"),
+    "leaves": lambda r: of_tree(r, "leaves"),
+    "pruned": lambda r: of_tree(r, "pruned"),
+    "looked_at": lambda r: of_tree(r, "drafted", "pruned", "over_budget"),
+    "tree_rounds": lambda r: len(r["rounds"]["drafted"]) if r["tree"] else 0,
+    **{name: lambda r, n=name: r["judge"][n] if r["judge"] else 0 for name in ("judged", "kept", "fallbacks")},
+    "judge_drafted": lambda r: sum(r["rounds"]["drafted"]) if r["judge"] else 0,
+    "seen": lambda r: r["generated_tokens"] if r["quality"] else 0,
+    **{name: lambda r, n=name: r["quality"][n] * r["generated_tokens"] if r["quality"] else 0 for name in QUALITY},
+    **{name: lambda r, n=name: r["exact_match"][n] if r["exact_match"] else 0 for name in ("matched", "trials")},
+}
 # steps, step_passes: of the batch, in which a row takes part until it ends; a step drafts as long as any row does.
-# seen: tokens whose quality is known. matched, trials: next tokens behind the true text of a task, those that were the
-# true ones and all.
-COLUMNS = (*TIMES, *COUNTS, *TREE, *JUDGE, "steps", "step_passes", "seen", *QUALITY, "matched", "trials")
+COLUMNS = (*TIMES, *SUMS, "steps", "step_passes")
 AT = {name: column for column, name in enumerate(COLUMNS)}
 # Rounding of sums that are the same in another order.
 NO_WIDTH = 1e-12
@@ -68,42 +88,15 @@ def units_of(records: Sequence[Mapping[str, Any]]) -> dict[Unit, Floats]:
 
 def sums(rows: Sequence[Mapping[str, Any]]) -> Floats:
     """Return the columns of one unit: times of the batch, counts of all its rows."""
-    times = dict.fromkeys(TIMES, 0.0)
-    first = rows[0]
-    times |= {name: first[name] or 0.0 for name in ("total_s", "decode_s", "energy_j", "energy_net_j")}
-    times |= {f"{name}_s": first[f"{name}_ms"] / 1e3 for name in PHASES}
-    counts = {"tokens": sum(r["generated_tokens"] for r in rows)}
-    counts |= {"rounds": sum(len(r["rounds"]["drafted"]) for r in rows)}
-    for name, source in (("drafted",) * 2, ("accepted",) * 2, ("passes", "draft_passes"), ("overruled",) * 2):
-        counts[name] = sum(sum(r["rounds"][source]) for r in rows)
-    seen = [r for r in rows if r["quality"]]
-    steps = {
-        "steps": max(len(r["rounds"]["drafted"]) for r in rows),
-        "step_passes": sum(map(max, zip_longest(*(r["rounds"]["draft_passes"] for r in rows), fillvalue=0))),
-        "seen": sum(r["generated_tokens"] for r in seen),
-    }
-    columns = times | counts | tree_sums(rows) | judge_sums(rows) | steps
-    matches = [r["exact_match"] for r in rows if r["exact_match"]]
-    columns |= {name: sum(m[name] for m in matches) for name in ("matched", "trials")}
-    for name in QUALITY:
-        columns[name] = sum(r["quality"][name] * r["generated_tokens"] for r in seen)
-    return np.array([columns[name] for name in COLUMNS], np.float64)
+    steps = max(len(r["rounds"]["drafted"]) for r in rows)
+    step_passes = sum(map(max, zip_longest(*(r["rounds"]["draft_passes"] for r in rows), fillvalue=0)))
+    times, totals = (of(rows[0]) for of in TIMES.values()), (sum(map(of, rows)) for of in SUMS.values())
+    return np.array([*times, *totals, steps, step_passes], np.float64)
 
 
-def tree_sums(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """Return sums over the rounds that drafted trees."""
-    rounds = [r["rounds"] for r in rows if r["tree"]]
-    sources = {"nodes": "drafted", "depths": "depth", "leaves": "leaves", "pruned": "pruned"}
-    totals = {name: sum(sum(r[source]) for r in rounds) for name, source in sources.items()}
-    totals["looked_at"] = totals["nodes"] + totals["pruned"] + sum(sum(r["over_budget"]) for r in rounds)
-    return totals | {"tree_rounds": sum(len(r["drafted"]) for r in rounds)}
-
-
-def judge_sums(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """Return sums over what a trained judge decided."""
-    decided = [r["judge"] for r in rows if r["judge"]]
-    totals = {name: sum(j[name] for j in decided) for name in ("judged", "kept", "fallbacks")}
-    return totals | {"judge_drafted": sum(sum(r["rounds"]["drafted"]) for r in rows if r["judge"])}
+def of_tree(record: Mapping[str, Any], *names: str) -> int:
+    """Return a sum over the rounds that drafted trees."""
+    return sum(sum(record["rounds"][name]) for name in names) if record["tree"] else 0
 
 
 def by_unit(units: Mapping[Unit, Floats], keys: Iterable[Unit]) -> Floats:

@@ -157,14 +157,7 @@ def load_arrays(path: Path, prompts: tuple[PromptInfo, ...]) -> Trace:
 
 
 def save_trace(folder: Path, trace: Trace, parameters: Mapping[str, Any], **extra: Any) -> tuple[Path, Path]:
-    """Write `trace.npz` and `trace.json`, each atomically; returns both paths.
-
-    Args:
-        folder: Where to write.
-        trace: The arrays.
-        parameters: Of the measurement.
-        **extra: Further top-level keys of the JSON.
-    """
+    """Write `trace.npz` and `trace.json`, each atomically; returns both paths. extra: more keys of the JSON."""
     arrays, sidecar = folder / "trace.npz", folder / "trace.json"
     save_arrays(arrays, trace)
     about = {

@@ -190,6 +190,12 @@ def test_the_knobs_of_a_method_are_those_that_it_reads(bundled: Models, name: st
     assert heard.read - {"draft_rule"} - checked == set(ALGORITHMS[name].knobs)
 
 
+@pytest.mark.parametrize("name", ["max_prompts", "max_new_tokens", "runs", "batch_size"])
+def test_options_of_a_library_call_are_checked_as_those_of_the_command(name: str) -> None:
+    with pytest.raises(UserError, match=f"--{name.replace('_', '-')} is 0, expected at least 1"):
+        DecodeOptions(**{name: 0})
+
+
 def test_the_command_refuses_a_file_without_experiments_and_a_preset_named_baseline(run, user_error, tmp_path) -> None:
     (tmp_path / "p.toml").write_text("[methods.a]\nmethod = 'ngram'")
     done = run("bench-decode", "validate-config", "p.toml")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from acceptance.estimate.analysis import analyse, synthetic
+from acceptance.estimate.analysis import analyse
 from acceptance.estimate.estimators import (
     alpha_by,
     alpha_estimates,
@@ -238,7 +238,7 @@ def test_text_of_another_temperature_is_noticed(written_at: float, sign: int) ->
 
 def test_synthetic_settings_are_those_of_the_histogram() -> None:
     trace = trace_of([1, 1, 0, 1, 1, 1, 0, 0, 1, 1])
-    found = synthetic(metrics(trace, expected_rounds(trace, 2, "sampled"), "sampled"))
+    found = analyse(trace, [2], temperature=1.0).synthetic[2]
     assert found["per_position_rates"] == pytest.approx([3 / 5, 3 / 5])
     assert found["mean_length"] == pytest.approx(1 + 6 / 5)
     # vLLM's rates are unconditional: one plus their sum is the mean length.
@@ -246,7 +246,7 @@ def test_synthetic_settings_are_those_of_the_histogram() -> None:
     # TensorRT-LLM counts accepted drafts, whole ones, without the bonus; 0 would force nothing.
     assert found["tensorrt_llm"]["TLLM_SPEC_DECODE_FORCE_NUM_ACCEPTED_TOKENS"] == 1
     hard = trace_of([1, 0, 0, 0, 0, 0, 0])
-    found = synthetic(metrics(hard, expected_rounds(hard, 2, "sampled"), "sampled"))
+    found = analyse(hard, [2], temperature=1.0).synthetic[2]
     assert found["tensorrt_llm"]["TLLM_SPEC_DECODE_FORCE_NUM_ACCEPTED_TOKENS"] is None
 
 
