@@ -12,10 +12,10 @@ from calibration.fit.from_probe import fit_probe, probe_profile
 from calibration.fit.report import report_json, report_text
 from calibration.sources.probe import from_probe, observations
 from cuda_probe.probe.runner import Results
-from simulator.costs.priced import unit_defaults
+from simulator.costs.parameters import Point
+from simulator.costs.priced import Pricing
 from simulator.costs.profile import BURN_UNITS, KERNELS_MEASURED, constant
 from simulator.costs.profile_file import load_profile
-from simulator.costs.step import Knobs
 
 from .made_probe import BURN_COST, BURNS, CURVED_COST, PRODUCT_COST, PRODUCTS, UNITS, made_points, made_results, results
 
@@ -77,16 +77,8 @@ def test_what_kernels_do_not_tell_is_assumed_as_of_presets_with_its_error_and_sa
 
 def test_a_round_in_burn_units_costs_what_the_probe_timed() -> None:
     probed = made_results(products=None, noise=0.002)
-    told = unit_defaults(probe_profile("made", probed, fit_probe(probed)).units)
-    knobs = Knobs(
-        work_flops=2_000,
-        work_mem=16,
-        flop_scale_s=told["flop_scale_ms"] / 1e3,
-        mem_scale_s=told["mem_scale_ms"] / 1e3,
-        overlap_exponent=told["overlap_exponent"],
-        pass_overhead_s=told["pass_overhead_ms"] / 1e3,
-        draft_cost=1.0,
-    )
+    pricing = Pricing(profile=probe_profile("made", probed, fit_probe(probed)))
+    knobs = pricing.costs(Point(**pricing.defaults(), workflops=2_000, workmem=16, draft_cost=1.0))
     for k in (1, 4, 8):
         cost = knobs.round_cost(k)
         for phase, own_s in (("draft", cost.draft_s), ("verify", cost.verify_s), ("baseline", cost.baseline_s)):
@@ -95,7 +87,7 @@ def test_a_round_in_burn_units_costs_what_the_probe_timed() -> None:
 
 
 def test_full_overlap_is_no_reason_to_fail() -> None:
-    for seed in range(4):
+    for seed in range(2):
         own = only(WHOLE, replace(PRODUCT_COST, overlap_exponent=np.inf), seed=seed)
         assert own.passed, own.reasons
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,21 +11,27 @@ from hypothesis import strategies as st
 
 from acceptance.trace.trace import PromptInfo, Trace
 from calibration.fit.from_decode import fit_pair, pair_profile
-from calibration.sources.decode import load_decode
+from calibration.sources.decode import DecodeLog, load_decode
 from calibration.validate.decode import BOUNDS, ablation, forecast_rows, own_acceptance, pair_costs
 from calibration.validate.row_report import ablation_text, rows_text, verdict_text
 from calibration.validate.rows import Row, Validation, judge
 from calibration.validate.walk import walk
 from simulator.costs.timed_pair import DecodedPair
 from simulator.ground.histogram import AcceptanceHistogram
-from simulator.rounds.acceptance_law import HistogramAcceptance, IidAcceptance, iid_laws
+from simulator.rounds.acceptance_law import AcceptanceModel, HistogramAcceptance, IidAcceptance, iid_laws
 
 from .made_decode import ALPHA, Truth, draw_rounds, write_decode
 
 
-def fitted(path: Path, lengths=(1, 4, 8)) -> DecodedPair:
-    log = load_decode(path)
-    return pair_costs(pair_profile("x", log, fit_pair(log, lengths)))
+def logged(folder: Path, *, fitted=(1, 4, 8), **made: Any) -> tuple[DecodeLog, DecodedPair]:
+    """Make a run; return it as it is read, and the costs that are fitted to some of its draft lengths."""
+    log = load_decode(write_decode(folder / "d.jsonl", **made))
+    return log, pair_costs(pair_profile("x", log, fit_pair(log, fitted)))
+
+
+def forecast(log: DecodeLog, costs: DecodedPair, acceptance: AcceptanceModel | None = None, fitted=()) -> list[Row]:
+    acceptance = own_acceptance(log) if acceptance is None else acceptance
+    return forecast_rows(log, costs, acceptance, fitted, np.random.default_rng(0))
 
 
 @pytest.mark.statistical
@@ -84,10 +91,8 @@ def test_walks_by_hand() -> None:
 
 def test_without_noise_rows_are_forecast_as_measured(tmp_path: Path) -> None:
     # Rounds are drawn: the slowest row of a batch varies most.
-    for tokens, batch, prompts, bound in ((64, 1, 96, 0.015), (24, 1, 96, 0.04), (64, 8, 400, 0.03)):
-        path = write_decode(tmp_path / "d.jsonl", prompts=prompts, tokens=tokens, batch=batch)
-        log = load_decode(path)
-        rows = forecast_rows(log, fitted(path), own_acceptance(log), (1, 4, 8), np.random.default_rng(0))
+    for tokens, batch, prompts, bound in ((64, 1, 96, 0.015), (24, 1, 96, 0.04), (64, 8, 200, 0.03)):
+        rows = forecast(*logged(tmp_path, prompts=prompts, tokens=tokens, batch=batch), fitted=(1, 4, 8))
         assert [r.draft_length for r in rows] == list(range(1, 9))
         assert [r.fitted for r in rows] == [k in (1, 4, 8) for k in range(1, 9)]
         assert max(abs(r.error) for r in rows) < bound, (tokens, batch)
@@ -105,20 +110,15 @@ def test_intervals_of_forecasts_cover_the_truth(tmp_path: Path) -> None:
     gain = 64 * (truth.target_s(1) + truth.plain_rest_s) / float(true.rounds @ round_s)
     covered = 0
     for seed in range(15):
-        path = write_decode(tmp_path / "d.jsonl", noise=0.03, prompts=16, seed=seed, lengths=(1, 3, 8))
-        log = load_decode(path)
-        rows = forecast_rows(log, fitted(path, (1, 8)), own_acceptance(log), (1, 8), np.random.default_rng(0))
+        log, costs = logged(tmp_path, noise=0.03, prompts=16, seed=seed, lengths=(1, 3, 8), fitted=(1, 8))
+        rows = forecast(log, costs)
         covered += rows[1].forecast_ci95[0] <= gain <= rows[1].forecast_ci95[1]
     assert covered >= 0.8 * 15
 
 
 def test_wrong_costs_are_off_by_what_the_formula_says(tmp_path: Path) -> None:
-    path = write_decode(tmp_path / "d.jsonl", prompts=20)
-    log, costs = load_decode(path), fitted(path)
-    right, slow = (
-        forecast_rows(log, own, own_acceptance(log), (), np.random.default_rng(0))
-        for own in (costs, replace(costs, baseline_factor=1.25))
-    )
+    log, costs = logged(tmp_path, prompts=20)
+    right, slow = (forecast(log, own) for own in (costs, replace(costs, baseline_factor=1.25)))
     for before, after in zip(right, slow, strict=True):
         assert after.forecast == pytest.approx(1.25 * before.forecast)
         assert after.error == pytest.approx(1.25 * before.forecast / before.measured - 1)
@@ -172,8 +172,7 @@ def test_one_alpha_overstates_long_drafts_and_the_walk_is_right(tmp_path: Path) 
     rng = np.random.default_rng(5)
     easy = np.repeat(rng.random(120) < 0.5, 25)
     accept = np.where(easy, rng.random(len(easy)) < 0.95, rng.random(len(easy)) < 0.25)
-    path = write_decode(tmp_path / "d.jsonl", prompts=4, tokens=len(accept))
-    log, costs = load_decode(path), fitted(path)
+    log, costs = logged(tmp_path, prompts=4, tokens=len(accept))
     # What decoding this text measures at each draft length: rounds counted one by one.
     walked, arms = {}, []
     for arm in log.arms:
@@ -201,13 +200,12 @@ def test_one_alpha_overstates_long_drafts_and_the_walk_is_right(tmp_path: Path) 
 
 
 def test_acceptance_that_is_given_has_no_error_of_its_own(tmp_path: Path) -> None:
-    path = write_decode(tmp_path / "d.jsonl", prompts=4)
-    log, costs = load_decode(path), fitted(path)
+    log, costs = logged(tmp_path, prompts=4)
     verify = replace(costs.decoding.verify, uncertain=())
     decoding = replace(costs.decoding, baseline_error=0.0, draft_step_error=0.0, verify=verify)
     sure = replace(costs, decoding=decoding, round_overhead_error=0.0)
-    for r in forecast_rows(log, sure, IidAcceptance(ALPHA), (), np.random.default_rng(0)):
+    for r in forecast(log, sure, IidAcceptance(ALPHA)):
         assert r.forecast_ci95 == pytest.approx((r.forecast, r.forecast))
     rare = HistogramAcceptance((AcceptanceHistogram((3.0, 1, 1, 1, 1, 1, 1, 1, 4)),))
-    for r in forecast_rows(log, sure, rare, (), np.random.default_rng(0)):
+    for r in forecast(log, sure, rare):
         assert r.forecast_ci95[0] < 0.99 * r.forecast

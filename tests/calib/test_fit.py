@@ -58,7 +58,7 @@ def off_in_errors(found: Fit, cost: PassCost) -> np.ndarray:
 
 @pytest.mark.statistical
 def test_every_free_parameter_is_within_three_standard_errors_in_95_of_100_cases() -> None:
-    off = np.zeros(200)
+    off = np.zeros(100)
     for case in range(len(off)):  # half of them curves, two noises
         rng = np.random.default_rng([case, 7])
         cost, form = truth(rng, curved=case % 2 == 1), CURVED if case % 2 else Form()
@@ -67,7 +67,7 @@ def test_every_free_parameter_is_within_three_standard_errors_in_95_of_100_cases
     assert np.mean(off <= 3) >= 0.95
     # Negative controls: errors understated four times, and a truth that is 5 percent off.
     assert np.mean(off <= 3 / 4) < 0.6
-    for case in range(10):
+    for case in range(5):
         found = fit(made(PRODUCT_COST, 0.003, [case, 9]), Form())
         assert off_in_errors(found, PRODUCT_COST.scaled({"mem_scale": 1.05})).max() > 3
 
@@ -180,15 +180,6 @@ def test_noise_that_points_do_not_admit_is_found_in_what_is_left() -> None:
     fits = [fit(made(PRODUCT_COST, 0.04, [case, 3], stated=0.004), Form()) for case in range(20)]
     assert np.mean([off_in_errors(found, PRODUCT_COST).max() <= 3 for found in fits]) >= 0.9
     assert np.mean([found.discrepancy for found in fits]) == pytest.approx(0.04, rel=0.25)
-
-
-def test_fewer_points_than_parameters_are_refused() -> None:
-    seen = made(PRODUCT_COST, 0.01)
-    few = seen.select(np.arange(len(seen)) < 3)
-    with pytest.raises(ValueError, match="3 points to fit, expected at least 4"):
-        fit(few, Form())
-    with pytest.raises(ValueError, match="3 points to fit"):
-        best_fit(few, CANDIDATES)
 
 
 def test_a_run_of_drafts_is_so_many_passes_and_every_third_point_of_a_series_is_held_out() -> None:

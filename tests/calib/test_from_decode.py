@@ -78,7 +78,7 @@ def test_lengths_that_are_not_asked_for_change_nothing(tmp_path: Path) -> None:
 
 
 def test_a_batch_counts_the_steps_of_its_slowest_row(tmp_path: Path) -> None:
-    log = load_decode(write_decode(tmp_path / "d.jsonl", prompts=64, batch=8, tokens=200))
+    log = load_decode(write_decode(tmp_path / "d.jsonl", prompts=32, batch=8, tokens=200))
     found = fit_pair(log)
     assert log.baseline.seconds == pytest.approx(TRUTH.target_s(1) + TRUTH.plain_rest_s)
     assert found.overhead_s == pytest.approx(TRUTH.rest_s + TRUTH.draft_start_s, rel=0.05)
@@ -98,7 +98,7 @@ def test_records_that_failed_are_left_out(tmp_path: Path) -> None:
     assert after[3].verify.seconds == pytest.approx(before[3].verify.seconds, rel=0.02)
 
 
-def test_a_run_that_cannot_be_compared_is_refused_and_so_are_lengths_that_are_not_there(tmp_path: Path) -> None:
+def test_a_run_that_cannot_be_compared_is_refused(tmp_path: Path) -> None:
     for failed, words in (
         ([("baseline", n) for n in range(2)], "no records of baseline and speculative decoding"),
         ([(f"k{k}", n) for k in (1, 2) for n in range(2)], "no records of baseline and speculative decoding"),
@@ -107,30 +107,14 @@ def test_a_run_that_cannot_be_compared_is_refused_and_so_are_lengths_that_are_no
         path = write_decode(tmp_path / "d.jsonl", prompts=2, lengths=(1, 2), failed=failed)
         with pytest.raises(UserError, match=words):
             load_decode(path)
-    log = load_decode(write_decode(tmp_path / "d.jsonl", prompts=1, lengths=(1, 4)))
-    with pytest.raises(UserError, match=r"--fit-k: 3 is not in .*d.jsonl, expected some of 1, 4"):
-        fit_pair(log, (1, 3))
-    with pytest.raises(UserError, match="1 draft length to fit, expected at least 2"):
-        fit_pair(log, (4, 4))
 
 
-def arm(k: int, draft_s: float, error: float = 0.01) -> ArmTimes:
-    one = Timed(seconds=1.0, error_s=0.01)
-    return ArmTimes(
-        name=f"k{k}",
-        draft_length=k,
-        drafted=float(k),
-        draft=Timed(seconds=draft_s, error_s=error * draft_s),
-        verify=one,
-        rest=one,
-        tokens_per_round=1.0,
-        histogram=np.ones(k + 1),
-        speedup=1.0,
-        speedup_ci95=None,
-    )
+def test_the_line_of_drafts_by_hand(tmp_path: Path) -> None:
+    (one,) = load_decode(write_decode(tmp_path / "d.jsonl", prompts=1, lengths=(1,))).arms
 
+    def arm(k: int, draft_s: float) -> ArmTimes:
+        return replace(one, draft_length=k, drafted=float(k), draft=Timed(seconds=draft_s, error_s=0.01 * draft_s))
 
-def test_the_line_of_drafts_by_hand() -> None:
     line = draft_line([arm(2, 5.0), arm(4, 9.0), arm(8, 17.0)])
     assert (line.step_s, line.start_s) == pytest.approx((2.0, 1.0))
     # Through two points: its slope's variance is the sum of theirs over the distance squared.
@@ -158,40 +142,31 @@ def test_times_that_are_no_line_do_not_pass(tmp_path: Path) -> None:
     assert any(r.startswith("verification at K = 4 is ") for r in reasons), reasons
 
 
-def test_calibrate_writes_the_pair_and_simulate_takes_it(run, tmp_path: Path) -> None:
+def test_calibrate_writes_the_pair_and_simulate_takes_it(output, tmp_path: Path) -> None:
     write_decode(tmp_path / "d.jsonl", noise=0.01)
-    done = run("calibrate", "--from-decode", "d.jsonl", "--fit-k", "1,4,8", "-o", "pair.json", "--plot", "p.svg")
-    assert done.returncode == 0, done.stderr
+    said = output("calibrate", "--from-decode", "d.jsonl", "--fit-k", "1,4,8", "-o", "pair.json", "--plot", "p.svg")
     for words in ("verification: passes", "s/token", "s/pass", "a plain step", "a drafted token", "a round besides"):
-        assert words in done.stdout
+        assert words in said
     found = json.loads((tmp_path / "pair.json").read_text())
     assert found["parameters"] == {"probe": None, "from_decode": "d.jsonl", "fit_k": "1,4,8"}
     assert found["decoding"]["draft_lengths"] == [1, 4, 8]
     assert found["decoding"]["baseline_s"] == pytest.approx(TRUTH.target_s(1) + TRUTH.plain_rest_s, rel=0.02)
     assert "and of no other pair" in found["notes"][0]
-    done = run("simulate", "--profile", "pair.json", "--draftN", 4, "--alpha", 0.8, "--json")
-    assert done.returncode == 0, done.stderr
+    told = json.loads(output("simulate", "--profile", "pair.json", "--draftN", 4, "--alpha", 0.8, "--json"))
     round_s = TRUTH.target_s(5) + TRUTH.draft_s(4) + TRUTH.rest_s
     tau = (1 - 0.8**5) / 0.2
     expected = tau * (TRUTH.target_s(1) + TRUTH.plain_rest_s) / round_s
-    assert json.loads(done.stdout)["closed_form_speedup"] == pytest.approx(expected, rel=0.03)
+    assert told["closed_form_speedup"] == pytest.approx(expected, rel=0.03)
 
 
-def test_a_wrong_draft_length_is_one_line(run, user_error, tmp_path: Path) -> None:
-    write_decode(tmp_path / "d.jsonl", prompts=1)
-    wrong = {"1,9": "--fit-k: 9 is not in d.jsonl", "4": "1 draft length to fit", "few": "--fit-k"}
-    for lengths, words in (wrong | {"1.5,4": "--fit-k: 1.5"}).items():
-        user_error(run("calibrate", "--from-decode", "d.jsonl", "--fit-k", lengths), words)
-    assert not (tmp_path / "profile.json").exists()
-
-
-def test_lengths_too_close_to_tell_longer_verification_pass_only_as_far_as_they_reach(run, tmp_path: Path) -> None:
+def test_lengths_too_close_to_tell_longer_verification_pass_only_as_far_as_they_reach(
+    run, output, tmp_path: Path
+) -> None:
     write_decode(tmp_path / "d.jsonl", noise=0.02, prompts=10, tokens=300, seed=1)
-    done = run("calibrate", "--from-decode", "d.jsonl", "--fit-k", "1,2,3", "-o", "pair.json")
-    assert done.returncode == 0, done.stderr
-    assert run("simulate", "--profile", "pair.json", "--draftN", 3).returncode == 0
+    output("calibrate", "--from-decode", "d.jsonl", "--fit-k", "1,2,3", "-o", "pair.json")
+    output("simulate", "--profile", "pair.json", "--draftN", 3)
     said = run("simulate", "--profile", "pair.json", "--draftN", 8)
     line = "simulate: --draftN: 8 is above 3, the longest that pair was fitted to, expected 1 to 3\n"
     assert (said.returncode, said.stderr) == (2, line)
-    found = json.loads(run("simulate", "--profile", "pair.json", "--draftN", 2, "--json").stdout)
+    found = json.loads(output("simulate", "--profile", "pair.json", "--draftN", 2, "--json"))
     assert found["verdict"]["searched_to"] == 3

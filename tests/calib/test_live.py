@@ -97,24 +97,6 @@ def check_result(found: dict, text: str) -> None:
     assert "the same costs, acceptance as" in text
 
 
-WRONG_PLANS = (
-    ("--k 1:3 --fit-k 1,4", "--fit-k: 4 is not among the draft lengths of --k"),
-    ("--k 1:3 --fit-k 1,2,3", "--fit-k: 3 of 3 draft lengths", "one left to forecast"),
-    ("--k 1:3 --fit-k 2", "--fit-k: 1 of 3 draft lengths", "two at least"),
-    ("--k 0:3", "--k: 0 is not allowed", "1 to 64"),
-    ("--inflate 1.5", "--inflate: 1.5 is not allowed"),
-    ("--max-prompts 0", "--max-prompts"),
-    ("--dtype int8", "--dtype"),
-    ("--profile x.json", "--profile x.json: without DECODE"),
-)
-
-
-def test_a_wrong_plan_is_one_line_before_anything_runs(run, user_error, tmp_path: Path) -> None:
-    for words, *expected in WRONG_PLANS:
-        user_error(run("validate", "--live", *words.split()), *expected)
-    assert list(tmp_path.iterdir()) == []
-
-
 def plan(folder: Path, **changes) -> Plan:
     given = {"times": (1, 2), "draft_lengths": (1, 2, 3), "fitted": (1, 3), "prompts": 2, "tokens": 12, "runs": 1}
     return Plan(folder=folder, **given | {"dtype": "bfloat16", "device": "cpu", "seed": 0} | changes)

@@ -15,9 +15,8 @@ from calibration.fit.fit import Form, fit
 from calibration.fit.from_passes import fit_passes, is_seen, pass_observations, pass_profile, unseen_setting
 from calibration.sources.passes import PassTimes, load_passes
 from calibration.sources.timed import Timed
-from calibration.validate.passes import BOUNDS, Fitted, measured_round, pass_rows
-from calibration.validate.row_report import verdict_text
-from calibration.validate.rows import Row, Validation, judge
+from calibration.validate.passes import Fitted, measured_round, pass_rows
+from calibration.validate.rows import Row, judge
 from simulator.costs.profile import Curve, Profile
 from simulator.costs.profile_file import load_profile
 from simulator.ground.artefacts import UserError
@@ -141,21 +140,19 @@ def test_odd_files_and_points_are_refused(exact: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.statistical
-def test_the_commands_calibrate_and_forecast(run, user_error, tmp_path: Path) -> None:
+def test_the_commands_calibrate_and_forecast(run, output, tmp_path: Path) -> None:
     times = load_passes(write_passes(tmp_path / "p.json", noise=0.02))
     hist = {str(a): n for a, n in enumerate(HIST.counts)}
     (tmp_path / "h.json").write_text(json.dumps({"k": 8, "hist": hist, "samples": 100}))
-    done = run("calibrate", "--from-passes", "p.json", "--fit-k", "1,4,8", "-o", "profile.json")
-    assert (done.returncode, done.stderr) == (0, "")
+    output("calibrate", "--from-passes", "p.json", "--fit-k", "1,4,8", "-o", "profile.json")
     profile = tmp_path / "profile.json"
     # A median of 15 is off by 1.25 x 2 % / sqrt(15) = 0.65 %; a row has three of them.
     assert np.median([abs(r.error) for r in forecast(times, load_profile(profile))]) < 0.0065 * 2
     told = ("validate", "--passes", "p.json", "--hist", "h.json", "--profile")
-    done = run(*told, "profile.json", "--out", "v.json", "--plot", "v.png")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "33 rows not fitted: median error 0." in done.stdout
-    assert "(bound 8%)" in done.stdout
-    assert done.stdout.endswith("wrote v.json\nwrote v.png\n")
+    said = output(*told, "profile.json", "--out", "v.json", "--plot", "v.png")
+    assert "33 rows not fitted: median error 0." in said
+    assert "(bound 8%)" in said
+    assert said.endswith("wrote v.json\nwrote v.png\n")
     found = json.loads((tmp_path / "v.json").read_text())
     assert (found["kind"], found["bounds"]) == ("pass_validation", {"median": 0.08})
     # Three K of five settings were fitted.
@@ -163,8 +160,8 @@ def test_the_commands_calibrate_and_forecast(run, user_error, tmp_path: Path) ->
     assert not any(r["fitted"] for r in found["rows"] if "batch 32, context 512" in r["target"])
     # Passes of another file are all forecast, and a bound of nearly nothing is broken.
     write_passes(tmp_path / "other.json", noise=0.02, seed=1)
-    other = run("validate", "--passes", "other.json", "--hist", "h.json", "--profile", "profile.json")
-    assert "48 rows not fitted" in other.stdout
+    other = output("validate", "--passes", "other.json", "--hist", "h.json", "--profile", "profile.json")
+    assert "48 rows not fitted" in other
     assert run(*told, "profile.json", "--max-error", "1e-6").returncode == 1
     # The negative control: a device whose passes take time before they begin.
     content = json.loads(profile.read_text())
@@ -173,30 +170,6 @@ def test_the_commands_calibrate_and_forecast(run, user_error, tmp_path: Path) ->
     (tmp_path / "wrong.json").write_text(json.dumps(content))
     wrong = run(*told, "wrong.json")
     assert wrong.returncode == 1, wrong.stdout
-    (tmp_path / "short.json").write_text('{"k": 4, "hist": {"4": 10}, "samples": 10}')
-    done = run("validate", "--passes", "p.json", "--hist", "short.json", "--profile", "profile.json")
-    user_error(done, "--hist: k = 4 at most, but p.json verifies 8")
-    known = "--profile cpu-2-core: has float32, int4, int8, expected bfloat16 as in p.json"
-    user_error(run(*told, "cpu-2-core"), known)
-
-
-MISTAKES = {
-    "calibrate --from-passes p.json --fit-k 9": "--fit-k: 9 is not in p.json, expected some of 1, 2",
-    "calibrate --from-passes p.json --from-decode d.jsonl": "expected either PROBE",
-    "calibrate --from-passes p.json -o p.json --force": "is the file of --from-passes too",
-    "calibrate --from-passes absent.json": "absent.json: no such file",
-    "validate --passes p.json --hist h.json": "--passes p.json: no --profile",
-    "validate --passes p.json --profile h200": "--passes p.json: no --hist",
-    "validate --passes p.json --live": "several to check",
-    "validate --hist h.json --live": "without DECODE or --passes",
-}
-
-
-def test_what_makes_no_sense_is_refused(run, user_error, exact: Path, tmp_path: Path) -> None:
-    (tmp_path / "p.json").write_bytes(exact.read_bytes())
-    for words, expected in MISTAKES.items():
-        user_error(run(*words.split()), expected)
-    assert [path.name for path in tmp_path.iterdir()] == ["p.json"]
 
 
 def test_real_passes_go_through_the_whole_chain(run, tmp_path: Path) -> None:
@@ -206,8 +179,7 @@ def test_real_passes_go_through_the_whole_chain(run, tmp_path: Path) -> None:
         own = {"hidden_size": hidden, "intermediate_size": 2 * hidden, "num_hidden_layers": layers}
         (tmp_path / name / "config.json").write_text(json.dumps({"model_type": "llama"} | sizes | own))
     told = ("--target-model", "target", "--draft-model", "draft", "--batch", "1,2", "--context", "8,32", "--k", "1:3")
-    done = run("bench-decode", "time-passes", *told, "--repeats", 3, "--out", "p.json")
-    assert done.returncode == 0, done.stderr
+    assert run("bench-decode", "time-passes", *told, "--repeats", 3, "--out", "p.json").returncode == 0
     # Whether so small models can be told from launches is open; what the fit sees is not.
     done = run("calibrate", "--from-passes", "p.json", "--fit-k", "1,3", "-o", "own.json", "--report", "r.json")
     assert done.returncode in (0, 3), done.stderr
@@ -226,12 +198,3 @@ def test_real_passes_go_through_the_whole_chain(run, tmp_path: Path) -> None:
     times = {(p["role"], p["batch"], p["context"], p["new_tokens"]): p["median_s"] for p in points}
     round_s = 3 * times["draft", 2, 32, 1] + times["target", 2, 32, 4]
     assert rows[-1]["measured"] == pytest.approx(3.5 * times["target", 2, 32, 1] / round_s)
-
-
-def test_verdicts_in_words(known: Known) -> None:
-    found = Validation(rows=tuple(known.rows), bounds=BOUNDS)
-    assert "48 rows not fitted: median error 0.0" in verdict_text(found)
-    assert "(bound 8%)" in verdict_text(found)
-    assert "(bound 3%)" in verdict_text(found, 0.03)
-    assert found.verdict.holds(BOUNDS)
-    assert not found.verdict.holds(BOUNDS, 0.0)
