@@ -130,26 +130,23 @@ def test_fitted_burn_units_are_drawn_and_stated_ones_are_not() -> None:
     assert drawn.round_cost(np.array([1, 2, 3])).verify_s.shape == (20_000, 3)
 
 
-parameters = st.sampled_from(PARAMETERS)
-
-
 def allowed(p: Parameter, value: float) -> bool:
     """The bounds, said once more."""
     inside = (p.least < value if p.above else p.least <= value) and value <= p.most
     return inside and (not p.whole or value == int(value))
 
 
-@given(parameters, st.data())
-def test_a_value_is_taken_or_refused_by_option_value_and_what_is_allowed(p: Parameter, data: st.DataObject) -> None:
-    edges = [p.default, p.least, p.least - 0.5, p.least + 1e-9, p.most, math.nextafter(p.most, math.inf)]
-    value = data.draw(st.sampled_from(edges) | st.floats() | st.integers(-(10**16), 10**16))
-    if allowed(p, value):
-        p.check(value)
-        p.check([p.default, value])
-    else:
-        message = f"{p.flags[0]}: {float(value)!r}".removesuffix(".0") + f" is not allowed, expected {p.allowed}"
-        with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+@pytest.mark.parametrize("p", PARAMETERS, ids=lambda p: p.name)
+@given(st.floats() | st.integers(-(10**16), 10**16))
+def test_a_value_is_taken_or_refused_by_option_value_and_what_is_allowed(p: Parameter, drawn: float) -> None:
+    for value in (drawn, math.nan, p.default, p.least, p.least - 0.5, p.most, math.nextafter(p.most, math.inf)):
+        if allowed(p, value):
+            p.check(value)
             p.check([p.default, value])
+        else:
+            message = f"{p.flags[0]}: {float(value)!r}".removesuffix(".0") + f" is not allowed, expected {p.allowed}"
+            with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+                p.check([p.default, value])
 
 
 def test_what_is_allowed_in_words() -> None:
