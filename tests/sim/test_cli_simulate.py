@@ -40,6 +40,10 @@ def test_json_has_the_plain_keys_and_hangs_together(run, hist_file: Path) -> Non
     assert found["parameters"]["measured"] is True
     assert found["rounds"] + found["accepted"] - found["cut_tokens"] == pytest.approx(1000)
     assert found["speedup"] == pytest.approx(found["baseline_ms_per_token"] / found["speculative_ms_per_token"])
+    assert found["drafted"] == pytest.approx(4 * found["rounds"])
+    assert found["tokens_per_round"] == pytest.approx(1 + found["accepted"] / found["rounds"])
+    phases_ms = found["draft_ms_per_token"] + found["verify_ms_per_token"]
+    assert found["speculative_ms_per_token"] == pytest.approx(phases_ms)
     assert found["baseline_ms_per_token"] == 4
     assert found["draft_ms_per_round"] == pytest.approx(1.6)
     low, high = found["simulation_noise_ci95"]

@@ -51,18 +51,6 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
     assert interval95(np.full(4, 2.0), np.array(4.0)) == (2.0, 2.0)
 
 
-def test_the_summary_counts_per_run_and_adds_up() -> None:
-    runs = replicate(setting(), 16, seed=0)
-    found = summarise(setting(), runs)
-    assert found.tokens == 512
-    assert found.rounds + found.accepted - found.cut_tokens == pytest.approx(512)
-    assert found.drafted == pytest.approx(4 * found.rounds)
-    assert found.tokens_per_round == pytest.approx(1 + found.accepted / found.rounds)
-    assert found.speculative_ms_per_token == pytest.approx(found.draft_ms_per_token + found.verify_ms_per_token)
-    low, high = found.simulation_noise_ci95
-    assert low < found.speedup < high
-
-
 def verdict_of(point: Setting, replications: int = 16):
     summary = summarise(point, replicate(point, replications, seed=0))
     verdict = judge(point, summary)

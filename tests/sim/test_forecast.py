@@ -148,12 +148,6 @@ def test_the_best_draft_length_grows_certain_as_the_errors_vanish() -> None:
     assert widths[-1] < 1e-3
 
 
-def test_draws_are_those_of_the_generator_and_nothing_else() -> None:
-    generators = map(np.random.default_rng, (1, 1, 2))
-    first, again, other = (uncertainty(near_tie(1.0), IidAcceptance(0.75), 4, 8, g, overlap=False) for g in generators)
-    assert first == again != other
-
-
 def test_the_share_of_the_best_length_is_what_pricing_each_draw_alone_gives() -> None:
     model, samples = IidAcceptance(0.7), 300
     pair = near_tie(2.0)

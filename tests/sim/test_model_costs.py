@@ -170,16 +170,6 @@ def test_a_draft_apart_leaves_the_target_its_memory_and_runs_on_one_device() -> 
     assert pair.memory_bytes == pytest.approx(bytes_of("llama-2-7b", 1, 1024))
 
 
-def test_a_round_is_its_passes() -> None:
-    cost = replace(PAIR, batch=4, context=511).round_cost(3)
-    target, draft = placed(), placed(1, "llama-68m")
-    assert cost.baseline_s == target.parts(4, 1, 511).total_s
-    assert cost.verify_s == target.parts(4, 4, 511).total_s
-    assert cost.draft_step_s == draft.parts(4, 1, 511).total_s
-    assert cost.draft_s == 3 * cost.draft_step_s
-    assert cost.overhead_s == 1e-3
-
-
 @pytest.mark.parametrize("target", ["llama-2-7b", "mixtral-8x7b", "gemma-3-1b", "deepseek-v2-lite"])
 def test_a_grid_of_lengths_batches_and_contexts_is_its_points(target: str) -> None:
     pair = replace(PAIR, target=read_shape(target))
