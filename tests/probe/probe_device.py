@@ -24,7 +24,7 @@ class ProbeDevice:
 
     def launch(self, kernel: str, grid: tuple[int, ...], block: tuple[int, ...], args: Sequence[Any]) -> None:
         seed = len(self.launches)
-        self.launches.append(Launch(kernel, grid, block, tuple(args), 0, self.concurrent_blocks, seed))
+        self.launches.append(Launch(kernel, grid, block, args, self.concurrent_blocks, seed))
 
     def run(self) -> None:
         run(self.library, self.launches)

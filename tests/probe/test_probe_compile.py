@@ -31,16 +31,6 @@ def test_nothing_spills_and_the_whole_grid_is_resident(architecture: int) -> Non
     assert THREADS_OF_A_MULTIPROCESSOR[architecture] >= BLOCKS_PER_MULTIPROCESSOR * THREADS_PER_BLOCK
 
 
-def test_resources_are_read_as_ptxas_prints_them() -> None:
-    shown = compile_source(SOURCE, 90, ("--ptxas-options=-v",))
-    entries = re.findall(
-        r"Compiling entry function '(\w+)'.*?(\d+) bytes stack frame.*?Used (\d+) registers", shown.log, re.S
-    )
-    assert {name: (int(stack), int(registers)) for name, stack, registers in entries} == {
-        name: (used.stack_bytes, used.registers) for name, used in shown.resources().items()
-    }
-
-
 def test_a_kernel_that_needs_local_memory_is_told_from_those_that_do_not(tmp_path: Path) -> None:
     source = tmp_path / "local.cu"
     source.write_text(

@@ -33,11 +33,10 @@ THREAD = ("thread",)
 SANITIZER_EXIT = 66
 FLAGS = ("-std=c++20", "-g1", "-shared", "-fPIC", "-pthread", "-ffp-contract=off", "-fno-gnu-unique")
 WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-Wno-unused-function", "-Wno-unused-parameter")
-STUBS = ("cuda_fp16.h", "cuda_bf16.h", "cuda_runtime.h")  # the shim's header has what kernels take from these
 
 
 class LaunchError(RuntimeError):
-    """A kernel did what CUDA forbids: a mask without its own lane, a barrier that some threads never reach."""
+    """A kernel did what CUDA forbids: a mask without its own lane, a collective that some never reach."""
 
 
 class SanitizerError(RuntimeError):
@@ -46,79 +45,52 @@ class SanitizerError(RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class Launch:
-    """One kernel launch. NumPy arrays are device pointers, NumPy scalars are values of exactly their type."""
+    """One kernel launch.
+
+    Attributes:
+        kernel: The kernel's name.
+        grid: Blocks, one or two numbers.
+        block: Threads of a block.
+        args: NumPy arrays (pointers, updated in place; None is the null pointer), NumPy scalars of exactly the
+            parameter's type, or Python integers for integers.
+        concurrent_blocks: How many blocks run at the same time.
+        seed: Run the blocks in a random order drawn from this seed; None runs them by number.
+    """
 
     kernel: str
     grid: int | tuple[int, ...]
     block: int | tuple[int, ...]
-    args: tuple[Any, ...]
-    shared_bytes: int = 0
+    args: Sequence[Any]
     concurrent_blocks: int = 1
     seed: int | None = None
 
 
-def build(
-    source: Path,
-    *,
-    sanitizers: Sequence[str] = (),
-    defines: Sequence[str] = (),
-    instantiations: Sequence[str] = (),
-) -> Path:
+def build(source: Path, *, sanitizers: Sequence[str] = (), defines: Sequence[str] = ()) -> Path:
     """Compile a `.cu` file to a shared library and return its path; an unchanged source is compiled once.
 
     Args:
-        source: The CUDA source; headers it includes lie beside it.
+        source: The CUDA source.
         sanitizers: `ADDRESS`, `THREAD` or none.
         defines: Macros, `NAME` or `NAME=VALUE`.
-        instantiations: Kernels of templates to offer beside the plain ones, such as `stream<float>`.
     """
-    text = source.read_text()
     suffix = "-".join(sanitizers) or "plain"
     folder = Path(tempfile.gettempdir()) / f"cuda-shim-{os.getuid()}"
-    unit = _translation_unit(text, source, instantiations)
+    unit = _translation_unit(source)
     level = "-O0" if sanitizers else "-O1"  # what a sanitizer watches takes longer to optimise than to run
-    options = [
-        *FLAGS,
-        level,
-        *WARNINGS,
-        *(f"-fsanitize={name}" for name in sanitizers),
-        *(f"-D{name}" for name in defines),
-    ]
+    watched = [f"-fsanitize={name}" for name in sanitizers]
+    options = [*FLAGS, level, *WARNINGS, *watched, *(f"-D{name}" for name in defines)]
     if "undefined" in sanitizers:
         options.append("-fno-sanitize-recover=undefined")
-    inputs = [unit, HEADER.read_text(), " ".join(options), _compiler_version()]
-    inputs += [header.read_text() for header in sorted(source.parent.glob("*.*h"))]
-    digest = hashlib.sha256("\0".join(inputs).encode()).hexdigest()[:16]
+    digest = _digest(unit, HEADER.read_text(), *options, _compiler_version())
     library = folder / f"{source.stem}-{digest}-{suffix}.so"
     if not library.exists():
         _compile(unit, source, options, library)
     return library
 
 
-def launch(
-    library: Path,
-    kernel: str,
-    grid: int | tuple[int, ...],
-    block: int | tuple[int, ...],
-    args: Sequence[Any],
-    shared_bytes: int = 0,
-    *,
-    concurrent_blocks: int = 1,
-    seed: int | None = None,
-) -> None:
-    """Run one kernel to its end; arrays among `args` are updated in place.
-
-    Args:
-        library: What `build` returned.
-        kernel: The kernel's name, or the expression given as an instantiation.
-        grid: Blocks, one to three numbers.
-        block: Threads of a block, one to three numbers.
-        args: NumPy arrays (pointers; None is the null pointer), NumPy scalars, or Python integers for integers.
-        shared_bytes: Dynamic shared memory of a block.
-        concurrent_blocks: How many blocks run at the same time.
-        seed: Run the blocks in a random order drawn from this seed; None runs them by number.
-    """
-    run(library, [Launch(kernel, grid, block, tuple(args), shared_bytes, concurrent_blocks, seed)])
+def launch(library: Path, *what: Any, **how: Any) -> None:
+    """Run one kernel to its end: what `Launch` takes."""
+    run(library, [Launch(*what, **how)])
 
 
 def run(library: Path, launches: Sequence[Launch], *, patience_s: int = 60) -> None:
@@ -127,7 +99,7 @@ def run(library: Path, launches: Sequence[Launch], *, patience_s: int = 60) -> N
     Args:
         library: What `build` returned.
         launches: The launches; an array that occurs in several of them is one buffer.
-        patience_s: How long a thread waits at a barrier before the launch counts as hung.
+        patience_s: How long a lane waits for others before the launch counts as hung.
     """
     runtime = _runtime_of(library)
     if runtime is None or runtime in os.environ.get("LD_PRELOAD", "").split():
@@ -143,19 +115,20 @@ def run(library: Path, launches: Sequence[Launch], *, patience_s: int = 60) -> N
 # ---- compiling ------------------------------------------------------------------------------------------------------
 
 
-def _translation_unit(text: str, source: Path, instantiations: Sequence[str]) -> str:
-    """The source with its dynamic shared memory made a pointer, and after it the table of its kernels."""
-    aligned = r"(?:(?:__align__|alignas)\s*\(\d+\)\s+)?"
-    dynamic = rf"extern\s+__shared__\s+{aligned}([\w:]+(?:\s+[\w:]+)*)\s+(\w+)\s*\[\s*\]\s*;"
-    body = re.sub(dynamic, r"CUDA_SHIM_DYNAMIC_SHARED(\1, \2);", text)
+def _digest(*texts: str) -> str:
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
+
+
+def _translation_unit(source: Path) -> str:
+    """The source, and after it the table of its kernels."""
+    text = source.read_text()
     bare = re.sub(r"//[^\n]*|/\*.*?\*/", " ", text, flags=re.S)
     kernel = r"__global__\s+void\s+(?:__launch_bounds__\s*\([^)]*\)\s*|\w+\s+)*(\w+)\s*\("
-    plain = re.findall(rf'extern\s+"C"\s+{kernel}', bare)
+    names = re.findall(rf'extern\s+"C"\s+{kernel}', bare)
     for content in re.findall(r'extern\s+"C"\s*\{(.*)\}', bare, flags=re.S):
-        plain += re.findall(kernel, content)
-    names = [*dict.fromkeys(plain), *instantiations]
-    table = [f'static cuda_shim::Registration cuda_shim_{i}("{name}", &{name});' for i, name in enumerate(names)]
-    return "\n".join([f'#line 1 "{source}"', body, *table, ""])
+        names += re.findall(kernel, content)
+    table = [f'static cuda_shim::Registration cuda_shim_{name}("{name}", &{name});' for name in dict.fromkeys(names)]
+    return "\n".join([f'#line 1 "{source}"', text, *table, ""])
 
 
 def _compile(unit: str, source: Path, options: Sequence[str], library: Path) -> None:
@@ -164,8 +137,6 @@ def _compile(unit: str, source: Path, options: Sequence[str], library: Path) -> 
     header = _precompiled(library.parent, options) if is_plain else HEADER
     with tempfile.TemporaryDirectory(dir=library.parent) as name:
         scratch = Path(name)
-        for stub in STUBS:
-            (scratch / stub).touch()
         (scratch / "unit.cpp").write_text(unit)
         paths = ["-I", str(scratch), "-I", str(source.parent), "-include", str(header)]
         _run_compiler([*options, *paths, str(scratch / "unit.cpp")], source, library)
@@ -173,8 +144,7 @@ def _compile(unit: str, source: Path, options: Sequence[str], library: Path) -> 
 
 def _precompiled(folder: Path, options: Sequence[str]) -> Path:
     """The shim's header, compiled ahead: most of what a kernel's compilation takes."""
-    inputs = [HEADER.read_text(), " ".join(options), _compiler_version()]
-    beside = folder / f"header-{hashlib.sha256(chr(0).join(inputs).encode()).hexdigest()[:16]}"
+    beside = folder / f"header-{_digest(HEADER.read_text(), *options, _compiler_version())}"
     if not (beside / f"{HEADER.name}.gch").exists():
         beside.mkdir(exist_ok=True)
         shutil.copy(HEADER, beside)
@@ -220,20 +190,8 @@ def _declare(handle: ctypes.CDLL) -> ctypes.CDLL:
     handle.cuda_shim_release.restype = None
     handle.cuda_shim_patience.argtypes = [ctypes.c_long]
     handle.cuda_shim_patience.restype = None
-    pointer = ctypes.c_void_p
-    size = ctypes.c_size_t
-    handle.cuda_shim_run.argtypes = [
-        ctypes.c_int,
-        pointer,
-        pointer,
-        pointer,
-        size,
-        pointer,
-        ctypes.c_uint64,
-        pointer,
-        pointer,
-        size,
-    ]
+    pointer, number, size = ctypes.c_void_p, ctypes.c_uint, ctypes.c_size_t
+    handle.cuda_shim_run.argtypes = [ctypes.c_int, pointer, number, pointer, pointer, size, pointer, pointer, size]
     return handle
 
 
@@ -298,7 +256,7 @@ def _value(memory: _Memory, code: str, arg: Any, place: str) -> Any:
     """The argument as bytes of the kernel's type."""
     if code.startswith("p"):
         return _pointer(memory, code[1:], arg, place)
-    dtype = np.dtype(code) if code[0] in "iuf" else np.dtype(np.bool_)
+    dtype = np.dtype(code)
     if isinstance(arg, int) and not isinstance(arg, bool) and code[0] in "iu":
         return np.array(arg, dtype=dtype)  # an overflow raises
     if isinstance(arg, np.generic) and arg.dtype == dtype:
@@ -316,16 +274,12 @@ def _pointer(memory: _Memory, code: str, arg: Any, place: str) -> Any:
     return np.array(memory.address(arg), dtype=np.uintp)
 
 
-def _three(shape: int | tuple[int, ...]) -> Any:
-    sizes = (shape,) if isinstance(shape, int) else tuple(shape)
-    return np.array((*sizes, 1, 1)[:3], dtype=np.uint32)
-
-
 def _run_blocks(copies: Sequence[ctypes.CDLL], kernel: int, item: Launch, values: Sequence[Any]) -> None:
-    grid, block = _three(item.grid), _three(item.block)
-    if not 0 < int(block.prod()) <= 1024:
-        raise ValueError(f"a block has 1 to 1024 threads, not {int(block.prod())}")
-    order = np.arange(int(grid.astype(np.uint64).prod()), dtype=np.uint64)
+    grid = np.array((*((item.grid,) if isinstance(item.grid, int) else item.grid), 1)[:2], np.uint32)
+    (block,) = (item.block,) if isinstance(item.block, int) else item.block
+    if not 0 < block <= 1024:
+        raise ValueError(f"a block has 1 to 1024 threads, not {block}")
+    order = np.arange(grid.prod(), dtype=np.uint64)
     if item.seed is not None:
         np.random.default_rng(item.seed).shuffle(order)
     arguments = (ctypes.c_void_p * max(1, len(values)))(*(value.ctypes.data for value in values))
@@ -335,8 +289,8 @@ def _run_blocks(copies: Sequence[ctypes.CDLL], kernel: int, item: Launch, values
     def work(handle: ctypes.CDLL) -> None:
         message = ctypes.create_string_buffer(400)
         failed = handle.cuda_shim_run(
-            kernel, grid.ctypes.data, block.ctypes.data, arguments, item.shared_bytes,
-            order.ctypes.data, order.size, following.ctypes.data, message, len(message),
+            kernel, grid.ctypes.data, block, arguments, order.ctypes.data, order.size, following.ctypes.data,
+            message, len(message),
         )  # fmt: skip
         if failed:
             failures.append(message.value.decode())

@@ -59,7 +59,7 @@ class RawKernel:
     def __init__(self, module, name):
         self.module, self.name = module, name
 
-    def __call__(self, grid, block, args, *, shared_mem=0, stream=None):
+    def __call__(self, grid, block, args, *, stream=None):
         if not isinstance(grid, tuple) or not isinstance(block, tuple):
             raise TypeError("Argument 'grid' has incorrect type (expected tuple)")
         copies = shim._load(self.module.built(), 1)
@@ -70,7 +70,7 @@ class RawKernel:
         values = [
             value_of(code, a, f"{self.name}, argument {i}") for i, (code, a) in enumerate(zip(codes, args, strict=True))
         ]
-        item = shim.Launch(self.name, grid, block, tuple(args), shared_mem, 1, 1)
+        item = shim.Launch(self.name, grid, block, args, seed=1)
         number = list(signatures).index(self.name)
         run(self.name, lambda: shim._run_blocks(copies, number, item, values), known(stream))
 
@@ -100,7 +100,7 @@ def value_of(code, value, place):
         if type(value) in (np.uint64, int):  # CuPy takes whole numbers of Python for int64
             return np.array(value, np.uintp)
         raise TypeError(f"Unsupported type {type(value)}")
-    dtype = np.dtype(code) if code[0] in "iuf" else np.dtype(np.bool_)
+    dtype = np.dtype(code)
     if isinstance(value, np.generic) and value.dtype == dtype:
         return np.array(value)
     raise TypeError(f"{place}: {dtype} wanted, {type(value).__name__} given")
