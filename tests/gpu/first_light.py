@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
+SMOKE = ROOT / "tests" / "gpu" / "smoke.py"
 MEASURED = ROOT / "calibration" / "measured" / "epyc-2-core"
 KIND, SCHEMA_VERSION = "first_light", 1
 DEADLINE_S = 540.0
@@ -133,7 +134,7 @@ def gpu_steps(device: str) -> list[Step]:
     sizes = ("--batch", "1,8,32", "--context", "512,4096", "--k", "1:8", "--repeats", "11")
     sampling = ("--quick", "--backend", "cuda,torch,transformers", *logits)
     return [
-        Step(name="kernels", words=(script("smoke.py"), device), limit_s=120, needs=("numpy", "lazy_loader", "cupy")),
+        Step(name="kernels", words=(str(SMOKE), device), limit_s=120, needs=("numpy", "lazy_loader", "cupy")),
         Step(
             name="probe",
             words=module("cuda_probe.cli.probe_gpu", *on, "--quick", "--out", "probe.json", "--force"),
@@ -167,11 +168,11 @@ def cpu_steps() -> list[Step]:
     on = ("--device", "cpu")
     probes = (*on, "--only", "empty", "--only", "burn_flops", "--only", "draft", "--draftN", "2", "--workflops", "4,8")
     logits = ("--batch", "1", "--k", "2", "--vocab", "512", "--dtype", "float32")
-    sampling = (*on, "--backend", "torch,numpy,transformers", *logits)
+    sampling = (*on, "--backend", "torch,numpy", *logits)
     models = ("--target-model", "target.json", "--draft-model", "draft.json", "--dtype", "float32")
     sizes = ("--batch", "1,2", "--context", "16", "--k", "1:2", "--repeats", "3")
     return [
-        Step(name="kernels", words=(script("smoke.py"), "cpu"), limit_s=120, needs=("numpy", "lazy_loader", "torch")),
+        Step(name="kernels", words=(str(SMOKE), "cpu"), limit_s=120, needs=("numpy", "lazy_loader", "torch")),
         Step(
             name="probe",
             words=module("cuda_probe.cli.probe_gpu", *probes, "--workmem", "1", "--out", "probe.json", "--force"),
@@ -180,13 +181,8 @@ def cpu_steps() -> list[Step]:
         Step(name="sampling", words=bench_sampling(*sampling), limit_s=120, needs=(*SAMPLING, "torch")),
         Step(name="passes", words=time_passes(*models, *sizes, *on), limit_s=120, needs=MODELS),
         *forecasts(str(MEASURED / "probe.json"), str(MEASURED / "passes.json")),
-        Step(name="suite: stats", words=suite("probe/test_stats.py"), limit_s=120, needs=("pytest", "numpy")),
+        Step(name="suite: sizes", words=suite("contracts/test_sizes.py"), limit_s=120, needs=("pytest",)),
     ]
-
-
-def script(name: str) -> str:
-    """Return the path of a file beside this one."""
-    return str(Path(__file__).with_name(name))
 
 
 def bench_sampling(*words: str) -> tuple[str, ...]:
