@@ -119,9 +119,9 @@ def wrong_append(library: str, dtype: str) -> str | None:
 
     rng = np.random.default_rng(0)
     for width in (8, 7):
-        cache, fresh = (put(rng.standard_normal((2, 2, n, width)), library, dtype) for n in (9, 3))
+        cache, fresh = (put(rng.standard_normal((4, 2, n, width)), library, dtype) for n in (20, 4))
         wanted, own = host(cache).copy(), host(fresh)
-        lengths, accepted = np.array([1, 8]), np.array([3, 2])
+        lengths, accepted = np.array([5, 0, 18, 7]), np.array([0, 4, 3, 2])
         kept = kv_append(cache, fresh, put(lengths, library), put(accepted, library), backend="cuda")
         expected = kv_append(wanted, own, lengths, accepted, backend="numpy")
         if host(kept).tolist() != expected.tolist() or not (host(cache) == wanted).all():

@@ -1,10 +1,8 @@
 """On a real GPU: `bench-decode` times, counts and repeats what it says it does."""
 
 import json
-import os
-import subprocess
-import sys
 import time
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,40 +10,29 @@ from typing import Any
 import pytest
 
 PHASES = ("prefill", "draft", "verify", "sample", "kv", "other")
-ROOT = Path(__file__).parents[2]
-COMMAND = (sys.executable, "-m", "acceptance.cli.bench_decode")
+Decoded = Callable[..., tuple[dict[str, Any], list[dict[str, Any]]]]
 TOLD = ["--method", "speculative,specexec,ngram", "--max-prompts", "4", "--max-new-tokens", "48", "--device", "cuda:0"]
 
 
-@pytest.fixture(scope="module")
-def torch(device: Any) -> Any:
-    """The library, where it sees the GPU and transformers is there too."""
-    found = pytest.importorskip("torch")
-    pytest.importorskip("transformers")
-    if not found.cuda.is_available():
-        pytest.skip("torch sees no GPU")
-    return found
+@pytest.fixture
+def decoded(run_module: Callable[..., None], tmp_path: Path) -> Decoded:
+    """Return what runs the command and checks its file: header and records."""
+
+    def call(*more: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        run_module("acceptance.cli.bench_decode", *TOLD, *more, "--out", "decode.jsonl")
+        if find_spec("jsonschema"):  # of what we depend on, the one library that such machines often lack
+            run_module("acceptance.cli.bench_decode", "validate-results", "decode.jsonl", "--strict")
+        lines = [json.loads(line) for line in (tmp_path / "decode.jsonl").read_text().splitlines()]
+        return lines[0], [line for line in lines if line["kind"] == "decode_record"]
+
+    return call
 
 
-def decoded(folder: Path, *more: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Run the command from the checkout, in a folder, and check its file; return header and records."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    commands = [(*TOLD, *more, "--out", "decode.jsonl")]
-    if find_spec("jsonschema"):  # of what we depend on, the one library that such machines often lack
-        commands.append(("validate-results", "decode.jsonl", "--strict"))
-    for words in commands:
-        told = [*COMMAND, *words]
-        done = subprocess.run(told, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-    lines = [json.loads(line) for line in (folder / "decode.jsonl").read_text().splitlines()]
-    return lines[0], [line for line in lines if line["kind"] == "decode_record"]
-
-
-def test_records_hold_times_memory_and_energy_of_the_gpu(torch: Any, tmp_path: Path) -> None:
+def test_records_hold_times_memory_and_energy_of_the_gpu(torch: Any, decoded: Decoded) -> None:
     from acceptance.bench.machine import open_nvml
     from acceptance.models.bundled import TINY_PAIR
 
-    header, records = decoded(tmp_path, "--dtype", "float32")
+    header, records = decoded("--dtype", "float32")
     assert {(r["method"], r["status"]) for r in records} == {
         (name, "ok") for name in ("baseline", "speculative", "specexec", "ngram")
     }
@@ -72,11 +59,12 @@ def test_records_hold_times_memory_and_energy_of_the_gpu(torch: Any, tmp_path: P
         assert all(0 < clocks["sm"] <= clocks["sm_max"] for clocks in around["gpu_clocks_mhz"])
 
 
-def test_sampling_repeats_in_deterministic_mode(torch: Any, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("torch")
+def test_sampling_repeats_in_deterministic_mode(decoded: Decoded) -> None:
     told = ("--deterministic", "--temperature", "0.8", "--top-p", "0.9", "--seed", "3", "--force")
     outputs = []
     for _ in range(2):
-        records = decoded(tmp_path, *told)[1]
+        records = decoded(*told)[1]
         outputs.append({r["resume_key"]: r["output_sha256"] for r in records})
     assert outputs[0] == outputs[1]
 

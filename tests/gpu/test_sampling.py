@@ -8,9 +8,9 @@ import pytest
 import smoke
 from numpy.typing import NDArray
 from sampling_cases import a_round, assert_same, draw_ids
-from smoke import disagreeing, host, rounded
+from smoke import disagreeing, host, rounded, wrong_append
 
-from cuda_probe.sampling import kv_append, reference, sigmoid_sample, speculative_sample, verify_prefix
+from cuda_probe.sampling import reference, sigmoid_sample, speculative_sample, verify_prefix
 from simulator.ground.artefacts import UserError
 
 pytestmark = pytest.mark.usefixtures("device")
@@ -276,17 +276,8 @@ def test_more_logits_than_32_bits_can_count() -> None:
 
 
 @pytest.mark.parametrize(("library", "dtype"), KINDS)
-@pytest.mark.parametrize("width", [8, 7])
-def test_kv_append_keeps_accepted_positions_alone(library: str, dtype: str, width: int) -> None:
-    rng = np.random.default_rng(0)
-    shapes = ((4, 2, 20, width), (4, 2, 4, width))
-    ours, fresh = (put(rng.standard_normal(s).astype(np.float32), library, dtype) for s in shapes)
-    theirs, own = host(ours).copy(), host(fresh)
-    lengths, accepted = np.array([5, 0, 18, 7]), np.array([0, 4, 3, 2])
-    kept = kv_append(ours, fresh, put(lengths, library), put(accepted, library), backend="cuda")
-    expected = kv_append(theirs, own, lengths, accepted, backend="numpy")
-    assert host(kept).tolist() == expected.tolist()
-    np.testing.assert_array_equal(host(ours), theirs)
+def test_kv_append_keeps_accepted_positions_alone(library: str, dtype: str) -> None:
+    assert wrong_append(library, dtype) is None
 
 
 def test_the_comparison_sees_a_wrong_result() -> None:
