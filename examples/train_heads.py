@@ -29,6 +29,7 @@ from train_tiny_pair import (
     encode,
     is_held_out,
     read_sources,
+    read_texts,
     train,
 )
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -48,17 +49,6 @@ TREE_NODES, TREE_RANKS = 64, 10
 MEASURED_WINDOWS = 256
 
 Loss = Callable[[torch.nn.Module, torch.Tensor], torch.Tensor]
-
-
-def read_texts(folder: Path) -> dict[str, str]:
-    """Return {relative path: text} of every UTF-8 file below a folder."""
-    texts = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        try:
-            texts[path.relative_to(folder).as_posix()] = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError:
-            continue
-    return {path: text for path, text in texts.items() if text.strip()}
 
 
 def load_target(folder: Path, device: str) -> Model:
@@ -160,16 +150,6 @@ def attend_steps(queries: torch.Tensor, seen: list[tuple[torch.Tensor, torch.Ten
     return found
 
 
-def head_optimizers(module: torch.nn.Module, learning_rate: float) -> list[torch.optim.Optimizer]:
-    """Return Muon for matrices and AdamW for the rest; heads have no embedding."""
-    matrices = [p for p in module.parameters() if p.ndim == 2]
-    rest = [p for p in module.parameters() if p.ndim < 2]
-    return [
-        torch.optim.Muon(matrices, lr=learning_rate, weight_decay=0.05, momentum=0.95, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(rest, lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.0),
-    ]
-
-
 def windows_of(stream: torch.Tensor, recipe: Recipe, most: int) -> Iterator[torch.Tensor]:
     """Yield batches of neighbouring windows from all over a stream, at most so many windows."""
     usable = stream[: len(stream) // recipe.seq_len * recipe.seq_len].view(-1, recipe.seq_len)
@@ -260,10 +240,8 @@ def main(out: Path, target: Path, text: Path | None, kind: tuple[str, ...], **op
             shape = shape_of(name, model, options)
             module = heads.KINDS[name](hidden_size=heads.hidden_size_of(model), **shape)
             click.echo(f"{name}: {count_parameters(module):,} parameters", err=True)
-            record = train(module, LOSSES[name](model), stream, recipe, head_optimizers) | {
-                "data": data,
-                "torch": torch.__version__,
-            }
+            record = train(module, LOSSES[name](model), stream, recipe)
+            record |= {"data": data, "torch": torch.__version__}
             more, by_depth = measure(name, module.eval(), model, stream, held_out, recipe)
             record |= {"parameters": count_parameters(module), "held_out_accuracy_by_depth": by_depth}
             of_target = {"target": model, "weights_sha256": weights_sha256(target)}

@@ -11,6 +11,7 @@ already holds weights, so an interrupted run is continued by running the same co
 This script makes models; what they accept is measured by `measure-acceptance`.
 """
 
+import contextlib
 import hashlib
 import json
 import math
@@ -52,19 +53,20 @@ def is_held_out(relative_path: str) -> bool:
     return int(hashlib.sha256(relative_path.encode()).hexdigest(), 16) % HELD_OUT_ONE_IN == 0
 
 
+def read_texts(root: Path, pattern: str = "*") -> dict[str, str]:
+    """Return {relative path: text} of every UTF-8 file below `root`, but for empty ones."""
+    texts = {}
+    for path in sorted(p for p in root.rglob(pattern) if p.is_file()):
+        with contextlib.suppress(UnicodeDecodeError):
+            texts[path.relative_to(root).as_posix()] = path.read_text(encoding="utf-8")
+    return {path: text for path, text in texts.items() if text.strip()}
+
+
 def read_sources(root: Path) -> dict[str, str]:
     """Return {relative path: text} of every UTF-8 Python file below `root` that is worth learning."""
-    sources = {}
-    for path in sorted(root.rglob("*.py")):
-        relative = path.relative_to(root)
-        if any(part in LEFT_OUT or part.startswith("config-") for part in relative.parts):
-            continue
-        try:
-            text = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError:
-            continue  # deliberately broken test files
-        if text.strip():
-            sources[relative.as_posix()] = text
+    texts = read_texts(root, "*.py")
+    unfit = {path for path in texts for part in path.split("/") if part in LEFT_OUT or part.startswith("config-")}
+    sources = {path: text for path, text in texts.items() if path not in unfit}
     if not sources:
         raise click.ClickException(f"--source {root}: no readable .py file below it")
     return sources
@@ -122,11 +124,11 @@ def count_parameters(model: torch.nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def optimizers(model: LlamaForCausalLM, learning_rate: float) -> list[torch.optim.Optimizer]:
+def optimizers(model: torch.nn.Module, learning_rate: float) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the layers, AdamW for embeddings and norms (Jordan et al. 2024)."""
-    inner = [p for p in model.model.layers.parameters() if p.ndim == 2]
-    ids = {id(p) for p in inner}
-    rest = [p for p in model.parameters() if id(p) not in ids]
+    is_inner = {name: p.ndim == 2 and "embed_tokens" not in name for name, p in model.named_parameters()}
+    inner = [p for name, p in model.named_parameters() if is_inner[name]]
+    rest = [p for name, p in model.named_parameters() if not is_inner[name]]
     return [
         torch.optim.Muon(inner, lr=learning_rate, weight_decay=0.05, momentum=0.95, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(rest, lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.0),
@@ -172,17 +174,11 @@ def distillation_loss(
     return loss
 
 
-def train(
-    model: torch.nn.Module,
-    loss_of: Callable,
-    stream: torch.Tensor,
-    recipe: Recipe,
-    optimizers_of: Callable = optimizers,
-) -> dict:
+def train(model: torch.nn.Module, loss_of: Callable, stream: torch.Tensor, recipe: Recipe) -> dict:
     """Run the recipe on the model in place; return steps, tokens seen, last losses and seconds."""
     model.to(recipe.device).train()
     run = torch.compile(model) if recipe.compile else model
-    opts = optimizers_of(model, recipe.learning_rate)
+    opts = optimizers(model, recipe.learning_rate)
     began, losses = time.monotonic(), []
     for step, window in zip(range(recipe.steps), batches(stream, recipe), strict=False):
         for opt in opts:
