@@ -93,33 +93,6 @@ def test_a_run_from_prompts_to_table_records_picture_and_profile(measure, run, t
 def test_the_same_command_goes_on_a_different_one_is_refused_and_force_starts_anew(
     measure, bench, user_error, tmp_path: Path
 ) -> None:
-    out = tmp_path / "decode.jsonl"
-    measure("--method", "ngram")
-    lines = out.read_bytes().splitlines(keepends=True)
-    # Killed within the seventh record of twelve.
-    out.write_bytes(b"".join(lines[:7]) + lines[7][:40])
-    again = measure("--method", "ngram", "--json")
-    assert "cut off a record that was never whole (40 bytes)" in again.stderr
-    assert "3 of 6 turns are done" in again.stderr
-    assert out.read_bytes().startswith(b"".join(lines[:7]))
-    sound(tmp_path)
-    payload = json.loads(again.stdout)
-    assert {s["method"]: s["runs_ok"] for s in payload["summaries"]} == {"baseline": 6, "ngram": 6}
-    kept = out.read_bytes()
-    assert "6 of 6 turns are done" in measure("--method", "ngram").stderr
-    assert out.read_bytes() == kept
-    expected = "decode.jsonl: methods[1].knobs.ngram is 4, but 3 there"
-    user_error(bench("--method", "ngram", "--ngram", 4), expected, "--force")
-    assert out.read_bytes() == kept
-    measure("--method", "ngram", "--ngram", 4, "--force")
-    assert len(sound(tmp_path)) == 12
-    # A header that was never whole is begun anew.
-    out.write_bytes(kept[:200])
-    measure("--method", "ngram")
-    assert len(sound(tmp_path)) == 12
-
-
-def test_what_is_drawn_from_records_is_drawn_again_when_they_go_on(measure, bench, user_error, tmp_path: Path) -> None:
     out, plot, profile = (tmp_path / name for name in ("decode.jsonl", "a.svg", "trace.json"))
     given = ("--method", "ngram", "--plot", "a.svg", "--profile", "trace.json")
     plot.write_text("mine")
@@ -127,12 +100,13 @@ def test_what_is_drawn_from_records_is_drawn_again_when_they_go_on(measure, benc
     assert plot.read_text() == "mine"
     plot.unlink()
     measure(*given)
-    kept, picture, trace = out.read_bytes(), plot.read_bytes(), profile.read_bytes()
+    kept, picture, trace = (path.read_bytes() for path in (out, plot, profile))
     # Another configuration goes on with nothing: all three stay.
-    user_error(bench(*given, "--ngram", 4), "decode.jsonl: methods")
+    expected = "decode.jsonl: methods[1].knobs.ngram is 4, but 3 there"
+    user_error(bench(*given, "--ngram", 4), expected, "--force")
     assert (out.read_bytes(), plot.read_bytes(), profile.read_bytes()) == (kept, picture, trace)
     plot.write_text("old")
-    measure(*given)
+    assert "6 of 6 turns are done" in measure(*given).stderr
     assert plot.read_bytes().startswith(b"<?xml")
     # Nothing was measured, so that the profile of what was stays.
     assert (out.read_bytes(), profile.read_bytes()) == (kept, trace)
@@ -141,10 +115,21 @@ def test_what_is_drawn_from_records_is_drawn_again_when_they_go_on(measure, benc
     assert "trace.json: decoding 4 prompts again for the profile; records stay as they are" in again.stderr
     assert tracks(profile) == {"baseline", "ngram"}
     assert out.read_bytes() == kept
-    out.write_bytes(b"".join(kept.splitlines(keepends=True)[:7]))
-    measure(*given)
+    # Killed within the seventh record of twelve.
+    lines, trace = kept.splitlines(keepends=True), profile.read_bytes()
+    out.write_bytes(b"".join(lines[:7]) + lines[7][:40])
+    again = measure(*given, "--json")
+    assert "cut off a record that was never whole (40 bytes)" in again.stderr
+    assert "3 of 6 turns are done" in again.stderr
+    assert {s["method"]: s["runs_ok"] for s in json.loads(again.stdout)["summaries"]} == {"baseline": 6, "ngram": 6}
+    assert out.read_bytes().startswith(b"".join(lines[:7]))
     assert profile.read_bytes() != trace
-    sound(tmp_path)
+    assert len(sound(tmp_path)) == 12
+    # A header that was never whole is begun anew, and so is a forced one.
+    out.write_bytes(kept[:200])
+    for more in ((), ("--ngram", 4, "--force")):
+        measure("--method", "ngram", *more)
+        assert len(sound(tmp_path)) == 12
 
 
 def wait_for_records(process: subprocess.Popen[str], out: Path, count: int) -> None:
@@ -170,9 +155,8 @@ def test_it_survives_kill_9_and_goes_on_until_a_signal_has_it_print_what_is_ther
     out = tmp_path / "decode.jsonl"
     for wanted, number, code in (
         (3, signal.SIGKILL, -signal.SIGKILL),
-        (9, signal.SIGKILL, -signal.SIGKILL),
-        (15, signal.SIGTERM, 143),
-        (20, signal.SIGINT, 130),
+        (9, signal.SIGTERM, 143),
+        (15, signal.SIGINT, 130),
     ):
         process = start(told, tmp_path, *MANY)
         wait_for_records(process, out, wanted)
@@ -191,7 +175,7 @@ def test_it_survives_kill_9_and_goes_on_until_a_signal_has_it_print_what_is_ther
         assert problems(out, strict=True) == []
     # A turn that was cut short is measured again as a whole, none but those: one each time it went on.
     seen_turns = Counter((r["run"], r["prompt_index"], r["method"]) for r in read_records(out)[0][1:])
-    assert len({key[:2] for key, times in seen_turns.items() if times > 1}) <= 3
+    assert len({key[:2] for key, times in seen_turns.items() if times > 1}) <= 2
     # Nothing was lost: the turns follow one another without a gap.
     turns = [(r["run"], r["prompt_index"]) for r in latest(read_records(out)[0])]
     assert turns == sorted(turns)

@@ -40,6 +40,14 @@ def begun(path: Path) -> Path:
     return path
 
 
+def reopened(path: Path, force: bool = False) -> list[dict[str, object]]:
+    """Open and close a file; return the records that it held."""
+    journal = Journal(path)
+    records = journal.open(HEADER, force=force)
+    journal.close()
+    return records
+
+
 def refused(path: Path, message: str, header: dict[str, object] = HEADER, force: bool = False) -> None:
     """Check that this file is refused by such a message, and left as it is."""
     before = path.read_bytes()
@@ -102,9 +110,7 @@ def test_a_header_that_was_never_whole_is_no_beginning(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     for cut in (0, 1, 10, 40, len(to_line(HEADER)) - 1):
         path.write_bytes(to_line(HEADER)[:cut])
-        journal = Journal(path)
-        assert journal.open(HEADER, force=False) == []
-        journal.close()
+        assert reopened(path) == []
         assert path.read_bytes() == to_line(HEADER)
 
 
@@ -117,9 +123,7 @@ def test_a_file_that_is_not_ours_is_left_alone_unless_forced(tmp_path: Path) -> 
     for content in FOREIGN:
         path.write_bytes(content)
         refused(path, "a.jsonl")
-        journal = Journal(path)
-        assert journal.open(HEADER, force=True) == []
-        journal.close()
+        assert reopened(path, force=True) == []
         assert path.read_bytes() == to_line(HEADER)
 
 
@@ -139,9 +143,7 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
         held.open(HEADER, force=False)
         refused(path, "another benchmark", force=force)
         held.close()
-        last = Journal(path)
-        last.open(HEADER, force=force)
-        last.close()
+        reopened(path, force)
 
 
 def test_a_file_system_without_locks_keeps_nobody_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

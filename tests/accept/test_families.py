@@ -45,9 +45,10 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "mixtral, experts": ("MixtralConfig", SHAPE | {"num_local_experts": 4}),
     "deepseek, latent": ("DeepseekV3Config", SHAPE | EXPERTS | LATENT),
 }
-# Those that only trees are read by.
+# Those that only trees are read by, or that are only inflated.
 OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma": ("GemmaConfig", SHAPE | {"head_dim": 8}),
+    "qwen2": ("Qwen2Config", SHAPE),
     "gpt_neo": ("GPTNeoConfig", IDS | {"hidden_size": 16, "num_layers": 2, "num_heads": 2} | LOCAL),
     "mpt": ("MptConfig", IDS | {"d_model": 16, "n_layers": 2, "n_heads": 2}),
 }

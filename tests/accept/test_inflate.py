@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoConfig, AutoModelForCausalLM
 
 import acceptance
 from acceptance.decoders import baseline
@@ -20,19 +19,15 @@ from acceptance.models.model import Model
 from acceptance.models.rule import SamplingRule
 from simulator.ground.artefacts import UserError
 
-from .tiny_models import NO_ENDS, random_model
+from .test_families import make
+from .tiny_models import random_model
 
 TINY_PAIR = Path(acceptance.__file__).parent / "tiny_pair"
-SHAPE = {"vocab_size": 50, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
-SHAPE |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 64}
-FAMILIES = ["llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "gemma3_text", "phi3"]
+KINDS = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2, hybrid window", "gemma3, hybrid window", "phi3")
 
 
 def family(kind: str) -> Model:
-    torch.manual_seed(1)
-    config = AutoConfig.for_model(kind, **SHAPE | NO_ENDS | ({"pad_token_id": 0} if kind == "phi3" else {}))
-    config.initializer_range = 0.3
-    return Model(module=AutoModelForCausalLM.from_config(config).eval(), vocabulary=50)
+    return random_model(kind, 1, 30) if kind in ("llama", "mistral") else make(kind, 1)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +40,7 @@ def logits(model: Model, length: int = 30) -> torch.Tensor:
     return model.module(torch.arange(length)[None] * 7 % model.vocabulary).logits
 
 
-@pytest.mark.parametrize("kind", FAMILIES)
+@pytest.mark.parametrize("kind", KINDS)
 def test_logits_are_the_same_bit_for_bit(kind: str) -> None:
     model = family(kind)
     inflated = inflate(model, 3)
@@ -129,13 +124,8 @@ def test_what_does_not_fit_is_refused_before_it_is_allocated(monkeypatch: pytest
         inflate(bundled, 10)
 
 
-@pytest.mark.parametrize("kind", ["mixtral", "opt", "bloom"])
-def test_other_kinds_are_refused_in_one_line(kind: str) -> None:
-    shapes = {"mixtral": SHAPE | {"num_local_experts": 2}, "opt": {"vocab_size": 50, "hidden_size": 32, "ffn_dim": 48}}
-    shapes["bloom"] = {"vocab_size": 50, "hidden_size": 32, "n_head": 4}
-    config = AutoConfig.for_model(kind, **shapes[kind])
-    if kind == "opt":
-        config.word_embed_proj_dim, config.num_attention_heads = 32, 4
-    model = Model(module=AutoModelForCausalLM.from_config(config).eval(), vocabulary=50)
+@pytest.mark.parametrize("name", ["mixtral, experts", "opt, learned positions", "bloom, no positions"])
+def test_other_kinds_are_refused_in_one_line(name: str) -> None:
+    kind = name.partition(",")[0]
     with pytest.raises(UserError, match=f"--inflate-target: {kind} cannot be inflated"):
-        inflate(model, 2)
+        inflate(make(name, 1), 2)

@@ -1,7 +1,5 @@
-"""Logged texts: every spelling of a record, what is skipped and why."""
+"""Logged texts: every spelling of a record, what is skipped and why; test_prompts damages them."""
 
-import json
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +11,10 @@ from acceptance.text.texts import LARGEST_ID, Text, load_texts
 from simulator.ground.artefacts import UserError
 from simulator.ground.records import Skipped
 
+from .test_prompts import write_lines
+
 GOOD = {"prompt": "p", "output": "o"}
-
-
 ID = "expected a whole number from 0 to 2147483647"
-
-
-def write_lines(path: Path, *records: object) -> Path:
-    path.write_text("".join(json.dumps(r) + "\n" for r in records))
-    return path
 
 
 @pytest.mark.parametrize("key", ["output", "response", "completion", "text"])
@@ -121,26 +114,3 @@ def test_any_texts_come_back_as_they_were_written(log: Path, texts: list[tuple[A
     rows = load_texts(write_lines(log, *records)).rows
     expected = [(p, o, ended and isinstance(o, str)) for p, o, ended in texts]
     assert [(t.prompt, t.output, t.ended) for t in rows] == expected
-
-
-anything = st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["", "o", "\ud800", "stop"])
-keys = st.sampled_from(["prompt", "prompt_token_ids", "output", "token_ids", "finish_reason", "id", "category"])
-
-
-@given(st.lists(st.dictionaries(keys, anything | st.lists(anything, max_size=3)) | anything))
-@settings(deadline=None)
-def test_every_record_is_either_read_or_skipped(log: Path, records: list[object]) -> None:
-    found = load_texts(write_lines(log, GOOD, *records))
-    assert len(found.rows) + len(found.skipped) == 1 + len(records)
-
-
-@given(st.lists(st.tuples(st.integers(0, 200), st.integers(0, 255)), min_size=1, max_size=6))
-@settings(deadline=None)
-def test_a_damaged_file_never_raises_anything_but_a_user_error(log: Path, changes: list[tuple[int, int]]) -> None:
-    ids = {"prompt_token_ids": [1, 2], "token_ids": [3], "finish_reason": "stop", "id": 1}
-    content = bytearray("\n".join(map(json.dumps, (GOOD, ids, {**GOOD, "category": "c"}))).encode())
-    for place, byte in changes:
-        content[place % len(content)] = byte
-    log.write_bytes(content)
-    with suppress(UserError):
-        assert load_texts(log).rows
