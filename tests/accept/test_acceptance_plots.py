@@ -51,14 +51,15 @@ def spans(axes: Any, along: int) -> dict[float, tuple[float, float]]:
 
 
 @pytest.mark.parametrize("q_kind", ["sampled", "greedy"])
-def test_bars_are_the_law_and_the_line_is_the_iid_law_of_the_same_tokens_per_round(q_kind: str) -> None:
+def test_bars_and_survival_are_the_law_beside_the_iid_law_of_the_same_tokens_per_round(q_kind: str) -> None:
     trace = random_trace(["a", "b"] * 4)
     rounds = expected_rounds(trace, 5, q_kind)
-    axes = drawn(trace, 5, q_kind).axes[0]
+    intervals = metrics(trace, rounds, q_kind)["ci95"]
+    bars, curves, *_ = drawn(trace, 5, q_kind).axes
     counts = rounds.counts.sum(0)
-    assert [b.get_height() for b in axes.patches] == pytest.approx(counts / counts.sum())
-    assert [b.get_x() + b.get_width() / 2 for b in axes.patches] == pytest.approx(range(6))
-    (iid,) = axes.lines
+    assert [b.get_height() for b in bars.patches] == pytest.approx(counts / counts.sum())
+    assert [b.get_x() + b.get_width() / 2 for b in bars.patches] == pytest.approx(range(6))
+    (iid,) = bars.lines
     law = iid.get_ydata()
     tau = 1 + counts @ np.arange(6) / counts.sum()
     assert law.sum() == pytest.approx(1)
@@ -67,33 +68,19 @@ def test_bars_are_the_law_and_the_line_is_the_iid_law_of_the_same_tokens_per_rou
     alpha = law[1] / law[0]
     assert tokens_per_round_iid(alpha, 5) == pytest.approx(tau)
     assert law[:5] == pytest.approx((1 - alpha) * alpha ** np.arange(5))
-    low, high = metrics(trace, rounds, q_kind)["ci95"]["tokens_per_round"]
-    assert f"K = 5\n{tau:.2f} tokens per round (95 %: {low:.2f} to {high:.2f})" in axes.get_title()
-    assert axes.get_xlabel() == f"A: accepted of 5 drafted tokens ({counts.sum():,.0f} rounds expected)"
-
-
-def test_survival_has_its_intervals_and_the_iid_curve_falls_geometrically() -> None:
-    trace = random_trace(["a", "b"] * 4)
-    rounds = expected_rounds(trace, 4, "sampled")
-    axes = drawn(trace).axes[1]
-    iid, survival = axes.lines
-    counts = rounds.counts.sum(0)
-    expected = [counts[j:].sum() / counts.sum() for j in range(1, 5)]
-    assert survival.get_xdata().tolist() == [1, 2, 3, 4]
+    low, high = intervals["tokens_per_round"]
+    assert f"K = 5\n{tau:.2f} tokens per round (95 %: {low:.2f} to {high:.2f})" in bars.get_title()
+    assert bars.get_xlabel() == f"A: accepted of 5 drafted tokens ({counts.sum():,.0f} rounds expected)"
+    iid, survival = curves.lines
+    expected = [counts[j:].sum() / counts.sum() for j in range(1, 6)]
+    assert survival.get_xdata().tolist() == [1, 2, 3, 4, 5]
     assert survival.get_ydata() == pytest.approx(expected)
-    curve = iid.get_ydata()
-    assert curve == pytest.approx(curve[0] ** np.arange(1, 5))
-    assert curve.sum() == pytest.approx(sum(expected))
-    ends = spans(axes, along=1)
-    assert ends == {j: pytest.approx(e) for j, e in enumerate(metrics(trace, rounds, "sampled")["ci95"]["survival"], 1)}
+    assert iid.get_ydata() == pytest.approx(alpha ** np.arange(1, 6))
+    ends = spans(curves, along=1)
+    assert ends == {j: pytest.approx(e) for j, e in enumerate(intervals["survival"], 1)}
     assert all(low < value < high for (low, high), value in zip(ends.values(), expected, strict=True))
-
-
-def test_the_seed_is_that_of_the_bootstrap() -> None:
-    trace = random_trace(["a", "b"] * 4)
-    first, second, other = (spans(drawn(trace, seed=s).axes[1], along=1) for s in (3, 3, 4))
-    assert first == second
-    assert first != other
+    # The seed is that of the bootstrap.
+    assert ends != spans(drawn(trace, 5, q_kind, seed=4).axes[1], along=1)
 
 
 def test_categories_are_sorted_with_their_prompts_intervals_and_numbers() -> None:

@@ -123,27 +123,6 @@ MISTAKES = [
     ),
     ("[experiments.e]\nout = 'x'", "experiments.e.out: not known"),
     ("[experiments.e]\nforce = true", "experiments.e.force: not known"),
-]
-
-
-def test_mistakes_are_named(tmp_path: Path) -> None:
-    for text, expected in MISTAKES:
-        with pytest.raises(UserError, match=re.escape(expected)) as error:
-            load(tmp_path, text)
-        assert "\n" not in str(error.value)
-        assert "p.toml" in str(error.value)
-
-
-def test_what_some_machine_takes_is_good(tmp_path: Path) -> None:
-    for placement in ("same", "separate", "auto", "ratio 6:2"):
-        check(tmp_path, f"[experiments.e]\nplacement = '{placement}'")
-    check(tmp_path, "version = 1")
-    check(tmp_path, "[experiments.e]\ntask = 'bundled'")
-    # An experiment's knob is what its methods make of it.
-    check(tmp_path, "[methods.m]\nmethod = 'adaptive'\nmax_k = 16\n[experiments.e]\nmethods = ['m']\nmin_k = 9")
-
-
-NO_METHOD = [
     ("[methods.baseline]\nmethod = 'topk'", "p.toml: methods.baseline: is the name of a built-in method"),
     ("[methods.topk]\nmethod = 'topk'", "p.toml: methods.topk: is the name of a built-in method"),
     ("[models.a]\ninflate_target = 1e9", "models.a.inflate_target: 1e+09 is not allowed, expected 1 to 1000"),
@@ -156,10 +135,21 @@ NO_METHOD = [
 ]
 
 
-def test_methods_and_knobs_that_do_not_exist_are_named(tmp_path: Path) -> None:
-    for text, expected in NO_METHOD:
-        with pytest.raises(UserError, match=re.escape(expected)):
+def test_mistakes_are_named(tmp_path: Path) -> None:
+    for text, expected in MISTAKES:
+        with pytest.raises(UserError, match=re.escape(expected)) as error:
             check(tmp_path, text)
+        assert "\n" not in str(error.value)
+        assert "p.toml" in str(error.value)
+
+
+def test_what_some_machine_takes_is_good(tmp_path: Path) -> None:
+    for placement in ("same", "separate", "auto", "ratio 6:2"):
+        check(tmp_path, f"[experiments.e]\nplacement = '{placement}'")
+    check(tmp_path, "version = 1")
+    check(tmp_path, "[experiments.e]\ntask = 'bundled'")
+    # An experiment's knob is what its methods make of it.
+    check(tmp_path, "[methods.m]\nmethod = 'adaptive'\nmax_k = 16\n[experiments.e]\nmethods = ['m']\nmin_k = 9")
 
 
 class Heard:

@@ -55,21 +55,20 @@ def test_a_range_of_k_from_one_trace_and_simulate_takes_the_file(measure, run, t
     succeeded(run("simulate", "--draftN", 4, "--hist", "out/accept_hist_k4.json"))
 
 
-def test_the_file_names_its_origin_and_the_kind_of_draft(measure, tmp_path: Path, random_pair) -> None:
-    succeeded(measure("--temperature", 0.8, "--seed", 5))
-    record = json.loads((tmp_path / "accept_hist_k4.json").read_text())
+def test_the_same_seed_gives_the_same_bytes_which_name_their_origin(
+    measure, tmp_path: Path, random_pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    outputs = [measure("--temperature", 0.8, "--seed", 5, "--json", "--out-dir", name) for name in "ab"]
+    first, second = (json.loads(o.stdout) for o in outputs)
+    assert first["metrics"] == second["metrics"]
+    written, again = ((tmp_path / name / "accept_hist_k4.json").read_bytes() for name in "ab")
+    assert written == again
+    record = json.loads(written)
     options = {"target": str(random_pair[0]), "draft": str(random_pair[1]), "temperature": 0.8, "seed": 5}
     assert record["parameters"].items() >= (options | {"q_kind": "sampled", "k": 4}).items()
     assert record["metrics"]["tokens_per_round"] > 1
     assert sum(record["hist"].values()) == pytest.approx(record["samples"])
-
-
-def test_json_and_the_same_seed_the_same_bytes(measure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
-    outputs = [measure("--temperature", 1, "--json", "--out-dir", name) for name in ("a", "b")]
-    first, second = (json.loads(o.stdout) for o in outputs)
-    assert first["metrics"] == second["metrics"]
-    assert (tmp_path / "a/accept_hist_k4.json").read_bytes() == (tmp_path / "b/accept_hist_k4.json").read_bytes()
 
 
 def test_plain_text_is_a_prompt_a_line_and_jsonl_by_any_other_name_is_json(measure, prompts: Path, tmp_path) -> None:
@@ -92,6 +91,7 @@ BAD_OPTIONS = [
     (("--temperature", "1e-40"), "--temperature: 1e-40 is not allowed, expected 0 or 0.01 to 100"),
     (("--dtype", "int3"), "--dtype"),
     (("--max-new-tokens", "0"), "--max-new-tokens"),
+    (("--target", "./absent"), "--target ./absent: no such folder"),
     (("--prompts", "absent.jsonl"), "absent.jsonl: no such file"),
     (("--texts", "absent.jsonl"), "not used with --texts, which the target has written already"),
     (("--trace", "absent.json"), "not used with --trace"),
@@ -117,14 +117,10 @@ BAD_OPTIONS = [
 ]
 
 
-def test_a_bad_option_is_one_line(measure, user_error) -> None:
+def test_a_bad_option_is_one_line(measure, user_error, other_vocabulary: Path) -> None:
     for arguments, message in BAD_OPTIONS:
         user_error(measure(*arguments), message)
-
-
-def test_models_that_do_not_fit_are_one_line(measure, user_error, other_vocabulary: Path) -> None:
     user_error(measure("--draft", other_vocabulary), "vocabulary differs", "expected the same tokenizer")
-    user_error(measure("--target", "./absent"), "--target ./absent: no such folder")
 
 
 def test_prompts_that_cannot_be_used_are_counted_and_named(measure, user_error, prompts: Path) -> None:
@@ -175,16 +171,26 @@ def test_an_import_counts_and_names_what_it_skips(run, tmp_path: Path) -> None:
     succeeded(run("simulate", "--hist", "accept_hist_k2.json", "--draftN", 2))
 
 
-def test_the_loop_is_checked_for_the_draft_that_was_asked_for(measure) -> None:
-    options = ("--temperature", 1, "--k", 2, "--check-loop", 20, "--json", "--force")
+def test_json_holds_every_metric_with_its_interval_and_the_loop_of_the_draft_that_was_asked_for(measure) -> None:
+    options = ("--temperature", 1, "--k", "1,2", "--check-loop", 20, "--json", "--force")
     values = []
     for kind in ("sampled", "greedy"):
-        record = json.loads(measure(*options, "--q-kind", kind).stdout)
-        loop, trace = (record["loop_check"][f"{which}_tokens_per_round"] for which in ("loop", "trace"))
+        found = json.loads(measure(*options, "--q-kind", kind).stdout)
+        assert found["metrics"].keys() == {"1", "2"}
+        metrics = found["metrics"]["2"]
+        low, high = metrics["ci95"]["tokens_per_round"]
+        assert low <= metrics["tokens_per_round"] <= high
+        assert len(metrics["ci95"]["survival"]) == 2
+        loop, trace = (found["loop_check"][f"{which}_tokens_per_round"] for which in ("loop", "trace"))
         width = trace["ci95"][1] - trace["ci95"][0]
         assert abs(loop["value"] - trace["value"]) < 2 * width
-        assert trace["value"] == pytest.approx(record["metrics"]["2"]["tokens_per_round"], abs=width)
+        assert trace["value"] == pytest.approx(metrics["tokens_per_round"], abs=width)
         values.append(loop)
+        rates = found["synthetic_acceptance"]["2"]["vllm"]["synthetic_acceptance_rates"]
+        assert 1 + sum(rates) == pytest.approx(metrics["tokens_per_round"])
+        assert found["alpha"].keys() == {"sampled", "greedy"}
+        assert found["loop_check"]["prompts"] == 20
+        assert found["policies"]["fixed 2"]["speedup"][0] > 0
     assert values[0] != values[1]
 
 
@@ -222,20 +228,6 @@ def test_the_report_and_the_picture_say_everything(measure, tmp_path: Path, prom
     ):
         assert text in done.stdout
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_json_holds_every_metric_with_its_interval(measure) -> None:
-    found = json.loads(measure("--k", "1,4", "--temperature", 1, "--json", "--check-loop", 2).stdout)
-    assert found["metrics"].keys() == {"1", "4"}
-    metrics = found["metrics"]["4"]
-    low, high = metrics["ci95"]["tokens_per_round"]
-    assert low <= metrics["tokens_per_round"] <= high
-    assert len(metrics["ci95"]["survival"]) == 4
-    rates = found["synthetic_acceptance"]["4"]["vllm"]["synthetic_acceptance_rates"]
-    assert 1 + sum(rates) == pytest.approx(metrics["tokens_per_round"])
-    assert found["alpha"].keys() == {"sampled", "greedy"}
-    assert found["loop_check"]["prompts"] == 2
-    assert found["policies"]["fixed 4"]["speedup"][0] > 0
 
 
 def test_a_finished_trace_answers_more_questions_without_models(

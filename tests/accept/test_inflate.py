@@ -23,11 +23,12 @@ from .test_families import make
 from .tiny_models import random_model
 
 TINY_PAIR = Path(acceptance.__file__).parent / "tiny_pair"
-KINDS = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2, hybrid window", "gemma3, hybrid window", "phi3")
+PLAIN = ("llama", "mistral", "gpt2")
+KINDS = (*PLAIN, "qwen2", "qwen3", "gemma", "gemma2, hybrid window", "gemma3, hybrid window", "phi3")
 
 
 def family(kind: str) -> Model:
-    return random_model(kind, 1, 30) if kind in ("llama", "mistral") else make(kind, 1)
+    return random_model(kind, 1, 30) if kind in PLAIN else make(kind, 1)
 
 
 @pytest.fixture(scope="module")
@@ -45,15 +46,8 @@ def test_logits_are_the_same_bit_for_bit(kind: str) -> None:
     model = family(kind)
     inflated = inflate(model, 3)
     assert torch.equal(logits(model), logits(inflated))
-    assert len(inflated.module.model.layers) > len(model.module.model.layers)
+    assert pass_weights(inflated.module) / pass_weights(model.module) == pytest.approx(3, rel=0.05)
     assert disagreement(inflated, rolling_back=True) < 1e-4
-
-
-def test_gpt2_can_be_inflated() -> None:
-    model = random_model("gpt2", 1, 20)
-    inflated = inflate(model, 4)
-    assert torch.equal(logits(model, 20), logits(inflated, 20))
-    assert pass_weights(inflated.module) / pass_weights(model.module) == pytest.approx(4, rel=0.02)
 
 
 @pytest.mark.parametrize("times", [1.5, 4, 16])
