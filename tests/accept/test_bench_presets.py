@@ -79,7 +79,6 @@ MISTAKES = [
     ("[methods.a]\nk = 3", "methods.a.method: None"),
     ("[methods.a]\nmethod = 'ngram'\nn = 3", "methods.a.n: not known"),
     ("[methods.a]\nmethod = 'ngram'\nk = 0", "methods.a.k: 0 is not allowed, expected a whole number from 1"),
-    ("[methods.a]\nmethod = 'ngram'\nk = 2.5", "methods.a.k: 2.5"),
     ("[methods.a]\nmethod = 'ngram'\nk = 4.0", "methods.a.k: 4.0"),
     ("[methods.a]\nmethod = 'ngram'\nk = true", "methods.a.k: True"),
     ("[methods.a]\nmethod = 'ngram'\ntau = nan", "methods.a.tau: nan"),
@@ -91,7 +90,6 @@ MISTAKES = [
     ("[experiments.'a b']", "experiments: the name 'a b' is not allowed"),
     ("version = true", "version is True, expected 1"),
     ("version = 2", "version is 2, expected 1"),
-    ("version = 1.0", "version is 1.0, expected 1"),
     ("[experiments.e]\nversion = true", "experiments.e.version: not known"),
     ("[methods.all]\nmethod = 'ngram'", "not all"),
     ("[experiments.e]\nmodels = 'b'", "experiments.e.models: 'b'"),
@@ -115,7 +113,6 @@ MISTAKES = [
     ("[experiments.e]\nmin_k = 9\nmax_k = 3", "experiments.e: --min-k: 9 is above --max-k"),
     ("[experiments.e]\ntask = 'bundled'\ndataset = 'x'", "experiments.e: --task: stands in place of --dataset"),
     ("[models.a]\ninflate_target = nan", "models.a: --inflate-target: nan is not allowed"),
-    ("[models.a]\ninflate_target = -3", "models.a: --inflate-target: -3 is not allowed"),
     ("[models.a]\nplacement = 'foo'", "models.a: --placement: 'foo' is not one"),
     (
         "[methods.m]\nmethod = 'adaptive'\nmin_k = 5\n[experiments.e]\nmethods = ['m']\nmax_k = 3",

@@ -194,14 +194,12 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
     assert covered / trials > 0.95 - 4 * error
 
 
-def test_two_methods_alike_differ_in_name_alone_and_a_slower_one_is_told_apart() -> None:
+def test_two_methods_alike_differ_in_name_alone() -> None:
     rng = np.random.default_rng(0)
     times = rng.uniform(50, 150, 16)
     records = [plain(p, ms={"prefill": 0.0, "verify": t}) for p, t in enumerate(times)]
     records += [record("same", p, ms={"verify": t}) for p, t in enumerate(times)]
-    records += [record("slow", p, ms={"verify": 1.3 * t}) for p, t in enumerate(times)]
     assert of("same", records)["speedup"]["ci95"] == pytest.approx([1, 1])
-    assert of("slow", records)["speedup"]["ci95"][1] < 1
 
 
 QUALITY = {"mean_logp_nats": -1.0, "mean_rank": 1.5, "argmax_share": 0.75}

@@ -187,18 +187,6 @@ def test_logits_are_those_of_each_column_at_once_or_in_chunks(
     assert columns is None or (max(widths) <= columns and len(widths) > 1)
 
 
-def test_logits_never_take_more_than_their_share(llamas: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = speculate(llamas, RAGGED, 6, 12)
-    bound = 4 * len(RAGGED) * VOCABULARY * 3
-    monkeypatch.setattr(context_module, "LOGITS_BYTES", bound)
-    sizes = []
-    hooks = [m.module.register_forward_hook(lambda m, i, o: sizes.append(o.logits.nbytes)) for m in llamas]
-    assert speculate(llamas, RAGGED, 6, 12) == expected
-    for hook in hooks:
-        hook.remove()
-    assert bound / 2 < max(sizes) <= bound
-
-
 def test_a_row_sees_its_own_tokens_alone_whatever_happened_before(model: Model) -> None:
     """Rows forget and read unequal numbers of tokens, are packed, leave and change places, again and again."""
     rng, rows = np.random.default_rng(9), RAGGED

@@ -301,18 +301,13 @@ def test_a_law_at_the_stated_distance_is_rejected_as_often_as_stated(case: Case)
 
 
 @pytest.mark.statistical
-def test_the_loops_own_outputs_do_not_fit_a_law_at_the_stated_distance() -> None:
-    case = CASES[0]
-    law = {stratum: moved(cells, DISTANCE) for stratum, cells in text_law(case).items()}
-    assert g_test(thorough_tallies(case)[0], law) < LEVEL / FAMILY
-
-
-@pytest.mark.statistical
-def test_rounds_of_another_draft_are_rejected() -> None:
-    """The negative control of the rounds: the recursion on a trace of a draft that samples at another temperature."""
+def test_a_law_at_the_stated_distance_and_rounds_of_another_draft_do_not_fit_the_loops_own_outputs() -> None:
+    """The negative controls: of the text, and of the rounds the recursion of a draft at another temperature."""
     case = CASES[1]
-    law = rounds_law(replace(case, draft_temperature=1.2))
-    assert g_test(thorough_tallies(case)[1], law) < LEVEL / FAMILY
+    texts, rounds = thorough_tallies(case)
+    law = {stratum: moved(cells, DISTANCE) for stratum, cells in text_law(case).items()}
+    assert g_test(texts, law) < LEVEL / FAMILY
+    assert g_test(rounds, rounds_law(replace(case, draft_temperature=1.2))) < LEVEL / FAMILY
 
 
 # The bugs. Each puts one of the field's mistakes into the loop.
@@ -435,13 +430,8 @@ def test_the_g_test_knows_the_impossible(tolerated: bool, counts: tuple, law: tu
 OUTPUTS, LONG, TOLERANCE = 1500, 14, 4.5
 
 
-@pytest.fixture(
-    scope="module", params=[(2, 1.0, 1.0), (4, 1.0, 0.0), (3, 0.6, 1.0)], ids=["k2", "k4-greedy", "k3-cold"]
-)
-def long_run(request: pytest.FixtureRequest) -> tuple:
-    """Outputs of one pair that end on their own or at the budget, at a draft length and two temperatures."""
-    k, *temperatures = request.param
-    rule, draft_rule = (SamplingRule(temperature=t) for t in temperatures)
+def long_run(k: int, rule: SamplingRule, draft_rule: SamplingRule) -> tuple:
+    """Outputs of one pair that end on their own or at the budget."""
     target = random_model("llama", 8, 8)
     pair = tuple(replace(m, ends=(5,)) for m in (target, related_model(target, 9, 0.4)))
     rng = np.random.default_rng(3)
@@ -449,7 +439,7 @@ def long_run(request: pytest.FixtureRequest) -> tuple:
     decoded = speculative.decode(
         *pair, prompts, k=k, rule=rule, draft_rule=draft_rule, max_new_tokens=LONG, rngs=laws.streams(4, range(OUTPUTS))
     )
-    return pair, prompts, decoded, k, rule, draft_rule
+    return pair, prompts, decoded, k, rule
 
 
 def standard_errors(run: tuple, draft_rule: SamplingRule) -> np.ndarray:
@@ -458,7 +448,7 @@ def standard_errors(run: tuple, draft_rule: SamplingRule) -> np.ndarray:
     Both count the rounds that had room for all k drafts and the token after them. The last token of each output is
     left out of its trace, so that a round whose drafts alone fit is none of those that the trace counts.
     """
-    pair, prompts, decoded, k, rule, _ = run
+    pair, prompts, decoded, k, rule = run
     there = [i for i, d in enumerate(decoded) if len(d.tokens) > k]
     outputs = [
         scoring.Output(prompt=n, turn=0, before=prompts[i], tokens=decoded[i].tokens[:-1]) for n, i in enumerate(there)
@@ -479,11 +469,13 @@ def standard_errors(run: tuple, draft_rule: SamplingRule) -> np.ndarray:
 
 
 @pytest.mark.statistical
-def test_estimates_from_traces_meet_the_loops_own_histogram(long_run: tuple) -> None:
-    assert (np.abs(standard_errors(long_run, long_run[-1])) < TOLERANCE).all()
-
-
-@pytest.mark.statistical
-def test_estimates_of_another_draft_do_not(long_run: tuple) -> None:
-    other = SamplingRule(temperature=1.6 if long_run[-1].is_greedy else 0.0)
-    assert np.abs(standard_errors(long_run, other)).max() > 2 * TOLERANCE
+@pytest.mark.parametrize(("k", "temperature", "draft_temperature"), [(2, 1.0, 1.0), (4, 1.0, 0.0), (3, 0.6, 1.0)])
+def test_estimates_from_traces_meet_the_loops_own_histogram_and_those_of_another_draft_do_not(
+    k: int, temperature: float, draft_temperature: float
+) -> None:
+    rule, draft_rule, other = (
+        SamplingRule(temperature=t) for t in (temperature, draft_temperature, 0.0 if draft_temperature else 1.6)
+    )
+    run = long_run(k, rule, draft_rule)
+    assert (np.abs(standard_errors(run, draft_rule)) < TOLERANCE).all()
+    assert np.abs(standard_errors(run, other)).max() > 2 * TOLERANCE

@@ -91,19 +91,15 @@ def test_sources_that_repeat_are_numbered_and_a_limit_ends_the_reading(tmp_path:
         load_texts(path, limit=0)
 
 
-@pytest.fixture(scope="module")
-def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file that every example of a property writes anew."""
-    return tmp_path_factory.mktemp("texts") / "log.jsonl"
-
-
 ids = st.lists(st.integers(0, LARGEST_ID), min_size=1).map(tuple)
 sides = st.text(min_size=1) | ids
 
 
 @given(st.lists(st.tuples(sides, sides, st.booleans()), min_size=1))
 @settings(deadline=None)
-def test_any_texts_come_back_as_they_were_written(log: Path, texts: list[tuple[Any, Any, bool]]) -> None:
+def test_any_texts_come_back_as_they_were_written(
+    tmp_path_factory: pytest.TempPathFactory, texts: list[tuple[Any, Any, bool]]
+) -> None:
     def key(side: str, value: object) -> str:
         return side if isinstance(value, str) else f"{side}_token_ids"
 
@@ -111,6 +107,6 @@ def test_any_texts_come_back_as_they_were_written(log: Path, texts: list[tuple[A
         {key("prompt", p): p, key("output", o): o, "finish_reason": "stop" if ended else "length"}
         for p, o, ended in texts
     ]
-    rows = load_texts(write_lines(log, *records)).rows
+    rows = load_texts(write_lines(tmp_path_factory.getbasetemp() / "log.jsonl", *records)).rows
     expected = [(p, o, ended and isinstance(o, str)) for p, o, ended in texts]
     assert [(t.prompt, t.output, t.ended) for t in rows] == expected
