@@ -3,14 +3,19 @@
 Decides nothing random: it plays out the rounds that `engine` drew.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 from simulator.ground.chrome_trace import ChromeTrace
 
 from .event_queue import EventQueue, Priority
 
 LANES = (("baseline", ("decode",)), ("speculative", ("draft", "verify", "commit")))
+T = TypeVar("T")
+# What an arm does from one instant to the next, which it yields; and what it did in all.
+Arm = Generator[tuple[float, Priority], None, T]
+Rounds = Iterator[tuple[int, bool]]  # accepted drafts, and whether the draft made ahead is a hit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,89 +29,62 @@ class PhaseTimes:
     overhead_s: float
 
 
-class BaselineArm:
-    """Plain decoding: one token after another until the budget is spent."""
-
-    def __init__(self, queue: EventQueue, trace: ChromeTrace, times: PhaseTimes, total: int) -> None:
-        self.queue, self.trace, self.step_s, self.total = queue, trace, times.baseline_s, total
-        self.tokens, self.began_s, self.ended_s = 0, 0.0, 0.0
-        self.begin()
-
-    def begin(self) -> None:
-        self.began_s = self.queue.now_s
-        self.queue.at(self.began_s + self.step_s, Priority.END, self.end)
-
-    def end(self) -> None:
-        self.ended_s = self.queue.now_s
-        self.trace.span(1, 1, "decode", self.began_s, self.ended_s, f'"token":{self.tokens}')
-        self.tokens += 1
-        if self.tokens < self.total:
-            self.begin()
+def baseline_arm(queue: EventQueue, trace: ChromeTrace, step_s: float, total: int) -> Arm[float]:
+    """Plain decoding: one token after another until the budget is spent; returns when that was."""
+    for token in range(total):
+        began_s = queue.now_s
+        yield began_s + step_s, Priority.END
+        trace.span(1, 1, "decode", began_s, queue.now_s, f'"token":{token}')
+    return queue.now_s
 
 
-class SpeculativeArm:
+def speculative_arm(
+    queue: EventQueue, trace: ChromeTrace, times: PhaseTimes, total: int, rounds: Rounds, overlap: bool
+) -> Arm[tuple[int, int, int, float]]:
     """Rounds of draft, verify and commit; with overlap the next draft is made while the target verifies.
 
     A hit is a round whose drafts were all accepted and whose bonus token the draft had guessed: only then does the
-    next round find its draft made. Otherwise what was drafted ahead is thrown away at the commit.
+    next round find its draft made. Otherwise what was drafted ahead is thrown away at the commit. Returns tokens,
+    rounds, accepted drafts and the time of the end.
     """
+    tokens = accepted = 0
+    is_drafted = False
+    for number, (kept, hit) in enumerate(rounds):
+        if not is_drafted:
+            began_s = queue.now_s
+            yield began_s + times.draft_s, Priority.END
+            trace.span(2, 1, "draft", began_s, queue.now_s, f'"round":{number}')
+        verify_began_s = queue.now_s
+        yield verify_began_s + times.verify_s, Priority.END
+        trace.span(2, 2, "verify", verify_began_s, queue.now_s, f'"round":{number}')
+        yield queue.now_s + times.overhead_s, Priority.END
+        committed = min(kept + 1, total - tokens)
+        detail = f'"round":{number},"accepted":{kept},"committed":{committed}'
+        trace.span(2, 3, "commit", verify_began_s + times.verify_s, queue.now_s, detail)
+        tokens, accepted = tokens + committed, accepted + kept
+        if tokens >= total:
+            return tokens, number + 1, accepted, queue.now_s
+        is_drafted = overlap and hit
+        ahead_s = verify_began_s + times.draft_step_s + times.draft_s
+        if is_drafted:
+            trace.span(2, 1, "draft ahead", verify_began_s, ahead_s, f'"round":{number + 1}')
+            yield max(queue.now_s, ahead_s), Priority.BEGIN
+        elif overlap:
+            ended_s = min(queue.now_s, ahead_s)
+            trace.span(2, 1, "draft ahead, discarded", verify_began_s, ended_s, f'"round":{number + 1}')
+    raise ValueError(f"the rounds end after {tokens} of {total} tokens")
 
-    def __init__(
-        self,
-        queue: EventQueue,
-        trace: ChromeTrace,
-        times: PhaseTimes,
-        total: int,
-        rounds: Iterator[tuple[int, bool]],
-        overlap: bool,
-    ) -> None:
-        self.queue, self.trace, self.times, self.total = queue, trace, times, total
-        self.rounds, self.overlap = rounds, overlap
-        self.round = self.tokens = self.accepted = 0
-        self.draft_began_s = self.verify_began_s = self.ended_s = 0.0
-        self.begin_draft()
 
-    def begin_draft(self) -> None:
-        self.draft_began_s = self.queue.now_s
-        self.queue.at(self.draft_began_s + self.times.draft_s, Priority.END, self.end_draft)
+def begin(queue: EventQueue, arm: Arm[T], end: Callable[[T], object]) -> None:
+    """Go on with an arm at each instant that it yields; `end` takes what it returns."""
 
-    def end_draft(self) -> None:
-        now_s = self.queue.now_s
-        self.trace.span(2, 1, "draft", self.draft_began_s, now_s, f'"round":{self.round}')
-        self.begin_verify()
+    def go_on() -> None:
+        try:
+            queue.at(*next(arm), go_on)
+        except StopIteration as stop:
+            end(stop.value)
 
-    def begin_verify(self) -> None:
-        self.verify_began_s = self.queue.now_s
-        self.queue.at(self.verify_began_s + self.times.verify_s, Priority.END, self.end_verify)
-
-    def end_verify(self) -> None:
-        now_s = self.queue.now_s
-        self.trace.span(2, 2, "verify", self.verify_began_s, now_s, f'"round":{self.round}')
-        self.queue.at(now_s + self.times.overhead_s, Priority.END, self.commit)
-
-    def commit(self) -> None:
-        now_s = self.queue.now_s
-        accepted, hit = next(self.rounds)
-        committed = min(accepted + 1, self.total - self.tokens)
-        detail = f'"round":{self.round},"accepted":{accepted},"committed":{committed}'
-        self.trace.span(2, 3, "commit", self.verify_began_s + self.times.verify_s, now_s, detail)
-        self.tokens, self.accepted = self.tokens + committed, self.accepted + accepted
-        self.round, self.ended_s = self.round + 1, now_s
-        if self.tokens < self.total:
-            self.begin_next(hit)
-
-    def begin_next(self, hit: bool) -> None:
-        now_s, began_s = self.queue.now_s, self.verify_began_s
-        if not self.overlap:
-            self.begin_draft()
-            return
-        ahead_s = began_s + self.times.draft_step_s + self.times.draft_s
-        if hit:
-            self.trace.span(2, 1, "draft ahead", began_s, ahead_s, f'"round":{self.round}')
-            self.queue.at(max(now_s, ahead_s), Priority.BEGIN, self.begin_verify)
-        else:
-            self.trace.span(2, 1, "draft ahead, discarded", began_s, min(now_s, ahead_s), f'"round":{self.round}')
-            self.begin_draft()
+    go_on()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,21 +98,16 @@ class Played:
     speculative_s: float
 
 
-def play(
-    times: PhaseTimes, total: int, rounds: Iterator[tuple[int, bool]], trace: ChromeTrace, *, overlap: bool
-) -> Played:
+def play(times: PhaseTimes, total: int, rounds: Rounds, trace: ChromeTrace, *, overlap: bool) -> Played:
     """Run both arms side by side to `total` tokens each and log every span.
 
     rounds: (accepted, hit), at least as many as needed. overlap: whether the next draft is made during verification.
     """
     queue = EventQueue()
-    baseline = BaselineArm(queue, trace, times, total)
-    speculative = SpeculativeArm(queue, trace, times, total, rounds, overlap)
+    plain_ends_s: list[float] = []
+    ends: list[tuple[int, int, int, float]] = []
+    begin(queue, baseline_arm(queue, trace, times.baseline_s, total), plain_ends_s.append)
+    begin(queue, speculative_arm(queue, trace, times, total, rounds, overlap), ends.append)
     queue.run()
-    return Played(
-        tokens=speculative.tokens,
-        rounds=speculative.round,
-        accepted=speculative.accepted,
-        baseline_s=baseline.ended_s,
-        speculative_s=speculative.ended_s,
-    )
+    tokens, count, accepted, end_s = ends[0]
+    return Played(tokens=tokens, rounds=count, accepted=accepted, baseline_s=plain_ends_s[0], speculative_s=end_s)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from simulator.costs.step import Floats, RoundCost
 
 Ints = NDArray[np.int64]
+Rng = np.random.Generator
 UNROLL_CHUNK = 1 << 16
 
 
@@ -34,12 +35,7 @@ class Block:
 
 
 def draw_blocks(
-    laws: Floats,
-    draft_lengths: Ints,
-    totals: Ints,
-    hit_rates: Floats,
-    rng: np.random.Generator,
-    hit_rng: np.random.Generator,
+    laws: Floats, draft_lengths: Ints, totals: Ints, hit_rates: Floats, rng: Rng, hit_rng: Rng
 ) -> Iterator[Block]:
     """Draw rounds until every run has committed its total of tokens.
 
@@ -81,14 +77,7 @@ class Counts:
     cut: Ints
 
 
-def draw_counts(
-    laws: Floats,
-    draft_lengths: Ints,
-    totals: Ints,
-    hit_rates: Floats,
-    rng: np.random.Generator,
-    hit_rng: np.random.Generator,
-) -> Counts:
+def draw_counts(laws: Floats, draft_lengths: Ints, totals: Ints, hit_rates: Floats, rng: Rng, hit_rng: Rng) -> Counts:
     """Simulate one closed-loop run a row and count; the arguments are those of `draw_blocks`."""
     accepted_tokens = np.arange(laws.shape[1])
     rounds, accepted, hits, cut = np.zeros((4, len(totals)), np.int64)
@@ -107,7 +96,7 @@ def elapsed_s(cost: RoundCost, counts: Counts) -> Floats:
     return cost.draft_s + misses * cost.after_miss_s + counts.hits * cost.after_hit_s + last_s
 
 
-def unroll(blocks: Iterator[Block], draft_length: int, rng: np.random.Generator) -> Iterator[tuple[int, bool]]:
+def unroll(blocks: Iterator[Block], draft_length: int, rng: Rng) -> Iterator[tuple[int, bool]]:
     """Yield (accepted, hit) of every round of a single run, in an order that has the right law.
 
     Rounds of a block are exchangeable: given the counts, every order is equally likely.
