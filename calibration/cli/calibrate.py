@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from simulator.ground.artefacts import UserError, check_outputs, read_bytes, to_json, write_json
-from simulator.ground.command import command
+from simulator.ground.command import FILE, command
 
 if TYPE_CHECKING:
     from calibration.fit.calibrate import Calibration
     from simulator.costs.profile import Profile
-
-FILE = click.Path(path_type=Path)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

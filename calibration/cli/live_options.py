@@ -1,9 +1,8 @@
 """The options of `validate --live`."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -13,70 +12,60 @@ if TYPE_CHECKING:
     from calibration.validate.live import Plan
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LiveOptions:
-    """The options as they were given, or their defaults."""
+class LiveOption(NamedTuple):
+    """An option: the field of `Plan` that it states, its default, its help, and what click is told besides."""
 
-    out_dir: Path = Path("live")
-    inflate: str = "4,8,16,32"
-    k: str = "1:8"
-    fit_k: str = "1,4,8"
-    max_prompts: int = 12
-    max_new_tokens: int = 64
-    runs: int = 1
-    dtype: str = "bfloat16"
-    device: str = "cpu"
-    seed: int = 0
-
-    @property
-    def plan(self) -> "Plan":
-        """What to run; a UserError names a value that is not allowed."""
-        from calibration.fit.lengths import parse_lengths
-        from calibration.validate.live import Plan
-        from simulator.ground.ranges import parse_whole
-
-        return Plan(
-            folder=self.out_dir,
-            times=parse_whole("--inflate", self.inflate, 1, 1000),
-            draft_lengths=parse_lengths("--k", self.k),
-            fitted=parse_lengths("--fit-k", self.fit_k),
-            prompts=self.max_prompts,
-            tokens=self.max_new_tokens,
-            runs=self.runs,
-            dtype=self.dtype,
-            device=self.device,
-            seed=self.seed,
-        )
+    field: str
+    default: Any
+    help: str
+    more: dict[str, Any]
 
 
 COUNT = click.IntRange(1, 1_000_000)
-ABOUT: Mapping[str, tuple[str, dict[str, Any]]] = {
-    "out_dir": ("folder of all files; what is there is kept.", {"type": click.Path(path_type=Path)}),
-    "inflate": ("how many times as costly targets are.", {"metavar": "VALUES"}),
-    "k": ("draft lengths.", {"metavar": "VALUES"}),
-    "fit_k": ("those whose times are fitted; the others are forecast.", {"metavar": "VALUES"}),
-    "max_prompts": ("prompts.", {"type": COUNT}),
-    "max_new_tokens": ("tokens of an output, at most.", {"type": COUNT}),
-    "runs": ("repeats of everything.", {"type": COUNT}),
-    "dtype": ("weights.", {"type": click.Choice(("float32", "bfloat16", "float16"))}),
-    "device": ("cpu, or cuda:0.", {}),
-    "seed": ("of turns and intervals.", {"type": click.IntRange(0, 2**31)}),
+DTYPES = click.Choice(("float32", "bfloat16", "float16"))
+VALUES = {"metavar": "VALUES"}
+OPTIONS: dict[str, LiveOption] = {
+    "out-dir": LiveOption(
+        "folder", Path("live"), "folder of all files; what is there is kept.", {"type": click.Path(path_type=Path)}
+    ),
+    "inflate": LiveOption("times", "4,8,16,32", "how many times as costly targets are.", VALUES),
+    "k": LiveOption("draft_lengths", "1:8", "draft lengths.", VALUES),
+    "fit-k": LiveOption("fitted", "1,4,8", "those whose times are fitted; the others are forecast.", VALUES),
+    "max-prompts": LiveOption("prompts", 12, "prompts.", {"type": COUNT}),
+    "max-new-tokens": LiveOption("tokens", 64, "tokens of an output, at most.", {"type": COUNT}),
+    "runs": LiveOption("runs", 1, "repeats of everything.", {"type": COUNT}),
+    "dtype": LiveOption("dtype", "bfloat16", "weights.", {"type": DTYPES}),
+    "device": LiveOption("device", "cpu", "cpu, or cuda:0.", {}),
+    "seed": LiveOption("seed", 0, "of turns and intervals.", {"type": click.IntRange(0, 2**31)}),
 }
 
 
 def live_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add them; none has a default of its own, so that one without --live is noticed."""
-    for field in reversed(fields(LiveOptions)):
-        words, more = ABOUT[field.name]
-        about = f"With --live: {words}  [default: {field.default}]"
-        function = click.option(f"--{field.name.replace('_', '-')}", help=about, default=None, **more)(function)
+    for name, option in reversed(OPTIONS.items()):
+        about = f"With --live: {option.help}  [default: {option.default}]"
+        function = click.option(f"--{name}", help=about, default=None, **option.more)(function)
     return function
 
 
-def taken_live_options(values: dict[str, Any], *, live: bool) -> tuple[LiveOptions, dict[str, Any]]:
-    """Return the options of --live, and the others; refuses one of the first without --live."""
-    given = {field.name: values[field.name] for field in fields(LiveOptions) if values[field.name] is not None}
+def taken_live_options(values: dict[str, Any], *, live: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the options of --live that were given, and the others; refuses one of the first without --live."""
+    taken = {name: values[name.replace("-", "_")] for name in OPTIONS}
+    given = {name: value for name, value in taken.items() if value is not None}
     for name, value in given.items():
         if not live:
-            raise UserError(f"--{name.replace('_', '-')}: {value} without --live, expected both")
-    return LiveOptions(**given), {name: value for name, value in values.items() if name not in ABOUT}
+            raise UserError(f"--{name}: {value} without --live, expected both")
+    return given, {name: value for name, value in values.items() if name.replace("_", "-") not in OPTIONS}
+
+
+def plan_of(given: Mapping[str, Any]) -> "Plan":
+    """Return what to run: as given, else by default; a UserError names a value that is not allowed."""
+    from calibration.fit.lengths import parse_lengths
+    from calibration.validate.live import Plan
+    from simulator.ground.ranges import parse_whole
+
+    values = {option.field: given.get(name, option.default) for name, option in OPTIONS.items()}
+    values["times"] = parse_whole("--inflate", values["times"], 1, 1000)
+    values["draft_lengths"] = parse_lengths("--k", values["draft_lengths"])
+    values["fitted"] = parse_lengths("--fit-k", values["fitted"])
+    return Plan(**values)

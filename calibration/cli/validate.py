@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from simulator.ground.artefacts import UserError, check_outputs, to_json, write_json
-from simulator.ground.command import command
+from simulator.ground.command import FILE, command
 
-from .live_options import LiveOptions, live_options, taken_live_options
+from .live_options import live_options, plan_of, taken_live_options
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from calibration.validate.rows import Validation
 
-FILE = click.Path(path_type=Path)
 EXIT_BOUND_BROKEN = 1
 
 
@@ -106,9 +105,7 @@ def validate(**values: Any) -> int:
     options = ValidateOptions(**others)
     if options.live:
         return run_live(options, live)
-    if options.passes is not None:
-        return run_passes(options)
-    return run_published(options) if options.decode is None else run_decode(options)
+    return run_published(options) if options.published or options.files else run_rows(options)
 
 
 def run_published(options: ValidateOptions) -> int:
@@ -126,40 +123,35 @@ def run_published(options: ValidateOptions) -> int:
     return 0 if all(result.holds for result in results) else EXIT_BOUND_BROKEN
 
 
-def run_decode(options: ValidateOptions) -> int:
-    """Check the rows of a results file."""
+def run_rows(options: ValidateOptions) -> int:
+    """Check the rows of a results file, or those that timed passes make."""
     from calibration.validate.decode import validate_decode
-    from calibration.validate.row_report import decode_json
-
-    assert options.decode is not None
-    assert options.profile is not None
-    validation = validate_decode(options.decode, options.profile, options.hist)
-    paths = {"decode": options.decode, "profile": options.profile, "hist": options.hist}
-    parameters = {name: path and str(path) for name, path in paths.items()}
-    return deliver_rows(validation, decode_json(validation, parameters | {"max_error": options.max_error}), options)
-
-
-def run_passes(options: ValidateOptions) -> int:
-    """Check the rows that timed passes make."""
     from calibration.validate.passes import validate_passes
-    from calibration.validate.row_report import rows_json
+    from calibration.validate.row_report import decode_json, rows_json
 
-    assert options.passes is not None
     assert options.profile is not None
-    assert options.hist is not None
-    validation = validate_passes(options.passes, options.profile, options.hist)
-    parameters = {"passes": str(options.passes), "profile": str(options.profile), "hist": str(options.hist)}
-    payload = rows_json("pass_validation", validation, parameters | {"max_error": options.max_error})
-    return deliver_rows(validation, payload, options)
+    paths = {"profile": options.profile, "hist": options.hist}
+    if options.decode is not None:
+        paths["decode"] = options.decode
+        validation = validate_decode(options.decode, options.profile, options.hist)
+    else:
+        assert options.passes is not None
+        assert options.hist is not None
+        paths["passes"] = options.passes
+        validation = validate_passes(options.passes, options.profile, options.hist)
+    parameters = {name: path and str(path) for name, path in paths.items()} | {"max_error": options.max_error}
+    if options.decode is not None:
+        return deliver_rows(validation, decode_json(validation, parameters), options)
+    return deliver_rows(validation, rows_json("pass_validation", validation, parameters), options)
 
 
-def run_live(options: ValidateOptions, live: LiveOptions) -> int:
+def run_live(options: ValidateOptions, live: Mapping[str, Any]) -> int:
     """Run the whole chain, and check what it forecast."""
     from calibration.fit.calibrate import EXIT_FAILED_CHECKS
     from calibration.validate.live import FitFailed, validate_live
     from calibration.validate.row_report import decode_json
 
-    plan = live.plan
+    plan = plan_of(live)
     try:
         validation = validate_live(plan, lambda text: click.echo(f"validate: {text}", err=True))
     except FitFailed as error:
