@@ -178,11 +178,7 @@ def solve(seen: Observations, form: Form, discrepancy: float, firsts: Sequence[F
 
 
 def fit(observations: Observations, form: Form) -> Fit:
-    """Fit the cost function to the points that are not held out; those that are only get their residuals.
-
-    Raises:
-        ValueError: Fewer points than parameters.
-    """
+    """Fit the cost function to points that are not held out, as many as parameters; the others get their residuals."""
     seen = observations.fitted
     if len(seen) < len(form.names):
         raise ValueError(f"{len(seen)} points to fit, expected at least {len(form.names)}")
@@ -282,9 +278,6 @@ def best_fit(observations: Observations, knots: Sequence[float] = (1.0,), base: 
 
     A curve with a knot that the points leave open is not taken: what hides behind the memory's time would be drawn
     from nothing. knots: tokens at which seconds a FLOP may bend, rising. base: which parameters there are besides.
-
-    Raises:
-        ValueError: There are fewer points than a fit without a curve has parameters.
     """
     left = list(knots)
     fits = []

@@ -35,9 +35,6 @@ class Row:
     use: "fit" or "forecast". measured_as: a key of UNITS, the unit of `measured`. draft_length: K; 0 is plain decoding.
     Exactly one of YIELDS says what a round yields; calls, of both models, say K as well. fixed: this row's own values
     of parameters. group: rows of one group share one fit.
-
-    Raises:
-        UserError: The acceptance is missing, said twice, or does not go with the draft length.
     """
 
     name: str
@@ -125,9 +122,6 @@ class Case:
     fitted: parameters that the rows marked "fit" decide, for each group of rows by itself. fixed: known ones, in
     milliseconds or as the name of the parameter they equal; what is neither is 0. max_error: bound on
     |forecast / measured - 1| of the forecast rows; None for none.
-
-    Raises:
-        UserError: Rows and parameters do not go together.
     """
 
     name: str

@@ -16,6 +16,8 @@ from simulator.costs.profile import BURN_UNITS
 Floats = NDArray[np.float64]
 BURNS = ("burn_flops", "burn_memory", "draft", "verify", "baseline")
 PRODUCTS = ("skinny", "matmul")
+# Along which a probe's points make a series.
+RUNNING_AXES = ("draft_n", "tokens", "size", "work_flops", "work_mem")
 # A series of fewer points is fitted whole.
 LEAST_SERIES = 4
 
@@ -113,7 +115,7 @@ def held_out(points: Sequence[Point]) -> NDArray[np.bool_]:
     flags = np.zeros(len(points), np.bool_)
     series: dict[tuple[object, ...], list[tuple[int, int]]] = {}
     for i, point in enumerate(points):
-        axis = running_axis(point)
+        axis = next((a for a in RUNNING_AXES if a in point.axes), None)
         if axis is not None:
             rest = tuple(v for k, v in point.axes.items() if k != axis)
             series.setdefault((point.probe, axis, *rest), []).append((number(point.axes, axis), i))
@@ -121,8 +123,3 @@ def held_out(points: Sequence[Point]) -> NDArray[np.bool_]:
         if len(members) >= LEAST_SERIES:
             flags[[i for _, i in sorted(members)][2:-1:3]] = True
     return flags
-
-
-def running_axis(point: Point) -> str | None:
-    """Return the axis along which a probe's points make a series."""
-    return next((a for a in ("draft_n", "tokens", "size", "work_flops", "work_mem") if a in point.axes), None)

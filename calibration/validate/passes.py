@@ -89,11 +89,7 @@ def measured_round(draft_length: int, plain: Timed, draft: Timed, verify: Timed)
 
 
 def pass_rows(
-    times: PassTimes,
-    profile: Profile,
-    acceptance: HistogramAcceptance,
-    fitted: Fitted,
-    rng: np.random.Generator,
+    times: PassTimes, profile: Profile, acceptance: HistogramAcceptance, fitted: Fitted, rng: np.random.Generator
 ) -> list[Row]:
     """Forecast every batch, context and K all of whose passes were timed; refuses acceptance that is shorter."""
     longest = max(times.draft_lengths, default=0)

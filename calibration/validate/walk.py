@@ -37,11 +37,8 @@ class Walk:
 def walk(law: Floats, lengths: Sequence[int], budget: int, batch: int) -> Walk:
     """Return the walk through outputs: the law of what is left of them, round after round.
 
-    Args:
-        law: P(A = a) of a whole round, [k + 1]; rounds are independent.
-        lengths: Tokens of each output.
-        budget: Tokens that each was allowed; a round drafts at most what is left of it less one.
-        batch: Rows that are decoded together, here of one length.
+    law: P(A = a) of a whole round, [k + 1]; rounds are independent. lengths: tokens of each output, of a budget, and a
+    round drafts at most what is left of it less one. batch: rows that are decoded together, here of one length.
     """
     each, counts = np.unique(lengths, return_counts=True)
     longest = int(each[-1])

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from cuda_probe.probe.probes import AxisValue, Probe
     from cuda_probe.probe.runner import Results
 
+    Axes = dict[str, tuple[AxisValue, ...]]
+
 # Option, the axis it sets, its least and its largest value.
 KNOB_OPTIONS = (
     ("--draftN", "draft_n", 1, 1024),
@@ -68,7 +70,8 @@ def run(options: ProbeOptions) -> None:
 
     probes = select_probes(options.only)
     if options.as_list:
-        click.echo(list_text(probes))
+        rows = [(probe.name, ", ".join(probe.axes), probe.summary) for probe in probes]
+        click.echo(table([("probe", "axes", "what"), *rows], left=(0, 1, 2)))
         return
     given = knobs(options, probes)
     options.check()
@@ -83,11 +86,11 @@ def run(options: ProbeOptions) -> None:
         sys.exit(EXIT_WRONG_RESULT)
 
 
-def knobs(options: ProbeOptions, probes: "tuple[Probe, ...]") -> "dict[str, tuple[AxisValue, ...]]":
+def knobs(options: ProbeOptions, probes: "tuple[Probe, ...]") -> "Axes":
     """Return the values that the user named, by axis; refuses what is out of bounds or for an axis of no probe."""
     from simulator.ground.ranges import parse_whole
 
-    given: dict[str, tuple[AxisValue, ...]] = {}
+    given: Axes = {}
     for flag, axis, least, most in KNOB_OPTIONS:
         text: str | None = getattr(options, axis)
         if text is None:
@@ -98,7 +101,7 @@ def knobs(options: ProbeOptions, probes: "tuple[Probe, ...]") -> "dict[str, tupl
     return given
 
 
-def measure(options: ProbeOptions, probes: "tuple[Probe, ...]", given: "dict[str, tuple[AxisValue, ...]]") -> "Results":
+def measure(options: ProbeOptions, probes: "tuple[Probe, ...]", given: "Axes") -> "Results":
     """Open the device and measure the probes' points on it."""
     from cuda_probe.devices.opening import open_device
     from cuda_probe.probe.runner import FULL, QUICK, plan, run_probes
@@ -110,12 +113,7 @@ def measure(options: ProbeOptions, probes: "tuple[Probe, ...]", given: "dict[str
             return run_probes(device, planned, rule, seed=options.seed, progress=bar.update)
 
 
-def present(
-    results: "Results",
-    options: ProbeOptions,
-    probes: "tuple[Probe, ...]",
-    given: "dict[str, tuple[AxisValue, ...]]",
-) -> None:
+def present(results: "Results", options: ProbeOptions, probes: "tuple[Probe, ...]", given: "Axes") -> None:
     """Write the files and print; the picture after all else, as there may be nothing to draw."""
     from cuda_probe.probe.report import left_text, result_text, save_probe, write_csv
 
@@ -137,11 +135,6 @@ def present(
         save_figure(options.plot, probe_figure(results))
     if not options.as_json:
         click.echo(options.written())
-
-
-def list_text(probes: "tuple[Probe, ...]") -> str:
-    """Return the registry as a table."""
-    return table([("probe", "axes", "what"), *((p.name, ", ".join(p.axes), p.summary) for p in probes)], left=(0, 1, 2))
 
 
 if __name__ == "__main__":

@@ -58,7 +58,10 @@ class CpuDevice:
         # A BLAS that cannot be told to run one thread is left to its own threads.
         self.matmul_parts = 1 if self.blas_threads_before is None else self.threads
         self.slice_elements = slice_bytes // 4 // self.threads * self.threads
-        self.ring_slices = self.count_slices()
+        # A ring of four caches, or of a quarter of the free memory if that is less.
+        ring_slice_bytes = 4 * self.slice_elements
+        wanted = -(-4 * self.cache_bytes // ring_slice_bytes) + 1
+        self.ring_slices = max(min(wanted, cpu_facts.available_memory() // 4 // ring_slice_bytes), 2)
         self._ring: Matrix | None = None
         self.weights: dict[tuple[Any, ...], Matrix] = {}
         self.weights_of = ""
@@ -71,12 +74,6 @@ class CpuDevice:
             workmem_means=f"1 is added to every float of the next {slice_mib:.4g} MiB of a ring "
             f"of {self.ring_slices * slice_mib:.4g} MiB",
         )
-
-    def count_slices(self) -> int:
-        """Return how many slices a ring of four caches takes, or of a quarter of the free memory if that is less."""
-        slice_bytes = 4 * self.slice_elements
-        wanted = -(-4 * self.cache_bytes // slice_bytes) + 1
-        return max(min(wanted, cpu_facts.available_memory() // 4 // slice_bytes), 2)
 
     def environment(self) -> dict[str, Any]:
         """Say what the processor is, and how its BLAS and its caches are used."""

@@ -1,8 +1,4 @@
-"""The probe kernels as Python sees them: launch geometry and argument order. FLOP and bytes are stated in `probes`.
-
-Knows no device: it takes an object with `launch(kernel, grid, block, args)`. Clocks and statistics are elsewhere; what
-is here is what they time.
-"""
+"""The probe kernels as Python sees them: launch geometry and argument order. FLOP and bytes are stated in `probes`."""
 
 from __future__ import annotations
 

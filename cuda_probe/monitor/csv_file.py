@@ -8,7 +8,6 @@ alone, so that a reader finds `index`, not ` index`. The last column is NVML's c
 import csv
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import datetime
 from io import FileIO, StringIO
 from pathlib import Path
 
@@ -16,11 +15,6 @@ from simulator.ground.artefacts import UserError
 from simulator.ground.nvml import Gpu, Reading
 
 Cell = Callable[[Gpu, Reading], str]
-
-
-def timestamp_text(moment: datetime) -> str:
-    """Write a moment as nvidia-smi does: local time, milliseconds."""
-    return f"{moment:%Y/%m/%d %H:%M:%S}.{moment.microsecond // 1000:03d}"
 
 
 def cell(name: str, form: Callable[[float], str] = str) -> Cell:
@@ -46,7 +40,8 @@ def bits(value: float) -> str:
 
 
 COLUMNS: dict[str, Cell] = {
-    "timestamp": lambda _, reading: timestamp_text(reading.timestamp),
+    # As nvidia-smi: local time, milliseconds.
+    "timestamp": lambda _, r: f"{r.timestamp:%Y/%m/%d %H:%M:%S}.{r.timestamp.microsecond // 1000:03d}",
     "index": lambda gpu, _: str(gpu.index),
     "name": lambda gpu, _: gpu.name,
     "power.draw [W]": cell("power_w", watts),

@@ -118,14 +118,6 @@ class SampledEnergy:
         return Energy(energy_j=self.joules, window_s=self._last[0] - self._first_s, source="power samples")
 
 
-def better(counted: Energy | None, sampled: Energy | None) -> Energy | None:
-    """Prefer the counter, unless it stood still under power or saw less of the window than the samples."""
-    if counted is None or sampled is None:
-        return counted or sampled
-    stood_still = counted.energy_j == 0 and sampled.energy_j > 0
-    return sampled if stood_still or counted.window_s < sampled.window_s else counted
-
-
 @dataclass(slots=True)
 class Range:
     """Least, greatest and mean of the values that were there."""
@@ -199,12 +191,22 @@ class Tally:
         return self._ranges["utilization_gpu_percent"].greatest
 
     def energy(self) -> Energy | None:
-        """Return the energy up to the last reading; None where neither counter nor power is known."""
-        return better(self._counted.energy(), self._sampled.energy())
+        """Return the energy up to the last reading; None where neither counter nor power is known.
+
+        That of the counter, unless it stood still under power or saw less of the window than the samples.
+        """
+        counted, sampled = self._counted.energy(), self._sampled.energy()
+        if counted is None or sampled is None:
+            return counted or sampled
+        stood_still = counted.energy_j == 0 and sampled.energy_j > 0
+        return sampled if stood_still or counted.window_s < sampled.window_s else counted
 
     def summary(self, idle_power_w: float | None = None) -> GpuSummary:
         """Sum up; `idle_power_w` is what the GPU drew before the window."""
         energy, peak = self.energy(), {name: values.greatest for name, values in self._ranges.items()}
+        above_idle_j = None  # below 0 where the difference was noise, or the GPU not idle before
+        if energy is not None and idle_power_w is not None:
+            above_idle_j = energy.energy_j - idle_power_w * energy.window_s
         busy, memory = (self._ranges[f"utilization_{part}_percent"].mean for part in ("gpu", "memory"))
         return GpuSummary(
             index=self.gpu.index,
@@ -218,7 +220,7 @@ class Tally:
             counter_resets=energy.counter_resets if energy else 0,
             average_power_w=energy.average_power_w if energy else None,
             idle_power_w=idle_power_w,
-            energy_above_idle_j=above_idle_j(energy, idle_power_w),
+            energy_above_idle_j=above_idle_j,
             peak_power_w=peak["power_w"],
             power_limit_w=peak["power_limit_w"],
             peak_temperature_c=whole(peak["temperature_c"]),
@@ -249,10 +251,3 @@ class Tally:
 def whole(value: float | None) -> int | None:
     """Give back as an integer what went in as one."""
     return None if value is None else int(value)
-
-
-def above_idle_j(energy: Energy | None, idle_power_w: float | None) -> float | None:
-    """Return the energy beyond what idling over the same window takes; below 0 where that was noise or not idle."""
-    if energy is None or idle_power_w is None:
-        return None
-    return energy.energy_j - idle_power_w * energy.window_s

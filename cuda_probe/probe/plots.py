@@ -1,7 +1,4 @@
-"""Pictures of a probe: roofline, streams, skinny products, time against work, and rounds by draft length.
-
-Draws results and computes nothing but the fits and rates that they carry.
-"""
+"""Pictures of a probe: roofline, streams, skinny products, time against work, and rounds by draft length."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -9,17 +6,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from simulator.ground.artefacts import UserError
-from simulator.ground.pictures import PALETTE, new_figure
+from simulator.ground.pictures import MARKERS, PALETTE, new_figure
 
 from .probes import AXIS_UNITS
 from .report import axes_text, disturbed_text, size_text
-from .runner import Point, Results, WorkFit, line_fits
+from .runner import Point, Results, line_fits
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes as Panel
     from matplotlib.figure import Figure
 
-MARKERS = "osD^vP*X"
 STREAMS = ("read", "write", "copy", "triad")
 ROUNDS = ("draft", "draft_graph", "verify", "baseline")
 
@@ -166,10 +162,6 @@ def tick_numbers(panel: "Panel", values: Sequence[int]) -> None:
     panel.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
 
 
-def fit_of(results: Results, probe: str) -> list[WorkFit]:
-    return [fit for fit in line_fits(results) if fit.probe == probe]
-
-
 def work_panel(results: Results, name: str) -> Draw:
     """Time against work, with its line."""
     (axis,) = results.of(name)[0].axes
@@ -180,7 +172,7 @@ def work_panel(results: Results, name: str) -> Draw:
         half = [p.measurement.iqr_s * 5e2 for p in points]
         times = [p.measurement.median_s * 1e3 for p in points]
         panel.errorbar(work, times, yerr=half, linestyle="none", capsize=2, label="median, IQR", **style(0))
-        for fit in fit_of(results, name):
+        for fit in (fit for fit in line_fits(results) if fit.probe == name):
             label = f"line, off by {fit.line.max_relative_residual:.1%} at most"
             along = np.geomspace(max(work[0], work[-1] / 1000, 1e-3), work[-1], 100)
             panel.plot(along, fit.line(along) * 1e3, color=PALETTE[1], linewidth=1.2, label=label)

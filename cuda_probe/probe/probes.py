@@ -136,12 +136,6 @@ def number(axes: Axes, name: str) -> int:
     return value
 
 
-def weight_shape(axes: Axes) -> tuple[int, int]:
-    """Return (inputs, outputs) of the axis `weight`, written as 4096x11008."""
-    inputs, _, outputs = str(axes["weight"]).partition("x")
-    return int(inputs), int(outputs)
-
-
 def pass_flop(axes: Axes, units: Units, tokens: int = 1) -> int:
     """One pass over some tokens: compute grows with them, memory work (the weights) does not (model §2)."""
     return number(axes, "work_flops") * tokens * units.workflops_flop + number(axes, "work_mem") * units.workmem_flop
@@ -152,10 +146,11 @@ def pass_bytes(axes: Axes, units: Units) -> int:
 
 
 def product_shape(axes: Axes) -> tuple[int, int, int]:
-    """Return rows, inputs and outputs of a matrix product: a square one, or tokens by a weight."""
+    """Return rows, inputs and outputs of a matrix product: a square one, or tokens by a weight such as 4096x11008."""
     if "size" in axes:
         return (number(axes, "size"),) * 3
-    return (number(axes, "tokens"), *weight_shape(axes))
+    inputs, _, outputs = str(axes["weight"]).partition("x")
+    return number(axes, "tokens"), int(inputs), int(outputs)
 
 
 def product_flop(axes: Axes, units: Units) -> int:

@@ -1,7 +1,4 @@
-"""The timing harness: given a launch, a clock and a stop rule, take samples and say why it stopped.
-
-Knows nothing of devices: a clock times `count` launches and waits until they are done, whatever that means there.
-"""
+"""The timing harness: given a launch, a clock and a stop rule, take samples and say why it stopped."""
 
 import math
 import time
@@ -123,18 +120,11 @@ class StopRule:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Measurement:
-    """A point's samples and what they say; all times are seconds of one launch.
+    """A point's samples, in order, and what they say; all times are seconds of one launch.
 
-    Attributes:
-        median_s: Median of the samples.
-        iqr_s: Their interquartile range.
-        median_error_s: Standard error of the median.
-        samples_s: Every sample, in order: a batch's time over its launches.
-        warm_ups_s: Launches before the first sample, in order; those that chose the batch among them.
-        batch: Times the work is done in a sample.
-        flushed: Whether the cache was flushed before every sample.
-        reason: Why sampling stopped, one of REASONS.
-        verdict: What to think of the samples.
+    iqr_s: interquartile range. median_error_s: standard error of the median. warm_ups_s: of launches before the first
+    sample; those that chose the batch among them. batch: times the work is done in a sample. flushed: whether the cache
+    was, before every sample. reason: why sampling stopped, one of REASONS.
     """
 
     median_s: float
@@ -166,7 +156,7 @@ def measure(launch: Launch, clock: Clock, rule: StopRule, flush: Launch | None =
         samples.append(clock.elapsed_s(launch, batch) / batch)
         reason = rule.reason(np.array(samples), clock.now_s() - began_s)
     once, before = ([s / works for s in times] for times in (samples, warm_ups))
-    return summarise(once, before, batch * works, flush is not None, reason, clock.resolution_s, rule.max_noise)
+    return summarise(once, before, batch * works, flush is not None, reason, clock, rule)
 
 
 def warm_up(launch: Launch, clock: Clock, rule: StopRule) -> list[float]:
@@ -201,13 +191,7 @@ def choose_batch(launch: Launch, clock: Clock, rule: StopRule, known: list[float
 
 
 def summarise(
-    samples: list[float],
-    warm_ups: list[float],
-    batch: int,
-    flushed: bool,
-    reason: str,
-    resolution_s: float,
-    max_noise: float,
+    samples: list[float], warm_ups: list[float], batch: int, flushed: bool, reason: str, clock: Clock, rule: StopRule
 ) -> Measurement:
     """Return what the samples say."""
     values, before = np.array(samples, np.float64), np.array(warm_ups, np.float64)
@@ -223,5 +207,5 @@ def summarise(
         batch=batch,
         flushed=flushed,
         reason=reason,
-        verdict=judge(values, max_noise, RESOLUTIONS_A_LAUNCH * resolution_s / batch),
+        verdict=judge(values, rule.max_noise, RESOLUTIONS_A_LAUNCH * clock.resolution_s / batch),
     )

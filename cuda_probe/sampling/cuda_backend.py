@@ -337,13 +337,8 @@ def row_strides(name: str, logits: Any) -> tuple[int, ...]:
 def copy_units(cache: Any, fresh: Any, alignment_bytes: int) -> tuple[int, int, list[int]]:
     """Return bytes of the widest unit that can be copied, units of a position, and strides of both in bytes.
 
-    Args:
-        cache: [B, heads, capacity, d].
-        fresh: [B, heads, K, d].
-        alignment_bytes: Of both addresses.
-
-    Raises:
-        UserError: Elements of a position do not lie one after another, or there are too many for 32 bits.
+    Refuses elements of a position that do not lie one after another, or too many for 32 bits. alignment_bytes: of both
+    addresses.
     """
     steps_bytes = []
     for name, array in (("cache", cache), ("fresh", fresh)):

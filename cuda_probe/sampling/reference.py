@@ -19,10 +19,12 @@ from .results import Sampled, Verified
 
 LOG2_E = math.log2(math.e)
 Floats = NDArray[np.float64]
-Weights = Callable[[NDArray[Any]], Floats]
+Array = NDArray[Any]
+Ints = NDArray[np.int64]
+Weights = Callable[[Array], Floats]
 
 
-def log2_softmax(logits: NDArray[Any], temperature: float) -> Floats:
+def log2_softmax(logits: Array, temperature: float) -> Floats:
     """Return log2 of the law of each row of logits, [..., vocabulary]; -inf where no logit is above -inf."""
     scaled = logits.astype(np.float64)
     most = scaled.max(-1, keepdims=True)
@@ -33,20 +35,20 @@ def log2_softmax(logits: NDArray[Any], temperature: float) -> Floats:
     return scaled
 
 
-def softmax(logits: NDArray[Any], temperature: float) -> Floats:
+def softmax(logits: Array, temperature: float) -> Floats:
     """Return the law of each row; zeros where no logit is above -inf. Arguments as in `log2_softmax`."""
     law: Floats = np.exp2(log2_softmax(logits, temperature))
     return law
 
 
-def sigmoid_weights(logits: NDArray[Any], temperature: float, scale: float) -> Floats:
+def sigmoid_weights(logits: Array, temperature: float, scale: float) -> Floats:
     """Return sigmoid((x / T + s) / 2s), 0 below -s and 1 above s: weights [..., vocabulary] that need no sum."""
     at = logits.astype(np.float64) / (2 * scale * temperature) + 0.5
     inside = 1 / (1 + np.exp(-np.clip(at, 0, 1)))
     return np.where(at < 0, 0.0, np.where(at > 1, 1.0, inside))
 
 
-def log2_sigmoid_weights(logits: NDArray[Any], temperature: float, scale: float) -> Floats:
+def log2_sigmoid_weights(logits: Array, temperature: float, scale: float) -> Floats:
     """Return log2 of `sigmoid_weights`; arguments as there."""
     with np.errstate(divide="ignore"):
         logs: Floats = np.log2(sigmoid_weights(logits, temperature, scale))
@@ -83,7 +85,7 @@ def residual(p: Floats, q: Floats) -> Floats:
     return left if (left > 0).any() else p
 
 
-def ratios(p: Floats, q: Floats, ids: NDArray[np.int64]) -> Floats:
+def ratios(p: Floats, q: Floats, ids: Ints) -> Floats:
     """Return p / q at the drafted tokens; 0 for ids outside the vocabulary and where p is 0.
 
     Logarithms, for at low temperatures both may be too small for a float and their ratio is none the less a number.
@@ -101,32 +103,26 @@ def ratios(p: Floats, q: Floats, ids: NDArray[np.int64]) -> Floats:
         return np.where(possible, np.exp2(np.where(possible, above, 0) - below), 0.0)
 
 
-def leading(kept: NDArray[np.bool_], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+def leading(kept: NDArray[np.bool_], lengths: Ints) -> Ints:
     """Return how many of the first `lengths` entries of each row are true before the first that is not."""
     counted = kept & (np.arange(kept.shape[1]) < lengths[:, None])
-    kept_so_far: NDArray[np.int64] = np.cumprod(counted, axis=1, dtype=np.int64).sum(1)
+    kept_so_far: Ints = np.cumprod(counted, axis=1, dtype=np.int64).sum(1)
     return kept_so_far
 
 
-def integers(array: NDArray[Any]) -> NDArray[np.int64]:
+def integers(array: Array) -> Ints:
     """Return 64-bit integers, the array itself where it holds them."""
     return array.astype(np.int64, copy=False)
 
 
-def lengths_or_all(lengths: NDArray[np.int64] | None, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+def lengths_or_all(lengths: Ints | None, ids: Ints) -> Ints:
     """Clip the draft lengths to 0..K; K for every sequence where none are given."""
     batch, drafts = ids.shape
     return np.full(batch, drafts) if lengths is None else integers(lengths).clip(0, drafts)
 
 
 def sample(
-    target: NDArray[Any],
-    draft: NDArray[Any],
-    ids: NDArray[np.int64],
-    lengths: NDArray[np.int64] | None,
-    log2_weights: Weights,
-    seed: int,
-    step: int,
+    target: Array, draft: Array, ids: Ints, lengths: Ints | None, log2_weights: Weights, seed: int, step: int
 ) -> Sampled:
     """Sample one round, whatever turns logits into weights.
 
@@ -156,33 +152,20 @@ def sample(
 
 
 def speculative_sample(
-    target: NDArray[Any],
-    draft: NDArray[Any],
-    ids: NDArray[np.int64],
-    lengths: NDArray[np.int64] | None,
-    temperature: float,
-    seed: int,
-    step: int,
+    target: Array, draft: Array, ids: Ints, lengths: Ints | None, temperature: float, seed: int, step: int
 ) -> Sampled:
     """Sample one round exactly; arguments as in `sample`."""
     return sample(target, draft, ids, lengths, lambda x: log2_softmax(x, temperature), seed, step)
 
 
 def sigmoid_sample(
-    target: NDArray[Any],
-    draft: NDArray[Any],
-    ids: NDArray[np.int64],
-    lengths: NDArray[np.int64] | None,
-    temperature: float,
-    scale: float,
-    seed: int,
-    step: int,
+    target: Array, draft: Array, ids: Ints, lengths: Ints | None, temperature: float, scale: float, seed: int, step: int
 ) -> Sampled:
     """Sample one round by the sigmoid approximation, its bonus row included; arguments as in `sample`."""
     return sample(target, draft, ids, lengths, lambda x: log2_sigmoid_weights(x, temperature, scale), seed, step)
 
 
-def verify_prefix(logits: NDArray[Any], ids: NDArray[np.int64], lengths: NDArray[np.int64] | None) -> Verified:
+def verify_prefix(logits: Array, ids: Ints, lengths: Ints | None) -> Verified:
     """Count the leading drafts that equal the argmax of their row; of equal logits the lower token is the largest.
 
     Args:
@@ -197,9 +180,7 @@ def verify_prefix(logits: NDArray[Any], ids: NDArray[np.int64], lengths: NDArray
     return Verified(leading(best[:, :drafts] == ids, lengths), best)
 
 
-def kv_append(
-    cache: NDArray[Any], fresh: NDArray[Any], lengths: NDArray[np.int64], accepted: NDArray[np.int64]
-) -> NDArray[np.int64]:
+def kv_append(cache: Array, fresh: Array, lengths: Ints, accepted: Ints) -> Ints:
     """Write the accepted positions of each sequence behind its own length, in place; return the new lengths.
 
     Args:
@@ -213,5 +194,5 @@ def kv_append(
     count = np.minimum(integers(accepted).clip(0, fresh.shape[2]), capacity - start)
     for b, (at, n) in enumerate(zip(start, count, strict=True)):
         cache[b, :, at : at + n] = fresh[b, :, :n]
-    grown: NDArray[np.int64] = start + count
+    grown: Ints = start + count
     return grown

@@ -33,13 +33,9 @@ Given = Mapping[str, Any]
 class Implementation:
     """One way to run one operation.
 
-    Attributes:
-        operation: One of `OPERATIONS`, or a caller's own.
-        backend: The name it is asked for by.
-        priority: Higher is tried first.
-        function: Takes what the operation takes.
-        refusal: Why it cannot take these arrays (by name, the first one says where they lie), or None.
-        suits: Whether it may be picked for these arrays unasked.
+    operation: one of `OPERATIONS`, or a caller's own. backend: the name it is asked for by. priority: higher is tried
+    first. function: takes what the operation takes. refusal: why it cannot take these arrays (by name, the first one
+    says where they lie), or None. suits: whether it may be picked for these arrays unasked.
     """
 
     operation: str
@@ -128,7 +124,7 @@ def _cuda_refusal(given: Given) -> str | None:
     return cuda_backend.refusal(given)
 
 
-def _torch_refusal(given: Given) -> str | None:
+def _torch_refusal(_: Given) -> str | None:
     return None if torch_backend.is_installed() else "torch is not installed (pip install specsim[measure])"
 
 
@@ -197,15 +193,11 @@ def _as_given(like: Any, result: Any) -> Any:
     return sys.modules[family(like)].from_dlpack(result)
 
 
-def _is_of_a_gpu_library(given: Given) -> bool:
-    return family(next(iter(given.values()))) in (TORCH, "cupy")
-
-
-def _is_numpy(given: Given) -> bool:
-    return family(next(iter(given.values()))) == NUMPY
+def _is_of(*libraries: str) -> Callable[[Given], bool]:
+    return lambda given: family(next(iter(given.values()))) in libraries
 
 
 for _name in OPERATIONS:
-    register(Implementation(_name, CUDA, 100, _on_cuda(_name), _cuda_refusal, _is_of_a_gpu_library))
-    register(Implementation(_name, TORCH, 50, _on_torch(_name), _torch_refusal, _is_of_a_gpu_library))
-    register(Implementation(_name, NUMPY, 10, _on_numpy(_name), _numpy_refusal, _is_numpy))
+    register(Implementation(_name, CUDA, 100, _on_cuda(_name), _cuda_refusal, _is_of(TORCH, "cupy")))
+    register(Implementation(_name, TORCH, 50, _on_torch(_name), _torch_refusal, _is_of(TORCH, "cupy")))
+    register(Implementation(_name, NUMPY, 10, _on_numpy(_name), _numpy_refusal, _is_of(NUMPY)))

@@ -29,7 +29,4 @@ def measure_in_turn(
             if name not in reasons:
                 reason = rule.reason(np.array(samples[name]), spent_s[name])
                 reasons |= {} if reason is None else {name: reason}
-    return {
-        name: summarise(samples[name], warm_ups[name], 1, True, reasons[name], clock.resolution_s, rule.max_noise)
-        for name in names
-    }
+    return {name: summarise(samples[name], warm_ups[name], 1, True, reasons[name], clock, rule) for name in names}

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cuda_probe.probe.probes import BY_NAME, Device, Unsupported
+from cuda_probe.probe.probes import BY_NAME, Unsupported
 from cuda_probe.probe.runner import LeftOut, Planned, Point, run_point
 from cuda_probe.probe.timing import StopRule
 from simulator.ground.artefacts import UserError
@@ -90,7 +90,8 @@ def run_bench(
     points: list[BenchPoint] = []
     left_out: list[LeftOut] = []
     with place.working():
-        copied = copy_point(place.device, rule, seed)
+        largest = max(place.device.axis_values("copy", quick=True)["buffer_bytes"])
+        copied = run_point(place.device, Planned(probe=BY_NAME["copy"], axes={"buffer_bytes": largest}), rule, seed)
         left_out += [copied] if isinstance(copied, LeftOut) else []
         for shape in shapes:
             for outcome in run_shape(place, shape, backends, rule, temperature, seed):
@@ -104,12 +105,6 @@ def run_bench(
         points=tuple(points),
         left_out=tuple(left_out),
     )
-
-
-def copy_point(device: Device, rule: StopRule, seed: int) -> Point | LeftOut:
-    """Measure the probe `copy` at the device's largest buffer."""
-    largest = max(device.axis_values("copy", quick=True)["buffer_bytes"])
-    return run_point(device, Planned(probe=BY_NAME["copy"], axes={"buffer_bytes": largest}), rule, seed)
 
 
 def run_shape(

@@ -62,10 +62,7 @@ def transformers_calls(target: Any, draft: Any, ids: Any, temperature: float) ->
     """Return one call of transformers' `_speculative_sampling` for each sequence, as `generate` makes it.
 
     The function knows a batch of one and no temperature, and `generate` hands it float32: logits are converted and
-    scaled before anything is timed.
-
-    Raises:
-        Unsupported: transformers is missing, or has no such function that takes these arguments any more.
+    scaled before anything is timed. Unsupported: it is missing, or takes these arguments no more.
     """
     try:
         require(TRANSFORMERS)

@@ -97,7 +97,9 @@ def models_text(pair: ModelPair, forecast: Forecast) -> str:
         times = (f"{float(getattr(parts, f'{part}_s')) * 1e3:.3f}" for part in PARTS)
         total_s = float(parts.total_s)
         rows.append((name, f"{tokens}", f"{total_s * 1e3:.3f}", f"{total_s / step_s:.3f}", parts.binds, *times))
-    about = [placement_text(pair), vocabulary_text(pair), throughput_text(pair, forecast.summary)]
+    plain, spec = (int(pair.batch) * 1e3 / ms for ms in times_ms(forecast.summary).values())
+    rates = f"tokens/s: {plain:,.1f} plain, {spec:,.1f} speculative"
+    about = [placement_text(pair), vocabulary_text(pair), rates]
     lines = [*about, energy_text(pair, forecast), memory_text(pair), schedule_text(forecast.ranges)]
     return "\n".join([table(rows, left=(0, 4)), "", *filter(None, lines)])
 
@@ -118,12 +120,6 @@ def vocabulary_text(pair: ModelPair) -> str:
     if target == draft:
         return ""
     return f"vocabularies differ ({target:,} and {draft:,} tokens): make sure that both models share a tokenizer"
-
-
-def throughput_text(pair: ModelPair, summary: Summary) -> str:
-    """Return tokens a second of both arms."""
-    plain, spec = (int(pair.batch) * 1e3 / ms for ms in times_ms(summary).values())
-    return f"tokens/s: {plain:,.1f} plain, {spec:,.1f} speculative"
 
 
 def energy_text(pair: ModelPair, forecast: Forecast) -> str:

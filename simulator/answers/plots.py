@@ -1,7 +1,4 @@
-"""Pictures of a sweep: speedup as a surface, as curves by K, or as small multiples. Computes no results.
-
-White background, palettes that read without colour vision and in grey, axes labelled with their units.
-"""
+"""Pictures of a sweep: speedup as a surface, as curves by K, or as small multiples. Computes no results."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +10,7 @@ from numpy.typing import NDArray
 from simulator.costs.parameters import BY_NAME
 from simulator.costs.step import Floats
 from simulator.ground.artefacts import UserError
-from simulator.ground.pictures import PALETTE, new_figure
+from simulator.ground.pictures import MARKERS, PALETTE, new_figure
 from simulator.rounds.grid import Columns, Grid
 
 if TYPE_CHECKING:
@@ -22,7 +19,6 @@ if TYPE_CHECKING:
 
 MAX_CURVES = 8
 MAX_PANELS = 16
-MARKERS = "osD^vP*X"
 LINES = ("-", "--", "-.", ":")
 
 
@@ -119,17 +115,13 @@ def draw(grid: Grid, columns: Columns, layout: Layout, subtitle: str) -> "Figure
         with new_figure(7.2, 4.6) as figure:
             draw_curves(figure, grid, columns, layout, subtitle)
         return figure
-    rows, cols = panel_grid(grid, layout)
+    rows, cols = (1 if name is None else len(grid.values[name]) for name in (layout.row, layout.column))
+    if layout.row is None and cols > 4:  # one long row is folded
+        rows, cols = -(-cols // 4), 4
     with new_figure(*((7.2, 4.8) if rows == cols == 1 else (2.9 * cols + 1.6, 2.5 * rows + 1.5))) as figure:
         panels = figure.subplots(rows, cols, sharex=True, sharey=True, squeeze=False)
         draw_surfaces(figure, panels, grid, columns, layout, subtitle)
     return figure
-
-
-def panel_grid(grid: Grid, layout: Layout) -> tuple[int, int]:
-    """Return the rows and columns of panels: one row of more than four is folded."""
-    rows, cols = (1 if name is None else len(grid.values[name]) for name in (layout.row, layout.column))
-    return (-(-cols // 4), 4) if layout.row is None and cols > 4 else (rows, cols)
 
 
 def title(first: str, second: str) -> str:
@@ -187,7 +179,10 @@ def draw_surfaces(
     for i, axes in enumerate(grid_axes.flat[: len(flat)]):
         filled = draw_surface(axes, grid, layout, flat[i], levels)
         if layout.y == "draft_length":
-            draw_ridge(axes, grid.values[layout.x], grid.values["draft_length"], ridge[i])
+            # The best K at each x by the closed form, which has no noise to make the line jump.
+            best = grid.values["draft_length"][ridge[i].argmax(0)]
+            style: dict[str, Any] = {"color": "white", "markeredgecolor": "black", "markersize": 5, "linewidth": 1.2}
+            axes.plot(grid.values[layout.x], best, "o-", clip_on=False, zorder=5, **style)
         axes.set_title(panel_title(grid, layout, i), fontsize=10)
     label_outer_panels(grid_axes, layout, len(flat))
     figure.colorbar(filled, ax=grid_axes, label="speedup over plain decoding (x)", shrink=0.9)
@@ -249,12 +244,6 @@ def drop_cut_labels(axes: "Axes", lines: Any) -> None:
         x, y = axes.transAxes.inverted().transform(axes.transData.transform(text.get_position()))
         if not (0.03 < x < 0.97 and 0.03 < y < 0.97):
             text.remove()
-
-
-def draw_ridge(axes: "Axes", x: Floats, k: Floats, expected: Floats) -> None:
-    """Mark the best K at each x by the closed form, which has no noise to make the line jump."""
-    style: dict[str, Any] = {"color": "white", "markeredgecolor": "black", "markersize": 5, "linewidth": 1.2}
-    axes.plot(x, k[expected.argmax(0)], "o-", clip_on=False, zorder=5, **style)
 
 
 def panel_title(grid: Grid, layout: Layout, i: int) -> str:

@@ -1,7 +1,4 @@
-"""How sure a forecast is, and what it hangs on: best draft length by Monte Carlo, sensitivities (model §5).
-
-Draws the uncertain constants of a profile and the measured mean acceptance; prices every draft length with each draw.
-"""
+"""How sure a forecast is, and what it hangs on: best draft length by Monte Carlo, sensitivities (model §5)."""
 
 from dataclasses import dataclass
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from simulator.costs.priced import Pricing
     from simulator.rounds.acceptance_law import EquivalentAcceptance, HistogramAcceptance
 
+    Measured = HistogramAcceptance | EquivalentAcceptance
+
 T = TypeVar("T")
 HOW_MODELS_RUN = ("dtype", "draft_dtype", "kv_dtype", "devices", "placement")
 
@@ -127,7 +129,7 @@ def options_of(cls: type[T], values: Mapping[str, Any]) -> T:
     return cls(**{f.name: named[f.name] for f in fields(cls)})  # type: ignore[arg-type]
 
 
-def load_acceptance(options: SharedOptions, longest: int) -> "HistogramAcceptance | EquivalentAcceptance | None":
+def load_acceptance(options: SharedOptions, longest: int) -> "Measured | None":
     """Return what --hist says of acceptance up to `longest`, the largest K; None where --alpha is to be used."""
     from simulator.ground.histogram import load_histograms
     from simulator.rounds.acceptance_law import EquivalentAcceptance, HistogramAcceptance

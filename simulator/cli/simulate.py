@@ -23,8 +23,9 @@ from .options import (
 
 if TYPE_CHECKING:
     from simulator.costs.priced import Pricing
-    from simulator.rounds.acceptance_law import EquivalentAcceptance, HistogramAcceptance
     from simulator.rounds.experiment import Setting
+
+    from .options import Measured
 
 # About 10 GB of trace.
 MAX_LOGGED_TOKENS = 50_000_000
@@ -103,10 +104,7 @@ def run(options: SimulateOptions) -> None:
 
 
 def parameters_of(
-    options: SimulateOptions,
-    pricing: "Pricing",
-    values: Mapping[str, Any],
-    measured: "HistogramAcceptance | EquivalentAcceptance | None",
+    options: SimulateOptions, pricing: "Pricing", values: Mapping[str, Any], measured: "Measured | None"
 ) -> dict[str, Any]:
     """Return what a forecast hangs on, as its files have it: the parameters that count, acceptance, device and runs."""
     from simulator.rounds.acceptance_law import HistogramAcceptance
@@ -120,12 +118,7 @@ def parameters_of(
     return payload | dict(provenance(pricing, options)) | runs
 
 
-def heading(
-    options: SimulateOptions,
-    point: Point,
-    pricing: "Pricing",
-    measured: "HistogramAcceptance | EquivalentAcceptance | None",
-) -> str:
+def heading(options: SimulateOptions, point: Point, pricing: "Pricing", measured: "Measured | None") -> str:
     """Say what was forecast."""
     from simulator.rounds.acceptance_law import HistogramAcceptance
 

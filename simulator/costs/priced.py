@@ -97,11 +97,7 @@ class Pricing:
         )
 
     def point(self, stated: Mapping[str, Real]) -> Point:
-        """Return a point: parameters as stated, else what the profile says of them, else their defaults.
-
-        Raises:
-            UserError: A parameter that is stated has no part in these costs, or a value that is not allowed.
-        """
+        """Return a point: parameters as stated, else what the profile says of them, else their defaults."""
         self.refuse_unused(stated)
         return Point(**{**self.defaults(), **stated})
 

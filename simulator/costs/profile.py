@@ -1,7 +1,4 @@
-"""Hardware profiles: what a pass costs on one device, in each number format, and how well that is known (model §2).
-
-Data and draws; the file is `profile_file`'s. NumPy alone.
-"""
+"""Hardware profiles: what a pass costs on one device, in each number format, and how well that is known (model §2)."""
 
 import math
 from collections.abc import Mapping
@@ -77,11 +74,7 @@ class PassCost:
     def pass_s(self, flops: Real, bytes_: Real, tokens: Real, launches: Real) -> Floats:
         """Return the seconds of passes; arguments broadcast to shape S, the result is [*samples, *S].
 
-        Args:
-            flops: FLOP of the pass.
-            bytes_: Bytes it moves.
-            tokens: Tokens it computes, of all sequences.
-            launches: Kernels it launches.
+        tokens: that a pass computes, of all sequences. launches: of kernels.
         """
         flops, bytes_, tokens, launches = np.broadcast_arrays(
             *(np.asarray(v, np.float64) for v in (flops, bytes_, tokens, launches))

@@ -1,7 +1,4 @@
-"""The file `profile.json`: reading, checking and writing hardware profiles, and those that come along (model §8).
-
-Written by `calibrate`, or in `profiles/` from data sheets.
-"""
+"""The file `profile.json`: reading, checking and writing hardware profiles, and those that come along (model §8)."""
 
 import math
 from collections.abc import Mapping

@@ -1,7 +1,4 @@
-"""Files in and out: provenance, atomic writing, and the one-line errors about what a user gave us.
-
-Knows nothing of what the files mean; each producer checks its own payload.
-"""
+"""Files in and out: provenance, atomic writing, and the one-line errors about what a user gave us."""
 
 import json
 import math
@@ -132,11 +129,7 @@ def check_output(option: str, path: Path, force: bool) -> None:
 
 @contextmanager
 def writing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Open a temporary file beside `path` that takes its name only when the block ends well.
-
-    Raises:
-        UserError: The folder or file cannot be written.
-    """
+    """Open a temporary file beside `path` that takes its name only when the block ends well."""
     path = path.resolve()  # a link is written through, not replaced
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

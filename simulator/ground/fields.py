@@ -211,11 +211,7 @@ def read_toml(path: str | Path) -> Field:
 
 
 def lines_of(path: str | Path) -> Iterator[tuple[int, str]]:
-    """Yield (number, line) of the lines that are not blank; bytes that are no UTF-8 become lone surrogates.
-
-    Raises:
-        UserError: The file cannot be read.
-    """
+    """Yield (number, line) of the lines that are not blank; bytes that are no UTF-8 become lone surrogates."""
     # Not splitlines(): JSON strings may hold U+2028, which is no line end to whoever writes JSON a line.
     for number, line in enumerate(read_bytes(path).removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
         if line.strip():

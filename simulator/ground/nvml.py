@@ -58,11 +58,7 @@ class Reading:
 
 
 class Nvml:
-    """NVML, opened.
-
-    Raises:
-        UserError: pynvml is not installed, or there is no driver.
-    """
+    """NVML, opened; a UserError says that pynvml is not installed, or that there is no driver."""
 
     def __init__(self) -> None:
         self._api: Any = require(PYNVML)

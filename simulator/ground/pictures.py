@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 FORMATS = (".png", ".svg")
 # Okabe and Ito 2008, which the colour-blind tell apart.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#7F7F7F")
+MARKERS = "osD^vP*X"
 STYLE: dict[str, Any] = {
     "figure.facecolor": "white",
     "axes.facecolor": "white",

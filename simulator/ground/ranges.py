@@ -13,11 +13,7 @@ MAX_DRAFT = 1_000_000
 
 
 def parse_values(flag: str, text: str) -> NDArray[np.float64]:
-    """Read a list of numbers and inclusive ranges: `4`, `0.05,0.1`, `1:8`, `0.5:0.95:0.05`, or a mix.
-
-    Raises:
-        UserError: Names the option and the part that is wrong.
-    """
+    """Read a list of numbers and inclusive ranges: `4`, `0.05,0.1`, `1:8`, `0.5:0.95:0.05`, or a mix."""
     values: list[Decimal] = []
     for part in text.split(","):
         values.extend(parse_part(flag, part.strip()))

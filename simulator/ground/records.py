@@ -68,17 +68,10 @@ def as_record(value: Any) -> Field:
 def read_each(
     path: Path, items: Iterator[tuple[int, Any]], read: Callable[[Any, int], T], expected: str, place: str = "line"
 ) -> Records[T]:
-    """Read every item, keeping account of those that `read` refuses.
+    """Read every item, keeping account of those that `read` refuses; a UserError says that not one can be used.
 
-    Args:
-        path: The file, for messages.
-        items: (line, what stands there).
-        read: Turns one item into a record, given its line; raises BadRecord.
-        expected: What a record should look like, for the message when none does.
-        place: What the first of an item is: a "line", or the place of a "record" in a list.
-
-    Raises:
-        UserError: Not one record can be used; names the first that was refused.
+    items: (line, what stands there). read: from one item and its line; raises BadRecord. expected: what a record should
+    look like, for the message when none does. place: what the first of an item is: a "line", or a "record" of a list.
     """
     rows: list[T] = []
     skipped: list[Skipped] = []

@@ -69,15 +69,11 @@ def checker(schema: Mapping[str, Any]) -> "Validator":
 
 def breaches(checks: "Validator", value: Any) -> Iterator[str]:
     """Say where a value breaks the schema of a checker: the place, what is there and what is allowed."""
-    # Of several missing keys each is a breach that names them all.
-    yield from dict.fromkeys(line for error in checks.iter_errors(value) for line in breach_lines(innermost(error)))
-
-
-def innermost(error: "ValidationError") -> "ValidationError":
-    """Return what is wrong with the alternative that fits best, where a schema has several."""
     from jsonschema.exceptions import best_match
 
-    return best_match([error]) or error
+    # Of alternatives the one that fits best; of several missing keys each is a breach that names them all.
+    errors = (best_match([error]) or error for error in checks.iter_errors(value))
+    yield from dict.fromkeys(line for error in errors for line in breach_lines(error))
 
 
 def breach_lines(error: "ValidationError") -> Iterator[str]:

@@ -53,10 +53,7 @@ def law_table(model: AcceptanceModel, draft_lengths: ArrayLike, width: int | Non
 def iid_laws(alpha: ArrayLike, draft_length: ArrayLike, width: int) -> Floats:
     """Return P(A = a) = alpha^a (1 - alpha) for a < K, alpha^K at K, 0 above; shape [..., width].
 
-    Args:
-        alpha: Acceptance probability of one drafted token, 0..1.
-        draft_length: K, < width; broadcasts against `alpha`.
-        width: Buckets of the result, the largest K plus one.
+    Alpha, of one drafted token, and K broadcast; width: buckets of the result, the largest K plus one.
     """
     alpha, k = np.asarray(alpha, np.float64)[..., None], np.asarray(draft_length)[..., None]
     a = np.arange(width)

@@ -6,15 +6,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calibration.published.cases import UNITS
-from simulator.ground.pictures import PALETTE, new_figure
+from simulator.ground.pictures import MARKERS, PALETTE, new_figure
 
 from .fit import CaseResult, RowResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-MARKERS = "osD^vP*X"
 
 
 def validation_figure(results: Sequence[CaseResult]) -> "Figure":
