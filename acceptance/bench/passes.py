@@ -70,15 +70,18 @@ class Subject:
 
 def check_shape(option: str, shape: "ModelShape", grid: Grid) -> None:
     """Refuse a model whose cache is not two tensors of all tokens a layer."""
-    if shape.latent is not None:
+    if shape.states or any(a.fixed for a in shape.attentions):
+        raise UserError(f"{option} {shape.name}: keeps more than keys and values of its tokens, expected these alone")
+    if any(a.pair_size * a.shares != a.kv_size for a in shape.attentions):
         raise UserError(f"{option} {shape.name}: has latent attention, expected keys and values by heads")
-    if shape.sliding_window is not None and shape.sliding_window < grid.longest:
-        window = shape.sliding_window
+    window = min((a.window for a in shape.attentions if a.window), default=grid.longest)
+    if window < grid.longest:
         raise UserError(
             f"{option} {shape.name}: sees {window} tokens, expected {grid.longest}, its context and new tokens"
         )
-    if shape.positions and shape.positions < grid.longest:
-        raise UserError(f"{option} {shape.name}: has {shape.positions} positions, expected at least {grid.longest}")
+    positions = shape.longest_context if shape.tables else None
+    if positions and positions < grid.longest:
+        raise UserError(f"{option} {shape.name}: has {positions} positions, expected at least {grid.longest}")
 
 
 def build(option: str, path: Path, config: Mapping[str, Any], device: str, dtype: str) -> Any:
@@ -117,7 +120,8 @@ def filled_cache(subject: Subject, batch: int, context: int, room: int, generato
     from transformers.cache_utils import DynamicCache
 
     shape, module = subject.shape, subject.module
-    size = (batch, shape.kv_heads, context, shape.head_dim)
+    attention = shape.attentions[0]
+    size = (batch, attention.shares, context, attention.pair_size // 2)
     kind = {"dtype": module.dtype, "device": module.device, "generator": generator}
     cache = DynamicCache()
     for layer in range(shape.layers):

@@ -3,8 +3,8 @@
 from dataclasses import asdict
 from typing import Any
 
-from simulator.costs.model_costs import PARTS, SEPARATE, USABLE_MEMORY, ModelPair, PassParts, largest_batch
-from simulator.costs.work import bytes_per_weight
+from simulator.costs.formats import bytes_per_weight
+from simulator.costs.model_costs import PARTS, SEPARATE, USABLE_MEMORY, ModelPair, PassParts, Placed, largest_batch
 from simulator.ground.command import table
 from simulator.rounds.experiment import Summary
 
@@ -109,9 +109,17 @@ def placement_text(pair: ModelPair) -> str:
     target, draft = pair.placed_target, pair.placed_draft
     where = ("1 device", "it") if pair.devices == 1 else (f"{pair.devices} devices", "them")
     apart = "a device of its own" if pair.placement == SEPARATE else where[1]
-    bits = 8 * bytes_per_weight(target.kv_format)
-    models = f"target in {target.dtype} on {where[0]}, draft in {draft.dtype} on {apart}"
-    return f"{models}; KV cache in {bits:.0f} bits a number"
+    kept = {f"{8 * bytes_per_weight(placed.kv_format):g}": None for placed in (target, draft)}
+    models = f"target in {format_text(target)} on {where[0]}, draft in {format_text(draft)} on {apart}"
+    states = ", states beside it" if pair.target.states or pair.draft.states else ""
+    return f"{models}; KV cache in {' and '.join(kept)} bits a number{states}"
+
+
+def format_text(placed: Placed) -> str:
+    """Name a model's number format, and that of the arithmetic where it is another."""
+    name = placed.storage.name
+    unlike = placed.storage.is_quantized and placed.arithmetic != placed.storage.format.arithmetic[0]
+    return f"{name} (arithmetic in {placed.arithmetic})" if unlike else name
 
 
 def vocabulary_text(pair: ModelPair) -> str:

@@ -157,4 +157,6 @@ def provenance(pricing: "Pricing", options: SharedOptions) -> Iterator[tuple[str
         yield name, getattr(options.device, name)
     yield "profile_status", pricing.profile.status
     if pricing.models is not None:
-        yield from ((name, getattr(pricing.models, name)) for name in HOW_MODELS_RUN)
+        for name in HOW_MODELS_RUN:
+            value = getattr(pricing.models, name)
+            yield name, getattr(value, "name", value)

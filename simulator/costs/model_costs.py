@@ -8,9 +8,11 @@ from numpy.typing import NDArray
 
 from simulator.ground.artefacts import UserError
 
+from .drafters import BLOCK
+from .formats import Storage
 from .profile import DATASHEET, PassCost, Profile, spread
 from .step import Floats, Real, RoundCost
-from .work import Count, ModelShape, bytes_unquantized
+from .work import Count, ModelShape, as_storage
 
 PARTS = ("compute", "memory", "launch", "fixed", "link")
 SAME, SEPARATE = "same", "separate"
@@ -43,7 +45,7 @@ class Placed:
     """A model in a number format on `devices` devices, its matrices divided among them (tensor parallelism)."""
 
     shape: ModelShape
-    dtype: str
+    dtype: str | Storage
     kv_dtype: str | None
     devices: int
     profile: Profile
@@ -51,7 +53,18 @@ class Placed:
     @property
     def cost(self) -> PassCost:
         """What a pass costs in this number format."""
-        return self.profile.cost(self.dtype)
+        return self.profile.cost(self.arithmetic)
+
+    @property
+    def storage(self) -> Storage:
+        """How the weights are stored."""
+        return as_storage(self.dtype)
+
+    @property
+    def arithmetic(self) -> str:
+        """The number format of the arithmetic: the first that the device has, of those that the weights allow."""
+        formats = self.storage.format.arithmetic
+        return next((f for f in formats if f in self.profile.passes), formats[0])
 
     def parts(self, batch: Real, new_tokens: Real, context: Real) -> PassParts:
         """Return the seconds of passes, [*samples, *S]; counts as of `ModelShape.flops` broadcast to S."""
@@ -73,21 +86,13 @@ class Placed:
         )
 
     @property
-    def kv_shares(self) -> int:
-        """Among how many devices a KV cache is divided: a head is not split, and latent attention has one for all."""
-        return min(self.devices, 1 if self.shape.latent else self.shape.kv_heads)
-
-    @property
     def kv_format(self) -> str:
         """The number format of the KV cache."""
-        return self.kv_dtype or ("float32" if self.dtype == "float32" else "bfloat16")
+        return self.kv_dtype or self.shape.kv_dtype or self.storage.plain.name
 
     def moved_bytes(self, batch: Count, new_tokens: Count, context: Count) -> Floats:
         """Return the bytes that one device moves in a pass."""
-        all_bytes = self.shape.bytes_moved(batch, new_tokens, context, self.dtype, self.kv_dtype)
-        new_bytes = batch * new_tokens * self.shape.kv_bytes_per_token(self.kv_format)
-        kv_bytes = self.shape.kv_bytes(batch, context, self.kv_format) + new_bytes
-        return np.asarray((all_bytes - kv_bytes) / self.devices + kv_bytes / self.kv_shares)
+        return self.shape.bytes_moved(batch, new_tokens, context, self.storage, self.kv_format, self.devices)
 
     def link_s(self, tokens: Floats) -> Floats:
         """Return the seconds of two all-reduces a layer: 2 (n - 1) / n of the hidden states of the pass each.
@@ -101,7 +106,7 @@ class Placed:
             raise UserError(
                 f"--tp: {self.devices} devices, but the profile {self.profile.name} names no link, expected 1"
             )
-        reduced = tokens * self.shape.hidden_size * bytes_unquantized(self.dtype)
+        reduced = tokens * self.shape.hidden_size * self.storage.plain.bits / 8
         links = self.devices - 1 if link.mesh else 1
         sent = 2 * (self.devices - 1) / self.devices * reduced / links
         bytes_per_s, latency_s = (spread(value, tokens.ndim) for value in (link.bytes_per_s, link.latency_s))
@@ -109,8 +114,8 @@ class Placed:
 
     def memory_bytes(self, batch: Real, context: Real) -> Floats:
         """Return the bytes of weights and KV cache on each device; a sequence has one token at least."""
-        kv_bytes = self.shape.kv_bytes(np.asarray(batch), np.maximum(context, 1), self.kv_format)
-        return np.asarray(self.shape.weight_bytes(self.dtype) / self.devices + kv_bytes / self.kv_shares)
+        kept = self.shape.kv_bytes(np.asarray(batch), np.maximum(context, 1), self.kv_format, self.devices)
+        return np.asarray(self.shape.weight_bytes(self.storage) / self.devices + kept)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,8 +131,8 @@ class ModelPair:
     profile: Profile
     target: ModelShape
     draft: ModelShape
-    dtype: str
-    draft_dtype: str
+    dtype: str | Storage
+    draft_dtype: str | Storage
     kv_dtype: str | None = None
     batch: Real = 1
     context: Real = 1024
@@ -138,9 +143,14 @@ class ModelPair:
     round_overhead_factors: Real = 1.0
 
     @property
-    def longest(self) -> None:
-        """Any draft length."""
-        return None
+    def longest(self) -> int | None:
+        """The longest draft that a drafter of blocks makes; None: any."""
+        return self.draft.drafting.longest if self.draft.drafting else None
+
+    def draft_tokens(self, draft_length: Count) -> Count:
+        """Return the tokens of a sequence that a pass of the draft computes: one, or those of a block and one more."""
+        drafting = self.draft.drafting
+        return draft_length + 1 if drafting and drafting.passes == BLOCK else np.ones_like(draft_length)
 
     @property
     def placed_target(self) -> Placed:
@@ -152,7 +162,7 @@ class ModelPair:
         """The draft where it runs."""
         return self.placed(self.draft, self.draft_dtype, self.devices if self.placement == SAME else 1)
 
-    def placed(self, shape: ModelShape, dtype: str, devices: int) -> Placed:
+    def placed(self, shape: ModelShape, dtype: str | Storage, devices: int) -> Placed:
         """Put a model on devices of the profile."""
         return Placed(shape=shape, dtype=dtype, kv_dtype=self.kv_dtype, devices=devices, profile=self.profile)
 
@@ -160,12 +170,13 @@ class ModelPair:
         """Return the phases' seconds, [*samples, *S]; S is what draft lengths, batch and context broadcast to."""
         k, batch, context = np.broadcast_arrays(np.asarray(draft_length, np.int64), self.batch, self.context)
         target, draft = self.placed_target, self.placed_draft
-        draft_step_s = draft.parts(batch, 1, context).total_s
+        draft_tokens = self.draft_tokens(k)
+        draft_step_s = draft.parts(batch, draft_tokens, context).total_s
         return RoundCost(
             draft_length=np.asarray(k),
             baseline_s=target.parts(batch, 1, context).total_s,
             draft_step_s=draft_step_s,
-            draft_s=draft_step_s * k,
+            draft_s=draft_step_s * np.where(draft_tokens == 1, k, 1),
             verify_s=target.parts(batch, k + 1, context).total_s,
             overhead_s=spread(self.round_overhead_factors, k.ndim) * self.round_overhead_s * np.ones(k.shape),
         )

@@ -8,6 +8,7 @@ import numpy as np
 
 from simulator.ground.artefacts import UserError
 
+from .formats import FORMATS, Storage
 from .model_costs import SAME, ModelPair
 from .parameters import BY_NAME, MODEL_NAMES, PARAMETERS, UNIT_NAMES, DeviceOptions, Point
 from .profile import BurnUnits, Decoding, Profile
@@ -15,7 +16,7 @@ from .profile_file import load_profile
 from .shapes import read_shape
 from .step import Costs, Knobs, Real
 from .timed_pair import DecodedPair
-from .work import BYTES_PER_WEIGHT
+from .work import ModelShape
 
 # Parameters of a profile's burn units: their names in `Knobs.scaled`, and in `Point`.
 FITTED = {
@@ -88,6 +89,12 @@ class Pricing:
             return pair
         if self.models is None:
             return replace(knobs(point), **self.unit_uncertainty(point))
+        longest = self.models.longest
+        if longest is not None and int(np.max(point.draft_length)) > longest:
+            length = int(np.max(point.draft_length))
+            raise UserError(
+                f"--draftN: {length} is above {longest}, a block of {self.models.draft.name}, expected 1 to {longest}"
+            )
         return replace(
             self.models,
             batch=point.batch,
@@ -173,17 +180,26 @@ def refuse_stated(options: DeviceOptions, names: Iterable[str], without: str) ->
 
 def load_models(profile: Profile, options: DeviceOptions) -> ModelPair:
     """Read two shapes and check how they are to run."""
-    # bfloat16 where the profile has it, else its first number format.
-    usual = "bfloat16" if "bfloat16" in profile.passes else next(iter(profile.passes), "bfloat16")
-    dtype = options.dtype or usual
-    draft_dtype = options.draft_dtype or dtype
-    check_formats(profile, dtype, draft_dtype, options.kv_dtype)
     devices, placement = options.tp or 1, options.placement or SAME
+    if options.kv_dtype is not None and options.kv_dtype not in FORMATS:
+        raise UserError(f"--kv-dtype: {options.kv_dtype!r} is not known, expected one of {', '.join(FORMATS)}")
     if devices > 1 and profile.link is None:
         raise UserError(f"--tp: {devices} devices, but the profile {profile.name} names no link, expected 1")
     if options.overlap and placement == SAME:
         raise UserError("--overlap: draft and target are on the same devices, expected --placement separate beside it")
     target, draft = (read_shape(str(name)) for name in (options.target_model, options.draft_model))
+    dtype = stored_as("--dtype", options.dtype, target, profile)
+    # What the target's own file says of its weights holds for no other model.
+    own = options.draft_dtype or options.dtype or (None if draft.storage or draft.unread else usual_format(profile))
+    draft_dtype = stored_as("--draft-dtype" if options.draft_dtype else "--dtype", own, draft, profile)
+    if target.drafting:
+        raise UserError(
+            f"--target-model: {target.name} is a drafter ({target.drafting.architecture}), expected a model"
+        )
+    if draft.drafting and options.overlap:
+        raise UserError(
+            f"--overlap: {draft.drafting.architecture} waits for the target's states, expected no such option"
+        )
     for shape in (target, draft) if placement == SAME else (target,):
         if shape.heads % devices:
             raise UserError(
@@ -202,14 +218,25 @@ def load_models(profile: Profile, options: DeviceOptions) -> ModelPair:
     )
 
 
-def check_formats(profile: Profile, dtype: str, draft_dtype: str, kv_dtype: str | None) -> None:
-    """Refuse a number format that the profile lacks, or a KV cache's that nobody knows."""
-    profile.cost(dtype)
-    if draft_dtype not in profile.passes:
-        known = ", ".join(profile.passes)
-        raise UserError(f"--draft-dtype: {draft_dtype!r} is not in the profile {profile.name}, which has {known}")
-    if kv_dtype is not None and kv_dtype not in BYTES_PER_WEIGHT:
-        raise UserError(f"--kv-dtype: {kv_dtype!r} is not known, expected one of {', '.join(BYTES_PER_WEIGHT)}")
+def usual_format(profile: Profile) -> str:
+    """Return the number format of weights of which nothing is said: bfloat16 if the profile has it, else its first."""
+    return "bfloat16" if "bfloat16" in profile.passes else next(iter(profile.passes), "bfloat16")
+
+
+def stored_as(option: str, stated: str | None, shape: ModelShape, profile: Profile) -> str | Storage:
+    """Return how a model's weights are stored: as stated, as its file says, or as is usual.
+
+    Raises:
+        UserError: The format is not known, the profile cannot compute in it, or the file names one that no one reads.
+    """
+    if stated is None and shape.unread:
+        raise UserError(f"{shape.unread}, which is not read, expected {option} beside it")
+    stored = shape.storage if stated is None else None
+    dtype = stored.name if stored else stated or usual_format(profile)
+    allowed = stored.format.arithmetic if stored else FORMATS[dtype].arithmetic if dtype in FORMATS else ()
+    if not set(allowed) & set(profile.passes):
+        profile.refuse_format(option, dtype)
+    return stored or dtype
 
 
 def flag(name: str) -> str:

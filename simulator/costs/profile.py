@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -259,7 +260,11 @@ class Profile:
     def cost(self, dtype: str) -> PassCost:
         """Return what a pass costs in a number format; a UserError says that the profile does not tell."""
         if dtype not in self.passes:
-            fitted_to = "a pair that decoded" if self.decoding else "burn kernels"
-            known = ", ".join(self.passes) or f"none: it was fitted to {fitted_to} alone"
-            raise UserError(f"--dtype: {dtype!r} is not in the profile {self.name}, which has {known}")
+            self.refuse_format("--dtype", dtype)
         return self.passes[dtype]
+
+    def refuse_format(self, option: str, dtype: str) -> NoReturn:
+        """Refuse a number format that the profile lacks."""
+        fitted_to = "a pair that decoded" if self.decoding else "burn kernels"
+        known = ", ".join(self.passes) or f"none: it was fitted to {fitted_to} alone"
+        raise UserError(f"{option}: {dtype!r} is not in the profile {self.name}, which has {known}")

@@ -12,8 +12,8 @@ import numpy as np
 from simulator.ground.artefacts import UserError, check_kind, envelope, write_json
 from simulator.ground.fields import Field, read_json
 
+from .formats import FORMATS
 from .profile import STATUSES, BurnUnits, Curve, Decoding, Link, PassCost, Power, Profile, Source, constant
-from .work import BYTES_PER_WEIGHT
 
 KIND = "hardware_profile"
 # 1: first version. 2: `uncertainty` may be `relative_errors` by parameter, where nothing is known of correlations.
@@ -51,7 +51,7 @@ def load_profile(path_or_name: str | Path) -> Profile:
 
 def parse_profile(field: Field) -> Profile:
     """Read the payload of a profile; a UserError names a value that is missing or odd."""
-    field["passes"].only(tuple(BYTES_PER_WEIGHT))
+    field["passes"].only(tuple(FORMATS))
     memory, link, power, units = (field[key] for key in ("memory_bytes", "link", "power", "units"))
     profile = Profile(
         name=field["name"].text(),

@@ -1,178 +1,33 @@
-"""Model shapes from a Hugging Face config.json, a user's or one of the catalogue in `shapes/` (model §2).
+"""Model shapes from a Hugging Face config.json, a user's or one of the catalogue (model §2): sizes, never weights."""
 
-Reads sizes, never weights; a quantization that the file names is left to the dtype that the work is asked for.
-"""
-
-from collections.abc import Callable
+import json
 from dataclasses import replace
+from difflib import get_close_matches
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from simulator.ground.artefacts import UserError
 from simulator.ground.fields import Field, read_json
 
-from .config_json import KEYS, MAX_SIZE, Layout, check_stated, decoder, experts, refuse_other, size, windowed
-from .work import LatentAttention, ModelShape
+from .config_json import KEYS, Stack
+from .drafters import drafter, drafter_architecture
+from .families import ALIASES, FAMILIES, opt_layout
+from .quantization import Quantized, quantization_of
+from .work import ModelShape
 
 CATALOGUE = Path(__file__).parent / "catalogue"
-
-
-def llama(config: Field) -> ModelShape:
-    """Read Llama and what is built like it (Vicuna, TinyLlama)."""
-    bias = config["attention_bias"].flag(False)
-    return decoder(config, Layout(qkv_bias=bias, output_bias=bias, ffn_bias=config["mlp_bias"].flag(False)))
-
-
-def mistral(config: Field) -> ModelShape:
-    """Read Mistral: a window in all layers, or none."""
-    check_stated(config, "sliding_window")
-    return windowed(config, decoder(config, Layout(states_kv_heads=True)), lambda i: True)
-
-
-def mixtral(config: Field) -> ModelShape:
-    """Read Mixtral: each feed-forward layer is one of experts."""
-    shape = windowed(config, decoder(config, Layout(states_kv_heads=True)), lambda i: True)
-    return experts(config, shape, "num_local_experts", shape.ffn_size, shape.layers)
-
-
-def phi3(config: Field) -> ModelShape:
-    """Read Phi-3: a window in all layers, or none."""
-    return windowed(config, decoder(config, Layout()), lambda i: True)
-
-
-def phi(config: Field) -> ModelShape:
-    """Read Phi-1 and Phi-2: one norm for attention and feed-forward side by side, biases everywhere."""
-    head_norms = 2 if config["qk_layernorm"].flag(False) else 0
-    layout = Layout(gated=False, norms=1, layer_norm=True, head_norms=head_norms, head_bias=True)
-    return decoder(config, replace(layout, qkv_bias=True, output_bias=True, ffn_bias=True))
-
-
-def qwen_windowed(config: Field, shape: ModelShape, is_sliding: Callable[[int], bool]) -> ModelShape:
-    """Return a Qwen shape with its windows, which a flag of their own turns on."""
-    return windowed(config, shape, is_sliding) if config["use_sliding_window"].flag(False) else shape
-
-
-def qwen2(config: Field) -> ModelShape:
-    """Read Qwen2 and Qwen2.5: windows, where used, from layer max_window_layers on."""
-    shape = decoder(config, Layout(qkv_bias=True, states_kv_heads=True))
-    return qwen_windowed(config, shape, lambda i: i >= config["max_window_layers"].whole(0, MAX_SIZE))
-
-
-def qwen3_layout(config: Field) -> Layout:
-    """Return what Qwen3 layers hold: norms of query and key heads."""
-    bias = config["attention_bias"].flag(False)
-    return Layout(head_norms=2, qkv_bias=bias, output_bias=bias, states_kv_heads=True)
-
-
-def qwen3(config: Field) -> ModelShape:
-    """Read Qwen3."""
-    shape = decoder(config, replace(qwen3_layout(config), states_head_dim=True))
-    return qwen_windowed(config, shape, lambda i: i >= config["max_window_layers"].whole(0, MAX_SIZE))
-
-
-def qwen_expert_layers(config: Field, layers: int) -> int:
-    """Count the layers that have experts."""
-    step, listed = size(config, "decoder_sparse_step", 1), config["mlp_only_layers"]
-    dense = [layer.whole() for layer in listed.elements()] if listed.is_given else []
-    return sum(i not in dense and (i + 1) % step == 0 for i in range(layers))
-
-
-def qwen2_moe(config: Field) -> ModelShape:
-    """Read Qwen1.5-MoE and Qwen2-MoE: experts beside a shared one behind a gate."""
-    shape = decoder(config, Layout(qkv_bias=config["qkv_bias"].flag(True), states_kv_heads=True))
-    # The windows of this family lie in every other layer before max_window_layers.
-    shape = qwen_windowed(config, shape, lambda i: i % 2 == 0 and i < config["max_window_layers"].whole(0, MAX_SIZE))
-    sizes = size(config, "moe_intermediate_size"), qwen_expert_layers(config, shape.layers)
-    shape = experts(config, shape, "num_experts", *sizes)
-    return replace(shape, shared_ffn_size=size(config, "shared_expert_intermediate_size"), shared_gate=True)
-
-
-def qwen3_moe(config: Field) -> ModelShape:
-    """Read Qwen3-MoE."""
-    shape = qwen_windowed(config, decoder(config, qwen3_layout(config)), lambda i: True)
-    key = "num_local_experts" if config["num_local_experts"].is_stated else "num_experts"
-    return experts(config, shape, key, size(config, "moe_intermediate_size"), qwen_expert_layers(config, shape.layers))
-
-
-def gemma_layout(config: Field, norms: int, head_norms: int = 0) -> Layout:
-    """Return what Gemma layers hold."""
-    bias = config["attention_bias"].flag(False)
-    layout = Layout(tied=True, norms=norms, head_norms=head_norms, states_kv_heads=True, states_head_dim=True)
-    return replace(layout, qkv_bias=bias, output_bias=bias)
-
-
-def gemma(config: Field) -> ModelShape:
-    """Read Gemma."""
-    return decoder(config, gemma_layout(config, norms=2))
-
-
-def gemma2(config: Field) -> ModelShape:
-    """Read Gemma 2: a window in every other layer, the first of them."""
-    check_stated(config, "sliding_window")
-    return windowed(config, decoder(config, gemma_layout(config, norms=4)), lambda i: i % 2 == 0)
-
-
-def gemma3_text(config: Field) -> ModelShape:
-    """Read the text models of Gemma 3: every sixth layer sees all, the others a window."""
-    check_stated(config, "sliding_window")
-    shape = decoder(config, gemma_layout(config, norms=4, head_norms=2))
-    return windowed(config, shape, lambda i: (i + 1) % size(config, "sliding_window_pattern", 6) != 0)
-
-
-def opt(config: Field) -> ModelShape:
-    """Read OPT: learned positions, two rows more than max_position_embeddings."""
-    bias, affine = config["enable_bias"].flag(True), config["layer_norm_elementwise_affine"].flag(True)
-    last = config["do_layer_norm_before"].flag(True) and not config["_remove_final_layer_norm"].flag(False)
-    layout = Layout(tied=True, gated=False, norms=2 * affine, layer_norm=True, final_norm=last and affine)
-    layout = replace(layout, qkv_bias=bias, output_bias=bias, ffn_bias=bias)
-    shape = decoder(config, layout, KEYS | {"ffn": "ffn_dim"})
-    embedding_size = size(config, "word_embed_proj_dim", shape.hidden_size)
-    return replace(shape, positions=size(config, "max_position_embeddings") + 2, embedding_size=embedding_size)
-
-
-GPT2_KEYS = KEYS | {"layers": "n_layer", "hidden": "n_embd", "heads": "n_head", "ffn": "n_inner"}
-BIASED = Layout(gated=False, layer_norm=True, qkv_bias=True, output_bias=True, ffn_bias=True)
-
-
-def gpt2(config: Field) -> ModelShape:
-    """Read GPT-2: learned positions."""
-    refuse_other(config, "add_cross_attention", False)
-    shape = decoder(config, replace(BIASED, tied=True), GPT2_KEYS, 4 * size(config, "n_embd"))
-    return replace(shape, positions=size(config, "n_positions"))
-
-
-def gpt_neox(config: Field) -> ModelShape:
-    """Read GPT-NeoX and Pythia."""
-    bias = config["attention_bias"].flag(True)
-    return decoder(config, replace(BIASED, qkv_bias=bias, output_bias=bias))
-
-
-def deepseek(config: Field) -> ModelShape:
-    """Read DeepSeek-V2 and V3: latent attention, leading dense layers, shared experts; without the layers that predict
-    a second token.
-    """
-    refuse_other(config, "moe_layer_freq", 1)
-    refuse_other(config, "mlp_bias", False)
-    rope, value, kv_rank = (size(config, k) for k in ("qk_rope_head_dim", "v_head_dim", "kv_lora_rank"))
-    query_rank = size(config, "q_lora_rank") if config["q_lora_rank"].is_given else None
-    # num_key_value_heads has no meaning here, and head_dim another one.
-    sizes = {"head_dim": size(config, "qk_nope_head_dim") + rope, "num_key_value_heads": None}
-    shape = decoder(replace(config, value=config.object() | sizes), Layout())
-    bias = config["attention_bias"].flag(False) * ((query_rank or 0) + kv_rank + rope + shape.hidden_size)
-    dense = config["first_k_dense_replace"].whole(0, shape.layers)
-    expert_size = size(config, "moe_intermediate_size")
-    shape = experts(config, shape, "n_routed_experts", expert_size, shape.layers - dense)
-    return replace(
-        shape,
-        shared_ffn_size=config["n_shared_experts"].whole(0, MAX_SIZE, default=0) * expert_size,
-        layer_vectors=shape.layer_vectors + (query_rank or 0) + kv_rank + bias,
-        latent=LatentAttention(query_rank=query_rank, kv_rank=kv_rank, rope_size=rope, value_size=value),
-    )
-
-
-# Named as their files name them; two versions of DeepSeek are alike.
-NAMED = (gemma, gemma2, gemma3_text, gpt2, gpt_neox, llama, mistral, mixtral, opt, phi, phi3, qwen2, qwen2_moe, qwen3)
-FAMILIES: dict[str, Callable[[Field], ModelShape]] = {"deepseek_v2": deepseek, "deepseek_v3": deepseek}
-FAMILIES |= {read.__name__: read for read in (*NAMED, qwen3_moe)}
+CLASS_DEFAULTS = Path(__file__).parent / "class_defaults.json"
+# What a model calls the longest context it was made for.
+LONGEST = (
+    "max_position_embeddings",
+    "n_positions",
+    "max_seq_len",
+    "max_sequence_length",
+    "model_max_length",
+    "seq_length",
+    "max_target_positions",
+)
 
 
 def catalogue() -> tuple[str, ...]:
@@ -181,9 +36,11 @@ def catalogue() -> tuple[str, ...]:
 
 
 def config_file(path_or_name: str | Path) -> tuple[Path, str]:
-    """Find the config.json of a model: its path, and what to call the model; a UserError says that there is none.
+    """Find the config.json of a model: its path, and what to call the model.
 
-    path_or_name: a Hugging Face config.json, its folder, or a name of the catalogue. A file goes before a name.
+    Args:
+        path_or_name: A Hugging Face config.json, a folder that holds one, or a name of the catalogue. A file goes
+            before a name.
     """
     given = Path(path_or_name)
     path = given / "config.json" if given.is_dir() else given
@@ -197,15 +54,136 @@ def config_file(path_or_name: str | Path) -> tuple[Path, str]:
 
 
 def read_shape(path_or_name: str | Path) -> ModelShape:
-    """Read the shape of a model from what `config_file` finds.
-
-    Raises:
-        UserError: There is no such file or name, the family is unknown, or a value is missing or odd.
-    """
+    """Read the shape of a model from what `config_file` finds."""
     path, name = config_file(path_or_name)
-    return shape_of(read_json(path), name)
+    return shape_of(read_json(path, any_number=True), name)
 
 
 def shape_of(config: Field, name: str) -> ModelShape:
-    """Return the shape, of a name, that the values of a config.json describe; a UserError names what is odd."""
-    return replace(FAMILIES[config["model_type"].choice(tuple(FAMILIES))](config), name=name)
+    """Return the shape that the values of a config.json describe.
+
+    Args:
+        config: The values by key.
+        name: What to call the model.
+
+    Raises:
+        UserError: The family is unknown, or a value is missing or odd.
+    """
+    beside = Path(config.path).with_name("hf_quant_config.json") if str(config.path) else None
+    also = read_json(beside, any_number=True) if beside and beside.is_file() else None
+    quantized = quantization_of(config, also)
+    text, is_inner = text_model(config)
+    whole, architecture = filled(text, is_inner=is_inner), drafter_architecture(config)
+    shape = drafter(whole, config, architecture) if architecture else language_model(whole)
+    found = quantized if quantized != Quantized() else quantization_of(text, None)
+    return replace(
+        shape,
+        name=name,
+        storage=found.storage,
+        unread=found.unread,
+        kv_dtype=found.kv_dtype,
+        longest_context=longest_context(whole if is_inner else text),
+    )
+
+
+def text_model(config: Field) -> tuple[Field, bool]:
+    """Return the language model of a file: the file itself, or what lies within for one of several parts."""
+    for key in ("text_config", "llm_config", "language_config", "transformer_layer_config"):
+        inner = config[key]
+        if isinstance(inner.value, dict):
+            return inner_model(config, inner), True
+    thinker = config["thinker_config"]
+    if isinstance(thinker.value, dict) and isinstance(thinker.value.get("text_config"), dict):
+        return thinker["text_config"], True
+    return config, False
+
+
+def inner_model(config: Field, inner: Field) -> Field:
+    """Return the text model within a wrapper; its family is the wrapper's where it has none, as are tied embeddings."""
+    members: dict[str, Any] = {}
+    if not inner["model_type"].is_given:
+        members["model_type"] = config["model_type"].value
+    if not inner["tie_word_embeddings"].is_stated and config["tie_word_embeddings"].is_given:
+        members["tie_word_embeddings"] = config["tie_word_embeddings"].value
+    return inner.but(**members)
+
+
+@lru_cache(maxsize=1)
+def class_defaults() -> dict[str, dict[str, Any]]:
+    """Return what the classes of transformers have for values that files leave out, by family."""
+    values: dict[str, dict[str, Any]] = json.loads(CLASS_DEFAULTS.read_text("utf-8"))
+    return values
+
+
+def filled(config: Field, *, is_inner: bool) -> Field:
+    """Return a configuration with what its file leaves out; a model's own file has to state its main sizes."""
+    family = family_of(config)
+    keys = {**KEYS, **FAMILIES[family].layout.keys}
+    stated = set() if is_inner else {keys[k] for k in ("layers", "hidden", "heads", "ffn", "vocabulary")}
+    defaults = {k: v for k, v in class_defaults().get(family, {}).items() if k not in stated}
+    return FAMILIES[family].prepare(config.but(**(defaults | config.object() | {"model_type": family})))
+
+
+def family_of(config: Field) -> str:
+    """Return the family that a file names, by its own name or another."""
+    named = config["model_type"]
+    value = named.value if isinstance(named.value, str) else ""
+    family = ALIASES.get(value, value)
+    listed = config["architectures"].value
+    told = [ARCHITECTURES.get(a, "") for a in listed if isinstance(a, str)] if isinstance(listed, list) else []
+    found = next((f for f in (family, f"{family}_text", *told) if f in FAMILIES), None)
+    if found is None:
+        nearest = ", ".join(get_close_matches(value, FAMILIES, 3, 0.5)) or "llama, qwen3 or deepseek_v3"
+        return named.refuse(
+            f"one of {len(FAMILIES)} families, such as {nearest}; "
+            "for others state --params, --active-params and --kv-bytes-per-token"
+        )
+    return found
+
+
+# The classes of models whose families are read, which tell what a family by a new name is built like.
+ARCHITECTURES = {
+    "".join(part.capitalize() for part in family.split("_")) + "ForCausalLM": family for family in FAMILIES
+} | {
+    "DeepseekV3ForCausalLM": "deepseek_v3",
+    "DeepseekV32ForCausalLM": "deepseek_v32",
+    "OPTForCausalLM": "opt",
+    "GPT2LMHeadModel": "gpt2",
+    "GPTNeoXForCausalLM": "gpt_neox",
+    "MiniMaxM2ForCausalLM": "minimax_m2",
+    "OlmoeForCausalLM": "olmoe",
+    "SmolLM3ForCausalLM": "smollm3",
+    "HunYuanDenseV1ForCausalLM": "hunyuan_v1_dense",
+    "HunYuanMoEV1ForCausalLM": "hunyuan_v1_moe",
+}
+
+
+def language_model(config: Field) -> ModelShape:
+    """Return the shape of a model whose file is filled."""
+    family = FAMILIES[config["model_type"].text()]
+    layout = opt_layout(config) if config["model_type"].value == "opt" else family.layout
+    stack = Stack(config, layout)
+    family.read(stack)
+    return stack.finish()
+
+
+def longest_context(config: Field) -> int | None:
+    """Return the positions that a model was made for, extended as its scaling of rotary angles says."""
+    stated = next((config[k] for k in LONGEST if config[k].is_given), None)
+    if stated is None:
+        return None
+    longest = stated.whole(1)
+    scaling = next((config[k] for k in ("rope_scaling", "rope_parameters") if isinstance(config[k].value, dict)), None)
+    if scaling is None:
+        return longest
+    kind = next((scaling[k].value for k in ("rope_type", "type") if scaling[k].is_given), "default")
+    factor, original = scaling["factor"], scaling["original_max_position_embeddings"]
+    if (
+        kind not in ("linear", "dynamic", "yarn", "ntk")
+        or not factor.is_given
+        or "gemma3" in str(config["model_type"].value)
+    ):
+        return longest
+    if kind == "yarn" and original.is_given:
+        return max(longest, int(original.whole(1) * factor.number(1)))
+    return longest if kind == "yarn" else int(longest * factor.number(1))

@@ -3,73 +3,31 @@
 All of it is the work of one device: tensor parallelism, which divides it and adds all-reduces, is the cost function's.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.ground.artefacts import UserError
-
-from .step import Floats
+from .formats import Storage, bytes_per_weight, storage_of
+from .layers import EMBEDDING, Attention, Drafting, Matrix, State
+from .step import Floats, Real
 
 Count = int | NDArray[np.int64] | Floats
-
-# Scales and zero points of quantized weights are not counted: 3 % more for int4 in groups of 128.
-BYTES_PER_WEIGHT = {"float32": 4.0, "float16": 2.0, "bfloat16": 2.0, "fp8": 1.0, "int8": 1.0, "int4": 0.5}
-
-
-def bytes_per_weight(dtype: str) -> float:
-    """Return the bytes of one number; a UserError says that the dtype is none of `BYTES_PER_WEIGHT`."""
-    if dtype not in BYTES_PER_WEIGHT:
-        raise UserError(f"dtype: {dtype!r} is not known, expected one of {', '.join(BYTES_PER_WEIGHT)}")
-    return BYTES_PER_WEIGHT[dtype]
-
-
-def bytes_unquantized(dtype: str) -> float:
-    """Return the bytes of one number of what quantization leaves alone, which stays at 16 bits."""
-    return max(2.0, bytes_per_weight(dtype))
-
-
-class Matrix(NamedTuple):
-    """Matrices of one size: `copies` of them exist, a token multiplies `per_token` of them."""
-
-    inputs: int
-    outputs: int
-    copies: int
-    per_token: int
-
-    @property
-    def size(self) -> int:
-        """Weights of one copy."""
-        return self.inputs * self.outputs
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LatentAttention:
-    """DeepSeek's attention, MLA (arXiv 2405.04434, §2.1): one low-rank vector a token stands for its keys and values.
-
-    query_rank: rank of the query projection, None where it is one full matrix. kv_rank: of keys and values.
-    rope_size: the part of a head's key that carries the position, shared by all heads. value_size: of a head's value.
-    """
-
-    query_rank: int | None
-    kv_rank: int
-    rope_size: int
-    value_size: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelShape:
-    """The sizes of a decoder-only model, as far as its work depends on them.
+    """The sizes of a model, as far as the work of decoding depends on them.
 
-    head_dim: of a query and a key. ffn_size: inner size of the dense feed-forward layers; gated_ffn: they have a gate
-    matrix besides. embedding_size: of a token's vector, where it is not hidden_size. positions: rows of a table of
-    learned positions. sliding_layers: layers whose attention sees no more than sliding_window tokens. layer_vectors:
-    elements of one layer's norms and biases; outer_vectors: of those outside the layers. experts: of one of the
-    expert_layers; the other layers are dense. shared_ffn_size: inner size of all shared experts of a layer together;
-    shared_gate: a gate weighs them. latent: set where attention is MLA.
+    matrices: all that are multiplied. vectors: elements of norms, biases and the like. tied_embeddings: output head and
+    embeddings are one. embedding_size: of a token's vector. table_sizes: weights of a token's rows in further tables
+    that are looked up (positions, embeddings of each layer); tables: of these tables whole. attentions, states: what is
+    kept of a sequence. longest_context: positions the model was made for, None where its file does not say.
+    storage: how the weights are stored, where the file says; unread: what it says of them that no one reads.
+    kv_dtype: of the KV cache, where the file says. drafting: set where it is a drafter that needs its target's states.
+    assumed: what the file does not say and was assumed.
     """
 
     name: str
@@ -77,88 +35,36 @@ class ModelShape:
     layers: int
     hidden_size: int
     heads: int
-    kv_heads: int
-    head_dim: int
-    ffn_size: int
     vocabulary: int
     tied_embeddings: bool
-    layer_vectors: int
-    outer_vectors: int
-    gated_ffn: bool = True
     embedding_size: int
-    positions: int = 0
-    sliding_window: int | None = None
-    sliding_layers: int = 0
-    expert_layers: int = 0
-    experts: int = 0
-    experts_per_token: int = 0
-    expert_ffn_size: int = 0
-    shared_ffn_size: int = 0
-    shared_gate: bool = False
-    latent: LatentAttention | None = None
+    matrices: tuple[Matrix, ...]
+    vectors: int
+    tables: int = 0
+    row_size: int = 0
+    attentions: tuple[Attention, ...] = ()
+    states: tuple[State, ...] = ()
+    longest_context: int | None = None
+    storage: Storage | None = None
+    unread: str = ""
+    kv_dtype: str | None = None
+    drafting: Drafting | None = None
+    assumed: str = ""
 
     @property
-    def dense_layers(self) -> int:
-        """Layers without experts."""
-        return self.layers - self.expert_layers
-
-    def attention_matrices(self) -> Iterator[Matrix]:
-        """Yield the projections of the attention layers."""
-        hidden, all_layers = self.hidden_size, (self.layers, self.layers)
-        query_size = self.heads * self.head_dim
-        if self.latent is None:
-            yield Matrix(hidden, query_size + 2 * self.kv_heads * self.head_dim, *all_layers)
-            yield Matrix(query_size, hidden, *all_layers)
-            return
-        latent = self.latent
-        if latent.query_rank is None:
-            yield Matrix(hidden, query_size, *all_layers)
-        else:
-            yield Matrix(hidden, latent.query_rank, *all_layers)
-            yield Matrix(latent.query_rank, query_size, *all_layers)
-        yield Matrix(hidden, latent.kv_rank + latent.rope_size, *all_layers)
-        expanded = self.head_dim - latent.rope_size + latent.value_size
-        yield Matrix(latent.kv_rank, self.heads * expanded, *all_layers)
-        yield Matrix(self.heads * latent.value_size, hidden, *all_layers)
-
-    def ffn_matrices(self) -> Iterator[Matrix]:
-        """Yield the feed-forward matrices that every token multiplies: dense layers, routers, shared experts."""
-        for inner, layers in ((self.ffn_size, self.dense_layers), (self.shared_ffn_size, self.expert_layers)):
-            if inner and layers:
-                yield Matrix(self.hidden_size, (1 + self.gated_ffn) * inner, layers, layers)
-                yield Matrix(inner, self.hidden_size, layers, layers)
-        if self.expert_layers:
-            yield Matrix(self.hidden_size, self.experts + self.shared_gate, self.expert_layers, self.expert_layers)
-
-    def expert_matrices(self) -> Iterator[Matrix]:
-        """Yield the matrices of the routed experts."""
-        if self.expert_layers:
-            copies, used = self.expert_layers * self.experts, self.expert_layers * self.experts_per_token
-            yield Matrix(self.hidden_size, (1 + self.gated_ffn) * self.expert_ffn_size, copies, used)
-            yield Matrix(self.expert_ffn_size, self.hidden_size, copies, used)
-
-    def outer_matrices(self) -> Iterator[Matrix]:
-        """Yield the output head, and the projections about it where embeddings have a size of their own."""
-        yield Matrix(self.embedding_size, self.vocabulary, 1, 1)
-        if self.embedding_size != self.hidden_size:
-            yield Matrix(self.embedding_size, self.hidden_size, 1, 1)
-            yield Matrix(self.hidden_size, self.embedding_size, 1, 1)
-
-    def matrices(self) -> tuple[Matrix, ...]:
-        """Return all that a pass multiplies."""
-        return (*self.attention_matrices(), *self.ffn_matrices(), *self.expert_matrices(), *self.outer_matrices())
+    def experts(self) -> int:
+        """Routed experts of a layer, 0 without."""
+        return max((m.copies for m in self.matrices if m.is_expert), default=0)
 
     @property
     def look_up_size(self) -> int:
-        """Weights of the tables that are looked up and not multiplied: untied embeddings, learned positions."""
-        table = 0 if self.tied_embeddings else self.vocabulary * self.embedding_size
-        return table + self.positions * self.hidden_size
+        """Weights of the tables that are looked up and not multiplied."""
+        return self.tables + (0 if self.tied_embeddings else self.vocabulary * self.embedding_size)
 
     @property
     def parameters(self) -> int:
         """All weights; a table that is embedding and output head in one counts once."""
-        vectors = self.layers * self.layer_vectors + self.outer_vectors
-        return sum(m.size * m.copies for m in self.matrices()) + self.look_up_size + vectors
+        return sum(m.weights for m in self.matrices) + self.look_up_size + self.vectors
 
     @property
     def active_parameters(self) -> int:
@@ -166,27 +72,21 @@ class ModelShape:
 
         The output head and a token's own experts count; look-ups, norms, biases and the other experts do not.
         """
-        return sum(m.size * m.per_token for m in self.matrices())
+        return sum(m.size * m.per_token for m in self.matrices)
 
-    def weight_bytes(self, dtype: str) -> float:
+    def weight_bytes(self, storage: str | Storage) -> float:
         """Return the bytes of all weights.
 
-        Quantized dtypes (fp8, int8, int4) hold for the matrices of the layers; embeddings, output head, norms and
-        biases stay at 16 bits, as in the checkpoints of the usual quantizers.
+        Quantized formats hold for the matrices of the layers; embeddings, output head, routers, norms and biases stay
+        at 16 bits, unless the storage says otherwise.
+
+        Raises:
+            UserError: The number format is not known.
         """
-        inner = sum(m.size * m.copies for m in self.matrices()) - sum(m.size for m in self.outer_matrices())
-        return inner * bytes_per_weight(dtype) + (self.parameters - inner) * bytes_unquantized(dtype)
+        return stored(self, as_storage(storage)).all_bytes
 
-    def experts_touched(self, tokens: Count) -> Floats:
-        """Return the expected number of a layer's experts that so many tokens touch; 0 without experts.
-
-        Tokens choose independently and every expert is as likely; real routing is correlated and touches fewer.
-        """
-        missed = 1 - self.experts_per_token / max(self.experts, 1)
-        return np.asarray(self.experts * (1 - missed ** np.asarray(tokens, np.float64)), np.float64)
-
-    def flops(self, batch: Count, new_tokens: Count, context: Count) -> Floats:
-        """Return the FLOPs of one pass: 2 a weight and token, and attention; the arguments broadcast.
+    def flops(self, batch: Real, new_tokens: Real, context: Real) -> Floats:
+        """Return the FLOPs of one pass: 2 a weight and token, attention and states; the arguments broadcast.
 
         Latent attention is counted in the absorbed form that decoding uses: queries meet the latent vectors themselves.
 
@@ -196,62 +96,135 @@ class ModelShape:
             context: Tokens of each that the KV cache holds before.
         """
         b, n, s = (np.asarray(v, np.float64) for v in (batch, new_tokens, context))
-        a_pair = 2 * self.head_dim
-        if self.latent:
-            a_pair = 2 * self.latent.kv_rank + self.latent.rope_size
-        return np.asarray(2 * b * (self.active_parameters * n + self.heads * a_pair * self.pairs(n, s)), np.float64)
-
-    def pairs(self, new_tokens: Floats, context: Floats) -> Floats:
-        """Return the pairs of a new token and a token that it attends to, summed over the layers."""
-        n, s = new_tokens, context
-        full = n * s + n * (n + 1) / 2
-        if self.sliding_window is None:
-            return self.layers * full
-        growing = np.clip(self.sliding_window - s, 0, n)
-        sliding = growing * s + growing * (growing + 1) / 2 + (n - growing) * self.sliding_window
-        return np.asarray((self.layers - self.sliding_layers) * full + self.sliding_layers * sliding)
-
-    def kv_size(self) -> int:
-        """Return the numbers that one layer keeps of one token."""
-        return self.latent.kv_rank + self.latent.rope_size if self.latent else 2 * self.kv_heads * self.head_dim
+        seen = sum((2 * a.layers * a.heads * a.pair_size * a.pairs(n, s) for a in self.attentions), np.float64(0))
+        a_token = 2 * self.active_parameters + sum(state.layers * state.flops for state in self.states)
+        return np.asarray(b * (a_token * n + seen + 0 * s), np.float64)
 
     def kv_bytes_per_token(self, kv_dtype: str) -> float:
-        """Return the bytes that one token adds to the KV cache of all layers, while no sliding window is full."""
-        return self.layers * self.kv_size() * bytes_per_weight(kv_dtype)
+        """Return the bytes that one token adds to the KV cache of all layers, while no sliding window is full.
 
-    def kv_bytes(self, batch: Count, context: Count, kv_dtype: str) -> Floats:
-        """Return the bytes of a KV cache; a sliding window keeps what the next token may see besides itself."""
-        return np.asarray(np.asarray(batch) * self.held(context) * self.kv_size() * bytes_per_weight(kv_dtype))
+        Raises:
+            UserError: The dtype is not known.
+        """
+        return sum(a.layers * a.kv_size for a in self.attentions if not a.fixed) * bytes_per_weight(kv_dtype)
 
-    def held(self, context: Count) -> Floats:
-        """Return the tokens of one sequence that the KV cache holds, summed over the layers."""
-        s = np.asarray(context, np.float64)
-        if self.sliding_window is None:
-            return self.layers * s
-        sliding = np.minimum(s, self.sliding_window - 1)
-        return np.asarray((self.layers - self.sliding_layers) * s + self.sliding_layers * sliding)
+    @property
+    def state_bytes(self) -> float:
+        """Bytes of one sequence's states of fixed size."""
+        return sum(state.bytes for state in self.states)
+
+    def kv_bytes(self, batch: Count, context: Count, kv_dtype: str, devices: int = 1) -> Floats:
+        """Return the bytes of what is kept of sequences on each of some devices: KV cache and states.
+
+        Raises:
+            UserError: The dtype is not known.
+        """
+        width, b = bytes_per_weight(kv_dtype), np.asarray(batch, np.float64)
+        kept = sum(
+            (a.layers * a.kv_size * width * a.held(context) / min(devices, a.shares) for a in self.attentions), 0.0
+        )
+        return np.asarray(b * (kept + self.divided_states(devices)))
+
+    def divided_states(self, devices: int) -> float:
+        """Return the bytes of one sequence's states on each of some devices."""
+        return sum(state.bytes / min(devices, state.shares) for state in self.states)
 
     def activation_size(self) -> int:
         """Return the numbers that the matrix products of one token read and write.
 
         Queries, keys and values are one product, gate and up another; what lies between products counts as fused.
         """
-        return sum((m.inputs + m.outputs) * m.per_token for m in self.matrices())
+        return sum((m.inputs + m.outputs) * m.per_token for m in self.matrices)
 
     def bytes_moved(
-        self, batch: Count, new_tokens: Count, context: Count, dtype: str, kv_dtype: str | None = None
+        self,
+        batch: Count,
+        new_tokens: Count,
+        context: Count,
+        storage: str | Storage,
+        kv_dtype: str | None = None,
+        devices: int = 1,
     ) -> Floats:
-        """Return the bytes that one pass reads and writes; the counts broadcast, as those of `flops`.
+        """Return the bytes that one device reads and writes in one pass; the counts broadcast.
 
         Weights are read once, of the experts those touched; K and V once per sequence, however many of its tokens are
-        new; activations are of 16 bits at least. kv_dtype: that of unquantized weights when None.
+        new; states are read and written once; activations are of 16 bits at least.
+
+        Args:
+            batch: Sequences.
+            new_tokens: Tokens of each that the pass computes.
+            context: Tokens of each that the KV cache holds before.
+            storage: Of the weights, as in `weight_bytes`.
+            kv_dtype: Of the KV cache; that of unquantized weights when None.
+            devices: That share the model (tensor parallelism).
+
+        Raises:
+            UserError: A number format is not known.
         """
-        wide = bytes_unquantized(dtype)
-        tokens = np.asarray(batch, np.float64) * new_tokens
-        expert_bytes = sum(m.size * m.copies for m in self.expert_matrices()) * bytes_per_weight(dtype)
-        touched = expert_bytes * self.experts_touched(tokens) / max(self.experts, 1)
-        always = self.weight_bytes(dtype) - expert_bytes - self.look_up_size * wide
-        rows = self.embedding_size + (self.hidden_size if self.positions else 0)
+        storage = as_storage(storage)
+        weights, wide = stored(self, storage), storage.plain.bits / 8
+        b, n, s = (np.asarray(v, np.float64) for v in (batch, new_tokens, context))
+        tokens = b * n
+        touched = sum((size * touched_share(m, tokens) for m, size in weights.experts), np.float64(0))
+        rows = tokens * (self.row_bytes(storage) + self.activation_size() * wide)
         kv_wide = wide if kv_dtype is None else bytes_per_weight(kv_dtype)
-        kv = (np.asarray(batch) * self.held(context) + tokens * self.layers) * self.kv_size() * kv_wide
-        return np.asarray(always + touched + tokens * (rows + self.activation_size()) * wide + kv)
+        kept = sum((self.attention_bytes(a, n, s, devices) for a in self.attentions), np.float64(0)) * kv_wide
+        states = 2 * self.divided_states(devices)
+        return np.asarray((weights.always_bytes + touched + rows) / devices + b * (kept + states))
+
+    def attention_bytes(self, attention: Attention, new_tokens: Floats, context: Floats, devices: int) -> Floats:
+        """Return the numbers of a sequence that some layers' attention reads and writes on each device."""
+        written = 0 if attention.fixed else new_tokens
+        moved = attention.layers * attention.kv_size * (attention.read(new_tokens, context) + written)
+        return np.asarray(moved / min(devices, attention.shares))
+
+    def row_bytes(self, storage: Storage) -> float:
+        """Return the bytes of a token's rows in all tables."""
+        bits = storage.of(EMBEDDING, is_outer=True).bits
+        return (self.embedding_size + self.row_size) * bits / 8
+
+
+def as_storage(storage: str | Storage) -> Storage:
+    """Return how weights are stored, from the name of a number format or as it is."""
+    return storage_of(storage) if isinstance(storage, str) else storage
+
+
+class Stored(NamedTuple):
+    """The bytes of a model's weights: all, those that every pass reads, and those of experts by matrix."""
+
+    all_bytes: float
+    always_bytes: float
+    experts: tuple[tuple[Matrix, float], ...]
+
+
+@lru_cache(maxsize=256)
+def stored(shape: ModelShape, storage: Storage) -> Stored:
+    """Return the bytes of a model's weights as they are stored."""
+    experts, always, idle = [], shape.vectors * storage.plain.bits / 8, 0.0
+    for matrix in shape.matrices:
+        size = matrix_bytes(matrix, storage)
+        if matrix.is_expert:
+            experts.append((matrix, size))
+        elif matrix.used:
+            always += size
+        else:
+            idle += size
+    idle += shape.look_up_size * storage.of(EMBEDDING, is_outer=True).bits / 8
+    return Stored(always + idle + sum(size for _, size in experts), always, tuple(experts))
+
+
+def matrix_bytes(matrix: Matrix, storage: Storage) -> float:
+    """Return the bytes of all copies of a matrix."""
+    kind = {"is_expert": matrix.is_expert, "is_outer": not matrix.layers, "is_router": matrix.is_router}
+    if not storage.rules:
+        return matrix.weights * storage.of(matrix.parts[0][0], **kind).bits / 8
+    return sum(weights * storage.of(module, **kind).bits / 8 for module, weights in matrix.modules())
+
+
+def touched_share(matrix: Matrix, tokens: Count) -> Floats:
+    """Return the expected share of a layer's experts that so many tokens touch.
+
+    Tokens choose independently and every expert is as likely; real routing is correlated and touches fewer.
+    """
+    missed = 1 - matrix.used / matrix.copies
+    return np.asarray(1 - missed ** np.asarray(tokens, np.float64), np.float64)

@@ -9,7 +9,7 @@ import math
 import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,9 +28,14 @@ class Malformed(ValueError):
         self.what = what
 
 
-def parse_json(text: str) -> Any:
-    """Read one JSON value; `Malformed`: a key named twice, NaN, infinity or too deep a nest among what is no JSON."""
+def parse_json(text: str, *, any_number: bool = False) -> Any:
+    """Read one JSON value; `Malformed`: a key named twice, NaN, infinity or too deep a nest among what is no JSON.
+
+    any_number: NaN and infinities are taken, which other programs write.
+    """
     try:
+        if any_number:
+            return json.loads(text, object_pairs_hook=unique)
         return json.loads(text, parse_constant=refused, parse_float=finite, object_pairs_hook=unique)
     except json.JSONDecodeError as error:
         raise Malformed("not JSON", f" (line {error.lineno}: {error.msg})") from None
@@ -117,6 +122,10 @@ class Field:
             self.refuse("an object")
         return self.value
 
+    def but(self, **members: Any) -> "Field":
+        """Return the same object with some members changed."""
+        return replace(self, value=self.object() | members)
+
     def items(self) -> list[tuple[str, "Field"]]:
         """Return the fields of an object by key."""
         return [(key, self[key]) for key in self.object()]
@@ -186,10 +195,10 @@ class Field:
         return value
 
 
-def read_json(path: str | Path) -> Field:
-    """Read a file that holds one JSON value; a UserError names the file and what is wrong."""
+def read_json(path: str | Path, *, any_number: bool = False) -> Field:
+    """Read a file that holds one JSON value; a UserError names the file and what is wrong. any_number: see above."""
     try:
-        return Field(parse_json(read_text(path)), path)
+        return Field(parse_json(read_text(path), any_number=any_number), path)
     except Malformed as error:
         raise UserError(f"{path}: {error}") from None
 

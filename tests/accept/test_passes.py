@@ -206,7 +206,7 @@ REFUSED = [
     (("--target-model", "nowhere"), "nowhere: no such file or folder, nor a name of the catalogue"),
     (("--draft-model", "deepseek-v2-lite"), "--draft-model deepseek-v2-lite: has latent attention"),
     (("--target-model", "gemma-2-2b", "--context", "8000"), "gemma-2-2b: sees 4096 tokens, expected 8003"),
-    (("--target-model", "opt-125m", "--context", "4096"), "opt-125m: has 2050 positions, expected at least 4099"),
+    (("--target-model", "opt-125m", "--context", "4096"), "opt-125m: has 2048 positions, expected at least 4099"),
     (("--target-model", "capped"), "--target-model capped/config.json: cannot be built and run (attention has"),
     (("--batch", 1_000_000, "--context", 10_000_000), "--batch: no pass fits into memory ("),
 ]

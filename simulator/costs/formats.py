@@ -1,0 +1,149 @@
+"""Number formats of weights: bits of a number with its scales, and which of a profile's formats does the arithmetic."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fnmatch import translate
+from functools import lru_cache
+from re import compile as compiled
+from typing import NamedTuple
+
+from simulator.ground.artefacts import UserError
+
+WIDE = ("bfloat16", "float16", "float32")
+
+
+class Format(NamedTuple):
+    """How numbers are stored. bits: of one, its share of scales among them. arithmetic: in order of preference."""
+
+    name: str
+    bits: float
+    arithmetic: tuple[str, ...]
+
+
+def grouped(name: str, bits: float, scale_bits: float, group: int, arithmetic: tuple[str, ...] = ()) -> Format:
+    """Return a format with so many bits of scales and zero points for every `group` numbers."""
+    return Format(name, bits + scale_bits / group, arithmetic or ("int4" if bits == 4 else "", *WIDE))
+
+
+PLAIN = {name: Format(name, bits, (name,)) for name, bits in (("float32", 32), ("float16", 16), ("bfloat16", 16))}
+# What `--dtype` states has no scales, but for those whose blocks are part of the format (OCP MX, NVFP4).
+FORMATS = PLAIN | {
+    "fp8": Format("fp8", 8, ("fp8", *WIDE)),
+    "int8": Format("int8", 8, ("int8", *WIDE)),
+    "int4": Format("int4", 4, ("int4", *WIDE)),
+    "mxfp8": grouped("mxfp8", 8, 8, 32, ("mxfp8", "fp8", *WIDE)),
+    "mxfp6": grouped("mxfp6", 6, 8, 32, ("mxfp6", "fp8", *WIDE)),
+    "mxfp4": grouped("mxfp4", 4, 8, 32, ("mxfp4", "fp4", "int4", *WIDE)),
+    "nvfp4": grouped("nvfp4", 4, 8, 16, ("nvfp4", "fp4", "int4", *WIDE)),
+    "awq": grouped("awq", 4, 16 + 4, 128),
+    "gptq": grouped("gptq", 4, 16 + 4, 128),
+}
+
+
+def format_of(dtype: str) -> Format:
+    """Return a number format.
+
+    Raises:
+        UserError: The name is none of `FORMATS`.
+    """
+    if dtype not in FORMATS:
+        raise UserError(f"dtype: {dtype!r} is not known, expected one of {', '.join(FORMATS)}")
+    return FORMATS[dtype]
+
+
+def bytes_per_weight(dtype: str) -> float:
+    """Return the bytes of one number.
+
+    Raises:
+        UserError: The dtype is none of `FORMATS`.
+    """
+    return format_of(dtype).bits / 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """Modules that are stored otherwise: names, globs, or `re:` and a regular expression, as quantizers list them."""
+
+    patterns: tuple[str, ...]
+    format: Format | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Storage:
+    """How a model's weights are stored.
+
+    format: of the matrices of the layers; plain: of all else, as quantizers leave output head, embeddings, routers,
+    norms and biases. rules: exceptions, of which the first that names a module holds; None there: plain.
+    experts_only: the format is that of routed experts alone. everything: it is that of head and embeddings as well.
+    stated: whether a user stated it, rather than a file.
+    """
+
+    name: str
+    format: Format
+    plain: Format = PLAIN["bfloat16"]
+    rules: tuple[Rule, ...] = ()
+    experts_only: bool = False
+    everything: bool = False
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether weights are in fewer bits than the rest."""
+        return self.format.bits < self.plain.bits
+
+    def of(self, module: str, *, is_expert: bool = False, is_outer: bool = False, is_router: bool = False) -> Format:
+        """Return the format of a module of the model."""
+        for rule, matches in zip(self.rules, map(matcher, (r.patterns for r in self.rules)), strict=True):
+            if matches(module):
+                return rule.format or self.plain
+        left_out = (self.experts_only and not is_expert) or is_router or (is_outer and not self.everything)
+        return self.plain if left_out else self.format
+
+
+def storage_of(dtype: str) -> Storage:
+    """Return how weights are stored in one of `FORMATS`; what quantizers leave alone is in 16 bits."""
+    known = format_of(dtype)
+    return Storage(name=dtype, format=known, plain=known if known.bits >= 16 else PLAIN["bfloat16"])
+
+
+SYNONYMS = {
+    "feed_forward": "mlp",
+    "block_sparse_moe": "mlp",
+    "shared_experts": "shared_expert",
+    "attention": "self_attn",
+}
+
+
+def normalised(name: str) -> str:
+    """Return a module's name from `layers.` on, with one word for what families call differently."""
+    at = name.find("layers.")
+    parts = (name if at < 0 else name[at:]).strip(".").split(".")
+    return ".".join(SYNONYMS.get(part, part) for part in parts)
+
+
+@lru_cache(maxsize=64)
+def matcher(patterns: tuple[str, ...]) -> Callable[[str], bool]:
+    """Return what tells whether modules are named by patterns.
+
+    A name or glob stands for the module and all in it, wherever its path holds these parts; a regular expression is
+    matched from the beginning of the path, as compressed-tensors does.
+    """
+    names = {normalised(p) for p in patterns if not p.startswith("re:") and "*" not in p}
+    globs = [compiled(rf"(?:.*\.)?{translate(normalised(p))[4:-3]}(?:\..*)?\Z") for p in patterns if is_glob(p)]
+    expressions = [compiled(p[3:]) for p in patterns if p.startswith("re:")]
+
+    def matches(module: str) -> bool:
+        parts = normalised(module).split(".")
+        paths = {".".join(parts[a:b]) for a in range(len(parts)) for b in range(a + 1, len(parts) + 1)}
+        if names & paths or any(glob.match(normalised(module)) for glob in globs):
+            return True
+        return any(e.match(prefix + module) for e in expressions for prefix in PREFIXES)
+
+    return matches
+
+
+PREFIXES = ("", "model.", "language_model.model.", "model.language_model.")
+
+
+def is_glob(pattern: str) -> bool:
+    """Whether a pattern has wildcards."""
+    return "*" in pattern and not pattern.startswith("re:")

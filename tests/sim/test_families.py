@@ -1,0 +1,205 @@
+"""Every family that is read: parameters against transformers' models on the meta device, and what is kept of a sequence
+by hand for one of each kind.
+"""
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers as hf
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from simulator.costs.families import FAMILIES
+from simulator.costs.shapes import class_defaults, read_shape
+from simulator.costs.work import ModelShape
+
+from .test_model_shapes import DRAWN_FAMILIES
+
+hf.utils.logging.set_verbosity_error()
+# Sizes with nothing equal by accident.
+SIZES = {"num_hidden_layers": 4, "hidden_size": 48, "num_attention_heads": 6, "num_key_value_heads": 3}
+SIZES |= {"intermediate_size": 52, "vocab_size": 97, "head_dim": 20, "pad_token_id": 0}
+NO_HEAD_DIM = {k: v for k, v in SIZES.items() if k != "head_dim"}
+EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 28}
+ROUTED = EXPERTS | {"n_routed_experts": 5, "n_shared_experts": 2, "n_group": 1, "topk_group": 1}
+LATENT = ROUTED | {"kv_lora_rank": 16, "q_lora_rank": 14, "qk_nope_head_dim": 12, "qk_rope_head_dim": 8}
+LATENT |= {"v_head_dim": 10, "num_key_value_heads": 6}
+DELTA = {"linear_conv_kernel_dim": 3, "linear_key_head_dim": 8, "linear_value_head_dim": 12}
+DELTA |= {"linear_num_key_heads": 2, "linear_num_value_heads": 4}
+SHARED = EXPERTS | {"num_experts": 5, "shared_expert_intermediate_size": 36}
+MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 24, "mamba_n_groups": 2, "mamba_d_state": 10, "mamba_d_conv": 3}
+INDEX = {"index_n_heads": 3, "index_head_dim": 16, "index_topk": 7}
+MIXED = ["linear_attention", "full_attention", "linear_attention", "full_attention"]
+LOCAL = {"num_local_experts": 5, "num_experts_per_tok": 2}
+T5 = {"d_model": 48, "d_kv": 10, "d_ff": 52, "num_layers": 3, "num_decoder_layers": 4, "num_heads": 6, "vocab_size": 97}
+GPT = {"n_embd": 48, "n_layer": 4, "n_head": 6, "vocab_size": 97, "n_positions": 31}
+WHISPER = {"d_model": 48, "encoder_layers": 3, "decoder_layers": 4, "encoder_attention_heads": 6, "vocab_size": 97}
+WHISPER |= {"decoder_attention_heads": 6, "encoder_ffn_dim": 44, "decoder_ffn_dim": 52, "num_mel_bins": 20}
+WHISPER |= {"max_source_positions": 15, "max_target_positions": 13, "pad_token_id": 0}
+NEMOTRON = {"mamba_num_heads": 4, "mamba_head_dim": 24, "n_groups": 2, "ssm_state_size": 10, "conv_kernel": 3}
+NEMOTRON |= ROUTED | {"moe_shared_expert_intermediate_size": 30}
+NEMOTRON |= {"layers_block_type": ["linear_attention", "moe", "full_attention", "mlp", "linear_attention"]}
+WINDOW = {"sliding_window": 6}
+LFM2 = {"conv_L_cache": 3, "layer_types": ["conv", "full_attention", "conv", "full_attention"]}
+
+# One or several files of each family, as changes to the sizes above; `None` stands for no such size.
+FILES: dict[str, list[dict[str, Any]]] = {
+    "apertus": [{}],
+    "arcee": [{"mlp_bias": True}],
+    "bamba": [NO_HEAD_DIM | MAMBA | {"attn_layer_indices": [1]}],
+    "bloom": [{"hidden_size": 48, "n_layer": 4, "n_head": 6, "vocab_size": 97}],
+    "cohere": [NO_HEAD_DIM],
+    "cohere2": [NO_HEAD_DIM | WINDOW],
+    "deepseek_v32": [LATENT | INDEX],
+    "dots1": [ROUTED | WINDOW | {"first_k_dense_replace": 1, "attention_bias": True}],
+    "ernie4_5": [{"use_bias": True}, {"tie_word_embeddings": False}],
+    "ernie4_5_moe": [
+        {
+            "moe_num_experts": 5,
+            "moe_k": 2,
+            "moe_intermediate_size": 28,
+            "moe_layer_interval": step,
+            "use_bias": step == 2,
+        }
+        for step in (1, 2)
+    ],
+    "exaone4": [WINDOW],
+    "falcon": [
+        {"hidden_size": 48, "num_attention_heads": 6, "vocab_size": 97, "num_hidden_layers": 4} | changes
+        for changes in (
+            {"bias": True, "parallel_attn": False},
+            {"new_decoder_architecture": True, "num_kv_heads": 3},
+            {"multi_query": False, "alibi": True},
+        )
+    ],
+    "falcon_h1": [
+        MAMBA | {"mamba_d_ssm": 96, "mamba_rms_norm": normed, "attention_bias": normed} for normed in (False, True)
+    ],
+    "gemma3n_text": [
+        WINDOW
+        | {"laurel_rank": 11, "hidden_size_per_layer_input": 9, "vocab_size_per_layer_input": 31, "altup_num_inputs": 3}
+        | {"num_kv_shared_layers": 1, "intermediate_size": [52] * 4, "activation_sparsity_pattern": None}
+        | {"layer_types": ["sliding_attention", "full_attention"] * 2}
+    ],
+    "glm": [{"attention_bias": True}],
+    "glm4": [{"attention_bias": True}],
+    "glm4_moe": [ROUTED | {"first_k_dense_replace": 1, "use_qk_norm": normed} for normed in (False, True)],
+    "glm4_moe_lite": [LATENT],
+    "glm_moe_dsa": [LATENT | INDEX],
+    "gpt_bigcode": [GPT, GPT | {"multi_query": False}],
+    "gpt_oss": [LOCAL | WINDOW],
+    "gptj": [GPT | {"rotary_dim": 4}],
+    "granite": [{"attention_bias": True, "mlp_bias": True} | NO_HEAD_DIM],
+    "granitemoe": [NO_HEAD_DIM | LOCAL],
+    "granitemoehybrid": [
+        NO_HEAD_DIM | MAMBA | LOCAL | {"layer_types": MIXED, "shared_intermediate_size": 36},
+        NO_HEAD_DIM | MAMBA | {"layer_types": MIXED, "num_local_experts": 0, "shared_intermediate_size": 36},
+    ],
+    "granitemoeshared": [NO_HEAD_DIM | LOCAL | {"shared_intermediate_size": 36}],
+    "helium": [{"attention_bias": True, "head_dim": 8}],
+    "hunyuan_v1_dense": [{"attention_bias": True}],
+    "hunyuan_v1_moe": [{"num_experts": 5, "moe_topk": 2}],
+    "jamba": [NO_HEAD_DIM | {"num_experts": 5, "mamba_d_state": 10, "mamba_d_conv": 3, "mamba_dt_rank": 7}],
+    "kimi_linear": [
+        NO_HEAD_DIM
+        | {k: v for k, v in LATENT.items() if not k.startswith("n_")}
+        | {"num_experts": 5, "num_experts_per_token": 2, "num_shared_experts": 1, "q_lora_rank": None}
+        | {"linear_head_dim": 9, "linear_num_heads": 5, "linear_conv_kernel_dim": 3}
+    ],
+    "lfm2": [NO_HEAD_DIM | LFM2, NO_HEAD_DIM | LFM2 | {"block_auto_adjust_ff_dim": False, "conv_bias": True}],
+    "lfm2_moe": [NO_HEAD_DIM | LFM2 | EXPERTS | {"num_experts": 5, "num_dense_layers": 2}],
+    "llama4_text": [LOCAL | {"intermediate_size_mlp": 60, "interleave_moe_layer_step": step} for step in (1, 2)],
+    "mamba": [{"hidden_size": 48, "num_hidden_layers": 4, "vocab_size": 97, "state_size": 10, "time_step_rank": 7}],
+    "mamba2": [
+        {"hidden_size": 48, "num_hidden_layers": 4, "vocab_size": 97, "state_size": 10, "num_heads": 4}
+        | {"head_dim": 24, "n_groups": 2, "use_bias": biased}
+        for biased in (False, True)
+    ],
+    "minimax": [LOCAL | {"layer_types": MIXED}],
+    "minimax_m2": [LOCAL],
+    "ministral": [WINDOW],
+    "ministral3": [{}],
+    "mistral4": [LATENT | {"first_k_dense_replace": 1}],
+    "mpt": [{"d_model": 48, "n_layers": 4, "n_heads": 6, "vocab_size": 97}],
+    "mt5": [T5],
+    "nemotron": [{"attention_bias": True, "mlp_bias": True}],
+    "nemotron_h": [NEMOTRON, NEMOTRON | {"moe_latent_size": 22}],
+    "olmo": [NO_HEAD_DIM],
+    "olmo2": [NO_HEAD_DIM | {"attention_bias": True}],
+    "olmo3": [NO_HEAD_DIM | WINDOW],
+    "olmoe": [NO_HEAD_DIM | {"num_experts": 5, "num_experts_per_tok": 2}],
+    "phi4_multimodal": [],
+    "phimoe": [NO_HEAD_DIM | LOCAL | {"attention_bias": True, "lm_head_bias": True}],
+    "qwen2_vl_text": [NO_HEAD_DIM],
+    "qwen2_5_vl_text": [NO_HEAD_DIM],
+    "qwen3_vl_text": [{}],
+    "qwen3_vl_moe_text": [EXPERTS | {"num_experts": 5, "decoder_sparse_step": 2}],
+    "qwen3_5_text": [DELTA],
+    "qwen3_5_moe_text": [DELTA | SHARED],
+    "qwen3_next": [DELTA | SHARED | {"mlp_only_layers": [1]}],
+    "seed_oss": [{"attention_bias": True}],
+    "smollm3": [NO_HEAD_DIM],
+    "stablelm": [NO_HEAD_DIM | {"use_qkv_bias": True}],
+    "starcoder2": [NO_HEAD_DIM, NO_HEAD_DIM | {"use_bias": False}],
+    "t5": [T5, T5 | {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}],
+    "umt5": [T5],
+    "whisper": [WHISPER],
+}
+# Families whose text model transformers builds without an output head.
+WITHOUT_HEAD = ("mistral4", "qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text", "qwen3_vl_moe_text")
+OWN_KEYS = ("bloom", "falcon", "gptj", "gpt_bigcode", "mamba", "mamba2", "mpt", "mt5", "t5", "umt5", "whisper")
+
+
+def config_class(family: str) -> type[hf.PreTrainedConfig]:
+    if family in CONFIG_MAPPING:
+        return CONFIG_MAPPING[family]
+    folder = family.removesuffix("_text")
+    module = importlib.import_module(f"transformers.models.{folder}.configuration_{folder}")
+    word = folder.title().replace("_", "").replace("Vl", "VL").replace("25VL", "2_5_VL")
+    return getattr(module, f"{word}TextConfig")
+
+
+def real_parameters(family: str, config: hf.PreTrainedConfig) -> int:
+    makers = {"whisper": hf.WhisperForConditionalGeneration}
+    makers |= dict.fromkeys(("t5", "mt5", "umt5"), hf.AutoModelForSeq2SeqLM)
+    maker = makers.get(family, hf.AutoModel if family in WITHOUT_HEAD else hf.AutoModelForCausalLM)
+    with torch.device("meta"):
+        model = maker(config) if family == "whisper" else maker.from_config(config)
+    tied = getattr(config, "tie_word_embeddings", False)
+    head = config.vocab_size * config.hidden_size if family in WITHOUT_HEAD and not tied else 0
+    return sum(p.numel() for p in model.parameters()) + head
+
+
+def written(folder: Path, values: dict[str, Any], **beside: Any) -> ModelShape:
+    (folder / "config.json").write_text(json.dumps(values | beside))
+    return read_shape(folder)
+
+
+def test_every_family_is_counted_here_or_with_sizes_that_are_drawn() -> None:
+    assert set(FILES) | set(DRAWN_FAMILIES) == set(FAMILIES)
+
+
+@pytest.mark.parametrize("family", sorted(FILES))
+def test_parameters_are_those_of_the_real_model(family: str, tmp_path: Path) -> None:
+    for changes in FILES[family]:
+        sizes = {} if family in OWN_KEYS else NO_HEAD_DIM if NO_HEAD_DIM.items() <= changes.items() else SIZES
+        config = config_class(family)(**sizes | changes)
+        config.to_json_file(tmp_path / "config.json", use_diff=False)
+        shape = read_shape(tmp_path)
+        assert shape.parameters == real_parameters(family, config), changes
+        assert shape.active_parameters < shape.parameters
+        # What the class has for it, a text model within a wrapper leaves out.
+        wrapped = written(tmp_path, {"model_type": "a_wrapper", "text_config": json.loads(config.to_json_string())})
+        assert wrapped.parameters == shape.parameters
+        assert (wrapped.attentions, wrapped.states) == (shape.attentions, shape.states)
+
+
+def test_class_defaults_are_those_of_transformers() -> None:
+    for family in class_defaults():
+        config = config_class(family)
+        for key, value in class_defaults()[family].items():
+            own = key if hasattr(config, key) else config.attribute_map.get(key, key)
+            assert getattr(config, own) == value, (family, key)
