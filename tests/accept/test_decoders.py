@@ -111,11 +111,6 @@ def decode_plainly(model: Model, order: Sequence[int], budget: int, rule: Sampli
     return baseline.decode(model, [RAGGED[i] for i in order], rule=rule, max_new_tokens=budget, rngs=streams)
 
 
-def test_a_draft_that_is_the_target_is_always_accepted(llamas: Pair) -> None:
-    found = speculate((llamas[0], llamas[0]), RAGGED, 3, 16, rule=FREE)
-    assert {(r.accepted, r.committed) for d in found for r in d.rounds} == {(3, 4)}
-
-
 def test_columns_that_packing_forgot_to_move_change_greedy_output(
     llamas: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
