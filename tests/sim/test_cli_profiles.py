@@ -1,6 +1,8 @@
 """`profiles` as a user meets it; same, faster, slower or cannot tell: what two profiles say of one device."""
 
 import json
+import re
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +14,7 @@ from calibration.fit.report import comparison_text
 from simulator.costs.compare import Change, changes, overall
 from simulator.costs.profile import KERNELS_MEASURED, BurnUnits, Curve, Decoding, Profile
 from simulator.costs.profile_file import load_profile, presets, profile_json
+from simulator.ground.command import table
 
 from .builders import device, pass_cost, written
 
@@ -284,3 +287,31 @@ def test_pairs_that_decoded_are_compared_by_their_steps() -> None:
     # Times of another pair say nothing of the device.
     for other in ({"target": "u"}, {"draft": "u"}, {"dtype": "float32"}, {"batch": 8}):
         assert changes(decoded(), decoded(**other)) == []
+
+
+ROWS = [("pass", "ms", "binds"), ("plain step", "6.393", "memory"), ("[draft]", "1.355", ""), ("verification", "6.400")]
+
+
+def cells(text: str) -> list[list[str]]:
+    lines = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text).splitlines()
+    return [re.split(r" {2,}", line.strip()) for line in lines if line.strip("─ ")]
+
+
+def test_a_file_gets_plain_columns_and_a_terminal_the_same_cells_ruled_and_coloured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plain = table(ROWS, left=(0, 2))
+    assert plain.splitlines() == [
+        "pass             ms  binds",
+        "plain step    6.393  memory",
+        "[draft]       1.355",
+        "verification  6.400",
+    ]
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    for headed in (True, False):
+        shown = table(ROWS, headed=headed)
+        assert cells(shown) == cells(plain)
+        assert ("\x1b[" in shown) == ("─" in shown) == headed
+    monkeypatch.setenv("COLUMNS", "20")
+    assert table(ROWS, left=(0, 2)) == plain
