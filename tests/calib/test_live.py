@@ -16,7 +16,7 @@ from simulator.ground.artefacts import UserError
 from .made_decode import with_known_times
 
 TINY = ("--inflate", "1,2", "--k", "1:3", "--fit-k", "1,3", "--max-prompts", "2", "--max-new-tokens", "12")
-QUICK = ("--quick", "--draftN", 2, "--workflops", 8, "--workmem", 1)
+QUICK = ("--quick", "--draftN", 2, "--workflops", 8, "--workmem", 1, "--only", "empty", "--only", "burn_flops")
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
