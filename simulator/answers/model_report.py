@@ -26,9 +26,10 @@ WORDS = {
 def passes(pair: ModelPair, draft_length: int) -> dict[str, tuple[int, PassParts]]:
     """Return tokens a sequence and seconds of the three passes of a forecast; scalars only."""
     target, draft = pair.placed_target, pair.placed_draft
+    drafted = int(pair.draft_tokens(draft_length))
     return {
         PLAIN: (1, target.parts(pair.batch, 1, pair.context)),
-        DRAFT: (1, draft.parts(pair.batch, 1, pair.context)),
+        DRAFT: (drafted, draft.parts(pair.batch, drafted, pair.context)),
         VERIFY: (draft_length + 1, target.parts(pair.batch, draft_length + 1, pair.context)),
     }
 
@@ -99,7 +100,7 @@ def models_text(pair: ModelPair, forecast: Forecast) -> str:
         rows.append((name, f"{tokens}", f"{total_s * 1e3:.3f}", f"{total_s / step_s:.3f}", parts.binds, *times))
     plain, spec = (int(pair.batch) * 1e3 / ms for ms in times_ms(forecast.summary).values())
     rates = f"tokens/s: {plain:,.1f} plain, {spec:,.1f} speculative"
-    about = [placement_text(pair), vocabulary_text(pair), rates]
+    about = [placement_text(pair), rates]
     lines = [*about, energy_text(pair, forecast), memory_text(pair), schedule_text(forecast.ranges)]
     return "\n".join([table(rows, left=(0, 4)), "", *filter(None, lines)])
 
@@ -120,14 +121,6 @@ def format_text(placed: Placed) -> str:
     name = placed.storage.name
     unlike = placed.storage.is_quantized and placed.arithmetic != placed.storage.format.arithmetic[0]
     return f"{name} (arithmetic in {placed.arithmetic})" if unlike else name
-
-
-def vocabulary_text(pair: ModelPair) -> str:
-    """Say that two models cannot work together as they are, or nothing."""
-    target, draft = pair.target.vocabulary, pair.draft.vocabulary
-    if target == draft:
-        return ""
-    return f"vocabularies differ ({target:,} and {draft:,} tokens): make sure that both models share a tokenizer"
 
 
 def energy_text(pair: ModelPair, forecast: Forecast) -> str:
@@ -174,14 +167,17 @@ def why_text(pair: ModelPair, forecast: Forecast) -> str:
     of_round = passes(pair, draft_length)
     step, draft, verify = (of_round[name][1] for name in (PLAIN, DRAFT, VERIFY))
     plain_ms, draft_ms, verify_ms = (float(p.total_s) * 1e3 for p in (step, draft, verify))
+    is_block = of_round[DRAFT][0] > 1
+    drafted = f"Drafting a block, in one pass for all {draft_length} tokens," if is_block else "A drafted token"
+    count, times = (1, "it is") if is_block else (draft_length, f"{draft_length} of them are")
     tau = summary.closed_form_tokens_per_round
     round_ms = summary.closed_form_speculative_ms_per_token * tau
     lines = [
         f"A plain step takes {plain_ms:.3f} ms, most of it {WORDS[step.binds]}.",
         f"Verifying {draft_length + 1} tokens takes {verify_ms:.3f} ms, {verify_ms / plain_ms:.2f} steps: "
         + verify_reason(step, verify, experts=pair.target.experts > 0),
-        f"A drafted token takes {draft_ms:.3f} ms, {draft_ms / plain_ms:.3f} steps, most of it {WORDS[draft.binds]}; "
-        f"{draft_length} of them are {draft_length * draft_ms / round_ms:.0%} of a round.",
+        f"{drafted} takes {draft_ms:.3f} ms, {draft_ms / plain_ms:.3f} steps, most of it {WORDS[draft.binds]}; "
+        f"{times} {count * draft_ms / round_ms:.0%} of a round.",
         f"A round takes on average {round_ms:.3f} ms, {round_ms / plain_ms:.2f} steps, and yields {tau:.2f} tokens: "
         f"{tau:.2f} / {round_ms / plain_ms:.2f} = {tau / (round_ms / plain_ms):.2f}x.",
     ]

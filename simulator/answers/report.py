@@ -5,7 +5,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from simulator.costs.cautions import cautions
 from simulator.costs.model_costs import ModelPair
+from simulator.costs.step import Costs
 from simulator.ground.artefacts import UserError, envelope, writing
 from simulator.ground.command import table
 from simulator.ground.dependency import Dependency, require
@@ -37,6 +39,7 @@ def result_json(forecast: Forecast, parameters: Mapping[str, Any]) -> dict[str, 
     }
     if isinstance(setting.costs, ModelPair):
         payload["models"] = models_json(setting.costs, forecast)
+        payload["warnings"] = list(cautions(setting.costs, setting.draft_length))
     return envelope(KIND, SCHEMA_VERSION, parameters) | payload
 
 
@@ -46,8 +49,21 @@ def result_text(forecast: Forecast, heading: str, *, why: bool = False) -> str:
     words = in_words(forecast.verdict, forecast.summary, forecast.setting.draft_length)
     if overhead_ms == 0:
         words.append("No overhead a round is assumed; engines spend 9 to 18 % of a token (--round-overhead MS).")
-    parts = [heading, *summary_text(forecast.summary, overhead_ms), *outlook_text(forecast, why=why), "\n".join(words)]
+    warnings = cautions_text(forecast.setting.costs, forecast.setting.draft_length)
+    parts = [
+        heading,
+        *warnings,
+        *summary_text(forecast.summary, overhead_ms),
+        *outlook_text(forecast, why=why),
+        "\n".join(words),
+    ]
     return "\n\n".join(parts)
+
+
+def cautions_text(costs: Costs, draft_length: int | None = None) -> list[str]:
+    """Return what to know of two models before the numbers, in one part or none."""
+    found = cautions(costs, draft_length) if isinstance(costs, ModelPair) else ()
+    return ["\n".join(f"warning: {caution}" for caution in found)] if found else []
 
 
 def summary_text(s: Summary, overhead_ms: float) -> list[str]:

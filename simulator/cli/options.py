@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     Measured = HistogramAcceptance | EquivalentAcceptance
 
 T = TypeVar("T")
+STATED = tuple(f"{role}{name}" for role in ("", "draft_") for name in ("params", "active_params", "kv_bytes_per_token"))
 HOW_MODELS_RUN = ("dtype", "draft_dtype", "kv_dtype", "devices", "placement")
 
 
@@ -83,7 +84,15 @@ DEVICE_OPTIONS = stacked(
     click.option("--profile", help="Device: profile.json of calibrate, or a name that `profiles list` shows."),
     click.option("--target-model", help="config.json, its folder, or a name of the catalogue, such as llama-3.1-8b."),
     click.option("--draft-model", help="The same, of the draft."),
-    click.option("--dtype", help="Number format of the weights.  [default: bfloat16, or what the profile has]"),
+    click.option(
+        "--params", help="Weights of a target that no reader knows, such as 8.03B; in place of its config.json."
+    ),
+    click.option("--active-params", help="Weights that a token multiplies, where they are fewer: 3.3B."),
+    click.option("--kv-bytes-per-token", help="Bytes that a token adds to the KV cache in 16 bits: 131072 or 96KiB."),
+    click.option("--draft-params", help="The same three, of the draft."),
+    click.option("--draft-active-params"),
+    click.option("--draft-kv-bytes-per-token"),
+    click.option("--dtype", help="Number format of the weights.  [default: that of its files, else bfloat16]"),
     click.option("--draft-dtype", help="The draft's, where it is another."),
     click.option("--kv-dtype", help="Of the KV cache.  [default: 16 bits, or 32 of float32 weights]"),
     click.option("--tp", type=click.IntRange(1, 1024), help="Devices that share the target (tensor parallelism)."),
@@ -155,6 +164,9 @@ def provenance(pricing: "Pricing", options: SharedOptions) -> Iterator[tuple[str
         return
     for name in ("profile", "target_model", "draft_model"):
         yield name, getattr(options.device, name)
+    for name in STATED:
+        if getattr(options.device, name) is not None:
+            yield name, getattr(options.device, name)
     yield "profile_status", pricing.profile.status
     if pricing.models is not None:
         for name in HOW_MODELS_RUN:

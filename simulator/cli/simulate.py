@@ -134,7 +134,8 @@ def heading(options: SimulateOptions, point: Point, pricing: "Pricing", measured
         return what
     where = f"on {options.device.profile} ({pricing.profile.status})"
     if pricing.models is not None:
-        pair = f"{options.device.target_model} drafted by {options.device.draft_model}"
+        target, draft = options.device.target_model, options.device.draft_model
+        pair = f"{target or pricing.models.target.name} drafted by {draft or pricing.models.draft.name}"
         where = f"{pair}, batch {point.batch}, context {point.context}, {where}"
     return f"{what}\n{where}"
 

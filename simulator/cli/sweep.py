@@ -1,7 +1,7 @@
 """The command `sweep`: forecasts over a grid."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +63,7 @@ def sweep(**values: Any) -> None:
 def run(options: SweepOptions) -> None:
     """Load, evaluate, write, draw and print."""
     from simulator.answers.plots import draw, plan
-    from simulator.answers.report import check_table_format, write_table
+    from simulator.answers.report import cautions_text, check_table_format, write_table
     from simulator.ground.pictures import check_format, save_figure
     from simulator.rounds.grid import run_sweep
 
@@ -82,6 +82,10 @@ def run(options: SweepOptions) -> None:
         unfit = int((~fitting(columns)).sum())
         caveats = "; ".join(filter(None, [caveat, f"{unfit} points do not fit into memory" if unfit else ""]))
         save_figure(options.plot, draw(task.grid, columns, layout, held_fixed(task, source, caveats)))
+    models, widest = task.pricing.models, int(task.grid.values["draft_length"].max())
+    if models is not None:
+        for text in cautions_text(replace(models, context=task.grid.values["context"]), widest):
+            click.echo(text)
     click.echo(sweep_text(task, columns, f"{source} ({caveat})" if caveat else source))
     for path in filter(None, outputs.values()):
         click.echo(f"wrote {path}")

@@ -78,10 +78,11 @@ class Head(Stack):
         self.attention(at)
         self.matrices[first] = self.matrices[first]._replace(inputs=inputs)
 
-    def ended(self, architecture: str, vocabulary: int, passes: str, longest: int | None) -> ModelShape:
-        """Return the shape; its output head is of a vocabulary of its own."""
+    def ended(self, architecture: str, vocabulary: int, passes: str, longest: int | None, *, own: bool) -> ModelShape:
+        """Return the shape; its output head is its own, perhaps of fewer words, or the target's."""
         shape = self.finish()
-        outer = [m for m in shape.matrices if m.parts[0][0] != HEAD] + [Matrix(self.hidden, ((HEAD, vocabulary),))]
+        head = Matrix(self.hidden, ((HEAD, vocabulary),), is_borrowed=not own)
+        outer = [*(m for m in shape.matrices if m.parts[0][0] != HEAD), head]
         drafting = Drafting(architecture=architecture, passes=passes, longest=longest)
         # Tied: what is not multiplied, the embeddings, lies with the target.
         return replace(shape, matrices=tuple(outer), tied_embeddings=True, drafting=drafting)
@@ -98,7 +99,7 @@ class Head(Stack):
         self.vectors += self.hidden
         vocabulary = outer["draft_vocab_size"].whole(1, default=self.vocabulary)
         passes = BLOCK if kind == "peagle" or outer["parallel_drafting"].value is True else CHAIN
-        return self.ended(architecture, vocabulary, passes, None)
+        return self.ended(architecture, vocabulary, passes, None, own=kind != "eagle")
 
     def flash(self, outer: Field, architecture: str) -> ModelShape:
         """Read DFlash: states of some layers joined, then one pass over a block with the target's output head."""
@@ -111,4 +112,4 @@ class Head(Stack):
         self.ffn(self.all, self.inner)
         self.vectors += self.hidden
         block = outer["block_size"].whole(2, 10_000)
-        return self.ended(architecture, self.vocabulary, BLOCK, block - 1)
+        return self.ended(architecture, self.vocabulary, BLOCK, block - 1, own=False)

@@ -15,7 +15,7 @@ class Matrix(NamedTuple):
 
     inputs: of each. parts: module and outputs of each. layers: that have it; none: it lies outside of layers.
     copies: of each layer: routed experts. used: of these by one token; 0 where decoding does not multiply it, as in an
-    encoder. is_router: chooses experts.
+    encoder. is_router: chooses experts. is_borrowed: it is the target's, which a drafter multiplies too.
     """
 
     inputs: int
@@ -24,6 +24,7 @@ class Matrix(NamedTuple):
     copies: int = 1
     used: int = 1
     is_router: bool = False
+    is_borrowed: bool = False
 
     @property
     def outputs(self) -> int:
@@ -42,8 +43,8 @@ class Matrix(NamedTuple):
 
     @property
     def weights(self) -> int:
-        """Weights of all copies."""
-        return self.size * self.copies * self.places
+        """Weights of all copies, as far as they are the model's own."""
+        return 0 if self.is_borrowed else self.size * self.copies * self.places
 
     @property
     def per_token(self) -> int:

@@ -139,12 +139,19 @@ class DeviceOptions:
     """Device and models as a user names them, and how they are to run; None where the user does not say.
 
     profile: a file, or a name of those that come along. target_model, draft_model: config.json, its folder, or a name
-    of the catalogue. tp: devices that share the target. placement: of the draft, "same" or "separate".
+    of the catalogue. params, active_params, kv_bytes_per_token: of a target that no reader knows; with draft_ of a
+    draft. tp: devices that share the target. placement: of the draft, "same" or "separate".
     """
 
     profile: str | None = None
     target_model: str | None = None
     draft_model: str | None = None
+    params: str | None = None
+    active_params: str | None = None
+    kv_bytes_per_token: str | None = None
+    draft_params: str | None = None
+    draft_active_params: str | None = None
+    draft_kv_bytes_per_token: str | None = None
     dtype: str | None = None
     draft_dtype: str | None = None
     kv_dtype: str | None = None

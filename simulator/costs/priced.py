@@ -2,11 +2,13 @@
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from simulator.ground.artefacts import UserError
+from simulator.ground.fields import read_json
 
 from .formats import FORMATS, Storage
 from .model_costs import SAME, ModelPair
@@ -14,6 +16,7 @@ from .parameters import BY_NAME, MODEL_NAMES, PARAMETERS, UNIT_NAMES, DeviceOpti
 from .profile import BurnUnits, Decoding, Profile
 from .profile_file import load_profile
 from .shapes import read_shape
+from .stated import StatedModel
 from .step import Costs, Knobs, Real
 from .timed_pair import DecodedPair
 from .work import ModelShape
@@ -151,12 +154,13 @@ def load_pricing(options: DeviceOptions) -> Pricing:
     Raises:
         UserError: A file or name is wrong, or options are missing or at odds.
     """
+    roles = {role: StatedModel(**stated_numbers(options, prefix), prefix=prefix) for role, prefix in ROLES.items()}
+    numbers = tuple(name.replace("-", "_") + number for name in ROLES.values() for number in NUMBERS)
     if options.profile is None:
-        refuse_stated(options, ("target_model", "draft_model", *HOW_MODELS_RUN), "a device, expected --profile NAME")
+        refuse_stated(options, (*ROLES, *numbers, *HOW_MODELS_RUN), "a device, expected --profile NAME")
         return Pricing()
     profile = load_profile(options.profile)
-    names = {"target_model": options.target_model, "draft_model": options.draft_model}
-    stated = [name for name, value in names.items() if value is not None]
+    stated = [role for role in roles if getattr(options, role) is not None or roles[role].first]
     if not stated:
         refuse_stated(options, HOW_MODELS_RUN, "models, expected --target-model and --draft-model")
         if profile.units is None and profile.decoding is None:
@@ -166,9 +170,31 @@ def load_pricing(options: DeviceOptions) -> Pricing:
             )
         return Pricing(profile=profile)
     if len(stated) == 1:
-        missing = next(name for name in names if name not in stated)
-        raise UserError(f"{flag(stated[0])}: {names[stated[0]]} alone, expected {flag(missing)} beside it")
-    return Pricing(profile=profile, models=load_models(profile, options))
+        missing = next(role for role in roles if role not in stated)
+        given, option = getattr(options, stated[0]), flag(stated[0])
+        what = f"{option}: {given}" if given is not None else f"{roles[stated[0]].first}: a model"
+        raise UserError(f"{what} alone, expected {flag(missing)} beside it")
+    shapes = {role: model_shape(getattr(options, role), numbers) for role, numbers in roles.items()}
+    return Pricing(profile=profile, models=place_models(profile, options, *shapes.values()))
+
+
+ROLES = {"target_model": "", "draft_model": "draft-"}
+NUMBERS = ("params", "active_params", "kv_bytes_per_token")
+
+
+def stated_numbers(options: DeviceOptions, prefix: str) -> dict[str, str | None]:
+    """Return the numbers that are stated of one of the models."""
+    return {name: getattr(options, prefix.replace("-", "_") + name) for name in NUMBERS}
+
+
+def model_shape(name: str | None, stated: StatedModel) -> ModelShape:
+    """Return a model's shape, from its file or from what is stated of it."""
+    if stated.first is None:
+        return read_shape(str(name))
+    path = Path(name) if name else Path()
+    path = path / "config.json" if name and path.is_dir() else path
+    config = read_json(path, any_number=True) if path.is_file() else None
+    return stated.shape(name or f"a model of {stated.params} weights", config)
 
 
 def refuse_stated(options: DeviceOptions, names: Iterable[str], without: str) -> None:
@@ -178,8 +204,8 @@ def refuse_stated(options: DeviceOptions, names: Iterable[str], without: str) ->
             raise UserError(f"{flag(name)}: {getattr(options, name)} without {without} beside it")
 
 
-def load_models(profile: Profile, options: DeviceOptions) -> ModelPair:
-    """Read two shapes and check how they are to run."""
+def place_models(profile: Profile, options: DeviceOptions, target: ModelShape, draft: ModelShape) -> ModelPair:
+    """Check how two models are to run."""
     devices, placement = options.tp or 1, options.placement or SAME
     if options.kv_dtype is not None and options.kv_dtype not in FORMATS:
         raise UserError(f"--kv-dtype: {options.kv_dtype!r} is not known, expected one of {', '.join(FORMATS)}")
@@ -187,7 +213,6 @@ def load_models(profile: Profile, options: DeviceOptions) -> ModelPair:
         raise UserError(f"--tp: {devices} devices, but the profile {profile.name} names no link, expected 1")
     if options.overlap and placement == SAME:
         raise UserError("--overlap: draft and target are on the same devices, expected --placement separate beside it")
-    target, draft = (read_shape(str(name)) for name in (options.target_model, options.draft_model))
     dtype = stored_as("--dtype", options.dtype, target, profile)
     # What the target's own file says of its weights holds for no other model.
     own = options.draft_dtype or options.dtype or (None if draft.storage or draft.unread else usual_format(profile))

@@ -200,17 +200,19 @@ class Stored(NamedTuple):
 @lru_cache(maxsize=256)
 def stored(shape: ModelShape, storage: Storage) -> Stored:
     """Return the bytes of a model's weights as they are stored."""
-    experts, always, idle = [], shape.vectors * storage.plain.bits / 8, 0.0
+    experts, always, idle, borrowed = [], shape.vectors * storage.plain.bits / 8, 0.0, 0.0
     for matrix in shape.matrices:
         size = matrix_bytes(matrix, storage)
-        if matrix.is_expert:
+        if matrix.is_borrowed:
+            borrowed += matrix.size * storage.plain.bits / 8
+        elif matrix.is_expert:
             experts.append((matrix, size))
         elif matrix.used:
             always += size
         else:
             idle += size
     idle += shape.look_up_size * storage.of(EMBEDDING, is_outer=True).bits / 8
-    return Stored(always + idle + sum(size for _, size in experts), always, tuple(experts))
+    return Stored(always + idle + sum(size for _, size in experts), always + borrowed, tuple(experts))
 
 
 def matrix_bytes(matrix: Matrix, storage: Storage) -> float:

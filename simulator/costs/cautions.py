@@ -1,0 +1,53 @@
+"""What a reader of a forecast for two models has to know before its numbers."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from .model_costs import ModelPair
+from .work import ModelShape
+
+
+def cautions(pair: ModelPair, draft_length: int | None = None) -> tuple[str, ...]:
+    """Return what does not hold as the models are, a sentence each.
+
+    Args:
+        pair: Two models at work.
+        draft_length: K, whose tokens the context has to hold as well.
+    """
+    found = [*context_cautions(pair, draft_length or 0), *match_cautions(pair.target, pair.draft)]
+    found += stated_cautions(pair.target, pair.placed_target.storage.name, "--dtype")
+    found += stated_cautions(pair.draft, pair.placed_draft.storage.name, "--draft-dtype")
+    return tuple(found)
+
+
+def context_cautions(pair: ModelPair, draft_length: int) -> Iterator[str]:
+    """Yield the models that were not made for such a context."""
+    context = int(np.max(pair.context))
+    for role, shape in (("target", pair.target), ("draft", pair.draft)):
+        longest = shape.longest_context
+        if longest is not None and context + draft_length > longest:
+            yield f"context {context:,} is beyond the {longest:,} tokens that the {role} {shape.name} was made for"
+
+
+def match_cautions(target: ModelShape, draft: ModelShape) -> Iterator[str]:
+    """Yield why a draft is none for this target."""
+    if draft.drafting is None and draft.parameters > target.parameters:
+        sizes = f"{draft.parameters / 1e9:.2f} B and {target.parameters / 1e9:.2f} B weights"
+        yield f"the draft {draft.name} is larger than its target {target.name}: {sizes}"
+    if target.vocabulary and draft.vocabulary and target.vocabulary != draft.vocabulary:
+        sizes = f"{target.vocabulary:,} and {draft.vocabulary:,} tokens"
+        yield f"vocabularies differ ({sizes}): make sure that both models share a tokenizer"
+    if draft.drafting and draft.hidden_size != target.hidden_size:
+        sizes = f"{draft.hidden_size:,} and {target.hidden_size:,}"
+        yield f"{draft.name} reads states of its target, but their sizes differ ({sizes})"
+
+
+def stated_cautions(shape: ModelShape, priced: str, option: str) -> Iterator[str]:
+    """Yield where a stated number format stands for the file's, and what was assumed of a model."""
+    if shape.storage is not None and shape.storage.name != priced:
+        yield f"{shape.name} is stored in {shape.storage.name}, priced in {priced} as {option} states"
+    elif shape.unread:
+        yield f"{shape.unread}, priced in {priced} as {option} states"
+    if shape.assumed:
+        yield f"{shape.name}: {shape.assumed}"
