@@ -46,7 +46,7 @@ def forecast(setting: Setting, *, replications: int = 32, seed: int = 0) -> Fore
         setting=setting,
         runs=runs,
         summary=summary,
-        verdict=judge(setting, summary, known),
+        verdict=judge(setting, known),
         uncertainty=known,
         sensitivities=sensitivities(costs, acceptance, k, overlap=overlap),
         ranges=schedule(costs, acceptance, longest, overlap=overlap) if isinstance(costs, ModelPair) else (),

@@ -9,7 +9,7 @@ from simulator.ground.command import table
 from simulator.rounds.experiment import Summary
 
 from .forecast import Forecast
-from .schedule import LARGEST_BATCH, Range, engine_settings, longest_draft, off_above, vllm_config
+from .schedule import LARGEST_BATCH, LEAST_GAIN, Range, engine_settings, longest_draft, off_above, vllm_config
 
 # Below this many steps a verification counts as no longer than one.
 SAME_AS_A_STEP = 1.05
@@ -129,7 +129,8 @@ def energy_text(pair: ModelPair, forecast: Forecast) -> str:
     if joules is None:
         return ""
     rest = " but for waits" if pair.placement == SEPARATE and not forecast.setting.overlap else ""
-    return "energy at full load{}: {:.3g} J a token plain, {:.3g} J speculative".format(rest, *joules)
+    words = "energy, were power the limit all the time{}: {:.3g} J a token plain, {:.3g} J speculative"
+    return words.format(rest, *joules)
 
 
 def memory_text(pair: ModelPair) -> str:
@@ -143,8 +144,7 @@ def memory_text(pair: ModelPair) -> str:
         return needs
     fits = int(pair.batch) <= most
     batches = f"batches up to {most:,} do" if most else "not even a batch of 1 does"
-    text = f"{needs} {'fit' if fits else 'do NOT fit'} into {USABLE_MEMORY * there / 1e9:.1f} GB; {batches}"
-    return text if fits else f"{text}. All figures are as if they did."
+    return f"{needs} {'fit' if fits else 'do NOT fit'} into {USABLE_MEMORY * there / 1e9:.1f} GB; {batches}"
 
 
 def schedule_text(ranges: tuple[Range, ...]) -> str:
@@ -153,7 +153,7 @@ def schedule_text(ranges: tuple[Range, ...]) -> str:
         return "best K by batch size: none, no batch fits"
     words = [f"{f'K = {r.draft_length}' if r.draft_length else 'off'} at batch {span(r)}" for r in ranges]
     beyond = " (no larger ones were looked at)" if ranges[-1].last == LARGEST_BATCH else ""
-    return f"best K by batch size: {', '.join(words)}{beyond}"
+    return f"best K by batch size, to {LEAST_GAIN:.0%}: {', '.join(words)}{beyond}"
 
 
 def span(batches: Range) -> str:

@@ -14,24 +14,28 @@ from simulator.ground.dependency import Dependency, require
 from simulator.rounds.engine import elapsed_s
 from simulator.rounds.experiment import Summary
 
+from .basis import Basis
 from .forecast import Forecast
-from .model_report import models_json, models_text, why_text
+from .model_report import memory_text, models_json, models_text, why_text
 from .schedule import engine_settings
-from .uncertainty import Uncertainty
-from .verdict import in_words
+from .verdict import DOES_NOT_FIT, best_in_words, headline, need_in_words
 
 KIND = "simulation"
 # 1: first version. 2: `speedup_ci95` is now `simulation_noise_ci95`; a pass has `fixed_ms`, taken out of `launch_ms`.
-SCHEMA_VERSION = 2
+# 3: `basis`; the answer's speedup and its interval are in `verdict`, without one where models do not fit.
+SCHEMA_VERSION = 3
 PARQUET = Dependency(import_name="pyarrow", purpose="writing Parquet", extra="parquet")
 TABLE_SUFFIXES = (".csv", ".parquet")
 
 
-def result_json(forecast: Forecast, parameters: Mapping[str, Any]) -> dict[str, Any]:
+def result_json(forecast: Forecast, parameters: Mapping[str, Any], basis: Basis) -> dict[str, Any]:
     """Return the result of `simulate` with its provenance, under plain keys."""
-    setting, verdict = forecast.setting, forecast.verdict
-    payload = asdict(forecast.summary) | {
+    setting, verdict, summary = forecast.setting, forecast.verdict, asdict(forecast.summary)
+    if verdict.answer == DOES_NOT_FIT:
+        summary |= dict.fromkeys(("speedup", "simulation_noise_ci95", "closed_form_speedup"))
+    payload = summary | {
         "alpha_iid": verdict.alpha_iid,
+        "basis": asdict(basis),
         "verdict": asdict(verdict),
         "uncertainty": asdict(forecast.uncertainty),
         "sensitivity": forecast.sensitivities,
@@ -43,20 +47,29 @@ def result_json(forecast: Forecast, parameters: Mapping[str, Any]) -> dict[str, 
     return envelope(KIND, SCHEMA_VERSION, parameters) | payload
 
 
-def result_text(forecast: Forecast, heading: str, *, why: bool = False) -> str:
-    """Return the report of `simulate` for a terminal; `why`: in words where the time goes."""
+def result_text(forecast: Forecast, heading: str, basis: Basis, *, why: bool = False) -> str:
+    """Return the report of `simulate` for a terminal, the answer first; `why`: in words where the time goes."""
+    pair, k, verdict = forecast.setting.costs, forecast.setting.draft_length, forecast.verdict
     overhead_ms = float(forecast.setting.cost.overhead_s) * 1e3
-    words = in_words(forecast.verdict, forecast.summary, forecast.setting.draft_length)
-    if overhead_ms == 0:
-        words.append("No overhead a round is assumed; engines spend 9 to 18 % of a token (--round-overhead MS).")
-    warnings = cautions_text(forecast.setting.costs, forecast.setting.draft_length)
-    parts = [
-        heading,
-        *warnings,
-        *summary_text(forecast.summary, overhead_ms),
-        *outlook_text(forecast, why=why),
-        "\n".join(words),
+    lines = [
+        *cautions_text(pair, k),
+        headline(verdict, basis, k),
+        f"acceptance: {basis.acceptance_text}",
+        f"costs: {basis.costs_text}",
     ]
+    if verdict.answer == DOES_NOT_FIT and isinstance(pair, ModelPair):
+        lines.append(memory_text(pair))
+        return "\n\n".join(["\n".join(lines), heading])
+    lines += [best_in_words(verdict, k), *certainty_in_words(forecast), need_in_words(verdict, k)]
+    if overhead_ms == 0:
+        lines.append("No overhead a round is assumed; engines spend 9 to 18 % of a token (--round-overhead MS).")
+    parts = ["\n".join(lines), heading, *summary_text(forecast.summary, overhead_ms)]
+    if isinstance(pair, ModelPair):
+        parts.append(models_text(pair, forecast))
+    if why:
+        reasons = [why_text(pair, forecast)] if isinstance(pair, ModelPair) else []
+        effects = f"1 % more of these changes the speedup by: {sensitivities_text(forecast.sensitivities)}."
+        parts.append("\n".join(["why", *reasons, effects]))
     return "\n\n".join(parts)
 
 
@@ -68,17 +81,17 @@ def cautions_text(costs: Costs, draft_length: int | None = None) -> list[str]:
 
 def summary_text(s: Summary, overhead_ms: float) -> list[str]:
     """Return the tables of a summary, and its counts."""
-    low_high = "" if s.simulation_noise_ci95 is None else "[{:.3f}, {:.3f}]".format(*s.simulation_noise_ci95)
+    noise = "" if s.simulation_noise_ci95 is None else "{:.3f} to {:.3f}".format(*s.simulation_noise_ci95)
     baseline, speculative = f"{s.baseline_ms_per_token:.4f}", f"{s.speculative_ms_per_token:.4f}"
     rows = [
-        ("", "simulated", "95 % interval", "closed form"),
+        ("", "simulated", "simulation noise", "long run, closed form"),
         ("baseline, ms/token", baseline, "", baseline),
         ("speculative, ms/token", speculative, "", f"{s.closed_form_speculative_ms_per_token:.4f}"),
-        ("speedup", f"{s.speedup:.3f}x", low_high, f"{s.closed_form_speedup:.3f}x"),
+        ("speedup", f"{s.speedup:.3f}x", noise, f"{s.closed_form_speedup:.3f}x"),
         ("tokens per round", f"{s.tokens_per_round:.3f}", "", f"{s.closed_form_tokens_per_round:.3f}"),
     ]
     phases = [
-        ("", "ms/round", "ms/token"),
+        ("where a round goes", "ms/round", "ms/token"),
         ("draft", f"{s.draft_ms_per_round:.4f}", f"{s.draft_ms_per_token:.4f}"),
         ("verify", f"{s.verify_ms_per_round:.4f}", f"{s.verify_ms_per_token:.4f}"),
     ]
@@ -88,32 +101,18 @@ def summary_text(s: Summary, overhead_ms: float) -> list[str]:
         f"a run: {s.tokens} tokens in {s.rounds:.1f} rounds, {s.drafted:.1f} drafted, "
         f"{s.accepted:.1f} accepted ({s.draft_acceptance_rate:.1%})"
     )
-    return [table(rows), table(phases), counts]
+    return [f"{table(rows)}\n{counts}", table(phases)]
 
 
-def outlook_text(forecast: Forecast, *, why: bool) -> list[str]:
-    """Return what a forecast says beyond its runs: of models and device, how sure it is, and what it hangs on."""
-    pair = forecast.setting.costs
-    low, high = forecast.uncertainty.speedup_ci95
-    parts = [models_text(pair, forecast)] if isinstance(pair, ModelPair) else []
-    if high > low:
-        parts.append(uncertainty_text(forecast.uncertainty, forecast.setting.draft_length))
-    if why:
-        reasons = [why_text(pair, forecast)] if isinstance(pair, ModelPair) else []
-        effects = f"1 % more of these changes the speedup by: {sensitivities_text(forecast.sensitivities)}."
-        parts.append("\n".join([*reasons, effects]))
-    return parts
-
-
-def uncertainty_text(known: Uncertainty, draft_length: int) -> str:
-    """Say how sure a forecast is."""
-    low, high = known.speedup_ci95
+def certainty_in_words(forecast: Forecast) -> list[str]:
+    """Say how sure the best draft length is, where that hangs on what is not known."""
+    known = forecast.uncertainty
+    if known.interval(forecast.setting.draft_length) is None:
+        return []
     first, last = known.best_draft_length_ci95
-    best = f"{known.best_draft_length} in {known.best_share:.0%} of the draws"
-    if not first == last == known.best_draft_length:
-        best = f"{first} to {last} in 95 % of the draws, {known.best_draft_length} in {known.best_share:.0%}"
-    gain = f"{low:.2f}x to {high:.2f}x at K = {draft_length}"
-    return f"As well as constants and acceptance are known: {gain}; best K {best}."
+    share = f"{known.best_draft_length} in {known.best_share:.0%} of the draws of what is not known"
+    best = share if first == last == known.best_draft_length else f"{first} to {last} in 95 %, {share}"
+    return [f"Best K {best}."]
 
 
 def sensitivities_text(sensitivities: Mapping[str, float]) -> str:

@@ -1,18 +1,21 @@
 """Which draft length at which batch size, and the settings under which an engine can try a forecast."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from simulator.costs.model_costs import ModelPair, largest_batch
+from simulator.costs.step import Floats
 from simulator.ground.histogram import survival_rates, synthetic_acceptance
 from simulator.rounds.acceptance_law import AcceptanceModel
 from simulator.rounds.analytic import speedup
 
 # Beyond what engines run at once.
 LARGEST_BATCH = 4096
+# Least gain that is worth another draft length, and least width of a range over its first batch size.
+LEAST_GAIN, LEAST_WIDTH = 0.02, 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,17 +35,36 @@ def schedule(pair: ModelPair, acceptance: AcceptanceModel, longest: int, *, over
         return ()
     priced = replace(pair, batch=np.arange(1, last + 1))
     gains = [speedup(priced, acceptance, k, overlap=overlap) for k in range(1, longest + 1)]
-    # 0 where no draft length beats plain decoding.
-    return ranges(np.asarray(np.argmax([np.ones(last), *gains], axis=0)))
+    return ranges(np.stack([np.ones(last), *(np.broadcast_to(gain, last) for gain in gains)]))
 
 
-def ranges(lengths: NDArray[np.int64]) -> tuple[Range, ...]:
-    """Join batch sizes 1, 2, ... of equal draft length."""
-    ends = [*np.flatnonzero(np.diff(lengths)), len(lengths) - 1]
-    starts = [0, *(int(e) + 1 for e in ends[:-1])]
-    return tuple(
-        Range(first=a + 1, last=int(b) + 1, draft_length=int(lengths[a])) for a, b in zip(starts, ends, strict=True)
-    )
+def ranges(gains: Floats) -> tuple[Range, ...]:
+    """Return ranges of batch sizes that share a draft length: as few as lose at most a little everywhere.
+
+    A range goes on until another draft length gains `LEAST_GAIN` more, and at least over `LEAST_WIDTH` of its first
+    batch size: engines capture graphs for each length, and forecasts do not tell closer than that.
+
+    Args:
+        gains: Speedups, [draft lengths from 0, batch sizes from 1]; the first row is 1, of plain decoding.
+    """
+    plan: list[Range] = []
+    last, first = gains.shape[1], 1
+    while first <= last:
+        least = math.ceil(first * (1 + LEAST_WIDTH))
+        if plan and least > last:
+            plan[-1] = replace(plan[-1], last=last)
+            break
+        # What is best over the narrowest range, so that one batch size does not decide.
+        least = min(least, last)
+        length = int(np.log(gains[:, first - 1 : least]).sum(1).argmax())
+        beaten = gains[:, least:].max(0) > gains[length, least:] * (1 + LEAST_GAIN)
+        end = least + int(beaten.argmax()) if beaten.any() else last
+        if plan and plan[-1].draft_length == length:
+            plan[-1] = replace(plan[-1], last=end)
+        else:
+            plan.append(Range(first=first, last=end, draft_length=length))
+        first = end + 1
+    return tuple(plan)
 
 
 def off_above(plan: tuple[Range, ...]) -> int | None:

@@ -17,18 +17,22 @@ STEP = 0.01
 class Uncertainty:
     """What the draws of constants and acceptance say.
 
-    speedup_ci95: of the draft length asked for. best_draft_length_ci95: 95 % of the draws have their best K in there.
-    best_share: how many of the draws have their best K at the forecast's. draft_lengths, speedup_low, speedup_high:
-    95 % of the draws at each draft length.
+    best_draft_length_ci95: 95 % of the draws have their best K in there. best_share: how many of the draws have their
+    best K at the forecast's. draft_lengths, speedup_low95, speedup_high95: 95 % of the draws at each draft length.
     """
 
-    speedup_ci95: tuple[float, float]
     best_draft_length: int
     best_draft_length_ci95: tuple[int, int]
     best_share: float
     draft_lengths: tuple[int, ...]
     speedup_low95: tuple[float, ...]
     speedup_high95: tuple[float, ...]
+
+    def interval(self, draft_length: int) -> tuple[float, float] | None:
+        """Return 95 % of the draws at a draft length; None where nothing is uncertain, or nobody knows how much."""
+        at = self.draft_lengths.index(draft_length)
+        low, high = self.speedup_low95[at], self.speedup_high95[at]
+        return (low, high) if high > low else None
 
 
 def speedups(
@@ -66,10 +70,11 @@ def uncertainty(
     middle = speedups(costs, acceptance, lengths, overlap=overlap)
     best = lengths[drawn[:, :longest].argmax(1)]
     low, high = np.quantile(drawn, (0.025, 0.975), axis=0)
+    # After few rounds, all of one kind, the half counts keep the draws away from what was counted.
+    low, high = np.minimum(low, middle), np.maximum(high, middle)
     best_length = int(middle[:longest].argmax()) + 1
     ends = np.quantile(best, (0.025, 0.975), method="inverted_cdf")
     return Uncertainty(
-        speedup_ci95=(float(low[draft_length - 1]), float(high[draft_length - 1])),
         best_draft_length=best_length,
         best_draft_length_ci95=(int(ends[0]), int(ends[1])),
         best_share=float((best == best_length).mean()),

@@ -4,28 +4,35 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from simulator.costs.model_costs import ModelPair
 from simulator.ground.histogram import alpha_iid
 from simulator.rounds.acceptance_law import HistogramAcceptance, Ints
-from simulator.rounds.analytic import break_even_alpha, speedup_by_draft_length
-from simulator.rounds.experiment import Setting, Summary
+from simulator.rounds.analytic import break_even_alpha, run_speedup, speedup_by_draft_length
+from simulator.rounds.experiment import Setting
 
+from .basis import Basis
 from .uncertainty import Uncertainty
 
 # Without a histogram nothing bounds K; published sweeps stop at 16.
 SEARCHED_DRAFT_LENGTHS = 16
+PAYS, DOES_NOT_PAY, CANNOT_TELL, DOES_NOT_FIT = "pays", "does not pay", "cannot tell", "does not fit"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
     """The answer in words and in figures.
 
-    answer: "pays", "does not pay" or "cannot tell" (an interval holds 1, or the runs give none).
+    answer: "pays", "does not pay", "cannot tell" (the interval holds 1), or "does not fit" into memory.
+    speedup: expected of a run of this length; None where it does not fit. speedup_ci95: its interval, by what is not
+    known of constants and acceptance; None where nothing says how well they are known.
     best_draft_length: by the closed form, among 1..searched_to. measured: whether a histogram was sampled.
     break_even_alpha: i.i.d. acceptance at which this K neither gains nor loses; None if not even 1 does. alpha_iid: the
     acceptance there is, in the same terms.
     """
 
     answer: str
+    speedup: float | None
+    speedup_ci95: tuple[float, float] | None
     best_draft_length: int
     best_speedup: float
     searched_to: int
@@ -34,18 +41,10 @@ class Verdict:
     alpha_iid: float
 
 
-def answer(summary: Summary, uncertainty: Uncertainty | None = None) -> str:
-    """Say what the interval of the runs allows to say, and that of constants and acceptance where these are uncertain.
-
-    Both have to lie on one side of 1.
-    """
-    if summary.simulation_noise_ci95 is None:
-        return "cannot tell"
-    low, high = summary.simulation_noise_ci95
-    if uncertainty is not None:
-        least, most = uncertainty.speedup_ci95
-        low, high = (min(low, least), max(high, most)) if most > least else (low, high)
-    return "pays" if low > 1 else "does not pay" if high < 1 else "cannot tell"
+def answer(speedup: float, interval: tuple[float, float] | None) -> str:
+    """Say what a speedup and its interval allow to say: both ends have to lie on one side of 1."""
+    low, high = interval or (speedup, speedup)
+    return PAYS if low > 1 else DOES_NOT_PAY if high < 1 else CANNOT_TELL
 
 
 def searched_draft_lengths(setting: Setting) -> Ints:
@@ -56,45 +55,50 @@ def searched_draft_lengths(setting: Setting) -> Ints:
     return np.arange(1, min(longest, setting.costs.longest or longest) + 1, dtype=np.int64)
 
 
-def judge(setting: Setting, summary: Summary, uncertainty: Uncertainty | None = None) -> Verdict:
-    """Judge one simulated setting; `uncertainty`: how well constants and acceptance are known, None for perfectly."""
+def judge(setting: Setting, uncertainty: Uncertainty) -> Verdict:
+    """Judge a setting; `uncertainty`: how well constants and acceptance are known."""
+    k, costs, acceptance = setting.draft_length, setting.costs, setting.acceptance
     draft_lengths = searched_draft_lengths(setting)
-    gains = speedup_by_draft_length(setting.costs, setting.acceptance, draft_lengths, overlap=setting.overlap)
-    best = int(gains.argmax())
+    gains = speedup_by_draft_length(costs, acceptance, draft_lengths, overlap=setting.overlap)
+    best, form = int(gains.argmax()), setting.closed_form
+    fits = not (isinstance(costs, ModelPair) and costs.fits is not None and not costs.fits)
+    gain = run_speedup(setting.cost, acceptance.law(k), setting.hit_rate, setting.total, overlap=setting.overlap)
+    interval = uncertainty.interval(k)
+    if interval is not None:
+        # The draws are of long runs.
+        interval = (interval[0] * gain / float(form.speedup), interval[1] * gain / float(form.speedup))
     return Verdict(
-        answer=answer(summary, uncertainty),
+        answer=answer(gain, interval) if fits else DOES_NOT_FIT,
+        speedup=gain if fits else None,
+        speedup_ci95=interval if fits else None,
         best_draft_length=int(draft_lengths[best]),
         best_speedup=float(gains[best]),
         searched_to=int(draft_lengths[-1]),
-        measured=isinstance(setting.acceptance, HistogramAcceptance),
-        break_even_alpha=break_even_alpha(setting.costs, setting.draft_length, overlap=setting.overlap),
-        alpha_iid=float(alpha_iid(summary.closed_form_tokens_per_round, setting.draft_length)),
+        measured=isinstance(acceptance, HistogramAcceptance),
+        break_even_alpha=break_even_alpha(costs, k, overlap=setting.overlap),
+        alpha_iid=float(alpha_iid(form.tokens_per_round, k)),
     )
 
 
-def in_words(verdict: Verdict, summary: Summary, draft_length: int) -> list[str]:
-    """Return the verdict as lines for a reader."""
-    return [
-        gain_in_words(verdict, summary),
-        best_in_words(verdict, draft_length),
-        need_in_words(verdict, draft_length),
-    ]
-
-
-def gain_in_words(verdict: Verdict, summary: Summary) -> str:
-    gain = summary.speedup
-    if verdict.answer == "pays":
-        return f"It pays: {gain:.2f}x as fast, {1 - 1 / gain:.0%} less time a token."
-    if verdict.answer == "does not pay":
-        return f"It does not pay: {gain:.2f}x as fast, {1 / gain - 1:.0%} more time a token."
-    if summary.simulation_noise_ci95 is None:
-        return f"Cannot tell from these runs ({gain:.2f}x): take more --replications or a larger --total."
-    if answer(summary) != verdict.answer:
-        return f"Cannot tell: {gain:.2f}x, but constants and acceptance are not known well enough."
-    return f"Cannot tell: {gain:.2f}x, and its interval holds 1. Take more --replications or a larger --total."
+def headline(verdict: Verdict, basis: Basis, draft_length: int) -> str:
+    """Return the answer as one line, with its interval and what it is conditional on."""
+    gain = verdict.speedup
+    if gain is None:
+        return "Does not fit into memory: no speedup to tell of."
+    figures = f"{gain:.2f}x as fast"
+    if verdict.speedup_ci95 is not None:
+        figures += " ({:.2f}x to {:.2f}x)".format(*verdict.speedup_ci95)
+    less = f"{1 - 1 / gain:.0%} less" if gain >= 1 else f"{1 / gain - 1:.0%} more"
+    figures += f" at K = {draft_length}, {less} time a token"
+    if verdict.answer == CANNOT_TELL:
+        return f"Cannot tell: {figures}{basis.condition and f', {basis.condition}'}."
+    if basis.condition:
+        return f"{basis.condition[0].upper()}{basis.condition[1:]}: {figures}."
+    return f"It {verdict.answer}: {figures}."
 
 
 def best_in_words(verdict: Verdict, draft_length: int) -> str:
+    """Say which draft length is best."""
     k, gain, top = verdict.best_draft_length, verdict.best_speedup, verdict.searched_to
     if gain <= 1:
         return f"No draft length pays in long runs: the best of 1..{top}, K = {k}, gives {gain:.2f}x."
@@ -105,6 +109,7 @@ def best_in_words(verdict: Verdict, draft_length: int) -> str:
 
 
 def need_in_words(verdict: Verdict, draft_length: int) -> str:
+    """Say what acceptance a draft length needs."""
     if verdict.break_even_alpha is None:
         return f"Break-even at K = {draft_length}: none, not even if every draft were accepted."
     return (

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 # About 10 GB of trace.
 MAX_LOGGED_TOKENS = 50_000_000
+# Of a file's name in a line of at most 100 columns.
+LONGEST_PATH = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +64,7 @@ def simulate(**values: Any) -> None:
 
 def run(options: SimulateOptions) -> None:
     """Load, forecast, write and print."""
+    from simulator.answers.basis import basis_of
     from simulator.answers.forecast import forecast
     from simulator.answers.report import check_table_format, result_json, result_text, run_columns, write_table
     from simulator.costs.priced import load_pricing
@@ -90,15 +93,22 @@ def run(options: SimulateOptions) -> None:
     if isinstance(measured, HistogramAcceptance):
         counted = tuple(name for name in counted if name != "alpha")
     parameters = parameters_of(options, pricing, {name: getattr(point, name) for name in counted}, measured)
+    basis = basis_of(
+        setting.costs,
+        setting.acceptance,
+        alpha=float(point.alpha),
+        is_default_alpha="alpha" not in options.stated,
+        profile=pricing.profile,
+    )
     answer = forecast(setting, replications=options.replications, seed=options.seed)
     if options.csv:
         write_table(options.csv, run_columns(answer, parameters))
     if options.events:
         write_events(options.events, setting, options.seed, parameters)
     if options.as_json:
-        click.echo(to_json(result_json(answer, parameters)), nl=False)
+        click.echo(to_json(result_json(answer, parameters, basis)), nl=False)
         return
-    click.echo(result_text(answer, heading(options, point, pricing, measured), why=options.why))
+    click.echo(result_text(answer, heading(options, point, pricing, measured), basis, why=options.why))
     for path in filter(None, outputs.values()):
         click.echo(f"wrote {path}")
 
@@ -120,12 +130,14 @@ def parameters_of(
 
 def heading(options: SimulateOptions, point: Point, pricing: "Pricing", measured: "Measured | None") -> str:
     """Say what was forecast."""
-    from simulator.rounds.acceptance_law import HistogramAcceptance
+    from simulator.rounds.acceptance_law import EquivalentAcceptance
 
-    if isinstance(measured, HistogramAcceptance):
-        source = f"acceptance sampled from {options.hist}"
+    if measured is None:
+        source = f"i.i.d. acceptance {point.alpha:.4g}"
+    elif isinstance(measured, EquivalentAcceptance):
+        source = f"i.i.d. acceptance {point.alpha:.4g} (equivalent of {shortened(options.hist)})"
     else:
-        source = f"i.i.d. acceptance {point.alpha:.4g}" + (f" (equivalent of {options.hist})" if measured else "")
+        source = f"acceptance sampled from {shortened(options.hist)}"
     source += f" ({measured.caveat})" if measured is not None and measured.caveat else ""
     overlap = ", overlapped drafting" if options.overlap else ""
     runs = f"{options.replications} run{'s' if options.replications > 1 else ''}"
@@ -138,6 +150,12 @@ def heading(options: SimulateOptions, point: Point, pricing: "Pricing", measured
         pair = f"{target or pricing.models.target.name} drafted by {draft or pricing.models.draft.name}"
         where = f"{pair}, batch {point.batch}, context {point.context}, {where}"
     return f"{what}\n{where}"
+
+
+def shortened(path: Path | None) -> str:
+    """Return a path, or the end of a long one."""
+    text = str(path)
+    return text if len(text) <= LONGEST_PATH else f"...{text[-LONGEST_PATH:]}"
 
 
 def write_events(path: Path, setting: "Setting", seed: int, parameters: Mapping[str, Any]) -> None:

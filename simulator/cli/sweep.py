@@ -1,14 +1,14 @@
 """The command `sweep`: forecasts over a grid."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from simulator.costs.parameters import BY_NAME, PARAMETERS
-from simulator.ground.artefacts import check_outputs
+from simulator.ground.artefacts import check_outputs, envelope, to_json
 from simulator.ground.command import FILE, command, progress
 
 from .options import (
@@ -24,6 +24,8 @@ from .options import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from simulator.answers.basis import Basis
+    from simulator.answers.sweep_table import Answer
     from simulator.rounds.grid import Columns, Sweep
 
 
@@ -35,6 +37,7 @@ class SweepOptions(SharedOptions):
     out: Path | None
     plot: Path | None
     plot_kind: str
+    as_json: bool
 
 
 @command("sweep")
@@ -49,6 +52,7 @@ class SweepOptions(SharedOptions):
     default="auto",
     help="Contours over two options, curves over one by another, or panels of contours over three or four.",
 )
+@click.option("--json", "as_json", is_flag=True, help="Print the answers as JSON.")
 def sweep(**values: Any) -> None:
     """Evaluate a grid: every numeric option takes lists and ranges, such as 1:8, 0.05,0.1 or 0.5:0.95:0.05.
 
@@ -64,6 +68,7 @@ def run(options: SweepOptions) -> None:
     """Load, evaluate, write, draw and print."""
     from simulator.answers.plots import draw, plan
     from simulator.answers.report import cautions_text, check_table_format, write_table
+    from simulator.answers.sweep_table import answers_of
     from simulator.ground.pictures import check_format, save_figure
     from simulator.rounds.grid import run_sweep
 
@@ -82,11 +87,15 @@ def run(options: SweepOptions) -> None:
         unfit = int((~fitting(columns)).sum())
         caveats = "; ".join(filter(None, [caveat, f"{unfit} points do not fit into memory" if unfit else ""]))
         save_figure(options.plot, draw(task.grid, columns, layout, held_fixed(task, source, caveats)))
+    answers, basis = answers_of(task, columns), basis_of_sweep(options, task)
+    if options.as_json:
+        click.echo(to_json(result_json(task, answers, parameters_of(options, task), basis)), nl=False)
+        return
     models, widest = task.pricing.models, int(task.grid.values["draft_length"].max())
     if models is not None:
         for text in cautions_text(replace(models, context=task.grid.values["context"]), widest):
             click.echo(text)
-    click.echo(sweep_text(task, columns, f"{source} ({caveat})" if caveat else source))
+    click.echo(sweep_text(task, columns, answers, basis))
     for path in filter(None, outputs.values()):
         click.echo(f"wrote {path}")
 
@@ -138,24 +147,53 @@ def held_fixed(task: "Sweep", source: str, caveat: str) -> str:
     return ", ".join(words) + (", overlapped drafting" if task.overlap else "")
 
 
-def sweep_text(task: "Sweep", columns: "Columns", source: str) -> str:
-    """Return a few lines about a sweep: its size, its best and worst point, and how many points pay."""
+def sweep_text(task: "Sweep", columns: "Columns", answers: "list[Answer]", basis: "Basis") -> str:
+    """Return what a sweep answers: its best point, what it rests on, and the best K by the other values."""
     import numpy as np
 
-    key = "speedup" if "speedup" in columns else "closed_form_speedup"
-    gains = np.where(fitting(columns), columns[key], np.nan)
-    unfit = int(np.isnan(gains).sum())
+    from simulator.answers.sweep_table import answers_text
+
+    gains = np.where(fitting(columns), columns["closed_form_speedup"], np.nan)
     axes = [BY_NAME[name].key for name in task.grid.axes]
-    lines = [f"{task.grid.points:,} points over {', '.join(axes) or 'no option'}; {source}"]
-    if unfit:
-        lines.append(f"{unfit:,} of them do not fit into memory, and do not count below")
-    if unfit == len(gains):
-        return "\n".join(lines)
-    for word, at in (("best", int(np.nanargmax(gains))), ("worst", int(np.nanargmin(gains)))):
-        where = ", ".join(f"{k} {columns[k][at]:g}" for k in axes)
-        lines.append(f"{word:5} {gains[at]:.3f}x  at {where}")
-    lines.append(f"above 1x at {int((gains > 1).sum()):,} of them")
-    return "\n".join(lines)
+    rests_on = [f"acceptance: {basis.acceptance_text}", f"costs: {basis.costs_text}"]
+    if np.isnan(gains).all():
+        return "\n".join(["Does not fit into memory, at any of these points.", *rests_on])
+    at = int(np.nanargmax(gains))
+    where = ", ".join(f"{k} {columns[k][at]:g}" for k in axes)
+    condition = f"{basis.condition[0].upper()}{basis.condition[1:]}: at" if basis.condition else "At"
+    first = f"{condition} most {gains[at]:.2f}x as fast{where and f', at {where}'}."
+    if not axes:
+        return "\n".join([first, *rests_on])
+    count = f"{task.grid.points:,} points over {', '.join(axes)}; above 1x at {int((gains > 1).sum()):,} of them"
+    if unfit := int(np.isnan(gains).sum()):
+        count += f"; {unfit:,} do not fit into memory"
+    return "\n".join([first, *rests_on, count, "", answers_text(task, answers)])
+
+
+def result_json(
+    task: "Sweep", answers: "list[Answer]", parameters: Mapping[str, Any], basis: "Basis"
+) -> dict[str, Any]:
+    """Return what a sweep answers, under plain keys."""
+    body = {"basis": asdict(basis), "points": task.grid.points, "answers": [asdict(answer) for answer in answers]}
+    axes = {BY_NAME[name].key: task.grid.values[name].tolist() for name in task.grid.axes}
+    return envelope("sweep", 1, {**axes, **parameters}) | body
+
+
+def basis_of_sweep(options: SweepOptions, task: "Sweep") -> "Basis":
+    """Return what all points rest on; an alpha that is swept is stated."""
+    from simulator.answers.basis import basis_of
+    from simulator.costs.parameters import Point
+    from simulator.rounds.acceptance_law import IidAcceptance
+
+    first = {name: float(values[0]) for name, values in task.grid.values.items()}
+    alpha = first.get("alpha", 0.0)
+    return basis_of(
+        task.pricing.costs(Point(**first)),
+        task.acceptance.model or IidAcceptance(alpha),
+        alpha=None if "alpha" in task.grid.axes else alpha,
+        is_default_alpha="alpha" not in options.stated,
+        profile=task.pricing.profile,
+    )
 
 
 def fitting(columns: "Columns") -> "NDArray[Any]":

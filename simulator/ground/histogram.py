@@ -22,6 +22,8 @@ SCHEMA_VERSIONS = (1,)
 MAX_COUNT = 1e30
 # Half the width of a 95 % interval in standard errors.
 NORMAL_95 = 1.959964
+# Of rounds whose prompts are not known: what the 48 prompts of the bundled pair have (about 40 rounds each).
+DEFAULT_DESIGN_EFFECT = 8.0
 
 
 def tokens_per_round_iid(alpha: ArrayLike, draft_length: ArrayLike) -> NDArray[np.float64]:
@@ -85,7 +87,8 @@ class AcceptanceHistogram:
 
     Counts may be fractional, when they are expectations from a trace. `caveat` says what kind of approximation they
     are; empty for a plain measurement. `design_effect` is how many times the variance of the mean exceeds that of as
-    many independent rounds: rounds of one prompt are alike.
+    many independent rounds: rounds of one prompt are alike. `prompts` and `pair` (target, draft) are what was measured,
+    where that is known. `is_law`: the counts are probabilities, of rounds that nobody counted.
 
     Raises:
         UserError: No bucket above 0, a count that is negative, NaN or above MAX_COUNT, or nothing counted at all.
@@ -94,6 +97,9 @@ class AcceptanceHistogram:
     counts: tuple[float, ...]
     caveat: str = field(default="", compare=False)
     design_effect: float = field(default=1.0, compare=False)
+    prompts: int | None = field(default=None, compare=False)
+    pair: tuple[str, str] | None = field(default=None, compare=False)
+    is_law: bool = field(default=False, compare=False)
 
     def __post_init__(self) -> None:
         if len(self.counts) < 2:
@@ -150,7 +156,7 @@ class AcceptanceHistogram:
         k, longest = draft_length, self.draft_length
         if not 1 <= k <= longest:
             raise UserError(f"draft length {k} with a histogram of k = {longest}, expected 1..{longest}")
-        return AcceptanceHistogram((*self.counts[:k], math.fsum(self.counts[k:])), self.caveat, self.design_effect)
+        return replace(self, counts=(*self.counts[:k], math.fsum(self.counts[k:])))
 
 
 def variance(law: NDArray[np.float64]) -> float:
@@ -160,7 +166,7 @@ def variance(law: NDArray[np.float64]) -> float:
 
 
 def design_effect_of(payload: Mapping[str, Any], histogram: AcceptanceHistogram) -> float:
-    """Return the design effect that the file's own interval of tokens_per_round tells; 1 where it has none.
+    """Return the design effect that the file's own interval of tokens_per_round tells; the default where it has none.
 
     At least 1: an interval narrower than that of independent rounds comes of too few prompts. Where these were too few
     for any interval, each counts as one round, which is the most that its rounds can be alike.
@@ -168,22 +174,27 @@ def design_effect_of(payload: Mapping[str, Any], histogram: AcceptanceHistogram)
     metrics = payload.get("metrics")
     intervals = metrics.get("ci95") if isinstance(metrics, dict) else None
     if not isinstance(intervals, dict) or "tokens_per_round" not in intervals:
-        return 1.0
+        return DEFAULT_DESIGN_EFFECT
     ends, independent = intervals["tokens_per_round"], variance(histogram.law) / histogram.samples
     if ends is None:
-        return max(1.0, histogram.samples / prompt_count(payload))
-    if not isinstance(ends, list) or len(ends) != 2 or independent <= 0:
-        return 1.0
-    if not all(isinstance(end, int | float) for end in ends):
+        return max(1.0, histogram.samples / (histogram.prompts or 1))
+    if not isinstance(ends, list) or len(ends) != 2 or not all(isinstance(end, int | float) for end in ends):
+        return DEFAULT_DESIGN_EFFECT
+    if independent <= 0:
         return 1.0
     return max(1.0, float(((ends[1] - ends[0]) / (2 * NORMAL_95)) ** 2 / independent))
 
 
-def prompt_count(payload: Mapping[str, Any]) -> int:
-    """Return how many prompts a histogram file was measured on, 1 where it does not say."""
-    parameters = payload.get("parameters")
-    count = parameters.get("prompt_count") if isinstance(parameters, dict) else None
-    return count if isinstance(count, int) and count > 0 else 1
+def measured_on(payload: Mapping[str, Any]) -> dict[str, Any]:
+    """Return prompts and pair of a histogram file, where it says."""
+    stated = payload.get("parameters")
+    parameters = stated if isinstance(stated, dict) else {}
+    count, pair = parameters.get("prompt_count"), (parameters.get("target"), parameters.get("draft"))
+    named = all(isinstance(name, str) and name for name in pair)
+    return {
+        "prompts": count if isinstance(count, int) and count > 0 else None,
+        "pair": pair if named else None,
+    }
 
 
 def parse_histogram(payload: Field) -> AcceptanceHistogram:
@@ -195,8 +206,9 @@ def parse_histogram(payload: Field) -> AcceptanceHistogram:
         if bucket not in counts:
             count.error_about_key([f"'0' to '{k}' (k is {k})"])
         counts[bucket] = count.number(0, MAX_COUNT)
+    described = measured_on(payload.object())
     try:
-        histogram = AcceptanceHistogram(tuple(counts.values()), caveat_of(payload.object()))
+        histogram = AcceptanceHistogram(tuple(counts.values()), caveat_of(payload.object()), **described)
     except UserError as error:
         raise UserError(f"{payload.path}: {error}") from None
     samples = payload["samples"]

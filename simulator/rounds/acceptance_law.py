@@ -13,6 +13,7 @@ from simulator.costs.step import Floats
 from simulator.ground.histogram import AcceptanceHistogram, alpha_iid, tokens_per_round_iid
 
 Ints = NDArray[np.int64]
+HALF_A_ROUND = 0.5
 
 
 class AcceptanceModel(Protocol):
@@ -102,6 +103,11 @@ class HistogramAcceptance:
         """What kind of approximation the histograms are; empty for plain measurements."""
         return "; ".join(sorted({h.caveat for h in self.histograms if h.caveat}))
 
+    @property
+    def pair(self) -> tuple[str, str] | None:
+        """Target and draft that were measured; None where the files do not say."""
+        return self.nearest(self.longest).pair
+
     def nearest(self, draft_length: int) -> AcceptanceHistogram:
         """Return the histogram of the shortest draft length that covers this one, or the longest."""
         return min(self.histograms, key=lambda h: (h.draft_length < draft_length, abs(h.draft_length - draft_length)))
@@ -116,7 +122,7 @@ class HistogramAcceptance:
         return float(source.conditional[min(draft_length, source.draft_length - 1)])
 
     def sample_tokens_per_round(self, draft_lengths: Ints, rng: np.random.Generator, samples: int) -> Floats:
-        """Draw by the Bayesian bootstrap: histograms whose buckets have a Dirichlet law about the counts.
+        """Draw histograms whose conditional rates have beta laws about what was counted.
 
         Draft lengths cut from one histogram share its draws. Histograms of their own come from one text: what is drawn
         at a position is the same quantile in all of them.
@@ -130,16 +136,17 @@ class HistogramAcceptance:
 def drawn_survival(histogram: AcceptanceHistogram, uniforms: Floats) -> Floats:
     """Return P(A >= j) for j in 1..k of a histogram drawn anew; uniforms and result are [samples, k].
 
-    Of a Dirichlet law the conditional rates of the positions are independent, with beta laws (Connor and Mosimann
-    1969). Rounds that are alike count as fewer.
+    The conditional rates of the positions are independent, with beta laws (Connor and Mosimann 1969), each after half a
+    round that went on and half a one that stopped (Jeffreys): few rounds are no certainty. Rounds that are alike count
+    as fewer; probabilities, of which nobody knows how many rounds they are of, are the same in every draw.
     """
     from scipy.special import betaincinv
 
+    if histogram.is_law:
+        return np.broadcast_to(histogram.survival, uniforms.shape)
     counts = np.asarray(histogram.counts, np.float64) / histogram.design_effect
     stay, stop = np.cumsum(counts[::-1])[::-1][1:], counts[:-1]
-    known = (stay > 0) & (stop > 0)
-    rates = betaincinv(np.where(known, stay, 1.0), np.where(known, stop, 1.0), uniforms)
-    return np.asarray(np.cumprod(np.where(known, rates, stay > 0), 1))
+    return np.asarray(np.cumprod(betaincinv(stay + HALF_A_ROUND, stop + HALF_A_ROUND, uniforms), 1))
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,9 @@ from simulator.costs.step import Costs, Floats, RoundCost
 
 from .acceptance_law import AcceptanceModel, IidAcceptance, Ints, law_table
 
+# Tokens from which the end of a run counts for nothing.
+LONG_RUN = 1 << 20
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClosedForm:
@@ -43,6 +46,35 @@ def closed_form(
         hit = full * bonus_guess_rate
         round_s = np.asarray(hit * cost.after_hit_s + (1 - hit) * cost.after_miss_s)
     return ClosedForm(tokens_per_round=tau, round_s=round_s, speedup=tau * cost.baseline_s / round_s)
+
+
+def run_speedup(
+    cost: RoundCost, law: ArrayLike, bonus_guess_rate: float, total: int, *, overlap: bool = False
+) -> float:
+    """Return baseline over expected time of a run of `total` tokens: what simulated runs have as their mean.
+
+    The last round may commit more than is left; long runs come to `closed_form`. E[rounds to n tokens] is
+    R(n) = 1 + sum over a of P(a) R(n - 1 - a), a linear filter; hits are counted alike.
+
+    Args:
+        cost: Seconds of the phases; scalars.
+        law: P(A = a), shape [K + 1].
+        bonus_guess_rate: Used with overlap, as in `closed_form`.
+        total: Tokens, >= 1.
+        overlap: Whether the next draft is made while the target verifies.
+    """
+    from scipy.signal import lfilter
+
+    law, tokens = np.asarray(law, np.float64), min(total, LONG_RUN)
+    recursion = np.concatenate(([1.0], -law))
+    rounds = lfilter([1.0], recursion, np.ones(tokens))[-1]
+    spent_s = rounds * float(cost.after_miss_s)
+    if overlap:
+        # A round that accepts all K saves its successor the draft, if there is one.
+        has_next = np.arange(1, tokens + 1) > len(law)
+        hits = lfilter([1.0], recursion, has_next * (law[-1] * bonus_guess_rate))[-1]
+        spent_s -= hits * float(cost.after_miss_s - cost.after_hit_s)
+    return float(tokens * cost.baseline_s / spent_s)
 
 
 def speedup(costs: Costs, model: AcceptanceModel, draft_length: int, *, overlap: bool) -> Floats:

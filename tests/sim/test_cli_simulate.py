@@ -16,6 +16,8 @@ from simulator.costs.parameters import MODEL_NAMES, PARAMETERS
 
 from .builders import result
 
+ON_H100 = ("--hist", "h.json", "--profile", "h100-sxm", "--target-model", "llama-3.1-8b")
+ON_H100 += ("--draft-model", "llama-3.2-1b")
 GRID = ("--draftN", "1:4", "--alpha", "0.5:0.9:0.1", "--draft-cost", "0.05,0.1")
 SCRIPTS = sysconfig.get_path("scripts")
 KEYS = {
@@ -27,10 +29,35 @@ KEYS = {
 
 def test_the_owners_command_prints_every_figure_and_a_verdict(output, hist_file: Path) -> None:
     said = output("simulate", "--draftN", 4, "--hist", hist_file)
-    for text in ("baseline", "speculative", "speedup", "95 % interval", "closed form", "draft", "verify", "ms/round"):
+    assert said.startswith("It pays: 2.")
+    for text in ("baseline", "speculative", "speedup", "simulation noise", "closed form", "draft", "verify", "K = 4"):
         assert text in said
-    for text in ("ms/token", "rounds", "drafted", "accepted", "tokens per round", "It pays", "K = 4", "Break-even"):
+    for text in ("ms/round", "ms/token", "rounds", "drafted", "accepted", "tokens per round", "Break-even"):
         assert text in said
+    assert max(map(len, said.splitlines())) <= 100
+
+
+@pytest.mark.parametrize(
+    ("parameters", "options", "source", "start"),
+    [
+        (None, (), "default", "If alpha were 0.8: 2."),
+        (None, ("--alpha", 0.9), "stated", "If alpha is 0.9: "),
+        ({}, ("--hist", "h.json"), "measured", "It pays: "),
+        ({"target": "org/Llama-3.1-8B-Instruct", "draft": "x/llama-3.2-1b"}, ON_H100, "measured", "It pays: "),
+        ({"target": "bundled", "draft": "llama-3.2-1b"}, ON_H100, "other pair", "If this pair accepts as bundled and "),
+    ],
+)
+def test_the_first_line_says_what_an_answer_is_conditional_on(
+    run, tmp_path: Path, parameters: dict[str, str] | None, options: tuple[object, ...], source: str, start: str
+) -> None:
+    if parameters is not None:
+        payload = {"k": 4, "hist": {"0": 200, "1": 100, "2": 100, "3": 100, "4": 500}, "parameters": parameters}
+        (tmp_path / "h.json").write_text(json.dumps(payload))
+    done = run("simulate", *options)
+    assert done.stdout.startswith(start), done
+    basis = result(run, *options)["basis"]
+    assert basis["acceptance"] == source
+    assert bool(basis["condition"]) == (not start.startswith("It pays"))
 
 
 def test_json_has_the_plain_keys_and_hangs_together(run, hist_file: Path) -> None:
@@ -94,11 +121,12 @@ def test_the_histogram_is_cut_exactly_and_its_iid_equivalent_is_that_of_the_cut(
     assert result(run, "--hist", hist_file)["parameters"]["draftN"] == 4
 
 
-def test_runs_that_are_alike_by_chance_give_no_interval_and_no_verdict(run) -> None:
-    for seed in range(9):
-        found = result(run, "--total", 5, "--replications", 2, "--seed", seed)
-        interval = found["simulation_noise_ci95"]
-        assert found["verdict"]["answer"] == "cannot tell" if interval is None else 0 < interval[0] < interval[1] < 100
+def test_runs_that_are_alike_by_chance_give_no_interval_and_the_answer_hangs_on_no_run(run) -> None:
+    answers = [result(run, "--total", 5, "--replications", 2, "--seed", seed) for seed in range(9)]
+    noise = [found["simulation_noise_ci95"] for found in answers]
+    assert None in noise
+    assert all(0 < low < high < 100 for low, high in filter(None, noise))
+    assert len({json.dumps(found["verdict"]) for found in answers}) == 1
 
 
 def test_overlap_is_faster_and_never_changes_what_is_accepted(run) -> None:
@@ -248,9 +276,9 @@ def test_a_sweep_writes_one_tidy_row_a_point(output, tmp_path: Path) -> None:
     assert ((frame.simulation_noise_low95 <= frame.speedup) & (frame.speedup <= frame.simulation_noise_high95)).all()
     assert frame.drafted.tolist() == pytest.approx((frame.rounds * frame.draftN).tolist())
     assert (frame.rounds + frame.accepted - frame.cut_tokens).tolist() == pytest.approx(frame.total.tolist())
-    best = frame.loc[frame.speedup.idxmax()]
-    assert f"best  {best.speedup:.3f}x" in said
-    assert f"above 1x at {(frame.speedup > 1).sum()} of them" in said
+    best = frame.loc[frame.closed_form_speedup.idxmax()]
+    assert said.startswith(f"If alpha is as stated: at most {best.closed_form_speedup:.2f}x as fast, at draftN 4")
+    assert f"above 1x at {(frame.closed_form_speedup > 1).sum()} of them" in said
     # Parquet holds the same; without replications there is the closed form alone.
     output("sweep", *GRID, "--out", "s.parquet")
     parquet = pd.read_parquet(tmp_path / "s.parquet")
@@ -279,6 +307,30 @@ def test_a_histogram_is_swept_over_its_draft_lengths(output, hist_file: Path, tm
     # A dollar in a name is no formula of the plot's title.
     hist_file.rename(tmp_path / "a$b^{$.json")
     output(*words, "a$b^{$.json", "--plot", "p.png")
+
+
+def test_the_best_k_of_every_row_is_printed_off_among_the_answers(run, hist_file: Path) -> None:
+    words = ("sweep", "--draftN", "1:8", "--alpha", "0.1,0.9", "--draft-cost", "0.3", "--json")
+    found = json.loads(run(*words).stdout)
+    for answer in found["answers"]:
+        alpha = answer["values"]["alpha"]
+        gains = {k: (1 - alpha ** (k + 1)) / (1 - alpha) / (1 + 0.3 * k) for k in range(1, 9)}
+        best = max(gains, key=gains.__getitem__)
+        assert answer["draft_length"] == (best if gains[best] > 1 else 0)
+        assert answer["speedup"] == pytest.approx(gains[best])
+        ties = [k for k, gain in {0: 1.0, **gains}.items() if gain * 1.02 > max(1, gains[best])]
+        assert answer["as_good"] == [k for k in ties if k != answer["draft_length"]]
+        assert answer["speedup_ci95"] is None
+    said = run(*words[:-1]).stdout
+    assert [line.split()[1] for line in said.splitlines()[-2:]] == ["off", str(found["answers"][1]["draft_length"])]
+    # A best K at the edge of what was looked at is flagged; what is measured has an interval.
+    said = run("sweep", "--draftN", "1:4", "--hist", hist_file, "--draft-cost", "0.01,0.02").stdout
+    assert said.count("(the longest looked at)") == 2
+    assert all("x to " in line for line in said.splitlines()[-2:])
+    # Many rows are thinned out, and said to be.
+    said = run("sweep", "--draftN", "1:2", "--alpha", "0.01:0.99:0.01").stdout
+    assert said.splitlines()[-1] == "24 of 99 combinations are shown; --out FILE has all"
+    assert max(map(len, said.splitlines())) <= 100
 
 
 def test_any_number_of_replications_works(output) -> None:

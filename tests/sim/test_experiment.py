@@ -4,15 +4,15 @@ import io
 import itertools
 import json
 from collections import defaultdict
-from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simulator.answers.uncertainty import Uncertainty
-from simulator.answers.verdict import in_words, judge
+from simulator.answers.basis import Basis
+from simulator.answers.forecast import forecast
+from simulator.answers.verdict import answer, best_in_words, headline, need_in_words
 from simulator.costs.step import Knobs
 from simulator.ground.chrome_trace import ChromeTrace
 from simulator.ground.histogram import AcceptanceHistogram
@@ -20,7 +20,7 @@ from simulator.rounds.acceptance_law import HistogramAcceptance, IidAcceptance
 from simulator.rounds.arms import LANES, Played
 from simulator.rounds.engine import elapsed_s
 from simulator.rounds.event_queue import EventQueue, Priority
-from simulator.rounds.experiment import Setting, interval95, play_events, replicate, summarise
+from simulator.rounds.experiment import Setting, interval95, play_events, replicate
 
 
 def setting(alpha=0.8, draft_cost=0.1, k=4, total=512, overlap=False, histogram=None, **costs: float) -> Setting:
@@ -51,10 +51,11 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
     assert interval95(np.full(4, 2.0), np.array(4.0)) == (2.0, 2.0)
 
 
-def verdict_of(point: Setting, replications: int = 16):
-    summary = summarise(point, replicate(point, replications, seed=0))
-    verdict = judge(point, summary)
-    return verdict, " ".join(in_words(verdict, summary, point.draft_length))
+def verdict_of(point: Setting):
+    verdict = forecast(point, replications=2).verdict
+    basis = Basis(acceptance="measured", condition="", acceptance_text="", costs_text="")
+    k = point.draft_length
+    return verdict, " ".join([headline(verdict, basis, k), best_in_words(verdict, k), need_in_words(verdict, k)])
 
 
 def test_the_verdict_says_whether_it_pays_with_the_best_k_of_the_histogram() -> None:
@@ -62,17 +63,19 @@ def test_the_verdict_says_whether_it_pays_with_the_best_k_of_the_histogram() -> 
     assert verdict.answer == "pays"
     assert (verdict.best_draft_length, verdict.searched_to) == (4, 4)
     assert verdict.best_speedup == pytest.approx((1 + 0.9 + 0.8 + 0.7 + 0.6) / 1.4)
-    assert "It pays" in words
+    low, high = verdict.speedup_ci95
+    assert low < verdict.speedup < high
+    assert f"It pays: {verdict.speedup:.2f}x as fast ({low:.2f}x to {high:.2f}x) at K = 4" in words
     assert "the longest this histogram tells of" in words
     verdict, words = verdict_of(setting(0.1, draft_cost=0.5))
     assert verdict.answer == "does not pay"
+    assert verdict.speedup_ci95 is None
     assert "It does not pay" in words
     assert "No draft length pays in long runs" in words
     assert verdict.break_even_alpha > 0.1
-    # From one run or at break-even it cannot tell.
-    assert verdict_of(setting(), replications=1)[0].answer == "cannot tell"
-    even = judge(setting(), summarise(setting(), replicate(setting(), 8, 0))).break_even_alpha
-    verdict, words = verdict_of(setting(even, total=100_000))
+    # A few rounds leave it open.
+    verdict, words = verdict_of(setting(draft_cost=0.2, histogram=AcceptanceHistogram((1, 0, 0, 0, 1))))
+    assert verdict.speedup > 1
     assert verdict.answer == "cannot tell"
     assert "Cannot tell" in words
 
@@ -86,41 +89,24 @@ def test_a_draft_as_costly_as_the_target_never_breaks_even() -> None:
     assert verdict.searched_to == 30
 
 
-def sure(low: float, high: float) -> Uncertainty:
-    best = {"best_draft_length": 4, "best_draft_length_ci95": (4, 4), "best_share": 1.0, "draft_lengths": (4,)}
-    return Uncertainty(speedup_ci95=(low, high), speedup_low95=(low,), speedup_high95=(high,), **best)
+def test_both_ends_of_the_interval_have_to_lie_on_one_side_of_1() -> None:
+    intervals = [((1.05, 1.3), "pays"), ((0.9, 1.4), "cannot tell"), ((0.7, 0.95), "does not pay")]
+    assert [answer(1.1, interval) for interval, _ in intervals] == [word for _, word in intervals]
+    # Where nothing says how uncertain it is, the speedup alone says.
+    assert [answer(gain, None) for gain in (1.01, 1.0, 0.99)] == ["pays", "cannot tell", "does not pay"]
 
 
-SETTING = setting(0.7, total=2000)
-SUMMARY = summarise(SETTING, replicate(SETTING, 8, 0))
-ANSWERS = [
-    ((1.1, 1.2), (1.05, 1.3), "pays"),
-    ((1.1, 1.2), (0.9, 1.4), "cannot tell"),
-    ((0.9, 1.1), (1.05, 1.3), "cannot tell"),
-    ((0.8, 0.9), (0.7, 0.95), "does not pay"),
-    ((0.8, 0.9), (0.7, 1.05), "cannot tell"),
-    ((1.1, 1.2), (0.7, 0.9), "cannot tell"),
-    (None, (1.2, 1.4), "cannot tell"),
-    # Where nothing is uncertain, the runs alone say.
-    ((1.1, 1.2), (0.99, 0.99), "pays"),
-]
-
-
-def test_both_intervals_have_to_lie_on_one_side_of_1() -> None:
-    for runs, known, answer in ANSWERS:
-        summary = replace(SUMMARY, simulation_noise_ci95=runs)
-        assert judge(SETTING, summary, sure(*known)).answer == answer
-
-
-def test_words_name_what_leaves_it_open() -> None:
-    summary = replace(SUMMARY, speedup=1.15, simulation_noise_ci95=(1.1, 1.2))
-    plain = judge(SETTING, summary)
-    assert in_words(plain, summary, 4)[0] == "It pays: 1.15x as fast, 13% less time a token."
-    open_ = in_words(judge(SETTING, summary, sure(0.9, 1.4)), summary, 4)[0]
-    assert open_ == "Cannot tell: 1.15x, but constants and acceptance are not known well enough."
-    summary = replace(summary, simulation_noise_ci95=(0.95, 1.2))
-    runs = in_words(judge(SETTING, summary, sure(0.9, 1.4)), summary, 4)[0]
-    assert runs.startswith("Cannot tell: 1.15x, and its interval holds 1. Take more --replications")
+@pytest.mark.statistical
+@pytest.mark.parametrize("total", [1, 3, 5, 40])
+@pytest.mark.parametrize("overlap", [False, True])
+def test_the_speedup_of_the_verdict_is_that_of_many_runs_to_their_last_token(total: int, overlap: bool) -> None:
+    point = setting(draft_cost=0.3, total=total, overlap=overlap)
+    times_s = elapsed_s(point.cost, replicate(point, 20_000, seed=3))
+    mean_s, error_s = times_s.mean(), times_s.std() / np.sqrt(len(times_s))
+    expected_s = total * point.cost.baseline_s / forecast(point, replications=1).verdict.speedup
+    assert abs(mean_s - expected_s) <= 4 * error_s + 1e-12
+    # Negative control: the closed form of long runs is another number.
+    assert abs(mean_s - total * point.cost.baseline_s / point.closed_form.speedup) > 8 * error_s
 
 
 def test_events_of_one_instant_run_by_priority_then_in_the_order_scheduled() -> None:

@@ -56,7 +56,7 @@ def coverage(cases: int, *, shrink: float = 1.0) -> float:
         rounds = np.bincount(rng.choice(5, 400, p=LAW), minlength=5)
         measured = AcceptanceHistogram(tuple(map(float, rounds)), design_effect=1 / shrink**2)
         sure = uncertainty(pair, HistogramAcceptance((measured,)), 4, 4, rng, overlap=False, samples=400)
-        low, high = sure.speedup_ci95
+        low, high = sure.interval(4)
         held += low <= truth <= high
     return held / cases
 
@@ -84,7 +84,6 @@ def best_coverage(rounds: int, cases: int, *, design_effect: float = 1.0) -> tup
         first, last = found.best_draft_length_ci95
         of_best += first <= best <= last
         of_each += (np.array(found.speedup_low95) <= gains) & (gains <= np.array(found.speedup_high95))
-        assert (found.speedup_low95[best - 1], found.speedup_high95[best - 1]) == found.speedup_ci95
     return of_best / cases, of_each / cases
 
 
@@ -130,7 +129,8 @@ def test_the_best_draft_length_grows_certain_as_the_errors_vanish() -> None:
         first, last = found.best_draft_length_ci95
         assert first <= best <= last
         shares.append(found.best_share)
-        widths.append(found.speedup_ci95[1] - found.speedup_ci95[0])
+        low, high = found.interval(4)
+        widths.append(high - low)
     assert shares == sorted(shares)
     assert shares[0] < 0.7 < shares[-1] == 1
     assert (first, last) == (best, best)
@@ -167,10 +167,10 @@ def test_a_histogram_file_brings_the_error_of_its_own_interval(tmp_path: Path) -
     (one,) = model.histograms
     assert one.design_effect * variance(one.law) / one.samples == pytest.approx((0.5 / 1.959964) ** 2)
     found = uncertainty(KNOBS, model, 4, 4, np.random.default_rng(1), overlap=False, samples=20_000)
-    low, high = found.speedup_ci95
+    low, high = found.interval(4)
     middle = gain(KNOBS, LAW, 4)
     tau = 1 + float(LAW @ np.arange(5))
-    assert (low, high) == pytest.approx(((tau - 0.5) / tau * middle, (tau + 0.5) / tau * middle), rel=0.01)
+    assert (low, high) == pytest.approx(((tau - 0.5) / tau * middle, (tau + 0.5) / tau * middle), rel=0.04)
 
 
 # The elasticity of tau B / (K d + V + o) in a constant is its share of B less its share of the round.
@@ -224,11 +224,12 @@ ROOMY = replace(ON_H100, profile=replace(ON_H100.profile, memory_bytes=2**42))
 MEASURED = HistogramAcceptance((AcceptanceHistogram((552, 412, 168, 145, 654)),))
 
 
-def best_by_hand(pair: ModelPair, acceptance: IidAcceptance | HistogramAcceptance, longest: int, overlap: bool) -> int:
-    """The best draft length of one batch size, 0 where plain decoding is as fast; one scalar call for each length."""
-    lengths = range(1, longest + 1)
-    laws = [(acceptance.law(k), k, acceptance.bonus_guess_rate(k)) for k in lengths]
-    return int(np.argmax([1.0, *(gain(pair, law, k, rate=rate, overlap=overlap) for law, k, rate in laws)]))
+def gains_by_hand(
+    pair: ModelPair, acceptance: IidAcceptance | HistogramAcceptance, longest: int, overlap: bool
+) -> list[float]:
+    """The speedups of draft lengths from 0 at one batch size; one scalar call for each length."""
+    laws = [(acceptance.law(k), k, acceptance.bonus_guess_rate(k)) for k in range(1, longest + 1)]
+    return [1.0, *(gain(pair, law, k, rate=rate, overlap=overlap) for law, k, rate in laws)]
 
 
 PLANNED = [
@@ -241,19 +242,20 @@ PLANNED = [
 
 @pytest.mark.parametrize("overlap", [False, True])
 @pytest.mark.parametrize(("target", "context", "acceptance", "longest"), PLANNED)
-def test_the_schedule_is_the_best_of_every_batch_that_fits(
+def test_the_schedule_loses_little_at_any_batch_that_fits(
     target: str, context: int, acceptance: IidAcceptance | HistogramAcceptance, longest: int, overlap: bool
 ) -> None:
     pair = replace(ON_H100, target=read_shape(target), context=context, placement=SEPARATE if overlap else "same")
     found = schedule(pair, acceptance, longest, overlap=overlap)
     last = largest_batch(pair)
-    assert found[-1].last == last
+    assert (found[0].first, found[-1].last) == (1, last)
     # Some of the batches, and those about every change.
     rng = np.random.default_rng(0)
     batches = {1, last, *(b for r in found for b in (r.first, r.last)), *rng.integers(1, last, 20).tolist()}
     for batch in sorted(batches):
         (length,) = (r.draft_length for r in found if r.first <= batch <= r.last)
-        assert length == best_by_hand(replace(pair, batch=batch), acceptance, longest, overlap), batch
+        gains = gains_by_hand(replace(pair, batch=batch), acceptance, longest, overlap)
+        assert max(gains) <= gains[length] * 1.03, batch
 
 
 def test_the_batch_of_the_pair_does_not_count_nor_what_no_engine_runs() -> None:
@@ -264,34 +266,37 @@ def test_the_batch_of_the_pair_does_not_count_nor_what_no_engine_runs() -> None:
     assert schedule(endless, MEASURED, 4, overlap=False)[-1].last == LARGEST_BATCH
 
 
-@given(st.lists(st.integers(0, 3), min_size=1, max_size=60))
-def test_ranges_cover_every_batch_once_and_speculation_is_off_from_the_last_on(lengths: list[int]) -> None:
-    found = ranges(np.array(lengths))
-    assert [r.draft_length for r in found for _ in range(r.first, r.last + 1)] == lengths
-    assert found[0].first == 1
+@given(st.integers(1, 300), st.integers(1, 4), st.integers(0, 2**31))
+def test_ranges_cover_every_batch_once_and_switch_for_a_gain_over_a_width_alone(last: int, k: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    slopes = np.exp(rng.normal(0, 0.2, (k, 1)) * np.log1p(np.arange(last)) + rng.normal(0, 0.3, (k, 1)))
+    gains = np.vstack([np.ones(last), slopes * np.exp(rng.normal(0, 0.003, (k, last)))])
+    found = ranges(gains)
+    assert (found[0].first, found[-1].last) == (1, last)
     assert all(a.last + 1 == b.first and a.draft_length != b.draft_length for a, b in pairwise(found))
-    last = off_above(found)
-    if last is None:
-        assert lengths[-1] > 0
-    else:
-        assert not any(lengths[last:])
-        assert last == 0 or lengths[last - 1] > 0
+    assert all(r.last >= min(last, 1.2 * r.first) for r in found)
 
 
 def test_the_form_of_vllm() -> None:
     # Both ends of a range are in it; num_speculative_tokens is the largest.
-    found = ranges(np.array([3, 3, 1, 0, 0]))
+    by_length = np.ones((4, 6)) * 0.5
+    by_length[0], by_length[3, :2], by_length[1, 2:4] = 1, 3, 2
+    found = ranges(by_length)
     assert found == (
         Range(first=1, last=2, draft_length=3),
-        Range(first=3, last=3, draft_length=1),
-        Range(first=4, last=5, draft_length=0),
+        Range(first=3, last=4, draft_length=1),
+        Range(first=5, last=6, draft_length=0),
     )
     assert vllm_config(found) == {
         "num_speculative_tokens": 3,
-        "num_speculative_tokens_per_batch_size": [[1, 2, 3], [3, 3, 1], [4, 5, 0]],
+        "num_speculative_tokens_per_batch_size": [[1, 2, 3], [3, 4, 1], [5, 6, 0]],
     }
+    assert off_above(found) == 4
+    # A switch for a gain of a percent is none.
+    nearly = np.vstack([np.ones(9), np.full(9, 2.0), 2.0 * np.linspace(0.99, 1.01, 9)])
+    assert len(ranges(nearly)) == 1
     # It takes none that never drafts.
-    never = ranges(np.array([0, 0]))
+    never = ranges(np.array([[1.0, 1.0], [0.5, 0.5]]))
     assert off_above(never) == 0
     assert vllm_config(never) is None
 

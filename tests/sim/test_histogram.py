@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from simulator.ground.artefacts import UserError, created_utc
 from simulator.ground.histogram import (
+    DEFAULT_DESIGN_EFFECT,
     AcceptanceHistogram,
     alpha_iid,
     load_histogram,
@@ -200,11 +201,11 @@ def test_prompts_of_equal_rounds_count_as_one_round_each(tmp_path: Path) -> None
     assert error_of(found) == pytest.approx(prompts.std() / np.sqrt(60), rel=0.05)
 
 
-def test_without_a_usable_interval_rounds_count_as_independent(tmp_path: Path) -> None:
+def test_without_a_usable_interval_rounds_are_as_alike_as_the_default_says(tmp_path: Path) -> None:
     odd = [{"ci95": {"tokens_per_round": value}} for value in ([3], ["2", "3"], {})]
     for metrics in (None, 3, {}, {"ci95": 3}, {"ci95": {}}, *odd):
-        assert read(tmp_path, [1, 0, 0, 0, 2], metrics).design_effect == 1
-    # Nor have rounds that are all alike a design effect.
+        assert read(tmp_path, [1, 0, 0, 0, 2], metrics).design_effect == DEFAULT_DESIGN_EFFECT
+    # Rounds that are all alike have none.
     assert read(tmp_path, [0, 0, 0, 0, 9], interval(5, 5)).design_effect == 1
 
 
