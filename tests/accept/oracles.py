@@ -1,4 +1,4 @@
-"""What models say without a cache, and laws written out in NumPy, apart from the product's torch."""
+"""What models say without a cache, laws written out in NumPy, apart from the product's torch, and faults put in."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -6,16 +6,39 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
 
+from acceptance.decoders import baseline
+from acceptance.decoders.batch import Task
 from acceptance.decoders.tree import Tree
+from acceptance.models import laws
 from acceptance.models.model import Model
 from acceptance.models.rule import SamplingRule
 
 Floats = NDArray[np.float64]
 Text = tuple[int, ...]
 GREEDY, FREE = SamplingRule(temperature=0.0), SamplingRule(temperature=1.0)
+
+
+def task_of(prompts: Sequence[int], budget: int, rule: SamplingRule = GREEDY, seed: int = 7) -> Task:
+    """What prompts of these indices are asked for."""
+    return Task(rule=rule, max_new_tokens=budget, rngs=laws.streams(seed, prompts))
+
+
+def plain(
+    target: Model, prompts: Sequence[Sequence[int]], budget: int, rule: SamplingRule = GREEDY, seed: int = 7
+) -> list[list[int]]:
+    """What the product's decoding without a draft writes from the streams of `task_of`."""
+    rngs = laws.streams(seed, range(len(prompts)))
+    return baseline.decode(target, prompts, rule=rule, max_new_tokens=budget, rngs=rngs)
+
+
+def instead_of(patch: pytest.MonkeyPatch, owner: Any, name: str) -> Callable[[Callable], None]:
+    """Decorate what takes the place of a function, which it gets as its first argument."""
+    right = getattr(owner, name)
+    return lambda wrong: patch.setattr(owner, name, lambda *args, **kwargs: wrong(right, *args, **kwargs))
 
 
 def logits_without_cache(model: Model, tokens: Sequence[int]) -> torch.Tensor:

@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import pytest
@@ -39,9 +39,11 @@ from .oracles import (
     Text,
     enumerate_texts,
     greedy_without_cache,
+    instead_of,
     logits_without_cache,
+    task_of,
 )
-from .test_exactness import LEVEL, g_test, moved, plan_of, power_of, tally
+from .test_exactness import LEVEL, g_test, moved, plan_of, power_of, tally, without_garbage_collection
 from .tiny_models import Pair, related_pair, trigram_pair
 
 VOCABULARY = 11
@@ -57,23 +59,15 @@ def pair(request: pytest.FixtureRequest) -> Pair:
     return related_pair(request.param, 21, VOCABULARY)
 
 
-def options(rule: SamplingRule = GREEDY, **changes: object) -> Options:
-    return replace(Options(draft_rule=rule), **changes)  # type: ignore[arg-type]
+options = partial(Options, draft_rule=GREEDY)
 
 
 def decode(
-    name: str,
-    pair: Pair,
-    prompts: Sequence[Sequence[int]],
-    chosen: Options,
-    *,
-    budget: int,
-    rule: SamplingRule = GREEDY,
-    indices: Sequence[int] | None = None,
+    name: str, pair: Pair, prompts: Sequence, chosen: Options, *, budget: int, rule: SamplingRule = GREEDY, indices=None
 ) -> list[Decoded]:
-    rngs = laws.streams(6, range(len(prompts)) if indices is None else indices)
+    """Decode prompts of some indices; they are those of PROMPTS where nothing is said."""
     begin = METHODS[name].begin(Models(target=pair[0], draft=pair[1]), chosen)
-    return run(begin(prompts, Task(rule=rule, max_new_tokens=budget, rngs=rngs)))
+    return run(begin(prompts, task_of(indices or range(len(prompts)), budget, rule, seed=6)))
 
 
 def tokens_of(found: Sequence[Decoded]) -> list[list[int]]:
@@ -93,28 +87,19 @@ def test_every_method_stands_under_its_own_name() -> None:
     assert {need for m in METHODS.values() for need in m.needs} <= set(methods.NEEDS)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"rank": 0}, "--rank: 0 is not allowed"),
-        ({"typical_p": 1.1}, "--typical-p: 1.1 is not allowed"),
-        ({"tau": float("nan")}, "--tau: nan is not allowed"),
-        ({"fuzziness": 0.9}, "--fuzziness: 0.9 is not allowed"),
-        ({"fuzziness": math.inf}, "--fuzziness: inf is not allowed"),
-        ({"ngram": 1}, "--ngram: 1 is not allowed"),
-        ({"filler_top_k": 0}, "--filler-top-k: 0 is not allowed"),
-        ({"min_k": 9}, "--min-k: 9 is above --max-k, expected 1 to 8"),
-        ({"least_confidence": -0.1}, "--least-confidence: -0.1 is not allowed"),
-        ({"judge_threshold": 1.5}, "--judge-threshold: 1.5 is not allowed"),
-        ({"k": 0}, "--k: 0 is not allowed, expected a whole number from 1 to 1024"),
-        ({"tree_budget": 0}, "--tree-budget: 0 is not allowed"),
-        ({"parallel_branches": -3}, "--parallel-branches: -3 is not allowed"),
-        ({"branch_prune_threshold": math.nan}, "--branch-prune-threshold: nan is not allowed"),
-    ],
-)
-def test_an_option_out_of_its_range_is_refused(changes: dict, message: str) -> None:
-    with pytest.raises(UserError, match=f"^{message}"):
-        options(**changes)
+OUT_OF_RANGE = [("rank", 0), ("typical_p", 1.1), ("tau", math.nan), ("fuzziness", 0.9), ("fuzziness", math.inf)]
+OUT_OF_RANGE += [("ngram", 1), ("filler_top_k", 0), ("least_confidence", -0.1), ("judge_threshold", 1.5), ("k", 0)]
+OUT_OF_RANGE += [("tree_budget", 0), ("parallel_branches", -3), ("branch_prune_threshold", math.nan)]
+
+
+def test_an_option_out_of_its_range_is_refused() -> None:
+    for name, value in OUT_OF_RANGE:
+        with pytest.raises(UserError, match=f"^--{name.replace('_', '-')}: {value} is not allowed, expected "):
+            options(**{name: value})
+    with pytest.raises(UserError, match=r"^--k: 0 is not allowed, expected a whole number from 1 to 1024"):
+        options(k=0)
+    with pytest.raises(UserError, match=r"^--min-k: 9 is above --max-k, expected 1 to 8"):
+        options(min_k=9)
 
 
 @pytest.mark.parametrize("name", EXACT)
@@ -139,10 +124,12 @@ def test_greedy_output_of_an_exact_method_is_the_targets_own(name: str, pair: Pa
 def test_a_row_does_not_feel_the_others(name: str, pair: Pair) -> None:
     rule = SamplingRule(temperature=0.8, top_k=8, top_p=0.95)
     ending = replace(pair[0], ends=(4,)), pair[1]
-    together = decode(name, ending, PROMPTS, options(rule), rule=rule, budget=14)
+    together = decode(name, ending, PROMPTS, options(draft_rule=rule), rule=rule, budget=14)
     assert len({len(d.tokens) for d in together}) > 1, "no row ended before the others"
     for order in ([0], [1], [5, 0, 2]):
-        some = decode(name, ending, [PROMPTS[i] for i in order], options(rule), rule=rule, budget=14, indices=order)
+        some = decode(
+            name, ending, [PROMPTS[i] for i in order], options(draft_rule=rule), rule=rule, budget=14, indices=order
+        )
         assert some == [together[i] for i in order]
 
 
@@ -198,10 +185,13 @@ def alphabet(vocabulary: int) -> Pair:
     return trigram_pair(13, vocabulary=vocabulary, apart=1.2)
 
 
+@without_garbage_collection()
 def sample(case: Case, outputs: int, seed: int, starts: Sequence[Text] = SAME_LAW) -> dict[int, Counter]:
     """Count first tokens of outputs."""
     target, draft = alphabet(case.vocabulary)
-    begin = METHODS[case.method].begin(Models(target=target, draft=draft), options(case.draft_rule, **case.knobs))
+    begin = METHODS[case.method].begin(
+        Models(target=target, draft=draft), options(draft_rule=case.draft_rule, **case.knobs)
+    )
     prompts = [starts[i % len(starts)] for i in range(outputs)]
     rngs = [np.random.default_rng(seed)] * outputs
     decoded = run(begin(prompts, Task(rule=case.rule, max_new_tokens=case.budget, rngs=rngs)))
@@ -238,9 +228,9 @@ def fresh_draw_after_a_mismatch(patch: pytest.MonkeyPatch) -> None:
 
 def drops_what_it_drew(patch: pytest.MonkeyPatch) -> None:
     """The draft ends before a token that is improbable, not before a place where it is unsure."""
-    right = ModelDraft.propose
 
-    def propose(draft, batch, lengths, numbers):  # type: ignore[no-untyped-def]
+    @instead_of(patch, ModelDraft, "propose")
+    def propose(right, draft, batch, lengths, numbers):  # type: ignore[no-untyped-def]
         found = right(draft, batch, lengths, numbers)
         if found.laws is None:
             return found
@@ -248,18 +238,14 @@ def drops_what_it_drew(patch: pytest.MonkeyPatch) -> None:
         sure = (own > 0.5).long().cumprod(1).sum(1).numpy()
         return replace(found, lengths=np.minimum(found.lengths, sure))
 
-    patch.setattr(ModelDraft, "propose", propose)
-
 
 def looks_ahead(patch: pytest.MonkeyPatch) -> None:
     """The controller's length is cut where the draft will be rejected: a rejection never gets its correction."""
-    right = chain.verify
 
-    def verify(seen, acceptance):  # type: ignore[no-untyped-def]
+    @instead_of(patch, chain, "verify")
+    def verify(right, seen, acceptance):  # type: ignore[no-untyped-def]
         found = right(seen, acceptance)
         return right(replace(seen, proposal=replace(seen.proposal, lengths=found.accepted)), acceptance)
-
-    patch.setattr(chain, "verify", verify)
 
 
 MISTAKES = {
@@ -286,39 +272,16 @@ K, LETTERS = 2, 4
 START: tuple[Text, ...] = ((1, 2), (0, 1, 2), (3, 3, 0, 1, 2))
 
 
-@dataclass(frozen=True)
-class Place:
-    """What both models say of a place: p, q, the draft's softmax, and the logits that p comes from."""
-
-    p: Floats
-    q: Floats
-    soft: Floats
-    logits: Floats
-
-
-# How likely each token is accepted with a setting, and the weights of what replaces it.
-def by_rank(place: Place, rank: float) -> tuple[Floats, Floats]:
-    return np.array([float((place.logits > own).sum() < rank) for own in place.logits]), place.p
-
-
-def by_typicality(place: Place, epsilon: float) -> tuple[Floats, Floats]:
-    entropy = -sum(x * math.log(x) for x in place.p)
-    return (place.p > min(epsilon, math.sqrt(epsilon) * math.exp(-entropy))).astype(float), place.p
-
-
-def by_confidence(place: Place, tau: float) -> tuple[Floats, Floats]:
-    return (place.soft >= tau).astype(float), place.p
-
-
-def by_fuzziness(place: Place, times: float) -> tuple[Floats, Floats]:
-    return np.minimum(1, times * place.p / np.maximum(place.q, 1e-300)), np.maximum(0, place.p - place.q)
-
-
-DEFINED = {
-    "topk": ("rank", by_rank),
-    "typical": ("typical_p", by_typicality),
-    "confidence": ("tau", by_confidence),
-    "fuzzy": ("fuzziness", by_fuzziness),
+# Of each method the option, and how likely each token is accepted with a setting of it: from p, q, the draft's softmax,
+# and the logits that p comes from.
+DEFINED: dict[str, tuple[str, Callable[..., Floats]]] = {
+    "topk": ("rank", lambda p, q, soft, logits, rank: (logits > logits[:, None]).sum(-1) < rank),
+    "typical": (
+        "typical_p",
+        lambda p, q, soft, logits, epsilon: p > min(epsilon, math.sqrt(epsilon) * math.exp((p * np.log(p)).sum())),
+    ),
+    "confidence": ("tau", lambda p, q, soft, logits, tau: soft >= tau),
+    "fuzzy": ("fuzziness", lambda p, q, soft, logits, times: np.minimum(1, times * p / np.maximum(q, 1e-300))),
 }
 
 
@@ -328,18 +291,11 @@ def lossy_case(method: str, setting: float, **rules: SamplingRule) -> Case:
     return Case(name=f"{method}-{kind}", method=method, vocabulary=LETTERS, first=K, budget=K + 2, knobs=knobs, **rules)
 
 
+SETTINGS = [("topk", 2, 1), ("typical", 0.25, 0.5), ("confidence", 0.4, 0.55), ("fuzzy", 1.7, 1.7)]
 LOSSY_CASES = [
-    case
-    for method, sampled, greedy in (
-        ("topk", 2, 1),
-        ("typical", 0.25, 0.5),
-        ("confidence", 0.4, 0.55),
-        ("fuzzy", 1.7, 1.7),
-    )
-    for case in (
-        lossy_case(method, sampled, rule=SamplingRule(temperature=0.8)),
-        lossy_case(method, greedy, draft_rule=GREEDY),
-    )
+    lossy_case(method, setting, **rules)
+    for method, sampled, greedy in SETTINGS
+    for setting, rules in ((sampled, {"rule": SamplingRule(temperature=0.8)}), (greedy, {"draft_rule": GREEDY}))
 ]
 
 
@@ -349,15 +305,13 @@ def lossy_law(case: Case) -> dict[int, dict[Text, float]]:
 
     def emitted(text: Text) -> Floats:
         target, draft = alphabet(LETTERS)
-        place = Place(
-            p=Say(target, case.rule, START[0])(text),
-            q=Say(draft, case.draft_rule, START[0])(text),
-            soft=Say(draft, FREE if case.draft_rule.is_greedy else case.draft_rule, START[0])(text),
-            logits=logits_without_cache(target, START[0] + text).double().numpy(),
-        )
-        accept, rest = accepts(place, case.knobs[option])
-        rejected = 1 - (place.q * accept).sum()
-        return place.q * accept + (rejected * rest / rest.sum() if rejected > 1e-12 else 0)
+        p = Say(target, case.rule, START[0])(text)
+        q = Say(draft, case.draft_rule, START[0])(text)
+        soft = Say(draft, FREE if case.draft_rule.is_greedy else case.draft_rule, START[0])(text)
+        logits = logits_without_cache(target, START[0] + text).double().numpy()
+        accepted = q * accepts(p, q, soft, logits, case.knobs[option])
+        rest, rejected = np.maximum(0, p - q) if case.method == "fuzzy" else p, 1 - accepted.sum()
+        return accepted + (rejected * rest / rest.sum() if rejected > 1e-12 else 0)
 
     return {0: enumerate_texts(emitted, (), case.first)}
 
@@ -501,19 +455,18 @@ def played(policy: Policy, pair: Pair, found: Sequence[Decoded]) -> Watched:
 
 def controlled(pair: Pair, policy: Adaptive | HuggingFaceHeuristic, cap: int) -> list[Decoded]:
     control = Controlled(policy, prompts=len(PROMPTS), budget=LONG, cap=cap)
-    task = Task(rule=GREEDY, max_new_tokens=LONG, rngs=laws.streams(6, range(len(PROMPTS))))
+    task = task_of(range(len(PROMPTS)), LONG)
     return run(Chain(pair[0], ModelDraft(pair[1], GREEDY), PROMPTS, task, lengths=control))
 
 
 def is_played(pair: Pair, found: Sequence[Decoded], policy: Policy) -> bool:
     """Whether the rounds are the same: where they begin, what they draft and accept, what passes they take."""
     watched = played(policy, pair, found)
-    rounds = [[(r.start, r.drafted, r.accepted) for r in d.rounds] for d in found]
-    passes = [[r.draft_passes for r in d.rounds] for d in found]
-    indices = range(len(found))
-    return rounds == [watched.rounds[i] for i in indices] and passes == [
-        [made for _, _, made, _ in watched.spent_on[i]] for i in indices
-    ]
+    return all(
+        [(r.start, r.drafted, r.accepted) for r in output.rounds] == watched.rounds[i]
+        and [r.draft_passes for r in output.rounds] == [made for _, _, made, _ in watched.spent_on[i]]
+        for i, output in enumerate(found)
+    )
 
 
 def test_a_methods_rounds_are_those_of_its_policy_on_the_trace(pair: Pair) -> None:
@@ -532,24 +485,21 @@ def test_a_methods_rounds_are_those_of_its_policy_on_the_trace(pair: Pair) -> No
         assert not is_played(pair, found, HuggingFaceHeuristic(4)), policy  # the negative control
 
 
-def test_the_heuristic_has_no_limit_but_the_budget(pair: Pair) -> None:
-    """It wants 20 tokens and more from the first round on, and gets all there is room for."""
+def test_the_heuristic_has_no_limit_but_the_budget_and_a_cap(pair: Pair) -> None:
+    """It wants 20 tokens and more from the first round on, and gets all there is room for; it remembers the cap."""
     for budget in (2, 9, 20, 24):
         found = decode("heuristic", pair, PROMPTS, options(), budget=budget)
         assert is_played(pair, found, HuggingFaceHeuristic())
         assert all(d.rounds[0].drafted == min(20, budget - 1) for d in found)
-
-
-@pytest.mark.parametrize("cap", [1, 5])
-def test_a_cap_bounds_the_heuristic_and_what_it_remembers(cap: int, pair: Pair) -> None:
-    found = controlled(pair, HuggingFaceHeuristic(), cap=cap)
-    assert max(r.drafted for d in found for r in d.rounds) == cap
-    assert tokens_of(found) == greedy_texts(pair[0], LONG)
-    for output in found:
-        k = cap
-        for done in output.rounds:
-            assert done.drafted == min(k, LONG - done.start - 1)
-            k = min(k + 2, cap) if done.accepted == done.drafted else max(1, k - 1)
+    for cap in (1, 5):
+        found = controlled(pair, HuggingFaceHeuristic(), cap=cap)
+        assert max(r.drafted for d in found for r in d.rounds) == cap
+        assert tokens_of(found) == greedy_texts(pair[0], LONG)
+        for output in found:
+            k = cap
+            for done in output.rounds:
+                assert done.drafted == min(k, LONG - done.start - 1)
+                k = min(k + 2, cap) if done.accepted == done.drafted else max(1, k - 1)
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.3, 0.6, 1.0])

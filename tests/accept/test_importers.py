@@ -564,20 +564,8 @@ def test_draft_lengths_out_of_range_and_unknown_formats_are_refused(tmp_path: Pa
 
 
 HOSTILE = [
-    b"",
-    b"\n \n",
-    b"\xff\xfe\x00",
-    b"not json",
-    b"<html><body>502 Bad Gateway</body></html>",
-    b"null",
-    b"true",
-    b"5",
-    b'"text"',
-    b"[]",
-    b"{}",
-    b"[{}]",
-    b"[" * 100_000,
-    b'{"a":' * 50_000,
+    *(b"", b"\n \n", b"\xff\xfe\x00", b"not json", b"<html><body>502 Bad Gateway</body></html>"),
+    *(b"null", b"true", b"5", b'"text"', b"[]", b"{}", b"[{}]", b"[" * 100_000, b'{"a":' * 50_000),
     b'{"choices": [{"accept_lengths": [NaN]}]}',
     b'{"choices": [{"accept_lengths": [1e999]}]}',
     b'{"choices": [{"accept_lengths": ' + b"9" * 5000 + b"}]}",
@@ -626,13 +614,9 @@ def replaced(value: Any, place: tuple[Any, ...], new: Any) -> Any:
 
 SMALL = [Round(K, a) for a in (4, 0, 2, 1)]
 SAMPLES: list[tuple[str, Any]] = [
-    ("spec-bench", spec_bench_line(SMALL)),
-    ("vllm-requests", vllm_response(SMALL)),
+    *((tool, written(tool, [SMALL])[0]) for tool in FORMATS if tool != "vllm-metrics"),
     ("vllm-requests", vllm_response(SMALL, level="detailed")),
-    ("vllm-bench", bench_result(SMALL)),
-    ("sglang", sglang_response(SMALL)),
     ("sglang", {"choices": [sglang_response(SMALL)], "sglext": {"spec_tokens_details": REPORTED}}),
-    ("aiperf", aiperf_record(SMALL)),
     ("aiperf", aiperf_totals(SMALL)),
 ]
 

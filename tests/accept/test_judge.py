@@ -15,31 +15,28 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.special import expit
 
-import acceptance
 from acceptance.decoders import speculative
 from acceptance.decoders.batch import Decoded, Task
-from acceptance.decoders.chain import Chain, Kept, Proposal, Seen, verify
+from acceptance.decoders.chain import Chain, Proposal, Seen, verify
 from acceptance.decoders.decoder import run
 from acceptance.decoders.judge import autojudge, judge, mining, training
 from acceptance.decoders.judge.judge import Judge
 from acceptance.decoders.judge.mining import Mined, Number, Rejoin
 from acceptance.decoders.method import Models, Options
-from acceptance.models import laws
 from acceptance.models.inflate import inflate
 from acceptance.models.load import load_pair
 from acceptance.models.model import Model
 from acceptance.models.rule import SamplingRule
 from simulator.ground.artefacts import UserError
 
-from .oracles import FREE, GREEDY, Floats, greedy_without_cache, logits_without_cache
-from .tiny_models import Pair, prompts_of, random_model, related_model, related_pair
+from .oracles import FREE, GREEDY, Floats, greedy_without_cache, instead_of, logits_without_cache, task_of
+from .tiny_models import Pair, bundled_pair, bundled_prompts, prompts_of, random_model, related_model, related_pair
 
 VOCABULARY = 11
-PAIR = Path(acceptance.__file__).parent / "tiny_pair"
 EXAMPLES = Path(__file__).parents[2] / "examples"
 LOOKAHEAD = 8
 SHORT = Rejoin(window=LOOKAHEAD, least=3, shift=1)
@@ -53,10 +50,6 @@ def pair() -> Pair:
 
 
 RAGGED = prompts_of(1, [1, 12, 3, 7, 2, 9], VOCABULARY)
-
-
-def streams() -> list[np.random.Generator]:
-    return laws.streams(5, range(len(RAGGED)))
 
 
 def some_judge(pair: Pair) -> Judge:
@@ -132,39 +125,33 @@ def chain_with(rule: autojudge.JudgeRule, pair: Pair, options: Options, prompts:
     return method.begin(Models(target=pair[0], draft=pair[1]), options)(prompts, task)
 
 
-class Recorder(autojudge.JudgeRule):
-    """Notes what the rule sees of each drafted token."""
-
-    def __init__(self, weights: Judge) -> None:
-        super().__init__(weights, 0.0)
-        self.seen: list[Seen] = []
-
-    def keeps(self, seen: Seen) -> Kept:
-        self.seen.append(seen)
-        return super().keeps(seen)
-
-
-def test_training_sees_what_decoding_sees(pair: Pair) -> None:
+def test_training_sees_what_decoding_sees(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every rejected draft of the greedy loop is among the mined mismatches, with the same features."""
     pair = replace(pair[0], ends=()), pair[1]  # rounds that an end cuts judge tokens that are no part of the text
     mined = mining.mine(*pair, RAGGED, lambda one, other: False, max_new_tokens=10, lookahead=0)
     known = {(p, t): row for p, t, row in zip(mined.prompt, mined.position, mined.features, strict=True)}
-    rule = Recorder(some_judge(pair))
-    task = Task(rule=GREEDY, max_new_tokens=10, rngs=streams())
+    seen: list[Seen] = []
+
+    @instead_of(monkeypatch, autojudge.JudgeRule, "keeps")
+    def keeps(right, rule, now):  # type: ignore[no-untyped-def]
+        seen.append(now)
+        return right(rule, now)
+
+    rule, task = autojudge.JudgeRule(some_judge(pair), 0.0), task_of(range(len(RAGGED)), 10)
     decoder = chain_with(rule, pair, Options(draft_rule=GREEDY, k=3), RAGGED, task)
     compared = shifted = 0
     while len(decoder.batch.index):
         starts, index = decoder.batch.starts, decoder.batch.index
         proposal = decoder.propose()
         verdict = decoder.verify(proposal)
-        seen = rule.seen[-1]
+        draft, target = seen[-1].proposal.hidden, seen[-1].hidden
         for row, accepted in enumerate(verdict.accepted.tolist()):
             if accepted < proposal.lengths[row]:
-                states = [seen.proposal.hidden[row, accepted], seen.hidden[row, 1 + accepted]]
                 expected = known[index[row], starts[row] + accepted]
-                np.testing.assert_allclose(torch.cat(states), expected, atol=1e-4)
+                found = torch.cat([draft[row, accepted], target[row, 1 + accepted]])
+                np.testing.assert_allclose(found, expected, atol=1e-4)
                 # The negative control: a state one token earlier, as in the implementation this is modelled on.
-                shifted += not np.allclose(seen.hidden[row, accepted], expected[-16:], atol=0.1)
+                shifted += not np.allclose(target[row, accepted], expected[-16:], atol=0.1)
                 compared += 1
         decoder.select(decoder.commit(proposal, verdict))
     assert compared > 10
@@ -186,32 +173,12 @@ def test_answers_are_compared_by_their_last_number(tiny_tokenizer: object) -> No
     assert not same(ids[3], ids[3])
 
 
-TEXT = list(range(100, 164))
-
-
-def test_an_alternative_rejoins_within_window_and_shift() -> None:
-    same = Rejoin(window=24, least=16, shift=4)
-    for alternative, expected in (
-        ([*TEXT[:20], 1, *TEXT[21:]], True),  # one token for another
-        ([*TEXT[:20], 1, 2, 3, 4, 5, *TEXT[21:]], True),  # four more
-        ([*TEXT[:20], 1, 2, 3, 4, 5, 6, *TEXT[21:]], False),  # five more
-        ([*TEXT[:20], 1, *TEXT[25:]], True),  # four fewer
-        ([*TEXT[:20], 1, *TEXT[26:]], False),  # five fewer
-        ([*TEXT[:20], 1, *TEXT[20:]], True),  # one put in
-        ([*TEXT[:20], 1, *TEXT[21:36], *[9] * 28], False),  # back for 15 tokens
-        ([*TEXT[:20], 1, *TEXT[21:37], *[9] * 27], True),  # back for 16
-        ([*TEXT[:20], *[9] * 12, *TEXT[32:]], False),  # back, but behind the window
-    ):
-        assert same(TEXT, alternative) is expected, alternative
-    short = Rejoin(window=24, least=16, shift=1)  # texts that end rejoin where their ends are equal
-    for alternative, expected in (([4, 5], True), ([5], True), ([], False), ([8, 5], False), ([4, 5, 6], False)):
-        assert short([1, 2, 3, 4, 5], [1, 2, 9, *alternative]) is expected, alternative
-
-
 TAILS = st.lists(st.integers(0, 2), max_size=14)
 
 
 @given(TAILS, TAILS, st.integers(0, 3))
+@example([0] * 6 + [2] * 3 + [1] * 3, [1] * 6 + [2] * 3 + [0] * 3, 0)  # back for the last three tokens of the window
+@example([0] * 7 + [2] * 3 + [1] * 2, [1] * 7 + [2] * 3 + [0] * 2, 0)  # back a token later
 @settings(max_examples=200, deadline=None)
 def test_rejoining_is_its_definition(tail: list[int], other_tail: list[int], shift: int) -> None:
     window, least = 10, 3
@@ -329,7 +296,12 @@ def test_a_judge_comes_back_as_it_was(pair: Pair, saved: Path) -> None:
     judge.load(saved, inflate(pair[0], 4.0), pair[1])
 
 
-def test_a_judge_of_another_pair_is_refused(pair: Pair, saved: Path) -> None:
+def test_a_judge_of_another_pair_or_a_damaged_one_is_refused_in_one_line(pair: Pair, saved: Path) -> None:
+    def refused(reason: str, models: Pair = pair) -> None:
+        with pytest.raises(UserError, match=reason) as error:
+            judge.load(saved, *models)
+        assert "\n" not in str(error.value)
+
     stranger = random_model("llama", 77, VOCABULARY)
     wider = random_model("llama", 77, VOCABULARY, hidden_size=32)
     talker = random_model("llama", 77, VOCABULARY + 1)
@@ -340,16 +312,7 @@ def test_a_judge_of_another_pair_is_refused(pair: Pair, saved: Path) -> None:
         ((wider, pair[1]), "its target has hidden_size 16, but this one has 32"),
         ((pair[0], talker), "its draft has vocabulary 11, but this one has 12"),
     ):
-        with pytest.raises(UserError, match=rf"^--judge {saved}: {reason}") as error:
-            judge.load(saved, *models)
-        assert "\n" not in str(error.value)
-
-
-def test_a_damaged_judge_is_refused(pair: Pair, saved: Path) -> None:
-    def refused(reason: str) -> None:
-        with pytest.raises(UserError, match=reason):
-            judge.load(saved, *pair)
-
+        refused(rf"^--judge {saved}: {reason}", models)
     config = (saved / judge.CONFIG).read_text()
     for changes, reason in (
         ({"kind": "trace"}, "kind is 'trace', expected 'judge'"),
@@ -377,13 +340,13 @@ def decode(
 ) -> list[Decoded]:
     """Decode prompts with some judge."""
     judge_rule = autojudge.JudgeRule(replace(some_judge(pair), **bias), threshold)
-    task = Task(rule=rule, max_new_tokens=budget, rngs=streams())
+    task = task_of(range(len(RAGGED)), budget, rule)
     return run(chain_with(judge_rule, pair, Options(draft_rule=rule, k=k), prompts, task))
 
 
-def without_draft_passes(decoded: Sequence[Decoded]) -> list[tuple[list[int], list[object]]]:
-    """The judge's draft reads its last token as well; all else has to be equal."""
-    return [(d.tokens, [replace(r, draft_passes=0) for r in d.rounds]) for d in decoded]
+def apart_from_the_judge(decoded: Sequence[Decoded]) -> list[tuple[list[int], list[object]]]:
+    """The judge's draft reads its last token as well, and is asked; all else has to be equal."""
+    return [(d.tokens, [replace(r, draft_passes=0, judged=0) for r in d.rounds]) for d in decoded]
 
 
 either_rule = pytest.mark.parametrize("rule", [GREEDY, FREE], ids=["greedy", "sampled"])
@@ -394,13 +357,12 @@ either_rule = pytest.mark.parametrize("rule", [GREEDY, FREE], ids=["greedy", "sa
 def test_with_threshold_0_it_is_exact_speculation(pair: Pair, rule: SamplingRule, k: int) -> None:
     """Sampled, the exact rule keeps tokens that are not the first choice; none of them is the judge's doing."""
     found = decode(pair, 0.0, k, 20, rule)
-    rules = {"rule": rule, "draft_rule": rule}
-    expected = speculative.decode(*pair, RAGGED, k=k, **rules, max_new_tokens=20, rngs=streams())
+    options, task = Options(draft_rule=rule, k=k), task_of(range(len(RAGGED)), 20, rule)
+    expected = run(speculative.METHOD.begin(Models(target=pair[0], draft=pair[1]), options)(RAGGED, task))
     judged = [r.judged for d in found for r in d.rounds]
     assert judged == [int(r.accepted < r.drafted) for d in found for r in d.rounds]
     assert max(judged) == 1
-    plain = [replace(d, rounds=[replace(r, judged=0) for r in d.rounds]) for d in found]
-    assert without_draft_passes(plain) == without_draft_passes(expected)
+    assert apart_from_the_judge(found) == apart_from_the_judge(expected)
     loose = decode(pair, 0.5, k, 20, rule)
     assert [d.tokens for d in loose] != [d.tokens for d in expected]
     rounds = [r for d in loose for r in d.rounds]
@@ -492,15 +454,12 @@ def test_tokens_that_are_judged_and_overruled_by_hand(rule: SamplingRule) -> Non
 
 
 def test_the_bundled_judge_keeps_mismatches_of_the_bundled_pair() -> None:
-    pair = load_pair(str(PAIR / "target"), str(PAIR / "draft"), device="cpu", dtype="float32")
-    lines = (PAIR / "prompts.jsonl").read_text().splitlines()[:8]
-    prompts = [pair.tokenizer(json.loads(line)["prompt"]).input_ids for line in lines]
+    pair, prompts = bundled_pair(), bundled_prompts()[:8]
     models = Models(target=pair.target, draft=pair.draft, judge=judge.BUNDLED)
-    task = Task(rule=GREEDY, max_new_tokens=24, rngs=laws.streams(5, range(len(prompts))))
 
     def overruled(threshold: float | None) -> int:
         options = Options(draft_rule=GREEDY, k=4, judge_threshold=threshold)
-        decoded = run(autojudge.METHOD.begin(models, options)(prompts, task))
+        decoded = run(autojudge.METHOD.begin(models, options)(prompts, task_of(range(8), 24)))
         return sum(r.overruled for d in decoded for r in d.rounds)
 
     assert overruled(0.0) == 0

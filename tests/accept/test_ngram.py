@@ -10,15 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.generation.candidate_generator import PromptLookupCandidateGenerator
 
-from acceptance.decoders.batch import Batch, Floats, Ints, Task
+from acceptance.decoders.batch import Batch, Floats, Ints
 from acceptance.decoders.chain import Chain, FixedLength, Proposal, Verdict
 from acceptance.decoders.decoder import run
 from acceptance.decoders.ngram import Index, Memory, Store, TextDraft
-from acceptance.models import laws
 from acceptance.models.model import Model
 from acceptance.models.rule import SamplingRule
 
-from .oracles import FREE, GREEDY, greedy_without_cache
+from .oracles import FREE, GREEDY, greedy_without_cache, instead_of, task_of
 from .tiny_models import random_model
 
 VOCABULARY = 7
@@ -68,18 +67,6 @@ def test_a_store_drafts_what_counting_anew_says(learnt: Learnt, n: int, k: int) 
     assert store.draft(learn(store, learnt), k) == draft_by_counting(learnt, n, k)
 
 
-def test_what_the_target_considered_is_known_next_time() -> None:
-    """NASD's difference from ANPD: after 1 the text never had 3, but the target thought of it twice."""
-    learnt = [(1, ()), (2, (2, 3)), (1, ()), (4, (3, 4)), (1, (6, 3))]
-    nasd, anpd = Store(2), Store(2)
-    text = learn(nasd, learnt)
-    learn(anpd, [(token, ()) for token in text])
-    assert nasd.counts[1,] == {2: 2, 3: 2, 4: 2}
-    assert anpd.counts[1,] == {2: 1, 4: 1}
-    nasd.learn([1, 3], 1, ())
-    assert (nasd.draft([1], 1), anpd.draft([1], 1)) == ([3], [2])
-
-
 @settings(deadline=None, max_examples=300)
 @given(st.lists(tokens, min_size=1, max_size=30), st.integers(1, 4), st.integers(1, 6))
 def test_prompt_lookup_is_that_of_transformers(text: list[int], most: int, k: int) -> None:
@@ -89,21 +76,11 @@ def test_prompt_lookup_is_that_of_transformers(text: list[int], most: int, k: in
     assert index.draft(learn(index, [(t, ()) for t in text]), k) == expected
 
 
-class Counted(Store):
-    """Counts how often it learns something."""
-
-    learnt = 0
-
-    def learn(self, text: Sequence[int], at: int, considered: Sequence[int]) -> None:
-        Counted.learnt += 1
-        super().learn(text, at, considered)
-
-
 class Checked(TextDraft):
     """Compares every draft with what the prompt, the committed tokens and the target's choices say, row by row."""
 
     def __init__(self, n: int, fillers: int, k: int) -> None:
-        super().__init__(lambda: Counted(n), filler_top_k=fillers)
+        super().__init__(lambda: Store(n), filler_top_k=fillers)
         self.n, self.k, self.drafts, self.learnt = n, k, 0, dict[int, list[tuple[int, Sequence[int]]]]()
 
     def start(self, batch: Batch, prompts: Sequence[Sequence[int]]) -> None:
@@ -140,13 +117,21 @@ PROMPTS = [np.random.default_rng(n).integers(VOCABULARY, size=n).tolist() for n 
 
 @pytest.mark.parametrize("fillers", [1, 2, 9])
 @pytest.mark.parametrize("rule", [GREEDY, FREE], ids=["greedy", "sampled"])
-def test_rows_of_a_ragged_batch_draft_from_their_own_text(model: Model, fillers: int, rule: SamplingRule) -> None:
-    drafter, Counted.learnt = Checked(3, fillers, 4), 0
+def test_rows_of_a_ragged_batch_draft_from_their_own_text(
+    model: Model, fillers: int, rule: SamplingRule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drafter, learnt = Checked(3, fillers, 4), list[int]()
+
+    @instead_of(monkeypatch, Store, "learn")
+    def learn(right, store, text, at, considered):  # type: ignore[no-untyped-def]
+        learnt.append(at)
+        right(store, text, at, considered)
+
     assert drafter.fillers == (0 if fillers == 1 else fillers)
-    task = Task(rule=rule, max_new_tokens=14, rngs=laws.streams(2, range(len(PROMPTS))))
+    task = task_of(range(len(PROMPTS)), 14, rule, seed=2)
     found = run(Chain(model, drafter, PROMPTS, task, lengths=FixedLength(4)))
     assert drafter.drafts > 0
-    assert Counted.learnt == sum(map(len, PROMPTS)) + sum(len(d.tokens) for d in found)  # every token once
+    assert len(learnt) == sum(map(len, PROMPTS)) + sum(len(d.tokens) for d in found)  # every token once
     assert len({len(d.tokens) for d in found}) > 1, "no row ended before the others"
     if rule.is_greedy:
         assert [d.tokens for d in found] == [greedy_without_cache(model, p, 14) for p in PROMPTS]
@@ -156,6 +141,6 @@ def test_a_text_that_repeats_itself_is_drafted(model: Model) -> None:
     """A random model's greedy text soon runs in a circle, and n-grams find out."""
     endless = replace(model, ends=())
     for memory in (lambda: Store(3), lambda: Index(2)):
-        task = Task(rule=GREEDY, max_new_tokens=60, rngs=laws.streams(4, range(len(PROMPTS))))
+        task = task_of(range(len(PROMPTS)), 60)
         found = run(Chain(endless, TextDraft(memory), PROMPTS, task, lengths=FixedLength(4)))
         assert sum(r.accepted for d in found for r in d.rounds) > 60 * len(PROMPTS) / 3

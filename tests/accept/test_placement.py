@@ -39,6 +39,14 @@ def test_kinds() -> None:
     for kind in ("same", "separate", "auto"):
         found = place(kind, device="cpu", target_device="cuda:3", draft_device="cpu", gpus=gpus(80, 80))
         assert found == Placement(target=("cuda:3",), draft=("cpu",))
+    for kind, count, message in (
+        ("separate", 1, "--placement: separate takes 2 GPUs, there are 1"),
+        ("ratio 6:2", 7, "--placement: ratio 6:2 takes 8 GPUs, there are 7"),
+        ("ratio 0:2", 2, "--placement: 'ratio 0:2' is not one, expected same, separate, ratio A:B, auto"),
+        ("both", 2, "--placement: 'both' is not one"),
+    ):
+        with pytest.raises(UserError, match=message):
+            place(kind, device="cpu", gpus=gpus(*[80] * count))
 
 
 @given(st.lists(st.floats(1, 100), min_size=2, max_size=8), st.floats(0.1, 400), st.floats(0.1, 4))
@@ -58,20 +66,6 @@ def test_automatic_placement_leaves_room(free: list[float], target: float, draft
     else:
         assert len(found.target) == counts[0]
         assert found.draft == (f"cuda:{counts[0]}",)
-
-
-REFUSED = [
-    ("separate", 1, "--placement: separate takes 2 GPUs, there are 1"),
-    ("ratio 6:2", 7, "--placement: ratio 6:2 takes 8 GPUs, there are 7"),
-    ("ratio 0:2", 2, "--placement: 'ratio 0:2' is not one, expected same, separate, ratio A:B, auto"),
-    ("both", 2, "--placement: 'both' is not one"),
-]
-
-
-def test_what_cannot_be() -> None:
-    for kind, count, message in REFUSED:
-        with pytest.raises(UserError, match=message):
-            place(kind, device="cpu", gpus=gpus(*[80] * count))
 
 
 def test_sizes_are_those_of_the_files(tmp_path: Path) -> None:

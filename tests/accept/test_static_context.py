@@ -3,7 +3,6 @@
 import gc
 import weakref
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,16 +12,15 @@ from hypothesis import strategies as st
 from transformers.cache_utils import StaticLayer
 
 from acceptance.decoders import baseline, speculative
-from acceptance.decoders.batch import Task
 from acceptance.decoders.decoder import run
-from acceptance.models import laws
+from acceptance.decoders.method import Models, Options
 from acceptance.models.context import Context
 from acceptance.models.model import Model
 from acceptance.models.rule import SamplingRule
 from acceptance.models.static_context import COLUMNS, StaticContext, static_context
 from simulator.ground.artefacts import UserError
 
-from .oracles import GREEDY
+from .oracles import GREEDY, instead_of, plain, task_of
 from .tiny_models import random_model, related_model
 
 VOCABULARY = 11
@@ -73,19 +71,21 @@ def test_decoders_write_the_same(temperature: float) -> None:
     """Also where a model drafts for itself."""
     target = random_model("llama", 5, VOCABULARY)
     draft, rule = related_model(target, 6, 0.3), SamplingRule(temperature=temperature)
-    for index, prompt in enumerate(([1, 2, 3], [4], [5, 6, 7, 8, 9, 10, 0])):
-
-        def settings_of(index: int = index) -> dict[str, Any]:
-            return {"rule": rule, "max_new_tokens": 20, "rngs": laws.streams(1, [index])}
-
-        plain = baseline.decode(target, [prompt], **settings_of())[0]
-        fixed = baseline.Plain(replace(target, graphs=True), [prompt], Task(**settings_of()))
-        assert run(fixed)[0].tokens == plain
+    for prompt in ([1, 2, 3], [4], [5, 6, 7, 8, 9, 10, 0]):
+        written = plain(target, [prompt], 20, rule)[0]
+        fixed = baseline.Plain(replace(target, graphs=True), [prompt], task_of([0], 20, rule))
+        assert run(fixed)[0].tokens == written
         for drafter in (draft, target):
-            pairs = [[replace(m, graphs=graphs) for m in (target, drafter)] for graphs in (False, True)]
-            found = [speculative.decode(*p, [prompt], k=3, draft_rule=rule, **settings_of())[0] for p in pairs]
+            options = Options(draft_rule=rule, k=3)
+            pairs = [
+                Models(**{n: replace(m, graphs=graphs) for n, m in (("target", target), ("draft", drafter))})
+                for graphs in (False, True)
+            ]
+            found = [
+                run(speculative.METHOD.begin(pair, options)([prompt], task_of([0], 20, rule)))[0] for pair in pairs
+            ]
             assert found[0] == found[1]
-            assert rule != GREEDY or found[1].tokens == plain
+            assert rule != GREEDY or found[1].tokens == written
             assert drafter is draft or all(r.accepted == r.drafted for r in found[1].rounds)
 
 
@@ -102,13 +102,12 @@ def test_a_sequence_after_another_finds_an_empty_cache_and_the_same_graphs() -> 
 
 def test_a_counter_made_in_inference_mode_can_be_set_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a GPU the cache moves its counter there while it is read, which makes it a tensor of inference mode."""
-    right = StaticLayer.lazy_initialization
 
-    def lazy_initialization(layer, *states):  # type: ignore[no-untyped-def]
+    @instead_of(monkeypatch, StaticLayer, "lazy_initialization")
+    def lazy_initialization(right, layer, *states):  # type: ignore[no-untyped-def]
         right(layer, *states)
         layer.cumulative_length = layer.cumulative_length.clone()
 
-    monkeypatch.setattr(StaticLayer, "lazy_initialization", lazy_initialization)
     context = StaticContext(MODELS["llama"], 16)
     read(context, 1, 2, 3)
     assert context.cache.layers[0].cumulative_length.is_inference()

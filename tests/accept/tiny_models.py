@@ -1,24 +1,22 @@
-"""Models small enough to enumerate what they say."""
+"""Models small enough to enumerate what they say, and the bundled pair."""
 
+import json
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import (
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
-    PretrainedConfig,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
+import acceptance
+from acceptance.models import model as loaded
+from acceptance.models.load import load_pair
 from acceptance.models.model import Model
 
+BUNDLED = Path(acceptance.__file__).parent / "tiny_pair"
 Pair = tuple[Model, Model]
 NO_ENDS = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
 
@@ -69,20 +67,20 @@ def trigram_pair(seed: int, vocabulary: int = 4, spread: float = 1.2, apart: flo
     return tuple(Model(module=Trigram(table), vocabulary=vocabulary) for table in (target, draft))  # type: ignore
 
 
+LLAMA = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "max_position_embeddings": 64}
+LLAMA |= {"num_attention_heads": 2, "num_key_value_heads": 1}
+SHAPES: dict[str, dict[str, int]] = {
+    "llama": LLAMA,
+    "mistral": LLAMA | {"sliding_window": 4},
+    "gpt2": {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64},
+}
+
+
 def random_model(kind: str, seed: int, vocabulary: int, **changes: Any) -> Model:
-    """A random transformer: "llama", "gpt2" with absolute positions, "mistral" with a sliding window of 4."""
+    """A random transformer: "llama", "gpt2" with absolute positions, "mistral" with a sliding window."""
     torch.manual_seed(seed)
-    shape: dict[str, Any] = {"vocab_size": vocabulary, "initializer_range": 0.5} | NO_ENDS
-    if kind == "gpt2":
-        shape |= {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64}
-        module = GPT2LMHeadModel(GPT2Config(**shape | changes))
-    else:
-        shape |= {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "max_position_embeddings": 64}
-        shape |= {"num_attention_heads": 2, "num_key_value_heads": 1}
-        if kind == "mistral":
-            module = MistralForCausalLM(MistralConfig(**shape | {"sliding_window": 4} | changes))
-        else:
-            module = LlamaForCausalLM(LlamaConfig(**shape | changes))
+    shape = {"vocab_size": vocabulary, "initializer_range": 0.5} | NO_ENDS | SHAPES[kind] | changes
+    module = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **shape))
     return Model(module=module.eval(), vocabulary=vocabulary)
 
 
@@ -105,3 +103,13 @@ def related_pair(kind: str, seed: int, vocabulary: int) -> Pair:
 def prompts_of(seed: int, lengths: Sequence[int], vocabulary: int) -> list[list[int]]:
     rng = np.random.default_rng(seed)
     return [rng.integers(vocabulary, size=n).tolist() for n in lengths]
+
+
+@cache
+def bundled_pair() -> loaded.Pair:
+    return load_pair(str(BUNDLED / "target"), str(BUNDLED / "draft"), device="cpu", dtype="float32")
+
+
+def bundled_prompts() -> list[list[int]]:
+    lines = (BUNDLED / "prompts.jsonl").read_text().splitlines()
+    return [bundled_pair().tokenizer(json.loads(line)["prompt"]).input_ids for line in lines]
