@@ -167,7 +167,7 @@ def why_text(pair: ModelPair, forecast: Forecast) -> str:
     of_round = passes(pair, draft_length)
     step, draft, verify = (of_round[name][1] for name in (PLAIN, DRAFT, VERIFY))
     plain_ms, draft_ms, verify_ms = (float(p.total_s) * 1e3 for p in (step, draft, verify))
-    is_block = of_round[DRAFT][0] > 1
+    is_block = pair.drafts_blocks
     drafted = f"Drafting a block, in one pass for all {draft_length} tokens," if is_block else "A drafted token"
     count, times = (1, "it is") if is_block else (draft_length, f"{draft_length} of them are")
     tau = summary.closed_form_tokens_per_round

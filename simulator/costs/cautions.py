@@ -32,13 +32,13 @@ def context_cautions(pair: ModelPair, draft_length: int) -> Iterator[str]:
 
 def match_cautions(target: ModelShape, draft: ModelShape) -> Iterator[str]:
     """Yield why a draft is none for this target."""
-    if draft.drafting is None and draft.parameters > target.parameters:
+    if draft.parameters > target.parameters:
         sizes = f"{draft.parameters / 1e9:.2f} B and {target.parameters / 1e9:.2f} B weights"
         yield f"the draft {draft.name} is larger than its target {target.name}: {sizes}"
     if target.vocabulary and draft.vocabulary and target.vocabulary != draft.vocabulary:
         sizes = f"{target.vocabulary:,} and {draft.vocabulary:,} tokens"
         yield f"vocabularies differ ({sizes}): make sure that both models share a tokenizer"
-    if draft.drafting and draft.hidden_size != target.hidden_size:
+    if draft.drafting and draft.drafting.reads_states and draft.hidden_size != target.hidden_size:
         sizes = f"{draft.hidden_size:,} and {target.hidden_size:,}"
         yield f"{draft.name} reads states of its target, but their sizes differ ({sizes})"
 

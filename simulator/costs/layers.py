@@ -1,6 +1,5 @@
 """What models are made of, as far as their work depends on it: matrices, attention and states of fixed size."""
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -8,6 +7,7 @@ import numpy as np
 from .step import Floats, Real
 
 EMBEDDING, HEAD = "embed_tokens", "lm_head"
+CHAIN, BLOCK = "chain", "block"
 
 
 class Matrix(NamedTuple):
@@ -125,14 +125,17 @@ class State(NamedTuple):
         return self.layers * (self.size * self.bytes_per_number + 2 * self.window)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Drafting:
-    """How a drafter that is no language model of its own proposes.
+class Drafting(NamedTuple):
+    """How a drafter proposes that is no plain language model.
 
-    architecture: as its file names it. passes: "chain", one for each token, or "block", one a round whatever K.
-    longest: the longest draft of a block; None: any.
+    architecture: as its file names it. passes: `CHAIN`, one for each token, or `BLOCK`, one a round whatever K.
+    longest: the longest draft of a block; None: any. per_token, more: such a pass computes per_token x K + more tokens
+    of a sequence. reads_states: it needs its target's states, and so waits for them.
     """
 
     architecture: str
     passes: str
     longest: int | None = None
+    per_token: int = 0
+    more: int = 1
+    reads_states: bool = True

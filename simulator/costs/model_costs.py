@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from simulator.ground.artefacts import UserError
 
-from .drafters import BLOCK
 from .formats import Storage
+from .layers import BLOCK
 from .profile import DATASHEET, PassCost, Profile, spread
 from .step import Floats, Real, RoundCost
 from .work import Count, ModelShape, as_storage
@@ -148,9 +148,14 @@ class ModelPair:
         return self.draft.drafting.longest if self.draft.drafting else None
 
     def draft_tokens(self, draft_length: Count) -> Count:
-        """Return the tokens of a sequence that a pass of the draft computes: one, or those of a block and one more."""
-        drafting = self.draft.drafting
-        return draft_length + 1 if drafting and drafting.passes == BLOCK else np.ones_like(draft_length)
+        """Return the tokens of a sequence that a pass of the draft computes: one, or those of a block."""
+        drafting, one = self.draft.drafting, np.ones_like(draft_length)
+        return one if drafting is None else drafting.per_token * np.asarray(draft_length) + drafting.more * one
+
+    @property
+    def drafts_blocks(self) -> bool:
+        """Whether one pass drafts all tokens of a round."""
+        return self.draft.drafting is not None and self.draft.drafting.passes == BLOCK
 
     @property
     def placed_target(self) -> Placed:
@@ -176,7 +181,7 @@ class ModelPair:
             draft_length=np.asarray(k),
             baseline_s=target.parts(batch, 1, context).total_s,
             draft_step_s=draft_step_s,
-            draft_s=draft_step_s * np.where(draft_tokens == 1, k, 1),
+            draft_s=draft_step_s * (1 if self.drafts_blocks else k),
             verify_s=target.parts(batch, k + 1, context).total_s,
             overhead_s=spread(self.round_overhead_factors, k.ndim) * self.round_overhead_s * np.ones(k.shape),
         )

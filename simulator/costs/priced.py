@@ -221,7 +221,7 @@ def place_models(profile: Profile, options: DeviceOptions, target: ModelShape, d
         raise UserError(
             f"--target-model: {target.name} is a drafter ({target.drafting.architecture}), expected a model"
         )
-    if draft.drafting and options.overlap:
+    if draft.drafting and draft.drafting.reads_states and options.overlap:
         raise UserError(
             f"--overlap: {draft.drafting.architecture} waits for the target's states, expected no such option"
         )

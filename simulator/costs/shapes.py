@@ -13,6 +13,7 @@ from simulator.ground.fields import Field, read_json
 from .config_json import KEYS, Stack
 from .drafters import drafter, drafter_architecture
 from .families import ALIASES, FAMILIES, opt_layout
+from .layers import BLOCK, Drafting
 from .quantization import Quantized, quantization_of
 from .work import ModelShape
 
@@ -73,8 +74,12 @@ def shape_of(config: Field, name: str) -> ModelShape:
     also = read_json(beside, any_number=True) if beside and beside.is_file() else None
     quantized = quantization_of(config, also)
     text, is_inner = text_model(config)
-    whole, architecture = filled(text, is_inner=is_inner), drafter_architecture(config)
+    architecture = drafter_architecture(config)
+    whole = filled(text, is_inner=is_inner)
     shape = drafter(whole, config, architecture) if architecture else language_model(whole)
+    if config["pard_token"].is_given:
+        # A language model that was taught to draft in parallel (arXiv 2504.18583).
+        shape = replace(shape, drafting=Drafting("PARD", BLOCK, None, 2, 0, reads_states=False))
     found = quantized if quantized != Quantized() else quantization_of(text, None)
     return replace(
         shape,

@@ -4,6 +4,7 @@ by hand for one of each kind.
 
 import importlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -203,3 +204,107 @@ def test_class_defaults_are_those_of_transformers() -> None:
         for key, value in class_defaults()[family].items():
             own = key if hasattr(config, key) else config.attribute_map.get(key, key)
             assert getattr(config, own) == value, (family, key)
+
+
+# What a file of each kind keeps of a sequence, by hand: bytes a token in 16 bits while no window is full, bytes of the
+# states, and the tokens that 1,000 tokens of context hold in all layers. Sizes of SIZES: 4 layers, 3 key heads of 20.
+KEPT: dict[str, tuple[str, dict[str, Any], float, float, float]] = {
+    "grouped": ("llama", SIZES, 4 * 2 * 3 * 20 * 2, 0, 4 * 1000),
+    "sliding": ("gpt_oss", SIZES | LOCAL | WINDOW, 4 * 2 * 3 * 20 * 2, 0, 2 * 1000 + 2 * 5),
+    "chunked": ("llama4_text", SIZES | LOCAL | {"attention_chunk_size": 6}, 4 * 240, 0, 1 * 1000 + 3 * 5),
+    "latent": ("deepseek_v3", SIZES | LATENT, 4 * (16 + 8) * 2, 0, 4 * 1000),
+    # Beside the latent vectors a small key of every token, of which 7 are chosen.
+    "latent, chosen": ("deepseek_v32", SIZES | LATENT | INDEX, 4 * (16 + 8 + 16) * 2, 0, 4 * 1000 + 4 * 1000),
+    # Two of four layers: keys of 2 x 8, values of 4 x 12; a state is 4 heads of 8 x 12 in 32 bits, and what a
+    # convolution of 3 over 2 x 16 + 48 channels keeps, 2 tokens of 16 bits.
+    "linear": (
+        "qwen3_next",
+        SIZES | DELTA | SHARED | {"layer_types": MIXED},
+        2 * 240,
+        2 * (4 * 96 * 4 + 80 * 2 * 2),
+        2000,
+    ),
+    # 4 heads of 24 channels x 10 numbers of state, and 96 + 2 x 2 x 10 channels of convolution.
+    "mamba": ("mamba2", FILES["mamba2"][0], 0, 4 * (96 * 10 * 4 + 104 * 3 * 2) + 4 * 96 * 0 + 4 * 32 * 3 * 2, 0),
+    "mamba beside attention": (
+        "falcon_h1",
+        SIZES | MAMBA | {"mamba_d_ssm": 96},
+        4 * 240,
+        4 * (960 * 4 + 136 * 2 * 2),
+        4000,
+    ),
+    "one thing a layer": (
+        "nemotron_h",
+        SIZES | NEMOTRON | {"num_hidden_layers": 5},
+        240,
+        2 * (960 * 4 + 136 * 2 * 2),
+        1000,
+    ),
+    "short convolutions": ("lfm2", NO_HEAD_DIM | LFM2, 2 * 2 * 3 * 8 * 2, 2 * 48 * 2 * 2, 2000),
+    # Layers without keys of their own read those of others.
+    "shared": ("gemma3n_text", SIZES | FILES["gemma3n_text"][0], 3 * 240, 0, 2 * 1000 + 2 * 5),
+}
+
+
+@pytest.mark.parametrize("kind", KEPT)
+def test_what_is_kept_of_a_sequence_by_hand(kind: str, tmp_path: Path) -> None:
+    family, values, a_token, states, held = KEPT[kind]
+    shape = written(tmp_path, {"model_type": family, **values})
+    assert shape.kv_bytes_per_token("bfloat16") == a_token
+    assert shape.state_bytes == states
+    assert sum(a.layers * float(a.held(1000)) for a in shape.attentions) == held
+    # States are kept from the first token on, and divided as heads are.
+    kept = shape.kv_bytes(3, 1, "bfloat16")
+    assert kept == 3 * (states + a_token)
+    assert (shape.kv_bytes(3, 1, "bfloat16", 2) < kept) == ("latent" not in kind)
+    # A pass reads states and writes them anew.
+    moved = shape.bytes_moved(1, 1, 0, "bfloat16") - shape.bytes_moved(0, 1, 0, "bfloat16")
+    assert moved >= 2 * states + a_token
+
+
+def test_cross_attention_keeps_what_the_encoder_read_whatever_is_written(tmp_path: Path) -> None:
+    shape = written(tmp_path, {"model_type": "whisper", **WHISPER})
+    # Four layers: of each token keys and values of 48 numbers, and of 15 frames as many from the start.
+    assert shape.kv_bytes_per_token("bfloat16") == 4 * 2 * 48 * 2
+    assert shape.kv_bytes(1, 0, "bfloat16") == 15 * 4 * 2 * 48 * 2
+    assert shape.kv_bytes(1, 10, "bfloat16") == 25 * 4 * 2 * 48 * 2
+    # Decoding reads neither the encoder nor the keys and values of what it has read.
+    encoder = 3 * (4 * 48 * 48 + 2 * 48 * 44) + 4 * 2 * 48 * 48
+    read = 4 * (4 * 48 * 48 + 2 * 48 * 48 + 2 * 48 * 52) + 97 * 48
+    assert shape.active_parameters == read
+    assert shape.bytes_moved(0, 1, 0, "bfloat16") == shape.weight_bytes("bfloat16") - 2 * (encoder + shape.tables)
+
+
+def test_only_as_many_tokens_are_read_as_an_index_chooses(tmp_path: Path) -> None:
+    latent = written(tmp_path, {"model_type": "deepseek_v32", **SIZES | LATENT | INDEX})
+    near, far = (latent.bytes_moved(1, 1, context, "bfloat16") for context in (1000, 2000))
+    # The small keys are all read; of the latent vectors 7.
+    assert far - near == 1000 * 4 * 16 * 2
+
+
+def test_a_family_by_another_name_is_told_by_its_architecture(tmp_path: Path) -> None:
+    values = SIZES | LATENT | {"first_k_dense_replace": 1}
+    known = written(tmp_path, {"model_type": "deepseek_v3", **values})
+    for name in ("kimi_k2", "of_tomorrow"):
+        other = written(tmp_path, {"model_type": name, "architectures": ["DeepseekV3ForCausalLM"], **values})
+        assert other == known
+    wrapped = {"model_type": "kimi_k25", "text_config": {"model_type": "kimi_k2", **values}, "vision_config": {}}
+    # The class of such a text model has a longest context, which the file leaves out.
+    assert replace(written(tmp_path, wrapped), longest_context=None) == known
+
+
+def test_what_a_wrapper_leaves_out_is_what_its_class_has(tmp_path: Path) -> None:
+    text = {"model_type": "gemma3_text", "hidden_size": 3840, "intermediate_size": 15360, "num_attention_heads": 16}
+    text |= {"num_key_value_heads": 8, "num_hidden_layers": 48, "sliding_window": 1024}
+    wrapped = written(tmp_path, {"model_type": "gemma3", "text_config": text, "vision_config": {"hidden_size": 9}})
+    assert wrapped.parameters == 11_766_034_176
+    assert (wrapped.vocabulary, wrapped.tied_embeddings) == (262_208, True)
+    assert {(a.layers, a.window) for a in wrapped.attentions} == {(8, None), (40, 1024)}
+
+
+def test_numbers_beyond_all_bounds_where_nothing_is_read_are_no_fault(tmp_path: Path) -> None:
+    values = {"model_type": "nemotron_h", **SIZES | NEMOTRON | {"num_hidden_layers": 5}}
+    expected = written(tmp_path, values)
+    (tmp_path / "config.json").write_text(json.dumps(values | {"time_step_limit": [0.0, float("inf")]}))
+    assert "Infinity" in (tmp_path / "config.json").read_text()
+    assert read_shape(tmp_path) == expected

@@ -1,0 +1,228 @@
+"""Drafters that are no models of their own, what does not fit a pair, and models of which a few numbers are stated."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from simulator.costs.cautions import cautions
+from simulator.costs.parameters import DeviceOptions, Point
+from simulator.costs.priced import load_pricing
+from simulator.costs.shapes import read_shape, shape_of
+from simulator.costs.stated import amount
+from simulator.costs.work import ModelShape
+from simulator.ground.artefacts import UserError
+from simulator.ground.fields import Field
+
+from .builders import result
+
+# A head for a target of 64 numbers a token and 500 words: attention 4 and 2 heads of 16, inner size 96, 80 words.
+HEAD = {"architectures": ["LlamaForCausalLMEagle3"], "model_type": "llama", "hidden_size": 64, "intermediate_size": 96}
+HEAD |= {"num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 500}
+HEAD |= {"draft_vocab_size": 80, "max_position_embeddings": 2048}
+ATTENTION, OUT, FFN = 64 * (64 + 32 + 32), 64 * 64, 3 * 64 * 96
+FLASH = {k: v for k, v in HEAD.items() if k != "draft_vocab_size"} | {"architectures": ["DFlashDraftModel"]}
+FLASH |= {
+    "model_type": "qwen3",
+    "num_hidden_layers": 3,
+    "block_size": 8,
+    "dflash_config": {"target_layer_ids": [1, 5, 9, 13]},
+}
+
+
+def read(values: dict[str, Any]) -> ModelShape:
+    return shape_of(Field(values), "a drafter")
+
+
+def test_an_eagle_3_head_reads_three_states_and_two_inputs_and_has_a_head_of_its_own() -> None:
+    shape = read(HEAD)
+    weights = 3 * 64 * 64 + 2 * ATTENTION + OUT + FFN + 64 * 80
+    # Norms of input, states, feed-forward part and output; the embeddings are the target's.
+    assert (shape.active_parameters, shape.parameters) == (weights, weights + 4 * 64)
+    assert shape.vocabulary == 500
+    assert (shape.drafting.architecture, shape.drafting.passes) == ("LlamaForCausalLMEagle3", "chain")
+    layers = {k: v for k, v in HEAD.items() if k not in ("architectures", "draft_vocab_size")}
+    other = {"speculators_model_type": "eagle3", "architectures": ["Eagle3Speculator"], "draft_vocab_size": 80}
+    assert read(other | {"transformer_layer_config": layers, "target_hidden_size": None}).parameters == shape.parameters
+    mixture = {"model_type": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+    moe = read(HEAD | mixture | {"architectures": ["Qwen3MoEForCausalLMEagle3"]})
+    assert moe.active_parameters == weights - FFN + 4 * 64 + 2 * 3 * 64 * 32
+
+
+def test_an_eagle_head_of_the_first_kind_borrows_the_output_head() -> None:
+    shape = read(HEAD | {"architectures": ["LlamaForCausalLMEagle"], "draft_vocab_size": None})
+    weights = 2 * 64 * 64 + ATTENTION + OUT + FFN
+    assert (shape.active_parameters, shape.parameters) == (weights + 64 * 500, weights + 4 * 64)
+
+
+def test_a_block_drafter_takes_one_pass_a_round_and_ends_at_its_block(tmp_path: Path) -> None:
+    shape = read(FLASH)
+    weights = 4 * 64 * 64 + 3 * (ATTENTION + OUT + FFN)
+    assert (shape.active_parameters, shape.parameters) == (weights + 64 * 500, weights + 3 * (2 * 64 + 2 * 16) + 2 * 64)
+    (tmp_path / "flash.json").write_text(
+        json.dumps(FLASH | {"vocab_size": 151936, "hidden_size": 4096, "head_dim": 128})
+    )
+    options = DeviceOptions(profile="h100-sxm", target_model="qwen3-8b", draft_model=str(tmp_path / "flash.json"))
+    pricing = load_pricing(options)
+    pair = pricing.costs(Point(draft_length=7))
+    lengths = np.arange(1, 8)
+    cost = pair.round_cost(lengths)
+    assert np.ptp(cost.draft_s) < 2e-3 * cost.draft_s[0]
+    assert (cost.draft_s == cost.draft_step_s).all()
+    assert cost.draft_s[3] == pair.placed_draft.parts(1, 5, 1024).total_s
+    # The head lies with the target, and is read all the same.
+    own = pair.placed_draft.moved_bytes(1, 5, 1024) - 2 * 4096 * 151936
+    assert pair.placed_draft.memory_bytes(1, 1024) < own
+    assert pair.longest == 7
+    with pytest.raises(UserError, match=r"^--draftN: 8 is above 7, a block of flash, expected 1 to 7$"):
+        pricing.costs(Point(draft_length=8))
+
+
+def test_parallel_drafts_of_other_kinds_take_one_pass_of_twice_the_tokens() -> None:
+    layers = HEAD | {"architectures": ["PEagleDraftModel"], "num_hidden_layers": 4}
+    shape = read(layers)
+    assert shape.active_parameters == 3 * 64 * 64 + 5 * ATTENTION + 4 * (OUT + FFN) + 64 * 80
+    assert (shape.drafting.passes, shape.drafting.per_token, shape.drafting.more) == ("block", 2, 0)
+    pard = read({**HEAD, "architectures": ["LlamaForCausalLM"], "pard_token": 3})
+    assert (pard.drafting.passes, pard.drafting.reads_states) == ("block", False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"architectures": ["DSparkDraftModel"]}, "DSparkDraftModel"),
+        ({"architectures": ["Qwen3NextMTP"]}, "Qwen3NextMTP"),
+        ({"architectures": ["SomeDraftModel"]}, "SomeDraftModel"),
+        ({"architectures": ["DFlashDraftModel"], "dflash_config": {"projector_type": "domino"}}, "domino"),
+        ({"architectures": None, "medusa_num_heads": 4, "model_type": None}, "medusa"),
+        ({"architectures": None, "model_type": "mlp_speculator"}, "mlp_speculator"),
+    ],
+)
+def test_a_drafter_that_is_not_priced_is_named(changes: dict[str, Any], name: str) -> None:
+    with pytest.raises(
+        UserError, match=f"the drafter '{name}' is not priced, expected one like LlamaForCausalLMEagle3"
+    ):
+        read(HEAD | changes)
+
+
+def test_a_head_is_no_target_and_does_not_draft_ahead(tmp_path: Path) -> None:
+    (tmp_path / "head.json").write_text(json.dumps(HEAD))
+    models = {"profile": "h100-sxm", "target_model": "llama-3.1-8b", "draft_model": str(tmp_path / "head.json")}
+    with pytest.raises(UserError, match="--overlap: LlamaForCausalLMEagle3 waits for the target's states"):
+        load_pricing(DeviceOptions(**models, placement="separate", overlap=True))
+    swapped = models | {"target_model": models["draft_model"], "draft_model": "llama-68m"}
+    with pytest.raises(
+        UserError, match=r"--target-model: head is a drafter \(LlamaForCausalLMEagle3\), expected a model"
+    ):
+        load_pricing(DeviceOptions(**swapped))
+
+
+PAIRS = [
+    (
+        "llama-2-7b",
+        "llama-68m",
+        32_768,
+        ["beyond the 4,096 tokens that the target llama-2-7b", "2,048 tokens that the draft"],
+    ),
+    ("llama-3.1-8b", "llama-3.2-1b", 131_068, []),
+    ("llama-3.1-8b", "llama-3.2-1b", 131_069, ["131,072 tokens that the target", "131,072 tokens that the draft"]),
+    ("llama-3.2-1b", "llama-3.1-8b", 100, ["the draft llama-3.1-8b is larger than its target llama-3.2-1b: 8.03 B"]),
+    ("qwen2.5-72b", "qwen2.5-0.5b", 100, ["vocabularies differ (152,064 and 151,936 tokens)"]),
+]
+
+
+def test_what_does_not_fit_a_pair_is_said_before_its_numbers(run) -> None:
+    for target, draft, context, expected in PAIRS:
+        options = DeviceOptions(profile="h100-sxm", target_model=target, draft_model=draft)
+        found = cautions(load_pricing(options).costs(Point(context=context)), 4)
+        assert len(found) == len(expected)
+        assert all(words in caution for words, caution in zip(expected, found, strict=True))
+    models = ("--profile", "h100-sxm", "--target-model", "llama-2-7b", "--draft-model", "llama-68m", "--context", 9000)
+    assert len(result(run, *models)["warnings"]) == 2
+    for command, more in (("simulate", ()), ("sweep", ("--draftN", "2,4"))):
+        text = run(command, *models, *more, "--replications", 4).stdout
+        assert text.count("warning: context 9,000 is beyond the ") == 2
+        assert max(map(len, text.splitlines())) <= 100 or command == "simulate"
+
+
+@pytest.mark.parametrize(
+    ("scaling", "longest"),
+    [
+        (None, 4096),
+        ({"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 512}, 4096),
+        ({"rope_type": "linear", "factor": 4.0}, 16384),
+        ({"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 4096}, 16384),
+        ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024}, 4096),
+        ({"rope_type": "dynamic", "factor": 2.0}, 8192),
+        ({"rope_type": "longrope", "factor": 2.0}, 4096),
+        ({"full_attention": {"rope_type": "default"}}, 4096),
+    ],
+)
+def test_scaled_positions_reach_further(scaling: Any, longest: int) -> None:
+    values = {k: v for k, v in HEAD.items() if k != "architectures"} | {"max_position_embeddings": 4096}
+    assert read(values | {"rope_scaling": scaling}).longest_context == longest
+    assert read(values | {"rope_parameters": scaling}).longest_context == longest
+
+
+STATED = {"profile": "h100-sxm", "draft_model": "llama-3.2-1b"}
+
+
+def test_a_model_of_stated_numbers_weighs_and_keeps_what_they_say(run) -> None:
+    pair = load_pricing(DeviceOptions(**STATED, params="8.03B", kv_bytes_per_token="128KiB", tp=4)).models
+    assert (pair.target.parameters, pair.target.kv_bytes_per_token("bfloat16")) == (8_030_000_000, 131_072)
+    dense, real = pair.target, read_shape("llama-3.1-8b")
+    for size in ((1, 1, 1000), (8, 5, 8000)):
+        # The real model reads its embeddings by rows, half a billion weights of eight.
+        assert dense.bytes_moved(*size, "bfloat16") == pytest.approx(real.bytes_moved(*size, "bfloat16"), rel=0.08)
+        assert dense.flops(*size) == pytest.approx(real.flops(*size), rel=0.1)
+    moe = load_pricing(DeviceOptions(**STATED, params="30.5B", active_params="3.3B")).models.target
+    assert moe.parameters == 30_500_000_000
+    assert moe.active_parameters == pytest.approx(3.3e9, rel=1e-3)
+    assert 60 < moe.experts < 300
+    answer = result(run, "--profile", "h100-sxm", "--params", "8.03B", "--draft-params", "600M", "--dtype", "fp8")
+    assert answer["parameters"]["params"] == "8.03B"
+    assert any("assumed layers and sizes as usual" in warning for warning in answer["warnings"])
+
+
+def test_a_family_that_no_reader_knows_is_stated_beside_its_file(tmp_path: Path) -> None:
+    sizes = {"num_hidden_layers": 10, "hidden_size": 512, "vocab_size": 1000}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "brand_new"} | sizes))
+    with pytest.raises(UserError, match=r"model_type is 'brand_new', expected one of 8\d families, such as .*--params"):
+        load_pricing(DeviceOptions(**STATED, target_model=str(tmp_path)))
+    said = {"quantization_config": {"quant_method": "fp8"}}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "brand_new"} | sizes | said))
+    shape = load_pricing(DeviceOptions(**STATED, target_model=str(tmp_path), params="40M")).models.target
+    assert (shape.layers, shape.hidden_size, shape.vocabulary, shape.storage.name) == (10, 512, 1000, "fp8")
+
+
+@pytest.mark.parametrize(
+    ("stated", "message"),
+    [
+        ({"params": "many"}, "--params: 'many' is not allowed, expected weights such as 8.03B"),
+        (
+            {"params": "1B", "active_params": "2B"},
+            "--active-params: 2,000,000,000 is above the 1,000,000,000 of --params",
+        ),
+        ({"active_params": "2B"}, "--active-params: without weights beside it, expected --params too"),
+        (
+            {"params": "1B", "kv_bytes_per_token": "-4"},
+            "--kv-bytes-per-token: '-4' is not allowed, expected bytes such as",
+        ),
+        ({"params": "1B", "draft_model": None}, "--params: a model alone, expected --draft-model beside it"),
+        ({"params": "1B", "profile": None}, "--draft-model: llama-3.2-1b without a device, expected --profile NAME"),
+    ],
+)
+def test_numbers_at_odds_are_one_line(stated: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as refusal:
+        load_pricing(DeviceOptions(**STATED | stated))
+    assert str(refusal.value).startswith(message)
+
+
+@given(number=st.integers(1, 10**6), unit=st.sampled_from(["", "k", "M", "B", "KiB", "mib"]))
+def test_counts_are_read_with_their_units(number: int, unit: str) -> None:
+    widths = {"": 1, "k": 1000, "M": 10**6, "B": 10**9, "KiB": 1024, "mib": 2**20}
+    assert amount("--x", f"{number}{unit}", 10**16, "a count") == number * widths[unit]
