@@ -26,12 +26,16 @@ LARGEST_RESIDUAL = 0.15
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DraftLine:
-    """Seconds of a round's draft: start_s + K x step_s. Errors are standard errors, step_error relative."""
+    """Seconds of a round's draft: start_s + K x step_s. Errors are standard errors, step_error relative.
+
+    covariance: of step and start, in s^2.
+    """
 
     step_s: float
     step_error: float
     start_s: float
     start_error_s: float
+    covariance: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,22 +148,25 @@ def draft_line(arms: Sequence[ArmTimes]) -> DraftLine:
     parts, _ = nnls(design, seconds / error)
     # A part that ended at 0 is certain, and the other known as if it were alone.
     free = np.flatnonzero(parts)
-    variances = np.zeros(2)
-    variances[free] = np.diag(np.linalg.inv(design[:, free].T @ design[:, free]))
+    covariance = np.zeros((2, 2))
+    covariance[np.ix_(free, free)] = np.linalg.inv(design[:, free].T @ design[:, free])
     left = seconds / error - design @ parts
     misfit = max(1.0, float(left @ left) / max(1, len(arms) - 2))
     step_s, start_s = parts.tolist()
-    step_error_s, start_error_s = np.sqrt(variances * misfit).tolist()
+    covariance *= misfit
+    step_error_s, start_error_s = np.sqrt(np.diag(covariance)).tolist()
     return DraftLine(
         step_s=step_s,
         step_error=step_error_s / step_s if step_s else np.inf,
         start_s=start_s,
         start_error_s=start_error_s,
+        covariance=float(covariance[0, 1]),
     )
 
 
 def pair_profile(name: str, log: DecodeLog, pair: PairFit) -> Profile:
     """Return the profile of a pair that was timed."""
+    line, both = pair.draft, pair.draft.step_error * pair.draft.step_s * pair.overhead_error_s
     return Profile(
         name=name,
         device=log.device,
@@ -176,6 +183,8 @@ def pair_profile(name: str, log: DecodeLog, pair: PairFit) -> Profile:
             draft_step_error=pair.draft.step_error,
             verify=with_one_error(pair.verify),
             draft_lengths=pair.draft_lengths,
+            # The overhead holds the start of the draft's line.
+            draft_overhead_correlation=float(np.clip(line.covariance / both, -1, 1)) if both > 0 else 0.0,
             source_sha256=log.sha256,
         ),
         round_overhead_s=pair.overhead_s,

@@ -10,7 +10,7 @@ import numpy as np
 from acceptance.bench.passes import Point
 from calibration.sources.passes import PassTimes
 from calibration.sources.probe import Observations
-from simulator.costs.profile import MEASURED, Profile
+from simulator.costs.profile import MEASURED, Profile, TimedRange
 
 from .diagnostics import CheckedFit, Diagnosis, checked
 from .fit import KNOTS, Fit, Form, best_fit
@@ -83,8 +83,21 @@ def pass_profile(name: str, times: PassTimes, checked_fit: CheckedFit, lengths: 
         passes={times.dtype: checked_fit.fit.cost},
         launches_per_layer=1.0,
         memory_bytes=times.memory_bytes,
+        timed=ranges_of(times),
         notes=(fitted_note(times, lengths), *held_out_note(checked_fit.diagnosis)),
     )
+
+
+def ranges_of(times: PassTimes) -> dict[str, TimedRange]:
+    """Return what passes were timed over."""
+    points = tuple(times.times)
+    values = {
+        "batch": [p.batch for p in points],
+        "context": [p.context for p in points],
+        "tokens": [p.batch * p.new_tokens for p in points],
+        "weights": [shape.parameters for shape in times.shapes.values()],
+    }
+    return {name: TimedRange(least=min(v), most=max(v)) for name, v in values.items()}
 
 
 def fitted_note(times: PassTimes, lengths: Sequence[int] | None) -> str:

@@ -1,5 +1,7 @@
 """Reads the passes.json of `bench-decode time-passes`: forward passes with their models and times."""
 
+import math
+import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +67,10 @@ def pass_time(point: Field) -> tuple[Point, Timed]:
     """Return a pass and its time."""
     sizes = (point[name].whole(1) for name in ("batch", "context", "new_tokens"))
     seconds = Timed(point["median_s"].number(above=True), point["error_s"].number())
+    if point["samples_s"].is_given:
+        middle = statistics.median(sample.number(above=True) for sample in point["samples_s"].elements() or [point])
+        if not math.isclose(middle, seconds.seconds, rel_tol=1e-6):
+            point["median_s"].refuse(f"{middle:g}, the median of its samples_s")
     return Point(point["role"].choice((TARGET, DRAFT)), *sizes), seconds
 
 

@@ -28,7 +28,7 @@ from simulator.rounds.acceptance_law import HistogramAcceptance
 
 from .rows import Bounds, Row, Validation
 
-BOUNDS = Bounds(median=0.08, if_none=True)
+BOUNDS = Bounds(median=0.08)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -78,7 +78,7 @@ def verdict_text(validation: Validation, max_error: float | None = None) -> str:
     """Return the errors of the rows that were not fitted, a line each; max_error stands in place of our bounds."""
     verdict, bounds = validation.verdict, validation.bounds.stated() if max_error is None else {"largest": max_error}
     if verdict.median is None:
-        return "every row was fitted: nothing was forecast"
+        return "every row was fitted: nothing was forecast, so nothing holds (calibrate --fit-k leaves rows out)"
     errors = []
     for name, words in (("median", "median error"), ("p90", "90th percentile"), ("largest", "largest")):
         bound = f" (bound {100 * bounds[name]:g}%)" if name in bounds else ""

@@ -32,12 +32,11 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
-    """What the errors of `Verdict` may be; None: anything. if_none: whether they hold where nothing was forecast."""
+    """What the errors of `Verdict` may be; None: anything."""
 
     median: float
     p90: float | None = None
     best_k_loss: float | None = None
-    if_none: bool = False
 
     def stated(self) -> dict[str, float]:
         """Return the bounds there are, by name."""
@@ -60,9 +59,9 @@ class Verdict:
     best_k_loss: float
 
     def holds(self, bounds: Bounds, max_error: float | None = None) -> bool:
-        """Whether the bounds hold, or in their place the one given for each row."""
+        """Whether the bounds hold, or in their place the one given for each row; nothing forecast holds nothing."""
         if self.median is None or self.largest is None:
-            return bounds.if_none
+            return False
         if max_error is not None:
             return self.largest <= max_error
         return all(getattr(self, name) <= bound for name, bound in bounds.stated().items())

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from .model_costs import ModelPair
+from .model_costs import ERROR_A_DOUBLING, ModelPair
 from .work import ModelShape
 
 
@@ -16,6 +16,7 @@ def cautions(pair: ModelPair, draft_length: int | None = None) -> tuple[str, ...
         draft_length: K, whose tokens the context has to hold as well.
     """
     found = [*context_cautions(pair, draft_length or 0), *match_cautions(pair.target, pair.draft)]
+    found += range_cautions(pair, draft_length or 0)
     found += stated_cautions(pair.target, pair.placed_target.storage.name, "--dtype")
     found += stated_cautions(pair.draft, pair.placed_draft.storage.name, "--draft-dtype")
     return tuple(found)
@@ -28,6 +29,21 @@ def context_cautions(pair: ModelPair, draft_length: int) -> Iterator[str]:
         longest = shape.longest_context
         if longest is not None and context + draft_length > longest:
             yield f"context {context:,} is beyond the {longest:,} tokens that the {role} {shape.name} was made for"
+
+
+def range_cautions(pair: ModelPair, draft_length: int) -> Iterator[str]:
+    """Yield where passes lie beyond what the profile was timed over, which widens the interval."""
+    batch, context = (np.asarray(v, np.float64) for v in (pair.batch, pair.context))
+    words = {"batch": "{:,.0f} sequences", "context": "{:,.0f} tokens of context", "tokens": "{:,.0f} tokens a pass"}
+    words["weights"] = "models of {:.3g} weights"
+    values = {"batch": batch, "context": context, "tokens": batch * (draft_length + 1)}
+    values["weights"] = np.array([pair.draft.parameters, pair.target.parameters], np.float64)
+    for name, ends in pair.profile.timed.items():
+        beyond = ends.doublings_beyond(values[name])
+        if beyond.max() > 0:
+            worst = words[name].format(values[name].flat[int(beyond.argmax())])
+            timed = f"{ends.least:,.10g} to {ends.most:,.10g}"
+            yield f"{worst}: {pair.profile.name} was timed at {timed}; each doubling beyond adds {ERROR_A_DOUBLING:.0%}"
 
 
 def match_cautions(target: ModelShape, draft: ModelShape) -> Iterator[str]:

@@ -14,6 +14,8 @@ from .profile import DATASHEET, PassCost, Profile, spread
 from .step import Floats, Real, RoundCost
 from .work import Count, ModelShape, as_storage
 
+# Relative standard error of a pass for each doubling beyond what a profile was timed over: an assumption.
+ERROR_A_DOUBLING = 0.04
 PARTS = ("compute", "memory", "launch", "fixed", "link")
 SAME, SEPARATE = "same", "separate"
 # What engines leave free of a device's memory.
@@ -125,7 +127,8 @@ class ModelPair:
     batch, context: scalars or arrays that broadcast with draft lengths; context is what the KV cache holds on average.
     devices: that share the target. placement: "same" puts the draft on those as well, "separate" on one of its own.
     round_overhead_s: what a round costs besides its passes; round_overhead_error: its standard error, relative;
-    round_overhead_factors: what samples of it are multiplied by, [samples] or 1.
+    round_overhead_factors: what samples of it are multiplied by, [samples] or 1; draft_normals,
+    verify_normals: normal draws of what passes are off by beyond what the profile was timed over, [samples] or 0.
     """
 
     profile: Profile
@@ -141,6 +144,8 @@ class ModelPair:
     round_overhead_s: Real = 0.0
     round_overhead_error: float = 0.0
     round_overhead_factors: Real = 1.0
+    draft_normals: Real = 0.0
+    verify_normals: Real = 0.0
 
     @property
     def longest(self) -> int | None:
@@ -177,14 +182,22 @@ class ModelPair:
         target, draft = self.placed_target, self.placed_draft
         draft_tokens = self.draft_tokens(k)
         draft_step_s = draft.parts(batch, draft_tokens, context).total_s
+        draft_step_s = draft_step_s * self.off_by(self.draft_normals, self.draft, batch, draft_tokens, context)
+        off_by = self.off_by(self.verify_normals, self.target, batch, k + 1, context)
         return RoundCost(
             draft_length=np.asarray(k),
             baseline_s=target.parts(batch, 1, context).total_s,
             draft_step_s=draft_step_s,
             draft_s=draft_step_s * (1 if self.drafts_blocks else k),
-            verify_s=target.parts(batch, k + 1, context).total_s,
+            verify_s=target.parts(batch, k + 1, context).total_s * off_by,
             overhead_s=spread(self.round_overhead_factors, k.ndim) * self.round_overhead_s * np.ones(k.shape),
         )
+
+    def off_by(self, normals: Real, shape: ModelShape, batch: Count, new_tokens: Count, context: Count) -> Floats:
+        """Return what passes are multiplied by where they lie beyond what was timed, [*samples, *S]."""
+        beyond = doublings_beyond(self.profile, shape, batch, new_tokens, context)
+        error = ERROR_A_DOUBLING * sum(beyond.values(), start=np.zeros(np.shape(batch)))
+        return np.asarray(np.exp(spread(normals, np.ndim(batch)) * error))
 
     def sample(self, rng: np.random.Generator, samples: int) -> "ModelPair":
         """Draw the profile anew within its uncertainty; a leading axis of samples.
@@ -205,7 +218,9 @@ class ModelPair:
         # So many more launches cost as much as launches that take so much longer.
         passes = {dtype: cost.scaled({"launch_s": launches}) for dtype, cost in passes.items()}
         link = profile.link and profile.link.slower(slower)
-        return replace(self, profile=replace(profile, passes=passes, link=link), round_overhead_factors=overhead)
+        draft, verify = rng.standard_normal((2, samples)) if profile.timed else (0.0, 0.0)
+        drawn = replace(self, profile=replace(profile, passes=passes, link=link), round_overhead_factors=overhead)
+        return replace(drawn, draft_normals=draft, verify_normals=verify)
 
     def scaled(self, factors: Mapping[str, float]) -> "ModelPair":
         """Multiply constants of all passes by name, `link_s` or `round_overhead_s`."""
@@ -230,6 +245,19 @@ class ModelPair:
         """Whether that much is free; None where the profile does not say."""
         memory = self.profile.memory_bytes
         return None if memory is None else np.asarray(self.memory_bytes <= USABLE_MEMORY * memory)
+
+
+def doublings_beyond(
+    profile: Profile, shape: ModelShape, batch: Count, new_tokens: Count, context: Count
+) -> dict[str, Floats]:
+    """Return how many doublings passes lie beyond what a profile was timed over, by `RANGES`; [*S] each."""
+    values = {
+        "batch": batch,
+        "context": context,
+        "tokens": np.asarray(batch * new_tokens, np.float64),
+        "weights": np.full(np.shape(batch), float(shape.parameters)),
+    }
+    return {name: ends.doublings_beyond(values[name]) for name, ends in profile.timed.items()}
 
 
 def largest_batch(pair: ModelPair) -> int | None:

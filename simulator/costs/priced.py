@@ -109,7 +109,23 @@ class Pricing:
     def point(self, stated: Mapping[str, Real]) -> Point:
         """Return a point: parameters as stated, else what the profile says of them, else their defaults."""
         self.refuse_unused(stated)
+        self.check_work(stated)
         return Point(**{**self.defaults(), **stated})
+
+    def check_work(self, stated: Collection[str]) -> None:
+        """Refuse a device's burn units where nobody says how many a pass takes.
+
+        Raises:
+            UserError: Neither models nor the work of a pass is stated.
+        """
+        if self.profile is None or self.models or self.decoding:
+            return
+        for name in ("workflops", "workmem"):
+            if name not in stated:
+                raise UserError(
+                    f"--profile {self.profile.name}: says what a burn unit takes, not how many your target has; "
+                    f"expected {BY_NAME[name].flags[0]}, or --target-model and --draft-model beside it"
+                )
 
     def refuse_unused(self, stated: Collection[str]) -> None:
         """Refuse parameters that were stated and that have no part in these costs; names the first, and why."""

@@ -18,6 +18,8 @@ DATASHEET, MEASURED = "datasheet, uncalibrated", "measured"
 KERNELS_MEASURED = "kernels measured; launches a layer and round overhead assumed"
 # Of parameters, relative: what slopes are taken over.
 STEP = 1e-4
+# Of passes that were timed: sequences, tokens that the cache holds for each, tokens computed in all, weights.
+RANGES = ("batch", "context", "tokens", "weights")
 STATUSES = (DATASHEET, MEASURED, KERNELS_MEASURED)
 
 
@@ -178,7 +180,8 @@ class Decoding:
 
     target, draft, dtype, batch: what was timed. baseline_s: a step of plain decoding. draft_step_s: a drafted token.
     verify: a target pass, whose work is its tokens a sequence (for FLOP) and 1 (for bytes). The errors are standard
-    errors, relative. draft_lengths: whose times were fitted. source_sha256: of the file they were fitted to.
+    errors, relative; draft_overhead_correlation: of those of a drafted token and of a round's overhead, two ends of one
+    line. draft_lengths: whose times were fitted. source_sha256: of the file they were fitted to.
     """
 
     target: str
@@ -191,6 +194,7 @@ class Decoding:
     draft_step_error: float
     verify: PassCost
     draft_lengths: tuple[int, ...]
+    draft_overhead_correlation: float = 0.0
     source_sha256: str = ""
 
 
@@ -211,6 +215,19 @@ class Link:
         """Multiply the time of all that it does."""
         latency_s = np.asarray(self.latency_s * factor, np.float64)
         return replace(self, bytes_per_s=self.bytes_per_s / factor, latency_s=latency_s)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimedRange:
+    """What was timed at least and at most, of one of `RANGES`."""
+
+    least: float
+    most: float
+
+    def doublings_beyond(self, value: Real) -> Floats:
+        """Return how often the nearer end has to be doubled or halved to come to a value; 0 inside."""
+        value = np.maximum(np.asarray(value, np.float64), 1.0)
+        return np.maximum(0.0, np.maximum(np.log2(value / max(self.most, 1.0)), np.log2(max(self.least, 1.0) / value)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,7 +254,7 @@ class Profile:
     status: one of `STATUSES`. passes: by number format. decoding: of one pair of models. launches_per_layer: kernels
     that a layer of a model launches; launches_per_layer_error: its standard error, relative.
     round_overhead_s: what a round costs besides its passes; round_overhead_error: its standard error, relative.
-    notes: what a reader should know, a sentence each. A
+    timed: what passes were timed over, by `RANGES`. notes: what a reader should know, a sentence each. A
     sampled profile has arrays of samples in its costs and overhead.
     """
 
@@ -254,6 +271,7 @@ class Profile:
     memory_bytes: int | None = None
     link: Link | None = None
     power: Power | None = None
+    timed: Mapping[str, TimedRange] = field(default_factory=dict)
     sources: tuple[Source, ...] = ()
     notes: tuple[str, ...] = ()
 

@@ -13,7 +13,20 @@ from simulator.ground.artefacts import UserError, check_kind, envelope, write_js
 from simulator.ground.fields import Field, read_json
 
 from .formats import FORMATS
-from .profile import STATUSES, BurnUnits, Curve, Decoding, Link, PassCost, Power, Profile, Source, constant
+from .profile import (
+    RANGES,
+    STATUSES,
+    BurnUnits,
+    Curve,
+    Decoding,
+    Link,
+    PassCost,
+    Power,
+    Profile,
+    Source,
+    TimedRange,
+    constant,
+)
 
 KIND = "hardware_profile"
 # 1: first version. 2: `uncertainty` may be `relative_errors` by parameter, where nothing is known of correlations.
@@ -52,7 +65,9 @@ def load_profile(path_or_name: str | Path) -> Profile:
 def parse_profile(field: Field) -> Profile:
     """Read the payload of a profile; a UserError names a value that is missing or odd."""
     field["passes"].only(tuple(FORMATS))
-    memory, link, power, units = (field[key] for key in ("memory_bytes", "link", "power", "units"))
+    memory, link, power, units, timed = (field[k] for k in ("memory_bytes", "link", "power", "units", "timed"))
+    if timed.is_given:
+        timed.only(RANGES)
     profile = Profile(
         name=field["name"].text(),
         device=field["device"].text(),
@@ -69,6 +84,7 @@ def parse_profile(field: Field) -> Profile:
         power=Power(idle_w=power["idle_w"].number(), load_w=power["load_w"].number(power["idle_w"].number()))
         if power.is_given
         else None,
+        timed={name: parse_range(entry) for name, entry in timed.items()} if timed.is_given else {},
         sources=tuple(
             Source(**{name: source[name].text() for name in ("what", "title", "url")})
             for source in field["sources"].elements()
@@ -78,6 +94,12 @@ def parse_profile(field: Field) -> Profile:
     if not (profile.passes or profile.units or profile.decoding):
         field["passes"].refuse("at least one number format, burn units or a decoding pair")
     return profile
+
+
+def parse_range(field: Field) -> TimedRange:
+    """Read what was timed, from least to most."""
+    least = field["least"].number()
+    return TimedRange(least=least, most=field["most"].number(least))
 
 
 def parse_link(field: Field) -> Link:
@@ -109,6 +131,7 @@ def parse_decoding(field: Field) -> Decoding:
         draft_step_error=field["draft_step_error"].number(),
         verify=parse_cost(field["verify"]),
         draft_lengths=tuple(entry.whole(1) for entry in field["draft_lengths"].elements()),
+        draft_overhead_correlation=field["draft_overhead_correlation"].number(-1.0, 1.0, default=0.0),
         source_sha256=field["source_sha256"].text() if field["source_sha256"].is_given else "",
     )
 
@@ -190,6 +213,7 @@ def profile_json(profile: Profile) -> dict[str, Any]:
         "memory_bytes": profile.memory_bytes,
         "link": link and asdict(link),
         "power": power and asdict(power),
+        "timed": {name: asdict(ends) for name, ends in profile.timed.items()} or None,
         "sources": [asdict(source) for source in profile.sources],
         "notes": list(profile.notes),
     }

@@ -55,9 +55,11 @@ class DecodedPair:
 
     def sample(self, rng: np.random.Generator, samples: int) -> "DecodedPair":
         """Draw what was fitted anew; results get a leading axis of samples."""
-        decoding = self.decoding
+        decoding, rho = self.decoding, self.decoding.draft_overhead_correlation
         errors = (decoding.baseline_error, decoding.draft_step_error, self.round_overhead_error)
-        plain, draft, overhead = (np.exp(e * rng.standard_normal((samples, 1))) for e in errors)
+        normals = rng.standard_normal((3, samples, 1))
+        normals[2] = rho * normals[1] + np.sqrt(1 - rho**2) * normals[2]
+        plain, draft, overhead = (np.exp(e * z) for e, z in zip(errors, normals, strict=True))
         return replace(
             self,
             decoding=replace(decoding, verify=decoding.verify.sample(rng, samples)),

@@ -75,6 +75,7 @@ def grid_over(pricing: Pricing, values: Mapping[str, ArrayLike]) -> Grid:
         UserError: A parameter has no part in these costs, or a value is not allowed.
     """
     pricing.refuse_unused(values)
+    pricing.check_work(values)
     known: Mapping[str, ArrayLike] = {**pricing.defaults(), **values}
     axes = {name: np.atleast_1d(known.get(name, BY_NAME[name].default)) for name in pricing.names}
     return Grid(values={name: np.asarray(axis, np.float64) for name, axis in axes.items()})
