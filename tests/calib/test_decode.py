@@ -309,6 +309,8 @@ def test_the_line_of_drafts_by_hand(tmp_path: Path) -> None:
     # Through two points: its slope's variance is the sum of theirs over the distance squared.
     two = draft_line([arm(2, 5.0), arm(4, 9.0)])
     assert two.step_error == pytest.approx(np.hypot(0.05, 0.09) / 2 / 2.0)
+    # step = (b - a) / 2 and start = 2 a - b, of a and b at 2 and 4.
+    assert two.covariance == pytest.approx(-(2 * 0.05**2 + 0.09**2) / 2)
     # No part is below 0. A start that would be: through the origin, each time weighing by its error, a hundredth of it.
     line = draft_line([arm(1, 0.9), arm(2, 3.0), arm(4, 9.0)])
     slope = (1 / 0.9 + 2 / 3 + 4 / 9) / (1 / 0.9**2 + 4 / 3**2 + 16 / 9**2)

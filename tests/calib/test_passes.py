@@ -129,6 +129,7 @@ def test_odd_files_and_points_are_refused(exact: Path, tmp_path: Path) -> None:
     for name, value, words in (
         ("role", "judge", "role is 'judge', expected 'target' or 'draft'"),
         ("median_s", 0, "median_s is 0, expected a number above 0"),
+        ("samples_s", [1.0, 2.0, 9.0], "median_s is "),
         ("batch", None, "batch is None, expected a whole number"),
     ):
         points = [point | {name: value} if i == 3 else point for i, point in enumerate(content["points"])]
@@ -163,6 +164,17 @@ def test_the_commands_calibrate_and_forecast(run, output, tmp_path: Path) -> Non
     other = output("validate", "--passes", "other.json", "--hist", "h.json", "--profile", "profile.json")
     assert "48 rows not fitted" in other
     assert run(*told, "profile.json", "--max-error", "1e-6").returncode == 1
+    # Where every row was fitted nothing is forecast, and no bound holds.
+    few = Grid(batches=(1, 8), contexts=(128,), draft_lengths=(1, 2, 4, 7))
+    write_passes(tmp_path / "few.json", noise=0.02, grid=few)
+    output("calibrate", "--from-passes", "few.json", "-o", "all.json")
+    seen = run("validate", "--passes", "few.json", "--hist", "h.json", "--profile", "all.json", "--max-error", "0")
+    assert (seen.returncode, seen.stderr) == (1, "")
+    assert "every row was fitted: nothing was forecast, so nothing holds" in seen.stdout
+    # What was timed is in the profile, and a forecast beyond it says so.
+    pair = ("--profile", "profile.json", "--target-model", "llama-3.1-8b", "--draft-model", "llama-3.2-1b")
+    said = output("simulate", "--hist", "h.json", *pair, "--batch", 256, "--context", 16)
+    assert "256 sequences: profile was timed at 1 to 32; each doubling beyond adds 4%" in said
     # The negative control: a device whose passes take time before they begin.
     content = json.loads(profile.read_text())
     cost = content["passes"]["bfloat16"]

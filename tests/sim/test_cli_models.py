@@ -18,6 +18,7 @@ from .builders import burnt, result, written
 PAIR = ("--target-model", "llama-3.1-8b", "--draft-model", "llama-3.2-1b")
 ON_H100 = ("--profile", "h100-sxm", *PAIR)
 BURNT = burnt()
+WORK = ("--workflops", 50_000, "--workmem", 8)
 
 
 def test_a_forecast_says_passes_throughput_energy_memory_and_schedule(output, hist_file: Path, tmp_path: Path) -> None:
@@ -35,7 +36,7 @@ def test_a_forecast_says_passes_throughput_energy_memory_and_schedule(output, hi
     # The heading says what a probe did not measure.
     probed = replace(BURNT, status=KERNELS_MEASURED, round_overhead_s=6e-4, round_overhead_error=0.5)
     written(tmp_path / "burnt.json", probed)
-    said = output("simulate", "--profile", "burnt.json")
+    said = output("simulate", "--profile", "burnt.json", *WORK)
     assert "on burnt.json (kernels measured; launches a layer and round overhead assumed)\n" in said
     assert "No overhead a round is assumed" not in said
 
@@ -200,7 +201,7 @@ def test_why_says_what_a_percent_of_each_constant_changes(run, output) -> None:
 
 def test_a_profile_sets_the_burn_units_and_the_user_goes_before_it_one_by_one(run, tmp_path: Path) -> None:
     path = written(tmp_path / "burnt.json", BURNT)
-    plain = result(run, "--profile", path)["parameters"]
+    plain = result(run, "--profile", path, *WORK)["parameters"]
     assert plain["profile_status"] == "measured"
     # Of the profile, then of the user.
     for option, key, from_profile, own in (
@@ -211,7 +212,7 @@ def test_a_profile_sets_the_burn_units_and_the_user_goes_before_it_one_by_one(ru
         ("--overlap-exponent", "overlap_exponent", 3, 2),
     ):
         assert plain[key] == pytest.approx(from_profile)
-        assert result(run, "--profile", path, option, own)["parameters"] == plain | {key: own}
+        assert result(run, "--profile", path, *WORK, option, own)["parameters"] == plain | {key: own}
     found = result(run, "--profile", path, "--workflops", 0, "--workmem", 10, "--pass-overhead", 0)
     assert found["baseline_ms_per_token"] == pytest.approx(10 * 8000 * 4e-11 * 1e3)
     for words, overhead_ms in (((), 0.6), (("--round-overhead", 0.2), 0.2)):
@@ -299,7 +300,7 @@ def test_a_sweep_over_batch_and_context_has_a_row_and_the_models_of_each_point(
 
 def test_a_sweep_takes_a_profiles_burn_units_and_the_users_range_of_one(output, tmp_path: Path) -> None:
     written(tmp_path / "burnt.json", replace(BURNT, round_overhead_s=0.0))
-    output("sweep", "--profile", "burnt.json", "--memScale", "0.1:0.3:0.1", "--out", "s.csv")
+    output("sweep", "--profile", "burnt.json", *WORK, "--memScale", "0.1:0.3:0.1", "--out", "s.csv")
     frame = pd.read_csv(tmp_path / "s.csv")
     assert frame.memScale.tolist() == pytest.approx([0.1, 0.2, 0.3])
     assert frame.flopScale.tolist() == pytest.approx([1.2e-6] * 3)

@@ -100,6 +100,12 @@ def test_draws_have_the_errors_that_are_stated_and_what_is_certain_is_not_drawn(
         assert np.ptp(drawn, axis=1).max() < 1e-9
     baseline, draft = (np.log(getattr(cost, n)[:, 0]) for n in ("baseline_s", "draft_s"))
     assert abs(np.corrcoef(baseline, draft)[0, 1]) < 4 / np.sqrt(samples)
+    # The two ends of the draft's line go against each other: a round of some tokens is surer than either.
+    tied = replace(DECODING, draft_step_error=0.1, draft_overhead_correlation=-0.83)
+    cost = replace(PAIR, decoding=tied).sample(np.random.default_rng(0), samples).round_cost(np.array([1]))
+    draft, overhead = (np.log(getattr(cost, n)[:, 0]) for n in ("draft_s", "overhead_s"))
+    assert np.corrcoef(draft, overhead)[0, 1] == pytest.approx(-0.83, abs=4 * (1 - 0.83**2) / np.sqrt(samples))
+    assert overhead.std() == pytest.approx(0.1, rel=0.03)
     sure = replace(DECODING, baseline_error=0.0, draft_step_error=0.0)
     pair = DecodedPair(decoding=sure, round_overhead_s=5e-4)
     drawn = pair.sample(np.random.default_rng(0), 10).round_cost(np.array([2]))

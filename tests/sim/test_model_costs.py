@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from simulator.costs.cautions import cautions
 from simulator.costs.model_costs import PARTS, SEPARATE, USABLE_MEMORY, Placed, largest_batch
-from simulator.costs.profile import DATASHEET, Curve, Link, Power, Profile, constant
+from simulator.costs.profile import DATASHEET, Curve, Link, Power, Profile, TimedRange, constant
 from simulator.costs.shapes import read_shape
 from simulator.costs.step import RoundCost
 from simulator.ground.artefacts import UserError
@@ -261,3 +262,19 @@ def test_a_scaled_constant_scales_its_part_alone() -> None:
     plain, more = PAIR.round_cost(4), PAIR.scaled({"launch_s": 2, "fixed_s": 3, "round_overhead_s": 4}).round_cost(4)
     assert more.verify_s - plain.verify_s == pytest.approx(32 * 4 * LAUNCH_S + 2 * FIXED_S, rel=1e-9)
     assert more.overhead_s == pytest.approx(4e-3)
+
+
+def test_beyond_what_was_timed_a_forecast_is_less_sure_by_the_doubling() -> None:
+    timed = {"batch": TimedRange(least=1, most=8), "context": TimedRange(least=128, most=1024)}
+    profile = device({"bfloat16": pass_cost(2e-15, 4e-13)}, timed=timed)
+    rng, samples = np.random.default_rng(0), 20_000
+    for batch, context, doublings in ((8, 1024, 0), (32, 1024, 2), (8, 4096, 2), (1, 32, 2), (64, 4096, 5)):
+        pair = model_pair(profile, "llama-3.1-8b", "llama-3.2-1b", batch=batch, context=context)
+        cost, plain = pair.sample(rng, samples).round_cost(np.array([4])), pair.round_cost(np.array([4]))
+        for name in ("verify_s", "draft_s"):
+            spread = np.log(getattr(cost, name) / getattr(plain, name)).std()
+            assert spread == pytest.approx(0.04 * doublings, rel=0.03), (batch, context, name)
+        assert (cost.baseline_s == plain.baseline_s).all()
+        beyond = [text for text in cautions(pair, 4) if "was timed at" in text]
+        assert len(beyond) == (batch > 8) + (context not in (128, 1024))
+    assert any(text.startswith("64 sequences: one was timed at 1 to 8; ") for text in beyond)

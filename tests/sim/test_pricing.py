@@ -50,6 +50,14 @@ def test_burn_units_of_a_device_are_its_seconds_by_unit(burnt: str) -> None:
     assert cost.verify_s == pytest.approx(float(units.pass_s(5 * 600_000, 8000, 5, 1)))
 
 
+def test_burn_units_of_a_device_need_the_work_of_a_pass(burnt: str) -> None:
+    pricing = load_pricing(DeviceOptions(profile=burnt))
+    for stated, missing in (({}, "--workflops"), ({"workflops": 5.0}, "--workmem"), ({"workmem": 5.0}, "--workflops")):
+        with pytest.raises(UserError, match=f"not how many your target has; expected {missing}, or --target-model"):
+            pricing.point(stated)
+    assert pricing.point({"workflops": 5.0, "workmem": 2.0}).workmem == 2
+
+
 def test_models_on_a_profile_have_its_overhead_and_the_asked_format() -> None:
     pricing = load_pricing(replace(MODELS, dtype="fp8", draft_dtype="int4", kv_dtype="fp8", tp=2))
     assert pricing.defaults() == {"round_overhead_ms": pytest.approx(0.6)}

@@ -27,6 +27,7 @@ from simulator.costs.profile import (
     Power,
     Profile,
     Source,
+    TimedRange,
     constant,
 )
 from simulator.costs.profile_file import KIND, SCHEMA_VERSION, load_profile, presets, profile_json
@@ -51,6 +52,7 @@ FULL = device(
     link=Link(bytes_per_s=3e11, latency_s=1e-5, mesh=True, error=0.1),
     power=Power(idle_w=20, load_w=300),
     sources=(Source(what="all", title="A sheet", url="https://example.org"),),
+    timed={"batch": TimedRange(least=1, most=8)},
     notes=("A note.",),
 )
 MISSING = object()
@@ -102,6 +104,7 @@ def refusal(tmp_path: Path, payload: dict[str, Any]) -> str:
 OPTIONAL = {
     *("units", "decoding", "link", "power", "memory_bytes", "launches_per_layer_error", "link.mesh", "link.error"),
     *(f"{cost}.uncertainty" for cost in (PASS, "units.cost")),
+    *("timed", "timed.batch"),
 }
 
 
