@@ -368,5 +368,11 @@ FAMILIES: dict[str, Family] = {
     "umt5": Family(hybrids.T5, hybrids.t5, hybrids.t5_layers),
 }
 # Families by another name: told by their architecture, or the name of a text model for that of its wrapper.
-ALIASES = {"kimi_k2": "deepseek_v3", "internlm3": "llama", "qwen3_5": "qwen3_5_text", "qwen3_5_moe": "qwen3_5_moe_text"}
+ALIASES = {
+    "kimi_k2": "deepseek_v3",
+    "kimi_k25": "deepseek_v3",
+    "internlm3": "llama",
+    "qwen3_5": "qwen3_5_text",
+    "qwen3_5_moe": "qwen3_5_moe_text",
+}
 ALIASES |= {"gemma3n": "gemma3n_text", "llama4": "llama4_text", "gemma3": "gemma3_text"}

@@ -74,8 +74,8 @@ class Storage:
 
     format: of the matrices of the layers; plain: of all else, as quantizers leave output head, embeddings, routers,
     norms and biases. rules: exceptions, of which the first that names a module holds; None there: plain.
-    experts_only: the format is that of routed experts alone. everything: it is that of head and embeddings as well.
-    stated: whether a user stated it, rather than a file.
+    experts_only: the format is that of routed experts alone. everything: it is that of head, embeddings and routers as
+    well.
     """
 
     name: str
@@ -95,7 +95,7 @@ class Storage:
         for rule, matches in zip(self.rules, map(matcher, (r.patterns for r in self.rules)), strict=True):
             if matches(module):
                 return rule.format or self.plain
-        left_out = (self.experts_only and not is_expert) or is_router or (is_outer and not self.everything)
+        left_out = (self.experts_only and not is_expert) or ((is_router or is_outer) and not self.everything)
         return self.plain if left_out else self.format
 
 
@@ -136,12 +136,21 @@ def matcher(patterns: tuple[str, ...]) -> Callable[[str], bool]:
         paths = {".".join(parts[a:b]) for a in range(len(parts)) for b in range(a + 1, len(parts) + 1)}
         if names & paths or any(glob.match(normalised(module)) for glob in globs):
             return True
-        return any(e.match(prefix + module) for e in expressions for prefix in PREFIXES)
+        return any(e.match(path) for e in expressions for path in (spelled(module) if expressions else ()))
 
     return matches
 
 
 PREFIXES = ("", "model.", "language_model.model.", "model.language_model.")
+
+
+@lru_cache(maxsize=4096)
+def spelled(module: str) -> tuple[str, ...]:
+    """Return the names that checkpoints of different families have for a module."""
+    names = {module}
+    for word, other in SYNONYMS.items():
+        names |= {name.replace(f".{other}.", f".{word}.") for name in names}
+    return tuple(prefix + name for name in sorted(names) for prefix in PREFIXES)
 
 
 def is_glob(pattern: str) -> bool:

@@ -5,10 +5,11 @@ more), `quantization` of MLX, hf_quant_config.json of NVIDIA's Model Optimizer.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from re import error as PatternError
 from typing import NamedTuple
 
-from simulator.ground.fields import Field
+from simulator.ground.fields import Field, read_json
 
 from .formats import FORMATS, PLAIN, WIDE, Format, Rule, Storage, grouped, matcher
 
@@ -29,8 +30,23 @@ class Quantized(NamedTuple):
     kv_dtype: str | None = None
 
 
+# Files beside a config.json that tell instead of it, and the quantizer that writes them.
+BESIDE = {"hf_quant_config.json": "modelopt", "quantize_config.json": "gptq", "quant_config.json": "awq"}
+
+
+def file_beside(config: Field) -> Field | None:
+    """Return what a quantizer's own file beside a config.json says, as config.json would."""
+    for name, method in BESIDE.items() if str(config.path) else ():
+        path = Path(config.path).with_name(name)
+        if path.is_file():
+            found = read_json(path, any_number=True)
+            found = found["quantization"] if found["quantization"].is_given else found
+            return found if found["quant_method"].is_given else found.but(quant_method=method)
+    return None
+
+
 def quantization_of(config: Field, beside: Field | None) -> Quantized:
-    """Return what a config.json, or the hf_quant_config.json beside it, says of number formats.
+    """Return what a config.json, or the file of its quantizer beside it, says of number formats.
 
     Raises:
         UserError: A value is odd.
@@ -38,19 +54,18 @@ def quantization_of(config: Field, beside: Field | None) -> Quantized:
     found = next(
         (config[k] for k in ("quantization_config", "quantization", "compression_config") if config[k].is_given), None
     )
-    if found is None and beside is not None:
-        found = beside["quantization"]
+    found = beside if found is None else found
     if found is None or not found.object():
         return Quantized()
     method = method_of(found)
     if method not in METHODS:
-        return Quantized(unread=f"{found.path}: {found.where} names {method!r}", kv_dtype=kv_format(found))
+        return Quantized(unread=f"{found.place} names {method!r}", kv_dtype=kv_format(found))
     try:
         storage = METHODS[method](found)
         for rule in storage.rules if storage else ():
             matcher(rule.patterns)
     except Unread as error:
-        return Quantized(unread=f"{found.path}: {found.where} names {error}", kv_dtype=kv_format(found))
+        return Quantized(unread=f"{found.place} names {error}", kv_dtype=kv_format(found))
     except PatternError as error:
         found.refuse(f"regular expressions that compile ({error})")
     return Quantized(storage, kv_dtype=kv_format(found))

@@ -7,10 +7,12 @@ from .layers import State
 FLOPS_PER_NUMBER = 6
 
 
-def keep(stack: Stack, at: Layers, size: int, window: int, shares: int, *, wide: bool = True) -> None:
-    """Add a state of `size` numbers and what a convolution keeps, to layers; `wide`: in 32 bits, else in 16."""
+def keep(stack: Stack, at: Layers, size: int, window: int, shares: int) -> None:
+    """Add a state of `size` numbers, of 32 bits unless the file says 16, and what a convolution keeps, to layers."""
     if at:
-        stack.states.append(State(len(at), size, window, FLOPS_PER_NUMBER * size, shares, 4.0 if wide else 2.0))
+        stated = [stack.config[key].value for key in ("mamba_ssm_cache_dtype", "mamba_ssm_dtype")]
+        width = 2.0 if "bfloat16" in stated or "float16" in stated else 4.0
+        stack.states.append(State(len(at), size, window, FLOPS_PER_NUMBER * size, shares, width))
 
 
 def mamba2(stack: Stack, at: Layers, keys: dict[str, str], *, normed: bool = True, inner: int = 0) -> None:

@@ -14,7 +14,7 @@ from .config_json import KEYS, Stack
 from .drafters import drafter, drafter_architecture
 from .families import ALIASES, FAMILIES, opt_layout
 from .layers import BLOCK, Drafting
-from .quantization import Quantized, quantization_of
+from .quantization import Quantized, file_beside, quantization_of
 from .work import ModelShape
 
 CATALOGUE = Path(__file__).parent / "catalogue"
@@ -70,9 +70,7 @@ def shape_of(config: Field, name: str) -> ModelShape:
     Raises:
         UserError: The family is unknown, or a value is missing or odd.
     """
-    beside = Path(config.path).with_name("hf_quant_config.json") if str(config.path) else None
-    also = read_json(beside, any_number=True) if beside and beside.is_file() else None
-    quantized = quantization_of(config, also)
+    quantized = quantization_of(config, file_beside(config))
     text, is_inner = text_model(config)
     architecture = drafter_architecture(config)
     whole = filled(text, is_inner=is_inner)

@@ -109,6 +109,7 @@ def test_mlx_quantizes_embeddings_and_head_and_names_modules_of_other_bits(tmp_p
         ({"quant_method": "modelopt", "quant_algo": "FP8", "exclude_modules": ["*self_attn*", "lm_head"]}, ATTENTION),
         ({"quant_method": "modelopt", "quant_algo": "FP8", "exclude_modules": ["model.layers.0.*"]}, INNER / 2),
         (compressed(FP8_WEIGHTS, ignore=["re:.*self_attn.*"]), ATTENTION),
+        (compressed(FP8_WEIGHTS, ignore=["re:.*feed_forward.*"]), FFN),
         (compressed(FP8_WEIGHTS, ignore=["re:.*layers\\.1\\..*down_proj$"]), 64 * 96),
         ({"quant_method": "gptq", "bits": 8, "group_size": -1, "dynamic": {"-:.*self_attn.*": {}}}, ATTENTION),
     ],
@@ -143,6 +144,26 @@ def test_a_file_beside_the_config_tells_weights_and_cache(tmp_path: Path) -> Non
     }
     shape = written(tmp_path, TINY, hf_quant_config={"quantization": mixed})
     assert bytes_of(shape) == FFN / 2 * (1 + 4.5 / 8) + 2 * (ATTENTION + OUTER + NORMS)
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "bits"),
+    [
+        ("quantize_config", {"bits": 4, "group_size": 128, "desc_act": True, "sym": True}, 4 + 20 / 128),
+        ("quant_config", {"w_bit": 4, "q_group_size": 128, "zero_point": True, "version": "GEMM"}, 4 + 20 / 128),
+    ],
+)
+def test_older_quantizers_write_a_file_of_their_own(
+    tmp_path: Path, name: str, said: dict[str, Any], bits: float
+) -> None:
+    shape = written(tmp_path, TINY, **{name: said})
+    assert bytes_of(shape) == pytest.approx(INNER * bits / 8 + 2 * (OUTER + NORMS), rel=1e-12)
+
+
+def test_a_file_beside_goes_before_what_a_text_model_had(tmp_path: Path) -> None:
+    wrapped = {"model_type": "kimi_k25", "text_config": TINY | {"quantization_config": compressed(INT4_WEIGHTS)}}
+    assert written(tmp_path, wrapped).storage.name == "compressed-tensors int4 in groups of 32"
+    assert written(tmp_path, wrapped, hf_quant_config={"quantization": {"quant_algo": "FP8"}}).storage.name == "FP8"
 
 
 def test_the_cache_may_be_stated_with_compressed_tensors(tmp_path: Path) -> None:
