@@ -41,6 +41,8 @@ def models_json(pair: ModelPair, forecast: Forecast) -> dict[str, Any]:
     return {
         "device": pair.profile.device,
         "profile_status": pair.profile.status,
+        "target": model_json(pair.placed_target),
+        "draft": model_json(pair.placed_draft),
         "passes": {name: pass_json(tokens, parts) for name, (tokens, parts) in passes(pair, draft_length).items()},
         "tokens_per_s": {name: int(pair.batch) * 1e3 / ms for name, ms in times_ms(summary).items()},
         "energy_j_per_token": joules and dict(zip(times_ms(summary), joules, strict=True)),
@@ -56,6 +58,37 @@ def models_json(pair: ModelPair, forecast: Forecast) -> dict[str, Any]:
             "synthetic_acceptance": engine_settings(forecast.setting.acceptance, longest_draft(ranges)),
         },
     }
+
+
+def model_json(placed: Placed) -> dict[str, Any]:
+    """Return what was read of a model, and in which formats it is priced; all of its bytes, on however many devices."""
+    shape = placed.shape
+    return {
+        "name": shape.name,
+        "family": shape.family,
+        "parameters": shape.parameters,
+        "active_parameters": shape.active_parameters,
+        "weight_format": placed.storage.name,
+        "arithmetic": placed.arithmetic,
+        "weight_bytes": shape.weight_bytes(placed.storage),
+        "kv_format": placed.kv_format,
+        "kv_bytes_per_token": shape.kv_bytes_per_token(placed.kv_format),
+        "state_bytes_per_sequence": shape.state_bytes,
+        "longest_context": shape.longest_context,
+        "drafting": shape.drafting and shape.drafting._asdict(),
+    }
+
+
+def sizes_text(pair: ModelPair) -> str:
+    """Return a table of what was read of both models."""
+    rows: list[tuple[str, ...]] = [("model", "weights", "active", "bytes", "KV bytes a token", "state a sequence")]
+    for role, placed in (("target", pair.placed_target), ("draft", pair.placed_draft)):
+        found = model_json(placed)
+        counts = (f"{found[key] / 1e9:.2f} B" for key in ("parameters", "active_parameters"))
+        state = found["state_bytes_per_sequence"]
+        kept = f"{found['kv_bytes_per_token']:,.0f}", f"{state / 1e6:,.1f} MB" if state else "none"
+        rows.append((role, *counts, f"{found['weight_bytes'] / 1e9:.2f} GB", *kept))
+    return table(rows)
 
 
 def pass_json(tokens: int, parts: PassParts) -> dict[str, Any]:
@@ -102,7 +135,7 @@ def models_text(pair: ModelPair, forecast: Forecast) -> str:
     rates = f"tokens/s: {plain:,.1f} plain, {spec:,.1f} speculative"
     about = [placement_text(pair), rates]
     lines = [*about, energy_text(pair, forecast), memory_text(pair), schedule_text(forecast.ranges)]
-    return "\n".join([table(rows, left=(0, 4)), "", *filter(None, lines)])
+    return "\n".join([table(rows, left=(0, 4)), "", sizes_text(pair), "", *filter(None, lines)])
 
 
 def placement_text(pair: ModelPair) -> str:
