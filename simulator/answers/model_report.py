@@ -64,7 +64,6 @@ def model_json(placed: Placed) -> dict[str, Any]:
     """Return what was read of a model, and in which formats it is priced; all of its bytes, on however many devices."""
     shape = placed.shape
     return {
-        "name": shape.name,
         "family": shape.family,
         "parameters": shape.parameters,
         "active_parameters": shape.active_parameters,
