@@ -157,7 +157,7 @@ def test_the_bootstrap_draws_whole_prompts() -> None:
 
 
 @pytest.mark.statistical
-@pytest.mark.parametrize("prompts", [5, 12])
+@pytest.mark.parametrize("prompts", [4, 8, 30])
 def test_intervals_from_few_prompts_are_widened(prompts: int) -> None:
     rng, trials = np.random.default_rng(8), 400
     covered = plain = 0
@@ -168,8 +168,8 @@ def test_intervals_from_few_prompts_are_widened(prompts: int) -> None:
         low, high = np.quantile(bootstrap(rates[:, None], rng)[:, 0] / prompts, (0.025, 0.975))
         plain += low <= 0.5 <= high
     assert covered / trials >= 0.95 - 4 * np.sqrt(0.95 * 0.05 / trials)
-    # Negative control: plain percentiles cover less than they claim.
-    assert plain < covered
+    # Negative control: plain percentiles cover less than they claim, of few prompts much less.
+    assert plain < covered - (0.05 * trials if prompts == 4 else 0)
 
 
 def test_alpha_of_both_kinds_of_draft_from_one_trace() -> None:
