@@ -251,6 +251,7 @@ WHISPER = Layout(
         "layers": "decoder_layers",
         "hidden": "d_model",
         "heads": "decoder_attention_heads",
+        "kv_heads": "decoder_attention_heads",
         "ffn": "decoder_ffn_dim",
     },
 )
