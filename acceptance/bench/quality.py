@@ -8,7 +8,7 @@ import acceptance
 from acceptance.models.context import Context, padded
 from acceptance.models.laws import rank
 from acceptance.models.model import Model
-from acceptance.text.prompts import source_of
+from acceptance.text.said import source_of
 from simulator.ground.fields import Field
 from simulator.ground.records import Records, read_jsonl
 

@@ -1,21 +1,23 @@
-"""Prompts from a file: MT-Bench and Spec-Bench questions, ShareGPT conversations, plain JSON records, lines of text."""
+"""Prompts from a file: questions, conversations, records of any of the usual keys, tables, lines of text."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, TypeVar
 
 from simulator.ground.artefacts import UserError
-from simulator.ground.fields import Field, lines_of
+from simulator.ground.fields import Field, lines_in
+from simulator.ground.plain_text import PARQUET, as_text, read_unpacked
 from simulator.ground.records import BadRecord, Records, as_record, read_each, record_of
+
+from .said import TALKS, category_of, key_of, source_of, turns_of
+from .tables import DELIMITERS, delimiter_of, is_table, parquet_rows, table_rows
 
 T = TypeVar("T")
 Items = Iterator[tuple[int, Any]]
 
-IDS = ("question_id", "id", "source")
-HUMAN = ("human", "user")
-SYSTEM = ("system", "developer")
+PACKINGS = (".gz", ".zst", ".xz", ".bz2")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +32,17 @@ class Prompt:
     turns: tuple[str, ...]
     source: str
     category: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptFile(Records[Prompt]):
+    """Prompts of a file, and what the file was taken for."""
+
+    read_as: str = ""
+
+    def notes(self) -> list[str]:
+        """Return a line that says what the file was taken for, and one of records that were skipped."""
+        return [f"{self.path}: read as {self.read_as}", *filter(None, [self.about_skipped()])]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,33 +64,60 @@ QUESTION = Layout(
     expected='{"question_id": ..., "category": "...", "turns": ["..."]}',
     required=("question_id", "category"),
 )
+ANY = Layout(
+    keys=("turns", *TALKS, "body", "prompt", "question", "instruction", "query", "problem", "input", "text"),
+    expected='records with "turns", "conversations", "messages", "prompt" or "instruction", or --column NAME',
+)
 LAYOUTS = {
-    "auto": Layout(
-        keys=("turns", "conversations", "messages", "prompt"),
-        expected='records with "turns", "conversations", "messages" or "prompt"',
-    ),
+    "auto": ANY,
     "mt-bench": QUESTION,
     "spec-bench": QUESTION,
     "sharegpt": Layout(
         keys=("conversations", "messages"),
         expected='{"conversations": [{"from": "human", "value": "..."}]} or {"messages": [{"role": "user", ...}]}',
     ),
+    "messages": Layout(
+        keys=("messages", "body"),
+        expected='{"messages": [{"role": "user", "content": "..."}]}, alone or as "body" of a batch request',
+    ),
+    "alpaca": Layout(keys=("instruction",), expected='{"instruction": "...", "input": "..."}'),
+    "humaneval": Layout(keys=("prompt", "text"), expected='{"task_id": "...", "prompt": "..."}', required=("task_id",)),
     "jsonl": Layout(keys=("turns", "prompt"), expected='{"prompt": "..."} or {"turns": ["..."]}'),
+    "csv": ANY,
+    "tsv": ANY,
+    "parquet": ANY,
     "text": Layout(keys=("prompt",), expected="one prompt a line"),
 }
 DATASETS = tuple(LAYOUTS)
+# Formats that are a kind of file; the others say what stands in a record.
+KINDS = ("jsonl", "csv", "tsv", "parquet", "text")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """A file that is open: (place, what stands there), what makes a record of it, and what it was taken for.
+
+    place: what a place is: a "line", or a "record" of a list or table.
+    """
+
+    items: Items
+    parse: Callable[[Any], Field]
+    place: str
+    kind: str
 
 
 def load_prompts(
-    path: Path, dataset: str = "auto", *, turns: int | None = 1, limit: int | None = None
-) -> Records[Prompt]:
+    path: Path, dataset: str = "auto", *, column: str | None = None, turns: int | None = 1, limit: int | None = None
+) -> PromptFile:
     """Read prompts, skipping records that cannot be used.
 
     A record is refused for any of its turns, kept or not, so that `turns` does not change which prompts are read.
+    Files that are packed (gzip, xz, bzip2, zstd) or in UTF-16 are read as well.
 
     Args:
         path: The file.
-        dataset: One of DATASETS. auto: what begins with JSON by the keys of each record, other files as text.
+        dataset: One of DATASETS. auto: by what the file holds, JSON and tables by the keys of each record.
+        column: The key or column that holds the prompt; None: the first of the usual ones.
         turns: At most so many user turns of each conversation; None: all.
         limit: The first so many usable prompts; None: all. What follows them is not read.
 
@@ -87,26 +127,74 @@ def load_prompts(
     if dataset not in LAYOUTS:
         raise UserError(f"dataset is {dataset!r}, expected {', '.join(DATASETS)}")
     check_at_least_one("turns", turns)
-    # Read once: the path may be a pipe.
-    lines = list(lines_of(path))
-    if dataset == "auto" and path.suffix.lower() not in (".json", ".jsonl") and not looks_like_json(lines):
-        dataset = "text"
     layout = LAYOUTS[dataset]
+    if column is not None:
+        layout = replace(layout, keys=(column,), expected=f"records with {column!r}")
+    opened = open_prompts(path, dataset, layout.keys, "" if column is None else "--column")
+    keys: dict[str, None] = {}
 
     def read(item: Any, where: str) -> Prompt:
-        record = parse(item)
+        record = opened.parse(item)
         for key in layout.required:
             if not record[key].is_given:
                 raise BadRecord(f"no {key}")
-        user_turns = turns_of(record, layout.keys)
-        return Prompt(turns=user_turns[:turns], source=source_of(record, where), category=category_of(record))
+        key = key_of(record, layout.keys)
+        said = turns_of(record, key)
+        keys.setdefault(key)
+        return Prompt(turns=said[:turns], source=source_of(record, where), category=category_of(record))
 
-    items, parse, place = (
-        (iter(lines), line_record, "line") if dataset == "text" else json_items(path, lines, layout.expected)
-    )
-    records = read_first(path, items, read, limit, layout.expected, place)
+    records = read_first(path, opened.items, read, limit, layout.expected, opened.place)
     names = unique_names(p.source for p in records.rows)
-    return replace(records, rows=tuple(replace(p, source=n) for p, n in zip(records.rows, names, strict=True)))
+    rows = tuple(replace(p, source=n) for p, n in zip(records.rows, names, strict=True))
+    read_as = f"{opened.kind}, {' and '.join(keys)} of each" if opened.parse is not line_record else opened.kind
+    return PromptFile(path=path, rows=rows, skipped=records.skipped, place=records.place, read_as=read_as)
+
+
+def open_prompts(path: Path, dataset: str, keys: Sequence[str], option: str) -> Opened:
+    """Open a file as what it is; a `dataset` among KINDS says what it has to be.
+
+    keys: columns that may hold prompts. option: how they were asked for, "" where they are the usual ones.
+    """
+    # Read once: the path may be a pipe.
+    content = read_unpacked(path)
+    if content.data.startswith(PARQUET) and dataset in ("parquet", *(d for d in DATASETS if d not in KINDS)):
+        rows = parquet_rows(path, content.data, keys, option)
+        return Opened(items=rows, parse=table_record, place="row", kind=", ".join([*content.how, "Parquet"]))
+    content = as_text(path, content)
+    lines = list(lines_in(content.data))
+    text = "\n".join(line for _, line in lines)
+    suffix = next((s.lower() for s in reversed(path.suffixes) if s.lower() not in PACKINGS), "")
+    kind = kind_of(dataset, suffix, text, keys, 1 if option else 2) if lines else "text"
+    how = "".join(f"{name}, " for name in content.how)
+    if kind == "parquet":
+        raise UserError(f"{path}: no Parquet, expected --format auto")
+    if kind == "text":
+        if option and lines:
+            raise UserError(f"{option}: {path} is text, a prompt a line, expected CSV, JSON or Parquet")
+        return Opened(items=iter(lines), parse=line_record, place="line", kind=f"{how}text, a prompt a line")
+    if kind in ("csv", "tsv"):
+        text = content.data.decode("utf-8", "surrogateescape")
+        delimiter = delimiter_of(text, keys, "\t" if kind == "tsv" else tuple(DELIMITERS))
+        rows = table_rows(path, text, delimiter, keys, option)
+        return Opened(items=rows, parse=table_record, place="line", kind=how + DELIMITERS[delimiter])
+    opened = open_json(path, lines, text, suffix, keys)
+    return replace(opened, kind=how + opened.kind)
+
+
+def kind_of(dataset: str, suffix: str, text: str, keys: Sequence[str], least: int) -> str:
+    """Return what a text file is: "json", "csv", "tsv", "text"; or what `dataset` says it has to be.
+
+    keys: columns that may hold prompts; a table is told by them and by so many columns at least, or by its name.
+    """
+    if dataset in KINDS:
+        return "json" if dataset == "jsonl" else dataset
+    if suffix in (".json", ".jsonl", ".ndjson") or looks_like_json(text):
+        return "json"
+    if suffix in (".csv", ".tsv", ".tab"):
+        return "csv" if suffix == ".csv" else "tsv"
+    if is_table(text, keys, least):
+        return "csv"
+    return "text" if dataset == "auto" else "json"
 
 
 def check_at_least_one(name: str, value: int | None) -> None:
@@ -115,30 +203,57 @@ def check_at_least_one(name: str, value: int | None) -> None:
 
 
 def line_record(line: str) -> Field:
+    """Return a line of text as a record."""
     return as_record({"prompt": line})
 
 
-def looks_like_json(lines: list[tuple[int, str]]) -> bool:
-    """Say whether a file of some other suffix begins with a JSON object, or with a list of them."""
+def table_record(row: Any) -> Field:
+    """Return a row of a table as a record; text says what is wrong with one."""
+    if isinstance(row, str):
+        raise BadRecord(row)
+    return as_record(row)
+
+
+def looks_like_json(text: str) -> bool:
+    """Say whether text begins with a JSON object, or with a list of them."""
+    first = text.partition("\n")[0].strip()
+    if not first.startswith(("{", "[")):
+        return False
     try:
-        first = record_of(lines[0][1]).value if lines else None
+        value = record_of(first).value
     except BadRecord:
-        return lines[0][1].lstrip().startswith("[{")
-    return isinstance(first, dict) or (isinstance(first, list) and any(isinstance(v, dict) for v in first))
+        if first.startswith("[{"):
+            return True
+        try:
+            value = record_of(text).value
+        except BadRecord:
+            return False
+    return isinstance(value, dict) or (isinstance(value, list) and any(isinstance(v, dict) for v in value))
 
 
-def json_items(path: Path, lines: list[tuple[int, str]], expected: str) -> tuple[Items, Callable[[Any], Field], str]:
-    """Return what stands in a file with its place, what makes a record of it, and what a place is.
-
-    A file not named .jsonl may hold one list over all its lines.
-    """
-    if path.suffix.lower() == ".jsonl" or not lines or not lines[0][1].lstrip().startswith("["):
-        return iter(lines), record_of, "line"
+def open_json(path: Path, lines: list[tuple[int, str]], text: str, suffix: str, keys: Sequence[str]) -> Opened:
+    """Open JSON: one value a line, or, in a file not named .jsonl, one list or object over all its lines."""
+    by_line = Opened(items=iter(lines), parse=record_of, place="line", kind="JSON a line")
+    first = lines[0][1].lstrip() if lines else ""
+    if suffix in (".jsonl", ".ndjson") or not first.startswith(("[", "{")):
+        return by_line
     try:
-        values = record_of("\n".join(line for _, line in lines)).value
+        value = record_of(text).value
     except BadRecord as error:
-        raise UserError(f"{path}: {error}, expected a list of {expected}") from None
-    return enumerate(values, 1), as_record, "record"
+        if first.startswith("{"):
+            return by_line
+        raise UserError(f"{path}: {error}, expected a list of {ANY.expected}") from None
+    if isinstance(value, dict):
+        if len(lines) == 1 and any(key in value for key in keys):
+            return by_line
+        value = members_of(value, keys)
+    return Opened(items=enumerate(value, 1), parse=as_record, place="record", kind="JSON")
+
+
+def members_of(value: dict[str, Any], keys: Sequence[str]) -> list[Any]:
+    """Return the records of an object: itself, or those of its only list of objects."""
+    lists = [v for v in value.values() if isinstance(v, list) and v and all(isinstance(m, dict) for m in v)]
+    return lists[0] if len(lists) == 1 and not any(key in value for key in keys) else [value]
 
 
 def read_first(
@@ -156,56 +271,6 @@ def read_first(
         return rows[-1]
 
     return read_each(path, takewhile(lambda _: len(rows) != limit, items), keep, expected, place)
-
-
-def turns_of(record: Field, keys: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the user's turns that stand under the first of `keys` that is there."""
-    key = next((k for k in keys if record[k].is_given), None)
-    if key is None:
-        raise BadRecord(f"no {' or '.join(keys)}")
-    if key == "prompt":
-        return (record[key].text(),)
-    if not record[key].elements():
-        raise BadRecord(f"{key} is empty")
-    return tuple(t.text() for t in record[key].elements()) if key == "turns" else human_turns(record[key].elements())
-
-
-def human_turns(messages: list[Field]) -> tuple[str, ...]:
-    """Return what the human says in a list of messages; a leading system message is left out."""
-    roles = [role_of(m) for m in messages]
-    first = int(roles[0] in SYSTEM)
-    # A conversation split in parts: this one answers, or goes on from, what is not here.
-    if first == len(roles) or roles[first] not in HUMAN:
-        raise BadRecord("does not begin with a human turn")
-    spoken = [m for m, role in zip(messages, roles, strict=True) if role in HUMAN]
-    return tuple((m["value"] if m["value"].is_stated else m["content"]).text() for m in spoken)
-
-
-def role_of(message: Field) -> str:
-    return (message["from"] if message["from"].is_stated else message["role"]).text(empty=True)
-
-
-def name_of(value: Any) -> str | None:
-    """Return a whole number or a printable text as a name; None: it is neither."""
-    name = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-    # Names stand in one-line messages; line ends and half surrogate pairs are not printable.
-    return name if isinstance(name, str) and name and name.isprintable() else None
-
-
-def source_of(record: Field, where: str) -> str:
-    """Return a record's own id, or where it stands if it has none that can be a name."""
-    return next((name for key in IDS if (name := name_of(record[key].value))), where)
-
-
-def category_of(record: Field) -> str:
-    """Return a record's category, or ""."""
-    value = record["category"].value
-    if value is None or value == "":
-        return ""
-    name = name_of(value)
-    if name is None:
-        raise BadRecord("category is no printable text")
-    return name
 
 
 def unique_names(names: Iterable[str]) -> list[str]:

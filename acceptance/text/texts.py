@@ -6,7 +6,8 @@ from pathlib import Path
 from simulator.ground.fields import Field, lines_of
 from simulator.ground.records import BadRecord, Records, record_of
 
-from .prompts import category_of, read_first, source_of, unique_names
+from .prompts import read_first, unique_names
+from .said import category_of, source_of
 
 PROMPT_IDS, PROMPT_TEXTS = ("prompt_token_ids",), ("prompt",)
 OUTPUT_IDS, OUTPUT_TEXTS = ("output_token_ids", "token_ids"), ("output", "response", "completion", "text")

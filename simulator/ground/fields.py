@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .artefacts import UserError, read_bytes, read_text
+from .artefacts import UserError, read_text
+from .plain_text import read_text_bytes
 
 # What a number of a file may be at most: sums of such counts stay finite in a float.
 MAX_NUMBER = 1e300
@@ -220,8 +221,13 @@ def read_toml(path: str | Path) -> Field:
 
 
 def lines_of(path: str | Path) -> Iterator[tuple[int, str]]:
+    """Yield (number, line) of the lines of a text file that are not blank; see `plain_text` and `lines_in`."""
+    yield from lines_in(read_text_bytes(path))
+
+
+def lines_in(data: bytes) -> Iterator[tuple[int, str]]:
     """Yield (number, line) of the lines that are not blank; bytes that are no UTF-8 become lone surrogates."""
     # Not splitlines(): JSON strings may hold U+2028, which is no line end to whoever writes JSON a line.
-    for number, line in enumerate(read_bytes(path).removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
+    for number, line in enumerate(data.split(b"\n"), 1):
         if line.strip():
             yield number, line.decode("utf-8", "surrogateescape").removesuffix("\r")

@@ -79,15 +79,15 @@ def test_auto_decides_by_the_keys_of_each_record(tmp_path: Path) -> None:
 
 
 NO_TALK, NO_HUMAN = "no conversations or messages", "does not begin with a human turn"
-NO_KEY = "no turns or conversations or messages or prompt"
+NO_KEY = "no prompt under its keys "
 BAD_LINES = [
     ("{", "not JSON"),
     ("[" * 100_000, "nested too deeply"),
     ("1" * 5000, "holds a number that cannot be read"),
     ('{"prompt": "x", "score": NaN}', "holds NaN"),
     ('"text"', "it is 'text', expected an object"),
-    ("{}", NO_KEY),
-    ('{"prompt": null}', NO_KEY),
+    ("{}", NO_KEY + "[]"),
+    ('{"prompt": null}', NO_KEY + "['prompt']"),
     ('{"prompt": ""}', "prompt is '', expected text"),
     ('{"prompt": 3}', "prompt is 3, expected text"),
     ('{"prompt": "\\ud800"}', r"prompt is '\ud800', expected text in Unicode"),
@@ -166,7 +166,8 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
         ("p.json", b"[" * 100_000, "p.json: nested too deeply"),
         ("p.json", b"[]", "it is empty"),
         ("p.json", b"[[], {}]", "record 1: it is \\[\\], expected an object"),
-        ("p.json", b"{\n}\n", "line 1: not JSON"),
+        ("p.json", b"{\n}\n", "record 1: no prompt under its keys \\[\\]"),
+        ("p.json", b"{\n\n", "line 1: not JSON"),
         ("p.json", b"3", "line 1: it is 3, expected an object"),
         ("p.json", b'["\xff"]', "not UTF-8"),
         ("p.jsonl", json.dumps([SHAREGPT]).encode(), r"line 1: it is \[.*, expected an object"),
@@ -227,7 +228,7 @@ def test_arguments_out_of_range_are_refused(tmp_path: Path) -> None:
     for arguments, message in (
         ({"turns": 0}, "turns is 0, expected at least 1"),
         ({"limit": -1}, "limit is -1, expected at least 1"),
-        ({"dataset": "alpaca"}, "dataset is 'alpaca', expected auto, mt-bench"),
+        ({"dataset": "guess"}, "dataset is 'guess', expected auto, mt-bench"),
     ):
         with pytest.raises(UserError, match=message):
             load_prompts(path, **arguments)
