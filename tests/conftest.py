@@ -16,6 +16,8 @@ from unittest.mock import patch
 import pytest
 from click.testing import CliRunner
 
+from simulator.ground.tested import TESTED, warn_untested
+
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -33,6 +35,8 @@ def pytest_configure() -> None:
     for number in (signal.SIGINT, signal.SIGHUP):
         if signal.getsignal(number) == signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    for name in TESTED:  # said here once, and then by no command that runs in this process
+        warn_untested(name)
 
 
 def run_here(folder: Path, command: str, *arguments: object, **env: str) -> subprocess.CompletedProcess[str]:

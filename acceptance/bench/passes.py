@@ -89,6 +89,7 @@ def build(option: str, path: Path, config: Mapping[str, Any], device: str, dtype
     import torch
     import transformers
 
+    from acceptance.models.check import check_cache
     from acceptance.models.load import DTYPES
 
     transformers.utils.logging.set_verbosity_error()
@@ -101,6 +102,9 @@ def build(option: str, path: Path, config: Mapping[str, Any], device: str, dtype
             ).eval()
             with torch.inference_mode():
                 module(input_ids=torch.zeros((1, 1), dtype=torch.long, device=device), use_cache=True)
+        check_cache(option, str(path), module)
+    except UserError:
+        raise
     except Exception as error:  # transformers and a model's own code raise what they like
         raise UserError(f"{option} {path}: cannot be built and run ({first_line(error)})") from None
     return module
@@ -117,13 +121,14 @@ def filled_cache(subject: Subject, batch: int, context: int, room: int, generato
     Memory is set aside for `room` further tokens.
     """
     import torch
-    from transformers.cache_utils import DynamicCache
+
+    from acceptance.models.compat import growing_cache
 
     shape, module = subject.shape, subject.module
     attention = shape.attentions[0]
     size = (batch, attention.shares, context, attention.pair_size // 2)
     kind = {"dtype": module.dtype, "device": module.device, "generator": generator}
-    cache = DynamicCache()
+    cache = growing_cache()
     for layer in range(shape.layers):
         cache.update(torch.randn(size, **kind), torch.randn(size, **kind), layer)
         pass_attention.reserve(cache.layers[layer], room)
@@ -132,7 +137,9 @@ def filled_cache(subject: Subject, batch: int, context: int, room: int, generato
 
 def run_pass(subject: Subject, cache: Any, tokens: Any) -> Any:
     """Return the logits of new tokens behind a cache, which grows by them; tokens: [batch, new]."""
-    return subject.module(input_ids=tokens, past_key_values=cache, use_cache=True).logits
+    from acceptance.models.compat import read_on
+
+    return read_on(subject.module, tokens, cache).logits
 
 
 def held(cache: Any) -> list[int]:
@@ -142,8 +149,10 @@ def held(cache: Any) -> list[int]:
 
 def cut_back(cache: Any, context: int) -> None:
     """Have every layer hold the context alone; a pass that failed leaves some of them longer."""
+    from acceptance.models.compat import cut
+
     for layer in cache.layers:
-        layer.crop(context - layer.get_seq_length())
+        cut(layer, layer.get_seq_length() - context)
 
 
 def time_pass(subject: Subject, cache: Any, tokens: Any, clock: Clock) -> float:

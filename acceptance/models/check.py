@@ -1,15 +1,16 @@
 """Checks of a model: that it reads with a cache as it does without, and whether it is the one that was known."""
 
-import inspect
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 import transformers
 
 from simulator.ground.artefacts import UserError
+from simulator.ground.tested import changed_interface
 
+from . import compat
 from .context import Context, padded
 from .model import Model, hidden_size_of
 
@@ -46,13 +47,16 @@ def disagreement(model: Model, *, rolling_back: bool) -> float:
 
 
 def check_cache(option: str, name: str, module: Any) -> None:
-    """Refuse a model that remembers what it read in a recurrent state: it can be neither padded nor rolled back."""
-    layers = transformers.cache_utils.DynamicCache(config=module.config).layers
-    attends = all(isinstance(layer, transformers.cache_utils.DynamicLayer) for layer in layers)
-    takes_cache = "past_key_values" in inspect.signature(module.forward).parameters
-    if getattr(module, "_is_stateful", False) or not attends or not takes_cache:
-        kind = module.config.model_type
+    """Refuse a model that remembers what it read in a recurrent state, or takes no cache: it cannot be rolled back."""
+    kind = module.config.model_type
+    try:
+        recurs, takes_cache = compat.has_recurrent_state(module), compat.cache_input(module) is not None
+    except Exception as error:  # a model's own code raises what it likes
+        refuse(option, name, f"cannot be read with a cache ({first_line(error)})")
+    if recurs:
         raise UserError(f"{option} {name}: {kind} keeps a recurrent state, expected a model of attention layers alone")
+    if not takes_cache:
+        refuse(option, name, f"{kind} takes no KV cache, expected a model that does")
 
 
 def check_reading(option: str, name: str, model: Model) -> None:
@@ -60,10 +64,39 @@ def check_reading(option: str, name: str, model: Model) -> None:
     try:
         distance = disagreement(model, rolling_back=False)
     except Exception as error:  # a model's own code raises what it likes
-        reason = (str(error).strip() or type(error).__name__).partition("\n")[0]
-        raise UserError(f"{option} {name}: cannot be read with a cache ({reason})") from None
+        refuse(option, name, f"cannot be read with a cache ({first_line(error)})")
     if not distance < MAX_DISAGREEMENT:
-        raise UserError(f"{option} {name}: reads otherwise with padding and a cache than without (by {distance:.0%})")
+        refuse(option, name, f"reads otherwise with padding and a cache than without (by {distance:.0%})")
+
+
+def first_line(error: Exception) -> str:
+    """Return what an error says, in a line."""
+    return (str(error).strip() or type(error).__name__).partition("\n")[0]
+
+
+def refuse(option: str, name: str, reason: str) -> NoReturn:
+    """Refuse a model for what it does: or transformers, if a model that every release has read does it no more.
+
+    Raises:
+        UserError: Names the option and the model; or the release of transformers, and those that were tested.
+    """
+    try:
+        as_ever = disagreement(plain_model(), rolling_back=True) < MAX_DISAGREEMENT
+    except Exception as error:  # whatever has changed
+        as_ever, reason = False, f"{reason}; {first_line(error)}"
+    if as_ever:
+        raise UserError(f"{option} {name}: {reason}")
+    raise UserError(changed_interface("transformers", f"{option} {name}: {reason}"))
+
+
+def plain_model() -> Model:
+    """Return a tiny model of the plainest kind, with random weights."""
+    shape = {"vocab_size": 32, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2}
+    shape |= {"num_attention_heads": 2, "num_key_value_heads": 1}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = transformers.LlamaForCausalLM(transformers.LlamaConfig(**shape, initializer_range=0.5)).eval()
+    return Model(module=module, vocabulary=shape["vocab_size"])
 
 
 def probe(model: Model) -> list[float]:

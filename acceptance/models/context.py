@@ -1,14 +1,13 @@
 """A model and what it has read of a batch of sequences: KV cache, ragged lengths, and rollback."""
 
-import inspect
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers.cache_utils import DynamicCache, DynamicSlidingWindowLayer
 
+from . import compat
 from .model import Model
 
 # Logits of one forward pass, in fp32: more columns than fit are read in several passes.
@@ -43,13 +42,12 @@ class Context:
         self.hidden: torch.Tensor | None = None
         config = model.module.config
         self.live: Flags = np.zeros((rows, 0), bool)
-        self.cache = DynamicCache(config=config)
-        self.slides = any(isinstance(layer, DynamicSlidingWindowLayer) for layer in self.cache.layers)
+        self.cache = compat.growing_cache(config)
+        self.slides = compat.slides(self.cache)
         if self.slides:
             # A layer that has dropped what left its window cannot be rolled back; the mask still slides.
-            self.cache = DynamicCache()
+            self.cache = compat.growing_cache()
         self.slides = self.slides or config.model_type in COLUMN_COUNTERS
-        self.taken = inspect.signature(model.module.forward).parameters
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -68,7 +66,7 @@ class Context:
         columns = tokens.shape[1]
         widest = columns_a_chunk(len(tokens), self.model.vocabulary)
         ahead = columns - keep
-        step = MAX_COLUMNS if "logits_to_keep" in self.taken else min(MAX_COLUMNS, widest)
+        step = MAX_COLUMNS if compat.keeps_logits(self.model.module) else min(MAX_COLUMNS, widest)
         breaks = self.breaks(valid)
         self.hidden = None
         parts, kept_parts = passes(0, ahead, step, breaks), passes(ahead, columns, widest, breaks)
@@ -106,15 +104,14 @@ class Context:
         self, tokens: torch.Tensor, positions: NDArray[np.int64], mask: torch.Tensor | None, keep: int
     ) -> torch.Tensor:
         """Run the model over columns that follow those in its cache."""
-        optional: dict[str, Any] = {"logits_to_keep": min(keep, tokens.shape[1])}
-        optional["position_ids"] = torch.from_numpy(positions).to(tokens.device)
         more = {"output_hidden_states": True} if self.keep_hidden else {}
-        output = self.model.module(
-            input_ids=tokens,
+        output = compat.read_on(
+            self.model.module,
+            tokens,
+            self.cache,
             attention_mask=mask,
-            past_key_values=self.cache,
-            use_cache=True,
-            **{name: value for name, value in optional.items() if name in self.taken},
+            logits_to_keep=min(keep, tokens.shape[1]),
+            position_ids=torch.from_numpy(positions).to(tokens.device),
             **more,
         )
         if self.keep_hidden:
@@ -179,7 +176,7 @@ class Context:
         self.live = self.live & (self.live.cumsum(1) <= lengths[:, None])
         used = int(np.flatnonzero(self.live.any(0)).max(initial=-1)) + 1
         if used < self.live.shape[1]:
-            self.cache.crop(used - self.live.shape[1])
+            compat.cut(self.cache, self.live.shape[1] - used)
             self.live = self.live[:, :used]
         width = int(self.lengths.max(initial=0))
         if width < used * (1 - MAX_DEAD):

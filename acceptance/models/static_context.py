@@ -5,7 +5,6 @@ in such a cache: a rollback sets its length back, and a mask hides what lies beh
 uncaptured, which is what the tests compare.
 """
 
-import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -14,10 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers.cache_utils import StaticCache
 
 from simulator.ground.artefacts import UserError
 
+from . import compat
 from .model import Model
 
 WARM_UPS = 3
@@ -56,7 +55,7 @@ class StaticContext:
         """
         self.model, self.columns, self.keep_hidden = model, columns, keep_hidden
         self.hidden: torch.Tensor | None = None
-        self.cache = StaticCache(config=model.module.config, max_cache_len=columns)
+        self.cache = compat.fixed_cache(model.module.config, columns)
         if any(layer.is_sliding for layer in self.cache.layers):
             raise UserError("--cuda-graphs: the model's attention slides over a window, expected one that sees all")
         self.length = 0
@@ -86,9 +85,7 @@ class StaticContext:
     def roll_back(self, lengths: NDArray[np.int64]) -> None:
         """Forget all but the first tokens."""
         self.length = int(lengths[0])
-        for layer in self.cache.layers:
-            if layer.is_initialized:
-                layer.cumulative_length.fill_(self.length)
+        compat.set_length(self.cache, self.length)
 
     def select(self, rows: NDArray[np.int64]) -> None:
         """Keep the one row, or none when it has ended."""
@@ -122,9 +119,7 @@ class Pass:
 
     def __init__(self, context: StaticContext, count: int, keep: int) -> None:
         self.context, device = context, context.model.device
-        self.optional: dict[str, Any] = {"output_hidden_states": True} if context.keep_hidden else {}
-        if "logits_to_keep" in inspect.signature(context.model.module.forward).parameters:
-            self.optional["logits_to_keep"] = keep
+        self.keep = keep
         dtype = context.model.module.dtype
         self.tokens = torch.zeros((1, count), dtype=torch.long, device=device)
         self.positions = torch.zeros((1, count), dtype=torch.long, device=device)
@@ -156,13 +151,15 @@ class Pass:
     def run(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Run the model on what the inputs hold."""
         context = self.context
-        output = context.model.module(
-            input_ids=self.tokens,
+        output = compat.read_on(
+            context.model.module,
+            self.tokens,
+            context.cache,
             attention_mask=self.mask,
             position_ids=self.positions,
-            past_key_values=context.cache,
-            use_cache=True,
-            **self.optional,
+            logits_to_keep=self.keep,
+            **({"output_hidden_states": True} if context.keep_hidden else {}),
+            **compat.places(context.cache, self.positions),
         )
         return output.logits, output.hidden_states[-1] if context.keep_hidden else None
 
@@ -175,15 +172,10 @@ class Pass:
             with torch.cuda.stream(stream):
                 for _ in range(WARM_UPS):
                     self.run()
-                    self.set_length(length)
+                    compat.set_length(self.context.cache, length)
             torch.cuda.current_stream(device).wait_stream(stream)
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, stream=stream):
                 self.output = self.run()
-        self.set_length(length)
+        compat.set_length(self.context.cache, length)
         self.graph = graph
-
-    def set_length(self, length: int) -> None:
-        """Set the cache back to where this pass begins."""
-        for layer in self.context.cache.layers:
-            layer.cumulative_length.fill_(length)

@@ -20,6 +20,7 @@ from simulator.ground.artefacts import UserError, check_kind, envelope, write_js
 from simulator.ground.fields import read_json_object
 from simulator.ground.histogram import load_histograms
 from simulator.ground.streams import stream
+from simulator.ground.tested import TESTED, warn_untested
 from simulator.rounds.acceptance_law import HistogramAcceptance
 
 from .decode import BOUNDS, ablation, forecast_rows, pair_costs, walked_tokens_per_round
@@ -89,6 +90,8 @@ def validate_live(plan: Plan, say: Say) -> Validation:
     """
     plan.folder.mkdir(parents=True, exist_ok=True)
     keep_plan(plan)
+    for name in TESTED:  # the stages say so too, to nobody
+        warn_untested(name)
     probe(plan, say)
     measure(plan, say)
     presets = write_presets(plan)

@@ -1,12 +1,12 @@
 """The peers that are not ours: the law in plain torch, to be compiled, and transformers' own function."""
 
-import inspect
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cuda_probe.probe.probes import Unsupported
 from simulator.ground.artefacts import UserError
 from simulator.ground.dependency import Dependency, require
+from simulator.ground.tested import changed_interface
 
 from .places import is_out_of_memory
 
@@ -70,19 +70,32 @@ def transformers_calls(target: Any, draft: Any, ids: Any, temperature: float) ->
     except UserError as error:
         raise Unsupported(str(error)) from None
     except ImportError as error:
-        raise Unsupported(f"transformers has no _speculative_sampling here ({error})") from None
+        raise Unsupported(changed_interface("transformers", str(error))) from None
     p, q = (logits.float() if temperature == 1 else logits.float() / temperature for logits in (target, draft))
     sequences = [(ids[b : b + 1], q[b : b + 1], ids.shape[1], p[b : b + 1]) for b in range(len(ids))]
-
-    # Older versions ask whether the drafts end the output.
-    more = {"is_done_candidate": False} if "is_done_candidate" in inspect.signature(decide).parameters else {}
+    more = further_arguments(decide, sequences[0])
 
     def launch() -> Sequence[Decided]:
         decided = (decide(*arguments, **more) for arguments in sequences)
         return [(matches, tokens[0, -1]) for tokens, matches in decided]
 
-    try:
-        launch()
-    except TypeError as error:
-        raise Unsupported(f"transformers' _speculative_sampling takes other arguments here ({error})") from None
     return launch
+
+
+def further_arguments(decide: Callable[..., Any], arguments: tuple[Any, ...]) -> dict[str, Any]:
+    """Return what `_speculative_sampling` takes besides these arguments, found by calling it.
+
+    Raises:
+        Unsupported: However it is called, it does not decide.
+    """
+    reasons = []
+    # Before transformers 5.18 it asks whether the drafts end the output.
+    for more in ({}, {"is_done_candidate": False}):
+        try:
+            tokens, matches = decide(*arguments, **more)
+            if 0 <= int(matches) <= arguments[2] and tokens.shape == (1, int(matches) + 1):
+                return more
+            reasons.append(f"{int(matches)} matches and tokens of shape {tuple(tokens.shape)}")
+        except (TypeError, ValueError, AttributeError) as error:
+            reasons.append(str(error))
+    raise Unsupported(changed_interface("transformers", f"_speculative_sampling: {reasons[0]}"))

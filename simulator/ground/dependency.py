@@ -5,6 +5,7 @@ from importlib import import_module
 from types import ModuleType
 
 from .artefacts import UserError
+from .tested import warn_untested
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,14 +18,14 @@ class Dependency:
 
 
 def require(dependency: Dependency) -> ModuleType:
-    """Import the library.
+    """Import the library; warn of a release that no test has seen.
 
     Raises:
         UserError: It is not installed; says what for and how to install it.
         ImportError: It is installed but broken; that is not ours to hide.
     """
     try:
-        return import_module(dependency.import_name)
+        module = import_module(dependency.import_name)
     except ModuleNotFoundError as error:
         if error.name != dependency.import_name.partition(".")[0]:
             raise
@@ -32,3 +33,5 @@ def require(dependency: Dependency) -> ModuleType:
             f"{dependency.import_name} is not installed; {dependency.purpose} needs it: "
             f'pip install "specsim[{dependency.extra}]"'
         ) from None
+    warn_untested(dependency.import_name)
+    return module

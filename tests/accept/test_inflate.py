@@ -12,6 +12,7 @@ import acceptance
 from acceptance.decoders import baseline
 from acceptance.models import inflate as inflating
 from acceptance.models.check import disagreement
+from acceptance.models.compat import growing_cache, read_on
 from acceptance.models.inflate import inflate, pass_weights
 from acceptance.models.laws import streams
 from acceptance.models.load import load_pair
@@ -82,7 +83,8 @@ def test_added_blocks_compute_and_cache(bundled: Model) -> None:
         assert (block.mlp.up_proj.weight != 0).float().mean() > 0.99
         assert not block.mlp.down_proj.weight.any()
         assert not block.self_attn.o_proj.weight.any()
-    found = inflated.module(torch.arange(5)[None], use_cache=True).past_key_values
+    found = growing_cache(inflated.module.config)
+    read_on(inflated.module, torch.arange(5)[None], found)
     assert len(found.layers) == len(inflated.module.model.layers)
     assert all(layer.keys.shape[2] == 5 and layer.keys.any() for layer in found.layers)
 

@@ -55,8 +55,12 @@ def test_what_cannot_be_loaded_is_one_line(tmp_path: Path, random_pair: tuple[Pa
     model = LlamaForCausalLM.from_pretrained(broken)
     model.model.layers[0].mlp.up_proj.weight.data[0, 0] = float("nan")
     model.save_pretrained(broken)
-    for folder, reason in ((empty, ""), (truncated, ""), (broken, r" \(its weights hold NaN or infinity\)")):
-        with pytest.raises(UserError, match=rf"\A.*--draft .*: cannot be loaded{reason}.*\Z"):
+    for folder, reason in (
+        (empty, "(cannot be loaded|vocabulary differs)"),  # transformers 5.0 makes a tokenizer of nothing
+        (truncated, "cannot be loaded"),
+        (broken, r"cannot be loaded \(its weights hold NaN or infinity\)"),
+    ):
+        with pytest.raises(UserError, match=rf"\A.*--draft .*: {reason}.*\Z"):
             load((random_pair[0], folder))
 
 

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers.cache_utils import DynamicCache
 
 from acceptance.bench import passes
 from acceptance.bench.clock import Clock
 from acceptance.bench.passes import DRAFT, TARGET, Grid, Point, Subject
+from acceptance.models.compat import growing_cache, read_on
 from simulator.costs.shapes import read_shape
 
 LLAMA = {"model_type": "llama", "vocab_size": 96, "max_position_embeddings": 512, "tie_word_embeddings": False}
@@ -44,9 +44,9 @@ def cache_of(subject: Subject, tokens: torch.Tensor, room: int) -> Any:
     """Return a cache as timed passes have it, of what the model says of a text."""
     batch, context = tokens.shape
     cache = passes.filled_cache(subject, batch, context, room, torch.Generator())
-    read = DynamicCache()
+    read = growing_cache()
     subject.module.set_attn_implementation("sdpa")
-    subject.module(input_ids=tokens, past_key_values=read, use_cache=True)
+    read_on(subject.module, tokens, read)
     subject.module.set_attn_implementation("grouped")
     for ours, theirs in zip(cache.layers, read.layers, strict=True):
         assert ours.keys.shape == theirs.keys.shape
@@ -95,27 +95,29 @@ def test_a_cache_has_the_asked_size_grows_in_place_and_gives_its_memory_back_at_
 @torch.inference_mode()
 def test_a_model_that_does_not_read_behind_the_cache_is_caught(subject: Subject) -> None:
     subject.module.set_attn_implementation("sdpa")
-    deaf = replace(subject, module=lambda **given: subject.module(given["input_ids"]))
+    deaf = replace(subject, module=Recorder(subject.module, lambda _: False, hears=False))
     cache = passes.filled_cache(subject, 1, 7, 4, torch.Generator())
     with pytest.raises(RuntimeError, match=r"layers hold \[7, 7, 7\] tokens, expected \[9, 9, 9\]"):
         passes.time_pass(deaf, cache, torch.zeros((1, 2), dtype=torch.long), Clock())
 
 
 class Recorder:
-    """A model that says what it was asked, and has no memory for some of it."""
+    """A model that says what it was asked behind a context, and has no memory for some of it, or does not read it."""
 
-    def __init__(self, module: Any, refuse: Callable[[Sequence[int]], bool]) -> None:
-        self.module, self.refuse, self.asked = module, refuse, []
+    def __init__(self, module: Any, refuse: Callable[[Sequence[int]], bool], hears: bool = True) -> None:
+        self.module, self.refuse, self.hears, self.asked = module, refuse, hears, []
         self.device, self.dtype = module.device, module.dtype
 
     def __call__(self, *, input_ids: torch.Tensor, past_key_values: Any, use_cache: bool) -> Any:
         asked = (*input_ids.shape, past_key_values.get_seq_length())
+        if not asked[2]:  # what it takes is tried out
+            return read_on(self.module, input_ids, past_key_values)
         self.asked.append(asked)
         if self.refuse(asked):
             # Half way: some layers have grown.
             past_key_values.update(*(torch.zeros(asked[0], 2, asked[1], 16),) * 2, 0)
             raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried\nmore")
-        return self.module(input_ids=input_ids, past_key_values=past_key_values, use_cache=use_cache)
+        return read_on(self.module, input_ids, past_key_values) if self.hears else self.module(input_ids)
 
 
 def record(subject: Subject, refuse: Callable[[Sequence[int]], bool] = lambda _: False) -> Subject:

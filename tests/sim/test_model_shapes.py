@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
+from acceptance.models.compat import cache_input, read_on
 from simulator.costs.families import FAMILIES
 from simulator.costs.layers import Attention, Matrix
 from simulator.costs.shapes import CATALOGUE, catalogue, read_shape
@@ -179,11 +180,12 @@ def published(count: int, text: str) -> bool:
 def counted(model: Any, batch: int, new_tokens: int, context: int) -> dict[str, int]:
     """FLOPs of one pass by operator, without the rotary angles that older versions of transformers multiply out."""
     cache = hf.DynamicCache(config=model.config)
+    cache_input(model)  # tried out before anything is counted
     with torch.no_grad():
         if context:
-            model(torch.ones(batch, context, dtype=torch.long), past_key_values=cache)
+            read_on(model, torch.ones(batch, context, dtype=torch.long), cache)
         with FlopCounterMode(display=False) as counter:
-            model(torch.ones(batch, new_tokens, dtype=torch.long), past_key_values=cache)
+            read_on(model, torch.ones(batch, new_tokens, dtype=torch.long), cache)
     flops = counter.get_flop_counts()
     angles = [of_module for name, of_module in flops.items() if name.endswith("rotary_emb")]
     return {str(op): n - sum(of_module.get(op, 0) for of_module in angles) for op, n in flops["Global"].items()}
@@ -254,7 +256,7 @@ def test_kv_bytes_are_those_of_a_real_cache(family: str, small: Small) -> None:
     for context in (1, WINDOW - 1, WINDOW, 13):
         cache = hf.DynamicCache(config=model.config)
         with torch.no_grad():
-            model(torch.ones(3, context, dtype=torch.long), past_key_values=cache)
+            read_on(model, torch.ones(3, context, dtype=torch.long), cache)
         real = sum(tensor.numel() * 4 for layer in cache.layers for tensor in (layer.keys, layer.values))
         assert shape.kv_bytes(3, context, "float32") == real
         if context < WINDOW:
@@ -273,9 +275,9 @@ def test_bytes_moved_are_those_of_a_real_model(small: Small) -> None:
     cache = hf.DynamicCache(config=model.config)
     ids = torch.ones(2, 3, dtype=torch.long)
     with torch.no_grad():
-        model(ids[:, :2], past_key_values=cache)
+        read_on(model, ids[:, :2], cache)
         hooks = [m.register_forward_hook(see) for m in model.modules() if isinstance(m, torch.nn.Linear)]
-        model(ids, past_key_values=cache)
+        read_on(model, ids, cache)
     for hook in hooks:
         hook.remove()
     kv = sum(tensor.numel() for layer in cache.layers for tensor in (layer.keys, layer.values))

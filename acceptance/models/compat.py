@@ -1,0 +1,168 @@
+"""The one place that knows what transformers calls things: found by running a model, not by reading its signature.
+
+Between releases the input that takes the KV cache was renamed (`past_key_values` before 5.24, `cache` since), inputs
+came and went, and caches of fixed size began to count what they hold (5.4).
+"""
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
+
+import torch
+
+from simulator.ground.artefacts import UserError
+from simulator.ground.tested import changed_interface
+
+try:
+    from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer, StaticCache
+except ImportError as error:
+    raise UserError(changed_interface("transformers", str(error))) from None
+
+# Where an output holds no cache that it could be named by.
+CACHE_INPUTS = ("cache", "past_key_values")
+LOGITS, POSITIONS = "logits_to_keep", "position_ids"
+OPTIONAL = (LOGITS, POSITIONS)
+Found = TypeVar("Found")
+
+
+def once_a_model(find: Callable[[Any], Found]) -> Callable[[Any], Found]:
+    """Have a function of a model run it once for each."""
+    known: WeakKeyDictionary[Any, Found] = WeakKeyDictionary()
+
+    def found(module: Any) -> Found:
+        if module not in known:
+            with trying():
+                known[module] = find(module)
+        return known[module]
+
+    return found
+
+
+@contextmanager
+def trying() -> Iterator[None]:
+    """Try what a model takes, without gradients and whatever it warns of."""
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def attempt(run: Callable[..., Any], *given: Any, **named: Any) -> Any:
+    """Return what a model gives, or None where it does not take this.
+
+    Raises:
+        OutOfMemoryError: That says nothing about what it takes.
+    """
+    try:
+        return run(*given, **named)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:  # a model's own code raises what it likes
+        return None
+
+
+def first_tokens(module: Any, count: int) -> torch.Tensor:
+    """Return some tokens that every vocabulary has, no two alike, [1, count]."""
+    return torch.arange(count, device=module.device)[None]
+
+
+@once_a_model
+def cache_input(module: Any) -> str | None:
+    """Return the name of the input that takes a KV cache, which then grows by what is read; None if there is none."""
+    tokens = first_tokens(module, 1)
+    output = attempt(module, input_ids=tokens, use_cache=True)
+    fields: dict[str, Any] = getattr(output, "__dict__", {})
+    returned = [name for name, value in fields.items() if isinstance(value, Cache)]
+    for name in dict.fromkeys((*returned, *CACHE_INPUTS)):
+        cache = growing_cache(getattr(module, "config", None))
+        attempt(module, input_ids=tokens, use_cache=True, **{name: cache})
+        if attempt(cache.get_seq_length) == 1:
+            return name
+    return None
+
+
+@once_a_model
+def optional_inputs(module: Any) -> frozenset[str]:
+    """Return which of OPTIONAL have an effect: fewer logits; and positions, which then have to be as many as tokens."""
+    tokens = first_tokens(module, 2)
+    fewer = attempt(module, input_ids=tokens, **{LOGITS: 1})
+    as_many, too_many = (attempt(module, input_ids=tokens, **{POSITIONS: first_tokens(module, n)}) for n in (2, 3))
+    heeded = {
+        LOGITS: fewer is not None and fewer.logits.shape[1] == 1,
+        POSITIONS: as_many is not None and too_many is None,
+    }
+    return frozenset(name for name, heeds in heeded.items() if heeds)
+
+
+def keeps_logits(module: Any) -> bool:
+    """Whether a model can be asked for the logits of its last tokens alone."""
+    return LOGITS in optional_inputs(module)
+
+
+def read_on(module: Any, tokens: torch.Tensor, cache: Any, **inputs: Any) -> Any:
+    """Run a model on tokens that follow those in a cache, which grows by them; return its output.
+
+    Args:
+        module: A causal language model that takes a cache.
+        tokens: Shape [rows, new].
+        cache: One of those below.
+        **inputs: Further ones; of OPTIONAL, those that have no effect are left out.
+    """
+    heeded = optional_inputs(module) if inputs.keys() & set(OPTIONAL) else ()
+    inputs = {name: value for name, value in inputs.items() if name in heeded or name not in OPTIONAL}
+    return module(input_ids=tokens, use_cache=True, **{str(cache_input(module)): cache}, **inputs)
+
+
+def has_recurrent_state(module: Any) -> bool:
+    """Whether a model remembers what it read in anything but keys and values of attention layers."""
+    layers = growing_cache(module.config).layers
+    return getattr(module, "_is_stateful", False) or not all(isinstance(layer, DynamicLayer) for layer in layers)
+
+
+def growing_cache(config: Any = None) -> Any:
+    """Return an empty cache that grows: with layers as a config wants them, which may slide, or all that grow."""
+    return DynamicCache(config=config)
+
+
+def fixed_cache(config: Any, columns: int) -> Any:
+    """Return an empty cache of fixed size.
+
+    Args:
+        config: Of the model.
+        columns: Tokens that it can hold.
+    """
+    return StaticCache(config=config, max_cache_len=columns)
+
+
+def slides(cache: Any) -> bool:
+    """Whether a layer of a growing cache drops what has left its window."""
+    return any(isinstance(layer, DynamicSlidingWindowLayer) for layer in cache.layers)
+
+
+def cut(layer: Any, count: int) -> None:
+    """Have a layer of a growing cache, or all of them, forget the last tokens."""
+    if count:  # older releases take 0 for what stays, not for what goes
+        layer.crop(-count)
+
+
+def counts(layer: Any) -> bool:
+    """Whether a layer of a cache of fixed size knows where the next token goes."""
+    return hasattr(layer, "cumulative_length")
+
+
+def set_length(cache: Any, length: int) -> None:
+    """Say how many tokens a cache of fixed size holds."""
+    for layer in cache.layers:
+        if counts(layer):
+            layer.cumulative_length.fill_(length)
+
+
+def places(cache: Any, positions: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return the further inputs that say where in a cache of fixed size new tokens go, if it does not know.
+
+    Args:
+        cache: It.
+        positions: Of the new tokens of its one sequence, [1, new].
+    """
+    return {} if all(map(counts, cache.layers)) else {"cache_position": positions[0]}
