@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OUT ?= out
 DEVICE ?= cuda:0
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-gpu first-light check format bench mutants tiny-pair clean
+.PHONY: help demo test test-oldest test-newest test-gpu first-light check format bench mutants tiny-pair clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,28 @@ demo: $(VENV)/.measure ## measure the bundled pair, simulate, sweep: tables and 
 # Two processes of one thread each do more than one of two: most tests are many short things.
 test: $(VENV)/.dev ## run the whole test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+# A part of the suite that asks most of other libraries, at both ends of their ranges, each in an environment of its own.
+# torch stays the release of constraints.txt, a build for the processor: others come as CUDA builds of several gigabytes.
+# OTHER_TORCH=torch takes what pip brings. What old releases warn of (matplotlib 3.8 of pyparsing) fails no test.
+ENDS := $(addprefix tests/accept/test_,compat.py static_context.py families.py models.py passes.py measure.py \
+	importers.py bench_validate.py bench_journal.py) \
+	$(addprefix tests/sim/test_,tested.py cli_simulate.py grid.py) \
+	$(addprefix tests/probe/test_,cpu_device.py torch_peers.py)
+OTHER_TORCH ?= $(shell grep '^torch==' constraints.txt)
+QUIET_PIP := -m pip install --quiet --disable-pip-version-check
+
+test-oldest: ## run a fast part of the suite with the oldest releases that pyproject allows
+	$(PYTHON) -m venv .venv-oldest
+	$(PYTHON) tests/oldest.py test > .venv-oldest/oldest.txt
+	.venv-oldest/bin/python $(QUIET_PIP) -r .venv-oldest/oldest.txt
+	.venv-oldest/bin/python $(QUIET_PIP) --no-deps -e .
+	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -n 2 --dist worksteal -o filterwarnings=default $(ENDS)
+
+test-newest: ## run it with the newest releases that pip brings
+	$(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/python $(QUIET_PIP) --upgrade --upgrade-strategy eager '$(OTHER_TORCH)' -e '.[test]'
+	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest -n 2 --dist worksteal $(ENDS)
 
 # From the bare checkout with the interpreter it is given; nothing is installed: PYTHON=python3 make test-gpu
 test-gpu: ## run the GPU suite; fails where there is no GPU
@@ -61,4 +83,4 @@ tiny-pair: $(VENV)/.measure ## train the bundled pair anew (about an hour on two
 	$(BIN)/python examples/train_tiny_pair.py --out $(OUT)/tiny_pair --compile
 
 clean: ## remove the environment and what was built
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) .venv-oldest .venv-newest build dist *.egg-info
