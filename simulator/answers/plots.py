@@ -1,5 +1,6 @@
 """Pictures of a sweep: speedup as a surface, as curves by K, or as small multiples. Computes no results."""
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,19 @@ if TYPE_CHECKING:
 MAX_CURVES = 8
 MAX_PANELS = 16
 LINES = ("-", "--", "-.", ":")
+# Diverging about 1x; the colour-blind tell its ends apart.
+COLOURS = "PuOr_r"
+OFF_HATCH, UNFIT_HATCH, HATCH_COLOUR = "////", "xxxx", "#7F7F7F"
+NUMBER_BOX = {"boxstyle": "round,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.7}
+# Values of an axis up to which a surface is drawn as cells, and cells up to which each says its number.
+MOST_CELLS, MOST_NUMBERS = 24, 150
+BEST_ABOVE = 0.32
+BEST_STYLE = {"linestyle": "none", "color": "white", "markeredgecolor": "black"}
+# Ends of the colour scale, the same in every picture.
+LEAST_COLOUR, MOST_COLOUR = 1 / 3, 3.0
+LETTERS_AN_INCH, TITLE_SIZE = 13.5, 10.5
+# Low and high, [points] each.
+Ends = tuple[Floats, Floats]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,10 +112,6 @@ def cube(grid: Grid, columns: Columns, key: str) -> Floats:
     return np.asarray(columns[key], np.float64).reshape([n for n in grid.shape if n > 1])
 
 
-def speedup_key(columns: Columns) -> str:
-    return "speedup" if "speedup" in columns else "closed_form_speedup"
-
-
 def moved(grid: Grid, values: Floats, order: list[str | None]) -> Floats:
     """Transpose a cube to the axes in `order`; None stands for an axis of length one."""
     named = [o for o in order if o is not None]
@@ -109,11 +119,11 @@ def moved(grid: Grid, values: Floats, order: list[str | None]) -> Floats:
     return turned.reshape([1 if o is None else len(grid.values[o]) for o in order])
 
 
-def draw(grid: Grid, columns: Columns, layout: Layout, subtitle: str) -> "Figure":
+def draw(grid: Grid, columns: Columns, layout: Layout, subtitle: str, ends: Ends | None = None) -> "Figure":
     """Return the figure of what `run_sweep` found on a grid, laid out by `plan`; subtitle: what was held fixed."""
     if layout.kind == "curves":
         with new_figure(7.2, 4.6) as figure:
-            draw_curves(figure, grid, columns, layout, subtitle)
+            draw_curves(figure, grid, columns, layout, subtitle, ends)
         return figure
     rows, cols = (1 if name is None else len(grid.values[name]) for name in (layout.row, layout.column))
     if layout.row is None and cols > 4:  # one long row is folded
@@ -124,73 +134,92 @@ def draw(grid: Grid, columns: Columns, layout: Layout, subtitle: str) -> "Figure
     return figure
 
 
-def title(first: str, second: str) -> str:
-    """Join two lines; a dollar sign in a file's name is no formula."""
-    return f"{first}\n{second}".replace("$", r"\$")
+def title(first: str, second: str, width_in: float) -> str:
+    """Join a title and what was held fixed, in lines that the figure holds; a dollar in a file's name is no formula."""
+    lines = textwrap.wrap(second, int(LETTERS_AN_INCH * width_in), break_long_words=True)
+    return "\n".join([first, *lines]).replace("$", r"\$")
 
 
 def set_scale(axes: "Axes", name: str, values: Floats, which: str) -> None:
-    """Put ticks on whole numbers, and use a logarithm where values span two decades."""
-    if values[0] > 0 and np.isfinite(values[-1]) and values[-1] / values[0] >= 100:
-        getattr(axes, f"set_{which}scale")("log")
+    """Put ticks on whole numbers in plain figures; double from tick to tick where sizes span an order of magnitude."""
+    from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
+
+    axis, doubles = getattr(axes, f"{which}axis"), name in ("batch", "context", "total")
+    if values[0] > 0 and np.isfinite(values[-1]) and values[-1] / values[0] >= (8 if doubles else 100):
+        getattr(axes, f"set_{which}scale")("log", base=2 if doubles else 10)
+        if doubles:
+            powers = 2.0 ** np.arange(np.ceil(np.log2(values[0])), np.floor(np.log2(values[-1])) + 1)
+            axis.set_major_locator(FixedLocator(powers[:: max(1, len(powers) // 10)].tolist()))
+            axis.set_minor_locator(NullLocator())
+            axis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     elif BY_NAME[name].whole and len(values) <= 16 and values[-1] - values[0] <= 32:
-        axis = getattr(axes, f"{which}axis")
         axis.set_ticks(values)
         axis.set_ticks([], minor=True)
         axis.set_ticklabels([f"{v:g}" for v in values])
 
 
-def draw_curves(figure: "Figure", grid: Grid, columns: Columns, layout: Layout, subtitle: str) -> None:
-    """Draw speedup against x, one curve a value of y, with 95 % intervals where there was simulation."""
+def draw_curves(
+    figure: "Figure", grid: Grid, columns: Columns, layout: Layout, subtitle: str, ends: Ends | None
+) -> None:
+    """Draw speedup against x, one curve a value of y, by the closed form; bands where something is not known."""
     axes, order = figure.subplots(), [layout.y, layout.x]
-    speedup = moved(grid, cube(grid, columns, speedup_key(columns)), order)
-    ends = None
-    if "simulation_noise_low95" in columns and np.isfinite(columns["simulation_noise_low95"]).any():
-        ends = [moved(grid, cube(grid, columns, f"simulation_noise_{e}95"), order) for e in ("low", "high")]
-    x = grid.values[layout.x]
+    speedup = moved(grid, cube(grid, columns, "closed_form_speedup"), order)
+    bands = None if ends is None else [moved(grid, cube(grid, {"": end}, ""), order) for end in ends]
+    x, fits = grid.values[layout.x], moved(grid, fitting(grid, columns), order) > 0
     for i, line in enumerate(speedup):
         colour = PALETTE[i % len(PALETTE)]
         name = None if layout.y is None else value_label(layout.y, grid.values[layout.y][i])
         style: dict[str, Any] = {"marker": MARKERS[i % len(MARKERS)], "linestyle": LINES[i % len(LINES)]}
-        axes.plot(x, line, label=name, color=colour, markersize=4.5, linewidth=1.6, **style)
-        if ends is not None:
-            axes.fill_between(x, ends[0][i], ends[1][i], color=colour, alpha=0.2, linewidth=0)
+        axes.plot(x, np.where(fits[i], line, np.nan), label=name, color=colour, markersize=4.5, linewidth=1.6, **style)
+        if bands is not None:
+            axes.fill_between(x, bands[0][i], bands[1][i], where=fits[i], color=colour, alpha=0.2, linewidth=0)
     axes.axhline(1, color="black", linewidth=1.2)
     axes.annotate("break-even", (1, 1), (-4, 3), ("axes fraction", "data"), "offset points", ha="right", fontsize=9)
     set_scale(axes, layout.x, x, "x")
     axes.set_xlabel(axis_label(layout.x))
     axes.set_ylabel("speedup over plain decoding (x)")
+    low, high = axes.get_ylim()
+    if low < 1:
+        axes.axhspan(low, 1, facecolor="none", edgecolor=HATCH_COLOUR, hatch=OFF_HATCH, linewidth=0, zorder=0)
+        axes.annotate("off", (0.01, 1), (0, -4), ("axes fraction", "data"), "offset points", va="top", fontsize=9)
+        axes.set_ylim(low, high)
     if layout.y is not None:
         axes.legend(title=BY_NAME[layout.y].label, fontsize=9, loc="upper left", bbox_to_anchor=(1.01, 1))
-    kind = "simulated" if "speedup" in columns else "closed form"
-    band = "band: 95 % interval" if ends is not None else kind
-    figure.suptitle(title("Speedup of speculative decoding", f"{subtitle}; {band}"), fontsize=11)
+    band = "; band: 95 %, of what is not known" if bands is not None else ""
+    words = title("Speedup of speculative decoding", f"{subtitle}{band}", figure.get_figwidth())
+    figure.suptitle(words, fontsize=TITLE_SIZE)
+
+
+def fitting(grid: Grid, columns: Columns) -> Floats:
+    """Return 1 where models fit into memory, over the grid's axes; where that is not known as well."""
+    return cube(grid, columns, "fits") if "fits" in columns else np.ones([n for n in grid.shape if n > 1])
 
 
 def draw_surfaces(
     figure: "Figure", grid_axes: NDArray[Any], grid: Grid, columns: Columns, layout: Layout, subtitle: str
 ) -> None:
-    """Draw contours of speedup over (x, y), a panel each value of the further axes, on one colour scale."""
+    """Draw speedup by the closed form over (x, y), a panel each value of the further axes, on one colour scale."""
+    from matplotlib.colors import TwoSlopeNorm
+
     order = [layout.row, layout.column, layout.y, layout.x]
-    panels = moved(grid, cube(grid, columns, speedup_key(columns)), order)
-    expected = moved(grid, cube(grid, columns, "closed_form_speedup"), order)
-    flat, ridge = (cube.reshape(-1, *panels.shape[2:]) for cube in (panels, expected))
-    levels = contour_levels(panels)
+    panels = moved(grid, cube(grid, columns, "closed_form_speedup"), order)
+    panels = np.where(moved(grid, fitting(grid, columns), order) > 0, panels, np.nan)
+    flat = panels.reshape(-1, *panels.shape[2:])
+    norm = TwoSlopeNorm(1.0, LEAST_COLOUR, MOST_COLOUR)
+    in_cells = max(panels.shape[2:]) <= MOST_CELLS
     for i, axes in enumerate(grid_axes.flat[: len(flat)]):
-        filled = draw_surface(axes, grid, layout, flat[i], levels)
-        if layout.y == "draft_length":
-            # The best K at each x by the closed form, which has no noise to make the line jump.
-            best = grid.values["draft_length"][ridge[i].argmax(0)]
-            style: dict[str, Any] = {"color": "white", "markeredgecolor": "black", "markersize": 5, "linewidth": 1.2}
-            axes.plot(grid.values[layout.x], best, "o-", clip_on=False, zorder=5, **style)
+        if in_cells:
+            drawn = draw_cells(axes, grid, layout, flat[i], norm, numbers=len(flat) == 1)
+        else:
+            drawn = draw_contours(axes, grid, layout, flat[i], norm)
         axes.set_title(panel_title(grid, layout, i), fontsize=10)
     label_outer_panels(grid_axes, layout, len(flat))
-    figure.colorbar(filled, ax=grid_axes, label="speedup over plain decoding (x)", shrink=0.9)
-    handles = legend_handles(layout, crosses=bool(panels.min() < 1 < panels.max()))
+    figure.colorbar(drawn, ax=grid_axes, label="speedup over plain decoding (x)", shrink=0.9, extend="both")
+    handles = legend_handles(layout, grid, flat)
     if handles:
         figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
-    kind = "simulated" if speedup_key(columns) == "speedup" else "closed form"
-    figure.suptitle(title(f"Speedup of speculative decoding ({kind})", subtitle), fontsize=11)
+    words = title("Speedup of speculative decoding (closed form)", subtitle, figure.get_figwidth())
+    figure.suptitle(words, fontsize=TITLE_SIZE)
 
 
 def label_outer_panels(grid_axes: NDArray[Any], layout: Layout, used: int) -> None:
@@ -206,18 +235,33 @@ def label_outer_panels(grid_axes: NDArray[Any], layout: Layout, used: int) -> No
             axes.tick_params(labelbottom=True)
 
 
-def contour_levels(values: Floats) -> Floats:
-    """About ten round levels over all values."""
-    from matplotlib.ticker import MaxNLocator
+def draw_cells(axes: "Axes", grid: Grid, layout: Layout, panel: Floats, norm: Any, *, numbers: bool) -> Any:
+    """Draw one panel, [y, x], as cells; numbers: whether each says its speedup. What is no answer is hatched."""
+    from matplotlib.patches import Rectangle
 
-    low, high = float(values.min()), float(values.max())
-    if high - low < 1e-9:
-        low, high = low - 0.05, high + 0.05
-    return np.asarray(MaxNLocator(nbins=10, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high))
+    assert layout.y is not None
+    x, y = grid.values[layout.x], grid.values[layout.y]
+    drawn = axes.pcolormesh(np.arange(len(x)), np.arange(len(y)), np.ma.masked_invalid(panel), cmap=COLOURS, norm=norm)
+    for (row, column), gain in np.ndenumerate(panel):
+        fits = bool(np.isfinite(gain))
+        if not fits or gain < 1:
+            hatch = OFF_HATCH if fits else UNFIT_HATCH
+            corner = (column - 0.5, row - 0.5)
+            axes.add_patch(Rectangle(corner, 1, 1, fill=False, hatch=hatch, edgecolor=HATCH_COLOUR, linewidth=0))
+        if numbers and panel.size <= MOST_NUMBERS:
+            words = f"{gain:.2f}" if fits else "-"
+            axes.text(column, row, words, ha="center", va="center", fontsize=8, bbox=NUMBER_BOX if gain < 1 else None)
+    for which, values in (("x", x), ("y", y)):
+        every = max(1, -(-len(values) // 12))
+        getattr(axes, f"set_{which}ticks")(np.arange(len(values))[::every], [f"{v:,.6g}" for v in values[::every]])
+    axes.grid(False)
+    if layout.y == "draft_length":
+        draw_best(axes, np.arange(float(len(x))), np.arange(float(len(y))), panel, BEST_ABOVE)
+    return drawn
 
 
-def draw_surface(axes: "Axes", grid: Grid, layout: Layout, panel: Floats, levels: Floats) -> Any:
-    """Draw one panel, shape [y, x]: filled contours and the break-even line."""
+def draw_contours(axes: "Axes", grid: Grid, layout: Layout, panel: Floats, norm: Any) -> Any:
+    """Draw one panel, [y, x], of many values as filled contours and the break-even line."""
     assert layout.y is not None
     x, y = grid.values[layout.x], grid.values[layout.y]
     # Scales first: contour labels are placed on the scale that they find.
@@ -225,17 +269,23 @@ def draw_surface(axes: "Axes", grid: Grid, layout: Layout, panel: Floats, levels
     axes.set_ylim(y[0], y[-1])
     set_scale(axes, layout.x, x, "x")
     set_scale(axes, layout.y, y, "y")
-    filled = axes.contourf(x, y, panel, levels=levels, cmap="cividis")
-    inner = [level for level in levels[1:-1] if level != 1]
-    lines = axes.contour(x, y, panel, levels=inner, colors="white", linewidths=0.5)
-    axes.clabel(lines, fontsize=8, fmt="%g")
-    drop_cut_labels(axes, lines)
-    if panel.min() < 1 < panel.max():
-        # White under black: the line shows on both ends of the palette.
-        for width, colour in ((4.0, "white"), (2.0, "black")):
-            axes.contour(x, y, panel, levels=[1.0], colors=colour, linewidths=width)
+    known = np.ma.masked_invalid(panel)
+    shading: Any = "nearest" if np.ma.is_masked(known) else "gouraud"
+    drawn = axes.pcolormesh(x, y, known, cmap=COLOURS, norm=norm, shading=shading)
+    low, high = (float(v) for v in (known.min(), known.max()))
+    if high - low > 1e-9:
+        lines = axes.contour(x, y, known, levels=10, colors="#404040", linewidths=0.5)
+        axes.clabel(lines, fontsize=8, fmt="%g")
+        drop_cut_labels(axes, lines)
+    if low < 1 < high:
+        axes.contourf(x, y, known, levels=[0, 1], colors="none", hatches=[OFF_HATCH])
+        axes.contour(x, y, known, levels=[1.0], colors="black", linewidths=2.0)
+    if np.ma.is_masked(known):
+        axes.contourf(x, y, np.isnan(panel) * 1.0, levels=[0.5, 1.5], colors="none", hatches=[UNFIT_HATCH])
     axes.grid(False)
-    return filled
+    if layout.y == "draft_length":
+        draw_best(axes, x, y, panel)
+    return drawn
 
 
 def drop_cut_labels(axes: "Axes", lines: Any) -> None:
@@ -244,6 +294,28 @@ def drop_cut_labels(axes: "Axes", lines: Any) -> None:
         x, y = axes.transAxes.inverted().transform(axes.transData.transform(text.get_position()))
         if not (0.03 < x < 0.97 and 0.03 < y < 0.97):
             text.remove()
+
+
+def best_places(panel: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the columns where drafting pays, and the row of the best draft length there."""
+    known = np.where(np.isfinite(panel), panel, 0.0)
+    columns = np.flatnonzero(known.max(0) > 1)
+    return columns, known[:, columns].argmax(0)
+
+
+def draw_best(axes: "Axes", x: Floats, y: Floats, panel: Floats, above: float = 0.0) -> None:
+    """Mark the best K at each x where it pays; a triangle where it is the longest that was looked at."""
+    columns, rows = best_places(panel)
+    at_edge = rows == len(y) - 1
+    for where, marker in ((~at_edge, "o"), (at_edge, "^")):
+        place: dict[str, Any] = {
+            "clip_on": False,
+            "zorder": 5,
+            "linestyle": "none",
+            "color": "white",
+            "markeredgecolor": "black",
+        }
+        axes.plot(x[columns[where]], y[rows[where]] + above, marker, markersize=6, **place)
 
 
 def panel_title(grid: Grid, layout: Layout, i: int) -> str:
@@ -256,12 +328,23 @@ def panel_title(grid: Grid, layout: Layout, i: int) -> str:
     return f"{value_label(layout.row, grid.values[layout.row][i // len(columns)])}\n{title}"
 
 
-def legend_handles(layout: Layout, *, crosses: bool) -> list[Any]:
+def legend_handles(layout: Layout, grid: Grid, panels: Floats) -> list[Any]:
+    """Return what the legend explains: whatever is drawn, once."""
     from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
 
-    handles = [Line2D([], [], color="black", linewidth=2, label="break-even (1x)")] if crosses else []
+    handles: list[Any] = []
+    if (panels < 1).any():
+        handles.append(Patch(facecolor="none", edgecolor=HATCH_COLOUR, hatch=OFF_HATCH, label="off: below 1x"))
+    if np.isnan(panels).any():
+        words = "does not fit into memory"
+        handles.append(Patch(facecolor="none", edgecolor=HATCH_COLOUR, hatch=UNFIT_HATCH, label=words))
     if layout.y == "draft_length":
-        ridge = Line2D([], [], label="best K (closed form)", marker="o", color="#8C8C8C", markerfacecolor="white")
-        ridge.set_markeredgecolor("black")
-        handles.append(ridge)
+        rows = np.concatenate([best_places(panel)[1] for panel in panels])
+        edge = len(grid.values["draft_length"]) - 1
+        style: dict[str, Any] = BEST_STYLE
+        if (rows < edge).any():
+            handles.append(Line2D([], [], marker="o", label="best K", **style))
+        if (rows == edge).any():
+            handles.append(Line2D([], [], marker="^", label="best K, the longest looked at", **style))
     return handles

@@ -88,14 +88,28 @@ def interval(
     sweep: Sweep, point: dict[str, float], lengths: NDArray[np.int64], gains: Floats
 ) -> tuple[float, float] | None:
     """Return the interval of the best speedup at a point; None where nothing is uncertain."""
-    k = np.array([lengths[gains.argmax()]])
+    low, high = ends_at(sweep, {**point, K: float(lengths[gains.argmax()])})
+    return (low, high) if high > low else None
+
+
+def ends_at(sweep: Sweep, point: dict[str, float]) -> tuple[float, float]:
+    """Return both ends of the interval of the speedup at a point of the grid."""
+    k = np.array([int(point[K])])
     costs = sweep.pricing.costs(Point(**{**point, K: int(k[0])}))
     acceptance: AcceptanceModel = sweep.acceptance.model or IidAcceptance(point["alpha"])
     rng = stream(sweep.seed, 0, "uncertainty")
     tokens = acceptance.sample_tokens_per_round(k, rng, SAMPLES)
     drawn = speedups(costs.sample(rng, SAMPLES), acceptance, k, tokens, overlap=sweep.overlap)
     low, high = np.quantile(drawn, (0.025, 0.975))
-    return (float(low), float(high)) if high > low else None
+    return float(low), float(high)
+
+
+def intervals(sweep: Sweep) -> tuple[Floats, Floats] | None:
+    """Return both ends of the interval of every point, [points] each; None where nothing is uncertain."""
+    points = sweep.grid.columns(np.arange(sweep.grid.points))
+    ends = [ends_at(sweep, {n: float(v[i]) for n, v in points.items()}) for i in range(sweep.grid.points)]
+    low, high = np.array(ends, np.float64).T
+    return (low, high) if (high > low).any() else None
 
 
 def answers_text(sweep: Sweep, answers: list[Answer]) -> str:

@@ -21,6 +21,9 @@ from .options import (
     run_options,
 )
 
+# Points of curves that get an interval each.
+MOST_BANDS = 500
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -68,7 +71,7 @@ def run(options: SweepOptions) -> None:
     """Load, evaluate, write, draw and print."""
     from simulator.answers.plots import draw, plan
     from simulator.answers.report import cautions_text, check_table_format, write_table
-    from simulator.answers.sweep_table import answers_of
+    from simulator.answers.sweep_table import answers_of, intervals
     from simulator.ground.pictures import check_format, save_figure
     from simulator.rounds.grid import run_sweep
 
@@ -84,9 +87,8 @@ def run(options: SweepOptions) -> None:
     if options.out:
         write_table(options.out, columns | parameters_of(options, task))
     if options.plot and layout:
-        unfit = int((~fitting(columns)).sum())
-        caveats = "; ".join(filter(None, [caveat, f"{unfit} points do not fit into memory" if unfit else ""]))
-        save_figure(options.plot, draw(task.grid, columns, layout, held_fixed(task, source, caveats)))
+        ends = intervals(task) if layout.kind == "curves" and task.grid.points <= MOST_BANDS else None
+        save_figure(options.plot, draw(task.grid, columns, layout, held_fixed(options, task, source, caveat), ends))
     answers, basis = answers_of(task, columns), basis_of_sweep(options, task)
     if options.as_json:
         click.echo(to_json(result_json(task, answers, parameters_of(options, task), basis)), nl=False)
@@ -133,11 +135,13 @@ def source_text(options: SweepOptions, task: "Sweep") -> str:
     return f"{'acceptance from' if task.acceptance.is_measured else 'i.i.d. equivalent of'} {options.hist}"
 
 
-def held_fixed(task: "Sweep", source: str, caveat: str) -> str:
+def held_fixed(options: SweepOptions, task: "Sweep", source: str, caveat: str) -> str:
     """Say what did not vary, for the picture's title: the acceptance, and whatever is not at its default."""
     values = task.grid.values
     words = [source if len(source) <= 60 else f"{source[:28]}...{source[-28:]}"]
     words += [caveat] if caveat else []
+    if task.pricing.models is not None:
+        words.insert(0, f"{options.device.target_model} drafted by {options.device.draft_model}")
     words += [task.pricing.profile.name] if task.pricing.profile else []
     for name in values:
         parameter = BY_NAME[name]

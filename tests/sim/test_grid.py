@@ -183,28 +183,52 @@ def test_a_plot_is_a_picture_on_white_and_the_same_every_time(tmp_path: Path, ki
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20
 
 
-def test_the_surface_draws_break_even_where_it_is_and_the_best_k_at_every_x() -> None:
-    drawn = figure(replications=0, draft_length="1:8", draft_cost="0.1:0.9:0.1", alpha="0.6")
+def leviathan(alpha: float, k: int, c: float) -> float:
+    return sum(alpha**i for i in range(k + 1)) / (k * c + 1)
+
+
+def test_cells_say_their_speedup_are_off_below_1_and_mark_the_best_k_that_pays() -> None:
+    drawn = figure(replications=0, draft_length="1:8", draft_cost="0.1:0.9:0.1", alpha="0.61")
     axes = drawn.axes[0]
-    (ridge,) = axes.lines
-    for c, k in zip(ridge.get_xdata(), ridge.get_ydata(), strict=True):
-        gains = [sum(0.6**i for i in range(n + 1)) / (n * c + 1) for n in range(1, 9)]
-        assert k == 1 + int(np.argmax(gains))
+    gains = np.array([[leviathan(0.61, k, c / 10) for c in range(1, 10)] for k in range(1, 9)])
+    said = {text.get_position(): float(text.get_text()) for text in axes.texts}
+    assert said == pytest.approx({(x, y): gains[y, x] for y, x in np.ndindex(gains.shape)}, abs=0.0051)
+    hatched = {(round(p.get_x() + 0.5), round(p.get_y() + 0.5)) for p in axes.patches if p.get_hatch()}
+    assert hatched == {(x, y) for y, x in np.ndindex(gains.shape) if gains[y, x] < 1}
+    marks = {(round(x), round(y - 0.32)) for line in axes.lines for x, y in line.get_xydata()}
+    assert marks == {(x, int(gains[:, x].argmax())) for x in range(9) if gains[:, x].max() > 1}
     labels = [text.get_text() for text in drawn.legends[0].get_texts()]
-    assert labels == ["break-even (1x)", "best K (closed form)"]
+    assert labels == ["off: below 1x", "best K"]
     assert axes.get_xlabel() == "draft cost (of a target pass)"
     assert axes.get_ylabel() == "draft length K (tokens)"
-    lines = [c for c in axes.collections if c.levels.tolist() == [1.0]]
-    assert len(lines) == 2
-    for path in lines[0].get_paths():
+    # A best K at the edge of what was looked at is another mark.
+    edge = figure(replications=0, draft_length="1:3", draft_cost="0.01,0.02,0.03,0.04", alpha="0.9")
+    assert [text.get_text() for text in edge.legends[0].get_texts()] == ["best K, the longest looked at"]
+
+
+def test_many_values_are_contours_with_break_even_where_it_is() -> None:
+    axes = figure(replications=0, draft_length="1:8", draft_cost="0.1:0.9:0.02", alpha="0.6").axes[0]
+    (line,) = [c for c in axes.collections if getattr(c, "levels", np.zeros(0)).tolist() == [1.0]]
+    for path in line.get_paths():
         for c, k in path.vertices:
             # On the line 1 = tau(K) / (K c + 1) up to interpolation between whole K and the values of c.
-            tau = (1 - 0.6 ** (k + 1)) / 0.4
-            assert tau / (k * c + 1) == pytest.approx(1, abs=0.03)
+            assert (1 - 0.6 ** (k + 1)) / 0.4 / (k * c + 1) == pytest.approx(1, abs=0.03)
+
+
+def test_what_does_not_fit_is_hatched_has_no_number_and_no_best_k() -> None:
+    task = sweep(0, draft_length="1:4", draft_cost="0.1:0.4:0.1")
+    columns = run_sweep(task)
+    columns["fits"] = (columns["draft_cost"] < 0.25).astype(np.int64)
+    drawn = draw(task.grid, columns, plan(task.grid, "surface"), "a test")
+    axes = drawn.axes[0]
+    assert {round(p.get_x() + 0.5) for p in axes.patches if p.get_hatch() == "xxxx"} == {2, 3}
+    assert {t.get_position()[0] for t in axes.texts if t.get_text() == "-"} == {2, 3}
+    assert {round(x) for line in axes.lines for x in line.get_xdata()} == {0, 1}
+    assert "does not fit into memory" in [text.get_text() for text in drawn.legends[0].get_texts()]
 
 
 def test_no_contour_label_is_cut_by_the_frame(tmp_path: Path) -> None:
-    axes = figure(replications=0, draft_length="1:8", draft_cost="0.02:0.5:0.02", alpha="0.73").axes[0]
+    axes = figure(replications=0, draft_length="1:8", draft_cost="0.02:0.6:0.02", alpha="0.73").axes[0]
     frame = axes.get_window_extent()
     for text in axes.texts:
         box = text.get_window_extent()
@@ -214,21 +238,31 @@ def test_no_contour_label_is_cut_by_the_frame(tmp_path: Path) -> None:
     assert (tmp_path / "flat.png").stat().st_size > 0
 
 
-def test_values_over_decades_get_a_logarithmic_axis() -> None:
+def test_sizes_double_from_tick_to_tick_in_plain_figures() -> None:
     axes = figure(total="1,10,100,1000", draft_length="1:4", kind="curves").axes[0]
     assert (axes.get_xscale(), axes.get_xlabel()) == ("linear", "draft length K (tokens)")
-    axes = figure(total="1,10,100,1000,10000", draft_length="1:4", replications=0).axes[0]
+    axes = figure(total="1,10,100,1000,10000", draft_length="4", replications=0).axes[0]
     assert axes.get_xscale() == "log"
+    axes.figure.canvas.draw()
+    labels = [text.get_text() for text in axes.get_xticklabels()]
+    assert labels[:4] == ["1", "2", "4", "8"]
+    assert labels[-1] == "8,192"
 
 
-def test_curves_carry_a_band_only_where_there_was_simulation() -> None:
-    simulated, exact = (figure(replications=r, draft_length="1:4", alpha="0.5,0.9").axes[0] for r in (4, 0))
-    assert len(simulated.collections) == 2
-    assert len(exact.collections) == 0
-    for band in simulated.collections:
+def test_curves_carry_a_band_only_where_something_is_not_known() -> None:
+    task = sweep(0, draft_length="1:4", alpha="0.5,0.9")
+    columns, layout = run_sweep(task), plan(task.grid, "auto")
+    gains = columns["closed_form_speedup"]
+    known, unsure = (
+        draw(task.grid, columns, layout, "a test", ends).axes[0] for ends in (None, (gains - 0.1, gains + 0.1))
+    )
+    assert len(known.collections) == 0
+    assert len(unsure.collections) == 2
+    for band, line in zip(unsure.collections, unsure.lines, strict=False):
         heights = band.get_paths()[0].vertices[:, 1]
-        assert np.ptp(heights[: len(heights) // 2] - heights[: len(heights) // 2].mean()) > 0
-        assert band.get_datalim(simulated.transData).height > 0.05
+        assert (heights.min(), heights.max()) == pytest.approx(
+            (line.get_ydata().min() - 0.1, line.get_ydata().max() + 0.1)
+        )
 
 
 def test_panels_share_one_colour_scale_and_hide_what_is_unused() -> None:
@@ -236,4 +270,4 @@ def test_panels_share_one_colour_scale_and_hide_what_is_unused() -> None:
     panels = [a for a in drawn.axes if a.get_title()]
     assert [p.get_title() for p in panels] == ["α = 0.2", "α = 0.5", "α = 0.8", "α = 0.85", "α = 0.9"]
     assert sum(not a.get_visible() for a in drawn.axes) == 3
-    assert len({tuple(a.collections[0].levels.tolist()) for a in panels}) == 1
+    assert {(a.collections[0].norm.vmin, a.collections[0].norm.vcenter) for a in panels} == {(1 / 3, 1)}
