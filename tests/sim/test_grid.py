@@ -202,7 +202,7 @@ def test_cells_say_their_speedup_are_off_below_1_and_mark_the_best_k_that_pays()
     assert axes.get_xlabel() == "draft cost (of a target pass)"
     assert axes.get_ylabel() == "draft length K (tokens)"
     # A best K at the edge of what was looked at is another mark.
-    edge = figure(replications=0, draft_length="1:3", draft_cost="0.01,0.02,0.03,0.04", alpha="0.9")
+    edge = figure(replications=0, draft_length="1:4", draft_cost="0.01,0.02,0.03,0.04", alpha="0.9")
     assert [text.get_text() for text in edge.legends[0].get_texts()] == ["best K, the longest looked at"]
 
 
