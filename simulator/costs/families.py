@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from simulator.ground.fields import Field
 
-from . import hybrids
+from . import gemma, hybrids
 from .config_json import MAX_COUNT, MAX_SIZE, Layers, Layout, Stack, refuse_other, where
 
 
@@ -194,7 +194,7 @@ def gpt2(stack: Stack) -> None:
     refuse_other(stack.config, "add_cross_attention", False)
     stack.windowed()
     stack.ffn(stack.all, stack.size("n_inner", 4 * stack.hidden))
-    if stack.config["model_type"].value != "gptj":
+    if stack.config["model_type"].value not in ("gptj", "codegen"):
         stack.tables, stack.row_size = stack.size("n_positions") * stack.hidden, stack.hidden
 
 
@@ -285,21 +285,25 @@ FAMILIES: dict[str, Family] = {
     "qwen2": Family(moved(QWEN2, kinds=after), dense),
     "qwen2_vl_text": Family(moved(QWEN2, kinds=after), dense),
     "qwen2_5_vl_text": Family(moved(QWEN2, kinds=after), dense),
+    "qwen2_5_omni_text": Family(moved(QWEN2, kinds=after), dense),
     "qwen2_moe": Family(moved(QWEN2, qkv_bias="qkv_bias", kinds=alternate_before, shared_gate=True), qwen_moe),
     "qwen3": Family(moved(QWEN3, kinds=after), dense),
     "qwen3_moe": Family(moved(QWEN3, kinds=every), qwen_moe),
     "qwen3_vl_text": Family(moved(QWEN3, kinds_if=""), dense),
     "qwen3_vl_moe_text": Family(moved(QWEN3, kinds_if=""), qwen_moe),
+    "qwen3_omni_moe_text": Family(moved(QWEN3, kinds_if=""), qwen_moe),
     "qwen3_next": Family(GATED, qwen_hybrid),
     "qwen3_5_text": Family(moved(GATED, shared_gate=False), qwen_hybrid),
     "qwen3_5_moe_text": Family(GATED, qwen_hybrid),
     "gemma": Family(GEMMA, dense),
     "gemma2": Family(moved(GEMMA, norms=4, kinds=lambda config, i: i % 2 == 0), dense),
     "gemma3_text": Family(moved(GEMMA, norms=4, head_norms=True, kinds=pattern(6)), dense),
-    "gemma3n_text": Family(moved(GEMMA, norms=4, kinds=pattern(5)), hybrids.gemma3n),
+    "gemma4_text": Family(moved(GEMMA, norms=4, kinds=pattern(6)), gemma.gemma4),
+    "gemma3n_text": Family(moved(GEMMA, norms=4, kinds=pattern(5)), gemma.gemma3n),
     "opt": Family(Layout(), opt),
     "gpt2": Family(moved(BIASED, tied=True, keys=GPT2_KEYS), gpt2),
     "gptj": Family(moved(BIASED, qkv_bias=False, output_bias=False, norms=1, head_bias=True, keys=GPT2_KEYS), gpt2),
+    "codegen": Family(moved(BIASED, qkv_bias=False, output_bias=False, norms=1, head_bias=True, keys=GPT2_KEYS), gpt2),
     "gpt_bigcode": Family(moved(BIASED, tied=True, keys=GPT2_KEYS), bigcode),
     "gpt_neox": Family(moved(BIASED, qkv_bias="attention_bias", output_bias="attention_bias"), dense),
     "bloom": Family(moved(BIASED, tied=True, keys={"layers": "n_layer", "heads": "n_head"}), bloom),
@@ -332,6 +336,9 @@ FAMILIES: dict[str, Family] = {
     "kimi_linear": Family(Layout(), hybrids.kimi_linear),
     "glm": Family(Layout(qkv_bias="attention_bias"), dense),
     "glm4": Family(Layout(qkv_bias="attention_bias", norms=4), dense),
+    "glm4v_text": Family(Layout(qkv_bias=True, norms=4), dense),
+    "glm4v_moe_text": Family(Layout(qkv_bias="attention_bias"), glm_moe),
+    "solar_open": Family(Layout(qkv_bias="attention_bias", head_norms="use_qk_norm"), glm_moe),
     "glm4_moe": Family(Layout(qkv_bias="attention_bias", head_norms="use_qk_norm"), glm_moe),
     "dots1": Family(moved(BARE, head_norms=True, kinds=after), glm_moe),
     "minimax_m2": Family(Layout(head_norms=True, wide_norms=True), local_experts),
@@ -361,6 +368,7 @@ FAMILIES: dict[str, Family] = {
     "lfm2": Family(Layout(tied=True, head_norms=True), hybrids.lfm2),
     "lfm2_moe": Family(Layout(tied=True, head_norms=True), hybrids.lfm2),
     "mamba": Family(Layout(tied=True, norms=1, keys={"heads": "hidden_size"}), hybrids.mamba),
+    "falcon_mamba": Family(Layout(tied=True, norms=1, keys={"heads": "hidden_size"}), hybrids.mamba),
     "mamba2": Family(Layout(norms=1, keys={"heads": "num_heads"}), hybrids.mamba),
     "whisper": Family(hybrids.WHISPER, hybrids.whisper),
     "t5": Family(hybrids.T5, hybrids.t5, hybrids.t5_layers),
@@ -375,4 +383,8 @@ ALIASES = {
     "qwen3_5": "qwen3_5_text",
     "qwen3_5_moe": "qwen3_5_moe_text",
 }
-ALIASES |= {"gemma3n": "gemma3n_text", "llama4": "llama4_text", "gemma3": "gemma3_text"}
+# A wrapper's text model, where it does not name its family.
+ALIASES |= dict.fromkeys(("llava", "llava_next", "idefics3", "smolvlm", "voxtral", "video_llava", "vipllava"), "llama")
+ALIASES |= dict.fromkeys(("mistral3", "idefics2", "pixtral"), "mistral")
+ALIASES |= dict.fromkeys(("llava_onevision", "internvl", "qwen2_audio"), "qwen2")
+ALIASES |= {"paligemma": "gemma", "aya_vision": "cohere2", "lfm2_vl": "lfm2", "granite_speech": "granite"}

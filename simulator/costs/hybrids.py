@@ -3,7 +3,7 @@
 from simulator.ground.fields import Field
 
 from . import recurrent
-from .config_json import FULL, LINEAR, MAX_COUNT, MAX_SIZE, SLIDING, Layers, Layout, Stack, where
+from .config_json import FULL, LINEAR, MAX_COUNT, Layers, Layout, Stack, where
 from .layers import Attention
 
 MAMBA2 = {"heads": "mamba_n_heads", "head_dim": "mamba_d_head", "groups": "mamba_n_groups", "state": "mamba_d_state"}
@@ -200,45 +200,6 @@ def apertus(stack: Stack) -> None:
     stack.windowed()
     stack.ffn(stack.all, stack.inner)
     stack.vectors += 2 * stack.layers
-
-
-def gemma3n(stack: Stack) -> None:
-    """Read the text models of Gemma 3n: several streams, low-rank bypasses, an embedding of each layer for a token."""
-    config, hidden, layers = stack.config, stack.hidden, stack.layers
-    kinds, head_dim = stack.kinds(), stack.head_dim
-    shared = config["num_kv_shared_layers"].whole(0, layers - 1, default=0)
-    window = stack.size("sliding_window")
-    queries, keys = stack.heads * head_dim, stack.kv_heads * head_dim
-    owners = stack.all[: layers - shared]
-    stack.matrix(hidden, {"self_attn.q_proj": queries}, stack.all)
-    stack.matrix(hidden, {"self_attn.k_proj": keys, "self_attn.v_proj": keys}, owners)
-    stack.matrix(queries, {"self_attn.o_proj": hidden}, stack.all)
-    for kind in (FULL, SLIDING):
-        at = where(kinds, kind)
-        for count, kept in ((len(set(at) & set(owners)), 2 * keys), (len(set(at) - set(owners)), 0)):
-            seen = window if kind == SLIDING else None
-            stack.attentions += (
-                [Attention(count, stack.heads, 2 * head_dim, kept, stack.kv_heads, seen)] if count else []
-            )
-    inner = config["intermediate_size"]
-    sizes = (
-        [e.whole(1, MAX_SIZE) for e in inner.elements()] if isinstance(inner.value, list) else [stack.inner] * layers
-    )
-    if len(sizes) != layers:
-        inner.refuse(f"a size, or one for each of {layers} layers")
-    for one in sorted(set(sizes)):
-        stack.ffn(tuple(i for i in stack.all if sizes[i] == one), one)
-    streams, rank, narrow = (stack.size(k) for k in ("altup_num_inputs", "laurel_rank", "hidden_size_per_layer_input"))
-    stack.matrix(hidden, {"laurel.linear_left": rank, "altup.modality_router": streams}, stack.all)
-    stack.matrix(rank, {"laurel.linear_right": hidden}, stack.all)
-    stack.matrix(streams, {"altup.correction_coefs": streams, "altup.prediction_coefs": streams**2}, stack.all)
-    stack.matrix(hidden, {"per_layer_input_gate": narrow}, stack.all)
-    stack.matrix(narrow, {"per_layer_projection": hidden}, stack.all)
-    stack.matrix(hidden, {"per_layer_model_projection": narrow}, stack.all)
-    stack.matrix(hidden, {"altup_projections": 2 * hidden}, tuple(range(streams - 1)))
-    stack.vectors += layers * (4 * hidden + head_dim) + len(owners) * head_dim + narrow
-    stack.tables = stack.size("vocab_size_per_layer_input") * layers * narrow
-    stack.row_size = layers * narrow
 
 
 WHISPER = Layout(

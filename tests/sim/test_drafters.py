@@ -191,7 +191,7 @@ def test_a_model_of_stated_numbers_weighs_and_keeps_what_they_say(run) -> None:
 def test_a_family_that_no_reader_knows_is_stated_beside_its_file(tmp_path: Path) -> None:
     sizes = {"num_hidden_layers": 10, "hidden_size": 512, "vocab_size": 1000}
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "brand_new"} | sizes))
-    with pytest.raises(UserError, match=r"model_type is 'brand_new', expected one of 8\d families, such as .*--params"):
+    with pytest.raises(UserError, match=r"model_type is 'brand_new', expected one of \d+ families, such as .*--params"):
         load_pricing(DeviceOptions(**STATED, target_model=str(tmp_path)))
     said = {"quantization_config": {"quant_method": "fp8"}}
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "brand_new"} | sizes | said))

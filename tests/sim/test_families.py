@@ -44,6 +44,8 @@ NEMOTRON = {"mamba_num_heads": 4, "mamba_head_dim": 24, "n_groups": 2, "ssm_stat
 NEMOTRON |= ROUTED | {"moe_shared_expert_intermediate_size": 30}
 NEMOTRON |= {"layers_block_type": ["linear_attention", "moe", "full_attention", "mlp", "linear_attention"]}
 WINDOW = {"sliding_window": 6}
+GEMMA4 = {"hidden_size_per_layer_input": 9, "vocab_size_per_layer_input": 31, "global_head_dim": 28}
+GEMMA4 |= {"layer_types": ["sliding_attention", "full_attention"] * 2}
 LFM2 = {"conv_L_cache": 3, "layer_types": ["conv", "full_attention", "conv", "full_attention"]}
 
 # One or several files of each family, as changes to the sizes above; `None` stands for no such size.
@@ -85,12 +87,20 @@ FILES: dict[str, list[dict[str, Any]]] = {
         | {"num_kv_shared_layers": 1, "intermediate_size": [52] * 4, "activation_sparsity_pattern": None}
         | {"layer_types": ["sliding_attention", "full_attention"] * 2}
     ],
+    "gemma4_text": [
+        WINDOW | GEMMA4 | {"attention_k_eq_v": True, "num_global_key_value_heads": 2, "global_head_dim": 28},
+        WINDOW | GEMMA4 | {"num_kv_shared_layers": 1, "use_double_wide_mlp": True, "hidden_size_per_layer_input": 0},
+        WINDOW | GEMMA4 | {"enable_moe_block": True, "num_experts": 5, "top_k_experts": 2, "moe_intermediate_size": 28},
+    ],
     "glm": [{"attention_bias": True}],
     "glm4": [{"attention_bias": True}],
+    "glm4v_text": [NO_HEAD_DIM],
+    "glm4v_moe_text": [NO_HEAD_DIM | ROUTED | {"first_k_dense_replace": 1}],
     "glm4_moe": [ROUTED | {"first_k_dense_replace": 1, "use_qk_norm": normed} for normed in (False, True)],
     "glm4_moe_lite": [LATENT],
     "glm_moe_dsa": [LATENT | INDEX],
     "gpt_bigcode": [GPT, GPT | {"multi_query": False}],
+    "codegen": [GPT | {"rotary_dim": 4}],
     "gpt_oss": [LOCAL | WINDOW],
     "gptj": [GPT | {"rotary_dim": 4}],
     "granite": [{"attention_bias": True, "mlp_bias": True} | NO_HEAD_DIM],
@@ -114,6 +124,7 @@ FILES: dict[str, list[dict[str, Any]]] = {
     "lfm2_moe": [NO_HEAD_DIM | LFM2 | EXPERTS | {"num_experts": 5, "num_dense_layers": 2}],
     "llama4_text": [LOCAL | {"intermediate_size_mlp": 60, "interleave_moe_layer_step": step} for step in (1, 2)],
     "mamba": [{"hidden_size": 48, "num_hidden_layers": 4, "vocab_size": 97, "state_size": 10, "time_step_rank": 7}],
+    "falcon_mamba": [{"hidden_size": 48, "num_hidden_layers": 4, "vocab_size": 97, "state_size": 10, "expand": 3}],
     "mamba2": [
         {"hidden_size": 48, "num_hidden_layers": 4, "vocab_size": 97, "state_size": 10, "num_heads": 4}
         | {"head_dim": 24, "n_groups": 2, "use_bias": biased}
@@ -132,7 +143,10 @@ FILES: dict[str, list[dict[str, Any]]] = {
     "olmo2": [NO_HEAD_DIM | {"attention_bias": True}],
     "olmo3": [NO_HEAD_DIM | WINDOW],
     "olmoe": [NO_HEAD_DIM | {"num_experts": 5, "num_experts_per_tok": 2}],
+    # Built beside other towers alone.
     "phi4_multimodal": [],
+    "qwen2_5_omni_text": [],
+    "qwen3_omni_moe_text": [],
     "phimoe": [NO_HEAD_DIM | LOCAL | {"attention_bias": True, "lm_head_bias": True}],
     "qwen2_vl_text": [NO_HEAD_DIM],
     "qwen2_5_vl_text": [NO_HEAD_DIM],
@@ -143,6 +157,7 @@ FILES: dict[str, list[dict[str, Any]]] = {
     "qwen3_next": [DELTA | SHARED | {"mlp_only_layers": [1]}],
     "seed_oss": [{"attention_bias": True}],
     "smollm3": [NO_HEAD_DIM],
+    "solar_open": [ROUTED],
     "stablelm": [NO_HEAD_DIM | {"use_qkv_bias": True}],
     "starcoder2": [NO_HEAD_DIM, NO_HEAD_DIM | {"use_bias": False}],
     "t5": [T5, T5 | {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}],
@@ -150,8 +165,30 @@ FILES: dict[str, list[dict[str, Any]]] = {
     "whisper": [WHISPER],
 }
 # Families whose text model transformers builds without an output head.
-WITHOUT_HEAD = ("mistral4", "qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text", "qwen3_vl_moe_text")
-OWN_KEYS = ("bloom", "falcon", "gptj", "gpt_bigcode", "mamba", "mamba2", "mpt", "mt5", "t5", "umt5", "whisper")
+WITHOUT_HEAD = (
+    "mistral4",
+    "glm4v_text",
+    "glm4v_moe_text",
+    "qwen2_vl_text",
+    "qwen2_5_vl_text",
+    "qwen3_vl_text",
+    "qwen3_vl_moe_text",
+)
+OWN_KEYS = (
+    "bloom",
+    "codegen",
+    "falcon",
+    "falcon_mamba",
+    "gptj",
+    "gpt_bigcode",
+    "mamba",
+    "mamba2",
+    "mpt",
+    "mt5",
+    "t5",
+    "umt5",
+    "whisper",
+)
 
 
 def config_class(family: str) -> type[hf.PreTrainedConfig]:
@@ -159,8 +196,8 @@ def config_class(family: str) -> type[hf.PreTrainedConfig]:
         return CONFIG_MAPPING[family]
     folder = family.removesuffix("_text")
     module = importlib.import_module(f"transformers.models.{folder}.configuration_{folder}")
-    word = folder.title().replace("_", "").replace("Vl", "VL").replace("25VL", "2_5_VL")
-    return getattr(module, f"{word}TextConfig")
+    wanted = f"{family}_config".replace("_", "")
+    return next(kind for name, kind in vars(module).items() if name.lower().replace("_", "") == wanted)
 
 
 def real_parameters(family: str, config: hf.PreTrainedConfig) -> int:

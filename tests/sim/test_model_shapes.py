@@ -380,7 +380,7 @@ ODD = [
     ("llama-3.1-8b", {"num_key_value_heads": 5}, "num_attention_heads is 32, expected a multiple of num_key_"),
     ("llama-3.1-8b", {"num_attention_heads": 24}, "hidden_size is 4096, expected a multiple of num_attention_"),
     ("llama-3.1-8b", {"tie_word_embeddings": "no"}, "tie_word_embeddings is 'no', expected true or false"),
-    ("llama-3.1-8b", {"model_type": "mambo"}, "model_type is 'mambo', expected one of 8"),
+    ("llama-3.1-8b", {"model_type": "mambo"}, "model_type is 'mambo', expected one of 9"),
     ("llama-3.1-8b", {"model_type": ...}, "model_type is missing, expected one of "),
     ("llama-3.1-8b", {"model_type": ["llama"]}, "model_type is ['llama'], expected one of "),
     ("mistral-7b", {"sliding_window": -1}, "sliding_window is -1, expected a whole number"),
