@@ -1,45 +1,95 @@
-"""The formats that acceptance measured elsewhere is read from, by name."""
+"""The formats that acceptance measured elsewhere is read from, by name, and what a file of each looks like."""
 
+import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
-from simulator.ground.artefacts import UserError
+from simulator.ground.artefacts import UserError, read_bytes
 from simulator.ground.limits import MAX_DRAFT_LENGTH
 
-from . import aiperf, sglang, spec_bench, vllm_bench, vllm_metrics, vllm_requests
+from . import aiperf, guidellm, llama_cpp, sglang, spec_bench, vllm_bench, vllm_log, vllm_metrics, vllm_requests
 from .imported import Imported
 
-FORMATS: Mapping[str, Callable[[Path, int | None], Imported]] = MappingProxyType(
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """How a format is read, and a pattern that its files alone hold: keys, counters or words of a log."""
+
+    read: Callable[[Path, int | None], Imported]
+    marks: re.Pattern[bytes]
+
+
+def keys(*names: str) -> str:
+    """Return a pattern of JSON keys; a quoted key within a text has a backslash before its second quote."""
+    return rf'"(?:{"|".join(names)})"\s*:'
+
+
+def marked(read: Callable[[Path, int | None], Imported], pattern: str) -> Format:
+    """Return a format by its reader and the pattern of its marks."""
+    return Format(read, re.compile(pattern.encode()))
+
+
+# A file may bear the marks of several: of those, the first is meant (reports hold what servers said of requests).
+FORMATS: Mapping[str, Format] = MappingProxyType(
     {
-        "spec-bench": spec_bench.read,
-        "vllm-metrics": vllm_metrics.read,
-        "vllm-requests": vllm_requests.read,
-        "vllm-bench": vllm_bench.read,
-        "sglang": sglang.read,
-        "aiperf": aiperf.read,
+        "vllm-log": marked(vllm_log.read, r"(?m)^[^{\"]*\b(?:SpecDecoding|Speculative) metrics: "),
+        "vllm-metrics": marked(vllm_metrics.read, r"(?m)^(?:ray_)?vllm[:_]spec_decode_num_"),
+        "guidellm": marked(guidellm.read, keys("guidellm_version", "response_metrics")),
+        "aiperf": marked(
+            aiperf.read, keys(aiperf.RECORD, aiperf.POOLED, aiperf.STEPS) + rf"|{keys(aiperf.MACRO)}\s*\{{"
+        ),
+        "vllm-bench": marked(vllm_bench.read, keys(r"spec_decode_(?:num_drafts|acceptance_length)")),
+        "vllm-requests": marked(vllm_requests.read, keys("speculative_decoding")),
+        "trtllm": marked(vllm_requests.read, keys(vllm_requests.AVERAGE)),
+        "sglang": marked(sglang.read, keys(sglang.ROUNDS, "accept_length", "avg_spec_accept_length")),
+        "llama-cpp": marked(
+            llama_cpp.read, rf"{keys('draft_n')}|(?m:^llamacpp:spec_decode_num_)|draft acceptance(?: rate)? ="
+        ),
+        "spec-bench": marked(spec_bench.read, keys("accept_lengths")),
+        "eagle": marked(spec_bench.read, keys("new_tokens")),
     }
 )
+# Counters of a server's lifetime, of which an earlier file can be subtracted.
+LIFETIME = MappingProxyType({"vllm-metrics": vllm_metrics.read, "llama-cpp": llama_cpp.read})
 
 
-def import_histogram(format: str, path: Path, *, k: int | None = None, before: Path | None = None) -> Imported:
+def recognised(path: Path) -> str | None:
+    """Return the name of the format that a file looks like, None where it looks like none."""
+    content = read_bytes(path)
+    return next((name for name, format in FORMATS.items() if format.marks.search(content)), None)
+
+
+def import_histogram(format: str | None, path: Path, *, k: int | None = None, before: Path | None = None) -> Imported:
     """Read what another tool says about acceptance.
 
     Args:
-        format: A key of FORMATS.
+        format: A key of FORMATS; None: by what the file looks like.
         path: The tool's file.
         k: Draft length; needed where the file does not tell it.
-        before: An earlier file of the same counters, which is subtracted; of vllm-metrics alone.
+        before: An earlier file of the same counters, which is subtracted; of a server's /metrics alone.
 
     Raises:
         UserError: The file cannot be read as this format, contradicts itself or `k`, or holds no rounds.
     """
-    if format not in FORMATS:
-        raise UserError(f"--from: {format!r} is not known, expected one of {', '.join(FORMATS)}")
+    known = ", ".join(FORMATS)
+    if format is not None and format not in FORMATS:
+        raise UserError(f"--from: {format!r} is not known, expected one of {known}")
     if k is not None and (isinstance(k, bool) or not 1 <= k <= MAX_DRAFT_LENGTH):
         raise UserError(f"--k: {k} is not allowed, expected a whole number from 1 to {MAX_DRAFT_LENGTH}")
-    if before is None:
-        return FORMATS[format](path, k)
-    if format != "vllm-metrics":
-        raise UserError(f"--before {before}: {format} counts no server's lifetime, expected it with vllm-metrics alone")
-    return vllm_metrics.read(path, k, before)
+    found = recognised(path)
+    # What a vLLM server counts stands in its log as well.
+    name = found if format is None or (format, found) == ("vllm-metrics", "vllm-log") else format
+    if name is None:
+        raise UserError(f"{path}: looks like no format that is read, expected one of {known} (--from)")
+    if before is not None and name not in LIFETIME:
+        counting = " or ".join(LIFETIME)
+        raise UserError(f"--before {before}: {name} counts no server's lifetime, expected it with {counting} alone")
+    try:
+        read = FORMATS[name].read(path, k) if before is None else LIFETIME[name](path, k, before)
+        return replace(read, format=name)
+    except UserError as error:
+        if found in (None, name):
+            raise
+        raise UserError(f"{error}; it looks like {found}: --from {found}, or none") from None

@@ -18,15 +18,19 @@ class Imported:
 
     definition: what the source's numbers mean and how the histogram follows from them. reconstructed: whether only a
     mean was there, so that the histogram's shape is assumed. rounds_apart: rounds that the source states and the
-    histogram leaves out: they drafted fewer than K tokens. notes: whatever else a user should know.
+    histogram leaves out: they drafted another number of tokens than K. steps_without_draft: decode steps that drafted
+    nothing, which no round of the histogram is, at least; None: not known. notes: whatever else a user should know.
+    format: what the source was read as.
     """
 
     histogram: AcceptanceHistogram
     definition: str
     reconstructed: bool = False
     rounds_apart: float = 0.0
+    steps_without_draft: float | None = None
     notes: tuple[str, ...] = ()
     skipped: tuple[Skipped, ...] = ()
+    format: str = ""
 
 
 def settle_k(path: Path, *, requested: int | None, stated: int | None, at_least: int, evidence: str) -> tuple[int, str]:
@@ -69,7 +73,10 @@ def histogram_from(path: Path, counts: Sequence[float], k: int) -> AcceptanceHis
 
 def needs_k(path: Path, tokens_per_round: float, hint: str = "") -> UserError:
     """Return the error for a file that states a mean and was given no K."""
-    return UserError(f"{path}: states only a mean ({tokens_per_round:.4g} tokens a round{hint}), expected --k as well")
+    return UserError(
+        f"{path}: states only a mean ({tokens_per_round:.4g} tokens a round{hint}), expected --k as well: "
+        "the most tokens that a round drafted, such as num_speculative_tokens"
+    )
 
 
 def reconstruct(path: Path, *, rounds: float, tokens_per_round: float, k: int) -> AcceptanceHistogram:
@@ -86,6 +93,18 @@ def assumed(k: int) -> str:
     return (
         f"RECONSTRUCTED: only a mean was stated, so the shape is assumed to be that of K = {k} independent tokens "
         "with equal acceptance, with the same tokens a round"
+    )
+
+
+def about_undrafted(steps: float, histogram: AcceptanceHistogram) -> tuple[str, ...]:
+    """Return the note on decode steps without a draft, which make fewer tokens a step than the histogram says."""
+    if steps <= 0:
+        return ()
+    rounds = histogram.samples
+    mean = (rounds * histogram.tokens_per_round + steps) / (rounds + steps)
+    return (
+        f"at least {steps:,.0f} decode steps ({steps / (rounds + steps):.1%} of all) had no draft and are in no round: "
+        f"{histogram.tokens_per_round:.3f} tokens a round are at most {mean:.3f} a decode step",
     )
 
 

@@ -1,13 +1,17 @@
 """Rounds of single requests, as vLLM reports them and AIPerf passes them on."""
 
+import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from simulator.ground.artefacts import UserError
 from simulator.ground.fields import Field
 from simulator.ground.limits import MAX_DRAFT_LENGTH
 from simulator.ground.records import BadRecord, Records
 
-from .imported import Imported, about_short_rounds, histogram_from, one_stated_k, settle_k
+from .counters import MOST_SHORT
+from .imported import Imported, about_short_rounds, about_undrafted, histogram_from, one_stated_k, settle_k
 from .values import (
     accepted_of,
     add_counts,
@@ -142,20 +146,66 @@ def check_request(statistics: Field, request: RequestRounds) -> None:
 def import_requests(
     records: Records[RequestRounds], requested: int | None, *, meaning: str, notes: tuple[str, ...]
 ) -> Imported:
-    """Pool the rounds of all requests that drafted K tokens."""
+    """Pool the rounds of all requests that drafted K tokens.
+
+    Raises:
+        UserError: The requests contradict the user's K, or drafted so many lengths that one has to be picked.
+    """
     path, rows = records.path, records.rows
-    stated = one_stated_k(path, ((row.line, row.k) for row in rows))
-    evidence, at_least = "the most tokens that a round drafted or accepted", max(row.at_least for row in rows)
-    k, source = settle_k(path, requested=requested, stated=stated, at_least=at_least, evidence=evidence)
+    lengths: Counter[int] = Counter()
+    for row in rows:
+        lengths.update({drafted: sum(counts) for drafted, counts in (row.by_length or {}).items()})
+    undrafted = lengths.pop(0, 0)
+    if requested in lengths and len(lengths) > 1:
+        k, source = int(requested or 0), f"K = {requested} is as given, of draft lengths {listed(lengths)} rounds"
+        rows = tuple(row for row in rows if row.by_length is not None)
+    else:
+        k, source = settle_length(records, requested)
+        if requested is None:
+            check_one_length(records, k, lengths)
     counts = add_counts([row.full(k) for row in rows])
     unclear = [row for row in rows if row.missing(k) > 0]
     if unclear:
         missing = sum(row.missing(k) for row in unclear)
         notes = (*notes, about_short_rounds(sum(row.rounds for row in unclear), missing, k))
+    others = sum(lengths.values()) - lengths[k]
+    if others:
+        notes = (*notes, f"{others:,} rounds that drafted other lengths are left out: {listed(lengths)} rounds")
+    histogram = histogram_from(path, counts, k)
     return Imported(
-        histogram=histogram_from(path, counts, k),
+        histogram=histogram,
         definition=f"{meaning}; {source}.",
-        rounds_apart=float(sum(row.rounds for row in rows) - sum(counts)),
-        notes=notes,
+        rounds_apart=float(sum(row.rounds for row in records.rows) - sum(counts)),
+        steps_without_draft=float(undrafted) or None,
+        notes=(*notes, *about_undrafted(undrafted, histogram)),
         skipped=records.skipped,
     )
+
+
+def settle_length(records: Records[RequestRounds], requested: int | None) -> tuple[int, str]:
+    """Return K, by the user or by the requests, and where it comes from."""
+    stated = one_stated_k(records.path, ((row.line, row.k) for row in records.rows))
+    evidence, at_least = "the most tokens that a round drafted or accepted", max(r.at_least for r in records.rows)
+    return settle_k(records.path, requested=requested, stated=stated, at_least=at_least, evidence=evidence)
+
+
+def check_one_length(records: Records[RequestRounds], k: int, lengths: Counter[int]) -> None:
+    """Refuse to take K for the draft length where many rounds drafted another."""
+    rounds = sum(row.rounds for row in records.rows)
+    others = sum(lengths.values()) - lengths[k]
+    if others > MOST_SHORT * rounds:
+        choices = " or ".join(f"--k {length}" for length in sorted(lengths))
+        raise UserError(f"{records.path}: the draft length changed: {listed(lengths)} rounds, expected {choices}")
+    short = sum(math.ceil(max(0, row.missing(k)) / k) for row in records.rows)
+    if short > MOST_SHORT * rounds:
+        raise UserError(
+            f"{records.path}: at least {short:,} of {rounds:,} rounds drafted fewer than {k} tokens, none says which, "
+            f"expected counts by draft length, or --k {k} to take them all for rounds of {k}"
+        )
+
+
+def listed(lengths: Counter[int]) -> str:
+    """Return draft lengths and in how many rounds they were, in words."""
+    tokens = sorted(lengths.items())
+    shown = ", ".join(f"{drafted} in {rounds:,}" for drafted, rounds in tokens[:8])
+    return shown + (f" and {len(tokens) - 8} more" if len(tokens) > 8 else "")

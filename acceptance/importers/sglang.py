@@ -4,10 +4,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from simulator.ground.artefacts import UserError
+from simulator.ground.artefacts import UserError, read_bytes
 from simulator.ground.fields import Field
 from simulator.ground.records import BadRecord, Records, Skipped
 
+from . import sglang_totals
 from .imported import Imported, about_short_rounds, assumed, histogram_from, needs_k, reconstruct, settle_k
 from .values import (
     accepted_of,
@@ -55,7 +56,12 @@ class Request:
 
 
 def read(path: Path, k: int | None) -> Imported:
-    """Import saved responses: JSON or JSONL; see `import_histogram`."""
+    """Import saved responses, JSON or JSONL, or a mean of bench_serving or server info; see `import_histogram`."""
+    content = read_bytes(path)
+    if ROUNDS.encode() not in content and any(
+        f'"{name}"'.encode() in content for name in (sglang_totals.RESULT, sglang_totals.INFO)
+    ):
+        return sglang_totals.read(path, k)
     records = read_values(path, read_response, EXPECTED)
     requests = [request for response in records.rows for request in response]
     with_histogram = [request for request in requests if request.counts is not None]

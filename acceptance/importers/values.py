@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from simulator.ground.artefacts import read_text
-from simulator.ground.fields import Field, shortened
+from simulator.ground.artefacts import UserError, read_text
+from simulator.ground.fields import Field, Malformed, lines_of, parse_json, shortened
 from simulator.ground.limits import MAX_DRAFT_LENGTH
-from simulator.ground.records import BadRecord, Records, as_record, read_each, read_jsonl, record_of
+from simulator.ground.records import BadRecord, Records, as_record, read_each
 
 T = TypeVar("T")
 # Sums of a file's counts stay exact in a float.
@@ -78,13 +78,27 @@ def read_values(path: Path, read: Callable[[Field, int], T], expected: str) -> R
     if isinstance(whole, Field):
         values: list[object] = whole.value if isinstance(whole.value, list) else [whole.value]
         return read_each(path, enumerate(map(as_record, values), 1), read, expected)
-    return read_jsonl(path, read, expected)
+    return read_each(path, lines_of(path), lambda line, number: read(record_of(line), number), expected)
+
+
+def record_of(text: str) -> Field:
+    """Read a JSON value as other tools write it: with Infinity and NaN, which are refused where they are used."""
+    try:
+        return as_record(parse_json(text, any_number=True))
+    except Malformed as error:
+        raise BadRecord(error.what) from None
 
 
 def whole_json(path: Path) -> Field | None:
     """Return the JSON object or list that a file holds, None where it is not one of them alone."""
     try:
-        whole = record_of(read_text(path))
+        text = read_text(path)
+    except UserError:
+        if not path.is_file():
+            raise
+        return None  # lines that are no text are skipped one by one
+    try:
+        whole = record_of(text)
     except BadRecord:
         return None
     return whole if isinstance(whole.value, dict | list) else None

@@ -6,7 +6,7 @@ from simulator.ground.artefacts import UserError
 from simulator.ground.fields import Field
 from simulator.ground.records import BadRecord
 
-from .counters import Counters, check_counters, import_counters, sum_counters
+from .counters import PAST_THE_END, Counters, check_counters, import_counters, sum_counters
 from .imported import Imported
 from .values import MAX_COUNT, close, count_of, number_of, optional_count, read_values
 
@@ -21,6 +21,7 @@ MEANING = (
 NOTES = (
     f"{RATE} is a percentage: accepted of drafted tokens",
     "vLLM does not count rounds without a draft: tokens made in them are in no number here",
+    PAST_THE_END,
 )
 
 

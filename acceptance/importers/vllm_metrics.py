@@ -1,7 +1,8 @@
-"""Counters of a vLLM server: the Prometheus text of /metrics, or the difference of two of them."""
+"""Counters of a server, as vLLM and llama.cpp name them: the Prometheus text of /metrics, or a difference of two."""
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,16 @@ from simulator.ground.fields import lines_of, shortened
 from simulator.ground.limits import MAX_DRAFT_LENGTH
 from simulator.ground.records import BadRecord, Skipped
 
-from .counters import Counters, check_counters, import_counters, sum_counters
+from .counters import (
+    PAST_THE_END,
+    Counters,
+    check_counters,
+    counters_without_drafts,
+    import_counters,
+    meaning_without_drafts,
+    needs_k_for_rounds,
+    sum_counters,
+)
 from .imported import Imported
 from .values import MAX_COUNT
 
@@ -18,12 +28,24 @@ if TYPE_CHECKING:
     from prometheus_client.samples import Sample
 
 PREFIX = "vllm:spec_decode_num_"
-NAMES = ("drafts", "draft_tokens", "accepted_tokens", "accepted_tokens_per_pos")
-EXPECTED = f"the text of /metrics of a vLLM server that speculates, with {PREFIX}drafts_total"
-MEANING = (
-    "counters of vLLM since {since}: drafts are rounds that drafted, accepted tokens leave out the target's own token"
+# Ray's exporter puts its own word in front and knows no colons.
+METRIC = re.compile(r"(?:ray_)?(?P<server>vllm|llamacpp)[:_](?P<name>\w+?)(?P<suffix>_total|_created)?")
+DRAFTS, DRAFTED, ACCEPTED, EMITTED, PER_POSITION = (
+    f"spec_decode_num_{name}"
+    for name in ("drafts", "draft_tokens", "accepted_tokens", "emitted_tokens", "accepted_tokens_per_pos")
 )
-NO_DRAFT = "vLLM does not count rounds without a draft: tokens made in them are in no number here"
+SPECULATION = (DRAFTS, DRAFTED, ACCEPTED, EMITTED, PER_POSITION)
+# What tells of steps without a draft; the label in the way of one sum an engine.
+GENERATED, FINISHED, REASON = "generation_tokens", "request_success", "finished_reason"
+STARTED = "process_start_time_seconds"
+EXPECTED = f"the text of /metrics of a server that speculates, with {PREFIX}drafts_total"
+MEANING = (
+    "counters of {server} since {since}: drafts are rounds that drafted, "
+    "accepted tokens leave out the target's own token"
+)
+NO_DRAFT = "{server} does not count rounds without a draft: tokens made in them are in no number here"
+SERVERS = {"vllm": "vLLM", "llamacpp": "llama.cpp"}
+A_MOMENT_S = 1.0
 
 Labels = tuple[tuple[str, str], ...]
 
@@ -35,47 +57,76 @@ class Series:
     name: str
     labels: Labels
 
+    @property
+    def engine(self) -> Labels:
+        """The labels of the engine or model."""
+        return tuple(label for label in self.labels if label[0] not in ("position", REASON))
+
+
+@dataclass(slots=True)
+class Scrape:
+    """What a file of /metrics holds.
+
+    values: counters. born: when an engine's counters began, in seconds; started: the same of the server, 0 where it
+    does not say. servers: whose they are.
+    """
+
+    path: Path
+    values: dict[Series, float] = field(default_factory=dict)
+    born: dict[Labels, float] = field(default_factory=dict)
+    started: float = 0.0
+    servers: set[str] = field(default_factory=set)
+    skipped: list[Skipped] = field(default_factory=list)
+
 
 def read(path: Path, k: int | None, before: Path | None = None) -> Imported:
     """Import a scrape of /metrics, less an earlier one where it is given; see `import_histogram`."""
-    values, skipped = read_scrape(path)
+    scrape = read_scrape(path)
+    values, skipped, restarted = scrape.values, scrape.skipped, False
     if before is not None:
-        earlier, skipped_before = read_scrape(before)
-        values = subtract(path, values, before, earlier)
-        skipped = (*skipped, *(Skipped(line=s.line, reason=f"{before}: {s.reason}") for s in skipped_before))
-    engines = by_engine(path, values)
-    notes = [NO_DRAFT]
+        earlier = read_scrape(before)
+        values, restarted = subtract(scrape, earlier)
+        skipped = [*skipped, *(Skipped(line=s.line, reason=f"{before}: {s.reason}") for s in earlier.skipped)]
+    server = " and ".join(SERVERS[name] for name in sorted(scrape.servers))
+    engines, emitted = by_engine(path, values, k)
+    counters = sum_counters(engines)
+    notes = [PAST_THE_END] if "vllm" in scrape.servers else []
+    if counters.undrafted is None:
+        notes.append(NO_DRAFT.format(server=server))
+    elif counters.undrafted < 0:
+        notes.append(f"at least {-counters.undrafted:,.0f} of the accepted tokens were never emitted")
     if before is None:
         notes.append("the counters run since the server started, warm-up included; --before subtracts an earlier file")
+    if restarted:
+        notes.append(f"the server was started anew after {before}: counted from its start, and not what was before")
     if len(engines) > 1:
         notes.append(f"the counters of {len(engines)} engines or models are summed")
-    meaning = MEANING.format(since=before or "the server started")
-    return import_counters(path, sum_counters(engines), k, meaning=meaning, notes=tuple(notes), skipped=skipped)
+    since = before if before is not None and not restarted else "the server started"
+    meaning = MEANING.format(server=server, since=since)
+    if not any(series.name == DRAFTS for series in values):
+        meaning = meaning_without_drafts(emitted)
+    return import_counters(path, counters, k, meaning=meaning, notes=tuple(notes), skipped=tuple(skipped))
 
 
-def read_scrape(path: Path) -> tuple[Mapping[Series, float], tuple[Skipped, ...]]:
-    """Return the speculation counters of a file, and the lines that could not be read.
+def read_scrape(path: Path) -> Scrape:
+    """Return the counters of a file, and the lines that could not be read.
 
     Raises:
         UserError: It has none, or one cannot be read: a sum without it would be wrong.
     """
-    values: dict[Series, float] = {}
-    skipped: list[Skipped] = []
+    scrape = Scrape(path)
     others = 0
     for line, text in lines_of(path):
         try:
             for sample in samples_of(text):
-                if (name := name_of(sample.name)) is None:
-                    others += 1
-                else:
-                    add_sample(values, Series(name, tuple(sorted(sample.labels.items()))), sample)
+                others += not add_sample(scrape, sample)
         except BadRecord as error:
-            if text.lstrip().startswith(PREFIX):
+            if re.match(r"\s*(ray_)?(vllm|llamacpp)[:_]spec_decode_num_", text):
                 raise UserError(f"{path}: line {line}: {error}, expected a counter of /metrics") from None
-            skipped.append(Skipped(line=line, reason=str(error)))
-    if not values:
+            scrape.skipped.append(Skipped(line=line, reason=str(error)))
+    if not any(series.name in SPECULATION for series in scrape.values):
         raise UserError(f"{path}: holds no {PREFIX}* counter ({others} other samples), expected {EXPECTED}")
-    return values, tuple(skipped)
+    return scrape
 
 
 def samples_of(text: str) -> list["Sample"]:
@@ -90,52 +141,76 @@ def samples_of(text: str) -> list["Sample"]:
         raise BadRecord(f"not a sample ({shortened(str(error))})") from None
 
 
-def name_of(metric: str) -> str | None:
-    """Return the short name of a speculation counter, None for any other metric."""
-    name = metric.removeprefix(PREFIX).removesuffix("_total")
-    return name if metric.startswith(PREFIX) and name in NAMES else None
-
-
-def add_sample(values: dict[Series, float], series: Series, sample: "Sample") -> None:
-    """Keep one speculation counter."""
-    if not 0 <= sample.value <= MAX_COUNT or not float(sample.value).is_integer():
+def add_sample(scrape: Scrape, sample: "Sample") -> bool:
+    """Keep one sample where it is of use; say whether it was."""
+    if sample.name == STARTED:
+        scrape.started = max(scrape.started, float(sample.value))
+    named = METRIC.fullmatch(sample.name)
+    if named is None or named["name"] not in (*SPECULATION, GENERATED, FINISHED):
+        return False
+    series, value = Series(named["name"], tuple(sorted(sample.labels.items()))), float(sample.value)
+    if named["suffix"] == "_created":
+        scrape.born[series.engine] = max(value, scrape.born.get(series.engine, 0.0))
+        return True
+    if not 0 <= value <= MAX_COUNT or not value.is_integer():
         raise BadRecord(f"value {shortened(sample.value)} is no whole number from 0 to {MAX_COUNT:g}")
-    if series in values:
+    if series in scrape.values:
         raise BadRecord(f"{sample.name} appears twice with the same labels")
-    values[series] = float(sample.value)
+    scrape.values[series] = value
+    if series.name in SPECULATION:
+        scrape.servers.add(named["server"])
+    return True
 
 
-def subtract(
-    path: Path, values: Mapping[Series, float], before: Path, earlier: Mapping[Series, float]
-) -> dict[Series, float]:
-    """Return what was counted between two scrapes.
+def subtract(now: Scrape, earlier: Scrape) -> tuple[dict[Series, float], bool]:
+    """Return what was counted between two scrapes, and whether the server was started anew between them.
 
-    Raises:
-        UserError: A counter fell or is gone: another server, one that was started anew, or the files swapped.
+    What was started anew counts from its start. Raises:
+        UserError: A counter fell or is gone: another server, or the files swapped.
     """
-    for series, value in earlier.items():
-        if values.get(series, 0.0) < value:
-            now = f"is {values[series]:.17g}" if series in values else "is not"
+    swapped = f"--before {earlier.path}: is of a later start than {now.path}, expected an earlier file"
+    if now.started and earlier.started > now.started + A_MOMENT_S:
+        raise UserError(swapped)
+    anew = bool(earlier.started) and now.started > earlier.started + A_MOMENT_S
+    left, any_anew = dict(now.values), anew
+    for series, value in earlier.values.items():
+        born, before = now.born.get(series.engine, 0.0), earlier.born.get(series.engine, 0.0)
+        if born and before > born + A_MOMENT_S:
+            raise UserError(swapped)
+        if anew or (before and born > before + A_MOMENT_S):
+            any_anew = True
+            continue
+        if now.values.get(series, 0.0) < value:
+            state = f"is {now.values[series]:.17g}" if series in now.values else "is not"
             raise UserError(
-                f"--before {before}: {PREFIX}{series.name} is {value:.17g} there and {now} in {path}, "
+                f"--before {earlier.path}: {series.name} is {value:.17g} there and {state} in {now.path}, "
                 "expected an earlier file of the same server run"
             )
-    return {series: value - earlier.get(series, 0.0) for series, value in values.items()}
+        left[series] -= value
+    return left, any_anew
 
 
-def by_engine(path: Path, values: Mapping[Series, float]) -> list[Counters]:
-    """Return the checked counters of each engine or model that drafted.
+def by_engine(path: Path, values: Mapping[Series, float], k: int | None) -> tuple[list[Counters], float | None]:
+    """Return the checked counters of each engine or model that drafted, and the tokens that all emitted, if counted.
 
     Raises:
         UserError: None drafted, one contradicts itself, or they draft different lengths.
     """
-    engines: dict[Labels, dict[Labels, dict[str, float]]] = {}
+    totals: dict[Labels, dict[str, float]] = {}
+    positions: dict[Labels, dict[str, float]] = {}
     for series, value in values.items():
-        position = tuple(label for label in series.labels if label[0] == "position")
-        engine = tuple(label for label in series.labels if label[0] != "position")
-        engines.setdefault(engine, {}).setdefault(position, {})[series.name] = value
+        place = next((text for label, text in series.labels if label == "position"), None)
+        if place is None:
+            engine = totals.setdefault(series.engine, {})
+            engine[series.name] = engine.get(series.name, 0.0) + value
+        elif series.name == PER_POSITION:
+            positions.setdefault(series.engine, {})[place] = value
     try:
-        drafting = [counters_of(e) for e in engines.values() if any(any(v.values()) for v in e.values())]
+        drafting = [
+            counters_of(path, totals.get(engine, {}), positions.get(engine, {}), k)
+            for engine in totals | positions
+            if any(totals.get(engine, {}).get(name) for name in SPECULATION) or any(positions.get(engine, {}).values())
+        ]
         for counters in drafting:
             check_counters(counters)
     except BadRecord as error:
@@ -145,21 +220,29 @@ def by_engine(path: Path, values: Mapping[Series, float]) -> list[Counters]:
     lengths = {len(counters.per_position) for counters in drafting}
     if len(lengths) > 1:
         raise UserError(f"{path}: engines draft {' and '.join(map(str, sorted(lengths)))} tokens, expected one length")
-    return drafting
+    emitted = [engine[EMITTED] for engine in totals.values() if EMITTED in engine]
+    return drafting, sum(emitted) if emitted else None
 
 
-def counters_of(engine: Mapping[Labels, Mapping[str, float]]) -> Counters:
+def counters_of(path: Path, totals: Mapping[str, float], positions: Mapping[str, float], k: int | None) -> Counters:
     """Gather the counters of one engine."""
-    totals = engine.get((), {})
-    for name in ("drafts", "accepted_tokens"):
+    if not positions and DRAFTS not in totals and {DRAFTED, ACCEPTED} <= totals.keys() and totals[DRAFTED]:
+        if k is None:
+            raise needs_k_for_rounds(path)
+        return counters_without_drafts(path, totals[DRAFTED], totals[ACCEPTED], totals.get(EMITTED), k)
+    for name in (DRAFTS, ACCEPTED):
         if name not in totals:
-            raise BadRecord(f"no {PREFIX}{name} beside the other counters of the same labels")
-    per_position = positions_of({p[0][1]: v[NAMES[3]] for p, v in engine.items() if p and NAMES[3] in v})
+            raise BadRecord(f"no vllm:{name} beside the other counters of the same labels")
+    undrafted = None
+    if {GENERATED, FINISHED} <= totals.keys():
+        # A finished request has one token of its prefill; each round one of the target's own.
+        undrafted = totals[GENERATED] - totals[FINISHED] - totals[DRAFTS] - totals[ACCEPTED]
     return Counters(
-        rounds=totals["drafts"],
-        drafted=totals.get("draft_tokens"),
-        accepted=totals["accepted_tokens"],
-        per_position=per_position,
+        rounds=totals[DRAFTS],
+        drafted=totals.get(DRAFTED),
+        accepted=totals[ACCEPTED],
+        per_position=positions_of(positions),
+        undrafted=undrafted,
     )
 
 
@@ -168,5 +251,5 @@ def positions_of(accepted: Mapping[str, float]) -> tuple[float, ...]:
     wanted = [str(position) for position in range(min(len(accepted), MAX_DRAFT_LENGTH))]
     if set(accepted) != set(wanted):
         odd = sorted(set(accepted) ^ set(wanted))[0]
-        raise BadRecord(f"positions of {PREFIX}{NAMES[3]} do not run from 0 on: {shortened(odd)} is missing or extra")
+        raise BadRecord(f"positions of {PER_POSITION} do not run from 0 on: {shortened(odd)} is missing or extra")
     return tuple(accepted[position] for position in wanted)

@@ -10,6 +10,7 @@ import click
 from simulator.costs.parameters import PARAMETERS, DeviceOptions, Parameter
 from simulator.ground.artefacts import UserError
 from simulator.ground.command import FILE, Decorator, is_given, stacked
+from simulator.ground.read_as import AS
 
 if TYPE_CHECKING:
     from simulator.costs.priced import Pricing
@@ -26,13 +27,14 @@ HOW_MODELS_RUN = ("dtype", "draft_dtype", "kv_dtype", "devices", "placement")
 class SharedOptions:
     """What both commands take besides numeric parameters.
 
-    hist: file or folder of histograms. measured: whether to sample them; None if the user did not say. stated: names of
-    the numeric parameters that the user set.
+    hist: file or folder of histograms. hist_as: what their numbers are, see `parse_histogram`. measured: whether to
+    sample them; None if the user did not say. stated: names of the numeric parameters that the user set.
     """
 
     device: DeviceOptions
     stated: frozenset[str]
     hist: Path | None
+    hist_as: str | None
     measured: bool | None
     overlap: bool
     replications: int
@@ -113,6 +115,12 @@ def run_options(*, replications: int, least: int) -> Decorator:
             help="Measured histogram, such as accept_hist_k4.json, or a folder of them: each K from its own.",
         ),
         click.option(
+            "--as",
+            "hist_as",
+            type=click.Choice(AS),
+            help="What the numbers of --hist are.  [default: as the file says, or as they look]",
+        ),
+        click.option(
             "--measured/--no-measured",
             default=None,
             help="With --hist: sample it, or use only its i.i.d. equivalent.  [default: measured]",
@@ -145,10 +153,11 @@ def load_acceptance(options: SharedOptions, longest: int) -> "Measured | None":
 
     hist, states_alpha = options.hist, "alpha" in options.stated
     if hist is None:
-        if options.measured is not None:
-            raise UserError("--measured/--no-measured: nothing to measure by, expected --hist FILE beside it")
+        for option, value in (("--measured/--no-measured", options.measured), ("--as", options.hist_as)):
+            if value is not None:
+                raise UserError(f"{option}: nothing to measure by, expected --hist FILE beside it")
         return None
-    model = HistogramAcceptance(load_histograms(hist))
+    model = HistogramAcceptance(load_histograms(hist, options.hist_as))
     if options.measured is False:
         return None if states_alpha else EquivalentAcceptance(model)
     if longest > model.longest:

@@ -17,7 +17,18 @@ from .version import VERSION
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
-FILE = click.Path(path_type=Path)
+
+
+class FileOrFolder(click.Path):
+    """The name of a file or folder; an empty one, which would mean the current folder, is refused."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("the name is empty, expected a file", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+FILE = FileOrFolder(path_type=Path)
 
 WIDEST = 10_000
 SECONDS_A_FRAME = 0.1
@@ -52,6 +63,19 @@ class OneLineErrors(click.Command):
             click.echo(f"{name}: interrupted", err=True)
             sys.exit(EXIT_INTERRUPTED)
         sys.exit(code if isinstance(code, int) else 0)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; an error that begins with the name of a file begins with the option it was given by."""
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            for parameter in self.params:
+                path = ctx.params.get(parameter.name or "")
+                if isinstance(path, Path) and str(error).startswith(f"{path}: "):
+                    option = isinstance(parameter, click.Option)
+                    name = parameter.opts[0] if option else parameter.human_readable_name
+                    raise UserError(f"{name} {error}") from None
+            raise
 
 
 class OneLineErrorsGroup(OneLineErrors, click.Group):

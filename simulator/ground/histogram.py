@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from .artefacts import UserError, check_kind, envelope, write_json
 from .fields import Field, read_json
 from .limits import MAX_DRAFT_LENGTH
+from .read_as import AS, counts_as, doubts, looks_like
 
 KIND = "acceptance_histogram"
 # 1: {"k", "hist", "samples"} as other tools write it, plus our provenance keys.
@@ -197,49 +198,76 @@ def measured_on(payload: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def parse_histogram(payload: Field) -> AcceptanceHistogram:
-    """Check the payload of a histogram file; a UserError names the file, the key and the value that is wrong."""
+def parse_histogram(payload: Field, read_as: str | None = None) -> AcceptanceHistogram:
+    """Check the payload of a histogram file; a UserError names the file, the key and the value that is wrong.
+
+    Args:
+        payload: The file's content.
+        read_as: What its numbers are, one of `AS`; None: what the file says, or what they look like.
+    """
     check_kind(payload.path, payload.object(), KIND, SCHEMA_VERSIONS)
     k = payload["k"].whole(1, MAX_DRAFT_LENGTH)
-    counts = {str(a): 0.0 for a in range(k + 1)}
+    given: dict[int, float] = {}
     for bucket, count in payload["hist"].items():
-        if bucket not in counts:
+        if bucket not in map(str, range(k + 1)):
             count.error_about_key([f"'0' to '{k}' (k is {k})"])
-        counts[bucket] = count.number(0, MAX_COUNT)
-    described = measured_on(payload.object())
+        given[int(bucket)] = count.number(0, MAX_COUNT)
+    if payload["as"].is_given:
+        read_as = read_as or payload["as"].choice(AS)
+    # What we wrote ourselves are counts, expectations among them.
+    read_as = read_as or ("counts" if payload["kind"].is_given else looks_like(payload["hist"], given, k))
+    caveats = caveats_of(payload) + ([] if payload["kind"].is_given else doubts(given, k))
+    counts = counts_as(read_as, payload["hist"], given, k)
     try:
-        histogram = AcceptanceHistogram(tuple(counts.values()), caveat_of(payload.object()), **described)
+        histogram = AcceptanceHistogram(counts)
     except UserError as error:
         raise UserError(f"{payload.path}: {error}") from None
+    histogram = replace(
+        histogram, caveat="; ".join(caveats), is_law=read_as != "counts", **measured_on(payload.object())
+    )
     samples = payload["samples"]
-    if samples.is_given and not math.isclose(samples.number(), histogram.samples, rel_tol=1e-6):
+    if samples.is_given and histogram.is_law and samples.number() > 1:
+        # Shares of so many rounds are counts.
+        counts = tuple(share * samples.number(most=MAX_COUNT) for share in histogram.law)
+        histogram = replace(histogram, counts=counts, is_law=False)
+    elif (
+        samples.is_given
+        and not histogram.is_law
+        and not math.isclose(samples.number(), histogram.samples, rel_tol=1e-6)
+    ):
         samples.refuse(f"{histogram.samples:g}, the sum of hist")
     return replace(histogram, design_effect=design_effect_of(payload.object(), histogram))
 
 
-def caveat_of(payload: Mapping[str, Any]) -> str:
-    """Return what a histogram file says of how far it is a measurement; empty when it is a plain one."""
-    parameters = payload.get("parameters")
-    approximation = parameters.get("approximation") if isinstance(parameters, dict) else None
+def caveats_of(payload: Field) -> list[str]:
+    """Return what a histogram file says of how far it is a measurement; none when it is a plain one."""
+    parameters, metrics = (
+        payload[name].value if isinstance(payload[name].value, dict) else {} for name in ("parameters", "metrics")
+    )
+    approximation, undrafted = parameters.get("approximation"), metrics.get("steps_without_draft")
     caveats = [str(approximation)] if approximation else []
-    if payload.get("reconstructed") is True:
+    if payload["reconstructed"].value is True:
         caveats.append("reconstructed from a mean: i.i.d. by assumption")
-    return "; ".join(caveats)
+    if isinstance(undrafted, int | float) and undrafted > 0:
+        caveats.append(f"at least {undrafted:,.0f} decode steps without a draft are not in it")
+    return caveats
 
 
-def load_histograms(path: str | Path) -> tuple[AcceptanceHistogram, ...]:
+def load_histograms(path: str | Path, read_as: str | None = None) -> tuple[AcceptanceHistogram, ...]:
     """Read one histogram file, or every `accept_hist_k*.json` of a folder: one for each draft length.
+
+    read_as: see `parse_histogram`.
 
     Raises:
         UserError: A file is wrong, the folder holds none, or its files are not of one measurement.
     """
     if not Path(path).is_dir():
-        return (load_histogram(path),)
+        return (load_histogram(path, read_as),)
     files = sorted(Path(path).glob("accept_hist_k*.json"))
     if not files:
         raise UserError(f"{path}: no accept_hist_k*.json in this folder")
     contents = [read_json(file) for file in files]
-    histograms = tuple(map(parse_histogram, contents))
+    histograms = tuple(parse_histogram(content, read_as) for content in contents)
     by_k: dict[int, Path] = {}
     for file, content, histogram in zip(files, contents, histograms, strict=True):
         other = by_k.setdefault(histogram.draft_length, file)
@@ -262,9 +290,9 @@ def check_same_measurement(first: Field, second: Field) -> None:
             )
 
 
-def load_histogram(path: str | Path) -> AcceptanceHistogram:
+def load_histogram(path: str | Path, read_as: str | None = None) -> AcceptanceHistogram:
     """Read `accept_hist_k{K}.json` (model §3); a UserError names the key and the value that is wrong."""
-    return parse_histogram(read_json(path))
+    return parse_histogram(read_json(path), read_as)
 
 
 def as_written(count: float) -> int | float:
@@ -279,6 +307,8 @@ def save_histogram(path: Path, histogram: AcceptanceHistogram, parameters: Mappi
         "hist": {str(a): as_written(count) for a, count in enumerate(histogram.counts)},
         "samples": as_written(histogram.samples),
     }
+    if histogram.is_law:
+        payload["as"] = "probabilities"
     write_json(path, payload | extra)
 
 

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from acceptance.cli import import_histogram as import_cli
-from acceptance.importers.formats import FORMATS, import_histogram
+from acceptance.importers.formats import FORMATS, LIFETIME, import_histogram, recognised
 from simulator.ground.artefacts import UserError
 
 K = 4
@@ -60,8 +60,31 @@ def spec_bench_line(rounds: list[Round]) -> dict[str, Any]:
     return {"question_id": 81, "category": "writing", "choices": [choice], "tstamp": 1.0}
 
 
-def prometheus(rounds: list[Round], labels: str = MAIN, k: int = K, total: str = "_total") -> str:
-    name, braces = "vllm:spec_decode_num_", f"{{{labels}}}" if labels else ""
+def eagle_line(rounds: list[Round], turns: int = 2) -> dict[str, Any]:
+    # EAGLE keeps the index of a turn's last step.
+    parts = [rounds[turn::turns] for turn in range(turns)]
+    tokens = [sum(r.accepted + 1 for r in part) for part in parts]
+    choice = {"index": 0, "turns": ["An answer."] * turns, "idxs": [len(part) - 1 for part in parts]}
+    return {"question_id": 81, "choices": [choice | {"new_tokens": tokens, "wall_time": [1.5] * turns}]}
+
+
+def log_line(rounds: list[Round], k: int = K, words: str = "today") -> str:
+    """Return the line of an interval, as vLLM words it: today, in 0.9 or in 0.8."""
+    steps, drafted, accepted = totals_of(rounds)
+    counts, rate = f"Accepted: {accepted} tokens, Drafted: {drafted} tokens", 100 * accepted / drafted
+    rates = ", ".join(f"{sum(r.accepted > j for r in rounds) / steps:.3f}" for j in range(k))
+    length, rates = f"Mean acceptance length: {1 + accepted / steps:.2f}", f"Per-position acceptance rate: {rates}"
+    said = {
+        "today": f"{length}, Accepted throughput: 3.90 tokens/s, Drafted throughput: 8.00 tokens/s, {counts}, {rates}, "
+        f"Avg Draft acceptance rate: {rate:.1f}%",
+        "0.9": f"Draft acceptance rate: {rate:.1f}%, {length}, {counts}, {rates}",
+        "0.8": f"Draft acceptance rate: {rate:.1f}%, {counts}",
+    }
+    return f"(APIServer pid=7) INFO 10-21 10:10:10 [metrics.py:96] SpecDecoding metrics: {said[words]}\n"
+
+
+def prometheus(rounds: list[Round], labels: str = MAIN, k: int = K, total: str = "_total", server: str = "vllm") -> str:
+    name, braces = f"{server}:spec_decode_num_", f"{{{labels}}}" if labels else ""
     steps, drafted, accepted = map(float, totals_of(rounds))
     lines = [
         f"# HELP {name}drafts{total} Number of spec decoding drafts.",
@@ -70,7 +93,7 @@ def prometheus(rounds: list[Round], labels: str = MAIN, k: int = K, total: str =
         f"{name}drafts_created{braces} 1.781341706e+09",
         f"{name}draft_tokens{total}{braces} {drafted}",
         f"{name}accepted_tokens{total}{braces} {accepted}",
-        f"vllm:num_requests_running{braces} 3.0",
+        f"{server}:num_requests_running{braces} 3.0",
     ]
     for position in range(k):
         inner = ",".join(filter(None, (labels, f'position="{position}"')))
@@ -144,9 +167,22 @@ def aiperf_totals(rounds: list[Round]) -> dict[str, Any]:
 def written(tool: str, requests: list[list[Round]]) -> list[Any]:
     """Return what this tool would leave behind after these rounds."""
     every = [r for request in requests for r in request]
-    if tool in ("vllm-metrics", "vllm-bench"):
-        return [prometheus(every) if tool == "vllm-metrics" else bench_result(every)]
-    one_each: dict[str, Callable[[list[Round]], dict[str, Any]]] = {
+    if tool == "guidellm":
+        responses = [{"response_metrics": vllm_response(run)["metrics"]} for run in requests]
+        return [{"metadata": {"guidellm_version": "0.8.1"}, "benchmarks": [{"requests": {"successful": responses}}]}]
+    one: dict[str, Callable[[list[Round]], Any]] = {
+        "vllm-metrics": prometheus,
+        "llama-cpp": lambda rounds: prometheus(rounds, "", server="llamacpp"),
+        "vllm-bench": bench_result,
+    }
+    if tool in one:
+        return [one[tool](every)]
+    one_each: dict[str, Callable[[list[Round]], Any]] = {
+        "vllm-log": log_line,
+        "trtllm": lambda rounds: {
+            "choices": [{"speculative_decoding": statistics(rounds), "avg_decoded_tokens_per_iter": 2.5}]
+        },
+        "eagle": eagle_line,
         "spec-bench": spec_bench_line,
         "vllm-requests": vllm_response,
         "sglang": sglang_response,
@@ -155,6 +191,8 @@ def written(tool: str, requests: list[list[Round]]) -> list[Any]:
     return list(map(one_each[tool], requests))
 
 
+# The formats whose files tell how many rounds accepted how much, and the one that tells a mean alone.
+EXACT = [tool for tool in FORMATS if tool != "eagle"]
 RUNS = [simulate(40, seed) for seed in range(5, 8)]
 EVERY = [r for run in RUNS for r in run]
 
@@ -193,16 +231,20 @@ def assert_refused(tool: str, path: Path, message: str, **options: Any) -> None:
     assert_one_line(error.value, path)
 
 
-@pytest.mark.parametrize("tool", FORMATS)
+@pytest.mark.parametrize("tool", EXACT)
 def test_simulated_rounds_come_back_and_another_draft_length_is_refused(path: Path, tool: str) -> None:
     write(path, *written(tool, RUNS))
+    found = import_histogram(None, path)
+    # TensorRT-LLM's choices hold what vLLM's responses hold.
+    assert found.format == recognised(path) == {"trtllm": "vllm-requests"}.get(tool, tool)
+    assert list(found.histogram.counts) == counts_of(EVERY)
     for k in (None, K):
         check(tool, path, counts_of(EVERY), f"K = {K} is ", k=k)
         assert import_histogram(tool, path, k=k).definition.endswith(".")
     assert_refused(tool, path, r"--k is 3", k=3)
     if tool not in ("spec-bench", "sglang"):
         assert_refused(tool, path, r"draft length is 4 .* --k is 5", k=5)
-    if tool != "vllm-metrics":
+    if tool not in LIFETIME:
         assert_refused(tool, path, "--before", before=path)
 
 
@@ -216,7 +258,7 @@ def test_twenty_rounds_of_three_tokens_are_three_tokens_whatever_the_tool_calls_
     assert bench_result(TWENTY)["spec_decode_acceptance_length"] == 3.0
     assert sglang_response(TWENTY)["meta_info"]["spec_accept_length"] == pytest.approx(3.05)
     assert np.mean(spec_bench_line(TWENTY)["choices"][0]["accept_lengths"]) == 3.0
-    for tool in FORMATS:
+    for tool in EXACT:
         found = import_histogram(tool, write(path, *written(tool, [TWENTY])))
         assert list(found.histogram.counts) == [5, 3, 4, 3, 5]
         assert found.histogram.tokens_per_round == pytest.approx(3.0)
@@ -230,7 +272,7 @@ def test_twenty_rounds_of_three_tokens_are_three_tokens_whatever_the_tool_calls_
 METRICS = prometheus(TWENTY)
 ODD = 'engine="1",model_name="a \\"quoted\\" {name}, position=9"'
 BROKEN_COUNTERS = [
-    ("drafts_total{", "drafted_total{", "no vllm:spec_decode_num_drafts beside"),
+    ("drafts_total{", "oops_total{", "no vllm:spec_decode_num_drafts beside"),
     *(("} 20.0", "} " + value, "no whole number") for value in ("NaN", "-20", "20.5", "1e99", "+Inf")),
     ("} 20.0", "} 1_0", "Invalid value"),
     ("} 20.0", "}", "not a sample"),
@@ -243,7 +285,7 @@ BROKEN_COUNTERS = [
     ('position="2"', 'position="x\n"', "line 10"),
     ('engine="0",', 'engine="0" ', "Invalid labels"),
     ('engine="0",', 'model_name="0",', "Invalid labels"),
-    ("vllm:", "llamacpp:", r"holds no vllm:spec_decode_num_\* counter \(\d+ other samples\)"),
+    ("vllm:", "tgi:", r"holds no vllm:spec_decode_num_\* counter \(\d+ other samples\)"),
 ]
 
 
@@ -260,8 +302,8 @@ def test_counters_are_summed_and_what_they_leave_open_noted_or_refused(path: Pat
     write(path, text.replace(f"}} {float(accepted)}", f"}} {accepted // 2}"))
     assert_refused("vllm-metrics", path, r"the positions accepted .* but the accepted count is")
     # 5 drafts are missing: two rounds at the least, five at the most.
-    write(path, prometheus([Round(4, 4), Round(4, 0), Round(4, 2), Round(2, 2), Round(1, 0)]))
-    check("vllm-metrics", path, [2, 0, 2, 0, 1], "2 to 5 of 5 rounds drafted fewer than 4 tokens")
+    write(path, prometheus([*TWENTY, *TWENTY, Round(2, 2), Round(1, 0)]))
+    check("vllm-metrics", path, [11, 6, 9, 6, 10], "2 to 5 of 42 rounds drafted fewer than 4 tokens")
     write(path, METRICS, prometheus([Round(2, 1)], 'engine="1"', k=2))
     assert_refused("vllm-metrics", path, "engines draft 2 and 4 tokens")
     for old, new, message in BROKEN_COUNTERS:
@@ -311,9 +353,8 @@ def test_responses_of_vllm_are_summed_and_shorter_drafts_apart(path: Path) -> No
     assert_refused("vllm-requests", path, "draft length is 2 on line 2, but 4 on line 1")
     empty = dict.fromkeys(("num_spec_steps", "num_accepted_draft_tokens", "num_draft_tokens"), 0)
     empty |= {"acceptance_histogram": [0] * 5, "num_spec_tokens": 4}
-    for none in (empty, statistics([Round(3, 1), Round(2, 2)])):
-        write(path, {"metrics": {"speculative_decoding": none}})
-        assert_refused("vllm-requests", path, "counts no round that drafted 4 tokens")
+    write(path, {"metrics": {"speculative_decoding": empty}})
+    assert_refused("vllm-requests", path, "counts no round that drafted 4 tokens")
 
 
 # vllm-bench
@@ -507,7 +548,7 @@ BROKEN: dict[str, list[tuple[Any, str]]] = {
             ({"per_position_acceptance_rates": [0] * 2000}, "2000 positions|positions accepted"),
             ({"accepted_tokens": None, "acceptance_length": 0.5}, "expected a number from 1"),
             ({"accepted_tokens": None, "acceptance_length": None}, "no count under"),
-            ({"acceptance_rate": float("nan")}, "holds NaN"),
+            ({"acceptance_rate": float("nan")}, "acceptance_rate is nan, expected a number"),
         )
     ],
     "sglang": [
@@ -541,8 +582,8 @@ BROKEN: dict[str, list[tuple[Any, str]]] = {
         )
     ],
     "spec-bench": [
-        ({"choices": [{"accept_lengths": [3, length]}]}, rf"accept_lengths\[1\] is .*, {WHOLE} from 1")
-        for length in (0, -1, 1.5, True, "3", None, 2000, 10**400, [3])
+        ({"choices": [{"accept_lengths": [3, length]}]}, rf"accept_lengths\[1\] is .*, {WHOLE} from 0")
+        for length in (-1, 1.5, True, "3", None, 2000, 10**400, [3])
     ],
 }
 
@@ -559,7 +600,7 @@ def test_draft_lengths_out_of_range_and_unknown_formats_are_refused(tmp_path: Pa
     for k in (0, -1, 1025, True):
         with pytest.raises(UserError, match="--k"):
             import_histogram("spec-bench", tmp_path / "none", k=k)
-    with pytest.raises(UserError, match="expected one of spec-bench, vllm-metrics"):
+    with pytest.raises(UserError, match="expected one of vllm-log, vllm-metrics"):
         import_histogram("vllm", tmp_path / "none")
 
 
@@ -614,7 +655,7 @@ def replaced(value: Any, place: tuple[Any, ...], new: Any) -> Any:
 
 SMALL = [Round(K, a) for a in (4, 0, 2, 1)]
 SAMPLES: list[tuple[str, Any]] = [
-    *((tool, written(tool, [SMALL])[0]) for tool in FORMATS if tool != "vllm-metrics"),
+    *((tool, sample) for tool in FORMATS if not isinstance(sample := written(tool, [SMALL])[0], str)),
     ("vllm-requests", vllm_response(SMALL, level="detailed")),
     ("sglang", {"choices": [sglang_response(SMALL)], "sglext": {"spec_tokens_details": REPORTED}}),
     ("aiperf", aiperf_totals(SMALL)),

@@ -1,0 +1,84 @@
+"""What the numbers of a histogram file are: counts of rounds, probabilities, or rates of positions."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from .artefacts import UserError
+from .fields import Field
+
+# What the numbers of a file may be: rounds, P(A = a), or P(A >= j) from the first position on.
+AS = ("counts", "probabilities", "rates")
+# Probabilities that someone typed sum to 1 by so much, percent to 100 times as much.
+SUM_TOLERANCE = 0.02
+
+
+def falls(given: Mapping[int, float], k: int) -> bool:
+    """Say whether buckets 1 to k alone are given and never rise, as rates of positions do and histograms seldom do."""
+    return sorted(given) == [*range(1, k + 1)] and all(given[a] >= given[a + 1] for a in range(1, k))
+
+
+def looks_like(hist: Field, given: Mapping[int, float], k: int) -> str:
+    """Say what the numbers of another tool's histogram are; refuse what can be this or that."""
+    total, largest = sum(given.values()), max(given.values(), default=0.0)
+    if all(value.is_integer() for value in given.values()):
+        return "counts"
+    near = abs(total - 1) <= SUM_TOLERANCE or abs(total - 100) <= 100 * SUM_TOLERANCE / 4
+    if near and not (falls(given, k) and k > 1):
+        return "probabilities"
+    if largest <= 1 or (falls(given, k) and largest <= 100):
+        kind = "rates P(A >= j)" if falls(given, k) or given.get(0) == 1 else "neither counts nor probabilities"
+        raise hist.error(
+            f"{hist.place} looks like {kind} (sums to {total:.4g}), expected counts of rounds, or "
+            f'"as": "rates" or "as": "probabilities" in the file (--as of simulate and sweep)'
+        )
+    return "counts"
+
+
+def doubts(given: Mapping[int, float], k: int) -> list[str]:
+    """Return what whole numbers were taken for, where they can be percent."""
+    if not all(value.is_integer() for value in given.values()):
+        return []
+    if sum(given.values()) == 100:
+        return ["taken for counts of 100 rounds; if they are percent, --as probabilities"]
+    if falls(given, k) and k > 1 and max(given.values()) <= 100:
+        return ["taken for counts of rounds that all accepted a draft; if they are rates in percent, --as rates"]
+    return []
+
+
+def counts_as(read_as: str, hist: Field, given: Mapping[int, float], k: int) -> tuple[float, ...]:
+    """Return counts by accepted drafts, 0..k: as they stand, or of a law that sums to 1."""
+    values = [given.get(a, 0.0) for a in range(k + 1)]
+    if read_as == "counts":
+        return tuple(values)
+    if read_as == "probabilities":
+        total = math.fsum(values)
+        if not any(abs(total / of - 1) <= SUM_TOLERANCE for of in (1, 100)):
+            raise hist.error(
+                f"{hist.place} sums to {total:.6g}, expected probabilities that sum to 1, or to 100 percent"
+            )
+        return tuple(value / total for value in values)
+    scale = 100 if max(values) > 1 else 1
+    if 0 in given and given[0] != scale:
+        raise hist.error(
+            f"{hist.place}.0 is {given[0]:g}, expected no such key, or {scale}: all rounds accept 0 or more"
+        )
+    return law_of_rates([value / scale for value in values[1:]], hist.place)
+
+
+def law_of_rates(rates: Sequence[float], place: str) -> tuple[float, ...]:
+    """Return P(A = a) for a in 0..K where P(A >= j) = rates[j - 1], which may not rise.
+
+    place: where the rates stand, for messages.
+    """
+    before = 1.0
+    for position, rate in enumerate(rates, 1):
+        if not 0 <= rate <= 1:
+            raise UserError(f"{place}: position {position} is {rate:g}, expected a rate from 0 to 1")
+        if rate > before:
+            raise UserError(
+                f"{place}: position {position} is {rate:g}, above {before:g}, expected shares of all rounds, which "
+                "never rise (of rates given the position before, take the products)"
+            )
+        before = rate
+    ends = [1.0, *rates, 0.0]
+    return tuple(ends[a] - ends[a + 1] for a in range(len(rates) + 1))
