@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 from pathlib import PurePath
+from textwrap import fill
 
 from simulator.costs.model_costs import ModelPair
 from simulator.costs.profile import Profile
@@ -10,6 +11,7 @@ from simulator.costs.step import Costs
 from simulator.costs.timed_pair import DecodedPair
 from simulator.rounds.acceptance_law import AcceptanceModel, EquivalentAcceptance, HistogramAcceptance
 
+WIDTH = 100
 MEASURED, OTHER_PAIR, STATED, DEFAULT = "measured", "other pair", "stated", "default"
 
 
@@ -19,13 +21,20 @@ class Basis:
 
     acceptance: "measured", "other pair" (measured, though not on this one), "stated" or "default" (an alpha).
     condition: what has to hold for the answer to, in words; empty for what was measured. acceptance_text, costs_text:
-    both sources in words.
+    both sources in words. caveat: how far what was measured is approximate; empty where it is not.
     """
 
     acceptance: str
     condition: str
     acceptance_text: str
     costs_text: str
+    caveat: str = ""
+
+    @property
+    def lines(self) -> list[str]:
+        """Both sources, as answers print them."""
+        said = [f"acceptance: {self.acceptance_text}", f"  ({self.caveat})", f"costs: {self.costs_text}"]
+        return [fill(s, WIDTH, subsequent_indent="  ", break_long_words=False) for s in said if s != "  ()"]
 
 
 def basis_of(
@@ -45,10 +54,16 @@ def basis_of(
         measured = acceptance.measured if isinstance(acceptance, EquivalentAcceptance) else acceptance
         source, this = measured.pair, pair_of(costs)
         words = measured_in_words(measured)
-        if source is None or this is None or all(map(same_model, source, this)):
-            return Basis(acceptance=MEASURED, condition="", acceptance_text=words, costs_text=costs_text)
-        condition = f"if this pair accepts as {source[0]} and {source[1]} do"
-        return Basis(acceptance=OTHER_PAIR, condition=condition, acceptance_text=words, costs_text=costs_text)
+        said, condition = MEASURED, ""
+        if source is not None and this is not None and not all(map(same_model, source, this)):
+            said, condition = OTHER_PAIR, f"if this pair accepts as {source[0]} and {source[1]} do"
+        return Basis(
+            acceptance=said,
+            condition=condition,
+            acceptance_text=words,
+            costs_text=costs_text,
+            caveat=acceptance.caveat,
+        )
     if alpha is None:
         words = "as stated, one alpha for every token"
         return Basis(acceptance=STATED, condition="if alpha is as stated", acceptance_text=words, costs_text=costs_text)
@@ -77,7 +92,11 @@ def same_model(one: str, other: str) -> bool:
 def measured_in_words(acceptance: HistogramAcceptance) -> str:
     """Say what acceptance was measured on."""
     longest = acceptance.nearest(acceptance.longest)
-    size = "probabilities, of an unknown number of rounds" if longest.is_law else f"{longest.samples:,.0f} rounds"
+    size = (
+        "probabilities, of an unknown number of rounds: no interval follows from them"
+        if longest.is_law
+        else f"{longest.samples:,.0f} rounds"
+    )
     prompts = "" if longest.is_law else f" of {longest.prompts:,} prompts" if longest.prompts else ", prompts not known"
     pair = "" if longest.pair is None else f", {longest.pair[1]} drafting for {longest.pair[0]}"
     return f"measured, {size}{prompts}{pair}"

@@ -54,8 +54,7 @@ def result_text(forecast: Forecast, heading: str, basis: Basis, *, why: bool = F
     lines = [
         *cautions_text(pair, k),
         headline(verdict, basis, k),
-        f"acceptance: {basis.acceptance_text}",
-        f"costs: {basis.costs_text}",
+        *basis.lines,
     ]
     if verdict.answer == DOES_NOT_FIT and isinstance(pair, ModelPair):
         lines.append(memory_text(pair))

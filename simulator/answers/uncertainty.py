@@ -11,6 +11,8 @@ from simulator.rounds.analytic import closed_form, speedup
 SAMPLES = 1000
 CONSTANTS = ("flop_scale", "mem_scale", "launch_s", "fixed_s", "link_s", "round_overhead_s")
 STEP = 0.01
+# Of sums: draws further apart than this are draws of something.
+ROUNDING = 1e-12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +34,7 @@ class Uncertainty:
         """Return 95 % of the draws at a draft length; None where nothing is uncertain, or nobody knows how much."""
         at = self.draft_lengths.index(draft_length)
         low, high = self.speedup_low95[at], self.speedup_high95[at]
-        return (low, high) if high > low else None
+        return (low, high) if high > low * (1 + ROUNDING) else None
 
 
 def speedups(

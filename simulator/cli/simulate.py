@@ -138,7 +138,6 @@ def heading(options: SimulateOptions, point: Point, pricing: "Pricing", measured
         source = f"i.i.d. acceptance {point.alpha:.4g} (equivalent of {shortened(options.hist)})"
     else:
         source = f"acceptance sampled from {shortened(options.hist)}"
-    source += f" ({measured.caveat})" if measured is not None and measured.caveat else ""
     overlap = ", overlapped drafting" if options.overlap else ""
     runs = f"{options.replications} run{'s' if options.replications > 1 else ''}"
     what = f"{point.total} tokens, K = {point.draft_length}, {source}{overlap}, {runs}"

@@ -159,19 +159,18 @@ def sweep_text(task: "Sweep", columns: "Columns", answers: "list[Answer]", basis
 
     gains = np.where(fitting(columns), columns["closed_form_speedup"], np.nan)
     axes = [BY_NAME[name].key for name in task.grid.axes]
-    rests_on = [f"acceptance: {basis.acceptance_text}", f"costs: {basis.costs_text}"]
     if np.isnan(gains).all():
-        return "\n".join(["Does not fit into memory, at any of these points.", *rests_on])
+        return "\n".join(["Does not fit into memory, at any of these points.", *basis.lines])
     at = int(np.nanargmax(gains))
     where = ", ".join(f"{k} {columns[k][at]:g}" for k in axes)
     condition = f"{basis.condition[0].upper()}{basis.condition[1:]}: at" if basis.condition else "At"
     first = f"{condition} most {gains[at]:.2f}x as fast{where and f', at {where}'}."
     if not axes:
-        return "\n".join([first, *rests_on])
+        return "\n".join([first, *basis.lines])
     count = f"{task.grid.points:,} points over {', '.join(axes)}; above 1x at {int((gains > 1).sum()):,} of them"
     if unfit := int(np.isnan(gains).sum()):
         count += f"; {unfit:,} do not fit into memory"
-    return "\n".join([first, *rests_on, count, "", answers_text(task, answers)])
+    return "\n".join([first, *basis.lines, count, "", answers_text(task, answers)])
 
 
 def result_json(

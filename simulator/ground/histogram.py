@@ -214,9 +214,11 @@ def parse_histogram(payload: Field, read_as: str | None = None) -> AcceptanceHis
         given[int(bucket)] = count.number(0, MAX_COUNT)
     if payload["as"].is_given:
         read_as = read_as or payload["as"].choice(AS)
-    # What we wrote ourselves are counts, expectations among them.
-    read_as = read_as or ("counts" if payload["kind"].is_given else looks_like(payload["hist"], given, k))
-    caveats = caveats_of(payload) + ([] if payload["kind"].is_given else doubts(given, k))
+    is_stated = read_as is not None or payload["kind"].is_given or payload["samples"].is_given
+    if read_as is None:
+        # What we wrote ourselves are counts, expectations among them.
+        read_as = "counts" if payload["kind"].is_given else looks_like(payload["hist"], given, k)
+    caveats = caveats_of(payload) + ([] if is_stated else doubts(given, k))
     counts = counts_as(read_as, payload["hist"], given, k)
     try:
         histogram = AcceptanceHistogram(counts)

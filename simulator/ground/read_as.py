@@ -39,9 +39,9 @@ def doubts(given: Mapping[int, float], k: int) -> list[str]:
     if not all(value.is_integer() for value in given.values()):
         return []
     if sum(given.values()) == 100:
-        return ["taken for counts of 100 rounds; if they are percent, --as probabilities"]
+        return ["taken for counts; if they are percent, --as probabilities"]
     if falls(given, k) and k > 1 and max(given.values()) <= 100:
-        return ["taken for counts of rounds that all accepted a draft; if they are rates in percent, --as rates"]
+        return ["taken for counts; if they are rates in percent, --as rates"]
     return []
 
 
