@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from simulator.ground.fields import Field
 
-from . import gemma, hybrids
+from . import gemma, gpt, hybrids
 from .config_json import MAX_COUNT, MAX_SIZE, Layers, Layout, Stack, refuse_other, where
 
 
@@ -139,10 +139,25 @@ def ernie_moe(stack: Stack) -> None:
     stack.ffn(other, stack.inner)
 
 
+def same_in_all(value: Field) -> Field:
+    """Return a number that a file states once, or for each layer; other layers with other numbers are refused."""
+    if not isinstance(value.value, list) or not value.value:
+        return value
+    if len(set(map(repr, value.value))) > 1:
+        value.refuse("the same number for each layer")
+    return value.elements()[0]
+
+
+def bailing(config: Field) -> Field:
+    """Put what Ling and Ring call differently as DeepSeek does."""
+    names = {"n_routed_experts": "num_experts", "n_shared_experts": "num_shared_experts"}
+    return config.but(**{name: config[own].value for name, own in names.items()})
+
+
 def hunyuan_moe(stack: Stack) -> None:
     """Read Hunyuan's mixtures: one shared expert of the size of a routed one."""
     stack.windowed()
-    count, used = (stack.config[k].whole(1, MAX_COUNT) for k in ("num_experts", "moe_topk"))
+    count, used = (same_in_all(stack.config[k]).whole(1, MAX_COUNT) for k in ("num_experts", "moe_topk"))
     stack.experts(stack.all, count, min(used, count), stack.inner, stack.inner)
 
 
@@ -168,65 +183,6 @@ def llama4_chunked(config: Field, layer: int) -> bool:
         flags = [e.whole(0, 1) for e in listed.elements()]
         return layer < len(flags) and bool(flags[layer])
     return (layer + 1) % config["no_rope_layer_interval"].whole(1, MAX_SIZE, default=4) != 0
-
-
-def opt(stack: Stack) -> None:
-    """Read OPT: learned positions, two rows more than max_position_embeddings."""
-    dense(stack)
-    stack.embedding = stack.size("word_embed_proj_dim", stack.hidden)
-    stack.tables = (stack.size("max_position_embeddings") + 2) * stack.hidden
-    stack.row_size = stack.hidden
-
-
-def opt_layout(config: Field) -> Layout:
-    """Return what OPT's layers hold."""
-    bias, affine = config["enable_bias"].flag(True), config["layer_norm_elementwise_affine"].flag(True)
-    last = config["do_layer_norm_before"].flag(True) and not config["_remove_final_layer_norm"].flag(False)
-    layout = Layout(tied=True, gated=False, layer_norm=True, keys={"ffn": "ffn_dim"}, norms=2 * affine)
-    return replace(layout, final_norm=last and affine, qkv_bias=bias, output_bias=bias, ffn_bias=bias)
-
-
-GPT2_KEYS = {"layers": "n_layer", "hidden": "n_embd", "heads": "n_head", "ffn": "n_inner"}
-
-
-def gpt2(stack: Stack) -> None:
-    """Read GPT-2 and what is built like it: learned positions, an inner size of 4 x hidden_size if none is stated."""
-    refuse_other(stack.config, "add_cross_attention", False)
-    stack.windowed()
-    stack.ffn(stack.all, stack.size("n_inner", 4 * stack.hidden))
-    if stack.config["model_type"].value not in ("gptj", "codegen"):
-        stack.tables, stack.row_size = stack.size("n_positions") * stack.hidden, stack.hidden
-
-
-def bigcode(stack: Stack) -> None:
-    """Read GPT-BigCode (StarCoder): one key and value for all heads."""
-    if stack.config["multi_query"].flag(True):
-        stack.config = stack.config.but(num_key_value_heads=1)
-    gpt2(stack)
-
-
-def bloom(stack: Stack) -> None:
-    """Read BLOOM: no positions, a norm after the embeddings."""
-    stack.windowed()
-    stack.ffn(stack.all, 4 * stack.hidden)
-    stack.vectors += stack.norm
-
-
-def mpt(stack: Stack) -> None:
-    """Read MPT: no positions, norms without bias."""
-    stack.windowed()
-    stack.ffn(stack.all, 4 * stack.hidden)
-
-
-def falcon(stack: Stack) -> None:
-    """Read Falcon: attention and feed-forward part side by side, one head of keys and values or some."""
-    config, new = stack.config, stack.config["new_decoder_architecture"].flag(False)
-    kv_heads = stack.size("num_kv_heads", stack.heads) if new or not config["multi_query"].flag(True) else 1
-    stack.config = config.but(num_key_value_heads=kv_heads)
-    stack.windowed()
-    stack.ffn(stack.all, stack.size("ffn_hidden_size", 4 * stack.hidden))
-    norms = config["num_ln_in_parallel_attn"].whole(1, 2, default=2 if new else 1)
-    stack.vectors += stack.layers * stack.norm * (norms if config["parallel_attn"].flag(True) else 2)
 
 
 def every(config: Field, i: int) -> bool:
@@ -300,19 +256,23 @@ FAMILIES: dict[str, Family] = {
     "gemma3_text": Family(moved(GEMMA, norms=4, head_norms=True, kinds=pattern(6)), dense),
     "gemma4_text": Family(moved(GEMMA, norms=4, kinds=pattern(6)), gemma.gemma4),
     "gemma3n_text": Family(moved(GEMMA, norms=4, kinds=pattern(5)), gemma.gemma3n),
-    "opt": Family(Layout(), opt),
-    "gpt2": Family(moved(BIASED, tied=True, keys=GPT2_KEYS), gpt2),
-    "gptj": Family(moved(BIASED, qkv_bias=False, output_bias=False, norms=1, head_bias=True, keys=GPT2_KEYS), gpt2),
-    "codegen": Family(moved(BIASED, qkv_bias=False, output_bias=False, norms=1, head_bias=True, keys=GPT2_KEYS), gpt2),
-    "gpt_bigcode": Family(moved(BIASED, tied=True, keys=GPT2_KEYS), bigcode),
+    "opt": Family(Layout(), gpt.opt),
+    "gpt2": Family(moved(BIASED, tied=True, keys=gpt.GPT2_KEYS), gpt.gpt2),
+    "gptj": Family(
+        moved(BIASED, qkv_bias=False, output_bias=False, norms=1, head_bias=True, keys=gpt.GPT2_KEYS), gpt.gpt2
+    ),
+    "codegen": Family(
+        moved(BIASED, qkv_bias=False, output_bias=False, norms=1, head_bias=True, keys=gpt.GPT2_KEYS), gpt.gpt2
+    ),
+    "gpt_bigcode": Family(moved(BIASED, tied=True, keys=gpt.GPT2_KEYS), gpt.bigcode),
     "gpt_neox": Family(moved(BIASED, qkv_bias="attention_bias", output_bias="attention_bias"), dense),
-    "bloom": Family(moved(BIASED, tied=True, keys={"layers": "n_layer", "heads": "n_head"}), bloom),
+    "bloom": Family(moved(BIASED, tied=True, keys={"layers": "n_layer", "heads": "n_head"}), gpt.bloom),
     "mpt": Family(
-        Layout(gated=False, tied=True, keys={"layers": "n_layers", "hidden": "d_model", "heads": "n_heads"}), mpt
+        Layout(gated=False, tied=True, keys={"layers": "n_layers", "hidden": "d_model", "heads": "n_heads"}), gpt.mpt
     ),
     "falcon": Family(
         Layout(gated=False, tied=True, norms=0, layer_norm=True, qkv_bias="bias", output_bias="bias", ffn_bias="bias"),
-        falcon,
+        gpt.falcon,
     ),
     "starcoder2": Family(
         moved(BIASED, tied=True, qkv_bias="use_bias", output_bias="use_bias", ffn_bias="use_bias", kinds=every), dense
@@ -340,6 +300,11 @@ FAMILIES: dict[str, Family] = {
     "glm4v_moe_text": Family(Layout(qkv_bias="attention_bias"), glm_moe),
     "solar_open": Family(Layout(qkv_bias="attention_bias", head_norms="use_qk_norm"), glm_moe),
     "glm4_moe": Family(Layout(qkv_bias="attention_bias", head_norms="use_qk_norm"), glm_moe),
+    "deepseek": Family(BARE, glm_moe),
+    "bailing_moe": Family(Layout(qkv_bias="use_qkv_bias", output_bias="use_bias"), glm_moe, bailing),
+    "bailing_moe_v2": Family(
+        Layout(qkv_bias="use_qkv_bias", output_bias="use_bias", head_norms="use_qk_norm"), glm_moe, bailing
+    ),
     "dots1": Family(moved(BARE, head_norms=True, kinds=after), glm_moe),
     "minimax_m2": Family(Layout(head_norms=True, wide_norms=True), local_experts),
     "minimax": Family(Layout(), hybrids.minimax),
@@ -365,8 +330,8 @@ FAMILIES: dict[str, Family] = {
         hybrids.nemotron_h,
         hybrids.nemotron_layers,
     ),
-    "lfm2": Family(Layout(tied=True, head_norms=True), hybrids.lfm2),
-    "lfm2_moe": Family(Layout(tied=True, head_norms=True), hybrids.lfm2),
+    "lfm2": Family(Layout(tied=True, head_norms=True), hybrids.lfm2, hybrids.lfm2_ties),
+    "lfm2_moe": Family(Layout(tied=True, head_norms=True), hybrids.lfm2, hybrids.lfm2_ties),
     "mamba": Family(Layout(tied=True, norms=1, keys={"heads": "hidden_size"}), hybrids.mamba),
     "falcon_mamba": Family(Layout(tied=True, norms=1, keys={"heads": "hidden_size"}), hybrids.mamba),
     "mamba2": Family(Layout(norms=1, keys={"heads": "num_heads"}), hybrids.mamba),
@@ -383,6 +348,7 @@ ALIASES = {
     "qwen3_5": "qwen3_5_text",
     "qwen3_5_moe": "qwen3_5_moe_text",
 }
+ALIASES |= dict.fromkeys(("internlm2", "internlm3", "baichuan", "xverse", "aquila"), "llama")
 # A wrapper's text model, where it does not name its family.
 ALIASES |= dict.fromkeys(("llava", "llava_next", "idefics3", "smolvlm", "voxtral", "video_llava", "vipllava"), "llama")
 ALIASES |= dict.fromkeys(("mistral3", "idefics2", "pixtral"), "mistral")

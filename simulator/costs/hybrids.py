@@ -161,6 +161,12 @@ def nemotron_h(stack: Stack) -> None:
         stack.matrix(width, {"mlp.fc2_latent_proj": stack.hidden}, at)
 
 
+def lfm2_ties(config: Field) -> Field:
+    """Put whether embeddings are tied as others do, where a file has LFM2's own word."""
+    own = config["tie_embedding"]
+    return config.but(tie_word_embeddings=own.flag()) if own.is_given else config
+
+
 def lfm2(stack: Stack) -> None:
     """Read LFM2: short convolutions beside attention; experts after some dense layers in its mixtures."""
     config, listed = stack.config, stack.config["full_attn_idxs"]

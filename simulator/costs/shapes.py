@@ -1,6 +1,7 @@
 """Model shapes from a Hugging Face config.json, a user's or one of the catalogue (model §2): sizes, never weights."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from difflib import get_close_matches
 from functools import lru_cache
@@ -12,7 +13,8 @@ from simulator.ground.fields import Field, read_json
 
 from .config_json import KEYS, Stack
 from .drafters import drafter, drafter_architecture
-from .families import ALIASES, FAMILIES, opt_layout
+from .families import ALIASES, FAMILIES
+from .gpt import opt_layout
 from .layers import BLOCK, Drafting
 from .quantization import Quantized, file_beside, quantization_of
 from .work import ModelShape
@@ -122,9 +124,30 @@ def filled(config: Field, *, is_inner: bool) -> Field:
     """Return a configuration with what its file leaves out; a model's own file has to state its main sizes."""
     family = family_of(config)
     keys = {**KEYS, **FAMILIES[family].layout.keys}
+    config = config.but(**other_names(config, keys))
     stated = set() if is_inner else {keys[k] for k in ("layers", "hidden", "heads", "ffn", "vocabulary")}
     defaults = {k: v for k, v in class_defaults().get(family, {}).items() if k not in stated}
     return FAMILIES[family].prepare(config.but(**(defaults | config.object() | {"model_type": family})))
+
+
+# What files call the same size; the classes of transformers read several of them.
+NAMES = {
+    "layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
+    "hidden": ("hidden_size", "n_embd", "n_embed", "d_model"),
+    "heads": ("num_attention_heads", "n_head", "n_heads", "num_heads"),
+    "kv_heads": ("num_key_value_heads", "num_kv_heads", "n_head_kv"),
+    "ffn": ("intermediate_size", "n_inner", "ffn_dim", "d_ff", "ffn_hidden_size", "block_ff_dim"),
+}
+
+
+def other_names(config: Field, keys: Mapping[str, str]) -> dict[str, Any]:
+    """Return the sizes that a file states by other names than its family's, by the family's."""
+    found = {}
+    for size, names in NAMES.items():
+        stated = [name for name in names if config[name].is_given]
+        if not config[keys[size]].is_stated and stated:
+            found[keys[size]] = config[stated[0]].value
+    return found
 
 
 def family_of(config: Field) -> str:

@@ -112,7 +112,7 @@ FILES: dict[str, list[dict[str, Any]]] = {
     "granitemoeshared": [NO_HEAD_DIM | LOCAL | {"shared_intermediate_size": 36}],
     "helium": [{"attention_bias": True, "head_dim": 8}],
     "hunyuan_v1_dense": [{"attention_bias": True}],
-    "hunyuan_v1_moe": [{"num_experts": 5, "moe_topk": 2}],
+    "hunyuan_v1_moe": [{"num_experts": 5, "moe_topk": [2] * 4}],
     "jamba": [NO_HEAD_DIM | {"num_experts": 5, "mamba_d_state": 10, "mamba_d_conv": 3, "mamba_dt_rank": 7}],
     "kimi_linear": [
         NO_HEAD_DIM
@@ -143,7 +143,10 @@ FILES: dict[str, list[dict[str, Any]]] = {
     "olmo2": [NO_HEAD_DIM | {"attention_bias": True}],
     "olmo3": [NO_HEAD_DIM | WINDOW],
     "olmoe": [NO_HEAD_DIM | {"num_experts": 5, "num_experts_per_tok": 2}],
-    # Built beside other towers alone.
+    # Known to engines and not to transformers, or built beside other towers alone.
+    "bailing_moe": [],
+    "bailing_moe_v2": [],
+    "deepseek": [],
     "phi4_multimodal": [],
     "qwen2_5_omni_text": [],
     "qwen3_omni_moe_text": [],
@@ -346,3 +349,20 @@ def test_numbers_beyond_all_bounds_where_nothing_is_read_are_no_fault(tmp_path: 
     (tmp_path / "config.json").write_text(json.dumps(values | {"time_step_limit": [0.0, float("inf")]}))
     assert "Infinity" in (tmp_path / "config.json").read_text()
     assert read_shape(tmp_path) == expected
+
+
+def test_sizes_by_other_names_are_the_same(tmp_path: Path) -> None:
+    names = {"n_embed": 48, "n_layer": 4, "num_attention_heads": 6, "vocab_size": 97}
+    known = written(tmp_path, {"model_type": "bloom", "hidden_size": 48, "n_layer": 4, "n_head": 6, "vocab_size": 97})
+    assert written(tmp_path, {"model_type": "bloom", **names}) == known
+    convolutions = {"model_type": "lfm2", **{k: v for k, v in NO_HEAD_DIM.items() if k != "intermediate_size"}, **LFM2}
+    found = written(tmp_path, convolutions | {"block_ff_dim": 52, "tie_embedding": True})
+    assert found == written(tmp_path, convolutions | {"intermediate_size": 52})
+
+
+def test_mixtures_that_engines_alone_know_by_hand(tmp_path: Path) -> None:
+    sizes = SIZES | EXPERTS | {"num_experts": 5, "num_shared_experts": 2, "first_k_dense_replace": 1}
+    shape = written(tmp_path, {"model_type": "bailing_moe_v2", "use_qk_norm": True, **sizes})
+    attention = 4 * (48 * (120 + 2 * 60) + 120 * 48)
+    ffn = 3 * 48 * 52 + 3 * (5 * 3 * 48 * 28 + 5 * 48 + 3 * 48 * 56)
+    assert shape.parameters == attention + ffn + 2 * 97 * 48 + (2 * 4 + 1) * 48 + 4 * 2 * 20
