@@ -70,7 +70,7 @@ def sweep(**values: Any) -> None:
 def run(options: SweepOptions) -> None:
     """Load, evaluate, write, draw and print."""
     from simulator.answers.plots import draw, plan
-    from simulator.answers.report import cautions_text, check_table_format, write_table
+    from simulator.answers.report import check_table_format, write_table
     from simulator.answers.sweep_table import answers_of, intervals
     from simulator.ground.pictures import check_format, save_figure
     from simulator.rounds.grid import run_sweep
@@ -90,16 +90,27 @@ def run(options: SweepOptions) -> None:
         ends = intervals(task) if layout.kind == "curves" and task.grid.points <= MOST_BANDS else None
         save_figure(options.plot, draw(task.grid, columns, layout, held_fixed(options, task, source, caveat), ends))
     answers, basis = answers_of(task, columns), basis_of_sweep(options, task)
+    warnings = cautions_of(task)
     if options.as_json:
-        click.echo(to_json(result_json(task, answers, parameters_of(options, task), basis)), nl=False)
+        answer = result_json(task, answers, parameters_of(options, task), basis) | {"warnings": list(warnings)}
+        click.echo(to_json(answer), nl=False)
         return
-    models, widest = task.pricing.models, int(task.grid.values["draft_length"].max())
-    if models is not None:
-        for text in cautions_text(replace(models, context=task.grid.values["context"]), widest):
-            click.echo(text)
+    for warning in warnings:
+        click.echo(f"warning: {warning}")
     click.echo(sweep_text(task, columns, answers, basis))
     for path in filter(None, outputs.values()):
         click.echo(f"wrote {path}")
+
+
+def cautions_of(task: "Sweep") -> tuple[str, ...]:
+    """Return what to know of two models before the numbers, at the widest context and K of a sweep."""
+    from simulator.costs.cautions import cautions
+
+    if task.pricing.models is None:
+        return ()
+    values = task.grid.values
+    pair = replace(task.pricing.models, context=values["context"], batch=values["batch"])
+    return cautions(pair, int(values["draft_length"].max()))
 
 
 def make_sweep(options: SweepOptions) -> "Sweep":

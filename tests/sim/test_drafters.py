@@ -143,6 +143,8 @@ def test_what_does_not_fit_a_pair_is_said_before_its_numbers(run) -> None:
         assert all(words in caution for words, caution in zip(expected, found, strict=True))
     models = ("--profile", "h100-sxm", "--target-model", "llama-2-7b", "--draft-model", "llama-68m", "--context", 9000)
     assert len(result(run, *models)["warnings"]) == 2
+    swept = run("sweep", *models, "--draftN", "2,4", "--replications", 0, "--json")
+    assert len(json.loads(swept.stdout)["warnings"]) == 2
     for command, more in (("simulate", ()), ("sweep", ("--draftN", "2,4"))):
         text = run(command, *models, *more, "--replications", 4).stdout
         assert text.count("warning: context 9,000 is beyond the ") == 2
