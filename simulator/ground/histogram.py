@@ -224,6 +224,8 @@ def parse_histogram(payload: Field, read_as: str | None = None) -> AcceptanceHis
         histogram = AcceptanceHistogram(counts)
     except UserError as error:
         raise UserError(f"{payload.path}: {error}") from None
+    if payload["kind"].is_given:
+        check_described(payload)
     histogram = replace(
         histogram, caveat="; ".join(caveats), is_law=read_as != "counts", **measured_on(payload.object())
     )
@@ -239,6 +241,26 @@ def parse_histogram(payload: Field, read_as: str | None = None) -> AcceptanceHis
     ):
         samples.refuse(f"{histogram.samples:g}, the sum of hist")
     return replace(histogram, design_effect=design_effect_of(payload.object(), histogram))
+
+
+def check_described(payload: Field) -> None:
+    """Refuse a file of ours whose description of itself is not what we write; see `parse_histogram`."""
+    payload["reconstructed"].flag(default=False)
+    parameters, metrics = payload["parameters"], payload["metrics"]
+    if parameters.is_given:
+        parameters["prompt_count"].whole(1, default=1)
+        for name in ("target", "draft", "approximation"):
+            if parameters[name].is_given:
+                parameters[name].text(empty=True)
+    if not metrics.is_given:
+        return
+    metrics["steps_without_draft"].number(default=0.0)
+    ends = metrics["ci95"]["tokens_per_round"] if metrics["ci95"].is_given else metrics["ci95"]
+    if ends.is_given:
+        if len(ends.elements()) != 2:
+            ends.refuse("two numbers")
+        for end in ends.elements():
+            end.number(-math.inf)
 
 
 def caveats_of(payload: Field) -> list[str]:

@@ -112,6 +112,92 @@ def test_a_broken_file_is_named_with_key_and_value(tmp_path: Path) -> None:
             load_histogram(tmp_path / name)
 
 
+RATES = {"1": 0.72, "2": 0.55, "3": 0.42, "4": 0.33}
+LAW = {"0": 0.29, "1": 0.177, "2": 0.133, "3": 0.1, "4": 0.3}
+OF_RATES = [0.28, 0.17, 0.13, 0.09, 0.33]
+
+
+def read_as(path: Path, hist: dict[str, float], stated: str | None = None, **more: object) -> AcceptanceHistogram:
+    path.write_text(json.dumps({"k": 4, "hist": hist} | more))
+    return load_histogram(path, stated)
+
+
+def test_probabilities_percent_and_rates_are_told_from_counts_or_refused(tmp_path: Path) -> None:
+    path = tmp_path / "h.json"
+    percent = {a: 100 * share for a, share in LAW.items()}
+    for hist in (LAW, percent):
+        found = read_as(path, hist)
+        assert found.is_law
+        assert found.counts == pytest.approx(tuple(LAW.values()))
+    # Shares of a known number of rounds are counts.
+    found = read_as(path, LAW, samples=1000)
+    assert not found.is_law
+    assert found.counts == pytest.approx((290, 177, 133, 100, 300))
+    for hist in (RATES, {"0": 1.0, **RATES}, {a: 100 * rate for a, rate in RATES.items()}):
+        for stated, more in (("rates", {}), (None, {"as": "rates"})):
+            found = read_as(path, hist, stated, **more)
+            assert found.is_law
+            assert found.counts == pytest.approx(OF_RATES)
+            assert found.tokens_per_round == pytest.approx(1 + sum(RATES.values()))
+    shares = {"1": 0.6, "2": 0.2, "3": 0.1, "4": 0.1}  # of rounds that all accepted, or rates
+    assert read_as(path, shares, "probabilities").tokens_per_round == pytest.approx(2.7)
+    for hist in (RATES, {"0": 1.0, **RATES}, shares, {"1": 72.5, "2": 55.1, "3": 42.0, "4": 33.0}):
+        with pytest.raises(UserError, match=r'looks like rates .*expected .*"as": "rates" or'):
+            read_as(path, hist)
+    for hist, stated, message in (
+        (LAW, "rates", "hist.0 is 0.29, expected no such key, or 1"),
+        ({"1": 0.5, "2": 0.6}, "rates", "position 2 is 0.6, above 0.5"),
+        (RATES, "probabilities", "hist sums to 2.02, expected probabilities that sum to 1"),
+        ({"0": 0.5, "1": 0.9}, None, "neither counts nor probabilities"),
+        ({"0": 0.5, "1": 0.9}, "counts", None),
+        ({"0": 3, "1": 2}, "oops", "as is 'oops', expected 'counts' or 'probabilities' or 'rates'"),
+    ):
+        more = {"as": stated} if stated == "oops" else {}
+        if message is None:
+            assert not read_as(path, hist, stated).is_law
+            continue
+        with pytest.raises(UserError, match=message) as error:
+            read_as(path, hist, None if more else stated, **more)
+        assert str(error.value).count(str(path)) == 1
+
+
+def test_whole_numbers_are_counts_and_say_so_where_they_can_be_percent(tmp_path: Path) -> None:
+    path = tmp_path / "h.json"
+    hundred, falling = {"0": 29, "1": 18, "2": 13, "3": 10, "4": 30}, {"1": 72, "2": 55, "3": 42, "4": 33}
+    for hist, hint in ((hundred, "--as probabilities"), (falling, "--as rates")):
+        found = read_as(path, hist)
+        assert not found.is_law
+        assert hint in found.caveat
+        assert read_as(path, hist, "counts").caveat == ""
+        assert read_as(path, hist, samples=sum(hist.values())).caveat == ""
+    assert read_as(path, {"0": 20, "1": 30, "2": 5}).caveat == ""
+    # Ours are counts, expectations among them, unless they say otherwise.
+    save_histogram(path, AcceptanceHistogram((0.4, 0.6)), {})
+    assert not load_histogram(path).is_law
+    save_histogram(path, AcceptanceHistogram((0.4, 0.6), is_law=True), {})
+    assert load_histogram(path).is_law
+
+
+def test_what_our_own_files_say_of_themselves_is_checked(tmp_path: Path) -> None:
+    path = tmp_path / "h.json"
+    save_histogram(path, AcceptanceHistogram((1, 2)), {"prompt_count": 3, "target": "t", "draft": "d"})
+    good = json.loads(path.read_text())
+    assert load_histogram(path).prompts == 3
+    for changes, message in (
+        ({"parameters": 3}, "parameters is 3, expected an object"),
+        ({"parameters": {"prompt_count": -1}}, "parameters.prompt_count is -1, expected a whole number"),
+        ({"parameters": {"target": 7}}, "parameters.target is 7, expected text"),
+        ({"metrics": [1]}, r"metrics is \[1\], expected an object"),
+        ({"metrics": {"ci95": {"tokens_per_round": [1]}}}, r"tokens_per_round is \[1\], expected two numbers"),
+        ({"metrics": {"ci95": {"tokens_per_round": [2, "3"]}}}, r"tokens_per_round\[1\] is '3', expected a number"),
+        ({"metrics": {"steps_without_draft": -4}}, "steps_without_draft is -4, expected a number"),
+        ({"reconstructed": "no"}, "reconstructed is 'no', expected true or false"),
+    ):
+        path.write_text(json.dumps(good | changes))
+        with pytest.raises(UserError, match=message):
+            load_histogram(path)
+
+
 def test_our_files_carry_their_provenance(tmp_path: Path) -> None:
     path = tmp_path / "h.json"
     save_histogram(path, AcceptanceHistogram((1, 2.5)), {"seed": 7}, metrics={"alpha": 0.5})
