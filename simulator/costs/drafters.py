@@ -70,7 +70,7 @@ def drafter(config: Field, outer: Field, architecture: str) -> ModelShape:
         listed = (
             outer["dflash_config"]["target_layer_ids"] if outer["dflash_config"].is_given else outer["target_layer_ids"]
         )
-        reads = len(listed.elements()) if listed.is_given else STATES_READ
+        reads = len(listed.elements()) if listed.is_given else head.layers
     else:
         reads = 2 if kind == "eagle" else STATES_READ
     target_hidden = outer["target_hidden_size"].whole(1, MAX_SIZE, default=head.hidden)

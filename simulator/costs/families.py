@@ -56,7 +56,7 @@ def qwen_sparse(stack: Stack) -> Callable[[int], bool]:
 def qwen_experts(stack: Stack) -> None:
     """Add the feed-forward parts of Qwen's mixtures: experts, beside a shared one where the file has its size."""
     sparse, other = split(stack, qwen_sparse(stack))
-    count = stack.size("num_local_experts" if stack.config["num_local_experts"].is_stated else "num_experts")
+    count = stack.size("num_local_experts" if stack.config["num_local_experts"].is_given else "num_experts")
     shared = stack.size("shared_expert_intermediate_size") if stack.layout.shared_gate else 0
     used = per_token(stack, "num_experts_per_tok", count)
     stack.experts(sparse, count, used, stack.size("moe_intermediate_size"), shared)
@@ -82,6 +82,9 @@ def qwen_hybrid(stack: Stack) -> None:
 def routed(stack: Stack) -> None:
     """Add the feed-forward parts of DeepSeek and GLM: leading dense layers, then routed beside shared experts."""
     refuse_other(stack.config, "moe_layer_freq", 1)
+    if not stack.config["n_routed_experts"].is_given:
+        stack.ffn(stack.all, stack.inner)
+        return
     listed = stack.config["mlp_layer_types"]
     if listed.is_given:
         kinds = [layer.choice(("dense", "sparse")) for layer in listed.elements()]

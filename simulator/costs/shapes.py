@@ -75,6 +75,11 @@ def shape_of(config: Field, name: str) -> ModelShape:
     quantized = quantization_of(config, file_beside(config))
     text, is_inner = text_model(config)
     architecture = drafter_architecture(config)
+    if architecture:
+        # A head is built as its architecture says, whatever its target: Kimi's has llama's layers.
+        named = ARCHITECTURES.get(f"{architecture.partition('ForCausalLM')[0]}ForCausalLM")
+        stated = dict.fromkeys(EXPERT_COUNTS) | text.object() | ({"model_type": named} if named else {})
+        text = text.but(**stated)
     whole = filled(text, is_inner=is_inner)
     shape = drafter(whole, config, architecture) if architecture else language_model(whole)
     if config["pard_token"].is_given:
@@ -129,6 +134,9 @@ def filled(config: Field, *, is_inner: bool) -> Field:
     defaults = {k: v for k, v in class_defaults().get(family, {}).items() if k not in stated}
     return FAMILIES[family].prepare(config.but(**(defaults | config.object() | {"model_type": family})))
 
+
+# A drafter has experts only where its own file counts them.
+EXPERT_COUNTS = ("n_routed_experts", "num_experts", "num_local_experts", "moe_num_experts")
 
 # What files call the same size; the classes of transformers read several of them.
 NAMES = {

@@ -48,6 +48,8 @@ def test_an_eagle_3_head_reads_three_states_and_two_inputs_and_has_a_head_of_its
     layers = {k: v for k, v in HEAD.items() if k not in ("architectures", "draft_vocab_size")}
     other = {"speculators_model_type": "eagle3", "architectures": ["Eagle3Speculator"], "draft_vocab_size": 80}
     assert read(other | {"transformer_layer_config": layers, "target_hidden_size": None}).parameters == shape.parameters
+    # The layers are those of its architecture, whatever model it drafts for.
+    assert read(HEAD | {"model_type": "kimi_k2"}).parameters == shape.parameters
     mixture = {"model_type": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
     moe = read(HEAD | mixture | {"architectures": ["Qwen3MoEForCausalLMEagle3"]})
     assert moe.active_parameters == weights - FFN + 4 * 64 + 2 * 3 * 64 * 32
@@ -63,6 +65,16 @@ def test_a_block_drafter_takes_one_pass_a_round_and_ends_at_its_block(tmp_path: 
     shape = read(FLASH)
     weights = 4 * 64 * 64 + 3 * (ATTENTION + OUT + FFN)
     assert (shape.active_parameters, shape.parameters) == (weights + 64 * 500, weights + 3 * (2 * 64 + 2 * 16) + 2 * 64)
+    # As many states as layers where the file does not list them; dense where it counts no experts.
+    latent = {"model_type": "deepseek_v3", "kv_lora_rank": 8, "q_lora_rank": None, "qk_nope_head_dim": 12}
+    latent |= {
+        "qk_rope_head_dim": 4,
+        "v_head_dim": 16,
+        "architectures": ["DeepseekDFlashDraftModel"],
+        "dflash_config": {},
+    }
+    attention = 64 * 4 * 16 + 64 * (8 + 4) + 8 * 4 * (12 + 16) + 4 * 16 * 64
+    assert read(FLASH | latent).active_parameters == 3 * 64 * 64 + 3 * (attention + FFN) + 64 * 500
     (tmp_path / "flash.json").write_text(
         json.dumps(FLASH | {"vocab_size": 151936, "hidden_size": 4096, "head_dim": 128})
     )
