@@ -56,7 +56,7 @@ def basis_of(
         words = measured_in_words(measured)
         said, condition = MEASURED, ""
         if source is not None and this is not None and not all(map(same_model, source, this)):
-            said, condition = OTHER_PAIR, f"if this pair accepts as {source[0]} and {source[1]} do"
+            said, condition = OTHER_PAIR, f"if it accepts as {' + '.join(PurePath(name).name for name in source)}"
         return Basis(
             acceptance=said,
             condition=condition,

@@ -5,7 +5,7 @@ from typing import Any
 
 from simulator.costs.formats import bytes_per_weight
 from simulator.costs.model_costs import PARTS, SEPARATE, USABLE_MEMORY, ModelPair, PassParts, Placed, largest_batch
-from simulator.ground.command import table
+from simulator.ground.command import table, wrapped
 from simulator.rounds.experiment import Summary
 
 from .forecast import Forecast
@@ -134,7 +134,7 @@ def models_text(pair: ModelPair, forecast: Forecast) -> str:
     rates = f"tokens/s: {plain:,.1f} plain, {spec:,.1f} speculative"
     about = [placement_text(pair), rates]
     lines = [*about, energy_text(pair, forecast), memory_text(pair), schedule_text(forecast.ranges)]
-    return "\n".join([table(rows, left=(0, 4)), "", sizes_text(pair), "", *filter(None, lines)])
+    return "\n".join([table(rows, left=(0, 4)), "", sizes_text(pair), "", wrapped(filter(None, lines))])
 
 
 def placement_text(pair: ModelPair) -> str:
@@ -175,7 +175,7 @@ def memory_text(pair: ModelPair) -> str:
     if there is None or most is None:
         return needs
     fits = int(pair.batch) <= most
-    batches = f"batches up to {most:,} do" if most else "not even a batch of 1 does"
+    batches = f"batches up to {most:,} do" if most else "no batch does"
     return f"{needs} {'fit' if fits else 'do NOT fit'} into {USABLE_MEMORY * there / 1e9:.1f} GB; {batches}"
 
 

@@ -9,7 +9,7 @@ from simulator.costs.cautions import cautions
 from simulator.costs.model_costs import ModelPair
 from simulator.costs.step import Costs
 from simulator.ground.artefacts import UserError, envelope, writing
-from simulator.ground.command import table
+from simulator.ground.command import table, wrapped
 from simulator.ground.dependency import Dependency, require
 from simulator.rounds.engine import elapsed_s
 from simulator.rounds.experiment import Summary
@@ -58,11 +58,11 @@ def result_text(forecast: Forecast, heading: str, basis: Basis, *, why: bool = F
     ]
     if verdict.answer == DOES_NOT_FIT and isinstance(pair, ModelPair):
         lines.append(memory_text(pair))
-        return "\n\n".join(["\n".join(lines), heading])
+        return "\n\n".join([wrapped(lines), wrapped(heading.splitlines())])
     lines += [best_in_words(verdict, k), *certainty_in_words(forecast), need_in_words(verdict, k)]
     if overhead_ms == 0:
         lines.append("No overhead a round is assumed; engines spend 9 to 18 % of a token (--round-overhead MS).")
-    parts = ["\n".join(lines), heading, *summary_text(forecast.summary, overhead_ms)]
+    parts = [wrapped(lines), wrapped(heading.splitlines()), *summary_text(forecast.summary, overhead_ms)]
     if isinstance(pair, ModelPair):
         parts.append(models_text(pair, forecast))
     if why:

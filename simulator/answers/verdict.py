@@ -91,7 +91,8 @@ def headline(verdict: Verdict, basis: Basis, draft_length: int) -> str:
     less = f"{1 - 1 / gain:.0%} less" if gain >= 1 else f"{1 / gain - 1:.0%} more"
     figures += f" at K = {draft_length}, {less} time a token"
     if verdict.answer == CANNOT_TELL:
-        return f"Cannot tell: {figures}{basis.condition and f', {basis.condition}'}."
+        condition = basis.condition and f", {basis.condition}"
+        return f"Cannot tell{condition}: {figures}."
     if basis.condition:
         return f"{basis.condition[0].upper()}{basis.condition[1:]}: {figures}."
     return f"It {verdict.answer}: {figures}."

@@ -1,6 +1,7 @@
 """The frame of every command: one clear line for a user's mistake, exit code 2, no traceback; progress on stderr."""
 
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -30,7 +31,8 @@ class FileOrFolder(click.Path):
 
 FILE = FileOrFolder(path_type=Path)
 
-WIDEST = 10_000
+# Columns that a line takes at most; of what is drawn to be measured.
+WIDTH, WIDEST = 100, 10_000
 SECONDS_A_FRAME = 0.1
 
 Decorator = Callable[[Any], Any]
@@ -149,6 +151,12 @@ def progress(label: str, length: int) -> Iterator[Bar]:
                 drawn_s = time.monotonic()
 
         yield Bar(update)
+
+
+def wrapped(lines: Iterable[str]) -> str:
+    """Return lines, those that are too long for a terminal in several."""
+    broken = (textwrap.wrap(line, WIDTH, break_long_words=False, break_on_hyphens=False) or [""] for line in lines)
+    return "\n".join(part for parts in broken for part in parts)
 
 
 def table(rows: Iterable[Sequence[str]], left: Sequence[int] = (0,), *, headed: bool = True) -> str:

@@ -44,7 +44,12 @@ def test_the_owners_command_prints_every_figure_and_a_verdict(output, hist_file:
         (None, ("--alpha", 0.9), "stated", "If alpha is 0.9: "),
         ({}, ("--hist", "h.json"), "measured", "It pays: "),
         ({"target": "org/Llama-3.1-8B-Instruct", "draft": "x/llama-3.2-1b"}, ON_H100, "measured", "It pays: "),
-        ({"target": "bundled", "draft": "llama-3.2-1b"}, ON_H100, "other pair", "If this pair accepts as bundled and "),
+        (
+            {"target": "bundled", "draft": "llama-3.2-1b"},
+            ON_H100,
+            "other pair",
+            "If it accepts as bundled + llama-3.2-1b: ",
+        ),
     ],
 )
 def test_the_first_line_says_what_an_answer_is_conditional_on(
