@@ -152,7 +152,9 @@ def format_text(placed: Placed) -> str:
     """Name a model's number format, and that of the arithmetic where it is another."""
     name = placed.storage.name
     unlike = placed.storage.is_quantized and placed.arithmetic != placed.storage.format.arithmetic[0]
-    return f"{name} (arithmetic in {placed.arithmetic})" if unlike else name
+    # What a device has for int4 is arithmetic of 16 bits on weights that are unpacked on the way.
+    how = "weights alone" if placed.arithmetic == "int4" else f"arithmetic in {placed.arithmetic}"
+    return f"{name} ({how})" if unlike else name
 
 
 def energy_text(pair: ModelPair, forecast: Forecast) -> str:

@@ -18,7 +18,8 @@ def cautions(pair: ModelPair, draft_length: int | None = None) -> tuple[str, ...
     found = [*context_cautions(pair, draft_length or 0), *match_cautions(pair.target, pair.draft)]
     found += range_cautions(pair, draft_length or 0)
     found += stated_cautions(pair.target, pair.placed_target.storage.name, "--dtype")
-    found += stated_cautions(pair.draft, pair.placed_draft.storage.name, "--draft-dtype")
+    option = "--dtype" if pair.draft_dtype == pair.dtype else "--draft-dtype"
+    found += stated_cautions(pair.draft, pair.placed_draft.storage.name, option)
     return tuple(found)
 
 

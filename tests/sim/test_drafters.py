@@ -202,6 +202,14 @@ def test_a_model_of_stated_numbers_weighs_and_keeps_what_they_say(run) -> None:
     assert any("assumed layers and sizes as usual" in warning for warning in answer["warnings"])
 
 
+def test_the_commands_of_the_page_on_models_run_as_printed(run) -> None:
+    page = (Path(__file__).parents[2] / "docs/models.md").read_text()
+    commands = [line.split() for line in page.splitlines() if line.startswith("    simulate ")]
+    assert len(commands) == 2
+    for command in commands:
+        assert run(*command, "--replications", 2).returncode == 0
+
+
 def test_a_family_that_no_reader_knows_is_stated_beside_its_file(tmp_path: Path) -> None:
     sizes = {"num_hidden_layers": 10, "hidden_size": 512, "vocab_size": 1000}
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "brand_new"} | sizes))
