@@ -108,9 +108,11 @@ def storage_of(dtype: str) -> Storage:
 SYNONYMS = {
     "feed_forward": "mlp",
     "block_sparse_moe": "mlp",
-    "shared_experts": "shared_expert",
+    "ffn": "mlp",
     "attention": "self_attn",
+    "attn": "self_attn",
 }
+SYNONYMS |= {"shared_experts": "shared_expert", "head": "lm_head"}
 
 
 def normalised(name: str) -> str:

@@ -230,7 +230,9 @@ def test_names_of_modules_are_matched_by_their_parts() -> None:
         assert matcher((pattern,))(module), pattern
     for pattern in ("gate", "layers.30", "model.layers.1.mlp", "re:mlp", "*attn*", "lm_head"):
         assert not matcher((pattern,))(module), pattern
-    assert matcher(("block_sparse_moe.experts",))(module)
+    for pattern in ("block_sparse_moe.experts", "layers.3.ffn.experts", "re:.*ffn\\.experts.*", "*.ffn.*"):
+        assert matcher((pattern,))(module), pattern
+    assert matcher(("head",))("lm_head")
 
 
 def test_formats_of_blocks_count_their_scales() -> None:
