@@ -11,13 +11,14 @@ from acceptance.decoders.method import Models, Options
 from acceptance.decoders.methods import METHODS, lacking
 from acceptance.measure.plan import Plan, plan
 from acceptance.measure.plan import Settings as MeasureSettings
-from acceptance.models.bundled import BUNDLED, TINY_PAIR, place_of
+from acceptance.models.bundled import BUNDLED, place_of
+from acceptance.models.caveats import caveats, settings_left_aside
 from acceptance.models.inflate import inflate
 from acceptance.models.load import is_cpu, load_pair, pick_device
 from acceptance.models.model import Pair
 from acceptance.results.settings import BASELINE, KNOBS, Arm, Settings, config_sha256, option_of
 from acceptance.text.conversation import Framing, check_template, tokens_before
-from acceptance.text.prompts import Prompt, load_prompts, unique_names
+from acceptance.text.prompts import Prompt, given_prompts, unique_names
 from simulator.ground.artefacts import UserError, read_bytes
 
 from . import quality
@@ -45,7 +46,7 @@ class Items:
     path: Path
     prompts: Sequence[Prompt]
     references: Mapping[str, str]
-    about_skipped: str
+    notes: Sequence[str]
 
 
 def prepare(options: DecodeOptions, presets: Presets | None) -> tuple[Bench, dict[str, Any], list[str]]:
@@ -70,13 +71,18 @@ def prepare(options: DecodeOptions, presets: Presets | None) -> tuple[Bench, dic
     arms = arms_of(options, presets)
     settings = Settings(arms=arms, rule=rule, runs=options.runs, **same)
     chosen = [(arm, Options(draft_rule=draft_rule, **arm.knobs)) for arm in arms]  # type: ignore[arg-type]
-    runnables = [bind(*both, models, settings, strict=options.method != "all") for both in chosen]
+    runnables = [bind(*both, models, settings, strict=False) for both in chosen]
+    others = [n for n, r in enumerate(runnables) if r.arm.method != BASELINE]
+    if others and all(runnables[n].begin is None for n in others):
+        bind(*chosen[others[0]], models, settings, strict=True)
     bench = ready(runnables, pair, planned, items, framing, settings, placement)
     parameters = described(options, placement, pair, planned, models, chosen)
     parameters |= {"draft_temperature": draft_rule.temperature}
     parameters |= {"dataset_sha256": hashlib.sha256(read_bytes(items.path)).hexdigest()}
+    if left_aside := settings_left_aside(pair.target.module, rule):
+        parameters["generation_config_left_aside"] = left_aside
     parameters["config_sha256"] = config_sha256(parameters)
-    return bench, parameters, planned.notes(items.about_skipped)
+    return bench, parameters, [*planned.notes(items.notes), *caveats(pair, rule)]
 
 
 def ready(
@@ -112,16 +118,15 @@ def load_items(options: DecodeOptions) -> Items:
     """Read the prompts, or a task's."""
     limit = options.max_prompts
     if options.task is None:
-        path = TINY_PAIR / "prompts.jsonl" if options.dataset == BUNDLED else Path(options.dataset)
-        dataset = load_prompts(path, options.dataset_format, limit=limit)
-        return Items(path=path, prompts=dataset.rows, references={}, about_skipped=dataset.about_skipped())
+        found = given_prompts(options.dataset, options.dataset_format, column=options.column, limit=limit)
+        return Items(path=found.path, prompts=found.rows, references={}, notes=found.notes())
     path = quality.BUNDLED_TASK if options.task == BUNDLED else Path(options.task)
     task = quality.load_task(path)
     names = unique_names(item.source for item in task.rows)
     rows = list(zip(names, task.rows, strict=True))[:limit]
     prompts = [Prompt(turns=(item.prompt,), source=name) for name, item in rows]
     references = {name: item.reference for name, item in rows}
-    return Items(path=path, prompts=prompts, references=references, about_skipped=task.about_skipped())
+    return Items(path=path, prompts=prompts, references=references, notes=task.notes())
 
 
 def placed(options: DecodeOptions) -> Placement:

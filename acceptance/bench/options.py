@@ -35,6 +35,7 @@ class DecodeOptions:
     judge: Path | None = None
     dataset: str = BUNDLED
     dataset_format: str = "auto"
+    column: str | None = None
     task: str | None = None
     max_prompts: int | None = None
     use_chat_template: bool = False
@@ -70,7 +71,7 @@ class DecodeOptions:
 
     def __post_init__(self) -> None:
         if self.task is not None and self.dataset != BUNDLED:
-            raise UserError("--task: stands in place of --dataset, expected one of them")
+            raise UserError("--task: stands in place of --prompts, expected one of them")
         for name in ("max_prompts", "max_new_tokens", "runs", "batch_size"):
             check_at_least_one(option_of(name), getattr(self, name))
         _ = self.rules

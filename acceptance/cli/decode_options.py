@@ -12,10 +12,10 @@ from simulator.ground.command import FILE, Decorator, stacked
 USUAL = DecodeOptions()
 
 
-def option(flag: str, name: str = "", **settings: Any) -> Decorator:
-    """Return an option whose default is that of `DecodeOptions`."""
+def option(flag: str, name: str = "", *, old: str = "", **settings: Any) -> Decorator:
+    """Return an option whose default is that of `DecodeOptions`; `old`: what else it is called."""
     name = name or flag.removeprefix("--").replace("-", "_")
-    return click.option(flag, name, default=getattr(USUAL, name), **settings)
+    return click.option(flag, *filter(None, [old]), name, default=getattr(USUAL, name), **settings)
 
 
 def knob_option(name: str, knob: Knob) -> Decorator:
@@ -32,11 +32,18 @@ WHAT_OPTIONS = stacked(
     option("--medusa", type=FILE, show_default="the bundled target's", help="Folder of Medusa heads."),
     option("--eagle", type=FILE, show_default="the bundled target's", help="Folder of an EAGLE head."),
     option("--judge", type=FILE, show_default="the bundled pair's", help="Folder of a trained judge."),
-    option("--dataset", help="File of prompts."),
-    option("--dataset-format", type=click.Choice(DATASETS), help="Format of --dataset."),
+    option("--prompts", "dataset", old="--dataset", help="File of prompts, in any format of --format, packed or not."),
+    option(
+        "--format",
+        "dataset_format",
+        old="--dataset-format",
+        type=click.Choice(DATASETS),
+        help="Format of --prompts; auto: what the file holds, which is said.",
+    ),
+    option("--column", show_default="the usual ones", help="Column or key of --prompts that holds the prompt."),
     option(
         "--task",
-        help='In place of --dataset: JSONL of {"prompt", "reference"}, or "bundled"; counts next tokens that are the '
+        help='In place of --prompts: JSONL of {"prompt", "reference"}, or "bundled"; counts next tokens that are the '
         "reference's, up to the first that is not.",
     ),
     option("--max-prompts", type=click.IntRange(1), help="Only the first so many.", show_default="all"),

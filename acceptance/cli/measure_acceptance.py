@@ -28,15 +28,15 @@ if TYPE_CHECKING:
     from simulator.ground.records import Records
 
 # Parameters of a measurement, which a finished trace has already.
-FROM_PROMPTS = ("prompts", "dataset", "turns", "max_new_tokens", "system_prompt", "check_loop")
+FROM_PROMPTS = ("prompts", "dataset", "column", "turns", "max_new_tokens", "system_prompt", "check_loop")
 FROM_MODELS = (
     *("target", "draft", "texts", "max_prompts", "use_chat_template", "temperature", "draft_temperature"),
     *("top_k", "top_p", "batch_size", "device", "dtype", "quantization", "cross_tokenizer", "resume"),
 )
 # What decides the numbers, of the options.
 PARAMETERS = (
-    *("max_new_tokens", "seed", "batch_size", "target", "draft", "prompts", "dataset", "turns", "max_prompts"),
-    *("use_chat_template", "system_prompt", "quantization", "temperature", "top_k", "top_p"),
+    *("max_new_tokens", "seed", "batch_size", "target", "draft", "prompts", "dataset", "column", "turns"),
+    *("max_prompts", "use_chat_template", "system_prompt", "quantization", "temperature", "top_k", "top_p"),
 )
 
 
@@ -110,13 +110,13 @@ class Ready:
 
 def load_items(options: MeasureOptions) -> "Records[Prompt] | Records[Text]":
     """Read the prompts, or the texts written before."""
-    from acceptance.text.prompts import load_prompts
+    from acceptance.text.prompts import given_prompts
     from acceptance.text.texts import load_texts
 
     if options.texts:
         return load_texts(options.texts, limit=options.max_prompts)
-    path = Path(place_of(options.prompts, "prompts.jsonl"))
-    return load_prompts(path, options.dataset, turns=options.turn_count, limit=options.max_prompts)
+    how: dict[str, Any] = {"column": options.column, "turns": options.turn_count, "limit": options.max_prompts}
+    return given_prompts(options.prompts, options.dataset, **how)
 
 
 def prepare(options: MeasureOptions) -> Ready:
@@ -125,6 +125,7 @@ def prepare(options: MeasureOptions) -> Ready:
     libraries = load_libraries()
     from acceptance.measure.cross_tokenizer import LABEL
     from acceptance.measure.plan import Settings, plan
+    from acceptance.models.caveats import caveats, settings_left_aside
     from acceptance.models.load import load_pair
     from acceptance.text.conversation import Framing, check_template
 
@@ -152,6 +153,8 @@ def prepare(options: MeasureOptions) -> Ready:
     parameters = {name: getattr(options, name) for name in PARAMETERS} | libraries
     parameters |= {
         "texts": str(options.texts) if options.texts else None,
+        "prompts_read_as": getattr(items, "read_as", None),
+        "generation_config_left_aside": settings_left_aside(pair.target.module, rule),
         "draft_temperature": draft_rule.temperature,
         "device": pair.device,
         "dtype": pair.dtype,
@@ -159,7 +162,7 @@ def prepare(options: MeasureOptions) -> Ready:
         "items_sha256": planned.sha256,
         "approximation": None if pair.same_vocabulary else LABEL,
     }
-    notes = planned.notes(items.about_skipped())
+    notes = [*planned.notes(items.notes()), *caveats(pair, rule)]
     return Ready(planned=planned, pair=pair, settings=settings, parameters=parameters, notes=notes)
 
 

@@ -16,13 +16,16 @@ from simulator.ground.pictures import check_format
 TEXT_OPTIONS = stacked(
     click.option("--target", default=BUNDLED, help="Folder or hub id, with @REVISION if not the newest."),
     click.option("--draft", default=BUNDLED, help="Folder or hub id, with @REVISION if not the newest."),
-    click.option("--prompts", default=BUNDLED, help="File of prompts, in the format of --dataset."),
+    click.option("--prompts", default=BUNDLED, help="File of prompts, in any format of --format, packed or not."),
     click.option(
+        "--format",
         "--dataset",
+        "dataset",
         type=click.Choice(DATASETS),
         default="auto",
-        help='Format of --prompts; auto: JSON by its keys ("turns", "conversations", "prompt"), else a prompt a line.',
+        help="Format of --prompts; auto: what the file holds, which is said.",
     ),
+    click.option("--column", show_default="the usual ones", help="Column or key of --prompts that holds the prompt."),
     click.option("--turns", default="1", metavar="N|all", help="User turns of each conversation, at most."),
     click.option("--max-prompts", type=click.IntRange(1), help="Only the first so many.", show_default="all"),
     click.option("--use-chat-template", is_flag=True, help="Frame prompts with the tokenizer's chat template."),
@@ -96,6 +99,7 @@ class MeasureOptions:
     draft: str
     prompts: str
     dataset: str
+    column: str | None
     turns: str
     max_prompts: int | None
     use_chat_template: bool

@@ -66,6 +66,7 @@ class ModelDraft:
 
     def start(self, batch: Batch, prompts: Sequence[Sequence[int]]) -> None:
         """Read all prompts but their last token; on a stream of its own, while the target reads them."""
+        self.vocabulary = batch.target.model.vocabulary
         # A model that is its own draft cannot read both sequences in one cache of fixed size.
         is_separate = self.model.module is not batch.target.model.module
         model = replace(self.model, graphs=self.model.graphs and is_separate)
@@ -111,8 +112,8 @@ class ModelDraft:
         )
 
     def read(self, tokens: torch.Tensor, valid: Flags, hidden: list[torch.Tensor]) -> torch.Tensor:
-        """Return the next logits, [rows, vocabulary]; note the hidden states they come from."""
-        logits = self.context.read(tokens, valid, 1)[:, 0]
+        """Return the next logits, [rows, the target's vocabulary]; note the hidden states they come from."""
+        logits = laws.widened(self.context.read(tokens, valid, 1)[:, 0], self.vocabulary)
         if self.context.hidden is not None:
             hidden.append(self.context.hidden[:, -1:])
         return logits

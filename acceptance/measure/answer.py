@@ -13,7 +13,7 @@ from acceptance.text.prompts import Prompt
 from acceptance.trace.trace import PromptInfo, Trace
 
 from . import cross_tokenizer, scoring
-from .plan import Plan, Settings, Written, overrun
+from .plan import Plan, Settings, Written, overrun, unreadable
 from .scoring import Output, Recorder
 
 
@@ -48,13 +48,14 @@ def converse(pair: Pair, planned: Plan, batch: Sequence[tuple[int, Prompt]], set
     rngs = streams(settings.seed, [index for index, _ in batch])
     of_rows: list[list[Trace]] = [[] for _ in batch]
     answers: list[list[str]] = [[] for _ in batch]
+    more = settings.max_new_tokens
     for turn in range(max(len(prompt.turns) for _, prompt in batch)):
         open_turns: dict[int, Written] = {}
         for row, (index, prompt) in enumerate(batch):
             if turn < len(prompt.turns) and len(answers[row]) == turn:
                 talk = prompt.turns[: turn + 1], answers[row]
                 before, of_draft = (tokens_before(t, settings.framing, *talk) for t in pair.tokenizers)
-                if not overrun(pair, (before, of_draft), settings.max_new_tokens):
+                if not (unreadable(pair, (before, of_draft)) or overrun(pair, (before, of_draft), more)):
                     output = Output(prompt=index, turn=turn, before=before, tokens=[])
                     open_turns[row] = Written(output=output, before=of_draft)
         if not open_turns:

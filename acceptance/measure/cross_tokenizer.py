@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from acceptance.models.laws import entropy, probabilities, rank
+from acceptance.models.laws import entropy, probabilities, rank, widened
 from acceptance.models.model import Pair
 from acceptance.models.rule import SamplingRule
 from acceptance.text.conversation import answer_text
@@ -64,6 +64,7 @@ def target_scores(logits: torch.Tensor, token: torch.Tensor, *, rule: SamplingRu
 
 def draft_scores(logits: torch.Tensor, token: torch.Tensor, *, rule: SamplingRule) -> Scores:
     """Return what is kept of the draft's logits, [columns, vocabulary], that predict some tokens, [columns]."""
+    logits = widened(logits, int(token.max()) + 1)
     q = of_token(probabilities(logits, rule), token)
     return {"log_q": q.log(), "is_first": logits.argmax(-1) == token}
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from acceptance.models.model import Pair
+from acceptance.models.model import Pair, token_count
 from acceptance.models.rule import SamplingRule
 from acceptance.text.conversation import Framing, answer_text, end_token, tokens_before
 from acceptance.text.prompts import Prompt
@@ -58,9 +58,9 @@ class Plan:
         """The hash of the items."""
         return hashlib.sha256(repr(self.items).encode(errors="surrogatepass")).hexdigest()
 
-    def notes(self, about_skipped: str) -> list[str]:
-        """Return what was left out: of the file, as it says, and of what was planned."""
-        return [*filter(None, [about_skipped]), *(f"left out: {skipped.reason}" for skipped in self.left_out)]
+    def notes(self, of_file: Sequence[str]) -> list[str]:
+        """Return what there is to say of the file, and what was left out of what was planned."""
+        return [*of_file, *(f"left out: {skipped.reason}" for skipped in self.left_out)]
 
 
 def plan(pair: Pair, items: Sequence[Prompt | Text], settings: Settings) -> Plan:
@@ -89,7 +89,7 @@ def misfit(pair: Pair, item: Prompt | Text, settings: Settings) -> str:
         before = [tokens_before(t, settings.framing, item.turns[:1], ()) for t in pair.tokenizers]
         if not all(before):
             return "no token in the prompt"
-        return overrun(pair, before, settings.max_new_tokens)
+        return unreadable(pair, before) or overrun(pair, before, settings.max_new_tokens)
     if settings.framing.chat_template and not isinstance(item.prompt, str):
         return "token ids, which --use-chat-template cannot frame"
     written = logged(pair, item, 0, settings.framing)
@@ -100,7 +100,19 @@ def misfit(pair: Pair, item: Prompt | Text, settings: Settings) -> str:
         return "no token in the output"
     if max(written.output.tokens + written.output.before) >= pair.target.vocabulary:
         return f"a token id above the model's {pair.target.vocabulary - 1}"
-    return overrun(pair, before, len(written.output.tokens))
+    return unreadable(pair, before) or overrun(pair, before, len(written.output.tokens))
+
+
+def unreadable(pair: Pair, before: Sequence[list[int]]) -> str:
+    """Say which token the target or the draft has no row for, of what each reads first; empty when there is none."""
+    models = (("target", pair.target), ("draft", pair.draft))
+    for (name, model), tokenizer, tokens in zip(models, pair.tokenizers, before, strict=True):
+        token = max(tokens)
+        if token >= model.vocabulary:
+            written = tokenizer.convert_ids_to_tokens(token)
+            rows = f"the {name} has {model.vocabulary} rows for a tokenizer of {token_count(tokenizer)} tokens"
+            return f"holds token {token} ({written}), but {rows}"
+    return ""
 
 
 def overrun(pair: Pair, before: Sequence[list[int]], more: int) -> str:

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from acceptance.models.context import Context, Flags, columns_a_chunk, padded
-from acceptance.models.laws import entropy, probabilities, rank
+from acceptance.models.laws import entropy, probabilities, rank, widened
 from acceptance.models.model import Model
 from acceptance.models.rule import SamplingRule
 from acceptance.trace.trace import UNKNOWN_RANK, PromptInfo, Trace
@@ -48,6 +48,7 @@ def pair_scores(
 
     target, draft: logits that predict the tokens, [columns, vocabulary]. token: what the target wrote, [columns].
     """
+    draft = widened(draft, target.shape[-1])
     p, q = probabilities(target, rule), probabilities(draft, draft_rule)
     soft_p, soft_q = soft_law(target, p, rule), soft_law(draft, q, draft_rule)
     first_q = draft.argmax(-1)

@@ -26,6 +26,12 @@ def probabilities(logits: torch.Tensor, rule: SamplingRule) -> torch.Tensor:
     return law
 
 
+def widened(logits: torch.Tensor, vocabulary: int) -> torch.Tensor:
+    """Return logits, [..., own vocabulary], of a wider one, [..., vocabulary]: what has no row is never said."""
+    missing = vocabulary - logits.shape[-1]
+    return torch.nn.functional.pad(logits, (0, missing), value=-torch.inf) if missing > 0 else logits
+
+
 def draw(law: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
     """Draw one token from each law by inverting its distribution function.
 

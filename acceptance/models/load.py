@@ -12,7 +12,7 @@ from simulator.ground.artefacts import UserError
 from simulator.ground.dependency import Dependency, require
 
 from .check import check_cache, check_reading
-from .model import Model, Pair, end_tokens, vocabulary_of
+from .model import STAND_IN, Model, Pair, end_tokens, token_count, vocabulary_of
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 QUANTIZATIONS = {"8bit": {"load_in_8bit": True}, "4bit": {"load_in_4bit": True}}
@@ -146,6 +146,16 @@ def load_module(name: str, *, device: str, options: Mapping[str, Any], **where: 
     return module
 
 
+def read_beyond(module: Any, rows: int) -> None:
+    """Have a model read STAND_IN in place of the tokens that it has no row for."""
+
+    def stand_in(_: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        tokens, *others = inputs
+        return (torch.where(tokens < rows, tokens, STAND_IN), *others)
+
+    module.get_input_embeddings().register_forward_pre_hook(stand_in)
+
+
 def load_pair(
     target: str,
     draft: str,
@@ -187,9 +197,14 @@ def load_pair(
     ]
     for name, module in zip(named, modules, strict=True):
         check_cache(*name, module)
-    sizes = [vocabulary_of(m) for m in modules]
+    rows = [vocabulary_of(m) for m in modules]
+    needed = [max(token_count(tokenizer), rows[0]), token_count(draft_tokenizer)]
+    sizes = list(rows)
     if tokenizer is draft_tokenizer:
-        sizes = [min(sizes)] * 2
+        needed[1], sizes[1] = needed[0], min(rows)
+    for module, there, tokens in zip(modules, rows, needed, strict=True):
+        if there < tokens:
+            read_beyond(module, there)
     models = [Model(module=m, vocabulary=n, ends=tuple(end_tokens(m))) for m, n in zip(modules, sizes, strict=True)]
     for name, model in zip(named, models, strict=True):
         check_reading(*name, model)

@@ -4,12 +4,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+# What a model reads in place of a token that it has no row for.
+STAND_IN = 0
+# What configs call the longest context, the usual name first: GPT-2, MPT, Bloom and ChatGLM, CTRL, Whisper, RWKV.
+CONTEXT_NAMES = (
+    *("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "max_seq_length"),
+    *("seq_length", "seq_len", "n_ctx", "max_target_positions", "context_length", "max_context_length"),
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
     """A causal language model.
 
-    vocabulary: logits that count; models pad their output beyond the tokenizer's tokens, each to a size of its own.
+    vocabulary: logits that count: a target's rows, each padded beyond the tokenizer's tokens to a size of its own; of a
+    draft those that its target has as well.
     ends: tokens that end an output, as the model's own generation config says. graphs: whether single sequences are
     read through CUDA graphs. own_stream: whether it works on a CUDA stream of its own when it drafts.
     """
@@ -22,8 +31,10 @@ class Model:
 
     @property
     def context_length(self) -> int:
-        """Tokens it can see at most."""
-        return getattr(self.module.config.get_text_config(), "max_position_embeddings", None) or 2**31
+        """Tokens it can see at most, as its config says under whichever name."""
+        config = self.module.config.get_text_config()
+        stated = (getattr(config, name, None) for name in CONTEXT_NAMES)
+        return next((n for n in stated if type(n) is int and n > 0), 2**31)
 
     @property
     def device(self) -> Any:
@@ -62,6 +73,11 @@ class Pair:
 def vocabulary_of(module: Any) -> int:
     """Return how many logits a model has."""
     return int(module.config.get_text_config().vocab_size)
+
+
+def token_count(tokenizer: Any) -> int:
+    """Return how many rows a tokenizer's tokens need, those that were added among them."""
+    return max(tokenizer.get_vocab().values(), default=-1) + 1
 
 
 def end_tokens(module: Any) -> list[int]:

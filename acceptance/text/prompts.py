@@ -6,6 +6,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, TypeVar
 
+from acceptance.models.bundled import BUNDLED, place_of
 from simulator.ground.artefacts import UserError
 from simulator.ground.fields import Field, lines_in
 from simulator.ground.plain_text import PARQUET, as_text, read_unpacked
@@ -36,13 +37,14 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptFile(Records[Prompt]):
-    """Prompts of a file, and what the file was taken for."""
+    """Prompts of a file, and what the file was taken for; "" where nobody needs to be told."""
 
     read_as: str = ""
 
     def notes(self) -> list[str]:
         """Return a line that says what the file was taken for, and one of records that were skipped."""
-        return [f"{self.path}: read as {self.read_as}", *filter(None, [self.about_skipped()])]
+        read_as = [f"{self.path}: read as {self.read_as}"] if self.read_as else []
+        return [*read_as, *Records.notes(self)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,8 +148,16 @@ def load_prompts(
     records = read_first(path, opened.items, read, limit, layout.expected, opened.place)
     names = unique_names(p.source for p in records.rows)
     rows = tuple(replace(p, source=n) for p, n in zip(records.rows, names, strict=True))
-    read_as = f"{opened.kind}, {' and '.join(keys)} of each" if opened.parse is not line_record else opened.kind
+    read_as = opened.kind
+    if opened.parse is not line_record:
+        read_as += f", {'column' if opened.parse is table_record else 'key'} {' and '.join(keys)}"
     return PromptFile(path=path, rows=rows, skipped=records.skipped, place=records.place, read_as=read_as)
+
+
+def given_prompts(given: str, dataset: str, **how: Any) -> PromptFile:
+    """Read prompts as a command is given them: from a file, or the bundled ones; `how` as in `load_prompts`."""
+    prompts = load_prompts(Path(place_of(given, "prompts.jsonl")), dataset, **how)
+    return replace(prompts, read_as="") if given == BUNDLED else prompts
 
 
 def open_prompts(path: Path, dataset: str, keys: Sequence[str], option: str) -> Opened:

@@ -38,6 +38,10 @@ class Records(Generic[T]):
         total = len(self.rows) + len(self.skipped)
         return about_skipped(self.path, self.skipped, f" of {total}", self.place)
 
+    def notes(self) -> list[str]:
+        """Return what there is to say of the file: a line of skipped records, or nothing."""
+        return [*filter(None, [self.about_skipped()])]
+
 
 def about_skipped(path: Path, skipped: Sequence[Skipped], of_total: str = "", place: str = "line") -> str:
     """Return one line that counts skipped records, gives reasons for the first few and the places of all.

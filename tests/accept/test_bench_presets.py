@@ -111,7 +111,7 @@ MISTAKES = [
     ("[experiments.e]\nplacement = 'foo'", "experiments.e: --placement: 'foo' is not one"),
     ("[experiments.e]\nplacement = 'ratio 0:1'", "experiments.e: --placement: 'ratio 0:1' is not one"),
     ("[experiments.e]\nmin_k = 9\nmax_k = 3", "experiments.e: --min-k: 9 is above --max-k"),
-    ("[experiments.e]\ntask = 'bundled'\ndataset = 'x'", "experiments.e: --task: stands in place of --dataset"),
+    ("[experiments.e]\ntask = 'bundled'\ndataset = 'x'", "experiments.e: --task: stands in place of --prompts"),
     ("[models.a]\ninflate_target = nan", "models.a: --inflate-target: nan is not allowed"),
     ("[models.a]\nplacement = 'foo'", "models.a: --placement: 'foo' is not one"),
     (

@@ -115,7 +115,7 @@ def test_a_bad_option_is_one_line(measure, user_error, other_vocabulary: Path) -
 
 def test_prompts_that_cannot_be_used_are_counted_and_named(measure, user_error, prompts: Path) -> None:
     long = json.dumps({"prompt": "w1 " * 120, "id": "long"}).encode()
-    prompts.write_bytes(b'{"prompt": "w1"}\n{"text": "w2"}\n{\n{"prompt": "\xff\xfe"}\n' + long)
+    prompts.write_bytes(b'{"prompt": "w1"}\n{"words": "w2"}\n{\n{"prompt": "\xff\xfe"}\n' + long)
     done = succeeded(measure())
     assert f"{prompts}: skipped 3 of 5 records, line 2 (" in done.stdout
     assert "3 (not JSON), 4 (not UTF-8 text)" in done.stdout

@@ -33,7 +33,7 @@ from acceptance.models.rule import SamplingRule
 from acceptance.trace.trace import PromptInfo, join
 
 from .oracles import Rounds, Say, Text, add_up, enumerate_rounds, enumerate_texts
-from .tiny_models import random_model, related_model, trigram_pair
+from .tiny_models import Trigram, random_model, related_model, trigram_pair
 
 DISTANCE, POWER, LEVEL = 0.02, 0.95, 1e-3
 FIRST = 3  # tokens whose joint law is tested
@@ -72,7 +72,7 @@ class Case:
 
     @property
     def prompts(self) -> tuple[Text, ...]:
-        return SAME_LAW if self.pair == "trigram" else OWN_LAWS
+        return OWN_LAWS if self.pair == "llama" else SAME_LAW
 
     def models(self) -> tuple[Model, Model]:
         return tuple(replace(model, ends=self.ends) for model in PAIRS[self.pair]())  # type: ignore[return-value]
@@ -94,7 +94,14 @@ def llamas() -> tuple[Model, Model]:
     return target, related_model(target, 3, 0.5)
 
 
-PAIRS = {"trigram": trigrams, "llama": llamas}
+@cache
+def narrow() -> tuple[Model, Model]:
+    """A draft that has no row for the target's last token."""
+    target, draft = trigram_pair(5, apart=1.7)
+    return target, Model(module=Trigram(draft.module.table[..., :3]), vocabulary=3)
+
+
+PAIRS = {"trigram": trigrams, "llama": llamas, "narrow": narrow}
 CASES = [
     Case(name="k1-budget-is-first", k=1, budget=3),
     Case(name="k3", k=3, own_streams=True),
@@ -106,6 +113,8 @@ CASES = [
     Case(name="k3-end", k=3, ends=(1,)),
     Case(name="k4-ends-greedy-draft", k=4, temperature=0.7, draft_temperature=0.0, ends=(0, 3)),
     Case(name="k2-greedy-target-sampled-draft", k=2, temperature=0.0, draft_temperature=1.0),
+    Case(name="narrow-k3-end", pair="narrow", k=3, ends=(3,)),
+    Case(name="narrow-k2-greedy-draft", pair="narrow", k=2, draft_temperature=0.0),
     Case(name="llama-k3-greedy-draft", pair="llama", k=3, draft_temperature=0.0, budget=4),
     Case(name="llama-k4-all", pair="llama", k=4, temperature=1.5, top_p=0.9, ends=(2,), budget=5),
 ]
@@ -238,7 +247,9 @@ def rounds_law(case: Case) -> dict[int, dict[tuple[int, Rounds], float]]:
         parts = []
         for text, probability in enumerate_texts(p, case.ends, case.budget).items():
             before = [(text[:t], token) for t, token in enumerate(text)]
-            accept = [min(1.0, q(seen)[token] / p(seen)[token]) for seen, token in before]
+            # What the draft has no row for is never proposed.
+            has = [token < draft.vocabulary for token in text]
+            accept = [min(1.0, q(s)[t] / p(s)[t]) if there else 0.0 for (s, t), there in zip(before, has, strict=True)]
             rounds = enumerate_rounds(accept, case.k, case.budget)
             parts += [((text[0], made), probability * chance) for made, chance in rounds.items() if chance > 0]
         found[stratum] = add_up(parts)
