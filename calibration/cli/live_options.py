@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from acceptance.models.bundled import BUNDLED
+from acceptance.text.prompts import DATASETS
 from simulator.ground.artefacts import UserError
 
 if TYPE_CHECKING:
@@ -31,6 +33,9 @@ OPTIONS: dict[str, LiveOption] = {
     "inflate": LiveOption("times", "4,8,16,32", "how many times as costly targets are.", VALUES),
     "k": LiveOption("draft_lengths", "1:8", "draft lengths.", VALUES),
     "fit-k": LiveOption("fitted", "1,4,8", "those whose times are fitted; the others are forecast.", VALUES),
+    "prompts": LiveOption("prompts_file", BUNDLED, "file of prompts, in any format of --format.", {}),
+    "format": LiveOption("prompts_format", "auto", "format of --prompts.", {"type": click.Choice(DATASETS)}),
+    "column": LiveOption("column", None, "column or key of --prompts that holds the prompt.", {}),
     "max-prompts": LiveOption("prompts", 12, "prompts.", {"type": COUNT}),
     "max-new-tokens": LiveOption("tokens", 64, "tokens of an output, at most.", {"type": COUNT}),
     "runs": LiveOption("runs", 1, "repeats of everything.", {"type": COUNT}),
@@ -43,7 +48,8 @@ OPTIONS: dict[str, LiveOption] = {
 def live_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add them; none has a default of its own, so that one without --live is noticed."""
     for name, option in reversed(OPTIONS.items()):
-        about = f"With --live: {option.help}  [default: {option.default}]"
+        default = "the usual ones" if option.default is None else option.default
+        about = f"With --live: {option.help}  [default: {default}]"
         function = click.option(f"--{name}", help=about, default=None, **option.more)(function)
     return function
 

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from acceptance.models.bundled import BUNDLED
+from acceptance.text.prompts import given_prompts
 from acceptance.trace.trace import load_trace
 from calibration.fit.calibrate import EXIT_FAILED_CHECKS
 from calibration.fit.from_decode import check_pair, fit_pair, pair_profile
@@ -51,6 +53,8 @@ class FitFailed(UserError):
 class Plan:
     """What to run. times: how often the target is inflated, each a run. fitted: draft lengths that costs see.
 
+    prompts: how many of prompts_file, whose format and column the other two say.
+
     Raises:
         UserError: There is nothing to fit, or nothing left to forecast.
     """
@@ -65,6 +69,9 @@ class Plan:
     dtype: str
     device: str
     seed: int
+    prompts_file: str = BUNDLED
+    prompts_format: str = "auto"
+    column: str | None = None
 
     def __post_init__(self) -> None:
         """Check that there is something to fit and to forecast."""
@@ -77,6 +84,13 @@ class Plan:
                 "expected two at least, and one left to forecast"
             )
 
+    @property
+    def prompt_words(self) -> list[str]:
+        """How commands are told which prompts; nothing for the bundled ones."""
+        words = {"--prompts": self.prompts_file, "--format": self.prompts_format, "--column": self.column}
+        usual = {"--prompts": BUNDLED, "--format": "auto", "--column": None}
+        return [word for flag, value in words.items() if value not in (None, usual[flag]) for word in (flag, value)]
+
 
 def validate_live(plan: Plan, say: Say) -> Validation:
     """Run every stage and forecast.
@@ -88,8 +102,11 @@ def validate_live(plan: Plan, say: Say) -> Validation:
     Raises:
         UserError: A stage failed, a fit of this machine does not pass its checks, or the folder is of another plan.
     """
+    prompts = given_prompts(plan.prompts_file, plan.prompts_format, column=plan.column, limit=plan.prompts)
     plan.folder.mkdir(parents=True, exist_ok=True)
     keep_plan(plan)
+    for note in prompts.notes():
+        say(note)
     for name in TESTED:  # the stages say so too, to nobody
         warn_untested(name)
     probe(plan, say)
@@ -104,6 +121,7 @@ def keep_plan(plan: Plan) -> None:
     """Write the options of every stage; refuses to go on with a folder if they are not what they were."""
     path = plan.folder / "plan.json"
     options = {flag: getattr(plan, name) for flag, name in STAGE_OPTIONS.items()} | {"--k": list(plan.draft_lengths)}
+    options["--prompts"] = plan.prompt_words or None
     if not path.exists():
         write_json(path, envelope(PLAN_KIND, 1, options))
         return
@@ -149,7 +167,15 @@ def measure(plan: Plan, say: Say) -> None:
         return
     say("measuring acceptance")
     lengths = ",".join(map(str, plan.draft_lengths))
-    options = ["--k", lengths, "--max-prompts", str(plan.prompts), "--max-new-tokens", str(plan.tokens)]
+    options = [
+        "--k",
+        lengths,
+        *plan.prompt_words,
+        "--max-prompts",
+        str(plan.prompts),
+        "--max-new-tokens",
+        str(plan.tokens),
+    ]
     # Rounding of half precision turns choices anew in every pass: what is accepted is a matter of the models.
     options += ["--dtype", "float32", "--device", plan.device, "--out-dir", str(plan.folder)]
     call("measure-acceptance", *options)
@@ -172,7 +198,7 @@ def decode(plan: Plan, presets: Path, times: int, say: Say) -> DecodeLog:
     """Decode for real with one target, by all draft lengths and by plain decoding in turns."""
     say(f"decoding, target inflated {times} times")
     out = plan.folder / f"decode_x{times}.jsonl"
-    options = ["--config", str(presets), "--experiment", f"x{times}", "--runs", str(plan.runs)]
+    options = ["--config", str(presets), "--experiment", f"x{times}", "--runs", str(plan.runs), *plan.prompt_words]
     options += ["--seed", str(plan.seed), "--max-prompts", str(plan.prompts), "--max-new-tokens", str(plan.tokens)]
     call("bench-decode", *options, "--dtype", plan.dtype, "--device", plan.device, "--out", str(out))
     return load_decode(out)

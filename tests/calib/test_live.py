@@ -112,9 +112,32 @@ def test_a_folder_goes_on_with_its_own_plan_alone(tmp_path: Path) -> None:
         ({"draft_lengths": (1, 2, 3, 4)}, "--k: "),
         ({"dtype": "float32"}, "--dtype: float32, but .* begun with bfloat16"),
         ({"seed": 1}, "--seed: 1"),
+        ({"prompts_file": "p.csv"}, "--prompts: .*p.csv.* begun with None"),
     ):
         with pytest.raises(UserError, match=words):
             keep_plan(plan(tmp_path, **changes))
+
+
+def test_prompts_of_ones_own_go_to_every_stage_that_reads_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run
+) -> None:
+    (tmp_path / "p.csv").write_text("task\nimport os\nimport sys\n")
+    calls: list[tuple[str, ...]] = []
+    monkeypatch.setattr(live, "call", lambda *words: calls.append(words))
+    monkeypatch.setattr(live, "load_decode", lambda path: path)
+    own = plan(tmp_path / "live", prompts_file="p.csv", prompts_format="csv", column="task")
+    live.measure(own, print)
+    live.decode(own, tmp_path, 1, print)
+    for words in calls:
+        given = dict(zip(words, words[1:], strict=False))
+        assert (given["--prompts"], given["--format"], given["--column"]) == ("p.csv", "csv", "task")
+    assert plan(tmp_path).prompt_words == []
+    # A file that cannot be read is refused before anything is timed.
+    done = run("validate", "--live", *TINY, "--prompts", "p.csv", "--column", "prompt")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--column 'prompt' is no column of this CSV, expected task" in done.stderr
+    assert len(calls) == 2
+    assert not (tmp_path / "live").exists()
 
 
 def test_a_stage_that_fails_says_which_and_why() -> None:
