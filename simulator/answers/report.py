@@ -73,9 +73,9 @@ def result_text(forecast: Forecast, heading: str, basis: Basis, *, why: bool = F
 
 
 def cautions_text(costs: Costs, draft_length: int | None = None) -> list[str]:
-    """Return what to know of two models before the numbers, in one part or none."""
+    """Return what to know of two models before the numbers, a line each."""
     found = cautions(costs, draft_length) if isinstance(costs, ModelPair) else ()
-    return ["\n".join(f"warning: {caution}" for caution in found)] if found else []
+    return [f"warning: {caution}" for caution in found]
 
 
 def summary_text(s: Summary, overhead_ms: float) -> list[str]:

@@ -9,7 +9,7 @@ import click
 
 from simulator.costs.parameters import BY_NAME, PARAMETERS
 from simulator.ground.artefacts import check_outputs, envelope, to_json
-from simulator.ground.command import FILE, command, progress
+from simulator.ground.command import FILE, command, progress, wrapped
 
 from .options import (
     DEVICE_OPTIONS,
@@ -95,8 +95,8 @@ def run(options: SweepOptions) -> None:
         answer = result_json(task, answers, parameters_of(options, task), basis) | {"warnings": list(warnings)}
         click.echo(to_json(answer), nl=False)
         return
-    for warning in warnings:
-        click.echo(f"warning: {warning}")
+    if warnings:
+        click.echo(wrapped(f"warning: {warning}" for warning in warnings))
     click.echo(sweep_text(task, columns, answers, basis))
     for path in filter(None, outputs.values()):
         click.echo(f"wrote {path}")
