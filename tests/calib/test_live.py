@@ -3,6 +3,7 @@
 import json
 import subprocess
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -129,7 +130,7 @@ def test_prompts_of_ones_own_go_to_every_stage_that_reads_them(
     live.measure(own, print)
     live.decode(own, tmp_path, 1, print)
     for words in calls:
-        given = dict(zip(words, words[1:], strict=False))
+        given = dict(pairwise(words))
         assert (given["--prompts"], given["--format"], given["--column"]) == ("p.csv", "csv", "task")
     assert plan(tmp_path).prompt_words == []
     # A file that cannot be read is refused before anything is timed.
