@@ -43,7 +43,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
         "vllm-bench": marked(vllm_bench.read, keys(r"spec_decode_(?:num_drafts|acceptance_length)")),
         "vllm-requests": marked(vllm_requests.read, keys("speculative_decoding")),
         "trtllm": marked(vllm_requests.read, keys(vllm_requests.AVERAGE)),
-        "sglang": marked(sglang.read, keys(sglang.ROUNDS, "accept_length", "avg_spec_accept_length")),
+        "sglang": marked(sglang.read, keys(sglang.ROUNDS) + "|" + sglang.TOTALS),
         "llama-cpp": marked(
             llama_cpp.read, rf"{keys('draft_n')}|(?m:^llamacpp:spec_decode_num_)|draft acceptance(?: rate)? ="
         ),

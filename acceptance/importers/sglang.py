@@ -1,5 +1,6 @@
 """Responses of an SGLang server: the speculation fields of meta_info, or of sglext where that carries them."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +27,8 @@ from .values import (
 HISTOGRAM = ("spec_correct_drafts_histogram", "spec_accept_histogram")
 ACCEPTED = ("spec_num_correct_drafts", "spec_accepted_drafts", "spec_accept_token_num")
 DRAFTED = ("spec_num_proposed_drafts", "spec_proposed_drafts", "spec_draft_token_num")
+# What the means of a whole server look like: keys of JSON, words of the log, a gauge.
+TOTALS = rf'"(?:{sglang_totals.RESULT}|{sglang_totals.INFO})"\s*:|\baccept len: |(?m:^sglang:spec_accept_length)'
 ROUNDS, LENGTH, TOKENS = "spec_verify_ct", "spec_accept_length", "completion_tokens"
 EXPECTED = 'responses with {"meta_info": {"spec_verify_ct": ..., "spec_correct_drafts_histogram": [...]}}'
 FROM_HISTOGRAM = (
@@ -58,9 +61,7 @@ class Request:
 def read(path: Path, k: int | None) -> Imported:
     """Import saved responses, JSON or JSONL, or a mean of bench_serving or server info; see `import_histogram`."""
     content = read_bytes(path)
-    if ROUNDS.encode() not in content and any(
-        f'"{name}"'.encode() in content for name in (sglang_totals.RESULT, sglang_totals.INFO)
-    ):
+    if ROUNDS.encode() not in content and re.search(TOTALS.encode(), content):
         return sglang_totals.read(path, k)
     records = read_values(path, read_response, EXPECTED)
     requests = [request for response in records.rows for request in response]

@@ -1,52 +1,83 @@
-"""Means of an SGLang server: the results of its bench_serving (JSONL), or what /get_server_info says."""
+"""Means of an SGLang server: results of its bench_serving (JSONL), /get_server_info, its log, or gauges of /metrics."""
 
-from dataclasses import replace
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from simulator.ground.fields import Field
-from simulator.ground.records import BadRecord
+from simulator.ground.artefacts import read_bytes
+from simulator.ground.fields import Field, lines_of
+from simulator.ground.records import BadRecord, read_each
 
 from .imported import Imported, assumed, needs_k, reconstruct
 from .values import MAX_COUNT, count_of, read_values
 
 RESULT, INFO, STATES, TOKENS = "accept_length", "avg_spec_accept_length", "internal_states", "total_output_tokens"
-EXPECTED = f'results of bench_serving with {{"{RESULT}": ...}}, or server info with "{INFO}"'
+# A line of the log tells of the last decode steps of so many requests, a gauge of all requests.
+TEXT = re.compile(
+    r"(?:#running-req: *(?P<of>\d{1,6})\b.*?accept len: *|^sglang:spec_accept_length(?:\{.*\})? +)(?P<mean>[\d.]+)"
+)
+EXPECTED = f'results of bench_serving with {{"{RESULT}": ...}}, server info with "{INFO}", or a log with "accept len:"'
 MEANING = f"{RESULT} is tokens a round of the whole server, the target's own in"
 SINCE_START = "it is the server's mean since it was started: warm-up and earlier runs are in it"
+OF_LINES = "lines weigh by their requests: each is of the last decode steps, warm-up and other traffic among them"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mean:
+    """Tokens a round, and of how many rounds or parts of an unknown number."""
+
+    tokens_per_round: float
+    weight: float
+    is_counted: bool = False
 
 
 def read(path: Path, k: int | None) -> Imported:
     """Import the mean; see `import_histogram`."""
-    records = read_values(path, read_mean, EXPECTED)
-    rows = [row for of_record in records.rows for row in of_record]
-    known = [(mean, tokens) for mean, tokens in rows if tokens]
-    if known:
-        rounds = sum(tokens / mean for mean, tokens in known)
-        tokens_per_round, size = sum(tokens for _, tokens in known) / rounds, f"{TOKENS} / {RESULT} rounds"
+    is_text = any(name in read_bytes(path) for name in (b"accept len:", b"sglang:spec_accept_length"))
+    if is_text:
+        lines = ((number, text) for number, text in lines_of(path) if TEXT.search(text))
+        records = read_each(path, lines, read_line, EXPECTED)
     else:
-        rounds, tokens_per_round, size = 1.0, sum(mean for mean, _ in rows) / len(rows), "an unknown number of rounds"
+        records = read_values(path, lambda record, _: tuple(means_of(record)), EXPECTED)
+    means = [mean for row in records.rows for mean in row]
+    known = [mean for mean in means if mean.is_counted]
+    used = known or means
+    rounds = sum(mean.weight for mean in used)
+    tokens_per_round = sum(mean.weight * mean.tokens_per_round for mean in used) / rounds
     if k is None:
         raise needs_k(path, tokens_per_round)
-    histogram = reconstruct(path, rounds=rounds, tokens_per_round=tokens_per_round, k=k)
-    means = (f"the mean of {len(known or rows)} results or servers",) if len(known or rows) > 1 else ()
+    histogram = reconstruct(path, rounds=rounds if known else 1.0, tokens_per_round=tokens_per_round, k=k)
+    size = f"{TOKENS} / {RESULT} rounds" if known else "an unknown number of rounds"
+    several = (f"the mean of {len(used)} lines, results or servers",) if len(used) > 1 else ()
     return Imported(
         histogram=replace(histogram, is_law=not known),
         definition=f"{MEANING}, over {size}; {assumed(k)}.",
         reconstructed=True,
-        notes=(SINCE_START, *means),
+        notes=(OF_LINES if is_text else SINCE_START, *several),
         skipped=records.skipped,
     )
 
 
-def read_mean(record: Field, line: int) -> tuple[tuple[float, float], ...]:
-    """Return tokens a round and output tokens (0: not known) of a result, or of each state of a server."""
+def read_line(text: str, line: int) -> tuple[Mean, ...]:
+    """Read a line of the log, or a gauge."""
+    found = TEXT.search(text)
+    if found is None or not re.fullmatch(r"\d+(\.\d+)?", found["mean"]) or not 1 <= float(found["mean"]) <= MAX_COUNT:
+        raise BadRecord("no mean of at least 1 token a round")
+    return (Mean(tokens_per_round=float(found["mean"]), weight=float(found["of"] or 1) or 1.0),)
+
+
+def means_of(record: Field) -> Iterator[Mean]:
+    """Yield the mean of a result, or of each state of a server."""
     states = record[STATES]
-    places = [record] if not record[RESULT].is_given and not isinstance(states.value, list) else []
     if record[RESULT].is_given:
         tokens = count_of(record[TOKENS]) if record[TOKENS].is_given else 0
-        return ((record[RESULT].number(1, MAX_COUNT), float(tokens)),)
-    places = places or [state for state in states.elements() if isinstance(state.value, dict)]
+        mean = record[RESULT].number(1, MAX_COUNT)
+        yield Mean(tokens_per_round=mean, weight=tokens / mean or 1.0, is_counted=tokens > 0)
+        return
+    places = [s for s in states.elements() if isinstance(s.value, dict)] if states.is_given else [record]
     means = [place[INFO] for place in places if place[INFO].is_given]
     if not means:
         raise BadRecord(f"no number under {RESULT!r} or {INFO!r}: the server did not speculate")
-    return tuple((mean.number(1, MAX_COUNT), 0.0) for mean in means)
+    for field in means:
+        yield Mean(tokens_per_round=field.number(1, MAX_COUNT), weight=1.0)

@@ -35,8 +35,9 @@ DRAFTS, DRAFTED, ACCEPTED, EMITTED, PER_POSITION = (
     for name in ("drafts", "draft_tokens", "accepted_tokens", "emitted_tokens", "accepted_tokens_per_pos")
 )
 SPECULATION = (DRAFTS, DRAFTED, ACCEPTED, EMITTED, PER_POSITION)
-# What tells of steps without a draft; the label in the way of one sum an engine.
-GENERATED, FINISHED, REASON = "generation_tokens", "request_success", "finished_reason"
+# What tells of steps without a draft (the last is no counter); the label in the way of one sum an engine.
+GENERATED, FINISHED, RUNNING = "generation_tokens", "request_success", "num_requests_running"
+REASON = "finished_reason"
 STARTED = "process_start_time_seconds"
 EXPECTED = f"the text of /metrics of a server that speculates, with {PREFIX}drafts_total"
 MEANING = (
@@ -146,7 +147,7 @@ def add_sample(scrape: Scrape, sample: "Sample") -> bool:
     if sample.name == STARTED:
         scrape.started = max(scrape.started, float(sample.value))
     named = METRIC.fullmatch(sample.name)
-    if named is None or named["name"] not in (*SPECULATION, GENERATED, FINISHED):
+    if named is None or named["name"] not in (*SPECULATION, GENERATED, FINISHED, RUNNING):
         return False
     series, value = Series(named["name"], tuple(sorted(sample.labels.items()))), float(sample.value)
     if named["suffix"] == "_created":
@@ -180,13 +181,13 @@ def subtract(now: Scrape, earlier: Scrape) -> tuple[dict[Series, float], bool]:
         if anew or (before and born > before + A_MOMENT_S):
             any_anew = True
             continue
-        if now.values.get(series, 0.0) < value:
+        if now.values.get(series, 0.0) < value and series.name != RUNNING:
             state = f"is {now.values[series]:.17g}" if series in now.values else "is not"
             raise UserError(
                 f"--before {earlier.path}: {series.name} is {value:.17g} there and {state} in {now.path}, "
                 "expected an earlier file of the same server run"
             )
-        left[series] -= value
+        left[series] = left.get(series, 0.0) - value
     return left, any_anew
 
 
@@ -235,8 +236,9 @@ def counters_of(path: Path, totals: Mapping[str, float], positions: Mapping[str,
             raise BadRecord(f"no vllm:{name} beside the other counters of the same labels")
     undrafted = None
     if {GENERATED, FINISHED} <= totals.keys():
-        # A finished request has one token of its prefill; each round one of the target's own.
-        undrafted = totals[GENERATED] - totals[FINISHED] - totals[DRAFTS] - totals[ACCEPTED]
+        # A request that began has one token of its prefill; each round has one of the target's own.
+        began = totals[FINISHED] + totals.get(RUNNING, 0.0)
+        undrafted = totals[GENERATED] - began - totals[DRAFTS] - totals[ACCEPTED]
     return Counters(
         rounds=totals[DRAFTS],
         drafted=totals.get(DRAFTED),

@@ -181,6 +181,8 @@ def design_effect_of(payload: Mapping[str, Any], histogram: AcceptanceHistogram)
         return max(1.0, histogram.samples / (histogram.prompts or 1))
     if not isinstance(ends, list) or len(ends) != 2 or not all(isinstance(end, int | float) for end in ends):
         return DEFAULT_DESIGN_EFFECT
+    if max(map(abs, ends)) > MAX_COUNT:
+        return DEFAULT_DESIGN_EFFECT
     if independent <= 0:
         return 1.0
     return max(1.0, float(((ends[1] - ends[0]) / (2 * NORMAL_95)) ** 2 / independent))
@@ -254,13 +256,13 @@ def check_described(payload: Field) -> None:
                 parameters[name].text(empty=True)
     if not metrics.is_given:
         return
-    metrics["steps_without_draft"].number(default=0.0)
+    metrics["steps_without_draft"].number(0, MAX_COUNT, default=0.0)
     ends = metrics["ci95"]["tokens_per_round"] if metrics["ci95"].is_given else metrics["ci95"]
     if ends.is_given:
         if len(ends.elements()) != 2:
             ends.refuse("two numbers")
         for end in ends.elements():
-            end.number(-math.inf)
+            end.number(-MAX_COUNT, MAX_COUNT)
 
 
 def caveats_of(payload: Field) -> list[str]:
@@ -272,7 +274,7 @@ def caveats_of(payload: Field) -> list[str]:
     caveats = [str(approximation)] if approximation else []
     if payload["reconstructed"].value is True:
         caveats.append("reconstructed from a mean: i.i.d. by assumption")
-    if isinstance(undrafted, int | float) and undrafted > 0:
+    if isinstance(undrafted, int | float) and 0 < undrafted <= MAX_COUNT:
         caveats.append(f"at least {undrafted:,.0f} decode steps without a draft are not in it")
     return caveats
 

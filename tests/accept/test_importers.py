@@ -367,6 +367,9 @@ def test_decode_steps_without_a_draft_are_counted_apart(tmp_path: Path) -> None:
     found = import_histogram("vllm-metrics", after, before=before)
     assert found.steps_without_draft == 0
     assert any("at least 7 of the accepted tokens were never emitted" in note for note in found.notes)
+    # Requests that still run had their prefill's token too.
+    running = scrape(RUNS[0] + TWENTY, 588, 8).replace(f"running{{{MAIN}}} 3.0", f"running{{{MAIN}}} 5.0")
+    assert import_histogram("vllm-metrics", write(after, running), before=before).steps_without_draft == 23
     assert import_histogram("vllm-metrics", write(after, METRICS)).steps_without_draft is None
 
 
@@ -676,6 +679,9 @@ TIMED_LOG = """slot print_timing: id  0 | task 0 | prompt eval time = 9.1 ms / 9
 draft acceptance rate = 0.18732 (   65 accepted /   347 generated)
 """
 SERVED = {"request_rate": float("inf"), "total_output_tokens": 3210, "accept_length": 3.21}
+DECODED = (
+    "Decode batch, #running-req: {}, #token: 99, token usage: 0.01, accept len: {}, accept rate: 0.61, #queue-req: 0\n"
+)
 AVERAGED = {"choices": [{"avg_decoded_tokens_per_iter": 2.5}], "usage": {"completion_tokens": 500}}
 # A file's tool and content, its K, rounds and tokens a round, and how it is refused without K.
 MEANS: list[tuple[str, list[Any], tuple[int, int, float], str]] = [
@@ -694,6 +700,8 @@ MEANS: list[tuple[str, list[Any], tuple[int, int, float], str]] = [
     ("llama-cpp", [TIMED_ROUNDS], (3, 30, 3.7), "3.7 tokens a round, 3 drafted"),
     ("sglang", [SERVED] * 2, (4, 2000, 3.21), "3.21 tokens a round"),
     ("sglang", [{"internal_states": [{"avg_spec_accept_length": 2.5}] * 2}], (4, 1, 2.5), "2.5 tokens a round"),
+    ("sglang", [DECODED.format(3, "2.00"), "INFO\n", DECODED.format(1, "4.00")], (4, 1, 2.5), "2.5 tokens a round"),
+    ("sglang", ['sglang:spec_accept_length{model_name="m"} 2.5\n'], (4, 1, 2.5), "2.5 tokens a round"),
     ("trtllm", [AVERAGED] * 2, (4, 400, 2.5), "2.5 tokens a round"),
 ]
 
@@ -904,7 +912,21 @@ def mutated_metrics(draw: st.DrawFn) -> tuple[str, str]:
     return "vllm-metrics", METRICS[:place] + text + METRICS[place:]
 
 
-@given(mutated_json() | mutated_metrics(), st.sampled_from([None, 4, 7]))
+LOGS = [("vllm-log", log_line(TWENTY)), ("llama-cpp", TIMED_LOG), ("sglang", DECODED.format(3, "2.00"))]
+
+
+@st.composite
+def mutated_logs(draw: st.DrawFn) -> tuple[str, str]:
+    tool, line = draw(st.sampled_from(LOGS))
+    lines = []
+    for _ in range(draw(st.integers(1, 3))):
+        place = draw(st.integers(0, len(line)))
+        text = draw(st.text(st.sampled_from("0123456789.,:() -%naeE+"), max_size=6))
+        lines.append(line[:place] + text + line[place + draw(st.integers(0, 6)) :])
+    return tool, "".join(lines)
+
+
+@given(mutated_json() | mutated_metrics() | mutated_logs(), st.sampled_from([None, 4, 7]))
 @settings(max_examples=500, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_mutated_files_give_a_sound_histogram_or_one_line(path: Path, file: tuple[str, str], k: int | None) -> None:
     tool, text = file
