@@ -79,6 +79,10 @@ def qwen_hybrid(stack: Stack) -> None:
         stack.ffn(stack.all, stack.inner)
 
 
+# Families whose first layer alone is dense where the file does not say.
+ONE_DENSE = ("glm4_moe_lite", "hy_v3")
+
+
 def routed(stack: Stack) -> None:
     """Add the feed-forward parts of DeepSeek and GLM: leading dense layers, then routed beside shared experts."""
     refuse_other(stack.config, "moe_layer_freq", 1)
@@ -92,7 +96,8 @@ def routed(stack: Stack) -> None:
             listed.refuse(f"'dense' or 'sparse' for each of {stack.layers} layers")
         sparse, leading = where(kinds, "sparse"), where(kinds, "dense")
     else:
-        first = stack.config["first_k_dense_replace"].whole(0, stack.layers, default=0)
+        usual = 1 if stack.config["model_type"].value in ONE_DENSE else 0
+        first = stack.config["first_k_dense_replace"].whole(0, stack.layers, default=usual)
         sparse, leading = split(stack, lambda i: i >= first)
     if leading:
         stack.ffn(leading, stack.inner)
@@ -152,7 +157,7 @@ def same_in_all(value: Field) -> Field:
 
 
 def bailing(config: Field) -> Field:
-    """Put what Ling and Ring call differently as DeepSeek does."""
+    """Put what Ling, EXAONE and Hunyuan 3 call differently as DeepSeek does."""
     names = {"n_routed_experts": "num_experts", "n_shared_experts": "num_shared_experts"}
     return config.but(**{name: config[own].value for name, own in names.items()})
 
@@ -212,6 +217,11 @@ def pattern(most: int) -> Callable[[Field, int], bool]:
     return has_window
 
 
+def all_but_last(config: Field, i: int) -> bool:
+    """Whether a layer of Gemma 4 has a window: all but every sixth, and but the last."""
+    return (i + 1) % 6 != 0 and i + 1 != config["num_hidden_layers"].value
+
+
 def moved(layout: Layout, **more: object) -> Layout:
     """Return a layout with some facts changed."""
     return replace(layout, **more)  # type: ignore[arg-type]
@@ -257,7 +267,7 @@ FAMILIES: dict[str, Family] = {
     "gemma": Family(GEMMA, dense),
     "gemma2": Family(moved(GEMMA, norms=4, kinds=lambda config, i: i % 2 == 0), dense),
     "gemma3_text": Family(moved(GEMMA, norms=4, head_norms=True, kinds=pattern(6)), dense),
-    "gemma4_text": Family(moved(GEMMA, norms=4, kinds=pattern(6)), gemma.gemma4),
+    "gemma4_text": Family(moved(GEMMA, norms=4, kinds=all_but_last), gemma.gemma4),
     "gemma3n_text": Family(moved(GEMMA, norms=4, kinds=pattern(5)), gemma.gemma3n),
     "opt": Family(Layout(), gpt.opt),
     "gpt2": Family(moved(BIASED, tied=True, keys=gpt.GPT2_KEYS), gpt.gpt2),
@@ -296,7 +306,7 @@ FAMILIES: dict[str, Family] = {
     "glm_moe_dsa": Family(Layout(), deepseek),
     "glm4_moe_lite": Family(Layout(), deepseek),
     "mistral4": Family(Layout(), deepseek),
-    "kimi_linear": Family(Layout(), hybrids.kimi_linear),
+    "kimi_linear": Family(Layout(), hybrids.kimi_linear, hybrids.kimi_layers),
     "glm": Family(Layout(qkv_bias="attention_bias"), dense),
     "glm4": Family(Layout(qkv_bias="attention_bias", norms=4), dense),
     "glm4v_text": Family(Layout(qkv_bias=True, norms=4), dense),
@@ -304,6 +314,8 @@ FAMILIES: dict[str, Family] = {
     "solar_open": Family(Layout(qkv_bias="attention_bias", head_norms="use_qk_norm"), glm_moe),
     "glm4_moe": Family(Layout(qkv_bias="attention_bias", head_norms="use_qk_norm"), glm_moe),
     "deepseek": Family(BARE, glm_moe),
+    "exaone_moe": Family(Layout(head_norms=True, kinds=pattern(4)), glm_moe, bailing),
+    "hy_v3": Family(moved(BARE, head_norms=True), glm_moe, bailing),
     "bailing_moe": Family(Layout(qkv_bias="use_qkv_bias", output_bias="use_bias"), glm_moe, bailing),
     "bailing_moe_v2": Family(
         Layout(qkv_bias="use_qkv_bias", output_bias="use_bias", head_norms="use_qk_norm"), glm_moe, bailing

@@ -3,7 +3,7 @@
 from simulator.ground.fields import Field
 
 from . import recurrent
-from .config_json import FULL, LINEAR, MAX_COUNT, Layers, Layout, Stack, where
+from .config_json import FULL, LINEAR, MAX_COUNT, MAX_LAYERS, Layers, Layout, Stack, where
 from .layers import Attention
 
 MAMBA2 = {"heads": "mamba_n_heads", "head_dim": "mamba_d_head", "groups": "mamba_n_groups", "state": "mamba_d_state"}
@@ -20,13 +20,29 @@ def linear_and_full(stack: Stack) -> None:
     stack.attention(where(kinds, FULL))
 
 
+def kimi_layers(config: Field) -> Field:
+    """Put Kimi Linear's kinds of layers, which its files count from 1, and sizes of heads as others do."""
+    own = config["linear_attn_config"]
+    if not own.is_given:
+        return config
+    layers = config["num_hidden_layers"].whole(1, MAX_LAYERS)
+    full = [e.whole(1, layers) - 1 for e in own["full_attn_layers"].elements()]
+    sizes = {"head_dim": "linear_head_dim", "num_heads": "linear_num_heads", "short_conv_kernel_size": KERNEL}
+    stated = {name: own[key].value for key, name in sizes.items() if own[key].is_given}
+    kinds = [FULL if i in full else LINEAR for i in range(layers)]
+    return config.but(**stated, layer_types=config["layer_types"].value or kinds)
+
+
+KERNEL = "linear_conv_kernel_dim"
+
+
 def kimi_linear(stack: Stack) -> None:
-    """Read Kimi Linear: three layers of delta attention before each latent one."""
-    kinds = (
-        stack.kinds() if stack.config["layer_types"].is_given else [LINEAR if (i + 1) % 4 else FULL for i in stack.all]
-    )
+    """Read Kimi Linear: layers of delta attention, and a latent one now and then."""
+    listed = stack.config["layer_types"]
+    kinds = stack.kinds() if listed.is_given else [FULL if i and i % 4 == 0 else LINEAR for i in stack.all]
     recurrent.kimi_delta(stack, where(kinds, LINEAR))
-    stack.latent(where(kinds, FULL))
+    if FULL in kinds:
+        stack.latent(where(kinds, FULL))
     count, inner = stack.size("num_experts"), stack.size("moe_intermediate_size")
     listed = stack.config["mlp_layer_types"]
     first = stack.config["first_k_dense_replace"].whole(0, stack.layers, default=1)
@@ -42,7 +58,7 @@ def kimi_linear(stack: Stack) -> None:
 
 def minimax(stack: Stack) -> None:
     """Read MiniMax-01: lightning attention beside full."""
-    kinds = stack.kinds() if stack.config["layer_types"].is_given else [FULL if i % 2 else LINEAR for i in stack.all]
+    kinds = stack.kinds() if stack.config["layer_types"].is_given else [LINEAR if i % 2 else FULL for i in stack.all]
     recurrent.lightning(stack, where(kinds, LINEAR))
     stack.attention(where(kinds, FULL))
     count = stack.size("num_local_experts")

@@ -70,6 +70,8 @@ FILES: dict[str, list[dict[str, Any]]] = {
         for step in (1, 2)
     ],
     "exaone4": [WINDOW],
+    "exaone_moe": [WINDOW | EXPERTS | {"num_experts": 5, "num_shared_experts": 2, "n_group": 1, "topk_group": 1}],
+    "hy_v3": [EXPERTS | {"num_experts": 5, "num_shared_experts": 2}],
     "falcon": [
         {"hidden_size": 48, "num_attention_heads": 6, "vocab_size": 97, "num_hidden_layers": 4} | changes
         for changes in (
@@ -233,7 +235,8 @@ def test_parameters_are_those_of_the_real_model(family: str, tmp_path: Path) -> 
         assert shape.parameters == real_parameters(family, config), changes
         assert shape.active_parameters < shape.parameters
         # What the class has for it, a text model within a wrapper leaves out.
-        wrapped = written(tmp_path, {"model_type": "a_wrapper", "text_config": json.loads(config.to_json_string())})
+        stated = json.loads(config.to_json_string())
+        wrapped = written(tmp_path, {"model_type": "a_wrapper", "text_config": stated})
         assert wrapped.parameters == shape.parameters
         assert (wrapped.attentions, wrapped.states) == (shape.attentions, shape.states)
 
@@ -366,3 +369,21 @@ def test_mixtures_that_engines_alone_know_by_hand(tmp_path: Path) -> None:
     attention = 4 * (48 * (120 + 2 * 60) + 120 * 48)
     ffn = 3 * 48 * 52 + 3 * (5 * 3 * 48 * 28 + 5 * 48 + 3 * 48 * 56)
     assert shape.parameters == attention + ffn + 2 * 97 * 48 + (2 * 4 + 1) * 48 + 4 * 2 * 20
+
+
+@pytest.mark.parametrize("family", ["gpt_oss", "gemma4_text", "olmo3", "exaone_moe", "minimax", "qwen3_next", "hy_v3"])
+def test_a_family_without_its_lists_of_layers_goes_by_its_rule(family: str, tmp_path: Path) -> None:
+    changes = {k: v for k, v in FILES[family][0].items() if not k.endswith("layer_types")}
+    for layers in (4, 13):
+        config = config_class(family)(**SIZES | changes | {"num_hidden_layers": layers})
+        values = json.loads(config.to_json_string(use_diff=False))
+        listed = written(tmp_path, values)
+        assert written(tmp_path, {k: v for k, v in values.items() if not k.endswith("layer_types")}) == listed
+
+
+def test_kimi_linear_counts_its_layers_from_one(tmp_path: Path) -> None:
+    known = written(tmp_path, {"model_type": "kimi_linear", **FILES["kimi_linear"][0], "layer_types": MIXED})
+    own = {k: v for k, v in FILES["kimi_linear"][0].items() if not k.startswith("linear_")}
+    own["linear_attn_config"] = {"full_attn_layers": [2, 4], "kda_layers": [1, 3], "head_dim": 9, "num_heads": 5}
+    own["linear_attn_config"]["short_conv_kernel_size"] = 3
+    assert written(tmp_path, {"model_type": "kimi_linear", **own}) == known
