@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ from simulator.ground.command import (
     is_given,
     progress,
     refuse_given,
+    say,
 )
 
 from .decode_options import KNOB_OPTIONS, MACHINE_OPTIONS, OUTPUT_OPTIONS, RUN_OPTIONS, WHAT_OPTIONS
@@ -136,7 +138,7 @@ def forecast(bench: "Bench", parameters: Mapping[str, Any], options: DecodeOptio
     if options.as_json:
         click.echo(to_json(envelope("decode_forecast", 1, parameters) | estimate), nl=False)
     else:
-        click.echo(forecast_text(parameters, estimate))
+        say(forecast_text(parameters, estimate))
     return 0
 
 
@@ -156,8 +158,8 @@ def run(bench: "Bench", parameters: dict[str, Any], notes: list[str], options: D
         click.echo(f"{journal.path}: cut off a record that was never whole ({journal.torn} bytes)", err=True)
     done = done_keys(records)
     todo = plan_turns(bench, done)
+    total = len(plan_turns(bench, ()))
     if records:
-        total = len(plan_turns(bench, ()))
         click.echo(f"{journal.path}: going on, {total - len(todo)} of {total} turns are done", err=True)
     tracks: list[tuple[str, Sequence[Span]]] = []
 
@@ -170,7 +172,16 @@ def run(bench: "Bench", parameters: dict[str, Any], notes: list[str], options: D
     interrupted = measure_all(bench, todo, keep, tracks)
     if options.profile and (tracks or not interrupted):
         profile(bench, options.profile, tracks)
-    return present(journal, records, parameters, notes, options, interrupted)
+    kept = total - len(plan_turns(bench, done_keys(records)))
+    if interrupted and not kept:
+        journal.close()
+        click.echo("bench-decode: interrupted; nothing was measured yet, the same command begins anew", err=True)
+        return interrupted
+    code = present(journal, records, parameters, notes, options, interrupted=bool(interrupted))
+    if interrupted:
+        words = f"{kept} of {total} turns are kept, the same command goes on with {journal.path}"
+        click.echo(f"bench-decode: interrupted; {words}", err=True)
+    return interrupted or code
 
 
 def profile(bench: "Bench", path: Path, tracks: "list[tuple[str, Sequence[Span]]]") -> None:
@@ -237,7 +248,8 @@ def present(
     parameters: dict[str, Any],
     notes: list[str],
     options: DecodeOptions,
-    interrupted: int,
+    *,
+    interrupted: bool,
 ) -> int:
     """Summarise, keep the summaries of a run that is over, draw and print; returns the exit code."""
     from acceptance.results.report import heading, text
@@ -255,15 +267,13 @@ def present(
 
         save_figure(options.plot, decode_figure(summaries, title=heading(parameters, summaries)))
     if options.as_json:
-        payload = {"summaries": summaries, "notes": notes, "file": str(journal.path), "interrupted": bool(interrupted)}
+        payload = {"summaries": summaries, "notes": notes, "file": str(journal.path), "interrupted": interrupted}
         click.echo(to_json(envelope("decode_benchmark", 1, parameters) | payload), nl=False)
     else:
-        table = text(parameters, summaries) if summaries else "nothing measured yet"
-        click.echo("\n\n".join([table, *(["\n".join(notes)] if notes else [])]) + "\n")
-        click.echo(f"wrote {journal.path}")
-    if interrupted:
-        click.echo(f"bench-decode: interrupted; the same command goes on with {journal.path}", err=True)
-        return interrupted
+        say("\n\n".join([text(parameters, summaries), *(["\n".join(notes)] if notes else [])]) + "\n")
+        for path in (journal.path, options.plot):
+            if path:
+                click.echo(f"wrote {path}")
     return EXIT_FAILED if any(s["runs_error"] for s in summaries) else 0
 
 
@@ -281,18 +291,29 @@ def keep_summaries(journal: "Journal", records: Sequence[Mapping[str, Any]], sum
             journal.append(summary)
 
 
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+
+
 @command("list-presets", short_help="Say what a file of presets holds.")
 @click.option("--config", type=FILE, show_default="bundled presets", help="TOML file of presets.")
+@AS_JSON
 @click.pass_context
-def list_presets(context: click.Context, /, config: Path | None) -> None:
+def list_presets(context: click.Context, /, config: Path | None, as_json: bool) -> None:
     """Say what a file of presets holds."""
-    click.echo(presets_text(load_presets(config or BUNDLED_PRESETS, parameters_of(context))))
+    presets = load_presets(config or BUNDLED_PRESETS, parameters_of(context))
+    if as_json:
+        click.echo(
+            to_json(envelope("decode_presets", 1, {"config": config and str(config)}) | asdict(presets)), nl=False
+        )
+        return
+    say(presets_text(presets))
 
 
 @command("validate-config", short_help="Check a file of presets.")
 @click.argument("file", type=FILE)
+@AS_JSON
 @click.pass_context
-def validate_config(context: click.Context, /, file: Path) -> None:
+def validate_config(context: click.Context, /, file: Path, as_json: bool) -> None:
     """Check every key and value of a file of presets, and that the methods it names exist."""
     presets = load_presets(file, parameters_of(context))
     from acceptance.decoders.methods import METHODS
@@ -300,24 +321,32 @@ def validate_config(context: click.Context, /, file: Path) -> None:
     check_methods(presets, METHODS)
     if not presets.experiments:
         raise UserError(f"{file}: holds no experiments, expected [experiments.NAME]")
-    counts = f"{len(presets.models)} models, {len(presets.methods)} methods, {len(presets.experiments)} experiments"
-    click.echo(f"{file}: {counts}, all well")
+    counts = {name: len(getattr(presets, name)) for name in ("models", "methods", "experiments")}
+    if as_json:
+        click.echo(
+            to_json(envelope("decode_config_check", 1, {"file": str(file)}) | {"valid": True} | counts), nl=False
+        )
+        return
+    say(f"{file}: all well, {', '.join(f'{count} {name}' for name, count in counts.items())}")
 
 
 @command("validate-results", short_help="Check a file of records.")
 @click.argument("file", type=FILE)
 @click.option("--strict", is_flag=True, help="Also whether sums, calls, times and summaries follow from each other.")
-def validate_results(file: Path, *, strict: bool) -> int:
+@AS_JSON
+def validate_results(file: Path, *, strict: bool, as_json: bool) -> int:
     """Check every line of a file of records against the published JSON Schema."""
     from acceptance.results.validate import problems
 
     errors = problems(file, strict=strict)
-    for line in errors[:MAX_LINES]:
-        click.echo(f"{file}: {line}")
-    if len(errors) > MAX_LINES:
-        click.echo(f"{file}: and {len(errors) - MAX_LINES} more")
-    if not errors:
-        click.echo(f"{file}: all well")
+    if as_json:
+        parameters, found = {"file": str(file), "strict": strict}, {"valid": not errors, "problems": errors}
+        click.echo(to_json(envelope("decode_results_check", 1, parameters) | found), nl=False)
+    else:
+        for line in errors[:MAX_LINES] or ["all well"]:
+            say(f"{file}: {line}")
+        if len(errors) > MAX_LINES:
+            say(f"{file}: and {len(errors) - MAX_LINES} more")
     return EXIT_FAILED if errors else 0
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from simulator.ground.artefacts import UserError, check_outputs, envelope, to_json
-from simulator.ground.command import FILE, command
+from simulator.ground.command import FILE, command, say
 from simulator.ground.limits import MAX_DRAFT_LENGTH
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def import_file(options: ImportOptions) -> None:
     rounds = "an unknown number of rounds" if histogram.is_law else f"{histogram.samples:,.0f} rounds"
     survival = " ".join(f"{s:.3f}" for s in histogram.survival)
     lines = [
-        f"{rounds}, K = {histogram.draft_length}: {histogram.tokens_per_round:.3f} tokens/round, "
+        f"At K = {histogram.draft_length} a round commits {histogram.tokens_per_round:.3f} tokens, by {rounds}.",
         f"{histogram.draft_acceptance_rate:.1%} of drafted tokens accepted, i.i.d. alpha {histogram.alpha_iid:.4f}",
         f"P(A >= j): {survival}",
         *(
@@ -101,7 +101,8 @@ def import_file(options: ImportOptions) -> None:
         imported.definition,
         *notes,
     ]
-    click.echo("\n".join(lines) + f"\n\nwrote {out}")
+    say("\n".join(lines))
+    click.echo(f"\nwrote {out}")
 
 
 def imported_by(options: ImportOptions) -> "Imported":

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from acceptance.models.bundled import BUNDLED, load_libraries, place_of
+from acceptance.models.bundled import load_libraries, place_of
 from simulator.ground.artefacts import UserError, check_outputs, envelope, to_json
-from simulator.ground.command import OneLineErrorsGroup, command, is_given, progress, refuse_given
+from simulator.ground.command import OneLineErrorsGroup, command, is_given, progress, refuse_given, say
 
 from .import_histogram import import_measurement
 from .options import MEASURE_OPTIONS, OUTPUT_OPTIONS, TEXT_OPTIONS, MeasureOptions
@@ -192,8 +192,8 @@ def run(ready: Ready, options: MeasureOptions) -> "Trace":
         with progress("measuring", len(ready.planned.items)) as bar:
             trace = measure_pair(ready.pair, ready.planned, ready.settings, parts=parts, progress=bar.update)
     except KeyboardInterrupt:
-        click.echo(f"what is done is kept in {parts.folder}: the same command with --resume goes on", err=True)
-        raise
+        kept = f"what is done is kept in {parts.folder}, the same command with --resume goes on"
+        raise KeyboardInterrupt(kept) from None
     save_trace(options.out_dir, trace, ready.parameters)
     parts.close()
     return trace
@@ -241,11 +241,11 @@ def present(
     parts = [summary_text(trace, analysis, parameters, q_kind)]
     parts += [full_text(analysis, cost)] if options.report else []
     parts += ["\n".join(notes)] if notes else []
-    click.echo("\n\n".join(parts) + "\n")
+    say("\n\n".join(parts) + "\n")
     for file in files:
         click.echo(f"wrote {file}")
     if check_loop is not None:
-        click.echo("\n" + loop_text(check_loop(q_kind)))
+        say("\n" + loop_text(check_loop(q_kind)))
 
 
 def write(trace: "Trace", analysis: "Analysis", parameters: dict[str, Any], options: MeasureOptions) -> list[Path]:
@@ -276,15 +276,10 @@ def write(trace: "Trace", analysis: "Analysis", parameters: dict[str, Any], opti
 def draw(path: Path, trace: "Trace", analysis: "Analysis", parameters: dict[str, Any], seed: int) -> None:
     """Write the picture."""
     from acceptance.estimate.plots import acceptance_figure
+    from acceptance.estimate.report import pair_text
     from simulator.ground.pictures import save_figure
 
-    names = {parameters.get("target"), parameters.get("draft")}
-    pair = (
-        "the bundled pair"
-        if names == {BUNDLED}
-        else f"{parameters.get('target')} and its draft {parameters.get('draft')}"
-    )
-    title = f"{pair}, temperature {parameters.get('temperature', 0):g}"
+    title = f"{pair_text(parameters)}, temperature {parameters.get('temperature', 0):g}"
     note = parameters.get("approximation") or ""
     save_figure(
         path, acceptance_figure(trace, analysis, q_kind=parameters["q_kind"], title=title, note=note, seed=seed)

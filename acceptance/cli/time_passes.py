@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from simulator.ground.artefacts import check_outputs, write_json
-from simulator.ground.command import FILE, command, progress, table
+from simulator.ground.artefacts import check_outputs, to_json, write_json
+from simulator.ground.command import FILE, command, progress, say, table
 
 # Below, a median has no error.
 LEAST_REPEATS = 3
@@ -25,8 +25,9 @@ LEAST_REPEATS = 3
 @click.option("--repeats", type=click.IntRange(LEAST_REPEATS, 100_000), default=15, help="Samples of each pass.")
 @click.option("--seed", type=click.IntRange(0, 2**31), default=0, help="Of orders, caches and tokens.")
 @click.option("--out", type=FILE, default=Path("passes.json"), help="What was timed, for calibrate --from-passes.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was timed as JSON.")
 @click.option("--force", is_flag=True, help="Overwrite files that exist.")
-def time_passes(**values: Any) -> None:
+def time_passes(*, as_json: bool, **values: Any) -> None:
     """Time passes of a target and a draft by batch, context and new tokens.
 
     Models are built from their config.json with random weights, and the KV cache is filled with random numbers: time
@@ -39,8 +40,25 @@ def time_passes(**values: Any) -> None:
     check_outputs({"--out": options.out}, options.force, configs)
     written = pass_times.time_passes(options, partial(progress, "timing"))
     write_json(options.out, written)
-    click.echo(text(written))
+    if as_json:
+        click.echo(to_json(written), nl=False)
+        return
+    say(f"{headline(written)}\n\n{text(written)}\n")
     click.echo(f"wrote {options.out}")
+
+
+def headline(written: Mapping[str, Any]) -> str:
+    """Say what the shortest and the longest pass of each model take, where batch and context are smallest."""
+    batch, context = min((p["batch"], p["context"]) for p in written["points"])
+    words = []
+    for role in ("target", "draft"):
+        points = [p for p in written["points"] if (p["role"], p["batch"], p["context"]) == (role, batch, context)]
+        ends = {p["new_tokens"]: f"{1e3 * p['median_s']:.3f} ms" for p in sorted(points, key=lambda p: p["new_tokens"])}
+        if ends:
+            least, most = min(ends), max(ends)
+            of_most = f", with {most} {ends[most]}" if most > least else ""
+            words.append(f"of the {role} with {least} new token{'s' * (least > 1)} {ends[least]}{of_most}")
+    return f"A pass at batch {batch}, context {context} takes {'; '.join(words)}."
 
 
 def text(written: Mapping[str, Any]) -> str:

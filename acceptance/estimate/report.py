@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from acceptance.models.bundled import BUNDLED
 from acceptance.trace.trace import Trace
 from simulator.ground.command import table
 
@@ -39,8 +40,9 @@ def between(low_high: tuple[float, float], digits: int = 3) -> str:
 def summary_text(trace: Trace, analysis: Analysis, parameters: Mapping[str, Any], q_kind: str) -> str:
     """Return the short report: what was measured, and a line for each draft length."""
     lines = [
+        headline(analysis, parameters),
         f"{trace.size:,} tokens of the target after {trace.measured_prompts} prompts, "
-        f"temperature {parameters['temperature']:g}, {q_kind} draft"
+        f"temperature {parameters['temperature']:g}, {q_kind} draft",
     ]
     if parameters.get("approximation"):
         lines.append(f"This is an {parameters['approximation']}.")
@@ -56,6 +58,22 @@ def summary_text(trace: Trace, analysis: Analysis, parameters: Mapping[str, Any]
         rates = f"{m['draft_acceptance_rate']:.1%}", f"{m['alpha_iid']:.4f}"
         rows.append((str(k), *tau, *rates, f"{analysis.rounds[k].counts.sum():,.1f}", f"{m['rounds_cut']:,.1f}"))
     return "\n".join([*lines, "", table(rows), *warnings(analysis)])
+
+
+def headline(analysis: Analysis, parameters: Mapping[str, Any]) -> str:
+    """Return the answer in a line: what a round commits at the longest draft, with its interval, and of whom."""
+    k = analysis.longest
+    metrics = analysis.metrics[k]
+    ends = metrics["ci95"]["tokens_per_round"]
+    sure = "too few prompts for an interval" if ends is None else f"95 %: {ends[0]:.2f} to {ends[1]:.2f}"
+    tokens = f"{metrics['tokens_per_round']:.2f} tokens ({sure})"
+    return f"At K = {k} a round commits {tokens}, with {pair_text(parameters)}."
+
+
+def pair_text(parameters: Mapping[str, Any]) -> str:
+    """Name the pair that was measured."""
+    target, draft = parameters.get("target"), parameters.get("draft")
+    return "the bundled pair" if {target, draft} == {BUNDLED} else f"{target} and its draft {draft}"
 
 
 def warnings(analysis: Analysis) -> list[str]:

@@ -8,10 +8,8 @@ from simulator.ground.command import table
 from .settings import BASELINE
 
 Summary = Mapping[str, Any]
-HEADINGS = (
-    *("method", "output", "speedup", "95 % interval", "if v = 1", "tokens/round", "accepted"),
-    *("draft ms", "verify ms", "other ms", "same"),
-)
+HEADINGS = ("method", "output", "speedup", "95 % interval", "tokens/round", "accepted", "same")
+ROUND_HEADINGS = ("where a round goes", "draft ms", "verify ms", "other ms", "if v = 1")
 
 
 def span(estimate: Mapping[str, Any] | None, digits: int = 2) -> str:
@@ -64,45 +62,81 @@ def next_token_text(summary: Summary) -> str:
 
 def row_of(summary: Summary) -> tuple[str, ...]:
     """Return the line of one method, without what it does to quality."""
-    tau, rate, ms = summary["tokens_per_round"], summary["draft_acceptance_rate"], summary["round_ms"]
+    tau, rate = summary["tokens_per_round"], summary["draft_acceptance_rate"]
     has_speed, same = shows_speed(summary), summary["identical"]
     return (
         summary["method"],
         output_text(summary),
         f"{summary['speedup']['value']:.2f}x" if has_speed else "-",
         span(summary["speedup"]) if has_speed and summary["algorithm"] != BASELINE else "",
-        "" if summary["algorithm"] == BASELINE or not has_speed else f"{number(summary['closed_form_ideal'])}x",
         number(tau and tau["value"]),
         number(rate and rate["value"], ".0%"),
-        number(ms and ms["draft"]),
-        number(ms and ms["verify"]),
-        number(ms and ms["sample"] + ms["kv"] + ms["other"]),
         f"{same['same']}/{same['of']}" if same["of"] else "",
     )
 
 
-def quality_columns(summaries: Sequence[Summary]) -> list[tuple[str, ...]]:
-    """Return headings and cells of what lossy methods do to the output; of nothing where there is none."""
-    if all(s["is_exact"] for s in summaries):
-        return [() for _ in range(len(summaries) + 1)]
+def round_row(summary: Summary) -> tuple[str, ...]:
+    """Return where the time of a method's rounds goes, and what its speedup would be if verification were free."""
+    ms = summary["round_ms"]
+    return (
+        summary["method"],
+        number(ms and ms["draft"]),
+        number(ms and ms["verify"]),
+        number(ms and ms["sample"] + ms["kv"] + ms["other"]),
+        ""
+        if summary["algorithm"] == BASELINE or not shows_speed(summary)
+        else f"{number(summary['closed_form_ideal'])}x",
+    )
+
+
+def quality_rows(summaries: Sequence[Summary]) -> list[tuple[str, ...]]:
+    """Return headings and rows of what lossy methods do to the output; nothing where there is none."""
+    lossy = [s for s in by_speed(summaries) if not s["is_exact"]]
     deltas: dict[str, Callable[[Summary], str]] = {
         "log p a token": lambda s: delta_text(s["quality_delta"]["mean_logp_nats"], 3)
     }
-    if any(s["tv_per_position"] for s in summaries):
+    if any(s["tv_per_position"] for s in lossy):
         # Greedy, each position that is not the target's first choice is a total variation of 1.
         deltas["TV a position"] = lambda s: delta_text(s["quality_delta"]["argmax_share"], 3, -1)
-    if any(s["exact_match_delta"] for s in summaries):
+    if any(s["exact_match_delta"] for s in lossy):
         deltas["next token, points"] = next_token_text
-    rows = [tuple("" if s["is_exact"] else write(s) for write in deltas.values()) for s in by_speed(summaries)]
-    return [tuple(deltas), *rows]
+    rows = [(s["method"], *(write(s) for write in deltas.values())) for s in lossy]
+    return [("what lossy methods change", *deltas), *rows] if lossy else []
 
 
 def text(parameters: Mapping[str, Any], summaries: Sequence[Summary]) -> str:
-    """Return the table and what belongs beside it."""
-    rows = [HEADINGS, *(row_of(s) for s in by_speed(summaries))]
-    wide = [(*row, *more) for row, more in zip(rows, quality_columns(summaries), strict=True)]
-    left = (0, 1, *range(len(HEADINGS), len(wide[0])))
-    return "\n".join([heading(parameters, summaries), "", table(wide, left=left), *notes(summaries)])
+    """Return the answer, the tables and what belongs beside them."""
+    ordered = by_speed(summaries)
+    parts = [f"{headline(summaries)}\n{heading(parameters, summaries)}"]
+    parts.append(table([HEADINGS, *map(row_of, ordered)], left=(0, 1)))
+    quality = quality_rows(summaries)
+    parts += [table(quality, left=range(4))] if quality else []
+    parts.append(table([ROUND_HEADINGS, *map(round_row, ordered)]))
+    said = notes(summaries)
+    return "\n\n".join([*parts, *(["\n".join(said)] if said else [])])
+
+
+def headline(summaries: Sequence[Summary]) -> str:
+    """Say which method is fastest and by how much, or that none beats plain decoding."""
+    others = [s for s in by_speed(summaries) if s["algorithm"] != BASELINE and shows_speed(s)]
+    if not others:
+        return "Nothing to compare: no method ran beside plain decoding."
+    fastest = others[0]
+    if fastest["speedup"]["value"] <= 1:
+        return f"No method beats plain decoding: the fastest is {speed_text(fastest)}."
+    ends = fastest["speedup"]["ci95"]
+    sure = "" if ends is None or ends[0] > 1 else ", which may be no gain"
+    exact = next((s for s in others if s["is_exact"]), None)
+    also = "" if fastest["is_exact"] or exact is None else f"; of the exact ones {speed_text(exact)}"
+    return f"Fastest: {speed_text(fastest)}{sure}{also}."
+
+
+def speed_text(summary: Summary) -> str:
+    """Write a method and its speedup, with the interval where there is one."""
+    ends = summary["speedup"]["ci95"]
+    within = f" ({ends[0]:.2f}x to {ends[1]:.2f}x)" if ends else " (too few prompts for an interval)"
+    lossy = "" if summary["is_exact"] else ", lossy"
+    return f"{summary['method']}{lossy}, {summary['speedup']['value']:.2f}x as fast{within}"
 
 
 def heading(parameters: Mapping[str, Any], summaries: Sequence[Summary]) -> str:
@@ -139,8 +173,7 @@ def notes(summaries: Sequence[Summary]) -> list[str]:
             lines.append(f"{s['method']}: {s['runs_error']} failed ({s['first_reason']})")
         if s["runs_skipped"]:
             lines.append(f"{s['method']}: skipped ({s['first_reason']})")
-    lines += meanings(summaries)
-    return ["", *lines] if lines else []
+    return lines + meanings(summaries)
 
 
 def meanings(summaries: Sequence[Summary]) -> list[str]:

@@ -19,6 +19,7 @@ from calibration.sources.decode import DecodeLog, load_decode
 from simulator.costs.profile import Profile
 from simulator.costs.profile_file import save_profile
 from simulator.ground.artefacts import UserError, check_kind, envelope, write_json, writing
+from simulator.ground.command import EXIT_INTERRUPTED
 from simulator.ground.fields import read_json_object
 from simulator.ground.histogram import load_histograms
 from simulator.ground.streams import stream
@@ -33,6 +34,8 @@ UMBRELLA = "calibration.cli.specsim"
 BURN_PROBES = ("empty", "burn_flops", "burn_memory", "draft", "verify", "baseline")
 Q_KIND = "greedy"
 PLAN_KIND = "live_plan"
+# Prompts and tokens of an output below which a fit seldom passes its checks.
+ENOUGH_PROMPTS, ENOUGH_TOKENS = 8, 48
 # What every stage depends on; targets may come to a folder later, and other draft lengths may be fitted.
 STAGE_OPTIONS = {
     "--max-prompts": "prompts",
@@ -107,6 +110,9 @@ def validate_live(plan: Plan, say: Say) -> Validation:
     keep_plan(plan)
     for note in prompts.notes():
         say(note)
+    if plan.prompts * plan.runs < ENOUGH_PROMPTS or plan.tokens < ENOUGH_TOKENS:
+        size = f"{plan.prompts} prompts of {plan.tokens} tokens, {plan.runs} run{'s' * (plan.runs > 1)}"
+        say(f"{size}, is small: fits of so few times often fail their checks, and then nothing is forecast")
     for name in TESTED:  # the stages say so too, to nobody
         warn_untested(name)
     probe(plan, say)
@@ -220,7 +226,7 @@ def calibrated(plan: Plan, log: DecodeLog, times: int) -> Profile:
 def call(name: str, *words: str, allowed: tuple[int, ...] = (0,)) -> int:
     """Run one of our commands; return its exit code, or a UserError with the last line of one that failed."""
     done = subprocess.run([sys.executable, "-m", UMBRELLA, name, *words], capture_output=True, text=True, check=False)
-    if done.returncode == -2:
+    if done.returncode in (-2, EXIT_INTERRUPTED):
         raise KeyboardInterrupt
     if done.returncode not in allowed:
         last_line = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()[-1]

@@ -77,10 +77,11 @@ def run(options: ProbeOptions) -> None:
     options.check()
     results = measure(options, probes, given)
     if results.interrupted and not results.points:
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt("nothing was measured yet")
     present(results, options, probes, given)
     if results.interrupted:
-        raise KeyboardInterrupt
+        kept = f"what was measured is kept in {options.out}, with --force the same command begins anew"
+        raise KeyboardInterrupt(kept)
     if any(left.failed for left in results.left_out):
         click.echo("probe-gpu: points failed and were not timed, see FAILED above or in the file", err=True)
         sys.exit(EXIT_WRONG_RESULT)

@@ -3,15 +3,14 @@
 import re
 from dataclasses import dataclass
 from pathlib import PurePath
-from textwrap import fill
 
 from simulator.costs.model_costs import ModelPair
 from simulator.costs.profile import Profile
 from simulator.costs.step import Costs
 from simulator.costs.timed_pair import DecodedPair
+from simulator.ground.command import folded
 from simulator.rounds.acceptance_law import AcceptanceModel, EquivalentAcceptance, HistogramAcceptance
 
-WIDTH = 100
 MEASURED, OTHER_PAIR, STATED, DEFAULT = "measured", "other pair", "stated", "default"
 
 
@@ -34,7 +33,7 @@ class Basis:
     def lines(self) -> list[str]:
         """Both sources, as answers print them."""
         said = [f"acceptance: {self.acceptance_text}", f"  ({self.caveat})", f"costs: {self.costs_text}"]
-        return [fill(s, WIDTH, subsequent_indent="  ", break_long_words=False) for s in said if s != "  ()"]
+        return [folded(s) for s in said if s != "  ()"]
 
 
 def basis_of(

@@ -1,21 +1,20 @@
 """The command `profiles`: list, show and compare hardware profiles."""
 
 import math
-import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from simulator.ground.artefacts import to_json
-from simulator.ground.command import OneLineErrorsGroup, command, table
+from simulator.ground.artefacts import envelope, to_json
+from simulator.ground.command import OneLineErrorsGroup, command, say, table
 
 if TYPE_CHECKING:
     from simulator.costs.compare import Number
     from simulator.costs.profile import Curve, PassCost, Profile
 
-WIDTH = 100
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 # Correlations that are shown: from here on one parameter hardly tells without the other.
 SHOWN_CORRELATION = 0.5
 
@@ -29,18 +28,28 @@ def profiles() -> None:
 
 
 @click.command("list")
-def list_profiles() -> None:
+@AS_JSON
+def list_profiles(as_json: bool) -> None:
     """List the profiles that come along: sizes, peak rates as forecasts reckon them, watts under load."""
     from simulator.costs.profile_file import load_profile, presets
 
-    head = ("name", "memory", "bandwidth", "arithmetic", "", "power", "status", "number formats", "device")
-    rows = [listed(load_profile(name)) for name in presets()]
-    click.echo(table([head, *rows], left=(0, 4, 6, 7, 8)))
+    loaded = [load_profile(name) for name in presets()]
+    listed = [listed_json(profile) for profile in loaded]
+    if as_json:
+        click.echo(to_json(envelope("profile_list", 1, {}) | {"profiles": listed}), nl=False)
+        return
+    measured = sum(row["is_measured"] for row in listed)
+    say(f"{len(listed)} devices, {measured} of them measured, the others from data sheets.\n")
+    click.echo(
+        table([("name", "memory", "bandwidth", "arithmetic", "", "power", "status"), *map(row_of, listed)], (0, 4, 6))
+    )
+    names = [(row["name"], row["device"], " ".join(row["dtypes"])) for row in listed]
+    click.echo("\n" + table([("name", "device", "number formats"), *names], (0, 1, 2)))
 
 
 @click.command("show")
 @click.argument("profile", metavar="NAME|FILE")
-@click.option("--json", "as_json", is_flag=True, help="Print the profile as JSON.")
+@AS_JSON
 def show(profile: str, as_json: bool) -> None:
     """Show every number of a profile, with its uncertainty, where it comes from and what was assumed."""
     from simulator.costs.profile_file import KIND, SCHEMA_VERSION, load_profile, profile_json
@@ -49,13 +58,14 @@ def show(profile: str, as_json: bool) -> None:
     if as_json:
         click.echo(to_json({"kind": KIND, "schema_version": SCHEMA_VERSION, **profile_json(loaded)}), nl=False)
         return
-    click.echo(profile_text(loaded))
+    say(profile_text(loaded))
 
 
 @click.command("diff")
 @click.argument("first", metavar="A")
 @click.argument("second", metavar="B")
-def diff(first: str, second: str) -> None:
+@AS_JSON
+def diff(first: str, second: str, as_json: bool) -> None:
     """Compare two profiles, names or files: what differs, and B over A.
 
     Of two measured profiles, a number of B counts as faster or slower where the two are more than 2 standard errors of
@@ -63,7 +73,11 @@ def diff(first: str, second: str) -> None:
     """
     from simulator.costs.profile_file import load_profile
 
-    click.echo(diff_text(load_profile(first), load_profile(second)))
+    a, b = load_profile(first), load_profile(second)
+    if as_json:
+        click.echo(to_json(envelope("profile_diff", 1, {"a": first, "b": second}) | diff_json(a, b)), nl=False)
+        return
+    say(diff_text(a, b))
 
 
 for subcommand in (list_profiles, show, diff):
@@ -116,6 +130,7 @@ SHOWN = {
     "fixed_s": Shown("fixed, of a pass", "us", 1e-6),
     "overlap_exponent": Shown("overlap exponent"),
 }
+HEADLINES = {"flop_per_s": "arithmetic", "bytes_per_s": "memory bandwidth", "memory_bytes": "memory"}
 BESIDE = {"flop_scale": "s/FLOP", "mem_scale": "s/B"}
 
 
@@ -130,22 +145,40 @@ def full_name(number: "Number") -> str:
     return f"{number.of}: {name}" if number.of else name
 
 
-def listed(profile: "Profile") -> tuple[str, ...]:
-    """Return the row of a profile in the list: in bfloat16, else in float16, else in its fastest number format."""
+def listed_json(profile: "Profile") -> dict[str, Any]:
+    """Return a profile of the list: in bfloat16, else in float16, else in its fastest number format."""
+    from simulator.costs.profile import DATASHEET
+
     fastest = {dtype: peak(cost.flop_scale) for dtype, cost in profile.passes.items()}
     usual = [dtype for dtype in ("bfloat16", "float16") if dtype in fastest]
-    dtype = usual[0] if usual else max(fastest, key=lambda d: fastest[d], default="")
-    memory, power = profile.memory_bytes, profile.power
+    dtype = usual[0] if usual else max(fastest, key=lambda d: fastest[d], default=None)
+    return {
+        "name": profile.name,
+        "device": profile.device,
+        "status": profile.status,
+        "is_measured": profile.status != DATASHEET,
+        "memory_bytes": profile.memory_bytes,
+        "bytes_per_s": None if dtype is None else peak(profile.passes[dtype].mem_scale),
+        "flop_per_s": None if dtype is None else fastest[dtype],
+        "dtype": dtype,
+        "load_w": profile.power and profile.power.load_w,
+        "dtypes": list(profile.passes),
+    }
+
+
+def row_of(listed: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the row of a profile in the list."""
+    memory, bytes_per_s, flop_per_s, load_w = (
+        listed[n] for n in ("memory_bytes", "bytes_per_s", "flop_per_s", "load_w")
+    )
     return (
-        profile.name,
+        listed["name"],
         f"{memory / 2**30:.0f} GiB" if memory else "",
-        f"{peak(profile.passes[dtype].mem_scale) / 1e9:.0f} GB/s" if dtype else "",
-        f"{fastest[dtype] / 1e12:.4g} TFLOP/s" if dtype else "",
-        dtype,
-        f"{power.load_w:.0f} W" if power else "",
-        profile.status,
-        " ".join(profile.passes),
-        profile.device,
+        f"{bytes_per_s / 1e9:.0f} GB/s" if bytes_per_s else "",
+        f"{flop_per_s / 1e12:.4g} TFLOP/s" if flop_per_s else "",
+        listed["dtype"] or "",
+        f"{load_w:.0f} W" if load_w else "",
+        listed["status"],
     )
 
 
@@ -164,8 +197,7 @@ def profile_text(profile: "Profile") -> str:
         rows = [(SHOWN[number.key].name_of(number), number) for number in cost_numbers(name, cost)]
         parts.append("\n".join([name, numbers_text(rows), *correlations(cost)]))
     parts.append("\n".join(["sources", *sources_text(profile)]) if profile.sources else "no sources")
-    notes = [textwrap.fill(note, WIDTH, initial_indent="  ", subsequent_indent="    ") for note in profile.notes]
-    parts += ["\n".join(["notes", *notes])] if notes else []
+    parts += ["\n".join(["notes", *(f"  {note}" for note in profile.notes)])] if profile.notes else []
     return "\n\n".join(parts)
 
 
@@ -197,56 +229,120 @@ def correlations(cost: "PassCost") -> Iterator[str]:
                 yield f"  correlation of {other} and {one}: {correlation:+.2f}"
 
 
-def diff_text(a: "Profile", b: "Profile") -> str:
-    """Return what differs between two profiles, a line each."""
+class Difference(NamedTuple):
+    """A number that two profiles do not share; one of them may lack it."""
+
+    one: "Number | None"
+    other: "Number | None"
+    verdict: str
+
+    @property
+    def number(self) -> "Number":
+        """Either."""
+        number = self.one or self.other
+        assert number is not None
+        return number
+
+    @property
+    def ratio(self) -> float | None:
+        """The second over the first, as they are shown; None where there is none."""
+        if self.one is None or self.other is None:
+            return None
+        shown = SHOWN[self.number.key]
+        before, now = shown.value(self.one), shown.value(self.other)
+        return now / before if before and math.isfinite(before) else None
+
+    def row(self) -> tuple[str, ...]:
+        """Return it as a row of text."""
+        shown = SHOWN[self.number.key]
+        cells = [f"{shown.text(side)} {error_text(side)}".rstrip() if side else "" for side in (self.one, self.other)]
+        return (full_name(self.number), *cells, "" if self.ratio is None else f"{self.ratio:.4g}", self.verdict)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it for programs; numbers in the unit."""
+        shown = SHOWN[self.number.key]
+        values = {
+            side: n and {"value": shown.value(n), "relative_error": n.error}
+            for side, n in zip("ab", self[:2], strict=True)
+        }
+        name = {"name": full_name(self.number), "unit": shown.unit}
+        return name | values | {"ratio": self.ratio, "verdict": self.verdict or None}
+
+
+# Costs that one of two profiles lacks: whose they are, and which has them.
+OneSided = tuple[str, str]
+
+
+def compared(a: "Profile", b: "Profile") -> tuple[list[Difference], list[OneSided], list[str]]:
+    """Return the numbers that differ, the costs that one profile lacks, and the words that are not the same."""
     from simulator.costs.compare import costs_by_name, device_numbers
     from simulator.costs.profile import BURN_UNITS, DATASHEET
 
-    head = f"A: {a.name}: {a.device}, {a.status}\nB: {b.name}: {b.device}, {b.status}"
     both_measured = DATASHEET not in (a.status, b.status)
-    rows = list(differences(device_numbers(a), device_numbers(b), both_measured))
+    found = list(differences(device_numbers(a), device_numbers(b), both_measured))
+    one_sided: list[OneSided] = []
     costs = costs_by_name(a), costs_by_name(b)
     for name in sorted({**costs[0], **costs[1]}, key=lambda name: name == BURN_UNITS):
-        rows += cost_differences(name, costs[0].get(name), costs[1].get(name), both_measured)
+        sides = costs[0].get(name), costs[1].get(name)
+        if sides[0] is None or sides[1] is None:
+            one_sided.append((name, "B" if sides[0] is None else "A"))
+        else:
+            found += cost_differences(name, sides[0], sides[1], both_measured)
     words = ("device", "status", "sources", "notes")
-    changed = [f"{word}: not the same" for word in words if getattr(a, word) != getattr(b, word)]
-    if not rows and not changed:
+    return found, one_sided, [word for word in words if getattr(a, word) != getattr(b, word)]
+
+
+def diff_text(a: "Profile", b: "Profile") -> str:
+    """Return what differs between two profiles, the answer first, then a line each."""
+    found, one_sided, words = compared(a, b)
+    head = f"A: {a.name}: {a.device}, {a.status}\nB: {b.name}: {b.device}, {b.status}"
+    if not found and not one_sided and not words:
         return f"{head}\n\nsame"
+    rows = [difference.row() for difference in found]
+    rows += [(name, *("yes" if side == has else "" for side in "AB"), "", f"in {has} only") for name, has in one_sided]
     parts = [table([("", "A", "B", "B/A", ""), *rows], left=(0, 4))] if rows else ["every number is the same"]
-    return "\n\n".join([head, *parts, *(["\n".join(changed)] if changed else [])])
+    changed = "\n".join(f"{word}: not the same" for word in words)
+    return "\n\n".join(filter(None, [f"{headline(a, b, found)}\n{head}", *parts, changed]))
 
 
-def cost_differences(
-    name: str, a: "PassCost | None", b: "PassCost | None", both_measured: bool
-) -> Iterator[Sequence[str]]:
-    """Yield a row for each number of a pass that differs; curves are compared at the sizes of both."""
+def headline(a: "Profile", b: "Profile", found: list[Difference]) -> str:
+    """Say what differs, in a line: verdicts where there are any, else what forecasts hang on most."""
+    verdicts = [difference.verdict for difference in found if difference.verdict]
+    said = [f"{verdicts.count(verdict)} {verdict}" for verdict in dict.fromkeys(verdicts)]
+    one, other = listed_json(a), listed_json(b)
+    for key, name in HEADLINES.items():
+        if not verdicts and one["dtype"] == other["dtype"] and one[key] and other[key] and one[key] != other[key]:
+            said.append(f"{name} {other[key] / one[key]:.2f}x")
+    return f"{b.name} over {a.name}: {len(found)} numbers differ{''.join(f', {words}' for words in said)}"
+
+
+def diff_json(a: "Profile", b: "Profile") -> dict[str, Any]:
+    """Return the same for programs."""
+    found, one_sided, words = compared(a, b)
+    return {
+        "same": not (found or one_sided or words),
+        "numbers": [difference.as_json() for difference in found],
+        "only_in": [{"costs": name, "profile": side.lower()} for name, side in one_sided],
+        "not_the_same": words,
+    }
+
+
+def cost_differences(name: str, a: "PassCost", b: "PassCost", both_measured: bool) -> Iterator[Difference]:
+    """Yield each number of a pass that differs; curves are compared at the sizes of both."""
     from simulator.costs.compare import cost_numbers, joint_sizes
 
-    if a is None or b is None:
-        yield (name, "" if a is None else "yes", "" if b is None else "yes", "", f"in {'A' if a else 'B'} only")
-        return
     sizes = joint_sizes(a.flop_scale, b.flop_scale), joint_sizes(a.mem_scale, b.mem_scale)
     yield from differences(cost_numbers(name, a, *sizes), cost_numbers(name, b, *sizes), both_measured)
 
 
-def differences(a: "Iterable[Number]", b: "Iterable[Number]", both_measured: bool) -> Iterator[Sequence[str]]:
-    """Yield a row for each number that differs."""
+def differences(a: "Iterable[Number]", b: "Iterable[Number]", both_measured: bool) -> Iterator[Difference]:
+    """Yield each number that differs."""
     from simulator.costs.compare import matched, verdict
 
     for one, other in matched(a, b):
-        number = one or other
-        if number is None or one == other:
-            continue
-        shown = SHOWN[number.key]
-        cells = [shown.text(side) if side else "" for side in (one, other)]
-        if one is None or other is None:
-            yield (full_name(number), *cells, "", "")
-            continue
-        before, now = shown.value(one), shown.value(other)
-        ratio = f"{now / before:.4g}" if before and math.isfinite(before) else ""
-        errors = [f" {error_text(side)}".rstrip() for side in (one, other)]
-        cells = [cell + error for cell, error in zip(cells, errors, strict=True)]
-        yield (full_name(number), *cells, ratio, verdict(one, other) if both_measured else "")
+        if one != other:
+            judged = both_measured and one is not None and other is not None
+            yield Difference(one, other, verdict(one, other) if judged and one and other else "")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import StringIO
+from itertools import zip_longest
 from pathlib import Path
 from shutil import get_terminal_size
 from typing import Any, NoReturn
@@ -31,8 +32,9 @@ class FileOrFolder(click.Path):
 
 FILE = FileOrFolder(path_type=Path)
 
-# Columns that a line takes at most; of what is drawn to be measured.
-WIDTH, WIDEST = 100, 10_000
+# Columns of what is printed, where no terminal says otherwise, and of a cell that is folded.
+WIDTH, LEAST_CELL, WIDEST_CELL = 100, 15, 44
+WIDEST = 10_000
 SECONDS_A_FRAME = 0.1
 
 Decorator = Callable[[Any], Any]
@@ -42,6 +44,10 @@ def fail(name: str | None, message: str) -> NoReturn:
     """Print one line to stderr and leave with the exit code of user errors."""
     click.echo(f"{name}: {' '.join(message.split())}", err=True)
     sys.exit(EXIT_USER_ERROR)
+
+
+class Stopped(Exception):
+    """Ctrl-C; the message says what was kept and how to go on, where anything was."""
 
 
 class OneLineErrors(click.Command):
@@ -61,15 +67,21 @@ class OneLineErrors(click.Command):
         except (OSError, UnicodeError, MemoryError) as error:
             # What no check could foresee: a full disk, a folder that may not be entered, a name that is no text.
             fail(name, f"{type(error).__name__}: {error}".encode(errors="replace").decode())
-        except (click.Abort, KeyboardInterrupt):
-            click.echo(f"{name}: interrupted", err=True)
+        except (Stopped, click.Abort, KeyboardInterrupt) as error:
+            # A terminal shows ^C, and leaves the cursor there.
+            click.echo("\n" * sys.stderr.isatty() + f"{name}: interrupted{str(error) and f'; {error}'}", err=True)
             sys.exit(EXIT_INTERRUPTED)
         sys.exit(code if isinstance(code, int) else 0)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; an error that begins with the name of a file begins with the option it was given by."""
+        """Run the command; an error that begins with the name of a file begins with the option it was given by.
+
+        What a `KeyboardInterrupt` says gets past click, which knows none that says anything.
+        """
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise Stopped(str(error)) from None
         except UserError as error:
             for parameter in self.params:
                 path = ctx.params.get(parameter.name or "")
@@ -153,44 +165,114 @@ def progress(label: str, length: int) -> Iterator[Bar]:
         yield Bar(update)
 
 
+def say(text: str, *, err: bool = False) -> None:
+    """Print text, its long lines folded; a word that is longer than a line, such as a path, stays whole."""
+    click.echo(folded(text), err=err)
+
+
 def wrapped(lines: Iterable[str]) -> str:
-    """Return lines, those that are too long for a terminal in several."""
-    broken = (textwrap.wrap(line, WIDTH, break_long_words=False, break_on_hyphens=False) or [""] for line in lines)
-    return "\n".join(part for parts in broken for part in parts)
+    """Return lines as text, folded."""
+    return folded("\n".join(lines))
 
 
-def table(rows: Iterable[Sequence[str]], left: Sequence[int] = (0,), *, headed: bool = True) -> str:
+def folded(text: str) -> str:
+    """Fold the lines that are longer than `WIDTH`, two spaces further in than they begin."""
+    return "\n".join(folded_line(line) if len(line) > WIDTH else line for line in text.split("\n"))
+
+
+def folded_line(line: str) -> str:
+    """Fold a line."""
+    indent = line[: len(line) - len(line.lstrip())]
+    return "\n".join(
+        textwrap.wrap(
+            line.strip(),
+            WIDTH,
+            initial_indent=indent,
+            subsequent_indent=indent + "  ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    )
+
+
+def table(rows: Iterable[Sequence[str]], left: Sequence[int] = (0,), *, headed: bool = True, keys: int = 1) -> str:
     """Lay rows of text out in columns: to the left those that `left` names, the others to the right.
 
-    On a terminal that is wide enough the first row, where it is a heading, is ruled off and coloured.
+    Where that is wider than a terminal, or than `WIDTH` where there is none, long cells are folded; where that is not
+    enough, further columns follow below, behind the first `keys` again. On a terminal the first row, where it is a
+    heading, is ruled off and coloured.
     """
-    rows = [list(map(str, row)) for row in rows]
-    drawn = ruled(rows, left, headed=headed) if sys.stdout.isatty() else None
-    if drawn is not None:
-        return drawn
-    widths = [max(len(row[i]) for row in rows if i < len(row)) for i in range(max(map(len, rows)))]
+    rows = list(zip(*zip_longest(*rows, fillvalue=""), strict=True))
+    on_terminal = sys.stdout.isatty()
+    width = get_terminal_size().columns if on_terminal else WIDTH
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    widths = narrowed(widths, left, width)
+    parts = []
+    for columns in parted(widths, keys, width):
+        part = [[in_lines(row[i], widths[i]) for i in columns] for row in rows]
+        to_left = [at for at, i in enumerate(columns) if i in left]
+        drawn = ruled(part, to_left, headed=headed, width=width) if on_terminal else None
+        parts.append(plain(part, to_left) if drawn is None else drawn)
+    return "\n\n".join(parts)
+
+
+def narrowed(widths: Sequence[int], left: Sequence[int], width: int) -> list[int]:
+    """Return widths of columns: of those of words, folded where it takes that for all to stand side by side."""
+    narrow = list(widths)
+    # Names in the first column last of all.
+    for i in sorted((i for i in left if i < len(narrow)), key=lambda i: (i == 0, -narrow[i])):
+        over = sum(narrow) + 2 * (len(narrow) - 1) - width
+        narrow[i] = min(narrow[i], max(narrow[i] - max(over, 0), LEAST_CELL))
+    fits = sum(narrow) + 2 * (len(narrow) - 1) <= width
+    return narrow if fits else [min(w, WIDEST_CELL) for w in widths]
+
+
+def in_lines(cell: str, width: int) -> list[str]:
+    """Return a cell in lines of at most so many characters."""
+    return [cell] if len(cell) <= width else textwrap.wrap(cell, width)
+
+
+def parted(widths: Sequence[int], keys: int, width: int) -> list[list[int]]:
+    """Return which columns stand side by side, the first `keys` in each part."""
+    first = list(range(min(keys, len(widths))))
+    parts, used = [first], sum(widths[i] + 2 for i in first) - 2
+    start = used
+    for i in range(keys, len(widths)):
+        if used + 2 + widths[i] > width and len(parts[-1]) > len(first):
+            parts, used = [*parts, first], start
+        parts[-1] = [*parts[-1], i]
+        used += 2 + widths[i]
+    return parts
+
+
+def plain(rows: Sequence[Sequence[Sequence[str]]], left: Sequence[int]) -> str:
+    """Return rows of cells, each of some lines, as text."""
+    widths = [max(len(line) for row in rows for line in row[i]) for i in range(len(rows[0]))]
     lines = []
     for row in rows:
-        cells = [c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=False))]
-        lines.append("  ".join(cells).rstrip())
+        for cells in zip_longest(*row, fillvalue=""):
+            placed = [
+                c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True))
+            ]
+            lines.append("  ".join(placed).rstrip())
     return "\n".join(lines)
 
 
-def ruled(rows: Sequence[Sequence[str]], left: Sequence[int], *, headed: bool) -> str | None:
-    """Return a table for a terminal; None where it is too wide for it."""
+def ruled(rows: Sequence[Sequence[Sequence[str]]], left: Sequence[int], *, headed: bool, width: int) -> str | None:
+    """Return the same for a terminal; None where it is too wide for it."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     drawn = Table(box=SIMPLE_HEAD, show_header=headed, header_style="bold cyan", pad_edge=False, show_edge=False)
-    for i in range(max(map(len, rows))):
-        heading = rows[0][i] if headed and i < len(rows[0]) else ""
-        drawn.add_column(Text(heading), justify="left" if i in left else "right", no_wrap=True)
-    for row in rows[1:] if headed else rows:
-        drawn.add_row(*map(Text, row))
+    cells = [[Text("\n".join(lines)) for lines in row] for row in rows]
+    for i, heading in enumerate(cells[0]):
+        drawn.add_column(heading if headed else Text(), justify="left" if i in left else "right", no_wrap=True)
+    for row in cells[1:] if headed else cells:
+        drawn.add_row(*row)
     console = Console(file=StringIO(), force_terminal=True, width=WIDEST)
-    if console.measure(drawn).maximum > get_terminal_size().columns:
+    if console.measure(drawn).maximum > width:
         return None
     with console.capture() as captured:
         console.print(drawn)

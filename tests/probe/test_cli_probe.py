@@ -163,7 +163,8 @@ def test_ctrl_c_keeps_what_was_measured_and_ends_with_130(run_real: Run, tmp_pat
     path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH", "")]))
     picture = ("--only", "empty", "--csv", "p.csv", "--plot", "p.svg")
     done = run_real("probe-gpu", *SMALL, *picture, PYTHONPATH=path)
-    assert (done.returncode, done.stderr) == (130, "\nprobe-gpu: interrupted\n")
+    kept = "what was measured is kept in probe.json, with --force the same command begins anew"
+    assert (done.returncode, done.stderr) == (130, f"probe-gpu: interrupted; {kept}\n")
     found = load_probe(tmp_path / "probe.json")
     assert [p.probe for p in found.points] == ["empty", "burn_flops"]
     assert [left.reason for left in found.left_out] == ["not run: interrupted"] * 2

@@ -14,7 +14,7 @@ from calibration.fit.report import comparison_text
 from simulator.costs.compare import Change, changes, overall
 from simulator.costs.profile import KERNELS_MEASURED, BurnUnits, Curve, Decoding, Profile
 from simulator.costs.profile_file import load_profile, presets, profile_json
-from simulator.ground.command import table
+from simulator.ground.command import folded, table
 
 from .builders import device, pass_cost, written
 
@@ -45,11 +45,19 @@ def diff(output, tmp_path: Path) -> Callable[..., str]:
 
 def test_the_list_has_every_preset_with_its_rates(output) -> None:
     text = output("profiles", "list")
-    head, *lines = text.splitlines()
+    first, listing, _ = text.split("\n\n")
+    head, *lines = listing.splitlines()
+    assert first == f"{len(presets())} devices, 1 of them measured, the others from data sheets."
     assert head.split()[:2] == ["name", "memory"]
     assert [line.split()[0] for line in lines] == list(presets())
+    listed = {p["name"]: p for p in json.loads(output("profiles", "list", "--json"))["profiles"]}
+    assert list(listed) == list(presets())
+    assert listed["h200"]["bytes_per_s"] == pytest.approx(3.84e12, rel=1e-4)
+    for name, profile in listed.items():
+        assert re.search(rf"{name} +{re.escape(profile['device'][:30])}", text)
     assert [line.split()[0] for line in lines if "datasheet, uncalibrated" not in line] == ["epyc-2-core"]
     # 80 % of 4800 GB/s and 70 % of 989.5 TFLOP/s.
+    text = listing
     assert row(text, "h200")[:9] == ["141", "GiB", "3840", "GB/s", "692.7", "TFLOP/s", "bfloat16", "700", "W"]
     assert row(text, "t4")[4:7] == ["45.5", "TFLOP/s", "float16"]
     assert row(text, "cpu-2-core")[6] == "float32"
@@ -114,6 +122,11 @@ def test_two_presets_are_compared_field_by_field(output) -> None:
     assert "device: not the same" in text
     for word in ("faster", "slower", "uncertainty"):
         assert word not in text
+    assert text.startswith("h200 over h100-sxm: 8 numbers differ, memory bandwidth 1.43x, memory 1.76x\nA: h100-sxm")
+    told = json.loads(output("profiles", "diff", "h100-sxm", "h200", "--json"))
+    memory = told["numbers"][0]
+    assert (memory["a"]["value"], memory["b"]["value"], memory["ratio"]) == (80, 141, 1.7625)
+    assert (told["same"], told["not_the_same"]) == (False, ["device", "sources"])
     # A number format of one alone.
     assert row(output("profiles", "diff", "t4", "l4"), "bfloat16") == ["yes", "in", "B", "only"]
     assert row(output("profiles", "diff", "l4", "t4"), "fp8") == ["yes", "in", "A", "only"]
@@ -313,5 +326,18 @@ def test_a_file_gets_plain_columns_and_a_terminal_the_same_cells_ruled_and_colou
         shown = table(ROWS, headed=headed)
         assert cells(shown) == cells(plain)
         assert ("\x1b[" in shown) == ("─" in shown) == headed
-    monkeypatch.setenv("COLUMNS", "20")
-    assert table(ROWS, left=(0, 2)) == plain
+    monkeypatch.setenv("COLUMNS", "22")
+    parts = table(ROWS, headed=False).split("\n\n")
+    assert [[row[-1] for row in cells(part)][1] for part in parts] == ["6.393", "memory"]
+
+
+def test_a_table_too_wide_goes_on_below_behind_its_first_columns_and_long_cells_are_folded() -> None:
+    wide = table([("name", "K", *("x" * 30 for _ in range(5))), ("a " * 40, "8", "1", "2", "3", "4", "5")], keys=2)
+    assert max(map(len, wide.splitlines())) <= 100
+    parts = wide.split("\n\n")
+    assert len(parts) == 5
+    assert all(part.splitlines()[0].split()[:2] == ["name", "K"] for part in parts)
+    assert wide.count("a") - wide.count("name") == 40 * 5
+    line = "x" * 120 + " and more words than a line holds, " * 4
+    assert folded(f"  {line}").splitlines()[1].startswith("    and more")
+    assert "x" * 120 in folded(line)
