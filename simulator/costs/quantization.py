@@ -95,11 +95,6 @@ def left_out(names: tuple[str, ...]) -> tuple[Rule, ...]:
     return (Rule(patterns=names, format=None),) if names else ()
 
 
-def described(what: str, count: int) -> str:
-    """Return a format's name, with how many lists of modules it leaves out."""
-    return f"{what}, {count} names left out" if count else what
-
-
 def integers(bits: float, group: int | None, *, zero_point: bool, weight_only: bool = True) -> Format:
     """Return integers with a scale, and perhaps a zero point, for each group; no group: for each row."""
     name = f"int{bits:g}"
@@ -192,7 +187,7 @@ def mxfp4(found: Field) -> Storage:
     return Storage(name="mxfp4 experts", format=FORMATS["mxfp4"], rules=left_out(names), experts_only=True)
 
 
-def compressed_format(group: Field, packed: str) -> Format:
+def compressed_format(group: Field) -> Format:
     """Return the format of one group of compressed-tensors."""
     weights, activations = group["weights"], group["input_activations"]
     if not weights.is_given:
@@ -221,13 +216,12 @@ def compressed_tensors(found: Field) -> Storage:
     sparsity = found["sparsity_config"]
     if sparsity.is_given and sparsity.object() and sparsity["format"].value not in (None, "dense"):
         raise Unread(f"sparse weights ({sparsity['format'].value!r})")
-    packed = found["format"].value if isinstance(found["format"].value, str) else ""
     ignored, rules, every = left_out(names_of(found, "ignore")), [], None
     groups = [group for _, group in found["config_groups"].items()]
     if not groups:
         raise Unread("'compressed-tensors' without config_groups")
     for group in groups:
-        stored, targets = compressed_format(group, packed), names_of(group, "targets") or ("Linear",)
+        stored, targets = compressed_format(group), names_of(group, "targets") or ("Linear",)
         if "Linear" in targets:
             every = every or stored
         others = tuple(t for t in targets if t != "Linear")
