@@ -40,7 +40,9 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
         "aiperf": marked(
             aiperf.read, keys(aiperf.RECORD, aiperf.POOLED, aiperf.STEPS) + rf"|{keys(aiperf.MACRO)}\s*\{{"
         ),
-        "vllm-bench": marked(vllm_bench.read, keys(r"spec_decode_(?:num_drafts|acceptance_length)")),
+        "vllm-bench": marked(
+            vllm_bench.read, keys(r"spec_decode_(?:num_drafts|acceptance_length)") + f"|{vllm_bench.PRINTED}"
+        ),
         "vllm-requests": marked(vllm_requests.read, keys("speculative_decoding")),
         "trtllm": marked(vllm_requests.read, keys(vllm_requests.AVERAGE)),
         "sglang": marked(sglang.read, keys(sglang.ROUNDS) + "|" + sglang.TOTALS),

@@ -27,8 +27,8 @@ from .values import (
 HISTOGRAM = ("spec_correct_drafts_histogram", "spec_accept_histogram")
 ACCEPTED = ("spec_num_correct_drafts", "spec_accepted_drafts", "spec_accept_token_num")
 DRAFTED = ("spec_num_proposed_drafts", "spec_proposed_drafts", "spec_draft_token_num")
-# What the means of a whole server look like: keys of JSON, words of the log, a gauge.
-TOTALS = rf'"(?:{sglang_totals.RESULT}|{sglang_totals.INFO})"\s*:|\baccept len: |(?m:^sglang:spec_accept_length)'
+# What the means of a whole server look like: keys of JSON, words that are no JSON.
+TOTALS = rf'"(?:{sglang_totals.RESULT}|{sglang_totals.INFO})"\s*:|{sglang_totals.WORDS}'
 ROUNDS, LENGTH, TOKENS = "spec_verify_ct", "spec_accept_length", "completion_tokens"
 EXPECTED = 'responses with {"meta_info": {"spec_verify_ct": ..., "spec_correct_drafts_histogram": [...]}}'
 FROM_HISTOGRAM = (

@@ -13,9 +13,11 @@ from .imported import Imported, assumed, needs_k, reconstruct
 from .values import MAX_COUNT, count_of, read_values
 
 RESULT, INFO, STATES, TOKENS = "accept_length", "avg_spec_accept_length", "internal_states", "total_output_tokens"
-# A line of the log tells of the last decode steps of so many requests, a gauge of all requests.
+# Words of the log, a gauge, and what bench_serving prints. A line of the log is of the last steps of so many requests.
+WORDS = r"\baccept len: |(?m:^(?:sglang:spec_accept_length|Accept length: ))"
 TEXT = re.compile(
-    r"(?:#running-req: *(?P<of>\d{1,6})\b.*?accept len: *|^sglang:spec_accept_length(?:\{.*\})? +)(?P<mean>[\d.]+)"
+    r"(?:#running-req: *(?P<of>\d{1,6})\b.*?accept len: *|^sglang:spec_accept_length(?:\{.*\})? +|^Accept length: +)"
+    r"(?P<mean>[\d.]+)"
 )
 EXPECTED = f'results of bench_serving with {{"{RESULT}": ...}}, server info with "{INFO}", or a log with "accept len:"'
 MEANING = f"{RESULT} is tokens a round of the whole server, the target's own in"
@@ -34,7 +36,7 @@ class Mean:
 
 def read(path: Path, k: int | None) -> Imported:
     """Import the mean; see `import_histogram`."""
-    is_text = any(name in read_bytes(path) for name in (b"accept len:", b"sglang:spec_accept_length"))
+    is_text = re.search(WORDS.encode(), read_bytes(path)) is not None
     if is_text:
         lines = ((number, text) for number, text in lines_of(path) if TEXT.search(text))
         records = read_each(path, lines, read_line, EXPECTED)

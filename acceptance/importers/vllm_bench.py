@@ -1,10 +1,13 @@
-"""Results of `vllm bench serve`: one JSON object, or one a line where results were appended."""
+"""Results of `vllm bench serve`: JSON, one object or one a line where results were appended, or what it printed."""
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from simulator.ground.artefacts import UserError
-from simulator.ground.fields import Field
-from simulator.ground.records import BadRecord
+from simulator.ground.artefacts import UserError, read_bytes
+from simulator.ground.fields import Field, lines_of
+from simulator.ground.records import BadRecord, as_record, read_each
 
 from .counters import PAST_THE_END, Counters, check_counters, import_counters, sum_counters
 from .imported import Imported
@@ -13,6 +16,14 @@ from .values import MAX_COUNT, close, count_of, number_of, optional_count, read_
 PREFIX = "spec_decode_"
 LENGTH, RATE = f"{PREFIX}acceptance_length", f"{PREFIX}acceptance_rate"
 POSITIONS = f"{PREFIX}per_position_acceptance_rates"
+PRINTED = "---Speculative Decoding---"
+WORDS = {
+    "Drafts": f"{PREFIX}num_drafts",
+    "Draft tokens": f"{PREFIX}draft_tokens",
+    "Accepted tokens": f"{PREFIX}accepted_tokens",
+    "Acceptance length": LENGTH,
+    "Acceptance rate (%)": RATE,
+}
 EXPECTED = f'the JSON of vllm bench serve with {{"{PREFIX}num_drafts": ..., "{PREFIX}accepted_tokens": ...}}'
 MEANING = (
     "counters of vLLM over the benchmark: a position's rate is the share of all drafts that accepted it, "
@@ -27,7 +38,10 @@ NOTES = (
 
 def read(path: Path, k: int | None) -> Imported:
     """Import the result file of a benchmark; see `import_histogram`."""
-    records = read_values(path, read_result, EXPECTED)
+    if PRINTED.encode() in read_bytes(path):
+        records = read_each(path, printed(path), read_result, EXPECTED)
+    else:
+        records = read_values(path, read_result, EXPECTED)
     lengths = {len(c.per_position) for c in records.rows}
     if len(lengths) > 1:
         stated = " and ".join(map(str, sorted(lengths)))
@@ -37,6 +51,23 @@ def read(path: Path, k: int | None) -> Imported:
         notes = (*notes, f"{len(records.rows)} results of this file are summed")
     counters = sum_counters(records.rows)
     return import_counters(path, counters, k, meaning=MEANING, notes=notes, skipped=records.skipped)
+
+
+def printed(path: Path) -> Iterator[tuple[int, Field]]:
+    """Yield what the command printed at its end, under the keys that its JSON has; see `read_result`."""
+    results: list[tuple[int, dict[str, Any]]] = []
+    for line, text in lines_of(path):
+        if PRINTED in text:
+            results.append((line, {}))
+        found = re.fullmatch(r"\s*(.+?):\s+(\d{1,18}(?:\.\d{1,9})?)\s*", text)
+        if not results or found is None:
+            continue
+        result, name, number = results[-1][1], found[1], found[2]
+        if name in WORDS:
+            result[WORDS[name]] = float(number)
+        elif name.startswith("Position "):
+            result.setdefault(POSITIONS, []).append(float(number) / 100)
+    yield from ((line, as_record(result)) for line, result in results)
 
 
 def read_result(result: Field, line: int) -> Counters:

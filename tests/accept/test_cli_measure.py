@@ -153,7 +153,8 @@ def test_an_import_counts_and_names_what_it_skips(run, tmp_path: Path) -> None:
     good = json.dumps({"question_id": 1, "choices": [{"turns": ["a"], "accept_lengths": [1, 3, 2]}]})
     (tmp_path / "s.jsonl").write_bytes(f"{good}\ngarbage{{\n".encode() + b"\xff\n" + good.encode() + b"\n")
     done = succeeded(run("measure-acceptance", "import", "--from", "spec-bench", "s.jsonl"))
-    assert "skipped 2 records, line 2 (not JSON), 3 (not UTF-8 text)" in done.stdout
+    assert "skipped 2 records, line 2 (not JSON), 3 (not UTF-8 text)" in " ".join(done.stdout.split())
+    assert max(map(len, done.stdout.splitlines())) <= 100
     record = json.loads((tmp_path / "accept_hist_k2.json").read_text())
     assert record["hist"] == {"0": 2, "1": 2, "2": 2}
     assert record["metrics"]["tokens_per_round"] == 2

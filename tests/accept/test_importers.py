@@ -499,6 +499,13 @@ def test_appended_results_are_summed_and_rounding_noted(path: Path) -> None:
     check("vllm-bench", write(path, bench_result(TWENTY * 150) | rounded), expected, "rounded")
     write(path, bench_result(TWENTY), bench_result([Round(2, 1)], k=2))
     assert_refused("vllm-bench", path, "2 and 4 positions")
+    # What the command prints at its end says the same, rates in percent to two digits.
+    text = "Successful requests: 20\n---------------Speculative Decoding---------------\nAcceptance rate (%):  50.00\n"
+    text += "Acceptance length:        3.00\nDrafts:   20\nDraft tokens:    80\nAccepted tokens:  40\n"
+    text += "Per-position acceptance (%):\n  Position 0:   75.00 \n  Position 1:  60.00\n  Position 2:  40.00\n"
+    assert import_histogram(None, write(path, text + "  Position 3:    25.00\n====\n")).format == "vllm-bench"
+    check("vllm-bench", path, [5, 3, 4, 3, 5])
+    assert_refused("vllm-bench", write(path, text + "  Position 3:    35.00\n"), "positions accepted 42 tokens in all")
 
 
 # sglang
@@ -702,6 +709,12 @@ MEANS: list[tuple[str, list[Any], tuple[int, int, float], str]] = [
     ("sglang", [{"internal_states": [{"avg_spec_accept_length": 2.5}] * 2}], (4, 1, 2.5), "2.5 tokens a round"),
     ("sglang", [DECODED.format(3, "2.00"), "INFO\n", DECODED.format(1, "4.00")], (4, 1, 2.5), "2.5 tokens a round"),
     ("sglang", ['sglang:spec_accept_length{model_name="m"} 2.5\n'], (4, 1, 2.5), "2.5 tokens a round"),
+    (
+        "sglang",
+        ["== Result ==\nTotal generated tokens: 99\nAccept length:   2.50\n"],
+        (4, 1, 2.5),
+        "2.5 tokens a round",
+    ),
     ("trtllm", [AVERAGED] * 2, (4, 400, 2.5), "2.5 tokens a round"),
 ]
 
