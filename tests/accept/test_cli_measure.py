@@ -162,6 +162,41 @@ def test_an_import_counts_and_names_what_it_skips(run, tmp_path: Path) -> None:
     succeeded(run("simulate", "--hist", "accept_hist_k2.json", "--draftN", 2))
 
 
+def test_rates_by_hand_become_a_histogram_whose_answer_has_no_interval(run, user_error, tmp_path: Path) -> None:
+    for where in (("--out-dir", "new/folder"), ("--out", ".", "--json")):
+        done = succeeded(run("measure-acceptance", "import", "--rates", "0.72,0.55,0.42,0.33", *where))
+    assert json.loads(done.stdout)["tokens_per_round"] == pytest.approx(3.02)
+    for path in ("new/folder/accept_hist_k4.json", "accept_hist_k4.json"):
+        assert load_histogram(tmp_path / path).is_law
+        said = succeeded(run("simulate", "--hist", path, "--draftN", 4)).stdout
+        assert said.splitlines()[0] == "It pays: 2.15x as fast at K = 4, 54% less time a token."
+        assert "probabilities, of an unknown number of rounds: no interval follows" in said
+    for options, message in (
+        ((), "FILE: nothing to import, expected a file of another tool, or --rates"),
+        (("x", "--rates", "0.5"), "FILE: not used with --rates"),
+        (("nowhere.txt",), "FILE nowhere.txt: no such file"),
+        (("",), "Invalid value for '[FILE]': the name is empty"),
+        (("--rates", "0.5", "--out", "a.json", "--out-dir", "b"), "--out-dir: not used with --out"),
+        (("--rates", "0.72,0.55,0.42,0.33"), "accept_hist_k4.json: exists already"),
+    ):
+        user_error(run("measure-acceptance", "import", *options), message)
+
+
+def test_decode_steps_without_a_draft_follow_the_histogram_into_a_forecast(run, tmp_path: Path) -> None:
+    counted = {"num_drafts": 20, "num_draft_tokens": 20, "num_accepted_tokens": 15}
+    lines = [f"vllm:spec_decode_{name}_total {n}" for name, n in counted.items()]
+    lines += ['vllm:spec_decode_num_accepted_tokens_per_pos_total{position="0"} 15']
+    lines += ["vllm:generation_tokens_total 67", "vllm:request_success_total 2"]
+    (tmp_path / "metrics.txt").write_text("\n".join(lines) + "\n")
+    said = succeeded(run("measure-acceptance", "import", "metrics.txt")).stdout
+    assert "taken for vllm-metrics by its content" in said
+    assert "at least 30 decode steps (60.0% of all)" in said
+    record = json.loads((tmp_path / "accept_hist_k1.json").read_text())
+    assert record["metrics"]["steps_without_draft"] == 30
+    said = succeeded(run("simulate", "--hist", "accept_hist_k1.json", "--draftN", 1)).stdout
+    assert "(at least 30 decode steps without a draft are not in it)" in said
+
+
 def test_json_holds_every_metric_with_its_interval_and_the_loop_of_the_draft_that_was_asked_for(measure) -> None:
     options = ("--temperature", 1, "--k", "1,2", "--check-loop", 20, "--json", "--force")
     loops, speedups = [], []

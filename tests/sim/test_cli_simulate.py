@@ -179,7 +179,10 @@ MISTAKES = {
         (("--csv", "runs.parquet"), "--csv runs.parquet: suffix '.parquet', expected .csv"),
         (("unexpected",), "unexpected"),
         (("--total", 1e12, "--events", "e.json"), "--events", "expected at most 50000000"),
-        (("--draftN", 1, "--hist", "absent.json"), "absent.json: no such file"),
+        (("--draftN", 1, "--hist", "absent.json"), "simulate: --hist absent.json: no such file"),
+        (("--hist", ""), "'--hist': the name is empty, expected a file"),
+        (("--as", "rates"), "--as: nothing to measure by, expected --hist FILE beside it"),
+        (("--hist", "rates.json"), "--hist rates.json: hist looks like rates", '"as": "rates"', "--as of simulate"),
         (("--draftN", 1, "--hist", "odd.json"), "odd.json: hist.5 is not"),
         (("--draftN", 5, "--hist", "accept_hist_k4.json"), "--draftN: 5", "accept_hist_k4.json", "expected 1 to 4"),
         (("--alpha", 0.5, "--hist", "accept_hist_k4.json"), "--alpha", "--no-measured"),
@@ -202,7 +205,8 @@ MISTAKES = {
         (("--plot", "p.pdf", "--draftN", "1:4"), "--plot p.pdf: suffix '.pdf', expected .png or .svg"),
         (("--plot", "p.png"), "--plot: the grid has one point"),
         (("--alpha", "0:1:0.0001", "--draft-cost", "0.0001:1:0.0001"), "points, at most"),
-        (("--hist", "absent.json"), "absent.json: no such file"),
+        (("--hist", "absent.json"), "sweep: --hist absent.json: no such file"),
+        (("--hist", "rates.json", "--as", "probabilities"), "hist sums to 1.3, expected probabilities"),
         (("--workmem", "0,8", "--workflops", "0"), "are both 0"),
         (("--draftN", "1:5", "--hist", "accept_hist_k4.json"), "--draftN: 5", "expected 1 to 4"),
         ((*GRID, "--out", "kept.csv"), "exists already"),
@@ -214,6 +218,7 @@ MISTAKES = {
 @pytest.mark.parametrize("command", MISTAKES)
 def test_a_mistake_is_one_line_and_touches_no_file(run, user_error, hist_file: Path, tmp_path: Path, command) -> None:
     (tmp_path / "odd.json").write_text('{"k": 2, "hist": {"5": 1}}')
+    (tmp_path / "rates.json").write_text('{"k": 2, "hist": {"1": 0.8, "2": 0.5}}')
     (tmp_path / "link").symlink_to("a.csv")
     for name in ("kept.csv", "kept.png"):
         (tmp_path / name).write_text("precious")
