@@ -30,6 +30,8 @@ MODEL_KEYS = (
     *("target", "draft", "medusa", "eagle", "judge", "dtype", "quantization"),
     *("placement", "target_device", "draft_device", "inflate_target"),
 )
+# Options whose names and fields differ.
+FIELDS = {"prompts": "dataset", "format": "dataset_format"}
 # What belongs to a call of the command, not to an experiment.
 NOT_PRESET = (
     *("method", "config", "experiment", "out", "dry_run", "plot", "profile", "as_json", "force"),
@@ -88,7 +90,7 @@ def load_presets(path: Path, parameters: Mapping[str, click.Parameter]) -> Prese
     experiments = {}
     for name, table in sections["experiments"].items():
         at = f"{path}: experiments.{name}"
-        rest = {key: value for key, value in table.items() if key not in ("models", "methods")}
+        rest = {FIELDS.get(key, key): value for key, value in table.items() if key not in ("models", "methods")}
         pairing = pairing_of(at, table, models)
         experiments[name] = pairing | checked(at, rest, allowed, parameters)
     presets = Presets(path=path, models=models, methods=methods, experiments=experiments)

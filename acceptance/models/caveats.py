@@ -37,8 +37,8 @@ def settings_left_aside(module: Any, rule: SamplingRule) -> dict[str, Any]:
             continue
         if value not in (None, getattr(usual, name, None), *same):
             asked[name] = value
-    if getattr(config, "do_sample", None) and rule.is_greedy:
-        asked = {"temperature": getattr(config, "temperature", None) or 1.0} | asked
+    if getattr(config, "do_sample", None) and rule.is_greedy and getattr(config, "temperature", None) is None:
+        asked = {"temperature": 1.0} | asked
     return asked
 
 

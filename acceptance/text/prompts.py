@@ -12,12 +12,14 @@ from simulator.ground.fields import Field, lines_in
 from simulator.ground.plain_text import PARQUET, as_text, read_unpacked
 from simulator.ground.records import BadRecord, Records, as_record, read_each, record_of
 
-from .said import TALKS, category_of, key_of, source_of, turns_of
+from .said import REQUESTS, TALKS, category_of, key_of, source_of, turns_of
 from .tables import DELIMITERS, delimiter_of, is_table, parquet_rows, table_rows
 
 T = TypeVar("T")
 Items = Iterator[tuple[int, Any]]
 
+# Text whose lines are no prompts, and that is not read.
+OTHER_FORMATS = (".yaml", ".yml", ".toml", ".xml", ".html", ".htm", ".ini")
 PACKINGS = (".gz", ".zst", ".xz", ".bz2")
 
 
@@ -67,7 +69,7 @@ QUESTION = Layout(
     required=("question_id", "category"),
 )
 ANY = Layout(
-    keys=("turns", *TALKS, "body", "prompt", "question", "instruction", "query", "problem", "input", "text"),
+    keys=("turns", *TALKS, *REQUESTS, "prompt", "question", "instruction", "query", "problem", "input", "text"),
     expected='records with "turns", "conversations", "messages", "prompt" or "instruction", or --column NAME',
 )
 LAYOUTS = {
@@ -79,7 +81,7 @@ LAYOUTS = {
         expected='{"conversations": [{"from": "human", "value": "..."}]} or {"messages": [{"role": "user", ...}]}',
     ),
     "messages": Layout(
-        keys=("messages", "body"),
+        keys=("messages", *REQUESTS),
         expected='{"messages": [{"role": "user", "content": "..."}]}, alone or as "body" of a batch request',
     ),
     "alpaca": Layout(keys=("instruction",), expected='{"instruction": "...", "input": "..."}'),
@@ -176,6 +178,9 @@ def open_prompts(path: Path, dataset: str, keys: Sequence[str], option: str) -> 
     suffix = next((s.lower() for s in reversed(path.suffixes) if s.lower() not in PACKINGS), "")
     kind = kind_of(dataset, suffix, text, keys, 1 if option else 2) if lines else "text"
     how = "".join(f"{name}, " for name in content.how)
+    if kind in OTHER_FORMATS:
+        formats = "text (JSON, CSV or Parquet are read as well); --format text takes its lines as prompts"
+        raise UserError(f"{path}: {kind} is no format of prompts, expected {formats}")
     if kind == "parquet":
         raise UserError(f"{path}: no Parquet, expected --format auto")
     if kind == "text":
@@ -204,6 +209,8 @@ def kind_of(dataset: str, suffix: str, text: str, keys: Sequence[str], least: in
         return "csv" if suffix == ".csv" else "tsv"
     if is_table(text, keys, least):
         return "csv"
+    if suffix in OTHER_FORMATS and dataset == "auto":
+        return suffix
     return "text" if dataset == "auto" else "json"
 
 
@@ -230,15 +237,19 @@ def looks_like_json(text: str) -> bool:
     if not first.startswith(("{", "[")):
         return False
     try:
-        value = record_of(first).value
+        value, is_all = record_of(first).value, text.strip() == first
     except BadRecord:
         if first.startswith("[{"):
             return True
         try:
-            value = record_of(text).value
+            value, is_all = record_of(text).value, True
         except BadRecord:
             return False
-    return isinstance(value, dict) or (isinstance(value, list) and any(isinstance(v, dict) for v in value))
+    if isinstance(value, list):
+        # A line of a program may be a list of texts: then other lines follow.
+        is_texts = is_all and bool(value) and all(isinstance(v, str) for v in value)
+        return is_texts or any(isinstance(v, dict) for v in value)
+    return isinstance(value, dict)
 
 
 def open_json(path: Path, lines: list[tuple[int, str]], text: str, suffix: str, keys: Sequence[str]) -> Opened:
@@ -257,12 +268,17 @@ def open_json(path: Path, lines: list[tuple[int, str]], text: str, suffix: str, 
         if len(lines) == 1 and any(key in value for key in keys):
             return by_line
         value = members_of(value, keys)
-    return Opened(items=enumerate(value, 1), parse=as_record, place="record", kind="JSON")
+    return Opened(items=enumerate(value, 1), parse=member_record, place="record", kind="JSON")
+
+
+def member_record(value: Any) -> Field:
+    """Return a member of a list as a record: text is a prompt."""
+    return line_record(value) if isinstance(value, str) else as_record(value)
 
 
 def members_of(value: dict[str, Any], keys: Sequence[str]) -> list[Any]:
-    """Return the records of an object: itself, or those of its only list of objects."""
-    lists = [v for v in value.values() if isinstance(v, list) and v and all(isinstance(m, dict) for m in v)]
+    """Return the records of an object: itself, or those of its only list of objects or of texts."""
+    lists = [v for v in value.values() if isinstance(v, list) and v and all(isinstance(m, dict | str) for m in v)]
     return lists[0] if len(lists) == 1 and not any(key in value for key in keys) else [value]
 
 

@@ -6,11 +6,12 @@ from simulator.ground.fields import Field, shortened
 from simulator.ground.records import BadRecord
 
 IDS = ("question_id", "id", "task_id", "custom_id", "source")
-HUMAN = ("human", "user")
+HUMAN = ("human", "user", "prompter")
 SYSTEM = ("system", "developer")
 # Lists of messages; text under them would be a transcript.
 TALKS = ("conversations", "conversation", "messages")
-# Where a request to a server, such as one of a batch, has what the user says.
+# A request to a server, such as one of a batch, and where it has what the user says.
+REQUESTS = ("body", "params")
 BODY = ("messages", "prompt", "input")
 # What goes on with an instruction, on the next line: Alpaca's "input", Dolly's "context".
 GOES_ON = ("input", "context")
@@ -29,7 +30,7 @@ def key_of(record: Field, keys: tuple[str, ...]) -> str:
 def turns_of(record: Field, key: str) -> tuple[str, ...]:
     """Return the user's turns that stand under a key: text, turns, messages, or a request that holds them."""
     said = record[key]
-    if key == "body":
+    if key in REQUESTS:
         return turns_of(said, key_of(said, BODY))
     if key == "turns" or key in TALKS or isinstance(said.value, list):
         if not said.elements():
@@ -62,7 +63,7 @@ def content_of(content: Field) -> str:
 
 
 def role_of(message: Field) -> str:
-    return (message["from"] if message["from"].is_stated else message["role"]).text(empty=True)
+    return (message["from"] if message["from"].is_stated else message["role"]).text(empty=True).lower()
 
 
 def name_of(value: Any) -> str | None:

@@ -34,6 +34,12 @@ def check(tmp_path: Path, text: str) -> None:
     check_methods(load(tmp_path, text), METHODS)
 
 
+def test_options_of_prompts_go_by_their_names_in_files_too(tmp_path: Path) -> None:
+    for prompts, form in (("prompts", "format"), ("dataset", "dataset_format")):
+        found = load(tmp_path, f"[experiments.e]\n{prompts} = 'p.csv'\n{form} = 'csv'\ncolumn = 'task'\n")
+        assert found.values_of("e") == {"dataset": "p.csv", "dataset_format": "csv", "column": "task"}
+
+
 def test_knobs_are_the_options_of_methods_and_the_bundled_presets_are_sound() -> None:
     options = Options(draft_rule=SamplingRule(temperature=0.0))
     assert KNOBS.keys() == {f.name for f in fields(Options)} - {"draft_rule"} <= PARAMETERS.keys()

@@ -135,6 +135,7 @@ RECORDS: list[tuple[str, dict[str, Any], tuple[tuple[str, ...], str]]] = [
     ("auto", {"question": "Why?", "answer": "So."}, (("Why?",), "f:1")),
     ("auto", {"instruction": "Sort", "input": "2 1", "output": "1 2", "text": "all of it"}, (("Sort\n2 1",), "f:1")),
     ("auto", {"text": "Once"}, (("Once",), "f:1")),
+    ("messages", {"params": {"messages": [{"role": "User", "content": "hi"}]}}, (("hi",), "f:1")),
 ]
 
 
@@ -143,6 +144,23 @@ def test_records_of_every_spelling(load: Any, dataset: str, record: Any, expecte
     for name in (dataset, "auto"):
         (found,) = load("f", json.dumps(record).encode(), name).rows
         assert (found.turns, found.source) == expected
+
+
+def test_lists_of_texts_are_prompts_and_lines_that_look_like_one_are_text(load: Any) -> None:
+    texts = ["import os", "import sys"]
+    for content in (json.dumps(texts), json.dumps(texts, indent=1), json.dumps({"prompts": texts})):
+        for name in ("p.json", "p.txt"):
+            assert [p.turns[0] for p in load(name, content.encode()).rows] == texts
+    program = b'["a", "b"]\nprint(1)\n'
+    assert [p.turns[0] for p in load("p.txt", program).rows] == program.decode().splitlines()
+
+
+def test_formats_of_lines_that_are_no_prompts_are_refused(load: Any) -> None:
+    for name in ("p.yaml", "p.toml", "p.xml.gz"):
+        said = refused(load, name, b"- import os\n- import sys\n")
+        assert "is no format of prompts" in said
+        assert "--format text takes its lines as prompts" in said
+    assert len(load("p.yaml", b"- import os\n- import sys\n", "text").rows) == 2
 
 
 def test_a_column_by_name(load: Any) -> None:
