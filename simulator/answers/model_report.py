@@ -202,6 +202,7 @@ def why_text(pair: ModelPair, forecast: Forecast) -> str:
     step, draft, verify = (of_round[name][1] for name in (PLAIN, DRAFT, VERIFY))
     plain_ms, draft_ms, verify_ms = (float(p.total_s) * 1e3 for p in (step, draft, verify))
     is_block = pair.drafts_blocks
+    draft_ms = float(pair.round_cost(draft_length).draft_s) * 1e3 if is_block else draft_ms
     drafted = f"Drafting a block, in one pass for all {draft_length} tokens," if is_block else "A drafted token"
     count, times = (1, "it is") if is_block else (draft_length, f"{draft_length} of them are")
     tau = summary.closed_form_tokens_per_round

@@ -13,7 +13,7 @@ from .work import ModelShape
 STATES_READ = 3
 # Parts of names of architectures, the first that is found, and how they draft; None: not priced.
 KINDS: dict[str, str | None] = {
-    "dspark": None,
+    "dspark": "dspark",
     "dflash": "dflash",
     "peagle": "peagle",
     "peagle3": "peagle",
@@ -27,7 +27,9 @@ KINDS: dict[str, str | None] = {
     "hass": None,
     "draft": None,
 }
-READ = "LlamaForCausalLMEagle3, LlamaForCausalLMEagle, PEagleDraftModel, DFlashDraftModel, Eagle3Speculator"
+READ = "LlamaForCausalLMEagle3, LlamaForCausalLMEagle, PEagleDraftModel, DFlashDraftModel, DSparkDraftModel"
+# Of the bias by the token before that DSpark adds, where its file does not say.
+MARKOV_RANK = 256
 
 
 def drafter_architecture(config: Field) -> str:
@@ -66,10 +68,9 @@ def drafter(config: Field, outer: Field, architecture: str) -> ModelShape:
     """
     kind, family = KINDS[kind_of(architecture) or ""], FAMILIES[config["model_type"].text()]
     head = Head(config, replace(family.layout, kinds=None, kinds_if=""))
-    if kind == "dflash":
-        listed = (
-            outer["dflash_config"]["target_layer_ids"] if outer["dflash_config"].is_given else outer["target_layer_ids"]
-        )
+    own = outer["dflash_config"] if outer["dflash_config"].is_given else outer
+    if kind in ("dflash", "dspark"):
+        listed = own["target_layer_ids"]
         reads = len(listed.elements()) if listed.is_given else head.layers
     else:
         reads = 2 if kind == "eagle" else STATES_READ
@@ -77,8 +78,10 @@ def drafter(config: Field, outer: Field, architecture: str) -> ModelShape:
     head.matrix(reads * target_hidden, {"fc": head.hidden}, (0,))
     family.read(head)
     head.vectors += head.hidden
-    if kind == "dflash":
+    if kind in ("dflash", "dspark"):
         block = outer["block_size"].whole(2, 10_000)
+        if kind == "dspark":
+            return head.dspark(architecture, block, own["markov_rank"].whole(1, MAX_SIZE, default=MARKOV_RANK))
         return head.ended(Drafting(architecture, BLOCK, block - 1, 1, 1), head.vocabulary, own=False)
     if kind != "eagle":
         head.widen()
@@ -104,6 +107,13 @@ class Head(Stack):
             rest = tuple(i for i in m.layers if i != 0) if is_wide else m.layers
             self.matrices += [m._replace(inputs=2 * self.hidden, layers=(0,))] if is_wide else []
             self.matrices += [m._replace(layers=rest)] if rest else []
+
+    def dspark(self, architecture: str, block: int, rank: int) -> ModelShape:
+        """Return a block drafter whose tokens get, one after another, a bias of low rank by the token before."""
+        self.matrices.append(Matrix(rank, (("markov_head", self.vocabulary),), used=0))
+        self.tables, self.row_size = self.vocabulary * rank, rank
+        drafting = Drafting(architecture, BLOCK, block, 1, 0, step_size=rank * self.vocabulary)
+        return self.ended(drafting, self.vocabulary, own=False)
 
     def ended(self, drafting: Drafting, vocabulary: int, *, own: bool) -> ModelShape:
         """Return the shape; its output head is its own, perhaps of fewer words, or the target's."""

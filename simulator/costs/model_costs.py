@@ -87,6 +87,12 @@ class Placed:
             total_s=cost.pass_s(flops, moved, tokens, launches) + link_s,
         )
 
+    def product_s(self, weights: int, batch: Floats) -> Floats:
+        """Return the seconds of one more product of so many weights within a pass: a launch, and no pass of its own."""
+        moved = (weights + batch * self.shape.vocabulary) * self.storage.plain.bits / 8 / self.devices
+        whole = self.cost.pass_s(2 * weights * batch / self.devices, moved, batch, 1)
+        return np.asarray(whole - spread(self.cost.fixed_s, batch.ndim))
+
     @property
     def kv_format(self) -> str:
         """The number format of the KV cache."""
@@ -188,10 +194,15 @@ class ModelPair:
             draft_length=np.asarray(k),
             baseline_s=target.parts(batch, 1, context).total_s,
             draft_step_s=draft_step_s,
-            draft_s=draft_step_s * (1 if self.drafts_blocks else k),
+            draft_s=draft_step_s * (1 if self.drafts_blocks else k) + k * self.sequel_s(batch),
             verify_s=target.parts(batch, k + 1, context).total_s * off_by,
             overhead_s=spread(self.round_overhead_factors, k.ndim) * self.round_overhead_s * np.ones(k.shape),
         )
+
+    def sequel_s(self, batch: Count) -> Floats:
+        """Return the seconds of each token of a block after its pass, where they are corrected one by one."""
+        size = self.draft.drafting.step_size if self.draft.drafting else 0
+        return self.placed_draft.product_s(size, np.asarray(batch, np.float64)) if size else np.zeros(np.shape(batch))
 
     def off_by(self, normals: Real, shape: ModelShape, batch: Count, new_tokens: Count, context: Count) -> Floats:
         """Return what passes are multiplied by where they lie beyond what was timed, [*samples, *S]."""
