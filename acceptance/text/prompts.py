@@ -169,7 +169,9 @@ def open_prompts(path: Path, dataset: str, keys: Sequence[str], option: str) -> 
     """
     # Read once: the path may be a pipe.
     content = read_unpacked(path)
-    if content.data.startswith(PARQUET) and dataset in ("parquet", *(d for d in DATASETS if d not in KINDS)):
+    if content.data.startswith(PARQUET):
+        if dataset in KINDS and dataset != "parquet":
+            raise UserError(f"{path}: Parquet, but --format is {dataset}, expected parquet or auto")
         rows = parquet_rows(path, content.data, keys, option)
         return Opened(items=rows, parse=table_record, place="row", kind=", ".join([*content.how, "Parquet"]))
     content = as_text(path, content)

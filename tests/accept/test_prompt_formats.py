@@ -221,7 +221,8 @@ def test_a_format_that_was_asked_for_is_held_to(load: Any) -> None:
     )
     assert "no Parquet, expected --format auto" in refused(load, "p.parquet", AS_CSV, "parquet")
     for dataset in ("csv", "text", "jsonl"):
-        assert "Parquet, not text" in refused(load, "p.parquet", in_parquet(ROWS), dataset)
+        said = refused(load, "p.parquet", in_parquet(ROWS), dataset)
+        assert said.endswith(f"Parquet, but --format is {dataset}, expected parquet or auto")
 
 
 def npz() -> bytes:
