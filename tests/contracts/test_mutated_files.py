@@ -1,0 +1,186 @@
+"""Files of every format, mangled: each is read to a sane result, or refused in one line.
+
+`MUTANTS=2000 pytest tests/contracts/test_mutated_files.py` tries so many of each format; a few by default.
+"""
+
+import copy
+import json
+import math
+import os
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from acceptance.importers.formats import FORMATS, import_histogram
+from acceptance.text.prompts import load_prompts
+from acceptance.text.texts import load_texts
+from acceptance.trace.trace import load_trace, save_trace
+from calibration.published.cases import load_cases
+from calibration.sources.decode import load_decode
+from calibration.sources.passes import load_passes
+from calibration.sources.probe import from_probe
+from cuda_probe.probe.report import load_probe
+from simulator.costs.profile_file import load_profile
+from simulator.costs.shapes import read_shape
+from simulator.ground.artefacts import UserError
+from simulator.ground.histogram import AcceptanceHistogram, load_histogram
+from tests.accept.test_importers import RUNS, write, written
+from tests.accept.traces import make_trace
+from tests.calib.made_decode import write_decode
+from tests.calib.made_passes import write_passes
+
+ROOT = Path(__file__).parents[2]
+EACH = int(os.environ.get("MUTANTS", "40"))
+ODD: tuple[Any, ...] = (
+    *(None, True, False, 0, -1, 1, 2.7, 1e308, -1e-300, 10**40, "", "7", "NaN", "x" * 300, "\u0000", "é\u202e"),
+    *([], [[]], [1, "a", None], {}, {"a": {}}, {"0": 1}),
+)
+WORDS = (b"NaN", b"Infinity", b"-1", b"1e999", b"{", b"]", b'"', b"\n", b"\x00", b"\xff\xfe", b",,", b"null", b"9" * 40)
+Read = Callable[[Path], bool]
+
+
+def places(value: Any, way: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Every way into nested lists and objects."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in inner:
+        yield (*way, key)
+        yield from places(part, (*way, key))
+
+
+def change(value: Any, rng: random.Random) -> Any:
+    """One thing gone, doubled, renamed or other than it was, somewhere inside."""
+    ways = list(places(value))
+    if not ways:
+        return rng.choice(ODD)
+    *way, last = rng.choice(ways)
+    holder = value
+    for key in way:
+        holder = holder[key]
+    action = rng.randrange(5)
+    if action == 0:
+        del holder[last]
+    elif action == 1 and isinstance(holder, list):
+        holder.insert(last, copy.deepcopy(holder[last]))
+    elif action == 2 and isinstance(holder, dict):
+        holder[rng.choice(("k", "hist", "", "é", str(last) + "_"))] = holder.pop(last)
+    elif action == 3 and isinstance(holder[last], int | float):
+        holder[last] = rng.choice((-1, 0.5, 2, 1e9, 1e-9)) * holder[last]
+    else:
+        holder[last] = rng.choice(ODD)
+    return value
+
+
+def mutated(content: bytes, rng: random.Random) -> bytes:
+    """A file with one to three changes, in its values where it is JSON (lines), else in its bytes."""
+    for _ in range(rng.randint(1, 3)):
+        lines = content.decode(errors="ignore").splitlines() if rng.random() < 0.7 else []
+        whole = parsed(content.decode(errors="ignore")) if lines else None
+        if whole is not None:
+            content = json.dumps(change(whole, rng)).encode()
+            continue
+        at = rng.randrange(len(lines)) if lines else 0
+        line = parsed(lines[at]) if lines else None
+        if line is not None:
+            lines[at] = json.dumps(change(line, rng))
+            content = "\n".join(lines).encode() + b"\n"
+            continue
+        start = rng.randrange(len(content) + 1)
+        end = min(len(content), start + rng.choice((0, 1, 4, 40, len(content))))
+        content = content[:start] + rng.choice((b"", *WORDS)) + content[end:]
+    return content
+
+
+def parsed(text: str) -> Any:
+    """The object or list that a text is, None where it is none."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict | list) and value else None
+
+
+def is_sane(histogram: AcceptanceHistogram) -> bool:
+    return bool(math.isclose(histogram.law.sum(), 1) and 1 <= histogram.tokens_per_round <= 1 + histogram.draft_length)
+
+
+def reads_profile(path: Path) -> bool:
+    profile = load_profile(path)
+    costs = [*profile.passes.values(), *([profile.units.cost] if profile.units else [])]
+    with np.errstate(over="ignore"):
+        return all(float(cost.pass_s(1e9, 1e9, 4, 30)) > 0 for cost in costs)
+
+
+def reads_shape(path: Path) -> bool:
+    shape = read_shape(str(path))
+    return shape.parameters > 0 and float(shape.flops(2, 3, 100)) > 0 and math.isfinite(float(shape.flops(2, 3, 100)))
+
+
+def imports(tool: str, k: int | None) -> Read:
+    return lambda path: is_sane(import_histogram(tool, path, k=k).histogram)
+
+
+def sources(folder: Path) -> dict[str, tuple[Path, Read]]:
+    """A good file of each format, and what reads it; whether the result is sane."""
+    measured, catalogue = ROOT / "calibration/measured/epyc-2-core", ROOT / "simulator/costs/catalogue"
+    found: dict[str, tuple[Path, Read]] = {
+        "histogram": (ROOT / "examples/accept_hist_k4.json", lambda path: is_sane(load_histogram(path))),
+        "profile": (ROOT / "simulator/costs/presets/h100-sxm.json", reads_profile),
+        "fitted profile": (measured / "device_passes.json", reads_profile),
+        "pair profile": (measured / "pair_x4.json", reads_profile),
+        "probe": (measured / "probe.json", lambda path: bool(from_probe(load_probe(path, raw=False)))),
+        "published": (ROOT / "calibration/published/tables/leviathan.json", lambda path: bool(load_cases(path))),
+        "passes": (write_passes(folder / "passes.json"), lambda path: bool(load_passes(path).times)),
+        "decode": (
+            write_decode(folder / "decode.jsonl", prompts=2, lengths=(1, 2)),
+            lambda p: bool(load_decode(p).arms),
+        ),
+    }
+    for name in ("llama-3.1-8b", "deepseek-v3", "gemma-2-9b"):
+        config = next(iter(catalogue.rglob(f"{name}.json")))
+        found[f"config of {name}"] = (config, reads_shape)
+    for tool in FORMATS:
+        found[tool] = (write(folder / f"{tool}.txt", *written(tool, RUNS)), imports(tool, 4))
+    save_trace(folder, make_trace([[0.5] * 9, [0.9] * 7]), {"temperature": 1.0, "draft_temperature": 1.0})
+    found["trace"] = (folder / "trace.json", lambda path: load_trace(path)[0].size > 0)
+    lines = [{"prompt": "Say it.", "category": "a"}, {"question_id": 3, "turns": ["One.", "Two."], "category": "b"}]
+    for name, line in zip(("prompts", "turns"), lines, strict=True):
+        found[name] = (write(folder / f"{name}.jsonl", line, line), lambda path: bool(load_prompts(path).rows))
+    text = {"prompt": "Say it.", "output": "It."}
+    found["texts"] = (write(folder / "texts.jsonl", text, text), lambda path: bool(load_texts(path).rows))
+    return found
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Read]]:
+    return sources(tmp_path_factory.mktemp("good"))
+
+
+def test_mangled_files_are_read_or_refused_in_one_line(good: dict[str, tuple[Path, Read]], tmp_path: Path) -> None:
+    refused, wrong = 0, []
+    for name, (original, read) in good.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        for beside in original.parent.glob("*.npz"):
+            shutil.copy(beside, folder)
+        path, content = folder / original.name, original.read_bytes()
+        path.write_bytes(content)
+        assert read(path), name
+        for seed in range(EACH):
+            path.write_bytes(mutated(content, random.Random(f"{name} {seed}")))
+            try:
+                if not read(path):
+                    wrong.append(f"{name}, seed {seed}: read to nonsense")
+            except UserError as error:
+                refused += 1
+                if not str(error) or "\n" in str(error):
+                    wrong.append(f"{name}, seed {seed}: {error!r}")
+            except Exception as error:  # whatever it is, a user would see a traceback
+                wrong.append(f"{name}, seed {seed}: {type(error).__name__}: {error}")
+    assert not wrong, f"{len(wrong)} of {EACH * len(good)}\n" + "\n".join(wrong)
+    # Most changes hurt; where all were read the mutants would be none.
+    assert 0.2 * EACH * len(good) < refused < EACH * len(good)
