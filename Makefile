@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OUT ?= out
 DEVICE ?= cuda:0
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-oldest test-newest test-gpu first-light check format bench mutants tiny-pair clean
+.PHONY: help demo test test-oldest test-newest test-gpu first-light check format bench fuzz mutants tiny-pair clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -75,6 +75,9 @@ bench: $(VENV)/.dev ## measure speed against named references
 	$(BIN)/python tests/bench/bench_acceptance.py
 	$(BIN)/python tests/bench/bench_decode.py
 	$(BIN)/python tests/bench/bench_calibrate.py
+
+fuzz: $(VENV)/.dev ## mangle files of every format, twenty thousand in all
+	MUTANTS=800 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/contracts/test_mutated_files.py
 
 mutants: $(VENV)/.dev ## try small faults in the core: which does the suite notice?
 	$(BIN)/python tests/bench/mutants.py

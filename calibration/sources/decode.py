@@ -74,6 +74,9 @@ def load_decode(path: Path) -> DecodeLog:
     if wrong:
         raise UserError(f"{path}: {wrong[0]}, expected a file of bench-decode")
     (header, *records), _ = read_records(path)
+    for one in records:
+        if len({len(values) for values in one.get("rounds", {}).values()}) > 1:
+            raise UserError(f"{path}: rounds of {one.get('method')} are of several numbers, expected one")
     parameters = header["parameters"]
     by_name: dict[str, list[Record]] = {}
     for record in latest(records):

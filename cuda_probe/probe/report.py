@@ -27,6 +27,8 @@ RATES = ("flop_per_s", "bytes_per_s")
 TIMES = ("median_s", "iqr_s", "median_error_s")
 UNIT_NUMBERS = ("workflops_flop", "workmem_bytes", "workmem_flop")
 UNIT_WORDS = ("workflops_means", "workmem_means")
+# Axes whose values are words or sizes such as 4096x4096; all others are whole numbers.
+TEXT_AXES = ("dtype", "weight")
 NO_SAMPLES: NDArray[np.float64] = np.empty(0)
 
 
@@ -171,7 +173,7 @@ def read_left_out(entry: Field) -> LeftOut:
 
 
 def read_axes(entry: Field) -> Axes:
-    return {name: axis.value if isinstance(axis.value, str) else axis.whole() for name, axis in entry.items()}
+    return {name: axis.text() if name in TEXT_AXES else axis.whole() for name, axis in entry.items()}
 
 
 def write_csv(path: Path, results: Results) -> None:
