@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from simulator.ground.artefacts import UserError, check_outputs, read_bytes, to_json, write_json
-from simulator.ground.command import FILE, command
+from simulator.ground.command import FILE, command, say
 
 if TYPE_CHECKING:
     from calibration.fit.calibrate import Calibration
@@ -100,7 +100,10 @@ def run(options: CalibrateOptions) -> int:
         write_json(options.report, payload)
     if options.plot:
         save_figure(options.plot, fit_figure({name: fit.fit for name, fit in calibration.fits.items() if fit.fit}))
-    click.echo(to_json(payload) if options.as_json else report_text(calibration.fits) + "\n", nl=False)
+    if options.as_json:
+        click.echo(to_json(payload), nl=False)
+    else:
+        say(report_text(calibration.fits))
     for name, checked in calibration.fits.items():
         if not checked.passed:
             click.echo(f"calibrate: {name}: left out, {'; '.join(checked.reasons)}", err=True)
@@ -133,9 +136,9 @@ def say_profile(profile: "Profile", before: "Profile | None", options: Calibrate
     from calibration.fit.report import comparison_text, pair_text
 
     if profile.decoding is not None:
-        click.echo(pair_text(profile))
+        say(pair_text(profile))
     if before is not None:
-        click.echo(comparison_text(before, profile))
+        say(comparison_text(before, profile))
     for path in (options.out, options.report, options.plot):
         if path:
             click.echo(f"wrote {path}")

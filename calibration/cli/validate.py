@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from simulator.ground.artefacts import UserError, check_outputs, to_json, write_json
-from simulator.ground.command import FILE, command
+from simulator.ground.command import FILE, command, say
 
 from .live_options import live_options, plan_of, taken_live_options
 
@@ -178,8 +178,10 @@ def deliver(payload: Mapping[str, Any], text: str, draw: "Callable[[], Figure]",
         write_json(options.out, payload)
     if options.plot:
         save_figure(options.plot, draw())
-    click.echo(to_json(payload) if options.as_json else text + "\n", nl=False)
-    if not options.as_json:
+    if options.as_json:
+        click.echo(to_json(payload), nl=False)
+    else:
+        say(text)
         for path in (options.out, options.plot):
             if path:
                 click.echo(f"wrote {path}")

@@ -62,8 +62,21 @@ def fit_json(checked: CheckedFit) -> dict[str, Any]:
 
 
 def report_text(fits: Mapping[str, CheckedFit]) -> str:
-    """Return every fit: its parameters with their errors, and how well it forecasts."""
-    return "\n\n".join(fit_text(name, fit) for name, fit in fits.items())
+    """Return what came of it, then every fit: its parameters with their errors, and how well it forecasts."""
+    return "\n\n".join([headline(fits), *(fit_text(name, fit) for name, fit in fits.items())])
+
+
+def headline(fits: Mapping[str, CheckedFit]) -> str:
+    """Say whether there is a profile, and how far its forecasts of points held out are off."""
+    passed, failed = ([name for name, fit in fits.items() if fit.passed is which] for which in (True, False))
+    if not passed:
+        return "Failed: no fit passes its checks, there is no profile."
+    diagnoses = [diagnosis for name in passed if (diagnosis := fits[name].diagnosis) is not None]
+    errors = [d.held_out_median for d in diagnoses if d.held_out_median is not None]
+    off = f"points held out are off by {max(errors):.2%} in the median" if errors else "no points were held out"
+    if failed:
+        return f"Fitted in part: {' and '.join(passed)}, but not {' and '.join(failed)}; {off}."
+    return f"Fitted: {' and '.join(passed)}; {off}."
 
 
 def fit_text(name: str, checked: CheckedFit) -> str:

@@ -14,7 +14,7 @@ from .rows import Row, Validation
 # 1: first version.
 SCHEMA_VERSION = 1
 ENDS = "95 % interval"
-HEADS = ("target", "K", "use", "tokens/round", "seen", "measured", ENDS, "forecast", ENDS, "error")
+HEADS = ("target", "K", "use", "measured", ENDS, "forecast", ENDS, "error")
 Ablation = Mapping[str, Mapping[int, float]]
 
 
@@ -37,24 +37,35 @@ def rows_json(kind: str, validation: Validation, parameters: Mapping[str, Any]) 
 
 
 def validation_text(validation: Validation, max_error: float | None = None) -> str:
-    """Return the table of rows, the ablation where there is one, the verdict and the remarks."""
-    parts = filter(
-        None, [rows_text(validation.rows), ablation_text(validation.ablations), verdict_text(validation, max_error)]
-    )
-    return "\n".join(["\n\n".join(parts), *validation.remarks])
+    """Return the verdict, the table of rows, the ablation where there is one, and the remarks."""
+    first = "\n".join([headline(validation, max_error), *verdict_text(validation, max_error)])
+    parts = [first, rows_text(validation.rows), ablation_text(validation.ablations), "\n".join(validation.remarks)]
+    return "\n\n".join(filter(None, parts))
+
+
+def headline(validation: Validation, max_error: float | None = None) -> str:
+    """Say whether the forecasts hold."""
+    verdict = validation.verdict
+    if verdict.median is None:
+        return "Nothing holds: every row was fitted, nothing was forecast (calibrate --fit-k leaves rows out)."
+    holds = "The forecasts hold" if verdict.holds(validation.bounds, max_error) else "The forecasts do not hold"
+    return f"{holds}: median error {verdict.median:.2%} of {verdict.rows} rows that were not fitted."
 
 
 def rows_text(rows: Sequence[Row]) -> str:
-    """Return a row for each draft length."""
-    return table([HEADS, *map(cells, rows)], left=(0, 2))
+    """Return a row for each draft length: speedups, and below them tokens a round."""
+    tokens = [("tokens a round", "K", "forecast", "measured")]
+    for row in rows:
+        counts = f"{row.tokens_per_round:.3f}", f"{row.measured_tokens_per_round:.3f}"
+        tokens.append((row.target, f"{row.draft_length}", *counts))
+    return f"{table([HEADS, *map(cells, rows)], left=(0, 2), keys=2)}\n\n{table(tokens, keys=2)}"
 
 
 def cells(row: Row) -> tuple[str, ...]:
     """Write a row."""
-    tokens = (f"{row.tokens_per_round:.3f}", f"{row.measured_tokens_per_round:.3f}")
     gains = (f"{row.measured:.3f}x", span(row.measured_ci95), f"{row.forecast:.3f}x", span(row.forecast_ci95))
     use = "fit" if row.fitted else "forecast"
-    return (row.target, f"{row.draft_length}", use, *tokens, *gains, f"{row.error:+.1%}")
+    return (row.target, f"{row.draft_length}", use, *gains, f"{row.error:+.1%}")
 
 
 def span(ends: Sequence[float] | None) -> str:
@@ -74,11 +85,11 @@ def ablation_text(ablations: Sequence[Ablation]) -> str:
     return table(rows)
 
 
-def verdict_text(validation: Validation, max_error: float | None = None) -> str:
+def verdict_text(validation: Validation, max_error: float | None = None) -> list[str]:
     """Return the errors of the rows that were not fitted, a line each; max_error stands in place of our bounds."""
     verdict, bounds = validation.verdict, validation.bounds.stated() if max_error is None else {"largest": max_error}
     if verdict.median is None:
-        return "every row was fitted: nothing was forecast, so nothing holds (calibrate --fit-k leaves rows out)"
+        return []
     errors = []
     for name, words in (("median", "median error"), ("p90", "90th percentile"), ("largest", "largest")):
         bound = f" (bound {100 * bounds[name]:g}%)" if name in bounds else ""
@@ -86,4 +97,4 @@ def verdict_text(validation: Validation, max_error: float | None = None) -> str:
     of_all = "" if validation.bounds.best_k_loss is None else ", of all rows,"
     bound = f" (bound {bounds['best_k_loss']:.0%})" if "best_k_loss" in bounds else ""
     choice = f"the forecast's best K{of_all} is at most {verdict.best_k_loss:.1%} slower than the measured best{bound}"
-    return f"{verdict.rows} rows not fitted: {', '.join(errors)}\n{choice}"
+    return [f"{verdict.rows} rows not fitted: {', '.join(errors)}", choice]

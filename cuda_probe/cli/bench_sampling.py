@@ -11,7 +11,7 @@ import click
 from cuda_probe.probe.probes import ITEM_BYTES, AxisValue
 from cuda_probe.sampling_bench.shapes import BACKENDS, grid
 from simulator.ground.artefacts import UserError, to_json
-from simulator.ground.command import FILE, command, progress
+from simulator.ground.command import FILE, command, progress, say
 
 from .outputs import EXIT_WRONG_RESULT, Outputs
 
@@ -153,7 +153,8 @@ def present(results: "BenchResults", options: BenchOptions, axes: Axes, backends
         click.echo(to_json(payload), nl=False)
         click.echo(disagreement_text(results), err=True, nl=bool(disagreement_text(results)))
     else:
-        click.echo(f"{result_text(results)}\n\n{options.written()}")
+        say(f"{result_text(results)}\n")
+        click.echo(options.written())
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from simulator.ground.artefacts import UserError, check_outputs, created_utc, envelope, to_json, write_json
-from simulator.ground.command import EXIT_USER_ERROR, FILE, OneLineErrors, command, table
+from simulator.ground.command import EXIT_USER_ERROR, FILE, OneLineErrors, command, say, table
 
 if TYPE_CHECKING:
     from cuda_probe.monitor.monitor import MonitorSummary
@@ -128,16 +128,19 @@ def present(payload: dict[str, Any], summary: "MonitorSummary", options: Monitor
     if options.as_json:
         click.echo(to_json(payload), nl=False, err=to_stderr)
         return
-    click.echo("\n" * to_stderr + summary_text(summary), err=to_stderr)
+    say("\n" * to_stderr + summary_text(summary), err=to_stderr)
     written = [f"wrote {path}" for path in (options.out, options.summary) if path]
     if written:
         click.echo("\n" + "\n".join(written), err=to_stderr)
 
 
 def summary_text(summary: "MonitorSummary") -> str:
-    """Lay the summary out as a table, a line a GPU, and what is doubtful below it."""
+    """Return the energy of all GPUs, a table of a line a GPU, and what is doubtful below it."""
     heads = ("GPU", "s", "J", "J above idle", "W idle", "W average", "W peak", "°C peak", "GiB peak", "% busy")
     rows = [heads]
+    spent = f"{number(summary.energy_j, 1)} J, {number(summary.energy_above_idle_j, 1)} J of them above idle"
+    longest_s = max((gpu.duration_s for gpu in summary.gpus), default=math.nan)
+    first = f"{len(summary.gpus)} GPU{'s' * (len(summary.gpus) != 1)}, {number(longest_s, 2)} s: {spent}."
     for gpu in summary.gpus:
         rows.append(
             (
@@ -155,7 +158,7 @@ def summary_text(summary: "MonitorSummary") -> str:
         )
     sources = sorted({gpu.energy_source for gpu in summary.gpus if gpu.energy_source})
     energy = [f"energy from: {', '.join(sources)}"] if sources else []
-    return "\n".join([table(rows), *energy, *summary.notes])
+    return "\n".join([first, "", table(rows), *energy, *summary.notes])
 
 
 def number(value: float | None, decimals: int, scale: float = 1.0) -> str:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from simulator.ground.artefacts import UserError, to_json
-from simulator.ground.command import FILE, command, progress, table
+from simulator.ground.artefacts import UserError, envelope, to_json
+from simulator.ground.command import FILE, command, progress, say, table
 
 from .outputs import EXIT_WRONG_RESULT, Outputs
 
@@ -70,6 +70,10 @@ def run(options: ProbeOptions) -> None:
 
     probes = select_probes(options.only)
     if options.as_list:
+        listed = [{"name": probe.name, "axes": list(probe.axes), "summary": probe.summary} for probe in probes]
+        if options.as_json:
+            click.echo(to_json(envelope("probe_list", 1, {"only": list(options.only)}) | {"probes": listed}), nl=False)
+            return
         rows = [(probe.name, ", ".join(probe.axes), probe.summary) for probe in probes]
         click.echo(table([("probe", "axes", "what"), *rows], left=(0, 1, 2)))
         return
@@ -128,7 +132,7 @@ def present(results: "Results", options: ProbeOptions, probes: "tuple[Probe, ...
         if any(left.failed for left in results.left_out):
             click.echo(left_text(results.left_out), err=True)
     else:
-        click.echo(result_text(results) + "\n")
+        say(result_text(results) + "\n")
     if options.plot:
         from cuda_probe.probe.plots import probe_figure
         from simulator.ground.pictures import save_figure

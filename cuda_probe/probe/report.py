@@ -25,6 +25,8 @@ KIND = "probe"
 SCHEMA_VERSION = 1
 RATES = ("flop_per_s", "bytes_per_s")
 TIMES = ("median_s", "iqr_s", "median_error_s")
+# Probes whose bytes come from memory, not from a cache.
+STREAMED = ("read", "write", "copy", "triad", "burn_memory")
 UNIT_NUMBERS = ("workflops_flop", "workmem_bytes", "workmem_flop")
 UNIT_WORDS = ("workflops_means", "workmem_means")
 # Axes whose values are words or sizes such as 4096x4096; all others are whole numbers.
@@ -227,14 +229,30 @@ def axes_text(axes: Axes) -> str:
 
 def result_text(results: Results) -> str:
     """Return the report for a terminal: the device, its units, every point, the fits, and what was left out."""
-    tables = heading(results), points_text(results), fits_text(results)
-    return "\n\n".join(filter(None, (*tables, disturbed_text(results.points), left_text(results.left_out))))
+    doubts = disturbed_text(results.points)
+    tables = "\n".join(filter(None, [headline(results), doubts])), heading(results), points_text(results)
+    return "\n\n".join(filter(None, (*tables, fits_text(results), left_text(results.left_out))))
+
+
+def headline(results: Results) -> str:
+    """Name the device and say the best that was timed on it: arithmetic, memory, and the time of nothing at all."""
+    flop = max((point.flop_per_s for point in results.points if point.flop_per_s), default=None)
+    flowing = [point for point in results.points if point.probe in STREAMED and point.bytes_per_s]
+    best = [] if flop is None else [f"{rate(flop)} GFLOP/s"]
+    best += [f"{rate(max(point.bytes_per_s or 0 for point in flowing))} GB/s"] if flowing else []
+    empty = results.of("empty")
+    best += [f"a launch {duration(empty[0].measurement.median_s)}"] if empty else []
+    return f"{device_text(results.device)}: {', '.join(best) or 'nothing that has a rate was timed'}."
+
+
+def device_text(device: Mapping[str, Any]) -> str:
+    """Name a device."""
+    return f"{device.get('name', '')}: {device.get('model', 'unknown device')}"
 
 
 def heading(results: Results) -> str:
-    """Name the device and say what a burn unit is on it."""
-    device, units = results.device, results.units
-    lines = [f"{device.get('name', '')}: {device.get('model', 'unknown device')}"]
+    """Say what a burn unit is."""
+    units, lines = results.units, []
     lines.append(f"1 workflops = {units.workflops_flop:,} FLOP: {units.workflops_means}")
     lines.append(f"1 workmem = {units.workmem_bytes:,} bytes: {units.workmem_means}")
     return "\n".join(lines)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from cuda_probe.probe.report import (
+    device_text,
     disturbed_text,
     duration,
     left_text,
@@ -18,7 +19,7 @@ from simulator.ground.artefacts import envelope, finite_or_text, writing
 from simulator.ground.command import table
 
 from .runner import BenchPoint, BenchResults
-from .shapes import BACKENDS
+from .shapes import BACKENDS, OURS
 
 KIND = "bench_sampling"
 # 1: first version.
@@ -107,7 +108,7 @@ def write_csv(path: Path, results: BenchResults) -> None:
 
 def result_text(results: BenchResults) -> str:
     """Return the report for a terminal: device, copy, every backend at every point, and what was left out."""
-    lines = [f"{results.device.get('name', '')}: {results.device.get('model', 'unknown device')}"]
+    lines = [headline(results), device_text(results.device)]
     if results.copy is not None:
         size = size_text(results.copy.axes["buffer_bytes"])
         lines.append(f"copies buffers of {size} at {rate(results.copy.bytes_per_s)} GB/s, read and written")
@@ -116,27 +117,36 @@ def result_text(results: BenchResults) -> str:
     return "\n\n".join(filter(None, ("\n".join(lines), *parts)))
 
 
+def headline(results: BenchResults) -> str:
+    """Say which backend of ours is fastest at the largest point, and how it stands to the others there."""
+    if not results.points:
+        return "Nothing was timed."
+    largest = max(results.points, key=lambda bench: bench.point.bytes).point.axes
+    here = [bench for bench in results.points if bench.point.axes == largest]
+    ours = [bench for bench in here if bench.point.probe in OURS]
+    best = min(ours or here, key=lambda bench: bench.point.measurement.median_s)
+    where = ", ".join(str(value) if axis == "dtype" else f"{axis} {value}" for axis, value in largest.items())
+    others = "".join(f"; {ratio:.3g}x as fast as {name}" for name, ratio in results.ratios(best).items())
+    return f"{best.point.probe} takes {duration(best.point.measurement.median_s)} at {where}{others}."
+
+
 def points_text(results: BenchResults) -> str:
-    """Return the table."""
+    """Return the table: what was timed and how backends compare, then how it was timed."""
     if not results.points:
         return "nothing was timed"
     peers = [name for name in BACKENDS if any(p.point.probe == name for p in results.points)]
-    head = ("batch", "k", "vocabulary", "dtype", "backend", "calls", "median", "IQR", "GB/s", "of copy", "samples")
-    rows: list[Sequence[str]] = [(*head, "stopped", "agree", *(f"{name}/this" for name in peers))]
+    first = (*AXES, "backend", "median", "IQR", "agree", *(f"{name}/this" for name in peers))
+    rows: list[Sequence[str]] = [(*first, "calls", "GB/s", "of copy", "samples", "stopped")]
     for bench in results.points:
         timed, share, ratios = bench.point.measurement, results.share(bench), results.ratios(bench)
         spread = f"{timed.iqr_s / timed.median_s:.1%}" if timed.median_s > 0 else ""
-        where = (*(str(bench.point.axes[axis]) for axis in AXES), bench.point.probe, str(bench.calls))
-        speed = (
-            duration(timed.median_s),
-            spread,
-            rate(bench.point.bytes_per_s),
-            "" if share is None else f"{share:.1%}",
-        )
+        where = (*(str(bench.point.axes[axis]) for axis in AXES), bench.point.probe)
         agree = {True: "yes", False: "NO", None: ""}[bench.agrees]
         others = (f"{ratios[name]:.3g}" if name in ratios else "" for name in peers)
-        rows.append((*where, *speed, str(len(timed.samples_s)), timed.reason, agree, *others))
-    return table(rows, left=(3, 4, 11, 12))
+        speed = (str(bench.calls), rate(bench.point.bytes_per_s), "" if share is None else f"{share:.1%}")
+        counts = (str(len(timed.samples_s)), timed.reason)
+        rows.append((*where, duration(timed.median_s), spread, agree, *others, *speed, *counts))
+    return table(rows, left=(3, 4, 7, len(rows[0]) - 1), keys=len(AXES) + 1)
 
 
 def disagreement_text(results: BenchResults) -> str:

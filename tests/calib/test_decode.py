@@ -16,7 +16,7 @@ from calibration.fit.from_decode import check_pair, draft_line, fit_pair, pair_p
 from calibration.sources.decode import ArmTimes, DecodeLog, load_decode
 from calibration.sources.timed import Timed
 from calibration.validate.decode import BOUNDS, ablation, forecast_rows, own_acceptance, pair_costs
-from calibration.validate.row_report import ablation_text, rows_text, verdict_text
+from calibration.validate.row_report import ablation_text, rows_text, validation_text, verdict_text
 from calibration.validate.rows import Row, Validation, judge
 from calibration.validate.walk import walk
 from simulator.costs.timed_pair import DecodedPair
@@ -134,8 +134,8 @@ def test_the_verdict_by_hand() -> None:
     assert (found.median, found.p90, found.largest) == pytest.approx(((0.02 + 0.05) / 2, 0.05, 0.05))
     assert found.best_k_loss == 0
     whole = Validation(rows=tuple(rows), bounds=BOUNDS)
-    assert "median error 3.50% (bound 5%), 90th percentile 5.00% (bound 10%), largest 5.00%\n" in verdict_text(whole)
-    assert "90th percentile 5.00%, largest 5.00% (bound 2.5%)\n" in verdict_text(whole, 0.025)
+    assert "median error 3.50% (bound 5%), 90th percentile 5.00% (bound 10%), largest 5.00%" in verdict_text(whole)[0]
+    assert "90th percentile 5.00%, largest 5.00% (bound 2.5%)" in verdict_text(whole, 0.025)[0]
     assert found.holds(BOUNDS)
     assert found.holds(BOUNDS, 0.05 + 1e-9)
     assert not found.holds(BOUNDS, 0.049)
@@ -147,7 +147,7 @@ def test_the_verdict_by_hand() -> None:
     assert (found.rows, found.median, found.p90, found.largest) == (0, None, None, None)
     assert not found.holds(BOUNDS, 1.0)
     whole = Validation(rows=tuple(rows[:1]), bounds=BOUNDS)
-    assert "every row was fitted: nothing was forecast" in verdict_text(whole)
+    assert "every row was fitted, nothing was forecast" in validation_text(whole)
     assert "1  fit " in rows_text(rows[:1])
 
 

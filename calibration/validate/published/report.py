@@ -1,8 +1,9 @@
 """The error table of forecasts against measurements, for a terminal and as JSON."""
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from calibration.published.cases import UNITS, row_json
 from simulator.ground.artefacts import envelope
@@ -13,20 +14,19 @@ from .fit import CaseResult, RowResult
 KIND = "published_validation"
 # 1: first version.
 SCHEMA_VERSION = 1
-WIDTH = 100
 HEADS = ("row", "use", "K", "tokens/round", "measured", "forecast", "unit", "error")
 
 
 def result_text(results: Sequence[CaseResult]) -> str:
-    """Return a table for each case, and the summary."""
-    return "\n\n".join([*map(case_text, results), summary_text(results)])
+    """Return the summary, and a table for each case."""
+    return "\n\n".join([summary_text(results), *map(case_text, results)])
 
 
 def case_text(result: CaseResult) -> str:
     """Return what one case states, what was fitted, and its rows with their errors."""
     case = result.case
     head = [f"{case.name}: {case.models}; {case.hardware}", f"from {case.citation}"]
-    head += textwrap.wrap(case.notes, WIDTH)
+    head += [case.notes]
     head += [parameters_text(group, values) for group, values in result.parameters.items() if values]
     rows = [HEADS, *map(row_cells, result.rows)]
     if case.groups == ("",):
@@ -57,23 +57,29 @@ def percent(error: float) -> str:
 
 def summary_text(results: Sequence[CaseResult]) -> str:
     """Return a line for each case: its errors on the rows that were not fitted, its bound, and whether that holds."""
+    broken = [r for r in results if not r.holds]
+    errors = np.concatenate([r.errors for r in results])
+    said = f"median error {np.median(errors):.2%} of {len(errors)} rows that were not fitted"
+    where = f" in {len(broken)} of {len(results)} cases" if broken else ""
     rows = [("case", "fitted rows", "forecast rows", "median error", "largest", "bound", "")]
     for r in results:
         fits, bound = len(r.case.rows) - len(r.errors), "" if r.bound is None else f"{r.bound:.1%}"
-        errors = (f"{r.median_error:.2%}", f"{r.largest_error:.2%}")
-        rows.append((r.case.name, str(fits), str(len(r.errors)), *errors, bound, verdict(r)))
-    return table(rows, left=(0, 6))
+        far = (f"{r.median_error:.2%}", f"{r.largest_error:.2%}")
+        rows.append((r.case.name, str(fits), str(len(r.errors)), *far, bound, verdict(r)))
+    parts = [f"The forecasts {'do not hold' if broken else 'hold'}{where}: {said}.", table(rows, left=(0, 6))]
+    return "\n\n".join([*parts, *(["\n".join(map(broken_text, broken))] if broken else [])])
+
+
+def broken_text(result: CaseResult) -> str:
+    """Say which row breaks the bound."""
+    worst = max((r for r in result.rows if r.row.use == "forecast"), key=lambda r: abs(r.error))
+    where = f"{worst.row.group}, {worst.row.name}" if worst.row.group else worst.row.name
+    return f"{result.case.name}: BROKEN by {where} ({worst.error:+.2%})"
 
 
 def verdict(result: CaseResult) -> str:
-    """Say whether the bound holds, and which row breaks it."""
-    if result.bound is None:
-        return "no bound"
-    if result.holds:
-        return "holds"
-    worst = max((r for r in result.rows if r.row.use == "forecast"), key=lambda r: abs(r.error))
-    where = f"{worst.row.group}, {worst.row.name}" if worst.row.group else worst.row.name
-    return f"BROKEN by {where} ({worst.error:+.2%})"
+    """Say whether the bound holds."""
+    return "no bound" if result.bound is None else "holds" if result.holds else "BROKEN"
 
 
 def result_json(results: Sequence[CaseResult], parameters: Mapping[str, Any]) -> dict[str, Any]:
