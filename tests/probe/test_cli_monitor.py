@@ -86,7 +86,8 @@ def test_exit_code_streams_and_options_of_the_command_are_its_own(monitor: Monit
     words = ["--json", "--help", "--", "-x"]
     done = monitor(*FAST, *dashes, PYTHON, "-c", program, *words)
     assert (done.returncode, done.stdout) == (code, f"{words} \n")
-    assert done.stderr.startswith("err\n\nGPU")
+    assert done.stderr.startswith("err\n\n1 GPU, ")
+    assert "\n\nGPU  " in done.stderr
     assert "energy from: total-energy counter" in done.stderr
 
 
