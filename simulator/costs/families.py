@@ -322,6 +322,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "dots1": Family(moved(BARE, head_norms=True, kinds=after), glm_moe),
     "minimax_m2": Family(Layout(head_norms=True, wide_norms=True), local_experts),
+    "laguna": Family(moved(BARE, head_norms=True), hybrids.laguna),
     "minimax": Family(Layout(), hybrids.minimax),
     "llama4_text": Family(moved(BARE, kinds=llama4_chunked, window="attention_chunk_size"), llama4),
     "gpt_oss": Family(

@@ -3,7 +3,7 @@
 from simulator.ground.fields import Field
 
 from . import recurrent
-from .config_json import FULL, LINEAR, MAX_COUNT, MAX_LAYERS, Layers, Layout, Stack, where
+from .config_json import FULL, LINEAR, MAX_COUNT, MAX_LAYERS, SLIDING, Layers, Layout, Stack, where
 from .layers import Attention
 
 MAMBA2 = {"heads": "mamba_n_heads", "head_dim": "mamba_d_head", "groups": "mamba_n_groups", "state": "mamba_d_state"}
@@ -54,6 +54,30 @@ def kimi_linear(stack: Stack) -> None:
     used = stack.config["num_experts_per_token"].whole(1, count)
     shared = stack.config["num_shared_experts"].whole(0, MAX_COUNT, default=0) * inner
     stack.experts(where(forms, "sparse"), count, used, inner, shared)
+
+
+def laguna(stack: Stack) -> None:
+    """Read Laguna: heads by layer, each with a gate or one for each number, experts after a dense layer."""
+    config, kinds = stack.config, stack.kinds()
+    listed, stated = config["num_attention_heads_per_layer"], stack.heads
+    heads = [e.whole(1, MAX_COUNT) for e in listed.elements()] if listed.is_given else [stated] * stack.layers
+    if len(heads) != stack.layers:
+        listed.refuse(f"heads of each of {stack.layers} layers")
+    for kind, count in sorted({*zip(kinds, heads, strict=True)}):
+        at = tuple(i for i in where(kinds, kind) if heads[i] == count)
+        stack.heads = count
+        stack.attention(at, stack.size("sliding_window") if kind == SLIDING else None)
+        width = 1 if config["gating"].value in (True, "per-head") else stack.head_dim
+        stack.matrix(stack.hidden, {"self_attn.g_proj": count * width}, at)
+    stack.heads = stated
+    forms = config["mlp_layer_types"]
+    dense = [f.choice(("dense", "sparse")) == "dense" for f in forms.elements()] if forms.is_given else [True]
+    sparse = tuple(i for i in stack.all if not (i < len(dense) and dense[i]))
+    experts = stack.size("num_experts")
+    used, shared = config["num_experts_per_tok"].whole(1, experts), stack.size("shared_expert_intermediate_size")
+    stack.experts(sparse, experts, used, stack.size("moe_intermediate_size"), shared)
+    stack.vectors += len(sparse) * experts
+    stack.ffn(tuple(i for i in stack.all if i not in sparse), stack.inner)
 
 
 def minimax(stack: Stack) -> None:

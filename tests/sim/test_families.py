@@ -34,6 +34,7 @@ SHARED = EXPERTS | {"num_experts": 5, "shared_expert_intermediate_size": 36}
 MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 24, "mamba_n_groups": 2, "mamba_d_state": 10, "mamba_d_conv": 3}
 INDEX = {"index_n_heads": 3, "index_head_dim": 16, "index_topk": 7}
 MIXED = ["linear_attention", "full_attention", "linear_attention", "full_attention"]
+ALTERNATE = ["sliding_attention", "full_attention"] * 2
 LOCAL = {"num_local_experts": 5, "num_experts_per_tok": 2}
 T5 = {"d_model": 48, "d_kv": 10, "d_ff": 52, "num_layers": 3, "num_decoder_layers": 4, "num_heads": 6, "vocab_size": 97}
 GPT = {"n_embd": 48, "n_layer": 4, "n_head": 6, "vocab_size": 97, "n_positions": 31}
@@ -121,6 +122,10 @@ FILES: dict[str, list[dict[str, Any]]] = {
         | {k: v for k, v in LATENT.items() if not k.startswith("n_")}
         | {"num_experts": 5, "num_experts_per_token": 2, "num_shared_experts": 1, "q_lora_rank": None}
         | {"linear_head_dim": 9, "linear_num_heads": 5, "linear_conv_kernel_dim": 3}
+    ],
+    "laguna": [
+        SHARED | WINDOW | {"gating": gated, "num_attention_heads_per_layer": [6, 9, 6, 9], "layer_types": ALTERNATE}
+        for gated in (False, True)
     ],
     "lfm2": [NO_HEAD_DIM | LFM2, NO_HEAD_DIM | LFM2 | {"block_auto_adjust_ff_dim": False, "conv_bias": True}],
     "lfm2_moe": [NO_HEAD_DIM | LFM2 | EXPERTS | {"num_experts": 5, "num_dense_layers": 2}],
