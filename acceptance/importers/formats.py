@@ -31,10 +31,12 @@ def marked(read: Callable[[Path, int | None], Imported], pattern: str) -> Format
     return Format(read, re.compile(pattern.encode()))
 
 
+# A line of a log as the server prints it, or as a container keeps it.
+PLAIN, PACKED = r'[^{"\n]*', r'\{"(?:log|line|message|msg)":.*'
 # A file may bear the marks of several: of those, the first is meant (reports hold what servers said of requests).
 FORMATS: Mapping[str, Format] = MappingProxyType(
     {
-        "vllm-log": marked(vllm_log.read, r"(?m)^[^{\"]*\b(?:SpecDecoding|Speculative) metrics: "),
+        "vllm-log": marked(vllm_log.read, rf"(?m)^(?:{PLAIN}|{PACKED})\b(?:SpecDecoding|Speculative) metrics: "),
         "vllm-metrics": marked(vllm_metrics.read, r"(?m)^(?:ray_)?vllm[:_]spec_decode_num_"),
         "guidellm": marked(guidellm.read, keys("guidellm_version", "response_metrics")),
         "aiperf": marked(
@@ -83,6 +85,8 @@ def import_histogram(format: str | None, path: Path, *, k: int | None = None, be
     found = recognised(path)
     # What a vLLM server counts stands in its log as well.
     name = found if format is None or (format, found) == ("vllm-metrics", "vllm-log") else format
+    if name is None and b'"hist"' in read_bytes(path):
+        raise UserError(f"{path}: looks like a histogram already, which --hist of simulate and sweep takes as it is")
     if name is None:
         raise UserError(f"{path}: looks like no format that is read, expected one of {known} (--from)")
     if before is not None and name not in LIFETIME:

@@ -1,7 +1,7 @@
 """Counts and histograms of other tools, checked before they are used."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,6 +13,8 @@ from simulator.ground.records import BadRecord, Records, as_record, read_each
 T = TypeVar("T")
 # Sums of a file's counts stay exact in a float.
 MAX_COUNT = 10**13
+# Of server-sent events, as a streamed answer is saved.
+EVENT = "data:"
 
 
 def count_of(field: Field) -> int:
@@ -73,12 +75,40 @@ def check_equal(field: Field, expected: int, of: str) -> None:
 
 
 def read_values(path: Path, read: Callable[[Field, int], T], expected: str) -> Records[T]:
-    """Read a file that holds one JSON object, a list of them, or one a line; see `read_each`."""
+    """Read a file that holds one JSON object, a list of them, one a line, or streamed answers; see `read_each`."""
     whole = whole_json(path)
     if isinstance(whole, Field):
         values: list[object] = whole.value if isinstance(whole.value, list) else [whole.value]
         return read_each(path, enumerate(map(as_record, values), 1), read, expected)
+    if next(lines_of(path), (0, ""))[1].startswith(EVENT):
+        return read_each(path, streams_of(path), lambda events, number: read_last(events, number, read), expected)
     return read_each(path, lines_of(path), lambda line, number: read(record_of(line), number), expected)
+
+
+def streams_of(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield the events of each streamed answer of a file, and the line of the last: up to [DONE], or to the end."""
+    events: list[str] = []
+    line = 0
+    for line, text in lines_of(path):
+        event = text.removeprefix(EVENT).strip()
+        if event == "[DONE]":
+            yield line, events
+            events = []
+        elif text.startswith(EVENT):
+            events.append(event)
+    if events:
+        yield line, events
+
+
+def read_last(events: Sequence[str], line: int, read: Callable[[Field, int], T]) -> T:
+    """Read the last event that can be read: what is counted in a stream is so far, or stands at the end alone."""
+    first_reason = BadRecord("a stream without events")
+    for i, event in enumerate(reversed(events)):
+        try:
+            return read(record_of(event), line)
+        except BadRecord as error:
+            first_reason = error if i == 0 else first_reason
+    raise first_reason
 
 
 def record_of(text: str) -> Field:

@@ -137,19 +137,21 @@ def samples_of(text: str) -> list["Sample"]:
     if text.lstrip().startswith("#"):
         return []
     try:
-        return [sample for family in text_string_to_metric_families(text) for sample in family.samples]
-    except (ValueError, IndexError) as error:
+        families = text_string_to_metric_families(text)
+        # Whole numbers of hundreds of digits are no floats.
+        return [sample._replace(value=float(sample.value)) for family in families for sample in family.samples]
+    except (ValueError, IndexError, OverflowError) as error:
         raise BadRecord(f"not a sample ({shortened(str(error))})") from None
 
 
 def add_sample(scrape: Scrape, sample: "Sample") -> bool:
     """Keep one sample where it is of use; say whether it was."""
-    if sample.name == STARTED:
-        scrape.started = max(scrape.started, float(sample.value))
+    if sample.name == STARTED and 0 < sample.value <= MAX_COUNT:
+        scrape.started = max(scrape.started, sample.value)
     named = METRIC.fullmatch(sample.name)
     if named is None or named["name"] not in (*SPECULATION, GENERATED, FINISHED, RUNNING):
         return False
-    series, value = Series(named["name"], tuple(sorted(sample.labels.items()))), float(sample.value)
+    series, value = Series(named["name"], tuple(sorted(sample.labels.items()))), sample.value
     if named["suffix"] == "_created":
         scrape.born[series.engine] = max(value, scrape.born.get(series.engine, 0.0))
         return True

@@ -275,6 +275,7 @@ ODD = 'engine="1",model_name="a \\"quoted\\" {name}, position=9"'
 BROKEN_COUNTERS = [
     ("drafts_total{", "oops_total{", "no vllm:spec_decode_num_drafts beside"),
     *(("} 20.0", "} " + value, "no whole number") for value in ("NaN", "-20", "20.5", "1e99", "+Inf")),
+    ("} 20.0", "} " + "9" * 400, "not a sample"),
     ("} 20.0", "} 1_0", "Invalid value"),
     ("} 20.0", "}", "not a sample"),
     ("} 20.0", "} 19\n" + METRICS.split("\n")[2], "appears twice"),
@@ -415,6 +416,7 @@ def test_lines_of_a_log_are_summed_whatever_release_words_them(path: Path) -> No
         write(path, "INFO Started\n", *lines, idle, "INFO SpecDecoding metrics: Accepted: many\n")
         check("vllm-log", path, counts_of(EVERY), "lines that are summed: 3", skipped=[6])
         assert import_histogram("vllm-metrics", path).format == "vllm-log"
+        assert recognised(write(path, lines[1])) == "vllm-log"
     # Rates of many rounds are rounded, as is their sum.
     rounds = simulate(3000)
     found = import_histogram("vllm-log", write(path, log_line(rounds)))
@@ -663,6 +665,18 @@ def test_a_format_is_known_by_its_marks_and_a_wrong_one_names_it(path: Path) -> 
     assert_refused(None, write(path, text), "looks like no format that is read, expected one of vllm-log")
 
 
+def test_a_streamed_answer_counts_once_by_its_last_event(path: Path) -> None:
+    # Every event of a stream counts so far; the last has no counts.
+    streams = [[sglang_response(run[:20]), sglang_response(run), {"usage": None}] for run in RUNS]
+    text = "".join(
+        "".join(f"data: {json.dumps(event)}\n\n" for event in events) + "data: [DONE]\n\n" for events in streams
+    )
+    check("sglang", write(path, text), counts_of(EVERY))
+    assert recognised(path) == "sglang"
+    check("sglang", write(path, text.removesuffix("data: [DONE]\n\n"), "\ndata: {\n"), counts_of(EVERY))
+    assert_refused("sglang", write(path, "data: [DONE]\n"), "a stream without events")
+
+
 # Means alone.
 
 # vLLM issue 26191: 4,816 drafts, 33,712 drafted, 12,208 accepted, mean acceptance length 3.53.
@@ -905,6 +919,8 @@ SAMPLES: list[tuple[str, Any]] = [
     ("vllm-requests", vllm_response(SMALL, level="detailed")),
     ("sglang", {"choices": [sglang_response(SMALL)], "sglext": {"spec_tokens_details": REPORTED}}),
     ("aiperf", aiperf_totals(SMALL)),
+    *(("sglang", SERVED), ("llama-cpp", TIMED_ROUNDS), ("trtllm", AVERAGED)),
+    ("sglang", {"internal_states": [{"avg_spec_accept_length": 2.5}]}),
 ]
 
 
