@@ -108,7 +108,7 @@ def check(options: DecodeOptions) -> None:
     check_output("--out", options.out, force=True)
     # What is drawn from records is drawn again where they go on; before it is, their configuration is compared.
     may_overwrite = options.force or goes_on(options.out)
-    outputs = {"--plot": options.plot, "--profile": options.profile}
+    outputs = {"--plot": options.plot, "--trace-out": options.profile}
     check_outputs(outputs, may_overwrite, {"--config": options.config, "--out": options.out})
 
 

@@ -12,10 +12,10 @@ from simulator.ground.command import FILE, Decorator, stacked
 USUAL = DecodeOptions()
 
 
-def option(flag: str, name: str = "", *, old: str = "", **settings: Any) -> Decorator:
-    """Return an option whose default is that of `DecodeOptions`; `old`: what else it is called."""
+def option(flag: str, name: str = "", **settings: Any) -> Decorator:
+    """Return an option whose default is that of `DecodeOptions`."""
     name = name or flag.removeprefix("--").replace("-", "_")
-    return click.option(flag, *filter(None, [old]), name, default=getattr(USUAL, name), **settings)
+    return click.option(flag, name, default=getattr(USUAL, name), **settings)
 
 
 def knob_option(name: str, knob: Knob) -> Decorator:
@@ -32,11 +32,10 @@ WHAT_OPTIONS = stacked(
     option("--medusa", type=FILE, show_default="the bundled target's", help="Folder of Medusa heads."),
     option("--eagle", type=FILE, show_default="the bundled target's", help="Folder of an EAGLE head."),
     option("--judge", type=FILE, show_default="the bundled pair's", help="Folder of a trained judge."),
-    option("--prompts", "dataset", old="--dataset", help="File of prompts, in any format of --format, packed or not."),
+    option("--prompts", "dataset", help="File of prompts, in any format of --format, packed or not."),
     option(
         "--format",
         "dataset_format",
-        old="--dataset-format",
         type=click.Choice(DATASETS),
         help="Format of --prompts; auto: what the file holds, which is said.",
     ),
@@ -58,7 +57,11 @@ RUN_OPTIONS = stacked(
     option("--batch-size", type=click.IntRange(1), help="Prompts at a time."),
     option("--temperature", help="0.01 to 100; 0: greedy."),
     option("--top-k", help="Sample from the k largest logits, in both models; 0: off."),
-    option("--top-p", help="Sample from the fewest tokens that reach p, in both models; 1: off."),
+    option(
+        "--top-p",
+        type=click.FloatRange(0, 1, min_open=True),
+        help="Sample from the fewest tokens that reach p, in both models; 1: off.",
+    ),
     option("--draft-temperature", type=float, show_default="--temperature", help="The draft's own; 0: greedy."),
     option("--seed", type=click.IntRange(0, 2**31), help="Of sampling, turns and intervals."),
 )
@@ -85,7 +88,8 @@ OUTPUT_OPTIONS = stacked(
     option("--dry-run", is_flag=True, help="Time one short warm-up a method, say what the run would take, end."),
     option("--plot", type=FILE, help="Picture, .png or .svg: speedup, rounds against their cost, latency."),
     option(
-        "--profile",
+        "--trace-out",
+        "profile",
         type=FILE,
         help="Chrome trace of the first prompts, one track a decoding. Where all is done they are decoded again, "
         "unless the file is there: it is kept.",

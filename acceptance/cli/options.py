@@ -44,7 +44,12 @@ MEASURE_OPTIONS = stacked(
     click.option("--temperature", default=0.0, help="0.01 to 100; 0: greedy. With --texts the one it was written at."),
     click.option("--draft-temperature", type=float, show_default="--temperature", help="The draft's own; 0: greedy."),
     click.option("--top-k", default=0, help="Sample from the k largest logits, in both models; 0: off."),
-    click.option("--top-p", default=1.0, help="Sample from the fewest tokens that reach p, in both models; 1: off."),
+    click.option(
+        "--top-p",
+        default=1.0,
+        type=click.FloatRange(0, 1, min_open=True),
+        help="Sample from the fewest tokens that reach p, in both models; 1: off.",
+    ),
     click.option(
         "--q-kind",
         type=click.Choice(("sampled", "greedy")),

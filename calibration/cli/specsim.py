@@ -38,6 +38,11 @@ COMMANDS: Mapping[str, Entry] = {
     "profiles": Entry(
         "simulator.cli.profiles", "profiles", "Hardware profiles: what a forward pass costs on a device."
     ),
+    "shapes": Entry(
+        "simulator.cli.shapes",
+        "shapes",
+        "Model shapes: the models whose sizes come along, for --target-model and --draft-model.",
+    ),
     "measure-acceptance": Entry(
         "acceptance.cli.measure_acceptance",
         "measure_acceptance",

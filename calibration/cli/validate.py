@@ -83,7 +83,7 @@ class ValidateOptions:
 )
 @click.option(
     "--max-error",
-    type=float,
+    type=click.FloatRange(0, 10),
     metavar="FRACTION",
     help="Bound on the error of each forecast row, such as 0.05, in place of the stated bounds.",
 )

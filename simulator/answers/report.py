@@ -156,7 +156,7 @@ def check_table_format(option: str, path: Path | None, suffixes: tuple[str, ...]
     if path.suffix not in suffixes:
         raise UserError(f"{option} {path}: suffix {path.suffix!r}, expected {' or '.join(suffixes)}")
     if path.suffix == ".parquet":
-        require(PARQUET)
+        require(PARQUET, f"{option} {path}")
 
 
 def write_table(path: Path, columns: Mapping[str, Any]) -> None:

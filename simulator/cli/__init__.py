@@ -1,1 +1,1 @@
-"""The commands simulate, sweep and profiles, one file each."""
+"""The commands simulate, sweep, profiles and shapes, one file each."""

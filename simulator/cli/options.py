@@ -10,6 +10,7 @@ import click
 from simulator.costs.parameters import PARAMETERS, DeviceOptions, Parameter
 from simulator.ground.artefacts import UserError
 from simulator.ground.command import FILE, Decorator, is_given, stacked
+from simulator.ground.ranges import not_a_number, number_in
 from simulator.ground.read_as import AS
 
 if TYPE_CHECKING:
@@ -63,12 +64,12 @@ class Number(click.ParamType):  # type: ignore[type-arg]  # generic only in the 
         self.parameter, self.name = parameter, "INTEGER" if parameter.whole else "FLOAT"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        try:
-            number = float(value)
-        except ValueError:
-            raise UserError(f"{self.parameter.flags[0]}: {value!r} is not {self.parameter.allowed}") from None
-        self.parameter.check(number)
-        return int(number) if self.parameter.whole else number
+        number = number_in(str(value))
+        if number is None:
+            p = self.parameter
+            raise UserError(f"{p.flags[0]}: {not_a_number(str(value), p.allowed, p.most)}")
+        self.parameter.check(float(number))
+        return int(number) if self.parameter.whole else float(number)
 
 
 def parameter_options(*, many: bool) -> Decorator:

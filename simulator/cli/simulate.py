@@ -49,7 +49,7 @@ class SimulateOptions(SharedOptions):
 @DEVICE_OPTIONS
 @run_options(replications=32, least=1)
 @click.option("--why", is_flag=True, help="Say in words where the time goes, and what would change it.")
-@click.option("--csv", type=FILE, help="Write one row for each run.")
+@click.option("--csv", "--out", "csv", type=FILE, help="Write one row for each run.")
 @click.option("--events", type=FILE, help="Write the first run's timeline as Chrome/Perfetto trace JSON.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def simulate(**values: Any) -> None:

@@ -20,6 +20,7 @@ def cautions(pair: ModelPair, draft_length: int | None = None) -> tuple[str, ...
     found += stated_cautions(pair.target, pair.placed_target.storage.name, "--dtype")
     option = "--dtype" if pair.draft_dtype == pair.dtype else "--draft-dtype"
     found += stated_cautions(pair.draft, pair.placed_draft.storage.name, option)
+    found += [pair.profile.assumed] if pair.profile.assumed else []
     return tuple(found)
 
 

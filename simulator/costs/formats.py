@@ -8,6 +8,7 @@ from re import compile as compiled
 from typing import NamedTuple
 
 from simulator.ground.artefacts import UserError
+from simulator.ground.names import number_format
 
 WIDE = ("bfloat16", "float16", "float32")
 
@@ -46,9 +47,10 @@ def format_of(dtype: str) -> Format:
     Raises:
         UserError: The name is none of `FORMATS`.
     """
-    if dtype not in FORMATS:
+    name = number_format(dtype)
+    if name not in FORMATS:
         raise UserError(f"dtype: {dtype!r} is not known, expected one of {', '.join(FORMATS)}")
-    return FORMATS[dtype]
+    return FORMATS[name]
 
 
 def bytes_per_weight(dtype: str) -> float:
@@ -102,7 +104,7 @@ class Storage:
 def storage_of(dtype: str) -> Storage:
     """Return how weights are stored in one of `FORMATS`; what quantizers leave alone is in 16 bits."""
     known = format_of(dtype)
-    return Storage(name=dtype, format=known, plain=known if known.bits >= 16 else PLAIN["bfloat16"])
+    return Storage(name=known.name, format=known, plain=known if known.bits >= 16 else PLAIN["bfloat16"])
 
 
 SYNONYMS = {

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from simulator.ground.artefacts import UserError
 from simulator.ground.limits import MAX_DRAFT_LENGTH
+from simulator.ground.ranges import allowed_numbers, not_a_number
 
 if TYPE_CHECKING:
     # NumPy is imported where values are checked: --help answers without it.
@@ -47,9 +48,7 @@ class Parameter:
     @property
     def allowed(self) -> str:
         """What a value may be, in words."""
-        kind = "a whole number" if self.whole else "a number"
-        start = "above" if self.above else "from"
-        return f"{kind} {start} {self.least:g} to {self.most:g}"
+        return allowed_numbers(self.least, self.most, whole=self.whole, above=self.above)
 
     def check(self, values: "ArrayLike") -> None:
         """Refuse a value outside the bounds, fractional where whole numbers are meant, or NaN."""
@@ -62,7 +61,7 @@ class Parameter:
             good &= flat == np.floor(flat)
         if not good.all():
             value = repr(float(flat[~good][0])).removesuffix(".0")
-            raise UserError(f"{self.flags[0]}: {value} is not allowed, expected {self.allowed}")
+            raise UserError(f"{self.flags[0]}: {not_a_number(value, self.allowed, self.most)}")
 
 
 def numeric(flags: str, default: float, label: str, unit: str, **bounds: Any) -> Any:

@@ -9,6 +9,7 @@ import numpy as np
 
 from simulator.ground.artefacts import UserError
 from simulator.ground.fields import read_json
+from simulator.ground.names import number_format
 
 from .formats import FORMATS, Storage
 from .model_costs import SAME, ModelPair
@@ -175,7 +176,9 @@ def load_pricing(options: DeviceOptions) -> Pricing:
     if options.profile is None:
         refuse_stated(options, (*ROLES, *numbers, *HOW_MODELS_RUN), "a device, expected --profile NAME")
         return Pricing()
-    profile = load_profile(options.profile)
+    formats = (text and number_format(text) for text in (options.dtype, options.draft_dtype, options.kv_dtype))
+    options = replace(options, **dict(zip(("dtype", "draft_dtype", "kv_dtype"), formats, strict=True)))  # type: ignore[arg-type]
+    profile = load_profile(str(options.profile))
     stated = [role for role in roles if getattr(options, role) is not None or roles[role].first]
     if not stated:
         refuse_stated(options, HOW_MODELS_RUN, "models, expected --target-model and --draft-model")

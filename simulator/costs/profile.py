@@ -254,7 +254,8 @@ class Profile:
     status: one of `STATUSES`. passes: by number format. decoding: of one pair of models. launches_per_layer: kernels
     that a layer of a model launches; launches_per_layer_error: its standard error, relative.
     round_overhead_s: what a round costs besides its passes; round_overhead_error: its standard error, relative.
-    timed: what passes were timed over, by `RANGES`. notes: what a reader should know, a sentence each. A
+    timed: what passes were timed over, by `RANGES`. notes: what a reader should know, a sentence each. assumed: for
+    what its name was taken; "" where it is plain. A
     sampled profile has arrays of samples in its costs and overhead.
     """
 
@@ -274,6 +275,7 @@ class Profile:
     timed: Mapping[str, TimedRange] = field(default_factory=dict)
     sources: tuple[Source, ...] = ()
     notes: tuple[str, ...] = ()
+    assumed: str = ""
 
     def cost(self, dtype: str) -> PassCost:
         """Return what a pass costs in a number format; a UserError says that the profile does not tell."""

@@ -1,6 +1,7 @@
 """The file `profile.json`: reading, checking and writing hardware profiles, and those that come along (model §8)."""
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from decimal import Decimal
@@ -11,7 +12,9 @@ import numpy as np
 
 from simulator.ground.artefacts import UserError, check_kind, envelope, write_json
 from simulator.ground.fields import Field, read_json
+from simulator.ground.names import Found, Names, find_name, nearest
 
+from .datasheet import sheet_names, sheet_of
 from .formats import FORMATS
 from .profile import (
     RANGES,
@@ -34,24 +37,110 @@ SCHEMA_VERSIONS = (1, 2)
 # What we write has covariances, which readers of version 1 take too.
 SCHEMA_VERSION = 1
 PRESETS = Path(__file__).parent / "presets"
+# What a device is called besides, where a name alone means several or says more than ours.
+ALSO_CALLED = {
+    other: name
+    for name, others in {
+        "h100-sxm": ("h100", "h100 80gb", "h100 sxm 80gb", "hgx h100"),
+        "h100-pcie": ("h100 pcie 80gb",),
+        "h200": ("h200 sxm", "h200 141gb", "h200 sxm 141gb", "hgx h200"),
+        "b200": ("b200 sxm", "hgx b200", "b200 180gb", "b200 192gb"),
+        "b300": ("b300 sxm", "hgx b300"),
+        "gb200": ("gb200 nvl72",),
+        "gb300": ("gb300 nvl72",),
+        "a100-80gb": ("a100", "a100 sxm", "a100 sxm 80gb"),
+        "a100-40gb": ("a100 sxm 40gb",),
+        "a100-80gb-pcie": ("a100 pcie",),
+        "mi300x": ("mi300", "mi300x oam"),
+        "rtx-pro-6000": ("rtx pro 6000 blackwell", "rtx pro 6000 blackwell workstation edition"),
+        "tpu-v6e": ("trillium", "tpu v6"),
+        "tpu-v5e": ("tpu v5 lite",),
+        "tpu-v7": ("tpu7x", "ironwood", "tpu v7x"),
+    }.items()
+    for other in others
+}
+# Parts of a device's name that tell it from no other.
+IDLE = frozenset(
+    [
+        "nvidia",
+        "geforce",
+        "tesla",
+        "amd",
+        "instinct",
+        "apple",
+        "google",
+        "cloud",
+        "gpu",
+        "tensor",
+        "accelerator",
+        "card",
+    ]
+)
+UNTOLD = re.compile(r"\bhbm\d\w*|(?<=sxm)\d", re.IGNORECASE)
+# Parts that make another device of one: an L40 is no L40S.
+TELLING = frozenset(
+    [
+        "max",
+        "pro",
+        "ultra",
+        "ti",
+        "super",
+        "laptop",
+        "mobile",
+        "s",
+        "x",
+        "g",
+        "e",
+        "p",
+        "d",
+    ]
+)
 
 
 def presets() -> tuple[str, ...]:
     """Return the names of the profiles that come along."""
-    return tuple(sorted(p.stem for p in PRESETS.glob("*.json")))
+    return tuple(sorted((*(p.stem for p in PRESETS.glob("*.json")), *sheet_names())))
+
+
+def find_profile(path_or_name: str | Path) -> Found:
+    """Find a file of a profile, or one that comes along by its name; a file goes before a name.
+
+    Raises:
+        UserError: There is no such file, and the name means none of those that come along, or several.
+    """
+    text = str(path_or_name)
+    if Path(path_or_name).exists():
+        return Found(text)
+    if text.endswith(".json"):
+        raise UserError(f"{text}: no such file")
+    names = Names(kind="device", known=presets(), also=ALSO_CALLED, idle=IDLE, telling=TELLING)
+    found = find_name(UNTOLD.sub("", text), names)
+    if found is None:
+        those = ", ".join(nearest(text, presets()))
+        raise UserError(
+            f"{text}: no such file, nor a device that comes along (nearest: {those}; all: profiles list); "
+            "profiles new makes one from its data sheet"
+        )
+    return Found(found.name, f"{text}: {found.said}" if found.said else "")
 
 
 def load_profile(path_or_name: str | Path) -> Profile:
-    """Read a profile, or one that comes along by its name; a file goes before a name.
+    """Read a profile, or one that comes along, by what `find_profile` takes.
 
     Raises:
         UserError: There is no such file or name, or a value is missing or odd; names file, field and value.
     """
-    path = Path(path_or_name)
-    if not path.exists() and str(path_or_name) in presets():
-        path = PRESETS / f"{path_or_name}.json"
-    elif not path.exists():
-        raise UserError(f"{path_or_name}: no such file, nor a profile that comes along ({', '.join(presets())})")
+    found = find_profile(path_or_name)
+    path = Path(found.name)
+    if path.exists():
+        return read_profile(path)
+    is_sheet = found.name in sheet_names()
+    preset = sheet_of(found.name).profile() if is_sheet else read_profile(PRESETS / f"{found.name}.json")
+    return replace(preset, assumed=found.said)
+
+
+def read_profile(path: Path) -> Profile:
+    """Read a file of a profile; see `load_profile`."""
     field = read_json(path)
     kind = field["kind"]
     if kind.value == "calibration_report":

@@ -1,19 +1,21 @@
 """Model shapes from a Hugging Face config.json, a user's or one of the catalogue (model §2): sizes, never weights."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
-from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from simulator.ground.artefacts import UserError
 from simulator.ground.fields import Field, read_json
+from simulator.ground.names import Found, Names, find_name, nearest, number_format
 
 from .config_json import KEYS, Stack
 from .drafters import drafter, drafter_architecture
 from .families import ALIASES, FAMILIES
+from .formats import FORMATS, storage_of
 from .gpt import opt_layout
 from .layers import BLOCK, Drafting
 from .quantization import Quantized, file_beside, quantization_of
@@ -21,6 +23,23 @@ from .work import ModelShape
 
 CATALOGUE = Path(__file__).parent / "catalogue"
 CLASS_DEFAULTS = Path(__file__).parent / "class_defaults.json"
+# Names of other models of the very same sizes, but for the longest context.
+ALSO_CALLED = {
+    **dict.fromkeys(("deepseek-r1", "deepseek-v3.1"), "deepseek-v3"),
+    **dict.fromkeys(("phi-3-mini-4k", "phi-3-mini-128k"), "phi-3-mini"),
+    **dict.fromkeys(("mistral", "mistral-7b-v0.1"), "mistral-7b"),
+}
+# Parts of a model's name that tell its sizes from no other's.
+IDLE = frozenset(
+    ["instruct", "it", "chat", "hf", "base", "pt", "meta", "text", "coder", "math", "sft", "dpo", "dynamic", "bnb"]
+)
+# Parts that make another model of one of the same name.
+TELLING = frozenset(["lite", "mini", "small", "medium", "large", "nano", "moe", "tiny"])
+# What may be cut from a name: nothing, dates and ways of training, versions too.
+SAME_SIZES = tuple(
+    re.compile(rf"[-_](?:{what})(?=[-_]|$)", re.IGNORECASE)
+    for what in ("(?!)", r"\d{4}|thinking|preview", r"\d{4}|thinking|preview|v\d+(?:\.\d+)?")
+)
 # What a model calls the longest context it was made for.
 LONGEST = (
     "max_position_embeddings",
@@ -42,24 +61,61 @@ def config_file(path_or_name: str | Path) -> tuple[Path, str]:
     """Find the config.json of a model: its path, and what to call the model.
 
     Args:
-        path_or_name: A Hugging Face config.json, a folder that holds one, or a name of the catalogue. A file goes
-            before a name.
+        path_or_name: A Hugging Face config.json, a folder that holds one, or a name of the catalogue as people write
+            it, such as a hub id. A file goes before a name.
     """
+    path, found = find_model(path_or_name)
+    return path, found.name
+
+
+def find_model(path_or_name: str | Path) -> tuple[Path, Found]:
+    """Find the config.json of a model, what to call the model, and what was taken for granted of its name."""
     given = Path(path_or_name)
     path = given / "config.json" if given.is_dir() else given
-    name = path.resolve().parent.name if path.name == "config.json" else path.stem
-    if not path.exists() and str(path_or_name) in catalogue():
-        return CATALOGUE / f"{path_or_name}.json", str(path_or_name)
-    if not path.exists() and not given.is_dir():
-        known = ", ".join(catalogue())
-        raise UserError(f"{path_or_name}: no such file or folder, nor a name of the catalogue ({known})")
-    return path, name
+    if path.exists() or given.is_dir():
+        return path, Found(path.resolve().parent.name if path.name == "config.json" else path.stem)
+    text = str(path_or_name)
+    if text.endswith(".json"):
+        raise UserError(f"{text}: no such file")
+    plain, dtype = without_format(text)
+    found = find_in_catalogue(plain)
+    if found is None:
+        those = ", ".join(nearest(text.rpartition("/")[2], catalogue()))
+        raise UserError(
+            f"{text}: no such file or folder, nor a model of the catalogue (nearest: {those}; all: shapes list); "
+            "expected a config.json of it, or --params"
+        )
+    said = f"taken for {text}" if found.said or dtype else ""
+    return CATALOGUE / f"{found.name}.json", Found(found.name, f"{said}, in {dtype} as that says" if dtype else said)
+
+
+def find_in_catalogue(text: str) -> Found | None:
+    """Find a name of the catalogue, as it is, else without dates and versions behind which the sizes are the same."""
+    names = Names(kind="model", known=catalogue(), also=ALSO_CALLED, idle=IDLE, telling=TELLING)
+    for behind in SAME_SIZES:
+        shorter = behind.sub("", text)
+        if found := find_name(shorter, names, whole=shorter != text):
+            return found if shorter == text else Found(found.name, f"taken for {text}")
+    return None
+
+
+def without_format(text: str) -> tuple[str, str]:
+    """Return a model's name without the number formats in it, and the first of those; "" where it names none."""
+    vendor, slash, name = text.rpartition("/")
+    parts = re.split(r"[-_]", name)
+    formats = [number_format(part) for part in parts[1:] if number_format(part) in FORMATS]
+    kept = [parts[0], *(part for part in parts[1:] if number_format(part) not in FORMATS)]
+    return (f"{vendor}{slash}{'-'.join(kept)}", formats[0]) if formats else (text, "")
 
 
 def read_shape(path_or_name: str | Path) -> ModelShape:
-    """Read the shape of a model from what `config_file` finds."""
-    path, name = config_file(path_or_name)
-    return shape_of(read_json(path, any_number=True), name)
+    """Read the shape of a model from what `find_model` finds."""
+    path, found = find_model(path_or_name)
+    shape = shape_of(read_json(path, any_number=True), found.name)
+    if not found.said:
+        return shape
+    _, dtype = without_format(str(path_or_name))
+    return replace(shape, assumed=found.said, storage=storage_of(dtype) if dtype else shape.storage)
 
 
 def shape_of(config: Field, name: str) -> ModelShape:
@@ -167,9 +223,8 @@ def family_of(config: Field) -> str:
     told = [ARCHITECTURES.get(a, "") for a in listed if isinstance(a, str)] if isinstance(listed, list) else []
     found = next((f for f in (family, f"{family}_text", *told) if f in FAMILIES), None)
     if found is None:
-        nearest = ", ".join(get_close_matches(value, FAMILIES, 3, 0.5)) or "llama, qwen3 or deepseek_v3"
         return named.refuse(
-            f"one of {len(FAMILIES)} families, such as {nearest}; "
+            f"one of {len(FAMILIES)} families, such as {', '.join(nearest(value, FAMILIES))}; "
             "for others state --params, --active-params and --kv-bytes-per-token"
         )
     return found

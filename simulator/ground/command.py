@@ -16,6 +16,7 @@ import click
 
 from .artefacts import UserError
 from .version import VERSION
+from .vocabulary import in_own_words, message_of, speak
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -51,7 +52,30 @@ class Stopped(Exception):
 
 
 class OneLineErrors(click.Command):
-    """A command whose user errors are one line on stderr and exit code 2."""
+    """A command whose user errors are one line on stderr and exit code 2, and whose options have synonyms."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        speak(self.params)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read options by any of their names."""
+        return super().parse_args(ctx, in_own_words(self, args, interspersed=ctx.allow_interspersed_args))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run; an error about a file that an option names is about that option.
+
+        What a `KeyboardInterrupt` says gets past click, which knows none that says anything.
+        """
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise Stopped(str(error)) from None
+        except UserError as error:
+            option = next((o for path, o in named_paths(ctx) if str(error).startswith((f"{path}: ", f"{path}/"))), None)
+            if option is None:
+                raise
+            raise UserError(f"{option} {error}") from None
 
     def main(  # type: ignore[override]
         self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
@@ -61,7 +85,7 @@ class OneLineErrors(click.Command):
         try:
             code = super().main(args, name, **{**extra, "standalone_mode": False})
         except click.ClickException as error:
-            fail(name, error.format_message())
+            fail(name, message_of(error))
         except UserError as error:
             fail(name, str(error))
         except (OSError, UnicodeError, MemoryError) as error:
@@ -73,23 +97,17 @@ class OneLineErrors(click.Command):
             sys.exit(EXIT_INTERRUPTED)
         sys.exit(code if isinstance(code, int) else 0)
 
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; an error that begins with the name of a file begins with the option it was given by.
 
-        What a `KeyboardInterrupt` says gets past click, which knows none that says anything.
-        """
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt as error:
-            raise Stopped(str(error)) from None
-        except UserError as error:
-            for parameter in self.params:
-                path = ctx.params.get(parameter.name or "")
-                if isinstance(path, Path) and str(error).startswith(f"{path}: "):
-                    option = isinstance(parameter, click.Option)
-                    name = parameter.opts[0] if option else parameter.human_readable_name
-                    raise UserError(f"{name} {error}") from None
-            raise
+def named_paths(ctx: click.Context) -> Iterator[tuple[str, str]]:
+    """Yield the paths that the user named, as typed and in full, each with its option or argument."""
+    for parameter in ctx.command.params:
+        value = ctx.params.get(parameter.name or "")
+        if not is_given(ctx, parameter.name or ""):
+            continue
+        if isinstance(parameter, click.Option) and isinstance(value, str | Path):
+            yield from ((str(path), parameter.opts[0]) for path in (value, Path(value).absolute()))
+        elif isinstance(value, Path):
+            yield str(value), parameter.human_readable_name
 
 
 class OneLineErrorsGroup(OneLineErrors, click.Group):

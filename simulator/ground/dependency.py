@@ -17,8 +17,8 @@ class Dependency:
     extra: str
 
 
-def require(dependency: Dependency) -> ModuleType:
-    """Import the library; warn of a release that no test has seen.
+def require(dependency: Dependency, what: str = "") -> ModuleType:
+    """Import the library, for the option `what`; warn of a release that no test has seen.
 
     Raises:
         UserError: It is not installed; says what for and how to install it.
@@ -30,7 +30,7 @@ def require(dependency: Dependency) -> ModuleType:
         if error.name != dependency.import_name.partition(".")[0]:
             raise
         raise UserError(
-            f"{dependency.import_name} is not installed; {dependency.purpose} needs it: "
+            f"{what and f'{what}: '}{dependency.import_name} is not installed; {dependency.purpose} needs it: "
             f'pip install "specsim[{dependency.extra}]"'
         ) from None
     warn_untested(dependency.import_name)

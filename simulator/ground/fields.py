@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from .artefacts import UserError, read_text
 from .plain_text import read_text_bytes
+from .ranges import allowed_numbers
 
 # What a number of a file may be at most: sums of such counts stay finite in a float.
 MAX_NUMBER = 1e300
@@ -180,8 +181,8 @@ class Field:
             with suppress(OverflowError):
                 value = float(self.value)
         if not least <= value <= most or (above and value == least):
-            lowest = f"a number {'above' if above else 'of at least'} {least:g}" if least > -math.inf else "a number"
-            self.refuse(lowest if most == MAX_NUMBER else f"a number from {least:g} to {most:g}")
+            bounds = None if least == -math.inf else least, None if most == MAX_NUMBER else most
+            self.refuse(allowed_numbers(*bounds, whole=False, above=above))
         return value
 
     def whole(self, least: int = 0, most: int | None = None, *, default: int | None = None) -> int:

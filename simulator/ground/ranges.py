@@ -1,19 +1,95 @@
-"""Lists and ranges of numbers as a user types them: `4`, `0.05,0.1`, `1:8`, `0.5:0.95:0.05`."""
+"""Numbers, lists and ranges of them as a user types them: `4`, `64k`, `1e3`, `0.05,0.1`, `1:8`, `0.5:0.95:0.05`."""
 
+import re
 from decimal import Decimal, InvalidOperation
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from .artefacts import UserError
+
+if TYPE_CHECKING:
+    # NumPy is imported where lists are read: --help answers without it.
+    from numpy.typing import NDArray
 
 MAX_VALUES = 20_000_000
 # Of draft lengths and other counts of a policy.
 MAX_DRAFT = 1_000_000
+# As in SI and IEC, where `k` may be large.
+SCALES = {"k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
+SCALED = re.compile(r"(.*[0-9.])\s*([kmg]i?)", re.IGNORECASE)
+
+QUANTITY = re.compile(
+    r"\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*([kmgtp]?)(i?)(bytes|byte|b|flops|flop|ops|op|watts|watt|w)?(/s|ps)?\s*",
+    re.IGNORECASE,
+)
 
 
-def parse_values(flag: str, text: str) -> NDArray[np.float64]:
-    """Read a list of numbers and inclusive ranges: `4`, `0.05,0.1`, `1:8`, `0.5:0.95:0.05`, or a mix."""
+def quantity(option: str, text: str, unit: str, expected: str) -> float:
+    """Read a size, rate or power with its unit, such as `8GiB`, `272GB/s`, `121TFLOP/s` or `115W`.
+
+    Args:
+        option: For messages.
+        text: As typed.
+        unit: "B", "B/s", "FLOP/s" or "W".
+        expected: What to type, for messages.
+
+    Raises:
+        UserError: It is none, or in another unit; bits are no bytes.
+    """
+    found = QUANTITY.fullmatch(text)
+    kind = (found[4] or "").lower().rstrip("s").replace("watt", "w").replace("byte", "b") if found else ""
+    kinds = {"B": ("b",), "B/s": ("b",), "FLOP/s": ("flop", "op"), "W": ("w", "")}[unit]
+    is_rate = bool(found and found[5])
+    is_bits = bool(found and found[4] == "b" and is_rate and found[2].isupper())
+    number = number_in(found[1]) if found else None
+    if found is None or number is None or kind not in kinds or is_bits or (is_rate and not unit.endswith("/s")):
+        raise UserError(f"{option}: {text!r} is not allowed, expected {expected}")
+    scale: int = (1024 if found[3] else 1000) ** " kmgtp".index(found[2].lower() or " ")
+    value = float(number) * scale
+    if not 0 < value < 1e21:
+        raise UserError(f"{option}: {text!r} is not allowed, expected {expected}, above 0")
+    return value
+
+
+def number_in(text: str) -> Decimal | None:
+    """Read `32768`, `1e3`, `64k` (64,000), `64Ki` (65,536), `inf`; None for what is no number."""
+    scaled = SCALED.fullmatch(text.strip())
+    try:
+        number = Decimal(scaled[1] if scaled else text.strip())
+    except InvalidOperation:
+        return None
+    if number.is_snan() or abs(number.adjusted()) > 400:
+        return None
+    return number * SCALES[scaled[2].lower()] if scaled else number
+
+
+def not_a_number(text: str, allowed: str, most: float) -> str:
+    """Say that a text, or a number that is too large, is none of those that are allowed; percent gets a hint."""
+    is_percent = text.strip().endswith("%")
+    number = number_in(text.strip().removesuffix("%"))
+    if (
+        number is not None
+        and number.is_finite()
+        and ((most == 1 and 10 <= number <= 100) or (is_percent and "whole" not in allowed))
+    ):
+        return f"{text} is not a fraction; {float(number / 100):g}?"
+    return f"{text if number_in(text) is not None else repr(text)} is not allowed, expected {allowed}"
+
+
+def allowed_numbers(least: float | None, most: float | None, *, whole: bool, above: bool = False) -> str:
+    """Say which numbers are allowed, from the least and the most of them."""
+    kind = "a whole number" if whole else "a number"
+    if least is None:
+        return kind if most is None else f"{kind} of at most {most:g}"
+    if most is None:
+        return f"{kind} above {least:g}" if above else f"{kind} of at least {least:g}"
+    shown = f"{most:g}" if most >= 1e7 or most % 1 else f"{most:.0f}"
+    return f"{kind} above {least:g}, at most {shown}" if above else f"{kind} from {least:g} to {shown}"
+
+
+def parse_values(flag: str, text: str) -> "NDArray[Any]":
+    """Read a list of numbers and inclusive ranges: `4`, `0.05,0.1`, `1:8`, `0.5:0.95:0.05`, or a mix; float64."""
+    import numpy as np
+
     values: list[Decimal] = []
     for part in text.split(","):
         values.extend(parse_part(flag, part.strip()))
@@ -34,13 +110,9 @@ def parse_whole(flag: str, text: str, least: int, most: int) -> tuple[int, ...]:
 
 def parse_part(flag: str, part: str) -> list[Decimal]:
     """Read one number or one range, in decimal so that 0.5:0.95:0.05 hits 0.95."""
-    try:
-        numbers = [Decimal(n) for n in part.split(":")]
-        if any(n.is_snan() or abs(n.adjusted()) > 400 for n in numbers if n):
-            numbers = []
-    except InvalidOperation:
-        numbers = []
-    if not 1 <= len(numbers) <= 3:
+    read = [number_in(n) for n in part.split(":")]
+    numbers = [n for n in read if n is not None]
+    if not len(read) == len(numbers) <= 3:
         raise UserError(f"{flag}: {part!r} is not a value, expected NUMBER, FROM:TO or FROM:TO:STEP, joined by commas")
     if len(numbers) == 1:
         return numbers
@@ -67,4 +139,4 @@ def check_whole(name: str, value: int, least: int = 1) -> None:
 def check_fraction(name: str, value: float) -> None:
     """Refuse what lies outside 0..1."""
     if not 0 <= value <= 1:
-        raise UserError(f"{name}: {value!r} is not allowed, expected a number from 0 to 1")
+        raise UserError(f"{name}: {not_a_number(repr(value), 'a number from 0 to 1', 1)}")

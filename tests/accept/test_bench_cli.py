@@ -72,7 +72,7 @@ def tracks(trace: Path) -> set[str]:
 
 
 def test_a_run_from_prompts_to_table_records_picture_and_profile(measure, run, tmp_path: Path) -> None:
-    done = measure("--method", METHODS, "--plot", "a.svg", "--profile", "trace.json", "--runs", 2)
+    done = measure("--method", METHODS, "--plot", "a.svg", "--trace-out", "trace.json", "--runs", 2)
     assert done.stderr == ""
     assert files(tmp_path) == {"decode.jsonl", "a.svg", "trace.json"}
     names = {"baseline", *METHODS.split(",")}
@@ -97,7 +97,7 @@ def test_the_same_command_goes_on_a_different_one_is_refused_and_force_starts_an
     measure, bench, user_error, tmp_path: Path
 ) -> None:
     out, plot, profile = (tmp_path / name for name in ("decode.jsonl", "a.svg", "trace.json"))
-    given = ("--method", "ngram", "--plot", "a.svg", "--profile", "trace.json")
+    given = ("--method", "ngram", "--plot", "a.svg", "--trace-out", "trace.json")
     plot.write_text("mine")
     user_error(bench(*given), "--plot a.svg: exists already")
     assert plot.read_text() == "mine"
@@ -321,8 +321,8 @@ def test_bad_input_is_one_line_before_anything_is_loaded(run, user_error, tmp_pa
         (("--k", 0), "--k"),
         (("--inflate-target", 0.5), "--inflate-target: 0.5"),
         (("--plot", "a.pdf"), "--plot"),
-        (("--profile", "mine.txt"), "--profile mine.txt: exists already"),
-        (("--profile", "decode.jsonl"), "is the file of --out too"),
+        (("--trace-out", "mine.txt"), "--trace-out mine.txt: exists already"),
+        (("--trace-out", "decode.jsonl"), "is the file of --out too"),
         (("--out", "."), "--out .: is a folder"),
         (("--out", "mine.txt"), "mine.txt: begins with no record of kind 'decode_run'"),
         (("--out", "header.jsonl"), 'header.jsonl: line 2: kind is "mine"'),

@@ -58,12 +58,12 @@ def test_a_command_answers_as_if_it_stood_alone(run, user_error) -> None:
     assert run("specsim", "validate", "--help").stdout.startswith("Usage: specsim validate [OPTIONS] [DECODE]\n")
     assert run("specsim", "validate", "--published", "--summary", "--max-error", 0.01).returncode == 1
     user_error(run("specsim", "simulate", "--alpha", 70), "specsim simulate: ", "70")
-    user_error(run("specsim", "calibrate", "missing.json"), "specsim calibrate: missing.json: no such file")
+    user_error(run("specsim", "calibrate", "missing.json"), "specsim calibrate: PROBE missing.json: no such file")
 
 
 def test_a_command_that_is_not_there_is_one_line(run, user_error) -> None:
     user_error(run("specsim", "simulat"), "specsim: No such command 'simulat'")
-    user_error(run("specsim", "--jsn"), "specsim: No such option")
+    user_error(run("specsim", "--jsn"), "specsim: --jsn: no such option of specsim")
     assert run("specsim").stdout == run("specsim", "--help").stdout
 
 

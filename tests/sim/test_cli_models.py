@@ -265,7 +265,7 @@ def test_options_at_odds_are_one_line(run, user_error, command: str, tmp_path: P
 
 def test_an_output_never_takes_the_place_of_what_is_read(run, user_error, tmp_path: Path) -> None:
     for option in ("--profile", "--target-model", "--draft-model"):
-        source = PRESETS / "h100-sxm.json" if option == "--profile" else CATALOGUE / "llama-68m.json"
+        source = PRESETS / "cpu-2-core.json" if option == "--profile" else CATALOGUE / "llama-68m.json"
         shutil.copy(source, tmp_path / "config.json")
         # A folder stands for the config.json in it.
         for value in ("config.json",) if option == "--profile" else ("config.json", "."):

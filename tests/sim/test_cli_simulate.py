@@ -170,7 +170,7 @@ def test_events_are_a_trace_with_both_arms_and_change_no_figure(run, tmp_path: P
 MISTAKES = {
     "simulate": [
         (("--draftN", 0), "--draftN: 0 is not allowed, expected a whole number from 1 to 1024"),
-        (("--draftN", "four"), "--draftN: 'four' is not a whole number from 1 to 1024"),
+        (("--draftN", "four"), "--draftN: 'four' is not allowed, expected a whole number from 1 to 1024"),
         (("--workmem", 1e-300, "--workflops", 0), "are both 0"),
         (("--replications", 0), "--replications"),
         (("--seed", -1), "--seed"),

@@ -86,11 +86,11 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"profile": None}, r"--target-model: llama-3\.1-8b without a device, expected --profile NAME beside it"),
     ({"draft_model": None}, r"--target-model: llama-3\.1-8b alone, expected --draft-model beside it"),
     ({"target_model": None}, r"--draft-model: llama-3\.2-1b alone, expected --target-model beside it"),
-    ({"target_model": "gpt-5"}, "gpt-5: no such file or folder, nor a name of the catalogue"),
-    ({"profile": "h300"}, "h300: no such file, nor a profile that comes along"),
-    ({"dtype": "fp4"}, "--dtype: 'fp4' is not in the profile h100-sxm, which has bfloat16"),
-    ({"draft_dtype": "fp4"}, "--draft-dtype: 'fp4' is not in the profile h100-sxm, which has bfloat16"),
-    ({"kv_dtype": "fp4"}, "--kv-dtype: 'fp4' is not known, expected one of float32"),
+    ({"target_model": "gpt-5"}, "gpt-5: no such file or folder, nor a model of the catalogue"),
+    ({"profile": "h300"}, "h300: no such file, nor a device that comes along"),
+    ({"dtype": "fp3"}, "--dtype: 'fp3' is not in the profile h100-sxm, which has bfloat16"),
+    ({"draft_dtype": "fp3"}, "--draft-dtype: 'fp3' is not in the profile h100-sxm, which has bfloat16"),
+    ({"kv_dtype": "fp3"}, "--kv-dtype: 'fp3' is not known, expected one of float32"),
     ({"profile": "m3-max", "tp": 2}, "--tp: 2 devices, but the profile m3-max names no link, expected 1"),
     ({"tp": 3}, r"--tp: 3 devices cannot share the 32 heads of llama-3\.1-8b, expected a divisor of 32"),
     ({"tp": 64}, r"--tp: 64 devices cannot share the 32 heads of llama-3\.1-8b"),
@@ -152,14 +152,18 @@ def test_a_value_is_taken_or_refused_by_option_value_and_what_is_allowed(p: Para
             p.check(value)
             p.check([p.default, value])
         else:
-            message = f"{p.flags[0]}: {float(value)!r}".removesuffix(".0") + f" is not allowed, expected {p.allowed}"
+            message = f"{p.flags[0]}: {float(value)!r}".removesuffix(".0")
+            is_percent = p.most == 1 and 10 <= value <= 100
+            message += (
+                f" is not a fraction; {value / 100:g}?" if is_percent else f" is not allowed, expected {p.allowed}"
+            )
             with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
                 p.check([p.default, value])
 
 
 def test_what_is_allowed_in_words() -> None:
     assert BY_NAME["draft_length"].allowed == "a whole number from 1 to 1024"
-    assert BY_NAME["draft_cost"].allowed == "a number above 0 to 1000"
+    assert BY_NAME["draft_cost"].allowed == "a number above 0, at most 1000"
     assert BY_NAME["alpha"].allowed == "a number from 0 to 1"
     assert BY_NAME["mem_scale_ms"].allowed == "a number from 0 to 1e+15"
 

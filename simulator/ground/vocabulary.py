@@ -1,0 +1,211 @@
+"""One name for each thing on the command line, what else it is called, and numbers as people type them.
+
+Every command of ours reads its words through here (see `command.OneLineErrors`): synonyms are not declared again where
+an option is.
+"""
+
+from collections.abc import Iterator, Sequence
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .artefacts import UserError
+from .names import nearest, number_format
+from .ranges import allowed_numbers, not_a_number, number_in
+
+# Options that mean the same; a command has one of them under its own name and takes the others.
+SYNONYMS = (
+    ("--draftN", "--draft-n", "--k", "--num-speculative-tokens"),
+    ("--replications", "--runs", "--repeats"),
+    ("--batch", "--batch-size", "--concurrency"),
+    ("--prompts", "--dataset"),
+    ("--format", "--dataset-format"),
+    ("--trace-out", "--events"),
+    ("--out-dir", "--out"),
+    ("--target-model", "--target"),
+    ("--draft-model", "--draft"),
+    ("--tp", "--tensor-parallel-size"),
+    ("--total", "--output-len"),
+)
+# Of an option that a command does not have: what is meant instead.
+MEANS = {
+    "--profile": "the device that a forecast is for; a Chrome trace is --trace-out",
+    "--out-dir": "a folder; here --out names a file",
+}
+
+
+def flags_of(command: click.Command) -> dict[str, click.Option]:
+    """Return the options of a command by each of their own names."""
+    options = [p for p in command.params if isinstance(p, click.Option)]
+    return {flag: option for option in options for flag in (*option.opts, *option.secondary_opts)}
+
+
+def own_name(flag: str, own: dict[str, click.Option]) -> str | None:
+    """Return what a command calls an option, by any of its names; None where it has none, or several of them apart."""
+    if flag in own:
+        return flag
+    for group in SYNONYMS:
+        meant = {own[name].name: name for name in reversed(group) if name in own}
+        if flag in group and len(meant) == 1:
+            return next(iter(meant.values()))
+    return None
+
+
+def in_own_words(command: click.Command, args: Sequence[str], *, interspersed: bool) -> list[str]:
+    """Return a command's arguments with options by its own names.
+
+    Args:
+        command: Whose they are.
+        args: As typed.
+        interspersed: Whether options may follow arguments.
+
+    Raises:
+        UserError: An option is none of the command's; says what is near, and which commands have it.
+    """
+    own, typed = flags_of(command), list(args)
+    words: list[str] = []
+    while typed:
+        word = typed.pop(0)
+        flag, has_value, value = word.partition("=")
+        if word == "--" or not (interspersed or word.startswith("-")):
+            return [*words, word, *typed]
+        if not flag.startswith("--"):
+            words.append(word)
+            # Of a short option, its value.
+            if word in own and not own[word].is_flag and typed:
+                words.append(typed.pop(0))
+            continue
+        name = own_name(flag, own)
+        if name is None and flag not in ("--help", "--version"):
+            raise UserError(unknown(command, flag, own))
+        option = own.get(name or flag)
+        takes = option is not None and not option.is_flag and not option.count
+        if takes and not has_value and typed:
+            has_value, value = "=", typed.pop(0)
+        if flag == "--out-dir" and name == "--out" and option is not None:
+            value = file_in(value, option)
+        words.append(f"{name or flag}={value}" if has_value else name or flag)
+    return words
+
+
+def file_in(folder: str, option: click.Option) -> str:
+    """Return the file that --out names by default, in a folder."""
+    if not isinstance(option.default, Path):
+        raise UserError(f"--out-dir {folder}: is a folder, and this command names no file in it; expected --out FILE")
+    return str(Path(folder) / option.default.name)
+
+
+def unknown(command: click.Command, flag: str, own: dict[str, click.Option]) -> str:
+    """Say that a command has no such option, what is near, and where it is."""
+    elsewhere = sorted(name for name, other in commands() if own_name(flag, flags_of(other)))
+    words = [f"{flag}: no such option of {command.name}"]
+    words += [MEANS[flag]] if flag in MEANS else []
+    if elsewhere:
+        return "; ".join([*words, f"{', '.join(elsewhere[:3])} {'has' if len(elsewhere) == 1 else 'have'} it"])
+    near = [name for name in nearest(flag, own) if name[:4] == flag[:4]]
+    return "; ".join([*words, f"nearest: {', '.join(near or nearest(flag, own))}"])
+
+
+def commands() -> Iterator[tuple[str, click.Command]]:
+    """Yield every command that is installed and every command of those, by what a user types."""
+    try:
+        scripts = distribution("specsim").entry_points.select(group="console_scripts")
+    except PackageNotFoundError:
+        return
+    for script in scripts:
+        loaded = script.load()
+        if script.name != "specsim":
+            yield script.name, loaded
+            for name, inner in getattr(loaded, "commands", {}).items():
+                yield f"{script.name} {name}", inner
+
+
+class Spoken(click.ParamType):  # type: ignore[type-arg]  # generic only in the newest click
+    """Numbers as people type them, refused in one voice: the value, and what is allowed."""
+
+    whole = False
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Read one number."""
+        least, most = getattr(self, "min", None), getattr(self, "max", None)
+        above = bool(getattr(self, "min_open", False))
+        number = number_in(str(value))
+        good = number is not None and not number.is_nan() and (not self.whole or number == number.to_integral_value())
+        if number is None or not good or not in_range(float(number), least, most, above):
+            allowed = allowed_numbers(least, most, whole=self.whole, above=above)
+            self.fail(not_a_number(str(value), allowed, 2 if most is None else most), param, ctx)
+        return int(number) if self.whole else float(number)
+
+
+def in_range(number: float, least: float | None, most: float | None, above: bool) -> bool:
+    """Whether a number lies within its bounds."""
+    low = least is None or (number > least if above else number >= least)
+    return low and (most is None or number <= most)
+
+
+class Whole(Spoken, click.types.IntParamType):
+    """A whole number."""
+
+    whole = True
+
+
+class WholeRange(Spoken, click.IntRange):
+    """A whole number within bounds."""
+
+    whole = True
+
+
+class Real(Spoken, click.types.FloatParamType):
+    """A number."""
+
+
+class RealRange(Spoken, click.FloatRange):
+    """A number within bounds."""
+
+
+class Choice(click.Choice):  # type: ignore[type-arg]  # generic only in the newest click
+    """One of some words, in any case; number formats by whatever name."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the word that is meant."""
+        words = [str(choice) for choice in self.choices]
+        meant = next((t for t in (str(value), str(value).lower(), number_format(str(value))) if t in words), None)
+        if meant is None:
+            self.fail(f"{value!r} is not allowed, expected one of {', '.join(words)}", param, ctx)
+        return meant
+
+
+SPOKEN: dict[type, Any] = {
+    click.types.IntParamType: Whole,
+    click.IntRange: WholeRange,
+    click.types.FloatParamType: Real,
+    click.FloatRange: RealRange,
+    click.Choice: Choice,
+}
+
+
+def speak(parameters: Sequence[click.Parameter]) -> None:
+    """Have the numbers and choices of parameters read as above."""
+    for parameter in parameters:
+        spoken = SPOKEN.get(type(parameter.type))
+        if spoken is not None:
+            known = vars(parameter.type)
+            parameter.type = spoken.__new__(spoken)
+            vars(parameter.type).update(known)
+
+
+def message_of(error: click.ClickException) -> str:
+    """Return what is wrong with a command line: the option first."""
+    text = error.format_message().rstrip(".")
+    if isinstance(error, click.BadOptionUsage):
+        return f"{error.option_name}: {text.removeprefix(f'Option {error.option_name!r} ')}"
+    parameter = getattr(error, "param", None)
+    if parameter is None or not isinstance(error, click.BadParameter):
+        return text
+    is_option = isinstance(parameter, click.Option)
+    name = parameter.opts[0] if is_option else parameter.make_metavar(error.ctx)
+    if isinstance(error, click.MissingParameter):
+        return f"{name}: is missing" + (f", expected {parameter.make_metavar(error.ctx)}" if is_option else "")
+    return f"{name}: {error.message.rstrip('.')}"

@@ -1,0 +1,124 @@
+"""One vocabulary over all commands: synonyms, numbers as people type them, errors that say where and what."""
+
+import click
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from simulator.ground.ranges import number_in, parse_values, quantity
+from simulator.ground.vocabulary import SPOKEN, SYNONYMS, Spoken, commands, flags_of, in_own_words, own_name
+
+COMMANDS = dict(commands())
+HAVE = [
+    (name, flag)
+    for name, command in COMMANDS.items()
+    for group in SYNONYMS
+    for flag in group
+    if own_name(flag, flags_of(command))
+]
+
+
+def test_every_command_is_walked_and_no_name_means_two_things() -> None:
+    assert {
+        "simulate",
+        "sweep",
+        "shapes list",
+        "profiles new",
+        "bench-decode time-passes",
+        "validate",
+    } <= COMMANDS.keys()
+    flags = [flag for group in SYNONYMS for flag in group]
+    assert len(flags) == len(set(flags))
+
+
+@pytest.mark.parametrize(("name", "flag"), HAVE)
+def test_an_option_is_taken_by_any_of_its_names(name: str, flag: str) -> None:
+    command = COMMANDS[name]
+    own = own_name(flag, flags_of(command))
+    option = flags_of(command)[own]
+    if flag == "--out-dir" and own == "--out":
+        return
+    values = [] if option.is_flag else ["7"]
+    assert in_own_words(command, [flag, *values], interspersed=True) == ["=".join([own, *values])]
+    assert in_own_words(command, ["=".join([flag, *values])], interspersed=True) == ["=".join([own, *values])]
+
+
+def test_what_the_table_promises_is_there() -> None:
+    """Names as the README's table of words has them, on every command that has the thing."""
+    for name, words in {
+        "simulate": "--draft-n --k --num-speculative-tokens --runs --repeats --concurrency --trace-out --target --out",
+        "sweep": "--k --replications --repeats --concurrency --draft",
+        "measure-acceptance": "--draftN --out --out-dir --prompts --format --dataset --batch",
+        "bench-decode": "--draftN --replications --dataset --dataset-format --prompts --format --trace-out --events",
+        "bench-decode time-passes": "--num-speculative-tokens --runs --replications --target",
+        "probe-gpu": "--k --out-dir",
+        "bench-sampling": "--draft-n --concurrency",
+        "validate": "--draftN --replications --out --out-dir",
+        "calibrate": "--out-dir",
+    }.items():
+        own = flags_of(COMMANDS[name])
+        assert [word for word in words.split() if own_name(word, own) is None] == [], name
+    # A profile is a device, everywhere.
+    for name, command in COMMANDS.items():
+        option = flags_of(command).get("--profile")
+        assert option is None or "race" not in (option.help or ""), name
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_numbers_and_choices_of_every_command_are_refused_in_one_voice(name: str) -> None:
+    command = COMMANDS[name]
+    for parameter in command.params:
+        assert type(parameter.type) not in SPOKEN
+        if isinstance(parameter.type, Spoken | click.Choice):
+            with pytest.raises(click.BadParameter, match="'1x' is not allowed, expected "):
+                parameter.type.convert("1x", parameter, None)
+
+
+def test_errors_name_option_value_and_what_is_allowed(run, user_error) -> None:
+    for line, message in (
+        ("simulate --seed 1.5", "--seed: 1.5 is not allowed, expected a whole number of at least 0"),
+        ("simulate --tp 2k", "--tp: 2k is not allowed, expected a whole number from 1 to 1024"),
+        ("simulate --alpha 70", "--alpha: 70 is not a fraction; 0.7?"),
+        ("sweep --alpha 50:70:5", "--alpha: 50 is not a fraction; 0.5?"),
+        ("measure-acceptance --top-p 90%", "--top-p: 90% is not a fraction; 0.9?"),
+        ("validate --max-error 5%", "--max-error: 5% is not a fraction; 0.05?"),
+        ("simulate --placement here", "--placement: 'here' is not allowed, expected one of same, separate"),
+        ("simulate --seed", "--seed: requires an argument"),
+        ("simulate --hist nothing.json", "--hist nothing.json: no such file"),
+        ("simulate --events /proc/x --total 9", "--events /proc/x: cannot be written"),
+        (
+            "simulate --prompts x",
+            "--prompts: no such option of simulate; bench-decode, measure-acceptance, validate have it",
+        ),
+        ("bench-decode --profile x.json", "a Chrome trace is --trace-out"),
+        ("simulate --profil x", "--profil: no such option of simulate; nearest: --profile"),
+        ("sweep --out-dir here", "--out-dir here: is a folder, and this command names no file in it"),
+    ):
+        command, *words = line.split()
+        user_error(run(command, *words), f"{command}: {message}" if message.startswith("--") else message)
+
+
+def test_a_word_that_is_a_value_stays_one() -> None:
+    own = COMMANDS["measure-acceptance"]
+    typed = ["--system-prompt", "--draftN", "--draftN", "3", "--json", "import", "--draftN", "4"]
+    changed = ["--system-prompt=--draftN", "--k=3", "--json", "import", "--draftN", "4"]
+    assert in_own_words(own, typed, interspersed=False) == changed
+
+
+def test_a_folder_holds_the_file_that_is_written_by_default() -> None:
+    words = in_own_words(COMMANDS["probe-gpu"], ["--out-dir", "here"], interspersed=True)
+    assert words == ["--out=here/probe.json"]
+
+
+@given(
+    st.integers(0, 10**6),
+    st.sampled_from([("k", 10**3), ("K", 10**3), ("M", 10**6), ("Ki", 2**10), ("", 1), ("e3", 10**3)]),
+)
+def test_large_numbers_may_be_short(value: int, scale: tuple[str, int]) -> None:
+    assert number_in(f"{value}{scale[0]}") == value * scale[1]
+
+
+def test_lists_and_ranges_take_short_numbers() -> None:
+    assert parse_values("--context", "1k:3k:1k,64Ki").tolist() == [1000, 2000, 3000, 65536]
+    assert quantity("--memory", "1.5TiB", "B", "") == 1.5 * 2**40
+    assert quantity("--bf16", "2.25 PFLOPS", "FLOP/s", "") == 2.25e15

@@ -1,0 +1,124 @@
+"""Models, devices and number formats by the names that people use, through the one resolver."""
+
+import json
+
+import pytest
+
+from simulator.costs.formats import FORMATS, format_of
+from simulator.costs.profile_file import find_profile, presets
+from simulator.costs.shapes import catalogue, config_file, find_model, read_shape
+from simulator.ground.artefacts import UserError
+from simulator.ground.names import NUMBER_FORMATS, nearest
+
+from .test_cli_models import ON_H100
+
+
+@pytest.mark.parametrize("name", catalogue())
+def test_a_model_is_found_in_any_case_with_vendor_suffix_and_marks(name: str) -> None:
+    for text in (
+        name.upper(),
+        f"vendor/{name}",
+        name.replace("-", "_"),
+        f"vendor/{name.title()}-Instruct",
+        f"{name}@main",
+    ):
+        path, found = find_model(text)
+        assert (path.stem, found.name, found.said) == (name, name, "")
+
+
+@pytest.mark.parametrize("name", presets())
+def test_a_device_is_found_in_any_case_with_its_maker_and_marks(name: str) -> None:
+    for text in (name.upper(), name.replace("-", " "), f"NVIDIA {name.replace('-', '_')}", name.replace("-", "")):
+        assert find_profile(text).name == name
+        assert find_profile(text).said == ""
+
+
+MODELS = [
+    ("meta-llama/Meta-Llama-3.1-8B-Instruct", "llama-3.1-8b", ""),
+    ("meta-llama/Llama-3.3-70B-Instruct", "llama-3.3-70b", ""),
+    ("google/gemma-2-9b-it", "gemma-2-9b", ""),
+    ("gpt-2", "gpt2", ""),
+    # What was taken for granted is said: a size or version left out, a date, another model of the same sizes.
+    ("mixtral", "mixtral-8x7b", "taken for mixtral"),
+    ("lmsys/vicuna-7b-v1.5", "vicuna-7b", "taken for lmsys/vicuna-7b-v1.5"),
+    ("Qwen/Qwen3-30B-A3B-Thinking-2507", "qwen3-30b-a3b", "taken for Qwen/Qwen3-30B-A3B-Thinking-2507"),
+    ("deepseek-ai/DeepSeek-V3-0324", "deepseek-v3", "taken for deepseek-ai/DeepSeek-V3-0324"),
+    ("deepseek-ai/DeepSeek-R1", "deepseek-v3", "taken for deepseek-ai/DeepSeek-R1"),
+    ("Qwen/Qwen3-8B-FP8", "qwen3-8b", "taken for Qwen/Qwen3-8B-FP8, in fp8 as that says"),
+]
+
+
+@pytest.mark.parametrize(("text", "name", "said"), MODELS)
+def test_a_model_is_found_by_what_people_call_it(text: str, name: str, said: str) -> None:
+    assert find_model(text)[1] == (name, said)
+    assert config_file(text)[1] == read_shape(text).name == name
+
+
+def test_a_number_format_in_a_name_is_priced() -> None:
+    for text, dtype in (
+        ("Qwen/Qwen3-8B-FP8", "fp8"),
+        ("Qwen/Qwen2.5-7B-Instruct-AWQ", "awq"),
+        ("Qwen/Qwen2.5-7B-Instruct-GPTQ-Int4", "gptq"),
+        ("mlx-community/Llama-3.2-3B-Instruct-4bit", "int4"),
+    ):
+        shape = read_shape(text)
+        assert shape.storage is not None
+        assert shape.storage.name == dtype
+        assert dtype in shape.assumed
+
+
+def test_a_name_of_several_lists_them_and_a_miss_the_nearest() -> None:
+    with pytest.raises(UserError, match=r"^gemma-3: means several models, expected one of gemma-3-12b, gemma-3-1b, "):
+        find_model("gemma-3")
+    for text, near in (
+        ("lama-3.1-8b", "llama-3.1-8b"),
+        ("org/qwen3-9b", "qwen3-8b"),
+        ("deepseek-v2", "deepseek-v2-lite"),
+    ):
+        with pytest.raises(UserError) as error:
+            find_model(text)
+        message = str(error.value)
+        assert message.startswith(f"{text}: no such file or folder, nor a model of the catalogue (nearest: ")
+        assert near in message
+        assert message.count(",") <= 4
+    assert len(nearest("", presets())) <= 3
+
+
+def test_number_formats_by_their_other_names() -> None:
+    names = {"BF16": "bfloat16", "torch.float16": "float16", "fp8_e4m3": "fp8", "W4A16": "int4", "MXFP4": "mxfp4"}
+    for text, name in {**NUMBER_FORMATS, **names}.items():
+        assert format_of(text).name == name
+    for name in FORMATS:
+        assert format_of(name.upper()).name == name
+    for text in ("fp3", "", "int"):
+        with pytest.raises(UserError, match="is not known, expected one of float32, "):
+            format_of(text)
+
+
+def test_what_a_name_was_taken_for_is_said_before_the_numbers(output) -> None:
+    words = (
+        "--profile",
+        "h100",
+        "--target-model",
+        "Qwen/Qwen3-8B-FP8",
+        "--draft-model",
+        "Qwen/Qwen3-0.6B",
+        "--dtype",
+        "bf16",
+    )
+    text = output("simulate", *words, "--replications", 2)
+    assert "warning: h100: taken as h100-sxm (others: h100-pcie)\n" in text
+    payload = json.loads(output("simulate", *ON_H100, "--profile", "a100", "--replications", 2, "--json"))
+    assert any(w.startswith("a100: taken as a100-80gb") for w in payload["warnings"])
+
+
+def test_shapes_are_listed_in_a_hundred_columns(output) -> None:
+    head, *lines = output("shapes", "list").splitlines()
+    assert head.split()[:3] == ["name", "family", "weights"]
+    assert [line.split()[0] for line in lines] == list(catalogue())
+    assert max(map(len, lines)) <= 100
+    (row,) = (line.split() for line in lines if line.startswith("llama-3.1-8b "))
+    # 2 x 8 heads x 128 x 32 layers x 2 bytes of KV cache a token.
+    assert row == ["llama-3.1-8b", "llama", "8.03", "B", "7.5", "B", "128", "KiB", "32", "131,072", "128,256"]
+    shapes = json.loads(output("shapes", "list", "--json"))["shapes"]
+    assert {s["name"]: s["parameters"] for s in shapes}["llama-3.1-8b"] == 8_030_261_248
