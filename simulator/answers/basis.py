@@ -11,6 +11,8 @@ from simulator.costs.timed_pair import DecodedPair
 from simulator.ground.command import folded
 from simulator.rounds.acceptance_law import AcceptanceModel, EquivalentAcceptance, HistogramAcceptance
 
+# Of all decode steps: fewer without a draft change no answer.
+FEW_UNDRAFTED = 0.02
 MEASURED, OTHER_PAIR, STATED, DEFAULT = "measured", "other pair", "stated", "default"
 
 
@@ -56,6 +58,10 @@ def basis_of(
         said, condition = MEASURED, ""
         if source is not None and this is not None and not all(map(same_model, source, this)):
             said, condition = OTHER_PAIR, f"if it accepts as {' + '.join(PurePath(name).name for name in source)}"
+        longest = measured.nearest(measured.longest)
+        undrafted = longest.undrafted / (longest.undrafted + longest.samples)
+        if undrafted > FEW_UNDRAFTED:
+            condition = f"{f'{condition} and' if condition else 'if'} every step had a draft ({undrafted:.0%} had none)"
         return Basis(
             acceptance=said,
             condition=condition,

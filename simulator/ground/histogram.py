@@ -89,7 +89,8 @@ class AcceptanceHistogram:
     Counts may be fractional, when they are expectations from a trace. `caveat` says what kind of approximation they
     are; empty for a plain measurement. `design_effect` is how many times the variance of the mean exceeds that of as
     many independent rounds: rounds of one prompt are alike. `prompts` and `pair` (target, draft) are what was measured,
-    where that is known. `is_law`: the counts are probabilities, of rounds that nobody counted.
+    where that is known. `is_law`: the counts are probabilities, of rounds that nobody counted. `undrafted`: decode
+    steps beside them that had no draft, at least.
 
     Raises:
         UserError: No bucket above 0, a count that is negative, NaN or above MAX_COUNT, or nothing counted at all.
@@ -101,6 +102,7 @@ class AcceptanceHistogram:
     prompts: int | None = field(default=None, compare=False)
     pair: tuple[str, str] | None = field(default=None, compare=False)
     is_law: bool = field(default=False, compare=False)
+    undrafted: float = field(default=0.0, compare=False)
 
     def __post_init__(self) -> None:
         if len(self.counts) < 2:
@@ -229,7 +231,11 @@ def parse_histogram(payload: Field, read_as: str | None = None) -> AcceptanceHis
     if payload["kind"].is_given:
         check_described(payload)
     histogram = replace(
-        histogram, caveat="; ".join(caveats), is_law=read_as != "counts", **measured_on(payload.object())
+        histogram,
+        caveat="; ".join(caveats),
+        is_law=read_as != "counts",
+        undrafted=undrafted_of(payload),
+        **measured_on(payload.object()),
     )
     samples = payload["samples"]
     if samples.is_given and histogram.is_law and samples.number() > 1:
@@ -265,16 +271,21 @@ def check_described(payload: Field) -> None:
             end.number(-MAX_COUNT, MAX_COUNT)
 
 
+def undrafted_of(payload: Field) -> float:
+    """Return the decode steps without a draft that a histogram file tells of; 0 where it tells of none."""
+    metrics = payload["metrics"].value
+    steps = metrics.get("steps_without_draft") if isinstance(metrics, dict) else None
+    return float(steps) if isinstance(steps, int | float) and 0 < steps <= MAX_COUNT else 0.0
+
+
 def caveats_of(payload: Field) -> list[str]:
     """Return what a histogram file says of how far it is a measurement; none when it is a plain one."""
-    parameters, metrics = (
-        payload[name].value if isinstance(payload[name].value, dict) else {} for name in ("parameters", "metrics")
-    )
-    approximation, undrafted = parameters.get("approximation"), metrics.get("steps_without_draft")
+    parameters = payload["parameters"].value
+    approximation = parameters.get("approximation") if isinstance(parameters, dict) else None
     caveats = [str(approximation)] if approximation else []
     if payload["reconstructed"].value is True:
         caveats.append("reconstructed from a mean: i.i.d. by assumption")
-    if isinstance(undrafted, int | float) and 0 < undrafted <= MAX_COUNT:
+    if undrafted := undrafted_of(payload):
         caveats.append(f"at least {undrafted:,.0f} decode steps without a draft are not in it")
     return caveats
 

@@ -195,6 +195,7 @@ def test_decode_steps_without_a_draft_follow_the_histogram_into_a_forecast(run, 
     assert record["metrics"]["steps_without_draft"] == 30
     said = succeeded(run("simulate", "--hist", "accept_hist_k1.json", "--draftN", 1)).stdout
     assert "(at least 30 decode steps without a draft are not in it)" in said
+    assert said.startswith("If every step had a draft (60% had none): 1.")
 
 
 def test_json_holds_every_metric_with_its_interval_and_the_loop_of_the_draft_that_was_asked_for(measure) -> None:
