@@ -1,6 +1,6 @@
 """The whole chain on two cores: time the device, fit it, measure acceptance, forecast, and check against real decoding.
 
-    python examples/03_timing_to_forecast.py --out out
+    python examples/03_timing_to_forecast.py --out out/chain
 
 The bundled target is made as costly as a real one (`--inflate-target`); costs are fitted at two draft lengths, and the
 others are forecast before they are looked at.
@@ -36,14 +36,17 @@ def write_arms(path: Path, lengths: range) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("out"), help="folder to write (default: out)")
+    parser.add_argument("--out", type=Path, default=Path("out/chain"), help="folder to write (default: out/chain)")
     parser.add_argument("--inflate", type=int, default=16, help="how many times as costly the target is")
     parser.add_argument("--longest", type=int, default=6, help="longest draft length")
     parser.add_argument("--max-prompts", type=int, default=8, help="prompts")
     parser.add_argument("--max-new-tokens", type=int, default=48, help="tokens of an output")
     o = parser.parse_args()
-    o.out.mkdir(parents=True, exist_ok=True)
     lengths = range(1, o.longest + 1)
+    ours = {o.out / f"accept_hist_k{k}.json" for k in lengths}
+    if others := sorted(set(o.out.glob("accept_hist_k*.json")) - ours):
+        parser.exit(2, f"{parser.prog}: --out {o.out}: {others[0].name} is of another run, expected another folder\n")
+    o.out.mkdir(parents=True, exist_ok=True)
 
     probes = [word for name in BURNS for word in ("--only", name)]
     run("probe-gpu", "--device", "cpu", *probes, "--out", o.out / "probe.json", "--force")

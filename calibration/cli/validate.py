@@ -149,16 +149,20 @@ def run_live(options: ValidateOptions, live: Mapping[str, Any]) -> int:
     """Run the whole chain, and check what it forecast."""
     from calibration.fit.calibrate import EXIT_FAILED_CHECKS
     from calibration.validate.live import FitFailed, validate_live
-    from calibration.validate.row_report import decode_json
+    from calibration.validate.row_report import decode_json, measured_json, measured_text
 
     plan = plan_of(live)
+    parameters: dict[str, Any] = {"live": True} | {name: str(value) for name, value in asdict(plan).items()}
+    parameters["max_error"] = options.max_error
     try:
         validation = validate_live(plan, lambda text: click.echo(f"validate: {text}", err=True))
     except FitFailed as error:
-        click.echo(f"validate: {error}", err=True)
+        payload, text = measured_json(error.logs, error.reasons, parameters), measured_text(error.logs)
+        deliver(payload, text, None, options)
+        for reason in error.reasons:
+            click.echo(f"validate: {reason}; take more prompts and another --out-dir", err=True)
         return EXIT_FAILED_CHECKS
-    parameters = {"live": True} | {name: str(value) for name, value in asdict(plan).items()}
-    return deliver_rows(validation, decode_json(validation, parameters | {"max_error": options.max_error}), options)
+    return deliver_rows(validation, decode_json(validation, parameters), options)
 
 
 def deliver_rows(validation: "Validation", payload: Mapping[str, Any], options: ValidateOptions) -> int:
@@ -170,21 +174,24 @@ def deliver_rows(validation: "Validation", payload: Mapping[str, Any], options: 
     return 0 if validation.verdict.holds(validation.bounds, options.max_error) else EXIT_BOUND_BROKEN
 
 
-def deliver(payload: Mapping[str, Any], text: str, draw: "Callable[[], Figure]", options: ValidateOptions) -> None:
-    """Write the files and print."""
+def deliver(
+    payload: Mapping[str, Any], text: str, draw: "Callable[[], Figure] | None", options: ValidateOptions
+) -> None:
+    """Write the files and print; without `draw` there is nothing to draw."""
     from simulator.ground.pictures import save_figure
 
+    written = [options.out] if options.out else []
     if options.out:
         write_json(options.out, payload)
-    if options.plot:
+    if options.plot and draw:
         save_figure(options.plot, draw())
+        written.append(options.plot)
     if options.as_json:
         click.echo(to_json(payload), nl=False)
     else:
         say(text)
-        for path in (options.out, options.plot):
-            if path:
-                click.echo(f"wrote {path}")
+        for path in written:
+            click.echo(f"wrote {path}")
 
 
 if __name__ == "__main__":

@@ -34,8 +34,6 @@ UMBRELLA = "calibration.cli.specsim"
 BURN_PROBES = ("empty", "burn_flops", "burn_memory", "draft", "verify", "baseline")
 Q_KIND = "greedy"
 PLAN_KIND = "live_plan"
-# Prompts and tokens of an output below which a fit seldom passes its checks.
-ENOUGH_PROMPTS, ENOUGH_TOKENS = 8, 48
 # What every stage depends on; targets may come to a folder later, and other draft lengths may be fitted.
 STAGE_OPTIONS = {
     "--max-prompts": "prompts",
@@ -45,11 +43,19 @@ STAGE_OPTIONS = {
     "--device": "device",
     "--seed": "seed",
 }
+# Tokens of a draft length, a third of the defaults' 768: where 10 % to 20 % of noise of an output's times lets 8 of 10
+# fits of the defaults pass their checks, it lets 3 to 9 of these, 0 to 6 of 128, and none of 32.
+FEW_TOKENS = 256
 Say = Callable[[str], None]
 
 
 class FitFailed(UserError):
-    """A machine was too busy, or a run too small, for a fit that passes its checks."""
+    """A machine was too busy, or a run too small, for fits that pass their checks; logs is what was measured."""
+
+    def __init__(self, reasons: Sequence[str], logs: Sequence[DecodeLog]) -> None:
+        """Take a sentence for each fit that failed, and every run."""
+        super().__init__("; ".join(reasons))
+        self.reasons, self.logs = tuple(reasons), tuple(logs)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +100,11 @@ class Plan:
         usual = {"--prompts": BUNDLED, "--format": "auto", "--column": None}
         return [word for flag, value in words.items() if value not in (None, usual[flag]) for word in (flag, value)]
 
+    @property
+    def tokens_each(self) -> int:
+        """Tokens that each draft length decodes of each target, at most."""
+        return self.prompts * self.tokens * self.runs
+
 
 def validate_live(plan: Plan, say: Say) -> Validation:
     """Run every stage and forecast.
@@ -103,24 +114,26 @@ def validate_live(plan: Plan, say: Say) -> Validation:
         say: Told what happens.
 
     Raises:
-        UserError: A stage failed, a fit of this machine does not pass its checks, or the folder is of another plan.
+        UserError: A stage failed, or the folder is of another plan.
+        FitFailed: All was measured, but a fit does not pass its checks.
     """
     prompts = given_prompts(plan.prompts_file, plan.prompts_format, column=plan.column, limit=plan.prompts)
     plan.folder.mkdir(parents=True, exist_ok=True)
     keep_plan(plan)
     for note in prompts.notes():
         say(note)
-    if plan.prompts * plan.runs < ENOUGH_PROMPTS or plan.tokens < ENOUGH_TOKENS:
-        size = f"{plan.prompts} prompts of {plan.tokens} tokens, {plan.runs} run{'s' * (plan.runs > 1)}"
-        say(f"{size}, is small: fits of so few times often fail their checks, and then nothing is forecast")
+    if plan.tokens_each < FEW_TOKENS:
+        say(
+            f"{plan.tokens_each} tokens a draft length ({plan.prompts} prompts x {plan.tokens} tokens x {plan.runs} "
+            f"runs): with fewer than {FEW_TOKENS} fits seldom pass their checks on a busy machine, by default it is 768"
+        )
     for name in TESTED:  # the stages say so too, to nobody
         warn_untested(name)
     probe(plan, say)
     measure(plan, say)
     presets = write_presets(plan)
     logs = [decode(plan, presets, times, say) for times in plan.times]
-    profiles = [calibrated(plan, log, times) for log, times in zip(logs, plan.times, strict=True)]
-    return forecast(plan, logs, profiles)
+    return forecast(plan, logs, calibrated(plan, logs))
 
 
 def keep_plan(plan: Plan) -> None:
@@ -210,17 +223,25 @@ def decode(plan: Plan, presets: Path, times: int, say: Say) -> DecodeLog:
     return load_decode(out)
 
 
-def calibrated(plan: Plan, log: DecodeLog, times: int) -> Profile:
-    """Fit the costs of a run on some of its draft lengths, and write them."""
-    pair = fit_pair(log, plan.fitted)
-    checked = check_pair(pair)
-    if not checked.passed:
-        why = "; ".join(checked.reasons)
-        raise FitFailed(f"{log.path}: the fit does not pass its checks: {why}; take more prompts and another --out-dir")
-    profile = pair_profile(f"pair_x{times}", log, pair)
-    options = {"from_decode": str(log.path), "fit_k": list(plan.fitted)}
-    save_profile(plan.folder / f"pair_x{times}.json", profile, options)
-    return profile
+def calibrated(plan: Plan, logs: Sequence[DecodeLog]) -> list[Profile]:
+    """Fit the costs of each run on some of its draft lengths, and write those that pass their checks.
+
+    Raises:
+        FitFailed: Some do not.
+    """
+    profiles, reasons = [], []
+    for log, times in zip(logs, plan.times, strict=True):
+        pair = fit_pair(log, plan.fitted)
+        checked = check_pair(pair)
+        if not checked.passed:
+            reasons.append(f"{log.path}: the fit does not pass its checks: {'; '.join(checked.reasons)}")
+            continue
+        profiles.append(pair_profile(f"pair_x{times}", log, pair))
+        options = {"from_decode": str(log.path), "fit_k": list(plan.fitted)}
+        save_profile(plan.folder / f"pair_x{times}.json", profiles[-1], options)
+    if reasons:
+        raise FitFailed(reasons, logs)
+    return profiles
 
 
 def call(name: str, *words: str, allowed: tuple[int, ...] = (0,)) -> int:

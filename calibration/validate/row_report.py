@@ -1,4 +1,4 @@
-"""Forecast speedups beside what was measured, for a terminal and as JSON."""
+"""Forecast speedups beside what was measured, or what was measured alone, for a terminal and as JSON."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from calibration.sources.decode import DecodeLog
 from simulator.ground.artefacts import envelope
 from simulator.ground.command import table
 
@@ -71,6 +72,32 @@ def cells(row: Row) -> tuple[str, ...]:
 def span(ends: Sequence[float] | None) -> str:
     """Return an interval."""
     return "" if ends is None else f"[{ends[0]:.3f}, {ends[1]:.3f}]"
+
+
+def measured_text(logs: Sequence[DecodeLog]) -> str:
+    """Return what runs measured, a row for each draft length, where nothing could be forecast."""
+    rows = [("target", "K", "tokens/round", "measured", ENDS)]
+    for log in logs:
+        for arm in log.arms:
+            gain = (f"{arm.speedup:.3f}x", span(arm.speedup_ci95))
+            rows.append((log.target, f"{arm.draft_length}", f"{arm.tokens_per_round:.3f}", *gain))
+    return f"Nothing is forecast: fits do not pass their checks. What was measured:\n\n{table(rows, keys=2)}"
+
+
+def measured_json(logs: Sequence[DecodeLog], reasons: Sequence[str], parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the same, and why there is no forecast."""
+    rows = [
+        {
+            "target": log.target,
+            "draft_length": arm.draft_length,
+            "measured_tokens_per_round": arm.tokens_per_round,
+            "measured": arm.speedup,
+            "measured_ci95": arm.speedup_ci95,
+        }
+        for log in logs
+        for arm in log.arms
+    ]
+    return envelope("decode_measured", SCHEMA_VERSION, parameters) | {"rows": rows, "reasons": list(reasons)}
 
 
 def ablation_text(ablations: Sequence[Ablation]) -> str:

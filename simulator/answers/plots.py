@@ -275,7 +275,8 @@ def draw_contours(axes: "Axes", grid: Grid, layout: Layout, panel: Floats, norm:
     low, high = (float(v) for v in (known.min(), known.max()))
     if high - low > 1e-9:
         lines = axes.contour(x, y, known, levels=10, colors="#404040", linewidths=0.5)
-        axes.clabel(lines, fontsize=8, fmt="%g")
+        # Where drafting is off, hatches would cross a label.
+        axes.clabel(lines, [level for level in lines.levels if level > 1], fontsize=8, fmt="%g")
         drop_cut_labels(axes, lines)
     if low < 1 < high:
         axes.contourf(x, y, known, levels=[0, 1], colors="none", hatches=[OFF_HATCH])

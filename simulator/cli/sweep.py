@@ -141,9 +141,15 @@ def parameters_of(options: SweepOptions, task: "Sweep") -> dict[str, Any]:
 
 def source_text(options: SweepOptions, task: "Sweep") -> str:
     """Say where the acceptance comes from."""
+    from simulator.rounds.acceptance_law import HistogramAcceptance
+
     if task.acceptance.model is None:
         return "i.i.d. acceptance"
-    return f"{'acceptance from' if task.acceptance.is_measured else 'i.i.d. equivalent of'} {options.hist}"
+    model = task.acceptance.model
+    histograms = model if isinstance(model, HistogramAcceptance) else model.measured
+    pair = histograms.nearest(histograms.longest).pair
+    measured = str(options.hist) if pair is None else f"{pair[1]} drafting for {pair[0]}"
+    return f"{'acceptance of' if task.acceptance.is_measured else 'i.i.d. equivalent of'} {measured}"
 
 
 def held_fixed(options: SweepOptions, task: "Sweep", source: str, caveat: str) -> str:

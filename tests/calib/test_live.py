@@ -1,6 +1,7 @@
 """`validate --live` at its smallest: the whole chain, what it leaves behind, and a stage in a process of its own."""
 
 import json
+import re
 import subprocess
 from collections.abc import Callable
 from itertools import pairwise
@@ -10,8 +11,9 @@ import numpy as np
 import pytest
 
 from acceptance.results.journal import to_line
+from calibration.cli.live_options import plan_of
 from calibration.validate import live
-from calibration.validate.live import Plan, call, keep_plan
+from calibration.validate.live import FEW_TOKENS, Plan, call, keep_plan
 from simulator.ground.artefacts import UserError
 
 from .made_decode import with_known_times
@@ -51,6 +53,8 @@ def test_the_whole_chain_runs_and_goes_on_from_what_is_there(run: Run, calls: li
     names = {"plan.json", "probe.json", "trace.json", "decode_x1.jsonl", "decode_x2.jsonl"}
     names |= {f"accept_hist_k{k}.json" for k in (1, 2, 3)} | {"pair_x1.json", "pair_x2.json"}
     assert names <= {p.name for p in folder.iterdir()}
+    few = "validate: 24 tokens a draft length (2 prompts x 12 tokens x 1 runs): with fewer than 256 fits seldom pass"
+    assert done.stderr.startswith(few)
     for words in ("probing the device", "measuring acceptance", "target inflated 1 times", "target inflated 2 times"):
         assert f"validate: {words}" in done.stderr or f"validate: decoding, {words}" in done.stderr
     measured = {n: (folder / n).read_bytes() for n in ("probe.json", "trace.json")}
@@ -66,7 +70,16 @@ def test_the_whole_chain_runs_and_goes_on_from_what_is_there(run: Run, calls: li
     (folder / "pair_x2.json").unlink()
     rewrite(folder / "decode_x2.jsonl", lambda r: r | {"draft_ms": r["draft_ms"] / (100 if r["method"] == "k3" else 1)})
     noisy = run("validate", "--live", *TINY)
-    assert (noisy.returncode, noisy.stdout) == (3, "")
+    assert noisy.returncode == 3
+    assert noisy.stdout.startswith("Nothing is forecast: ")
+    assert noisy.stdout.splitlines()[2].split() == ["target", "K", "tokens/round", "measured", "95", "%", "interval"]
+    assert re.findall(r"^bundled(?: x 2)? +(\d) ", noisy.stdout, re.MULTILINE) == ["1", "2", "3"] * 2
+    told = run("validate", "--live", *TINY, "--json", "--out", "measured.json")
+    assert told.returncode == 3
+    found, rows = json.loads(told.stdout), json.loads(done.stdout)["rows"]
+    assert json.loads((tmp_path / "measured.json").read_text())["rows"] == found["rows"]
+    assert [r["measured"] for r in found["rows"]][:3] == [r["measured"] for r in rows][:3]
+    assert "takes no longer" in found["reasons"][0]
     assert "decode_x2.jsonl: the fit does not pass its checks: a draft of more tokens takes no longer" in noisy.stderr
     assert not (folder / "pair_x2.json").exists()
 
@@ -139,6 +152,11 @@ def test_prompts_of_ones_own_go_to_every_stage_that_reads_them(
     assert "--column 'prompt' is no column of this CSV, expected task" in done.stderr
     assert len(calls) == 2
     assert not (tmp_path / "live").exists()
+
+
+def test_the_defaults_are_not_few() -> None:
+    assert plan_of({}).tokens_each == 768
+    assert plan_of({"max-prompts": 4}).tokens_each == FEW_TOKENS
 
 
 def test_a_stage_that_fails_says_which_and_why() -> None:

@@ -103,6 +103,12 @@ def test_timing_to_forecast_runs_the_whole_chain(play: Play, tmp_path: Path) -> 
         assert (out / "pair.json").exists()
 
 
+def test_the_whole_chain_refuses_histograms_of_another_run_before_it_starts(play: Play, tmp_path: Path) -> None:
+    (tmp_path / "accept_hist_k7.json").write_text("{}")
+    assert play("03_timing_to_forecast.py", "--out", tmp_path) == (2, "")
+    assert [p.name for p in tmp_path.iterdir()] == ["accept_hist_k7.json"]
+
+
 def test_the_training_script_makes_a_pair_that_can_be_measured(play: Play, run_in, tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
