@@ -7,6 +7,7 @@ import subprocess
 import sysconfig
 from collections.abc import Callable
 from contextlib import chdir
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import distribution
 from importlib.util import find_spec
@@ -83,6 +84,16 @@ def run_in() -> Run:
 def run_real(tmp_path: Path) -> Run:
     """The same in a process of its own: for the one test a command that has to be, and what changes a process."""
     return partial(run_really, tmp_path)
+
+
+@pytest.fixture
+def quick_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give the processor a small cache, as probes' buffers are many times as large, and sample a point for 50 ms."""
+    from cuda_probe.devices import cpu_facts
+    from cuda_probe.probe import runner
+
+    monkeypatch.setattr(cpu_facts, "last_level_cache", lambda: (1 << 20, "given"))
+    monkeypatch.setattr(runner, "QUICK", replace(runner.QUICK, time_limit_s=0.05))
 
 
 def assert_user_error(done: subprocess.CompletedProcess[str], *expected: str) -> None:

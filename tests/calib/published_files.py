@@ -14,7 +14,7 @@ def tau_iid(alpha: float, k: int) -> float:
 
 
 def measured(unit: str, k: int, tau: float, p: dict[str, float]) -> float:
-    """What a row measures, by the formula as the README states it."""
+    """What a row measures, by the formula as docs/validation.md states it."""
     round_ms = k * p["draft_ms"] + p["verify_ms"] + (k + 1) * p["verify_ms_per_token"] + p["overhead_ms"]
     return {
         "ms_per_token": round_ms / tau,

@@ -18,7 +18,7 @@ from .made_passes import write_passes
 from .made_probe import BURN_COST, BURNS, PRODUCT_COST, UNITS, made_points, made_results, results, write_probe
 from .published_files import made_case, write
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "validation.md").read_text()
 TRUTH = Truth()
 
 
@@ -156,7 +156,7 @@ def test_the_published_results_hold_and_every_row_is_listed(output) -> None:
 
 
 def test_the_example_of_the_readme_runs_and_holds(output, tmp_path: Path) -> None:
-    (example,) = re.findall(r"```json\n(\{\n  \"cases\".*?)```", README, re.DOTALL)
+    (example,) = re.findall(r"<<'EOF'\n(\{\n  \"cases\".*?)EOF", PAGE, re.DOTALL)
     (tmp_path / "mine.json").write_text(example)
     said = output("validate", "--published-file", "mine.json")
     assert "my-server: 8B <- 1B; one L4" in said

@@ -6,13 +6,10 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from cuda_probe.devices import cpu_facts
-from cuda_probe.probe import runner
 from simulator.ground.histogram import load_histogram
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -30,14 +27,11 @@ Play = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture
-def play(run_in, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Play:
-    """Return what runs an example, and the commands that it starts, in this process: exit code and what is printed.
-
-    The processor has a small cache there, as its buffers are many times as large, and a point is sampled for 50 ms.
-    """
+def play(
+    run_in, quick_probe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Play:
+    """Return what runs an example, and the commands that it starts, in this process: exit code and what is printed."""
     start = subprocess.run
-    monkeypatch.setattr(cpu_facts, "last_level_cache", lambda: (1 << 20, "given"))
-    monkeypatch.setattr(runner, "QUICK", replace(runner.QUICK, time_limit_s=0.05))
 
     def start_here(words: list, **how: object) -> subprocess.CompletedProcess[str]:
         if Path(words[0]).parent != SCRIPTS:

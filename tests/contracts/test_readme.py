@@ -1,59 +1,90 @@
-"""The README is true: its output is the real one, and its options and targets exist."""
+"""README and docs are true: every command runs as printed, in order, in one folder, and prints what is shown."""
 
-import os
 import re
-import subprocess
-import sysconfig
 from pathlib import Path
 
+import click
 import pytest
 
-ROOT = Path(__file__).parents[2]
-TEXT = (ROOT / "README.md").read_text()
-SCRIPTS = Path(sysconfig.get_path("scripts"))
-SESSIONS = re.findall(r"```console\n\$ (.+?)\n(.*?)```", TEXT, re.DOTALL)
+from .pages import OURS, ROOT, Step, check_words, make_folder, play, steps
+
+README = ROOT / "README.md"
+DOCS = sorted((ROOT / "docs").glob("*.md"))
 
 
-@pytest.mark.parametrize(("command", "output"), SESSIONS)
-def test_what_the_readme_shows_is_what_the_command_prints(command: str, output: str) -> None:
-    name, *arguments = command.split()
-    done = subprocess.run([SCRIPTS / name, *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout == output
+# docs/library.md is of Python alone: test_public_faces.py runs it.
+@pytest.mark.parametrize("path", [README, *(p for p in DOCS if p.name != "library.md")], ids=lambda path: path.stem)
+def test_a_page_runs_as_printed(path: Path, run_in, quick_probe, tmp_path: Path) -> None:
+    page, folder = path.read_text(), make_folder(tmp_path)
+    for step in steps(page):
+        printed = play(step, folder, run_in)
+        if step.shown is not None:
+            # `python -m tests.contracts.pages README.md` writes what it prints now.
+            assert page[step.shown] == printed, step.words
 
 
-def test_the_readme_shows_a_session() -> None:
-    assert SESSIONS
+def test_the_first_session_is_that_of_a_real_process(run_real) -> None:
+    page = README.read_text()
+    session = next(step for step in steps(page) if step.shown is not None)
+    done = run_real(*session.words)
+    assert (done.returncode, done.stdout, done.stderr) == (0, page[session.shown], "")
 
 
-NAMES = (
-    "simulate",
-    "sweep",
-    "measure-acceptance",
-    "probe-gpu",
-    "monitor-gpu",
-    "bench-sampling",
-    "calibrate",
-    "validate",
-)
+def test_every_command_has_its_place() -> None:
+    assert {step.words[0] for path in (README, *DOCS) for step in steps(path.read_text())} >= set(OURS) - {"specsim"}
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_every_option_the_readme_names_exists(name: str) -> None:
-    wide = os.environ | {"COLUMNS": "200"}
-    pages = [[name, "--help"], [name, "import", "--help"]] if name == "measure-acceptance" else [[name, "--help"]]
-    shown = "".join(
-        subprocess.run([SCRIPTS / page[0], *page[1:]], capture_output=True, text=True, check=True, env=wide).stdout
-        for page in pages
-    )
-    joined = TEXT.replace("\\\n", " ")
-    for line in re.findall(rf"^(?:\$ )?{name} .*$", joined, re.MULTILINE):
-        for option in re.findall(r"--[A-Za-z-]+", line):
-            assert option in shown
+def test_what_only_looks_like_a_command_is_noticed() -> None:
+    page = "```sh\nsweep --no-such 1   # minutes\nmake no-such   # minutes\npython long.py\nno-such-command\n```\n"
+    wrong, *others = steps(page)
+    with pytest.raises(click.NoSuchOption, match="--no-such"):
+        check_words(wrong)
+    for step in others:
+        with pytest.raises(AssertionError):
+            play(step, ROOT, run=None)
 
 
-def test_the_make_targets_and_pictures_of_the_readme_exist() -> None:
-    makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"^make ([a-z-]+)", TEXT, re.MULTILINE):
-        assert re.search(rf"^{target}:", makefile, re.MULTILINE)
-    for path in re.findall(r"\]\(((?!http)[^)]+)\)", TEXT):
-        assert (ROOT / path).exists()
+def test_steps_are_found_in_every_kind_of_block() -> None:
+    page = """
+```console
+$ simulate --draftN 4 \\
+    --alpha 0.8
+It pays
+$ sweep
+```
+    profiles list
+```sh
+cat > a.txt <<'EOF'
+one
+EOF
+make demo   # minutes: long
+```
+```text
+simulate --no-such
+```
+"""
+    found = steps(page)
+    assert [step.words for step in found] == [
+        ("simulate", "--draftN", "4", "--alpha", "0.8"),
+        ("sweep",),
+        ("profiles", "list"),
+        ("cat", "a.txt"),
+        ("make", "demo"),
+    ]
+    assert [page[step.shown] for step in found[:2]] == ["It pays\n", ""]
+    assert found[3:] == [
+        Step(words=("cat", "a.txt"), text="one\n"),
+        Step(words=("make", "demo"), mark="minutes"),
+    ]
+
+
+@pytest.mark.parametrize("path", [README, ROOT / "CONTRIBUTING.md", *DOCS], ids=lambda path: path.stem)
+def test_links_lead_somewhere(path: Path) -> None:
+    page = path.read_text()
+    headings = {
+        re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in re.findall(r"^#+ (.+)$", page, re.MULTILINE)
+    }
+    for link in re.findall(r"\]\(((?!http)[^)]+)\)", page):
+        name, _, heading = link.partition("#")
+        assert (path.parent / name).exists(), link
+        assert name or heading in headings, link
