@@ -1,6 +1,6 @@
 """Gemma 3n and 4: layers that read the keys of others, an embedding of each layer for a token, heads of two widths."""
 
-from .config_json import FULL, MAX_COUNT, MAX_SIZE, SLIDING, Layers, Stack, where
+from .config_json import FULL, MAX_COUNT, MAX_LAYERS, MAX_SIZE, SLIDING, Layers, Stack, where
 from .layers import Attention
 
 
@@ -49,7 +49,7 @@ def gemma3n(stack: Stack) -> None:
         inner.refuse(f"a size, or one for each of {layers} layers")
     for one in sorted(set(sizes)):
         stack.ffn(tuple(i for i in stack.all if sizes[i] == one), one)
-    streams, rank = stack.size("altup_num_inputs"), stack.size("laurel_rank")
+    streams, rank = stack.config["altup_num_inputs"].whole(1, MAX_LAYERS), stack.size("laurel_rank")
     stack.matrix(hidden, {"laurel.linear_left": rank, "altup.modality_router": streams}, stack.all)
     stack.matrix(rank, {"laurel.linear_right": hidden}, stack.all)
     stack.matrix(streams, {"altup.correction_coefs": streams, "altup.prediction_coefs": streams**2}, stack.all)

@@ -299,9 +299,8 @@ def encoder(stack: Stack, layers: int, inner: int, ffn: int, gated: bool) -> Non
 def whisper(stack: Stack) -> None:
     """Read Whisper: keys have no bias, positions are learned, two convolutions before the encoder."""
     hidden, layers = stack.hidden, stack.layers
-    source, mel, count, ffn = (
-        stack.size(k) for k in ("max_source_positions", "num_mel_bins", "encoder_layers", "encoder_ffn_dim")
-    )
+    source, mel, ffn = (stack.size(k) for k in ("max_source_positions", "num_mel_bins", "encoder_ffn_dim"))
+    count = stack.config["encoder_layers"].whole(1, MAX_LAYERS)
     stack.attention(stack.all)
     cross_attention(stack, hidden, source)
     stack.ffn(stack.all, stack.inner)
@@ -326,7 +325,7 @@ def t5(stack: Stack) -> None:
     stack.attention(stack.all, head_dim=stack.size("d_kv"))
     cross_attention(stack, inner, SOURCE_TOKENS)
     stack.ffn(stack.all, stack.inner)
-    count, gated = stack.size("num_layers"), stack.flag("is_gated_act")
+    count, gated = stack.config["num_layers"].whole(1, MAX_LAYERS), stack.flag("is_gated_act")
     encoder(stack, count, inner, stack.inner, gated)
     biased = count + stack.layers if stack.config["model_type"].value == "umt5" else 2
     stack.vectors += (2 * count + 1) * stack.hidden

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from simulator.ground.artefacts import UserError
 from simulator.ground.fields import Field
 
+from .config_json import MAX_LAYERS
 from .layers import Attention, Matrix
 from .quantization import Quantized, quantization_of
 from .work import ModelShape
@@ -59,7 +60,7 @@ class StatedModel:
             raise UserError(
                 f"{self.option('active_params')}: {active:,} is above the {total:,} of {self.option('params')}"
             )
-        layers = stated_size(config, "num_hidden_layers") or max(
+        layers = stated_size(config, "num_hidden_layers", MAX_LAYERS) or max(
             1, round(LAYERS * (active / LAYERS_AT) ** LAYERS_POWER)
         )
         hidden = stated_size(config, "hidden_size") or max(1, round(math.sqrt(active / (WEIGHTS_OF_LAYER * layers))))
@@ -97,10 +98,10 @@ class StatedModel:
         )
 
 
-def stated_size(config: Field | None, key: str) -> int | None:
+def stated_size(config: Field | None, key: str, most: int = 10**7) -> int | None:
     """Return a size of a file that is read no further."""
     value = None if config is None else config[key].value
-    return value if type(value) is int and 1 <= value <= 10**7 else None
+    return value if type(value) is int and 1 <= value <= most else None
 
 
 def stated_matrices(total: int, active: int, hidden: int, layers: int) -> tuple[Matrix, ...]:

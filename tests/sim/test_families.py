@@ -16,6 +16,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from simulator.costs.families import FAMILIES
 from simulator.costs.shapes import class_defaults, read_shape
 from simulator.costs.work import ModelShape
+from simulator.ground.artefacts import UserError
 
 from .test_model_shapes import DRAWN_FAMILIES
 
@@ -392,3 +393,11 @@ def test_kimi_linear_counts_its_layers_from_one(tmp_path: Path) -> None:
     own["linear_attn_config"] = {"full_attn_layers": [2, 4], "kda_layers": [1, 3], "head_dim": 9, "num_heads": 5}
     own["linear_attn_config"]["short_conv_kernel_size"] = 3
     assert written(tmp_path, {"model_type": "kimi_linear", **own}) == known
+
+
+def test_sizes_beyond_all_models_are_refused_before_they_are_built(tmp_path: Path) -> None:
+    files = {"whisper": WHISPER | {"encoder_layers": 10**9}, "t5": T5 | {"num_layers": 10**9}}
+    files["gemma3n_text"] = SIZES | FILES["gemma3n_text"][0] | {"altup_num_inputs": 10**9}
+    for family, values in files.items():
+        with pytest.raises(UserError, match="expected a whole number from 1 to 10000"):
+            written(tmp_path, {"model_type": family, **values})
