@@ -7,7 +7,7 @@ from pathlib import PurePath
 from simulator.costs.model_costs import ModelPair
 from simulator.costs.profile import Profile
 from simulator.costs.step import Costs
-from simulator.costs.timed_pair import DecodedPair
+from simulator.costs.timed_pair import DecodedPair, TimedTokens
 from simulator.ground.command import folded
 from simulator.rounds.acceptance_law import AcceptanceModel, EquivalentAcceptance, HistogramAcceptance
 
@@ -109,6 +109,9 @@ def measured_in_words(acceptance: HistogramAcceptance) -> str:
 
 def costs_in_words(costs: Costs, profile: Profile | None) -> str:
     """Say where costs come from."""
+    if isinstance(costs, TimedTokens):
+        gain = f"a round of {1e3 * costs.round_s:.3g} ms at K = {costs.draft_length}"
+        return f"timed: {1e3 * costs.baseline_s:g} ms a token plain, {gain}; its split at other K is not known"
     if profile is None:
         return "burn units as given, of no device"
     if isinstance(costs, DecodedPair):

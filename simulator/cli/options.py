@@ -1,7 +1,7 @@
 """The options that `simulate` and `sweep` share: what they are on the command line, and what they are parsed into."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     Measured = HistogramAcceptance | EquivalentAcceptance
 
 T = TypeVar("T")
+TPOT = click.FloatRange(0, 1e9, min_open=True)
 STATED = tuple(f"{role}{name}" for role in ("", "draft_") for name in ("params", "active_params", "kv_bytes_per_token"))
 HOW_MODELS_RUN = ("dtype", "draft_dtype", "kv_dtype", "devices", "placement")
 
@@ -28,6 +29,7 @@ HOW_MODELS_RUN = ("dtype", "draft_dtype", "kv_dtype", "devices", "placement")
 class SharedOptions:
     """What both commands take besides numeric parameters.
 
+    baseline_tpot, speculative_tpot: ms a token of a server without speculation, and with that of the histogram.
     hist: file or folder of histograms. hist_as: what their numbers are, see `parse_histogram`. measured: whether to
     sample them; None if the user did not say. stated: names of the numeric parameters that the user set.
     """
@@ -41,6 +43,8 @@ class SharedOptions:
     replications: int
     seed: int
     force: bool
+    baseline_tpot: float | None
+    speculative_tpot: float | None
 
     @property
     def inputs(self) -> dict[str, Path | None]:
@@ -135,6 +139,12 @@ def run_options(*, replications: int, least: int) -> Decorator:
         ),
         click.option("--seed", default=0, type=click.IntRange(0), help="Seed of every random stream."),
         click.option("--force", is_flag=True, help="Overwrite files that exist."),
+        click.option(
+            "--baseline-tpot",
+            type=TPOT,
+            help="Time a token of a server without speculation, in place of costs. [ms]",
+        ),
+        click.option("--speculative-tpot", type=TPOT, help="The same with speculation, at the K of --hist. [ms]"),
     )
 
 
@@ -168,8 +178,34 @@ def load_acceptance(options: SharedOptions, longest: int) -> "Measured | None":
     return model
 
 
+def timed_pricing(pricing: "Pricing", options: SharedOptions, measured: "Measured | None") -> "Pricing":
+    """Return costs from times a token of a server, where the user states them; else the costs as they are."""
+    from simulator.costs.timed_pair import timed_tokens
+    from simulator.rounds.acceptance_law import HistogramAcceptance
+
+    tpots = {"--baseline-tpot": options.baseline_tpot, "--speculative-tpot": options.speculative_tpot}
+    given = {option: ms for option, ms in tpots.items() if ms is not None}
+    if not given:
+        return pricing
+    option, ms = next(iter(given.items()))
+    if len(given) == 1:
+        raise UserError(f"{option}: {ms:g} alone, expected {next(o for o in tpots if o not in given)} beside it")
+    if pricing.profile is not None:
+        raise UserError(f"{option}: {ms:g} beside --profile, expected one or the other")
+    if not isinstance(measured, HistogramAcceptance):
+        raise UserError(
+            f"{option}: {ms:g} without --hist, expected what that server accepted (measure-acceptance import)"
+        )
+    histogram = measured.nearest(measured.longest)
+    baseline_s, speculative_s = (value / 1e3 for value in given.values())
+    k, tau = histogram.draft_length, histogram.tokens_per_round
+    return replace(pricing, timed=timed_tokens(baseline_s, speculative_s, tau, k))
+
+
 def provenance(pricing: "Pricing", options: SharedOptions) -> Iterator[tuple[str, Any]]:
-    """Yield device and models, and how those run; nothing where no profile is used."""
+    """Yield device and models, and how those run; or times a token; nothing where neither is used."""
+    if pricing.timed is not None:
+        yield from (("baseline_tpot_ms", options.baseline_tpot), ("speculative_tpot_ms", options.speculative_tpot))
     if pricing.profile is None:
         return
     for name in ("profile", "target_model", "draft_model"):

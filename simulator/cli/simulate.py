@@ -19,6 +19,7 @@ from .options import (
     parameter_options,
     provenance,
     run_options,
+    timed_pricing,
 )
 
 if TYPE_CHECKING:
@@ -75,11 +76,16 @@ def run(options: SimulateOptions) -> None:
     outputs = {"--csv": options.csv, "--events": options.events}
     check_outputs(outputs, options.force, options.inputs)
     pricing = load_pricing(options.device)
-    point = pricing.point({name: getattr(options.point, name) for name in options.stated})
+    stated = {name: getattr(options.point, name) for name in options.stated}
+    measured = load_acceptance(options, int(stated.get("draft_length", 1)))
+    pricing = timed_pricing(pricing, options, measured)
+    if isinstance(measured, HistogramAcceptance):
+        # Without a word on K, no longer one than was measured.
+        stated.setdefault("draft_length", min(int(options.point.draft_length), measured.longest))
+    point = pricing.point(stated)
     total, draft_length = int(point.total), int(point.draft_length)
     if options.events and total > MAX_LOGGED_TOKENS:
         raise UserError(f"--events: {total} tokens are too many to log, expected at most {MAX_LOGGED_TOKENS}")
-    measured = load_acceptance(options, draft_length)
     if isinstance(measured, EquivalentAcceptance):
         point = replace(point, alpha=measured.alpha(draft_length))
     setting = Setting(

@@ -19,6 +19,7 @@ from .options import (
     parameter_options,
     provenance,
     run_options,
+    timed_pricing,
 )
 
 # Points of curves that get an interval each.
@@ -115,12 +116,18 @@ def cautions_of(task: "Sweep") -> tuple[str, ...]:
 
 def make_sweep(options: SweepOptions) -> "Sweep":
     """Return what to evaluate."""
+    import numpy as np
+
     from simulator.costs.priced import load_pricing
+    from simulator.rounds.acceptance_law import HistogramAcceptance
     from simulator.rounds.grid import Acceptance, Sweep, grid_over
 
-    pricing = load_pricing(options.device)
-    grid = grid_over(pricing, {name: options.axes[name] for name in options.stated})
-    model = load_acceptance(options, int(grid.values["draft_length"].max()))
+    stated = {name: options.axes[name] for name in options.stated}
+    model = load_acceptance(options, int(max(stated.get("draft_length", (1,)))))
+    if isinstance(model, HistogramAcceptance) and "draft_length" not in stated:
+        stated["draft_length"] = np.array([min(BY_NAME["draft_length"].default, model.longest)])
+    pricing = timed_pricing(load_pricing(options.device), options, model)
+    grid = grid_over(pricing, stated)
     return Sweep(
         grid=grid,
         acceptance=Acceptance(model=model),

@@ -19,7 +19,7 @@ from .profile_file import load_profile
 from .shapes import read_shape
 from .stated import StatedModel
 from .step import Costs, Knobs, Real
-from .timed_pair import DecodedPair
+from .timed_pair import DecodedPair, TimedTokens
 from .work import ModelShape
 
 # Parameters of a profile's burn units: their names in `Knobs.scaled`, and in `Point`.
@@ -35,11 +35,12 @@ HOW_MODELS_RUN = ("dtype", "draft_dtype", "kv_dtype", "tp", "placement")
 class Pricing:
     """Costs from the parameters of a point; without models, from its burn units.
 
-    models: as they run, at whatever batch and context.
+    models: as they run, at whatever batch and context. timed: what a server's times a token tell, in place of both.
     """
 
     profile: Profile | None = None
     models: ModelPair | None = None
+    timed: TimedTokens | None = None
 
     @property
     def decoding(self) -> Decoding | None:
@@ -52,6 +53,8 @@ class Pricing:
         unused: tuple[str, ...] = UNIT_NAMES if self.models else MODEL_NAMES
         if self.decoding is not None:
             unused = (*UNIT_NAMES, *MODEL_NAMES)
+        if self.timed is not None:
+            unused = (*UNIT_NAMES, *MODEL_NAMES, "round_overhead_ms")
         return tuple(p.name for p in PARAMETERS if p.name not in unused)
 
     def defaults(self) -> dict[str, float]:
@@ -81,6 +84,8 @@ class Pricing:
 
     def costs(self, point: Point) -> Costs:
         """Return the costs at a point; arrays of points stay arrays."""
+        if self.timed is not None:
+            return self.timed
         overhead_s = np.asarray(point.round_overhead_ms, np.float64) / 1e3
         if self.profile is not None and self.decoding is not None:
             pair = DecodedPair(
@@ -133,7 +138,9 @@ class Pricing:
         for name in BY_NAME:
             if name in stated and name not in self.names:
                 why = "needs --profile and --target-model, expected those beside it"
-                if self.models:
+                if self.timed:
+                    why = "has no part in times a token of a server, expected one or the other"
+                elif self.models:
                     why = "has no part in models on a profile, expected one or the other"
                 elif self.decoding:
                     why = "is not told by a profile of a pair that decoded, expected no such option"

@@ -1,9 +1,11 @@
-"""What rounds of a pair cost that was timed while it decoded: no sizes, only seconds (model §2)."""
+"""What rounds of a pair cost that was timed: while it decoded, or as a server tells times a token (model §2)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
+
+from simulator.ground.artefacts import UserError
 
 from .profile import Decoding
 from .step import Real, RoundCost
@@ -67,3 +69,74 @@ class DecodedPair:
             baseline_factor=plain,
             draft_factor=draft,
         )
+
+
+# Of what a round takes beyond a plain step, how much grows with K, where nobody says: the middle of all or nothing.
+DRAFTED_SHARE = 0.5
+# Least time of a round over that of a plain step: verification reads what a step reads.
+LEAST_ROUND = 0.9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimedTokens:
+    """Costs from two times a token of a server, plain and speculative at one draft length.
+
+    What a round takes beyond a plain step is split between drafted tokens, which K multiplies, and the rest: where only
+    one draft length was timed, how it is split is not known. drafted_share: of drafts in it; may be samples.
+    """
+
+    baseline_s: float
+    round_s: float
+    draft_length: int
+    drafted_share: Real = DRAFTED_SHARE
+    factors: Mapping[str, float] | None = None
+
+    @property
+    def longest(self) -> None:
+        """Any draft length."""
+        return None
+
+    def round_cost(self, draft_length: Real) -> RoundCost:
+        """Return the phases' seconds; a leading axis of samples where the share is samples."""
+        k = np.asarray(draft_length, np.int64)
+        ones, excess_s = np.ones(k.shape), max(0.0, self.round_s - self.baseline_s)
+        step_s = np.asarray(self.drafted_share * excess_s / self.draft_length * ones)
+        more = (self.factors or {}).get("round_overhead_s", 1.0)
+        return RoundCost(
+            draft_length=k,
+            baseline_s=self.baseline_s * ones,
+            draft_step_s=step_s,
+            draft_s=step_s * k,
+            verify_s=self.baseline_s * ones,
+            overhead_s=np.asarray((1 - self.drafted_share) * excess_s * more * ones),
+        )
+
+    def scaled(self, factors: Mapping[str, float]) -> "TimedTokens":
+        """Multiply the overhead of a round; of passes nothing is known but their sum."""
+        return replace(self, factors=factors)
+
+    def sample(self, rng: np.random.Generator, samples: int) -> "TimedTokens":
+        """Draw the share of drafts anew, [samples, 1]: from nothing to all of it."""
+        return replace(self, drafted_share=rng.random((samples, 1)))
+
+
+def timed_tokens(baseline_s: float, speculative_s: float, tokens_per_round: float, draft_length: int) -> TimedTokens:
+    """Return the costs that two times a token tell of.
+
+    Args:
+        baseline_s: Of a token without speculation.
+        speculative_s: Of a token with it.
+        tokens_per_round: That were committed while it was timed.
+        draft_length: K that it was timed with.
+
+    Raises:
+        UserError: A round would take less than a plain step.
+    """
+    round_s = speculative_s * tokens_per_round
+    if round_s < LEAST_ROUND * baseline_s:
+        raise UserError(
+            f"--speculative-tpot: {1e3 * speculative_s:g} ms a token are rounds of {1e3 * round_s:.3g} ms at "
+            f"{tokens_per_round:.2f} tokens a round, below a plain step of --baseline-tpot, {1e3 * baseline_s:g} ms; "
+            f"expected at least {1e3 * LEAST_ROUND * baseline_s / tokens_per_round:.3g}"
+        )
+    return TimedTokens(baseline_s=baseline_s, round_s=round_s, draft_length=draft_length)

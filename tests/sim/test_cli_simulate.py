@@ -65,6 +65,28 @@ def test_the_first_line_says_what_an_answer_is_conditional_on(
     assert bool(basis["condition"]) == (not start.startswith("It pays"))
 
 
+def test_two_times_a_token_of_a_server_and_what_it_accepted_are_a_forecast(
+    run, output, user_error, tmp_path: Path
+) -> None:
+    (tmp_path / "h3.json").write_text(json.dumps({"k": 3, "hist": {"0": 500, "1": 200, "2": 100, "3": 200}}))
+    words = ("--hist", "h3.json", "--baseline-tpot", 9.0, "--speculative-tpot", 6.0)
+    found = result(run, *words, "--total", 10**6)
+    # Nobody said which K: the longest that was measured, at which the two times are their own answer.
+    assert found["parameters"]["draftN"] == 3
+    assert found["verdict"]["speedup"] == pytest.approx(1.5, rel=1e-4)
+    assert found["parameters"]["speculative_tpot_ms"] == 6.0
+    assert "costs: timed: 9 ms a token plain, a round of 12 ms at K = 3" in output("simulate", *words)
+    assert "At most 1.50x as fast, at draftN 3." in output("sweep", "--draftN", "1:3", *words)
+    for wrong, message in (
+        (words[:4], "--baseline-tpot: 9 alone, expected --speculative-tpot beside it"),
+        (words[2:], "--baseline-tpot: 9 without --hist"),
+        ((*words, "--profile", "h100-sxm", *ON_H100[4:]), "--baseline-tpot: 9 beside --profile"),
+        ((*words, "--workmem", 3), "--workmem: has no part in times a token of a server"),
+        ((*words[:4], "--speculative-tpot", 2), "expected at least 4.05"),
+    ):
+        user_error(run("simulate", *wrong), message)
+
+
 def test_json_has_the_plain_keys_and_hangs_together(run, hist_file: Path) -> None:
     found = result(run, "--hist", hist_file, "--total", 1000)
     assert found.keys() >= KEYS

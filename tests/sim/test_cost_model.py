@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from simulator.costs.profile import Decoding
 from simulator.costs.step import Knobs, step_s
-from simulator.costs.timed_pair import DecodedPair
+from simulator.costs.timed_pair import DecodedPair, timed_tokens
+from simulator.ground.artefacts import UserError
 
 from .builders import pass_cost
 
@@ -111,3 +112,20 @@ def test_draws_have_the_errors_that_are_stated_and_what_is_certain_is_not_drawn(
     drawn = pair.sample(np.random.default_rng(0), 10).round_cost(np.array([2]))
     for name in ("baseline_s", "draft_s", "overhead_s"):
         assert np.all(getattr(drawn, name) == getattr(pair.round_cost(np.array([2])), name))
+
+
+def test_two_times_a_token_give_their_own_speedup_back_and_leave_other_lengths_open() -> None:
+    # 9 ms plain, 6 ms speculative at 2.5 tokens a round of K = 4: rounds of 15 ms.
+    costs = timed_tokens(9e-3, 6e-3, 2.5, 4)
+    rng, samples = np.random.default_rng(0), 4000
+    drawn = costs.sample(rng, samples).round_cost(np.array([1, 4, 8])).after_miss_s
+    # At the length that was timed a round is what it was, however it is split; at others from no to all of 6 ms by K.
+    assert drawn[:, 1] == pytest.approx(np.full(samples, 15e-3))
+    assert (drawn[:, 0].min(), drawn[:, 0].max()) == pytest.approx((9e-3 + 1.5e-3, 15e-3), abs=1e-5)
+    assert (drawn[:, 2].min(), drawn[:, 2].max()) == pytest.approx((15e-3, 9e-3 + 12e-3), abs=1e-5)
+    assert float(costs.round_cost(2).after_miss_s) == pytest.approx(9e-3 + 3e-3 / 2 + 3e-3)
+    assert float(costs.scaled({"round_overhead_s": 2}).round_cost(4).after_miss_s) == pytest.approx(18e-3)
+    # Noise may make a round a little shorter than a step, and no more.
+    assert float(timed_tokens(9e-3, 3.4e-3, 2.5, 4).round_cost(4).after_miss_s) == pytest.approx(9e-3)
+    with pytest.raises(UserError, match=r"--speculative-tpot: 3 ms a token are rounds of 7.5 ms .* at least 3.24"):
+        timed_tokens(9e-3, 3e-3, 2.5, 4)
