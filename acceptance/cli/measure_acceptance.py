@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from acceptance.models.bundled import load_libraries, place_of
+from acceptance.text.prompts import DATASETS
 from simulator.ground.artefacts import UserError, check_outputs, envelope, to_json
 from simulator.ground.command import OneLineErrorsGroup, command, is_given, progress, refuse_given, say
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from simulator.ground.records import Records
 
 # Parameters of a measurement, which a finished trace has already.
-FROM_PROMPTS = ("prompts", "dataset", "column", "turns", "max_new_tokens", "system_prompt", "check_loop")
+FROM_PROMPTS = ("prompts", "dataset", "old_dataset", "column", "turns", "max_new_tokens", "system_prompt", "check_loop")
 FROM_MODELS = (
     *("target", "draft", "texts", "max_prompts", "use_chat_template", "temperature", "draft_temperature"),
     *("top_k", "top_p", "batch_size", "device", "dtype", "quantization", "cross_tokenizer", "resume"),
@@ -55,7 +56,7 @@ def measure_acceptance(context: click.Context, /, **values: Any) -> None:
         refuse_given(context, values, f"{context.invoked_subcommand}: give options behind it")
         return
     check_used(context, values["trace_file"], values["texts"])
-    options = MeasureOptions(**values)
+    options = MeasureOptions(**in_new_words(context, values))
     if is_given(context, "q_kind"):
         check_q_kind(options)
     check_files(options)
@@ -81,6 +82,17 @@ def check_used(context: click.Context, trace_file: Path | None, texts: Path | No
         refuse_given(context, FROM_PROMPTS + FROM_MODELS, "--trace, whose text is measured already")
     elif texts:
         refuse_given(context, FROM_PROMPTS, "--texts, which the target has written already")
+
+
+def in_new_words(context: click.Context, values: dict[str, Any]) -> dict[str, Any]:
+    """Return options with --dataset under its new name: --format where it names one, else --prompts."""
+    others = {name: value for name, value in values.items() if name != "old_dataset"}
+    if values["old_dataset"] is None:
+        return others
+    name, flag = ("dataset", "--format") if values["old_dataset"] in DATASETS else ("prompts", "--prompts")
+    if is_given(context, name):
+        raise UserError(f"--dataset: {values['old_dataset']} beside {flag}, expected one of them")
+    return others | {name: values["old_dataset"]}
 
 
 def check_q_kind(options: MeasureOptions) -> None:

@@ -19,12 +19,12 @@ TEXT_OPTIONS = stacked(
     click.option("--prompts", default=BUNDLED, help="File of prompts, in any format of --format, packed or not."),
     click.option(
         "--format",
-        "--dataset",
         "dataset",
         type=click.Choice(DATASETS),
         default="auto",
         help="Format of --prompts; auto: what the file holds, which is said.",
     ),
+    click.option("--dataset", "old_dataset", hidden=True, help="Old name of --format, elsewhere of --prompts."),
     click.option("--column", show_default="the usual ones", help="Column or key of --prompts that holds the prompt."),
     click.option("--turns", default="1", metavar="N|all", help="User turns of each conversation, at most."),
     click.option("--max-prompts", type=click.IntRange(1), help="Only the first so many.", show_default="all"),

@@ -87,7 +87,8 @@ BAD_OPTIONS = [
     (("--trace", "absent.json"), "not used with --trace"),
     (("--turns", "0"), "--turns: '0' is not allowed, expected a whole number from 1, or all"),
     (("--turns", "some"), "--turns: 'some'"),
-    (("--dataset", "c4"), "--format: 'c4' is not allowed, expected one of auto, "),
+    (("--format", "c4"), "--format: 'c4' is not allowed, expected one of auto, "),
+    (("--dataset", "c4"), "--dataset: c4 beside --prompts, expected one of them"),
     (("--dataset", "mt-bench"), "holds nothing to read (line 1:"),
     (("--top-k", "-1"), "--top-k: -1 is not allowed"),
     (("--top-p", "0"), "--top-p: 0 is not allowed"),
@@ -111,6 +112,19 @@ def test_a_bad_option_is_one_line(measure, user_error, other_vocabulary: Path) -
     for arguments, message in BAD_OPTIONS:
         user_error(measure(*arguments), message)
     user_error(measure("--draft", other_vocabulary), "vocabulary differs", "expected the same tokenizer")
+
+
+def test_the_old_name_of_an_option_means_what_it_did(run, user_error, tmp_path: Path) -> None:
+    (tmp_path / "p.txt").write_text('{"prompt": "hi"}\nho\n')
+    own = ("--max-new-tokens", 4, "--k", 2, "--force", "--json")
+    for given, expected in (
+        (("--prompts", "p.txt", "--dataset", "text"), ("text", 2)),
+        (("--dataset", "p.txt"), ("auto", 1)),
+        (("--dataset", "p.txt", "--dataset-format", "text"), ("text", 2)),
+    ):
+        parameters = json.loads(succeeded(run("measure-acceptance", *given, *own)).stdout)["parameters"]
+        assert (parameters["dataset"], parameters["prompt_count"]) == expected
+    user_error(run("measure-acceptance", "--format", "text", "--dataset", "auto"), "--dataset: auto beside --format")
 
 
 def test_prompts_that_cannot_be_used_are_counted_and_named(measure, user_error, prompts: Path) -> None:
