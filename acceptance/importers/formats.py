@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
-from simulator.ground.artefacts import UserError, read_bytes
+from simulator.ground.artefacts import UserError
 from simulator.ground.limits import MAX_DRAFT_LENGTH
+from simulator.ground.plain_text import read_text_bytes
 
 from . import aiperf, guidellm, llama_cpp, sglang, spec_bench, vllm_bench, vllm_log, vllm_metrics, vllm_requests
 from .imported import Imported
@@ -61,7 +62,7 @@ LIFETIME = MappingProxyType({"vllm-metrics": vllm_metrics.read, "llama-cpp": lla
 
 def recognised(path: Path) -> str | None:
     """Return the name of the format that a file looks like, None where it looks like none."""
-    content = read_bytes(path)
+    content = read_text_bytes(path)
     return next((name for name, format in FORMATS.items() if format.marks.search(content)), None)
 
 
@@ -85,7 +86,7 @@ def import_histogram(format: str | None, path: Path, *, k: int | None = None, be
     found = recognised(path)
     # What a vLLM server counts stands in its log as well.
     name = found if format is None or (format, found) == ("vllm-metrics", "vllm-log") else format
-    if name is None and b'"hist"' in read_bytes(path):
+    if name is None and b'"hist"' in read_text_bytes(path):
         raise UserError(f"{path}: looks like a histogram already, which --hist of simulate and sweep takes as it is")
     if name is None:
         raise UserError(f"{path}: looks like no format that is read, expected one of {known} (--from)")

@@ -4,8 +4,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from simulator.ground.artefacts import UserError, read_bytes
+from simulator.ground.artefacts import UserError
 from simulator.ground.fields import Field, lines_of
+from simulator.ground.plain_text import read_text_bytes
 from simulator.ground.records import BadRecord, Records, read_each
 
 from . import vllm_metrics
@@ -38,7 +39,7 @@ CONFIDENCE = "drafts that stopped early (--draft-p-min) are rounds like all othe
 
 def read(path: Path, k: int | None, before: Path | None = None) -> Imported:
     """Import what a server of llama.cpp says; see `import_histogram`."""
-    content = read_bytes(path)
+    content = read_text_bytes(path)
     if COUNTERS in content or before is not None:
         return vllm_metrics.read(path, k, before)
     if b"draft acceptance" in content and not content.lstrip().startswith((b"{", b"[{")):

@@ -5,8 +5,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from simulator.ground.artefacts import UserError, read_bytes
+from simulator.ground.artefacts import UserError
 from simulator.ground.fields import Field
+from simulator.ground.plain_text import read_text_bytes
 from simulator.ground.records import BadRecord, Records, Skipped
 
 from . import sglang_totals
@@ -60,7 +61,7 @@ class Request:
 
 def read(path: Path, k: int | None) -> Imported:
     """Import saved responses, JSON or JSONL, or a mean of bench_serving or server info; see `import_histogram`."""
-    content = read_bytes(path)
+    content = read_text_bytes(path)
     if ROUNDS.encode() not in content and re.search(TOTALS.encode(), content):
         return sglang_totals.read(path, k)
     records = read_values(path, read_response, EXPECTED)

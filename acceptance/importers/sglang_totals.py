@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from simulator.ground.artefacts import read_bytes
 from simulator.ground.fields import Field, lines_of
+from simulator.ground.plain_text import read_text_bytes
 from simulator.ground.records import BadRecord, read_each
 
 from .imported import Imported, assumed, needs_k, reconstruct
@@ -36,7 +36,7 @@ class Mean:
 
 def read(path: Path, k: int | None) -> Imported:
     """Import the mean; see `import_histogram`."""
-    is_text = re.search(WORDS.encode(), read_bytes(path)) is not None
+    is_text = re.search(WORDS.encode(), read_text_bytes(path)) is not None
     if is_text:
         lines = ((number, text) for number, text in lines_of(path) if TEXT.search(text))
         records = read_each(path, lines, read_line, EXPECTED)

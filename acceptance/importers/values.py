@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from simulator.ground.artefacts import UserError, read_text
 from simulator.ground.fields import Field, Malformed, lines_of, parse_json, shortened
 from simulator.ground.limits import MAX_DRAFT_LENGTH
+from simulator.ground.plain_text import read_text_bytes
 from simulator.ground.records import BadRecord, Records, as_record, read_each
 
 T = TypeVar("T")
@@ -122,15 +122,9 @@ def record_of(text: str) -> Field:
 def whole_json(path: Path) -> Field | None:
     """Return the JSON object or list that a file holds, None where it is not one of them alone."""
     try:
-        text = read_text(path)
-    except UserError:
-        if not path.is_file():
-            raise
+        whole = record_of(read_text_bytes(path).decode())
+    except (BadRecord, UnicodeDecodeError):
         return None  # lines that are no text are skipped one by one
-    try:
-        whole = record_of(text)
-    except BadRecord:
-        return None
     return whole if isinstance(whole.value, dict | list) else None
 
 

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from simulator.ground.artefacts import UserError, read_bytes
+from simulator.ground.artefacts import UserError
 from simulator.ground.fields import Field, lines_of
+from simulator.ground.plain_text import read_text_bytes
 from simulator.ground.records import BadRecord, as_record, read_each
 
 from .counters import PAST_THE_END, Counters, check_counters, import_counters, sum_counters
@@ -38,7 +39,7 @@ NOTES = (
 
 def read(path: Path, k: int | None) -> Imported:
     """Import the result file of a benchmark; see `import_histogram`."""
-    if PRINTED.encode() in read_bytes(path):
+    if PRINTED.encode() in read_text_bytes(path):
         records = read_each(path, printed(path), read_result, EXPECTED)
     else:
         records = read_values(path, read_result, EXPECTED)

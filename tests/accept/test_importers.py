@@ -3,6 +3,7 @@
 Long because one simulated server is written in the format of each tool.
 """
 
+import gzip
 import json
 from collections.abc import Callable, Sequence
 from itertools import product
@@ -660,6 +661,10 @@ def test_a_format_is_known_by_its_marks_and_a_wrong_one_names_it(path: Path) -> 
         looks = {"trtllm": "vllm-requests"}.get(tool, tool)
         if (tool, wrong) != ("spec-bench", "eagle") and tool != wrong:
             assert_refused(wrong, path, f"it looks like {looks}: --from {looks}, or none")
+        # As a shell of Windows, or a rotation of logs, leaves it.
+        for packed in (path.read_text().encode("utf-16"), gzip.compress(path.read_bytes())):
+            path.write_bytes(packed)
+            assert import_histogram(None, path).format == looks
     # What a model wrote bears no marks.
     text = json.dumps({"text": json.dumps(sglang_response(TWENTY)), "accept": 1})
     assert_refused(None, write(path, text), "looks like no format that is read, expected one of vllm-log")
