@@ -153,7 +153,9 @@ def add_sample(scrape: Scrape, sample: "Sample") -> bool:
         return False
     series, value = Series(named["name"], tuple(sorted(sample.labels.items()))), sample.value
     if named["suffix"] == "_created":
-        scrape.born[series.engine] = max(value, scrape.born.get(series.engine, 0.0))
+        # Some counters begin when they first count: the oldest is as old as its engine.
+        if series.name in SPECULATION and 0 < value <= MAX_COUNT:
+            scrape.born[series.engine] = min(value, scrape.born.get(series.engine, value))
         return True
     if not 0 <= value <= MAX_COUNT or not value.is_integer():
         raise BadRecord(f"value {shortened(sample.value)} is no whole number from 0 to {MAX_COUNT:g}")
