@@ -22,7 +22,13 @@ FORMATS = (
 
 @command("import", short_help="Read what another tool measured.")
 @click.argument("file", type=FILE, required=False)
-@click.option("--from", "format", type=click.Choice(FORMATS), help="Where FILE is from.  [default: by its content]")
+@click.option(
+    "--from",
+    "format",
+    type=click.Choice(FORMATS),
+    metavar="FORMAT",
+    help=f"Where FILE is from: {', '.join(FORMATS)}.  [default: by its content]",
+)
 @click.option("--rates", metavar="R1,R2,...", help="In place of FILE: the share of rounds that accepted each position.")
 @click.option("--k", type=click.IntRange(1, MAX_DRAFT_LENGTH), help="Draft length, where the file does not tell it.")
 @click.option("--before", type=FILE, help="A server's /metrics before the run, to be subtracted from FILE.")
