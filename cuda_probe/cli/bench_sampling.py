@@ -12,6 +12,7 @@ from cuda_probe.probe.probes import ITEM_BYTES, AxisValue
 from cuda_probe.sampling_bench.shapes import BACKENDS, grid
 from simulator.ground.artefacts import UserError, to_json
 from simulator.ground.command import FILE, command, progress, say
+from simulator.ground.names import number_format
 
 from .outputs import EXIT_WRONG_RESULT, Outputs
 
@@ -86,7 +87,11 @@ def named_axes(options: BenchOptions) -> Axes:
 
     typed = {axis: (flag, getattr(options, axis), least, most) for flag, axis, least, most in NUMBERS}
     given: Axes = {axis: parse_whole(*words) for axis, words in typed.items() if words[1] is not None}
-    return given if options.dtype is None else given | {"dtype": names("--dtype", options.dtype, DTYPES)}
+    return (
+        given
+        if options.dtype is None
+        else given | {"dtype": names("--dtype", ",".join(map(number_format, options.dtype.split(","))), DTYPES)}
+    )
 
 
 def names(flag: str, text: str | None, allowed: tuple[str, ...]) -> tuple[str, ...]:

@@ -25,6 +25,8 @@ CATALOGUE = Path(__file__).parent / "catalogue"
 CLASS_DEFAULTS = Path(__file__).parent / "class_defaults.json"
 # Names of other models of the very same sizes, but for the longest context.
 ALSO_CALLED = {
+    **dict.fromkeys(("llama-3-8b", "deepseek-r1-distill-llama-8b"), "llama-3.1-8b"),
+    **dict.fromkeys(("llama-3-70b", "deepseek-r1-distill-llama-70b"), "llama-3.1-70b"),
     **dict.fromkeys(("deepseek-r1", "deepseek-v3.1"), "deepseek-v3"),
     **dict.fromkeys(("phi-3-mini-4k", "phi-3-mini-128k"), "phi-3-mini"),
     **dict.fromkeys(("mistral", "mistral-7b-v0.1"), "mistral-7b"),

@@ -104,10 +104,12 @@ def named_paths(ctx: click.Context) -> Iterator[tuple[str, str]]:
         value = ctx.params.get(parameter.name or "")
         if not is_given(ctx, parameter.name or ""):
             continue
-        if isinstance(parameter, click.Option) and isinstance(value, str | Path):
-            yield from ((str(path), parameter.opts[0]) for path in (value, Path(value).absolute()))
-        elif isinstance(value, Path):
-            yield str(value), parameter.human_readable_name
+        for path in value if isinstance(value, tuple) else (value,):
+            if isinstance(parameter, click.Option) and isinstance(path, str | Path):
+                yield str(path), parameter.opts[0]
+                yield str(Path(path).absolute()), parameter.opts[0]
+            elif isinstance(path, Path):
+                yield str(path), parameter.human_readable_name
 
 
 class OneLineErrorsGroup(OneLineErrors, click.Group):

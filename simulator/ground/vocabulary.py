@@ -199,6 +199,8 @@ def speak(parameters: Sequence[click.Parameter]) -> None:
 def message_of(error: click.ClickException) -> str:
     """Return what is wrong with a command line: the option first."""
     text = error.format_message().rstrip(".")
+    if isinstance(error, click.NoSuchOption):
+        return f"{error.option_name}: no such option"
     if isinstance(error, click.BadOptionUsage):
         return f"{error.option_name}: {text.removeprefix(f'Option {error.option_name!r} ')}"
     parameter = getattr(error, "param", None)

@@ -381,7 +381,7 @@ def test_parquet_without_its_library_says_how_to_get_it(run_real, user_error, tm
     blocked.mkdir(parents=True)
     (blocked / "__init__.py").write_text("raise ModuleNotFoundError(\"No module named 'pyarrow'\", name='pyarrow')")
     done = run_real("sweep", *GRID, "--out", "s.parquet", PYTHONPATH=str(blocked.parent))
-    user_error(done, "pyarrow is not installed", 'pip install "specsim[parquet]"')
+    user_error(done, "--out s.parquet: pyarrow is not installed", 'pip install "specsim[parquet]"')
 
 
 def test_a_terminal_sees_a_progress_bar(tmp_path: Path) -> None:

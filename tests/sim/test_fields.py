@@ -117,6 +117,7 @@ MESSAGES: list[tuple[Callable[[], object], str]] = [
     (lambda: FILE["c"].number(), "f.json: c is missing, expected a number of at least 0"),
     (lambda: FILE["a"]["c"].whole(1), "f.json: a.c is missing, expected a whole number of at least 1"),
     (lambda: FILE["n"].number(0, 1), "f.json: n is None, expected a number from 0 to 1"),
+    (lambda: FILE["n"].number(0, 1, above=True), "f.json: n is None, expected a number above 0, at most 1"),
     (lambda: FILE["a"]["b"].elements()[0].number(1, above=True), "f.json: a.b[0] is 1, expected a number above 1"),
     (lambda: FILE["a"]["b"].elements()[1].text(), "f.json: a.b[1] is None, expected text"),
     (lambda: FILE["a"]["b"].elements()[2].number(), f"f.json: a.b[2] is 1{76 * '0'}..., expected a number of"),
