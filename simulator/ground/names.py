@@ -82,6 +82,8 @@ def find_name(text: str, names: Names, *, whole: bool = False) -> Found | None:
         return Found(text)
     parts = parts_of(text.rpartition("/")[2].partition("@")[0])
     parts = Counter({part: n for part, n in parts.items() if part not in names.idle}) or parts
+    if not parts:
+        return None
     for name in known:
         if parts_of(name) == parts or squeezed(name) == squeezed(text):
             return Found(name)

@@ -62,7 +62,8 @@ def in_own_words(command: click.Command, args: Sequence[str], *, interspersed: b
         interspersed: Whether options may follow arguments.
 
     Raises:
-        UserError: An option is none of the command's; says what is near, and which commands have it.
+        click.NoSuchOption: It is none of the command's; says what is near, and which commands have it.
+        UserError: `--out-dir` where no file has a name of its own.
     """
     own, typed = flags_of(command), list(args)
     words: list[str] = []
@@ -79,7 +80,7 @@ def in_own_words(command: click.Command, args: Sequence[str], *, interspersed: b
             continue
         name = own_name(flag, own)
         if name is None and flag not in ("--help", "--version"):
-            raise UserError(unknown(command, flag, own))
+            raise click.NoSuchOption(flag, unknown(command, flag, own))
         option = own.get(name or flag)
         takes = option is not None and not option.is_flag and not option.count
         if takes and not has_value and typed:
@@ -200,7 +201,7 @@ def message_of(error: click.ClickException) -> str:
     """Return what is wrong with a command line: the option first."""
     text = error.format_message().rstrip(".")
     if isinstance(error, click.NoSuchOption):
-        return f"{error.option_name}: no such option"
+        return text if text.startswith(error.option_name) else f"{error.option_name}: no such option"
     if isinstance(error, click.BadOptionUsage):
         return f"{error.option_name}: {text.removeprefix(f'Option {error.option_name!r} ')}"
     parameter = getattr(error, "param", None)

@@ -81,6 +81,8 @@ def test_a_name_of_several_lists_them_and_a_miss_the_nearest() -> None:
         assert message.startswith(f"{text}: no such file or folder, nor a model of the catalogue (nearest: ")
         assert near in message
         assert message.count(",") <= 4
+    with pytest.raises(UserError, match=r"^!: no such file or folder, nor a model of the catalogue \(nearest: "):
+        find_model("!")
     assert len(nearest("", presets())) <= 3
 
 
