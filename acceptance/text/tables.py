@@ -14,6 +14,8 @@ from simulator.ground.dependency import require
 from simulator.ground.plain_text import PYARROW
 
 Rows = Iterator[tuple[int, Any]]
+# Columns that are named where none of all that are looked for is there.
+USUAL = ("prompt", "question", "instruction")
 # Characters by which a table is told.
 LOOKED_AT = 2**16
 DELIMITERS = {",": "CSV", "\t": "TSV", ";": "CSV with semicolons"}
@@ -104,7 +106,7 @@ def check_columns(path: Path, kind: str, header: Sequence[str], columns: Sequenc
     there = ", ".join(nearest) + (f" (of {len(header)})" if len(header) > len(nearest) else "")
     if option:
         raise UserError(f"{path}: {option} {columns[0]!r} is no column of this {kind}, expected {there}")
-    wanted = ", ".join(columns[:3])
+    wanted = ", ".join([c for c in USUAL if c in columns] or columns[:3])
     raise UserError(f"{path}: {kind} whose columns are {there}, expected {wanted} or --column NAME")
 
 

@@ -184,7 +184,10 @@ def test_a_column_by_name(load: Any) -> None:
 def test_tables_that_cannot_be_what_they_seem_are_refused(load: Any) -> None:
     """Nothing is taken for a prompt that is not: a header, a row cut by its commas, a column nobody named."""
     for content, expected in (
-        (b"import os\nimport sys\n", "CSV whose columns are import os, expected turns, conversations"),
+        (
+            b"import os\nimport sys\n",
+            "CSV whose columns are import os, expected prompt, question, instruction or --column",
+        ),
         (b"a,b,c,d,e\n1,2,3,4,5\n", "CSV whose columns are a, b, c (of 5), expected"),
         (b"prompt,prompt\na,b\n", "CSV with two columns 'prompt'"),
         (b"prompt\n", "holds nothing to read (it is empty)"),
