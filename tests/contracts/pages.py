@@ -96,10 +96,20 @@ def play(step: Step, folder: Path, run: Run) -> str:
             with chdir(folder):
                 exec(compile(step.text, "a page", "exec"), {})
         return ""
+    rest, lines = headed(rest)
     assert first in OURS, f"{step.words} takes long or needs more than a clone: expected a mark, one of {MARKS}"
     done = run(folder, first, *rest)
     assert done.returncode == 0, f"{step.words}: {done.stderr}"
-    return done.stdout
+    return "".join(done.stdout.splitlines(keepends=True)[:lines])
+
+
+def headed(words: Sequence[str]) -> tuple[list[str], int | None]:
+    """Return the words before `| head -N`, and N; None where all is printed."""
+    if "|" not in words:
+        return list(words), None
+    *kept, pipe, head, count = words
+    assert (pipe, head) == ("|", "head"), words
+    return kept, -int(count)
 
 
 def check_words(step: Step) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 import pytest
 
-from .pages import OURS, ROOT, Step, check_words, make_folder, play, steps
+from .pages import OURS, ROOT, Step, check_words, headed, make_folder, play, steps
 
 README = ROOT / "README.md"
 DOCS = sorted((ROOT / "docs").glob("*.md"))
@@ -50,7 +50,7 @@ def test_steps_are_found_in_every_kind_of_block() -> None:
 $ simulate --draftN 4 \\
     --alpha 0.8
 It pays
-$ sweep
+$ sweep | head -2
 ```
     profiles list
 ```sh
@@ -66,11 +66,12 @@ simulate --no-such
     found = steps(page)
     assert [step.words for step in found] == [
         ("simulate", "--draftN", "4", "--alpha", "0.8"),
-        ("sweep",),
+        ("sweep", "|", "head", "-2"),
         ("profiles", "list"),
         ("cat", "a.txt"),
         ("make", "demo"),
     ]
+    assert headed(found[1].words) == (["sweep"], 2)
     assert [page[step.shown] for step in found[:2]] == ["It pays\n", ""]
     assert found[3:] == [
         Step(words=("cat", "a.txt"), text="one\n"),
