@@ -202,7 +202,7 @@ MISTAKES = {
         (("unexpected",), "unexpected"),
         (("--total", 1e12, "--events", "e.json"), "--events", "expected at most 50000000"),
         (("--draftN", 1, "--hist", "absent.json"), "simulate: --hist absent.json: no such file"),
-        (("--hist", ""), "'--hist': the name is empty, expected a file"),
+        (("--hist", ""), "the name is empty, expected a file"),
         (("--as", "rates"), "--as: nothing to measure by, expected --hist FILE beside it"),
         (("--hist", "rates.json"), "--hist rates.json: hist looks like rates", '"as": "rates"', "--as of simulate"),
         (("--draftN", 1, "--hist", "odd.json"), "odd.json: hist.5 is not"),
