@@ -3,7 +3,6 @@
 White background, marks that differ in shape so that they read in grey, axes labelled with what they mean.
 """
 
-import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acceptance.trace.trace import Q_KINDS, Trace
-from simulator.ground.pictures import PALETTE, new_figure
+from simulator.ground.pictures import PALETTE, TITLE_SIZE, new_figure, set_title
 
 from .analysis import Analysis
 from .estimators import MIN_PROMPTS, Estimate, RoundCounts, alpha_by, bins_of
@@ -23,10 +22,9 @@ if TYPE_CHECKING:
 MAX_ROWS = 16
 MAX_NAME = 28
 MAX_MARKERS = 24
-MAX_LINE = 105
 BLUE = PALETTE[0]
 LIGHT = "#8FC1E3"
-TITLE: dict[str, Any] = {"fontsize": 10.5}
+TITLE: dict[str, Any] = {"fontsize": TITLE_SIZE}
 POINT: dict[str, Any] = {"color": BLUE, "marker": "o", "markersize": 5}
 SPAN: dict[str, Any] = {"colors": BLUE, "linewidth": 2.2}
 IID: dict[str, Any] = {"color": "black", "linestyle": "--", "linewidth": 1.2}
@@ -44,11 +42,10 @@ def acceptance_figure(
     title: what was measured, for the reader of the picture; note: what the reader must know, such as that the numbers
     are an approximation. seed: of the bootstrap of groups; that of the records gives their intervals.
     """
-    lines = [line for text in (title, note) for line in textwrap.wrap(text, MAX_LINE)]
     k, overall = analysis.longest, analysis.alpha[q_kind].value
     metrics = analysis.metrics[k]
     # A dollar sign in a model's or category's name is no formula.
-    with new_figure(11, 8 + 0.2 * len(lines), pads_in=0.1, parse_math=False) as figure:
+    with new_figure(11, 8.4, pads_in=0.1, parse_math=False) as figure:
         (histogram, survival), (groups, positions) = figure.subplots(2, 2)
         draw_histogram(histogram, analysis.rounds[k], metrics)
         draw_survival(survival, metrics)
@@ -56,7 +53,7 @@ def acceptance_figure(
         draw_positions(positions, trace, q_kind, overall, seed)
         handles = legend_handles(metrics["alpha_iid"], k, intervals=trace.measured_prompts >= MIN_PROMPTS)
         figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
-        figure.suptitle("\n".join(lines), fontsize=11.5)
+        set_title(figure, title, note)
     return figure
 
 

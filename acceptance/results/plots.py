@@ -3,16 +3,15 @@
 White background, marks that differ in shape so that they read in grey, axes labelled with what they mean.
 """
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from acceptance.estimate.plots import MAX_LINE, shortened
-from simulator.ground.pictures import PALETTE, new_figure
+from acceptance.estimate.plots import shortened
+from simulator.ground.pictures import HATCH_COLOUR, OFF_HATCH, PALETTE, TITLE_SIZE, log_axis, new_figure, set_title
 
-from .report import by_speed, delta_text, shows_speed
+from .report import by_speed, delta_text, headline, shows_speed
 from .settings import BASELINE
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 Summary = Mapping[str, Any]
 BLUE, ORANGE, SKY, YELLOW = (PALETTE[i] for i in (0, 1, 4, 5))
-GREY, TITLE_SIZE = "#595959", 10.5
+GREY = "#595959"
 EXACT: dict[str, Any] = {"color": BLUE, "marker": "o", "markersize": 6}
 LOSSY: dict[str, Any] = {
     "color": ORANGE,
@@ -43,10 +42,9 @@ PARTS = (
 
 
 LINES = (0.25, 0.35, 0.5, 0.7, 1, 1.4, 2, 2.8, 4, 5.6, 8)
-TICKS = (0.5, 0.7, 1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 # About what the panel of rounds measures, and what a number of two digits takes.
 PANEL_POINTS = np.array([330.0, 300.0])
-CLEAR_POINTS = 9.5
+CLEAR_POINTS = 12.0
 
 
 def decode_figure(summaries: Sequence[Summary], *, title: str) -> "Figure":
@@ -55,8 +53,7 @@ def decode_figure(summaries: Sequence[Summary], *, title: str) -> "Figure":
     Methods without a speed, and lossy ones whose quality is not known, are left out.
     """
     shown = [s for s in by_speed(summaries) if shows_speed(s)]
-    lines = textwrap.wrap(title, MAX_LINE + 30)
-    height = max(5.2, 0.36 * len(shown) + 2.4) + 0.2 * len(lines)
+    height = max(5.2, 0.36 * len(shown) + 2.4) + 0.6
     with new_figure(15, height, pads_in=0.08, parse_math=False) as figure:
         speed, split, rounds = figure.subplots(1, 3, width_ratios=(1.15, 0.9, 1.15))
         draw_speedups(speed, shown)
@@ -64,9 +61,9 @@ def decode_figure(summaries: Sequence[Summary], *, title: str) -> "Figure":
         draw_rounds(rounds, shown)
         handles = legend_handles(shown)
         figure.legend(
-            handles=handles, loc="outside lower center", ncols=min(len(handles), 10), frameon=False, fontsize=9
+            handles=handles, loc="outside lower center", ncols=min(len(handles), 6), frameon=False, fontsize=9
         )
-        figure.suptitle("\n".join(lines), fontsize=11.5)
+        set_title(figure, headline(summaries), title)
     return figure
 
 
@@ -87,11 +84,13 @@ def set_rows(axes: "Axes", shown: Sequence[Summary], *, named: bool) -> None:
 
 
 def draw_speedups(axes: "Axes", shown: Sequence[Summary]) -> None:
-    """Points and intervals; of a lossy method what it does to the output stands beside its speed."""
+    """Bars from 1x, points and intervals; of a lossy method what it does to the output stands beside its speed."""
     exact = all(s["is_exact"] for s in shown)
     axes.axvline(1, color=GREY, linestyle=":", linewidth=1.6)
     for place, s in enumerate(shown):
-        style = style_of(s)
+        style, gain = style_of(s), s["speedup"]["value"] - 1
+        off = {"hatch": OFF_HATCH, "edgecolor": HATCH_COLOUR} if gain < 0 else {"alpha": 0.25}
+        axes.barh(place, gain, left=1, height=0.5, facecolor="none" if gain < 0 else style["color"], linewidth=0, **off)
         span = s["speedup"]["ci95"]
         if span is not None and s["algorithm"] != BASELINE:
             axes.hlines(place, span[0], span[1], colors=style["color"], linewidth=2.2)
@@ -99,7 +98,7 @@ def draw_speedups(axes: "Axes", shown: Sequence[Summary]) -> None:
         words = f"{s['speedup']['value']:.2f}x"
         if not s["is_exact"]:
             words += f"\n{delta_text(s['quality_delta']['mean_logp_nats'], 2)}"
-        axes.text(1.015, place, words, transform=axes.get_yaxis_transform(), va="center", fontsize=8, linespacing=0.95)
+        axes.text(1.015, place, words, transform=axes.get_yaxis_transform(), va="center", fontsize=8, linespacing=1.2)
     set_rows(axes, shown, named=True)
     ends = [max(s["speedup"]["ci95"] or [s["speedup"]["value"]]) for s in shown]
     axes.set_xlim(0, 1.05 * max([1.0, *ends]))
@@ -145,15 +144,6 @@ def draw_rounds(axes: "Axes", shown: Sequence[Summary]) -> None:
     )
     axes.set_xlabel("cost of a round (steps of plain decoding)")
     axes.set_ylabel("tokens a round commits")
-
-
-def log_axis(axes: "Axes", which: str, low: float, high: float) -> None:
-    """Make an axis logarithmic, with ticks where a reader expects them."""
-    getattr(axes, f"set_{which}scale")("log")
-    getattr(axes, f"set_{which}lim")(low, high)
-    ticks = [t for t in TICKS if low <= t <= high]
-    getattr(axes, f"set_{which}ticks")(ticks, [f"{t:g}" for t in ticks])
-    getattr(axes, f"set_{which}ticks")([], minor=True)
 
 
 def draw_line(axes: "Axes", speedup: float, low: Any, high: Any) -> None:
@@ -202,10 +192,12 @@ def legend_handles(shown: Sequence[Summary]) -> list[Any]:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    marks = [Line2D([], [], linestyle="none", label="plain decoding", **PLAIN)]
+    marks: list[Any] = [Line2D([], [], linestyle="none", label="plain decoding", **PLAIN)]
     marks += [Line2D([], [], linestyle="none", label="exact", **EXACT)]
     if any(not s["is_exact"] for s in shown):
         marks += [Line2D([], [], linestyle="none", label="lossy", **LOSSY)]
+    if any(s["speedup"]["value"] < 1 for s in shown):
+        marks += [Patch(facecolor="none", edgecolor=HATCH_COLOUR, hatch=OFF_HATCH, label="slower than plain decoding")]
     if any(s["speedup"]["ci95"] for s in shown):
         marks += [Line2D([], [], color=GREY, linewidth=2.2, label="95 % interval (prompts drawn anew)")]
     bars = [Patch(facecolor=color, hatch=hatch, edgecolor="white", label=name) for name, color, hatch in PARTS]

@@ -264,7 +264,7 @@ def speedup(rows: Floats, plain: Floats, time: str, seed: int) -> dict[str, Any]
 
 def each_prompt(rows: Floats, plain: Floats) -> dict[str, Any]:
     """Return two figures as others print them: the median of units' own speedups, and the ratio of mean rates."""
-    if not len(rows):
+    if not len(rows) or not (rows[:, AT["total_s"]] * plain[:, AT["total_s"]] * plain[:, AT["tokens"]]).all():
         return {"speedup_median": None, "ratio_of_mean_rates": None}
     rates, plain_rates = (r[:, AT["tokens"]] / r[:, AT["total_s"]] for r in (rows, plain))
     ratio_of_mean_rates = float(rates.mean() / plain_rates.mean())

@@ -99,7 +99,8 @@ def run(options: CalibrateOptions) -> int:
     if options.report:
         write_json(options.report, payload)
     if options.plot:
-        save_figure(options.plot, fit_figure({name: fit.fit for name, fit in calibration.fits.items() if fit.fit}))
+        source = options.probe or options.from_decode or options.from_passes
+        save_figure(options.plot, fit_figure(calibration.fits, str(source)))
     if options.as_json:
         click.echo(to_json(payload), nl=False)
     else:

@@ -168,10 +168,15 @@ def run_live(options: ValidateOptions, live: Mapping[str, Any]) -> int:
 def deliver_rows(validation: "Validation", payload: Mapping[str, Any], options: ValidateOptions) -> int:
     """Write the files and print; return the exit code."""
     from calibration.validate.row_plots import decode_figure
-    from calibration.validate.row_report import validation_text
+    from calibration.validate.row_report import headline, validation_text
 
-    deliver(payload, validation_text(validation, options.max_error), lambda: decode_figure(validation.rows), options)
-    return 0 if validation.verdict.holds(validation.bounds, options.max_error) else EXIT_BOUND_BROKEN
+    holds = validation.verdict.holds(validation.bounds, options.max_error)
+
+    def draw() -> "Figure":
+        return decode_figure(validation.rows, headline(validation, options.max_error), failed=not holds)
+
+    deliver(payload, validation_text(validation, options.max_error), draw, options)
+    return 0 if holds else EXIT_BOUND_BROKEN
 
 
 def deliver(

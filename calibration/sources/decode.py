@@ -17,6 +17,8 @@ from acceptance.results.records import latest
 from acceptance.results.summary import summarise
 from acceptance.results.validate import problems
 from simulator.ground.artefacts import UserError, read_bytes
+from simulator.ground.fields import Field
+from simulator.ground.limits import MAX_DRAFT_LENGTH
 
 from .timed import Timed, median_time
 
@@ -75,44 +77,44 @@ def load_decode(path: Path) -> DecodeLog:
         raise UserError(f"{path}: {wrong[0]}, expected a file of bench-decode")
     (header, *records), _ = read_records(path)
     for one in records:
-        if len({len(values) for values in one.get("rounds", {}).values()}) > 1:
+        if len({len(values) for values in (one.get("rounds") or {}).values()}) > 1:
             raise UserError(f"{path}: rounds of {one.get('method')} are of several numbers, expected one")
-    parameters = header["parameters"]
+    parameters = Field(header, path)["parameters"]
     by_name: dict[str, list[Record]] = {}
     for record in latest(records):
         if record["status"] == "ok":
             by_name.setdefault(record["method"], []).append(record)
-    arms = {arm["name"]: arm for arm in parameters["methods"]}
-    plain = next((by_name[n] for n, arm in arms.items() if arm["method"] == BASELINE and n in by_name), None)
-    chains = {n: arm for n, arm in arms.items() if arm["method"] == FIXED_CHAIN and n in by_name}
+    arms = {arm["name"].text(): arm for arm in parameters["methods"].elements()}
+    plain = next((by_name[n] for n, arm in arms.items() if arm["method"].text() == BASELINE and n in by_name), None)
+    chains = {n: arm for n, arm in arms.items() if arm["method"].text() == FIXED_CHAIN and n in by_name}
     if plain is None or not chains:
         raise UserError(f"{path}: no records of baseline and speculative decoding, expected a run of both")
-    summaries = {s["method"]: s for s in summarise(records, parameters["seed"])}
+    summaries = {s["method"]: s for s in summarise(records, parameters["seed"].whole())}
     for name in chains:
         if summaries[name]["speedup_decode"] is None:
             raise UserError(f"{path}: {name} and baseline have no prompt in common, expected records of both")
-    lengths = [arm["knobs"]["k"] for arm in chains.values()]
+    lengths = [arm["knobs"]["k"].whole(1, MAX_DRAFT_LENGTH) for arm in chains.values()]
     if len(set(lengths)) < len(lengths):
         raise UserError(f"{path}: two arms draft {max(lengths, key=lengths.count)} tokens, expected each K once")
     return DecodeLog(
         path=path,
         sha256=sha256(read_bytes(path)).hexdigest(),
         target=target_name(parameters),
-        draft=parameters["models"]["draft"]["name"],
-        dtype=parameters["dtype"],
-        batch=parameters["batch_size"],
-        tokens=parameters["max_new_tokens"],
+        draft=parameters["models"]["draft"]["name"].text(),
+        dtype=parameters["dtype"].text(),
+        batch=parameters["batch_size"].whole(1),
+        tokens=parameters["max_new_tokens"].whole(1),
         lengths=tuple(r["generated_tokens"] for r in plain),
         baseline=median_time([record["decode_s"] / steps for record, steps in batches(plain)]),
         plain_pass=median_time([record["verify_ms"] / 1e3 / steps for record, steps in batches(plain)]),
-        arms=tuple(arm_times(n, chains[n]["knobs"]["k"], by_name[n], summaries[n]) for n in chains),
-        device=device_name(parameters["system"]),
+        arms=tuple(arm_times(n, k, by_name[n], summaries[n]) for n, k in zip(chains, lengths, strict=True)),
+        device=device_name(parameters["system"].object()),
     )
 
 
-def target_name(parameters: Mapping[str, Any]) -> str:
+def target_name(parameters: Field) -> str:
     """Return the target's name, and how often it was inflated."""
-    name, times = str(parameters["models"]["target"]["name"]), parameters.get("inflate_target", 1)
+    name, times = parameters["models"]["target"]["name"].text(), parameters["inflate_target"].number(default=1.0)
     return name if times == 1 else f"{name} x {times:g}"
 
 

@@ -1,6 +1,5 @@
 """Pictures of a sweep: speedup as a surface, as curves by K, or as small multiples. Computes no results."""
 
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 from simulator.costs.parameters import BY_NAME
 from simulator.costs.step import Floats
 from simulator.ground.artefacts import UserError
-from simulator.ground.pictures import MARKERS, PALETTE, new_figure
+from simulator.ground.pictures import HATCH_COLOUR, MARKERS, OFF_HATCH, PALETTE, new_figure, set_title
 from simulator.rounds.grid import Columns, Grid
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ MAX_PANELS = 16
 LINES = ("-", "--", "-.", ":")
 # Diverging about 1x; the colour-blind tell its ends apart.
 COLOURS = "PuOr_r"
-OFF_HATCH, UNFIT_HATCH, HATCH_COLOUR = "////", "xxxx", "#7F7F7F"
+UNFIT_HATCH = "xxxx"
 NUMBER_BOX = {"boxstyle": "round,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.7}
 # Values of an axis up to which a surface is drawn as cells, and cells up to which each says its number.
 MOST_CELLS, MOST_NUMBERS = 24, 150
@@ -31,7 +30,6 @@ BEST_ABOVE = 0.32
 BEST_STYLE = {"linestyle": "none", "color": "white", "markeredgecolor": "black"}
 # Ends of the colour scale, the same in every picture.
 LEAST_COLOUR, MOST_COLOUR = 1 / 3, 3.0
-LETTERS_AN_INCH, TITLE_SIZE = 13.5, 10.5
 # Low and high, [points] each.
 Ends = tuple[Floats, Floats]
 
@@ -134,12 +132,6 @@ def draw(grid: Grid, columns: Columns, layout: Layout, subtitle: str, ends: Ends
     return figure
 
 
-def title(first: str, second: str, width_in: float) -> str:
-    """Join a title and what was held fixed, in lines that the figure holds; a dollar in a file's name is no formula."""
-    lines = textwrap.wrap(second, int(LETTERS_AN_INCH * width_in), break_long_words=True)
-    return "\n".join([first, *lines]).replace("$", r"\$")
-
-
 def set_scale(axes: "Axes", name: str, values: Floats, which: str) -> None:
     """Put ticks on whole numbers in plain figures; double from tick to tick where sizes span an order of magnitude."""
     from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
@@ -186,8 +178,7 @@ def draw_curves(
     if layout.y is not None:
         axes.legend(title=BY_NAME[layout.y].label, fontsize=9, loc="upper left", bbox_to_anchor=(1.01, 1))
     band = "; band: 95 %, of what is not known" if bands is not None else ""
-    words = title("Speedup of speculative decoding", f"{subtitle}{band}", figure.get_figwidth())
-    figure.suptitle(words, fontsize=TITLE_SIZE)
+    set_title(figure, "Speedup of speculative decoding", f"{subtitle}{band}")
 
 
 def fitting(grid: Grid, columns: Columns) -> Floats:
@@ -218,8 +209,7 @@ def draw_surfaces(
     handles = legend_handles(layout, grid, flat)
     if handles:
         figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
-    words = title("Speedup of speculative decoding (closed form)", subtitle, figure.get_figwidth())
-    figure.suptitle(words, fontsize=TITLE_SIZE)
+    set_title(figure, "Speedup of speculative decoding (closed form)", subtitle)
 
 
 def label_outer_panels(grid_axes: NDArray[Any], layout: Layout, used: int) -> None:

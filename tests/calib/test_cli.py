@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from calibration.fit.calibrate import calibrate_decode
+from calibration.fit.calibrate import calibrate_decode, calibrate_probe
+from calibration.fit.plots import fit_figure
 from simulator.costs.profile_file import load_profile, save_profile
+from simulator.ground.pictures import FAILED, OFF_HATCH
 
 from .made_decode import Truth, write_decode
 from .made_passes import write_passes
@@ -104,7 +106,13 @@ def test_a_fit_that_fails_is_no_profile_and_says_why(run, user_error, tmp_path: 
     report = json.loads((tmp_path / "report.json").read_text())
     assert (report["kind"], report["passed"]) == ("calibration_report", False)
     assert report["fits"]["burn units"]["parameters"]["flop_scale[0]"]["value"] == pytest.approx(2.5e-14, rel=0.01)
-    assert "<svg" in (tmp_path / "fit.svg").read_text()
+    assert done.stdout.startswith("Failed: no fit passes its checks, there is no profile.\n")
+    figure = fit_figure(calibrate_probe(tmp_path / "blind.json", "blind").fits, "blind.json")
+    above = figure.axes[0]
+    assert figure.get_suptitle().startswith("Failed: no fit passes its checks")
+    assert "burn units FAILS\nno point depends on mem_scale[0]" in above.get_title()
+    assert (above.title.get_color(), above.patch.get_hatch()) == (FAILED, OFF_HATCH)
+    assert "#c00000" in (tmp_path / "fit.svg").read_text()
     failed = "report.json: is the report of a fit that failed its checks"
     user_error(run("simulate", "--profile", "report.json"), failed)
 

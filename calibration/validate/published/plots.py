@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from calibration.published.cases import UNITS
-from simulator.ground.pictures import MARKERS, PALETTE, new_figure
+from simulator.ground.pictures import MARKERS, PALETTE, log_axis, new_figure, set_title
 
 from .fit import CaseResult, RowResult
+from .report import headline
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,7 +22,7 @@ def validation_figure(results: Sequence[CaseResult]) -> "Figure":
         for column, unit in enumerate(units):
             draw_unit(grid[0, column], grid[1, column], unit, results)
         figure.legend(handles=legend_handles(results), loc="outside lower center", ncols=2, frameon=False, fontsize=9)
-        figure.suptitle("Forecast against measurement", fontsize=11.5)
+        set_title(figure, "Forecast against measurement", headline(results), failed=not all(r.holds for r in results))
     return figure
 
 
@@ -39,29 +38,12 @@ def draw_unit(above: "Axes", below: "Axes", unit: str, results: Sequence[CaseRes
     low, high = min(points) / 1.1, max(points) * 1.1
     above.plot([low, high], [low, high], color="black", linewidth=1, zorder=1)
     below.axhline(0, color="black", linewidth=1, zorder=1)
-    for axis in "xy":
-        set_log(above, axis, (low, high))
+    for which in "xy":
+        log_axis(above, which, low, high)
     name = "speedup (x)" if unit == "speedup" else UNITS[unit]
     above.set_ylabel(f"forecast, {name}")
     below.set_xlabel(f"measured, {name}")
     below.set_ylabel("error, %")
-
-
-def set_log(axes: "Axes", axis: str, limits: tuple[float, float]) -> None:
-    """Make an axis logarithmic, with plain numbers at a few places."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-
-    low, high = limits
-    steps = [1, 2, 5] if high / low > 6 else [1, 1.5, 2, 3, 4, 5, 7]
-    if high / low < 1.6:
-        steps = list(np.arange(1, 10, 0.5))
-    ticks = [s * 10.0**e for e in range(-12, 13) for s in steps if low <= s * 10.0**e <= high]
-    getattr(axes, f"set_{axis}scale")("log")
-    getattr(axes, f"set_{axis}lim")(low, high)
-    chosen: Any = getattr(axes, f"{axis}axis")
-    chosen.set_major_locator(FixedLocator(ticks))
-    chosen.set_minor_locator(NullLocator())
-    chosen.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def style(case: int, result: RowResult) -> dict[str, Any]:

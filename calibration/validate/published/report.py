@@ -55,19 +55,22 @@ def percent(error: float) -> str:
     return "0.00%" if abs(error) < 5e-5 else f"{error:+.2%}"
 
 
+def headline(results: Sequence[CaseResult]) -> str:
+    """Say whether the forecasts hold."""
+    broken, errors = sum(not r.holds for r in results), np.concatenate([r.errors for r in results])
+    holds = f"do not hold in {broken} of {len(results)} cases" if broken else "hold"
+    return f"The forecasts {holds}: median error {np.median(errors):.2%} of {len(errors)} rows that were not fitted."
+
+
 def summary_text(results: Sequence[CaseResult]) -> str:
     """Return a line for each case: its errors on the rows that were not fitted, its bound, and whether that holds."""
-    broken = [r for r in results if not r.holds]
-    errors = np.concatenate([r.errors for r in results])
-    said = f"median error {np.median(errors):.2%} of {len(errors)} rows that were not fitted"
-    where = f" in {len(broken)} of {len(results)} cases" if broken else ""
     rows = [("case", "fitted rows", "forecast rows", "median error", "largest", "bound", "")]
     for r in results:
         fits, bound = len(r.case.rows) - len(r.errors), "" if r.bound is None else f"{r.bound:.1%}"
         far = (f"{r.median_error:.2%}", f"{r.largest_error:.2%}")
         rows.append((r.case.name, str(fits), str(len(r.errors)), *far, bound, verdict(r)))
-    parts = [f"The forecasts {'do not hold' if broken else 'hold'}{where}: {said}.", table(rows, left=(0, 6))]
-    return "\n\n".join([*parts, *(["\n".join(map(broken_text, broken))] if broken else [])])
+    broken = "\n".join(broken_text(r) for r in results if not r.holds)
+    return "\n\n".join(filter(None, [headline(results), table(rows, left=(0, 6)), broken]))
 
 
 def broken_text(result: CaseResult) -> str:
