@@ -23,11 +23,16 @@ def test_a_page_runs_as_printed(path: Path, run_in, quick_probe, tmp_path: Path)
             assert page[step.shown] == printed, step.words
 
 
-def test_the_first_session_is_that_of_a_real_process(run_real) -> None:
-    page = README.read_text()
-    session = next(step for step in steps(page) if step.shown is not None)
-    done = run_real(*session.words)
-    assert (done.returncode, done.stdout, done.stderr) == (0, page[session.shown], "")
+SESSIONS = [step for step in steps(README.read_text()) if step.shown is not None]
+
+
+@pytest.mark.parametrize("session", SESSIONS, ids=lambda step: step.words[0])
+def test_sessions_of_the_readme_are_those_of_real_processes(session: Step, run_real, tmp_path: Path) -> None:
+    make_folder(tmp_path)
+    words, lines = headed(session.words)
+    done = run_real(*words)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "".join(done.stdout.splitlines(keepends=True)[:lines]) == README.read_text()[session.shown]
 
 
 def test_every_command_has_its_place() -> None:
