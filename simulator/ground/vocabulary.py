@@ -208,7 +208,7 @@ def message_of(error: click.ClickException) -> str:
     if parameter is None or not isinstance(error, click.BadParameter):
         return text
     is_option = isinstance(parameter, click.Option)
-    name = parameter.opts[0] if is_option else parameter.make_metavar(error.ctx)
+    name = parameter.opts[0] if is_option else parameter.human_readable_name
     if isinstance(error, click.MissingParameter):
         return f"{name}: is missing" + (f", expected {parameter.make_metavar(error.ctx)}" if is_option else "")
     return f"{name}: {error.message.rstrip('.')}"

@@ -189,7 +189,7 @@ def test_rates_by_hand_become_a_histogram_whose_answer_has_no_interval(run, user
         ((), "FILE: nothing to import, expected a file of another tool, or --rates"),
         (("x", "--rates", "0.5"), "FILE: not used with --rates"),
         (("nowhere.txt",), "FILE nowhere.txt: no such file"),
-        (("",), "[FILE]: the name is empty"),
+        (("",), "FILE: the name is empty"),
         (("--rates", "0.5", "--out", "a.json", "--out-dir", "b"), "--out-dir: not used with --out"),
         (("--rates", "0.72,0.55,0.42,0.33"), "accept_hist_k4.json: exists already"),
     ):

@@ -13,7 +13,7 @@ import pytest
 from calibration.fit.report import comparison_text
 from simulator.costs.compare import Change, changes, overall
 from simulator.costs.profile import KERNELS_MEASURED, BurnUnits, Curve, Decoding, Profile
-from simulator.costs.profile_file import cost_json, load_profile, presets, profile_json
+from simulator.costs.profile_file import load_profile, presets, profile_json
 from simulator.ground.command import folded, table
 
 from .builders import device, pass_cost, written
@@ -61,82 +61,6 @@ def test_the_list_has_every_preset_with_its_rates(output) -> None:
     assert row(text, "h200")[:9] == ["141", "GiB", "3840", "GB/s", "692.7", "TFLOP/s", "bfloat16", "700", "W"]
     assert row(text, "t4")[4:7] == ["45.5", "TFLOP/s", "float16"]
     assert row(text, "cpu-2-core")[6] == "float32"
-
-
-def test_a_profile_is_made_of_three_numbers(output, run, user_error, tmp_path: Path) -> None:
-    """8 GiB, 272 GB/s and 121 TFLOP/s: what is assumed of them is what presets assume."""
-    text = output("profiles", "new", "my-4060", *["--memory", "8GiB", "--bandwidth", "272GB/s", "--bf16", "121TFLOP/s"])
-    made = load_profile(tmp_path / "my-4060.json")
-    assert made.memory_bytes == 8 * 2**30
-    for dtype in ("bfloat16", "float16", "int4", "int8"):
-        cost = made.passes[dtype]
-        assert float(cost.flop_scale.seconds[0]) == pytest.approx(1 / (0.7 * 121e12), rel=1e-5)
-        assert float(cost.mem_scale.seconds[0]) == pytest.approx(1 / (0.8 * 272e9), rel=1e-5)
-        assert cost.error("flop_scale[0]") == pytest.approx(0.15)
-    preset = load_profile("l4")
-    assert made.notes[:3] == preset.notes[:3]
-    assert (made.status, made.link, made.power, made.sources) == (preset.status, None, None, ())
-    assert "Stated, without a source: memory 8GiB, bandwidth 272GB/s, bf16 121TFLOP/s." in text
-    assert text.endswith("wrote my-4060.json\n")
-    user_error(
-        run("profiles", "new", "my-4060", "--memory", "8GB", "--bandwidth", "1TB/s", "--bf16", "1PFLOPS"), "exists"
-    )
-    more = (
-        "--memory 24GB --bandwidth 0.3TBps --fp16 121TFLOPs --fp8 242.5TFLOPS --int8 242.5TOPS --power 72 --link 32GB/s"
-    )
-    output("profiles", "new", "mine", *more.split(), "--out", "l4.json")
-    made = load_profile(tmp_path / "l4.json")
-    assert made.memory_bytes == 24 * 10**9
-    assert made.power is not None
-    assert (made.power.load_w, made.power.idle_w) == (72.0, 7.2)
-    assert made.link == preset.link
-    for dtype in ("bfloat16", "fp8", "int8", "int4"):
-        assert cost_json(made.passes[dtype]) == cost_json(preset.passes[dtype])
-
-
-def test_a_number_of_a_profile_needs_its_unit(run, user_error) -> None:
-    for memory, bandwidth, rate, option in (
-        ("8", "1TB/s", "1TFLOPS", "--memory: '8'"),
-        ("8GB/s", "1TB/s", "1TFLOPS", "--memory: '8GB/s'"),
-        ("0GiB", "1TB/s", "1TFLOPS", "--memory: '0GiB'"),
-        ("8GiB", "272Gb/s", "1TFLOPS", "--bandwidth: '272Gb/s'"),
-        ("8GiB", "272GFLOPS", "1TFLOPS", "--bandwidth: '272GFLOPS'"),
-        ("8GiB", "1TB/s", "121", "--bf16: '121'"),
-        ("8GiB", "1TB/s", "121 W", "--bf16: '121 W'"),
-    ):
-        words = ("--memory", memory, "--bandwidth", bandwidth, "--bf16", rate)
-        user_error(run("profiles", "new", "x", *words), f"{option} is not allowed, expected a number with its unit")
-    user_error(run("profiles", "new", "x", "--memory", "8GiB", "--bandwidth", "1TB/s"), "--bf16: is missing")
-
-
-DEVICES = [
-    ("H100-SXM", "h100-sxm", False),
-    ("h100", "h100-sxm", True),
-    ("NVIDIA H100 80GB HBM3", "h100-sxm", True),
-    ("NVIDIA A100-SXM4-80GB", "a100-80gb", True),
-    ("rtx4090", "rtx-4090", False),
-    ("NVIDIA GeForce RTX 4090", "rtx-4090", False),
-    ("4090", "rtx-4090", True),
-    ("Tesla T4", "t4", False),
-    ("TPU v6e", "tpu-v6e", False),
-    ("ironwood", "tpu-v7", True),
-]
-
-
-@pytest.mark.parametrize(("text", "name", "says"), DEVICES)
-def test_a_device_is_found_by_what_people_call_it(text: str, name: str, says: bool) -> None:
-    profile = load_profile(text)
-    assert profile.name == name
-    assert (profile.assumed != "") == says
-    if says:
-        assert profile.assumed.startswith(f"{text}: taken as {name}")
-
-
-def test_what_names_several_devices_or_another_is_not_guessed(run, user_error) -> None:
-    user_error(run("profiles", "show", "rtx"), "rtx: means several devices, expected one of rtx-3090, rtx-4060, ")
-    # An L40 is no L40S, nor a laptop's card that of a desktop.
-    for text in ("l40", "rtx-4060-laptop", "m4", "rtx 4070 ti", "h100-nvl"):
-        user_error(run("profiles", "show", text), f"{text}: no such file, nor a device", "nearest: ", "profiles list")
 
 
 def test_a_preset_is_shown_with_units_uncertainty_sources_and_notes(output) -> None:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from simulator.costs.formats import FORMATS, format_of
-from simulator.costs.profile_file import find_profile, presets
+from simulator.costs.profile_file import find_profile, load_profile, presets
 from simulator.costs.shapes import catalogue, config_file, find_model, read_shape
 from simulator.ground.artefacts import UserError
 from simulator.ground.names import NUMBER_FORMATS, nearest
@@ -31,6 +31,36 @@ def test_a_device_is_found_in_any_case_with_its_maker_and_marks(name: str) -> No
     for text in (name.upper(), name.replace("-", " "), f"NVIDIA {name.replace('-', '_')}", name.replace("-", "")):
         assert find_profile(text).name == name
         assert find_profile(text).said == ""
+
+
+DEVICES = [
+    ("H100-SXM", "h100-sxm", False),
+    ("h100", "h100-sxm", True),
+    ("NVIDIA H100 80GB HBM3", "h100-sxm", True),
+    ("NVIDIA A100-SXM4-80GB", "a100-80gb", True),
+    ("rtx4090", "rtx-4090", False),
+    ("NVIDIA GeForce RTX 4090", "rtx-4090", False),
+    ("4090", "rtx-4090", True),
+    ("Tesla T4", "t4", False),
+    ("TPU v6e", "tpu-v6e", False),
+    ("ironwood", "tpu-v7", True),
+]
+
+
+@pytest.mark.parametrize(("text", "name", "says"), DEVICES)
+def test_a_device_is_found_by_what_people_call_it(text: str, name: str, says: bool) -> None:
+    profile = load_profile(text)
+    assert profile.name == name
+    assert (profile.assumed != "") == says
+    if says:
+        assert profile.assumed.startswith(f"{text}: taken as {name}")
+
+
+def test_what_names_several_devices_or_another_is_not_guessed(run, user_error) -> None:
+    user_error(run("profiles", "show", "rtx"), "rtx: means several devices, expected one of rtx-3090, rtx-4060, ")
+    # An L40 is no L40S, nor a laptop's card that of a desktop.
+    for text in ("l40", "rtx-4060-laptop", "m4", "rtx 4070 ti", "h100-nvl"):
+        user_error(run("profiles", "show", text), f"{text}: no such file, nor a device", "nearest: ", "profiles list")
 
 
 MODELS = [
