@@ -6,7 +6,6 @@ Measures the bundled pair, simulates K = 4 with the measured histogram, and swee
 """
 
 import argparse
-import csv
 import subprocess
 import sys
 import sysconfig
@@ -23,18 +22,6 @@ def run(command: str, *arguments: object) -> None:
     finished = subprocess.run([SCRIPTS / command, *words], check=False)
     if finished.returncode:
         sys.exit(finished.returncode)
-
-
-def best_by_cost(path: Path) -> list[tuple[str, str, float, float, float]]:
-    """Return (draft cost, best K, speedup, its 95 % interval) for each draft cost of a sweep's table."""
-    best: dict[str, dict[str, str]] = {}
-    with path.open(newline="") as file:
-        for row in csv.DictReader(file):
-            held = best.get(row["draft_cost"])
-            if held is None or float(row["closed_form_speedup"]) > float(held["closed_form_speedup"]):
-                best[row["draft_cost"]] = row
-    columns = ("speedup", "simulation_noise_low95", "simulation_noise_high95")
-    return [(cost, row["draftN"], *(float(row[c]) for c in columns)) for cost, row in best.items()]
 
 
 def main() -> None:
@@ -54,10 +41,6 @@ def main() -> None:
     run("sweep", *sweep, "--draft-cost", "0.02:0.5:0.02", "--out", table, "--plot", surface, "--force")
     run("sweep", *sweep, "--draft-cost", "0.05,0.1,0.2,0.4", "--plot", curves, "--plot-kind", "curves", "--force")
 
-    print("\nBest draft length of the bundled pair, by what its draft would cost:\n")
-    print(f"{'draft cost':>10}  {'best K':>6}  {'speedup':>7}  95 % interval")
-    for cost, k, speedup, low, high in best_by_cost(table)[4::5]:
-        print(f"{cost:>10}  {k:>6}  {speedup:>6.2f}x  [{low:.2f}, {high:.2f}]")
     print(f"\nFiles in {out}/ after {time.monotonic() - began:.0f} s:")
     for path in sorted(p for p in out.iterdir() if p.is_file()):
         print(f"  {path.name:24} {path.stat().st_size / 1024:8.1f} KiB")

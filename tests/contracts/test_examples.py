@@ -72,7 +72,7 @@ def test_first_light_goes_from_the_pair_to_the_surface(play: Play, tmp_path: Pat
     for name in expected:
         assert name in shown
     assert "$ simulate --draftN 4 --hist" in shown
-    assert "Best draft length of the bundled pair" in shown
+    assert "draft_cost  best K  speedup" in shown
 
 
 def test_one_trace_answers_for_both_kinds_of_draft(play: Play, tmp_path: Path) -> None:
