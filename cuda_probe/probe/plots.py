@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from simulator.ground.artefacts import UserError
-from simulator.ground.pictures import MARKERS, PALETTE, new_figure
+from simulator.ground.pictures import MARKERS, PALETTE, fitted, log_axis, new_figure, set_title
+from simulator.ground.statistics import quartiles
 
 from .probes import AXIS_UNITS
-from .report import axes_text, disturbed_text, size_text
+from .report import axes_text, disturbed_text, headline, size_text
 from .runner import Point, Results, line_fits
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 STREAMS = ("read", "write", "copy", "triad")
+PANEL_IN = 4.6
 ROUNDS = ("draft", "draft_graph", "verify", "baseline")
 
 Draw = Callable[["Panel"], None]
@@ -29,17 +31,14 @@ def probe_figure(results: Results) -> "Figure":
         raise UserError("--plot: nothing was measured that has a picture, expected a probe other than empty")
     columns = min(len(panels), 3)
     rows = -(-len(panels) // columns)
-    with new_figure(max(4.6 * columns, 6.4), 3.9 * rows + 0.5) as figure:
+    with new_figure(max(PANEL_IN * columns, 6.4), 3.9 * rows + 0.5) as figure:
         grid = figure.subplots(rows, columns, squeeze=False)
         for panel in grid.flat[len(panels) :]:
             panel.set_visible(False)
         for panel, draw in zip(grid.flat, panels, strict=False):
             draw(panel)
-        name = f"{results.device.get('name', '')}: {results.device.get('model', '')}"
-        figure.suptitle(name.replace("$", r"\$"), fontsize=11)
         disturbed = disturbed_text(results.points).replace("\n", "; ")
-        if disturbed:
-            figure.supxlabel(f"Disturbed: {disturbed}".replace("$", r"\$"), fontsize=8)
+        set_title(figure, headline(results), f"Disturbed: {disturbed}" if disturbed else "")
     return figure
 
 
@@ -107,7 +106,10 @@ def roofline(panel: "Panel", results: Results) -> None:
     heights = [min(flop_per_s, x * bytes_per_s) / 1e9 for x in (low, ridge, high)]
     label = f"roof: {flop_per_s / 1e9:.4g} GFLOP/s, {bytes_per_s / 1e9:.4g} GB/s"
     panel.plot([low, ridge, high], heights, color="black", linewidth=1.2, label=label, zorder=1)
-    panel.set(xscale="log", yscale="log", xlabel="arithmetic intensity (FLOP/byte)", ylabel="GFLOP/s")
+    log_axis(panel, "x", low, high)
+    reached = [*heights, *((p.flop_per_s or 0) / 1e9 for p in points)]
+    log_axis(panel, "y", min(reached) / 1.5, max(reached) * 1.5)
+    panel.set(xlabel="arithmetic intensity (FLOP/byte)", ylabel="GFLOP/s")
     panel.set_title("Roofline", fontsize=10)
     panel.legend(fontsize=7, loc="lower right")
 
@@ -142,13 +144,28 @@ def skinny_curve(panel: "Panel", points: Sequence[Point]) -> None:
         shown = [p for p in points if (p.axes["weight"], p.axes["dtype"]) == (weight, dtype)]
         shown.sort(key=lambda p: int(p.axes["tokens"]))
         times = [p.measurement.median_s * 1e3 for p in shown]
-        half = [p.measurement.iqr_s * 5e2 for p in shown]
         at = [int(p.axes["tokens"]) for p in shown]
-        panel.errorbar(at, times, yerr=half, label=f"{weight}, {dtype}", capsize=2, linewidth=1.2, **style(index))
-    panel.set(xscale="log", yscale="log", xlabel="tokens", ylabel="time (ms)")
+        panel.errorbar(
+            at, times, yerr=quartiles_ms(shown), label=f"{weight}, {dtype}", capsize=2, linewidth=1.2, **style(index)
+        )
+    panel.set(xscale="log", xlabel="tokens", ylabel="time (ms)")
+    log_times(panel, points)
     tick_numbers(panel, sorted({int(p.axes["tokens"]) for p in points}))
     panel.set_title("Tokens by a weight matrix, weights not in cache", fontsize=10)
     panel.legend(fontsize=7)
+
+
+def quartiles_ms(points: Sequence[Point]) -> Any:
+    """Return how far below and above their medians the quartiles of points lie, [2, points]; not below 0."""
+    ends = [quartiles(p.measurement.samples_s) for p in points]
+    return [[1e3 * (middle - low) for low, middle, _ in ends], [1e3 * (high - middle) for _, middle, high in ends]]
+
+
+def log_times(panel: "Panel", points: Sequence[Point]) -> None:
+    """Make the y axis logarithmic, over the quartiles of the points."""
+    ends = [1e3 * s for p in points for s in quartiles(p.measurement.samples_s) if s > 0]
+    if ends:
+        log_axis(panel, "y", min(ends) / 1.3, max(ends) * 1.3)
 
 
 def tick_numbers(panel: "Panel", values: Sequence[int]) -> None:
@@ -169,14 +186,15 @@ def work_panel(results: Results, name: str) -> Draw:
     def draw(panel: "Panel") -> None:
         points = sorted(results.of(name), key=lambda p: int(p.axes[axis]))
         work = [int(p.axes[axis]) for p in points]
-        half = [p.measurement.iqr_s * 5e2 for p in points]
         times = [p.measurement.median_s * 1e3 for p in points]
-        panel.errorbar(work, times, yerr=half, linestyle="none", capsize=2, label="median, IQR", **style(0))
+        bars = quartiles_ms(points)
+        panel.errorbar(work, times, yerr=bars, linestyle="none", capsize=2, label="median, quartiles", **style(0))
         for fit in (fit for fit in line_fits(results) if fit.probe == name):
             label = f"line, off by {fit.line.max_relative_residual:.1%} at most"
             along = np.geomspace(max(work[0], work[-1] / 1000, 1e-3), work[-1], 100)
             panel.plot(along, fit.line(along) * 1e3, color=PALETTE[1], linewidth=1.2, label=label)
-        panel.set(xlabel=AXIS_UNITS[axis], ylabel="time (ms)", xscale="log", yscale="log")
+        panel.set(xlabel=AXIS_UNITS[axis], ylabel="time (ms)", xscale="log")
+        log_times(panel, points)
         tick_numbers(panel, work)
         panel.set_title(f"{name}: time against work", fontsize=10)
         panel.legend(fontsize=8)
@@ -204,5 +222,7 @@ def round_times(panel: "Panel", results: Results) -> None:
     )
     panel.set(xlabel="draft length K", ylabel="time (ms)")
     panel.set_ylim(bottom=0)
-    panel.set_title(f"A round's parts, {words}", fontsize=10)
+    lengths = sorted({int(p.axes["draft_n"]) for p in points if "draft_n" in p.axes})
+    panel.set_xticks(lengths[:: -(-len(lengths) // 10) or 1])
+    panel.set_title(fitted(f"A round's parts, {words}", PANEL_IN - 0.8, 10), fontsize=10)
     panel.legend(fontsize=8)

@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from cuda_probe.probe.plots import style, tick_numbers
+from cuda_probe.probe.report import device_text
 from simulator.ground.artefacts import UserError
-from simulator.ground.pictures import PALETTE, new_figure
+from simulator.ground.pictures import PALETTE, new_figure, set_title
 from simulator.ground.statistics import quartiles
 
+from .report import headline
 from .runner import BenchPoint, BenchResults
 from .shapes import BACKENDS
 
@@ -40,8 +42,7 @@ def bench_figure(results: BenchResults) -> "Figure":
             time_panel(panel, time_points(results, batch))
         share_panel(panels[-1], results)
         legend(figure, results)
-        name = f"{results.device.get('name', '')}: {results.device.get('model', '')}"
-        figure.suptitle(name.replace("$", r"\$"), fontsize=11)
+        set_title(figure, headline(results), f"{device_text(results.device)}; bars: quartiles")
     return figure
 
 

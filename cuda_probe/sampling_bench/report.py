@@ -17,6 +17,7 @@ from cuda_probe.probe.report import (
 )
 from simulator.ground.artefacts import envelope, finite_or_text, writing
 from simulator.ground.command import table
+from simulator.ground.statistics import quartiles
 
 from .runner import BenchPoint, BenchResults
 from .shapes import BACKENDS, OURS
@@ -126,8 +127,17 @@ def headline(results: BenchResults) -> str:
     ours = [bench for bench in here if bench.point.probe in OURS]
     best = min(ours or here, key=lambda bench: bench.point.measurement.median_s)
     where = ", ".join(str(value) if axis == "dtype" else f"{axis} {value}" for axis, value in largest.items())
-    others = "".join(f"; {ratio:.3g}x as fast as {name}" for name, ratio in results.ratios(best).items())
+    others = "".join(f"; {beside(best, other, results)}" for other in here if other is not best)
     return f"{best.point.probe} takes {duration(best.point.measurement.median_s)} at {where}{others}."
+
+
+def beside(best: BenchPoint, other: BenchPoint, results: BenchResults) -> str:
+    """Say how one backend stands to another; where their quartiles overlap, that nothing tells them apart."""
+    one, two = (quartiles(bench.point.measurement.samples_s) for bench in (best, other))
+    name = other.point.probe
+    if name not in results.ratios(best) or (one[0] <= two[2] and two[0] <= one[2]):
+        return f"not told apart from {name}"
+    return f"{results.ratios(best)[name]:.3g}x as fast as {name}"
 
 
 def points_text(results: BenchResults) -> str:

@@ -103,8 +103,8 @@ def test_files_decode_and_the_same_figure_gives_the_same_bytes(results: Results,
 
 
 def test_a_picture_of_a_disturbed_run_says_so(results: Results) -> None:
-    assert probe_figure(results).get_supxlabel() == ""
+    assert "Disturbed" not in probe_figure(results).get_suptitle()
     noisy = [replace(p, states=({}, {"disturbed": "other work for $5"})) for p in results.points[:2]]
     disturbed = replace(results, points=(*noisy, *results.points[2:]))
-    wanted = f"Disturbed: other work for \\$5, at 2 of {len(results.points)} points"
-    assert probe_figure(disturbed).get_supxlabel() == wanted
+    wanted = f"Disturbed: other work for $5, at 2 of {len(results.points)} points"
+    assert probe_figure(disturbed).get_suptitle().splitlines()[-1] == wanted
