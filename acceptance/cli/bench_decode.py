@@ -302,9 +302,8 @@ def list_presets(context: click.Context, /, config: Path | None, as_json: bool) 
     """Say what a file of presets holds."""
     presets = load_presets(config or BUNDLED_PRESETS, parameters_of(context))
     if as_json:
-        click.echo(
-            to_json(envelope("decode_presets", 1, {"config": config and str(config)}) | asdict(presets)), nl=False
-        )
+        payload = asdict(presets) | {"path": str(presets.path)}
+        click.echo(to_json(envelope("decode_presets", 1, {"config": config and str(config)}) | payload), nl=False)
         return
     say(presets_text(presets))
 
