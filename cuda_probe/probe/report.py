@@ -15,7 +15,7 @@ from simulator.ground.artefacts import UserError, check_kind, envelope, finite_o
 from simulator.ground.command import table
 from simulator.ground.fields import Field, read_json
 
-from .probes import AXIS_UNITS, Axes, Units
+from .probes import AXIS_UNITS, BY_NAME, Axes, Units
 from .runner import LeftOut, Point, Results, WorkFit, line_fits
 from .stats import Verdict
 from .timing import Measurement
@@ -159,9 +159,13 @@ def read_point(entry: Field, index: int, raw: Mapping[str, NDArray[np.float64]] 
         reason=entry["stop_reason"].text(),
         verdict=Verdict(word=entry["verdict"].text(), reason=entry["verdict_reason"].text(empty=True)),
     )
+    probe, axes = entry["probe"].text(), entry["axes"]
+    for axis in BY_NAME[probe].axes if probe in BY_NAME else ():
+        if not axes[axis].is_given:
+            axes[axis].refuse(f"a value of the probe {probe}")
     return Point(
-        probe=entry["probe"].text(),
-        axes=read_axes(entry["axes"]),
+        probe=probe,
+        axes=read_axes(axes),
         flop=entry["flop"].whole(),
         bytes=entry["bytes"].whole(),
         measurement=measurement,
