@@ -8,7 +8,6 @@ from simulator.costs.model_costs import ModelPair
 from simulator.costs.profile import Profile
 from simulator.costs.step import Costs
 from simulator.costs.timed_pair import DecodedPair, TimedTokens
-from simulator.ground.command import folded
 from simulator.rounds.acceptance_law import AcceptanceModel, EquivalentAcceptance, HistogramAcceptance
 
 # Of all decode steps: fewer without a draft change no answer.
@@ -34,6 +33,8 @@ class Basis:
     @property
     def lines(self) -> list[str]:
         """Both sources, as answers print them."""
+        from simulator.ground.command import folded
+
         said = [f"acceptance: {self.acceptance_text}", f"  ({self.caveat})", f"costs: {self.costs_text}"]
         return [folded(s) for s in said if s != "  ()"]
 

@@ -7,7 +7,6 @@ from numpy.typing import NDArray
 
 from simulator.costs.parameters import BY_NAME, Point
 from simulator.costs.step import Floats
-from simulator.ground.command import table
 from simulator.ground.streams import stream
 from simulator.rounds.acceptance_law import AcceptanceModel, IidAcceptance
 from simulator.rounds.grid import Columns, Sweep
@@ -114,6 +113,8 @@ def intervals(sweep: Sweep) -> tuple[Floats, Floats] | None:
 
 def answers_text(sweep: Sweep, answers: list[Answer]) -> str:
     """Return the answers as a table."""
+    from simulator.ground.command import table
+
     names, combinations = list(answers[0].values), sweep.grid.points // len(sweep.grid.values[K])
     heads = (*names, "best K", "speedup", "95 %", "as good, to 2 %")
     rows = [heads, *((*(f"{a.values[name]:g}" for name in names), *cells(a)) for a in answers)]

@@ -386,7 +386,7 @@ def test_a_peer_that_is_not_there_is_left_out_with_its_reason(run: Run, monkeypa
 MISTAKES = [
     ("--batch 0", "--batch: 0 is not allowed", "from 1 to 65536"),
     ("--k 1.5", "--k: 1.5 is not allowed"),
-    ("--vocab 32k", "--vocab: '32k' is not a value"),
+    ("--vocab 32x", "--vocab: '32x' is not a value"),
     ("--vocab 1", "--vocab: 1 is not allowed", "from 2"),
     ("--dtype float64", "--dtype: 'float64' is not one", "float32, float16, bfloat16"),
     ("--backend numpy,triton", "--backend: 'triton' is not one", ", ".join(BACKENDS)),
