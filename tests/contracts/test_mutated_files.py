@@ -25,7 +25,7 @@ from calibration.sources.decode import load_decode
 from calibration.sources.passes import load_passes
 from calibration.sources.probe import from_probe
 from cuda_probe.probe.report import load_probe
-from simulator.costs.profile_file import load_profile
+from simulator.costs.profile_file import load_profile, save_profile
 from simulator.costs.shapes import read_shape
 from simulator.ground.artefacts import UserError
 from simulator.ground.histogram import AcceptanceHistogram, load_histogram
@@ -126,10 +126,11 @@ def imports(tool: str, k: int | None) -> Read:
 
 def sources(folder: Path) -> dict[str, tuple[Path, Read]]:
     """A good file of each format, and what reads it; whether the result is sane."""
+    save_profile(folder / "profile.json", load_profile("h100-sxm"), {})
     measured, catalogue = ROOT / "calibration/measured/epyc-2-core", ROOT / "simulator/costs/catalogue"
     found: dict[str, tuple[Path, Read]] = {
         "histogram": (ROOT / "examples/accept_hist_k4.json", lambda path: is_sane(load_histogram(path))),
-        "profile": (ROOT / "simulator/costs/presets/h100-sxm.json", reads_profile),
+        "profile": (folder / "profile.json", reads_profile),
         "fitted profile": (measured / "device_passes.json", reads_profile),
         "pair profile": (measured / "pair_x4.json", reads_profile),
         "probe": (measured / "probe.json", lambda path: bool(from_probe(load_probe(path, raw=False)))),
