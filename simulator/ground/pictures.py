@@ -23,7 +23,7 @@ MARKERS = "osD^vP*X"
 # Of what does not hold, does not pay or does not fit.
 FAILED, OFF_HATCH, HATCH_COLOUR = "#C00000", "////", "#7F7F7F"
 # Letters of a title that an inch holds at this size.
-LETTERS_AN_INCH, TITLE_SIZE = 11.5, 10.5
+LETTERS_AN_INCH, TITLE_SIZE = 11.0, 10.5
 # Places of ticks between powers of ten, from dense to sparse, and how many labels stand apart.
 STEPS = ((*np.arange(1, 10, 0.5),), (1, 1.5, 2, 3, 4, 5, 7), (1, 2, 5), (1, 3), (1,))
 MOST_TICKS = 8

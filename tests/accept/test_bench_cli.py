@@ -185,6 +185,16 @@ def test_it_survives_kill_9_and_goes_on_until_a_signal_has_it_print_what_is_ther
     assert len(set(turns)) == (turns[-1][0] * 6 + turns[-1][1]) + 1
 
 
+def test_interrupted_before_anything_is_measured_it_says_so_in_one_line_and_draws_nothing(
+    bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("acceptance.cli.bench_decode.measure_all", lambda *_: 130)
+    done = bench("--method", "ngram", "--plot", "a.png")
+    said = "bench-decode: interrupted; nothing was measured yet, the same command begins anew\n"
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", said)
+    assert files(tmp_path) == {"decode.jsonl"}
+
+
 def test_a_dry_run_says_what_it_would_take_and_writes_nothing(measure, tmp_path: Path) -> None:
     done = measure("--method", METHODS, "--runs", 3, "--dry-run", "--plot", "a.png")
     assert done.stdout.startswith("6 prompts in 6 batches x 3 runs x 4 methods = 72 decodings")

@@ -287,6 +287,33 @@ def test_records_that_failed_are_left_out(tmp_path: Path) -> None:
     assert after[3].verify.seconds == pytest.approx(before[3].verify.seconds, rel=0.02)
 
 
+@pytest.mark.parametrize(
+    ("where", "value", "words"),
+    [
+        ("methods.1.knobs.k", 2.7, r"parameters.methods\[1\].knobs.k is 2.7, expected a whole number from 1 to 1024"),
+        ("methods.1.knobs", {}, r"parameters.methods\[1\].knobs.k is missing"),
+        ("models.draft", {}, r"parameters.models.draft.name is missing, expected text"),
+        ("models.target.name", 3, r"parameters.models.target.name is 3, expected text"),
+        ("batch_size", [1], r"parameters.batch_size is \[1\], expected integer"),
+        ("inflate_target", "4", r"parameters.inflate_target is '4', expected a number"),
+    ],
+)
+def test_a_header_that_was_edited_is_refused_by_its_place(
+    tmp_path: Path, where: str, value: object, words: str
+) -> None:
+    path = write_decode(tmp_path / "d.jsonl", prompts=2, lengths=(1, 2))
+    first, *records = path.read_text().splitlines()
+    header = json.loads(first)
+    *keys, last = where.split(".")
+    place = header["parameters"]
+    for key in keys:
+        place = place[int(key) if isinstance(place, list) else key]
+    place[last] = value
+    path.write_text("\n".join([json.dumps(header), *records]) + "\n")
+    with pytest.raises(UserError, match=words):
+        load_decode(path)
+
+
 def test_a_run_that_cannot_be_compared_is_refused(tmp_path: Path) -> None:
     for failed, words in (
         ([("baseline", n) for n in range(2)], "no records of baseline and speculative decoding"),
