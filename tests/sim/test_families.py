@@ -1,5 +1,6 @@
-"""Every family that is read: parameters against transformers' models on the meta device, and what is kept of a sequence
-by hand for one of each kind.
+"""Every family that is read: parameters against transformers' models on the meta device, and caches by hand.
+
+Long because it has the sizes of every family.
 """
 
 import importlib
