@@ -314,7 +314,7 @@ def headline(a: "Profile", b: "Profile", found: list[Difference]) -> str:
     one, other = listed_json(a), listed_json(b)
     for key, name in HEADLINES.items():
         if not verdicts and one["dtype"] == other["dtype"] and one[key] and other[key] and one[key] != other[key]:
-            said.append(f"{name} {other[key] / one[key]:.2f}x")
+            said.append(f"{name} {other[key] / one[key]:.3g}x")
     return f"{b.name} over {a.name}: {len(found)} numbers differ{''.join(f', {words}' for words in said)}"
 
 

@@ -196,8 +196,13 @@ def wrapped(lines: Iterable[str]) -> str:
 
 
 def folded(text: str) -> str:
-    """Fold the lines that are longer than `WIDTH`, two spaces further in than they begin."""
-    return "\n".join(folded_line(line) if len(line) > WIDTH else line for line in text.split("\n"))
+    """Fold the lines that are longer than what is written to is wide, two spaces further in than they begin."""
+    return "\n".join(folded_line(line) if len(click.unstyle(line)) > width() else line for line in text.split("\n"))
+
+
+def width() -> int:
+    """Return how many columns what is printed may take: those of the terminal, or `WIDTH` where there is none."""
+    return get_terminal_size().columns if sys.stdout.isatty() else WIDTH
 
 
 def folded_line(line: str) -> str:
@@ -206,7 +211,7 @@ def folded_line(line: str) -> str:
     return "\n".join(
         textwrap.wrap(
             line.strip(),
-            WIDTH,
+            width(),
             initial_indent=indent,
             subsequent_indent=indent + "  ",
             break_long_words=False,
@@ -223,42 +228,40 @@ def table(rows: Iterable[Sequence[str]], left: Sequence[int] = (0,), *, headed: 
     heading, is ruled off and coloured.
     """
     rows = list(zip(*zip_longest(*rows, fillvalue=""), strict=True))
-    on_terminal = sys.stdout.isatty()
-    width = get_terminal_size().columns if on_terminal else WIDTH
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    widths = narrowed(widths, left, width)
+    widths = narrowed(widths, left, width())
     parts = []
-    for columns in parted(widths, keys, width):
+    for columns in parted(widths, keys, width()):
         part = [[in_lines(row[i], widths[i]) for i in columns] for row in rows]
         to_left = [at for at, i in enumerate(columns) if i in left]
-        drawn = ruled(part, to_left, headed=headed, width=width) if on_terminal else None
+        drawn = ruled(part, to_left, headed=headed) if sys.stdout.isatty() else None
         parts.append(plain(part, to_left) if drawn is None else drawn)
     return "\n\n".join(parts)
 
 
-def narrowed(widths: Sequence[int], left: Sequence[int], width: int) -> list[int]:
+def narrowed(widths: Sequence[int], left: Sequence[int], most: int) -> list[int]:
     """Return widths of columns: of those of words, folded where it takes that for all to stand side by side."""
     narrow = list(widths)
     # Names in the first column last of all.
     for i in sorted((i for i in left if i < len(narrow)), key=lambda i: (i == 0, -narrow[i])):
-        over = sum(narrow) + 2 * (len(narrow) - 1) - width
+        over = sum(narrow) + 2 * (len(narrow) - 1) - most
         narrow[i] = min(narrow[i], max(narrow[i] - max(over, 0), LEAST_CELL))
-    fits = sum(narrow) + 2 * (len(narrow) - 1) <= width
+    fits = sum(narrow) + 2 * (len(narrow) - 1) <= most
     return narrow if fits else [min(w, WIDEST_CELL) for w in widths]
 
 
-def in_lines(cell: str, width: int) -> list[str]:
+def in_lines(cell: str, most: int) -> list[str]:
     """Return a cell in lines of at most so many characters."""
-    return [cell] if len(cell) <= width else textwrap.wrap(cell, width)
+    return [cell] if len(cell) <= most else textwrap.wrap(cell, most)
 
 
-def parted(widths: Sequence[int], keys: int, width: int) -> list[list[int]]:
+def parted(widths: Sequence[int], keys: int, most: int) -> list[list[int]]:
     """Return which columns stand side by side, the first `keys` in each part."""
     first = list(range(min(keys, len(widths))))
     parts, used = [first], sum(widths[i] + 2 for i in first) - 2
     start = used
     for i in range(keys, len(widths)):
-        if used + 2 + widths[i] > width and len(parts[-1]) > len(first):
+        if used + 2 + widths[i] > most and len(parts[-1]) > len(first):
             parts, used = [*parts, first], start
         parts[-1] = [*parts[-1], i]
         used += 2 + widths[i]
@@ -278,7 +281,7 @@ def plain(rows: Sequence[Sequence[Sequence[str]]], left: Sequence[int]) -> str:
     return "\n".join(lines)
 
 
-def ruled(rows: Sequence[Sequence[Sequence[str]]], left: Sequence[int], *, headed: bool, width: int) -> str | None:
+def ruled(rows: Sequence[Sequence[Sequence[str]]], left: Sequence[int], *, headed: bool) -> str | None:
     """Return the same for a terminal; None where it is too wide for it."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
@@ -292,7 +295,7 @@ def ruled(rows: Sequence[Sequence[Sequence[str]]], left: Sequence[int], *, heade
     for row in cells[1:] if headed else cells:
         drawn.add_row(*row)
     console = Console(file=StringIO(), force_terminal=True, width=WIDEST)
-    if console.measure(drawn).maximum > width:
+    if console.measure(drawn).maximum > width():
         return None
     with console.capture() as captured:
         console.print(drawn)
