@@ -326,6 +326,7 @@ def test_a_file_gets_plain_columns_and_a_terminal_the_same_cells_ruled_and_colou
         shown = table(ROWS, headed=headed)
         assert cells(shown) == cells(plain)
         assert ("\x1b[" in shown) == ("─" in shown) == headed
+    monkeypatch.setenv("COLUMNS", "100")
     # Colours take no room, and a terminal that is wide enough gets its lines whole.
     assert folded(table([("a" * 30, "b" * 30, "c" * 30)] * 2)).count("\n") == 2
     monkeypatch.setenv("COLUMNS", "300")
