@@ -262,10 +262,12 @@ def present(
         keep_summaries(journal, records, summaries)
     journal.close()
     if options.plot and summaries:
+        from acceptance.estimate.report import pair_text
         from acceptance.results.plots import decode_figure
         from simulator.ground.pictures import save_figure
 
-        save_figure(options.plot, decode_figure(summaries, title=heading(parameters, summaries)))
+        pair = pair_text({role: model["name"] for role, model in parameters["models"].items()})
+        save_figure(options.plot, decode_figure(summaries, title=f"{pair}, {heading(parameters, summaries)}"))
     if options.as_json:
         payload = {"summaries": summaries, "notes": notes, "file": str(journal.path), "interrupted": interrupted}
         click.echo(to_json(envelope("decode_benchmark", 1, parameters) | payload), nl=False)
