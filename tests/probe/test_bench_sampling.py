@@ -411,10 +411,10 @@ def test_a_mistake_is_one_line_and_nothing_is_written(run: Run, tmp_path: Path, 
     assert (tmp_path / "bench_sampling.json").read_text() == "mine"
 
 
-def test_what_the_readme_says_of_sampling_is_so(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    text = (ROOT / "README.md").read_text().partition("### Time your device")[2].partition("### For programs")[0]
+def test_what_the_page_says_of_sampling_is_so(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (ROOT / "docs/sampling.md").read_text()
     (snippet,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    exec(compile(snippet, "README.md", "exec"), {})
+    exec(compile(snippet, "sampling.md", "exec"), {})
     (shown,) = re.findall(r"# prints (.*)", snippet)
     assert capsys.readouterr().out.strip() == shown
     page = run("bench-sampling", "--help", COLUMNS="200").stdout
