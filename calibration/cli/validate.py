@@ -156,6 +156,8 @@ def run_live(options: ValidateOptions, live: Mapping[str, Any]) -> int:
     parameters["max_error"] = options.max_error
     try:
         validation = validate_live(plan, lambda text: click.echo(f"validate: {text}", err=True))
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"what is done is kept in {plan.folder}, the same command goes on") from None
     except FitFailed as error:
         payload, text = measured_json(error.logs, error.reasons, parameters), measured_text(error.logs)
         deliver(payload, text, None, options)

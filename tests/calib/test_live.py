@@ -45,6 +45,16 @@ def calls(run: Run, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
+def test_interrupted_it_says_where_it_goes_on(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object, **__: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(live, "call", stop)
+    done = run("validate", "--live", *TINY)
+    said = "validate: interrupted; what is done is kept in live, the same command goes on"
+    assert (done.returncode, done.stdout, done.stderr.splitlines()[-1]) == (130, "", said)
+
+
 def test_the_whole_chain_runs_and_goes_on_from_what_is_there(run: Run, calls: list[str], tmp_path: Path) -> None:
     done = run("validate", "--live", *TINY, "--json")
     folder = tmp_path / "live"
