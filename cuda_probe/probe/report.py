@@ -159,13 +159,13 @@ def read_point(entry: Field, index: int, raw: Mapping[str, NDArray[np.float64]] 
         reason=entry["stop_reason"].text(),
         verdict=Verdict(word=entry["verdict"].text(), reason=entry["verdict_reason"].text(empty=True)),
     )
-    probe, axes = entry["probe"].text(), entry["axes"]
+    probe, axes = entry["probe"].text(), read_axes(entry["axes"])
     for axis in BY_NAME[probe].axes if probe in BY_NAME else ():
-        if not axes[axis].is_given:
-            axes[axis].refuse(f"a value of the probe {probe}")
+        if axis not in axes:
+            entry["axes"][axis].refuse(f"a value of the probe {probe}")
     return Point(
         probe=probe,
-        axes=read_axes(axes),
+        axes=axes,
         flop=entry["flop"].whole(),
         bytes=entry["bytes"].whole(),
         measurement=measurement,

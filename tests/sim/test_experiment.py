@@ -101,7 +101,7 @@ def test_both_ends_of_the_interval_have_to_lie_on_one_side_of_1() -> None:
 @pytest.mark.parametrize("overlap", [False, True])
 def test_the_speedup_of_the_verdict_is_that_of_many_runs_to_their_last_token(total: int, overlap: bool) -> None:
     point = setting(draft_cost=0.3, total=total, overlap=overlap)
-    times_s = elapsed_s(point.cost, replicate(point, 20_000, seed=3))
+    times_s = elapsed_s(point.cost, replicate(point, 3000, seed=3))
     mean_s, error_s = times_s.mean(), times_s.std() / np.sqrt(len(times_s))
     expected_s = total * point.cost.baseline_s / forecast(point, replications=1).verdict.speedup
     assert abs(mean_s - expected_s) <= 4 * error_s + 1e-12
