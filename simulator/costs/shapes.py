@@ -114,6 +114,8 @@ def read_shape(path_or_name: str | Path) -> ModelShape:
     """Read the shape of a model from what `find_model` finds."""
     path, found = find_model(path_or_name)
     shape = shape_of(read_json(path, any_number=True), found.name)
+    if path.parent == CATALOGUE and str(path_or_name) not in (found.name, str(path)):
+        shape = replace(shape, stated_name=str(path_or_name))
     if not found.said:
         return shape
     _, dtype = without_format(str(path_or_name))

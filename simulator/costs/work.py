@@ -27,7 +27,7 @@ class ModelShape:
     kept of a sequence. longest_context: positions the model was made for, None where its file does not say.
     storage: how the weights are stored, where the file says; unread: what it says of them that no one reads.
     kv_dtype: of the KV cache, where the file says. drafting: set where it is a drafter that needs its target's states.
-    assumed: what the file does not say and was assumed.
+    assumed: what the file does not say and was assumed. stated_name: as typed, where the catalogue has another for it.
     """
 
     name: str
@@ -50,6 +50,7 @@ class ModelShape:
     kv_dtype: str | None = None
     drafting: Drafting | None = None
     assumed: str = ""
+    stated_name: str = ""
 
     @property
     def experts(self) -> int:

@@ -82,6 +82,7 @@ MODELS = [
 def test_a_model_is_found_by_what_people_call_it(text: str, name: str, said: str) -> None:
     assert find_model(text)[1] == (name, said)
     assert config_file(text)[1] == read_shape(text).name == name
+    assert (read_shape(text).stated_name, read_shape(name).stated_name) == (text, "")
 
 
 def test_a_number_format_in_a_name_is_priced() -> None:
