@@ -12,6 +12,8 @@ from simulator.rounds.acceptance_law import AcceptanceModel, EquivalentAcceptanc
 
 # Of all decode steps: fewer without a draft change no answer.
 FEW_UNDRAFTED = 0.02
+# Endings of a model's name that leave it the same model: tuned for chat, or how it is stored.
+SAYS_NOTHING = {"instruct", "it", "chat", "hf", "awq", "gptq", "fp8", "bf16", "int4", "int8", "4bit", "8bit", "nvfp4"}
 MEASURED, OTHER_PAIR, STATED, DEFAULT = "measured", "other pair", "stated", "default"
 
 
@@ -40,13 +42,20 @@ class Basis:
 
 
 def basis_of(
-    costs: Costs, acceptance: AcceptanceModel, *, alpha: float | None, is_default_alpha: bool, profile: Profile | None
+    costs: Costs,
+    acceptance: AcceptanceModel,
+    *,
+    draft_length: int,
+    alpha: float | None,
+    is_default_alpha: bool,
+    profile: Profile | None,
 ) -> Basis:
     """Say what a forecast rests on.
 
     Args:
         costs: What rounds cost.
         acceptance: What rounds accept.
+        draft_length: K, the longest where several are looked at.
         alpha: Acceptance of a token, where no histogram is used; None where several are looked at.
         is_default_alpha: Whether nobody stated it.
         profile: The device, where there is one.
@@ -54,11 +63,14 @@ def basis_of(
     costs_text = costs_in_words(costs, profile)
     if isinstance(acceptance, HistogramAcceptance | EquivalentAcceptance):
         measured = acceptance.measured if isinstance(acceptance, EquivalentAcceptance) else acceptance
-        source, this = measured.pair, pair_of(costs)
+        source = measured.pair
         words = measured_in_words(measured)
         said, condition = MEASURED, ""
-        if source is not None and this is not None and not all(map(same_model, source, this)):
+        if source is not None and is_other_pair(source, costs):
             said, condition = OTHER_PAIR, f"if it accepts as {' + '.join(PurePath(name).name for name in source)}"
+        if isinstance(acceptance, EquivalentAcceptance) and draft_length > measured.longest:
+            beyond = f"what was accepted to K = {measured.longest} goes on as one alpha"
+            condition = f"{condition} and {beyond}" if condition else f"if {beyond}"
         longest = measured.nearest(measured.longest)
         undrafted = longest.undrafted / (longest.undrafted + longest.samples)
         if undrafted > FEW_UNDRAFTED:
@@ -82,17 +94,27 @@ def basis_of(
     return Basis(acceptance=STATED, condition=f"if alpha is {alpha:g}", acceptance_text=words, costs_text=costs_text)
 
 
-def pair_of(costs: Costs) -> tuple[str, str] | None:
-    """Return the names of target and draft, where costs are those of a pair."""
+def is_other_pair(source: tuple[str, str], costs: Costs) -> bool:
+    """Whether costs are those of a pair, and of another one than was measured."""
+    names: list[tuple[str, ...]]
     if isinstance(costs, ModelPair):
-        return costs.target.name, costs.draft.name
-    return (costs.decoding.target, costs.decoding.draft) if isinstance(costs, DecodedPair) else None
+        names = [(shape.name, getattr(shape, "stated_name", "")) for shape in (costs.target, costs.draft)]
+    elif isinstance(costs, DecodedPair):
+        names = [(costs.decoding.target,), (costs.decoding.draft,)]
+    else:
+        return False
+    return not all(any(same_model(one, name) for name in of) for one, of in zip(source, names, strict=True))
 
 
 def same_model(one: str, other: str) -> bool:
-    """Whether two names can be of one model: vendor, folder, case and what a name ends with do not count."""
-    short, long = sorted((re.sub(r"[^a-z0-9]", "", PurePath(name).name.lower()) for name in (one, other)), key=len)
-    return bool(short) and long.startswith(short)
+    """Whether two names are of one model: vendor, folder, case and what says how it is stored do not count."""
+    return bool(parts_of(one)) and parts_of(one) == parts_of(other)
+
+
+def parts_of(name: str) -> list[str]:
+    """Return what tells a model from others in its name."""
+    parts = re.findall(r"[a-z0-9]+", PurePath(name).name.lower().removesuffix(".json"))
+    return [part for i, part in enumerate(parts) if part not in SAYS_NOTHING and (i or part != "meta")]
 
 
 def measured_in_words(acceptance: HistogramAcceptance) -> str:

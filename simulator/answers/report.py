@@ -7,7 +7,7 @@ from typing import Any
 
 from simulator.costs.cautions import cautions
 from simulator.costs.model_costs import ModelPair
-from simulator.costs.step import Costs
+from simulator.costs.step import Costs, Knobs
 from simulator.ground.artefacts import UserError, envelope, writing
 from simulator.ground.command import table, wrapped
 from simulator.ground.dependency import Dependency, require
@@ -18,7 +18,7 @@ from .basis import Basis
 from .forecast import Forecast
 from .model_report import memory_text, models_json, models_text, why_text
 from .schedule import engine_settings
-from .verdict import DOES_NOT_FIT, best_in_words, headline, need_in_words
+from .verdict import DOES_NOT_FIT, DOES_NOT_PAY, PAYS, best_in_words, headline, need_in_words
 
 KIND = "simulation"
 # 1: first version. 2: `speedup_ci95` is now `simulation_noise_ci95`; a pass has `fixed_ms`, taken out of `launch_ms`.
@@ -31,18 +31,25 @@ TABLE_SUFFIXES = (".csv", ".parquet")
 def result_json(forecast: Forecast, parameters: Mapping[str, Any], basis: Basis) -> dict[str, Any]:
     """Return the result of `simulate` with its provenance, under plain keys."""
     setting, verdict, summary = forecast.setting, forecast.verdict, asdict(forecast.summary)
-    if verdict.answer == DOES_NOT_FIT:
+    told = asdict(verdict) | {"condition": basis.condition or None}
+    if basis.condition and verdict.answer in (PAYS, DOES_NOT_PAY):
+        told["answer"] = f"{verdict.answer} if"
+    fits = verdict.answer != DOES_NOT_FIT
+    if not fits:
         summary |= dict.fromkeys(("speedup", "simulation_noise_ci95", "closed_form_speedup"))
+        told |= dict.fromkeys(("best_draft_length", "best_speedup", "may_pay"))
     payload = summary | {
         "alpha_iid": verdict.alpha_iid,
         "basis": asdict(basis),
-        "verdict": asdict(verdict),
-        "uncertainty": asdict(forecast.uncertainty),
-        "sensitivity": forecast.sensitivities,
+        "verdict": told,
+        "uncertainty": asdict(forecast.uncertainty) if fits else None,
+        "sensitivity": forecast.sensitivities if fits else None,
         "synthetic_acceptance": engine_settings(setting.acceptance, setting.draft_length),
     }
     if isinstance(setting.costs, ModelPair):
         payload["models"] = models_json(setting.costs, forecast)
+        if not fits:
+            payload["models"] |= dict.fromkeys(("tokens_per_s", "energy_j_per_token"))
         payload["warnings"] = list(cautions(setting.costs, setting.draft_length))
     return envelope(KIND, SCHEMA_VERSION, parameters) | payload
 
@@ -60,7 +67,7 @@ def result_text(forecast: Forecast, heading: str, basis: Basis, *, why: bool = F
         lines.append(memory_text(pair))
         return "\n\n".join([wrapped(lines), wrapped(heading.splitlines())])
     lines += [best_in_words(verdict, k), *certainty_in_words(forecast), need_in_words(verdict, k)]
-    if overhead_ms == 0:
+    if overhead_ms == 0 and isinstance(pair, Knobs | ModelPair):
         lines.append("No overhead a round is assumed; engines spend 9 to 18 % of a token (--round-overhead MS).")
     parts = [wrapped(lines), wrapped(heading.splitlines()), *summary_text(forecast.summary, overhead_ms)]
     if isinstance(pair, ModelPair):

@@ -56,7 +56,10 @@ def ranges(gains: Floats) -> tuple[Range, ...]:
             break
         # What is best over the narrowest range, so that one batch size does not decide.
         least = min(least, last)
-        length = int(np.log(gains[:, first - 1 : least]).sum(1).argmax())
+        over = np.log(gains[:, first - 1 : least]).mean(1)
+        length, before = int(over.argmax()), plan[-1].draft_length if plan else 0
+        if over[length] <= over[before] + math.log1p(LEAST_GAIN):
+            length = before
         beaten = gains[:, least:].max(0) > gains[length, least:] * (1 + LEAST_GAIN)
         end = least + int(beaten.argmax()) if beaten.any() else last
         if plan and plan[-1].draft_length == length:

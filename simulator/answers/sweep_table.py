@@ -12,7 +12,7 @@ from simulator.rounds.acceptance_law import AcceptanceModel, IidAcceptance
 from simulator.rounds.grid import Columns, Sweep
 
 from .schedule import LEAST_GAIN
-from .uncertainty import speedups
+from .uncertainty import ends95, is_open, speedups
 
 K = "draft_length"
 MOST_ROWS = 24
@@ -24,13 +24,14 @@ class Answer:
     """The best of some draft lengths where the other values are these, by the closed form.
 
     values: by the names of results. draft_length: None where nothing fits into memory, 0 where plain decoding is best.
-    as_good: other draft lengths within `LEAST_GAIN`, 0 (off) among them. speedup: of the best draft length that
-    drafts; speedup_ci95: by what is not known of constants and acceptance, None where nothing says how much.
-    at_edge: whether the best is the longest that was looked at.
+    drafted: the best that drafts. as_good: other draft lengths within `LEAST_GAIN` of the best, 0 (off) among them.
+    speedup: of the best that drafts; speedup_ci95: by what is not known of constants and acceptance, None where nothing
+    says how much. at_edge: whether the best is the longest that was looked at.
     """
 
     values: dict[str, float]
     draft_length: int | None
+    drafted: int | None
     as_good: tuple[int, ...]
     speedup: float | None
     speedup_ci95: tuple[float, float] | None
@@ -54,8 +55,8 @@ def answers_of(sweep: Sweep, columns: Columns) -> list[Answer]:
         point = {name: float(grid.values[name][at[row]]) for name, at in zip(others, places, strict=True)}
         values = {BY_NAME[name].key: value for name, value in point.items() if name in grid.axes}
         if not fits[row]:
-            nothing = {"draft_length": None, "as_good": (), "speedup": None, "speedup_ci95": None, "at_edge": False}
-            found.append(Answer(values=values, **nothing))  # type: ignore[arg-type]
+            nothing = dict.fromkeys(("draft_length", "drafted", "speedup", "speedup_ci95"))
+            found.append(Answer(values=values, as_good=(), at_edge=False, **nothing))
             continue
         found.append(replace(best_of(lengths, gains[row], interval(sweep, point, lengths, gains[row])), values=values))
     return found
@@ -71,6 +72,7 @@ def best_of(lengths: NDArray[np.int64], gains: Floats, speedup_ci95: tuple[float
     return Answer(
         values={},
         draft_length=int(all_lengths[best]),
+        drafted=int(lengths[at]),
         as_good=tuple(int(k) for k in all_lengths[near]),
         speedup=float(gains[at]),
         speedup_ci95=speedup_ci95,
@@ -88,7 +90,7 @@ def interval(
 ) -> tuple[float, float] | None:
     """Return the interval of the best speedup at a point; None where nothing is uncertain."""
     low, high = ends_at(sweep, {**point, K: float(lengths[gains.argmax()])})
-    return (low, high) if high > low else None
+    return (low, high) if is_open(low, high) else None
 
 
 def ends_at(sweep: Sweep, point: dict[str, float]) -> tuple[float, float]:
@@ -99,7 +101,7 @@ def ends_at(sweep: Sweep, point: dict[str, float]) -> tuple[float, float]:
     rng = stream(sweep.seed, 0, "uncertainty")
     tokens = acceptance.sample_tokens_per_round(k, rng, SAMPLES)
     drawn = speedups(costs.sample(rng, SAMPLES), acceptance, k, tokens, overlap=sweep.overlap)
-    low, high = np.quantile(drawn, (0.025, 0.975))
+    low, high = ends95(drawn[:, 0], speedups(costs, acceptance, k, overlap=sweep.overlap)[0])
     return float(low), float(high)
 
 
@@ -134,5 +136,7 @@ def cells(answer: Answer) -> tuple[str, str, str, str]:
         return ("-", "-", "", "does not fit into memory")
     span = "" if answer.speedup_ci95 is None else "{:.2f}x to {:.2f}x".format(*answer.speedup_ci95)
     words = ", ".join(f"K = {k}" if k else "off" for k in answer.as_good)
+    if answer.draft_length == 0 and answer.drafted not in answer.as_good:
+        words = f"(K = {answer.drafted})"
     edge = "(the longest looked at)" if answer.at_edge else ""
     return (str(answer.draft_length or "off"), f"{answer.speedup:.2f}x", span, f"{words} {edge}".strip())

@@ -34,7 +34,7 @@ class Uncertainty:
         """Return 95 % of the draws at a draft length; None where nothing is uncertain, or nobody knows how much."""
         at = self.draft_lengths.index(draft_length)
         low, high = self.speedup_low95[at], self.speedup_high95[at]
-        return (low, high) if high > low * (1 + ROUNDING) else None
+        return (low, high) if is_open(low, high) else None
 
 
 def speedups(
@@ -54,6 +54,20 @@ def speedups(
     return np.asarray(moved * form.speedup)
 
 
+def ends95(drawn: Floats, middle: Floats) -> tuple[Floats, Floats]:
+    """Return both ends of 95 % of draws, [samples, ...], and of what is forecast, [...].
+
+    After few rounds, all of one kind, the half counts keep the draws away from what was counted.
+    """
+    low, high = np.quantile(drawn, (0.025, 0.975), axis=0)
+    return np.minimum(low, middle), np.maximum(high, middle)
+
+
+def is_open(low: float, high: float) -> bool:
+    """Whether two ends are those of something that is not known."""
+    return not high <= low * (1 + ROUNDING)
+
+
 def uncertainty(
     costs: Costs,
     acceptance: AcceptanceModel,
@@ -71,9 +85,7 @@ def uncertainty(
     drawn = speedups(sampled, acceptance, lengths, tau, overlap=overlap)
     middle = speedups(costs, acceptance, lengths, overlap=overlap)
     best = lengths[drawn[:, :longest].argmax(1)]
-    low, high = np.quantile(drawn, (0.025, 0.975), axis=0)
-    # After few rounds, all of one kind, the half counts keep the draws away from what was counted.
-    low, high = np.minimum(low, middle), np.maximum(high, middle)
+    low, high = ends95(drawn, middle)
     best_length = int(middle[:longest].argmax()) + 1
     ends = np.quantile(best, (0.025, 0.975), method="inverted_cdf")
     return Uncertainty(

@@ -25,7 +25,8 @@ class Verdict:
     answer: "pays", "does not pay", "cannot tell" (the interval holds 1), or "does not fit" into memory.
     speedup: expected of a run of this length; None where it does not fit. speedup_ci95: its interval, by what is not
     known of constants and acceptance; None where nothing says how well they are known.
-    best_draft_length: by the closed form, among 1..searched_to. measured: whether a histogram was sampled.
+    best_draft_length: by the closed form, among 1..searched_to. may_pay: whether any of them may, as well as constants
+    and acceptance are known. measured: whether a histogram was sampled.
     break_even_alpha: i.i.d. acceptance at which this K neither gains nor loses; None if not even 1 does. alpha_iid: the
     acceptance there is, in the same terms.
     """
@@ -36,6 +37,7 @@ class Verdict:
     best_draft_length: int
     best_speedup: float
     searched_to: int
+    may_pay: bool
     measured: bool
     break_even_alpha: float | None
     alpha_iid: float
@@ -74,6 +76,7 @@ def judge(setting: Setting, uncertainty: Uncertainty) -> Verdict:
         best_draft_length=int(draft_lengths[best]),
         best_speedup=float(gains[best]),
         searched_to=int(draft_lengths[-1]),
+        may_pay=max(uncertainty.speedup_high95[: len(draft_lengths)]) > 1,
         measured=isinstance(acceptance, HistogramAcceptance),
         break_even_alpha=break_even_alpha(costs, k, overlap=setting.overlap),
         alpha_iid=float(alpha_iid(form.tokens_per_round, k)),
@@ -102,7 +105,8 @@ def best_in_words(verdict: Verdict, draft_length: int) -> str:
     """Say which draft length is best."""
     k, gain, top = verdict.best_draft_length, verdict.best_speedup, verdict.searched_to
     if gain <= 1:
-        return f"No draft length pays in long runs: the best of 1..{top}, K = {k}, gives {gain:.2f}x."
+        known = "is known to pay" if verdict.may_pay else "pays"
+        return f"No draft length {known} in long runs: the best of 1..{top}, K = {k}, gives {gain:.2f}x."
     edge = " (the longest this histogram tells of)" if k == top and verdict.measured else ""
     if k == draft_length:
         return f"In long runs K = {k} is the best of 1..{top}{edge}."

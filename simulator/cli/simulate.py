@@ -102,6 +102,7 @@ def run(options: SimulateOptions) -> None:
     basis = basis_of(
         setting.costs,
         setting.acceptance,
+        draft_length=draft_length,
         alpha=float(point.alpha),
         is_default_alpha="alpha" not in options.stated,
         profile=pricing.profile,

@@ -179,7 +179,8 @@ def sweep_text(task: "Sweep", columns: "Columns", answers: "list[Answer]", basis
     """Return what a sweep answers: its best point, what it rests on, and the best K by the other values."""
     import numpy as np
 
-    from simulator.answers.sweep_table import answers_text
+    from simulator.answers.sweep_table import answers_text, ends_at
+    from simulator.answers.uncertainty import is_open
 
     gains = np.where(fitting(columns), columns["closed_form_speedup"], np.nan)
     axes = [BY_NAME[name].key for name in task.grid.axes]
@@ -188,7 +189,10 @@ def sweep_text(task: "Sweep", columns: "Columns", answers: "list[Answer]", basis
     at = int(np.nanargmax(gains))
     where = ", ".join(f"{k} {columns[k][at]:g}" for k in axes)
     condition = f"{basis.condition[0].upper()}{basis.condition[1:]}: at" if basis.condition else "At"
-    first = f"{condition} most {gains[at]:.2f}x as fast{where and f', at {where}'}."
+    points = task.grid.columns(np.array([at]))
+    low, high = ends_at(task, {name: float(values[0]) for name, values in points.items()})
+    span = f" ({low:.2f}x to {high:.2f}x)" if is_open(low, high) else ""
+    first = f"{condition} most {gains[at]:.2f}x as fast{span}{where and f', at {where}'}."
     if not axes:
         return "\n".join([first, *basis.lines])
     count = f"{task.grid.points:,} points over {', '.join(axes)}; above 1x at {int((gains > 1).sum()):,} of them"
@@ -217,6 +221,7 @@ def basis_of_sweep(options: SweepOptions, task: "Sweep") -> "Basis":
     return basis_of(
         task.pricing.costs(Point(**first)),
         task.acceptance.model or IidAcceptance(alpha),
+        draft_length=int(task.grid.values["draft_length"].max()),
         alpha=None if "alpha" in task.grid.axes else alpha,
         is_default_alpha="alpha" not in options.stated,
         profile=task.pricing.profile,

@@ -107,7 +107,8 @@ class TimedTokens:
             baseline_s=self.baseline_s * ones,
             draft_step_s=step_s,
             draft_s=step_s * k,
-            verify_s=self.baseline_s * ones,
+            # Noise may make a round a little shorter than a step.
+            verify_s=min(self.baseline_s, self.round_s) * ones,
             overhead_s=np.asarray((1 - self.drafted_share) * excess_s * more * ones),
         )
 

@@ -143,6 +143,7 @@ def test_what_does_not_fit_is_said_and_gets_no_schedule(run, output) -> None:
     assert "x as fast" not in said
     found = result(run, *mixtral)
     assert (found["verdict"]["answer"], found["verdict"]["speedup"], found["speedup"]) == ("does not fit", None, None)
+    assert found["verdict"]["best_speedup"] is found["uncertainty"] is found["models"]["tokens_per_s"] is None
     found = found["models"]
     assert found["memory"]["largest_batch"] == 0
     assert found["schedule"] == {"ranges": [], "off_above_batch": None, "vllm": None, "synthetic_acceptance": None}

@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from simulator.answers.basis import same_model
 from simulator.costs.parameters import MODEL_NAMES, PARAMETERS
 
 from .builders import result
@@ -65,6 +66,32 @@ def test_the_first_line_says_what_an_answer_is_conditional_on(
     assert bool(basis["condition"]) == (not start.startswith("It pays"))
 
 
+def test_what_a_name_says_of_tuning_and_storage_makes_no_other_model() -> None:
+    same = [("meta-llama/Meta-Llama-3-8B-Instruct", "llama-3-8b"), ("Qwen2.5-7B-Instruct-AWQ", "qwen2.5-7b")]
+    other = [
+        ("DeepSeek-V3", "DeepSeek-V3.2-Exp"),
+        ("Qwen2.5-7B", "Qwen2.5-Coder-7B"),
+        ("llama-3.1-8b", "llama-3.1-70b"),
+    ]
+    assert all(same_model(*pair) for pair in same)
+    assert not any(same_model(*pair) for pair in other)
+
+
+def test_no_interval_leaves_its_own_point_out_and_few_rounds_promise_nothing(output, run, tmp_path: Path) -> None:
+    (tmp_path / "h.json").write_text('{"k": 4, "hist": {"4": 3}}')
+    words = ("--hist", "h.json", "--draft-cost", "0.05")
+    found = json.loads(output("sweep", *words, "--draftN", "1:4", "--json"))["answers"][0]
+    assert found["speedup_ci95"][0] < 1 < found["speedup"] <= found["speedup_ci95"][1] * (1 + 1e-9)
+    assert output("simulate", *words).startswith("Cannot tell: ")
+    (tmp_path / "h.json").write_text('{"k": 4, "hist": {"0": 1}}')
+    assert "No draft length is known to pay in long runs" in output("simulate", *words)
+    # Beyond what was measured an answer hangs on how it goes on.
+    (tmp_path / "h.json").write_text('{"k": 4, "hist": {"0": 200, "1": 100, "4": 700}}')
+    said = output("simulate", *words, "--no-measured", "--draftN", 9)
+    assert said.startswith("If what was accepted to K = 4 goes on as one alpha: ")
+    assert result(run, *words, "--no-measured", "--draftN", 9)["verdict"]["answer"] == "pays if"
+
+
 def test_two_times_a_token_of_a_server_and_what_it_accepted_are_a_forecast(
     run, output, user_error, tmp_path: Path
 ) -> None:
@@ -76,7 +103,8 @@ def test_two_times_a_token_of_a_server_and_what_it_accepted_are_a_forecast(
     assert found["verdict"]["speedup"] == pytest.approx(1.5, rel=1e-4)
     assert found["parameters"]["speculative_tpot_ms"] == 6.0
     assert "costs: timed: 9 ms a token plain, a round of 12 ms at K = 3" in output("simulate", *words)
-    assert "At most 1.50x as fast, at draftN 3." in output("sweep", "--draftN", "1:3", *words)
+    assert "At most 1.50x as fast (1." in output("sweep", "--draftN", "1:3", *words)
+    assert "--round-overhead" not in output("simulate", *words)
     for wrong, message in (
         (words[:4], "--baseline-tpot: 9 alone, expected --speculative-tpot beside it"),
         (words[2:], "--baseline-tpot: 9 without --hist"),

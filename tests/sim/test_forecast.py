@@ -295,6 +295,8 @@ def test_the_form_of_vllm() -> None:
     # A switch for a gain of a percent is none.
     nearly = np.vstack([np.ones(9), np.full(9, 2.0), 2.0 * np.linspace(0.99, 1.01, 9)])
     assert len(ranges(nearly)) == 1
+    # Nor is anything drafted for less.
+    assert [r.draft_length for r in ranges(np.array([np.ones(64), np.full(64, 1.004)]))] == [0]
     # It takes none that never drafts.
     never = ranges(np.array([[1.0, 1.0], [0.5, 0.5]]))
     assert off_above(never) == 0
