@@ -272,9 +272,11 @@ def doublings_beyond(
 
 
 def largest_batch(pair: ModelPair) -> int | None:
-    """Return how many sequences of this context fit into the memory of the devices; None where it is not known."""
+    """Return how many sequences of this context fit into the memory of the devices; None: not known, or no limit."""
     if pair.profile.memory_bytes is None:
         return None
     limit = USABLE_MEMORY * pair.profile.memory_bytes
     none, one = (replace(pair, batch=b).held_bytes for b in (0, 1))
-    return max(0, min(int((limit - n) / (o - n)) for n, o in zip(none, one, strict=True)))
+    # Where a sequence adds nothing, all fit or none.
+    rooms = [int((limit - n) / (o - n)) if o > n else 0 for n, o in zip(none, one, strict=True) if o > n or n > limit]
+    return max(0, min(rooms)) if rooms else None

@@ -121,10 +121,8 @@ def floats(bits: int, group: int | None, scale_bits: int, *, weight_only: bool =
 
 def fp8(found: Field) -> Storage:
     """Read fp8 as DeepSeek, Qwen and transformers write it: a scale for each block, or one for a matrix."""
-    names, block = (
-        names_of(found, "modules_to_not_convert", "ignored_layers", "ignore", "exclude"),
-        found["weight_block_size"],
-    )
+    names = names_of(found, "modules_to_not_convert", "ignored_layers", "ignore", "exclude")
+    block = found["weight_block_size"]
     stored, words = FORMATS["fp8"], "fp8"
     if block.is_given:
         sides = [side.whole(1, MAX_GROUP) for side in block.elements()]
@@ -320,13 +318,24 @@ def quark(found: Field) -> Storage:
     return Storage(name=f"Quark {stored.name}", format=stored, rules=left_out(names_of(found, "exclude")))
 
 
+def group_size(found: Field) -> Field | None:
+    """Return the first size of groups in what torchao says of its kind, however deep."""
+    if not isinstance(found.value, dict):
+        return None
+    inner = (group_size(value) for _, value in found.items())
+    return found["group_size"] if found["group_size"].is_given else next(filter(None, inner), None)
+
+
 def torchao(found: Field) -> Storage:
     """Read torchao by the name of its kind."""
     text = repr(found["quant_type"].value).lower()
-    if "float8" in text:
+    if "int4" in text:
+        # Beside activations of fp8 the weights have no zero points.
+        size, is_plain = group_size(found), "float8" not in text
+        stored = integers(4, size.whole(1, MAX_GROUP) if size else 128, zero_point=is_plain)
+        stored = stored if is_plain else stored._replace(arithmetic=("fp8", *WIDE))
+    elif "float8" in text:
         stored = FORMATS["fp8"]
-    elif "int4" in text:
-        stored = integers(4, 128, zero_point=True)
     elif "int8" in text:
         stored = Format("int8", 8, WIDE if "weight_only" in text or "weightonly" in text else ("int8", *WIDE))
     else:

@@ -10,7 +10,7 @@ from typing import Any
 
 from simulator.ground.artefacts import UserError
 from simulator.ground.fields import Field, read_json
-from simulator.ground.names import Found, Names, find_name, nearest, number_format
+from simulator.ground.names import Found, Names, find_name, nearest, number_format, parts_of
 
 from .config_json import KEYS, Stack
 from .drafters import drafter, drafter_architecture
@@ -35,6 +35,8 @@ ALSO_CALLED = {
 IDLE = frozenset(
     ["instruct", "it", "chat", "hf", "base", "pt", "meta", "text", "coder", "math", "sft", "dpo", "dynamic", "bnb"]
 )
+# Those of other models of the same sizes.
+RETRAINED = frozenset(["base", "coder", "math", "sft", "dpo"])
 # Parts that make another model of one of the same name.
 TELLING = frozenset(["lite", "mini", "small", "medium", "large", "nano", "moe", "tiny"])
 # What may be cut from a name: nothing, dates and ways of training, versions too.
@@ -97,7 +99,8 @@ def find_in_catalogue(text: str) -> Found | None:
     for behind in SAME_SIZES:
         shorter = behind.sub("", text)
         if found := find_name(shorter, names, whole=shorter != text):
-            return found if shorter == text else Found(found.name, f"taken for {text}")
+            retrained = RETRAINED & (parts_of(shorter.rpartition("/")[2]) - parts_of(found.name)).keys()
+            return Found(found.name, f"taken for {text}") if shorter != text or retrained else found
     return None
 
 
@@ -118,7 +121,11 @@ def read_shape(path_or_name: str | Path) -> ModelShape:
         shape = replace(shape, stated_name=str(path_or_name))
     if not found.said:
         return shape
-    _, dtype = without_format(str(path_or_name))
+    plain, dtype = without_format(str(path_or_name))
+    asked = find_in_catalogue(plain)
+    if asked is not None and asked.said:
+        # A model of the same sizes, which may be made for another context.
+        shape = replace(shape, longest_context=None)
     return replace(shape, assumed=found.said, storage=storage_of(dtype) if dtype else shape.storage)
 
 

@@ -14,7 +14,7 @@ from .work import ModelShape
 
 DECIMAL = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9, "t": 10**12}
 BINARY = {"ki": 2**10, "mi": 2**20, "gi": 2**30}
-MOST_WEIGHTS, MOST_KV_BYTES = 10**15, 10**12
+LEAST_WEIGHTS, MOST_WEIGHTS, MOST_KV_BYTES = 10**5, 10**15, 10**12
 # Assumed where nothing is said: as published models have it, from 1 B to 405 B weights.
 LAYERS_AT, LAYERS, LAYERS_POWER = 8e9, 32, 0.35
 HEAD_DIM, KV_HEADS, WEIGHTS_OF_LAYER = 128, 8, 12
@@ -52,10 +52,10 @@ class StatedModel:
         """
         if self.params is None:
             raise UserError(f"{self.first}: without weights beside it, expected {self.option('params')} too")
-        total = amount(self.option("params"), self.params, MOST_WEIGHTS, "weights such as 8.03B")
+        total = weights(self.option("params"), self.params, "weights such as 8.03B")
         active = total
         if self.active_params is not None:
-            active = amount(self.option("active_params"), self.active_params, MOST_WEIGHTS, "weights such as 3.3B")
+            active = weights(self.option("active_params"), self.active_params, "weights such as 3.3B")
         if active > total:
             raise UserError(
                 f"{self.option('active_params')}: {active:,} is above the {total:,} of {self.option('params')}"
@@ -70,13 +70,12 @@ class StatedModel:
         kv_numbers = 2 * KV_HEADS * HEAD_DIM * layers
         if self.kv_bytes_per_token is not None:
             option = self.option("kv_bytes_per_token")
-            kv_numbers = round(
-                amount(option, self.kv_bytes_per_token, MOST_KV_BYTES, "bytes such as 131072 or 96KiB") / 2
-            )
+            kv_bytes = amount(option, self.kv_bytes_per_token, MOST_KV_BYTES, "bytes such as 131072 or 96KiB")
+            kv_numbers = max(1, round(kv_bytes / 2))
         else:
             assumed.append(f"a KV cache of {2 * kv_numbers:,} bytes a token")
         matrices = stated_matrices(total, active, hidden, layers)
-        assumed += [f"{matrices[-1].copies} experts a layer"] if active < total else []
+        assumed += [f"{m.copies} experts a layer" for m in matrices if m.is_expert]
         found = Quantized() if config is None else quantization_of(config, None)
         heads = layers * max(1, hidden // HEAD_DIM)
         return ModelShape(
@@ -116,6 +115,16 @@ def stated_matrices(total: int, active: int, hidden: int, layers: int) -> tuple[
     dense = Matrix(hidden, (("layer", int(rest / (hidden * layers))),), at)
     several = Matrix(hidden, (("mlp.experts", int(expert / (hidden * layers))),), at, count, EXPERTS_PER_TOKEN)
     return tuple(m for m in (dense, several) if m.outputs)
+
+
+def weights(option: str, text: str, expected: str) -> int:
+    """Read a count of weights, of which a model that is priced has a hundred thousand: a unit may be forgotten."""
+    found = amount(option, text, MOST_WEIGHTS, expected)
+    if found < LEAST_WEIGHTS:
+        bare = re.fullmatch(r"[0-9.]+", text.strip())
+        said = f"{text.strip()} weights; {text.strip()}B?" if bare else f"{found:,} weights; expected 100,000 or more"
+        raise UserError(f"{option}: {text!r} is not allowed, {said}")
+    return found
 
 
 def amount(option: str, text: str, most: int, expected: str) -> int:

@@ -22,7 +22,7 @@ NUMBER_FORMATS = {
     **dict.fromkeys(("fp4", "nvfp4fp8", "modeloptfp4"), "nvfp4"),
 }
 # A number with its unit, or letters.
-PART = re.compile(r"\d+(?:\.\d+)*(?:gib|gb|[bmt])?(?![a-z])|\d+(?:\.\d+)*|[a-z]+")
+PART = re.compile(r"\d+(?:\.\d+)*(?:gib|gb|[bmt])?(?![a-z0-9]|\.\d)|\d+(?:\.\d+)*|[a-z]+")
 NEAREST = 3
 
 
@@ -90,7 +90,7 @@ def find_name(text: str, names: Names, *, whole: bool = False) -> Found | None:
     surplus = {name: parts_of(name) - parts for name in known if not whole and parts <= parts_of(name)}
     within = [name for name, more in surplus.items() if not set(names.telling) & set(more)]
     for other, name in names.also.items():
-        if parts_of(other) == parts:
+        if parts_of(other) == parts or squeezed(other) == squeezed(text):
             rest = [n for n in within if n != name]
             return Found(name, f"taken as {name}" + (f" (others: {', '.join(rest)})" if rest else ""))
     if len(within) > 1:

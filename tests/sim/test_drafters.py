@@ -243,6 +243,9 @@ def test_a_family_that_no_reader_knows_is_stated_beside_its_file(tmp_path: Path)
     ("stated", "message"),
     [
         ({"params": "many"}, "--params: 'many' is not allowed, expected weights such as 8.03B"),
+        ({"params": "8.03"}, "--params: '8.03' is not allowed, 8.03 weights; 8.03B?"),
+        ({"params": "8K"}, "--params: '8K' is not allowed, 8,000 weights; expected 100,000 or more"),
+        ({"params": "1M", "active_params": "1"}, "--active-params: '1' is not allowed, 1 weights; 1B?"),
         (
             {"params": "1B", "active_params": "2B"},
             "--active-params: 2,000,000,000 is above the 1,000,000,000 of --params",

@@ -156,6 +156,14 @@ def test_an_empty_context_bounds_the_batch_and_an_unknown_memory_does_not() -> N
     assert largest_batch(replace(PAIR, profile=replace(DEVICE, memory_bytes=None))) is None
 
 
+def test_a_model_that_keeps_nothing_of_a_sequence_does_not_limit_the_batch() -> None:
+    bare = replace(PAIR.draft, attentions=())
+    apart = replace(PAIR, draft=bare, placement=SEPARATE)
+    assert largest_batch(apart) == largest_batch(replace(PAIR, placement=SEPARATE))
+    assert largest_batch(replace(apart, target=bare)) is None
+    assert largest_batch(replace(apart, profile=replace(DEVICE, memory_bytes=1))) == 0
+
+
 def test_a_draft_apart_leaves_the_target_its_memory_and_runs_on_one_device() -> None:
     same, apart = replace(PAIR, devices=4), replace(PAIR, devices=4, placement=SEPARATE)
     assert (same.placed_draft.devices, apart.placed_draft.devices) == (4, 1)

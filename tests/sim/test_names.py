@@ -41,6 +41,8 @@ DEVICES = [
     ("rtx4090", "rtx-4090", False),
     ("NVIDIA GeForce RTX 4090", "rtx-4090", False),
     ("4090", "rtx-4090", True),
+    ("a100sxm", "a100-80gb", True),
+    ("mi300xoam", "mi300x", True),
     ("Tesla T4", "t4", False),
     ("TPU v6e", "tpu-v6e", False),
     ("ironwood", "tpu-v7", True),
@@ -75,6 +77,8 @@ MODELS = [
     ("deepseek-ai/DeepSeek-V3-0324", "deepseek-v3", "taken for deepseek-ai/DeepSeek-V3-0324"),
     ("deepseek-ai/DeepSeek-R1", "deepseek-v3", "taken for deepseek-ai/DeepSeek-R1"),
     ("Qwen/Qwen3-8B-FP8", "qwen3-8b", "taken for Qwen/Qwen3-8B-FP8, in fp8 as that says"),
+    ("Qwen/Qwen2.5-Coder-7B-Instruct", "qwen2.5-7b", "taken for Qwen/Qwen2.5-Coder-7B-Instruct"),
+    ("Qwen/Qwen2.5-Math-7B", "qwen2.5-7b", "taken for Qwen/Qwen2.5-Math-7B"),
 ]
 
 
@@ -83,6 +87,18 @@ def test_a_model_is_found_by_what_people_call_it(text: str, name: str, said: str
     assert find_model(text)[1] == (name, said)
     assert config_file(text)[1] == read_shape(text).name == name
     assert (read_shape(text).stated_name, read_shape(name).stated_name) == (text, "")
+
+
+def test_another_model_of_the_same_sizes_leaves_the_longest_context_open() -> None:
+    for text in (
+        "Qwen/Qwen3-30B-A3B-Instruct-2507",
+        "microsoft/Phi-3-mini-128k-instruct",
+        "meta-llama/Meta-Llama-3-8B",
+        "Qwen/Qwen2.5-Math-7B",
+    ):
+        assert read_shape(text).longest_context is None
+    for text in ("meta-llama/Meta-Llama-3.1-8B-Instruct", "RedHatAI/Llama-3.1-8B-FP8"):
+        assert read_shape(text).longest_context == 131_072
 
 
 def test_a_number_format_in_a_name_is_priced() -> None:

@@ -32,6 +32,11 @@ def compressed(weights: dict[str, Any], activations: Any = None, **more: Any) ->
     return {"quant_method": "compressed-tensors", "config_groups": {"group_0": group}, "ignore": ["lm_head"]} | more
 
 
+def torchao(kind: str, **settings: Any) -> dict[str, Any]:
+    return {"quant_method": "torchao", "quant_type": {"default": {"_type": kind, "_data": settings}}}
+
+
+OF_64 = {"_type": "PerGroup", "_data": {"group_size": 64}}
 FP8_WEIGHTS = {"num_bits": 8, "type": "float", "strategy": "channel"}
 INT4_WEIGHTS = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 32, "symmetric": True}
 FP4_WEIGHTS = {"num_bits": 4, "type": "float", "strategy": "tensor_group", "group_size": 16}
@@ -62,6 +67,14 @@ FORMATS: list[tuple[dict[str, Any], float, str]] = [
         "mxfp4",
     ),
     ({"quant_method": "torchao", "quant_type": {"default": {"_type": "Float8WeightOnlyConfig"}}}, 8, "fp8"),
+    (torchao("Float8DynamicActivationInt4WeightConfig"), 4 + 16 / 128, "fp8"),
+    (torchao("Int4WeightOnlyConfig", group_size=32), 4 + 20 / 32, "int4"),
+    (torchao("Int8DynamicActivationIntxWeightConfig", weight_dtype="int4", weight_granularity=OF_64), 4.3125, "int4"),
+    (
+        {"quant_method": "torchao", "quant_type": "int4_weight_only", "quant_type_kwargs": {"group_size": 64}},
+        4.3125,
+        "int4",
+    ),
     ({"quant_method": "hqq", "quant_config": {"weight_quant_params": {"nbits": 4, "group_size": 64}}}, 4.5, "int4"),
 ]
 
