@@ -1,4 +1,7 @@
-"""`simulate` and `sweep` as a user meets them: good input and bad."""
+"""`simulate` and `sweep` as a user meets them: good input and bad.
+
+Long because it is both commands and what their answers owe a reader.
+"""
 
 import csv
 import json
