@@ -54,7 +54,7 @@ def check_cache(option: str, name: str, module: Any) -> None:
     except Exception as error:  # a model's own code raises what it likes
         refuse(option, name, f"cannot be read with a cache ({first_line(error)})")
     if recurs:
-        raise UserError(f"{option} {name}: {kind} keeps a recurrent state, expected a model of attention layers alone")
+        refuse(option, name, f"{kind} keeps a recurrent state, expected a model of attention layers alone")
     if not takes_cache:
         refuse(option, name, f"{kind} takes no KV cache, expected a model that does")
 
@@ -81,7 +81,9 @@ def refuse(option: str, name: str, reason: str) -> NoReturn:
         UserError: Names the option and the model; or the release of transformers, and those that were tested.
     """
     try:
-        as_ever = disagreement(plain_model(), rolling_back=True) < MAX_DISAGREEMENT
+        plain = plain_model()
+        recurs = compat.has_recurrent_state(plain.module)
+        as_ever = not recurs and disagreement(plain, rolling_back=True) < MAX_DISAGREEMENT
     except Exception as error:  # whatever has changed
         as_ever, reason = False, f"{reason}; {first_line(error)}"
     if as_ever:

@@ -178,7 +178,7 @@ def open_prompts(path: Path, dataset: str, keys: Sequence[str], option: str) -> 
     lines = list(lines_in(content.data))
     text = "\n".join(line for _, line in lines)
     suffix = next((s.lower() for s in reversed(path.suffixes) if s.lower() not in PACKINGS), "")
-    kind = kind_of(dataset, suffix, text, keys, 1 if option else 2) if lines else "text"
+    kind = kind_of(dataset, suffix, text, keys, named=bool(option)) if lines else "text"
     how = "".join(f"{name}, " for name in content.how)
     if kind in OTHER_FORMATS:
         formats = "text (JSON, CSV or Parquet are read as well); --format text takes its lines as prompts"
@@ -198,10 +198,11 @@ def open_prompts(path: Path, dataset: str, keys: Sequence[str], option: str) -> 
     return replace(opened, kind=how + opened.kind)
 
 
-def kind_of(dataset: str, suffix: str, text: str, keys: Sequence[str], least: int) -> str:
+def kind_of(dataset: str, suffix: str, text: str, keys: Sequence[str], *, named: bool) -> str:
     """Return what a text file is: "json", "csv", "tsv", "text"; or what `dataset` says it has to be.
 
-    keys: columns that may hold prompts; a table is told by them and by so many columns at least, or by its name.
+    keys: columns that may hold prompts, `named` by the user or the usual ones; a table is told by them, or by its name.
+    Two lines of a .txt may be prose with a comma in each: where nobody names a column, three tell a table.
     """
     if dataset in KINDS:
         return "json" if dataset == "jsonl" else dataset
@@ -209,7 +210,7 @@ def kind_of(dataset: str, suffix: str, text: str, keys: Sequence[str], least: in
         return "json"
     if suffix in (".csv", ".tsv", ".tab"):
         return "csv" if suffix == ".csv" else "tsv"
-    if is_table(text, keys, least):
+    if is_table(text, keys, columns=1 if named else 2, rows=3 if suffix == ".txt" and not named else 1):
         return "csv"
     if suffix in OTHER_FORMATS and dataset == "auto":
         return suffix

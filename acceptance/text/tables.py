@@ -37,13 +37,16 @@ def delimiter_of(text: str, columns: Sequence[str], allowed: Sequence[str]) -> s
     return max(allowed, key=lambda d: (any(c in headers[d] for c in columns), len(headers[d])))
 
 
-def is_table(text: str, columns: Sequence[str], least: int) -> bool:
-    """Say whether text begins with a header of so many names, one of them a column that holds prompts, and a row."""
+def is_table(text: str, keys: Sequence[str], *, columns: int, rows: int) -> bool:
+    """Say whether text begins with a header and rows as wide, so many with it.
+
+    keys: columns that hold prompts; the header has one of them, and `columns` names at least.
+    """
     for delimiter in DELIMITERS:
-        rows = [row for _, row in read_rows(text[:LOOKED_AT], delimiter)[:2]]
-        header = rows[0] if rows else []
-        is_header = len(set(header)) == len(header) >= least and all(header[1:]) and any(c in header for c in columns)
-        if is_header and all(len(row) == len(header) for row in rows):
+        found = [row for _, row in read_rows(text[:LOOKED_AT], delimiter)[: max(2, rows)]]
+        header = found[0] if found else []
+        is_header = len(set(header)) == len(header) >= columns and all(header[1:]) and any(c in header for c in keys)
+        if is_header and len(found) >= rows and all(len(row) == len(header) for row in found):
             return True
     return False
 

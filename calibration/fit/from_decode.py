@@ -11,7 +11,7 @@ import numpy as np
 
 from calibration.sources.decode import ArmTimes, DecodeLog
 from calibration.sources.probe import Observations
-from simulator.costs.profile import MEASURED, Decoding, PassCost, Profile
+from simulator.costs.profile import MEASURED, MOST_ERROR, Decoding, PassCost, Profile
 from simulator.ground.artefacts import UserError
 
 from .diagnostics import CheckedFit, Diagnosis
@@ -188,7 +188,8 @@ def pair_profile(name: str, log: DecodeLog, pair: PairFit) -> Profile:
             source_sha256=log.sha256,
         ),
         round_overhead_s=pair.overhead_s,
-        round_overhead_error=pair.overhead_error_s / pair.overhead_s if pair.overhead_s else 0.0,
+        # Of next to no time, any error is large.
+        round_overhead_error=min(MOST_ERROR, pair.overhead_error_s / pair.overhead_s) if pair.overhead_s else 0.0,
         notes=(
             f"Costs of {log.draft} drafting for {log.target} in {log.dtype}, batch {log.batch}, and of no other pair.",
         ),

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 TPOT = click.FloatRange(0, 1e9, min_open=True)
-STATED = tuple(f"{role}{name}" for role in ("", "draft_") for name in ("params", "active_params", "kv_bytes_per_token"))
-HOW_MODELS_RUN = ("dtype", "draft_dtype", "kv_dtype", "devices", "placement")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,6 +202,8 @@ def timed_pricing(pricing: "Pricing", options: SharedOptions, measured: "Measure
 
 def provenance(pricing: "Pricing", options: SharedOptions) -> Iterator[tuple[str, Any]]:
     """Yield device and models, and how those run; or times a token; nothing where neither is used."""
+    from simulator.costs.priced import HOW_MODELS_RUN, STATED
+
     if pricing.timed is not None:
         yield from (("baseline_tpot_ms", options.baseline_tpot), ("speculative_tpot_ms", options.speculative_tpot))
     if pricing.profile is None:
@@ -215,6 +215,6 @@ def provenance(pricing: "Pricing", options: SharedOptions) -> Iterator[tuple[str
             yield name, getattr(options.device, name)
     yield "profile_status", pricing.profile.status
     if pricing.models is not None:
-        for name in HOW_MODELS_RUN:
+        for name in HOW_MODELS_RUN.values():
             value = getattr(pricing.models, name)
             yield name, getattr(value, "name", value)

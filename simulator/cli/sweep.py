@@ -65,6 +65,8 @@ def sweep(**values: Any) -> None:
     from simulator.ground.ranges import parse_values
 
     axes = {p.name: parse_values(p.flags[0], values.pop(p.name)) for p in PARAMETERS}
+    for p in PARAMETERS:
+        p.check(axes[p.name])
     run(options_of(SweepOptions, {**values, "axes": axes}))
 
 

@@ -28,7 +28,18 @@ FITTED = {
     "mem_scale[0]": ("mem_scale", "mem_scale_ms"),
     "launch_s": ("fixed_s", "pass_overhead_ms"),
 }
-HOW_MODELS_RUN = ("dtype", "draft_dtype", "kv_dtype", "tp", "placement")
+# How models run: fields of `DeviceOptions`, and what `ModelPair` and results call each.
+HOW_MODELS_RUN = {
+    "dtype": "dtype",
+    "draft_dtype": "draft_dtype",
+    "kv_dtype": "kv_dtype",
+    "tp": "devices",
+    "placement": "placement",
+}
+# Fields of `DeviceOptions`: models, with what the options of each begin with, and what may be stated of one.
+ROLES = {"target_model": "", "draft_model": "draft-"}
+NUMBERS = ("params", "active_params", "kv_bytes_per_token")
+STATED = tuple(prefix.replace("-", "_") + number for prefix in ROLES.values() for number in NUMBERS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,9 +190,8 @@ def load_pricing(options: DeviceOptions) -> Pricing:
         UserError: A file or name is wrong, or options are missing or at odds.
     """
     roles = {role: StatedModel(**stated_numbers(options, prefix), prefix=prefix) for role, prefix in ROLES.items()}
-    numbers = tuple(name.replace("-", "_") + number for name in ROLES.values() for number in NUMBERS)
     if options.profile is None:
-        refuse_stated(options, (*ROLES, *numbers, *HOW_MODELS_RUN), "a device, expected --profile NAME")
+        refuse_stated(options, (*ROLES, *STATED, *HOW_MODELS_RUN), "a device, expected --profile NAME")
         return Pricing()
     formats = (text and number_format(text) for text in (options.dtype, options.draft_dtype, options.kv_dtype))
     options = replace(options, **dict(zip(("dtype", "draft_dtype", "kv_dtype"), formats, strict=True)))  # type: ignore[arg-type]
@@ -202,10 +212,6 @@ def load_pricing(options: DeviceOptions) -> Pricing:
         raise UserError(f"{what} alone, expected {flag(missing)} beside it")
     shapes = {role: model_shape(getattr(options, role), numbers) for role, numbers in roles.items()}
     return Pricing(profile=profile, models=place_models(profile, options, *shapes.values()))
-
-
-ROLES = {"target_model": "", "draft_model": "draft-"}
-NUMBERS = ("params", "active_params", "kv_bytes_per_token")
 
 
 def stated_numbers(options: DeviceOptions, prefix: str) -> dict[str, str | None]:

@@ -18,6 +18,8 @@ DATASHEET, MEASURED = "datasheet, uncalibrated", "measured"
 KERNELS_MEASURED = "kernels measured; launches a layer and round overhead assumed"
 # Of parameters, relative: what slopes are taken over.
 STEP = 1e-4
+# Relative errors are this at most: beyond it nothing is known, and samples leave what a float holds.
+MOST_ERROR = 10.0
 # Of passes that were timed: sequences, tokens that the cache holds for each, tokens computed in all, weights.
 RANGES = ("batch", "context", "tokens", "weights")
 STATUSES = (DATASHEET, MEASURED, KERNELS_MEASURED)

@@ -17,6 +17,7 @@ from simulator.ground.names import Found, Names, find_name, nearest
 from .datasheet import sheet_names, sheet_of
 from .formats import FORMATS
 from .profile import (
+    MOST_ERROR,
     RANGES,
     STATUSES,
     BurnUnits,
@@ -165,9 +166,9 @@ def parse_profile(field: Field) -> Profile:
         units=parse_units(units) if units.is_given else None,
         decoding=parse_decoding(field["decoding"]) if field["decoding"].is_given else None,
         launches_per_layer=field["launches_per_layer"].number(),
-        launches_per_layer_error=field["launches_per_layer_error"].number(default=0.0),
+        launches_per_layer_error=field["launches_per_layer_error"].number(0.0, MOST_ERROR, default=0.0),
         round_overhead_s=field["round_overhead_s"].number(),
-        round_overhead_error=field["round_overhead_error"].number(),
+        round_overhead_error=field["round_overhead_error"].number(0.0, MOST_ERROR),
         memory_bytes=memory.whole(1) if memory.is_given else None,
         link=parse_link(link) if link.is_given else None,
         power=Power(idle_w=power["idle_w"].number(), load_w=power["load_w"].number(power["idle_w"].number()))
@@ -197,7 +198,7 @@ def parse_link(field: Field) -> Link:
         bytes_per_s=field["bytes_per_s"].number(above=True),
         latency_s=field["latency_s"].number(),
         mesh=field["mesh"].flag(False),
-        error=field["error"].number(default=0.0),
+        error=field["error"].number(0.0, MOST_ERROR, default=0.0),
     )
 
 
@@ -209,17 +210,20 @@ def parse_units(field: Field) -> BurnUnits:
 
 def parse_decoding(field: Field) -> Decoding:
     """Read two models that were timed together."""
+    lengths = field["draft_lengths"]
+    if not lengths.elements():
+        lengths.refuse("a list of at least one")
     return Decoding(
         target=field["target"].text(),
         draft=field["draft"].text(),
         dtype=field["dtype"].text(),
         batch=field["batch"].whole(1),
         baseline_s=field["baseline_s"].number(above=True),
-        baseline_error=field["baseline_error"].number(),
+        baseline_error=field["baseline_error"].number(0.0, MOST_ERROR),
         draft_step_s=field["draft_step_s"].number(),
-        draft_step_error=field["draft_step_error"].number(),
+        draft_step_error=field["draft_step_error"].number(0.0, MOST_ERROR),
         verify=parse_cost(field["verify"]),
-        draft_lengths=tuple(entry.whole(1) for entry in field["draft_lengths"].elements()),
+        draft_lengths=tuple(entry.whole(1) for entry in lengths.elements()),
         draft_overhead_correlation=field["draft_overhead_correlation"].number(-1.0, 1.0, default=0.0),
         source_sha256=field["source_sha256"].text() if field["source_sha256"].is_given else "",
     )
@@ -262,7 +266,7 @@ def with_uncertainty(cost: PassCost, field: Field) -> PassCost:
         errors.only(known)
         names = tuple(name for name in known if name in errors.object())
         # In decimals, where the square of 0.1 is 0.01.
-        variances = [float(Decimal(repr(errors[name].number())) ** 2) for name in names]
+        variances = [float(Decimal(repr(errors[name].number(0.0, MOST_ERROR))) ** 2) for name in names]
         return replace(cost, uncertain=names, covariance=np.diag(variances))
     names = tuple(name.text() for name in field["parameters"].elements())
     for name in field["parameters"].elements():

@@ -63,10 +63,11 @@ def in_own_words(command: click.Command, args: Sequence[str], *, interspersed: b
 
     Raises:
         click.NoSuchOption: It is none of the command's; says what is near, and which commands have it.
-        UserError: `--out-dir` where no file has a name of its own.
+        UserError: `--out-dir` where no file has a name of its own; or two names of one option with values apart.
     """
     own, typed = flags_of(command), list(args)
     words: list[str] = []
+    said: dict[str, tuple[str, str]] = {}
     while typed:
         word = typed.pop(0)
         flag, has_value, value = word.partition("=")
@@ -87,6 +88,10 @@ def in_own_words(command: click.Command, args: Sequence[str], *, interspersed: b
             has_value, value = "=", typed.pop(0)
         if flag == "--out-dir" and name == "--out" and option is not None:
             value = file_in(value, option)
+        if takes and has_value and option is not None and not option.multiple:
+            before, meant = said.setdefault(str(option.name), (flag, value))
+            if before != flag and meant != value:
+                raise UserError(f"{flag}: {value} beside {before} {meant}, which means the same, expected one of them")
         words.append(f"{name or flag}={value}" if has_value else name or flag)
     return words
 
@@ -133,7 +138,8 @@ class Spoken(click.ParamType):  # type: ignore[type-arg]  # generic only in the 
         least, most = getattr(self, "min", None), getattr(self, "max", None)
         above = bool(getattr(self, "min_open", False))
         number = number_in(str(value))
-        good = number is not None and not number.is_nan() and (not self.whole or number == number.to_integral_value())
+        is_whole = number is not None and number.is_finite() and number == number.to_integral_value()
+        good = is_whole if self.whole else number is not None and not number.is_nan()
         if number is None or not good or not in_range(float(number), least, most, above):
             allowed = allowed_numbers(least, most, whole=self.whole, above=above)
             self.fail(not_a_number(str(value), allowed, 2 if most is None else most), param, ctx)

@@ -105,11 +105,13 @@ def test_a_model_without_a_cache_is_told_from_a_recurrent_one_and_from_a_release
         check.check_reading("--target", "some/llama", deaf)
 
 
-def test_a_recurrent_model_is_recurrent_whatever_the_release(monkeypatch: Any) -> None:
-    monkeypatch.setattr(check, "plain_model", lambda: pytest.fail("the release is not asked"))
+def test_a_recurrent_model_is_told_from_a_release_that_has_other_classes_for_attention_layers(monkeypatch: Any) -> None:
     config = transformers.MambaConfig(vocab_size=30, hidden_size=32, num_hidden_layers=1, state_size=8, **NO_ENDS)
     with pytest.raises(UserError, match="--draft some/mamba: mamba keeps a recurrent state, expected"):
         check.check_cache("--draft", "some/mamba", transformers.AutoModelForCausalLM.from_config(config))
+    monkeypatch.setattr(compat, "DynamicLayer", type("Other", (), {}))
+    with pytest.raises(UserError, match=r"^transformers \S+ changed its interface \(--target some/llama: llama keeps"):
+        check.check_cache("--target", "some/llama", check.plain_model().module)
 
 
 def test_classes_that_are_gone_are_an_interface_that_changed(monkeypatch: pytest.MonkeyPatch) -> None:

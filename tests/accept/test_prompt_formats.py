@@ -210,10 +210,18 @@ def test_text_with_commas_stays_text(load: Any) -> None:
         b"a,b\n1,2\n",
         b"Hello, prompt\nHi, you\n",
         b"a,prompt\nfollow me\n",
+        b"prompt, please\nsecond, line\n",
+        b"prompt, please\nsecond, line\nthird\n",
     ):
         found = load("p.txt", content)
         assert [p.turns[0] for p in found.rows] == content.decode().splitlines()
         assert found.read_as == "text, a prompt a line"
+
+
+def test_two_lines_are_a_table_where_the_name_the_format_or_a_column_says_so(load: Any) -> None:
+    content = b"prompt,id\nsay hi,7\n"
+    for name, how in (("p", {}), ("p.csv", {}), ("p.txt", {"dataset": "csv"}), ("p.txt", {"column": "prompt"})):
+        assert [p.turns[0] for p in load(name, content, **how).rows] == ["say hi"]
 
 
 def test_a_format_that_was_asked_for_is_held_to(load: Any) -> None:

@@ -77,6 +77,12 @@ def test_numbers_and_choices_of_every_command_are_refused_in_one_voice(name: str
 def test_errors_name_option_value_and_what_is_allowed(run, user_error) -> None:
     for line, message in (
         ("simulate --seed 1.5", "--seed: 1.5 is not allowed, expected a whole number of at least 0"),
+        ("simulate --seed inf", "--seed: inf is not allowed, expected a whole number of at least 0"),
+        ("measure-acceptance --max-prompts inf", "--max-prompts: inf is not allowed, expected a whole number"),
+        ("sweep --draftN inf", "--draftN: inf is not allowed, expected a whole number from 1 to 1024"),
+        ("sweep --draftN nan", "--draftN: nan is not allowed, expected a whole number from 1 to 1024"),
+        ("simulate --draftN 4 --k 8", "--k: 8 beside --draftN 4, which means the same, expected one of them"),
+        ("sweep --concurrency=64 --batch 8", "--batch: 8 beside --concurrency 64, which means the same"),
         ("simulate --tp 2k", "--tp: 2k is not allowed, expected a whole number from 1 to 1024"),
         ("simulate --alpha 70", "--alpha: 70 is not a fraction; 0.7?"),
         ("sweep --alpha 50:70:5", "--alpha: 50 is not a fraction; 0.5?"),
@@ -103,6 +109,11 @@ def test_a_word_that_is_a_value_stays_one() -> None:
     typed = ["--system-prompt", "--draftN", "--draftN", "3", "--json", "import", "--draftN", "4"]
     changed = ["--system-prompt=--draftN", "--k=3", "--json", "import", "--draftN", "4"]
     assert in_own_words(own, typed, interspersed=False) == changed
+
+
+def test_an_option_said_twice_alike_is_said_once_and_a_later_value_under_the_same_name_counts() -> None:
+    for typed in (["--k", "8", "--draft-n=8"], ["--k", "4", "--k", "8"]):
+        assert in_own_words(COMMANDS["simulate"], typed, interspersed=True)[-1].endswith("=8")
 
 
 def test_a_folder_holds_the_file_that_is_written_by_default() -> None:

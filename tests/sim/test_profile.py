@@ -23,6 +23,7 @@ from simulator.costs.profile import (
     STATUSES,
     BurnUnits,
     Curve,
+    Decoding,
     Link,
     PassCost,
     Power,
@@ -127,7 +128,9 @@ REFUSED = [
     ("name", "", "text"),
     ("status", "guessed", "'datasheet, uncalibrated' or 'measured'"),
     ("launches_per_layer", -1, "a number of at least 0"),
-    ("round_overhead_error", True, "a number of at least 0"),
+    ("round_overhead_error", True, "a number from 0 to 10"),
+    ("launches_per_layer_error", 11, "a number from 0 to 10"),
+    ("link.error", 400, "a number from 0 to 10"),
     ("memory_bytes", 0, "a whole number of at least 1"),
     ("memory_bytes", 0.5, "a whole number of at least 1"),
     ("memory_bytes", 10**400, "a whole number of at least 1"),
@@ -169,12 +172,26 @@ def test_a_value_that_is_not_allowed_is_refused_by_file_field_and_value(tmp_path
         assert re.search(f"parameters.* is '{name}'", refusal(tmp_path, payload))
 
 
+def test_a_pair_of_no_draft_lengths_or_of_errors_beyond_all_sense_is_refused(tmp_path: Path) -> None:
+    seconds = {"baseline_s": 1e-2, "baseline_error": 0.1, "draft_step_s": 1e-3, "draft_step_error": 0.1}
+    pair = Decoding(target="t", draft="d", dtype="bfloat16", batch=1, verify=COST, draft_lengths=(1, 4), **seconds)
+    payload = profile_json(replace(FULL, decoding=pair))
+    assert load_profile(written(tmp_path / "p.json", payload)).decoding.draft_lengths == (1, 4)
+    for name, value, allowed in (
+        ("draft_lengths", [], "a list of at least one"),
+        ("baseline_error", 400, "a number from 0 to 10"),
+        ("draft_step_error", 10.5, "a number from 0 to 10"),
+    ):
+        wrong = payload | {"decoding": payload["decoding"] | {name: value}}
+        assert refusal(tmp_path, wrong) == f"decoding.{name} is {value}, expected {allowed}"
+
+
 def test_relative_errors_are_a_covariance_and_what_older_files_do_not_say_is_certain(tmp_path: Path) -> None:
     for stated in ({"launch_s": 0.3, "flop_scale[1]": 0.1}, {"flop_scale[1]": 0.1, "launch_s": 0.3}):
         payload = changed(f"{PASS}.uncertainty", {"relative_errors": stated}) | {"schema_version": 2}
         cost = load_profile(written(tmp_path / "p.json", payload)).passes["bfloat16"]
         assert (cost.uncertain, cost.covariance.tolist()) == (COST.uncertain, [[0.01, 0], [0, 0.09]])
-    for name, value, message in (("mem_scale[1]", 0.1, "is not a key, expected flop_"), ("launch_s", -1, "is -1, exp")):
+    for name, value, message in (("mem_scale[1]", 0.1, "is not a key, expected flop_"), ("launch_s", 11, "is 11, exp")):
         payload = changed(f"{PASS}.uncertainty", {"relative_errors": {name: value}})
         assert f"relative_errors.{name} {message}" in refusal(tmp_path, payload)
     payload = changed("launches_per_layer_error", MISSING)
@@ -214,6 +231,7 @@ def test_a_file_goes_before_a_name_and_an_unknown_name_lists_the_known(
 
 
 positive = st.floats(1e-18, 1e3)
+errors = st.floats(0, 10)
 texts = st.text(min_size=1, max_size=20)
 
 
@@ -248,9 +266,9 @@ drawn_profiles = st.builds(
     units=st.none() | st.builds(BurnUnits, workflops_flop=sizes, workmem_bytes=sizes, cost=costs()),
     launches_per_layer=positive,
     round_overhead_s=positive,
-    round_overhead_error=positive,
+    round_overhead_error=errors,
     memory_bytes=st.none() | sizes,
-    link=st.none() | st.builds(Link, bytes_per_s=positive, latency_s=positive, mesh=st.booleans(), error=positive),
+    link=st.none() | st.builds(Link, bytes_per_s=positive, latency_s=positive, mesh=st.booleans(), error=errors),
     power=st.none() | st.builds(Power, idle_w=st.floats(0, 100), load_w=st.floats(100, 1000)),
     sources=st.lists(st.builds(Source, what=texts, title=texts, url=texts), max_size=2).map(tuple),
     notes=st.lists(texts, max_size=2).map(tuple),
