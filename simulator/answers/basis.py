@@ -72,6 +72,8 @@ def basis_of(
             beyond = f"what was accepted to K = {measured.longest} goes on as one alpha"
             condition = f"{condition} and {beyond}" if condition else f"if {beyond}"
         longest = measured.nearest(measured.longest)
+        if longest.is_law and said == MEASURED:
+            said, condition = STATED, f"{condition} and these rates hold" if condition else "if these rates hold"
         undrafted = longest.undrafted / (longest.undrafted + longest.samples)
         if undrafted > FEW_UNDRAFTED:
             condition = f"{f'{condition} and' if condition else 'if'} every step had a draft ({undrafted:.0%} had none)"
@@ -127,7 +129,7 @@ def measured_in_words(acceptance: HistogramAcceptance) -> str:
     )
     prompts = "" if longest.is_law else f" of {longest.prompts:,} prompts" if longest.prompts else ", prompts not known"
     pair = "" if longest.pair is None else f", {longest.pair[1]} drafting for {longest.pair[0]}"
-    return f"measured, {size}{prompts}{pair}"
+    return f"{size if longest.is_law else f'measured, {size}'}{prompts}{pair}"
 
 
 def costs_in_words(costs: Costs, profile: Profile | None) -> str:

@@ -173,7 +173,7 @@ def held_fixed(options: SweepOptions, task: "Sweep", source: str, caveat: str) -
         parameter = BY_NAME[name]
         fixed = name not in task.grid.axes and not (name == "alpha" and task.acceptance.model)
         if fixed and (name in ("draft_length", "alpha", "draft_cost") or values[name][0] != parameter.default):
-            words.append(f"{parameter.flags[0][2:]} {values[name][0]:.3g}")
+            words.append(f"{parameter.flags[0][2:]} {values[name][0]:,.6g}")
     return ", ".join(words) + (", overlapped drafting" if task.overlap else "")
 
 

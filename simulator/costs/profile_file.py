@@ -37,6 +37,8 @@ KIND = "hardware_profile"
 SCHEMA_VERSIONS = (1, 2)
 # What we write has covariances, which readers of version 1 take too.
 SCHEMA_VERSION = 1
+# Of a FLOP or a byte: far beyond any device, and far enough within a float that no pass leaves it.
+MOST_SECONDS = 1e6
 PRESETS = Path(__file__).parent / "presets"
 # What a device is called besides, where a name alone means several or says more than ours.
 ALSO_CALLED = {
@@ -245,6 +247,8 @@ def parse_cost(field: Field) -> PassCost:
 def parse_curve(field: Field, axis: str) -> Curve:
     """Read a constant, or seconds at rising sizes."""
     if not isinstance(field.value, dict):
+        if field.number(above=True) > MOST_SECONDS:
+            field.refuse(f"at most {MOST_SECONDS:g}")
         return constant(field.number(above=True))
     sizes, seconds = (
         np.array([entry.number(above=True) for entry in field[key].elements()], np.float64) for key in (axis, "seconds")
@@ -253,6 +257,8 @@ def parse_curve(field: Field, axis: str) -> Curve:
         field[axis].refuse("rising sizes")
     if len(seconds) != len(sizes):
         field["seconds"].refuse(f"as many as {axis}, {len(sizes)}")
+    if seconds.max() > MOST_SECONDS:
+        field["seconds"].refuse(f"at most {MOST_SECONDS:g}")
     return Curve(sizes, seconds)
 
 

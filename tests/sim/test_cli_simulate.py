@@ -88,6 +88,9 @@ def test_no_interval_leaves_its_own_point_out_and_few_rounds_promise_nothing(out
     assert output("simulate", *words).startswith("Cannot tell: ")
     (tmp_path / "h.json").write_text('{"k": 4, "hist": {"0": 1}}')
     assert "No draft length is known to pay in long runs" in output("simulate", *words)
+    # Rates of nobody knows how many rounds promise nothing either.
+    (tmp_path / "h.json").write_text('{"k": 1, "hist": {"0": 0.88, "1": 0.12}}')
+    assert output("simulate", *words, "--draftN", 1).startswith("If these rates hold: 1.")
     # Beyond what was measured an answer hangs on how it goes on.
     (tmp_path / "h.json").write_text('{"k": 4, "hist": {"0": 200, "1": 100, "4": 700}}')
     said = output("simulate", *words, "--no-measured", "--draftN", 9)

@@ -128,6 +128,7 @@ REFUSED = [
     ("name", "", "text"),
     ("status", "guessed", "'datasheet, uncalibrated' or 'measured'"),
     ("launches_per_layer", -1, "a number of at least 0"),
+    (f"{PASS}.mem_scale_s", 1e300, "at most 1e+06"),
     ("round_overhead_error", True, "a number from 0 to 10"),
     ("launches_per_layer_error", 11, "a number from 0 to 10"),
     ("link.error", 400, "a number from 0 to 10"),
