@@ -8,6 +8,7 @@ import json
 import lzma
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ from pyarrow import parquet
 
 from acceptance.text.prompts import load_prompts
 from simulator.ground.artefacts import UserError
+
+# Without a time: names of tests come from these bytes, and each process has to find the same.
+gzipped = partial(gzip.compress, mtime=0)
 
 ROWS = [
     {"prompt": "import os", "category": "code", "id": "a"},
@@ -78,14 +82,14 @@ EVERY_WAY = [
     ("p.txt", json.dumps(ROWS, indent=2).encode(), "JSON, key prompt"),
     ("p.json", json.dumps({"version": 1, "data": ROWS}).encode(), "JSON, key prompt"),
     ("p.jsonl", LINES, "JSON a line, key prompt"),
-    ("p.jsonl.gz", gzip.compress(LINES), "gzip, JSON a line, key prompt"),
+    ("p.jsonl.gz", gzipped(LINES), "gzip, JSON a line, key prompt"),
     ("p.jsonl", bz2.compress(LINES), "bzip2, JSON a line, key prompt"),
     ("p.jsonl.xz", lzma.compress(LINES), "xz, JSON a line, key prompt"),
     ("p.jsonl.zst", zstd(LINES), "zstd, JSON a line, key prompt"),
-    ("p.csv.gz", gzip.compress(AS_CSV), "gzip, CSV, column prompt"),
+    ("p.csv.gz", gzipped(AS_CSV), "gzip, CSV, column prompt"),
     ("p.csv", AS_CSV.decode().encode("utf-16"), "UTF-16, CSV, column prompt"),
     ("p.jsonl", LINES.decode().encode("utf-16-be"), "UTF-16, JSON a line, key prompt"),
-    ("p.jsonl.gz", gzip.compress(LINES.decode().encode("utf-32")), "gzip, UTF-32, JSON a line, key prompt"),
+    ("p.jsonl.gz", gzipped(LINES.decode().encode("utf-32")), "gzip, UTF-32, JSON a line, key prompt"),
 ]
 
 
@@ -255,12 +259,12 @@ BINARIES = [
     (b"ORC" + RANDOM, "ORC, not text"),
     (in_parquet(ROWS)[:200], "Parquet that cannot be read"),
     (b"PAR1" + RANDOM + b"PAR1", "Parquet that cannot be read"),
-    (gzip.compress(LINES)[:-9], "gzip data that cannot be unpacked"),
-    (gzip.compress(LINES)[:20] + b"??" + gzip.compress(LINES)[22:], "gzip data that cannot be unpacked"),
+    (gzipped(LINES)[:-9], "gzip data that cannot be unpacked"),
+    (gzipped(LINES)[:20] + b"??" + gzipped(LINES)[22:], "gzip data that cannot be unpacked"),
     (lzma.compress(LINES)[:40], "xz data that cannot be unpacked"),
     (zstd(LINES)[:20], "zstd data that cannot be unpacked"),
-    (gzip.compress(RANDOM), "binary data"),
-    (gzip.compress(gzip.compress(LINES)), "binary data"),
+    (gzipped(RANDOM), "binary data"),
+    (gzipped(gzipped(LINES)), "binary data"),
     (LINES.decode().encode("utf-16")[:-1], "UTF-16 text that is damaged"),
 ]
 
