@@ -263,7 +263,8 @@ def test_log_without_command_ends_by_a_signal(start: Start, tmp_path: Path, numb
 
 def test_ctrl_c_while_idling_starts_no_command(start: Start, tmp_path: Path) -> None:
     process = start("--interval", "0.01", "--idle", "1000", "--out", "log.csv", "--", PYTHON, "-c", "open('ran', 'w')")
-    wait_for((tmp_path / "log.csv").exists)
+    # A file is there before its heading is.
+    wait_for(lambda: (tmp_path / "log.csv").exists() and "\n" in (tmp_path / "log.csv").read_text())
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=TIMEOUT_S)
     assert (process.returncode, errors.strip()) == (130, "monitor-gpu: interrupted")
