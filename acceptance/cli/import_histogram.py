@@ -73,6 +73,7 @@ def import_file(options: ImportOptions) -> None:
         "file": str(source) if source else None,
         "before": str(before) if before else None,
         "rates": options.rates,
+        "target": imported.model or None,
     }
     extra = {
         "definition": imported.definition,

@@ -56,6 +56,8 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
         "eagle": marked(spec_bench.read, keys("new_tokens")),
     }
 )
+# What tools call the target, as JSON; names have nothing that JSON escapes but slashes.
+NAMED = re.compile(rb'"model(?:_id|_path|_name)?"\s*:\s*"([^"\\]+)"')
 # Counters of a server's lifetime, of which an earlier file can be subtracted.
 LIFETIME = MappingProxyType({"vllm-metrics": vllm_metrics.read, "llama-cpp": llama_cpp.read})
 
@@ -64,6 +66,12 @@ def recognised(path: Path) -> str | None:
     """Return the name of the format that a file looks like, None where it looks like none."""
     content = read_text_bytes(path)
     return next((name for name, format in FORMATS.items() if format.marks.search(content)), None)
+
+
+def model_of(content: bytes) -> str:
+    """Return the one model that a file of JSON names anywhere, "" where it names none or several."""
+    named = {found.decode(errors="replace") for found in NAMED.findall(content)}
+    return next(iter(named)) if len(named) == 1 else ""
 
 
 def import_histogram(format: str | None, path: Path, *, k: int | None = None, before: Path | None = None) -> Imported:
@@ -95,7 +103,7 @@ def import_histogram(format: str | None, path: Path, *, k: int | None = None, be
         raise UserError(f"--before {before}: {name} counts no server's lifetime, expected it with {counting} alone")
     try:
         read = FORMATS[name].read(path, k) if before is None else LIFETIME[name](path, k, before)
-        return replace(read, format=name)
+        return replace(read, format=name, model=read.model or model_of(read_text_bytes(path)))
     except UserError as error:
         if found in (None, name):
             raise

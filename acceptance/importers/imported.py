@@ -20,7 +20,7 @@ class Imported:
     mean was there, so that the histogram's shape is assumed. rounds_apart: rounds that the source states and the
     histogram leaves out: they drafted another number of tokens than K. steps_without_draft: decode steps that drafted
     nothing, which no round of the histogram is, at least; None: not known. notes: whatever else a user should know.
-    format: what the source was read as.
+    format: what the source was read as. model: the target's name, "" where the source does not say.
     """
 
     histogram: AcceptanceHistogram
@@ -31,6 +31,7 @@ class Imported:
     notes: tuple[str, ...] = ()
     skipped: tuple[Skipped, ...] = ()
     format: str = ""
+    model: str = ""
 
 
 def settle_k(path: Path, *, requested: int | None, stated: int | None, at_least: int, evidence: str) -> tuple[int, str]:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,7 +37,7 @@ DRAFTS, DRAFTED, ACCEPTED, EMITTED, PER_POSITION = (
 SPECULATION = (DRAFTS, DRAFTED, ACCEPTED, EMITTED, PER_POSITION)
 # What tells of steps without a draft (the last is no counter); the label in the way of one sum an engine.
 GENERATED, FINISHED, RUNNING = "generation_tokens", "request_success", "num_requests_running"
-REASON = "finished_reason"
+REASON, MODEL = "finished_reason", "model_name"
 STARTED = "process_start_time_seconds"
 EXPECTED = f"the text of /metrics of a server that speculates, with {PREFIX}drafts_total"
 MEANING = (
@@ -90,7 +90,7 @@ def read(path: Path, k: int | None, before: Path | None = None) -> Imported:
         skipped = [*skipped, *(Skipped(line=s.line, reason=f"{before}: {s.reason}") for s in earlier.skipped)]
     server = " and ".join(SERVERS[name] for name in sorted(scrape.servers))
     engines, emitted = by_engine(path, values, k)
-    counters = sum_counters(engines)
+    counters, model = sum_counters(engines), one_model(path, values)
     notes = [PAST_THE_END] if "vllm" in scrape.servers else []
     if counters.undrafted is None:
         notes.append(NO_DRAFT.format(server=server))
@@ -101,12 +101,23 @@ def read(path: Path, k: int | None, before: Path | None = None) -> Imported:
     if restarted:
         notes.append(f"the server was started anew after {before}: counted from its start, and not what was before")
     if len(engines) > 1:
-        notes.append(f"the counters of {len(engines)} engines or models are summed")
+        notes.append(f"the counters of {len(engines)} engines are summed")
     since = before if before is not None and not restarted else "the server started"
     meaning = MEANING.format(server=server, since=since)
     if not any(series.name == DRAFTS for series in values):
         meaning = meaning_without_drafts(emitted)
-    return import_counters(path, counters, k, meaning=meaning, notes=tuple(notes), skipped=tuple(skipped))
+    found = import_counters(path, counters, k, meaning=meaning, notes=tuple(notes), skipped=tuple(skipped))
+    return replace(found, model=model)
+
+
+def one_model(path: Path, values: Mapping[Series, float]) -> str:
+    """Return the name of the model that drafted, "" where the server does not say; refuses counters of several."""
+    drafted = [series.labels for series, value in values.items() if value and series.name in SPECULATION]
+    names = sorted({text for labels in drafted for label, text in labels if label == MODEL})
+    if len(names) > 1:
+        those = " and ".join(map(repr, names))
+        raise UserError(f"{path}: {MODEL} is {those}, expected the counters of one model (leave out the others' lines)")
+    return names[0] if names else ""
 
 
 def read_scrape(path: Path) -> Scrape:

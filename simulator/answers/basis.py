@@ -67,7 +67,7 @@ def basis_of(
         words = measured_in_words(measured)
         said, condition = MEASURED, ""
         if source is not None and is_other_pair(source, costs):
-            said, condition = OTHER_PAIR, f"if it accepts as {' + '.join(PurePath(name).name for name in source)}"
+            said, condition = OTHER_PAIR, f"if it accepts as {' + '.join(PurePath(n).name for n in source if n)}"
         if isinstance(acceptance, EquivalentAcceptance) and draft_length > measured.longest:
             beyond = f"what was accepted to K = {measured.longest} goes on as one alpha"
             condition = f"{condition} and {beyond}" if condition else f"if {beyond}"
@@ -105,7 +105,8 @@ def is_other_pair(source: tuple[str, str], costs: Costs) -> bool:
         names = [(costs.decoding.target,), (costs.decoding.draft,)]
     else:
         return False
-    return not all(any(same_model(one, name) for name in of) for one, of in zip(source, names, strict=True))
+    # A server does not tell its draft: the target alone then says.
+    return any(one and not any(same_model(one, name) for name in of) for one, of in zip(source, names, strict=True))
 
 
 def same_model(one: str, other: str) -> bool:
@@ -128,8 +129,14 @@ def measured_in_words(acceptance: HistogramAcceptance) -> str:
         else f"{longest.samples:,.0f} rounds"
     )
     prompts = "" if longest.is_law else f" of {longest.prompts:,} prompts" if longest.prompts else ", prompts not known"
-    pair = "" if longest.pair is None else f", {longest.pair[1]} drafting for {longest.pair[0]}"
+    pair = "" if longest.pair is None else f", {pair_in_words(longest.pair)}"
     return f"{size if longest.is_law else f'measured, {size}'}{prompts}{pair}"
+
+
+def pair_in_words(pair: tuple[str, str]) -> str:
+    """Say whose acceptance it is: of target and draft, or of a server's target."""
+    target, draft = pair
+    return f"{draft} drafting for {target}" if draft else target
 
 
 def costs_in_words(costs: Costs, profile: Profile | None) -> str:

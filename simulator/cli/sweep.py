@@ -150,6 +150,7 @@ def parameters_of(options: SweepOptions, task: "Sweep") -> dict[str, Any]:
 
 def source_text(options: SweepOptions, task: "Sweep") -> str:
     """Say where the acceptance comes from."""
+    from simulator.answers.basis import pair_in_words
     from simulator.rounds.acceptance_law import HistogramAcceptance
 
     if task.acceptance.model is None:
@@ -157,7 +158,7 @@ def source_text(options: SweepOptions, task: "Sweep") -> str:
     model = task.acceptance.model
     histograms = model if isinstance(model, HistogramAcceptance) else model.measured
     pair = histograms.nearest(histograms.longest).pair
-    measured = str(options.hist) if pair is None else f"{pair[1]} drafting for {pair[0]}"
+    measured = str(options.hist) if pair is None else pair_in_words(pair)
     return f"{'acceptance of' if task.acceptance.is_measured else 'i.i.d. equivalent of'} {measured}"
 
 

@@ -191,14 +191,14 @@ def design_effect_of(payload: Mapping[str, Any], histogram: AcceptanceHistogram)
 
 
 def measured_on(payload: Mapping[str, Any]) -> dict[str, Any]:
-    """Return prompts and pair of a histogram file, where it says."""
+    """Return prompts and pair of a histogram file, where it says; a server names its target alone."""
     stated = payload.get("parameters")
     parameters = stated if isinstance(stated, dict) else {}
-    count, pair = parameters.get("prompt_count"), (parameters.get("target"), parameters.get("draft"))
-    named = all(isinstance(name, str) and name for name in pair)
+    count, names = parameters.get("prompt_count"), (parameters.get(role) for role in ("target", "draft"))
+    target, draft = (name if isinstance(name, str) else "" for name in names)
     return {
         "prompts": count if isinstance(count, int) and count > 0 else None,
-        "pair": pair if named else None,
+        "pair": (target, draft) if target else None,
     }
 
 

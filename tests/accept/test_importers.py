@@ -272,7 +272,7 @@ def test_twenty_rounds_of_three_tokens_are_three_tokens_whatever_the_tool_calls_
 # vllm-metrics
 
 METRICS = prometheus(TWENTY)
-ODD = 'engine="1",model_name="a \\"quoted\\" {name}, position=9"'
+ODD = 'engine="1",model_name="m",pod="a \\"quoted\\" {name}, position=9"'
 BROKEN_COUNTERS = [
     ("drafts_total{", "oops_total{", "no vllm:spec_decode_num_drafts beside"),
     *(("} 20.0", "} " + value, "no whole number") for value in ("NaN", "-20", "20.5", "1e99", "+Inf")),
@@ -309,6 +309,17 @@ def test_counters_are_summed_and_what_they_leave_open_noted_or_refused(path: Pat
     check("vllm-metrics", path, [11, 6, 9, 6, 10], "2 to 5 of 42 rounds drafted fewer than 4 tokens")
     write(path, METRICS, prometheus([Round(2, 1)], 'engine="1"', k=2))
     assert_refused("vllm-metrics", path, "engines draft 2 and 4 tokens")
+    found = import_histogram(None, write(path, bench_result(TWENTY) | {"model_id": "a/B-1"}))
+    assert found.model == "a/B-1"
+    found = import_histogram(
+        None, write(path, *(vllm_response(r) | {"model": m} for r, m in zip(RUNS, "aab", strict=True)))
+    )
+    assert found.model == ""
+    # One model is named, several are refused; one that never drafted is none.
+    other = 'engine="1",model_name="b/M-2"'
+    assert import_histogram(None, write(path, METRICS, prometheus([], other))).model == "m"
+    write(path, METRICS, prometheus(RUNS[1], other))
+    assert_refused("vllm-metrics", path, "model_name is 'b/M-2' and 'm', expected the counters of one model")
     for old, new, message in BROKEN_COUNTERS:
         assert_refused("vllm-metrics", write(path, METRICS.replace(old, new)), message)
 

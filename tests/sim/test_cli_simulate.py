@@ -48,12 +48,10 @@ def test_the_owners_command_prints_every_figure_and_a_verdict(output, hist_file:
         (None, ("--alpha", 0.9), "stated", "If alpha is 0.9: "),
         ({}, ("--hist", "h.json"), "measured", "It pays: "),
         ({"target": "org/Llama-3.1-8B-Instruct", "draft": "x/llama-3.2-1b"}, ON_H100, "measured", "It pays: "),
-        (
-            {"target": "bundled", "draft": "llama-3.2-1b"},
-            ON_H100,
-            "other pair",
-            "If it accepts as bundled + llama-3.2-1b: ",
-        ),
+        ({"target": "bundled", "draft": "a-1b"}, ON_H100, "other pair", "If it accepts as bundled + a-1b: "),
+        # A server names its target alone.
+        ({"target": "meta-llama/Llama-3.1-8B-Instruct"}, ON_H100, "measured", "It pays: "),
+        ({"target": "x/Llama-3.3-70B", "draft": None}, ON_H100, "other pair", "If it accepts as Llama-3.3-70B: "),
     ],
 )
 def test_the_first_line_says_what_an_answer_is_conditional_on(
