@@ -92,6 +92,8 @@ class Plan:
                 f"--fit-k: {len(self.fitted)} of {len(self.draft_lengths)} draft lengths, "
                 "expected two at least, and one left to forecast"
             )
+        if max(self.draft_lengths) > self.tokens:
+            raise UserError(f"--k: {max(self.draft_lengths)} is above --max-new-tokens, expected 1 to {self.tokens}")
 
     @property
     def prompt_words(self) -> list[str]:

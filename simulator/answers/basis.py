@@ -100,7 +100,7 @@ def is_other_pair(source: tuple[str, str], costs: Costs) -> bool:
     """Whether costs are those of a pair, and of another one than was measured."""
     names: list[tuple[str, ...]]
     if isinstance(costs, ModelPair):
-        names = [(shape.name, getattr(shape, "stated_name", "")) for shape in (costs.target, costs.draft)]
+        names = [(shape.name, shape.stated_name) for shape in (costs.target, costs.draft)]
     elif isinstance(costs, DecodedPair):
         names = [(costs.decoding.target,), (costs.decoding.draft,)]
     else:

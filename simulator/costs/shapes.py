@@ -89,7 +89,7 @@ def find_model(path_or_name: str | Path) -> tuple[Path, Found]:
             f"{text}: no such file or folder, nor a model of the catalogue (nearest: {those}; all: shapes list); "
             "expected a config.json of it, or --params"
         )
-    said = f"taken for {text}" if found.said or dtype else ""
+    said = f"stands for {text}" if found.said or dtype else ""
     return CATALOGUE / f"{found.name}.json", Found(found.name, f"{said}, in {dtype} as that says" if dtype else said)
 
 
@@ -100,7 +100,7 @@ def find_in_catalogue(text: str) -> Found | None:
         shorter = behind.sub("", text)
         if found := find_name(shorter, names, whole=shorter != text):
             retrained = RETRAINED & (parts_of(shorter.rpartition("/")[2]) - parts_of(found.name)).keys()
-            return Found(found.name, f"taken for {text}") if shorter != text or retrained else found
+            return Found(found.name, f"stands for {text}") if shorter != text or retrained else found
     return None
 
 

@@ -352,6 +352,7 @@ MISTAKES = (
     ("validate --live --k 1:3 --fit-k 1,2,3", "--fit-k: 3 of 3 draft lengths", "one left to forecast"),
     ("validate --live --k 1:3 --fit-k 2", "--fit-k: 1 of 3 draft lengths", "two at least"),
     ("validate --live --k 0:3", "--k: 0 is not allowed", "1 to 64"),
+    ("validate --live --max-new-tokens 4", "--k: 8 is above --max-new-tokens, expected 1 to 4"),
     ("validate --live --inflate 1.5", "--inflate: 1.5 is not allowed"),
     ("validate --live --max-prompts 0", "--max-prompts"),
     ("validate --live --dtype int8", "--dtype"),

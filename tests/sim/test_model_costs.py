@@ -286,3 +286,8 @@ def test_beyond_what_was_timed_a_forecast_is_less_sure_by_the_doubling() -> None
         beyond = [text for text in cautions(pair, 4) if "was timed at" in text]
         assert len(beyond) == (batch > 8) + (context not in (128, 1024))
     assert any(text.startswith("64 sequences: one was timed at 1 to 8; ") for text in beyond)
+    # A number format that was not timed is as far from it; a data sheet was timed nowhere.
+    narrow = replace(pair, dtype="int4")
+    untimed = "llama-3.1-8b in int4: one was timed in bfloat16 alone"
+    assert untimed in cautions(narrow)
+    assert untimed not in cautions(replace(narrow, profile=replace(profile, status=DATASHEET)))

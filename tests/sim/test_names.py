@@ -71,14 +71,14 @@ MODELS = [
     ("google/gemma-2-9b-it", "gemma-2-9b", ""),
     ("gpt-2", "gpt2", ""),
     # What was taken for granted is said: a size or version left out, a date, another model of the same sizes.
-    ("mixtral", "mixtral-8x7b", "taken for mixtral"),
-    ("lmsys/vicuna-7b-v1.5", "vicuna-7b", "taken for lmsys/vicuna-7b-v1.5"),
-    ("Qwen/Qwen3-30B-A3B-Thinking-2507", "qwen3-30b-a3b", "taken for Qwen/Qwen3-30B-A3B-Thinking-2507"),
-    ("deepseek-ai/DeepSeek-V3-0324", "deepseek-v3", "taken for deepseek-ai/DeepSeek-V3-0324"),
-    ("deepseek-ai/DeepSeek-R1", "deepseek-v3", "taken for deepseek-ai/DeepSeek-R1"),
-    ("Qwen/Qwen3-8B-FP8", "qwen3-8b", "taken for Qwen/Qwen3-8B-FP8, in fp8 as that says"),
-    ("Qwen/Qwen2.5-Coder-7B-Instruct", "qwen2.5-7b", "taken for Qwen/Qwen2.5-Coder-7B-Instruct"),
-    ("Qwen/Qwen2.5-Math-7B", "qwen2.5-7b", "taken for Qwen/Qwen2.5-Math-7B"),
+    ("mixtral", "mixtral-8x7b", "stands for mixtral"),
+    ("lmsys/vicuna-7b-v1.5", "vicuna-7b", "stands for lmsys/vicuna-7b-v1.5"),
+    ("Qwen/Qwen3-30B-A3B-Thinking-2507", "qwen3-30b-a3b", "stands for Qwen/Qwen3-30B-A3B-Thinking-2507"),
+    ("deepseek-ai/DeepSeek-V3-0324", "deepseek-v3", "stands for deepseek-ai/DeepSeek-V3-0324"),
+    ("deepseek-ai/DeepSeek-R1", "deepseek-v3", "stands for deepseek-ai/DeepSeek-R1"),
+    ("Qwen/Qwen3-8B-FP8", "qwen3-8b", "stands for Qwen/Qwen3-8B-FP8, in fp8 as that says"),
+    ("Qwen/Qwen2.5-Coder-7B-Instruct", "qwen2.5-7b", "stands for Qwen/Qwen2.5-Coder-7B-Instruct"),
+    ("Qwen/Qwen2.5-Math-7B", "qwen2.5-7b", "stands for Qwen/Qwen2.5-Math-7B"),
 ]
 
 
