@@ -9,8 +9,8 @@ from simulator.costs.step import Costs, Floats, RoundCost
 
 from .acceptance_law import AcceptanceModel, IidAcceptance, Ints, law_table
 
-# Tokens from which the end of a run counts for nothing.
-LONG_RUN = 1 << 20
+# Tokens from which each further one adds as much as the last.
+LONG_RUN = 1 << 13
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +54,8 @@ def run_speedup(
     """Return baseline over expected time of a run of `total` tokens: what simulated runs have as their mean.
 
     The last round may commit more than is left; long runs come to `closed_form`. E[rounds to n tokens] is
-    R(n) = 1 + sum over a of P(a) R(n - 1 - a), a linear filter; hits are counted alike.
+    R(n) = 1 + sum over a of P(a) R(n - 1 - a), and what `overlap` saves is counted alike: a round that accepts all K
+    saves its successor the draft, if there is one.
 
     Args:
         cost: Seconds of the phases; scalars.
@@ -63,18 +64,17 @@ def run_speedup(
         total: Tokens, >= 1.
         overlap: Whether the next draft is made while the target verifies.
     """
-    from scipy.signal import lfilter
-
-    law, tokens = np.asarray(law, np.float64), min(total, LONG_RUN)
-    recursion = np.concatenate(([1.0], -law))
-    rounds = lfilter([1.0], recursion, np.ones(tokens))[-1]
-    spent_s = rounds * float(cost.after_miss_s)
-    if overlap:
-        # A round that accepts all K saves its successor the draft, if there is one.
-        has_next = np.arange(1, tokens + 1) > len(law)
-        hits = lfilter([1.0], recursion, has_next * (law[-1] * bonus_guess_rate))[-1]
-        spent_s -= hits * float(cost.after_miss_s - cost.after_hit_s)
-    return float(tokens * cost.baseline_s / spent_s)
+    law = np.asarray(law, np.float64)
+    width = len(law)
+    # The same place within a round of K + 1: where every draft is accepted, rounds come in steps of as much.
+    tokens = total if total <= LONG_RUN else LONG_RUN + (total - LONG_RUN) % width
+    expected, backwards = np.zeros((width + tokens, 2)), law[::-1]
+    hit = law[-1] * bonus_guess_rate * overlap
+    for n in range(tokens):
+        expected[width + n] = backwards @ expected[n : n + width] + (1.0, hit * (n >= width))
+    rounds, hits = expected[-1] + (total - tokens) / (1 + law @ np.arange(width)) * np.array([1.0, hit])
+    spent_s = rounds * float(cost.after_miss_s) - hits * float(cost.after_miss_s - cost.after_hit_s)
+    return float(total * cost.baseline_s / spent_s)
 
 
 def speedup(costs: Costs, model: AcceptanceModel, draft_length: int, *, overlap: bool) -> Floats:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from simulator.costs.step import Knobs
 from simulator.ground.histogram import AcceptanceHistogram, tokens_per_round_iid
 from simulator.rounds.acceptance_law import EquivalentAcceptance, HistogramAcceptance, IidAcceptance, iid_laws
-from simulator.rounds.analytic import break_even_alpha, closed_form, speedup_by_draft_length
+from simulator.rounds.analytic import LONG_RUN, break_even_alpha, closed_form, run_speedup, speedup_by_draft_length
 
 
 def knobs(draft_cost: float = 0.1, round_overhead_s: float = 0.0, work_flops: float = 0.0) -> Knobs:
@@ -67,6 +67,18 @@ def test_overlap_never_loses_and_without_hits_changes_nothing(alpha: float, k: i
     # Guessing the bonus token costs one more draft step than drafting after it, so a hit may save nothing.
     if (k + 1) * c <= 1 + k * c:
         assert closed_form(cost, law, alpha, overlap=True).speedup >= plain * (1 - 1e-12)
+
+
+@pytest.mark.parametrize("total", [1, 5, 6, 999, LONG_RUN + 3, 10**7 + 1])
+def test_a_run_of_which_every_draft_or_none_is_accepted_by_hand(total: int) -> None:
+    cost = knobs(0.1, 0.05).round_cost(4)
+    rounds, round_s = -(-total // 5), 1.0 + 4 * 0.1 + 0.05
+    assert run_speedup(cost, iid_laws(1.0, 4, 5), 1.0, total) == pytest.approx(total / (rounds * round_s))
+    assert run_speedup(cost, iid_laws(0.0, 4, 5), 0.0, total) == pytest.approx(1 / round_s)
+    # With every guess right each round but the last saves its successor's draft.
+    saved_s = float(cost.after_miss_s - cost.after_hit_s)
+    expected = total / (rounds * round_s - (rounds - 1) * saved_s)
+    assert run_speedup(cost, iid_laws(1.0, 4, 5), 1.0, total, overlap=True) == pytest.approx(expected)
 
 
 def test_each_draft_length_takes_the_nearest_histogram_that_covers_it() -> None:
