@@ -1,201 +1,48 @@
 """Importers: simulated rounds written as each tool writes them come back as the histogram that they had.
 
-Long because one simulated server is written in the format of each tool.
+Long because what each tool may leave out, round or contradict is a case of its own.
 """
 
 import gzip
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from acceptance.cli import import_histogram as import_cli
 from acceptance.importers.by_hand import import_rates
 from acceptance.importers.formats import FORMATS, LIFETIME, import_histogram, recognised
 from simulator.ground.artefacts import UserError
 
-K = 4
-MAIN = 'engine="0",model_name="m"'
-
-
-class Round(NamedTuple):
-    """One verification round: drafted and accepted tokens."""
-
-    drafted: int
-    accepted: int
-
-
-def simulate(rounds: int, seed: int = 0) -> list[Round]:
-    """Draw rounds whose acceptance probability falls with the position."""
-    heads = np.random.default_rng(seed).random((rounds, K)) < np.linspace(0.9, 0.4, K)
-    return [Round(K, int(a)) for a in np.cumprod(heads, axis=-1).sum(axis=-1)]
-
-
-def counts_of(rounds: list[Round], k: int = K) -> list[int]:
-    return [sum(r.accepted == a for r in rounds) for a in range(k + 1)]
-
-
-def totals_of(rounds: list[Round]) -> tuple[int, int, int]:
-    """Return the rounds, and the tokens drafted and accepted in them."""
-    return len(rounds), sum(r.drafted for r in rounds), sum(r.accepted for r in rounds)
-
-
-def write(path: Path, *parts: Any) -> Path:
-    """Write text as it is, and whatever else as a line of JSON each."""
-    path.write_text("".join(part if isinstance(part, str) else json.dumps(part) + "\n" for part in parts))
-    return path
-
-
-# What each tool would write of some rounds, by its own definitions.
-
-
-def spec_bench_line(rounds: list[Round]) -> dict[str, Any]:
-    lengths = [r.accepted + 1 for r in rounds]
-    choice = {"index": 0, "turns": ["An answer."], "decoding_steps": [len(rounds)], "new_tokens": [sum(lengths)]}
-    choice |= {"wall_time": [1.5], "accept_lengths": lengths}
-    return {"question_id": 81, "category": "writing", "choices": [choice], "tstamp": 1.0}
-
-
-def eagle_line(rounds: list[Round], turns: int = 2) -> dict[str, Any]:
-    # EAGLE keeps the index of a turn's last step.
-    parts = [rounds[turn::turns] for turn in range(turns)]
-    tokens = [sum(r.accepted + 1 for r in part) for part in parts]
-    choice = {"index": 0, "turns": ["An answer."] * turns, "idxs": [len(part) - 1 for part in parts]}
-    return {"question_id": 81, "choices": [choice | {"new_tokens": tokens, "wall_time": [1.5] * turns}]}
-
-
-def log_line(rounds: list[Round], k: int = K, words: str = "today") -> str:
-    """Return the line of an interval, as vLLM words it: today, in 0.9 or in 0.8."""
-    steps, drafted, accepted = totals_of(rounds)
-    counts, rate = f"Accepted: {accepted} tokens, Drafted: {drafted} tokens", 100 * accepted / drafted
-    rates = ", ".join(f"{sum(r.accepted > j for r in rounds) / steps:.3f}" for j in range(k))
-    length, rates = f"Mean acceptance length: {1 + accepted / steps:.2f}", f"Per-position acceptance rate: {rates}"
-    said = {
-        "today": f"{length}, Accepted throughput: 3.90 tokens/s, Drafted throughput: 8.00 tokens/s, {counts}, {rates}, "
-        f"Avg Draft acceptance rate: {rate:.1f}%",
-        "0.9": f"Draft acceptance rate: {rate:.1f}%, {length}, {counts}, {rates}",
-        "0.8": f"Draft acceptance rate: {rate:.1f}%, {counts}",
-    }
-    return f"(APIServer pid=7) INFO 10-21 10:10:10 [metrics.py:96] SpecDecoding metrics: {said[words]}\n"
-
-
-def prometheus(rounds: list[Round], labels: str = MAIN, k: int = K, total: str = "_total", server: str = "vllm") -> str:
-    name, braces = f"{server}:spec_decode_num_", f"{{{labels}}}" if labels else ""
-    steps, drafted, accepted = map(float, totals_of(rounds))
-    lines = [
-        f"# HELP {name}drafts{total} Number of spec decoding drafts.",
-        f"# TYPE {name}drafts{total} counter",
-        f"{name}drafts{total}{braces} {steps}",
-        f"{name}drafts_created{braces} 1.781341706e+09",
-        f"{name}draft_tokens{total}{braces} {drafted}",
-        f"{name}accepted_tokens{total}{braces} {accepted}",
-        f"{server}:num_requests_running{braces} 3.0",
-    ]
-    for position in range(k):
-        inner = ",".join(filter(None, (labels, f'position="{position}"')))
-        lines.append(
-            f"{name}accepted_tokens_per_pos{total}{{{inner}}} {float(sum(r.accepted > position for r in rounds))}"
-        )
-    return "\n".join(lines) + "\n"
-
-
-def statistics(rounds: list[Round], k: int = K, level: str = "by_length") -> dict[str, Any]:
-    steps, drafted, accepted = totals_of(rounds)
-    found: dict[str, Any] = {
-        "num_spec_steps": steps,
-        "num_spec_tokens": k,
-        "acceptance_histogram": counts_of(rounds, k),
-    }
-    found |= {"num_accepted_draft_tokens": accepted, "num_draft_tokens": drafted}
-    found |= {"mean_acceptance_length": 1 + accepted / steps, "draft_acceptance_rate": accepted / drafted}
-    if level == "by_length":
-        lengths = sorted({r.drafted for r in rounds})
-        found["acceptance_histogram_by_draft_length"] = {
-            str(d): counts_of([r for r in rounds if r.drafted == d], d) for d in lengths
-        }
-    if level == "detailed":
-        found["per_step_accepted"] = [r.accepted for r in rounds]
-        found["per_step_drafted"] = [r.drafted for r in rounds]
-    return found
-
-
-def vllm_response(rounds: list[Round], k: int = K, level: str = "by_length") -> dict[str, Any]:
-    return {"id": "cmpl-1", "choices": [], "metrics": {"speculative_decoding": statistics(rounds, k, level)}}
-
-
-def bench_result(rounds: list[Round], k: int = K) -> dict[str, Any]:
-    steps, drafted, accepted = totals_of(rounds)
-    found: dict[str, Any] = {"num_drafts": steps, "draft_tokens": drafted, "accepted_tokens": accepted}
-    found |= {"acceptance_rate": 100 * accepted / drafted, "acceptance_length": 1 + accepted / steps}
-    found["per_position_acceptance_rates"] = [sum(r.accepted > j for r in rounds) / steps for j in range(k)]
-    return {"backend": "vllm", "request_rate": "inf"} | {f"spec_decode_{name}": v for name, v in found.items()}
-
-
-def sglang_response(rounds: list[Round]) -> dict[str, Any]:
-    steps, drafted, accepted = totals_of(rounds)
-    tokens = 1 + steps + accepted  # the prefill's token, the target's own of each round, the accepted
-    meta = {"id": "a", "finish_reason": {"type": "length", "length": tokens}, "completion_tokens": tokens}
-    meta |= {"spec_verify_ct": steps, "spec_accept_length": tokens / steps, "spec_accept_rate": accepted / drafted}
-    meta |= {"spec_num_correct_drafts": accepted, "spec_num_proposed_drafts": drafted}
-    # SGLang's list grows with what was accepted; it has no bucket above the largest.
-    meta["spec_correct_drafts_histogram"] = counts_of(rounds, max(r.accepted for r in rounds))
-    return {"text": "An answer.", "meta_info": meta}
-
-
-def aiperf_histogram(rounds: list[Round]) -> dict[str, int]:
-    return {str(a): n for a, n in enumerate(counts_of(rounds)) if n}
-
-
-def aiperf_record(rounds: list[Round], phase: str = "profiling") -> dict[str, Any]:
-    found = statistics(rounds, level="summary") | {"engine": "vllm", "acceptance_histogram": aiperf_histogram(rounds)}
-    metadata = {"session_num": 0, "benchmark_phase": phase}
-    return {"metadata": metadata, "metrics": {}, "spec_decode_acceptance": found}
-
-
-def aiperf_totals(rounds: list[Round]) -> dict[str, Any]:
-    steps, drafted, accepted = totals_of(rounds)
-    totals = {"total_spec_decode_steps": steps, "total_accepted_draft_tokens": accepted, "total_draft_tokens": drafted}
-    totals["spec_decode_token_weighted_acceptance_length"] = 1 + accepted / steps
-    metrics = {name: {"unit": "count", "avg": float(value)} for name, value in totals.items()}
-    return metrics | {"schema_version": "1.1", "pooled_spec_decode_acceptance_histogram": aiperf_histogram(rounds)}
-
-
-def written(tool: str, requests: list[list[Round]]) -> list[Any]:
-    """Return what this tool would leave behind after these rounds."""
-    every = [r for request in requests for r in request]
-    if tool == "guidellm":
-        responses = [{"response_metrics": vllm_response(run)["metrics"]} for run in requests]
-        return [{"metadata": {"guidellm_version": "0.8.1"}, "benchmarks": [{"requests": {"successful": responses}}]}]
-    one: dict[str, Callable[[list[Round]], Any]] = {
-        "vllm-metrics": prometheus,
-        "llama-cpp": lambda rounds: prometheus(rounds, "", server="llamacpp"),
-        "vllm-bench": bench_result,
-    }
-    if tool in one:
-        return [one[tool](every)]
-    one_each: dict[str, Callable[[list[Round]], Any]] = {
-        "vllm-log": log_line,
-        "trtllm": lambda rounds: {
-            "choices": [{"speculative_decoding": statistics(rounds), "avg_decoded_tokens_per_iter": 2.5}]
-        },
-        "eagle": eagle_line,
-        "spec-bench": spec_bench_line,
-        "vllm-requests": vllm_response,
-        "sglang": sglang_response,
-        "aiperf": aiperf_record,
-    }
-    return list(map(one_each[tool], requests))
-
+from .tool_files import (
+    MAIN,
+    RUNS,
+    TWENTY,
+    K,
+    Round,
+    aiperf_record,
+    aiperf_totals,
+    bench_result,
+    counts_of,
+    eagle_line,
+    log_line,
+    prometheus,
+    sglang_response,
+    simulate,
+    spec_bench_line,
+    statistics,
+    totals_of,
+    vllm_response,
+    write,
+    written,
+)
 
 # The formats whose files tell how many rounds accepted how much, and the one that tells a mean alone.
 EXACT = [tool for tool in FORMATS if tool != "eagle"]
-RUNS = [simulate(40, seed) for seed in range(5, 8)]
 EVERY = [r for run in RUNS for r in run]
 
 
@@ -251,8 +98,6 @@ def test_simulated_rounds_come_back_and_another_draft_length_is_refused(path: Pa
 
 
 # Section 1 of the design: 20 rounds, 3 tokens a round, under each tool's own definition.
-
-TWENTY = [Round(K, a) for a in [4] * 5 + [3] * 3 + [2] * 4 + [1] * 3 + [0] * 5]
 
 
 def test_twenty_rounds_of_three_tokens_are_three_tokens_whatever_the_tool_calls_them(path: Path) -> None:
@@ -906,85 +751,6 @@ def test_files_that_hold_nothing_or_are_not_there_are_one_line_that_names_them(t
         assert_refused(tool, path, r"\A.{0,499}\Z", k=k)
     assert_refused(tool, tmp_path / "none", "no such file")
     assert_refused(tool, tmp_path, "cannot be read")
-
-
-ODD_VALUES = st.one_of(
-    *(st.none(), st.booleans(), st.integers(-3, 12), st.integers(-(10**30), 10**30), st.floats()),
-    *(st.text(max_size=4), st.just([]), st.just({}), st.lists(st.integers(0, 6), max_size=7)),
-    st.dictionaries(st.sampled_from(["0", "1", "3", "avg", "-1", "4"]), st.integers(-1, 9), max_size=3),
-)
-
-
-def places(value: Any, here: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Return the paths to everything in a JSON value."""
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [here, *(place for key, item in inner for place in places(item, (*here, key)))]
-
-
-def replaced(value: Any, place: tuple[Any, ...], new: Any) -> Any:
-    if not place:
-        return new
-    copy = value.copy()
-    copy[place[0]] = replaced(value[place[0]], place[1:], new)
-    return copy
-
-
-SMALL = [Round(K, a) for a in (4, 0, 2, 1)]
-SAMPLES: list[tuple[str, Any]] = [
-    *((tool, sample) for tool in FORMATS if not isinstance(sample := written(tool, [SMALL])[0], str)),
-    ("vllm-requests", vllm_response(SMALL, level="detailed")),
-    ("sglang", {"choices": [sglang_response(SMALL)], "sglext": {"spec_tokens_details": REPORTED}}),
-    ("aiperf", aiperf_totals(SMALL)),
-    *(("sglang", SERVED), ("llama-cpp", TIMED_ROUNDS), ("trtllm", AVERAGED)),
-    ("sglang", {"internal_states": [{"avg_spec_accept_length": 2.5}]}),
-]
-
-
-@st.composite
-def mutated_json(draw: st.DrawFn) -> tuple[str, str]:
-    tool, sample = draw(st.sampled_from(SAMPLES))
-    for _ in range(draw(st.integers(1, 3))):
-        sample = replaced(sample, draw(st.sampled_from(places(sample))), draw(ODD_VALUES))
-    return tool, json.dumps(sample) + "\n" + draw(st.sampled_from(["", "{", "[1]", "\x00"]))
-
-
-@st.composite
-def mutated_metrics(draw: st.DrawFn) -> tuple[str, str]:
-    text = draw(st.text(st.sampled_from('{}",=\\ 0123eE+-.NaN_positionvllm:\n#'), max_size=20))
-    if draw(st.booleans()):
-        return "vllm-metrics", "\n".join(draw(st.lists(st.sampled_from(METRICS.split("\n")), max_size=12))) + text
-    place = draw(st.integers(0, len(METRICS)))
-    return "vllm-metrics", METRICS[:place] + text + METRICS[place:]
-
-
-LOGS = [("vllm-log", log_line(TWENTY)), ("llama-cpp", TIMED_LOG), ("sglang", DECODED.format(3, "2.00"))]
-
-
-@st.composite
-def mutated_logs(draw: st.DrawFn) -> tuple[str, str]:
-    tool, line = draw(st.sampled_from(LOGS))
-    lines = []
-    for _ in range(draw(st.integers(1, 3))):
-        place = draw(st.integers(0, len(line)))
-        text = draw(st.text(st.sampled_from("0123456789.,:() -%naeE+"), max_size=6))
-        lines.append(line[:place] + text + line[place + draw(st.integers(0, 6)) :])
-    return tool, "".join(lines)
-
-
-@given(mutated_json() | mutated_metrics() | mutated_logs(), st.sampled_from([None, 4, 7]))
-@settings(max_examples=500, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_mutated_files_give_a_sound_histogram_or_one_line(path: Path, file: tuple[str, str], k: int | None) -> None:
-    tool, text = file
-    try:
-        found = import_histogram(tool, write(path, text), k=k)
-    except UserError as error:
-        assert_one_line(error, path)
-        return
-    assert k in (None, found.histogram.draft_length)
-    assert 0 < found.histogram.samples < 1e30
-    assert 1 <= found.histogram.tokens_per_round <= found.histogram.draft_length + 1
-    assert found.rounds_apart >= 0
-    assert found.reconstructed == ("RECONSTRUCTED" in found.definition)
 
 
 def test_the_command_offers_every_format() -> None:

@@ -29,7 +29,7 @@ from simulator.costs.profile_file import load_profile, save_profile
 from simulator.costs.shapes import read_shape
 from simulator.ground.artefacts import UserError
 from simulator.ground.histogram import AcceptanceHistogram, load_histogram
-from tests.accept.test_importers import RUNS, write, written
+from tests.accept.tool_files import OTHERS, RUNS, write, written
 from tests.accept.traces import make_trace
 from tests.calib.made_decode import write_decode
 from tests.calib.made_passes import write_passes
@@ -120,8 +120,26 @@ def reads_shape(path: Path) -> bool:
     return shape.parameters > 0 and float(shape.flops(2, 3, 100)) > 0 and math.isfinite(float(shape.flops(2, 3, 100)))
 
 
-def imports(tool: str, k: int | None) -> Read:
-    return lambda path: is_sane(import_histogram(tool, path, k=k).histogram)
+def imports(tool: str) -> Read:
+    """Read a file with and without a draft length: refused where it is with all of them."""
+
+    def read(path: Path) -> bool:
+        refused: list[UserError] = []
+        for k in (None, 4, 7):
+            try:
+                found = import_histogram(tool, path, k=k)
+            except UserError as error:
+                refused.append(error)
+                continue
+            whole = k in (None, found.histogram.draft_length) and found.rounds_apart >= 0
+            flagged = found.reconstructed == ("RECONSTRUCTED" in found.definition)
+            if not (is_sane(found.histogram) and whole and flagged and 0 < found.histogram.samples < 1e30):
+                return False
+        if len(refused) == 3:
+            raise refused[0]
+        return True
+
+    return read
 
 
 def sources(folder: Path) -> dict[str, tuple[Path, Read]]:
@@ -145,7 +163,9 @@ def sources(folder: Path) -> dict[str, tuple[Path, Read]]:
         config = next(iter(catalogue.rglob(f"{name}.json")))
         found[f"config of {name}"] = (config, reads_shape)
     for tool in FORMATS:
-        found[tool] = (write(folder / f"{tool}.txt", *written(tool, RUNS)), imports(tool, 4))
+        found[tool] = (write(folder / f"{tool}.txt", *written(tool, RUNS)), imports(tool))
+    for name, (tool, content) in OTHERS.items():
+        found[f"{tool}, {name}"] = (write(folder / f"{name}.txt", content), imports(tool))
     save_trace(folder, make_trace([[0.5] * 9, [0.9] * 7]), {"temperature": 1.0, "draft_temperature": 1.0})
     found["trace"] = (folder / "trace.json", lambda path: load_trace(path)[0].size > 0)
     lines = [{"prompt": "Say it.", "category": "a"}, {"question_id": 3, "turns": ["One.", "Two."], "category": "b"}]
