@@ -9,6 +9,7 @@ import numpy as np
 
 from simulator.ground.artefacts import UserError
 from simulator.ground.histogram import AcceptanceHistogram, alpha_iid
+from simulator.ground.limits import MAX_DRAFT_LENGTH
 from simulator.ground.records import Skipped
 
 
@@ -41,6 +42,9 @@ def settle_k(path: Path, *, requested: int | None, stated: int | None, at_least:
     """
     if requested is not None and stated is not None and requested != stated:
         raise UserError(f"{path}: the draft length is {stated} in this file, but --k is {requested}")
+    for what, length in (("the draft length", stated or 0), (evidence, at_least)):
+        if length > MAX_DRAFT_LENGTH:
+            raise UserError(f"{path}: {what} is {length}, expected at most {MAX_DRAFT_LENGTH}")
     k = requested if requested is not None else stated
     if k is None:
         if at_least < 1:

@@ -400,6 +400,13 @@ def test_the_fields_of_sglang_wherever_they_stand(path: Path) -> None:
     check("sglang", path, [8, 4, 3, 5, 0], "15 tokens are in no round")
 
 
+def test_no_draft_is_longer_than_any_engine_drafts(path: Path) -> None:
+    response = sglang_response(TWENTY)
+    response["meta_info"] |= {"spec_num_proposed_drafts": 10**12}
+    del response["meta_info"]["spec_accept_rate"]
+    assert_refused("sglang", write(path, response), "the drafted tokens a round is 50000000000, expected at most 1024")
+
+
 def test_a_tree_keeps_the_depth_that_is_given(path: Path) -> None:
     write(path, {"meta_info": REPORTED | {"spec_num_proposed_drafts": 43 * 15, "spec_accept_rate": 63 / 645}})
     counts = REPORTED["spec_correct_drafts_histogram"]
