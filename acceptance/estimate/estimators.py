@@ -153,7 +153,8 @@ def interval95(samples: Floats, prompts: int, most: float = np.inf) -> list[floa
 
     It holds both percentiles, expanded as Student's t is wider than the normal law (Hesterberg 2015, section 5.3), and
     the t interval of the samples' spread: of few prompts the first cannot reach beyond their extremes, and the second
-    is not skewed. On prompts that differ as those of chat do it covers 93 % at 4 prompts, 94 at 8, 95 at 30.
+    is not skewed. Of prompts whose acceptance spreads by 0.1 to 0.2 about 0.7 it covers 92 to 94 % at
+    4 prompts, 93 to 95 at 8, 94 to 95 at 30, by simulation.
 
     Args:
         samples: Of a quantity; where none is below 0, neither is the interval.

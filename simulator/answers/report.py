@@ -75,7 +75,7 @@ def result_text(forecast: Forecast, heading: str, basis: Basis, *, why: bool = F
     if why:
         reasons = [why_text(pair, forecast)] if isinstance(pair, ModelPair) else []
         effects = f"1 % more of these changes the speedup by: {sensitivities_text(forecast.sensitivities)}."
-        parts.append("\n".join(["why", *reasons, effects]))
+        parts.append(wrapped("\n".join(["why", *reasons, effects]).splitlines()))
     return "\n\n".join(parts)
 
 
