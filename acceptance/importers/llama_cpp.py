@@ -43,7 +43,7 @@ def read(path: Path, k: int | None, before: Path | None = None) -> Imported:
     if COUNTERS in content or before is not None:
         return vllm_metrics.read(path, k, before)
     if b"draft acceptance" in content and not content.lstrip().startswith((b"{", b"[{")):
-        records = read_each(path, requests_of_log(path), lambda counters, line: checked(counters), EXPECTED)
+        records = read_each(path, requests_of_log(path), checked_in_log, EXPECTED)
     else:
         records = read_values(path, read_response, EXPECTED)
     return import_records(records, k)
@@ -88,13 +88,24 @@ def read_response(response: Field, line: int) -> Counters:
         per_position=(),
         undrafted=None if rounds is None else max(0, passes - rounds - 1),  # one is the prefill
     )
+    if not passes and rounds is None:
+        raise BadRecord(f"{tokens} tokens of which {accepted} were drafted, expected one of the target a pass at least")
     return checked(counters)
 
 
 def checked(counters: Counters) -> Counters:
     """Return totals that do not contradict themselves; see `check_counters`."""
+    if not counters.drafted:
+        raise BadRecord("nothing was drafted")
     check_counters(counters)
     return counters
+
+
+def checked_in_log(counters: Counters, line: int) -> Counters:
+    """Return the same of a request whose tokens stand on another line."""
+    if counters.drafted and counters.rounds <= 0:
+        raise BadRecord("no line 'eval time = ' with the tokens of that request before it, or fewer than were accepted")
+    return checked(counters)
 
 
 def requests_of_log(path: Path) -> Iterator[tuple[int, Counters]]:

@@ -18,6 +18,7 @@ from .values import (
     check_equal,
     count_of,
     histogram_counts,
+    inner,
     largest_of,
     number_of,
     optional_count,
@@ -163,11 +164,6 @@ def details_of(response: Field) -> Iterator[Field]:
         yield from of_choices
     elif has_rounds(details):
         yield replace(details, value={TOKENS: inner(inner(response, "usage"), TOKENS).value, **details.value})
-
-
-def inner(field: Field, key: str) -> Field:
-    """Return what stands under a key, nothing where the field is no object."""
-    return field[key] if isinstance(field.value, dict) else replace(field, value=None)
 
 
 def has_rounds(field: Field) -> bool:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -30,6 +31,11 @@ def number_of(field: Field) -> float:
 def optional_count(field: Field) -> int | None:
     """Return a count, None where it is missing or null."""
     return count_of(field) if field.is_given else None
+
+
+def inner(field: Field, key: str) -> Field:
+    """Return what stands under a key, nothing where the field is no object."""
+    return field[key] if isinstance(field.value, dict) else replace(field, value=None)
 
 
 def bucket_of(key: str, field: Field) -> int:

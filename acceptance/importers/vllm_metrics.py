@@ -232,7 +232,7 @@ def by_engine(path: Path, values: Mapping[Series, float], k: int | None) -> tupl
     except BadRecord as error:
         raise UserError(f"{path}: {error}") from None
     if not drafting:
-        raise UserError(f"{path}: {PREFIX}drafts is 0, expected counters of a server that drafted")
+        raise UserError(f"{path}: {DRAFTS} is 0: nothing was drafted, expected counters of a server that speculates")
     lengths = {len(counters.per_position) for counters in drafting}
     if len(lengths) > 1:
         raise UserError(f"{path}: engines draft {' and '.join(map(str, sorted(lengths)))} tokens, expected one length")
@@ -248,7 +248,7 @@ def counters_of(path: Path, totals: Mapping[str, float], positions: Mapping[str,
         return counters_without_drafts(path, totals[DRAFTED], totals[ACCEPTED], totals.get(EMITTED), k)
     for name in (DRAFTS, ACCEPTED):
         if name not in totals:
-            raise BadRecord(f"no vllm:{name} beside the other counters of the same labels")
+            raise BadRecord(f"no {name} beside the other counters of the same labels")
     undrafted = None
     if {GENERATED, FINISHED} <= totals.keys():
         # A request that began has one token of its prefill; each round has one of the target's own.

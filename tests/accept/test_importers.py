@@ -119,7 +119,7 @@ def test_twenty_rounds_of_three_tokens_are_three_tokens_whatever_the_tool_calls_
 METRICS = prometheus(TWENTY)
 ODD = 'engine="1",model_name="m",pod="a \\"quoted\\" {name}, position=9"'
 BROKEN_COUNTERS = [
-    ("drafts_total{", "oops_total{", "no vllm:spec_decode_num_drafts beside"),
+    ("drafts_total{", "oops_total{", "no spec_decode_num_drafts beside"),
     *(("} 20.0", "} " + value, "no whole number") for value in ("NaN", "-20", "20.5", "1e99", "+Inf")),
     ("} 20.0", "} " + "9" * 400, "not a sample"),
     ("} 20.0", "} 1_0", "Invalid value"),
@@ -415,6 +415,28 @@ def test_a_tree_keeps_the_depth_that_is_given(path: Path) -> None:
     check("sglang", path, [*counts, *[0] * 15], "11 to 43 of 43 rounds drafted fewer than 20", k=20)
 
 
+SERVED = {"request_rate": float("inf"), "total_output_tokens": 3210, "accept_length": 3.21}
+MEAN = {"avg_spec_accept_length": 2.5}
+CHAIN = {"speculative_num_steps": 3, "speculative_num_draft_tokens": 4, "speculative_eagle_topk": 1}
+STATES = {"internal_states": [MEAN]}
+
+
+def test_a_server_of_sglang_states_its_draft_length(path: Path) -> None:
+    block = {"speculative_num_steps": 1, "speculative_num_draft_tokens": 8, "speculative_eagle_topk": 1}
+    served = SERVED | {"server_info": {"internal_states": [CHAIN]}}
+    for content, k in ((STATES | CHAIN, 3), (STATES | block, 7), (served, 3), ({"internal_states": [MEAN | CHAIN]}, 3)):
+        found = import_histogram("sglang", write(path, content))
+        assert found.histogram.draft_length == k
+        assert f"K = {k} is as the file states" in found.definition
+        assert not any("tree" in note for note in found.notes)
+        assert_refused("sglang", path, f"the draft length is {k} in this file, but --k is {k + 1}", k=k + 1)
+    tree = STATES | CHAIN | {"speculative_eagle_topk": 4, "speculative_num_draft_tokens": 16}
+    found = import_histogram("sglang", write(path, tree))
+    assert found.histogram.draft_length == 3
+    assert any("of a tree (speculative_eagle_topk 4), not of a chain" in note for note in found.notes)
+    assert_refused("sglang", path, "the draft length is 3 in this file, but --k is 4", k=4)
+
+
 # aiperf
 
 # The documentation's numbers are illustrative: 34..22 accept 278 of 640, not 281, so the record is refused.
@@ -490,6 +512,13 @@ def test_requests_in_the_log_of_llama_cpp_are_summed_by_position(path: Path) -> 
     check("llama-cpp", write(path, line(EVERY), line([Round(2, 1)] * 5)), counts_of([*EVERY, *[Round(2, 1)] * 5]))
     write(path, {"timings": {"predicted_n": 9}})
     assert_refused("llama-cpp", path, "nothing was drafted", k=4)
+    for none, message in (
+        ({"timings": {"predicted_n": 9, "draft_n": 0, "draft_n_accepted": 0}}, "nothing was drafted"),
+        (prometheus([], "", server="llamacpp"), "spec_decode_num_drafts is 0: nothing was drafted"),
+        (TIMED_LOG.partition("\n")[2].partition("\n")[2], "no line 'eval time = ' with the tokens of that request"),
+        ({"timings": {"predicted_n": 9, "draft_n": 9, "draft_n_accepted": 9}}, "9 tokens of which 9 were drafted"),
+    ):
+        assert_refused("llama-cpp", write(path, none), message, k=4)
     warm, counters = prometheus(RUNS[0], "", server="llamacpp"), prometheus(EVERY, "", server="llamacpp")
     before = write(path.parent / "before", warm)
     found = import_histogram("llama-cpp", write(path, counters), before=before)
@@ -567,7 +596,6 @@ TIMED_LOG = """slot print_timing: id  0 | task 0 | prompt eval time = 9.1 ms / 9
        eval time =   11082.61 ms /   200 tokens (   55.41 ms per token)
 draft acceptance rate = 0.18732 (   65 accepted /   347 generated)
 """
-SERVED = {"request_rate": float("inf"), "total_output_tokens": 3210, "accept_length": 3.21}
 DECODED = (
     "Decode batch, #running-req: {}, #token: 99, token usage: 0.01, accept len: {}, accept rate: 0.61, #queue-req: 0\n"
 )
@@ -588,7 +616,7 @@ MEANS: list[tuple[str, list[Any], tuple[int, int, float], str]] = [
     ("llama-cpp", [TIMED_LOG] * 2, (16, 270, 200 / 135), "1.481 tokens a round, 2.57 drafted"),
     ("llama-cpp", [TIMED_ROUNDS], (3, 30, 3.7), "3.7 tokens a round, 3 drafted"),
     ("sglang", [SERVED] * 2, (4, 2000, 3.21), "3.21 tokens a round"),
-    ("sglang", [{"internal_states": [{"avg_spec_accept_length": 2.5}] * 2}], (4, 1, 2.5), "2.5 tokens a round"),
+    ("sglang", [{"internal_states": [MEAN] * 2}], (4, 1, 2.5), "2.5 tokens a round"),
     ("sglang", [DECODED.format(3, "2.00"), "INFO\n", DECODED.format(1, "4.00")], (4, 1, 2.5), "2.5 tokens a round"),
     ("sglang", ['sglang:spec_accept_length{model_name="m"} 2.5\n'], (4, 1, 2.5), "2.5 tokens a round"),
     (
