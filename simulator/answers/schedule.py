@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from simulator.costs.model_costs import ModelPair, largest_batch
-from simulator.costs.step import Floats
+from simulator.costs.step import Floats, Real
 from simulator.ground.histogram import survival_rates, synthetic_acceptance
 from simulator.rounds.acceptance_law import AcceptanceModel
 from simulator.rounds.analytic import speedup
@@ -35,44 +35,48 @@ def schedule(pair: ModelPair, acceptance: AcceptanceModel, longest: int, *, over
         return ()
     priced = replace(pair, batch=np.arange(1, last + 1))
     gains = [speedup(priced, acceptance, k, overlap=overlap) for k in range(1, longest + 1)]
-    return ranges(np.stack([np.ones(last), *(np.broadcast_to(gain, last) for gain in gains)]))
+    return ranges(np.stack([np.ones(last), *(np.broadcast_to(gain, last) for gain in gains)]), priced.batch)
 
 
-def ranges(gains: Floats) -> tuple[Range, ...]:
+def ranges(gains: Floats, sizes: Real) -> tuple[Range, ...]:
     """Return ranges of batch sizes that share a draft length: as few as lose at most a little everywhere.
 
     A range goes on until another draft length gains `LEAST_GAIN` more, and at least over `LEAST_WIDTH` of its first
     batch size: engines capture graphs for each length, and forecasts do not tell closer than that.
 
     Args:
-        gains: Speedups, [draft lengths from 0, batch sizes from 1]; the first row is 1, of plain decoding.
+        gains: Speedups, [draft lengths from 0, batch sizes]; the first row is 1, of plain decoding.
+        sizes: The batch sizes, rising.
     """
-    plan: list[Range] = []
-    last, first = gains.shape[1], 1
-    while first <= last:
-        least = math.ceil(first * (1 + LEAST_WIDTH))
-        if plan and least > last:
-            plan[-1] = replace(plan[-1], last=last)
+    sizes, plan = np.asarray(sizes), list[Range]()
+    first, past = 0, gains.shape[1]
+    while first < past:
+        # Behind the narrowest range.
+        least = 1 + int(np.searchsorted(sizes, math.ceil(sizes[first] * (1 + LEAST_WIDTH))))
+        if plan and least > past:
+            plan[-1] = replace(plan[-1], last=int(sizes[-1]))
             break
-        # What is best over the narrowest range, so that one batch size does not decide.
-        least = min(least, last)
-        over = np.log(gains[:, first - 1 : least]).mean(1)
+        least = min(least, past)
+        # What is best over all of it, so that one batch size does not decide.
+        over = np.log(gains[:, first:least]).mean(1)
         length, before = int(over.argmax()), plan[-1].draft_length if plan else 0
         if over[length] <= over[before] + math.log1p(LEAST_GAIN):
             length = before
         beaten = gains[:, least:].max(0) > gains[length, least:] * (1 + LEAST_GAIN)
-        end = least + int(beaten.argmax()) if beaten.any() else last
+        end = least + int(beaten.argmax()) if beaten.any() else past
         if plan and plan[-1].draft_length == length:
-            plan[-1] = replace(plan[-1], last=end)
+            plan[-1] = replace(plan[-1], last=int(sizes[end - 1]))
         else:
-            plan.append(Range(first=first, last=end, draft_length=length))
-        first = end + 1
+            plan.append(Range(first=int(sizes[first]), last=int(sizes[end - 1]), draft_length=length))
+        first = end
     return tuple(plan)
 
 
 def off_above(plan: tuple[Range, ...]) -> int | None:
     """Return the batch size above which speculation does not pay; None where it pays to the last."""
-    return plan[-1].first - 1 if plan and plan[-1].draft_length == 0 else None
+    if not plan or plan[-1].draft_length:
+        return None
+    return plan[-2].last if len(plan) > 1 else 0
 
 
 def longest_draft(plan: tuple[Range, ...]) -> int:

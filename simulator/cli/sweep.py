@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from simulator.answers.basis import Basis
-    from simulator.answers.sweep_table import Answer
+    from simulator.answers.sweep_answers import Answer
     from simulator.rounds.grid import Columns, Sweep
 
 
@@ -74,7 +74,7 @@ def run(options: SweepOptions) -> None:
     """Load, evaluate, write, draw and print."""
     from simulator.answers.plots import draw, plan
     from simulator.answers.report import check_table_format, write_table
-    from simulator.answers.sweep_table import answers_of, intervals
+    from simulator.answers.sweep_answers import answers_of, intervals, schedules
     from simulator.ground.pictures import check_format, save_figure
     from simulator.rounds.grid import run_sweep
 
@@ -95,8 +95,8 @@ def run(options: SweepOptions) -> None:
     answers, basis = answers_of(task, columns), basis_of_sweep(options, task)
     warnings = cautions_of(task)
     if options.as_json:
-        answer = result_json(task, answers, parameters_of(options, task), basis) | {"warnings": list(warnings)}
-        click.echo(to_json(answer), nl=False)
+        answer = result_json(task, answers, parameters_of(options, task), basis)
+        click.echo(to_json(answer | {"schedules": schedules(task, columns), "warnings": list(warnings)}), nl=False)
         return
     if warnings:
         click.echo(wrapped(f"warning: {warning}" for warning in warnings))
@@ -182,7 +182,8 @@ def sweep_text(task: "Sweep", columns: "Columns", answers: "list[Answer]", basis
     """Return what a sweep answers: its best point, what it rests on, and the best K by the other values."""
     import numpy as np
 
-    from simulator.answers.sweep_table import answers_text, ends_at
+    from simulator.answers.sweep_answers import ends_at, has_ranges
+    from simulator.answers.sweep_table import answers_text, off_text
     from simulator.answers.uncertainty import is_open
 
     gains = np.where(fitting(columns), columns["closed_form_speedup"], np.nan)
@@ -190,7 +191,7 @@ def sweep_text(task: "Sweep", columns: "Columns", answers: "list[Answer]", basis
     if np.isnan(gains).all():
         return "\n".join(["Does not fit into memory, at any of these points.", *basis.lines])
     at = int(np.nanargmax(gains))
-    where = ", ".join(f"{k} {columns[k][at]:g}" for k in axes)
+    where = ", ".join(f"{k} {columns[k][at]:,.10g}" for k in axes)
     condition = f"{basis.condition[0].upper()}{basis.condition[1:]}: at" if basis.condition else "At"
     points = task.grid.columns(np.array([at]))
     low, high = ends_at(task, {name: float(values[0]) for name, values in points.items()})
@@ -201,7 +202,8 @@ def sweep_text(task: "Sweep", columns: "Columns", answers: "list[Answer]", basis
     count = f"{task.grid.points:,} points over {', '.join(axes)}; above 1x at {int((gains > 1).sum()):,} of them"
     if unfit := int(np.isnan(gains).sum()):
         count += f"; {unfit:,} do not fit into memory"
-    return "\n".join([first, *basis.lines, count, "", answers_text(task, answers)])
+    lines = [first, *basis.lines, count, *([off_text(answers)] if has_ranges(task.grid) else [])]
+    return "\n".join([wrapped(lines), "", answers_text(task.grid, answers)])
 
 
 def result_json(

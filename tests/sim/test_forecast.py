@@ -271,17 +271,24 @@ def test_ranges_cover_every_batch_once_and_switch_for_a_gain_over_a_width_alone(
     rng = np.random.default_rng(seed)
     slopes = np.exp(rng.normal(0, 0.2, (k, 1)) * np.log1p(np.arange(last)) + rng.normal(0, 0.3, (k, 1)))
     gains = np.vstack([np.ones(last), slopes * np.exp(rng.normal(0, 0.003, (k, last)))])
-    found = ranges(gains)
+    sizes = np.arange(1, last + 1)
+    found = ranges(gains, sizes)
     assert (found[0].first, found[-1].last) == (1, last)
     assert all(a.last + 1 == b.first and a.draft_length != b.draft_length for a, b in pairwise(found))
     assert all(r.last >= min(last, 1.2 * r.first) for r in found)
+    # Of some of the sizes, each is in one range, and ranges begin and end at some of them.
+    some = np.unique(rng.choice(sizes, min(last, 40)))
+    found = ranges(gains[:, some - 1], some)
+    assert (found[0].first, found[-1].last) == (some[0], some[-1])
+    assert sum(((r.first <= some) & (some <= r.last)).sum() for r in found) == len(some)
+    assert all({r.first, r.last} <= set(some.tolist()) and r.last >= min(some[-1], 1.2 * r.first) for r in found)
 
 
 def test_the_form_of_vllm() -> None:
     # Both ends of a range are in it; num_speculative_tokens is the largest.
     by_length = np.ones((4, 6)) * 0.5
     by_length[0], by_length[3, :2], by_length[1, 2:4] = 1, 3, 2
-    found = ranges(by_length)
+    found = ranges(by_length, np.arange(1, 7))
     assert found == (
         Range(first=1, last=2, draft_length=3),
         Range(first=3, last=4, draft_length=1),
@@ -294,11 +301,11 @@ def test_the_form_of_vllm() -> None:
     assert off_above(found) == 4
     # A switch for a gain of a percent is none.
     nearly = np.vstack([np.ones(9), np.full(9, 2.0), 2.0 * np.linspace(0.99, 1.01, 9)])
-    assert len(ranges(nearly)) == 1
+    assert len(ranges(nearly, np.arange(1, 10))) == 1
     # Nor is anything drafted for less.
-    assert [r.draft_length for r in ranges(np.array([np.ones(64), np.full(64, 1.004)]))] == [0]
+    assert [r.draft_length for r in ranges(np.array([np.ones(64), np.full(64, 1.004)]), np.arange(1, 65))] == [0]
     # It takes none that never drafts.
-    never = ranges(np.array([[1.0, 1.0], [0.5, 0.5]]))
+    never = ranges(np.array([[1.0, 1.0], [0.5, 0.5]]), np.arange(1, 3))
     assert off_above(never) == 0
     assert vllm_config(never) is None
 

@@ -1,0 +1,206 @@
+"""What a sweep answers: the best draft length at each of its other values, or over ranges of batch sizes; no text."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulator.costs.parameters import BY_NAME, Point
+from simulator.costs.step import Floats
+from simulator.ground.streams import stream
+from simulator.rounds.acceptance_law import AcceptanceModel, IidAcceptance
+from simulator.rounds.grid import Columns, Grid, Sweep
+
+from .schedule import LEAST_GAIN, Range, off_above, ranges, vllm_config
+from .uncertainty import ends95, is_open, speedups
+
+BATCH, K = "batch", "draft_length"
+# Batch sizes up to which each has an answer of its own; answers, and combinations with ranges each, that are told of.
+MOST_LISTED, MOST_ROWS, MOST_PLANS = 12, 24, 6
+SAMPLES = 400
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """The best of some draft lengths where the other values are these, by the closed form.
+
+    values: by the names of results. batches: first and last of a range of batch sizes that share the answer; None where
+    each has its own. draft_length: None where nothing fits into memory, 0 where plain decoding is best. drafted: the
+    best that drafts. as_good: other draft lengths within `LEAST_GAIN` of the best, 0 (off) among them; over a range,
+    those that are so throughout. speedup: of the best that drafts, in a range at its first batch size; speedup_at_last:
+    at its last. speedup_ci95: by what is not known of constants and acceptance, of both; None where nothing says how
+    much. at_edge: whether the best is the longest that was looked at.
+    """
+
+    values: dict[str, float]
+    batches: tuple[int, int] | None = None
+    draft_length: int | None = None
+    drafted: int | None = None
+    as_good: tuple[int, ...] = ()
+    speedup: float | None = None
+    speedup_at_last: float | None = None
+    speedup_ci95: tuple[float, float] | None = None
+    at_edge: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """The points of a grid that share all values but draft length, and batch size where answers are of ranges.
+
+    point: the shared values, by the names of parameters. gains: speedups, [batch sizes, draft lengths]. fits: [batch
+    sizes].
+    """
+
+    point: dict[str, float]
+    sizes: Floats
+    lengths: NDArray[np.int64]
+    gains: Floats
+    fits: NDArray[np.bool_]
+
+
+def has_ranges(grid: Grid) -> bool:
+    """Whether so many batch sizes were looked at that answers are of ranges of them."""
+    return len(grid.values.get(BATCH, ())) > MOST_LISTED
+
+
+def answers_of(sweep: Sweep, columns: Columns) -> list[Answer]:
+    """Return an answer for each combination of the values besides draft length; some evenly chosen where many are.
+
+    Where many batch sizes were looked at, the answers are of ranges of them.
+    """
+    found = []
+    for block in blocks_of(sweep.grid, columns):
+        values = {BY_NAME[name].key: block.point[name] for name in sweep.grid.axes if name in block.point}
+        answers = over_ranges(sweep, block) if has_ranges(sweep.grid) else [at_point(sweep, block)]
+        found += [replace(answer, values=values) for answer in answers]
+    return found
+
+
+def blocks_of(grid: Grid, columns: Columns) -> Iterator[Block]:
+    """Yield the blocks that are told of."""
+    inner = (BATCH, K) if has_ranges(grid) else (K,)
+    others = [name for name in grid.values if name not in inner]
+    order = [list(grid.values).index(name) for name in (*others, *inner)]
+
+    def cube(key: str) -> Floats:
+        values = np.asarray(columns[key], np.float64).reshape(grid.shape).transpose(order)
+        return values.reshape(-1, len(grid.values[BATCH]) if len(inner) > 1 else 1, len(grid.values[K]))
+
+    gains = cube("closed_form_speedup")
+    fits = cube("fits")[..., 0] > 0 if "fits" in columns else np.ones(gains.shape[:2], np.bool_)
+    for row in shown(len(gains), MOST_PLANS if has_ranges(grid) else MOST_ROWS):
+        at = np.unravel_index(row, [len(grid.values[name]) for name in others])
+        yield Block(
+            point={name: float(grid.values[name][i]) for name, i in zip(others, at, strict=True)},
+            sizes=grid.values.get(BATCH, np.ones(1)),
+            lengths=grid.values[K].astype(np.int64),
+            gains=gains[row],
+            fits=fits[row],
+        )
+
+
+def shown(rows: int, most: int) -> NDArray[np.int64]:
+    """Return which rows are told of: the first and the last, and some between them where there are many."""
+    return np.unique(np.linspace(0, rows - 1, min(rows, most)).round().astype(np.int64))
+
+
+def at_point(sweep: Sweep, block: Block) -> Answer:
+    """Return the answer of a block of one batch size."""
+    if not block.fits[0]:
+        return Answer(values={})
+    gains = block.gains[0]
+    return replace(best_of(block.lengths, gains), speedup_ci95=interval(sweep, block, int(gains.argmax()), [{}]))
+
+
+def best_of(lengths: NDArray[np.int64], gains: Floats) -> Answer:
+    """Return which of some draft lengths is best, and which do as well."""
+    at = int(gains.argmax())
+    all_lengths, all_gains = np.concatenate(([0], lengths)), np.concatenate(([1.0], gains))
+    best = int(all_gains.argmax())
+    near = all_gains * (1 + LEAST_GAIN) > all_gains[best]
+    near[best] = False
+    return Answer(
+        values={},
+        draft_length=int(all_lengths[best]),
+        drafted=int(lengths[at]),
+        as_good=tuple(int(k) for k in all_lengths[near]),
+        speedup=float(gains[at]),
+        at_edge=len(lengths) > 1 and best == len(lengths),
+    )
+
+
+def plan_of(block: Block) -> tuple[Range, ...]:
+    """Return the ranges of batch sizes of a block that fit into memory, with their best draft lengths."""
+    fits, lengths = block.fits, np.concatenate(([0], block.lengths))
+    if not fits.any():
+        return ()
+    found = ranges(np.vstack([np.ones(fits.sum()), block.gains[fits].T]), block.sizes[fits])
+    return tuple(replace(r, draft_length=int(lengths[r.draft_length])) for r in found)
+
+
+def over_ranges(sweep: Sweep, block: Block) -> Iterator[Answer]:
+    """Yield the answers of a block, a range of batch sizes each."""
+    for r in plan_of(block):
+        gains = block.gains[block.fits & (r.first <= block.sizes) & (block.sizes <= r.last)]
+        at = int(np.log(gains).mean(0).argmax())
+        if r.draft_length:
+            at = block.lengths.tolist().index(r.draft_length)
+        of_plan = gains[:, at] if r.draft_length else np.ones(len(gains))
+        near = [int(k) for k, of in zip(block.lengths, gains.T, strict=True) if (of * (1 + LEAST_GAIN) > of_plan).all()]
+        off = [0] if r.draft_length and (of_plan < 1 + LEAST_GAIN).all() else []
+        yield Answer(
+            values={},
+            batches=(r.first, r.last),
+            draft_length=r.draft_length,
+            drafted=int(block.lengths[at]),
+            as_good=tuple(k for k in off + near if k != r.draft_length),
+            speedup=float(gains[0, at]),
+            speedup_at_last=float(gains[-1, at]),
+            speedup_ci95=interval(sweep, block, at, [{BATCH: float(r.first)}, {BATCH: float(r.last)}]),
+            at_edge=len(block.lengths) > 1 and r.draft_length == int(block.lengths[-1]),
+        )
+    if not block.fits.all():
+        first, last = block.sizes[~block.fits][[0, -1]]
+        yield Answer(values={}, batches=(int(first), int(last)))
+
+
+def schedules(sweep: Sweep, columns: Columns) -> list[dict[str, Any]]:
+    """Return where to turn drafting off and the form that vLLM takes, under plain keys; nothing without ranges."""
+    found = []
+    for block in blocks_of(sweep.grid, columns) if has_ranges(sweep.grid) else ():
+        plan, sizes = plan_of(block), block.sizes
+        values = {BY_NAME[name].key: block.point[name] for name in sweep.grid.axes if name in block.point}
+        # vLLM's ranges have no gaps.
+        vllm = vllm_config(plan) if sizes[-1] == len(sizes) else None
+        found.append(values | {"off_above_batch": off_above(plan), "vllm": vllm})
+    return found
+
+
+def interval(sweep: Sweep, block: Block, at: int, places: list[dict[str, float]]) -> tuple[float, float] | None:
+    """Return the interval of the speedup of a draft length at some places; None where nothing is uncertain."""
+    ends = [ends_at(sweep, {**block.point, **place, K: float(block.lengths[at])}) for place in places]
+    if not any(is_open(*both) for both in ends):
+        return None
+    return min(low for low, _ in ends), max(high for _, high in ends)
+
+
+def ends_at(sweep: Sweep, point: dict[str, float]) -> tuple[float, float]:
+    """Return both ends of the interval of the speedup at a point of the grid."""
+    k = np.array([int(point[K])])
+    costs = sweep.pricing.costs(Point(**{**point, K: int(k[0])}))
+    acceptance: AcceptanceModel = sweep.acceptance.model or IidAcceptance(point["alpha"])
+    rng = stream(sweep.seed, 0, "uncertainty")
+    tokens = acceptance.sample_tokens_per_round(k, rng, SAMPLES)
+    drawn = speedups(costs.sample(rng, SAMPLES), acceptance, k, tokens, overlap=sweep.overlap)
+    low, high = ends95(drawn[:, 0], speedups(costs, acceptance, k, overlap=sweep.overlap)[0])
+    return float(low), float(high)
+
+
+def intervals(sweep: Sweep) -> tuple[Floats, Floats] | None:
+    """Return both ends of the interval of every point, [points] each; None where nothing is uncertain."""
+    points = sweep.grid.columns(np.arange(sweep.grid.points))
+    ends = [ends_at(sweep, {n: float(v[i]) for n, v in points.items()}) for i in range(sweep.grid.points)]
+    low, high = np.array(ends, np.float64).T
+    return (low, high) if (high > low).any() else None
