@@ -1,6 +1,6 @@
 """The command `measure-acceptance import`: what another tool measured becomes a histogram of ours."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,8 @@ FORMATS = (
     *("vllm-log", "vllm-metrics", "guidellm", "aiperf", "vllm-bench", "vllm-requests", "trtllm"),
     *("sglang", "llama-cpp", "spec-bench", "eagle"),
 )
+# Of a file with several draft lengths.
+CHOSEN = "one of several draft lengths of the file: which rounds drafted so many tokens was the server's choice"
 
 
 @command("import", short_help="Read what another tool measured.")
@@ -59,28 +61,46 @@ class ImportOptions:
 def import_file(options: ImportOptions) -> None:
     """Import, write, print."""
     from simulator.ground.histogram import save_histogram
-    from simulator.ground.records import about_skipped
 
-    imported = imported_by(options)
-    histogram, source, before = imported.histogram, options.file, options.before
-    out = output_of(options, histogram.draft_length)
-    check_outputs({"--out": out}, options.force, {"FILE": source, "--before": before})
-    notes = list(imported.notes)
-    if source is not None:
-        notes += filter(None, [about_skipped(source, imported.skipped)])
-    parameters = {
+    found = imports_by(options)
+    outs = [output_of(options, imported.histogram.draft_length) for imported in found]
+    inputs = {"FILE": options.file, "--before": options.before}
+    for out in outs:
+        check_outputs({"--out": out}, options.force, inputs)
+    payloads = []
+    for imported, out in zip(found, outs, strict=True):
+        parameters, (numbers, extra) = parameters_of(options, imported), told_of(options, imported)
+        k = imported.histogram.draft_length
+        save_histogram(out, imported.histogram, parameters | {"k": k}, metrics=numbers, **extra)
+        payloads.append(numbers | extra | {"files": [str(out)], "k": k})
+    if options.as_json:
+        answer = envelope("acceptance_import", 1, parameters_of(options, found[0])) | payloads[0]
+        several = {"files": [*map(str, outs)], "imports": payloads} if len(payloads) > 1 else {}
+        click.echo(to_json(answer | several), nl=False)
+        return
+    for imported, out, payload in zip(found, outs, payloads, strict=True):
+        say("\n".join(lines_of(options, imported, payload["notes"])))
+        click.echo(f"\nwrote {out}{chr(10) * (imported is not found[-1])}")
+
+
+def parameters_of(options: ImportOptions, imported: "Imported") -> dict[str, Any]:
+    """Return what a histogram was made from, under plain keys."""
+    return {
         "from": imported.format,
-        "file": str(source) if source else None,
-        "before": str(before) if before else None,
+        "file": str(options.file) if options.file else None,
+        "before": str(options.before) if options.before else None,
         "rates": options.rates,
         "target": imported.model or None,
     }
-    extra = {
-        "definition": imported.definition,
-        "reconstructed": imported.reconstructed,
-        "rounds_apart": imported.rounds_apart,
-        "notes": notes,
-    }
+
+
+def told_of(options: ImportOptions, imported: "Imported") -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the metrics of what was imported, and what it is, under plain keys."""
+    from simulator.ground.records import about_skipped
+
+    histogram, notes = imported.histogram, list(imported.notes)
+    if options.file is not None:
+        notes += filter(None, [about_skipped(options.file, imported.skipped)])
     numbers = {
         "tokens_per_round": histogram.tokens_per_round,
         "draft_acceptance_rate": histogram.draft_acceptance_rate,
@@ -89,42 +109,52 @@ def import_file(options: ImportOptions) -> None:
         "conditional": histogram.conditional.tolist(),
         "steps_without_draft": imported.steps_without_draft,
     }
-    save_histogram(out, histogram, parameters | {"k": histogram.draft_length}, metrics=numbers, **extra)
-    if options.as_json:
-        payload = numbers | extra | {"files": [str(out)], "k": histogram.draft_length}
-        click.echo(to_json(envelope("acceptance_import", 1, parameters) | payload), nl=False)
-        return
+    extra = {
+        "definition": imported.definition,
+        "reconstructed": imported.reconstructed,
+        "rounds_apart": imported.rounds_apart,
+        "notes": notes,
+    }
+    return numbers, extra
+
+
+def lines_of(options: ImportOptions, imported: "Imported", notes: list[str]) -> list[str]:
+    """Return what is said of what was imported."""
+    histogram = imported.histogram
     rounds = "an unknown number of rounds" if histogram.is_law else f"{histogram.samples:,.0f} rounds"
     survival = " ".join(f"{s:.3f}" for s in histogram.survival)
-    lines = [
+    by_content = options.rates is None and options.format != imported.format
+    return [
         f"At K = {histogram.draft_length} a round commits {histogram.tokens_per_round:.3f} tokens, by {rounds}.",
         f"{histogram.draft_acceptance_rate:.1%} of drafted tokens accepted, i.i.d. alpha {histogram.alpha_iid:.4f}",
         f"P(A >= j): {survival}",
-        *(
-            [f"taken for {imported.format} by its content"]
-            if options.rates is None and options.format != imported.format
-            else []
-        ),
+        *([f"taken for {imported.format} by its content"] if by_content else []),
         imported.definition,
         *notes,
     ]
-    say("\n".join(lines))
-    click.echo(f"\nwrote {out}")
 
 
-def imported_by(options: ImportOptions) -> "Imported":
-    """Import the file, or rates that were typed."""
+def imports_by(options: ImportOptions) -> "list[Imported]":
+    """Import the file, or rates that were typed: one histogram, or one a draft length where a file has several."""
     from acceptance.importers.by_hand import import_rates
     from acceptance.importers.formats import import_histogram
+    from acceptance.importers.imported import SeveralLengths
 
     if options.rates is not None:
         for name, value in (("FILE", options.file), ("--from", options.format), ("--before", options.before)):
             if value is not None:
                 raise UserError(f"{name}: not used with --rates")
-        return import_rates(options.rates, options.k)
+        return [import_rates(options.rates, options.k)]
     if options.file is None:
         raise UserError("FILE: nothing to import, expected a file of another tool, or --rates 0.72,0.55,...")
-    return import_histogram(options.format, options.file, k=options.k, before=options.before)
+    try:
+        return [import_histogram(options.format, options.file, k=options.k, before=options.before)]
+    except SeveralLengths as error:
+        if len(error.lengths) < 2 or (options.out is not None and not options.out.is_dir()):
+            raise
+        lengths = error.lengths
+    found = [import_histogram(options.format, options.file, k=k, before=options.before) for k in lengths]
+    return [replace(imported, notes=(*imported.notes, CHOSEN)) for imported in found]
 
 
 def output_of(options: ImportOptions, draft_length: int) -> Path:

@@ -35,6 +35,14 @@ class Imported:
     model: str = ""
 
 
+class SeveralLengths(UserError):
+    """A source whose rounds drafted several numbers of tokens, each of which can be asked for as K."""
+
+    def __init__(self, message: str, lengths: Iterable[int]) -> None:
+        super().__init__(f"{message}, expected {' or '.join(f'--k {k}' for k in sorted(lengths))}")
+        self.lengths = tuple(sorted(lengths))
+
+
 def settle_k(path: Path, *, requested: int | None, stated: int | None, at_least: int, evidence: str) -> tuple[int, str]:
     """Return K, by the user or by the file, and a clause that says where it comes from.
 

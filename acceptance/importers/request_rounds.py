@@ -11,7 +11,15 @@ from simulator.ground.limits import MAX_DRAFT_LENGTH
 from simulator.ground.records import BadRecord, Records
 
 from .counters import MOST_SHORT
-from .imported import Imported, about_short_rounds, about_undrafted, histogram_from, one_stated_k, settle_k
+from .imported import (
+    Imported,
+    SeveralLengths,
+    about_short_rounds,
+    about_undrafted,
+    histogram_from,
+    one_stated_k,
+    settle_k,
+)
 from .values import (
     accepted_of,
     add_counts,
@@ -25,6 +33,8 @@ from .values import (
 
 HISTOGRAM = "acceptance_histogram"
 BY_LENGTH = "acceptance_histogram_by_draft_length"
+# Of all rounds: draft lengths of fewer are those of rounds that were cut short.
+FEW = 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,8 +204,8 @@ def check_one_length(records: Records[RequestRounds], k: int, lengths: Counter[i
     rounds = sum(row.rounds for row in records.rows)
     others = sum(lengths.values()) - lengths[k]
     if others > MOST_SHORT * rounds:
-        choices = " or ".join(f"--k {length}" for length in sorted(lengths))
-        raise UserError(f"{records.path}: the draft length changed: {listed(lengths)} rounds, expected {choices}")
+        often = [length for length in lengths if lengths[length] > FEW * rounds]
+        raise SeveralLengths(f"{records.path}: the draft length changed: {listed(lengths)} rounds", often or lengths)
     short = sum(math.ceil(max(0, row.missing(k)) / k) for row in records.rows)
     if short > MOST_SHORT * rounds:
         raise UserError(

@@ -22,7 +22,7 @@ from .counters import (
     needs_k_for_rounds,
     sum_counters,
 )
-from .imported import Imported
+from .imported import Imported, SeveralLengths
 from .values import MAX_COUNT, close
 
 LINE = re.compile(r"(SpecDecoding|Speculative) metrics: ")
@@ -134,7 +134,7 @@ def import_rates(records: Records[Interval], rows: list[Interval], requested: in
         by_k[len(row.rates)].append(counters_of(row))
     if len(by_k) > 1 and requested not in by_k:
         stated = " and ".join(map(str, sorted(by_k)))
-        raise UserError(f"{records.path}: lines have {stated} positions, expected --k to pick one of them")
+        raise SeveralLengths(f"{records.path}: lines have {stated} positions", by_k)
     chosen = by_k[requested] if requested in by_k else next(iter(by_k.values()))
     counters = sum_counters(chosen)
     try:

@@ -15,6 +15,7 @@ from acceptance.estimate.estimators import expected_rounds
 from acceptance.trace.trace import load_trace
 from simulator.ground.histogram import load_histogram
 
+from .tool_files import Round, log_line, vllm_response, write
 from .traces import same_trace
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
@@ -174,6 +175,25 @@ def test_an_import_counts_and_names_what_it_skips(run, tmp_path: Path) -> None:
     assert record["metrics"]["tokens_per_round"] == 2
     assert "tokens that each step emitted" in record["definition"]
     succeeded(run("simulate", "--hist", "accept_hist_k2.json", "--draftN", 2))
+
+
+def test_a_draft_length_that_changed_gives_a_histogram_of_each(run, user_error, tmp_path: Path) -> None:
+    longer, shorter = [Round(3, 3)] * 6 + [Round(3, 0)] * 4, [Round(1, 1)] * 60 + [Round(1, 0)] * 30
+    write(tmp_path / "r.jsonl", vllm_response(longer + shorter, 3))
+    write(tmp_path / "server.log", log_line(longer, k=3), log_line(shorter, k=1))
+    for file in ("r.jsonl", "server.log"):
+        done = succeeded(run("measure-acceptance", "import", file, "--out-dir", file[:1]))
+        assert done.stdout.count("one of several draft lengths of the file") == 2
+        for k, counts in ((1, {"0": 30, "1": 60}), (3, {"0": 4, "1": 0, "2": 0, "3": 6})):
+            assert json.loads((tmp_path / file[:1] / f"accept_hist_k{k}.json").read_text())["hist"] == counts
+        assert json.loads(run("simulate", "--hist", file[:1], "--draftN", 1, "--json").stdout)["tokens_per_round"] > 1
+        user_error(run("measure-acceptance", "import", file, "--out-dir", file[:1]), "--out", "exists")
+        found = json.loads(run("measure-acceptance", "import", file, "--out-dir", "other" + file[:1], "--json").stdout)
+        assert [one["k"] for one in found["imports"]] == [1, 3]
+        assert len(found["files"]) == 2
+        # One file holds one of them.
+        user_error(run("measure-acceptance", "import", file, "--out", "one.json"), "expected --k 1 or --k 3")
+        assert not (tmp_path / "one.json").exists()
 
 
 def test_rates_by_hand_become_a_histogram_whose_answer_has_no_interval(run, user_error, tmp_path: Path) -> None:

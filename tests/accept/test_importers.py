@@ -283,7 +283,7 @@ def test_lines_of_a_log_are_summed_whatever_release_words_them(path: Path) -> No
     short = [*TWENTY * 5, *[Round(2, 1)] * 5]
     check("vllm-log", write(path, log_line(short)), counts_of(short), "3 to 10 of 105 rounds drafted fewer than 4")
     write(path, log_line(TWENTY), log_line([Round(2, 1)] * 4, k=2))
-    assert_refused("vllm-log", path, "lines have 2 and 4 positions, expected --k to pick one")
+    assert_refused("vllm-log", path, "lines have 2 and 4 positions, expected --k 2 or --k 4")
     check("vllm-log", path, counts_of(TWENTY), "4 rounds of lines with other draft lengths", k=4)
     for old, new, message in (
         ("Accepted: 40", "Accepted: 81", "rate|81"),
