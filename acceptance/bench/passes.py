@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import numpy as np
 
 from simulator.ground.artefacts import UserError
+from simulator.ground.limits import lacks_memory
 from simulator.ground.statistics import median_error
 
 from . import pass_attention
@@ -26,8 +27,6 @@ KIND = "pass_times"
 SCHEMA_VERSION = 1
 TARGET, DRAFT = "target", "draft"
 T = TypeVar("T")
-# What torch says, whatever the device, where memory is at an end.
-NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "buffer size")
 
 
 class Point(NamedTuple):
@@ -204,9 +203,9 @@ def within_memory(work: Callable[[], Any]) -> Any:
     try:
         return work()
     except (RuntimeError, MemoryError) as error:
-        reason = first_line(error)
-        if not isinstance(error, MemoryError) and not any(text in reason.lower() for text in NO_MEMORY):
+        if not lacks_memory(error):
             raise
+        reason = first_line(error)
     torch.cuda.empty_cache()
     return reason
 

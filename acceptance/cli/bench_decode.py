@@ -1,9 +1,7 @@
 """The command `bench-decode`: parse, load, measure in turns, append, print. Its options are in `options`."""
 
 import os
-import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
@@ -22,7 +20,7 @@ from acceptance.bench.presets import (
 )
 from acceptance.models.bundled import load_libraries
 from acceptance.results.settings import KNOBS
-from simulator.ground.artefacts import UserError, check_output, check_outputs, created_utc, envelope, to_json
+from simulator.ground.artefacts import UserError, check_output, check_outputs, envelope, to_json
 from simulator.ground.command import (
     EXIT_INTERRUPTED,
     FILE,
@@ -43,7 +41,6 @@ if TYPE_CHECKING:
     from acceptance.results.journal import Journal
 
 EXIT_FAILED = 1
-EXIT_TERMINATED = 128 + signal.SIGTERM
 # Of what is wrong with a file, that are printed.
 MAX_LINES = 20
 # A timeline holds several spans a round: a few prompts say where time goes.
@@ -99,7 +96,6 @@ def check(options: DecodeOptions) -> None:
     """Refuse what can be refused before anything is loaded."""
     from simulator.ground.pictures import check_format
 
-    created_utc()  # a clock that cannot be read
     check_format(options.plot)
     if options.require_headless:
         from acceptance.bench.headless import check_display
@@ -215,31 +211,11 @@ def measure_all(
             tracks.append((name, spans))
 
     try:
-        with terminated(), progress("decoding", len(todo)) as bar:
+        with progress("decoding", len(todo)) as bar:
             measure(bench, todo, emit=keep, progress=bar.update, watch=watch)
-    except Terminated:
-        return EXIT_TERMINATED
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     return 0
-
-
-class Terminated(KeyboardInterrupt):
-    """Someone ended this process, kindly."""
-
-
-@contextmanager
-def terminated() -> Iterator[None]:
-    """Have SIGTERM interrupt as Ctrl-C does."""
-
-    def stop(*_: object) -> None:
-        raise Terminated
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def present(

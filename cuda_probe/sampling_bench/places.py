@@ -27,11 +27,6 @@ def torch_here() -> tuple[ModuleType | None, str | None]:
         return None, str(error)
 
 
-def is_out_of_memory(error: Exception) -> bool:
-    """Say whether memory ran out, in whichever way a library tells it."""
-    return isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or "allocate memory" in str(error)
-
-
 class Place:
     """A device and the libraries that have arrays on it; this one the processor, for NumPy arrays and torch tensors."""
 

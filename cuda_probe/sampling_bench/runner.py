@@ -10,10 +10,11 @@ from cuda_probe.probe.probes import BY_NAME, Unsupported
 from cuda_probe.probe.runner import LeftOut, Planned, Point, run_point
 from cuda_probe.probe.timing import StopRule
 from simulator.ground.artefacts import UserError
+from simulator.ground.limits import lacks_memory
 
 from .backends import Arrays, Ready, ready, wrong
 from .interleave import measure_in_turn
-from .places import Place, environment, is_out_of_memory
+from .places import Place, environment
 from .rounds import accepted_by_law, make_round
 from .shapes import OURS, Shape, memory_bytes, needed_bytes
 
@@ -157,7 +158,7 @@ def entered(
     except Unsupported as error:
         return LeftOut(probe=name, axes=axes, reason=str(error))
     except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
+        if not lacks_memory(error):
             raise
         return LeftOut(probe=name, axes=axes, reason="does not fit into memory")
     reason = wrong(decided, arrays.shape)

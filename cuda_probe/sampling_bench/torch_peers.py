@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Any
 from cuda_probe.probe.probes import Unsupported
 from simulator.ground.artefacts import UserError
 from simulator.ground.dependency import Dependency, require
+from simulator.ground.limits import lacks_memory
 from simulator.ground.tested import changed_interface
-
-from .places import is_out_of_memory
 
 if TYPE_CHECKING:
     import torch
@@ -51,7 +50,7 @@ def compiled(target: Any, draft: Any, ids: Any, temperature: float) -> Callable[
         function = torch.compile(sample, dynamic=False, fullgraph=True)
         function(target, draft, ids, temperature)
     except Exception as error:  # whatever the compiler raises, the other backends are still measured
-        if is_out_of_memory(error):
+        if lacks_memory(error):
             raise
         text = " ".join(str(error).split())[:160]
         raise Unsupported(f"torch.compile does not work here ({type(error).__name__}: {text})") from None

@@ -4,13 +4,13 @@ import json
 import math
 import os
 import platform
-import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
+from .partial import begin, finish, sweep
 from .version import VERSION
 
 
@@ -97,21 +97,49 @@ def check_kind(path: str | Path, payload: Mapping[str, Any], kind: str, supporte
         raise UserError(f"{path}: schema_version is {version!r}, supported: {', '.join(map(str, supported))}")
 
 
+# What a folder that is read holds for us; other files in it may be written.
+MEMBERS = ("accept_hist_k*.json", "trace.json", "trace.npz", "config.json", "tokenizer*", "*.safetensors", "*.bin")
+# Files that were not there when a command began: of two that start at once, one gets the name.
+claimed: set[str] = set()
+
+
 def check_outputs(
     outputs: Mapping[str, Path | None], force: bool, inputs: Mapping[str, Path | None] | None = None
 ) -> None:
     """Refuse, before any work is done, outputs that exist, cannot be written, or are the same file as another.
 
-    outputs: by option, None where not given; `force` may overwrite them. inputs: files that are read and stay.
+    What an earlier process left unfinished beside them is swept away.
+
+    outputs: by option, None where not given; `force` may overwrite them. inputs: files that are read and stay; of a
+    folder, what is read of it.
     """
-    taken = {path.resolve(): option for option, path in (inputs or {}).items() if path is not None}
-    for option, path in outputs.items():
-        if path is None:
-            continue
+    read = [(option, path) for option, path in (inputs or {}).items() if path is not None]
+    taken = {file: option for option, path in read for member in members(path) for file in names_of(member)}
+    given = [(option, path) for option, path in outputs.items() if path is not None]
+    for option, path in given:
         check_output(option, path, force)
-        other = taken.setdefault(path.resolve(), option)
-        if other != option:
-            raise UserError(f"{option} {path}: is the file of {other} too, expected another one")
+        for name in names_of(path):
+            other = taken.setdefault(name, option)
+            if other != option:
+                raise UserError(f"{option} {path}: is the file of {other} too, expected another one")
+    for folder in {Path(os.path.realpath(path)).parent for _, path in given}:
+        sweep(folder)
+
+
+def members(path: Path) -> list[Path]:
+    """Return the files that are read where a path is named: of a folder, or a file and its arrays."""
+    if path.is_dir():
+        return [member for pattern in MEMBERS for member in path.glob(pattern)]
+    return [path, path.with_suffix(".npz")] if path.suffix == ".json" else [path]
+
+
+def names_of(path: Path) -> list[object]:
+    """Return what tells a file from all others: where it is, by whatever name, and which it is, where it is there."""
+    names: list[object] = [os.path.realpath(path)]
+    with suppress(OSError):
+        status = path.stat()
+        names.append((status.st_dev, status.st_ino))
+    return names
 
 
 def check_output(option: str, path: Path, force: bool) -> None:
@@ -125,28 +153,31 @@ def check_output(option: str, path: Path, force: bool) -> None:
     nearest = next(p for p in (path.parent, *path.absolute().parents) if p.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         raise UserError(f"{option} {path}: {nearest} is not a writable folder")
+    (claimed.discard if force else claimed.add)(os.path.realpath(path))
 
 
 @contextmanager
 def writing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Open a temporary file beside `path` that takes its name only when the block ends well."""
-    path = path.resolve()  # a link is written through, not replaced
+    """Open a file beside `path` that takes its name only when the block ends well, and is on disk then.
+
+    A name that `check_outputs` found free is not taken from who took it since.
+    """
+    path = Path(os.path.realpath(path))  # a link is written through, not replaced
+    partial = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
-    try:
+        handle, partial = begin(path)
         with os.fdopen(handle, mode, encoding=None if "b" in mode else "utf-8") as file:
             yield file
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)
-        Path(temporary).replace(path)
+            file.flush()
+            finish(handle, partial, path, is_new=str(path) in claimed)
+    except FileExistsError:
+        raise UserError(f"{path}: exists by now, another process has written it (--force overwrites it)") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from None
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        if partial is not None:
+            partial.unlink(missing_ok=True)
+    claimed.discard(str(path))
 
 
 def write_json(path: Path, payload: Mapping[str, Any]) -> None:

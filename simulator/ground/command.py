@@ -1,7 +1,9 @@
 """The frame of every command: one clear line for a user's mistake, exit code 2, no traceback; progress on stderr."""
 
+import signal
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,12 +16,16 @@ from typing import Any, NoReturn
 
 import click
 
-from .artefacts import UserError
+from .artefacts import UserError, claimed, created_utc
+from .limits import lacks_memory
 from .version import VERSION
 from .vocabulary import in_own_words, message_of, speak
 
 EXIT_USER_ERROR = 2
-EXIT_INTERRUPTED = 130
+EXIT_BY_SIGNAL = 128  # plus the signal's number, as shells have it
+EXIT_INTERRUPTED = EXIT_BY_SIGNAL + signal.SIGINT
+# What asks a process to end; all are taken as Ctrl-C is.
+ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 class FileOrFolder(click.Path):
@@ -48,7 +54,33 @@ def fail(name: str | None, message: str) -> NoReturn:
 
 
 class Stopped(Exception):
-    """Ctrl-C; the message says what was kept and how to go on, where anything was."""
+    """A signal that ends us, past click; the message says what was kept and how to go on, where anything was."""
+
+
+@contextmanager
+def endings() -> Iterator[list[int]]:
+    """Have the signals that ask a process to end interrupt it as Ctrl-C does; yields those that came.
+
+    Only Ctrl-C interrupts again what is still being kept. Those that are ignored (nohup) stay so, and those of another
+    thread are its own.
+    """
+    came: list[int] = []
+
+    def end(number: int, _: Any) -> None:
+        came.append(number)
+        if number == signal.SIGINT or len(came) == 1:
+            raise KeyboardInterrupt
+
+    here = threading.current_thread() is threading.main_thread()
+    before = {number: signal.getsignal(number) for number in ENDING if here}
+    heard = {number: old for number, old in before.items() if old not in (signal.SIG_IGN, None)}
+    for number in heard:
+        signal.signal(number, end)
+    try:
+        yield came
+    finally:
+        for number, old in heard.items():
+            signal.signal(number, old)
 
 
 class OneLineErrors(click.Command):
@@ -82,19 +114,31 @@ class OneLineErrors(click.Command):
     ) -> NoReturn:
         """Run as a program; never returns."""
         name = prog_name or self.name
+        claimed.clear()
+        came: list[int] = []
         try:
-            code = super().main(args, name, **{**extra, "standalone_mode": False})
+            with endings() as came:
+                created_utc()  # a clock that cannot be read is told before anything is done
+                code = super().main(args, name, **{**extra, "standalone_mode": False})
+                sys.stdout.flush()
         except click.ClickException as error:
             fail(name, message_of(error))
         except UserError as error:
             fail(name, str(error))
-        except (OSError, UnicodeError, MemoryError) as error:
+        except (MemoryError, RuntimeError) as error:
+            if not lacks_memory(error):
+                raise
+            fail(name, f"out of memory ({str(error).partition(chr(10))[0] or 'no more can be set aside'})")
+        except (OSError, UnicodeError) as error:
+            sys.stdout = StringIO()  # nothing more can be said there
             # What no check could foresee: a full disk, a folder that may not be entered, a name that is no text.
             fail(name, f"{type(error).__name__}: {error}".encode(errors="replace").decode())
         except (Stopped, click.Abort, KeyboardInterrupt) as error:
             # A terminal shows ^C, and leaves the cursor there.
             click.echo("\n" * sys.stderr.isatty() + f"{name}: interrupted{str(error) and f'; {error}'}", err=True)
-            sys.exit(EXIT_INTERRUPTED)
+            code = EXIT_INTERRUPTED
+        if code == EXIT_INTERRUPTED and came:
+            code = EXIT_BY_SIGNAL + came[0]
         sys.exit(code if isinstance(code, int) else 0)
 
 

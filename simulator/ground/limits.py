@@ -2,3 +2,11 @@
 
 # Of a draft length K; engines stop far below.
 MAX_DRAFT_LENGTH = 1024
+# What libraries say, whatever the device, where memory is at an end.
+NO_MEMORY = ("out of memory", "allocate memory", "not enough memory", "buffer size", "outofmemory")
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Say whether an error tells that there is no memory left."""
+    said = f"{type(error).__name__} {error}".lower()
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(w in said for w in NO_MEMORY))

@@ -1,0 +1,137 @@
+"""Files that commands write: whole or not at all, in nobody's way, and what a killed writer leaves behind."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+
+from simulator.ground import command, partial
+from simulator.ground.artefacts import UserError, check_outputs, claimed, writing
+from simulator.ground.limits import lacks_memory
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def left_behind(folder: Path) -> set[str]:
+    return {p.name for p in folder.iterdir()}
+
+
+def test_what_a_killed_writer_left_is_swept_and_what_is_being_written_stays(tmp_path: Path, run: Run) -> None:
+    killed = os.fork()
+    if killed == 0:
+        with writing(tmp_path / "a.json") as file:
+            file.write("half")
+            file.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(killed, 0)
+    (orphan,) = left_behind(tmp_path)
+    mine = tmp_path / ".notes.json.swp"
+    mine.write_text("an editor's")
+    with writing(tmp_path / "b.json") as file:
+        assert len(left_behind(tmp_path)) == 3
+        done = run("simulate", "--json", "--csv", "c.csv")
+        assert done.returncode == 0, done.stderr
+        assert orphan not in left_behind(tmp_path)
+        file.write("whole")
+    assert left_behind(tmp_path) == {"b.json", "c.csv", mine.name}
+    assert (tmp_path / "b.json").read_text() == "whole"
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_of_two_that_start_at_once_neither_overwrites(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_links: bool
+) -> None:
+    path = tmp_path / "a.json"
+    if not has_links:  # there the later one wins, whole
+        monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(PermissionError(1, "no links")))
+    check_outputs({"--out": path}, force=False)
+    path.write_text("the other's")
+    told = "a.json: exists by now, another process has written it"
+    with pytest.raises(UserError, match=told) if has_links else nullcontext(), writing(path) as file:
+        file.write("mine")
+    assert path.read_text() == ("the other's" if has_links else "mine")
+    check_outputs({"--out": path}, force=True)
+    with writing(path) as file:
+        file.write("forced")
+    assert (path.read_text(), left_behind(tmp_path)) == ("forced", {"a.json"})
+
+
+def test_a_name_of_ones_own_is_written_as_often_as_wanted(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "a.json"
+    check_outputs({"--out": path}, force=False)
+    for text in ("first", "second"):
+        with writing(path) as file:
+            file.write(text)
+    assert path.read_text() == "second"
+    assert str(path) not in claimed
+
+
+def test_an_output_that_is_an_input_by_any_name_is_refused(run: Run, user_error, hist_file: Path) -> None:
+    folder, before = hist_file.parent, hist_file.read_bytes()
+    (folder / "hard.csv").hardlink_to(hist_file)
+    (folder / "soft.csv").symlink_to(hist_file)
+    (folder / "inner").mkdir()
+    (folder / "inner" / "accept_hist_k4.json").hardlink_to(hist_file)
+    for name in ("hard.csv", "soft.csv"):
+        for hist in (hist_file.name, ".", "inner"):
+            done = run("simulate", "--hist", hist, "--csv", name, "--force")
+            user_error(done, f"--csv {name}: is the file of --hist too")
+    assert hist_file.read_bytes() == before
+
+
+def test_arrays_beside_an_input_are_read_too(tmp_path: Path) -> None:
+    (tmp_path / "trace.json").write_text("{}")
+    (tmp_path / "trace.npz").write_text("arrays")
+    (tmp_path / "other.json").write_text("{}")
+    for source in (tmp_path, tmp_path / "trace.json"):
+        with pytest.raises(UserError, match="is the file of --trace too"):
+            check_outputs({"--plot": tmp_path / "trace.npz"}, True, {"--trace": source})
+        check_outputs({"--plot": tmp_path / "other.json"}, True, {"--trace": source})
+
+
+def test_every_file_and_its_name_reach_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(str(Path(f"/proc/self/fd/{handle}").readlink())))
+    with writing(tmp_path / "new" / "a.json") as file:
+        file.write("x")
+        assert synced == [str(tmp_path)]
+    assert synced[1].endswith(partial.SUFFIX)
+    assert synced[2:] == [str(tmp_path / "new")]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_every_signal_that_ends_is_heard_as_ctrl_c(run: Run, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def interrupted(*_: object) -> None:
+        try:
+            os.kill(os.getpid(), number)
+        except KeyboardInterrupt:
+            os.kill(os.getpid(), signal.SIGTERM)  # a second one spoils nothing that is being kept
+            raise KeyboardInterrupt("all is kept") from None
+
+    monkeypatch.setattr("simulator.cli.simulate.check_outputs", interrupted)
+    before = [signal.getsignal(each) for each in command.ENDING]
+    done = run("simulate", "--draftN", 4)
+    assert (done.returncode, done.stdout) == (128 + number, "")
+    assert done.stderr == "simulate: interrupted; all is kept\n"
+    assert [signal.getsignal(each) for each in command.ENDING] == before
+
+
+def test_what_went_wrong_outside_is_called_what_it_is(
+    run: Run, user_error, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for epoch in ("soon", "1e9", "9" * 30):
+        done = run("simulate", "--json", SOURCE_DATE_EPOCH=epoch)
+        user_error(done, "SOURCE_DATE_EPOCH: '", "expected seconds since 1970")
+    for error in (MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 bytes\nx")):
+
+        def lack(*_: object, error: Exception = error) -> None:
+            raise error
+
+        monkeypatch.setattr("simulator.cli.simulate.check_outputs", lack)
+        user_error(run("simulate"), "simulate: out of memory (")
+    assert not lacks_memory(RuntimeError("shapes differ"))
+    assert not lacks_memory(ValueError("out of memory"))
