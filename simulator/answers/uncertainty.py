@@ -1,5 +1,6 @@
 """How sure a forecast is, and what it hangs on: best draft length by Monte Carlo, sensitivities (model §5)."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,7 +60,9 @@ def ends95(drawn: Floats, middle: Floats) -> tuple[Floats, Floats]:
 
     After few rounds, all of one kind, the half counts keep the draws away from what was counted.
     """
-    low, high = np.quantile(drawn, (0.025, 0.975), axis=0)
+    # NumPy's quantile imports as much as all of a forecast.
+    alike = bool((drawn == drawn[:1]).all())
+    low, high = (drawn[0], drawn[0]) if alike else np.quantile(drawn, (0.025, 0.975), axis=0)
     return np.minimum(low, middle), np.maximum(high, middle)
 
 
@@ -87,7 +90,7 @@ def uncertainty(
     best = lengths[drawn[:, :longest].argmax(1)]
     low, high = ends95(drawn, middle)
     best_length = int(middle[:longest].argmax()) + 1
-    ends = np.quantile(best, (0.025, 0.975), method="inverted_cdf")
+    ends = np.sort(best)[[math.ceil(share * samples) - 1 for share in (0.025, 0.975)]]
     return Uncertainty(
         best_draft_length=best_length,
         best_draft_length_ci95=(int(ends[0]), int(ends[1])),

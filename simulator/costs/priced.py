@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,12 +15,13 @@ from .formats import FORMATS, Storage
 from .model_costs import SAME, ModelPair
 from .parameters import BY_NAME, MODEL_NAMES, PARAMETERS, UNIT_NAMES, DeviceOptions, Point
 from .profile import BurnUnits, Decoding, Profile
-from .profile_file import load_profile
-from .shapes import read_shape
-from .stated import StatedModel
 from .step import Costs, Knobs, Real
 from .timed_pair import DecodedPair, TimedTokens
 from .work import ModelShape
+
+if TYPE_CHECKING:
+    # What reads profiles and models is imported where there are any.
+    from .stated import StatedModel
 
 # Parameters of a profile's burn units: their names in `Knobs.scaled`, and in `Point`.
 FITTED = {
@@ -189,10 +190,13 @@ def load_pricing(options: DeviceOptions) -> Pricing:
     Raises:
         UserError: A file or name is wrong, or options are missing or at odds.
     """
-    roles = {role: StatedModel(**stated_numbers(options, prefix), prefix=prefix) for role, prefix in ROLES.items()}
     if options.profile is None:
         refuse_stated(options, (*ROLES, *STATED, *HOW_MODELS_RUN), "a device, expected --profile NAME")
         return Pricing()
+    from .profile_file import load_profile
+    from .stated import StatedModel
+
+    roles = {role: StatedModel(**stated_numbers(options, prefix), prefix=prefix) for role, prefix in ROLES.items()}
     formats = (text and number_format(text) for text in (options.dtype, options.draft_dtype, options.kv_dtype))
     options = replace(options, **dict(zip(("dtype", "draft_dtype", "kv_dtype"), formats, strict=True)))  # type: ignore[arg-type]
     profile = load_profile(str(options.profile))
@@ -219,8 +223,10 @@ def stated_numbers(options: DeviceOptions, prefix: str) -> dict[str, str | None]
     return {name: getattr(options, prefix.replace("-", "_") + name) for name in NUMBERS}
 
 
-def model_shape(name: str | None, stated: StatedModel) -> ModelShape:
+def model_shape(name: str | None, stated: "StatedModel") -> ModelShape:
     """Return a model's shape, from its file or from what is stated of it."""
+    from .shapes import read_shape
+
     if stated.first is None:
         return read_shape(str(name))
     path = Path(name) if name else Path()

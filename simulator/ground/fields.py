@@ -6,7 +6,6 @@ of it refuses in one line that names the file, the place, the value found and wh
 
 import json
 import math
-import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -215,6 +214,8 @@ def read_json_object(path: str | Path) -> dict[str, Any]:
 
 def read_toml(path: str | Path) -> Field:
     """Read a TOML file; a UserError says that it is none, or cannot be read."""
+    import tomllib
+
     try:
         return Field(tomllib.loads(read_text(path)), path)
     except tomllib.TOMLDecodeError as error:

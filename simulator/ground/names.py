@@ -4,7 +4,6 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import NamedTuple
 
 from .artefacts import UserError
@@ -34,6 +33,8 @@ def number_format(text: str) -> str:
 
 def nearest(text: str, known: Iterable[str]) -> list[str]:
     """Return the at most three names that look most like a text."""
+    from difflib import get_close_matches
+
     return get_close_matches(text.lower(), list(known), NEAREST, 0.0)
 
 

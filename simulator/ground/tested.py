@@ -7,7 +7,6 @@ gigabytes, only the one in constraints.txt is run, so what pyproject.toml allows
 import re
 import sys
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 
 TESTED = {"torch": ("2.13.0", "2.13.0"), "transformers": ("5.0.0", "5.24.0")}
 
@@ -33,6 +32,8 @@ def warn_untested(name: str) -> None:
     """Say on stderr, once a process, that an installed library is of a release outside what was tested."""
     if name not in TESTED:
         return
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         said = untested(name, version(name))
     except PackageNotFoundError:
@@ -43,6 +44,8 @@ def warn_untested(name: str) -> None:
 
 def changed_interface(name: str, reason: str) -> str:
     """Say that what is not understood is a library's doing: its release, and those that were tested."""
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         release = version(name)
     except PackageNotFoundError:

@@ -5,7 +5,6 @@ an option is.
 """
 
 from collections.abc import Iterator, Sequence
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +115,8 @@ def unknown(command: click.Command, flag: str, own: dict[str, click.Option]) -> 
 
 def commands() -> Iterator[tuple[str, click.Command]]:
     """Yield every command that is installed and every command of those, by what a user types."""
+    from importlib.metadata import PackageNotFoundError, distribution
+
     try:
         scripts = distribution("specsim").entry_points.select(group="console_scripts")
     except PackageNotFoundError:

@@ -129,7 +129,8 @@ class HistogramAcceptance:
         """
         uniforms = rng.random((samples, self.longest))
         sources = [self.nearest(int(k)) for k in draft_lengths]
-        means = {id(h): 1 + np.cumsum(drawn_survival(h, uniforms[:, : h.draft_length]), 1) for h in sources}
+        once = {id(h): h for h in sources}.values()
+        means = {id(h): 1 + np.cumsum(drawn_survival(h, uniforms[:, : h.draft_length]), 1) for h in once}
         return np.stack([means[id(h)][:, int(k) - 1] for h, k in zip(sources, draft_lengths, strict=True)], 1)
 
 

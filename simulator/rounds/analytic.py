@@ -91,13 +91,16 @@ def speedup_by_draft_length(costs: Costs, model: AcceptanceModel, draft_lengths:
 
 def break_even_alpha(costs: Costs, draft_length: int, *, overlap: bool) -> float | None:
     """Return the i.i.d. acceptance at which scalar costs neither gain nor lose at K; None if not even 1 does."""
-    from scipy.optimize import brentq
-
     cost = costs.round_cost(draft_length)
 
-    def gain(alpha: float) -> float:
-        return float(closed_form(cost, *law_table(IidAcceptance(alpha), draft_length), overlap=overlap).speedup) - 1
+    def gains(alpha: float) -> bool:
+        return bool(closed_form(cost, *law_table(IidAcceptance(alpha), draft_length), overlap=overlap).speedup >= 1)
 
-    if gain(1.0) < 0:
+    if not gains(1.0):
         return None
-    return 0.0 if gain(0.0) >= 0 else float(brentq(gain, 0.0, 1.0, xtol=1e-15))
+    if gains(0.0):
+        return 0.0
+    low, high = 0.0, 1.0
+    while low < (middle := (low + high) / 2) < high:
+        low, high = (low, middle) if gains(middle) else (middle, high)
+    return high

@@ -22,13 +22,16 @@ UNROLL_CHUNK = 1 << 16
 class Block:
     """Rounds drawn together for some of the runs.
 
-    rows: indices of the runs, shape [n]. counts: rounds by accepted drafts, shape [n, K_max + 1].
+    rows: indices of the runs, shape [n]. counts: rounds by accepted drafts, shape [n, K_max + 1]. rounds, accepted: all
+    of them, and the drafts they accepted, shape [n].
     hits: rounds whose successor's draft was already made and right, shape [n]. cut: committed tokens that the
     budget left no room for, shape [n]. ends: whether the run is done with this block, [n].
     """
 
     rows: NDArray[np.intp]
     counts: Ints
+    rounds: Ints
+    accepted: Ints
     hits: Ints
     cut: Ints
     ends: NDArray[np.bool_]
@@ -49,17 +52,27 @@ def draw_blocks(
     """
     tokens = np.arange(1, laws.shape[1] + 1)
     missing = totals.astype(np.int64)
-    rows = np.arange(len(totals))
+    rows, may_hit_at_all = np.arange(len(totals)), bool(hit_rates.any())
     while rows.size:
         rounds = np.maximum(missing // (draft_lengths[rows] + 1), 1)
         counts = rng.multinomial(rounds, laws[rows])
-        missing = missing - counts @ tokens
-        full = np.take_along_axis(counts, draft_lengths[rows, None], 1)[:, 0]
-        # The run's last round has no successor; a block that ends its run and could hit is all full rounds.
+        committed = counts @ tokens
+        missing = missing - committed
         ends = missing <= 0
-        may_hit = np.where(ends, np.maximum(full - 1, 0), full)
-        hits = hit_rng.binomial(may_hit, hit_rates[rows]) if hit_rates.any() else np.zeros_like(full)
-        yield Block(rows=rows, counts=counts, hits=hits, cut=np.maximum(-missing, 0), ends=ends)
+        hits = np.zeros_like(rounds)
+        if may_hit_at_all:
+            full = counts[np.arange(len(rows)), draft_lengths[rows]]
+            # The run's last round has no successor; a block that ends its run and could hit is all full rounds.
+            hits = hit_rng.binomial(np.where(ends, np.maximum(full - 1, 0), full), hit_rates[rows])
+        yield Block(
+            rows=rows,
+            counts=counts,
+            rounds=rounds,
+            accepted=committed - rounds,
+            hits=hits,
+            cut=np.maximum(-missing, 0),
+            ends=ends,
+        )
         rows, missing = rows[~ends], missing[~ends]
 
 
@@ -79,11 +92,10 @@ class Counts:
 
 def draw_counts(laws: Floats, draft_lengths: Ints, totals: Ints, hit_rates: Floats, rng: Rng, hit_rng: Rng) -> Counts:
     """Simulate one closed-loop run a row and count; the arguments are those of `draw_blocks`."""
-    accepted_tokens = np.arange(laws.shape[1])
     rounds, accepted, hits, cut = np.zeros((4, len(totals)), np.int64)
     for block in draw_blocks(laws, draft_lengths, totals, hit_rates, rng, hit_rng):
-        rounds[block.rows] += block.counts.sum(1)
-        accepted[block.rows] += block.counts @ accepted_tokens
+        rounds[block.rows] += block.rounds
+        accepted[block.rows] += block.accepted
         hits[block.rows] += block.hits
         cut[block.rows] += block.cut
     return Counts(rounds=rounds, accepted=accepted, hits=hits, cut=cut)

@@ -1,17 +1,27 @@
 """Replications of one setting, and their summary: means, speedup and its interval."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from simulator.costs.step import Costs, Floats, RoundCost
-from simulator.ground.chrome_trace import ChromeTrace
+from simulator.ground.statistics import student95
 from simulator.ground.streams import stream
 
 from .acceptance_law import AcceptanceModel
 from .analytic import ClosedForm, closed_form
-from .arms import PhaseTimes, Played, play
 from .engine import Counts, Ints, draw_blocks, draw_counts, elapsed_s, unroll
+
+if TYPE_CHECKING:
+    from simulator.ground.chrome_trace import ChromeTrace
+
+    from .arms import Played
+
+Progress = Callable[[int], None]
+# Runs drawn together, at first and at most; fewer where laws are wide.
+FIRST_RUNS, MOST_RUNS, MOST_BUCKETS = 32, 1 << 12, 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,11 +54,30 @@ class Setting:
         return closed_form(self.cost, law, self.hit_rate, overlap=self.overlap)
 
 
-def replicate(setting: Setting, replications: int, seed: int) -> Counts:
-    """Simulate the setting `replications` times, each on a stream of its own; arrays of shape [replications]."""
-    drawn = drawn_from(setting)
-    runs = [draw_counts(*drawn, stream(seed, r, "acceptance"), stream(seed, r, "hits")) for r in range(replications)]
-    return Counts(**{f.name: np.concatenate([getattr(run, f.name) for run in runs]) for f in fields(Counts)})
+def replicate(setting: Setting, replications: int, seed: int, progress: Progress = lambda runs: None) -> Counts:
+    """Simulate the setting `replications` times; arrays of shape [replications].
+
+    Runs are drawn many at once, all of a batch whatever is asked for: more replications leave the first as they were.
+    `progress` is called with how many were done.
+    """
+    (law, *single), parts, done = drawn_from(setting), [], 0
+    for number, runs in enumerate(batches(replications, setting.draft_length + 1)):
+        laws, (k, total, hit_rate) = np.broadcast_to(law, (runs, law.shape[1])), (np.repeat(v, runs) for v in single)
+        streams = stream(seed, number, "acceptance"), stream(seed, number, "hits")
+        parts.append(draw_counts(laws, k, total, hit_rate, *streams))
+        progress(min(runs, replications - done))
+        done += runs
+    joined = {f.name: np.concatenate([getattr(part, f.name) for part in parts])[:replications] for f in fields(Counts)}
+    return Counts(**joined)
+
+
+def batches(replications: int, width: int) -> Iterator[int]:
+    """Yield how many runs are drawn together, until there are enough: the first alone, as events play it."""
+    done, most = 0, max(1, min(MOST_RUNS, MOST_BUCKETS // width))
+    while done < replications:
+        runs = 1 if done == 0 else min(most, max(FIRST_RUNS, done) - done % FIRST_RUNS)
+        yield runs
+        done += runs
 
 
 def drawn_from(setting: Setting) -> tuple[Floats, Ints, Ints, Floats]:
@@ -57,8 +86,10 @@ def drawn_from(setting: Setting) -> tuple[Floats, Ints, Ints, Floats]:
     return law, np.array([setting.draft_length]), np.array([setting.total]), np.array([setting.hit_rate])
 
 
-def play_events(setting: Setting, seed: int, trace: ChromeTrace) -> Played:
+def play_events(setting: Setting, seed: int, trace: "ChromeTrace") -> "Played":
     """Play replication 0 event by event into the trace: the same rounds as `replicate` draws, one by one."""
+    from .arms import PhaseTimes, play
+
     blocks = draw_blocks(*drawn_from(setting), stream(seed, 0, "acceptance"), stream(seed, 0, "hits"))
     rounds = unroll(blocks, setting.draft_length, stream(seed, 0, "order"))
     cost = setting.cost
@@ -76,11 +107,9 @@ def interval95(times_s: Floats, baseline_s: Floats) -> tuple[Floats, Floats]:
         times_s: Times of the replications, shape [..., replications], at least two.
         baseline_s: Shape [...].
     """
-    from scipy.special import stdtrit
-
     n = times_s.shape[-1]
     mean = times_s.mean(-1)
-    half = stdtrit(n - 1, 0.975) * times_s.std(-1, ddof=1) / np.sqrt(n)
+    half = student95(n - 1) * times_s.std(-1, ddof=1) / np.sqrt(n)
     low = baseline_s / (mean + half)
     high = np.divide(baseline_s, mean - half, out=np.full(mean.shape, np.inf), where=mean > half)
     return low, high

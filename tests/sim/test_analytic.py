@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 
 from simulator.costs.step import Knobs
 from simulator.ground.histogram import AcceptanceHistogram, tokens_per_round_iid
-from simulator.rounds.acceptance_law import EquivalentAcceptance, HistogramAcceptance, IidAcceptance, iid_laws
+from simulator.rounds import acceptance_law
+from simulator.rounds.acceptance_law import (
+    EquivalentAcceptance,
+    HistogramAcceptance,
+    IidAcceptance,
+    drawn_survival,
+    iid_laws,
+)
 from simulator.rounds.analytic import LONG_RUN, break_even_alpha, closed_form, run_speedup, speedup_by_draft_length
 
 
@@ -133,6 +140,18 @@ def test_histograms_of_one_text_share_their_draws_position_by_position() -> None
     whole = AcceptanceHistogram(COUNTS)
     parts = HistogramAcceptance(tuple(whole.cut(k) for k in (1, 2, 3, 4)))
     assert drawn(parts) == pytest.approx(drawn(HistogramAcceptance((whole,))))
+
+
+def test_a_histogram_is_drawn_once_for_all_draft_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def counted(*given: object) -> np.ndarray:
+        seen.append(given)
+        return drawn_survival(*given)
+
+    monkeypatch.setattr(acceptance_law, "drawn_survival", counted)
+    drawn(HistogramAcceptance((AcceptanceHistogram(COUNTS), AcceptanceHistogram(COUNTS[:3]))))
+    assert len(seen) == 2
 
 
 def test_three_rounds_are_no_certainty() -> None:

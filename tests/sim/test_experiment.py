@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import stdtrit
 
 from simulator.answers.basis import Basis
 from simulator.answers.forecast import forecast
@@ -16,6 +17,7 @@ from simulator.answers.verdict import answer, best_in_words, headline, need_in_w
 from simulator.costs.step import Knobs
 from simulator.ground.chrome_trace import ChromeTrace
 from simulator.ground.histogram import AcceptanceHistogram
+from simulator.ground.statistics import student95
 from simulator.rounds.acceptance_law import HistogramAcceptance, IidAcceptance
 from simulator.rounds.arms import LANES, Played
 from simulator.rounds.engine import elapsed_s
@@ -31,11 +33,17 @@ def setting(alpha=0.8, draft_cost=0.1, k=4, total=512, overlap=False, histogram=
 
 
 def test_more_replications_leave_the_first_ones_as_they_were() -> None:
-    few, many = replicate(setting(), 3, seed=5), replicate(setting(), 10, seed=5)
-    assert (many.rounds[:3] == few.rounds).all()
+    many = replicate(setting(), 200, seed=5)
+    for few in (1, 3, 32, 33, 150):
+        assert (many.rounds[:few] == replicate(setting(), few, seed=5).rounds).all()
     assert len(set(many.rounds)) > 1
     runs = [replicate(setting(), 8, seed).rounds.tolist() for seed in (1, 1, 2)]
     assert runs[0] == runs[1] != runs[2]
+
+
+def test_student_s_t_is_that_of_scipy() -> None:
+    freedoms = [*range(1, 60), *range(60, 1100, 97), 999, 1000, 10**6]
+    assert [student95(n) for n in freedoms] == pytest.approx(stdtrit(freedoms, 0.975), rel=1e-12)
 
 
 @pytest.mark.statistical
