@@ -142,8 +142,8 @@ def pair_in_words(pair: tuple[str, str]) -> str:
 def costs_in_words(costs: Costs, profile: Profile | None) -> str:
     """Say where costs come from."""
     if isinstance(costs, TimedTokens):
-        gain = f"a round of {1e3 * costs.round_s:.3g} ms at K = {costs.draft_length}"
-        return f"timed: {1e3 * costs.baseline_s:g} ms a token plain, {gain}; its split at other K is not known"
+        timed = f"{1e3 * costs.baseline_s:g} ms a token plain, a round of {1e3 * float(costs.round_s):.3g} ms"
+        return f"timed: {timed} at K = {costs.draft_length}, as sure as these times; its split at other K is not known"
     if profile is None:
         return "burn units as given, of no device"
     if isinstance(costs, DecodedPair):

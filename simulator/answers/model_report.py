@@ -49,6 +49,7 @@ def models_json(pair: ModelPair, forecast: Forecast) -> dict[str, Any]:
         "memory": {
             "bytes_per_device": float(pair.memory_bytes),
             "device_bytes": pair.profile.memory_bytes,
+            "fits": None if pair.fits is None else bool(pair.fits),
             "largest_batch": largest_batch(pair),
         },
         "schedule": {
@@ -174,11 +175,18 @@ def memory_text(pair: ModelPair) -> str:
     if pair.placement == SEPARATE:
         where = "model and KV cache on the fullest device"
     needs = f"memory: {needed:.2f} GB of {where}"
-    if there is None or most is None:
+    if there is None:
+        return f"{needs}; {unknown_memory(pair)}"
+    if most is None:
         return needs
     fits = int(pair.batch) <= most
     batches = f"batches up to {most:,} do" if most else "no batch does"
     return f"{needs} {'fit' if fits else 'do NOT fit'} into {USABLE_MEMORY * there / 1e9:.1f} GB; {batches}"
+
+
+def unknown_memory(pair: ModelPair) -> str:
+    """Say that nobody knows whether models fit."""
+    return f"whether that fits is not known: {pair.profile.name} does not say how much its device has"
 
 
 def schedule_text(ranges: tuple[Range, ...]) -> str:

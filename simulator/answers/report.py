@@ -113,7 +113,7 @@ def summary_text(s: Summary, overhead_ms: float) -> list[str]:
 def certainty_in_words(forecast: Forecast) -> list[str]:
     """Say how sure the best draft length is, where that hangs on what is not known."""
     known = forecast.uncertainty
-    if known.interval(forecast.setting.draft_length) is None:
+    if not known.is_open:
         return []
     first, last = known.best_draft_length_ci95
     share = f"{known.best_draft_length} in {known.best_share:.0%} of the draws of what is not known"

@@ -14,7 +14,7 @@ from simulator.rounds.acceptance_law import AcceptanceModel, IidAcceptance
 from simulator.rounds.grid import Columns, Grid, Sweep
 
 from .schedule import LEAST_GAIN, Range, off_above, ranges, vllm_config
-from .uncertainty import ends95, is_open, speedups
+from .uncertainty import drawn_lengths, ends95, is_open, speedups
 
 BATCH, K = "batch", "draft_length"
 # Batch sizes up to which each has an answer of its own; answers, and combinations with ranges each, that are told of.
@@ -188,13 +188,15 @@ def interval(sweep: Sweep, block: Block, at: int, places: list[dict[str, float]]
 
 def ends_at(sweep: Sweep, point: dict[str, float]) -> tuple[float, float]:
     """Return both ends of the interval of the speedup at a point of the grid."""
-    k = np.array([int(point[K])])
-    costs = sweep.pricing.costs(Point(**{**point, K: int(k[0])}))
+    k = int(point[K])
+    costs = sweep.pricing.costs(Point(**{**point, K: k}))
     acceptance: AcceptanceModel = sweep.acceptance.model or IidAcceptance(point["alpha"])
-    rng = stream(sweep.seed, 0, "uncertainty")
-    tokens = acceptance.sample_tokens_per_round(k, rng, SAMPLES)
-    drawn = speedups(costs.sample(rng, SAMPLES), acceptance, k, tokens, overlap=sweep.overlap)
-    low, high = ends95(drawn[:, 0], speedups(costs, acceptance, k, overlap=sweep.overlap)[0])
+    rng, lengths = stream(sweep.seed, 0, "uncertainty"), drawn_lengths(costs, np.array([k]))
+    tokens = acceptance.sample_tokens_per_round(lengths, rng, SAMPLES)
+    drawn = speedups(costs.sample(rng, SAMPLES), acceptance, lengths, tokens, overlap=sweep.overlap)
+    low, high = np.array(ends95(drawn, speedups(costs, acceptance, lengths, overlap=sweep.overlap)))[
+        :, lengths == k
+    ].ravel()
     return float(low), float(high)
 
 

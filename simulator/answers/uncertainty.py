@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from simulator.costs.step import Costs, Floats
+from simulator.costs.timed_pair import TimedTokens
 from simulator.rounds.acceptance_law import AcceptanceModel, Ints, law_table
 from simulator.rounds.analytic import closed_form, speedup
 
@@ -31,6 +32,11 @@ class Uncertainty:
     speedup_low95: tuple[float, ...]
     speedup_high95: tuple[float, ...]
 
+    @property
+    def is_open(self) -> bool:
+        """Whether anything is uncertain at any draft length."""
+        return any(map(is_open, self.speedup_low95, self.speedup_high95))
+
     def interval(self, draft_length: int) -> tuple[float, float] | None:
         """Return 95 % of the draws at a draft length; None where nothing is uncertain, or nobody knows how much."""
         at = self.draft_lengths.index(draft_length)
@@ -50,9 +56,20 @@ def speedups(
 
     tokens_per_round: samples of it, [samples, draft lengths], instead of what the acceptance has.
     """
-    form = closed_form(costs.round_cost(draft_lengths), *law_table(acceptance, draft_lengths), overlap=overlap)
-    moved = 1.0 if tokens_per_round is None else tokens_per_round / form.tokens_per_round
-    return np.asarray(moved * form.speedup)
+    table = law_table(acceptance, draft_lengths)
+    if tokens_per_round is None:
+        return closed_form(costs.round_cost(draft_lengths), *table, overlap=overlap).speedup
+    moved = tokens_per_round / (1 + table.laws @ np.arange(table.laws.shape[-1]))
+    if isinstance(costs, TimedTokens):
+        at = draft_lengths.tolist().index(costs.draft_length)
+        costs = costs.with_tokens(moved[:, at, None])
+    return np.asarray(moved * closed_form(costs.round_cost(draft_lengths), *table, overlap=overlap).speedup)
+
+
+def drawn_lengths(costs: Costs, draft_lengths: Ints) -> Ints:
+    """Return draft lengths, rising, with the one whose time a token was measured: draws of others hang on it."""
+    timed = [costs.draft_length] if isinstance(costs, TimedTokens) else []
+    return np.union1d(draft_lengths, np.array(timed, np.int64))
 
 
 def ends95(drawn: Floats, middle: Floats) -> tuple[Floats, Floats]:
@@ -82,7 +99,7 @@ def uncertainty(
     samples: int = SAMPLES,
 ) -> Uncertainty:
     """Draw the uncertain constants so many times, and say what follows for K and for the best K up to the longest."""
-    lengths = np.arange(1, max(longest, draft_length) + 1, dtype=np.int64)
+    lengths = drawn_lengths(costs, np.arange(1, max(longest, draft_length) + 1, dtype=np.int64))
     sampled = costs.sample(rng, samples)
     tau = acceptance.sample_tokens_per_round(lengths, rng, samples)
     drawn = speedups(sampled, acceptance, lengths, tau, overlap=overlap)

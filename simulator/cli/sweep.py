@@ -202,6 +202,8 @@ def sweep_text(task: "Sweep", columns: "Columns", answers: "list[Answer]", basis
     count = f"{task.grid.points:,} points over {', '.join(axes)}; above 1x at {int((gains > 1).sum()):,} of them"
     if unfit := int(np.isnan(gains).sum()):
         count += f"; {unfit:,} do not fit into memory"
+    if (name := without_memory(task)) is not None:
+        count += f"; which fit into memory is not known: {name} does not say how much its device has"
     lines = [first, *basis.lines, count, *([off_text(answers)] if has_ranges(task.grid) else [])]
     return "\n".join([wrapped(lines), "", answers_text(task.grid, answers)])
 
@@ -211,6 +213,8 @@ def result_json(
 ) -> dict[str, Any]:
     """Return what a sweep answers, under plain keys."""
     body = {"basis": asdict(basis), "points": task.grid.points, "answers": [asdict(answer) for answer in answers]}
+    if task.pricing.models is not None:
+        body["memory_known"] = without_memory(task) is None
     axes = {BY_NAME[name].key: task.grid.values[name].tolist() for name in task.grid.axes}
     return envelope("sweep", 1, {**axes, **parameters}) | body
 
@@ -231,6 +235,12 @@ def basis_of_sweep(options: SweepOptions, task: "Sweep") -> "Basis":
         is_default_alpha="alpha" not in options.stated,
         profile=task.pricing.profile,
     )
+
+
+def without_memory(task: "Sweep") -> str | None:
+    """Return the name of a profile of models that does not say how much memory there is; None for any other."""
+    profile = task.pricing.profile
+    return profile.name if profile and task.pricing.models and profile.memory_bytes is None else None
 
 
 def fitting(columns: "Columns") -> "NDArray[Any]":

@@ -4,8 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from .model_costs import ERROR_A_DOUBLING, ModelPair
-from .profile import DATASHEET
+from .model_costs import ERROR_A_DOUBLING, ERROR_OF_FORMAT, ModelPair
 from .work import ModelShape
 
 
@@ -41,11 +40,10 @@ def range_cautions(pair: ModelPair, draft_length: int) -> Iterator[str]:
     words["weights"] = "models of {:.3g} weights"
     values = {"batch": batch, "context": context, "tokens": batch * (draft_length + 1)}
     values["weights"] = np.array([pair.draft.parameters, pair.target.parameters], np.float64)
-    if pair.profile.status != DATASHEET:
-        for placed in (pair.placed_target, pair.placed_draft):
-            if placed.storage.name not in pair.profile.passes:
-                timed = ", ".join(pair.profile.passes)
-                yield f"{placed.shape.name} in {placed.storage.name}: {pair.profile.name} was timed in {timed} alone"
+    for placed in (pair.placed_target, pair.placed_draft):
+        if placed.is_untimed:
+            what, timed = f"{placed.shape.name} in {placed.storage.name}", ", ".join(pair.profile.passes)
+            yield f"{what}: {pair.profile.name} was timed in {timed} alone; that adds {ERROR_OF_FORMAT:.0%}"
     for name, ends in pair.profile.timed.items():
         beyond = ends.doublings_beyond(values[name])
         if beyond.max() > 0:

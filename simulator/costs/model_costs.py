@@ -14,8 +14,9 @@ from .profile import DATASHEET, PassCost, Profile, spread
 from .step import Floats, Real, RoundCost
 from .work import Count, ModelShape, as_storage
 
-# Relative standard error of a pass for each doubling beyond what a profile was timed over: an assumption.
-ERROR_A_DOUBLING = 0.04
+# Relative standard errors of a pass for each doubling beyond what a profile was timed over, and in a number format
+# whose passes were not timed: assumptions.
+ERROR_A_DOUBLING, ERROR_OF_FORMAT = 0.04, 0.1
 PARTS = ("compute", "memory", "launch", "fixed", "link")
 SAME, SEPARATE = "same", "separate"
 # What engines leave free of a device's memory.
@@ -67,6 +68,11 @@ class Placed:
         """The number format of the arithmetic: the first that the device has, of those that the weights allow."""
         formats = self.storage.format.arithmetic
         return next((f for f in formats if f in self.profile.passes), formats[0])
+
+    @property
+    def is_untimed(self) -> bool:
+        """Whether a device was timed, though in no pass of weights that are stored like this."""
+        return self.profile.status != DATASHEET and self.storage.name not in self.profile.passes
 
     def parts(self, batch: Real, new_tokens: Real, context: Real) -> PassParts:
         """Return the seconds of passes, [*samples, *S]; counts as of `ModelShape.flops` broadcast to S."""
@@ -188,8 +194,8 @@ class ModelPair:
         target, draft = self.placed_target, self.placed_draft
         draft_tokens = self.draft_tokens(k)
         draft_step_s = draft.parts(batch, draft_tokens, context).total_s
-        draft_step_s = draft_step_s * self.off_by(self.draft_normals, self.draft, batch, draft_tokens, context)
-        off_by = self.off_by(self.verify_normals, self.target, batch, k + 1, context)
+        draft_step_s = draft_step_s * self.off_by(self.draft_normals, draft, batch, draft_tokens, context)
+        off_by = self.off_by(self.verify_normals, target, batch, k + 1, context)
         return RoundCost(
             draft_length=np.asarray(k),
             baseline_s=target.parts(batch, 1, context).total_s,
@@ -204,10 +210,14 @@ class ModelPair:
         size = self.draft.drafting.step_size if self.draft.drafting else 0
         return self.placed_draft.product_s(size, np.asarray(batch, np.float64)) if size else np.zeros(np.shape(batch))
 
-    def off_by(self, normals: Real, shape: ModelShape, batch: Count, new_tokens: Count, context: Count) -> Floats:
-        """Return what passes are multiplied by where they lie beyond what was timed, [*samples, *S]."""
-        beyond = doublings_beyond(self.profile, shape, batch, new_tokens, context)
+    def off_by(self, normals: Real, placed: Placed, batch: Count, new_tokens: Count, context: Count) -> Floats:
+        """Return what passes are multiplied by where they lie beyond what was timed, [*samples, *S].
+
+        Plain steps are not: an error that they share cancels in a speedup.
+        """
+        beyond = doublings_beyond(self.profile, placed.shape, batch, new_tokens, context)
         error = ERROR_A_DOUBLING * sum(beyond.values(), start=np.zeros(np.shape(batch)))
+        error = error + ERROR_OF_FORMAT * placed.is_untimed
         return np.asarray(np.exp(spread(normals, np.ndim(batch)) * error))
 
     def sample(self, rng: np.random.Generator, samples: int) -> "ModelPair":
@@ -229,7 +239,8 @@ class ModelPair:
         # So many more launches cost as much as launches that take so much longer.
         passes = {dtype: cost.scaled({"launch_s": launches}) for dtype, cost in passes.items()}
         link = profile.link and profile.link.slower(slower)
-        draft, verify = rng.standard_normal((2, samples)) if profile.timed else (0.0, 0.0)
+        is_beyond = profile.timed or self.placed_target.is_untimed or self.placed_draft.is_untimed
+        draft, verify = rng.standard_normal((2, samples)) if is_beyond else (0.0, 0.0)
         drawn = replace(self, profile=replace(profile, passes=passes, link=link), round_overhead_factors=overhead)
         return replace(drawn, draft_normals=draft, verify_normals=verify)
 

@@ -8,7 +8,7 @@ import numpy as np
 from simulator.ground.artefacts import UserError
 
 from .profile import Decoding
-from .step import Real, RoundCost
+from .step import Floats, Real, RoundCost
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,11 +82,12 @@ class TimedTokens:
     """Costs from two times a token of a server, plain and speculative at one draft length.
 
     What a round takes beyond a plain step is split between drafted tokens, which K multiplies, and the rest: where only
-    one draft length was timed, how it is split is not known. drafted_share: of drafts in it; may be samples.
+    one draft length was timed, how it is split is not known. drafted_share: of drafts in it; it and round_s may be
+    samples, [samples, 1].
     """
 
     baseline_s: float
-    round_s: float
+    round_s: Real
     draft_length: int
     drafted_share: Real = DRAFTED_SHARE
     factors: Mapping[str, float] | None = None
@@ -99,7 +100,7 @@ class TimedTokens:
     def round_cost(self, draft_length: Real) -> RoundCost:
         """Return the phases' seconds; a leading axis of samples where the share is samples."""
         k = np.asarray(draft_length, np.int64)
-        ones, excess_s = np.ones(k.shape), max(0.0, self.round_s - self.baseline_s)
+        ones, excess_s = np.ones(k.shape), np.maximum(0.0, self.round_s - self.baseline_s)
         step_s = np.asarray(self.drafted_share * excess_s / self.draft_length * ones)
         more = (self.factors or {}).get("round_overhead_s", 1.0)
         return RoundCost(
@@ -108,7 +109,7 @@ class TimedTokens:
             draft_step_s=step_s,
             draft_s=step_s * k,
             # Noise may make a round a little shorter than a step.
-            verify_s=min(self.baseline_s, self.round_s) * ones,
+            verify_s=np.asarray(np.minimum(self.baseline_s, self.round_s) * ones),
             overhead_s=np.asarray((1 - self.drafted_share) * excess_s * more * ones),
         )
 
@@ -119,6 +120,10 @@ class TimedTokens:
     def sample(self, rng: np.random.Generator, samples: int) -> "TimedTokens":
         """Draw the share of drafts anew, [samples, 1]: from nothing to all of it."""
         return replace(self, drafted_share=rng.random((samples, 1)))
+
+    def with_tokens(self, relative: Floats) -> "TimedTokens":
+        """Return the costs if rounds had so many times the tokens, [samples, 1]: the time a token is what was timed."""
+        return replace(self, round_s=np.asarray(self.round_s * relative))
 
 
 def timed_tokens(baseline_s: float, speculative_s: float, tokens_per_round: float, draft_length: int) -> TimedTokens:

@@ -324,6 +324,18 @@ def test_a_sweep_leaves_what_does_not_fit_out_of_its_best_and_says_so(output, hi
     assert "x as fast" not in none
 
 
+def test_a_profile_without_the_size_of_its_memory_does_not_say_what_fits(run, output, tmp_path: Path) -> None:
+    profile = load_profile("h100-sxm")
+    written(tmp_path / "p.json", replace(profile, name="p", memory_bytes=None))
+    words, told = ("--profile", "p.json", *PAIR, "--alpha", 0.7), "not known: p does not say how much its device has"
+    assert told in " ".join(output("simulate", *words).split())
+    assert result(run, *words)["models"]["memory"]["fits"] is None
+    assert result(run, "--profile", "h100-sxm", *words[2:])["models"]["memory"]["fits"] is True
+    swept = ("sweep", *words, "--batch", "1,8", "--draftN", "1:2", "--replications", 0)
+    assert told in " ".join(output(*swept).split())
+    assert json.loads(output(*swept, "--json"))["memory_known"] is False
+
+
 GPUS = ("--profile", "h100-sxm", "--tp", 4, "--target-model", "llama-3.3-70b", "--draft-model", "llama-3.2-1b")
 
 

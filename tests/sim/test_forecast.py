@@ -17,6 +17,7 @@ from simulator.costs.profile import Link, PassCost
 from simulator.costs.profile_file import load_profile
 from simulator.costs.shapes import read_shape
 from simulator.costs.step import Costs, Knobs
+from simulator.costs.timed_pair import timed_tokens
 from simulator.ground.histogram import AcceptanceHistogram, load_histogram, variance
 from simulator.rounds.acceptance_law import AcceptanceModel, HistogramAcceptance, IidAcceptance, iid_laws
 from simulator.rounds.analytic import closed_form
@@ -230,6 +231,22 @@ def gains_by_hand(
     """The speedups of draft lengths from 0 at one batch size; one scalar call for each length."""
     laws = [(acceptance.law(k), k, acceptance.bonus_guess_rate(k)) for k in range(1, longest + 1)]
     return [1.0, *(gain(pair, law, k, rate=rate, overlap=overlap) for law, k, rate in laws)]
+
+
+def test_two_times_a_token_know_their_own_speedup_and_lean_on_acceptance_elsewhere() -> None:
+    timed = timed_tokens(25e-3, 15e-3, MEASURED.nearest(4).tokens_per_round, 4)
+    lengths, rng = np.arange(1, 5), np.random.default_rng(0)
+    tokens = MEASURED.sample_tokens_per_round(lengths, rng, 4000)
+    drawn = speedups(timed.sample(rng, 4000), MEASURED, lengths, tokens, overlap=False)
+    assert drawn[:, 3] == pytest.approx(np.full(4000, 25 / 15), rel=1e-12)
+    # By hand: the round at 4 is 15 ms for each of its tokens, of what that has over a step an unknown share is drafts.
+    rounds = 15e-3 * tokens[:, 3]
+    none, all_ = (tokens[:, 1] * 25e-3 / (25e-3 + (rounds - 25e-3) * share) for share in (1, 2 / 4))
+    assert (none <= drawn[:, 1] * (1 + 1e-9)).all()
+    assert (drawn[:, 1] <= all_ * (1 + 1e-9)).all()
+    known = uncertainty(timed, MEASURED, 4, 4, np.random.default_rng(0), overlap=False)
+    assert known.interval(4) is None
+    assert known.interval(3) is not None
 
 
 PLANNED = [
