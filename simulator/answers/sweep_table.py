@@ -7,22 +7,31 @@ from simulator.rounds.grid import Grid
 from .schedule import LEAST_GAIN
 from .sweep_answers import BATCH, MOST_PLANS, MOST_ROWS, Answer, K, has_ranges
 
+# Letters of the columns of values, beyond which these stand in one.
+MOST_KEYS = 44
+
 
 def answers_text(grid: Grid, answers: list[Answer]) -> str:
     """Return the answers as a table."""
     from simulator.ground.command import table
 
-    of_ranges = has_ranges(grid)
-    names, heads = list(answers[0].values), ["best K", "speedup", "95 %", "as good, to 2 %"]
-    rows = [[*names, *(["batch"] if of_ranges else []), *heads]]
-    rows += [[*(f"{a.values[name]:,.10g}" for name in names), *cells(a)] for a in answers]
-    given = len(rows[0]) - len(heads)
+    of_ranges, heads = has_ranges(grid), ["best K", "speedup", "95 %", "as good, to 2 %"]
+    keys = list(
+        zip(*([name, *(f"{a.values[name]:,.10g}" for a in answers)] for name in answers[0].values), strict=True)
+    )
+    left = []
+    if sum(max(map(len, column)) for column in zip(*keys, strict=True)) > MOST_KEYS:
+        keys = [("where",), *((", ".join(map(" ".join, zip(keys[0], row, strict=True))),) for row in keys[1:])]
+        left = [0]
+    given = (len(keys[0]) if keys else 0) + of_ranges
+    rows = [["batch"] * of_ranges + heads, *map(cells, answers)]
+    rows = [[*key, *row] for key, row in zip(keys or [()] * len(rows), rows, strict=True)]
     # A column that says nothing, or of one draft length, is left out.
     kept = [i for i in range(len(rows[0])) if i < given or any(row[i] for row in rows[1:])]
     if len(grid.values[K]) == 1 and not any(a.draft_length == 0 for a in answers):
         kept.remove(given)
-    words_at = [at for at, i in enumerate(kept) if i == len(rows[0]) - 1]
-    text = table([[row[i] for i in kept] for row in rows], left=words_at, keys=given)
+    left += [at for at, i in enumerate(kept) if i == len(rows[0]) - 1]
+    text = table([[row[i] for i in kept] for row in rows], left=left, keys=given)
     there = grid.points // len(grid.values[K]) // (len(grid.values[BATCH]) if of_ranges else 1)
     told = min(there, MOST_PLANS if of_ranges else MOST_ROWS)
     return text + f"\n{told} of {there:,} combinations are shown; --out FILE has all" * (told < there)

@@ -398,7 +398,18 @@ def test_the_best_k_of_every_row_is_printed_off_among_the_answers(run, hist_file
     # Many rows are thinned out, and said to be.
     said = run("sweep", "--draftN", "1:2", "--alpha", "0.01:0.99:0.01").stdout
     assert said.splitlines()[-1] == "24 of 99 combinations are shown; --out FILE has all"
-    assert max(map(len, said.splitlines())) <= 100
+    # Values of many options stand in one column, folded.
+    many = ("--workmem", "1e9,2e14", "--workflops", "1e9,2e14", "--draft-cost", "0.123456789,0.2", "--total", "9,1e9")
+    wide = run("sweep", "--draftN", "1:64", *many, "--pass-overhead", "1e-9,12345.6789", "--replications", 0).stdout
+    assert max(map(len, (said + wide).splitlines())) <= 100
+    assert "total 9, workflops 1,000,000,000, workmem" in wide
+
+
+def test_the_best_k_of_a_sweep_hangs_on_no_simulation(output) -> None:
+    words = ("sweep", "--draftN", "1:8", "--total", 8, "--alpha", "0.3,0.7", "--draft-cost", "0.05,0.3", "--json")
+    runs = [("--replications", 0), *(("--replications", 3, "--seed", seed) for seed in (0, 1))]
+    one, *others = (json.loads(output(*words, *of_run))["answers"] for of_run in runs)
+    assert all(other == one for other in others)
 
 
 def test_any_number_of_replications_works(output) -> None:
