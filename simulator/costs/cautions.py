@@ -30,8 +30,8 @@ def context_cautions(pair: ModelPair, draft_length: int) -> Iterator[str]:
     for role, shape in (("target", pair.target), ("draft", pair.draft)):
         longest = shape.longest_context
         if longest is not None and context + draft_length > longest:
-            drafted = f" with {draft_length:,} drafted tokens" if context <= longest else ""
-            yield f"context {context:,}{drafted} is beyond the {longest:,} tokens that the {role} {shape.name} was made for"
+            words = f"context {context:,}" + (f" with {draft_length:,} drafted tokens" if context <= longest else "")
+            yield f"{words} is beyond the {longest:,} tokens that the {role} {shape.name} was made for"
 
 
 def range_cautions(pair: ModelPair, draft_length: int) -> Iterator[str]:
