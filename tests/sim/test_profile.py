@@ -399,6 +399,8 @@ def test_the_measured_preset_is_what_was_measured() -> None:
     preset, measured = (profile_json(p)["passes"]["bfloat16"] for p in (profile, passes))
     assert all(preset[key] == measured[key] for key in shared)
     assert profile_json(profile)["units"] == profile_json(burn)["units"]
+    assert profile.timed == passes.timed
+    assert (profile.timed["batch"].most, profile.timed["context"].most) == (4, 256)
 
 
 @pytest.mark.parametrize("name", DATASHEETS)
