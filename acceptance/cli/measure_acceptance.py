@@ -241,7 +241,15 @@ def present(
     cost, seed = options.draft_cost, options.seed
     parameters = parameters | {"q_kind": q_kind, "analysis_seed": seed}
     temperature = parameters["temperature"]
-    analysis = analyse(trace, options.draft_lengths, temperature=temperature, q_kind=q_kind, draft_cost=cost, seed=seed)
+    analysis = analyse(
+        trace,
+        options.draft_lengths,
+        temperature=temperature,
+        q_kind=q_kind,
+        draft_cost=cost,
+        seed=seed,
+        with_policies=options.report or options.as_json,
+    )
     files = write(trace, analysis, parameters, options)
     if options.as_json:
         from dataclasses import asdict

@@ -25,8 +25,9 @@ from .estimators import (
 from .play import Played, Policy, play
 from .policies import Adaptive, ConfidenceStop, Fixed, HuggingFaceHeuristic, Oracle
 
-# Coins tossed for each position where acceptance is not certain.
+# Coins tossed for each position where acceptance is not certain: so many, fewer where there are many positions.
 REPLICATIONS = 16
+TOSSES = 2**20
 # Hugging Face's assistant_confidence_threshold.
 CONFIDENCE = 0.4
 MAX_FIXED_POLICIES = 8
@@ -102,6 +103,7 @@ def analyse(
     q_kind: str = "sampled",
     draft_cost: float = 0.1,
     seed: int = 0,
+    with_policies: bool = True,
 ) -> Analysis:
     """Return what a trace says.
 
@@ -112,23 +114,25 @@ def analyse(
         q_kind: Whose acceptance: a "sampled" or a "greedy" draft's.
         draft_cost: A draft pass over a target pass, for the policies' speed.
         seed: Of bootstrap and coins.
+        with_policies: Whether to play the draft-length policies, which takes longer than all the rest.
 
     Raises:
         UserError: A draft length above the longest output.
     """
     rounds = {k: expected_rounds(trace, k, q_kind) for k in draft_lengths}
-    of_lengths = {k: metrics(trace, r, q_kind, seed) for k, r in rounds.items()}
     rng = np.random.default_rng(seed)
+    alpha = alpha_estimates(trace, rng)
+    of_lengths = {k: metrics(r, alpha[q_kind], seed) for k, r in rounds.items()}
     greedy = temperature == 0
     return Analysis(
         rounds=rounds,
         metrics=of_lengths,
         synthetic={k: synthetic_acceptance(m["survival"], m["tokens_per_round"]) for k, m in of_lengths.items()},
-        alpha=alpha_estimates(trace, rng),
+        alpha=alpha,
         categories=category_metrics(trace, rounds[max(draft_lengths)], q_kind, seed),
         along_output=alpha_by(bins_of(trace.position), trace, q_kind, rng),
         by_context_length=alpha_by(bins_of(trace.context_length), trace, q_kind, rng),
-        policies=play_policies(trace, draft_lengths, q_kind, draft_cost, seed),
+        policies=play_policies(trace, draft_lengths, q_kind, draft_cost, seed) if with_policies else {},
         text_gap=None if greedy else surprise_gap(trace, rng),
         foreign=float((trace.rank_p != 0 if greedy else excluded(trace)).mean()),
     )
@@ -139,6 +143,7 @@ def play_policies(
 ) -> dict[str, PolicyResult]:
     """Play every policy on the same coins, up to the longest draft length."""
     longest = max(draft_lengths)
+    replications = min(max(TOSSES // max(trace.size, 1), 1), REPLICATIONS)
     policies: dict[str, Policy] = {f"fixed {k}": Fixed(k) for k in draft_lengths[-MAX_FIXED_POLICIES:]}
     policies["Hugging Face heuristic, from 20"] = HuggingFaceHeuristic()
     policies["adaptive 1..8"] = Adaptive()
@@ -147,7 +152,7 @@ def play_policies(
     policies["oracle"] = Oracle(MAX_DRAFT)
     return {
         name: result_of(
-            play(trace, policy, q_kind=q_kind, rng=np.random.default_rng(seed), replications=REPLICATIONS), draft_cost
+            play(trace, policy, q_kind=q_kind, rng=np.random.default_rng(seed), replications=replications), draft_cost
         )
         for name, policy in policies.items()
     }

@@ -4,6 +4,7 @@ Runs no model. Prompts are the independent unit: intervals come from a bootstrap
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,11 @@ from simulator.ground.histogram import AcceptanceHistogram, alpha_iid, condition
 Floats = NDArray[np.float64]
 RESAMPLES = 2000
 DRAWS_AT_ONCE = 2**20
+# Positions that are counted at a time.
+AT_ONCE = 2**15
+# What is added to a probability with less weight than this changes none that matters, nor a float beside 1.
+NEGLIGIBLE = 2.0**-64
+MAX_UNITS = 1024
 # From fewer an interval would say little, and cover less than it claims.
 MIN_PROMPTS = 4
 
@@ -45,46 +51,56 @@ class RoundCounts:
         return AcceptanceHistogram(tuple(np.where(np.isclose(counts, whole, rtol=0, atol=1e-9), whole, counts)))
 
 
-def run_lengths(accept: Floats, ends: NDArray[np.int64], k: int) -> Floats:
-    """Return P(A = a) of a round of k drafts that starts at each position, a = 0..k; shape [positions, k + 1].
+def run_products(accept: Floats, width: int) -> Floats:
+    """Return the product of `width` neighbours from each position on, [positions - width + 1], by doubling."""
+    size = len(accept) - width + 1
+    found, taken, span = np.ones(size), 0, 1
+    while True:
+        if width & span:
+            found *= accept[taken : taken + size]
+            taken += span
+        if 2 * span > width:
+            return found
+        accept, span = accept[:-span] * accept[span:], 2 * span
 
-    accept: a[t], [positions]; a position past its output's end, `ends` [positions], is never accepted.
+
+def recursion(free: Floats, factor: Floats, lag: int) -> Floats:
+    """Return x[u] = free[u] + factor[u] x[u - lag], x of negative places being 0; overwrites both, shape [size] each.
+
+    By doubling: each pass substitutes the equation in itself, until no path is likely enough to change a float.
     """
-    size = len(accept)
-    survival = np.zeros((size, k + 2))
-    survival[:, 0] = 1
-    index = np.arange(size)
-    padded = np.concatenate((accept, np.zeros(k)))
-    for j in range(k):
-        ahead = np.where(index + j < ends, padded[j : j + size], 0.0)
-        survival[:, j + 1] = survival[:, j] * ahead
-    return survival[:, :-1] - survival[:, 1:]
+    while lag < len(free) and factor.max() > NEGLIGIBLE:
+        free[lag:] += factor[lag:] * free[:-lag]
+        factor[lag:] *= factor[:-lag]
+        factor[:lag] = 0
+        lag *= 2
+    return free
 
 
-def start_probabilities(law: Floats, starts: NDArray[np.int64]) -> Floats:
-    """Return f[s], the probability that a round starts at s; shape [positions].
+def count_rounds(accept: Floats, starts: NDArray[np.int64], k: int, beyond: int) -> tuple[Floats, Floats]:
+    """Return the expected rounds of each output that accept 0..k, [outputs, k + 1], and those cut, [outputs].
 
-    f[t] = sum over a of f[t - 1 - a] P(A = a | t - 1 - a), and 1 where an output begins: a triangular system of
-    bandwidth k + 1, solved forward by LAPACK for all outputs at once.
-
-    Args:
-        law: P(A = a) at each position, [positions, k + 1].
-        starts: Where each output begins, and the end of the last, [outputs + 1].
+    f[u], the probability that a round starts at u, is 1 where an output begins. Elsewhere a round starts unless u - 1
+    was drafted and accepted, or with u - 1 the last of the k + 1 tokens of a round that accepted all:
+    f[u] = 1 - a[u-1] + a[u-1] a[u-2] ... a[u-k-1] f[u-k-1]. The rounds that accept at least j are the sum of
+    f[s] a[s] ... a[s+j-1] over their starts s.
     """
-    from scipy.linalg.lapack import dtbtrs
-
-    size, width = law.shape
-    ends = np.repeat(starts[1:], np.diff(starts))
-    bands = np.zeros((width + 1, size))
-    bands[0] = 1
-    index = np.arange(size)
-    for a in range(width):
-        # No round of the next output follows from one of this.
-        bands[a + 1] = np.where(index + a + 1 < ends, -law[:, a], 0.0)
-    first = np.zeros((size, 1))
-    first[starts[:-1]] = 1
-    solution, _ = dtbtrs(bands, first, uplo="L", diag="U")
-    return np.asarray(solution[:, 0], np.float64)
+    size, lag = len(accept), k + 1
+    within = accept.copy()
+    within[starts[1:] - 1] = 0
+    free, factor = np.ones(size), np.zeros(size)
+    free[1:] -= accept[:-1]
+    free[starts[:-1]] = 1
+    if size > lag:
+        factor[lag:] = run_products(within, lag)[:-1]
+    flow = recursion(free, factor, lag)
+    all_rounds = np.add.reduceat(flow, starts[:-1])
+    flow *= np.arange(k + beyond, size + k + beyond) <= np.repeat(starts[1:], np.diff(starts))
+    at_least = np.zeros((k + 2, len(starts) - 1))
+    for j in range(lag):
+        at_least[j] = np.add.reduceat(flow, starts[:-1])
+        flow[: size - j] *= accept[j:]
+    return (at_least[:-1] - at_least[1:]).T, all_rounds - at_least[0]
 
 
 def expected_rounds(trace: Trace, k: int, q_kind: str, beyond: int = 0) -> RoundCounts:
@@ -104,39 +120,40 @@ def expected_rounds(trace: Trace, k: int, q_kind: str, beyond: int = 0) -> Round
     Raises:
         UserError: No output of the trace is as long as k.
     """
-    starts = trace.starts
+    starts, accept = trace.starts, trace.accept(q_kind)
     longest = int(np.diff(starts).max(initial=0))
     if longest < k:
         raise UserError(f"--k: {k} is above the longest output, {longest} tokens; expected 1 to {longest}")
-    lengths = np.diff(starts)
-    ends = np.repeat(starts[1:], lengths)
-    law = run_lengths(trace.accept(q_kind), ends, k)
-    flow = start_probabilities(law, starts)
-    counted = np.arange(trace.size) + k + beyond <= ends
-    outputs = starts[:-1]
-    counts = np.add.reduceat(law * (flow * counted)[:, None], outputs)
-    cut = np.add.reduceat(flow * ~counted, outputs)
+    # Whole outputs, as many at a time as lie in a processor's cache.
+    bounds = np.unique(np.searchsorted(starts, np.arange(0, trace.size + AT_ONCE, AT_ONCE)).clip(max=len(starts) - 1))
+    found = [
+        count_rounds(accept[starts[a] : starts[b]], starts[a : b + 1] - starts[a], k, beyond)
+        for a, b in pairwise(bounds)
+    ]
+    counts, cut = (np.concatenate(parts) for parts in zip(*found, strict=True))
     return RoundCounts(counts=by_prompt(counts, trace), cut=by_prompt(cut, trace))
 
 
 def by_prompt(of_outputs: Floats, trace: Trace) -> Floats:
     """Add up what was found for each output, [outputs, ...], over the turns of each prompt, [prompts, ...]."""
-    sums = np.zeros((trace.measured_prompts, *of_outputs.shape[1:]))
-    np.add.at(sums, trace.prompt_of_output, of_outputs)
-    return sums
+    first = np.flatnonzero(np.diff(trace.prompt_of_output, prepend=-1))
+    return np.asarray(np.add.reduceat(of_outputs, first), np.float64)
 
 
 def sums_by_prompt(values: ArrayLike, trace: Trace) -> Floats:
     """Add up values of positions, [positions], over each prompt, [prompts]."""
-    index = np.repeat(trace.prompt_of_output, np.diff(trace.starts))
-    return np.asarray(np.bincount(index, np.asarray(values, np.float64), minlength=trace.measured_prompts), np.float64)
+    return by_prompt(np.add.reduceat(np.asarray(values, np.float64), trace.starts[:-1]), trace)
 
 
 def bootstrap(sums: Floats, rng: np.random.Generator, resamples: int = RESAMPLES) -> Floats:
     """Return sums over prompts drawn with replacement, [resamples, columns]; sums: of each prompt, [prompts, columns].
 
-    The same state of the generator draws the same prompts.
+    The same state of the generator draws the same prompts. More than MAX_UNITS of them are shuffled into so many groups
+    of equal size, and groups are drawn: independent units too, whose spread is known to 1 / sqrt(2 MAX_UNITS), 2 %.
     """
+    if len(sums) > MAX_UNITS:
+        shuffled = sums[rng.permutation(len(sums))]
+        sums = np.add.reduceat(shuffled, np.linspace(0, len(sums), MAX_UNITS, endpoint=False).astype(np.int64))
     prompts = len(sums)
     resampled = np.empty((resamples, sums.shape[1]))
     step = max(1, DRAWS_AT_ONCE // prompts)
@@ -215,16 +232,16 @@ def round_metrics(counts: Floats) -> dict[str, Floats]:
 def macro_tokens_per_round(rounds: RoundCounts, rng: np.random.Generator) -> Estimate:
     """Return the mean over prompts of each one's tokens per round; prompts without a counted round are left out."""
     there = rounds.counts.sum(1) > 0
-    each = round_metrics(rounds.counts[there])["tokens_per_round"]
+    each = 1 + mean_accepted(rounds.counts[there])
     return ratio(each, np.ones(len(each)), rng)
 
 
-def metrics(trace: Trace, rounds: RoundCounts, q_kind: str, seed: int = 0) -> dict[str, Any]:
+def metrics(rounds: RoundCounts, alpha: Estimate, seed: int = 0) -> dict[str, Any]:
     """Return the metrics of model §4 for one draft length, by the names of our records, with 95 % intervals.
 
-    Means are over rounds (micro); `tokens_per_round_macro` is the mean over prompts. `rounds_cut` are the rounds that
-    an output's end cut and that are not in the histogram. `ci95` holds the intervals by the same names; every draft
-    length draws the same prompts for them.
+    alpha: acceptance of a single token, the same for every draft length. Means are over rounds (micro);
+    `tokens_per_round_macro` is the mean over prompts. `rounds_cut` are the rounds that an output's end cut and that are
+    not in the histogram. `ci95` holds the intervals by the same names; every draft length draws the same prompts.
     """
     rng = np.random.default_rng(seed)
     prompts = len(rounds.counts)
@@ -237,8 +254,7 @@ def metrics(trace: Trace, rounds: RoundCounts, q_kind: str, seed: int = 0) -> di
         columns = samples[name].T if value.ndim else samples[name]
         ends = [interval95(c, prompts, float(most[name].max())) for c in np.atleast_2d(columns)]
         intervals[name] = ends if value.ndim else ends[0]
-    macro, alphas = macro_tokens_per_round(rounds, rng), alpha_estimates(trace, rng)
-    for name, estimate in {"tokens_per_round_macro": macro, "alpha": alphas[q_kind]}.items():
+    for name, estimate in {"tokens_per_round_macro": macro_tokens_per_round(rounds, rng), "alpha": alpha}.items():
         figures[name], intervals[name] = estimate.value, estimate.ci95
     return figures | {"rounds_cut": float(rounds.cut.sum()), "ci95": intervals}
 

@@ -105,13 +105,12 @@ class Trace:
     @property
     def prompt_of_output(self) -> NDArray[np.int64]:
         """Index among the prompts that have an output, 0..measured_prompts - 1, of each output; shape [outputs]."""
-        _, index = np.unique(self.prompt[self.starts[:-1]], return_inverse=True)
-        return np.asarray(index, np.int64)
+        return np.cumsum(np.diff(self.prompt[self.starts[:-1]], prepend=-1) != 0) - 1
 
     @property
     def measured_prompts(self) -> int:
         """Prompts with at least one position."""
-        return len(np.unique(self.prompt))
+        return int(self.prompt_of_output.max(initial=-1)) + 1
 
     @property
     def category(self) -> NDArray[np.str_]:

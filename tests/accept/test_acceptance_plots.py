@@ -5,14 +5,13 @@ import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from acceptance.estimate.analysis import analyse
-from acceptance.estimate.estimators import alpha_by, category_metrics, expected_rounds, metrics
+from acceptance.estimate.estimators import alpha_by, alpha_estimates, category_metrics, expected_rounds, metrics
 from acceptance.estimate.plots import acceptance_figure
 from acceptance.trace.trace import Trace
 from simulator.ground.artefacts import UserError
@@ -39,8 +38,8 @@ def random_trace(categories: list[str], tokens: int = 40, seed: int = 0) -> Trac
 
 
 def drawn(trace: Trace, k: int = 4, q_kind: str = "sampled", **options: Any):
-    with patch("acceptance.estimate.analysis.play_policies", return_value={}):  # which are not drawn
-        analysis = analyse(trace, [k], temperature=0, q_kind=q_kind, seed=options.get("seed", 0))
+    seed = options.get("seed", 0)
+    analysis = analyse(trace, [k], temperature=0, q_kind=q_kind, seed=seed, with_policies=False)
     return acceptance_figure(trace, analysis, q_kind=q_kind, **{"title": "target with draft"} | options)
 
 
@@ -54,7 +53,7 @@ def spans(axes: Any, along: int) -> dict[float, tuple[float, float]]:
 def test_bars_and_survival_are_the_law_beside_the_iid_law_of_the_same_tokens_per_round(q_kind: str) -> None:
     trace = random_trace(["a", "b"] * 4)
     rounds = expected_rounds(trace, 5, q_kind)
-    intervals = metrics(trace, rounds, q_kind)["ci95"]
+    intervals = metrics(rounds, alpha_estimates(trace, np.random.default_rng(0))[q_kind])["ci95"]
     bars, curves, *_ = drawn(trace, 5, q_kind).axes
     counts = rounds.counts.sum(0)
     assert [b.get_height() for b in bars.patches] == pytest.approx(counts / counts.sum())

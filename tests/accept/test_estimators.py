@@ -11,6 +11,9 @@ from hypothesis import strategies as st
 
 from acceptance.estimate.analysis import analyse
 from acceptance.estimate.estimators import (
+    AT_ONCE,
+    MAX_UNITS,
+    Estimate,
     alpha_by,
     alpha_estimates,
     bins_of,
@@ -41,6 +44,10 @@ def trace_of(*outputs: list[float], prompts: Sequence[int] = (), categories: str
 
 def histogram(trace: Trace, k: int) -> AcceptanceHistogram:
     return expected_rounds(trace, k, "sampled").histogram
+
+
+def alpha_of(trace: Trace) -> Estimate:
+    return alpha_estimates(trace, np.random.default_rng(0))["sampled"]
 
 
 def walk(accepted: list[bool], k: int, beyond: int = 0) -> np.ndarray:
@@ -89,6 +96,21 @@ def test_the_turns_of_a_prompt_add_up(output: list[float], k: int) -> None:
     assert turns == pytest.approx(np.array([np.add(alone[0], alone[1]), alone[2]]), abs=1e-8)
 
 
+def test_outputs_counted_block_by_block_are_those_counted_alone() -> None:
+    rng, k = np.random.default_rng(3), 6
+    outputs = [rng.random(int(n)) ** 0.2 for n in rng.integers(1, AT_ONCE // 3, 24)]
+    together, alone = expected_rounds(trace_of(*outputs), k, "sampled"), [trace_of(o) for o in outputs]
+    for row, trace in enumerate(alone):
+        expected = expected_rounds(trace, k, "sampled") if trace.size >= k else None
+        assert together.counts[row] == pytest.approx(expected.counts[0] if expected else np.zeros(k + 1), rel=1e-10)
+
+
+def test_long_outputs_that_are_almost_always_accepted_are_counted_to_their_end() -> None:
+    # Where nothing is rejected rounds follow each other at k + 1 tokens for ever: no start is ever forgotten.
+    found = expected_rounds(trace_of([1.0] * 100_000), 3, "sampled")
+    assert found.histogram.counts == (0, 0, 0, 25_000)
+
+
 def test_an_output_shorter_than_k_counts_nothing_and_alone_is_refused() -> None:
     assert histogram(trace_of([1.0] * 3, [1.0] * 8), 4).samples == 1
     with pytest.raises(UserError, match="--k: 4 is above the longest output, 3 tokens"):
@@ -100,7 +122,7 @@ def test_metrics_are_named_and_computed_by_their_definitions() -> None:
     rounds = expected_rounds(trace, 2, "sampled")
     # Rounds start at 0 (accepts 2), 3 (2), 6 (0), 7 (0), 8 (2); of the second output at 0 (2) and at 3, which is cut.
     assert rounds.histogram.counts == (2, 0, 4)
-    found = metrics(trace, rounds, "sampled")
+    found = metrics(rounds, alpha_of(trace))
     expected = {"rounds_cut": 1, "alpha": 10 / 14, "tokens_per_round": 1 + 8 / 6, "mean_accepted": 8 / 6}
     expected |= {"tokens_per_round_macro": ((1 + 6 / 5) + 3) / 2, "draft_acceptance_rate": 8 / 12}
     expected |= {"target_calls_per_token": 6 / 14, "draft_calls_per_token": 12 / 14}
@@ -123,7 +145,7 @@ def test_intervals_by_prompts_cover_the_truth_and_those_by_rounds_do_not() -> No
     for _ in range(trials):
         trace = population(rng, 20)
         rounds = expected_rounds(trace, k, "sampled")
-        low, high = metrics(trace, rounds, "sampled")["ci95"]["tokens_per_round"]
+        low, high = metrics(rounds, alpha_of(trace))["ci95"]["tokens_per_round"]
         covered += low <= truth <= high
         counts = rounds.counts.sum(0).astype(int)
         accepted = np.repeat(np.arange(k + 1), counts)
@@ -138,7 +160,7 @@ def test_intervals_by_prompts_cover_the_truth_and_those_by_rounds_do_not() -> No
 def test_a_single_prompt_has_no_interval() -> None:
     trace = trace_of([0.5] * 20)
     rounds = expected_rounds(trace, 2, "sampled")
-    found = metrics(trace, rounds, "sampled")
+    found = metrics(rounds, alpha_of(trace))
     assert found["ci95"]["tokens_per_round"] is None
     assert found["ci95"]["survival"] == [None, None]
     assert macro_tokens_per_round(rounds, np.random.default_rng(0)).ci95 is None
@@ -154,6 +176,17 @@ def test_the_bootstrap_draws_whole_prompts() -> None:
     assert drawn[:, 0].min() >= 3
     assert drawn[:, 0].max() <= 9
     assert len(np.unique(drawn[:, 0])) == 7
+
+
+@pytest.mark.statistical
+def test_the_bootstrap_of_many_prompts_spreads_as_that_of_each() -> None:
+    rng, prompts = np.random.default_rng(2), 6 * MAX_UNITS + 17
+    # Sorted: groups of neighbours would be alike, and spread more.
+    rates = np.sort(rng.beta(0.5, 0.5, prompts))
+    drawn = bootstrap(np.stack((rates, np.ones(prompts)), axis=1), rng)
+    spread = (drawn[:, 0] / drawn[:, 1]).std()
+    # 1 / sqrt(2 n) of each: 2.2 % of the groups, 1.6 % of the resamples; within 4 of both.
+    assert spread == pytest.approx(rates.std() / np.sqrt(prompts), rel=0.11)
 
 
 @pytest.mark.statistical
