@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import chdir
 from dataclasses import replace
 from functools import partial
@@ -47,6 +47,12 @@ def run_here(folder: Path, command: str, *arguments: object, **env: str) -> subp
     with chdir(folder), patch.dict(os.environ, {"COLUMNS": "100"} | env):
         done = CliRunner().invoke(script.load(), words, prog_name=command, catch_exceptions=False)
     return subprocess.CompletedProcess([command, *words], done.exit_code, done.stdout, done.stderr)
+
+
+def instead(usual: Sequence[object], given: Sequence[object]) -> tuple[object, ...]:
+    """Return usual options, each with a value, but for those that are given, and what is given behind them."""
+    pairs = zip(usual[::2], usual[1::2], strict=True)
+    return (*(word for pair in pairs if pair[0] not in given for word in pair), *given)
 
 
 def run_really(folder: Path, command: str, *arguments: object, **env: str) -> subprocess.CompletedProcess[str]:

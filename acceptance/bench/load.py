@@ -26,7 +26,7 @@ from .headless import check_gpus
 from .machine import Energy, MemoryPeak, make_deterministic, system_metadata
 from .options import DecodeOptions
 from .placement import Placement, available_gpus, place, weight_bytes
-from .presets import Presets, check_methods
+from .presets import Presets, check_method, check_methods
 from .turns import Bench, Runnable
 
 TRAINED = ("medusa", "eagle", "judge")
@@ -204,24 +204,18 @@ def arms_of(options: DecodeOptions, presets: Presets | None) -> tuple[Arm, ...]:
     A knob is the preset method's, else the command line's or the experiment's, else the method's default.
     """
     if presets:
-        check_methods(presets, METHODS)
+        check_methods(presets)
     preset_methods = presets.methods if presets else {}
     arms: dict[str, Arm] = {}
     for part in options.method.split(","):
         name = part.strip()
-        chosen = [preset_methods[name]] if name in preset_methods else picked(name, preset_methods)
+        check_method("--method", name, preset_methods)
+        named = METHODS if name == "all" else [name]
+        chosen = [preset_methods.get(n) or Arm(name=n, method=n) for n in named]
         arms |= {a.name: replace(a, knobs={**options.knobs, **a.knobs}) for a in chosen}
     if not any(arm.method == BASELINE for arm in arms.values()):
         arms = {BASELINE: Arm(name=BASELINE, method=BASELINE)} | arms
     return tuple(sorted(arms.values(), key=lambda arm: arm.method != BASELINE))
-
-
-def picked(name: str, preset_methods: Mapping[str, Arm]) -> list[Arm]:
-    """Return the arms of a built-in method, or of all of them, those too that lack something."""
-    if name != "all" and name not in METHODS:
-        there = ", ".join([*preset_methods, *METHODS])
-        raise UserError(f"--method: {name!r} is not allowed, expected all or some of {there}")
-    return [Arm(name=n, method=n) for n in (METHODS if name == "all" else [name])]
 
 
 def bind(arm: Arm, chosen: Options, models: Models, settings: Settings, *, strict: bool) -> Runnable:

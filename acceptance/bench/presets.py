@@ -19,6 +19,7 @@ import click
 from acceptance.results.settings import ALGORITHMS, KNOBS, Arm, check_knob, option_of
 from simulator.ground.artefacts import UserError
 from simulator.ground.fields import read_toml
+from simulator.ground.names import one_of
 
 from .options import DecodeOptions
 
@@ -181,7 +182,9 @@ def arm_of(at: str, name: str, table: Mapping[str, Any]) -> Arm:
 
 
 def check_given_knobs(presets: Presets | None, methods: str, given: Iterable[str]) -> None:
-    """Refuse knobs of the command line that preset methods set themselves: their names would not tell what runs."""
+    """Refuse methods that are not there, and knobs that preset ones set: their names would not tell what runs."""
+    for name in map(str.strip, methods.split(",")):
+        check_method("--method", name, presets.methods if presets else ())
     arms = [presets.methods[n] for n in map(str.strip, methods.split(",")) if n in presets.methods] if presets else []
     for knob in given:
         if names := [arm.name for arm in arms if knob in arm.knobs]:
@@ -200,25 +203,29 @@ def check_inflation(presets: Presets) -> None:
                 raise UserError(f"{at}: {times:g} is not allowed, expected 1 to {MAX_TIMES}")
 
 
-def check_methods(presets: Presets, known: Mapping[str, Any]) -> None:
+def check_method(at: str, name: str, own: Iterable[str]) -> None:
+    """Refuse a method that is neither built in nor one of the presets' own."""
+    known = ("all", *own, *ALGORITHMS)
+    if name not in known:
+        raise UserError(f"{at}: {name!r} is not allowed, expected {one_of(known, name)}")
+
+
+def check_methods(presets: Presets) -> None:
     """Refuse presets that name methods which are not there, or are named like one that is."""
     check_inflation(presets)
     for name, arm in presets.methods.items():
-        if name in known:
+        if name in ALGORITHMS:
             raise UserError(f"{presets.path}: methods.{name}: is the name of a built-in method, expected another one")
-        if arm.method not in known:
+        if arm.method not in ALGORITHMS:
             at = f"{presets.path}: methods.{name}.method"
-            raise UserError(f"{at}: {arm.method!r} is not allowed, expected {', '.join(known)}")
+            raise UserError(f"{at}: {arm.method!r} is not allowed, expected {one_of(ALGORITHMS, arm.method)}")
         for knob in arm.knobs:
             if knob not in ALGORITHMS[arm.method].knobs:
                 used = ", ".join(ALGORITHMS[arm.method].knobs) or "none"
                 raise UserError(f"{presets.path}: methods.{name}.{knob}: not used by {arm.method}, expected {used}")
     for name, options in presets.experiments.items():
-        for method in options.get("methods", "").split(","):
-            if method and method != "all" and method not in presets.methods and method not in known:
-                at = f"{presets.path}: experiments.{name}.methods"
-                there = ", ".join([*presets.methods, *known])
-                raise UserError(f"{at}: {method!r} is not allowed, expected all or some of {there}")
+        for method in filter(None, options.get("methods", "").split(",")):
+            check_method(f"{presets.path}: experiments.{name}.methods", method, presets.methods)
 
 
 def presets_text(presets: Presets) -> str:

@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from simulator.ground.artefacts import UserError
 from simulator.ground.limits import MAX_DRAFT_LENGTH
+from simulator.ground.names import one_of
 from simulator.ground.plain_text import read_text_bytes
 
 from . import aiperf, guidellm, llama_cpp, sglang, spec_bench, vllm_bench, vllm_log, vllm_metrics, vllm_requests
@@ -86,9 +87,8 @@ def import_histogram(format: str | None, path: Path, *, k: int | None = None, be
     Raises:
         UserError: The file cannot be read as this format, contradicts itself or `k`, or holds no rounds.
     """
-    known = ", ".join(FORMATS)
     if format is not None and format not in FORMATS:
-        raise UserError(f"--from: {format!r} is not known, expected one of {known}")
+        raise UserError(f"--from: {format!r} is not known, expected {one_of(FORMATS, format)}")
     if k is not None and (isinstance(k, bool) or not 1 <= k <= MAX_DRAFT_LENGTH):
         raise UserError(f"--k: {k} is not allowed, expected a whole number from 1 to {MAX_DRAFT_LENGTH}")
     found = recognised(path)
@@ -97,7 +97,9 @@ def import_histogram(format: str | None, path: Path, *, k: int | None = None, be
     if name is None and b'"hist"' in read_text_bytes(path):
         raise UserError(f"{path}: looks like a histogram already, which --hist of simulate and sweep takes as it is")
     if name is None:
-        raise UserError(f"{path}: looks like no format that is read, expected one of {known} (--from)")
+        raise UserError(
+            f"{path}: looks like none of the {len(FORMATS)} formats that --help lists, expected --from FORMAT"
+        )
     if before is not None and name not in LIFETIME:
         counting = " or ".join(LIFETIME)
         raise UserError(f"--before {before}: {name} counts no server's lifetime, expected it with {counting} alone")

@@ -12,6 +12,7 @@ from simulator.ground.artefacts import UserError
 from simulator.ground.dependency import Dependency, require
 
 from .check import check_cache, check_reading
+from .hub import where_to_load
 from .model import STAND_IN, Model, Pair, end_tokens, token_count, vocabulary_of
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -54,13 +55,17 @@ def load_part(option: str, name: str, load: Callable[..., Any]) -> Any:
     Raises:
         UserError: One line: the option, the name, and the first line of what went wrong.
     """
-    revision = None
+    where: dict[str, Any] = {}
     if not os.path.isdir(name):  # noqa: PTH112
         name, _, revision = name.partition("@")
         if name.startswith((".", "/", "~")) or name.count("/") > 1:
             raise UserError(f"{option} {name}: no such folder")
+        try:
+            where = where_to_load(name, revision or None) | ({"revision": revision} if revision else {})
+        except ValueError as error:
+            raise UserError(f"{option} {name}: {error}") from None
     try:
-        return load(name, **({"revision": revision} if revision else {}))
+        return load(name, **where)
     except UserError:
         raise
     except Exception as error:  # transformers, safetensors and a model's own code raise what they like

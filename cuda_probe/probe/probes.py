@@ -11,6 +11,7 @@ from itertools import product
 from typing import Any, Protocol
 
 from simulator.ground.artefacts import UserError
+from simulator.ground.names import one_of
 
 from .timing import Clock, Launch
 
@@ -248,7 +249,7 @@ def select_probes(names: Iterable[str]) -> tuple[Probe, ...]:
     wanted = tuple(names)
     for name in wanted:
         if name not in BY_NAME:
-            raise UserError(f"--only: {name!r} is no probe, expected one of {', '.join(BY_NAME)}")
+            raise UserError(f"--only: {name!r} is no probe, expected {one_of(BY_NAME, name)}")
     return tuple(probe for probe in PROBES if not wanted or probe.name in wanted)
 
 

@@ -10,8 +10,9 @@ import click
 from simulator.costs.parameters import PARAMETERS, DeviceOptions, Parameter
 from simulator.ground.artefacts import UserError
 from simulator.ground.command import FILE, Decorator, is_given, stacked
-from simulator.ground.ranges import not_a_number, number_in
+from simulator.ground.ranges import in_milliseconds, not_a_number, number_in
 from simulator.ground.read_as import AS
+from simulator.ground.vocabulary import Milliseconds
 
 if TYPE_CHECKING:
     from simulator.costs.priced import Pricing
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     Measured = HistogramAcceptance | EquivalentAcceptance
 
 T = TypeVar("T")
-TPOT = click.FloatRange(0, 1e9, min_open=True)
+TPOT = Milliseconds(0, 1e9, min_open=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,12 +67,12 @@ class Number(click.ParamType):  # type: ignore[type-arg]  # generic only in the 
         self.parameter, self.name = parameter, "INTEGER" if parameter.whole else "FLOAT"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        number = number_in(str(value))
+        p = self.parameter
+        number = number_in(in_milliseconds(str(value)) if p.unit == "ms" else str(value))
         if number is None:
-            p = self.parameter
             raise UserError(f"{p.flags[0]}: {not_a_number(str(value), p.allowed, p.most)}")
-        self.parameter.check(float(number))
-        return int(number) if self.parameter.whole else float(number)
+        p.check(float(number))
+        return int(number) if p.whole else float(number)
 
 
 def parameter_options(*, many: bool) -> Decorator:

@@ -8,7 +8,7 @@ from re import compile as compiled
 from typing import NamedTuple
 
 from simulator.ground.artefacts import UserError
-from simulator.ground.names import number_format
+from simulator.ground.names import number_format, one_of
 
 WIDE = ("bfloat16", "float16", "float32")
 
@@ -49,7 +49,7 @@ def format_of(dtype: str) -> Format:
     """
     name = number_format(dtype)
     if name not in FORMATS:
-        raise UserError(f"dtype: {dtype!r} is not known, expected one of {', '.join(FORMATS)}")
+        raise UserError(f"dtype: {dtype!r} is not known, expected {one_of(FORMATS, dtype)}")
     return FORMATS[name]
 
 

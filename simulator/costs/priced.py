@@ -9,7 +9,7 @@ import numpy as np
 
 from simulator.ground.artefacts import UserError
 from simulator.ground.fields import read_json
-from simulator.ground.names import number_format
+from simulator.ground.names import number_format, one_of
 
 from .formats import FORMATS, Storage
 from .model_costs import SAME, ModelPair
@@ -205,7 +205,7 @@ def load_pricing(options: DeviceOptions) -> Pricing:
         refuse_stated(options, HOW_MODELS_RUN, "models, expected --target-model and --draft-model")
         if profile.units is None and profile.decoding is None:
             raise UserError(
-                f"--profile {profile.name}: says nothing of burn units, "
+                f"--profile {profile.name}: has costs of models and none is named, "
                 "expected --target-model and --draft-model beside it"
             )
         return Pricing(profile=profile)
@@ -246,7 +246,7 @@ def place_models(profile: Profile, options: DeviceOptions, target: ModelShape, d
     """Check how two models are to run."""
     devices, placement = options.tp or 1, options.placement or SAME
     if options.kv_dtype is not None and options.kv_dtype not in FORMATS:
-        raise UserError(f"--kv-dtype: {options.kv_dtype!r} is not known, expected one of {', '.join(FORMATS)}")
+        raise UserError(f"--kv-dtype: {options.kv_dtype!r} is not known, expected {one_of(FORMATS, options.kv_dtype)}")
     if devices > 1 and profile.link is None:
         raise UserError(f"--tp: {devices} devices, but the profile {profile.name} names no link, expected 1")
     if options.overlap and placement == SAME:

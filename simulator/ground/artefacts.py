@@ -80,14 +80,6 @@ def read_bytes(path: str | Path) -> bytes:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
 
 
-def read_text(path: str | Path) -> str:
-    """Read a UTF-8 file, with or without a byte order mark; a UserError says why it cannot be read."""
-    try:
-        return read_bytes(path).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from None
-
-
 def check_kind(path: str | Path, payload: Mapping[str, Any], kind: str, supported: tuple[int, ...]) -> None:
     """Refuse a file that says it is of another kind or version; files that say nothing pass."""
     if payload.get("kind", kind) != kind:

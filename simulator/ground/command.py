@@ -18,6 +18,7 @@ import click
 
 from .artefacts import UserError, claimed, created_utc
 from .limits import lacks_memory
+from .names import nearest
 from .version import VERSION
 from .vocabulary import in_own_words, message_of, speak
 
@@ -158,6 +159,13 @@ def named_paths(ctx: click.Context) -> Iterator[tuple[str, str]]:
 
 class OneLineErrorsGroup(OneLineErrors, click.Group):
     """The same with subcommands, whose errors it turns into one line."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """Return the subcommand that the first word names; of another word, say what is near."""
+        known = self.list_commands(ctx)
+        if args[0] not in known:
+            raise UserError(f"{args[0]}: no such command, nearest: {', '.join(nearest(args[0], known))}")
+        return super().resolve_command(ctx, args)
 
 
 def command(name: str, cls: type[OneLineErrors] = OneLineErrors, **more: Any) -> Callable[[Callable[..., Any]], Any]:

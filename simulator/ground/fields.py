@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .artefacts import UserError, read_text
+from .artefacts import UserError
 from .plain_text import read_text_bytes
 from .ranges import allowed_numbers
 
@@ -196,10 +196,18 @@ class Field:
         return value
 
 
+def text_of(path: str | Path) -> str:
+    """Return the text of a file, see `plain_text`; a UserError says why it has none."""
+    try:
+        return read_text_bytes(path).decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from None
+
+
 def read_json(path: str | Path, *, any_number: bool = False) -> Field:
     """Read a file that holds one JSON value; a UserError names the file and what is wrong. any_number: see above."""
     try:
-        return Field(parse_json(read_text(path), any_number=any_number), path)
+        return Field(parse_json(text_of(path), any_number=any_number), path)
     except Malformed as error:
         raise UserError(f"{path}: {error}") from None
 
@@ -217,7 +225,7 @@ def read_toml(path: str | Path) -> Field:
     import tomllib
 
     try:
-        return Field(tomllib.loads(read_text(path)), path)
+        return Field(tomllib.loads(text_of(path)), path)
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path}: not TOML ({error})") from None
 

@@ -23,6 +23,8 @@ NUMBER_FORMATS = {
 # A number with its unit, or letters.
 PART = re.compile(r"\d+(?:\.\d+)*(?:gib|gb|[bmt])?(?![a-z0-9]|\.\d)|\d+(?:\.\d+)*|[a-z]+")
 NEAREST = 3
+# Words that are all named where one is missed; of more, the nearest.
+FEW = 8
 
 
 def number_format(text: str) -> str:
@@ -36,6 +38,13 @@ def nearest(text: str, known: Iterable[str]) -> list[str]:
     from difflib import get_close_matches
 
     return get_close_matches(text.lower(), list(known), NEAREST, 0.0)
+
+
+def one_of(known: Iterable[str], missed: str) -> str:
+    """Name the words that are allowed; of many, those nearest to one that is none of them."""
+    words = list(known)
+    near = f"{len(words)}, nearest: {', '.join(nearest(missed, words))}"
+    return f"one of {', '.join(words) if len(words) <= FEW else near}"
 
 
 class Found(NamedTuple):

@@ -16,6 +16,9 @@ MAX_DRAFT = 1_000_000
 # As in SI and IEC, where `k` may be large.
 SCALES = {"k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 SCALED = re.compile(r"(.*[0-9.])\s*([kmg]i?)", re.IGNORECASE)
+# Times, which are counted in milliseconds.
+MILLISECONDS = {"s": Decimal(1000), "ms": Decimal(1), "us": Decimal("0.001"), "µs": Decimal("0.001")}
+TIMED = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(s|ms|us|µs)", re.IGNORECASE)
 
 QUANTITY = re.compile(
     r"\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*([kmgtp]?)(i?)(bytes|byte|b|flops|flop|ops|op|watts|watt|w)?(/s|ps)?\s*",
@@ -60,6 +63,12 @@ def number_in(text: str) -> Decimal | None:
     if number.is_snan() or abs(number.adjusted()) > 400:
         return None
     return number * SCALES[scaled[2].lower()] if scaled else number
+
+
+def in_milliseconds(text: str) -> str:
+    """Return a time that names its unit, such as `25ms` or `800us`, as a number of milliseconds; else the text."""
+    timed = TIMED.fullmatch(text.strip())
+    return f"{Decimal(timed[1]) * MILLISECONDS[timed[2].lower()]:f}" if timed else text
 
 
 def not_a_number(text: str, allowed: str, most: float) -> str:

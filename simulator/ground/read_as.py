@@ -13,8 +13,12 @@ SUM_TOLERANCE = 0.02
 
 
 def falls(given: Mapping[int, float], k: int) -> bool:
-    """Say whether buckets 1 to k alone are given and never rise, as rates of positions do and histograms seldom do."""
-    return sorted(given) == [*range(1, k + 1)] and all(given[a] >= given[a + 1] for a in range(1, k))
+    """Say whether buckets 1 to k are given and never rise, as rates of positions do and histograms seldom do.
+
+    Bucket 0, where it is given, has to be all rounds: 1, or 100 percent.
+    """
+    is_all = 0 not in given or (given[0] in (1, 100) and max(given.values()) == given[0])
+    return is_all and sorted({0, *given}) == [*range(k + 1)] and all(given[a] >= given[a + 1] for a in range(1, k))
 
 
 def looks_like(hist: Field, given: Mapping[int, float], k: int) -> str:
@@ -26,7 +30,7 @@ def looks_like(hist: Field, given: Mapping[int, float], k: int) -> str:
     if near and not (falls(given, k) and k > 1):
         return "probabilities"
     if largest <= 1 or (falls(given, k) and largest <= 100):
-        kind = "rates P(A >= j)" if falls(given, k) or given.get(0) == 1 else "neither counts nor probabilities"
+        kind = "rates P(A >= j)" if falls(given, k) else "neither counts nor probabilities"
         raise hist.error(
             f"{hist.place} looks like {kind} (sums to {total:.4g}), expected counts of rounds, or "
             f'"as": "rates" or "as": "probabilities" in the file (--as of simulate and sweep)'
@@ -40,7 +44,7 @@ def doubts(given: Mapping[int, float], k: int) -> list[str]:
         return []
     if sum(given.values()) == 100:
         return ["taken for counts; if they are percent, --as probabilities"]
-    if falls(given, k) and k > 1 and max(given.values()) <= 100:
+    if falls(given, k) and k > 1 and max(given.values()) <= 100 and given.get(0) != 1:
         return ["taken for counts; if they are rates in percent, --as rates"]
     return []
 

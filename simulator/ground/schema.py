@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .artefacts import read_text
+from .artefacts import read_bytes
 from .fields import shortened
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ MAX_SHOWN = 60
 
 def load_schema(path: Path) -> dict[str, Any]:
     """Return the schema that a file holds."""
-    schema: dict[str, Any] = json.loads(read_text(path))
+    schema: dict[str, Any] = json.loads(read_bytes(path))
     return schema
 
 

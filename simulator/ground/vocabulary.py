@@ -11,8 +11,8 @@ from typing import Any
 import click
 
 from .artefacts import UserError
-from .names import nearest, number_format
-from .ranges import allowed_numbers, not_a_number, number_in
+from .names import nearest, number_format, one_of
+from .ranges import allowed_numbers, in_milliseconds, not_a_number, number_in
 
 # Options that mean the same; a command has one of them under its own name and takes the others.
 SYNONYMS = (
@@ -62,7 +62,7 @@ def in_own_words(command: click.Command, args: Sequence[str], *, interspersed: b
 
     Raises:
         click.NoSuchOption: It is none of the command's; says what is near, and which commands have it.
-        UserError: `--out-dir` where no file has a name of its own; or two names of one option with values apart.
+        UserError: `--out-dir` where no file has a name of its own; or one option with values apart.
     """
     own, typed = flags_of(command), list(args)
     words: list[str] = []
@@ -82,17 +82,22 @@ def in_own_words(command: click.Command, args: Sequence[str], *, interspersed: b
         if name is None and flag not in ("--help", "--version"):
             raise click.NoSuchOption(flag, unknown(command, flag, own))
         option = own.get(name or flag)
-        takes = option is not None and not option.is_flag and not option.count
-        if takes and not has_value and typed:
+        if option is not None and not option.is_flag and not option.count and not has_value and typed:
             has_value, value = "=", typed.pop(0)
         if flag == "--out-dir" and name == "--out" and option is not None:
             value = file_in(value, option)
-        if takes and has_value and option is not None and not option.multiple:
-            before, meant = said.setdefault(str(option.name), (flag, value))
-            if before != flag and meant != value:
-                raise UserError(f"{flag}: {value} beside {before} {meant}, which means the same, expected one of them")
+        if option is not None and not option.multiple:
+            check_said_once(said.setdefault(str(option.name), (flag, value)), (flag, value))
         words.append(f"{name or flag}={value}" if has_value else name or flag)
     return words
+
+
+def check_said_once(before: tuple[str, str], now: tuple[str, str]) -> None:
+    """Refuse an option that is given two values, by whatever names of it."""
+    (first, meant), (flag, value) = before, now
+    if meant != value or (not value and first != flag):
+        same = ", which means the same" if value and first != flag else ""
+        raise UserError(f"{f'{flag}: {value}'.strip()} beside {f'{first} {meant}'.strip()}{same}, expected one of them")
 
 
 def file_in(folder: str, option: click.Option) -> str:
@@ -173,6 +178,14 @@ class RealRange(Spoken, click.FloatRange):
     """A number within bounds."""
 
 
+class Milliseconds(RealRange):
+    """A time in milliseconds, or with its unit."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Read one time."""
+        return super().convert(in_milliseconds(str(value)), param, ctx)
+
+
 class Choice(click.Choice):  # type: ignore[type-arg]  # generic only in the newest click
     """One of some words, in any case; number formats by whatever name."""
 
@@ -181,7 +194,7 @@ class Choice(click.Choice):  # type: ignore[type-arg]  # generic only in the new
         words = [str(choice) for choice in self.choices]
         meant = next((t for t in (str(value), str(value).lower(), number_format(str(value))) if t in words), None)
         if meant is None:
-            self.fail(f"{value!r} is not allowed, expected one of {', '.join(words)}", param, ctx)
+            self.fail(f"{value!r} is not allowed, expected {one_of(words, str(value))}", param, ctx)
         return meant
 
 

@@ -15,6 +15,7 @@ from transformers import MistralConfig, MistralForCausalLM
 from acceptance.results.journal import read_records
 from acceptance.results.records import latest
 from acceptance.results.validate import problems
+from tests.conftest import instead
 
 from .conftest import WORDS, save_model
 
@@ -33,7 +34,7 @@ def told(random_pair: tuple[Path, Path], tmp_path: Path) -> list[object]:
 @pytest.fixture
 def bench(run, told):
     def call(*arguments: object):
-        return run("bench-decode", *told, *arguments)
+        return run("bench-decode", *instead(told, arguments))
 
     return call
 

@@ -14,6 +14,7 @@ import pytest
 from acceptance.estimate.estimators import expected_rounds
 from acceptance.trace.trace import load_trace
 from simulator.ground.histogram import load_histogram
+from tests.conftest import instead
 
 from .tool_files import Round, log_line, vllm_response, write
 from .traces import same_trace
@@ -33,7 +34,7 @@ def measure(run, random_pair: tuple[Path, Path], prompts: Path):
     def call(*arguments: object):
         target, draft = random_pair
         usual = ("--target", target, "--draft", draft, "--prompts", prompts, "--max-new-tokens", 16)
-        return run("measure-acceptance", *usual, *arguments)
+        return run("measure-acceptance", *instead(usual, arguments))
 
     return call
 
@@ -88,7 +89,7 @@ BAD_OPTIONS = [
     (("--trace", "absent.json"), "not used with --trace"),
     (("--turns", "0"), "--turns: '0' is not allowed, expected a whole number from 1, or all"),
     (("--turns", "some"), "--turns: 'some'"),
-    (("--format", "c4"), "--format: 'c4' is not allowed, expected one of auto, "),
+    (("--format", "c4"), "--format: 'c4' is not allowed, expected one of 12, nearest: csv, "),
     (("--dataset", "c4"), "--dataset: c4 beside --prompts, expected one of them"),
     (("--dataset", "mt-bench"), "holds nothing to read (line 1:"),
     (("--top-k", "-1"), "--top-k: -1 is not allowed"),
@@ -104,7 +105,7 @@ BAD_OPTIONS = [
     (("--draft-cost", "-1"), "--draft-cost"),
     (("--draft-cost", "nan"), "--draft-cost: nan is not allowed, expected a number from 0 to 1000"),
     (("--q-kind", "sampled"), "--q-kind: sampled, but the draft is greedy"),
-    (("nonsense",), "No such command 'nonsense'"),
+    (("nonsense",), "nonsense: no such command, nearest: import"),
     (("import", "x", "--from", "sglang"), "not used with import: give options behind it"),
 ]
 
@@ -300,7 +301,7 @@ def test_a_finished_trace_answers_more_questions_without_models(
     assert load_histogram(path).counts == expected_rounds(trace, 6, "greedy").histogram.counts
     assert json.loads(path.read_text())["parameters"]["target"] == parameters["target"]
     user_error(run("measure-acceptance", "--trace", "a/trace.json", "--k", 17), "--k: 17 is above the longest output")
-    user_error(run("measure-acceptance", "--trace", "a/trace.npz"), "a/trace.npz: not UTF-8 text")
+    user_error(run("measure-acceptance", "--trace", "a/trace.npz"), "a/trace.npz: a ZIP archive, not text")
 
 
 def test_logged_texts_are_scored_without_writing(measure, tmp_path: Path, run, random_pair) -> None:

@@ -559,7 +559,7 @@ def test_a_format_is_known_by_its_marks_and_a_wrong_one_names_it(path: Path) -> 
             assert import_histogram(None, path).format == looks
     # What a model wrote bears no marks.
     text = json.dumps({"text": json.dumps(sglang_response(TWENTY)), "accept": 1})
-    assert_refused(None, write(path, text), "looks like no format that is read, expected one of vllm-log")
+    assert_refused(None, write(path, text), "looks like none of the 11 formats that --help lists")
 
 
 def test_a_streamed_answer_counts_once_by_its_last_event(path: Path) -> None:
@@ -756,7 +756,7 @@ def test_draft_lengths_out_of_range_and_unknown_formats_are_refused(tmp_path: Pa
     for k in (0, -1, 1025, True):
         with pytest.raises(UserError, match="--k"):
             import_histogram("spec-bench", tmp_path / "none", k=k)
-    with pytest.raises(UserError, match="expected one of vllm-log, vllm-metrics"):
+    with pytest.raises(UserError, match="expected one of 11, nearest: vllm-log"):
         import_histogram("vllm", tmp_path / "none")
 
 

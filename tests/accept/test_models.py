@@ -5,8 +5,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, RepositoryNotFoundError
 from transformers import LlamaForCausalLM
 
+from acceptance.models import hub
 from acceptance.models import load as models
 from acceptance.models.model import Pair
 from simulator.ground.artefacts import UserError
@@ -47,6 +49,45 @@ def test_a_folder_that_is_not_there_is_named(random_pair: tuple[Path, Path]) -> 
             load((name, random_pair[1]))
 
 
+def test_a_name_is_asked_for_once_and_loaded_from_the_cache_where_the_hub_is_away(
+    monkeypatch: pytest.MonkeyPatch, random_pair: tuple[Path, Path]
+) -> None:
+    asked: list[str] = []
+    cached: str | None = None
+    answers: dict[str, type[Exception] | None] = {
+        "me/misspelt": RepositoryNotFoundError,
+        "me/gated": GatedRepoError,
+        "me/away": ConnectionError,
+        "me/odd": EntryNotFoundError,
+        "me/there": None,
+    }
+
+    def ask(url: str, timeout: float) -> None:
+        asked.append(url)
+        name = "/".join(url.split("/")[3:5])
+        if error := answers[name]:
+            raise error.__new__(error)
+
+    monkeypatch.setattr(hub, "get_hf_file_metadata", ask)
+    monkeypatch.setattr(hub, "try_to_load_from_cache", lambda *_, **__: cached)
+    for name, message in (
+        ("me/misspelt", "no such model on the hub, or a private one"),
+        ("me/gated", "gated on the hub"),
+        ("me/away", r"nor in the local cache, and the hub cannot be reached \(ConnectionError\)"),
+    ):
+        with pytest.raises(UserError, match=rf"^--target {name}: .*{message}[^\n]*$"):
+            load((name, random_pair[1]))
+    assert len(asked) == 3
+    cached = "config.json"
+    local = {"local_files_only": True}
+    for name, expected in (("me/away", local), ("me/there", {}), ("me/odd", {})):
+        found = models.load_part("--draft", f"{name}@v2", lambda found, **where: (found, where))
+        assert found == (name, expected | {"revision": "v2"})
+    assert all("/v2/" in url for url in asked[3:])
+    models.load_part("--target", "me/there@v2", lambda _, **where: where)
+    assert len(asked) == 6
+
+
 def test_what_cannot_be_loaded_is_one_line(tmp_path: Path, random_pair: tuple[Path, Path]) -> None:
     (empty := tmp_path / "empty").mkdir()
     truncated, broken = (shutil.copytree(random_pair[1], tmp_path / name) for name in ("truncated", "nan"))
@@ -85,14 +126,9 @@ def test_quantization_needs_a_gpu_and_is_passed_to_the_loader(
     assert models.model_options(["cpu"], "float32", None) == {"dtype": models.DTYPES["float32"]}
 
 
-def test_a_hub_id_may_name_a_revision_and_a_folder_with_an_at_sign_is_a_folder(tmp_path: Path) -> None:
+def test_a_folder_with_an_at_sign_is_a_folder(tmp_path: Path) -> None:
     (folder := tmp_path / "model@home").mkdir()
-    for name, call in (
-        ("org/model", ("org/model", {})),
-        ("org/model@v1.2", ("org/model", {"revision": "v1.2"})),
-        (str(folder), (str(folder), {})),
-    ):
-        assert models.load_part("--target", name, lambda *a, **k: (*a, k)) == call
+    assert models.load_part("--target", str(folder), lambda *a, **k: (*a, k)) == (str(folder), {})
 
 
 def test_models_of_one_vocabulary_share_the_shorter_context(tmp_path: Path, random_pair: tuple[Path, Path]) -> None:

@@ -17,6 +17,7 @@ from acceptance.bench.clock import Clock
 from acceptance.bench.passes import DRAFT, TARGET, Grid, Point, Subject
 from acceptance.models.compat import growing_cache, read_on
 from simulator.costs.shapes import read_shape
+from tests.conftest import instead
 
 LLAMA = {"model_type": "llama", "vocab_size": 96, "max_position_embeddings": 512, "tie_word_embeddings": False}
 
@@ -220,12 +221,14 @@ def test_what_cannot_be_timed_is_refused_and_writes_nothing(run, user_error, mod
     capped = {"model_type": "gemma2", "head_dim": 16, "sliding_window": 4096, "attn_logit_softcapping": 50.0}
     write_model(tmp_path / "capped", **capped)
     for arguments, message in REFUSED:
-        user_error(run("bench-decode", *TOLD, *arguments), message)
+        user_error(run("bench-decode", TOLD[0], *instead(TOLD[1:], arguments)), message)
         assert not list(tmp_path.glob("*.json"))
     # A model's own config is never overwritten, --force or not.
     config = tmp_path / "own.json"
     config.write_text((write_model(tmp_path / "own", 32, 1) / "config.json").read_text())
     before = config.read_bytes()
     both = ("--target-model", config, "--draft-model", config)
-    user_error(run("bench-decode", *TOLD, *both, "--out", config, "--force"), "model too, expected another one")
+    user_error(
+        run("bench-decode", TOLD[0], *both, *TOLD[5:], "--out", config, "--force"), "model too, expected another one"
+    )
     assert config.read_bytes() == before

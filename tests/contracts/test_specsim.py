@@ -62,7 +62,7 @@ def test_a_command_answers_as_if_it_stood_alone(run, user_error) -> None:
 
 
 def test_a_command_that_is_not_there_is_one_line(run, user_error) -> None:
-    user_error(run("specsim", "simulat"), "specsim: No such command 'simulat'")
+    user_error(run("specsim", "simulat"), "specsim: simulat: no such command, nearest: simulate, ")
     user_error(run("specsim", "--jsn"), "specsim: --jsn: no such option of specsim")
     assert run("specsim").stdout == run("specsim", "--help").stdout
 
@@ -75,4 +75,4 @@ def test_it_runs_as_a_module() -> None:
         check=False,
     )
     assert done.returncode == 2
-    assert done.stderr.startswith("specsim profiles: No such command 'lst'.")
+    assert done.stderr.startswith("specsim profiles: lst: no such command, nearest: list, ")

@@ -1,11 +1,13 @@
 """One vocabulary over all commands: synonyms, numbers as people type them, errors that say where and what."""
 
+from decimal import Decimal
+
 import click
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulator.ground.ranges import number_in, parse_values, quantity
+from simulator.ground.ranges import in_milliseconds, number_in, parse_values, quantity
 from simulator.ground.vocabulary import SPOKEN, SYNONYMS, Spoken, commands, flags_of, in_own_words, own_name
 
 COMMANDS = dict(commands())
@@ -83,6 +85,13 @@ def test_errors_name_option_value_and_what_is_allowed(run, user_error) -> None:
         ("sweep --draftN nan", "--draftN: nan is not allowed, expected a whole number from 1 to 1024"),
         ("simulate --draftN 4 --k 8", "--k: 8 beside --draftN 4, which means the same, expected one of them"),
         ("sweep --concurrency=64 --batch 8", "--batch: 8 beside --concurrency 64, which means the same"),
+        ("sweep --batch=64 --batch 8", "--batch: 8 beside --batch 64, expected one of them"),
+        ("simulate --overlap --no-overlap", "--no-overlap: beside --overlap, expected one of them"),
+        ("simulate --baseline-tpot 25GB", "--baseline-tpot: '25GB' is not allowed, expected a number above 0"),
+        (
+            "measure-acceptance import --from vllm-lgo x",
+            "'vllm-lgo' is not allowed, expected one of 11, nearest: vllm-log, ",
+        ),
         ("simulate --tp 2k", "--tp: 2k is not allowed, expected a whole number from 1 to 1024"),
         ("simulate --alpha 70", "--alpha: 70 is not a fraction; 0.7?"),
         ("sweep --alpha 50:70:5", "--alpha: 50 is not a fraction; 0.5?"),
@@ -111,9 +120,17 @@ def test_a_word_that_is_a_value_stays_one() -> None:
     assert in_own_words(own, typed, interspersed=False) == changed
 
 
-def test_an_option_said_twice_alike_is_said_once_and_a_later_value_under_the_same_name_counts() -> None:
-    for typed in (["--k", "8", "--draft-n=8"], ["--k", "4", "--k", "8"]):
+def test_an_option_said_twice_alike_is_said_once_and_one_that_repeats_is_kept() -> None:
+    for typed in (["--k", "8", "--draft-n=8"], ["--k", "8", "--k", "8"]):
         assert in_own_words(COMMANDS["simulate"], typed, interspersed=True)[-1].endswith("=8")
+    typed = ["--published-file=a", "--published-file=b"]
+    assert in_own_words(COMMANDS["validate"], typed, interspersed=True) == typed
+
+
+@given(st.integers(1, 10**6), st.sampled_from([("ms", 1), (" ms", 1), ("s", 1000), ("us", 0.001), ("µs", 0.001)]))
+def test_times_may_have_a_unit(value: int, unit: tuple[str, float]) -> None:
+    assert Decimal(in_milliseconds(f"{value}{unit[0]}")) == value * Decimal(str(unit[1]))
+    assert in_milliseconds(str(value)) == str(value)
 
 
 def test_a_folder_holds_the_file_that_is_written_by_default() -> None:

@@ -36,6 +36,7 @@ from cuda_probe.sampling_bench.report import csv_rows, disagreement_text, result
 from cuda_probe.sampling_bench.rounds import accepted_by_law, make_round
 from cuda_probe.sampling_bench.runner import BenchResults, run_bench
 from cuda_probe.sampling_bench.shapes import BACKENDS, Shape, memory_bytes, needed_bytes
+from tests.conftest import instead
 
 from .sampling_device import kernels_on_cpu
 
@@ -404,7 +405,7 @@ MISTAKES = [
 
 def test_a_mistake_is_one_line_and_nothing_is_written(run: Run, tmp_path: Path, user_error: Any) -> None:
     for arguments, *words in MISTAKES:
-        user_error(run("bench-sampling", "--device", "cpu", *arguments.split()), *words)
+        user_error(run("bench-sampling", *instead(("--device", "cpu"), arguments.split())), *words)
         assert list(tmp_path.iterdir()) == [], arguments
     (tmp_path / "bench_sampling.json").write_text("mine")
     user_error(run("bench-sampling", *TINY), "--out bench_sampling.json: exists already", "--force")

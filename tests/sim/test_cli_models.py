@@ -13,6 +13,7 @@ import pytest
 from simulator.costs.profile import KERNELS_MEASURED
 from simulator.costs.profile_file import PRESETS, load_profile
 from simulator.costs.shapes import CATALOGUE
+from tests.conftest import instead
 
 from .builders import burnt, result, written
 
@@ -251,7 +252,7 @@ REFUSED = [
     ((*ON_H100, "--overlap"), "--overlap: draft and target are on the same devices, expected --placement separate"),
     ((*ON_H100, "--tp", 0), "--tp"),
     (("--profile", "p.json", *PAIR), "p.json: kind is missing, expected 'hardware_profile'"),
-    ((*ON_H100, "--draft-model", "config.json"), "config.json: model_type is 'rwkv'"),
+    ((*ON_H100[:-1], "config.json"), "config.json: model_type is 'rwkv'"),
     ((*ON_H100, "--placement", "apart"), "--placement"),
     ((*ON_H100, "--batch", 0), "--batch: 0 is not allowed, expected a whole number from 1"),
 ]
@@ -271,7 +272,8 @@ def test_an_output_never_takes_the_place_of_what_is_read(run, user_error, tmp_pa
         shutil.copy(source, tmp_path / "config.json")
         # A folder stands for the config.json in it.
         for value in ("config.json",) if option == "--profile" else ("config.json", "."):
-            done = run("simulate", *ON_H100, option, value, "--force", "--events", "config.json")
+            words = instead(ON_H100, (option, value))
+            done = run("simulate", *words, "--force", "--events", "config.json")
             user_error(done, f"is the file of {option} too")
             assert (tmp_path / "config.json").read_bytes() == source.read_bytes()
 

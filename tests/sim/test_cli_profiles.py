@@ -181,7 +181,7 @@ def test_mistakes_are_one_line_and_exit_code_2(run, user_error, tmp_path: Path) 
         (("diff", "t4", "nothing.json"), "nothing.json: no such file"),
         (("show",), "NAME|FILE: is missing"),
         ((), "Missing command"),
-        (("lst",), "No such command 'lst'"),
+        (("lst",), "lst: no such command, nearest: list"),
         (("show", "bad.json"), where),
         (("diff", "t4", "bad.json"), where),
     ):

@@ -1,5 +1,6 @@
 """The histogram, its metrics against worked values and properties, and its file format."""
 
+import gzip
 import json
 import math
 import tempfile
@@ -76,12 +77,16 @@ def test_a_saved_histogram_reads_back_the_same(values: list[float]) -> None:
 
 
 BROKEN = {
-    "[1]": "the file is [1], expected an object",
+    "[1]": "holds no histogram, expected",
+    '{"total_drafts": 3}': "holds no histogram, expected",
+    '{"spec": 1': "not JSON (line 1: Expecting ',' delimiter), expected {",
+    "vllm:spec_decode_num_drafts 3": "what other tools write: measure-acceptance import FILE",
     '{"hist": {"0": 1}}': "k is missing, expected a whole number from 1 to 1024",
     '{"k": 0, "hist": {"0": 1}}': "k is 0",
     '{"k": 1025, "hist": {"0": 1}}': "k is 1025",
     '{"k": 4.5, "hist": {"0": 1}}': "k is 4.5",
-    '{"k": 2, "hist": [1, 2, 3]}': "hist is [1, 2, 3], expected an object",
+    '{"k": 2, "hist": [1, 2, 3, 4]}': "hist.3 is not a key, expected '0' to '2' (k is 2)",
+    '{"k": 2, "hist": 3}': "hist is 3, expected an object",
     '{"k": 2, "hist": {"3": 1}}': "hist.3 is not a key, expected '0' to '2' (k is 2)",
     '{"k": 2, "hist": {"01": 1}}': "hist.01 is not a key",
     '{"k": 2, "hist": {"-1": 1}}': "hist.-1 is not a key",
@@ -106,10 +111,17 @@ def test_a_broken_file_is_named_with_key_and_value(tmp_path: Path) -> None:
             load_histogram(path)
         assert str(path) in str(error.value)
         assert message in str(error.value)
-    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
-    for name, message in (("absent", "no such file"), ("binary", "not UTF-8"), (".", "cannot be read")):
+    (tmp_path / "binary").write_bytes(b"\x00\x01\x02\x03")
+    for name, message in (("absent", "no such file"), ("binary", "binary data"), (".", "cannot be read")):
         with pytest.raises(UserError, match=message):
             load_histogram(tmp_path / name)
+
+
+def test_a_list_counts_from_0_on_and_files_may_be_packed_or_in_utf16(tmp_path: Path) -> None:
+    text, path = '{"k": 2, "hist": [1, 2, 3]}', tmp_path / "h"
+    for content in (text.encode(), text.encode("utf-16"), gzip.compress(text.encode())):
+        path.write_bytes(content)
+        assert load_histogram(path).counts == (1, 2, 3)
 
 
 RATES = {"1": 0.72, "2": 0.55, "3": 0.42, "4": 0.33}
@@ -141,7 +153,8 @@ def test_probabilities_percent_and_rates_are_told_from_counts_or_refused(tmp_pat
             assert found.tokens_per_round == pytest.approx(1 + sum(RATES.values()))
     shares = {"1": 0.6, "2": 0.2, "3": 0.1, "4": 0.1}  # of rounds that all accepted, or rates
     assert read_as(path, shares, "probabilities").tokens_per_round == pytest.approx(2.7)
-    for hist in (RATES, {"0": 1.0, **RATES}, shares, {"1": 72.5, "2": 55.1, "3": 42.0, "4": 33.0}):
+    percent = {"1": 72.5, "2": 55.1, "3": 42.0, "4": 33.0}
+    for hist in (RATES, {"0": 1.0, **RATES}, shares, percent, {"0": 100, **percent}):
         with pytest.raises(UserError, match=r'looks like rates .*expected .*"as": "rates" or'):
             read_as(path, hist)
     for hist, stated, message in (
@@ -164,13 +177,20 @@ def test_probabilities_percent_and_rates_are_told_from_counts_or_refused(tmp_pat
 def test_whole_numbers_are_counts_and_say_so_where_they_can_be_percent(tmp_path: Path) -> None:
     path = tmp_path / "h.json"
     hundred, falling = {"0": 29, "1": 18, "2": 13, "3": 10, "4": 30}, {"1": 72, "2": 55, "3": 42, "4": 33}
-    for hist, hint in ((hundred, "--as probabilities"), (falling, "--as rates")):
+    survival = {"0": 100, **falling}
+    for hist, hint in ((hundred, "--as probabilities"), (falling, "--as rates"), (survival, "--as rates")):
         found = read_as(path, hist)
         assert not found.is_law
         assert hint in found.caveat
         assert read_as(path, hist, "counts").caveat == ""
         assert read_as(path, hist, samples=sum(hist.values())).caveat == ""
-    assert read_as(path, {"0": 20, "1": 30, "2": 5}).caveat == ""
+    for plain in (
+        {"0": 20, "1": 30, "2": 5},
+        {"0": 1, "1": 0},
+        {"0": 100, "1": 20, "2": 30},
+        {"0": 90, "1": 20, "2": 3},
+    ):
+        assert read_as(path, plain).caveat == ""
     # Ours are counts, expectations among them, unless they say otherwise.
     save_histogram(path, AcceptanceHistogram((0.4, 0.6)), {})
     assert not load_histogram(path).is_law

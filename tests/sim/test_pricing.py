@@ -90,13 +90,13 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"profile": "h300"}, "h300: no such file, nor a device that comes along"),
     ({"dtype": "fp3"}, "--dtype: 'fp3' is not in the profile h100-sxm, which has bfloat16"),
     ({"draft_dtype": "fp3"}, "--draft-dtype: 'fp3' is not in the profile h100-sxm, which has bfloat16"),
-    ({"kv_dtype": "fp3"}, "--kv-dtype: 'fp3' is not known, expected one of float32"),
+    ({"kv_dtype": "fp3"}, "--kv-dtype: 'fp3' is not known, expected one of 12, nearest: fp8"),
     ({"profile": "m3-max", "tp": 2}, "--tp: 2 devices, but the profile m3-max names no link, expected 1"),
     ({"tp": 3}, r"--tp: 3 devices cannot share the 32 heads of llama-3\.1-8b, expected a divisor of 32"),
     ({"tp": 64}, r"--tp: 64 devices cannot share the 32 heads of llama-3\.1-8b"),
     ({"tp": 4, "draft_model": "qwen2.5-0.5b"}, r"4 devices cannot share the 14 heads of qwen2\.5-0\.5b"),
     ({"overlap": True}, "--overlap: draft and target are on the same devices, expected --placement separate"),
-    ({"target_model": None, "draft_model": None}, "--profile h100-sxm: says nothing of burn units"),
+    ({"target_model": None, "draft_model": None}, "--profile h100-sxm: has costs of models and none is named"),
 ]
 
 
