@@ -43,6 +43,9 @@ COMMANDS: Mapping[str, Entry] = {
         "shapes",
         "Model shapes: the models whose sizes come along, for --target-model and --draft-model.",
     ),
+    "drafters": Entry(
+        "simulator.cli.drafters", "drafters", "Drafters: what --draft-model takes besides language models of their own."
+    ),
     "measure-acceptance": Entry(
         "acceptance.cli.measure_acceptance",
         "measure_acceptance",

@@ -1,6 +1,7 @@
 """Drafters that are no language models of their own: heads on a target's states, and drafts of a block in one pass."""
 
 from dataclasses import replace
+from typing import NamedTuple
 
 from simulator.ground.fields import Field
 
@@ -27,7 +28,29 @@ KINDS: dict[str, str | None] = {
     "hass": None,
     "draft": None,
 }
-READ = "LlamaForCausalLMEagle3, LlamaForCausalLMEagle, PEagleDraftModel, DFlashDraftModel, DSparkDraftModel"
+
+
+class Known(NamedTuple):
+    """A drafter that is priced: how it is called, an architecture of its files, its passes, what it reads."""
+
+    name: str
+    architecture: str
+    passes: str
+    reads: str
+
+
+HEADS = (
+    Known("EAGLE", "LlamaForCausalLMEagle", CHAIN, "the target's last state"),
+    Known("EAGLE-3", "LlamaForCausalLMEagle3", CHAIN, f"states of {STATES_READ} layers of the target"),
+    Known("P-EAGLE", "PEagleDraftModel", BLOCK, f"states of {STATES_READ} layers of the target"),
+    Known("DFlash", "DFlashDraftModel", BLOCK, "states of layers in its file"),
+    Known("DSpark", "DSparkDraftModel", BLOCK, "the same, and the token before"),
+)
+KNOWN = (
+    Known("draft model", "any that is read, such as llama-3.2-1b", CHAIN, "tokens alone"),
+    Known("PARD", "such a model, with pard_token", BLOCK, "tokens alone"),
+    *HEADS,
+)
 # Of the bias by the token before that DSpark adds, where its file does not say.
 MARKOV_RANK = 256
 
@@ -48,7 +71,8 @@ def drafter_architecture(config: Field) -> str:
     if projector.is_given and projector.value != "dflash":
         name = projector.text()
     if name and KINDS.get(kind_of(name) or "") is None:
-        raise config.error(f"{config.path}: the drafter {name!r} is not priced, expected one like {READ}")
+        read = ", ".join(head.architecture for head in HEADS)
+        raise config.error(f"{config.path}: the drafter {name!r} is not priced, expected one like {read}")
     return name
 
 

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simulator.costs.cautions import cautions
+from simulator.costs.drafters import HEADS, KNOWN
 from simulator.costs.parameters import DeviceOptions, Point
 from simulator.costs.priced import load_pricing
 from simulator.costs.shapes import read_shape, shape_of
@@ -53,6 +54,19 @@ def test_an_eagle_3_head_reads_three_states_and_two_inputs_and_has_a_head_of_its
     mixture = {"model_type": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
     moe = read(HEAD | mixture | {"architectures": ["Qwen3MoEForCausalLMEagle3"]})
     assert moe.active_parameters == weights - FFN + 4 * 64 + 2 * 3 * 64 * 32
+
+
+def test_the_list_names_what_is_read_and_how_it_drafts(output) -> None:
+    first, _, head, *lines = output("specsim", "drafters", "list").splitlines()
+    assert first.startswith(f"{len(KNOWN)} kinds are priced")
+    assert "medusa" in first
+    assert (head.split()[0], len(lines)) == ("name", len(KNOWN))
+    assert max(map(len, (first, *lines))) <= 100
+    assert json.loads(output("specsim", "drafters", "list", "--json"))["drafters"][0]["passes"] == "chain"
+    for known in HEADS:
+        values = (HEAD if known.passes == "chain" else FLASH) | {"architectures": [known.architecture]}
+        drafting = read(values).drafting
+        assert (drafting.architecture, drafting.passes) == (known.architecture, known.passes)
 
 
 def test_an_eagle_head_of_the_first_kind_borrows_the_output_head() -> None:
