@@ -71,8 +71,9 @@ def drafter_architecture(config: Field) -> str:
     if projector.is_given and projector.value != "dflash":
         name = projector.text()
     if name and KINDS.get(kind_of(name) or "") is None:
-        read = ", ".join(head.architecture for head in HEADS)
-        raise config.error(f"{config.path}: the drafter {name!r} is not priced, expected one like {read}")
+        raise config.error(
+            f"{config.path}: the drafter {name!r} is not priced, expected one that `drafters list` shows"
+        )
     return name
 
 

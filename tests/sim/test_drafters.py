@@ -147,9 +147,7 @@ def test_parallel_drafts_of_other_kinds_take_one_pass_of_twice_the_tokens() -> N
     ],
 )
 def test_a_drafter_that_is_not_priced_is_named(changes: dict[str, Any], name: str) -> None:
-    with pytest.raises(
-        UserError, match=f"the drafter '{name}' is not priced, expected one like LlamaForCausalLMEagle3"
-    ):
+    with pytest.raises(UserError, match=f"the drafter '{name}' is not priced, expected one that `drafters list` shows"):
         read(HEAD | changes)
 
 
