@@ -24,10 +24,15 @@ LINES = ("-", "--", "-.", ":")
 COLOURS = "PuOr_r"
 UNFIT_HATCH = "xxxx"
 NUMBER_BOX = {"boxstyle": "round,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.7}
-# Values of an axis up to which a surface is drawn as cells, and cells up to which each says its number.
-MOST_CELLS, MOST_NUMBERS = 24, 150
-BEST_ABOVE = 0.32
-BEST_STYLE = {"linestyle": "none", "color": "white", "markeredgecolor": "black"}
+# Values of an axis up to which a surface is drawn as cells; rows and columns of cells up to which each says its number.
+MOST_CELLS, MOST_NUMBERS = 24, (12, 12)
+# Where the mark of the best K stands in a cell, and its number below it.
+BEST_ABOVE, NUMBER_BELOW = 0.3, 0.15
+# Points of a curve up to which each has a marker; labels of an axis of a panel alone, and of one of several.
+MOST_MARKERS, MOST_LABELS = 32, (14, 5)
+# Pixels that marks are apart at least, and least share of the height that shows what does not pay.
+APART, LEAST_OFF = 11.0, 0.07
+BEST_STYLE: dict[str, Any] = {"linestyle": "none", "color": "white", "markeredgecolor": "black"}
 # Ends of the colour scale, the same in every picture.
 LEAST_COLOUR, MOST_COLOUR = 1 / 3, 3.0
 # Low and high, [points] each.
@@ -102,7 +107,7 @@ def axis_label(name: str) -> str:
 
 def value_label(name: str, value: float) -> str:
     short = {"draft_length": "K", "alpha": "α"}.get(name, BY_NAME[name].key.replace("_", " "))
-    return f"{short} = {value:g}"
+    return f"{short} = {value:,.10g}"
 
 
 def cube(grid: Grid, columns: Columns, key: str) -> Floats:
@@ -132,7 +137,7 @@ def draw(grid: Grid, columns: Columns, layout: Layout, subtitle: str, ends: Ends
     return figure
 
 
-def set_scale(axes: "Axes", name: str, values: Floats, which: str) -> None:
+def set_scale(axes: "Axes", name: str, values: Floats, which: str, most: int = MOST_LABELS[0]) -> None:
     """Put ticks on whole numbers in plain figures; double from tick to tick where sizes span an order of magnitude."""
     from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
@@ -141,7 +146,7 @@ def set_scale(axes: "Axes", name: str, values: Floats, which: str) -> None:
         getattr(axes, f"set_{which}scale")("log", base=2 if doubles else 10)
         if doubles:
             powers = 2.0 ** np.arange(np.ceil(np.log2(values[0])), np.floor(np.log2(values[-1])) + 1)
-            axis.set_major_locator(FixedLocator(powers[:: max(1, len(powers) // 10)].tolist()))
+            axis.set_major_locator(FixedLocator(powers[:: -(-len(powers) // most)].tolist()))
             axis.set_minor_locator(NullLocator())
             axis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     elif BY_NAME[name].whole and len(values) <= 16 and values[-1] - values[0] <= 32:
@@ -160,25 +165,44 @@ def draw_curves(
     x, fits = grid.values[layout.x], moved(grid, fitting(grid, columns), order) > 0
     for i, line in enumerate(speedup):
         colour = PALETTE[i % len(PALETTE)]
-        name = None if layout.y is None else value_label(layout.y, grid.values[layout.y][i])
-        style: dict[str, Any] = {"marker": MARKERS[i % len(MARKERS)], "linestyle": LINES[i % len(LINES)]}
+        name = None if layout.y is None else f"{grid.values[layout.y][i]:,.10g}"
+        if name and not fits[i].any():
+            name += ": does not fit into memory"
+        marker = MARKERS[i % len(MARKERS)] if len(x) <= MOST_MARKERS else ""
+        style: dict[str, Any] = {"marker": marker, "linestyle": LINES[i % len(LINES)]}
         axes.plot(x, np.where(fits[i], line, np.nan), label=name, color=colour, markersize=4.5, linewidth=1.6, **style)
         if bands is not None:
             axes.fill_between(x, bands[0][i], bands[1][i], where=fits[i], color=colour, alpha=0.2, linewidth=0)
     axes.axhline(1, color="black", linewidth=1.2)
-    axes.annotate("break-even", (1, 1), (-4, 3), ("axes fraction", "data"), "offset points", ha="right", fontsize=9)
+    place: Any = ("axes fraction", "data"), "offset points"
+    axes.annotate("break-even", (1, 1), (-4, 5), *place, ha="right", fontsize=9, bbox=NUMBER_BOX)
     set_scale(axes, layout.x, x, "x")
+    some = np.atleast_1d(fits.any(0))
+    if some.any() and not some[-1]:
+        mark_unfit(axes, x, some)
     axes.set_xlabel(axis_label(layout.x))
     axes.set_ylabel("speedup over plain decoding (x)")
     low, high = axes.get_ylim()
     if low < 1:
+        low = min(low, 1 - LEAST_OFF * (high - 1))
         axes.axhspan(low, 1, facecolor="none", edgecolor=HATCH_COLOUR, hatch=OFF_HATCH, linewidth=0, zorder=0)
-        axes.annotate("off", (0.01, 1), (0, -4), ("axes fraction", "data"), "offset points", va="top", fontsize=9)
+        axes.annotate("off", (0.01, 1), (0, -5), *place, va="top", fontsize=9, bbox=NUMBER_BOX)
         axes.set_ylim(low, high)
     if layout.y is not None:
         axes.legend(title=BY_NAME[layout.y].label, fontsize=9, loc="upper left", bbox_to_anchor=(1.01, 1))
     band = "; band: 95 %, of what is not known" if bands is not None else ""
     set_title(figure, "Speedup of speculative decoding", f"{subtitle}{band}")
+
+
+def mark_unfit(axes: "Axes", x: Floats, fits: NDArray[np.bool_]) -> None:
+    """Hatch the end of an axis, from between the last value that fits into memory and the next."""
+    last = int(np.flatnonzero(fits)[-1])
+    is_log, right = axes.get_xscale() == "log", float(x[-1]) * 1.05
+    start = np.sqrt(x[last] * x[last + 1]) if is_log else (x[last] + x[last + 1]) / 2
+    axes.set_xlim(axes.get_xlim()[0], right)
+    axes.axvspan(start, right, facecolor="none", edgecolor=HATCH_COLOUR, hatch=UNFIT_HATCH, linewidth=0, zorder=0)
+    style: dict[str, Any] = {"ha": "right", "va": "top", "fontsize": 9, "bbox": NUMBER_BOX}
+    axes.annotate("does not fit into memory", (1, 1), (-4, -4), "axes fraction", "offset points", **style)
 
 
 def fitting(grid: Grid, columns: Columns) -> Floats:
@@ -197,12 +221,9 @@ def draw_surfaces(
     panels = np.where(moved(grid, fitting(grid, columns), order) > 0, panels, np.nan)
     flat = panels.reshape(-1, *panels.shape[2:])
     norm = TwoSlopeNorm(1.0, LEAST_COLOUR, MOST_COLOUR)
-    in_cells = max(panels.shape[2:]) <= MOST_CELLS
+    draw_panel = draw_cells if max(panels.shape[2:]) <= MOST_CELLS else draw_contours
     for i, axes in enumerate(grid_axes.flat[: len(flat)]):
-        if in_cells:
-            drawn = draw_cells(axes, grid, layout, flat[i], norm, numbers=len(flat) == 1)
-        else:
-            drawn = draw_contours(axes, grid, layout, flat[i], norm)
+        drawn = draw_panel(axes, grid, layout, flat[i], norm, alone=len(flat) == 1)
         axes.set_title(panel_title(grid, layout, i), fontsize=10)
     label_outer_panels(grid_axes, layout, len(flat))
     figure.colorbar(drawn, ax=grid_axes, label="speedup over plain decoding (x)", shrink=0.9, extend="both")
@@ -225,39 +246,50 @@ def label_outer_panels(grid_axes: NDArray[Any], layout: Layout, used: int) -> No
             axes.tick_params(labelbottom=True)
 
 
-def draw_cells(axes: "Axes", grid: Grid, layout: Layout, panel: Floats, norm: Any, *, numbers: bool) -> Any:
-    """Draw one panel, [y, x], as cells; numbers: whether each says its speedup. What is no answer is hatched."""
+def draw_cells(axes: "Axes", grid: Grid, layout: Layout, panel: Floats, norm: Any, *, alone: bool) -> Any:
+    """Draw one panel, [y, x], as cells; alone: whether each may say its speedup. What is no answer is hatched."""
     from matplotlib.patches import Rectangle
 
     assert layout.y is not None
     x, y = grid.values[layout.x], grid.values[layout.y]
     drawn = axes.pcolormesh(np.arange(len(x)), np.arange(len(y)), np.ma.masked_invalid(panel), cmap=COLOURS, norm=norm)
+    numbers = alone and panel.shape[0] <= MOST_NUMBERS[0] and panel.shape[1] <= MOST_NUMBERS[1]
+    marked = set(zip(*best_places(panel)[::-1], strict=True)) if layout.y == "draft_length" else set()
     for (row, column), gain in np.ndenumerate(panel):
         fits = bool(np.isfinite(gain))
         if not fits or gain < 1:
             hatch = OFF_HATCH if fits else UNFIT_HATCH
             corner = (column - 0.5, row - 0.5)
             axes.add_patch(Rectangle(corner, 1, 1, fill=False, hatch=hatch, edgecolor=HATCH_COLOUR, linewidth=0))
-        if numbers and panel.size <= MOST_NUMBERS:
+        if numbers:
             words = f"{gain:.2f}" if fits else "-"
-            axes.text(column, row, words, ha="center", va="center", fontsize=8, bbox=NUMBER_BOX if gain < 1 else None)
-    for which, values in (("x", x), ("y", y)):
-        every = max(1, -(-len(values) // 12))
-        getattr(axes, f"set_{which}ticks")(np.arange(len(values))[::every], [f"{v:,.6g}" for v in values[::every]])
+            place = column, row - NUMBER_BELOW * ((row, column) in marked)
+            colour = "white" if fits and gain >= 1 and is_dark(drawn, gain) else "black"
+            box = NUMBER_BOX if gain < 1 else None
+            axes.text(*place, words, ha="center", va="center", fontsize=8, color=colour, bbox=box)
+    for which, values, most in (("x", x, MOST_LABELS[not alone]), ("y", y, MOST_MARKERS // 2)):
+        every = max(1, -(-len(values) // most))
+        getattr(axes, f"set_{which}ticks")(np.arange(len(values))[::every], [f"{v:,.10g}" for v in values[::every]])
     axes.grid(False)
     if layout.y == "draft_length":
-        draw_best(axes, np.arange(float(len(x))), np.arange(float(len(y))), panel, BEST_ABOVE)
+        draw_best(axes, np.arange(float(len(x))), np.arange(float(len(y))), panel, BEST_ABOVE * numbers)
     return drawn
 
 
-def draw_contours(axes: "Axes", grid: Grid, layout: Layout, panel: Floats, norm: Any) -> Any:
+def is_dark(drawn: Any, gain: float) -> bool:
+    """Whether a black number on the colour of a speedup is hard to read."""
+    red, green, blue, _ = drawn.to_rgba(gain)
+    return bool(0.299 * red + 0.587 * green + 0.114 * blue < 0.45)
+
+
+def draw_contours(axes: "Axes", grid: Grid, layout: Layout, panel: Floats, norm: Any, *, alone: bool) -> Any:
     """Draw one panel, [y, x], of many values as filled contours and the break-even line."""
     assert layout.y is not None
     x, y = grid.values[layout.x], grid.values[layout.y]
     # Scales first: contour labels are placed on the scale that they find.
     axes.set_xlim(x[0], x[-1])
     axes.set_ylim(y[0], y[-1])
-    set_scale(axes, layout.x, x, "x")
+    set_scale(axes, layout.x, x, "x", MOST_LABELS[not alone])
     set_scale(axes, layout.y, y, "y")
     known = np.ma.masked_invalid(panel)
     shading: Any = "nearest" if np.ma.is_masked(known) else "gouraud"
@@ -295,18 +327,23 @@ def best_places(panel: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 
 def draw_best(axes: "Axes", x: Floats, y: Floats, panel: Floats, above: float = 0.0) -> None:
-    """Mark the best K at each x where it pays; a triangle where it is the longest that was looked at."""
+    """Mark the best K at each x where it pays; a triangle where it is the longest that was looked at.
+
+    Of marks that would lie upon each other some are left out.
+    """
     columns, rows = best_places(panel)
+    at_px = axes.transData.transform(np.column_stack([x[columns], y[rows]])) if len(columns) else np.zeros((0, 2))
+    kept: list[int] = []
+    for i in range(len(columns)):
+        if not kept or np.abs(at_px[i] - at_px[kept[-1]]).max() >= APART:
+            kept.append(i)
+    columns, rows = columns[kept], rows[kept]
     at_edge = rows == len(y) - 1
     for where, marker in ((~at_edge, "o"), (at_edge, "^")):
-        place: dict[str, Any] = {
-            "clip_on": False,
-            "zorder": 5,
-            "linestyle": "none",
-            "color": "white",
-            "markeredgecolor": "black",
-        }
-        axes.plot(x[columns[where]], y[rows[where]] + above, marker, markersize=6, **place)
+        # A line without points would take place at the corner of the picture.
+        if where.any():
+            places = x[columns[where]], y[rows[where]] + above
+            axes.plot(*places, marker, markersize=6, clip_on=False, zorder=5, **BEST_STYLE)
 
 
 def panel_title(grid: Grid, layout: Layout, i: int) -> str:
@@ -333,9 +370,8 @@ def legend_handles(layout: Layout, grid: Grid, panels: Floats) -> list[Any]:
     if layout.y == "draft_length":
         rows = np.concatenate([best_places(panel)[1] for panel in panels])
         edge = len(grid.values["draft_length"]) - 1
-        style: dict[str, Any] = BEST_STYLE
         if (rows < edge).any():
-            handles.append(Line2D([], [], marker="o", label="best K", **style))
+            handles.append(Line2D([], [], marker="o", label="best K", **BEST_STYLE))
         if (rows == edge).any():
-            handles.append(Line2D([], [], marker="^", label="best K, the longest looked at", **style))
+            handles.append(Line2D([], [], marker="^", label="best K, the longest looked at", **BEST_STYLE))
     return handles

@@ -205,4 +205,4 @@ def intervals(sweep: Sweep) -> tuple[Floats, Floats] | None:
     points = sweep.grid.columns(np.arange(sweep.grid.points))
     ends = [ends_at(sweep, {n: float(v[i]) for n, v in points.items()}) for i in range(sweep.grid.points)]
     low, high = np.array(ends, np.float64).T
-    return (low, high) if (high > low).any() else None
+    return (low, high) if any(map(is_open, low, high)) else None

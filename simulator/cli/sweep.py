@@ -164,7 +164,7 @@ def source_text(options: SweepOptions, task: "Sweep") -> str:
 
 def held_fixed(options: SweepOptions, task: "Sweep", source: str, caveat: str) -> str:
     """Say what did not vary, for the picture's title: the acceptance, and whatever is not at its default."""
-    values = task.grid.values
+    values, there = task.grid.values, task.pricing.defaults()
     words = [source if len(source) <= 60 else f"{source[:28]}...{source[-28:]}"]
     words += [caveat] if caveat else []
     if task.pricing.models is not None:
@@ -173,8 +173,9 @@ def held_fixed(options: SweepOptions, task: "Sweep", source: str, caveat: str) -
     for name in values:
         parameter = BY_NAME[name]
         fixed = name not in task.grid.axes and not (name == "alpha" and task.acceptance.model)
-        if fixed and (name in ("draft_length", "alpha", "draft_cost") or values[name][0] != parameter.default):
-            words.append(f"{parameter.flags[0][2:]} {values[name][0]:,.6g}")
+        usual = there.get(name, parameter.default)
+        if fixed and (name in ("draft_length", "alpha", "draft_cost") or values[name][0] != usual):
+            words.append(f"{parameter.flags[0][2:]} {values[name][0]:,.10g}{' ms' * (parameter.unit == 'ms')}")
     return ", ".join(words) + (", overlapped drafting" if task.overlap else "")
 
 

@@ -36,6 +36,8 @@ STYLE: dict[str, Any] = {
     "grid.linewidth": 0.6,
     "axes.axisbelow": True,
     "font.size": 10,
+    "hatch.color": HATCH_COLOUR,
+    "hatch.linewidth": 0.8,
     "svg.hashsalt": "specsim",
     "svg.fonttype": "path",
 }

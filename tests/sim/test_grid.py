@@ -191,16 +191,25 @@ def test_cells_say_their_speedup_are_off_below_1_and_mark_the_best_k_that_pays()
     drawn = figure(replications=0, draft_length="1:8", draft_cost="0.1:0.9:0.1", alpha="0.61")
     axes = drawn.axes[0]
     gains = np.array([[leviathan(0.61, k, c / 10) for c in range(1, 10)] for k in range(1, 9)])
-    said = {text.get_position(): float(text.get_text()) for text in axes.texts}
+    said = {tuple(map(round, text.get_position())): float(text.get_text()) for text in axes.texts}
     assert said == pytest.approx({(x, y): gains[y, x] for y, x in np.ndindex(gains.shape)}, abs=0.0051)
     hatched = {(round(p.get_x() + 0.5), round(p.get_y() + 0.5)) for p in axes.patches if p.get_hatch()}
     assert hatched == {(x, y) for y, x in np.ndindex(gains.shape) if gains[y, x] < 1}
-    marks = {(round(x), round(y - 0.32)) for line in axes.lines for x, y in line.get_xydata()}
+    marks = {(round(x), round(y - 0.3)) for line in axes.lines for x, y in line.get_xydata()}
     assert marks == {(x, int(gains[:, x].argmax())) for x in range(9) if gains[:, x].max() > 1}
     labels = [text.get_text() for text in drawn.legends[0].get_texts()]
     assert labels == ["off: below 1x", "best K"]
     assert axes.get_xlabel() == "draft cost (of a target pass)"
     assert axes.get_ylabel() == "draft length K (tokens)"
+    # Marks stand clear of numbers, which are white where cells are dark; the legend follows upon the axis below.
+    drawn.canvas.draw()
+    marks_px = [axes.transData.transform(place) for line in axes.lines for place in line.get_xydata()]
+    boxes = [text.get_window_extent().padded(4 * drawn.dpi / 100) for text in axes.texts]
+    assert not any(box.contains(*place) for box in boxes for place in marks_px)
+    below = axes.get_tightbbox().y0 - drawn.legends[0].get_window_extent().y1
+    assert 0 <= below < 20
+    bright = figure(replications=0, draft_length="4:7", draft_cost="0.01,0.02,0.03,0.5", alpha="0.95").axes[0].texts
+    assert {text.get_color() for text in bright} == {"white", "black"}
     # A best K at the edge of what was looked at is another mark.
     edge = figure(replications=0, draft_length="1:4", draft_cost="0.01,0.02,0.03,0.04", alpha="0.9")
     assert [text.get_text() for text in edge.legends[0].get_texts()] == ["best K, the longest looked at"]
@@ -225,6 +234,27 @@ def test_what_does_not_fit_is_hatched_has_no_number_and_no_best_k() -> None:
     assert {t.get_position()[0] for t in axes.texts if t.get_text() == "-"} == {2, 3}
     assert {round(x) for line in axes.lines for x in line.get_xdata()} == {0, 1}
     assert "does not fit into memory" in [text.get_text() for text in drawn.legends[0].get_texts()]
+
+
+def test_curves_end_where_nothing_fits_and_marks_of_many_sizes_do_not_lie_upon_each_other() -> None:
+    task = sweep(0, total="1,8,64,512", alpha="0.5,0.7")
+    columns = run_sweep(task)
+    columns["fits"] = (columns["total"] < 100).astype(np.int64)
+    axes = draw(task.grid, columns, plan(task.grid, "curves"), "a test").axes[0]
+    (end,) = [p for p in axes.patches if p.get_hatch() == "xxxx"]
+    assert 64 < end.get_x() < 512 < end.get_x() + end.get_width()
+    assert "does not fit into memory" in [text.get_text() for text in axes.texts]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["0.5", "0.7"]
+    columns["fits"] = (columns["alpha"] < 0.6).astype(np.int64)
+    axes = draw(task.grid, columns, plan(task.grid, "curves"), "a test").axes[0]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["0.5", "0.7: does not fit into memory"]
+    # Marks of the best K, at every draft length that is the best somewhere.
+    axes = figure(replications=0, draft_length="1:8", draft_cost="0.02:0.6:0.001", alpha="0.73").axes[0]
+    places = np.concatenate([line.get_xydata() for line in axes.lines])
+    best = {1 + int(np.argmax([leviathan(0.73, k, c) for k in range(1, 9)])) for c in np.arange(0.02, 0.6, 0.001)}
+    assert set(places[:, 1].astype(int)) == best
+    apart = np.abs(np.diff(axes.transData.transform(places[np.argsort(places[:, 0])]), axis=0)).max(1)
+    assert apart.min() > 8
 
 
 def test_no_contour_label_is_cut_by_the_frame(tmp_path: Path) -> None:
