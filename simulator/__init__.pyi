@@ -14,4 +14,4 @@ from .rounds.experiment import Setting as Setting
 from .rounds.grid import Acceptance as Acceptance
 from .rounds.grid import Sweep as Sweep
 from .rounds.grid import grid_over as grid_over
-from .rounds.grid import run_sweep as run_sweep
+from .rounds.sweeping import run_sweep as run_sweep

@@ -2,15 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from simulator.costs.cautions import cautions
 from simulator.costs.model_costs import ModelPair
 from simulator.costs.step import Costs, Knobs
-from simulator.ground.artefacts import UserError, envelope, writing
+from simulator.ground.artefacts import envelope
 from simulator.ground.command import table, wrapped
-from simulator.ground.dependency import Dependency, require
 from simulator.rounds.engine import elapsed_s
 from simulator.rounds.experiment import Summary
 
@@ -24,8 +24,6 @@ KIND = "simulation"
 # 1: first version. 2: `speedup_ci95` is now `simulation_noise_ci95`; a pass has `fixed_ms`, taken out of `launch_ms`.
 # 3: `basis`; the answer's speedup and its interval are in `verdict`, without one where models do not fit.
 SCHEMA_VERSION = 3
-PARQUET = Dependency(import_name="pyarrow", purpose="writing Parquet", extra="parquet")
-TABLE_SUFFIXES = (".csv", ".parquet")
 
 
 def result_json(forecast: Forecast, parameters: Mapping[str, Any], basis: Basis) -> dict[str, Any]:
@@ -142,37 +140,15 @@ def run_columns(forecast: Forecast, parameters: Mapping[str, Any]) -> dict[str, 
     count, cost, total = len(runs.rounds), setting.cost, setting.total
     times_s = elapsed_s(cost, runs)
     baseline_s = total * float(cost.baseline_s)
-    return {k: [v] * count for k, v in parameters.items() if k != "replications"} | {
-        "replication": range(count),
-        "baseline_ms_per_token": [baseline_s / total * 1e3] * count,
+    return {k: v for k, v in parameters.items() if k != "replications"} | {
+        "replication": np.arange(count),
+        "baseline_ms_per_token": baseline_s / total * 1e3,
         "speculative_ms_per_token": times_s / total * 1e3,
         "speedup": baseline_s / times_s,
         "rounds": runs.rounds,
         "drafted": runs.rounds * setting.draft_length,
         "accepted": runs.accepted,
         "cut_tokens": runs.cut,
-        "tokens": [total] * count,
+        "tokens": total,
         "tokens_per_round": 1 + runs.accepted / runs.rounds,
     }
-
-
-def check_table_format(option: str, path: Path | None, suffixes: tuple[str, ...] = TABLE_SUFFIXES) -> None:
-    """Refuse a table suffix we do not write, or Parquet where its library is missing."""
-    if path is None:
-        return
-    if path.suffix not in suffixes:
-        raise UserError(f"{option} {path}: suffix {path.suffix!r}, expected {' or '.join(suffixes)}")
-    if path.suffix == ".parquet":
-        require(PARQUET, f"{option} {path}")
-
-
-def write_table(path: Path, columns: Mapping[str, Any]) -> None:
-    """Write columns of one length as CSV or Parquet by suffix, atomically; a scalar is repeated."""
-    import pandas as pd
-
-    frame = pd.DataFrame(dict(columns))
-    with writing(path, "wb") as file:
-        if path.suffix == ".parquet":
-            frame.to_parquet(file, index=False)
-        else:
-            frame.to_csv(file, index=False)

@@ -1,5 +1,6 @@
 """What a sweep answers: the best draft length at each of its other values, or over ranges of batch sizes; no text."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,7 +12,8 @@ from simulator.costs.parameters import BY_NAME, Point
 from simulator.costs.step import Floats
 from simulator.ground.streams import stream
 from simulator.rounds.acceptance_law import AcceptanceModel, IidAcceptance
-from simulator.rounds.grid import Columns, Grid, Sweep
+from simulator.rounds.grid import Grid, Sweep
+from simulator.rounds.sweeping import run_sweep
 
 from .schedule import LEAST_GAIN, Range, off_above, ranges, vllm_config
 from .uncertainty import drawn_lengths, ends95, is_open, speedups
@@ -65,39 +67,39 @@ def has_ranges(grid: Grid) -> bool:
     return len(grid.values.get(BATCH, ())) > MOST_LISTED
 
 
-def answers_of(sweep: Sweep, columns: Columns) -> list[Answer]:
+def answers_of(sweep: Sweep) -> list[Answer]:
     """Return an answer for each combination of the values besides draft length; some evenly chosen where many are.
 
     Where many batch sizes were looked at, the answers are of ranges of them.
     """
     found = []
-    for block in blocks_of(sweep.grid, columns):
+    for block in blocks_of(sweep):
         values = {BY_NAME[name].key: block.point[name] for name in sweep.grid.axes if name in block.point}
         answers = over_ranges(sweep, block) if has_ranges(sweep.grid) else [at_point(sweep, block)]
         found += [replace(answer, values=values) for answer in answers]
     return found
 
 
-def blocks_of(grid: Grid, columns: Columns) -> Iterator[Block]:
-    """Yield the blocks that are told of."""
+def blocks_of(sweep: Sweep) -> Iterator[Block]:
+    """Yield the blocks that are told of, each a small sweep of its own by the closed form."""
+    grid = sweep.grid
     inner = (BATCH, K) if has_ranges(grid) else (K,)
     others = [name for name in grid.values if name not in inner]
-    order = [list(grid.values).index(name) for name in (*others, *inner)]
-
-    def cube(key: str) -> Floats:
-        values = np.asarray(columns[key], np.float64).reshape(grid.shape).transpose(order)
-        return values.reshape(-1, len(grid.values[BATCH]) if len(inner) > 1 else 1, len(grid.values[K]))
-
-    gains = cube("closed_form_speedup")
-    fits = cube("fits")[..., 0] > 0 if "fits" in columns else np.ones(gains.shape[:2], np.bool_)
-    for row in shown(len(gains), MOST_PLANS if has_ranges(grid) else MOST_ROWS):
-        at = np.unravel_index(row, [len(grid.values[name]) for name in others])
+    counts = [len(grid.values[name]) for name in others]
+    for row in shown(math.prod(counts), MOST_PLANS if has_ranges(grid) else MOST_ROWS):
+        at = dict(zip(others, np.unravel_index(row, counts), strict=True))
+        own = {name: v[at[name] : at[name] + 1] if name in at else v for name, v in grid.values.items()}
+        columns = run_sweep(replace(sweep, grid=Grid(values=own), replications=0))
+        # Draft lengths come before batch sizes in a grid.
+        lengths = grid.values[K].astype(np.int64)
+        gains = columns["closed_form_speedup"].reshape(len(lengths), -1).T
+        fits = columns["fits"].reshape(len(lengths), -1)[0] > 0 if "fits" in columns else np.ones(len(gains), np.bool_)
         yield Block(
-            point={name: float(grid.values[name][i]) for name, i in zip(others, at, strict=True)},
+            point={name: float(own[name][0]) for name in others},
             sizes=grid.values.get(BATCH, np.ones(1)),
-            lengths=grid.values[K].astype(np.int64),
-            gains=gains[row],
-            fits=fits[row],
+            lengths=lengths,
+            gains=gains,
+            fits=fits,
         )
 
 
@@ -166,10 +168,10 @@ def over_ranges(sweep: Sweep, block: Block) -> Iterator[Answer]:
         yield Answer(values={}, batches=(int(first), int(last)))
 
 
-def schedules(sweep: Sweep, columns: Columns) -> list[dict[str, Any]]:
+def schedules(sweep: Sweep) -> list[dict[str, Any]]:
     """Return where to turn drafting off and the form that vLLM takes, under plain keys; nothing without ranges."""
     found = []
-    for block in blocks_of(sweep.grid, columns) if has_ranges(sweep.grid) else ():
+    for block in blocks_of(sweep) if has_ranges(sweep.grid) else ():
         plan, sizes = plan_of(block), block.sizes
         values = {BY_NAME[name].key: block.point[name] for name in sweep.grid.axes if name in block.point}
         # vLLM's ranges have no gaps.

@@ -7,8 +7,8 @@ import numpy as np
 
 from simulator.costs.step import Costs, Floats
 from simulator.costs.timed_pair import TimedTokens
-from simulator.rounds.acceptance_law import AcceptanceModel, Ints, law_table
-from simulator.rounds.analytic import closed_form, speedup
+from simulator.rounds.acceptance_law import AcceptanceModel, Ints
+from simulator.rounds.analytic import expected, speedup
 
 SAMPLES = 1000
 CONSTANTS = ("flop_scale", "mem_scale", "launch_s", "fixed_s", "link_s", "round_overhead_s")
@@ -56,14 +56,13 @@ def speedups(
 
     tokens_per_round: samples of it, [samples, draft lengths], instead of what the acceptance has.
     """
-    table = law_table(acceptance, draft_lengths)
     if tokens_per_round is None:
-        return closed_form(costs.round_cost(draft_lengths), *table, overlap=overlap).speedup
-    moved = tokens_per_round / (1 + table.laws @ np.arange(table.laws.shape[-1]))
+        return expected(costs, acceptance, draft_lengths, overlap=overlap).speedup
+    moved = tokens_per_round / acceptance.tokens_per_round(draft_lengths)
     if isinstance(costs, TimedTokens):
         at = draft_lengths.tolist().index(costs.draft_length)
         costs = costs.with_tokens(moved[:, at, None])
-    return np.asarray(moved * closed_form(costs.round_cost(draft_lengths), *table, overlap=overlap).speedup)
+    return np.asarray(moved * expected(costs, acceptance, draft_lengths, overlap=overlap).speedup)
 
 
 def drawn_lengths(costs: Costs, draft_lengths: Ints) -> Ints:

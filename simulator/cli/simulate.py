@@ -67,8 +67,9 @@ def run(options: SimulateOptions) -> None:
     """Load, forecast, write and print."""
     from simulator.answers.basis import basis_of
     from simulator.answers.forecast import forecast
-    from simulator.answers.report import check_table_format, result_json, result_text, run_columns, write_table
+    from simulator.answers.report import result_json, result_text, run_columns
     from simulator.costs.priced import load_pricing
+    from simulator.ground.tables import check_table_format, write_table
     from simulator.rounds.acceptance_law import EquivalentAcceptance, HistogramAcceptance, IidAcceptance
     from simulator.rounds.experiment import Setting
 

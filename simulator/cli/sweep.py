@@ -1,6 +1,7 @@
 """The command `sweep`: forecasts over a grid."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 
     from simulator.answers.basis import Basis
     from simulator.answers.sweep_answers import Answer
-    from simulator.rounds.grid import Columns, Sweep
+    from simulator.rounds.grid import Sweep
+    from simulator.rounds.sweeping import Overview
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,10 +75,10 @@ def sweep(**values: Any) -> None:
 def run(options: SweepOptions) -> None:
     """Load, evaluate, write, draw and print."""
     from simulator.answers.plots import draw, plan
-    from simulator.answers.report import check_table_format, write_table
     from simulator.answers.sweep_answers import answers_of, intervals, schedules
     from simulator.ground.pictures import check_format, save_figure
-    from simulator.rounds.grid import run_sweep
+    from simulator.ground.tables import check_table_format, writing_table
+    from simulator.rounds.sweeping import overview
 
     check_table_format("--out", options.out)
     check_format(options.plot)
@@ -85,22 +87,25 @@ def run(options: SweepOptions) -> None:
     task = make_sweep(options)
     source, caveat = source_text(options, task), task.acceptance.caveat
     layout = plan(task.grid, options.plot_kind) if options.plot else None
-    with progress("sweep", task.steps) as bar:
-        columns = run_sweep(task, bar.update)
-    if options.out:
-        write_table(options.out, columns | parameters_of(options, task))
+    with (
+        progress("sweep", task.steps) as bar,
+        writing_table(options.out) if options.out else nullcontext() as table,
+    ):
+        seen = overview(task, bar.update, table, parameters_of(options, task), keep=layout is not None)
     if options.plot and layout:
         ends = intervals(task) if layout.kind == "curves" and task.grid.points <= MOST_BANDS else None
-        save_figure(options.plot, draw(task.grid, columns, layout, held_fixed(options, task, source, caveat), ends))
-    answers, basis = answers_of(task, columns), basis_of_sweep(options, task)
+        save_figure(
+            options.plot, draw(task.grid, seen.columns, layout, held_fixed(options, task, source, caveat), ends)
+        )
+    answers, basis = answers_of(task), basis_of_sweep(options, task)
     warnings = cautions_of(task)
     if options.as_json:
         answer = result_json(task, answers, parameters_of(options, task), basis)
-        click.echo(to_json(answer | {"schedules": schedules(task, columns), "warnings": list(warnings)}), nl=False)
+        click.echo(to_json(answer | {"schedules": schedules(task), "warnings": list(warnings)}), nl=False)
         return
     if warnings:
         click.echo(wrapped(f"warning: {warning}" for warning in warnings))
-    click.echo(sweep_text(task, columns, answers, basis))
+    click.echo(sweep_text(task, seen, answers, basis))
     for path in filter(None, outputs.values()):
         click.echo(f"wrote {path}")
 
@@ -179,7 +184,7 @@ def held_fixed(options: SweepOptions, task: "Sweep", source: str, caveat: str) -
     return ", ".join(words) + (", overlapped drafting" if task.overlap else "")
 
 
-def sweep_text(task: "Sweep", columns: "Columns", answers: "list[Answer]", basis: "Basis") -> str:
+def sweep_text(task: "Sweep", seen: "Overview", answers: "list[Answer]", basis: "Basis") -> str:
     """Return what a sweep answers: its best point, what it rests on, and the best K by the other values."""
     import numpy as np
 
@@ -187,22 +192,20 @@ def sweep_text(task: "Sweep", columns: "Columns", answers: "list[Answer]", basis
     from simulator.answers.sweep_table import answers_text, off_text
     from simulator.answers.uncertainty import is_open
 
-    gains = np.where(fitting(columns), columns["closed_form_speedup"], np.nan)
     axes = [BY_NAME[name].key for name in task.grid.axes]
-    if np.isnan(gains).all():
+    if seen.best is None:
         return "\n".join(["Does not fit into memory, at any of these points.", *basis.lines])
-    at = int(np.nanargmax(gains))
-    where = ", ".join(f"{k} {columns[k][at]:,.10g}" for k in axes)
+    points = task.grid.columns(np.array([seen.best]))
+    where = ", ".join(f"{BY_NAME[name].key} {points[name][0]:,.10g}" for name in task.grid.axes)
     condition = f"{basis.condition[0].upper()}{basis.condition[1:]}: at" if basis.condition else "At"
-    points = task.grid.columns(np.array([at]))
     low, high = ends_at(task, {name: float(values[0]) for name, values in points.items()})
     span = f" ({low:.2f}x to {high:.2f}x)" if is_open(low, high) else ""
-    first = f"{condition} most {gains[at]:.2f}x as fast{span}{where and f', at {where}'}."
+    first = f"{condition} most {seen.speedup:.2f}x as fast{span}{where and f', at {where}'}."
     if not axes:
         return "\n".join([first, *basis.lines])
-    count = f"{task.grid.points:,} points over {', '.join(axes)}; above 1x at {int((gains > 1).sum()):,} of them"
-    if unfit := int(np.isnan(gains).sum()):
-        count += f"; {unfit:,} do not fit into memory"
+    count = f"{task.grid.points:,} points over {', '.join(axes)}; above 1x at {seen.above_1:,} of them"
+    if seen.unfit:
+        count += f"; {seen.unfit:,} do not fit into memory"
     if (name := without_memory(task)) is not None:
         count += f"; which fit into memory is not known: {name} does not say how much its device has"
     lines = [first, *basis.lines, count, *([off_text(answers)] if has_ranges(task.grid) else [])]
@@ -242,10 +245,3 @@ def without_memory(task: "Sweep") -> str | None:
     """Return the name of a profile of models that does not say how much memory there is; None for any other."""
     profile = task.pricing.profile
     return profile.name if profile and task.pricing.models and profile.memory_bytes is None else None
-
-
-def fitting(columns: "Columns") -> "NDArray[Any]":
-    """Return which points fit into memory: all where that is not known."""
-    import numpy as np
-
-    return columns["fits"] > 0 if "fits" in columns else np.ones(len(columns["draftN"]), np.bool_)

@@ -35,7 +35,7 @@ def tokens_per_round_iid(alpha: ArrayLike, draft_length: ArrayLike) -> NDArray[n
         alpha: Acceptance probability of one drafted token, 0..1.
         draft_length: K; broadcasts against `alpha`.
     """
-    alpha, k = np.broadcast_arrays(np.asarray(alpha, np.float64), np.asarray(draft_length, np.float64))
+    alpha, k = np.asarray(alpha, np.float64), np.asarray(draft_length, np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
         tau = -np.expm1((k + 1) * np.log(alpha)) / (1 - alpha)
     return np.where(alpha >= 1, k + 1, tau)
@@ -155,11 +155,16 @@ class AcceptanceHistogram:
         """P(A >= j given A >= j - 1) for j in 1..k, shape [k]; 0 where no round came that far."""
         return conditional_rates(self.counts)
 
+    def check_covers(self, draft_length: int) -> None:
+        """Refuse a draft length beyond its own."""
+        longest = self.draft_length
+        if not 1 <= draft_length <= longest:
+            raise UserError(f"draft length {draft_length} with a histogram of k = {longest}, expected 1..{longest}")
+
     def cut(self, draft_length: int) -> "AcceptanceHistogram":
         """Return the histogram of min(A, K), what these rounds accept of K drafts; refuses a K beyond its own."""
-        k, longest = draft_length, self.draft_length
-        if not 1 <= k <= longest:
-            raise UserError(f"draft length {k} with a histogram of k = {longest}, expected 1..{longest}")
+        k = draft_length
+        self.check_covers(k)
         return replace(self, counts=(*self.counts[:k], math.fsum(self.counts[k:])))
 
 

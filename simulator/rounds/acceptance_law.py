@@ -3,6 +3,7 @@
 Both samplers here draw rounds independently, so a law over 0..K says everything about them.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -25,12 +26,18 @@ class AcceptanceModel(Protocol):
     def bonus_guess_rate(self, draft_length: int) -> float:
         """P(the draft's own next token is the bonus token, given that all K were accepted)."""
 
+    def tokens_per_round(self, draft_lengths: Ints) -> Floats:
+        """1 + E[A] at draft lengths of any shape, as closed forms take it."""
+
+    def hit_rates(self, draft_lengths: Ints) -> Floats:
+        """P(all K are accepted and the bonus token is guessed), of the same shape."""
+
     def sample_tokens_per_round(self, draft_lengths: Ints, rng: np.random.Generator, samples: int) -> Floats:
         """Draw the mean tokens a round anew, as well as it is known, at all draft lengths; [samples, K]."""
 
 
 class LawTable(NamedTuple):
-    """What rounds of several draft lengths accept, as `closed_form` takes it; S is the shape of the draft lengths.
+    """What rounds of several draft lengths accept, as the engine takes it; S is the shape of the draft lengths.
 
     laws: P(A = a), [*S, K_max + 1], 0 above a row's own K. bonus_guess_rates: [*S].
     """
@@ -39,11 +46,11 @@ class LawTable(NamedTuple):
     bonus_guess_rates: Floats
 
 
-def law_table(model: AcceptanceModel, draft_lengths: ArrayLike, width: int | None = None) -> LawTable:
-    """Return the laws of a model at draft lengths of any shape; `width`: buckets, the largest K plus one if None."""
+def law_table(model: AcceptanceModel, draft_lengths: ArrayLike, width: int) -> LawTable:
+    """Return the laws of a model at draft lengths of any shape; `width`: buckets, at least the largest K plus one."""
     k = np.asarray(draft_lengths, np.int64)
     lengths, which = np.unique(k, return_inverse=True)
-    laws = np.zeros((len(lengths), width or int(lengths[-1]) + 1))
+    laws = np.zeros((len(lengths), width))
     for row, length in zip(laws, lengths, strict=True):
         row[: length + 1] = model.law(int(length))
     rates = np.array([model.bonus_guess_rate(int(length)) for length in lengths])
@@ -75,9 +82,22 @@ class IidAcceptance:
         """Alpha: the guess is one more drafted token."""
         return self.alpha
 
+    def tokens_per_round(self, draft_lengths: Ints) -> Floats:
+        """1 + E[A] = (1 - alpha^(K+1)) / (1 - alpha)."""
+        return tokens_per_round_iid(self.alpha, draft_lengths)
+
+    def hit_rates(self, draft_lengths: Ints) -> Floats:
+        """Alpha^(K+1): the guess is one more accepted token."""
+        return iid_hit_rates(self.alpha, draft_lengths)
+
     def sample_tokens_per_round(self, draft_lengths: Ints, rng: np.random.Generator, samples: int) -> Floats:
         """The same in every draw."""
         return np.broadcast_to(tokens_per_round_iid(self.alpha, draft_lengths), (samples, len(draft_lengths)))
+
+
+def iid_hit_rates(alpha: ArrayLike, draft_lengths: ArrayLike) -> Floats:
+    """Return P(all K and the guess of the bonus token are accepted), alpha of a token; both broadcast."""
+    return np.asarray(np.asarray(alpha, np.float64) ** (np.asarray(draft_lengths) + 1), np.float64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +108,7 @@ class HistogramAcceptance:
     have accepted, though shorter drafts start their rounds at other, on the whole easier, places of the text.
 
     Raises:
-        UserError: From `law`, for a draft length above the longest histogram's.
+        UserError: For a draft length above the longest histogram's.
     """
 
     histograms: tuple[AcceptanceHistogram, ...]
@@ -120,6 +140,27 @@ class HistogramAcceptance:
         """The conditional rate one position further, or the last measured one where no histogram reaches so far."""
         source = self.nearest(draft_length + 1)
         return float(source.conditional[min(draft_length, source.draft_length - 1)])
+
+    def tokens_per_round(self, draft_lengths: Ints) -> Floats:
+        """1 + E[min(A, K)], of draft lengths of any shape."""
+        return self.at_lengths(draft_lengths, lambda histogram: 1 + np.cumsum(histogram.survival))
+
+    def hit_rates(self, draft_lengths: Ints) -> Floats:
+        """P(A >= K) times the rate of the bonus token's guess."""
+        lengths, which = np.unique(draft_lengths, return_inverse=True)
+        rates = np.array([self.bonus_guess_rate(int(k)) for k in lengths])
+        full = self.at_lengths(lengths, lambda histogram: histogram.survival)
+        return np.asarray((full * rates)[which.reshape(np.shape(draft_lengths))])
+
+    def at_lengths(self, draft_lengths: Ints, values: Callable[[AcceptanceHistogram], Floats]) -> Floats:
+        """Return at each draft length what the nearest histogram has there; `values`: of one, at 1..k."""
+        lengths, which = np.unique(draft_lengths, return_inverse=True)
+        sources = [self.nearest(int(k)) for k in lengths]
+        for source, k in zip(sources, lengths, strict=True):
+            source.check_covers(int(k))
+        of = {id(h): values(h) for h in {id(h): h for h in sources}.values()}
+        found = np.array([of[id(h)][int(k) - 1] for h, k in zip(sources, lengths, strict=True)])
+        return np.asarray(found[which.reshape(np.shape(draft_lengths))], np.float64)
 
     def sample_tokens_per_round(self, draft_lengths: Ints, rng: np.random.Generator, samples: int) -> Floats:
         """Draw histograms whose conditional rates have beta laws about what was counted.
@@ -163,7 +204,12 @@ class EquivalentAcceptance:
 
     def alpha(self, draft_length: int) -> float:
         """The i.i.d. acceptance that gives as many tokens a round as was measured at K, or at the longest."""
-        return self.measured.nearest(draft_length).cut(min(draft_length, self.measured.longest)).alpha_iid
+        return float(self.alphas(np.asarray(draft_length)))
+
+    def alphas(self, draft_lengths: Ints) -> Floats:
+        """The same of draft lengths of any shape."""
+        there = np.minimum(draft_lengths, self.measured.longest)
+        return alpha_iid(self.measured.tokens_per_round(there), there)
 
     def law(self, draft_length: int) -> Floats:
         """P(A = a) for a in 0..K, shape [K + 1]."""
@@ -172,6 +218,14 @@ class EquivalentAcceptance:
     def bonus_guess_rate(self, draft_length: int) -> float:
         """The same alpha."""
         return self.alpha(draft_length)
+
+    def tokens_per_round(self, draft_lengths: Ints) -> Floats:
+        """1 + E[A] of each draft length's own alpha."""
+        return tokens_per_round_iid(self.alphas(draft_lengths), draft_lengths)
+
+    def hit_rates(self, draft_lengths: Ints) -> Floats:
+        """Alpha^(K+1)."""
+        return iid_hit_rates(self.alphas(draft_lengths), draft_lengths)
 
     def sample_tokens_per_round(self, draft_lengths: Ints, rng: np.random.Generator, samples: int) -> Floats:
         """Those of the histogram; beyond its longest draft with the alpha that each draw there is the equivalent of."""

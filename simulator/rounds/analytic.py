@@ -1,13 +1,13 @@
 """Closed forms (model §5): tokens a round, speedup, best draft length, break-even acceptance. Draws nothing."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from simulator.costs.step import Costs, Floats, RoundCost
 
-from .acceptance_law import AcceptanceModel, IidAcceptance, Ints, law_table
+from .acceptance_law import AcceptanceModel, IidAcceptance, Ints
 
 # Tokens from which each further one adds as much as the last.
 LONG_RUN = 1 << 13
@@ -40,12 +40,29 @@ def closed_form(
     """
     laws = np.asarray(laws, np.float64)
     tau = 1 + laws @ np.arange(laws.shape[-1], dtype=np.float64)
+    if not overlap:
+        return long_run(cost, tau)
+    full = np.take_along_axis(laws, cost.draft_length[..., None], -1)[..., 0]
+    return long_run(cost, tau, np.asarray(full * bonus_guess_rate, np.float64))
+
+
+def long_run(cost: RoundCost, tokens_per_round: Floats, hit_rates: Floats | None = None) -> ClosedForm:
+    """Return the same from tokens a round and, with overlap, P(the next draft can be used); all broadcast."""
     round_s: Floats = cost.after_miss_s
-    if overlap:
-        full = np.take_along_axis(laws, cost.draft_length[..., None], -1)[..., 0]
-        hit = full * bonus_guess_rate
-        round_s = np.asarray(hit * cost.after_hit_s + (1 - hit) * cost.after_miss_s)
-    return ClosedForm(tokens_per_round=tau, round_s=round_s, speedup=tau * cost.baseline_s / round_s)
+    if hit_rates is not None:
+        round_s = np.asarray(hit_rates * cost.after_hit_s + (1 - hit_rates) * cost.after_miss_s)
+    speedup = tokens_per_round * cost.baseline_s / round_s
+    return ClosedForm(tokens_per_round=tokens_per_round, round_s=round_s, speedup=np.asarray(speedup))
+
+
+def expected(costs: Costs, model: AcceptanceModel, draft_lengths: Ints, *, overlap: bool) -> ClosedForm:
+    """Return the closed form of a model at draft lengths, which broadcast with the costs."""
+    return priced(costs.round_cost(draft_lengths), model, draft_lengths, overlap=overlap)
+
+
+def priced(cost: RoundCost, model: AcceptanceModel, draft_lengths: Ints, *, overlap: bool) -> ClosedForm:
+    """Return the same where the costs of those draft lengths are known."""
+    return long_run(cost, model.tokens_per_round(draft_lengths), model.hit_rates(draft_lengths) if overlap else None)
 
 
 def run_speedup(
@@ -79,9 +96,7 @@ def run_speedup(
 
 def speedup(costs: Costs, model: AcceptanceModel, draft_length: int, *, overlap: bool) -> Floats:
     """Return the closed-form speedup at one draft length; the costs may be arrays of points."""
-    cost = costs.round_cost(draft_length)
-    cost = replace(cost, draft_length=np.asarray(draft_length))
-    return closed_form(cost, *law_table(model, draft_length), overlap=overlap).speedup
+    return expected(costs, model, np.asarray(draft_length), overlap=overlap).speedup
 
 
 def speedup_by_draft_length(costs: Costs, model: AcceptanceModel, draft_lengths: Ints, *, overlap: bool) -> Floats:
@@ -91,10 +106,11 @@ def speedup_by_draft_length(costs: Costs, model: AcceptanceModel, draft_lengths:
 
 def break_even_alpha(costs: Costs, draft_length: int, *, overlap: bool) -> float | None:
     """Return the i.i.d. acceptance at which scalar costs neither gain nor lose at K; None if not even 1 does."""
-    cost = costs.round_cost(draft_length)
+    k = np.asarray(draft_length)
+    cost = costs.round_cost(k)
 
     def gains(alpha: float) -> bool:
-        return bool(closed_form(cost, *law_table(IidAcceptance(alpha), draft_length), overlap=overlap).speedup >= 1)
+        return bool(priced(cost, IidAcceptance(alpha), k, overlap=overlap).speedup >= 1)
 
     if not gains(1.0):
         return None

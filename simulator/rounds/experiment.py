@@ -11,7 +11,7 @@ from simulator.ground.statistics import student95
 from simulator.ground.streams import stream
 
 from .acceptance_law import AcceptanceModel
-from .analytic import ClosedForm, closed_form
+from .analytic import ClosedForm, expected
 from .engine import Counts, Ints, draw_blocks, draw_counts, elapsed_s, unroll
 
 if TYPE_CHECKING:
@@ -50,8 +50,7 @@ class Setting:
     @property
     def closed_form(self) -> ClosedForm:
         """The long-run expectation for this point."""
-        law = self.acceptance.law(self.draft_length)
-        return closed_form(self.cost, law, self.hit_rate, overlap=self.overlap)
+        return expected(self.costs, self.acceptance, np.asarray(self.draft_length), overlap=self.overlap)
 
 
 def replicate(setting: Setting, replications: int, seed: int, progress: Progress = lambda runs: None) -> Counts:

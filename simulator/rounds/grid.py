@@ -1,45 +1,50 @@
-"""Grids of parameters and their evaluation: `sweep` from lists and ranges to tidy columns.
-
-Acceptance is drawn once for each (total, K, alpha) of the grid and priced at every cost: points that differ only in
-costs share their random numbers, so their differences carry no noise. The draws belong to the grid: the same grid and
-seed give the same numbers; a point in another grid gets others of the same law.
-"""
+"""Grids of parameters, and what to evaluate over them; `sweeping` does."""
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from simulator.costs.model_costs import ModelPair
-from simulator.costs.parameters import BY_NAME, Point
+from simulator.costs.parameters import BY_NAME
 from simulator.costs.priced import Pricing
-from simulator.costs.step import Costs, Floats, RoundCost
+from simulator.costs.step import Floats
 from simulator.ground.artefacts import UserError
+from simulator.ground.histogram import tokens_per_round_iid
 from simulator.ground.ranges import MAX_VALUES
-from simulator.ground.streams import stream
 
-from .acceptance_law import EquivalentAcceptance, HistogramAcceptance, LawTable, iid_laws, law_table
-from .analytic import closed_form
-from .engine import Counts, draw_counts, elapsed_s
-from .experiment import interval95
+from .acceptance_law import (
+    EquivalentAcceptance,
+    HistogramAcceptance,
+    LawTable,
+    iid_hit_rates,
+    iid_laws,
+    law_table,
+)
 
+# What rounds are drawn by, in front of all that they are priced by.
 ACCEPTANCE_NAMES = ("total", "draft_length", "alpha")
 MAX_POINTS = MAX_VALUES
-ROWS_A_CHUNK = 1 << 16
 
-Progress = Callable[[int], None]
-Columns = dict[str, NDArray[np.float64] | NDArray[np.int64]]
+Columns = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grid:
-    """Values of parameters by name, within their bounds; the points are their product, the last name fastest."""
+    """Values of parameters by name, within their bounds; the points are their product, the last name fastest.
+
+    `ACCEPTANCE_NAMES`, where they are there, come first.
+    """
 
     values: Mapping[str, Floats]
 
     def __post_init__(self) -> None:
+        drawn = [name for name in self.values if name in ACCEPTANCE_NAMES]
+        if list(self.values)[: len(drawn)] != drawn:
+            raise ValueError(f"values are of {', '.join(self.values)}, expected {', '.join(ACCEPTANCE_NAMES)} first")
         for name, values in self.values.items():
             BY_NAME[name].check(values)
         if self.points > MAX_POINTS:
@@ -58,14 +63,40 @@ class Grid:
         """Names with more than one value."""
         return tuple(name for name, values in self.values.items() if len(values) > 1)
 
-    def indices(self, points: NDArray[np.int64]) -> dict[str, NDArray[np.intp]]:
-        """Return, for each name, which of its values each point has."""
-        return dict(zip(self.values, np.unravel_index(points, self.shape), strict=True))
-
     def columns(self, points: NDArray[np.int64]) -> Columns:
         """Return each parameter's values at the points, by name; whole numbers as integers."""
-        columns = {name: self.values[name][i] for name, i in self.indices(points).items()}
-        return {name: v.astype(np.int64) if BY_NAME[name].whole else v for name, v in columns.items()}
+        at = np.unravel_index(points, self.shape)
+        return {name: typed(name, values[i]) for (name, values), i in zip(self.values.items(), at, strict=True)}
+
+    def box(self, ranges: tuple[slice, ...]) -> Columns:
+        """Return the values within a range of each parameter, along an axis of its own each."""
+        axes = {}
+        for axis, ((name, values), within) in enumerate(zip(self.values.items(), ranges, strict=True)):
+            shape = [1] * len(ranges)
+            shape[axis] = -1
+            axes[name] = typed(name, values[within].reshape(shape))
+        return axes
+
+    def boxes(self, most: int) -> Iterator[tuple[slice, ...]]:
+        """Yield ranges that part the grid into boxes of at most so many points, each in a row, in order."""
+        shape, axis, inner = self.shape, len(self.shape), 1
+        while axis and inner * shape[axis - 1] <= most:
+            axis -= 1
+            inner *= shape[axis]
+        whole = tuple(slice(0, n) for n in shape)
+        if axis == 0:
+            yield whole
+            return
+        parts = -(-shape[axis - 1] // max(most // inner, 1))
+        ends = [shape[axis - 1] * part // parts for part in range(parts + 1)]
+        for outer in np.ndindex(shape[: axis - 1]):
+            for first, last in pairwise(ends):
+                yield *(slice(i, i + 1) for i in outer), slice(first, last), *whole[axis:]
+
+
+def typed(name: str, values: Floats) -> NDArray[Any]:
+    """Return values of a parameter, whole numbers as integers."""
+    return values.astype(np.int64) if BY_NAME[name].whole else values
 
 
 def grid_over(pricing: Pricing, values: Mapping[str, ArrayLike]) -> Grid:
@@ -104,6 +135,18 @@ class Acceptance:
             return law_table(self.model, draft_lengths, width)
         return LawTable(iid_laws(columns["alpha"], draft_lengths, width), np.asarray(columns["alpha"], np.float64))
 
+    def tokens_per_round(self, columns: Columns) -> Floats:
+        """Return 1 + E[A] of each point."""
+        if self.model is not None:
+            return self.model.tokens_per_round(columns["draft_length"].astype(np.int64))
+        return tokens_per_round_iid(columns["alpha"], columns["draft_length"])
+
+    def hit_rates(self, columns: Columns) -> Floats:
+        """Return P(the next draft can be used) of each point, where it is made while the target verifies."""
+        if self.model is not None:
+            return self.model.hit_rates(columns["draft_length"].astype(np.int64))
+        return iid_hit_rates(columns["alpha"], columns["draft_length"])
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sweep:
@@ -129,107 +172,3 @@ class Sweep:
     def steps(self) -> int:
         """Units of progress that `run_sweep` reports in all."""
         return self.grid.points + (self.drawn_grid.points if self.replications else 0)
-
-
-def chunks(points: int, size: int) -> list[NDArray[np.int64]]:
-    size = max(size, 1)
-    return [np.arange(start, min(start + size, points)) for start in range(0, points, size)]
-
-
-def draw_grid(sweep: Sweep, progress: Progress) -> Counts | None:
-    """Simulate every (total, K, alpha) of the grid; arrays of shape [drawn points, replications]."""
-    if not sweep.replications:
-        return None
-    drawn, parts = sweep.drawn_grid, []
-    # A row is one law: wide laws (a large K) get fewer rows, so that memory stays bounded.
-    rows_a_chunk = max(ROWS_A_CHUNK * 16 // max(sweep.width, 16), 1)
-    for number, points in enumerate(chunks(drawn.points, rows_a_chunk // sweep.replications)):
-        columns = drawn.columns(points)
-        laws, rates = sweep.acceptance.table(columns, sweep.width)
-        rows = np.repeat(np.arange(len(points)), sweep.replications)
-        counts = draw_counts(
-            laws[rows],
-            columns["draft_length"][rows].astype(np.int64),
-            columns["total"][rows].astype(np.int64),
-            (rates * sweep.overlap)[rows],
-            stream(sweep.seed, number, "sweep"),
-            stream(sweep.seed, number, "sweep hits"),
-        )
-        parts.append(counts)
-        progress(len(points))
-    shape = (drawn.points, sweep.replications)
-    joined = {f.name: np.concatenate([getattr(p, f.name) for p in parts]).reshape(shape) for f in fields(Counts)}
-    return Counts(**joined)
-
-
-def run_sweep(sweep: Sweep, progress: Progress = lambda units: None) -> Columns:
-    """Evaluate every point of the grid.
-
-    Args:
-        sweep: What to evaluate.
-        progress: Called with how many units were done, `sweep.steps` in all.
-
-    Returns:
-        One array a column, all of shape [points]: every parameter, then every result.
-
-    Raises:
-        UserError: A combination of values under which a pass takes no time.
-    """
-    counts = draw_grid(sweep, progress)
-    parts = []
-    for points in chunks(sweep.grid.points, ROWS_A_CHUNK // max(sweep.replications, 1)):
-        parts.append(evaluate(sweep, points, counts))
-        progress(len(points))
-    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-
-
-def evaluate(sweep: Sweep, points: NDArray[np.int64], drawn: Counts | None) -> Columns:
-    """Price some points: closed form always, simulation where rounds were drawn."""
-    columns = sweep.grid.columns(points)
-    costs = sweep.pricing.costs(Point(**columns))
-    cost = costs.round_cost(columns["draft_length"])
-    form = closed_form(cost, *sweep.acceptance.table(columns, sweep.width), overlap=sweep.overlap)
-    priced = {
-        "baseline_ms_per_token": cost.baseline_s * 1e3,
-        "draft_ms_per_round": cost.draft_s * 1e3,
-        "verify_ms_per_round": cost.verify_s * 1e3,
-        "closed_form_tokens_per_round": form.tokens_per_round,
-        "closed_form_speculative_ms_per_token": form.round_s / form.tokens_per_round * 1e3,
-        "closed_form_speedup": form.speedup,
-    }
-    unused = ("alpha",) if sweep.acceptance.model else ()
-    named = {BY_NAME[name].key: values for name, values in columns.items() if name not in unused}
-    simulated = {} if drawn is None else price_draws(sweep, points, cost, drawn)
-    return named | memory_columns(costs) | priced | simulated
-
-
-def memory_columns(costs: Costs) -> Columns:
-    """Return what models take of each device's memory, and whether that fits; nothing for burn units."""
-    if not isinstance(costs, ModelPair):
-        return {}
-    columns: Columns = {"memory_bytes": costs.memory_bytes}
-    return columns if costs.fits is None else columns | {"fits": costs.fits.astype(np.int64)}
-
-
-def price_draws(sweep: Sweep, points: NDArray[np.int64], cost: RoundCost, drawn: Counts) -> Columns:
-    """Price the rounds drawn for these points: mean times, speedup and its noise, counts a run."""
-    at = sweep.grid.indices(points)
-    drawn_grid = sweep.drawn_grid
-    rows = np.ravel_multi_index([at[k] for k in drawn_grid.values], drawn_grid.shape)
-    counts = Counts(**{f.name: getattr(drawn, f.name)[rows] for f in fields(Counts)})
-    wide = RoundCost(**{f.name: np.broadcast_to(getattr(cost, f.name), len(points))[:, None] for f in fields(cost)})
-    times_s = elapsed_s(wide, counts)
-    totals = sweep.grid.values["total"][at["total"]]
-    baseline_s, rounds = totals * cost.baseline_s, counts.rounds.mean(1)
-    low, high = interval95(times_s, baseline_s) if sweep.replications > 1 else (np.full(len(points), np.nan),) * 2
-    return {
-        "speculative_ms_per_token": times_s.mean(1) / totals * 1e3,
-        "speedup": baseline_s / times_s.mean(1),
-        "simulation_noise_low95": low,
-        "simulation_noise_high95": high,
-        "rounds": rounds,
-        "drafted": rounds * cost.draft_length,
-        "cut_tokens": counts.cut.mean(1),
-        "accepted": counts.accepted.mean(1),
-        "tokens_per_round": 1 + counts.accepted.mean(1) / rounds,
-    }

@@ -17,7 +17,8 @@ from simulator.rounds.acceptance_law import IidAcceptance
 from simulator.rounds.arms import LANES
 from simulator.rounds.engine import draw_counts
 from simulator.rounds.experiment import Setting, play_events, replicate
-from simulator.rounds.grid import Acceptance, Grid, Sweep, run_sweep
+from simulator.rounds.grid import Acceptance, Grid, Sweep
+from simulator.rounds.sweeping import run_sweep
 
 LAW = IidAcceptance(0.8).law(4)
 

@@ -18,7 +18,8 @@ from simulator.ground.pictures import save_figure
 from simulator.ground.ranges import parse_values
 from simulator.rounds.acceptance_law import IidAcceptance
 from simulator.rounds.experiment import Setting, replicate, summarise
-from simulator.rounds.grid import Acceptance, Columns, Sweep, run_sweep
+from simulator.rounds.grid import Acceptance, Columns, Sweep
+from simulator.rounds.sweeping import run_sweep
 
 from .builders import grid
 
