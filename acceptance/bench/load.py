@@ -1,6 +1,5 @@
 """From options to a benchmark that is ready to run: prompts, models where they belong, methods bound to them."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,10 +15,11 @@ from acceptance.models.caveats import caveats, settings_left_aside
 from acceptance.models.inflate import inflate
 from acceptance.models.load import is_cpu, load_pair, pick_device
 from acceptance.models.model import Pair
+from acceptance.models.origin import folder_sha256, origin
 from acceptance.results.settings import BASELINE, KNOBS, Arm, Settings, config_sha256, option_of
 from acceptance.text.conversation import Framing, check_template, tokens_before
 from acceptance.text.prompts import Prompt, given_prompts, unique_names
-from simulator.ground.artefacts import UserError, read_bytes
+from simulator.ground.artefacts import UserError, file_sha256
 
 from . import quality
 from .headless import check_gpus
@@ -36,7 +36,6 @@ DECIDING = (
     *("runs", "batch_size", "seed", "temperature", "top_k", "top_p", "quantization", "inflate_target"),
     *("deterministic", "cuda_graphs", "draft_stream"),
 )
-HASHED = ("*.safetensors", "*.bin", "*.json", "*.model", "*.npz")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +77,7 @@ def prepare(options: DecodeOptions, presets: Presets | None) -> tuple[Bench, dic
     bench = ready(runnables, pair, planned, items, framing, settings, placement)
     parameters = described(options, placement, pair, planned, models, chosen)
     parameters |= {"draft_temperature": draft_rule.temperature}
-    parameters |= {"dataset_sha256": hashlib.sha256(read_bytes(items.path)).hexdigest()}
+    parameters |= {"dataset_sha256": file_sha256(items.path)}
     if left_aside := settings_left_aside(pair.target.module, rule):
         parameters["generation_config_left_aside"] = left_aside
     parameters["config_sha256"] = config_sha256(parameters)
@@ -252,7 +251,7 @@ def described(
 ) -> dict[str, Any]:
     """Return everything that decides the numbers."""
     modules = {"target": (options.target, pair.target.module), "draft": (options.draft, pair.draft.module)}
-    known = {name: identity(given, name, module) for name, (given, module) in modules.items()}
+    known = {name: origin(given, name, module) for name, (given, module) in modules.items()}
     trained = {name: getattr(models, name) for name in TRAINED}
     known |= {name: {"name": str(path), "sha256": folder_sha256(path)} for name, path in trained.items() if path}
     knobs = [{name: getattr(o, name) for name in KNOBS} for _, o in chosen]
@@ -267,21 +266,3 @@ def described(
         "dtype": pair.dtype,
         "system": system_metadata([*placement.target, *placement.draft]),
     }
-
-
-def identity(given: str, name: str, module: Any) -> dict[str, str | None]:
-    """Return what tells a model from another of the same name."""
-    folder = Path(place_of(given, name))
-    if folder.is_dir():
-        return {"name": given, "sha256": folder_sha256(folder)}
-    return {"name": given, "revision": getattr(module.config, "_commit_hash", None)}
-
-
-def folder_sha256(folder: Path) -> str:
-    """Return the hash of a folder's weights and settings."""
-    digest = hashlib.sha256()
-    for path in sorted({p for pattern in HASHED for p in folder.glob(pattern)}):
-        digest.update(path.name.encode() + b"\0")
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()

@@ -1,7 +1,8 @@
 """The command `measure-acceptance`: parse, load, measure, write, print. Its options are in `options`."""
 
+import json
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from acceptance.models.bundled import load_libraries, place_of
 from acceptance.text.prompts import DATASETS
 from simulator.ground.artefacts import UserError, check_outputs, envelope, to_json
 from simulator.ground.command import OneLineErrorsGroup, command, is_given, progress, refuse_given, say
+from simulator.ground.limits import lacks_memory
 
 from .import_histogram import import_measurement
 from .options import MEASURE_OPTIONS, OUTPUT_OPTIONS, TEXT_OPTIONS, MeasureOptions
@@ -23,11 +25,13 @@ if TYPE_CHECKING:
     from acceptance.measure.loop_check import LoopCheck
     from acceptance.measure.plan import Plan, Settings
     from acceptance.models.model import Pair
+    from acceptance.results.unfinished import Unfinished
     from acceptance.text.prompts import Prompt
     from acceptance.text.texts import Text
     from acceptance.trace.trace import Trace
     from simulator.ground.records import Records
 
+ARRAYS_FILE, SIDECAR = "trace.npz", "trace.json"
 # Parameters of a measurement, which a finished trace has already.
 FROM_PROMPTS = ("prompts", "dataset", "old_dataset", "column", "turns", "max_new_tokens", "system_prompt", "check_loop")
 FROM_MODELS = (
@@ -59,21 +63,23 @@ def measure_acceptance(context: click.Context, /, **values: Any) -> None:
     options = MeasureOptions(**in_new_words(context, values))
     if is_given(context, "q_kind"):
         check_q_kind(options)
-    check_files(options)
+    if not is_done(options):
+        check_files(options)
     if options.trace_file:
         from acceptance.trace.trace import load_trace
 
-        folder = options.trace_file.is_dir()
-        trace, parameters = load_trace(options.trace_file / "trace.json" if folder else options.trace_file)
-        present(trace, parameters, options, [], None)
+        trace, parameters = load_trace(sidecar_of(options.trace_file))
+        present(trace, parameters, options, [], None, None)
         return
     ready = prepare(options)
-    with memory_errors(options.batch_size):
-        trace = run(ready, options)
     from acceptance.measure.measure import turns_left_out
+    from acceptance.results.unfinished import Unfinished
 
-    notes = [*ready.notes, *filter(None, [turns_left_out(ready.planned, trace)])]
-    present(trace, ready.parameters, options, notes, loop_check(ready, trace, options))
+    unfinished = Unfinished(options.out_dir)
+    with closing(unfinished), memory_errors(options.batch_size):
+        trace, parameters = finished(ready, options) if is_done(options) else run(ready, options, unfinished)
+        notes = [*ready.notes, *filter(None, [turns_left_out(ready.planned, trace)])]
+        present(trace, parameters, options, notes, loop_check(ready, trace, options), unfinished)
 
 
 def check_used(context: click.Context, trace_file: Path | None, texts: Path | None) -> None:
@@ -101,12 +107,33 @@ def check_q_kind(options: MeasureOptions) -> None:
         raise UserError("--q-kind: sampled, but the draft is greedy, expected --draft-temperature above 0")
 
 
+def is_done(options: MeasureOptions) -> bool:
+    """Whether --resume finds nothing to go on with: all was written, by which a measurement ends."""
+    from acceptance.results.unfinished import FILE
+
+    return options.resume and (options.out_dir / SIDECAR).exists() and not (options.out_dir / FILE).exists()
+
+
+def sidecar_of(path: Path) -> Path:
+    """Return the JSON of a trace by its name, or its folder's."""
+    return path / SIDECAR if path.is_dir() else path
+
+
+def outputs_of(options: MeasureOptions) -> list[Path]:
+    """Return every file to write but the picture."""
+    measured = () if options.trace_file else (ARRAYS_FILE, SIDECAR)
+    return [options.out_dir / n for n in (*measured, *(f"accept_hist_k{k}.json" for k in options.draft_lengths))]
+
+
 def check_files(options: MeasureOptions) -> None:
-    """Refuse files that are there already, or that are read."""
-    measured = () if options.trace_file else ("trace.npz", "trace.json")
-    read = {"--trace": options.trace_file, "--texts": options.texts, "--prompts": Path(options.prompts)}
-    for name in (*measured, *(f"accept_hist_k{k}.json" for k in options.draft_lengths)):
-        check_outputs({"--out-dir": options.out_dir / name, "--plot": options.plot}, options.force, read)
+    """Refuse files that are there already, but for those of what goes on here, or that are read."""
+    from acceptance.results.unfinished import Unfinished
+
+    sidecar = options.trace_file and sidecar_of(options.trace_file)
+    read = {"--trace": sidecar, "--texts": options.texts, "--prompts": Path(options.prompts)}
+    read |= {"--target": Path(options.target), "--draft": Path(options.draft)}
+    own = () if options.trace_file else Unfinished(options.out_dir).outputs
+    check_outputs({"--out-dir": outputs_of(options), "--plot": options.plot}, options.force, read, own)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +165,8 @@ def prepare(options: MeasureOptions) -> Ready:
     from acceptance.measure.cross_tokenizer import LABEL
     from acceptance.measure.plan import Settings, plan
     from acceptance.models.caveats import caveats, settings_left_aside
-    from acceptance.models.load import load_pair
+    from acceptance.models.load import load_pair, thread_count
+    from acceptance.models.origin import origin
     from acceptance.text.conversation import Framing, check_template
 
     pair = load_pair(
@@ -172,6 +200,11 @@ def prepare(options: MeasureOptions) -> Ready:
         "dtype": pair.dtype,
         "prompt_count": len(planned.items),
         "items_sha256": planned.sha256,
+        "models": {
+            "target": origin(options.target, "target", pair.target.module),
+            "draft": origin(options.draft, "draft", pair.draft.module),
+        },
+        "threads": thread_count(),
         "approximation": None if pair.same_vocabulary else LABEL,
     }
     notes = [*planned.notes(items.notes()), *caveats(pair, rule)]
@@ -183,32 +216,47 @@ def memory_errors(batch_size: int) -> "Iterator[None]":
     """Turn a device's lack of memory into one line."""
     try:
         yield
-    except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":
+    except (RuntimeError, MemoryError) as error:
+        if not lacks_memory(error):
             raise
         reason = str(error).partition("\n")[0]
-        raise UserError(f"--batch-size: {batch_size} prompts at a time do not fit the device ({reason})") from None
+        raise UserError(f"--batch-size: out of memory with {batch_size} prompts at a time ({reason})") from None
 
 
-def run(ready: Ready, options: MeasureOptions) -> "Trace":
-    """Measure, and write the trace."""
+def run(ready: Ready, options: MeasureOptions, unfinished: "Unfinished") -> "tuple[Trace, dict[str, Any]]":
+    """Measure, or what is missing, and write the trace; returns it and its parameters."""
     from acceptance.measure.measure import measure_pair
-    from acceptance.trace.parts import FOLDER, Parts
-    from acceptance.trace.trace import save_trace
+    from acceptance.trace.trace import load_trace, save_trace
 
-    parts = Parts(options.out_dir / FOLDER)
-    if options.resume and not parts.about.exists():
-        click.echo(f"nothing unfinished in {parts.folder}: measuring from the start", err=True)
-    parts.open(ready.parameters, resume=options.resume, force=options.force)
+    if options.resume and not unfinished.path.exists():
+        click.echo(f"nothing unfinished in {options.out_dir}: measuring from the start", err=True)
+    unfinished.hold(lambda: check_files(options))
+    outputs = [*outputs_of(options), *filter(None, [options.plot])]
+    done = unfinished.open(ready.parameters, outputs, force=options.force) * options.batch_size
+    count = len(ready.planned.items)
+    if done:
+        click.echo(f"{unfinished.path}: going on, {min(done, count)} of {count} prompts are done", err=True)
     try:
-        with progress("measuring", len(ready.planned.items)) as bar:
-            trace = measure_pair(ready.pair, ready.planned, ready.settings, parts=parts, progress=bar.update)
+        with progress("measuring", count) as bar:
+            trace = measure_pair(ready.pair, ready.planned, ready.settings, unfinished=unfinished, progress=bar.update)
     except KeyboardInterrupt:
-        kept = f"what is done is kept in {parts.folder}, the same command with --resume goes on"
-        raise KeyboardInterrupt(kept) from None
+        raise KeyboardInterrupt(f"what is done is kept in {unfinished.path}, the same command goes on") from None
     save_trace(options.out_dir, trace, ready.parameters)
-    parts.close()
-    return trace
+    return load_trace(options.out_dir / SIDECAR)
+
+
+def finished(ready: Ready, options: MeasureOptions) -> "tuple[Trace, dict[str, Any]]":
+    """Return what was measured before; refuses what was measured otherwise."""
+    from acceptance.results.journal import first_difference
+    from acceptance.trace.trace import load_trace
+
+    path = options.out_dir / SIDECAR
+    trace, before = load_trace(path)
+    same = {name: value for name, value in before.items() if name != "trace_sha256"}
+    if told := first_difference(json.loads(to_json(ready.parameters)), same):
+        raise UserError(f"--resume: {path} is done, and its {told}; expected the same, or --force to start anew")
+    click.echo(f"nothing unfinished: {path} is done, --trace takes more of it", err=True)
+    return trace, before
 
 
 def loop_check(ready: Ready, trace: "Trace", options: MeasureOptions) -> "Callable[[str], LoopCheck] | None":
@@ -232,8 +280,12 @@ def present(
     options: MeasureOptions,
     notes: list[str],
     check_loop: "Callable[[str], LoopCheck] | None",
+    unfinished: "Unfinished | None",
 ) -> None:
-    """Analyse the trace, write histograms and picture, compare with the loop if asked to, and print."""
+    """Analyse the trace, write histograms and picture, compare with the loop if asked to, and print.
+
+    unfinished: ends with what is written; there is nothing to write where it was not begun.
+    """
     from acceptance.estimate.analysis import analyse
     from acceptance.estimate.report import full_text, loop_text, summary_text
 
@@ -250,7 +302,9 @@ def present(
         seed=seed,
         with_policies=options.report or options.as_json,
     )
-    files = write(trace, analysis, parameters, options)
+    files = write(trace, analysis, parameters, options) if unfinished is None or unfinished.is_open else []
+    if unfinished is not None and unfinished.is_open:
+        unfinished.remove()
     if options.as_json:
         from dataclasses import asdict
 
@@ -273,7 +327,7 @@ def write(trace: "Trace", analysis: "Analysis", parameters: dict[str, Any], opti
     from simulator.ground.histogram import save_histogram
 
     out = options.out_dir
-    files = [] if options.trace_file else [out / "trace.npz", out / "trace.json"]
+    files = [] if options.trace_file else [out / ARRAYS_FILE, out / SIDECAR]
     definition = "expected rounds along the decode walk, of a trace"
     if parameters.get("approximation"):
         definition += f"; {parameters['approximation']}"
@@ -286,6 +340,7 @@ def write(trace: "Trace", analysis: "Analysis", parameters: dict[str, Any], opti
             metrics=analysis.metrics[k],
             synthetic_acceptance=analysis.synthetic[k],
             definition=definition,
+            draft_lengths=list(options.draft_lengths),
         )
     if options.plot:
         draw(options.plot, trace, analysis, parameters, options.seed)

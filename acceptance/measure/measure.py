@@ -3,9 +3,9 @@
 from collections.abc import Callable
 
 from acceptance.models.model import Pair
+from acceptance.results.unfinished import Unfinished
 from acceptance.text.prompts import Prompt
 from acceptance.text.texts import Text
-from acceptance.trace.parts import Parts
 from acceptance.trace.trace import Trace, join
 
 from .answer import converse, score
@@ -27,7 +27,7 @@ def measure_pair(
     planned: Plan,
     settings: Settings,
     *,
-    parts: Parts | None = None,
+    unfinished: Unfinished | None = None,
     progress: Callable[[int], object] = lambda _: None,
 ) -> Trace:
     """Return the trace of everything planned.
@@ -36,18 +36,18 @@ def measure_pair(
         pair: The models.
         planned: What fits them.
         settings: What the measurement is told.
-        parts: Where finished batches are kept, and taken from.
+        unfinished: Where finished batches are kept, and taken from.
         progress: Called with the prompts that were done.
     """
     traces = []
     count = len(planned.items)
     for number, first in enumerate(range(0, count, settings.batch_size)):
         indices = range(first, min(first + settings.batch_size, count))
-        trace = parts.load(number, planned.infos) if parts else None
+        trace = unfinished.load(number, planned.infos) if unfinished else None
         if trace is None:
             trace = measure_batch(pair, planned, indices, settings)
-            if parts:
-                parts.save(number, trace)
+            if unfinished:
+                unfinished.save(number, trace)
         traces.append(trace)
         progress(len(indices))
     return join(traces)

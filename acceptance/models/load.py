@@ -37,6 +37,11 @@ def pick_device(device: str) -> str:
     return device
 
 
+def thread_count() -> int:
+    """Return how many threads torch computes with: other counts round differently."""
+    return int(torch.get_num_threads())
+
+
 def pick_dtype(dtype: str, device: str) -> str:
     """Resolve "auto": float32 on a CPU, bfloat16 elsewhere."""
     if dtype != "auto":

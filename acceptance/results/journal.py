@@ -7,15 +7,35 @@ never whole: it is cut off before the next one is written. One process a file.
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from acceptance.trace.lock import Lock
 from simulator.ground.artefacts import UserError, check_kind, finite_or_text, read_bytes
 from simulator.ground.fields import parse_json
+from simulator.ground.partial import make_folder, sync_folder
 
-KIND = "decode_run"
-SCHEMA_VERSIONS = (2,)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JournalKind:
+    """What a file of records is of.
+
+    name, versions: what its header says it is. command, option: what writes it, and where that is told. work: what it
+    keeps, in a word. more_words: what else helps where it is another's.
+    """
+
+    name: str
+    versions: tuple[int, ...]
+    command: str
+    option: str
+    work: str
+    more_words: str = "another file"
+
+
+DECODE_RUN = JournalKind(name="decode_run", versions=(2,), command="bench-decode", option="--out", work="benchmark")
+KIND, SCHEMA_VERSIONS = DECODE_RUN.name, DECODE_RUN.versions
+HASH_DIGITS, SHOWN_DIGITS = 64, 12
 # Keys are sorted: every header begins like this.
 OPENING = b'{"created_utc":'
 
@@ -26,7 +46,7 @@ def to_line(record: Mapping[str, Any]) -> bytes:
     return text.encode() + b"\n"
 
 
-def read_records(path: Path) -> tuple[list[dict[str, Any]], int]:
+def read_records(path: Path, kind: JournalKind = DECODE_RUN) -> tuple[list[dict[str, Any]], int]:
     """Return the whole records of a file, and how many bytes of a torn one follow them.
 
     Raises:
@@ -40,30 +60,31 @@ def read_records(path: Path) -> tuple[list[dict[str, Any]], int]:
         except ValueError:
             record = None
         if not isinstance(record, dict):
-            raise UserError(f"{path}: line {number} is no JSON object, {remedy(records)}")
+            raise UserError(f"{path}: line {number} is no JSON object, {remedy(records, kind)}")
         records.append(record)
     if not records or "kind" not in records[0]:
-        raise UserError(f"{path}: begins with no record of kind {KIND!r}, expected a file of bench-decode")
-    check_kind(path, records[0], KIND, SCHEMA_VERSIONS)
+        raise UserError(f"{path}: begins with no record of kind {kind.name!r}, expected a file of {kind.command}")
+    check_kind(path, records[0], kind.name, kind.versions)
     return records, len(torn)
 
 
-def remedy(before: list[dict[str, Any]]) -> str:
+def remedy(before: list[dict[str, Any]], kind: JournalKind) -> str:
     """Say what to do about a damaged line: behind a header of ours the rest of the file is good."""
-    if not before or before[0].get("kind") != KIND:
-        return "expected a file of bench-decode"
+    if not before or before[0].get("kind") != kind.name:
+        return f"expected a file of {kind.command}"
     return (
-        "expected a record: cut the line out, and what it told is measured again, or bench-decode --force starts anew"
+        "expected a record: cut the line out, and what it told is measured again, "
+        f"or {kind.command} --force starts anew"
     )
 
 
-def is_unbegun(path: Path) -> bool:
+def is_unbegun(path: Path, kind: JournalKind = DECODE_RUN) -> bool:
     """Whether a file is empty, or holds no more than a header of ours that was never whole."""
     data = read_bytes(path)
     if b"\n" in data or data[: len(OPENING)] != OPENING[: len(data)]:
         return False
     try:
-        return bool(json.loads(data)["kind"] == KIND)
+        return bool(json.loads(data)["kind"] == kind.name)
     except (ValueError, KeyError):
         return True
 
@@ -71,28 +92,30 @@ def is_unbegun(path: Path) -> bool:
 class Journal:
     """An open file of records."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, kind: JournalKind = DECODE_RUN) -> None:
+        self.path, self.kind = path, kind
         real = path.resolve()  # by whatever name the file is opened, it is one
-        self.lock = Lock(real.with_name(f".{real.name}.lock"), f"--out: another benchmark is at work in {path}")
+        self.lock = Lock(real, f"{kind.option}: another {kind.work} is at work in {path}")
         self.file: int | None = None
         self.torn = 0
 
-    def open(self, header: Mapping[str, Any], *, force: bool) -> list[dict[str, Any]]:
+    def open(self, header: Mapping[str, Any], *, force: bool, same_stays: bool = False) -> list[dict[str, Any]]:
         """Begin a file with a header, or go on with one that the same header began; return the records that are there.
 
-        header: its parameters and the tool's version are what must be the same. force: throw away what is there.
+        header: its parameters and the tool's version are what must be the same. force: throw away what is there; with
+        same_stays, only what is not the same.
 
         Raises:
             UserError: The file is another's, of another configuration, or another process is at work in it.
         """
-        self.hold()
+        if self.file is None:
+            self.hold()
         try:
-            if force or is_unbegun(self.path):
+            if (force and not (same_stays and self.is_same(header))) or is_unbegun(self.path, self.kind):
                 os.ftruncate(self.opened, 0)
                 self.append(header)
                 return []
-            records, self.torn = read_records(self.path)
+            records, self.torn = read_records(self.path, self.kind)
             self.check_same(header, records[0])
         except UserError:
             self.close()
@@ -101,6 +124,14 @@ class Journal:
             os.ftruncate(self.opened, os.fstat(self.opened).st_size - self.torn)
             os.fsync(self.opened)
         return records[1:]
+
+    def is_same(self, header: Mapping[str, Any]) -> bool:
+        """Whether the file can be gone on with under this header."""
+        try:
+            self.check_same(header, read_records(self.path, self.kind)[0][0])
+        except UserError:
+            return False
+        return True
 
     @property
     def opened(self) -> int:
@@ -115,15 +146,13 @@ class Journal:
         One that is missing is made empty: of two that start at once, the lock lets one write the header.
         """
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.file = os.open(self.path, os.O_CREAT | os.O_APPEND | os.O_RDWR, 0o666)
-        except OSError as error:
-            raise UserError(f"--out {self.path}: cannot be written ({error.strerror})") from None
-        try:
+            make_folder(self.path.parent)
             self.lock.take()
-        except UserError:
-            self.close()
-            raise
+            self.file = os.open(self.path, os.O_CREAT | os.O_APPEND | os.O_RDWR, 0o666)
+            sync_folder(self.path.parent)
+        except OSError as error:
+            self.lock.release()
+            raise UserError(f"{self.kind.option} {self.path}: cannot be written ({error.strerror})") from None
 
     def check_same(self, header: Mapping[str, Any], there: Mapping[str, Any]) -> None:
         """Refuse to go on with a benchmark that was told something else, or that another version made."""
@@ -133,13 +162,12 @@ class Journal:
         now = json.loads(to_line(header["parameters"]))
         version = "tool_version"
         now, before = {version: header.get(version)} | now, {version: there.get(version)} | before
-        derived = "config_sha256"
-        for key in (*now, *sorted(before.keys() - now.keys())):
-            if key != derived and now.get(key) != before.get(key):
-                raise UserError(
-                    f"--out {self.path}: {difference(key, now.get(key), before.get(key))}; "
-                    "expected the same benchmark, another file, or --force to start anew"
-                )
+        told = first_difference(now, before)
+        if told:
+            raise UserError(
+                f"{self.kind.option} {self.path}: {told}; "
+                f"expected the same {self.kind.work}, {self.kind.more_words}, or --force to start anew"
+            )
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Write a record, whole and on disk before this returns.
@@ -153,10 +181,10 @@ class Journal:
             os.fsync(self.opened)
         except OSError as error:
             os.ftruncate(self.opened, before)
-            raise UserError(f"--out {self.path}: cannot be written ({error.strerror})") from None
+            raise UserError(f"{self.kind.option} {self.path}: cannot be written ({error.strerror})") from None
         if written < len(line):
             os.ftruncate(self.opened, before)
-            raise UserError(f"--out {self.path}: cannot be written (no room left)")
+            raise UserError(f"{self.kind.option} {self.path}: cannot be written (no room left)")
 
     def close(self) -> None:
         """Let others work here."""
@@ -164,6 +192,22 @@ class Journal:
             os.close(self.file)
             self.file = None
             self.lock.release()
+
+    def remove(self) -> None:
+        """End the file, in one step, and let others work here."""
+        self.path.unlink(missing_ok=True)
+        sync_folder(self.path.parent)
+        self.close()
+
+
+def first_difference(now: Mapping[str, Any], before: Mapping[str, Any]) -> str:
+    """Say in which parameter two runs differ; empty where in none."""
+    derived = "config_sha256"
+    keys = [*now, *sorted(before.keys() - now.keys())]
+    for key in sorted(keys, key=lambda key: key.endswith("sha256")):  # what was said before what follows of it
+        if key != derived and now.get(key) != before.get(key):
+            return difference(key, now.get(key), before.get(key))
+    return ""
 
 
 def difference(key: str, now: Any, before: Any) -> str:
@@ -176,4 +220,10 @@ def difference(key: str, now: Any, before: Any) -> str:
         if at is None:
             return f"{key} has {len(now)} items, but {len(before)} there"
         return difference(f"{key}[{at}]", now[at], before[at])
-    return f"{key} is {now!r}, but {before!r} there"
+    return f"{key} is {shown(now)}, but {shown(before)} there"
+
+
+def shown(value: Any) -> str:
+    """Return a value in quotes; of a hash, as many digits as tell it from others."""
+    is_hash = isinstance(value, str) and len(value) == HASH_DIGITS
+    return f"{value[:SHOWN_DIGITS]}..." if is_hash else repr(value)

@@ -5,14 +5,21 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from simulator.ground.artefacts import UserError
+from simulator.ground.partial import SUFFIX
+
+MIDDLE = "lockfile"
 
 
 class Lock:
-    """A lock file, there while a process is at work; where the file system has no locks, nobody is kept out."""
+    """A lock file, there while a process is at work; where the file system has no locks, nobody is kept out.
+
+    One that a killed process left is swept away as its other files are.
+    """
 
     def __init__(self, path: Path, busy: str) -> None:
-        """Name the file, and what to say where another process holds it."""
-        self.file, self.busy = FileLock(path, timeout=0, thread_local=False), busy
+        """Name the file that is worked at, and what to say where another process is at it."""
+        beside = path.with_name(f".{path.name}.{MIDDLE}{SUFFIX}")
+        self.file, self.busy = FileLock(beside, timeout=0, thread_local=False), busy
 
     def take(self) -> None:
         """Keep other processes out until this one ends, or releases it."""

@@ -4,15 +4,17 @@ One trace answers every draft length, policy and metric (model §3); `estimators
 Arrays lie in `trace.npz`; what they mean and where they came from in `trace.json` beside it.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.ground.artefacts import UserError, check_kind, envelope, write_json, writing
+from simulator.ground.artefacts import UserError, check_kind, envelope, file_sha256, read_bytes, write_json, writing
 from simulator.ground.fields import read_json_object
 
 KIND = "acceptance_trace"
@@ -136,31 +138,32 @@ def join(traces: Sequence[Trace]) -> Trace:
     )
 
 
-def save_arrays(path: Path, trace: Trace) -> None:
-    """Write the arrays of a trace, atomically."""
-    with writing(path, "wb") as file:
-        np.savez_compressed(file, **{name: getattr(trace, name) for name in ARRAYS})
+def save_arrays(file: IO[bytes], trace: Trace) -> None:
+    """Write the arrays of a trace: of the same values the same bytes."""
+    np.savez_compressed(file, **{name: getattr(trace, name) for name in ARRAYS})
 
 
-def load_arrays(path: Path, prompts: tuple[PromptInfo, ...]) -> Trace:
+def load_arrays(file: IO[bytes], prompts: tuple[PromptInfo, ...]) -> Trace:
     """Read the arrays of a trace.
 
     Raises:
-        UserError: Names the file and what is wrong with it.
+        UserError: Says what is wrong with them.
     """
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        with np.load(file, allow_pickle=False) as arrays:
             return Trace(**{name: arrays[name] for name in ARRAYS}, prompts=prompts)
     except Exception as error:  # whatever zip, zlib, or the header's parser make of broken bytes
-        raise UserError(f"{path}: not a trace ({error})") from None
+        raise UserError(f"not a trace ({error})") from None
 
 
 def save_trace(folder: Path, trace: Trace, parameters: Mapping[str, Any], **extra: Any) -> tuple[Path, Path]:
-    """Write `trace.npz` and `trace.json`, each atomically; returns both paths. extra: more keys of the JSON."""
+    """Write `trace.npz`, then `trace.json`, which names its hash; returns both paths. extra: more keys of the JSON."""
     arrays, sidecar = folder / "trace.npz", folder / "trace.json"
-    save_arrays(arrays, trace)
+    with writing(arrays, "wb") as file:
+        save_arrays(file, trace)
     about = {
         "arrays": arrays.name,
+        "arrays_sha256": file_sha256(arrays),
         "positions": trace.size,
         "prompts": [{"source": p.source, "category": p.category} for p in trace.prompts],
     }
@@ -169,10 +172,10 @@ def save_trace(folder: Path, trace: Trace, parameters: Mapping[str, Any], **extr
 
 
 def load_trace(sidecar: Path) -> tuple[Trace, dict[str, Any]]:
-    """Read a trace by its JSON; returns it and the measurement's parameters.
+    """Read a trace by its JSON; returns it and the measurement's parameters, `trace_sha256` among them.
 
     Raises:
-        UserError: Names the file and what is wrong with it.
+        UserError: Names the file and what is wrong with it, or that the arrays beside it are of another trace.
     """
     about = read_json_object(sidecar)
     check_kind(sidecar, about, KIND, SCHEMA_VERSIONS)
@@ -188,7 +191,18 @@ def load_trace(sidecar: Path) -> tuple[Trace, dict[str, Any]]:
         prompts = tuple(PromptInfo(source=str(p["source"]), category=str(p["category"])) for p in about["prompts"])
     except (KeyError, TypeError):
         raise UserError(f"{sidecar}: prompts is not a list of source and category") from None
-    trace = load_arrays(sidecar.parent / arrays, prompts)
+    path, told = sidecar.parent / arrays, about.get("arrays_sha256")
+    data = read_bytes(path)
+    found = hashlib.sha256(data).hexdigest()
+    if told not in (None, found):
+        raise UserError(
+            f"{path}: is not what {sidecar.name} was written with, expected both of one measurement "
+            "(one that was interrupted here goes on with the same command)"
+        )
+    try:
+        trace = load_arrays(BytesIO(data), prompts)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     if about.get("positions") != trace.size:
         raise UserError(f"{sidecar}: positions is {about.get('positions')!r}, but {arrays} holds {trace.size}")
-    return trace, parameters
+    return trace, parameters | {"trace_sha256": found}

@@ -4,14 +4,22 @@ Every stage is one of our own commands, run as a user would run it, and leaves i
 file is there is not run again.
 """
 
+import ctypes
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from acceptance.models.bundled import BUNDLED
+from acceptance.results.unfinished import FILE as UNFINISHED
 from acceptance.text.prompts import given_prompts
+from acceptance.trace.lock import Lock
 from acceptance.trace.trace import load_trace
 from calibration.fit.calibrate import EXIT_FAILED_CHECKS
 from calibration.fit.from_decode import check_pair, fit_pair, pair_profile
@@ -19,9 +27,10 @@ from calibration.sources.decode import DecodeLog, load_decode
 from simulator.costs.profile import Profile
 from simulator.costs.profile_file import save_profile
 from simulator.ground.artefacts import UserError, check_kind, envelope, write_json, writing
-from simulator.ground.command import EXIT_INTERRUPTED
+from simulator.ground.command import ENDING, EXIT_BY_SIGNAL, EXIT_INTERRUPTED
 from simulator.ground.fields import read_json_object
 from simulator.ground.histogram import load_histograms
+from simulator.ground.partial import make_folder, sweep
 from simulator.ground.streams import stream
 from simulator.ground.tested import TESTED, warn_untested
 from simulator.rounds.acceptance_law import HistogramAcceptance
@@ -33,7 +42,7 @@ from .rows import Row, Validation
 UMBRELLA = "calibration.cli.specsim"
 BURN_PROBES = ("empty", "burn_flops", "burn_memory", "draft", "verify", "baseline")
 Q_KIND = "greedy"
-PLAN_KIND = "live_plan"
+PLAN, PLAN_KIND = "plan.json", "live_plan"
 # What every stage depends on; targets may come to a folder later, and other draft lengths may be fitted.
 STAGE_OPTIONS = {
     "--max-prompts": "prompts",
@@ -46,6 +55,9 @@ STAGE_OPTIONS = {
 # Tokens of a draft length, a third of the defaults' 768: where 10 % to 20 % of noise of an output's times lets 8 of 10
 # fits of the defaults pass their checks, it lets 3 to 9 of these, 0 to 6 of 128, and none of 32.
 FEW_TOKENS = 256
+# prctl(2), of Linux alone.
+PR_SET_PDEATHSIG = 1
+INTERRUPTED = {code for number in ENDING for code in (-number, EXIT_BY_SIGNAL + number)}
 Say = Callable[[str], None]
 
 
@@ -120,9 +132,20 @@ def validate_live(plan: Plan, say: Say) -> Validation:
         FitFailed: All was measured, but a fit does not pass its checks.
     """
     prompts = given_prompts(plan.prompts_file, plan.prompts_format, column=plan.column, limit=plan.prompts)
-    plan.folder.mkdir(parents=True, exist_ok=True)
+    make_folder(plan.folder)
+    sweep(plan.folder)
+    lock = Lock(plan.folder / PLAN, f"--out-dir: another validation is at work in {plan.folder}")
+    lock.take()
+    try:
+        return run_stages(plan, prompts.notes(), say)
+    finally:
+        lock.release()
+
+
+def run_stages(plan: Plan, notes: Sequence[str], say: Say) -> Validation:
+    """Run every stage that has not left its file yet, and forecast."""
     keep_plan(plan)
-    for note in prompts.notes():
+    for note in notes:
         say(note)
     if plan.tokens_each < FEW_TOKENS:
         say(
@@ -140,7 +163,7 @@ def validate_live(plan: Plan, say: Say) -> Validation:
 
 def keep_plan(plan: Plan) -> None:
     """Write the options of every stage; refuses to go on with a folder if they are not what they were."""
-    path = plan.folder / "plan.json"
+    path = plan.folder / PLAN
     options = {flag: getattr(plan, name) for flag, name in STAGE_OPTIONS.items()} | {"--k": list(plan.draft_lengths)}
     options["--prompts"] = plan.prompt_words or None
     if not path.exists():
@@ -176,7 +199,8 @@ def probe(plan: Plan, say: Say) -> None:
     only = [word for name in BURN_PROBES for word in ("--only", name)]
     if not out.exists():
         say("probing the device")
-        call("probe-gpu", "--device", plan.device, *only, "--out", str(out))
+        # Raw samples without their JSON are those of a probe that was killed.
+        call("probe-gpu", "--device", plan.device, *only, "--force", "--out", str(out))
     profile = plan.folder / "device.json"
     if not profile.exists() and call("calibrate", str(out), "--out", str(profile), allowed=(0, EXIT_FAILED_CHECKS)):
         say(f"the fit of {out} does not pass its checks, {profile} is not written")
@@ -184,7 +208,7 @@ def probe(plan: Plan, say: Say) -> None:
 
 def measure(plan: Plan, say: Say) -> None:
     """Measure what the bundled draft has accepted of the bundled target's text."""
-    if (plan.folder / "trace.json").exists():
+    if (plan.folder / "trace.json").exists() and not (plan.folder / UNFINISHED).exists():
         return
     say("measuring acceptance")
     lengths = ",".join(map(str, plan.draft_lengths))
@@ -247,11 +271,30 @@ def calibrated(plan: Plan, logs: Sequence[DecodeLog]) -> list[Profile]:
 
 
 def call(name: str, *words: str, allowed: tuple[int, ...] = (0,)) -> int:
-    """Run one of our commands; return its exit code, or a UserError with the last line of one that failed."""
-    done = subprocess.run([sys.executable, "-m", UMBRELLA, name, *words], capture_output=True, text=True, check=False)
-    if done.returncode in (-2, EXIT_INTERRUPTED):
+    """Run one of our commands; return its exit code, or a UserError with the last line of one that failed.
+
+    It imports nothing from the folder that we are in, and does not outlive us.
+    """
+    command, end_with_us = [sys.executable, "-P", "-m", UMBRELLA, name, *words], partial(end_with, os.getpid())
+    piped: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, preexec_fn=end_with_us, **piped) as child:  # no thread is at work
+        try:
+            said, told = child.communicate()
+        except KeyboardInterrupt:
+            child.terminate()
+            child.communicate()
+            raise
+    if child.returncode in INTERRUPTED:
         raise KeyboardInterrupt
-    if done.returncode not in allowed:
-        last_line = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()[-1]
-        raise UserError(f"{name} ended with exit code {done.returncode}: {last_line}")
-    return done.returncode
+    if child.returncode not in allowed:
+        last_line = (told.strip() or said.strip() or "nothing").splitlines()[-1]
+        raise UserError(f"{name} ended with exit code {child.returncode}: {last_line}")
+    return child.returncode
+
+
+def end_with(parent: int) -> None:
+    """Have the system end this process, just begun, as soon as its parent ends, where it can do that."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(EXIT_INTERRUPTED)

@@ -1,10 +1,11 @@
 """Files in and out: provenance, atomic writing, and the one-line errors about what a user gave us."""
 
+import hashlib
 import json
 import math
 import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -80,6 +81,12 @@ def read_bytes(path: str | Path) -> bytes:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
 
 
+def file_sha256(path: Path) -> str:
+    """Return the hash of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def check_kind(path: str | Path, payload: Mapping[str, Any], kind: str, supported: tuple[int, ...]) -> None:
     """Refuse a file that says it is of another kind or version; files that say nothing pass."""
     if payload.get("kind", kind) != kind:
@@ -96,20 +103,24 @@ claimed: set[str] = set()
 
 
 def check_outputs(
-    outputs: Mapping[str, Path | None], force: bool, inputs: Mapping[str, Path | None] | None = None
+    outputs: Mapping[str, Path | Sequence[Path] | None],
+    force: bool,
+    inputs: Mapping[str, Path | None] | None = None,
+    own: Collection[str] = (),
 ) -> None:
     """Refuse, before any work is done, outputs that exist, cannot be written, or are the same file as another.
 
     What an earlier process left unfinished beside them is swept away.
 
     outputs: by option, None where not given; `force` may overwrite them. inputs: files that are read and stay; of a
-    folder, what is read of it.
+    folder, what is read of it. own: real names of what an interrupted run has written, and goes on to write.
     """
     read = [(option, path) for option, path in (inputs or {}).items() if path is not None]
     taken = {file: option for option, path in read for member in members(path) for file in names_of(member)}
-    given = [(option, path) for option, path in outputs.items() if path is not None]
+    listed = {option: [paths] if isinstance(paths, Path) else paths or () for option, paths in outputs.items()}
+    given = [(option, path) for option, paths in listed.items() for path in paths]
     for option, path in given:
-        check_output(option, path, force)
+        check_output(option, path, force or os.path.realpath(path) in own)
         for name in names_of(path):
             other = taken.setdefault(name, option)
             if other != option:

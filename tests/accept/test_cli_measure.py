@@ -1,12 +1,9 @@
 """`measure-acceptance` as a user meets it: a real pair, and bad input."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import sysconfig
-import time
 from pathlib import Path
 
 import pytest
@@ -17,7 +14,6 @@ from simulator.ground.histogram import load_histogram
 from tests.conftest import instead
 
 from .tool_files import Round, log_line, vllm_response, write
-from .traces import same_trace
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 
@@ -335,36 +331,3 @@ def test_another_tokenizer_is_an_approximation_wherever_it_appears(
     assert label in run("simulate", *hist, "--no-measured", "--json").stdout
     assert label in run("sweep", *hist, "--draftN", "1:4", "--out", "s.csv").stdout
     assert label in (tmp_path / "s.csv").read_text()
-
-
-def stopped(words: list[str], folder: Path, how: signal.Signals) -> tuple[int, str]:
-    """Run the command as users do, and send it a signal when some batches are done; its exit code, and what it says."""
-    path, deadline = folder / "cut/unfinished/batch-000001.npz", time.monotonic() + 120
-    command = [str(SCRIPTS / words[0]), *words[1:]]
-    single = os.environ | {"OMP_NUM_THREADS": "1"}  # as in this process: threads would round differently
-    with subprocess.Popen(command, cwd=folder, env=single, stderr=subprocess.PIPE, text=True) as process:
-        while not path.exists():
-            assert time.monotonic() < deadline, f"{path} never came"
-            time.sleep(0.02)
-        process.send_signal(how)
-        said = process.communicate()[1]
-    return process.returncode, said
-
-
-@pytest.mark.parametrize(("how", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
-def test_a_stopped_measurement_resumes_to_the_same_trace(
-    run, user_error, random_pair, prompts: Path, tmp_path: Path, how: signal.Signals, code: int
-) -> None:
-    options = ("--temperature", 1, "--batch-size", 1, "--max-new-tokens", 64, "--prompts", prompts)
-    words = ["measure-acceptance", "--target", random_pair[0], "--draft", random_pair[1], *options, "--out-dir"]
-    succeeded(run(*words, "whole"))
-    ended, said = stopped([*map(str, words), "cut"], tmp_path, how)
-    assert ended == code
-    kept = "what is done is kept in cut/unfinished, the same command with --resume goes on"
-    assert said == (f"measure-acceptance: interrupted; {kept}\n" if how is signal.SIGINT else "")
-    assert not (tmp_path / "cut/trace.json").exists()
-    user_error(run(*words, "cut"), "an interrupted measurement lies here")
-    user_error(run(*words, "cut", "--resume", "--seed", 9), "--resume: seed is 9, but 0 in")
-    succeeded(run(*words, "cut", "--resume"))
-    assert not (tmp_path / "cut/unfinished").exists()
-    assert same_trace(*(load_trace(tmp_path / name / "trace.json")[0] for name in ("whole", "cut")))

@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,10 +23,10 @@ from acceptance.models import context
 from acceptance.models.load import load_pair
 from acceptance.models.model import Pair
 from acceptance.models.rule import SamplingRule
+from acceptance.results.unfinished import Unfinished
 from acceptance.text.conversation import Framing, answer_text, end_token, tokens_before
 from acceptance.text.prompts import Prompt
 from acceptance.text.texts import Text
-from acceptance.trace.parts import Parts
 from acceptance.trace.trace import ARRAYS, Trace
 from simulator.ground.artefacts import UserError
 
@@ -52,10 +51,12 @@ def settings(rule: SamplingRule = GREEDY, **changes: object) -> Settings:
     return Settings(**({"rule": rule, "draft_rule": rule, "max_new_tokens": 10, "batch_size": 2} | changes))
 
 
-def measured(pair: Pair, rules: Settings, items: list = PROMPTS, parts: Parts | None = None) -> tuple[Plan, Trace]:
+def measured(
+    pair: Pair, rules: Settings, items: list = PROMPTS, unfinished: Unfinished | None = None
+) -> tuple[Plan, Trace]:
     done: list[int] = []
     planned = plan(pair, items, rules)
-    trace = measure_pair(pair, planned, rules, parts=parts, progress=done.append)
+    trace = measure_pair(pair, planned, rules, unfinished=unfinished, progress=done.append)
     assert sum(done) == len(items)
     return planned, trace
 
@@ -183,8 +184,8 @@ def test_an_interrupted_measurement_goes_on_without_losing_or_repeating(
 ) -> None:
     rules = settings(SAMPLED)
     whole = run(pair, rules)
-    parts = Parts(tmp_path / "unfinished")
-    parts.open({"seed": 0}, resume=False, force=False)
+    kept = Unfinished(tmp_path / "out")
+    assert kept.open({"seed": 0}) == 0
     done: list[int] = []
     batch = measuring.measure_batch
 
@@ -196,59 +197,23 @@ def test_an_interrupted_measurement_goes_on_without_losing_or_repeating(
 
     monkeypatch.setattr(measuring, "measure_batch", count)
     with pytest.raises(KeyboardInterrupt):
-        run(pair, rules, parts=parts)
+        run(pair, rules, unfinished=kept)
     assert done == [0, 1, 2, 3]
+    kept.close()
+    # What matches is kept by force too.
     done.clear()
-    parts.open({"seed": 0}, resume=True, force=False)
-    assert same_trace(run(pair, rules, parts=parts), whole)
+    again = Unfinished(tmp_path / "out")
+    assert again.open({"seed": 0}, force=True) == 2
+    assert same_trace(run(pair, rules, unfinished=again), whole)
     assert done == [4]
-    # A damaged batch is measured again.
-    done.clear()
-    parts.path(1).write_bytes(parts.path(1).read_bytes()[:100])
-    assert same_trace(run(pair, rules, parts=parts), whole)
-    assert done == [2, 3]
-
-
-def test_two_measurements_cannot_share_a_folder(tmp_path: Path) -> None:
-    first, second = (Parts(tmp_path / "unfinished") for _ in range(2))
-    first.open({"seed": 0}, resume=False, force=False)
-    for how in ({"resume": True, "force": False}, {"resume": False, "force": True}):
-        with pytest.raises(UserError, match="another measurement is at work in"):
-            second.open({"seed": 0}, **how)
-    first.lock.release()
-    second.open({"seed": 0}, resume=True, force=False)
-    second.close()
-    assert not second.folder.exists()
-
-
-def test_parts_of_another_measurement_are_refused(tmp_path: Path) -> None:
-    parts = Parts(tmp_path / "unfinished")
-    parts.open({"seed": 0, "target": "a"}, resume=True, force=False)
-    for parameters, resume, message in (
-        ({"seed": 0, "target": "a"}, False, "--resume goes on with it, --force starts anew"),
-        ({"seed": 1, "target": "a"}, True, r"--resume: seed is 1, but 0 in .*unfinished\.json"),
-        ({"seed": 0, "target": "a", "draft": "b"}, True, "--resume: draft is 'b', but None"),
-    ):
-        with pytest.raises(UserError, match=message):
-            parts.open(parameters, resume=resume, force=False)
-    parts.open({"seed": 1, "target": "a"}, resume=False, force=True)
-    assert json.loads(parts.about.read_text())["parameters"]["seed"] == 1
-
-
-@pytest.mark.parametrize("force", [False, True])
-def test_a_folder_that_is_not_ours_is_left_alone(tmp_path: Path, force: bool) -> None:
-    notes = tmp_path / "unfinished" / "notes.txt"
-    notes.parent.mkdir()
-    notes.write_text("precious")
-    with pytest.raises(UserError, match="unfinished is there already and not ours"):
-        Parts(notes.parent).open({}, resume=False, force=force)
-    assert notes.read_text() == "precious"
-    notes.unlink()
-    parts = Parts(notes.parent)
-    parts.open({}, resume=False, force=False)
-    notes.write_text("added since")
-    parts.close()
-    assert [p.name for p in notes.parent.iterdir()] == ["notes.txt"]
+    # A damaged batch is measured again, as is one that was kept since.
+    for damaged in ("AAAA", "no base64!", None, 7):
+        done.clear()
+        again.batches[1] = damaged
+        assert same_trace(run(pair, rules, unfinished=again), whole)
+        assert done == [2, 3, 4]
+    again.remove()
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_an_output_that_ends_early_scores_in_its_own_row(pair: Pair) -> None:

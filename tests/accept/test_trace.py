@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from acceptance.trace.trace import PromptInfo, Trace, join, load_trace, save_trace
-from simulator.ground.artefacts import UserError
+from simulator.ground.artefacts import UserError, file_sha256
 
 from .traces import make_trace, same_trace
 
@@ -29,7 +29,7 @@ def test_a_trace_reads_back_the_same_with_its_provenance(tmp_path: Path) -> None
     arrays, sidecar = save_trace(tmp_path, some_trace(), TOLD)
     trace, told = load_trace(sidecar)
     assert same_trace(trace, some_trace())
-    assert told == TOLD
+    assert told == TOLD | {"trace_sha256": file_sha256(arrays)}
     about = json.loads(sidecar.read_text())
     assert (about["positions"], about["arrays"]) == (5, arrays.name)
     assert about["prompts"][1] == {"source": "p1", "category": "b"}
@@ -85,8 +85,10 @@ def test_broken_sidecars_and_arrays_are_named(tmp_path: Path) -> None:
         sidecar.write_text(json.dumps(whole | changes))
         with pytest.raises(UserError, match=message):
             load_trace(sidecar)
-    sidecar.write_text(json.dumps(whole))
-    for broken in (content[:0], content[:200], b"not a zip"):
-        arrays.write_bytes(broken)
-        with pytest.raises(UserError, match="not a trace"):
-            load_trace(sidecar)
+    for hashed, message in ((True, "is not what trace.json was written with"), (False, "not a trace")):
+        kept = whole if hashed else {key: value for key, value in whole.items() if key != "arrays_sha256"}
+        sidecar.write_text(json.dumps(kept))
+        for broken in (content[:0], content[:200], b"not a zip"):
+            arrays.write_bytes(broken)
+            with pytest.raises(UserError, match=message):
+                load_trace(sidecar)

@@ -1,8 +1,11 @@
 """`validate --live` at its smallest: the whole chain, what it leaves behind, and a stage in a process of its own."""
 
 import json
+import os
 import re
+import signal
 import subprocess
+import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -169,7 +172,29 @@ def test_the_defaults_are_not_few() -> None:
     assert plan_of({"max-prompts": 4}).tokens_each == FEW_TOKENS
 
 
-def test_a_stage_that_fails_says_which_and_why() -> None:
+def test_a_stage_that_fails_says_which_and_why_and_runs_nothing_of_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("numpy", "click", "calibration"):
+        (tmp_path / f"{name}.py").write_text(f"open('{name} ran', 'w')")
     with pytest.raises(UserError, match=r"calibrate ended with exit code 2: .*missing\.json: no such file"):
         call("calibrate", "missing.json")
     assert call("calibrate", "missing.json", allowed=(0, 2)) == 2
+    assert list(tmp_path.glob("* ran")) == []
+
+
+def test_a_stage_ends_with_us_however_we_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    ours = os.fork()
+    if ours == 0:
+        call("validate", "--live", "--max-prompts", "100")
+        os._exit(0)
+    children, deadline = Path(f"/proc/{ours}/task/{ours}/children"), time.monotonic() + 60
+    while not (child := children.read_text().strip()) or b"-P" not in Path(f"/proc/{child}/cmdline").read_bytes():
+        assert time.monotonic() < deadline
+    os.kill(ours, signal.SIGKILL)
+    os.waitpid(ours, 0)
+    while Path(f"/proc/{child}").exists() and Path(f"/proc/{child}/stat").read_text().split()[2] != "Z":
+        assert time.monotonic() < deadline, f"{child} goes on without us"
+        time.sleep(0.02)
