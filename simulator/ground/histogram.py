@@ -312,17 +312,11 @@ def load_histograms(path: str | Path, read_as: str | None = None) -> tuple[Accep
     contents = [read_histogram(file) for file in files]
     histograms = tuple(parse_histogram(content, read_as) for content in contents)
     by_k: dict[int, Path] = {}
-    named = {
-        k.whole(1, MAX_DRAFT_LENGTH)
-        for c in contents
-        if c["draft_lengths"].is_given
-        for k in c["draft_lengths"].elements()
-    }
+    siblings = [content["draft_lengths"] for content in contents]
+    named = {k.whole(1, MAX_DRAFT_LENGTH) for lengths in siblings if lengths.is_given for k in lengths.elements()}
     if missing := sorted(named - {h.draft_length for h in histograms}):
-        raise UserError(
-            f"{path}: accept_hist_k{missing[0]}.json of this measurement is missing, expected all that "
-            "it was to write (measure-acceptance goes on where it was interrupted), or name one file"
-        )
+        lacking = f"{path}: accept_hist_k{missing[0]}.json of this measurement is missing"
+        raise UserError(f"{lacking}, expected all that it was to write (the same command goes on), or name one file")
     for file, content, histogram in zip(files, contents, histograms, strict=True):
         other = by_k.setdefault(histogram.draft_length, file)
         if other != file:

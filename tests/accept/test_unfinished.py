@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sysconfig
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,12 +19,17 @@ SCRIPTS = Path(sysconfig.get_path("scripts"))
 
 
 @pytest.fixture
-def words(random_pair: tuple[Path, Path], tmp_path: Path) -> list[object]:
-    """A command that measures twenty prompts; the folder comes behind."""
+def words(random_pair: tuple[Path, Path], tmp_path: Path) -> Callable[..., list[object]]:
+    """Return a function that returns a command, which measures twenty prompts."""
     path = tmp_path / "prompts.jsonl"
     path.write_text("".join(json.dumps({"prompt": f"w{i} w{i + 1} w{i % 7}"}) + "\n" for i in range(20)))
-    own = ("--prompts", path, "--temperature", 1, "--batch-size", 1, "--max-new-tokens", 64, "--k", "1:3")
-    return ["measure-acceptance", "--target", random_pair[0], "--draft", random_pair[1], *own, "--out-dir"]
+    pair = ("--target", random_pair[0], "--draft", random_pair[1], "--prompts", path, "--batch-size", 1, "--k", "1:3")
+
+    def command(folder: str, tokens: int = 64, temperature: float = 1) -> list[object]:
+        own = ("--max-new-tokens", tokens, "--temperature", temperature, "--out-dir", folder)
+        return ["measure-acceptance", *pair, *own]
+
+    return command
 
 
 def succeeded(done: subprocess.CompletedProcess[str]) -> subprocess.CompletedProcess[str]:
@@ -50,30 +56,29 @@ def test_a_stopped_measurement_goes_on_to_the_same_bytes(
     run, user_error, words, tmp_path: Path, how: signal.Signals, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
-    succeeded(run(*words, "whole"))
-    ended, said = stopped([*map(str, words), "cut"], tmp_path, how)
+    succeeded(run(*words("whole")))
+    ended, said = stopped(list(map(str, words("cut"))), tmp_path, how)
     assert ended == code
     kept = "what is done is kept in cut/unfinished.jsonl, the same command goes on"
     assert said == (f"measure-acceptance: interrupted; {kept}\n" if how is signal.SIGTERM else "")
     assert not (tmp_path / "cut/trace.json").exists()
-    user_error(run(*words, "cut", "--seed", 9), "--out-dir cut/unfinished.jsonl: seed is 9, but 0 there; expected the")
-    done = succeeded(run(*words, "cut"))
+    user_error(run(*words("cut"), "--seed", 9), "--out-dir cut/unfinished.jsonl: seed is 9, but 0 there; expected the")
+    done = succeeded(run(*words("cut")))
     assert "cut/unfinished.jsonl: going on, " in done.stderr
     whole, cut = ({p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in ("whole", "cut"))
     assert whole == cut
-    user_error(run(*words, "cut"), "exists already (--force overwrites it)")
-    again = succeeded(run(*words, "cut", "--resume"))
+    user_error(run(*words("cut")), "exists already (--force overwrites it)")
+    again = succeeded(run(*words("cut"), "--resume"))
     assert again.stderr == "nothing unfinished: cut/trace.json is done, --trace takes more of it\n"
     assert again.stdout in done.stdout
     user_error(
-        run(*words, "cut", "--resume", "--seed", 9), "--resume: cut/trace.json is done, and its seed is 9, but 0"
+        run(*words("cut"), "--resume", "--seed", 9), "--resume: cut/trace.json is done, and its seed is 9, but 0"
     )
 
 
 def test_what_does_not_belong_together_is_refused(run, user_error, words, tmp_path: Path, random_pair) -> None:
-    short = ("--max-new-tokens", 8, "--max-prompts", 4)
     for folder, hot in (("a", 1), ("b", 0)):
-        succeeded(run(*words, folder, *short, "--temperature", hot))
+        succeeded(run(*words(folder, 8, hot)))
     a, b = (tmp_path / name for name in "ab")
     arrays = (a / "trace.npz").read_bytes()
     (a / "trace.npz").write_bytes((b / "trace.npz").read_bytes())
@@ -93,7 +98,7 @@ def test_what_does_not_belong_together_is_refused(run, user_error, words, tmp_pa
     before = weights.read_bytes()
     try:
         weights.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
-        done = run(*words, "b", *short, "--temperature", 0, "--resume")
+        done = run(*words("b", 8, 0), "--resume")
         user_error(done, "b/trace.json is done, and its models.draft.sha256 is")
     finally:
         weights.write_bytes(before)
