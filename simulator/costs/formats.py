@@ -40,6 +40,17 @@ FORMATS = PLAIN | {
     "gptq": grouped("gptq", 4, 16 + 4, 128),
 }
 
+# Bits of a weight over a whole file of Llama-3.1-8B, which mixes types: llama.cpp, tools/quantize/README.md; those not in
+# its table from the sizes in GiB that tools/quantize/quantize.cpp has of Llama-3-8B, of 8.03e9 weights.
+GGUF_BITS = {
+    **{"IQ1_S": 2.0042, "IQ1_M": 2.1460, "IQ2_XXS": 2.3824, "IQ2_XS": 2.5882, "IQ2_S": 2.7403, "IQ2_M": 2.9294},
+    **{"IQ3_XXS": 3.2548, "IQ3_XS": 3.4977, "IQ3_S": 3.6606, "IQ3_M": 3.7628, "IQ4_XS": 4.4597, "IQ4_NL": 4.6818},
+    **{"Q2_K_S": 2.9697, "Q2_K": 3.1593, "Q3_K_S": 3.6429, "Q3_K_L": 4.2979, "Q4_K_S": 4.6672, "Q4_K_M": 4.8944},
+    **{"Q5_K_S": 5.5704, "Q5_K_M": 5.7036, "Q6_K": 6.5633, "Q8_0": 8.5008},
+    **{"Q3_K_M": 4.0006, "Q4_0": 4.6424, "Q4_1": 5.1131, "Q5_0": 5.5731, "Q5_1": 6.0437},
+}
+FORMATS |= {name: Format(name, bits, WIDE) for name, bits in GGUF_BITS.items()}
+
 
 def format_of(dtype: str) -> Format:
     """Return a number format.
@@ -102,9 +113,13 @@ class Storage:
 
 
 def storage_of(dtype: str) -> Storage:
-    """Return how weights are stored in one of `FORMATS`; what quantizers leave alone is in 16 bits."""
+    """Return how weights are stored in one of `FORMATS`; what quantizers leave alone is in 16 bits.
+
+    The bits of GGUF types are those of a whole file, output head and embeddings in.
+    """
     known = format_of(dtype)
-    return Storage(name=known.name, format=known, plain=known if known.bits >= 16 else PLAIN["bfloat16"])
+    plain, everything = known if known.bits >= 16 else PLAIN["bfloat16"], known.name in GGUF_BITS
+    return Storage(name=known.name, format=known, plain=plain, everything=everything)
 
 
 SYNONYMS = {

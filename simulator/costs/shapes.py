@@ -10,7 +10,7 @@ from typing import Any
 
 from simulator.ground.artefacts import UserError
 from simulator.ground.fields import Field, read_json
-from simulator.ground.names import Found, Names, find_name, nearest, number_format, parts_of
+from simulator.ground.names import GGUF, Found, Names, find_name, nearest, number_format, parts_of
 
 from .config_json import KEYS, Stack
 from .drafters import drafter, drafter_architecture
@@ -31,9 +31,37 @@ ALSO_CALLED = {
     **dict.fromkeys(("phi-3-mini-4k", "phi-3-mini-128k"), "phi-3-mini"),
     **dict.fromkeys(("mistral", "mistral-7b-v0.1"), "mistral-7b"),
 }
+# What names of GGUF files and their folders end on, and the type in them.
+GGUF_END = re.compile(r"[-_.]gguf$", re.IGNORECASE)
+GGUF_TYPE = re.compile(rf"[-_.]({'|'.join(sorted(GGUF, reverse=True))}|q[345]_k)(?=[-_.]|$)", re.IGNORECASE)
+# The longest context of models of another's sizes, or tuned for another context, by their own files. A name is told by
+# parts of it; of several the one with the most, then the first.
+MADE_FOR = {
+    **{"llama-3-8b": 8192, "llama-3-70b": 8192, "deepseek-r1-distill-llama": 131_072, "deepseek-r1": 163_840},
+    **{"deepseek-v3": 163_840, "deepseek-v3.1": 163_840, "phi-3-mini-4k": 4096, "phi-3-mini-128k": 131_072},
+    **{"mistral-7b": 32_768, "mistral-small-24b-2501": 32_768, "vicuna-7b-v1.3": 2048, "vicuna-7b-v1.5": 4096},
+    **{"qwen2.5-math": 4096, "qwen2.5-coder": 32_768, "qwen2.5-instruct": 32_768},
+    **{"qwen3-base": 32_768, "qwen3-2507": 262_144, "qwen3-coder": 262_144},
+}
 # Parts of a model's name that tell its sizes from no other's.
 IDLE = frozenset(
-    ["instruct", "it", "chat", "hf", "base", "pt", "meta", "text", "coder", "math", "sft", "dpo", "dynamic", "bnb"]
+    [
+        "instruct",
+        "it",
+        "chat",
+        "hf",
+        "base",
+        "pt",
+        "meta",
+        "text",
+        "coder",
+        "math",
+        "sft",
+        "dpo",
+        "dynamic",
+        "bnb",
+        "gguf",
+    ]
 )
 # Those of other models of the same sizes.
 RETRAINED = frozenset(["base", "coder", "math", "sft", "dpo"])
@@ -76,7 +104,7 @@ def find_model(path_or_name: str | Path) -> tuple[Path, Found]:
     """Find the config.json of a model, what to call the model, and what was taken for granted of its name."""
     given = Path(path_or_name)
     path = given / "config.json" if given.is_dir() else given
-    if path.exists() or given.is_dir():
+    if (path.exists() and path.suffix.lower() != ".gguf") or given.is_dir():
         return path, Found(path.resolve().parent.name if path.name == "config.json" else path.stem)
     text = str(path_or_name)
     if text.endswith(".json"):
@@ -107,10 +135,20 @@ def find_in_catalogue(text: str) -> Found | None:
 def without_format(text: str) -> tuple[str, str]:
     """Return a model's name without the number formats in it, and the first of those; "" where it names none."""
     vendor, slash, name = text.rpartition("/")
+    name, gguf = GGUF_END.sub("", name), GGUF_TYPE.search(GGUF_END.sub("", name))
+    if gguf:
+        return f"{vendor}{slash}{name[: gguf.start()]}{name[gguf.end() :]}", number_format(gguf[1])
     parts = re.split(r"[-_]", name)
     formats = [number_format(part) for part in parts[1:] if number_format(part) in FORMATS]
     kept = [parts[0], *(part for part in parts[1:] if number_format(part) not in FORMATS)]
     return (f"{vendor}{slash}{'-'.join(kept)}", formats[0]) if formats else (text, "")
+
+
+def made_for(text: str) -> int | None:
+    """Return the longest context of a model by what its name says, None where that says nothing."""
+    parts = parts_of(text.rpartition("/")[2])
+    told = [name for name in MADE_FOR if parts_of(name) <= parts]
+    return MADE_FOR[max(told, key=lambda name: parts_of(name).total())] if told else None
 
 
 def read_shape(path_or_name: str | Path) -> ModelShape:
@@ -119,13 +157,13 @@ def read_shape(path_or_name: str | Path) -> ModelShape:
     shape = shape_of(read_json(path, any_number=True), found.name)
     if path.parent == CATALOGUE and str(path_or_name) not in (found.name, str(path)):
         shape = replace(shape, stated_name=str(path_or_name))
-    if not found.said:
+    if path.parent != CATALOGUE:
         return shape
     plain, dtype = without_format(str(path_or_name))
-    asked = find_in_catalogue(plain)
-    if asked is not None and asked.said:
-        # A model of the same sizes, which may be made for another context.
-        shape = replace(shape, longest_context=None)
+    asked, longest = find_in_catalogue(plain), made_for(plain)
+    if longest is not None or (asked is not None and asked.said):
+        # A model of the same sizes, which may be made for a context that is not known.
+        shape = replace(shape, longest_context=longest)
     return replace(shape, assumed=found.said, storage=storage_of(dtype) if dtype else shape.storage)
 
 

@@ -20,6 +20,12 @@ NUMBER_FORMATS = {
     **dict.fromkeys(("gptqint4", "gptqmarlin", "autogptq"), "gptq"),
     **dict.fromkeys(("fp4", "nvfp4fp8", "modeloptfp4"), "nvfp4"),
 }
+# Types of GGUF files, as llama.cpp writes them.
+GGUF: tuple[str, ...] = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M", "IQ3_XXS", "IQ3_XS", "IQ3_S", "IQ3_M")
+GGUF += ("IQ4_XS", "IQ4_NL", "Q2_K_S", "Q2_K", "Q3_K_S", "Q3_K_M", "Q3_K_L", "Q4_0", "Q4_1", "Q4_K_S", "Q4_K_M")
+GGUF += ("Q5_0", "Q5_1", "Q5_K_S", "Q5_K_M", "Q6_K", "Q8_0")
+NUMBER_FORMATS |= {name.lower().replace("_", ""): name for name in GGUF}
+NUMBER_FORMATS |= {"q3k": "Q3_K_M", "q4k": "Q4_K_M", "q5k": "Q5_K_M"}
 # A number with its unit, or letters.
 PART = re.compile(r"\d+(?:\.\d+)*(?:gib|gb|[bmt])?(?![a-z0-9]|\.\d)|\d+(?:\.\d+)*|[a-z]+")
 NEAREST = 3
@@ -37,7 +43,8 @@ def nearest(text: str, known: Iterable[str]) -> list[str]:
     """Return the at most three names that look most like a text."""
     from difflib import get_close_matches
 
-    return get_close_matches(text.lower(), list(known), NEAREST, 0.0)
+    small = {name.lower(): name for name in known}
+    return [small[name] for name in get_close_matches(text.lower(), small, NEAREST, 0.0)]
 
 
 def one_of(known: Iterable[str], missed: str) -> str:

@@ -89,16 +89,19 @@ def test_a_model_is_found_by_what_people_call_it(text: str, name: str, said: str
     assert (read_shape(text).stated_name, read_shape(name).stated_name) == (text, "")
 
 
-def test_another_model_of_the_same_sizes_leaves_the_longest_context_open() -> None:
-    for text in (
-        "Qwen/Qwen3-30B-A3B-Instruct-2507",
-        "microsoft/Phi-3-mini-128k-instruct",
-        "meta-llama/Meta-Llama-3-8B",
-        "Qwen/Qwen2.5-Math-7B",
+def test_another_model_of_the_same_sizes_has_a_longest_context_of_its_own_or_leaves_it_open() -> None:
+    for text, longest in (
+        ("Qwen/Qwen3-30B-A3B-Instruct-2507", 262_144),
+        ("microsoft/Phi-3-mini-128k-instruct", 131_072),
+        ("meta-llama/Meta-Llama-3-8B", 8192),
+        ("meta-llama/Meta-Llama-3.1-8B-Instruct", 131_072),
+        ("RedHatAI/Llama-3.1-8B-FP8", 131_072),
+        ("Qwen/Qwen2.5-Math-7B-Instruct", 4096),
+        ("Qwen/Qwen2.5-7B-Instruct-AWQ", 32_768),
+        ("Qwen/Qwen2.5-7B", 131_072),
+        ("someone/Qwen3-8B-SFT", None),
     ):
-        assert read_shape(text).longest_context is None
-    for text in ("meta-llama/Meta-Llama-3.1-8B-Instruct", "RedHatAI/Llama-3.1-8B-FP8"):
-        assert read_shape(text).longest_context == 131_072
+        assert read_shape(text).longest_context == longest, text
 
 
 def test_a_number_format_in_a_name_is_priced() -> None:
@@ -107,6 +110,8 @@ def test_a_number_format_in_a_name_is_priced() -> None:
         ("Qwen/Qwen2.5-7B-Instruct-AWQ", "awq"),
         ("Qwen/Qwen2.5-7B-Instruct-GPTQ-Int4", "gptq"),
         ("mlx-community/Llama-3.2-3B-Instruct-4bit", "int4"),
+        ("Meta-Llama-3.1-8B-Instruct-Q4_K_M.gguf", "Q4_K_M"),
+        ("TheBloke/llama-2-7b.Q8_0.gguf", "Q8_0"),
     ):
         shape = read_shape(text)
         assert shape.storage is not None
@@ -140,7 +145,7 @@ def test_number_formats_by_their_other_names() -> None:
     for name in FORMATS:
         assert format_of(name.upper()).name == name
     for text in ("fp3", "", "int"):
-        with pytest.raises(UserError, match="is not known, expected one of float32, "):
+        with pytest.raises(UserError, match="is not known, expected one of 39, nearest: "):
             format_of(text)
 
 
@@ -157,7 +162,7 @@ def test_what_a_name_was_taken_for_is_said_before_the_numbers(output) -> None:
     )
     text = output("simulate", *words, "--replications", 2)
     assert "warning: h100: taken as h100-sxm (others: h100-pcie)\n" in text
-    payload = json.loads(output("simulate", *ON_H100, "--profile", "a100", "--replications", 2, "--json"))
+    payload = json.loads(output("simulate", "--profile", "a100", *ON_H100[2:], "--replications", 2, "--json"))
     assert any(w.startswith("a100: taken as a100-80gb") for w in payload["warnings"])
 
 

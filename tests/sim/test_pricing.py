@@ -90,7 +90,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"profile": "h300"}, "h300: no such file, nor a device that comes along"),
     ({"dtype": "fp3"}, "--dtype: 'fp3' is not in the profile h100-sxm, which has bfloat16"),
     ({"draft_dtype": "fp3"}, "--draft-dtype: 'fp3' is not in the profile h100-sxm, which has bfloat16"),
-    ({"kv_dtype": "fp3"}, "--kv-dtype: 'fp3' is not known, expected one of 12, nearest: fp8"),
+    ({"kv_dtype": "fp3"}, "--kv-dtype: 'fp3' is not known, expected one of 39, nearest: fp8"),
     ({"profile": "m3-max", "tp": 2}, "--tp: 2 devices, but the profile m3-max names no link, expected 1"),
     ({"tp": 3}, r"--tp: 3 devices cannot share the 32 heads of llama-3\.1-8b, expected a divisor of 32"),
     ({"tp": 64}, r"--tp: 64 devices cannot share the 32 heads of llama-3\.1-8b"),

@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simulator.costs.formats import bytes_per_weight, matcher
+from simulator.costs.formats import GGUF_BITS, bytes_per_weight, matcher
 from simulator.costs.parameters import DeviceOptions
 from simulator.costs.priced import load_pricing
 from simulator.costs.shapes import CATALOGUE, read_shape
 from simulator.costs.work import ModelShape
 from simulator.ground.artefacts import UserError
+from simulator.ground.names import GGUF
 
 from .builders import result
 
@@ -299,3 +300,22 @@ def shape_or_message(folder: Path, values: dict[str, Any]) -> ModelShape | str:
 
 def test_no_shape_of_the_catalogue_is_in_a_format_that_is_not_read() -> None:
     assert not any(read_shape(path.stem).unread for path in CATALOGUE.glob("*.json"))
+
+
+def test_types_of_gguf_files_weigh_what_files_of_llama_cpp_do(run) -> None:
+    shape = read_shape("llama-3.1-8b")
+    # Sizes in GiB of Llama-3.1-8B, as the page of llama-quantize has them.
+    for names, gib in (
+        ("Q4_K_M q4_k_m Q4_K q4-k-m", 4.58),
+        ("Q8_0", 7.95),
+        ("IQ4_XS", 4.17),
+        ("Q6_K", 6.14),
+        ("Q2_K", 2.95),
+    ):
+        for name in names.split():
+            assert shape.weight_bytes(name) / 2**30 == pytest.approx(gib, abs=0.01), name
+    for device in ("h100", "m4-max", "rtx-4090"):
+        pair = ("--target-model", "llama-3.1-8b", "--draft-model", "llama-3.2-1b", "--dtype", "Q4_K_M")
+        found = result(run, "--profile", device, *pair, "--draft-dtype", "q8_0")["parameters"]
+        assert (found["dtype"], found["draft_dtype"]) == ("Q4_K_M", "Q8_0")
+    assert len(GGUF_BITS) == len(GGUF) == len({*GGUF} & GGUF_BITS.keys())
