@@ -40,8 +40,8 @@ FORMATS = PLAIN | {
     "gptq": grouped("gptq", 4, 16 + 4, 128),
 }
 
-# Bits of a weight over a whole file of Llama-3.1-8B, which mixes types: llama.cpp, tools/quantize/README.md; those not in
-# its table from the sizes in GiB that tools/quantize/quantize.cpp has of Llama-3-8B, of 8.03e9 weights.
+# Bits of a weight over a whole file of Llama-3.1-8B, which mixes types: llama.cpp, tools/quantize/README.md; those not
+# in its table from the sizes in GiB that tools/quantize/quantize.cpp has of Llama-3-8B, of 8.03e9 weights.
 GGUF_BITS = {
     **{"IQ1_S": 2.0042, "IQ1_M": 2.1460, "IQ2_XXS": 2.3824, "IQ2_XS": 2.5882, "IQ2_S": 2.7403, "IQ2_M": 2.9294},
     **{"IQ3_XXS": 3.2548, "IQ3_XS": 3.4977, "IQ3_S": 3.6606, "IQ3_M": 3.7628, "IQ4_XS": 4.4597, "IQ4_NL": 4.6818},

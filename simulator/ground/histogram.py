@@ -13,11 +13,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .artefacts import UserError, check_kind, envelope, write_json
-from .fields import Field, Malformed, parse_json, text_of
+from .fields import Field
 from .limits import MAX_DRAFT_LENGTH
-from .read_as import AS, counts_as, doubts, looks_like
+from .read_as import AS, counts_as, doubts, looks_like, read_histogram
 
-FOREIGN = 'expected {"k": 4, "hist": {...}}; what other tools write: measure-acceptance import FILE'
 KIND = "acceptance_histogram"
 # 1: {"k", "hist", "samples"} as other tools write it, plus our provenance keys.
 SCHEMA_VERSIONS = (1,)
@@ -341,18 +340,6 @@ def check_same_measurement(first: Field, second: Field) -> None:
 def load_histogram(path: str | Path, read_as: str | None = None) -> AcceptanceHistogram:
     """Read `accept_hist_k{K}.json` (model §3); a UserError names the key and the value that is wrong."""
     return parse_histogram(read_histogram(path), read_as)
-
-
-def read_histogram(path: str | Path) -> Field:
-    """Read what should be a histogram file; a list counts from 0 accepted drafts on."""
-    try:
-        content = Field(parse_json(text_of(path)), path)
-    except Malformed as error:
-        raise UserError(f"{path}: {error}, {FOREIGN}") from None
-    if not isinstance(content.value, dict) or not {"kind", "k", "hist"} & content.value.keys():
-        raise UserError(f"{path}: holds no histogram, {FOREIGN}")
-    counts = content["hist"].value
-    return content.but(hist={str(a): count for a, count in enumerate(counts)}) if isinstance(counts, list) else content
 
 
 def as_written(count: float) -> int | float:

@@ -2,14 +2,28 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from .artefacts import UserError
-from .fields import Field
+from .fields import Field, Malformed, parse_json, text_of
 
 # What the numbers of a file may be: rounds, P(A = a), or P(A >= j) from the first position on.
 AS = ("counts", "probabilities", "rates")
 # Probabilities that someone typed sum to 1 by so much, percent to 100 times as much.
 SUM_TOLERANCE = 0.02
+FOREIGN = 'expected {"k": 4, "hist": {...}}; what other tools write: measure-acceptance import FILE'
+
+
+def read_histogram(path: str | Path) -> Field:
+    """Read what should be a histogram file; a list counts from 0 accepted drafts on."""
+    try:
+        content = Field(parse_json(text_of(path)), path)
+    except Malformed as error:
+        raise UserError(f"{path}: {error}, {FOREIGN}") from None
+    if not isinstance(content.value, dict) or not {"kind", "k", "hist"} & content.value.keys():
+        raise UserError(f"{path}: holds no histogram, {FOREIGN}")
+    counts = content["hist"].value
+    return content.but(hist={str(a): count for a, count in enumerate(counts)}) if isinstance(counts, list) else content
 
 
 def falls(given: Mapping[int, float], k: int) -> bool:
