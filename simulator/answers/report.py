@@ -9,6 +9,7 @@ import numpy as np
 from simulator.costs.cautions import cautions
 from simulator.costs.model_costs import ModelPair
 from simulator.costs.step import Costs, Knobs
+from simulator.costs.timed_pair import TimedTokens
 from simulator.ground.artefacts import envelope
 from simulator.ground.command import table, wrapped
 from simulator.rounds.engine import elapsed_s
@@ -67,7 +68,7 @@ def result_text(forecast: Forecast, heading: str, basis: Basis, *, why: bool = F
     lines += [best_in_words(verdict, k), *certainty_in_words(forecast), need_in_words(verdict, k)]
     if overhead_ms == 0 and isinstance(pair, Knobs | ModelPair):
         lines.append("No overhead a round is assumed; engines spend 9 to 18 % of a token (--round-overhead MS).")
-    parts = [wrapped(lines), wrapped(heading.splitlines()), *summary_text(forecast.summary, overhead_ms)]
+    parts = [wrapped(lines), wrapped(heading.splitlines()), *summary_text(forecast.summary, overhead_ms, pair)]
     if isinstance(pair, ModelPair):
         parts.append(models_text(pair, forecast))
     if why:
@@ -83,7 +84,7 @@ def cautions_text(costs: Costs, draft_length: int | None = None) -> list[str]:
     return [f"warning: {caution}" for caution in found]
 
 
-def summary_text(s: Summary, overhead_ms: float) -> list[str]:
+def summary_text(s: Summary, overhead_ms: float, costs: Costs) -> list[str]:
     """Return the tables of a summary, and its counts."""
     noise = "" if s.simulation_noise_ci95 is None else "{:.3f} to {:.3f}".format(*s.simulation_noise_ci95)
     baseline, speculative = f"{s.baseline_ms_per_token:.4f}", f"{s.speculative_ms_per_token:.4f}"
@@ -94,8 +95,9 @@ def summary_text(s: Summary, overhead_ms: float) -> list[str]:
         ("speedup", f"{s.speedup:.3f}x", noise, f"{s.closed_form_speedup:.3f}x"),
         ("tokens per round", f"{s.tokens_per_round:.3f}", "", f"{s.closed_form_tokens_per_round:.3f}"),
     ]
+    split = ", split as assumed" if isinstance(costs, TimedTokens) else ""
     phases = [
-        ("where a round goes", "ms/round", "ms/token"),
+        (f"where a round goes{split}", "ms/round", "ms/token"),
         ("draft", f"{s.draft_ms_per_round:.4f}", f"{s.draft_ms_per_token:.4f}"),
         ("verify", f"{s.verify_ms_per_round:.4f}", f"{s.verify_ms_per_token:.4f}"),
     ]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from simulator.costs.model_costs import ModelPair
+from simulator.costs.timed_pair import TimedTokens
 from simulator.ground.histogram import alpha_iid
 from simulator.rounds.acceptance_law import HistogramAcceptance, Ints
 from simulator.rounds.analytic import break_even_alpha, run_speedup, speedup_by_draft_length
@@ -64,7 +65,10 @@ def judge(setting: Setting, uncertainty: Uncertainty) -> Verdict:
     gains = speedup_by_draft_length(costs, acceptance, draft_lengths, overlap=setting.overlap)
     best, form = int(gains.argmax()), setting.closed_form
     fits = not (isinstance(costs, ModelPair) and costs.fits is not None and not costs.fits)
-    gain = run_speedup(setting.cost, acceptance.law(k), setting.hit_rate, setting.total, overlap=setting.overlap)
+    # Times a token of a server are of whole outputs: their last rounds were cut already.
+    gain = float(form.speedup)
+    if not isinstance(costs, TimedTokens):
+        gain = run_speedup(setting.cost, acceptance.law(k), setting.hit_rate, setting.total, overlap=setting.overlap)
     interval = uncertainty.interval(k)
     if interval is not None:
         # The draws are of long runs.

@@ -109,6 +109,8 @@ def test_two_times_a_token_of_a_server_and_what_it_accepted_are_a_forecast(
     assert "costs: timed: 9 ms a token plain, a round of 12 ms at K = 3" in output("simulate", *words)
     # The time a token was measured at that K, whatever a round there accepts: nothing is open. At others the rest is.
     assert found["verdict"]["speedup_ci95"] is None
+    assert result(run, *words, "--total", 9)["verdict"]["speedup"] == pytest.approx(1.5, rel=1e-12)
+    assert "where a round goes, split as assumed" in output("simulate", *words)
     assert output("sweep", "--draftN", "1:3", *words).startswith("At most 1.50x as fast, at draftN 3.\n")
     one, two = (result(run, *words, "--draftN", k)["verdict"]["speedup_ci95"] for k in (1, 2))
     assert one[1] - one[0] > two[1] - two[0] > 0.05
