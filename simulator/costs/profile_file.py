@@ -39,6 +39,8 @@ SCHEMA_VERSIONS = (1, 2)
 SCHEMA_VERSION = 1
 # Of a FLOP or a byte: far beyond any device, and far enough within a float that no pass leaves it.
 MOST_SECONDS = 1e6
+# Beyond any device: launches of a layer, bytes or bytes a second, watts.
+MOST_LAUNCHES, MOST_BYTES, MOST_WATTS = 1e6, 1e21, 1e9
 PRESETS = Path(__file__).parent / "presets"
 # What a device is called besides, where a name alone means several or says more than ours.
 ALSO_CALLED = {
@@ -167,15 +169,13 @@ def parse_profile(field: Field) -> Profile:
         passes={dtype: parse_cost(entry) for dtype, entry in field["passes"].items()},
         units=parse_units(units) if units.is_given else None,
         decoding=parse_decoding(field["decoding"]) if field["decoding"].is_given else None,
-        launches_per_layer=field["launches_per_layer"].number(),
+        launches_per_layer=field["launches_per_layer"].number(0.0, MOST_LAUNCHES),
         launches_per_layer_error=field["launches_per_layer_error"].number(0.0, MOST_ERROR, default=0.0),
-        round_overhead_s=field["round_overhead_s"].number(),
+        round_overhead_s=field["round_overhead_s"].number(0.0, MOST_SECONDS),
         round_overhead_error=field["round_overhead_error"].number(0.0, MOST_ERROR),
-        memory_bytes=memory.whole(1) if memory.is_given else None,
+        memory_bytes=memory.whole(1, int(MOST_BYTES)) if memory.is_given else None,
         link=parse_link(link) if link.is_given else None,
-        power=Power(idle_w=power["idle_w"].number(), load_w=power["load_w"].number(power["idle_w"].number()))
-        if power.is_given
-        else None,
+        power=parse_power(power) if power.is_given else None,
         timed={name: parse_range(entry) for name, entry in timed.items()} if timed.is_given else {},
         sources=tuple(
             Source(**{name: source[name].text() for name in ("what", "title", "url")})
@@ -194,11 +194,17 @@ def parse_range(field: Field) -> TimedRange:
     return TimedRange(least=least, most=field["most"].number(least))
 
 
+def parse_power(field: Field) -> Power:
+    """Read watts at rest and under load."""
+    idle_w = field["idle_w"].number(0.0, MOST_WATTS)
+    return Power(idle_w=idle_w, load_w=field["load_w"].number(idle_w, MOST_WATTS))
+
+
 def parse_link(field: Field) -> Link:
     """Read a link."""
     return Link(
-        bytes_per_s=field["bytes_per_s"].number(above=True),
-        latency_s=field["latency_s"].number(),
+        bytes_per_s=field["bytes_per_s"].number(0.0, MOST_BYTES, above=True),
+        latency_s=field["latency_s"].number(0.0, MOST_SECONDS),
         mesh=field["mesh"].flag(False),
         error=field["error"].number(0.0, MOST_ERROR, default=0.0),
     )
@@ -206,7 +212,7 @@ def parse_link(field: Field) -> Link:
 
 def parse_units(field: Field) -> BurnUnits:
     """Read burn units."""
-    sizes = {name: field[name].whole(1) for name in ("workflops_flop", "workmem_bytes")}
+    sizes = {name: field[name].whole(1, int(MOST_BYTES)) for name in ("workflops_flop", "workmem_bytes")}
     return BurnUnits(**sizes, cost=parse_cost(field["cost"]))
 
 
@@ -220,9 +226,9 @@ def parse_decoding(field: Field) -> Decoding:
         draft=field["draft"].text(),
         dtype=field["dtype"].text(),
         batch=field["batch"].whole(1),
-        baseline_s=field["baseline_s"].number(above=True),
+        baseline_s=field["baseline_s"].number(0.0, MOST_SECONDS, above=True),
         baseline_error=field["baseline_error"].number(0.0, MOST_ERROR),
-        draft_step_s=field["draft_step_s"].number(),
+        draft_step_s=field["draft_step_s"].number(0.0, MOST_SECONDS),
         draft_step_error=field["draft_step_error"].number(0.0, MOST_ERROR),
         verify=parse_cost(field["verify"]),
         draft_lengths=tuple(entry.whole(1) for entry in lengths.elements()),
@@ -237,8 +243,8 @@ def parse_cost(field: Field) -> PassCost:
     cost = PassCost(
         flop_scale=parse_curve(field["flop_scale_s"], "tokens"),
         mem_scale=parse_curve(field["mem_scale_s"], "bytes"),
-        launch_s=field["launch_s"].number(),
-        fixed_s=field["fixed_s"].number(),
+        launch_s=field["launch_s"].number(0.0, MOST_SECONDS),
+        fixed_s=field["fixed_s"].number(0.0, MOST_SECONDS),
         overlap_exponent=math.inf if exponent.value == "inf" else exponent.number(1.0),
     )
     return with_uncertainty(cost, field["uncertainty"])
@@ -247,18 +253,15 @@ def parse_cost(field: Field) -> PassCost:
 def parse_curve(field: Field, axis: str) -> Curve:
     """Read a constant, or seconds at rising sizes."""
     if not isinstance(field.value, dict):
-        if field.number(above=True) > MOST_SECONDS:
-            field.refuse(f"at most {MOST_SECONDS:g}")
-        return constant(field.number(above=True))
+        return constant(field.number(0.0, MOST_SECONDS, above=True))
     sizes, seconds = (
-        np.array([entry.number(above=True) for entry in field[key].elements()], np.float64) for key in (axis, "seconds")
+        np.array([entry.number(0.0, most, above=True) for entry in field[key].elements()], np.float64)
+        for key, most in ((axis, MOST_BYTES), ("seconds", MOST_SECONDS))
     )
     if len(sizes) < 1 or np.any(np.diff(sizes) <= 0):
         field[axis].refuse("rising sizes")
     if len(seconds) != len(sizes):
         field["seconds"].refuse(f"as many as {axis}, {len(sizes)}")
-    if seconds.max() > MOST_SECONDS:
-        field["seconds"].refuse(f"at most {MOST_SECONDS:g}")
     return Curve(sizes, seconds)
 
 
@@ -278,7 +281,8 @@ def with_uncertainty(cost: PassCost, field: Field) -> PassCost:
     for name in field["parameters"].elements():
         if name.value not in known or names.count(name.value) > 1:
             name.refuse("the name of a parameter that is neither 0 nor infinite, each once")
-    rows = [[entry.number(-math.inf) for entry in row.elements()] for row in field["covariance"].elements()]
+    most = MOST_ERROR**2
+    rows = [[entry.number(-most, most) for entry in row.elements()] for row in field["covariance"].elements()]
     if [len(row) for row in rows] != [len(names)] * len(names):
         field["covariance"].refuse(f"{len(names)} x {len(names)} numbers")
     covariance = np.array(rows, np.float64).reshape(len(names), len(names))

@@ -175,7 +175,7 @@ def test_mistakes_are_one_line_and_exit_code_2(run, user_error, tmp_path: Path) 
     payload = json.loads(written(tmp_path / "bad.json", measured()).read_text())
     payload["passes"]["bfloat16"]["launch_s"] = -1
     (tmp_path / "bad.json").write_text(json.dumps(payload))
-    where = "bad.json: passes.bfloat16.launch_s is -1, expected a number of at least 0"
+    where = "bad.json: passes.bfloat16.launch_s is -1, expected a number from 0 to 1000000"
     for words, *messages in (
         (("show", "h300"), "profiles: h300: no such file", "nearest: h200"),
         (("diff", "t4", "nothing.json"), "nothing.json: no such file"),
