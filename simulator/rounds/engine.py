@@ -53,17 +53,18 @@ def draw_blocks(
     tokens = np.arange(1, laws.shape[1] + 1)
     missing = totals.astype(np.int64)
     rows, may_hit_at_all = np.arange(len(totals)), bool(hit_rates.any())
+    widths, k = draft_lengths + 1, draft_lengths
     while rows.size:
-        rounds = np.maximum(missing // (draft_lengths[rows] + 1), 1)
-        counts = rng.multinomial(rounds, laws[rows])
+        rounds = np.maximum(missing // widths, 1)
+        counts = rng.multinomial(rounds, laws)
         committed = counts @ tokens
         missing = missing - committed
         ends = missing <= 0
         hits = np.zeros_like(rounds)
         if may_hit_at_all:
-            full = counts[np.arange(len(rows)), draft_lengths[rows]]
+            full = counts[np.arange(len(rows)), k]
             # The run's last round has no successor; a block that ends its run and could hit is all full rounds.
-            hits = hit_rng.binomial(np.where(ends, np.maximum(full - 1, 0), full), hit_rates[rows])
+            hits = hit_rng.binomial(np.where(ends, np.maximum(full - 1, 0), full), hit_rates)
         yield Block(
             rows=rows,
             counts=counts,
@@ -73,7 +74,10 @@ def draw_blocks(
             cut=np.maximum(-missing, 0),
             ends=ends,
         )
-        rows, missing = rows[~ends], missing[~ends]
+        if ends.any():
+            on = np.flatnonzero(~ends)
+            rows, missing, laws, k, widths = rows[on], missing[on], laws[on], k[on], widths[on]
+            hit_rates = hit_rates[on] if may_hit_at_all else hit_rates
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

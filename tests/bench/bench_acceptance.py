@@ -1,11 +1,11 @@
 """What one trace costs beside the decoding loop, how fast the estimators are, and the memory of a long measurement.
 
-    python tests/bench/bench_acceptance.py [--prompts 48] [--skip-memory]
+    python tests/bench/bench_acceptance.py [--prompts 48] [--skip-memory] [--smoke]
 
-Times are of one run on this machine; ratios are between things measured in that run.
+Times are of one run on this machine; ratios are between things measured in that run. Widths of intervals vary by more
+than what is told apart here, so where outputs are drawn they are averages over seeds.
 """
 
-import argparse
 import json
 import resource
 import subprocess
@@ -14,14 +14,16 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from timing import options
 
 import acceptance
 from acceptance.decoders import speculative
 from acceptance.decoders.batch import Decoded
-from acceptance.estimate.estimators import Estimate, expected_rounds, metrics, ratio
+from acceptance.estimate.estimators import Estimate, alpha_estimates, expected_rounds, metrics, ratio
 from acceptance.measure.loop_check import loop_counts
 from acceptance.measure.measure import measure_pair
 from acceptance.measure.plan import Plan, Settings, plan
@@ -32,6 +34,7 @@ from acceptance.models.rule import SamplingRule
 from acceptance.text.prompts import load_prompts
 from acceptance.trace.trace import PromptInfo, Trace
 
+SEEDS = 8
 PAIR = Path(acceptance.__file__).parent / "tiny_pair"
 LENGTHS = range(1, 9)
 SCRIPTS = Path(sysconfig.get_path("scripts"))
@@ -61,41 +64,54 @@ def loop(pair: Pair, planned: Plan, settings: Settings, k: int) -> Estimate:
             rule=settings.rule,
             draft_rule=settings.draft_rule,
             max_new_tokens=settings.max_new_tokens,
-            rngs=streams(k, range(first, first + len(prompts))),
+            rngs=streams(1000 * settings.seed + k, range(first, first + len(prompts))),
         )
     counts = loop_counts(decoded, k)
     return ratio(counts @ (1 + np.arange(k + 1)), counts.sum(1), np.random.default_rng(0))
 
 
-def trace_against_loop(prompts: int) -> None:
+def trace_against_loop(prompts: int, *, smoke: bool) -> None:
     pair = load_pair(str(PAIR / "target"), str(PAIR / "draft"), device="cpu", dtype="float32")
     items = load_prompts(PAIR / "prompts.jsonl", limit=prompts).rows
-    for temperature in (0.0, 1.0):
+    lengths = LENGTHS[:1] if smoke else LENGTHS
+    for temperature in (1.0,) if smoke else (0.0, 1.0):
         rule = SamplingRule(temperature=temperature)
-        settings = Settings(rule=rule, draft_rule=rule)
-        planned = plan(pair, items, settings)
+        plain = Settings(rule=rule, draft_rule=rule, max_new_tokens=8 if smoke else 128)
+        planned = plan(pair, items, plain)
 
-        def from_trace(settings: Settings = settings, planned: Plan = planned) -> dict[int, list[float]]:
-            trace = measure_pair(pair, planned, settings, parts=None, progress=lambda _: None)
-            rounds = {k: expected_rounds(trace, k, "sampled") for k in LENGTHS}
-            return {k: metrics(trace, r, "sampled")["ci95"]["tokens_per_round"] for k, r in rounds.items()}
+        def from_trace(settings: Settings, planned: Plan = planned) -> dict[int, list[float]]:
+            trace = measure_pair(pair, planned, settings)
+            rounds = {k: expected_rounds(trace, k, "sampled") for k in lengths}
+            alpha = alpha_estimates(trace, np.random.default_rng(0))["sampled"]
+            return {k: metrics(r, alpha)["ci95"]["tokens_per_round"] for k, r in rounds.items()}
 
-        from_trace()  # warm-up
-        trace_s, intervals = timed(from_trace)
-        loop_s = equal_s = 0.0
-        print(f"\ntemperature {temperature:g}, {len(items)} prompts x {settings.max_new_tokens} tokens")
-        print(f"one trace, K = 1..8: {trace_s:.2f} s")
-        print(" K  loop s  interval, trace  interval, loop  loop s at equal width")
-        for k in LENGTHS:
-            seconds, estimate = timed(lambda k=k, s=settings, p=planned: loop(pair, p, s, k))
-            times = (width(estimate.ci95) / width(intervals[k])) ** 2
-            loop_s, equal_s = loop_s + seconds, equal_s + seconds * times
-            print(
-                f"{k:2}  {seconds:6.2f}  {width(intervals[k]):15.3f}  {width(estimate.ci95):14.3f}  "
-                f"{seconds * times:21.2f}"
-            )
-        print(f"loop, K = 1..8: {loop_s:.2f} s, {loop_s / trace_s:.1f}x the trace; same prompts")
-        print(f"at equal interval width: {equal_s:.2f} s, {equal_s / trace_s:.1f}x the trace")
+        if not smoke:
+            from_trace(plain)  # warm-up
+        seeds, trace_s = SEEDS if temperature and not smoke else 1, 0.0
+        took, squares = np.zeros(len(lengths)), np.zeros((2, len(lengths)))
+        for seed in range(seeds):
+            settings = replace(plain, seed=seed)
+            seconds, intervals = timed(lambda s=settings: from_trace(s))
+            trace_s += seconds / seeds
+            for at, k in enumerate(lengths):
+                seconds, estimate = timed(lambda k=k, s=settings, p=planned: loop(pair, p, s, k))
+                took[at] += seconds / seeds
+                squares[:, at] += [width(intervals[k]) ** 2 / seeds, width(estimate.ci95) ** 2 / seeds]
+        told(
+            temperature, f"{len(items)} prompts x {plain.max_new_tokens} tokens, {seeds} seeds", trace_s, took, squares
+        )
+
+
+def told(temperature: float, what: str, trace_s: float, took: np.ndarray, squares: np.ndarray) -> None:
+    """Print what a trace and loop took for the intervals they gave; took: [K]; squares: of widths, [2, K]."""
+    equal = took * squares[1] / squares[0]
+    print(f"\ntemperature {temperature:g}, {what}")
+    print(f"one trace, K = 1..{len(took)}: {trace_s:.2f} s")
+    print(" K  loop s  interval, trace  interval, loop  loop s at equal width")
+    for k, (seconds, (trace, looped), equal_s) in enumerate(zip(took, np.sqrt(squares).T, equal, strict=True), 1):
+        print(f"{k:2}  {seconds:6.2f}  {trace:15.3f}  {looped:14.3f}  {equal_s:21.2f}")
+    print(f"loop, K = 1..{len(took)}: {took.sum():.2f} s, {took.sum() / trace_s:.1f}x the trace; same prompts")
+    print(f"at equal interval width: {equal.sum():.2f} s, {equal.sum() / trace_s:.1f}x the trace")
 
 
 def random_trace(outputs: int, length: int) -> Trace:
@@ -121,14 +137,15 @@ def random_trace(outputs: int, length: int) -> Trace:
     )
 
 
-def estimators() -> None:
-    print("\n10^6 positions, K = 8; reference: np.sort of 10^6 floats")
-    reference, _ = timed(lambda: np.sort(np.random.default_rng(0).random(1_000_000)))
+def estimators(*, smoke: bool) -> None:
+    positions = 10_000 if smoke else 1_000_000
+    print(f"\n{positions:,} positions, K = 8; reference: np.sort of as many floats")
+    reference, _ = timed(lambda: np.sort(np.random.default_rng(0).random(positions)))
     expected_rounds(random_trace(2, 20), 8, "sampled")  # imports
-    for outputs, length in ((100_000, 10), (4_000, 250), (10, 100_000), (1, 1_000_000)):
+    for outputs, length in ((positions // 10, 10), (positions // 250, 250), (10, positions // 10), (1, positions)):
         trace = random_trace(outputs, length)
         seconds, rounds = timed(lambda t=trace: expected_rounds(t, 8, "sampled"))
-        all_s, _ = timed(lambda t=trace, r=rounds: metrics(t, r, "sampled"))
+        all_s, _ = timed(lambda t=trace, r=rounds: metrics(r, alpha_estimates(t, np.random.default_rng(0))["sampled"]))
         print(
             f"{outputs:7,} outputs x {length:9,}: histogram {seconds:5.2f} s ({seconds / reference:4.1f}x), "
             f"metrics with intervals {all_s:6.2f} s"
@@ -153,12 +170,16 @@ def memory() -> None:
             print(f"{count:4} prompts: {peak:6.0f} MiB, {seconds:5.0f} s; {done.stdout.splitlines()[0]}")
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main() -> None:
+    parser = options(__doc__)
     parser.add_argument("--prompts", type=int, default=48)
     parser.add_argument("--skip-memory", action="store_true")
-    told = parser.parse_args()
-    estimators()
-    trace_against_loop(told.prompts)
-    if not told.skip_memory:
+    given = parser.parse_args()
+    estimators(smoke=given.smoke)
+    trace_against_loop(5 if given.smoke else given.prompts, smoke=given.smoke)
+    if not (given.skip_memory or given.smoke):
         memory()
+
+
+if __name__ == "__main__":
+    main()

@@ -7,13 +7,12 @@ under 5 s, a forecast with 1000 samples in under 1 s.
 import importlib.util
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 from scipy.optimize import least_squares
+from timing import best_s, options
 
 from calibration.fit.from_decode import fit_pair, pair_profile
 from calibration.fit.from_probe import fit_probe, probe_profile
@@ -32,6 +31,8 @@ FULL = {
     "size": (256, 512, 1024, 2048, 4096, 8192, 16384),
 }
 
+FEW = {"weight": ("4096x4096",), "size": (256, 1024, 4096), "tokens": (1, 2, 4, 8, 32, 256)}
+
 
 def helper(name: str) -> ModuleType:
     """Load a module of tests/calib, which is no package."""
@@ -46,16 +47,6 @@ def helper(name: str) -> ModuleType:
     return module
 
 
-def seconds(work: Callable[[], object], repeats: int = 3) -> float:
-    """Return the shortest of a few runs: the least disturbed one."""
-    times = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - began)
-    return min(times)
-
-
 def reference(seen: Observations) -> None:
     """Fit seconds a FLOP, a byte and a launch, which add up."""
     own = seen.fitted
@@ -68,16 +59,18 @@ def reference(seen: Observations) -> None:
 
 
 def main() -> None:
+    smoke = options(__doc__).parse_args().smoke
+    repeats = 1 if smoke else 3
     made, decode = helper("made_probe"), helper("made_decode")
-    made.AXES = {**made.AXES, **FULL}
+    made.AXES = {**made.AXES, **(FEW if smoke else FULL)}
     with tempfile.TemporaryDirectory() as name:
         path = made.write_probe(Path(name) / "probe.json", made.made_results(products=made.CURVED_COST))
-        load_s = seconds(lambda: load_probe(path, raw=False))
+        load_s = best_s(lambda: load_probe(path, raw=False), repeats)
         probed = load_probe(path, raw=False)
         log = load_decode(decode.write_decode(Path(name) / "d.jsonl", prompts=80, noise=0.02))
     seen = from_probe(probed)
     points = sum(map(len, seen.values()))
-    reference_s = seconds(lambda: [reference(own) for own in seen.values()])
+    reference_s = best_s(lambda: [reference(own) for own in seen.values()], repeats)
     print(f"reference: one start of three scales for each number format, {reference_s:.3f} s for {points} points\n")
     print(f"{'what':52} {'seconds':>8} {'ours / reference':>18}")
 
@@ -87,7 +80,7 @@ def main() -> None:
     found = fit_probe(probed)
     shown = ", ".join(f"{name} {len(own.fit.form.flop_knots)}" for name, own in found.items() if own.fit is not None)
     show("read a full probe", load_s)
-    show(f"calibrate a full probe ({points} points)", seconds(lambda: fit_probe(probed), 2))
+    show(f"calibrate a full probe ({points} points)", best_s(lambda: fit_probe(probed), min(repeats, 2)))
     print(f"  knots of the curves: {shown}")
     profile = probe_profile("made", probed, found)
     shapes = {role: read_shape(shape) for role, shape in (("target", "llama-3.1-8b"), ("draft", "llama-3.2-1b"))}
@@ -95,11 +88,11 @@ def main() -> None:
     rng, model = np.random.default_rng(0), IidAcceptance(0.8)
     show(
         f"forecast of two models, K to 16, {SAMPLES} samples",
-        seconds(lambda: uncertainty(pair, model, 4, 16, rng, overlap=False)),
+        best_s(lambda: uncertainty(pair, model, 4, 16, rng, overlap=False), repeats),
     )
-    show("fit of a pair that decoded, 8 draft lengths", seconds(lambda: fit_pair(log)))
+    show("fit of a pair that decoded, 8 draft lengths", best_s(lambda: fit_pair(log), repeats))
     costs, taken = pair_costs(pair_profile("x", log, fit_pair(log))), own_acceptance(log)
-    show(f"its 8 rows with {SAMPLES} samples", seconds(lambda: forecast_rows(log, costs, taken, (), rng)))
+    show(f"its 8 rows with {SAMPLES} samples", best_s(lambda: forecast_rows(log, costs, taken, (), rng), repeats))
 
 
 if __name__ == "__main__":

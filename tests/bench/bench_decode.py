@@ -4,20 +4,33 @@ The target is the bundled one with sixteen times the weights, in bfloat16: a CPU
 cost of one there, and the draft costs a small part of the target, as for the pairs that are used in earnest.
 """
 
-import subprocess
-import sysconfig
 import tempfile
 from pathlib import Path
 
-ARMS = ("speculative", "eagle", "prompt-lookup")
+from timing import options
+
+from acceptance.cli.bench_decode import bench_decode
+
+METHODS = ("speculative", "eagle", "prompt-lookup")
 
 
 def main() -> None:
-    command = Path(sysconfig.get_path("scripts")) / "bench-decode"
-    told = ["--inflate-target", 16, "--dtype", "bfloat16", "--k", 3, "--max-prompts", 24, "--max-new-tokens", 96]
+    smoke = options(__doc__).parse_args().smoke
+    sizes = {"--inflate-target": 16, "--max-prompts": 24, "--max-new-tokens": 96, "--k": 3}
+    if smoke:
+        sizes |= {"--inflate-target": 1, "--max-prompts": 1, "--max-new-tokens": 4, "--k": 1}
+    told = [str(word) for pair in sizes.items() for word in pair]
     with tempfile.TemporaryDirectory() as folder:
-        words = [command, "--method", ",".join(ARMS), *told, "--out", Path(folder) / "decode.jsonl"]
-        subprocess.run(list(map(str, words)), check=True)
+        words = [
+            "--method",
+            ",".join(METHODS),
+            "--dtype",
+            "bfloat16",
+            *told,
+            "--out",
+            str(Path(folder) / "decode.jsonl"),
+        ]
+        bench_decode.main(words)
 
 
 if __name__ == "__main__":

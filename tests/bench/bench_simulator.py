@@ -1,58 +1,106 @@
-"""How fast the simulator is, as ratios to a named reference in the same process. Prints a table, asserts nothing.
+"""How fast the simulator is, beside references that do the same in the same run. Prints a table, asserts nothing.
 
-The reference for rounds is the plain loop in NumPy: one uniform a round, cumulated until the budget is spent.
+Rounds: Python loops with a uniform for each token, of NumPy's generator and of `random`, and a NumPy loop that draws
+all rounds of a run at once and cumulates them; each over runs of the same length. Tables: pandas with the same rows.
+Wide laws, cores: our own other end.
 """
 
 import io
+import os
+import random
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
+from timing import best_s, in_turn, options, seconds, show
 
+from simulator.answers.uncertainty import uncertainty
 from simulator.costs.parameters import MODEL_NAMES, PARAMETERS
 from simulator.costs.step import Knobs
 from simulator.ground.chrome_trace import ChromeTrace
+from simulator.ground.histogram import AcceptanceHistogram
 from simulator.ground.ranges import parse_values
-from simulator.rounds.acceptance_law import IidAcceptance
+from simulator.ground.tables import writing_table
+from simulator.rounds import sweeping
+from simulator.rounds.acceptance_law import HistogramAcceptance, IidAcceptance
 from simulator.rounds.arms import LANES
-from simulator.rounds.engine import draw_counts
 from simulator.rounds.experiment import Setting, play_events, replicate
 from simulator.rounds.grid import Acceptance, Grid, Sweep
-from simulator.rounds.sweeping import run_sweep
+from simulator.rounds.sweeping import overview, run_sweep
 
-LAW = IidAcceptance(0.8).law(4)
+ALPHA, K = 0.8, 4
+KNOBS = Knobs(work_flops=5e4, work_mem=8.0, flop_scale_s=4e-10, mem_scale_s=5e-4, draft_cost=0.1)
 
-
-def best_s(work: Callable[[], object], repeats: int = 3) -> float:
-    """Return the shortest of a few runs: the least disturbed one."""
-    times = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - began)
-    return min(times)
-
-
-def reference_rounds(total: int) -> int:
-    """Draw every round: inverse CDF on uniforms, in pieces of a million."""
-    rng, cumulative, tokens, rounds = np.random.default_rng(0), np.cumsum(LAW), 0, 0
-    while tokens < total:
-        committed = np.cumsum(1 + np.searchsorted(cumulative, rng.random(min(total - tokens, 1_000_000))))
-        used = int(np.searchsorted(committed, total - tokens)) + 1
-        rounds += min(used, len(committed))
-        tokens += int(committed[min(used, len(committed)) - 1])
-    return rounds
-
-
-def one_run(total: int) -> None:
-    draw_counts(
-        LAW[None], np.array([4]), np.array([total]), np.zeros(1), np.random.default_rng(0), np.random.default_rng(1)
-    )
+# VmHWM counts from where the program begins, unlike what a parent is told.
+TELLS_MEMORY = """
+import sys
+from pathlib import Path
+from simulator.cli.sweep import sweep
+try:
+    sweep()
+finally:
+    status = Path("/proc/self/status").read_text().splitlines()
+    print(next(line for line in status if line.startswith("VmHWM")), file=sys.stderr)
+"""
 
 
 def setting(total: int) -> Setting:
-    knobs = Knobs(work_flops=5e4, work_mem=8.0, flop_scale_s=4e-10, mem_scale_s=5e-4, draft_cost=0.1)
-    return Setting(total=total, draft_length=4, costs=knobs, acceptance=IidAcceptance(0.8))
+    return Setting(total=total, draft_length=K, costs=KNOBS, acceptance=IidAcceptance(ALPHA))
+
+
+def python_loop(total: int, runs: int, uniform: Callable[[], float]) -> None:
+    for _ in range(runs):
+        tokens = 0
+        while tokens < total:
+            accepted = 0
+            while accepted < K and uniform() < ALPHA:
+                accepted += 1
+            tokens += accepted + 1
+
+
+def numpy_loop(total: int, runs: int) -> None:
+    """Draw every round of a run at once: inverse CDF on uniforms, in pieces of a million."""
+    rng, cumulative = np.random.default_rng(0), np.cumsum(IidAcceptance(ALPHA).law(K))
+    for _ in range(runs):
+        tokens = 0
+        while tokens < total:
+            committed = np.cumsum(1 + np.searchsorted(cumulative, rng.random(min(total - tokens, 1_000_000))))
+            used = int(np.searchsorted(committed, total - tokens)) + 1
+            tokens += int(committed[min(used, len(committed)) - 1])
+
+
+LOOPS: dict[str, Callable[[int, int], None]] = {
+    "Python loop, NumPy's generator for each token": lambda t, n: python_loop(t, n, np.random.default_rng(0).random),
+    "Python loop, random.random for each token": lambda t, n: python_loop(t, n, random.Random(0).random),
+    "NumPy loop, each run at once": numpy_loop,
+}
+
+
+def rounds(smoke: bool) -> None:
+    for total, runs, looped in ((512, 32, 32), (512, 1000, 50 if smoke else 500), (100_000, 32, 4), (10**7, 32, 1)):
+        if smoke and total > 1000:
+            continue
+        for name, loop in LOOPS.items():
+            if total * looped > 10**6 and loop is not numpy_loop:
+                continue
+            ours, other = in_turn(
+                lambda total=total, runs=runs: replicate(setting(total), runs, 0),
+                lambda total=total, loop=loop, looped=looped: loop(total, looped),
+                1 if smoke else 5,
+            )
+            bar = "bar: 15x" if total == 512 and name.startswith("Python loop, NumPy") else ""
+            show(f"{runs:,} runs of {total:,} tokens", f"{other / looped / (ours / runs):,.1f}x", name, bar)
+    runs = 10**4 if smoke else 10**6
+    taken = seconds(lambda: replicate(setting(512), runs, 0))
+    show(f"{runs:,} runs of 512 tokens", f"{taken:.2f} s", "", "bar: 5 s")
+    total = 1_000 if smoke else 336_000
+    count, taken = int(replicate(setting(total), 1, 0).rounds[0]), best_s(lambda: log_events(total), 1)
+    show(f"event log, {count:,} rounds", f"{60 * count / taken / 1e6:.2f} M a minute")
 
 
 def log_events(total: int) -> None:
@@ -61,30 +109,99 @@ def log_events(total: int) -> None:
     trace.close()
 
 
-def grid_sweep(replications: int, **values: str) -> Callable[[], object]:
+def grid_sweep(replications: int = 0, **values: str) -> Sweep:
     texts = {p.name: f"{p.default:g}" for p in PARAMETERS if p.name not in MODEL_NAMES} | values
     grid = Grid(values={name: parse_values(name, text) for name, text in texts.items()})
-    sweep = Sweep(grid=grid, acceptance=Acceptance(), overlap=False, replications=replications, seed=0)
-    return lambda: run_sweep(sweep)
+    return Sweep(grid=grid, acceptance=Acceptance(), replications=replications)
+
+
+def million(smoke: bool) -> Sweep:
+    step = "0.01" if smoke else "0.001"
+    return grid_sweep(draft_length="1:10", alpha="0.01:1:0.01", draft_cost=f"{step}:1:{step}")
+
+
+def write(sweep: Sweep, path: Path) -> None:
+    with writing_table(path) as table:
+        overview(sweep, lambda units: None, table, {"seed": 0, "overlap": False}, keep=False)
+
+
+def of_cores(count: int, work: Callable[[], object]) -> Callable[[], None]:
+    def on_these() -> None:
+        known, sweeping.cores = sweeping.cores, lambda: count
+        try:
+            work()
+        finally:
+            sweeping.cores = known
+
+    return on_these
+
+
+def sweeps(smoke: bool, folder: Path) -> None:
+    repeats, sweep = 1 if smoke else 3, million(smoke)
+    points, every = sweep.grid.points, sweeping.cores()
+    taken = best_s(lambda: run_sweep(sweep), repeats)
+    show(f"sweep, {points:,} points in memory", f"{points / taken / 1e6:.1f} M/s", "", "bar: 10 M/s")
+    frame = pd.DataFrame(run_sweep(sweep) | {"seed": 0, "overlap": False})
+    for suffix, theirs, bar in (
+        (".csv", lambda: frame.to_csv(folder / "theirs.csv", index=False), "bar: 0.4 M/s"),
+        (".parquet", lambda: frame.to_parquet(folder / "theirs.parquet", index=False), "bar: 1 M/s"),
+    ):
+        path = folder / f"ours{suffix}"
+        ours, other = in_turn(lambda path=path: write(sweep, path), theirs, repeats)
+        said = f"{points / ours / 1e6:.2f} M/s, {other / ours:.1f}x"
+        show(f"sweep to {suffix}", said, "pandas writing the same rows, evaluated before", bar)
+        many, one = in_turn(
+            of_cores(every, lambda path=path: write(sweep, path)),
+            of_cores(1, lambda path=path: write(sweep, path)),
+            repeats,
+        )
+        show(f"sweep to {suffix}, {every} cores", f"{one / many:.2f}x", "one core", "bar: 1.8x on two")
+    drawn = grid_sweep(16, draft_length="1:10", alpha="0.01:1:0.01" if smoke else "0.001:1:0.001")
+    many, one = in_turn(of_cores(every, lambda: run_sweep(drawn)), of_cores(1, lambda: run_sweep(drawn)), repeats)
+    show(
+        f"sweep, {drawn.grid.points:,} points x 16 runs, {every} cores",
+        f"{one / many:.2f}x",
+        "one core",
+        "bar: 1.8x on two",
+    )
+    alphas = "0.001:1:0.001" if smoke else "0.00001:1:0.00001"
+    wide, narrow = grid_sweep(draft_length="1024", alpha=alphas), grid_sweep(draft_length="16", alpha=alphas)
+    ours, other = in_turn(lambda: run_sweep(wide), lambda: run_sweep(narrow), repeats + 2)
+    show("closed form at K = 1024", f"{ours / other:.2f}x the time", "K = 16", "bar: 1.5x")
+
+
+def peak(smoke: bool, folder: Path) -> None:
+    """Run the command on a grid in a process of its own, which tells its memory as it ends."""
+    many = "0.01" if smoke else "0.001"
+    values = ("--draftN", "1:10", "--alpha", f"{many}:1:{many}", "--draft-cost", f"{many}:1:{many}")
+    for suffix in (".parquet", ".csv")[: 1 if smoke else 2]:
+        command = [sys.executable, "-c", TELLS_MEMORY, *values, "--out", str(folder / f"large{suffix}"), "--json"]
+        began = time.perf_counter()
+        done = subprocess.run([*command, "--replications", "0"], check=True, capture_output=True, text=True)
+        taken, points = time.perf_counter() - began, 10 * round(1 / float(many)) ** 2
+        held = int(done.stderr.split()[-2]) / 1024
+        show(f"sweep of {points:,} points to {suffix}", f"{held:.0f} MiB at most", f"{taken:.1f} s", "bar: 300 MiB")
+
+
+def histogram(smoke: bool) -> None:
+    def draw(length: int) -> None:
+        counts = tuple(1e6 * p for p in IidAcceptance(0.999).law(length))
+        acceptance = HistogramAcceptance((AcceptanceHistogram(counts),))
+        uncertainty(KNOBS, acceptance, length, length, np.random.default_rng(0), overlap=False)
+
+    length = 16 if smoke else 1024
+    show(f"uncertainty of a histogram of K = {length}", f"{seconds(lambda: draw(length)):.2f} s", "", "bar: 10 s")
 
 
 def main() -> None:
-    reference_s = best_s(lambda: reference_rounds(10**7)) / 1e7
-    print(f"reference: NumPy loop over every round, {reference_s * 1e9:.1f} ns a token\n")
-    print(f"{'what':44} {'seconds':>9} {'reference / ours':>18}")
-    for total in (512, 10**5, 10**8):
-        ours_s = best_s(lambda total=total: one_run(total))
-        print(f"{f'one run, {total:,} tokens':44} {ours_s:>9.5f} {reference_s * total / ours_s:>17.1f}x")
-    ours_s = best_s(lambda: replicate(setting(10**8), 32, 0))
-    print(f"{'32 runs, 100,000,000 tokens each':44} {ours_s:>9.5f} {reference_s * 32e8 / ours_s:>17.1f}x")
-    rounds = int(replicate(setting(336_000), 1, 0).rounds[0])
-    ours_s = best_s(lambda: log_events(336_000))
-    print(f"{f'event log, {rounds:,} rounds':44} {ours_s:>9.3f} {60 * rounds / ours_s / 1e6:>10.2f} M rounds/minute")
-    million = {"draft_length": "1:10", "alpha": "0.01:1:0.01", "draft_cost": "0.001:1:0.001"}
-    ours_s = best_s(grid_sweep(0, **million), 1)
-    print(f"{'sweep, 1,000,000 points, closed form':44} {ours_s:>9.3f}")
-    ours_s = best_s(grid_sweep(16, draft_length="1:10", alpha="0.0001:1:0.0001"), 1)
-    print(f"{'sweep, 100,000 points x 16 runs, all drawn':44} {ours_s:>9.3f}")
+    smoke = options(__doc__).parse_args().smoke
+    show("what", "ours", "reference, in the same run", "")
+    rounds(smoke)
+    histogram(smoke)
+    with tempfile.TemporaryDirectory() as name:
+        sweeps(smoke, Path(name))
+        peak(smoke, Path(name))
+    print(f"load: {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors")
 
 
 if __name__ == "__main__":
