@@ -20,7 +20,7 @@ from .uncertainty import drawn_lengths, ends95, is_open, speedups
 
 BATCH, K = "batch", "draft_length"
 # Batch sizes up to which each has an answer of its own; answers, and combinations with ranges each, that are told of.
-MOST_LISTED, MOST_ROWS, MOST_PLANS = 12, 24, 6
+MOST_LISTED, MOST_ROWS, MOST_PLANS = 12, 24, 8
 SAMPLES = 400
 
 
