@@ -59,6 +59,9 @@ class ValidateOptions:
             count = "several" if any(inputs) else "nothing"
             ways = "DECODE, --passes FILE, --live, or --published and --published-file FILE"
             raise UserError(f"{count} to check, expected one of {ways}")
+        for name, path in {"DECODE": self.decode, "--passes": self.passes}.items():
+            if path is not None and not path.exists():
+                raise UserError(f"{name} {path}: no such file")
         for name, path in {"profile": self.profile, "hist": self.hist}.items():
             if path is not None and self.decode is None and self.passes is None:
                 raise UserError(f"--{name} {path}: without DECODE or --passes, expected either beside it")

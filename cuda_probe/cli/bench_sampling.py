@@ -62,20 +62,24 @@ def bench_sampling(**values: Any) -> None:
 
     All take the same logits, in turn, on one clock. The bytes counted are those that sampling has to read at least.
     transformers' function takes one sequence: a batch is as many calls (column calls). Exit code 1 if a backend of ours
-    accepted other counts than the reference.
+    accepted other counts than the reference; Ctrl-C keeps what was measured.
     """
     run(BenchOptions(**values))
 
 
 def run(options: BenchOptions) -> None:
-    """Measure, write and print."""
+    """Measure, write and print; an interrupted run is written too before it ends as one."""
     if not 0.01 <= options.temperature <= 100:  # beyond, the peers' arithmetic in float32 has no meaning
         raise UserError(f"--temperature: {options.temperature:g} is not allowed, expected 0.01 to 100")
     given, backends = named_axes(options), names("--backend", options.backend, BACKENDS)
     options.check()
     results, axes = measure(options, given, backends)
+    if results.interrupted and not results.points:
+        raise KeyboardInterrupt("nothing was measured yet")
     check_timed(results)
     present(results, options, axes, backends)
+    if results.interrupted:
+        raise KeyboardInterrupt(options.kept())
     if any(bench.agrees is False for bench in results.points) or any(left.failed for left in results.left_out):
         click.echo("bench-sampling: a result was wrong, see the table or the file", err=True)
         sys.exit(EXIT_WRONG_RESULT)

@@ -30,6 +30,10 @@ class Outputs:
         outputs = {"--out": self.out, "the raw samples of --out": raw_path(self.out)}
         check_outputs(outputs | {"--csv": self.csv, "--plot": self.plot}, self.force)
 
+    def kept(self) -> str:
+        """Say what an interrupted run has kept."""
+        return f"what was measured is kept in {self.out}, with --force the same command begins anew"
+
     def written(self) -> str:
         """Name every file of the run, a line each."""
         from cuda_probe.probe.report import raw_path

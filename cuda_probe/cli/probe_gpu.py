@@ -84,8 +84,7 @@ def run(options: ProbeOptions) -> None:
         raise KeyboardInterrupt("nothing was measured yet")
     present(results, options, probes, given)
     if results.interrupted:
-        kept = f"what was measured is kept in {options.out}, with --force the same command begins anew"
-        raise KeyboardInterrupt(kept)
+        raise KeyboardInterrupt(options.kept())
     if any(left.failed for left in results.left_out):
         click.echo("probe-gpu: points failed and were not timed, see FAILED above or in the file", err=True)
         sys.exit(EXIT_WRONG_RESULT)

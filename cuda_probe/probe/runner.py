@@ -23,6 +23,8 @@ QUICK = StopRule(
     sample_s=1e-3,
 )
 FULL = StopRule(sample_s=1e-3)
+# Of points that were not reached before Ctrl-C.
+NOT_RUN = "not run: interrupted"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +153,7 @@ def run_probes(
             progress(1)
     except KeyboardInterrupt:
         interrupted = True
-    ordered = [outcomes.get(i) or not_run(planned[i], "not run: interrupted") for i in range(len(planned))]
+    ordered = [outcomes.get(i) or not_run(planned[i], NOT_RUN) for i in range(len(planned))]
     return Results(
         device=device.environment(),
         units=device.units,

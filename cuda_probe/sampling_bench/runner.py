@@ -1,13 +1,14 @@
 """Runs the benchmark: the device's copy bandwidth first, then every point with all backends in turn."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from cuda_probe.probe.probes import BY_NAME, Unsupported
-from cuda_probe.probe.runner import LeftOut, Planned, Point, run_point
+from cuda_probe.probe.runner import NOT_RUN, LeftOut, Planned, Point, run_point
 from cuda_probe.probe.timing import StopRule
 from simulator.ground.artefacts import UserError
 from simulator.ground.limits import lacks_memory
@@ -46,12 +47,14 @@ class BenchResults:
     """What a device did: every backend at every point, in the order of the grid, and what was not timed.
 
     copy: its copy of a buffer larger than the cache, in the same run; None where it could not be measured.
+    interrupted: whether the user ended it before all was measured.
     """
 
     device: Mapping[str, Any]
     copy: Point | None
     points: tuple[BenchPoint, ...]
     left_out: tuple[LeftOut, ...]
+    interrupted: bool = False
 
     def share(self, bench: BenchPoint) -> float | None:
         """Return bytes a second of a point over those of the copy."""
@@ -87,24 +90,29 @@ def run_bench(
     seed: int,
     progress: Callable[[int], object] = lambda done: None,
 ) -> BenchResults:
-    """Measure every backend at every point; `progress` is called with 1 after each."""
+    """Measure every backend at every point, until interrupted; `progress` is called with 1 after each."""
     points: list[BenchPoint] = []
     left_out: list[LeftOut] = []
+    done = 0
     with place.working():
         largest = max(place.device.axis_values("copy", quick=True)["buffer_bytes"])
         copied = run_point(place.device, Planned(probe=BY_NAME["copy"], axes={"buffer_bytes": largest}), rule, seed)
         left_out += [copied] if isinstance(copied, LeftOut) else []
-        for shape in shapes:
-            for outcome in run_shape(place, shape, backends, rule, temperature, seed):
-                (points if isinstance(outcome, BenchPoint) else left_out).append(outcome)  # type: ignore[arg-type]
-            place.release()
-            progress(1)
+        with suppress(KeyboardInterrupt):
+            for shape in shapes:
+                for outcome in run_shape(place, shape, backends, rule, temperature, seed):
+                    (points if isinstance(outcome, BenchPoint) else left_out).append(outcome)  # type: ignore[arg-type]
+                place.release()
+                progress(1)
+                done += 1
         device = {**place.device.environment(), **environment(place)}
+    rest = [LeftOut(probe=name, axes=shape.axes, reason=NOT_RUN) for shape in shapes[done:] for name in backends]
     return BenchResults(
+        interrupted=bool(rest),
         device=device,
         copy=copied if isinstance(copied, Point) else None,
         points=tuple(points),
-        left_out=tuple(left_out),
+        left_out=(*left_out, *rest),
     )
 
 

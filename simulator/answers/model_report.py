@@ -174,14 +174,17 @@ def memory_text(pair: ModelPair) -> str:
     where = "models and KV cache on each device"
     if pair.placement == SEPARATE:
         where = "model and KV cache on the fullest device"
-    needs = f"memory: {needed:.2f} GB of {where}"
+    # As many digits as tell what there is from what it takes.
+    room = USABLE_MEMORY * (there or 0) / 1e9
+    digits = next((n for n in range(1, 9) if round(room, n) != round(needed, n)), 9)
+    needs = f"memory: {needed:.{max(2, digits)}f} GB of {where}"
     if there is None:
         return f"{needs}; {unknown_memory(pair)}"
     if most is None:
         return needs
     fits = int(pair.batch) <= most
     batches = f"batches up to {most:,} do" if most else "no batch does"
-    return f"{needs} {'fit' if fits else 'do NOT fit'} into {USABLE_MEMORY * there / 1e9:.1f} GB; {batches}"
+    return f"{needs} {'fit' if fits else 'do NOT fit'} into {room:.{digits}f} GB; {batches}"
 
 
 def unknown_memory(pair: ModelPair) -> str:

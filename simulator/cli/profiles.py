@@ -194,13 +194,26 @@ def profile_text(profile: "Profile") -> str:
     from simulator.costs.compare import cost_numbers, costs_by_name, device_numbers
 
     named = [(full_name(number), number) for number in device_numbers(profile)]
-    parts = [f"{profile.name}: {profile.device}\n{profile.status}", numbers_text(named)]
+    parts = [f"{reached(profile)}\n{profile.device}", numbers_text(named)]
     for name, cost in costs_by_name(profile).items():
         rows = [(SHOWN[number.key].name_of(number), number) for number in cost_numbers(name, cost)]
         parts.append("\n".join([name, numbers_text(rows), *correlations(cost)]))
     parts.append("\n".join(["sources", *sources_text(profile)]) if profile.sources else "no sources")
     parts += ["\n".join(["notes", *(f"  {note}" for note in profile.notes)])] if profile.notes else []
     return "\n\n".join(parts)
+
+
+def reached(profile: "Profile") -> str:
+    """Say what forecasts reckon a device to do, in the number format of the list, and by what."""
+    listed = listed_json(profile)
+    if listed["dtype"] is not None:
+        does = f"reads {listed['bytes_per_s'] / 1e9:.4g} GB/s and computes {listed['flop_per_s'] / 1e12:.4g} TFLOP/s"
+        does += f" in {listed['dtype']}"
+    elif profile.decoding is not None:
+        does = f"has times of {profile.decoding.target} with {profile.decoding.draft}"
+    else:
+        does = "has costs of burn units alone"
+    return f"{profile.name} {does}: {profile.status}."
 
 
 def numbers_text(named: "Iterable[tuple[str, Number]]") -> str:

@@ -336,7 +336,8 @@ MISTAKES = (
     ("validate d.jsonl --profile pair.json --out d.jsonl --force", "--out d.jsonl"),
     ("validate d.jsonl --profile pair.json --out pair.json --force", "--out pair.json"),
     ("validate d.jsonl --profile pair.json --runs 2", "--runs: 2 without --live"),
-    ("validate --passes p.json --hist h.json", "--passes p.json: no --profile"),
+    ("validate --passes p.json", "--passes p.json: no --profile"),
+    ("validate --passes absent.json", "--passes absent.json: no such file"),
     ("validate --passes p.json --profile h200", "--passes p.json: no --hist"),
     (
         "validate --passes p.json --profile cpu-2-core --hist accept_hist_k2.json",

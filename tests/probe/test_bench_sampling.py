@@ -412,6 +412,45 @@ def test_a_mistake_is_one_line_and_nothing_is_written(run: Run, tmp_path: Path, 
     assert (tmp_path / "bench_sampling.json").read_text() == "mine"
 
 
+def test_ctrl_c_keeps_what_was_measured(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_shape, shapes = bench_runner.run_shape, []
+
+    def interrupted(*given: Any) -> Any:
+        shapes.append(given)
+        if len(shapes) == reached:
+            raise KeyboardInterrupt
+        return run_shape(*given)
+
+    monkeypatch.setattr(bench_runner, "run_shape", interrupted)
+    words = (
+        "bench-sampling",
+        "--device",
+        "cpu",
+        "--batch",
+        "1:3",
+        *TINY[4:],
+        "--backend",
+        "numpy",
+        "--dtype",
+        "float32",
+    )
+    for reached, said in (
+        (1, "nothing was measured yet"),
+        (2, "what was measured is kept in bench_sampling.json, with"),
+    ):
+        shapes.clear()
+        done = run(*words)
+        assert done.returncode == 130
+        assert done.stderr.startswith(f"bench-sampling: interrupted; {said}")
+        assert (tmp_path / "bench_sampling.json").exists() == (reached > 1)
+    kept = json.loads((tmp_path / "bench_sampling.json").read_text())
+    assert [point["axes"]["batch"] for point in kept["points"]] == [1]
+    assert [(left["axes"]["batch"], left["reason"]) for left in kept["left_out"]] == [
+        (2, "not run: interrupted"),
+        (3, "not run: interrupted"),
+    ]
+
+
 def test_what_the_page_says_of_sampling_is_so(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     text = (ROOT / "docs/sampling.md").read_text()
     (snippet,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)

@@ -65,7 +65,8 @@ def test_the_list_has_every_preset_with_its_rates(output) -> None:
 
 def test_a_preset_is_shown_with_units_uncertainty_sources_and_notes(output) -> None:
     text = output("profiles", "show", "h100-sxm")
-    assert text.startswith("h100-sxm: NVIDIA H100 SXM 80 GB\ndatasheet, uncalibrated\n")
+    answer = "h100-sxm reads 2680 GB/s and computes 692.7 TFLOP/s in bfloat16: datasheet, uncalibrated."
+    assert text.startswith(f"{answer}\nNVIDIA H100 SXM 80 GB\n")
     assert row(text, "link, one direction") == ["360", "GB/s", "+-", "30", "%"]
     assert row(text, "round overhead") == ["600", "us", "+-", "50", "%"]
     # The link of a mesh is that to one other device: 80 % of 64 GB/s.
@@ -102,6 +103,8 @@ def test_curves_are_shown_by_their_knots_and_burn_units_and_correlations_by_name
     assert row(text, "workflops") == ["600", "FLOP"]
     assert row(text, "workmem") == ["800", "B"]
     assert "no sources" in text
+    text = output("profiles", "show", written(tmp_path / "p.json", replace(profile, passes={})))
+    assert " has costs of burn units alone: " in text.splitlines()[0]
 
 
 def test_json_is_the_profile_and_can_be_read_again(output, tmp_path: Path) -> None:
