@@ -30,8 +30,8 @@ MOST_CELLS, MOST_NUMBERS = 24, (12, 12)
 BEST_ABOVE, NUMBER_BELOW = 0.3, 0.15
 # Points of a curve up to which each has a marker; labels of an axis of a panel alone, and of one of several.
 MOST_MARKERS, MOST_LABELS = 32, (14, 5)
-# Pixels that marks are apart at least, and least share of the height that shows what does not pay.
-APART, LEAST_OFF = 11.0, 0.07
+# Pixels that marks, and labels of contours, are apart at least; least share of the height that shows what does not pay.
+APART, LABEL_APART, LEAST_OFF = 11.0, 20.0, 0.07
 BEST_STYLE: dict[str, Any] = {"linestyle": "none", "color": "white", "markeredgecolor": "black"}
 # Ends of the colour scale, the same in every picture.
 LEAST_COLOUR, MOST_COLOUR = 1 / 3, 3.0
@@ -265,7 +265,7 @@ def draw_cells(axes: "Axes", grid: Grid, layout: Layout, panel: Floats, norm: An
             words = f"{gain:.2f}" if fits else "-"
             place = column, row - NUMBER_BELOW * ((row, column) in marked)
             colour = "white" if fits and gain >= 1 and is_dark(drawn, gain) else "black"
-            box = NUMBER_BOX if gain < 1 else None
+            box = NUMBER_BOX if not fits or gain < 1 else None
             axes.text(*place, words, ha="center", va="center", fontsize=8, color=colour, bbox=box)
     for which, values, most in (("x", x, MOST_LABELS[not alone]), ("y", y, MOST_MARKERS // 2)):
         every = max(1, -(-len(values) // most))
@@ -296,10 +296,11 @@ def draw_contours(axes: "Axes", grid: Grid, layout: Layout, panel: Floats, norm:
     drawn = axes.pcolormesh(x, y, known, cmap=COLOURS, norm=norm, shading=shading)
     low, high = (float(v) for v in (known.min(), known.max()))
     if high - low > 1e-9:
-        lines = axes.contour(x, y, known, levels=10, colors="#404040", linewidths=0.5)
+        lines = axes.contour(x, y, known, levels=10 if alone else 5, colors="#404040", linewidths=0.5)
         # Where drafting is off, hatches would cross a label.
         axes.clabel(lines, [level for level in lines.levels if level > 1], fontsize=8, fmt="%g")
-        drop_cut_labels(axes, lines)
+        columns, rows = best_places(panel) if layout.y == "draft_length" else (np.zeros(0, np.int64),) * 2
+        drop_cut_labels(axes, lines, np.column_stack([x[columns], y[rows]]))
     if low < 1 < high:
         axes.contourf(x, y, known, levels=[0, 1], colors="none", hatches=[OFF_HATCH])
         axes.contour(x, y, known, levels=[1.0], colors="black", linewidths=2.0)
@@ -311,12 +312,17 @@ def draw_contours(axes: "Axes", grid: Grid, layout: Layout, panel: Floats, norm:
     return drawn
 
 
-def drop_cut_labels(axes: "Axes", lines: Any) -> None:
-    """Remove contour labels so near the frame that it would cut them."""
+def drop_cut_labels(axes: "Axes", lines: Any, marks: Floats) -> None:
+    """Remove contour labels so near the frame that it would cut them, or so near a mark or another one."""
+    taken = [axes.transData.transform(place) for place in marks]
     for text in list(lines.labelTexts):
-        x, y = axes.transAxes.inverted().transform(axes.transData.transform(text.get_position()))
-        if not (0.03 < x < 0.97 and 0.03 < y < 0.97):
+        place = axes.transData.transform(text.get_position())
+        x, y = axes.transAxes.inverted().transform(place)
+        is_near = any(np.abs(place - other).max() < LABEL_APART for other in taken)
+        if is_near or not (0.03 < x < 0.97 and 0.03 < y < 0.97):
             text.remove()
+        else:
+            taken.append(place)
 
 
 def best_places(panel: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

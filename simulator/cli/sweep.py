@@ -175,6 +175,8 @@ def held_fixed(options: SweepOptions, task: "Sweep", source: str, caveat: str) -
     if task.pricing.models is not None:
         words.insert(0, f"{options.device.target_model} drafted by {options.device.draft_model}")
     words += [task.pricing.profile.name] if task.pricing.profile else []
+    if task.pricing.timed is not None:
+        words.append(f"timed: {options.baseline_tpot:g} ms a token plain, {options.speculative_tpot:g} ms drafting")
     for name in values:
         parameter = BY_NAME[name]
         fixed = name not in task.grid.axes and not (name == "alpha" and task.acceptance.model)
