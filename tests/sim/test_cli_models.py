@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -349,56 +348,3 @@ def test_a_profile_without_the_size_of_its_memory_does_not_say_what_fits(run, ou
     swept = ("sweep", *words, "--batch", "1,8", "--draftN", "1:2", "--replications", 0)
     assert told in " ".join(output(*swept).split())
     assert json.loads(output(*swept, "--json"))["memory_known"] is False
-
-
-GPUS = ("--profile", "h100-sxm", "--tp", 4, "--target-model", "llama-3.3-70b", "--draft-model", "llama-3.2-1b")
-
-
-def test_a_sweep_over_many_batch_sizes_tells_ranges_of_them_and_where_to_turn_it_off(run, tmp_path: Path) -> None:
-    words = ("sweep", *GPUS, "--context", "512,4096", "--batch", "1:256", "--draftN", "1:6", "--alpha", 0.4)
-    done = run(*words, "--replications", 0, "--out", "s.csv", "--json")
-    found, frame = json.loads(done.stdout), pd.read_csv(tmp_path / "s.csv")
-    assert {a["values"]["context"] for a in found["answers"]} == {512, 4096}
-    for context, last in ((512, 256), (4096, 256)):
-        answers = [a for a in found["answers"] if a["values"] == {"context": context}]
-        ends = [a["batches"] for a in answers]
-        assert (ends[0][0], ends[-1][1]) == (1, last)
-        assert all(one[1] + 1 == two[0] for one, two in pairwise(ends))
-        for a in answers:
-            rows = frame[(frame.context == context) & frame.batch.between(*a["batches"])]
-            if a["draft_length"] is None:
-                assert not rows.fits.any()
-                continue
-            assert rows.fits.all()
-            assert a["batches"][1] >= 1.2 * a["batches"][0]
-            by_k = rows.pivot(index="batch", columns="draftN", values="closed_form_speedup")
-            off = pd.Series(1.0, by_k.index)
-            chosen = by_k[a["draft_length"]] if a["draft_length"] else off
-            # As near to the best as switches worth 2 % allow, but where a narrower range would be needed.
-            assert (np.maximum(by_k.max(axis=1), off) <= chosen * 1.03).all()
-            ties = [k for k, of in {0: off, **by_k}.items() if (of * 1.02 > chosen).all() and k != a["draft_length"]]
-            assert a["as_good"] == ties
-            drafted = by_k[a["drafted"]]
-            assert [a["speedup"], a["speedup_at_last"]] == pytest.approx([drafted.iloc[0], drafted.iloc[-1]])
-            assert a["speedup_ci95"][0] < min(a["speedup"], a["speedup_at_last"])
-            assert a["speedup_ci95"][1] > max(a["speedup"], a["speedup_at_last"])
-    ends = [a["batches"][0] - 1 for a in found["answers"] if a["draft_length"] == 0]
-    assert [s["off_above_batch"] for s in found["schedules"]] == [*ends, None]
-    assert found["schedules"][0]["vllm"]["num_speculative_tokens_per_batch_size"][-1] == [ends[0] + 1, 256, 0]
-    said = run(*words, "--replications", 0).stdout
-    assert f"turn it off: at context 512 above batch {ends[0]}; at context 4,096 nowhere up to batch" in said
-    assert max(map(len, said.splitlines())) <= 100
-    rows = [line.split() for line in said.splitlines() if line.startswith(("    512 ", "  4,096 "))]
-    assert [row[1] for row in rows] == ["{}-{}".format(*a["batches"]) for a in found["answers"]]
-
-
-def test_ranges_of_batch_sizes_say_what_is_off_everywhere_and_what_never_fits(run) -> None:
-    words = ("sweep", *GPUS, "--batch", "1:40", "--draftN", "1:2", "--replications", 0)
-    never = run(*words, "--alpha", 0.01, "--context", 512).stdout
-    assert "turn it off: everywhere up to batch 40 " in never
-    assert [line.split()[:2] for line in never.splitlines()[-1:]] == [["1-40", "off"]]
-    unfit = " ".join(run(*words, "--context", "1024,10000000").stdout.split())
-    assert "at context 10,000,000 nothing fits into memory" in unfit
-    # A few batch sizes keep a row each, the only draft length is told where it does not always pay.
-    few = run("sweep", *GPUS, "--batch", "1,300", "--context", 512, "--draftN", 3, "--alpha", 0.4).stdout
-    assert [line.split()[:2] for line in few.splitlines()[-2:]] == [["1", "3"], ["300", "off"]]
