@@ -1,4 +1,4 @@
-"""A sweep over many batch sizes: ranges with one draft length each, what is off among them, and where to turn it off."""
+"""A sweep over many batch sizes: ranges of one draft length each, "off" among them, and where to turn it off."""
 
 import json
 from itertools import pairwise
