@@ -246,7 +246,7 @@ BY_NAME = {probe.name: probe for probe in PROBES}
 
 def select_probes(names: Iterable[str]) -> tuple[Probe, ...]:
     """Return the probes of these names in the registry's order, all where none is named; refuses other names."""
-    wanted = tuple(names)
+    wanted = tuple(name.strip() for text in names for name in text.split(","))
     for name in wanted:
         if name not in BY_NAME:
             raise UserError(f"--only: {name!r} is no probe, expected {one_of(BY_NAME, name)}")

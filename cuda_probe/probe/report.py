@@ -109,6 +109,8 @@ def load_probe(path: Path, *, raw: bool = True) -> Results:
         UserError: Either file is missing, not ours, of another version, or contradicts itself; names file and field.
     """
     report = read_json(path)
+    if not report["kind"].is_given:
+        report["kind"].refuse(repr(KIND))
     check_kind(path, report.object(), KIND, (SCHEMA_VERSION,))
     units = report["units"]
     named: dict[str, Any] = {name: units[name].whole() for name in UNIT_NUMBERS}

@@ -1,5 +1,6 @@
 """The options that `simulate` and `sweep` share: what they are on the command line, and what they are parsed into."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -70,7 +71,12 @@ class Number(click.ParamType):  # type: ignore[type-arg]  # generic only in the 
         p = self.parameter
         number = number_in(in_milliseconds(str(value)) if p.unit == "ms" else str(value))
         if number is None:
-            raise UserError(f"{p.flags[0]}: {not_a_number(str(value), p.allowed, p.most)}")
+            several = (
+                "; sweep takes lists and ranges"
+                if p.whole and re.fullmatch(r"[\d\s]+[,:][\d\s,:]+", str(value))
+                else ""
+            )
+            raise UserError(f"{p.flags[0]}: {not_a_number(str(value), p.allowed, p.most)}{several}")
         p.check(float(number))
         return int(number) if p.whole else float(number)
 

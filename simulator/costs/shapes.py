@@ -13,7 +13,7 @@ from simulator.ground.fields import Field, read_json
 from simulator.ground.names import GGUF, Found, Names, find_name, nearest, number_format, parts_of
 
 from .config_json import KEYS, Stack
-from .drafters import drafter, drafter_architecture
+from .drafters import drafter, drafter_architecture, kind_of
 from .families import ALIASES, FAMILIES
 from .formats import FORMATS, storage_of
 from .gpt import opt_layout
@@ -114,8 +114,8 @@ def find_model(path_or_name: str | Path) -> tuple[Path, Found]:
     if found is None:
         those = ", ".join(nearest(text.rpartition("/")[2], catalogue()))
         raise UserError(
-            f"{text}: no such file or folder, nor a model of the catalogue (nearest: {those}; all: shapes list); "
-            "expected a config.json of it, or --params"
+            f"{text}: no such file or folder, nor a model of `shapes list` (nearest: {those}), "
+            f"expected {'its config.json (drafters list)' if kind_of(text) else 'a config.json of it, or --params'}"
         )
     said = f"stands for {text}" if found.said or dtype else ""
     return CATALOGUE / f"{found.name}.json", Found(found.name, f"{said}, in {dtype} as that says" if dtype else said)

@@ -164,7 +164,8 @@ class OneLineErrorsGroup(OneLineErrors, click.Group):
         """Return the subcommand that the first word names; of another word, say what is near."""
         known = self.list_commands(ctx)
         if args[0] not in known:
-            raise UserError(f"{args[0]}: no such command, nearest: {', '.join(nearest(args[0], known))}")
+            near = f"nearest: {', '.join(nearest(args[0], known))}"
+            raise UserError(f"{args[0]}: no such command, {'expected --help' if args[0] == 'help' else near}")
         return super().resolve_command(ctx, args)
 
 

@@ -81,7 +81,9 @@ def not_a_number(text: str, allowed: str, most: float) -> str:
         and ((most == 1 and 10 <= number <= 100) or (is_percent and "whole" not in allowed))
     ):
         return f"{text} is not a fraction; {float(number / 100):g}?"
-    return f"{text if number_in(text) is not None else repr(text)} is not allowed, expected {allowed}"
+    comma = re.fullmatch(r"\s*(-?\d+),(\d+)\s*", text)
+    hint = f"; {comma[1]}.{comma[2]}?" if comma and "whole" not in allowed else ""
+    return f"{text if number_in(text) is not None else repr(text)} is not allowed, expected {allowed}{hint}"
 
 
 def allowed_numbers(least: float | None, most: float | None, *, whole: bool, above: bool = False) -> str:

@@ -4,6 +4,7 @@ Every command of ours reads its words through here (see `command.OneLineErrors`)
 an option is.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,8 @@ def in_own_words(command: click.Command, args: Sequence[str], *, interspersed: b
         if word == "--" or not (interspersed or word.startswith("-")):
             return [*words, word, *typed]
         if not flag.startswith("--"):
+            if word not in own and word[1:].isalpha() and own_name(f"-{word}", own):
+                raise click.NoSuchOption(word, f"{word}: no such option of {command.name}, expected -{word}")
             words.append(word)
             # Of a short option, its value.
             if word in own and not own[word].is_flag and typed:
@@ -220,6 +223,11 @@ def speak(parameters: Sequence[click.Parameter]) -> None:
 def message_of(error: click.ClickException) -> str:
     """Return what is wrong with a command line: the option first."""
     text = error.format_message().rstrip(".")
+    if found := re.fullmatch(r"Got unexpected extra arguments? \((.*)\)", text):
+        return f"{found[1]}: not expected here; a value with spaces needs quotes, a list commas"
+    if text == "Missing command" and isinstance(error, click.UsageError) and error.ctx:
+        inner = getattr(error.ctx.command, "commands", {})
+        return f"no command, expected one of {', '.join(inner)}"
     if isinstance(error, click.NoSuchOption):
         return text if text.startswith(error.option_name) else f"{error.option_name}: no such option"
     if isinstance(error, click.BadOptionUsage):

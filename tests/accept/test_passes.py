@@ -208,7 +208,7 @@ REFUSED = [
     (("--device", "cuda:9"), "--device: 'cuda:9' is not here"),
     (("--repeats", "2"), "2 is not allowed, expected a whole number from 3 to 100000"),
     (("--out", "p.csv"), "--out p.csv: suffix '.csv', expected .json"),
-    (("--target-model", "nowhere"), "nowhere: no such file or folder, nor a model of the catalogue"),
+    (("--target-model", "nowhere"), "nowhere: no such file or folder, nor a model of `shapes list`"),
     (("--draft-model", "deepseek-v2-lite"), "--draft-model deepseek-v2-lite: has latent attention"),
     (("--target-model", "gemma-2-2b", "--context", "8000"), "gemma-2-2b: sees 4096 tokens, expected 8003"),
     (("--target-model", "opt-125m", "--context", "4096"), "opt-125m: has 2048 positions, expected at least 4099"),

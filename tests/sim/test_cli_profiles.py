@@ -183,7 +183,7 @@ def test_mistakes_are_one_line_and_exit_code_2(run, user_error, tmp_path: Path) 
         (("show", "h300"), "profiles: h300: no such file", "nearest: h200"),
         (("diff", "t4", "nothing.json"), "nothing.json: no such file"),
         (("show",), "NAME|FILE: is missing"),
-        ((), "Missing command"),
+        ((), "profiles: no command, expected one of list, show, diff, new"),
         (("lst",), "lst: no such command, nearest: list"),
         (("show", "bad.json"), where),
         (("diff", "t4", "bad.json"), where),

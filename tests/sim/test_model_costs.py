@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from simulator.answers.model_report import memory_text
 from simulator.costs.cautions import cautions
 from simulator.costs.model_costs import PARTS, SEPARATE, USABLE_MEMORY, Placed, largest_batch
 from simulator.costs.profile import DATASHEET, Curve, Link, Power, Profile, TimedRange, constant
@@ -307,3 +308,12 @@ def test_a_number_format_that_was_not_timed_widens_what_is_said_of_its_model_alo
         spreads = [np.log(getattr(cost, name) / getattr(plain, name)).std() for name in ("verify_s", "draft_s")]
         assert spreads == pytest.approx([verify, draft], rel=0.03, abs=1e-12)
         assert (untimed in cautions(narrow)) == (verify > 0)
+
+
+def test_digits_tell_what_there_is_from_what_it_takes() -> None:
+    needed = float(PAIR.memory_bytes) / 1e9
+    for off, shown in ((0.004, "do NOT fit into"), (-0.004, "fit into")):
+        profile = replace(DEVICE, memory_bytes=(needed - off) * 1e9 / USABLE_MEMORY)
+        before, _, after = memory_text(replace(PAIR, profile=profile)).partition(f" {shown} ")
+        takes, there = before.split()[1], after.split()[0]
+        assert (float(takes) > float(there)) == (off > 0)

@@ -403,7 +403,7 @@ def test_a_missing_or_odd_value_is_one_line(tmp_path: Path) -> None:
 
 def test_what_is_no_shape_names_the_file_or_the_catalogue(tmp_path: Path) -> None:
     refusal = shape_or_message("llama-9")
-    assert ": no such file or folder, nor a model of the catalogue (nearest: llama-" in refusal
+    assert ": no such file or folder, nor a model of `shapes list` (nearest: llama-" in refusal
     assert "\n" not in refusal
     assert shape_or_message("no/such/config.json") == "no/such/config.json: no such file"
     assert shape_or_message(tmp_path).endswith("config.json: no such file")

@@ -130,10 +130,10 @@ def test_a_name_of_several_lists_them_and_a_miss_the_nearest() -> None:
         with pytest.raises(UserError) as error:
             find_model(text)
         message = str(error.value)
-        assert message.startswith(f"{text}: no such file or folder, nor a model of the catalogue (nearest: ")
+        assert message.startswith(f"{text}: no such file or folder, nor a model of `shapes list` (nearest: ")
         assert near in message
-        assert message.count(",") <= 4
-    with pytest.raises(UserError, match=r"^!: no such file or folder, nor a model of the catalogue \(nearest: "):
+        assert message.count(",") <= 5
+    with pytest.raises(UserError, match=r"^!: no such file or folder, nor a model of `shapes list` \(nearest: "):
         find_model("!")
     assert len(nearest("", presets())) <= 3
 

@@ -86,7 +86,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"profile": None}, r"--target-model: llama-3\.1-8b without a device, expected --profile NAME beside it"),
     ({"draft_model": None}, r"--target-model: llama-3\.1-8b alone, expected --draft-model beside it"),
     ({"target_model": None}, r"--draft-model: llama-3\.2-1b alone, expected --target-model beside it"),
-    ({"target_model": "gpt-5"}, "gpt-5: no such file or folder, nor a model of the catalogue"),
+    ({"target_model": "gpt-5"}, "gpt-5: no such file or folder, nor a model of `shapes list`"),
     ({"profile": "h300"}, "h300: no such file, nor a device that comes along"),
     ({"dtype": "fp3"}, "--dtype: 'fp3' is not in the profile h100-sxm, which has bfloat16"),
     ({"draft_dtype": "fp3"}, "--draft-dtype: 'fp3' is not in the profile h100-sxm, which has bfloat16"),
