@@ -168,6 +168,14 @@ def test_a_single_prompt_has_no_interval() -> None:
     assert interval95(np.arange(9.0), 3) is None
 
 
+def test_an_interval_of_skewed_samples_reaches_to_their_percentiles() -> None:
+    samples, prompts = np.random.default_rng(6).exponential(size=4000), 50
+    low, high = interval95(samples, prompts)
+    # The t interval ends at 1 + 2.03 x 1; of an exponential law 2.5 % lie above 3.69.
+    assert high >= np.quantile(samples, 0.975) > 3.4
+    assert low == 0
+
+
 def test_the_bootstrap_draws_whole_prompts() -> None:
     sums = np.array([[1.0, 10.0], [2.0, 20.0], [3.0, 30.0]])
     drawn = bootstrap(sums, np.random.default_rng(0), 500)

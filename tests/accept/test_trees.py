@@ -215,6 +215,10 @@ def test_a_model_that_reads_trees_otherwise_is_refused_in_a_line(family: str) ->
 
 def test_a_method_checks_both_models_and_takes_lower_precision() -> None:
     good, bad = make("llama"), make("mistral")
+    # What differs is held against the spread of the logits, however large those are.
+    scaled = make("llama")
+    scaled.module.lm_head.weight.data *= 1e4
+    check_tree("--target", scaled)
     good.module.to(torch.bfloat16)
     check_tree("--target", good)
     for option, target, draft in (("--target", bad, good), ("--draft", good, bad)):
