@@ -186,8 +186,7 @@ def settle_positions(path: Path, c: Counters, requested: int | None) -> tuple[in
     if short > MOST_SHORT and requested is None:
         raise UserError(
             f"{path}: at least {short:.0%} of {c.rounds:.10g} drafts were shorter than their {stated} positions, "
-            f"so the later positions are no survival of K = {stated}: expected --k 1 for the first position, which "
-            "every draft has, a longer --k, or each request's counts by draft length (vllm-requests)"
+            "expected --k 1, which every draft has, a longer --k, or counts by draft length (vllm-requests)"
         )
     if short > MOST_SHORT and requested is not None and requested < stated:
         return requested, f"K = {requested} is as given, the first of {stated} positions"

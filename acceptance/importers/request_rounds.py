@@ -209,8 +209,8 @@ def check_one_length(records: Records[RequestRounds], k: int, lengths: Counter[i
     short = sum(math.ceil(max(0, row.missing(k)) / k) for row in records.rows)
     if short > MOST_SHORT * rounds:
         raise UserError(
-            f"{records.path}: at least {short:,} of {rounds:,} rounds drafted fewer than {k} tokens, none says which, "
-            f"expected counts by draft length, or --k {k} to take them all for rounds of {k}"
+            f"{records.path}: at least {short:,} of {rounds:,} rounds drafted fewer than {k} tokens, "
+            f"expected counts by draft length, or --k {k} to take all for rounds of {k}"
         )
 
 

@@ -31,7 +31,8 @@ def context_cautions(pair: ModelPair, draft_length: int) -> Iterator[str]:
         longest = shape.longest_context
         if longest is not None and context + draft_length > longest:
             words = f"context {context:,}" + (f" with {draft_length:,} drafted tokens" if context <= longest else "")
-            yield f"{words} is beyond the {longest:,} tokens that the {role} {shape.name} was made for"
+            name = shape.stated_name or shape.name
+            yield f"{words} is beyond the {longest:,} tokens that the {role} {name} was made for"
 
 
 def range_cautions(pair: ModelPair, draft_length: int) -> Iterator[str]:

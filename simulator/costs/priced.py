@@ -296,7 +296,9 @@ def stored_as(option: str, stated: str | None, shape: ModelShape, profile: Profi
         raise UserError(f"{shape.unread}, which is not read, expected {option} beside it")
     stored = shape.storage if stated is None else None
     dtype = stored.name if stored else stated or usual_format(profile)
-    allowed = stored.format.arithmetic if stored else FORMATS[dtype].arithmetic if dtype in FORMATS else ()
+    if not stored and dtype not in FORMATS:
+        raise UserError(f"{option}: {dtype!r} is not known, expected {one_of(FORMATS, dtype)}")
+    allowed = stored.format.arithmetic if stored else FORMATS[dtype].arithmetic
     if not set(allowed) & set(profile.passes):
         profile.refuse_format(option, dtype)
     return stored or dtype

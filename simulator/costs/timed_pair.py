@@ -141,8 +141,8 @@ def timed_tokens(baseline_s: float, speculative_s: float, tokens_per_round: floa
     round_s = speculative_s * tokens_per_round
     if round_s < LEAST_ROUND * baseline_s:
         raise UserError(
-            f"--speculative-tpot: {1e3 * speculative_s:g} ms a token are rounds of {1e3 * round_s:.3g} ms at "
-            f"{tokens_per_round:.2f} tokens a round, below a plain step of --baseline-tpot, {1e3 * baseline_s:g} ms; "
+            f"--speculative-tpot: {1e3 * speculative_s:g} ms a token at {tokens_per_round:.2f} a round are rounds of "
+            f"{1e3 * round_s:.3g} ms, below a plain step of {1e3 * baseline_s:g} ms, "
             f"expected at least {1e3 * LEAST_ROUND * baseline_s / tokens_per_round:.3g}"
         )
     return TimedTokens(baseline_s=baseline_s, round_s=round_s, draft_length=draft_length)

@@ -46,8 +46,8 @@ def looks_like(hist: Field, given: Mapping[int, float], k: int) -> str:
     if largest <= 1 or (falls(given, k) and largest <= 100):
         kind = "rates P(A >= j)" if falls(given, k) else "neither counts nor probabilities"
         raise hist.error(
-            f"{hist.place} looks like {kind} (sums to {total:.4g}), expected counts of rounds, or "
-            f'"as": "rates" or "as": "probabilities" in the file (--as of simulate and sweep)'
+            f"{hist.place} looks like {kind} (sums to {total:.4g}), "
+            'expected counts of rounds, or "as": "rates" or "probabilities" (--as)'
         )
     return "counts"
 
@@ -94,8 +94,8 @@ def law_of_rates(rates: Sequence[float], place: str) -> tuple[float, ...]:
             raise UserError(f"{place}: position {position} is {rate:g}, expected a rate from 0 to 1")
         if rate > before:
             raise UserError(
-                f"{place}: position {position} is {rate:g}, above {before:g}, expected shares of all rounds, which "
-                "never rise (of rates given the position before, take the products)"
+                f"{place}: position {position} is {rate:g}, above {before:g}, expected shares of all rounds "
+                "(of rates given the position before, the products)"
             )
         before = rate
     ends = [1.0, *rates, 0.0]

@@ -127,5 +127,7 @@ def test_two_times_a_token_give_their_own_speedup_back_and_leave_other_lengths_o
     assert float(costs.scaled({"round_overhead_s": 2}).round_cost(4).after_miss_s) == pytest.approx(18e-3)
     # Noise may make a round a little shorter than a step, and no more: the measured ratio stands.
     assert float(timed_tokens(9e-3, 3.4e-3, 2.5, 4).round_cost(4).after_miss_s) == pytest.approx(8.5e-3)
-    with pytest.raises(UserError, match=r"--speculative-tpot: 3 ms a token are rounds of 7.5 ms .* at least 3.24"):
+    with pytest.raises(
+        UserError, match=r"--speculative-tpot: 3 ms a token at 2.50 a round are rounds of 7.5 ms, .* at least 3.24"
+    ):
         timed_tokens(9e-3, 3e-3, 2.5, 4)

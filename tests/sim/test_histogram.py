@@ -155,7 +155,7 @@ def test_probabilities_percent_and_rates_are_told_from_counts_or_refused(tmp_pat
     assert read_as(path, shares, "probabilities").tokens_per_round == pytest.approx(2.7)
     percent = {"1": 72.5, "2": 55.1, "3": 42.0, "4": 33.0}
     for hist in (RATES, {"0": 1.0, **RATES}, shares, percent, {"0": 100, **percent}):
-        with pytest.raises(UserError, match=r'looks like rates .*expected .*"as": "rates" or'):
+        with pytest.raises(UserError, match=r'looks like rates .*expected .*"as": "rates" or "probabilities"'):
             read_as(path, hist)
     for hist, stated, message in (
         (LAW, "rates", "hist.0 is 0.29, expected no such key, or 1"),
