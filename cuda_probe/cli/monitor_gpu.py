@@ -10,6 +10,7 @@ import click
 
 from simulator.ground.artefacts import UserError, check_outputs, created_utc, envelope, to_json, write_json
 from simulator.ground.command import EXIT_USER_ERROR, FILE, OneLineErrors, command, say, table
+from simulator.ground.vocabulary import Seconds
 
 if TYPE_CHECKING:
     from cuda_probe.monitor.monitor import MonitorSummary
@@ -71,9 +72,13 @@ class Wrapper(OneLineErrors):
 
 
 @command("monitor-gpu", cls=Wrapper)
-@click.option("--interval", default=0.1, metavar="SECONDS", help="Time between samples.")
-@click.option("--idle", default=2.0, metavar="SECONDS", help="Measure the idle power that long before; 0 for not.")
-@click.option("--duration", type=float, metavar="SECONDS", help="Without COMMAND: how long.  [default: until Ctrl-C]")
+@click.option("--interval", type=Seconds(), default=0.1, metavar="SECONDS", help="Time between samples.")
+@click.option(
+    "--idle", type=Seconds(), default=2.0, metavar="SECONDS", help="Measure the idle power that long before; 0 for not."
+)
+@click.option(
+    "--duration", type=Seconds(), metavar="SECONDS", help="Without COMMAND: how long.  [default: until Ctrl-C]"
+)
 @click.option("--gpu", "gpus", type=click.IntRange(0), multiple=True, metavar="INDEX", help="As in nvidia-smi.")
 @click.option("--out", type=FILE, metavar="FILE.csv", help="Log every sample, with the column names of nvidia-smi.")
 @click.option("--summary", type=FILE, metavar="FILE.json", help="Write the summary to a file as well.")

@@ -189,6 +189,15 @@ class Milliseconds(RealRange):
         return super().convert(in_milliseconds(str(value)), param, ctx)
 
 
+class Seconds(Real):
+    """A time in seconds, or with its unit."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Read one time."""
+        text, read = str(value), in_milliseconds(str(value))
+        return super().convert(text if read == text else str(float(read) / 1000), param, ctx)
+
+
 class Choice(click.Choice):  # type: ignore[type-arg]  # generic only in the newest click
     """One of some words, in any case; number formats by whatever name."""
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simulator.ground.ranges import in_milliseconds, number_in, parse_values, quantity
-from simulator.ground.vocabulary import SPOKEN, SYNONYMS, Spoken, commands, flags_of, in_own_words, own_name
+from simulator.ground.vocabulary import SPOKEN, SYNONYMS, Seconds, Spoken, commands, flags_of, in_own_words, own_name
 
 COMMANDS = dict(commands())
 HAVE = [
@@ -142,6 +142,7 @@ def test_an_option_said_twice_alike_is_said_once_and_one_that_repeats_is_kept() 
 def test_times_may_have_a_unit(value: int, unit: tuple[str, float]) -> None:
     assert Decimal(in_milliseconds(f"{value}{unit[0]}")) == value * Decimal(str(unit[1]))
     assert in_milliseconds(str(value)) == str(value)
+    assert Seconds().convert(f"{value}{unit[0]}", None, None) == pytest.approx(value * unit[1] / 1000)
 
 
 def test_a_folder_holds_the_file_that_is_written_by_default() -> None:
