@@ -105,7 +105,7 @@ def run(options: SweepOptions) -> None:
         return
     if warnings:
         click.echo(wrapped(f"warning: {warning}" for warning in warnings))
-    click.echo(sweep_text(task, seen, answers, basis))
+    click.echo(sweep_text(task, seen, answers, basis, default_length="draft_length" not in options.stated))
     for path in filter(None, outputs.values()):
         click.echo(f"wrote {path}")
 
@@ -186,8 +186,13 @@ def held_fixed(options: SweepOptions, task: "Sweep", source: str, caveat: str) -
     return ", ".join(words) + (", overlapped drafting" if task.overlap else "")
 
 
-def sweep_text(task: "Sweep", seen: "Overview", answers: "list[Answer]", basis: "Basis") -> str:
-    """Return what a sweep answers: its best point, what it rests on, and the best K by the other values."""
+def sweep_text(
+    task: "Sweep", seen: "Overview", answers: "list[Answer]", basis: "Basis", *, default_length: bool
+) -> str:
+    """Return what a sweep answers: its best point, what it rests on, and the best K by the other values.
+
+    default_length: whether nobody said which draft lengths to look at.
+    """
     import numpy as np
 
     from simulator.answers.sweep_answers import ends_at, has_ranges
@@ -210,6 +215,10 @@ def sweep_text(task: "Sweep", seen: "Overview", answers: "list[Answer]", basis: 
         count += f"; {seen.unfit:,} do not fit into memory"
     if (name := without_memory(task)) is not None:
         count += f"; which fit into memory is not known: {name} does not say how much its device has"
+    longest = min(8, getattr(task.acceptance.model, "longest", 8))
+    if default_length and longest > 1:
+        alone = f"K = {task.grid.values['draft_length'][0]:g} alone, a default"
+        count += f"; {alone}: --draftN 1:{longest} names the best"
     lines = [first, *basis.lines, count, *([off_text(answers)] if has_ranges(task.grid) else [])]
     return "\n".join([wrapped(lines), "", answers_text(task.grid, answers)])
 

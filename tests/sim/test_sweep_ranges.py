@@ -56,6 +56,9 @@ def test_ranges_of_batch_sizes_say_what_is_off_everywhere_and_what_never_fits(ru
     assert [line.split()[:2] for line in never.splitlines()[-1:]] == [["1-40", "off"]]
     unfit = " ".join(run(*words, "--context", "1024,10000000").stdout.split())
     assert "at context 10,000,000 nothing fits into memory" in unfit
+    # Of a K that nobody asked for the answer says so.
+    default = run("sweep", *GPUS, "--batch", "1:40", "--alpha", 0.7, "--replications", 0).stdout
+    assert "K = 4 alone, a default: --draftN 1:8 names the best" in " ".join(default.split())
     # A few batch sizes keep a row each, the only draft length is told where it does not always pay.
     few = run("sweep", *GPUS, "--batch", "1,300", "--context", 512, "--draftN", 3, "--alpha", 0.4).stdout
     assert [line.split()[:2] for line in few.splitlines()[-2:]] == [["1", "3"], ["300", "off"]]
