@@ -19,7 +19,7 @@ TEXT = re.compile(
     r"(?:#running-req: *(?P<of>\d{1,6})\b.*?accept len: *|^sglang:spec_accept_length(?:\{.*\})? +|^Accept length: +)"
     r"(?P<mean>[\d.]+)"
 )
-EXPECTED = f'results of bench_serving with {{"{RESULT}": ...}}, server info with "{INFO}", or a log with "accept len:"'
+EXPECTED = f'"{RESULT}" of bench_serving, "{INFO}" of server info, or a log with "accept len:"'
 MEANING = f"{RESULT} is tokens a round of the whole server, the target's own in"
 SINCE_START = "it is the server's mean since it was started: warm-up and earlier runs are in it"
 # Arguments of the server, wherever a file has them.
@@ -119,6 +119,6 @@ def means_of(record: Field) -> Iterator[Mean]:
     places = [s for s in states.elements() if isinstance(s.value, dict)] if states.is_given else [record]
     means = [place[INFO] for place in places if place[INFO].is_given]
     if not means:
-        raise BadRecord(f"no number under {RESULT!r} or {INFO!r}: the server did not speculate")
+        raise BadRecord("no mean: the server did not speculate")
     for field in means:
         yield Mean(tokens_per_round=field.number(1, MAX_COUNT), weight=1.0)

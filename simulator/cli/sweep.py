@@ -64,9 +64,13 @@ def sweep(**values: Any) -> None:
 
     Every point gets the closed form and, unless --replications is 0, a simulation with its 95 % interval.
     """
-    from simulator.ground.ranges import parse_values
+    from simulator.ground.ranges import list_in_milliseconds, parse_values
 
-    axes = {p.name: parse_values(p.flags[0], values.pop(p.name)) for p in PARAMETERS}
+    texts = {p: values.pop(p.name) for p in PARAMETERS}
+    axes = {
+        p.name: parse_values(p.flags[0], list_in_milliseconds(text) if p.unit == "ms" else text)
+        for p, text in texts.items()
+    }
     for p in PARAMETERS:
         p.check(axes[p.name])
     run(options_of(SweepOptions, {**values, "axes": axes}))

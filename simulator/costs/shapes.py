@@ -112,10 +112,12 @@ def find_model(path_or_name: str | Path) -> tuple[Path, Found]:
     plain, dtype = without_format(text)
     found = find_in_catalogue(plain)
     if found is None:
+        if kind_of(text):
+            raise UserError(f"{text}: no such file or folder, expected the drafter's config.json (drafters list)")
         those = ", ".join(nearest(text.rpartition("/")[2], catalogue()))
         raise UserError(
             f"{text}: no such file or folder, nor a model of `shapes list` (nearest: {those}), "
-            f"expected {'its config.json (drafters list)' if kind_of(text) else 'a config.json of it, or --params'}"
+            "expected a config.json of it, or --params"
         )
     said = f"stands for {text}" if found.said or dtype else ""
     return CATALOGUE / f"{found.name}.json", Found(found.name, f"{said}, in {dtype} as that says" if dtype else said)

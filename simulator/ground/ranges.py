@@ -71,6 +71,11 @@ def in_milliseconds(text: str) -> str:
     return f"{Decimal(timed[1]) * MILLISECONDS[timed[2].lower()]:f}" if timed else text
 
 
+def list_in_milliseconds(text: str) -> str:
+    """Return the same of lists and ranges of times."""
+    return re.sub(r"[^,:]+", lambda part: in_milliseconds(part[0]), text)
+
+
 def not_a_number(text: str, allowed: str, most: float) -> str:
     """Say that a text, or a number that is too large, is none of those that are allowed; percent gets a hint."""
     is_percent = text.strip().endswith("%")
@@ -123,6 +128,9 @@ def parse_part(flag: str, part: str) -> list[Decimal]:
     """Read one number or one range, in decimal so that 0.5:0.95:0.05 hits 0.95."""
     read = [number_in(n) for n in part.split(":")]
     numbers = [n for n in read if n is not None]
+    if "%" in part and all(number_in(n.strip(" %")) is not None for n in part.split(":")):
+        fractions = ":".join(f"{float(n.strip(' %')) / 100:g}" for n in part.split(":"))
+        raise UserError(f"{flag}: {part} is not a fraction; {fractions}?")
     if not len(read) == len(numbers) <= 3:
         raise UserError(f"{flag}: {part!r} is not a value, expected NUMBER, FROM:TO or FROM:TO:STEP, joined by commas")
     if len(numbers) == 1:

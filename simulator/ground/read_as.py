@@ -47,7 +47,7 @@ def looks_like(hist: Field, given: Mapping[int, float], k: int) -> str:
         kind = "rates P(A >= j)" if falls(given, k) else "neither counts nor probabilities"
         raise hist.error(
             f"{hist.place} looks like {kind} (sums to {total:.4g}), "
-            'expected counts of rounds, or "as": "rates" or "probabilities" (--as)'
+            'expected counts of rounds, or "as": "rates" or "probabilities" (--as of simulate and sweep)'
         )
     return "counts"
 

@@ -88,7 +88,9 @@ def read_each(
             skipped.append(Skipped(line=line, reason=str(error)))
     if not rows:
         first = f"{place} {skipped[0].line}: {skipped[0].reason}" if skipped else "it is empty"
-        raise UserError(f"{path}: holds nothing to read ({first}), expected {expected}")
+        # A reason that says what is allowed tells enough.
+        rest = "" if ", expected " in first else f", expected {expected}"
+        raise UserError(f"{path}: holds nothing to read ({first}){rest}")
     return Records(path=path, rows=tuple(rows), skipped=tuple(skipped), place=place)
 
 

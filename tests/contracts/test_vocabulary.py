@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulator.ground.ranges import in_milliseconds, number_in, parse_values, quantity
+from simulator.ground.ranges import in_milliseconds, list_in_milliseconds, number_in, parse_values, quantity
 from simulator.ground.vocabulary import SPOKEN, SYNONYMS, Seconds, Spoken, commands, flags_of, in_own_words, own_name
 
 COMMANDS = dict(commands())
@@ -97,6 +97,7 @@ def test_errors_name_option_value_and_what_is_allowed(run, user_error) -> None:
             "--draftN: '3,4' is not allowed, expected a whole number from 1 to 1024; sweep takes",
         ),
         ("simulate --alpha 0,7", "--alpha: '0,7' is not allowed, expected a number from 0 to 1; 0.7?"),
+        ("sweep --alpha 50%:90%:10%", "--alpha: 50%:90%:10% is not a fraction; 0.5:0.9:0.1?"),
         ("simulate -k 4", "-k: no such option of simulate, expected --k"),
         ("sweep --draftN 1 2 3", "sweep: 2 3: not expected here; a value with spaces needs quotes, a list commas"),
         ("shapes", "shapes: no command, expected one of list"),
@@ -142,6 +143,9 @@ def test_an_option_said_twice_alike_is_said_once_and_one_that_repeats_is_kept() 
 def test_times_may_have_a_unit(value: int, unit: tuple[str, float]) -> None:
     assert Decimal(in_milliseconds(f"{value}{unit[0]}")) == value * Decimal(str(unit[1]))
     assert in_milliseconds(str(value)) == str(value)
+    assert list_in_milliseconds(f"0:{value}{unit[0]}:1,2ms").startswith(
+        f"0:{in_milliseconds(str(value) + unit[0])}:1,2"
+    )
     assert Seconds().convert(f"{value}{unit[0]}", None, None) == pytest.approx(value * unit[1] / 1000)
 
 
