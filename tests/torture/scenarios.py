@@ -1,0 +1,147 @@
+"""The commands that are killed, as small as they come."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from acceptance.models.bundled import load_libraries
+from calibration.cli.live_options import plan_of
+from calibration.validate import live
+from cuda_probe.devices import cpu_facts
+from cuda_probe.probe import runner
+
+from .kills import Files, Scenario, command
+
+load_libraries()
+SMALL = {"inflate": "1", "k": "1:3", "fit-k": "1,3", "max-prompts": 3, "max-new-tokens": 6}
+SAMPLED = ("measure-acceptance", "--max-prompts", 3, "--max-new-tokens", 6, "--batch-size", 2, "--k", "1:2")
+DECODE = ("bench-decode", "--max-prompts", 2, "--max-new-tokens", 6, "--method", "speculative", "--out", "a.jsonl")
+PROBE = ("probe-gpu", "--device", "cpu", "--draftN", 2, "--workflops", 8, "--workmem", 1)
+# What a clock does not decide, of a record.
+UNTIMED = ("kind", "method", "prompt_index", "run", "status", "output_sha256", "generated_tokens", "accepted_tokens")
+
+
+def measured() -> Scenario:
+    """The measurement of `validate --live`, killed on its own."""
+    words = stage_words()
+    ways = {"rerun": command(*words), "--resume": command(*words, "--resume"), "--force": command(*words, "--force")}
+    ways["validate --live"] = partly_live
+    return Scenario(name="measured", work=command(*words), ways=ways, may_refuse=("rerun",))
+
+
+def sampled() -> Scenario:
+    """A sampled measurement with a picture, in batches, in place of another one's results."""
+    words = (*SAMPLED, "--temperature", 1, "--out-dir", "out", "--plot", "out/a.svg")
+    ways = {"rerun": command(*words, "--force"), "--resume": command(*words, "--resume")}
+    before = command(*SAMPLED, "--temperature", 0.5, "--out-dir", "out")
+    work = command(*words, "--force")
+    return Scenario(name="sampled", work=work, ways=ways, before=before, may_refuse=("--resume",))
+
+
+def decoded() -> Scenario:
+    """A benchmark."""
+    ways = {"rerun": command(*DECODE)}
+    return Scenario(name="decoded", work=command(*DECODE), ways=ways, same=same_records)
+
+
+def whole_chain() -> Scenario:
+    """All of `validate --live`."""
+    words = [word for name, value in SMALL.items() for word in (f"--{name}", value)]
+    work = quickly(command("validate", "--live", *words))
+    return Scenario(name="live", work=work, ways={"rerun": work}, same=same_chain, codes=(0, 1, 3), most=40)
+
+
+def probed() -> Scenario:
+    """A probe with rows and a picture."""
+    words = (*PROBE, "--only", "empty", "--only", "burn_flops", "--out", "p.json", "--csv", "p.csv")
+    ways = {"rerun": quickly(command(*words)), "--force": quickly(command(*words, "--force"))}
+    return Scenario(name="probed", work=quickly(command(*words)), ways=ways, same=same_names, may_refuse=("rerun",))
+
+
+def written() -> Scenario:
+    """A sweep into a table and a picture."""
+    words = ("sweep", "--draftN", "1:4", "--alpha", "0.5:0.8:0.1", "--out", "a.csv", "--plot", "a.svg")
+    ways = {"--force": command(*words, "--force")}
+    return Scenario(name="written", work=command(*words), ways=ways)
+
+
+def stage_words() -> tuple[str, ...]:
+    """Return the words by which `validate --live` measures."""
+    said: list[tuple[str, ...]] = []
+    with patch.object(live, "call", lambda *words: said.append(words)):
+        live.measure(plan_of(SMALL), lambda _: None)
+    return said[0]
+
+
+def partly_live() -> None:
+    """Have `validate --live` go on with its measurement, and no further."""
+    with patch.object(live, "call", call_here):
+        live.measure(plan_of(SMALL), print)
+
+
+def call_here(name: str, *words: str, allowed: tuple[int, ...] = (0,)) -> int:
+    """Run a stage in this process, which is the one to be killed."""
+    try:
+        command(name, *words)()
+    except SystemExit as error:
+        code = int(error.code or 0)
+    assert code in allowed, (name, code)
+    return code
+
+
+def quickly(work: Callable[[], Any]) -> Callable[[], Any]:
+    """Return the same work with stages in this process and probes that take no time."""
+
+    def run() -> None:
+        quick = replace(runner.QUICK, time_limit_s=0.01, min_samples=3, warm_up_s=0.001)
+        with (
+            patch.object(live, "call", call_here),
+            patch.object(runner, "QUICK", quick),
+            patch.object(cpu_facts, "last_level_cache", lambda: (1 << 20, "given")),
+        ):
+            work()
+
+    return run
+
+
+def records(content: bytes) -> list[tuple[Any, ...]]:
+    """Return what a clock does not decide of a file of records, the records of a prompt in any order."""
+    found = [json.loads(line) for line in content.splitlines()]
+    return sorted((tuple(str(r.get(name)) for name in UNTIMED) for r in found), key=repr)
+
+
+def same_records(found: Files, whole: Files) -> bool:
+    """Whether every record is there once, as it would be."""
+    return found.keys() == whole.keys() and all(records(found[n]) == records(whole[n]) for n in whole)
+
+
+def same_chain(found: Files, whole: Files) -> bool:
+    """Whether acceptance is the same to the byte, and every record there once; fits may fail, as times are noise."""
+    fits = ("pair_x", "device.json")
+    names = [{n for n in files if not Path(n).name.startswith(fits)} for files in (found, whole)]
+    exact = [n for n in names[1] if "accept_hist" in n or "trace." in n or n.endswith(("plan.json", "presets.toml"))]
+    logs = [n for n in names[1] if n.endswith(".jsonl")]
+    return (
+        names[0] == names[1]
+        and all(found[n] == whole[n] for n in exact)
+        and all(records(found[n]) == records(whole[n]) for n in logs)
+    )
+
+
+def same_names(found: Files, whole: Files) -> bool:
+    """Whether the same files are there, with as many points."""
+    counts = [len(json.loads(files["p.json"])["points"]) for files in (found, whole)]
+    return found.keys() == whole.keys() and counts[0] == counts[1]
+
+
+SCENARIOS: Mapping[str, Callable[[], Scenario]] = {
+    "measured": measured,
+    "sampled": sampled,
+    "decoded": decoded,
+    "probed": probed,
+    "written": written,
+    "live": whole_chain,
+}
