@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OUT ?= out
 DEVICE ?= cuda:0
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-oldest test-newest test-gpu first-light check format bench fuzz mutants tiny-pair clean
+.PHONY: help demo test test-oldest test-newest test-gpu first-light check format bench fuzz torture mutants tiny-pair clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -78,6 +78,9 @@ bench: $(VENV)/.dev ## measure speed against named references
 
 fuzz: $(VENV)/.dev ## mangle files of every format, twenty thousand in all
 	MUTANTS=800 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/contracts/test_mutated_files.py
+
+torture: $(VENV)/.dev ## kill commands before every event on their files, and go on: a quarter of an hour
+	$(BIN)/python -m tests.torture.kills
 
 mutants: $(VENV)/.dev ## try small faults in the core: which does the suite notice?
 	$(BIN)/python tests/bench/mutants.py

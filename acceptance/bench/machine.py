@@ -195,12 +195,15 @@ def open_nvml(devices: Sequence[str]) -> tuple[Nvml | None, list[Gpu]]:
         return None, []
 
 
-def surroundings(devices: Sequence[str]) -> dict[str, Any]:
-    """Say where and by what code a run was begun; nothing of it has to be the same for the run to go on."""
+def surroundings(devices: Sequence[str], *, record_host: bool = False) -> dict[str, Any]:
+    """Say where and by what code a run was begun; nothing of it has to be the same for the run to go on.
+
+    record_host: the machine's name too, which says whose it is.
+    """
     nvml, gpus = open_nvml(devices)
     return {
         "git_sha": git_sha(Path(__file__).parents[2]),
-        "hostname": platform.node(),
+        "hostname": platform.node() if record_host else None,
         "gpu_driver": nvml and nvml.driver_version(),
         "gpu_clocks_mhz": [clocks_mhz(nvml, gpu) for gpu in gpus if nvml],
     }

@@ -62,6 +62,7 @@ class DecodeOptions:
     draft_stream: bool = False
     deterministic: bool = False
     require_headless: bool = False
+    record_host: bool = False
     out: Path = Path("decode.jsonl")
     dry_run: bool = False
     plot: Path | None = None

@@ -34,6 +34,7 @@ class PassOptions:
     device: str
     repeats: int
     seed: int
+    record_host: bool
     out: Path
     force: bool
 
@@ -74,13 +75,16 @@ def time_passes(options: PassOptions, progress: Callable[[int], AbstractContextM
     rng = np.random.default_rng(options.seed)
     groups = 2 * len(grid.batches) * len(grid.contexts) * (options.repeats + 1)
     with progress(groups) as bar:
-        samples, left_out = time_all(subjects, grid, clock_for([device]), options.repeats, rng, bar.update)
+        samples, left_out, interrupted = time_all(subjects, grid, clock_for([device]), options.repeats, rng, bar.update)
+    if interrupted and not samples:
+        raise KeyboardInterrupt("nothing was timed often enough yet")
     if not samples:
         raise UserError(f"--batch: no pass fits into memory ({next(iter(left_out.values()))}), expected smaller ones")
-    parameters = {name: value for name, value in asdict(options).items() if name not in ("out", "force")}
+    parameters = {name: value for name, value in asdict(options).items() if name not in ("out", "force", "record_host")}
     written = envelope(KIND, SCHEMA_VERSION, parameters) | payload(subjects, samples, left_out, options.dtype)
-    written["environment"] |= surroundings([device])
-    return written | {"device": device, "dtype": options.dtype, "system": system_metadata([device])}
+    written["environment"] |= surroundings([device], record_host=options.record_host)
+    about = {"device": device, "dtype": options.dtype, "system": system_metadata([device])}
+    return written | about | {"interrupted": interrupted}
 
 
 def build_subjects(options: PassOptions, grid: Grid, device: str) -> dict[str, Subject]:

@@ -26,6 +26,9 @@ KIND = "pass_times"
 # 1: first version.
 SCHEMA_VERSION = 1
 TARGET, DRAFT = "target", "draft"
+# Below, a median has no error.
+LEAST_REPEATS = 3
+NOT_RUN = "not run: interrupted"
 T = TypeVar("T")
 
 
@@ -217,26 +220,32 @@ def time_all(
     repeats: int,
     rng: np.random.Generator,
     progress: Callable[[int], None],
-) -> tuple[dict[Point, list[float]], dict[Point, str]]:
+) -> tuple[dict[Point, list[float]], dict[Point, str], bool]:
     """Time every pass so many times, in an order drawn anew each time, after a round that does not count.
 
     Returns:
-        The samples of each pass, and why passes were left out for want of memory.
+        The samples of each pass, why passes were left out (for want of memory, or of samples where it was interrupted),
+        and whether it was.
     """
     samples: dict[Point, list[float]] = {point: [] for point in grid.points()}
     left_out: dict[Point, str] = {}
-    for repeat in range(-1, repeats):
-        groups: dict[tuple[str, int, int], list[Point]] = {}
-        for point in shuffled([p for p in samples if p not in left_out], rng):
-            groups.setdefault(point[:3], []).append(point)
-        for key in shuffled(list(groups), rng):
-            for point, outcome in time_group(subjects[key[0]], groups[key], clock, rng).items():
-                if isinstance(outcome, str):
-                    left_out[point] = outcome
-                elif repeat >= 0:
-                    samples[point].append(outcome)
-            progress(1)
-    return {point: seconds for point, seconds in samples.items() if point not in left_out}, left_out
+    interrupted = False
+    try:
+        for counts in [False, *[True] * repeats]:
+            groups: dict[tuple[str, int, int], list[Point]] = {}
+            for point in shuffled([p for p in samples if p not in left_out], rng):
+                groups.setdefault(point[:3], []).append(point)
+            for key in shuffled(list(groups), rng):
+                for point, outcome in time_group(subjects[key[0]], groups[key], clock, rng).items():
+                    if isinstance(outcome, str):
+                        left_out[point] = outcome
+                    elif counts:
+                        samples[point].append(outcome)
+                progress(1)
+    except KeyboardInterrupt:
+        interrupted = True
+        left_out |= dict.fromkeys((p for p, taken in samples.items() if len(taken) < LEAST_REPEATS), NOT_RUN)
+    return {point: seconds for point, seconds in samples.items() if point not in left_out}, left_out, interrupted
 
 
 def shuffled(items: Sequence[T], rng: np.random.Generator) -> list[T]:

@@ -20,7 +20,7 @@ from acceptance.bench.presets import (
 )
 from acceptance.models.bundled import load_libraries
 from acceptance.results.settings import KNOBS
-from simulator.ground.artefacts import UserError, check_output, check_outputs, envelope, to_json
+from simulator.ground.artefacts import UserError, check_outputs, envelope, to_json
 from simulator.ground.command import (
     EXIT_INTERRUPTED,
     FILE,
@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     from acceptance.results.journal import Journal
 
 EXIT_FAILED = 1
+# Options that name what is read.
+READ = {name: f"--{name}" for name in ("config", "task", "target", "draft", "medusa", "eagle", "judge")}
+READ["dataset"] = "--prompts"
 # Of what is wrong with a file, that are printed.
 MAX_LINES = 20
 # A timeline holds several spans a round: a few prompts say where time goes.
@@ -101,11 +104,12 @@ def check(options: DecodeOptions) -> None:
         from acceptance.bench.headless import check_display
 
         check_display(os.environ)
-    check_output("--out", options.out, force=True)
+    read = {flag: Path(v) for n, flag in READ.items() if (v := getattr(options, n)) is not None}
+    check_outputs({"--out": options.out}, True, read)
     # What is drawn from records is drawn again where they go on; before it is, their configuration is compared.
     may_overwrite = options.force or goes_on(options.out)
     outputs = {"--plot": options.plot, "--trace-out": options.profile}
-    check_outputs(outputs, may_overwrite, {"--config": options.config, "--out": options.out})
+    check_outputs(outputs, may_overwrite, read | {"--out": options.out})
 
 
 def goes_on(path: Path) -> bool:
@@ -148,7 +152,7 @@ def run(bench: "Bench", parameters: dict[str, Any], notes: list[str], options: D
 
     journal = Journal(options.out)
     header = envelope(KIND, SCHEMA_VERSIONS[-1], parameters)
-    header["environment"] |= surroundings(bench.devices)
+    header["environment"] |= surroundings(bench.devices, record_host=options.record_host)
     records = journal.open(header, force=options.force)
     if journal.torn:
         click.echo(f"{journal.path}: cut off a record that was never whole ({journal.torn} bytes)", err=True)

@@ -10,6 +10,7 @@ from acceptance.text.prompts import DATASETS
 from simulator.ground.command import FILE, Decorator, stacked
 
 USUAL = DecodeOptions()
+RECORD_HOST = click.option("--record-host", is_flag=True, help="Keep the machine's name in --out.")
 
 
 def option(flag: str, name: str = "", **settings: Any) -> Decorator:
@@ -81,6 +82,7 @@ MACHINE_OPTIONS = stacked(
         is_flag=True,
         help="Refuse whatever would not repeat bit for bit; CUDA tokens are then drawn with sums on the CPU.",
     ),
+    RECORD_HOST,
     option("--require-headless", is_flag=True, help="Refuse a machine with a desktop, or a GPU others use."),
 )
 OUTPUT_OPTIONS = stacked(

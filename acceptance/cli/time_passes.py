@@ -7,11 +7,11 @@ from typing import Any
 
 import click
 
+from acceptance.bench.passes import LEAST_REPEATS
 from simulator.ground.artefacts import check_outputs, to_json, write_json
 from simulator.ground.command import FILE, command, progress, say, table
 
-# Below, a median has no error.
-LEAST_REPEATS = 3
+from .decode_options import RECORD_HOST
 
 
 @command("time-passes", short_help="Time forward passes of models with random weights.")
@@ -24,6 +24,7 @@ LEAST_REPEATS = 3
 @click.option("--device", default="cpu", help="cpu, or cuda:0.")
 @click.option("--repeats", type=click.IntRange(LEAST_REPEATS, 100_000), default=15, help="Samples of each pass.")
 @click.option("--seed", type=click.IntRange(0, 2**31), default=0, help="Of orders, caches and tokens.")
+@RECORD_HOST
 @click.option("--out", type=FILE, default=Path("passes.json"), help="What was timed, for calibrate --from-passes.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was timed as JSON.")
 @click.option("--force", is_flag=True, help="Overwrite files that exist.")
@@ -31,7 +32,7 @@ def time_passes(*, as_json: bool, **values: Any) -> None:
     """Time passes of a target and a draft by batch, context and new tokens.
 
     Models are built from their config.json with random weights, and the KV cache is filled with random numbers: time
-    hangs on neither. Passes that find no memory are left out, with the reason.
+    hangs on neither. Passes that find no memory are left out, with the reason; Ctrl-C keeps what was timed.
     """
     from acceptance.bench import pass_times
 
@@ -42,9 +43,12 @@ def time_passes(*, as_json: bool, **values: Any) -> None:
     write_json(options.out, written)
     if as_json:
         click.echo(to_json(written), nl=False)
-        return
-    say(f"{headline(written)}\n\n{text(written)}\n")
-    click.echo(f"wrote {options.out}")
+    else:
+        say(f"{headline(written)}\n\n{text(written)}\n")
+        click.echo(f"wrote {options.out}")
+    if written["interrupted"]:
+        kept = f"what was timed is kept in {options.out}, with --force the same command begins anew"
+        raise KeyboardInterrupt(kept)
 
 
 def headline(written: Mapping[str, Any]) -> str:

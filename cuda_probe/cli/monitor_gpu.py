@@ -26,7 +26,7 @@ class MonitorOptions:
 
     words: the command to run; none to watch for a while. interval, idle, duration: seconds between samples, of the idle
     power before, and to watch without a command (None: until a signal). gpus: as in nvidia-smi; none named: all. out:
-    the log. summary: where it is written besides.
+    the log. summary: where it is written besides. record_command: keep all words.
     """
 
     words: tuple[str, ...]
@@ -37,6 +37,7 @@ class MonitorOptions:
     out: Path | None
     summary: Path | None
     as_json: bool
+    record_command: bool
     force: bool
 
     def check(self) -> None:
@@ -59,7 +60,8 @@ class MonitorOptions:
             "gpus": list(self.gpus) or None,
             "interval_s": self.interval,
             "idle_s": self.idle,
-            "command": list(self.words) or None,
+            # What follows a program's name may hold a password.
+            "command": [*self.words[: None if self.record_command else 1]] or None,
             "duration_s": self.duration,
             "out": None if self.out is None else str(self.out),
         }
@@ -83,6 +85,7 @@ class Wrapper(OneLineErrors):
 @click.option("--out", type=FILE, metavar="FILE.csv", help="Log every sample, with the column names of nvidia-smi.")
 @click.option("--summary", type=FILE, metavar="FILE.json", help="Write the summary to a file as well.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+@click.option("--record-command", is_flag=True, help="Keep all words of COMMAND in the summary, not the first alone.")
 @click.option("--force", is_flag=True, help="Overwrite files that exist.")
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[-- COMMAND ...]")
 def monitor_gpu(**values: Any) -> int:

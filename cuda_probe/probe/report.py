@@ -1,17 +1,26 @@
 """What a probe found, as people and programs read it: the terminal table, probe.json with its raw samples, CSV."""
 
+import hashlib
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.ground.artefacts import UserError, check_kind, envelope, finite_or_text, to_json, writing
+from simulator.ground.artefacts import (
+    UserError,
+    check_kind,
+    envelope,
+    file_sha256,
+    finite_or_text,
+    write_json,
+    writing,
+)
 from simulator.ground.command import table
 from simulator.ground.fields import Field, read_json
 
@@ -79,13 +88,11 @@ def fit_json(fit: WorkFit) -> dict[str, Any]:
 
 def save_probe(out: Path, results: Results, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Write probe.json and its raw samples; returns what the JSON holds."""
-    payload = result_json(results, parameters, raw_path(out))
-    save_with_raw(out, payload, results.points)
-    return payload
+    return save_with_raw(out, result_json(results, parameters, raw_path(out)), results.points)
 
 
-def save_with_raw(out: Path, payload: Mapping[str, Any], points: Sequence[Point]) -> None:
-    """Write a report and beside it the raw samples of its points, by their place."""
+def save_with_raw(out: Path, payload: Mapping[str, Any], points: Sequence[Point]) -> dict[str, Any]:
+    """Write the raw samples of points, by their place, then the report, which names their hash; return the report."""
     arrays: dict[str, NDArray[np.float64]] = {}
     for index, point in enumerate(points):
         arrays[f"samples_{index:04d}"] = point.measurement.samples_s
@@ -94,8 +101,18 @@ def save_with_raw(out: Path, payload: Mapping[str, Any], points: Sequence[Point]
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # NumPy types the keywords with its own flag
     with writing(raw_path(out), "wb") as file:
         file.write(buffer.getvalue())
-    with writing(out) as file:
-        file.write(to_json(payload))
+    hashed = {**payload, "raw": payload["raw"] | {"sha256": file_sha256(raw_path(out))}}
+    write_json(out, hashed)
+    return hashed
+
+
+def is_raw(path: Path) -> bool:
+    """Whether a file holds raw samples and nothing else, as `save_with_raw` writes them."""
+    try:
+        with ZipFile(path) as archive:
+            return all(name.startswith(("samples_", "warm_ups_")) for name in archive.namelist())
+    except (OSError, BadZipFile):
+        return False
 
 
 def load_probe(path: Path, *, raw: bool = True) -> Results:
@@ -131,11 +148,16 @@ def load_raw(report: Field) -> Mapping[str, NDArray[np.float64]]:
         file.refuse("a name without folders")
     beside = path.parent / file.text()
     try:
-        content = io.BytesIO(beside.read_bytes())  # np.load would leave a broken file open
-        with np.load(content, allow_pickle=False) as archive:
+        content = beside.read_bytes()
+        hashed = report["raw"]["sha256"]
+        if hashed.is_given and hashed.text() != hashlib.sha256(content).hexdigest():
+            raise UserError(f"{beside}: is not what {path.name} was written with, expected both of one run")
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}
     except FileNotFoundError:
         raise UserError(f"{beside}: no such file, but {path} names it for its raw samples") from None
+    except UserError:
+        raise
     except (OSError, ValueError, BadZipFile, EOFError) as error:
         raise UserError(f"{beside}: not an .npz of raw samples ({error})") from None
 

@@ -65,8 +65,7 @@ def save_bench(out: Path, results: BenchResults, parameters: Mapping[str, Any]) 
     payload = result_json(results, parameters, raw_path(out))
     # The copy is the last, so that points keep their numbers.
     points = [bench.point for bench in results.points] + ([results.copy] if results.copy is not None else [])
-    save_with_raw(out, payload, points)
-    return payload
+    return save_with_raw(out, payload, points)
 
 
 def csv_rows(results: BenchResults) -> list[dict[str, Any]]:

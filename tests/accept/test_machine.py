@@ -34,8 +34,9 @@ def test_metadata_names_the_libraries_the_processor_the_host_and_what_there_is_o
     found = system_metadata(["cpu"])
     assert (found["torch"], found["threads"], found["gpus"]) == (torch.__version__, torch.get_num_threads(), [])
     assert found["cpu"]
-    found = surroundings(["cpu"])
-    assert (found["hostname"], found["gpu_driver"], found["gpu_clocks_mhz"]) == (platform.node(), None, [])
+    for record_host, name in ((False, None), (True, platform.node())):
+        found = surroundings(["cpu"], record_host=record_host)
+        assert (found["hostname"], found["gpu_driver"], found["gpu_clocks_mhz"]) == (name, None, [])
 
 
 @pytest.mark.skipif(not machine.CLEAR_REFS.exists(), reason="the peak can be reset on Linux alone")

@@ -132,7 +132,7 @@ def time_all(target: Subject, draft: Subject, grid: Grid, progress: Callable[[in
 def test_every_pass_is_run_at_its_batch_tokens_and_context(subject: Subject) -> None:
     target, draft = record(subject), record(subject)
     done: list[int] = []
-    samples, left_out = time_all(
+    samples, left_out, _ = time_all(
         target, draft, Grid(batches=(1, 3), contexts=(4, 9), draft_lengths=(1, 4)), done.append
     )
     assert not left_out
@@ -152,7 +152,7 @@ def test_every_pass_is_run_at_its_batch_tokens_and_context(subject: Subject) -> 
 def test_passes_without_memory_are_left_out_and_the_others_are_timed(subject: Subject) -> None:
     grid = Grid(batches=(1, 2), contexts=(4,), draft_lengths=(1, 3))
     target = record(subject, lambda asked: asked == (2, 4, 4))
-    samples, left_out = time_all(target, subject, grid)
+    samples, left_out, _ = time_all(target, subject, grid)
     reason = "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"
     assert left_out == {Point(TARGET, 2, 4, 4): reason}
     assert set(samples) == set(grid.points()) - set(left_out)
@@ -198,6 +198,32 @@ def test_the_command_writes_what_it_timed(run, user_error, models: None, tmp_pat
         assert own["median_s"] == sorted(own["samples_s"])[1] > 0
     user_error(run("bench-decode", *TOLD, "--out", "p.json"), "exists already")
     assert (tmp_path / "p.json").read_bytes() == written
+
+
+def test_ctrl_c_keeps_what_was_timed_often_enough(
+    run, models: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    time_group, left = passes.time_group, [0]
+
+    def interrupted(*given: Any) -> Any:
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return time_group(*given)
+
+    monkeypatch.setattr(passes, "time_group", interrupted)
+    words = (TOLD[0], *instead(TOLD[1:], ("--repeats", 5)), "--out", "p.json")
+    # A round that does not count, and 5 that do, of 2 groups each.
+    for reached, points, said in ((6, 0, "nothing was timed often"), (9, 4, "what was timed is kept in p.json, with")):
+        left[0] = reached
+        done = run("bench-decode", *words)
+        assert (done.returncode, done.stderr.count("\n")) == (130, 1)
+        assert f"interrupted; {said}" in done.stderr
+        assert (tmp_path / "p.json").exists() == (points > 0)
+    kept = json.loads((tmp_path / "p.json").read_text())
+    assert kept["interrupted"] is True
+    assert {len(p["samples_s"]) for p in kept["points"]} <= {3, 4}
+    assert {p["reason"] for p in kept["left_out"]} <= {"not run: interrupted"}
 
 
 REFUSED = [

@@ -92,7 +92,7 @@ def test_exit_code_streams_and_options_of_the_command_are_its_own(monitor: Monit
 
 
 def test_energy_and_log_of_several_gpus(monitor: Monitor, tmp_path: Path) -> None:
-    files = ("--out", "log.csv", "--summary", "sum.json")
+    files = ("--out", "log.csv", "--summary", "sum.json", "--record-command")
     done = monitor(*FAST, "--gpu", 1, "--gpu", 2, *files, "--", PYTHON, "-c", "", gpus=[{}, {}, {}])
     assert done.returncode == 0, done.stderr
     assert done.stderr.endswith("wrote log.csv\nwrote sum.json\n")

@@ -19,7 +19,7 @@ from cuda_probe.probe.report import (
     write_csv,
 )
 from cuda_probe.probe.runner import QUICK, Results, plan, run_probes
-from simulator.ground.artefacts import UserError
+from simulator.ground.artefacts import UserError, file_sha256
 
 from .fake_device import FakeDevice
 
@@ -61,7 +61,8 @@ def test_the_file_says_what_it_is_and_what_a_unit_is(saved: Path) -> None:
     assert found["parameters"] == {"seed": 2}
     assert found["environment"]["device"] == {"name": "fake", "model": "Costs $1 a law"}
     assert found["units"]["workflops_flop"] == 600
-    assert found["raw"] == {"file": "probe.npz", "points": len(found["points"])}
+    raw = {"file": "probe.npz", "points": len(found["points"]), "sha256": file_sha256(raw_path(saved))}
+    assert found["raw"] == raw
     with np.load(saved.with_suffix(".npz")) as archive:
         assert len(archive.files) == 2 * len(found["points"])
         for index, point in enumerate(found["points"]):
@@ -114,10 +115,15 @@ def test_a_broken_file_is_refused_in_one_line_that_names_the_field(saved: Path, 
 
 
 def test_broken_raw_samples_are_refused(saved: Path) -> None:
-    for content in (b"", b"PK\x03\x04 cut", b"no archive"):
-        raw_path(saved).write_bytes(content)
-        with pytest.raises(UserError, match=r"probe\.npz: not an \.npz of raw samples"):
-            load_probe(saved)
+    found = json.loads(saved.read_text())
+    for hashed, message in ((True, "is not what probe.json was written with"), (False, r"not an \.npz of raw samples")):
+        if not hashed:
+            del found["raw"]["sha256"]
+            saved.write_text(json.dumps(found))
+        for content in (b"", b"PK\x03\x04 cut", b"no archive"):
+            raw_path(saved).write_bytes(content)
+            with pytest.raises(UserError, match=rf"probe\.npz: {message}"):
+                load_probe(saved)
 
 
 def test_the_csv_has_a_row_a_point_and_a_column_an_axis(results: Results, tmp_path: Path) -> None:
