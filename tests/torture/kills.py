@@ -21,6 +21,7 @@ from typing import Any
 
 from tests.torture.events import Ended, run
 
+ROOT = Path(__file__).parents[2]
 SECRET = "planted-secret-0123456789"
 # What programs keep secrets in.
 PLANTED = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "AWS_SECRET_ACCESS_KEY", "GITHUB_TOKEN", "SPECSIM_TEST_SECRET")
