@@ -108,9 +108,12 @@ def quickly(work: Callable[[], Any]) -> Callable[[], Any]:
 
 
 def records(content: bytes) -> list[tuple[Any, ...]]:
-    """Return what a clock does not decide of a file of records, the records of a prompt in any order."""
+    """Return what a clock does not decide of a file of records, in any order.
+
+    What a method is compared with may have been decoded, and written, once more: the same it has to be.
+    """
     found = [json.loads(line) for line in content.splitlines()]
-    return sorted((tuple(str(r.get(name)) for name in UNTIMED) for r in found), key=repr)
+    return sorted({tuple(str(r.get(name)) for name in UNTIMED) for r in found})
 
 
 def same_records(found: Files, whole: Files) -> bool:
