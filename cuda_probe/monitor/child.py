@@ -5,32 +5,13 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Sequence
 
 from simulator.ground.artefacts import UserError
+from simulator.ground.endings import handled
 
-SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 EXIT_BY_SIGNAL = 128  # plus the signal's number, as shells have it
 NAP_S = 0.05
-
-
-@contextmanager
-def signals_to(handle: Callable[[int], None]) -> Iterator[None]:
-    """Hand the signals that ask a process to end to a function; those that are ignored (nohup) stay so."""
-
-    def handler(number: int, _: FrameType | None) -> None:
-        handle(number)
-
-    before = {s: signal.getsignal(s) for s in SIGNALS if signal.getsignal(s) != signal.SIG_IGN}
-    for number in before:
-        signal.signal(number, handler)
-    try:
-        yield
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)
 
 
 def sent_to_all(number: int) -> bool:
@@ -66,7 +47,7 @@ def run(words: Sequence[str]) -> int:
         elif not sent_to_all(number):
             child.send_signal(number)
 
-    with signals_to(forward):
+    with handled(lambda number, _: forward(number)):
         try:
             child = subprocess.Popen(words)
         except OSError as error:
@@ -81,7 +62,7 @@ def wait(duration_s: float | None) -> int | None:
     """Wait for the time, or for ever where it is None, or for a signal, whose number is returned."""
     came: list[int] = []
     end_s = None if duration_s is None else time.monotonic() + duration_s
-    with signals_to(came.append):
+    with handled(lambda number, _: came.append(number)):
         while not came:
             left_s = NAP_S if end_s is None else end_s - time.monotonic()
             if left_s <= 0:

@@ -96,6 +96,9 @@ def run(options: SweepOptions) -> None:
         writing_table(options.out) if options.out else nullcontext() as table,
     ):
         seen = overview(task, bar.update, table, parameters_of(options, task), keep=layout is not None)
+    if seen.points < task.grid.points:
+        kept = f"the first {seen.points:,} of {task.grid.points:,} points are kept in {options.out}"
+        raise KeyboardInterrupt(f"{kept}, with --force the same command begins anew")
     if options.plot and layout:
         ends = intervals(task) if layout.kind == "curves" and task.grid.points <= MOST_BANDS else None
         save_figure(

@@ -3,7 +3,6 @@
 import signal
 import sys
 import textwrap
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from typing import Any, NoReturn
 import click
 
 from .artefacts import UserError, claimed, created_utc
+from .endings import endings
 from .limits import lacks_memory
 from .names import nearest
 from .version import VERSION
@@ -25,8 +25,6 @@ from .vocabulary import in_own_words, message_of, speak
 EXIT_USER_ERROR = 2
 EXIT_BY_SIGNAL = 128  # plus the signal's number, as shells have it
 EXIT_INTERRUPTED = EXIT_BY_SIGNAL + signal.SIGINT
-# What asks a process to end; all are taken as Ctrl-C is.
-ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 class FileOrFolder(click.Path):
@@ -56,32 +54,6 @@ def fail(name: str | None, message: str) -> NoReturn:
 
 class Stopped(Exception):
     """A signal that ends us, past click; the message says what was kept and how to go on, where anything was."""
-
-
-@contextmanager
-def endings() -> Iterator[list[int]]:
-    """Have the signals that ask a process to end interrupt it as Ctrl-C does; yields those that came.
-
-    Only Ctrl-C interrupts again what is still being kept. Those that are ignored (nohup) stay so, and those of another
-    thread are its own.
-    """
-    came: list[int] = []
-
-    def end(number: int, _: Any) -> None:
-        came.append(number)
-        if number == signal.SIGINT or len(came) == 1:
-            raise KeyboardInterrupt
-
-    here = threading.current_thread() is threading.main_thread()
-    before = {number: signal.getsignal(number) for number in ENDING if here}
-    heard = {number: old for number, old in before.items() if old not in (signal.SIG_IGN, None)}
-    for number in heard:
-        signal.signal(number, end)
-    try:
-        yield came
-    finally:
-        for number, old in heard.items():
-            signal.signal(number, old)
 
 
 class OneLineErrors(click.Command):

@@ -21,6 +21,7 @@ import numpy as np
 from simulator.costs.model_costs import ModelPair
 from simulator.costs.parameters import BY_NAME, Point
 from simulator.costs.step import Costs, Floats, RoundCost
+from simulator.ground.endings import unbroken
 from simulator.ground.streams import stream
 from simulator.ground.tables import Table
 
@@ -96,13 +97,15 @@ class Overview:
     """What a sweep says as a whole, by the closed form.
 
     best, speedup: the first point of the largest speedup, where models fit into memory; None where they do nowhere.
-    above_1, unfit: points that gain, and that do not fit. columns: what pictures show, where it is kept.
+    above_1, unfit: points that gain, and that do not fit. columns: what pictures show, where it is kept. points: those
+    that were seen and written: all, unless the user ended it.
     """
 
     best: int | None = None
     speedup: float = -math.inf
     above_1: int = 0
     unfit: int = 0
+    points: int = 0
     columns: Columns
 
 
@@ -110,6 +113,8 @@ def overview(
     sweep: Sweep, progress: Progress, table: Table | None, constants: Mapping[str, Any], *, keep: bool
 ) -> Overview:
     """Evaluate a sweep without holding it: write it into a table as it comes, beside `constants`, and look it over.
+
+    Interrupted, it ends with what is written.
 
     keep: whether pictures will be drawn of it.
     """
@@ -123,15 +128,21 @@ def overview(
         encoded = None if table is None else table.encode({**columns, **constants}, part.shape)
         return part, gains, {key: columns[key] for key in kept if key in columns}, encoded
 
-    for part, gains, columns, encoded in each_part(sweep, finish, progress):
-        fits = ~np.isnan(gains)
-        seen.above_1 += int((gains > 1).sum())
-        seen.unfit += int((~fits).sum())
-        if fits.any() and np.nanmax(gains) > seen.speedup:
-            seen.best, seen.speedup = part.first + int(np.nanargmax(gains)), float(np.nanmax(gains))
-        part.fill(seen.columns, columns, sweep.grid.points)
-        if table is not None:
-            table.write(encoded)
+    try:
+        for part, gains, columns, encoded in each_part(sweep, finish, progress):
+            fits = ~np.isnan(gains)
+            seen.above_1 += int((gains > 1).sum())
+            seen.unfit += int((~fits).sum())
+            if fits.any() and np.nanmax(gains) > seen.speedup:
+                seen.best, seen.speedup = part.first + int(np.nanargmax(gains)), float(np.nanmax(gains))
+            part.fill(seen.columns, columns, sweep.grid.points)
+            with unbroken():
+                if table is not None:
+                    table.write(encoded)
+                seen.points += part.points
+    except KeyboardInterrupt:
+        if table is None or not seen.points:
+            raise
     return seen
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from simulator.ground import command, partial
+from simulator.ground import endings, partial
 from simulator.ground.artefacts import UserError, check_outputs, claimed, writing
 from simulator.ground.limits import lacks_memory
+from simulator.rounds import sweeping
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -113,11 +114,51 @@ def test_every_signal_that_ends_is_heard_as_ctrl_c(run: Run, monkeypatch: pytest
             raise KeyboardInterrupt("all is kept") from None
 
     monkeypatch.setattr("simulator.cli.simulate.check_outputs", interrupted)
-    before = [signal.getsignal(each) for each in command.ENDING]
+    before = [signal.getsignal(each) for each in endings.ENDING]
     done = run("simulate", "--draftN", 4)
     assert (done.returncode, done.stdout) == (128 + number, "")
     assert done.stderr == "simulate: interrupted; all is kept\n"
-    assert [signal.getsignal(each) for each in command.ENDING] == before
+    assert [signal.getsignal(each) for each in endings.ENDING] == before
+
+
+def test_a_sweep_that_is_ended_keeps_the_points_that_it_has(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeping, "POINTS_A_PART", 4)
+    monkeypatch.setattr(sweeping, "cores", lambda: 1)
+    words = ("sweep", "--draftN", "1:4", "--alpha", "0.1:0.8:0.1", "--replications", 0, "--out")
+    assert run(*words, "whole.csv").returncode == 0
+    evaluate, parts = sweeping.evaluate, [0]
+
+    def ended(*given: object) -> object:
+        parts[0] += 1
+        if parts[0] == last:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(*given)
+
+    monkeypatch.setattr(sweeping, "evaluate", ended)
+    for last in (2, 7):
+        parts[0] = 0
+        done = run(*words, "a.csv")
+        assert (done.returncode, done.stdout) == (143, "")
+        assert (tmp_path / "a.csv").exists() == (last > 2)
+    assert "the first 16 of 32 points are kept in a.csv, with --force the same" in done.stderr
+    whole, kept = ((tmp_path / name).read_text().splitlines() for name in ("whole.csv", "a.csv"))
+    assert kept == whole[:17]
+    assert left_behind(tmp_path) == {"whole.csv", "a.csv"}
+
+
+def test_what_is_not_to_be_broken_ends_first() -> None:
+    done = []
+
+    def work() -> None:
+        with endings.endings(), endings.unbroken():
+            os.kill(os.getpid(), signal.SIGTERM)
+            done.append("whole")
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert done == ["whole"]
 
 
 def test_what_went_wrong_outside_is_called_what_it_is(

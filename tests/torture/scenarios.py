@@ -96,7 +96,7 @@ def quickly(work: Callable[[], Any]) -> Callable[[], Any]:
     """Return the same work with stages in this process and probes that take no time."""
 
     def run() -> None:
-        quick = replace(runner.QUICK, time_limit_s=0.01, min_samples=3, warm_up_s=0.001)
+        quick = replace(runner.QUICK, time_limit_s=0.01, min_samples=4, warm_up_s=0.001)
         with (
             patch.object(live, "call", call_here),
             patch.object(runner, "QUICK", quick),
