@@ -120,9 +120,40 @@ def has_recurrent_state(module: Any) -> bool:
     return getattr(module, "_is_stateful", False) or not all(isinstance(layer, DynamicLayer) for layer in layers)
 
 
+class RoomyLayer(DynamicLayer):  # type: ignore[misc]
+    """A layer that grows within memory it holds in advance: joining anew at every token copies all that was read."""
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Add keys and values of new tokens; return those of all."""
+        if not self.is_initialized:
+            return super().update(key_states, value_states, *args, **kwargs)
+        self.keys, self.values = self.joined("keys", key_states), self.joined("values", value_states)
+        return self.keys, self.values
+
+    def joined(self, name: str, new: torch.Tensor) -> torch.Tensor:
+        """Return what is held and what is new, [..., tokens, size], side by side in one piece of memory."""
+        held: torch.Tensor = getattr(self, name)
+        room: torch.Tensor | None = self.__dict__.get(f"room_of_{name}")
+        before, after = held.shape[-2], held.shape[-2] + new.shape[-2]
+        # What is held may be another tensor by now: rows were chosen, or columns moved.
+        is_there = room is not None and room.data_ptr() == held.data_ptr() and room.stride() == held.stride()
+        if room is None or not is_there or room.shape[-2] < after:
+            room = held.new_empty((*held.shape[:-2], after + max(64, after // 8), held.shape[-1]))
+            room[..., :before, :] = held
+            setattr(self, f"room_of_{name}", room)
+        room[..., before:after, :] = new
+        return room[..., :after, :]
+
+
 def growing_cache(config: Any = None) -> Any:
     """Return an empty cache that grows: with layers as a config wants them, which may slide, or all that grow."""
-    return DynamicCache(config=config)
+    cache = DynamicCache(config=config)
+    for layer in cache.layers:
+        if type(layer) is DynamicLayer:
+            layer.__class__ = RoomyLayer
+    if getattr(cache, "layer_class_to_replicate", None) is DynamicLayer:
+        cache.layer_class_to_replicate = RoomyLayer
+    return cache
 
 
 def fixed_cache(config: Any, columns: int) -> Any:

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from hypothesis import given
+from hypothesis import strategies as st
 
 from acceptance.models import check, compat
 from acceptance.models.model import Model
@@ -141,3 +143,29 @@ def test_a_cache_that_does_not_count_is_told_where_tokens_go() -> None:
     assert counting.cumulative_length == 4
     assert compat.places(SimpleNamespace(layers=[counting]), positions) == {}
     assert compat.places(SimpleNamespace(layers=[silent]), positions)["cache_position"].tolist() == [4, 5]
+
+
+@given(st.lists(st.tuples(st.sampled_from(["read", "cut", "select", "move"]), st.integers(1, 90)), max_size=12))
+def test_a_growing_layer_holds_what_was_read_whatever_was_forgotten_between(steps: list[tuple[str, int]]) -> None:
+    cache, rng = compat.growing_cache(), torch.Generator().manual_seed(0)
+    expected = torch.zeros(3, 2, 0, 4)
+    for what, count in [("read", 2), *steps]:
+        if what == "read":
+            new = torch.randn(len(expected), 2, count, 4, generator=rng)
+            keys, values = cache.update(new, -new, 0)
+            expected = torch.cat((expected, new), dim=2)
+            assert torch.equal(keys, expected)
+            assert torch.equal(values, -expected)
+        elif what == "cut" and count < expected.shape[2]:
+            compat.cut(cache, count)
+            expected = expected[:, :, :-count]
+        elif what == "select" and len(expected) > 1:
+            cache.batch_select_indices(torch.arange(len(expected) - 1))
+            expected = expected[:-1]
+        elif what == "move":
+            order = torch.arange(expected.shape[2]).flip(0)
+            layer = cache.layers[0]
+            layer.keys, layer.values = layer.keys[:, :, order], layer.values[:, :, order]
+            expected = expected[:, :, order]
+        assert cache.get_seq_length() == expected.shape[2]
+        assert torch.equal(cache.layers[0].keys, expected)
