@@ -81,6 +81,7 @@ fuzz: $(VENV)/.dev ## mangle files of every format, twenty thousand in all
 
 torture: $(VENV)/.dev ## kill commands before every event on their files, and go on: a quarter of an hour
 	$(BIN)/python -m tests.torture.kills
+	$(BIN)/python -m tests.torture.kills --full --points 25
 
 mutants: $(VENV)/.dev ## try small faults in the core: which does the suite notice?
 	$(BIN)/python tests/bench/mutants.py

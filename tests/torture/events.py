@@ -1,8 +1,9 @@
-"""What a process does to files of one folder, event by event, and its death before any of them.
+"""What a process does to files of one folder, event by event, and its death, or a full disk, before any of them.
 
 A process is forked off one that has imported everything: it is a real one, is really killed, and starts at once.
 """
 
+import errno
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ from typing import Any, NoReturn
 
 FILE_EVENTS = ("os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir", "os.truncate")
 MOST_S = 120
+FREEING = ("os.remove", "os.rmdir", "os.truncate")
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
@@ -26,11 +28,19 @@ class Ended:
     events: tuple[str, ...]
 
 
-class Events:
-    """Counts what happens to the files of a folder; kills this process before event `kill_at`, from 0."""
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What goes wrong before event `at`, from 0: this process is killed, or the disk is full from there on."""
 
-    def __init__(self, folder: Path, log: Path, kill_at: int | None) -> None:
-        self.folder, self.kill_at, self.count = os.path.realpath(folder), kill_at, 0
+    at: int
+    is_full: bool = False
+
+
+class Events:
+    """Counts what happens to the files of a folder, up to a fault."""
+
+    def __init__(self, folder: Path, log: Path, fault: Fault | None) -> None:
+        self.folder, self.fault, self.count = os.path.realpath(folder), fault, 0
         self.log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         self.write, self.fsync = os.write, os.fsync
 
@@ -63,25 +73,29 @@ class Events:
         path = str(Path(f"/proc/self/fd/{what}").readlink() if by_handle else Path(os.fsdecode(what)).absolute())
         if path != self.folder and not path.startswith(self.folder + os.sep):
             return
-        if self.count == self.kill_at:
-            self.write(what, data[: len(data) // 2]) if data else None
-            os.kill(os.getpid(), signal.SIGKILL)
+        if self.fault is not None and self.count >= self.fault.at:
+            if data and self.count == self.fault.at:
+                self.write(what, data[: len(data) // 2])
+            if not self.fault.is_full:
+                os.kill(os.getpid(), signal.SIGKILL)
+            elif event not in FREEING:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self.count += 1
         self.write(self.log, f"{event} {os.path.relpath(path, self.folder)}\n".encode())
 
 
-def run(work: Callable[[], Any], folder: Path, beside: Path, kill_at: int | None = None) -> Ended:
+def run(work: Callable[[], Any], folder: Path, beside: Path, fault: Fault | None = None) -> Ended:
     """Run some work in a process of its own, in a folder; `beside` is for what it says."""
     beside.mkdir(exist_ok=True)
     log, said = beside / "events", beside / "said"
     child = os.fork()
     if child == 0:
-        work_and_leave(work, folder, log, said, kill_at)
+        work_and_leave(work, folder, log, said, fault)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     return Ended(code=code, said=said.read_text(), events=tuple(log.read_text().splitlines()))
 
 
-def work_and_leave(work: Callable[[], Any], folder: Path, log: Path, said: Path, kill_at: int | None) -> NoReturn:
+def work_and_leave(work: Callable[[], Any], folder: Path, log: Path, said: Path, fault: Fault | None) -> NoReturn:
     """Work in the folder, heard and told of, and end the process."""
     code = 70
     signal.alarm(MOST_S)
@@ -90,7 +104,7 @@ def work_and_leave(work: Callable[[], Any], folder: Path, log: Path, said: Path,
         os.dup2(handle, 1)
         os.dup2(handle, 2)
         os.chdir(folder)
-        Events(folder, log, kill_at).watch()
+        Events(folder, log, fault).watch()
         code = work() or 0
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 0

@@ -1,6 +1,8 @@
 """Kills commands before every event on their files, goes on in every way, and compares with an undisturbed run.
 
-    python -m tests.torture.kills [--points N] [NAME ...]
+    python -m tests.torture.kills [--full] [--points N] [NAME ...]
+
+With --full the disk is full from an event on, in place of a kill.
 
 A point is right where going on succeeds and the folder then holds what an undisturbed run leaves: the same bytes where
 numbers decide them, the same records where a clock does. What refuses to go on (exit code 2) has to leave all as it is.
@@ -9,6 +11,7 @@ numbers decide them, the same records where a clock does. What refuses to go on 
 import argparse
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +22,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from tests.torture.events import Ended, run
+from tests.torture.events import Ended, Fault, run
 
 ROOT = Path(__file__).parents[2]
 SECRET = "planted-secret-0123456789"
@@ -65,16 +68,15 @@ class Scenario:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """One kill and one way on; wrong: what is wrong with how it ended, empty if nothing."""
+    """One fault and one way on; wrong: what is wrong with how it ended, empty if nothing."""
 
-    scenario: str
     event: str
     way: str
     wrong: str
 
 
-def points(scenario: Scenario, root: Path, most: int | None) -> Iterator[Point]:
-    """Kill the command at every event, or at so many of them, and go on in every way."""
+def points(scenario: Scenario, root: Path, most: int | None, *, is_full: bool = False) -> Iterator[Point]:
+    """Kill the command at every event, or at so many of them, or fill the disk, and go on in every way."""
     folder, beside = root / "work", root / "beside"
     warm(scenario, folder)
     begin(scenario, folder, beside)
@@ -86,8 +88,10 @@ def points(scenario: Scenario, root: Path, most: int | None) -> Iterator[Point]:
     kills = min(filter(None, (count, most, scenario.most)))
     for at in sorted({round(i * (count - 1) / max(kills - 1, 1)) for i in range(kills)}):
         begin(scenario, folder, beside)
-        killed = run(scenario.work, folder, beside, at)
-        assert killed.code == -9, (at, killed)
+        ended = run(scenario.work, folder, beside, Fault(at, is_full))
+        event = f"{at} {undisturbed.events[at]}"
+        is_done = ended.code in scenario.codes and scenario.same(files_of(folder), whole)
+        yield Point(event=event, way="itself", wrong="" if is_full and is_done else ill(ended, is_full=is_full))
         shutil.rmtree(root / "killed", ignore_errors=True)
         folder.rename(root / "killed")
         for way, work in scenario.ways.items():
@@ -95,7 +99,15 @@ def points(scenario: Scenario, root: Path, most: int | None) -> Iterator[Point]:
             shutil.copytree(root / "killed", folder)
             done = run(work, folder, beside)
             wrong = judged(scenario, way, done, files_of(folder), whole, start)
-            yield Point(scenario=scenario.name, event=f"{at} {undisturbed.events[at]}", way=way, wrong=wrong)
+            yield Point(event=event, way=way, wrong=wrong)
+
+
+def ill(ended: Ended, *, is_full: bool) -> str:
+    """Say what is wrong with how a command met its fault; a full disk is called that in one line."""
+    if not is_full:
+        return "" if ended.code == -signal.SIGKILL else f"not killed: {ended}"
+    named = ended.code == 2 and "No space left on device" in ended.said.splitlines()[-1]
+    return "" if named and "Traceback" not in ended.said else f"exit code {ended.code}: {ended.said[-300:]}"
 
 
 def warm(scenario: Scenario, folder: Path) -> None:
@@ -125,7 +137,8 @@ def judged(scenario: Scenario, way: str, done: Ended, found: Files, whole: Files
     if done.code == 2 and way in scenario.may_refuse:
         # Only what was never begun, or has all been written, is refused.
         kept = {name: content for name, content in found.items() if content and name in (*start, *whole)}
-        return "" if kept in (start, whole) else f"refused, and left {sorted(found)}: {done.said[-300:]}"
+        is_whole = kept.keys() == whole.keys() and scenario.same(kept, whole)
+        return "" if kept == start or is_whole else f"refused, and left {sorted(found)}: {done.said[-300:]}"
     if done.code not in scenario.codes:
         return f"exit code {done.code}: {done.said[-300:]}"
     return "" if scenario.same(found, whole) else f"left {differing(found, whole)}"
@@ -140,6 +153,7 @@ def main() -> int:
     """Run what was asked for; the exit code is 1 where a point was wrong."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("names", nargs="*", help="some of the scenarios, by name")
+    parser.add_argument("--full", action="store_true", help="fill the disk in place of kills")
     parser.add_argument("--points", type=int, help="kills of each command, evenly; all of them where not given")
     given = parser.parse_args()
     os.environ |= dict.fromkeys(PLANTED, SECRET) | FIXED
@@ -149,13 +163,11 @@ def main() -> int:
     for name in given.names or SCENARIOS:
         counts: dict[str, int] = {}
         with tempfile.TemporaryDirectory() as root:
-            for point in points(SCENARIOS[name](), Path(root), given.points):
+            for point in points(SCENARIOS[name](), Path(root), given.points, is_full=given.full):
                 counts[point.way] = counts.get(point.way, 0) + 1
                 if point.wrong:
                     wrong += 1
-                    print(
-                        f"WRONG {point.scenario}, killed before {point.event}, {point.way}: {point.wrong}", flush=True
-                    )
+                    print(f"WRONG {name}, fault before {point.event}, {point.way}: {point.wrong}", flush=True)
         tried = ", ".join(f"{way} {count}" for way, count in counts.items())
         print(f"{name}: {tried} points", flush=True)
     print(f"{wrong} wrong")
