@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as as_bytes
 
 import acceptance
 from acceptance.models.check import probe, probe_distance
 from acceptance.models.model import Model, hidden_size_of
-from simulator.ground.artefacts import UserError, to_json
+from simulator.ground.artefacts import UserError, write_json, writing
 from simulator.ground.fields import read_json_object
 
 from .batch import Batch
@@ -153,13 +154,13 @@ def save(
     training: Mapping[str, Any],
 ) -> None:
     """Write fp16 weights, what they belong to, and how they were trained."""
-    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: w.detach().to("cpu", torch.float16).contiguous() for name, w in module.state_dict().items()}
+    with writing(folder / WEIGHTS, "wb") as file:
+        file.write(as_bytes(weights))
     of_target = {"vocabulary": target.vocabulary, "weights_sha256": weights_sha256, "probe": probe(target)}
     config = {"kind": kind, "format": FORMAT, "hidden_size": hidden_size_of(target), "shape": dict(shape)}
-    (folder / CONFIG).write_text(to_json(config | {"target": of_target} | dict(more)))
-    (folder / TRAINING).write_text(to_json(training))
-    weights = {name: w.detach().to("cpu", torch.float16).contiguous() for name, w in module.state_dict().items()}
-    save_file(weights, folder / WEIGHTS)
+    write_json(folder / TRAINING, training)
+    write_json(folder / CONFIG, config | {"target": of_target} | dict(more))
 
 
 def load(kind: str, folder: Path, target: Model) -> tuple[Any, dict[str, Any]]:

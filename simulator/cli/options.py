@@ -55,10 +55,7 @@ class SharedOptions:
             "--target-model": device.target_model,
             "--draft-model": device.draft_model,
         }
-        paths = {option: Path(name) if name else None for option, name in names.items()}
-        # A folder stands for the config.json in it.
-        files = {option: path / "config.json" if path and path.is_dir() else path for option, path in paths.items()}
-        return {"--hist": self.hist} | files
+        return {"--hist": self.hist} | {option: Path(name) if name else None for option, name in names.items()}
 
 
 class Number(click.ParamType):  # type: ignore[type-arg]  # generic only in the newest click

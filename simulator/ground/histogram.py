@@ -332,7 +332,7 @@ def check_same_measurement(first: Field, second: Field) -> None:
     for key in sorted(one.keys() & other.keys() - {"k"}):
         if one[key] != other[key]:
             raise UserError(
-                f"{second.path}: {key} is {other[key]!r}, but {one[key]!r} in {first.path}; "
+                f"{second.path}: {key} is {shortened(other[key])}, but {shortened(one[key])} in {first.path}; "
                 "expected one measurement in the folder, or name one file"
             )
 
