@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .artefacts import UserError, check_kind, envelope, write_json
-from .fields import Field
+from .fields import Field, shortened
 from .limits import MAX_DRAFT_LENGTH
 from .read_as import AS, counts_as, doubts, looks_like, read_histogram
 
