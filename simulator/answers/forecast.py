@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from simulator.costs.model_costs import ModelPair
 from simulator.ground.streams import stream
 from simulator.rounds.engine import Counts
-from simulator.rounds.experiment import Setting, Summary, replicate, summarise
+from simulator.rounds.experiment import Progress, Setting, Summary, replicate, summarise
 
 from .schedule import Range, schedule
 from .uncertainty import Uncertainty, sensitivities, uncertainty
@@ -29,17 +29,20 @@ class Forecast:
     ranges: tuple[Range, ...]
 
 
-def forecast(setting: Setting, *, replications: int = 32, seed: int = 0) -> Forecast:
+def forecast(
+    setting: Setting, *, replications: int = 32, seed: int = 0, progress: Progress = lambda runs: None
+) -> Forecast:
     """Forecast one setting; the same seed gives the same forecast.
 
     Args:
         setting: One point.
         replications: Simulated runs.
         seed: Of every random stream.
+        progress: Called with how many runs were done.
     """
     costs, acceptance, k, overlap = setting.costs, setting.acceptance, setting.draft_length, setting.overlap
     longest = int(searched_draft_lengths(setting)[-1])
-    runs = replicate(setting, replications, seed)
+    runs = replicate(setting, replications, seed, progress)
     summary = summarise(setting, runs)
     known = uncertainty(costs, acceptance, k, longest, stream(seed, 0, "uncertainty"), overlap=overlap)
     return Forecast(

@@ -1,7 +1,8 @@
 """The options that `simulate` and `sweep` share: what they are on the command line, and what they are parsed into."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -10,7 +11,7 @@ import click
 
 from simulator.costs.parameters import PARAMETERS, DeviceOptions, Parameter
 from simulator.ground.artefacts import UserError
-from simulator.ground.command import FILE, Decorator, is_given, stacked
+from simulator.ground.command import FILE, Decorator, is_given, progress, say, stacked
 from simulator.ground.ranges import in_milliseconds, not_a_number, number_in
 from simulator.ground.read_as import AS
 from simulator.ground.vocabulary import Milliseconds
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     Measured = HistogramAcceptance | EquivalentAcceptance
 
 T = TypeVar("T")
+# Seconds of runs from which they are announced, and refused: a day.
+SAID_S, MOST_S = 20.0, 86_400.0
 TPOT = Milliseconds(0, 1e9, min_open=True)
 
 
@@ -178,6 +181,25 @@ def load_acceptance(options: SharedOptions, longest: int) -> "Measured | None":
     if states_alpha:
         raise UserError("--alpha: not used while --hist is sampled, expected one of them or --no-measured")
     return model
+
+
+@contextmanager
+def running(label: str, what: str, seconds: float, steps: int) -> Iterator[Callable[[int], None]]:
+    """Say about how long runs will take, where that is long, and yield what shows their progress.
+
+    Raises:
+        UserError: It would not end.
+    """
+    from simulator.rounds.duration import in_words
+
+    if seconds > MOST_S:
+        raise UserError(
+            f"--replications: {what} would take about {in_words(seconds)} here, expected at most {in_words(MOST_S)}"
+        )
+    if seconds > SAID_S:
+        say(f"{what}: about {in_words(seconds)}", err=True)
+    with progress(label, steps) as bar:
+        yield bar.update
 
 
 def timed_pricing(pricing: "Pricing", options: SharedOptions, measured: "Measured | None") -> "Pricing":

@@ -19,6 +19,7 @@ from .options import (
     parameter_options,
     provenance,
     run_options,
+    running,
     timed_pricing,
 )
 
@@ -71,6 +72,7 @@ def run(options: SimulateOptions) -> None:
     from simulator.costs.priced import load_pricing
     from simulator.ground.tables import check_table_format, write_table
     from simulator.rounds.acceptance_law import EquivalentAcceptance, HistogramAcceptance, IidAcceptance
+    from simulator.rounds.duration import simulation_s
     from simulator.rounds.experiment import Setting
 
     check_table_format("--csv", options.csv, (".csv",))
@@ -108,7 +110,9 @@ def run(options: SimulateOptions) -> None:
         is_default_alpha="alpha" not in options.stated,
         profile=pricing.profile,
     )
-    answer = forecast(setting, replications=options.replications, seed=options.seed)
+    count = options.replications
+    with running("simulate", f"{count:,} runs of {total:,} tokens", simulation_s(setting, count), count) as update:
+        answer = forecast(setting, replications=count, seed=options.seed, progress=update)
     if options.csv:
         write_table(options.csv, run_columns(answer, parameters))
     if options.events:

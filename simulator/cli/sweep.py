@@ -10,7 +10,7 @@ import click
 
 from simulator.costs.parameters import BY_NAME, PARAMETERS
 from simulator.ground.artefacts import check_outputs, envelope, to_json
-from simulator.ground.command import FILE, command, progress, wrapped
+from simulator.ground.command import FILE, command, wrapped
 
 from .options import (
     DEVICE_OPTIONS,
@@ -20,6 +20,7 @@ from .options import (
     parameter_options,
     provenance,
     run_options,
+    running,
     timed_pricing,
 )
 
@@ -82,6 +83,7 @@ def run(options: SweepOptions) -> None:
     from simulator.answers.sweep_answers import answers_of, intervals, schedules
     from simulator.ground.pictures import check_format, save_figure
     from simulator.ground.tables import check_table_format, writing_table
+    from simulator.rounds.duration import sweep_s
     from simulator.rounds.sweeping import overview
 
     check_table_format("--out", options.out)
@@ -90,12 +92,13 @@ def run(options: SweepOptions) -> None:
     check_outputs(outputs, options.force, options.inputs)
     task = make_sweep(options)
     source, caveat = source_text(options, task), task.acceptance.caveat
+    what = f"{task.grid.points:,} points" + (f" x {task.replications:,} runs" if task.replications else "")
     layout = plan(task.grid, options.plot_kind) if options.plot else None
     with (
-        progress("sweep", task.steps) as bar,
+        running("sweep", what, sweep_s(task), task.steps) as update,
         writing_table(options.out) if options.out else nullcontext() as table,
     ):
-        seen = overview(task, bar.update, table, parameters_of(options, task), keep=layout is not None)
+        seen = overview(task, update, table, parameters_of(options, task), keep=layout is not None)
     if seen.points < task.grid.points:
         kept = f"the first {seen.points:,} of {task.grid.points:,} points are kept in {options.out}"
         raise KeyboardInterrupt(f"{kept}, with --force the same command begins anew")

@@ -1,5 +1,6 @@
 """What the system tells of the machine, the same for every package that records where it measured."""
 
+import os
 import platform
 from contextlib import suppress
 from pathlib import Path
@@ -14,3 +15,8 @@ def cpu_name() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def cores() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

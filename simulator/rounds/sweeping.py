@@ -9,7 +9,6 @@ computed, and written, once for each of their values.
 """
 
 import math
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from simulator.costs.model_costs import ModelPair
 from simulator.costs.parameters import BY_NAME, Point
 from simulator.costs.step import Costs, Floats, RoundCost
 from simulator.ground.endings import unbroken
+from simulator.ground.machine import cores
 from simulator.ground.streams import stream
 from simulator.ground.tables import Table
 
@@ -177,11 +177,6 @@ def each_part(sweep: Sweep, finish: Callable[[Part, Columns], T], progress: Prog
                 yield done()
         while waiting:
             yield done()
-
-
-def cores() -> int:
-    """Return how many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True, slots=True)
