@@ -74,6 +74,7 @@ bench: $(VENV)/.dev ## measure speed against named references
 	$(BIN)/python tests/bench/bench_commands.py
 	$(BIN)/python tests/bench/bench_acceptance.py
 	$(BIN)/python tests/bench/bench_decode.py
+	$(BIN)/python tests/bench/bench_transformers.py
 	$(BIN)/python tests/bench/bench_calibrate.py
 
 fuzz: $(VENV)/.dev ## mangle files of every format, twenty thousand in all
