@@ -106,13 +106,10 @@ def parse_values(flag: str, text: str) -> "NDArray[Any]":
     """Read a list of numbers and inclusive ranges: `4`, `0.05,0.1`, `1:8`, `0.5:0.95:0.05`, or a mix; float64."""
     import numpy as np
 
-    values: list[Decimal] = []
-    for part in text.split(","):
-        values.extend(parse_part(flag, part.strip()))
-    floats = np.array([float(v) for v in values])
-    if len(np.unique(floats)) < len(floats):
+    floats = np.sort(np.concatenate([parse_part(flag, part.strip()) for part in text.split(",")]))
+    if (floats[1:] == floats[:-1]).any():
         raise UserError(f"{flag}: {text!r} names a value twice, expected each once")
-    return np.sort(floats)
+    return floats
 
 
 def parse_whole(flag: str, text: str, least: int, most: int) -> tuple[int, ...]:
@@ -124,8 +121,10 @@ def parse_whole(flag: str, text: str, least: int, most: int) -> tuple[int, ...]:
     return tuple(int(v) for v in values)
 
 
-def parse_part(flag: str, part: str) -> list[Decimal]:
+def parse_part(flag: str, part: str) -> "NDArray[Any]":
     """Read one number or one range, in decimal so that 0.5:0.95:0.05 hits 0.95."""
+    import numpy as np
+
     read = [number_in(n) for n in part.split(":")]
     numbers = [n for n in read if n is not None]
     if "%" in part and all(number_in(n.strip(" %")) is not None for n in part.split(":")):
@@ -134,7 +133,7 @@ def parse_part(flag: str, part: str) -> list[Decimal]:
     if not len(read) == len(numbers) <= 3:
         raise UserError(f"{flag}: {part!r} is not a value, expected NUMBER, FROM:TO or FROM:TO:STEP, joined by commas")
     if len(numbers) == 1:
-        return numbers
+        return np.array([float(numbers[0])])
     if not all(n.is_finite() for n in numbers):
         raise UserError(f"{flag}: {part!r} is a range without end, expected finite numbers")
     first, last, *rest = numbers
@@ -146,7 +145,19 @@ def parse_part(flag: str, part: str) -> list[Decimal]:
     if last - first >= step * MAX_VALUES:
         raise UserError(f"{flag}: {part!r} holds more values than the {MAX_VALUES:,} that are allowed at most")
     count = int((last - first) / step) + 1
-    return [first + i * step for i in range(count)]
+    return decimals(first, step, count)
+
+
+def decimals(first: Decimal, step: Decimal, count: int) -> "NDArray[Any]":
+    """Return numbers in even steps, each the nearest to its decimal."""
+    import numpy as np
+
+    places = max(0, *(-int(n.as_tuple().exponent) for n in (first, step)))
+    start, by = (int(n.scaleb(places)) for n in (first, step))
+    # Whole numbers and powers of ten that floats hold exactly: one division rounds once, as reading the decimal does.
+    if places <= 22 and max(abs(start), abs(start + by * count)) < 2**53:
+        return np.asarray((start + by * np.arange(count)) / 10.0**places, np.float64)
+    return np.array([float(first + i * step) for i in range(count)])
 
 
 def check_whole(name: str, value: int, least: int = 1) -> None:

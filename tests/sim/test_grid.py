@@ -57,6 +57,8 @@ def test_a_range_has_both_ends_and_even_steps(first: int, steps: int, hundredths
     values = parse_values("--x", f"{first}:{first + steps * step:.2f}:{step:.2f}")
     assert len(values) == steps + 1
     assert np.diff(values) == pytest.approx(step)
+    # Each is the number that its decimal reads as.
+    assert values.tolist() == [float(f"{first + i * hundredths / 100:.2f}") for i in range(steps + 1)]
 
 
 def sweep(replications: int = 0, **values: str) -> Sweep:
