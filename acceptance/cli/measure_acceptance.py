@@ -14,6 +14,7 @@ from acceptance.text.prompts import DATASETS
 from simulator.ground.artefacts import UserError, check_outputs, envelope, to_json
 from simulator.ground.command import OneLineErrorsGroup, command, is_given, progress, refuse_given, say
 from simulator.ground.limits import lacks_memory
+from simulator.ground.partial import sweep
 
 from .import_histogram import import_measurement
 from .options import MEASURE_OPTIONS, OUTPUT_OPTIONS, TEXT_OPTIONS, MeasureOptions
@@ -251,6 +252,7 @@ def finished(ready: Ready, options: MeasureOptions) -> "tuple[Trace, dict[str, A
     from acceptance.trace.trace import load_trace
 
     path = options.out_dir / SIDECAR
+    sweep(options.out_dir)
     trace, before = load_trace(path)
     same = {name: value for name, value in before.items() if name != "trace_sha256"}
     if told := first_difference(json.loads(to_json(ready.parameters)), same):

@@ -119,14 +119,14 @@ def check_outputs(
     taken = {file: option for option, path in read for member in members(path) for file in names_of(member)}
     listed = {option: [paths] if isinstance(paths, Path) else paths or () for option, paths in outputs.items()}
     given = [(option, path) for option, paths in listed.items() for path in paths]
+    for folder in {Path(os.path.realpath(path)).parent for _, path in given}:
+        sweep(folder)
     for option, path in given:
         check_output(option, path, force or os.path.realpath(path) in own)
         for name in names_of(path):
             other = taken.setdefault(name, option)
             if other != option:
                 raise UserError(f"{option} {path}: is the file of {other} too, expected another one")
-    for folder in {Path(os.path.realpath(path)).parent for _, path in given}:
-        sweep(folder)
 
 
 def members(path: Path) -> list[Path]:

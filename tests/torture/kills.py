@@ -35,8 +35,8 @@ Way = tuple[object, ...]
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    """Return every file of a folder, hidden ones too, but for those of locks, which the next start sweeps."""
-    paths = sorted(p for p in folder.rglob("*") if p.is_file() and ".lockfile." not in p.name)
+    """Return every file of a folder, hidden ones too: the next start sweeps what a kill left half done."""
+    paths = sorted(p for p in folder.rglob("*") if p.is_file())
     return {str(p.relative_to(folder)): p.read_bytes() for p in paths}
 
 

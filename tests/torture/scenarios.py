@@ -79,6 +79,7 @@ def stage_words() -> tuple[str, ...]:
 def partly_live() -> None:
     """Have `validate --live` go on with its measurement, and no further."""
     with patch.object(live, "call", call_here):
+        live.sweep(plan_of(SMALL).folder)
         live.measure(plan_of(SMALL), print)
 
 
