@@ -47,10 +47,11 @@ class Unfinished:
     def outputs(self) -> set[str]:
         """Real names of what an interrupted measurement was to write: what is there of it is its own."""
         try:
-            there = read_records(self.path, KIND)[0][0].get("outputs") if self.path.exists() else ()
+            there = read_records(self.path, KIND)[0][0].get("outputs") if self.path.exists() else []
         except UserError:
             return set()
-        return {os.path.realpath(self.path.parent / str(name)) for name in there or ()}
+        names = there if isinstance(there, list) else []
+        return {os.path.realpath(self.path.parent / str(name)) for name in names}
 
     def hold(self, check: Callable[[], None]) -> None:
         """Keep other processes out; then see once more whether anything is in the way of what is to be written."""

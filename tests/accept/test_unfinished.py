@@ -128,6 +128,8 @@ def test_what_another_measurement_has_done_is_kept_but_for_force(tmp_path: Path)
         with pytest.raises(UserError, match=message):
             kept.open(parameters)
         assert kept.path.read_bytes() == before
+    kept.path.write_bytes(before.replace(b'"outputs":[', b'"outputs":1,"was":['))
+    assert kept.outputs == set()
     kept.open({"seed": 1, "target": "a"}, force=True)
     assert json.loads(kept.path.read_bytes().splitlines()[0])["parameters"]["seed"] == 1
 
