@@ -96,7 +96,7 @@ def run(options: SweepOptions) -> None:
     layout = plan(task.grid, options.plot_kind) if options.plot else None
     with (
         running("sweep", what, sweep_s(task), task.steps) as update,
-        writing_table(options.out) if options.out else nullcontext() as table,
+        writing_table(options.out, from_threads=True) if options.out else nullcontext() as table,
     ):
         seen = overview(task, update, table, parameters_of(options, task), keep=layout is not None)
     if seen.points < task.grid.points:

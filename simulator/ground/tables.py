@@ -17,10 +17,13 @@ from numpy.typing import NDArray
 
 from .artefacts import UserError, writing
 from .dependency import Dependency, require
+from .helpers import Helpers
 
 PARQUET = Dependency(import_name="pyarrow", purpose="writing Parquet", extra="parquet")
 SUFFIXES = (".csv", ".parquet")
 ROWS_A_PART = 1 << 16
+# Parts of CSV before which no process is started to help: about half a second.
+PARTS_HERE = 4
 
 Columns = Mapping[str, Any]
 Shape = tuple[int, ...]
@@ -47,10 +50,14 @@ def check_table_format(option: str, path: Path | None, suffixes: tuple[str, ...]
 
 
 @contextmanager
-def writing_table(path: Path) -> Iterator[Table]:
-    """Open a table that takes its name only when the block ends well."""
+def writing_table(path: Path, *, from_threads: bool = False) -> Iterator[Table]:
+    """Open a table that takes its name only when the block ends well.
+
+    from_threads: whether parts are encoded on several threads: many rows of CSV then get processes that help.
+    """
     with writing(path, "wb") as file:
-        table = ParquetTable(file) if path.suffix == ".parquet" else CsvTable(file)
+        helpers = Helpers(PARTS_HERE) if from_threads else None
+        table = ParquetTable(file) if path.suffix == ".parquet" else CsvTable(file, helpers)
         try:
             yield table
         finally:
@@ -71,21 +78,13 @@ def write_table(path: Path, columns: Columns) -> None:
 class CsvTable:
     """Rows of text: numbers in the shortest digits that read back as the same, nothing for what is not known."""
 
-    def __init__(self, file: IO[bytes]) -> None:
-        self.file, self.is_headed = file, False
+    def __init__(self, file: IO[bytes], helpers: Helpers | None) -> None:
+        self.file, self.helpers, self.is_headed = file, helpers, False
 
     def encode(self, columns: Columns, shape: Shape) -> tuple[str, bytes]:
         """Return the header and the rows."""
-        size, texts = math.prod(shape), list[NDArray[np.object_]]()
-        for text in map(cells, columns.values()):
-            joint = np.broadcast_shapes(texts[-1].shape, text.shape) if texts else shape
-            # Neighbours that repeat themselves together are joined before they are repeated.
-            if texts and 2 * math.prod(joint) <= size:
-                texts[-1] = np.asarray(texts[-1] + "," + text, np.object_)
-            else:
-                texts.append(text)
-        rows = zip(*(np.broadcast_to(text, shape).ravel().tolist() for text in texts), strict=True)
-        return ",".join(map(quoted, columns)), "\n".join([*map(",".join, rows), ""]).encode()
+        rows = csv_rows(columns, shape) if self.helpers is None else self.helpers.call(csv_rows, columns, shape)
+        return ",".join(map(quoted, columns)), rows
 
     def write(self, encoded: tuple[str, bytes]) -> None:
         """Write the next rows, below the header."""
@@ -97,6 +96,22 @@ class CsvTable:
 
     def close(self) -> None:
         """Nothing is left to be written."""
+        if self.helpers is not None:
+            self.helpers.close()
+
+
+def csv_rows(columns: Columns, shape: Shape) -> bytes:
+    """Return the rows of a part."""
+    size, texts = math.prod(shape), list[NDArray[np.object_]]()
+    for text in map(cells, columns.values()):
+        joint = np.broadcast_shapes(texts[-1].shape, text.shape) if texts else shape
+        # Neighbours that repeat themselves together are joined before they are repeated.
+        if texts and 2 * math.prod(joint) <= size:
+            texts[-1] = np.asarray(texts[-1] + "," + text, np.object_)
+        else:
+            texts.append(text)
+    rows = zip(*(np.broadcast_to(text, shape).ravel().tolist() for text in texts), strict=True)
+    return "\n".join([*map(",".join, rows), ""]).encode()
 
 
 def cells(values: Any) -> NDArray[np.object_]:

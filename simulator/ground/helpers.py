@@ -1,0 +1,75 @@
+"""Processes that do for threads what Python does one at a time: asked over a pipe, and gone when that closes.
+
+They are of this interpreter and its path, hear no Ctrl-C of the terminal, and end with whoever started them.
+"""
+
+import json
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from queue import SimpleQueue
+from threading import Lock
+from typing import Any
+
+from .machine import cores
+
+MOST, PIPE = 8, 1 << 20
+# What lies in the current folder is no module of ours.
+SERVE = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from simulator.ground.helpers import serve; serve()"
+
+
+def serve() -> None:
+    """Answer calls until there are no more."""
+    while True:
+        try:
+            work, arguments = pickle.load(sys.stdin.buffer)
+        except EOFError:
+            return
+        pickle.dump(work(*arguments), sys.stdout.buffer)
+        sys.stdout.buffer.flush()
+
+
+def started() -> subprocess.Popen[bytes]:
+    """Start a helper."""
+    command = [sys.executable, "-P", "-c", SERVE, json.dumps([folder for folder in sys.path if folder])]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "pipesize": PIPE}
+    return subprocess.Popen(command, start_new_session=True, **pipes)  # type: ignore[call-overload,no-any-return]
+
+
+class Helpers:
+    """As many helpers as there are cores, once so many calls were answered here that they are worth their start."""
+
+    def __init__(self, calls_here: int) -> None:
+        self.calls_left, self.free = calls_here, SimpleQueue[subprocess.Popen[bytes] | None]()
+        self.helpers: list[subprocess.Popen[bytes]] = []
+        self.starting = Lock()
+
+    def call(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        """Return what a function, by its name, makes of arguments: in a helper, or here where none answers."""
+        if cores() == 1 or self.calls_left > 0:
+            self.calls_left -= 1
+            return work(*arguments)
+        with self.starting:
+            while len(self.helpers) < min(cores(), MOST):
+                self.helpers.append(started())
+                self.free.put(self.helpers[-1])
+        helper = self.free.get()
+        try:
+            if helper is None or helper.stdin is None or helper.stdout is None:
+                raise EOFError
+            pickle.dump((work, arguments), helper.stdin, pickle.HIGHEST_PROTOCOL)
+            helper.stdin.flush()
+            answer = pickle.load(helper.stdout)
+        except (OSError, EOFError, pickle.UnpicklingError):
+            helper = None
+            answer = work(*arguments)
+        finally:
+            self.free.put(helper)
+        return answer
+
+    def close(self) -> None:
+        """Let them end."""
+        for helper in self.helpers:
+            helper.kill()
+            helper.communicate()

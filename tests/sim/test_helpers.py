@@ -1,0 +1,74 @@
+"""Processes that help to write: the same bytes, whether they answer or not, and none is left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from simulator.ground import helpers, tables
+from simulator.ground.helpers import Helpers
+from simulator.ground.tables import write_table, writing_table
+
+COLUMNS = {"a": np.arange(6).reshape(3, 2) / 7, "b": np.array([[0.5], [1e-9], [np.nan]]), "c": "x,y"}
+
+
+def wait_until_gone(pids: list[int]) -> None:
+    for _ in range(200):
+        if not any(Path(f"/proc/{pid}").exists() for pid in pids):
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"{pids} still run")
+
+
+@pytest.fixture(autouse=True)
+def _two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(helpers, "cores", lambda: 2)
+
+
+def test_a_table_is_the_same_with_helpers_without_and_when_they_die(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = {name: np.broadcast_to(values, (3, 2)).ravel() for name, values in COLUMNS.items()}
+    write_table(tmp_path / "here.csv", {name: np.tile(values, 4) for name, values in whole.items()})
+    monkeypatch.setattr(tables, "PARTS_HERE", 1)
+    with writing_table(tmp_path / "there.csv", from_threads=True) as table:
+        for _ in range(3):
+            table.write(table.encode(COLUMNS, (3, 2)))
+        pids = [each.pid for each in table.helpers.helpers]
+        assert len(pids) == 2
+        for each in table.helpers.helpers:
+            each.kill()
+            each.wait()
+        table.write(table.encode(COLUMNS, (3, 2)))
+    assert (tmp_path / "there.csv").read_bytes() == (tmp_path / "here.csv").read_bytes()
+    wait_until_gone(pids)
+
+
+def test_an_error_of_the_work_is_raised_where_it_was_asked_for() -> None:
+    pool = Helpers(0)
+    assert pool.call(abs, -3) == 3
+    with pytest.raises(TypeError, match="bad operand"):
+        pool.call(abs, "x")
+    pool.close()
+    wait_until_gone([each.pid for each in pool.helpers])
+
+
+def test_helpers_end_with_the_process_that_started_them(tmp_path: Path) -> None:
+    # Nor is a module of the current folder theirs.
+    (tmp_path / "pickle.py").write_text("raise SystemExit('run')")
+    script = (
+        "import sys, time; sys.path.remove(''); from simulator.ground import helpers; helpers.cores = lambda: 2; "
+        "pool = helpers.Helpers(0); pool.call(abs, -1); "
+        "print(*(each.pid for each in pool.helpers), flush=True); time.sleep(60)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    pids = [int(pid) for pid in parent.stdout.readline().split()]
+    assert len(pids) == 2
+    os.kill(parent.pid, signal.SIGKILL)
+    parent.communicate()
+    wait_until_gone(pids)
