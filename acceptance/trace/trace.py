@@ -6,7 +6,7 @@ Arrays lie in `trace.npz`; what they mean and where they came from in `trace.jso
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
@@ -14,8 +14,9 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from simulator.ground.arrays import Numbers, read_arrays
 from simulator.ground.artefacts import UserError, check_kind, envelope, file_sha256, read_bytes, write_json, writing
-from simulator.ground.fields import read_json_object
+from simulator.ground.fields import read_json_object, shortened
 
 KIND = "acceptance_trace"
 # 1: one acceptance a position. 2: both kinds of draft, ranks, entropies, turns, prompts with categories.
@@ -128,7 +129,25 @@ class Trace:
         return Trace(**{name: getattr(self, name)[chosen] for name in ARRAYS}, prompts=self.prompts)
 
 
-ARRAYS = tuple(f.name for f in fields(Trace) if f.name != "prompts")
+ROUNDED = 1e-3
+WHOLE, UNIT = Numbers(dtype=np.int32, least=0), Numbers(dtype=np.float32, least=0, most=1)
+RANK, SHARE = replace(WHOLE, least=UNKNOWN_RANK), replace(UNIT, least=-ROUNDED, most=1 + ROUNDED, unknown=True)
+NATS = Numbers(dtype=np.float32, least=-ROUNDED, unknown=True)
+# What each array may hold; sums of probabilities may be off by rounding.
+ARRAYS = {
+    "token": WHOLE,
+    "accept_sampled": UNIT,
+    "accept_greedy": Numbers(dtype=np.bool_),
+    "log_p": Numbers(dtype=np.float32, most=ROUNDED),
+    "rank_p": RANK,
+    "rank_q": RANK,
+    "max_q": SHARE,
+    "entropy_p": NATS,
+    "entropy_q": NATS,
+    "overlap": SHARE,
+    "p_argmax_q": SHARE,
+    **dict.fromkeys(("prompt", "turn", "position", "context_length"), WHOLE),
+}
 
 
 def join(traces: Sequence[Trace]) -> Trace:
@@ -143,17 +162,17 @@ def save_arrays(file: IO[bytes], trace: Trace) -> None:
     np.savez_compressed(file, **{name: getattr(trace, name) for name in ARRAYS})
 
 
-def load_arrays(file: IO[bytes], prompts: tuple[PromptInfo, ...]) -> Trace:
+def load_arrays(file: IO[bytes], prompts: tuple[PromptInfo, ...], where: str | Path = "a batch") -> Trace:
     """Read the arrays of a trace.
 
     Raises:
         UserError: Says what is wrong with them.
     """
+    arrays = read_arrays(where, file.read(), ARRAYS)
     try:
-        with np.load(file, allow_pickle=False) as arrays:
-            return Trace(**{name: arrays[name] for name in ARRAYS}, prompts=prompts)
-    except Exception as error:  # whatever zip, zlib, or the header's parser make of broken bytes
-        raise UserError(f"not a trace ({error})") from None
+        return Trace(**arrays, prompts=prompts)
+    except ValueError as error:
+        raise UserError(f"{where}: not a trace ({error})") from None
 
 
 def save_trace(folder: Path, trace: Trace, parameters: Mapping[str, Any], **extra: Any) -> tuple[Path, Path]:
@@ -180,13 +199,13 @@ def load_trace(sidecar: Path) -> tuple[Trace, dict[str, Any]]:
     about = read_json_object(sidecar)
     check_kind(sidecar, about, KIND, SCHEMA_VERSIONS)
     arrays, parameters = about.get("arrays"), about.get("parameters")
-    if not isinstance(arrays, str):
-        raise UserError(f"{sidecar}: arrays is {arrays!r}, expected the name of the .npz beside it")
+    if not isinstance(arrays, str) or Path(arrays).name != arrays:
+        raise UserError(f"{sidecar}: arrays is {shortened(arrays)}, expected the name of the .npz beside it")
     if not isinstance(parameters, dict):
-        raise UserError(f"{sidecar}: parameters is {parameters!r}, expected an object")
+        raise UserError(f"{sidecar}: parameters is {shortened(parameters)}, expected an object")
     for name in ("temperature", "draft_temperature"):
         if not isinstance(parameters.get(name), int | float):
-            raise UserError(f"{sidecar}: parameters.{name} is {parameters.get(name)!r}, expected a number")
+            raise UserError(f"{sidecar}: parameters.{name} is {shortened(parameters.get(name))}, expected a number")
     try:
         prompts = tuple(PromptInfo(source=str(p["source"]), category=str(p["category"])) for p in about["prompts"])
     except (KeyError, TypeError):
@@ -199,10 +218,7 @@ def load_trace(sidecar: Path) -> tuple[Trace, dict[str, Any]]:
             f"{path}: is not what {sidecar.name} was written with, expected both of one measurement "
             "(one that was interrupted here goes on with the same command)"
         )
-    try:
-        trace = load_arrays(BytesIO(data), prompts)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+    trace = load_arrays(BytesIO(data), prompts, path)
     if about.get("positions") != trace.size:
-        raise UserError(f"{sidecar}: positions is {about.get('positions')!r}, but {arrays} holds {trace.size}")
+        raise UserError(f"{sidecar}: positions is {shortened(about.get('positions'))}, but {arrays} holds {trace.size}")
     return trace, parameters | {"trace_sha256": found}

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import click
 
-from simulator.ground.command import OneLineErrorsGroup, command
+from simulator.ground.command import OneLineErrorsGroup, command, no_traceback
 
 
 class Entry(NamedTuple):
@@ -91,7 +91,10 @@ class Umbrella(OneLineErrorsGroup):
         """Run as a program; never returns."""
         words = [*(sys.argv[1:] if args is None else args)]
         if words and words[0] in COMMANDS:
-            COMMANDS[words[0]].load().main(words[1:], f"{prog_name or self.name} {words[0]}", **extra)
+            name = f"{prog_name or self.name} {words[0]}"
+            with no_traceback(name):
+                chosen = COMMANDS[words[0]].load()
+            chosen.main(words[1:], name, **extra)
         super().main(words or ["--help"], prog_name, **extra)
 
     def list_commands(self, ctx: click.Context) -> list[str]:

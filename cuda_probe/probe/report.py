@@ -12,12 +12,14 @@ from zipfile import BadZipFile, ZipFile
 import numpy as np
 from numpy.typing import NDArray
 
+from simulator.ground.arrays import Numbers, read_arrays
 from simulator.ground.artefacts import (
     UserError,
     check_kind,
     envelope,
     file_sha256,
     finite_or_text,
+    read_bytes,
     write_json,
     writing,
 )
@@ -146,20 +148,13 @@ def load_raw(report: Field) -> Mapping[str, NDArray[np.float64]]:
     path, file = Path(report.path), report["raw"]["file"]
     if Path(file.text()).name != file.text():
         file.refuse("a name without folders")
-    beside = path.parent / file.text()
-    try:
-        content = beside.read_bytes()
-        hashed = report["raw"]["sha256"]
-        if hashed.is_given and hashed.text() != hashlib.sha256(content).hexdigest():
-            raise UserError(f"{beside}: is not what {path.name} was written with, expected both of one run")
-        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
-    except FileNotFoundError:
-        raise UserError(f"{beside}: no such file, but {path} names it for its raw samples") from None
-    except UserError:
-        raise
-    except (OSError, ValueError, BadZipFile, EOFError) as error:
-        raise UserError(f"{beside}: not an .npz of raw samples ({error})") from None
+    beside, hashed = path.parent / file.text(), report["raw"]["sha256"]
+    if not beside.exists():
+        raise UserError(f"{beside}: no such file, but {path} names it for its raw samples")
+    content = read_bytes(beside)
+    if hashed.is_given and hashed.text() != hashlib.sha256(content).hexdigest():
+        raise UserError(f"{beside}: is not what {path.name} was written with, expected both of one run")
+    return read_arrays(beside, content, Numbers(least=0))
 
 
 def read_point(entry: Field, index: int, raw: Mapping[str, NDArray[np.float64]] | None) -> Point:

@@ -5,14 +5,19 @@ import json
 import math
 import os
 import platform
+import stat
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from io import FileIO
 from pathlib import Path
 from typing import IO, Any
 
 from .partial import begin, finish, sweep
 from .version import VERSION
+
+# Of a file that is read whole.
+MAX_BYTES = 1 << 32
 
 
 class UserError(ValueError):
@@ -72,13 +77,33 @@ def to_json(payload: Mapping[str, Any]) -> str:
 
 
 def read_bytes(path: str | Path) -> bytes:
-    """Read a file; a UserError says that it is missing, a folder, or unreadable."""
+    """Read a file, or what is piped; a UserError says that it is missing, a folder, or cannot be read.
+
+    Nothing is waited for but what somebody is writing to a pipe, and nothing is read that has no end.
+    """
     try:
-        return Path(path).read_bytes()
+        with FileIO(path, opener=opened) as file:
+            status = os.fstat(file.fileno())
+            if stat.S_ISFIFO(status.st_mode):
+                os.set_blocking(file.fileno(), True)  # of one that nobody writes to this is the end
+            elif not stat.S_ISREG(status.st_mode):
+                raise UserError(f"{path}: is a device, expected a file")
+            if status.st_size > MAX_BYTES:
+                raise UserError(f"{path}: holds {status.st_size:,} bytes, expected at most {MAX_BYTES:,}")
+            return file.read()
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{str(path)!r}: is no name of a file ({error})") from None
+
+
+def opened(path: str, flags: int) -> int:
+    """Open a file without waiting for who else opens it."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def file_sha256(path: Path) -> str:

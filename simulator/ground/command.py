@@ -1,9 +1,11 @@
 """The frame of every command: one clear line for a user's mistake, exit code 2, no traceback; progress on stderr."""
 
+import os
 import signal
 import sys
 import textwrap
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +27,11 @@ from .vocabulary import in_own_words, message_of, speak
 EXIT_USER_ERROR = 2
 EXIT_BY_SIGNAL = 128  # plus the signal's number, as shells have it
 EXIT_INTERRUPTED = EXIT_BY_SIGNAL + signal.SIGINT
+EXIT_MISTAKE_OF_OURS = 70  # EX_SOFTWARE of sysexits.h
+# Where this is set, tracebacks are printed.
+DEBUG = "SPECSIM_DEBUG"
+# Characters of a word and of a whole line that says what is wrong; what is longer loses its middle.
+LONGEST_WORD, LONGEST_LINE = 300, 1000
 
 
 class FileOrFolder(click.Path):
@@ -48,8 +55,38 @@ Decorator = Callable[[Any], Any]
 
 def fail(name: str | None, message: str) -> NoReturn:
     """Print one line to stderr and leave with the exit code of user errors."""
-    click.echo(f"{name}: {' '.join(message.split())}", err=True)
+    click.echo(f"{name}: {in_one_line(message)}", err=True)
     sys.exit(EXIT_USER_ERROR)
+
+
+def in_one_line(message: str) -> str:
+    """Return a message as one line that can be read, whatever a file or an option held."""
+    words = " ".join(without_middle(word, LONGEST_WORD) for word in message.split())
+    return without_middle(words, LONGEST_LINE).encode(errors="replace").decode()
+
+
+def without_middle(text: str, most: int) -> str:
+    """Return text of at most so many characters, three quarters of them from its beginning."""
+    return text if len(text) <= most else f"{text[: most * 3 // 4]}...{text[3 - most // 4 :]}"
+
+
+@contextmanager
+def no_traceback(name: str | None) -> Iterator[None]:
+    """Tell in one line, with an exit code of its own, what nobody foresaw: then the mistake is ours."""
+    try:
+        yield
+    except Exception as error:
+        if os.environ.get(DEBUG):
+            traceback.print_exc()
+        what = without_middle(f"{type(error).__name__}: {error}".strip(": "), LONGEST_WORD)
+        click.echo(
+            in_one_line(
+                f"{name}: a mistake in specsim {VERSION}, not in what you gave ({what}); "
+                f"please report it to its maintainers with the traceback that {DEBUG}=1 shows"
+            ),
+            err=True,
+        )
+        sys.exit(EXIT_MISTAKE_OF_OURS)
 
 
 class Stopped(Exception):
@@ -88,11 +125,17 @@ class OneLineErrors(click.Command):
         """Run as a program; never returns."""
         name = prog_name or self.name
         claimed.clear()
+        with no_traceback(name):
+            code = self.told(name, args, {**extra, "standalone_mode": False})
+        sys.exit(code)
+
+    def told(self, name: str | None, args: Sequence[str] | None, extra: dict[str, Any]) -> int:
+        """Run, tell what went wrong that can, and return the exit code."""
         came: list[int] = []
         try:
             with endings() as came:
                 created_utc()  # a clock that cannot be read is told before anything is done
-                code = super().main(args, name, **{**extra, "standalone_mode": False})
+                code = super().main(args, name, **extra)
                 sys.stdout.flush()
         except click.ClickException as error:
             fail(name, message_of(error))
@@ -105,14 +148,14 @@ class OneLineErrors(click.Command):
         except (OSError, UnicodeError) as error:
             sys.stdout = StringIO()  # nothing more can be said there
             # What no check could foresee: a full disk, a folder that may not be entered, a name that is no text.
-            fail(name, f"{type(error).__name__}: {error}".encode(errors="replace").decode())
+            fail(name, f"{type(error).__name__}: {error}")
         except (Stopped, click.Abort, KeyboardInterrupt) as error:
             # A terminal shows ^C, and leaves the cursor there.
             click.echo("\n" * sys.stderr.isatty() + f"{name}: interrupted{str(error) and f'; {error}'}", err=True)
             code = EXIT_INTERRUPTED
         if code == EXIT_INTERRUPTED and came:
-            code = EXIT_BY_SIGNAL + came[0]
-        sys.exit(code if isinstance(code, int) else 0)
+            return EXIT_BY_SIGNAL + came[0]
+        return code if isinstance(code, int) else 0
 
 
 def named_paths(ctx: click.Context) -> Iterator[tuple[str, str]]:

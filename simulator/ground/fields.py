@@ -6,6 +6,7 @@ of it refuses in one line that names the file, the place, the value found and wh
 
 import json
 import math
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -19,6 +20,11 @@ from .ranges import allowed_numbers
 # What a number of a file may be at most: sums of such counts stay finite in a float.
 MAX_NUMBER = 1e300
 MAX_SHOWN = 80
+# Lists and objects within one another.
+MAX_DEPTH = 100
+# Bytes of a file of settings that somebody wrote by hand.
+MAX_SETTINGS = 1 << 18
+DOTTED = re.compile(r"[^\s.=,\[\]{}]+(?:[ \t]*\.[ \t]*[^\s.=,\[\]{}]+)*")
 
 
 class Malformed(ValueError):
@@ -35,9 +41,11 @@ def parse_json(text: str, *, any_number: bool = False) -> Any:
     any_number: NaN and infinities are taken, which other programs write.
     """
     try:
-        if any_number:
-            return json.loads(text, object_pairs_hook=unique)
-        return json.loads(text, parse_constant=refused, parse_float=finite, object_pairs_hook=unique)
+        how: dict[str, Any] = {} if any_number else {"parse_constant": refused, "parse_float": finite}
+        value = json.loads(text, object_pairs_hook=unique, **how)
+        if is_deep(value):
+            raise RecursionError
+        return value
     except json.JSONDecodeError as error:
         raise Malformed("not JSON", f" (line {error.lineno}: {error.msg})") from None
     except RecursionError:
@@ -47,6 +55,16 @@ def parse_json(text: str, *, any_number: bool = False) -> Any:
     except ValueError as error:
         # Python refuses to read integers of thousands of digits.
         raise Malformed("holds a number that cannot be read", f" ({str(error).partition(';')[0]})") from None
+
+
+def is_deep(value: Any) -> bool:
+    """Say whether lists and objects stand deeper within one another than any file needs them."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        inner = (v.values() if isinstance(v, dict) else v for v in level if isinstance(v, dict | list))
+        if not (level := [v for part in inner for v in part if isinstance(v, dict | list)]):
+            return False
+    return True
 
 
 def refused(number: str) -> NoReturn:
@@ -224,10 +242,21 @@ def read_toml(path: str | Path) -> Field:
     """Read a TOML file; a UserError says that it is none, or cannot be read."""
     import tomllib
 
+    text = text_of(path)
+    if len(text) > MAX_SETTINGS:
+        raise UserError(f"{path}: holds {len(text):,} characters, expected at most {MAX_SETTINGS:,}")
     try:
-        return Field(tomllib.loads(text_of(path)), path)
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{path}: not TOML ({error})") from None
+        # The parser's time and memory grow with the square of these.
+        if any(dotted.group().count(".") > MAX_DEPTH for dotted in DOTTED.finditer(text)):
+            raise RecursionError
+        value = tomllib.loads(text)
+        if is_deep(value):
+            raise RecursionError
+        return Field(value, path)
+    except RecursionError:
+        raise UserError(f"{path}: nested too deeply to be one of our files") from None
+    except ValueError as error:  # numbers of thousands of digits as well
+        raise UserError(f"{path}: not TOML ({shortened(str(error), MAX_SHOWN)})") from None
 
 
 def lines_of(path: str | Path) -> Iterator[tuple[int, str]]:

@@ -85,7 +85,7 @@ def test_broken_sidecars_and_arrays_are_named(tmp_path: Path) -> None:
         sidecar.write_text(json.dumps(whole | changes))
         with pytest.raises(UserError, match=message):
             load_trace(sidecar)
-    for hashed, message in ((True, "is not what trace.json was written with"), (False, "not a trace")):
+    for hashed, message in ((True, "is not what trace.json was written with"), (False, "is no .npz of arrays")):
         kept = whole if hashed else {key: value for key, value in whole.items() if key != "arrays_sha256"}
         sidecar.write_text(json.dumps(kept))
         for broken in (content[:0], content[:200], b"not a zip"):

@@ -116,7 +116,7 @@ def test_a_broken_file_is_refused_in_one_line_that_names_the_field(saved: Path, 
 
 def test_broken_raw_samples_are_refused(saved: Path) -> None:
     found = json.loads(saved.read_text())
-    for hashed, message in ((True, "is not what probe.json was written with"), (False, r"not an \.npz of raw samples")):
+    for hashed, message in ((True, "is not what probe.json was written with"), (False, r"is no \.npz of arrays")):
         if not hashed:
             del found["raw"]["sha256"]
             saved.write_text(json.dumps(found))

@@ -6,7 +6,6 @@ refused for another. `training` makes it of what `mining` finds.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 import acceptance
 from acceptance.models.check import identity, probe_distance
 from acceptance.models.model import Model, hidden_size_of
+from simulator.ground.arrays import Numbers, read_arrays
 from simulator.ground.artefacts import UserError, check_kind, envelope, read_bytes, write_json, writing
 from simulator.ground.fields import read_json_object
 
@@ -23,6 +23,7 @@ Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 KIND, SCHEMA_VERSIONS = "judge", (1,)
 CONFIG, WEIGHTS = "judge.json", "weights.npz"
+WEIGHTS_OF = dict.fromkeys(("draft", "target"), Numbers(dtype=np.float32))
 BUNDLED = Path(acceptance.__file__).parent / "tiny_pair" / "judge"
 
 
@@ -78,16 +79,16 @@ def load(folder: Path, target: Model, draft: Model) -> Judge:
     try:
         for name, model in (("draft", draft), ("target", target)):
             check_identity(f"{option}: its {name}", config["models"][name], model)
-        with np.load(BytesIO(read_bytes(folder / WEIGHTS)), allow_pickle=False) as arrays:
-            judge = Judge(
-                draft_weights=arrays["draft"].astype(np.float64),
-                target_weights=arrays["target"].astype(np.float64),
-                bias=float(config["bias"]),
-                threshold=float(config["threshold"]),
-            )
+        arrays = read_arrays(f"{option}: {WEIGHTS}", read_bytes(folder / WEIGHTS), WEIGHTS_OF)
+        judge = Judge(
+            draft_weights=arrays["draft"].astype(np.float64),
+            target_weights=arrays["target"].astype(np.float64),
+            bias=float(config["bias"]),
+            threshold=float(config["threshold"]),
+        )
     except UserError:
         raise
-    except Exception as error:  # NumPy and zipfile raise what they like
+    except Exception as error:  # what is told of the models may be anything
         reason = (str(error).strip() or type(error).__name__).partition("\n")[0]
         raise UserError(f"{option}: cannot be loaded ({reason})") from None
     check(option, judge, target, draft)
