@@ -80,9 +80,10 @@ bench: $(VENV)/.dev ## measure speed against named references
 fuzz: $(VENV)/.dev ## mangle files of every format, twenty thousand in all
 	MUTANTS=800 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/contracts/test_mutated_files.py
 
-torture: $(VENV)/.dev ## kill commands before every event on their files, and go on: a quarter of an hour
+torture: $(VENV)/.dev ## kill commands before every event on their files, and go on: half an hour
 	$(BIN)/python -m tests.torture.kills
-	$(BIN)/python -m tests.torture.kills --full --points 25
+	$(BIN)/python -m tests.torture.kills --how full --points 25
+	$(BIN)/python -m tests.torture.kills --how term --points 25
 
 mutants: $(VENV)/.dev ## try small faults in the core: which does the suite notice?
 	$(BIN)/python tests/bench/mutants.py

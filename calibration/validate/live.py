@@ -198,7 +198,7 @@ def probe(plan: Plan, say: Say) -> None:
     """Time the device's burn kernels and fit them."""
     out = plan.folder / "probe.json"
     only = [word for name in BURN_PROBES for word in ("--only", name)]
-    if not out.exists():
+    if not out.exists() or read_json_object(out).get("interrupted"):
         say("probing the device")
         # Raw samples without their JSON are those of a probe that was killed.
         call("probe-gpu", "--device", plan.device, *only, "--force", "--out", str(out))

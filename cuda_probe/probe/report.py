@@ -59,6 +59,7 @@ def result_json(results: Results, parameters: Mapping[str, Any], raw: Path | Non
         "points": [point_json(point) for point in results.points],
         "left_out": [asdict(left) | {"axes": dict(left.axes)} for left in results.left_out],
         "fits": [fit_json(fit) for fit in line_fits(results)],
+        "interrupted": results.interrupted,
         "raw": None if raw is None else {"file": raw.name, "points": len(results.points)},
     }
 
@@ -140,6 +141,7 @@ def load_probe(path: Path, *, raw: bool = True) -> Results:
         units=Units(**named),
         points=tuple(read_point(point, index, samples) for index, point in enumerate(report["points"].elements())),
         left_out=tuple(read_left_out(point) for point in report["left_out"].elements()),
+        interrupted=report["interrupted"].flag(default=False),
     )
 
 

@@ -41,6 +41,7 @@ def result_json(results: BenchResults, parameters: Mapping[str, Any], raw: Path)
             for left in results.left_out
         ],
         "raw": {"file": raw.name, "points": len(results.points)},
+        "interrupted": results.interrupted,
     }
 
 

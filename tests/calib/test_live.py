@@ -79,6 +79,11 @@ def test_the_whole_chain_runs_and_goes_on_from_what_is_there(run: Run, calls: li
     assert {n: (folder / n).read_bytes() for n in measured} == measured
     assert records_of(folder / "decode_x2.jsonl") == records
     check_result(json.loads(done.stdout), again.stdout)
+    # What was probed until someone ended it is probed again.
+    probed = json.loads(measured["probe.json"])
+    (folder / "probe.json").write_text(json.dumps(probed | {"interrupted": True}))
+    live.probe(plan(folder), print)
+    assert json.loads((folder / "probe.json").read_text())["interrupted"] is False
     # Drafts that take no longer the more they draft are noise: that is said, and no profile is made of it.
     (folder / "pair_x2.json").unlink()
     rewrite(folder / "decode_x2.jsonl", lambda r: r | {"draft_ms": r["draft_ms"] / (100 if r["method"] == "k3" else 1)})

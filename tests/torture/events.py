@@ -30,10 +30,14 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What goes wrong before event `at`, from 0: this process is killed, or the disk is full from there on."""
+    """What goes wrong before event `at`, from 0.
+
+    how: "kill" this process, half of what is to be written there; "term": ask it to end; "full": the disk is, from
+    there on.
+    """
 
     at: int
-    is_full: bool = False
+    how: str = "kill"
 
 
 class Events:
@@ -73,15 +77,17 @@ class Events:
         path = str(Path(f"/proc/self/fd/{what}").readlink() if by_handle else Path(os.fsdecode(what)).absolute())
         if path != self.folder and not path.startswith(self.folder + os.sep):
             return
-        if self.fault is not None and self.count >= self.fault.at:
-            if data and self.count == self.fault.at:
-                self.write(what, data[: len(data) // 2])
-            if not self.fault.is_full:
-                os.kill(os.getpid(), signal.SIGKILL)
-            elif event not in FREEING:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fault, here = self.fault, self.fault is not None and self.count == self.fault.at
+        if here and data and fault.how != "term":
+            self.write(what, data[: len(data) // 2])
+        if here and fault.how == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if fault is not None and fault.how == "full" and self.count >= fault.at and event not in FREEING:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self.count += 1
         self.write(self.log, f"{event} {os.path.relpath(path, self.folder)}\n".encode())
+        if here and fault.how == "term":
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def run(work: Callable[[], Any], folder: Path, beside: Path, fault: Fault | None = None) -> Ended:

@@ -1,8 +1,8 @@
 """Kills commands before every event on their files, goes on in every way, and compares with an undisturbed run.
 
-    python -m tests.torture.kills [--full] [--points N] [NAME ...]
+    python -m tests.torture.kills [--how kill|term|full] [--points N] [NAME ...]
 
-With --full the disk is full from an event on, in place of a kill.
+In place of a kill, the command is asked to end, or the disk is full from an event on.
 
 A point is right where going on succeeds and the folder then holds what an undisturbed run leaves: the same bytes where
 numbers decide them, the same records where a clock does. What refuses to go on (exit code 2) has to leave all as it is.
@@ -75,8 +75,8 @@ class Point:
     wrong: str
 
 
-def points(scenario: Scenario, root: Path, most: int | None, *, is_full: bool = False) -> Iterator[Point]:
-    """Kill the command at every event, or at so many of them, or fill the disk, and go on in every way."""
+def points(scenario: Scenario, root: Path, most: int | None, *, how: str = "kill") -> Iterator[Point]:
+    """Kill the command at every event, or at so many of them, or fault it otherwise, and go on in every way."""
     folder, beside = root / "work", root / "beside"
     warm(scenario, folder)
     begin(scenario, folder, beside)
@@ -88,10 +88,10 @@ def points(scenario: Scenario, root: Path, most: int | None, *, is_full: bool = 
     kills = min(filter(None, (count, most, scenario.most)))
     for at in sorted({round(i * (count - 1) / max(kills - 1, 1)) for i in range(kills)}):
         begin(scenario, folder, beside)
-        ended = run(scenario.work, folder, beside, Fault(at, is_full))
+        ended = run(scenario.work, folder, beside, Fault(at, how))
         event = f"{at} {undisturbed.events[at]}"
         is_done = ended.code in scenario.codes and scenario.same(files_of(folder), whole)
-        yield Point(event=event, way="itself", wrong="" if is_full and is_done else ill(ended, is_full=is_full))
+        yield Point(event=event, way="itself", wrong="" if how != "kill" and is_done else ill(ended, how))
         shutil.rmtree(root / "killed", ignore_errors=True)
         folder.rename(root / "killed")
         for way, work in scenario.ways.items():
@@ -102,12 +102,15 @@ def points(scenario: Scenario, root: Path, most: int | None, *, is_full: bool = 
             yield Point(event=event, way=way, wrong=wrong)
 
 
-def ill(ended: Ended, *, is_full: bool) -> str:
-    """Say what is wrong with how a command met its fault; a full disk is called that in one line."""
-    if not is_full:
-        return "" if ended.code == -signal.SIGKILL else f"not killed: {ended}"
-    named = ended.code == 2 and "No space left on device" in ended.said.splitlines()[-1]
-    return "" if named and "Traceback" not in ended.said else f"exit code {ended.code}: {ended.said[-300:]}"
+def ill(ended: Ended, how: str) -> str:
+    """Say what is wrong with how a command met its fault: what ended it stands in one line."""
+    code, words = {
+        "kill": (-signal.SIGKILL, ""),
+        "term": (128 + signal.SIGTERM, ": interrupted"),
+        "full": (2, "No space left on device"),
+    }[how]
+    is_named = words in (ended.said.splitlines() or [""])[-1] and "Traceback" not in ended.said
+    return "" if ended.code == code and is_named else f"exit code {ended.code}: {ended.said[-300:]}"
 
 
 def warm(scenario: Scenario, folder: Path) -> None:
@@ -153,7 +156,7 @@ def main() -> int:
     """Run what was asked for; the exit code is 1 where a point was wrong."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("names", nargs="*", help="some of the scenarios, by name")
-    parser.add_argument("--full", action="store_true", help="fill the disk in place of kills")
+    parser.add_argument("--how", choices=("kill", "term", "full"), default="kill", help="what goes wrong")
     parser.add_argument("--points", type=int, help="kills of each command, evenly; all of them where not given")
     given = parser.parse_args()
     os.environ |= dict.fromkeys(PLANTED, SECRET) | FIXED
@@ -163,7 +166,7 @@ def main() -> int:
     for name in given.names or SCENARIOS:
         counts: dict[str, int] = {}
         with tempfile.TemporaryDirectory() as root:
-            for point in points(SCENARIOS[name](), Path(root), given.points, is_full=given.full):
+            for point in points(SCENARIOS[name](), Path(root), given.points, how=given.how):
                 counts[point.way] = counts.get(point.way, 0) + 1
                 if point.wrong:
                     wrong += 1
