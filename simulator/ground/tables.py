@@ -143,18 +143,21 @@ class ParquetTable:
         self.file, self.arrow = file, require(PARQUET)
         self.writer: Any = None
 
-    def encode(self, columns: Columns, shape: Shape) -> Any:
-        """Return the part as a table of Arrow."""
+    def encode(self, columns: Columns, shape: Shape) -> tuple[list[str], Any]:
+        """Return the names of columns that repeat themselves, and the part as a table of Arrow."""
         size = math.prod(shape)
-        return self.arrow.table({name: in_arrow(self.arrow, v, shape, size) for name, v in columns.items()})
+        table = self.arrow.table({name: in_arrow(self.arrow, v, shape, size) for name, v in columns.items()})
+        return [name for name, values in columns.items() if 2 * np.size(values) <= size], table
 
-    def write(self, encoded: Any) -> None:
+    def write(self, encoded: tuple[list[str], Any]) -> None:
         """Write the next row group."""
+        repeated, table = encoded
         if self.writer is None:
             from pyarrow.parquet import ParquetWriter
 
-            self.writer = ParquetWriter(self.file, encoded.schema)
-        self.writer.write_table(encoded, row_group_size=encoded.num_rows)
+            # A dictionary of what does not repeat itself is longer than that.
+            self.writer = ParquetWriter(self.file, table.schema, use_dictionary=repeated)
+        self.writer.write_table(table, row_group_size=table.num_rows)
 
     def close(self) -> None:
         """Write what says where the row groups are."""

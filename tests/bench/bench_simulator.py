@@ -22,6 +22,7 @@ from timing import best_s, in_turn, options, seconds, show
 from simulator.answers.uncertainty import uncertainty
 from simulator.costs.parameters import MODEL_NAMES, PARAMETERS
 from simulator.costs.step import Knobs
+from simulator.ground import helpers
 from simulator.ground.chrome_trace import ChromeTrace
 from simulator.ground.histogram import AcceptanceHistogram
 from simulator.ground.ranges import parse_values
@@ -121,17 +122,18 @@ def million(smoke: bool) -> Sweep:
 
 
 def write(sweep: Sweep, path: Path) -> None:
-    with writing_table(path) as table:
+    with writing_table(path, from_threads=True) as table:
         overview(sweep, lambda units: None, table, {"seed": 0, "overlap": False}, keep=False)
 
 
 def of_cores(count: int, work: Callable[[], object]) -> Callable[[], None]:
     def on_these() -> None:
-        known, sweeping.cores = sweeping.cores, lambda: count
+        known = sweeping.cores
+        sweeping.cores = helpers.cores = lambda: count
         try:
             work()
         finally:
-            sweeping.cores = known
+            sweeping.cores = helpers.cores = known
 
     return on_these
 
