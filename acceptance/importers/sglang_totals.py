@@ -13,11 +13,12 @@ from .imported import Imported, assumed, needs_k, one_stated_k, reconstruct, set
 from .values import MAX_COUNT, count_of, inner, optional_count, read_values
 
 RESULT, INFO, STATES, TOKENS = "accept_length", "avg_spec_accept_length", "internal_states", "total_output_tokens"
-# Words of the log, a gauge, and what bench_serving prints. A line of the log is of the last steps of so many requests.
+# Words of the log, a gauge, and what bench_serving prints. A line of the log is of the last steps of so many requests;
+# what stands between has an end, or the time to look would grow with the square of a line.
 WORDS = r"\baccept len: |(?m:^(?:sglang:spec_accept_length|Accept length: ))"
 TEXT = re.compile(
-    r"(?:#running-req: *(?P<of>\d{1,6})\b.*?accept len: *|^sglang:spec_accept_length(?:\{.*\})? +|^Accept length: +)"
-    r"(?P<mean>[\d.]+)"
+    r"(?:#running-req: *(?P<of>\d{1,6})\b.{0,1000}?accept len: *|"
+    r"^sglang:spec_accept_length(?:\{.*\})? +|^Accept length: +)(?P<mean>[\d.]+)"
 )
 EXPECTED = f'"{RESULT}" of bench_serving, "{INFO}" of server info, or a log with "accept len:"'
 MEANING = f"{RESULT} is tokens a round of the whole server, the target's own in"

@@ -47,6 +47,8 @@ MEANING = (
 NO_DRAFT = "{server} does not count rounds without a draft: tokens made in them are in no number here"
 SERVERS = {"vllm": "vLLM", "llamacpp": "llama.cpp"}
 A_MOMENT_S = 1.0
+# The parser's time grows with the square of a line.
+LONGEST_LINE = 1 << 14
 
 Labels = tuple[tuple[str, str], ...]
 
@@ -147,6 +149,8 @@ def samples_of(text: str) -> list["Sample"]:
 
     if text.lstrip().startswith("#"):
         return []
+    if len(text) > LONGEST_LINE:
+        raise BadRecord(f"{len(text):,} characters, expected at most {LONGEST_LINE:,}")
     try:
         families = text_string_to_metric_families(text)
         # Whole numbers of hundreds of digits are no floats.

@@ -3,6 +3,7 @@
 import csv
 import io
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -100,7 +101,7 @@ def read_rows(text: str, delimiter: str, **how: Any) -> list[tuple[int, list[str
 
 def check_columns(path: Path, kind: str, header: Sequence[str], columns: Sequence[str], option: str) -> None:
     """Refuse a table without a column of prompts, or that names one twice."""
-    twice = next((name for i, name in enumerate(header) if name in header[:i]), None)
+    twice = next((name for name, count in Counter(header).items() if count > 1), None)
     if twice is not None:
         raise UserError(f"{path}: {kind} with two columns {twice!r}, expected each name once")
     if any(c in header for c in columns):

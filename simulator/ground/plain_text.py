@@ -11,7 +11,9 @@ import re
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 from .artefacts import UserError, read_bytes
 from .dependency import Dependency, require
@@ -48,19 +50,19 @@ BINARY = {
 }
 
 
-def unpack_zstd(data: bytes) -> bytes:
+def open_zstd(file: BytesIO) -> Any:
     """Unpack zstd, which Python brings from 3.14 on alone."""
-    pyarrow = require(PYARROW)
-    with pyarrow.input_stream(pyarrow.BufferReader(data), compression="zstd") as stream:
-        return bytes(stream.read())
+    return require(PYARROW).input_stream(file, compression="zstd")
 
 
-PACKED: dict[bytes, tuple[str, Callable[[bytes], bytes]]] = {
-    rb"\x1f\x8b": ("gzip", gzip.decompress),
-    rb"BZh[1-9]1AY&SY": ("bzip2", bz2.decompress),
-    rb"\xfd7zXZ\x00": ("xz", lzma.decompress),
-    rb"\x28\xb5\x2f\xfd": ("zstd", unpack_zstd),
+PACKED: dict[bytes, tuple[str, Callable[[BytesIO], Any]]] = {
+    rb"\x1f\x8b": ("gzip", lambda file: gzip.GzipFile(fileobj=file)),
+    rb"BZh[1-9]1AY&SY": ("bzip2", bz2.BZ2File),
+    rb"\xfd7zXZ\x00": ("xz", lzma.LZMAFile),
+    rb"\x28\xb5\x2f\xfd": ("zstd", open_zstd),
 }
+# Bytes of text that a file may unpack to, and of what is unpacked at a time.
+MAX_UNPACKED, PART = 1 << 30, 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,13 +86,24 @@ def read_unpacked(path: str | Path) -> Content:
     for start, (name, unpack) in PACKED.items():
         if re.match(start, data):
             try:
-                return Content(data=unpack(data), how=(name,))
+                with unpack(BytesIO(data)) as file:
+                    return Content(data=bounded(path, file), how=(name,))
             except UserError:
                 raise
             except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
                 reason = str(error).partition("\n")[0]
                 raise UserError(f"{path}: {name} data that cannot be unpacked ({reason})") from None
     return Content(data=data)
+
+
+def bounded(path: str | Path, file: Any) -> bytes:
+    """Read what is unpacked, up to a bound."""
+    unpacked = bytearray()
+    while part := file.read(PART):
+        unpacked += part
+        if len(unpacked) > MAX_UNPACKED:
+            raise UserError(f"{path}: unpacks to more than {MAX_UNPACKED:,} bytes, expected less")
+    return bytes(unpacked)
 
 
 def as_text(path: str | Path, content: Content) -> Content:

@@ -1,7 +1,10 @@
 """What nobody foresaw: mistakes of ours, hostile files and arrays, each told in one line."""
 
+import bz2
 import errno
+import gzip
 import io
+import lzma
 import os
 import zipfile
 from collections.abc import Callable
@@ -12,7 +15,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from simulator.ground import arrays
+from simulator.ground import arrays, plain_text
 from simulator.ground.arrays import Numbers, read_arrays
 from simulator.ground.artefacts import UserError, read_bytes
 from simulator.ground.command import LONGEST_LINE, command
@@ -176,3 +179,13 @@ def test_bombs_are_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
         read_arrays("x", file.getvalue(), {"a": Numbers(dtype=np.bool_)})
     other = packed(**{"../../a": np.zeros(2)})
     assert list(read_arrays("x", other, Numbers())) == ["../../a"]  # names are words: nothing is written by them
+
+
+def test_packed_text_has_an_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(plain_text, "MAX_UNPACKED", 1 << 20)
+    for pack in (gzip.compress, bz2.compress, lzma.compress):
+        (tmp_path / "text").write_bytes(pack(b"a" * (1 << 20)))
+        assert len(plain_text.read_text_bytes(tmp_path / "text")) == 1 << 20
+        (tmp_path / "text").write_bytes(pack(b"a" * (1 << 20) + b"\n"))
+        with pytest.raises(UserError, match="unpacks to more than 1,048,576 bytes"):
+            plain_text.read_text_bytes(tmp_path / "text")
