@@ -10,13 +10,13 @@ import numpy as np
 
 from acceptance.models.bundled import load_libraries
 from simulator.costs.shapes import config_file, shape_of
-from simulator.ground.artefacts import UserError, envelope
+from simulator.ground.artefacts import UserError, envelope, write_json
 from simulator.ground.fields import read_json
 from simulator.ground.ranges import parse_whole
 
 from .clock import clock_for
 from .machine import surroundings, system_metadata
-from .passes import DRAFT, KIND, SCHEMA_VERSION, TARGET, Grid, Subject, build, check_shape, payload, time_all
+from .passes import DRAFT, KIND, SCHEMA_VERSION, TARGET, Grid, Subject, Timed, build, check_shape, payload, time_all
 
 MOST_BATCH, MOST_CONTEXT, MOST_DRAFTED = 1_000_000, 10_000_000, 64
 
@@ -74,17 +74,29 @@ def time_passes(options: PassOptions, progress: Callable[[int], AbstractContextM
     subjects = build_subjects(options, grid, device)
     rng = np.random.default_rng(options.seed)
     groups = 2 * len(grid.batches) * len(grid.contexts) * (options.repeats + 1)
+
+    def keep(timed: Timed) -> None:
+        if timed[0]:
+            write_json(options.out, written(options, subjects, device, timed))
+
     with progress(groups) as bar:
-        samples, left_out, interrupted = time_all(subjects, grid, clock_for([device]), options.repeats, rng, bar.update)
+        timed = time_all(subjects, grid, clock_for([device]), options.repeats, rng, bar.update, keep)
+    samples, left_out, interrupted = timed
     if interrupted and not samples:
         raise KeyboardInterrupt("nothing was timed often enough yet")
     if not samples:
         raise UserError(f"--batch: no pass fits into memory ({next(iter(left_out.values()))}), expected smaller ones")
+    return written(options, subjects, device, timed)
+
+
+def written(options: PassOptions, subjects: dict[str, Subject], device: str, timed: Timed) -> dict[str, Any]:
+    """Return what the file holds."""
+    samples, left_out, interrupted = timed
     parameters = {name: value for name, value in asdict(options).items() if name not in ("out", "force", "record_host")}
-    written = envelope(KIND, SCHEMA_VERSION, parameters) | payload(subjects, samples, left_out, options.dtype)
-    written["environment"] |= surroundings([device], record_host=options.record_host)
+    found = envelope(KIND, SCHEMA_VERSION, parameters) | payload(subjects, samples, left_out, options.dtype)
+    found["environment"] |= surroundings([device], record_host=options.record_host)
     about = {"device": device, "dtype": options.dtype, "system": system_metadata([device])}
-    return written | about | {"interrupted": interrupted}
+    return found | about | {"interrupted": interrupted}
 
 
 def build_subjects(options: PassOptions, grid: Grid, device: str) -> dict[str, Subject]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from simulator.ground.artefacts import UserError
 from simulator.ground.limits import lacks_memory
+from simulator.ground.partial import NowAndThen
 from simulator.ground.statistics import median_error
 
 from . import pass_attention
@@ -39,6 +40,10 @@ class Point(NamedTuple):
     batch: int
     context: int
     new_tokens: int
+
+
+# The samples of each pass, why others were left out, and whether it was interrupted.
+Timed = tuple[dict[Point, list[float]], dict[Point, str], bool]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,8 +225,11 @@ def time_all(
     repeats: int,
     rng: np.random.Generator,
     progress: Callable[[int], None],
-) -> tuple[dict[Point, list[float]], dict[Point, str], bool]:
+    keep: Callable[[Timed], object] | None = None,
+) -> Timed:
     """Time every pass so many times, in an order drawn anew each time, after a round that does not count.
+
+    keep: called now and then with what there is so far, as if interrupted there.
 
     Returns:
         The samples of each pass, why passes were left out (for want of memory, or of samples where it was interrupted),
@@ -229,7 +237,13 @@ def time_all(
     """
     samples: dict[Point, list[float]] = {point: [] for point in grid.points()}
     left_out: dict[Point, str] = {}
-    interrupted = False
+    kept = NowAndThen(keep)
+
+    def found(*, interrupted: bool) -> Timed:
+        few = [point for point, taken in samples.items() if len(taken) < LEAST_REPEATS] if interrupted else []
+        out = dict.fromkeys(few, NOT_RUN) | left_out
+        return {point: seconds for point, seconds in samples.items() if point not in out}, out, interrupted
+
     try:
         for counts in [False, *[True] * repeats]:
             groups: dict[tuple[str, int, int], list[Point]] = {}
@@ -242,10 +256,10 @@ def time_all(
                     elif counts:
                         samples[point].append(outcome)
                 progress(1)
+            kept(lambda: found(interrupted=True))
     except KeyboardInterrupt:
-        interrupted = True
-        left_out |= dict.fromkeys((p for p, taken in samples.items() if len(taken) < LEAST_REPEATS), NOT_RUN)
-    return {point: seconds for point, seconds in samples.items() if point not in left_out}, left_out, interrupted
+        return found(interrupted=True)
+    return found(interrupted=False)
 
 
 def shuffled(items: Sequence[T], rng: np.random.Generator) -> list[T]:

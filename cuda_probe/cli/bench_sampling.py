@@ -10,7 +10,7 @@ import click
 
 from cuda_probe.probe.probes import ITEM_BYTES, AxisValue
 from cuda_probe.sampling_bench.shapes import BACKENDS, grid
-from simulator.ground.artefacts import UserError, to_json
+from simulator.ground.artefacts import UserError, to_json, write_json
 from simulator.ground.command import FILE, command, progress, say
 from simulator.ground.names import number_format
 
@@ -125,7 +125,11 @@ def measure(options: BenchOptions, given: Axes, backends: tuple[str, ...]) -> tu
     from cuda_probe.devices.opening import open_device
     from cuda_probe.probe.runner import FULL, QUICK
     from cuda_probe.sampling_bench.places import place_of
+    from cuda_probe.sampling_bench.report import result_json
     from cuda_probe.sampling_bench.runner import check_memory, run_bench
+
+    def keep(results: "BenchResults") -> None:
+        write_json(options.out, result_json(results, parameters_of(results, options, axes, backends), None))
 
     with closing(open_device(options.device)) as device:
         place, axes = place_of(device), default_axes(on_cpu=device.name == "cpu", quick=options.quick) | given
@@ -133,8 +137,18 @@ def measure(options: BenchOptions, given: Axes, backends: tuple[str, ...]) -> tu
         check_memory(place, shapes, backends)
         with progress("measuring", len(shapes)) as bar:
             temperature, seed = options.temperature, options.seed
-            results = run_bench(place, shapes, backends, rule, temperature=temperature, seed=seed, progress=bar.update)
+            how: dict[str, Any] = {"temperature": temperature, "seed": seed, "progress": bar.update, "keep": keep}
+            results = run_bench(place, shapes, backends, rule, **how)
         return results, axes
+
+
+def parameters_of(
+    results: "BenchResults", options: BenchOptions, axes: Axes, backends: tuple[str, ...]
+) -> dict[str, Any]:
+    """Return what was asked for, of what."""
+    parameters: dict[str, Any] = {"device": results.device["name"], "quick": options.quick, "backends": list(backends)}
+    parameters |= {"temperature": options.temperature, "seed": options.seed}
+    return parameters | {axis: list(chosen) for axis, chosen in axes.items()}
 
 
 def check_timed(results: "BenchResults") -> None:
@@ -148,9 +162,7 @@ def present(results: "BenchResults", options: BenchOptions, axes: Axes, backends
     """Write the files, then print what was found and where it is."""
     from cuda_probe.sampling_bench.report import disagreement_text, result_text, save_bench, write_csv
 
-    parameters: dict[str, Any] = {"device": results.device["name"], "quick": options.quick, "backends": list(backends)}
-    parameters |= {"temperature": options.temperature, "seed": options.seed}
-    payload = save_bench(options.out, results, parameters | {axis: list(chosen) for axis, chosen in axes.items()})
+    payload = save_bench(options.out, results, parameters_of(results, options, axes, backends))
     if options.csv:
         write_csv(options.csv, results)
     if options.plot:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from simulator.ground.artefacts import UserError, envelope, to_json
+from simulator.ground.artefacts import UserError, envelope, to_json, write_json
 from simulator.ground.command import FILE, command, progress, say, table
 
 from .outputs import EXIT_WRONG_RESULT, Outputs
@@ -108,22 +108,32 @@ def knobs(options: ProbeOptions, probes: "tuple[Probe, ...]") -> "Axes":
 def measure(options: ProbeOptions, probes: "tuple[Probe, ...]", given: "Axes") -> "Results":
     """Open the device and measure the probes' points on it."""
     from cuda_probe.devices.opening import open_device
+    from cuda_probe.probe.report import result_json
     from cuda_probe.probe.runner import FULL, QUICK, plan, run_probes
+
+    def keep(results: "Results") -> None:
+        write_json(options.out, result_json(results, parameters_of(results, options, probes, given), None))
 
     with closing(open_device(options.device)) as device:
         planned = plan(device, probes, given, quick=options.quick)
         with progress("measuring", len(planned)) as bar:
             rule = QUICK if options.quick else FULL
-            return run_probes(device, planned, rule, seed=options.seed, progress=bar.update)
+            return run_probes(device, planned, rule, seed=options.seed, progress=bar.update, keep=keep)
+
+
+def parameters_of(
+    results: "Results", options: ProbeOptions, probes: "tuple[Probe, ...]", given: "Axes"
+) -> dict[str, Any]:
+    """Return what was asked for, of what."""
+    parameters = {"device": results.device["name"], "quick": options.quick, "seed": options.seed}
+    return parameters | {"probes": [p.name for p in probes]} | {axis: list(chosen) for axis, chosen in given.items()}
 
 
 def present(results: "Results", options: ProbeOptions, probes: "tuple[Probe, ...]", given: "Axes") -> None:
     """Write the files and print; the picture after all else, as there may be nothing to draw."""
     from cuda_probe.probe.report import left_text, result_text, save_probe, write_csv
 
-    parameters = {"device": results.device["name"], "quick": options.quick, "seed": options.seed}
-    parameters |= {"probes": [probe.name for probe in probes]} | {axis: list(chosen) for axis, chosen in given.items()}
-    payload = save_probe(options.out, results, parameters)
+    payload = save_probe(options.out, results, parameters_of(results, options, probes, given))
     if options.csv:
         write_csv(options.csv, results)
     if options.as_json:

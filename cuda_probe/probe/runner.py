@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from simulator.ground.artefacts import UserError
+from simulator.ground.partial import NowAndThen
 
 from .probes import BY_NAME, MAX_POINTS, Axes, AxisValue, Device, DeviceFault, Probe, Units, Unsupported, points
 from .stats import LineFit, fit_line
@@ -124,6 +125,7 @@ def run_probes(
     *,
     seed: int = 0,
     progress: Callable[[int], object] = lambda done: None,
+    keep: Callable[[Results], object] | None = None,
 ) -> Results:
     """Measure the points.
 
@@ -137,9 +139,21 @@ def run_probes(
         rule: When a point is done.
         seed: Of the order and of the data.
         progress: Called with 1 after every point.
+        keep: Called now and then with what there is so far, as if interrupted there.
     """
     outcomes: dict[int, Point | LeftOut] = {}
-    lost, interrupted = "", False
+    lost, interrupted, kept = "", False, NowAndThen(keep)
+
+    def found(*, interrupted: bool) -> Results:
+        ordered = [outcomes.get(i) or not_run(planned[i], NOT_RUN) for i in range(len(planned))]
+        return Results(
+            device=device.environment(),
+            units=device.units,
+            points=tuple(f for f in ordered if isinstance(f, Point)),
+            left_out=tuple(f for f in ordered if isinstance(f, LeftOut)),
+            interrupted=interrupted,
+        )
+
     try:
         for index in shuffled(planned, seed):
             if lost:
@@ -151,16 +165,10 @@ def run_probes(
                     outcomes[index] = not_run(planned[index], str(error), failed=True)
                     lost = str(error) if error.lost else ""
             progress(1)
+            kept(lambda: found(interrupted=True))
     except KeyboardInterrupt:
         interrupted = True
-    ordered = [outcomes.get(i) or not_run(planned[i], NOT_RUN) for i in range(len(planned))]
-    return Results(
-        device=device.environment(),
-        units=device.units,
-        points=tuple(f for f in ordered if isinstance(f, Point)),
-        left_out=tuple(f for f in ordered if isinstance(f, LeftOut)),
-        interrupted=interrupted,
-    )
+    return found(interrupted=interrupted)
 
 
 def not_run(planned: Planned, reason: str, *, failed: bool = False) -> LeftOut:

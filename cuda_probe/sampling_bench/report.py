@@ -29,7 +29,7 @@ NOT_OURS = ("flop", "flop_per_s", "probe")
 AXES = ("batch", "k", "vocabulary", "dtype")
 
 
-def result_json(results: BenchResults, parameters: Mapping[str, Any], raw: Path) -> dict[str, Any]:
+def result_json(results: BenchResults, parameters: Mapping[str, Any], raw: Path | None) -> dict[str, Any]:
     """Return everything but the raw samples, with its provenance, under plain keys."""
     payload = envelope(KIND, SCHEMA_VERSION, parameters)
     payload["environment"]["device"] = dict(results.device)
@@ -40,7 +40,7 @@ def result_json(results: BenchResults, parameters: Mapping[str, Any], raw: Path)
             {"backend": left.probe, "axes": dict(left.axes), "reason": left.reason, "failed": left.failed}
             for left in results.left_out
         ],
-        "raw": {"file": raw.name, "points": len(results.points)},
+        "raw": None if raw is None else {"file": raw.name, "points": len(results.points)},
         "interrupted": results.interrupted,
     }
 

@@ -12,6 +12,7 @@ from cuda_probe.probe.runner import NOT_RUN, LeftOut, Planned, Point, run_point
 from cuda_probe.probe.timing import StopRule
 from simulator.ground.artefacts import UserError
 from simulator.ground.limits import lacks_memory
+from simulator.ground.partial import NowAndThen
 
 from .backends import Arrays, Ready, ready, wrong
 from .interleave import measure_in_turn
@@ -89,11 +90,26 @@ def run_bench(
     temperature: float,
     seed: int,
     progress: Callable[[int], object] = lambda done: None,
+    keep: Callable[[BenchResults], object] | None = None,
 ) -> BenchResults:
-    """Measure every backend at every point, until interrupted; `progress` is called with 1 after each."""
+    """Measure every backend at every point, until interrupted; `progress` is called with 1 after each.
+
+    keep: called now and then with what there is so far, as if interrupted there.
+    """
     points: list[BenchPoint] = []
     left_out: list[LeftOut] = []
-    done = 0
+    done, kept = 0, NowAndThen(keep)
+
+    def found() -> BenchResults:
+        rest = [LeftOut(probe=name, axes=shape.axes, reason=NOT_RUN) for shape in shapes[done:] for name in backends]
+        return BenchResults(
+            interrupted=bool(rest),
+            device={**place.device.environment(), **environment(place)},
+            copy=copied if isinstance(copied, Point) else None,
+            points=tuple(points),
+            left_out=(*left_out, *rest),
+        )
+
     with place.working():
         largest = max(place.device.axis_values("copy", quick=True)["buffer_bytes"])
         copied = run_point(place.device, Planned(probe=BY_NAME["copy"], axes={"buffer_bytes": largest}), rule, seed)
@@ -105,15 +121,8 @@ def run_bench(
                 place.release()
                 progress(1)
                 done += 1
-        device = {**place.device.environment(), **environment(place)}
-    rest = [LeftOut(probe=name, axes=shape.axes, reason=NOT_RUN) for shape in shapes[done:] for name in backends]
-    return BenchResults(
-        interrupted=bool(rest),
-        device=device,
-        copy=copied if isinstance(copied, Point) else None,
-        points=tuple(points),
-        left_out=(*left_out, *rest),
-    )
+                kept(found)
+        return found()
 
 
 def run_shape(

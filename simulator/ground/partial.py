@@ -7,8 +7,11 @@ next start sweeps it away.
 import errno
 import os
 import tempfile
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 try:
     import fcntl
@@ -16,6 +19,8 @@ except ImportError:  # no such locks on this system: nothing is swept there
     fcntl = None  # type: ignore[assignment]
 
 SUFFIX = ".partial"
+# Between two times that a long run keeps what it has found.
+EVERY_S = 5.0
 # As mkstemp names them: a dot, the name, a dot, eight characters.
 PATTERN = f".*.????????{SUFFIX}"
 # Of a file system that has no second names for a file.
@@ -96,3 +101,16 @@ def sweep(folder: Path) -> None:
                     path.unlink()
             finally:
                 os.close(handle)
+
+
+class NowAndThen:
+    """Keeps what a long run has found so far, every few seconds: what is killed then has lost no more than that."""
+
+    def __init__(self, keep: Callable[[Any], object] | None) -> None:
+        self.keep, self.kept_s = keep, time.monotonic()
+
+    def __call__(self, found: Callable[[], Any]) -> None:
+        """Keep what a function returns, if it is time."""
+        if self.keep is not None and time.monotonic() - self.kept_s >= EVERY_S:
+            self.keep(found())
+            self.kept_s = time.monotonic()

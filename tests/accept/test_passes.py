@@ -17,6 +17,7 @@ from acceptance.bench.clock import Clock
 from acceptance.bench.passes import DRAFT, TARGET, Grid, Point, Subject
 from acceptance.models.compat import growing_cache, read_on
 from simulator.costs.shapes import read_shape
+from simulator.ground import partial
 from tests.conftest import instead
 
 LLAMA = {"model_type": "llama", "vocab_size": 96, "max_position_embeddings": 512, "tie_word_embeddings": False}
@@ -224,6 +225,29 @@ def test_ctrl_c_keeps_what_was_timed_often_enough(
     assert kept["interrupted"] is True
     assert {len(p["samples_s"]) for p in kept["points"]} <= {3, 4}
     assert {p["reason"] for p in kept["left_out"]} <= {"not run: interrupted"}
+
+
+def test_a_kill_leaves_what_was_timed_until_then(
+    run, models: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partial, "EVERY_S", 0.0)
+    time_group, left = passes.time_group, [9]
+    kept: list[bytes] = []
+
+    def look(*given: Any) -> Any:
+        left[0] -= 1
+        if not left[0]:
+            kept.append((tmp_path / "p.json").read_bytes())
+        return time_group(*given)
+
+    monkeypatch.setattr(passes, "time_group", look)
+    done = run("bench-decode", TOLD[0], *instead(TOLD[1:], ("--repeats", 5)), "--out", "p.json")
+    assert done.returncode == 0, done.stderr
+    # Of 5 rounds, 3 were over.
+    found, whole = json.loads(kept[0]), json.loads((tmp_path / "p.json").read_text())
+    assert (found["interrupted"], whole["interrupted"]) == (True, False)
+    assert [p["samples_s"] for p in found["points"]] == [p["samples_s"][:3] for p in whole["points"]]
+    assert found["parameters"] == whole["parameters"]
 
 
 REFUSED = [

@@ -451,6 +451,25 @@ def test_ctrl_c_keeps_what_was_measured(run: Run, tmp_path: Path, monkeypatch: p
     ]
 
 
+def test_what_dies_has_kept_what_was_measured(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_shape, shapes = bench_runner.run_shape, []
+
+    def dies(*given: Any) -> Any:
+        shapes.append(given)
+        if len(shapes) == 2:
+            raise RuntimeError("dead")
+        return run_shape(*given)
+
+    monkeypatch.setattr("simulator.ground.partial.EVERY_S", 0.0)
+    monkeypatch.setattr(bench_runner, "run_shape", dies)
+    words = ("--device", "cpu", "--batch", "1:3", *TINY[4:], "--backend", "numpy", "--dtype", "float32")
+    assert run("bench-sampling", *words).returncode == 70
+    kept = json.loads((tmp_path / "bench_sampling.json").read_text())
+    assert (kept["interrupted"], kept["raw"]) == (True, None)
+    assert [point["axes"]["batch"] for point in kept["points"]] == [1]
+    assert {left["reason"] for left in kept["left_out"]} == {"not run: interrupted"}
+
+
 def test_what_the_page_says_of_sampling_is_so(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     text = (ROOT / "docs/sampling.md").read_text()
     (snippet,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)

@@ -7,11 +7,13 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from cuda_probe.devices import cpu_facts
+from cuda_probe.probe import runner
 from cuda_probe.probe.probes import PROBES
 from cuda_probe.probe.report import load_probe
 from tests.conftest import instead
@@ -176,3 +178,21 @@ def test_ctrl_c_keeps_what_was_measured_and_ends_with_130(run_real: Run, tmp_pat
     assert "skipped burn_flops (2 points): not run: interrupted" in done.stdout
     assert (tmp_path / "p.csv").read_text().count("\n") == 3
     assert (tmp_path / "p.svg").exists()
+
+
+def test_what_dies_has_kept_what_was_measured(probe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_point, points = runner.run_point, []
+
+    def dies(*given: Any) -> Any:
+        points.append(given)
+        if len(points) == 3:
+            raise RuntimeError("dead")
+        return run_point(*given)
+
+    monkeypatch.setattr("simulator.ground.partial.EVERY_S", 0.0)
+    monkeypatch.setattr(runner, "run_point", dies)
+    assert probe(*SMALL).returncode == 70
+    assert [path.name for path in tmp_path.iterdir()] == ["probe.json"]
+    kept = load_probe(tmp_path / "probe.json", raw=False)
+    assert (len(kept.points), kept.interrupted) == (2, True)
+    assert [left.reason for left in kept.left_out] == ["not run: interrupted"]

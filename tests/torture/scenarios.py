@@ -1,6 +1,8 @@
 """The commands that are killed, as small as they come."""
 
 import json
+import os
+import signal
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -89,6 +91,8 @@ def call_here(name: str, *words: str, allowed: tuple[int, ...] = (0,)) -> int:
         command(name, *words)()
     except SystemExit as error:
         code = int(error.code or 0)
+    if code in live.INTERRUPTED:  # the signal is for all of us
+        os.kill(os.getpid(), signal.SIGTERM)
     assert code in allowed, (name, code)
     return code
 
