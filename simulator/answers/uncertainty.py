@@ -67,8 +67,9 @@ def speedups(
 
 def drawn_lengths(costs: Costs, draft_lengths: Ints) -> Ints:
     """Return draft lengths, rising, with the one whose time a token was measured: draws of others hang on it."""
-    timed = [costs.draft_length] if isinstance(costs, TimedTokens) else []
-    return np.union1d(draft_lengths, np.array(timed, np.int64))
+    if not isinstance(costs, TimedTokens):
+        return draft_lengths
+    return np.union1d(draft_lengths, np.array([costs.draft_length], np.int64))
 
 
 def ends95(drawn: Floats, middle: Floats) -> tuple[Floats, Floats]:

@@ -3,21 +3,22 @@
 A part is a box of rows: its columns broadcast to the box, so that what a column repeats is put into words once.
 """
 
-import csv
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
 from types import ModuleType
-from typing import IO, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .artefacts import UserError, writing
 from .dependency import Dependency, require
-from .helpers import Helpers
+
+if TYPE_CHECKING:
+    from .helpers import Helpers
 
 PARQUET = Dependency(import_name="pyarrow", purpose="writing Parquet", extra="parquet")
 SUFFIXES = (".csv", ".parquet")
@@ -55,6 +56,8 @@ def writing_table(path: Path, *, from_threads: bool = False) -> Iterator[Table]:
 
     from_threads: whether parts are encoded on several threads: many rows of CSV then get processes that help.
     """
+    from .helpers import Helpers
+
     with writing(path, "wb") as file:
         helpers = Helpers(PARTS_HERE) if from_threads else None
         table = ParquetTable(file) if path.suffix == ".parquet" else CsvTable(file, helpers)
@@ -78,7 +81,7 @@ def write_table(path: Path, columns: Columns) -> None:
 class CsvTable:
     """Rows of text: numbers in the shortest digits that read back as the same, nothing for what is not known."""
 
-    def __init__(self, file: IO[bytes], helpers: Helpers | None) -> None:
+    def __init__(self, file: IO[bytes], helpers: "Helpers | None") -> None:
         self.file, self.helpers, self.is_headed = file, helpers, False
 
     def encode(self, columns: Columns, shape: Shape) -> tuple[str, bytes]:
@@ -131,6 +134,8 @@ def cells(values: Any) -> NDArray[np.object_]:
 
 def quoted(text: str) -> str:
     """Return a text as a cell, within quotes where it needs them."""
+    import csv
+
     line = StringIO()
     csv.writer(line, lineterminator="").writerow([text, ""])
     return line.getvalue()[:-1]
