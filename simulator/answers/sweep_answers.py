@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -188,13 +189,29 @@ def interval(sweep: Sweep, block: Block, at: int, places: list[dict[str, float]]
     return min(low for low, _ in ends), max(high for _, high in ends)
 
 
+@lru_cache(maxsize=1)
+def drawn_tokens(model: AcceptanceModel, whole: str, seed: int, lengths: tuple[int, ...]) -> tuple[Floats, Any]:
+    """Draw the tokens a round of what was measured, once for all points, and return the state of the stream then.
+
+    whole: all of the model, of which some does not count where models are compared, such as how well it is known.
+    """
+    rng = stream(seed, 0, "uncertainty")
+    return model.sample_tokens_per_round(np.array(lengths), rng, SAMPLES), rng.bit_generator.state
+
+
 def ends_at(sweep: Sweep, point: dict[str, float]) -> tuple[float, float]:
     """Return both ends of the interval of the speedup at a point of the grid."""
     k = int(point[K])
     costs = sweep.pricing.costs(Point(**{**point, K: k}))
     acceptance: AcceptanceModel = sweep.acceptance.model or IidAcceptance(point["alpha"])
     rng, lengths = stream(sweep.seed, 0, "uncertainty"), drawn_lengths(costs, np.array([k]))
-    tokens = acceptance.sample_tokens_per_round(lengths, rng, SAMPLES)
+    if sweep.acceptance.model is None:
+        tokens = acceptance.sample_tokens_per_round(lengths, rng, SAMPLES)
+    else:
+        every = drawn_lengths(costs, sweep.grid.values[K].astype(np.int64))
+        model, given = sweep.acceptance.model, (sweep.seed, tuple(every.tolist()))
+        drawn_at_all, rng.bit_generator.state = drawn_tokens(model, repr(model), *given)
+        tokens = drawn_at_all[:, np.searchsorted(every, lengths)]
     drawn = speedups(costs.sample(rng, SAMPLES), acceptance, lengths, tokens, overlap=sweep.overlap)
     low, high = np.array(ends95(drawn, speedups(costs, acceptance, lengths, overlap=sweep.overlap)))[
         :, lengths == k

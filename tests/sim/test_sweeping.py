@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from simulator.answers.sweep_answers import drawn_tokens, ends_at
 from simulator.ground.histogram import AcceptanceHistogram
 from simulator.ground.tables import write_table, writing_table
 from simulator.rounds import sweeping
@@ -118,3 +119,19 @@ def test_closed_expressions_are_the_sums_over_the_laws(model: AcceptanceModel) -
     full = np.take_along_axis(laws, lengths[..., None], -1)[..., 0]
     assert model.tokens_per_round(lengths) == pytest.approx(1 + laws @ np.arange(6), rel=1e-12)
     assert model.hit_rates(lengths) == pytest.approx(full * rates, rel=1e-12)
+
+
+def test_intervals_of_a_histogram_are_drawn_once_and_hang_on_no_other_point() -> None:
+    def ends(effect: float, lengths: str, k: int) -> tuple[float, float]:
+        measured = HistogramAcceptance((AcceptanceHistogram((30, 20, 10, 40), design_effect=effect),))
+        task = Sweep(grid=grid(draft_length=lengths), acceptance=Acceptance(model=measured), replications=0)
+        point = {name: float(values[0]) for name, values in task.grid.values.items()}
+        return ends_at(task, {**point, "draft_length": float(k)})
+
+    drawn_tokens.cache_clear()
+    found = {k: ends(1.0, "1:3", k) for k in (1, 2, 3)}
+    assert drawn_tokens.cache_info().misses == 1
+    assert found == {k: ends(1.0, str(k), k) for k in (1, 2, 3)}
+    # Rounds that are alike leave more open.
+    low, high = ends(4.0, "1:3", 3)
+    assert high - low > 1.5 * (found[3][1] - found[3][0])
