@@ -87,7 +87,7 @@ OUTPUT_OPTIONS = stacked(
         help="A draft pass over a target pass, for the policies of --report.",
     ),
     click.option("--json", "as_json", is_flag=True, help="Print everything as JSON."),
-    click.option("--resume", is_flag=True, help="Go on where it was interrupted, as without; tell again what is done already."),
+    click.option("--resume", is_flag=True, help="Go on where it was interrupted, as without; tell what is done again."),
     click.option("--force", is_flag=True, help="Overwrite files that exist."),
 )
 
