@@ -30,7 +30,7 @@ def acceptances(draw: st.DrawFn) -> dict[str, Any]:
         {"draft_length": k, "tokens_per_round": draw(st.floats(1, k + 1))},
         {"draft_length": k, "alpha": draw(rates)},
         {"survival": draw(falling)},
-        {"draft_length": draw(st.integers(1, k)), "histogram": AcceptanceHistogram((1.0, *draw(counts)))},
+        {"draft_length": draw(st.integers(1, k)), "histogram": AcceptanceHistogram((9.0, *draw(counts)))},
         {"target_calls_per_token": draw(st.floats(0.1, 2)), "draft_calls_per_token": draw(st.floats(0.1, 5))},
         {"draft_length": 0},
     ]
