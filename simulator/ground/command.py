@@ -31,7 +31,7 @@ EXIT_MISTAKE_OF_OURS = 70  # EX_SOFTWARE of sysexits.h
 # Where this is set, tracebacks are printed.
 DEBUG = "SPECSIM_DEBUG"
 # Characters of a word and of a whole line that says what is wrong; what is longer loses its middle.
-LONGEST_WORD, LONGEST_LINE = 300, 1000
+LONGEST_WORD, LONGEST_LINE = 200, 1000
 
 
 class FileOrFolder(click.Path):

@@ -3,12 +3,16 @@
 `MUTANTS=2000 pytest tests/contracts/test_mutated_files.py` tries so many of each format; a few by default.
 """
 
+import contextlib
 import copy
+import io
 import json
 import math
 import os
 import random
 import shutil
+import time
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +20,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from acceptance.estimate.estimators import expected_rounds
 from acceptance.importers.formats import FORMATS, import_histogram
+from acceptance.results.validate import problems
 from acceptance.text.prompts import load_prompts
 from acceptance.text.texts import load_texts
 from acceptance.trace.trace import load_trace, save_trace
@@ -33,9 +39,11 @@ from tests.accept.tool_files import OTHERS, RUNS, write, written
 from tests.accept.traces import make_trace
 from tests.calib.made_decode import write_decode
 from tests.calib.made_passes import write_passes
+from tests.calib.made_probe import BURN_COST, made_points, results, write_probe
 
 ROOT = Path(__file__).parents[2]
-EACH = int(os.environ.get("MUTANTS", "40"))
+EACH = int(os.environ.get("MUTANTS", "30"))
+MOST_S = 5.0
 ODD: tuple[Any, ...] = (
     *(None, True, False, 0, -1, 1, 2.7, 1e308, -1e-300, 10**40, "", "7", "NaN", "x" * 300, "\u0000", "é\u202e"),
     *([], [[]], [1, "a", None], {}, {"a": {}}, {"0": 1}),
@@ -95,6 +103,35 @@ def mutated(content: bytes, rng: random.Random) -> bytes:
     return content
 
 
+def mutated_arrays(content: bytes, rng: random.Random) -> bytes:
+    """An .npz with a change in its bytes, or with an array that is gone, twice there, or other than it was."""
+    if rng.random() < 0.3:
+        return mutated(content, rng)
+    with np.load(io.BytesIO(content)) as archive:
+        arrays: dict[str, Any] = dict(archive)
+    name = rng.choice(list(arrays))
+    array, action = arrays.pop(name), rng.randrange(6)
+    if action == 1:
+        arrays[rng.choice(("../../" + name, "", "a\u0000b", name * 2))] = array
+    elif action == 2:
+        arrays[name] = rng.choice((array[None], array[:-1], array[0], np.repeat(array, 2), array[:0]))
+    elif action == 3:
+        arrays[name] = array.astype(rng.choice(("f2", "f8", ">f4", "i8", "u1", "c8", "S3", "U2", "O", "M8[s]", "?")))
+    elif action > 3:
+        odd = (math.nan, math.inf, -math.inf, -1, 2, 0.5, 1e30, 2**31 - 1, -(2**31), 0)
+        arrays[name] = array.copy()
+        with np.errstate(all="ignore"):
+            value = np.asarray(rng.choice(odd)).astype(array.dtype)
+        arrays[name][rng.randrange(len(array)) if len(array) else slice(0)] = value
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for key, values in arrays.items():
+            buffer = io.BytesIO()
+            np.lib.format.write_array(buffer, np.asanyarray(values), allow_pickle=True)
+            archive.writestr(key + ".npy", buffer.getvalue())
+    return file.getvalue()
+
+
 def parsed(text: str) -> Any:
     """The object or list that a text is, None where it is none."""
     try:
@@ -120,6 +157,26 @@ def reads_shape(path: Path) -> bool:
     return shape.parameters > 0 and float(shape.flops(2, 3, 100)) > 0 and math.isfinite(float(shape.flops(2, 3, 100)))
 
 
+def reads_arrays(path: Path) -> bool:
+    """Whether what a trace says of acceptance can be worked out."""
+    trace, _ = load_trace(path.with_suffix(".json"))
+    with contextlib.suppress(UserError):  # outputs that are too short
+        counts = expected_rounds(trace, 2, "sampled").counts
+        return bool((counts >= 0).all() and counts.sum() <= trace.size * (1 + 1e-9))
+    return True
+
+
+def reads_samples(path: Path) -> bool:
+    """Whether raw samples are those of the report beside them."""
+    point, *_ = load_probe(path.with_suffix(".json")).points
+    return bool(np.isfinite(point.measurement.samples_s).all())
+
+
+def checks_results(path: Path) -> bool:
+    """Whether a file of records is checked, whatever is wrong with it."""
+    return all(line and "\n" not in line for line in problems(path, strict=True))
+
+
 def imports(tool: str) -> Read:
     """Read a file with and without a draft length: refused where it is with all of them."""
 
@@ -140,6 +197,15 @@ def imports(tool: str) -> Read:
         return True
 
     return read
+
+
+def unhashed_probe(path: Path) -> Path:
+    """A probe whose raw samples are not told from others by their hash."""
+    write_probe(path, results(made_points({"empty": {}}, BURN_COST, 0.0, np.random.default_rng(0))))
+    report = json.loads(path.read_bytes())
+    del report["raw"]["sha256"]
+    path.write_text(json.dumps(report))
+    return path
 
 
 def sources(folder: Path) -> dict[str, tuple[Path, Read]]:
@@ -168,6 +234,14 @@ def sources(folder: Path) -> dict[str, tuple[Path, Read]]:
         found[f"{tool}, {name}"] = (write(folder / f"{name}.txt", content), imports(tool))
     save_trace(folder, make_trace([[0.5] * 9, [0.9] * 7]), {"temperature": 1.0, "draft_temperature": 1.0})
     found["trace"] = (folder / "trace.json", lambda path: load_trace(path)[0].size > 0)
+    # Without the hash, which tells of every change before anything is read.
+    about = json.loads((folder / "trace.json").read_bytes())
+    (folder / "arrays").mkdir()
+    shutil.copy(folder / "trace.npz", folder / "arrays/trace.npz")
+    (folder / "arrays/trace.json").write_text(json.dumps({k: v for k, v in about.items() if k != "arrays_sha256"}))
+    found["arrays of a trace"] = (folder / "arrays/trace.npz", reads_arrays)
+    found["raw samples"] = (unhashed_probe(folder / "probe.json").with_suffix(".npz"), reads_samples)
+    found["results"] = (found["decode"][0], checks_results)
     lines = [{"prompt": "Say it.", "category": "a"}, {"question_id": 3, "turns": ["One.", "Two."], "category": "b"}]
     for name, line in zip(("prompts", "turns"), lines, strict=True):
         found[name] = (write(folder / f"{name}.jsonl", line, line), lambda path: bool(load_prompts(path).rows))
@@ -186,13 +260,16 @@ def test_mangled_files_are_read_or_refused_in_one_line(good: dict[str, tuple[Pat
     for name, (original, read) in good.items():
         folder = tmp_path / name
         folder.mkdir()
-        for beside in original.parent.glob("*.npz"):
-            shutil.copy(beside, folder)
+        for beside in (original.with_suffix(".npz"), original.with_suffix(".json")):
+            if beside.exists():
+                shutil.copy(beside, folder)
+        mutate = mutated_arrays if original.suffix == ".npz" else mutated
         path, content = folder / original.name, original.read_bytes()
         path.write_bytes(content)
         assert read(path), name
         for seed in range(EACH):
-            path.write_bytes(mutated(content, random.Random(f"{name} {seed}")))
+            path.write_bytes(mutate(content, random.Random(f"{name} {seed}")))
+            began_s = time.process_time()
             try:
                 if not read(path):
                     wrong.append(f"{name}, seed {seed}: read to nonsense")
@@ -202,6 +279,8 @@ def test_mangled_files_are_read_or_refused_in_one_line(good: dict[str, tuple[Pat
                     wrong.append(f"{name}, seed {seed}: {error!r}")
             except Exception as error:  # whatever it is, a user would see a traceback
                 wrong.append(f"{name}, seed {seed}: {type(error).__name__}: {error}")
+            if time.process_time() - began_s > MOST_S:
+                wrong.append(f"{name}, seed {seed}: took {time.process_time() - began_s:.1f} s")
     assert not wrong, f"{len(wrong)} of {EACH * len(good)}\n" + "\n".join(wrong)
     # Most changes hurt; where all were read the mutants would be none.
     assert 0.2 * EACH * len(good) < refused < EACH * len(good)
