@@ -257,7 +257,7 @@ def finished(ready: Ready, options: MeasureOptions) -> "tuple[Trace, dict[str, A
     same = {name: value for name, value in before.items() if name != "trace_sha256"}
     if told := first_difference(json.loads(to_json(ready.parameters)), same):
         raise UserError(f"--resume: {path} is done, and its {told}; expected the same, or --force to start anew")
-    click.echo(f"nothing unfinished: {path} is done, --trace takes more of it", err=True)
+    click.echo(f"nothing unfinished: {path} is done, and nothing is written (--trace answers more of it)", err=True)
     return trace, before
 
 

@@ -66,7 +66,10 @@ def test_a_stopped_measurement_goes_on_to_the_same_bytes(
     assert whole == cut
     user_error(run(*words("cut")), "exists already (--force overwrites it)")
     again = succeeded(run(*words("cut"), "--resume"))
-    assert again.stderr == "nothing unfinished: cut/trace.json is done, --trace takes more of it\n"
+    assert (
+        again.stderr
+        == "nothing unfinished: cut/trace.json is done, and nothing is written (--trace answers more of it)\n"
+    )
     assert again.stdout in done.stdout
     user_error(
         run(*words("cut"), "--resume", "--seed", 9), "--resume: cut/trace.json is done, and its seed is 9, but 0"
