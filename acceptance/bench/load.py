@@ -173,6 +173,7 @@ def load_models(options: DecodeOptions, placement: Placement) -> Pair:
             device=placement.target[0],
             dtype=options.dtype,
             quantization=options.quantization,
+            allow_pickle=options.allow_pickle,
             target_devices=placement.target,
             draft_devices=placement.draft,
         )

@@ -54,6 +54,7 @@ class DecodeOptions:
     device: str = "auto"
     dtype: str = "auto"
     quantization: str | None = None
+    allow_pickle: bool = False
     placement: str = "same"
     target_device: str | None = None
     draft_device: str | None = None

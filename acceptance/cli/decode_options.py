@@ -71,6 +71,7 @@ MACHINE_OPTIONS = stacked(
     option("--device", help="torch device, such as cpu or cuda:0."),
     option("--dtype", type=click.Choice(("auto", "float32", "float16", "bfloat16")), help="Weights."),
     option("--quantization", type=click.Choice(("8bit", "4bit")), help="Through bitsandbytes, on a CUDA device."),
+    option("--allow-pickle", is_flag=True, help="Take weights in a .bin, which can hold any program, if you trust it."),
     option("--placement", metavar="same|separate|ratio A:B|auto", help="Over several GPUs."),
     option("--target-device", show_default="by --placement", help="torch device of the target."),
     option("--draft-device", show_default="by --placement", help="torch device of the draft."),

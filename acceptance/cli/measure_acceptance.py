@@ -37,7 +37,7 @@ ARRAYS_FILE, SIDECAR = "trace.npz", "trace.json"
 FROM_PROMPTS = ("prompts", "dataset", "old_dataset", "column", "turns", "max_new_tokens", "system_prompt", "check_loop")
 FROM_MODELS = (
     *("target", "draft", "texts", "max_prompts", "use_chat_template", "temperature", "draft_temperature"),
-    *("top_k", "top_p", "batch_size", "device", "dtype", "quantization", "cross_tokenizer", "resume"),
+    *("top_k", "top_p", "batch_size", "device", "dtype", "quantization", "allow_pickle", "cross_tokenizer", "resume"),
 )
 # What decides the numbers, of the options.
 PARAMETERS = (
@@ -176,6 +176,7 @@ def prepare(options: MeasureOptions) -> Ready:
         device=options.device,
         dtype=options.dtype,
         quantization=options.quantization,
+        allow_pickle=options.allow_pickle,
         cross_tokenizer=options.cross_tokenizer is not None,
     )
     framing = Framing(chat_template=options.use_chat_template, system_prompt=options.system_prompt)

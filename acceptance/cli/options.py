@@ -63,6 +63,9 @@ MEASURE_OPTIONS = stacked(
         "--dtype", type=click.Choice(("auto", "float32", "float16", "bfloat16")), default="auto", help="Weights."
     ),
     click.option("--quantization", type=click.Choice(("8bit", "4bit")), help="Through bitsandbytes, on a CUDA device."),
+    click.option(
+        "--allow-pickle", is_flag=True, help="Take weights in a .bin, which can hold any program, if you trust it."
+    ),
     click.option("--seed", default=0, type=click.IntRange(0, 2**31), help="Seed of sampling, bootstrap and policies."),
     click.option(
         "--cross-tokenizer",
@@ -122,6 +125,7 @@ class MeasureOptions:
     device: str
     dtype: str
     quantization: str | None
+    allow_pickle: bool
     seed: int
     cross_tokenizer: str | None
     check_loop: int | None

@@ -17,6 +17,7 @@ from .model import STAND_IN, Model, Pair, end_tokens, token_count, vocabulary_of
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 QUANTIZATIONS = {"8bit": {"load_in_8bit": True}, "4bit": {"load_in_4bit": True}}
+NO_SAFETENSORS = "no weights in safetensors; a .bin is a pickle, which can hold any program: --allow-pickle takes it"
 ACCELERATE = Dependency(import_name="accelerate", purpose="a model over several GPUs", extra="multi-gpu")
 BITSANDBYTES = Dependency(import_name="bitsandbytes", purpose="--quantization", extra="quantization")
 
@@ -141,14 +142,20 @@ def spread(devices: Sequence[str]) -> dict[str, Any]:
     return {"device_map": "balanced", "max_memory": free}
 
 
-def load_module(name: str, *, device: str, options: Mapping[str, Any], **where: Any) -> Any:
-    """Load a causal language model; never asks whether to run a stranger's code.
+def load_module(name: str, *, device: str, options: Mapping[str, Any], allow_pickle: bool = False, **where: Any) -> Any:
+    """Load a causal language model; runs no stranger's code, and reads no pickle unless that is allowed.
 
     Raises:
-        ValueError: Its weights hold NaN or infinity.
+        ValueError: Its weights hold NaN or infinity, or are a pickle.
     """
     load = transformers.AutoModelForCausalLM.from_pretrained
-    module = load(name, trust_remote_code=False, **options, **where).eval()
+    how = {"trust_remote_code": False, "use_safetensors": None if allow_pickle else True}
+    try:
+        module = load(name, **how, **options, **where).eval()
+    except OSError as error:
+        if allow_pickle or "safetensors" not in str(error):
+            raise
+        raise ValueError(NO_SAFETENSORS) from None
     if "device_map" not in options:
         module = module.to(device)
     if not all(torch.isfinite(p).all() for p in module.parameters() if p.is_floating_point()):
@@ -174,20 +181,20 @@ def load_pair(
     dtype: str = "auto",
     quantization: str | None = None,
     cross_tokenizer: bool = False,
+    allow_pickle: bool = False,
     target_devices: Sequence[str] = (),
     draft_devices: Sequence[str] = (),
 ) -> Pair:
     """Load both models, and check that they share a vocabulary.
 
     Args:
-        target: Folder or hub id, with @REVISION if not the newest.
-        draft: The same.
+        target, draft: Folder or hub id of each, with @REVISION if not the newest.
         device: torch device, or "auto".
         dtype: One of DTYPES, or "auto".
         quantization: One of QUANTIZATIONS.
         cross_tokenizer: Allow a draft with another tokenizer.
-        target_devices: Where the target goes, if not to `device`.
-        draft_devices: Where the draft goes, if not to `device`.
+        allow_pickle: Allow weights in a .bin where there are none in safetensors.
+        target_devices, draft_devices: Where each goes, if not to `device`.
 
     Raises:
         UserError: A model cannot be loaded, or the vocabularies differ.
@@ -202,7 +209,7 @@ def load_pair(
 
     named = (("--target", target), ("--draft", draft))
     modules = [
-        load_part(*name, partial(load_module, device=place[0], options=arguments))
+        load_part(*name, partial(load_module, device=place[0], options=arguments, allow_pickle=allow_pickle))
         for name, place, arguments in zip(named, places, options, strict=True)
     ]
     for name, module in zip(named, modules, strict=True):

@@ -24,7 +24,7 @@ def origin(given: str, name: str, module: Any) -> dict[str, str | None]:
 def folder_sha256(folder: Path) -> str:
     """Return the hash of a folder's weights, settings and tokenizer."""
     digest = hashlib.sha256()
-    for path in sorted({p for pattern in HASHED for p in folder.glob(pattern)}):
+    for path in sorted({p for pattern in HASHED for p in folder.glob(pattern) if p.is_file()}):
         digest.update(path.name.encode() + b"\0" + bytes.fromhex(content_sha256(path)))
     return digest.hexdigest()
 

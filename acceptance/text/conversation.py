@@ -1,10 +1,16 @@
 """From what a user says, turn after turn, to the tokens a model continues."""
 
-from collections.abc import Sequence
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from simulator.ground.artefacts import UserError
+
+# For the text of a conversation; templates are programs that come with a model.
+TEMPLATE_S = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,12 +60,41 @@ def tokens_before(tokenizer: Any, framing: Framing, turns: Sequence[str], answer
         messages.append({"role": "user", "content": turn})
         if i < len(answers):
             messages.append({"role": "assistant", "content": answers[i]})
+    text = framed(tokenizer, messages, add_generation_prompt=True)
+    return list(tokenizer(text, add_special_tokens=False).input_ids)
+
+
+def framed(tokenizer: Any, messages: Sequence[Mapping[str, str]], **how: Any) -> str:
+    """Return what the tokenizer's chat template makes of messages.
+
+    Raises:
+        UserError: It refuses them, or does not come to an end.
+    """
     try:
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        with at_most(TEMPLATE_S):
+            return str(tokenizer.apply_chat_template(messages, tokenize=False, **how))
     except Exception as error:  # templates raise what they like
         reason = str(error).partition("\n")[0]
         raise UserError(f"--use-chat-template: the template refuses these messages ({reason})") from None
-    return list(tokenizer(text, add_special_tokens=False).input_ids)
+
+
+@contextmanager
+def at_most(seconds: float) -> Iterator[None]:
+    """Interrupt what takes longer, in the main thread and where a system has alarms; elsewhere nothing does."""
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(*_: Any) -> NoReturn:
+        raise TimeoutError(f"it has not come to an end in {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def answer_text(tokenizer: Any, before: Sequence[int], tokens: Sequence[int]) -> str:
@@ -77,7 +112,7 @@ def end_token(tokenizer: Any, framing: Framing, ends: Sequence[int]) -> int:
     """Return the token that ends an answer where a model has several: the template's own, else the tokenizer's."""
     if framing.chat_template and len(ends) > 1:
         messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-        text = tokenizer.apply_chat_template(messages, tokenize=False)
+        text = framed(tokenizer, messages)
         end_tokens = [t for t in tokenizer(text, add_special_tokens=False).input_ids if t in ends]
         if end_tokens:
             return int(end_tokens[-1])

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from io import FileIO, StringIO
 from pathlib import Path
 
-from simulator.ground.artefacts import UserError
+from simulator.ground.artefacts import UserError, neutral
 from simulator.ground.nvml import Gpu, Reading
 
 Cell = Callable[[Gpu, Reading], str]
@@ -43,7 +43,7 @@ COLUMNS: dict[str, Cell] = {
     # As nvidia-smi: local time, milliseconds.
     "timestamp": lambda _, r: f"{r.timestamp:%Y/%m/%d %H:%M:%S}.{r.timestamp.microsecond // 1000:03d}",
     "index": lambda gpu, _: str(gpu.index),
-    "name": lambda gpu, _: gpu.name,
+    "name": lambda gpu, _: str(neutral(gpu.name)),
     "power.draw [W]": cell("power_w", watts),
     "utilization.gpu [%]": cell("utilization_gpu_percent"),
     "utilization.memory [%]": cell("utilization_memory_percent"),

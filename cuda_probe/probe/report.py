@@ -19,6 +19,7 @@ from simulator.ground.artefacts import (
     envelope,
     file_sha256,
     finite_or_text,
+    neutral,
     read_bytes,
     write_json,
     writing,
@@ -212,7 +213,7 @@ def write_csv(path: Path, results: Results) -> None:
         row = point_json(point)
         axes = {axis: row["axes"].get(axis) for axis in AXIS_UNITS}
         rows.append({"probe": row["probe"]} | axes | {k: v for k, v in row.items() if k not in ("axes", "states")})
-    frame = pd.DataFrame([finite_or_text(row) for row in rows])
+    frame = pd.DataFrame([finite_or_text({k: neutral(v) for k, v in row.items()}) for row in rows])
     for column in frame.columns.intersection([a for a in AXIS_UNITS if a not in ("weight", "dtype")]):
         frame[column] = frame[column].astype("Int64")
     with writing(path) as file:

@@ -15,7 +15,7 @@ from cuda_probe.probe.report import (
     save_with_raw,
     size_text,
 )
-from simulator.ground.artefacts import envelope, finite_or_text, writing
+from simulator.ground.artefacts import envelope, finite_or_text, neutral, writing
 from simulator.ground.command import table
 from simulator.ground.statistics import quartiles
 
@@ -102,7 +102,7 @@ def write_csv(path: Path, results: BenchResults) -> None:
     """Write one row for each backend at each point."""
     import pandas as pd
 
-    frame = pd.DataFrame([finite_or_text(row) for row in csv_rows(results)])
+    frame = pd.DataFrame([finite_or_text({k: neutral(v) for k, v in row.items()}) for row in csv_rows(results)])
     with writing(path) as file:
         frame.to_csv(file, index=False, lineterminator="\n")
 

@@ -71,6 +71,11 @@ def finite_or_text(value: Any) -> Any:
     return value
 
 
+def neutral(value: Any) -> Any:
+    """Return what a table's cell holds: text that spreadsheets take for a formula has an apostrophe before it."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+
+
 def to_json(payload: Mapping[str, Any]) -> str:
     """Serialise with sorted keys and a closing newline; never writes NaN or Infinity literals."""
     return json.dumps(finite_or_text(payload), indent=2, sort_keys=True, allow_nan=False) + "\n"

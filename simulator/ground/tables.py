@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from .artefacts import UserError, writing
+from .artefacts import UserError, neutral, writing
 from .dependency import Dependency, require
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def cells(values: Any) -> NDArray[np.object_]:
     elif array.dtype.kind in "iub":
         texts = list(map(str, flat))
     else:
-        texts = ["" if value is None else quoted(str(value)) for value in flat]
+        texts = ["" if value is None else quoted(neutral(str(value))) for value in flat]
     return np.array(texts, np.object_).reshape(array.shape)
 
 
