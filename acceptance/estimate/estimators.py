@@ -12,7 +12,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from acceptance.trace.trace import Q_KINDS, Trace
 from simulator.ground.artefacts import UserError
-from simulator.ground.histogram import AcceptanceHistogram, alpha_iid, conditional_rates, mean_accepted, survival_rates
+from simulator.ground.histogram import (
+    HALF_A_ROUND,
+    AcceptanceHistogram,
+    alpha_iid,
+    conditional_rates,
+    mean_accepted,
+    survival_rates,
+    tail_sums,
+)
 
 Floats = NDArray[np.float64]
 RESAMPLES = 2000
@@ -24,6 +32,7 @@ NEGLIGIBLE = 2.0**-64
 MAX_UNITS = 1024
 # From fewer an interval would say little, and cover less than it claims.
 MIN_PROMPTS = 4
+PERCENTILES = np.array((0.025, 0.975))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,7 +174,7 @@ def bootstrap(sums: Floats, rng: np.random.Generator, resamples: int = RESAMPLES
     return resampled
 
 
-def interval95(samples: Floats, prompts: int, most: float = np.inf) -> list[float] | None:
+def interval95(samples: Floats, prompts: int, least: float = -np.inf, most: float = np.inf) -> list[float] | None:
     """Return the 95 % interval of bootstrap samples over so many prompts; None from fewer than MIN_PROMPTS of them.
 
     It holds both percentiles, expanded as Student's t is wider than the normal law (Hesterberg 2015, section 5.3), and
@@ -176,7 +185,8 @@ def interval95(samples: Floats, prompts: int, most: float = np.inf) -> list[floa
     Args:
         samples: Of a quantity; where none is below 0, neither is the interval.
         prompts: That were drawn from.
-        most: What the quantity cannot exceed.
+        least: What the quantity cannot fall below.
+        most: What it cannot exceed.
     """
     from scipy.special import ndtr, stdtrit
 
@@ -188,7 +198,24 @@ def interval95(samples: Floats, prompts: int, most: float = np.inf) -> list[floa
     low, high = np.quantile(samples, (tail, 1 - tail))
     middle, half = samples.mean(), t * wider * samples.std()
     low, high = min(low, middle - half), max(high, middle + half)
-    return [float(max(low, 0.0) if samples.min() >= 0 else low), float(min(high, max(most, samples.max())))]
+    least = max(least, 0.0) if samples.min() >= 0 else least
+    return [float(max(low, min(least, samples.min()))), float(min(high, max(most, samples.max())))]
+
+
+def widened(ci95: list[float] | None, low: float, high: float) -> list[float] | None:
+    """Return an interval that reaches at least from low to high, where there is one."""
+    return None if ci95 is None or np.isnan(low) else [min(ci95[0], float(low)), max(ci95[1], float(high))]
+
+
+def rounds_anew(counts: Floats, rng: np.random.Generator) -> Floats:
+    """Draw the law of rounds as well as so many independent ones tell it, [RESAMPLES, k + 1]; counts: [k + 1].
+
+    Prompts that happen to be alike are no certainty, which is all that a bootstrap of them can see. The conditional
+    rates of positions have beta laws with half a round each way (Jeffreys), as in forecasts from a histogram.
+    """
+    tails = tail_sums(counts)
+    rates = rng.beta(tails[1:] + HALF_A_ROUND, counts[:-1] + HALF_A_ROUND, (RESAMPLES, len(counts) - 1))
+    return np.asarray(-np.diff(np.cumprod(rates, axis=1), prepend=1.0, append=0.0), np.float64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,14 +230,42 @@ class Estimate:
         return {"value": None if np.isnan(self.value) else self.value, "ci95": self.ci95}
 
 
-def ratio(numerator: Floats, denominator: Floats, rng: np.random.Generator, most: float = np.inf) -> Estimate:
-    """Return sum over sum, with the interval of prompts drawn anew; both [prompts]. most: what it cannot exceed."""
+def ratio(numerator: Floats, denominator: Floats, rng: np.random.Generator) -> Estimate:
+    """Return sum over sum, with the interval of prompts drawn anew; both [prompts]."""
     value = float(numerator.sum() / denominator.sum()) if denominator.sum() else float("nan")
     if len(numerator) < MIN_PROMPTS:
         return Estimate(value=value, ci95=None)
     drawn = bootstrap(np.stack((numerator, denominator), axis=1), rng)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return Estimate(value=value, ci95=interval95(drawn[:, 0] / drawn[:, 1], len(numerator), most))
+        return Estimate(value=value, ci95=interval95(drawn[:, 0] / drawn[:, 1], len(numerator)))
+
+
+def share(accepted: Floats, tokens: Floats, rng: np.random.Generator) -> Estimate:
+    """Return the share of tokens that are accepted, both [prompts]; no surer than so many independent tokens tell."""
+    from scipy.special import betaincinv
+
+    estimate = ratio(accepted, tokens, rng)
+    if estimate.ci95 is None:
+        return estimate
+    part, whole = accepted.sum() + HALF_A_ROUND, tokens.sum() + 2 * HALF_A_ROUND
+    low, high = widened(estimate.ci95, *betaincinv(part, whole - part, PERCENTILES)) or estimate.ci95
+    return Estimate(value=estimate.value, ci95=[max(low, 0.0), min(high, 1.0)])
+
+
+def tokens_per_round(counts: Floats, rng: np.random.Generator, *, macro: bool = False) -> Estimate:
+    """Return 1 + E[A] from rounds of each prompt by accepted drafts, [prompts, k + 1].
+
+    macro: of the mean prompt in place of the mean round; prompts without a round are left out.
+    """
+    tokens, sizes = 1 + np.arange(counts.shape[1]), counts.sum(1)
+    there = sizes > 0
+    each = counts[there] @ tokens / sizes[there]
+    estimate = ratio(each, np.ones(len(each)), rng) if macro else ratio(counts @ tokens, sizes, rng)
+    if estimate.ci95 is None:
+        return estimate
+    alone = rounds_anew(counts.sum(0), rng) @ tokens + estimate.value - counts.sum(0) @ tokens / sizes.sum()
+    ends = widened(estimate.ci95, *np.quantile(alone, PERCENTILES)) or estimate.ci95
+    return Estimate(value=estimate.value, ci95=np.clip(ends, 1, counts.shape[1]).tolist())
 
 
 def round_metrics(counts: Floats) -> dict[str, Floats]:
@@ -229,13 +284,6 @@ def round_metrics(counts: Floats) -> dict[str, Floats]:
     }
 
 
-def macro_tokens_per_round(rounds: RoundCounts, rng: np.random.Generator) -> Estimate:
-    """Return the mean over prompts of each one's tokens per round; prompts without a counted round are left out."""
-    there = rounds.counts.sum(1) > 0
-    each = 1 + mean_accepted(rounds.counts[there])
-    return ratio(each, np.ones(len(each)), rng)
-
-
 def metrics(rounds: RoundCounts, alpha: Estimate, seed: int = 0) -> dict[str, Any]:
     """Return the metrics of model §4 for one draft length, by the names of our records, with 95 % intervals.
 
@@ -248,13 +296,20 @@ def metrics(rounds: RoundCounts, alpha: Estimate, seed: int = 0) -> dict[str, An
     drawn = bootstrap(rounds.counts, rng) if prompts >= MIN_PROMPTS else np.zeros((0, rounds.draft_length + 1))
     figures: dict[str, object] = {}
     intervals: dict[str, object] = {}
-    samples, most = round_metrics(drawn), round_metrics(np.eye(rounds.draft_length + 1)[[0, -1]])
-    for name, value in round_metrics(rounds.counts.sum(0)).items():
+    samples, extremes = round_metrics(drawn), round_metrics(np.eye(rounds.draft_length + 1)[[0, -1]])
+    total = rounds.counts.sum(0)
+    alone = round_metrics(rounds_anew(total, np.random.default_rng(seed)))
+    for name, value in round_metrics(total).items():
         figures[name] = value.tolist()
-        columns = samples[name].T if value.ndim else samples[name]
-        ends = [interval95(c, prompts, float(most[name].max())) for c in np.atleast_2d(columns)]
+        least, most = float(extremes[name].min()), float(extremes[name].max())
+        floors = np.atleast_2d(np.quantile(alone[name], PERCENTILES, axis=0).T)
+        columns = np.atleast_2d(samples[name].T if value.ndim else samples[name])
+        ends = [widened(interval95(c, prompts, least, most), *f) for c, f in zip(columns, floors, strict=True)]
         intervals[name] = ends if value.ndim else ends[0]
-    for name, estimate in {"tokens_per_round_macro": macro_tokens_per_round(rounds, rng), "alpha": alpha}.items():
+    for name, estimate in {
+        "tokens_per_round_macro": tokens_per_round(rounds.counts, rng, macro=True),
+        "alpha": alpha,
+    }.items():
         figures[name], intervals[name] = estimate.value, estimate.ci95
     return figures | {"rounds_cut": float(rounds.cut.sum()), "ci95": intervals}
 
@@ -273,7 +328,7 @@ def alpha_estimates(trace: Trace, rng: np.random.Generator) -> dict[str, Estimat
     """Return the acceptance of a single drafted token for both kinds of draft: two numbers, both right."""
     sizes = sums_by_prompt(np.ones(trace.size), trace)
     accepted = {kind: sums_by_prompt(token_acceptance(trace, kind), trace) for kind in Q_KINDS}
-    return {kind: ratio(sums, sizes, rng, most=1.0) for kind, sums in accepted.items()}
+    return {kind: share(sums, sizes, rng) for kind, sums in accepted.items()}
 
 
 def alpha_by(
@@ -287,7 +342,7 @@ def alpha_by(
         inside = groups == name
         sums = sums_by_prompt(accept * inside, trace), sums_by_prompt(inside, trace)
         there = sums[1] > 0
-        alphas[name.item()] = ratio(sums[0][there], sums[1][there], rng, most=1.0), int(inside.sum())
+        alphas[name.item()] = share(sums[0][there], sums[1][there], rng), int(inside.sum())
     return alphas
 
 
@@ -312,10 +367,9 @@ def category_metrics(trace: Trace, rounds: RoundCounts, q_kind: str, seed: int =
     for name in np.unique(category[category != ""]):
         inside = category == name
         counts = rounds.counts[inside]
-        tokens = counts @ (1 + np.arange(rounds.draft_length + 1))
         by_category[str(name)] = {
             "prompts": int(inside.sum()),
-            "tokens_per_round": ratio(tokens, counts.sum(1), rng),
+            "tokens_per_round": tokens_per_round(counts, rng),
             "alpha": alphas[str(name)][0],
         }
     return by_category

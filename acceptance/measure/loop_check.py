@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from acceptance.decoders import speculative
 from acceptance.decoders.batch import Decoded
-from acceptance.estimate.estimators import Estimate, expected_rounds, ratio
+from acceptance.estimate.estimators import Estimate, expected_rounds, tokens_per_round
 from acceptance.models.check import MAX_DISAGREEMENT, disagreement
 from acceptance.models.context import Context, padded
 from acceptance.models.laws import streams
@@ -151,11 +151,6 @@ def loop_counts(decoded: Sequence[Decoded], k: int) -> NDArray[np.float64]:
             if r.drafted == k and r.start + k < len(output.tokens):
                 row[r.accepted] += 1
     return counts
-
-
-def tokens_per_round(counts: NDArray[np.float64], rng: np.random.Generator) -> Estimate:
-    """Return tokens per round from counts of each prompt."""
-    return ratio(counts @ (1 + np.arange(counts.shape[1])), counts.sum(1), rng)
 
 
 def find_divergences(

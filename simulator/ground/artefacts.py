@@ -202,9 +202,11 @@ def writing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
         with os.fdopen(handle, mode, encoding=None if "b" in mode else "utf-8") as file:
             yield file
             file.flush()
-            finish(handle, partial, path, is_new=str(path) in claimed)
-    except FileExistsError:
-        raise UserError(f"{path}: exists by now, another process has written it (--force overwrites it)") from None
+            try:
+                finish(handle, partial, path, is_new=str(path) in claimed)
+            except FileExistsError:
+                taken = "exists by now, another process has written it (--force overwrites it)"
+                raise UserError(f"{path}: {taken}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from None
     finally:

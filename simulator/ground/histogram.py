@@ -23,6 +23,8 @@ SCHEMA_VERSIONS = (1,)
 MAX_COUNT = 1e30
 # Half the width of a 95 % interval in standard errors.
 NORMAL_95 = 1.959964
+# Added each way to what was counted (Jeffreys): few rounds are no certainty.
+HALF_A_ROUND = 0.5
 # Of rounds whose prompts are not known: rounded up from 5.7 to 7.6, by draft length, of the bundled pair's 48 prompts.
 DEFAULT_DESIGN_EFFECT = 8.0
 

@@ -11,10 +11,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from simulator.costs.step import Floats
-from simulator.ground.histogram import AcceptanceHistogram, alpha_iid, tokens_per_round_iid
+from simulator.ground.histogram import HALF_A_ROUND, AcceptanceHistogram, alpha_iid, tokens_per_round_iid
 
 Ints = NDArray[np.int64]
-HALF_A_ROUND = 0.5
 
 
 class AcceptanceModel(Protocol):

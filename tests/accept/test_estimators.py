@@ -22,10 +22,10 @@ from acceptance.estimate.estimators import (
     excluded,
     expected_rounds,
     interval95,
-    macro_tokens_per_round,
     metrics,
     ratio,
     surprise_gap,
+    tokens_per_round,
 )
 from acceptance.trace.trace import Trace
 from simulator.ground.artefacts import UserError
@@ -157,13 +157,42 @@ def test_intervals_by_prompts_cover_the_truth_and_those_by_rounds_do_not() -> No
     assert by_rounds / trials < 0.8
 
 
+@pytest.mark.parametrize("accepted", [1.0, 0.0])
+def test_a_few_rounds_that_are_all_alike_are_no_certainty(accepted: float) -> None:
+    k, prompts = 4, 5
+    trace = trace_of(*([[accepted] * k] * prompts))
+    found = metrics(expected_rounds(trace, k, "sampled"), alpha_of(trace))
+    value = 1 + accepted * k
+    assert found["tokens_per_round"] == value
+    for name in ("tokens_per_round", "tokens_per_round_macro"):
+        low, high = found["ci95"][name]
+        assert (high if accepted else low) == value
+        # Jeffreys' interval of 5 of 5 is 0.62 to 1: already the first position leaves that open.
+        assert low < value - 0.38 if accepted else high > value + 0.38, name
+    low, high = found["ci95"]["alpha"]
+    assert 0 < (high if accepted == 0 else 1 - low) == pytest.approx(1 - 0.025 ** (1 / (prompts * k)), rel=0.35)
+
+
+@given(st.lists(st.lists(probabilities, min_size=4, max_size=9), min_size=4, max_size=6), st.integers(1, 4))
+@settings(max_examples=30, deadline=None)
+def test_intervals_lie_within_what_can_be_and_hold_the_value(outputs: list[list[float]], k: int) -> None:
+    trace = trace_of(*outputs)
+    found = metrics(expected_rounds(trace, k, "sampled"), alpha_of(trace))
+    ranges = {"tokens_per_round": (1, k + 1), "tokens_per_round_macro": (1, k + 1), "mean_accepted": (0, k)}
+    ranges |= {"alpha": (0, 1), "alpha_iid": (0, 1), "target_calls_per_token": (1 / (k + 1), 1)}
+    for name, (least, most) in ranges.items():
+        low, high = found["ci95"][name]
+        assert least - 1e-9 <= low <= found[name] + 1e-9, name
+        assert found[name] - 1e-9 <= high <= most + 1e-9, name
+
+
 def test_a_single_prompt_has_no_interval() -> None:
     trace = trace_of([0.5] * 20)
     rounds = expected_rounds(trace, 2, "sampled")
     found = metrics(rounds, alpha_of(trace))
     assert found["ci95"]["tokens_per_round"] is None
     assert found["ci95"]["survival"] == [None, None]
-    assert macro_tokens_per_round(rounds, np.random.default_rng(0)).ci95 is None
+    assert tokens_per_round(rounds.counts, np.random.default_rng(0), macro=True).ci95 is None
     assert interval95(np.array([1.0, np.nan]), 9) is None
     assert interval95(np.arange(9.0), 3) is None
 

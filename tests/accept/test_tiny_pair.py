@@ -32,7 +32,7 @@ def trace() -> Trace:
     greedy = SamplingRule(temperature=0.0)
     settings = Settings(rule=greedy, draft_rule=greedy, max_new_tokens=128)
     planned = plan(pair, load_prompts(PAIR / "prompts.jsonl").rows, settings)
-    return measure_pair(pair, planned, settings, parts=None, progress=lambda _: None)
+    return measure_pair(pair, planned, settings)
 
 
 def test_both_models_together_are_at_most_twelve_megabytes() -> None:

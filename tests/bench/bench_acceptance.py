@@ -23,7 +23,7 @@ from timing import options
 import acceptance
 from acceptance.decoders import speculative
 from acceptance.decoders.batch import Decoded
-from acceptance.estimate.estimators import Estimate, alpha_estimates, expected_rounds, metrics, ratio
+from acceptance.estimate.estimators import Estimate, alpha_estimates, expected_rounds, metrics, tokens_per_round
 from acceptance.measure.loop_check import loop_counts
 from acceptance.measure.measure import measure_pair
 from acceptance.measure.plan import Plan, Settings, plan
@@ -67,7 +67,7 @@ def loop(pair: Pair, planned: Plan, settings: Settings, k: int) -> Estimate:
             rngs=streams(1000 * settings.seed + k, range(first, first + len(prompts))),
         )
     counts = loop_counts(decoded, k)
-    return ratio(counts @ (1 + np.arange(k + 1)), counts.sum(1), np.random.default_rng(0))
+    return tokens_per_round(counts, np.random.default_rng(0))
 
 
 def trace_against_loop(prompts: int, *, smoke: bool) -> None:
