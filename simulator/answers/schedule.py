@@ -42,7 +42,8 @@ def ranges(gains: Floats, sizes: Real) -> tuple[Range, ...]:
     """Return ranges of batch sizes that share a draft length: as few as lose at most a little everywhere.
 
     A range goes on until another draft length gains `LEAST_GAIN` more, and at least over `LEAST_WIDTH` of its first
-    batch size: engines capture graphs for each length, and forecasts do not tell closer than that.
+    batch size: engines capture graphs for each length, and forecasts do not tell closer than that. Off is no such
+    length: it begins wherever it gains as much, however little of its range was looked at, and ends as soon.
 
     Args:
         gains: Speedups, [draft lengths from 0, batch sizes]; the first row is 1, of plain decoding.
@@ -53,17 +54,21 @@ def ranges(gains: Floats, sizes: Real) -> tuple[Range, ...]:
     while first < past:
         # Behind the narrowest range.
         least = 1 + int(np.searchsorted(sizes, math.ceil(sizes[first] * (1 + LEAST_WIDTH))))
+        before = plan[-1].draft_length if plan else 0
+        allowed = gains[:, first] * (1 + LEAST_GAIN) >= 1
         if plan and least > past:
-            plan[-1] = replace(plan[-1], last=int(sizes[-1]))
-            break
-        least = min(least, past)
-        # What is best over all of it, so that one batch size does not decide.
-        over = np.log(gains[:, first:least]).mean(1)
-        length, before = int(over.argmax()), plan[-1].draft_length if plan else 0
+            allowed &= np.isin(np.arange(len(gains)), (0, before))
+        # What is best over all of it, where off may take its place: one batch size does not decide.
+        over = np.where(allowed, np.log(np.maximum(gains[:, first:least], 1)).mean(1), -np.inf)
+        length = int(over.argmax())
         if over[length] <= over[before] + math.log1p(LEAST_GAIN):
             length = before
-        beaten = gains[:, least:].max(0) > gains[length, least:] * (1 + LEAST_GAIN)
-        end = least + int(beaten.argmax()) if beaten.any() else past
+        beats = gains[:, first:] > gains[length, first:] * (1 + LEAST_GAIN)
+        beats[:, 0] = False
+        if length:
+            beats[1:, : least - first] = False
+        beaten = beats.any(0)
+        end = first + int(beaten.argmax()) if beaten.any() else past
         if plan and plan[-1].draft_length == length:
             plan[-1] = replace(plan[-1], last=int(sizes[end - 1]))
         else:

@@ -18,6 +18,7 @@ from simulator.rounds.sweeping import run_sweep
 
 from .schedule import LEAST_GAIN, Range, off_above, ranges, vllm_config
 from .uncertainty import drawn_lengths, ends95, is_open, speedups
+from .verdict import DOES_NOT_FIT, answer
 
 BATCH, K = "batch", "draft_length"
 # Batch sizes up to which each has an answer of its own; answers, and combinations with ranges each, that are told of.
@@ -34,7 +35,9 @@ class Answer:
     best that drafts. as_good: other draft lengths within `LEAST_GAIN` of the best, 0 (off) among them; over a range,
     those that are so throughout. speedup: of the best that drafts, in a range at its first batch size; speedup_at_last:
     at its last. speedup_ci95: by what is not known of constants and acceptance, of both; None where nothing says how
-    much. at_edge: whether the best is the longest that was looked at.
+    much. at_edge: whether the best is the longest that was looked at. verdict, verdict_at_last: whether these speedups
+    pay, as `verdict.answer` says. below_1: first and last batch size of a range at which its draft length is below 1x,
+    by less than a switch is worth.
     """
 
     values: dict[str, float]
@@ -46,6 +49,9 @@ class Answer:
     speedup_at_last: float | None = None
     speedup_ci95: tuple[float, float] | None = None
     at_edge: bool = False
+    verdict: str = DOES_NOT_FIT
+    verdict_at_last: str | None = None
+    below_1: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +120,8 @@ def at_point(sweep: Sweep, block: Block) -> Answer:
     if not block.fits[0]:
         return Answer(values={})
     gains = block.gains[0]
-    return replace(best_of(block.lengths, gains), speedup_ci95=interval(sweep, block, int(gains.argmax()), [{}]))
+    (ends,) = intervals_at(sweep, block, int(gains.argmax()), [{}])
+    return replace(best_of(block.lengths, gains), speedup_ci95=ends, verdict=answer(float(gains.max()), ends))
 
 
 def best_of(lengths: NDArray[np.int64], gains: Floats) -> Answer:
@@ -146,13 +153,16 @@ def plan_of(block: Block) -> tuple[Range, ...]:
 def over_ranges(sweep: Sweep, block: Block) -> Iterator[Answer]:
     """Yield the answers of a block, a range of batch sizes each."""
     for r in plan_of(block):
-        gains = block.gains[block.fits & (r.first <= block.sizes) & (block.sizes <= r.last)]
+        within = block.fits & (r.first <= block.sizes) & (block.sizes <= r.last)
+        gains, sizes = block.gains[within], block.sizes[within]
         at = int(np.log(gains).mean(0).argmax())
         if r.draft_length:
             at = block.lengths.tolist().index(r.draft_length)
         of_plan = gains[:, at] if r.draft_length else np.ones(len(gains))
         near = [int(k) for k, of in zip(block.lengths, gains.T, strict=True) if (of * (1 + LEAST_GAIN) > of_plan).all()]
         off = [0] if r.draft_length and (of_plan < 1 + LEAST_GAIN).all() else []
+        ends = intervals_at(sweep, block, at, [{BATCH: float(r.first)}, {BATCH: float(r.last)}])
+        known, below = [both for both in ends if both], sizes[of_plan < 1]
         yield Answer(
             values={},
             batches=(r.first, r.last),
@@ -161,8 +171,11 @@ def over_ranges(sweep: Sweep, block: Block) -> Iterator[Answer]:
             as_good=tuple(k for k in off + near if k != r.draft_length),
             speedup=float(gains[0, at]),
             speedup_at_last=float(gains[-1, at]),
-            speedup_ci95=interval(sweep, block, at, [{BATCH: float(r.first)}, {BATCH: float(r.last)}]),
+            speedup_ci95=(min(low for low, _ in known), max(high for _, high in known)) if known else None,
             at_edge=len(block.lengths) > 1 and r.draft_length == int(block.lengths[-1]),
+            verdict=answer(float(gains[0, at]), ends[0]),
+            verdict_at_last=answer(float(gains[-1, at]), ends[1]),
+            below_1=(int(below[0]), int(below[-1])) if len(below) else None,
         )
     if not block.fits.all():
         first, last = block.sizes[~block.fits][[0, -1]]
@@ -181,12 +194,12 @@ def schedules(sweep: Sweep) -> list[dict[str, Any]]:
     return found
 
 
-def interval(sweep: Sweep, block: Block, at: int, places: list[dict[str, float]]) -> tuple[float, float] | None:
-    """Return the interval of the speedup of a draft length at some places; None where nothing is uncertain."""
+def intervals_at(
+    sweep: Sweep, block: Block, at: int, places: list[dict[str, float]]
+) -> list[tuple[float, float] | None]:
+    """Return the interval of the speedup of a draft length at each of some places; None where nothing is uncertain."""
     ends = [ends_at(sweep, {**block.point, **place, K: float(block.lengths[at])}) for place in places]
-    if not any(is_open(*both) for both in ends):
-        return None
-    return min(low for low, _ in ends), max(high for _, high in ends)
+    return [both if is_open(*both) else None for both in ends]
 
 
 @lru_cache(maxsize=1)

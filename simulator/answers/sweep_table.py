@@ -6,6 +6,7 @@ from simulator.rounds.grid import Grid
 
 from .schedule import LEAST_GAIN
 from .sweep_answers import BATCH, MOST_PLANS, MOST_ROWS, Answer, K, has_ranges
+from .verdict import CANNOT_TELL
 
 # Letters of the columns of values, beyond which these stand in one.
 MOST_KEYS = 44
@@ -48,12 +49,16 @@ def cells(answer: Answer) -> list[str]:
     if answer.draft_length == 0 and answer.drafted not in answer.as_good:
         words = f"(K = {answer.drafted})"
     edge = "(the longest looked at)" if answer.at_edge else ""
+    if CANNOT_TELL in (answer.verdict, answer.verdict_at_last):
+        alike = answer.verdict_at_last in (None, answer.verdict)
+        where = "" if alike else " from the first" if answer.verdict == CANNOT_TELL else " at the last"
+        edge = f"{edge} cannot tell{where}"
     return [
         *batches,
         str(answer.draft_length or "off"),
         " to ".join(dict.fromkeys(gains)),
         span,
-        f"{words} {edge}".strip(),
+        ", ".join(filter(None, (words, edge.strip()))),
     ]
 
 
@@ -67,15 +72,35 @@ def off_text(answers: list[Answer]) -> str:
 
 def where_off(answers: list[Answer]) -> str:
     """Say the same of one combination."""
-    known = [(*a.batches, a.draft_length) for a in answers if a.batches and a.draft_length is not None]
+    known = [a for a in answers if a.batches and a.draft_length is not None]
     if not known:
         return "nothing fits into memory"
-    off, last = [(first, end) for first, end, k in known if k == 0], known[-1][1]
+    spans = [a.batches for a in known if a.batches]
+    off, last = [span for span, a in zip(spans, known, strict=True) if a.draft_length == 0], spans[-1][1]
+    unsure = [span for span, a in zip(spans, known, strict=True) if CANNOT_TELL in (a.verdict, a.verdict_at_last)]
+    if all(CANNOT_TELL == a.verdict == a.verdict_at_last for a in known):
+        return f"not known up to batch {last:,}, 1x is in every interval"
+    said = "at batch " + in_words(off)
     if not off:
         why = "the last that fits" if len(known) < len(answers) else "the last looked at"
-        return f"nowhere up to batch {last:,}, {why}"
-    if len(off) == len(known):
-        return f"everywhere up to batch {last:,}"
-    if len(off) == 1 and off[0][1] == last:
-        return f"above batch {known[-2][1]:,}"
-    return "at batch " + " and ".join("-".join(f"{b:,}" for b in dict.fromkeys(both)) for both in off)
+        said = f"nowhere up to batch {last:,}, {why}"
+    elif len(off) == len(known):
+        said = f"everywhere up to batch {last:,}"
+    elif len(off) == 1 and off[0][1] == last:
+        said = f"above batch {spans[-2][1]:,}"
+    below = [a.below_1 for a in known if a.below_1]
+    said += f", a little below 1x at batch {in_words(below)}" if below else ""
+    return said + (f", cannot tell within batch {in_words(joined(unsure))}" if unsure else "")
+
+
+def in_words(spans: list[tuple[int, int]]) -> str:
+    """Return spans of batch sizes as text."""
+    return " and ".join("-".join(f"{b:,}" for b in dict.fromkeys(both)) for both in spans)
+
+
+def joined(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Join rising spans of batch sizes with nothing looked at between them."""
+    whole = spans[:1]
+    for first, last in spans[1:]:
+        whole = [*whole[:-1], (whole[-1][0], last)] if first == whole[-1][1] + 1 else [*whole, (first, last)]
+    return whole

@@ -208,15 +208,18 @@ def sweep_text(
     from simulator.answers.sweep_answers import ends_at, has_ranges
     from simulator.answers.sweep_table import answers_text, off_text
     from simulator.answers.uncertainty import is_open
+    from simulator.answers.verdict import CANNOT_TELL, answer
 
     axes = [BY_NAME[name].key for name in task.grid.axes]
     if seen.best is None:
         return "\n".join(["Does not fit into memory, at any of these points.", *basis.lines])
     points = task.grid.columns(np.array([seen.best]))
     where = ", ".join(f"{BY_NAME[name].key} {points[name][0]:,.10g}" for name in task.grid.axes)
-    condition = f"{basis.condition[0].upper()}{basis.condition[1:]}: at" if basis.condition else "At"
     low, high = ends_at(task, {name: float(values[0]) for name, values in points.items()})
     span = f" ({low:.2f}x to {high:.2f}x)" if is_open(low, high) else ""
+    condition = f"{basis.condition[0].upper()}{basis.condition[1:]}: at" if basis.condition else "At"
+    if answer(seen.speedup, (low, high)) == CANNOT_TELL:
+        condition = f"Cannot tell{basis.condition and f', {basis.condition}'}: at"
     first = f"{condition} most {seen.speedup:.2f}x as fast{span}{where and f', at {where}'}."
     if not axes:
         return "\n".join([first, *basis.lines])

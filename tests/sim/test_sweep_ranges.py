@@ -27,7 +27,9 @@ def test_a_sweep_over_many_batch_sizes_tells_ranges_of_them_and_where_to_turn_it
                 assert not rows.fits.any()
                 continue
             assert rows.fits.all()
-            assert a["batches"][1] >= 1.2 * a["batches"][0]
+            assert a["batches"][1] >= 1.2 * a["batches"][0] or a["draft_length"] == 0
+            below = by_k_below(rows, a["draft_length"])
+            assert a["below_1"] == ([below[0], below[-1]] if below else None)
             by_k = rows.pivot(index="batch", columns="draftN", values="closed_form_speedup")
             off = pd.Series(1.0, by_k.index)
             chosen = by_k[a["draft_length"]] if a["draft_length"] else off
@@ -43,10 +45,47 @@ def test_a_sweep_over_many_batch_sizes_tells_ranges_of_them_and_where_to_turn_it
     assert [s["off_above_batch"] for s in found["schedules"]] == [*ends, None]
     assert found["schedules"][0]["vllm"]["num_speculative_tokens_per_batch_size"][-1] == [ends[0] + 1, 256, 0]
     said = run(*words, "--replications", 0).stdout
-    assert f"turn it off: at context 512 above batch {ends[0]}; at context 4,096 nowhere up to batch" in said
+    where = " ".join(said.split())
+    assert f"turn it off: at context 512 above batch {ends[0]}, a little below 1x at batch " in where
+    assert "; at context 4,096 nowhere up to batch" in where
     assert max(map(len, said.splitlines())) <= 100
     rows = [line.split() for line in said.splitlines() if line.startswith(("    512 ", "  4,096 "))]
     assert [row[1] for row in rows] == ["{}-{}".format(*a["batches"]) for a in found["answers"]]
+
+
+def by_k_below(rows: pd.DataFrame, k: int) -> list[int]:
+    """Batch sizes of a range, of those in a table, at which its draft length is below 1x."""
+    return [] if k == 0 else rows[(rows.draftN == k) & (rows.closed_form_speedup < 1)].batch.tolist()
+
+
+def test_where_to_turn_it_off_hangs_on_no_batch_size_that_was_looked_at_last(run) -> None:
+    words = ("sweep", *GPUS, "--context", 512, "--draftN", "1:2", "--alpha", 0.5, "--replications", 0)
+    (short,), (long,) = (
+        json.loads(run(*words, "--batch", f"1:{last}", "--json").stdout)["schedules"] for last in (256, 300)
+    )
+    assert short["off_above_batch"] == long["off_above_batch"] == 247
+    assert short["vllm"]["num_speculative_tokens_per_batch_size"][-1] == [248, 256, 0]
+    said = " ".join(run(*words, "--batch", "1:256").stdout.split())
+    assert "turn it off: above batch 247, a little below 1x at batch 234-247, cannot tell within" in said
+    # What is below 1x by less than a switch is worth is named, though nothing is off.
+    said = " ".join(run(*words, "--batch", "1:240").stdout.split())
+    assert "turn it off: nowhere up to batch 240, the last looked at, a little below 1x at batch 234-240" in said
+
+
+def test_a_sweep_of_noise_cannot_tell(run, tmp_path: Path) -> None:
+    (tmp_path / "few.json").write_text('{"k": 2, "hist": {"0": 2, "1": 1, "2": 2}}')
+    one = ("--profile", "h100-sxm", "--target-model", "llama-3.1-8b", "--draft-model", "llama-3.2-1b")
+    words = ("sweep", *one, "--hist", "few.json", "--draftN", "1:2", "--replications", 0)
+    said = run(*words, "--batch", "1:40").stdout
+    assert said.startswith("Cannot tell: at most ")
+    assert "turn it off: not known up to batch 40, 1x is in every interval" in " ".join(said.split())
+    assert said.splitlines()[-1].endswith("cannot tell")
+    rows = json.loads(run(*words, "--batch", "1,2", "--json").stdout)["answers"]
+    assert [a["verdict"] for a in rows] == ["cannot tell"] * 2
+    # As `simulate` answers, and where the interval is on one side, both say that.
+    assert run("simulate", *words[1:-4], "--draftN", 2).stdout.startswith("Cannot tell: ")
+    (tmp_path / "few.json").write_text('{"k": 2, "hist": {"0": 200, "1": 100, "2": 4000}}')
+    assert run(*words, "--batch", "1:40").stdout.startswith("At most ")
 
 
 def test_ranges_of_batch_sizes_say_what_is_off_everywhere_and_what_never_fits(run) -> None:
