@@ -10,14 +10,14 @@ from typing import Any
 
 from simulator.ground.artefacts import UserError
 from simulator.ground.fields import Field, read_json
-from simulator.ground.names import GGUF, Found, Names, find_name, nearest, number_format, parts_of
+from simulator.ground.names import Found, Names, find_name, nearest, parts_of
 
 from .config_json import KEYS, Stack
 from .drafters import drafter, drafter_architecture, kind_of
 from .families import ALIASES, FAMILIES
-from .formats import FORMATS, storage_of
 from .gpt import opt_layout
 from .layers import BLOCK, Drafting
+from .named_formats import named_format
 from .quantization import Quantized, file_beside, quantization_of
 from .work import ModelShape
 
@@ -28,12 +28,10 @@ ALSO_CALLED = {
     **dict.fromkeys(("llama-3-8b", "deepseek-r1-distill-llama-8b"), "llama-3.1-8b"),
     **dict.fromkeys(("llama-3-70b", "deepseek-r1-distill-llama-70b"), "llama-3.1-70b"),
     **dict.fromkeys(("deepseek-r1", "deepseek-v3.1"), "deepseek-v3"),
+    **dict.fromkeys(("minimax-m2.1", "minimax-m2.5"), "minimax-m2"),
     **dict.fromkeys(("phi-3-mini-4k", "phi-3-mini-128k"), "phi-3-mini"),
     **dict.fromkeys(("mistral", "mistral-7b-v0.1"), "mistral-7b"),
 }
-# What names of GGUF files and their folders end on, and the type in them.
-GGUF_END = re.compile(r"[-_.]gguf$", re.IGNORECASE)
-GGUF_TYPE = re.compile(rf"[-_.]({'|'.join(sorted(GGUF, reverse=True))}|q[345]_k)(?=[-_.]|$)", re.IGNORECASE)
 # The longest context of models of another's sizes, or tuned for another context, by their own files. A name is told by
 # parts of it; of several the one with the most, then the first.
 MADE_FOR = {
@@ -41,7 +39,7 @@ MADE_FOR = {
     **{"deepseek-v3": 163_840, "deepseek-v3.1": 163_840, "phi-3-mini-4k": 4096, "phi-3-mini-128k": 131_072},
     **{"mistral-7b": 32_768, "mistral-small-24b-2501": 32_768, "vicuna-7b-v1.3": 2048, "vicuna-7b-v1.5": 4096},
     **{"qwen2.5-math": 4096, "qwen2.5-coder": 32_768, "qwen2.5-instruct": 32_768},
-    **{"qwen3-base": 32_768, "qwen3-2507": 262_144, "qwen3-coder": 262_144},
+    **{"qwen3-base": 32_768, "qwen3-2507": 262_144, "qwen3-coder": 262_144, "kimi-k2-0905": 262_144},
 }
 # Parts of a model's name that tell its sizes from no other's.
 IDLE = frozenset(
@@ -58,8 +56,6 @@ IDLE = frozenset(
         "math",
         "sft",
         "dpo",
-        "dynamic",
-        "bnb",
         "gguf",
     ]
 )
@@ -109,8 +105,8 @@ def find_model(path_or_name: str | Path) -> tuple[Path, Found]:
     text = str(path_or_name)
     if text.endswith(".json"):
         raise UserError(f"{text}: no such file")
-    plain, dtype = without_format(text)
-    found = find_in_catalogue(plain)
+    named = named_format(text)
+    found = find_in_catalogue(named.plain)
     if found is None:
         if kind_of(text):
             raise UserError(f"{text}: no such file or folder, expected the drafter's config.json (drafters list)")
@@ -119,8 +115,8 @@ def find_model(path_or_name: str | Path) -> tuple[Path, Found]:
             f"{text}: no such file or folder, nor a model of `shapes list` (nearest: {those}), "
             "expected a config.json of it, or --params"
         )
-    said = f"stands for {text}" if found.said or dtype else ""
-    return CATALOGUE / f"{found.name}.json", Found(found.name, f"{said}, in {dtype} as that says" if dtype else said)
+    said = ", ".join(filter(None, (f"stands for {text}" if found.said or named.said else "", named.said)))
+    return CATALOGUE / f"{found.name}.json", Found(found.name, said)
 
 
 def find_in_catalogue(text: str) -> Found | None:
@@ -132,18 +128,6 @@ def find_in_catalogue(text: str) -> Found | None:
             retrained = RETRAINED & (parts_of(shorter.rpartition("/")[2]) - parts_of(found.name)).keys()
             return Found(found.name, f"stands for {text}") if shorter != text or retrained else found
     return None
-
-
-def without_format(text: str) -> tuple[str, str]:
-    """Return a model's name without the number formats in it, and the first of those; "" where it names none."""
-    vendor, slash, name = text.rpartition("/")
-    name, gguf = GGUF_END.sub("", name), GGUF_TYPE.search(GGUF_END.sub("", name))
-    if gguf:
-        return f"{vendor}{slash}{name[: gguf.start()]}{name[gguf.end() :]}", number_format(gguf[1])
-    parts = re.split(r"[-_]", name)
-    formats = [number_format(part) for part in parts[1:] if number_format(part) in FORMATS]
-    kept = [parts[0], *(part for part in parts[1:] if number_format(part) not in FORMATS)]
-    return (f"{vendor}{slash}{'-'.join(kept)}", formats[0]) if formats else (text, "")
 
 
 def made_for(text: str) -> int | None:
@@ -161,12 +145,14 @@ def read_shape(path_or_name: str | Path) -> ModelShape:
         shape = replace(shape, stated_name=str(path_or_name))
     if path.parent != CATALOGUE:
         return shape
-    plain, dtype = without_format(str(path_or_name))
-    asked, longest = find_in_catalogue(plain), made_for(plain)
+    named = named_format(str(path_or_name))
+    asked, longest = find_in_catalogue(named.plain), made_for(named.plain)
     if longest is not None or (asked is not None and asked.said):
         # A model of the same sizes, which may be made for a context that is not known.
         shape = replace(shape, longest_context=longest)
-    return replace(shape, assumed=found.said, storage=storage_of(dtype) if dtype else shape.storage)
+    if named.quantized != Quantized():
+        shape = replace(shape, storage=named.quantized.storage, unread=named.quantized.unread)
+    return replace(shape, assumed=found.said)
 
 
 def shape_of(config: Field, name: str) -> ModelShape:

@@ -104,19 +104,65 @@ def test_another_model_of_the_same_sizes_has_a_longest_context_of_its_own_or_lea
         assert read_shape(text).longest_context == longest, text
 
 
-def test_a_number_format_in_a_name_is_priced() -> None:
-    for text, dtype in (
-        ("Qwen/Qwen3-8B-FP8", "fp8"),
-        ("Qwen/Qwen2.5-7B-Instruct-AWQ", "awq"),
-        ("Qwen/Qwen2.5-7B-Instruct-GPTQ-Int4", "gptq"),
-        ("mlx-community/Llama-3.2-3B-Instruct-4bit", "int4"),
-        ("Meta-Llama-3.1-8B-Instruct-Q4_K_M.gguf", "Q4_K_M"),
-        ("TheBloke/llama-2-7b.Q8_0.gguf", "Q8_0"),
+# Bytes of the weights by hand, in units of 1e9: numbers in the layers, then those of embeddings and output head.
+LLAMA, QWEN = (6.9797, 1.0507), (6.5257, 1.0899)
+NAMED = [
+    ("Qwen/Qwen2.5-7B-Instruct-GPTQ-Int8", "GPTQ int8 in groups of 128", (8 + 24 / 128) / 8 * QWEN[0] + 2 * QWEN[1]),
+    ("Llama-3.1-8B-Instruct-GPTQ-8bit", "GPTQ int8 in groups of 128", (8 + 24 / 128) / 8 * LLAMA[0] + 2 * LLAMA[1]),
+    ("Llama-3.1-8B_GPTQ-4bit-32g", "GPTQ int4 in groups of 32", (4 + 20 / 32) / 8 * LLAMA[0] + 2 * LLAMA[1]),
+    ("Llama-3.1-8B-AWQ-INT8", "AWQ int8 in groups of 128", (8 + 24 / 128) / 8 * LLAMA[0] + 2 * LLAMA[1]),
+    ("Qwen/Qwen2.5-7B-Instruct-AWQ", "awq", (4 + 20 / 128) / 8 * QWEN[0] + 2 * QWEN[1]),
+    ("Qwen/Qwen2.5-7B-Instruct-GPTQ-Int4", "gptq", (4 + 20 / 128) / 8 * QWEN[0] + 2 * QWEN[1]),
+    ("RedHatAI/Meta-Llama-3.1-8B-Instruct-quantized.w8a8", "int8", LLAMA[0] + 2 * LLAMA[1]),
+    ("Llama-3.1-8B-Instruct-quantized.w4a16", "int4 in groups of 128", (4 + 16 / 128) / 8 * LLAMA[0] + 2 * LLAMA[1]),
+    ("RedHatAI/Llama-3.1-8B-Instruct-FP8-dynamic", "fp8", LLAMA[0] + 2 * LLAMA[1]),
+    ("Llama-3.1-8B-W8A8-FP8", "fp8", LLAMA[0] + 2 * LLAMA[1]),
+    ("unsloth/Llama-3.1-8B-bnb-4bit", "bitsandbytes 4-bit", (4 + 8.125 / 64) / 8 * LLAMA[0] + 2 * LLAMA[1]),
+    ("mlx-community/Llama-3.1-8B-4-bit", "MLX 4 bits in groups of 64", (4 + 32 / 64) / 8 * sum(LLAMA)),
+    ("Llama-3.1-8B-int4", "int4", 4 / 8 * LLAMA[0] + 2 * LLAMA[1]),
+    ("Llama-3.1-8B-bf16", "bfloat16", 2 * sum(LLAMA)),
+    ("Meta-Llama-3.1-8B-Instruct-Q4_K_M.gguf", "Q4_K_M", 4.8944 / 8 * sum(LLAMA)),
+]
+
+
+@pytest.mark.parametrize(("text", "format_name", "gigabytes"), NAMED)
+def test_a_number_format_in_a_name_is_priced(text: str, format_name: str, gigabytes: float) -> None:
+    shape = read_shape(text)
+    assert shape.storage is not None
+    assert shape.storage.name == format_name
+    assert shape.weight_bytes(shape.storage) / 1e9 == pytest.approx(gigabytes, rel=1e-3)
+    assert f"in {format_name} as that says" in shape.assumed
+    # Four bits stand where the name says nothing else, and that is said.
+    assert ("4 bits as usual" in shape.assumed) == (format_name == "awq")
+
+
+def test_a_name_of_several_formats_or_one_that_no_one_reads_is_not_priced_as_another(run, user_error) -> None:
+    for name, why in (
+        ("qwen3-8b-gptq-int4-w8a8", "several number formats (gptq, int4, w8a8)"),
+        ("qwen3-8b-awq-fp8", "several number formats (awq, fp8)"),
+        ("qwen3-8b-3bit", "'int3'"),
+        ("qwen3-8b-w3a16", "'W3A16'"),
+    ):
+        args = ("simulate", "--profile", "h100-sxm", "--target-model", name, "--draft-model", "qwen3-0.6b")
+        user_error(run(*args), f"{name} names {why}, which is not read, expected --dtype beside it")
+        said = " ".join(run(*args, "--dtype", "int8").stdout.split())
+        assert f"{name} names {why}, priced in int8 as --dtype states" in said
+
+
+def test_published_weights_are_stored_as_their_makers_store_them() -> None:
+    for text, billions in (
+        ("deepseek-v3", 672.9),
+        ("deepseek-ai/DeepSeek-R1", 672.9),
+        ("deepseek-ai/DeepSeek-V3.1", 672.9),
+        ("deepseek-ai/DeepSeek-V3-bf16", 1342.05),
+        ("moonshotai/Kimi-K2-Instruct-0905", 1028.9),
+        ("moonshotai/Kimi-K2-Thinking", 594.2),
+        ("MiniMaxAI/MiniMax-M2", 230.0),
+        ("openai/gpt-oss-120b", 65.2),
     ):
         shape = read_shape(text)
         assert shape.storage is not None
-        assert shape.storage.name == dtype
-        assert dtype in shape.assumed
+        assert shape.weight_bytes(shape.storage) / 1e9 == pytest.approx(billions, rel=2e-3), text
 
 
 def test_a_name_of_several_lists_them_and_a_miss_the_nearest() -> None:
