@@ -49,9 +49,9 @@ def named_format(text: str) -> Named:
     vendor, slash, name = text.rpartition("/")
     name, gguf = GGUF_END.sub("", name), GGUF_TYPE.search(GGUF_END.sub("", name))
     if gguf:
-        storage = storage_of(number_format(gguf[1]))
+        whole = storage_of(number_format(gguf[1]))
         plain = f"{vendor}{slash}{name[: gguf.start()]}{name[gguf.end() :]}"
-        return Named(plain, Quantized(storage), f"in {storage.name} as that says")
+        return Named(plain, Quantized(whole), f"in {whole.name} as that says")
     first, *words = WORDS.split(GLUED.sub(r"\1-", APART.sub(r"\1", name)))
     telling = [word for word in words if tells(word.lower())]
     if not telling:
