@@ -3,7 +3,7 @@
 Only arms that draft a fixed number of tokens with a draft model are read; the others have costs of their own.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acceptance.results.journal import read_records
-from acceptance.results.records import latest
+from acceptance.results.records import RECORD, latest
 from acceptance.results.summary import summarise
-from acceptance.results.validate import problems
+from acceptance.results.validate import disagreements, problems
 from simulator.ground.artefacts import UserError, read_bytes
 from simulator.ground.fields import Field
 from simulator.ground.limits import MAX_DRAFT_LENGTH
@@ -24,6 +24,8 @@ from .timed import Timed, median_time
 
 Floats = NDArray[np.float64]
 Record = Mapping[str, Any]
+# Of a record, in seconds or milliseconds; sums of such times and their squares stay finite.
+LONGEST = 1e12
 FIXED_CHAIN, BASELINE = "speculative", "baseline"
 
 
@@ -76,9 +78,9 @@ def load_decode(path: Path) -> DecodeLog:
     if wrong:
         raise UserError(f"{path}: {wrong[0]}, expected a file of bench-decode")
     (header, *records), _ = read_records(path)
-    for one in records:
-        if len({len(values) for values in (one.get("rounds") or {}).values()}) > 1:
-            raise UserError(f"{path}: rounds of {one.get('method')} are of several numbers, expected one")
+    for number, one in enumerate(records, 2):
+        if one["kind"] == RECORD and (what := next(useless(one), "")):
+            raise UserError(f"{path}: line {number}: {what}, expected a file of bench-decode")
     parameters = Field(header, path)["parameters"]
     by_name: dict[str, list[Record]] = {}
     for record in latest(records):
@@ -110,6 +112,17 @@ def load_decode(path: Path) -> DecodeLog:
         arms=tuple(arm_times(n, k, by_name[n], summaries[n]) for n, k in zip(chains, lengths, strict=True)),
         device=device_name(parameters["system"].object()),
     )
+
+
+def useless(record: Record) -> Iterator[str]:
+    """Say why no times can be taken from a record: numbers that do not follow from each other, or times of nothing."""
+    yield from disagreements(record)
+    if record["status"] == "ok":
+        if not record["rounds"]["drafted"]:
+            yield "rounds are none"
+        for name in ("decode_s", "verify_ms"):
+            if not 0 < record[name] < LONGEST:
+                yield f"{name} is {record[name]}"
 
 
 def target_name(parameters: Field) -> str:

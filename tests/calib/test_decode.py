@@ -314,6 +314,32 @@ def test_a_header_that_was_edited_is_refused_by_its_place(
         load_decode(path)
 
 
+def test_records_that_cannot_be_are_refused_by_their_line(tmp_path: Path) -> None:
+    path = write_decode(tmp_path / "d.jsonl", prompts=1, lengths=(2,))
+    header, plain, chain = path.read_text().splitlines()
+    for name, value, words in (
+        ("accepted", 9, "line 3: round 0 accepted 9 of 2 drafted tokens"),
+        ("accepted", 2**62, "line 3: round 0 accepted"),
+        ("drafted", 10**18, "line 3: round 0 is 2 deep"),
+        ("decode_s", 1e308, "line 3: decode_s is 1e"),
+        ("decode_s", 0, "line 3: decode_s is 0"),
+        ("rounds", None, "line 3: generated_tokens is 64, but 0"),
+        ("accepted", None, "line 3: rounds are of different numbers"),
+    ):
+        record = json.loads(chain)
+        if name in record and value is not None:
+            record[name] = value
+        elif name == "rounds":
+            record[name] = {key: [] for key in record[name]}
+        else:
+            record["rounds"][name] = (
+                record["rounds"][name][1:] if value is None else [value, *record["rounds"][name][1:]]
+            )
+        path.write_text("\n".join([header, plain, json.dumps(record)]) + "\n")
+        with pytest.raises(UserError, match=words):
+            load_decode(path)
+
+
 def test_a_run_that_cannot_be_compared_is_refused(tmp_path: Path) -> None:
     for failed, words in (
         ([("baseline", n) for n in range(2)], "no records of baseline and speculative decoding"),

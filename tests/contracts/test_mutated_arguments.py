@@ -1,7 +1,7 @@
-"""Options of every command, mangled: each call succeeds, or says in one line what is wrong with it.
+"""Calls of every command, mangled in their words or files: each succeeds, or says in one line what is wrong with it.
 
-`MUTANTS=800 pytest tests/contracts/test_mutated_arguments.py` tries so many of each command; a few by default. What
-would run models or touch a device is stopped by the last words of each call.
+`MUTANTS=800 pytest tests/contracts/test_mutated_arguments.py` tries a quarter as many of each call; a few by default.
+What would run models or touch a device is stopped by the last words of each call.
 """
 
 import os
@@ -20,9 +20,10 @@ from calibration.cli.specsim import COMMANDS
 from tests.accept.traces import make_trace
 from tests.calib.made_decode import write_decode
 from tests.calib.made_passes import write_passes
+from tests.contracts.test_mutated_files import mutated, mutated_arrays
 
 ROOT = Path(__file__).parents[2]
-EACH = int(os.environ.get("MUTANTS", "4"))
+EACH = int(os.environ.get("MUTANTS", "30")) // 4
 MOST_S = 5.0
 CODES = (0, 1, 2, 3)
 ODD = (
@@ -184,15 +185,27 @@ def mangled(words: list[str], options: list[click.Parameter], rng: random.Random
     return words
 
 
-def calls() -> Iterator[tuple[str, click.Command, list[str]]]:
-    """Every mutant: a name to find it again, its command, and its words."""
+def mangle_file(words: list[str], folder: Path, rng: random.Random) -> bool:
+    """Change one of the files that a call names; False where it names none."""
+    named = [folder / word for word in words if (folder / word).is_file()] + [*folder.glob("trace/*")] * (
+        "trace" in words
+    )
+    if named:
+        path = rng.choice(named)
+        path.write_bytes((mutated_arrays if path.suffix == ".npz" else mutated)(path.read_bytes(), rng))
+    return bool(named)
+
+
+def calls(folder: Path) -> Iterator[tuple[str, click.Command, list[str]]]:
+    """Every mutant: a name to find it again, its command, and its words; of every other call a file is mangled."""
     for index, (name, usual, last) in enumerate(CALLS):
-        command = command_of(name)
+        command, top = command_of(name), COMMANDS[name.split()[0]].load()
         options = [p for p in command.params if not set(p.opts) & {*LONG, "--version", *last[::2]}]
         for seed in range(EACH):
-            rng = random.Random(f"{index} {seed}")
-            words = [*name.split()[1:], *mangled(usual.split(), options, rng), *last]
-            yield f"{name}, {index}, seed {seed}", COMMANDS[name.split()[0]].load(), words
+            rng, words = random.Random(f"{index} {seed}"), usual.split()
+            if seed % 2 or not mangle_file(words, folder, rng):
+                words = mangled(words, options, rng)
+            yield f"{name}, {index}, seed {seed}", top, [*name.split()[1:], *words, *last]
 
 
 def held(folder: Path) -> dict[Path, tuple[int, bytes]]:
@@ -225,7 +238,7 @@ def wrong(done: Result, cpu_s: float) -> str:
 def test_mangled_calls_succeed_or_say_in_one_line_what_is_wrong(folder: Path) -> None:
     found, codes, before = [], [], held(folder)
     environment = {"COLUMNS": "100", "SPECSIM_DEBUG": "1", "HF_HUB_OFFLINE": "1"}
-    for at, command, words in calls():
+    for at, command, words in calls(folder):
         with chdir(folder):
             began_s = time.process_time()
             done = CliRunner().invoke(command, words, env=environment)
