@@ -62,8 +62,8 @@ def match_cautions(target: ModelShape, draft: ModelShape) -> Iterator[str]:
     if target.vocabulary and draft.vocabulary and target.vocabulary != draft.vocabulary:
         sizes = f"{target.vocabulary:,} and {draft.vocabulary:,} tokens"
         yield f"vocabularies differ ({sizes}): make sure that both models share a tokenizer"
-    if draft.drafting and draft.drafting.reads_states and draft.hidden_size != target.hidden_size:
-        sizes = f"{draft.hidden_size:,} and {target.hidden_size:,}"
+    if draft.drafting and draft.drafting.reads_states and draft.drafting.state_size != target.hidden_size:
+        sizes = f"{draft.drafting.state_size:,} and {target.hidden_size:,}"
         yield f"{draft.name} reads states of its target, but their sizes differ ({sizes})"
 
 

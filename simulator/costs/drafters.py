@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from simulator.ground.fields import Field
+from simulator.ground.names import Found
 
 from .config_json import MAX_SIZE, Stack
 from .families import FAMILIES
@@ -51,12 +52,18 @@ KNOWN = (
     Known("PARD", "such a model, with pard_token", BLOCK, "tokens alone"),
     *HEADS,
 )
+# Keys that no language model's file has, and what drafts by them where no architecture tells: the first that is there.
+TELLING_KEYS = {"dflash_config": "DFlashDraftModel"}
+TELLING_KEYS |= dict.fromkeys(
+    ("draft_vocab_size", "target_hidden_size", "eagle_config", "eagle_aux_hidden_state_layer_ids"),
+    "LlamaForCausalLMEagle3",
+)
 # Of the bias by the token before that DSpark adds, where its file does not say.
 MARKOV_RANK = 256
 
 
-def drafter_architecture(config: Field) -> str:
-    """Return the architecture of a file that describes a drafter, or nothing.
+def drafter_architecture(config: Field) -> Found:
+    """Return the architecture of a file that describes a drafter, or nothing; said: where only its keys tell.
 
     Raises:
         UserError: It is one that is not priced.
@@ -74,7 +81,11 @@ def drafter_architecture(config: Field) -> str:
         raise config.error(
             f"{config.path}: the drafter {name!r} is not priced, expected one that `drafters list` shows"
         )
-    return name
+    key = next((k for k in TELLING_KEYS if config[k].is_given), None)
+    if name or key is None or config["pard_token"].is_given:
+        return Found(name)
+    name = TELLING_KEYS[key]
+    return Found(name, f"read as {next(k.name for k in HEADS if k.architecture == name)}, as {key} in its file tells")
 
 
 def kind_of(architecture: str) -> str | None:
@@ -100,6 +111,7 @@ def drafter(config: Field, outer: Field, architecture: str) -> ModelShape:
     else:
         reads = 2 if kind == "eagle" else STATES_READ
     target_hidden = outer["target_hidden_size"].whole(1, MAX_SIZE, default=head.hidden)
+    head.state_size = target_hidden
     head.matrix(reads * target_hidden, {"fc": head.hidden}, (0,))
     family.read(head)
     head.vectors += head.hidden
@@ -124,6 +136,9 @@ READERS = ("self_attn.q_proj", "self_attn.qkv_proj", "self_attn.q_a_proj", "self
 class Head(Stack):
     """The layers of a drafter that reads its target's states; embeddings, and often the head, are the target's."""
 
+    # Numbers of such a state.
+    state_size = 0
+
     def widen(self) -> None:
         """Have the first layer's attention read the token's embedding beside the states (EAGLE-3, arXiv 2503.01840)."""
         matrices, self.matrices = self.matrices, []
@@ -146,4 +161,5 @@ class Head(Stack):
         head = Matrix(self.hidden, ((HEAD, vocabulary),), is_borrowed=not own)
         outer = [*(m for m in shape.matrices if m.parts[0][0] != HEAD), head]
         # Tied: what is not multiplied, the embeddings, lies with the target.
+        drafting = drafting._replace(state_size=self.state_size)
         return replace(shape, matrices=tuple(outer), tied_embeddings=True, drafting=drafting)

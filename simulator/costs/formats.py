@@ -105,11 +105,15 @@ class Storage:
 
     def of(self, module: str, *, is_expert: bool = False, is_outer: bool = False, is_router: bool = False) -> Format:
         """Return the format of a module of the model."""
-        for rule, matches in zip(self.rules, map(matcher, (r.patterns for r in self.rules)), strict=True):
-            if matches(module):
-                return rule.format or self.plain
+        rule = self.rule_of(module)
+        if rule is not None:
+            return rule.format or self.plain
         left_out = (self.experts_only and not is_expert) or ((is_router or is_outer) and not self.everything)
         return self.plain if left_out else self.format
+
+    def rule_of(self, module: str) -> Rule | None:
+        """Return the first exception that names a module."""
+        return next((rule for rule in self.rules if matcher(rule.patterns)(module)), None)
 
 
 def storage_of(dtype: str) -> Storage:
@@ -129,13 +133,18 @@ SYNONYMS = {
     "attention": "self_attn",
     "attn": "self_attn",
 }
-SYNONYMS |= {"shared_experts": "shared_expert", "head": "lm_head"}
+SYNONYMS |= {"shared_experts": "shared_expert", "head": "lm_head", "embed_out": "lm_head"}
+SYNONYMS |= dict.fromkeys(("wte", "word_embeddings", "tok_embeddings", "embed_in"), "embed_tokens")
+# What stands before the modules outside of layers.
+OUTSIDE = frozenset(["model", "language_model", "text_model", "transformer", "decoder"])
 
 
 def normalised(name: str) -> str:
-    """Return a module's name from `layers.` on, with one word for what families call differently."""
+    """Return a module's name from `layers.` on or without its models', with one word for what families call apart."""
     at = name.find("layers.")
     parts = (name if at < 0 else name[at:]).strip(".").split(".")
+    while len(parts) > 1 and parts[0] in OUTSIDE:
+        parts = parts[1:]
     return ".".join(SYNONYMS.get(part, part) for part in parts)
 
 

@@ -130,8 +130,8 @@ class Drafting(NamedTuple):
 
     architecture: as its file names it. passes: `CHAIN`, one for each token, or `BLOCK`, one a round whatever K.
     longest: the longest draft of a block; None: any. per_token, more: such a pass computes per_token x K + more tokens
-    of a sequence. reads_states: it needs its target's states, and so waits for them. step_size: weights that each token
-    reads after the pass, one token after another.
+    of a sequence. reads_states: it needs its target's states, of state_size numbers, and so waits for them. step_size:
+    weights that each token reads after the pass, one token after another.
     """
 
     architecture: str
@@ -141,3 +141,4 @@ class Drafting(NamedTuple):
     more: int = 1
     reads_states: bool = True
     step_size: int = 0
+    state_size: int = 0

@@ -215,10 +215,9 @@ def compressed_tensors(found: Field) -> Storage:
     if sparsity.is_given and sparsity.object() and sparsity["format"].value not in (None, "dense"):
         raise Unread(f"sparse weights ({sparsity['format'].value!r})")
     ignored, rules, every = left_out(names_of(found, "ignore")), [], None
-    groups = [group for _, group in found["config_groups"].items()]
-    if not groups:
+    if not found["config_groups"].object():
         raise Unread("'compressed-tensors' without config_groups")
-    for group in groups:
+    for _, group in found["config_groups"].items():
         stored, targets = compressed_format(group), names_of(group, "targets") or ("Linear",)
         if "Linear" in targets:
             every = every or stored
@@ -226,7 +225,8 @@ def compressed_tensors(found: Field) -> Storage:
         rules += [Rule(patterns=others, format=stored)] if others else []
     stored = every or PLAIN["bfloat16"]
     first = every or next((r.format for r in rules if r.format), stored)
-    name = f"compressed-tensors {first.name}"
+    several = {f.name for f in (every, *(r.format for r in rules)) if f}
+    name = f"compressed-tensors {first.name if len(several) < 2 else 'in mixed precision'}"
     # Arithmetic is that of the format that modules are in.
     return Storage(name=name, format=stored._replace(arithmetic=first.arithmetic), rules=(*ignored, *rules))
 

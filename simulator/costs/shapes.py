@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from simulator.ground.artefacts import UserError
-from simulator.ground.fields import Field, read_json
-from simulator.ground.names import Found, Names, find_name, nearest, parts_of
+from simulator.ground.fields import Field, read_json, shortened
+from simulator.ground.names import Found, Names, find_name, nearest, number_format, parts_of
 
 from .config_json import KEYS, Stack
 from .drafters import drafter, drafter_architecture, kind_of
 from .families import ALIASES, FAMILIES
+from .formats import FORMATS, Storage, storage_of
 from .gpt import opt_layout
 from .layers import BLOCK, Drafting
 from .named_formats import named_format
@@ -167,18 +168,22 @@ def shape_of(config: Field, name: str) -> ModelShape:
     """
     quantized = quantization_of(config, file_beside(config))
     text, is_inner = text_model(config)
-    architecture = drafter_architecture(config)
+    architecture, said = drafter_architecture(config)
     if architecture:
         # A head is built as its architecture says, whatever its target: Kimi's has llama's layers.
         named = ARCHITECTURES.get(f"{architecture.partition('ForCausalLM')[0]}ForCausalLM")
         stated = dict.fromkeys(EXPERT_COUNTS) | text.object() | ({"model_type": named} if named else {})
         text = text.but(**stated)
-    whole = filled(text, is_inner=is_inner)
+    family = family_of(text)
+    whole = filled(text, family.name, is_inner=is_inner)
     shape = drafter(whole, config, architecture) if architecture else language_model(whole)
     if config["pard_token"].is_given:
         # A language model that was taught to draft in parallel (arXiv 2504.18583).
         shape = replace(shape, drafting=Drafting("PARD", BLOCK, None, 2, 0, reads_states=False))
     found = quantized if quantized != Quantized() else quantization_of(text, None)
+    if found == Quantized():
+        storage, stored = stored_unquantized(config, text)
+        found, said = Quantized(storage), "; ".join(filter(None, (said, stored)))
     return replace(
         shape,
         name=name,
@@ -186,27 +191,43 @@ def shape_of(config: Field, name: str) -> ModelShape:
         unread=found.unread,
         kv_dtype=found.kv_dtype,
         longest_context=longest_context(whole if is_inner else text),
+        assumed="; ".join(filter(None, (family.said, said))),
     )
+
+
+def stored_unquantized(config: Field, text: Field) -> tuple[Storage | None, str]:
+    """Return how a file without a quantization stores its weights, where not in 16 bits, and the same in words."""
+    stated = next((f[k].value for f in (config, text) for k in ("dtype", "torch_dtype") if f[k].is_given), None)
+    name = number_format(stated) if isinstance(stated, str) else ""
+    if name not in FORMATS or FORMATS[name].bits == 16:
+        return None, ""
+    storage = storage_of(name)
+    size = "1 byte" if storage.format.bits == 8 else f"{storage.format.bits / 8:g} bytes"
+    return storage, f"stored in {name}, {size} a weight, as dtype in its file says"
 
 
 def text_model(config: Field) -> tuple[Field, bool]:
     """Return the language model of a file: the file itself, or what lies within for one of several parts."""
-    for key in ("text_config", "llm_config", "language_config", "transformer_layer_config"):
+    for key in ("text_config", "llm_config", "language_config", "transformer_layer_config", "model"):
         inner = config[key]
         if isinstance(inner.value, dict):
             return inner_model(config, inner), True
     thinker = config["thinker_config"]
     if isinstance(thinker.value, dict) and isinstance(thinker.value.get("text_config"), dict):
-        return thinker["text_config"], True
+        return inner_model(thinker, thinker["text_config"]), True
     return config, False
 
 
 def inner_model(config: Field, inner: Field) -> Field:
-    """Return the text model within a wrapper; its family is the wrapper's where it has none, as are tied embeddings."""
+    """Return the text model within a wrapper; its family is the wrapper's where it has none.
+
+    Embeddings are tied as the wrapper says, whose output head it is; of remote code the text model says it.
+    """
     members: dict[str, Any] = {}
     if not inner["model_type"].is_given:
         members["model_type"] = config["model_type"].value
-    if not inner["tie_word_embeddings"].is_stated and config["tie_word_embeddings"].is_given:
+    is_wrapped = inner.where.endswith("text_config") or not inner["tie_word_embeddings"].is_stated
+    if is_wrapped and config["tie_word_embeddings"].is_given:
         members["tie_word_embeddings"] = config["tie_word_embeddings"].value
     return inner.but(**members)
 
@@ -218,9 +239,8 @@ def class_defaults() -> dict[str, dict[str, Any]]:
     return values
 
 
-def filled(config: Field, *, is_inner: bool) -> Field:
+def filled(config: Field, family: str, *, is_inner: bool) -> Field:
     """Return a configuration with what its file leaves out; a model's own file has to state its main sizes."""
-    family = family_of(config)
     keys = {**KEYS, **FAMILIES[family].layout.keys}
     config = config.but(**other_names(config, keys))
     stated = set() if is_inner else {keys[k] for k in ("layers", "hidden", "heads", "ffn", "vocabulary")}
@@ -251,20 +271,22 @@ def other_names(config: Field, keys: Mapping[str, str]) -> dict[str, Any]:
     return found
 
 
-def family_of(config: Field) -> str:
-    """Return the family that a file names, by its own name or another."""
+def family_of(config: Field) -> Found:
+    """Return the family that a file names, by its own name or another; said: where only its architecture tells."""
     named = config["model_type"]
     value = named.value if isinstance(named.value, str) else ""
     family = ALIASES.get(value, value)
     listed = config["architectures"].value
     told = [ARCHITECTURES.get(a, "") for a in listed if isinstance(a, str)] if isinstance(listed, list) else []
-    found = next((f for f in (family, f"{family}_text", *told) if f in FAMILIES), None)
+    own = next((f for f in (family, f"{family}_text") if f in FAMILIES), None)
+    found = own or next((f for f in told if f in FAMILIES), None)
     if found is None:
-        return named.refuse(
+        named.refuse(
             f"one of {len(FAMILIES)} families, such as {', '.join(nearest(value, FAMILIES))}; "
             "for others state --params, --active-params and --kv-bytes-per-token"
         )
-    return found
+    unknown = f"model_type {shortened(value)} is not known, " if value else ""
+    return Found(found, "" if own else f"{unknown}read as {found}, as its architecture tells")
 
 
 # The classes of models whose families are read, which tell what a family by a new name is built like.

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .formats import Storage, bytes_per_weight, storage_of
-from .layers import EMBEDDING, Attention, Drafting, Matrix, State
+from .layers import EMBEDDING, HEAD, Attention, Drafting, Matrix, State
 from .step import Floats, Real
 
 Count = int | NDArray[np.int64] | Floats
@@ -202,8 +202,10 @@ class Stored(NamedTuple):
 def stored(shape: ModelShape, storage: Storage) -> Stored:
     """Return the bytes of a model's weights as they are stored."""
     experts, always, idle, borrowed = [], shape.vectors * storage.plain.bits / 8, 0.0, 0.0
+    # A head that is the embeddings goes by their name.
+    is_one = shape.tied_embeddings and not (shape.drafting and shape.drafting.reads_states)
     for matrix in shape.matrices:
-        size = matrix_bytes(matrix, storage)
+        size = matrix_bytes(matrix, storage, EMBEDDING if is_one and storage.rule_of(EMBEDDING) else HEAD)
         if matrix.is_borrowed:
             borrowed += matrix.size * storage.plain.bits / 8
         elif matrix.is_expert:
@@ -216,12 +218,13 @@ def stored(shape: ModelShape, storage: Storage) -> Stored:
     return Stored(always + idle + sum(size for _, size in experts), always + borrowed, tuple(experts))
 
 
-def matrix_bytes(matrix: Matrix, storage: Storage) -> float:
-    """Return the bytes of all copies of a matrix."""
+def matrix_bytes(matrix: Matrix, storage: Storage, head: str = HEAD) -> float:
+    """Return the bytes of all copies of a matrix; head: the module whose rules hold for the output head."""
     kind = {"is_expert": matrix.is_expert, "is_outer": not matrix.layers, "is_router": matrix.is_router}
     if not storage.rules:
         return matrix.weights * storage.of(matrix.parts[0][0], **kind).bits / 8
-    return sum(weights * storage.of(module, **kind).bits / 8 for module, weights in matrix.modules())
+    modules = ((head if name == HEAD else name, weights) for name, weights in matrix.modules())
+    return sum(weights * storage.of(name, **kind).bits / 8 for name, weights in modules)
 
 
 def touched_share(matrix: Matrix, tokens: Count) -> Floats:

@@ -56,6 +56,42 @@ def test_an_eagle_3_head_reads_three_states_and_two_inputs_and_has_a_head_of_its
     assert moe.active_parameters == weights - FFN + 4 * 64 + 2 * 3 * 64 * 32
 
 
+@pytest.mark.parametrize("architectures", [["LlamaForCausalLM"], ["Qwen3ForCausalLM"], None])
+def test_a_head_that_only_its_keys_tell_is_that_head_and_said(architectures: Any) -> None:
+    plain = {k: v for k, v in HEAD.items() if k != "draft_vocab_size"} | {"architectures": architectures}
+    known = read(HEAD)
+    for key, value in (
+        ("draft_vocab_size", 80),
+        ("target_hidden_size", 64),
+        ("eagle_config", {}),
+        ("dflash_config", {}),
+    ):
+        found = read(plain | {"draft_vocab_size": 80, key: value, "block_size": 8})
+        name = "DFlash" if key == "dflash_config" else "EAGLE-3"
+        assert found.assumed.startswith(f"read as {name}, as ")
+        assert found.parameters == (known.parameters if name == "EAGLE-3" else found.parameters)
+    # Without such a key it is a language model, and nothing is said.
+    if architectures:
+        other = read(plain | {"model_type": "llama"})
+        assert (other.drafting, other.assumed) == (None, "")
+        assert other.parameters > known.parameters
+    within = {"architectures": ["EagleModel"], "model_type": "eagle", "model": plain}
+    assert read(within).drafting.architecture == "EagleModel"
+
+
+def test_a_head_is_held_against_the_states_that_it_reads(tmp_path: Path) -> None:
+    wide = HEAD | {"target_hidden_size": 4096, "vocab_size": 128_256}
+    (tmp_path / "head.json").write_text(json.dumps(wide))
+    assert read(wide).parameters == read(HEAD | {"vocab_size": 128_256}).parameters + 3 * (4096 - 64) * 64
+    for target, said in (
+        ("llama-3.1-8b", []),
+        ("llama-3.1-70b", ["head reads states of its target, but their sizes "]),
+    ):
+        options = DeviceOptions(profile="h100-sxm", target_model=target, draft_model=str(tmp_path / "head.json"))
+        found = cautions(load_pricing(options).costs(Point(context=100)), 4)
+        assert len([c for c in found if "sizes differ" in c]) == len(said)
+
+
 def test_the_list_names_what_is_read_and_how_it_drafts(output) -> None:
     first, _, head, *lines = output("specsim", "drafters", "list").splitlines()
     assert first.startswith(f"{len(KNOWN)} kinds are priced")
@@ -115,7 +151,7 @@ def test_a_block_whose_tokens_are_corrected_one_by_one_costs_a_product_each(tmp_
     # A table and a matrix of rank 6 for 500 words; a token of a block besides is its own first one.
     assert shape.parameters == flash.parameters + 2 * 6 * 500
     assert shape.active_parameters == flash.active_parameters
-    assert shape.drafting[1:] == ("block", 8, 1, 0, True, 6 * 500)
+    assert shape.drafting[1:] == ("block", 8, 1, 0, True, 6 * 500, 64)
     (tmp_path / "spark.json").write_text(
         json.dumps(values | {"vocab_size": 151_936, "hidden_size": 4096, "head_dim": 128})
     )

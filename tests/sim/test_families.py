@@ -338,7 +338,9 @@ def test_a_family_by_another_name_is_told_by_its_architecture(tmp_path: Path) ->
     known = written(tmp_path, {"model_type": "deepseek_v3", **values})
     for name in ("kimi_k2", "of_tomorrow"):
         other = written(tmp_path, {"model_type": name, "architectures": ["DeepseekV3ForCausalLM"], **values})
-        assert other == known
+        assert replace(other, assumed="") == known
+        told = "model_type 'of_tomorrow' is not known, read as deepseek_v3, as its architecture tells"
+        assert other.assumed == (told if name == "of_tomorrow" else "")
     wrapped = {"model_type": "kimi_k25", "text_config": {"model_type": "kimi_k2", **values}, "vision_config": {}}
     # The class of such a text model has a longest context, which the file leaves out.
     assert replace(written(tmp_path, wrapped), longest_context=None) == known
@@ -351,6 +353,19 @@ def test_what_a_wrapper_leaves_out_is_what_its_class_has(tmp_path: Path) -> None
     assert wrapped.parameters == 11_766_034_176
     assert (wrapped.vocabulary, wrapped.tied_embeddings) == (262_208, True)
     assert {(a.layers, a.window) for a in wrapped.attentions} == {(8, None), (40, 1024)}
+
+
+@pytest.mark.parametrize(("outer", "inner"), [(False, True), (True, False), (True, True), (None, True)])
+def test_embeddings_are_tied_as_the_wrapper_says_whose_head_it_is(tmp_path: Path, outer: Any, inner: bool) -> None:
+    values = SIZES | {"model_type": "qwen3_vl_text", "tie_word_embeddings": inner}
+    own = {} if outer is None else {"tie_word_embeddings": outer}
+    for wrapped in (
+        {"model_type": "qwen3_vl", "text_config": values},
+        {"thinker_config": {"text_config": values} | own},
+    ):
+        assert written(tmp_path, wrapped | own).tied_embeddings == (inner if outer is None else outer)
+    # Of remote code the text model is a whole one.
+    assert written(tmp_path, {"llm_config": values} | own).tied_embeddings == inner
 
 
 def test_numbers_beyond_all_bounds_where_nothing_is_read_are_no_fault(tmp_path: Path) -> None:

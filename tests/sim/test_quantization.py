@@ -12,7 +12,7 @@ from simulator.costs.formats import GGUF_BITS, bytes_per_weight, matcher
 from simulator.costs.parameters import DeviceOptions
 from simulator.costs.priced import load_pricing
 from simulator.costs.shapes import CATALOGUE, read_shape
-from simulator.costs.work import ModelShape
+from simulator.costs.work import ModelShape, stored
 from simulator.ground.artefacts import UserError
 from simulator.ground.names import GGUF
 
@@ -112,6 +112,30 @@ def test_mlx_quantizes_embeddings_and_head_and_names_modules_of_other_bits(tmp_p
     expected = (INNER - down + OUTER / 2) * 4.5 + down * 8.5 + 16 * (OUTER / 2 + NORMS)
     for key in ("quantization", "quantization_config"):
         assert bytes_of(written(tmp_path, TINY | {key: said})) == pytest.approx(expected / 8, rel=1e-12)
+    # A module outside of layers, by whatever path; where head and embeddings are one, it is the head as well.
+    for name, own, bits in (("model.embed_tokens", {"bits": 6}, 6.5), ("language_model.model.embed_tokens", False, 16)):
+        said = {"group_size": 64, "bits": 4, name: own}
+        apart, tied = (
+            written(tmp_path, TINY | {"tie_word_embeddings": t, "quantization": said}) for t in (False, True)
+        )
+        rest = INNER * 4.5 + 16 * NORMS
+        assert bytes_of(apart) == pytest.approx((rest + OUTER / 2 * (4.5 + bits)) / 8, rel=1e-12)
+        assert bytes_of(tied) == pytest.approx((rest + OUTER / 2 * bits) / 8, rel=1e-12)
+        assert stored(tied, tied.storage).always_bytes == pytest.approx(bytes_of(tied), rel=1e-12)
+
+
+def test_a_file_that_names_wider_or_narrower_numbers_is_priced_in_them_and_says_so(tmp_path: Path) -> None:
+    for key, value, size in (
+        ("dtype", "float32", 4),
+        ("torch_dtype", "torch.float32", 4),
+        ("dtype", "float8_e4m3fn", 1),
+    ):
+        shape = written(tmp_path, TINY | {key: value})
+        assert bytes_of(shape) == INNER * size + (OUTER + NORMS) * (4 if size == 4 else 2)
+        assert shape.assumed.endswith(f"{size} byte{'s' * (size > 1)} a weight, as dtype in its file says")
+    for value in ("bfloat16", "float16", "auto", None, {"": 1}):
+        shape = written(tmp_path, TINY | {"dtype": value})
+        assert (shape.storage, shape.assumed) == (None, "")
 
 
 @pytest.mark.parametrize(
@@ -192,6 +216,17 @@ UNREAD = [
     (compressed({"num_bits": 5, "type": "float"}), "floats of 5 bits"),
 ]
 MODELS = {"profile": "h100-sxm", "draft_model": "llama-68m"}
+
+
+def test_groups_of_several_formats_are_called_so(tmp_path: Path) -> None:
+    four = {"targets": ["re:.*mlp.*"], "weights": {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 32}}
+    eight = {"targets": ["re:.*self_attn.*"], "weights": FP8_WEIGHTS, "input_activations": FP8_WEIGHTS}
+    for groups, name in (
+        ({"a": eight, "b": four}, "compressed-tensors in mixed precision"),
+        ({"a": eight, "b": eight | {"targets": ["re:.*mlp.*"]}}, "compressed-tensors fp8"),
+    ):
+        said = {"quant_method": "compressed-tensors", "config_groups": groups}
+        assert written(tmp_path, TINY | {"quantization_config": said}).storage.name == name
 
 
 def test_a_format_that_is_not_read_is_named_and_never_priced_as_another(tmp_path: Path) -> None:
