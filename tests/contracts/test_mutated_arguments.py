@@ -23,7 +23,7 @@ from tests.calib.made_passes import write_passes
 from tests.contracts.test_mutated_files import mutated, mutated_arrays
 
 ROOT = Path(__file__).parents[2]
-EACH = int(os.environ.get("MUTANTS", "30")) // 4
+EACH = int(os.environ.get("MUTANTS", "20")) // 4
 MOST_S = 5.0
 CODES = (0, 1, 2, 3)
 ODD = (
