@@ -1,12 +1,14 @@
 """What a forecast rests on: whose acceptance, whose costs, and what an answer is conditional on."""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from pathlib import PurePath
 
 from simulator.costs.model_costs import ModelPair
+from simulator.costs.parameters import BY_NAME, UNIT_NAMES
 from simulator.costs.profile import Profile
-from simulator.costs.step import Costs
+from simulator.costs.step import Costs, Knobs
 from simulator.costs.timed_pair import DecodedPair, TimedTokens
 from simulator.rounds.acceptance_law import AcceptanceModel, EquivalentAcceptance, HistogramAcceptance
 
@@ -14,7 +16,7 @@ from simulator.rounds.acceptance_law import AcceptanceModel, EquivalentAcceptanc
 FEW_UNDRAFTED = 0.02
 # Endings of a model's name that leave it the same model: tuned for chat, or how it is stored.
 SAYS_NOTHING = {"instruct", "it", "chat", "hf", "awq", "gptq", "fp8", "bf16", "int4", "int8", "4bit", "8bit", "nvfp4"}
-MEASURED, OTHER_PAIR, STATED, DEFAULT = "measured", "other pair", "stated", "default"
+MEASURED, OTHER_PAIR, STATED, DEFAULT, TIMED = "measured", "other pair", "stated", "default", "timed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +24,7 @@ class Basis:
     """Where the numbers of a forecast come from.
 
     acceptance: "measured", "other pair" (measured, though not on this one), "stated" or "default" (an alpha).
+    costs: the status of a profile, "timed" (tokens of a server), "stated" or "default" (burn units).
     condition: what has to hold for the answer to, in words; empty for what was measured. acceptance_text, costs_text:
     both sources in words. caveat: how far what was measured is approximate; empty where it is not.
     """
@@ -29,7 +32,8 @@ class Basis:
     acceptance: str
     condition: str
     acceptance_text: str
-    costs_text: str
+    costs_text: str = ""
+    costs: str = DEFAULT
     caveat: str = ""
 
     @property
@@ -47,7 +51,7 @@ def basis_of(
     *,
     draft_length: int,
     alpha: float | None,
-    is_default_alpha: bool,
+    stated: Collection[str],
     profile: Profile | None,
 ) -> Basis:
     """Say what a forecast rests on.
@@ -57,10 +61,23 @@ def basis_of(
         acceptance: What rounds accept.
         draft_length: K, the longest where several are looked at.
         alpha: Acceptance of a token, where no histogram is used; None where several are looked at.
-        is_default_alpha: Whether nobody stated it.
+        stated: Names of the parameters that somebody stated: the others are defaults.
         profile: The device, where there is one.
     """
-    costs_text = costs_in_words(costs, profile)
+    found = basis_of_acceptance(costs, acceptance, draft_length, alpha, is_default_alpha="alpha" not in stated)
+    condition, units = found.condition, (*UNIT_NAMES, "round_overhead_ms")
+    source = STATED if any(name in stated for name in units) else DEFAULT
+    source = TIMED if isinstance(costs, TimedTokens) else profile.status if profile else source
+    if isinstance(costs, Knobs) and "draft_cost" not in stated:
+        assumed = f"a draft costs {float(costs.draft_cost):g} of its target"
+        condition = f"{condition} and {assumed}" if condition else f"if {assumed}"
+    return replace(found, condition=condition, costs=source, costs_text=costs_in_words(costs, profile, stated))
+
+
+def basis_of_acceptance(
+    costs: Costs, acceptance: AcceptanceModel, draft_length: int, alpha: float | None, *, is_default_alpha: bool
+) -> Basis:
+    """Say what a forecast rests on besides its costs; see `basis_of`."""
     if isinstance(acceptance, HistogramAcceptance | EquivalentAcceptance):
         measured = acceptance.measured if isinstance(acceptance, EquivalentAcceptance) else acceptance
         source = measured.pair
@@ -81,19 +98,16 @@ def basis_of(
             acceptance=said,
             condition=condition,
             acceptance_text=words,
-            costs_text=costs_text,
             caveat=acceptance.caveat,
         )
     if alpha is None:
         words = "as stated, one alpha for every token"
-        return Basis(acceptance=STATED, condition="if alpha is as stated", acceptance_text=words, costs_text=costs_text)
+        return Basis(acceptance=STATED, condition="if alpha is as stated", acceptance_text=words)
     if is_default_alpha:
         words = f"a default, alpha {alpha:g}: measure yours (--hist FILE) or state it (--alpha)"
-        return Basis(
-            acceptance=DEFAULT, condition=f"if alpha were {alpha:g}", acceptance_text=words, costs_text=costs_text
-        )
+        return Basis(acceptance=DEFAULT, condition=f"if alpha were {alpha:g}", acceptance_text=words)
     words = f"as stated, alpha {alpha:g} for every token"
-    return Basis(acceptance=STATED, condition=f"if alpha is {alpha:g}", acceptance_text=words, costs_text=costs_text)
+    return Basis(acceptance=STATED, condition=f"if alpha is {alpha:g}", acceptance_text=words)
 
 
 def is_other_pair(source: tuple[str, str], costs: Costs) -> bool:
@@ -139,13 +153,16 @@ def pair_in_words(pair: tuple[str, str]) -> str:
     return f"{draft} drafting for {target}" if draft else target
 
 
-def costs_in_words(costs: Costs, profile: Profile | None) -> str:
+def costs_in_words(costs: Costs, profile: Profile | None, stated: Collection[str]) -> str:
     """Say where costs come from."""
     if isinstance(costs, TimedTokens):
         timed = f"{1e3 * costs.baseline_s:g} ms a token plain, a round of {1e3 * float(costs.round_s):.3g} ms"
         return f"timed: {timed} at K = {costs.draft_length}, as sure as these times; its split at other K is not known"
     if profile is None:
-        return "burn units as given, of no device"
+        given = [BY_NAME[name].flags[0] for name in (*UNIT_NAMES, "round_overhead_ms") if name in stated]
+        said = f"{', '.join(given)} as stated, the rest " if given else ""
+        return f"{said}default burn units, of no device"
     if isinstance(costs, DecodedPair):
         return f"{profile.name}, timed while this pair decoded"
-    return f"{profile.name}, {profile.status}"
+    assumed = ", a draft's a default" if isinstance(costs, Knobs) and "draft_cost" not in stated else ""
+    return f"{profile.name}, {profile.status}{assumed}"

@@ -107,7 +107,7 @@ def run(options: SimulateOptions) -> None:
         setting.acceptance,
         draft_length=draft_length,
         alpha=float(point.alpha),
-        is_default_alpha="alpha" not in options.stated,
+        stated=options.stated,
         profile=pricing.profile,
     )
     count = options.replications

@@ -260,7 +260,7 @@ def basis_of_sweep(options: SweepOptions, task: "Sweep") -> "Basis":
         task.acceptance.model or IidAcceptance(alpha),
         draft_length=int(task.grid.values["draft_length"].max()),
         alpha=None if "alpha" in task.grid.axes else alpha,
-        is_default_alpha="alpha" not in options.stated,
+        stated=options.stated,
         profile=task.pricing.profile,
     )
 

@@ -15,8 +15,9 @@ from .step import Floats, Real, RoundCost
 from .work import Count, ModelShape, as_storage
 
 # Relative standard errors of a pass for each doubling beyond what a profile was timed over, and in a number format
-# whose passes were not timed: assumptions.
-ERROR_A_DOUBLING, ERROR_OF_FORMAT = 0.04, 0.1
+# whose passes were not timed: assumptions. Of a pass of a data sheet against a plain step, besides what both share:
+# rounds whose cost was taken to another device or a larger target were off by as much (docs/validation.md).
+ERROR_A_DOUBLING, ERROR_OF_FORMAT, ERROR_OF_SHEET = 0.04, 0.1, 0.12
 PARTS = ("compute", "memory", "launch", "fixed", "link")
 SAME, SEPARATE = "same", "separate"
 # What engines leave free of a device's memory.
@@ -140,7 +141,7 @@ class ModelPair:
     devices: that share the target. placement: "same" puts the draft on those as well, "separate" on one of its own.
     round_overhead_s: what a round costs besides its passes; round_overhead_error: its standard error, relative;
     round_overhead_factors: what samples of it are multiplied by, [samples] or 1; draft_normals,
-    verify_normals: normal draws of what passes are off by beyond what the profile was timed over, [samples] or 0.
+    verify_normals: normal draws of what passes are off by besides, [2, samples] or 0: see `off_by`.
     """
 
     profile: Profile
@@ -196,12 +197,14 @@ class ModelPair:
         draft_step_s = draft.parts(batch, draft_tokens, context).total_s
         draft_step_s = draft_step_s * self.off_by(self.draft_normals, draft, batch, draft_tokens, context)
         off_by = self.off_by(self.verify_normals, target, batch, k + 1, context)
+        plain_s, verify_s = (target.parts(batch, n, context).total_s for n in (1, k + 1))
         return RoundCost(
             draft_length=np.asarray(k),
-            baseline_s=target.parts(batch, 1, context).total_s,
+            baseline_s=plain_s,
             draft_step_s=draft_step_s,
             draft_s=draft_step_s * (1 if self.drafts_blocks else k) + k * self.sequel_s(batch),
-            verify_s=target.parts(batch, k + 1, context).total_s * off_by,
+            # It does all that a plain step does: no draw makes it shorter than that.
+            verify_s=np.maximum(verify_s * off_by, np.minimum(plain_s, verify_s)),
             overhead_s=spread(self.round_overhead_factors, k.ndim) * self.round_overhead_s * np.ones(k.shape),
         )
 
@@ -211,14 +214,19 @@ class ModelPair:
         return self.placed_draft.product_s(size, np.asarray(batch, np.float64)) if size else np.zeros(np.shape(batch))
 
     def off_by(self, normals: Real, placed: Placed, batch: Count, new_tokens: Count, context: Count) -> Floats:
-        """Return what passes are multiplied by where they lie beyond what was timed, [*samples, *S].
+        """Return what passes are multiplied by where they were not timed themselves, [*samples, *S].
 
-        Plain steps are not: an error that they share cancels in a speedup.
+        Plain steps are not: an error that they share cancels in a speedup. How passes grow with a sequence's tokens is
+        what is not known: the logarithm of the factor walks on with each doubling of them, from the first draws at two
+        tokens, by the second beyond. Its spread is the same at all of them.
         """
         beyond = doublings_beyond(self.profile, placed.shape, batch, new_tokens, context)
         error = ERROR_A_DOUBLING * sum(beyond.values(), start=np.zeros(np.shape(batch)))
-        error = error + ERROR_OF_FORMAT * placed.is_untimed
-        return np.asarray(np.exp(spread(normals, np.ndim(batch)) * error))
+        error = error + ERROR_OF_FORMAT * placed.is_untimed + ERROR_OF_SHEET * (self.profile.status == DATASHEET)
+        at_two, beyond_two = np.zeros(2) if np.ndim(normals) == 0 else np.asarray(normals, np.float64)
+        doublings, axes = np.log2(np.maximum(new_tokens, 2)), np.ndim(batch)
+        walked = (spread(at_two, axes) + np.sqrt(doublings - 1) * spread(beyond_two, axes)) / np.sqrt(doublings)
+        return np.asarray(np.exp(walked * error))
 
     def sample(self, rng: np.random.Generator, samples: int) -> "ModelPair":
         """Draw the profile anew within its uncertainty; a leading axis of samples.
@@ -239,8 +247,9 @@ class ModelPair:
         # So many more launches cost as much as launches that take so much longer.
         passes = {dtype: cost.scaled({"launch_s": launches}) for dtype, cost in passes.items()}
         link = profile.link and profile.link.slower(slower)
-        is_beyond = profile.timed or self.placed_target.is_untimed or self.placed_draft.is_untimed
-        draft, verify = rng.standard_normal((2, samples)) if is_beyond else (0.0, 0.0)
+        is_sure = profile.status != DATASHEET and not profile.timed
+        is_sure &= not (self.placed_target.is_untimed or self.placed_draft.is_untimed)
+        draft, verify = (0.0, 0.0) if is_sure else rng.standard_normal((2, 2, samples))
         drawn = replace(self, profile=replace(profile, passes=passes, link=link), round_overhead_factors=overhead)
         return replace(drawn, draft_normals=draft, verify_normals=verify)
 

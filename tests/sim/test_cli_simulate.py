@@ -33,7 +33,7 @@ KEYS = {
 
 def test_the_owners_command_prints_every_figure_and_a_verdict(output, hist_file: Path) -> None:
     said = output("simulate", "--draftN", 4, "--hist", hist_file)
-    assert said.startswith("It pays: 2.")
+    assert said.startswith("If a draft costs 0.1 of its target: 2.")
     for text in ("baseline", "speculative", "speedup", "simulation noise", "closed form", "draft", "verify", "K = 4"):
         assert text in said
     for text in ("ms/round", "ms/token", "rounds", "drafted", "accepted", "tokens per round", "Break-even"):
@@ -44,9 +44,12 @@ def test_the_owners_command_prints_every_figure_and_a_verdict(output, hist_file:
 @pytest.mark.parametrize(
     ("parameters", "options", "source", "start"),
     [
-        (None, (), "default", "If alpha were 0.8: 2."),
-        (None, ("--alpha", 0.9), "stated", "If alpha is 0.9: "),
-        ({}, ("--hist", "h.json"), "measured", "It pays: "),
+        (None, (), "default", "If alpha were 0.8 and a draft costs 0.1 of its target: 2."),
+        (None, ("--alpha", 0.9, "--draft-cost", 0.1), "stated", "If alpha is 0.9: "),
+        # Costs that nobody stated are a condition too; one of them that is stated states no other.
+        ({}, ("--hist", "h.json"), "measured", "If a draft costs 0.1 of its target: "),
+        ({}, ("--hist", "h.json", "--workmem", 9), "measured", "If a draft costs 0.1 of its target: "),
+        ({}, ("--hist", "h.json", "--draft-cost", 0.1), "measured", "It pays: "),
         ({"target": "org/Llama-3.1-8B-Instruct", "draft": "x/llama-3.2-1b"}, ON_H100, "measured", "It pays: "),
         ({"target": "bundled", "draft": "a-1b"}, ON_H100, "other pair", "If it accepts as bundled + a-1b: "),
         # A server names its target alone.
@@ -64,6 +67,12 @@ def test_the_first_line_says_what_an_answer_is_conditional_on(
     assert done.stdout.startswith(start), done
     basis = result(run, *options)["basis"]
     assert basis["acceptance"] == source
+    costs = "datasheet, uncalibrated" if ON_H100[-1] in options else "stated" if {*options} & {0.1, 9} else "default"
+    assert basis["costs"] == costs
+    assert ("default" in basis["costs_text"]) == (costs != "datasheet, uncalibrated")
+    if "--draft-cost" not in options:
+        same = start.split(":")[0].replace("It pays", "At")
+        assert run("sweep", *options, "--replications", 0).stdout.startswith(same)
     assert bool(basis["condition"]) == (not start.startswith("It pays"))
 
 

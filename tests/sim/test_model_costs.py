@@ -8,12 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simulator.answers.model_report import memory_text
+from simulator.answers.uncertainty import uncertainty
 from simulator.costs.cautions import cautions
 from simulator.costs.model_costs import PARTS, SEPARATE, USABLE_MEMORY, Placed, largest_batch
 from simulator.costs.profile import DATASHEET, Curve, Link, Power, Profile, TimedRange, constant
 from simulator.costs.shapes import read_shape
 from simulator.costs.step import RoundCost
 from simulator.ground.artefacts import UserError
+from simulator.rounds.acceptance_law import IidAcceptance
 
 from .builders import device, model_pair, pass_cost
 
@@ -275,7 +277,7 @@ def test_a_scaled_constant_scales_its_part_alone() -> None:
 
 def test_beyond_what_was_timed_a_forecast_is_less_sure_by_the_doubling() -> None:
     timed = {"batch": TimedRange(least=1, most=8), "context": TimedRange(least=128, most=1024)}
-    profile = device({"bfloat16": pass_cost(2e-15, 4e-13)}, timed=timed)
+    profile = device({"bfloat16": pass_cost(2e-13, 4e-13)}, timed=timed)
     rng, samples = np.random.default_rng(0), 20_000
     for batch, context, doublings in ((8, 1024, 0), (32, 1024, 2), (8, 4096, 2), (1, 32, 2), (64, 4096, 5)):
         pair = model_pair(profile, "llama-3.1-8b", "llama-3.2-1b", batch=batch, context=context)
@@ -293,7 +295,7 @@ def test_beyond_what_was_timed_a_forecast_is_less_sure_by_the_doubling() -> None
 def test_a_number_format_that_was_not_timed_widens_what_is_said_of_its_model_alone(
     timed: dict[str, TimedRange],
 ) -> None:
-    profile = device({"bfloat16": pass_cost(2e-15, 4e-13)}, timed=timed)
+    profile = device({"bfloat16": pass_cost(2e-13, 4e-13)}, timed=timed)
     pair = replace(model_pair(profile, "llama-3.1-8b", "llama-3.2-1b", batch=8), dtype="int4")
     untimed = "llama-3.1-8b in int4: one was timed in bfloat16 alone; that adds 10%"
     for narrow, verify, draft in (
@@ -301,13 +303,37 @@ def test_a_number_format_that_was_not_timed_widens_what_is_said_of_its_model_alo
         (replace(pair, draft_dtype="int4"), 0.1, 0.1),
         (replace(pair, dtype="bfloat16"), 0, 0),
         # A data sheet was timed nowhere, and is unsure in every format.
-        (replace(pair, profile=replace(profile, status=DATASHEET)), 0, 0),
+        (replace(pair, profile=replace(profile, status=DATASHEET, timed={})), 0.12, 0.12),
     ):
         cost = narrow.sample(np.random.default_rng(0), 20_000).round_cost(np.array([4]))
         plain = narrow.round_cost(np.array([4]))
         spreads = [np.log(getattr(cost, name) / getattr(plain, name)).std() for name in ("verify_s", "draft_s")]
         assert spreads == pytest.approx([verify, draft], rel=0.03, abs=1e-12)
-        assert (untimed in cautions(narrow)) == (verify > 0)
+        assert (untimed in cautions(narrow)) == (verify == 0.1)
+
+
+def test_how_passes_grow_with_their_tokens_is_not_known_where_they_were_not_timed() -> None:
+    timed = {"weights": TimedRange(least=1e9, most=1e9)}
+    profile, lengths = device({"bfloat16": pass_cost(2e-13, 4e-13)}, timed=timed), np.array([1, 3, 7])
+    pair = model_pair(profile, "llama-3.1-8b", "llama-3.2-1b", batch=8)
+    cost, plain = pair.sample(np.random.default_rng(0), 20_000).round_cost(lengths), pair.round_cost(lengths)
+    off = np.log(cost.verify_s / plain.verify_s)
+    # As unsure at each K, and as a walk over the doublings of 2, 4 and 8 tokens.
+    assert off.std(0) == pytest.approx([0.04 * np.log2(8.030261248)] * 3, rel=0.03)
+    assert np.corrcoef(off.T)[0] == pytest.approx(np.sqrt([1, 1 / 2, 1 / 3]), abs=0.03)
+    # A drafted token takes what it takes whatever K is.
+    assert np.ptp(np.log(cost.draft_step_s / plain.draft_step_s), axis=1).max() < 1e-12
+    # Where weights bind, a verification takes what a plain step takes: never less.
+    bound = replace(pair, batch=1, profile=replace(profile, passes={"bfloat16": pass_cost(2e-16, 4e-13)}))
+    cost = bound.sample(np.random.default_rng(0), 1000).round_cost(lengths)
+    assert (cost.verify_s >= cost.baseline_s).all()
+    # So that the best K is no surer than the costs of each.
+    far = replace(profile, timed={"weights": TimedRange(least=1e6, most=1e6)})
+    found = (replace(bound, profile=replace(bound.profile, timed=p.timed)) for p in (far, device()))
+    law, rngs = IidAcceptance(0.8), (np.random.default_rng(0) for _ in range(2))
+    unsure, sure = (uncertainty(p, law, 4, 8, rng, overlap=False) for p, rng in zip(found, rngs, strict=True))
+    assert unsure.best_draft_length_ci95[0] < unsure.best_draft_length == sure.best_draft_length
+    assert unsure.best_share < 0.7 < sure.best_share == 1
 
 
 def test_digits_tell_what_there_is_from_what_it_takes() -> None:
