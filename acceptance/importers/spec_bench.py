@@ -38,13 +38,14 @@ NOTES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """Steps of one question by the length that the file states; tokens and steps of its turns, 0 where it has none."""
+    """Steps of one question by the length that the file states; tokens, steps and number of its turns, 0 without."""
 
     line: int
     question: str
     lengths: Counter[int]
     tokens: int
     steps: int
+    turns: int
 
 
 def read(path: Path, k: int | None) -> Imported:
@@ -59,7 +60,7 @@ def read(path: Path, k: int | None) -> Imported:
     lengths: Counter[int] = Counter()
     for answer in with_lengths:
         lengths.update(answer.lengths)
-    own, meaning = own_tokens(lengths, with_lengths)
+    own, meaning = own_tokens(path, lengths, with_lengths)
     longest = max(lengths) - own
     k, source = settle_k(
         path, requested=k, stated=None, at_least=longest, evidence="the most drafts that a step accepted"
@@ -72,13 +73,26 @@ def read(path: Path, k: int | None) -> Imported:
     )
 
 
-def own_tokens(lengths: Counter[int], answers: list[Answer]) -> tuple[int, str]:
-    """Return how many of a step's length are the target's own tokens, 1 or 0, and the definition that says so."""
+def own_tokens(path: Path, lengths: Counter[int], answers: list[Answer]) -> tuple[int, str]:
+    """Return how many of a step's length are the target's own tokens, 1 or 0, and the definition that says so.
+
+    Raises:
+        UserError: The tokens of all turns are those of neither reading.
+    """
+    steps, total = lengths.total(), sum(length * count for length, count in lengths.items())
+    tokens, is_known = sum(answer.tokens for answer in answers), all(answer.tokens for answer in answers)
+    # A turn may begin with a token of the prefill, and end within its last step.
+    slack = sum(answer.turns for answer in answers) * (max(lengths) + 1)
+    readings = [total + steps] if lengths[0] else [total, total + steps]
+    if is_known and min(abs(tokens - reading) for reading in readings) > slack:
+        expected = " or ".join(f"{reading:,}" for reading in readings)
+        said = f"new_tokens sum to {tokens:,}, but accept_lengths to {total:,} in {steps:,} steps"
+        raise UserError(
+            f"{path}: {said}, expected about {expected} (leave new_tokens out where they are of another run)"
+        )
     if lengths[0]:
         return 0, WITHOUT_BONUS.format(evidence="its zeros show")
-    steps, total = lengths.total(), sum(length * count for length, count in lengths.items())
-    tokens = sum(answer.tokens for answer in answers)
-    if all(answer.tokens for answer in answers) and abs(tokens - total - steps) < abs(tokens - total):
+    if is_known and abs(tokens - total - steps) < abs(tokens - total):
         return 0, WITHOUT_BONUS.format(evidence=f"{tokens:,} new_tokens in {steps:,} steps of {total:,} show")
     return 1, WITH_BONUS
 
@@ -103,16 +117,16 @@ def note_on_repeats(answers: tuple[Answer, ...]) -> tuple[str, ...]:
 def read_answer(record: Field, line: int) -> Answer:
     """Read one question."""
     lengths: Counter[int] = Counter()
-    tokens = steps = 0
+    tokens = steps = turns = 0
     for choice in record["choices"].elements():
         lengths.update(read_lengths(choice))
         of_turns = read_turns(choice)
-        tokens, steps = tokens + of_turns[0], steps + of_turns[1]
+        tokens, steps, turns = tokens + of_turns[0], steps + of_turns[1], turns + of_turns[2]
     if not lengths and not (tokens and steps):
         raise BadRecord("accept_lengths is empty")
     question = record["question_id"].value
     name = f"line {line}" if question is None else shortened(question)
-    return Answer(line=line, question=name, lengths=lengths, tokens=tokens, steps=steps)
+    return Answer(line=line, question=name, lengths=lengths, tokens=tokens, steps=steps, turns=turns)
 
 
 def read_lengths(choice: Field) -> list[int]:
@@ -127,15 +141,15 @@ def read_lengths(choice: Field) -> list[int]:
     return [n.whole(0, MAX_DRAFT_LENGTH + 1) for n in lengths.elements()]
 
 
-def read_turns(choice: Field) -> tuple[int, int]:
-    """Return tokens and steps of one choice's turns, both 0 where it does not have them; see `read_answer`."""
+def read_turns(choice: Field) -> tuple[int, int, int]:
+    """Return tokens, steps and number of one choice's turns, all 0 where it does not have them; see `read_answer`."""
     tokens, stated, last = (choice[name] for name in ("new_tokens", "decoding_steps", "idxs"))
     steps = [count_of(n) for n in stated.elements()] if stated.is_given else []
     if not steps and last.is_given:
         steps = [count_of(n) + 1 for n in last.elements()]
     if not tokens.is_given or not steps:
-        return 0, 0
+        return 0, 0, 0
     counts = [count_of(n) for n in tokens.elements()]
     if len(counts) != len(steps):
         raise BadRecord(f"{tokens.place} has {len(counts)} turns, but {len(steps)} have steps")
-    return sum(counts), sum(steps)
+    return sum(counts), sum(steps), len(counts)

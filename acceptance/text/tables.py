@@ -17,6 +17,8 @@ from simulator.ground.plain_text import PYARROW
 Rows = Iterator[tuple[int, Any]]
 # Columns that are named where none of all that are looked for is there.
 USUAL = ("prompt", "question", "instruction")
+# What bytes of another encoding are, as lines are read.
+NOT_UTF8 = "not UTF-8 text, perhaps Windows-1252 (iconv -f cp1252 -t utf-8 makes it that)"
 # Characters by which a table is told.
 LOOKED_AT = 2**16
 DELIMITERS = {",": "CSV", "\t": "TSV", ";": "CSV with semicolons"}
@@ -32,9 +34,19 @@ def header_of(text: str, delimiter: str) -> list[str]:
             return []
 
 
+def in_known_case(header: Sequence[str], columns: Sequence[str]) -> list[str]:
+    """Return the names of columns in the case in which they are looked for, small letters where that is not known."""
+    known = {name.lower(): name for name in reversed(columns)}
+    names: list[str] = []
+    for name in header:
+        other = name if name in columns else known.get(name.lower(), name.lower())
+        names.append(name if other in header or other in names else other)
+    return names
+
+
 def delimiter_of(text: str, columns: Sequence[str], allowed: Sequence[str]) -> str:
     """Return the delimiter whose header holds one of the columns, else that which cuts it most often."""
-    headers = {d: header_of(text, d) for d in allowed}
+    headers = {d: in_known_case(header_of(text, d), columns) for d in allowed}
     return max(allowed, key=lambda d: (any(c in headers[d] for c in columns), len(headers[d])))
 
 
@@ -45,7 +57,7 @@ def is_table(text: str, keys: Sequence[str], *, columns: int, rows: int) -> bool
     """
     for delimiter in DELIMITERS:
         found = [row for _, row in read_rows(text[:LOOKED_AT], delimiter)[: max(2, rows)]]
-        header = found[0] if found else []
+        header = in_known_case(found[0] if found else [], keys)
         is_header = len(set(header)) == len(header) >= columns and all(header[1:]) and any(c in header for c in keys)
         if is_header and len(found) >= rows and all(len(row) == len(header) for row in found):
             return True
@@ -70,7 +82,7 @@ def table_rows(path: Path, text: str, delimiter: str, columns: Sequence[str], op
     Raises:
         UserError: The header lacks them, or quotes are not closed.
     """
-    header = header_of(text, delimiter)
+    header = in_known_case(header_of(text, delimiter), columns)
     check_columns(path, DELIMITERS[delimiter], header, columns, option)
     try:
         rows = read_rows(text, delimiter, strict=True)
@@ -83,6 +95,8 @@ def table_rows(path: Path, text: str, delimiter: str, columns: Sequence[str], op
         if len(row) != len(header):
             # A prompt with an unquoted delimiter would be cut.
             yield line, f"{len(row)} fields, but the header has {len(header)}"
+        elif any(cell and max(cell) >= "\udc80" and any("\udc80" <= c <= "\udcff" for c in cell) for cell in row):
+            yield line, NOT_UTF8
         else:
             yield line, {name: cell or None for name, cell in zip(header, row, strict=True)}
 
@@ -125,7 +139,8 @@ def parquet_rows(path: Path, data: bytes, columns: Sequence[str], option: str) -
 
     try:
         file = import_module("pyarrow.parquet").ParquetFile(pyarrow.BufferReader(data))
-        names = list(file.schema_arrow.names)
+        own = list(file.schema_arrow.names)
+        names = in_known_case(own, columns)
     except (ValueError, OSError, pyarrow.ArrowException) as error:
         raise UserError(f"{path}: Parquet that cannot be read ({first_line(error)})") from None
     check_columns(path, "Parquet file", names, columns, option)
@@ -134,7 +149,7 @@ def parquet_rows(path: Path, data: bytes, columns: Sequence[str], option: str) -
         for batch in file.iter_batches(batch_size=1024):
             for record in batch.to_pylist():
                 row += 1
-                yield row, record
+                yield row, {name: record[known] for name, known in zip(names, own, strict=True)}
     except (ValueError, OSError, pyarrow.ArrowException) as error:
         raise UserError(f"{path}: Parquet that cannot be read behind row {row} ({first_line(error)})") from None
 

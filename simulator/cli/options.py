@@ -69,7 +69,7 @@ class Number(click.ParamType):  # type: ignore[type-arg]  # generic only in the 
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         p = self.parameter
-        number = number_in(in_milliseconds(str(value)) if p.unit == "ms" else str(value))
+        number = number_in(in_milliseconds(str(value)) if p.unit == "ms" else str(value), percent=p.most == 1)
         if number is None:
             several = (
                 "; sweep takes lists and ranges"

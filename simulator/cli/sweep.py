@@ -69,7 +69,7 @@ def sweep(**values: Any) -> None:
 
     texts = {p: values.pop(p.name) for p in PARAMETERS}
     axes = {
-        p.name: parse_values(p.flags[0], list_in_milliseconds(text) if p.unit == "ms" else text)
+        p.name: parse_values(p.flags[0], list_in_milliseconds(text) if p.unit == "ms" else text, percent=p.most == 1)
         for p, text in texts.items()
     }
     for p in PARAMETERS:

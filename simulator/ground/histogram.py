@@ -310,7 +310,7 @@ def load_histograms(path: str | Path, read_as: str | None = None) -> tuple[Accep
     files = sorted(Path(path).glob("accept_hist_k*.json"))
     if not files:
         raise UserError(f"{path}: no accept_hist_k*.json in this folder")
-    contents = [read_histogram(file) for file in files]
+    contents = [read_histogram(file, read_as) for file in files]
     histograms = tuple(parse_histogram(content, read_as) for content in contents)
     by_k: dict[int, Path] = {}
     siblings = [content["draft_lengths"] for content in contents]
@@ -341,7 +341,7 @@ def check_same_measurement(first: Field, second: Field) -> None:
 
 def load_histogram(path: str | Path, read_as: str | None = None) -> AcceptanceHistogram:
     """Read `accept_hist_k{K}.json` (model §3); a UserError names the key and the value that is wrong."""
-    return parse_histogram(read_histogram(path), read_as)
+    return parse_histogram(read_histogram(path, read_as), read_as)
 
 
 def as_written(count: float) -> int | float:

@@ -46,7 +46,17 @@ BINARY = {
     b"Obj\x01": "Avro",
     b"ORC": "ORC",
     b"GGUF": "GGUF",
-    b"%PDF": "a PDF",
+}
+# What is written in letters and is no text that anyone reads, by how it begins.
+NO_TEXT = {
+    rb"version https://git-lfs": "a Git LFS pointer (git lfs pull brings the file)",
+    rb"%PDF": "a PDF",
+    rb"%!PS": "PostScript",
+    rb"\{\\rtf": "RTF",
+    rb"(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)?(?:<!DOCTYPE svg[^>]*>\s*)?<svg[\s>]": "SVG",
+    rb"\s*(?:<!doctype html|<html)[\s>]": "HTML",
+    # Of protocol 0, a container, text or object before the first mark; later ones by their number.
+    rb"\(?(?:[ld]p\d+\n|[VS][^\n]*\np\d+\n|c[\w.]+\n\w+\np\d+\n)|\x80[\x02-\x05]": "a pickle",
 }
 
 
@@ -145,6 +155,9 @@ def guessed_encoding(data: bytes) -> str:
 
 def check_text(path: str | Path, data: bytes) -> None:
     """Refuse what is no text."""
+    for start, name in NO_TEXT.items():
+        if re.match(start, data[:LOOKED_AT], re.IGNORECASE | re.DOTALL):
+            raise UserError(f"{path}: {name}, not text, expected text in UTF-8 or UTF-16")
     found = CONTROL.search(data)
     if found is None and is_utf8(data):
         return

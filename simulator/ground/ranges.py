@@ -20,6 +20,8 @@ SCALED = re.compile(r"(.*[0-9.])\s*([kmg]i?)", re.IGNORECASE)
 MILLISECONDS = {"s": Decimal(1000), "ms": Decimal(1), "us": Decimal("0.001"), "µs": Decimal("0.001")}
 TIMED = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(s|ms|us|µs)", re.IGNORECASE)
 
+# Of a device, by unit: no part of one is smaller, no rack of them larger.
+CREDIBLE = {"B": (1e6, 1e15), "B/s": (1e6, 1e16), "FLOP/s": (1e6, 1e20), "W": (0.1, 1e6)}
 QUANTITY = re.compile(
     r"\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*([kmgtp]?)(i?)(bytes|byte|b|flops|flop|ops|op|watts|watt|w)?(/s|ps)?\s*",
     re.IGNORECASE,
@@ -48,13 +50,17 @@ def quantity(option: str, text: str, unit: str, expected: str) -> float:
         raise UserError(f"{option}: {text!r} is not allowed, expected {expected}")
     scale: int = (1024 if found[3] else 1000) ** " kmgtp".index(found[2].lower() or " ")
     value = float(number) * scale
-    if not 0 < value < 1e21:
-        raise UserError(f"{option}: {text!r} is not allowed, expected {expected}, above 0")
+    least, most = CREDIBLE[unit]
+    if not least <= value <= most:
+        raise UserError(f"{option}: {text!r} is not allowed, expected {expected}, from {least:g} to {most:g} {unit}")
     return value
 
 
-def number_in(text: str) -> Decimal | None:
-    """Read `32768`, `1e3`, `64k` (64,000), `64Ki` (65,536), `inf`; None for what is no number."""
+def number_in(text: str, *, percent: bool = False) -> Decimal | None:
+    """Read `32768`, `1e3`, `64k` (64,000), `64Ki` (65,536), `inf`, `70%` where asked; None for what is no number."""
+    if percent and text.rstrip().endswith("%"):
+        share = number_in(text.rstrip()[:-1])
+        return share if share is None else share / 100
     scaled = SCALED.fullmatch(text.strip())
     try:
         number = Decimal(scaled[1] if scaled else text.strip())
@@ -102,11 +108,14 @@ def allowed_numbers(least: float | None, most: float | None, *, whole: bool, abo
     return f"{kind} above {least:g}, at most {shown}" if above else f"{kind} from {least:g} to {shown}"
 
 
-def parse_values(flag: str, text: str) -> "NDArray[Any]":
-    """Read a list of numbers and inclusive ranges: `4`, `0.05,0.1`, `1:8`, `0.5:0.95:0.05`, or a mix; float64."""
+def parse_values(flag: str, text: str, *, percent: bool = False) -> "NDArray[Any]":
+    """Read a list of numbers and inclusive ranges: `4`, `0.05,0.1`, `1:8`, `0.5:0.95:0.05`, or a mix; float64.
+
+    percent: `50%:90%:10%` are fractions.
+    """
     import numpy as np
 
-    floats = np.sort(np.concatenate([parse_part(flag, part.strip()) for part in text.split(",")]))
+    floats = np.sort(np.concatenate([parse_part(flag, part.strip(), percent) for part in text.split(",")]))
     if (floats[1:] == floats[:-1]).any():
         raise UserError(f"{flag}: {text!r} names a value twice, expected each once")
     return floats
@@ -121,13 +130,13 @@ def parse_whole(flag: str, text: str, least: int, most: int) -> tuple[int, ...]:
     return tuple(int(v) for v in values)
 
 
-def parse_part(flag: str, part: str) -> "NDArray[Any]":
+def parse_part(flag: str, part: str, percent: bool) -> "NDArray[Any]":
     """Read one number or one range, in decimal so that 0.5:0.95:0.05 hits 0.95."""
     import numpy as np
 
-    read = [number_in(n) for n in part.split(":")]
+    read = [number_in(n, percent=percent) for n in part.split(":")]
     numbers = [n for n in read if n is not None]
-    if "%" in part and all(number_in(n.strip(" %")) is not None for n in part.split(":")):
+    if "%" in part and not percent and all(number_in(n.strip(" %")) is not None for n in part.split(":")):
         fractions = ":".join(f"{float(n.strip(' %')) / 100:g}" for n in part.split(":"))
         raise UserError(f"{flag}: {part} is not a fraction; {fractions}?")
     if not len(read) == len(numbers) <= 3:

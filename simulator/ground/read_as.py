@@ -14,8 +14,11 @@ SUM_TOLERANCE = 0.02
 FOREIGN = 'expected {"k": 4, "hist": {...}}; what other tools write: measure-acceptance import FILE'
 
 
-def read_histogram(path: str | Path) -> Field:
-    """Read what should be a histogram file; a list counts from 0 accepted drafts on."""
+def read_histogram(path: str | Path, read_as: str | None = None) -> Field:
+    """Read what should be a histogram file; a list counts from 0 accepted drafts on, one of K rates from 1 on.
+
+    read_as: see `parse_histogram`.
+    """
     try:
         content = Field(parse_json(text_of(path)), path)
     except Malformed as error:
@@ -23,7 +26,10 @@ def read_histogram(path: str | Path) -> Field:
     if not isinstance(content.value, dict) or not {"kind", "k", "hist"} & content.value.keys():
         raise UserError(f"{path}: holds no histogram, {FOREIGN}")
     counts = content["hist"].value
-    return content.but(hist={str(a): count for a, count in enumerate(counts)}) if isinstance(counts, list) else content
+    if not isinstance(counts, list):
+        return content
+    first = int((read_as or content["as"].value) == "rates" and len(counts) == content["k"].value)
+    return content.but(hist={str(a): count for a, count in enumerate(counts, first)})
 
 
 def falls(given: Mapping[int, float], k: int) -> bool:

@@ -30,6 +30,13 @@ SYNONYMS = (
     ("--total", "--output-len"),
 )
 # Of an option that a command does not have: what is meant instead.
+# Options that other programs have: which ones of ours are meant, where a command has one of them.
+INSTEAD = {
+    **dict.fromkeys(("--device", "--gpu", "--hardware", "--gpu-type"), ("--profile",)),
+    **dict.fromkeys(("--model", "--model-path"), ("--target-model", "--draft-model")),
+    **dict.fromkeys(("--speculative-model", "--draft-model-path"), ("--draft-model",)),
+    **dict.fromkeys(("--acceptance", "--acceptance-rate"), ("--alpha", "--hist")),
+}
 MEANS = {
     "--profile": "the device that a forecast is for; a Chrome trace is --trace-out",
     "--out-dir": "a folder; here --out names a file",
@@ -112,8 +119,14 @@ def file_in(folder: str, option: click.Option) -> str:
 
 def unknown(command: click.Command, flag: str, own: dict[str, click.Option]) -> str:
     """Say that a command has no such option, what is near, and where it is."""
-    elsewhere = sorted(name for name, other in commands() if own_name(flag, flags_of(other)))
     words = [f"{flag}: no such option of {command.name}"]
+    meant = [name for name in INSTEAD.get(flag, ()) if name in own]
+    if meant:
+        return f"{words[0]}, expected {' or '.join(meant)}"
+    # First what is most like this command.
+    others = {name: flags_of(other) for name, other in commands()}
+    elsewhere = [name for name, theirs in others.items() if own_name(flag, theirs)]
+    elsewhere.sort(key=lambda name: (-len(others[name].keys() & own.keys()), name))
     words += [MEANS[flag]] if flag in MEANS else []
     if elsewhere:
         return "; ".join([*words, f"{', '.join(elsewhere[:3])} {'has' if len(elsewhere) == 1 else 'have'} it"])
@@ -141,12 +154,15 @@ class Spoken(click.ParamType):  # type: ignore[type-arg]  # generic only in the 
     """Numbers as people type them, refused in one voice: the value, and what is allowed."""
 
     whole = False
+    # Up to this a number may be a share, in percent.
+    most_share = 10.0
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Read one number."""
         least, most = getattr(self, "min", None), getattr(self, "max", None)
         above = bool(getattr(self, "min_open", False))
-        number = number_in(str(value))
+        is_share = not self.whole and most is not None and most <= self.most_share
+        number = number_in(str(value), percent=is_share)
         is_whole = number is not None and number.is_finite() and number == number.to_integral_value()
         good = is_whole if self.whole else number is not None and not number.is_nan()
         if number is None or not good or not in_range(float(number), least, most, above):

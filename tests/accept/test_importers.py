@@ -488,6 +488,14 @@ def test_lengths_without_the_targets_own_token_are_told_by_zeros_or_by_the_token
     tokens = {"new_tokens": [sum(r.accepted + 1 for r in accepting)], "decoding_steps": [15]}
     check("spec-bench", write(path, line(accepting, 0, **tokens)), [0, 3, 4, 3, 5], "own token out, as 55 new_tokens")
     check("spec-bench", write(path, line(accepting, 1, **tokens)), [0, 3, 4, 3, 5], "own token in")
+    # A turn may end within its last step, and hold a token of the prefill; what is far from both readings is neither.
+    near, far = tokens | {"new_tokens": [50]}, tokens | {"new_tokens": [760]}
+    check("spec-bench", write(path, line(accepting, 1, **near)), [0, 3, 4, 3, 5], "own token in")
+    for own, expected in ((1, "55 or 70"), (0, "40 or 55")):
+        assert_refused(
+            "spec-bench", write(path, line(accepting, own, **far)), f"new_tokens sum to 760.*about {expected}"
+        )
+    assert_refused("spec-bench", write(path, line(TWENTY, 0, **far)), "new_tokens sum to 760.*about 60 ")
     odd = eagle_line(TWENTY)
     odd["choices"][0]["idxs"] = [5]
     assert_refused("eagle", write(path, odd), r"new_tokens has 2 turns, but 1 have steps")

@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import lzma
+import pickle
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -266,19 +267,55 @@ BINARIES = [
     (gzipped(RANDOM), "binary data"),
     (gzipped(gzipped(LINES)), "binary data"),
     (LINES.decode().encode("utf-16")[:-1], "UTF-16 text that is damaged"),
+    (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9\n",
+        "a Git LFS pointer (git lfs pull brings",
+    ),
+    (b"%PDF-1.7\n%\xe2\xe3\n1 0 obj\n<< >>\nendobj\n", "a PDF, not text"),
+    (b"%!PS-Adobe-3.0\nshowpage\n", "PostScript, not text"),
+    (b"{\\rtf1\\ansi Hello}\n", "RTF, not text"),
+    (b'<?xml version="1.0"?>\n<svg xmlns="x">\n</svg>\n', "SVG, not text"),
+    (b"<!DOCTYPE html>\n<p>Hello\n", "HTML, not text"),
+    *((pickle.dumps(value, protocol), "") for value in (["a", "b"], {"a": "b"}) for protocol in range(6)),
 ]
 
 
 @pytest.mark.parametrize(("content", "expected"), BINARIES)
 def test_binary_data_is_refused_and_never_measured(load: Any, content: bytes, expected: str) -> None:
     for name in ("p.txt", "p.jsonl", "p.csv", "p"):
-        assert f"{name}: {expected}" in refused(load, name, content)
+        said = refused(load, name, content)
+        assert f"{name}: {expected}" in said
+        assert expected or ", not text" in said
 
 
 def test_a_line_of_other_bytes_among_many_is_skipped(load: Any) -> None:
     found = load("p.txt", b"import os\nimport \xff\nimport sys\n")
     assert [p.turns[0] for p in found.rows] == ["import os", "import sys"]
     assert [(s.line, s.reason) for s in found.skipped] == [(2, "not UTF-8 text")]
+
+
+def test_columns_are_found_in_any_case(load: Any) -> None:
+    table = [{"Prompt ": "say hi", "Category": "small", "ID": "7"}]
+    for name, content in (
+        ("p.csv", written(table)),
+        ("p.parquet", in_parquet([{k.strip(): v for k, v in table[0].items()}])),
+    ):
+        found = load(name, content).rows[0]
+        assert (found.turns, found.category, found.source) == (("say hi",), "small", "7")
+        for column in ("prompt", "PROMPT", "Prompt"):
+            assert load(name, content, column=column).rows[0].turns == ("say hi",)
+    # Two that differ in case alone are two.
+    assert load("p.csv", b"Prompt,prompt\na,b\n").rows[0].turns == ("b",)
+    assert load("p.csv", b"Prompt,prompt\na,b\n", column="Prompt").rows[0].turns == ("a",)
+
+
+def test_a_table_in_another_encoding_is_said_in_plain_words(load: Any) -> None:
+    content = "prompt,x\ncafé,1\n".encode("cp1252")
+    said = refused(load, "p.csv", content)
+    assert "not UTF-8 text, perhaps Windows-1252 (iconv -f cp1252 -t utf-8" in said
+    assert "\\udce9" not in said
+    found = load("p.csv", content + b"say hi,2\n")
+    assert ([p.turns for p in found.rows], len(found.skipped)) == ([("say hi",)], 1)
 
 
 def test_without_pyarrow_one_line_says_what_installs_it(load: Any, monkeypatch: pytest.MonkeyPatch) -> None:

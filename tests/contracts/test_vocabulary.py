@@ -97,7 +97,8 @@ def test_errors_name_option_value_and_what_is_allowed(run, user_error) -> None:
             "--draftN: '3,4' is not allowed, expected a whole number from 1 to 1024; sweep takes",
         ),
         ("simulate --alpha 0,7", "--alpha: '0,7' is not allowed, expected a number from 0 to 1; 0.7?"),
-        ("sweep --alpha 50%:90%:10%", "--alpha: 50%:90%:10% is not a fraction; 0.5:0.9:0.1?"),
+        ("sweep --draft-cost 50%:90%:10%", "--draft-cost: 50%:90%:10% is not a fraction; 0.5:0.9:0.1?"),
+        ("simulate --alpha 130%", "--alpha: 1.3 is not allowed, expected a number from 0 to 1"),
         ("simulate -k 4", "-k: no such option of simulate, expected --k"),
         ("sweep --draftN 1 2 3", "sweep: 2 3: not expected here; a value with spaces needs quotes, a list commas"),
         ("shapes", "shapes: no command, expected one of list"),
@@ -107,15 +108,22 @@ def test_errors_name_option_value_and_what_is_allowed(run, user_error) -> None:
         ("simulate --tp 2k", "--tp: 2k is not allowed, expected a whole number from 1 to 1024"),
         ("simulate --alpha 70", "--alpha: 70 is not a fraction; 0.7?"),
         ("sweep --alpha 50:70:5", "--alpha: 50 is not a fraction; 0.5?"),
-        ("measure-acceptance --top-p 90%", "--top-p: 90% is not a fraction; 0.9?"),
-        ("validate --max-error 5%", "--max-error: 5% is not a fraction; 0.05?"),
+        ("measure-acceptance --top-p 190%", "--top-p: 190% is not"),
+        ("simulate --baseline-tpot 5%", "--baseline-tpot: "),
+        ("simulate --plot x.png", "--plot: no such option of simulate; sweep, "),
+        ("simulate --device h100", "--device: no such option of simulate, expected --profile"),
+        ("sweep --gpu h100", "--gpu: no such option of sweep, expected --profile"),
+        ("simulate --model x", "--model: no such option of simulate, expected --target-model or --draft-model"),
+        ("profiles new x --memory 8000000TB --bandwidth 1TB/s --bf16 1TFLOP/s", "--memory: '8000000TB' is not"),
+        ("profiles new x --memory 8 --bandwidth 1TB/s --bf16 1TFLOP/s", "--memory: '8' is not"),
+        ("profiles new x --memory 8B --bandwidth 1TB/s --bf16 1TFLOP/s", "from 1e+06 to 1e+15 B"),
         ("simulate --placement here", "--placement: 'here' is not allowed, expected one of same, separate"),
         ("simulate --seed", "--seed: requires an argument"),
         ("simulate --hist nothing.json", "--hist nothing.json: no such file"),
         ("simulate --events /proc/x --total 9", "--events /proc/x: cannot be written"),
         (
             "simulate --prompts x",
-            "--prompts: no such option of simulate; bench-decode, measure-acceptance, validate have it",
+            "--prompts: no such option of simulate; validate, bench-decode, measure-acceptance have it",
         ),
         ("bench-decode --profile x.json", "a Chrome trace is --trace-out"),
         ("simulate --profil x", "--profil: no such option of simulate; nearest: --profile"),
@@ -164,5 +172,8 @@ def test_large_numbers_may_be_short(value: int, scale: tuple[str, int]) -> None:
 
 def test_lists_and_ranges_take_short_numbers() -> None:
     assert parse_values("--context", "1k:3k:1k,64Ki").tolist() == [1000, 2000, 3000, 65536]
+    assert parse_values("--alpha", "50%:90%:20%,0.6", percent=True).tolist() == [0.5, 0.6, 0.7, 0.9]
+    assert number_in("70 %", percent=True) == number_in("0.7")
+    assert number_in("70%") is number_in("%", percent=True) is number_in("x%", percent=True) is None
     assert quantity("--memory", "1.5TiB", "B", "") == 1.5 * 2**40
     assert quantity("--bf16", "2.25 PFLOPS", "FLOP/s", "") == 2.25e15

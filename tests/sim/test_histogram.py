@@ -151,6 +151,11 @@ def test_probabilities_percent_and_rates_are_told_from_counts_or_refused(tmp_pat
             assert found.is_law
             assert found.counts == pytest.approx(OF_RATES)
             assert found.tokens_per_round == pytest.approx(1 + sum(RATES.values()))
+    # A list of K of them begins with the first position, one of K + 1 with all rounds.
+    path.write_text(json.dumps({"k": 4, "hist": list(RATES.values())}))
+    assert load_histogram(path, "rates").counts == pytest.approx(OF_RATES)
+    path.write_text(json.dumps({"k": 4, "hist": [1, *RATES.values()], "as": "rates"}))
+    assert load_histogram(path).counts == pytest.approx(OF_RATES)
     shares = {"1": 0.6, "2": 0.2, "3": 0.1, "4": 0.1}  # of rounds that all accepted, or rates
     assert read_as(path, shares, "probabilities").tokens_per_round == pytest.approx(2.7)
     percent = {"1": 72.5, "2": 55.1, "3": 42.0, "4": 33.0}
