@@ -1,7 +1,5 @@
 """Pictures of a sweep: speedup as a surface, as curves by K, or as small multiples. Computes no results."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,16 +7,16 @@ from numpy.typing import NDArray
 
 from simulator.costs.parameters import BY_NAME
 from simulator.costs.step import Floats
-from simulator.ground.artefacts import UserError
 from simulator.ground.pictures import HATCH_COLOUR, MARKERS, OFF_HATCH, PALETTE, new_figure, set_title
 from simulator.rounds.grid import Columns, Grid
+
+from .layout import Layout
+from .sweep_answers import has_ranges, named_lengths
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MAX_CURVES = 8
-MAX_PANELS = 16
 LINES = ("-", "--", "-.", ":")
 # Diverging about 1x; the colour-blind tell its ends apart.
 COLOURS = "PuOr_r"
@@ -35,70 +33,9 @@ APART, LABEL_APART, LEAST_OFF = 11.0, 20.0, 0.07
 BEST_STYLE: dict[str, Any] = {"linestyle": "none", "color": "white", "markeredgecolor": "black"}
 # Ends of the colour scale, the same in every picture.
 LEAST_COLOUR, MOST_COLOUR = 1 / 3, 3.0
+AT_EDGE = "best K, the longest looked at"
 # Low and high, [points] each.
 Ends = tuple[Floats, Floats]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
-    """What goes where: kind is surface, curves or multiples; the rest are names of parameters (None: not used)."""
-
-    kind: str
-    x: str
-    y: str | None = None
-    column: str | None = None
-    row: str | None = None
-
-
-def plan(grid: Grid, kind: str) -> Layout:
-    """Choose what goes on which axis; refuses a grid without one, with too many, or too many values to tell apart."""
-    axes = sorted(grid.axes, key=lambda name: (name != "draft_length", -len(grid.values[name])))
-    if not axes:
-        raise UserError("--plot: the grid has one point, expected a list or range for at least one option")
-    endless = [name for name in axes if not np.isfinite(grid.values[name]).all()]
-    if endless:
-        raise UserError(
-            f"--plot: {BY_NAME[endless[0]].key} includes inf, which has no place on an axis; expected finite values"
-        )
-    chosen = kind if kind != "auto" else natural_kind(grid, axes)
-    allowed = {"curves": (1, 2), "surface": (2,), "multiples": (3, 4)}[chosen]
-    if len(axes) not in allowed:
-        wanted = " or ".join(map(str, allowed))
-        raise UserError(
-            f"--plot: {len(axes)} options vary ({keys_of(axes)}), expected {wanted} for {chosen}; "
-            "vary fewer and plot again, or read the table"
-        )
-    if chosen == "curves":
-        return curves_layout(grid, axes)
-    # Draft length goes up the y axis, so that the best K reads as a line across.
-    y, x, *panels = axes if axes[0] == "draft_length" else (axes[1], axes[0], *axes[2:])
-    panel_count = int(np.prod([len(grid.values[p]) for p in panels]))
-    if panel_count > MAX_PANELS:
-        raise UserError(f"--plot: {panel_count} panels over {keys_of(panels)}, at most {MAX_PANELS} are legible")
-    column, row = [*panels, None, None][:2]
-    return Layout(kind=chosen, x=x, y=y, column=column, row=row)
-
-
-def keys_of(names: Sequence[str]) -> str:
-    """Return parameters as results call them."""
-    return ", ".join(BY_NAME[name].key for name in names)
-
-
-def natural_kind(grid: Grid, axes: list[str]) -> str:
-    """Curves for one axis, or where the second has too few values for a surface; else by the number of axes."""
-    if len(axes) > 2:
-        return "multiples"
-    return "surface" if len(axes) == 2 and min(len(grid.values[a]) for a in axes) >= 4 else "curves"
-
-
-def curves_layout(grid: Grid, axes: list[str]) -> Layout:
-    x, *others = axes
-    if others and len(grid.values[x]) <= MAX_CURVES < len(grid.values[others[0]]):
-        x, others = others[0], [x]
-    if others and len(grid.values[others[0]]) > MAX_CURVES:
-        count = len(grid.values[others[0]])
-        raise UserError(f"--plot: {count} curves over {keys_of(others)}, at most {MAX_CURVES} can be told apart")
-    return Layout(kind="curves", x=x, y=others[0] if others else None)
 
 
 def axis_label(name: str) -> str:
@@ -176,6 +113,8 @@ def draw_curves(
     axes.axhline(1, color="black", linewidth=1.2)
     place: Any = ("axes fraction", "data"), "offset points"
     axes.annotate("break-even", (1, 1), (-4, 5), *place, ha="right", fontsize=9, bbox=NUMBER_BOX)
+    if "draft_length" in (layout.x, layout.y):
+        mark_edge(figure, axes, layout, x, speedup, best_rows(grid, columns, layout))
     set_scale(axes, layout.x, x, "x")
     some = np.atleast_1d(fits.any(0))
     if some.any() and not some[-1]:
@@ -192,6 +131,28 @@ def draw_curves(
         axes.legend(title=BY_NAME[layout.y].label, fontsize=9, loc="upper left", bbox_to_anchor=(1.01, 1))
     band = "; band: 95 %, of what is not known" if bands is not None else ""
     set_title(figure, "Speedup of speculative decoding", f"{subtitle}{band}")
+
+
+def mark_edge(
+    figure: "Figure", axes: "Axes", layout: Layout, x: Floats, speedup: Floats, best: NDArray[np.int64]
+) -> None:
+    """Mark the points of curves, [curves, x], where the best K is the longest that was looked at."""
+    along = layout.x == "draft_length"
+    edge = np.flatnonzero(best == speedup.shape[along] - 1)
+    if len(edge):
+        places = (np.full(len(edge), x[-1]), speedup[edge, -1]) if along else (x[edge], speedup[-1, edge])
+        (mark,) = axes.plot(*places, "^", markersize=7, zorder=5, **BEST_STYLE)
+        figure.legend([mark], [AT_EDGE], loc="outside lower center", frameon=False, fontsize=9)
+
+
+def best_rows(grid: Grid, columns: Columns, layout: Layout) -> NDArray[np.int64]:
+    """Return which of the draft lengths answers name as the best, a row each panel where these go up; -1: none does."""
+    named, names = named_lengths(grid, columns), [name for name in grid.axes if name != "draft_length"]
+    order = [name for name in (layout.row, layout.column, layout.x, layout.y) if name in names]
+    turned = named.transpose([names.index(name) for name in order])
+    lengths = grid.values["draft_length"]
+    rows = np.where(turned > 0, np.searchsorted(lengths, np.nan_to_num(turned)), -1)
+    return rows.reshape(-1, turned.shape[-1]) if layout.kind != "curves" else np.atleast_1d(rows)
 
 
 def mark_unfit(axes: "Axes", x: Floats, fits: NDArray[np.bool_]) -> None:
@@ -220,14 +181,17 @@ def draw_surfaces(
     panels = moved(grid, cube(grid, columns, "closed_form_speedup"), order)
     panels = np.where(moved(grid, fitting(grid, columns), order) > 0, panels, np.nan)
     flat = panels.reshape(-1, *panels.shape[2:])
+    best = np.full((len(flat), flat.shape[2]), -1)
+    if layout.y == "draft_length":
+        best = best_rows(grid, columns, layout)
     norm = TwoSlopeNorm(1.0, LEAST_COLOUR, MOST_COLOUR)
     draw_panel = draw_cells if max(panels.shape[2:]) <= MOST_CELLS else draw_contours
     for i, axes in enumerate(grid_axes.flat[: len(flat)]):
-        drawn = draw_panel(axes, grid, layout, flat[i], norm, alone=len(flat) == 1)
+        drawn = draw_panel(axes, grid, layout, flat[i], norm, best[i], alone=len(flat) == 1)
         axes.set_title(panel_title(grid, layout, i), fontsize=10)
     label_outer_panels(grid_axes, layout, len(flat))
     figure.colorbar(drawn, ax=grid_axes, label="speedup over plain decoding (x)", shrink=0.9, extend="both")
-    handles = legend_handles(layout, grid, flat)
+    handles = legend_handles(grid, flat, best)
     if handles:
         figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     set_title(figure, "Speedup of speculative decoding (closed form)", subtitle)
@@ -246,7 +210,9 @@ def label_outer_panels(grid_axes: NDArray[Any], layout: Layout, used: int) -> No
             axes.tick_params(labelbottom=True)
 
 
-def draw_cells(axes: "Axes", grid: Grid, layout: Layout, panel: Floats, norm: Any, *, alone: bool) -> Any:
+def draw_cells(
+    axes: "Axes", grid: Grid, layout: Layout, panel: Floats, norm: Any, best: NDArray[np.int64], *, alone: bool
+) -> Any:
     """Draw one panel, [y, x], as cells; alone: whether each may say its speedup. What is no answer is hatched."""
     from matplotlib.patches import Rectangle
 
@@ -254,7 +220,7 @@ def draw_cells(axes: "Axes", grid: Grid, layout: Layout, panel: Floats, norm: An
     x, y = grid.values[layout.x], grid.values[layout.y]
     drawn = axes.pcolormesh(np.arange(len(x)), np.arange(len(y)), np.ma.masked_invalid(panel), cmap=COLOURS, norm=norm)
     numbers = alone and panel.shape[0] <= MOST_NUMBERS[0] and panel.shape[1] <= MOST_NUMBERS[1]
-    marked = set(zip(*best_places(panel)[::-1], strict=True)) if layout.y == "draft_length" else set()
+    marked = {(row, column) for column, row in enumerate(best)}
     for (row, column), gain in np.ndenumerate(panel):
         fits = bool(np.isfinite(gain))
         if not fits or gain < 1:
@@ -271,8 +237,7 @@ def draw_cells(axes: "Axes", grid: Grid, layout: Layout, panel: Floats, norm: An
         every = max(1, -(-len(values) // most))
         getattr(axes, f"set_{which}ticks")(np.arange(len(values))[::every], [f"{v:,.10g}" for v in values[::every]])
     axes.grid(False)
-    if layout.y == "draft_length":
-        draw_best(axes, np.arange(float(len(x))), np.arange(float(len(y))), panel, BEST_ABOVE * numbers)
+    draw_best(axes, np.arange(float(len(x))), np.arange(float(len(y))), best, BEST_ABOVE * numbers)
     return drawn
 
 
@@ -282,7 +247,9 @@ def is_dark(drawn: Any, gain: float) -> bool:
     return bool(0.299 * red + 0.587 * green + 0.114 * blue < 0.45)
 
 
-def draw_contours(axes: "Axes", grid: Grid, layout: Layout, panel: Floats, norm: Any, *, alone: bool) -> Any:
+def draw_contours(
+    axes: "Axes", grid: Grid, layout: Layout, panel: Floats, norm: Any, best: NDArray[np.int64], *, alone: bool
+) -> Any:
     """Draw one panel, [y, x], of many values as filled contours and the break-even line."""
     assert layout.y is not None
     x, y = grid.values[layout.x], grid.values[layout.y]
@@ -299,16 +266,14 @@ def draw_contours(axes: "Axes", grid: Grid, layout: Layout, panel: Floats, norm:
         lines = axes.contour(x, y, known, levels=10 if alone else 5, colors="#404040", linewidths=0.5)
         # Where drafting is off, hatches would cross a label.
         axes.clabel(lines, [level for level in lines.levels if level > 1], fontsize=8, fmt="%g")
-        columns, rows = best_places(panel) if layout.y == "draft_length" else (np.zeros(0, np.int64),) * 2
-        drop_cut_labels(axes, lines, np.column_stack([x[columns], y[rows]]))
+        drop_cut_labels(axes, lines, np.column_stack([x[best >= 0], y[best[best >= 0]]]))
     if low < 1 < high:
         axes.contourf(x, y, known, levels=[0, 1], colors="none", hatches=[OFF_HATCH])
         axes.contour(x, y, known, levels=[1.0], colors="black", linewidths=2.0)
     if np.ma.is_masked(known):
         axes.contourf(x, y, np.isnan(panel) * 1.0, levels=[0.5, 1.5], colors="none", hatches=[UNFIT_HATCH])
     axes.grid(False)
-    if layout.y == "draft_length":
-        draw_best(axes, x, y, panel)
+    draw_best(axes, x, y, best)
     return drawn
 
 
@@ -325,19 +290,13 @@ def drop_cut_labels(axes: "Axes", lines: Any, marks: Floats) -> None:
             taken.append(place)
 
 
-def best_places(panel: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the columns where drafting pays, and the row of the best draft length there."""
-    known = np.where(np.isfinite(panel), panel, 0.0)
-    columns = np.flatnonzero(known.max(0) > 1)
-    return columns, known[:, columns].argmax(0)
-
-
-def draw_best(axes: "Axes", x: Floats, y: Floats, panel: Floats, above: float = 0.0) -> None:
+def draw_best(axes: "Axes", x: Floats, y: Floats, best: NDArray[np.int64], above: float = 0.0) -> None:
     """Mark the best K at each x where it pays; a triangle where it is the longest that was looked at.
 
     Of marks that would lie upon each other some are left out.
     """
-    columns, rows = best_places(panel)
+    columns = np.flatnonzero(best >= 0)
+    rows = best[columns]
     at_px = axes.transData.transform(np.column_stack([x[columns], y[rows]])) if len(columns) else np.zeros((0, 2))
     kept: list[int] = []
     for i in range(len(columns)):
@@ -362,7 +321,7 @@ def panel_title(grid: Grid, layout: Layout, i: int) -> str:
     return f"{value_label(layout.row, grid.values[layout.row][i // len(columns)])}\n{title}"
 
 
-def legend_handles(layout: Layout, grid: Grid, panels: Floats) -> list[Any]:
+def legend_handles(grid: Grid, panels: Floats, best: NDArray[np.int64]) -> list[Any]:
     """Return what the legend explains: whatever is drawn, once."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
@@ -373,11 +332,9 @@ def legend_handles(layout: Layout, grid: Grid, panels: Floats) -> list[Any]:
     if np.isnan(panels).any():
         words = "does not fit into memory"
         handles.append(Patch(facecolor="none", edgecolor=HATCH_COLOUR, hatch=UNFIT_HATCH, label=words))
-    if layout.y == "draft_length":
-        rows = np.concatenate([best_places(panel)[1] for panel in panels])
-        edge = len(grid.values["draft_length"]) - 1
-        if (rows < edge).any():
-            handles.append(Line2D([], [], marker="o", label="best K", **BEST_STYLE))
-        if (rows == edge).any():
-            handles.append(Line2D([], [], marker="^", label="best K, the longest looked at", **BEST_STYLE))
+    edge, ranged = len(grid.values["draft_length"]) - 1, ", of ranges" if has_ranges(grid) else ""
+    if ((best >= 0) & (best < edge)).any():
+        handles.append(Line2D([], [], marker="o", label=f"best K{ranged}", **BEST_STYLE))
+    if (best == edge).any():
+        handles.append(Line2D([], [], marker="^", label=f"{AT_EDGE}{ranged}", **BEST_STYLE))
     return handles

@@ -13,7 +13,7 @@ from simulator.costs.parameters import BY_NAME, Point
 from simulator.costs.step import Floats
 from simulator.ground.streams import stream
 from simulator.rounds.acceptance_law import AcceptanceModel, IidAcceptance
-from simulator.rounds.grid import Grid, Sweep
+from simulator.rounds.grid import Columns, Grid, Sweep
 from simulator.rounds.sweeping import run_sweep
 
 from .schedule import LEAST_GAIN, Range, off_above, ranges, vllm_config
@@ -148,6 +148,24 @@ def plan_of(block: Block) -> tuple[Range, ...]:
         return ()
     found = ranges(np.vstack([np.ones(fits.sum()), block.gains[fits].T]), block.sizes[fits])
     return tuple(replace(r, draft_length=int(lengths[r.draft_length])) for r in found)
+
+
+def named_lengths(grid: Grid, columns: Columns) -> Floats:
+    """Return the draft lengths that answers name, over the axes besides it: 0 for off, NaN where nothing fits."""
+    lengths, names = grid.values[K].astype(np.int64), [name for name in grid.axes if name != K]
+    order = sorted(names, key=lambda name: name == BATCH and has_ranges(grid))
+    at, shape = [grid.axes.index(name) for name in (*order, K)], [len(grid.values[name]) for name in grid.axes]
+    gains, fits = (
+        np.asarray(columns.get(key, np.ones(grid.points)), np.float64).reshape(shape).transpose(at)
+        for key in ("closed_form_speedup", "fits")
+    )
+    every = np.concatenate([np.ones((*gains.shape[:-1], 1)), gains], -1)
+    found = np.where(fits[..., 0] > 0, np.concatenate(([0], lengths))[every.argmax(-1)], np.nan)
+    for place in np.ndindex(found.shape[:-1]) if has_ranges(grid) else ():
+        known, sizes = fits[place][:, 0] > 0, grid.values[BATCH]
+        for r in plan_of(Block(point={}, sizes=sizes, lengths=lengths, gains=gains[place], fits=known)):
+            found[place][known & (r.first <= sizes) & (sizes <= r.last)] = r.draft_length
+    return found.transpose([order.index(name) for name in names])
 
 
 def over_ranges(sweep: Sweep, block: Block) -> Iterator[Answer]:

@@ -48,17 +48,17 @@ def cells(answer: Answer) -> list[str]:
     words = ", ".join(f"K = {k}" if k else "off" for k in answer.as_good)
     if answer.draft_length == 0 and answer.drafted not in answer.as_good:
         words = f"(K = {answer.drafted})"
-    edge = "(the longest looked at)" if answer.at_edge else ""
+    edge, unsure = "(the longest looked at)" if answer.at_edge else "", ""
     if CANNOT_TELL in (answer.verdict, answer.verdict_at_last):
         alike = answer.verdict_at_last in (None, answer.verdict)
         where = "" if alike else " from the first" if answer.verdict == CANNOT_TELL else " at the last"
-        edge = f"{edge} cannot tell{where}"
+        unsure = f"cannot tell{where}"
     return [
         *batches,
         str(answer.draft_length or "off"),
         " to ".join(dict.fromkeys(gains)),
         span,
-        ", ".join(filter(None, (words, edge.strip()))),
+        ", ".join(filter(None, (f"{words} {edge}".strip(), unsure))),
     ]
 
 

@@ -79,7 +79,8 @@ def sweep(**values: Any) -> None:
 
 def run(options: SweepOptions) -> None:
     """Load, evaluate, write, draw and print."""
-    from simulator.answers.plots import draw, plan
+    from simulator.answers.layout import plan
+    from simulator.answers.plots import draw
     from simulator.answers.sweep_answers import answers_of, intervals, schedules
     from simulator.ground.pictures import check_format, save_figure
     from simulator.ground.tables import check_table_format, writing_table
@@ -179,12 +180,17 @@ def source_text(options: SweepOptions, task: "Sweep") -> str:
 
 def held_fixed(options: SweepOptions, task: "Sweep", source: str, caveat: str) -> str:
     """Say what did not vary, for the picture's title: the acceptance, and whatever is not at its default."""
+    from simulator.costs.model_costs import SEPARATE
+
     values, there = task.grid.values, task.pricing.defaults()
     words = [source if len(source) <= 60 else f"{source[:28]}...{source[-28:]}"]
     words += [caveat] if caveat else []
     if task.pricing.models is not None:
         words.insert(0, f"{options.device.target_model} drafted by {options.device.draft_model}")
-    words += [task.pricing.profile.name] if task.pricing.profile else []
+    devices = task.pricing.models.devices if task.pricing.models else 1
+    words += [f"{devices} x " * (devices > 1) + task.pricing.profile.name] if task.pricing.profile else []
+    if task.pricing.models is not None and task.pricing.models.placement == SEPARATE:
+        words.append("the draft on one more")
     if task.pricing.timed is not None:
         words.append(f"timed: {options.baseline_tpot:g} ms a token plain, {options.speculative_tpot:g} ms drafting")
     for name in values:

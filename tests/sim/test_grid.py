@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from simulator.answers.plots import Layout, draw, plan
+from simulator.answers.layout import Layout, plan
+from simulator.answers.plots import draw
+from simulator.answers.schedule import ranges
 from simulator.costs.parameters import PARAMETERS, Point
 from simulator.costs.priced import knobs
 from simulator.ground.artefacts import UserError
@@ -216,6 +218,49 @@ def test_cells_say_their_speedup_are_off_below_1_and_mark_the_best_k_that_pays()
     # A best K at the edge of what was looked at is another mark.
     edge = figure(replications=0, draft_length="1:4", draft_cost="0.01,0.02,0.03,0.04", alpha="0.9")
     assert [text.get_text() for text in edge.legends[0].get_texts()] == ["best K, the longest looked at"]
+
+
+def test_a_picture_marks_the_draft_lengths_that_the_table_names() -> None:
+    """Ranges of batch sizes, of a schedule that does not switch for a little; 0 is off."""
+    sizes = np.arange(1, 41)
+    of_grid = grid(batch="1:40", draft_length="1:4")
+    gains = np.array([5 * (1 - 0.8 ** (k + 1)) / (1 + 0.1 * k + 0.02 * sizes * k) for k in range(1, 5)])
+    columns = dict(of_grid.columns(np.arange(of_grid.points)))
+    order = [of_grid.axes.index(name) for name in ("draft_length", "batch")]
+    columns["closed_form_speedup"] = (gains if order == [0, 1] else gains.T).ravel()
+    plan_of_table = ranges(np.vstack([np.ones(40), gains]), sizes)
+    assert len(plan_of_table) > 2
+    assert plan_of_table[-1].draft_length == 0
+    named = {int(b): r.draft_length for r in plan_of_table for b in range(r.first, r.last + 1)}
+    assert any(named[b] != g for b, g in zip(sizes, 1 + gains.argmax(0), strict=True) if named[b])
+    drawn = draw(of_grid, columns, plan(of_grid, "surface"), "a test")
+    marks = {(round(x), round(y)) for line in drawn.axes[0].lines for x, y in line.get_xydata()}
+    assert {k for _, k in marks} == set(named.values()) - {0}
+    assert all(named[b] == k for b, k in marks)
+    assert "best K, of ranges" in [text.get_text() for text in drawn.legends[0].get_texts()]
+
+
+def test_a_best_k_at_the_edge_of_curves_has_a_mark_of_its_own() -> None:
+    for alpha, kind, places in (
+        ("0.5,0.9", {"draft_length": "1:4", "draft_cost": "0.1"}, {(4, leviathan(0.9, 4, 0.1))}),
+        (
+            "0.9",
+            {"draft_length": "1,4", "draft_cost": "0.05:0.85:0.1"},
+            {(c, leviathan(0.9, 4, c)) for c in np.arange(0.05, 0.6, 0.1)},
+        ),
+        ("0.5", {"draft_length": "1:8", "draft_cost": "0.1"}, set()),
+        ("0.9", {"draft_length": "4", "draft_cost": "0.1,0.2"}, set()),
+    ):
+        drawn = figure(replications=0, alpha=alpha, kind="curves", **kind)
+        marks = [
+            xy
+            for line in drawn.axes[0].lines
+            if line.get_marker() == "^" and line.get_markeredgecolor() == "black"
+            for xy in line.get_xydata()
+        ]
+        assert np.sort(marks, 0) == pytest.approx(np.sort(sorted(places), 0))
+        said = [text.get_text() for legend in drawn.legends for text in legend.get_texts()]
+        assert said == ["best K, the longest looked at"] * bool(places)
 
 
 def test_many_values_are_contours_with_break_even_where_it_is() -> None:

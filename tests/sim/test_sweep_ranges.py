@@ -72,6 +72,16 @@ def test_where_to_turn_it_off_hangs_on_no_batch_size_that_was_looked_at_last(run
     assert "turn it off: nowhere up to batch 240, the last looked at, a little below 1x at batch 234-240" in said
 
 
+def test_a_picture_says_on_how_many_devices(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = []
+    monkeypatch.setattr("simulator.answers.plots.set_title", lambda figure, title, under: said.append(under))
+    words = ("--draftN", "1:2", "--replications", 0, "--plot", "p.svg", "--force")
+    for more in ((), ("--placement", "separate")):
+        assert run("sweep", *GPUS, *words, *more).returncode == 0
+    assert "llama-3.3-70b drafted by llama-3.2-1b, i.i.d. acceptance, 4 x h100-sxm, alpha 0.8" in said[0]
+    assert "4 x h100-sxm, the draft on one more, alpha 0.8" in said[1]
+
+
 def test_a_sweep_of_noise_cannot_tell(run, tmp_path: Path) -> None:
     (tmp_path / "few.json").write_text('{"k": 2, "hist": {"0": 2, "1": 1, "2": 2}}')
     one = ("--profile", "h100-sxm", "--target-model", "llama-3.1-8b", "--draft-model", "llama-3.2-1b")
