@@ -12,7 +12,7 @@ from simulator.ground.fields import Field, lines_in
 from simulator.ground.plain_text import PARQUET, as_text, read_unpacked
 from simulator.ground.records import BadRecord, Records, as_record, read_each, record_of
 
-from .said import REQUESTS, TALKS, category_of, key_of, source_of, turns_of
+from .said import REQUESTS, TALKS, category_of, in_known_case, key_of, source_of, turns_of
 from .tables import DELIMITERS, delimiter_of, is_table, parquet_rows, table_rows
 
 T = TypeVar("T")
@@ -138,7 +138,7 @@ def load_prompts(
     keys: dict[str, None] = {}
 
     def read(item: Any, where: str) -> Prompt:
-        record = opened.parse(item)
+        record = in_known_case(opened.parse(item), layout.keys)
         for key in layout.required:
             if not record[key].is_given:
                 raise BadRecord(f"no {key}")

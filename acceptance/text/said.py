@@ -27,6 +27,16 @@ def key_of(record: Field, keys: tuple[str, ...]) -> str:
     return key
 
 
+def in_known_case(record: Field, keys: tuple[str, ...]) -> Field:
+    """Return a record that has none of some keys, but one in another case, with that key."""
+    members = record.value if isinstance(record.value, dict) else {}
+    if any(record[k].is_given for k in keys if members):
+        return record
+    known = {key.lower(): key for key in reversed(keys)}
+    other = next((m for m in members if m.lower() in known and members[m] is not None), None)
+    return record if other is None else record.but(**{known[other.lower()]: members[other]})
+
+
 def turns_of(record: Field, key: str) -> tuple[str, ...]:
     """Return the user's turns that stand under a key: text, turns, messages, or a request that holds them."""
     said = record[key]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import PurePath
 
 from simulator.costs.model_costs import ModelPair
+from simulator.costs.named_formats import named_format
 from simulator.costs.parameters import BY_NAME, UNIT_NAMES
 from simulator.costs.profile import Profile
 from simulator.costs.step import Costs, Knobs
@@ -14,8 +15,8 @@ from simulator.rounds.acceptance_law import AcceptanceModel, EquivalentAcceptanc
 
 # Of all decode steps: fewer without a draft change no answer.
 FEW_UNDRAFTED = 0.02
-# Endings of a model's name that leave it the same model: tuned for chat, or how it is stored.
-SAYS_NOTHING = {"instruct", "it", "chat", "hf", "awq", "gptq", "fp8", "bf16", "int4", "int8", "4bit", "8bit", "nvfp4"}
+# Endings of a model's name that leave it the same model, as its number format does: tuned for chat.
+SAYS_NOTHING = {"instruct", "it", "chat", "hf"}
 MEASURED, OTHER_PAIR, STATED, DEFAULT, TIMED = "measured", "other pair", "stated", "default", "timed"
 
 
@@ -130,7 +131,8 @@ def same_model(one: str, other: str) -> bool:
 
 def parts_of(name: str) -> list[str]:
     """Return what tells a model from others in its name."""
-    parts = re.findall(r"[a-z0-9]+", PurePath(name).name.lower().removesuffix(".json"))
+    plain = named_format(name.removesuffix(".json")).plain
+    parts = re.findall(r"[a-z0-9]+", PurePath(plain).name.lower())
     return [part for i, part in enumerate(parts) if part not in SAYS_NOTHING and (i or part != "meta")]
 
 

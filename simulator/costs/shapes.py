@@ -151,7 +151,8 @@ def read_shape(path_or_name: str | Path) -> ModelShape:
     if longest is not None or (asked is not None and asked.said):
         # A model of the same sizes, which may be made for a context that is not known.
         shape = replace(shape, longest_context=longest)
-    if named.quantized != Quantized():
+    published = shape.storage.format.name if shape.storage else ""
+    if named.quantized != Quantized() and not (named.quantized.storage and named.quantized.storage.name == published):
         shape = replace(shape, storage=named.quantized.storage, unread=named.quantized.unread)
     return replace(shape, assumed=found.said)
 

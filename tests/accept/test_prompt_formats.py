@@ -304,6 +304,11 @@ def test_columns_are_found_in_any_case(load: Any) -> None:
         assert (found.turns, found.category, found.source) == (("say hi",), "small", "7")
         for column in ("prompt", "PROMPT", "Prompt"):
             assert load(name, content, column=column).rows[0].turns == ("say hi",)
+    assert [p.turns for p in load("p.jsonl", b'{"Prompt": "say hi"}\n{"prompt": "a", "Prompt": "b"}\n').rows] == [
+        ("say hi",),
+        ("a",),
+    ]
+    assert load("p.jsonl", b'{"Ask": "say hi"}\n', column="ask").rows[0].turns == ("say hi",)
     # Two that differ in case alone are two.
     assert load("p.csv", b"Prompt,prompt\na,b\n").rows[0].turns == ("b",)
     assert load("p.csv", b"Prompt,prompt\na,b\n", column="Prompt").rows[0].turns == ("a",)

@@ -53,7 +53,7 @@ def test_the_owners_command_prints_every_figure_and_a_verdict(output, hist_file:
         ({"target": "org/Llama-3.1-8B-Instruct", "draft": "x/llama-3.2-1b"}, ON_H100, "measured", "It pays: "),
         ({"target": "bundled", "draft": "a-1b"}, ON_H100, "other pair", "If it accepts as bundled + a-1b: "),
         # A server names its target alone.
-        ({"target": "meta-llama/Llama-3.1-8B-Instruct"}, ON_H100, "measured", "It pays: "),
+        ({"target": "x/Llama-3.1-8B-Instruct-quantized.w8a8"}, ON_H100, "measured", "It pays: "),
         ({"target": "x/Llama-3.3-70B", "draft": None}, ON_H100, "other pair", "If it accepts as Llama-3.3-70B: "),
     ],
 )

@@ -159,6 +159,7 @@ def test_published_weights_are_stored_as_their_makers_store_them() -> None:
         ("moonshotai/Kimi-K2-Thinking", 594.2),
         ("MiniMaxAI/MiniMax-M2", 230.0),
         ("openai/gpt-oss-120b", 65.2),
+        ("someone/gpt-oss-120b-MXFP4", 65.2),
     ):
         shape = read_shape(text)
         assert shape.storage is not None
