@@ -26,14 +26,14 @@ USUAL_BITS = {"awq": 4, "gptq": 4, "bitsandbytes": 4, "mlx": None}
 MLX_VENDOR = "mlx-community"
 BITS = re.compile(r"(?:u?int|i)(\d+)|(\d+)bits?")
 SCHEME = re.compile(r"w(\d+)a(\d+)")
-GROUP = re.compile(r"(?:gs?|group)(\d+)|(\d+)g")
+GROUP = re.compile(r"(?:gs?|group)(\d{1,4})|(\d{1,4})g")
 USUAL_GROUP = {"mlx": 64}
 # What else stands beside a format, and changes no bytes.
 BESIDE = {"quantized", "dynamic", "static", "block", "channel", "channelwise", "kv", "marlin", "sym", "asym", "dwq"}
 # Words that are written as one, and one that is written as two.
 GLUED = re.compile(r"(awq|gptq|mlx|bnb)(?=u?int\d|\d+bit|w\d+a\d)", re.IGNORECASE)
 APART = re.compile(r"(\d)[-_](?=bits?(?:[-_.]|$))", re.IGNORECASE)
-WORDS = re.compile(r"[-_]|(?<=[a-z])\.(?=[a-z])", re.IGNORECASE)
+WORDS = re.compile(r"[-_\s]|(?<=[a-z])\.(?=[a-z])", re.IGNORECASE)
 
 
 class Named(NamedTuple):

@@ -57,6 +57,7 @@ IDLE = frozenset(
         "math",
         "sft",
         "dpo",
+        "qat",
         "gguf",
     ]
 )
@@ -172,7 +173,8 @@ def shape_of(config: Field, name: str) -> ModelShape:
     architecture, said = drafter_architecture(config)
     if architecture:
         # A head is built as its architecture says, whatever its target: Kimi's has llama's layers.
-        named = ARCHITECTURES.get(f"{architecture.partition('ForCausalLM')[0]}ForCausalLM")
+        layers = re.sub("Eagle3?", "", architecture).partition("ForCausalLM")[0]
+        named = ARCHITECTURES.get(f"{layers}ForCausalLM")
         stated = dict.fromkeys(EXPERT_COUNTS) | text.object() | ({"model_type": named} if named else {})
         text = text.but(**stated)
     family = family_of(text)

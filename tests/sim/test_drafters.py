@@ -75,6 +75,9 @@ def test_a_head_that_only_its_keys_tell_is_that_head_and_said(architectures: Any
         other = read(plain | {"model_type": "llama"})
         assert (other.drafting, other.assumed) == (None, "")
         assert other.parameters > known.parameters
+        assert other.layers == 1
+    flat = HEAD | {"architectures": ["Eagle3LlamaForCausalLM"], "model_type": "eagle"}
+    assert read(flat).parameters == known.parameters
     within = {"architectures": ["EagleModel"], "model_type": "eagle", "model": plain}
     assert read(within).drafting.architecture == "EagleModel"
 
@@ -90,6 +93,18 @@ def test_a_head_is_held_against_the_states_that_it_reads(tmp_path: Path) -> None
         options = DeviceOptions(profile="h100-sxm", target_model=target, draft_model=str(tmp_path / "head.json"))
         found = cautions(load_pricing(options).costs(Point(context=100)), 4)
         assert len([c for c in found if "sizes differ" in c]) == len(said)
+
+
+def test_one_layer_of_the_targets_size_may_be_a_head_and_that_is_said(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 4096, "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128_256}
+    layer = {k: v for k, v in HEAD.items() if k != "draft_vocab_size"} | {"architectures": ["LlamaForCausalLM"]} | sizes
+    for layers, count in ((1, 1), (2, 0)):
+        (tmp_path / "one.json").write_text(json.dumps(layer | {"num_hidden_layers": layers}))
+        options = DeviceOptions(profile="h100-sxm", target_model="llama-3.1-8b", draft_model=str(tmp_path / "one.json"))
+        found = cautions(load_pricing(options).costs(Point(context=100)), 4)
+        assert (
+            len([c for c in found if c.startswith("one has one layer of its target's size: a head says so")]) == count
+        )
 
 
 def test_the_list_names_what_is_read_and_how_it_drafts(output) -> None:

@@ -119,8 +119,9 @@ NAMED = [
     ("Llama-3.1-8B-W8A8-FP8", "fp8", LLAMA[0] + 2 * LLAMA[1]),
     ("unsloth/Llama-3.1-8B-bnb-4bit", "bitsandbytes 4-bit", (4 + 8.125 / 64) / 8 * LLAMA[0] + 2 * LLAMA[1]),
     ("mlx-community/Llama-3.1-8B-4-bit", "MLX 4 bits in groups of 64", (4 + 32 / 64) / 8 * sum(LLAMA)),
-    ("Llama-3.1-8B-int4", "int4", 4 / 8 * LLAMA[0] + 2 * LLAMA[1]),
+    ("Llama 3.1 8B int4", "int4", 4 / 8 * LLAMA[0] + 2 * LLAMA[1]),
     ("Llama-3.1-8B-bf16", "bfloat16", 2 * sum(LLAMA)),
+    ("Llama-3.1-8B-Instruct-qat-Q8_0-gguf", "Q8_0", 8.5008 / 8 * sum(LLAMA)),
     ("Meta-Llama-3.1-8B-Instruct-Q4_K_M.gguf", "Q4_K_M", 4.8944 / 8 * sum(LLAMA)),
 ]
 
