@@ -105,7 +105,7 @@ DEVICE_OPTIONS = stacked(
     click.option("--draft-active-params"),
     click.option("--draft-kv-bytes-per-token"),
     click.option("--dtype", help="Number format of the weights.  [default: that of its files, else bfloat16]"),
-    click.option("--draft-dtype", help="The draft's, where it is another."),
+    click.option("--draft-dtype", help="The draft's.  [default: --dtype of 16 or 32 bits, else as of its files]"),
     click.option("--kv-dtype", help="Of the KV cache.  [default: 16 bits, or 32 of float32 weights]"),
     click.option("--tp", type=click.IntRange(1, 1024), help="Devices that share the target (tensor parallelism)."),
     click.option(

@@ -11,7 +11,7 @@ from simulator.ground.artefacts import UserError
 from simulator.ground.fields import read_json
 from simulator.ground.names import number_format, one_of
 
-from .formats import FORMATS, Storage
+from .formats import FORMATS, PLAIN, Storage
 from .model_costs import SAME, ModelPair
 from .parameters import BY_NAME, MODEL_NAMES, PARAMETERS, UNIT_NAMES, DeviceOptions, Point
 from .profile import BurnUnits, Decoding, Profile
@@ -252,9 +252,11 @@ def place_models(profile: Profile, options: DeviceOptions, target: ModelShape, d
     if options.overlap and placement == SAME:
         raise UserError("--overlap: draft and target are on the same devices, expected --placement separate beside it")
     dtype = stored_as("--dtype", options.dtype, target, profile)
-    # What the target's own file says of its weights holds for no other model.
-    own = options.draft_dtype or options.dtype or (None if draft.storage or draft.unread else usual_format(profile))
-    draft_dtype = stored_as("--draft-dtype" if options.draft_dtype else "--dtype", own, draft, profile)
+    # What the target's own file says of its weights holds for no other model, and neither does a quantization: engines
+    # take that of the target alone.
+    shared = options.dtype if options.dtype in PLAIN else None
+    own = options.draft_dtype or shared or (None if draft.storage or draft.unread else usual_format(profile))
+    draft_dtype = stored_as("--dtype" if own and own == shared else "--draft-dtype", own, draft, profile)
     if target.drafting:
         raise UserError(
             f"--target-model: {target.name} is a drafter ({target.drafting.architecture}), expected a model"

@@ -134,7 +134,11 @@ def test_devices_and_formats_that_are_asked_for_are_those_of_the_report(run, out
     # Of 1024 tokens: 128 KiB each of the target, 32 of the draft, in 16 bits.
     assert narrow_bytes - slim_bytes == pytest.approx(1024 * (131_072 + 32_768) / 2)
     assert narrow["baseline_ms_per_token"] < step["total_ms"]
-    assert narrow["parameters"]["draft_dtype"] == "fp8"
+    # As engines take it: weights of fewer bits are the target's, a format of 16 or 32 bits is that of both models.
+    formats = (("fp8", (), "bfloat16"), ("awq", ("--draft-dtype", "fp8"), "fp8"), ("float32", (), "float32"))
+    for dtype, draft, expected in formats:
+        models = result(run, *ON_H100, "--dtype", dtype, *draft)["models"]
+        assert (models["target"]["weight_format"], models["draft"]["weight_format"]) == (dtype, expected)
 
 
 def test_what_does_not_fit_is_said_and_gets_no_schedule(run, output) -> None:

@@ -69,9 +69,9 @@ def test_models_on_a_profile_have_its_overhead_and_the_asked_format() -> None:
     # The user's overhead of a round is taken as known.
     assert pair.round_overhead_error == load_profile("h100-sxm").round_overhead_error == 0.5
     assert pricing.costs(Point(round_overhead_ms=0.2)).round_overhead_error == 0
-    # The draft takes the target's format, and a profile without bfloat16 its first.
+    # The draft takes no quantization of the target's, and a profile without bfloat16 its first.
     models = load_pricing(replace(MODELS, dtype="fp8")).models
-    assert (models.dtype, models.draft_dtype) == ("fp8", "fp8")
+    assert (models.dtype, models.draft_dtype) == ("fp8", "bfloat16")
     assert load_pricing(replace(MODELS, profile="t4")).models.dtype == "float16"
 
 
