@@ -52,16 +52,17 @@ def named_format(text: str) -> Named:
         whole = storage_of(number_format(gguf[1]))
         plain = f"{vendor}{slash}{name[: gguf.start()]}{name[gguf.end() :]}"
         return Named(plain, Quantized(whole), f"in {whole.name} as that says")
-    first, *words = WORDS.split(GLUED.sub(r"\1-", APART.sub(r"\1", name)))
-    telling = [word for word in words if tells(word.lower())]
+    first, *parts = WORDS.split(GLUED.sub(r"\1-", APART.sub(r"\1", name)))
+    words = {part: re.sub(r"[^a-z0-9]", "", part.lower()) for part in parts}
+    telling = [words[part] for part in parts if tells(words[part])]
     if not telling:
         return Named(text)
-    plain = "-".join([first, *(w for w in words if w not in telling and not is_beside(w.lower()))])
-    method = next((QUANTIZERS[w.lower()] for w in telling if w.lower() in QUANTIZERS), "")
+    plain = "-".join([first, *(p for p in parts if words[p] not in telling and not is_beside(words[p]))])
+    method = next((QUANTIZERS[word] for word in telling if word in QUANTIZERS), "")
     method = "mlx" if vendor.lower() == MLX_VENDOR else method
-    group = next((int(m[1] or m[2]) for m in map(GROUP.fullmatch, (w.lower() for w in words)) if m), None)
+    group = next((int(m[1] or m[2]) for m in map(GROUP.fullmatch, words.values()) if m), None)
     try:
-        storage, assumed = storage_by([w.lower() for w in telling], method, group)
+        storage, assumed = storage_by(telling, method, group)
     except Unread as error:
         return Named(f"{vendor}{slash}{plain}", Quantized(unread=f"{text} names {error}"))
     said = f"in {storage.name} as that says{assumed}" if storage else ""

@@ -1,8 +1,11 @@
 """Models, devices and number formats by the names that people use, through the one resolver."""
 
 import json
+from contextlib import suppress
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from simulator.costs.formats import FORMATS, format_of
 from simulator.costs.profile_file import find_profile, load_profile, presets
@@ -126,6 +129,33 @@ NAMED = [
 ]
 
 
+PARTS = [
+    "gptq",
+    "awq",
+    "int8",
+    "int0",
+    "16bit",
+    "w4a16",
+    "w0a0",
+    "fp8",
+    "bf16",
+    "mlx",
+    "bnb",
+    "6bit",
+    "g128",
+    "0g",
+    "-1",
+    "kv",
+    "block",
+    "awq.",
+    "Q4_K_M",
+    "mxfp6",
+    "99bit",
+    "half",
+    "4",
+]
+
+
 @pytest.mark.parametrize(("text", "format_name", "gigabytes"), NAMED)
 def test_a_number_format_in_a_name_is_priced(text: str, format_name: str, gigabytes: float) -> None:
     shape = read_shape(text)
@@ -148,6 +178,16 @@ def test_a_name_of_several_formats_or_one_that_no_one_reads_is_not_priced_as_ano
         user_error(run(*args), f"{name} names {why}, which is not read, expected --dtype beside it")
         said = " ".join(run(*args, "--dtype", "int8").stdout.split())
         assert f"{name} names {why}, priced in int8 as --dtype states" in said
+
+
+@given(
+    st.lists(st.sampled_from(PARTS), max_size=6), st.sampled_from(["", "x/", "mlx-community/"]), st.sampled_from("-_. ")
+)
+def test_any_name_of_formats_gives_bytes_or_is_refused(parts: list[str], vendor: str, between: str) -> None:
+    with suppress(UserError):
+        shape = read_shape(f"{vendor}qwen3-8b{between}{between.join(parts)}")
+        assert shape.storage is None or shape.weight_bytes(shape.storage) > 0
+        assert not (shape.storage and shape.unread)
 
 
 def test_published_weights_are_stored_as_their_makers_store_them() -> None:
