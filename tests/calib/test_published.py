@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from calibration.published.cases import PARAMETERS, UNITS, Case, load_cases, published_cases
 from calibration.validate.published.fit import validate_case
 from calibration.validate.published.report import result_json, summary_text
+from simulator.costs.model_costs import ERROR_OF_SHEET
 from simulator.costs.step import Knobs
 from simulator.ground.artefacts import UserError
 from simulator.rounds.acceptance_law import IidAcceptance
@@ -25,6 +26,15 @@ PUBLISHED = {found.name: found for found in published_cases()}
 
 def loaded(folder: Path, found: dict[str, Any]) -> Case:
     return load_cases(write(folder / "cases.json", found))[0]
+
+
+def test_what_a_data_sheet_leaves_open_is_what_costs_from_elsewhere_missed() -> None:
+    far, near = (validate_case(PUBLISHED[name]) for name in ("spec-bench-afar", "spec-bench-to-13b"))
+    missed = [np.log1p([r.error for r in result.rows if r.row.use == "forecast"]) for result in (far, near)]
+    assert [len(of) for of in missed] == [12, 6]
+    assert np.sqrt((missed[0] ** 2).mean()) == pytest.approx(ERROR_OF_SHEET, abs=0.005)
+    # Costs from the same device, of a target half as large, miss by a quarter of that: a profile of one's own is surer.
+    assert np.sqrt((missed[1] ** 2).mean()) < ERROR_OF_SHEET / 3
 
 
 @pytest.mark.parametrize("unit", UNITS)
