@@ -36,6 +36,7 @@ from cuda_probe.sampling_bench.report import csv_rows, disagreement_text, result
 from cuda_probe.sampling_bench.rounds import accepted_by_law, make_round
 from cuda_probe.sampling_bench.runner import BenchResults, run_bench
 from cuda_probe.sampling_bench.shapes import BACKENDS, Shape, memory_bytes, needed_bytes
+from simulator.ground.artefacts import file_sha256
 from tests.conftest import instead
 
 from .sampling_device import kernels_on_cpu
@@ -333,8 +334,9 @@ def test_json_and_csv_tell_what_was_measured(ran: Ran) -> None:
     assert file["environment"]["device"]["torch"] == torch.__version__
     assert file["parameters"].items() >= {"seed": 5, "temperature": 0.8, "vocabulary": [500]}.items()
     again = result_json(ran.results, file["parameters"], ran.folder / "bench_sampling.npz")
-    for key in ("points", "copy", "left_out", "raw"):
-        assert json.loads(json.dumps(again[key])) == file[key]
+    raw = {"raw": again["raw"] | {"sha256": file_sha256(ran.folder / "bench_sampling.npz")}}
+    for key, value in ({key: again[key] for key in ("points", "copy", "left_out")} | raw).items():
+        assert json.loads(json.dumps(value)) == file[key]
     with np.load(ran.folder / "bench_sampling.npz") as archive:
         for index, point in enumerate([*points, file["copy"]]):
             assert np.median(archive[f"samples_{index:04d}"]) == point["median_s"]
