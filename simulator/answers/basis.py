@@ -70,8 +70,8 @@ def basis_of(
     source = STATED if any(name in stated for name in units) else DEFAULT
     source = TIMED if isinstance(costs, TimedTokens) else profile.status if profile else source
     if isinstance(costs, Knobs) and "draft_cost" not in stated:
-        assumed = f"a draft costs {float(costs.draft_cost):g} of its target"
-        condition = f"{condition} and {assumed}" if condition else f"if {assumed}"
+        cost = f"{float(costs.draft_cost):g}"
+        condition = f"{condition}, at draft cost {cost}" if condition else f"if a draft costs {cost} of its target"
     return replace(found, condition=condition, costs=source, costs_text=costs_in_words(costs, profile, stated))
 
 

@@ -200,7 +200,7 @@ def test_rates_by_hand_become_a_histogram_whose_answer_has_no_interval(run, user
     for path in ("new/folder/accept_hist_k4.json", "accept_hist_k4.json"):
         assert load_histogram(tmp_path / path).is_law
         said = succeeded(run("simulate", "--hist", path, "--draftN", 4)).stdout
-        assert said.splitlines()[0] == "If these rates hold: 2.15x as fast at K = 4, 54% less time a token."
+        assert said.splitlines()[0] == "If these rates hold, at draft cost 0.1: 2.15x as fast at K = 4, 54% less time a token."
         assert "probabilities, of an unknown number of rounds: no interval follows" in said
     for options, message in (
         ((), "FILE: nothing to import, expected a file of another tool, or --rates"),
@@ -226,7 +226,7 @@ def test_decode_steps_without_a_draft_follow_the_histogram_into_a_forecast(run, 
     assert record["metrics"]["steps_without_draft"] == 30
     said = succeeded(run("simulate", "--hist", "accept_hist_k1.json", "--draftN", 1)).stdout
     assert "(at least 30 decode steps without a draft are not in it)" in said
-    assert said.startswith("If every step had a draft (60% had none): 1.")
+    assert said.startswith("If every step had a draft (60% had none), at draft cost 0.1: 1.")
 
 
 def test_json_holds_every_metric_with_its_interval_and_the_loop_of_the_draft_that_was_asked_for(measure) -> None:

@@ -44,7 +44,7 @@ def test_the_owners_command_prints_every_figure_and_a_verdict(output, hist_file:
 @pytest.mark.parametrize(
     ("parameters", "options", "source", "start"),
     [
-        (None, (), "default", "If alpha were 0.8 and a draft costs 0.1 of its target: 2."),
+        (None, (), "default", "If alpha were 0.8, at draft cost 0.1: 2."),
         (None, ("--alpha", 0.9, "--draft-cost", 0.1), "stated", "If alpha is 0.9: "),
         # Costs that nobody stated are a condition too; one of them that is stated states no other.
         ({}, ("--hist", "h.json"), "measured", "If a draft costs 0.1 of its target: "),
