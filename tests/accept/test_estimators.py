@@ -141,7 +141,7 @@ def test_intervals_by_prompts_cover_the_truth_and_those_by_rounds_do_not() -> No
     rng, k = np.random.default_rng(5), 3
     truth = expected_rounds(population(rng, 20_000), k, "sampled").histogram.tokens_per_round
     covered = by_rounds = 0
-    trials = 600
+    trials = 400
     for _ in range(trials):
         trace = population(rng, 20)
         rounds = expected_rounds(trace, k, "sampled")
