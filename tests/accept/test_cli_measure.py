@@ -199,8 +199,8 @@ def test_rates_by_hand_become_a_histogram_whose_answer_has_no_interval(run, user
     assert json.loads(done.stdout)["tokens_per_round"] == pytest.approx(3.02)
     for path in ("new/folder/accept_hist_k4.json", "accept_hist_k4.json"):
         assert load_histogram(tmp_path / path).is_law
-        said = succeeded(run("simulate", "--hist", path, "--draftN", 4)).stdout
-        assert said.splitlines()[0] == "If these rates hold, at draft cost 0.1: 2.15x as fast at K = 4, 54% less time a token."
+        said = succeeded(run("simulate", "--hist", path, "--draftN", 4, "--draft-cost", 0.1)).stdout
+        assert said.splitlines()[0] == "If these rates hold: 2.15x as fast at K = 4, 54% less time a token."
         assert "probabilities, of an unknown number of rounds: no interval follows" in said
     for options, message in (
         ((), "FILE: nothing to import, expected a file of another tool, or --rates"),
