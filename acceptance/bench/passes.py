@@ -256,7 +256,7 @@ def time_all(
                     elif counts:
                         samples[point].append(outcome)
                 progress(1)
-            kept(lambda: found(interrupted=True))
+                kept(lambda: found(interrupted=True))
     except KeyboardInterrupt:
         return found(interrupted=True)
     return found(interrupted=False)

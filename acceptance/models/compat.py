@@ -136,8 +136,8 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
         room: torch.Tensor | None = self.__dict__.get(f"room_of_{name}")
         before, after = held.shape[-2], held.shape[-2] + new.shape[-2]
         # What is held may be another tensor by now: rows were chosen, or columns moved.
-        is_there = room is not None and room.data_ptr() == held.data_ptr() and room.stride() == held.stride()
-        if room is None or not is_there or room.shape[-2] < after:
+        fits = room is not None and room.shape[:-2] == held.shape[:-2] and room.shape[-2] >= after
+        if room is None or not fits or room.data_ptr() != held.data_ptr() or room.stride() != held.stride():
             room = held.new_empty((*held.shape[:-2], after + max(64, after // 8), held.shape[-1]))
             room[..., :before, :] = held
             setattr(self, f"room_of_{name}", room)

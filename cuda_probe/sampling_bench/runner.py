@@ -11,6 +11,7 @@ from cuda_probe.probe.probes import BY_NAME, Unsupported
 from cuda_probe.probe.runner import NOT_RUN, LeftOut, Planned, Point, run_point
 from cuda_probe.probe.timing import StopRule
 from simulator.ground.artefacts import UserError
+from simulator.ground.endings import unbroken
 from simulator.ground.limits import lacks_memory
 from simulator.ground.partial import NowAndThen
 
@@ -100,10 +101,10 @@ def run_bench(
     left_out: list[LeftOut] = []
     done, kept = 0, NowAndThen(keep)
 
-    def found() -> BenchResults:
+    def found(*, interrupted: bool = False) -> BenchResults:
         rest = [LeftOut(probe=name, axes=shape.axes, reason=NOT_RUN) for shape in shapes[done:] for name in backends]
         return BenchResults(
-            interrupted=bool(rest),
+            interrupted=interrupted or bool(rest),
             device={**place.device.environment(), **environment(place)},
             copy=copied if isinstance(copied, Point) else None,
             points=tuple(points),
@@ -116,12 +117,14 @@ def run_bench(
         left_out += [copied] if isinstance(copied, LeftOut) else []
         with suppress(KeyboardInterrupt):
             for shape in shapes:
-                for outcome in run_shape(place, shape, backends, rule, temperature, seed):
-                    (points if isinstance(outcome, BenchPoint) else left_out).append(outcome)  # type: ignore[arg-type]
+                outcomes = run_shape(place, shape, backends, rule, temperature, seed)
+                with unbroken():
+                    points += [outcome for outcome in outcomes if isinstance(outcome, BenchPoint)]
+                    left_out += [outcome for outcome in outcomes if isinstance(outcome, LeftOut)]
+                    done += 1
                 place.release()
                 progress(1)
-                done += 1
-                kept(found)
+                kept(lambda: found(interrupted=True))
         return found()
 
 

@@ -37,12 +37,20 @@ def started() -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, start_new_session=True, **pipes)  # type: ignore[call-overload,no-any-return]
 
 
+def started_if_it_can() -> subprocess.Popen[bytes] | None:
+    """Start a helper; None where the machine has no room for one."""
+    try:
+        return started()
+    except OSError:
+        return None
+
+
 class Helpers:
     """As many helpers as there are cores, once so many calls were answered here that they are worth their start."""
 
     def __init__(self, calls_here: int) -> None:
         self.calls_left, self.free = calls_here, SimpleQueue[subprocess.Popen[bytes] | None]()
-        self.helpers: list[subprocess.Popen[bytes]] = []
+        self.helpers: list[subprocess.Popen[bytes] | None] = []
         self.starting = Lock()
 
     def call(self, work: Callable[..., Any], *arguments: Any) -> Any:
@@ -52,7 +60,7 @@ class Helpers:
             return work(*arguments)
         with self.starting:
             while len(self.helpers) < min(cores(), MOST):
-                self.helpers.append(started())
+                self.helpers.append(started_if_it_can())
                 self.free.put(self.helpers[-1])
         helper = self.free.get()
         try:
@@ -70,6 +78,6 @@ class Helpers:
 
     def close(self) -> None:
         """Let them end."""
-        for helper in self.helpers:
+        for helper in filter(None, self.helpers):
             helper.kill()
             helper.communicate()

@@ -145,7 +145,9 @@ def test_a_cache_that_does_not_count_is_told_where_tokens_go() -> None:
     assert compat.places(SimpleNamespace(layers=[silent]), positions)["cache_position"].tolist() == [4, 5]
 
 
-@given(st.lists(st.tuples(st.sampled_from(["read", "cut", "select", "move"]), st.integers(1, 90)), max_size=12))
+@given(
+    st.lists(st.tuples(st.sampled_from(["read", "cut", "select", "narrow", "move"]), st.integers(1, 90)), max_size=12)
+)
 def test_a_growing_layer_holds_what_was_read_whatever_was_forgotten_between(steps: list[tuple[str, int]]) -> None:
     cache, rng = compat.growing_cache(), torch.Generator().manual_seed(0)
     expected = torch.zeros(3, 2, 0, 4)
@@ -162,6 +164,9 @@ def test_a_growing_layer_holds_what_was_read_whatever_was_forgotten_between(step
         elif what == "select" and len(expected) > 1:
             cache.batch_select_indices(torch.arange(len(expected) - 1))
             expected = expected[:-1]
+        elif what == "narrow":
+            layer, expected = cache.layers[0], expected[:1]
+            layer.keys, layer.values = layer.keys[:1], layer.values[:1]
         elif what == "move":
             order = torch.arange(expected.shape[2]).flip(0)
             layer = cache.layers[0]

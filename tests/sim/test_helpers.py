@@ -30,6 +30,16 @@ def _two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(helpers, "cores", lambda: 2)
 
 
+def test_a_machine_without_room_for_a_helper_does_the_work_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    def started() -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(helpers, "started", started)
+    crew = Helpers(0)
+    assert [crew.call(max, i, 2) for i in range(5)] == [2, 2, 2, 3, 4]
+    crew.close()
+
+
 def test_a_table_is_the_same_with_helpers_without_and_when_they_die(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
