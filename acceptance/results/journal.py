@@ -84,7 +84,7 @@ def is_unbegun(path: Path, kind: JournalKind = DECODE_RUN) -> bool:
     if b"\n" in data or data[: len(OPENING)] != OPENING[: len(data)]:
         return False
     try:
-        return bool(json.loads(data)["kind"] == kind.name)
+        return bool(parse_json(data.decode(), any_number=True)["kind"] == kind.name)
     except (ValueError, KeyError):
         return True
 
@@ -205,21 +205,22 @@ def first_difference(now: Mapping[str, Any], before: Mapping[str, Any]) -> str:
     derived = "config_sha256"
     keys = [*now, *sorted(before.keys() - now.keys())]
     for key in sorted(keys, key=lambda key: key.endswith("sha256")):  # what was said before what follows of it
-        if key != derived and now.get(key) != before.get(key):
-            return difference(key, now.get(key), before.get(key))
+        if key != derived and (told := difference(key, now.get(key), before.get(key))):
+            return told
     return ""
 
 
 def difference(key: str, now: Any, before: Any) -> str:
-    """Say how a field differs; within an object or a list, where."""
+    """Say how a field differs; within an object or a list, where. Empty where it does not: null and missing are one."""
+    if now == before:
+        return ""
     if isinstance(now, dict) and isinstance(before, dict):
-        inner = next(k for k in sorted(now.keys() | before.keys()) if now.get(k) != before.get(k))
-        return difference(f"{key}.{inner}", now.get(inner), before.get(inner))
+        inner = (difference(f"{key}.{k}", now.get(k), before.get(k)) for k in sorted(now.keys() | before.keys()))
+        return next(filter(None, inner), "")
     if isinstance(now, list) and isinstance(before, list):
-        at = next((i for i, (a, b) in enumerate(zip(now, before, strict=False)) if a != b), None)
-        if at is None:
-            return f"{key} has {len(now)} items, but {len(before)} there"
-        return difference(f"{key}[{at}]", now[at], before[at])
+        pairs = enumerate(zip(now, before, strict=False))
+        lengths = "" if len(now) == len(before) else f"{key} has {len(now)} items, but {len(before)} there"
+        return next(filter(None, (difference(f"{key}[{i}]", a, b) for i, (a, b) in pairs)), lengths)
     return f"{key} is {shown(now)}, but {shown(before)} there"
 
 

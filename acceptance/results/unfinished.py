@@ -6,6 +6,7 @@ Its last step is to remove that file. Killed at any moment, the same command goe
 import base64
 import os
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,11 @@ class Unfinished:
         except UserError:
             return set()
         names = there if isinstance(there, list) else []
-        return {os.path.realpath(self.path.parent / str(name)) for name in names}
+        own = set()
+        for name in names:
+            with suppress(ValueError):  # no file can have this name
+                own.add(os.path.realpath(self.path.parent / str(name)))
+        return own
 
     def hold(self, check: Callable[[], None]) -> None:
         """Keep other processes out; then see once more whether anything is in the way of what is to be written."""

@@ -29,7 +29,7 @@ from simulator.costs.profile_file import save_profile
 from simulator.ground.artefacts import UserError, check_kind, envelope, write_json, writing
 from simulator.ground.command import EXIT_BY_SIGNAL, EXIT_INTERRUPTED
 from simulator.ground.endings import ENDING
-from simulator.ground.fields import read_json_object
+from simulator.ground.fields import Field, read_json_object
 from simulator.ground.histogram import load_histograms
 from simulator.ground.partial import make_folder, sweep
 from simulator.ground.streams import stream
@@ -172,7 +172,7 @@ def keep_plan(plan: Plan) -> None:
         return
     document = read_json_object(path)
     check_kind(path, document, PLAN_KIND, (1,))
-    before = dict(document.get("parameters") or {})
+    before = Field(document, path)["parameters"].object()
     for flag, value in options.items():
         if before.get(flag) != value:
             begun = f"{path} was begun with {before.get(flag)}"

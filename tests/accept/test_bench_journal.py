@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from acceptance.results.journal import Journal, read_records, to_line
+from acceptance.results.journal import OPENING, Journal, first_difference, read_records, to_line
 from simulator.ground.artefacts import UserError
 
 HEADER = {
@@ -106,8 +106,17 @@ def test_another_configuration_is_refused_by_its_field_and_nothing_is_lost(tmp_p
     refused(path, "tool_version is '2.0', but '1.0' there", HEADER | {"tool_version": "2.0"})
 
 
+def test_what_is_null_and_what_is_missing_are_the_same_at_any_depth() -> None:
+    for now, before in (({"a": None}, {}), ([{"a": None}], [{}]), ({"b": {"a": None}}, {"b": {}})):
+        assert first_difference({"x": now}, {"x": before}) == first_difference({"x": before}, {"x": now}) == ""
+    assert first_difference({"x": {"a": None, "b": 1}}, {"x": {}}) == "x.b is 1, but None there"
+    assert first_difference({"x": [{"a": None}, 1]}, {"x": [{}]}) == "x has 2 items, but 1 there"
+
+
 def test_a_header_that_was_never_whole_is_no_beginning(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
+    path.write_bytes(OPENING + b"[" * 100_000)
+    assert reopened(path) == []
     for cut in (0, 1, 10, 40, len(to_line(HEADER)) - 1):
         path.write_bytes(to_line(HEADER)[:cut])
         assert reopened(path) == []

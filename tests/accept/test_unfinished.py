@@ -104,6 +104,13 @@ def test_what_does_not_belong_together_is_refused(run, user_error, words, tmp_pa
         weights.write_bytes(before)
 
 
+def test_names_that_no_file_can_have_are_nobodys_outputs(tmp_path: Path) -> None:
+    unfinished = Unfinished(tmp_path)
+    unfinished.open({"seed": 0}, [tmp_path / "a\0b", tmp_path / "a\ud800", tmp_path / "c"])
+    assert unfinished.outputs == {os.path.realpath(tmp_path / "c")}
+    unfinished.remove()
+
+
 def test_two_measurements_cannot_share_a_folder(tmp_path: Path) -> None:
     first, second = (Unfinished(tmp_path) for _ in range(2))
     first.open({"seed": 0})

@@ -154,6 +154,12 @@ def test_a_folder_goes_on_with_its_own_plan_alone(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=words):
             keep_plan(plan(tmp_path, **changes))
+    path = tmp_path / "plan.json"
+    document = json.loads(path.read_text())
+    for parameters in (5, "abc", ["ab"], None):
+        path.write_text(json.dumps(document | {"parameters": parameters}))
+        with pytest.raises(UserError, match=r"plan.json: parameters is .*, expected an object"):
+            keep_plan(plan(tmp_path))
 
 
 def test_prompts_of_ones_own_go_to_every_stage_that_reads_them(
