@@ -42,21 +42,24 @@ def ranges(gains: Floats, sizes: Real) -> tuple[Range, ...]:
     """Return ranges of batch sizes that share a draft length: as few as lose at most a little everywhere.
 
     A range goes on until another draft length gains `LEAST_GAIN` more, and at least over `LEAST_WIDTH` of its first
-    batch size: engines capture graphs for each length, and forecasts do not tell closer than that. Off is no such
-    length: it begins wherever it gains as much, however little of its range was looked at, and ends as soon.
+    batch size, though over no gap as wide: engines capture graphs for each length, and forecasts do not tell closer
+    than that. Off is no such length: it begins wherever it gains as much, however little of its range was looked at,
+    and ends as soon.
 
     Args:
         gains: Speedups, [draft lengths from 0, batch sizes]; the first row is 1, of plain decoding.
         sizes: The batch sizes, rising.
     """
     sizes, plan = np.asarray(sizes), list[Range]()
+    apart = np.diff(sizes, prepend=sizes[:1]) > LEAST_WIDTH * np.roll(sizes, 1)
     first, past = 0, gains.shape[1]
     while first < past:
-        # Behind the narrowest range.
-        least = 1 + int(np.searchsorted(sizes, math.ceil(sizes[first] * (1 + LEAST_WIDTH))))
+        # Behind the narrowest range, which reaches over no gap as wide.
+        least = int(np.searchsorted(sizes, math.ceil(sizes[first] * (1 + LEAST_WIDTH))))
+        least += int(least >= past or not apart[least])
         before = plan[-1].draft_length if plan else 0
         allowed = gains[:, first] * (1 + LEAST_GAIN) >= 1
-        if plan and least > past:
+        if plan and least > past and not apart[first]:
             allowed &= np.isin(np.arange(len(gains)), (0, before))
         # What is best over all of it, where off may take its place: one batch size does not decide.
         over = np.where(allowed, np.log(np.maximum(gains[:, first:least], 1)).mean(1), -np.inf)

@@ -12,8 +12,8 @@ from simulator.ground.names import GGUF, number_format
 from .formats import FORMATS, PLAIN, Storage, storage_of
 from .quantization import METHODS, Quantized, Unread, modelopt_format
 
-# What names of GGUF files and their folders end on, and the type in them.
-GGUF_END = re.compile(r"[-_.]gguf$", re.IGNORECASE)
+# What names of GGUF files and their folders say besides their type, i1 of weights by importance; and the type.
+GGUF_WORDS = re.compile(r"[-_.\s](?:gguf|i1|imat(?:rix)?)(?=[-_.\s]|$)", re.IGNORECASE)
 GGUF_TYPE = re.compile(rf"[-_.]({'|'.join(sorted(GGUF, reverse=True))}|q[345]_k)(?=[-_.]|$)", re.IGNORECASE)
 # Quantizers by the words of names, and the bits of one that names none; None: it may have left the weights alone.
 QUANTIZERS = {
@@ -24,7 +24,7 @@ QUANTIZERS = {
 }
 USUAL_BITS = {"awq": 4, "gptq": 4, "bitsandbytes": 4, "mlx": None}
 MLX_VENDOR = "mlx-community"
-BITS = re.compile(r"(?:u?int|i)(\d+)|(\d+)bits?")
+BITS = re.compile(r"u?int(\d+)|i([48])|(\d+)bits?")
 SCHEME = re.compile(r"w(\d+)a(\d+)")
 GROUP = re.compile(r"(?:gs?|group)(\d{1,4})|(\d{1,4})g")
 USUAL_GROUP = {"mlx": 64}
@@ -47,8 +47,8 @@ class Named(NamedTuple):
 def named_format(text: str) -> Named:
     """Return what a model's name says of its number format."""
     vendor, slash, name = text.rpartition("/")
-    name, gguf = GGUF_END.sub("", name), GGUF_TYPE.search(GGUF_END.sub("", name))
-    if gguf:
+    name, is_gguf = GGUF_WORDS.subn("", name)
+    if gguf := GGUF_TYPE.search(name):
         whole = storage_of(number_format(gguf[1]))
         plain = f"{vendor}{slash}{name[: gguf.start()]}{name[gguf.end() :]}"
         return Named(plain, Quantized(whole), f"in {whole.name} as that says")
@@ -56,7 +56,8 @@ def named_format(text: str) -> Named:
     words = {part: re.sub(r"[^a-z0-9]", "", part.lower()) for part in parts}
     telling = [words[part] for part in parts if tells(words[part])]
     if not telling:
-        return Named(text)
+        unread = f"{text} is a GGUF of a type that its name does not tell" if is_gguf else ""
+        return Named(f"{vendor}{slash}{name}" if is_gguf else text, Quantized(unread=unread))
     plain = "-".join([first, *(p for p in parts if words[p] not in telling and not is_beside(words[p]))])
     method = next((QUANTIZERS[word] for word in telling if word in QUANTIZERS), "")
     method = "mlx" if vendor.lower() == MLX_VENDOR else method
@@ -86,7 +87,7 @@ def storage_by(words: list[str], method: str, group: int | None) -> tuple[Storag
         Unread: They name what no one reads, or several formats.
     """
     schemes = [m for m in map(SCHEME.fullmatch, words) if m]
-    bits = {int(m[1] or m[2]) for m in map(BITS.fullmatch, words) if m} | {int(m[1]) for m in schemes}
+    bits = {int(m[m.lastindex or 0]) for m in map(BITS.fullmatch, words) if m} | {int(m[1]) for m in schemes}
     known = [number_format(w) for w in words if not BITS.fullmatch(w) and not SCHEME.fullmatch(w)]
     formats = {f for f in known if f in FORMATS and f not in QUANTIZERS}
     # Beside a quantized format a plain one is that of the arithmetic.

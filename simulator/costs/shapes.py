@@ -58,7 +58,6 @@ IDLE = frozenset(
         "sft",
         "dpo",
         "qat",
-        "gguf",
     ]
 )
 # Those of other models of the same sizes.
@@ -152,10 +151,17 @@ def read_shape(path_or_name: str | Path) -> ModelShape:
     if longest is not None or (asked is not None and asked.said):
         # A model of the same sizes, which may be made for a context that is not known.
         shape = replace(shape, longest_context=longest)
-    published = shape.storage.format.name if shape.storage else ""
-    if named.quantized != Quantized() and not (named.quantized.storage and named.quantized.storage.name == published):
+    if named.quantized != Quantized() and not says_no_more(named.quantized.storage, shape.storage):
         shape = replace(shape, storage=named.quantized.storage, unread=named.quantized.unread)
     return replace(shape, assumed=found.said)
+
+
+def says_no_more(named: Storage | None, published: Storage | None) -> bool:
+    """Say whether a name has, of no quantizer, the very numbers that the model's file has, with more of its scales."""
+    if named is None or published is None or named.name != named.format.name:
+        return False
+    kinds = {stored.format.name.partition(" ")[0] for stored in (named, published)}
+    return len(kinds) == 1 and named.format.arithmetic == published.format.arithmetic
 
 
 def shape_of(config: Field, name: str) -> ModelShape:

@@ -77,11 +77,17 @@ def test_the_first_line_says_what_an_answer_is_conditional_on(
 
 
 def test_what_a_name_says_of_tuning_and_storage_makes_no_other_model() -> None:
-    same = [("meta-llama/Meta-Llama-3-8B-Instruct", "llama-3-8b"), ("Qwen2.5-7B-Instruct-AWQ", "qwen2.5-7b")]
+    same = [
+        ("meta-llama/Meta-Llama-3-8B-Instruct", "llama-3-8b"),
+        ("Qwen2.5-7B-Instruct-AWQ", "qwen2.5-7b"),
+        ("Llama-3.1-8B-Instruct-GGUF", "meta-llama/Llama-3.1-8B-Instruct"),
+        ("mradermacher/Meta-Llama-3.1-8B-Instruct-i1-GGUF", "Llama-3.1-8B-Instruct-Q4_K_M.gguf"),
+    ]
     other = [
         ("DeepSeek-V3", "DeepSeek-V3.2-Exp"),
         ("Qwen2.5-7B", "Qwen2.5-Coder-7B"),
         ("llama-3.1-8b", "llama-3.1-70b"),
+        ("Llama-3.1-8B-Instruct-GGUF", "Llama-3.1-70B-Instruct-GGUF"),
     ]
     assert all(same_model(*pair) for pair in same)
     assert not any(same_model(*pair) for pair in other)

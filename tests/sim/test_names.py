@@ -126,6 +126,9 @@ NAMED = [
     ("Llama-3.1-8B-bf16", "bfloat16", 2 * sum(LLAMA)),
     ("Llama-3.1-8B-Instruct-qat-Q8_0-gguf", "Q8_0", 8.5008 / 8 * sum(LLAMA)),
     ("Meta-Llama-3.1-8B-Instruct-Q4_K_M.gguf", "Q4_K_M", 4.8944 / 8 * sum(LLAMA)),
+    ("Meta-Llama-3.1-8B-Instruct.i1-Q4_K_M.gguf", "Q4_K_M", 4.8944 / 8 * sum(LLAMA)),
+    ("Llama-3.1-8B-Instruct-f16-GGUF", "float16", 2 * sum(LLAMA)),
+    ("Llama-3.1-8B-i4", "int4", 4 / 8 * LLAMA[0] + 2 * LLAMA[1]),
 ]
 
 
@@ -150,6 +153,8 @@ PARTS = [
     "awq.",
     "Q4_K_M",
     "mxfp6",
+    "i1",
+    "gguf",
     "99bit",
     "half",
     "4",
@@ -180,6 +185,23 @@ def test_a_name_of_several_formats_or_one_that_no_one_reads_is_not_priced_as_ano
         assert f"{name} names {why}, priced in int8 as --dtype states" in said
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "TheBloke/Llama-2-7B-GGUF",
+        "bartowski/Meta-Llama-3.1-8B-Instruct-GGUF",
+        "mradermacher/Meta-Llama-3.1-8B-Instruct-i1-GGUF",
+        "ggml-org/gpt-oss-20b-GGUF",
+        "Llama 3.1 8B gguf",
+    ],
+)
+def test_a_gguf_whose_name_tells_no_type_is_refused_until_one_is_stated(name: str, run, user_error) -> None:
+    args = ("simulate", "--profile", "h100-sxm", "--target-model", name, "--draft-model", "llama-68m")
+    why = f"{name} is a GGUF of a type that its name does not tell"
+    user_error(run(*args), f"{why}, which is not read, expected --dtype beside it")
+    assert f"{why}, priced in Q4_K_M as --dtype states" in " ".join(run(*args, "--dtype", "Q4_K_M").stdout.split())
+
+
 @given(
     st.lists(st.sampled_from(PARTS), max_size=6), st.sampled_from(["", "x/", "mlx-community/"]), st.sampled_from("-_. ")
 )
@@ -198,6 +220,11 @@ def test_published_weights_are_stored_as_their_makers_store_them() -> None:
         ("deepseek-ai/DeepSeek-V3-bf16", 1342.05),
         ("moonshotai/Kimi-K2-Instruct-0905", 1028.9),
         ("moonshotai/Kimi-K2-Thinking", 594.2),
+        # A name that says no more than the maker's file leaves that as it is; a quantizer's own is another.
+        ("moonshotai/Kimi-K2-Thinking-INT4", 594.2),
+        ("someone/Kimi-K2-Thinking-w4a16", 594.2),
+        ("someone/Kimi-K2-Thinking-GPTQ-Int4-32g", 597.0),
+        ("deepseek-ai/DeepSeek-V3-FP8", 672.9),
         ("MiniMaxAI/MiniMax-M2", 230.0),
         ("openai/gpt-oss-120b", 65.2),
         ("someone/gpt-oss-120b-MXFP4", 65.2),
