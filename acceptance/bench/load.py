@@ -77,7 +77,8 @@ def prepare(options: DecodeOptions, presets: Presets | None) -> tuple[Bench, dic
     bench = ready(runnables, pair, planned, items, framing, settings, placement)
     parameters = described(options, placement, pair, planned, models, chosen)
     parameters |= {"draft_temperature": draft_rule.temperature}
-    parameters |= {"dataset_sha256": file_sha256(items.path)}
+    # A pipe is empty once it is read: items_sha256 tells what came of it.
+    parameters |= {"dataset_sha256": file_sha256(items.path) if items.path.is_file() else None}
     if left_aside := settings_left_aside(pair.target.module, rule):
         parameters["generation_config_left_aside"] = left_aside
     parameters["config_sha256"] = config_sha256(parameters)

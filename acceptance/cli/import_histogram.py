@@ -68,10 +68,13 @@ def import_file(options: ImportOptions) -> None:
     for out in outs:
         check_outputs({"--out": out}, options.force, inputs)
     payloads = []
+    # Of several, each names all: one that was not written is missed.
+    lengths = [imported.histogram.draft_length for imported in found]
+    siblings = {"draft_lengths": lengths} if len(found) > 1 else {}
     for imported, out in zip(found, outs, strict=True):
         parameters, (numbers, extra) = parameters_of(options, imported), told_of(options, imported)
         k = imported.histogram.draft_length
-        save_histogram(out, imported.histogram, parameters | {"k": k}, metrics=numbers, **extra)
+        save_histogram(out, imported.histogram, parameters | {"k": k}, metrics=numbers, **extra, **siblings)
         payloads.append(numbers | extra | {"files": [str(out)], "k": k})
     if options.as_json:
         answer = envelope("acceptance_import", 1, parameters_of(options, found[0])) | payloads[0]

@@ -13,8 +13,10 @@ from acceptance.models.bundled import load_libraries, place_of
 from acceptance.text.prompts import DATASETS
 from simulator.ground.artefacts import UserError, check_outputs, envelope, to_json
 from simulator.ground.command import OneLineErrorsGroup, command, is_given, progress, refuse_given, say
+from simulator.ground.fields import read_json_object
 from simulator.ground.limits import lacks_memory
 from simulator.ground.partial import sweep
+from simulator.ground.version import VERSION
 
 from .import_histogram import import_measurement
 from .options import MEASURE_OPTIONS, OUTPUT_OPTIONS, TEXT_OPTIONS, MeasureOptions
@@ -78,7 +80,8 @@ def measure_acceptance(context: click.Context, /, **values: Any) -> None:
 
     unfinished = Unfinished(options.out_dir)
     with closing(unfinished), memory_errors(options.batch_size):
-        trace, parameters = finished(ready, options) if is_done(options) else run(ready, options, unfinished)
+        done = finished(ready, options) if is_done(options) else None
+        trace, parameters = done or run(ready, options, unfinished)
         notes = [*ready.notes, *filter(None, [turns_left_out(ready.planned, trace)])]
         present(trace, parameters, options, notes, loop_check(ready, trace, options), unfinished)
 
@@ -247,16 +250,20 @@ def run(ready: Ready, options: MeasureOptions, unfinished: "Unfinished") -> "tup
     return load_trace(options.out_dir / SIDECAR)
 
 
-def finished(ready: Ready, options: MeasureOptions) -> "tuple[Trace, dict[str, Any]]":
-    """Return what was measured before; refuses what was measured otherwise."""
+def finished(ready: Ready, options: MeasureOptions) -> "tuple[Trace, dict[str, Any]] | None":
+    """Return what was measured before; what was measured otherwise is refused, or None where it may be overwritten."""
     from acceptance.results.journal import first_difference
     from acceptance.trace.trace import load_trace
 
     path = options.out_dir / SIDECAR
     sweep(options.out_dir)
     trace, before = load_trace(path)
+    version = "tool_version"
     same = {name: value for name, value in before.items() if name != "trace_sha256"}
-    if told := first_difference(json.loads(to_json(ready.parameters)), same):
+    there, now = {version: read_json_object(path).get(version)} | same, {version: VERSION} | ready.parameters
+    if told := first_difference(json.loads(to_json(now)), there):
+        if options.force:
+            return None
         raise UserError(f"--resume: {path} is done, and its {told}; expected the same, or --force to start anew")
     click.echo(f"nothing unfinished: {path} is done, and nothing is written (--trace answers more of it)", err=True)
     return trace, before

@@ -10,6 +10,8 @@ from simulator.ground.artefacts import file_sha256
 from .bundled import place_of
 
 HASHED = ("*.safetensors", "*.bin", "*.json", "*.model", "*.npz", "vocab.txt", "merges.txt", "*.jinja", "*.tiktoken")
+# What our commands write by these names wherever they are told to: no part of a model.
+MEASURED = ("trace.*", "accept_hist_k*.json", "probe.*", "passes.json", "profile.json", "bench_sampling.*")
 HEX_DIGITS, HASH_DIGITS = set("0123456789abcdef"), 64
 
 
@@ -24,7 +26,8 @@ def origin(given: str, name: str, module: Any) -> dict[str, str | None]:
 def folder_sha256(folder: Path) -> str:
     """Return the hash of a folder's weights, settings and tokenizer."""
     digest = hashlib.sha256()
-    for path in sorted({p for pattern in HASHED for p in folder.glob(pattern) if p.is_file()}):
+    measured = {p for pattern in MEASURED for p in folder.glob(pattern)}
+    for path in sorted({p for pattern in HASHED for p in folder.glob(pattern) if p.is_file()} - measured):
         digest.update(path.name.encode() + b"\0" + bytes.fromhex(content_sha256(path)))
     return digest.hexdigest()
 

@@ -1,6 +1,7 @@
 """`bench-decode` as a user meets it: real subprocesses, killed and interrupted ones among them, and bad input."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -202,6 +203,19 @@ def test_a_dry_run_says_what_it_would_take_and_writes_nothing(measure, tmp_path:
     assert re.fullmatch(r"estimate: .+, of them .+ (s|min) to load and .+ (s|min) to warm up", last)
     assert "at most" not in done.stdout
     assert files(tmp_path) == set()
+
+
+def test_prompts_from_a_named_pipe_are_read_once(measure, tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    data = path.read_bytes()
+    path.unlink()
+    os.mkfifo(path)
+    held = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # what is written stays, and nobody writes more
+    try:
+        path.write_bytes(data)
+        assert measure("--method", "ngram", "--dry-run").stdout.startswith("6 prompts in 6 batches")
+    finally:
+        os.close(held)
 
 
 def test_batches_skip_trees_with_the_reason_and_sampling_runs(measure, bench, tmp_path: Path) -> None:

@@ -191,6 +191,9 @@ def test_a_draft_length_that_changed_gives_a_histogram_of_each(run, user_error, 
         # One file holds one of them.
         user_error(run("measure-acceptance", "import", file, "--out", "one.json"), "expected --k 1 or --k 3")
         assert not (tmp_path / "one.json").exists()
+    # As a kill between the two leaves it.
+    (tmp_path / "r/accept_hist_k3.json").unlink()
+    user_error(run("simulate", "--hist", "r", "--draftN", 1), "accept_hist_k3.json of this measurement is missing")
 
 
 def test_rates_by_hand_become_a_histogram_whose_answer_has_no_interval(run, user_error, tmp_path: Path) -> None:

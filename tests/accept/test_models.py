@@ -11,6 +11,7 @@ from transformers import LlamaForCausalLM
 from acceptance.models import hub
 from acceptance.models import load as models
 from acceptance.models.model import Pair
+from acceptance.models.origin import folder_sha256
 from simulator.ground.artefacts import UserError
 
 
@@ -129,6 +130,19 @@ def test_quantization_needs_a_gpu_and_is_passed_to_the_loader(
 def test_a_folder_with_an_at_sign_is_a_folder(tmp_path: Path) -> None:
     (folder := tmp_path / "model@home").mkdir()
     assert models.load_part("--target", str(folder), lambda *a, **k: (*a, k)) == (str(folder), {})
+
+
+def test_what_we_measure_into_a_models_folder_leaves_it_the_same_model(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    before = folder_sha256(tmp_path)
+    for name in ("trace.json", "trace.npz", "accept_hist_k3.json", "unfinished.jsonl", "probe.json", "probe.npz"):
+        (tmp_path / name).write_text("{}")
+        assert folder_sha256(tmp_path) == before, name
+    # What a model may be of counts, by whatever name of its own.
+    for name in ("weights.npz", "judge.json", "tokenizer.json"):
+        (tmp_path / name).write_text("{}")
+        assert folder_sha256(tmp_path) != before, name
+        before = folder_sha256(tmp_path)
 
 
 def test_models_of_one_vocabulary_share_the_shorter_context(tmp_path: Path, random_pair: tuple[Path, Path]) -> None:

@@ -74,6 +74,12 @@ def test_a_stopped_measurement_goes_on_to_the_same_bytes(
     user_error(
         run(*words("cut"), "--resume", "--seed", 9), "--resume: cut/trace.json is done, and its seed is 9, but 0"
     )
+    sidecar = tmp_path / "cut/trace.json"
+    sidecar.write_text(sidecar.read_text().replace('"tool_version": "', '"tool_version": "0.'))
+    user_error(run(*words("cut"), "--resume"), "cut/trace.json is done, and its tool_version is", "or --force")
+    assert "nothing unfinished in cut: measuring" in succeeded(run(*words("cut"), "--resume", "--force")).stderr
+    assert {p.name: p.read_bytes() for p in (tmp_path / "cut").iterdir()} == whole
+    assert "and nothing is written" in succeeded(run(*words("cut"), "--resume", "--force")).stderr
 
 
 def test_what_does_not_belong_together_is_refused(run, user_error, words, tmp_path: Path, random_pair) -> None:
