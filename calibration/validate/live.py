@@ -27,8 +27,8 @@ from calibration.sources.decode import DecodeLog, load_decode
 from simulator.costs.profile import Profile
 from simulator.costs.profile_file import save_profile
 from simulator.ground.artefacts import UserError, check_kind, envelope, write_json, writing
-from simulator.ground.command import EXIT_BY_SIGNAL, EXIT_INTERRUPTED
-from simulator.ground.endings import ENDING
+from simulator.ground.command import EXIT_INTERRUPTED
+from simulator.ground.endings import ENDING, EXIT_BY_SIGNAL
 from simulator.ground.fields import Field, read_json_object
 from simulator.ground.histogram import load_histograms
 from simulator.ground.partial import make_folder, sweep

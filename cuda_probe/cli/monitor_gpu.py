@@ -10,6 +10,7 @@ import click
 
 from simulator.ground.artefacts import UserError, check_outputs, created_utc, envelope, to_json, write_json
 from simulator.ground.command import EXIT_USER_ERROR, FILE, OneLineErrors, command, say, table
+from simulator.ground.endings import EXIT_BY_SIGNAL
 from simulator.ground.vocabulary import Seconds
 
 if TYPE_CHECKING:
@@ -123,8 +124,6 @@ def watch(options: MonitorOptions) -> int:
 
 def ended_by(number: int | None, duration_s: float | None) -> int:
     """Return the exit code: a signal is how an endless log is ended, but cuts short one that was to last."""
-    from cuda_probe.monitor.child import EXIT_BY_SIGNAL
-
     return 0 if number is None or duration_s is None else EXIT_BY_SIGNAL + number
 
 

@@ -8,9 +8,8 @@ import time
 from collections.abc import Sequence
 
 from simulator.ground.artefacts import UserError
-from simulator.ground.endings import handled
+from simulator.ground.endings import EXIT_BY_SIGNAL, handled
 
-EXIT_BY_SIGNAL = 128  # plus the signal's number, as shells have it
 NAP_S = 0.05
 
 

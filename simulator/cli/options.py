@@ -184,8 +184,12 @@ def load_acceptance(options: SharedOptions, longest: int) -> "Measured | None":
 
 
 @contextmanager
-def running(label: str, what: str, seconds: float, steps: int) -> Iterator[Callable[[int], None]]:
+def running(
+    label: str, what: str, seconds: float, steps: int, option: str = "--replications"
+) -> Iterator[Callable[[int], None]]:
     """Say about how long runs will take, where that is long, and yield what shows their progress.
+
+    option: What makes them that many. Of one run it is never --total: its time grows with the logarithm.
 
     Raises:
         UserError: It would not end.
@@ -194,7 +198,7 @@ def running(label: str, what: str, seconds: float, steps: int) -> Iterator[Calla
 
     if seconds > MOST_S:
         raise UserError(
-            f"--replications: {what} would take about {in_words(seconds)} here, expected at most {in_words(MOST_S)}"
+            f"{option}: {what} would take about {in_words(seconds)} here, expected at most {in_words(MOST_S)}"
         )
     if seconds > SAID_S:
         say(f"{what}: about {in_words(seconds)}", err=True)

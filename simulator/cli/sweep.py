@@ -94,9 +94,12 @@ def run(options: SweepOptions) -> None:
     task = make_sweep(options)
     source, caveat = source_text(options, task), task.acceptance.caveat
     what = f"{task.grid.points:,} points" + (f" x {task.replications:,} runs" if task.replications else "")
+    counts = {BY_NAME[name].flags[0]: len(values) for name, values in task.grid.values.items()}
+    counts["--replications"] = task.replications
+    most = max(counts, key=counts.__getitem__)
     layout = plan(task.grid, options.plot_kind) if options.plot else None
     with (
-        running("sweep", what, sweep_s(task), task.steps) as update,
+        running("sweep", what, sweep_s(task), task.steps, most) as update,
         writing_table(options.out, from_threads=True) if options.out else nullcontext() as table,
     ):
         seen = overview(task, update, table, parameters_of(options, task), keep=layout is not None)

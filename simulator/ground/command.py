@@ -18,14 +18,13 @@ from typing import Any, NoReturn
 import click
 
 from .artefacts import UserError, claimed, created_utc
-from .endings import endings
+from .endings import EXIT_BY_SIGNAL, endings
 from .limits import lacks_memory
 from .names import nearest
 from .version import VERSION
 from .vocabulary import in_own_words, message_of, speak
 
 EXIT_USER_ERROR = 2
-EXIT_BY_SIGNAL = 128  # plus the signal's number, as shells have it
 EXIT_INTERRUPTED = EXIT_BY_SIGNAL + signal.SIGINT
 EXIT_MISTAKE_OF_OURS = 70  # EX_SOFTWARE of sysexits.h
 # Where this is set, tracebacks are printed.

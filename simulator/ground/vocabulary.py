@@ -29,7 +29,6 @@ SYNONYMS = (
     ("--tp", "--tensor-parallel-size"),
     ("--total", "--output-len"),
 )
-# Of an option that a command does not have: what is meant instead.
 # Options that other programs have: which ones of ours are meant, where a command has one of them.
 INSTEAD = {
     **dict.fromkeys(("--device", "--gpu", "--hardware", "--gpu-type"), ("--profile",)),
@@ -37,6 +36,7 @@ INSTEAD = {
     **dict.fromkeys(("--speculative-model", "--draft-model-path"), ("--draft-model",)),
     **dict.fromkeys(("--acceptance", "--acceptance-rate"), ("--alpha", "--hist")),
 }
+# Of an option that a command does not have: what is meant instead.
 MEANS = {
     "--profile": "the device that a forecast is for; a Chrome trace is --trace-out",
     "--out-dir": "a folder; here --out names a file",

@@ -56,6 +56,9 @@ def test_long_runs_are_announced_and_endless_ones_refused(
     user_error(run("simulate", *endless), "--replications: 1,000,000 runs of", "2 days here, expected at most 24 hours")
     done = run("sweep", *endless, "--draft-cost", "0.1:900:0.1", "--out", "s.csv")
     user_error(done, "--replications: 9,000 points x 1,000,000 runs would take")
+    # Of the default of 16 runs, the option with most values is what is too large.
+    wide = ("--draftN", 1024, "--alpha", "0.1:0.2:0.000001", "--total", "5e14,1e15", "--out", "s.csv")
+    user_error(run("sweep", *wide), "--alpha: 200,002 points x 16 runs would take")
     assert list(tmp_path.iterdir()) == []
 
 
