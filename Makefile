@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OUT ?= out
 DEVICE ?= cuda:0
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-oldest test-newest test-gpu first-light check format bench fuzz torture mutants tiny-pair clean
+.PHONY: help demo test test-whole test-oldest test-newest test-gpu first-light check format bench fuzz torture mutants tiny-pair clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,8 +26,11 @@ demo: $(VENV)/.measure ## measure the bundled pair, simulate, sweep: tables and 
 	$(BIN)/python examples/01_first_light.py --out $(OUT)
 
 # Two processes of one thread each do more than one of two: most tests are many short things.
-test: $(VENV)/.dev ## run the whole test suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+test: $(VENV)/.dev ## run the test suite
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m 'not whole'
+
+test-whole: $(VENV)/.dev ## run what it leaves out: bench scripts, kills and the GPU's twin, briefly
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m whole
 
 # A part of the suite that asks most of other libraries, at both ends of their ranges, each in an environment of its own.
 # torch stays the release of constraints.txt, a build for the processor: others come as CUDA builds of several gigabytes.

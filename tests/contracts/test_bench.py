@@ -18,6 +18,7 @@ def test_every_script_is_either_run_or_shared() -> None:
     assert [name for name in SCRIPTS if f"tests/bench/{name}" not in made] == []
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_it_runs_to_its_end(script: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     monkeypatch.syspath_prepend(str(BENCH))

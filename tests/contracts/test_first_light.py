@@ -28,6 +28,7 @@ def driver() -> ModuleType:
     return found
 
 
+@pytest.mark.whole
 def test_every_step_passes_on_the_processor(driver: ModuleType, tmp_path: Path) -> None:
     from calibration.sources.passes import load_passes
     from cuda_probe.probe.report import load_probe

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from .kills import ROOT, Scenario, points
 
 
@@ -26,6 +28,7 @@ def test_a_command_that_loses_its_work_is_found(tmp_path: Path) -> None:
     assert [found[event, "refuses"] for event in ("0 open a.txt", "1 open b.txt")] == [False, True]
 
 
+@pytest.mark.whole
 def test_a_measurement_killed_at_its_beginning_amid_and_at_its_end_goes_on_to_the_same_bytes() -> None:
     words = [sys.executable, "-m", "tests.torture.kills", "--points", "3", "measured"]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
