@@ -87,7 +87,7 @@ def recursion(free: Floats, factor: Floats, lag: int) -> Floats:
 
 
 def count_rounds(accept: Floats, starts: NDArray[np.int64], k: int, beyond: int) -> tuple[Floats, Floats]:
-    """Return the expected rounds of each output that accept 0..k, [outputs, k + 1], and those cut, [outputs].
+    """Return the expected rounds of each output that accept 0..k, [outputs, k + 1], and those cut, [outputs] (§3).
 
     f[u], the probability that a round starts at u, is 1 where an output begins. Elsewhere a round starts unless u - 1
     was drafted and accepted, or with u - 1 the last of the k + 1 tokens of a round that accepted all:

@@ -472,6 +472,16 @@ def test_what_dies_has_kept_what_was_measured(run: Run, tmp_path: Path, monkeypa
     assert {left["reason"] for left in kept["left_out"]} == {"not run: interrupted"}
 
 
+def test_what_is_kept_on_the_way_is_never_called_whole(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("simulator.ground.partial.EVERY_S", 0.0)
+    kept: list[BenchResults] = []
+    shapes = [shape(1, 1, 50), shape(2, 1, 50)]
+    done = run_bench(place, shapes, ["numpy"], BRIEF, temperature=1.0, seed=1, keep=kept.append)
+    # The raw samples are not yet written beside it, not even when all is measured.
+    assert [(len(found.points), found.interrupted) for found in kept] == [(1, True), (2, True)]
+    assert (len(done.points), done.interrupted) == (2, False)
+
+
 def test_what_the_page_says_of_sampling_is_so(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     text = (ROOT / "docs/sampling.md").read_text()
     (snippet,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
