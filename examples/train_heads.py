@@ -235,7 +235,7 @@ def main(out: Path, target: Path, text: Path | None, kind: tuple[str, ...], **op
     stream, held_out, data = read_streams(text, tokenizer, recipe.seq_len)
     for name in kind:
         folder = out / name
-        if not (folder / heads.WEIGHTS).exists():
+        if not (folder / heads.CONFIG).exists():
             torch.manual_seed(recipe.seed)
             shape = shape_of(name, model, options)
             module = heads.KINDS[name](hidden_size=heads.hidden_size_of(model), **shape)

@@ -5,18 +5,19 @@ kinds say their tokens through that same output head, so it is stored with neith
 """
 
 from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load as from_bytes
 from safetensors.torch import save as as_bytes
 
 import acceptance
 from acceptance.models.check import probe, probe_distance
 from acceptance.models.model import Model, hidden_size_of
-from simulator.ground.artefacts import UserError, write_json, writing
+from simulator.ground.artefacts import UserError, read_hashed, write_json, writing
 from simulator.ground.fields import read_json_object
 
 from .batch import Batch
@@ -26,6 +27,8 @@ from .tree import Tree
 BUNDLED = Path(acceptance.__file__).parent / "tiny_pair" / "heads"
 FORMAT = 1
 WEIGHTS, CONFIG, TRAINING = "model.safetensors", "config.json", "training.json"
+# In CONFIG, of WEIGHTS.
+HASH = "sha256"
 
 
 class Medusa(torch.nn.Module):  # type: ignore[misc]
@@ -155,12 +158,14 @@ def save(
 ) -> None:
     """Write fp16 weights, what they belong to, and how they were trained."""
     weights = {name: w.detach().to("cpu", torch.float16).contiguous() for name, w in module.state_dict().items()}
+    data = as_bytes(weights)
     with writing(folder / WEIGHTS, "wb") as file:
-        file.write(as_bytes(weights))
+        file.write(data)
     of_target = {"vocabulary": target.vocabulary, "weights_sha256": weights_sha256, "probe": probe(target)}
     config = {"kind": kind, "format": FORMAT, "hidden_size": hidden_size_of(target), "shape": dict(shape)}
     write_json(folder / TRAINING, training)
-    write_json(folder / CONFIG, config | {"target": of_target} | dict(more))
+    # Last: it says that all is written.
+    write_json(folder / CONFIG, config | {HASH: sha256(data).hexdigest(), "target": of_target} | dict(more))
 
 
 def load(kind: str, folder: Path, target: Model) -> tuple[Any, dict[str, Any]]:
@@ -177,7 +182,7 @@ def load(kind: str, folder: Path, target: Model) -> tuple[Any, dict[str, Any]]:
             raise UserError(f"{option}: holds {held[0]} heads of format {held[1]}, expected {kind} of {FORMAT}")
         check_target(option, config, target)
         module = KINDS[kind](hidden_size=config["hidden_size"], **config["shape"])
-        module.load_state_dict(load_file(folder / WEIGHTS))
+        module.load_state_dict(from_bytes(read_hashed(folder / WEIGHTS, config.get(HASH), CONFIG)[0]))
     except UserError:
         raise
     except Exception as error:  # JSON, safetensors and torch raise what they like

@@ -3,14 +3,22 @@
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn
 
 from simulator.ground.artefacts import UserError
 
+try:
+    import resource
+except ImportError:  # no such limits on this system
+    resource = None  # type: ignore[assignment]
+
 # For the text of a conversation; templates are programs that come with a model.
 TEMPLATE_S = 10.0
+TEMPLATE_BYTES = 1 << 28
+STATM = Path("/proc/self/statm")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,13 +76,14 @@ def framed(tokenizer: Any, messages: Sequence[Mapping[str, str]], **how: Any) ->
     """Return what the tokenizer's chat template makes of messages.
 
     Raises:
-        UserError: It refuses them, or does not come to an end.
+        UserError: It refuses them, does not come to an end, or takes too much memory.
     """
     try:
-        with at_most(TEMPLATE_S):
+        with at_most(TEMPLATE_S), within(TEMPLATE_BYTES):
             return str(tokenizer.apply_chat_template(messages, tokenize=False, **how))
     except Exception as error:  # templates raise what they like
-        reason = str(error).partition("\n")[0]
+        is_large = isinstance(error, MemoryError)
+        reason = f"it takes more than {TEMPLATE_BYTES >> 20} MiB" if is_large else str(error).partition("\n")[0]
         raise UserError(f"--use-chat-template: the template refuses these messages ({reason})") from None
 
 
@@ -95,6 +104,22 @@ def at_most(seconds: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+@contextmanager
+def within(more: int) -> Iterator[None]:
+    """Let this process take so many bytes more than it has, where a system has such limits; elsewhere nothing does.
+
+    A process has one limit for all its threads: none is set but in the main one, while it has the template rendered.
+    """
+    with ExitStack() as end:
+        if resource is not None and STATM.exists() and threading.current_thread() is threading.main_thread():
+            before = resource.getrlimit(resource.RLIMIT_AS)
+            taken = int(STATM.read_text().split()[0]) * resource.getpagesize()
+            ends = [limit for limit in (taken + more, *before) if limit != resource.RLIM_INFINITY]
+            resource.setrlimit(resource.RLIMIT_AS, (min(ends), before[1]))
+            end.callback(resource.setrlimit, resource.RLIMIT_AS, before)
+        yield
 
 
 def answer_text(tokenizer: Any, before: Sequence[int], tokens: Sequence[int]) -> str:

@@ -4,7 +4,6 @@ One trace answers every draft length, policy and metric (model §3); `estimators
 Arrays lie in `trace.npz`; what they mean and where they came from in `trace.json` beside it.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulator.ground.arrays import Numbers, read_arrays
-from simulator.ground.artefacts import UserError, check_kind, envelope, file_sha256, read_bytes, write_json, writing
+from simulator.ground.artefacts import UserError, check_kind, envelope, file_sha256, read_hashed, write_json, writing
 from simulator.ground.fields import read_json_object, shortened
 
 KIND = "acceptance_trace"
@@ -27,6 +26,8 @@ UNKNOWN_RANK = -1
 
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float32]
+# What both files of a trace are of.
+TOGETHER = "one measurement (one that was interrupted here goes on with the same command)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,14 +211,8 @@ def load_trace(sidecar: Path) -> tuple[Trace, dict[str, Any]]:
         prompts = tuple(PromptInfo(source=str(p["source"]), category=str(p["category"])) for p in about["prompts"])
     except (KeyError, TypeError):
         raise UserError(f"{sidecar}: prompts is not a list of source and category") from None
-    path, told = sidecar.parent / arrays, about.get("arrays_sha256")
-    data = read_bytes(path)
-    found = hashlib.sha256(data).hexdigest()
-    if told not in (None, found):
-        raise UserError(
-            f"{path}: is not what {sidecar.name} was written with, expected both of one measurement "
-            "(one that was interrupted here goes on with the same command)"
-        )
+    path = sidecar.parent / arrays
+    data, found = read_hashed(path, about.get("arrays_sha256"), sidecar.name, of=TOGETHER)
     trace = load_arrays(BytesIO(data), prompts, path)
     if about.get("positions") != trace.size:
         raise UserError(f"{sidecar}: positions is {shortened(about.get('positions'))}, but {arrays} holds {trace.size}")

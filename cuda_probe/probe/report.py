@@ -1,6 +1,5 @@
 """What a probe found, as people and programs read it: the terminal table, probe.json with its raw samples, CSV."""
 
-import hashlib
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +19,7 @@ from simulator.ground.artefacts import (
     file_sha256,
     finite_or_text,
     neutral,
-    read_bytes,
+    read_hashed,
     write_json,
     writing,
 )
@@ -154,9 +153,7 @@ def load_raw(report: Field) -> Mapping[str, NDArray[np.float64]]:
     beside, hashed = path.parent / file.text(), report["raw"]["sha256"]
     if not beside.exists():
         raise UserError(f"{beside}: no such file, but {path} names it for its raw samples")
-    content = read_bytes(beside)
-    if hashed.is_given and hashed.text() != hashlib.sha256(content).hexdigest():
-        raise UserError(f"{beside}: is not what {path.name} was written with, expected both of one run")
+    content, _ = read_hashed(beside, hashed.text() if hashed.is_given else None, path.name)
     return read_arrays(beside, content, Numbers(least=0))
 
 

@@ -117,6 +117,21 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def read_hashed(path: Path, told: Any, by: str, of: str = "one run") -> tuple[bytes, str]:
+    """Read a file whose SHA-256 another one tells (None: it does not); return what it holds, and that hash.
+
+    by: the name of the other. of: what both belong to.
+
+    Raises:
+        UserError: It is not the file that the other was written with.
+    """
+    data = read_bytes(path)
+    found = hashlib.sha256(data).hexdigest()
+    if told not in (None, found):
+        raise UserError(f"{path}: is not what {by} was written with, expected both of {of}")
+    return data, found
+
+
 def check_kind(path: str | Path, payload: Mapping[str, Any], kind: str, supported: tuple[int, ...]) -> None:
     """Refuse a file that says it is of another kind or version; files that say nothing pass."""
     if payload.get("kind", kind) != kind:

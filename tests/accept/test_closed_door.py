@@ -1,5 +1,6 @@
 """What comes with a model has no way in, what lies about has none out: pickles, templates, secrets, formulas."""
 
+import resource
 import shutil
 from pathlib import Path
 
@@ -75,6 +76,20 @@ def test_a_template_without_an_end_is_ended(random_pair: tuple[Path, Path], monk
             frame()
     tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
     assert tokens_before(tokenizer, framing, ["the cat"], []) == tokenizer("the cat").input_ids
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no limits of memory here")
+@pytest.mark.parametrize(
+    "greedy", ["{{ 'a' * 2000000000 }}", "{% set n = namespace(x='a' * 9999) %}" + "{% set n.x = n.x * 99 %}" * 3]
+)
+def test_a_template_that_takes_much_memory_is_ended(random_pair: tuple[Path, Path], greedy: str) -> None:
+    tokenizer, before = AutoTokenizer.from_pretrained(random_pair[0]), resource.getrlimit(resource.RLIMIT_AS)
+    tokenizer.chat_template = greedy
+    with pytest.raises(UserError, match=r"the template refuses these messages \(it takes more than 256 MiB\)$"):
+        tokens_before(tokenizer, Framing(chat_template=True), ["the cat"], [])
+    assert resource.getrlimit(resource.RLIMIT_AS) == before
+    tokenizer.chat_template = "{{ ('a' * 20000000)[:3] }}"  # what is no more than that is let be
+    assert tokens_before(tokenizer, Framing(chat_template=True), ["the cat"], []) == tokenizer("aaa").input_ids
 
 
 def test_cells_of_text_are_no_formulas(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ token, without a cache. Long because both kinds of heads stand the same tests, a
 import importlib
 import json
 import re
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
@@ -400,6 +401,15 @@ def test_what_cannot_be_loaded_is_named(tiny: Models, tmp_path: Path) -> None:
         METHODS["medusa-tree"].begin(parts, Options(draft_rule=GREEDY))
     path = parts.eagle / "model.safetensors"
     weights = load_file(path)
+    shutil.copy(parts.medusa / "model.safetensors", path)
+    with pytest.raises(
+        UserError, match=rf"^{path}: is not what config\.json was written with, expected both of one run$"
+    ):
+        heads.load("eagle", parts.eagle, target)
+    for folder in (parts.eagle, parts.medusa):  # as heads were before they told it
+        config = json.loads((folder / heads.CONFIG).read_text())
+        del config[heads.HASH]
+        (folder / heads.CONFIG).write_text(json.dumps(config))
     save_file(weights | {"norm.weight": weights["norm.weight"] * torch.nan}, path)
     refused("eagle", parts.eagle, target, "its weights hold NaN or infinity")
     del weights["norm.weight"]

@@ -325,6 +325,9 @@ def test_a_judge_of_another_pair_or_a_damaged_one_is_refused_in_one_line(pair: P
         refused(reason)
     (saved / judge.CONFIG).write_text(config)
     (saved / judge.WEIGHTS).write_bytes(b"no zip")
+    refused(r"weights\.npz: is not what judge\.json was written with, expected both of one run")
+    without = {name: value for name, value in json.loads(config).items() if name != judge.HASH}
+    (saved / judge.CONFIG).write_text(json.dumps(without))  # as judges were before they told it
     refused("is no .npz of arrays")
     np.savez(saved / judge.WEIGHTS, draft=np.zeros(16, np.float32), target=np.zeros(15, np.float32))
     refused(r"weights are of shapes \(\(16,\), \(15,\)\)")

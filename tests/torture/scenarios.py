@@ -4,7 +4,9 @@ import json
 import os
 import signal
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stderr
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -14,6 +16,7 @@ from calibration.cli.live_options import plan_of
 from calibration.validate import live
 from cuda_probe.devices import cpu_facts
 from cuda_probe.probe import runner
+from simulator.ground.artefacts import UserError
 
 from .kills import Files, Scenario, command
 
@@ -87,13 +90,16 @@ def partly_live() -> None:
 
 def call_here(name: str, *words: str, allowed: tuple[int, ...] = (0,)) -> int:
     """Run a stage in this process, which is the one to be killed."""
+    said = StringIO()
     try:
-        command(name, *words)()
+        with redirect_stderr(said):
+            command(name, *words)()
     except SystemExit as error:
         code = int(error.code or 0)
     if code in live.INTERRUPTED:  # the signal is for all of us
         os.kill(os.getpid(), signal.SIGTERM)
-    assert code in allowed, (name, code)
+    if code not in allowed:
+        raise UserError(f"{name} ended with exit code {code}: {said.getvalue().splitlines()[-1]}")
     return code
 
 

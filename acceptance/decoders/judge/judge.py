@@ -16,13 +16,15 @@ import acceptance
 from acceptance.models.check import identity, probe_distance
 from acceptance.models.model import Model, hidden_size_of
 from simulator.ground.arrays import Numbers, read_arrays
-from simulator.ground.artefacts import UserError, check_kind, envelope, read_bytes, write_json, writing
+from simulator.ground.artefacts import UserError, check_kind, envelope, file_sha256, read_hashed, write_json, writing
 from simulator.ground.fields import read_json_object
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 KIND, SCHEMA_VERSIONS = "judge", (1,)
 CONFIG, WEIGHTS = "judge.json", "weights.npz"
+# In CONFIG, of WEIGHTS.
+HASH = "sha256"
 WEIGHTS_OF = dict.fromkeys(("draft", "target"), Numbers(dtype=np.float32))
 BUNDLED = Path(acceptance.__file__).parent / "tiny_pair" / "judge"
 
@@ -64,6 +66,7 @@ def save(
         )
     payload = {"bias": judge.bias, "threshold": judge.threshold, "training": dict(training)}
     models = {"draft": identity(draft), "target": identity(target)}
+    payload[HASH] = file_sha256(folder / WEIGHTS)
     write_json(folder / CONFIG, envelope(KIND, SCHEMA_VERSIONS[-1], parameters) | payload | {"models": models})
 
 
@@ -79,7 +82,8 @@ def load(folder: Path, target: Model, draft: Model) -> Judge:
     try:
         for name, model in (("draft", draft), ("target", target)):
             check_identity(f"{option}: its {name}", config["models"][name], model)
-        arrays = read_arrays(f"{option}: {WEIGHTS}", read_bytes(folder / WEIGHTS), WEIGHTS_OF)
+        data, _ = read_hashed(folder / WEIGHTS, config.get(HASH), CONFIG)
+        arrays = read_arrays(f"{option}: {WEIGHTS}", data, WEIGHTS_OF)
         judge = Judge(
             draft_weights=arrays["draft"].astype(np.float64),
             target_weights=arrays["target"].astype(np.float64),
