@@ -2,16 +2,16 @@
 
 import re
 from collections.abc import Collection
-from dataclasses import dataclass, replace
 from pathlib import PurePath
+from typing import TYPE_CHECKING, NamedTuple
 
-from simulator.costs.model_costs import ModelPair
-from simulator.costs.named_formats import named_format
+from simulator.costs.kinds import is_decoded, is_models, is_timed
 from simulator.costs.parameters import BY_NAME, UNIT_NAMES
-from simulator.costs.profile import Profile
 from simulator.costs.step import Costs, Knobs
-from simulator.costs.timed_pair import DecodedPair, TimedTokens
 from simulator.rounds.acceptance_law import AcceptanceModel, EquivalentAcceptance, HistogramAcceptance
+
+if TYPE_CHECKING:
+    from simulator.costs.profile import Profile
 
 # Of all decode steps: fewer without a draft change no answer.
 FEW_UNDRAFTED = 0.02
@@ -20,8 +20,7 @@ SAYS_NOTHING = {"instruct", "it", "chat", "hf"}
 MEASURED, OTHER_PAIR, STATED, DEFAULT, TIMED = "measured", "other pair", "stated", "default", "timed"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Basis:
+class Basis(NamedTuple):
     """Where the numbers of a forecast come from.
 
     acceptance: "measured", "other pair" (measured, though not on this one), "stated" or "default" (an alpha).
@@ -53,7 +52,7 @@ def basis_of(
     draft_length: int,
     alpha: float | None,
     stated: Collection[str],
-    profile: Profile | None,
+    profile: "Profile | None",
 ) -> Basis:
     """Say what a forecast rests on.
 
@@ -68,11 +67,11 @@ def basis_of(
     found = basis_of_acceptance(costs, acceptance, draft_length, alpha, is_default_alpha="alpha" not in stated)
     condition, units = found.condition, (*UNIT_NAMES, "round_overhead_ms")
     source = STATED if any(name in stated for name in units) else DEFAULT
-    source = TIMED if isinstance(costs, TimedTokens) else profile.status if profile else source
+    source = TIMED if is_timed(costs) else profile.status if profile else source
     if isinstance(costs, Knobs) and "draft_cost" not in stated:
         cost = f"{float(costs.draft_cost):g}"
         condition = f"{condition}, at draft cost {cost}" if condition else f"if a draft costs {cost} of its target"
-    return replace(found, condition=condition, costs=source, costs_text=costs_in_words(costs, profile, stated))
+    return found._replace(condition=condition, costs=source, costs_text=costs_in_words(costs, profile, stated))
 
 
 def basis_of_acceptance(
@@ -114,9 +113,9 @@ def basis_of_acceptance(
 def is_other_pair(source: tuple[str, str], costs: Costs) -> bool:
     """Whether costs are those of a pair, and of another one than was measured."""
     names: list[tuple[str, ...]]
-    if isinstance(costs, ModelPair):
+    if is_models(costs):
         names = [(shape.name, shape.stated_name) for shape in (costs.target, costs.draft)]
-    elif isinstance(costs, DecodedPair):
+    elif is_decoded(costs):
         names = [(costs.decoding.target,), (costs.decoding.draft,)]
     else:
         return False
@@ -131,6 +130,8 @@ def same_model(one: str, other: str) -> bool:
 
 def parts_of(name: str) -> list[str]:
     """Return what tells a model from others in its name."""
+    from simulator.costs.named_formats import named_format
+
     plain = named_format(name.removesuffix(".json")).plain
     parts = re.findall(r"[a-z0-9]+", PurePath(plain).name.lower())
     return [part for i, part in enumerate(parts) if part not in SAYS_NOTHING and (i or part != "meta")]
@@ -155,16 +156,16 @@ def pair_in_words(pair: tuple[str, str]) -> str:
     return f"{draft} drafting for {target}" if draft else target
 
 
-def costs_in_words(costs: Costs, profile: Profile | None, stated: Collection[str]) -> str:
+def costs_in_words(costs: Costs, profile: "Profile | None", stated: Collection[str]) -> str:
     """Say where costs come from."""
-    if isinstance(costs, TimedTokens):
+    if is_timed(costs):
         timed = f"{1e3 * costs.baseline_s:g} ms a token plain, a round of {1e3 * float(costs.round_s):.3g} ms"
         return f"timed: {timed} at K = {costs.draft_length}, as sure as these times; its split at other K is not known"
     if profile is None:
         given = [BY_NAME[name].flags[0] for name in (*UNIT_NAMES, "round_overhead_ms") if name in stated]
         said = f"{', '.join(given)} as stated, the rest " if given else ""
         return f"{said}default burn units, of no device"
-    if isinstance(costs, DecodedPair):
+    if is_decoded(costs):
         return f"{profile.name}, timed while this pair decoded"
     assumed = ", a draft's a default" if isinstance(costs, Knobs) and "draft_cost" not in stated else ""
     return f"{profile.name}, {profile.status}{assumed}"

@@ -1,19 +1,20 @@
 """A forecast: simulated runs of a setting, the verdict on them, how sure it is and what it hangs on (model §5)."""
 
-from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
-from simulator.costs.model_costs import ModelPair
+from simulator.costs.kinds import is_models
 from simulator.ground.streams import stream
 from simulator.rounds.engine import Counts
 from simulator.rounds.experiment import Progress, Setting, Summary, replicate, summarise
 
-from .schedule import Range, schedule
 from .uncertainty import Uncertainty, sensitivities, uncertainty
 from .verdict import Verdict, judge, searched_draft_lengths
 
+if TYPE_CHECKING:
+    from .schedule import Range
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Forecast:
+
+class Forecast(NamedTuple):
     """What is forecast of a setting.
 
     runs: what happened in each. uncertainty: of constants and acceptance. sensitivities: percent of speedup by a
@@ -26,7 +27,7 @@ class Forecast:
     verdict: Verdict
     uncertainty: Uncertainty
     sensitivities: dict[str, float]
-    ranges: tuple[Range, ...]
+    ranges: "tuple[Range, ...]"
 
 
 def forecast(
@@ -45,6 +46,11 @@ def forecast(
     runs = replicate(setting, replications, seed, progress)
     summary = summarise(setting, runs)
     known = uncertainty(costs, acceptance, k, longest, stream(seed, 0, "uncertainty"), overlap=overlap)
+    ranges: tuple[Range, ...] = ()
+    if is_models(costs):
+        from .schedule import schedule
+
+        ranges = schedule(costs, acceptance, longest, overlap=overlap)
     return Forecast(
         setting=setting,
         runs=runs,
@@ -52,5 +58,5 @@ def forecast(
         verdict=judge(setting, known),
         uncertainty=known,
         sensitivities=sensitivities(costs, acceptance, k, overlap=overlap),
-        ranges=schedule(costs, acceptance, longest, overlap=overlap) if isinstance(costs, ModelPair) else (),
+        ranges=ranges,
     )

@@ -1,15 +1,12 @@
 """Results as people and programs read them: the terminal report, the JSON, and tables as CSV or Parquet."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from simulator.costs.cautions import cautions
-from simulator.costs.model_costs import ModelPair
+from simulator.costs.kinds import is_models, is_timed
 from simulator.costs.step import Costs, Knobs
-from simulator.costs.timed_pair import TimedTokens
 from simulator.ground.artefacts import envelope
 from simulator.ground.command import table, wrapped
 from simulator.rounds.engine import elapsed_s
@@ -17,8 +14,6 @@ from simulator.rounds.experiment import Summary
 
 from .basis import Basis
 from .forecast import Forecast
-from .model_report import memory_text, models_json, models_text, why_text
-from .schedule import engine_settings
 from .verdict import DOES_NOT_FIT, DOES_NOT_PAY, PAYS, best_in_words, headline, need_in_words
 
 KIND = "simulation"
@@ -29,8 +24,10 @@ SCHEMA_VERSION = 3
 
 def result_json(forecast: Forecast, parameters: Mapping[str, Any], basis: Basis) -> dict[str, Any]:
     """Return the result of `simulate` with its provenance, under plain keys."""
-    setting, verdict, summary = forecast.setting, forecast.verdict, asdict(forecast.summary)
-    told = asdict(verdict) | {"condition": basis.condition or None}
+    from .schedule import engine_settings
+
+    setting, verdict, summary = forecast.setting, forecast.verdict, forecast.summary._asdict()
+    told = verdict._asdict() | {"condition": basis.condition or None}
     if basis.condition and verdict.answer in (PAYS, DOES_NOT_PAY):
         told["answer"] = f"{verdict.answer} if"
     fits = verdict.answer != DOES_NOT_FIT
@@ -39,13 +36,17 @@ def result_json(forecast: Forecast, parameters: Mapping[str, Any], basis: Basis)
         told |= dict.fromkeys(("best_draft_length", "best_speedup", "may_pay"))
     payload = summary | {
         "alpha_iid": verdict.alpha_iid,
-        "basis": asdict(basis),
+        "basis": basis._asdict(),
         "verdict": told,
-        "uncertainty": asdict(forecast.uncertainty) if fits else None,
+        "uncertainty": forecast.uncertainty._asdict() if fits else None,
         "sensitivity": forecast.sensitivities if fits else None,
         "synthetic_acceptance": engine_settings(setting.acceptance, setting.draft_length),
     }
-    if isinstance(setting.costs, ModelPair):
+    if is_models(setting.costs):
+        from simulator.costs.cautions import cautions
+
+        from .model_report import models_json
+
         payload["models"] = models_json(setting.costs, forecast)
         if not fits:
             payload["models"] |= dict.fromkeys(("tokens_per_s", "energy_j_per_token"))
@@ -62,17 +63,22 @@ def result_text(forecast: Forecast, heading: str, basis: Basis, *, why: bool = F
         headline(verdict, basis, k),
         *basis.lines,
     ]
-    if verdict.answer == DOES_NOT_FIT and isinstance(pair, ModelPair):
+    if verdict.answer == DOES_NOT_FIT and is_models(pair):
+        from .model_report import memory_text
+
         lines.append(memory_text(pair))
         return "\n\n".join([wrapped(lines), wrapped(heading.splitlines())])
     lines += [best_in_words(verdict, k), *certainty_in_words(forecast), need_in_words(verdict, k)]
-    if overhead_ms == 0 and isinstance(pair, Knobs | ModelPair):
+    if overhead_ms == 0 and (isinstance(pair, Knobs) or is_models(pair)):
         lines.append("No overhead a round is assumed; engines spend 9 to 18 % of a token (--round-overhead MS).")
     parts = [wrapped(lines), wrapped(heading.splitlines()), *summary_text(forecast.summary, overhead_ms, pair)]
-    if isinstance(pair, ModelPair):
+    reasons = list[str]()
+    if is_models(pair):
+        from .model_report import models_text, why_text
+
         parts.append(models_text(pair, forecast))
+        reasons = [why_text(pair, forecast)] if why else []
     if why:
-        reasons = [why_text(pair, forecast)] if isinstance(pair, ModelPair) else []
         effects = f"1 % more of these changes the speedup by: {sensitivities_text(forecast.sensitivities)}."
         parts.append(wrapped("\n".join(["why", *reasons, effects]).splitlines()))
     return "\n\n".join(parts)
@@ -80,8 +86,11 @@ def result_text(forecast: Forecast, heading: str, basis: Basis, *, why: bool = F
 
 def cautions_text(costs: Costs, draft_length: int | None = None) -> list[str]:
     """Return what to know of two models before the numbers, a line each."""
-    found = cautions(costs, draft_length) if isinstance(costs, ModelPair) else ()
-    return [f"warning: {caution}" for caution in found]
+    if not is_models(costs):
+        return []
+    from simulator.costs.cautions import cautions
+
+    return [f"warning: {caution}" for caution in cautions(costs, draft_length)]
 
 
 def summary_text(s: Summary, overhead_ms: float, costs: Costs) -> list[str]:
@@ -95,7 +104,7 @@ def summary_text(s: Summary, overhead_ms: float, costs: Costs) -> list[str]:
         ("speedup", f"{s.speedup:.3f}x", noise, f"{s.closed_form_speedup:.3f}x"),
         ("tokens per round", f"{s.tokens_per_round:.3f}", "", f"{s.closed_form_tokens_per_round:.3f}"),
     ]
-    split = ", split as assumed" if isinstance(costs, TimedTokens) else ""
+    split = ", split as assumed" if is_timed(costs) else ""
     phases = [
         (f"where a round goes{split}", "ms/round", "ms/token"),
         ("draft", f"{s.draft_ms_per_round:.4f}", f"{s.draft_ms_per_token:.4f}"),

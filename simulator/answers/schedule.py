@@ -2,15 +2,17 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from simulator.costs.model_costs import ModelPair, largest_batch
 from simulator.costs.step import Floats, Real
 from simulator.ground.histogram import survival_rates, synthetic_acceptance
 from simulator.rounds.acceptance_law import AcceptanceModel
 from simulator.rounds.analytic import speedup
+
+if TYPE_CHECKING:
+    from simulator.costs.model_costs import ModelPair
 
 # Beyond what engines run at once.
 LARGEST_BATCH = 4096
@@ -27,8 +29,10 @@ class Range:
     draft_length: int
 
 
-def schedule(pair: ModelPair, acceptance: AcceptanceModel, longest: int, *, overlap: bool) -> tuple[Range, ...]:
+def schedule(pair: "ModelPair", acceptance: AcceptanceModel, longest: int, *, overlap: bool) -> tuple[Range, ...]:
     """Return the best draft length, up to the longest, of every batch size that fits into memory, in ranges."""
+    from simulator.costs.model_costs import largest_batch
+
     fits = largest_batch(pair)
     last = LARGEST_BATCH if fits is None else min(fits, LARGEST_BATCH)
     if last < 1:

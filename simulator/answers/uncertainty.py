@@ -1,12 +1,12 @@
 """How sure a forecast is, and what it hangs on: best draft length by Monte Carlo, sensitivities (model §5)."""
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
+from simulator.costs.kinds import is_timed
 from simulator.costs.step import Costs, Floats
-from simulator.costs.timed_pair import TimedTokens
 from simulator.rounds.acceptance_law import AcceptanceModel, Ints
 from simulator.rounds.analytic import expected, speedup
 
@@ -17,8 +17,7 @@ STEP = 0.01
 ROUNDING = 1e-12
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Uncertainty:
+class Uncertainty(NamedTuple):
     """What the draws of constants and acceptance say.
 
     best_draft_length_ci95: 95 % of the draws have their best K in there. best_share: how many of the draws have their
@@ -59,7 +58,7 @@ def speedups(
     if tokens_per_round is None:
         return expected(costs, acceptance, draft_lengths, overlap=overlap).speedup
     moved = tokens_per_round / acceptance.tokens_per_round(draft_lengths)
-    if isinstance(costs, TimedTokens):
+    if is_timed(costs):
         at = draft_lengths.tolist().index(costs.draft_length)
         costs = costs.with_tokens(moved[:, at, None])
     return np.asarray(moved * expected(costs, acceptance, draft_lengths, overlap=overlap).speedup)
@@ -67,7 +66,7 @@ def speedups(
 
 def drawn_lengths(costs: Costs, draft_lengths: Ints) -> Ints:
     """Return draft lengths, rising, with the one whose time a token was measured: draws of others hang on it."""
-    if not isinstance(costs, TimedTokens):
+    if not is_timed(costs):
         return draft_lengths
     return np.union1d(draft_lengths, np.array([costs.draft_length], np.int64))
 

@@ -1,11 +1,10 @@
 """What the numbers mean: does it pay, by how much, which K is best, and what acceptance it needs."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from simulator.costs.model_costs import ModelPair
-from simulator.costs.timed_pair import TimedTokens
+from simulator.costs.kinds import is_models, is_timed
 from simulator.ground.histogram import alpha_iid
 from simulator.rounds.acceptance_law import HistogramAcceptance, Ints
 from simulator.rounds.analytic import break_even_alpha, run_speedup, speedup_by_draft_length
@@ -19,8 +18,7 @@ SEARCHED_DRAFT_LENGTHS = 16
 PAYS, DOES_NOT_PAY, CANNOT_TELL, DOES_NOT_FIT = "pays", "does not pay", "cannot tell", "does not fit"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class Verdict(NamedTuple):
     """The answer in words and in figures.
 
     answer: "pays", "does not pay", "cannot tell" (the interval holds 1), or "does not fit" into memory.
@@ -64,10 +62,10 @@ def judge(setting: Setting, uncertainty: Uncertainty) -> Verdict:
     draft_lengths = searched_draft_lengths(setting)
     gains = speedup_by_draft_length(costs, acceptance, draft_lengths, overlap=setting.overlap)
     best, form = int(gains.argmax()), setting.closed_form
-    fits = not (isinstance(costs, ModelPair) and costs.fits is not None and not costs.fits)
+    fits = not (is_models(costs) and costs.fits is not None and not costs.fits)
     # Times a token of a server are of whole outputs: their last rounds were cut already.
     gain = float(form.speedup)
-    if not isinstance(costs, TimedTokens):
+    if not is_timed(costs):
         gain = run_speedup(setting.cost, acceptance.law(k), setting.hit_rate, setting.total, overlap=setting.overlap)
     interval = uncertainty.interval(k)
     if interval is not None:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -208,13 +208,13 @@ def running(
 
 def timed_pricing(pricing: "Pricing", options: SharedOptions, measured: "Measured | None") -> "Pricing":
     """Return costs from times a token of a server, where the user states them; else the costs as they are."""
-    from simulator.costs.timed_pair import timed_tokens
-    from simulator.rounds.acceptance_law import HistogramAcceptance
-
     tpots = {"--baseline-tpot": options.baseline_tpot, "--speculative-tpot": options.speculative_tpot}
     given = {option: ms for option, ms in tpots.items() if ms is not None}
     if not given:
         return pricing
+    from simulator.costs.timed_pair import timed_tokens
+    from simulator.rounds.acceptance_law import HistogramAcceptance
+
     option, ms = next(iter(given.items()))
     if len(given) == 1:
         raise UserError(f"{option}: {ms:g} alone, expected {next(o for o in tpots if o not in given)} beside it")
@@ -227,7 +227,7 @@ def timed_pricing(pricing: "Pricing", options: SharedOptions, measured: "Measure
     histogram = measured.nearest(measured.longest)
     baseline_s, speculative_s = (value / 1e3 for value in given.values())
     k, tau = histogram.draft_length, histogram.tokens_per_round
-    return replace(pricing, timed=timed_tokens(baseline_s, speculative_s, tau, k))
+    return pricing._replace(timed=timed_tokens(baseline_s, speculative_s, tau, k))
 
 
 def provenance(pricing: "Pricing", options: SharedOptions) -> Iterator[tuple[str, Any]]:

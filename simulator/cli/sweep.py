@@ -249,7 +249,7 @@ def result_json(
     task: "Sweep", answers: "list[Answer]", parameters: Mapping[str, Any], basis: "Basis"
 ) -> dict[str, Any]:
     """Return what a sweep answers, under plain keys."""
-    body = {"basis": asdict(basis), "points": task.grid.points, "answers": [asdict(answer) for answer in answers]}
+    body = {"basis": basis._asdict(), "points": task.grid.points, "answers": [asdict(answer) for answer in answers]}
     if task.pricing.models is not None:
         body["memory_known"] = without_memory(task) is None
     axes = {BY_NAME[name].key: task.grid.values[name].tolist() for name in task.grid.axes}

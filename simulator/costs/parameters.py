@@ -6,8 +6,8 @@
 # ruff: noqa: RUF009 - a field with its parameter is as immutable as any.
 
 import math
-from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from simulator.ground.artefacts import UserError
 from simulator.ground.limits import MAX_DRAFT_LENGTH
@@ -24,15 +24,14 @@ LARGEST = 1e15
 MIN_PASS_MS = 1e-30
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parameter:
+class Parameter(NamedTuple):
     """One numeric parameter: `name` in `Point`, `label` on plots, `flags` on the command line, `key` in results."""
 
-    name: str = ""
     flags: tuple[str, ...]
     default: float
     label: str
     unit: str
+    name: str = ""
     help: str = ""
     least: float = 0.0
     most: float = LARGEST
@@ -125,7 +124,7 @@ class Point:
             )
 
 
-PARAMETERS = tuple(replace(f.metadata["parameter"], name=f.name, help=HELP[f.name]) for f in fields(Point))
+PARAMETERS = tuple(f.metadata["parameter"]._replace(name=f.name, help=HELP[f.name]) for f in fields(Point))
 BY_NAME = {p.name: p for p in PARAMETERS}
 # What a pass costs, stated either as work in burn units or as models on a profiled device.
 UNIT_NAMES: tuple[str, ...] = ("workflops", "workmem", "flop_scale_ms", "mem_scale_ms", "draft_cost")

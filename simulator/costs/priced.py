@@ -1,27 +1,22 @@
 """Where the costs of a forecast come from: knobs in burn units, a profile's burn units, or two models on a profile."""
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from simulator.ground.artefacts import UserError
-from simulator.ground.fields import read_json
-from simulator.ground.names import number_format, one_of
+from simulator.ground.names import number_format
 
-from .formats import FORMATS, PLAIN, Storage
-from .model_costs import SAME, ModelPair
 from .parameters import BY_NAME, MODEL_NAMES, PARAMETERS, UNIT_NAMES, DeviceOptions, Point
-from .profile import BurnUnits, Decoding, Profile
 from .step import Costs, Knobs, Real
-from .timed_pair import DecodedPair, TimedTokens
-from .work import ModelShape
 
 if TYPE_CHECKING:
-    # What reads profiles and models is imported where there are any.
-    from .stated import StatedModel
+    # What is of profiles, models and servers is imported where there are any.
+    from .model_costs import ModelPair
+    from .profile import BurnUnits, Decoding, Profile
+    from .timed_pair import TimedTokens
 
 # Parameters of a profile's burn units: their names in `Knobs.scaled`, and in `Point`.
 FITTED = {
@@ -43,19 +38,18 @@ NUMBERS = ("params", "active_params", "kv_bytes_per_token")
 STATED = tuple(prefix.replace("-", "_") + number for prefix in ROLES.values() for number in NUMBERS)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pricing:
+class Pricing(NamedTuple):
     """Costs from the parameters of a point; without models, from its burn units.
 
     models: as they run, at whatever batch and context. timed: what a server's times a token tell, in place of both.
     """
 
-    profile: Profile | None = None
-    models: ModelPair | None = None
-    timed: TimedTokens | None = None
+    profile: "Profile | None" = None
+    models: "ModelPair | None" = None
+    timed: "TimedTokens | None" = None
 
     @property
-    def decoding(self) -> Decoding | None:
+    def decoding(self) -> "Decoding | None":
         """The pair that the profile was fitted to, where no models are named."""
         return None if self.models or self.profile is None else self.profile.decoding
 
@@ -100,6 +94,8 @@ class Pricing:
             return self.timed
         overhead_s = np.asarray(point.round_overhead_ms, np.float64) / 1e3
         if self.profile is not None and self.decoding is not None:
+            from .timed_pair import DecodedPair
+
             pair = DecodedPair(
                 decoding=self.decoding, round_overhead_s=overhead_s, round_overhead_error=self.overhead_error(point)
             )
@@ -173,7 +169,7 @@ def knobs(point: Point) -> Knobs:
     )
 
 
-def unit_defaults(units: BurnUnits) -> dict[str, float]:
+def unit_defaults(units: "BurnUnits") -> dict[str, float]:
     """Return the parameters that a calibrated device has for burn units, by name, in ms."""
     cost = units.cost
     return {
@@ -193,6 +189,7 @@ def load_pricing(options: DeviceOptions) -> Pricing:
     if options.profile is None:
         refuse_stated(options, (*ROLES, *STATED, *HOW_MODELS_RUN), "a device, expected --profile NAME")
         return Pricing()
+    from .placing import model_shape, place_models
     from .profile_file import load_profile
     from .stated import StatedModel
 
@@ -223,87 +220,11 @@ def stated_numbers(options: DeviceOptions, prefix: str) -> dict[str, str | None]
     return {name: getattr(options, prefix.replace("-", "_") + name) for name in NUMBERS}
 
 
-def model_shape(name: str | None, stated: "StatedModel") -> ModelShape:
-    """Return a model's shape, from its file or from what is stated of it."""
-    from .shapes import read_shape
-
-    if stated.first is None:
-        return read_shape(str(name))
-    path = Path(name) if name else Path()
-    path = path / "config.json" if name and path.is_dir() else path
-    config = read_json(path, any_number=True) if path.is_file() else None
-    return stated.shape(name or f"a model of {stated.params} weights", config)
-
-
 def refuse_stated(options: DeviceOptions, names: Iterable[str], without: str) -> None:
     """Refuse options that mean nothing without others."""
     for name in names:
         if getattr(options, name) is not None:
             raise UserError(f"{flag(name)}: {getattr(options, name)} without {without} beside it")
-
-
-def place_models(profile: Profile, options: DeviceOptions, target: ModelShape, draft: ModelShape) -> ModelPair:
-    """Check how two models are to run."""
-    devices, placement = options.tp or 1, options.placement or SAME
-    if options.kv_dtype is not None and options.kv_dtype not in FORMATS:
-        raise UserError(f"--kv-dtype: {options.kv_dtype!r} is not known, expected {one_of(FORMATS, options.kv_dtype)}")
-    if devices > 1 and profile.link is None:
-        raise UserError(f"--tp: {devices} devices, but the profile {profile.name} names no link, expected 1")
-    if options.overlap and placement == SAME:
-        raise UserError("--overlap: draft and target are on the same devices, expected --placement separate beside it")
-    dtype = stored_as("--dtype", options.dtype, target, profile)
-    # What the target's own file says of its weights holds for no other model, and neither does a quantization: engines
-    # take that of the target alone.
-    shared = options.dtype if options.dtype in PLAIN else None
-    own = options.draft_dtype or shared or (None if draft.storage or draft.unread else usual_format(profile))
-    draft_dtype = stored_as("--dtype" if own and own == shared else "--draft-dtype", own, draft, profile)
-    if target.drafting:
-        raise UserError(
-            f"--target-model: {target.name} is a drafter ({target.drafting.architecture}), expected a model"
-        )
-    if draft.drafting and draft.drafting.reads_states and options.overlap:
-        raise UserError(
-            f"--overlap: {draft.drafting.architecture} waits for the target's states, expected no such option"
-        )
-    for shape in (target, draft) if placement == SAME else (target,):
-        if shape.heads % devices:
-            raise UserError(
-                f"--tp: {devices} devices cannot share the {shape.heads} heads of {shape.name}, "
-                f"expected a divisor of {shape.heads}"
-            )
-    return ModelPair(
-        profile=profile,
-        target=target,
-        draft=draft,
-        dtype=dtype,
-        draft_dtype=draft_dtype,
-        kv_dtype=options.kv_dtype,
-        devices=devices,
-        placement=placement,
-    )
-
-
-def usual_format(profile: Profile) -> str:
-    """Return the number format of weights of which nothing is said: bfloat16 if the profile has it, else its first."""
-    return "bfloat16" if "bfloat16" in profile.passes else next(iter(profile.passes), "bfloat16")
-
-
-def stored_as(option: str, stated: str | None, shape: ModelShape, profile: Profile) -> str | Storage:
-    """Return how a model's weights are stored: as stated, as its file says, or as is usual.
-
-    Raises:
-        UserError: The format is not known, the profile cannot compute in it, or the file names one that no one reads.
-    """
-    if stated is None and shape.unread:
-        raise UserError(f"{shape.unread}, which is not read, expected {option} beside it")
-    stored = shape.storage if stated is None else None
-    dtype = stored.name if stored else stated or usual_format(profile)
-    if not stored and dtype not in FORMATS:
-        raise UserError(f"{option}: {dtype!r} is not known, expected {one_of(FORMATS, dtype)}")
-    allowed = stored.format.arithmetic if stored else FORMATS[dtype].arithmetic
-    if not set(allowed) & set(profile.passes):
-        profile.refuse_format(option, dtype)
-    return stored or dtype
 
 
 def flag(name: str) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -128,8 +128,7 @@ class Knobs:
         return replace(self.scaled(factors), uncertain=(), covariance=np.zeros((0, 0)))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RoundCost:
+class RoundCost(NamedTuple):
     """Seconds of each phase; fields are arrays of one shape (or 0-d).
 
     baseline_s: one token of plain decoding. draft_step_s: one drafted token. draft_s: the K of a round, one

@@ -5,15 +5,12 @@ import signal
 import sys
 import textwrap
 import time
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from io import StringIO
 from itertools import zip_longest
 from pathlib import Path
-from shutil import get_terminal_size
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import click
 
@@ -76,6 +73,8 @@ def no_traceback(name: str | None) -> Iterator[None]:
         yield
     except Exception as error:
         if os.environ.get(DEBUG):
+            import traceback
+
             traceback.print_exc()
         what = without_middle(f"{type(error).__name__}: {error}".strip(": "), LONGEST_WORD)
         click.echo(
@@ -217,8 +216,7 @@ def refuse_given(context: click.Context, names: Iterable[str], why: str) -> None
             raise UserError(f"{parameter.opts[0]}: not used with {why}")
 
 
-@dataclass(frozen=True, slots=True)
-class Bar:
+class Bar(NamedTuple):
     """A progress bar; `update` takes how many steps were done since the last time."""
 
     update: Callable[[int], None]
@@ -269,7 +267,11 @@ def folded(text: str) -> str:
 
 def width() -> int:
     """Return how many columns what is printed may take: those of the terminal, or `WIDTH` where there is none."""
-    return get_terminal_size().columns if sys.stdout.isatty() else WIDTH
+    if not sys.stdout.isatty():
+        return WIDTH
+    from shutil import get_terminal_size
+
+    return get_terminal_size().columns
 
 
 def folded_line(line: str) -> str:

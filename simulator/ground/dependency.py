@@ -1,15 +1,14 @@
 """Optional libraries: import one when it is needed, or say in one line what brings it."""
 
-from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
+from typing import NamedTuple
 
 from .artefacts import UserError
 from .tested import warn_untested
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Dependency:
+class Dependency(NamedTuple):
     """An optional library: what is imported, what it is for, and the extra of ours that installs it."""
 
     import_name: str

@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import NamedTuple
 
 from .artefacts import UserError
@@ -66,8 +66,7 @@ def parts_of(text: str) -> Counter[str]:
     return Counter(PART.findall(text.lower()))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Names:
+class Names(NamedTuple):
     """The names of a kind of thing.
 
     also: other names for some, which win over a choice among several. idle: parts that tell no name from another, such
@@ -76,7 +75,7 @@ class Names:
 
     kind: str
     known: Collection[str]
-    also: Mapping[str, str] = field(default_factory=dict)
+    also: Mapping[str, str] = MappingProxyType({})
     idle: Collection[str] = ()
     telling: Collection[str] = ()
 

@@ -6,7 +6,6 @@ next start sweeps it away.
 
 import errno
 import os
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -29,6 +28,8 @@ NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLI
 
 def begin(path: Path) -> tuple[int, Path]:
     """Create the file that is to become another, and the folder of both; returns its descriptor and its name."""
+    import tempfile
+
     make_folder(path.parent)
     while True:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=SUFFIX)

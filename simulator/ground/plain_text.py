@@ -3,17 +3,13 @@
 What a file is, its first bytes say, never its name. Binary data is refused by what it is, so that nobody measures it.
 """
 
-import bz2
 import codecs
-import gzip
-import lzma
 import re
-import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from importlib import import_module
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from .artefacts import UserError, read_bytes
 from .dependency import Dependency, require
@@ -65,18 +61,30 @@ def open_zstd(file: BytesIO) -> Any:
     return require(PYARROW).input_stream(file, compression="zstd")
 
 
+def opener(module: str) -> Callable[[BytesIO], Any]:
+    """Return what unpacks by a module of Python's own: imported when a file needs it, few do."""
+    return lambda file: import_module(module).open(file)
+
+
+def unpacking_errors() -> tuple[type[Exception], ...]:
+    """Return what packed data that is damaged raises."""
+    import lzma
+    import zlib
+
+    return OSError, EOFError, ValueError, zlib.error, lzma.LZMAError
+
+
 PACKED: dict[bytes, tuple[str, Callable[[BytesIO], Any]]] = {
-    rb"\x1f\x8b": ("gzip", lambda file: gzip.GzipFile(fileobj=file)),
-    rb"BZh[1-9]1AY&SY": ("bzip2", bz2.BZ2File),
-    rb"\xfd7zXZ\x00": ("xz", lzma.LZMAFile),
+    rb"\x1f\x8b": ("gzip", opener("gzip")),
+    rb"BZh[1-9]1AY&SY": ("bzip2", opener("bz2")),
+    rb"\xfd7zXZ\x00": ("xz", opener("lzma")),
     rb"\x28\xb5\x2f\xfd": ("zstd", open_zstd),
 }
 # Bytes of text that a file may unpack to, and of what is unpacked at a time.
 MAX_UNPACKED, PART = 1 << 30, 1 << 20
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Content:
+class Content(NamedTuple):
     """What a file holds: bytes once unpacked and, of text, in UTF-8 without a mark; and what had to be done for it.
 
     how: such as ("gzip", "UTF-16"); nothing for plain UTF-8.
@@ -100,7 +108,7 @@ def read_unpacked(path: str | Path) -> Content:
                     return Content(data=bounded(path, file), how=(name,))
             except UserError:
                 raise
-            except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
+            except unpacking_errors() as error:
                 reason = str(error).partition("\n")[0]
                 raise UserError(f"{path}: {name} data that cannot be unpacked ({reason})") from None
     return Content(data=data)

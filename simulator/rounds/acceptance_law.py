@@ -4,7 +4,6 @@ Both samplers here draw rounds independently, so a law over 0..K says everything
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -67,8 +66,7 @@ def iid_laws(alpha: ArrayLike, draft_length: ArrayLike, width: int) -> Floats:
     return np.where(a < k, (1 - alpha) * alpha**a, np.where(a == k, alpha**a, 0.0))
 
 
-@dataclass(frozen=True, slots=True)
-class IidAcceptance:
+class IidAcceptance(NamedTuple):
     """Every drafted token is accepted with probability alpha, whatever came before."""
 
     alpha: float
@@ -99,8 +97,7 @@ def iid_hit_rates(alpha: ArrayLike, draft_lengths: ArrayLike) -> Floats:
     return np.asarray(np.asarray(alpha, np.float64) ** (np.asarray(draft_lengths) + 1), np.float64)
 
 
-@dataclass(frozen=True, slots=True)
-class HistogramAcceptance:
+class HistogramAcceptance(NamedTuple):
     """Rounds drawn independently from measured histograms, each draft length from the nearest one that covers it.
 
     A draft length without a histogram of its own is cut from the next longer one: exactly what those rounds would
@@ -190,8 +187,7 @@ def drawn_survival(histogram: AcceptanceHistogram, uniforms: Floats) -> Floats:
     return np.asarray(np.cumprod(betaincinv(stay + HALF_A_ROUND, stop + HALF_A_ROUND, uniforms), 1))
 
 
-@dataclass(frozen=True, slots=True)
-class EquivalentAcceptance:
+class EquivalentAcceptance(NamedTuple):
     """What measured histograms would be with one alpha for all their tokens: for each k the one of the same mean."""
 
     measured: HistogramAcceptance

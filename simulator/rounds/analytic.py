@@ -1,6 +1,6 @@
 """Closed forms (model §5): tokens a round, speedup, best draft length, break-even acceptance. Draws nothing."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -13,8 +13,7 @@ from .acceptance_law import AcceptanceModel, IidAcceptance, Ints
 LONG_RUN = 1 << 13
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClosedForm:
+class ClosedForm(NamedTuple):
     """The long-run expectation: fields are arrays of one shape.
 
     tokens_per_round: 1 + E[A]. round_s: expected seconds a round. speedup: baseline over speculative time a token.

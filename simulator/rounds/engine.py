@@ -6,7 +6,7 @@ round after round. `events` plays the same blocks out one event at a time.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +18,7 @@ Rng = np.random.Generator
 UNROLL_CHUNK = 1 << 16
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Block:
+class Block(NamedTuple):
     """Rounds drawn together for some of the runs.
 
     rows: indices of the runs, shape [n]. counts: rounds by accepted drafts, shape [n, K_max + 1]. rounds, accepted: all
@@ -80,8 +79,7 @@ def draw_blocks(
             hit_rates = hit_rates[on] if may_hit_at_all else hit_rates
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Counts:
+class Counts(NamedTuple):
     """What happened in a number of simulated runs, before it costs anything; arrays of shape [runs].
 
     tokens = rounds + accepted - cut: every round commits A + 1, and the last is cut at the budget.

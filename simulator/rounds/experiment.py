@@ -1,8 +1,8 @@
 """Replications of one setting, and their summary: means, speedup and its interval."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from dataclasses import fields
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -24,8 +24,7 @@ Progress = Callable[[int], None]
 FIRST_RUNS, MOST_RUNS, MOST_BUCKETS = 32, 1 << 12, 1 << 20
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Setting:
+class Setting(NamedTuple):
     """One point to simulate.
 
     total: tokens both arms produce. draft_length: K. costs: scalars. acceptance: what a round accepts.
@@ -66,7 +65,7 @@ def replicate(setting: Setting, replications: int, seed: int, progress: Progress
         parts.append(draw_counts(laws, k, total, hit_rate, *streams))
         progress(min(runs, replications - done))
         done += runs
-    joined = {f.name: np.concatenate([getattr(part, f.name) for part in parts])[:replications] for f in fields(Counts)}
+    joined = {name: np.concatenate([getattr(part, name) for part in parts])[:replications] for name in Counts._fields}
     return Counts(**joined)
 
 
@@ -125,8 +124,7 @@ def noise_interval(setting: Setting, times_s: Floats, baseline_s: float) -> tupl
     return (float(low), float(high)) if np.isfinite(high) else None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Summary:
+class Summary(NamedTuple):
     """Means over the replications; times in ms because people read them.
 
     speedup is baseline over mean speculative time; simulation_noise_ci95: its interval by the spread of the runs alone,

@@ -12,12 +12,12 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 
-from simulator.costs.model_costs import ModelPair
+from simulator.costs.kinds import is_models
 from simulator.costs.parameters import BY_NAME, Point
 from simulator.costs.step import Costs, Floats, RoundCost
 from simulator.ground.endings import unbroken
@@ -236,7 +236,7 @@ def draw_chunk(sweep: Sweep, number: int) -> Counts:
         rows = np.arange(first, min(first + most, runs)) // sweep.replications
         k, total = (columns[name][rows].astype(np.int64) for name in ("draft_length", "total"))
         parts.append(draw_counts(laws[rows], k, total, (rates * sweep.overlap)[rows], *streams))
-    whole = {f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Counts)}
+    whole = {name: np.concatenate([getattr(part, name) for part in parts]) for name in Counts._fields}
     return Counts(**{name: values.reshape(len(points), sweep.replications) for name, values in whole.items()})
 
 
@@ -252,7 +252,7 @@ def joined(drawn: list[Counts], part: Part, sweep: Sweep, first_drawn: int) -> C
         whole = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
         return whole[first:last].reshape(*shape, sweep.replications)
 
-    return Counts(**{f.name: of(f.name) for f in fields(Counts)})
+    return Counts(**{name: of(name) for name in Counts._fields})
 
 
 def evaluate(sweep: Sweep, part: Part, drawn: Counts | None) -> Columns:
@@ -278,7 +278,7 @@ def evaluate(sweep: Sweep, part: Part, drawn: Counts | None) -> Columns:
 
 def memory_columns(costs: Costs) -> Columns:
     """Return what models take of each device's memory, and whether that fits; nothing for burn units."""
-    if not isinstance(costs, ModelPair):
+    if not is_models(costs):
         return {}
     columns: Columns = {"memory_bytes": costs.memory_bytes}
     return columns if costs.fits is None else columns | {"fits": costs.fits.astype(np.int64)}
@@ -286,7 +286,7 @@ def memory_columns(costs: Costs) -> Columns:
 
 def price_draws(sweep: Sweep, columns: Columns, cost: RoundCost, drawn: Counts) -> Columns:
     """Price the rounds drawn for these points: mean times, speedup and its noise, counts a run."""
-    wide = RoundCost(**{f.name: np.asarray(getattr(cost, f.name))[..., None] for f in fields(cost)})
+    wide = RoundCost(**{name: np.asarray(values)[..., None] for name, values in cost._asdict().items()})
     times_s = np.ascontiguousarray(elapsed_s(wide, drawn))
     mean_s, rounds, accepted = times_s.mean(-1), drawn.rounds.mean(-1), drawn.accepted.mean(-1)
     totals = columns["total"].astype(np.float64)

@@ -1,9 +1,12 @@
 """How long the commands take as whole processes, beside a named reference. Prints a table, asserts nothing.
 
+Time of the clock, and of processors: that hangs less on what else the machine does.
+
 Python's own cache of what it compiled is on for both, as it is where the commands are installed.
 """
 
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -26,23 +29,32 @@ COMMANDS = {
 }
 
 
-def once_s(command: list) -> float:
-    began = time.perf_counter()
+def times_s() -> tuple[float, float]:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.perf_counter(), used.ru_utime + used.ru_stime
+
+
+def once_s(command: list) -> tuple[float, ...]:
+    """Return the seconds of the clock and of processors."""
+    began = times_s()
     cached = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     subprocess.run(command, check=True, capture_output=True, env=cached)
-    return time.perf_counter() - began
+    return tuple(end - start for start, end in zip(began, times_s(), strict=True))
 
 
 def main() -> None:
     smoke = options(__doc__).parse_args().smoke
-    print(f"{'command':28} {'median s':>9} {'over reference':>15}   reference: python -c 'import click, numpy'")
-    print(f"{'':54}   bar for simulate: 1.5x")
+    print(
+        f"{'command':28} {'median s':>9} {'over reference':>15} {'of CPU':>9}   reference: python -c 'import click, numpy'"
+    )
+    print(f"{'':64}   bar for simulate: 1.5x")
     for name, command in list(COMMANDS.items())[: 1 if smoke else None]:
         once_s(command)
         # In turn, so that a drift of the machine meets both alike.
-        pairs = [(once_s(command), once_s(REFERENCE)) for _ in range(1 if smoke else 9)]
-        ratio = statistics.median(ours / reference for ours, reference in pairs)
-        print(f"{name:28} {statistics.median(ours for ours, _ in pairs):>9.3f} {ratio:>14.2f}x")
+        pairs = [(once_s(command), once_s(REFERENCE)) for _ in range(1 if smoke else 15)]
+        of_clock, of_cpu = (statistics.median(ours[i] / other[i] for ours, other in pairs) for i in (0, 1))
+        median = statistics.median(ours[0] for ours, _ in pairs)
+        print(f"{name:28} {median:>9.3f} {of_clock:>14.2f}x {of_cpu:>8.2f}x")
 
 
 if __name__ == "__main__":

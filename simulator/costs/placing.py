@@ -1,0 +1,89 @@
+"""How two models run on a device: their shapes, their number formats and where they are placed."""
+
+from pathlib import Path
+
+from simulator.ground.artefacts import UserError
+from simulator.ground.fields import read_json
+from simulator.ground.names import one_of
+
+from .formats import FORMATS, PLAIN, Storage
+from .model_costs import SAME, ModelPair
+from .parameters import DeviceOptions
+from .profile import Profile
+from .shapes import read_shape
+from .stated import StatedModel
+from .work import ModelShape
+
+
+def model_shape(name: str | None, stated: StatedModel) -> ModelShape:
+    """Return a model's shape, from its file or from what is stated of it."""
+    if stated.first is None:
+        return read_shape(str(name))
+    path = Path(name) if name else Path()
+    path = path / "config.json" if name and path.is_dir() else path
+    config = read_json(path, any_number=True) if path.is_file() else None
+    return stated.shape(name or f"a model of {stated.params} weights", config)
+
+
+def place_models(profile: Profile, options: DeviceOptions, target: ModelShape, draft: ModelShape) -> ModelPair:
+    """Check how two models are to run."""
+    devices, placement = options.tp or 1, options.placement or SAME
+    if options.kv_dtype is not None and options.kv_dtype not in FORMATS:
+        raise UserError(f"--kv-dtype: {options.kv_dtype!r} is not known, expected {one_of(FORMATS, options.kv_dtype)}")
+    if devices > 1 and profile.link is None:
+        raise UserError(f"--tp: {devices} devices, but the profile {profile.name} names no link, expected 1")
+    if options.overlap and placement == SAME:
+        raise UserError("--overlap: draft and target are on the same devices, expected --placement separate beside it")
+    dtype = stored_as("--dtype", options.dtype, target, profile)
+    # What the target's own file says of its weights holds for no other model, and neither does a quantization: engines
+    # take that of the target alone.
+    shared = options.dtype if options.dtype in PLAIN else None
+    own = options.draft_dtype or shared or (None if draft.storage or draft.unread else usual_format(profile))
+    draft_dtype = stored_as("--dtype" if own and own == shared else "--draft-dtype", own, draft, profile)
+    if target.drafting:
+        raise UserError(
+            f"--target-model: {target.name} is a drafter ({target.drafting.architecture}), expected a model"
+        )
+    if draft.drafting and draft.drafting.reads_states and options.overlap:
+        raise UserError(
+            f"--overlap: {draft.drafting.architecture} waits for the target's states, expected no such option"
+        )
+    for shape in (target, draft) if placement == SAME else (target,):
+        if shape.heads % devices:
+            raise UserError(
+                f"--tp: {devices} devices cannot share the {shape.heads} heads of {shape.name}, "
+                f"expected a divisor of {shape.heads}"
+            )
+    return ModelPair(
+        profile=profile,
+        target=target,
+        draft=draft,
+        dtype=dtype,
+        draft_dtype=draft_dtype,
+        kv_dtype=options.kv_dtype,
+        devices=devices,
+        placement=placement,
+    )
+
+
+def usual_format(profile: Profile) -> str:
+    """Return the number format of weights of which nothing is said: bfloat16 if the profile has it, else its first."""
+    return "bfloat16" if "bfloat16" in profile.passes else next(iter(profile.passes), "bfloat16")
+
+
+def stored_as(option: str, stated: str | None, shape: ModelShape, profile: Profile) -> str | Storage:
+    """Return how a model's weights are stored: as stated, as its file says, or as is usual.
+
+    Raises:
+        UserError: The format is not known, the profile cannot compute in it, or the file names one that no one reads.
+    """
+    if stated is None and shape.unread:
+        raise UserError(f"{shape.unread}, which is not read, expected {option} beside it")
+    stored = shape.storage if stated is None else None
+    dtype = stored.name if stored else stated or usual_format(profile)
+    if not stored and dtype not in FORMATS:
+        raise UserError(f"{option}: {dtype!r} is not known, expected {one_of(FORMATS, dtype)}")
+    allowed = stored.format.arithmetic if stored else FORMATS[dtype].arithmetic
+    if not set(allowed) & set(profile.passes):
+        profile.refuse_format(option, dtype)
+    return stored or dtype
