@@ -44,9 +44,7 @@ def once_s(command: list) -> tuple[float, ...]:
 
 def main() -> None:
     smoke = options(__doc__).parse_args().smoke
-    print(
-        f"{'command':28} {'median s':>9} {'over reference':>15} {'of CPU':>9}   reference: python -c 'import click, numpy'"
-    )
+    print(f"{'command':28} {'median s':>9} {'over reference':>15} {'of CPU':>9}   reference: import click, numpy")
     print(f"{'':64}   bar for simulate: 1.5x")
     for name, command in list(COMMANDS.items())[: 1 if smoke else None]:
         once_s(command)
