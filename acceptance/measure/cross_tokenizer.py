@@ -56,13 +56,13 @@ def with_end(spans: Spans, length: int) -> Spans:
     return np.concatenate((spans, [[length, length + 1]]))
 
 
-def target_scores(logits: torch.Tensor, token: torch.Tensor, *, rule: SamplingRule) -> Scores:
+def target_scores(logits: torch.Tensor, token: torch.Tensor, _: int, *, rule: SamplingRule) -> Scores:
     """Return what is kept of the target's logits, [columns, vocabulary], that predict some tokens, [columns]."""
     soft = soft_law(logits, probabilities(logits, rule), rule)
     return {"log_p": of_token(soft, token).log(), "rank_p": rank(logits, token), "entropy_p": entropy(soft)}
 
 
-def draft_scores(logits: torch.Tensor, token: torch.Tensor, *, rule: SamplingRule) -> Scores:
+def draft_scores(logits: torch.Tensor, token: torch.Tensor, _: int, *, rule: SamplingRule) -> Scores:
     """Return what is kept of the draft's logits, [columns, vocabulary], that predict some tokens, [columns]."""
     logits = widened(logits, int(token.max()) + 1)
     q = of_token(probabilities(logits, rule), token)

@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 
 from acceptance.models.context import Context, Flags, columns_a_chunk, padded
-from acceptance.models.laws import entropy, probabilities, rank, widened
+from acceptance.models.laws import draw, entropy, probabilities, rank, residual, widened
 from acceptance.models.model import Model
 from acceptance.models.rule import SamplingRule
-from acceptance.trace.trace import UNKNOWN_RANK, PromptInfo, Trace
+from acceptance.trace.trace import LEAST_LOG_Q, MOST_MARGIN, SINCE_3, UNKNOWN_RANK, PromptInfo, Trace
 
 Scores = dict[str, torch.Tensor]
 
@@ -42,16 +42,23 @@ def soft_law(logits: torch.Tensor, law: torch.Tensor, rule: SamplingRule) -> tor
 
 
 def pair_scores(
-    target: torch.Tensor, draft: torch.Tensor, token: torch.Tensor, rule: SamplingRule, draft_rule: SamplingRule
+    target: torch.Tensor,
+    draft: torch.Tensor,
+    token: torch.Tensor,
+    first: int,
+    rule: SamplingRule,
+    draft_rule: SamplingRule,
 ) -> Scores:
     """Return what `Trace` holds of both models for tokens of one output; each of shape [columns].
 
     target, draft: logits that predict the tokens, [columns, vocabulary]. token: what the target wrote, [columns].
+    first: tokens of the output before them.
     """
     draft = widened(draft, target.shape[-1])
     p, q = probabilities(target, rule), probabilities(draft, draft_rule)
     soft_p, soft_q = soft_law(target, p, rule), soft_law(draft, q, draft_rule)
-    first_q = draft.argmax(-1)
+    first_q, two = draft.argmax(-1), draft.float().topk(2).values
+    rejected = draw(residual(q, p), spread(token, first))
     # Greedy text is itself the point mass.
     p_x = torch.ones(len(token), device=p.device) if rule.is_greedy else of_token(p, token)
     return {
@@ -65,7 +72,24 @@ def pair_scores(
         "entropy_q": entropy(soft_q),
         "overlap": torch.minimum(p, q).sum(-1).clamp(max=1),
         "p_argmax_q": of_token(p, first_q),
+        "margin_q": (two[:, 0] - two[:, 1]).clamp(max=MOST_MARGIN),
+        "log_q": of_token(soft_q, token).log().clamp(min=LEAST_LOG_Q),
+        "log_q_rejected": of_token(soft_q, rejected).log().clamp(min=LEAST_LOG_Q),
     }
+
+
+def spread(token: torch.Tensor, first: int) -> torch.Tensor:
+    """Return a number from 0 to below 1 for each token of an output, the same on every machine and in every batch.
+
+    They fill the interval evenly along a text, and draw what a rejected draft proposed there, without a stream of
+    random numbers that scores of logged text would not have. first: tokens of the output before them.
+    """
+    place = first + torch.arange(1, len(token) + 1, device=token.device)
+    golden, plastic = (
+        2_654_435_769,
+        3_242_174_889,
+    )  # their multiples modulo 2^32: Kronecker's sequence in two dimensions
+    return ((place * golden + token * plastic) % 2**32).float().div(2**32).clamp(max=1 - torch.finfo(torch.float32).eps)
 
 
 class Reader:
@@ -93,13 +117,14 @@ class Reader:
 class Scored:
     """Values named by a visitor, gathered chunk by chunk for each output of a batch.
 
-    A visitor takes each model's logits that predict some tokens, [columns, vocabulary], and the tokens, [columns], and
-    returns named values of shape [columns].
+    A visitor takes each model's logits that predict some tokens, [columns, vocabulary], the tokens, [columns], and how
+    many of the output stand before them, and returns named values of shape [columns].
     """
 
     def __init__(self, rows: int, visit: Callable[..., Scores]) -> None:
         self.visit = visit
         self.parts: list[dict[str, list[torch.Tensor]]] = [{} for _ in range(rows)]
+        self.seen = [0] * rows
 
     def add(self, logits: Sequence[torch.Tensor], tokens: torch.Tensor, valid: Flags) -> None:
         """Visit the next columns; logits [rows, columns, vocabulary] of each model, the others [rows, columns]."""
@@ -107,8 +132,10 @@ class Scored:
             there = int(valid[row].sum())
             row_tokens = tokens[row, :there]
             # Row by row, so that what is made of the logits never is as large as they are.
-            for name, values in self.visit(*(x[row, :there].to(row_tokens.device) for x in logits), row_tokens).items():
+            here = (x[row, :there].to(row_tokens.device) for x in logits)
+            for name, values in self.visit(*here, row_tokens, self.seen[row]).items():
                 self.parts[row].setdefault(name, []).append(values.cpu())
+            self.seen[row] += there
 
     def scores(self) -> list[Scores]:
         """Return for each output every named value, [tokens], on the CPU."""
@@ -190,7 +217,7 @@ def trace_of(output: Output, scores: Scores, prompts: tuple[PromptInfo, ...]) ->
     size = len(output.tokens)
     position = np.arange(size, dtype=np.int32)
     unknown = torch.full((size,), torch.nan)
-    floats = ("accept_sampled", "log_p", "max_q", "entropy_p", "entropy_q", "overlap", "p_argmax_q")
+    floats = ("accept_sampled", "log_p", "max_q", "entropy_p", "entropy_q", "overlap", "p_argmax_q", *SINCE_3)
     ranks = ("rank_p", "rank_q")
     return Trace(
         token=np.array(output.tokens, np.int32),

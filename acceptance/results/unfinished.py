@@ -18,7 +18,7 @@ from .journal import Journal, JournalKind, read_records
 
 KIND = JournalKind(
     name="unfinished_measurement",
-    versions=(2,),
+    versions=(3,),  # of the arrays that batches hold
     command="measure-acceptance",
     option="--out-dir",
     work="measurement",

@@ -5,7 +5,7 @@ Arrays lie in `trace.npz`; what they mean and where they came from in `trace.jso
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
@@ -19,7 +19,9 @@ from simulator.ground.fields import read_json_object, shortened
 
 KIND = "acceptance_trace"
 # 1: one acceptance a position. 2: both kinds of draft, ranks, entropies, turns, prompts with categories.
-SCHEMA_VERSIONS = (2,)
+# 3: margin_q, log_q and log_q_rejected, by which engines tell how sure a draft is.
+SCHEMA_VERSIONS = (2, 3)
+SINCE_3 = ("margin_q", "log_q", "log_q_rejected")
 Q_KINDS = ("sampled", "greedy")
 # What a draft with another tokenizer leaves unknown.
 UNKNOWN_RANK = -1
@@ -28,6 +30,11 @@ Ints = NDArray[np.int32]
 Floats = NDArray[np.float32]
 # What both files of a trace are of.
 TOGETHER = "one measurement (one that was interrupted here goes on with the same command)"
+
+
+def left_out() -> Floats:
+    """Return an array of which nothing is known, however many positions it is of."""
+    return np.zeros(0, np.float32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,9 +58,12 @@ class Trace:
     log_p: ln p(x). rank_p, rank_q: tokens that the target, the draft prefers to x; 0: x is the first choice.
     max_q: the draft's largest probability. entropy_p, entropy_q: in nats.
     overlap: sum min(p, q): acceptance of a sampled draft before x is known. p_argmax_q: the same of a greedy draft.
+    margin_q: by how much the draft's largest logit exceeds its second. log_q: ln q(x), of what a sampled draft proposed
+    where it was accepted; log_q_rejected: of a token drawn from what is left of q, where it was not.
     prompt, turn, position: index of the prompt, of the turn in its conversation, of the token in the turn's output.
     context_length: tokens before it, the prompt's included.
-    prompts: what `prompt` indexes. NaN and UNKNOWN_RANK stand where a draft with another tokenizer has no answer.
+    prompts: what `prompt` indexes. NaN and UNKNOWN_RANK stand where a draft with another tokenizer has no answer, and
+    NaN for the arrays that a trace of version 2 has not; who leaves those out means the same.
 
     Raises:
         ValueError: Arrays of different lengths, an acceptance outside 0..1, or positions out of order.
@@ -75,8 +85,14 @@ class Trace:
     position: Ints
     context_length: Ints
     prompts: tuple[PromptInfo, ...]
+    margin_q: Floats = field(default_factory=left_out)
+    log_q: Floats = field(default_factory=left_out)
+    log_q_rejected: Floats = field(default_factory=left_out)
 
     def __post_init__(self) -> None:
+        for name in SINCE_3:
+            if not len(getattr(self, name)):
+                object.__setattr__(self, name, np.full(self.size, np.nan, np.float32))
         lengths = {name: len(getattr(self, name)) for name in ARRAYS}
         if len(set(lengths.values())) != 1:
             raise ValueError(f"arrays of a trace differ in length: {lengths}")
@@ -131,6 +147,8 @@ class Trace:
 
 
 ROUNDED = 1e-3
+# Logarithms of q are cut below, since top-k leaves tokens of no probability; margins above, where a second is none.
+LEAST_LOG_Q, MOST_MARGIN = -104.0, 1e4
 WHOLE, UNIT = Numbers(dtype=np.int32, least=0), Numbers(dtype=np.float32, least=0, most=1)
 RANK, SHARE = replace(WHOLE, least=UNKNOWN_RANK), replace(UNIT, least=-ROUNDED, most=1 + ROUNDED, unknown=True)
 NATS = Numbers(dtype=np.float32, least=-ROUNDED, unknown=True)
@@ -147,6 +165,8 @@ ARRAYS = {
     "entropy_q": NATS,
     "overlap": SHARE,
     "p_argmax_q": SHARE,
+    "margin_q": Numbers(dtype=np.float32, least=0, most=MOST_MARGIN, unknown=True),
+    **dict.fromkeys(("log_q", "log_q_rejected"), replace(NATS, least=LEAST_LOG_Q, most=ROUNDED)),
     **dict.fromkeys(("prompt", "turn", "position", "context_length"), WHOLE),
 }
 
@@ -163,13 +183,16 @@ def save_arrays(file: IO[bytes], trace: Trace) -> None:
     np.savez_compressed(file, **{name: getattr(trace, name) for name in ARRAYS})
 
 
-def load_arrays(file: IO[bytes], prompts: tuple[PromptInfo, ...], where: str | Path = "a batch") -> Trace:
-    """Read the arrays of a trace.
+def load_arrays(
+    file: IO[bytes], prompts: tuple[PromptInfo, ...], where: str | Path = "a batch", version: int = SCHEMA_VERSIONS[-1]
+) -> Trace:
+    """Read the arrays of a trace, as many as its version has.
 
     Raises:
         UserError: Says what is wrong with them.
     """
-    arrays = read_arrays(where, file.read(), ARRAYS)
+    there = {name: numbers for name, numbers in ARRAYS.items() if version >= 3 or name not in SINCE_3}
+    arrays = read_arrays(where, file.read(), there)
     try:
         return Trace(**arrays, prompts=prompts)
     except ValueError as error:
@@ -198,7 +221,7 @@ def load_trace(sidecar: Path) -> tuple[Trace, dict[str, Any]]:
         UserError: Names the file and what is wrong with it, or that the arrays beside it are of another trace.
     """
     about = read_json_object(sidecar)
-    check_kind(sidecar, about, KIND, SCHEMA_VERSIONS)
+    version = check_kind(sidecar, about, KIND, SCHEMA_VERSIONS)
     arrays, parameters = about.get("arrays"), about.get("parameters")
     if not isinstance(arrays, str) or Path(arrays).name != arrays:
         raise UserError(f"{sidecar}: arrays is {shortened(arrays)}, expected the name of the .npz beside it")
@@ -213,7 +236,7 @@ def load_trace(sidecar: Path) -> tuple[Trace, dict[str, Any]]:
         raise UserError(f"{sidecar}: prompts is not a list of source and category") from None
     path = sidecar.parent / arrays
     data, found = read_hashed(path, about.get("arrays_sha256"), sidecar.name, of=TOGETHER)
-    trace = load_arrays(BytesIO(data), prompts, path)
+    trace = load_arrays(BytesIO(data), prompts, path, version)
     if about.get("positions") != trace.size:
         raise UserError(f"{sidecar}: positions is {shortened(about.get('positions'))}, but {arrays} holds {trace.size}")
     return trace, parameters | {"trace_sha256": found}

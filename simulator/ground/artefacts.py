@@ -132,13 +132,14 @@ def read_hashed(path: Path, told: Any, by: str, of: str = "one run") -> tuple[by
     return data, found
 
 
-def check_kind(path: str | Path, payload: Mapping[str, Any], kind: str, supported: tuple[int, ...]) -> None:
-    """Refuse a file that says it is of another kind or version; files that say nothing pass."""
+def check_kind(path: str | Path, payload: Mapping[str, Any], kind: str, supported: tuple[int, ...]) -> int:
+    """Refuse a file of another kind or version; return its version, the newest for one that does not say."""
     if payload.get("kind", kind) != kind:
         raise UserError(f"{path}: kind is {payload['kind']!r}, expected {kind!r}")
     version = payload.get("schema_version", supported[-1])
     if version not in supported:
         raise UserError(f"{path}: schema_version is {version!r}, supported: {', '.join(map(str, supported))}")
+    return int(version)
 
 
 # What a folder that is read holds for us; other files in it may be written.

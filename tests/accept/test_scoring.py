@@ -9,13 +9,14 @@ import torch
 from scipy.special import entr
 
 from acceptance.decoders import baseline
+from acceptance.measure import scoring
 from acceptance.measure.scoring import Output, score
 from acceptance.models import context, laws
 from acceptance.models.laws import streams
 from acceptance.models.load import load_pair
 from acceptance.models.model import Pair
 from acceptance.models.rule import SamplingRule
-from acceptance.trace.trace import PromptInfo
+from acceptance.trace.trace import LEAST_LOG_Q, PromptInfo
 
 from .oracles import FREE, GREEDY, law_of, logits_without_cache
 
@@ -38,6 +39,15 @@ def laws_of(rows: np.ndarray, rule: SamplingRule) -> np.ndarray:
     return np.array([law_of(row, rule) for row in rows])
 
 
+def rejected(p: np.ndarray, q: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """What a rejected draft proposed: drawn from what p leaves of q, by the numbers that `spread` has for the text."""
+    left = np.maximum(q - p, 0)
+    left = np.where(left.sum(-1, keepdims=True) > 1e-9, left, q)
+    below = left.cumsum(-1)
+    uniforms = scoring.spread(torch.from_numpy(x), 0).numpy()
+    return (below <= uniforms[:, None] * below[:, -1:]).sum(-1)
+
+
 def reference(pair: Pair, output: Output, rule: SamplingRule, draft_rule: SamplingRule) -> dict[str, np.ndarray]:
     """Return what a trace should hold, in plain words."""
     x = np.array(output.tokens)
@@ -52,7 +62,7 @@ def reference(pair: Pair, output: Output, rule: SamplingRule, draft_rule: Sampli
     at, first = (np.arange(len(x)), x), q_logits.argmax(-1)
     with np.errstate(divide="ignore", invalid="ignore"):
         accepted = np.minimum(1, q[at] / (1 if rule.is_greedy else p[at]))
-        log_p = np.log(soft_p[at])
+        log_p, log_q = np.log(soft_p[at]), np.log(soft_q)
     return {
         "accept_sampled": np.where(np.isneginf(log_p), 0, accepted),
         "accept_greedy": first == x,
@@ -64,6 +74,9 @@ def reference(pair: Pair, output: Output, rule: SamplingRule, draft_rule: Sampli
         "entropy_q": entr(soft_q).sum(-1),
         "overlap": np.minimum(p, q).sum(-1),
         "p_argmax_q": p[np.arange(len(x)), first],
+        "margin_q": np.diff(np.sort(q_logits, -1)[:, -2:], axis=-1)[:, 0],
+        "log_q": np.maximum(log_q[at], LEAST_LOG_Q),
+        "log_q_rejected": np.maximum(log_q[at[0], rejected(p, q, x)], LEAST_LOG_Q),
         "token": x,
         "position": np.arange(len(x)),
         "context_length": len(output.before) + np.arange(len(x)),
@@ -142,3 +155,15 @@ def test_half_precision_weights_are_scored_in_fp32(random_pair: tuple[Path, Path
 def test_ranks_break_ties_as_argmax_does() -> None:
     logits = torch.tensor([[1.0, 3.0, 3.0, 2.0]] * 4)
     assert laws.rank(logits, torch.arange(4)).tolist() == [3, 0, 1, 2]
+
+
+def test_rejected_drafts_are_drawn_from_what_is_left_of_their_law() -> None:
+    """Along a text of one law, each token as often as it should be; a wrong law would not pass."""
+    n, p = 4000, torch.tensor([0.5, 0.3, 0.2, 0.0])
+    q = torch.tensor([0.2, 0.3, 0.1, 0.4])
+    token = torch.multinomial(p, n, replacement=True, generator=torch.Generator().manual_seed(0))
+    scores = scoring.pair_scores(p.log().expand(n, 4), q.log().expand(n, 4), token, 0, FREE, FREE)
+    assert (scores["log_q_rejected"] - np.log(0.4)).abs().max() < 1e-5  # all that p leaves of q
+    scores = scoring.pair_scores(q.log().expand(n, 4), p.log().expand(n, 4), token, 7, FREE, FREE)
+    share = float((scores["log_q_rejected"] - np.log(0.5)).abs().lt(1e-5).float().mean())
+    assert abs(share - 0.3 / 0.4) < 4 * np.sqrt(0.75 * 0.25 / n) < abs(share - 0.5 / 0.7)

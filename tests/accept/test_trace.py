@@ -2,12 +2,13 @@
 
 import dataclasses
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from acceptance.trace.trace import PromptInfo, Trace, join, load_trace, save_trace
+from acceptance.trace.trace import SINCE_3, PromptInfo, Trace, join, load_trace, save_trace
 from simulator.ground.artefacts import UserError, file_sha256
 
 from .traces import make_trace, same_trace
@@ -34,6 +35,20 @@ def test_a_trace_reads_back_the_same_with_its_provenance(tmp_path: Path) -> None
     assert (about["positions"], about["arrays"]) == (5, arrays.name)
     assert about["prompts"][1] == {"source": "p1", "category": "b"}
     assert {"kind", "schema_version", "created_utc", "environment", "tool"} <= about.keys()
+
+
+def test_a_trace_of_version_2_is_read_and_lacks_what_came_later(tmp_path: Path) -> None:
+    new = dataclasses.replace(some_trace(), **dict.fromkeys(SINCE_3[1:], -np.ones(5, "f4")), margin_q=np.ones(5, "f4"))
+    arrays, sidecar = save_trace(tmp_path, new, TOLD)
+    assert same_trace(load_trace(sidecar)[0], new)
+    with np.load(arrays) as held:
+        old = {name: held[name] for name in held.files if name not in SINCE_3}
+    np.savez_compressed(arrays, **old)
+    for version, message in ((2, ""), (3, "has no array 'margin_q'")):
+        about = json.loads(sidecar.read_text()) | {"schema_version": version, "arrays_sha256": file_sha256(arrays)}
+        sidecar.write_text(json.dumps(about))
+        with pytest.raises(UserError, match=message) if message else nullcontext():
+            assert same_trace(load_trace(sidecar)[0], some_trace())
 
 
 def test_outputs_begin_where_a_prompt_or_a_turn_does() -> None:
@@ -75,7 +90,7 @@ def test_broken_sidecars_and_arrays_are_named(tmp_path: Path) -> None:
     for changes, message in (
         ({"positions": 4}, "positions is 4"),
         ({"kind": "other"}, "kind is 'other'"),
-        ({"schema_version": 1}, "schema_version is 1, supported: 2"),
+        ({"schema_version": 1}, "schema_version is 1, supported: 2, 3"),
         ({"arrays": None}, "arrays is None"),
         ({"parameters": []}, "parameters is"),
         ({"parameters": {}}, "parameters.temperature is None, expected a number"),
