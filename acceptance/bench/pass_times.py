@@ -77,7 +77,7 @@ def time_passes(options: PassOptions, progress: Callable[[int], AbstractContextM
 
     def keep(timed: Timed) -> None:
         if timed[0]:
-            write_json(options.out, written(options, subjects, device, timed))
+            write_json(options.out, written(options, subjects, device, timed), kept=True)
 
     with progress(groups) as bar:
         timed = time_all(subjects, grid, clock_for([device]), options.repeats, rng, bar.update, keep)

@@ -65,8 +65,7 @@ def import_file(options: ImportOptions) -> None:
     found = imports_by(options)
     outs = [output_of(options, imported.histogram.draft_length) for imported in found]
     inputs = {"FILE": options.file, "--before": options.before}
-    for out in outs:
-        check_outputs({"--out": out}, options.force, inputs)
+    check_outputs({"--out": outs}, options.force, inputs)
     payloads = []
     # Of several, each names all: one that was not written is missed.
     lengths = [imported.histogram.draft_length for imported in found]

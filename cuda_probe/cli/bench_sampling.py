@@ -129,7 +129,7 @@ def measure(options: BenchOptions, given: Axes, backends: tuple[str, ...]) -> tu
     from cuda_probe.sampling_bench.runner import check_memory, run_bench
 
     def keep(results: "BenchResults") -> None:
-        write_json(options.out, result_json(results, parameters_of(results, options, axes, backends), None))
+        write_json(options.out, result_json(results, parameters_of(results, options, axes, backends), None), kept=True)
 
     with closing(open_device(options.device)) as device:
         place, axes = place_of(device), default_axes(on_cpu=device.name == "cpu", quick=options.quick) | given

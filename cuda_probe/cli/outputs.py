@@ -1,6 +1,5 @@
 """The files that a command which measures writes, checked before it measures anything."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +20,7 @@ class Outputs:
 
     def check(self) -> None:
         """Refuse, before anything is measured, a suffix that is not the format's and a file that cannot be written."""
-        from cuda_probe.probe.report import is_raw, raw_path
+        from cuda_probe.probe.report import raw_path
         from simulator.ground.pictures import check_format
 
         for flag, path, suffix in (("--out", self.out, ".json"), ("--csv", self.csv, ".csv")):
@@ -30,9 +29,7 @@ class Outputs:
         check_format(self.plot)
         raw = raw_path(self.out)
         outputs = {"--out": self.out, "the raw samples of --out": raw, "--csv": self.csv, "--plot": self.plot}
-        # Samples without their report are those of a run that was killed.
-        left = {os.path.realpath(raw)} if not self.out.exists() and is_raw(raw) else ()
-        check_outputs(outputs, self.force, own=left)
+        check_outputs(outputs, self.force)
 
     def kept(self) -> str:
         """Say what an interrupted run has kept."""

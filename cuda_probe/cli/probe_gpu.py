@@ -112,7 +112,7 @@ def measure(options: ProbeOptions, probes: "tuple[Probe, ...]", given: "Axes") -
     from cuda_probe.probe.runner import FULL, QUICK, plan, run_probes
 
     def keep(results: "Results") -> None:
-        write_json(options.out, result_json(results, parameters_of(results, options, probes, given), None))
+        write_json(options.out, result_json(results, parameters_of(results, options, probes, given), None), kept=True)
 
     with closing(open_device(options.device)) as device:
         planned = plan(device, probes, given, quick=options.quick)

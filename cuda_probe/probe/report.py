@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,15 +106,6 @@ def save_with_raw(out: Path, payload: Mapping[str, Any], points: Sequence[Point]
     hashed = {**payload, "raw": payload["raw"] | {"sha256": file_sha256(raw_path(out))}}
     write_json(out, hashed)
     return hashed
-
-
-def is_raw(path: Path) -> bool:
-    """Whether a file holds raw samples and nothing else, as `save_with_raw` writes them."""
-    try:
-        with ZipFile(path) as archive:
-            return all(name.startswith(("samples_", "warm_ups_")) for name in archive.namelist())
-    except (OSError, BadZipFile):
-        return False
 
 
 def load_probe(path: Path, *, raw: bool = True) -> Results:

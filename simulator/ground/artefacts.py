@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from .partial import begin, finish, sweep
+from .together import file_sha256 as file_sha256
+from .together import together
 from .version import VERSION
 
 # Of a file that is read whole.
@@ -111,12 +113,6 @@ def opened(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-def file_sha256(path: Path) -> str:
-    """Return the hash of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def read_hashed(path: Path, told: Any, by: str, of: str = "one run") -> tuple[bytes, str]:
     """Read a file whose SHA-256 another one tells (None: it does not); return what it holds, and that hash.
 
@@ -152,19 +148,22 @@ def check_outputs(
     outputs: Mapping[str, Path | Sequence[Path] | None],
     force: bool,
     inputs: Mapping[str, Path | None] | None = None,
-    own: Collection[str] = (),
+    own: Collection[str] | None = None,
 ) -> None:
     """Refuse, before any work is done, outputs that exist, cannot be written, or are the same file as another.
 
     What an earlier process left unfinished beside them is swept away.
 
     outputs: by option, None where not given; `force` may overwrite them. inputs: files that are read and stay; of a
-    folder, what is read of it. own: real names of what an interrupted run has written, and goes on to write.
+    folder, what is read of it. own: real names of what an interrupted run has written, and goes on to write; what the
+    same command wrote before it was killed, if not given.
     """
     read = [(option, path) for option, path in (inputs or {}).items() if path is not None]
     taken = {file: option for option, path in read for member in members(path) for file in names_of(member)}
     listed = {option: [paths] if isinstance(paths, Path) else paths or () for option, paths in outputs.items()}
     given = [(option, path) for option, paths in listed.items() for path in paths]
+    if own is None:
+        own = () if force else together.expect([path for _, path in given])
     for folder in {Path(os.path.realpath(path)).parent for _, path in given}:
         sweep(folder)
     for option, path in given:
@@ -206,10 +205,10 @@ def check_output(option: str, path: Path, force: bool) -> None:
 
 
 @contextmanager
-def writing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
+def writing(path: Path, mode: str = "w", *, kept: bool = False) -> Iterator[IO[Any]]:
     """Open a file beside `path` that takes its name only when the block ends well, and is on disk then.
 
-    A name that `check_outputs` found free is not taken from who took it since.
+    A name that `check_outputs` found free is not taken from who took it since. kept: of a run that is still on.
     """
     path = Path(os.path.realpath(path))  # a link is written through, not replaced
     partial = None
@@ -218,6 +217,8 @@ def writing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
         with os.fdopen(handle, mode, encoding=None if "b" in mode else "utf-8") as file:
             yield file
             file.flush()
+            if not kept:
+                together.note(path, partial)
             try:
                 finish(handle, partial, path, is_new=str(path) in claimed)
             except FileExistsError:
@@ -229,9 +230,11 @@ def writing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
         if partial is not None:
             partial.unlink(missing_ok=True)
     claimed.discard(str(path))
+    if not kept:
+        together.settle(path)
 
 
-def write_json(path: Path, payload: Mapping[str, Any]) -> None:
-    """Write one of our JSON files, whole or not at all."""
-    with writing(path) as file:
+def write_json(path: Path, payload: Mapping[str, Any], *, kept: bool = False) -> None:
+    """Write one of our JSON files, whole or not at all. kept: of a run that is still on."""
+    with writing(path, kept=kept) as file:
         file.write(to_json(payload))

@@ -18,6 +18,7 @@ from .artefacts import UserError, claimed, created_utc
 from .endings import EXIT_BY_SIGNAL, endings
 from .limits import lacks_memory
 from .names import nearest
+from .together import together
 from .version import VERSION
 from .vocabulary import in_own_words, message_of, speak
 
@@ -123,8 +124,10 @@ class OneLineErrors(click.Command):
         """Run as a program; never returns."""
         name = prog_name or self.name
         claimed.clear()
+        together.start([self.name or "", *(sys.argv[1:] if args is None else args)])
         with no_traceback(name):
             code = self.told(name, args, {**extra, "standalone_mode": False})
+            together.end()
         sys.exit(code)
 
     def told(self, name: str | None, args: Sequence[str] | None, extra: dict[str, Any]) -> int:

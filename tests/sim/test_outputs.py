@@ -1,5 +1,6 @@
 """Files that commands write: whole or not at all, in nobody's way, and what a killed writer leaves behind."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -8,8 +9,9 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
-from simulator.ground import endings, partial
+from simulator.ground import endings, partial, together
 from simulator.ground.artefacts import UserError, check_outputs, claimed, writing
 from simulator.ground.limits import lacks_memory
 from simulator.rounds import sweeping
@@ -69,6 +71,37 @@ def test_a_name_of_ones_own_is_written_as_often_as_wanted(tmp_path: Path) -> Non
             file.write(text)
     assert path.read_text() == "second"
     assert str(path) not in claimed
+
+
+def test_a_command_that_was_ended_between_two_files_is_run_again_over_its_own_alone(
+    run: Run, user_error, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("sweep", "--alpha", "0.6,0.8", "--replications", 2, "--out", "a.csv", "--plot", "a.svg")
+
+    def ended() -> None:
+        for path in tmp_path.iterdir():
+            path.unlink()
+        full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        with monkeypatch.context() as patch:
+            patch.setattr(Figure, "savefig", lambda *_, **__: (_ for _ in ()).throw(full))
+            user_error(run(*words), "No space left")
+        assert left_behind(tmp_path) == {"a.csv", marker}
+
+    marker, table = together.marker_of("a.csv").name, tmp_path / "a.csv"
+    ended()
+    mine = table.read_bytes()
+    user_error(run(*words, "--seed", 1), "a.csv", "exists already")  # another command
+    ended()
+    table.write_text("precious")
+    user_error(run(*words), "a.csv", "exists already")
+    ended()
+    (tmp_path / marker).write_bytes((tmp_path / marker).read_bytes()[:-1])  # torn: it was not yet named
+    user_error(run(*words), "a.csv", "exists already")
+    ended()
+    assert run(*words).returncode == 0
+    assert left_behind(tmp_path) == {"a.csv", "a.svg"}
+    assert table.read_bytes() == mine
+    user_error(run(*words), "a.csv", "exists already")
 
 
 def test_an_output_that_is_an_input_by_any_name_is_refused(run: Run, user_error, hist_file: Path) -> None:

@@ -11,15 +11,19 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import acceptance
 from acceptance.models.bundled import load_libraries
 from calibration.cli.live_options import plan_of
 from calibration.validate import live
 from cuda_probe.devices import cpu_facts
 from cuda_probe.probe import runner
+from simulator.ground import partial
 from simulator.ground.artefacts import UserError
+from tests.accept.tool_files import Round, log_line, simulate
 
 from .kills import Files, Scenario, command
 
+BUNDLED = Path(acceptance.__file__).parent / "tiny_pair"
 load_libraries()
 SMALL = {"inflate": "1", "k": "1:3", "fit-k": "1,3", "max-prompts": 3, "max-new-tokens": 6}
 SAMPLED = ("measure-acceptance", "--max-prompts", 3, "--max-new-tokens", 6, "--batch-size", 2, "--k", "1:2")
@@ -62,15 +66,42 @@ def whole_chain() -> Scenario:
 def probed() -> Scenario:
     """A probe with rows and a picture."""
     words = (*PROBE, "--out", "p.json", "--csv", "p.csv")
-    ways = {"--force": quickly(command(*words, "--force"))}
-    return Scenario(name="probed", work=quickly(command(*words)), ways=ways, same=same_names)
+    ways = {"rerun": quickly(command(*words)), "--force": quickly(command(*words, "--force"))}
+    work, same = quickly(command(*words)), same_points("p.json")
+    return Scenario(name="probed", work=work, ways=ways, same=same, may_refuse=("rerun",))
 
 
 def written() -> Scenario:
     """A sweep into a table and a picture."""
     words = ("sweep", "--draftN", "1:4", "--alpha", "0.5:0.8:0.1", "--out", "a.csv", "--plot", "a.svg")
-    ways = {"--force": command(*words, "--force")}
-    return Scenario(name="written", work=command(*words), ways=ways)
+    ways = {"rerun": command(*words), "--force": command(*words, "--force")}
+    return Scenario(name="written", work=command(*words), ways=ways, may_refuse=("rerun",))
+
+
+def timed() -> Scenario:
+    """Passes of two models, kept after every one of them."""
+    models = ("--target-model", BUNDLED / "target", "--draft-model", BUNDLED / "draft")
+    small = ("--batch", 1, "--context", 4, "--k", 1, "--repeats", 3, "--dtype", "float32")
+    words = ("bench-decode", "time-passes", *models, *small, "--out", "t.json")
+    ways = {"--force": at_once(command(*words, "--force"))}
+    return Scenario(name="timed", work=at_once(command(*words)), ways=ways, same=same_points("t.json"))
+
+
+def benched() -> Scenario:
+    """Sampling, with rows and a picture, kept after every point."""
+    small = ("--device", "cpu", "--backend", "numpy", "--batch", 1, "--k", 2, "--vocab", "64,128", "--dtype", "float32")
+    words = ("bench-sampling", *small, "--out", "b.json", "--csv", "b.csv", "--plot", "b.svg")
+    ways = {"--force": at_once(command(*words, "--force"))}
+    work = at_once(command(*words))
+    return Scenario(name="benched", work=work, ways=ways, same=same_points("b.json"))
+
+
+def imported() -> Scenario:
+    """What another tool measured at several draft lengths, a histogram each."""
+    words = ("measure-acceptance", "import", "server.log", "--out-dir", "out")
+    ways = {"rerun": command(*words), "--force": command(*words, "--force")}
+    work, before = command(*words), other_tools_file
+    return Scenario(name="imported", work=work, ways=ways, before=before, may_refuse=("rerun",))
 
 
 def stage_words() -> tuple[str, ...]:
@@ -118,6 +149,22 @@ def quickly(work: Callable[[], Any]) -> Callable[[], Any]:
     return run
 
 
+def at_once(work: Callable[[], Any]) -> Callable[[], Any]:
+    """Return the same work, quick, and with all it finds kept as it comes."""
+
+    def run() -> None:
+        with patch.object(partial, "EVERY_S", 0.0):
+            quickly(work)()
+
+    return run
+
+
+def other_tools_file() -> None:
+    """Write a server's log that tells of two draft lengths."""
+    lines = (log_line(simulate(200)[:100]), log_line([Round(2, accepted % 3) for accepted in range(99)], k=2))
+    Path("server.log").write_text("".join(lines))
+
+
 def records(content: bytes) -> list[tuple[Any, ...]]:
     """Return what a clock does not decide of a file of records, in any order.
 
@@ -145,10 +192,16 @@ def same_chain(found: Files, whole: Files) -> bool:
     )
 
 
-def same_names(found: Files, whole: Files) -> bool:
-    """Whether the same files are there, with as many points."""
-    counts = [len(json.loads(files["p.json"])["points"]) for files in (found, whole)]
-    return found.keys() == whole.keys() and counts[0] == counts[1]
+def same_points(name: str) -> Callable[[Files, Files], bool]:
+    """Return what tells whether the same files are there, one with as many points, of a run that came to its end."""
+
+    def same(found: Files, whole: Files) -> bool:
+        if found.keys() != whole.keys():
+            return False
+        told = [json.loads(files[name]) for files in (found, whole)]
+        return not told[0]["interrupted"] and len(told[0]["points"]) == len(told[1]["points"])
+
+    return same
 
 
 SCENARIOS: Mapping[str, Callable[[], Scenario]] = {
@@ -157,5 +210,8 @@ SCENARIOS: Mapping[str, Callable[[], Scenario]] = {
     "decoded": decoded,
     "probed": probed,
     "written": written,
+    "timed": timed,
+    "benched": benched,
+    "imported": imported,
     "live": whole_chain,
 }
