@@ -21,6 +21,8 @@ SCHEMA_VERSIONS = (1,)
 FOLDER = Path(__file__).parent / "tables"
 SCHEMA = Path(__file__).parent / "cases.schema.json"
 PARAMETERS = ("draft_ms", "verify_ms", "verify_ms_per_token", "overhead_ms", "baseline_ms")
+# What each token costs besides, however it is decoded: prompts, waiting. Never fitted.
+TOKEN = "token_ms"
 # Parameters whose part of a round grows with K.
 BY_DRAFT_LENGTH = ("draft_ms", "verify_ms_per_token")
 # Ways to say what a round yields.
@@ -120,8 +122,9 @@ class Case:
     """The rows of one source that one set of parameters has to explain.
 
     fitted: parameters that the rows marked "fit" decide, for each group of rows by itself. fixed: known ones, in
-    milliseconds or as the name of the parameter they equal; what is neither is 0. max_error: bound on
-    |forecast / measured - 1| of the forecast rows; None for none.
+    milliseconds or as the name of the parameter they equal; what is neither is 0. max_error, max_median, max_p90:
+    bounds on |forecast / measured - 1| of the forecast rows, on the largest, the median and the 90th percentile; None
+    for none.
     """
 
     name: str
@@ -131,6 +134,8 @@ class Case:
     rows: tuple[Row, ...]
     notes: str = ""
     max_error: float | None = None
+    max_median: float | None = None
+    max_p90: float | None = None
     fitted: tuple[str, ...] = ()
     fixed: Mapping[str, float | str] = field(default_factory=dict)
 
@@ -192,7 +197,7 @@ def check_row(case: Case, row: Row) -> None:
         return
     if row.use == "fit" and row.measured_as == "speedup" and "baseline_ms" in case.fitted:
         raise UserError("a speedup to fit on needs a baseline_ms that is fixed, not fitted")
-    if stated <= {"baseline_ms"}:
+    if stated <= {"baseline_ms", TOKEN}:
         raise UserError("a round costs nothing: no parameter of it is fitted or fixed")
     needs = [name for name in BY_DRAFT_LENGTH if name in stated]
     if needs and row.drafted is None:

@@ -9,7 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calibration.published.cases import PARAMETERS, SCHEMA, UNITS, Case, Row, load_cases, published_cases, row_json
+from calibration.published.cases import (
+    PARAMETERS,
+    SCHEMA,
+    TOKEN,
+    UNITS,
+    Case,
+    Row,
+    load_cases,
+    published_cases,
+    row_json,
+)
 from simulator.ground.artefacts import UserError
 from simulator.ground.histogram import AcceptanceHistogram
 
@@ -41,7 +51,7 @@ def acceptances(draw: st.DrawFn) -> dict[str, Any]:
 def rows(draw: st.DrawFn, name: str, fitted: tuple[str, ...]) -> Row:
     given_ = draw(acceptances())
     units = [unit for unit in UNITS if unit != "speedup" or given_.get("draft_length") != 0]
-    free = [p for p in PARAMETERS if p not in (*fitted, "draft_ms")]
+    free = [p for p in (*PARAMETERS, TOKEN) if p not in (*fitted, "draft_ms")]
     fixed = draw(st.dictionaries(st.sampled_from(free), times)) | {"draft_ms": draw(times), "baseline_ms": draw(times)}
     use = draw(st.sampled_from(["fit", "forecast"] if fitted else ["forecast"]))
     measured_as = draw(st.sampled_from(units))
@@ -57,7 +67,8 @@ def cases(draw: st.DrawFn) -> Case:
     made.append(Row(name="forecast", use="forecast", **sure))
     words = {key: draw(names) for key in ("name", "citation", "hardware", "models", "notes")}
     fixed = draw(st.sampled_from([{}, {"verify_ms_per_token": 2.0}]))
-    return Case(**words, rows=tuple(made), max_error=draw(st.none() | rates), fitted=fitted, fixed=fixed)
+    bounds = {name: draw(st.none() | rates) for name in ("max_error", "max_median", "max_p90")}
+    return Case(**words, **bounds, rows=tuple(made), fitted=fitted, fixed=fixed)
 
 
 @settings(max_examples=60, deadline=None)
@@ -66,8 +77,13 @@ def test_a_case_comes_back_as_it_was_written(tmp_path_factory: pytest.TempPathFa
     path = tmp_path_factory.mktemp("cases") / "cases.json"
     words = {n: getattr(case, n) for n in ("name", "citation", "hardware", "models", "notes")}
     rest = {"fitted": case.fitted, "fixed": case.fixed, "rows": [row_json(r) for r in case.rows]}
-    bound = {} if case.max_error is None else {"max_error": case.max_error}
-    write(path, words | rest | bound, kind="published_cases", schema_version=1)
+    bounds = {n: getattr(case, n) for n in ("max_error", "max_median", "max_p90")}
+    write(
+        path,
+        words | rest | {n: b for n, b in bounds.items() if b is not None},
+        kind="published_cases",
+        schema_version=1,
+    )
     assert load_cases(path) == (case,)
 
 

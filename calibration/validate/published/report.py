@@ -63,26 +63,27 @@ def headline(results: Sequence[CaseResult]) -> str:
 
 
 def summary_text(results: Sequence[CaseResult]) -> str:
-    """Return a line for each case: its errors on the rows that were not fitted, its bound, and whether that holds."""
-    rows = [("case", "fitted rows", "forecast rows", "median error", "largest", "bound", "")]
+    """Return a line for each case: its errors on the rows that were not fitted, the bounds, and whether they hold."""
+    rows = [("case", "fitted rows", "forecast", "median error", "90 %", "largest", "bound", "")]
     for r in results:
-        fits, bound = len(r.case.rows) - len(r.errors), "" if r.bound is None else f"{r.bound:.1%}"
-        far = (f"{r.median_error:.2%}", f"{r.largest_error:.2%}")
-        rows.append((r.case.name, str(fits), str(len(r.errors)), *far, bound, verdict(r)))
+        fits, bound = len(r.case.rows) - len(r.errors), "/".join(f"{100 * bound:g}" for *_, bound in r.bounds)
+        far = (f"{r.median_error:.2%}", f"{r.p90_error:.2%}", f"{r.largest_error:.2%}")
+        rows.append((r.case.name, str(fits), str(len(r.errors)), *far, bound and f"{bound}%", verdict(r)))
     broken = "\n".join(broken_text(r) for r in results if not r.holds)
-    return "\n\n".join(filter(None, [headline(results), table(rows, left=(0, 6)), broken]))
+    return "\n\n".join(filter(None, [headline(results), table(rows, left=(0, 7)), broken]))
 
 
 def broken_text(result: CaseResult) -> str:
     """Say which row breaks the bound."""
     worst = max((r for r in result.rows if r.row.use == "forecast"), key=lambda r: abs(r.error))
     where = f"{worst.row.group}, {worst.row.name}" if worst.row.group else worst.row.name
-    return f"{result.case.name}: BROKEN by {where} ({worst.error:+.2%})"
+    middle = [f"{of} {error:.2%} > {bound:.2%}" for of, error, bound in result.bounds[:-1] if error > bound]
+    return f"{result.case.name}: BROKEN by {', '.join([*middle, f'{where} ({worst.error:+.2%})'])}"
 
 
 def verdict(result: CaseResult) -> str:
-    """Say whether the bound holds."""
-    return "no bound" if result.bound is None else "holds" if result.holds else "BROKEN"
+    """Say whether the bounds hold."""
+    return "no bound" if not result.bounds else "holds" if result.holds else "BROKEN"
 
 
 def result_json(results: Sequence[CaseResult], parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -99,7 +100,10 @@ def case_result_json(result: CaseResult) -> dict[str, Any]:
         "fitted": {group: dict(values) for group, values in result.parameters.items()},
         "rows": rows,
         "median_error": result.median_error,
+        "p90_error": result.p90_error,
         "largest_error": result.largest_error,
         "max_error": result.bound,
+        "max_median": case.max_median,
+        "max_p90": case.max_p90,
         "holds": result.holds,
     }
