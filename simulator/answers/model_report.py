@@ -1,7 +1,7 @@
 """A forecast for two models on a device, as people and programs read it: passes, memory, energy, schedule, and why."""
 
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 from simulator.costs.formats import bytes_per_weight
 from simulator.costs.model_costs import PARTS, SEPARATE, USABLE_MEMORY, ModelPair, PassParts, Placed, largest_batch
@@ -13,7 +13,7 @@ from .schedule import LARGEST_BATCH, LEAST_GAIN, Range, engine_settings, longest
 
 # Below this many steps a verification counts as no longer than one.
 SAME_AS_A_STEP = 1.05
-PLAIN, DRAFT, VERIFY = "plain step", "draft step", "verification"
+PLAIN, VERIFY = "plain step", "verification"
 WORDS = {
     "compute": "arithmetic",
     "memory": "reading weights and KV cache",
@@ -23,15 +23,28 @@ WORDS = {
 }
 
 
-def passes(pair: ModelPair, draft_length: int) -> dict[str, tuple[int, PassParts]]:
-    """Return tokens a sequence and seconds of the three passes of a forecast; scalars only."""
-    target, draft = pair.placed_target, pair.placed_draft
-    drafted = int(pair.draft_tokens(draft_length))
-    return {
-        PLAIN: (1, target.parts(pair.batch, 1, pair.context)),
-        DRAFT: (drafted, draft.parts(pair.batch, drafted, pair.context)),
-        VERIFY: (draft_length + 1, target.parts(pair.batch, draft_length + 1, pair.context)),
-    }
+class Pass(NamedTuple):
+    """A pass of a round: tokens of a sequence that it computes, how many such a round takes, and seconds of one."""
+
+    tokens: int
+    times: int
+    parts: PassParts
+
+    @property
+    def ms(self) -> float:
+        """All of it."""
+        return float(self.parts.total_s) * 1e3
+
+
+def passes(pair: ModelPair, draft_length: int) -> dict[str, Pass]:
+    """Return a plain step, the passes of a round's drafts, and verification, by name; scalars only."""
+    plan, target = pair.plan(draft_length), pair.placed_target
+    found = {PLAIN: Pass(1, 1, target.parts(pair.batch, 1, pair.context))}
+    for of in plan.passes:
+        parts = pair.placed_draft.pass_parts(of, pair.batch, pair.context)
+        found |= {of.name: Pass(int(of.rows), int(of.times), parts)} if of.times else {}
+    width = int(plan.width)
+    return found | {VERIFY: Pass(width, 1, target.parts(pair.batch, width, pair.context))}
 
 
 def models_json(pair: ModelPair, forecast: Forecast) -> dict[str, Any]:
@@ -43,7 +56,7 @@ def models_json(pair: ModelPair, forecast: Forecast) -> dict[str, Any]:
         "profile_status": pair.profile.status,
         "target": model_json(pair.placed_target),
         "draft": model_json(pair.placed_draft),
-        "passes": {name: pass_json(tokens, parts) for name, (tokens, parts) in passes(pair, draft_length).items()},
+        "passes": {name: pass_json(one) for name, one in passes(pair, draft_length).items()},
         "tokens_per_s": {name: int(pair.batch) * 1e3 / ms for name, ms in times_ms(summary).items()},
         "energy_j_per_token": joules and dict(zip(times_ms(summary), joules, strict=True)),
         "memory": {
@@ -91,10 +104,10 @@ def sizes_text(pair: ModelPair) -> str:
     return table(rows)
 
 
-def pass_json(tokens: int, parts: PassParts) -> dict[str, Any]:
+def pass_json(one: Pass) -> dict[str, Any]:
     """Return one pass."""
-    times = {f"{name}_ms": float(getattr(parts, f"{name}_s")) * 1e3 for name in (*PARTS, "total")}
-    return {"tokens": tokens, "binds": parts.binds} | times
+    times = {f"{name}_ms": float(getattr(one.parts, f"{name}_s")) * 1e3 for name in PARTS}
+    return {"tokens": one.tokens, "times": one.times, "binds": one.parts.binds} | times | {"total_ms": one.ms}
 
 
 def times_ms(summary: Summary) -> dict[str, float]:
@@ -126,11 +139,11 @@ def models_text(pair: ModelPair, forecast: Forecast) -> str:
     """Return the part of the report that models on a device add."""
     rows = [("pass", "tokens", "ms", "of a step", "binds", *(f"{name} ms" for name in PARTS))]
     of_round = passes(pair, forecast.setting.draft_length)
-    step_s = float(of_round[PLAIN][1].total_s)
-    for name, (tokens, parts) in of_round.items():
-        times = (f"{float(getattr(parts, f'{part}_s')) * 1e3:.3f}" for part in PARTS)
-        total_s = float(parts.total_s)
-        rows.append((name, f"{tokens}", f"{total_s * 1e3:.3f}", f"{total_s / step_s:.3f}", parts.binds, *times))
+    step_ms = of_round[PLAIN].ms
+    for name, one in of_round.items():
+        times = (f"{float(getattr(one.parts, f'{part}_s')) * 1e3:.3f}" for part in PARTS)
+        width = f"{one.times} x {one.tokens}" if one.times > 1 else f"{one.tokens}"
+        rows.append((name, width, f"{one.ms:.3f}", f"{one.ms / step_ms:.3f}", one.parts.binds, *times))
     plain, spec = (int(pair.batch) * 1e3 / ms for ms in times_ms(forecast.summary).values())
     rates = f"tokens/s: {plain:,.1f} plain, {spec:,.1f} speculative"
     about = [placement_text(pair), rates]
@@ -210,24 +223,27 @@ def why_text(pair: ModelPair, forecast: Forecast) -> str:
     """Say in plain words where the time goes, and what would change the outcome."""
     draft_length, summary = forecast.setting.draft_length, forecast.summary
     of_round = passes(pair, draft_length)
-    step, draft, verify = (of_round[name][1] for name in (PLAIN, DRAFT, VERIFY))
-    plain_ms, draft_ms, verify_ms = (float(p.total_s) * 1e3 for p in (step, draft, verify))
-    is_block = pair.drafts_blocks
-    draft_ms = float(pair.round_cost(draft_length).draft_s) * 1e3 if is_block else draft_ms
-    drafted = f"Drafting a block, in one pass for all {draft_length} tokens," if is_block else "A drafted token"
-    count, times = (1, "it is") if is_block else (draft_length, f"{draft_length} of them are")
+    step, verify = of_round.pop(PLAIN), of_round.pop(VERIFY)
+    plain_ms, verify_ms = step.ms, verify.ms
     tau = summary.closed_form_tokens_per_round
     round_ms = summary.closed_form_speculative_ms_per_token * tau
     lines = [
-        f"A plain step takes {plain_ms:.3f} ms, most of it {WORDS[step.binds]}.",
-        f"Verifying {draft_length + 1} tokens takes {verify_ms:.3f} ms, {verify_ms / plain_ms:.2f} steps: "
-        + verify_reason(step, verify, experts=pair.target.experts > 0),
-        f"{drafted} takes {draft_ms:.3f} ms, {draft_ms / plain_ms:.3f} steps, most of it {WORDS[draft.binds]}; "
-        f"{times} {count * draft_ms / round_ms:.0%} of a round.",
+        f"A plain step takes {plain_ms:.3f} ms, most of it {WORDS[step.parts.binds]}.",
+        f"Verifying {verify.tokens} tokens takes {verify_ms:.3f} ms, {verify_ms / plain_ms:.2f} steps: "
+        + verify_reason(step.parts, verify.parts, experts=pair.target.experts > 0),
+        *(drafted_text(pair, name, one, plain_ms, round_ms) for name, one in of_round.items()),
         f"A round takes on average {round_ms:.3f} ms, {round_ms / plain_ms:.2f} steps, and yields {tau:.2f} tokens: "
         f"{tau:.2f} / {round_ms / plain_ms:.2f} = {tau / (round_ms / plain_ms):.2f}x.",
     ]
     return "\n".join(lines)
+
+
+def drafted_text(pair: ModelPair, name: str, one: Pass, plain_ms: float, round_ms: float) -> str:
+    """Say in words what a pass of the draft takes."""
+    ms, tokens = one.ms, f"{one.tokens} token" + "s" * (one.tokens > 1)
+    words = f"{name.capitalize()} ({pair.method.title}, {tokens}): {ms:.3f} ms, {ms / plain_ms:.3f} steps, most of it "
+    times = f"{one.times} of them are" if one.times > 1 else "it is"
+    return f"{words}{WORDS[one.parts.binds]}; {times} {one.times * ms / round_ms:.0%} of a round."
 
 
 def verify_reason(step: PassParts, verify: PassParts, *, experts: bool) -> str:

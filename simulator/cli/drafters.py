@@ -15,17 +15,18 @@ def drafters() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
 def list_drafters(as_json: bool) -> None:
     """List the drafters that are priced: what their config.json names, how they draft, what they read."""
-    from simulator.costs.drafters import KINDS, KNOWN
+    from simulator.costs.drafters.methods import NOT_PRICED, methods
 
-    unpriced = [part for part, kind in KINDS.items() if kind is None and part != "draft"]
+    keys = ("name", "title", "example", "rounds", "reads")
+    rows = [{key: getattr(method, key) for key in keys} for method in methods().values()]
+    unpriced = [part for part in NOT_PRICED if part != "draft"]
     if as_json:
-        click.echo(to_json({"drafters": [known._asdict() for known in KNOWN], "not_priced": unpriced}), nl=False)
+        click.echo(to_json({"drafters": rows, "not_priced": unpriced}), nl=False)
         return
-    say(f"{len(KNOWN)} kinds are priced by their config.json; not {', '.join(unpriced)}.\n")
-    head = ("name", "its file names", "a round", "reads")
-    rounds = {"chain": "K passes", "block": "one pass"}
-    rows = [(known.name, known.architecture, rounds[known.passes], known.reads) for known in KNOWN]
-    click.echo(table([head, *rows], left=(0, 1, 2, 3)))
+    say(f"{len(rows)} methods are priced, by --method or by what a config.json names; not {', '.join(unpriced)}.\n")
+    head = ("--method", "its file names", "a round", "reads")
+    shown = [tuple(row[key] for key in keys if key != "title") for row in rows]
+    click.echo(table([head, *shown], left=(0, 1, 2, 3)))
 
 
 drafters.add_command(list_drafters)

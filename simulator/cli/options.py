@@ -95,7 +95,16 @@ def parameter_options(*, many: bool) -> Decorator:
 DEVICE_OPTIONS = stacked(
     click.option("--profile", help="Device: profile.json of calibrate, or a name that `profiles list` shows."),
     click.option("--target-model", help="config.json, its folder, or a name of the catalogue, such as llama-3.1-8b."),
-    click.option("--draft-model", help="The same, of the draft."),
+    click.option("--draft-model", help="The same, of the draft; what its file tells is how it drafts."),
+    click.option(
+        "--method", help="How it drafts, as `drafters list` shows; without --draft-model as usual for a target."
+    ),
+    click.option(
+        "--topk", type=click.IntRange(1, 1024), help="Children of each of as many nodes, of drafts that branch."
+    ),
+    click.option(
+        "--nodes", type=click.IntRange(2, 65_536), help="Tokens of such a tree that are verified, the last one's too."
+    ),
     click.option(
         "--params", help="Weights of a target that no reader knows, such as 8.03B; in place of its config.json."
     ),
@@ -108,6 +117,7 @@ DEVICE_OPTIONS = stacked(
     click.option("--draft-dtype", help="The draft's.  [default: --dtype of 16 or 32 bits, else as of its files]"),
     click.option("--kv-dtype", help="Of the KV cache.  [default: 16 bits, or 32 of float32 weights]"),
     click.option("--tp", type=click.IntRange(1, 1024), help="Devices that share the target (tensor parallelism)."),
+    click.option("--draft-tp", type=click.IntRange(1, 1024), help="Those that share the draft.  [default: --tp]"),
     click.option(
         "--placement",
         type=click.Choice(("same", "separate")),

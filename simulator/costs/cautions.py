@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from .drafters import HEADS
+from .drafters import eagle, eagle3
 from .model_costs import ERROR_A_DOUBLING, ERROR_OF_FORMAT, ModelPair
 from .work import ModelShape
 
@@ -64,7 +64,7 @@ def match_cautions(target: ModelShape, draft: ModelShape) -> Iterator[str]:
         sizes = f"{target.vocabulary:,} and {draft.vocabulary:,} tokens"
         yield f"vocabularies differ ({sizes}): make sure that both models share a tokenizer"
     if draft.layers == 1 and not draft.drafting and draft.hidden_size == target.hidden_size:
-        heads = " or ".join(known.architecture for known in HEADS[:2])
+        heads = " or ".join(m.METHOD.example for m in (eagle, eagle3))
         yield f"{draft.name} has one layer of its target's size: a head says so by its architectures ({heads})"
     if draft.drafting and draft.drafting.reads_states and draft.drafting.state_size != target.hidden_size:
         sizes = f"{draft.drafting.state_size:,} and {target.hidden_size:,}"

@@ -8,6 +8,7 @@ from simulator.ground.fields import Field
 
 from . import gemma, gpt, hybrids
 from .config_json import MAX_COUNT, MAX_SIZE, Layers, Layout, Stack, refuse_other, where
+from .work import ModelShape
 
 
 class Family(NamedTuple):
@@ -370,3 +371,12 @@ ALIASES |= dict.fromkeys(("llava", "llava_next", "idefics3", "smolvlm", "voxtral
 ALIASES |= dict.fromkeys(("mistral3", "idefics2", "pixtral"), "mistral")
 ALIASES |= dict.fromkeys(("llava_onevision", "internvl", "qwen2_audio"), "qwen2")
 ALIASES |= {"paligemma": "gemma", "aya_vision": "cohere2", "lfm2_vl": "lfm2", "granite_speech": "granite"}
+
+
+def language_model(config: Field) -> ModelShape:
+    """Return the shape of a model whose file is filled."""
+    family = FAMILIES[config["model_type"].text()]
+    layout = gpt.opt_layout(config) if config["model_type"].value == "opt" else family.layout
+    stack = Stack(config, layout)
+    family.read(stack)
+    return stack.finish()

@@ -7,7 +7,6 @@ import numpy as np
 from .step import Floats, Real
 
 EMBEDDING, HEAD = "embed_tokens", "lm_head"
-CHAIN, BLOCK = "chain", "block"
 
 
 class Matrix(NamedTuple):
@@ -128,17 +127,12 @@ class State(NamedTuple):
 class Drafting(NamedTuple):
     """How a drafter proposes that is no plain language model.
 
-    architecture: as its file names it. passes: `CHAIN`, one for each token, or `BLOCK`, one a round whatever K.
-    longest: the longest draft of a block; None: any. per_token, more: such a pass computes per_token x K + more tokens
-    of a sequence. reads_states: it needs its target's states, of state_size numbers, and so waits for them. step_size:
-    weights that each token reads after the pass, one token after another.
+    method: its name. architecture: as its file names it. longest: the longest draft that it makes; None: any.
+    reads_states: it needs its target's states, of state_size numbers, and so waits for them.
     """
 
+    method: str
     architecture: str
-    passes: str
     longest: int | None = None
-    per_token: int = 0
-    more: int = 1
     reads_states: bool = True
-    step_size: int = 0
     state_size: int = 0

@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 
 from simulator.ground.artefacts import UserError
 
+from .drafters import draft_model
+from .drafters.plan import DraftPass, DraftPlan, Method, Tree, branched
 from .formats import Storage
-from .layers import BLOCK
 from .profile import DATASHEET, PassCost, Profile, spread
 from .step import Floats, Real, RoundCost
 from .work import Count, ModelShape, as_storage
@@ -75,13 +76,21 @@ class Placed:
         """Whether a device was timed, though in no pass of weights that are stored like this."""
         return self.profile.status != DATASHEET and self.storage.name not in self.profile.passes
 
-    def parts(self, batch: Real, new_tokens: Real, context: Real) -> PassParts:
+    def parts(
+        self,
+        batch: Real,
+        new_tokens: Real,
+        context: Real,
+        head_rows: Real | None = None,
+        launches: Real | None = None,
+    ) -> PassParts:
         """Return the seconds of passes, [*samples, *S]; counts as of `ModelShape.flops` broadcast to S."""
         counts = (np.asarray(v, np.float64) for v in (batch, new_tokens, context))
         batch, new_tokens, context = np.broadcast_arrays(*counts)
-        flops = self.shape.flops(batch, new_tokens, context) / self.devices
-        moved = self.moved_bytes(batch, new_tokens, context)
-        launches = np.asarray(self.shape.layers * self.profile.launches_per_layer)
+        flops = self.shape.flops(batch, new_tokens, context, head_rows) / self.devices
+        moved = self.moved_bytes(batch, new_tokens, context, head_rows)
+        each = self.profile.launches_per_layer
+        launches = np.asarray(self.shape.layers * each if launches is None else launches)
         tokens = np.asarray(batch * new_tokens, np.float64)
         link_s = self.link_s(tokens)
         cost, ones = self.cost, np.ones(tokens.shape)
@@ -94,20 +103,22 @@ class Placed:
             total_s=cost.pass_s(flops, moved, tokens, launches) + link_s,
         )
 
-    def product_s(self, weights: int, batch: Floats) -> Floats:
-        """Return the seconds of one more product of so many weights within a pass: a launch, and no pass of its own."""
-        moved = (weights + batch * self.shape.vocabulary) * self.storage.plain.bits / 8 / self.devices
-        whole = self.cost.pass_s(2 * weights * batch / self.devices, moved, batch, 1)
-        return np.asarray(whole - spread(self.cost.fixed_s, batch.ndim))
+    def pass_parts(self, of: DraftPass, batch: Real, context: Real) -> PassParts:
+        """Return the seconds of one pass of a drafter, as this model's; a part of another costs its kernels alone."""
+        parts = replace(self, shape=of.shape).parts(batch, of.rows, context, of.head_rows, of.launches)
+        if not of.is_part:
+            return parts
+        return replace(parts, fixed_s=np.zeros(np.shape(parts.fixed_s)), total_s=parts.total_s - parts.fixed_s)
 
     @property
     def kv_format(self) -> str:
         """The number format of the KV cache."""
         return self.kv_dtype or self.shape.kv_dtype or self.storage.plain.name
 
-    def moved_bytes(self, batch: Count, new_tokens: Count, context: Count) -> Floats:
+    def moved_bytes(self, batch: Count, new_tokens: Count, context: Count, head_rows: Real | None = None) -> Floats:
         """Return the bytes that one device moves in a pass."""
-        return self.shape.bytes_moved(batch, new_tokens, context, self.storage, self.kv_format, self.devices)
+        sizes = batch, new_tokens, context, self.storage, self.kv_format, self.devices
+        return self.shape.bytes_moved(*sizes, head_rows)
 
     def link_s(self, tokens: Floats) -> Floats:
         """Return the seconds of two all-reduces a layer: 2 (n - 1) / n of the hidden states of the pass each.
@@ -138,7 +149,9 @@ class ModelPair:
     """Two models at work on a profiled device: the costs of a forecast.
 
     batch, context: scalars or arrays that broadcast with draft lengths; context is what the KV cache holds on average.
-    devices: that share the target. placement: "same" puts the draft on those as well, "separate" on one of its own.
+    method: how the draft drafts, whose shape is of nothing where it reads no weights; tree: how drafts branch, if so.
+    devices: that share the target. placement: "same" puts the draft on those as well, "separate" on one of its own;
+    draft_devices: that share the draft, where they are others.
     round_overhead_s: what a round costs besides its passes; round_overhead_error: its standard error, relative;
     round_overhead_factors: what samples of it are multiplied by, [samples] or 1; draft_normals,
     verify_normals: normal draws of what passes are off by besides, [2, samples] or 0: see `off_by`.
@@ -152,7 +165,10 @@ class ModelPair:
     kv_dtype: str | None = None
     batch: Real = 1
     context: Real = 1024
+    method: Method = draft_model.METHOD
+    tree: Tree | None = None
     devices: int = 1
+    draft_devices: int | None = None
     placement: str = SAME
     round_overhead_s: Real = 0.0
     round_overhead_error: float = 0.0
@@ -165,15 +181,20 @@ class ModelPair:
         """The longest draft that a drafter of blocks makes; None: any."""
         return self.draft.drafting.longest if self.draft.drafting else None
 
-    def draft_tokens(self, draft_length: Count) -> Count:
-        """Return the tokens of a sequence that a pass of the draft computes: one, or those of a block."""
-        drafting, one = self.draft.drafting, np.ones_like(draft_length)
-        return one if drafting is None else drafting.per_token * np.asarray(draft_length) + drafting.more * one
+    @property
+    def topk(self) -> int | None:
+        """Children of a node, of drafts that branch."""
+        return self.tree.topk if self.tree else None
 
     @property
-    def drafts_blocks(self) -> bool:
-        """Whether one pass drafts all tokens of a round."""
-        return self.draft.drafting is not None and self.draft.drafting.passes == BLOCK
+    def nodes(self) -> int | None:
+        """Tokens of such a tree that are verified."""
+        return self.tree.nodes if self.tree else None
+
+    def plan(self, draft_length: Count) -> DraftPlan:
+        """Return what a round runs besides, and how wide verification is."""
+        plan = self.method.plan(self.draft, np.asarray(draft_length, np.int64))
+        return plan if self.tree is None else branched(plan, self.tree)
 
     @property
     def placed_target(self) -> Placed:
@@ -182,8 +203,9 @@ class ModelPair:
 
     @property
     def placed_draft(self) -> Placed:
-        """The draft where it runs."""
-        return self.placed(self.draft, self.draft_dtype, self.devices if self.placement == SAME else 1)
+        """The draft where it runs: on the target's devices, unless said, or on one of its own."""
+        shared = self.devices if self.placement == SAME else 1
+        return self.placed(self.draft, self.draft_dtype, self.draft_devices or shared)
 
     def placed(self, shape: ModelShape, dtype: str | Storage, devices: int) -> Placed:
         """Put a model on devices of the profile."""
@@ -192,26 +214,26 @@ class ModelPair:
     def round_cost(self, draft_length: Real) -> RoundCost:
         """Return the phases' seconds, [*samples, *S]; S is what draft lengths, batch and context broadcast to."""
         k, batch, context = np.broadcast_arrays(np.asarray(draft_length, np.int64), self.batch, self.context)
-        target, draft = self.placed_target, self.placed_draft
-        draft_tokens = self.draft_tokens(k)
-        draft_step_s = draft.parts(batch, draft_tokens, context).total_s
-        draft_step_s = draft_step_s * self.off_by(self.draft_normals, draft, batch, draft_tokens, context)
-        off_by = self.off_by(self.verify_normals, target, batch, k + 1, context)
-        plain_s, verify_s = (target.parts(batch, n, context).total_s for n in (1, k + 1))
+        target, plan = self.placed_target, self.plan(k)
+        each_s = [self.drafted_s(of, batch, context) for of in plan.passes]
+        draft_s = sum((np.asarray(of.times * s) for of, s in zip(plan.passes, each_s, strict=True)), np.zeros(k.shape))
+        off_by = self.off_by(self.verify_normals, target, batch, plan.width, context)
+        plain_s, verify_s = (target.parts(batch, n, context).total_s for n in (1, plan.width))
         return RoundCost(
             draft_length=np.asarray(k),
             baseline_s=plain_s,
-            draft_step_s=draft_step_s,
-            draft_s=draft_step_s * (1 if self.drafts_blocks else k) + k * self.sequel_s(batch),
+            draft_step_s=each_s[0] if each_s else np.zeros(k.shape),
+            draft_s=draft_s + np.asarray(plan.host_s) * batch,
             # It does all that a plain step does: no draw makes it shorter than that.
             verify_s=np.maximum(verify_s * off_by, np.minimum(plain_s, verify_s)),
             overhead_s=spread(self.round_overhead_factors, k.ndim) * self.round_overhead_s * np.ones(k.shape),
         )
 
-    def sequel_s(self, batch: Count) -> Floats:
-        """Return the seconds of each token of a block after its pass, where they are corrected one by one."""
-        size = self.draft.drafting.step_size if self.draft.drafting else 0
-        return self.placed_draft.product_s(size, np.asarray(batch, np.float64)) if size else np.zeros(np.shape(batch))
+    def drafted_s(self, of: DraftPass, batch: Count, context: Count) -> Floats:
+        """Return the seconds of one pass of the draft."""
+        placed = self.placed_draft
+        total_s = placed.pass_parts(of, batch, context).total_s
+        return total_s * self.off_by(self.draft_normals, replace(placed, shape=of.shape), batch, of.rows, context)
 
     def off_by(self, normals: Real, placed: Placed, batch: Count, new_tokens: Count, context: Count) -> Floats:
         """Return what passes are multiplied by where they were not timed themselves, [*samples, *S].

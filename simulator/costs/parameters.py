@@ -138,7 +138,8 @@ class DeviceOptions:
 
     profile: a file, or a name of those that come along. target_model, draft_model: config.json, its folder, or a name
     of the catalogue. params, active_params, kv_bytes_per_token: of a target that no reader knows; with draft_ of a
-    draft. tp: devices that share the target. placement: of the draft, "same" or "separate".
+    draft. method: how it drafts; topk, nodes: how its drafts branch, and how many tokens of them are verified. tp,
+    draft_tp: devices that share the target and the draft. placement: of the draft, "same" or "separate".
     """
 
     profile: str | None = None
@@ -150,9 +151,13 @@ class DeviceOptions:
     draft_params: str | None = None
     draft_active_params: str | None = None
     draft_kv_bytes_per_token: str | None = None
+    method: str | None = None
+    topk: int | None = None
+    nodes: int | None = None
     dtype: str | None = None
     draft_dtype: str | None = None
     kv_dtype: str | None = None
     tp: int | None = None
+    draft_tp: int | None = None
     placement: str | None = None
     overlap: bool = False

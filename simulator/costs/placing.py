@@ -6,6 +6,9 @@ from simulator.ground.artefacts import UserError
 from simulator.ground.fields import read_json
 from simulator.ground.names import one_of
 
+from .drafters import draft_model
+from .drafters.methods import method_named
+from .drafters.plan import Method, Tree
 from .formats import FORMATS, PLAIN, Storage
 from .model_costs import SAME, ModelPair
 from .parameters import DeviceOptions
@@ -15,17 +18,40 @@ from .stated import StatedModel
 from .work import ModelShape
 
 
-def model_shape(name: str | None, stated: StatedModel) -> ModelShape:
-    """Return a model's shape, from its file or from what is stated of it."""
+def model_shape(name: str | None, stated: StatedModel, method: Method | None = None) -> ModelShape:
+    """Return a model's shape, from its file or from what is stated of it; method: how it drafts, if that is stated."""
     if stated.first is None:
-        return read_shape(str(name))
+        return read_shape(str(name), method)
     path = Path(name) if name else Path()
     path = path / "config.json" if name and path.is_dir() else path
     config = read_json(path, any_number=True) if path.is_file() else None
     return stated.shape(name or f"a model of {stated.params} weights", config)
 
 
-def place_models(profile: Profile, options: DeviceOptions, target: ModelShape, draft: ModelShape) -> ModelPair:
+def drafter(options: DeviceOptions, numbers: StatedModel, target: ModelShape) -> tuple[Method, ModelShape]:
+    """Return how a target's drafts are made, as the drafter's file or `--method` says, and what makes them.
+
+    Raises:
+        UserError: Neither is stated, or they are at odds.
+    """
+    stated = None if options.method is None else method_named(options.method)
+    if options.draft_model is None and numbers.first is None:
+        if stated is None:
+            what = f"--target-model: {options.target_model}" if options.target_model else "--params: a model"
+            raise UserError(f"{what} alone, expected --draft-model beside it, or --method")
+        return stated, stated.usual(target)
+    draft = model_shape(options.draft_model, numbers, stated)
+    method = method_named(draft.drafting.method) if draft.drafting else draft_model.METHOD
+    if stated not in (None, method):
+        raise UserError(
+            f"--method: {stated.name}, but {draft.name} is a drafter of {method.name}, expected that or no such option"
+        )
+    return method, draft
+
+
+def place_models(
+    profile: Profile, options: DeviceOptions, target: ModelShape, draft: ModelShape, method: Method
+) -> ModelPair:
     """Check how two models are to run."""
     devices, placement = options.tp or 1, options.placement or SAME
     if options.kv_dtype is not None and options.kv_dtype not in FORMATS:
@@ -44,16 +70,21 @@ def place_models(profile: Profile, options: DeviceOptions, target: ModelShape, d
         raise UserError(
             f"--target-model: {target.name} is a drafter ({target.drafting.architecture}), expected a model"
         )
-    if draft.drafting and draft.drafting.reads_states and options.overlap:
-        raise UserError(
-            f"--overlap: {draft.drafting.architecture} waits for the target's states, expected no such option"
-        )
-    for shape in (target, draft) if placement == SAME else (target,):
-        if shape.heads % devices:
+    if method.waits and options.overlap:
+        called = draft.drafting.architecture if draft.drafting else method.title
+        raise UserError(f"--overlap: {called} waits for the target's states, expected no such option")
+    of_draft = options.draft_tp or (devices if placement == SAME else 1)
+    for option, sharing, shape in (
+        ("--tp", devices, target),
+        ("--draft-tp" if options.draft_tp else "--tp", of_draft, draft),
+    ):
+        if shape.heads % sharing:
             raise UserError(
-                f"--tp: {devices} devices cannot share the {shape.heads} heads of {shape.name}, "
+                f"{option}: {sharing} devices cannot share the {shape.heads} heads of {shape.name}, "
                 f"expected a divisor of {shape.heads}"
             )
+    if of_draft > devices and placement == SAME:
+        raise UserError(f"--draft-tp: {of_draft} is above the {devices} of --tp, expected 1 to {devices}")
     return ModelPair(
         profile=profile,
         target=target,
@@ -61,9 +92,22 @@ def place_models(profile: Profile, options: DeviceOptions, target: ModelShape, d
         dtype=dtype,
         draft_dtype=draft_dtype,
         kv_dtype=options.kv_dtype,
+        method=method,
+        tree=tree_of(options),
         devices=devices,
+        draft_devices=options.draft_tp,
         placement=placement,
     )
+
+
+def tree_of(options: DeviceOptions) -> Tree | None:
+    """Return how drafts branch, as `--topk` and `--nodes` say."""
+    if options.topk is None and options.nodes is None:
+        return None
+    if options.topk is None or options.nodes is None:
+        one, other = ("--nodes", "--topk") if options.topk is None else ("--topk", "--nodes")
+        raise UserError(f"{one}: {options.topk or options.nodes} alone, expected {other} beside it")
+    return Tree(options.topk, options.nodes)
 
 
 def usual_format(profile: Profile) -> str:

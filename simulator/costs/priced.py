@@ -26,10 +26,14 @@ FITTED = {
 }
 # How models run: fields of `DeviceOptions`, and what `ModelPair` and results call each.
 HOW_MODELS_RUN = {
+    "method": "method",
+    "topk": "topk",
+    "nodes": "nodes",
     "dtype": "dtype",
     "draft_dtype": "draft_dtype",
     "kv_dtype": "kv_dtype",
     "tp": "devices",
+    "draft_tp": "draft_devices",
     "placement": "placement",
 }
 # Fields of `DeviceOptions`: models, with what the options of each begin with, and what may be stated of one.
@@ -189,7 +193,7 @@ def load_pricing(options: DeviceOptions) -> Pricing:
     if options.profile is None:
         refuse_stated(options, (*ROLES, *STATED, *HOW_MODELS_RUN), "a device, expected --profile NAME")
         return Pricing()
-    from .placing import model_shape, place_models
+    from .placing import drafter, model_shape, place_models
     from .profile_file import load_profile
     from .stated import StatedModel
 
@@ -206,13 +210,13 @@ def load_pricing(options: DeviceOptions) -> Pricing:
                 "expected --target-model and --draft-model beside it"
             )
         return Pricing(profile=profile)
-    if len(stated) == 1:
-        missing = next(role for role in roles if role not in stated)
-        given, option = getattr(options, stated[0]), flag(stated[0])
-        what = f"{option}: {given}" if given is not None else f"{roles[stated[0]].first}: a model"
-        raise UserError(f"{what} alone, expected {flag(missing)} beside it")
-    shapes = {role: model_shape(getattr(options, role), numbers) for role, numbers in roles.items()}
-    return Pricing(profile=profile, models=place_models(profile, options, *shapes.values()))
+    if "target_model" not in stated:
+        given = options.draft_model
+        what = f"--draft-model: {given}" if given is not None else f"{roles['draft_model'].first}: a model"
+        raise UserError(f"{what} alone, expected --target-model beside it")
+    target = model_shape(options.target_model, roles["target_model"])
+    method, draft = drafter(options, roles["draft_model"], target)
+    return Pricing(profile=profile, models=place_models(profile, options, target, draft, method))
 
 
 def stated_numbers(options: DeviceOptions, prefix: str) -> dict[str, str | None]:

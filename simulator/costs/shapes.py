@@ -12,12 +12,11 @@ from simulator.ground.artefacts import UserError
 from simulator.ground.fields import Field, read_json, shortened
 from simulator.ground.names import Found, Names, find_name, nearest, number_format, parts_of
 
-from .config_json import KEYS, Stack
-from .drafters import drafter, drafter_architecture, kind_of
-from .families import ALIASES, FAMILIES
+from .config_json import KEYS
+from .drafters.methods import drafter_of, kind_of
+from .drafters.plan import Method
+from .families import ALIASES, FAMILIES, language_model
 from .formats import FORMATS, Storage, storage_of
-from .gpt import opt_layout
-from .layers import BLOCK, Drafting
 from .named_formats import named_format
 from .quantization import Quantized, file_beside, quantization_of
 from .work import ModelShape
@@ -138,10 +137,10 @@ def made_for(text: str) -> int | None:
     return MADE_FOR[max(told, key=lambda name: parts_of(name).total())] if told else None
 
 
-def read_shape(path_or_name: str | Path) -> ModelShape:
-    """Read the shape of a model from what `find_model` finds."""
+def read_shape(path_or_name: str | Path, stated: Method | None = None) -> ModelShape:
+    """Read the shape of a model from what `find_model` finds; stated: how it drafts, whatever its file says."""
     path, found = find_model(path_or_name)
-    shape = shape_of(read_json(path, any_number=True), found.name)
+    shape = shape_of(read_json(path, any_number=True), found.name, stated)
     if path.parent == CATALOGUE and str(path_or_name) not in (found.name, str(path)):
         shape = replace(shape, stated_name=str(path_or_name))
     if path.parent != CATALOGUE:
@@ -164,31 +163,29 @@ def says_no_more(named: Storage | None, published: Storage | None) -> bool:
     return len(kinds) == 1 and named.format.arithmetic == published.format.arithmetic
 
 
-def shape_of(config: Field, name: str) -> ModelShape:
+def shape_of(config: Field, name: str, stated: Method | None = None) -> ModelShape:
     """Return the shape that the values of a config.json describe.
 
     Args:
         config: The values by key.
         name: What to call the model.
+        stated: How it drafts, where its file does not tell.
 
     Raises:
         UserError: The family is unknown, or a value is missing or odd.
     """
     quantized = quantization_of(config, file_beside(config))
     text, is_inner = text_model(config)
-    architecture, said = drafter_architecture(config)
-    if architecture:
+    method, (architecture, said) = drafter_of(config, stated)
+    if method and method.waits:
         # A head is built as its architecture says, whatever its target: Kimi's has llama's layers.
         layers = re.sub("Eagle3?", "", architecture).partition("ForCausalLM")[0]
         named = ARCHITECTURES.get(f"{layers}ForCausalLM")
-        stated = dict.fromkeys(EXPERT_COUNTS) | text.object() | ({"model_type": named} if named else {})
-        text = text.but(**stated)
+        members = dict.fromkeys(EXPERT_COUNTS) | text.object() | ({"model_type": named} if named else {})
+        text = text.but(**members)
     family = family_of(text)
     whole = filled(text, family.name, is_inner=is_inner)
-    shape = drafter(whole, config, architecture) if architecture else language_model(whole)
-    if config["pard_token"].is_given:
-        # A language model that was taught to draft in parallel (arXiv 2504.18583).
-        shape = replace(shape, drafting=Drafting("PARD", BLOCK, None, 2, 0, reads_states=False))
+    shape = method.read(whole, config, architecture) if method and method.read else language_model(whole)
     found = quantized if quantized != Quantized() else quantization_of(text, None)
     if found == Quantized():
         storage, stored = stored_unquantized(config, text)
@@ -313,15 +310,6 @@ ARCHITECTURES = {
     "HunYuanDenseV1ForCausalLM": "hunyuan_v1_dense",
     "HunYuanMoEV1ForCausalLM": "hunyuan_v1_moe",
 }
-
-
-def language_model(config: Field) -> ModelShape:
-    """Return the shape of a model whose file is filled."""
-    family = FAMILIES[config["model_type"].text()]
-    layout = opt_layout(config) if config["model_type"].value == "opt" else family.layout
-    stack = Stack(config, layout)
-    family.read(stack)
-    return stack.finish()
 
 
 def longest_context(config: Field) -> int | None:

@@ -86,7 +86,12 @@ class ModelShape:
         """
         return stored(self, as_storage(storage)).all_bytes
 
-    def flops(self, batch: Real, new_tokens: Real, context: Real) -> Floats:
+    @property
+    def head_size(self) -> int:
+        """Weights of the output head, which only tokens that are asked for multiply."""
+        return sum(m.size for m in self.matrices if m.parts[0][0] == HEAD)
+
+    def flops(self, batch: Real, new_tokens: Real, context: Real, head_rows: Real | None = None) -> Floats:
         """Return the FLOPs of one pass: 2 a weight and token, attention and states; the arguments broadcast.
 
         Latent attention is counted in the absorbed form that decoding uses: queries meet the latent vectors themselves.
@@ -95,11 +100,13 @@ class ModelShape:
             batch: Sequences.
             new_tokens: Tokens of each that the pass computes: 1 in decoding, K + 1 in verification.
             context: Tokens of each that the KV cache holds before.
+            head_rows: Of the new tokens, those through the output head; None: all.
         """
         b, n, s = (np.asarray(v, np.float64) for v in (batch, new_tokens, context))
         seen = sum((2 * a.layers * a.heads * a.pair_size * a.pairs(n, s) for a in self.attentions), np.float64(0))
         a_token = 2 * self.active_parameters + sum(state.layers * state.flops for state in self.states)
-        return np.asarray(b * (a_token * n + seen + 0 * s), np.float64)
+        unasked = 0.0 if head_rows is None else 2 * self.head_size * (n - head_rows)
+        return np.asarray(b * (a_token * n + seen + 0 * s - unasked), np.float64)
 
     def kv_bytes_per_token(self, kv_dtype: str) -> float:
         """Return the bytes that one token adds to the KV cache of all layers, while no sliding window is full.
@@ -137,6 +144,11 @@ class ModelShape:
         """
         return sum((m.inputs + m.outputs) * m.per_token for m in self.matrices)
 
+    @property
+    def head_activations(self) -> int:
+        """Numbers of these at the output head."""
+        return sum(m.inputs + m.outputs for m in self.matrices if m.parts[0][0] == HEAD)
+
     def bytes_moved(
         self,
         batch: Count,
@@ -145,6 +157,7 @@ class ModelShape:
         storage: str | Storage,
         kv_dtype: str | None = None,
         devices: int = 1,
+        head_rows: Real | None = None,
     ) -> Floats:
         """Return the bytes that one device reads and writes in one pass; the counts broadcast.
 
@@ -158,6 +171,7 @@ class ModelShape:
             storage: Of the weights, as in `weight_bytes`.
             kv_dtype: Of the KV cache; that of unquantized weights when None.
             devices: That share the model (tensor parallelism).
+            head_rows: Of the new tokens, those through the output head; None: all.
 
         Raises:
             UserError: A number format is not known.
@@ -168,6 +182,8 @@ class ModelShape:
         tokens = b * n
         touched = sum((size * touched_share(m, tokens) for m, size in weights.experts), np.float64(0))
         rows = tokens * (self.row_bytes(storage) + self.activation_size() * wide)
+        if head_rows is not None:
+            rows = rows - b * (n - head_rows) * self.head_activations * wide
         kv_wide = wide if kv_dtype is None else bytes_per_weight(kv_dtype)
         kept = sum((self.attention_bytes(a, n, s, devices) for a in self.attentions), np.float64(0)) * kv_wide
         states = 2 * self.divided_states(devices)

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simulator.costs.cautions import cautions
-from simulator.costs.drafters import HEADS, KNOWN
+from simulator.costs.drafters.methods import methods
+from simulator.costs.layers import Drafting
 from simulator.costs.parameters import DeviceOptions, Point
 from simulator.costs.priced import load_pricing
 from simulator.costs.shapes import read_shape, shape_of
@@ -45,7 +46,7 @@ def test_an_eagle_3_head_reads_three_states_and_two_inputs_and_has_a_head_of_its
     # Norms of input, states, feed-forward part and output; the embeddings are the target's.
     assert (shape.active_parameters, shape.parameters) == (weights, weights + 4 * 64)
     assert shape.vocabulary == 500
-    assert (shape.drafting.architecture, shape.drafting.passes) == ("LlamaForCausalLMEagle3", "chain")
+    assert (shape.drafting.architecture, shape.drafting.method) == ("LlamaForCausalLMEagle3", "eagle3")
     layers = {k: v for k, v in HEAD.items() if k not in ("architectures", "draft_vocab_size")}
     other = {"speculators_model_type": "eagle3", "architectures": ["Eagle3Speculator"], "draft_vocab_size": 80}
     assert read(other | {"transformer_layer_config": layers, "target_hidden_size": None}).parameters == shape.parameters
@@ -109,15 +110,16 @@ def test_one_layer_of_the_targets_size_may_be_a_head_and_that_is_said(tmp_path: 
 
 def test_the_list_names_what_is_read_and_how_it_drafts(output) -> None:
     first, _, head, *lines = output("specsim", "drafters", "list").splitlines()
-    assert first.startswith(f"{len(KNOWN)} kinds are priced")
-    assert "medusa" in first
-    assert (head.split()[0], len(lines)) == ("name", len(KNOWN))
+    assert first.startswith(f"{len(methods())} methods are priced")
+    assert (head.split()[0], [line.split()[0] for line in lines]) == ("--method", list(methods()))
     assert max(map(len, (first, *lines))) <= 100
-    assert json.loads(output("specsim", "drafters", "list", "--json"))["drafters"][0]["passes"] == "chain"
-    for known in HEADS:
-        values = (HEAD if known.passes == "chain" else FLASH) | {"architectures": [known.architecture]}
-        drafting = read(values).drafting
-        assert (drafting.architecture, drafting.passes) == (known.architecture, known.passes)
+    listed = json.loads(output("specsim", "drafters", "list", "--json"))["drafters"]
+    assert [row["rounds"] for row in listed if row["name"] == "eagle3"] == ["K passes"]
+    for method in methods().values():
+        if method.architectures:
+            block = FLASH if method.name in ("dflash", "dspark") else HEAD
+            drafting = read(block | {"architectures": [method.example]}).drafting
+            assert (drafting.architecture, drafting.method) == (method.example, method.name)
 
 
 def test_an_eagle_head_of_the_first_kind_borrows_the_output_head() -> None:
@@ -150,7 +152,10 @@ def test_a_block_drafter_takes_one_pass_a_round_and_ends_at_its_block(tmp_path: 
     cost = pair.round_cost(lengths)
     assert np.ptp(cost.draft_s) < 2e-3 * cost.draft_s[0]
     assert (cost.draft_s == cost.draft_step_s).all()
-    assert cost.draft_s[3] == pair.placed_draft.parts(1, 5, 1024).total_s
+    # All five places go through the layers, four through the output head.
+    assert (
+        cost.draft_s[3] == pair.placed_draft.parts(1, 5, 1024, 4).total_s < pair.placed_draft.parts(1, 5, 1024).total_s
+    )
     # The head lies with the target, and is read all the same.
     own = pair.placed_draft.moved_bytes(1, 5, 1024) - 2 * 4096 * 151936
     assert pair.placed_draft.memory_bytes(1, 1024) < own
@@ -166,7 +171,7 @@ def test_a_block_whose_tokens_are_corrected_one_by_one_costs_a_product_each(tmp_
     # A table and a matrix of rank 6 for 500 words; a token of a block besides is its own first one.
     assert shape.parameters == flash.parameters + 2 * 6 * 500
     assert shape.active_parameters == flash.active_parameters
-    assert shape.drafting[1:] == ("block", 8, 1, 0, True, 6 * 500, 64)
+    assert shape.drafting == Drafting("dspark", "dspark", 8, state_size=64)
     (tmp_path / "spark.json").write_text(
         json.dumps(values | {"vocab_size": 151_936, "hidden_size": 4096, "head_dim": 128})
     )
@@ -182,9 +187,10 @@ def test_parallel_drafts_of_other_kinds_take_one_pass_of_twice_the_tokens() -> N
     layers = HEAD | {"architectures": ["PEagleDraftModel"], "num_hidden_layers": 4}
     shape = read(layers)
     assert shape.active_parameters == 3 * 64 * 64 + 5 * ATTENTION + 4 * (OUT + FFN) + 64 * 80
-    assert (shape.drafting.passes, shape.drafting.per_token, shape.drafting.more) == ("block", 2, 0)
+    places = methods()["peagle"].plan(shape, np.asarray(4)).passes
+    assert [(p.rows, p.head_rows, p.times) for p in places] == [(8, 4, 1)]
     pard = read({**HEAD, "architectures": ["LlamaForCausalLM"], "pard_token": 3})
-    assert (pard.drafting.passes, pard.drafting.reads_states) == ("block", False)
+    assert (pard.drafting.method, pard.drafting.reads_states) == ("pard", False)
 
 
 @pytest.mark.parametrize(
@@ -193,7 +199,6 @@ def test_parallel_drafts_of_other_kinds_take_one_pass_of_twice_the_tokens() -> N
         ({"architectures": ["Qwen3NextMTP"]}, "Qwen3NextMTP"),
         ({"architectures": ["SomeDraftModel"]}, "SomeDraftModel"),
         ({"architectures": ["DFlashDraftModel"], "dflash_config": {"projector_type": "domino"}}, "domino"),
-        ({"architectures": None, "medusa_num_heads": 4, "model_type": None}, "medusa"),
         ({"architectures": None, "model_type": "mlp_speculator"}, "mlp_speculator"),
     ],
 )

@@ -1,0 +1,60 @@
+"""DFlash (arXiv 2602.06036): a few layers on states of the target draft a block in one pass, tokens apart."""
+
+from simulator.costs.config_json import MAX_SIZE
+from simulator.costs.layers import Drafting
+from simulator.costs.work import ModelShape
+from simulator.ground.fields import Field
+
+from .heads import Head, head_of, usual_head
+from .plan import DraftPlan, Ints, Method, block
+
+# Layers of such a drafter and places of its block, in published files.
+USUAL_LAYERS, USUAL_BLOCK = 5, 16
+
+
+def own_settings(outer: Field) -> Field:
+    """Return what a file says of the method: a part of its own, or the file."""
+    return outer["dflash_config"] if outer["dflash_config"].is_given else outer
+
+
+def layers(config: Field, outer: Field) -> Head:
+    """Return the layers, which read as many states as the file lists, or as there are layers."""
+    listed = own_settings(outer)["target_layer_ids"]
+    states = len(listed.elements()) if listed.is_given else config["num_hidden_layers"].whole(1, MAX_SIZE)
+    return head_of(config, outer, states)
+
+
+def block_size(outer: Field) -> int:
+    """Return the places of a block."""
+    return outer["block_size"].whole(2, 10_000)
+
+
+def read(config: Field, outer: Field, architecture: str) -> ModelShape:
+    """Return the shape; one place of the block is the last committed token's, the output head is the target's."""
+    head = layers(config, outer)
+    return head.ended(Drafting("dflash", architecture, block_size(outer) - 1), head.vocabulary, own=False)
+
+
+def plan(shape: ModelShape, draft_length: Ints) -> DraftPlan:
+    """Return one pass over the last committed token and a place for each drafted one."""
+    return block(shape, draft_length + 1, draft_length)
+
+
+def usual(target: ModelShape) -> ModelShape:
+    """Return the drafter that is usually trained for a target."""
+    own = {"num_hidden_layers": USUAL_LAYERS, "block_size": USUAL_BLOCK}
+    return usual_head(target, "DFlash drafter", METHOD.example, own)
+
+
+METHOD = Method(
+    name="dflash",
+    title="DFlash",
+    architectures=("dflash",),
+    keys=("dflash_config",),
+    example="DFlashDraftModel",
+    rounds="one pass",
+    reads="states of layers in its file",
+    plan=plan,
+    read=read,
+    usual=usual,
+)

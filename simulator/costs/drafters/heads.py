@@ -1,0 +1,105 @@
+"""What heads on a target's states have in common: their layers, their matrices, and what they borrow."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+from simulator.costs.config_json import MAX_SIZE, Stack
+from simulator.costs.families import FAMILIES
+from simulator.costs.layers import HEAD, Drafting, Matrix
+from simulator.costs.work import ModelShape
+from simulator.ground.fields import Field
+
+# Layers of the target whose states a head reads, where its file does not say.
+STATES_READ = 3
+# Joins what is read of the target to the size of the head's own states.
+JOIN = "fc"
+# Modules that read what comes into a layer's attention.
+READERS = ("self_attn.q_proj", "self_attn.qkv_proj", "self_attn.q_a_proj", "self_attn.kv_a_proj")
+# Of heads in published files: of numbers that a target's shape does not tell.
+USUAL_HEAD_DIM, USUAL_INNER, USUAL_WORDS = 128, 3.5, 32_000
+
+
+class Head(Stack):
+    """The layers of a drafter that reads its target's states; embeddings, and often the head, are the target's."""
+
+    # Numbers of such a state.
+    state_size = 0
+
+    def widen(self) -> None:
+        """Have the first layer's attention read the token's embedding beside the states (EAGLE-3, arXiv 2503.01840)."""
+        matrices, self.matrices = self.matrices, []
+        for m in matrices:
+            is_wide = 0 in m.layers and m.inputs == self.hidden and m.parts[0][0].startswith(READERS)
+            rest = tuple(i for i in m.layers if i != 0) if is_wide else m.layers
+            self.matrices += [m._replace(inputs=2 * self.hidden, layers=(0,))] if is_wide else []
+            self.matrices += [m._replace(layers=rest)] if rest else []
+
+    def ended(self, drafting: Drafting, vocabulary: int, *, own: bool) -> ModelShape:
+        """Return the shape; its output head is its own, perhaps of fewer words, or the target's."""
+        shape = self.finish()
+        head = Matrix(self.hidden, ((HEAD, vocabulary),), is_borrowed=not own)
+        outer = [*(m for m in shape.matrices if m.parts[0][0] != HEAD), head]
+        # Tied: what is not multiplied, the embeddings, lies with the target.
+        drafting = drafting._replace(state_size=self.state_size)
+        return replace(shape, matrices=tuple(outer), tied_embeddings=True, drafting=drafting)
+
+
+def head_of(config: Field, outer: Field, states: int) -> Head:
+    """Return the layers of a head.
+
+    Args:
+        config: Of its layers, filled.
+        outer: Of the drafter, which may be the same.
+        states: States of the target, or of the token and the target, that it joins.
+    """
+    family = FAMILIES[config["model_type"].text()]
+    head = Head(config, replace(family.layout, kinds=None, kinds_if=""))
+    head.state_size = outer["target_hidden_size"].whole(1, MAX_SIZE, default=head.hidden)
+    head.matrix(states * head.state_size, {JOIN: head.hidden}, (0,))
+    family.read(head)
+    head.vectors += head.hidden
+    return head
+
+
+def draft_vocabulary(outer: Field, head: Head) -> int:
+    """Return the words of a head: its own fewer ones where its file says so."""
+    return outer["draft_vocab_size"].whole(1, MAX_SIZE, default=head.vocabulary)
+
+
+@lru_cache(maxsize=64)
+def without(shape: ModelShape, module: str) -> ModelShape:
+    """Return a shape without one of its modules."""
+    return replace(shape, matrices=tuple(m for m in shape.matrices if m.parts[0][0] != module))
+
+
+def usual_head(target: ModelShape, title: str, architecture: str, own: dict[str, Any]) -> ModelShape:
+    """Return the head that such a target usually gets: dense layers of its sizes, and `own` of its config.json."""
+    from simulator.costs.shapes import shape_of
+
+    values = usual_layer(target) | {"architectures": [architecture]} | own
+    shape = shape_of(Field(values, f"a usual {title}"), f"a usual {title}")
+    return replace(shape, assumed="sizes such as published ones have, as no --draft-model says others")
+
+
+def usual_layer(target: ModelShape) -> dict[str, Any]:
+    """Return what the config.json of a head on this target says of its layers: dense ones of the target's sizes."""
+    heads = target.heads or max(1, target.hidden_size // USUAL_HEAD_DIM)
+    attention = next(iter(target.attentions), None) if target.heads else None
+    is_plain = attention is not None and attention.kv_size > 0 and attention.kv_size % attention.pair_size == 0
+    head_dim = attention.pair_size // 2 if attention and is_plain else USUAL_HEAD_DIM
+    kv_heads = attention.kv_size // attention.pair_size if attention and is_plain else heads
+    found: Mapping[str, int] = {name: outputs for m in target.matrices if not m.is_expert for name, outputs in m.parts}
+    return {
+        "model_type": "llama",
+        "num_hidden_layers": 1,
+        "hidden_size": target.hidden_size,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "head_dim": head_dim,
+        "intermediate_size": found.get("mlp.up_proj", int(USUAL_INNER * target.hidden_size)),
+        "vocab_size": target.vocabulary,
+        "max_position_embeddings": target.longest_context or 2048,
+        "tie_word_embeddings": False,
+    }

@@ -1,0 +1,88 @@
+"""All methods of speculation by name, and which of them a drafter's file describes."""
+
+from functools import lru_cache
+from importlib import import_module
+from pkgutil import iter_modules
+
+import simulator.costs.drafters as package
+from simulator.ground.artefacts import UserError
+from simulator.ground.fields import Field
+from simulator.ground.names import Found, one_of
+
+from .plan import Method
+
+# Parts of names of architectures that draft, and that no method here reads.
+NOT_PRICED = ("draft", "speculator", "hass", "nextn", "mtp")
+
+
+@lru_cache(maxsize=8)
+def found_in(folders: tuple[str, ...]) -> dict[str, Method]:
+    """Return the methods of the files in these folders, by name."""
+    names = sorted(info.name for info in iter_modules(folders))
+    modules = [import_module(f"{__package__}.{name}") for name in names]
+    return {m.METHOD.name: m.METHOD for m in modules if hasattr(m, "METHOD")}
+
+
+def methods() -> dict[str, Method]:
+    """Return all methods by name: each file of this package that has a `METHOD`."""
+    return found_in(tuple(package.__path__))
+
+
+def method_named(name: str, option: str = "--method") -> Method:
+    """Return a method by its name, or by another that people or engines have for it.
+
+    Raises:
+        UserError: There is none.
+    """
+    plain = name.strip().lower().replace("-", "_")
+    for method in methods().values():
+        if plain in {n.replace("-", "_") for n in (method.name, *method.also)}:
+            return method
+    raise UserError(f"{option}: {name!r} is not known, expected {one_of(tuple(methods()), name)}")
+
+
+def kind_of(architecture: str) -> str | None:
+    """Return the part of an architecture's name that tells a drafter: the longest of those that methods have."""
+    plain = architecture.lower().replace("_", "").replace("-", "")
+    parts = [part for m in methods().values() for part in m.architectures]
+    told = [part for part in (*sorted(parts, key=len, reverse=True), *NOT_PRICED) if part in plain]
+    return None if plain.endswith("forconditionalgeneration") else next(iter(told), None)
+
+
+def drafter_of(config: Field, stated: Method | None = None) -> tuple[Method | None, Found]:
+    """Return how a file's model drafts, None for a language model, and its architecture; said: where only keys tell.
+
+    Raises:
+        UserError: It drafts in a way that is not priced, or in another than is stated.
+    """
+    method, found = told_by(config)
+    if stated is None or stated.read is None or method is stated:
+        return method, found
+    if method is None or not found.name or found.said:
+        return stated, Found(stated.example, f"read as {stated.title}, as --method states")
+    raise UserError(f"--method: {stated.name}, but {config.path} is of {method.name}, expected that or no such option")
+
+
+def told_by(config: Field) -> tuple[Method | None, Found]:
+    """Return the same as the file alone tells it."""
+    listed, own = config["architectures"], config["speculators_model_type"]
+    names = [e.text() for e in listed.elements()] if listed.is_given else []
+    names += [own.text()] if own.is_given else []
+    names += [config["model_type"].value] if config["model_type"].value == "mlp_speculator" else []
+    name = next((name for name in names if kind_of(name) is not None), "")
+    projector = config["dflash_config"]["projector_type"] if config["dflash_config"].is_given else config["no such"]
+    if projector.is_given and projector.value != "dflash":
+        name = projector.text()
+    if name:
+        method = next((m for m in methods().values() if kind_of(name) in m.architectures), None)
+        if method is None:
+            raise config.error(
+                f"{config.path}: the drafter {name!r} is not priced, expected one that `drafters list` shows"
+            )
+        return method, Found(name)
+    for method in sorted(methods().values(), key=lambda m: not m.waits, reverse=True):
+        key = next((k for k in method.keys if config[k].is_given), None)
+        if key is not None:
+            said = f"read as {method.title}, as {key} in its file tells" if method.waits else ""
+            return method, Found(method.example, said)
+    return None, Found("")

@@ -1,0 +1,115 @@
+"""What one round of any method of speculation runs: its passes, and how wide verification is; NumPy alone."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from simulator.costs.step import Floats
+from simulator.costs.work import ModelShape
+
+if TYPE_CHECKING:
+    from simulator.ground.fields import Field
+
+Ints = NDArray[np.int64]
+
+# What the acceptance of a method is indexed by.
+DEPTH, LENGTH, CHILD, POSITION = "depth", "draft length", "depth and child", "position in the block"
+DRAFT_STEP, FIRST_PASS, BLOCK_PASS = "draft step", "first draft", "draft block"
+
+
+class DraftPass(NamedTuple):
+    """A pass of a drafter over the device's sequences.
+
+    shape: the layers and matrices that it reads, whose attention says what it reads and writes of the KV cache. rows:
+    tokens of a sequence through the layers; head_rows: of them through the output head; times: how many such passes a
+    round takes, one after another; all broadcast with draft lengths. launches: kernels, None: as many a layer as the
+    profile says. is_part: it lies within the pass before it, and costs its kernels alone.
+    """
+
+    name: str
+    shape: ModelShape
+    rows: Ints
+    head_rows: Ints
+    times: Ints
+    launches: int | None = None
+    is_part: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DraftPlan:
+    """A round of drafts: its passes in order, and the tokens of a sequence that verification computes.
+
+    width: the last committed token, and every drafted one. accepts: what acceptance is indexed by. host_s: seconds of a
+    sequence on the processor of the host.
+    """
+
+    passes: tuple[DraftPass, ...]
+    width: Ints
+    accepts: str = DEPTH
+    host_s: Floats | float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Method:
+    """A method of speculation, as its file describes it.
+
+    name: as engines call it, and `--method`; also: other names of it. architectures: parts of the names of those that
+    draft so, and keys that only their files have. example: an architecture of its files. rounds, reads: for people.
+    plan: of a drafter at draft lengths. read: the shape of a drafter from its own file, filled, and from what is
+    around it. usual: the drafter that a target has, or usually gets, where none is named. waits: whether drafts need
+    the target's states.
+    """
+
+    name: str
+    title: str
+    rounds: str
+    reads: str
+    plan: Callable[[ModelShape, Ints], DraftPlan]
+    usual: Callable[[ModelShape], ModelShape]
+    also: tuple[str, ...] = ()
+    architectures: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
+    example: str = ""
+    read: "Callable[[Field, Field, str], ModelShape] | None" = None
+    waits: bool = True
+
+
+class Tree(NamedTuple):
+    """Drafts that branch: topk children of each of topk nodes a step; nodes: those verified, the root among them."""
+
+    topk: int
+    nodes: int
+
+
+def chain(first: ModelShape, further: ModelShape, draft_length: ArrayLike) -> DraftPlan:
+    """Return a chain: a first pass that takes in all that was just verified, and a token a pass behind it.
+
+    Engines pad that pass to K + 1 tokens, and run it even where no token is wanted: the drafter's KV cache keeps step.
+    """
+    k = np.asarray(draft_length, np.int64)
+    one = np.ones_like(k)
+    taken_in = DraftPass(FIRST_PASS, first, k + 1, one, one)
+    return DraftPlan(passes=(taken_in, DraftPass(DRAFT_STEP, further, one, one, np.maximum(k - 1, 0))), width=k + 1)
+
+
+def block(shape: ModelShape, rows: Ints, draft_length: ArrayLike, *more: DraftPass) -> DraftPlan:
+    """Return one pass for all tokens of a round, and what follows it."""
+    k = np.asarray(draft_length, np.int64)
+    whole = DraftPass(BLOCK_PASS, shape, rows, np.maximum(k, 1), np.ones_like(k))
+    return DraftPlan(passes=(whole, *more), width=k + 1, accepts=POSITION)
+
+
+def branched(plan: DraftPlan, tree: Tree) -> DraftPlan:
+    """Return the plan of a tree: all passes but the first take topk tokens, and its nodes are verified."""
+    passes: list[DraftPass] = []
+    for number, p in enumerate(plan.passes):
+        one = np.minimum(p.times, 1)
+        first, times = (p._replace(times=one), p.times - one) if number == 0 else (None, p.times)
+        passes += [first] if first else []
+        wide = p._replace(rows=p.rows * tree.topk, head_rows=p.head_rows * tree.topk, times=times)
+        passes += [wide] if np.any(times) else []
+    width = np.full_like(plan.width, tree.nodes)
+    return DraftPlan(passes=tuple(passes), width=width, accepts=CHILD, host_s=plan.host_s)
