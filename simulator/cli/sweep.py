@@ -85,6 +85,7 @@ def run(options: SweepOptions) -> None:
     from simulator.ground.pictures import check_format, save_figure
     from simulator.ground.tables import check_table_format, writing_table
     from simulator.rounds.duration import sweep_s
+    from simulator.rounds.kept import Kept
     from simulator.rounds.sweeping import overview
 
     check_table_format("--out", options.out)
@@ -98,19 +99,25 @@ def run(options: SweepOptions) -> None:
     counts["--replications"] = task.replications
     most = max(counts, key=counts.__getitem__)
     layout = plan(task.grid, options.plot_kind) if options.plot else None
+    kept = Kept(options.out, task, force=options.force) if options.out and task.replications else None
+    if kept:
+        click.get_current_context().call_on_close(kept.close)
     with (
         running("sweep", what, sweep_s(task), task.steps, most) as update,
         writing_table(options.out, from_threads=True) if options.out else nullcontext() as table,
     ):
-        seen = overview(task, update, table, parameters_of(options, task), keep=layout is not None)
+        seen = overview(task, update, table, parameters_of(options, task), keep=layout is not None, kept=kept)
     if seen.points < task.grid.points:
-        kept = f"the first {seen.points:,} of {task.grid.points:,} points are kept in {options.out}"
-        raise KeyboardInterrupt(f"{kept}, with --force the same command begins anew")
+        first = f"the first {seen.points:,} of {task.grid.points:,} points are kept in {options.out}"
+        how = "goes on behind them" if kept and kept.is_held else "begins anew"
+        raise KeyboardInterrupt(f"{first}, with --force the same command {how}")
     if options.plot and layout:
         ends = intervals(task) if layout.kind == "curves" and task.grid.points <= MOST_BANDS else None
         save_figure(
             options.plot, draw(task.grid, seen.columns, layout, held_fixed(options, task, source, caveat), ends)
         )
+    if kept:
+        kept.end()
     answers, basis = answers_of(task), basis_of_sweep(options, task)
     warnings = cautions_of(task)
     if options.as_json:

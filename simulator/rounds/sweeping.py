@@ -29,6 +29,7 @@ from .analytic import long_run
 from .engine import Counts, draw_counts, elapsed_s
 from .experiment import Progress, interval95
 from .grid import ACCEPTANCE_NAMES, Columns, Sweep
+from .kept import Kept
 
 ROWS_A_CHUNK = POINTS_A_PART = 1 << 16
 # Points times runs that are priced together.
@@ -110,15 +111,21 @@ class Overview:
 
 
 def overview(
-    sweep: Sweep, progress: Progress, table: Table | None, constants: Mapping[str, Any], *, keep: bool
+    sweep: Sweep,
+    progress: Progress,
+    table: Table | None,
+    constants: Mapping[str, Any],
+    *,
+    keep: bool,
+    kept: Kept | None = None,
 ) -> Overview:
     """Evaluate a sweep without holding it: write it into a table as it comes, beside `constants`, and look it over.
 
     Interrupted, it ends with what is written.
 
-    keep: whether pictures will be drawn of it.
+    keep: whether pictures will be drawn of it. kept: what is done of it, and where it is kept on the way.
     """
-    kept = ("closed_form_speedup", "fits") if keep else ()
+    drawn = ("closed_form_speedup", "fits") if keep else ()
     seen = Overview(columns={})
 
     def finish(part: Part, columns: Columns) -> tuple[Part, Floats, Columns, Any]:
@@ -126,19 +133,21 @@ def overview(
         if "fits" in columns:
             gains = np.where(np.broadcast_to(columns["fits"], part.shape).ravel() > 0, gains, np.nan)
         encoded = None if table is None else table.encode({**columns, **constants}, part.shape)
-        return part, gains, {key: columns[key] for key in kept if key in columns}, encoded
+        return part, gains, columns, encoded
 
     try:
-        for part, gains, columns, encoded in each_part(sweep, finish, progress):
+        for part, gains, columns, encoded in each_part(sweep, finish, progress, kept):
             fits = ~np.isnan(gains)
             seen.above_1 += int((gains > 1).sum())
             seen.unfit += int((~fits).sum())
             if fits.any() and np.nanmax(gains) > seen.speedup:
                 seen.best, seen.speedup = part.first + int(np.nanargmax(gains)), float(np.nanmax(gains))
-            part.fill(seen.columns, columns, sweep.grid.points)
+            part.fill(seen.columns, {key: columns[key] for key in drawn if key in columns}, sweep.grid.points)
             with unbroken():
                 if table is not None:
                     table.write(encoded)
+                if kept is not None:
+                    kept.save(part, columns)
                 seen.points += part.points
     except KeyboardInterrupt:
         if table is None or not seen.points:
@@ -146,13 +155,18 @@ def overview(
     return seen
 
 
-def each_part(sweep: Sweep, finish: Callable[[Part, Columns], T], progress: Progress) -> Iterator[T]:
-    """Evaluate every part, on all cores, and yield in order what `finish` makes of each there."""
+def each_part(
+    sweep: Sweep, finish: Callable[[Part, Columns], T], progress: Progress, kept: Kept | None = None
+) -> Iterator[T]:
+    """Evaluate every part that is not kept, on all cores, and yield in order what `finish` makes of each there."""
     chunk, costs = points_a_chunk(sweep), cost_points(sweep)
     draws: dict[int, Any] = {}
+    counted = 0
     waiting: deque[tuple[int, Any]] = deque()
 
     def work(part: Part, first_chunk: int, drawn: list[Any]) -> T:
+        if kept is not None and kept.has(part):
+            return finish(part, kept.load(part))
         counts = joined([each.result() for each in drawn], part, sweep, first_chunk * chunk) if drawn else None
         return finish(part, evaluate(sweep, part, counts))
 
@@ -166,13 +180,14 @@ def each_part(sweep: Sweep, finish: Callable[[Part, Columns], T], progress: Prog
     with submitting(workers) as submit:
         for part in parts_of(sweep):
             needed = range(part.first // costs // chunk, (part.first + part.points - 1) // costs // chunk + 1)
-            new = [number for number in needed if sweep.replications and number not in draws]
-            draws |= {number: submit(draw_chunk, sweep, number) for number in new}
+            drawn = needed if sweep.replications and not (kept is not None and kept.has(part)) else range(0)
+            draws |= {number: submit(draw_chunk, sweep, number) for number in drawn if number not in draws}
             for number in [number for number in draws if number < needed.start]:
                 del draws[number]
+            new = range(max(needed.start, counted), needed.stop) if sweep.replications else ()
+            counted = needed.stop
             units = part.points + sum(len(chunk_points(sweep, number)) for number in new)
-            of_part = [draws[number] for number in needed] if sweep.replications else []
-            waiting.append((units, submit(work, part, needed.start, of_part)))
+            waiting.append((units, submit(work, part, needed.start, [draws[number] for number in drawn])))
             if len(waiting) > 2 * workers:
                 yield done()
         while waiting:

@@ -19,6 +19,7 @@ from cuda_probe.devices import cpu_facts
 from cuda_probe.probe import runner
 from simulator.ground import partial
 from simulator.ground.artefacts import UserError
+from simulator.rounds import kept, sweeping
 from tests.accept.tool_files import Round, log_line, simulate
 
 from .kills import Files, Scenario, command
@@ -76,6 +77,13 @@ def written() -> Scenario:
     words = ("sweep", "--draftN", "1:4", "--alpha", "0.5:0.8:0.1", "--out", "a.csv", "--plot", "a.svg")
     ways = {"rerun": command(*words), "--force": command(*words, "--force")}
     return Scenario(name="written", work=command(*words), ways=ways, may_refuse=("rerun",))
+
+
+def swept() -> Scenario:
+    """A sweep in many parts, each kept as it comes, into a table and a picture."""
+    words = ("sweep", "--draftN", "1:4", "--alpha", "0.5:0.8:0.1", "--out", "a.csv", "--plot", "a.svg")
+    ways = {"rerun": in_parts(command(*words)), "--force": in_parts(command(*words, "--force"))}
+    return Scenario(name="swept", work=in_parts(command(*words)), ways=ways, may_refuse=("rerun",))
 
 
 def timed() -> Scenario:
@@ -159,6 +167,16 @@ def at_once(work: Callable[[], Any]) -> Callable[[], Any]:
     return run
 
 
+def in_parts(work: Callable[[], Any]) -> Callable[[], Any]:
+    """Return the same sweep in parts of four points, kept from the first one on."""
+
+    def run() -> None:
+        with patch.object(kept, "AFTER_S", 0.0), patch.object(sweeping, "RUNS_A_PART", 64):
+            work()
+
+    return run
+
+
 def other_tools_file() -> None:
     """Write a server's log that tells of two draft lengths."""
     lines = (log_line(simulate(200)[:100]), log_line([Round(2, accepted % 3) for accepted in range(99)], k=2))
@@ -210,6 +228,7 @@ SCENARIOS: Mapping[str, Callable[[], Scenario]] = {
     "decoded": decoded,
     "probed": probed,
     "written": written,
+    "swept": swept,
     "timed": timed,
     "benched": benched,
     "imported": imported,
