@@ -104,7 +104,7 @@ def run(options: SweepOptions) -> None:
         click.get_current_context().call_on_close(kept.close)
     with (
         running("sweep", what, sweep_s(task), task.steps, most) as update,
-        writing_table(options.out, from_threads=True) if options.out else nullcontext() as table,
+        writing_table(options.out, rows=task.grid.points) if options.out else nullcontext() as table,
     ):
         seen = overview(task, update, table, parameters_of(options, task), keep=layout is not None, kept=kept)
     if seen.points < task.grid.points:

@@ -46,17 +46,16 @@ def started_if_it_can() -> subprocess.Popen[bytes] | None:
 
 
 class Helpers:
-    """As many helpers as there are cores, once so many calls were answered here that they are worth their start."""
+    """As many helpers as there are cores, from the first call on."""
 
-    def __init__(self, calls_here: int) -> None:
-        self.calls_left, self.free = calls_here, SimpleQueue[subprocess.Popen[bytes] | None]()
+    def __init__(self) -> None:
+        self.free = SimpleQueue[subprocess.Popen[bytes] | None]()
         self.helpers: list[subprocess.Popen[bytes] | None] = []
         self.starting = Lock()
 
     def call(self, work: Callable[..., Any], *arguments: Any) -> Any:
         """Return what a function, by its name, makes of arguments: in a helper, or here where none answers."""
-        if cores() == 1 or self.calls_left > 0:
-            self.calls_left -= 1
+        if cores() == 1:
             return work(*arguments)
         with self.starting:
             while len(self.helpers) < min(cores(), MOST):

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 PARQUET = Dependency(import_name="pyarrow", purpose="writing Parquet", extra="parquet")
 SUFFIXES = (".csv", ".parquet")
 ROWS_A_PART = 1 << 16
-# Parts of CSV before which no process is started to help: about half a second.
-PARTS_HERE = 4
+# Rows of CSV for which processes are started to help: that takes as long as a few ten thousand rows.
+HELPED_ROWS = 1 << 18
 
 Columns = Mapping[str, Any]
 Shape = tuple[int, ...]
@@ -51,15 +51,15 @@ def check_table_format(option: str, path: Path | None, suffixes: tuple[str, ...]
 
 
 @contextmanager
-def writing_table(path: Path, *, from_threads: bool = False) -> Iterator[Table]:
+def writing_table(path: Path, *, rows: int = 0) -> Iterator[Table]:
     """Open a table that takes its name only when the block ends well.
 
-    from_threads: whether parts are encoded on several threads: many rows of CSV then get processes that help.
+    rows: how many parts encoded on several threads will have: many rows of CSV get processes that help.
     """
     from .helpers import Helpers
 
     with writing(path, "wb") as file:
-        helpers = Helpers(PARTS_HERE) if from_threads else None
+        helpers = Helpers() if rows >= HELPED_ROWS else None
         table = ParquetTable(file) if path.suffix == ".parquet" else CsvTable(file, helpers)
         try:
             yield table

@@ -26,7 +26,7 @@ from simulator.ground import helpers
 from simulator.ground.chrome_trace import ChromeTrace
 from simulator.ground.histogram import AcceptanceHistogram
 from simulator.ground.ranges import parse_values
-from simulator.ground.tables import writing_table
+from simulator.ground.tables import CsvTable, ParquetTable, writing_table
 from simulator.rounds import sweeping
 from simulator.rounds.acceptance_law import HistogramAcceptance, IidAcceptance
 from simulator.rounds.arms import LANES
@@ -116,13 +116,13 @@ def grid_sweep(replications: int = 0, **values: str) -> Sweep:
     return Sweep(grid=grid, acceptance=Acceptance(), replications=replications)
 
 
-def million(smoke: bool) -> Sweep:
-    step = "0.01" if smoke else "0.001"
+def million(smoke: bool, times: int = 1) -> Sweep:
+    step = "0.01" if smoke else f"{0.001 / times:g}"
     return grid_sweep(draft_length="1:10", alpha="0.01:1:0.01", draft_cost=f"{step}:1:{step}")
 
 
 def write(sweep: Sweep, path: Path) -> None:
-    with writing_table(path, from_threads=True) as table:
+    with writing_table(path, rows=sweep.grid.points) as table:
         overview(sweep, lambda units: None, table, {"seed": 0, "overlap": False}, keep=False)
 
 
@@ -152,12 +152,8 @@ def sweeps(smoke: bool, folder: Path) -> None:
         ours, other = in_turn(lambda path=path: write(sweep, path), theirs, repeats)
         said = f"{points / ours / 1e6:.2f} M/s, {other / ours:.1f}x"
         show(f"sweep to {suffix}", said, "pandas writing the same rows, evaluated before", bar)
-        many, one = in_turn(
-            of_cores(every, lambda path=path: write(sweep, path)),
-            of_cores(1, lambda path=path: write(sweep, path)),
-            repeats,
-        )
-        show(f"sweep to {suffix}, {every} cores", f"{one / many:.2f}x", "one core", "bar: 1.8x on two")
+        for large in (sweep, million(smoke, 4)):
+            cores_against_one(large, path, every, repeats)
     drawn = grid_sweep(16, draft_length="1:10", alpha="0.01:1:0.01" if smoke else "0.001:1:0.001")
     many, one = in_turn(of_cores(every, lambda: run_sweep(drawn)), of_cores(1, lambda: run_sweep(drawn)), repeats)
     show(
@@ -170,6 +166,27 @@ def sweeps(smoke: bool, folder: Path) -> None:
     wide, narrow = grid_sweep(draft_length="1024", alpha=alphas), grid_sweep(draft_length="16", alpha=alphas)
     ours, other = in_turn(lambda: run_sweep(wide), lambda: run_sweep(narrow), repeats + 2)
     show("closed form at K = 1024", f"{ours / other:.2f}x the time", "K = 16", "bar: 1.5x")
+
+
+def cores_against_one(sweep: Sweep, path: Path, every: int, repeats: int) -> None:
+    """Say besides what one core spends in the file's own order, which bounds any number of them."""
+    ordered_s, known = list[float](), (CsvTable.write, ParquetTable.write)
+
+    def timed(write_next: Callable[..., None]) -> Callable[..., None]:
+        def write_it(table: object, encoded: object) -> None:
+            ordered_s.append(seconds(lambda: write_next(table, encoded)))
+
+        return write_it
+
+    many, one = in_turn(of_cores(every, lambda: write(sweep, path)), of_cores(1, lambda: write(sweep, path)), repeats)
+    CsvTable.write, ParquetTable.write = map(timed, known)
+    try:
+        whole = seconds(of_cores(1, lambda: write(sweep, path)))
+    finally:
+        CsvTable.write, ParquetTable.write = known
+    said = f"one core; part by part in the file {sum(ordered_s) / whole:.0%} of that"
+    name = f"sweep, {sweep.grid.points:,} points to {path.suffix}, {every} cores"
+    show(name, f"{one / many:.2f}x", said, "bar: 1.8x on two")
 
 
 def peak(smoke: bool, folder: Path) -> None:

@@ -35,7 +35,7 @@ def test_a_machine_without_room_for_a_helper_does_the_work_itself(monkeypatch: p
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
     monkeypatch.setattr(helpers, "started", started)
-    crew = Helpers(0)
+    crew = Helpers()
     assert [crew.call(max, i, 2) for i in range(5)] == [2, 2, 2, 3, 4]
     crew.close()
 
@@ -45,8 +45,8 @@ def test_a_table_is_the_same_with_helpers_without_and_when_they_die(
 ) -> None:
     whole = {name: np.broadcast_to(values, (3, 2)).ravel() for name, values in COLUMNS.items()}
     write_table(tmp_path / "here.csv", {name: np.tile(values, 4) for name, values in whole.items()})
-    monkeypatch.setattr(tables, "PARTS_HERE", 1)
-    with writing_table(tmp_path / "there.csv", from_threads=True) as table:
+    monkeypatch.setattr(tables, "HELPED_ROWS", 18)
+    with writing_table(tmp_path / "there.csv", rows=18) as table:
         for _ in range(3):
             table.write(table.encode(COLUMNS, (3, 2)))
         pids = [each.pid for each in table.helpers.helpers]
@@ -60,7 +60,7 @@ def test_a_table_is_the_same_with_helpers_without_and_when_they_die(
 
 
 def test_an_error_of_the_work_is_raised_where_it_was_asked_for() -> None:
-    pool = Helpers(0)
+    pool = Helpers()
     assert pool.call(abs, -3) == 3
     with pytest.raises(TypeError, match="bad operand"):
         pool.call(abs, "x")
@@ -73,7 +73,7 @@ def test_helpers_end_with_the_process_that_started_them(tmp_path: Path) -> None:
     (tmp_path / "pickle.py").write_text("raise SystemExit('run')")
     script = (
         "import sys, time; sys.path.remove(''); from simulator.ground import helpers; helpers.cores = lambda: 2; "
-        "pool = helpers.Helpers(0); pool.call(abs, -1); "
+        "pool = helpers.Helpers(); pool.call(abs, -1); "
         "print(*(each.pid for each in pool.helpers), flush=True); time.sleep(60)"
     )
     parent = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
