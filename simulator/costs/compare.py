@@ -46,6 +46,14 @@ def device_numbers(profile: Profile) -> Iterator[Number]:
         yield Number(key, float(profile.link.bytes_per_s), profile.link.error, faster=1)
         yield Number("latency_s", float(profile.link.latency_s), profile.link.error)
     yield Number("launches_per_layer", profile.launches_per_layer, profile.launches_per_layer_error)
+    if profile.engine:
+        for kind, launches in profile.engine.layer_launches.items():
+            yield Number(f"launches_{kind}", launches, profile.launches_per_layer_error)
+        yield Number("expert_overlap", profile.engine.expert_overlap, faster=1)
+        if profile.engine.graph_tokens:
+            yield Number("graph_tokens", profile.engine.graph_tokens[-1], faster=1)
+            yield Number("host_s", profile.engine.host_s)
+            yield Number("host_sequence_s", profile.engine.host_sequence_s)
     yield Number("round_overhead_s", float(profile.round_overhead_s), profile.round_overhead_error)
     if profile.decoding:
         yield from pair_numbers(profile.decoding)

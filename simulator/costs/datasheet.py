@@ -9,6 +9,7 @@ import numpy as np
 
 from simulator.ground.fields import Field, read_toml
 
+from .engine import Engine, parse_engine
 from .profile import DATASHEET, Link, PassCost, Power, Profile, Source, constant
 
 SHEETS = Path(__file__).parent / "datasheets.toml"
@@ -54,6 +55,7 @@ class DataSheet:
         power: None where it is not known.
         sources: Where the numbers are from.
         notes: What a reader should know besides what is assumed.
+        engine: What is known of one that runs on it.
     """
 
     name: str
@@ -67,6 +69,7 @@ class DataSheet:
     power: Power | None = None
     sources: tuple[Source, ...] = ()
     notes: tuple[str, ...] = ()
+    engine: Engine | None = None
 
     def profile(self) -> Profile:
         """Return the profile that follows, with what is assumed; int4 and int8 without a rate are weight-only."""
@@ -83,6 +86,7 @@ class DataSheet:
             status=DATASHEET,
             passes={dtype: self.cost(rates[dtype]) for dtype in sorted(rates)},
             launches_per_layer=10.0,
+            engine=self.engine,
             round_overhead_s=6e-4,
             round_overhead_error=ROUND_ERROR,
             memory_bytes=self.memory_bytes,
@@ -124,6 +128,9 @@ def sheet_names() -> tuple[str, ...]:
 def sheet_of(name: str) -> DataSheet:
     """Return a data sheet that comes along: rates in TFLOP/s, sizes in GB, watts; each figure with its source."""
     entry, shared = sheets()[name], sheets()["notes"]
+    if entry["like"].is_given:
+        base = sheets()[entry["like"].text()]
+        entry = base.but(**entry.object() | {"notes": [*base["notes"].value, *entry["notes"].value]})
     rates = {dtype: field.number(above=True) for dtype, field in entry["tflops"].items()}
     figures = {dtype: f"{rate:g} {'TOP/s' if dtype == 'int8' else 'TFLOP/s'}" for dtype, rate in rates.items()}
     keys = ("gb_per_s", "memory_gb", "link_gb_per_s", "load_w", "idle_w")
@@ -148,4 +155,5 @@ def sheet_of(name: str) -> DataSheet:
         power=Power(load_w=load.number(), idle_w=idle.number(default=load.number() / 10)) if load.is_given else None,
         sources=tuple(Source(what=f"{k}: {v}", title=of[k][0], url=of[k][1]) for k, v in figures.items()),
         notes=(WEIGHT_ONLY, *rest, IN_GIB, *own),
+        engine=parse_engine(entry["engine"]) if entry["engine"].is_given else None,
     )

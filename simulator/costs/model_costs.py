@@ -10,6 +10,7 @@ from simulator.ground.artefacts import UserError
 
 from .drafters import draft_model
 from .drafters.plan import DraftPass, DraftPlan, Method, Tree, branched
+from .engine import Engine
 from .formats import Storage
 from .profile import DATASHEET, PassCost, Profile, spread
 from .step import Floats, Real, RoundCost
@@ -89,19 +90,32 @@ class Placed:
         batch, new_tokens, context = np.broadcast_arrays(*counts)
         flops = self.shape.flops(batch, new_tokens, context, head_rows) / self.devices
         moved = self.moved_bytes(batch, new_tokens, context, head_rows)
-        each = self.profile.launches_per_layer
-        launches = np.asarray(self.shape.layers * each if launches is None else launches)
+        launches = np.asarray(self.launches if launches is None else launches)
         tokens = np.asarray(batch * new_tokens, np.float64)
+        computed = self.engine.padded(tokens)
+        flops = flops + 2 * self.shape.active_parameters * (computed - tokens) / self.devices
         link_s = self.link_s(tokens)
         cost, ones = self.cost, np.ones(tokens.shape)
+        total_s = cost.pass_s(flops, moved, computed, launches) + link_s
         return PassParts(
-            compute_s=cost.flop_scale.at(tokens) * flops,
+            compute_s=cost.flop_scale.at(computed) * flops,
             memory_s=cost.mem_scale.at(moved) * moved,
             launch_s=spread(cost.launch_s, tokens.ndim) * launches * ones,
             fixed_s=spread(cost.fixed_s, tokens.ndim) * ones,
             link_s=link_s,
-            total_s=cost.pass_s(flops, moved, tokens, launches) + link_s,
+            total_s=self.engine.beside_host(total_s, batch, tokens),
         )
+
+    @property
+    def engine(self) -> Engine:
+        """What the engine adds; nothing where the profile does not say."""
+        return self.profile.engine or Engine()
+
+    @property
+    def launches(self) -> float:
+        """Kernels that a pass launches: of each layer, and of what the engine says that some layers have."""
+        special = sum(self.shape.layers_with(kind) * each for kind, each in self.engine.layer_launches.items())
+        return self.shape.layers * self.profile.launches_per_layer + special
 
     def pass_parts(self, of: DraftPass, batch: Real, context: Real) -> PassParts:
         """Return the seconds of one pass of a drafter, as this model's; a part of another costs its kernels alone."""
@@ -118,7 +132,7 @@ class Placed:
     def moved_bytes(self, batch: Count, new_tokens: Count, context: Count, head_rows: Real | None = None) -> Floats:
         """Return the bytes that one device moves in a pass."""
         sizes = batch, new_tokens, context, self.storage, self.kv_format, self.devices
-        return self.shape.bytes_moved(*sizes, head_rows)
+        return self.shape.bytes_moved(*sizes, head_rows, self.engine.expert_overlap)
 
     def link_s(self, tokens: Floats) -> Floats:
         """Return the seconds of two all-reduces a layer: 2 (n - 1) / n of the hidden states of the pass each.

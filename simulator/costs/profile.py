@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 
 from simulator.ground.artefacts import UserError
 
+from .engine import Engine
 from .step import Floats, Real, step_s
 
 # What fits and comparisons call the costs of `BurnUnits`, beside those of number formats.
@@ -254,7 +255,8 @@ class Profile:
     """A device as a forecast needs it.
 
     status: one of `STATUSES`. passes: by number format. decoding: of one pair of models. launches_per_layer: kernels
-    that a layer of a model launches; launches_per_layer_error: its standard error, relative.
+    that a layer of a model launches; launches_per_layer_error: its standard error, relative. engine: None: nothing is
+    known of it.
     round_overhead_s: what a round costs besides its passes; round_overhead_error: its standard error, relative.
     timed: what passes were timed over, by `RANGES`. notes: what a reader should know, a sentence each. assumed: for
     what its name was taken; "" where it is plain. A
@@ -269,6 +271,7 @@ class Profile:
     decoding: Decoding | None = None
     launches_per_layer: float = 1.0
     launches_per_layer_error: float = 0.0
+    engine: Engine | None = None
     round_overhead_s: Real = 0.0
     round_overhead_error: float = 0.0
     memory_bytes: int | None = None

@@ -15,6 +15,7 @@ from simulator.ground.fields import Field, read_json
 from simulator.ground.names import Found, Names, find_name, nearest
 
 from .datasheet import sheet_names, sheet_of
+from .engine import engine_json, parse_engine
 from .formats import FORMATS
 from .profile import (
     MOST_ERROR,
@@ -171,6 +172,7 @@ def parse_profile(field: Field) -> Profile:
         decoding=parse_decoding(field["decoding"]) if field["decoding"].is_given else None,
         launches_per_layer=field["launches_per_layer"].number(0.0, MOST_LAUNCHES),
         launches_per_layer_error=field["launches_per_layer_error"].number(0.0, MOST_ERROR, default=0.0),
+        engine=parse_engine(field["engine"]) if field["engine"].is_given else None,
         round_overhead_s=field["round_overhead_s"].number(0.0, MOST_SECONDS),
         round_overhead_error=field["round_overhead_error"].number(0.0, MOST_ERROR),
         memory_bytes=memory.whole(1, int(MOST_BYTES)) if memory.is_given else None,
@@ -302,24 +304,29 @@ def profile_json(profile: Profile) -> dict[str, Any]:
     """Return a profile under the names of its file, without provenance."""
     units, decoding, link, power = profile.units, profile.decoding, profile.link, profile.power
     plain = ("name", "device", "status", "launches_per_layer", "launches_per_layer_error", "round_overhead_error")
-    return {name: getattr(profile, name) for name in plain} | {
-        "passes": {dtype: cost_json(cost) for dtype, cost in profile.passes.items()},
-        "units": units and asdict(units) | {"cost": cost_json(units.cost)},
-        "decoding": decoding
-        and asdict(decoding)
+    engine = {"engine": engine_json(profile.engine)} if profile.engine else {}
+    return (
+        {name: getattr(profile, name) for name in plain}
+        | engine
         | {
-            "verify": cost_json(decoding.verify),
-            "draft_lengths": list(decoding.draft_lengths),
-            "source_sha256": decoding.source_sha256 or None,
-        },
-        "round_overhead_s": float(profile.round_overhead_s),
-        "memory_bytes": profile.memory_bytes,
-        "link": link and asdict(link),
-        "power": power and asdict(power),
-        "timed": {name: asdict(ends) for name, ends in profile.timed.items()} or None,
-        "sources": [asdict(source) for source in profile.sources],
-        "notes": list(profile.notes),
-    }
+            "passes": {dtype: cost_json(cost) for dtype, cost in profile.passes.items()},
+            "units": units and asdict(units) | {"cost": cost_json(units.cost)},
+            "decoding": decoding
+            and asdict(decoding)
+            | {
+                "verify": cost_json(decoding.verify),
+                "draft_lengths": list(decoding.draft_lengths),
+                "source_sha256": decoding.source_sha256 or None,
+            },
+            "round_overhead_s": float(profile.round_overhead_s),
+            "memory_bytes": profile.memory_bytes,
+            "link": link and asdict(link),
+            "power": power and asdict(power),
+            "timed": {name: asdict(ends) for name, ends in profile.timed.items()} or None,
+            "sources": [asdict(source) for source in profile.sources],
+            "notes": list(profile.notes),
+        }
+    )
 
 
 def cost_json(cost: PassCost) -> dict[str, Any]:

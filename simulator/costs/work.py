@@ -14,6 +14,8 @@ from .formats import Storage, bytes_per_weight, storage_of
 from .layers import EMBEDDING, HEAD, Attention, Drafting, Matrix, State
 from .step import Floats, Real
 
+# What latent attention projects hidden states to; no other attention has it.
+LATENT_MODULES = ("kv_a_proj_with_mqa", "kv_a_proj")
 Count = int | NDArray[np.int64] | Floats
 
 
@@ -56,6 +58,11 @@ class ModelShape:
     def experts(self) -> int:
         """Routed experts of a layer, 0 without."""
         return max((m.copies for m in self.matrices if m.is_expert), default=0)
+
+    def layers_with(self, kind: str) -> int:
+        """Return how many layers have something of `engine.LAYER_KINDS`."""
+        has_it = has_experts if kind == "experts" else has_latent
+        return len({i for m in self.matrices if has_it(m) for i in m.layers})
 
     @property
     def look_up_size(self) -> int:
@@ -158,6 +165,7 @@ class ModelShape:
         kv_dtype: str | None = None,
         devices: int = 1,
         head_rows: Real | None = None,
+        expert_overlap: float = 0.0,
     ) -> Floats:
         """Return the bytes that one device reads and writes in one pass; the counts broadcast.
 
@@ -172,6 +180,7 @@ class ModelShape:
             kv_dtype: Of the KV cache; that of unquantized weights when None.
             devices: That share the model (tensor parallelism).
             head_rows: Of the new tokens, those through the output head; None: all.
+            expert_overlap: By how much a further token of a sequence counts less as experts are touched.
 
         Raises:
             UserError: A number format is not known.
@@ -179,8 +188,8 @@ class ModelShape:
         storage = as_storage(storage)
         weights, wide = stored(self, storage), storage.plain.bits / 8
         b, n, s = (np.asarray(v, np.float64) for v in (batch, new_tokens, context))
-        tokens = b * n
-        touched = sum((size * touched_share(m, tokens) for m, size in weights.experts), np.float64(0))
+        tokens, choosing = b * n, b * (n - expert_overlap * np.maximum(n - 1, 0))
+        touched = sum((size * touched_share(m, choosing) for m, size in weights.experts), np.float64(0))
         rows = tokens * (self.row_bytes(storage) + self.activation_size() * wide)
         if head_rows is not None:
             rows = rows - b * (n - head_rows) * self.head_activations * wide
@@ -199,6 +208,16 @@ class ModelShape:
         """Return the bytes of a token's rows in all tables."""
         bits = storage.of(EMBEDDING, is_outer=True).bits
         return (self.embedding_size + self.row_size) * bits / 8
+
+
+def has_experts(matrix: Matrix) -> bool:
+    """Whether a layer with this matrix has routed experts."""
+    return matrix.is_expert
+
+
+def has_latent(matrix: Matrix) -> bool:
+    """Whether a layer with this matrix attends to latent vectors."""
+    return any(name.endswith(LATENT_MODULES) for name, _ in matrix.parts)
 
 
 def as_storage(storage: str | Storage) -> Storage:

@@ -29,7 +29,7 @@ def measured(name: str = "one", error: float = 0.03, **cost: object) -> Profile:
 
 def row(text: str, start: str) -> list[str]:
     """The words of the only line that starts so."""
-    (line,) = (line for line in text.splitlines() if line.strip().startswith(start))
+    (line,) = (line for line in text.splitlines() if f"{line.strip()} ".startswith(f"{start} "))
     return line.strip().removeprefix(start).split()
 
 

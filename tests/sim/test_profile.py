@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from simulator.costs.engine import Engine
 from simulator.costs.formats import FORMATS
 from simulator.costs.profile import (
     DATASHEET,
@@ -48,6 +49,13 @@ FULL = device(
     units=BurnUnits(workflops_flop=6, workmem_bytes=8, cost=pass_cost(1e-9, 1e-9)),
     launches_per_layer=9.5,
     launches_per_layer_error=0.2,
+    engine=Engine(
+        layer_launches={"experts": 24.0, "latent": 8.0},
+        expert_overlap=0.3,
+        graph_tokens=(8.0, 64.0),
+        host_s=0.02,
+        host_sequence_s=2e-5,
+    ),
     round_overhead_s=1e-3,
     round_overhead_error=0.1,
     memory_bytes=2**34,
@@ -106,7 +114,8 @@ def refusal(tmp_path: Path, payload: dict[str, Any]) -> str:
 OPTIONAL = {
     *("units", "decoding", "link", "power", "memory_bytes", "launches_per_layer_error", "link.mesh", "link.error"),
     *(f"{cost}.uncertainty" for cost in (PASS, "units.cost")),
-    *("timed", "timed.batch"),
+    *("timed", "timed.batch", "engine", "engine.layer_launches", "engine.expert_overlap", "engine.graph_tokens"),
+    *("engine.host_s", "engine.host_sequence_s", "engine.layer_launches.experts", "engine.layer_launches.latent"),
 }
 
 
@@ -131,6 +140,10 @@ REFUSED = [
     (f"{PASS}.mem_scale_s", 1e300, "at most 1000000"),
     ("round_overhead_error", True, "a number from 0 to 10"),
     ("launches_per_layer_error", 11, "a number from 0 to 10"),
+    ("engine.layer_launches.latent", -1, "a number from 0 to 1000000"),
+    ("engine.expert_overlap", 1.1, "a number from 0 to 1"),
+    ("engine.graph_tokens", [64, 8], "rising sizes"),
+    ("engine.host_s", -0.1, "a number from 0 to 1000000"),
     ("link.error", 400, "a number from 0 to 10"),
     ("memory_bytes", 0, f"a whole number from 1 to {10**21}"),
     ("memory_bytes", 0.5, f"a whole number from 1 to {10**21}"),
@@ -272,6 +285,7 @@ drawn_profiles = st.builds(
     passes=st.dictionaries(st.sampled_from(DTYPES), costs(), min_size=1, max_size=3),
     units=st.none() | st.builds(BurnUnits, workflops_flop=sizes, workmem_bytes=sizes, cost=costs()),
     launches_per_layer=positive,
+    engine=st.none() | st.builds(Engine, expert_overlap=st.floats(0, 1), host_s=positive),
     round_overhead_s=positive,
     round_overhead_error=errors,
     memory_bytes=st.none() | sizes,
@@ -286,7 +300,7 @@ drawn_profiles = st.builds(
 def test_a_profile_survives_its_file(tmp_path_factory: pytest.TempPathFactory, profile: Profile) -> None:
     read = load_profile(written(tmp_path_factory.mktemp("profile") / "p.json", profile))
     assert profile_json(read) == profile_json(profile)
-    for name in ("link", "power", "sources", "notes"):
+    for name in ("link", "power", "sources", "notes", "engine"):
         assert getattr(read, name) == getattr(profile, name)
 
 
@@ -390,7 +404,7 @@ DATASHEETS = [name for name in presets() if name != MEASURED_CPU]
 EXPECTED = {
     *("t4", "l4", "a100-40gb", "a100-80gb", "a100-80gb-pcie", "h100-sxm", "h100-pcie", "h200", "b200"),
     *("rtx-3090", "rtx-4090", "rtx-5090", "mi300x", "m3-max", "cpu-2-core"),
-    *("a10", "l40s", "rtx-4060", "rtx-4070", "rtx-5080", "rtx-pro-6000", "b300", "gb200", "gb300"),
+    *("a10", "l40s", "rtx-4060", "rtx-4070", "rtx-5080", "rtx-pro-6000", "b300", "gb200", "gb300", "h200-sglang"),
     *("mi355x", "m4-max", "tpu-v5e", "tpu-v6e", "tpu-v7"),
 }
 

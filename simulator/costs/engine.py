@@ -1,0 +1,75 @@
+"""What an engine adds to passes: kernels of some layers, graphs and the host beside them, how experts are shared."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from simulator.ground.fields import Field
+
+from .step import Floats, Real, step_s
+
+# What layers may have that takes more kernels: routed experts, attention to latent vectors.
+LAYER_KINDS = ("experts", "latent")
+# How device and host join in a pass without a graph: fitted to three sizes of one eager stack.
+HOST_EXPONENT = 3.0
+# Beyond any device: kernels of a layer, tokens of a pass, seconds.
+MOST_LAUNCHES, MOST_TOKENS, MOST_SECONDS = 1e6, 1e12, 1e6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engine:
+    """What an engine adds to passes, where a profile says so.
+
+    layer_launches: kernels of a layer besides those of any, by what it has, of `LAYER_KINDS`. expert_overlap: by how
+    much a further token of one sequence counts less than one of another as experts are touched. graph_tokens: sizes of
+    passes that are captured as a graph, rising; a pass is padded to the next. host_s, host_sequence_s: of a pass beyond
+    the largest on the host, which works beside the device; of each of its sequences.
+    """
+
+    layer_launches: Mapping[str, float] = field(default_factory=dict)
+    expert_overlap: float = 0.0
+    graph_tokens: tuple[float, ...] = ()
+    host_s: float = 0.0
+    host_sequence_s: float = 0.0
+
+    def padded(self, tokens: Floats) -> Floats:
+        """Return the tokens that passes of so many compute: those of the next graph, their own beyond the largest."""
+        if not self.graph_tokens:
+            return tokens
+        sizes = np.asarray(self.graph_tokens)
+        place = np.minimum(np.searchsorted(sizes, tokens), len(sizes) - 1)
+        return np.asarray(np.maximum(sizes[place], tokens))
+
+    def beside_host(self, device_s: Floats, batch: Real, tokens: Floats) -> Floats:
+        """Return the seconds of passes on a device, [*samples, *S]: longer where no graph keeps the host out."""
+        if not self.graph_tokens:
+            return device_s
+        host_s = self.host_s + self.host_sequence_s * np.asarray(batch, np.float64)
+        joined = step_s(device_s, host_s, flop_scale=1.0, mem_scale=1.0, overlap_exponent=HOST_EXPONENT)
+        return np.asarray(np.where(tokens > self.graph_tokens[-1], joined, device_s))
+
+
+def parse_engine(field: Field) -> Engine:
+    """Read what an engine adds to passes; what it does not say is nothing."""
+    field.only(("layer_launches", "expert_overlap", "graph_tokens", "host_s", "host_sequence_s"))
+    launches, graphs = field["layer_launches"], field["graph_tokens"]
+    if launches.is_given:
+        launches.only(LAYER_KINDS)
+    sizes = tuple(entry.number(1.0, MOST_TOKENS) for entry in graphs.elements()) if graphs.is_given else ()
+    if any(np.diff(sizes) <= 0):
+        graphs.refuse("rising sizes")
+    each = {kind: entry.number(0.0, MOST_LAUNCHES) for kind, entry in launches.items()} if launches.is_given else {}
+    return Engine(
+        layer_launches=each,
+        expert_overlap=field["expert_overlap"].number(0.0, 1.0, default=0.0),
+        graph_tokens=sizes,
+        host_s=field["host_s"].number(0.0, MOST_SECONDS, default=0.0),
+        host_sequence_s=field["host_sequence_s"].number(0.0, MOST_SECONDS, default=0.0),
+    )
+
+
+def engine_json(engine: Engine) -> dict[str, Any]:
+    """Return an engine's part under the names of its file."""
+    return asdict(engine) | {"layer_launches": dict(engine.layer_launches), "graph_tokens": list(engine.graph_tokens)}

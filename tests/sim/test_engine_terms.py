@@ -1,0 +1,100 @@
+"""What an engine adds to passes: worked by hand, nothing where a profile is silent, and held against served steps."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from simulator.costs.engine import Engine
+from simulator.costs.model_costs import Placed
+from simulator.costs.profile import Profile
+from simulator.costs.profile_file import load_profile
+from simulator.costs.shapes import read_shape
+from simulator.costs.work import touched_share
+
+from .builders import device, model_pair, pass_cost
+
+LAUNCH_S, FLOP_S = 3e-6, 2e-15
+DEVICE = device(
+    {"bfloat16": pass_cost(FLOP_S, 5e-13, launch_s=LAUNCH_S, fixed_s=2e-5), "fp8": pass_cost(FLOP_S, 5e-13)},
+    launches_per_layer=4,
+)
+MIXTURE = "qwen3-30b-a3b"
+
+
+def placed(engine: Engine | None, name: str = MIXTURE, profile: Profile = DEVICE, **more: object) -> Placed:
+    shape = read_shape(name)
+    given_ = {"shape": shape, "dtype": shape.storage or "bfloat16", "kv_dtype": None, "devices": 1}
+    return Placed(**given_ | {"profile": replace(profile, engine=engine)} | more)
+
+
+@given(batch=st.integers(1, 64), tokens=st.integers(1, 9))
+def test_an_engine_of_which_nothing_is_known_changes_nothing(batch: int, tokens: int) -> None:
+    silent, empty = (placed(engine).parts(batch, tokens, 700) for engine in (None, Engine()))
+    assert silent == empty
+    pairs = [model_pair(replace(DEVICE, engine=e), "llama-2-7b", "llama-68m", batch=batch) for e in (None, Engine())]
+    assert np.array_equal(*(np.asarray(pair.round_cost(np.arange(1, 9))) for pair in pairs))
+
+
+def test_a_further_token_of_a_sequence_touches_fewer_experts() -> None:
+    """Five tokens of each of eight sequences choose as 8 x (1 + 4 x 0.7) of different ones; 48 layers, 8 of 128."""
+    shape, layers_bytes = read_shape(MIXTURE), 48 * 128 * 3 * 2048 * 768 * 2
+    (experts, *_) = (m for m in shape.matrices if m.is_expert)
+    apart, shared = (placed(Engine(expert_overlap=o)).moved_bytes(8, 5, 700) for o in (0.0, 0.3))
+    expected = layers_bytes * ((1 - (15 / 16) ** 40) - (1 - (15 / 16) ** 30.4))
+    assert float(apart - shared) == pytest.approx(expected, rel=1e-9)
+    assert float(touched_share(experts, 30.4)) == pytest.approx(1 - (15 / 16) ** 30.4)
+    # Of tokens of different sequences it says nothing, and of wholly shared ones there is but one.
+    one, all_shared = (placed(Engine(expert_overlap=o)).moved_bytes(8, 1, 700) for o in (0.0, 1.0))
+    assert one == all_shared
+    whole = placed(Engine(expert_overlap=1.0))
+    per_token = float(whole.moved_bytes(8, 5, 700) - whole.moved_bytes(8, 4, 700))
+    assert per_token == pytest.approx(float(whole.moved_bytes(8, 4, 700) - whole.moved_bytes(8, 3, 700)))
+
+
+@pytest.mark.parametrize(("name", "more"), [("llama-2-7b", 0), (MIXTURE, 48 * 24), ("deepseek-v3", 58 * 24 + 61 * 8)])
+def test_layers_of_experts_and_of_latent_attention_launch_more(name: str, more: int) -> None:
+    with_more = placed(Engine(layer_launches={"experts": 24, "latent": 8}), name)
+    assert with_more.launches - placed(None, name).launches == more
+
+
+def test_a_pass_is_padded_to_its_graph_and_beyond_the_largest_waits_for_the_host() -> None:
+    engine = Engine(graph_tokens=(8, 32, 64), host_s=0.02, host_sequence_s=1e-4)
+    steps, plain = placed(engine, "llama-2-7b"), placed(None, "llama-2-7b")
+    tokens = np.array([1, 8, 9, 33, 64, 65])
+    assert list(engine.padded(tokens.astype(float))) == [8, 8, 32, 64, 64, 65]
+    made, bare = (p.parts(tokens, 1, 100) for p in (steps, plain))
+    padding = np.array([7, 0, 23, 31, 0, 0]) * 2 * plain.shape.active_parameters * FLOP_S
+    assert made.compute_s - bare.compute_s == pytest.approx(padding, abs=1e-15)
+    within, device_s = tokens <= 64, bare.total_s[-1]
+    assert made.total_s[within][[1, 4]] == pytest.approx(bare.total_s[within][[1, 4]])
+    # Host and device work side by side: the longer, and a little of the other.
+    host_s = 0.02 + 65 * 1e-4
+    assert float(made.total_s[-1]) == pytest.approx((host_s**3 + device_s**3) ** (1 / 3))
+
+
+# Milliseconds a token of SGLang 0.5.6 and 0.5.9 on H200 in fp8, 1,024 or 1,000 tokens in and as many out, without
+# speculation: model, devices, sequences (measured rows of aiconfigurator, Apache-2.0).
+SERVED = [
+    ("deepseek-v3", 8, 4, 10.29),
+    ("deepseek-v3", 8, 8, 12.47),
+    ("deepseek-v3", 8, 16, 16.63),
+    ("qwen3-235b-a22b", 2, 4, 16.33),
+    ("qwen3-235b-a22b", 4, 9, 15.90),
+]
+
+
+def test_steps_of_mixtures_in_sglang_take_what_was_served() -> None:
+    errors = {}
+    for profile in ("h200", "h200-sglang"):
+        found = load_profile(profile)
+        models = [
+            (placed(found.engine, name, found, devices=devices, dtype="fp8"), batch, served_ms)
+            for name, devices, batch, served_ms in SERVED
+        ]
+        errors[profile] = [1e3 * float(p.parts(b, 1, 1536).total_s) / served - 1 for p, b, served in models]
+    assert max(map(abs, errors["h200-sglang"])) < 0.09
+    # Negative control: the device's sheet alone, which is silent on kernels of experts.
+    assert max(errors["h200"]) < -0.2
