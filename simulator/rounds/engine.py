@@ -21,18 +21,16 @@ UNROLL_CHUNK = 1 << 16
 class Block(NamedTuple):
     """Rounds drawn together for some of the runs.
 
-    rows: indices of the runs, shape [n]. counts: rounds by accepted drafts, shape [n, K_max + 1]. rounds, accepted: all
-    of them, and the drafts they accepted, shape [n].
-    hits: rounds whose successor's draft was already made and right, shape [n]. cut: committed tokens that the
-    budget left no room for, shape [n]. ends: whether the run is done with this block, [n].
+    rows: indices of the runs, shape [n]. counts: rounds by accepted drafts, shape [n, K_max + 1]. rounds: all of them,
+    shape [n]. hits: rounds whose successor's draft was already made and right, shape [n]. missing: tokens that are
+    left, below 0 where the budget left no room for some, shape [n]. ends: whether the run is done with this block, [n].
     """
 
     rows: NDArray[np.intp]
     counts: Ints
     rounds: Ints
-    accepted: Ints
     hits: Ints
-    cut: Ints
+    missing: Ints
     ends: NDArray[np.bool_]
 
 
@@ -51,30 +49,22 @@ def draw_blocks(
     """
     tokens = np.arange(1, laws.shape[1] + 1)
     missing = totals.astype(np.int64)
-    rows, may_hit_at_all = np.arange(len(totals)), bool(hit_rates.any())
+    rows, may_hit_at_all, none = np.arange(len(totals)), bool(hit_rates.any()), np.zeros(len(totals), np.int64)
     widths, k = draft_lengths + 1, draft_lengths
     while rows.size:
         rounds = np.maximum(missing // widths, 1)
-        counts = rng.multinomial(rounds, laws)
-        committed = counts @ tokens
-        missing = missing - committed
+        # The same draws, of which a single run is told much faster.
+        counts = rng.multinomial(rounds, laws) if rows.size > 1 else rng.multinomial(rounds.item(), laws[0])[None]
+        missing = missing - counts @ tokens
         ends = missing <= 0
-        hits = np.zeros_like(rounds)
+        hits = none[: rows.size]
         if may_hit_at_all:
             full = counts[np.arange(len(rows)), k]
             # The run's last round has no successor; a block that ends its run and could hit is all full rounds.
             hits = hit_rng.binomial(np.where(ends, np.maximum(full - 1, 0), full), hit_rates)
-        yield Block(
-            rows=rows,
-            counts=counts,
-            rounds=rounds,
-            accepted=committed - rounds,
-            hits=hits,
-            cut=np.maximum(-missing, 0),
-            ends=ends,
-        )
-        if ends.any():
-            on = np.flatnonzero(~ends)
+        yield Block(rows=rows, counts=counts, rounds=rounds, hits=hits, missing=missing, ends=ends)
+        on = (~ends).nonzero()[0]
+        if on.size < rows.size:
             rows, missing, laws, k, widths = rows[on], missing[on], laws[on], k[on], widths[on]
             hit_rates = hit_rates[on] if may_hit_at_all else hit_rates
 
@@ -94,13 +84,13 @@ class Counts(NamedTuple):
 
 def draw_counts(laws: Floats, draft_lengths: Ints, totals: Ints, hit_rates: Floats, rng: Rng, hit_rng: Rng) -> Counts:
     """Simulate one closed-loop run a row and count; the arguments are those of `draw_blocks`."""
-    rounds, accepted, hits, cut = np.zeros((4, len(totals)), np.int64)
+    rounds, hits, cut = np.zeros((3, len(totals)), np.int64)
     for block in draw_blocks(laws, draft_lengths, totals, hit_rates, rng, hit_rng):
         rounds[block.rows] += block.rounds
-        accepted[block.rows] += block.accepted
         hits[block.rows] += block.hits
-        cut[block.rows] += block.cut
-    return Counts(rounds=rounds, accepted=accepted, hits=hits, cut=cut)
+        # What stands there last is of the block that ended the run.
+        cut[block.rows] = -block.missing
+    return Counts(rounds=rounds, accepted=totals + cut - rounds, hits=hits, cut=cut)
 
 
 def elapsed_s(cost: RoundCost, counts: Counts) -> Floats:
