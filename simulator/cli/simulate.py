@@ -11,6 +11,7 @@ from simulator.costs.parameters import PARAMETERS, Point
 from simulator.ground.artefacts import UserError, check_outputs, envelope, to_json, writing
 from simulator.ground.command import FILE, command
 
+from .comparing import ComparisonOptions, compare_methods, method_names
 from .options import (
     DEVICE_OPTIONS,
     SharedOptions,
@@ -41,6 +42,8 @@ class SimulateOptions(SharedOptions):
 
     point: Point
     why: bool
+    compare: bool
+    plot: Path | None
     csv: Path | None
     events: Path | None
     as_json: bool
@@ -51,6 +54,10 @@ class SimulateOptions(SharedOptions):
 @DEVICE_OPTIONS
 @run_options(replications=32, least=1)
 @click.option("--why", is_flag=True, help="Say in words where the time goes, and what would change it.")
+@click.option(
+    "--compare", is_flag=True, help="Hold all methods that apply to a target, or those of --method, side by side."
+)
+@click.option("--plot", type=FILE, help="With --compare: draw them over batch size, as .png or .svg.")
 @click.option("--csv", "--out", "csv", type=FILE, help="Write one row for each run.")
 @click.option("--events", type=FILE, help="Write the first run's timeline as Chrome/Perfetto trace JSON.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -61,7 +68,37 @@ def simulate(**values: Any) -> None:
     one target pass and commits A + 1 tokens; A comes from --hist, or is i.i.d. with --alpha.
     """
     point = Point(**{p.name: values.pop(p.name) for p in PARAMETERS})
-    run(options_of(SimulateOptions, {**values, "point": point}))
+    options = options_of(SimulateOptions, {**values, "point": point})
+    if options.compare or len(method_names(options.device)) > 1:
+        compare(options)
+        return
+    if options.plot is not None:
+        raise UserError(f"--plot {options.plot}: draws a comparison, expected --compare beside it; sweep draws others")
+    run(options)
+
+
+def compare(options: SimulateOptions) -> None:
+    """Hold methods side by side at one context."""
+    outputs = {"--plot": options.plot, "--csv": options.csv, "--events": options.events}
+    check_outputs(outputs, options.force, options.inputs)
+    for option, given in (("--csv", options.csv), ("--events", options.events), ("--why", options.why or None)):
+        if given is not None:
+            raise UserError(f"{option}: tells of one forecast, expected no --compare beside it")
+    stated = {name: getattr(options.point, name) for name in options.stated}
+    wanted = ComparisonOptions(
+        methods=method_names(options.device) or None,
+        batches=one_of_them(stated.pop("batch", None)),
+        draft_lengths=one_of_them(stated.pop("draft_length", None)),
+        stated=stated,
+        plot=options.plot,
+        as_json=options.as_json,
+    )
+    compare_methods(options, wanted)
+
+
+def one_of_them(value: float | None) -> tuple[int, ...] | None:
+    """Return a stated value as the only one."""
+    return None if value is None else (int(value),)
 
 
 def run(options: SimulateOptions) -> None:

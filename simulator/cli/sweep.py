@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from simulator.costs.parameters import BY_NAME, PARAMETERS
-from simulator.ground.artefacts import check_outputs, envelope, to_json
+from simulator.ground.artefacts import UserError, check_outputs, envelope, to_json
 from simulator.ground.command import FILE, command, wrapped
 
+from .comparing import ComparisonOptions, compare_methods, method_names
 from .options import (
     DEVICE_OPTIONS,
     SharedOptions,
@@ -74,7 +75,39 @@ def sweep(**values: Any) -> None:
     }
     for p in PARAMETERS:
         p.check(axes[p.name])
-    run(options_of(SweepOptions, {**values, "axes": axes}))
+    options = options_of(SweepOptions, {**values, "axes": axes})
+    if len(method_names(options.device)) > 1:
+        compare(options)
+    else:
+        run(options)
+
+
+def compare(options: SweepOptions) -> None:
+    """Hold methods side by side over batch sizes and draft lengths."""
+    check_outputs({"--plot": options.plot, "--out": options.out}, options.force, options.inputs)
+    if options.out is not None:
+        raise UserError(f"--out {options.out}: has the points of one method, expected one --method beside it")
+    stated: dict[str, Any] = {}
+    several = {
+        name: tuple(int(v) for v in options.axes[name]) for name in ("batch", "draft_length") if name in options.stated
+    }
+    for name in options.stated - several.keys():
+        values = options.axes[name]
+        if len(values) > 1:
+            flag = BY_NAME[name].flags[0]
+            raise UserError(
+                f"{flag}: {len(values)} values beside several methods, expected one; --batch and --draftN take more"
+            )
+        stated[name] = (BY_NAME[name].whole and int(values[0])) or float(values[0])
+    wanted = ComparisonOptions(
+        methods=method_names(options.device),
+        batches=several.get("batch"),
+        draft_lengths=several.get("draft_length"),
+        stated=stated,
+        plot=options.plot,
+        as_json=options.as_json,
+    )
+    compare_methods(options, wanted)
 
 
 def run(options: SweepOptions) -> None:

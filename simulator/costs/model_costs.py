@@ -124,6 +124,10 @@ class Placed:
             return parts
         return replace(parts, fixed_s=np.zeros(np.shape(parts.fixed_s)), total_s=parts.total_s - parts.fixed_s)
 
+    def pass_bytes(self, of: DraftPass, batch: Count, context: Count) -> Floats:
+        """Return the bytes that one pass of a drafter moves on each device."""
+        return replace(self, shape=of.shape).moved_bytes(batch, of.rows, context, of.head_rows)
+
     @property
     def kv_format(self) -> str:
         """The number format of the KV cache."""

@@ -110,7 +110,7 @@ def test_errors_name_option_value_and_what_is_allowed(run, user_error) -> None:
         ("sweep --alpha 50:70:5", "--alpha: 50 is not a fraction; 0.5?"),
         ("measure-acceptance --top-p 190%", "--top-p: 190% is not"),
         ("simulate --baseline-tpot 5%", "--baseline-tpot: "),
-        ("simulate --plot x.png", "--plot: no such option of simulate; sweep, "),
+        ("simulate --plot x.png", "--plot x.png: draws a comparison, expected --compare beside it; sweep "),
         ("simulate --device h100", "--device: no such option of simulate, expected --profile"),
         ("sweep --gpu h100", "--gpu: no such option of sweep, expected --profile"),
         ("simulate --model x", "--model: no such option of simulate, expected --target-model or --draft-model"),

@@ -1,0 +1,91 @@
+"""Methods of speculation held against each other on one target and device: the best K of each, and which to take."""
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from simulator.costs.model_costs import ModelPair, largest_batch
+from simulator.costs.step import Floats
+from simulator.rounds.acceptance_law import AcceptanceModel, Ints
+from simulator.rounds.analytic import speedup
+
+from .schedule import LARGEST_BATCH, Range, ranges
+from .verdict import SEARCHED_DRAFT_LENGTHS
+
+# Batch sizes that a table shows where nobody says which, as far as they fit.
+SHOWN_BATCHES = (1, 8, 64, 256)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contender:
+    """A method on a target, what it accepts, and where that is known from."""
+
+    pair: ModelPair
+    acceptance: AcceptanceModel
+    source: str
+
+    @property
+    def name(self) -> str:
+        """The method's."""
+        return self.pair.method.name
+
+    @property
+    def longest(self) -> int:
+        """The longest draft that is looked at: what its block, its law or nobody goes beyond."""
+        known = (self.pair.longest, getattr(self.acceptance, "longest", None), SEARCHED_DRAFT_LENGTHS)
+        return min(k for k in known if k is not None)
+
+
+class Best(NamedTuple):
+    """The best draft length of a method at each batch size, and its speedup; 0 and NaN where it does not fit."""
+
+    draft_length: Ints
+    speedup: Floats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """What a comparison finds.
+
+    batches: every batch size at which any method fits. best: of each contender at all of them. take: which is best over
+    which range of batch sizes, by its place among the contenders, from 1; 0: plain decoding.
+    """
+
+    contenders: tuple[Contender, ...]
+    batches: Ints
+    best: tuple[Best, ...]
+    take: tuple[Range, ...]
+
+    def at(self, contender: int, batch: int) -> tuple[int, float]:
+        """Return the best draft length of a contender at a batch size, and its speedup."""
+        best, place = self.best[contender], int(np.searchsorted(self.batches, batch))
+        return int(best.draft_length[place]), float(best.speedup[place])
+
+
+def compare(contenders: tuple[Contender, ...], *, draft_lengths: Ints | None = None) -> Comparison:
+    """Compare methods at every batch size that fits into memory with one of them.
+
+    Args:
+        contenders: At one context, on one device.
+        draft_lengths: Those that are allowed; None: up to the longest of each.
+    """
+    fits = [largest_batch(c.pair) for c in contenders]
+    most = [LARGEST_BATCH if fit is None else min(fit, LARGEST_BATCH) for fit in fits]
+    batches = np.arange(1, max(most, default=0) + 1)
+    best = tuple(best_of(c, batches, last, draft_lengths) for c, last in zip(contenders, most, strict=True))
+    gains = np.stack([np.ones(len(batches)), *(np.nan_to_num(b.speedup, nan=0.0) for b in best)])
+    return Comparison(contenders=contenders, batches=batches, best=best, take=ranges(np.maximum(gains, 1e-9), batches))
+
+
+def best_of(contender: Contender, batches: Ints, most: int, draft_lengths: Ints | None) -> Best:
+    """Return the best draft length of one method at batch sizes, of which it fits up to `most`."""
+    allowed = np.arange(1, contender.longest + 1) if draft_lengths is None else draft_lengths
+    allowed = allowed[allowed <= contender.longest]
+    if not len(allowed) or most < 1:
+        return Best(np.zeros(len(batches), np.int64), np.full(len(batches), np.nan))
+    pair = replace(contender.pair, batch=batches)
+    gains = np.stack([speedup(pair, contender.acceptance, int(k), overlap=False) for k in allowed])
+    at = gains.argmax(0)
+    found = np.where(batches <= most, gains.max(0), np.nan)
+    return Best(np.where(batches <= most, allowed[at], 0), found)

@@ -1,0 +1,147 @@
+"""Methods of speculation held against each other: what `simulate --compare` and `sweep --method a,b` share."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from simulator.costs.parameters import DeviceOptions
+from simulator.ground.artefacts import UserError, envelope, to_json
+from simulator.ground.command import wrapped
+
+from .options import SharedOptions, load_acceptance
+
+if TYPE_CHECKING:
+    from simulator.answers.comparison import Comparison, Contender
+    from simulator.costs.drafters.plan import Method
+    from simulator.costs.priced import Pricing
+    from simulator.rounds.acceptance_law import AcceptanceModel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparisonOptions:
+    """What a comparison takes besides `SharedOptions`.
+
+    methods: names, as stated; None for all that apply. batches, draft_lengths: those to look at; None where nobody
+    says. stated: values of the parameters that were stated, batch and draft length not among them.
+    """
+
+    methods: tuple[str, ...] | None
+    batches: tuple[int, ...] | None
+    draft_lengths: tuple[int, ...] | None
+    stated: Mapping[str, Any]
+    plot: Path | None
+    as_json: bool
+
+
+def compare_methods(options: SharedOptions, wanted: ComparisonOptions) -> None:
+    """Load, compare, draw and print."""
+    import numpy as np
+
+    from simulator.answers.comparison import compare
+    from simulator.answers.comparison_plot import draw_comparison
+    from simulator.answers.comparison_report import comparison_json, comparison_text, shown_batches
+    from simulator.ground.pictures import check_format, save_figure
+
+    check_format(wanted.plot)
+    if options.overlap:
+        raise UserError("--overlap: methods are compared one after another on one device, expected no such option")
+    found, skipped = contenders(options, wanted)
+    lengths = None if wanted.draft_lengths is None else np.array(wanted.draft_lengths)
+    comparison = compare(found, draft_lengths=lengths)
+    batches = shown_batches(comparison, wanted.batches)
+    pair = found[0].pair
+    where = f"{options.device.target_model or pair.target.name} on {pair.profile.name} ({pair.profile.status})"
+    heading = f"{where}, context {int(np.max(pair.context)):,}"
+    if wanted.plot:
+        save_figure(wanted.plot, draw_comparison(comparison, heading))
+    if wanted.as_json:
+        body = envelope(
+            "comparison", 1, {"profile": options.device.profile, "target_model": options.device.target_model}
+        )
+        click.echo(to_json(body | comparison_json(comparison, batches, skipped)), nl=False)
+        return
+    cautions = cautions_of(comparison)
+    if cautions:
+        click.echo(wrapped(f"warning: {caution}" for caution in cautions))
+    click.echo(f"{heading}\n\n{comparison_text(comparison, batches, skipped)}")
+    if wanted.plot:
+        click.echo(f"wrote {wanted.plot}")
+
+
+def cautions_of(comparison: "Comparison") -> list[str]:
+    """Return what to know of the target before the numbers, once; what was assumed of drafters is said below them."""
+    from simulator.costs.cautions import cautions
+
+    every = [c for contender in comparison.contenders for c in cautions(contender.pair)]
+    return list(dict.fromkeys(c for c in every if "as no --draft-model says" not in c))
+
+
+def contenders(options: SharedOptions, wanted: ComparisonOptions) -> "tuple[tuple[Contender, ...], dict[str, str]]":
+    """Return the methods that apply to a target, and why others do not.
+
+    Raises:
+        UserError: One that was stated does not apply, or none does.
+    """
+    from simulator.answers.comparison import Contender
+    from simulator.costs.drafters.methods import method_named, methods
+    from simulator.costs.priced import load_pricing
+
+    if options.device.profile is None or not (options.device.target_model or options.device.params):
+        raise UserError("--compare: methods of a target on a device, expected --profile and --target-model beside it")
+    own = own_method(options.device)
+    names = wanted.methods or tuple(methods())
+    chosen = list(dict.fromkeys(method_named(name) for name in names))
+    if own is not None and own not in chosen:
+        raise UserError(f"--draft-model: {options.device.draft_model} is of {own.name}, which --method does not name")
+    found: list[Contender] = []
+    skipped: dict[str, str] = {}
+    for method in chosen:
+        device = replace(options.device, method=None if method == own else method.name)
+        device = device if method == own else replace(device, draft_model=None, draft_params=None)
+        try:
+            pricing = load_pricing(device)
+            acceptance, source = acceptance_of(options, method, is_own=method == own)
+            found.append(Contender(pair=priced(pricing, wanted), acceptance=acceptance, source=source))
+        except UserError as error:
+            if wanted.methods or method == own:
+                raise
+            skipped[method.name] = str(error).removeprefix("--method: ").partition(", expected")[0]
+    if not found:
+        raise UserError(f"--compare: no method applies ({'; '.join(skipped.values())})")
+    return tuple(found), skipped
+
+
+def own_method(device: DeviceOptions) -> "Method | None":
+    """Return the method of the drafter that is named, None where none is."""
+    from simulator.costs.priced import load_pricing
+
+    if device.draft_model is None and device.draft_params is None:
+        return None
+    models = load_pricing(replace(device, method=None)).models
+    return models.method if models else None
+
+
+def priced(pricing: "Pricing", wanted: ComparisonOptions) -> Any:
+    """Return the costs of a method at what was stated."""
+    costs = pricing.costs(pricing.point({**wanted.stated, "draft_length": 1, "batch": 1}))
+    assert pricing.models is not None
+    return costs
+
+
+def acceptance_of(options: SharedOptions, method: "Method", *, is_own: bool) -> "tuple[AcceptanceModel, str]":
+    """Return what a method accepts: as measured of its own drafter, as stated, or a prior; and which."""
+    from simulator.rounds.acceptance_law import IidAcceptance
+
+    if options.hist is not None and is_own:
+        model = load_acceptance(options, 1)
+        if model is not None:
+            return model, f"measured ({options.hist})"
+    return IidAcceptance(0.8), "stated, alpha 0.8"
+
+
+def method_names(device: DeviceOptions) -> tuple[str, ...]:
+    """Return the methods that `--method` names, several behind commas."""
+    return tuple(name.strip() for name in (device.method or "").split(",") if name.strip())

@@ -1,0 +1,101 @@
+"""Methods side by side: each at its own best K, which to take at which batch size, and what does not apply."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from simulator.answers.comparison import Contender, compare
+from simulator.answers.comparison_report import draft_bytes, rounds_text
+from simulator.costs.parameters import DeviceOptions, Point
+from simulator.costs.priced import load_pricing
+from simulator.rounds.acceptance_law import IidAcceptance
+from simulator.rounds.analytic import speedup
+
+TARGET = {"profile": "h200", "target_model": "qwen3-8b"}
+MODELS = ("--profile", "h200", "--target-model", "qwen3-8b")
+
+
+def contender(method: str, alpha: float, **options: str) -> Contender:
+    pair = load_pricing(DeviceOptions(**TARGET, method=method, **options)).costs(Point(context=2048))
+    return Contender(pair=pair, acceptance=IidAcceptance(alpha), source="stated")
+
+
+def test_each_method_is_at_its_best_and_the_best_of_all_is_taken() -> None:
+    methods = contender("eagle3", 0.75), contender("dflash", 0.6), contender("draft_model", 0.2)
+    found = compare(methods)
+    for batch in (1, 40, 300):
+        gains = []
+        for at, one in enumerate(methods):
+            pair = replace(one.pair, batch=batch)
+            longest = min(16, pair.longest or 16)
+            every = [float(speedup(pair, one.acceptance, k, overlap=False)) for k in range(1, longest + 1)]
+            assert found.at(at, batch) == (int(np.argmax(every)) + 1, pytest.approx(max(every)))
+            gains.append(max(every))
+        taken = next(r for r in found.take if r.first <= batch <= r.last)
+        assert (1.0, *gains)[taken.draft_length] * 1.02 >= max(1.0, *gains)
+    # What never pays is never taken, and beyond memory there is nothing.
+    assert all(r.draft_length != 3 for r in found.take)
+    assert found.take[-1].last == len(found.batches)
+    assert np.isnan(found.best[1].speedup[-1]) == (len(found.batches) > int(np.isfinite(found.best[1].speedup).sum()))
+
+
+def test_only_allowed_draft_lengths_are_looked_at_and_blocks_end() -> None:
+    found = compare((contender("dspark", 0.9), contender("eagle3", 0.9)), draft_lengths=np.array([3, 9]))
+    assert [found.at(0, 1)[0], found.at(1, 1)[0]] == [3, 9]
+    nothing = compare((contender("dspark", 0.9),), draft_lengths=np.array([9]))
+    assert np.isnan(nothing.best[0].speedup).all()
+    assert [r.draft_length for r in nothing.take] == [0]
+
+
+def test_rounds_are_told_by_their_passes_and_bytes() -> None:
+    pair = contender("eagle3", 0.8).pair
+    assert rounds_text(pair, 5) == "1 x 6 + 4 x 1"
+    assert rounds_text(contender("dflash", 0.8).pair, 5) == "1 x 6"
+    # 2.49 G numbers of weights for K = 7, and what tokens move.
+    assert draft_bytes(pair, 7) == pytest.approx(2 * 2.49e9, rel=0.03)
+
+
+def test_one_command_compares_what_applies_and_draws_it(run, tmp_path: Path) -> None:
+    done = run("simulate", *MODELS, "--compare", "--method", "eagle3,dflash", "--plot", "methods.png")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "methods.png").stat().st_size > 20_000
+    assert max(map(len, done.stdout.splitlines())) <= 100
+    assert "take, to 2%: " in done.stdout
+    again = run("simulate", *MODELS, "--compare", "--method", "eagle3", "--plot", "methods.png")
+    assert (again.returncode, again.stdout) == (2, "")
+    everything = json.loads(run("simulate", *MODELS, "--compare", "--json").stdout)
+    names = [row["method"] for row in everything["methods"]]
+    assert {"eagle3", "dflash", "draft_model"} <= set(names)
+    assert not set(names) & set(everything["not_compared"])
+    swept = run("sweep", *MODELS, "--method", "eagle3,draft", "--batch", "1,16", "--draftN", "1:4", "--json")
+    rows = {row["method"]: row["best"] for row in json.loads(swept.stdout)["methods"]}
+    assert set(rows["eagle3"]) == {"1", "16"}
+    assert all(best["draft_length"] <= 4 for row in rows.values() for best in row.values())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("simulate", "--compare"),
+            "--compare: methods of a target on a device, expected --profile and --target-model",
+        ),
+        (("simulate", *MODELS, "--method", "eagle3,eagel"), "--method: 'eagel' is not known, expected "),
+        (("simulate", *MODELS, "--compare", "--why"), "--why: tells of one forecast, expected no --compare"),
+        (("simulate", *MODELS, "--method", "eagle3", "--plot", "x.png"), "--plot x.png: draws a comparison"),
+        (("simulate", *MODELS, "--compare", "--overlap", "--placement", "separate"), "--overlap: methods are compared"),
+        (("sweep", *MODELS, "--method", "eagle,eagle3", "--context", "1,2"), "--context: 2 values beside several"),
+        (("sweep", *MODELS, "--method", "eagle,eagle3", "--out", "x.csv"), "--out x.csv: has the points of one method"),
+        (
+            ("simulate", *MODELS, "--method", "eagle,eagle3", "--draft-model", "qwen3-0.6b"),
+            "--draft-model: qwen3-0.6b is of draft_model, which --method does not name",
+        ),
+    ],
+)
+def test_what_does_not_go_together_is_one_line(run, arguments: tuple[str, ...], message: str) -> None:
+    done = run(*arguments)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert message in done.stderr
