@@ -6,7 +6,7 @@ The format is `cases.schema.json`; what a schema cannot say is checked here.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,13 +30,24 @@ YIELDS = ("tokens_per_round", "histogram", "alpha", "survival", "target_calls_pe
 UNITS = {"ms_per_token": "ms/token", "ms_per_round": "ms/round", "tokens_per_s": "tokens/s", "speedup": "x"}
 
 
+class Pair(NamedTuple):
+    """Whose rounds a profile prices: config files or names of a target and a drafter, and how they run."""
+
+    target_model: str
+    draft_model: str
+    devices: int = 1
+    batch: int = 1
+    context: int = 1024
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """One measurement and the acceptance it was made with.
 
     use: "fit" or "forecast". measured_as: a key of UNITS, the unit of `measured`. draft_length: K; 0 is plain decoding.
     Exactly one of YIELDS says what a round yields; calls, of both models, say K as well. fixed: this row's own values
-    of parameters. group: rows of one group share one fit.
+    of parameters. group: rows of one group share one fit. tree: children of a node and nodes verified, of drafts that
+    branch.
     """
 
     name: str
@@ -52,6 +63,7 @@ class Row:
     draft_calls_per_token: float | None = None
     fixed: Mapping[str, float | str] = field(default_factory=dict)
     group: str = ""
+    tree: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         given = [name for name in YIELDS if getattr(self, name) is not None]
@@ -124,7 +136,8 @@ class Case:
     fitted: parameters that the rows marked "fit" decide, for each group of rows by itself. fixed: known ones, in
     milliseconds or as the name of the parameter they equal; what is neither is 0. max_error, max_median, max_p90:
     bounds on |forecast / measured - 1| of the forecast rows, on the largest, the median and the 90th percentile; None
-    for none.
+    for none. min_right: of speedups, in how large a share the forecast has to say rightly whether it pays. profile:
+    prices all rows, with nothing fitted; pairs: by group, what it prices.
     """
 
     name: str
@@ -136,12 +149,16 @@ class Case:
     max_error: float | None = None
     max_median: float | None = None
     max_p90: float | None = None
+    min_right: float | None = None
+    profile: str | None = None
+    pairs: Mapping[str, Pair] = field(default_factory=dict)
     fitted: tuple[str, ...] = ()
     fixed: Mapping[str, float | str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_parameters(self)
         check_groups(self)
+        check_pairs(self)
         for row in self.rows:
             try:
                 check_row(self, row)
@@ -187,8 +204,25 @@ def check_groups(case: Case) -> None:
             raise UserError(f"{counts}, expected at least as many rows as parameters")
 
 
+def check_pairs(case: Case) -> None:
+    """Refuse a profile without pairs of models, or beside parameters."""
+    if case.profile is None:
+        if case.pairs or any(row.tree for row in case.rows):
+            raise UserError(f"{'pairs' if case.pairs else 'tree'}: without a profile, which prices them")
+        return
+    if case.fitted or case.fixed or any(row.fixed for row in case.rows):
+        raise UserError("profile: beside parameters, expected either")
+    lacking = next((group for group in case.groups if group not in case.pairs), None)
+    if lacking is not None:
+        raise UserError(f"pairs: none for the group {lacking!r}, expected one for each")
+    if any(row.draft_length is None for row in case.rows):
+        raise UserError("profile: a row has no draft_length, which passes need")
+
+
 def check_row(case: Case, row: Row) -> None:
     """Refuse a row that the case's parameters cannot forecast."""
+    if case.profile is not None:
+        return
     stated = {*case.fitted, *(name for name, value in case.known(row).items() if value != 0)}
     if (row.is_plain or row.measured_as == "speedup") and "baseline_ms" not in stated:
         what = "plain decoding" if row.is_plain else "a speedup"
@@ -214,7 +248,7 @@ def load_cases(path: Path) -> tuple[Case, ...]:
     check_kind(path, document, KIND, SCHEMA_VERSIONS)
     for wrong in breaches(checker(load_schema(SCHEMA)), document):
         raise UserError(f"{path}: {wrong}")
-    cases = tuple(case_of(f"{path}: case {case['name']!r}", case) for case in document["cases"])
+    cases = tuple(case_of(f"{path}: case {case['name']!r}", case, path.parent) for case in document["cases"])
     check_names(str(path), cases)
     return cases
 
@@ -242,13 +276,20 @@ def collect_cases(files: Iterable[Path], published: bool) -> tuple[Case, ...]:
     return cases
 
 
-def case_of(at: str, entry: Mapping[str, Any]) -> Case:
-    """Build a case from its object, which the schema has passed."""
+def case_of(at: str, entry: Mapping[str, Any], folder: Path) -> Case:
+    """Build a case from its object, which the schema has passed; files are told from a folder."""
     rows = tuple(row_of(f"{at}, row {row['name']!r}", row) for row in entry["rows"])
+    stated = dict(entry.get("pairs", {}))
+    pairs = {group: Pair(**{k: beside(folder, v) for k, v in of.items()}) for group, of in stated.items()}
     try:
-        return Case(**{**entry, "rows": rows, "fitted": tuple(entry.get("fitted", ()))})
+        return Case(**{**entry, "rows": rows, "fitted": tuple(entry.get("fitted", ())), "pairs": pairs})
     except UserError as error:
         raise UserError(f"{at}: {error}") from None
+
+
+def beside(folder: Path, value: Any) -> Any:
+    """Return a file of that folder where a text names one, else the value."""
+    return str(folder / value) if isinstance(value, str) and (folder / value).is_file() else value
 
 
 def row_of(at: str, entry: Mapping[str, Any]) -> Row:
@@ -259,8 +300,7 @@ def row_of(at: str, entry: Mapping[str, Any]) -> Row:
     ((measured_as, measured),) = entry["measured"].items()
     if "histogram" in values:
         values["histogram"] = parse_histogram(Field(values["histogram"], f"{at}, histogram"))
-    if "survival" in values:
-        values["survival"] = tuple(values["survival"])
+    values |= {key: tuple(values[key]) for key in ("survival", "tree") if key in values}
     try:
         return Row(**values, measured_as=measured_as, measured=measured)
     except UserError as error:
@@ -274,7 +314,6 @@ def row_json(row: Row) -> dict[str, Any]:
     if row.histogram is not None:
         counts = {str(a): as_written(count) for a, count in enumerate(row.histogram.counts)}
         entry["histogram"] = {"k": row.histogram.draft_length, "hist": counts}
-    if row.survival is not None:
-        entry["survival"] = list(row.survival)
+    entry |= {key: list(made) for key in ("survival", "tree") if (made := getattr(row, key)) is not None}
     entry |= {"measured": {row.measured_as: row.measured}, "fixed": dict(row.fixed)}
     return {key: value for key, value in entry.items() if value is not None}

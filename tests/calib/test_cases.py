@@ -15,6 +15,7 @@ from calibration.published.cases import (
     TOKEN,
     UNITS,
     Case,
+    Pair,
     Row,
     load_cases,
     published_cases,
@@ -213,6 +214,28 @@ NO_CASES = {
     '{"schema_version": 9, "cases": []}': "schema_version is 9, supported: 1",
     '{"cases": [], "more": 1}': "items",
 }
+
+
+def test_what_a_profile_prices_is_refused_where_it_lacks_something(tmp_path: Path) -> None:
+    pair = {"target_model": "llama-2-7b", "draft_model": "llama-68m"}
+    row = {"name": "K = 3", "use": "forecast", "draft_length": 3, "alpha": 0.7, "measured": {"speedup": 1.2}}
+    words = {"name": "made", "citation": "arithmetic", "hardware": "none", "models": "none", "profile": "l4"}
+    whole = words | {"pairs": {"": pair}, "rows": [row]}
+    (case,) = load_cases(write(tmp_path / "cases.json", whole))
+    assert case.pairs[""] == Pair("llama-2-7b", "llama-68m")
+    # A file beside the cases goes before a name.
+    (tmp_path / "llama-68m").write_text("{}")
+    (case,) = load_cases(tmp_path / "cases.json")
+    assert case.pairs[""].draft_model == str(tmp_path / "llama-68m")
+    silent = {key: value for key, value in whole.items() if key != "profile"}
+    for found, expected in (
+        (silent, "pairs: without a profile"),
+        (silent | {"pairs": {}, "rows": [row | {"tree": [2, 4]}]}, "tree: without a profile"),
+        (whole | {"fixed": {"draft_ms": 1}}, "profile: beside parameters, expected either"),
+        (whole | {"pairs": {"other": pair}}, "pairs: none for the group ''"),
+        (whole | {"pairs": {"": pair | {"devices": 0}}}, "devices"),
+    ):
+        assert_refused(write(tmp_path / "cases.json", found), expected)
 
 
 def test_a_file_that_holds_no_cases_or_two_of_one_name_is_refused(tmp_path: Path) -> None:

@@ -196,6 +196,25 @@ def test_chains_of_engines_are_forecast_from_two_rows_of_one_task(tmp_path: Path
     assert "specbundle-chains: BROKEN by median" in summary_text([blind])
 
 
+def test_a_profile_alone_says_whether_heads_of_engines_pay() -> None:
+    """Nothing is fitted to these rows; the device's sheet without what the engine adds says it too rarely."""
+    found = PUBLISHED["specbundle-from-profile"]
+    result = validate_case(found)
+    assert len(result.errors) == 185
+    assert result.median_error <= 0.15
+    assert result.right is not None
+    assert result.right >= 0.95
+    silent = validate_case(replace(found, profile="h200"))
+    assert silent.right is not None
+    assert silent.right < 0.9
+    assert not silent.holds
+    assert "16.2% wrong whether it pays" in summary_text([silent])
+    # The sizes of drafts and trees count: a wider tree, or a head of a larger model, takes longer.
+    some = next(r for r in found.rows if r.tree)
+    wide = validate_case(replace(found, rows=(replace(some, name="wide", tree=(8, 64)), some)))
+    assert wide.rows[0].forecast < wide.rows[1].forecast
+
+
 def test_the_closed_form_is_as_far_off_leviathans_table_as_design_says() -> None:
     result = validate_case(PUBLISHED["leviathan-closed-form"])
     ratios = [r.forecast / r.row.measured for r in result.rows]

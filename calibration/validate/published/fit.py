@@ -10,6 +10,8 @@ from calibration.published.cases import PARAMETERS, TOKEN, Case, Row
 from simulator.costs.step import RoundCost, step_s
 from simulator.ground.artefacts import UserError
 
+from .priced import priced_s
+
 Floats = NDArray[np.float64]
 # Below this share of the largest singular value a direction of the parameters is not decided by the rows.
 LEAST_SINGULAR = 1e-6
@@ -72,9 +74,20 @@ class CaseResult:
         return tuple((of, error, bound) for of, (error, bound) in found.items() if bound is not None)
 
     @property
+    def right(self) -> float | None:
+        """Of speedups that are forecast, the share of which it is said rightly whether they pay; None without one."""
+        rows = [r for r in self.rows if r.row.use == "forecast" and r.row.measured_as == "speedup"]
+        return float(np.mean([(r.forecast > 1) == (r.row.measured > 1) for r in rows])) if rows else None
+
+    @property
+    def is_right(self) -> bool:
+        """Whether that is as often as the case wants."""
+        return self.case.min_right is None or (self.right or 0.0) >= self.case.min_right
+
+    @property
     def holds(self) -> bool:
         """Whether the errors of the forecast rows are within the bounds; without one it always holds."""
-        return all(error <= bound for _, error, bound in self.bounds)
+        return self.is_right and all(error <= bound for _, error, bound in self.bounds)
 
 
 def validate_case(case: Case, max_error: float | None = None) -> CaseResult:
@@ -123,8 +136,12 @@ def round_s(case: Case, rows: Sequence[Row], fitted: Mapping[str, float]) -> Flo
 
 def forecast(case: Case, rows: Sequence[Row], fitted: Mapping[str, float]) -> Floats:
     """Return what each row should measure, in its own unit, shape [rows]; infinite where a round costs nothing."""
-    times_s, tau = round_s(case, rows, fitted), np.array([row.tau for row in rows])
-    baseline_s = np.array([plain_ms(case, row, fitted) for row in rows]) * 1e-3
+    tau = np.array([row.tau for row in rows])
+    if case.profile is not None:
+        times_s, baseline_s = priced_s(case, rows)
+    else:
+        times_s = round_s(case, rows, fitted)
+        baseline_s = np.array([plain_ms(case, row, fitted) for row in rows]) * 1e-3
     with np.errstate(divide="ignore", invalid="ignore"):
         units = {
             "ms_per_token": times_s / tau * 1e3,

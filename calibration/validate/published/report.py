@@ -69,21 +69,29 @@ def summary_text(results: Sequence[CaseResult]) -> str:
         fits, bound = len(r.case.rows) - len(r.errors), "/".join(f"{100 * bound:g}" for *_, bound in r.bounds)
         far = (f"{r.median_error:.2%}", f"{r.p90_error:.2%}", f"{r.largest_error:.2%}")
         rows.append((r.case.name, str(fits), str(len(r.errors)), *far, bound and f"{bound}%", verdict(r)))
-    broken = "\n".join(broken_text(r) for r in results if not r.holds)
+    said = [right_text(r) for r in results if r.case.min_right is not None]
+    broken = "\n".join([*said, *(broken_text(r) for r in results if not r.holds)])
     return "\n\n".join(filter(None, [headline(results), table(rows, left=(0, 7)), broken]))
+
+
+def right_text(result: CaseResult) -> str:
+    """Say of how many speedups the forecast says rightly whether they pay."""
+    right = f"whether speculation pays is said rightly of {result.right:.1%} of {len(result.errors)} rows"
+    return f"{result.case.name}: {right}, {result.case.min_right:.0%} wanted"
 
 
 def broken_text(result: CaseResult) -> str:
     """Say which row breaks the bound."""
     worst = max((r for r in result.rows if r.row.use == "forecast"), key=lambda r: abs(r.error))
     where = f"{worst.row.group}, {worst.row.name}" if worst.row.group else worst.row.name
-    middle = [f"{of} {error:.2%} > {bound:.2%}" for of, error, bound in result.bounds[:-1] if error > bound]
+    middle = [] if result.is_right else [f"{1 - (result.right or 0):.1%} wrong whether it pays"]
+    middle += [f"{of} {error:.2%} > {bound:.2%}" for of, error, bound in result.bounds[:-1] if error > bound]
     return f"{result.case.name}: BROKEN by {', '.join([*middle, f'{where} ({worst.error:+.2%})'])}"
 
 
 def verdict(result: CaseResult) -> str:
     """Say whether the bounds hold."""
-    return "no bound" if not result.bounds else "holds" if result.holds else "BROKEN"
+    return "no bound" if not result.bounds and result.case.min_right is None else "holds" if result.holds else "BROKEN"
 
 
 def result_json(results: Sequence[CaseResult], parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -105,5 +113,8 @@ def case_result_json(result: CaseResult) -> dict[str, Any]:
         "max_error": result.bound,
         "max_median": case.max_median,
         "max_p90": case.max_p90,
+        "right": result.right,
+        "min_right": case.min_right,
+        "profile": case.profile,
         "holds": result.holds,
     }

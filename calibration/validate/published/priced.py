@@ -1,0 +1,54 @@
+"""Rounds of published rows that a profile prices, from the models' sizes alone: nothing is fitted (model §2)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calibration.published.cases import Case, Pair, Row
+from simulator.costs.drafters import draft_model
+from simulator.costs.drafters.methods import method_named
+from simulator.costs.drafters.plan import Tree
+from simulator.costs.model_costs import ModelPair
+from simulator.costs.profile import Profile
+from simulator.costs.profile_file import load_profile
+from simulator.costs.shapes import read_shape
+from simulator.costs.step import RoundCost
+
+Floats = NDArray[np.float64]
+
+
+def priced_s(case: Case, rows: Sequence[Row]) -> tuple[Floats, Floats]:
+    """Return the seconds of a round of each row, and of a plain step, [rows] each.
+
+    Raises:
+        UserError: The profile or a model is not found, or they do not go together.
+    """
+    assert case.profile is not None
+    profile = load_profile(case.profile)
+    costs: dict[tuple[str, int, tuple[int, int] | None], RoundCost] = {}
+    for row in rows:
+        key = (row.group, row.draft_length or 0, row.tree)
+        if key not in costs:
+            costs[key] = pair_of(profile, case.pairs[row.group], row.tree).round_cost(max(key[1], 1))
+    found = [(row.is_plain, costs[row.group, row.draft_length or 0, row.tree]) for row in rows]
+    rounds_s = [float(cost.baseline_s if is_plain else cost.after_miss_s) for is_plain, cost in found]
+    return np.array(rounds_s), np.array([float(cost.baseline_s) for _, cost in found])
+
+
+def pair_of(profile: Profile, pair: Pair, tree: tuple[int, int] | None) -> ModelPair:
+    """Return two models at work, in the formats that their files state."""
+    target, draft = read_shape(pair.target_model), read_shape(pair.draft_model)
+    return ModelPair(
+        profile=profile,
+        target=target,
+        draft=draft,
+        dtype=target.storage or "bfloat16",
+        draft_dtype=draft.storage or "bfloat16",
+        batch=pair.batch,
+        context=pair.context,
+        method=method_named(draft.drafting.method) if draft.drafting else draft_model.METHOD,
+        tree=Tree(*tree) if tree else None,
+        devices=pair.devices,
+        round_overhead_s=profile.round_overhead_s,
+    )
