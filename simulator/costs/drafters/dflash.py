@@ -6,7 +6,7 @@ from simulator.costs.work import ModelShape
 from simulator.ground.fields import Field
 
 from .heads import Head, head_of, usual_head
-from .plan import DraftPlan, Ints, Method, block
+from .plan import DraftPlan, Engines, Ints, Method, block
 
 # Layers of such a drafter and places of its block, in published files.
 USUAL_LAYERS, USUAL_BLOCK = 5, 16
@@ -57,4 +57,5 @@ METHOD = Method(
     plan=plan,
     read=read,
     usual=usual,
+    engines=Engines({"method": "dflash"}, "DFLASH", "DFlash", "draft-dflash"),
 )

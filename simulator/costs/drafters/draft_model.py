@@ -7,7 +7,7 @@ import numpy as np
 from simulator.costs.work import ModelShape
 from simulator.ground.artefacts import UserError
 
-from .plan import DRAFT_STEP, DraftPass, DraftPlan, Ints, Method
+from .plan import DRAFT_STEP, DraftPass, DraftPlan, Engines, Ints, Method
 
 # Times that a draft is smaller than its target, at least, where none is named.
 SMALLER = 8
@@ -46,4 +46,5 @@ METHOD = Method(
     plan=plan,
     usual=usual,
     waits=False,
+    engines=Engines({"method": "draft_model"}, "STANDALONE", "Draft_Target", "draft-simple"),
 )

@@ -12,7 +12,7 @@ from simulator.ground.fields import Field
 
 from .dflash import USUAL_LAYERS, block_size, layers, own_settings
 from .heads import usual_head, without
-from .plan import DraftPass, DraftPlan, Ints, Method, block
+from .plan import DraftPass, DraftPlan, Engines, Ints, Method, block
 
 # Of the bias, where the file does not say.
 MARKOV_RANK = 256
@@ -58,4 +58,5 @@ METHOD = Method(
     plan=plan,
     read=read,
     usual=usual,
+    engines=Engines({"method": "dspark"}, "DSPARK", llama_cpp="draft-dspark"),
 )

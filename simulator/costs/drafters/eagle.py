@@ -5,7 +5,7 @@ from simulator.costs.work import ModelShape
 from simulator.ground.fields import Field
 
 from .heads import head_of, usual_head
-from .plan import DraftPlan, Ints, Method, chain
+from .plan import DraftPlan, Engines, Ints, Method, chain
 
 
 def read(config: Field, outer: Field, architecture: str) -> ModelShape:
@@ -30,4 +30,5 @@ METHOD = Method(
     plan=plan,
     read=read,
     usual=lambda target: usual_head(target, "EAGLE head", "LlamaForCausalLMEagle", {}),
+    engines=Engines({"method": "eagle"}, "EAGLE"),
 )

@@ -6,7 +6,7 @@ from simulator.ground.fields import Field
 
 from . import peagle
 from .heads import JOIN, STATES_READ, USUAL_WORDS, draft_vocabulary, head_of, usual_head, without
-from .plan import DraftPlan, Ints, Method, chain
+from .plan import DraftPlan, Engines, Ints, Method, chain
 
 
 def read(config: Field, outer: Field, architecture: str) -> ModelShape:
@@ -41,4 +41,5 @@ METHOD = Method(
     plan=plan,
     read=read,
     usual=usual,
+    engines=Engines({"method": "eagle3"}, "EAGLE3", "Eagle3", "draft-eagle3"),
 )

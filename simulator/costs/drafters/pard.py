@@ -10,7 +10,7 @@ from simulator.costs.work import ModelShape
 from simulator.ground.fields import Field
 
 from . import draft_model
-from .plan import DraftPlan, Ints, Method, block
+from .plan import DraftPlan, Engines, Ints, Method, block
 
 
 def read(config: Field, outer: Field, architecture: str) -> ModelShape:
@@ -40,4 +40,5 @@ METHOD = Method(
     usual=usual,
     read=read,
     waits=False,
+    engines=Engines({"method": "draft_model", "parallel_drafting": True}, trtllm="PARD"),
 )

@@ -7,7 +7,7 @@ from simulator.costs.work import ModelShape
 from simulator.ground.fields import Field
 
 from .heads import STATES_READ, USUAL_WORDS, draft_vocabulary, head_of, usual_head
-from .plan import DraftPlan, Ints, Method, block
+from .plan import DraftPlan, Engines, Ints, Method, block
 
 # Layers of such heads in published files.
 USUAL_LAYERS = 4
@@ -42,4 +42,5 @@ METHOD = Method(
     plan=plan,
     read=read,
     usual=usual,
+    engines=Engines({"method": "eagle3", "parallel_drafting": True}),
 )

@@ -1,7 +1,8 @@
 """What one round of any method of speculation runs: its passes, and how wide verification is; NumPy alone."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -52,6 +53,20 @@ class DraftPlan:
     host_s: Floats | float = 0.0
 
 
+class Engines(NamedTuple):
+    """What engines call a method; empty where one has none of it.
+
+    vllm: the keys of its `speculative_config` that tell it. sglang: `--speculative-algorithm`. trtllm: `decoding_type`.
+    llama_cpp: `--spec-type`. needs_model: whether the drafter is a checkpoint of its own.
+    """
+
+    vllm: Mapping[str, str | bool] = MappingProxyType({})
+    sglang: str = ""
+    trtllm: str = ""
+    llama_cpp: str = ""
+    needs_model: bool = True
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Method:
     """A method of speculation, as its file describes it.
@@ -60,7 +75,7 @@ class Method:
     draft so, and keys that only their files have. example: an architecture of its files. rounds, reads: for people.
     plan: of a drafter at draft lengths. read: the shape of a drafter from its own file, filled, and from what is
     around it. usual: the drafter that a target has, or usually gets, where none is named. waits: whether drafts need
-    the target's states.
+    the target's states. engines: what they call it.
     """
 
     name: str
@@ -75,6 +90,7 @@ class Method:
     example: str = ""
     read: "Callable[[Field, Field, str], ModelShape] | None" = None
     waits: bool = True
+    engines: Engines = Engines()
 
 
 class Tree(NamedTuple):
