@@ -44,7 +44,9 @@ def test_the_examples_of_the_page_run(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert [line.split()[0] for line in lines["acceptance"][:4]] == list("1234")
     assert "'oracle'" in lines["acceptance"][4]
     assert lines["calibration"][0] == "bfloat16 True ()"
-    assert [line.endswith("True") for line in lines["calibration"][2:]] == [True] * 10
+    published = [line.endswith("True") for line in lines["calibration"][2:]]
+    assert len(published) >= 13
+    assert all(published)
 
 
 def test_a_face_imports_nothing_until_it_is_asked() -> None:
