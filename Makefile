@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OUT ?= out
 DEVICE ?= cuda:0
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-whole test-oldest test-newest test-gpu first-light check format bench fuzz torture mutants tiny-pair clean
+.PHONY: help demo test test-whole test-oldest test-newest test-gpu first-light check format bench fuzz torture mutants tiny-pair locked clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -95,6 +95,10 @@ mutants: $(VENV)/.dev ## try small faults in the core: which does the suite noti
 
 tiny-pair: $(VENV)/.measure ## train the bundled pair anew (about an hour on two cores)
 	$(BIN)/python examples/train_tiny_pair.py --out $(OUT)/tiny_pair --compile
+
+locked: $(VENV)/.dev ## write locked.txt, with hashes, anew from constraints.txt (Linux, x86_64, Python 3.11)
+	$(BIN)/python tests/locked.py > locked.txt.new
+	mv locked.txt.new locked.txt
 
 clean: ## remove the environment and what was built
 	rm -rf $(VENV) .venv-oldest .venv-newest build dist *.egg-info

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from simulator.ground.artefacts import UserError, check_outputs
+from simulator.ground.together import together
 
 EXIT_WRONG_RESULT = 1
 
@@ -32,7 +33,8 @@ class Outputs:
         check_outputs(outputs, self.force)
 
     def kept(self) -> str:
-        """Say what an interrupted run has kept."""
+        """Say what an interrupted run has kept; only what is told so overwrites it."""
+        together.end()
         return f"what was measured is kept in {self.out}, with --force the same command begins anew"
 
     def written(self) -> str:

@@ -11,6 +11,7 @@ import click
 from simulator.costs.parameters import BY_NAME, PARAMETERS
 from simulator.ground.artefacts import UserError, check_outputs, envelope, to_json
 from simulator.ground.command import FILE, command, wrapped
+from simulator.ground.together import together
 
 from .comparing import ComparisonOptions, compare_methods, method_names
 from .options import (
@@ -142,6 +143,7 @@ def run(options: SweepOptions) -> None:
         seen = overview(task, update, table, parameters_of(options, task), keep=layout is not None, kept=kept)
     if seen.points < task.grid.points:
         first = f"the first {seen.points:,} of {task.grid.points:,} points are kept in {options.out}"
+        together.end()  # only what is told so overwrites them
         how = "goes on behind them" if kept and kept.is_held else "begins anew"
         raise KeyboardInterrupt(f"{first}, with --force the same command {how}")
     if options.plot and layout:

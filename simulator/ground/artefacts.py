@@ -13,6 +13,7 @@ from io import FileIO
 from pathlib import Path
 from typing import IO, Any
 
+from .endings import unbroken
 from .partial import begin, finish, sweep
 from .together import file_sha256 as file_sha256
 from .together import together
@@ -220,7 +221,11 @@ def writing(path: Path, mode: str = "w", *, kept: bool = False) -> Iterator[IO[A
             if not kept:
                 together.note(path, partial)
             try:
-                finish(handle, partial, path, is_new=str(path) in claimed)
+                with unbroken():  # a name that is taken is known to be ours
+                    finish(handle, partial, path, is_new=str(path) in claimed)
+                    claimed.discard(str(path))
+                    if not kept:
+                        together.settle(path)
             except FileExistsError:
                 taken = "exists by now, another process has written it (--force overwrites it)"
                 raise UserError(f"{path}: {taken}") from None
@@ -229,9 +234,6 @@ def writing(path: Path, mode: str = "w", *, kept: bool = False) -> Iterator[IO[A
     finally:
         if partial is not None:
             partial.unlink(missing_ok=True)
-    claimed.discard(str(path))
-    if not kept:
-        together.settle(path)
 
 
 def write_json(path: Path, payload: Mapping[str, Any], *, kept: bool = False) -> None:

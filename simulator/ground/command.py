@@ -127,7 +127,6 @@ class OneLineErrors(click.Command):
         together.start([self.name or "", *(sys.argv[1:] if args is None else args)])
         with no_traceback(name):
             code = self.told(name, args, {**extra, "standalone_mode": False})
-            together.end()
         sys.exit(code)
 
     def told(self, name: str | None, args: Sequence[str] | None, extra: dict[str, Any]) -> int:
@@ -138,6 +137,7 @@ class OneLineErrors(click.Command):
                 created_utc()  # a clock that cannot be read is told before anything is done
                 code = super().main(args, name, **extra)
                 sys.stdout.flush()
+                together.end()
         except click.ClickException as error:
             fail(name, message_of(error))
         except UserError as error:

@@ -1,6 +1,7 @@
 """Files that commands write: whole or not at all, in nobody's way, and what a killed writer leaves behind."""
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from simulator.ground import endings, partial, together
-from simulator.ground.artefacts import UserError, check_outputs, claimed, writing
+from simulator.ground.artefacts import UserError, check_outputs, claimed, write_json, writing
 from simulator.ground.limits import lacks_memory
 from simulator.rounds import sweeping
 
@@ -61,6 +62,24 @@ def test_of_two_that_start_at_once_neither_overwrites(
     with writing(path) as file:
         file.write("forced")
     assert (path.read_text(), left_behind(tmp_path)) == ("forced", {"a.json"})
+
+
+def test_a_name_that_was_taken_when_a_signal_came_is_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, link = tmp_path / "a.json", os.link
+
+    def interrupted(*names: object) -> None:
+        link(*names)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    check_outputs({"--out": path}, force=False)
+    with endings.endings() as came:
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(os, "link", interrupted)
+            write_json(path, {"on": "the way"})
+        assert came == [signal.SIGTERM]
+        write_json(path, {"at": "the end"})
+    assert json.loads(path.read_text()) == {"at": "the end"}
+    assert left_behind(tmp_path) == {path.name}
 
 
 def test_a_name_of_ones_own_is_written_as_often_as_wanted(tmp_path: Path) -> None:

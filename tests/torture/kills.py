@@ -30,6 +30,7 @@ SECRET = "planted-secret-0123456789"
 PLANTED = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "AWS_SECRET_ACCESS_KEY", "GITHUB_TOKEN", "SPECSIM_TEST_SECRET")
 # One thread: what has others cannot be forked.
 FIXED = {"SOURCE_DATE_EPOCH": "1700000000", "COLUMNS": "100", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+BY_FORCE = "with --force the same command"
 Files = Mapping[str, bytes]
 Way = tuple[object, ...]
 
@@ -98,7 +99,10 @@ def points(scenario: Scenario, root: Path, most: int | None, *, how: str = "kill
             shutil.rmtree(folder, ignore_errors=True)
             shutil.copytree(root / "killed", folder)
             done = run(work, folder, beside)
-            wrong = judged(scenario, way, done, files_of(folder), whole, start)
+            found = files_of(folder)
+            # What an interrupted command says to be overwritten with --force is not without.
+            as_told = done.code == 2 and BY_FORCE in ended.said and found.items() <= files_of(root / "killed").items()
+            wrong = "" if as_told else judged(scenario, way, done, found, whole, start)
             yield Point(event=event, way=way, wrong=wrong)
 
 
