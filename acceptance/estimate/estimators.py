@@ -22,13 +22,13 @@ from simulator.ground.histogram import (
     tail_sums,
 )
 
+from .decode_walk import count_rounds
+
 Floats = NDArray[np.float64]
 RESAMPLES = 2000
 DRAWS_AT_ONCE = 2**20
 # Positions that are counted at a time.
 AT_ONCE = 2**15
-# What is added to a probability with less weight than this changes none that matters, nor a float beside 1.
-NEGLIGIBLE = 2.0**-64
 MAX_UNITS = 1024
 # From fewer an interval would say little, and cover less than it claims.
 MIN_PROMPTS = 4
@@ -58,58 +58,6 @@ class RoundCounts:
         # Certain acceptances (greedy) make whole counts; sums of products may miss them by rounding.
         whole = counts.round()
         return AcceptanceHistogram(tuple(np.where(np.isclose(counts, whole, rtol=0, atol=1e-9), whole, counts)))
-
-
-def run_products(accept: Floats, width: int) -> Floats:
-    """Return the product of `width` neighbours from each position on, [positions - width + 1], by doubling."""
-    size = len(accept) - width + 1
-    found, taken, span = np.ones(size), 0, 1
-    while True:
-        if width & span:
-            found *= accept[taken : taken + size]
-            taken += span
-        if 2 * span > width:
-            return found
-        accept, span = accept[:-span] * accept[span:], 2 * span
-
-
-def recursion(free: Floats, factor: Floats, lag: int) -> Floats:
-    """Return x[u] = free[u] + factor[u] x[u - lag], x of negative places being 0; overwrites both, shape [size] each.
-
-    By doubling: each pass substitutes the equation in itself, until no path is likely enough to change a float.
-    """
-    while lag < len(free) and factor.max() > NEGLIGIBLE:
-        free[lag:] += factor[lag:] * free[:-lag]
-        factor[lag:] *= factor[:-lag]
-        factor[:lag] = 0
-        lag *= 2
-    return free
-
-
-def count_rounds(accept: Floats, starts: NDArray[np.int64], k: int, beyond: int) -> tuple[Floats, Floats]:
-    """Return the expected rounds of each output that accept 0..k, [outputs, k + 1], and those cut, [outputs] (§3).
-
-    f[u], the probability that a round starts at u, is 1 where an output begins. Elsewhere a round starts unless u - 1
-    was drafted and accepted, or with u - 1 the last of the k + 1 tokens of a round that accepted all:
-    f[u] = 1 - a[u-1] + a[u-1] a[u-2] ... a[u-k-1] f[u-k-1]. The rounds that accept at least j are the sum of
-    f[s] a[s] ... a[s+j-1] over their starts s.
-    """
-    size, lag = len(accept), k + 1
-    within = accept.copy()
-    within[starts[1:] - 1] = 0
-    free, factor = np.ones(size), np.zeros(size)
-    free[1:] -= accept[:-1]
-    free[starts[:-1]] = 1
-    if size > lag:
-        factor[lag:] = run_products(within, lag)[:-1]
-    flow = recursion(free, factor, lag)
-    all_rounds = np.add.reduceat(flow, starts[:-1])
-    flow *= np.arange(k + beyond, size + k + beyond) <= np.repeat(starts[1:], np.diff(starts))
-    at_least = np.zeros((k + 2, len(starts) - 1))
-    for j in range(lag):
-        at_least[j] = np.add.reduceat(flow, starts[:-1])
-        flow[: size - j] *= accept[j:]
-    return (at_least[:-1] - at_least[1:]).T, all_rounds - at_least[0]
 
 
 def expected_rounds(trace: Trace, k: int, q_kind: str, beyond: int = 0) -> RoundCounts:
@@ -146,6 +94,8 @@ def expected_rounds(trace: Trace, k: int, q_kind: str, beyond: int = 0) -> Round
 def by_prompt(of_outputs: Floats, trace: Trace) -> Floats:
     """Add up what was found for each output, [outputs, ...], over the turns of each prompt, [prompts, ...]."""
     first = np.flatnonzero(np.diff(trace.prompt_of_output, prepend=-1))
+    if len(first) == len(of_outputs):
+        return of_outputs
     return np.asarray(np.add.reduceat(of_outputs, first), np.float64)
 
 
