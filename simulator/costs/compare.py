@@ -50,6 +50,8 @@ def device_numbers(profile: Profile) -> Iterator[Number]:
         for kind, launches in profile.engine.layer_launches.items():
             yield Number(f"launches_{kind}", launches, profile.launches_per_layer_error)
         yield Number("expert_overlap", profile.engine.expert_overlap, faster=1)
+        if profile.engine.tree_round_s:
+            yield Number("tree_round_s", profile.engine.tree_round_s)
         if profile.engine.graph_tokens:
             yield Number("graph_tokens", profile.engine.graph_tokens[-1], faster=1)
             yield Number("host_s", profile.engine.host_s)

@@ -25,7 +25,8 @@ class Engine:
     layer_launches: kernels of a layer besides those of any, by what it has, of `LAYER_KINDS`. expert_overlap: by how
     much a further token of one sequence counts less than one of another as experts are touched. graph_tokens: sizes of
     passes that are captured as a graph, rising; a pass is padded to the next. host_s, host_sequence_s: of a pass beyond
-    the largest on the host, which works beside the device; of each of its sequences.
+    the largest on the host, which works beside the device; of each of its sequences. tree_round_s: of a round of drafts
+    that branch, where the engine overlaps the host with rounds of chains alone.
     """
 
     layer_launches: Mapping[str, float] = field(default_factory=dict)
@@ -33,6 +34,7 @@ class Engine:
     graph_tokens: tuple[float, ...] = ()
     host_s: float = 0.0
     host_sequence_s: float = 0.0
+    tree_round_s: float = 0.0
 
     def padded(self, tokens: Floats) -> Floats:
         """Return the tokens that passes of so many compute: those of the next graph, their own beyond the largest."""
@@ -53,7 +55,7 @@ class Engine:
 
 def parse_engine(field: Field) -> Engine:
     """Read what an engine adds to passes; what it does not say is nothing."""
-    field.only(("layer_launches", "expert_overlap", "graph_tokens", "host_s", "host_sequence_s"))
+    field.only(("layer_launches", "expert_overlap", "graph_tokens", "host_s", "host_sequence_s", "tree_round_s"))
     launches, graphs = field["layer_launches"], field["graph_tokens"]
     if launches.is_given:
         launches.only(LAYER_KINDS)
@@ -67,6 +69,7 @@ def parse_engine(field: Field) -> Engine:
         graph_tokens=sizes,
         host_s=field["host_s"].number(0.0, MOST_SECONDS, default=0.0),
         host_sequence_s=field["host_sequence_s"].number(0.0, MOST_SECONDS, default=0.0),
+        tree_round_s=field["tree_round_s"].number(0.0, MOST_SECONDS, default=0.0),
     )
 
 

@@ -244,7 +244,8 @@ class ModelPair:
             draft_s=draft_s + np.asarray(plan.host_s) * batch,
             # It does all that a plain step does: no draw makes it shorter than that.
             verify_s=np.maximum(verify_s * off_by, np.minimum(plain_s, verify_s)),
-            overhead_s=spread(self.round_overhead_factors, k.ndim) * self.round_overhead_s * np.ones(k.shape),
+            overhead_s=spread(self.round_overhead_factors, k.ndim) * self.round_overhead_s * np.ones(k.shape)
+            + (target.engine.tree_round_s if self.tree else 0.0),
         )
 
     def drafted_s(self, of: DraftPass, batch: Count, context: Count) -> Floats:

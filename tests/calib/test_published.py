@@ -176,7 +176,7 @@ def test_every_published_case_holds_its_own_bound_which_is_not_generous(name: st
 
 
 def test_chains_of_engines_are_forecast_from_two_rows_of_one_task(tmp_path: Path) -> None:
-    """185 rows of EAGLE-3 in SGLang on five targets; trees cost more than chains of as many nodes, and say so."""
+    """185 rows of EAGLE-3 in SGLang on five targets; rounds of trees wait for the host besides."""
     names = ("specbundle-chains", "specbundle-trees", "specbundle-fitted-trees")
     chains, trees, fitted = (validate_case(PUBLISHED[name]) for name in names)
     assert len({(r.group, r.name) for c in (chains, trees) for r in c.case.rows}) == 185
@@ -186,7 +186,13 @@ def test_chains_of_engines_are_forecast_from_two_rows_of_one_task(tmp_path: Path
     assert (len(chains.errors), len(trees.errors)) == (99, 74)
     assert chains.median_error <= 0.02
     assert chains.p90_error <= 0.06
-    dense = [r.error for r in trees.rows if r.row.use == "forecast" and r.row.group.startswith("Llama")]
+    assert np.median([*chains.errors, *trees.errors]) <= 0.02
+    rows = [r for r in trees.rows if r.row.use == "forecast" and r.row.group.startswith("Llama")]
+    assert max(abs(r.error) for r in rows) < 0.05
+    # As chains alone they are forecast a tenth too fast, whatever the task.
+    waiting = [replace(r, fixed={k: v for k, v in r.fixed.items() if k != "overhead_ms"}) for r in trees.case.rows]
+    bare = validate_case(replace(trees.case, rows=tuple(waiting)))
+    dense = [r.error for r in bare.rows if r.row.use == "forecast" and r.row.group.startswith("Llama")]
     assert 0.07 < min(dense) < max(dense) < 0.13
     assert fitted.median_error <= 0.02
     # Negative control: where what tokens cost besides is not told apart from steps, the bounds on the middle break.

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from simulator.costs.drafters.plan import Tree
 from simulator.costs.engine import Engine
 from simulator.costs.model_costs import Placed
 from simulator.costs.profile import Profile
@@ -73,6 +74,14 @@ def test_a_pass_is_padded_to_its_graph_and_beyond_the_largest_waits_for_the_host
     # Host and device work side by side: the longer, and a little of the other.
     host_s = 0.02 + 65 * 1e-4
     assert float(made.total_s[-1]) == pytest.approx((host_s**3 + device_s**3) ** (1 / 3))
+
+
+def test_a_round_of_a_tree_waits_for_the_host_and_one_of_a_chain_does_not() -> None:
+    silent, said = (replace(DEVICE, engine=e) for e in (None, Engine(tree_round_s=1e-3)))
+    for tree, more_s in ((None, 0.0), (Tree(3, 6), 1e-3)):
+        pairs = [model_pair(p, "llama-2-7b", "llama-68m", tree=tree, round_overhead_s=5e-4) for p in (silent, said)]
+        (without_s, with_s) = (float(pair.round_cost(5).after_miss_s) for pair in pairs)
+        assert with_s - without_s == pytest.approx(more_s, abs=1e-15)
 
 
 # Milliseconds a token of SGLang 0.5.6 and 0.5.9 on H200 in fp8, 1,024 or 1,000 tokens in and as many out, without
