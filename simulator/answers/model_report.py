@@ -1,7 +1,10 @@
 """A forecast for two models on a device, as people and programs read it: passes, memory, energy, schedule, and why."""
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from simulator.costs.formats import bytes_per_weight
 from simulator.costs.model_costs import PARTS, SEPARATE, USABLE_MEMORY, ModelPair, PassParts, Placed, largest_batch
@@ -93,9 +96,10 @@ def model_json(placed: Placed) -> dict[str, Any]:
 
 
 def sizes_text(pair: ModelPair) -> str:
-    """Return a table of what was read of both models."""
+    """Return a table of what was read of the models."""
     rows: list[tuple[str, ...]] = [("model", "weights", "active", "bytes", "KV bytes a token", "state a sequence")]
-    for role, placed in (("target", pair.placed_target), ("draft", pair.placed_draft)):
+    both = (("target", pair.placed_target), ("draft", pair.placed_draft))
+    for role, placed in both if pair.has_weights else both[:1]:
         found = model_json(placed)
         counts = (f"{found[key] / 1e9:.2f} B" for key in ("parameters", "active_parameters"))
         state = found["state_bytes_per_sequence"]
@@ -156,8 +160,10 @@ def placement_text(pair: ModelPair) -> str:
     target, draft = pair.placed_target, pair.placed_draft
     where = ("1 device", "it") if pair.devices == 1 else (f"{pair.devices} devices", "them")
     apart = "a device of its own" if pair.placement == SEPARATE else where[1]
-    kept = {f"{8 * bytes_per_weight(placed.kv_format):g}": None for placed in (target, draft)}
-    models = f"target in {format_text(target)} on {where[0]}, draft in {format_text(draft)} on {apart}"
+    both = (target, draft) if pair.has_weights else (target,)
+    kept = {f"{8 * bytes_per_weight(placed.kv_format):g}": None for placed in both}
+    models = f"target in {format_text(target)} on {where[0]}, "
+    models += f"draft in {format_text(draft)} on {apart}" if pair.has_weights else "drafts without weights"
     states = ", states beside it" if pair.target.states or pair.draft.states else ""
     return f"{models}; KV cache in {' and '.join(kept)} bits a number{states}"
 
@@ -184,7 +190,7 @@ def energy_text(pair: ModelPair, forecast: Forecast) -> str:
 def memory_text(pair: ModelPair) -> str:
     """Say whether models and KV cache fit into the device."""
     needed, there, most = float(pair.memory_bytes) / 1e9, pair.profile.memory_bytes, largest_batch(pair)
-    where = "models and KV cache on each device"
+    where = f"model{'s' if pair.has_weights else ''} and KV cache on each device"
     if pair.placement == SEPARATE:
         where = "model and KV cache on the fullest device"
     # As many digits as tell what there is from what it takes.
@@ -232,6 +238,7 @@ def why_text(pair: ModelPair, forecast: Forecast) -> str:
         f"Verifying {verify.tokens} tokens takes {verify_ms:.3f} ms, {verify_ms / plain_ms:.2f} steps: "
         + verify_reason(step.parts, verify.parts, experts=pair.target.experts > 0),
         *(drafted_text(pair, name, one, plain_ms, round_ms) for name, one in of_round.items()),
+        *host_text(pair, draft_length, plain_ms, round_ms),
         f"A round takes on average {round_ms:.3f} ms, {round_ms / plain_ms:.2f} steps, and yields {tau:.2f} tokens: "
         f"{tau:.2f} / {round_ms / plain_ms:.2f} = {tau / (round_ms / plain_ms):.2f}x.",
     ]
@@ -244,6 +251,17 @@ def drafted_text(pair: ModelPair, name: str, one: Pass, plain_ms: float, round_m
     words = f"{name.capitalize()} ({pair.method.title}, {tokens}): {ms:.3f} ms, {ms / plain_ms:.3f} steps, most of it "
     times = f"{one.times} of them are" if one.times > 1 else "it is"
     return f"{words}{WORDS[one.parts.binds]}; {times} {one.times * ms / round_ms:.0%} of a round."
+
+
+def host_text(pair: ModelPair, draft_length: int, plain_ms: float, round_ms: float) -> Iterator[str]:
+    """Yield what the host takes for drafts, or that nothing drafts but the target's own pass."""
+    plan = pair.plan(draft_length)
+    ms = float(np.max(plan.host_s)) * float(pair.batch) * 1e3
+    if ms:
+        words = f"{ms:.3f} ms of the host, {ms / plain_ms:.3f} steps; it is {ms / round_ms:.0%} of a round."
+        yield f"Drafts ({pair.method.title}): {words}"
+    elif not plan.passes:
+        yield f"Drafts ({pair.method.title}) take no pass of their own."
 
 
 def verify_reason(step: PassParts, verify: PassParts, *, experts: bool) -> str:

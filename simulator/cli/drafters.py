@@ -15,15 +15,15 @@ def drafters() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
 def list_drafters(as_json: bool) -> None:
     """List the drafters that are priced: what their config.json names, how they draft, what they read."""
-    from simulator.costs.drafters.methods import NOT_PRICED, methods
+    from simulator.costs.drafters.methods import OTHERS, VARIANTS, methods
 
     keys = ("name", "title", "example", "rounds", "reads")
     rows = [{key: getattr(method, key) for key in keys} for method in methods().values()]
-    unpriced = [part for part in NOT_PRICED if part != "draft"]
+    unpriced = [part for part in (*VARIANTS, *OTHERS) if part != "draft"]
     if as_json:
         click.echo(to_json({"drafters": rows, "not_priced": unpriced}), nl=False)
         return
-    say(f"{len(rows)} methods are priced, by --method or by what a config.json names; not {', '.join(unpriced)}.\n")
+    say(f"{len(rows)} methods are priced, by --method or by what a file names; not {', '.join(unpriced)}.\n")
     head = ("--method", "its file names", "a round", "reads")
     shown = [tuple(row[key] for key in keys if key != "title") for row in rows]
     click.echo(table([head, *shown], left=(0, 1, 2, 3)))

@@ -42,8 +42,9 @@ def range_cautions(pair: ModelPair, draft_length: int) -> Iterator[str]:
     words = {"batch": "{:,.0f} sequences", "context": "{:,.0f} tokens of context", "tokens": "{:,.0f} tokens a pass"}
     words["weights"] = "models of {:.3g} weights"
     values = {"batch": batch, "context": context, "tokens": batch * (draft_length + 1)}
-    values["weights"] = np.array([pair.draft.parameters, pair.target.parameters], np.float64)
-    for placed in (pair.placed_target, pair.placed_draft):
+    both = (pair.placed_target, pair.placed_draft) if pair.has_weights else (pair.placed_target,)
+    values["weights"] = np.array([placed.shape.parameters for placed in reversed(both)], np.float64)
+    for placed in both:
         if placed.is_untimed:
             what, timed = f"{placed.shape.name} in {placed.storage.name}", ", ".join(pair.profile.passes)
             yield f"{what}: {pair.profile.name} was timed in {timed} alone; that adds {ERROR_OF_FORMAT:.0%}"

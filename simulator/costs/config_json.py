@@ -24,6 +24,15 @@ KEYS = {
     "ffn": "intermediate_size",
     "vocabulary": "vocab_size",
 }
+# What files call the number of modules that predict further tokens, and families whose files do not count theirs.
+PREDICTORS = (
+    "num_nextn_predict_layers",
+    "mtp_num_hidden_layers",
+    "num_mtp_modules",
+    "num_mtp_layers",
+    "mtp_num_layers",
+)
+UNCOUNTED = ("qwen3_next",)
 Fact = bool | str
 Layers = tuple[int, ...]
 
@@ -31,6 +40,12 @@ Layers = tuple[int, ...]
 def size(config: Field, key: str, default: int | None = None) -> int:
     """Return a size; without a default it has to be there."""
     return config[key].whole(1, MAX_SIZE, default=default)
+
+
+def predictors(config: Field) -> int:
+    """Return how many modules that predict further tokens (MTP) come with a model, by the first key that counts."""
+    stated = next((config[key] for key in PREDICTORS if config[key].is_given), None)
+    return int(config["model_type"].value in UNCOUNTED) if stated is None else stated.whole(0, MAX_LAYERS)
 
 
 def flag(config: Field, fact: Fact) -> bool:

@@ -361,6 +361,7 @@ FAMILIES: dict[str, Family] = {
 ALIASES = {
     "kimi_k2": "deepseek_v3",
     "kimi_k25": "deepseek_v3",
+    "mimo": "qwen2",
     "internlm3": "llama",
     "qwen3_5": "qwen3_5_text",
     "qwen3_5_moe": "qwen3_5_moe_text",
@@ -370,6 +371,10 @@ ALIASES |= dict.fromkeys(("internlm2", "internlm3", "baichuan", "xverse", "aquil
 ALIASES |= dict.fromkeys(("llava", "llava_next", "idefics3", "smolvlm", "voxtral", "video_llava", "vipllava"), "llama")
 ALIASES |= dict.fromkeys(("mistral3", "idefics2", "pixtral"), "mistral")
 ALIASES |= dict.fromkeys(("llava_onevision", "internvl", "qwen2_audio"), "qwen2")
+# Modules that predict further tokens, by the model they come with.
+ALIASES |= {"deepseek_mtp": "deepseek_v3", "mimo_mtp": "qwen2", "ernie_mtp": "ernie4_5_moe", "glm4_moe_mtp": "glm4_moe"}
+ALIASES |= {"qwen3_next_mtp": "qwen3_next", "qwen3_5_mtp": "qwen3_5_text", "exaone_moe_mtp": "exaone_moe"}
+ALIASES |= {"glm4_moe_lite_mtp": "glm4_moe_lite", "hy_v3_mtp": "hy_v3", "nemotron_h_mtp": "nemotron_h"}
 ALIASES |= {"paligemma": "gemma", "aya_vision": "cohere2", "lfm2_vl": "lfm2", "granite_speech": "granite"}
 
 

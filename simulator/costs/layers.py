@@ -128,7 +128,7 @@ class Drafting(NamedTuple):
     """How a drafter proposes that is no plain language model.
 
     method: its name. architecture: as its file names it. longest: the longest draft that it makes; None: any.
-    reads_states: it needs its target's states, of state_size numbers, and so waits for them.
+    reads_states: it needs its target's states, of state_size numbers, and so waits for them. modules: that take turns.
     """
 
     method: str
@@ -136,3 +136,4 @@ class Drafting(NamedTuple):
     longest: int | None = None
     reads_states: bool = True
     state_size: int = 0
+    modules: int = 1

@@ -10,7 +10,7 @@ from .drafters import draft_model
 from .drafters.methods import method_named
 from .drafters.plan import Method, Tree
 from .formats import FORMATS, PLAIN, Storage
-from .model_costs import SAME, ModelPair
+from .model_costs import SAME, SEPARATE, ModelPair
 from .parameters import DeviceOptions
 from .profile import Profile
 from .shapes import read_shape
@@ -63,7 +63,7 @@ def place_models(
     dtype = stored_as("--dtype", options.dtype, target, profile)
     # What the target's own file says of its weights holds for no other model, and neither does a quantization: engines
     # take that of the target alone.
-    shared = options.dtype if options.dtype in PLAIN else None
+    shared = options.dtype if options.dtype in PLAIN or method.is_within else None
     own = options.draft_dtype or shared or (None if draft.storage or draft.unread else usual_format(profile))
     draft_dtype = stored_as("--dtype" if own and own == shared else "--draft-dtype", own, draft, profile)
     if target.drafting:
@@ -73,6 +73,8 @@ def place_models(
     if method.waits and options.overlap:
         called = draft.drafting.architecture if draft.drafting else method.title
         raise UserError(f"--overlap: {called} waits for the target's states, expected no such option")
+    if not draft.parameters and placement == SEPARATE:
+        raise UserError(f"--placement: {method.name} drafts without weights, expected no such option")
     of_draft = options.draft_tp or (devices if placement == SAME else 1)
     for option, sharing, shape in (
         ("--tp", devices, target),

@@ -110,12 +110,7 @@ class Pricing(NamedTuple):
             return pair
         if self.models is None:
             return replace(knobs(point), **self.unit_uncertainty(point))
-        longest = self.models.longest
-        if longest is not None and int(np.max(point.draft_length)) > longest:
-            length = int(np.max(point.draft_length))
-            raise UserError(
-                f"--draftN: {length} is above {longest}, a block of {self.models.draft.name}, expected 1 to {longest}"
-            )
+        self.models.check_draft(int(k) for k in np.unique(point.draft_length))
         return replace(
             self.models,
             batch=point.batch,

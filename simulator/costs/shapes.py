@@ -12,7 +12,7 @@ from simulator.ground.artefacts import UserError
 from simulator.ground.fields import Field, read_json, shortened
 from simulator.ground.names import Found, Names, find_name, nearest, number_format, parts_of
 
-from .config_json import KEYS
+from .config_json import KEYS, predictors
 from .drafters.methods import drafter_of, kind_of
 from .drafters.plan import Method
 from .families import ALIASES, FAMILIES, language_model
@@ -175,8 +175,11 @@ def shape_of(config: Field, name: str, stated: Method | None = None) -> ModelSha
         UserError: The family is unknown, or a value is missing or odd.
     """
     quantized = quantization_of(config, file_beside(config))
-    text, is_inner = text_model(config)
     method, (architecture, said) = drafter_of(config, stated)
+    if method and method.read and not method.is_stack:
+        shape = method.read(config, config, architecture)
+        return replace(shape, name=name, storage=quantized.storage, unread=quantized.unread, assumed=said)
+    text, is_inner = text_model(config)
     if method and method.waits:
         # A head is built as its architecture says, whatever its target: Kimi's has llama's layers.
         layers = re.sub("Eagle3?", "", architecture).partition("ForCausalLM")[0]
@@ -196,6 +199,7 @@ def shape_of(config: Field, name: str, stated: Method | None = None) -> ModelSha
         storage=found.storage,
         unread=found.unread,
         kv_dtype=found.kv_dtype,
+        predictors=0 if method else predictors(config) or predictors(text),
         longest_context=longest_context(whole if is_inner else text),
         assumed="; ".join(filter(None, (family.said, said))),
     )

@@ -28,7 +28,8 @@ class ModelShape:
     that are looked up (positions, embeddings of each layer); tables: of these tables whole. attentions, states: what is
     kept of a sequence. longest_context: positions the model was made for, None where its file does not say.
     storage: how the weights are stored, where the file says; unread: what it says of them that no one reads.
-    kv_dtype: of the KV cache, where the file says. drafting: set where it is a drafter that needs its target's states.
+    kv_dtype: of the KV cache, where the file says. predictors: modules that predict further tokens, beside the weights.
+    drafting: set where it is a drafter of another kind than a language model.
     assumed: what the file does not say and was assumed. stated_name: as typed, where the catalogue has another for it.
     """
 
@@ -50,6 +51,7 @@ class ModelShape:
     storage: Storage | None = None
     unread: str = ""
     kv_dtype: str | None = None
+    predictors: int = 0
     drafting: Drafting | None = None
     assumed: str = ""
     stated_name: str = ""

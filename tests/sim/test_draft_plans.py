@@ -1,5 +1,7 @@
 """What a round of each method runs: passes, what they read, and how wide verification is; a method is one file."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +71,21 @@ SIXTEEN = BLOCKS | {"architectures": ["DFlashDraftModel"], "block_size": 16}
 SEVEN = BLOCKS | {"architectures": ["DSparkDraftModel"], "block_size": 7}
 
 
+OF_DOMINO = {"target_layer_ids": [1, 9, 17, 25, 33], "projector_type": "domino", "gru_hidden_dim": 1024, "emb_dim": 256}
+DOMINO = SIXTEEN | {"dflash_config": OF_DOMINO}
+OF_DFLASH2 = {"target_layer_ids": [1, 9, 17, 25, 33], "block_size": 8, "conv_kernel_size": 2, "conv_group_size": 16}
+OF_DFLASH2 |= {"selector_rank": 256, "selector_top_k": 16}
+DFLASH2 = BLOCKS | {"architectures": ["DFlash2DraftModel"], "dflash_config": OF_DFLASH2}
+SIZES = {"hidden_size": 4096, "vocab_size": 32_000}
+MEDUSA = SIZES | {"architectures": ["MedusaModel"], "model_type": "medusa", "num_heads": 5, "num_hidden_layers": 1}
+HYDRA = {"hydra_num_heads": 4, "hydra_num_layers": 1, "base_model_name_or_path": "lmsys/vicuna-7b-v1.3"}
+MLP = {"architectures": ["MLPSpeculatorPreTrainedModel"], "model_type": "mlp_speculator", "emb_dim": 4096}
+MLP |= {"inner_dim": 3072, "n_predict": 4, "vocab_size": 128_256}
+LSTM = {"architectures": ["ArcticLSTMSpeculatorPreTrainedModel"], "input_hidden_dim": 4096, "inner_dim": "4096"}
+LSTM |= {"proj_dim": "4096", "emb_dim": "4096", "method": "sum_lstm", "tie_weights": True, "tie_lstm_embs": True}
+LSTM |= {"n_predict": 3, "vocab_size": 128_256}
+
+
 @pytest.mark.parametrize(
     ("values", "draft_length", "millions"),
     [
@@ -80,8 +97,20 @@ SEVEN = BLOCKS | {"architectures": ["DSparkDraftModel"], "block_size": 7}
         (FOUR, 7, 50.3 + 4 * (4.096 * 6.144 + 16.78 + 151.0) + 4.096 * 6.144 + 131.1),
         (SIXTEEN, 15, 5 * (16.78 + 4.096 * 6.144 + 16.78 + 151.0) + 622.3),
         (SEVEN, 7, 5 * (16.78 + 4.096 * 6.144 + 16.78 + 151.0) + 622.3 + 7 * 38.9),
+        # A GRU of 3 x 1024 over token and state, and two products of rank 256, for each token.
+        (DOMINO, 15, 964.7 + 83.9 + 622.3 + 15 * (5.12 * 3.072 + 5.12 * 0.256 + 38.9)),
+        # Two convolutions a layer, whose kernels are projected: 2 x 2 taps of 256 groups; the selector.
+        (DFLASH2, 7, 964.7 + 83.9 + 622.3 + 5 * 2 * 4.096 * 1.024 + 1.05),
+        (MEDUSA, 5, 5 * (16.78 + 131.1)),
+        # The i-th head joins i + 1 vectors of 4,096, twice.
+        (HYDRA, 4, 4 * 131.1 + 2 * 16.78 * (2 + 3 + 4 + 5)),
+        (MLP, 4, 4 * 394.0 + 3.072 * (4.096 + 3 * 3.072)),
+        (LSTM, 3, 3 * (525.3 + 4 * 16.78)),
     ],
-    ids=["llama-8b", "llama-70b", "qwen3-8b", "qwen3-30b-a3b", "p-eagle", "dflash", "dspark"],
+    ids=[
+        *("llama-8b", "llama-70b", "qwen3-8b", "qwen3-30b-a3b", "p-eagle", "dflash", "dspark", "domino", "dflash-2"),
+        *("medusa", "hydra", "mlp", "lstm"),
+    ],
 )
 def test_a_round_reads_the_weights_that_a_hand_counts(
     values: dict[str, Any], draft_length: int, millions: float
@@ -109,3 +138,102 @@ def test_a_tree_widens_all_passes_but_the_first() -> None:
     assert (plan.width == 6).all()
     one_kind = branched(draft_model.METHOD.plan(read_shape("llama-68m"), np.asarray(4)), Tree(topk=3, nodes=6))
     assert [(int(p.times), int(p.rows)) for p in one_kind.passes] == [(1, 1), (3, 3)]
+
+
+# Modules of targets: parameters in billions, and those that a token reads, in millions, without the head.
+DEEPSEEK = 102.8 + 11.0 + 37.7 + 4.13 + 16.8 + 117.4 + 1.84 + 44.04
+QWEN_NEXT = 8.39 + 2.048 * (8.192 + 1.024) + 8.39 + 1.05 + 3.15 + 0.002
+
+
+@pytest.mark.parametrize(
+    ("target", "always", "an_expert", "experts", "per_token", "kv"),
+    [("deepseek-v3", DEEPSEEK, 44.04, 256, 8, 576), ("qwen3-next-80b-a3b", QWEN_NEXT, 3.146, 512, 10, 1024)],
+)
+def test_a_module_is_the_targets_last_layer_and_what_joins_its_inputs(
+    target: str, always: float, an_expert: float, experts: int, per_token: int, kv: int
+) -> None:
+    of = read_shape(target)
+    shape = methods()["mtp"].usual(of)
+    assert (of.predictors, shape.kv_bytes_per_token("bfloat16")) == (1, 2 * kv)
+    assert shape.parameters / 1e6 == pytest.approx(always + experts * an_expert, rel=0.002)
+    read_by_one = always + per_token * an_expert + of.hidden_size * of.vocabulary / 1e6
+    assert shape.active_parameters / 1e6 == pytest.approx(read_by_one, rel=0.002)
+    # Of its rows, the first pass reads the experts that they touch together.
+    first, further = methods()["mtp"].plan(shape, np.asarray(3)).passes
+    assert (first.rows, first.times, further.rows, further.times) == (4, 1, 1, 2)
+    moved = [p.shape.bytes_moved(8, p.rows, 0, "bfloat16", head_rows=1) for p in (first, further)]
+    union = (1 - per_token / experts) ** 8 - (1 - per_token / experts) ** 32
+    assert moved[0] - moved[1] == pytest.approx(2e6 * union * experts * an_expert, rel=0.05)
+
+
+GLM = {"architectures": ["Glm4MoeForCausalLM"], "model_type": "glm4_moe", "hidden_size": 64, "intermediate_size": 96}
+GLM |= {"num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 500}
+GLM |= {"first_k_dense_replace": 1, "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+GLM |= {"n_shared_experts": 1, "num_nextn_predict_layers": 3}
+
+
+def test_modules_take_turns_and_lie_in_memory_together(tmp_path: Path, run) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(GLM))
+    target = read_shape(tmp_path)
+    three, one = methods()["mtp"].usual(target), methods()["mtp"].usual(replace(target, predictors=1))
+    assert target.predictors == 3
+    assert three.parameters == 3 * one.parameters
+    assert three.kv_bytes_per_token("bfloat16") == 3 * one.kv_bytes_per_token("bfloat16")
+    for draft_length, times in ((1, (1, 0)), (2, (2, 0)), (6, (3, 3))):
+        passes = methods()["mtp"].plan(three, np.asarray(draft_length)).passes
+        assert tuple(p.times for p in passes) == times
+        assert {p.shape.parameters for p in passes} == {one.parameters}
+    models = ("--profile", "h100-sxm", "--target-model", tmp_path, "--method", "mtp", "--replications", 2)
+    assert run("simulate", *models, "--draftN", 6).returncode == 0
+    refused = run("simulate", *models, "--draftN", 4)
+    assert refused.stderr.endswith(
+        "is above the 3 modules of mtp of " + f"{tmp_path.name}, expected 1 to 3, or a multiple of 3\n"
+    )
+    # A file of the modules alone has the same, whatever it calls its layers.
+    for architecture, layers in (("Glm4MoeMTPModel", 3), ("Glm4MoeForCausalLMNextN", 0), ("GlmMTP", 1)):
+        alone = read(GLM | {"architectures": [architecture], "num_hidden_layers": layers})
+        assert (alone.parameters, alone.drafting.modules) == (three.parameters, 3)
+
+
+def test_a_target_without_modules_is_refused_in_one_line(run) -> None:
+    refused = run("simulate", "--profile", "h100-sxm", "--target-model", "llama-3.1-8b", "--method", "mtp")
+    assert refused.returncode == 2
+    assert refused.stderr == (
+        "simulate: --method: mtp, but llama-3.1-8b has no module that predicts further tokens, "
+        "expected another method, or --draft-model\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "width", "host_ms", "passes"),
+    [("ngram", 5, 0.016, []), ("ngram_gpu", 5, 0, ["search"]), ("suffix", 5, 0.176, []), ("lookahead", 57, 0, [])],
+)
+def test_what_drafts_without_weights_has_none_in_any_answer(
+    method: str, width: int, host_ms: float, passes: list[str], run
+) -> None:
+    models = ("--profile", "h200-sglang", "--target-model", "qwen3-8b", "--method", method, "--batch", 8)
+    answer = result(run, *models, "--replications", 2)
+    found = answer["models"]
+    assert list(found["passes"]) == ["plain step", *passes, "verification"]
+    assert found["passes"]["verification"]["tokens"] == width
+    assert found["draft"]["weight_bytes"] == 0
+    target = read_shape("qwen3-8b")
+    alone = target.weight_bytes("bfloat16") + float(target.kv_bytes(8, 1024, "bfloat16"))
+    assert found["memory"]["bytes_per_device"] == pytest.approx(alone)
+    assert not [w for w in answer["warnings"] if method in w or "weights" in w]
+    text = run("simulate", *models, "--why", "--replications", 2).stdout
+    assert "drafts without weights" in text
+    assert "0.00 B" not in text
+    assert (f"{host_ms:.3f} ms of the host" in text) == (host_ms > 0)
+    refused = run("simulate", *models, "--placement", "separate")
+    assert refused.stderr == f"simulate: --placement: {method} drafts without weights, expected no such option\n"
+
+
+def test_a_small_model_drafts_as_its_folder_says_where_its_file_does_not(tmp_path: Path) -> None:
+    plain = {k: v for k, v in ON_LLAMA_8B.items() if k != "draft_vocab_size"} | {"architectures": ["LlamaForCausalLM"]}
+    for folder, layers, method in (("EAGLE-llama", 1, "eagle"), ("x-EAGLE3", 1, "eagle3"), ("EAGLE3-x", 32, None)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "config.json").write_text(json.dumps(plain | {"num_hidden_layers": layers}))
+        shape = read_shape(tmp_path / folder)
+        assert (shape.drafting and shape.drafting.method) == method
+        assert ("as its folder's name tells" in shape.assumed) == (method is not None)

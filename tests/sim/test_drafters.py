@@ -111,14 +111,18 @@ def test_one_layer_of_the_targets_size_may_be_a_head_and_that_is_said(tmp_path: 
 def test_the_list_names_what_is_read_and_how_it_drafts(output) -> None:
     first, _, head, *lines = output("specsim", "drafters", "list").splitlines()
     assert first.startswith(f"{len(methods())} methods are priced")
+    own = {"medusa_num_heads": 3, "hydra_num_heads": 3, "hydra_num_layers": 1, "n_predict": 3, "inner_dim": 96}
+    of_block = {"gru_hidden_dim": 8, "emb_dim": 4, "conv_kernel_size": 2, "conv_group_size": 16}
+    of_block |= {"selector_rank": 4, "selector_top_k": 2, "target_layer_ids": [1]}
+    blocks = FLASH | {"dflash_config": of_block}
     assert (head.split()[0], [line.split()[0] for line in lines]) == ("--method", list(methods()))
     assert max(map(len, (first, *lines))) <= 100
     listed = json.loads(output("specsim", "drafters", "list", "--json"))["drafters"]
     assert [row["rounds"] for row in listed if row["name"] == "eagle3"] == ["K passes"]
     for method in methods().values():
         if method.architectures:
-            block = FLASH if method.name in ("dflash", "dspark") else HEAD
-            drafting = read(block | {"architectures": [method.example]}).drafting
+            values = blocks if method.name in ("dflash", "dflash2", "domino", "dspark") else HEAD | own
+            drafting = read(values | {"architectures": [method.example]}).drafting
             assert (drafting.architecture, drafting.method) == (method.example, method.name)
 
 
@@ -196,10 +200,9 @@ def test_parallel_drafts_of_other_kinds_take_one_pass_of_twice_the_tokens() -> N
 @pytest.mark.parametrize(
     ("changes", "name"),
     [
-        ({"architectures": ["Qwen3NextMTP"]}, "Qwen3NextMTP"),
         ({"architectures": ["SomeDraftModel"]}, "SomeDraftModel"),
-        ({"architectures": ["DFlashDraftModel"], "dflash_config": {"projector_type": "domino"}}, "domino"),
-        ({"architectures": None, "model_type": "mlp_speculator"}, "mlp_speculator"),
+        ({"architectures": ["DFlashDraftModel"], "dflash_config": {"projector_type": "dflare"}}, "dflare"),
+        ({"architectures": ["SomeSpeculator"]}, "SomeSpeculator"),
     ],
 )
 def test_a_drafter_that_is_not_priced_is_named(changes: dict[str, Any], name: str) -> None:

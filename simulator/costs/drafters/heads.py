@@ -15,6 +15,8 @@ from simulator.ground.fields import Field
 STATES_READ = 3
 # Joins what is read of the target to the size of the head's own states.
 JOIN = "fc"
+# What a block's tokens go through one after another.
+CORRECTOR = "corrector"
 # Modules that read what comes into a layer's attention.
 READERS = ("self_attn.q_proj", "self_attn.qkv_proj", "self_attn.q_a_proj", "self_attn.kv_a_proj")
 # Of heads in published files: of numbers that a target's shape does not tell.
@@ -68,10 +70,47 @@ def draft_vocabulary(outer: Field, head: Head) -> int:
     return outer["draft_vocab_size"].whole(1, MAX_SIZE, default=head.vocabulary)
 
 
+def first_given(config: Field, *keys: str) -> Field:
+    """Return the value of the first of some keys that a file has, or of the last."""
+    return next((config[key] for key in keys if config[key].is_given), config[keys[-1]])
+
+
+def sizes_of(config: Field) -> tuple[int, int]:
+    """Return the sizes of a target's states and vocabulary; files that lack them name a model."""
+    named = config["base_model_name_or_path"]
+    if config["hidden_size"].is_given or not named.is_given:
+        return config["hidden_size"].whole(1, MAX_SIZE), config["vocab_size"].whole(1, MAX_SIZE)
+    from simulator.costs.shapes import read_shape
+
+    base = read_shape(named.text())
+    return base.hidden_size, base.vocabulary
+
+
+@lru_cache(maxsize=64)
+def products(shape: ModelShape, *matrices: Matrix) -> ModelShape:
+    """Return what reads some matrices alone."""
+    more: dict[str, Any] = {
+        "layers": 0,
+        "vectors": 0,
+        "attentions": (),
+        "states": (),
+        "embedding_size": 0,
+        "row_size": 0,
+    }
+    return replace(shape, matrices=matrices, **more)
+
+
+@lru_cache(maxsize=64)
+def corrector(shape: ModelShape) -> ModelShape:
+    """Return what is read to correct a token of a block by those before it."""
+    own = (m._replace(used=1) for m in shape.matrices if m.parts[0][0].startswith(CORRECTOR))
+    return products(shape, *own)
+
+
 @lru_cache(maxsize=64)
 def without(shape: ModelShape, module: str) -> ModelShape:
-    """Return a shape without one of its modules."""
-    return replace(shape, matrices=tuple(m for m in shape.matrices if m.parts[0][0] != module))
+    """Return a shape without its modules of such a name."""
+    return replace(shape, matrices=tuple(m for m in shape.matrices if not m.parts[0][0].startswith(module)))
 
 
 def usual_head(target: ModelShape, title: str, architecture: str, own: dict[str, Any]) -> ModelShape:

@@ -2,6 +2,7 @@
 
 from functools import lru_cache
 from importlib import import_module
+from pathlib import Path
 from pkgutil import iter_modules
 
 import simulator.costs.drafters as package
@@ -11,8 +12,10 @@ from simulator.ground.names import Found, one_of
 
 from .plan import Method
 
-# Parts of names of architectures that draft, and that no method here reads.
-NOT_PRICED = ("draft", "speculator", "hass", "nextn", "mtp")
+# Parts of names of architectures that draft, and that no method here reads: variants, and whatever else drafts.
+VARIANTS, OTHERS = ("dflare", "lilicorr"), ("speculator", "hass", "draft")
+# The most layers of a drafter that its folder's name alone tells.
+LAYERS_TOLD = 8
 
 
 @lru_cache(maxsize=8)
@@ -45,7 +48,7 @@ def kind_of(architecture: str) -> str | None:
     """Return the part of an architecture's name that tells a drafter: the longest of those that methods have."""
     plain = architecture.lower().replace("_", "").replace("-", "")
     parts = [part for m in methods().values() for part in m.architectures]
-    told = [part for part in (*sorted(parts, key=len, reverse=True), *NOT_PRICED) if part in plain]
+    told = [part for part in (*VARIANTS, *sorted(parts, key=len, reverse=True), *OTHERS) if part in plain]
     return None if plain.endswith("forconditionalgeneration") else next(iter(told), None)
 
 
@@ -85,4 +88,13 @@ def told_by(config: Field) -> tuple[Method | None, Found]:
         if key is not None:
             said = f"read as {method.title}, as {key} in its file tells" if method.waits else ""
             return method, Found(method.example, said)
-    return None, Found("")
+    return told_by_folder(config)
+
+
+def told_by_folder(config: Field) -> tuple[Method | None, Found]:
+    """Return the same as engines guess it of a small model: from the name of its folder or file."""
+    path, layers = Path(config.path), config["num_hidden_layers"].value
+    name = path.resolve().parent.name if path.name == "config.json" else path.stem
+    kind = kind_of(name) if isinstance(layers, int) and layers <= LAYERS_TOLD else None
+    method = next((m for m in methods().values() if kind in m.architectures), None)
+    return method, Found(method.example, f"read as {method.title}, as its folder's name tells") if method else Found("")

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -74,8 +74,9 @@ class Method:
     name: as engines call it, and `--method`; also: other names of it. architectures: parts of the names of those that
     draft so, and keys that only their files have. example: an architecture of its files. rounds, reads: for people.
     plan: of a drafter at draft lengths. read: the shape of a drafter from its own file, filled, and from what is
-    around it. usual: the drafter that a target has, or usually gets, where none is named. waits: whether drafts need
-    the target's states. engines: what they call it.
+    around it; is_stack: its file is of layers as models have them. usual: the drafter that a target has, or usually
+    gets, where none is named. waits: whether drafts need the target's states. is_within: its weights come with the
+    target's, and are stored as those are. engines: what they call it.
     """
 
     name: str
@@ -89,7 +90,9 @@ class Method:
     keys: tuple[str, ...] = ()
     example: str = ""
     read: "Callable[[Field, Field, str], ModelShape] | None" = None
+    is_stack: bool = True
     waits: bool = True
+    is_within: bool = False
     engines: Engines = Engines()
 
 
@@ -98,6 +101,35 @@ class Tree(NamedTuple):
 
     topk: int
     nodes: int
+
+
+def bare(name: str, hidden_size: int, vocabulary: int) -> ModelShape:
+    """Return a shape without layers and matrices: what drafts without weights, or has none but those that follow."""
+    return ModelShape(
+        name=name,
+        family=name,
+        layers=0,
+        hidden_size=hidden_size,
+        heads=0,
+        vocabulary=vocabulary,
+        tied_embeddings=True,
+        embedding_size=0,
+        matrices=(),
+        vectors=0,
+    )
+
+
+def without_weights(name: str, plan: Callable[[ModelShape, Ints], DraftPlan], engines: Engines, **more: Any) -> Method:
+    """Return a method that no weights draft in."""
+    return Method(
+        name=name,
+        plan=plan,
+        usual=lambda target: bare(name, target.hidden_size, target.vocabulary),
+        waits=False,
+        example="no file",
+        engines=engines._replace(needs_model=False),
+        **more,
+    )
 
 
 def chain(first: ModelShape, further: ModelShape, draft_length: ArrayLike) -> DraftPlan:
