@@ -67,6 +67,9 @@ class Engines(NamedTuple):
     needs_model: bool = True
 
 
+NAMELESS = Engines()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Method:
     """A method of speculation, as its file describes it.
@@ -93,7 +96,7 @@ class Method:
     is_stack: bool = True
     waits: bool = True
     is_within: bool = False
-    engines: Engines = Engines()
+    engines: Engines = NAMELESS
 
 
 class Tree(NamedTuple):
