@@ -93,7 +93,7 @@ def contenders(options: SharedOptions, wanted: ComparisonOptions) -> "tuple[tupl
         raise UserError("--compare: methods of a target on a device, expected --profile and --target-model beside it")
     own = own_method(options.device)
     names = wanted.methods or tuple(methods())
-    chosen = list(dict.fromkeys(method_named(name) for name in names))
+    chosen = list({m.name: m for m in map(method_named, names)}.values())
     if own is not None and own not in chosen:
         raise UserError(f"--draft-model: {options.device.draft_model} is of {own.name}, which --method does not name")
     found: list[Contender] = []
