@@ -13,6 +13,7 @@ outside the trace and not counted.
 What a policy remembers is of one output: every turn starts anew.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import NamedTuple, Protocol
 
@@ -143,25 +144,69 @@ def next_true(flags: NDArray[np.bool_]) -> Counts:
     return np.repeat(positions, np.diff(positions, prepend=-1))[: len(flags)]
 
 
-def walk(starts: Counts, coins: NDArray[np.bool_], player: Player) -> Counts:
-    """Walk through every output once, side by side; return totals of each, [outputs, len(COUNTED)].
+class Source(Protocol):
+    """What decides how many drafts are accepted."""
 
-    starts: where each output begins, and the end of the last, [outputs + 1]. coins: whether a draft of each position is
-    accepted, [positions]. player: the policy, at the first token of every output.
+    def run(self, at: Counts) -> Counts:
+        """Return how many would be, of drafts without an end that begin at these positions; shape [rounds]."""
+
+    def accepted(self, run: Counts, lengths: Counts) -> Counts:
+        """Return how many are, of drafts of these lengths in the same rounds; shape [rounds]."""
+
+
+class Coins:
+    """The source that a text is: whether a draft of each position is accepted, [positions]."""
+
+    def __init__(self, coins: NDArray[np.bool_]) -> None:
+        self.rejection = next_true(~coins)
+
+    def run(self, at: Counts) -> Counts:
+        """Return the accepted coins from each position on."""
+        return np.asarray(self.rejection[at] - at)
+
+    def accepted(self, run: Counts, lengths: Counts) -> Counts:
+        """Return as many of them as were drafted."""
+        return np.minimum(run, lengths)
+
+
+class Step(NamedTuple):
+    """One round of each output that runs: what a pass of the target verifies together. Arrays of shape [rounds]."""
+
+    rounds: Rounds
+    lengths: Counts
+    accepted: Counts
+    spent: Spent
+
+
+def steps(starts: Counts, source: Source, player: Player, slots: int | None = None) -> Iterator[Step]:
+    """Walk through every output once.
+
+    starts: where each output begins, and the end of the last, [outputs + 1]. source: what is accepted. player: the
+    policy, at the first token of every output. slots: outputs that run side by side, in their order, the next where one
+    has ended; None: all.
     """
-    ends, rejection = starts[1:], next_true(~coins)
-    totals = np.zeros((len(ends), len(COUNTED)), np.int64)
-    output, at = np.arange(len(ends)), starts[:-1]
+    ends, count = starts[1:], len(starts) - 1
+    begun = count if slots is None else min(slots, count)
+    output, at = np.arange(begun), starts[:begun]
     while len(output):
-        rounds = Rounds(output=output, at=at, room=ends[output] - at - 1, run=rejection[at] - at)
+        rounds = Rounds(output=output, at=at, room=ends[output] - at - 1, run=source.run(at))
         lengths = player.lengths(rounds)
-        accepted = np.minimum(rounds.run, lengths)
-        spent = player.spent(rounds, lengths, accepted)
-        totals[output] += np.stack((np.ones_like(at), lengths == 0, accepted, *spent), axis=1)
+        accepted = source.accepted(rounds.run, lengths)
+        yield Step(rounds, lengths, accepted, player.spent(rounds, lengths, accepted))
         player.learn(output, lengths, accepted)
         at = at + accepted + 1
         writing = at < ends[output]
-        output, at = output[writing], at[writing]
+        if not writing.all():
+            next_ones = np.arange(begun, min(count, begun + int((~writing).sum())))
+            begun += len(next_ones)
+            output, at = np.append(output[writing], next_ones), np.append(at[writing], starts[next_ones])
+
+
+def walk(starts: Counts, coins: NDArray[np.bool_], player: Player) -> Counts:
+    """Walk through every output of a text, side by side; return totals of each, [outputs, len(COUNTED)]."""
+    totals = np.zeros((len(starts) - 1, len(COUNTED)), np.int64)
+    for rounds, lengths, accepted, spent in steps(starts, Coins(coins), player):
+        totals[rounds.output] += np.stack((np.ones_like(lengths), lengths == 0, accepted, *spent), axis=1)
     return totals
 
 
@@ -186,14 +231,21 @@ def play(trace: Trace, policy: Policy, *, q_kind: str, rng: np.random.Generator,
     if q_kind not in Q_KINDS:
         raise UserError(f"q_kind: {q_kind!r} is not allowed, expected one of {', '.join(Q_KINDS)}")
     check_whole("replications", replications)
-    accept, starts = trace.accept(q_kind), trace.starts
-    certain = bool(((accept == 0) | (accept == 1)).all())
-    times = 1 if certain else replications
+    starts, times = trace.starts, 0
     totals = np.zeros((len(starts) - 1, len(COUNTED)), np.int64)
-    for _ in range(times):
-        coins = accept == 1 if certain else rng.random(trace.size) < accept
+    for coins in tosses(trace.accept(q_kind), rng, replications):
         totals += walk(starts, coins, policy.begin(trace))
+        times += 1
     return by_prompt(trace, totals / times)
+
+
+def tosses(accept: Means, rng: np.random.Generator, replications: int) -> Iterator[NDArray[np.bool_]]:
+    """Yield tosses of all coins, [positions]; those that are certain once, and the generator is left alone."""
+    if bool(((accept == 0) | (accept == 1)).all()):
+        yield accept == 1
+        return
+    for _ in range(replications):
+        yield rng.random(len(accept)) < accept
 
 
 def by_prompt(trace: Trace, means: Means) -> Played:

@@ -56,6 +56,11 @@ COMMANDS: Mapping[str, Entry] = {
         "bench_decode",
         "Decode the same prompts with every method, in turns, and say which is how much faster.",
     ),
+    "replay-policies": Entry(
+        "calibration.cli.replay_policies",
+        "replay_policies",
+        "Replay how engines choose draft lengths, batch by batch, over a trace or a law of acceptance.",
+    ),
     "probe-gpu": Entry(
         "cuda_probe.cli.probe_gpu",
         "probe_gpu",

@@ -1,7 +1,7 @@
 """The options that `simulate` and `sweep` share: what they are on the command line, and what they are parsed into."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -81,15 +81,15 @@ class Number(click.ParamType):  # type: ignore[type-arg]  # generic only in the 
         return int(number) if p.whole else float(number)
 
 
-def parameter_options(*, many: bool) -> Decorator:
-    """Add an option for every numeric parameter; `many` takes lists and ranges as text."""
+def parameter_options(*, many: bool, without: Collection[str] = ()) -> Decorator:
+    """Add an option for every numeric parameter but those `without`; `many` takes lists and ranges as text."""
 
     def option(p: Parameter) -> Decorator:
         kind: dict[str, Any] = {"metavar": "VALUES"} if many else {"type": Number(p)}
         default = f"{p.default:g}" if many else (int(p.default) if p.whole else p.default)
         return click.option(*p.flags, p.name, default=default, help=f"{p.help} [{p.unit}]", **kind)
 
-    return stacked(*map(option, PARAMETERS))
+    return stacked(*(option(p) for p in PARAMETERS if p.name not in without))
 
 
 DEVICE_OPTIONS = stacked(

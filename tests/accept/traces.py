@@ -21,7 +21,7 @@ def make_trace(
         outputs: a[t] of each token of a sampled draft; of a greedy one where it is above a half.
         prompts: Whose outputs they are, in ascending order.
         categories: Of each prompt.
-        **given: Arrays of a trace, [positions]; what is not given is 0.
+        **given: Arrays of a trace, [positions]; what is not given is 0, or unknown where version 2 has none.
     """
     lengths = [len(np.atleast_1d(o)) for o in outputs]
     owners = list(prompts) or list(range(len(outputs)))
@@ -32,7 +32,7 @@ def make_trace(
     floats = {"log_p", "max_q", "entropy_p", "entropy_q", "overlap", "p_argmax_q"}
     arrays = {name: np.zeros(len(accept), np.int32) for name in names}
     arrays |= {name: np.zeros(len(accept), np.float32) for name in floats}
-    arrays |= {name: np.asarray(values, arrays[name].dtype) for name, values in given.items()}
+    arrays |= {name: np.asarray(values, ARRAYS[name].dtype) for name, values in given.items()}
     positions = [np.arange(n) for n in lengths]
     return Trace(
         accept_sampled=accept,

@@ -1,0 +1,66 @@
+"""Engines' policies replayed: outputs fill the slots of an engine as these become free; each step is one batch.
+
+Time before the first token of an output is not in it: every output is taken to be ready when a slot is.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .engines.price import StepPrice
+from .play import Counts, Player, Source, steps
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replayed:
+    """What happened in the steps of one policy, one behind another; arrays of shape [steps].
+
+    running: sequences. accepted: drafts of all of them. verified: drafts sent to verification, drafted: draft passes of
+    all sequences, a pass that said stop among them, passes: of the longest draft, which the batch waits for; each at
+    least and at most, [2, steps], which differ where a policy looks at confidences off the text.
+    """
+
+    running: Counts
+    accepted: Counts
+    verified: Counts
+    drafted: Counts
+    passes: Counts
+
+    @property
+    def tokens(self) -> int:
+        """What all outputs have."""
+        return int(self.running.sum() + self.accepted.sum())
+
+    def seconds(self, price: StepPrice, keeps_up: bool) -> Floats:
+        """Return how long each step takes, at least and at most, [2, steps].
+
+        keeps_up: whether the drafter keeps up with the text where nothing is drafted; else that step is plain decoding.
+        """
+        running = np.broadcast_to(self.running, self.passes.shape)
+        drafting_s = price.draft_s(running, self.passes) + price.verify_s(running, running + self.verified)
+        return np.where(keeps_up | (self.passes > 0), drafting_s, price.plain_s(running))
+
+
+def replay(starts: Counts, source: Source, player: Player, slots: int) -> Replayed:
+    """Play a policy on outputs, so many of them at a time; arguments as of `play.steps`."""
+    rows = [
+        (
+            *(len(step.lengths), step.accepted.sum(), step.spent.drafted_low.sum(), step.spent.drafted_high.sum()),
+            *(step.spent.passes_low.sum(), step.spent.passes_high.sum()),
+            *(step.spent.passes_low.max(), step.spent.passes_high.max()),
+        )
+        for step in steps(starts, source, player, slots)
+    ]
+    columns = np.array(rows, np.int64).reshape(-1, 8).T
+    return Replayed(
+        running=columns[0], accepted=columns[1], verified=columns[2:4], drafted=columns[4:6], passes=columns[6:8]
+    )
+
+
+def joined(parts: Sequence[Replayed]) -> Replayed:
+    """Put steps one behind another."""
+    return Replayed(**{f.name: np.concatenate([getattr(p, f.name) for p in parts], axis=-1) for f in fields(Replayed)})
