@@ -167,8 +167,13 @@ def frame_of(first: int, columns: Columns) -> bytes:
     arrays = {name: np.ascontiguousarray(of, of.dtype.newbyteorder("<")) for name, of in columns.items()}
     data = b"".join(of.tobytes() for of in arrays.values())
     types = [[name, of.dtype.str, columns[name].shape] for name, of in arrays.items()]
-    line = json.dumps({"first": first, "columns": types, "sha256": sha256(data).hexdigest()})
+    line = json.dumps({"first": first, "columns": types, "sha256": hash_of(first, types, data)})
     return line.encode() + b"\n" + data
+
+
+def hash_of(first: int, columns: list[Any], data: bytes) -> str:
+    """Return the hash of a part."""
+    return sha256(json.dumps([first, columns]).encode() + data).hexdigest()
 
 
 def whole_parts(file: IO[bytes]) -> Iterator[tuple[int, int, list[Any], int]]:
@@ -186,6 +191,6 @@ def whole_parts(file: IO[bytes]) -> Iterator[tuple[int, int, list[Any], int]]:
             return
         at = file.tell()
         left -= len(line) + size
-        if size < 0 or left < 0 or sha256(file.read(size)).hexdigest() != hashed:
+        if size < 0 or left < 0 or hash_of(first, columns, file.read(size)) != hashed:
             return
         yield at, first, columns, at + size

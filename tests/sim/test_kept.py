@@ -91,7 +91,10 @@ def test_another_sweep_is_refused_and_what_is_torn_is_evaluated_again(
         data[:-1],
         data[:-1] + wrong,
         data + b'{"x": 1}\n',
+        data.replace(b'"first": 4', b'"first": 8'),
+        data.replace(b"closed_form_speedup", b"closed_form_speedUp"),
     ):
+        assert there != data
         file.write_bytes(there)
         assert run(*IID, "--out", "a.csv").returncode == 0
         assert (tmp_path / "a.csv").read_bytes() == whole

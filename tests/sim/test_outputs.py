@@ -73,9 +73,10 @@ def test_a_name_that_was_taken_when_a_signal_came_is_ones_own(tmp_path: Path, mo
 
     check_outputs({"--out": path}, force=False)
     with endings.endings() as came:
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        with monkeypatch.context() as patch:
             patch.setattr(os, "link", interrupted)
-            write_json(path, {"on": "the way"})
+            with pytest.raises(KeyboardInterrupt):
+                write_json(path, {"on": "the way"})
         assert came == [signal.SIGTERM]
         write_json(path, {"at": "the end"})
     assert json.loads(path.read_text()) == {"at": "the end"}
