@@ -123,6 +123,7 @@ SHOWN = {
     "launches_experts": Shown("more launches of a layer of experts"),
     "launches_latent": Shown("more launches of latent attention"),
     "expert_overlap": Shown("experts that a further token of a sequence shares"),
+    "logit_bytes": Shown("moved for a logit, besides", "B"),
     "tree_round_s": Shown("round of a tree, besides", "us", 1e-6),
     "graph_tokens": Shown("tokens of the largest graph"),
     "host_s": Shown("host, beyond graphs", "ms", 1e-3),

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .engine import Engine
 from .profile import BURN_UNITS, Curve, Decoding, PassCost, Profile
 from .step import Floats
 
@@ -47,21 +48,24 @@ def device_numbers(profile: Profile) -> Iterator[Number]:
         yield Number("latency_s", float(profile.link.latency_s), profile.link.error)
     yield Number("launches_per_layer", profile.launches_per_layer, profile.launches_per_layer_error)
     if profile.engine:
-        for kind, launches in profile.engine.layer_launches.items():
-            yield Number(f"launches_{kind}", launches, profile.launches_per_layer_error)
-        yield Number("expert_overlap", profile.engine.expert_overlap, faster=1)
-        if profile.engine.tree_round_s:
-            yield Number("tree_round_s", profile.engine.tree_round_s)
-        if profile.engine.graph_tokens:
-            yield Number("graph_tokens", profile.engine.graph_tokens[-1], faster=1)
-            yield Number("host_s", profile.engine.host_s)
-            yield Number("host_sequence_s", profile.engine.host_sequence_s)
+        yield from engine_numbers(profile.engine, profile.launches_per_layer_error)
     yield Number("round_overhead_s", float(profile.round_overhead_s), profile.round_overhead_error)
     if profile.decoding:
         yield from pair_numbers(profile.decoding)
     if profile.units:
         yield Number("workflops_flop", profile.units.workflops_flop, faster=0)
         yield Number("workmem_bytes", profile.units.workmem_bytes, faster=0)
+
+
+def engine_numbers(engine: Engine, launches_error: float) -> Iterator[Number]:
+    """Yield what an engine adds, as far as it is stated."""
+    for kind, launches in engine.layer_launches.items():
+        yield Number(f"launches_{kind}", launches, launches_error)
+    stated = ("expert_overlap", "host_s", "host_sequence_s", "logit_bytes", "tree_round_s")
+    for key in (name for name in stated if getattr(engine, name)):
+        yield Number(key, getattr(engine, key), faster=1 if key == "expert_overlap" else -1)
+    if engine.graph_tokens:
+        yield Number("graph_tokens", engine.graph_tokens[-1], faster=1)
 
 
 def pair_numbers(pair: Decoding) -> Iterator[Number]:

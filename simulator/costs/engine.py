@@ -25,7 +25,8 @@ class Engine:
     layer_launches: kernels of a layer besides those of any, by what it has, of `LAYER_KINDS`. expert_overlap: by how
     much a further token of one sequence counts less than one of another as experts are touched. graph_tokens: sizes of
     passes that are captured as a graph, rising; a pass is padded to the next. host_s, host_sequence_s: of a pass beyond
-    the largest on the host, which works beside the device; of each of its sequences. tree_round_s: of a round of drafts
+    the largest on the host, which works beside the device; of each of its sequences. logit_bytes: moved for each logit
+    of a pass besides its product, to choose a token. tree_round_s: of a round of drafts
     that branch, where the engine overlaps the host with rounds of chains alone.
     """
 
@@ -34,6 +35,7 @@ class Engine:
     graph_tokens: tuple[float, ...] = ()
     host_s: float = 0.0
     host_sequence_s: float = 0.0
+    logit_bytes: float = 0.0
     tree_round_s: float = 0.0
 
     def padded(self, tokens: Floats) -> Floats:
@@ -44,18 +46,23 @@ class Engine:
         place = np.minimum(np.searchsorted(sizes, tokens), len(sizes) - 1)
         return np.asarray(np.maximum(sizes[place], tokens))
 
-    def beside_host(self, device_s: Floats, batch: Real, tokens: Floats) -> Floats:
-        """Return the seconds of passes on a device, [*samples, *S]: longer where no graph keeps the host out."""
+    def on_host_s(self, batch: Real, tokens: Floats) -> Floats | float:
+        """Return the seconds of passes on the host: none where a graph keeps it out."""
         if not self.graph_tokens:
-            return device_s
-        host_s = self.host_s + self.host_sequence_s * np.asarray(batch, np.float64)
-        joined = step_s(device_s, host_s, flop_scale=1.0, mem_scale=1.0, overlap_exponent=HOST_EXPONENT)
-        return np.asarray(np.where(tokens > self.graph_tokens[-1], joined, device_s))
+            return 0.0
+        each_s = self.host_s + self.host_sequence_s * np.asarray(batch, np.float64)
+        return np.asarray(np.where(tokens > self.graph_tokens[-1], each_s, 0.0))
+
+
+def side_by_side(device_s: Floats, host_s: Floats | float) -> Floats:
+    """Return the seconds of passes that device and host work on side by side, [*samples, *S]."""
+    return step_s(device_s, host_s, flop_scale=1.0, mem_scale=1.0, overlap_exponent=HOST_EXPONENT)
 
 
 def parse_engine(field: Field) -> Engine:
     """Read what an engine adds to passes; what it does not say is nothing."""
-    field.only(("layer_launches", "expert_overlap", "graph_tokens", "host_s", "host_sequence_s", "tree_round_s"))
+    seconds = ("host_s", "host_sequence_s", "tree_round_s")
+    field.only(("layer_launches", "expert_overlap", "graph_tokens", "logit_bytes", *seconds))
     launches, graphs = field["layer_launches"], field["graph_tokens"]
     if launches.is_given:
         launches.only(LAYER_KINDS)
@@ -67,9 +74,8 @@ def parse_engine(field: Field) -> Engine:
         layer_launches=each,
         expert_overlap=field["expert_overlap"].number(0.0, 1.0, default=0.0),
         graph_tokens=sizes,
-        host_s=field["host_s"].number(0.0, MOST_SECONDS, default=0.0),
-        host_sequence_s=field["host_sequence_s"].number(0.0, MOST_SECONDS, default=0.0),
-        tree_round_s=field["tree_round_s"].number(0.0, MOST_SECONDS, default=0.0),
+        logit_bytes=field["logit_bytes"].number(0.0, MOST_LAUNCHES, default=0.0),
+        **{name: field[name].number(0.0, MOST_SECONDS, default=0.0) for name in seconds},
     )
 
 

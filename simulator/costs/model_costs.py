@@ -10,7 +10,7 @@ from simulator.ground.artefacts import UserError
 
 from .drafters import draft_model
 from .drafters.plan import DraftPass, DraftPlan, Method, Tree, branched
-from .engine import Engine
+from .engine import Engine, side_by_side
 from .formats import Storage
 from .profile import DATASHEET, PassCost, Profile, spread
 from .step import Floats, Real, RoundCost
@@ -30,7 +30,8 @@ USABLE_MEMORY = 0.9
 class PassParts:
     """Seconds of a pass by what they are spent on, and all of them together; compute and memory may overlap.
 
-    launch_s: of all its kernels. fixed_s: what a pass costs besides, whatever it does.
+    launch_s: of all its kernels, or of the host where that takes longer and no graph replays them. fixed_s: what a pass
+    costs besides, whatever it does.
     """
 
     compute_s: Floats
@@ -92,18 +93,20 @@ class Placed:
         moved = self.moved_bytes(batch, new_tokens, context, head_rows)
         launches = np.asarray(self.launches if launches is None else launches)
         tokens = np.asarray(batch * new_tokens, np.float64)
-        computed = self.engine.padded(tokens)
-        flops = flops + 2 * self.shape.active_parameters * (computed - tokens) / self.devices
+        computed, host_s = self.engine.padded(tokens), self.engine.on_host_s(batch, tokens)
+        if computed is not tokens:
+            flops = flops + 2 * self.shape.active_parameters * (computed - tokens) / self.devices
         link_s = self.link_s(tokens)
         cost, ones = self.cost, np.ones(tokens.shape)
         total_s = cost.pass_s(flops, moved, computed, launches) + link_s
+        launch_s = spread(cost.launch_s, tokens.ndim) * launches * ones
         return PassParts(
             compute_s=cost.flop_scale.at(computed) * flops,
             memory_s=cost.mem_scale.at(moved) * moved,
-            launch_s=spread(cost.launch_s, tokens.ndim) * launches * ones,
+            launch_s=np.maximum(launch_s, host_s),
             fixed_s=spread(cost.fixed_s, tokens.ndim) * ones,
             link_s=link_s,
-            total_s=self.engine.beside_host(total_s, batch, tokens),
+            total_s=side_by_side(total_s, host_s) if np.any(host_s) else total_s,
         )
 
     @property
@@ -136,7 +139,11 @@ class Placed:
     def moved_bytes(self, batch: Count, new_tokens: Count, context: Count, head_rows: Real | None = None) -> Floats:
         """Return the bytes that one device moves in a pass."""
         sizes = batch, new_tokens, context, self.storage, self.kv_format, self.devices
-        return self.shape.bytes_moved(*sizes, head_rows, self.engine.expert_overlap)
+        moved = self.shape.bytes_moved(*sizes, head_rows, self.engine.expert_overlap)
+        if not self.engine.logit_bytes:
+            return moved
+        rows = np.asarray(batch, np.float64) * (new_tokens if head_rows is None else head_rows)
+        return np.asarray(moved + rows * self.shape.head_words * self.engine.logit_bytes)
 
     def link_s(self, tokens: Floats) -> Floats:
         """Return the seconds of two all-reduces a layer: 2 (n - 1) / n of the hidden states of the pass each.

@@ -154,6 +154,11 @@ class ModelShape:
         return sum((m.inputs + m.outputs) * m.per_token for m in self.matrices)
 
     @property
+    def head_words(self) -> int:
+        """Words that the output head tells apart."""
+        return sum(m.outputs for m in self.matrices if m.parts[0][0] == HEAD)
+
+    @property
     def head_activations(self) -> int:
         """Numbers of these at the output head."""
         return sum(m.inputs + m.outputs for m in self.matrices if m.parts[0][0] == HEAD)

@@ -74,6 +74,15 @@ def test_a_pass_is_padded_to_its_graph_and_beyond_the_largest_waits_for_the_host
     # Host and device work side by side: the longer, and a little of the other.
     host_s = 0.02 + 65 * 1e-4
     assert float(made.total_s[-1]) == pytest.approx((host_s**3 + device_s**3) ** (1 / 3))
+    assert (float(made.launch_s[-1]), float(made.launch_s[0])) == (host_s, float(bare.launch_s[0]))
+
+
+def test_choosing_a_token_moves_bytes_of_each_logit() -> None:
+    """Eight sequences of five tokens have 40 rows of 151,936 logits; a draft step has a row a sequence."""
+    said, silent = (placed(engine) for engine in (Engine(logit_bytes=10), None))
+    for rows, more in ((None, 40), (1, 8)):
+        moved = [float(p.moved_bytes(8, 5, 700, rows)) for p in (said, silent)]
+        assert moved[0] - moved[1] == pytest.approx(more * 151_936 * 10, rel=1e-6)
 
 
 def test_a_round_of_a_tree_waits_for_the_host_and_one_of_a_chain_does_not() -> None:

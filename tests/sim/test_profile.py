@@ -55,6 +55,7 @@ FULL = device(
         graph_tokens=(8.0, 64.0),
         host_s=0.02,
         host_sequence_s=2e-5,
+        logit_bytes=8.0,
         tree_round_s=1e-3,
     ),
     round_overhead_s=1e-3,
@@ -116,7 +117,7 @@ OPTIONAL = {
     *("units", "decoding", "link", "power", "memory_bytes", "launches_per_layer_error", "link.mesh", "link.error"),
     *(f"{cost}.uncertainty" for cost in (PASS, "units.cost")),
     *("timed", "timed.batch", "engine", "engine.layer_launches", "engine.expert_overlap", "engine.graph_tokens"),
-    *("engine.host_s", "engine.host_sequence_s", "engine.tree_round_s"),
+    *("engine.host_s", "engine.host_sequence_s", "engine.logit_bytes", "engine.tree_round_s"),
     *("engine.layer_launches.experts", "engine.layer_launches.latent"),
 }
 
