@@ -334,6 +334,7 @@ def present(
 
 def write(trace: "Trace", analysis: "Analysis", parameters: dict[str, Any], options: MeasureOptions) -> list[Path]:
     """Write the histograms and the picture; returns every file of the measurement."""
+    from acceptance.estimate.ranks import ranks_of
     from simulator.ground.histogram import save_histogram
 
     out = options.out_dir
@@ -341,6 +342,8 @@ def write(trace: "Trace", analysis: "Analysis", parameters: dict[str, Any], opti
     definition = "expected rounds along the decode walk, of a trace"
     if parameters.get("approximation"):
         definition += f"; {parameters['approximation']}"
+    text = ranks_of(trace, float(parameters["draft_temperature"]))
+    ranks = {} if text is None else {"ranks": text.as_json()}
     for k, rounds in analysis.rounds.items():
         files.append(out / f"accept_hist_k{k}.json")
         save_histogram(
@@ -351,6 +354,7 @@ def write(trace: "Trace", analysis: "Analysis", parameters: dict[str, Any], opti
             synthetic_acceptance=analysis.synthetic[k],
             definition=definition,
             draft_lengths=list(options.draft_lengths),
+            **ranks,
         )
     if options.plot:
         draw(options.plot, trace, analysis, parameters, options.seed)

@@ -18,12 +18,14 @@ FEW_UNDRAFTED = 0.02
 # Endings of a model's name that leave it the same model, as its number format does: tuned for chat.
 SAYS_NOTHING = {"instruct", "it", "chat", "hf"}
 MEASURED, OTHER_PAIR, STATED, DEFAULT, TIMED = "measured", "other pair", "stated", "default", "timed"
+PRIOR = "prior"
 
 
 class Basis(NamedTuple):
     """Where the numbers of a forecast come from.
 
-    acceptance: "measured", "other pair" (measured, though not on this one), "stated" or "default" (an alpha).
+    acceptance: "measured", "other pair" (measured, though not on this one), "prior" (published, of a method), "stated"
+    or "default" (an alpha).
     costs: the status of a profile, "timed" (tokens of a server), "stated" or "default" (burn units).
     condition: what has to hold for the answer to, in words; empty for what was measured. acceptance_text, costs_text:
     both sources in words. caveat: how far what was measured is approximate; empty where it is not.
@@ -80,6 +82,8 @@ def basis_of_acceptance(
     """Say what a forecast rests on besides its costs; see `basis_of`."""
     if isinstance(acceptance, HistogramAcceptance | EquivalentAcceptance):
         measured = acceptance.measured if isinstance(acceptance, EquivalentAcceptance) else acceptance
+        if measured.assumed:
+            return basis_of_prior(measured)
         source = measured.pair
         words = measured_in_words(measured)
         said, condition = MEASURED, ""
@@ -108,6 +112,13 @@ def basis_of_acceptance(
         return Basis(acceptance=DEFAULT, condition=f"if alpha were {alpha:g}", acceptance_text=words)
     words = f"as stated, alpha {alpha:g} for every token"
     return Basis(acceptance=STATED, condition=f"if alpha is {alpha:g}", acceptance_text=words)
+
+
+def basis_of_prior(acceptance: HistogramAcceptance) -> Basis:
+    """Say what a forecast rests on where nothing was measured."""
+    words = f"a prior, {acceptance.assumed}: measure yours (--hist FILE)"
+    condition = f"if it accepts as {acceptance.assumed}"
+    return Basis(acceptance=PRIOR, condition=condition, acceptance_text=words, caveat=acceptance.caveat)
 
 
 def is_other_pair(source: tuple[str, str], costs: Costs) -> bool:

@@ -79,7 +79,7 @@ def judge(setting: Setting, uncertainty: Uncertainty) -> Verdict:
         best_speedup=float(gains[best]),
         searched_to=int(draft_lengths[-1]),
         may_pay=max(uncertainty.speedup_high95[: len(draft_lengths)]) > 1,
-        measured=isinstance(acceptance, HistogramAcceptance),
+        measured=isinstance(acceptance, HistogramAcceptance) and not acceptance.assumed,
         break_even_alpha=break_even_alpha(costs, k, overlap=setting.overlap),
         alpha_iid=float(alpha_iid(form.tokens_per_round, k)),
     )

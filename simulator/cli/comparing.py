@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from simulator.costs.parameters import DeviceOptions
+from simulator.costs.parameters import BY_NAME, DeviceOptions
 from simulator.ground.artefacts import UserError, envelope, to_json
 from simulator.ground.command import wrapped
 
@@ -16,6 +16,7 @@ from .options import SharedOptions, load_acceptance
 if TYPE_CHECKING:
     from simulator.answers.comparison import Comparison, Contender
     from simulator.costs.drafters.plan import Method
+    from simulator.costs.model_costs import ModelPair
     from simulator.costs.priced import Pricing
     from simulator.rounds.acceptance_law import AcceptanceModel
 
@@ -103,7 +104,9 @@ def contenders(options: SharedOptions, wanted: ComparisonOptions) -> "tuple[tupl
         device = device if method == own else replace(device, draft_model=None, draft_params=None)
         try:
             pricing = load_pricing(device)
-            acceptance, source = acceptance_of(options, method, is_own=method == own)
+            assert pricing.models is not None
+            alpha = float(wanted.stated.get("alpha", BY_NAME["alpha"].default))
+            acceptance, source = acceptance_of(options, pricing.models, alpha, is_own=method == own)
             found.append(Contender(pair=priced(pricing, wanted), acceptance=acceptance, source=source))
         except UserError as error:
             if wanted.methods or method == own:
@@ -131,15 +134,20 @@ def priced(pricing: "Pricing", wanted: ComparisonOptions) -> Any:
     return costs
 
 
-def acceptance_of(options: SharedOptions, method: "Method", *, is_own: bool) -> "tuple[AcceptanceModel, str]":
+def acceptance_of(
+    options: SharedOptions, models: "ModelPair", alpha: float, *, is_own: bool
+) -> "tuple[AcceptanceModel, str]":
     """Return what a method accepts: as measured of its own drafter, as stated, or a prior; and which."""
-    from simulator.rounds.acceptance_law import IidAcceptance
+    from simulator.rounds.acceptance_law import HistogramAcceptance, IidAcceptance
 
-    if options.hist is not None and is_own:
-        model = load_acceptance(options, 1)
-        if model is not None:
-            return model, f"measured ({options.hist})"
-    return IidAcceptance(0.8), "stated, alpha 0.8"
+    model = load_acceptance(
+        options if is_own else replace(options, hist=None, hist_as=None, measured=None), 1, models, (alpha,)
+    )
+    if isinstance(model, HistogramAcceptance) and model.assumed:
+        return model, f"a prior, {model.assumed}"
+    if model is not None:
+        return model, f"measured ({options.hist})"
+    return IidAcceptance(alpha), f"{'stated' if 'alpha' in options.stated else 'a default'}, alpha {alpha:g}"
 
 
 def method_names(device: DeviceOptions) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """The options that `simulate` and `sweep` share: what they are on the command line, and what they are parsed into."""
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -17,6 +17,7 @@ from simulator.ground.read_as import AS
 from simulator.ground.vocabulary import Milliseconds
 
 if TYPE_CHECKING:
+    from simulator.costs.model_costs import ModelPair
     from simulator.costs.priced import Pricing
     from simulator.rounds.acceptance_law import EquivalentAcceptance, HistogramAcceptance
 
@@ -172,8 +173,50 @@ def options_of(cls: type[T], values: Mapping[str, Any]) -> T:
     return cls(**{f.name: named[f.name] for f in fields(cls)})  # type: ignore[arg-type]
 
 
-def load_acceptance(options: SharedOptions, longest: int) -> "Measured | None":
-    """Return what --hist says of acceptance up to `longest`, the largest K; None where --alpha is to be used."""
+def load_acceptance(
+    options: SharedOptions, longest: int, models: "ModelPair | None" = None, alphas: Sequence[float] = ()
+) -> "Measured | None":
+    """Return what --hist says of acceptance up to `longest`, the largest K; None where --alpha is to be used.
+
+    Without --hist and --alpha, a published figure of the method of these models, where there is one. alphas: values of
+    --alpha, or its default; drafts that branch take one.
+    """
+    found = measured_acceptance(options, longest, models)
+    if found is None and models is not None and "alpha" not in options.stated:
+        found = prior_acceptance(longest, models)
+    tree = models.tree if models else None
+    if tree is None:
+        return found
+    from simulator.rounds.acceptance_law import HistogramAcceptance
+    from simulator.rounds.tree_law import LEVELS, tree_acceptance, tree_of_alpha
+
+    if options.overlap:
+        raise UserError("--overlap: the next draft of a tree is not known ahead, expected no --topk beside it")
+    if found is None:
+        if len(alphas) > 1:
+            raise UserError(f"--alpha: {len(alphas)} values beside --topk, expected one")
+        return tree_of_alpha(float(alphas[0]), tree, max(longest, LEVELS))
+    if not isinstance(found, HistogramAcceptance):
+        raise UserError("--no-measured: trees take more than one alpha, expected no --topk beside it")
+    return tree_acceptance(found, tree, longest)
+
+
+def prior_acceptance(longest: int, models: "ModelPair") -> "HistogramAcceptance | None":
+    """Return what the method of these models was published to accept, None where that is not known."""
+    from simulator.rounds.acceptance_law import HistogramAcceptance
+    from simulator.rounds.priors import prior
+
+    published = prior(models.method.name)
+    if published is None:
+        return None
+    if longest > published.draft_length:
+        told = f"the last place that {published.assumed} tells of"
+        raise UserError(f"--draftN: {longest} is above {published.draft_length}, {told}, expected --hist or --alpha")
+    return HistogramAcceptance((published,))
+
+
+def measured_acceptance(options: SharedOptions, longest: int, models: "ModelPair | None") -> "Measured | None":
+    """Return what --hist says, as it was measured; see `load_acceptance`."""
     from simulator.ground.histogram import load_histograms
     from simulator.rounds.acceptance_law import EquivalentAcceptance, HistogramAcceptance
 
@@ -186,7 +229,8 @@ def load_acceptance(options: SharedOptions, longest: int) -> "Measured | None":
     model = HistogramAcceptance(load_histograms(hist, options.hist_as))
     if options.measured is False:
         return None if states_alpha else EquivalentAcceptance(model)
-    if longest > model.longest:
+    is_grown = models is not None and models.tree is not None and model.nearest(model.longest).ranks is not None
+    if longest > model.longest and not is_grown:
         raise UserError(f"--draftN: {longest} is above k = {model.longest} of {hist}, expected 1 to {model.longest}")
     if states_alpha:
         raise UserError("--alpha: not used while --hist is sampled, expected one of them or --no-measured")

@@ -117,7 +117,8 @@ def run(options: SimulateOptions) -> None:
     check_outputs(outputs, options.force, options.inputs)
     pricing = load_pricing(options.device)
     stated = {name: getattr(options.point, name) for name in options.stated}
-    measured = load_acceptance(options, int(stated.get("draft_length", 1)))
+    longest = int(stated.get("draft_length", 1))
+    measured = load_acceptance(options, longest, pricing.models, (float(options.point.alpha),))
     pricing = timed_pricing(pricing, options, measured)
     if isinstance(measured, HistogramAcceptance):
         # Without a word on K, no longer one than was measured.
@@ -136,7 +137,7 @@ def run(options: SimulateOptions) -> None:
         overlap=options.overlap,
     )
     counted = pricing.names
-    if isinstance(measured, HistogramAcceptance):
+    if isinstance(measured, HistogramAcceptance) and "alpha" not in options.stated:
         counted = tuple(name for name in counted if name != "alpha")
     parameters = parameters_of(options, pricing, {name: getattr(point, name) for name in counted}, measured)
     basis = basis_of(
@@ -169,8 +170,10 @@ def parameters_of(
     from simulator.rounds.acceptance_law import HistogramAcceptance
 
     payload = {p.key: values[p.name] for p in PARAMETERS if p.name in values}
-    payload["hist"] = None if measured is None else str(options.hist)
-    payload["measured"] = isinstance(measured, HistogramAcceptance)
+    payload["hist"] = None if measured is None or options.hist is None else str(options.hist)
+    payload["measured"] = isinstance(measured, HistogramAcceptance) and not measured.assumed
+    if isinstance(measured, HistogramAcceptance) and measured.assumed:
+        payload["acceptance_prior"] = measured.assumed
     if measured is not None and measured.caveat:
         payload["acceptance_caveat"] = measured.caveat
     runs = {"overlap": options.overlap, "replications": options.replications, "seed": options.seed}
@@ -185,6 +188,8 @@ def heading(options: SimulateOptions, point: Point, pricing: "Pricing", measured
         source = f"i.i.d. acceptance {point.alpha:.4g}"
     elif isinstance(measured, EquivalentAcceptance):
         source = f"i.i.d. acceptance {point.alpha:.4g} (equivalent of {shortened(options.hist)})"
+    elif measured.assumed:
+        source = "acceptance as published"
     else:
         source = f"acceptance sampled from {shortened(options.hist)}"
     overlap = ", overlapped drafting" if options.overlap else ""

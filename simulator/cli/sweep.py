@@ -186,10 +186,12 @@ def make_sweep(options: SweepOptions) -> "Sweep":
     from simulator.rounds.grid import Acceptance, Sweep, grid_over
 
     stated = {name: options.axes[name] for name in options.stated}
-    model = load_acceptance(options, int(max(stated.get("draft_length", (1,)))))
+    pricing = load_pricing(options.device)
+    longest = int(max(stated.get("draft_length", (1,))))
+    model = load_acceptance(options, longest, pricing.models, options.axes["alpha"].tolist())
     if isinstance(model, HistogramAcceptance) and "draft_length" not in stated:
         stated["draft_length"] = np.array([min(BY_NAME["draft_length"].default, model.longest)])
-    pricing = timed_pricing(load_pricing(options.device), options, model)
+    pricing = timed_pricing(pricing, options, model)
     grid = grid_over(pricing, stated)
     return Sweep(
         grid=grid,
@@ -218,6 +220,8 @@ def source_text(options: SweepOptions, task: "Sweep") -> str:
         return "i.i.d. acceptance"
     model = task.acceptance.model
     histograms = model if isinstance(model, HistogramAcceptance) else model.measured
+    if histograms.assumed:
+        return f"acceptance as of {histograms.assumed}"
     pair = histograms.nearest(histograms.longest).pair
     measured = str(options.hist) if pair is None else pair_in_words(pair)
     return f"{'acceptance of' if task.acceptance.is_measured else 'i.i.d. equivalent of'} {measured}"

@@ -276,6 +276,7 @@ class ModelPair:
             verify_s=np.maximum(verify_s * off_by, np.minimum(plain_s, verify_s)),
             overhead_s=spread(self.round_overhead_factors, k.ndim) * self.round_overhead_s * np.ones(k.shape)
             + (target.engine.tree_round_s if self.tree else 0.0),
+            drafted=np.asarray(plan.width - 1, np.float64) if self.tree else None,
         )
 
     def drafted_s(self, of: DraftPass, batch: Count, context: Count) -> Floats:

@@ -132,7 +132,8 @@ class RoundCost(NamedTuple):
     """Seconds of each phase; fields are arrays of one shape (or 0-d).
 
     baseline_s: one token of plain decoding. draft_step_s: one drafted token. draft_s: the K of a round, one
-    after another. verify_s: one target pass over K + 1 positions. overhead_s: what a round costs besides.
+    after another. verify_s: one target pass over K + 1 positions. overhead_s: what a round costs besides. drafted:
+    tokens that are drafted and verified, where they are others than K.
     """
 
     draft_length: NDArray[np.int64]
@@ -141,6 +142,16 @@ class RoundCost(NamedTuple):
     draft_s: Floats
     verify_s: Floats
     overhead_s: Floats
+    drafted: Floats | None = None
+
+    @property
+    def tokens_drafted(self) -> Floats:
+        """Drafted tokens a round."""
+        return np.asarray(self.draft_length if self.drafted is None else self.drafted, np.float64)
+
+    def with_axis(self) -> "RoundCost":
+        """Return the same with an axis behind all others."""
+        return RoundCost(*(None if v is None else np.asarray(v)[..., None] for v in self))  # type: ignore[arg-type]
 
     @property
     def after_miss_s(self) -> Floats:

@@ -92,7 +92,8 @@ class AcceptanceHistogram:
     are; empty for a plain measurement. `design_effect` is how many times the variance of the mean exceeds that of as
     many independent rounds: rounds of one prompt are alike. `prompts` and `pair` (target, draft) are what was measured,
     where that is known. `is_law`: the counts are probabilities, of rounds that nobody counted. `undrafted`: decode
-    steps beside them that had no draft, at least.
+    steps beside them that had no draft, at least. `assumed`: as what it is taken, where nothing was measured. `ranks`:
+    of the text, as the file has them, for trees (see `ranks.parse_ranks`).
 
     Raises:
         UserError: No bucket above 0, a count that is negative, NaN or above MAX_COUNT, or nothing counted at all.
@@ -105,6 +106,8 @@ class AcceptanceHistogram:
     pair: tuple[str, str] | None = field(default=None, compare=False)
     is_law: bool = field(default=False, compare=False)
     undrafted: float = field(default=0.0, compare=False)
+    assumed: str = field(default="", compare=False)
+    ranks: Field | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if len(self.counts) < 2:
@@ -242,6 +245,7 @@ def parse_histogram(payload: Field, read_as: str | None = None) -> AcceptanceHis
         caveat="; ".join(caveats),
         is_law=read_as != "counts",
         undrafted=undrafted_of(payload),
+        ranks=payload["ranks"] if payload["ranks"].is_given else None,
         **measured_on(payload.object()),
     )
     samples = payload["samples"]

@@ -120,6 +120,11 @@ class HistogramAcceptance(NamedTuple):
         return "; ".join(sorted({h.caveat for h in self.histograms if h.caveat}))
 
     @property
+    def assumed(self) -> str:
+        """As what they are taken, where nothing was measured; empty for what was."""
+        return self.histograms[0].assumed
+
+    @property
     def pair(self) -> tuple[str, str] | None:
         """Target and draft that were measured; None where the files do not say."""
         return self.nearest(self.longest).pair

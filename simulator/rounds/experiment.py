@@ -157,7 +157,7 @@ def summarise(setting: Setting, runs: Counts) -> Summary:
     cost, form, tokens = setting.cost, setting.closed_form, setting.total
     times_s = elapsed_s(cost, runs)
     rounds, spent_s = float(runs.rounds.mean()), float(times_s.mean())
-    drafted = rounds * setting.draft_length
+    drafted = rounds * float(cost.tokens_drafted)
     draft_ms, verify_ms = float(cost.draft_s) * 1e3, float(cost.verify_s) * 1e3
     baseline_s = tokens * float(cost.baseline_s)
     return Summary(

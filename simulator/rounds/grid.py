@@ -126,7 +126,7 @@ class Acceptance:
     @property
     def is_measured(self) -> bool:
         """Whether rounds are drawn from measured histograms themselves."""
-        return isinstance(self.model, HistogramAcceptance)
+        return isinstance(self.model, HistogramAcceptance) and not self.model.assumed
 
     def table(self, columns: Columns, width: int) -> LawTable:
         """Return the laws of each point, `width` buckets wide."""

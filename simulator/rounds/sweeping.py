@@ -301,8 +301,7 @@ def memory_columns(costs: Costs) -> Columns:
 
 def price_draws(sweep: Sweep, columns: Columns, cost: RoundCost, drawn: Counts) -> Columns:
     """Price the rounds drawn for these points: mean times, speedup and its noise, counts a run."""
-    wide = RoundCost(**{name: np.asarray(values)[..., None] for name, values in cost._asdict().items()})
-    times_s = np.ascontiguousarray(elapsed_s(wide, drawn))
+    times_s = np.ascontiguousarray(elapsed_s(cost.with_axis(), drawn))
     mean_s, rounds, accepted = times_s.mean(-1), drawn.rounds.mean(-1), drawn.accepted.mean(-1)
     totals = columns["total"].astype(np.float64)
     baseline_s = totals * cost.baseline_s
@@ -313,7 +312,7 @@ def price_draws(sweep: Sweep, columns: Columns, cost: RoundCost, drawn: Counts) 
         "simulation_noise_low95": low,
         "simulation_noise_high95": high,
         "rounds": rounds,
-        "drafted": rounds * cost.draft_length,
+        "drafted": rounds * cost.tokens_drafted,
         "cut_tokens": drawn.cut.mean(-1),
         "accepted": accepted,
         "tokens_per_round": 1 + accepted / rounds,

@@ -135,7 +135,8 @@ def test_a_tree_widens_all_passes_but_the_first() -> None:
     shape = read(ON_LLAMA_8B)
     plan = branched(methods()["eagle3"].plan(shape, np.arange(1, 6)), Tree(topk=3, nodes=6))
     assert [p.rows.tolist() for p in plan.passes] == [[2, 3, 4, 5, 6], [3] * 5]
-    assert (plan.width == 6).all()
+    # One level has three nodes and the root.
+    assert plan.width.tolist() == [4, 6, 6, 6, 6]
     one_kind = branched(draft_model.METHOD.plan(read_shape("llama-68m"), np.asarray(4)), Tree(topk=3, nodes=6))
     assert [(int(p.times), int(p.rows)) for p in one_kind.passes] == [(1, 1), (3, 3)]
 

@@ -154,7 +154,10 @@ def block(shape: ModelShape, rows: Ints, draft_length: ArrayLike, *more: DraftPa
 
 
 def branched(plan: DraftPlan, tree: Tree) -> DraftPlan:
-    """Return the plan of a tree: all passes but the first take topk tokens, and its nodes are verified."""
+    """Return the plan of a tree: all passes but the first take topk tokens, and its nodes are verified.
+
+    Of few levels there are fewer: topk at the first, and as many of each of topk nodes at the others.
+    """
     passes: list[DraftPass] = []
     for number, p in enumerate(plan.passes):
         one = np.minimum(p.times, 1)
@@ -162,5 +165,5 @@ def branched(plan: DraftPlan, tree: Tree) -> DraftPlan:
         passes += [first] if first else []
         wide = p._replace(rows=p.rows * tree.topk, head_rows=p.head_rows * tree.topk, times=times)
         passes += [wide] if np.any(times) else []
-    width = np.full_like(plan.width, tree.nodes)
+    width = np.minimum(tree.nodes, 1 + tree.topk + np.maximum(plan.width - 2, 0) * tree.topk**2)
     return DraftPlan(passes=tuple(passes), width=width, accepts=CHILD, host_s=plan.host_s)

@@ -1,0 +1,43 @@
+"""What to take for acceptance where nothing was measured: published figures by method, labelled as such."""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from simulator.costs.step import Floats
+from simulator.ground.fields import Field, read_toml
+from simulator.ground.histogram import AcceptanceHistogram
+
+FILE = Path(__file__).with_name("priors.toml")
+FURTHER = "further_choices"
+
+
+class FurtherChoices(NamedTuple):
+    """Shares of a draft's second choice, third and so on among tokens that are not its first; and whose they are."""
+
+    rates: Floats
+    source: str
+
+
+@lru_cache(maxsize=1)
+def priors_file() -> Field:
+    """Return the file."""
+    return read_toml(FILE)
+
+
+def prior(method: str) -> AcceptanceHistogram | None:
+    """Return what a method may be taken to accept, None where no published figure is known."""
+    said = priors_file()[method]
+    if not said.is_given:
+        return None
+    survival = np.array([1.0, *(each.number(0, 1) for each in said["survival"].elements()), 0.0])
+    counts = -np.diff(survival) * said["rounds"].number(0)
+    return AcceptanceHistogram(tuple(counts.tolist()), assumed=said["as"].text())
+
+
+def further_choices() -> FurtherChoices:
+    """Return what is taken where only first choices are known."""
+    said = priors_file()[FURTHER]
+    return FurtherChoices(np.array([each.number(0, 1) for each in said["rates"].elements()]), said["as"].text())

@@ -1,0 +1,78 @@
+"""What rounds of trees accept, as a histogram for each depth: from the ranks of a text, or from rates of a chain."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from simulator.costs.drafters.plan import Tree
+from simulator.costs.step import Floats
+from simulator.ground.artefacts import UserError
+from simulator.ground.histogram import AcceptanceHistogram
+from simulator.ground.ranks import LAST_PLACE, parse_ranks
+
+from .acceptance_law import HistogramAcceptance, IidAcceptance
+from .priors import further_choices
+from .trees import MOST_CANDIDATES, grown_text_depths, rate_laws, walk
+
+# Off a text nobody knows how sure the draft was: drawn alike in every forecast.
+SEED = 0
+# Levels of trees that are looked at, where nobody asks for more.
+LEVELS = 16
+ALONG = "trees grown along the text's ranks; beside the text, how sure the draft is is drawn from the text"
+
+
+def tree_acceptance(source: HistogramAcceptance, tree: Tree, longest: int) -> HistogramAcceptance:
+    """Return what trees of each depth up to the longest accept, by what was measured of chains, or of their ranks.
+
+    Raises:
+        UserError: The trees have more choices than ranks tell of.
+    """
+    if tree.topk > LAST_PLACE:
+        raise UserError(f"--topk: {tree.topk} is above {LAST_PLACE}, the last choice of a draft that ranks tell of")
+    measured = source.nearest(source.longest)
+    # Ranks tell of trees deeper than the chains that were measured.
+    longest = max(longest, LEVELS if measured.ranks is not None else source.longest)
+    depth = min(longest, tree.nodes - 1)
+    if measured.ranks is not None:
+        found = of_text(measured, tree, depth)
+    else:
+        rates = np.array([source.law(source.longest)[k:].sum() for k in range(source.longest + 1)])
+        conditional = np.divide(rates[1:], rates[:-1], out=np.zeros(len(rates) - 1), where=rates[:-1] > 0)
+        found = of_rates(measured, conditional[:depth], tree)
+    # A budget that is spent adds no level: what is deeper accepts the same.
+    more = longest - depth if len(found) == tree.nodes - 1 else 0
+    deeper = [replace(found[-1], counts=(*found[-1].counts, *[0.0] * n)) for n in range(1, more + 1)]
+    return HistogramAcceptance((*found, *deeper))
+
+
+def of_text(measured: AcceptanceHistogram, tree: Tree, depth: int) -> list[AcceptanceHistogram]:
+    """Return the rounds that trees of each depth would have taken along a text."""
+    assert measured.ranks is not None
+    candidates = tree.topk + (depth - 1) * tree.topk**2
+    text = parse_ranks(measured.ranks).some(MOST_CANDIDATES // candidates)
+    depths = grown_text_depths(text, tree.topk, tree.nodes - 1, depth, np.random.default_rng(SEED))
+    counts = [walk(of, text.starts, k) for k, of in enumerate(depths, 1)]
+    caveat = "; ".join(c for c in (measured.caveat, ALONG * (tree.topk > 1)) if c)
+    told = [replace(measured, counts=tuple(c.tolist()), caveat=caveat, ranks=None) for c in counts if c.any()]
+    if not told:
+        raise UserError(f"{measured.ranks.path}: its outputs are no longer than a token, expected some that are")
+    return told
+
+
+def of_rates(measured: AcceptanceHistogram, first: Floats, tree: Tree) -> list[AcceptanceHistogram]:
+    """Return the rounds of trees of each depth where first choices are accepted at rates, [depths], and further ones as
+    is usual.
+    """
+    further = further_choices()
+    rates = np.column_stack((first, np.outer(1 - first, further.rates)))
+    caveat = "; ".join(c for c in (measured.caveat, f"further choices {further.source}" * (tree.topk > 1)) if c)
+    laws = rate_laws(rates, tree.topk, tree.nodes - 1)
+    size = 1.0 if measured.is_law else measured.samples
+    return [replace(measured, counts=tuple((size * law).tolist()), caveat=caveat) for law in laws]
+
+
+def tree_of_alpha(alpha: float, tree: Tree, longest: int) -> HistogramAcceptance:
+    """Return what trees of each depth accept where a first choice is accepted at one rate, whatever came before."""
+    stated = AcceptanceHistogram(tuple(IidAcceptance(alpha).law(longest).tolist()), is_law=True)
+    assumed = f"alpha {alpha:g} for first choices, and further ones {further_choices().source}"
+    return tree_acceptance(HistogramAcceptance((replace(stated, assumed=assumed),)), tree, longest)

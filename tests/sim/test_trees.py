@@ -1,0 +1,280 @@
+"""What trees accept, from rates and along a text: against enumeration, a search node by node, and chains."""
+
+import json
+from itertools import combinations, product
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from simulator.costs.drafters.plan import Tree
+from simulator.ground.artefacts import UserError
+from simulator.ground.fields import Field
+from simulator.ground.histogram import AcceptanceHistogram, load_histogram
+from simulator.ground.ranks import CLASSES, LAST_PLACE, RankTrace, parse_ranks
+from simulator.rounds.acceptance_law import HistogramAcceptance
+from simulator.rounds.priors import further_choices, prior, priors_file
+from simulator.rounds.tree_law import tree_acceptance, tree_of_alpha
+from simulator.rounds.trees import (
+    Path as Node,
+)
+from simulator.rounds.trees import (
+    best_tree,
+    check_tree,
+    full_tree,
+    grown_text_depths,
+    rate_laws,
+    static_depths,
+    static_law,
+    walk,
+)
+
+from .builders import result
+
+MODELS = ("--profile", "h100-sxm", "--target-model", "llama-3.1-8b", "--method", "eagle3", "--replications", 2)
+OTHER = ("--method", "draft_model", "--draft-model", "llama-3.2-1b", "--placement", "separate")
+
+
+def goes(paths: set[Node], places: tuple[int, ...]) -> int:
+    """How deep these places go in a tree, by looking."""
+    return max(n for n in range(len(places) + 1) if n == 0 or places[:n] in paths)
+
+
+def falling(rng: np.random.Generator, depth: int, places: int) -> np.ndarray:
+    """Rates of places by depth, falling, and some for none of them."""
+    return -np.sort(-rng.dirichlet(np.ones(places + 1), depth)[:, :places], axis=1)
+
+
+def some_text(seed: int, tokens: int = 60, outputs: int = 4, alike: bool = False) -> RankTrace:
+    rng = np.random.default_rng(seed)
+    q = np.tile(falling(rng, 1, LAST_PLACE), (CLASSES, 1)) if alike else falling(rng, CLASSES, LAST_PLACE)
+    inner = np.sort(rng.choice(np.arange(1, tokens), outputs - 1, replace=False))
+    place = np.minimum(rng.geometric(0.5, tokens) - 1, LAST_PLACE)
+    return RankTrace(place, rng.integers(CLASSES, size=tokens), np.array([0, *inner, tokens]), q)
+
+
+@given(st.integers(0, 2**32), st.integers(1, 3), st.integers(1, 3), st.integers(1, 12))
+def test_the_law_of_a_tree_is_that_of_all_texts(seed: int, depth: int, places: int, nodes: int) -> None:
+    rates = falling(np.random.default_rng(seed), depth, places)
+    paths = full_tree(places, depth, nodes)
+    law, with_none = np.zeros(depth + 1), np.column_stack((rates, 1 - rates.sum(1)))
+    for text in product(range(places + 1), repeat=depth):
+        law[goes(set(paths), text)] += np.prod(with_none[range(depth), list(text)])
+    found = static_law(rates, paths)
+    assert found == pytest.approx(law, abs=1e-12)
+    expected = sum(np.prod([rates[d, r] for d, r in enumerate(path)]) for path in paths)
+    assert found @ np.arange(depth + 1) == pytest.approx(expected)
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 2**32), st.integers(1, 6))
+def test_no_tree_of_as_many_nodes_accepts_more_than_the_best(seed: int, nodes: int) -> None:
+    rates = falling(np.random.default_rng(seed), 3, 2)
+    every = full_tree(2, 3, 99)
+    best = best_tree(rates, nodes)
+    check_tree(best)
+
+    def mean(paths: tuple[Node, ...]) -> float:
+        return float(static_law(rates, paths) @ np.arange(4))
+
+    trees = (c for c in combinations(every, nodes) if all(p[:-1] in {(), *c} for p in c))
+    assert mean(best) == pytest.approx(max(map(mean, trees)))
+    assert mean(best) >= mean(full_tree(2, 3, nodes)) - 1e-12
+    # Grown with as many children as nodes, it is the same one.
+    assert rate_laws(rates, 2 if nodes < 3 else 6, nodes)[-1] == pytest.approx(static_law(rates, best))
+
+
+def sglang_tree(rates: np.ndarray, topk: int, depth: int, nodes: int) -> set[Node]:
+    """The best of all candidates, of levels that expand the topk best of the one before; one by one."""
+    level: list[tuple[float, Node]] = [(1.0, ())]
+    seen: list[tuple[float, Node]] = []
+    for d in range(depth):
+        children = [(s * rates[d, r], (*p, r)) for s, p in level for r in range(min(topk, rates.shape[1]))]
+        seen += children
+        level = sorted(children, key=lambda c: -c[0])[:topk]
+    return {p for _, p in sorted(seen, key=lambda c: -c[0])[:nodes]}
+
+
+@given(st.integers(0, 2**32), st.integers(1, 4), st.integers(1, 4), st.integers(1, 20))
+def test_top_k_trees_are_those_of_a_search_node_by_node(seed: int, topk: int, depth: int, nodes: int) -> None:
+    rates = falling(np.random.default_rng(seed), depth, 5)
+    for k, law in enumerate(rate_laws(rates, topk, nodes), 1):
+        paths = sglang_tree(rates, topk, k, nodes)
+        check_tree(sorted(paths, key=len))
+        assert law == pytest.approx(static_law(rates[:k], tuple(paths)), abs=1e-12)
+
+
+@given(st.integers(0, 2**32), st.integers(1, 3), st.integers(1, 4), st.integers(1, 12))
+def test_a_text_is_walked_token_by_token(seed: int, topk: int, depth: int, nodes: int) -> None:
+    text, paths = some_text(seed), full_tree(topk, depth, nodes)
+    depths = static_depths(text, paths)
+    for a, b in zip(text.starts[:-1], text.starts[1:], strict=True):
+        for at in range(a, b):
+            assert depths[at] == goes(set(paths), tuple(text.place[at : min(at + depth, b)].tolist()))
+    counts, levels = np.zeros(depth + 1), max(map(len, paths))
+    for a, b in zip(text.starts[:-1], text.starts[1:], strict=True):
+        at = a
+        while at + depth <= b:
+            counts[depths[at]] += 1
+            at += depths[at] + 1
+    assert walk(depths, text.starts, depth).tolist() == counts.tolist()
+    assert depths.max() <= levels
+
+
+@given(st.integers(0, 2**32), st.integers(1, 3), st.integers(1, 4), st.integers(1, 12))
+def test_where_the_draft_is_as_sure_everywhere_all_trees_are_one(seed: int, topk: int, depth: int, nodes: int) -> None:
+    """Then nothing is drawn, and the tree is that of its probabilities: exact."""
+    text = some_text(seed, alike=True)
+    found = grown_text_depths(text, topk, nodes, depth, np.random.default_rng(seed))
+    for k in range(1, depth + 1):
+        paths = sglang_tree(np.tile(text.q[0], (k, 1)), topk, k, nodes)
+        assert found[k - 1].tolist() == static_depths(text, tuple(paths)).tolist()
+
+
+def test_a_sure_draft_goes_deep_and_one_that_is_not_goes_wide() -> None:
+    """Negative control: with the confidence of every token turned round, more is accepted no more."""
+    rng = np.random.default_rng(5)
+    size = 4000
+    confidence = rng.integers(2, size=size) * (CLASSES - 1)
+    sure, unsure = np.array([0.97, 0.01, 0.005]), np.array([0.3, 0.28, 0.26])
+    rates = np.where(confidence[:, None] > 0, sure, unsure).cumsum(1)
+    place = (rng.random(size)[:, None] > rates).sum(1)
+    q = np.zeros((CLASSES, LAST_PLACE))
+    q[:, :3] = unsure
+    q[-1, :3] = sure
+    means = []
+    for said in (confidence, CLASSES - 1 - confidence):
+        text = RankTrace(place, said, np.array([0, size]), q)
+        counts = walk(grown_text_depths(text, 3, 6, 4, rng)[-1], text.starts, 4)
+        means.append(counts @ np.arange(5) / counts.sum())
+    plain = walk(
+        static_depths(RankTrace(place, confidence, np.array([0, size]), q), full_tree(3, 2, 6)), text.starts, 4
+    )
+    assert means[0] > means[1] + 0.3
+    assert means[0] > plain @ np.arange(5) / plain.sum() + 0.3
+
+
+def test_ranks_come_back_from_a_file_as_they_were_written() -> None:
+    text = some_text(3)
+    again = parse_ranks(Field(json.loads(json.dumps(text.as_json())), "x"))
+    for name in ("place", "confidence", "starts"):
+        assert getattr(again, name).tolist() == getattr(text, name).tolist()
+    assert again.q == pytest.approx(text.q, rel=1e-3)
+    assert len(text.some(30).place) < 60
+    assert text.some(60) is text
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"version": 9}, "x: version is 9, expected a whole number from 1 to 1"),
+        ({"place": ["0A"]}, "x: place[0] is '0A', expected letters from 0 to z"),
+        ({"confidence": ["g"]}, "x: confidence[0] is 'g', expected letters from 0 to f"),
+        ({"place": ["00"], "confidence": ["0"]}, "x: confidence[0] is '0', expected as many letters"),
+        ({"place": []}, "x: place is [], expected as many lines"),
+        ({"q": ["1"]}, f"x: q[0] is '1', expected {LAST_PLACE} probabilities, none above the one before it"),
+        ({"q": []}, f"x: q is [], expected {CLASSES} rows"),
+    ],
+)
+def test_wrong_ranks_are_one_line(change: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        parse_ranks(Field(some_text(3).as_json() | change, "x"))
+    assert str(error.value).startswith(message)
+    assert "\n" not in str(error.value)
+
+
+def test_trees_of_a_chains_histogram_have_its_first_choices() -> None:
+    histogram = AcceptanceHistogram((30.0, 20.0, 10.0, 40.0))
+    source = HistogramAcceptance((histogram,))
+    alone = tree_acceptance(source, Tree(1, 9), 1)
+    assert [alone.law(k) for k in (1, 2, 3)] == [pytest.approx(source.law(k)) for k in (1, 2, 3)]
+    # Of the 30 % that miss, so many are second choices.
+    assert tree_acceptance(source, Tree(2, 3), 1).law(1)[0] == pytest.approx(0.3 * (1 - further_choices().rates[0]))
+    assert "bundled pair" in tree_acceptance(source, Tree(2, 3), 1).caveat
+    with pytest.raises(UserError, match=r"^--topk: 40 is above 35, "):
+        tree_acceptance(source, Tree(40, 50), 1)
+
+
+def test_a_tree_never_accepts_less_with_more_nodes_nor_with_more_alpha() -> None:
+    means = [tree_of_alpha(0.6, Tree(3, nodes), 4).tokens_per_round(np.array(4)) for nodes in range(2, 20)]
+    assert (np.diff(means) >= -1e-12).all()
+    assert tree_of_alpha(0.7, Tree(3, 9), 4).tokens_per_round(np.array(4)) > means[7]
+
+
+def test_priors_are_laws_with_a_source() -> None:
+    names = [name for name, _ in priors_file().items() if name != "further_choices"]
+    assert {"eagle3", "mtp", "dflash", "dspark", "ngram"} <= set(names)
+    for name in names:
+        found = prior(name)
+        assert found is not None
+        assert found.assumed
+        assert priors_file()[name]["from"].text()
+        assert (np.diff(found.survival) <= 0).all()
+    assert prior("draft_model") is None
+    # As they were published: DSpark to K = 6, EAGLE-3 at 3, 5 and 7, DFlash's whole block.
+    assert 1 + np.cumsum(prior("dspark").survival)[:6] == pytest.approx([1.84, 2.51, 3.01, 3.36, 3.61, 3.77])
+    assert 1 + np.cumsum(prior("eagle3").survival)[[2, 4, 6]] == pytest.approx([2.893, 3.548, 3.937], abs=2e-3)
+    assert prior("dflash").survival.sum() == pytest.approx(3.74, abs=0.01)
+    rates = further_choices().rates
+    assert (np.diff(rates) <= 0).all()
+    assert rates.sum() < 1
+
+
+def hist_file(folder: Path, text: RankTrace) -> Path:
+    path = folder / "accept_hist_k2.json"
+    path.write_text(json.dumps({"k": 2, "hist": {"0": 3, "1": 4, "2": 9}, "samples": 16, "ranks": text.as_json()}))
+    return path
+
+
+def test_a_forecast_of_a_tree_from_the_ranks_of_its_histogram(run, tmp_path: Path) -> None:
+    text = some_text(8, 400)
+    hist = ("--hist", hist_file(tmp_path, text))
+    answer = result(run, *MODELS, *hist, "--topk", 3, "--nodes", 8, "--draftN", 4)
+    depths = grown_text_depths(text, 3, 7, 16, np.random.default_rng(0))[3]
+    counts = walk(depths, text.starts, 4)
+    assert answer["closed_form_tokens_per_round"] == pytest.approx(1 + counts @ np.arange(5) / counts.sum(), rel=1e-2)
+    assert answer["models"]["passes"]["verification"]["tokens"] == 8
+    assert answer["drafted"] == pytest.approx(7 * answer["rounds"])
+    assert "along the text's ranks" in answer["parameters"]["acceptance_caveat"]
+    swept = run(
+        "sweep", *MODELS[:6], *hist, "--topk", 3, "--nodes", 8, "--draftN", "2,4", "--replications", 3, "--json"
+    )
+    assert swept.returncode == 0
+    assert load_histogram(hist[1]).counts == (3, 4, 9)
+
+
+def test_without_a_word_on_acceptance_a_method_has_its_prior(run) -> None:
+    answer = result(run, *MODELS)
+    assert answer["basis"]["acceptance"] == "prior"
+    assert answer["verdict"]["condition"].startswith("if it accepts as EAGLE-3 in SpecBundle")
+    assert answer["parameters"]["acceptance_prior"].startswith("EAGLE-3 in SpecBundle")
+    assert answer["parameters"]["measured"] is False
+    assert "alpha" not in answer["parameters"]
+    assert answer["closed_form_tokens_per_round"] == pytest.approx(1 + 0.793 + 0.619 + 0.48 + 0.371)
+    assert answer["verdict"]["speedup_ci95"][0] < answer["verdict"]["speedup"] < answer["verdict"]["speedup_ci95"][1]
+    stated = result(run, *MODELS, "--alpha", 0.5)
+    assert (stated["basis"]["acceptance"], stated["parameters"]["alpha"]) == ("stated", 0.5)
+    draft = result(run, *MODELS[:4], "--draft-model", "llama-3.2-1b", "--replications", 2)
+    assert (draft["basis"]["acceptance"], draft["parameters"]["alpha"]) == ("default", 0.8)
+    tree = result(run, *MODELS, "--topk", 4, "--nodes", 16)
+    assert tree["closed_form_tokens_per_round"] > answer["closed_form_tokens_per_round"]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ((*OTHER, "--topk", 2, "--nodes", 5, "--overlap"), "--overlap: the next draft of a tree is not known ahead"),
+        (("--topk", 2, "--nodes", 5, "--hist", "HIST", "--no-measured"), "--no-measured: trees take more than one"),
+        (("--topk", 40, "--nodes", 50), "--topk: 40 is above 35"),
+        (("--draftN", 17), "--draftN: 17 is above 16, the last place that EAGLE-3 in SpecBundle"),
+        (("--method", "dflash", "--draftN", 16), "--draftN: 16 is above 15, "),
+    ],
+)
+def test_what_does_not_go_together_is_one_line(run, tmp_path: Path, more: tuple[object, ...], message: str) -> None:
+    hist = hist_file(tmp_path, some_text(1))
+    named = (*MODELS[:4], *(() if "--method" in more else MODELS[4:]))
+    done = run("simulate", *named, *(hist if m == "HIST" else m for m in more))
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert message in done.stderr
