@@ -47,18 +47,16 @@ class Replayed:
 
 def replay(starts: Counts, source: Source, player: Player, slots: int) -> Replayed:
     """Play a policy on outputs, so many of them at a time; arguments as of `play.steps`."""
-    rows = [
-        (
-            *(len(step.lengths), step.accepted.sum(), step.spent.drafted_low.sum(), step.spent.drafted_high.sum()),
-            *(step.spent.passes_low.sum(), step.spent.passes_high.sum()),
-            *(step.spent.passes_low.max(), step.spent.passes_high.max()),
-        )
-        for step in steps(starts, source, player, slots)
-    ]
-    columns = np.array(rows, np.int64).reshape(-1, 8).T
-    return Replayed(
-        running=columns[0], accepted=columns[1], verified=columns[2:4], drafted=columns[4:6], passes=columns[6:8]
-    )
+    played = [(step.accepted, *step.spent) for step in steps(starts, source, player, slots)]
+    running = np.array([len(accepted) for accepted, *_ in played], np.int64)
+    if not len(running):
+        none = np.zeros((2, 0), np.int64)
+        return Replayed(running=running, accepted=running, verified=none, drafted=none, passes=none)
+    begins = np.cumsum(running) - running
+    accepted, *spent = (np.concatenate(column) for column in zip(*played, strict=True))
+    totals = np.add.reduceat([accepted, *spent], begins, axis=1)
+    longest = np.maximum.reduceat(spent[2:], begins, axis=1)
+    return Replayed(running=running, accepted=totals[0], verified=totals[1:3], drafted=totals[3:5], passes=longest)
 
 
 def joined(parts: Sequence[Replayed]) -> Replayed:

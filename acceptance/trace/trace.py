@@ -157,7 +157,7 @@ ARRAYS = {
     "token": WHOLE,
     "accept_sampled": UNIT,
     "accept_greedy": Numbers(dtype=np.bool_),
-    "log_p": Numbers(dtype=np.float32, most=ROUNDED),
+    "log_p": Numbers(dtype=np.float32, most=ROUNDED, bottomless=True),
     "rank_p": RANK,
     "rank_q": RANK,
     "max_q": SHARE,

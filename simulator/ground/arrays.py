@@ -26,13 +26,14 @@ HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 class Numbers:
     """What an array has to be: numbers of one dimension, of a type, from `least` to `most`; NaN where it is `unknown`.
 
-    size: how many; None: any number, the same as of others where their reader says so.
+    bottomless: whether minus infinity is a number here, as of logarithms. size: how many; None: any number, the same as of others where their reader says so.
     """
 
     dtype: Any = np.float64
     least: float = -math.inf
     most: float = math.inf
     unknown: bool = False
+    bottomless: bool = False
     size: int | None = None
 
     def check(self, name: str, array: NDArray[Any]) -> None:
@@ -42,12 +43,15 @@ class Numbers:
             return
         low, high = float(known.min()), float(known.max())
         # NaN is neither above nor below.
-        if not (self.least <= low and high <= self.most and math.isfinite(low) and math.isfinite(high)):
-            raise UserError(f"{name} holds {low if not self.least <= low else high:g}, expected {self.allowed}")
+        good_low = self.least <= low and (math.isfinite(low) or (self.bottomless and low == -math.inf))
+        if not (good_low and high <= self.most and high < math.inf):
+            raise UserError(f"{name} holds {high if good_low else low:g}, expected {self.allowed}")
 
     @property
     def allowed(self) -> str:
         """What values may be."""
+        if math.isfinite(self.most) and not math.isfinite(self.least):
+            return f"numbers of at most {self.most:g}"
         if math.isfinite(self.most):
             return f"numbers from {self.least:g} to {self.most:g}"
         return f"numbers of at least {self.least:g}" if math.isfinite(self.least) else "finite numbers"

@@ -51,6 +51,18 @@ def test_a_trace_of_version_2_is_read_and_lacks_what_came_later(tmp_path: Path) 
             assert same_trace(load_trace(sidecar)[0], some_trace())
 
 
+def test_text_that_the_target_would_not_write_is_kept(tmp_path: Path) -> None:
+    """Top-k and top-p exclude tokens of text that was written without them."""
+    trace = dataclasses.replace(some_trace(), log_p=np.array([-1, -np.inf, -2, 0, -np.inf], np.float32))
+    _, sidecar = save_trace(tmp_path, trace, TOLD)
+    assert same_trace(load_trace(sidecar)[0], trace)
+    for value, told in ((np.inf, "inf"), (0.1, "0.1"), (np.nan, "nan")):
+        wrong = dataclasses.replace(trace, log_p=np.array([-1, value, -2, 0, 0], np.float32))
+        _, sidecar = save_trace(tmp_path, wrong, TOLD)
+        with pytest.raises(UserError, match=f"'log_p' holds {told}, expected numbers of at most 0.001"):
+            load_trace(sidecar)
+
+
 def test_outputs_begin_where_a_prompt_or_a_turn_does() -> None:
     trace = some_trace()
     assert trace.starts.tolist() == [0, 2, 4, 5]
