@@ -26,7 +26,8 @@ HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 class Numbers:
     """What an array has to be: numbers of one dimension, of a type, from `least` to `most`; NaN where it is `unknown`.
 
-    bottomless: whether minus infinity is a number here, as of logarithms. size: how many; None: any number, the same as of others where their reader says so.
+    bottomless: whether minus infinity is a number here, as of logarithms. size: how many; None: any number, the same as
+    of others where their reader says so.
     """
 
     dtype: Any = np.float64
