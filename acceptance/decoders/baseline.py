@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from acceptance.models.context import Context, padded
-from acceptance.models.laws import draw, probabilities, uniforms_like
+from acceptance.models.laws import draw, likeliest, probabilities, uniforms_like
 from acceptance.models.model import Model
 from acceptance.models.rule import SamplingRule
 
@@ -21,7 +21,7 @@ Watch = Callable[[NDArray[np.int64], torch.Tensor, torch.Tensor], None]
 def next_tokens(logits: torch.Tensor, rule: SamplingRule, rngs: Sequence[np.random.Generator]) -> torch.Tensor:
     """Draw the next token of each row from its law; logits [rows, vocabulary], result [rows]."""
     if rule.is_greedy:
-        return logits.argmax(-1)
+        return likeliest(logits)
     return draw(probabilities(logits, rule), uniforms_like(logits, np.array([rng.random() for rng in rngs])))
 
 

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from acceptance.models.context import Context, Flags, columns_a_chunk, padded
-from acceptance.models.laws import draw, entropy, probabilities, rank, residual, widened
+from acceptance.models.laws import draw, entropy, likeliest, probabilities, rank, residual, widened
 from acceptance.models.model import Model
 from acceptance.models.rule import SamplingRule
 from acceptance.trace.trace import LEAST_LOG_Q, MOST_MARGIN, SINCE_3, UNKNOWN_RANK, PromptInfo, Trace
@@ -57,7 +57,7 @@ def pair_scores(
     draft = widened(draft, target.shape[-1])
     p, q = probabilities(target, rule), probabilities(draft, draft_rule)
     soft_p, soft_q = soft_law(target, p, rule), soft_law(draft, q, draft_rule)
-    first_q, two = draft.argmax(-1), draft.float().topk(2).values
+    first_q, two = likeliest(draft), draft.float().topk(2).values
     rejected = draw(residual(q, p), spread(token, first))
     # Greedy text is itself the point mass.
     p_x = torch.ones(len(token), device=p.device) if rule.is_greedy else of_token(p, token)

@@ -167,3 +167,11 @@ def test_rejected_drafts_are_drawn_from_what_is_left_of_their_law() -> None:
     scores = scoring.pair_scores(q.log().expand(n, 4), p.log().expand(n, 4), token, 7, FREE, FREE)
     share = float((scores["log_q_rejected"] - np.log(0.5)).abs().lt(1e-5).float().mean())
     assert abs(share - 0.3 / 0.4) < 4 * np.sqrt(0.75 * 0.25 / n) < abs(share - 0.5 / 0.7)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_likeliest_of_several_is_the_first_as_argmax_has_it(dtype: torch.dtype) -> None:
+    logits = torch.randn((64, 301), generator=torch.Generator().manual_seed(0)).mul(2).round().to(dtype)
+    logits[0], logits[1] = -torch.inf, 0
+    assert (logits == logits.max(-1, keepdim=True).values).sum(-1).max() > 1
+    assert (laws.likeliest(logits).numpy() == logits.float().numpy().argmax(-1)).all()
