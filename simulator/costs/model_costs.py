@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +48,17 @@ class PassParts:
         return max(PARTS, key=lambda name: float(getattr(self, f"{name}_s")))
 
 
+class Done(NamedTuple):
+    """What passes do on each device: FLOPs, bytes, tokens with those that fill a graph, kernels; and seconds beside."""
+
+    flops: Floats
+    moved: Floats
+    computed: Floats
+    launches: Real
+    link_s: Floats
+    host_s: Floats | float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placed:
     """A model in a number format on `devices` devices, its matrices divided among them (tensor parallelism)."""
@@ -79,35 +91,40 @@ class Placed:
         return self.profile.status != DATASHEET and self.storage.name not in self.profile.passes
 
     def parts(
-        self,
-        batch: Real,
-        new_tokens: Real,
-        context: Real,
-        head_rows: Real | None = None,
-        launches: Real | None = None,
+        self, batch: Real, new_tokens: Real, context: Real, head_rows: Real | None = None, launches: Real | None = None
     ) -> PassParts:
         """Return the seconds of passes, [*samples, *S]; counts as of `ModelShape.flops` broadcast to S."""
+        done, cost = self.done(batch, new_tokens, context, head_rows, launches), self.cost
+        axes, ones = done.computed.ndim, np.ones(done.computed.shape)
+        launch_s = spread(cost.launch_s, axes) * done.launches * ones
+        return PassParts(
+            compute_s=cost.flop_scale.at(done.computed) * done.flops,
+            memory_s=cost.mem_scale.at(done.moved) * done.moved,
+            launch_s=np.maximum(launch_s, done.host_s),
+            fixed_s=spread(cost.fixed_s, axes) * ones,
+            link_s=done.link_s,
+            total_s=self.total_s(done),
+        )
+
+    def done(
+        self, batch: Real, new_tokens: Real, context: Real, head_rows: Real | None = None, launches: Real | None = None
+    ) -> Done:
+        """Return what passes do, on each device."""
         counts = (np.asarray(v, np.float64) for v in (batch, new_tokens, context))
         batch, new_tokens, context = np.broadcast_arrays(*counts)
         flops = self.shape.flops(batch, new_tokens, context, head_rows) / self.devices
         moved = self.moved_bytes(batch, new_tokens, context, head_rows)
-        launches = np.asarray(self.launches if launches is None else launches)
         tokens = np.asarray(batch * new_tokens, np.float64)
         computed, host_s = self.engine.padded(tokens), self.engine.on_host_s(batch, tokens)
         if computed is not tokens:
             flops = flops + 2 * self.shape.active_parameters * (computed - tokens) / self.devices
-        link_s = self.link_s(tokens)
-        cost, ones = self.cost, np.ones(tokens.shape)
-        total_s = cost.pass_s(flops, moved, computed, launches) + link_s
-        launch_s = spread(cost.launch_s, tokens.ndim) * launches * ones
-        return PassParts(
-            compute_s=cost.flop_scale.at(computed) * flops,
-            memory_s=cost.mem_scale.at(moved) * moved,
-            launch_s=np.maximum(launch_s, host_s),
-            fixed_s=spread(cost.fixed_s, tokens.ndim) * ones,
-            link_s=link_s,
-            total_s=side_by_side(total_s, host_s) if np.any(host_s) else total_s,
-        )
+        launches = np.asarray(self.launches if launches is None else launches)
+        return Done(flops, moved, computed, launches, self.link_s(tokens), host_s)
+
+    def total_s(self, done: Done) -> Floats:
+        """Return the seconds of passes that do so much."""
+        total_s = self.cost.pass_s(done.flops, done.moved, done.computed, done.launches) + done.link_s
+        return side_by_side(total_s, done.host_s) if np.any(done.host_s) else total_s
 
     @property
     def engine(self) -> Engine:
@@ -126,6 +143,12 @@ class Placed:
         if not of.is_part:
             return parts
         return replace(parts, fixed_s=np.zeros(np.shape(parts.fixed_s)), total_s=parts.total_s - parts.fixed_s)
+
+    def pass_s(self, of: DraftPass, batch: Real, context: Real) -> Floats:
+        """Return the same, all of it."""
+        placed = replace(self, shape=of.shape)
+        total_s = placed.total_s(placed.done(batch, of.rows, context, of.head_rows, of.launches))
+        return total_s - spread(self.cost.fixed_s, np.ndim(of.rows)) if of.is_part else total_s
 
     def pass_bytes(self, of: DraftPass, batch: Count, context: Count) -> Floats:
         """Return the bytes that one pass of a drafter moves on each device."""
@@ -266,7 +289,7 @@ class ModelPair:
         each_s = [self.drafted_s(of, batch, context) for of in plan.passes]
         draft_s = sum((np.asarray(of.times * s) for of, s in zip(plan.passes, each_s, strict=True)), np.zeros(k.shape))
         off_by = self.off_by(self.verify_normals, target, batch, plan.width, context)
-        plain_s, verify_s = (target.parts(batch, n, context).total_s for n in (1, plan.width))
+        plain_s, verify_s = (target.total_s(target.done(batch, n, context)) for n in (1, plan.width))
         return RoundCost(
             draft_length=np.asarray(k),
             baseline_s=plain_s,
@@ -282,7 +305,7 @@ class ModelPair:
     def drafted_s(self, of: DraftPass, batch: Count, context: Count) -> Floats:
         """Return the seconds of one pass of the draft."""
         placed = self.placed_draft
-        total_s = placed.pass_parts(of, batch, context).total_s
+        total_s = placed.pass_s(of, batch, context)
         return total_s * self.off_by(self.draft_normals, replace(placed, shape=of.shape), batch, of.rows, context)
 
     def off_by(self, normals: Real, placed: Placed, batch: Count, new_tokens: Count, context: Count) -> Floats:
@@ -292,10 +315,12 @@ class ModelPair:
         what is not known: the logarithm of the factor walks on with each doubling of them, from the first draws at two
         tokens, by the second beyond. Its spread is the same at all of them.
         """
+        if np.ndim(normals) == 0:
+            return np.ones(())
         beyond = doublings_beyond(self.profile, placed.shape, batch, new_tokens, context)
         error = ERROR_A_DOUBLING * sum(beyond.values(), start=np.zeros(np.shape(batch)))
         error = error + ERROR_OF_FORMAT * placed.is_untimed + ERROR_OF_SHEET * (self.profile.status == DATASHEET)
-        at_two, beyond_two = np.zeros(2) if np.ndim(normals) == 0 else np.asarray(normals, np.float64)
+        at_two, beyond_two = np.asarray(normals, np.float64)
         doublings, axes = np.log2(np.maximum(new_tokens, 2)), np.ndim(batch)
         walked = (spread(at_two, axes) + np.sqrt(doublings - 1) * spread(beyond_two, axes)) / np.sqrt(doublings)
         return np.asarray(np.exp(walked * error))

@@ -238,3 +238,58 @@ def test_a_small_model_drafts_as_its_folder_says_where_its_file_does_not(tmp_pat
         shape = read_shape(tmp_path / folder)
         assert (shape.drafting and shape.drafting.method) == method
         assert ("as its folder's name tells" in shape.assumed) == (method is not None)
+
+
+# Files as they are published: what they say of the states read, words, places of a block, and modules.
+FILES = {
+    "SpecForge, Inkling": (
+        BLOCKS
+        | {"architectures": ["DSparkDraftModel"], "block_size": 7, "dspark_config": {"markov_rank": 128}}
+        | {"dflash_config": {"projector_type": "dspark", "target_layer_ids": [5, 17, 35]}},
+        ("dspark", 7, 3, 151_936, True),
+    ),
+    "speculators, DFlash": (
+        {"architectures": ["DFlashDraftModel"], "model_type": "speculators", "speculators_model_type": "dflash"}
+        | {"block_size": 8, "aux_hidden_state_layer_ids": [3, 13, 23, 32], "draft_vocab_size": 32_000}
+        | {
+            "transformer_layer_config": {k: v for k, v in BLOCKS.items() if k not in ("architectures", "dflash_config")}
+        },
+        ("dflash", 7, 4, 32_000, False),
+    ),
+    "vLLM, DSpark of Kimi": (
+        BLOCKS
+        | {"architectures": ["K3DSparkModel"], "block_size": 7, "dflash_config": None, "target_layer_ids": [1, 9]},
+        ("dspark", 7, 2, 151_936, True),
+    ),
+    "vLLM, a DSpark block whose first place gives no token": (
+        SEVEN | {"sample_from_anchor": False},
+        ("dspark", 6, 5, 151_936, True),
+    ),
+    "EAGLE-3 of two layers": (
+        ON_LLAMA_8B | {"eagle_config": {"eagle_aux_hidden_state_layer_ids": [2, 29]}},
+        ("eagle3", None, 2, 32_000, False),
+    ),
+    "vLLM, EAGLE": (
+        ON_LLAMA_8B | {"architectures": ["EagleLlamaModel"], "draft_vocab_size": None},
+        ("eagle", None, 2, 128_256, True),
+    ),
+    "SpecForge, MTP of its own words": (
+        ON_QWEN_8B | {"architectures": ["Qwen3ForCausalLMMTP"], "model_type": "qwen3"},
+        ("mtp", None, 2, 32_000, False),
+    ),
+    "MTP by its model_type": (
+        ON_QWEN_8B
+        | {"architectures": None, "model_type": "mimo_mtp", "num_hidden_layers": 0, "draft_vocab_size": None},
+        ("mtp", None, 2, 151_936, True),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_files_of_engines_and_trainers_are_read_as_they_are(name: str) -> None:
+    values, (method, longest, states, words, is_borrowed) = FILES[name]
+    shape = read(values)
+    found = {m.parts[0][0]: m for m in shape.matrices}
+    joined, head = found.get("fc") or found["eh_proj"], found["lm_head"]
+    assert (shape.drafting.method, shape.drafting.longest) == (method, longest)
+    assert (joined.inputs // 4096, head.outputs, head.is_borrowed) == (states, words, is_borrowed)

@@ -12,29 +12,36 @@ from .plan import DraftPass, DraftPlan, Engines, Ints, Method, block
 
 # Layers of such a drafter and places of its block, in published files.
 USUAL_LAYERS, USUAL_BLOCK = 5, 16
+# Parts of a file about the method, and what lists the layers whose states it reads.
+PARTS = ("dflash_config", "dspark_config", "eagle_config")
+LISTED = ("target_layer_ids", "dspark_target_layer_ids", "aux_hidden_state_layer_ids")
 
 
-def own_settings(outer: Field) -> Field:
-    """Return what a file says of the method: a part of its own, or the file."""
-    return outer["dflash_config"] if outer["dflash_config"].is_given else outer
+def setting(outer: Field, *keys: str) -> Field:
+    """Return what a file says of the method by the first of some keys: in a part of its own, or outermost."""
+    parts = [outer[part] for part in PARTS if outer[part].is_given]
+    return next((p[key] for key in keys for p in (*parts, outer) if p[key].is_given), outer[keys[-1]])
 
 
 def layers(config: Field, outer: Field) -> Head:
     """Return the layers, which read as many states as the file lists, or as there are layers."""
-    listed = own_settings(outer)["target_layer_ids"]
+    if outer["moe_preset"].is_given:
+        outer["moe_preset"].refuse("none: experts in such a drafter are not read")
+    listed = setting(outer, *LISTED)
     states = len(listed.elements()) if listed.is_given else config["num_hidden_layers"].whole(1, MAX_SIZE)
     return head_of(config, outer, states)
 
 
-def block_size(outer: Field) -> int:
-    """Return the places of a block."""
-    own = own_settings(outer)["block_size"]
-    return (own if own.is_given else outer["block_size"]).whole(2, 10_000)
+def block_size(outer: Field, *, anchor_drafts: bool) -> int:
+    """Return the tokens of a block; whether the last committed one's place gives one too is its method's, or said."""
+    places = setting(outer, "dspark_block_size", "block_size").whole(2, 10_000)
+    return places - (not setting(outer, "sample_from_anchor").flag(anchor_drafts))
 
 
 def ended(head: Head, outer: Field, method: str, architecture: str, longest: int) -> ModelShape:
-    """Return the shape of a block's layers: the output head is the target's, or some of its rows."""
-    return head.ended(Drafting(method, architecture, longest), draft_vocabulary(outer, head), own=False)
+    """Return the shape of a block's layers: the output head is the target's, or its own of fewer words."""
+    words = draft_vocabulary(outer, head)
+    return head.ended(Drafting(method, architecture, longest), words, own=words < head.vocabulary)
 
 
 def corrected(shape: ModelShape, rows: Ints, draft_length: Ints, name: str) -> DraftPlan:
@@ -46,7 +53,7 @@ def corrected(shape: ModelShape, rows: Ints, draft_length: Ints, name: str) -> D
 
 def read(config: Field, outer: Field, architecture: str) -> ModelShape:
     """Return the shape; one place of the block is the last committed token's, the output head is the target's."""
-    return ended(layers(config, outer), outer, "dflash", architecture, block_size(outer) - 1)
+    return ended(layers(config, outer), outer, "dflash", architecture, block_size(outer, anchor_drafts=False))
 
 
 def plan(shape: ModelShape, draft_length: Ints) -> DraftPlan:

@@ -5,7 +5,7 @@ from simulator.costs.layers import Matrix
 from simulator.costs.work import ModelShape
 from simulator.ground.fields import Field
 
-from .dflash import USUAL_LAYERS, block_size, ended, layers, own_settings, plan
+from .dflash import USUAL_LAYERS, block_size, ended, layers, plan, setting
 from .heads import usual_head
 from .plan import Engines, Method
 
@@ -17,15 +17,14 @@ PARTS, SIDES = 2, 2
 
 def read(config: Field, outer: Field, architecture: str) -> ModelShape:
     """Return the shape; what is chosen among are rows of two tables."""
-    head, own = layers(config, outer), own_settings(outer)
-    keys = ("conv_kernel_size", "conv_group_size", "selector_rank")
-    taps, group, rank = (own[key].whole(1, MAX_SIZE) for key in keys)
+    keys = ("conv_kernel_size", "conv_group_size", "selector_rank", "selector_top_k")
+    head, (taps, group, rank, chosen) = layers(config, outer), (setting(outer, k).whole(1, MAX_SIZE) for k in keys)
     for part in ("attention_conv", "mlp_conv"):
         head.matrix(head.hidden, {part: SIDES * taps * max(1, head.hidden // group)}, head.all)
     head.vectors += head.layers * PARTS * SIDES * taps * head.hidden
     head.matrices.append(Matrix(head.hidden, (("candidate_selector", rank),)))
-    head.tables, head.row_size = 2 * head.vocabulary * rank, 2 * rank * own["selector_top_k"].whole(1, MAX_SIZE)
-    return ended(head, outer, "dflash2", architecture, block_size(outer) - 1)
+    head.tables, head.row_size = 2 * head.vocabulary * rank, 2 * rank * chosen
+    return ended(head, outer, "dflash2", architecture, block_size(outer, anchor_drafts=False))
 
 
 def usual(target: ModelShape) -> ModelShape:

@@ -5,8 +5,8 @@ from simulator.costs.layers import Matrix
 from simulator.costs.work import ModelShape
 from simulator.ground.fields import Field
 
-from .dflash import USUAL_BLOCK, USUAL_LAYERS, block_size, corrected, ended, layers, own_settings
-from .heads import CORRECTOR, usual_head
+from .dflash import USUAL_BLOCK, USUAL_LAYERS, block_size, corrected, ended, layers, setting
+from .heads import CORRECTOR, draft_vocabulary, usual_head
 from .plan import DraftPlan, Engines, Ints, Method
 
 # In published files.
@@ -16,13 +16,13 @@ GATES = 3
 
 def read(config: Field, outer: Field, architecture: str) -> ModelShape:
     """Return the shape; with shifted labels every place of the block gives a token."""
-    head, own = layers(config, outer), own_settings(outer)
-    state, rank = (own[key].whole(1, MAX_SIZE) for key in ("gru_hidden_dim", "emb_dim"))
-    joined, longest = head.hidden + state, block_size(outer) - (not own["shift_label"].flag(False))
+    head, is_shifted = layers(config, outer), setting(outer, "shift_label").flag(False)
+    state, rank = (setting(outer, key).whole(1, MAX_SIZE) for key in ("gru_hidden_dim", "emb_dim"))
+    joined, longest = head.hidden + state, block_size(outer, anchor_drafts=is_shifted)
     for inputs, part, outputs in (
         (joined, f"{CORRECTOR}.gru", GATES * state),
         (joined, f"{CORRECTOR}.down", rank),
-        (rank, f"{CORRECTOR}.up", head.vocabulary),
+        (rank, f"{CORRECTOR}.up", draft_vocabulary(outer, head)),
     ):
         head.matrices.append(Matrix(inputs, ((part, outputs),), used=0))
     return ended(head, outer, "domino", architecture, longest)

@@ -7,8 +7,8 @@ from simulator.costs.layers import Matrix
 from simulator.costs.work import ModelShape
 from simulator.ground.fields import Field
 
-from .dflash import USUAL_LAYERS, block_size, corrected, ended, layers, own_settings
-from .heads import CORRECTOR, usual_head
+from .dflash import USUAL_LAYERS, block_size, corrected, ended, layers, setting
+from .heads import CORRECTOR, draft_vocabulary, usual_head
 from .plan import DraftPlan, Engines, Ints, Method
 
 # Of the bias, where the file does not say.
@@ -18,16 +18,15 @@ USUAL_BLOCK = 7
 
 def read(config: Field, outer: Field, architecture: str) -> ModelShape:
     """Return the shape; every place of the block gives a token, the last committed one's too."""
-    head, own = layers(config, outer), own_settings(outer)
-    rank = own["markov_rank"].whole(1, MAX_SIZE, default=MARKOV_RANK)
+    head, rank = layers(config, outer), setting(outer, "markov_rank").whole(1, MAX_SIZE, default=MARKOV_RANK)
     # What the bias is gated by, or the state that it comes from: inputs and outputs.
     kinds = {"vanilla": (), "gated": (head.hidden + rank, rank), "rnn": (head.hidden + 2 * rank, 3 * rank)}
-    kind = own["markov_head_type"]
+    kind = setting(outer, "markov_head_type")
     sizes = kinds[kind.choice(tuple(kinds)) if kind.is_given else "vanilla"]
     head.matrices += [Matrix(sizes[0], ((f"{CORRECTOR}.gate", sizes[1]),), used=0)] if sizes else []
-    head.matrices.append(Matrix(rank, ((CORRECTOR, head.vocabulary),), used=0))
+    head.matrices.append(Matrix(rank, ((CORRECTOR, draft_vocabulary(outer, head)),), used=0))
     head.tables, head.row_size = head.vocabulary * rank, rank
-    return ended(head, outer, "dspark", architecture, block_size(outer))
+    return ended(head, outer, "dspark", architecture, block_size(outer, anchor_drafts=True))
 
 
 def plan(shape: ModelShape, draft_length: Ints) -> DraftPlan:

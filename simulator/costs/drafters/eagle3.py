@@ -5,7 +5,7 @@ from simulator.costs.work import ModelShape
 from simulator.ground.fields import Field
 
 from . import peagle
-from .heads import JOIN, STATES_READ, USUAL_WORDS, draft_vocabulary, head_of, usual_head, without
+from .heads import JOIN, STATES_READ, USUAL_WORDS, draft_vocabulary, head_of, states_read, usual_head, without
 from .plan import DraftPlan, Engines, Ints, Method, chain
 
 
@@ -13,7 +13,7 @@ def read(config: Field, outer: Field, architecture: str) -> ModelShape:
     """Return the shape of a head; its first layer reads the token's embedding beside the states."""
     if outer["parallel_drafting"].value is True:
         return peagle.read(config, outer, architecture)
-    head = head_of(config, outer, STATES_READ)
+    head = head_of(config, outer, states_read(outer))
     head.widen()
     return head.ended(Drafting("eagle3", architecture), draft_vocabulary(outer, head), own=True)
 

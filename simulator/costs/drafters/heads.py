@@ -13,6 +13,7 @@ from simulator.ground.fields import Field
 
 # Layers of the target whose states a head reads, where its file does not say.
 STATES_READ = 3
+AUX = "eagle_aux_hidden_state_layer_ids"
 # Joins what is read of the target to the size of the head's own states.
 JOIN = "fc"
 # What a block's tokens go through one after another.
@@ -63,6 +64,13 @@ def head_of(config: Field, outer: Field, states: int) -> Head:
     family.read(head)
     head.vectors += head.hidden
     return head
+
+
+def states_read(outer: Field) -> int:
+    """Return of how many layers of the target a head reads the states."""
+    parts = [outer["eagle_config"]] if outer["eagle_config"].is_given else []
+    listed = next((p[AUX] for p in (*parts, outer) if p[AUX].is_given), None)
+    return STATES_READ if listed is None else max(1, len(listed.elements()))
 
 
 def draft_vocabulary(outer: Field, head: Head) -> int:

@@ -71,7 +71,7 @@ def told_by(config: Field) -> tuple[Method | None, Found]:
     listed, own = config["architectures"], config["speculators_model_type"]
     names = [e.text() for e in listed.elements()] if listed.is_given else []
     names += [own.text()] if own.is_given else []
-    names += [config["model_type"].value] if config["model_type"].value == "mlp_speculator" else []
+    names += [config["model_type"].value] if isinstance(config["model_type"].value, str) else []
     name = next((name for name in names if kind_of(name) is not None), "")
     projector = config["dflash_config"]["projector_type"] if config["dflash_config"].is_given else config["no such"]
     if projector.is_given and projector.value != "dflash":
