@@ -140,7 +140,7 @@ def run(options: ReplayOptions) -> None:
     if options.as_json:
         click.echo(to_json(payload), nl=False)
         return
-    say(replay_text(rows, heading + where(options, pricing), notes[bool(too_many) :], too_many))
+    say(replay_text(rows, heading + where(options, pricing), notes[bool(too_many) :], assumed(options), too_many))
     if options.out:
         click.echo(f"wrote {options.out}")
 
@@ -215,6 +215,13 @@ def where(options: ReplayOptions, pricing: "Pricing") -> str:
         return "; steps priced by " + ("burn units" if pricing.profile is None else pricing.profile.name)
     pair = f"{pricing.models.target.name} drafted by {pricing.models.draft.name}"
     return f"\n{pair}, context {options.point.context}, on {options.device.profile} ({pricing.profile.status})"
+
+
+def assumed(options: ReplayOptions) -> str:
+    """Say what acceptance was taken where none was stated; empty where one was."""
+    if options.trace or options.hist or "alpha" in options.stated:
+        return ""
+    return f"If each draft were accepted with {options.point.alpha:g}: "
 
 
 def warm_up_note(policy: "EnginePolicy", row: "Row") -> str:

@@ -23,8 +23,11 @@ def percent(values: Range) -> str:
     return low if low == high else f"{low}..{high}"
 
 
-def replay_text(rows: Sequence[Row], heading: str, notes: Sequence[str], instead: str = "") -> str:
-    """Return the answer (or what stands in its place), what it is of, and a line for each policy."""
+def replay_text(rows: Sequence[Row], heading: str, notes: Sequence[str], given: str = "", instead: str = "") -> str:
+    """Return the answer, what it is of, and a line for each policy.
+
+    given: an assumption that the answer begins with. instead: what stands in its place.
+    """
     priced = rows[0].ms_per_token is not None
     columns = ["policy", "drafted", "verified", "accepted", "wasted", "a step"]
     lines = [(*columns, *(("ms/token", "speedup") if priced else ()))]
@@ -38,7 +41,7 @@ def replay_text(rows: Sequence[Row], heading: str, notes: Sequence[str], instead
         "drafted, verified, accepted: tokens of a sequence, which commits one more; wasted: of drafted ones; a step: "
         "tokens that all sequences commit"
     )
-    return "\n".join([instead or answer(rows), heading, "", table(lines), "", explained, *notes])
+    return "\n".join([instead or given + answer(rows), heading, "", table(lines), "", explained, *notes])
 
 
 def answer(rows: Sequence[Row]) -> str:

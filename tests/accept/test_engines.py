@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from acceptance.estimate.engines import NAMES
 from acceptance.estimate.engines.adaptive_verification import (
@@ -256,6 +258,31 @@ def test_a_replay_counts_what_steps_did_and_prices_them() -> None:
     price = Toy(0.5, {6: 6.0, 4: 4.0, 2: 2.0, 1: 1.5})
     assert played.seconds(price, keeps_up=False)[0].tolist() == [6.5, 4.5, 2.5, 1.0]
     assert played.seconds(price, keeps_up=True)[0].tolist() == [6.5, 4.5, 2.5, 2.0]
+
+
+@settings(max_examples=25)
+@given(st.data())
+def test_whatever_a_policy_does_every_token_is_written_once(data: st.DataObject) -> None:
+    outputs = data.draw(st.lists(st.lists(st.booleans(), min_size=1, max_size=30), min_size=1, max_size=8))
+    size, rng = sum(map(len, outputs)), np.random.default_rng(data.draw(st.integers(0, 99)))
+    sure = {"margin_q": rng.random(size) * 5, "max_q": rng.random(size)}
+    trace, slots = make_trace([np.array(o, float) for o in outputs], **sure), data.draw(st.integers(1, 9))
+    price = Toy(1.0, {n: 1.0 + n for n in range(1, 99)})
+    longest = replay(trace.starts, Coins(trace.accept_greedy), named("static:k=7").begin(trace), slots)
+    for policy in (
+        AdaptiveVerification(k=7, greedy=True, most=slots, price=price, refit_every=2, warm_up_refits=1),
+        *map(
+            named, ("sglang-adaptive:warmup_batches=0,update_interval=1", "llama-cpp:n_max=7", "trt-llm:schedule={3:5}")
+        ),
+    ):
+        played = replay(trace.starts, Coins(trace.accept_greedy), policy.begin(trace), slots)
+        assert played.tokens == size
+        assert (played.accepted <= played.verified[0]).all()
+        assert (played.verified[0] <= played.verified[1]).all()
+        assert (played.verified <= played.drafted).all()
+        assert (played.passes <= 7).all()
+        assert (played.running <= slots).all()
+        assert played.running.sum() >= longest.running.sum()  # no shorter draft saves rounds
 
 
 def test_every_policy_has_a_name_and_refuses_what_makes_no_sense() -> None:

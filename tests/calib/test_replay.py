@@ -120,6 +120,14 @@ def test_the_best_is_said_first_and_every_policy_has_a_row(output, traced: Trace
     assert all(any(line.startswith(name) for line in lines) for name in rows)
 
 
+def test_an_acceptance_that_nobody_stated_is_an_assumption(output) -> None:
+    words = ("--total", 64, *PRICED, "--policy", "static:k=3")
+    assert output("replay-policies", *words).startswith("If each draft were accepted with 0.8: static:k=3 is fastest")
+    assert output("replay-policies", *words, "--alpha", 0.8).startswith("static:k=3 is fastest")
+    hopeless = output("replay-policies", *words, "--alpha", 0.01)
+    assert hopeless.startswith("None of these pays: plain decoding is fastest, the next is static:k=3 at 0.")
+
+
 def test_what_does_not_fit_claims_no_speed(output, traced: Trace) -> None:
     said = output("replay-policies", "--trace", ".", "--batch", 4, *PRICED, "--context", "8m")
     assert "vllm-adaptive: begins after 300 steps, and this text has " in said
