@@ -190,10 +190,26 @@ def test_modules_take_turns_and_lie_in_memory_together(tmp_path: Path, run) -> N
     assert refused.stderr.endswith(
         "is above the 3 modules of mtp of " + f"{tmp_path.name}, expected 1 to 3, or a multiple of 3\n"
     )
+    # They are stored as the rest of the target is, and its own folder may be named as the drafter's.
+    stored_as_fp8 = result(run, *models, "--draftN", 3, "--dtype", "fp8")["models"]
+    assert {stored_as_fp8[role]["weight_format"] for role in ("target", "draft")} == {"fp8"}
+    named = result(run, *models, "--draftN", 3, "--draft-model", tmp_path)["models"]["draft"]
+    assert named["parameters"] == three.parameters
     # A file of the modules alone has the same, whatever it calls its layers.
     for architecture, layers in (("Glm4MoeMTPModel", 3), ("Glm4MoeForCausalLMNextN", 0), ("GlmMTP", 1)):
         alone = read(GLM | {"architectures": [architecture], "num_hidden_layers": layers})
         assert (alone.parameters, alone.drafting.modules) == (three.parameters, 3)
+
+
+def test_a_module_of_ernie_is_dense_though_its_last_layers_are_not() -> None:
+    ernie = {k: v for k, v in GLM.items() if k not in ("n_routed_experts", "n_shared_experts")}
+    ernie |= {"architectures": ["Ernie4_5_MoeForCausalLM"], "model_type": "ernie4_5_moe", "moe_num_experts": 4}
+    ernie |= {"moe_k": 2, "moe_layer_start_index": 1, "moe_layer_interval": 1, "num_nextn_predict_layers": 1}
+    target = shape_of(Field(ernie), "ernie")
+    shape = methods()["mtp"].usual(target)
+    assert (target.experts, shape.experts) == (4, 0)
+    # Inputs joined, query, key, value, output, and three of the feed-forward part; the head is the target's.
+    assert shape.active_parameters == 64 * (128 + 64 + 64 + 64 + 3 * 96) + 64 * 500
 
 
 def test_a_target_without_modules_is_refused_in_one_line(run) -> None:
