@@ -1,5 +1,6 @@
 """A comparison of methods as people and programs read it."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -92,7 +93,8 @@ def comparison_text(comparison: Comparison, batches: tuple[int, ...], skipped: d
             (row["method"], row["passes"], f"{row['verified_tokens']}", read, f"{row['tokens_per_round']:.2f}", *gains)
         )
     lines = [take_text(comparison), *assumed_lines(comparison)]
-    lines += [f"not compared: {'; '.join(f'{name}: {why}' for name, why in skipped.items())}"] if skipped else []
+    by_reason = grouped((why, name) for name, why in skipped.items())
+    lines += [f"not compared: {', '.join(names)}: {why}" for why, names in by_reason.items()]
     return "\n".join([table([head, *rows], left=(0, 1)), "", wrapped(lines)])
 
 
@@ -120,15 +122,21 @@ def take_text(comparison: Comparison) -> str:
 
 def assumed_lines(comparison: Comparison) -> list[str]:
     """Say what is known of each method's acceptance, those of one source together, and which drafters were assumed."""
-    by_source: dict[str, list[str]] = {}
-    for contender in comparison.contenders:
-        by_source.setdefault(contender.source, []).append(contender.name)
-    lines = [f"acceptance of {', '.join(names)}: {source}" for source, names in by_source.items()]
-    by_reason: dict[str, list[str]] = {}
-    for contender in comparison.contenders:
-        if contender.pair.draft.assumed:
-            by_reason.setdefault(contender.pair.draft.assumed, []).append(drafter_name(contender))
-    return lines + [f"{', '.join(names)}: {reason}" for reason, names in by_reason.items()]
+    contenders = comparison.contenders
+    sources = grouped((c.source, c.name) for c in contenders)
+    assumed = grouped((c.pair.draft.assumed, drafter_name(c)) for c in contenders if c.pair.draft.assumed)
+    return [
+        *(f"acceptance of {', '.join(names)}: {source}" for source, names in sources.items()),
+        *(f"{', '.join(names)}: {reason}" for reason, names in assumed.items()),
+    ]
+
+
+def grouped(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """Return the second of each pair by the first."""
+    found: dict[str, list[str]] = {}
+    for key, value in pairs:
+        found.setdefault(key, []).append(value)
+    return found
 
 
 def drafter_name(contender: Contender) -> str:

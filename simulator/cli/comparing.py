@@ -10,6 +10,7 @@ import click
 from simulator.costs.parameters import BY_NAME, DeviceOptions
 from simulator.ground.artefacts import UserError, envelope, to_json
 from simulator.ground.command import wrapped
+from simulator.ground.ranges import number_in
 
 from .options import SharedOptions, load_acceptance
 
@@ -26,13 +27,15 @@ class ComparisonOptions:
     """What a comparison takes besides `SharedOptions`.
 
     methods: names, as stated; None for all that apply. batches, draft_lengths: those to look at; None where nobody
-    says. stated: values of the parameters that were stated, batch and draft length not among them.
+    says. stated: values of the parameters that were stated, batch and draft length not among them. acceptance: alpha or
+    a file of histograms, by method.
     """
 
     methods: tuple[str, ...] | None
     batches: tuple[int, ...] | None
     draft_lengths: tuple[int, ...] | None
     stated: Mapping[str, Any]
+    acceptance: Mapping[str, float | Path]
     plot: Path | None
     as_json: bool
 
@@ -106,11 +109,12 @@ def contenders(options: SharedOptions, wanted: ComparisonOptions) -> "tuple[tupl
             pricing = load_pricing(device)
             assert pricing.models is not None
             alpha = float(wanted.stated.get("alpha", BY_NAME["alpha"].default))
-            acceptance, source = acceptance_of(options, pricing.models, alpha, is_own=method == own)
+            stated = wanted.acceptance.get(method.name)
+            acceptance, source = acceptance_of(options, pricing.models, alpha, stated, is_own=method == own)
             found.append(Contender(pair=priced(pricing, wanted), acceptance=acceptance, source=source))
         except UserError as error:
             if wanted.methods or method == own:
-                raise
+                raise UserError(f"{method.name}: {error}" if str(error)[:1] != "-" else str(error)) from error
             skipped[method.name] = str(error).removeprefix("--method: ").partition(", expected")[0]
     if not found:
         raise UserError(f"--compare: no method applies ({'; '.join(skipped.values())})")
@@ -135,19 +139,61 @@ def priced(pricing: "Pricing", wanted: ComparisonOptions) -> Any:
 
 
 def acceptance_of(
-    options: SharedOptions, models: "ModelPair", alpha: float, *, is_own: bool
+    options: SharedOptions, models: "ModelPair", alpha: float, stated: float | Path | None, *, is_own: bool
 ) -> "tuple[AcceptanceModel, str]":
-    """Return what a method accepts: as measured of its own drafter, as stated, or a prior; and which."""
+    """Return what a method accepts: as stated or measured of it or of its own drafter, or a prior; and which.
+
+    Raises:
+        UserError: Nobody says.
+    """
     from simulator.rounds.acceptance_law import HistogramAcceptance, IidAcceptance
 
-    model = load_acceptance(
-        options if is_own else replace(options, hist=None, hist_as=None, measured=None), 1, models, (alpha,)
-    )
+    name = models.method.name
+    if isinstance(stated, Path):
+        options = replace(options, hist=stated, measured=None, stated=frozenset())
+    elif stated is not None:
+        alpha, options = stated, replace(options, hist=None, hist_as=None, measured=None, stated=frozenset({"alpha"}))
+    elif not is_own:
+        options = replace(options, hist=None, hist_as=None, measured=None)
+    model = load_acceptance(options, 1, models, (alpha,))
     if isinstance(model, HistogramAcceptance) and model.assumed:
         return model, f"a prior, {model.assumed}"
-    if model is not None:
+    if options.hist is not None and model is not None:
         return model, f"measured ({options.hist})"
-    return IidAcceptance(alpha), f"{'stated' if 'alpha' in options.stated else 'a default'}, alpha {alpha:g}"
+    if "alpha" not in options.stated:
+        raise UserError(f"nobody says what it accepts, expected --acceptance {name}=ALPHA, or =FILE")
+    return model or IidAcceptance(alpha), f"stated, alpha {alpha:g}"
+
+
+ACCEPTANCE = click.option(
+    "--acceptance",
+    multiple=True,
+    metavar="METHOD=ALPHA",
+    help="Of methods side by side: what one accepts, an alpha or a file as of --hist; once a method.",
+)
+
+
+def acceptance_by_method(texts: tuple[str, ...]) -> dict[str, float | Path]:
+    """Return what `--acceptance` states, by the names of methods.
+
+    Raises:
+        UserError: A text is no method and a value, a value no share, or a method comes twice.
+    """
+    from simulator.costs.drafters.methods import method_named
+
+    found: dict[str, float | Path] = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        if not value:
+            raise UserError(f"--acceptance: {text!r} is not allowed, expected METHOD=ALPHA or METHOD=FILE")
+        method = method_named(name, "--acceptance")
+        if method.name in found:
+            raise UserError(f"--acceptance: {method.name} twice, expected it once")
+        number = number_in(value, percent=True)
+        if number is not None and not 0 <= number <= 1:
+            raise UserError(f"--acceptance: {method.name}={value} is not allowed, expected 0 to 1, or a file")
+        found[method.name] = Path(value) if number is None else float(number)
+    return found
 
 
 def method_names(device: DeviceOptions) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from simulator.costs.parameters import PARAMETERS, Point
 from simulator.ground.artefacts import UserError, check_outputs, envelope, to_json, writing
 from simulator.ground.command import FILE, command
 
-from .comparing import ComparisonOptions, compare_methods, method_names
+from .comparing import ACCEPTANCE, ComparisonOptions, acceptance_by_method, compare_methods, method_names
 from .options import (
     DEVICE_OPTIONS,
     SharedOptions,
@@ -43,6 +43,7 @@ class SimulateOptions(SharedOptions):
     point: Point
     why: bool
     compare: bool
+    acceptance: tuple[str, ...]
     plot: Path | None
     csv: Path | None
     events: Path | None
@@ -57,6 +58,7 @@ class SimulateOptions(SharedOptions):
 @click.option(
     "--compare", is_flag=True, help="Hold all methods that apply to a target, or those of --method, side by side."
 )
+@ACCEPTANCE
 @click.option("--plot", type=FILE, help="With --compare: draw them over batch size, as .png or .svg.")
 @click.option("--csv", "--out", "csv", type=FILE, help="Write one row for each run.")
 @click.option("--events", type=FILE, help="Write the first run's timeline as Chrome/Perfetto trace JSON.")
@@ -72,6 +74,8 @@ def simulate(**values: Any) -> None:
     if options.compare or len(method_names(options.device)) > 1:
         compare(options)
         return
+    if options.acceptance:
+        raise UserError("--acceptance: of methods side by side, expected --compare beside it; of one --alpha or --hist")
     if options.plot is not None:
         raise UserError(f"--plot {options.plot}: draws a comparison, expected --compare beside it; sweep draws others")
     run(options)
@@ -90,6 +94,7 @@ def compare(options: SimulateOptions) -> None:
         batches=one_of_them(stated.pop("batch", None)),
         draft_lengths=one_of_them(stated.pop("draft_length", None)),
         stated=stated,
+        acceptance=acceptance_by_method(options.acceptance),
         plot=options.plot,
         as_json=options.as_json,
     )

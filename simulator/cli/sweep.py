@@ -13,7 +13,7 @@ from simulator.ground.artefacts import UserError, check_outputs, envelope, to_js
 from simulator.ground.command import FILE, command, wrapped
 from simulator.ground.together import together
 
-from .comparing import ComparisonOptions, compare_methods, method_names
+from .comparing import ACCEPTANCE, ComparisonOptions, acceptance_by_method, compare_methods, method_names
 from .options import (
     DEVICE_OPTIONS,
     SharedOptions,
@@ -44,6 +44,7 @@ class SweepOptions(SharedOptions):
 
     axes: "Mapping[str, NDArray[Any]]"
     out: Path | None
+    acceptance: tuple[str, ...]
     plot: Path | None
     plot_kind: str
     as_json: bool
@@ -54,6 +55,7 @@ class SweepOptions(SharedOptions):
 @DEVICE_OPTIONS
 @run_options(replications=16, least=0)
 @click.option("--out", type=FILE, help="Write the table as .csv or .parquet, a row for each point.")
+@ACCEPTANCE
 @click.option("--plot", type=FILE, help="Draw speedup as .png or .svg.")
 @click.option(
     "--plot-kind",
@@ -79,8 +81,10 @@ def sweep(**values: Any) -> None:
     options = options_of(SweepOptions, {**values, "axes": axes})
     if len(method_names(options.device)) > 1:
         compare(options)
-    else:
-        run(options)
+        return
+    if options.acceptance:
+        raise UserError("--acceptance: of methods side by side, expected several of --method; of one --alpha or --hist")
+    run(options)
 
 
 def compare(options: SweepOptions) -> None:
@@ -105,6 +109,7 @@ def compare(options: SweepOptions) -> None:
         batches=several.get("batch"),
         draft_lengths=several.get("draft_length"),
         stated=stated,
+        acceptance=acceptance_by_method(options.acceptance),
         plot=options.plot,
         as_json=options.as_json,
     )

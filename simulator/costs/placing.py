@@ -75,7 +75,7 @@ def place_models(
         raise UserError(f"--overlap: {called} waits for the target's states, expected no such option")
     if not draft.parameters and placement == SEPARATE:
         raise UserError(f"--placement: {method.name} drafts without weights, expected no such option")
-    of_draft = options.draft_tp or (devices if placement == SAME else 1)
+    of_draft = devices_of_draft(options, draft)
     for option, sharing, shape in (
         ("--tp", devices, target),
         ("--draft-tp" if options.draft_tp else "--tp", of_draft, draft),
@@ -97,9 +97,19 @@ def place_models(
         method=method,
         tree=tree_of(options),
         devices=devices,
-        draft_devices=options.draft_tp,
+        draft_devices=of_draft,
         placement=placement,
     )
+
+
+def devices_of_draft(options: DeviceOptions, draft: ModelShape) -> int:
+    """Return how many devices share the draft: those of the target, unless said or placed apart.
+
+    Where nobody names a draft, one of them if all cannot share it: engines allow no other numbers.
+    """
+    shared = (options.tp or 1) if (options.placement or SAME) == SAME else 1
+    is_usual = options.draft_model is None and options.draft_params is None
+    return options.draft_tp or (1 if is_usual and draft.heads % shared else shared)
 
 
 def tree_of(options: DeviceOptions) -> Tree | None:

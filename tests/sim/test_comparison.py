@@ -68,9 +68,22 @@ def test_one_command_compares_what_applies_and_draws_it(run, tmp_path: Path) -> 
     assert (again.returncode, again.stdout) == (2, "")
     everything = json.loads(run("simulate", *MODELS, "--compare", "--json").stdout)
     names = [row["method"] for row in everything["methods"]]
-    assert {"eagle3", "dflash", "draft_model"} <= set(names)
+    assert {"eagle3", "dflash", "ngram"} <= set(names)
     assert not set(names) & set(everything["not_compared"])
-    swept = run("sweep", *MODELS, "--method", "eagle3,draft", "--batch", "1,16", "--draftN", "1:4", "--json")
+    assert "medusa" not in names
+    stated = ("--acceptance", "medusa=0.6", "--acceptance", "draft=70%")
+    told = {
+        row["method"]: row
+        for row in json.loads(run("simulate", *MODELS, "--compare", *stated, "--json").stdout)["methods"]
+    }
+    assert [told[name]["acceptance"] for name in ("medusa", "draft_model")] == [
+        "stated, alpha 0.6",
+        "stated, alpha 0.7",
+    ]
+    assert told["eagle3"]["acceptance"].startswith("a prior, ")
+    swept = run(
+        "sweep", *MODELS, "--method", "eagle3,draft", "--alpha", "0.7", "--batch", "1,16", "--draftN", "1:4", "--json"
+    )
     rows = {row["method"]: row["best"] for row in json.loads(swept.stdout)["methods"]}
     assert set(rows["eagle3"]) == {"1", "16"}
     assert all(best["draft_length"] <= 4 for row in rows.values() for best in row.values())
@@ -87,6 +100,19 @@ def test_one_command_compares_what_applies_and_draws_it(run, tmp_path: Path) -> 
         (("simulate", *MODELS, "--compare", "--why"), "--why: tells of one forecast, expected no --compare"),
         (("simulate", *MODELS, "--method", "eagle3", "--plot", "x.png"), "--plot x.png: draws a comparison"),
         (("simulate", *MODELS, "--compare", "--overlap", "--placement", "separate"), "--overlap: methods are compared"),
+        (
+            ("simulate", *MODELS, "--method", "eagle3,medusa"),
+            "medusa: nobody says what it accepts, expected --acceptance",
+        ),
+        (
+            ("simulate", *MODELS, "--compare", "--acceptance", "eagle3"),
+            "--acceptance: 'eagle3' is not allowed, expected",
+        ),
+        (("simulate", *MODELS, "--method", "eagle3", "--acceptance", "eagle3=0.5"), "--acceptance: of methods side by"),
+        (
+            ("simulate", *MODELS, "--compare", "--acceptance", "eagle3=1.5"),
+            "--acceptance: eagle3=1.5 is not allowed, expected 0 to 1",
+        ),
         (("sweep", *MODELS, "--method", "eagle,eagle3", "--context", "1,2"), "--context: 2 values beside several"),
         (("sweep", *MODELS, "--method", "eagle,eagle3", "--out", "x.csv"), "--out x.csv: has the points of one method"),
         (
