@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OUT ?= out
 DEVICE ?= cuda:0
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-whole test-oldest test-newest test-gpu first-light check format bench fuzz torture mutants tiny-pair locked clean
+.PHONY: help demo test test-whole test-oldest test-newest test-vllm test-gpu first-light check format bench fuzz torture mutants tiny-pair locked clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +53,10 @@ test-newest: ## run it with the newest releases that pip brings
 	$(PYTHON) -m venv .venv-newest
 	.venv-newest/bin/python $(QUIET_PIP) --upgrade --upgrade-strategy eager '$(OTHER_TORCH)' -e '.[test]'
 	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest -n 2 --dist worksteal $(ENDS)
+
+# In an environment that has vLLM, pytest and what specsim needs: PYTHON=/its/bin/python make test-vllm; four minutes.
+test-vllm: ## ask vLLM whether it takes what is written for it
+	HF_HUB_OFFLINE=1 PYTHONPATH=. $(PYTHON) -m pytest -p no:cacheprovider -o filterwarnings=default tests/sim/test_vllm_accepts.py
 
 # From the bare checkout with the interpreter it is given; nothing is installed: PYTHON=python3 make test-gpu
 test-gpu: ## run the GPU suite; fails where there is no GPU

@@ -12,7 +12,8 @@ from simulator.ground.command import table, wrapped
 from simulator.rounds.experiment import Summary
 
 from .forecast import Forecast
-from .schedule import LARGEST_BATCH, LEAST_GAIN, Range, engine_settings, longest_draft, off_above, vllm_config
+from .recommendation import recommended
+from .schedule import LARGEST_BATCH, LEAST_GAIN, Range, engine_settings, longest_draft, off_above
 
 # Below this many steps a verification counts as no longer than one.
 SAME_AS_A_STEP = 1.05
@@ -50,8 +51,10 @@ def passes(pair: ModelPair, draft_length: int) -> dict[str, Pass]:
     return found | {VERIFY: Pass(width, 1, target.parts(pair.batch, width, pair.context))}
 
 
-def models_json(pair: ModelPair, forecast: Forecast) -> dict[str, Any]:
-    """Return what a forecast says of models and device."""
+def models_json(pair: ModelPair, forecast: Forecast, draft: str | None) -> dict[str, Any]:
+    """Return what a forecast says of models and device; draft: what the user calls the drafter."""
+    from simulator.costs.engines.all import as_engines_take_it
+
     summary, ranges, draft_length = forecast.summary, forecast.ranges, forecast.setting.draft_length
     joules = energy_j_per_token(pair, forecast)
     return {
@@ -71,7 +74,7 @@ def models_json(pair: ModelPair, forecast: Forecast) -> dict[str, Any]:
         "schedule": {
             "ranges": [asdict(r) for r in ranges],
             "off_above_batch": off_above(ranges),
-            "vllm": vllm_config(ranges),
+            **as_engines_take_it(recommended(pair, draft, ranges, int(pair.batch))),
             "synthetic_acceptance": engine_settings(forecast.setting.acceptance, longest_draft(ranges)),
         },
     }

@@ -47,7 +47,7 @@ def result_json(forecast: Forecast, parameters: Mapping[str, Any], basis: Basis)
 
         from .model_report import models_json
 
-        payload["models"] = models_json(setting.costs, forecast)
+        payload["models"] = models_json(setting.costs, forecast, parameters.get("draft_model"))
         if not fits:
             payload["models"] |= dict.fromkeys(("tokens_per_s", "energy_j_per_token"))
         payload["warnings"] = list(cautions(setting.costs, setting.draft_length))

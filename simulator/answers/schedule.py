@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -102,17 +102,3 @@ def engine_settings(acceptance: AcceptanceModel, draft_length: int) -> dict[str,
         return None
     rates = survival_rates(acceptance.law(draft_length)).tolist()
     return synthetic_acceptance(rates, 1 + sum(rates))
-
-
-def vllm_config(plan: tuple[Range, ...]) -> dict[str, Any] | None:
-    """Return the schedule as vLLM's speculative_config takes it; a `model` and `method` are the user's to add.
-
-    None where no batch size is to draft: vLLM takes no `num_speculative_tokens` of 0.
-    """
-    longest = longest_draft(plan)
-    if longest == 0:
-        return None
-    return {
-        "num_speculative_tokens": longest,
-        "num_speculative_tokens_per_batch_size": [[r.first, r.last, r.draft_length] for r in plan],
-    }

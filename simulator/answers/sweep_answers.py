@@ -16,7 +16,7 @@ from simulator.rounds.acceptance_law import AcceptanceModel, IidAcceptance
 from simulator.rounds.grid import Columns, Grid, Sweep
 from simulator.rounds.sweeping import run_sweep
 
-from .schedule import LEAST_GAIN, Range, off_above, ranges, vllm_config
+from .schedule import LEAST_GAIN, Range, ranges
 from .uncertainty import drawn_lengths, ends95, is_open, speedups
 from .verdict import DOES_NOT_FIT, answer
 
@@ -200,16 +200,17 @@ def over_ranges(sweep: Sweep, block: Block) -> Iterator[Answer]:
         yield Answer(values={}, batches=(int(first), int(last)))
 
 
-def schedules(sweep: Sweep) -> list[dict[str, Any]]:
-    """Return where to turn drafting off and the form that vLLM takes, under plain keys; nothing without ranges."""
-    found = []
-    for block in blocks_of(sweep) if has_ranges(sweep.grid) else ():
-        plan, sizes = plan_of(block), block.sizes
-        values = {BY_NAME[name].key: block.point[name] for name in sweep.grid.axes if name in block.point}
-        # vLLM's ranges have no gaps.
-        vllm = vllm_config(plan) if sizes[-1] == len(sizes) else None
-        found.append(values | {"off_above_batch": off_above(plan), "vllm": vllm})
-    return found
+def schedules(sweep: Sweep, draft: str | None) -> list[dict[str, Any]]:
+    """Return where to turn drafting off and what engines take, under plain keys; nothing without ranges.
+
+    draft: what the user calls the drafter.
+    """
+    from simulator.costs.engines.all import as_engines_take_it
+
+    from .recommendation import of_sweep
+
+    told = of_sweep(sweep, draft)
+    return [values | {"off_above_batch": off} | as_engines_take_it(said) for values, off, said in told]
 
 
 def intervals_at(

@@ -19,6 +19,7 @@ from simulator.ground.vocabulary import Milliseconds
 if TYPE_CHECKING:
     from simulator.costs.model_costs import ModelPair
     from simulator.costs.priced import Pricing
+    from simulator.ground.histogram import AcceptanceHistogram
     from simulator.rounds.acceptance_law import EquivalentAcceptance, HistogramAcceptance
 
     Measured = HistogramAcceptance | EquivalentAcceptance
@@ -35,10 +36,13 @@ class SharedOptions:
 
     baseline_tpot, speculative_tpot: ms a token of a server without speculation, and with that of the histogram.
     hist: file or folder of histograms. hist_as: what their numbers are, see `parse_histogram`. measured: whether to
-    sample them; None if the user did not say. stated: names of the numeric parameters that the user set.
+    sample them; None if the user did not say. engine: of whose settings to print what is best. law: what an engine's
+    settings have it accept, in place of a file. stated: names of the numeric parameters that the user set.
     """
 
     device: DeviceOptions
+    engine: str | None
+    law: "AcceptanceHistogram | None"
     stated: frozenset[str]
     hist: Path | None
     hist_as: str | None
@@ -49,6 +53,11 @@ class SharedOptions:
     force: bool
     baseline_tpot: float | None
     speculative_tpot: float | None
+
+    @property
+    def accepts_as(self) -> str | None:
+        """What says how much is accepted: a file, or an engine's settings; None where neither does."""
+        return "synthetic_acceptance" if self.law is not None else None if self.hist is None else str(self.hist)
 
     @property
     def inputs(self) -> dict[str, Path | None]:
@@ -221,19 +230,23 @@ def measured_acceptance(options: SharedOptions, longest: int, models: "ModelPair
     from simulator.rounds.acceptance_law import EquivalentAcceptance, HistogramAcceptance
 
     hist, states_alpha = options.hist, "alpha" in options.stated
-    if hist is None:
+    if hist is not None and options.law is not None:
+        raise UserError(f"--hist: {hist} beside synthetic acceptance of --speculative-config, expected one of them")
+    if hist is None and options.law is None:
         for option, value in (("--measured/--no-measured", options.measured), ("--as", options.hist_as)):
             if value is not None:
                 raise UserError(f"{option}: nothing to measure by, expected --hist FILE beside it")
         return None
-    model = HistogramAcceptance(load_histograms(hist, options.hist_as))
+    model = HistogramAcceptance(load_histograms(hist, options.hist_as) if hist else tuple(filter(None, [options.law])))
     if options.measured is False:
         return None if states_alpha else EquivalentAcceptance(model)
     is_grown = models is not None and models.tree is not None and model.nearest(model.longest).ranks is not None
     if longest > model.longest and not is_grown:
-        raise UserError(f"--draftN: {longest} is above k = {model.longest} of {hist}, expected 1 to {model.longest}")
+        raise UserError(
+            f"--draftN: {longest} is above k = {model.longest} of {options.accepts_as}, expected 1 to {model.longest}"
+        )
     if states_alpha:
-        raise UserError("--alpha: not used while --hist is sampled, expected one of them or --no-measured")
+        raise UserError("--alpha: not used while a histogram is sampled, expected one of them or --no-measured")
     return model
 
 
@@ -292,8 +305,9 @@ def provenance(pricing: "Pricing", options: SharedOptions) -> Iterator[tuple[str
         yield from (("baseline_tpot_ms", options.baseline_tpot), ("speculative_tpot_ms", options.speculative_tpot))
     if pricing.profile is None:
         return
-    for name in ("profile", "target_model", "draft_model"):
+    for name in ("profile", "target_model"):
         yield name, getattr(options.device, name)
+    yield "draft_model", options.device.drafter
     for name in STATED:
         if getattr(options.device, name) is not None:
             yield name, getattr(options.device, name)

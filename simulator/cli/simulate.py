@@ -12,6 +12,7 @@ from simulator.ground.artefacts import UserError, check_outputs, envelope, to_js
 from simulator.ground.command import FILE, command
 
 from .comparing import ACCEPTANCE, ComparisonOptions, acceptance_by_method, compare_methods, method_names
+from .engine_settings import ENGINE_OPTIONS, as_engines_state, checked, forecast_for
 from .options import (
     DEVICE_OPTIONS,
     SharedOptions,
@@ -53,6 +54,7 @@ class SimulateOptions(SharedOptions):
 @command("simulate")
 @parameter_options(many=False)
 @DEVICE_OPTIONS
+@ENGINE_OPTIONS
 @run_options(replications=32, least=1)
 @click.option("--why", is_flag=True, help="Say in words where the time goes, and what would change it.")
 @click.option(
@@ -69,6 +71,7 @@ def simulate(**values: Any) -> None:
     Both arms produce --total tokens on one clock. A round drafts K tokens one after another, verifies them in
     one target pass and commits A + 1 tokens; A comes from --hist, or is i.i.d. with --alpha.
     """
+    values = as_engines_state(values, many=False)
     point = Point(**{p.name: values.pop(p.name) for p in PARAMETERS})
     options = options_of(SimulateOptions, {**values, "point": point})
     if options.compare or len(method_names(options.device)) > 1:
@@ -85,7 +88,12 @@ def compare(options: SimulateOptions) -> None:
     """Hold methods side by side at one context."""
     outputs = {"--plot": options.plot, "--csv": options.csv, "--events": options.events}
     check_outputs(outputs, options.force, options.inputs)
-    for option, given in (("--csv", options.csv), ("--events", options.events), ("--why", options.why or None)):
+    for option, given in (
+        ("--csv", options.csv),
+        ("--events", options.events),
+        ("--why", options.why or None),
+        ("--engine", options.engine),
+    ):
         if given is not None:
             raise UserError(f"{option}: tells of one forecast, expected no --compare beside it")
     stated = {name: getattr(options.point, name) for name in options.stated}
@@ -120,7 +128,7 @@ def run(options: SimulateOptions) -> None:
     check_table_format("--csv", options.csv, (".csv",))
     outputs = {"--csv": options.csv, "--events": options.events}
     check_outputs(outputs, options.force, options.inputs)
-    pricing = load_pricing(options.device)
+    pricing = checked(load_pricing(options.device), options.engine)
     stated = {name: getattr(options.point, name) for name in options.stated}
     longest = int(stated.get("draft_length", 1))
     measured = load_acceptance(options, longest, pricing.models, (float(options.point.alpha),))
@@ -141,9 +149,8 @@ def run(options: SimulateOptions) -> None:
         acceptance=measured or IidAcceptance(float(point.alpha)),
         overlap=options.overlap,
     )
-    counted = pricing.names
-    if isinstance(measured, HistogramAcceptance) and "alpha" not in options.stated:
-        counted = tuple(name for name in counted if name != "alpha")
+    is_sampled = isinstance(measured, HistogramAcceptance) and "alpha" not in options.stated
+    counted = tuple(name for name in pricing.names if name != "alpha" or not is_sampled)
     parameters = parameters_of(options, pricing, {name: getattr(point, name) for name in counted}, measured)
     basis = basis_of(
         setting.costs,
@@ -163,7 +170,8 @@ def run(options: SimulateOptions) -> None:
     if options.as_json:
         click.echo(to_json(result_json(answer, parameters, basis)), nl=False)
         return
-    click.echo(result_text(answer, heading(options, point, pricing, measured), basis, why=options.why))
+    text = result_text(answer, heading(options, point, pricing, measured), basis, why=options.why)
+    click.echo(text + forecast_for(options.engine, options.device.drafter, answer))
     for path in filter(None, outputs.values()):
         click.echo(f"wrote {path}")
 
@@ -175,7 +183,7 @@ def parameters_of(
     from simulator.rounds.acceptance_law import HistogramAcceptance
 
     payload = {p.key: values[p.name] for p in PARAMETERS if p.name in values}
-    payload["hist"] = None if measured is None or options.hist is None else str(options.hist)
+    payload["hist"] = None if measured is None else options.accepts_as
     payload["measured"] = isinstance(measured, HistogramAcceptance) and not measured.assumed
     if isinstance(measured, HistogramAcceptance) and measured.assumed:
         payload["acceptance_prior"] = measured.assumed
@@ -192,11 +200,11 @@ def heading(options: SimulateOptions, point: Point, pricing: "Pricing", measured
     if measured is None:
         source = f"i.i.d. acceptance {point.alpha:.4g}"
     elif isinstance(measured, EquivalentAcceptance):
-        source = f"i.i.d. acceptance {point.alpha:.4g} (equivalent of {shortened(options.hist)})"
+        source = f"i.i.d. acceptance {point.alpha:.4g} (equivalent of {shortened(options.accepts_as)})"
     elif measured.assumed:
         source = "acceptance as published"
     else:
-        source = f"acceptance sampled from {shortened(options.hist)}"
+        source = f"acceptance sampled from {shortened(options.accepts_as)}"
     overlap = ", overlapped drafting" if options.overlap else ""
     runs = f"{options.replications} run{'s' if options.replications > 1 else ''}"
     what = f"{point.total} tokens, K = {point.draft_length}, {source}{overlap}, {runs}"
@@ -210,7 +218,7 @@ def heading(options: SimulateOptions, point: Point, pricing: "Pricing", measured
     return f"{what}\n{where}"
 
 
-def shortened(path: Path | None) -> str:
+def shortened(path: str | None) -> str:
     """Return a path, or the end of a long one."""
     text = str(path)
     return text if len(text) <= LONGEST_PATH else f"...{text[-LONGEST_PATH:]}"

@@ -14,6 +14,7 @@ from simulator.ground.command import FILE, command, wrapped
 from simulator.ground.together import together
 
 from .comparing import ACCEPTANCE, ComparisonOptions, acceptance_by_method, compare_methods, method_names
+from .engine_settings import ENGINE_OPTIONS, as_engines_state, checked, sweep_for
 from .options import (
     DEVICE_OPTIONS,
     SharedOptions,
@@ -53,6 +54,7 @@ class SweepOptions(SharedOptions):
 @command("sweep")
 @parameter_options(many=True)
 @DEVICE_OPTIONS
+@ENGINE_OPTIONS
 @run_options(replications=16, least=0)
 @click.option("--out", type=FILE, help="Write the table as .csv or .parquet, a row for each point.")
 @ACCEPTANCE
@@ -71,6 +73,7 @@ def sweep(**values: Any) -> None:
     """
     from simulator.ground.ranges import list_in_milliseconds, parse_values
 
+    values = as_engines_state(values, many=True)
     texts = {p: values.pop(p.name) for p in PARAMETERS}
     axes = {
         p.name: parse_values(p.flags[0], list_in_milliseconds(text) if p.unit == "ms" else text, percent=p.most == 1)
@@ -90,6 +93,8 @@ def sweep(**values: Any) -> None:
 def compare(options: SweepOptions) -> None:
     """Hold methods side by side over batch sizes and draft lengths."""
     check_outputs({"--plot": options.plot, "--out": options.out}, options.force, options.inputs)
+    if options.engine is not None:
+        raise UserError(f"--engine: {options.engine} is told of one method, expected one --method beside it")
     if options.out is not None:
         raise UserError(f"--out {options.out}: has the points of one method, expected one --method beside it")
     stated: dict[str, Any] = {}
@@ -162,11 +167,16 @@ def run(options: SweepOptions) -> None:
     warnings = cautions_of(task)
     if options.as_json:
         answer = result_json(task, answers, parameters_of(options, task), basis)
-        click.echo(to_json(answer | {"schedules": schedules(task), "warnings": list(warnings)}), nl=False)
+        click.echo(
+            to_json(answer | {"schedules": schedules(task, options.device.drafter), "warnings": list(warnings)}),
+            nl=False,
+        )
         return
     if warnings:
         click.echo(wrapped(f"warning: {warning}" for warning in warnings))
     click.echo(sweep_text(task, seen, answers, basis, default_length="draft_length" not in options.stated))
+    if options.engine:
+        click.echo(sweep_for(options.engine, options.device.drafter, task, answers))
     for path in filter(None, outputs.values()):
         click.echo(f"wrote {path}")
 
@@ -191,7 +201,7 @@ def make_sweep(options: SweepOptions) -> "Sweep":
     from simulator.rounds.grid import Acceptance, Sweep, grid_over
 
     stated = {name: options.axes[name] for name in options.stated}
-    pricing = load_pricing(options.device)
+    pricing = checked(load_pricing(options.device), options.engine)
     longest = int(max(stated.get("draft_length", (1,))))
     model = load_acceptance(options, longest, pricing.models, options.axes["alpha"].tolist())
     if isinstance(model, HistogramAcceptance) and "draft_length" not in stated:
@@ -210,7 +220,7 @@ def make_sweep(options: SweepOptions) -> "Sweep":
 
 def parameters_of(options: SweepOptions, task: "Sweep") -> dict[str, Any]:
     """Return the columns of a table that say what did not vary."""
-    constants: dict[str, Any] = {"hist": None if options.hist is None else str(options.hist)}
+    constants: dict[str, Any] = {"hist": options.accepts_as}
     constants |= {"measured": task.acceptance.is_measured, "overlap": options.overlap}
     constants |= {"replications": options.replications, "seed": options.seed} | dict(provenance(task.pricing, options))
     return constants | ({"acceptance_caveat": task.acceptance.caveat} if task.acceptance.caveat else {})
@@ -228,7 +238,7 @@ def source_text(options: SweepOptions, task: "Sweep") -> str:
     if histograms.assumed:
         return f"acceptance as of {histograms.assumed}"
     pair = histograms.nearest(histograms.longest).pair
-    measured = str(options.hist) if pair is None else pair_in_words(pair)
+    measured = str(options.accepts_as) if pair is None else pair_in_words(pair)
     return f"{'acceptance of' if task.acceptance.is_measured else 'i.i.d. equivalent of'} {measured}"
 
 

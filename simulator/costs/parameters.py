@@ -137,14 +137,16 @@ class DeviceOptions:
     """Device and models as a user names them, and how they are to run; None where the user does not say.
 
     profile: a file, or a name of those that come along. target_model, draft_model: config.json, its folder, or a name
-    of the catalogue. params, active_params, kv_bytes_per_token: of a target that no reader knows; with draft_ of a
-    draft. method: how it drafts; topk, nodes: how its drafts branch, and how many tokens of them are verified. tp,
-    draft_tp: devices that share the target and the draft. placement: of the draft, "same" or "separate".
+    of the catalogue. head: what an engine calls a drafter of which there is no file here. params, active_params,
+    kv_bytes_per_token: of a target that no reader knows; with draft_ of a draft. method: how it drafts; topk, nodes:
+    how its drafts branch, and how many tokens of them are verified. tp, draft_tp: devices that share the target and the
+    draft. placement: of the draft, "same" or "separate".
     """
 
     profile: str | None = None
     target_model: str | None = None
     draft_model: str | None = None
+    head: str | None = None
     params: str | None = None
     active_params: str | None = None
     kv_bytes_per_token: str | None = None
@@ -161,3 +163,8 @@ class DeviceOptions:
     draft_tp: int | None = None
     placement: str | None = None
     overlap: bool = False
+
+    @property
+    def drafter(self) -> str | None:
+        """What the user calls the drafter."""
+        return self.draft_model or self.head

@@ -5,14 +5,18 @@ import math
 from dataclasses import replace
 from itertools import accumulate, pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulator.answers.schedule import LARGEST_BATCH, Range, off_above, ranges, schedule, vllm_config
+from simulator.answers.schedule import LARGEST_BATCH, Range, off_above, ranges, schedule
 from simulator.answers.uncertainty import sensitivities, speedups, uncertainty
+from simulator.costs.drafters.draft_model import METHOD
+from simulator.costs.engines.settings import Recommended
+from simulator.costs.engines.vllm import written
 from simulator.costs.model_costs import SEPARATE, ModelPair, largest_batch
 from simulator.costs.profile import Link, PassCost
 from simulator.costs.profile_file import load_profile
@@ -343,6 +347,11 @@ def test_off_is_never_swallowed_by_the_least_width_of_a_range() -> None:
     assert [(r.first, r.draft_length) for r in ranges(dip, sizes)] == [(1, 1), (100, 0), (101, 1)]
 
 
+def vllm(found: tuple[Range, ...]) -> dict[str, Any] | None:
+    rows = tuple((r.first, r.last, r.draft_length) for r in found)
+    return written(Recommended(method=METHOD, draft="small", rows=rows)).settings
+
+
 def test_the_form_of_vllm() -> None:
     # Both ends of a range are in it; num_speculative_tokens is the largest.
     by_length = np.ones((4, 6)) * 0.5
@@ -353,7 +362,9 @@ def test_the_form_of_vllm() -> None:
         Range(first=3, last=4, draft_length=1),
         Range(first=5, last=6, draft_length=0),
     )
-    assert vllm_config(found) == {
+    assert vllm(found) == {
+        "method": "draft_model",
+        "model": "small",
         "num_speculative_tokens": 3,
         "num_speculative_tokens_per_batch_size": [[1, 2, 3], [3, 4, 1], [5, 6, 0]],
     }
@@ -366,7 +377,7 @@ def test_the_form_of_vllm() -> None:
     # It takes none that never drafts.
     never = ranges(np.array([[1.0, 1.0], [0.5, 0.5]]), np.arange(1, 3))
     assert off_above(never) == 0
-    assert vllm_config(never) is None
+    assert vllm(never) is None
 
 
 def test_a_faster_draft_never_turns_speculation_off_earlier() -> None:

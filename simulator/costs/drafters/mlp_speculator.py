@@ -11,7 +11,7 @@ from simulator.costs.work import ModelShape
 from simulator.ground.fields import Field
 
 from .heads import products, sizes_of
-from .plan import DRAFT_STEP, FIRST_PASS, DraftPass, DraftPlan, Engines, Ints, Method, bare
+from .plan import DRAFT_STEP, FIRST_PASS, DraftPass, DraftPlan, Ints, Method, bare
 
 # Tokens that published files predict, and the inner size for a target of less and of more than this size of states.
 USUAL_TOKENS, USUAL_INNER, WIDER_INNER, WIDER_FROM = 4, 3072, 8192, 8192
@@ -110,5 +110,4 @@ METHOD = Method(
     read=read,
     usual=usual,
     is_stack=False,
-    engines=Engines({"method": "mlp_speculator"}),
 )

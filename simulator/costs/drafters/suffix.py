@@ -20,7 +20,7 @@ def plan(shape: ModelShape, draft_length: Ints) -> DraftPlan:
 METHOD = without_weights(
     "suffix",
     plan,
-    Engines({"method": "suffix"}),
+    Engines({"method": "suffix"}, trtllm="SA"),
     title="suffix trees",
     rounds="a walk by the host",
     reads="texts before it",

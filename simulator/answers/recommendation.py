@@ -1,0 +1,69 @@
+"""What a forecast or a sweep recommends, as engines take it."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from simulator.costs.engines.settings import QUANTIZATIONS, Recommended
+
+from .schedule import Range
+
+if TYPE_CHECKING:
+    from simulator.costs.model_costs import ModelPair
+    from simulator.rounds.grid import Sweep
+
+
+def recommended(
+    pair: "ModelPair", draft: str | None, ranges: tuple[Range, ...], batch: int | None = None
+) -> Recommended | None:
+    """Return what to tell engines of a schedule; None where no batch size fits.
+
+    Args:
+        pair: The models.
+        draft: What the user calls the drafter.
+        ranges: Draft lengths by batch size.
+        batch: The one whose draft length is for engines that have but one; None: the smallest.
+    """
+    if not ranges:
+        return None
+    at = ranges[0].first if batch is None else batch
+    here = next((r.draft_length for r in ranges if r.first <= at <= r.last), None)
+    if here is None:
+        return None
+    return of_pair(pair, draft, tuple((r.first, r.last, r.draft_length) for r in ranges), here)
+
+
+def of_pair(
+    pair: "ModelPair", draft: str | None, rows: tuple[tuple[int, int, int], ...], draft_length: int
+) -> Recommended:
+    """Return what to tell engines of a method on two models."""
+    from simulator.costs.model_costs import SEPARATE
+
+    is_named = draft is None and pair.draft.drafting is None and pair.method.engines.needs_model
+    stored = pair.draft_dtype
+    return Recommended(
+        method=pair.method,
+        tree=pair.tree,
+        draft=pair.draft.name if is_named else draft,
+        draft_format=stored if isinstance(stored, str) and stored in QUANTIZATIONS else "",
+        devices=pair.devices,
+        draft_devices=pair.draft_devices,
+        apart=pair.placement == SEPARATE,
+        rows=rows,
+        draft_length=draft_length,
+    )
+
+
+def of_sweep(sweep: "Sweep", draft: str | None) -> Iterator[tuple[dict[str, float], int | None, Recommended | None]]:
+    """Yield what a sweep over ranges of batch sizes recommends: other values, where drafting ends, and what to tell."""
+    from simulator.costs.parameters import BY_NAME
+
+    from .schedule import off_above
+    from .sweep_answers import blocks_of, has_ranges, plan_of
+
+    pair = sweep.pricing.models
+    for block in blocks_of(sweep) if has_ranges(sweep.grid) else ():
+        plan, sizes = plan_of(block), block.sizes
+        values = {BY_NAME[name].key: block.point[name] for name in sweep.grid.axes if name in block.point}
+        # Engines' ranges have no gaps.
+        told = pair is not None and sizes[-1] == len(sizes)
+        yield values, off_above(plan), recommended(pair, draft, plan) if told and pair else None

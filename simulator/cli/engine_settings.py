@@ -1,0 +1,240 @@
+"""Settings of serving engines on the command line: read in place of options, and printed to be pasted."""
+
+from collections.abc import Iterable, Mapping
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from simulator.ground.artefacts import UserError
+from simulator.ground.command import is_given, say, stacked
+
+if TYPE_CHECKING:
+    from simulator.answers.forecast import Forecast
+    from simulator.answers.sweep_answers import Answer
+    from simulator.costs.engines.settings import EngineSettings, Stated
+    from simulator.costs.priced import Pricing
+    from simulator.ground.histogram import AcceptanceHistogram
+    from simulator.rounds.grid import Sweep
+
+# As `simulator.costs.engines.all.WRITERS` has them.
+NAMES = ("vllm", "sglang", "trtllm", "llama.cpp")
+STATES = ("speculative_config", "from_sglang")
+
+ENGINE_OPTIONS = stacked(
+    click.option(
+        "--speculative-config",
+        metavar="JSON|FILE",
+        help="vLLM's JSON, or a file of it, in place of options of a draft.",
+    ),
+    click.option("--from-sglang", metavar="FLAGS", help="SGLang's flags, or its whole command, in the same place."),
+    click.option("--engine", type=click.Choice(NAMES), help="Print what is best here as this engine takes it."),
+)
+
+
+def as_engines_state(values: Mapping[str, Any], *, many: bool) -> dict[str, Any]:
+    """Return what click parsed, with what an engine's settings state in place of options that were not given.
+
+    many: numeric parameters are text, of which one may be a list.
+
+    Raises:
+        UserError: The settings are wrong, or at odds with an option beside them.
+    """
+    context = click.get_current_context()
+    filled = {name: value for name, value in values.items() if name not in STATES} | {"law": None, "head": None}
+    given = [name for name in STATES if values[name] is not None]
+    if not given:
+        return filled
+    if len(given) > 1:
+        raise UserError("--from-sglang: beside --speculative-config, expected one of them")
+    settings = read(given[0], str(values[given[0]]))
+    for name, stated in told_by_file(settings).items():
+        if name not in ("draft_length", "draft_model"):
+            fill(context, filled, name, stated, settings)
+    fill_drafter(context, filled, settings)
+    fill_length(context, filled, settings, many=many)
+    if settings.survival:
+        filled["law"] = law_of(settings.survival)
+    check_sharing(filled, settings)
+    for note in settings.notes:
+        say(f"{settings.option}: {note}", err=True)
+    return filled
+
+
+def read(name: str, text: str) -> "EngineSettings":
+    """Read the settings of an engine."""
+    from simulator.costs.engines import sglang, vllm
+
+    return vllm.read(text) if name == "speculative_config" else sglang.read(text)
+
+
+def flag_of(context: click.Context, name: str) -> str:
+    """Return the option of a parameter."""
+    return next(p.opts[0] for p in context.command.params if p.name == name)
+
+
+def fill(
+    context: click.Context, filled: dict[str, Any], name: str, stated: "Stated", settings: "EngineSettings"
+) -> None:
+    """Put a value in the place of an option; one that the user gave has to say the same."""
+    if not is_given(context, name):
+        filled[name] = stated.value
+        context.set_parameter_source(name, click.core.ParameterSource.COMMANDLINE)
+    elif not same(name, filled[name], stated.value):
+        given = f"{flag_of(context, name)}: {filled[name]}"
+        raise UserError(f"{given} beside {stated.said} of {settings.option}, expected one of them")
+
+
+def same(name: str, given: Any, stated: str | int) -> bool:
+    """Say whether an option says what an engine's settings do."""
+    from simulator.costs.drafters.methods import method_named
+    from simulator.ground.names import number_format
+
+    if name == "method":
+        return "," not in str(given) and method_named(str(given)).name == stated
+    plain = number_format(str(given)) if name.endswith("dtype") else str(given).strip()
+    return plain == str(stated)
+
+
+def told_by_file(settings: "EngineSettings") -> "Mapping[str, Stated]":
+    """Return options with the method that a drafter's file tells, of those that the engine calls alike."""
+    from simulator.costs.drafters.methods import methods
+    from simulator.costs.engines.settings import as_its_file_tells
+
+    method, drafter = settings.options.get("method"), settings.options.get("draft_model")
+    if method is None or drafter is None or not is_here(str(drafter.value)):
+        return settings.options
+    told = as_its_file_tells(methods()[str(method.value)], str(drafter.value))
+    return {**settings.options, "method": method._replace(value=told.name)}
+
+
+def fill_drafter(context: click.Context, filled: dict[str, Any], settings: "EngineSettings") -> None:
+    """Name the drafter: its file, or what is usual for a target where it has none here."""
+    stated = settings.options.get("draft_model")
+    if stated is None:
+        return
+    from simulator.costs.drafters.methods import method_named
+
+    name = str(stated.value)
+    is_head = filled["method"] is not None and method_named(filled["method"]).name != "draft_model"
+    if not is_head or is_given(context, "draft_model") or is_here(name):
+        fill(context, filled, "draft_model", stated, settings)
+        return
+    filled["head"] = name
+    title = method_named(filled["method"]).title
+    say(
+        f"{settings.option}: no file of {name} is here, priced as is usual for {title} (--draft-model)",
+        err=True,
+    )
+
+
+def is_here(name: str) -> bool:
+    """Say whether a model's file is here, or was meant to be."""
+    from simulator.costs.shapes import find_model
+
+    if name.endswith(".json") or name.startswith((".", "/", "~")):
+        return True
+    try:
+        find_model(name)
+    except UserError:
+        return False
+    return True
+
+
+def fill_length(context: click.Context, filled: dict[str, Any], settings: "EngineSettings", *, many: bool) -> None:
+    """Put a draft length in its place: as stated, at the batch size that is forecast, or of a drafter's block."""
+    from simulator.costs.engines.settings import Stated
+
+    stated = settings.options.get("draft_length")
+    if settings.schedule:
+        stated = scheduled(filled["batch"], settings)
+    elif stated is None and not is_given(context, "draft_length"):
+        block = block_of(filled)
+        if block is None:
+            key = "num_speculative_tokens" if settings.option == "--speculative-config" else "--speculative-num-steps"
+            raise UserError(f"{settings.option}: no draft length, expected {key} or --draftN beside it")
+        stated = Stated(block, "the block")
+    if stated is not None:
+        as_typed = stated._replace(value=str(stated.value)) if many else stated
+        fill(context, filled, "draft_length", as_typed, settings)
+
+
+def scheduled(batches: Any, settings: "EngineSettings") -> "Stated":
+    """Return the draft length of a schedule at a batch size, or all that it has at some."""
+    from simulator.costs.engines.settings import Stated
+    from simulator.costs.engines.vllm import at_batch
+    from simulator.ground.ranges import parse_values
+
+    sizes = [batches] if isinstance(batches, int) else parse_values("--batch", str(batches)).tolist()
+    found = sorted({at_batch(settings.schedule, int(size)) for size in sizes if size >= 1} - {0})
+    if not found:
+        where = f"batch {batches}"
+        raise UserError(f"{settings.option}: drafts nothing at {where}, expected a --batch at which it does")
+    said = f"the schedule at batch {batches}"
+    return Stated(found[0] if len(found) == 1 else ",".join(map(str, found)), said)
+
+
+def block_of(filled: Mapping[str, Any]) -> int | None:
+    """Return the longest draft of a drafter whose file says so."""
+    if filled["draft_model"] is None:
+        return None
+    from simulator.costs.drafters.methods import method_named
+    from simulator.costs.shapes import read_shape
+
+    method = None if filled["method"] is None else method_named(filled["method"])
+    drafting = read_shape(filled["draft_model"], method).drafting
+    return None if drafting is None else drafting.longest
+
+
+def law_of(survival: Iterable[float]) -> "AcceptanceHistogram":
+    """Return P(A = a) from P(A >= j)."""
+    from simulator.ground.histogram import AcceptanceHistogram
+
+    ends = [1.0, *survival, 0.0]
+    law = tuple(high - low for high, low in pairwise(ends))
+    return AcceptanceHistogram(law, caveat="acceptance as it is to be synthesised", is_law=True)
+
+
+def check_sharing(filled: Mapping[str, Any], settings: "EngineSettings") -> None:
+    """Refuse a draft on devices of which vLLM gives it none."""
+    stated, devices = settings.options.get("draft_tp"), filled["tp"] or 1
+    if stated is not None and stated.value not in (1, devices):
+        either = f"1 or the {devices} of --tp" if devices > 1 else "1, or --tp beside it"
+        raise UserError(f"{settings.option}: {stated.said}, expected {either}")
+
+
+def checked(pricing: "Pricing", engine: str | None) -> "Pricing":
+    """Return costs; those that are of no method are refused where an engine's words for it are asked for."""
+    if engine is not None and pricing.models is None:
+        raise UserError(f"--engine: {engine} without models, expected --profile and --target-model beside it")
+    return pricing
+
+
+def forecast_for(engine: str | None, draft: str | None, forecast: "Forecast") -> str:
+    """Return what a forecast of models recommends as an engine takes it; draft: what the user calls the drafter."""
+    if engine is None:
+        return ""
+    from simulator.answers.recommendation import recommended
+    from simulator.costs.engines.all import lines_for
+    from simulator.costs.kinds import is_models
+
+    pair = forecast.setting.costs
+    assert is_models(pair)
+    batch = int(pair.batch)
+    lines = lines_for(engine, recommended(pair, draft, forecast.ranges, batch), f"at batch {batch}")
+    return "\n\n" + "\n".join(lines)
+
+
+def sweep_for(engine: str, draft: str | None, task: "Sweep", answers: "Iterable[Answer]") -> str:
+    """Return what a sweep recommends, as an engine takes it: over ranges of batch sizes, or at each answer."""
+    from simulator.answers.recommendation import of_pair, of_sweep
+    from simulator.costs.engines.all import lines_for
+
+    pair = task.pricing.models
+    assert pair is not None
+    told = [(values, said) for values, _, said in of_sweep(task, draft)]
+    if not told:
+        lengths = [(answer.values, answer.draft_length) for answer in answers]
+        told = [(v, None if k is None else of_pair(pair, draft, (), k)) for v, k in lengths]
+    blocks = (lines_for(engine, said, ", ".join(f"{k} {v:,.10g}" for k, v in at.items())) for at, said in told)
+    return "\n".join("\n" + "\n".join(lines) for lines in blocks)

@@ -1,0 +1,1 @@
+"""How engines spell speculation: their settings read as options of ours, and a recommendation written as theirs."""
