@@ -89,3 +89,14 @@ def best_of(contender: Contender, batches: Ints, most: int, draft_lengths: Ints 
     at = gains.argmax(0)
     found = np.where(batches <= most, gains.max(0), np.nan)
     return Best(np.where(batches <= most, allowed[at], 0), found)
+
+
+def name_of(comparison: Comparison, at: Range) -> str | None:
+    """Return the method to take over a range, None for plain decoding."""
+    return comparison.contenders[at.draft_length - 1].name if at.draft_length else None
+
+
+def order(comparison: Comparison) -> list[int]:
+    """Return the places of the contenders, the fastest at the first batch size first."""
+    first = [np.nan_to_num(best.speedup[0], nan=0.0) if len(best.speedup) else 0.0 for best in comparison.best]
+    return sorted(range(len(first)), key=lambda at: -first[at])

@@ -6,8 +6,7 @@ import numpy as np
 
 from simulator.ground.pictures import MARKERS, PALETTE, new_figure, set_title
 
-from .comparison import Comparison
-from .comparison_report import name_of, order
+from .comparison import Comparison, name_of, order
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

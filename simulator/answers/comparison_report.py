@@ -8,7 +8,7 @@ import numpy as np
 from simulator.costs.model_costs import ModelPair, largest_batch
 from simulator.ground.command import table, wrapped
 
-from .comparison import SHOWN_BATCHES, Comparison, Contender
+from .comparison import SHOWN_BATCHES, Comparison, Contender, name_of, order
 from .model_report import span
 from .schedule import LARGEST_BATCH, LEAST_GAIN, Range
 
@@ -73,11 +73,6 @@ def taken(comparison: Comparison, at: Range) -> dict[str, Any]:
     return {"draft_lengths": [k for k, _ in ends], "speedups": [s for _, s in ends]}
 
 
-def name_of(comparison: Comparison, at: Range) -> str | None:
-    """Return the method to take over a range, None for plain decoding."""
-    return comparison.contenders[at.draft_length - 1].name if at.draft_length else None
-
-
 def comparison_text(comparison: Comparison, batches: tuple[int, ...], skipped: dict[str, str]) -> str:
     """Return the table of methods, which to take at which batch size, and what it rests on."""
     head = ("method", "drafts", "verify", "reads", "tokens", *(f"batch {b}" for b in batches))
@@ -96,12 +91,6 @@ def comparison_text(comparison: Comparison, batches: tuple[int, ...], skipped: d
     by_reason = grouped((why, name) for name, why in skipped.items())
     lines += [f"not compared: {', '.join(names)}: {why}" for why, names in by_reason.items()]
     return "\n".join([table([head, *rows], left=(0, 1)), "", wrapped(lines)])
-
-
-def order(comparison: Comparison) -> list[int]:
-    """Return the places of the contenders, the fastest at the first batch size first."""
-    first = [np.nan_to_num(best.speedup[0], nan=0.0) if len(best.speedup) else 0.0 for best in comparison.best]
-    return sorted(range(len(first)), key=lambda at: -first[at])
 
 
 def take_text(comparison: Comparison) -> str:
