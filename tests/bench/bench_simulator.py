@@ -20,7 +20,9 @@ import pandas as pd
 from timing import best_s, in_turn, options, seconds, show
 
 from simulator.answers.uncertainty import uncertainty
-from simulator.costs.parameters import MODEL_NAMES, PARAMETERS
+from simulator.costs.drafters.methods import methods
+from simulator.costs.parameters import MODEL_NAMES, PARAMETERS, DeviceOptions, Point
+from simulator.costs.priced import load_pricing
 from simulator.costs.step import Knobs
 from simulator.ground import helpers
 from simulator.ground.chrome_trace import ChromeTrace
@@ -212,11 +214,31 @@ def histogram(smoke: bool) -> None:
     show(f"uncertainty of a histogram of K = {length}", f"{seconds(lambda: draw(length)):.2f} s", "", "bar: 10 s")
 
 
+def methods_priced(smoke: bool) -> None:
+    """Price each method at many batch sizes, contexts and draft lengths, beside a draft model in turn."""
+    points, rng = 1000 if smoke else 100_000, np.random.default_rng(0)
+    draws = {"batch": rng.integers(1, 256, points), "context": rng.integers(1, 8000, points)}
+    lengths = rng.integers(1, 5, points)
+
+    def work(target: str, method: str) -> Callable[[], object]:
+        models = load_pricing(DeviceOptions(profile="h200", target_model=target, method=method))
+        pair = models.costs(Point(**draws, draft_length=lengths))
+        return lambda: pair.round_cost(lengths)
+
+    for name in methods():
+        target = "qwen3-next-80b-a3b" if name == "mtp" else "qwen3-8b"
+        ours_s, reference_s = in_turn(work(target, name), work(target, "draft_model"))
+        show(
+            f"{name} on {target}", f"{points / ours_s / 1e6:.2f} M points/s", f"{ours_s / reference_s:.2f} of a draft's"
+        )
+
+
 def main() -> None:
     smoke = options(__doc__).parse_args().smoke
     show("what", "ours", "reference, in the same run", "")
     rounds(smoke)
     histogram(smoke)
+    methods_priced(smoke)
     with tempfile.TemporaryDirectory() as name:
         sweeps(smoke, Path(name))
         peak(smoke, Path(name))

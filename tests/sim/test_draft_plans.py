@@ -137,6 +137,12 @@ def test_a_tree_widens_all_passes_but_the_first() -> None:
     assert [p.rows.tolist() for p in plan.passes] == [[2, 3, 4, 5, 6], [3] * 5]
     # One level has three nodes and the root.
     assert plan.width.tolist() == [4, 6, 6, 6, 6]
+    # Heads that do not wait for each other give their likeliest tokens at once; a corrector works on each branch.
+    heads = methods()["medusa"].plan(read(MEDUSA), np.asarray(5))
+    tree = branched(heads, Tree(topk=3, nodes=6))
+    assert (tree.passes, int(tree.width)) == (heads.passes, 6)
+    corrected = branched(methods()["domino"].plan(read(DOMINO), np.asarray(5)), Tree(topk=3, nodes=6))
+    assert [int(p.rows) for p in corrected.passes] == [6, 3]
     one_kind = branched(draft_model.METHOD.plan(read_shape("llama-68m"), np.asarray(4)), Tree(topk=3, nodes=6))
     assert [(int(p.times), int(p.rows)) for p in one_kind.passes] == [(1, 1), (3, 3)]
 

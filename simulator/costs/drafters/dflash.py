@@ -1,5 +1,7 @@
 """DFlash (arXiv 2602.06036): a few layers on states of the target draft a block in one pass, tokens apart."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from simulator.costs.config_json import MAX_SIZE
@@ -8,7 +10,7 @@ from simulator.costs.work import ModelShape
 from simulator.ground.fields import Field
 
 from .heads import CORRECTOR, Head, corrector, draft_vocabulary, head_of, usual_head, without
-from .plan import DraftPass, DraftPlan, Engines, Ints, Method, block
+from .plan import DEPTH, DraftPass, DraftPlan, Engines, Ints, Method, block
 
 # Layers of such a drafter and places of its block, in published files.
 USUAL_LAYERS, USUAL_BLOCK = 5, 16
@@ -48,7 +50,7 @@ def corrected(shape: ModelShape, rows: Ints, draft_length: Ints, name: str) -> D
     """Return one pass, and the products that correct its tokens one after another."""
     one, each = np.ones_like(draft_length), corrector(shape)
     following = DraftPass(name, each, one, one, draft_length, launches=len(each.matrices), is_part=True)
-    return block(without(shape, CORRECTOR), rows, draft_length, following)
+    return replace(block(without(shape, CORRECTOR), rows, draft_length, following), accepts=DEPTH)
 
 
 def read(config: Field, outer: Field, architecture: str) -> ModelShape:

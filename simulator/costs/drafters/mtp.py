@@ -22,6 +22,8 @@ DENSE = ("ernie4_5_moe",)
 LAST_LAYER = {"num_hidden_layers": 1, "first_k_dense_replace": 0, "full_attention_interval": 1, "layer_types": None}
 LAST_LAYER |= {"mlp_layer_types": None}
 ATTENTION, FED = "self_attn.", "mlp"
+# Models after which vLLM called the method, before it was one.
+CALLED = ("deepseek", "mimo", "glm4_moe", "ernie", "exaone_moe", "qwen3_next", "qwen3_5", "longcat_flash", "step3p5")
 
 
 def read(config: Field, outer: Field, architecture: str) -> ModelShape:
@@ -102,7 +104,7 @@ def usual(target: ModelShape) -> ModelShape:
 METHOD = Method(
     name="mtp",
     title="MTP",
-    also=("nextn", "deepseek_mtp"),
+    also=("nextn", *(f"{family}_mtp" for family in CALLED)),
     architectures=("mtp", "nextn"),
     example="DeepSeekMTPModel",
     rounds="K passes",

@@ -156,10 +156,12 @@ def block(shape: ModelShape, rows: Ints, draft_length: ArrayLike, *more: DraftPa
 def branched(plan: DraftPlan, tree: Tree) -> DraftPlan:
     """Return the plan of a tree: all passes but the first take topk tokens, and its nodes are verified.
 
-    Of few levels there are fewer: topk at the first, and as many of each of topk nodes at the others.
+    Of few levels there are fewer: topk at the first, and as many of each of topk nodes at the others. Where no token
+    waits for another of its block, the same passes give all of them.
     """
-    passes: list[DraftPass] = []
-    for number, p in enumerate(plan.passes):
+    is_block = plan.accepts == POSITION
+    passes = list(plan.passes) if is_block else []
+    for number, p in enumerate(() if is_block else plan.passes):
         one = np.minimum(p.times, 1)
         first, times = (p._replace(times=one), p.times - one) if number == 0 else (None, p.times)
         passes += [first] if first else []
