@@ -11,7 +11,7 @@ from simulator.ground.fields import Field, read_toml
 from simulator.ground.histogram import AcceptanceHistogram
 
 FILE = Path(__file__).with_name("priors.toml")
-FURTHER = "further_choices"
+FURTHER, CONFIDENCE = "further_choices", "confidence"
 
 
 class FurtherChoices(NamedTuple):
@@ -30,11 +30,17 @@ def priors_file() -> Field:
 def prior(method: str) -> AcceptanceHistogram | None:
     """Return what a method may be taken to accept, None where no published figure is known."""
     said = priors_file()[method]
-    if not said.is_given:
+    if method in (FURTHER, CONFIDENCE) or not said.is_given:
         return None
     survival = np.array([1.0, *(each.number(0, 1) for each in said["survival"].elements()), 0.0])
     counts = -np.diff(survival) * said["rounds"].number(0)
     return AcceptanceHistogram(tuple(counts.tolist()), assumed=said["as"].text())
+
+
+def believed(rates: Floats) -> Floats:
+    """Return what a draft takes for the rates of its choices, [..., choices], where only the rates are known."""
+    flat = rates ** priors_file()[CONFIDENCE]["power"].number(0, 1)
+    return np.asarray(flat / np.maximum(flat.sum(-1, keepdims=True), 1e-300), np.float64)
 
 
 def further_choices() -> FurtherChoices:

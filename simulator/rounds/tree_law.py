@@ -11,7 +11,7 @@ from simulator.ground.histogram import AcceptanceHistogram
 from simulator.ground.ranks import LAST_PLACE, parse_ranks
 
 from .acceptance_law import HistogramAcceptance, IidAcceptance
-from .priors import further_choices
+from .priors import believed, further_choices
 from .trees import MOST_CANDIDATES, grown_text_depths, rate_laws, walk
 
 # Off a text nobody knows how sure the draft was: drawn alike in every forecast.
@@ -19,6 +19,8 @@ SEED = 0
 # Levels of trees that are looked at, where nobody asks for more.
 LEVELS = 16
 ALONG = "trees grown along the text's ranks; beside the text, how sure the draft is is drawn from the text"
+
+FROM_RATES = "further choices {}, the draft's confidence as of published trees"
 
 
 def tree_acceptance(source: HistogramAcceptance, tree: Tree, longest: int) -> HistogramAcceptance:
@@ -65,8 +67,8 @@ def of_rates(measured: AcceptanceHistogram, first: Floats, tree: Tree) -> list[A
     """
     further = further_choices()
     rates = np.column_stack((first, np.outer(1 - first, further.rates)))
-    caveat = "; ".join(c for c in (measured.caveat, f"further choices {further.source}" * (tree.topk > 1)) if c)
-    laws = rate_laws(rates, tree.topk, tree.nodes - 1)
+    caveat = "; ".join(c for c in (measured.caveat, FROM_RATES.format(further.source) * (tree.topk > 1)) if c)
+    laws = rate_laws(rates, tree.topk, tree.nodes - 1, believed(rates))
     size = 1.0 if measured.is_law else measured.samples
     return [replace(measured, counts=tuple((size * law).tolist()), caveat=caveat) for law in laws]
 

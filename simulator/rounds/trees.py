@@ -8,7 +8,7 @@ known from a text (`RankTrace`) or as rates by depth.
 import heapq
 from collections.abc import Callable, Sequence
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -167,20 +167,26 @@ def grown_depths(grown: Grown, nodes: int) -> Ints:
     return np.asarray((is_kept & reached[:, :, None]).sum(0), np.int64)
 
 
-def rate_laws(rates: Floats, topk: int, nodes: int) -> list[Floats]:
-    """Return P(A = a) of such a tree of each depth from 1 on, where rates by depth hold; rates: [D, R]."""
-    depth = len(rates)
+def rate_laws(rates: Floats, topk: int, nodes: int, believed: Floats | None = None) -> list[Floats]:
+    """Return P(A = a) of such a tree of each depth from 1 on, where rates by depth hold.
 
-    def rates_at(level: int, count: int, followed: Ints) -> Floats:
-        return np.broadcast_to(rates[level, :topk], (1, count, min(topk, rates.shape[1])))
-
-    grown = grow(rates_at, lambda level: np.array([rates.shape[1]]), topk, depth, 1)
-    level_of = np.repeat(np.arange(depth), np.diff(grown.ends, prepend=0))
-    laws = []
-    for k in range(1, depth + 1):
-        scores = grown.scores[0, : grown.ends[k - 1]]
-        kept = np.argsort(-scores, kind="stable")[:nodes]
-        laws.append(law_of(np.asarray(np.bincount(level_of[kept], scores[kept], k), np.float64)))
+    Args:
+        rates: Of places by depth, whatever came before, [D, R].
+        topk: Children, and nodes that get some.
+        nodes: Those of the best that are kept.
+        believed: What the draft takes for rates, by which it grows; None: the same.
+    """
+    believed = rates if believed is None else believed
+    scores, trues, depths, laws = (list[NDArray[Any]]() for _ in range(4))
+    score = true = np.ones(1)
+    for level, (said, real) in enumerate(zip(believed[:, :topk], rates[:, :topk], strict=True)):
+        found, met = np.outer(score, said).ravel(), np.outer(true, real).ravel()
+        best = np.argsort(-found, kind="stable")[:topk]
+        score, true = found[best], met[best]
+        scores, trues, depths = [*scores, found], [*trues, met], [*depths, np.full(len(found), level)]
+        kept = np.argsort(-np.concatenate(scores), kind="stable")[:nodes]
+        survival = np.bincount(np.concatenate(depths)[kept], np.concatenate(trues)[kept], level + 1)
+        laws.append(law_of(np.asarray(survival, np.float64)))
     return laws
 
 

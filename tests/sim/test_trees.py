@@ -204,7 +204,7 @@ def test_a_tree_never_accepts_less_with_more_nodes_nor_with_more_alpha() -> None
 
 
 def test_priors_are_laws_with_a_source() -> None:
-    names = [name for name, _ in priors_file().items() if name != "further_choices"]
+    names = [name for name, _ in priors_file().items() if name not in ("further_choices", "confidence")]
     assert {"eagle3", "mtp", "dflash", "dspark", "ngram"} <= set(names)
     for name in names:
         found = prior(name)
