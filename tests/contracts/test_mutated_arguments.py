@@ -4,8 +4,10 @@
 What would run models or touch a device is stopped by the last words of each call.
 """
 
+import json
 import os
 import random
+import shlex
 import time
 from collections.abc import Iterator
 from contextlib import chdir
@@ -76,7 +78,7 @@ FILES = (
         "metrics.txt",
         "settings.toml",
     ),
-    *("other.json", "other.csv", "other.svg", "other"),
+    *("spec.json", "other.json", "other.csv", "other.svg", "other"),
 )
 WORDS = (
     "1",
@@ -93,9 +95,19 @@ WORDS = (
     "20ms",
     "h100-sxm",
     "llama-3.1-8b",
+    '{"method": "eagle3", "num_speculative_tokens": 4}',
+    "--speculative-algorithm EAGLE --speculative-num-steps 3",
 )
 NOWHERE = ("--target", "./none", "--draft", "./none")
 PRICED = "--profile h100-sxm --target-model llama-3.1-70b --draft-model llama-3.2-1b --alpha 0.8 --draftN 4"
+ON_TARGET = "--profile h100-sxm --target-model llama-3.1-8b"
+FLAGS = "--speculative-algorithm EAGLE3 --speculative-num-steps 3 --speculative-eagle-topk 2"
+FLAGS += " --speculative-num-draft-tokens 6 --tp 2"
+SPEC = {
+    "method": "eagle3",
+    "num_speculative_tokens": 4,
+    "num_speculative_tokens_per_batch_size": [[1, 8, 4], [9, 64, 2]],
+}
 # A good call of each command, and what it ends with.
 CALLS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("simulate", "--draftN 4 --alpha 0.8", ("--replications", "2", "--total", "64")),
@@ -125,6 +137,9 @@ CALLS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("calibrate", "--from-decode decode.jsonl --out found.json", ()),
     ("validate", "decode.jsonl --profile decode.json --json", ()),
     ("validate", "--passes passes.json --profile h100-sxm --hist hist.json", ()),
+    ("simulate", f"{ON_TARGET} --speculative-config spec.json --engine vllm", ("--replications", "2", "--total", "64")),
+    ("simulate", f"{ON_TARGET} --from-sglang '{FLAGS}' --json", ("--replications", "2", "--total", "64")),
+    ("sweep", f"{ON_TARGET} --speculative-config @spec.json --batch 1,8 --engine sglang", ("--replications", "0")),
 )
 # Works for minutes, on purpose.
 LONG = ("--live", "--published")
@@ -140,6 +155,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (here / name).write_bytes(source.read_bytes())
     write_decode(here / "decode.jsonl", lengths=(1, 4, 8))
     write_passes(here / "passes.json")
+    (here / "spec.json").write_text(json.dumps(SPEC))
     (here / "metrics.txt").write_text(
         "vllm:spec_decode_num_drafts_total 10\nvllm:spec_decode_num_draft_tokens_total 40\n"
         "vllm:spec_decode_num_accepted_tokens_total 20\n"
@@ -203,7 +219,7 @@ def calls(folder: Path) -> Iterator[tuple[str, click.Command, list[str]]]:
         command, top = command_of(name), COMMANDS[name.split()[0]].load()
         options = [p for p in command.params if not set(p.opts) & {*LONG, "--version", *last[::2]}]
         for seed in range(EACH):
-            rng, words = random.Random(f"{index} {seed}"), usual.split()
+            rng, words = random.Random(f"{index} {seed}"), shlex.split(usual)
             if seed % 2 or not mangle_file(words, folder, rng):
                 words = mangled(words, options, rng)
             yield f"{name}, {index}, seed {seed}", top, [*name.split()[1:], *words, *last]

@@ -14,6 +14,7 @@ import shutil
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from calibration.sources.decode import load_decode
 from calibration.sources.passes import load_passes
 from calibration.sources.probe import from_probe
 from cuda_probe.probe.report import load_probe
+from simulator.costs.engines import sglang, vllm
 from simulator.costs.profile_file import load_profile, save_profile
 from simulator.costs.shapes import read_shape
 from simulator.ground.artefacts import UserError
@@ -157,6 +159,15 @@ def reads_shape(path: Path) -> bool:
     return shape.parameters > 0 and float(shape.flops(2, 3, 100)) > 0 and math.isfinite(float(shape.flops(2, 3, 100)))
 
 
+def reads_settings(path: Path) -> bool:
+    """Whether what an engine's settings say could be forecast."""
+    found = vllm.read(f"@{path}") if path.suffix == ".json" else sglang.read(path.read_text(errors="surrogateescape"))
+    values = {name: stated.value for name, stated in found.options.items()}
+    rates = (1.0, *found.survival, 0.0)
+    falls = all(1 >= high >= low >= 0 for high, low in pairwise(rates))
+    return falls and values.get("draft_length", 1) >= 1 and values.get("nodes", 2) >= 2
+
+
 def reads_arrays(path: Path) -> bool:
     """Whether what a trace says of acceptance can be worked out."""
     trace, _ = load_trace(path.with_suffix(".json"))
@@ -225,6 +236,13 @@ def sources(folder: Path) -> dict[str, tuple[Path, Read]]:
             lambda p: bool(load_decode(p).arms),
         ),
     }
+    law = {"rejection_sample_method": "synthetic", "synthetic_acceptance_rates": [0.8, 0.5]}
+    spec = {"method": "eagle3", "model": "head", "num_speculative_tokens": 2, "draft_tensor_parallel_size": 1} | law
+    spec |= {"num_speculative_tokens_per_batch_size": [[1, 8, 2], [9, 64, 0]], "prompt_lookup_max": 3}
+    found["settings of vLLM"] = (write(folder / "spec.json", spec), reads_settings)
+    flags = "python -m sglang.launch_server --model-path m --speculative-algorithm EAGLE3 --speculative-num-steps 3 "
+    flags += "--speculative-eagle-topk 2 --speculative-num-draft-tokens 6 --tp 2 --dtype 'bfloat16' --quantization=fp8"
+    found["flags of SGLang"] = (write(folder / "flags.txt", flags), reads_settings)
     for name in ("llama-3.1-8b", "deepseek-v3", "gemma-2-9b"):
         config = next(iter(catalogue.rglob(f"{name}.json")))
         found[f"config of {name}"] = (config, reads_shape)
