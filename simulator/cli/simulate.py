@@ -135,7 +135,7 @@ def run(options: SimulateOptions) -> None:
     pricing = timed_pricing(pricing, options, measured)
     if isinstance(measured, HistogramAcceptance):
         # Without a word on K, no longer one than was measured.
-        stated.setdefault("draft_length", min(int(options.point.draft_length), measured.longest))
+        stated.setdefault("draft_length", min(pricing.usual_length, measured.longest))
     point = pricing.point(stated)
     total, draft_length = int(point.total), int(point.draft_length)
     if options.events and total > MAX_LOGGED_TOKENS:

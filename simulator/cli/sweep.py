@@ -205,7 +205,7 @@ def make_sweep(options: SweepOptions) -> "Sweep":
     longest = int(max(stated.get("draft_length", (1,))))
     model = load_acceptance(options, longest, pricing.models, options.axes["alpha"].tolist())
     if isinstance(model, HistogramAcceptance) and "draft_length" not in stated:
-        stated["draft_length"] = np.array([min(BY_NAME["draft_length"].default, model.longest)])
+        stated["draft_length"] = np.array([min(pricing.usual_length, model.longest)])
     pricing = timed_pricing(pricing, options, model)
     grid = grid_over(pricing, stated)
     return Sweep(

@@ -129,6 +129,7 @@ class Drafting(NamedTuple):
 
     method: its name. architecture: as its file names it. longest: the longest draft that it makes; None: any.
     reads_states: it needs its target's states, of state_size numbers, and so waits for them. modules: that take turns.
+    usual: the draft length that its file states; None: none.
     """
 
     method: str
@@ -137,3 +138,4 @@ class Drafting(NamedTuple):
     reads_states: bool = True
     state_size: int = 0
     modules: int = 1
+    usual: int | None = None

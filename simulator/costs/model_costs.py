@@ -1,6 +1,6 @@
 """What rounds of two real models cost on a profiled device: the work of `work` priced by a profile (model §2)."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from simulator.ground.artefacts import UserError
 
 from .drafters import draft_model
-from .drafters.plan import DraftPass, DraftPlan, Method, Tree, branched
+from .drafters.plan import DraftPass, DraftPlan, Method, Tree, branched, longest_of
 from .engine import Engine, side_by_side
 from .formats import Storage
 from .profile import DATASHEET, PassCost, Profile, spread
@@ -226,26 +226,8 @@ class ModelPair:
 
     @property
     def longest(self) -> int | None:
-        """The longest draft that a drafter makes in one go, by its block, heads or modules; None: any."""
-        drafting = self.draft.drafting
-        turns = drafting.modules if drafting and drafting.modules > 1 else None
-        return drafting.longest or turns if drafting else None
-
-    def check_draft(self, draft_lengths: Iterable[int]) -> None:
-        """Refuse drafts longer than the drafter makes; modules that take turns do so in whole turns, as in vLLM."""
-        drafting = self.draft.drafting
-        for k in draft_lengths:
-            longest = drafting.longest if drafting else None
-            if longest is not None and k > longest:
-                raise UserError(
-                    f"--draftN: {k} is above {longest}, a block of {self.draft.name}, expected 1 to {longest}"
-                )
-            turns = drafting.modules if drafting else 1
-            if k > turns > 1 and k % turns:
-                raise UserError(
-                    f"--draftN: {k} is above the {turns} modules of {self.draft.name}, expected 1 to {turns}, "
-                    f"or a multiple of {turns}"
-                )
+        """The longest draft that is made in one go; None: any."""
+        return longest_of(self.draft)
 
     @property
     def has_weights(self) -> bool:

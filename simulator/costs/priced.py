@@ -67,9 +67,21 @@ class Pricing(NamedTuple):
             unused = (*UNIT_NAMES, *MODEL_NAMES, "round_overhead_ms")
         return tuple(p.name for p in PARAMETERS if p.name not in unused)
 
+    @property
+    def usual_length(self) -> int:
+        """The draft length where nobody says one."""
+        default = int(BY_NAME["draft_length"].default)
+        if self.models is None:
+            return default
+        from .drafters.plan import usual_length
+
+        return usual_length(self.models.draft, default)
+
     def defaults(self) -> dict[str, float]:
         """Return what the profile says of parameters that have other values without one, by name."""
         values: dict[str, float] = {}
+        if self.usual_length != BY_NAME["draft_length"].default:
+            values["draft_length"] = self.usual_length
         if self.profile is not None:
             values["round_overhead_ms"] = float(self.profile.round_overhead_s) * 1e3
             if self.models is None and self.decoding is None and self.profile.units is not None:
@@ -110,7 +122,9 @@ class Pricing(NamedTuple):
             return pair
         if self.models is None:
             return replace(knobs(point), **self.unit_uncertainty(point))
-        self.models.check_draft(int(k) for k in np.unique(point.draft_length))
+        from .drafters.plan import check_lengths
+
+        check_lengths(self.models.draft, (int(k) for k in np.unique(point.draft_length)))
         return replace(
             self.models,
             batch=point.batch,

@@ -10,6 +10,7 @@ from typing import Any
 
 from simulator.ground.artefacts import UserError
 from simulator.ground.fields import Field, read_json, shortened
+from simulator.ground.limits import MAX_DRAFT_LENGTH
 from simulator.ground.names import Found, Names, find_name, nearest, number_format, parts_of
 
 from .config_json import KEYS, predictors
@@ -189,6 +190,8 @@ def shape_of(config: Field, name: str, stated: Method | None = None) -> ModelSha
     family = family_of(text)
     whole = filled(text, family.name, is_inner=is_inner)
     shape = method.read(whole, config, architecture) if method and method.read else language_model(whole)
+    if shape.drafting:
+        shape = replace(shape, drafting=shape.drafting._replace(usual=stated_length(config)))
     found = quantized if quantized != Quantized() else quantization_of(text, None)
     if found == Quantized():
         storage, stored = stored_unquantized(config, text)
@@ -203,6 +206,16 @@ def shape_of(config: Field, name: str, stated: Method | None = None) -> ModelSha
         longest_context=longest_context(whole if is_inner else text),
         assumed="; ".join(filter(None, (family.said, said))),
     )
+
+
+def stated_length(config: Field) -> int | None:
+    """Return the draft length that a file of the speculators format states: of its first method."""
+    if not config["speculators_config"].is_given:
+        return None
+    own = config["speculators_config"]
+    ways = own["proposal_methods"].elements() if own["proposal_methods"].is_given else [own]
+    stated = [way["speculative_tokens"] for way in ways if way["speculative_tokens"].is_given]
+    return stated[0].whole(1, MAX_DRAFT_LENGTH) if stated else None
 
 
 def stored_unquantized(config: Field, text: Field) -> tuple[Storage | None, str]:

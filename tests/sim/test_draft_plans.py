@@ -315,3 +315,16 @@ def test_files_of_engines_and_trainers_are_read_as_they_are(name: str) -> None:
     joined, head = found.get("fc") or found["eh_proj"], found["lm_head"]
     assert (shape.drafting.method, shape.drafting.longest) == (method, longest)
     assert (joined.inputs // 4096, head.outputs, head.is_borrowed) == (states, words, is_borrowed)
+
+
+def test_a_draft_is_as_long_as_its_file_says_and_no_longer_than_its_drafter_makes(tmp_path: Path, run) -> None:
+    ways = {"algorithm": "eagle3", "proposal_methods": [{"proposal_type": "greedy", "speculative_tokens": 6}]}
+    files = {"eagle3": (ON_LLAMA_8B | {"speculators_config": ways}, 6), "medusa": (MEDUSA | {"num_heads": 3}, 3)}
+    for name, (values, length) in files.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(values))
+        models = ("--profile", "h200", "--target-model", "llama-3.1-8b", "--draft-model", f"{name}.json")
+        assert result(run, *models, "--replications", 2)["parameters"]["draftN"] == length
+        # Stated, it is what is stated, as far as that goes.
+        assert result(run, *models, "--draftN", 2, "--replications", 2)["parameters"]["draftN"] == 2
+    refused = run("simulate", *models, "--draftN", 4)
+    assert refused.stderr == "simulate: --draftN: 4 is above 3, a block of medusa, expected 1 to 3\n"

@@ -1,6 +1,6 @@
 """What one round of any method of speculation runs: its passes, and how wide verification is; NumPy alone."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,6 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from simulator.costs.step import Floats
 from simulator.costs.work import ModelShape
+from simulator.ground.artefacts import UserError
+from simulator.ground.limits import MAX_DRAFT_LENGTH
 
 if TYPE_CHECKING:
     from simulator.ground.fields import Field
@@ -133,6 +135,31 @@ def without_weights(name: str, plan: Callable[[ModelShape, Ints], DraftPlan], en
         engines=engines._replace(needs_model=False),
         **more,
     )
+
+
+def longest_of(draft: ModelShape) -> int | None:
+    """Return the longest draft that a drafter makes in one go, by its block, heads or modules; None: any."""
+    drafting = draft.drafting
+    turns = drafting.modules if drafting and drafting.modules > 1 else None
+    return drafting.longest or turns if drafting else None
+
+
+def usual_length(draft: ModelShape, default: int) -> int:
+    """Return the draft length where nobody says one: of the drafter's file, else a default, as far as it goes."""
+    drafting = draft.drafting
+    return min(drafting.usual or default if drafting else default, longest_of(draft) or MAX_DRAFT_LENGTH)
+
+
+def check_lengths(draft: ModelShape, draft_lengths: Iterable[int]) -> None:
+    """Refuse drafts longer than the drafter makes; modules that take turns do so in whole turns, as in vLLM."""
+    drafting = draft.drafting
+    longest, turns = (drafting.longest, drafting.modules) if drafting else (None, 1)
+    for k in draft_lengths:
+        if longest is not None and k > longest:
+            raise UserError(f"--draftN: {k} is above {longest}, a block of {draft.name}, expected 1 to {longest}")
+        if k > turns > 1 and k % turns:
+            allowed = f"expected 1 to {turns}, or a multiple of {turns}"
+            raise UserError(f"--draftN: {k} is above the {turns} modules of {draft.name}, {allowed}")
 
 
 def chain(first: ModelShape, further: ModelShape, draft_length: ArrayLike) -> DraftPlan:
