@@ -117,6 +117,8 @@ def told_of(options: ImportOptions, imported: "Imported") -> tuple[dict[str, Any
         "rounds_apart": imported.rounds_apart,
         "notes": notes,
     }
+    if imported.by_length is not None:
+        extra["by_draft_length"] = {str(d): list(counts) for d, counts in imported.by_length.items()}
     return numbers, extra
 
 

@@ -1,7 +1,7 @@
 """What every importer returns, how K is settled, and the law that stands in where only a mean is known."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ class Imported:
     mean was there, so that the histogram's shape is assumed. rounds_apart: rounds that the source states and the
     histogram leaves out: they drafted another number of tokens than K. steps_without_draft: decode steps that drafted
     nothing, which no round of the histogram is, at least; None: not known. notes: whatever else a user should know.
+    by_length: rounds of each number of drafted tokens by accepted ones; None: not known, or all drafted K.
     format: what the source was read as. model: the target's name, "" where the source does not say.
     """
 
@@ -31,6 +32,7 @@ class Imported:
     steps_without_draft: float | None = None
     notes: tuple[str, ...] = ()
     skipped: tuple[Skipped, ...] = ()
+    by_length: Mapping[int, Sequence[float]] | None = None
     format: str = ""
     model: str = ""
 

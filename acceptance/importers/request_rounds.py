@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from simulator.ground.artefacts import UserError
@@ -189,7 +189,19 @@ def import_requests(
         steps_without_draft=float(undrafted) or None,
         notes=(*notes, *about_undrafted(undrafted, histogram)),
         skipped=records.skipped,
+        by_length=pooled(records.rows),
     )
+
+
+def pooled(rows: Iterable[RequestRounds]) -> dict[int, tuple[int, ...]] | None:
+    """Return the rounds of all requests by drafted tokens; None where one does not tell, or all drafted as many."""
+    found: dict[int, list[tuple[int, ...]]] = {}
+    for row in rows:
+        if row.by_length is None:
+            return None
+        for drafted, counts in row.by_length.items():
+            found.setdefault(drafted, []).append(counts)
+    return {d: add_counts(found[d]) for d in sorted(found)} if len(found) > 1 else None
 
 
 def settle_length(records: Records[RequestRounds], requested: int | None) -> tuple[int, str]:

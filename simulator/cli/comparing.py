@@ -12,7 +12,7 @@ from simulator.ground.artefacts import UserError, envelope, to_json
 from simulator.ground.command import wrapped
 from simulator.ground.ranges import number_in
 
-from .options import SharedOptions, load_acceptance
+from .options import SharedOptions, load_acceptance, with_drafted
 
 if TYPE_CHECKING:
     from simulator.answers.comparison import Comparison, Contender
@@ -111,7 +111,9 @@ def contenders(options: SharedOptions, wanted: ComparisonOptions) -> "tuple[tupl
             alpha = float(wanted.stated.get("alpha", BY_NAME["alpha"].default))
             stated = wanted.acceptance.get(method.name)
             acceptance, source = acceptance_of(options, pricing.models, alpha, stated, is_own=method == own)
-            found.append(Contender(pair=priced(pricing, wanted), acceptance=acceptance, source=source))
+            found.append(
+                Contender(pair=priced(with_drafted(pricing, acceptance), wanted), acceptance=acceptance, source=source)
+            )
         except UserError as error:
             if wanted.methods or method == own:
                 raise UserError(f"{method.name}: {error}" if str(error)[:1] != "-" else str(error)) from error

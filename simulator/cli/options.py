@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -194,9 +194,15 @@ def load_acceptance(
     if found is None and models is not None and "alpha" not in options.stated:
         found = prior_acceptance(longest, models)
     tree = models.tree if models else None
-    if tree is None:
-        return found
     from simulator.rounds.acceptance_law import HistogramAcceptance
+
+    if tree is None:
+        if isinstance(found, HistogramAcceptance) and varies(found, models):
+            from simulator.rounds.length_law import length_acceptance
+
+            found = length_acceptance(found)
+            check_longest(options, longest, found)
+        return found
     from simulator.rounds.tree_law import LEVELS, tree_acceptance, tree_of_alpha
 
     if options.overlap:
@@ -224,6 +230,27 @@ def prior_acceptance(longest: int, models: "ModelPair") -> "HistogramAcceptance 
     return HistogramAcceptance((published,))
 
 
+def varies(model: "HistogramAcceptance", models: "ModelPair | None") -> bool:
+    """Whether rounds draft no more than they find, and it was counted how much that is."""
+    return models is not None and models.varies and model.nearest(model.longest).by_length is not None
+
+
+def check_longest(options: SharedOptions, longest: int, model: "HistogramAcceptance") -> None:
+    """Refuse a draft length above the longest that a histogram tells of."""
+    if longest > model.longest:
+        raise UserError(
+            f"--draftN: {longest} is above k = {model.longest} of {options.accepts_as}, expected 1 to {model.longest}"
+        )
+
+
+def with_drafted(pricing: "Pricing", acceptance: object) -> "Pricing":
+    """Return costs of rounds that draft as many tokens as acceptance was measured of."""
+    drafted = getattr(acceptance, "drafted", None)
+    if pricing.models is None or drafted is None:
+        return pricing
+    return pricing._replace(models=replace(pricing.models, drafted=drafted))
+
+
 def measured_acceptance(options: SharedOptions, longest: int, models: "ModelPair | None") -> "Measured | None":
     """Return what --hist says, as it was measured; see `load_acceptance`."""
     from simulator.ground.histogram import load_histograms
@@ -241,10 +268,8 @@ def measured_acceptance(options: SharedOptions, longest: int, models: "ModelPair
     if options.measured is False:
         return None if states_alpha else EquivalentAcceptance(model)
     is_grown = models is not None and models.tree is not None and model.nearest(model.longest).ranks is not None
-    if longest > model.longest and not is_grown:
-        raise UserError(
-            f"--draftN: {longest} is above k = {model.longest} of {options.accepts_as}, expected 1 to {model.longest}"
-        )
+    if not is_grown and not varies(model, models):
+        check_longest(options, longest, model)
     if states_alpha:
         raise UserError("--alpha: not used while a histogram is sampled, expected one of them or --no-measured")
     return model
@@ -274,7 +299,8 @@ def running(
 
 
 def timed_pricing(pricing: "Pricing", options: SharedOptions, measured: "Measured | None") -> "Pricing":
-    """Return costs from times a token of a server, where the user states them; else the costs as they are."""
+    """Return costs from times a token of a server, where the user states them; else of rounds as they were measured."""
+    pricing = with_drafted(pricing, measured)
     tpots = {"--baseline-tpot": options.baseline_tpot, "--speculative-tpot": options.speculative_tpot}
     given = {option: ms for option, ms in tpots.items() if ms is not None}
     if not given:

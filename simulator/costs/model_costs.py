@@ -198,6 +198,7 @@ class ModelPair:
 
     batch, context: scalars or arrays that broadcast with draft lengths; context is what the KV cache holds on average.
     method: how the draft drafts, whose shape is of nothing where it reads no weights; tree: how drafts branch, if so.
+    drafted: P(D = d), of a method that drafts no more than it finds, where it is known.
     devices: that share the target. placement: "same" puts the draft on those as well, "separate" on one of its own;
     draft_devices: that share the draft, where they are others.
     round_overhead_s: what a round costs besides its passes; round_overhead_error: its standard error, relative;
@@ -215,6 +216,7 @@ class ModelPair:
     context: Real = 1024
     method: Method = draft_model.METHOD
     tree: Tree | None = None
+    drafted: tuple[float, ...] | None = None
     devices: int = 1
     draft_devices: int | None = None
     placement: str = SAME
@@ -233,6 +235,11 @@ class ModelPair:
     def has_weights(self) -> bool:
         """Whether anything drafts that lies in memory."""
         return self.draft.parameters > 0
+
+    @property
+    def varies(self) -> bool:
+        """Whether rounds draft no more than they find."""
+        return self.plan(1).varies
 
     @property
     def topk(self) -> int | None:
@@ -266,6 +273,10 @@ class ModelPair:
 
     def round_cost(self, draft_length: Real) -> RoundCost:
         """Return the phases' seconds, [*samples, *S]; S is what draft lengths, batch and context broadcast to."""
+        if self.drafted is not None and self.varies:
+            from .mean_round import mean_round
+
+            return mean_round(replace(self, drafted=None), np.asarray(draft_length, np.int64), self.drafted)
         k, batch, context = np.broadcast_arrays(np.asarray(draft_length, np.int64), self.batch, self.context)
         target, plan = self.placed_target, self.plan(k)
         each_s = [self.drafted_s(of, batch, context) for of in plan.passes]
@@ -299,7 +310,9 @@ class ModelPair:
         """
         if np.ndim(normals) == 0:
             return np.ones(())
-        beyond = doublings_beyond(self.profile, placed.shape, batch, new_tokens, context)
+        tokens, weights = (np.asarray(v, np.float64) for v in (batch * new_tokens, placed.shape.parameters))
+        values = {"batch": batch, "context": context, "tokens": tokens, "weights": weights}
+        beyond = {name: ends.doublings_beyond(values[name]) for name, ends in self.profile.timed.items()}
         error = ERROR_A_DOUBLING * sum(beyond.values(), start=np.zeros(np.shape(batch)))
         error = error + ERROR_OF_FORMAT * placed.is_untimed + ERROR_OF_SHEET * (self.profile.status == DATASHEET)
         at_two, beyond_two = np.asarray(normals, np.float64)
@@ -355,19 +368,6 @@ class ModelPair:
         """Whether that much is free; None where the profile does not say."""
         memory = self.profile.memory_bytes
         return None if memory is None else np.asarray(self.memory_bytes <= USABLE_MEMORY * memory)
-
-
-def doublings_beyond(
-    profile: Profile, shape: ModelShape, batch: Count, new_tokens: Count, context: Count
-) -> dict[str, Floats]:
-    """Return how many doublings passes lie beyond what a profile was timed over, by `RANGES`; [*S] each."""
-    values = {
-        "batch": batch,
-        "context": context,
-        "tokens": np.asarray(batch * new_tokens, np.float64),
-        "weights": np.full(np.shape(batch), float(shape.parameters)),
-    }
-    return {name: ends.doublings_beyond(values[name]) for name, ends in profile.timed.items()}
 
 
 def largest_batch(pair: ModelPair) -> int | None:

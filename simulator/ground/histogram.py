@@ -93,7 +93,8 @@ class AcceptanceHistogram:
     many independent rounds: rounds of one prompt are alike. `prompts` and `pair` (target, draft) are what was measured,
     where that is known. `is_law`: the counts are probabilities, of rounds that nobody counted. `undrafted`: decode
     steps beside them that had no draft, at least. `assumed`: as what it is taken, where nothing was measured. `ranks`:
-    of the text, as the file has them, for trees (see `ranks.parse_ranks`).
+    of the text, as the file has them, for trees (see `ranks.parse_ranks`). `by_length`: rounds by drafted and accepted
+    tokens, as the file has them; `drafted`: P(D = d), where rounds of every drafted length are in the counts.
 
     Raises:
         UserError: No bucket above 0, a count that is negative, NaN or above MAX_COUNT, or nothing counted at all.
@@ -108,6 +109,8 @@ class AcceptanceHistogram:
     undrafted: float = field(default=0.0, compare=False)
     assumed: str = field(default="", compare=False)
     ranks: Field | None = field(default=None, compare=False, repr=False)
+    by_length: Field | None = field(default=None, compare=False, repr=False)
+    drafted: tuple[float, ...] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if len(self.counts) < 2:
@@ -246,6 +249,7 @@ def parse_histogram(payload: Field, read_as: str | None = None) -> AcceptanceHis
         is_law=read_as != "counts",
         undrafted=undrafted_of(payload),
         ranks=payload["ranks"] if payload["ranks"].is_given else None,
+        by_length=payload["by_draft_length"] if payload["by_draft_length"].is_given else None,
         **measured_on(payload.object()),
     )
     samples = payload["samples"]

@@ -125,6 +125,11 @@ class HistogramAcceptance(NamedTuple):
         return self.histograms[0].assumed
 
     @property
+    def drafted(self) -> tuple[float, ...] | None:
+        """P(D = d), where rounds of every drafted length are among them."""
+        return self.nearest(self.longest).drafted
+
+    @property
     def pair(self) -> tuple[str, str] | None:
         """Target and draft that were measured; None where the files do not say."""
         return self.nearest(self.longest).pair

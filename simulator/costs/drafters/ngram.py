@@ -13,7 +13,7 @@ SEARCH_S = 2e-6
 def plan(shape: ModelShape, draft_length: Ints) -> DraftPlan:
     """Return no pass: a search, and verification of what it found."""
     k = np.asarray(draft_length, np.int64)
-    return DraftPlan(passes=(), width=k + 1, accepts=LENGTH, host_s=SEARCH_S)
+    return DraftPlan(passes=(), width=k + 1, accepts=LENGTH, host_s=SEARCH_S, varies=True)
 
 
 METHOD = without_weights(

@@ -46,13 +46,14 @@ class DraftPlan:
     """A round of drafts: its passes in order, and the tokens of a sequence that verification computes.
 
     width: the last committed token, and every drafted one. accepts: what acceptance is indexed by. host_s: seconds of a
-    sequence on the processor of the host.
+    sequence on the processor of the host. varies: whether a round drafts, and verifies, no more than it finds.
     """
 
     passes: tuple[DraftPass, ...]
     width: Ints
     accepts: str = DEPTH
     host_s: Floats | float = 0.0
+    varies: bool = False
 
 
 class Engines(NamedTuple):

@@ -14,7 +14,7 @@ def plan(shape: ModelShape, draft_length: Ints) -> DraftPlan:
     """Return no pass: a walk in a tree, and verification of what it found."""
     k = np.asarray(draft_length, np.int64)
     host_s = np.asarray(SEARCH_S + TOKEN_S * k, np.float64)
-    return DraftPlan(passes=(), width=k + 1, accepts=LENGTH, host_s=host_s)
+    return DraftPlan(passes=(), width=k + 1, accepts=LENGTH, host_s=host_s, varies=True)
 
 
 METHOD = without_weights(
