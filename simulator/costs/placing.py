@@ -73,8 +73,9 @@ def place_models(
     if method.waits and options.overlap:
         called = draft.drafting.architecture if draft.drafting else method.title
         raise UserError(f"--overlap: {called} waits for the target's states, expected no such option")
-    if not draft.parameters and placement == SEPARATE:
-        raise UserError(f"--placement: {method.name} drafts without weights, expected no such option")
+    why_same = "drafts without weights" if not draft.parameters else "is part of the target" if method.is_within else ""
+    if why_same and placement == SEPARATE:
+        raise UserError(f"--placement: {method.name} {why_same}, expected no such option")
     of_draft = devices_of_draft(options, draft)
     for option, sharing, shape in (
         ("--tp", devices, target),

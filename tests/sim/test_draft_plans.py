@@ -196,6 +196,8 @@ def test_modules_take_turns_and_lie_in_memory_together(tmp_path: Path, run) -> N
     assert refused.stderr.endswith(
         "is above the 3 modules of mtp of " + f"{tmp_path.name}, expected 1 to 3, or a multiple of 3\n"
     )
+    apart = run("simulate", *models, "--draftN", 3, "--placement", "separate")
+    assert apart.stderr == "simulate: --placement: mtp is part of the target, expected no such option\n"
     # They are stored as the rest of the target is, and its own folder may be named as the drafter's.
     stored_as_fp8 = result(run, *models, "--draftN", 3, "--dtype", "fp8")["models"]
     assert {stored_as_fp8[role]["weight_format"] for role in ("target", "draft")} == {"fp8"}
@@ -205,6 +207,14 @@ def test_modules_take_turns_and_lie_in_memory_together(tmp_path: Path, run) -> N
     for architecture, layers in (("Glm4MoeMTPModel", 3), ("Glm4MoeForCausalLMNextN", 0), ("GlmMTP", 1)):
         alone = read(GLM | {"architectures": [architecture], "num_hidden_layers": layers})
         assert (alone.parameters, alone.drafting.modules) == (three.parameters, 3)
+
+
+@pytest.mark.parametrize("name", ["llama-3.1-8b", "qwen3-8b", "minimax-m2", "gemma-2-9b"])
+def test_a_module_of_layers_that_are_alike_is_one_of_them_and_a_join(name: str) -> None:
+    target = replace(read_shape(name), predictors=1)
+    a_layer = (target.parameters - target.look_up_size - target.head_size) / target.layers
+    shape = methods()["mtp"].usual(target)
+    assert shape.parameters == pytest.approx(a_layer + 2 * target.hidden_size**2 + 3 * target.hidden_size, rel=1e-4)
 
 
 def test_a_module_of_ernie_is_dense_though_its_last_layers_are_not() -> None:
