@@ -8,7 +8,8 @@ import numpy as np
 
 from simulator.ground.fields import Field
 
-from .step import Floats, Real, step_s
+from .step import Floats, step_s
+from .work import Work
 
 # What layers may have that takes more kernels: routed experts, attention to latent vectors.
 LAYER_KINDS = ("experts", "latent")
@@ -46,12 +47,13 @@ class Engine:
         place = np.minimum(np.searchsorted(sizes, tokens), len(sizes) - 1)
         return np.asarray(np.maximum(sizes[place], tokens))
 
-    def on_host_s(self, batch: Real, tokens: Floats) -> Floats | float:
-        """Return the seconds of passes on the host: none where a graph keeps it out."""
-        if not self.graph_tokens:
+    def on_host_s(self, work: Work) -> Floats | float:
+        """Return the seconds of passes on the host: none where a graph keeps it out, as of those without a prompt."""
+        if not (self.host_s or self.host_sequence_s):
             return 0.0
-        each_s = self.host_s + self.host_sequence_s * np.asarray(batch, np.float64)
-        return np.asarray(np.where(tokens > self.graph_tokens[-1], each_s, 0.0))
+        each_s = self.host_s + self.host_sequence_s * np.asarray(work.sequences, np.float64)
+        beyond = work.tokens > self.graph_tokens[-1] if self.graph_tokens else False
+        return np.asarray(np.where(beyond | (np.asarray(work.prompts) > 0), each_s, 0.0))
 
 
 def side_by_side(device_s: Floats, host_s: Floats | float) -> Floats:

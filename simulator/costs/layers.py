@@ -103,6 +103,10 @@ class Attention(NamedTuple):
         held = self.held(context)
         return held if self.chosen is None else np.minimum(held, self.chosen * new_tokens)
 
+    def touched(self, new_tokens: Floats, context: Floats) -> Floats:
+        """Return the tokens of a sequence whose keys and values a pass reads or writes in one layer."""
+        return self.read(new_tokens, context) + (0.0 if self.fixed else new_tokens)
+
 
 class State(NamedTuple):
     """Layers that keep a state of fixed size of each sequence: linear attention, state spaces, short convolutions.

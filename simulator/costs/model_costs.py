@@ -15,7 +15,7 @@ from .engine import Engine, side_by_side
 from .formats import Storage
 from .profile import DATASHEET, PassCost, Profile, spread
 from .step import Floats, Real, RoundCost
-from .work import Count, ModelShape, as_storage
+from .work import Count, ModelShape, Work, as_storage
 
 # Relative standard errors of a pass for each doubling beyond what a profile was timed over, and in a number format
 # whose passes were not timed: assumptions. Of a pass of a data sheet against a plain step, besides what both share:
@@ -112,14 +112,21 @@ class Placed:
         """Return what passes do, on each device."""
         counts = (np.asarray(v, np.float64) for v in (batch, new_tokens, context))
         batch, new_tokens, context = np.broadcast_arrays(*counts)
-        flops = self.shape.flops(batch, new_tokens, context, head_rows) / self.devices
-        moved = self.moved_bytes(batch, new_tokens, context, head_rows)
-        tokens = np.asarray(batch * new_tokens, np.float64)
-        computed, host_s = self.engine.padded(tokens), self.engine.on_host_s(batch, tokens)
+        return self.doing(self.shape.work(batch, new_tokens, context, head_rows), launches)
+
+    def doing(self, work: Work, launches: Real | None = None) -> Done:
+        """Return what passes of any mixture of sequences do, on each device."""
+        tokens = np.asarray(work.tokens, np.float64)
+        flops, moved = self.shape.flops_of(work) / self.devices, self.moved_of(work)
+        computed, host_s = self.engine.padded(tokens), self.engine.on_host_s(work)
         if computed is not tokens:
             flops = flops + 2 * self.shape.active_parameters * (computed - tokens) / self.devices
         launches = np.asarray(self.launches if launches is None else launches)
         return Done(flops, moved, computed, launches, self.link_s(tokens), host_s)
+
+    def pass_of_s(self, work: Work) -> Floats:
+        """Return the seconds of passes over any mixture of sequences, [*samples, *S]."""
+        return self.total_s(self.doing(work))
 
     def total_s(self, done: Done) -> Floats:
         """Return the seconds of passes that do so much."""
@@ -160,13 +167,15 @@ class Placed:
         return self.kv_dtype or self.shape.kv_dtype or self.storage.plain.name
 
     def moved_bytes(self, batch: Count, new_tokens: Count, context: Count, head_rows: Real | None = None) -> Floats:
-        """Return the bytes that one device moves in a pass."""
-        sizes = batch, new_tokens, context, self.storage, self.kv_format, self.devices
-        moved = self.shape.bytes_moved(*sizes, head_rows, self.engine.expert_overlap)
-        if not self.engine.logit_bytes:
-            return moved
-        rows = np.asarray(batch, np.float64) * (new_tokens if head_rows is None else head_rows)
-        return np.asarray(moved + rows * self.shape.head_words * self.engine.logit_bytes)
+        """Return the bytes that one device moves in a pass over sequences that are alike."""
+        return self.moved_of(self.shape.work(batch, new_tokens, context, head_rows))
+
+    def moved_of(self, work: Work) -> Floats:
+        """Return the bytes that one device moves in passes."""
+        sizes = self.storage, self.kv_format, self.devices
+        moved = self.shape.bytes_of(work, *sizes, self.engine.expert_overlap)
+        chosen = work.logit_rows * self.shape.head_words * self.engine.logit_bytes
+        return np.asarray(moved + chosen) if self.engine.logit_bytes else moved
 
     def link_s(self, tokens: Floats) -> Floats:
         """Return the seconds of two all-reduces a layer: 2 (n - 1) / n of the hidden states of the pass each.

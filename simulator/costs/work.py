@@ -19,6 +19,36 @@ LATENT_MODULES = ("kv_a_proj_with_mqa", "kv_a_proj")
 Count = int | NDArray[np.int64] | Floats
 
 
+class Work(NamedTuple):
+    """What passes are over, summed over the sequences of each, whatever these do: decode, verify, read a prompt.
+
+    Fields broadcast. tokens: new ones. pairs, kv_tokens: of each kind of attention of the shape, the pairs of a new
+    token and a token that it sees, and the tokens whose keys and values are read or written. sequences: in the pass.
+    logit_rows: tokens through the output head. following: tokens behind another of their own sequence in the pass,
+    which choose experts alike. prompts: sequences whose prompt is in the pass, which no graph replays.
+    """
+
+    tokens: Floats
+    pairs: tuple[Floats, ...]
+    kv_tokens: tuple[Floats, ...]
+    sequences: Floats
+    logit_rows: Floats
+    following: Floats | float = 0.0
+    prompts: Floats | float = 0.0
+
+    def beside(self, other: "Work") -> "Work":
+        """Return the work of passes that do both."""
+        return Work(
+            self.tokens + other.tokens,
+            tuple(a + b for a, b in zip(self.pairs, other.pairs, strict=True)),
+            tuple(a + b for a, b in zip(self.kv_tokens, other.kv_tokens, strict=True)),
+            self.sequences + other.sequences,
+            self.logit_rows + other.logit_rows,
+            self.following + other.following,
+            self.prompts + other.prompts,
+        )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelShape:
     """The sizes of a model, as far as the work of decoding depends on them.
@@ -100,22 +130,47 @@ class ModelShape:
         """Weights of the output head, which only tokens that are asked for multiply."""
         return sum(m.size for m in self.matrices if m.parts[0][0] == HEAD)
 
-    def flops(self, batch: Real, new_tokens: Real, context: Real, head_rows: Real | None = None) -> Floats:
-        """Return the FLOPs of one pass: 2 a weight and token, attention and states; the arguments broadcast.
-
-        Latent attention is counted in the absorbed form that decoding uses: queries meet the latent vectors themselves.
+    def work(self, batch: Real, new_tokens: Real, context: Real, logit_rows: Real | None = None) -> Work:
+        """Return the work of passes over sequences that are alike; the arguments broadcast.
 
         Args:
             batch: Sequences.
-            new_tokens: Tokens of each that the pass computes: 1 in decoding, K + 1 in verification.
+            new_tokens: Tokens of each that the pass computes: 1 in decoding, K + 1 in verification, a prompt's.
             context: Tokens of each that the KV cache holds before.
-            head_rows: Of the new tokens, those through the output head; None: all.
+            logit_rows: Of the new tokens, those through the output head; None: all.
         """
-        b, n, s = (np.asarray(v, np.float64) for v in (batch, new_tokens, context))
-        seen = sum((2 * a.layers * a.heads * a.pair_size * a.pairs(n, s) for a in self.attentions), np.float64(0))
+        b, n, s = np.broadcast_arrays(*(np.asarray(v, np.float64) for v in (batch, new_tokens, context)))
+        tokens = b * n
+        return Work(
+            tokens=tokens,
+            pairs=tuple(b * a.pairs(n, s) for a in self.attentions),
+            kv_tokens=tuple(b * a.touched(n, s) for a in self.attentions),
+            sequences=b,
+            logit_rows=tokens if logit_rows is None else b * np.asarray(logit_rows, np.float64),
+            following=b * np.maximum(n - 1, 0) if self.experts else 0.0,
+        )
+
+    def flops_of(self, work: Work) -> Floats:
+        """Return the FLOPs of passes: 2 a weight and token, attention and states.
+
+        Latent attention is counted in the absorbed form that decoding uses: queries meet the latent vectors themselves.
+        """
+        seen = sum(
+            (
+                2 * a.layers * a.heads * a.pair_size * pairs
+                for a, pairs in zip(self.attentions, work.pairs, strict=True)
+            ),
+            np.float64(0),
+        )
         a_token = 2 * self.active_parameters + sum(state.layers * state.flops for state in self.states)
-        unasked = 0.0 if head_rows is None else 2 * self.head_size * (n - head_rows)
-        return np.asarray(b * (a_token * n + seen + 0 * s - unasked), np.float64)
+        asked = a_token * work.tokens
+        if work.logit_rows is not work.tokens:
+            asked = asked - 2 * self.head_size * (work.tokens - work.logit_rows)
+        return np.asarray(asked + seen, np.float64)
+
+    def flops(self, batch: Real, new_tokens: Real, context: Real, logit_rows: Real | None = None) -> Floats:
+        """Return the FLOPs of a pass over sequences that are alike; see `work`."""
+        return self.flops_of(self.work(batch, new_tokens, context, logit_rows))
 
     def kv_bytes_per_token(self, kv_dtype: str) -> float:
         """Return the bytes that one token adds to the KV cache of all layers, while no sliding window is full.
@@ -163,6 +218,47 @@ class ModelShape:
         """Numbers of these at the output head."""
         return sum(m.inputs + m.outputs for m in self.matrices if m.parts[0][0] == HEAD)
 
+    def bytes_of(
+        self,
+        work: Work,
+        storage: str | Storage,
+        kv_dtype: str | None = None,
+        devices: int = 1,
+        expert_overlap: float = 0.0,
+    ) -> Floats:
+        """Return the bytes that one device reads and writes in passes.
+
+        Weights are read once, of the experts those touched; K and V once per sequence, however many of its tokens are
+        new; states are read and written once; activations are of 16 bits at least.
+
+        Args:
+            work: Of the passes.
+            storage: Of the weights, as in `weight_bytes`.
+            kv_dtype: Of the KV cache; that of unquantized weights when None.
+            devices: That share the model (tensor parallelism).
+            expert_overlap: By how much a further token of a sequence counts less as experts are touched.
+
+        Raises:
+            UserError: A number format is not known.
+        """
+        storage = as_storage(storage)
+        weights, wide = stored(self, storage), storage.plain.bits / 8
+        choosing = work.tokens - expert_overlap * work.following if expert_overlap else work.tokens
+        touched = sum((size * touched_share(m, choosing) for m, size in weights.experts), np.float64(0))
+        rows = work.tokens * (self.row_bytes(storage) + self.activation_size() * wide)
+        if work.logit_rows is not work.tokens:
+            rows = rows - (work.tokens - work.logit_rows) * (self.head_activations * wide)
+        kv_wide = wide if kv_dtype is None else bytes_per_weight(kv_dtype)
+        kept = sum(
+            (
+                a.layers * a.kv_size * tokens / min(devices, a.shares)
+                for a, tokens in zip(self.attentions, work.kv_tokens, strict=True)
+            ),
+            np.float64(0),
+        )
+        moved = (weights.always_bytes + touched + rows) / devices + kept * kv_wide
+        return np.asarray(moved + 2 * self.divided_states(devices) * work.sequences if self.states else moved)
+
     def bytes_moved(
         self,
         batch: Count,
@@ -171,45 +267,10 @@ class ModelShape:
         storage: str | Storage,
         kv_dtype: str | None = None,
         devices: int = 1,
-        head_rows: Real | None = None,
-        expert_overlap: float = 0.0,
+        logit_rows: Real | None = None,
     ) -> Floats:
-        """Return the bytes that one device reads and writes in one pass; the counts broadcast.
-
-        Weights are read once, of the experts those touched; K and V once per sequence, however many of its tokens are
-        new; states are read and written once; activations are of 16 bits at least.
-
-        Args:
-            batch: Sequences.
-            new_tokens: Tokens of each that the pass computes.
-            context: Tokens of each that the KV cache holds before.
-            storage: Of the weights, as in `weight_bytes`.
-            kv_dtype: Of the KV cache; that of unquantized weights when None.
-            devices: That share the model (tensor parallelism).
-            head_rows: Of the new tokens, those through the output head; None: all.
-            expert_overlap: By how much a further token of a sequence counts less as experts are touched.
-
-        Raises:
-            UserError: A number format is not known.
-        """
-        storage = as_storage(storage)
-        weights, wide = stored(self, storage), storage.plain.bits / 8
-        b, n, s = (np.asarray(v, np.float64) for v in (batch, new_tokens, context))
-        tokens, choosing = b * n, b * (n - expert_overlap * np.maximum(n - 1, 0))
-        touched = sum((size * touched_share(m, choosing) for m, size in weights.experts), np.float64(0))
-        rows = tokens * (self.row_bytes(storage) + self.activation_size() * wide)
-        if head_rows is not None:
-            rows = rows - b * (n - head_rows) * self.head_activations * wide
-        kv_wide = wide if kv_dtype is None else bytes_per_weight(kv_dtype)
-        kept = sum((self.attention_bytes(a, n, s, devices) for a in self.attentions), np.float64(0)) * kv_wide
-        states = 2 * self.divided_states(devices)
-        return np.asarray((weights.always_bytes + touched + rows) / devices + b * (kept + states))
-
-    def attention_bytes(self, attention: Attention, new_tokens: Floats, context: Floats, devices: int) -> Floats:
-        """Return the numbers of a sequence that some layers' attention reads and writes on each device."""
-        written = 0 if attention.fixed else new_tokens
-        moved = attention.layers * attention.kv_size * (attention.read(new_tokens, context) + written)
-        return np.asarray(moved / min(devices, attention.shares))
+        """Return the bytes of a pass over sequences that are alike; see `work` and `bytes_of`."""
+        return self.bytes_of(self.work(batch, new_tokens, context, logit_rows), storage, kv_dtype, devices)
 
     def row_bytes(self, storage: Storage) -> float:
         """Return the bytes of a token's rows in all tables."""

@@ -168,7 +168,7 @@ def test_a_module_is_the_targets_last_layer_and_what_joins_its_inputs(
     # Of its rows, the first pass reads the experts that they touch together.
     first, further = methods()["mtp"].plan(shape, np.asarray(3)).passes
     assert (first.rows, first.times, further.rows, further.times) == (4, 1, 1, 2)
-    moved = [p.shape.bytes_moved(8, p.rows, 0, "bfloat16", head_rows=1) for p in (first, further)]
+    moved = [p.shape.bytes_moved(8, p.rows, 0, "bfloat16", logit_rows=1) for p in (first, further)]
     union = (1 - per_token / experts) ** 8 - (1 - per_token / experts) ** 32
     assert moved[0] - moved[1] == pytest.approx(2e6 * union * experts * an_expert, rel=0.05)
 
