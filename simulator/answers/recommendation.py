@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from simulator.costs.model_costs import ModelPair
     from simulator.rounds.grid import Sweep
 
+    from .comparison import Comparison
+
 
 def recommended(
     pair: "ModelPair", draft: str | None, ranges: tuple[Range, ...], batch: int | None = None
@@ -67,3 +69,19 @@ def of_sweep(sweep: "Sweep", draft: str | None) -> Iterator[tuple[dict[str, floa
         # Engines' ranges have no gaps.
         told = pair is not None and sizes[-1] == len(sizes)
         yield values, off_above(plan), recommended(pair, draft, plan) if told and pair else None
+
+
+def of_comparison(
+    comparison: "Comparison", own: str | None, draft: str | None
+) -> "Iterator[tuple[Range, str, Recommended | None]]":
+    """Yield the methods to take: batch sizes, name, and what to tell engines at the first of these, and by batch size.
+
+    own, draft: the method of the drafter that the user named, and what that is called.
+    """
+    from .schedule import schedule
+
+    for at in comparison.take:
+        if at.draft_length:
+            one = comparison.contenders[at.draft_length - 1]
+            plan = schedule(one.pair, one.acceptance, one.longest, overlap=False)
+            yield at, one.name, recommended(one.pair, draft if one.name == own else None, plan, at.first)

@@ -16,7 +16,9 @@ from .options import SharedOptions, load_acceptance, with_drafted
 
 if TYPE_CHECKING:
     from simulator.answers.comparison import Comparison, Contender
+    from simulator.answers.schedule import Range
     from simulator.costs.drafters.plan import Method
+    from simulator.costs.engines.settings import Recommended
     from simulator.costs.model_costs import ModelPair
     from simulator.costs.priced import Pricing
     from simulator.rounds.acceptance_law import AcceptanceModel
@@ -65,14 +67,43 @@ def compare_methods(options: SharedOptions, wanted: ComparisonOptions) -> None:
         body = envelope(
             "comparison", 1, {"profile": options.device.profile, "target_model": options.device.target_model}
         )
-        click.echo(to_json(body | comparison_json(comparison, batches, skipped)), nl=False)
+        engines = {"engines": comparison_for_all(options.device, comparison)}
+        click.echo(to_json(body | comparison_json(comparison, batches, skipped) | engines), nl=False)
         return
     cautions = cautions_of(comparison)
     if cautions:
         click.echo(wrapped(f"warning: {caution}" for caution in cautions))
-    click.echo(f"{heading}\n\n{comparison_text(comparison, batches, skipped)}")
+    told = comparison_for(options.engine, options.device, comparison)
+    click.echo(f"{heading}\n\n{comparison_text(comparison, batches, skipped)}{told}")
     if wanted.plot:
         click.echo(f"wrote {wanted.plot}")
+
+
+def told_by(device: DeviceOptions, comparison: "Comparison") -> "list[tuple[Range, str, Recommended | None]]":
+    """Return the methods to take, and what to tell engines of each."""
+    from simulator.answers.recommendation import of_comparison
+
+    method = own_method(device)
+    own = device.method if device.head or method is None else method.name
+    return list(of_comparison(comparison, own, device.drafter))
+
+
+def comparison_for_all(device: DeviceOptions, comparison: "Comparison") -> list[dict[str, Any]]:
+    """Return the methods to take as engines take them, under plain keys."""
+    from simulator.costs.engines.all import as_engines_take_it
+
+    told = told_by(device, comparison)
+    return [{"first": r.first, "last": r.last, "method": name} | as_engines_take_it(said) for r, name, said in told]
+
+
+def comparison_for(engine: str | None, device: DeviceOptions, comparison: "Comparison") -> str:
+    """Return the methods to take as an engine takes them, a block each; nothing where none is asked for."""
+    if engine is None:
+        return ""
+    from simulator.costs.engines.all import lines_for
+
+    blocks = (lines_for(engine, said, f"{name} at batch {r.first}") for r, name, said in told_by(device, comparison))
+    return "".join("\n\n" + "\n".join(lines) for lines in blocks)
 
 
 def cautions_of(comparison: "Comparison") -> list[str]:

@@ -21,6 +21,9 @@ def list_drafters(as_json: bool) -> None:
     rows = [{key: getattr(method, key) for key in keys} for method in methods().values()]
     unpriced = [part for part in (*VARIANTS, *OTHERS) if part != "draft"]
     if as_json:
+        for row, method in zip(rows, methods().values(), strict=True):
+            row["engines"] = {name: called or None for name, called in method.engines._asdict().items()}
+            del row["engines"]["needs_model"]
         click.echo(to_json({"drafters": rows, "not_priced": unpriced}), nl=False)
         return
     say(f"{len(rows)} methods are priced, by --method or by what a file names; not {', '.join(unpriced)}.\n")

@@ -92,7 +92,6 @@ def compare(options: SimulateOptions) -> None:
         ("--csv", options.csv),
         ("--events", options.events),
         ("--why", options.why or None),
-        ("--engine", options.engine),
     ):
         if given is not None:
             raise UserError(f"{option}: tells of one forecast, expected no --compare beside it")

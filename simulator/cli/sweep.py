@@ -93,8 +93,6 @@ def sweep(**values: Any) -> None:
 def compare(options: SweepOptions) -> None:
     """Hold methods side by side over batch sizes and draft lengths."""
     check_outputs({"--plot": options.plot, "--out": options.out}, options.force, options.inputs)
-    if options.engine is not None:
-        raise UserError(f"--engine: {options.engine} is told of one method, expected one --method beside it")
     if options.out is not None:
         raise UserError(f"--out {options.out}: has the points of one method, expected one --method beside it")
     stated: dict[str, Any] = {}

@@ -48,7 +48,7 @@ def figures(found: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", [name for name, method in methods().items() if method.engines.vllm])
 def test_what_is_written_for_vllm_is_read_as_the_same(name: str) -> None:
-    settings = vllm.written(said(name, rows=ROWS, draft_devices=1, draft_format="fp8")).settings
+    settings = vllm.written(said(name, rows=ROWS, devices=2, draft_devices=1, draft_format="fp8")).settings
     found = vllm.read(json.dumps(settings))
     values = {key: stated.value for key, stated in found.options.items()}
     expected = {"method": alike(name), "draft_length": 5, "draft_tp": 1, "draft_dtype": "fp8"}
@@ -211,6 +211,19 @@ def test_a_report_ends_with_what_to_paste(run, output, engine: str) -> None:
     assert f"\nfor {engine}:\n  " in output("sweep", *words, "--draftN", "1:3", "--engine", engine)
 
 
+def test_what_a_comparison_takes_is_told_to_engines(run, output) -> None:
+    words = (*BASE[:2], "--target-model", "llama-3.1-8b", "--method", "eagle3,ngram", "--alpha", 0.7)
+    done = run("simulate", *words, "--draft-model", "none/EAGLE3-8B", "--compare")
+    refused(done, "none/EAGLE3-8B: no such file or folder")
+    found = json.loads(output("simulate", *words, "--json"))
+    first = found["engines"][0]
+    assert (first["first"], first["method"]) == (1, found["take"][0]["method"])
+    assert first["vllm"]["num_speculative_tokens"] == max(k for _, _, k in first["vllm"][vllm.OURS[3]])
+    assert f"\nfor sglang, {first['method']} at batch 1:\n  {first['sglang']['flags']}\n" in output(
+        "simulate", *words, "--engine", "sglang"
+    )
+
+
 GOOD = {"method": "eagle3", "num_speculative_tokens": 4}
 SYNTHETIC = GOOD | {"rejection_sample_method": "synthetic"}
 # Of a good configuration, what is other, and what is said of it.
@@ -290,7 +303,6 @@ def test_odd_flags_of_sglang_are_refused_in_one_line(run, flags: str, expected: 
         (("--speculative-config", json.dumps(GOOD), "--draftN", 3), "--draftN: 3 beside num_speculative_tokens 4 of"),
         (("--speculative-config", json.dumps(GOOD), "--from-sglang", FLAGS), "--from-sglang: beside --speculative-"),
         (("--from-sglang", f"{TREE} --speculative-num-draft-tokens 5", "--nodes", 6), "--nodes: 6 beside --specul"),
-        (("--method", "eagle3", "--compare", "--engine", "vllm"), "--engine: tells of one forecast"),
     ],
 )
 def test_what_is_at_odds_is_refused_in_one_line(run, words: tuple[object, ...], expected: str) -> None:

@@ -63,7 +63,7 @@ def test_vllm_takes_what_is_written_for_it(name: str, targets, tmp_path: Path, m
     method = methods()[name]
     assert method.engines.needs_model == (name in DRAFTERS)
     draft = model(tmp_path / "draft", **DRAFTERS[name]) if name in DRAFTERS else None
-    said = Recommended(method=method, draft=draft, rows=ROWS, draft_devices=1, draft_length=4)
+    said = Recommended(method=method, draft=draft, rows=ROWS, devices=2, draft_devices=1, draft_length=4)
     settings = ours.written(said).settings
     assert settings is not None
     target = targets[name == "mtp"]
