@@ -75,9 +75,11 @@ def prepare(options: DecodeOptions, presets: Presets | None) -> tuple[Bench, dic
     if others and all(runnables[n].begin is None for n in others):
         bind(*chosen[others[0]], models, settings, strict=True)
     bench = ready(runnables, pair, planned, items, framing, settings, placement)
+    bench = replace(bench, time_parts=options.time_parts)
     parameters = described(options, placement, pair, planned, models, chosen)
     parameters |= {"draft_temperature": draft_rule.temperature}
     # A pipe is empty once it is read: items_sha256 tells what came of it.
+    parameters |= {"time_parts": True} if options.time_parts else {}
     parameters |= {"dataset_sha256": file_sha256(items.path) if items.path.is_file() else None}
     if left_aside := settings_left_aside(pair.target.module, rule):
         parameters["generation_config_left_aside"] = left_aside

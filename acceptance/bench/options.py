@@ -44,6 +44,7 @@ class DecodeOptions:
     experiment: str | None = None
     max_new_tokens: int = 128
     runs: int = 1
+    time_parts: bool = False
     batch_size: int = 1
     temperature: float = 0.0
     top_k: int = 0
@@ -77,6 +78,9 @@ class DecodeOptions:
         for name in ("max_prompts", "max_new_tokens", "runs", "batch_size"):
             check_at_least_one(option_of(name), getattr(self, name))
         _ = self.rules
+        for name, value in {"batch_size": self.batch_size > 1, "cuda_graphs": self.cuda_graphs}.items():
+            if self.time_parts and value:
+                raise UserError(f"--time-parts: {option_of(name)} is {getattr(self, name)}, expected none beside it")
         for name, model in (("target", self.target), ("draft", self.draft)):
             if model.startswith(f"{BUNDLED}@"):
                 raise UserError(f"--{name}: {model!r} is not allowed, {BUNDLED} has no revisions")

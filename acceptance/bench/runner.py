@@ -9,11 +9,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from acceptance.models.static_context import no_captures
+from acceptance.results.parts import parts_record
 from acceptance.results.records import resume_key
 from simulator.ground.artefacts import created_utc
 
 from .clock import Span
 from .outcome import origin_of, records_of
+from .parts import PartTimer
 from .record import Skipped, as_record
 from .timed import Taken, attempt, warm_up
 from .turns import Bench, Turn, batches
@@ -49,13 +51,19 @@ def measure(
         for turn in todo:
             gc.collect()
             began_utc = created_utc()
+            timer = PartTimer(bench, turn) if bench.time_parts else None
+            taken: dict[str, Taken | str] = {}
             with no_captures():
-                taken = {
-                    r.arm.name: attempt(bench, r.begin, turn.batch, turn.run) for r in turn.order if r.begin is not None
-                }
+                for r in turn.order:
+                    if r.begin is not None:
+                        taken[r.arm.name] = attempt(bench, r.begin, turn.batch, turn.run)
+                        if timer:
+                            timer.some()
             for name, outcome in taken.items():
                 if isinstance(outcome, Taken):
                     watch(f"{name}, prompt {turn.batch.start}, run {turn.run}", outcome.timeline)
+            if timer:
+                emit(parts_record(turn.run, turn.number, timer.parts()))
             for record in records_of(bench, turn, taken, began_utc):
                 emit(record)
             progress(1)

@@ -33,7 +33,7 @@ class Bench:
 
     arms: the baseline among them. target: judges the quality of outputs; of the same logits as the one that decodes.
     prompts: token ids; infos: where each came from; references: what really follows, none without a task. devices: the
-    target's first.
+    target's first. time_parts: whether the parts of rounds are timed by themselves, too.
     """
 
     arms: tuple[Runnable, ...]
@@ -46,6 +46,7 @@ class Bench:
     dtype: str
     memory: MemoryPeak
     energy: Energy
+    time_parts: bool = False
 
     @property
     def baseline(self) -> Runnable:

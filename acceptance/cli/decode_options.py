@@ -55,6 +55,11 @@ WHAT_OPTIONS = stacked(
 RUN_OPTIONS = stacked(
     option("--max-new-tokens", type=click.IntRange(1), help="Budget of each output."),
     option("--runs", type=click.IntRange(1, 10_000), help="Repeats of everything."),
+    option(
+        "--time-parts",
+        is_flag=True,
+        help="Time passes and host work of rounds by themselves too, between decodings, for validate --methods.",
+    ),
     option("--batch-size", type=click.IntRange(1), help="Prompts at a time."),
     option("--temperature", help="0.01 to 100; 0: greedy."),
     option("--top-k", help="Sample from the k largest logits, in both models; 0: off."),

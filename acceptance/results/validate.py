@@ -17,6 +17,7 @@ from simulator.ground.artefacts import UserError
 from simulator.ground.schema import breaches, checker, load_schema, shown
 
 from .journal import KIND, read_records, to_line
+from .parts import PARTS
 from .records import PHASES, RECORD, SCHEMA_PATH, SUMMARY, figures, latest, resume_key
 from .settings import ALGORITHMS, BASELINE, config_sha256
 from .summary import summarise
@@ -65,7 +66,7 @@ def checks_of(kind: str) -> Any:
 def line_problems(record: Record, *, first: bool) -> Iterator[str]:
     """Say where a line breaks the schema; the first is a header, the others are not."""
     kind = record.get("kind")
-    allowed = (KIND,) if first else (RECORD, SUMMARY)
+    allowed = (KIND,) if first else (RECORD, SUMMARY, PARTS)
     if kind not in allowed:
         yield f"kind is {shown(kind)}, expected {' or '.join(allowed)}"
     else:

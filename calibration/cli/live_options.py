@@ -64,8 +64,13 @@ def taken_live_options(values: dict[str, Any], *, live: bool) -> tuple[dict[str,
     return given, {name: value for name, value in values.items() if name.replace("_", "-") not in OPTIONS}
 
 
-def plan_of(given: Mapping[str, Any]) -> "Plan":
-    """Return what to run: as given, else by default; a UserError names a value that is not allowed."""
+def plan_of(given: Mapping[str, Any], *, methods: bool = False) -> "Plan":
+    """Return what to run: as given, else by default; a UserError names a value that is not allowed.
+
+    methods: all of them.
+    """
+    if methods and "fit-k" in given:
+        raise UserError(f"--fit-k: {given['fit-k']}, but of --methods nothing is fitted, expected one or the other")
     from calibration.fit.lengths import parse_lengths
     from calibration.validate.live import Plan
     from simulator.ground.ranges import parse_whole
@@ -74,4 +79,4 @@ def plan_of(given: Mapping[str, Any]) -> "Plan":
     values["times"] = parse_whole("--inflate", values["times"], 1, 1000)
     values["draft_lengths"] = parse_lengths("--k", values["draft_lengths"])
     values["fitted"] = parse_lengths("--fit-k", values["fitted"])
-    return Plan(**values)
+    return Plan(**values, methods=methods)

@@ -1,6 +1,7 @@
 """The command `validate`: parse, forecast, write, print."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ class ValidateOptions:
     profile: Path | None
     hist: Path | None
     live: bool
+    methods: bool
     published: bool
     files: tuple[Path, ...]
     max_error: float | None
@@ -68,7 +70,9 @@ class ValidateOptions:
             if path is None and self.passes is not None:
                 both = "expected --profile FILE and --hist FILE beside it"
                 raise UserError(f"--passes {self.passes}: no --{name}, {both}")
-        if self.decode is not None and self.profile is None:
+        if self.methods and not (self.live or (self.decode is not None and self.profile is None and self.hist is None)):
+            raise UserError("--methods: expected --live, or DECODE without --profile and --hist beside it")
+        if self.decode is not None and self.profile is None and not self.methods:
             raise UserError(f"{self.decode}: no profile to forecast it with, expected --profile FILE beside it")
 
 
@@ -80,6 +84,11 @@ class ValidateOptions:
     "--hist", type=FILE, help="With DECODE or --passes: histograms, a file or folder.  [default: DECODE's own]"
 )
 @click.option("--live", is_flag=True, help="Measure, decode, fit and forecast on this machine, with the bundled pair.")
+@click.option(
+    "--methods",
+    is_flag=True,
+    help="With --live or DECODE of bench-decode --time-parts: forecast every method from parts of its rounds.",
+)
 @click.option("--published", is_flag=True, help="Check the forecasts of the published results that come with specsim.")
 @click.option(
     "--published-file", "files", type=FILE, multiple=True, metavar="FILE", help="Check cases of your own; repeatable."
@@ -102,10 +111,13 @@ def validate(**values: Any) -> int:
     DECODE is a file of bench-decode: the profile forecasts its rows. With --published costs are fitted on some rows of
     a table; the others are forecast from their acceptance. Exit code 1 if a forecast row is beyond its bound; of real
     decoding, if the median error is above 5 %, the 90th percentile above 10 %, or the forecast's best K more than 2 %
-    slower than the measured best; of timed passes, if the median error is above 8 %.
+    slower than the measured best; of timed passes, if the median error is above 8 %; of --methods, if the median error
+    is above 5 %, or the forecast's best method more than 3 % slower than the measured best.
     """
     live, others = taken_live_options(values, live=values["live"])
     options = ValidateOptions(**others)
+    if options.methods:
+        return run_methods(options, live)
     if options.live:
         return run_live(options, live)
     return run_published(options) if options.published or options.files else run_rows(options)
@@ -148,6 +160,40 @@ def run_rows(options: ValidateOptions) -> int:
     return deliver_rows(validation, rows_json("pass_validation", validation, parameters), options)
 
 
+def run_methods(options: ValidateOptions, live: Mapping[str, Any]) -> int:
+    """Check forecasts of all methods from parts of their rounds, of a file or live."""
+    from calibration.validate.live import validate_live_methods
+    from calibration.validate.method_plots import method_figure
+    from calibration.validate.method_report import headline, method_json, method_text
+    from calibration.validate.methods import validate_methods
+
+    parameters: dict[str, Any] = {"methods": True, "max_error": options.max_error}
+    if options.decode is not None:
+        parameters["decode"] = str(options.decode)
+        validation = validate_methods([options.decode])
+    else:
+        plan = plan_of(live, methods=True)
+        parameters |= {"live": True} | {name: str(value) for name, value in asdict(plan).items()}
+        with kept_if_interrupted(plan.folder):
+            validation = validate_live_methods(plan, lambda text: click.echo(f"validate: {text}", err=True))
+    holds = validation.verdict.holds(validation.bounds, options.max_error)
+
+    def draw() -> "Figure":
+        return method_figure(validation.rows, headline(validation, options.max_error), failed=not holds)
+
+    deliver(method_json(validation, parameters), method_text(validation, options.max_error), draw, options)
+    return 0 if holds else EXIT_BOUND_BROKEN
+
+
+@contextmanager
+def kept_if_interrupted(folder: Path) -> Iterator[None]:
+    """Say where an interrupted run goes on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"what is done is kept in {folder}, the same command goes on") from None
+
+
 def run_live(options: ValidateOptions, live: Mapping[str, Any]) -> int:
     """Run the whole chain, and check what it forecast."""
     from calibration.fit.calibrate import EXIT_FAILED_CHECKS
@@ -158,9 +204,8 @@ def run_live(options: ValidateOptions, live: Mapping[str, Any]) -> int:
     parameters: dict[str, Any] = {"live": True} | {name: str(value) for name, value in asdict(plan).items()}
     parameters["max_error"] = options.max_error
     try:
-        validation = validate_live(plan, lambda text: click.echo(f"validate: {text}", err=True))
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"what is done is kept in {plan.folder}, the same command goes on") from None
+        with kept_if_interrupted(plan.folder):
+            validation = validate_live(plan, lambda text: click.echo(f"validate: {text}", err=True))
     except FitFailed as error:
         payload, text = measured_json(error.logs, error.reasons, parameters), measured_text(error.logs)
         deliver(payload, text, None, options)

@@ -74,13 +74,7 @@ class DecodeLog:
 
 def load_decode(path: Path) -> DecodeLog:
     """Read a results file of bench-decode; refuses one without the baseline or plain speculative decoding."""
-    wrong = problems(path, strict=False)
-    if wrong:
-        raise UserError(f"{path}: {wrong[0]}, expected a file of bench-decode")
-    (header, *records), _ = read_records(path)
-    for number, one in enumerate(records, 2):
-        if one["kind"] == RECORD and (what := next(useless(one), "")):
-            raise UserError(f"{path}: line {number}: {what}, expected a file of bench-decode")
+    header, records = checked_records(path)
     parameters = Field(header, path)["parameters"]
     by_name: dict[str, list[Record]] = {}
     for record in latest(records):
@@ -112,6 +106,18 @@ def load_decode(path: Path) -> DecodeLog:
         arms=tuple(arm_times(n, k, by_name[n], summaries[n]) for n, k in zip(chains, lengths, strict=True)),
         device=device_name(parameters["system"].object()),
     )
+
+
+def checked_records(path: Path) -> tuple[Record, list[dict[str, Any]]]:
+    """Return the header and the records of a results file; a UserError names what is wrong with one."""
+    wrong = problems(path, strict=False)
+    if wrong:
+        raise UserError(f"{path}: {wrong[0]}, expected a file of bench-decode")
+    (header, *records), _ = read_records(path)
+    for number, one in enumerate(records, 2):
+        if one["kind"] == RECORD and (what := next(useless(one), "")):
+            raise UserError(f"{path}: line {number}: {what}, expected a file of bench-decode")
+    return header, records
 
 
 def useless(record: Record) -> Iterator[str]:

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from acceptance.models.bundled import BUNDLED
 from acceptance.results.unfinished import FILE as UNFINISHED
@@ -37,12 +37,14 @@ from simulator.ground.tested import TESTED, warn_untested
 from simulator.rounds.acceptance_law import HistogramAcceptance
 
 from .decode import BOUNDS, ablation, forecast_rows, pair_costs, walked_tokens_per_round
+from .methods import MethodValidation, validate_methods
 from .rows import Row, Validation
 
 # Runs every command by its name; above this room, and never imported here.
 UMBRELLA = "calibration.cli.specsim"
 BURN_PROBES = ("empty", "burn_flops", "burn_memory", "draft", "verify", "baseline")
 Q_KIND = "greedy"
+TREES = ("eagle-tree", "specexec")
 PLAN, PLAN_KIND = "plan.json", "live_plan"
 # What every stage depends on; targets may come to a folder later, and other draft lengths may be fitted.
 STAGE_OPTIONS = {
@@ -60,6 +62,15 @@ FEW_TOKENS = 256
 PR_SET_PDEATHSIG = 1
 INTERRUPTED = {code for number in ENDING for code in (-number, EXIT_BY_SIGNAL + number)}
 Say = Callable[[str], None]
+Found = TypeVar("Found")
+# Besides chains of the draft model: one arm a method, and where its shape matters, another.
+METHOD_ARMS: dict[str, dict[str, Any]] = {
+    **{f"eagle-k{k}": {"method": "eagle", "k": k} for k in (2, 4, 6)},
+    **{f"medusa-k{k}": {"method": "medusa", "k": k} for k in (2, 4)},
+    **{f"{name}-k4": {"method": name, "k": 4} for name in ("ngram", "prompt-lookup")},
+    "medusa-tree-32": {"method": "medusa-tree", "k": 4, "tree_budget": 32},
+    **{f"{name}-{nodes}": {"method": name, "k": 4, "tree_budget": nodes} for name in TREES for nodes in (16, 32)},
+}
 
 
 class FitFailed(UserError):
@@ -75,7 +86,8 @@ class FitFailed(UserError):
 class Plan:
     """What to run. times: how often the target is inflated, each a run. fitted: draft lengths that costs see.
 
-    prompts: how many of prompts_file, whose format and column the other two say.
+    prompts: how many of prompts_file, whose format and column the other two say. methods: all of them are run, and
+    their parts timed; nothing is fitted.
 
     Raises:
         UserError: There is nothing to fit, or nothing left to forecast.
@@ -94,9 +106,14 @@ class Plan:
     prompts_file: str = BUNDLED
     prompts_format: str = "auto"
     column: str | None = None
+    methods: bool = False
 
     def __post_init__(self) -> None:
         """Check that there is something to fit and to forecast."""
+        if max(self.draft_lengths) > self.tokens:
+            raise UserError(f"--k: {max(self.draft_lengths)} is above --max-new-tokens, expected 1 to {self.tokens}")
+        if self.methods:
+            return
         missing = sorted(set(self.fitted) - set(self.draft_lengths))
         if missing:
             raise UserError(f"--fit-k: {missing[0]} is not among the draft lengths of --k, expected some of those")
@@ -105,8 +122,6 @@ class Plan:
                 f"--fit-k: {len(self.fitted)} of {len(self.draft_lengths)} draft lengths, "
                 "expected two at least, and one left to forecast"
             )
-        if max(self.draft_lengths) > self.tokens:
-            raise UserError(f"--k: {max(self.draft_lengths)} is above --max-new-tokens, expected 1 to {self.tokens}")
 
     @property
     def prompt_words(self) -> list[str]:
@@ -122,15 +137,29 @@ class Plan:
 
 
 def validate_live(plan: Plan, say: Say) -> Validation:
-    """Run every stage and forecast.
+    """Run every stage and forecast; see `at_work`.
+
+    Raises:
+        FitFailed: All was measured, but a fit does not pass its checks.
+    """
+    return at_work(plan, say, run_stages)
+
+
+def validate_live_methods(plan: Plan, say: Say) -> MethodValidation:
+    """Decode by all methods, time the parts of their rounds, and forecast; see `at_work`."""
+    return at_work(plan, say, run_methods)
+
+
+def at_work(plan: Plan, say: Say, stages: Callable[[Plan, Sequence[str], Say], Found]) -> Found:
+    """Run stages in a folder that is this process's alone.
 
     Args:
         plan: What to run.
         say: Told what happens.
+        stages: Run with the plan, notes on its prompts, and `say`.
 
     Raises:
         UserError: A stage failed, or the folder is of another plan.
-        FitFailed: All was measured, but a fit does not pass its checks.
     """
     prompts = given_prompts(plan.prompts_file, plan.prompts_format, column=plan.column, limit=plan.prompts)
     make_folder(plan.folder)
@@ -138,7 +167,7 @@ def validate_live(plan: Plan, say: Say) -> Validation:
     lock = Lock(plan.folder / PLAN, f"--out-dir: another validation is at work in {plan.folder}")
     lock.take()
     try:
-        return run_stages(plan, prompts.notes(), say)
+        return stages(plan, prompts.notes(), say)
     finally:
         lock.release()
 
@@ -162,18 +191,30 @@ def run_stages(plan: Plan, notes: Sequence[str], say: Say) -> Validation:
     return forecast(plan, logs, calibrated(plan, logs))
 
 
+def run_methods(plan: Plan, notes: Sequence[str], say: Say) -> MethodValidation:
+    """Decode with every target that has not left its file yet, and forecast."""
+    keep_plan(plan)
+    for note in notes:
+        say(note)
+    for name in TESTED:
+        warn_untested(name)
+    presets = write_presets(plan)
+    return validate_methods([decoded(plan, presets, times, say, "--time-parts") for times in plan.times])
+
+
 def keep_plan(plan: Plan) -> None:
     """Write the options of every stage; refuses to go on with a folder if they are not what they were."""
     path = plan.folder / PLAN
     options = {flag: getattr(plan, name) for flag, name in STAGE_OPTIONS.items()} | {"--k": list(plan.draft_lengths)}
     options["--prompts"] = plan.prompt_words or None
+    kind = {"--methods": plan.methods or None}
     if not path.exists():
-        write_json(path, envelope(PLAN_KIND, 1, options))
+        write_json(path, envelope(PLAN_KIND, 1, options | (kind if plan.methods else {})))
         return
     document = read_json_object(path)
     check_kind(path, document, PLAN_KIND, (1,))
     before = Field(document, path)["parameters"].object()
-    for flag, value in options.items():
+    for flag, value in (options | kind).items():
         if before.get(flag) != value:
             begun = f"{path} was begun with {before.get(flag)}"
             raise UserError(f"{flag}: {value}, but {begun}, expected the same or another --out-dir")
@@ -227,13 +268,23 @@ def measure(plan: Plan, say: Say) -> None:
     call("measure-acceptance", *options)
 
 
+def arms_of(plan: Plan) -> dict[str, dict[str, Any]]:
+    """Return what is decoded by: the method of each arm, and its knobs."""
+    arms: dict[str, dict[str, Any]] = {f"k{k}": {"method": "speculative", "k": k} for k in plan.draft_lengths}
+    return arms | (METHOD_ARMS if plan.methods else {})
+
+
 def write_presets(plan: Plan) -> Path:
     """Write what bench-decode is to run."""
-    names = [f"k{k}" for k in plan.draft_lengths]
-    lines = [f'[methods.k{k}]\nmethod = "speculative"\nk = {k}\n' for k in plan.draft_lengths]
+    arms = arms_of(plan)
+    names = ", ".join(f'"{name}"' for name in arms)
+    lines = []
+    for name, arm in arms.items():
+        knobs = "".join(f"{knob} = {value}\n" for knob, value in arm.items() if knob != "method")
+        lines.append(f'[methods.{name}]\nmethod = "{arm["method"]}"\n{knobs}')
     for times in plan.times:
         lines.append(f'[models.x{times}]\ntarget = "bundled"\ndraft = "bundled"\ninflate_target = {times}\n')
-        lines.append(f'[experiments.x{times}]\nmodels = "x{times}"\nmethods = {names}\n'.replace("'", '"'))
+        lines.append(f'[experiments.x{times}]\nmodels = "x{times}"\nmethods = [{names}]\n')
     path = plan.folder / "presets.toml"
     with writing(path) as file:
         file.write("\n".join(lines))
@@ -241,13 +292,21 @@ def write_presets(plan: Plan) -> Path:
 
 
 def decode(plan: Plan, presets: Path, times: int, say: Say) -> DecodeLog:
-    """Decode for real with one target, by all draft lengths and by plain decoding in turns."""
+    """Decode for real with one target, and read what came of it."""
+    return load_decode(decoded(plan, presets, times, say))
+
+
+def decoded(plan: Plan, presets: Path, times: int, say: Say, *more: str) -> Path:
+    """Decode for real with one target, by all arms and by plain decoding in turns; return the records' file.
+
+    more: words for bench-decode besides.
+    """
     say(f"decoding, target inflated {times} times")
     out = plan.folder / f"decode_x{times}.jsonl"
     options = ["--config", str(presets), "--experiment", f"x{times}", "--runs", str(plan.runs), *plan.prompt_words]
     options += ["--seed", str(plan.seed), "--max-prompts", str(plan.prompts), "--max-new-tokens", str(plan.tokens)]
-    call("bench-decode", *options, "--dtype", plan.dtype, "--device", plan.device, "--out", str(out))
-    return load_decode(out)
+    call("bench-decode", *options, *more, "--dtype", plan.dtype, "--device", plan.device, "--out", str(out))
+    return out
 
 
 def calibrated(plan: Plan, logs: Sequence[DecodeLog]) -> list[Profile]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -28,6 +29,30 @@ class Row:
     def error(self) -> float:
         """Forecast over measured, less 1."""
         return self.forecast / self.measured - 1
+
+
+class Judged(Protocol):
+    """What a verdict is made of: a row of any kind."""
+
+    @property
+    def target(self) -> str:
+        """What was decoded with."""
+
+    @property
+    def fitted(self) -> bool:
+        """Whether its times went into the costs."""
+
+    @property
+    def forecast(self) -> float:
+        """A speedup."""
+
+    @property
+    def measured(self) -> float:
+        """The same."""
+
+    @property
+    def error(self) -> float:
+        """Forecast over measured, less 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +92,7 @@ class Verdict:
         return all(getattr(self, name) <= bound for name, bound in bounds.stated().items())
 
 
-def judge(rows: Sequence[Row]) -> Verdict:
+def judge(rows: Sequence[Judged]) -> Verdict:
     """Return the errors of the rows that were not fitted."""
     errors = np.array([abs(r.error) for r in rows if not r.fitted])
     losses = []
