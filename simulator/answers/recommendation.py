@@ -52,6 +52,7 @@ def of_pair(
         apart=pair.placement == SEPARATE,
         rows=rows,
         draft_length=draft_length,
+        modules=pair.draft.drafting.modules if pair.draft.drafting else 1,
     )
 
 

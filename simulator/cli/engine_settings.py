@@ -98,14 +98,18 @@ def same(name: str, given: Any, stated: str | int) -> bool:
 
 def told_by_file(settings: "EngineSettings") -> "Mapping[str, Stated]":
     """Return options with the method that a drafter's file tells, of those that the engine calls alike."""
-    from simulator.costs.drafters.methods import methods
-    from simulator.costs.engines.settings import as_its_file_tells
-
     method, drafter = settings.options.get("method"), settings.options.get("draft_model")
-    if method is None or drafter is None or not is_here(str(drafter.value)):
+    if method is None or drafter is None or len(settings.alike) < 2 or not is_here(str(drafter.value)):
         return settings.options
-    told = as_its_file_tells(methods()[str(method.value)], str(drafter.value))
-    return {**settings.options, "method": method._replace(value=told.name)}
+    from simulator.costs.shapes import read_shape
+
+    drafting = read_shape(str(drafter.value)).drafting
+    is_one = drafting is not None and drafting.method in settings.alike
+    return (
+        {**settings.options, "method": method._replace(value=drafting.method)}
+        if drafting and is_one
+        else settings.options
+    )
 
 
 def fill_drafter(context: click.Context, filled: dict[str, Any], settings: "EngineSettings") -> None:

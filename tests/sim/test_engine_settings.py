@@ -185,6 +185,38 @@ def test_the_forms_of_tensorrt_llm_and_llama_cpp() -> None:
     assert vllm.written(said("eagle3", tree=Tree(2, 9))).settings is None
 
 
+def test_modules_that_take_turns_get_a_multiple_of_them() -> None:
+    turns = vllm.written(said("mtp", modules=2)).settings
+    assert turns == {"method": "mtp", "num_speculative_tokens": 6, vllm.OURS[3]: [[1, vllm.MOST_BATCH, 5]]}
+    assert vllm.at_batch(vllm.read(json.dumps(turns)).schedule, 64) == 5
+    assert vllm.written(said("mtp", modules=5)).settings == {"method": "mtp", "num_speculative_tokens": 5}
+
+
+@pytest.mark.parametrize(
+    ("flags", "method"),
+    [
+        ("NEXTN", "mtp"),
+        ("EAGLE", "mtp"),
+        ("EAGLE --speculative-draft-model-path lmsys/DeepSeek-R1-NextN", "mtp"),
+        ("EAGLE --speculative-draft-model-path lmsys/EAGLE-llama2", "eagle"),
+        ("eagle3 --speculative-draft-model-path x", "eagle3"),
+    ],
+)
+def test_sglang_has_one_name_for_heads_and_modules(flags: str, method: str) -> None:
+    found = sglang.read(f"--speculative-algorithm {flags} --speculative-num-steps 2 --speculative-eagle-topk 1")
+    assert found.options["method"].value == method
+
+
+def test_a_drafters_file_tells_what_an_engine_calls_alike(run, tmp_path: Path) -> None:
+    config = {"architectures": ["DeepSeekMTPModel"], "model_type": "qwen3", "hidden_size": 4096, "vocab_size": 151_936}
+    config |= {"num_attention_heads": 32, "num_key_value_heads": 8, "num_hidden_layers": 36, "head_dim": 128}
+    config |= {"intermediate_size": 12_288, "num_nextn_predict_layers": 1}
+    (tmp_path / "module.json").write_text(json.dumps(config))
+    flags = "--speculative-algorithm EAGLE --speculative-draft-model-path module.json --speculative-num-steps 2"
+    found = result(run, *BASE, "--target-model", "qwen3-8b", "--from-sglang", flags)
+    assert found["parameters"]["method"] == "mtp"
+
+
 def test_adaptive_steps_of_sglang_follow_the_schedule() -> None:
     found = sglang.written(said("eagle3", rows=ROWS))
     assert found.settings is not None

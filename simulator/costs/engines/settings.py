@@ -39,6 +39,7 @@ class EngineSettings:
     option: of ours that holds them. options: of ours, by the names of fields of `DeviceOptions` and `Point`. schedule:
     draft lengths by batch size. survival: P(A >= j), where the engine is to accept at these rates. draft_devices: those
     that share the draft, where that is stated. notes: sentences on what is taken in another way than it is stated.
+    alike: methods that the engine calls as the one that is stated, of which a drafter's file tells the one.
     """
 
     option: str
@@ -46,6 +47,7 @@ class EngineSettings:
     schedule: tuple[Row, ...] = ()
     survival: tuple[float, ...] = ()
     notes: tuple[str, ...] = ()
+    alike: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +57,7 @@ class Recommended:
     draft: the drafter's name as engines take it; None where nobody said. draft_format: the number format of its
     weights, "" where its file says. devices, draft_devices: those that share the target and the draft. apart: whether
     the draft is on a device of its own. rows: draft lengths by batch size, none where one length is for all.
-    draft_length: at the batch size that is forecast, 0 where plain decoding is best.
+    draft_length: at the batch size that is forecast, 0 where plain decoding is best. modules: that take turns.
     """
 
     method: Method
@@ -67,6 +69,7 @@ class Recommended:
     apart: bool = False
     rows: tuple[Row, ...] = ()
     draft_length: int = 0
+    modules: int = 1
 
     @property
     def lacks(self) -> str:
@@ -113,15 +116,6 @@ def called(engine: str) -> dict[str, Method]:
         name = getattr(method.engines, engine)
         found |= {name: method} if name and name not in found else {}
     return dict(sorted(found.items()))
-
-
-def as_its_file_tells(method: Method, drafter: str) -> Method:
-    """Return which of the methods that engines call alike a drafter's file is of."""
-    from simulator.costs.shapes import read_shape
-
-    drafting = read_shape(drafter).drafting
-    told = methods()[drafting.method] if drafting else method
-    return told if told.engines.vllm == method.engines.vllm else method
 
 
 def refuse_word(word: Field, known: Sequence[str]) -> "NoReturn":

@@ -32,6 +32,8 @@ OPTION = "--from-sglang"
 SPECULATIVE = "--speculative-"
 # Algorithms whose draft length is a number of steps; that of others is a block's.
 BY_STEPS = ("EAGLE", "EAGLE3", "NEXTN", "STANDALONE")
+# Two names of one, which the drafter tells apart.
+ONE = ("EAGLE", "NEXTN")
 # Those that --speculative-adaptive is for.
 ADAPTIVE = ("EAGLE", "EAGLE3", "NEXTN")
 MOST_NODES = 65_536
@@ -100,12 +102,14 @@ def read(text: str) -> EngineSettings:
     read_formats(flags, options, told)
     draft, algorithm = of(flags, "draft-model-path"), of(flags, "algorithm")
     name = algorithm.text().upper()
-    method = method_of(algorithm, name, has_draft=draft.is_given)
+    method = method_of(algorithm, name, str(draft.value).lower() if draft.is_given else "")
     options["method"] = Stated(method.name, f"{algorithm.where} {name}")
     if draft.is_given:
         options["draft_model"] = stated(draft, draft.text())
     notes = read_lengths(flags, name, options)
-    return EngineSettings(option=OPTION, options=options, notes=(*gathered(told), *notes))
+    group = ONE if name in ONE else (name,)
+    alike = tuple(m.name for m in methods().values() if m.engines.sglang in group)
+    return EngineSettings(option=OPTION, options=options, notes=(*gathered(told), *notes), alike=alike)
 
 
 def stated(flag: Field, value: str | int) -> Stated:
@@ -172,11 +176,11 @@ def read_formats(flags: Field, options: dict[str, Stated], told: dict[str, list[
             options[name] = stated(flag, found)
 
 
-def method_of(algorithm: Field, name: str, *, has_draft: bool) -> Method:
-    """Return the method of an algorithm; EAGLE without a drafter is the target's own MTP, NEXTN another name of it."""
-    known, own = called("sglang"), methods().get("mtp")
-    if name in ("EAGLE", "NEXTN") and not has_draft and own is not None:
-        return own
+def method_of(algorithm: Field, name: str, drafter: str) -> Method:
+    """Return the method of an algorithm; EAGLE without a drafter, or with one that is called so, is MTP."""
+    known = called("sglang")
+    if name in ONE and (not drafter or "nextn" in drafter or "mtp" in drafter):
+        return methods()["mtp"]
     if name not in known:
         refuse_word(algorithm, tuple(known))
     return known[name]

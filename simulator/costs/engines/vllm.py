@@ -129,6 +129,7 @@ def read(text: str) -> EngineSettings:
         schedule=schedule_of(config, longest),
         survival=survival_of(config, longest),
         notes=gathered(told),
+        alike=tuple(m.name for m in methods().values() if method and m.engines.vllm == method.engines.vllm),
     )
 
 
@@ -253,6 +254,15 @@ def survival_of(config: Field, longest: int | None) -> tuple[float, ...]:
     return found
 
 
+def lengths_of(said: Recommended) -> dict[str, Any]:
+    """Return the keys of draft lengths; vLLM takes none between multiples of modules that take turns but in a schedule."""
+    most, rows = said.longest, said.rows
+    if most > said.modules and most % said.modules:
+        most, rows = most + -most % said.modules, rows or ((1, MOST_BATCH, most),)
+    schedule = {"num_speculative_tokens_per_batch_size": [list(row) for row in rows]} if rows else {}
+    return {"num_speculative_tokens": most} | schedule
+
+
 def written(said: Recommended) -> Written:
     """Return a recommendation as vLLM takes it; it has no trees, and takes no `num_speculative_tokens` of 0."""
     if not said.method.engines.vllm:
@@ -267,9 +277,7 @@ def written(said: Recommended) -> Written:
         config["model"] = said.draft
     if said.lacks:
         notes.append(f'"model", {said.lacks}, is yours to add')
-    config["num_speculative_tokens"] = said.longest
-    if said.rows:
-        config["num_speculative_tokens_per_batch_size"] = [list(row) for row in said.rows]
+    config |= lengths_of(said)
     if said.draft_devices not in (None, 1, said.devices):
         notes.append(f"vLLM shares a draft among 1 or all {said.devices} devices, not {said.draft_devices}")
     elif said.draft_devices is not None and said.devices > 1:
