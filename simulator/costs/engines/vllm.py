@@ -255,7 +255,7 @@ def survival_of(config: Field, longest: int | None) -> tuple[float, ...]:
 
 
 def lengths_of(said: Recommended) -> dict[str, Any]:
-    """Return the keys of draft lengths; vLLM takes none between multiples of modules that take turns but in a schedule."""
+    """Return the keys of draft lengths: between multiples of modules that take turns, only a schedule has one."""
     most, rows = said.longest, said.rows
     if most > said.modules and most % said.modules:
         most, rows = most + -most % said.modules, rows or ((1, MOST_BATCH, most),)
