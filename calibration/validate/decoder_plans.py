@@ -16,9 +16,6 @@ from simulator.costs.drafters.methods import method_named
 from simulator.costs.drafters.plan import (
     BLOCK_PASS,
     FIRST_PASS,
-    LENGTH,
-    POSITION,
-    DraftPass,
     DraftPlan,
     Ints,
     Tree,
@@ -91,17 +88,18 @@ def specexec(at: Drafting) -> DraftPlan:
 
 
 def medusa(at: Drafting) -> DraftPlan:
-    """Heads on the target's last state, in one pass; levels of a tree, or tokens of a chain."""
-    depth = at.rounds.depth
-    one = np.ones_like(depth)
-    heads = DraftPass(BLOCK_PASS, at.target, one, depth, np.minimum(depth, 1))
-    return DraftPlan(passes=(heads,), width=at.rounds.drafted + 1, accepts=POSITION)
+    """Heads on the target's last state, timed as the one pass that they are; levels of a tree, or tokens of a chain."""
+    method, depth = method_named("medusa"), at.rounds.depth
+    plan = method.plan(method.usual(at.target), depth)
+    heads = plan.passes[0]._replace(name=BLOCK_PASS, head_rows=depth, times=np.minimum(depth, 1))
+    return replace(plan, passes=(heads,), width=at.rounds.drafted + 1)
 
 
 def look_up(at: Drafting) -> DraftPlan:
     """A search in the text, whatever it finds."""
-    host_s = at.host(np.full_like(at.rounds.drafted, at.knobs["k"]))
-    return DraftPlan(passes=(), width=at.rounds.drafted + 1, accepts=LENGTH, host_s=host_s)
+    method, drafted = method_named("ngram"), at.rounds.drafted
+    host_s = at.host(np.full_like(drafted, at.knobs["k"]))
+    return replace(method.plan(method.usual(at.target), drafted), host_s=host_s)
 
 
 PLANS: dict[str, Builder] = {

@@ -24,11 +24,12 @@ from acceptance.models.load import load_pair
 from acceptance.models.rule import SamplingRule
 from acceptance.results.journal import to_line
 from acceptance.results.parts import PARTS, Part, parts_record
-from calibration.sources.methods import Rounds
+from calibration.sources.methods import PartTimes, Rounds
 from calibration.validate import live
 from calibration.validate.decoder_plans import PLANS, Drafting
 from simulator.costs.drafters.plan import BLOCK_PASS, FIRST_PASS, DraftPlan
 from simulator.costs.shapes import config_file, shape_of
+from simulator.ground.artefacts import UserError
 from simulator.ground.fields import read_json
 
 from .made_decode import Truth, write_decode
@@ -157,6 +158,16 @@ def test_rounds_that_take_what_their_parts_take_are_forecast(run: Run, tmp_path:
     assert off.returncode == 1
     assert off.stdout.startswith("The forecasts do not hold")
     assert run("validate", tmp_path / "off.jsonl", "--methods", "--max-error", "5").returncode == 0
+
+
+def test_between_rows_that_were_timed_a_part_is_on_a_line() -> None:
+    times = {Part("a", "verify", 1, 1): [1.0, 1.0, 9.0], Part("a", "verify", 3, 3): [3.0]}
+    heads = {Part("a", "draft block", 1, k): [0.1 * k] for k in (1, 2)}
+    parts = PartTimes(times | heads)
+    assert parts.at("a", "verify", np.array([1, 2, 3, 9])).tolist() == [1, 2, 3, 3]
+    assert parts.at("a", "draft block", 2) == 0.2
+    with pytest.raises(UserError, match="host of a was not timed"):
+        parts.at("a", "host", 1)
 
 
 def test_a_run_without_parts_is_refused(run: Run, user_error: Callable[..., None], tmp_path: Path) -> None:
