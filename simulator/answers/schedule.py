@@ -29,7 +29,7 @@ class Range:
     draft_length: int
 
 
-def schedule(pair: "ModelPair", acceptance: AcceptanceModel, longest: int, *, overlap: bool) -> tuple[Range, ...]:
+def schedule(pair: "ModelPair", acceptance: AcceptanceModel, longest: int, *, overlap: int) -> tuple[Range, ...]:
     """Return the best draft length, up to the longest, of every batch size that fits into memory, in ranges."""
     from simulator.costs.model_costs import largest_batch
 

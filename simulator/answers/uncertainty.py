@@ -49,7 +49,7 @@ def speedups(
     draft_lengths: Ints,
     tokens_per_round: Floats | None = None,
     *,
-    overlap: bool,
+    overlap: int,
 ) -> Floats:
     """Return speedups at rising draft lengths, [*samples, draft lengths].
 
@@ -94,7 +94,7 @@ def uncertainty(
     longest: int,
     rng: np.random.Generator,
     *,
-    overlap: bool,
+    overlap: int,
     samples: int = SAMPLES,
 ) -> Uncertainty:
     """Draw the uncertain constants so many times, and say what follows for K and for the best K up to the longest."""
@@ -117,7 +117,7 @@ def uncertainty(
     )
 
 
-def sensitivities(costs: Costs, acceptance: AcceptanceModel, draft_length: int, *, overlap: bool) -> dict[str, float]:
+def sensitivities(costs: Costs, acceptance: AcceptanceModel, draft_length: int, *, overlap: int) -> dict[str, float]:
     """Return by how many percent 1 % more of each constant changes the speedup; of the mean acceptance as well."""
 
     def gain(moved: Costs) -> float:

@@ -66,7 +66,8 @@ def judge(setting: Setting, uncertainty: Uncertainty) -> Verdict:
     # Times a token of a server are of whole outputs: their last rounds were cut already.
     gain = float(form.speedup)
     if not is_timed(costs):
-        gain = run_speedup(setting.cost, acceptance.law(k), setting.hit_rate, setting.total, overlap=setting.overlap)
+        cost, total, other = setting.cost, setting.total, setting.other_rate
+        gain = run_speedup(cost, acceptance.law(k), setting.hit_rate, total, overlap=setting.overlap, other_rate=other)
     interval = uncertainty.interval(k)
     if interval is not None:
         # The draws are of long runs.

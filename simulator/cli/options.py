@@ -48,6 +48,7 @@ class SharedOptions:
     hist_as: str | None
     measured: bool | None
     overlap: bool
+    guesses: int
     replications: int
     seed: int
     force: bool
@@ -58,6 +59,13 @@ class SharedOptions:
     def accepts_as(self) -> str | None:
         """What says how much is accepted: a file, or an engine's settings; None where neither does."""
         return "synthetic_acceptance" if self.law is not None else None if self.hist is None else str(self.hist)
+
+    @property
+    def ahead(self) -> int:
+        """For how many outcomes of a verification the next draft is made meanwhile."""
+        if self.guesses > 1 and not self.overlap:
+            raise UserError(f"--guesses: {self.guesses} drafts ahead, expected --overlap beside it")
+        return self.guesses if self.overlap else 0
 
     @property
     def inputs(self) -> dict[str, Path | None]:
@@ -156,6 +164,9 @@ def run_options(*, replications: int, least: int) -> Decorator:
             help="With --hist: sample it, or use only its i.i.d. equivalent.  [default: measured]",
         ),
         click.option("--overlap/--no-overlap", default=False, help="Draft the next round while the target verifies."),
+        click.option(
+            "--guesses", default=1, type=click.IntRange(1, 256), help="Outcomes for which --overlap drafts ahead."
+        ),
         click.option(
             "--replications",
             default=replications,
@@ -300,7 +311,7 @@ def running(
 
 def timed_pricing(pricing: "Pricing", options: SharedOptions, measured: "Measured | None") -> "Pricing":
     """Return costs from times a token of a server, where the user states them; else of rounds as they were measured."""
-    pricing = with_drafted(pricing, measured)
+    pricing = with_drafted(pricing, measured)._replace(guesses=max(options.ahead, 1))
     tpots = {"--baseline-tpot": options.baseline_tpot, "--speculative-tpot": options.speculative_tpot}
     given = {option: ms for option, ms in tpots.items() if ms is not None}
     if not given:

@@ -146,7 +146,7 @@ def run(options: SimulateOptions) -> None:
         draft_length=draft_length,
         costs=pricing.costs(point),
         acceptance=measured or IidAcceptance(float(point.alpha)),
-        overlap=options.overlap,
+        overlap=options.ahead,
     )
     is_sampled = isinstance(measured, HistogramAcceptance) and "alpha" not in options.stated
     counted = tuple(name for name in pricing.names if name != "alpha" or not is_sampled)
@@ -188,7 +188,12 @@ def parameters_of(
         payload["acceptance_prior"] = measured.assumed
     if measured is not None and measured.caveat:
         payload["acceptance_caveat"] = measured.caveat
-    runs = {"overlap": options.overlap, "replications": options.replications, "seed": options.seed}
+    runs = {
+        "overlap": options.overlap,
+        **({"guesses": options.guesses} if options.guesses > 1 else {}),
+        "replications": options.replications,
+        "seed": options.seed,
+    }
     return payload | dict(provenance(pricing, options)) | runs
 
 
@@ -205,6 +210,7 @@ def heading(options: SimulateOptions, point: Point, pricing: "Pricing", measured
     else:
         source = f"acceptance sampled from {shortened(options.accepts_as)}"
     overlap = ", overlapped drafting" if options.overlap else ""
+    overlap += f" of {options.guesses} outcomes" if options.guesses > 1 else ""
     runs = f"{options.replications} run{'s' if options.replications > 1 else ''}"
     what = f"{point.total} tokens, K = {point.draft_length}, {source}{overlap}, {runs}"
     if pricing.profile is None:

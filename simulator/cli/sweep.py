@@ -210,7 +210,7 @@ def make_sweep(options: SweepOptions) -> "Sweep":
         grid=grid,
         acceptance=Acceptance(model=model),
         pricing=pricing,
-        overlap=options.overlap,
+        overlap=options.ahead,
         replications=options.replications,
         seed=options.seed,
     )
@@ -261,7 +261,11 @@ def held_fixed(options: SweepOptions, task: "Sweep", source: str, caveat: str) -
         usual = there.get(name, parameter.default)
         if fixed and (name in ("draft_length", "alpha", "draft_cost") or values[name][0] != usual):
             words.append(f"{parameter.flags[0][2:]} {values[name][0]:,.10g}{' ms' * (parameter.unit == 'ms')}")
-    return ", ".join(words) + (", overlapped drafting" if task.overlap else "")
+    return (
+        ", ".join(words)
+        + (", overlapped drafting" if task.overlap else "")
+        + (f" of {task.overlap} outcomes" if task.overlap > 1 else "")
+    )
 
 
 def sweep_text(

@@ -207,7 +207,8 @@ class ModelPair:
 
     batch, context: scalars or arrays that broadcast with draft lengths; context is what the KV cache holds on average.
     method: how the draft drafts, whose shape is of nothing where it reads no weights; tree: how drafts branch, if so.
-    drafted: P(D = d), of a method that drafts no more than it finds, where it is known.
+    drafted: P(D = d), of a method that drafts no more than it finds, where it is known. guesses: outcomes that drafts
+    ahead are made for.
     devices: that share the target. placement: "same" puts the draft on those as well, "separate" on one of its own;
     draft_devices: that share the draft, where they are others.
     round_overhead_s: what a round costs besides its passes; round_overhead_error: its standard error, relative;
@@ -226,6 +227,7 @@ class ModelPair:
     method: Method = draft_model.METHOD
     tree: Tree | None = None
     drafted: tuple[float, ...] | None = None
+    guesses: int = 1
     devices: int = 1
     draft_devices: int | None = None
     placement: str = SAME
@@ -302,7 +304,15 @@ class ModelPair:
             overhead_s=spread(self.round_overhead_factors, k.ndim) * self.round_overhead_s * np.ones(k.shape)
             + (target.engine.tree_round_s if self.tree else 0.0),
             drafted=np.asarray(plan.width - 1, np.float64) if self.tree else None,
+            ahead_s=None if self.guesses == 1 else self.ahead_s(plan, batch, context),
         )
+
+    def ahead_s(self, plan: DraftPlan, batch: Count, context: Count) -> Floats:
+        """Return the seconds of the next draft, made ahead: a guess of the bonus token, and K tokens behind each."""
+        wide = [p._replace(rows=p.rows * self.guesses, head_rows=p.head_rows * self.guesses) for p in plan.passes]
+        drafted_s = sum((of.times * self.drafted_s(of, batch, context) for of in wide), np.zeros(np.shape(batch)))
+        first_s = self.drafted_s(plan.passes[0], batch, context) if plan.passes else 0.0
+        return np.asarray(first_s + drafted_s + np.asarray(plan.host_s) * batch, np.float64)
 
     def drafted_s(self, of: DraftPass, batch: Count, context: Count) -> Floats:
         """Return the seconds of one pass of the draft."""

@@ -46,11 +46,13 @@ class Pricing(NamedTuple):
     """Costs from the parameters of a point; without models, from its burn units.
 
     models: as they run, at whatever batch and context. timed: what a server's times a token tell, in place of both.
+    guesses: outcomes that drafts ahead are made for.
     """
 
     profile: "Profile | None" = None
     models: "ModelPair | None" = None
     timed: "TimedTokens | None" = None
+    guesses: int = 1
 
     @property
     def decoding(self) -> "Decoding | None":
@@ -106,6 +108,8 @@ class Pricing(NamedTuple):
 
     def costs(self, point: Point) -> Costs:
         """Return the costs at a point; arrays of points stay arrays."""
+        if self.guesses > 1 and (self.timed is not None or self.decoding is not None):
+            raise UserError(f"--guesses: {self.guesses}, but what was timed drafted for one outcome, expected 1")
         if self.timed is not None:
             return self.timed
         overhead_s = np.asarray(point.round_overhead_ms, np.float64) / 1e3
@@ -121,12 +125,13 @@ class Pricing(NamedTuple):
                 raise UserError(f"--draftN: {length} is above {pair.longest}, {known}, expected 1 to {pair.longest}")
             return pair
         if self.models is None:
-            return replace(knobs(point), **self.unit_uncertainty(point))
+            return replace(knobs(point), guesses=self.guesses, **self.unit_uncertainty(point))
         from .drafters.plan import check_lengths
 
         check_lengths(self.models.draft, (int(k) for k in np.unique(point.draft_length)))
         return replace(
             self.models,
+            guesses=self.guesses,
             batch=point.batch,
             context=point.context,
             round_overhead_s=overhead_s,

@@ -66,7 +66,8 @@ class Knobs:
     """The work of one target pass over one token, in burn units, and what a unit costs (model §2, §7).
 
     pass_overhead_s: what a pass costs besides, of target and draft alike. Every field may be an array; all broadcast
-    together. uncertain: constants that were fitted, by the names of `scaled`; covariance: of their logarithms.
+    together. uncertain: constants that were fitted, by the names of `scaled`; covariance: of their logarithms. guesses:
+    outcomes that drafts ahead are made for.
     """
 
     work_flops: Real
@@ -79,6 +80,7 @@ class Knobs:
     round_overhead_s: Real = 0.0
     uncertain: tuple[str, ...] = ()
     covariance: Floats = field(default_factory=lambda: np.zeros((0, 0)))
+    guesses: int = 1
 
     @property
     def longest(self) -> None:
@@ -107,6 +109,7 @@ class Knobs:
             draft_s=draft_step_s * k,
             verify_s=self.pass_s(k + 1),
             overhead_s=np.asarray(self.round_overhead_s, np.float64),
+            ahead_s=None if self.guesses == 1 else draft_step_s + k * self.pass_s(self.guesses, scale=self.draft_cost),
         )
 
     def scaled(self, factors: Mapping[str, Real]) -> "Knobs":
@@ -133,7 +136,8 @@ class RoundCost(NamedTuple):
 
     baseline_s: one token of plain decoding. draft_step_s: one drafted token. draft_s: the K of a round, one
     after another. verify_s: one target pass over K + 1 positions. overhead_s: what a round costs besides. drafted:
-    tokens that are drafted and verified, where they are others than K.
+    tokens that are drafted and verified, where they are others than K. ahead_s: the next draft, made while the target
+    verifies, where that is not K + 1 of its steps.
     """
 
     draft_length: NDArray[np.int64]
@@ -143,6 +147,12 @@ class RoundCost(NamedTuple):
     verify_s: Floats
     overhead_s: Floats
     drafted: Floats | None = None
+    ahead_s: Floats | None = None
+
+    @property
+    def drafted_ahead_s(self) -> Floats:
+        """Seconds of the next draft, made ahead: its guess of the bonus token, and K tokens behind each guess."""
+        return self.draft_step_s + self.draft_s if self.ahead_s is None else self.ahead_s
 
     @property
     def tokens_drafted(self) -> Floats:
@@ -164,4 +174,4 @@ class RoundCost(NamedTuple):
 
         The draft had to guess the bonus token first: K + 1 of its steps run beside the verification.
         """
-        return np.maximum(self.verify_s + self.overhead_s, self.draft_step_s + self.draft_s)
+        return np.maximum(self.verify_s + self.overhead_s, self.drafted_ahead_s)

@@ -23,7 +23,7 @@ class PhaseTimes:
     """Seconds of one run's phases, as plain floats (see `step.RoundCost`)."""
 
     baseline_s: float
-    draft_step_s: float
+    drafted_ahead_s: float
     draft_s: float
     verify_s: float
     overhead_s: float
@@ -65,7 +65,7 @@ def speculative_arm(
         if tokens >= total:
             return tokens, number + 1, accepted, queue.now_s
         is_drafted = overlap and hit
-        ahead_s = verify_began_s + times.draft_step_s + times.draft_s
+        ahead_s = verify_began_s + times.drafted_ahead_s
         if is_drafted:
             trace.span(2, 1, "draft ahead", verify_began_s, ahead_s, f'"round":{number + 1}')
             yield max(queue.now_s, ahead_s), Priority.BEGIN

@@ -24,6 +24,7 @@ class Block(NamedTuple):
     rows: indices of the runs, shape [n]. counts: rounds by accepted drafts, shape [n, K_max + 1]. rounds: all of them,
     shape [n]. hits: rounds whose successor's draft was already made and right, shape [n]. missing: tokens that are
     left, below 0 where the budget left no room for some, shape [n]. ends: whether the run is done with this block, [n].
+    others: those of the hits whose rounds did not accept all K, [n].
     """
 
     rows: NDArray[np.intp]
@@ -32,10 +33,17 @@ class Block(NamedTuple):
     hits: Ints
     missing: Ints
     ends: NDArray[np.bool_]
+    others: Ints
 
 
 def draw_blocks(
-    laws: Floats, draft_lengths: Ints, totals: Ints, hit_rates: Floats, rng: Rng, hit_rng: Rng
+    laws: Floats,
+    draft_lengths: Ints,
+    totals: Ints,
+    hit_rates: Floats,
+    rng: Rng,
+    hit_rng: Rng,
+    other_rates: Floats | None = None,
 ) -> Iterator[Block]:
     """Draw rounds until every run has committed its total of tokens.
 
@@ -46,7 +54,9 @@ def draw_blocks(
         hit_rates: P(hit given A = K), shape [runs]; 0 without overlap.
         rng: Draws what is accepted.
         hit_rng: Draws the hits; apart, so that overlap does not change what is accepted.
+        other_rates: P(hit given A < K), shape [runs]; None: 0.
     """
+    other_rates = None if other_rates is None or not other_rates.any() else other_rates
     tokens = np.arange(1, laws.shape[1] + 1)
     missing = totals.astype(np.int64)
     rows, may_hit_at_all, none = np.arange(len(totals)), bool(hit_rates.any()), np.zeros(len(totals), np.int64)
@@ -62,7 +72,19 @@ def draw_blocks(
             full = counts[np.arange(len(rows)), k]
             # The run's last round has no successor; a block that ends its run and could hit is all full rounds.
             hits = hit_rng.binomial(np.where(ends, np.maximum(full - 1, 0), full), hit_rates)
-        yield Block(rows=rows, counts=counts, rounds=rounds, hits=hits, missing=missing, ends=ends)
+        others = none[: rows.size]
+        if other_rates is not None:
+            rest = rounds - counts[np.arange(len(rows)), k]
+            others = hit_rng.binomial(np.where(ends, 0, rest), other_rates[rows])
+        yield Block(
+            rows=rows,
+            counts=counts,
+            rounds=rounds,
+            hits=hits + others if other_rates is not None else hits,
+            others=others,
+            missing=missing,
+            ends=ends,
+        )
         on = (~ends).nonzero()[0]
         if on.size < rows.size:
             rows, missing, laws, k, widths = rows[on], missing[on], laws[on], k[on], widths[on]
@@ -82,10 +104,18 @@ class Counts(NamedTuple):
     cut: Ints
 
 
-def draw_counts(laws: Floats, draft_lengths: Ints, totals: Ints, hit_rates: Floats, rng: Rng, hit_rng: Rng) -> Counts:
+def draw_counts(
+    laws: Floats,
+    draft_lengths: Ints,
+    totals: Ints,
+    hit_rates: Floats,
+    rng: Rng,
+    hit_rng: Rng,
+    other_rates: Floats | None = None,
+) -> Counts:
     """Simulate one closed-loop run a row and count; the arguments are those of `draw_blocks`."""
     rounds, hits, cut = np.zeros((3, len(totals)), np.int64)
-    for block in draw_blocks(laws, draft_lengths, totals, hit_rates, rng, hit_rng):
+    for block in draw_blocks(laws, draft_lengths, totals, hit_rates, rng, hit_rng, other_rates):
         rounds[block.rows] += block.rounds
         hits[block.rows] += block.hits
         # What stands there last is of the block that ended the run.
@@ -116,7 +146,9 @@ def unroll(blocks: Iterator[Block], draft_length: int, rng: Rng) -> Iterator[tup
         full = np.flatnonzero(accepted == draft_length)
         may_hit = full[:-1] if block.ends[0] else full
         hit = np.zeros(len(accepted), np.bool_)
-        hit[rng.choice(may_hit, block.hits[0], replace=False)] = True
+        hit[rng.choice(may_hit, block.hits[0] - block.others[0], replace=False)] = True
+        if block.others[0]:
+            hit[rng.choice(np.flatnonzero(accepted < draft_length), block.others[0], replace=False)] = True
         for start in range(0, len(accepted), UNROLL_CHUNK):
             piece = slice(start, start + UNROLL_CHUNK)
             yield from zip(accepted[piece].tolist(), hit[piece].tolist(), strict=True)

@@ -13,6 +13,7 @@ from simulator.ground.streams import stream
 from .acceptance_law import AcceptanceModel
 from .analytic import ClosedForm, expected
 from .engine import Counts, Ints, draw_blocks, draw_counts, elapsed_s, unroll
+from .guesses import shares_of
 
 if TYPE_CHECKING:
     from simulator.ground.chrome_trace import ChromeTrace
@@ -28,14 +29,14 @@ class Setting(NamedTuple):
     """One point to simulate.
 
     total: tokens both arms produce. draft_length: K. costs: scalars. acceptance: what a round accepts.
-    overlap: whether the next draft is made while the target verifies.
+    overlap: for how many outcomes the next draft is made while the target verifies; 0: none.
     """
 
     total: int
     draft_length: int
     costs: Costs
     acceptance: AcceptanceModel
-    overlap: bool = False
+    overlap: int = 0
 
     @property
     def cost(self) -> RoundCost:
@@ -44,7 +45,12 @@ class Setting(NamedTuple):
     @property
     def hit_rate(self) -> float:
         """P(the draft made ahead can be used, given that the round accepted all K)."""
-        return self.acceptance.bonus_guess_rate(self.draft_length) if self.overlap else 0.0
+        return shares_of(self.acceptance, self.draft_length, self.overlap)[0]
+
+    @property
+    def other_rate(self) -> float:
+        """P(the draft made ahead can be used, given that the round did not)."""
+        return shares_of(self.acceptance, self.draft_length, self.overlap)[1]
 
     @property
     def closed_form(self) -> ClosedForm:
@@ -59,10 +65,11 @@ def replicate(setting: Setting, replications: int, seed: int, progress: Progress
     `progress` is called with how many were done.
     """
     (law, *single), parts, done = drawn_from(setting), [], 0
+    other = setting.other_rate
     for number, runs in enumerate(batches(replications, setting.draft_length + 1)):
         laws, (k, total, hit_rate) = np.broadcast_to(law, (runs, law.shape[1])), (np.repeat(v, runs) for v in single)
         streams = stream(seed, number, "acceptance"), stream(seed, number, "hits")
-        parts.append(draw_counts(laws, k, total, hit_rate, *streams))
+        parts.append(draw_counts(laws, k, total, hit_rate, *streams, np.full(runs, other)))
         progress(min(runs, replications - done))
         done += runs
     joined = {name: np.concatenate([getattr(part, name) for part in parts])[:replications] for name in Counts._fields}
@@ -88,11 +95,12 @@ def play_events(setting: Setting, seed: int, trace: "ChromeTrace") -> "Played":
     """Play replication 0 event by event into the trace: the same rounds as `replicate` draws, one by one."""
     from .arms import PhaseTimes, play
 
-    blocks = draw_blocks(*drawn_from(setting), stream(seed, 0, "acceptance"), stream(seed, 0, "hits"))
+    streams = stream(seed, 0, "acceptance"), stream(seed, 0, "hits")
+    blocks = draw_blocks(*drawn_from(setting), *streams, np.array([setting.other_rate]))
     rounds = unroll(blocks, setting.draft_length, stream(seed, 0, "order"))
     cost = setting.cost
     times = PhaseTimes(**{f.name: float(getattr(cost, f.name)) for f in fields(PhaseTimes)})
-    return play(times, setting.total, rounds, trace, overlap=setting.overlap)
+    return play(times, setting.total, rounds, trace, overlap=bool(setting.overlap))
 
 
 def interval95(times_s: Floats, baseline_s: Floats) -> tuple[Floats, Floats]:

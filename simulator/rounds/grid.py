@@ -19,11 +19,13 @@ from simulator.ground.ranges import MAX_VALUES
 from .acceptance_law import (
     EquivalentAcceptance,
     HistogramAcceptance,
+    IidAcceptance,
     LawTable,
     iid_hit_rates,
     iid_laws,
     law_table,
 )
+from .guesses import hit_rates
 
 # What rounds are drawn by, in front of all that they are priced by.
 ACCEPTANCE_NAMES = ("total", "draft_length", "alpha")
@@ -141,11 +143,17 @@ class Acceptance:
             return self.model.tokens_per_round(columns["draft_length"].astype(np.int64))
         return tokens_per_round_iid(columns["alpha"], columns["draft_length"])
 
-    def hit_rates(self, columns: Columns) -> Floats:
-        """Return P(the next draft can be used) of each point, where it is made while the target verifies."""
+    def hit_rates(self, columns: Columns, guesses: int) -> Floats:
+        """Return P(the next draft can be used) of each point, where it is made for so many outcomes meanwhile."""
         if self.model is not None:
-            return self.model.hit_rates(columns["draft_length"].astype(np.int64))
-        return iid_hit_rates(columns["alpha"], columns["draft_length"])
+            return hit_rates(self.model, columns["draft_length"].astype(np.int64), guesses)
+        if guesses == 1:
+            return iid_hit_rates(columns["alpha"], columns["draft_length"])
+        alphas, which = np.unique(columns["alpha"], return_inverse=True)
+        lengths = columns["draft_length"].astype(np.int64)
+        each = np.stack([hit_rates(IidAcceptance(float(alpha)), lengths, guesses) for alpha in alphas])
+        which = which.reshape(np.shape(columns["alpha"]))
+        return np.asarray(sum(np.where(which == i, one, 0.0) for i, one in enumerate(each)), np.float64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +163,7 @@ class Sweep:
     grid: Grid
     acceptance: Acceptance
     pricing: Pricing = field(default_factory=Pricing)
-    overlap: bool = False
+    overlap: int = 0
     replications: int = 16
     seed: int = 0
 

@@ -29,6 +29,7 @@ from .analytic import long_run
 from .engine import Counts, draw_counts, elapsed_s
 from .experiment import Progress, interval95
 from .grid import ACCEPTANCE_NAMES, Columns, Sweep
+from .guesses import guessed
 from .kept import Kept
 
 ROWS_A_CHUNK = POINTS_A_PART = 1 << 16
@@ -245,12 +246,13 @@ def draw_chunk(sweep: Sweep, number: int) -> Counts:
     points = chunk_points(sweep, number)
     columns = sweep.drawn_grid.columns(np.arange(points.start, points.stop))
     laws, rates = sweep.acceptance.table(columns, sweep.width)
+    rates, others = guessed(laws, columns["draft_length"], rates, sweep.overlap)
     streams = stream(sweep.seed, number, "sweep"), stream(sweep.seed, number, "sweep hits")
     runs, most, parts = len(points) * sweep.replications, rows_at_once(sweep), []
     for first in range(0, runs, most):
         rows = np.arange(first, min(first + most, runs)) // sweep.replications
         k, total = (columns[name][rows].astype(np.int64) for name in ("draft_length", "total"))
-        parts.append(draw_counts(laws[rows], k, total, (rates * sweep.overlap)[rows], *streams))
+        parts.append(draw_counts(laws[rows], k, total, rates[rows], *streams, others[rows]))
     whole = {name: np.concatenate([getattr(part, name) for part in parts]) for name in Counts._fields}
     return Counts(**{name: values.reshape(len(points), sweep.replications) for name, values in whole.items()})
 
@@ -276,7 +278,9 @@ def evaluate(sweep: Sweep, part: Part, drawn: Counts | None) -> Columns:
     costs = sweep.pricing.costs(Point(**columns))
     cost = costs.round_cost(columns["draft_length"])
     tokens_per_round = sweep.acceptance.tokens_per_round(columns)
-    form = long_run(cost, tokens_per_round, sweep.acceptance.hit_rates(columns) if sweep.overlap else None)
+    form = long_run(
+        cost, tokens_per_round, sweep.acceptance.hit_rates(columns, sweep.overlap) if sweep.overlap else None
+    )
     priced = {
         "baseline_ms_per_token": cost.baseline_s * 1e3,
         "draft_ms_per_round": cost.draft_s * 1e3,
