@@ -40,13 +40,13 @@ def of_pair(
     """Return what to tell engines of a method on two models."""
     from simulator.costs.model_costs import SEPARATE
 
-    is_named = draft is None and pair.draft.drafting is None and pair.method.engines.needs_model
-    stored = pair.draft_dtype
+    stored, is_own = pair.draft_dtype, pair.method.engines.needs_model
+    is_named = draft is None and pair.draft.drafting is None and is_own
     return Recommended(
         method=pair.method,
         tree=pair.tree,
         draft=pair.draft.name if is_named else draft,
-        draft_format=stored if isinstance(stored, str) and stored in QUANTIZATIONS else "",
+        draft_format=stored if isinstance(stored, str) and stored in QUANTIZATIONS and is_own else "",
         devices=pair.devices,
         draft_devices=pair.draft_devices,
         apart=pair.placement == SEPARATE,

@@ -118,7 +118,10 @@ def mutated_arrays(content: bytes, rng: random.Random) -> bytes:
     elif action == 2:
         arrays[name] = rng.choice((array[None], array[:-1], array[0], np.repeat(array, 2), array[:0]))
     elif action == 3:
-        arrays[name] = array.astype(rng.choice(("f2", "f8", ">f4", "i8", "u1", "c8", "S3", "U2", "O", "M8[s]", "?")))
+        with np.errstate(invalid="ignore"):
+            arrays[name] = array.astype(
+                rng.choice(("f2", "f8", ">f4", "i8", "u1", "c8", "S3", "U2", "O", "M8[s]", "?"))
+            )
     elif action > 3:
         odd = (math.nan, math.inf, -math.inf, -1, 2, 0.5, 1e30, 2**31 - 1, -(2**31), 0)
         arrays[name] = array.copy()

@@ -280,7 +280,7 @@ def written(said: Recommended) -> Written:
     config |= lengths_of(said)
     if said.draft_devices not in (None, 1, said.devices):
         notes.append(f"vLLM shares a draft among 1 or all {said.devices} devices, not {said.draft_devices}")
-    elif said.draft_devices is not None and said.devices > 1:
+    elif said.draft_devices not in (None, said.devices):
         config["draft_tensor_parallel_size"] = said.draft_devices
     if said.draft_format:
         config["quantization"] = said.draft_format
