@@ -8,6 +8,8 @@ from .published.cases import published_cases as published_cases
 from .validate.decode import validate_decode as validate_decode
 from .validate.live import Plan as Plan
 from .validate.live import validate_live as validate_live
+from .validate.methods import MethodValidation as MethodValidation
+from .validate.methods import validate_methods as validate_methods
 from .validate.passes import validate_passes as validate_passes
 from .validate.published.fit import validate_case as validate_case
 from .validate.rows import Validation as Validation
