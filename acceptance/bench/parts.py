@@ -93,8 +93,10 @@ class PartTimer:
         assert runnable.begin is not None
         budget = self.bench.settings.max_new_tokens
         task = Task(rule=self.bench.settings.rule, max_new_tokens=budget, rngs=[np.random.default_rng(0)])
-        decoder = runnable.begin([self.prompt], task)
-        return list(jobs_of(self.laps, decoder, runnable, rng))
+        try:
+            return list(jobs_of(self.laps, runnable.begin([self.prompt], task), runnable, rng))
+        except Exception:  # whatever a model's code raises: the decoding itself is on record with its error
+            return []
 
     def some(self) -> None:
         """Time a share of them."""
