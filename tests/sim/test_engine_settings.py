@@ -327,6 +327,7 @@ def test_odd_flags_of_sglang_are_refused_in_one_line(run, flags: str, expected: 
             "'[1]' is not allowed, expected a JSON object such as vLLM takes, or its file",
         ),
         (("--speculative-config", ""), "'' is not allowed, expected a JSON object"),
+        (("--speculative-config", f"null{json.dumps(GOOD)}\n"), "' is not allowed, expected a JSON object"),
         (("--speculative-config", "{"), "--speculative-config: not JSON (line 1: "),
         (("--speculative-config", "@none.json"), "none.json: "),
         (("--speculative-config", '{"a": ' * 200), "--speculative-config: "),

@@ -139,7 +139,7 @@ def parsed(text: str) -> Field:
     path = plain.removeprefix("@")
     if plain.startswith("{"):
         return from_text(plain, OPTION)
-    if plain[:1] in ("[", '"') or not path.strip():
+    if plain[:1] in ("[", '"') or not path.strip() or "{" in path or not path.isprintable():
         raise UserError(
             f"{OPTION}: {plain[:80]!r} is not allowed, expected a JSON object such as vLLM takes, or its file"
         )
