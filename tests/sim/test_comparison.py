@@ -11,6 +11,7 @@ from simulator.answers.comparison import Contender, compare
 from simulator.answers.comparison_report import draft_bytes, rounds_text
 from simulator.costs.parameters import DeviceOptions, Point
 from simulator.costs.priced import load_pricing
+from simulator.rounds import priors
 from simulator.rounds.acceptance_law import IidAcceptance
 from simulator.rounds.analytic import speedup
 
@@ -70,7 +71,6 @@ def test_one_command_compares_what_applies_and_draws_it(run, tmp_path: Path) -> 
     names = [row["method"] for row in everything["methods"]]
     assert {"eagle3", "dflash", "ngram"} <= set(names)
     assert not set(names) & set(everything["not_compared"])
-    assert "medusa" not in names
     stated = ("--acceptance", "medusa=0.6", "--acceptance", "draft=70%")
     told = {
         row["method"]: row
@@ -89,6 +89,17 @@ def test_one_command_compares_what_applies_and_draws_it(run, tmp_path: Path) -> 
     assert all(best["draft_length"] <= 4 for row in rows.values() for best in row.values())
 
 
+def test_a_method_of_which_nobody_says_what_it_accepts_is_left_out(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = priors.prior
+    monkeypatch.setattr(priors, "prior", lambda name: None if name == "medusa" else known(name))
+    told = json.loads(run("simulate", *MODELS, "--compare", "--json").stdout)
+    assert told["not_compared"]["medusa"] == "nobody says what it accepts"
+    assert "medusa" not in {row["method"] for row in told["methods"]}
+    done = run("simulate", *MODELS, "--method", "eagle3,medusa")
+    assert done.returncode == 2
+    assert "medusa: nobody says what it accepts, expected --acceptance" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -100,10 +111,6 @@ def test_one_command_compares_what_applies_and_draws_it(run, tmp_path: Path) -> 
         (("simulate", *MODELS, "--compare", "--why"), "--why: tells of one forecast, expected no --compare"),
         (("simulate", *MODELS, "--method", "eagle3", "--plot", "x.png"), "--plot x.png: draws a comparison"),
         (("simulate", *MODELS, "--compare", "--overlap", "--placement", "separate"), "--overlap: methods are compared"),
-        (
-            ("simulate", *MODELS, "--method", "eagle3,medusa"),
-            "medusa: nobody says what it accepts, expected --acceptance",
-        ),
         (
             ("simulate", *MODELS, "--compare", "--acceptance", "eagle3"),
             "--acceptance: 'eagle3' is not allowed, expected",

@@ -75,7 +75,7 @@ def test_where_to_turn_it_off_hangs_on_no_batch_size_that_was_looked_at_last(run
 def test_a_picture_says_on_how_many_devices(run, monkeypatch: pytest.MonkeyPatch) -> None:
     said = []
     monkeypatch.setattr("simulator.answers.plots.set_title", lambda figure, title, under: said.append(under))
-    words = ("--draftN", "1:2", "--replications", 0, "--plot", "p.svg", "--force")
+    words = ("--draftN", "1:2", "--alpha", 0.8, "--replications", 0, "--plot", "p.svg", "--force")
     for more in ((), ("--placement", "separate")):
         assert run("sweep", *GPUS, *words, *more).returncode == 0
     assert "llama-3.3-70b drafted by llama-3.2-1b, i.i.d. acceptance, 4 x h100-sxm, alpha 0.8" in said[0]

@@ -15,7 +15,7 @@ from simulator.ground.fields import Field
 from simulator.ground.histogram import AcceptanceHistogram, alpha_iid, load_histogram
 from simulator.ground.ranks import CLASSES, LAST_PLACE, RankTrace, parse_ranks
 from simulator.rounds.acceptance_law import HistogramAcceptance
-from simulator.rounds.priors import believed, further_choices, prior, priors_file
+from simulator.rounds.priors import believed, further_choices
 from simulator.rounds.tree_law import tree_acceptance, tree_of_alpha
 from simulator.rounds.trees import (
     Path as Node,
@@ -240,25 +240,6 @@ def test_a_tree_never_accepts_less_with_more_nodes_nor_with_more_alpha() -> None
     assert tree_of_alpha(0.7, Tree(3, 9), 4).tokens_per_round(np.array(4)) > means[7]
 
 
-def test_priors_are_laws_with_a_source() -> None:
-    names = [name for name, _ in priors_file().items() if name not in ("further_choices", "confidence")]
-    assert {"eagle3", "mtp", "dflash", "dspark", "ngram"} <= set(names)
-    for name in names:
-        found = prior(name)
-        assert found is not None
-        assert found.assumed
-        assert priors_file()[name]["from"].text()
-        assert (np.diff(found.survival) <= 0).all()
-    assert prior("draft_model") is None
-    # As they were published: DSpark to K = 6, EAGLE-3 at 3, 5 and 7, DFlash's whole block.
-    assert 1 + np.cumsum(prior("dspark").survival)[:6] == pytest.approx([1.84, 2.51, 3.01, 3.36, 3.61, 3.77])
-    assert 1 + np.cumsum(prior("eagle3").survival)[[2, 4, 6]] == pytest.approx([2.893, 3.548, 3.937], abs=2e-3)
-    assert prior("dflash").survival.sum() == pytest.approx(3.74, abs=0.01)
-    rates = further_choices().rates
-    assert (np.diff(rates) <= 0).all()
-    assert rates.sum() < 1
-
-
 def hist_file(folder: Path, text: RankTrace) -> Path:
     path = folder / "accept_hist_k2.json"
     path.write_text(json.dumps({"k": 2, "hist": {"0": 3, "1": 4, "2": 9}, "samples": 16, "ranks": text.as_json()}))
@@ -294,7 +275,7 @@ def test_without_a_word_on_acceptance_a_method_has_its_prior(run) -> None:
     stated = result(run, *MODELS, "--alpha", 0.5)
     assert (stated["basis"]["acceptance"], stated["parameters"]["alpha"]) == ("stated", 0.5)
     draft = result(run, *MODELS[:4], "--draft-model", "llama-3.2-1b", "--replications", 2)
-    assert (draft["basis"]["acceptance"], draft["parameters"]["alpha"]) == ("default", 0.8)
+    assert (draft["basis"]["acceptance"], "alpha" in draft["parameters"]) == ("prior", False)
     tree = result(run, *MODELS, "--topk", 4, "--nodes", 16)
     assert tree["closed_form_tokens_per_round"] > answer["closed_form_tokens_per_round"]
 
