@@ -238,7 +238,7 @@ def misfit(pricing: "Pricing", options: ReplayOptions) -> str:
     """Say where so many sequences do not fit into memory; empty where they do."""
     if pricing.models is None:
         return ""
-    from simulator.costs.model_costs import largest_batch
+    from simulator.costs.room import largest_batch
 
     fits = largest_batch(replace(pricing.models, context=options.point.context))
     if fits is None or fits >= options.slots:

@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from simulator.costs.model_costs import ModelPair, largest_batch
+from simulator.costs.model_costs import ModelPair
+from simulator.costs.room import largest_batch
 from simulator.costs.step import Floats
 from simulator.rounds.acceptance_law import AcceptanceModel, Ints
 from simulator.rounds.analytic import speedup

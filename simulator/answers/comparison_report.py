@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from simulator.costs.model_costs import ModelPair, largest_batch
+from simulator.costs.model_costs import ModelPair
+from simulator.costs.room import largest_batch
 from simulator.ground.command import table, wrapped
 
 from .comparison import SHOWN_BATCHES, Comparison, Contender, name_of, order

@@ -31,7 +31,7 @@ class Range:
 
 def schedule(pair: "ModelPair", acceptance: AcceptanceModel, longest: int, *, overlap: int) -> tuple[Range, ...]:
     """Return the best draft length, up to the longest, of every batch size that fits into memory, in ranges."""
-    from simulator.costs.model_costs import largest_batch
+    from simulator.costs.room import largest_batch
 
     fits = largest_batch(pair)
     last = LARGEST_BATCH if fits is None else min(fits, LARGEST_BATCH)

@@ -301,8 +301,7 @@ class ModelPair:
             draft_s=draft_s + np.asarray(plan.host_s) * batch,
             # It does all that a plain step does: no draw makes it shorter than that.
             verify_s=np.maximum(verify_s * off_by, np.minimum(plain_s, verify_s)),
-            overhead_s=spread(self.round_overhead_factors, k.ndim) * self.round_overhead_s * np.ones(k.shape)
-            + (target.engine.tree_round_s if self.tree else 0.0),
+            overhead_s=self.overhead_s(batch),
             drafted=np.asarray(plan.width - 1, np.float64) if self.tree else None,
             ahead_s=None if self.guesses == 1 else self.ahead_s(plan, batch, context),
         )
@@ -313,6 +312,11 @@ class ModelPair:
         drafted_s = sum((of.times * self.drafted_s(of, batch, context) for of in wide), np.zeros(np.shape(batch)))
         first_s = self.drafted_s(plan.passes[0], batch, context) if plan.passes else 0.0
         return np.asarray(first_s + drafted_s + np.asarray(plan.host_s) * batch, np.float64)
+
+    def overhead_s(self, batch: Count) -> Floats:
+        """Return the seconds of rounds besides their passes."""
+        each_s = spread(self.round_overhead_factors, np.ndim(batch)) * self.round_overhead_s * np.ones(np.shape(batch))
+        return np.asarray(each_s + (self.placed_target.engine.tree_round_s if self.tree else 0.0))
 
     def drafted_s(self, of: DraftPass, batch: Count, context: Count) -> Floats:
         """Return the seconds of one pass of the draft."""
@@ -387,14 +391,3 @@ class ModelPair:
         """Whether that much is free; None where the profile does not say."""
         memory = self.profile.memory_bytes
         return None if memory is None else np.asarray(self.memory_bytes <= USABLE_MEMORY * memory)
-
-
-def largest_batch(pair: ModelPair) -> int | None:
-    """Return how many sequences of this context fit into the memory of the devices; None: not known, or no limit."""
-    if pair.profile.memory_bytes is None:
-        return None
-    limit = USABLE_MEMORY * pair.profile.memory_bytes
-    none, one = (replace(pair, batch=b).held_bytes for b in (0, 1))
-    # Where a sequence adds nothing, all fit or none.
-    rooms = [int((limit - n) / (o - n)) if o > n else 0 for n, o in zip(none, one, strict=True) if o > n or n > limit]
-    return max(0, min(rooms)) if rooms else None

@@ -17,9 +17,10 @@ from simulator.answers.uncertainty import sensitivities, speedups, uncertainty
 from simulator.costs.drafters.draft_model import METHOD
 from simulator.costs.engines.settings import Recommended
 from simulator.costs.engines.vllm import written
-from simulator.costs.model_costs import SEPARATE, ModelPair, largest_batch
+from simulator.costs.model_costs import SEPARATE, ModelPair
 from simulator.costs.profile import Link, PassCost
 from simulator.costs.profile_file import load_profile
+from simulator.costs.room import largest_batch
 from simulator.costs.shapes import read_shape
 from simulator.costs.step import Costs, Knobs
 from simulator.costs.timed_pair import timed_tokens
@@ -268,12 +269,11 @@ def test_the_schedule_loses_little_at_any_batch_that_fits(
     target: str, context: int, acceptance: IidAcceptance | HistogramAcceptance, longest: int, overlap: bool
 ) -> None:
     pair = replace(ON_H100, target=read_shape(target), context=context, placement=SEPARATE if overlap else "same")
-    found = schedule(pair, acceptance, longest, overlap=overlap)
-    last = largest_batch(pair)
+    found, last = schedule(pair, acceptance, longest, overlap=overlap), largest_batch(pair)
     assert (found[0].first, found[-1].last) == (1, last)
     # Some of the batches, and those about every change.
-    rng = np.random.default_rng(0)
-    batches = {1, last, *(b for r in found for b in (r.first, r.last)), *rng.integers(1, last, 20).tolist()}
+    drawn = np.random.default_rng(0).integers(1, last, 20).tolist()
+    batches = {1, last, *(b for r in found for b in (r.first, r.last)), *drawn}
     for batch in sorted(batches):
         (length,) = (r.draft_length for r in found if r.first <= batch <= r.last)
         gains = gains_by_hand(replace(pair, batch=batch), acceptance, longest, overlap)

@@ -1,0 +1,93 @@
+"""What the passes and rounds of a server take: some sequences decode or draft and verify, others read a prompt."""
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from simulator.costs.drafters.plan import DraftPass, DraftPlan
+from simulator.costs.model_costs import ModelPair, Placed
+from simulator.costs.step import Floats, Real
+from simulator.costs.work import ModelShape, Work
+
+
+class Prompts(NamedTuple):
+    """What a pass reads of prompts. chunks: of as many; tokens: of each; before: that the KV cache holds of each.
+
+    ended: of the prompts that come to their end in it, whose last token goes through the output head.
+    """
+
+    chunks: Floats
+    tokens: Floats
+    before: Floats
+    ended: Floats
+
+    def work(self, shape: ModelShape) -> Work:
+        """Return the work of a model over them."""
+        rows = self.ended / np.maximum(self.chunks, 1e-9)
+        return shape.work(self.chunks, self.tokens, self.before, rows)._replace(prompts=self.chunks)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Passes:
+    """The passes of a target, alone or with a drafter beside it; see `target`.
+
+    pair: of both; None without speculation. draft_length: K.
+    """
+
+    target: Placed
+    pair: ModelPair | None = None
+    draft_length: Real = 0
+
+    @property
+    def plan(self) -> DraftPlan | None:
+        """What a round runs besides."""
+        return None if self.pair is None else self.pair.plan(np.asarray(self.draft_length, np.int64))
+
+    @property
+    def width(self) -> Floats:
+        """Tokens of a sequence that a pass computes: of rounds that draft what they find, on average."""
+        if self.pair is None or self.plan is None:
+            return np.ones(())
+        if self.pair.drafted is not None and self.pair.varies:
+            lengths = np.arange(len(self.pair.drafted))
+            k = np.minimum(lengths, np.asarray(self.draft_length)[..., None])
+            return np.asarray(1 + k @ np.asarray(self.pair.drafted))
+        return np.asarray(self.plan.width, np.float64)
+
+    def seconds(self, sequences: Floats, context: Floats, prompts: Prompts | None = None) -> Floats:
+        """Return the seconds of passes, [*samples, *S]; with speculation of whole rounds.
+
+        Args:
+            sequences: That decode.
+            context: Tokens that the KV cache holds of each.
+            prompts: That are read in the same pass; None: none.
+        """
+        shape, width, beside = self.target.shape, self.width, () if prompts is None else prompts
+        batch, width, context, *_ = np.broadcast_arrays(sequences, width, context, *beside)
+        work = shape.work(batch, width, context)
+        verify_s = self.target.pass_of_s(work if prompts is None else work.beside(prompts.work(shape)))
+        if self.pair is None or self.plan is None:
+            return verify_s
+        verify_s = verify_s * self.pair.off_by(self.pair.verify_normals, self.target, batch, width, context)
+        drafts_s, overhead_s = drafts(self.pair, self.plan, batch, context, prompts), self.pair.overhead_s(batch)
+        return np.asarray(verify_s + drafts_s + overhead_s, np.float64)
+
+
+def drafts(pair: ModelPair, plan: DraftPlan, batch: Floats, context: Floats, prompts: Prompts | None) -> Floats:
+    """Return the seconds of a round's drafts; the first pass of a drafter with a KV cache reads prompts too."""
+    total_s = np.asarray(plan.host_s * batch, np.float64)
+    for number, of in enumerate(plan.passes):
+        beside = prompts if number == 0 and of.shape.attentions else None
+        total_s = np.asarray(total_s + of.times * draft_s(pair, of, batch, context, beside), np.float64)
+    return total_s
+
+
+def draft_s(pair: ModelPair, of: DraftPass, batch: Floats, context: Floats, prompts: Prompts | None) -> Floats:
+    """Return the seconds of one pass of a drafter; the host waits for prompts once, in the target's pass."""
+    if prompts is None:
+        return pair.drafted_s(of, batch, context)
+    placed = replace(pair.placed_draft, shape=of.shape)
+    work = of.shape.work(batch, of.rows, context, of.head_rows).beside(prompts.work(of.shape))
+    total_s = placed.total_s(placed.doing(work._replace(prompts=0.0), of.launches))
+    return total_s * pair.off_by(pair.draft_normals, placed, batch, of.rows, context)
