@@ -34,8 +34,8 @@ MEDUSA = 0.5 * 0.6 ** np.arange(9) / (0.6 ** np.arange(4)).sum()
 TREE = {"topk": 10, "nodes": 63}
 
 
-def test_every_method_has_a_prior_and_every_prior_is_checked() -> None:
-    assert set(methods()) == set(FIGURES)
+def test_every_prior_is_of_a_method_and_checked() -> None:
+    assert set(FIGURES) <= set(methods())
     assert {name for name, said in priors_file().items() if said["survival"].is_given} == set(FIGURES)
 
 
