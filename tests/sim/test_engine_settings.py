@@ -28,10 +28,10 @@ def said(name: str, **more: Any) -> Recommended:
     )
 
 
-def alike(name: str) -> str:
-    """The first of the methods that engines call as this one."""
-    spoken = [other for other, method in methods().items() if method.engines.vllm == methods()[name].engines.vllm]
-    return spoken[0] if methods()[name].engines.vllm else name
+def alike(name: str, engine: str) -> str:
+    """The first of the methods that an engine calls as this one."""
+    word = getattr(methods()[name].engines, engine)
+    return next(other for other, method in methods().items() if getattr(method.engines, engine) == word)
 
 
 def answered(run, *words: object) -> tuple[dict[str, Any], str]:
@@ -51,7 +51,7 @@ def test_what_is_written_for_vllm_is_read_as_the_same(name: str) -> None:
     settings = vllm.written(said(name, rows=ROWS, devices=2, draft_devices=1, draft_format="fp8")).settings
     found = vllm.read(json.dumps(settings))
     values = {key: stated.value for key, stated in found.options.items()}
-    expected = {"method": alike(name), "draft_length": 5, "draft_tp": 1, "draft_dtype": "fp8"}
+    expected = {"method": alike(name, "vllm"), "draft_length": 5, "draft_tp": 1, "draft_dtype": "fp8"}
     assert values == expected | ({"draft_model": "d"} if methods()[name].engines.needs_model else {})
     assert (found.schedule, found.notes) == (ROWS, ())
 
@@ -63,7 +63,7 @@ def test_what_is_written_for_sglang_is_read_as_the_same(name: str) -> None:
         settings = sglang.written(said(name, tree=branched, draft_format="fp8")).settings
         assert settings is not None
         values = {key: stated.value for key, stated in sglang.read(settings["flags"]).options.items()}
-        expected = {"method": alike(name), "draft_length": 5, "draft_dtype": "fp8"}
+        expected = {"method": alike(name, "sglang"), "draft_length": 5, "draft_dtype": "fp8"}
         expected |= {"draft_model": "d"} if methods()[name].engines.needs_model else {}
         assert values == expected | ({"topk": 4, "nodes": 16} if branched else {})
 

@@ -35,8 +35,7 @@ DRAFTERS: dict[str, dict[str, Any]] = {
     "peagle": EAGLE3 | {"num_hidden_layers": 4},
     "dflash": BLOCK | {"architectures": ["DFlashDraftModel"]},
     "dspark": BLOCK | {"architectures": ["DSparkDraftModel"], "markov_rank": 16},
-    "dflash2": BLOCK | {"architectures": ["DFlashDraftModel"]},
-    "domino": BLOCK | {"architectures": ["DFlashDraftModel"]},
+    "dflash2": BLOCK | {"architectures": ["DFlash2DraftModel"]},
     "medusa": {"model_type": "medusa", "architectures": ["MedusaModel"], "num_heads": 4},
 }
 SPOKEN = [name for name, method in methods().items() if method.engines.vllm]

@@ -50,5 +50,5 @@ METHOD = Method(
     plan=plan,
     read=read,
     usual=usual,
-    engines=Engines({"method": "dflash"}, "DFLASH"),
+    engines=Engines(sglang="DFLASH"),
 )
