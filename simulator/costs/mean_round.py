@@ -18,13 +18,33 @@ def mean_round(costs: Costs, draft_length: NDArray[np.int64], shares: Sequence[f
         draft_length: K.
         shares: P(D = d) from 0 on, of drafts that nothing cuts.
     """
-    k, whole = draft_length, costs.round_cost(draft_length)
-    at_least = np.cumsum(shares[::-1])[::-1]
-    weights = [np.where(d < k, share, np.where(d == k, at_least[d], 0.0)) for d, share in enumerate(shares)]
+    k, at_least = np.asarray(draft_length), np.cumsum(shares[::-1])[::-1]
     each = [costs.round_cost(np.full((1,) * k.ndim, d)) for d in range(len(shares))]
 
-    def mean(name: str) -> Floats:
-        return np.asarray(sum(w * getattr(one, name) for w, one in zip(weights, each, strict=True)), np.float64)
+    def mean(values: Sequence[Floats]) -> Floats:
+        """Return the mean of what rounds of each number of drafts have, for each K."""
+        below, means = np.zeros(()), list[Floats]()
+        for share, enough, value in zip(shares, at_least, values, strict=True):
+            means.append(below + enough * value)
+            below = below + share * value
+        return chosen(means, k)
 
-    drafted = np.asarray(sum(d * w for d, w in enumerate(weights)), np.float64)
-    return whole._replace(draft_s=mean("draft_s"), verify_s=mean("verify_s"), drafted=drafted)
+    return each[-1]._replace(
+        draft_length=k,
+        draft_s=mean([one.draft_s for one in each]),
+        verify_s=mean([one.verify_s for one in each]),
+        drafted=mean([np.full((1,) * k.ndim, float(d)) for d in range(len(shares))]),
+    )
+
+
+def chosen(means: Sequence[Floats], k: NDArray[np.int64]) -> Floats:
+    """Return for each K its own of some arrays that broadcast with K, the last one's beyond."""
+    longest = len(means) - 1
+    axes = [axis for axis, size in enumerate(k.shape) if size > 1]
+    at = np.minimum(k, longest)
+    if not axes:
+        return means[int(at.ravel()[0])]
+    axis = axes[0] - k.ndim
+    if len(axes) == 1 and all(mean.shape[axis] == 1 for mean in means):
+        return np.concatenate([means[d] for d in at.ravel().tolist()], axis=axis)
+    return np.asarray(sum(np.where(at == d, mean, 0.0) for d, mean in enumerate(means)), np.float64)

@@ -20,8 +20,10 @@ Ints = NDArray[np.int64]
 Path = tuple[int, ...]
 
 # Candidates of trees that are looked at together, and in all: whole outputs of a longer text stand for it.
-AT_ONCE, MOST_CANDIDATES = 1 << 20, 1 << 25
+AT_ONCE, MOST_CANDIDATES = 1 << 20, 1 << 24
 NOWHERE = -1
+# Choices beside each other from which finding the best is faster than sorting all.
+WIDE = 256
 
 
 def full_tree(topk: int, depth: int, nodes: int) -> tuple[Path, ...]:
@@ -142,10 +144,19 @@ def grow(
         scores.append(found)
         before += found.shape[1]
         ends[level] = before
-        best = np.argsort(-found, axis=1, kind="stable")[:, :topk]
+        best = best_of(found, topk)
         expanded, is_followed = found[row[:, None], best], (best == child[:, None]) & hit[:, None]
         followed = np.where(is_followed.any(1), is_followed.argmax(1), NOWHERE)
     return Grown(np.concatenate(scores, axis=1), ends, on)
+
+
+def best_of(scores: Floats, count: int) -> Ints:
+    """Return the places of the best of each row, best first, [rows, count]; of equals the earlier."""
+    if scores.shape[1] <= max(WIDE, count):
+        return np.argsort(-scores, axis=1, kind="stable")[:, :count]
+    some = np.sort(np.argpartition(-scores, count - 1, axis=1)[:, :count], axis=1)
+    order = np.argsort(-np.take_along_axis(scores, some, 1), axis=1, kind="stable")
+    return np.take_along_axis(some, order, 1)
 
 
 def grown_depths(grown: Grown, nodes: int) -> Ints:
