@@ -83,7 +83,7 @@ def basis_of_acceptance(
     if isinstance(acceptance, HistogramAcceptance | EquivalentAcceptance):
         measured = acceptance.measured if isinstance(acceptance, EquivalentAcceptance) else acceptance
         if measured.assumed:
-            return basis_of_prior(measured)
+            return basis_of_prior(measured, is_default_alpha=is_default_alpha)
         source = measured.pair
         words = measured_in_words(measured)
         said, condition = MEASURED, ""
@@ -114,11 +114,18 @@ def basis_of_acceptance(
     return Basis(acceptance=STATED, condition=f"if alpha is {alpha:g}", acceptance_text=words)
 
 
-def basis_of_prior(acceptance: HistogramAcceptance) -> Basis:
-    """Say what a forecast rests on where nothing was measured."""
-    words = f"a prior, {acceptance.assumed}: measure yours (--hist FILE)"
-    condition = f"if it accepts as {acceptance.assumed}"
-    return Basis(acceptance=PRIOR, condition=condition, acceptance_text=words, caveat=acceptance.caveat)
+def basis_of_prior(acceptance: HistogramAcceptance, *, is_default_alpha: bool) -> Basis:
+    """Say what a forecast rests on where nothing was measured: on published figures, or an alpha that trees follow."""
+    assumed, is_alpha = acceptance.assumed, acceptance.nearest(acceptance.longest).is_law
+    source = PRIOR if not is_alpha else DEFAULT if is_default_alpha else STATED
+    words = f"a {source}, {assumed}: measure yours (--hist FILE)" if source != STATED else f"as stated, {assumed}"
+    verb = "with" if is_alpha else "as"
+    return Basis(
+        acceptance=source,
+        condition=f"if it accepts {verb} {assumed}",
+        acceptance_text=words,
+        caveat=acceptance.caveat,
+    )
 
 
 def is_other_pair(source: tuple[str, str], costs: Costs) -> bool:

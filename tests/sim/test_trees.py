@@ -253,6 +253,7 @@ def test_a_forecast_of_a_tree_from_the_ranks_of_its_histogram(run, tmp_path: Pat
     depths = grown_text_depths(text, 3, 7, 16, np.random.default_rng(0))[3]
     counts = walk(depths, text.starts, 4)
     assert answer["closed_form_tokens_per_round"] == pytest.approx(1 + counts @ np.arange(5) / counts.sum(), rel=1e-2)
+    assert answer["tokens_per_round"] == pytest.approx(answer["closed_form_tokens_per_round"], rel=0.1)
     assert answer["models"]["passes"]["verification"]["tokens"] == 8
     assert answer["drafted"] == pytest.approx(7 * answer["rounds"])
     assert "along the text's ranks" in answer["parameters"]["acceptance_caveat"]
@@ -276,8 +277,26 @@ def test_without_a_word_on_acceptance_a_method_has_its_prior(run) -> None:
     assert (stated["basis"]["acceptance"], stated["parameters"]["alpha"]) == ("stated", 0.5)
     draft = result(run, *MODELS[:4], "--draft-model", "llama-3.2-1b", "--replications", 2)
     assert (draft["basis"]["acceptance"], "alpha" in draft["parameters"]) == ("prior", False)
+    of_alpha = result(run, *MODELS, "--alpha", 0.5, "--topk", 2, "--nodes", 4)
+    assert of_alpha["basis"]["acceptance"] == "stated"
+    assert of_alpha["verdict"]["condition"].startswith("if it accepts with alpha 0.5 for first choices")
     tree = result(run, *MODELS, "--topk", 4, "--nodes", 16)
     assert tree["closed_form_tokens_per_round"] > answer["closed_form_tokens_per_round"]
+
+
+def test_rates_may_rise_and_a_block_goes_no_further(run, tmp_path: Path) -> None:
+    """A law of positions: 80 %, then half, then all of those, to K = 12; DSpark's block has 7 of them."""
+    survival = [0.8, 0.4, 0.4, *(0.4 * 0.9**j for j in range(1, 10))]
+    path = tmp_path / "accept_hist_k12.json"
+    path.write_text(json.dumps({"k": 12, "hist": survival, "as": "rates"}))
+    block = (*MODELS[:4], "--method", "dspark", "--hist", path, "--replications", 2)
+    answer = result(run, *block, "--draftN", 3)
+    assert answer["closed_form_tokens_per_round"] == pytest.approx(1 + sum(survival[:3]))
+    assert answer["verdict"]["searched_to"] == 7
+    longer = run("simulate", *block, "--draftN", 8)
+    assert (longer.returncode, longer.stderr.count("\n")) == (2, 1)
+    assert "--draftN: 8 is above 7, a block of " in longer.stderr
+    assert result(run, *MODELS, "--hist", path, "--draftN", 8)["verdict"]["searched_to"] == 12
 
 
 @pytest.mark.parametrize(
