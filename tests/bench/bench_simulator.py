@@ -13,7 +13,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,6 +23,8 @@ from timing import best_s, in_turn, options, seconds, show
 
 from simulator.answers.uncertainty import uncertainty
 from simulator.costs.drafters.methods import methods
+from simulator.costs.drafters.plan import Tree
+from simulator.costs.kinds import is_models
 from simulator.costs.parameters import MODEL_NAMES, PARAMETERS, DeviceOptions, Point
 from simulator.costs.priced import load_pricing
 from simulator.costs.step import Knobs
@@ -220,14 +224,20 @@ def methods_priced(smoke: bool) -> None:
     draws = {"batch": rng.integers(1, 256, points), "context": rng.integers(1, 8000, points)}
     lengths = rng.integers(1, 5, points)
 
-    def work(target: str, method: str) -> Callable[[], object]:
+    def work(target: str, method: str, **more: Any) -> Callable[[], object]:
         models = load_pricing(DeviceOptions(profile="h200", target_model=target, method=method))
         pair = models.costs(Point(**draws, draft_length=lengths))
+        assert is_models(pair)
+        pair = replace(pair, **more)
         return lambda: pair.round_cost(lengths)
 
-    for name in methods():
+    kinds: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in methods()}
+    kinds["eagle3, trees"] = "eagle3", {"tree": Tree(4, 16)}
+    kinds["ngram, of every drafted length"] = "ngram", {"drafted": (0.6, 0.0, 0.2, 0.1, 0.1)}
+    kinds["draft_model, ahead for 4 outcomes"] = "draft_model", {"guesses": 4}
+    for name, (method, more) in kinds.items():
         target = "qwen3-next-80b-a3b" if name == "mtp" else "qwen3-8b"
-        ours_s, reference_s = in_turn(work(target, name), work(target, "draft_model"))
+        ours_s, reference_s = in_turn(work(target, method, **more), work(target, "draft_model"))
         show(
             f"{name} on {target}", f"{points / ours_s / 1e6:.2f} M points/s", f"{ours_s / reference_s:.2f} of a draft's"
         )
