@@ -1,12 +1,18 @@
 """A server under load in closed form: limits, a loop of passes as the oracle, what holds of any load."""
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from simulator.costs.model_costs import ModelPair
 from simulator.costs.parameters import DeviceOptions
 from simulator.costs.priced import load_pricing
-from simulator.serving.steady import steady
+from simulator.serving.steady import passes_of, steady
+from tests.sim.request_loop import measured, play
 
 
 def pair_on(profile: str = "h100-sxm", method: str = "eagle3", target: str = "llama-3.1-8b") -> ModelPair:
@@ -15,18 +21,137 @@ def pair_on(profile: str = "h100-sxm", method: str = "eagle3", target: str = "ll
     return pair
 
 
+PAIR = pair_on()
+# Clients, prompt, answer, tokens of a pass.
+LOADS = [(4, 1024, 64, 8192), (64, 1024, 128, 8192), (128, 128, 128, 2048), (64, 512, 16, 8192), (16, 3000, 64, 4096)]
+ALIKE = [(4, 1024, 64, 8192), (64, 1024, 128, 8192), (200, 1000, 100, 8192), (64, 512, 16, 8192)]
+DRAFTED = [(16, 1024, 128, 8192), (64, 1024, 128, 8192), (64, 128, 256, 8192), (32, 4096, 256, 2048)]
+
+
 def test_alone_a_token_takes_a_decode_step() -> None:
-    pair = pair_on()
-    found = steady(pair, 1, 2048, np.array([2, 256, 1000]))
-    step_s = pair.placed_target.parts(1, 1, 2048 + np.array([0, 127, 499])).total_s
+    found, target = steady(PAIR, 1, 2048, np.array([2, 256, 1000])), PAIR.placed_target
+    step_s = target.parts(1, 1, 2048 + np.array([0, 127, 499])).total_s
     assert found.tpot_s == pytest.approx(step_s, rel=1e-12)
-    assert found.ttft_s == pytest.approx(float(pair.placed_target.parts(1, 2048, 0, 1).total_s), rel=1e-12)
+    assert found.ttft_s == pytest.approx(float(target.parts(1, 2048, 0, 1).total_s), rel=1e-12)
     assert not found.queueing_s.any()
 
 
+def test_alone_a_token_of_rounds_takes_a_round_over_its_tokens() -> None:
+    found = steady(PAIR, 1, 512, 2001, draft_length=4, tokens_per_round=2.5)
+    round_s = replace(PAIR, batch=1, context=1511).round_cost(4).after_miss_s
+    assert float(found.decode_s) == pytest.approx(float(round_s), rel=1e-3)
+    assert float(found.tpot_s) == pytest.approx(float(round_s) / 2.5, rel=1e-3)
+
+
 def test_long_answers_take_decode_steps_of_the_whole_batch() -> None:
-    pair = pair_on()
-    found = steady(pair.placed_target, 32, 512, 4_000)
-    step_s = pair.placed_target.parts(32, 1, 512 + 1999).total_s
-    assert found.tpot_s == pytest.approx(float(step_s), rel=0.03)
-    assert found.tpot_s > step_s
+    found = steady(PAIR.placed_target, 8, 512, np.array([1_000, 40_000]))
+    step_s = PAIR.placed_target.parts(8, 1, 512 + np.array([499, 19_999])).total_s
+    above = found.tpot_s / step_s - 1
+    assert 0 < above[1] < above[0] < 0.03
+
+
+def looped(load: tuple[int, int, int, int], models: Any = PAIR.placed_target, k: int | None = None, **more: Any):
+    clients, isl, osl, chunk = load
+    passes = max(1000, 14 * (osl + clients * isl // chunk))
+    played = play(clients, isl, osl, chunk=chunk, passes=passes, draft_length=k or 0, **more)
+    return measured(played, passes_of(models, k), passes // 3)
+
+
+@pytest.mark.parametrize("load", LOADS)
+def test_a_loop_of_mixed_passes_takes_as_long(load: tuple[int, int, int, int]) -> None:
+    found, (tpot_s, ttft_s) = steady(PAIR.placed_target, *load[:3], chunk=load[3]), looped(load)
+    assert float(found.tpot_s) == pytest.approx(tpot_s, rel=0.03)
+    assert float(found.ttft_s) == pytest.approx(ttft_s, rel=0.1)
+    # What a decode step tells is not what a token takes, nor does the loop agree with passes of prompts alone.
+    assert float(found.decode_s) < 0.97 * tpot_s
+    apart = steady(PAIR.placed_target, *load[:3], chunk=load[3], mixed=False)
+    assert abs(float(apart.tpot_s) / tpot_s - 1) > 0.03
+
+
+@pytest.mark.parametrize("load", LOADS)
+def test_a_loop_where_prompts_come_first_takes_as_long(load: tuple[int, int, int, int]) -> None:
+    found = steady(PAIR.placed_target, *load[:3], chunk=load[3], mixed=False)
+    tpot_s, ttft_s = looped(load, mixed=False)
+    assert float(found.tpot_s) == pytest.approx(tpot_s, rel=0.04)
+    assert float(found.ttft_s) == pytest.approx(ttft_s, rel=0.15)
+
+
+@pytest.mark.parametrize("load", ALIKE)
+def test_answers_of_one_length_stay_in_step(load: tuple[int, int, int, int]) -> None:
+    found = steady(PAIR.placed_target, *load[:3], chunk=load[3], alike=True)
+    tpot_s, ttft_s = looped(load, spread=0.0)
+    assert float(found.tpot_s) == pytest.approx(tpot_s, rel=0.03)
+    assert float(found.ttft_s) == pytest.approx(ttft_s, rel=0.1)
+    assert abs(float(steady(PAIR.placed_target, *load[:3], chunk=load[3]).ttft_s) / ttft_s - 1) > 0.5
+
+
+@pytest.mark.parametrize("load", DRAFTED)
+def test_a_loop_of_rounds_takes_as_long(load: tuple[int, int, int, int]) -> None:
+    tau = (1 - 0.7**4) / 0.3
+    found = steady(PAIR, *load[:3], chunk=load[3], draft_length=3, tokens_per_round=tau)
+    tpot_s, ttft_s = looped(load, PAIR, 3, alpha=0.7)
+    assert float(found.tpot_s) == pytest.approx(tpot_s, rel=0.03)
+    assert float(found.ttft_s) == pytest.approx(ttft_s, rel=0.13)
+
+
+@pytest.mark.parametrize("load", [(16, 1024, 128, 8192), (64, 128, 256, 8192), (32, 4096, 512, 2048)])
+def test_a_burst_of_prompts_is_read_one_behind_the_other(load: tuple[int, int, int, int]) -> None:
+    clients, isl, osl, chunk = load
+    played = play(clients, isl, osl, chunk=chunk, passes=2 * (osl + clients * isl // chunk))
+    _, ttft_s = measured(played, passes_of(PAIR.placed_target, None), 0, 0)
+    found = steady(PAIR.placed_target, clients, isl, osl, chunk=chunk, requests=clients)
+    assert float(found.ttft_s) == pytest.approx(ttft_s, rel=0.03)
+
+
+def test_of_more_clients_than_run_the_others_wait() -> None:
+    load, most = (48, 1024, 128, 8192), 16
+    found = steady(PAIR.placed_target, *load[:3], most_running=most)
+    tpot_s, ttft_s = looped(load, most_running=most)
+    assert float(found.running) == most
+    assert float(found.tpot_s) == pytest.approx(tpot_s, rel=0.04)
+    assert float(found.ttft_s) == pytest.approx(ttft_s, rel=0.05)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    clients=st.integers(1, 2000),
+    isl=st.integers(1, 100_000),
+    osl=st.integers(2, 5000),
+    k=st.sampled_from([None, 1, 5]),
+    mixed=st.booleans(),
+    alike=st.booleans(),
+)
+def test_clients_hold_what_they_send(clients: int, isl: int, osl: int, k: int | None, mixed: bool, alike: bool) -> None:
+    options: dict[str, Any] = {"mixed": mixed, "alike": alike and mixed, "draft_length": k}
+    found = steady(PAIR, clients, isl, osl, **options, tokens_per_round=k and 1 + k / 2)
+    if np.isnan(found.running):
+        assert np.isnan(found.tpot_s)
+        return
+    assert all(np.isfinite(v) and v >= 0 for v in found)
+    assert 1 <= found.running <= clients
+    # Little's law: so many clients, each with one request on the way.
+    e2e_s = found.ttft_s + found.tpot_s * (osl - 1)
+    assert float(found.output_tokens_per_s / osl * e2e_s) == pytest.approx(clients, rel=1e-9)
+
+
+def test_arrays_of_loads_and_of_samples_broadcast() -> None:
+    clients, lengths = np.array([1, 8, 64])[:, None], np.array([1, 4])
+    one = steady(PAIR, clients, 700, 90, draft_length=lengths, tokens_per_round=np.array([1.6, 2.7]))
+    assert one.tpot_s.shape == (3, 2)
+    alone = steady(PAIR, 64, 700, 90, draft_length=4, tokens_per_round=2.7)
+    assert one.ttft_s[2, 1] == pytest.approx(float(alone.ttft_s), rel=1e-12)
+    drawn = PAIR.sample(np.random.default_rng(0), 5)
+    many = steady(drawn, clients, 700, 90, draft_length=lengths, tokens_per_round=np.array([1.6, 2.7]))
+    assert many.tpot_s.shape == (5, 3, 2)
+
+
+def test_prompts_in_the_cache_are_not_read_again() -> None:
+    hit = steady(PAIR.placed_target, 32, 8000, 128, prefix_hit=np.array([0.0, 0.5, 1.0]))
+    assert (np.diff(hit.tpot_s) < 0).all()
+    assert float(hit.mixed_s[2]) == pytest.approx(float(hit.decode_s[2]), rel=0.05)
+
+
+def test_a_model_that_does_not_fit_serves_nobody() -> None:
+    found = steady(pair_on(target="llama-3.1-70b"), 8, 100, 100)
+    assert np.isnan(found.tpot_s)
+    assert np.isnan(found.output_tokens_per_s)
