@@ -241,12 +241,27 @@ def why_text(pair: ModelPair, forecast: Forecast) -> str:
         f"A plain step takes {plain_ms:.3f} ms, most of it {WORDS[step.parts.binds]}.",
         f"Verifying {verify.tokens} tokens takes {verify_ms:.3f} ms, {verify_ms / plain_ms:.2f} steps: "
         + verify_reason(step.parts, verify.parts, experts=pair.target.experts > 0),
+        *lengths_text(pair, draft_length, summary),
         *(drafted_text(pair, name, one, plain_ms, round_ms) for name, one in of_round.items()),
         *host_text(pair, draft_length, plain_ms, round_ms),
         f"A round takes on average {round_ms:.3f} ms, {round_ms / plain_ms:.2f} steps, and yields {tau:.2f} tokens: "
         f"{tau:.2f} / {round_ms / plain_ms:.2f} = {tau / (round_ms / plain_ms):.2f}x.",
     ]
     return "\n".join(lines)
+
+
+def lengths_text(pair: ModelPair, draft_length: int, summary: Summary) -> list[str]:
+    """Say how many tokens rounds verify that draft no more than they find, where that is known."""
+    if pair.drafted is None or not pair.varies:
+        return []
+    tokens, none = (
+        1 + float(pair.round_cost(draft_length).tokens_drafted),
+        f"{pair.drafted[0]:.0%} of them drafted none",
+    )
+    return [
+        f"Rounds verify {tokens:.2f} tokens on average, no more than was found: {none}, "
+        f"and the mean takes {summary.verify_ms_per_round:.3f} ms."
+    ]
 
 
 def drafted_text(pair: ModelPair, name: str, one: Pass, plain_ms: float, round_ms: float) -> str:

@@ -208,7 +208,7 @@ def load_acceptance(
     from simulator.rounds.acceptance_law import HistogramAcceptance
 
     if tree is None:
-        if isinstance(found, HistogramAcceptance) and varies(found, models):
+        if isinstance(found, HistogramAcceptance) and counts_all(found, models):
             from simulator.rounds.length_law import length_acceptance
 
             found = length_acceptance(found)
@@ -241,9 +241,13 @@ def prior_acceptance(longest: int, models: "ModelPair") -> "HistogramAcceptance 
     return HistogramAcceptance((published,))
 
 
-def varies(model: "HistogramAcceptance", models: "ModelPair | None") -> bool:
-    """Whether rounds draft no more than they find, and it was counted how much that is."""
-    return models is not None and models.varies and model.nearest(model.longest).by_length is not None
+def counts_all(model: "HistogramAcceptance", models: "ModelPair | None") -> bool:
+    """Whether rounds draft what they find, and those of every drafted length were counted."""
+    from simulator.costs.drafters.plan import LENGTH
+
+    return (
+        models is not None and models.plan(1).accepts == LENGTH and model.nearest(model.longest).by_length is not None
+    )
 
 
 def check_longest(options: SharedOptions, longest: int, model: "HistogramAcceptance") -> None:
@@ -279,7 +283,7 @@ def measured_acceptance(options: SharedOptions, longest: int, models: "ModelPair
     if options.measured is False:
         return None if states_alpha else EquivalentAcceptance(model)
     is_grown = models is not None and models.tree is not None and model.nearest(model.longest).ranks is not None
-    if not is_grown and not varies(model, models):
+    if not is_grown and not counts_all(model, models):
         check_longest(options, longest, model)
     if states_alpha:
         raise UserError("--alpha: not used while a histogram is sampled, expected one of them or --no-measured")

@@ -117,6 +117,12 @@ def test_from_a_servers_responses_to_a_forecast_of_n_grams(run, tmp_path: Path) 
     assert answer["drafted"] == pytest.approx(1.0 * answer["rounds"])
     assert "60% without a draft" in answer["parameters"]["acceptance_caveat"]
     assert answer["verdict"]["condition"] == "" or answer["verdict"]["condition"] is None
+    why = run("simulate", *MODELS, "--method", "ngram", *hist, "--why").stdout
+    assert "Rounds verify 2.00 tokens on average, no more than was found: 60% of them drafted none" in why
+    # On the device as many rounds find nothing, and verify K + 1 tokens nevertheless.
+    on_device = result(run, *MODELS, "--method", "ngram_gpu", *hist, "--batch", 256)
+    assert on_device["closed_form_tokens_per_round"] == pytest.approx(1.6)
+    assert on_device["drafted"] == pytest.approx(3 * on_device["rounds"])
     # A method whose every round drafts K takes the rounds that did.
     of_heads = result(run, *MODELS, "--method", "eagle3", *hist)
     assert of_heads["closed_form_tokens_per_round"] == pytest.approx(1 + 44 / 20)
