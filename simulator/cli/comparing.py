@@ -182,6 +182,7 @@ def acceptance_of(
     from simulator.rounds.acceptance_law import HistogramAcceptance, IidAcceptance
 
     name = models.method.name
+    options = replace(options, device=replace(options.device, method=name))
     if isinstance(stated, Path):
         options = replace(options, hist=stated, measured=None, stated=frozenset())
     elif stated is not None:

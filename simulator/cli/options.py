@@ -203,7 +203,9 @@ def load_acceptance(
     """
     found = measured_acceptance(options, longest, models)
     if found is None and models is not None and "alpha" not in options.stated:
-        found = prior_acceptance(longest, models)
+        # A language model that is named without a word on methods may be any: the default of --alpha stands for it.
+        named = options.device.method is not None or models.draft.drafting or not models.draft.parameters
+        found = prior_acceptance(longest, models) if named else None
     tree = models.tree if models else None
     from simulator.rounds.acceptance_law import HistogramAcceptance
 

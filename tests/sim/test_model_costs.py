@@ -31,7 +31,7 @@ DEVICE = device(
 )
 PAIR = model_pair(DEVICE, "llama-2-7b", "llama-68m", round_overhead_s=1e-3)
 LLAMA = PAIR.target
-TIMES = tuple(name for name in RoundCost._fields if name not in ("draft_length", "drafted"))
+TIMES = tuple(name for name in RoundCost._fields if name not in ("draft_length", "drafted", "ahead_s"))
 
 # Llama 2 7B by hand: 32 layers, hidden 4096, as many key and value heads as query heads, inner size 11008, 32000 words.
 MULTIPLIED = 32 * (4 * 4096**2 + 3 * 4096 * 11008) + 32000 * 4096
