@@ -30,6 +30,7 @@ ALSO_CALLED = {
     **dict.fromkeys(("llama-3-70b", "deepseek-r1-distill-llama-70b"), "llama-3.1-70b"),
     **dict.fromkeys(("deepseek-r1", "deepseek-v3.1"), "deepseek-v3"),
     **dict.fromkeys(("minimax-m2.1", "minimax-m2.5"), "minimax-m2"),
+    "kimi-k2.5": "kimi-k2-thinking",
     **dict.fromkeys(("phi-3-mini-4k", "phi-3-mini-128k"), "phi-3-mini"),
     **dict.fromkeys(("mistral", "mistral-7b-v0.1"), "mistral-7b"),
 }
