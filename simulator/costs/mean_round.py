@@ -1,14 +1,18 @@
 """What a round costs on average whose drafts are as long as what was found."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .step import Costs, Floats, RoundCost
+from .step import Floats, RoundCost
+
+if TYPE_CHECKING:
+    from .model_costs import ModelPair
 
 
-def mean_round(costs: Costs, draft_length: NDArray[np.int64], shares: Sequence[float]) -> RoundCost:
+def mean_round(costs: "ModelPair", draft_length: NDArray[np.int64], shares: Sequence[float]) -> RoundCost:
     """Return the mean over how many tokens a round drafts, K at most.
 
     All sequences of a batch count as drafting as many: costs that grow evenly with tokens have the same mean.
@@ -19,7 +23,9 @@ def mean_round(costs: Costs, draft_length: NDArray[np.int64], shares: Sequence[f
         shares: P(D = d) from 0 on, of drafts that nothing cuts.
     """
     k, at_least = np.asarray(draft_length), np.cumsum(shares[::-1])[::-1]
-    each = [costs.round_cost(np.full((1,) * k.ndim, d)) for d in range(len(shares))]
+    lengths = [np.full((1,) * k.ndim, d) for d in range(len(shares))]
+    without = costs.round_cost(lengths[0])
+    each = [without, *(costs.round_cost(length, without.baseline_s) for length in lengths[1:])]
 
     def mean(values: Sequence[Floats]) -> Floats:
         """Return the mean of what rounds of each number of drafts have, for each K."""
@@ -33,7 +39,7 @@ def mean_round(costs: Costs, draft_length: NDArray[np.int64], shares: Sequence[f
         draft_length=k,
         draft_s=mean([one.draft_s for one in each]),
         verify_s=mean([one.verify_s for one in each]),
-        drafted=mean([np.full((1,) * k.ndim, float(d)) for d in range(len(shares))]),
+        drafted=mean([length.astype(np.float64) for length in lengths]),
     )
 
 

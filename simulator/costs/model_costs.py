@@ -282,8 +282,11 @@ class ModelPair:
         """Put a model on devices of the profile."""
         return Placed(shape=shape, dtype=dtype, kv_dtype=self.kv_dtype, devices=devices, profile=self.profile)
 
-    def round_cost(self, draft_length: Real) -> RoundCost:
-        """Return the phases' seconds, [*samples, *S]; S is what draft lengths, batch and context broadcast to."""
+    def round_cost(self, draft_length: Real, plain_s: Floats | None = None) -> RoundCost:
+        """Return the phases' seconds, [*samples, *S]; S is what draft lengths, batch and context broadcast to.
+
+        plain_s: what a plain step takes, where that is known already.
+        """
         if self.drafted is not None and self.varies:
             from .mean_round import mean_round
 
@@ -293,7 +296,8 @@ class ModelPair:
         each_s = [self.drafted_s(of, batch, context) for of in plan.passes]
         draft_s = sum((np.asarray(of.times * s) for of, s in zip(plan.passes, each_s, strict=True)), np.zeros(k.shape))
         off_by = self.off_by(self.verify_normals, target, batch, plan.width, context)
-        plain_s, verify_s = (target.total_s(target.done(batch, n, context)) for n in (1, plan.width))
+        verify_s = target.total_s(target.done(batch, plan.width, context))
+        plain_s = target.total_s(target.done(batch, 1, context)) if plain_s is None else plain_s
         return RoundCost(
             draft_length=np.asarray(k),
             baseline_s=plain_s,
