@@ -46,6 +46,9 @@ COMMANDS: Mapping[str, Entry] = {
     "drafters": Entry(
         "simulator.cli.drafters", "drafters", "Drafters: what --draft-model takes besides language models of their own."
     ),
+    "pairs": Entry(
+        "simulator.cli.pairs", "pairs", "Pairs: what published drafts accept, for --acceptance PAIR[:TASK]."
+    ),
     "measure-acceptance": Entry(
         "acceptance.cli.measure_acceptance",
         "measure_acceptance",

@@ -18,14 +18,14 @@ FEW_UNDRAFTED = 0.02
 # Endings of a model's name that leave it the same model, as its number format does: tuned for chat.
 SAYS_NOTHING = {"instruct", "it", "chat", "hf"}
 MEASURED, OTHER_PAIR, STATED, DEFAULT, TIMED = "measured", "other pair", "stated", "default", "timed"
-PRIOR = "prior"
+PRIOR, PUBLISHED = "prior", "published"
 
 
 class Basis(NamedTuple):
     """Where the numbers of a forecast come from.
 
-    acceptance: "measured", "other pair" (measured, though not on this one), "prior" (published, of a method), "stated"
-    or "default" (an alpha).
+    acceptance: "measured", "other pair" (measured, though not on this one), "published" (of a pair, by others), "prior"
+    (published, of a method), "stated" or "default" (an alpha).
     costs: the status of a profile, "timed" (tokens of a server), "stated" or "default" (burn units).
     condition: what has to hold for the answer to, in words; empty for what was measured. acceptance_text, costs_text:
     both sources in words. caveat: how far what was measured is approximate; empty where it is not.
@@ -83,14 +83,13 @@ def basis_of_acceptance(
     if isinstance(acceptance, HistogramAcceptance | EquivalentAcceptance):
         measured = acceptance.measured if isinstance(acceptance, EquivalentAcceptance) else acceptance
         if measured.assumed:
-            return basis_of_prior(measured, is_default_alpha=is_default_alpha)
+            return basis_of_prior(measured, draft_length, is_default_alpha=is_default_alpha)
         source = measured.pair
         words = measured_in_words(measured)
         said, condition = MEASURED, ""
         if source is not None and is_other_pair(source, costs):
             said, condition = OTHER_PAIR, f"if it accepts as {' + '.join(PurePath(n).name for n in source if n)}"
-        if isinstance(acceptance, EquivalentAcceptance) and draft_length > measured.longest:
-            beyond = f"what was accepted to K = {measured.longest} goes on as one alpha"
+        if beyond := goes_on(acceptance, draft_length):
             condition = f"{condition} and {beyond}" if condition else f"if {beyond}"
         longest = measured.nearest(measured.longest)
         if longest.is_law and said == MEASURED:
@@ -114,18 +113,30 @@ def basis_of_acceptance(
     return Basis(acceptance=STATED, condition=f"if alpha is {alpha:g}", acceptance_text=words)
 
 
-def basis_of_prior(acceptance: HistogramAcceptance, *, is_default_alpha: bool) -> Basis:
+def basis_of_prior(acceptance: HistogramAcceptance, draft_length: int, *, is_default_alpha: bool) -> Basis:
     """Say what a forecast rests on where nothing was measured: on published figures, or an alpha that trees follow."""
     assumed, is_alpha = acceptance.assumed, acceptance.nearest(acceptance.longest).is_law
-    source = PRIOR if not is_alpha else DEFAULT if is_default_alpha else STATED
-    words = f"a {source}, {assumed}: measure yours (--hist FILE)" if source != STATED else f"as stated, {assumed}"
-    verb = "with" if is_alpha else "as"
+    source = PUBLISHED if acceptance.pair else PRIOR
+    if is_alpha:
+        source = DEFAULT if is_default_alpha else STATED
+    a = {STATED: "as ", PUBLISHED: ""}.get(source, "a ")
+    words = f"{a}{source}, {assumed}" + (": measure yours (--hist FILE)" if source != STATED else "")
+    beyond = goes_on(acceptance, draft_length)
     return Basis(
         acceptance=source,
-        condition=f"if it accepts {verb} {assumed}",
+        condition=f"if it accepts {'with' if is_alpha else 'as'} {assumed}{beyond and f' and {beyond}'}",
         acceptance_text=words,
         caveat=acceptance.caveat,
     )
+
+
+def goes_on(acceptance: HistogramAcceptance | EquivalentAcceptance, draft_length: int) -> str:
+    """Say what has to hold beyond the longest draft length that was measured; empty within it."""
+    if isinstance(acceptance, EquivalentAcceptance):
+        k, how = acceptance.measured.longest, "what was accepted to K = {} goes on as one alpha"
+    else:
+        k, how = acceptance.measured_to, "acceptance goes on falling as to K = {}"
+    return how.format(k) if draft_length > k else ""
 
 
 def is_other_pair(source: tuple[str, str], costs: Costs) -> bool:

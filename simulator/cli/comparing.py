@@ -10,7 +10,6 @@ import click
 from simulator.costs.parameters import BY_NAME, DeviceOptions
 from simulator.ground.artefacts import UserError, envelope, to_json
 from simulator.ground.command import wrapped
-from simulator.ground.ranges import number_in
 
 from .options import SharedOptions, load_acceptance, with_drafted
 
@@ -22,6 +21,8 @@ if TYPE_CHECKING:
     from simulator.costs.model_costs import ModelPair
     from simulator.costs.priced import Pricing
     from simulator.rounds.acceptance_law import AcceptanceModel
+
+    from .accepting import Stated
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +38,7 @@ class ComparisonOptions:
     batches: tuple[int, ...] | None
     draft_lengths: tuple[int, ...] | None
     stated: Mapping[str, Any]
-    acceptance: Mapping[str, float | Path]
+    acceptance: "Mapping[str, Stated]"
     plot: Path | None
     as_json: bool
 
@@ -172,7 +173,7 @@ def priced(pricing: "Pricing", wanted: ComparisonOptions) -> Any:
 
 
 def acceptance_of(
-    options: SharedOptions, models: "ModelPair", alpha: float, stated: float | Path | None, *, is_own: bool
+    options: SharedOptions, models: "ModelPair", alpha: float, stated: "Stated | None", *, is_own: bool
 ) -> "tuple[AcceptanceModel, str]":
     """Return what a method accepts: as stated or measured of it or of its own drafter, or a prior; and which.
 
@@ -182,52 +183,24 @@ def acceptance_of(
     from simulator.rounds.acceptance_law import HistogramAcceptance, IidAcceptance
 
     name = models.method.name
-    options = replace(options, device=replace(options.device, method=name))
+    no_tail = not options.extrapolate or models.method.is_block
+    options = replace(options, device=replace(options.device, method=name), extrapolate=not no_tail)
     if isinstance(stated, Path):
         options = replace(options, hist=stated, measured=None, stated=frozenset())
-    elif stated is not None:
+    elif isinstance(stated, float):
         alpha, options = stated, replace(options, hist=None, hist_as=None, measured=None, stated=frozenset({"alpha"}))
+    elif stated is not None:
+        options = replace(options, hist=None, hist_as=None, measured=None, published=stated, stated=frozenset())
     elif not is_own:
         options = replace(options, hist=None, hist_as=None, measured=None)
     model = load_acceptance(options, 1, models, (alpha,))
     if isinstance(model, HistogramAcceptance) and model.assumed:
-        return model, f"a prior, {model.assumed}"
+        return model, model.assumed_as
     if options.hist is not None and model is not None:
         return model, f"measured ({options.hist})"
     if "alpha" not in options.stated:
-        raise UserError(f"nobody says what it accepts, expected --acceptance {name}=ALPHA, or =FILE")
+        raise UserError(f"nobody says what it accepts, expected --acceptance {name}=ALPHA, =FILE or =PAIR")
     return model or IidAcceptance(alpha), f"stated, alpha {alpha:g}"
-
-
-ACCEPTANCE = click.option(
-    "--acceptance",
-    multiple=True,
-    metavar="METHOD=ALPHA",
-    help="Of methods side by side: what one accepts, an alpha or a file as of --hist; once a method.",
-)
-
-
-def acceptance_by_method(texts: tuple[str, ...]) -> dict[str, float | Path]:
-    """Return what `--acceptance` states, by the names of methods.
-
-    Raises:
-        UserError: A text is no method and a value, a value no share, or a method comes twice.
-    """
-    from simulator.costs.drafters.methods import method_named
-
-    found: dict[str, float | Path] = {}
-    for text in texts:
-        name, _, value = text.partition("=")
-        if not value:
-            raise UserError(f"--acceptance: {text!r} is not allowed, expected METHOD=ALPHA or METHOD=FILE")
-        method = method_named(name, "--acceptance")
-        if method.name in found:
-            raise UserError(f"--acceptance: {method.name} twice, expected it once")
-        number = number_in(value, percent=True)
-        if number is not None and not 0 <= number <= 1:
-            raise UserError(f"--acceptance: {method.name}={value} is not allowed, expected 0 to 1, or a file")
-        found[method.name] = Path(value) if number is None else float(number)
-    return found
 
 
 def method_names(device: DeviceOptions) -> tuple[str, ...]:

@@ -16,11 +16,14 @@ from simulator.ground.ranges import in_milliseconds, not_a_number, number_in
 from simulator.ground.read_as import AS
 from simulator.ground.vocabulary import Milliseconds
 
+from .accepting import published_of, reaching_to
+
 if TYPE_CHECKING:
     from simulator.costs.model_costs import ModelPair
     from simulator.costs.priced import Pricing
     from simulator.ground.histogram import AcceptanceHistogram
     from simulator.rounds.acceptance_law import EquivalentAcceptance, HistogramAcceptance
+    from simulator.rounds.pairs import Published
 
     Measured = HistogramAcceptance | EquivalentAcceptance
 
@@ -37,12 +40,15 @@ class SharedOptions:
     baseline_tpot, speculative_tpot: ms a token of a server without speculation, and with that of the histogram.
     hist: file or folder of histograms. hist_as: what their numbers are, see `parse_histogram`. measured: whether to
     sample them; None if the user did not say. engine: of whose settings to print what is best. law: what an engine's
-    settings have it accept, in place of a file. stated: names of the numeric parameters that the user set.
+    settings have it accept, in place of a file; published: what the registry of pairs has. extrapolate: whether a tail
+    goes on beyond them. stated: names of the numeric parameters that the user set.
     """
 
     device: DeviceOptions
     engine: str | None
     law: "AcceptanceHistogram | None"
+    published: "Published | None"
+    extrapolate: bool
     stated: frozenset[str]
     hist: Path | None
     hist_as: str | None
@@ -58,6 +64,8 @@ class SharedOptions:
     @property
     def accepts_as(self) -> str | None:
         """What says how much is accepted: a file, or an engine's settings; None where neither does."""
+        if self.published is not None:
+            return self.published.name
         return "synthetic_acceptance" if self.law is not None else None if self.hist is None else str(self.hist)
 
     @property
@@ -205,7 +213,7 @@ def load_acceptance(
     if found is None and models is not None and "alpha" not in options.stated:
         # A language model that is named without a word on methods may be any: the default of --alpha stands for it.
         named = options.device.method is not None or models.draft.drafting or not models.draft.parameters
-        found = prior_acceptance(longest, models) if named else None
+        found = prior_acceptance(longest, models, extrapolate=options.extrapolate) if named else None
     tree = models.tree if models else None
     from simulator.rounds.acceptance_law import HistogramAcceptance
 
@@ -213,8 +221,7 @@ def load_acceptance(
         if isinstance(found, HistogramAcceptance) and counts_all(found, models):
             from simulator.rounds.length_law import length_acceptance
 
-            found = length_acceptance(found)
-            check_longest(options, longest, found)
+            found = reaching(length_acceptance(found), longest, options, models)
         return found
     from simulator.rounds.tree_law import LEVELS, tree_acceptance, tree_of_alpha
 
@@ -229,7 +236,17 @@ def load_acceptance(
     return tree_acceptance(found, tree, longest)
 
 
-def prior_acceptance(longest: int, models: "ModelPair") -> "HistogramAcceptance | None":
+def load_checked(
+    options: SharedOptions, longest: int, models: "ModelPair | None", alphas: Sequence[float]
+) -> "Measured | None":
+    """Return the same of one method; a tail of what has no end is refused."""
+    found = load_acceptance(options, longest, models, alphas)
+    if options.extrapolate and found is None:
+        raise UserError("--extrapolate: an alpha has no last K, expected --hist FILE or --acceptance PAIR beside it")
+    return found
+
+
+def prior_acceptance(longest: int, models: "ModelPair", *, extrapolate: bool) -> "HistogramAcceptance | None":
     """Return what the method of these models was published to accept, None where that is not known."""
     from simulator.rounds.acceptance_law import HistogramAcceptance
     from simulator.rounds.priors import prior
@@ -237,10 +254,13 @@ def prior_acceptance(longest: int, models: "ModelPair") -> "HistogramAcceptance 
     published = prior(models.method.name)
     if published is None:
         return None
-    if longest > published.draft_length:
-        told = f"the last place that {published.assumed} tells of"
-        raise UserError(f"--draftN: {longest} is above {published.draft_length}, {told}, expected --hist or --alpha")
-    return HistogramAcceptance((published,))
+    return reaching_to(
+        HistogramAcceptance((published,)),
+        longest,
+        extrapolate=extrapolate,
+        method=models.method,
+        source=published.assumed,
+    )
 
 
 def counts_all(model: "HistogramAcceptance", models: "ModelPair | None") -> bool:
@@ -252,12 +272,12 @@ def counts_all(model: "HistogramAcceptance", models: "ModelPair | None") -> bool
     )
 
 
-def check_longest(options: SharedOptions, longest: int, model: "HistogramAcceptance") -> None:
-    """Refuse a draft length above the longest that a histogram tells of."""
-    if longest > model.longest:
-        raise UserError(
-            f"--draftN: {longest} is above k = {model.longest} of {options.accepts_as}, expected 1 to {model.longest}"
-        )
+def reaching(
+    model: "HistogramAcceptance", longest: int, options: SharedOptions, models: "ModelPair | None"
+) -> "HistogramAcceptance":
+    """Return what tells of draft lengths up to `longest`, the largest K, see `reaching_to`."""
+    method, source = models.method if models else None, str(options.accepts_as)
+    return reaching_to(model, longest, extrapolate=options.extrapolate, method=method, source=source)
 
 
 def with_drafted(pricing: "Pricing", acceptance: object) -> "Pricing":
@@ -276,20 +296,24 @@ def measured_acceptance(options: SharedOptions, longest: int, models: "ModelPair
     hist, states_alpha = options.hist, "alpha" in options.stated
     if hist is not None and options.law is not None:
         raise UserError(f"--hist: {hist} beside synthetic acceptance of --speculative-config, expected one of them")
-    if hist is None and options.law is None:
+    if hist is None and options.law is None and options.published is None:
         for option, value in (("--measured/--no-measured", options.measured), ("--as", options.hist_as)):
             if value is not None:
                 raise UserError(f"{option}: nothing to measure by, expected --hist FILE beside it")
         return None
-    model = HistogramAcceptance(load_histograms(hist, options.hist_as) if hist else tuple(filter(None, [options.law])))
+    if options.published is not None:
+        model = published_of(options.published, models)
+    else:
+        found = load_histograms(hist, options.hist_as) if hist else tuple(filter(None, [options.law]))
+        model = HistogramAcceptance(found)
+    if options.measured is False and options.extrapolate:
+        raise UserError("--extrapolate: one alpha goes on as it is, expected no --no-measured beside it")
     if options.measured is False:
         return None if states_alpha else EquivalentAcceptance(model)
     is_grown = models is not None and models.tree is not None and model.nearest(model.longest).ranks is not None
-    if not is_grown and not counts_all(model, models):
-        check_longest(options, longest, model)
     if states_alpha:
         raise UserError("--alpha: not used while a histogram is sampled, expected one of them or --no-measured")
-    return model
+    return model if is_grown or counts_all(model, models) else reaching(model, longest, options, models)
 
 
 @contextmanager

@@ -11,12 +11,13 @@ from simulator.costs.parameters import PARAMETERS, Point
 from simulator.ground.artefacts import UserError, check_outputs, envelope, to_json, writing
 from simulator.ground.command import FILE, command
 
-from .comparing import ACCEPTANCE, ComparisonOptions, acceptance_by_method, compare_methods, method_names
+from .accepting import ACCEPTANCE_OPTIONS, as_accepted, by_method
+from .comparing import ComparisonOptions, compare_methods, method_names
 from .engine_settings import ENGINE_OPTIONS, as_engines_state, checked, forecast_for
 from .options import (
     DEVICE_OPTIONS,
     SharedOptions,
-    load_acceptance,
+    load_checked,
     options_of,
     parameter_options,
     provenance,
@@ -60,7 +61,7 @@ class SimulateOptions(SharedOptions):
 @click.option(
     "--compare", is_flag=True, help="Hold all methods that apply to a target, or those of --method, side by side."
 )
-@ACCEPTANCE
+@ACCEPTANCE_OPTIONS
 @click.option("--plot", type=FILE, help="With --compare: draw them over batch size, as .png or .svg.")
 @click.option("--csv", "--out", "csv", type=FILE, help="Write one row for each run.")
 @click.option("--events", type=FILE, help="Write the first run's timeline as Chrome/Perfetto trace JSON.")
@@ -72,13 +73,13 @@ def simulate(**values: Any) -> None:
     one target pass and commits A + 1 tokens; A comes from --hist, or is i.i.d. with --alpha.
     """
     values = as_engines_state(values, many=False)
+    compared = values["compare"] or "," in (values["method"] or "")
+    values = as_accepted(values, many=False, compared=compared)
     point = Point(**{p.name: values.pop(p.name) for p in PARAMETERS})
     options = options_of(SimulateOptions, {**values, "point": point})
     if options.compare or len(method_names(options.device)) > 1:
         compare(options)
         return
-    if options.acceptance:
-        raise UserError("--acceptance: of methods side by side, expected --compare beside it; of one --alpha or --hist")
     if options.plot is not None:
         raise UserError(f"--plot {options.plot}: draws a comparison, expected --compare beside it; sweep draws others")
     run(options)
@@ -101,7 +102,7 @@ def compare(options: SimulateOptions) -> None:
         batches=one_of_them(stated.pop("batch", None)),
         draft_lengths=one_of_them(stated.pop("draft_length", None)),
         stated=stated,
-        acceptance=acceptance_by_method(options.acceptance),
+        acceptance=by_method(options.acceptance),
         plot=options.plot,
         as_json=options.as_json,
     )
@@ -130,7 +131,7 @@ def run(options: SimulateOptions) -> None:
     pricing = checked(load_pricing(options.device), options.engine)
     stated = {name: getattr(options.point, name) for name in options.stated}
     longest = int(stated.get("draft_length", 1))
-    measured = load_acceptance(options, longest, pricing.models, (float(options.point.alpha),))
+    measured = load_checked(options, longest, pricing.models, (float(options.point.alpha),))
     pricing = timed_pricing(pricing, options, measured)
     if isinstance(measured, HistogramAcceptance):
         # Without a word on K, no longer one than was measured.
@@ -185,7 +186,7 @@ def parameters_of(
     payload["hist"] = None if measured is None else options.accepts_as
     payload["measured"] = isinstance(measured, HistogramAcceptance) and not measured.assumed
     if isinstance(measured, HistogramAcceptance) and measured.assumed:
-        payload["acceptance_prior"] = measured.assumed
+        payload["acceptance_published" if measured.pair else "acceptance_prior"] = measured.assumed
     if measured is not None and measured.caveat:
         payload["acceptance_caveat"] = measured.caveat
     runs = {

@@ -13,12 +13,13 @@ from simulator.ground.artefacts import UserError, check_outputs, envelope, to_js
 from simulator.ground.command import FILE, command, wrapped
 from simulator.ground.together import together
 
-from .comparing import ACCEPTANCE, ComparisonOptions, acceptance_by_method, compare_methods, method_names
+from .accepting import ACCEPTANCE_OPTIONS, as_accepted, by_method
+from .comparing import ComparisonOptions, compare_methods, method_names
 from .engine_settings import ENGINE_OPTIONS, as_engines_state, checked, sweep_for
 from .options import (
     DEVICE_OPTIONS,
     SharedOptions,
-    load_acceptance,
+    load_checked,
     options_of,
     parameter_options,
     provenance,
@@ -57,7 +58,7 @@ class SweepOptions(SharedOptions):
 @ENGINE_OPTIONS
 @run_options(replications=16, least=0)
 @click.option("--out", type=FILE, help="Write the table as .csv or .parquet, a row for each point.")
-@ACCEPTANCE
+@ACCEPTANCE_OPTIONS
 @click.option("--plot", type=FILE, help="Draw speedup as .png or .svg.")
 @click.option(
     "--plot-kind",
@@ -74,6 +75,7 @@ def sweep(**values: Any) -> None:
     from simulator.ground.ranges import list_in_milliseconds, parse_values
 
     values = as_engines_state(values, many=True)
+    values = as_accepted(values, many=True, compared="," in (values["method"] or ""))
     texts = {p: values.pop(p.name) for p in PARAMETERS}
     axes = {
         p.name: parse_values(p.flags[0], list_in_milliseconds(text) if p.unit == "ms" else text, percent=p.most == 1)
@@ -85,8 +87,6 @@ def sweep(**values: Any) -> None:
     if len(method_names(options.device)) > 1:
         compare(options)
         return
-    if options.acceptance:
-        raise UserError("--acceptance: of methods side by side, expected several of --method; of one --alpha or --hist")
     run(options)
 
 
@@ -112,7 +112,7 @@ def compare(options: SweepOptions) -> None:
         batches=several.get("batch"),
         draft_lengths=several.get("draft_length"),
         stated=stated,
-        acceptance=acceptance_by_method(options.acceptance),
+        acceptance=by_method(options.acceptance),
         plot=options.plot,
         as_json=options.as_json,
     )
@@ -201,7 +201,7 @@ def make_sweep(options: SweepOptions) -> "Sweep":
     stated = {name: options.axes[name] for name in options.stated}
     pricing = checked(load_pricing(options.device), options.engine)
     longest = int(max(stated.get("draft_length", (1,))))
-    model = load_acceptance(options, longest, pricing.models, options.axes["alpha"].tolist())
+    model = load_checked(options, longest, pricing.models, options.axes["alpha"].tolist())
     if isinstance(model, HistogramAcceptance) and "draft_length" not in stated:
         stated["draft_length"] = np.array([min(pricing.usual_length, model.longest)])
     pricing = timed_pricing(pricing, options, model)

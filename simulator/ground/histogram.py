@@ -1,7 +1,4 @@
-"""The acceptance histogram: how many drafted tokens a round accepted, as counts (model §3, §4).
-
-The one home of the file `accept_hist_k{K}.json` and of the metrics that follow from it. Draws nothing.
-"""
+"""The acceptance histogram: how many drafts a round accepted, its file `accept_hist_k{K}.json`, and metrics (§3)."""
 
 import math
 from collections.abc import Mapping
@@ -88,13 +85,14 @@ def tail_sums(counts: ArrayLike) -> NDArray[np.float64]:
 class AcceptanceHistogram:
     """Counts of rounds by accepted drafts: `counts[a]` rounds accepted `a` of k = len(counts) - 1 drafts.
 
-    Counts may be fractional, when they are expectations from a trace. `caveat` says what kind of approximation they
-    are; empty for a plain measurement. `design_effect` is how many times the variance of the mean exceeds that of as
-    many independent rounds: rounds of one prompt are alike. `prompts` and `pair` (target, draft) are what was measured,
-    where that is known. `is_law`: the counts are probabilities, of rounds that nobody counted. `undrafted`: decode
-    steps beside them that had no draft, at least. `assumed`: as what it is taken, where nothing was measured. `ranks`:
-    of the text, as the file has them, for trees (see `ranks.parse_ranks`). `by_length`: rounds by drafted and accepted
-    tokens, as the file has them; `drafted`: P(D = d), where rounds of every drafted length are in the counts.
+    Counts may be fractional, when they are expectations from a trace. `caveat`: what kind of approximation they are;
+    empty for a plain measurement. `design_effect`: how many times the variance of the mean exceeds that of as many
+    independent rounds, as those of one prompt are alike. `prompts` and `pair` (target, draft): what was measured, where
+    that is known. `is_law`: the counts are probabilities, of rounds that nobody counted. `undrafted`: decode steps
+    beside them that had no draft, at least. `assumed`: as what it is taken, where nothing was measured. `ranks`: of the
+    text, as the file has them, for trees. `by_length`: rounds by drafted and accepted tokens, as the file has them;
+    `drafted`: P(D = d), where rounds of every drafted length are in the counts. `measured_to`: the last place that was
+    measured, where more is extrapolated; 0 where all was.
 
     Raises:
         UserError: No bucket above 0, a count that is negative, NaN or above MAX_COUNT, or nothing counted at all.
@@ -111,6 +109,7 @@ class AcceptanceHistogram:
     ranks: Field | None = field(default=None, compare=False, repr=False)
     by_length: Field | None = field(default=None, compare=False, repr=False)
     drafted: tuple[float, ...] | None = field(default=None, compare=False)
+    measured_to: int = field(default=0, compare=False)
 
     def __post_init__(self) -> None:
         if len(self.counts) < 2:
@@ -170,9 +169,9 @@ class AcceptanceHistogram:
 
     def cut(self, draft_length: int) -> "AcceptanceHistogram":
         """Return the histogram of min(A, K), what these rounds accept of K drafts; refuses a K beyond its own."""
-        k = draft_length
-        self.check_covers(k)
-        return replace(self, counts=(*self.counts[:k], math.fsum(self.counts[k:])))
+        self.check_covers(k := draft_length)
+        to = self.measured_to if k > self.measured_to else 0
+        return replace(self, counts=(*self.counts[:k], math.fsum(self.counts[k:])), measured_to=to)
 
 
 def variance(law: NDArray[np.float64]) -> float:

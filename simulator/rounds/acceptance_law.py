@@ -12,6 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 from simulator.costs.step import Floats
 from simulator.ground.histogram import HALF_A_ROUND, AcceptanceHistogram, alpha_iid, tokens_per_round_iid
 
+from .tail import SPREAD, beyond
+
 Ints = NDArray[np.int64]
 
 
@@ -115,6 +117,11 @@ class HistogramAcceptance(NamedTuple):
         return max(h.draft_length for h in self.histograms)
 
     @property
+    def measured_to(self) -> int:
+        """The longest draft length that was measured: what is known beyond it is extrapolated."""
+        return max(h.measured_to or h.draft_length for h in self.histograms)
+
+    @property
     def caveat(self) -> str:
         """What kind of approximation the histograms are; empty for plain measurements."""
         return "; ".join(sorted({h.caveat for h in self.histograms if h.caveat}))
@@ -128,6 +135,11 @@ class HistogramAcceptance(NamedTuple):
     def drafted(self) -> tuple[float, ...] | None:
         """P(D = d), where rounds of every drafted length are among them."""
         return self.nearest(self.longest).drafted
+
+    @property
+    def assumed_as(self) -> str:
+        """The same with what kind of figure it is: of one published pair, or a prior of a method."""
+        return self.assumed and f"{'published' if self.pair else 'a prior'}, {self.assumed}"
 
     @property
     def pair(self) -> tuple[str, str] | None:
@@ -186,10 +198,15 @@ def drawn_survival(histogram: AcceptanceHistogram, uniforms: Floats) -> Floats:
 
     The conditional rates of the positions are independent, with beta laws (Connor and Mosimann 1969), each after half a
     round that went on and half a one that stopped (Jeffreys): few rounds are no certainty. Rounds that are alike count
-    as fewer; probabilities, of which nobody knows how many rounds they are of, are the same in every draw.
+    as fewer; probabilities, of which nobody knows how many rounds they are of, are the same in every draw. What lies
+    beyond the measured places is extrapolated from each draw of those, and is off as published tails are.
     """
-    from scipy.special import betaincinv
+    from scipy.special import betaincinv, ndtri
 
+    if k := histogram.measured_to:
+        measured = drawn_survival(histogram.cut(k), uniforms[:, :k])
+        off = np.exp(SPREAD * ndtri(uniforms[:, k]))
+        return np.concatenate([measured, beyond(measured, histogram.draft_length, off)], 1)
     if histogram.is_law:
         return np.broadcast_to(histogram.survival, uniforms.shape)
     counts = np.asarray(histogram.counts, np.float64) / histogram.design_effect

@@ -121,6 +121,13 @@ CALLS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("profiles show", "h100-sxm", ()),
     ("shapes list", "", ()),
     ("drafters list", "", ()),
+    ("pairs list", "--method mtp --json", ()),
+    ("pairs show", "eagle3-kimi-k2.5:coding", ()),
+    (
+        "simulate",
+        "--acceptance eagle3-kimi-k2:gsm8k --draftN 9 --extrapolate",
+        ("--replications", "2", "--total", "64"),
+    ),
     ("measure-acceptance import", "metrics.txt --k 4 --out found.json --json", ()),
     ("measure-acceptance", "--trace trace --k 1:4 --out-dir out", ()),
     ("measure-acceptance", "--k 1:4", NOWHERE),

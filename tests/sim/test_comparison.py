@@ -115,7 +115,6 @@ def test_a_method_of_which_nobody_says_what_it_accepts_is_left_out(run, monkeypa
             ("simulate", *MODELS, "--compare", "--acceptance", "eagle3"),
             "--acceptance: 'eagle3' is not allowed, expected",
         ),
-        (("simulate", *MODELS, "--method", "eagle3", "--acceptance", "eagle3=0.5"), "--acceptance: of methods side by"),
         (
             ("simulate", *MODELS, "--compare", "--acceptance", "eagle3=1.5"),
             "--acceptance: eagle3=1.5 is not allowed, expected 0 to 1",

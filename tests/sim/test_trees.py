@@ -305,8 +305,8 @@ def test_rates_may_rise_and_a_block_goes_no_further(run, tmp_path: Path) -> None
         ((*OTHER, "--topk", 2, "--nodes", 5, "--overlap"), "--overlap: the next draft of a tree is not known ahead"),
         (("--topk", 2, "--nodes", 5, "--hist", "HIST", "--no-measured"), "--no-measured: trees take more than one"),
         (("--topk", 40, "--nodes", 50), "--topk: 40 is above 35"),
-        (("--draftN", 17), "--draftN: 17 is above 16, the last place that EAGLE-3 in SpecBundle"),
-        (("--method", "dflash", "--draftN", 16), "--draftN: 16 is above 15, "),
+        (("--draftN", 17), "--draftN: 17 is above k = 16 of EAGLE-3 in SpecBundle"),
+        (("--method", "dflash", "--draftN", 16), "--draftN: 16 is above k = 15 of DFlash"),
     ],
 )
 def test_what_does_not_go_together_is_one_line(run, tmp_path: Path, more: tuple[object, ...], message: str) -> None:

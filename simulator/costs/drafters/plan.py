@@ -101,6 +101,11 @@ class Method:
     is_within: bool = False
     engines: Engines = NAMELESS
 
+    @property
+    def is_block(self) -> bool:
+        """Whether one pass drafts all tokens, of which there are no more than it was trained for."""
+        return self.rounds.startswith("one pass")
+
 
 class Tree(NamedTuple):
     """Drafts that branch: topk children of each of topk nodes a step; nodes: those verified, the root among them."""
