@@ -11,7 +11,8 @@ import numpy as np
 
 from calibration.sources.decode import ArmTimes, DecodeLog
 from calibration.sources.probe import Observations
-from simulator.costs.profile import MEASURED, MOST_ERROR, Decoding, PassCost, Profile
+from simulator.costs.engine import MOST_ERROR
+from simulator.costs.profile import MEASURED, Decoding, PassCost, Profile
 from simulator.ground.artefacts import UserError
 
 from .diagnostics import CheckedFit, Diagnosis

@@ -1,22 +1,29 @@
 """What an engine adds to passes: kernels of some layers, graphs and the host beside them, how experts are shared."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from simulator.ground.fields import Field
 
-from .step import Floats, step_s
+from .step import Floats, Real, spread, step_s
 from .work import Work
 
 # What layers may have that takes more kernels: routed experts, attention to latent vectors.
 LAYER_KINDS = ("experts", "latent")
+# How an engine replays passes: decoding whole; any in pieces, attention between them; none.
+FULL, PIECEWISE, EAGER = GRAPHS = ("full", "piecewise", "eager")
+# What the host launches of a layer between pieces: to write keys and values, and to attend.
+PIECES = 2.0
 # How device and host join in a pass without a graph: fitted to three sizes of one eager stack.
 HOST_EXPONENT = 3.0
 # Beyond any device: kernels of a layer, tokens of a pass, seconds.
 MOST_LAUNCHES, MOST_TOKENS, MOST_SECONDS = 1e6, 1e12, 1e6
+# Relative errors are this at most: beyond it nothing is known, and samples leave what a float holds.
+MOST_ERROR = 10.0
+HOST = ("host_s", "host_sequence_s", "host_launch_s")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,36 +31,55 @@ class Engine:
     """What an engine adds to passes, where a profile says so.
 
     layer_launches: kernels of a layer besides those of any, by what it has, of `LAYER_KINDS`. expert_overlap: by how
-    much a further token of one sequence counts less than one of another as experts are touched. graph_tokens: sizes of
-    passes that are captured as a graph, rising; a pass is padded to the next. host_s, host_sequence_s: of a pass beyond
-    the largest on the host, which works beside the device; of each of its sequences. logit_bytes: moved for each logit
-    of a pass besides its product, to choose a token. tree_round_s: of a round of drafts
-    that branch, where the engine overlaps the host with rounds of chains alone.
+    much a further token of one sequence counts less than one of another as experts are touched. graphs: one of
+    `GRAPHS`. graph_tokens: sizes of passes that are captured, rising; a pass is padded to the next. host_s,
+    host_sequence_s, host_launch_s: of a pass that is not replayed whole on the host, which works beside the device; of
+    each of its sequences; of each kernel that the host launches. host_error: standard error of the three, relative.
+    logit_bytes: moved for each logit of a pass besides its product, to choose a token. round_sequence_s: of a round for
+    each sequence, besides its overhead; tree_round_s: of one of drafts that branch, where the engine overlaps the host
+    with rounds of chains alone. A sampled engine has arrays of samples in its times of the host.
     """
 
     layer_launches: Mapping[str, float] = field(default_factory=dict)
     expert_overlap: float = 0.0
+    graphs: str = FULL
     graph_tokens: tuple[float, ...] = ()
-    host_s: float = 0.0
-    host_sequence_s: float = 0.0
+    host_s: Real = 0.0
+    host_sequence_s: Real = 0.0
+    host_launch_s: Real = 0.0
+    host_error: float = 0.0
     logit_bytes: float = 0.0
+    round_sequence_s: float = 0.0
     tree_round_s: float = 0.0
 
     def padded(self, tokens: Floats) -> Floats:
         """Return the tokens that passes of so many compute: those of the next graph, their own beyond the largest."""
-        if not self.graph_tokens:
+        if not self.graph_tokens or self.graphs == EAGER:
             return tokens
         sizes = np.asarray(self.graph_tokens)
         place = np.minimum(np.searchsorted(sizes, tokens), len(sizes) - 1)
         return np.asarray(np.maximum(sizes[place], tokens))
 
-    def on_host_s(self, work: Work) -> Floats | float:
-        """Return the seconds of passes on the host: none where a graph keeps it out, as of those without a prompt."""
-        if not (self.host_s or self.host_sequence_s):
+    def on_host_s(self, work: Work, launches: Real = 0.0, layers: int = 0) -> Floats | float:
+        """Return the seconds of passes on the host, [*samples, *S]: none where a graph replays all of it.
+
+        launches: kernels of a pass. layers: of the model.
+        """
+        if not any(np.any(each) for each in (self.host_s, self.host_sequence_s, self.host_launch_s)):
             return 0.0
-        each_s = self.host_s + self.host_sequence_s * np.asarray(work.sequences, np.float64)
-        beyond = work.tokens > self.graph_tokens[-1] if self.graph_tokens else False
-        return np.asarray(np.where(beyond | (np.asarray(work.prompts) > 0), each_s, 0.0))
+        tokens, sequences, prompts = np.broadcast_arrays(work.tokens, work.sequences, work.prompts)
+        within = tokens <= self.graph_tokens[-1] if self.graph_tokens else np.ones(tokens.shape, np.bool_)
+        launched = np.where(within, PIECES * layers, launches) if self.graphs == PIECEWISE else launches
+        pass_s, sequence_s, launch_s = (
+            spread(each, tokens.ndim) for each in (self.host_s, self.host_sequence_s, self.host_launch_s)
+        )
+        each_s = pass_s + sequence_s * sequences + launch_s * launched
+        return np.asarray(np.where(within & (prompts == 0), 0.0, each_s) if self.graphs == FULL else each_s)
+
+    def slower(self, factor: Real) -> "Engine":
+        """Multiply the times of the host."""
+        host_s, sequence_s, launch_s = (np.asarray(getattr(self, name) * factor, np.float64) for name in HOST)
+        return replace(self, host_s=host_s, host_sequence_s=sequence_s, host_launch_s=launch_s)
 
 
 def side_by_side(device_s: Floats, host_s: Floats | float) -> Floats:
@@ -63,8 +89,8 @@ def side_by_side(device_s: Floats, host_s: Floats | float) -> Floats:
 
 def parse_engine(field: Field) -> Engine:
     """Read what an engine adds to passes; what it does not say is nothing."""
-    seconds = ("host_s", "host_sequence_s", "tree_round_s")
-    field.only(("layer_launches", "expert_overlap", "graph_tokens", "logit_bytes", *seconds))
+    seconds = (*HOST, "round_sequence_s", "tree_round_s")
+    field.only(("layer_launches", "expert_overlap", "graphs", "graph_tokens", "host_error", "logit_bytes", *seconds))
     launches, graphs = field["layer_launches"], field["graph_tokens"]
     if launches.is_given:
         launches.only(LAYER_KINDS)
@@ -75,7 +101,9 @@ def parse_engine(field: Field) -> Engine:
     return Engine(
         layer_launches=each,
         expert_overlap=field["expert_overlap"].number(0.0, 1.0, default=0.0),
+        graphs=field["graphs"].choice(GRAPHS) if field["graphs"].is_given else FULL,
         graph_tokens=sizes,
+        host_error=field["host_error"].number(0.0, MOST_ERROR, default=0.0),
         logit_bytes=field["logit_bytes"].number(0.0, MOST_LAUNCHES, default=0.0),
         **{name: field[name].number(0.0, MOST_SECONDS, default=0.0) for name in seconds},
     )

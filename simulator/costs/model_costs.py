@@ -13,8 +13,8 @@ from .drafters import draft_model
 from .drafters.plan import DraftPass, DraftPlan, Method, Tree, branched, longest_of
 from .engine import Engine, side_by_side
 from .formats import Storage
-from .profile import DATASHEET, PassCost, Profile, spread
-from .step import Floats, Real, RoundCost
+from .profile import DATASHEET, PassCost, Profile
+from .step import Floats, Real, RoundCost, spread
 from .work import Count, ModelShape, Work, as_storage
 
 # Relative standard errors of a pass for each doubling beyond what a profile was timed over, and in a number format
@@ -118,10 +118,10 @@ class Placed:
         """Return what passes of any mixture of sequences do, on each device."""
         tokens = np.asarray(work.tokens, np.float64)
         flops, moved = self.shape.flops_of(work) / self.devices, self.moved_of(work)
-        computed, host_s = self.engine.padded(tokens), self.engine.on_host_s(work)
+        computed, launches = self.engine.padded(tokens), np.asarray(self.launches if launches is None else launches)
+        host_s = self.engine.on_host_s(work, launches, self.shape.layers)
         if computed is not tokens:
             flops = flops + 2 * self.shape.active_parameters * (computed - tokens) / self.devices
-        launches = np.asarray(self.launches if launches is None else launches)
         return Done(flops, moved, computed, launches, self.link_s(tokens), host_s)
 
     def pass_of_s(self, work: Work) -> Floats:
@@ -320,7 +320,8 @@ class ModelPair:
     def overhead_s(self, batch: Count) -> Floats:
         """Return the seconds of rounds besides their passes."""
         each_s = spread(self.round_overhead_factors, np.ndim(batch)) * self.round_overhead_s * np.ones(np.shape(batch))
-        return np.asarray(each_s + (self.placed_target.engine.tree_round_s if self.tree else 0.0))
+        engine = self.placed_target.engine
+        return np.asarray(each_s + engine.round_sequence_s * batch + (engine.tree_round_s if self.tree else 0.0))
 
     def drafted_s(self, of: DraftPass, batch: Count, context: Count) -> Floats:
         """Return the seconds of one pass of the draft."""
@@ -369,15 +370,21 @@ class ModelPair:
         is_sure = profile.status != DATASHEET and not profile.timed
         is_sure &= not (self.placed_target.is_untimed or self.placed_draft.is_untimed)
         draft, verify = (0.0, 0.0) if is_sure else rng.standard_normal((2, 2, samples))
-        drawn = replace(self, profile=replace(profile, passes=passes, link=link), round_overhead_factors=overhead)
-        return replace(drawn, draft_normals=draft, verify_normals=verify)
+        engine = profile.engine
+        if engine and engine.host_error:
+            engine = engine.slower(np.exp(engine.host_error * rng.spawn(1)[0].standard_normal(samples)))
+        drawn = replace(profile, passes=passes, link=link, engine=engine)
+        known = replace(self, profile=drawn, round_overhead_factors=overhead)
+        return replace(known, draft_normals=draft, verify_normals=verify)
 
     def scaled(self, factors: Mapping[str, float]) -> "ModelPair":
-        """Multiply constants of all passes by name, `link_s` or `round_overhead_s`."""
+        """Multiply constants of all passes by name, `link_s`, `host_s` (all of the host) or `round_overhead_s`."""
         passes = {dtype: cost.scaled(factors) for dtype, cost in self.profile.passes.items()}
         overhead_s = np.asarray(self.round_overhead_s, np.float64) * factors.get("round_overhead_s", 1.0)
         link = self.profile.link and self.profile.link.slower(factors.get("link_s", 1.0))
-        return replace(self, profile=replace(self.profile, passes=passes, link=link), round_overhead_s=overhead_s)
+        engine = self.profile.engine and self.profile.engine.slower(factors.get("host_s", 1.0))
+        profile = replace(self.profile, passes=passes, link=link, engine=engine)
+        return replace(self, profile=profile, round_overhead_s=overhead_s)
 
     @property
     def held_bytes(self) -> tuple[Floats, ...]:

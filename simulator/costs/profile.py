@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from simulator.ground.artefacts import UserError
 
 from .engine import Engine
-from .step import Floats, Real, step_s
+from .step import Floats, Real, spread, step_s
 
 # What fits and comparisons call the costs of `BurnUnits`, beside those of number formats.
 BURN_UNITS = "burn units"
@@ -19,17 +19,9 @@ DATASHEET, MEASURED = "datasheet, uncalibrated", "measured"
 KERNELS_MEASURED = "kernels measured; launches a layer and round overhead assumed"
 # Of parameters, relative: what slopes are taken over.
 STEP = 1e-4
-# Relative errors are this at most: beyond it nothing is known, and samples leave what a float holds.
-MOST_ERROR = 10.0
 # Of passes that were timed: sequences, tokens that the cache holds for each, tokens computed in all, weights.
 RANGES = ("batch", "context", "tokens", "weights")
 STATUSES = (DATASHEET, MEASURED, KERNELS_MEASURED)
-
-
-def spread(samples: Real, axes: int) -> Floats:
-    """Put so many axes of length 1 behind those of samples."""
-    array = np.asarray(samples, np.float64)
-    return array.reshape((*array.shape, *(1,) * axes))
 
 
 @dataclass(frozen=True, slots=True)

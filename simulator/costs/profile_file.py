@@ -15,10 +15,9 @@ from simulator.ground.fields import Field, read_json
 from simulator.ground.names import Found, Names, find_name, nearest
 
 from .datasheet import sheet_names, sheet_of
-from .engine import engine_json, parse_engine
+from .engine import MOST_ERROR, engine_json, parse_engine
 from .formats import FORMATS
 from .profile import (
-    MOST_ERROR,
     RANGES,
     STATUSES,
     BurnUnits,

@@ -44,6 +44,12 @@ def step_s(
     return np.asarray(joined + np.asarray(launches) * launch_s + fixed_s, np.float64)
 
 
+def spread(samples: Real, axes: int) -> Floats:
+    """Put so many axes of length 1 behind those of samples."""
+    array = np.asarray(samples, np.float64)
+    return array.reshape((*array.shape, *(1,) * axes))
+
+
 class Costs(Protocol):
     """Anything that says what rounds cost."""
 

@@ -80,7 +80,11 @@ def steady(
     b, i, o, hit, m = (np.asarray(v, np.float64) for v in (concurrency, isl, osl, prefix_hit, chunk))
     running = np.minimum(np.minimum(b, most_running), room(passes.pair or passes.target, i + o / 2))
     running = np.where(running >= 1, running, np.nan)
-    new, tau = i * (1 - hit), np.asarray(1.0 if tokens_per_round is None else tokens_per_round, np.float64)
+    # Of a prompt that is cached whole its last token is computed again.
+    new, tau = (
+        np.maximum(i * (1 - hit), 1.0),
+        np.asarray(1.0 if tokens_per_round is None else tokens_per_round, np.float64),
+    )
     # A request is sent when one has ended, while a pass has begun already; of those that wait, one is there.
     idle = np.where((running > 1) & (b <= running), 1.0, 0.0)
     counted = (alike_flow if alike else mixed_flow) if mixed else apart_flow
@@ -90,7 +94,7 @@ def steady(
     def seconds(decoding: Floats, ended: Floats, filled: Floats) -> Floats:
         """Return the seconds of passes that end so many prompts, of which each fills so many."""
         tokens = new / filled
-        prompts = Prompts(ended * filled, tokens, i * hit + (filled - 1) / 2 * tokens, ended)
+        prompts = Prompts(ended * filled, tokens, i - new + (filled - 1) / 2 * tokens, ended)
         return passes.seconds(np.maximum(decoding, 0.0) if mixed else np.zeros(()), context, prompts)
 
     there = flow.prompts / np.where(flow.share > 0, flow.share, 1.0)

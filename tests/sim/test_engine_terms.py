@@ -77,6 +77,40 @@ def test_a_pass_is_padded_to_its_graph_and_beyond_the_largest_waits_for_the_host
     assert (float(made.launch_s[-1]), float(made.launch_s[0])) == (host_s, float(bare.launch_s[0]))
 
 
+@pytest.mark.parametrize(
+    ("graphs", "expected"),
+    [("full", (0.0, 64.0, 64.0)), ("piecewise", (2.0, 2.0, 64.0)), ("eager", (64.0, 64.0, 64.0))],
+)
+def test_an_engine_launches_on_the_host_what_its_graphs_leave(graphs: str, expected: tuple[float, ...]) -> None:
+    """Of a decode step, of one with a prompt beside it, and of one beyond the largest graph: 32 layers, launches."""
+    engine = Engine(graphs=graphs, graph_tokens=(8, 64), host_s=0.01, host_launch_s=1e-5)
+    shape = read_shape("llama-2-7b")
+    step = shape.work(4, 1, 100)
+    works = step, step.beside(shape.work(1, 20, 0, 1)._replace(prompts=1.0)), shape.work(65, 1, 100)
+    found = [float(engine.on_host_s(work, 64.0 * 32, 32)) for work in works]
+    host_s = [0.0 if not launches else 0.01 + launches * 32 * 1e-5 for launches in expected]
+    assert found == pytest.approx(host_s)
+    assert float(engine.padded(np.float64(9))) == (9 if graphs == "eager" else 64)
+
+
+def test_what_a_round_costs_besides_grows_with_its_sequences() -> None:
+    silent, said = (replace(DEVICE, engine=e) for e in (None, Engine(round_sequence_s=1e-4)))
+    pairs = [model_pair(p, "llama-2-7b", "llama-68m", batch=np.array([1, 32])) for p in (silent, said)]
+    none_s, some_s = (pair.round_cost(4).overhead_s for pair in pairs)
+    assert some_s - none_s == pytest.approx([1e-4, 32e-4])
+
+
+def test_how_sure_the_host_is_known_counts_where_passes_wait_for_it() -> None:
+    drawn = model_pair(replace(DEVICE, engine=Engine(host_s=0.05, host_error=0.5)), "llama-2-7b", "llama-68m")
+    drawn = drawn.sample(np.random.default_rng(0), 400)
+    shape, target = drawn.target, drawn.placed_target
+    step = shape.work(np.array([4, 8]), 1, 100)
+    mixed_s, step_s = (target.pass_of_s(w) for w in (step._replace(prompts=np.ones(2)), step))
+    assert mixed_s.shape == step_s.shape == (400, 2)
+    assert step_s.std(0) == pytest.approx([0.0, 0.0], abs=1e-12)
+    assert np.log(mixed_s).std(0) == pytest.approx([0.5, 0.5], rel=0.1)
+
+
 def test_choosing_a_token_moves_bytes_of_each_logit() -> None:
     """Eight sequences of five tokens have 40 rows of 151,936 logits; a draft step has a row a sequence."""
     said, silent = (placed(engine) for engine in (Engine(logit_bytes=10), None))

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from simulator.costs.engine import Engine
 from simulator.costs.model_costs import ModelPair
 from simulator.costs.parameters import DeviceOptions
 from simulator.costs.priced import load_pricing
@@ -18,7 +19,7 @@ from tests.sim.request_loop import measured, play
 def pair_on(profile: str = "h100-sxm", method: str = "eagle3", target: str = "llama-3.1-8b") -> ModelPair:
     pair = load_pricing(DeviceOptions(profile=profile, target_model=target, method=method)).models
     assert pair is not None
-    return pair
+    return replace(pair, profile=replace(pair.profile, engine=None))
 
 
 PAIR = pair_on()
@@ -149,6 +150,14 @@ def test_prompts_in_the_cache_are_not_read_again() -> None:
     hit = steady(PAIR.placed_target, 32, 8000, 128, prefix_hit=np.array([0.0, 0.5, 1.0]))
     assert (np.diff(hit.tpot_s) < 0).all()
     assert float(hit.mixed_s[2]) == pytest.approx(float(hit.decode_s[2]), rel=0.05)
+
+
+def test_passes_with_a_prompt_wait_for_the_host_and_others_do_not() -> None:
+    busy = replace(PAIR, profile=replace(PAIR.profile, engine=Engine(host_s=0.02, host_sequence_s=1e-4)))
+    alone, beside = (steady(p.placed_target, 32, 256, 128) for p in (PAIR, busy))
+    assert float(beside.decode_s) == float(alone.decode_s)
+    host_s, device_s = 0.02 + 32e-4, float(alone.mixed_s)
+    assert float(beside.mixed_s) == pytest.approx((host_s**3 + device_s**3) ** (1 / 3), rel=1e-3)
 
 
 def test_a_model_that_does_not_fit_serves_nobody() -> None:
