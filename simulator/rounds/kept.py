@@ -45,7 +45,8 @@ def told(value: Any) -> Any:
         return [[told(key), told(of)] for key, of in value.items()]
     if isinstance(value, list | tuple):
         return [told(of) for of in value]
-    return repr(value)
+    # A function's own text has its place in memory, which is another in every process.
+    return f"{value.__module__}.{value.__qualname__}" if callable(value) else repr(value)
 
 
 class Kept:

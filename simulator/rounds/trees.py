@@ -154,9 +154,15 @@ def best_of(scores: Floats, count: int) -> Ints:
     """Return the places of the best of each row, best first, [rows, count]; of equals the earlier."""
     if scores.shape[1] <= max(WIDE, count):
         return np.argsort(-scores, axis=1, kind="stable")[:, :count]
-    some = np.sort(np.argpartition(-scores, count - 1, axis=1)[:, :count], axis=1)
+    last = np.partition(scores, -count, axis=1)[:, -count, None]
+    is_best = scores >= last
+    spare = np.count_nonzero(is_best, axis=1) - count
+    if (tied := spare > 0).any():
+        is_last = scores[tied] == last[tied]
+        is_best[tied] &= ~is_last | (is_last[:, ::-1].cumsum(1)[:, ::-1] > spare[tied, None])
+    some = np.nonzero(is_best)[1].reshape(-1, count)
     order = np.argsort(-np.take_along_axis(scores, some, 1), axis=1, kind="stable")
-    return np.take_along_axis(some, order, 1)
+    return np.asarray(np.take_along_axis(some, order, 1), np.int64)
 
 
 def grown_depths(grown: Grown, nodes: int) -> Ints:

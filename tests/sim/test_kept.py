@@ -1,5 +1,6 @@
 """A long sweep that is ended goes on behind what is kept of it, to the bytes of one that never was."""
 
+import json
 import os
 import subprocess
 from collections.abc import Callable
@@ -7,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from simulator.costs.parameters import DeviceOptions
+from simulator.costs.priced import load_pricing
 from simulator.rounds import kept, sweeping
+from simulator.rounds.grid import Acceptance, Sweep, grid_over
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 IID = ("sweep", "--draftN", "1:4", "--alpha", "0.5:0.8:0.1", "--overlap")
@@ -41,6 +45,17 @@ def ended(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable
         return tmp_path / f"{words[-1]}{kept.SUFFIX}"
 
     return end
+
+
+def test_a_sweep_is_told_alike_in_every_process() -> None:
+    said = set()
+    for method in ("eagle", "eagle3", "ngram", "lookahead"):
+        pricing = load_pricing(DeviceOptions(profile="h100-sxm", target_model="llama-3.1-8b", method=method))
+        sweep = Sweep(grid=grid_over(pricing, {"batch": [1, 2]}), acceptance=Acceptance(), pricing=pricing)
+        said.add(json.dumps(kept.told(sweep)))
+    # No place in memory, which is another in every process.
+    assert len(said) == 4
+    assert not any(" at 0x" in one for one in said)
 
 
 def counted(monkeypatch: pytest.MonkeyPatch, name: str) -> list[int]:

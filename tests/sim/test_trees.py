@@ -18,9 +18,8 @@ from simulator.rounds.acceptance_law import HistogramAcceptance
 from simulator.rounds.priors import believed, further_choices
 from simulator.rounds.tree_law import tree_acceptance, tree_of_alpha
 from simulator.rounds.trees import (
-    Path as Node,
-)
-from simulator.rounds.trees import (
+    WIDE,
+    best_of,
     best_tree,
     check_tree,
     full_tree,
@@ -29,6 +28,9 @@ from simulator.rounds.trees import (
     static_depths,
     static_law,
     walk,
+)
+from simulator.rounds.trees import (
+    Path as Node,
 )
 
 from .builders import result
@@ -113,6 +115,12 @@ def of_published(name: str) -> dict[tuple[str, str], float]:
     cases = json.loads((ROOT / "calibration/published/tables/specbundle.json").read_text())["cases"]
     rows = next(case["rows"] for case in cases if case["name"] == name)
     return {(r["group"], r["name"]): r["tokens_per_round"] for r in rows}
+
+
+@given(st.integers(0, 2**32), st.integers(1, 40), st.sampled_from((2, 9, 1 << 30)))
+def test_the_best_of_many_are_those_of_a_sort_and_of_equals_the_earlier(seed: int, count: int, values: int) -> None:
+    scores = np.random.default_rng(seed).integers(0, values, (4, WIDE + 50)).astype(np.float64)
+    np.testing.assert_array_equal(best_of(scores, count), np.argsort(-scores, axis=1, kind="stable")[:, :count])
 
 
 def test_chains_tell_how_many_tokens_a_round_published_trees_have() -> None:
