@@ -2,13 +2,15 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from simulator.ground.artefacts import UserError
 from simulator.ground.fields import read_json
 from simulator.ground.names import one_of
 
 from .drafters import draft_model
 from .drafters.methods import method_named
-from .drafters.plan import Method, Tree
+from .drafters.plan import LENGTH, Method, Tree
 from .formats import FORMATS, PLAIN, Storage
 from .model_costs import SAME, SEPARATE, ModelPair
 from .parameters import DeviceOptions
@@ -96,7 +98,7 @@ def place_models(
         draft_dtype=draft_dtype,
         kv_dtype=options.kv_dtype,
         method=method,
-        tree=tree_of(options),
+        tree=tree_of(options, method, draft),
         devices=devices,
         draft_devices=of_draft,
         placement=placement,
@@ -113,13 +115,15 @@ def devices_of_draft(options: DeviceOptions, draft: ModelShape) -> int:
     return options.draft_tp or (1 if is_usual and draft.heads % shared else shared)
 
 
-def tree_of(options: DeviceOptions) -> Tree | None:
-    """Return how drafts branch, as `--topk` and `--nodes` say."""
+def tree_of(options: DeviceOptions, method: Method, draft: ModelShape) -> Tree | None:
+    """Return how drafts branch, as `--topk` and `--nodes` say; what is found in a text is one continuation of it."""
     if options.topk is None and options.nodes is None:
         return None
     if options.topk is None or options.nodes is None:
         one, other = ("--nodes", "--topk") if options.topk is None else ("--topk", "--nodes")
         raise UserError(f"{one}: {options.topk or options.nodes} alone, expected {other} beside it")
+    if method.plan(draft, np.asarray(1)).accepts == LENGTH:
+        raise UserError(f"--topk: drafts of {method.title} do not branch, expected no such option")
     return Tree(options.topk, options.nodes)
 
 

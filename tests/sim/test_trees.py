@@ -284,7 +284,7 @@ def test_without_a_word_on_acceptance_a_method_has_its_prior(run) -> None:
     stated = result(run, *MODELS, "--alpha", 0.5)
     assert (stated["basis"]["acceptance"], stated["parameters"]["alpha"]) == ("stated", 0.5)
     draft = result(run, *MODELS[:4], "--draft-model", "llama-3.2-1b", "--replications", 2)
-    assert (draft["basis"]["acceptance"], "alpha" in draft["parameters"]) == ("prior", False)
+    assert (draft["basis"]["acceptance"], "alpha" in draft["parameters"]) == ("default", True)
     of_alpha = result(run, *MODELS, "--alpha", 0.5, "--topk", 2, "--nodes", 4)
     assert of_alpha["basis"]["acceptance"] == "stated"
     assert of_alpha["verdict"]["condition"].startswith("if it accepts with alpha 0.5 for first choices")
@@ -312,6 +312,8 @@ def test_rates_may_rise_and_a_block_goes_no_further(run, tmp_path: Path) -> None
     [
         ((*OTHER, "--topk", 2, "--nodes", 5, "--overlap"), "--overlap: the next draft of a tree is not known ahead"),
         (("--topk", 2, "--nodes", 5, "--hist", "HIST", "--no-measured"), "--no-measured: trees take more than one"),
+        (("--method", "ngram", "--topk", 2, "--nodes", 5), "--topk: drafts of n-gram do not branch, expected no such"),
+        (("--method", "lookahead", "--topk", 2, "--nodes", 5), "--topk: drafts of lookahead do not branch"),
         (("--topk", 40, "--nodes", 50), "--topk: 40 is above 35"),
         (("--draftN", 17), "--draftN: 17 is above k = 16 of EAGLE-3 in SpecBundle"),
         (("--method", "dflash", "--draftN", 16), "--draftN: 16 is above k = 15 of DFlash"),
