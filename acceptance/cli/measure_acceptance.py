@@ -18,6 +18,7 @@ from simulator.ground.limits import lacks_memory
 from simulator.ground.partial import sweep
 from simulator.ground.version import VERSION
 
+from .by_group import present_groups
 from .import_histogram import import_measurement
 from .options import MEASURE_OPTIONS, OUTPUT_OPTIONS, TEXT_OPTIONS, MeasureOptions
 
@@ -66,12 +67,15 @@ def measure_acceptance(context: click.Context, /, **values: Any) -> None:
     options = MeasureOptions(**in_new_words(context, values))
     if is_given(context, "q_kind"):
         check_q_kind(options)
-    if not is_done(options):
+    if not is_done(options) and not options.by:
         check_files(options)
     if options.trace_file:
         from acceptance.trace.trace import load_trace
 
         trace, parameters = load_trace(sidecar_of(options.trace_file))
+        if options.by:
+            present_groups(trace, parameters, options, sidecar_of(options.trace_file))
+            return
         present(trace, parameters, options, [], None, None)
         return
     ready = prepare(options)

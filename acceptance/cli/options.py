@@ -82,6 +82,11 @@ MEASURE_OPTIONS = stacked(
 OUTPUT_OPTIONS = stacked(
     click.option("--out-dir", type=FILE, default=Path(), show_default="here", help="Folder for the files."),
     click.option("--plot", type=FILE, help="Picture, .png or .svg: histogram, survival, categories, along the output."),
+    click.option(
+        "--by",
+        type=click.Choice(("category", "context")),
+        help="With --trace: a folder of histograms for each category of prompts, or range of context.",
+    ),
     click.option("--report", is_flag=True, help="Print everything the trace says: positions, categories, policies."),
     click.option(
         "--draft-cost",
@@ -131,6 +136,7 @@ class MeasureOptions:
     check_loop: int | None
     out_dir: Path
     plot: Path | None
+    by: str | None
     report: bool
     draft_cost: float
     as_json: bool
@@ -143,6 +149,8 @@ class MeasureOptions:
         longest = max(self.draft_lengths)
         if not (self.trace_file or self.texts) and longest > self.max_new_tokens:
             raise UserError(f"--k: {longest} is above --max-new-tokens, expected 1 to {self.max_new_tokens}")
+        if self.by and not self.trace_file:
+            raise UserError(f"--by: {self.by} is told from a trace that is there, expected --trace beside it")
         if self.cross_tokenizer and self.check_loop:
             raise UserError("--check-loop: the loop needs one vocabulary, expected it without --cross-tokenizer")
         _ = self.rules, self.turn_count

@@ -45,13 +45,15 @@ def recursion(free: Floats, factor: Floats, lag: int) -> Floats:
     return free
 
 
-def count_rounds(accept: Floats, starts: NDArray[np.int64], k: int, beyond: int) -> tuple[Floats, Floats]:
+def count_rounds(
+    accept: Floats, starts: NDArray[np.int64], k: int, beyond: int, inside: NDArray[np.bool_] | None = None
+) -> tuple[Floats, Floats]:
     """Return the expected rounds of each output that accept 0..k, [outputs, k + 1], and those cut, [outputs] (§3).
 
     f[u], the probability that a round starts at u, is 1 where an output begins. Elsewhere a round starts unless u - 1
     was drafted and accepted, or with u - 1 the last of the k + 1 tokens of a round that accepted all:
     f[u] = 1 - a[u-1] + a[u-1] a[u-2] ... a[u-k-1] f[u-k-1]. The rounds that accept at least j are the sum of
-    f[s] a[s] ... a[s+j-1] over their starts s.
+    f[s] a[s] ... a[s+j-1] over their starts s. inside: the places whose rounds are counted; None: all.
     """
     size, lag = len(accept), k + 1
     within = accept.copy()
@@ -62,6 +64,8 @@ def count_rounds(accept: Floats, starts: NDArray[np.int64], k: int, beyond: int)
     if size > lag:
         factor[lag:] = run_products(within, lag)[:-1]
     flow = recursion(free, factor, lag)
+    if inside is not None:
+        flow *= inside
     all_rounds = np.add.reduceat(flow, starts[:-1])
     for left in range(1, k + beyond):
         flow[np.maximum(starts[1:] - left, starts[:-1])] = 0

@@ -60,7 +60,9 @@ class RoundCounts:
         return AcceptanceHistogram(tuple(np.where(np.isclose(counts, whole, rtol=0, atol=1e-9), whole, counts)))
 
 
-def expected_rounds(trace: Trace, k: int, q_kind: str, beyond: int = 0) -> RoundCounts:
+def expected_rounds(
+    trace: Trace, k: int, q_kind: str, beyond: int = 0, inside: NDArray[np.bool_] | None = None
+) -> RoundCounts:
     """Return the expected rounds of draft length k, counted along the decode walk.
 
     A round is counted when all k positions it drafts lie within the output, whatever it accepts; so the output's end
@@ -73,6 +75,7 @@ def expected_rounds(trace: Trace, k: int, q_kind: str, beyond: int = 0) -> Round
         q_kind: "sampled" or "greedy" draft.
         beyond: Tokens behind the k that have to lie within the output as well, for a round to count. 1 counts as a
             decoding loop does that never drafts into the last token of its budget.
+        inside: Positions whose rounds are counted, [positions]; None: all.
 
     Raises:
         UserError: No output of the trace is as long as k.
@@ -84,7 +87,13 @@ def expected_rounds(trace: Trace, k: int, q_kind: str, beyond: int = 0) -> Round
     # Whole outputs, as many at a time as lie in a processor's cache.
     bounds = np.unique(np.searchsorted(starts, np.arange(0, trace.size + AT_ONCE, AT_ONCE)).clip(max=len(starts) - 1))
     found = [
-        count_rounds(accept[starts[a] : starts[b]], starts[a : b + 1] - starts[a], k, beyond)
+        count_rounds(
+            accept[starts[a] : starts[b]],
+            starts[a : b + 1] - starts[a],
+            k,
+            beyond,
+            None if inside is None else inside[starts[a] : starts[b]],
+        )
         for a, b in pairwise(bounds)
     ]
     counts, cut = (np.concatenate(parts) for parts in zip(*found, strict=True))

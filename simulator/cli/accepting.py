@@ -8,6 +8,7 @@ import click
 
 from simulator.ground.artefacts import UserError
 from simulator.ground.command import is_given, stacked
+from simulator.ground.names import one_of
 from simulator.ground.ranges import number_in
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def value_of(text: str, name: str = "") -> "Stated":
         raise UserError(f"{OPTION}: {name}{text} is not allowed, expected 0 to 1, a file, or a pair of `pairs list`")
     if number is not None:
         return float(number)
-    path = Path(text)
+    path = group_in(Path(text))
     return path if path.exists() or path.suffix == ".json" or "/" in text else published(text, OPTION)
 
 
@@ -106,6 +107,23 @@ def stated_of(text: str, method: str | None) -> "Stated":
     if found and method is not None and method_named(name, OPTION) != method_named(method):
         raise UserError(f"{OPTION}: {text} beside --method {method}, expected the same method")
     return value_of(value, f"{name}{found}")
+
+
+def group_in(path: Path) -> Path:
+    """Return the folder that FOLDER:NAME names, as `measure-acceptance --by` writes it; any other path as it is.
+
+    Raises:
+        UserError: The folder is there, and holds nothing of that name.
+    """
+    folder, found, name = str(path).rpartition(":")
+    if path.exists() or not found or not Path(folder).is_dir():
+        return path
+    inner = Path(folder) / name
+    if not name or not inner.is_dir():
+        known = sorted(p.parent.name for p in Path(folder).glob("*/accept_hist_k*.json"))
+        one = one_of(dict.fromkeys(known), name) if known else "a folder that measure-acceptance --by wrote"
+        raise UserError(f"--hist: {folder} holds no {name!r}, expected {one}")
+    return inner
 
 
 def published_of(published: "Published", models: "ModelPair | None") -> "HistogramAcceptance":

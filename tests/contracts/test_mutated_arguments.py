@@ -130,6 +130,7 @@ CALLS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ),
     ("measure-acceptance import", "metrics.txt --k 4 --out found.json --json", ()),
     ("measure-acceptance", "--trace trace --k 1:4 --out-dir out", ()),
+    ("measure-acceptance", "--trace trace --k 1:4 --by context --out-dir by", ()),
     ("measure-acceptance", "--k 1:4", NOWHERE),
     ("replay-policies", "--trace trace --policy static:k=2 --policy llama-cpp --workmem 8", ("--batch", "2")),
     ("bench-decode list-presets", "", ()),
