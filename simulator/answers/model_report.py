@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from simulator.costs.formats import bytes_per_weight
-from simulator.costs.model_costs import PARTS, SEPARATE, USABLE_MEMORY, ModelPair, PassParts, Placed
+from simulator.costs.model_costs import SEPARATE, USABLE_MEMORY, ModelPair, Placed
+from simulator.costs.parts import PARTS, PassParts
 from simulator.costs.room import largest_batch
 from simulator.ground.command import table, wrapped
 from simulator.rounds.experiment import Summary

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .engine import HOST, Engine
+from .engine import HOST, LOAD, Engine
 from .profile import BURN_UNITS, Curve, Decoding, PassCost, Profile
 from .step import Floats
 
@@ -61,9 +61,9 @@ def engine_numbers(engine: Engine, launches_error: float) -> Iterator[Number]:
     """Yield what an engine adds, as far as it is stated."""
     for kind, launches in engine.layer_launches.items():
         yield Number(f"launches_{kind}", launches, launches_error)
-    stated = ("expert_overlap", *HOST, "logit_bytes", "round_sequence_s", "tree_round_s")
+    stated = ("expert_overlap", *HOST, *LOAD, "first_passes", "logit_bytes", "round_sequence_s", "tree_round_s")
     for key in (name for name in stated if getattr(engine, name)):
-        error = engine.host_error if key in HOST else 0.0
+        error = engine.host_error if key in (*HOST, *LOAD) else 0.0
         yield Number(key, float(getattr(engine, key)), error, faster=1 if key == "expert_overlap" else -1)
     if engine.graph_tokens:
         yield Number("graph_tokens", engine.graph_tokens[-1], faster=1)

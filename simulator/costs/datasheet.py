@@ -1,7 +1,7 @@
 """Profiles from data sheets: peak rates as sheets state them, and what is assumed of how far those are reached."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from simulator.ground.fields import Field, read_toml
 
-from .engine import Engine, parse_engine
+from .engine import Engine, engine_json, parse_engine
 from .profile import DATASHEET, Link, PassCost, Power, Profile, Source, constant
 
 SHEETS = Path(__file__).parent / "datasheets.toml"
@@ -18,7 +18,17 @@ ARITHMETIC, MEMORY, LINK = 0.7, 0.8, 0.8
 # Relative variances of what is assumed.
 VARIANCES = {"flop_scale[0]": 0.0225, "mem_scale[0]": 0.01, "launch_s": 0.25, "fixed_s": 0.25, "overlap_exponent": 0.09}
 LINK_ERROR, ROUND_ERROR = 0.3, 0.5
-HOST_S, HOST_SEQUENCE_S, HOST_ERROR = 0.02, 2e-5, 0.5
+# What an engine adds, where a sheet knows nothing else: fitted to rows of servers (docs/validation.md).
+SERVER = Engine(
+    layer_launches={"experts": 24.0, "latent": 8.0},
+    expert_overlap=0.34,
+    host_layer_s=8e-4,
+    host_error=0.5,
+    load_layer_s=1.6e-5,
+    load_layer_sequence_s=3.2e-7,
+    front_s=0.025,
+    front_client_s=3e-4,
+)
 FAST_LINK_S, PCIE_S = 1e-5, 3e-5
 ASSUMED = (
     "Assumed, not measured: kernels reach 70 % of the peak arithmetic, uncertain by 15 %, and 80 % of the peak memory "
@@ -26,8 +36,11 @@ ASSUMED = (
     "Assumed: a fused engine with graphs launches 10 kernels a layer at 2 us, uncertain by 50 %; a pass costs 100 us "
     "besides, by 50 %, a round 600 us, by 50 %.",
     "Assumed: compute and memory time overlap with exponent 4, uncertain by 30 %.",
-    "Assumed: a pass with a prompt in it, which no graph replays whole, takes the host 20 ms and 0.02 ms a sequence "
-    "beside the device, uncertain by 50 %.",
+    "Assumed: layers of experts launch 24 kernels more (12 on Blackwell), those of latent attention 8; a further token "
+    "of a sequence touches experts as 0.66 tokens of another would.",
+    "Assumed of servers: a pass with a prompt, which no graph replays whole, takes the host 0.8 ms a layer beside the "
+    "device; under load a layer takes 16 us more, and 0.32 us for each sequence; 25 ms a request and 0.3 ms a client "
+    "lie in front of it. All are uncertain by 50 %.",
     "Assumed: what a draft and a verification take against a plain step is off by 12 % each, besides, as published "
     "rounds were whose cost was taken to another device or a larger target.",
 )
@@ -58,7 +71,7 @@ class DataSheet:
         power: None where it is not known.
         sources: Where the numbers are from.
         notes: What a reader should know besides what is assumed.
-        engine: What is known of one that runs on it.
+        engine: What one that runs on it adds.
     """
 
     name: str
@@ -72,7 +85,7 @@ class DataSheet:
     power: Power | None = None
     sources: tuple[Source, ...] = ()
     notes: tuple[str, ...] = ()
-    engine: Engine | None = None
+    engine: Engine = SERVER
 
     def profile(self) -> Profile:
         """Return the profile that follows, with what is assumed; int4 and int8 without a rate are weight-only."""
@@ -89,9 +102,7 @@ class DataSheet:
             status=DATASHEET,
             passes={dtype: self.cost(rates[dtype]) for dtype in sorted(rates)},
             launches_per_layer=10.0,
-            engine=replace(
-                self.engine or Engine(), host_s=HOST_S, host_sequence_s=HOST_SEQUENCE_S, host_error=HOST_ERROR
-            ),
+            engine=self.engine,
             round_overhead_s=6e-4,
             round_overhead_error=ROUND_ERROR,
             memory_bytes=self.memory_bytes,
@@ -160,5 +171,5 @@ def sheet_of(name: str) -> DataSheet:
         power=Power(load_w=load.number(), idle_w=idle.number(default=load.number() / 10)) if load.is_given else None,
         sources=tuple(Source(what=f"{k}: {v}", title=of[k][0], url=of[k][1]) for k, v in figures.items()),
         notes=(WEIGHT_ONLY, *rest, IN_GIB, *own),
-        engine=parse_engine(entry["engine"]) if entry["engine"].is_given else None,
+        engine=parse_engine(Field(engine_json(SERVER)).but(**entry["engine"].value or {})),
     )

@@ -23,7 +23,9 @@ HOST_EXPONENT = 3.0
 MOST_LAUNCHES, MOST_TOKENS, MOST_SECONDS = 1e6, 1e12, 1e6
 # Relative errors are this at most: beyond it nothing is known, and samples leave what a float holds.
 MOST_ERROR = 10.0
-HOST = ("host_s", "host_sequence_s", "host_launch_s")
+HOST = ("host_s", "host_sequence_s", "host_launch_s", "host_layer_s")
+# Other fields in seconds.
+LOAD = ("load_layer_s", "load_layer_sequence_s", "front_s", "front_client_s")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,8 +35,12 @@ class Engine:
     layer_launches: kernels of a layer besides those of any, by what it has, of `LAYER_KINDS`. expert_overlap: by how
     much a further token of one sequence counts less than one of another as experts are touched. graphs: one of
     `GRAPHS`. graph_tokens: sizes of passes that are captured, rising; a pass is padded to the next. host_s,
-    host_sequence_s, host_launch_s: of a pass that is not replayed whole on the host, which works beside the device; of
-    each of its sequences; of each kernel that the host launches. host_error: standard error of the three, relative.
+    host_sequence_s, host_launch_s, host_layer_s: of a pass that is not replayed whole on the host, which works beside
+    the device; of each of its sequences; of each kernel that the host launches; of each layer. host_error: standard
+    error of times of the host and under load, relative. load_layer_s, load_layer_sequence_s: of a layer of a pass under
+    load, beyond what a closed batch takes; of each sequence there. front_s, front_client_s: of a request before its
+    prompt is begun and behind its first token; for each client. first_passes: how many passes like its prompt's a first
+    token waits for.
     logit_bytes: moved for each logit of a pass besides its product, to choose a token. round_sequence_s: of a round for
     each sequence, besides its overhead; tree_round_s: of one of drafts that branch, where the engine overlaps the host
     with rounds of chains alone. A sampled engine has arrays of samples in its times of the host.
@@ -47,7 +53,13 @@ class Engine:
     host_s: Real = 0.0
     host_sequence_s: Real = 0.0
     host_launch_s: Real = 0.0
+    host_layer_s: Real = 0.0
     host_error: float = 0.0
+    load_layer_s: float = 0.0
+    load_layer_sequence_s: float = 0.0
+    front_s: float = 0.0
+    front_client_s: float = 0.0
+    first_passes: float = 0.0
     logit_bytes: float = 0.0
     round_sequence_s: float = 0.0
     tree_round_s: float = 0.0
@@ -65,21 +77,28 @@ class Engine:
 
         launches: kernels of a pass. layers: of the model.
         """
-        if not any(np.any(each) for each in (self.host_s, self.host_sequence_s, self.host_launch_s)):
+        each = [getattr(self, name) for name in HOST]
+        if not any(np.any(times_s) for times_s in each):
             return 0.0
         tokens, sequences, prompts = np.broadcast_arrays(work.tokens, work.sequences, work.prompts)
         within = tokens <= self.graph_tokens[-1] if self.graph_tokens else np.ones(tokens.shape, np.bool_)
         launched = np.where(within, PIECES * layers, launches) if self.graphs == PIECEWISE else launches
-        pass_s, sequence_s, launch_s = (
-            spread(each, tokens.ndim) for each in (self.host_s, self.host_sequence_s, self.host_launch_s)
-        )
-        each_s = pass_s + sequence_s * sequences + launch_s * launched
+        pass_s, sequence_s, launch_s, layer_s = (spread(times_s, tokens.ndim) for times_s in each)
+        each_s = pass_s + sequence_s * sequences + launch_s * launched + layer_s * layers
         return np.asarray(np.where(within & (prompts == 0), 0.0, each_s) if self.graphs == FULL else each_s)
 
     def slower(self, factor: Real) -> "Engine":
         """Multiply the times of the host."""
-        host_s, sequence_s, launch_s = (np.asarray(getattr(self, name) * factor, np.float64) for name in HOST)
-        return replace(self, host_s=host_s, host_sequence_s=sequence_s, host_launch_s=launch_s)
+        times: dict[str, Any] = {name: np.asarray(getattr(self, name) * factor, np.float64) for name in HOST}
+        return replace(self, **times)
+
+    def under_load_s(self, layers: int, sequences: Floats) -> Floats:
+        """Return the seconds that a pass over sequences takes under load, beyond those of a closed batch."""
+        return np.asarray(layers * (self.load_layer_s + self.load_layer_sequence_s * sequences))
+
+    def in_front_s(self, clients: Real) -> Floats:
+        """Return the seconds of a request outside of passes, before its first token."""
+        return np.asarray(self.front_s + self.front_client_s * np.asarray(clients, np.float64))
 
 
 def side_by_side(device_s: Floats, host_s: Floats | float) -> Floats:
@@ -89,8 +108,8 @@ def side_by_side(device_s: Floats, host_s: Floats | float) -> Floats:
 
 def parse_engine(field: Field) -> Engine:
     """Read what an engine adds to passes; what it does not say is nothing."""
-    seconds = (*HOST, "round_sequence_s", "tree_round_s")
-    field.only(("layer_launches", "expert_overlap", "graphs", "graph_tokens", "host_error", "logit_bytes", *seconds))
+    seconds, numbers = (*HOST, *LOAD, "round_sequence_s", "tree_round_s"), ("first_passes", "logit_bytes")
+    field.only(("layer_launches", "expert_overlap", "graphs", "graph_tokens", "host_error", *numbers, *seconds))
     launches, graphs = field["layer_launches"], field["graph_tokens"]
     if launches.is_given:
         launches.only(LAYER_KINDS)
@@ -104,7 +123,7 @@ def parse_engine(field: Field) -> Engine:
         graphs=field["graphs"].choice(GRAPHS) if field["graphs"].is_given else FULL,
         graph_tokens=sizes,
         host_error=field["host_error"].number(0.0, MOST_ERROR, default=0.0),
-        logit_bytes=field["logit_bytes"].number(0.0, MOST_LAUNCHES, default=0.0),
+        **{name: field[name].number(0.0, MOST_LAUNCHES, default=0.0) for name in numbers},
         **{name: field[name].number(0.0, MOST_SECONDS, default=0.0) for name in seconds},
     )
 

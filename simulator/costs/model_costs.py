@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +12,7 @@ from .drafters import draft_model
 from .drafters.plan import DraftPass, DraftPlan, Method, Tree, branched, longest_of
 from .engine import Engine, side_by_side
 from .formats import Storage
+from .parts import Done, PassParts
 from .profile import DATASHEET, PassCost, Profile
 from .step import Floats, Real, RoundCost, spread
 from .work import Count, ModelShape, Work, as_storage
@@ -21,53 +21,25 @@ from .work import Count, ModelShape, Work, as_storage
 # whose passes were not timed: assumptions. Of a pass of a data sheet against a plain step, besides what both share:
 # rounds whose cost was taken to another device or a larger target were off by as much (docs/validation.md).
 ERROR_A_DOUBLING, ERROR_OF_FORMAT, ERROR_OF_SHEET = 0.04, 0.1, 0.12
-PARTS = ("compute", "memory", "launch", "fixed", "link")
 SAME, SEPARATE = "same", "separate"
 # What engines leave free of a device's memory.
 USABLE_MEMORY = 0.9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PassParts:
-    """Seconds of a pass by what they are spent on, and all of them together; compute and memory may overlap.
-
-    launch_s: of all its kernels, or of the host where that takes longer and no graph replays them. fixed_s: what a pass
-    costs besides, whatever it does.
-    """
-
-    compute_s: Floats
-    memory_s: Floats
-    launch_s: Floats
-    fixed_s: Floats
-    link_s: Floats
-    total_s: Floats
-
-    @property
-    def binds(self) -> str:
-        """The longest of `PARTS`; scalars only."""
-        return max(PARTS, key=lambda name: float(getattr(self, f"{name}_s")))
-
-
-class Done(NamedTuple):
-    """What passes do on each device: FLOPs, bytes, tokens with those that fill a graph, kernels; and seconds beside."""
-
-    flops: Floats
-    moved: Floats
-    computed: Floats
-    launches: Real
-    link_s: Floats
-    host_s: Floats | float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Placed:
-    """A model in a number format on `devices` devices, its matrices divided among them (tensor parallelism)."""
+    """A model in a number format on `devices` devices, its matrices divided among them (tensor parallelism).
+
+    replicas: groups of these devices that each hold all but the experts, for a share of the sequences (data parallelism
+    of attention); experts are divided among all devices, whole or not.
+    """
 
     shape: ModelShape
     dtype: str | Storage
     kv_dtype: str | None
     devices: int
     profile: Profile
+    replicas: int = 1
 
     @property
     def cost(self) -> PassCost:
@@ -173,7 +145,7 @@ class Placed:
     def moved_of(self, work: Work) -> Floats:
         """Return the bytes that one device moves in passes."""
         sizes = self.storage, self.kv_format, self.devices
-        moved = self.shape.bytes_of(work, *sizes, self.engine.expert_overlap)
+        moved = self.shape.bytes_of(work, *sizes, self.engine.expert_overlap, self.replicas)
         chosen = work.logit_rows * self.shape.head_words * self.engine.logit_bytes
         return np.asarray(moved + chosen) if self.engine.logit_bytes else moved
 
@@ -197,8 +169,12 @@ class Placed:
 
     def memory_bytes(self, batch: Real, context: Real) -> Floats:
         """Return the bytes of weights and KV cache on each device; a sequence has one token at least."""
-        kept = self.shape.kv_bytes(np.asarray(batch), np.maximum(context, 1), self.kv_format, self.devices)
-        return np.asarray(self.shape.weight_bytes(self.storage) / self.devices + kept)
+        sharing, here = self.devices // self.replicas, np.asarray(batch, np.float64) / self.replicas
+        kept = self.shape.kv_bytes(here, np.maximum(context, 1), self.kv_format, sharing)
+        weights = self.shape.weight_bytes(self.storage)
+        if self.replicas > 1:
+            weights += (self.replicas - 1) * (weights - self.shape.expert_bytes(self.storage))
+        return np.asarray(weights / self.devices + kept)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

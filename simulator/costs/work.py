@@ -125,6 +125,10 @@ class ModelShape:
         """
         return stored(self, as_storage(storage)).all_bytes
 
+    def expert_bytes(self, storage: str | Storage) -> float:
+        """Return the bytes of the routed experts among them."""
+        return sum(size for _, size in stored(self, as_storage(storage)).experts)
+
     @property
     def head_size(self) -> int:
         """Weights of the output head, which only tokens that are asked for multiply."""
@@ -225,6 +229,7 @@ class ModelShape:
         kv_dtype: str | None = None,
         devices: int = 1,
         expert_overlap: float = 0.0,
+        replicas: int = 1,
     ) -> Floats:
         """Return the bytes that one device reads and writes in passes.
 
@@ -237,6 +242,7 @@ class ModelShape:
             kv_dtype: Of the KV cache; that of unquantized weights when None.
             devices: That share the model (tensor parallelism).
             expert_overlap: By how much a further token of a sequence counts less as experts are touched.
+            replicas: Groups of these devices that each hold all but the experts, for a share of the sequences.
 
         Raises:
             UserError: A number format is not known.
@@ -251,13 +257,14 @@ class ModelShape:
         kv_wide = wide if kv_dtype is None else bytes_per_weight(kv_dtype)
         kept = sum(
             (
-                a.layers * a.kv_size * tokens / min(devices, a.shares)
+                a.layers * a.kv_size * tokens / (replicas * min(devices // replicas, a.shares))
                 for a, tokens in zip(self.attentions, work.kv_tokens, strict=True)
             ),
             np.float64(0),
         )
-        moved = (weights.always_bytes + touched + rows) / devices + kept * kv_wide
-        return np.asarray(moved + 2 * self.divided_states(devices) * work.sequences if self.states else moved)
+        moved = (weights.always_bytes * replicas + touched + rows) / devices + kept * kv_wide
+        states = 2 * self.divided_states(devices // replicas) / replicas
+        return np.asarray(moved + states * work.sequences if self.states else moved)
 
     def bytes_moved(
         self,

@@ -67,11 +67,13 @@ class Passes:
         batch, width, context, *_ = np.broadcast_arrays(sequences, width, context, *beside)
         work = shape.work(batch, width, context)
         verify_s = self.target.pass_of_s(work if prompts is None else work.beside(prompts.work(shape)))
+        reading = np.zeros(()) if prompts is None else prompts.chunks
+        load_s = self.target.engine.under_load_s(shape.layers, np.asarray(batch + reading))
         if self.pair is None or self.plan is None:
-            return verify_s
+            return np.asarray(verify_s + load_s)
         verify_s = verify_s * self.pair.off_by(self.pair.verify_normals, self.target, batch, width, context)
         drafts_s, overhead_s = drafts(self.pair, self.plan, batch, context, prompts), self.pair.overhead_s(batch)
-        return np.asarray(verify_s + drafts_s + overhead_s, np.float64)
+        return np.asarray(verify_s + load_s + drafts_s + overhead_s, np.float64)
 
 
 def drafts(pair: ModelPair, plan: DraftPlan, batch: Floats, context: Floats, prompts: Prompts | None) -> Floats:

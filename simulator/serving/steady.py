@@ -107,7 +107,9 @@ def steady(
     decoding_s = flow.rounds * (stalled * decode_s + flow.share * mixed_s)
     just_missed_s = idle * ((1 - np.minimum(flow.after, 1)) * decode_s + np.minimum(flow.after, 1) * mixed_s)
     waiting_s = just_missed_s + flow.wait * np.where(flow.whole >= 1, mixed_s, first_s)
-    cycle_s = waiting_s + flow.chunks * first_s + decoding_s
+    engine = passes.target.engine
+    front_s = engine.in_front_s(b) + engine.first_passes * first_s
+    cycle_s = front_s + waiting_s + flow.chunks * first_s + decoding_s
     queueing_s = waiting_s + (b - running) / running * cycle_s
     ttft_s = queueing_s + flow.chunks * first_s
     if np.any(np.isfinite(requests)):
@@ -119,7 +121,7 @@ def steady(
         ttft_s = (1 - first) * ttft_s + first * (burst_s + queueing_s - waiting_s)
     return Steady(
         tpot_s=decoding_s / np.where(o > 1, o - 1, np.nan),
-        ttft_s=ttft_s,
+        ttft_s=ttft_s + front_s,
         output_tokens_per_s=running * o / cycle_s,
         running=running,
         rounds=flow.rounds,

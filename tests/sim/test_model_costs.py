@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from simulator.answers.model_report import memory_text
 from simulator.answers.uncertainty import uncertainty
 from simulator.costs.cautions import cautions
-from simulator.costs.model_costs import PARTS, SEPARATE, USABLE_MEMORY, Placed
+from simulator.costs.model_costs import SEPARATE, USABLE_MEMORY, Placed
+from simulator.costs.parts import PARTS
 from simulator.costs.profile import DATASHEET, Curve, Link, Power, Profile, TimedRange, constant
 from simulator.costs.room import largest_batch
 from simulator.costs.shapes import read_shape

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulator.costs.engine import Engine
+from simulator.costs.engine import HOST, LOAD, Engine
 from simulator.costs.formats import FORMATS
 from simulator.costs.profile import (
     DATASHEET,
@@ -56,6 +56,12 @@ FULL = device(
         host_s=0.02,
         host_sequence_s=2e-5,
         host_launch_s=1e-6,
+        host_layer_s=8e-4,
+        load_layer_s=2e-5,
+        load_layer_sequence_s=3e-7,
+        front_s=0.025,
+        front_client_s=3e-4,
+        first_passes=0.5,
         host_error=0.5,
         graphs="piecewise",
         round_sequence_s=1e-4,
@@ -121,7 +127,7 @@ OPTIONAL = {
     *("units", "decoding", "link", "power", "memory_bytes", "launches_per_layer_error", "link.mesh", "link.error"),
     *(f"{cost}.uncertainty" for cost in (PASS, "units.cost")),
     *("timed", "timed.batch", "engine", "engine.layer_launches", "engine.expert_overlap", "engine.graph_tokens"),
-    *("engine.host_s", "engine.host_sequence_s", "engine.host_launch_s", "engine.host_error", "engine.logit_bytes"),
+    *(f"engine.{name}" for name in (*HOST, *LOAD, "host_error", "logit_bytes", "first_passes")),
     *("engine.graphs", "engine.round_sequence_s", "engine.tree_round_s"),
     *("engine.layer_launches.experts", "engine.layer_launches.latent"),
 }

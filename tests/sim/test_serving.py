@@ -9,9 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simulator.costs.engine import Engine
-from simulator.costs.model_costs import ModelPair
+from simulator.costs.model_costs import ModelPair, Placed
 from simulator.costs.parameters import DeviceOptions
 from simulator.costs.priced import load_pricing
+from simulator.costs.profile_file import load_profile
+from simulator.costs.shapes import read_shape
+from simulator.costs.work import stored
 from simulator.serving.steady import passes_of, steady
 from tests.sim.request_loop import measured, play
 
@@ -164,3 +167,34 @@ def test_a_model_that_does_not_fit_serves_nobody() -> None:
     found = steady(pair_on(target="llama-3.1-70b"), 8, 100, 100)
     assert np.isnan(found.tpot_s)
     assert np.isnan(found.output_tokens_per_s)
+
+
+def test_under_load_an_engine_adds_to_passes_and_in_front_of_them() -> None:
+    engine = Engine(load_layer_s=1e-5, load_layer_sequence_s=1e-7, front_s=0.02, front_client_s=1e-3, first_passes=2.0)
+    plain, load = PAIR.placed_target, (np.array([1, 32]), 1000, 200)
+    added = replace(plain, profile=replace(plain.profile, engine=engine))
+    one, other = (steady(models, *load) for models in (plain, added))
+    # Llama 8B has 32 layers; a request alone decodes with no other, and its prompt is a sequence too.
+    assert (other.decode_s - one.decode_s)[0] == pytest.approx(32 * 1.01e-5)
+    of_first_s = other.first_s[0] * 3 - one.first_s[0]
+    assert (other.ttft_s - one.ttft_s)[0] == pytest.approx(0.021 + of_first_s)
+    assert (other.output_tokens_per_s < one.output_tokens_per_s).all()
+    # A closed batch takes what it took.
+    assert added.parts(32, 4, 1000).total_s == plain.parts(32, 4, 1000).total_s
+
+
+def test_groups_that_share_sequences_each_read_all_weights_but_the_experts() -> None:
+    """DeepSeek-V3 on 8 devices: attention of 8 groups reads an eighth of the sequences and all its weights."""
+    shape = read_shape("deepseek-v3")
+    plain = Placed(shape=shape, dtype="fp8", kv_dtype=None, devices=8, profile=load_profile("h200"))
+    shared = replace(plain, replicas=8)
+    work = shape.work(64, 1, 4000)
+    assert shared.doing(work).flops == plain.doing(work).flops
+    always = stored(shape, plain.storage).always_bytes
+    kept = 64 * 4001 * shape.kv_bytes_per_token("bfloat16")
+    # Latent vectors are not divided: each of 8 devices reads all of them, or those of its own sequences.
+    expected = always * 7 / 8 - kept * 7 / 8
+    assert float(shared.moved_of(work) - plain.moved_of(work)) == pytest.approx(expected, rel=1e-9)
+    held = shared.memory_bytes(64, 4000) - plain.memory_bytes(64, 4000)
+    rest = shape.weight_bytes("fp8") - shape.expert_bytes("fp8")
+    assert float(held) == pytest.approx(7 / 8 * (rest - 64 * 4000 * shape.kv_bytes_per_token("bfloat16")), rel=1e-9)
