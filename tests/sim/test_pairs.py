@@ -113,6 +113,12 @@ def test_one_method_takes_what_several_do(run) -> None:
 
 def test_a_method_is_as_uncertain_as_its_pairs_lie_apart() -> None:
     one = published(PAIR, "--acceptance").acceptance.nearest(7)
+    # The same head on the same prompts, by another engine, lies in the interval.
+    other = published("eagle3-llama-3.1-8b-yuhuili:mtbench", "--acceptance").acceptance.tokens_per_round(np.array([7]))
+    lmsys = published("eagle3-llama-3.1-8b-lmsys:mtbench", "--acceptance").acceptance
+    drawn = lmsys.sample_tokens_per_round(np.array([7]), np.random.default_rng(0), 500)
+    assert np.quantile(drawn, 0.025) < other < np.quantile(drawn, 0.975)
+    assert abs(other / lmsys.tokens_per_round(np.array([7])) - 1) > 0.05
     whole = published("eagle3-llama-3.1-8b", "--acceptance").acceptance.nearest(7)
     of_method = published("EAGLE3:mt-bench", "--acceptance").acceptance
     assert one.samples > 2 * whole.samples
