@@ -365,8 +365,13 @@ class ModelPair:
     @property
     def held_bytes(self) -> tuple[Floats, ...]:
         """Bytes on each device that holds both models, or on each of the target's and on the draft's."""
-        target, draft = (m.memory_bytes(self.batch, self.context) for m in (self.placed_target, self.placed_draft))
-        return (target, draft) if self.placement == SEPARATE else (np.asarray(target + draft),)
+        placed = self.placed_draft
+        target, draft = (m.memory_bytes(self.batch, self.context) for m in (self.placed_target, placed))
+        if self.placement == SAME:
+            return (np.asarray(target + draft),)
+        # What a drafter borrows of its target has a copy beside it.
+        borrowed = self.draft.borrowed_size * placed.storage.plain.bits / 8 / placed.devices
+        return target, np.asarray(draft + borrowed)
 
     @property
     def memory_bytes(self) -> Floats:

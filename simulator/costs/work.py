@@ -102,6 +102,12 @@ class ModelShape:
         return self.tables + (0 if self.tied_embeddings else self.vocabulary * self.embedding_size)
 
     @property
+    def borrowed_size(self) -> int:
+        """Weights of its target that a drafter reads: the output head, and the embeddings of heads on its states."""
+        reads = self.drafting is not None and self.drafting.reads_states
+        return sum(m.size for m in self.matrices if m.is_borrowed) + reads * self.vocabulary * self.embedding_size
+
+    @property
     def parameters(self) -> int:
         """All weights; a table that is embedding and output head in one counts once."""
         return sum(m.weights for m in self.matrices) + self.look_up_size + self.vectors

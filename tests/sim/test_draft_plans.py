@@ -11,8 +11,10 @@ import pytest
 from simulator.costs import drafters
 from simulator.costs.drafters import draft_model
 from simulator.costs.drafters.methods import methods
-from simulator.costs.drafters.plan import Tree, branched
+from simulator.costs.drafters.plan import Tree, branched, longest_of
 from simulator.costs.formats import storage_of
+from simulator.costs.model_costs import ModelPair
+from simulator.costs.profile_file import load_profile
 from simulator.costs.shapes import read_shape, shape_of
 from simulator.costs.work import ModelShape, stored
 from simulator.ground.fields import Field
@@ -144,7 +146,24 @@ def test_a_tree_widens_all_passes_but_the_first() -> None:
     corrected = branched(methods()["domino"].plan(read(DOMINO), np.asarray(5)), Tree(topk=3, nodes=6))
     assert [int(p.rows) for p in corrected.passes] == [6, 3]
     one_kind = branched(draft_model.METHOD.plan(read_shape("llama-68m"), np.asarray(4)), Tree(topk=3, nodes=6))
-    assert [(int(p.times), int(p.rows)) for p in one_kind.passes] == [(1, 1), (3, 3)]
+    assert [(int(p.times), int(p.rows), int(p.head_rows)) for p in one_kind.passes] == [(1, 1, 1), (3, 3, 3)]
+    # Every level but the first has four candidates: two of each of two nodes. What the host does is not less.
+    wide = branched(replace(heads, width=np.arange(2, 6), host_s=1e-3), Tree(topk=2, nodes=12))
+    assert (wide.width.tolist(), wide.host_s) == ([3, 7, 11, 12], 1e-3)
+
+
+def test_what_a_head_borrows_lies_on_its_own_device_as_well() -> None:
+    target = read_shape("llama-3.1-8b")
+    heads = {"eagle": 2, "eagle3": 1, "medusa": 0}
+    for method, copies in heads.items():
+        draft = methods()[method].usual(target)
+        pair = ModelPair(profile=load_profile("h200"), target=target, draft=draft, dtype="bfloat16", draft_dtype="fp8")
+        (together,), apart = pair.held_bytes, replace(pair, placement="separate", draft_devices=2).held_bytes
+        # Output head and embeddings of 128,256 words; of EAGLE-3 the embeddings alone.
+        own = draft.weight_bytes("fp8") + float(draft.kv_bytes(1, 1024, "bfloat16"))
+        assert float(together) == pytest.approx(float(apart[0]) + own)
+        kept = draft.weight_bytes("fp8") / 2 + float(draft.kv_bytes(1, 1024, "bfloat16", 2))
+        assert float(apart[1]) == pytest.approx(kept + copies * 4096 * 128_256)
 
 
 # Modules of targets: parameters in billions, and those that a token reads, in millions, without the head.
@@ -185,6 +204,7 @@ def test_modules_take_turns_and_lie_in_memory_together(tmp_path: Path, run) -> N
     three, one = methods()["mtp"].usual(target), methods()["mtp"].usual(replace(target, predictors=1))
     assert target.predictors == 3
     assert three.parameters == 3 * one.parameters
+    assert (longest_of(three), longest_of(one)) == (3, None)
     assert three.kv_bytes_per_token("bfloat16") == 3 * one.kv_bytes_per_token("bfloat16")
     for draft_length, times in ((1, (1, 0)), (2, (2, 0)), (6, (3, 3))):
         passes = methods()["mtp"].plan(three, np.asarray(draft_length)).passes

@@ -220,9 +220,9 @@ def test_a_drafters_file_tells_what_an_engine_calls_alike(run, tmp_path: Path) -
 def test_adaptive_steps_of_sglang_follow_the_schedule() -> None:
     found = sglang.written(said("eagle3", rows=ROWS))
     assert found.settings is not None
-    steps = {"1": [5], "9": [2], "65": [1]}
+    steps = {"1": [5], "9": [2], "65": [0]}
     assert found.settings["adaptive_config"] == {first: {"candidate_steps": k} for first, k in steps.items()}
-    assert "never end drafting" in found.notes[0]
+    assert "0 is plain decoding" in found.notes[0]
     assert sglang.written(said("dflash", rows=ROWS)).settings == {
         "flags": "--speculative-algorithm DFLASH --speculative-draft-model-path d --speculative-num-draft-tokens 6",
         "adaptive_config": None,

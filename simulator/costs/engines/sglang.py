@@ -251,7 +251,7 @@ def written(said: Recommended) -> Written:
     if adaptive is not None:
         lines += ["--speculative-adaptive --speculative-adaptive-config FILE, which holds", json.dumps(adaptive)]
         if any(k == 0 for _, _, k in said.rows):
-            notes.append("SGLang's adaptive steps never end drafting: 1 where plain decoding is best")
+            notes.append("candidate_steps of 0 is plain decoding; releases of SGLang that refuse it want 1 there")
     elif len(said.rows) > 1:
         notes.append("SGLang has one draft length for all batch sizes here")
     return Written({"flags": flags, "adaptive_config": adaptive}, tuple(lines), tuple(notes))
@@ -276,7 +276,7 @@ def flags_of(said: Recommended) -> str:
 
 
 def adaptive_config(said: Recommended) -> dict[str, Any] | None:
-    """Return steps by the first batch size of each range, where SGLang has that; it has no 0 of them."""
+    """Return steps by the first batch size of each range, where SGLang has that; of 0 it decodes plainly."""
     if len(said.rows) < 2 or said.branches or said.method.engines.sglang not in ADAPTIVE:
         return None
-    return {str(first): {"candidate_steps": [max(1, k)]} for first, _, k in said.rows}
+    return {str(first): {"candidate_steps": [k]} for first, _, k in said.rows}
