@@ -14,4 +14,6 @@ from .rounds.experiment import Setting as Setting
 from .rounds.grid import Acceptance as Acceptance
 from .rounds.grid import Sweep as Sweep
 from .rounds.grid import grid_over as grid_over
+from .rounds.pairs import curves as curves
 from .rounds.sweeping import run_sweep as run_sweep
+from .rounds.tail import with_tail as with_tail

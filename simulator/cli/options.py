@@ -225,6 +225,8 @@ def load_acceptance(
         return found
     from simulator.rounds.tree_law import LEVELS, tree_acceptance, tree_of_alpha
 
+    if options.extrapolate:
+        raise UserError("--extrapolate: trees grow from what was measured, expected no --topk beside it")
     if options.overlap:
         raise UserError("--overlap: the next draft of a tree is not known ahead, expected no --topk beside it")
     if found is None:

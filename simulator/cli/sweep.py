@@ -248,7 +248,10 @@ def held_fixed(options: SweepOptions, task: "Sweep", source: str, caveat: str) -
     words = [source if len(source) <= 60 else f"{source[:28]}...{source[-28:]}"]
     words += [caveat] if caveat else []
     if task.pricing.models is not None:
-        words.insert(0, f"{options.device.target_model} drafted by {options.device.draft_model}")
+        words.insert(
+            0,
+            f"{options.device.target_model} drafted by {options.device.draft_model or task.pricing.models.draft.name}",
+        )
     devices = task.pricing.models.devices if task.pricing.models else 1
     words += [f"{devices} x " * (devices > 1) + task.pricing.profile.name] if task.pricing.profile else []
     if task.pricing.models is not None and task.pricing.models.placement == SEPARATE:

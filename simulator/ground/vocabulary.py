@@ -34,7 +34,7 @@ INSTEAD = {
     **dict.fromkeys(("--device", "--gpu", "--hardware", "--gpu-type"), ("--profile",)),
     **dict.fromkeys(("--model", "--model-path"), ("--target-model", "--draft-model")),
     **dict.fromkeys(("--speculative-model", "--draft-model-path"), ("--draft-model",)),
-    **dict.fromkeys(("--acceptance", "--acceptance-rate"), ("--alpha", "--hist")),
+    **dict.fromkeys(("--acceptance", "--acceptance-rate", "--pair"), ("--acceptance", "--alpha", "--hist")),
 }
 # Of an option that a command does not have: what is meant instead.
 MEANS = {

@@ -25,6 +25,8 @@ TASK_KEYS = ("lengths", "tokens", "survival", "alpha", "rounds", "temperature")
 ROUNDING = 0.015
 # Of tokens a round, one standard error: SGLang and vLLM are 11 % apart with the same head for Llama-3.1-8B on MT-Bench.
 APART = 0.06
+# Of fewer the half rounds by which counts are widened would decide the mean.
+LEAST_ROUNDS = 4.0
 SHAPES = np.linspace(0.3, 3.0, 109)
 
 
@@ -105,7 +107,7 @@ def histogram_of(
     """Return a histogram of so many rounds that tokens a round have a standard error of the share `apart`."""
     places = np.concatenate(([1.0], survival, [0.0]))
     law = -np.diff(places)
-    rounds = max(variance(law) / (apart * (1 + float(survival.sum()))) ** 2, 1.0)
+    rounds = max(variance(law) / (apart * (1 + float(survival.sum()))) ** 2, LEAST_ROUNDS)
     return AcceptanceHistogram(tuple((law * rounds).clip(0).tolist()), assumed=label, pair=pair)
 
 

@@ -146,6 +146,7 @@ def test_cut_within_what_was_measured_nothing_is_extrapolated() -> None:
 
 EXAMPLE = Path(__file__).parents[2] / "examples/accept_hist_k4.json"
 HIST = ("--hist", str(EXAMPLE))
+TREE = ("--topk", "2", "--nodes", "4")
 
 
 def test_a_longer_draft_is_forecast_only_where_that_is_asked_for(run) -> None:
@@ -163,6 +164,10 @@ def test_a_longer_draft_is_forecast_only_where_that_is_asked_for(run) -> None:
     ("words", "line"),
     [
         (("--alpha", "0.7"), "--extrapolate: an alpha has no last K, expected --hist FILE or --acceptance PAIR"),
+        (
+            (*HIST, "--profile", "h100-sxm", "--target-model", "llama-3.1-8b", "--method", "eagle3", *TREE),
+            "--extrapolate: trees grow from what was measured, expected no --topk",
+        ),
         ((*HIST, "--no-measured"), "--extrapolate: one alpha goes on as it is, expected no --no-measured"),
         (
             (*HIST, "--profile", "h100-sxm", "--target-model", "llama-3.1-8b", "--method", "dflash"),
