@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from simulator.answers.comparison import Contender, compare
+from simulator.answers.comparison import Contender, compare, order
 from simulator.answers.comparison_report import draft_bytes, rounds_text
+from simulator.answers.schedule import LARGEST_BATCH
 from simulator.costs.parameters import DeviceOptions, Point
 from simulator.costs.priced import load_pricing
+from simulator.costs.room import largest_batch
 from simulator.rounds import priors
 from simulator.rounds.acceptance_law import IidAcceptance
 from simulator.rounds.analytic import speedup
@@ -40,7 +42,18 @@ def test_each_method_is_at_its_best_and_the_best_of_all_is_taken() -> None:
     # What never pays is never taken, and beyond memory there is nothing.
     assert all(r.draft_length != 3 for r in found.take)
     assert found.take[-1].last == len(found.batches)
-    assert np.isnan(found.best[1].speedup[-1]) == (len(found.batches) > int(np.isfinite(found.best[1].speedup).sum()))
+    assert order(found) == sorted(range(3), key=lambda at: -found.at(at, 1)[1])
+
+
+def test_a_method_ends_where_its_memory_does_and_all_at_the_largest_batch() -> None:
+    methods = contender("eagle3", 0.75), contender("draft_model", 0.6)
+    fits = [largest_batch(one.pair) for one in methods]
+    found = compare(methods)
+    assert len(found.batches) == max(fits) > min(fits)
+    for best, fit in zip(found.best, fits, strict=True):
+        assert np.isfinite(best.speedup).sum() == np.count_nonzero(best.draft_length) == fit
+    few = replace(methods[0], pair=replace(methods[0].pair, context=16))
+    assert len(compare((few,), draft_lengths=np.array([2])).batches) == LARGEST_BATCH
 
 
 def test_only_allowed_draft_lengths_are_looked_at_and_blocks_end() -> None:

@@ -9,10 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from simulator.costs.model_costs import ModelPair
+from simulator.costs.profile_file import load_profile
+from simulator.costs.shapes import read_shape
 from simulator.costs.step import Knobs
 from simulator.rounds.acceptance_law import IidAcceptance
 from simulator.rounds.analytic import run_speedup
-from simulator.rounds.engine import elapsed_s
+from simulator.rounds.engine import draw_counts, elapsed_s
 from simulator.rounds.experiment import Setting, replicate
 from simulator.rounds.guesses import hit_rates, hit_shares
 from simulator.rounds.priors import further_choices
@@ -49,6 +52,24 @@ def test_more_guesses_hit_more_often_and_never_more_than_all() -> None:
     assert rates[-1][0] == pytest.approx(everything[0])
 
 
+@pytest.mark.parametrize("total", [1, 2, 3, 4, 5, 9])
+def test_short_runs_take_what_all_their_rounds_take(total: int) -> None:
+    cost, law, full, other = COSTS.round_cost(2), np.array([0.2, 0.3, 0.5]), 0.8, 0.4
+    rates, alone_s = (other, other, full), float(cost.verify_s + cost.overhead_s)
+
+    def spent_s(left: int) -> float:
+        """From a verification on, the next draft among it where there is a next round."""
+        found = alone_s
+        for accepted, share in enumerate(law):
+            if (rest := left - accepted - 1) > 0:
+                hit, miss = float(cost.after_hit_s) - alone_s, float(cost.draft_s)
+                found += share * (rates[accepted] * hit + (1 - rates[accepted]) * miss + spent_s(rest))
+        return found
+
+    expected = total * float(cost.baseline_s) / (float(cost.draft_s) + spent_s(total))
+    assert run_speedup(cost, law, full, total, overlap=4, other_rate=other) == pytest.approx(expected, rel=1e-12)
+
+
 @pytest.mark.statistical
 def test_runs_take_the_time_that_is_expected_of_them() -> None:
     """Within four standard errors. Negative control: with the first guess alone they would not."""
@@ -76,6 +97,23 @@ def test_what_is_drafted_ahead_has_a_row_for_each_guess() -> None:
     assert float(cost.drafted_ahead_s) == pytest.approx(1e-4 + 5 * 8e-4)
     assert float(cost.after_hit_s) == pytest.approx(max(float(cost.verify_s), 4.1e-3))
     assert float(cost.after_miss_s) == pytest.approx(float(cost.verify_s) + 5e-4)
+
+
+def test_models_draft_ahead_with_a_row_for_each_guess() -> None:
+    shapes = {"target": read_shape("llama-3.1-70b"), "draft": read_shape("llama-3.1-8b")}
+    formats = {"dtype": "bfloat16", "draft_dtype": "bfloat16"}
+    pair = ModelPair(profile=load_profile("h100-sxm"), **shapes, **formats, batch=8, context=2000, guesses=3)
+    steps = pair.placed_draft.parts(8, np.array([1, 3]), 2000).total_s
+    # One for the guess of the bonus token, and four behind each of three guesses.
+    assert float(pair.round_cost(4).drafted_ahead_s) == pytest.approx(float(steps[0] + 4 * steps[1]), rel=1e-12)
+
+
+def test_every_round_that_has_a_successor_may_hit_and_at_its_own_runs_rate() -> None:
+    rates, totals = np.arange(6) % 2.0, np.array([1, 7, 40, 300, 5, 90])
+    laws = np.tile([0.3, 0.3, 0.4], (6, 1))
+    rng = np.random.default_rng(0)
+    counts = draw_counts(laws, np.full(6, 2), totals, rates, rng, np.random.default_rng(1), rates)
+    np.testing.assert_array_equal(counts.hits, (counts.rounds - 1) * rates)
 
 
 APART = ("--profile", "h100-sxm", "--target-model", "llama-3.1-8b", "--draft-model", "llama-3.2-1b")

@@ -46,6 +46,24 @@ def test_sequences_that_are_alike_may_be_counted_together_or_apart(
         assert float(measure(together)) == pytest.approx(float(measure(apart)), rel=1e-12)
 
 
+def test_tokens_that_no_one_asks_for_miss_the_output_head_alone() -> None:
+    shape, head = read_shape("llama-3.1-8b"), 4096 * 128_256
+    assert shape.flops(3, 5, 100) - shape.flops(3, 5, 100, 1) == 2 * head * 3 * 4
+    # States in, logits out, of 16 bits each.
+    whole, asked = (float(shape.bytes_moved(3, 5, 100, "bfloat16", logit_rows=rows)) for rows in (None, 1))
+    assert whole - asked == 2 * (4096 + 128_256) * 3 * 4
+
+
+def test_a_cache_of_fewer_bits_moves_less_and_is_shared_by_no_more_devices_than_it_has_heads() -> None:
+    shape = read_shape("llama-3.1-8b")
+    wide, narrow = (float(shape.bytes_moved(3, 1, 1000, "bfloat16", kv)) for kv in ("bfloat16", "fp8"))
+    assert wide - narrow == 3 * 1001 * 32 * 2048
+    alone, shared = (float(shape.bytes_moved(3, 1, 1000, "bfloat16", "fp8", devices)) for devices in (1, 16))
+    # Eight heads of keys and values.
+    kept = 3 * 1001 * 32 * 2048
+    assert shared == pytest.approx((alone - kept) / 16 + kept / 8)
+
+
 def test_arrays_of_mixtures_broadcast() -> None:
     shape = read_shape("gemma-3-12b")
     decoding = shape.work(np.arange(1, 5)[:, None], 1, np.array([100, 5000, 9000]))

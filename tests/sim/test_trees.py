@@ -242,6 +242,13 @@ def test_trees_of_a_chains_histogram_have_its_first_choices() -> None:
         tree_acceptance(source, Tree(40, 50), 1)
 
 
+def test_a_tree_of_rates_grows_by_what_the_draft_believes_and_has_its_root_among_its_nodes() -> None:
+    rates = np.column_stack((np.full(3, 0.6), np.outer(np.full(3, 0.4), further_choices().rates)))
+    found = tree_of_alpha(0.6, Tree(4, 7), 3)
+    for k, law in enumerate(rate_laws(rates, 4, 6, believed(rates)), 1):
+        assert found.law(k) == pytest.approx(law)
+
+
 def test_a_tree_never_accepts_less_with_more_nodes_nor_with_more_alpha() -> None:
     means = [tree_of_alpha(0.6, Tree(3, nodes), 4).tokens_per_round(np.array(4)) for nodes in range(2, 20)]
     assert (np.diff(means) >= -1e-12).all()

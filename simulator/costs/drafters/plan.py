@@ -20,7 +20,7 @@ Ints = NDArray[np.int64]
 
 # What the acceptance of a method is indexed by.
 DEPTH, LENGTH, CHILD, POSITION = "depth", "draft length", "depth and child", "position in the block"
-DRAFT_STEP, FIRST_PASS, BLOCK_PASS = "draft step", "first draft", "draft block"
+DRAFT_STEP, FIRST_PASS, BLOCK_PASS, BRANCHED = "draft step", "first draft", "draft block", "branched draft"
 
 
 class DraftPass(NamedTuple):
@@ -196,9 +196,11 @@ def branched(plan: DraftPlan, tree: Tree) -> DraftPlan:
     passes = list(plan.passes) if is_block else []
     for number, p in enumerate(() if is_block else plan.passes):
         one = np.minimum(p.times, 1)
-        first, times = (p._replace(times=one), p.times - one) if number == 0 else (None, p.times)
+        first, times = (p._replace(name=FIRST_PASS, times=one), p.times - one) if number == 0 else (None, p.times)
         passes += [first] if first else []
-        wide = p._replace(rows=p.rows * tree.topk, head_rows=p.head_rows * tree.topk, times=times)
+        # What was just verified does not branch.
+        rows, name = p.rows + tree.topk - 1, BRANCHED if first and p.name == FIRST_PASS else p.name
+        wide = p._replace(name=name, rows=rows, head_rows=p.head_rows * tree.topk, times=times)
         passes += [wide] if np.any(times) else []
     width = np.minimum(tree.nodes, 1 + tree.topk + np.maximum(plan.width - 2, 0) * tree.topk**2)
     return DraftPlan(passes=tuple(passes), width=width, accepts=CHILD, host_s=plan.host_s)
