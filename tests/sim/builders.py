@@ -50,3 +50,10 @@ def result(run, *arguments: object) -> dict[str, Any]:
     done = run("simulate", *arguments, "--json")
     assert (done.returncode, done.stderr) == (0, "")
     return json.loads(done.stdout)
+
+
+# A config.json of a small target with three modules that predict further tokens.
+GLM = {"architectures": ["Glm4MoeForCausalLM"], "model_type": "glm4_moe", "hidden_size": 64, "intermediate_size": 96}
+GLM |= {"num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 500}
+GLM |= {"first_k_dense_replace": 1, "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+GLM |= {"n_shared_experts": 1, "num_nextn_predict_layers": 3}
