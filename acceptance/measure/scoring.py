@@ -54,11 +54,13 @@ def pair_scores(
     target, draft: logits that predict the tokens, [columns, vocabulary]. token: what the target wrote, [columns].
     first: tokens of the output before them.
     """
-    draft = widened(draft, target.shape[-1])
+    target, draft = target.float(), widened(draft.float(), target.shape[-1])
     p, q = probabilities(target, rule), probabilities(draft, draft_rule)
     soft_p, soft_q = soft_law(target, p, rule), soft_law(draft, q, draft_rule)
-    first_q, two = likeliest(draft), draft.float().topk(2).values
-    rejected = draw(residual(q, p), spread(token, first))
+    first_q = likeliest(draft)
+    margin = of_token(draft, first_q) - draft.scatter(1, first_q[:, None], -torch.inf).amax(-1)
+    # A point mass leaves itself, or nothing.
+    rejected = first_q if draft_rule.is_greedy else draw(residual(q, p), spread(token, first))
     # Greedy text is itself the point mass.
     p_x = torch.ones(len(token), device=p.device) if rule.is_greedy else of_token(p, token)
     return {
@@ -72,7 +74,7 @@ def pair_scores(
         "entropy_q": entropy(soft_q),
         "overlap": torch.minimum(p, q).sum(-1).clamp(max=1),
         "p_argmax_q": of_token(p, first_q),
-        "margin_q": (two[:, 0] - two[:, 1]).clamp(max=MOST_MARGIN),
+        "margin_q": margin.clamp(max=MOST_MARGIN),
         "log_q": of_token(soft_q, token).log().clamp(min=LEAST_LOG_Q),
         "log_q_rejected": of_token(soft_q, rejected).log().clamp(min=LEAST_LOG_Q),
     }

@@ -155,6 +155,26 @@ def test_half_precision_weights_are_scored_in_fp32(random_pair: tuple[Path, Path
 def test_ranks_break_ties_as_argmax_does() -> None:
     logits = torch.tensor([[1.0, 3.0, 3.0, 2.0]] * 4)
     assert laws.rank(logits, torch.arange(4)).tolist() == [3, 0, 1, 2]
+    # More tokens than half precision counts to, many of them alike.
+    logits = torch.randn((20, 3001), generator=torch.Generator().manual_seed(0)).mul(9).round().bfloat16()
+    tokens = torch.arange(20) * 150
+    order = np.argsort(-logits.float().numpy(), axis=-1, kind="stable")
+    assert (order[np.arange(20), laws.rank(logits, tokens).numpy()] == tokens.numpy()).all()
+
+
+def test_entropy_is_that_of_the_law_and_what_is_never_said_adds_none() -> None:
+    law = torch.tensor([[0.5, 0.0, 0.25, 0.25], [0.0, 0.0, 1.0, 0.0], [1e-44, 1.0, 0.0, 0.0]])
+    assert laws.entropy(law).numpy() == pytest.approx(entr(law.numpy()).sum(-1), abs=1e-7)
+
+
+def test_what_is_left_of_a_point_mass_is_its_token() -> None:
+    """As drawn from the residual, whether the target excludes the token or says nothing else."""
+    logits = torch.randn((2, 50, 12), generator=torch.Generator().manual_seed(0)).mul(3)
+    logits[0, :9], token = logits[1, :9], torch.zeros(50, dtype=torch.long)
+    for rule in (GREEDY, FREE):
+        p, q = laws.probabilities(logits[0], rule), laws.probabilities(logits[1], GREEDY)
+        drawn = laws.draw(laws.residual(q, p), scoring.spread(token, 0))
+        assert (drawn == laws.likeliest(logits[1])).all()
 
 
 def test_rejected_drafts_are_drawn_from_what_is_left_of_their_law() -> None:
