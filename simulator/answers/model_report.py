@@ -127,8 +127,8 @@ def times_ms(summary: Summary) -> dict[str, float]:
 def energy_j_per_token(pair: ModelPair, forecast: Forecast) -> tuple[float, float] | None:
     """Return joules a token of plain and of speculative decoding; None where the profile has no power.
 
-    Devices are under load, except that those of one model rest while the other's alone compute; plain decoding has no
-    device of the draft.
+    Devices are under load, except that those of one model rest while the other's alone compute; plain decoding has none
+    of the draft.
     """
     power = pair.profile.power
     if power is None:
@@ -140,7 +140,7 @@ def energy_j_per_token(pair: ModelPair, forecast: Forecast) -> tuple[float, floa
     saved_w = power.load_w - power.idle_w
     spec_mj = pair.devices * (power.load_w * spec_ms - saved_w * resting[0])
     if pair.placement == SEPARATE:
-        spec_mj += power.load_w * spec_ms - saved_w * resting[1]
+        spec_mj += pair.placed_draft.devices * (power.load_w * spec_ms - saved_w * resting[1])
     return power.load_w * pair.devices * plain_ms / 1e3 / int(pair.batch), spec_mj / 1e3 / int(pair.batch)
 
 
@@ -164,7 +164,10 @@ def placement_text(pair: ModelPair) -> str:
     """Say in which number formats the models are, and on which devices."""
     target, draft = pair.placed_target, pair.placed_draft
     where = ("1 device", "it") if pair.devices == 1 else (f"{pair.devices} devices", "them")
-    apart = "a device of its own" if pair.placement == SEPARATE else where[1]
+    if pair.placement == SEPARATE:
+        apart = "a device of its own" if draft.devices == 1 else f"{draft.devices} devices of its own"
+    else:
+        apart = where[1] if draft.devices == pair.devices else f"{draft.devices} of {where[1]}"
     both = (target, draft) if pair.has_weights else (target,)
     kept = {f"{8 * bytes_per_weight(placed.kv_format):g}": None for placed in both}
     models = f"target in {format_text(target)} on {where[0]}, "

@@ -110,6 +110,13 @@ def test_devices_that_wait_for_the_other_model_are_at_rest(run, output) -> None:
     both = result(run, *ON_H100, "--placement", "separate", "--tp", 2, "--overlap")
     energy = both["models"]["energy_j_per_token"]["speculative"]
     assert energy == pytest.approx(3 * 0.7 * both["speculative_ms_per_token"])
+    four = ("--placement", "separate", "--tp", 2, "--draft-tp", 2)
+    both = result(run, *ON_H100, *four, "--overlap")
+    assert both["models"]["energy_j_per_token"]["speculative"] == pytest.approx(
+        4 * 0.7 * both["speculative_ms_per_token"]
+    )
+    assert "draft in bfloat16 on 2 devices of its own" in output("simulate", *ON_H100, *four)
+    assert "draft in bfloat16 on 1 of them" in output("simulate", *ON_H100, "--tp", 2, "--draft-tp", 1)
 
 
 def test_overlapped_drafting_is_faster_and_explained_by_its_own_round(run, output, hist_file: Path) -> None:
