@@ -8,7 +8,7 @@ import click
 
 from acceptance.estimate.engines import NAMES_IN_WORDS
 from simulator.cli.options import DEVICE_OPTIONS, parameter_options
-from simulator.costs.parameters import PARAMETERS, UNIT_NAMES, DeviceOptions, Point
+from simulator.costs.parameters import LOAD_NAMES, PARAMETERS, UNIT_NAMES, DeviceOptions, Point
 from simulator.ground.artefacts import UserError, check_outputs, to_json, write_json
 from simulator.ground.command import FILE, command, is_given, progress, say
 from simulator.ground.read_as import AS
@@ -90,7 +90,7 @@ class ReplayOptions:
 @click.option(
     "--q-kind", type=click.Choice(("sampled", "greedy")), help="Draft of the trace.  [default: as it was measured]"
 )
-@parameter_options(many=False, without=("draft_length",))
+@parameter_options(many=False, without=("draft_length", *LOAD_NAMES))
 @DEVICE_OPTIONS
 @click.option("--replications", default=4, type=click.IntRange(1, 10_000), help="Tosses of a trace's coins.")
 @click.option("--seed", default=0, type=click.IntRange(0), help="Seed of every random stream.")

@@ -138,6 +138,7 @@ def sensitivities_text(sensitivities: Mapping[str, float]) -> str:
         "launch_s": "time of a launch",
         "fixed_s": "fixed time of a pass",
         "link_s": "time of the link",
+        "host_s": "time of the host",
         "round_overhead_s": "overhead of a round",
         "mean_accepted": "accepted tokens",
     }

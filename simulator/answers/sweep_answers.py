@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from simulator.costs.kinds import is_models
 from simulator.costs.parameters import BY_NAME, Point
 from simulator.costs.step import Floats
 from simulator.ground.streams import stream
@@ -244,10 +245,16 @@ def ends_at(sweep: Sweep, point: dict[str, float]) -> tuple[float, float]:
         model, given = sweep.acceptance.model, (sweep.seed, tuple(every.tolist()))
         drawn_at_all, rng.bit_generator.state = drawn_tokens(model, repr(model), *given)
         tokens = drawn_at_all[:, np.searchsorted(every, lengths)]
-    drawn = speedups(costs.sample(rng, SAMPLES), acceptance, lengths, tokens, overlap=sweep.overlap)
-    low, high = np.array(ends95(drawn, speedups(costs, acceptance, lengths, overlap=sweep.overlap)))[
-        :, lengths == k
-    ].ravel()
+    if sweep.pricing.load is not None and is_models(costs):
+        from simulator.rounds.loads import drawn_loads, served
+
+        load, means = (sweep.pricing.load, point["isl"], point["osl"], lengths), acceptance.tokens_per_round(lengths)
+        drawn = drawn_loads(costs, *load, means, tokens, rng).speedup
+        middle = served(costs, *load, means).speedup
+    else:
+        drawn = speedups(costs.sample(rng, SAMPLES), acceptance, lengths, tokens, overlap=sweep.overlap)
+        middle = speedups(costs, acceptance, lengths, overlap=sweep.overlap)
+    low, high = np.array(ends95(drawn, middle))[:, lengths == k].ravel()
     return float(low), float(high)
 
 

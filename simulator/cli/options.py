@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from simulator.costs.parameters import PARAMETERS, DeviceOptions, Parameter
+from simulator.costs.parameters import PARAMETERS, DeviceOptions, Load, Parameter
 from simulator.ground.artefacts import UserError
 from simulator.ground.command import FILE, Decorator, is_given, progress, say, stacked
 from simulator.ground.ranges import in_milliseconds, not_a_number, number_in
@@ -17,6 +17,7 @@ from simulator.ground.read_as import AS
 from simulator.ground.vocabulary import Milliseconds
 
 from .accepting import group_in, published_of, reaching_to
+from .load import load_of
 
 if TYPE_CHECKING:
     from simulator.costs.model_costs import ModelPair
@@ -41,10 +42,12 @@ class SharedOptions:
     hist: file or folder of histograms. hist_as: what their numbers are, see `parse_histogram`. measured: whether to
     sample them; None if the user did not say. engine: of whose settings to print what is best. law: what an engine's
     settings have it accept, in place of a file; published: what the registry of pairs has. extrapolate: whether a tail
-    goes on beyond them. stated: names of the numeric parameters that the user set.
+    goes on beyond them. load: that is served; None: a batch that decodes. stated: names of the numeric parameters that
+    the user set.
     """
 
     device: DeviceOptions
+    load: Load | None
     engine: str | None
     law: "AcceptanceHistogram | None"
     published: "Published | None"
@@ -197,7 +200,7 @@ def options_of(cls: type[T], values: Mapping[str, Any]) -> T:
     context = click.get_current_context()
     device = {f.name: values[f.name] for f in fields(DeviceOptions)}
     stated = frozenset(p.name for p in PARAMETERS if is_given(context, p.name))
-    named = {**values, "device": DeviceOptions(**device), "stated": stated}
+    named = {**values, "device": DeviceOptions(**device), "stated": stated, "load": load_of(context, values, stated)}
     return cls(**{f.name: named[f.name] for f in fields(cls)})  # type: ignore[arg-type]
 
 

@@ -14,6 +14,7 @@ from simulator.ground.command import FILE, command
 from .accepting import ACCEPTANCE_OPTIONS, as_accepted, by_method
 from .comparing import ComparisonOptions, compare_methods, method_names
 from .engine_settings import ENGINE_OPTIONS, as_engines_state, checked, forecast_for
+from .load import LOAD_OPTIONS, run_load
 from .options import (
     DEVICE_OPTIONS,
     SharedOptions,
@@ -57,6 +58,7 @@ class SimulateOptions(SharedOptions):
 @DEVICE_OPTIONS
 @ENGINE_OPTIONS
 @run_options(replications=32, least=1)
+@LOAD_OPTIONS
 @click.option("--why", is_flag=True, help="Say in words where the time goes, and what would change it.")
 @click.option(
     "--compare", is_flag=True, help="Hold all methods that apply to a target, or those of --method, side by side."
@@ -77,6 +79,9 @@ def simulate(**values: Any) -> None:
     values = as_accepted(values, many=False, compared=compared)
     point = Point(**{p.name: values.pop(p.name) for p in PARAMETERS})
     options = options_of(SimulateOptions, {**values, "point": point})
+    if options.load is not None:
+        run_load(options)
+        return
     if options.compare or len(method_names(options.device)) > 1:
         compare(options)
         return

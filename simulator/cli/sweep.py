@@ -16,6 +16,7 @@ from simulator.ground.together import together
 from .accepting import ACCEPTANCE_OPTIONS, as_accepted, by_method
 from .comparing import ComparisonOptions, compare_methods, method_names
 from .engine_settings import ENGINE_OPTIONS, as_engines_state, checked, sweep_for
+from .load import LOAD_OPTIONS
 from .options import (
     DEVICE_OPTIONS,
     SharedOptions,
@@ -57,6 +58,7 @@ class SweepOptions(SharedOptions):
 @DEVICE_OPTIONS
 @ENGINE_OPTIONS
 @run_options(replications=16, least=0)
+@LOAD_OPTIONS
 @click.option("--out", type=FILE, help="Write the table as .csv or .parquet, a row for each point.")
 @ACCEPTANCE_OPTIONS
 @click.option("--plot", type=FILE, help="Draw speedup as .png or .svg.")
@@ -186,7 +188,8 @@ def cautions_of(task: "Sweep") -> tuple[str, ...]:
     if task.pricing.models is None:
         return ()
     values = task.grid.values
-    pair = replace(task.pricing.models, context=values["context"], batch=values["batch"])
+    context = values["isl"] + values["osl"].max() if task.pricing.load else values["context"]
+    pair = replace(task.pricing.models, context=context, batch=values["batch"])
     return cautions(pair, int(values["draft_length"].max()))
 
 
@@ -199,7 +202,7 @@ def make_sweep(options: SweepOptions) -> "Sweep":
     from simulator.rounds.grid import Acceptance, Sweep, grid_over
 
     stated = {name: options.axes[name] for name in options.stated}
-    pricing = checked(load_pricing(options.device), options.engine)
+    pricing = checked(load_pricing(options.device), options.engine)._replace(load=options.load)
     longest = int(max(stated.get("draft_length", (1,))))
     model = load_checked(options, longest, pricing.models, options.axes["alpha"].tolist())
     if isinstance(model, HistogramAcceptance) and "draft_length" not in stated:
@@ -211,7 +214,7 @@ def make_sweep(options: SweepOptions) -> "Sweep":
         acceptance=Acceptance(model=model),
         pricing=pricing,
         overlap=options.ahead,
-        replications=options.replications,
+        replications=0 if options.load else options.replications,
         seed=options.seed,
     )
 
@@ -295,7 +298,8 @@ def sweep_text(
     condition = f"{basis.condition[0].upper()}{basis.condition[1:]}: at" if basis.condition else "At"
     if answer(seen.speedup, (low, high)) == CANNOT_TELL:
         condition = f"Cannot tell{basis.condition and f', {basis.condition}'}: at"
-    first = f"{condition} most {seen.speedup:.2f}x as fast{span}{where and f', at {where}'}."
+    gain = "the tokens a second" if task.pricing.load else "as fast"
+    first = f"{condition} most {seen.speedup:.2f}x {gain}{span}{where and f', at {where}'}."
     if not axes:
         return "\n".join([first, *basis.lines])
     count = f"{task.grid.points:,} points over {', '.join(axes)}; above 1x at {seen.above_1:,} of them"

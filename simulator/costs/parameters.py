@@ -83,6 +83,8 @@ HELP = {
     "overlap_exponent": "How compute and memory time join: inf is the longer of the two, 1 their sum.",
     "batch": "Sequences decoded together; with --target-model.",
     "context": "Tokens of each sequence that the KV cache holds, on average; with --target-model.",
+    "isl": "Tokens of a prompt, of a served load: --batch of clients send one request after another.",
+    "osl": "Tokens of an answer, of such a load.",
 }
 
 
@@ -109,6 +111,8 @@ class Point:
     overlap_exponent: "Real" = numeric("--overlap-exponent", math.inf, "overlap exponent", "m", least=1, most=math.inf)
     batch: "Real" = numeric("--batch", 1, "batch size", "sequences", least=1, most=1_000_000, whole=True)
     context: "Real" = numeric("--context", 1024, "context", "tokens", most=100_000_000, whole=True)
+    isl: "Real" = numeric("--isl", 1024, "prompt length", "tokens", least=1, most=100_000_000, whole=True)
+    osl: "Real" = numeric("--osl", 256, "answer length", "tokens", least=2, most=100_000_000, whole=True)
 
     def __post_init__(self) -> None:
         import numpy as np
@@ -129,7 +133,28 @@ BY_NAME = {p.name: p for p in PARAMETERS}
 # What a pass costs, stated either as work in burn units or as models on a profiled device.
 UNIT_NAMES: tuple[str, ...] = ("workflops", "workmem", "flop_scale_ms", "mem_scale_ms", "draft_cost")
 UNIT_NAMES += ("overlap_exponent", "pass_overhead_ms")
-MODEL_NAMES = ("batch", "context")
+LOAD_NAMES = ("isl", "osl")
+MODEL_NAMES = ("batch", "context", *LOAD_NAMES)
+
+
+# Tokens of a pass at most, where nobody says: what vLLM takes on a large device.
+CHUNK = 8192
+
+
+class Load(NamedTuple):
+    """How an engine serves a load, and how that comes; as `serving.steady` takes it.
+
+    chunk: tokens of a pass at most. prefix_hit: share of a prompt that lies in the KV cache already. most_running:
+    sequences that run at once at most. requests: in all, whose first come at once. mixed: whether prompts are read in
+    passes that decode. alike: whether all answers are of one length.
+    """
+
+    chunk: int = CHUNK
+    prefix_hit: float = 0.0
+    most_running: float = math.inf
+    requests: float = math.inf
+    mixed: bool = True
+    alike: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

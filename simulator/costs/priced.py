@@ -9,7 +9,7 @@ import numpy as np
 from simulator.ground.artefacts import UserError
 from simulator.ground.names import number_format
 
-from .parameters import BY_NAME, MODEL_NAMES, PARAMETERS, UNIT_NAMES, DeviceOptions, Point
+from .parameters import BY_NAME, LOAD_NAMES, MODEL_NAMES, PARAMETERS, UNIT_NAMES, DeviceOptions, Load, Point
 from .step import Costs, Knobs, Real
 
 if TYPE_CHECKING:
@@ -46,12 +46,14 @@ class Pricing(NamedTuple):
     """Costs from the parameters of a point; without models, from its burn units.
 
     models: as they run, at whatever batch and context. timed: what a server's times a token tell, in place of both.
+    load: that the models serve; None: a batch that decodes.
     guesses: outcomes that drafts ahead are made for.
     """
 
     profile: "Profile | None" = None
     models: "ModelPair | None" = None
     timed: "TimedTokens | None" = None
+    load: Load | None = None
     guesses: int = 1
 
     @property
@@ -62,7 +64,9 @@ class Pricing(NamedTuple):
     @property
     def names(self) -> tuple[str, ...]:
         """The parameters that count."""
-        unused: tuple[str, ...] = UNIT_NAMES if self.models else MODEL_NAMES
+        unused: tuple[str, ...] = MODEL_NAMES
+        if self.models:
+            unused = (*UNIT_NAMES, *(("total", "context") if self.load else LOAD_NAMES))
         if self.decoding is not None:
             unused = (*UNIT_NAMES, *MODEL_NAMES)
         if self.timed is not None:
@@ -133,7 +137,7 @@ class Pricing(NamedTuple):
             self.models,
             guesses=self.guesses,
             batch=point.batch,
-            context=point.context,
+            context=point.context if self.load is None else np.asarray(point.isl) + np.asarray(point.osl) // 2,
             round_overhead_s=overhead_s,
             round_overhead_error=self.overhead_error(point),
         )
@@ -164,7 +168,9 @@ class Pricing(NamedTuple):
         for name in BY_NAME:
             if name in stated and name not in self.names:
                 why = "needs --profile and --target-model, expected those beside it"
-                if self.timed:
+                if self.load and self.models and name not in UNIT_NAMES:
+                    why = "has no part in a load, which --isl and --osl tell, expected one or the other"
+                elif self.timed:
                     why = "has no part in times a token of a server, expected one or the other"
                 elif self.models:
                     why = "has no part in models on a profile, expected one or the other"

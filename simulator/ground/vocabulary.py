@@ -28,6 +28,11 @@ SYNONYMS = (
     ("--draft-model", "--draft"),
     ("--tp", "--tensor-parallel-size"),
     ("--total", "--output-len"),
+    ("--isl", "--input-len", "--random-input-len"),
+    ("--osl", "--random-output-len"),
+    ("--chunk", "--max-num-batched-tokens", "--chunked-prefill-size"),
+    ("--max-running", "--max-num-seqs", "--max-running-requests"),
+    ("--requests", "--num-prompts"),
 )
 # Options that other programs have: which ones of ours are meant, where a command has one of them.
 INSTEAD = {

@@ -47,6 +47,8 @@ def sweep_s(sweep: "Sweep") -> float:
     """Return about how many seconds a sweep takes on the cores there are; some values stand for many."""
     from .grid import ACCEPTANCE_NAMES
 
+    if not sweep.replications:
+        return sweep.grid.points * POINT_S / cores()
     ranges = []
     for name, values in sweep.grid.values.items():
         step = -(-len(values) // LOOKED_AT) if name in ACCEPTANCE_NAMES else len(values)

@@ -275,7 +275,13 @@ def joined(drawn: list[Counts], part: Part, sweep: Sweep, first_drawn: int) -> C
 def evaluate(sweep: Sweep, part: Part, drawn: Counts | None) -> Columns:
     """Price the points of a part: closed form always, simulation where rounds were drawn."""
     columns = sweep.grid.box(part.ranges)
-    costs = sweep.pricing.costs(Point(**columns))
+    costs, load = sweep.pricing.costs(Point(**columns)), sweep.pricing.load
+    unused = ("alpha",) if sweep.acceptance.model else ()
+    named = {BY_NAME[name].key: values for name, values in columns.items() if name not in unused}
+    if load is not None and is_models(costs):
+        from .loads import load_columns
+
+        return {key: np.asarray(v) for key, v in (named | load_columns(sweep, load, costs, columns)).items()}
     cost = costs.round_cost(columns["draft_length"])
     tokens_per_round = sweep.acceptance.tokens_per_round(columns)
     form = long_run(
@@ -289,8 +295,6 @@ def evaluate(sweep: Sweep, part: Part, drawn: Counts | None) -> Columns:
         "closed_form_speculative_ms_per_token": form.round_s / form.tokens_per_round * 1e3,
         "closed_form_speedup": form.speedup,
     }
-    unused = ("alpha",) if sweep.acceptance.model else ()
-    named = {BY_NAME[name].key: values for name, values in columns.items() if name not in unused}
     simulated = {} if drawn is None else price_draws(sweep, columns, cost, drawn)
     return {key: np.asarray(v) for key, v in (named | memory_columns(costs) | priced | simulated).items()}
 

@@ -10,14 +10,12 @@ from typing import NamedTuple
 import numpy as np
 
 from simulator.costs.model_costs import ModelPair, Placed
+from simulator.costs.parameters import CHUNK
 from simulator.costs.room import room
 from simulator.costs.step import Floats, Real
 
 from .flow import alike_flow, apart_flow, mixed_flow, rounds_of
 from .passes import Passes, Prompts
-
-# Tokens of a pass, where nobody says: what vLLM takes on a large device.
-CHUNK = 8192
 
 
 class Steady(NamedTuple):

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulator.costs.parameters import BY_NAME, PARAMETERS, DeviceOptions, Parameter, Point
+from simulator.costs.parameters import BY_NAME, PARAMETERS, DeviceOptions, Load, Parameter, Point
 from simulator.costs.priced import Pricing, load_pricing
 from simulator.costs.profile import BurnUnits, Curve
 from simulator.costs.profile_file import load_profile
@@ -77,7 +77,9 @@ def test_models_on_a_profile_have_its_overhead_and_the_asked_format() -> None:
 
 def test_parameters_that_count_are_those_of_models_or_those_of_burn_units() -> None:
     units, models = load_pricing(NONE).names, load_pricing(MODELS).names
-    assert set(units) | set(models) == {p.name for p in PARAMETERS}
+    load = load_pricing(MODELS)._replace(load=Load()).names
+    assert set(units) | set(models) | set(load) == {p.name for p in PARAMETERS}
+    assert set(load) ^ set(models) == {"isl", "osl", "total", "context"}
     assert set(units) - set(models) >= {"workflops", "mem_scale_ms", "draft_cost", "pass_overhead_ms"}
     assert set(models) - set(units) == {"batch", "context"}
 

@@ -1,0 +1,152 @@
+"""A served load on the command line: clients, prompts and answers, and how an engine takes them."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from simulator.costs.kinds import is_models
+from simulator.costs.parameters import CHUNK, LOAD_NAMES, Load
+from simulator.ground.artefacts import UserError, to_json
+from simulator.ground.command import is_given, stacked
+
+if TYPE_CHECKING:
+    from simulator.answers.loads import LoadForecast
+    from simulator.costs.priced import Pricing
+
+    from .options import Measured
+    from .simulate import SimulateOptions
+
+LOAD_OPTIONS = stacked(
+    click.option(
+        "--chunk", default=CHUNK, type=click.IntRange(1, 10_000_000), help="Of a load: tokens of a pass at most."
+    ),
+    click.option("--max-running", type=click.IntRange(1), help="Of a load: sequences that run at once at most."),
+    click.option("--requests", type=click.IntRange(1), help="Of a load: requests in all; the first come at once."),
+    click.option(
+        "--prefix-hit",
+        default=0.0,
+        type=click.FloatRange(0, 1),
+        help="Of a load: share of a prompt that lies in the cache already.",
+    ),
+    click.option("--prompts-first", is_flag=True, help="Of a load: prompts in passes of their own, before decoding."),
+    click.option("--same-length", is_flag=True, help="Of a load: all answers have one length, and end in step."),
+)
+OWN = ("chunk", "max_running", "requests", "prefix_hit", "prompts_first", "same_length")
+# Options that have no part in a load, which has a closed form alone.
+WITHOUT = ("replications", "overlap", "guesses", "csv", "events", "compare", "baseline_tpot", "speculative_tpot")
+
+
+def load_of(context: click.Context, values: Mapping[str, Any], stated: Collection[str]) -> Load | None:
+    """Return the load that options tell, None where they tell none.
+
+    Raises:
+        UserError: Some of them are missing, or others have no part in it.
+    """
+    flags = {p.name: p.opts[0] for p in context.command.params}
+    told, own = [name for name in LOAD_NAMES if name in stated], [name for name in OWN if is_given(context, name)]
+    if not told:
+        for name in own:
+            raise UserError(f"{flags[name]}: of a served load, expected --isl and --osl beside it")
+        return None
+    if len(told) < len(LOAD_NAMES):
+        other = next(name for name in LOAD_NAMES if name not in told)
+        raise UserError(f"--{told[0]}: a load without --{other}, expected both")
+    for name in (name for name in WITHOUT if name in flags and is_given(context, name)):
+        raise UserError(f"{flags[name]}: has no part in a load, which --isl and --osl tell; expected no such option")
+    if "," in (values["method"] or ""):
+        raise UserError(f"--method: {values['method']}, several beside a load, expected one of them")
+    if values["prompts_first"] and values["same_length"]:
+        raise UserError("--same-length: beside --prompts-first, expected one of them")
+    most, requests = (values[name] or float("inf") for name in ("max_running", "requests"))
+    return Load(
+        chunk=values["chunk"],
+        prefix_hit=values["prefix_hit"],
+        most_running=most,
+        requests=requests,
+        mixed=not values["prompts_first"],
+        alike=values["same_length"],
+    )
+
+
+def refuse_rest(options: "SimulateOptions", *, alone: bool) -> None:
+    """Refuse what says nothing of one load; alone: of a target that nothing drafts for."""
+    rest = {"--plot": options.plot, "--engine": options.engine}
+    for option, given in rest.items():
+        if given is not None:
+            raise UserError(f"{option}: has no part in one load, expected no such option; sweep draws many")
+    drafting = {"--draftN": "draft_length" in options.stated, "--acceptance": bool(options.acceptance)}
+    drafting |= {"--alpha": "alpha" in options.stated, "--hist": options.accepts_as is not None}
+    for option, of_draft in drafting.items():
+        if alone and of_draft:
+            raise UserError(f"{option}: of drafts, expected --method or --draft-model beside it")
+
+
+def run_load(options: "SimulateOptions") -> None:
+    """Load, forecast a load, and print."""
+    from simulator.answers.basis import basis_of
+    from simulator.answers.loads import forecast_load
+    from simulator.answers.loads_report import load_json, load_text
+    from simulator.answers.verdict import searched_draft_lengths
+    from simulator.rounds.acceptance_law import EquivalentAcceptance, HistogramAcceptance, IidAcceptance
+    from simulator.rounds.experiment import Setting
+
+    from .simulate import parameters_of
+
+    alone, pricing, measured = loaded(options)
+    stated = {name: getattr(options.point, name) for name in options.stated}
+    if isinstance(measured, HistogramAcceptance):
+        stated.setdefault("draft_length", min(pricing.usual_length, measured.longest))
+    point = pricing.point(stated)
+    k, isl, osl, pair = int(point.draft_length), int(point.isl), int(point.osl), pricing.costs(point)
+    acceptance = measured or IidAcceptance(float(point.alpha))
+    if isinstance(measured, EquivalentAcceptance):
+        point = replace(point, alpha=measured.alpha(k))
+    searched = searched_draft_lengths(Setting(total=osl, draft_length=k, costs=pair, acceptance=acceptance))
+    assert is_models(pair) and options.load is not None  # noqa: PT018 - for the types
+    length, looked_at = (None, searched[:1]) if alone else (k, searched)
+    found = forecast_load(pair, options.load, isl, osl, acceptance, length, looked_at, options.seed)
+    basis = basis_of(
+        pair, acceptance, draft_length=k, alpha=float(point.alpha), stated=options.stated, profile=pricing.profile
+    )
+    if options.as_json:
+        unused = ("draft_length", "alpha") if alone else ("alpha",) if isinstance(measured, HistogramAcceptance) else ()
+        named = {name: getattr(point, name) for name in pricing.names if name not in unused}
+        parameters = parameters_of(options, pricing, named, measured) | {"load": options.load._asdict()}
+        parameters = {name: value for name, value in parameters.items() if name not in WITHOUT}
+        click.echo(to_json(load_json(found, parameters, basis)), nl=False)
+        return
+    click.echo(load_text(found, heading(options, found), basis, why=options.why))
+
+
+def loaded(options: "SimulateOptions") -> "tuple[bool, Pricing, Measured | None]":
+    """Return whether a target stands alone, the costs of a load, and what was measured of acceptance."""
+    from simulator.costs.priced import load_pricing
+
+    from .engine_settings import checked
+    from .options import load_checked, with_drafted
+
+    device = options.device
+    if device.profile is None or not (device.target_model or device.params):
+        raise UserError("--isl: of models that serve a load, expected --profile and --target-model beside it")
+    alone = not (device.draft_model or device.draft_params or device.method)
+    refuse_rest(options, alone=alone)
+    # What drafts without weights stands beside a target of which no drafts are asked for.
+    pricing = checked(load_pricing(replace(device, method="ngram") if alone else device), options.engine)
+    longest = int(options.point.draft_length) if "draft_length" in options.stated else 1
+    measured = None if alone else load_checked(options, longest, pricing.models, (float(options.point.alpha),))
+    return alone, with_drafted(pricing, measured)._replace(load=options.load), measured
+
+
+def heading(options: "SimulateOptions", found: "LoadForecast") -> str:
+    """Say what was forecast."""
+    from simulator.answers.loads_report import clients_in_words
+
+    device, pair = options.device, found.pair
+    drafted = "" if found.draft_length is None else f", drafted by {device.drafter or pair.draft.name}"
+    target, devices = device.target_model or pair.target.name, f"{pair.devices} x " * (pair.devices > 1)
+    tokens = f"{found.isl:,} tokens in and {found.osl:,} out, passes of {found.load.chunk:,} tokens at most"
+    return (
+        f"{clients_in_words(found)}, {tokens}\n{target}{drafted}, on {devices}{device.profile} ({pair.profile.status})"
+    )

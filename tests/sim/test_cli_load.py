@@ -1,0 +1,131 @@
+"""`simulate` and `sweep` of a served load: what they say is the closed form's, and what is wrong takes one line."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from simulator.costs.parameters import DeviceOptions, Point
+from simulator.costs.priced import load_pricing
+from simulator.serving.steady import steady
+
+MODEL = ("--profile", "h100-sxm", "--target-model", "llama-3.1-8b")
+LOAD = (*MODEL, "--concurrency", 32, "--isl", "2k", "--osl", 256)
+DRAFTED = (*LOAD, "--method", "eagle3", "--alpha", 0.7)
+
+
+def told(output: Any, *arguments: object) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(output("simulate", *arguments, "--json"))
+    return found
+
+
+def by_hand(draft_length: Any = None, tau: Any = None, clients: Any = 32, isl: Any = 2000, **more: Any) -> Any:
+    pricing = load_pricing(DeviceOptions(profile="h100-sxm", target_model="llama-3.1-8b", method="eagle3"))
+    pair = pricing.costs(Point(**pricing.defaults()))
+    return steady(pair, clients, isl, 256, draft_length=draft_length, tokens_per_round=tau, **more)
+
+
+def test_a_load_is_answered_first_and_told_as_the_closed_form_has_it(output) -> None:
+    found, tau = told(output, *DRAFTED, "--draftN", 3), (1 - 0.7**4) / 0.3
+    plain, drafted = by_hand(), by_hand(3, tau)
+    assert found["plain"]["tpot_ms"] == pytest.approx(1e3 * float(plain.tpot_s))
+    assert found["speculative"]["ttft_ms"] == pytest.approx(1e3 * float(drafted.ttft_s))
+    gain = float(drafted.output_tokens_per_s / plain.output_tokens_per_s)
+    verdict = found["verdict"]
+    low, high = verdict["speedup_ci95"]
+    assert verdict["speedup"] == pytest.approx(gain)
+    assert 1 < low < gain < high
+    lengths = np.arange(1, 17)
+    gains = by_hand(lengths, (1 - 0.7 ** (lengths + 1)) / 0.3).output_tokens_per_s / plain.output_tokens_per_s
+    assert verdict["best_draft_length"] == 1 + int(gains.argmax())
+    assert verdict["best_speedup"] == pytest.approx(float(gains.max()))
+    text = output("simulate", *DRAFTED, "--draftN", 3, "--why")
+    assert f"If alpha is 0.7: {gain:.2f}x the tokens a second ({low:.2f}x to {high:.2f}x) for 32 clients" in text
+    assert f"plain: of 255 passes {float(plain.mixed_share):.1%} carry prompts of others" in text
+    assert "host: 25.6 ms of a pass with a prompt" in text
+    assert "time of the host" in text
+    assert text == output("simulate", *DRAFTED, "--draftN", 3, "--why")
+
+
+def test_a_target_alone_serves_a_load_too(output) -> None:
+    found, plain = told(output, *LOAD), by_hand()
+    assert (found["verdict"], found["speculative"]) == (None, None)
+    assert found["plain"]["output_tokens_per_s"] == pytest.approx(float(plain.output_tokens_per_s))
+    assert found["plain"].keys() >= {"tpot_ms", "ttft_ms", "mixed_share", "running"}
+    assert not {"draftN", "alpha", "replications"} & found["parameters"].keys()
+    first, *_ = output("simulate", *LOAD).splitlines()
+    assert first.startswith(f"{float(plain.output_tokens_per_s):,.0f} tokens a second (")
+
+
+def test_how_an_engine_serves_is_told_by_options_of_any_engine(output) -> None:
+    options = ("--max-num-batched-tokens", 2048, "--max-num-seqs", 16, "--prefix-hit", 0.5, "--num-prompts", 320)
+    found = told(output, *LOAD, *options)["plain"]
+    plain = by_hand(chunk=2048, most_running=16, prefix_hit=0.5, requests=320)
+    assert found["ttft_ms"] == pytest.approx(1e3 * float(plain.ttft_s))
+    assert found["running"] == 16
+    assert "Of 32 at once 16 run: the others wait" in output("simulate", *LOAD, *options)
+    for option, more in (("--prompts-first", {"mixed": False}), ("--same-length", {"alike": True})):
+        assert told(output, *LOAD, option)["plain"]["tpot_ms"] == pytest.approx(1e3 * float(by_hand(**more).tpot_s))
+
+
+def test_a_load_that_does_not_fit_is_an_answer(output) -> None:
+    arguments = ("--profile", "h100-sxm", "--target-model", "llama-3.1-70b", "--isl", 100, "--osl", 100)
+    assert output("simulate", *arguments).startswith("Does not fit into memory: no request can run.")
+    assert told(output, *arguments)["plain"] is None
+
+
+def test_without_a_load_concurrency_is_a_batch(output) -> None:
+    arguments = (*MODEL, "--method", "eagle3", "--replications", 2, "--total", 30)
+    found = told(output, *arguments, "--concurrency", 8)
+    assert (found["kind"], found["parameters"]["batch"]) == ("simulation", 8)
+
+
+def test_a_sweep_over_loads_has_a_row_each(output, tmp_path: Path) -> None:
+    arguments = (*MODEL, "--method", "eagle3", "--alpha", 0.7, "--concurrency", "1,32", "--isl", "256,2k", "--osl", 256)
+    said = output("sweep", *arguments, "--draftN", "1:3", "--out", "loads.csv")
+    rows = list(csv.DictReader((tmp_path / "loads.csv").read_text().splitlines()))
+    assert len(rows) == 12
+    for row in rows:
+        k = int(row["draftN"])
+        at, tau = (int(row["batch"]), int(row["isl"])), (1 - 0.7 ** (k + 1)) / 0.3
+        both = by_hand(None, None, *at), by_hand(k, tau, *at)
+        assert float(row["baseline_ms_per_token"]) == pytest.approx(1e3 * float(both[0].tpot_s))
+        assert float(row["speculative_first_token_ms"]) == pytest.approx(1e3 * float(both[1].ttft_s))
+        gain = float(both[1].output_tokens_per_s / both[0].output_tokens_per_s)
+        assert float(row["closed_form_speedup"]) == pytest.approx(gain)
+    best = max(rows, key=lambda row: float(row["closed_form_speedup"]))
+    assert f"at most {float(best['closed_form_speedup']):.2f}x the tokens a second" in said
+    assert [line.split()[:2] for line in said.splitlines() if line.strip().startswith(("1  ", "32  "))] == [
+        ["1", "256"],
+        ["1", "2,000"],
+        ["32", "256"],
+        ["32", "2,000"],
+    ]
+
+
+REFUSED = [
+    ((*MODEL, "--isl", 100), "--isl: a load without --osl, expected both"),
+    ((*MODEL, "--chunk", 10), "--chunk: of a served load, expected --isl and --osl beside it"),
+    (
+        ("--isl", 100, "--osl", 20),
+        "--isl: of models that serve a load, expected --profile and --target-model beside it",
+    ),
+    ((*LOAD, "--total", 5), "--total: has no part in a load, which --isl and --osl tell, expected one or the other"),
+    ((*LOAD, "--overlap"), "--overlap: has no part in a load, which --isl and --osl tell; expected no such option"),
+    ((*LOAD, "--osl", 1), "--osl: 1 beside --osl 256, expected one of them"),
+    ((*MODEL, "--isl", 9, "--osl", 1), "--osl: 1 is not allowed, expected a whole number from 2 to 1e+08"),
+    ((*LOAD, "--prefix-hit", 70), "--prefix-hit: 70 is not a fraction; 0.7?"),
+    ((*LOAD, "--draftN", 3), "--draftN: of drafts, expected --method or --draft-model beside it"),
+    ((*LOAD, "--method", "eagle3,mtp"), "--method: eagle3,mtp, several beside a load, expected one of them"),
+    ((*LOAD, "--prompts-first", "--same-length"), "--same-length: beside --prompts-first, expected one of them"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "expected"), REFUSED)
+def test_what_tells_no_load_is_refused_in_one_line(run, arguments: tuple[object, ...], expected: str) -> None:
+    done = run("simulate", *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.strip() == f"simulate: {expected}"
