@@ -120,6 +120,7 @@ def test_sglang_moves_along_its_candidates_as_by_hand() -> None:
 
 def test_sglang_routes_batches_to_slots_and_takes_the_engines_file(tmp_path: Path) -> None:
     policy = named("sglang-adaptive:k=5")
+    assert policy.keeps_up
     trace = make_trace([[0] * 4] * 9)
     player = policy.begin(trace)
     assert [player.slot(n).steps for n in (1, 7, 8, 31, 32, 64, 500)] == [5, 5, 1, 1, 1, 0, 0]

@@ -1,6 +1,7 @@
 """SGLang's adaptive steps (`--speculative-adaptive`): an average of what is accepted moves along candidate lengths.
 
-`python/sglang/srt/speculative/adaptive_spec_params.py` (AdaptiveStepSlot) and `adaptive_step_router.py`. The padding of
+`python/sglang/srt/speculative/adaptive_spec_params.py` (AdaptiveStepSlot) and `adaptive_step_router.py`. Where nothing
+is drafted the drafter still takes in what was written: its KV cache keeps step (`eagle_worker_v2.py`). The padding of
 batch sizes to captured graphs, which can move a batch to the next slot, is not played.
 """
 
@@ -101,7 +102,7 @@ class SglangAdaptive:
 
     slots: tuple[tuple[int, Candidates], ...]
     initial: int
-    keeps_up: bool = False
+    keeps_up: bool = True
     asks_costs: bool = False
     warm_up: int = 0
     needs: tuple[str, ...] = ()
