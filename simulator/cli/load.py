@@ -53,7 +53,7 @@ def load_of(context: click.Context, values: Mapping[str, Any], stated: Collectio
     if len(told) < len(LOAD_NAMES):
         other = next(name for name in LOAD_NAMES if name not in told)
         raise UserError(f"--{told[0]}: a load without --{other}, expected both")
-    for name in (name for name in WITHOUT if name in flags and is_given(context, name)):
+    for name in (name for name in WITHOUT if values.get(name) and is_given(context, name)):
         raise UserError(f"{flags[name]}: has no part in a load, which --isl and --osl tell; expected no such option")
     if "," in (values["method"] or ""):
         raise UserError(f"--method: {values['method']}, several beside a load, expected one of them")
