@@ -16,6 +16,6 @@ from .rounds.grid import Sweep as Sweep
 from .rounds.grid import grid_over as grid_over
 from .rounds.pairs import curves as curves
 from .rounds.sweeping import run_sweep as run_sweep
+from .rounds.tail import with_tail as with_tail
 from .serving.steady import Steady as Steady
 from .serving.steady import steady as steady
-from .rounds.tail import with_tail as with_tail
