@@ -1,6 +1,6 @@
 """What an engine adds to passes: kernels of some layers, graphs and the host beside them, how experts are shared."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -43,7 +43,8 @@ class Engine:
     token waits for.
     logit_bytes: moved for each logit of a pass besides its product, to choose a token. round_sequence_s: of a round for
     each sequence, besides its overhead; tree_round_s: of one of drafts that branch, where the engine overlaps the host
-    with rounds of chains alone. A sampled engine has arrays of samples in its times of the host.
+    with rounds of chains alone. A sampled engine has arrays of samples in its times of the host
+    and under load.
     """
 
     layer_launches: Mapping[str, float] = field(default_factory=dict)
@@ -55,10 +56,10 @@ class Engine:
     host_launch_s: Real = 0.0
     host_layer_s: Real = 0.0
     host_error: float = 0.0
-    load_layer_s: float = 0.0
-    load_layer_sequence_s: float = 0.0
-    front_s: float = 0.0
-    front_client_s: float = 0.0
+    load_layer_s: Real = 0.0
+    load_layer_sequence_s: Real = 0.0
+    front_s: Real = 0.0
+    front_client_s: Real = 0.0
     first_passes: float = 0.0
     logit_bytes: float = 0.0
     round_sequence_s: float = 0.0
@@ -87,18 +88,20 @@ class Engine:
         each_s = pass_s + sequence_s * sequences + launch_s * launched + layer_s * layers
         return np.asarray(np.where(within & (prompts == 0), 0.0, each_s) if self.graphs == FULL else each_s)
 
-    def slower(self, factor: Real) -> "Engine":
-        """Multiply the times of the host."""
-        times: dict[str, Any] = {name: np.asarray(getattr(self, name) * factor, np.float64) for name in HOST}
+    def slower(self, factor: Real, names: Sequence[str] = HOST) -> "Engine":
+        """Multiply some times, those of the host unless others are named."""
+        times: dict[str, Any] = {name: np.asarray(getattr(self, name) * factor, np.float64) for name in names}
         return replace(self, **times)
 
     def under_load_s(self, layers: int, sequences: Floats) -> Floats:
         """Return the seconds that a pass over sequences takes under load, beyond those of a closed batch."""
-        return np.asarray(layers * (self.load_layer_s + self.load_layer_sequence_s * sequences))
+        layer_s, sequence_s = (spread(s, np.ndim(sequences)) for s in (self.load_layer_s, self.load_layer_sequence_s))
+        return np.asarray(layers * (layer_s + sequence_s * sequences))
 
     def in_front_s(self, clients: Real) -> Floats:
         """Return the seconds of a request outside of passes, before its first token."""
-        return np.asarray(self.front_s + self.front_client_s * np.asarray(clients, np.float64))
+        front_s, client_s = (spread(s, np.ndim(clients)) for s in (self.front_s, self.front_client_s))
+        return np.asarray(front_s + client_s * clients)
 
 
 def side_by_side(device_s: Floats, host_s: Floats | float) -> Floats:

@@ -10,7 +10,7 @@ from simulator.ground.artefacts import UserError
 
 from .drafters import draft_model
 from .drafters.plan import DraftPass, DraftPlan, Method, Tree, branched, longest_of
-from .engine import Engine, side_by_side
+from .engine import LOAD, Engine, side_by_side
 from .formats import Storage
 from .parts import Done, PassParts
 from .profile import DATASHEET, PassCost, Profile
@@ -348,7 +348,8 @@ class ModelPair:
         draft, verify = (0.0, 0.0) if is_sure else rng.standard_normal((2, 2, samples))
         engine = profile.engine
         if engine and engine.host_error:
-            engine = engine.slower(np.exp(engine.host_error * rng.spawn(1)[0].standard_normal(samples)))
+            host, load = np.exp(engine.host_error * rng.spawn(1)[0].standard_normal((2, samples)))
+            engine = engine.slower(host).slower(load, LOAD)
         drawn = replace(profile, passes=passes, link=link, engine=engine)
         known = replace(self, profile=drawn, round_overhead_factors=overhead)
         return replace(known, draft_normals=draft, verify_normals=verify)

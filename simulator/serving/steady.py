@@ -79,10 +79,8 @@ def steady(
     running = np.minimum(np.minimum(b, most_running), room(passes.pair or passes.target, i + o / 2))
     running = np.where(running >= 1, running, np.nan)
     # Of a prompt that is cached whole its last token is computed again.
-    new, tau = (
-        np.maximum(i * (1 - hit), 1.0),
-        np.asarray(1.0 if tokens_per_round is None else tokens_per_round, np.float64),
-    )
+    new = np.maximum(i * (1 - hit), 1.0)
+    tau = np.asarray(1.0 if tokens_per_round is None else tokens_per_round, np.float64)
     # A request is sent when one has ended, while a pass has begun already; of those that wait, one is there.
     idle = np.where((running > 1) & (b <= running), 1.0, 0.0)
     counted = (alike_flow if alike else mixed_flow) if mixed else apart_flow
@@ -106,7 +104,8 @@ def steady(
     just_missed_s = idle * ((1 - np.minimum(flow.after, 1)) * decode_s + np.minimum(flow.after, 1) * mixed_s)
     waiting_s = just_missed_s + flow.wait * np.where(flow.whole >= 1, mixed_s, first_s)
     engine = passes.target.engine
-    front_s = engine.in_front_s(b) + engine.first_passes * first_s
+    every = np.ones(np.broadcast_shapes(np.shape(active), np.shape(flow.chunks), np.shape(passes.width)))
+    front_s = engine.in_front_s(b * every) + engine.first_passes * first_s
     cycle_s = front_s + waiting_s + flow.chunks * first_s + decoding_s
     queueing_s = waiting_s + (b - running) / running * cycle_s
     ttft_s = queueing_s + flow.chunks * first_s

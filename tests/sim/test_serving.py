@@ -138,6 +138,17 @@ def test_clients_hold_what_they_send(clients: int, isl: int, osl: int, k: int | 
     assert float(found.output_tokens_per_s / osl * e2e_s) == pytest.approx(clients, rel=1e-9)
 
 
+def test_how_sure_a_server_is_known_counts_in_time_a_token_and_to_the_first() -> None:
+    engine = Engine(load_layer_s=1e-4, front_s=0.1, host_error=0.5)
+    sure = PAIR.profile.passes["bfloat16"]
+    passes = {"bfloat16": replace(sure, uncertain=(), covariance=np.zeros((0, 0)))}
+    pair = replace(PAIR, profile=replace(PAIR.profile, engine=engine, passes=passes, launches_per_layer_error=0.0))
+    drawn = steady(pair.sample(np.random.default_rng(0), 500), np.array([1, 2]), 16, 4000)
+    # Of a token 32 layers of 0.1 ms are unsure by a half; of the first one 0.1 s more.
+    assert drawn.tpot_s.std(0) == pytest.approx(0.5 * 3.2e-3 * np.ones(2), rel=0.25)
+    assert drawn.ttft_s[:, 0].std() == pytest.approx(0.5 * (0.1 + 3.2e-3), rel=0.25)
+
+
 def test_arrays_of_loads_and_of_samples_broadcast() -> None:
     clients, lengths = np.array([1, 8, 64])[:, None], np.array([1, 4])
     one = steady(PAIR, clients, 700, 90, draft_length=lengths, tokens_per_round=np.array([1.6, 2.7]))
