@@ -1,6 +1,6 @@
 """What the passes and rounds of a server take: some sequences decode or draft and verify, others read a prompt."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -28,32 +28,17 @@ class Prompts(NamedTuple):
         return shape.work(self.chunks, self.tokens, self.before, rows)._replace(prompts=self.chunks)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Passes:
-    """The passes of a target, alone or with a drafter beside it; see `target`.
+class Passes(NamedTuple):
+    """The passes of a target, alone or with a drafter beside it; see `passes_of`.
 
-    pair: of both; None without speculation. draft_length: K.
+    width: tokens of a sequence that a pass computes. pair, plan: of both, and what a round runs besides; None without
+    speculation.
     """
 
     target: Placed
+    width: Floats
     pair: ModelPair | None = None
-    draft_length: Real = 0
-
-    @property
-    def plan(self) -> DraftPlan | None:
-        """What a round runs besides."""
-        return None if self.pair is None else self.pair.plan(np.asarray(self.draft_length, np.int64))
-
-    @property
-    def width(self) -> Floats:
-        """Tokens of a sequence that a pass computes: of rounds that draft what they find, on average."""
-        if self.pair is None or self.plan is None:
-            return np.ones(())
-        if self.pair.drafted is not None and self.pair.varies:
-            lengths = np.arange(len(self.pair.drafted))
-            k = np.minimum(lengths, np.asarray(self.draft_length)[..., None])
-            return np.asarray(1 + k @ np.asarray(self.pair.drafted))
-        return np.asarray(self.plan.width, np.float64)
+    plan: DraftPlan | None = None
 
     def seconds(self, sequences: Floats, context: Floats, prompts: Prompts | None = None) -> Floats:
         """Return the seconds of passes, [*samples, *S]; with speculation of whole rounds.
@@ -74,6 +59,18 @@ class Passes:
         verify_s = verify_s * self.pair.off_by(self.pair.verify_normals, self.target, batch, width, context)
         drafts_s, overhead_s = drafts(self.pair, self.plan, batch, context, prompts), self.pair.overhead_s(batch)
         return np.asarray(verify_s + load_s + drafts_s + overhead_s, np.float64)
+
+
+def passes_of(models: ModelPair | Placed, draft_length: Real | None) -> Passes:
+    """Return the passes of models, with or without speculation; rounds that draft what they find, as on average."""
+    if isinstance(models, Placed) or draft_length is None:
+        return Passes(models if isinstance(models, Placed) else models.placed_target, np.ones(()))
+    plan = models.plan(np.asarray(draft_length, np.int64))
+    width = np.asarray(plan.width, np.float64)
+    if models.drafted is not None and models.varies:
+        each = np.minimum(np.arange(len(models.drafted)), np.asarray(draft_length)[..., None])
+        width = np.asarray(1 + each @ np.asarray(models.drafted))
+    return Passes(models.placed_target, width, models, plan)
 
 
 def drafts(pair: ModelPair, plan: DraftPlan, batch: Floats, context: Floats, prompts: Prompts | None) -> Floats:

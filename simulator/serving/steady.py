@@ -15,7 +15,7 @@ from simulator.costs.room import room
 from simulator.costs.step import Floats, Real
 
 from .flow import alike_flow, apart_flow, mixed_flow, rounds_of
-from .passes import Passes, Prompts
+from .passes import Prompts, passes_of
 
 
 class Steady(NamedTuple):
@@ -129,12 +129,3 @@ def steady(
         first_s=first_s,
         queueing_s=queueing_s,
     )
-
-
-def passes_of(models: ModelPair | Placed, draft_length: Real | None) -> Passes:
-    """Return the passes of models, with or without speculation."""
-    if isinstance(models, Placed):
-        return Passes(target=models)
-    if draft_length is None:
-        return Passes(target=models.placed_target)
-    return Passes(target=models.placed_target, pair=models, draft_length=draft_length)

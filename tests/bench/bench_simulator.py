@@ -39,6 +39,7 @@ from simulator.rounds.arms import LANES
 from simulator.rounds.experiment import Setting, play_events, replicate
 from simulator.rounds.grid import Acceptance, Grid, Sweep
 from simulator.rounds.sweeping import overview, run_sweep
+from simulator.serving.steady import steady
 
 ALPHA, K = 0.8, 4
 KNOBS = Knobs(work_flops=5e4, work_mem=8.0, flop_scale_s=4e-10, mem_scale_s=5e-4, draft_cost=0.1)
@@ -243,12 +244,31 @@ def methods_priced(smoke: bool) -> None:
         )
 
 
+def loads(smoke: bool) -> None:
+    """Serve loads in closed form, beside batches that decode: a pass with a prompt and one's own come on top."""
+    points, rng = 1000 if smoke else 100_000, np.random.default_rng(0)
+    clients, isl, osl, lengths = (
+        rng.integers(low, high, points) for low, high in ((1, 256), (1, 8000), (2, 2000), (1, 5))
+    )
+    models = load_pricing(DeviceOptions(profile="h200", target_model="qwen3-8b", method="eagle3"))
+    pair = models.costs(Point(batch=clients, context=isl, draft_length=lengths))
+    assert is_models(pair)
+    drafted = {"draft_length": lengths, "tokens_per_round": 2.0}
+    for name, more in (("plain", {}), ("eagle3", drafted)):
+        ours_s, reference_s = in_turn(
+            lambda more=more: steady(pair, clients, isl, osl, **more), lambda: pair.round_cost(lengths)
+        )
+        figures = f"{points / ours_s / 1e6:.2f} M points/s", f"{ours_s / reference_s:.2f} of a round of eagle3"
+        show(f"served loads, {name}", *figures)
+
+
 def main() -> None:
     smoke = options(__doc__).parse_args().smoke
     show("what", "ours", "reference, in the same run", "")
     rounds(smoke)
     histogram(smoke)
     methods_priced(smoke)
+    loads(smoke)
     with tempfile.TemporaryDirectory() as name:
         sweeps(smoke, Path(name))
         peak(smoke, Path(name))

@@ -15,7 +15,8 @@ from simulator.costs.priced import load_pricing
 from simulator.costs.profile_file import load_profile
 from simulator.costs.shapes import read_shape
 from simulator.costs.work import stored
-from simulator.serving.steady import passes_of, steady
+from simulator.serving.passes import passes_of
+from simulator.serving.steady import steady
 from tests.sim.request_loop import measured, play
 
 
