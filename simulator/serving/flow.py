@@ -70,11 +70,12 @@ def mixed_flow(running: Floats, idle: Floats, rounds: Floats, new: Floats, chunk
     chunks, whole = np.maximum(np.ceil(service), 1.0), 1 / service
     # Prompts that fit into a pass beside others share it; of those that do not, each has its own.
     shares = np.clip(whole - 1, 0.0, 1.0)
-    wait = queue(running, rounds + idle, service)
+    # The rest of a prompt's last pass is the next one's, where there is one.
+    busy = np.minimum(running * service / np.maximum(rounds + idle + chunks, 1.0), 1.0)
+    filled = np.where(whole < 1, busy * service + (1 - busy) * chunks, 1.0)
+    wait = queue(running, rounds + idle, np.where(whole < 1, filled, service))
     cycle = rounds + idle + wait + chunks
     others = np.minimum((running - 1) / np.maximum(cycle - (1 - shares) * chunks, 1.0), whole)
-    busy = np.minimum(others * service, 1.0)
-    filled = np.where(whole < 1, busy * service + (1 - busy) * chunks, 1.0)
     share = np.where(running > 1, at_random(running, others, filled, whole, cycle), 0.0)
     own = np.minimum(1 + others, np.maximum(whole, 1.0))
     return Flow(rounds, chunks, filled, idle, wait, others, share, share, own, whole)

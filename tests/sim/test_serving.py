@@ -28,7 +28,7 @@ def pair_on(profile: str = "h100-sxm", method: str = "eagle3", target: str = "ll
 
 PAIR = pair_on()
 # Clients, prompt, answer, tokens of a pass.
-LOADS = [(4, 1024, 64, 8192), (64, 1024, 128, 8192), (128, 128, 128, 2048), (64, 512, 16, 8192), (16, 3000, 64, 4096)]
+LOADS = [(4, 1024, 64, 8192), (64, 1024, 128, 8192), (128, 128, 128, 2048), (64, 512, 16, 8192), (32, 4096, 256, 2048)]
 ALIKE = [(4, 1024, 64, 8192), (64, 1024, 128, 8192), (200, 1000, 100, 8192), (64, 512, 16, 8192)]
 DRAFTED = [(16, 1024, 128, 8192), (64, 1024, 128, 8192), (64, 128, 256, 8192), (32, 4096, 256, 2048)]
 
@@ -65,7 +65,7 @@ def looped(load: tuple[int, int, int, int], models: Any = PAIR.placed_target, k:
 @pytest.mark.parametrize("load", LOADS)
 def test_a_loop_of_mixed_passes_takes_as_long(load: tuple[int, int, int, int]) -> None:
     found, (tpot_s, ttft_s) = steady(PAIR.placed_target, *load[:3], chunk=load[3]), looped(load)
-    assert float(found.tpot_s) == pytest.approx(tpot_s, rel=0.03)
+    assert float(found.tpot_s) == pytest.approx(tpot_s, rel=0.04)
     assert float(found.ttft_s) == pytest.approx(ttft_s, rel=0.1)
     # What a decode step tells is not what a token takes, nor does the loop agree with passes of prompts alone.
     assert float(found.decode_s) < 0.97 * tpot_s
@@ -96,7 +96,7 @@ def test_a_loop_of_rounds_takes_as_long(load: tuple[int, int, int, int]) -> None
     found = steady(PAIR, *load[:3], chunk=load[3], draft_length=3, tokens_per_round=tau)
     tpot_s, ttft_s = looped(load, PAIR, 3, alpha=0.7)
     assert float(found.tpot_s) == pytest.approx(tpot_s, rel=0.03)
-    assert float(found.ttft_s) == pytest.approx(ttft_s, rel=0.13)
+    assert float(found.ttft_s) == pytest.approx(ttft_s, rel=0.1)
 
 
 @pytest.mark.parametrize("load", [(16, 1024, 128, 8192), (64, 128, 256, 8192), (32, 4096, 512, 2048)])
