@@ -11,7 +11,7 @@ from simulator.costs.step import Floats
 from simulator.rounds.acceptance_law import AcceptanceModel, Ints
 from simulator.rounds.analytic import speedup
 
-from .schedule import LARGEST_BATCH, Range, ranges
+from .schedule import LARGEST_BATCH, LEAST_GAIN, Range
 from .verdict import SEARCHED_DRAFT_LENGTHS
 
 # Batch sizes that a table shows where nobody says which, as far as they fit.
@@ -76,7 +76,25 @@ def compare(contenders: tuple[Contender, ...], *, draft_lengths: Ints | None = N
     batches = np.arange(1, max(most, default=0) + 1)
     best = tuple(best_of(c, batches, last, draft_lengths) for c, last in zip(contenders, most, strict=True))
     gains = np.stack([np.ones(len(batches)), *(np.nan_to_num(b.speedup, nan=0.0) for b in best)])
-    return Comparison(contenders=contenders, batches=batches, best=best, take=ranges(np.maximum(gains, 1e-9), batches))
+    return Comparison(contenders=contenders, batches=batches, best=best, take=taken_over(gains))
+
+
+def taken_over(gains: Floats) -> tuple[Range, ...]:
+    """Return which row is taken over which batch sizes: another where it gains `LEAST_GAIN`, plain where none pays.
+
+    Args:
+        gains: Speedups, [plain decoding and the methods, batch sizes from 1]; 0 where a method does not fit.
+    """
+    plan: list[Range] = []
+    for batch, column in enumerate(gains.T, 1):
+        best, before = int(column.argmax()), plan[-1].draft_length if plan else None
+        stays = before is not None and column[before] >= 1 and column[before] * (1 + LEAST_GAIN) >= column[best]
+        row = before if stays and before is not None else best
+        if plan and row == before:
+            plan[-1] = replace(plan[-1], last=batch)
+        else:
+            plan.append(Range(first=batch, last=batch, draft_length=row))
+    return tuple(plan)
 
 
 def best_of(contender: Contender, batches: Ints, most: int, draft_lengths: Ints | None) -> Best:

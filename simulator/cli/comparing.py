@@ -65,19 +65,38 @@ def compare_methods(options: SharedOptions, wanted: ComparisonOptions) -> None:
     if wanted.plot:
         save_figure(wanted.plot, draw_comparison(comparison, heading))
     if wanted.as_json:
-        body = envelope(
-            "comparison", 1, {"profile": options.device.profile, "target_model": options.device.target_model}
-        )
-        engines = {"engines": comparison_for_all(options.device, comparison)}
+        body = envelope("comparison", 1, parameters_of(options, wanted, pair))
+        engines: dict[str, Any] = {"engines": comparison_for_all(options.device, comparison)}
+        engines |= {"notes": ends_of(comparison, wanted.draft_lengths)}
         click.echo(to_json(body | comparison_json(comparison, batches, skipped) | engines), nl=False)
         return
-    cautions = cautions_of(comparison)
+    cautions = [*cautions_of(comparison), *ends_of(comparison, wanted.draft_lengths)]
     if cautions:
         click.echo(wrapped(f"warning: {caution}" for caution in cautions))
     told = comparison_for(options.engine, options.device, comparison)
     click.echo(f"{heading}\n\n{comparison_text(comparison, batches, skipped)}{told}")
     if wanted.plot:
         click.echo(f"wrote {wanted.plot}")
+
+
+def ends_of(comparison: "Comparison", draft_lengths: tuple[int, ...] | None) -> list[str]:
+    """Say of which methods not all the draft lengths that were stated could be looked at."""
+    last = max(draft_lengths or (0,))
+    short = [f"{c.name} {c.longest}" for c in comparison.contenders if c.longest < last]
+    return [f"no longer drafts are known of some methods than: {', '.join(short)}"] if short else []
+
+
+def parameters_of(options: SharedOptions, wanted: ComparisonOptions, pair: "ModelPair") -> dict[str, Any]:
+    """Return what all methods of a comparison share, under plain keys."""
+    device, named = options.device, ("profile", "target_model", "params", "draft_model", "topk", "nodes")
+    shared = {name: getattr(device, name) for name in named if getattr(device, name) is not None}
+    shared |= {
+        "dtype": pair.placed_target.storage.name,
+        "kv_dtype": pair.placed_target.kv_format,
+        "devices": pair.devices,
+    }
+    stated = {BY_NAME[name].key: value for name, value in wanted.stated.items()}
+    return shared | {"context": int(pair.context), "round_overhead_ms": float(pair.round_overhead_s) * 1e3} | stated
 
 
 def told_by(device: DeviceOptions, comparison: "Comparison") -> "list[tuple[Range, str, Recommended | None]]":
@@ -123,6 +142,7 @@ def contenders(options: SharedOptions, wanted: ComparisonOptions) -> "tuple[tupl
     """
     from simulator.answers.comparison import Contender
     from simulator.costs.drafters.methods import method_named, methods
+    from simulator.costs.placing import check_tree
     from simulator.costs.priced import load_pricing
 
     if options.device.profile is None or not (options.device.target_model or options.device.params):
@@ -130,10 +150,15 @@ def contenders(options: SharedOptions, wanted: ComparisonOptions) -> "tuple[tupl
     own = own_method(options.device)
     names = wanted.methods or tuple(methods())
     chosen = list({m.name: m for m in map(method_named, names)}.values())
+    if options.hist is not None and own is None:
+        raise UserError(f"--hist: {options.hist} is of one drafter, expected --acceptance METHOD={options.hist}")
+    for stray in (name for name in wanted.acceptance if name not in {m.name for m in chosen}):
+        raise UserError(f"--acceptance: {stray} is none of the methods that are compared ({', '.join(names)})")
     if own is not None and own not in chosen:
         raise UserError(f"--draft-model: {options.device.draft_model} is of {own.name}, which --method does not name")
     found: list[Contender] = []
     skipped: dict[str, str] = {}
+    check_tree(options.device)
     for method in chosen:
         device = replace(options.device, method=None if method == own else method.name)
         device = device if method == own else replace(device, draft_model=None, draft_params=None)
@@ -147,7 +172,7 @@ def contenders(options: SharedOptions, wanted: ComparisonOptions) -> "tuple[tupl
                 Contender(pair=priced(with_drafted(pricing, acceptance), wanted), acceptance=acceptance, source=source)
             )
         except UserError as error:
-            if wanted.methods or method == own:
+            if wanted.methods or method == own or method.name in wanted.acceptance:
                 raise UserError(f"{method.name}: {error}" if str(error)[:1] != "-" else str(error)) from error
             skipped[method.name] = str(error).removeprefix("--method: ").partition(", expected")[0]
     if not found:
@@ -184,7 +209,8 @@ def acceptance_of(
 
     name = models.method.name
     no_tail = not options.extrapolate or models.method.is_block
-    options = replace(options, device=replace(options.device, method=name), extrapolate=not no_tail)
+    device = replace(options.device, method=name, draft_model=None, draft_params=None)
+    options = replace(options, device=device, extrapolate=not no_tail)
     if isinstance(stated, Path):
         options = replace(options, hist=stated, measured=None, stated=frozenset())
     elif isinstance(stated, float):
@@ -205,4 +231,9 @@ def acceptance_of(
 
 def method_names(device: DeviceOptions) -> tuple[str, ...]:
     """Return the methods that `--method` names, several behind commas."""
-    return tuple(name.strip() for name in (device.method or "").split(",") if name.strip())
+    if device.method is None:
+        return ()
+    names = tuple(name.strip() for name in device.method.split(","))
+    if not all(names):
+        raise UserError(f"--method: {device.method!r} is not allowed, expected a name, or several with commas between")
+    return names

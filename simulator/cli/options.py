@@ -214,9 +214,10 @@ def load_acceptance(
     """
     found = measured_acceptance(options, longest, models)
     if found is None and models is not None and "alpha" not in options.stated:
-        # A language model that is named without a word on methods may be any: the default of --alpha stands for it.
-        named = options.device.method is not None or models.draft.drafting or not models.draft.parameters
-        found = prior_acceptance(longest, models, extrapolate=options.extrapolate) if named else None
+        # A language model that is named as a draft may be any: the default of --alpha stands for it.
+        is_any = options.device.draft_model is not None or options.device.draft_params is not None
+        is_any &= models.draft.drafting is None and models.draft.parameters > 0
+        found = None if is_any else prior_acceptance(longest, models, extrapolate=options.extrapolate)
     tree = models.tree if models else None
     from simulator.rounds.acceptance_law import HistogramAcceptance
 

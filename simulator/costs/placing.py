@@ -119,12 +119,17 @@ def tree_of(options: DeviceOptions, method: Method, draft: ModelShape) -> Tree |
     """Return how drafts branch, as `--topk` and `--nodes` say; what is found in a text is one continuation of it."""
     if options.topk is None and options.nodes is None:
         return None
-    if options.topk is None or options.nodes is None:
-        one, other = ("--nodes", "--topk") if options.topk is None else ("--topk", "--nodes")
-        raise UserError(f"{one}: {options.topk or options.nodes} alone, expected {other} beside it")
+    check_tree(options)
     if method.plan(draft, np.asarray(1)).accepts == LENGTH:
         raise UserError(f"--topk: drafts of {method.title} do not branch, expected no such option")
-    return Tree(options.topk, options.nodes)
+    return Tree(options.topk or 1, options.nodes or 1)
+
+
+def check_tree(options: DeviceOptions) -> None:
+    """Refuse half of what says how drafts branch."""
+    if (options.topk is None) != (options.nodes is None):
+        one, other = ("--nodes", "--topk") if options.topk is None else ("--topk", "--nodes")
+        raise UserError(f"{one}: {options.topk or options.nodes} alone, expected {other} beside it")
 
 
 def usual_format(profile: Profile) -> str:

@@ -17,6 +17,7 @@ from simulator.rounds import priors
 from simulator.rounds.acceptance_law import IidAcceptance
 from simulator.rounds.analytic import speedup
 
+HIST = Path(__file__).parents[2] / "examples/accept_hist_k4.json"
 TARGET = {"profile": "h200", "target_model": "qwen3-8b"}
 MODELS = ("--profile", "h200", "--target-model", "qwen3-8b")
 
@@ -54,6 +55,26 @@ def test_a_method_ends_where_its_memory_does_and_all_at_the_largest_batch() -> N
         assert np.isfinite(best.speedup).sum() == np.count_nonzero(best.draft_length) == fit
     few = replace(methods[0], pair=replace(methods[0].pair, context=16))
     assert len(compare((few,), draft_lengths=np.array([2])).batches) == LARGEST_BATCH
+
+
+def test_another_method_is_taken_where_it_gains_and_what_does_not_fit_is_left() -> None:
+    gains = np.ones((3, 8))
+    gains[1] = [2.0, 1.9, 1.5, 1.2, 1.1, 0.99, 0.0, 0.0]
+    gains[2] = [1.5, 1.6, 1.52, 1.3, 1.1, 0.9, 1.2, 0.98]
+    found = [(r.first, r.last, r.draft_length) for r in taken_over(gains)]
+    # At 3 the gain is under 2 %, at 5 both are alike; at 6 nothing pays, at 7 the first no longer fits.
+    assert found == [(1, 3, 1), (4, 5, 2), (6, 6, 0), (7, 7, 2), (8, 8, 0)]
+
+
+def test_a_pair_that_is_named_is_the_same_with_and_without_its_method(run) -> None:
+    pair = ("--draft-model", "qwen3-0.6b", "--replications", 2, "--json")
+    answers = [json.loads(run("simulate", *MODELS, *more, *pair).stdout) for more in ((), ("--method", "draft_model"))]
+    assert [a["parameters"]["alpha"] for a in answers] == [0.8, 0.8]
+    compared = json.loads(
+        run("simulate", *MODELS, "--method", "draft,eagle3", "--draft-model", "qwen3-0.6b", "--json").stdout
+    )
+    assert compared["methods"][0]["acceptance"].startswith("a prior, ")
+    assert compared["parameters"]["context"] == 1024
 
 
 def test_only_allowed_draft_lengths_are_looked_at_and_blocks_end() -> None:
