@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from simulator.costs.parameters import BY_NAME, PARAMETERS
+from simulator.costs.parameters import BY_NAME, LOAD_NAMES, PARAMETERS
 from simulator.ground.artefacts import UserError, check_outputs, envelope, to_json
 from simulator.ground.command import FILE, command, wrapped
 from simulator.ground.together import together
@@ -224,6 +224,7 @@ def parameters_of(options: SweepOptions, task: "Sweep") -> dict[str, Any]:
     constants: dict[str, Any] = {"hist": options.accepts_as}
     constants |= {"measured": task.acceptance.is_measured, "overlap": options.overlap}
     constants |= {"replications": options.replications, "seed": options.seed} | dict(provenance(task.pricing, options))
+    constants |= task.pricing.load._asdict() if task.pricing.load else {}
     return constants | ({"acceptance_caveat": task.acceptance.caveat} if task.acceptance.caveat else {})
 
 
@@ -259,13 +260,14 @@ def held_fixed(options: SweepOptions, task: "Sweep", source: str, caveat: str) -
     words += [f"{devices} x " * (devices > 1) + task.pricing.profile.name] if task.pricing.profile else []
     if task.pricing.models is not None and task.pricing.models.placement == SEPARATE:
         words.append("the draft on one more")
+    words += ["a served load"] if task.pricing.load else []
     if task.pricing.timed is not None:
         words.append(f"timed: {options.baseline_tpot:g} ms a token plain, {options.speculative_tpot:g} ms drafting")
     for name in values:
         parameter = BY_NAME[name]
         fixed = name not in task.grid.axes and not (name == "alpha" and task.acceptance.model)
         usual = there.get(name, parameter.default)
-        if fixed and (name in ("draft_length", "alpha", "draft_cost") or values[name][0] != usual):
+        if fixed and (name in ("draft_length", "alpha", "draft_cost", *LOAD_NAMES) or values[name][0] != usual):
             words.append(f"{parameter.flags[0][2:]} {values[name][0]:,.10g}{' ms' * (parameter.unit == 'ms')}")
     return (
         ", ".join(words)

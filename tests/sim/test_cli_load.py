@@ -88,6 +88,7 @@ def test_a_sweep_over_loads_has_a_row_each(output, tmp_path: Path) -> None:
     said = output("sweep", *arguments, "--draftN", "1:3", "--out", "loads.csv")
     rows = list(csv.DictReader((tmp_path / "loads.csv").read_text().splitlines()))
     assert len(rows) == 12
+    assert {(row["chunk"], row["most_running"], row["mixed"]) for row in rows} == {("8192", "inf", "True")}
     for row in rows:
         k = int(row["draftN"])
         at, tau = (int(row["batch"]), int(row["isl"])), (1 - 0.7 ** (k + 1)) / 0.3

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from simulator.costs.drafters.plan import DraftPlan
 from simulator.costs.engine import Engine
 from simulator.costs.model_costs import ModelPair, Placed
 from simulator.costs.parameters import DeviceOptions
@@ -46,6 +47,17 @@ def test_alone_a_token_of_rounds_takes_a_round_over_its_tokens() -> None:
     round_s = replace(PAIR, batch=1, context=1511).round_cost(4).after_miss_s
     assert float(found.decode_s) == pytest.approx(float(round_s), rel=1e-3)
     assert float(found.tpot_s) == pytest.approx(float(round_s) / 2.5, rel=1e-3)
+
+
+def test_rounds_that_draft_nothing_are_plain_passes() -> None:
+    pair = replace(pair_on(method="ngram"), round_overhead_s=0.0)
+    pair = replace(pair, method=replace(pair.method, plan=lambda shape, k: DraftPlan(passes=(), width=k + 1)))
+    clients = np.array([1, 8, 64])
+    for loads in ({}, {"alike": True}, {"mixed": False}, {"requests": 100, "chunk": 512}):
+        plain = steady(pair, clients, 700, 300, **loads)
+        empty = steady(pair, clients, 700, 300, draft_length=0, tokens_per_round=1.0, **loads)
+        for one, other in zip(plain, empty, strict=True):
+            assert one == pytest.approx(other, rel=1e-12)
 
 
 def test_long_answers_take_decode_steps_of_the_whole_batch() -> None:
