@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from simulator.answers.comparison import Contender, compare, order
+from simulator.answers.comparison import Contender, compare, order, taken_over
 from simulator.answers.comparison_report import draft_bytes, rounds_text
 from simulator.answers.schedule import LARGEST_BATCH
 from simulator.costs.parameters import DeviceOptions, Point
