@@ -4,7 +4,6 @@ Runs no model. Prompts are the independent unit: intervals come from a bootstrap
 """
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -27,8 +26,6 @@ from .decode_walk import count_rounds
 Floats = NDArray[np.float64]
 RESAMPLES = 2000
 DRAWS_AT_ONCE = 2**20
-# Positions that are counted at a time.
-AT_ONCE = 2**15
 MAX_UNITS = 1024
 # From fewer an interval would say little, and cover less than it claims.
 MIN_PROMPTS = 4
@@ -80,29 +77,17 @@ def expected_rounds(
     Raises:
         UserError: No output of the trace is as long as k.
     """
-    starts, accept = trace.starts, trace.accept(q_kind)
+    starts, accept = trace.starts, trace.kept_accept(q_kind)
     longest = int(np.diff(starts).max(initial=0))
     if longest < k:
         raise UserError(f"--k: {k} is above the longest output, {longest} tokens; expected 1 to {longest}")
-    # Whole outputs, as many at a time as lie in a processor's cache.
-    bounds = np.unique(np.searchsorted(starts, np.arange(0, trace.size + AT_ONCE, AT_ONCE)).clip(max=len(starts) - 1))
-    found = [
-        count_rounds(
-            accept[starts[a] : starts[b]],
-            starts[a : b + 1] - starts[a],
-            k,
-            beyond,
-            None if inside is None else inside[starts[a] : starts[b]],
-        )
-        for a, b in pairwise(bounds)
-    ]
-    counts, cut = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    return RoundCounts(counts=by_prompt(counts, trace), cut=by_prompt(cut, trace))
+    counts, cut = (by_prompt(found, trace, starts) for found in count_rounds(accept, starts, k, beyond))
+    return RoundCounts(counts=counts, cut=cut)
 
 
-def by_prompt(of_outputs: Floats, trace: Trace) -> Floats:
+def by_prompt(of_outputs: Floats, trace: Trace, starts: NDArray[np.int64]) -> Floats:
     """Add up what was found for each output, [outputs, ...], over the turns of each prompt, [prompts, ...]."""
-    first = np.flatnonzero(np.diff(trace.prompt_of_output, prepend=-1))
+    first = np.flatnonzero(np.diff(trace.prompt[starts[:-1]], prepend=-1))
     if len(first) == len(of_outputs):
         return of_outputs
     return np.asarray(np.add.reduceat(of_outputs, first), np.float64)
@@ -110,7 +95,8 @@ def by_prompt(of_outputs: Floats, trace: Trace) -> Floats:
 
 def sums_by_prompt(values: ArrayLike, trace: Trace) -> Floats:
     """Add up values of positions, [positions], over each prompt, [prompts]."""
-    return by_prompt(np.add.reduceat(np.asarray(values, np.float64), trace.starts[:-1]), trace)
+    starts = trace.starts
+    return by_prompt(np.add.reduceat(np.asarray(values, np.float64), starts[:-1]), trace, starts)
 
 
 def bootstrap(sums: Floats, rng: np.random.Generator, resamples: int = RESAMPLES) -> Floats:

@@ -139,7 +139,11 @@ class Trace:
 
     def accept(self, q_kind: str) -> NDArray[np.float64]:
         """a[t] of model §3 for a draft that is "sampled" or "greedy", shape [positions]."""
-        return np.asarray(self.accept_sampled if q_kind == "sampled" else self.accept_greedy, np.float64)
+        return np.asarray(self.kept_accept(q_kind), np.float64)
+
+    def kept_accept(self, q_kind: str) -> NDArray[np.float32] | NDArray[np.bool_]:
+        """The same as the trace has it: numbers of a sampled draft, flags of a greedy one."""
+        return self.accept_sampled if q_kind == "sampled" else self.accept_greedy
 
     def select(self, chosen: NDArray[np.bool_]) -> "Trace":
         """Return the trace of some outputs; `chosen` has shape [positions] and takes or leaves whole outputs."""

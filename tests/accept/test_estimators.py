@@ -10,8 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from acceptance.estimate.analysis import analyse
-from acceptance.estimate.estimators import (
+from acceptance.estimate.decode_walk import (
     AT_ONCE,
+    MANY,
+    count_rounds,
+    one_after_another,
+    part_by_part,
+    side_by_side,
+)
+from acceptance.estimate.estimators import (
     MAX_UNITS,
     Estimate,
     alpha_by,
@@ -103,6 +110,36 @@ def test_outputs_counted_block_by_block_are_those_counted_alone() -> None:
     for row, trace in enumerate(alone):
         expected = expected_rounds(trace, k, "sampled") if trace.size >= k else None
         assert together.counts[row] == pytest.approx(expected.counts[0] if expected else np.zeros(k + 1), rel=1e-10)
+
+
+@pytest.mark.parametrize(("k", "beyond"), [(1, 0), (8, 1), (20, 0)])
+@pytest.mark.parametrize("certain", [0.0, 0.6, 0.99])
+def test_how_outputs_are_laid_out_changes_no_bit_of_what_is_counted(k: int, beyond: int, certain: float) -> None:
+    """Short ones side by side, long ones part by part, and both among others."""
+    rng = np.random.default_rng(k)
+
+    def drawn(length: int) -> np.ndarray:
+        return np.where(rng.random(length) < certain, 1.0, rng.random(length))
+
+    for length in (1, 2, 8, 9, 10, 17, 25, 66, 128):
+        outputs = drawn(7 * length).reshape(7, length)
+        flat = one_after_another(outputs.ravel(), np.arange(0, 8 * length, length), k, beyond)
+        columns = side_by_side(np.ascontiguousarray(outputs.T), k, beyond)
+        assert all(np.array_equal(a, b) for a, b in zip(flat, columns, strict=True)), length
+    for length in (AT_ONCE + 1, 2 * AT_ONCE + 18):
+        output = drawn(length)
+        flat = one_after_another(output, np.array([0, length]), k, beyond)
+        parts = part_by_part(output, k, beyond)
+        assert all(np.array_equal(a, b) for a, b in zip(flat, parts, strict=True)), length
+    lengths = rng.permutation([10] * (MANY // 10 + 1) + [25, 300, 8, 11, AT_ONCE + 9])
+    starts, output = np.append(0, lengths.cumsum()), drawn(int(lengths.sum()))
+    all_rounds, at_least = one_after_another(output, starts, k, beyond)
+    expected = at_least - np.append(at_least[1:], np.zeros((1, len(lengths))), axis=0)
+    counts, cut = count_rounds(output, starts, k, beyond)
+    assert np.array_equal(cut, all_rounds - at_least[0])
+    assert np.array_equal(counts.T, expected)
+    # Negative control: the last digits of what is counted do show in it.
+    assert not np.array_equal(count_rounds(output * (1 - 1e-15), starts, k, beyond)[0].T, expected)
 
 
 def test_long_outputs_that_are_almost_always_accepted_are_counted_to_their_end() -> None:
