@@ -64,13 +64,14 @@ def compare_methods(options: SharedOptions, wanted: ComparisonOptions) -> None:
     heading = f"{where}, context {int(np.max(pair.context)):,}"
     if wanted.plot:
         save_figure(wanted.plot, draw_comparison(comparison, heading))
+    notes = [*ends_of(comparison, wanted.draft_lengths), *chains_of(comparison, options.device.topk)]
     if wanted.as_json:
         body = envelope("comparison", 1, parameters_of(options, wanted, pair))
         engines: dict[str, Any] = {"engines": comparison_for_all(options.device, comparison)}
-        engines |= {"notes": ends_of(comparison, wanted.draft_lengths)}
+        engines |= {"notes": notes}
         click.echo(to_json(body | comparison_json(comparison, batches, skipped) | engines), nl=False)
         return
-    cautions = [*cautions_of(comparison), *ends_of(comparison, wanted.draft_lengths)]
+    cautions = [*cautions_of(comparison), *notes]
     if cautions:
         click.echo(wrapped(f"warning: {caution}" for caution in cautions))
     told = comparison_for(options.engine, options.device, comparison)
@@ -84,6 +85,12 @@ def ends_of(comparison: "Comparison", draft_lengths: tuple[int, ...] | None) -> 
     last = max(draft_lengths or (0,))
     short = [f"{c.name} {c.longest}" for c in comparison.contenders if c.longest < last]
     return [f"no longer drafts are known of some methods than: {', '.join(short)}"] if short else []
+
+
+def chains_of(comparison: "Comparison", topk: int | None) -> list[str]:
+    """Say of which methods --topk makes no trees."""
+    chains = [c.name for c in comparison.contenders if topk is not None and c.pair.tree is None]
+    return [f"--topk: drafts of {', '.join(chains)} do not branch, and are chains here"] if chains else []
 
 
 def parameters_of(options: SharedOptions, wanted: ComparisonOptions, pair: "ModelPair") -> dict[str, Any]:
@@ -162,6 +169,7 @@ def contenders(options: SharedOptions, wanted: ComparisonOptions) -> "tuple[tupl
     for method in chosen:
         device = replace(options.device, method=None if method == own else method.name)
         device = device if method == own else replace(device, draft_model=None, draft_params=None)
+        device = device if method.branches else replace(device, topk=None, nodes=None)
         try:
             pricing = load_pricing(device)
             assert pricing.models is not None

@@ -2,15 +2,13 @@
 
 from pathlib import Path
 
-import numpy as np
-
 from simulator.ground.artefacts import UserError
 from simulator.ground.fields import read_json
 from simulator.ground.names import one_of
 
 from .drafters import draft_model
 from .drafters.methods import method_named
-from .drafters.plan import LENGTH, Method, Tree
+from .drafters.plan import Method, Tree
 from .formats import FORMATS, PLAIN, Storage
 from .model_costs import SAME, SEPARATE, ModelPair
 from .parameters import DeviceOptions
@@ -98,7 +96,7 @@ def place_models(
         draft_dtype=draft_dtype,
         kv_dtype=options.kv_dtype,
         method=method,
-        tree=tree_of(options, method, draft),
+        tree=tree_of(options, method),
         devices=devices,
         draft_devices=of_draft,
         placement=placement,
@@ -115,12 +113,12 @@ def devices_of_draft(options: DeviceOptions, draft: ModelShape) -> int:
     return options.draft_tp or (1 if is_usual and draft.heads % shared else shared)
 
 
-def tree_of(options: DeviceOptions, method: Method, draft: ModelShape) -> Tree | None:
-    """Return how drafts branch, as `--topk` and `--nodes` say; what is found in a text is one continuation of it."""
+def tree_of(options: DeviceOptions, method: Method) -> Tree | None:
+    """Return how drafts branch, as `--topk` and `--nodes` say."""
     if options.topk is None and options.nodes is None:
         return None
     check_tree(options)
-    if method.plan(draft, np.asarray(1)).accepts == LENGTH:
+    if not method.branches:
         raise UserError(f"--topk: drafts of {method.title} do not branch, expected no such option")
     return Tree(options.topk or 1, options.nodes or 1)
 

@@ -92,7 +92,8 @@ class AcceptanceHistogram:
     beside them that had no draft, at least. `assumed`: as what it is taken, where nothing was measured. `ranks`: of the
     text, as the file has them, for trees. `by_length`: rounds by drafted and accepted tokens, as the file has them;
     `drafted`: P(D = d), where rounds of every drafted length are in the counts. `measured_to`: the last place that was
-    measured, where more is extrapolated; 0 where all was.
+    measured, where more is extrapolated; 0 where all was. `levels`: the last place that a round's tree has a node at;
+    0 where all have some.
 
     Raises:
         UserError: No bucket above 0, a count that is negative, NaN or above MAX_COUNT, or nothing counted at all.
@@ -110,6 +111,7 @@ class AcceptanceHistogram:
     by_length: Field | None = field(default=None, compare=False, repr=False)
     drafted: tuple[float, ...] | None = field(default=None, compare=False)
     measured_to: int = field(default=0, compare=False)
+    levels: int = field(default=0, compare=False)
 
     def __post_init__(self) -> None:
         if len(self.counts) < 2:

@@ -199,10 +199,14 @@ def drawn_survival(histogram: AcceptanceHistogram, uniforms: Floats) -> Floats:
     The conditional rates of the positions are independent, with beta laws (Connor and Mosimann 1969), each after half a
     round that went on and half a one that stopped (Jeffreys): few rounds are no certainty. Rounds that are alike count
     as fewer; probabilities, of which nobody knows how many rounds they are of, are the same in every draw. What lies
-    beyond the measured places is extrapolated from each draw of those, and is off as published tails are.
+    beyond the measured places is extrapolated from each draw of those, and is off as published tails are. Where a tree
+    has no node, no draw accepts one.
     """
     from scipy.special import betaincinv, ndtri
 
+    if 0 < (k := histogram.levels) < histogram.draft_length:
+        there = drawn_survival(histogram.cut(k), uniforms[:, :k])
+        return np.pad(there, ((0, 0), (0, histogram.draft_length - k)))
     if k := histogram.measured_to:
         measured = drawn_survival(histogram.cut(k), uniforms[:, :k])
         off = np.exp(SPREAD * ndtri(uniforms[:, k]))

@@ -43,7 +43,8 @@ def tree_acceptance(source: HistogramAcceptance, tree: Tree, longest: int) -> Hi
         found = of_rates(measured, conditional[:depth], tree)
     # A budget that is spent adds no level: what is deeper accepts the same.
     more = longest - depth if len(found) == tree.nodes - 1 else 0
-    deeper = [replace(found[-1], counts=(*found[-1].counts, *[0.0] * n)) for n in range(1, more + 1)]
+    last = replace(found[-1], levels=found[-1].levels or depth)
+    deeper = [replace(last, counts=(*last.counts, *[0.0] * n)) for n in range(1, more + 1)]
     return HistogramAcceptance((*found, *deeper))
 
 
@@ -70,7 +71,12 @@ def of_rates(measured: AcceptanceHistogram, first: Floats, tree: Tree) -> list[A
     caveat = "; ".join(c for c in (measured.caveat, FROM_RATES.format(further.source) * (tree.topk > 1)) if c)
     laws = rate_laws(rates, tree.topk, tree.nodes - 1, believed(rates))
     size = 1.0 if measured.is_law else measured.samples
-    return [replace(measured, counts=tuple((size * law).tolist()), caveat=caveat) for law in laws]
+    # The budget goes to shallow nodes where there are many: what is deeper is not there, and no number of rounds.
+    levels = [int(np.flatnonzero(law)[-1]) * (tree.topk > 1) for law in laws]
+    return [
+        replace(measured, counts=tuple((size * law).tolist()), caveat=caveat, levels=to)
+        for law, to in zip(laws, levels, strict=True)
+    ]
 
 
 def tree_of_alpha(alpha: float, tree: Tree, longest: int) -> HistogramAcceptance:

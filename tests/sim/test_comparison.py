@@ -123,6 +123,15 @@ def test_one_command_compares_what_applies_and_draws_it(run, tmp_path: Path) -> 
     assert all(best["draft_length"] <= 4 for row in rows.values() for best in row.values())
 
 
+def test_methods_that_do_not_branch_are_compared_as_chains(run) -> None:
+    tree = ("--compare", "--method", "eagle3,ngram,dflash,lookahead", "--topk", 4, "--nodes", 16, "--json")
+    found = json.loads(run("simulate", *MODELS, *tree).stdout)
+    verified = {row["method"]: (row["draft_length"], row["verified_tokens"]) for row in found["methods"]}
+    assert verified["eagle3"][1] == 16
+    assert all(verified[name][1] == verified[name][0] + 1 for name in ("ngram", "dflash"))
+    assert "--topk: drafts of ngram, dflash" in found["notes"][-1]
+
+
 def test_a_method_of_which_nobody_says_what_it_accepts_is_left_out(run, monkeypatch: pytest.MonkeyPatch) -> None:
     known = priors.prior
     monkeypatch.setattr(priors, "prior", lambda name: None if name == "medusa" else known(name))

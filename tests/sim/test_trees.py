@@ -249,6 +249,15 @@ def test_a_tree_of_rates_grows_by_what_the_draft_believes_and_has_its_root_among
         assert found.law(k) == pytest.approx(law)
 
 
+def test_levels_without_a_node_accept_nothing_in_any_draw() -> None:
+    """Or half a round of each would make the deepest tree the best. Negative control: of levels that have some."""
+    source = HistogramAcceptance((AcceptanceHistogram((2.0, 1.0, 0.5, 0.3, 0.2, 0.1)),))
+    for nodes, same in ((4, True), (40, False)):
+        found = tree_acceptance(source, Tree(4, nodes), 8)
+        drawn = found.sample_tokens_per_round(np.arange(1, 6), np.random.default_rng(0), 200).mean(0)
+        assert bool(np.isclose(drawn[-1], drawn[1])) is same
+
+
 def test_a_tree_never_accepts_less_with_more_nodes_nor_with_more_alpha() -> None:
     means = [tree_of_alpha(0.6, Tree(3, nodes), 4).tokens_per_round(np.array(4)) for nodes in range(2, 20)]
     assert (np.diff(means) >= -1e-12).all()
@@ -321,6 +330,7 @@ def test_rates_may_rise_and_a_block_goes_no_further(run, tmp_path: Path) -> None
         (("--topk", 2, "--nodes", 5, "--hist", "HIST", "--no-measured"), "--no-measured: trees take more than one"),
         (("--method", "ngram", "--topk", 2, "--nodes", 5), "--topk: drafts of n-gram do not branch, expected no such"),
         (("--method", "lookahead", "--topk", 2, "--nodes", 5), "--topk: drafts of lookahead do not branch"),
+        (("--method", "dflash", "--topk", 2, "--nodes", 5), "--topk: drafts of DFlash do not branch"),
         (("--topk", 40, "--nodes", 50), "--topk: 40 is above 35"),
         (("--draftN", 17), "--draftN: 17 is above k = 16 of EAGLE-3 in SpecBundle"),
         (("--method", "dflash", "--draftN", 16), "--draftN: 16 is above k = 15 of DFlash"),

@@ -80,5 +80,6 @@ METHOD = Method(
     plan=plan,
     read=read,
     usual=usual,
+    branches=False,
     engines=Engines({"method": "dflash"}, "DFLASH", "DFlash", "draft-dflash"),
 )

@@ -43,5 +43,6 @@ METHOD = Method(
     plan=plan,
     read=read,
     usual=usual,
+    branches=False,
     engines=Engines({"method": "dflash"}, "DFLASH"),
 )

@@ -50,5 +50,6 @@ METHOD = Method(
     plan=plan,
     read=read,
     usual=usual,
+    branches=False,
     engines=Engines(sglang="DFLASH"),
 )

@@ -50,5 +50,6 @@ METHOD = Method(
     plan=plan,
     read=read,
     usual=usual,
+    branches=False,
     engines=Engines({"method": "dspark"}, "DSPARK", llama_cpp="draft-dspark"),
 )

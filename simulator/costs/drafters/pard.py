@@ -40,5 +40,6 @@ METHOD = Method(
     usual=usual,
     read=read,
     waits=False,
+    branches=False,
     engines=Engines({"method": "draft_model", "parallel_drafting": True}, trtllm="PARD"),
 )

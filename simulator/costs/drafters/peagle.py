@@ -42,5 +42,6 @@ METHOD = Method(
     plan=plan,
     read=read,
     usual=usual,
+    branches=False,
     engines=Engines({"method": "eagle3", "parallel_drafting": True}),
 )

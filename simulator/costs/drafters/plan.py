@@ -81,8 +81,9 @@ class Method:
     draft so, and keys that only their files have. example: an architecture of its files. rounds, reads: for people.
     plan: of a drafter at draft lengths. read: the shape of a drafter from its own file, filled, and from what is
     around it; is_stack: its file is of layers as models have them. usual: the drafter that a target has, or usually
-    gets, where none is named. waits: whether drafts need the target's states. is_within: its weights come with the
-    target's, and are stored as those are. engines: what they call it.
+    gets, where none is named. waits: whether drafts need the target's states. branches: whether engines grow trees of
+    its drafts: what is found in a text is one continuation of it, and blocks come as chains. is_within: its weights
+    come with the target's, and are stored as those are. engines: what they call it.
     """
 
     name: str
@@ -98,6 +99,7 @@ class Method:
     read: "Callable[[Field, Field, str], ModelShape] | None" = None
     is_stack: bool = True
     waits: bool = True
+    branches: bool = True
     is_within: bool = False
     engines: Engines = NAMELESS
 
@@ -137,6 +139,7 @@ def without_weights(name: str, plan: Callable[[ModelShape, Ints], DraftPlan], en
         plan=plan,
         usual=lambda target: bare(name, target.hidden_size, target.vocabulary),
         waits=False,
+        branches=False,
         example="no file",
         engines=engines._replace(needs_model=False),
         **more,
