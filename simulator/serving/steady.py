@@ -70,7 +70,8 @@ def steady(
         chunk: Tokens of a pass at most (max_num_batched_tokens).
         prefix_hit: Share of a prompt that lies in the KV cache already.
         most_running: Sequences that the engine runs at once at most.
-        requests: In all, whose first all come at once; infinite: the load has lasted.
+        requests: In all, whose first all come at once; infinite: the load has lasted. Load tests often send ten for
+            each client, the first of which wait for one another's prompts.
         mixed: Whether prompts are read in passes that decode, rather than in passes of their own before these.
         alike: Whether all answers are of one length: requests that came together stay together.
     """
