@@ -142,7 +142,7 @@ def one_after_another(accept: Kept, starts: Ints, k: int, beyond: int) -> tuple[
     at_least = np.zeros((lag, len(starts) - 1))
     for j in range(lag):
         if j:
-            flow[: size - j + 1] *= accept[j - 1 :]
+            flow[: max(size - j + 1, 0)] *= accept[j - 1 :]
         at_least[j] = np.add.reduceat(flow, starts[:-1])
     return all_rounds, at_least
 
