@@ -316,7 +316,8 @@ def measured_acceptance(options: SharedOptions, longest: int, models: "ModelPair
         raise UserError("--extrapolate: one alpha goes on as it is, expected no --no-measured beside it")
     if options.measured is False:
         return None if states_alpha else EquivalentAcceptance(model)
-    is_grown = models is not None and models.tree is not None and model.nearest(model.longest).ranks is not None
+    tree = models.tree if models else None
+    is_grown = tree is not None and tree.topk > 1 and model.nearest(model.longest).ranks is not None
     if states_alpha:
         raise UserError("--alpha: not used while a histogram is sampled, expected one of them or --no-measured")
     return model if is_grown or counts_all(model, models) else reaching(model, longest, options, models)

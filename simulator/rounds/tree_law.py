@@ -31,6 +31,8 @@ def tree_acceptance(source: HistogramAcceptance, tree: Tree, longest: int) -> Hi
     """
     if tree.topk > LAST_PLACE:
         raise UserError(f"--topk: {tree.topk} is above {LAST_PLACE}, the last choice of a draft that ranks tell of")
+    if tree.topk == 1:
+        return chain_acceptance(source, tree.nodes - 1)
     measured = source.nearest(source.longest)
     # Ranks tell of trees deeper than the chains that were measured.
     longest = max(longest, LEVELS if measured.ranks is not None else source.longest)
@@ -41,11 +43,21 @@ def tree_acceptance(source: HistogramAcceptance, tree: Tree, longest: int) -> Hi
         rates = np.array([source.law(source.longest)[k:].sum() for k in range(source.longest + 1)])
         conditional = np.divide(rates[1:], rates[:-1], out=np.zeros(len(rates) - 1), where=rates[:-1] > 0)
         found = of_rates(measured, conditional[:depth], tree)
-    # A budget that is spent adds no level: what is deeper accepts the same.
     more = longest - depth if len(found) == tree.nodes - 1 else 0
-    last = replace(found[-1], levels=found[-1].levels or depth)
-    deeper = [replace(last, counts=(*last.counts, *[0.0] * n)) for n in range(1, more + 1)]
-    return HistogramAcceptance((*found, *deeper))
+    return HistogramAcceptance((*found, *deeper(found[-1], more)))
+
+
+def chain_acceptance(source: HistogramAcceptance, nodes: int) -> HistogramAcceptance:
+    """Return what trees of one choice accept: as chains of each length, cut from what was measured as those are."""
+    depth = min(source.longest, nodes)
+    found = [source.nearest(k).cut(k) for k in range(1, depth + 1)]
+    return HistogramAcceptance((*found, *deeper(found[-1], source.longest - depth)))
+
+
+def deeper(last: AcceptanceHistogram, more: int) -> list[AcceptanceHistogram]:
+    """Return what trees of so many more levels accept: the same, as a budget that is spent adds no level."""
+    last = replace(last, levels=last.levels or last.draft_length)
+    return [replace(last, counts=(*last.counts, *[0.0] * n)) for n in range(1, more + 1)]
 
 
 def of_text(measured: AcceptanceHistogram, tree: Tree, depth: int) -> list[AcceptanceHistogram]:
@@ -55,7 +67,7 @@ def of_text(measured: AcceptanceHistogram, tree: Tree, depth: int) -> list[Accep
     text = parse_ranks(measured.ranks).some(MOST_CANDIDATES // candidates)
     depths = grown_text_depths(text, tree.topk, tree.nodes - 1, depth, np.random.default_rng(SEED))
     counts = [walk(of, text.starts, k) for k, of in enumerate(depths, 1)]
-    caveat = "; ".join(c for c in (measured.caveat, ALONG * (tree.topk > 1)) if c)
+    caveat = "; ".join(c for c in (measured.caveat, ALONG) if c)
     told = [replace(measured, counts=tuple(c.tolist()), caveat=caveat, ranks=None) for c in counts if c.any()]
     if not told:
         raise UserError(f"{measured.ranks.path}: its outputs are no longer than a token, expected some that are")
@@ -68,11 +80,11 @@ def of_rates(measured: AcceptanceHistogram, first: Floats, tree: Tree) -> list[A
     """
     further = further_choices()
     rates = np.column_stack((first, np.outer(1 - first, further.rates)))
-    caveat = "; ".join(c for c in (measured.caveat, FROM_RATES.format(further.source) * (tree.topk > 1)) if c)
+    caveat = "; ".join(c for c in (measured.caveat, FROM_RATES.format(further.source)) if c)
     laws = rate_laws(rates, tree.topk, tree.nodes - 1, believed(rates))
     size = 1.0 if measured.is_law else measured.samples
     # The budget goes to shallow nodes where there are many: what is deeper is not there, and no number of rounds.
-    levels = [int(np.flatnonzero(law)[-1]) * (tree.topk > 1) for law in laws]
+    levels = [int(np.flatnonzero(law)[-1]) for law in laws]
     return [
         replace(measured, counts=tuple((size * law).tolist()), caveat=caveat, levels=to)
         for law, to in zip(laws, levels, strict=True)

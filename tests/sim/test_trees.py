@@ -242,6 +242,20 @@ def test_trees_of_a_chains_histogram_have_its_first_choices() -> None:
         tree_acceptance(source, Tree(40, 50), 1)
 
 
+def test_a_tree_of_one_choice_is_a_chain_of_whatever_was_measured(tmp_path: Path) -> None:
+    ranked = load_histogram(hist_file(tmp_path, some_text(8)))
+    folder = HistogramAcceptance((AcceptanceHistogram((2.0, 8.0)), ranked, AcceptanceHistogram((3.0, 1.0, 1.0, 3.0))))
+    for source in (HistogramAcceptance((ranked,)), folder):
+        k = np.arange(1, source.longest + 1)
+        found = tree_acceptance(source, Tree(1, 9), 1)
+        assert found.longest == source.longest
+        assert found.tokens_per_round(k) == pytest.approx(source.tokens_per_round(k))
+        drawn = [a.sample_tokens_per_round(k, np.random.default_rng(1), 20) for a in (found, source)]
+        assert drawn[0] == pytest.approx(drawn[1])
+    # Two nodes are a draft of one, whatever is drafted.
+    assert tree_acceptance(folder, Tree(1, 2), 1).tokens_per_round(k) == pytest.approx([1.8] * 3)
+
+
 def test_a_tree_of_rates_grows_by_what_the_draft_believes_and_has_its_root_among_its_nodes() -> None:
     rates = np.column_stack((np.full(3, 0.6), np.outer(np.full(3, 0.4), further_choices().rates)))
     found = tree_of_alpha(0.6, Tree(4, 7), 3)
