@@ -116,6 +116,10 @@ def test_what_a_draft_gives_its_choices_by_how_sure_it_is() -> None:
     assert text.q[:, 1] == pytest.approx(0.6 * (1 - middle), rel=1e-5)
     assert text.q[:, 2:4] == pytest.approx(np.repeat(0.2 * (1 - middle)[:, None], 2, 1), rel=0.05)
     assert (text.q[:, 4:] < 0.01).all()
+    # Margins are of logits, before the temperature that they are divided by.
+    colder = ranks_of(make_trace([rank == 0], **{**made, "margin_q": np.log(first / second) / 2}, **more), 0.5)
+    assert colder is not None
+    assert colder.q == pytest.approx(text.q, rel=1e-5)
     # A trace of version 2 does not know q: how often tokens were such a choice stands in.
     old = known(make_trace([rank == 0], rank_q=rank, max_q=first))
     assert old.q[:, :4].mean(0) == pytest.approx(np.sort(np.bincount(rank) / size)[::-1], abs=0.06)

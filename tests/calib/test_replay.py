@@ -65,6 +65,8 @@ def test_a_long_law_costs_what_the_closed_form_says(output) -> None:
     assert row["tokens_per_round"] == pytest.approx(tau, rel=0.01)
     price = KnobPrice(costs=costs)
     four = np.array(4)
+    # What keeps up with the text is a pass.
+    assert price.draft_s(four, four * 0) == price.draft_s(four, four // 4) == price.draft_s(four, four) / 4
     round_s = price.draft_s(four, four) + price.verify_s(four, np.array(20))
     assert row["ms_per_token"][0] == pytest.approx(1e3 * round_s / tau, rel=0.03)
     assert row["speedup"][0] == pytest.approx(price.plain_s(four) * tau / round_s, rel=0.03)

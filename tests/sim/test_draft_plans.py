@@ -122,6 +122,10 @@ def test_a_round_reads_the_weights_that_a_hand_counts(
     assert plan.width == draft_length + 1
 
 
+def test_speculators_have_a_table_for_each_token_unless_they_are_tied() -> None:
+    assert [read(values).tables // 128_256 for values in (MLP, LSTM)] == [4 * 3072, 4096]
+
+
 def test_the_first_pass_takes_in_what_was_verified_and_is_never_free() -> None:
     shape = read(ON_LLAMA_8B)
     for draft_length in (0, 1, 5):

@@ -115,6 +115,9 @@ def test_another_sweep_is_refused_and_what_is_torn_is_evaluated_again(
         assert (tmp_path / "a.csv").read_bytes() == whole
         assert not file.exists()
         (tmp_path / "a.csv").unlink()
+    # Ended again, it keeps nothing twice, and what was torn is gone.
+    file.write_bytes(data + b"torn")
+    assert ended(*IID, "--out", "a.csv").read_bytes() == data
     file.write_text("notes\n")
     user_error(run(*IID, "--out", "a.csv"), "kept of another sweep")
     assert run(*IID, "--out", "a.csv", "--force").returncode == 0

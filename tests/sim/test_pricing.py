@@ -175,3 +175,11 @@ def test_a_pass_that_takes_no_time_is_refused_at_any_of_the_points() -> None:
         with pytest.raises(UserError, match="are both 0, expected one of them to be at least 1e-30 ms"):
             Point(**point)
     Point(workflops=0)
+
+
+def test_a_draft_that_nobody_named_is_on_one_device_where_all_cannot_share_it() -> None:
+    asked = DeviceOptions(profile="h200", target_model="llama-2-7b", method="draft_model")
+    found = [load_pricing(replace(asked, tp=tp)).models for tp in (4, 8)]
+    assert [(pair.draft.heads, pair.draft_devices) for pair in found] == [(12, 4), (12, 1)]
+    apart = replace(asked, tp=1, draft_tp=2, placement="separate")
+    assert load_pricing(apart).models.placed_draft.devices == 2
