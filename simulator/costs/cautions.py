@@ -70,6 +70,8 @@ def match_cautions(target: ModelShape, draft: ModelShape) -> Iterator[str]:
     if draft.drafting and draft.drafting.reads_states and draft.drafting.state_size != target.hidden_size:
         sizes = f"{draft.drafting.state_size:,} and {target.hidden_size:,}"
         yield f"{draft.name} reads states of its target, but their sizes differ ({sizes})"
+    if draft.drafting and draft.drafting.deepest > target.layers:
+        yield f"{draft.name} reads a state of layer {draft.drafting.deepest}, but {target.name} has {target.layers}"
 
 
 def stated_cautions(shape: ModelShape, priced: str, option: str) -> Iterator[str]:

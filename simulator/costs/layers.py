@@ -133,7 +133,8 @@ class Drafting(NamedTuple):
 
     method: its name. architecture: as its file names it. longest: the longest draft that it makes; None: any.
     reads_states: it needs its target's states, of state_size numbers, and so waits for them. modules: that take turns.
-    usual: the draft length that its file states; None: none.
+    usual: the draft length that its file states; None: none. deepest: the last layer of the target whose states it
+    reads, where its file says.
     """
 
     method: str
@@ -143,3 +144,4 @@ class Drafting(NamedTuple):
     state_size: int = 0
     modules: int = 1
     usual: int | None = None
+    deepest: int = 0

@@ -39,6 +39,10 @@ def drafter(options: DeviceOptions, numbers: StatedModel, target: ModelShape) ->
         if stated is None:
             what = f"--target-model: {options.target_model}" if options.target_model else "--params: a model"
             raise UserError(f"{what} alone, expected --draft-model beside it, or --method")
+        if target.unstated and not stated.is_weightless:
+            lacking = f"nobody states {' and '.join(target.unstated)} of {target.name}, which drafters are sized by"
+            way_out = "expected a config.json that does (--target-model beside --params), or --draft-model"
+            raise UserError(f"--method: {lacking}, {way_out}")
         return stated, stated.usual(target)
     draft = model_shape(options.draft_model, numbers, stated)
     method = method_named(draft.drafting.method) if draft.drafting else draft_model.METHOD

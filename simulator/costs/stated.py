@@ -93,6 +93,7 @@ class StatedModel:
             storage=found.storage,
             unread=found.unread,
             kv_dtype=found.kv_dtype,
+            unstated=tuple(k for k in ("hidden_size", "vocab_size") if stated_size(config, k) is None),
             assumed=f"assumed {', '.join(assumed)}" if assumed else "",
         )
 

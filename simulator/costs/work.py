@@ -59,7 +59,8 @@ class ModelShape:
     kept of a sequence. longest_context: positions the model was made for, None where its file does not say.
     storage: how the weights are stored, where the file says; unread: what it says of them that no one reads.
     kv_dtype: of the KV cache, where the file says. predictors: modules that predict further tokens, beside the weights.
-    drafting: set where it is a drafter of another kind than a language model.
+    drafting: set where it is a drafter of another kind than a language model. unstated: sizes that nobody states, by
+    their keys in files.
     assumed: what the file does not say and was assumed. stated_name: as typed, where the catalogue has another for it.
     """
 
@@ -83,6 +84,7 @@ class ModelShape:
     kv_dtype: str | None = None
     predictors: int = 0
     drafting: Drafting | None = None
+    unstated: tuple[str, ...] = ()
     assumed: str = ""
     stated_name: str = ""
 

@@ -126,6 +126,61 @@ def test_the_list_names_what_is_read_and_how_it_drafts(output) -> None:
             assert (drafting.architecture, drafting.method) == (method.example, method.name)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"draft_vocab_size": 501}, "draft_vocab_size is 501, expected a whole number from 1 to 500"),
+        ({"architectures": ["FooEagle7"]}, "the drafter 'FooEagle7' is not priced"),
+        ({"eagle_config": {"eagle_aux_hidden_state_layer_ids": ["x"]}}, r"ids\[0\] is 'x', expected a whole number"),
+        (
+            FLASH | {"draft_vocab_size": None, "dflash_config": {"target_layer_ids": []}},
+            "is \\[\\], expected at least one",
+        ),
+        (FLASH | {"draft_vocab_size": None, "dflash_config": {"target_layer_ids": [-1]}}, "ids\\[0\\] is -1, expected"),
+        ({"architectures": ["MedusaModel"], "medusa_num_heads": 2, "truncated_vocab_size": 501}, "from 1 to 500"),
+    ],
+)
+def test_a_file_that_makes_no_drafter_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        read(HEAD | changes)
+
+
+def test_a_head_on_the_last_state_alone_joins_nothing_and_an_empty_list_is_none() -> None:
+    weights = read(HEAD).parameters
+    alone = {"use_aux_hidden_state": False, "eagle_aux_hidden_state_layer_ids": []}
+    assert read(HEAD | {"eagle_config": alone}).parameters == weights - 3 * 64 * 64
+    assert read(HEAD | {"eagle_config": alone | {"use_aux_hidden_state": True}}).parameters == weights
+    # A head of the first kind that says it has fewer words has an output head of its own.
+    first = HEAD | {"architectures": ["LlamaForCausalLMEagle"]}
+    assert read(first).parameters == read(first | {"draft_vocab_size": None}).parameters + 64 * 80
+
+
+def test_a_state_of_a_layer_that_the_target_lacks_is_said(tmp_path: Path) -> None:
+    for last, count in ((36, 0), (999, 1)):
+        (tmp_path / "flash.json").write_text(json.dumps(FLASH | {"dflash_config": {"target_layer_ids": [1, last]}}))
+        options = DeviceOptions(profile="h100-sxm", target_model="qwen3-8b", draft_model=str(tmp_path / "flash.json"))
+        found = cautions(load_pricing(options).costs(Point(context=100)), 4)
+        assert len([c for c in found if c == "flash reads a state of layer 999, but qwen3-8b has 36"]) == count
+
+
+def test_a_drafter_is_not_sized_by_what_nobody_states_of_its_target(run, tmp_path: Path) -> None:
+    sizes = {"hidden_size": 4096, "vocab_size": 128_256, "num_hidden_layers": 32}
+    for lacking in ("hidden_size", "vocab_size"):
+        (tmp_path / f"{lacking}.json").write_text(json.dumps({k: v for k, v in sizes.items() if k != lacking}))
+    for name, method in methods().items():
+        for lacking in ("hidden_size", "vocab_size"):
+            options = DeviceOptions(
+                profile="h200", params="8.03B", method=name, target_model=str(tmp_path / f"{lacking}.json")
+            )
+            if method.is_weightless:
+                assert load_pricing(options).models
+                continue
+            with pytest.raises(UserError, match=f"--method: nobody states {lacking} of .*, or --draft-model"):
+                load_pricing(options)
+    found = result(run, "--profile", "h200", "--params", "8.03B", "--compare")
+    assert {each["method"] for each in found["methods"]} == {n for n, m in methods().items() if m.is_weightless}
+
+
 def test_an_eagle_head_of_the_first_kind_borrows_the_output_head() -> None:
     shape = read(HEAD | {"architectures": ["LlamaForCausalLMEagle"], "draft_vocab_size": None})
     weights = 2 * 64 * 64 + ATTENTION + OUT + FFN
@@ -175,7 +230,7 @@ def test_a_block_whose_tokens_are_corrected_one_by_one_costs_a_product_each(tmp_
     # A table and a matrix of rank 6 for 500 words; a token of a block besides is its own first one.
     assert shape.parameters == flash.parameters + 2 * 6 * 500
     assert shape.active_parameters == flash.active_parameters
-    assert shape.drafting == Drafting("dspark", "dspark", 8, state_size=64)
+    assert shape.drafting == Drafting("dspark", "dspark", 8, state_size=64, deepest=13)
     (tmp_path / "spark.json").write_text(
         json.dumps(values | {"vocab_size": 151_936, "hidden_size": 4096, "head_dim": 128})
     )

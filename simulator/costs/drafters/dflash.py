@@ -9,7 +9,7 @@ from simulator.costs.layers import Drafting
 from simulator.costs.work import ModelShape
 from simulator.ground.fields import Field
 
-from .heads import CORRECTOR, Head, corrector, draft_vocabulary, head_of, usual_head, without
+from .heads import CORRECTOR, Head, corrector, draft_vocabulary, head_of, layer_ids, usual_head, without
 from .plan import DEPTH, DraftPass, DraftPlan, Engines, Ints, Method, block
 
 # Layers of such a drafter and places of its block, in published files.
@@ -30,8 +30,12 @@ def layers(config: Field, outer: Field) -> Head:
     if outer["moe_preset"].is_given:
         outer["moe_preset"].refuse("none: experts in such a drafter are not read")
     listed = setting(outer, *LISTED)
-    states = len(listed.elements()) if listed.is_given else config["num_hidden_layers"].whole(1, MAX_SIZE)
-    return head_of(config, outer, states)
+    ids = layer_ids(listed) if listed.is_given else ()
+    if listed.is_given and not ids:
+        listed.refuse("at least one layer of the target")
+    head = head_of(config, outer, len(ids) or config["num_hidden_layers"].whole(1, MAX_SIZE))
+    head.deepest = max(ids, default=0)
+    return head
 
 
 def block_size(outer: Field, *, anchor_drafts: bool) -> int:

@@ -4,14 +4,18 @@ from simulator.costs.layers import Drafting
 from simulator.costs.work import ModelShape
 from simulator.ground.fields import Field
 
-from .heads import head_of, usual_head
+from .heads import draft_vocabulary, head_of, usual_head
 from .plan import DraftPlan, Engines, Ints, Method, chain
 
 
 def read(config: Field, outer: Field, architecture: str) -> ModelShape:
-    """Return the shape of a head; its output head is the target's. The joining matrix is read for every token."""
+    """Return the shape of a head; its output head is the target's, unless it has fewer words of its own.
+
+    The joining matrix is read for every token.
+    """
     head = head_of(config, outer, 2)
-    return head.ended(Drafting("eagle", architecture), head.vocabulary, own=False)
+    words = draft_vocabulary(outer, head)
+    return head.ended(Drafting("eagle", architecture), words, own=words < head.vocabulary)
 
 
 def plan(shape: ModelShape, draft_length: Ints) -> DraftPlan:
@@ -23,7 +27,7 @@ METHOD = Method(
     name="eagle",
     title="EAGLE",
     also=("eagle2",),
-    architectures=("eagle",),
+    architectures=("eagle", "eagle1", "eagle2"),
     example="LlamaForCausalLMEagle",
     rounds="K passes",
     reads="the target's last state",

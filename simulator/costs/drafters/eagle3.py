@@ -5,7 +5,7 @@ from simulator.costs.work import ModelShape
 from simulator.ground.fields import Field
 
 from . import peagle
-from .heads import JOIN, STATES_READ, USUAL_WORDS, draft_vocabulary, head_of, states_read, usual_head, without
+from .heads import JOIN, STATES_READ, USUAL_WORDS, draft_vocabulary, states_head, usual_head, without
 from .plan import DraftPlan, Engines, Ints, Method, chain
 
 
@@ -13,7 +13,7 @@ def read(config: Field, outer: Field, architecture: str) -> ModelShape:
     """Return the shape of a head; its first layer reads the token's embedding beside the states."""
     if outer["parallel_drafting"].value is True:
         return peagle.read(config, outer, architecture)
-    head = head_of(config, outer, states_read(outer))
+    head = states_head(config, outer)
     head.widen()
     return head.ended(Drafting("eagle3", architecture), draft_vocabulary(outer, head), own=True)
 
@@ -33,7 +33,7 @@ METHOD = Method(
     name="eagle3",
     title="EAGLE-3",
     also=("eagle3.1",),
-    architectures=("eagle3",),
+    architectures=("eagle3", "eagle3.1", "eagle31"),
     keys=("draft_vocab_size", "target_hidden_size", "eagle_config", "eagle_aux_hidden_state_layer_ids"),
     example="LlamaForCausalLMEagle3",
     rounds="K passes",

@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from simulator.costs.config_json import MAX_SIZE, Stack
+from simulator.costs.config_json import MAX_LAYERS, MAX_SIZE, Stack
 from simulator.costs.families import FAMILIES
 from simulator.costs.layers import HEAD, Drafting, Matrix
 from simulator.costs.work import ModelShape
@@ -14,6 +14,8 @@ from simulator.ground.fields import Field
 # Layers of the target whose states a head reads, where its file does not say.
 STATES_READ = 3
 AUX = "eagle_aux_hidden_state_layer_ids"
+# Whether it reads them; else the target's last state alone.
+JOINS = "use_aux_hidden_state"
 # Joins what is read of the target to the size of the head's own states.
 JOIN = "fc"
 # What a block's tokens go through one after another.
@@ -27,8 +29,8 @@ USUAL_HEAD_DIM, USUAL_INNER, USUAL_WORDS = 128, 3.5, 32_000
 class Head(Stack):
     """The layers of a drafter that reads its target's states; embeddings, and often the head, are the target's."""
 
-    # Numbers of such a state.
-    state_size = 0
+    # Numbers of such a state, and the last layer that one is read of, where its file says.
+    state_size, deepest = 0, 0
 
     def widen(self) -> None:
         """Have the first layer's attention read the token's embedding beside the states (EAGLE-3, arXiv 2503.01840)."""
@@ -45,7 +47,7 @@ class Head(Stack):
         head = Matrix(self.hidden, ((HEAD, vocabulary),), is_borrowed=not own)
         outer = [*(m for m in shape.matrices if m.parts[0][0] != HEAD), head]
         # Tied: what is not multiplied, the embeddings, lies with the target.
-        drafting = drafting._replace(state_size=self.state_size)
+        drafting = drafting._replace(state_size=self.state_size, deepest=self.deepest)
         return replace(shape, matrices=tuple(outer), tied_embeddings=True, drafting=drafting)
 
 
@@ -55,27 +57,41 @@ def head_of(config: Field, outer: Field, states: int) -> Head:
     Args:
         config: Of its layers, filled.
         outer: Of the drafter, which may be the same.
-        states: States of the target, or of the token and the target, that it joins.
+        states: States of the target, or of the token and the target, that it joins; 0: it takes one as it is.
     """
     family = FAMILIES[config["model_type"].text()]
     head = Head(config, replace(family.layout, kinds=None, kinds_if=""))
     head.state_size = outer["target_hidden_size"].whole(1, MAX_SIZE, default=head.hidden)
-    head.matrix(states * head.state_size, {JOIN: head.hidden}, (0,))
+    if states:
+        head.matrix(states * head.state_size, {JOIN: head.hidden}, (0,))
     family.read(head)
     head.vectors += head.hidden
     return head
 
 
-def states_read(outer: Field) -> int:
-    """Return of how many layers of the target a head reads the states."""
-    parts = [outer["eagle_config"]] if outer["eagle_config"].is_given else []
-    listed = next((p[AUX] for p in (*parts, outer) if p[AUX].is_given), None)
-    return STATES_READ if listed is None else max(1, len(listed.elements()))
+def states_head(config: Field, outer: Field) -> Head:
+    """Return the layers of a head that joins states of several layers of the target, or takes its last one as it is.
+
+    A list of none is as no list, as in engines.
+    """
+    parts = [p for p in (outer["eagle_config"], outer) if p.is_given]
+    listed = next((p[AUX] for p in parts if p[AUX].is_given), outer["no such"])
+    if not next((p[JOINS] for p in parts if p[JOINS].is_given), outer["no such"]).flag(True):
+        return head_of(config, outer, 0)
+    ids = layer_ids(listed) if listed.is_given else ()
+    head = head_of(config, outer, len(ids) or STATES_READ)
+    head.deepest = max(ids, default=0)
+    return head
+
+
+def layer_ids(listed: Field) -> tuple[int, ...]:
+    """Return the layers of the target whose states are read."""
+    return tuple(each.whole(0, MAX_LAYERS) for each in listed.elements())
 
 
 def draft_vocabulary(outer: Field, head: Head) -> int:
     """Return the words of a head: its own fewer ones where its file says so."""
-    return outer["draft_vocab_size"].whole(1, MAX_SIZE, default=head.vocabulary)
+    return outer["draft_vocab_size"].whole(1, head.vocabulary, default=head.vocabulary)
 
 
 def first_given(config: Field, *keys: str) -> Field:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from simulator.costs.config_json import MAX_COUNT, MAX_SIZE
+from simulator.costs.config_json import MAX_COUNT
 from simulator.costs.layers import HEAD, Drafting, Matrix
 from simulator.costs.work import ModelShape
 from simulator.ground.fields import Field
@@ -24,7 +24,7 @@ def read(config: Field, outer: Field, architecture: str) -> ModelShape:
     blocks = first_given(config, "medusa_num_layers", "num_hidden_layers").whole(0, MAX_COUNT, default=USUAL_BLOCKS)
     own = 1 if config["original_lm_head"].flag(False) else count
     biases = count * blocks * hidden * config["medusa_fc_bias"].flag(False)
-    ended = Matrix(hidden, ((HEAD, config["truncated_vocab_size"].whole(1, MAX_SIZE, default=words)),))
+    ended = Matrix(hidden, ((HEAD, config["truncated_vocab_size"].whole(1, words, default=words)),))
     shape = heads(hidden, words, count, blocks, (ended,) * own, architecture)
     return replace(shape, vectors=biases)
 

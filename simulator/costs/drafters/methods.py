@@ -1,5 +1,6 @@
 """All methods of speculation by name, and which of them a drafter's file describes."""
 
+import re
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
@@ -49,7 +50,11 @@ def kind_of(architecture: str) -> str | None:
     plain = architecture.lower().replace("_", "").replace("-", "")
     parts = [part for m in methods().values() for part in m.architectures]
     told = [part for part in (*VARIANTS, *sorted(parts, key=len, reverse=True), *OTHERS) if part in plain]
-    return None if plain.endswith("forconditionalgeneration") else next(iter(told), None)
+    if not told or plain.endswith("forconditionalgeneration"):
+        return None
+    # Another version of a method, unless that number counts weights.
+    version = re.search(rf"{told[0]}\d+(?![\d.]*b)", architecture.lower())
+    return version[0] if version else told[0]
 
 
 def drafter_of(config: Field, stated: Method | None = None) -> tuple[Method | None, Found]:

@@ -5,7 +5,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from simulator.costs.config_json import MAX_SIZE, predictors
+from simulator.costs.config_json import predictors
 from simulator.costs.families import language_model
 from simulator.costs.layers import HEAD, Attention, Drafting, Matrix
 from simulator.costs.work import ModelShape
@@ -30,7 +30,7 @@ def read(config: Field, outer: Field, architecture: str) -> ModelShape:
     """Return the shape of modules in a file of their own, which has the sizes of the target's or theirs."""
     shape = language_model(config.but(**LAST_LAYER))
     count = predictors(outer) or predictors(config) or 1
-    return modules(shape, count, architecture, outer["draft_vocab_size"].whole(1, MAX_SIZE, default=0))
+    return modules(shape, count, architecture, outer["draft_vocab_size"].whole(1, shape.vocabulary, default=0))
 
 
 def modules(target: ModelShape, count: int, architecture: str, words: int = 0) -> ModelShape:

@@ -6,7 +6,7 @@ from simulator.costs.layers import Drafting
 from simulator.costs.work import ModelShape
 from simulator.ground.fields import Field
 
-from .heads import STATES_READ, USUAL_WORDS, draft_vocabulary, head_of, states_read, usual_head
+from .heads import STATES_READ, USUAL_WORDS, draft_vocabulary, states_head, usual_head
 from .plan import DraftPlan, Engines, Ints, Method, block
 
 # Layers of such heads in published files.
@@ -15,7 +15,7 @@ USUAL_LAYERS = 4
 
 def read(config: Field, outer: Field, architecture: str) -> ModelShape:
     """Return the shape of a head."""
-    head = head_of(config, outer, states_read(outer))
+    head = states_head(config, outer)
     head.widen()
     return head.ended(Drafting("peagle", architecture), draft_vocabulary(outer, head), own=True)
 

@@ -83,7 +83,8 @@ class Method:
     around it; is_stack: its file is of layers as models have them. usual: the drafter that a target has, or usually
     gets, where none is named. waits: whether drafts need the target's states. branches: whether engines grow trees of
     its drafts: what is found in a text is one continuation of it, and blocks come as chains. is_within: its weights
-    come with the target's, and are stored as those are. engines: what they call it.
+    come with the target's, and are stored as those are. is_weightless: no weights draft in it. engines: what they call
+    it.
     """
 
     name: str
@@ -101,6 +102,7 @@ class Method:
     waits: bool = True
     branches: bool = True
     is_within: bool = False
+    is_weightless: bool = False
     engines: Engines = NAMELESS
 
     @property
@@ -140,6 +142,7 @@ def without_weights(name: str, plan: Callable[[ModelShape, Ints], DraftPlan], en
         usual=lambda target: bare(name, target.hidden_size, target.vocabulary),
         waits=False,
         branches=False,
+        is_weightless=True,
         example="no file",
         engines=engines._replace(needs_model=False),
         **more,
