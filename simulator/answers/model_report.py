@@ -280,6 +280,9 @@ def host_text(pair: ModelPair, draft_length: int, plain_ms: float, round_ms: flo
     """Yield what the host takes for drafts, or that nothing drafts but the target's own pass."""
     plan = pair.plan(draft_length)
     ms = float(np.max(plan.host_s)) * float(pair.batch) * 1e3
+    if not plan.passes:
+        # All that drafting takes: the mean over what rounds find, where that is known.
+        ms = float(pair.round_cost(draft_length).draft_s) * 1e3
     if ms:
         words = f"{ms:.3f} ms of the host, {ms / plain_ms:.3f} steps; it is {ms / round_ms:.0%} of a round."
         yield f"Drafts ({pair.method.title}): {words}"

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from simulator.answers.model_report import host_text
 from simulator.costs.drafters.methods import methods
 from simulator.costs.drafters.plan import Method
 from simulator.costs.model_costs import ModelPair
@@ -85,6 +86,13 @@ def test_a_round_costs_the_mean_of_its_rounds(method: str) -> None:
     assert (plain.round_cost(4).verify_s[2] > 1.2 * pair.round_cost(4).verify_s[2]).all()
     drawn = pair.sample(np.random.default_rng(0), 7)
     assert replace(drawn, batch=8).round_cost(np.arange(1, 5)).verify_s.shape == (7, 4)
+
+
+def test_what_the_host_takes_is_told_as_the_mean_over_what_is_found() -> None:
+    pair = pair_of("suffix", batch=1000, drafted=(0.5, 0.0, 0.0, 0.0, 0.5))
+    # 6 us of each sequence, and 4 us of each of two tokens that it proposes on average.
+    (said,) = host_text(pair, 4, plain_ms=28.0, round_ms=56.0)
+    assert said == "Drafts (suffix trees): 14.000 ms of the host, 0.500 steps; it is 25% of a round."
 
 
 def test_what_is_as_wide_whatever_it_finds_costs_the_same() -> None:
