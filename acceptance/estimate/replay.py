@@ -38,11 +38,12 @@ class Replayed:
     def seconds(self, price: StepPrice, keeps_up: bool) -> Floats:
         """Return how long each step takes, at least and at most, [2, steps].
 
-        keeps_up: whether the drafter keeps up with the text where nothing is drafted; else that step is plain decoding.
+        keeps_up: whether the drafter keeps up with the text where nothing is drafted. That step is plain decoding
+        besides: what rounds take beyond their passes is not in it.
         """
-        running = np.broadcast_to(self.running, self.passes.shape)
-        drafting_s = price.draft_s(running, self.passes) + price.verify_s(running, running + self.verified)
-        return np.where(keeps_up | (self.passes > 0), drafting_s, price.plain_s(running))
+        running, drafts = np.broadcast_to(self.running, self.passes.shape), self.passes > 0
+        drafting_s = np.where(keeps_up | drafts, price.draft_s(running, self.passes), 0.0)
+        return drafting_s + np.where(drafts, price.verify_s(running, running + self.verified), price.plain_s(running))
 
 
 def replay(starts: Counts, source: Source, player: Player, slots: int) -> Replayed:

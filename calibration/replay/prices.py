@@ -62,8 +62,10 @@ def step_price(pricing: Pricing, point: Point, most: int, longest: int) -> StepP
     Raises:
         UserError: These costs are of one sequence, of trees, or of shorter drafts.
     """
+    # What never drafts has costs of drafts too: those that keep up with the text.
+    point = replace(point, draft_length=max(longest, 1))
     if pricing.models is None:
-        costs = pricing.costs(replace(point, draft_length=longest))
+        costs = pricing.costs(point)
         if isinstance(costs, Knobs):
             return KnobPrice(costs=costs)
         if most > 1:
@@ -71,7 +73,7 @@ def step_price(pricing: Pricing, point: Point, most: int, longest: int) -> StepP
     elif pricing.models.tree is not None:
         raise UserError("--topk and --nodes: policies are of drafts that do not branch, expected no such options")
     running, lengths = np.arange(1, most + 1)[:, None], np.arange(longest + 1)
-    cost = pricing.costs(replace(point, batch=running, draft_length=longest)).round_cost(lengths)
+    cost = pricing.costs(replace(point, batch=running)).round_cost(lengths)
     shape = most, longest + 1
     draft, rest = np.broadcast_to(cost.draft_s, shape), np.broadcast_to(cost.verify_s + cost.overhead_s, shape)
     return TablePrice(plain=np.broadcast_to(cost.baseline_s, shape)[:, 0], draft=draft, rest=rest)

@@ -55,6 +55,8 @@ def answer(rows: Sequence[Row]) -> str:
             "expected --profile and models, or --workmem and its like"
         )
     name = max(gains, key=lambda name: gains[name])
+    if f"{gains[name]:.2f}" == "1.00":
+        return f"Nothing is gained here: the best of these, {name}, is as fast as plain decoding."
     if gains[name] < 1:
         return f"None of these pays: plain decoding is fastest, the next is {name} at {gains[name]:.2f}x."
     return f"{name} is fastest here: {gains[name]:.2f}x as fast as plain decoding."

@@ -258,7 +258,7 @@ def test_a_replay_counts_what_steps_did_and_prices_them() -> None:
     assert played.tokens == 8
     price = Toy(0.5, {6: 6.0, 4: 4.0, 2: 2.0, 1: 1.5})
     assert played.seconds(price, keeps_up=False)[0].tolist() == [6.5, 4.5, 2.5, 1.0]
-    assert played.seconds(price, keeps_up=True)[0].tolist() == [6.5, 4.5, 2.5, 2.0]
+    assert played.seconds(price, keeps_up=True)[0].tolist() == [6.5, 4.5, 2.5, 1.5]  # plain, and a pass that keeps up
     # A pass that says stop is paid where nothing is verified, too.
     unsure = make_trace([[1, 1]], max_q=[0.5, 0.9])
     stopped = replay(unsure.starts, Coins(unsure.accept_greedy), named("llama-cpp:p_min=0.75").begin(unsure), 1)

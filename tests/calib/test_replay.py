@@ -122,6 +122,25 @@ def test_the_best_is_said_first_and_every_policy_has_a_row(output, traced: Trace
     assert all(any(line.startswith(name) for line in lines) for name in rows)
 
 
+@pytest.mark.parametrize("costs", [PRICED, ("--workflops", 50_000, "--workmem", 8, "--round-overhead", 0.6)])
+def test_a_step_without_drafts_is_a_plain_one_and_the_pass_that_keeps_up(output, costs: tuple[object, ...]) -> None:
+    words = ("--alpha", 0.7, "--total", 64, "--batch", 2, *costs)
+    never, none = "vllm-by-batch:ranges=[[1,64,0]]", "trt-llm:schedule={4:0}"
+    rows = replayed(output, *words, "--policy", never, "--policy", none, "--policy", "static:k=1")
+    assert rows[none]["ms_per_token"] == rows[PLAIN]["ms_per_token"]
+    if costs == PRICED:
+        pair = model_pair(load_profile("h200"), "llama-3.1-8b", "llama-3.2-1b")
+        price = step_price(Pricing(models=pair, profile=pair.profile), Point(), most=2, longest=0)
+    else:
+        price = KnobPrice(costs=knobs(Point(workflops=50_000, workmem=8)))
+    # A first pass, and nothing of what rounds take besides theirs.
+    first_ms = 1e3 * float(price.draft_s(np.array(2), np.array(0)))
+    assert rows[never]["ms_per_token"][0] - rows[PLAIN]["ms_per_token"][0] == pytest.approx(first_ms)
+    assert output("replay-policies", *words, "--policy", none).startswith(
+        "Nothing is gained here: the best of these, trt"
+    )
+
+
 def test_an_acceptance_that_nobody_stated_is_an_assumption(output) -> None:
     words = ("--total", 64, *PRICED, "--policy", "static:k=3")
     assert output("replay-policies", *words).startswith("If each draft were accepted with 0.8: static:k=3 is fastest")
