@@ -1,5 +1,6 @@
 """The command `calibrate`: parse, fit, check, write, print."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -9,6 +10,8 @@ import click
 
 from simulator.ground.artefacts import UserError, check_outputs, read_bytes, to_json, write_json
 from simulator.ground.command import FILE, command, say
+
+from .serving import ROWS, refuse_rows, row_options, run_calibration, sheet_option, weights_option
 
 if TYPE_CHECKING:
     from calibration.fit.calibrate import Calibration
@@ -22,6 +25,9 @@ class CalibrateOptions:
     probe: Path | None
     from_decode: Path | None
     from_passes: Path | None
+    from_serving: Path | None
+    profile: Path | None
+    rows: Mapping[str, Any]
     fit_k: str | None
     out: Path
     name: str | None
@@ -36,16 +42,30 @@ class CalibrateOptions:
         from simulator.ground.pictures import check_format
 
         sources = {"PROBE": self.probe, "--from-decode": self.from_decode, "--from-passes": self.from_passes}
+        sources |= {"--from-serving": self.from_serving}
         if sum(path is not None for path in sources.values()) != 1:
-            raise UserError("expected either PROBE, a file of probe-gpu, --from-decode FILE or --from-passes FILE")
-        if self.fit_k is not None and self.probe is not None:
+            files = "--from-decode FILE, --from-passes FILE or --from-serving FILE"
+            raise UserError(f"expected either PROBE, a file of probe-gpu, {files}")
+        if self.fit_k is not None and (self.probe is not None or self.from_serving is not None):
             raise UserError(f"--fit-k: {self.fit_k} without --from-decode or --from-passes, expected one of them")
+        self.check_rows()
         for flag, path in (("--out", self.out), ("--report", self.report)):
             if path is not None and path.suffix != ".json":
                 raise UserError(f"{flag} {path}: suffix {path.suffix!r}, expected .json")
         check_format(self.plot)
         outputs = {"--out": self.out, "--report": self.report, "--plot": self.plot}
         check_outputs(outputs, self.force, sources | {"--compare": self.compare})
+
+    def check_rows(self) -> None:
+        """Refuse what does not go with rows of a server, and what goes with them alone."""
+        if self.from_serving is None:
+            refuse_rows(self.rows, "--from-serving FILE")
+            if self.profile is not None:
+                raise UserError(f"--profile: {self.profile} without --from-serving FILE, expected it beside")
+        elif self.profile is None:
+            raise UserError(f"--from-serving {self.from_serving}: no device, expected --profile NAME beside it")
+        elif self.compare is not None:
+            raise UserError(f"--compare: {self.compare} beside --from-serving, expected profiles compare A B after it")
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -55,6 +75,9 @@ class CalibrateOptions:
             "from_decode": self.from_decode and str(self.from_decode),
             "fit_k": self.fit_k,
         }
+        if self.from_serving is not None:
+            digest = sha256(read_bytes(self.from_serving)).hexdigest()
+            return parameters | {"from_serving": str(self.from_serving), "rows_sha256": digest}
         if self.from_passes is None:
             return parameters
         digest = sha256(read_bytes(self.from_passes)).hexdigest()
@@ -65,6 +88,10 @@ class CalibrateOptions:
 @click.argument("probe", type=FILE, required=False)
 @click.option("--from-decode", type=FILE, help="Results of bench-decode, in place of a probe: costs of that pair.")
 @click.option("--from-passes", type=FILE, help="Passes of bench-decode time-passes, in place of a probe.")
+@click.option("--from-serving", type=FILE, help="Rows of a load test, in place of a probe: CSV, or JSON of a bench.")
+@sheet_option
+@row_options
+@weights_option
 @click.option("--fit-k", metavar="VALUES", help="Without PROBE: draft lengths to fit, the others stay unseen.")
 @click.option("--out", "-o", type=FILE, default=Path("profile.json"), help="The profile.")
 @click.option("--name", help="What to call it.  [default: the name of --out]")
@@ -77,10 +104,12 @@ def calibrate(**values: Any) -> int:
     """Fit what passes cost on a device to what was timed there, and write it as a profile.
 
     PROBE is a file of probe-gpu; a file of bench-decode may stand in its place. Some of its points are held out, and
-    tell how well the fit forecasts. Exit code 3 if no fit passes its checks: then no profile is written, and --report
-    has the partial estimate.
+    tell how well the fit forecasts. With --from-serving five to ten rows of concurrency, isl, osl and tpot_ms (and
+    ttft_ms, tp, dtype ...) are fitted, with the data sheet of --profile as the prior. Exit code 3 if no fit passes its
+    checks: then no profile is written, and --report has the partial estimate.
     """
-    return run(CalibrateOptions(**values))
+    rows = {name: values.pop(name) for name in (*ROWS, "dtype")}
+    return run(CalibrateOptions(rows=rows, **values))
 
 
 def run(options: CalibrateOptions) -> int:
@@ -91,6 +120,9 @@ def run(options: CalibrateOptions) -> int:
     from simulator.costs.profile_file import load_profile, save_profile
     from simulator.ground.pictures import save_figure
 
+    if options.from_serving is not None and options.profile is not None:
+        name = options.name or options.out.stem
+        return run_calibration(options.from_serving, options.profile, options.rows, name, options)
     before = load_profile(options.compare) if options.compare else None
     calibration = fitted(options)
     payload = report_json(calibration.fits, options.parameters)

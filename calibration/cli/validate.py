@@ -12,6 +12,7 @@ from simulator.ground.artefacts import UserError, check_outputs, to_json, write_
 from simulator.ground.command import FILE, command, say
 
 from .live_options import live_options, plan_of, taken_live_options
+from .serving import ROWS, loads_from, refuse_rows, row_options
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,6 +28,8 @@ class ValidateOptions:
 
     decode: Path | None
     passes: Path | None
+    serving: Path | None
+    rows: Mapping[str, Any]
     profile: Path | None
     hist: Path | None
     live: bool
@@ -51,20 +54,23 @@ class ValidateOptions:
             raise UserError(f"--out {self.out}: suffix {self.out.suffix!r}, expected .json")
         check_format(self.plot)
         inputs: dict[str, Path | None] = {f"--published-file {file}": file for file in self.files}
-        inputs |= {"DECODE": self.decode, "--passes": self.passes, "--profile": self.profile, "--hist": self.hist}
+        inputs |= {"DECODE": self.decode, "--passes": self.passes, "--serving": self.serving}
+        inputs |= {"--profile": self.profile, "--hist": self.hist}
         check_outputs({"--out": self.out, "--plot": self.plot}, self.force, inputs)
 
     def check_ways(self) -> None:
         """Refuse several things to check at once, and what does not go with the one."""
-        inputs = [self.decode is not None, self.passes is not None, self.live, self.published or bool(self.files)]
+        files = [path is not None for path in (self.decode, self.passes, self.serving)]
+        inputs = [*files, self.live, self.published or bool(self.files)]
         if sum(inputs) != 1:
             count = "several" if any(inputs) else "nothing"
-            ways = "DECODE, --passes FILE, --live, or --published and --published-file FILE"
+            ways = "DECODE, --passes FILE, --serving FILE, --live, or --published and --published-file FILE"
             raise UserError(f"{count} to check, expected one of {ways}")
-        for name, path in {"DECODE": self.decode, "--passes": self.passes}.items():
+        for name, path in {"DECODE": self.decode, "--passes": self.passes, "--serving": self.serving}.items():
             if path is not None and not path.exists():
                 raise UserError(f"{name} {path}: no such file")
-        for name, path in {"profile": self.profile, "hist": self.hist}.items():
+        self.check_rows()
+        for name, path in {"profile": self.profile, "hist": self.hist}.items() if self.serving is None else ():
             if path is not None and self.decode is None and self.passes is None:
                 raise UserError(f"--{name} {path}: without DECODE or --passes, expected either beside it")
             if path is None and self.passes is not None:
@@ -75,11 +81,20 @@ class ValidateOptions:
         if self.decode is not None and self.profile is None and not self.methods:
             raise UserError(f"{self.decode}: no profile to forecast it with, expected --profile FILE beside it")
 
+    def check_rows(self) -> None:
+        """Refuse options of rows of a server without these, and rows without a profile."""
+        if self.serving is None:
+            refuse_rows(self.rows, "--serving FILE")
+        elif self.profile is None or self.hist is not None:
+            raise UserError(f"--serving {self.serving}: expected --profile NAME beside it, and no --hist")
+
 
 @command("validate")
 @click.argument("decode", type=FILE, required=False)
 @click.option("--passes", type=FILE, help="Passes of bench-decode time-passes, in place of DECODE.")
-@click.option("--profile", type=FILE, help="With DECODE or --passes: what calibrate wrote from either.")
+@click.option("--serving", type=FILE, help="Rows of a load test, in place of DECODE: CSV, or JSON of a bench.")
+@row_options
+@click.option("--profile", type=FILE, help="What calibrate wrote; with --serving the name of a device too.")
 @click.option(
     "--hist", type=FILE, help="With DECODE or --passes: histograms, a file or folder.  [default: DECODE's own]"
 )
@@ -111,11 +126,15 @@ def validate(**values: Any) -> int:
     DECODE is a file of bench-decode: the profile forecasts its rows. With --published costs are fitted on some rows of
     a table; the others are forecast from their acceptance. Exit code 1 if a forecast row is beyond its bound; of real
     decoding, if the median error is above 5 %, the 90th percentile above 10 %, or the forecast's best K more than 2 %
-    slower than the measured best; of timed passes, if the median error is above 8 %; of --methods, if the median error
-    is above 5 %, or the forecast's best method more than 3 % slower than the measured best.
+    slower than the measured best; of timed passes, if the median error is above 8 %; of --serving, if the median error
+    of the time a token is above --max-error; of --methods, if the median error is above 5 %, or the forecast's best
+    method more than 3 % slower than the measured best.
     """
+    rows = {name: values.pop(name) for name in ROWS}
     live, others = taken_live_options(values, live=values["live"])
-    options = ValidateOptions(**others)
+    options = ValidateOptions(rows=rows, **others)
+    if options.serving is not None:
+        return run_serving(options)
     if options.methods:
         return run_methods(options, live)
     if options.live:
@@ -158,6 +177,24 @@ def run_rows(options: ValidateOptions) -> int:
     if options.decode is not None:
         return deliver_rows(validation, decode_json(validation, parameters), options)
     return deliver_rows(validation, rows_json("pass_validation", validation, parameters), options)
+
+
+def run_serving(options: ValidateOptions) -> int:
+    """Check forecasts of rows of a server."""
+    from calibration.fit.serving_report import errors_of
+    from calibration.validate.serving import serving_figure, serving_json, serving_text, validate_serving
+    from simulator.costs.profile_file import load_profile
+
+    assert options.serving is not None
+    assert options.profile is not None
+    profile = load_profile(options.profile)
+    validation = validate_serving(loads_from(options.serving, profile, options.rows), profile)
+    median, most = errors_of(validation.tpot).median_error, options.max_error
+    holds = most is None or (median is not None and median <= most)
+    parameters = {"serving": str(options.serving), "profile": str(options.profile), **options.rows, "max_error": most}
+    payload = serving_json(validation, parameters) | {"holds": holds}
+    deliver(payload, serving_text(validation), lambda: serving_figure(validation, failed=not holds), options)
+    return 0 if holds else EXIT_BOUND_BROKEN
 
 
 def run_methods(options: ValidateOptions, live: Mapping[str, Any]) -> int:

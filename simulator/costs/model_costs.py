@@ -13,7 +13,7 @@ from .drafters.plan import DraftPass, DraftPlan, Method, Tree, branched, longest
 from .engine import LOAD, Engine, side_by_side
 from .formats import Storage
 from .parts import Done, PassParts
-from .profile import DATASHEET, PassCost, Profile
+from .profile import PassCost, Profile
 from .step import Floats, Real, RoundCost, spread
 from .work import Count, ModelShape, Work, as_storage
 
@@ -60,7 +60,7 @@ class Placed:
     @property
     def is_untimed(self) -> bool:
         """Whether a device was timed, though in no pass of weights that are stored like this."""
-        return self.profile.status != DATASHEET and self.storage.name not in self.profile.passes
+        return self.profile.is_timed and self.storage.name not in self.profile.passes
 
     def parts(
         self, batch: Real, new_tokens: Real, context: Real, head_rows: Real | None = None, launches: Real | None = None
@@ -318,7 +318,7 @@ class ModelPair:
         values = {"batch": batch, "context": context, "tokens": tokens, "weights": weights}
         beyond = {name: ends.doublings_beyond(values[name]) for name, ends in self.profile.timed.items()}
         error = ERROR_A_DOUBLING * sum(beyond.values(), start=np.zeros(np.shape(batch)))
-        error = error + ERROR_OF_FORMAT * placed.is_untimed + ERROR_OF_SHEET * (self.profile.status == DATASHEET)
+        error = error + ERROR_OF_FORMAT * placed.is_untimed + ERROR_OF_SHEET * (not self.profile.is_timed)
         at_two, beyond_two = np.asarray(normals, np.float64)
         doublings, axes = np.log2(np.maximum(new_tokens, 2)), np.ndim(batch)
         walked = (spread(at_two, axes) + np.sqrt(doublings - 1) * spread(beyond_two, axes)) / np.sqrt(doublings)
@@ -334,7 +334,7 @@ class ModelPair:
         link_error = profile.link.error if profile.link else 0.0
         errors = (profile.launches_per_layer_error, self.round_overhead_error, link_error)
         launches, overhead, slower = (np.exp(error * rng.standard_normal(samples)) for error in errors)
-        if profile.status == DATASHEET:
+        if not profile.is_timed:
             names = dict.fromkeys(name for cost in profile.passes.values() for name in cost.uncertain)
             normals = {name: rng.standard_normal(samples) for name in names}
             passes = {dtype: cost.moved(normals) for dtype, cost in profile.passes.items()}
@@ -343,7 +343,7 @@ class ModelPair:
         # So many more launches cost as much as launches that take so much longer.
         passes = {dtype: cost.scaled({"launch_s": launches}) for dtype, cost in passes.items()}
         link = profile.link and profile.link.slower(slower)
-        is_sure = profile.status != DATASHEET and not profile.timed
+        is_sure = profile.is_timed and not profile.timed
         is_sure &= not (self.placed_target.is_untimed or self.placed_draft.is_untimed)
         draft, verify = (0.0, 0.0) if is_sure else rng.standard_normal((2, 2, samples))
         engine = profile.engine

@@ -11,17 +11,19 @@ from numpy.typing import ArrayLike
 from simulator.ground.artefacts import UserError
 
 from .engine import Engine
+from .fitted import ServingFit
 from .step import Floats, Real, spread, step_s
 
 # What fits and comparisons call the costs of `BurnUnits`, beside those of number formats.
 BURN_UNITS = "burn units"
 DATASHEET, MEASURED = "datasheet, uncalibrated", "measured"
+CALIBRATED = "calibrated to rows of a server"
 KERNELS_MEASURED = "kernels measured; launches a layer and round overhead assumed"
 # Of parameters, relative: what slopes are taken over.
 STEP = 1e-4
 # Of passes that were timed: sequences, tokens that the cache holds for each, tokens computed in all, weights.
 RANGES = ("batch", "context", "tokens", "weights")
-STATUSES = (DATASHEET, MEASURED, KERNELS_MEASURED)
+STATUSES = (DATASHEET, MEASURED, KERNELS_MEASURED, CALIBRATED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +275,12 @@ class Profile:
     sources: tuple[Source, ...] = ()
     notes: tuple[str, ...] = ()
     assumed: str = ""
+    fitted: ServingFit | None = None
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether passes were timed one by one, rather than read off a sheet or off whole requests."""
+        return self.status not in (DATASHEET, CALIBRATED)
 
     def cost(self, dtype: str) -> PassCost:
         """Return what a pass costs in a number format; a UserError says that the profile does not tell."""

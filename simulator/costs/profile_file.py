@@ -16,6 +16,7 @@ from simulator.ground.names import Found, Names, find_name, nearest
 
 from .datasheet import sheet_names, sheet_of
 from .engine import MOST_ERROR, engine_json, parse_engine
+from .fitted import parse_serving_fit, serving_fit_json
 from .formats import FORMATS
 from .profile import (
     RANGES,
@@ -183,6 +184,7 @@ def parse_profile(field: Field) -> Profile:
             for source in field["sources"].elements()
         ),
         notes=tuple(entry.text() for entry in field["notes"].elements()),
+        fitted=parse_serving_fit(field["fitted"]) if field["fitted"].is_given else None,
     )
     if not (profile.passes or profile.units or profile.decoding):
         field["passes"].refuse("at least one number format, burn units or a decoding pair")
@@ -304,9 +306,11 @@ def profile_json(profile: Profile) -> dict[str, Any]:
     units, decoding, link, power = profile.units, profile.decoding, profile.link, profile.power
     plain = ("name", "device", "status", "launches_per_layer", "launches_per_layer_error", "round_overhead_error")
     engine = {"engine": engine_json(profile.engine)} if profile.engine else {}
+    fitted = {"fitted": serving_fit_json(profile.fitted)} if profile.fitted else {}
     return (
         {name: getattr(profile, name) for name in plain}
         | engine
+        | fitted
         | {
             "passes": {dtype: cost_json(cost) for dtype, cost in profile.passes.items()},
             "units": units and asdict(units) | {"cost": cost_json(units.cost)},

@@ -1,0 +1,191 @@
+"""Rows of servers as loads that a profile prices: models placed as the rows say, through the one closed form."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calibration.sources.serving import ServingRow
+from simulator.costs.formats import Storage, format_of
+from simulator.costs.model_costs import Placed
+from simulator.costs.profile import Profile
+from simulator.costs.profile_file import load_profile
+from simulator.costs.shapes import read_shape
+from simulator.costs.work import ModelShape
+from simulator.ground.artefacts import UserError
+from simulator.serving.steady import Steady, steady
+
+# What benches send where a row does not say: requests a client, of which the first all come at once.
+REQUESTS_A_CLIENT = 10.0
+# Devices that the fast link of a board joins, and that of a rack.
+BOARD, RACK = 8, 72
+RACKS = "NVL72"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What rows do not say, as it was given; "" and None: not."""
+
+    target_model: str = ""
+    engine: str = ""
+    dtype: str = ""
+    kv_dtype: str = ""
+    tp: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Placing:
+    """How a row's model lies on devices."""
+
+    storage: Storage | str
+    kv_dtype: str | None
+    devices: int
+    replicas: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loads:
+    """Rows of one model and engine, with where each lies. left_out: why how many others were not used."""
+
+    shape: ModelShape
+    engine: str
+    rows: tuple[ServingRow, ...]
+    placings: tuple[Placing, ...]
+    left_out: Mapping[str, int]
+    assumed: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        """Rows."""
+        return len(self.rows)
+
+    def column(self, name: str) -> NDArray[np.float64]:
+        """Return a number of each row, NaN where it has none."""
+        values = (getattr(row, name) for row in self.rows)
+        return np.array([np.nan if v is None else v for v in values], np.float64)
+
+    def select(self, kept: Sequence[int]) -> "Loads":
+        """Return some of the rows."""
+        return replace(self, rows=tuple(self.rows[i] for i in kept), placings=tuple(self.placings[i] for i in kept))
+
+    def priced(self, profile: Profile) -> Steady:
+        """Return what the rows' loads come to on a profile."""
+        found = {name: np.full(len(self), np.nan) for name in Steady._fields}
+        clients, isl, osl, sent = (self.column(name) for name in ("concurrency", "isl", "osl", "requests"))
+        requests = np.where(np.isnan(sent), REQUESTS_A_CLIENT * clients, np.maximum(sent, clients))
+        for placing in dict.fromkeys(self.placings):
+            at = [i for i, p in enumerate(self.placings) if p == placing]
+            placed = Placed(
+                shape=self.shape,
+                dtype=placing.storage,
+                kv_dtype=placing.kv_dtype,
+                devices=placing.devices,
+                profile=profile,
+                replicas=placing.replicas,
+            )
+            come_to = steady(placed, clients[at], isl[at], osl[at], requests=requests[at])
+            for name, values in come_to._asdict().items():
+                found[name][at] = values
+        return Steady(**found)
+
+
+def loads_of(rows: Sequence[ServingRow], profile: Profile, given: Options) -> Loads:
+    """Return the rows that a profile can price: of one model and engine, and on its device.
+
+    Raises:
+        UserError: No row is left, or rows of several models or engines and none is named.
+    """
+    target = given.target_model or one_of("model", "--target-model", rows)
+    shape = read_shape(target)
+    left: Counter[str] = Counter()
+    kept = []
+    for row in rows:
+        reason = no_use(row, shape, profile, given)
+        if reason:
+            left[reason] += 1
+        else:
+            kept.append(row)
+    engine = given.engine or one_of("engine", "--engine", kept, needed=False)
+    if not kept:
+        most = ", ".join(f"{count} {reason}" for reason, count in left.most_common(3))
+        raise UserError(f"no row of {target} on {profile.name} to use ({most})")
+    placings = tuple(placing_of(row, shape, given) for row in kept)
+    told = [n for n, row in enumerate(kept) if not (row.kv_dtype or given.kv_dtype) and placings[n].kv_dtype]
+    assumed = (
+        [f"the KV cache of {len(told)} rows of TensorRT-LLM is taken to be in fp8, as their weights are"]
+        if told
+        else []
+    )
+    if any(row.requests is None for row in kept):
+        assumed.append(
+            f"rows without a count of requests sent {REQUESTS_A_CLIENT:g} for each client, the first at once"
+        )
+    return Loads(
+        shape=shape, engine=engine, rows=tuple(kept), placings=placings, left_out=dict(left), assumed=tuple(assumed)
+    )
+
+
+def one_of(name: str, option: str, rows: Sequence[ServingRow], *, needed: bool = True) -> str:
+    """Return what all rows say; refuse several, and nothing where it is needed."""
+    found = sorted({getattr(row, name) for row in rows} - {""})
+    if len(found) > 1 or (needed and not found):
+        said = f"the rows are of {', '.join(found[:4])}" if found else f"the rows name no {name}"
+        raise UserError(f"{option}: {said}, expected one named")
+    return found[0] if found else ""
+
+
+def no_use(row: ServingRow, shape: ModelShape, profile: Profile, given: Options) -> str:
+    """Say why a row cannot be priced, "" where it can."""
+    if row.model and shape_name(row.model) != shape.name:
+        return "of other models"
+    if given.engine and row.engine and row.engine != given.engine:
+        return "of other engines"
+    if row.device and device_of(row.device) not in ("", profile.device):
+        return "on other devices"
+    if row.draft_length:
+        return "with drafts"
+    if row.osl < 2:
+        return "of answers of one token"
+    devices = (row.tp or given.tp or 1) * row.dp
+    joined = RACK if RACKS in profile.device else BOARD
+    if row.pp > 1:
+        return "with pipeline parallelism"
+    if devices > joined:
+        return f"on more than {joined} joined devices"
+    if shape.heads % (row.tp or given.tp or 1):
+        return "whose tp does not divide the heads"
+    if row.dp > 1 and not shape.experts:
+        return "of replicas of a dense model"
+    return ""
+
+
+@lru_cache(maxsize=256)
+def shape_name(text: str) -> str:
+    """Return the name of a model's sizes; "" where it is not known."""
+    try:
+        return read_shape(text).name
+    except UserError:
+        return ""
+
+
+@lru_cache(maxsize=256)
+def device_of(text: str) -> str:
+    """Return the device that a row names, "" where the name is not known."""
+    try:
+        return load_profile(text).device
+    except UserError:
+        return ""
+
+
+def placing_of(row: ServingRow, shape: ModelShape, given: Options) -> Placing:
+    """Return how a row's model lies on devices; its own format where the row's has as many bits."""
+    dtype = row.dtype or given.dtype
+    storage: Storage | str = dtype or shape.storage or "bfloat16"
+    if dtype and shape.storage and int(shape.storage.format.bits) == int(format_of(dtype).bits):
+        storage = shape.storage
+    kv_dtype = row.kv_dtype or given.kv_dtype or None
+    if kv_dtype is None and (row.engine or given.engine) == "trtllm" and format_of(dtype or "bfloat16").bits < 16:
+        kv_dtype = "fp8"
+    return Placing(storage, kv_dtype, (row.tp or given.tp or 1) * row.dp, row.dp)

@@ -1,0 +1,186 @@
+"""Forecasts of served loads held against the rows that were measured: errors by batch, lengths and devices."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from calibration.fit.from_serving import interval_factor
+from calibration.fit.loads import Loads
+from calibration.fit.serving_report import Errors, errors_json, errors_of
+from simulator.costs.profile import Profile
+from simulator.costs.step import Floats
+from simulator.ground.artefacts import envelope
+from simulator.ground.command import table
+from simulator.ground.pictures import MARKERS, PALETTE, log_axis, new_figure, set_title
+from simulator.serving.steady import Steady
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+KIND = "serving_validation"
+# 1: first version.
+SCHEMA_VERSION = 1
+# Ranges of clients and lengths are of this factor.
+RANGE = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServingValidation:
+    """Rows and their forecasts. tpot, ttft: relative errors, NaN where there is none. coverage: see `covered`."""
+
+    loads: Loads
+    profile: Profile
+    found: Steady
+    tpot: Floats
+    ttft: Floats
+
+    def covered(self, off: Floats, error: float | None) -> float | None:
+        """Return the share of rows within 95 % intervals, of a profile that was fitted to rows."""
+        off = off[np.isfinite(off)]
+        if self.profile.fitted is None or error is None or not len(off):
+            return None
+        most = np.log(interval_factor(self.profile.fitted, error))
+        return float(np.mean(np.abs(np.log1p(off)) <= most))
+
+    @property
+    def coverage(self) -> dict[str, float | None]:
+        """Shares of rows within their intervals."""
+        fit = self.profile.fitted
+        errors = (fit.tpot_error, fit.ttft_error) if fit else (None, None)
+        return {
+            name: self.covered(off, error)
+            for name, off, error in zip(("tpot", "ttft"), (self.tpot, self.ttft), errors, strict=True)
+        }
+
+    def groups(self) -> Iterator[tuple[str, str, Errors, Errors]]:
+        """Yield what rows are grouped by, their range, and the errors of each."""
+        for name in ("concurrency", "isl", "osl", "devices"):
+            values = [p.devices for p in self.loads.placings] if name == "devices" else self.loads.column(name)
+            labels = np.array([range_of(float(v), exact=name == "devices") for v in values])
+            for label in sorted(set(labels), key=lambda text: float(text.partition(" ")[0])):
+                at = labels == label
+                yield name, label, errors_of(self.tpot[at]), errors_of(self.ttft[at])
+
+
+def range_of(value: float, *, exact: bool) -> str:
+    """Return the range that a number lies in, in words."""
+    if exact:
+        return f"{value:g}"
+    low = RANGE ** int(np.floor(np.log(max(value, 1.0) * (1 + 1e-12)) / np.log(RANGE)))
+    return f"{low} to {RANGE * low - 1}"
+
+
+def validate_serving(loads: Loads, profile: Profile) -> ServingValidation:
+    """Forecast rows."""
+    found = loads.priced(profile)
+    return ServingValidation(
+        loads=loads,
+        profile=profile,
+        found=found,
+        tpot=found.tpot_s / loads.column("tpot_s") - 1,
+        ttft=found.ttft_s / loads.column("ttft_s") - 1,
+    )
+
+
+def serving_json(validation: ServingValidation, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the errors, by groups and of every row."""
+    loads, found, coverage = validation.loads, validation.found, validation.coverage
+    both = {"tpot": validation.tpot, "ttft": validation.ttft}
+    rows = [
+        {
+            **{name: getattr(row, name) for name in ("line", "concurrency", "isl", "osl", "tp", "dp")},
+            "tpot_ms": 1e3 * row.tpot_s,
+            "tpot_forecast_ms": shown(1e3 * float(found.tpot_s[i])),
+            "tpot_error": shown(float(validation.tpot[i])),
+            "ttft_ms": row.ttft_s and 1e3 * row.ttft_s,
+            "ttft_forecast_ms": shown(1e3 * float(found.ttft_s[i])),
+            "ttft_error": shown(float(validation.ttft[i])),
+        }
+        for i, row in enumerate(loads.rows)
+    ]
+    groups = [
+        {"by": name, "range": label, "tpot": errors_json(tpot), "ttft": errors_json(ttft)}
+        for name, label, tpot, ttft in validation.groups()
+    ]
+    return envelope(KIND, SCHEMA_VERSION, parameters) | {
+        "model": loads.shape.name,
+        "engine": loads.engine,
+        "profile": validation.profile.name,
+        "status": validation.profile.status,
+        **{name: errors_json(errors_of(off)) | {"coverage": coverage[name]} for name, off in both.items()},
+        "groups": groups,
+        "left_out": dict(loads.left_out),
+        "assumed": list(loads.assumed),
+        "unfit_rows": int(np.isnan(found.tpot_s).sum()),
+        "rows": rows,
+    }
+
+
+def shown(value: float) -> float | None:
+    """Return a number, None for one that is none."""
+    return value if np.isfinite(value) else None
+
+
+def serving_text(validation: ServingValidation) -> str:
+    """Return the errors in a table."""
+    rows: list[tuple[str, ...]] = [("rows", "", "count", "TPOT median", "mean", "signed", "TTFT median", "signed")]
+    whole = ("all", "", errors_of(validation.tpot), errors_of(validation.ttft))
+    for name, label, tpot, ttft in (whole, *validation.groups()):
+        parts = (tpot.median_error, tpot.mean_error, tpot.signed_median, ttft.median_error, ttft.signed_median)
+        signs = ("", "", "+", "", "+")
+        cells = ["" if p is None else f"{p:{sign}.1%}" for p, sign in zip(parts, signs, strict=True)]
+        rows.append((name, label, str(tpot.rows), *cells))
+    loads, notes = validation.loads, []
+    coverage = validation.coverage["tpot"]
+    if coverage is not None:
+        notes.append(f"{coverage:.0%} of the rows lie within 95 % intervals of the time a token.")
+    unfit = int(np.isnan(validation.found.tpot_s).sum())
+    notes += [f"{unfit} rows do not fit into the memory of their devices by the forecast."] if unfit else []
+    notes += [f"{count} rows left out: {reason}." for reason, count in loads.left_out.items()]
+    notes += [f"{note[0].upper()}{note[1:]}." for note in loads.assumed]
+    return "\n\n".join(filter(None, (headline(validation), table(rows, (0, 1)), "\n".join(notes))))
+
+
+def headline(validation: ServingValidation) -> str:
+    """Say what was forecast, and how well."""
+    loads, errors = validation.loads, errors_of(validation.tpot)
+    who = f"{loads.engine} serving {loads.shape.name}" if loads.engine else loads.shape.name
+    median = "nothing to compare" if errors.median_error is None else f"median error {errors.median_error:.1%}"
+    where = f"{validation.profile.name} ({validation.profile.status})"
+    return f"{who} on {where}: time a token of {errors.rows} rows, {median}."
+
+
+def serving_figure(validation: ServingValidation, *, failed: bool) -> "Figure":
+    """Return forecast against measured times, a token and to the first, coloured by devices."""
+    with new_figure(9.0, 4.6, parse_math=False) as figure:
+        one, other = figure.subplots(1, 2)
+        draw(one, validation, "tpot_s", "ms a token")
+        draw(other, validation, "ttft_s", "ms to the first token")
+        handles, labels = one.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels) or 1, frameon=False, fontsize=8)
+        set_title(figure, headline(validation), failed=failed)
+    return figure
+
+
+def draw(panel: "Axes", validation: ServingValidation, name: str, what: str) -> None:
+    """Draw one of the times."""
+    measured, found = 1e3 * validation.loads.column(name), 1e3 * np.asarray(getattr(validation.found, name))
+    devices = np.array([p.devices for p in validation.loads.placings])
+    shown_at = np.isfinite(measured) & np.isfinite(found)
+    for place, count in enumerate(sorted(set(devices.tolist()))):
+        at = shown_at & (devices == count)
+        style: dict[str, Any] = {"color": PALETTE[place % len(PALETTE)], "marker": MARKERS[place % len(MARKERS)]}
+        label = f"{count} device{'s' if count > 1 else ''}"
+        panel.plot(measured[at], found[at], linestyle="", markersize=4, alpha=0.7, label=label, **style)
+    if not shown_at.any():
+        return
+    values = np.concatenate([measured[shown_at], found[shown_at]])
+    low, high = float(values.min()) / 1.1, float(values.max()) * 1.1
+    panel.plot([low, high], [low, high], color="black", linewidth=1)
+    for which in "xy":
+        log_axis(panel, which, low, high)
+    panel.set_xlabel(f"measured, {what}")
+    panel.set_ylabel("forecast")
