@@ -8,7 +8,7 @@ waits for it before the target is given its work.
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 from simulator.ground.artefacts import writing
@@ -90,8 +90,13 @@ class Lane:
     seconds: Callable[[Sequence[Any]], Sequence[float]]
 
 
-def clock_for(devices: Sequence[str]) -> Clock:
-    """Return the clock of some torch devices, none of which has to be waited for at every mark."""
+def clock_for(devices: Sequence[str], *, by_processor: bool = False) -> Clock:
+    """Return the clock of some torch devices, none of which has to be waited for at every mark.
+
+    by_processor: it shows what the processor did for this process, and nothing of other devices.
+    """
+    if by_processor:
+        return Clock(process_time)
     lanes = [Lane(perf_counter, since_first)] if any(not d.startswith("cuda") for d in devices) else []
     gpus = sorted({d for d in devices if d.startswith("cuda")})
     if not gpus:

@@ -57,6 +57,8 @@ def prepare(options: DecodeOptions, presets: Presets | None) -> tuple[Bench, dic
     if options.deterministic:
         make_deterministic(options.seed)
     items, placement = load_items(options), placed(options)
+    if options.processor_time:
+        time_by_processor([*placement.target, *placement.draft])
     if options.require_headless:
         check_gpus([*placement.target, *placement.draft])
     pair = load_models(options, placement)
@@ -75,16 +77,25 @@ def prepare(options: DecodeOptions, presets: Presets | None) -> tuple[Bench, dic
     if others and all(runnables[n].begin is None for n in others):
         bind(*chosen[others[0]], models, settings, strict=True)
     bench = ready(runnables, pair, planned, items, framing, settings, placement)
-    bench = replace(bench, time_parts=options.time_parts)
+    bench = replace(bench, time_parts=options.time_parts, processor_time=options.processor_time)
     parameters = described(options, placement, pair, planned, models, chosen)
     parameters |= {"draft_temperature": draft_rule.temperature}
     # A pipe is empty once it is read: items_sha256 tells what came of it.
-    parameters |= {"time_parts": True} if options.time_parts else {}
+    parameters |= {name: True for name in ("time_parts", "processor_time") if getattr(options, name)}
     parameters |= {"dataset_sha256": file_sha256(items.path) if items.path.is_file() else None}
     if left_aside := settings_left_aside(pair.target.module, rule):
         parameters["generation_config_left_aside"] = left_aside
     parameters["config_sha256"] = config_sha256(parameters)
     return bench, parameters, [*planned.notes(items.notes), *caveats(pair, rule)]
+
+
+def time_by_processor(devices: Sequence[str]) -> None:
+    """Have one thread do all work, whose time is then what a quiet machine's clock would show; refuses GPUs."""
+    import torch
+
+    if others := [device for device in devices if not is_cpu(device)]:
+        raise UserError(f"--processor-time: models are on {others[0]}, expected cpu")
+    torch.set_num_threads(1)
 
 
 def ready(

@@ -61,6 +61,7 @@ class DecodeOptions:
     draft_device: str | None = None
     inflate_target: float = 1.0
     cuda_graphs: bool = False
+    processor_time: bool = False
     draft_stream: bool = False
     deterministic: bool = False
     require_headless: bool = False

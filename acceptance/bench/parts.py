@@ -25,7 +25,7 @@ from acceptance.decoders.tree import Tree, TreeDecoder
 from acceptance.results.parts import BLOCK, DECIDE, FIRST, HOST, STEP, VERIFY, Part, owner
 from acceptance.results.settings import KNOBS
 
-from .clock import clock_for
+from .clock import Clock, clock_for
 from .timed import undisturbed
 from .turns import Bench, Runnable, Turn, stream
 
@@ -44,9 +44,9 @@ Job = Callable[[], None]
 class Laps:
     """Times what it is given to do, one after another."""
 
-    def __init__(self, devices: Sequence[str]) -> None:
+    def __init__(self, clock: Clock) -> None:
         """Begin with nothing timed."""
-        self.clock, self.seconds = clock_for(devices), dict[Part, list[float]]()
+        self.clock, self.seconds = clock, dict[Part, list[float]]()
 
     def time(self, part: Part, work: Callable[[], Any]) -> Any:
         """Do it under the clock, and return what it returns."""
@@ -79,7 +79,7 @@ class PartTimer:
 
     def __init__(self, bench: Bench, turn: Turn) -> None:
         """Read the prompt of a turn with every decoder whose parts are timed."""
-        self.laps, self.bench = Laps(bench.devices), bench
+        self.laps, self.bench = Laps(clock_for(bench.devices, by_processor=bench.processor_time)), bench
         rng = stream(bench.settings.seed, turn.run, turn.batch.start, PARTS_STREAM)
         prompt, budget = bench.prompts[turn.batch.start], bench.settings.max_new_tokens
         # As long as what a round sees on average.

@@ -43,7 +43,7 @@ def undisturbed() -> Iterator[None]:
 
 def take(bench: Bench, begin: Begin, batch: range, run: int = 0, max_new_tokens: int | None = None) -> Taken:
     """Decode a batch under the clock. Every run has random streams of its own, the same for all arms."""
-    settings, clock = bench.settings, clock_for(bench.devices)
+    settings, clock = bench.settings, clock_for(bench.devices, by_processor=bench.processor_time)
     task = Task(
         rule=settings.rule,
         max_new_tokens=max_new_tokens or settings.max_new_tokens,

@@ -33,7 +33,8 @@ class Bench:
 
     arms: the baseline among them. target: judges the quality of outputs; of the same logits as the one that decodes.
     prompts: token ids; infos: where each came from; references: what really follows, none without a task. devices: the
-    target's first. time_parts: whether the parts of rounds are timed by themselves, too.
+    target's first. time_parts: whether the parts of rounds are timed by themselves, too. processor_time: whether time
+    is that of the processor for this process.
     """
 
     arms: tuple[Runnable, ...]
@@ -47,6 +48,7 @@ class Bench:
     memory: MemoryPeak
     energy: Energy
     time_parts: bool = False
+    processor_time: bool = False
 
     @property
     def baseline(self) -> Runnable:

@@ -81,6 +81,11 @@ MACHINE_OPTIONS = stacked(
     option("--target-device", show_default="by --placement", help="torch device of the target."),
     option("--draft-device", show_default="by --placement", help="torch device of the draft."),
     option("--inflate-target", help="Same logits with so many times the weights in a pass."),
+    option(
+        "--processor-time",
+        is_flag=True,
+        help="Time the processor's work for this process, by one thread, in place of the clock: for a busy machine.",
+    ),
     option("--cuda-graphs", is_flag=True, help="Replay passes of single sequences as CUDA graphs."),
     option("--draft-stream", is_flag=True, help="Let the draft model work on a CUDA stream of its own."),
     option(

@@ -41,6 +41,9 @@ OPTIONS: dict[str, LiveOption] = {
     "runs": LiveOption("runs", 1, "repeats of everything.", {"type": COUNT}),
     "dtype": LiveOption("dtype", "bfloat16", "weights.", {"type": DTYPES}),
     "device": LiveOption("device", "cpu", "cpu, or cuda:0.", {}),
+    "processor-time": LiveOption(
+        "processor_time", False, "time by one thread's work, not by the clock: for a busy machine.", {"is_flag": True}
+    ),
     "seed": LiveOption("seed", 0, "of turns and intervals.", {"type": click.IntRange(0, 2**31)}),
 }
 
@@ -48,7 +51,7 @@ OPTIONS: dict[str, LiveOption] = {
 def live_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add them; none has a default of its own, so that one without --live is noticed."""
     for name, option in reversed(OPTIONS.items()):
-        default = "the usual ones" if option.default is None else option.default
+        default = "off" if option.default is False else "the usual ones" if option.default is None else option.default
         about = f"With --live: {option.help}  [default: {default}]"
         function = click.option(f"--{name}", help=about, default=None, **option.more)(function)
     return function

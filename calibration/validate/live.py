@@ -87,7 +87,7 @@ class Plan:
     """What to run. times: how often the target is inflated, each a run. fitted: draft lengths that costs see.
 
     prompts: how many of prompts_file, whose format and column the other two say. methods: all of them are run, and
-    their parts timed; nothing is fitted.
+    their parts timed; nothing is fitted. processor_time: as bench-decode has it.
 
     Raises:
         UserError: There is nothing to fit, or nothing left to forecast.
@@ -107,6 +107,7 @@ class Plan:
     prompts_format: str = "auto"
     column: str | None = None
     methods: bool = False
+    processor_time: bool = False
 
     def __post_init__(self) -> None:
         """Check that there is something to fit and to forecast."""
@@ -207,9 +208,9 @@ def keep_plan(plan: Plan) -> None:
     path = plan.folder / PLAN
     options = {flag: getattr(plan, name) for flag, name in STAGE_OPTIONS.items()} | {"--k": list(plan.draft_lengths)}
     options["--prompts"] = plan.prompt_words or None
-    kind = {"--methods": plan.methods or None}
+    kind = {"--methods": plan.methods or None, "--processor-time": plan.processor_time or None}
     if not path.exists():
-        write_json(path, envelope(PLAN_KIND, 1, options | (kind if plan.methods else {})))
+        write_json(path, envelope(PLAN_KIND, 1, options | {flag: True for flag in kind if kind[flag]}))
         return
     document = read_json_object(path)
     check_kind(path, document, PLAN_KIND, (1,))
@@ -305,6 +306,7 @@ def decoded(plan: Plan, presets: Path, times: int, say: Say, *more: str) -> Path
     out = plan.folder / f"decode_x{times}.jsonl"
     options = ["--config", str(presets), "--experiment", f"x{times}", "--runs", str(plan.runs), *plan.prompt_words]
     options += ["--seed", str(plan.seed), "--max-prompts", str(plan.prompts), "--max-new-tokens", str(plan.tokens)]
+    more = (*more, *(["--processor-time"] if plan.processor_time else []))
     call("bench-decode", *options, *more, "--dtype", plan.dtype, "--device", plan.device, "--out", str(out))
     return out
 

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -176,6 +177,29 @@ def test_a_run_without_parts_is_refused(run: Run, user_error: Callable[..., None
     user_error(run("validate", path, "--methods", "--profile", "h200"), "--methods: expected --live, or DECODE")
     user_error(run("validate", "--live", "--methods", "--fit-k", "1,2"), "--fit-k: 1,2, but of --methods nothing")
     user_error(run("bench-decode", "--time-parts", "--batch-size", 2), "--time-parts: --batch-size is 2")
+
+
+def test_time_of_the_processor_is_none_that_a_process_sleeps(
+    output: Callable[..., str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A processor's time is less than the clock's, where each pass of the target waits for a while."""
+    waits_s, run_pass, threads = 0.02, Context.run, torch.get_num_threads()
+
+    def waiting(self: Context, *given: Any) -> torch.Tensor:
+        time.sleep(waits_s)
+        return run_pass(self, *given)
+
+    monkeypatch.setattr(Context, "run", waiting)
+    words = ("bench-decode", "--method", "baseline", "--max-prompts", 1, "--max-new-tokens", 4, "--out", "decode.jsonl")
+    output(*words, "--processor-time")
+    assert torch.get_num_threads() == 1
+    torch.set_num_threads(threads)
+    header, record = (json.loads(line) for line in (tmp_path / "decode.jsonl").read_text().splitlines()[:2])
+    assert header["parameters"]["processor_time"] is True
+    assert record["verify_ms"] < 4 * 1e3 * waits_s
+    # Negative control: the clock goes on.
+    output(*words, "--force")
+    assert json.loads((tmp_path / "decode.jsonl").read_text().splitlines()[1])["verify_ms"] > 4 * 1e3 * waits_s
 
 
 def test_live_it_decodes_times_parts_and_forecasts(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
