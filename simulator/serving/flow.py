@@ -70,14 +70,15 @@ def mixed_flow(running: Floats, idle: Floats, rounds: Floats, new: Floats, chunk
     chunks, whole = np.maximum(np.ceil(service), 1.0), 1 / service
     # Prompts that fit into a pass beside others share it; of those that do not, each has its own.
     shares = np.clip(whole - 1, 0.0, 1.0)
-    # The rest of a prompt's last pass is the next one's, where there is one.
+    # Of prompts that take more than a pass the rest of one is the next one's, where there is one ahead or behind.
     busy = np.minimum(running * service / np.maximum(rounds + idle + chunks, 1.0), 1.0)
     filled = np.where(whole < 1, busy * service + (1 - busy) * chunks, 1.0)
-    wait = queue(running, rounds + idle, np.where(whole < 1, filled, service))
+    taken = np.where(whole < 1, service + (1 - busy) ** 2 * (chunks - service), service)
+    wait = queue(running, rounds + idle + chunks - taken, taken)
     cycle = rounds + idle + wait + chunks
     others = np.minimum((running - 1) / np.maximum(cycle - (1 - shares) * chunks, 1.0), whole)
     share = np.where(running > 1, at_random(running, others, filled, whole, cycle), 0.0)
-    own = np.minimum(1 + others, np.maximum(whole, 1.0))
+    own = np.where(whole < 1, 1 + busy**2 * (chunks * whole - 1), np.minimum(1 + others, whole))
     return Flow(rounds, chunks, filled, idle, wait, others, share, share, own, whole)
 
 
@@ -90,7 +91,10 @@ def apart_flow(running: Floats, idle: Floats, rounds: Floats, new: Floats, chunk
     share = at_random(running, others, np.ones(()), np.maximum(whole, 1.0), cycle)
     together = np.clip(others / np.maximum(share, 1e-12), 1.0, np.maximum(whole, 1.0))
     share = others * chunks / together
-    return Flow(rounds, chunks, chunks, idle, np.zeros(()), others, share, share, together, whole)
+    # Of those that come with it, half are read before it, as far as a pass does not hold all.
+    wait = np.where(whole < 1, others * service / 2, np.maximum(((1 + others) * service - 1) / 2, 0.0))
+    own = np.minimum(1 + others, np.maximum(whole, 1.0))
+    return Flow(rounds, chunks, chunks, idle, wait, others, share, share, own, whole)
 
 
 def alike_flow(running: Floats, idle: Floats, rounds: Floats, new: Floats, chunk: Floats, width: Floats) -> Flow:
@@ -101,10 +105,16 @@ def alike_flow(running: Floats, idle: Floats, rounds: Floats, new: Floats, chunk
     size = np.clip(whole, 1.0, running)
     groups, full = np.ceil(running / size), np.floor(running / size)
     own = (full * size**2 + (running - full * size) ** 2) / running
-    after = idle * np.where(whole > 1, 1 - size / running, flow.share)
+    # All of one group end together: no pass has begun without them.
+    idle = np.where(groups > 1, idle, 0.0)
+    after = idle * (1 - size / running)
+    # Pieces of prompts that take more than a pass are read one behind the other: the rest of a pass is the next one's.
+    own = np.where((whole < 1) & (running > 1), flow.chunks * whole, own)
     passes = np.where(whole > 1, 1.0, service)
+    # In step they wait for one another only where prompts alone take longer than all else.
+    wait = np.maximum(running * service - rounds - idle - flow.chunks, 0.0)
     seen = np.maximum((groups - 1) * passes - after, 0.0)
     share = np.minimum(seen / free, 1.0)
     each = (running - own) / np.maximum((groups - 1) * passes, 1.0)
-    prompts = np.minimum(seen / (free + flow.wait) * each, whole)
-    return flow._replace(share=share, prompts=prompts, after=after, own=own, filled=passes)
+    prompts = np.minimum(seen / (free + wait) * each, whole)
+    return flow._replace(idle=idle, wait=wait, share=share, prompts=prompts, after=after, own=own, filled=passes)

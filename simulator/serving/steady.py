@@ -96,14 +96,14 @@ def steady(
 
     there = flow.prompts / np.where(flow.share > 0, flow.share, 1.0)
     there = np.maximum(there, 1 / flow.filled)
-    active = np.maximum(running - flow.prompts * idle, 1.0)
+    active = np.maximum(running - flow.prompts * flow.idle, 1.0)
     decode_s = passes.seconds(active, context)
     mixed_s = seconds(np.maximum(active - there * flow.filled, 1.0), there, flow.filled)
     first_s = seconds(active - flow.own, flow.own / flow.chunks, flow.chunks)
     stalled = 1.0 if not mixed else 1 - flow.share
     decoding_s = flow.rounds * (stalled * decode_s + flow.share * mixed_s)
-    just_missed_s = idle * ((1 - np.minimum(flow.after, 1)) * decode_s + np.minimum(flow.after, 1) * mixed_s)
-    waiting_s = just_missed_s + flow.wait * np.where(flow.whole >= 1, mixed_s, first_s)
+    just_missed_s = flow.idle * ((1 - np.minimum(flow.after, 1)) * decode_s + np.minimum(flow.after, 1) * mixed_s)
+    waiting_s = just_missed_s + flow.wait * mixed_s
     engine = passes.target.engine
     every = np.ones(np.broadcast_shapes(np.shape(active), np.shape(flow.chunks), np.shape(passes.width)))
     front_s = engine.in_front_s(b * every) + engine.first_passes * first_s

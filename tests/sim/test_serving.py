@@ -30,7 +30,7 @@ def pair_on(profile: str = "h100-sxm", method: str = "eagle3", target: str = "ll
 PAIR = pair_on()
 # Clients, prompt, answer, tokens of a pass.
 LOADS = [(4, 1024, 64, 8192), (64, 1024, 128, 8192), (128, 128, 128, 2048), (64, 512, 16, 8192), (32, 4096, 256, 2048)]
-ALIKE = [(4, 1024, 64, 8192), (64, 1024, 128, 8192), (200, 1000, 100, 8192), (64, 512, 16, 8192)]
+ALIKE = [(4, 1024, 64, 8192), (8, 8192, 300, 2048), (64, 1024, 128, 8192), (200, 1000, 100, 8192), (64, 512, 16, 8192)]
 DRAFTED = [(16, 1024, 128, 8192), (64, 1024, 128, 8192), (64, 128, 256, 8192), (32, 4096, 256, 2048)]
 
 
@@ -89,8 +89,8 @@ def test_a_loop_of_mixed_passes_takes_as_long(load: tuple[int, int, int, int]) -
 def test_a_loop_where_prompts_come_first_takes_as_long(load: tuple[int, int, int, int]) -> None:
     found = steady(PAIR.placed_target, *load[:3], chunk=load[3], mixed=False)
     tpot_s, ttft_s = looped(load, mixed=False)
-    assert float(found.tpot_s) == pytest.approx(tpot_s, rel=0.04)
-    assert float(found.ttft_s) == pytest.approx(ttft_s, rel=0.15)
+    assert float(found.tpot_s) == pytest.approx(tpot_s, rel=0.03)
+    assert float(found.ttft_s) == pytest.approx(ttft_s, rel=0.2)
 
 
 @pytest.mark.parametrize("load", ALIKE)
@@ -99,7 +99,8 @@ def test_answers_of_one_length_stay_in_step(load: tuple[int, int, int, int]) -> 
     tpot_s, ttft_s = looped(load, spread=0.0)
     assert float(found.tpot_s) == pytest.approx(tpot_s, rel=0.03)
     assert float(found.ttft_s) == pytest.approx(ttft_s, rel=0.1)
-    assert abs(float(steady(PAIR.placed_target, *load[:3], chunk=load[3]).ttft_s) / ttft_s - 1) > 0.5
+    # Those that come one by one wait less.
+    assert float(steady(PAIR.placed_target, *load[:3], chunk=load[3]).ttft_s) < 0.85 * ttft_s
 
 
 @pytest.mark.parametrize("load", DRAFTED)
