@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from simulator.ground.artefacts import UserError
-from simulator.ground.command import is_given, say, stacked
+from simulator.ground.command import is_given, say, stacked, state
 
 if TYPE_CHECKING:
     from simulator.answers.forecast import Forecast
@@ -80,6 +80,7 @@ def fill(
     if not is_given(context, name):
         filled[name] = stated.value
         context.set_parameter_source(name, click.core.ParameterSource.COMMANDLINE)
+        state(context, flag_of(context, name), stated.value, settings.option, stated.said)
     elif not same(name, filled[name], stated.value):
         given = f"{flag_of(context, name)}: {filled[name]}"
         raise UserError(f"{given} beside {stated.said} of {settings.option}, expected one of them")
@@ -133,16 +134,16 @@ def fill_drafter(context: click.Context, filled: dict[str, Any], settings: "Engi
 
 
 def is_here(name: str) -> bool:
-    """Say whether a model's file is here, or was meant to be."""
-    from simulator.costs.shapes import find_model
+    """Say whether a model's file is here, or was meant to be; a path that leads nowhere names none of the catalogue."""
+    from simulator.costs.shapes import CATALOGUE, find_model
 
-    if name.endswith(".json") or name.startswith((".", "/", "~")):
+    if name.endswith(".json"):
         return True
     try:
-        find_model(name)
+        path, _ = find_model(name)
     except UserError:
         return False
-    return True
+    return path.parent != CATALOGUE or not name.startswith((".", "/", "~"))
 
 
 def fill_length(context: click.Context, filled: dict[str, Any], settings: "EngineSettings", *, many: bool) -> None:
@@ -151,43 +152,64 @@ def fill_length(context: click.Context, filled: dict[str, Any], settings: "Engin
 
     stated = settings.options.get("draft_length")
     if settings.schedule:
-        stated = scheduled(filled["batch"], settings)
+        stated = scheduled(context, filled, settings)
     elif stated is None and not is_given(context, "draft_length"):
-        block = block_of(filled)
-        if block is None:
-            key = "num_speculative_tokens" if settings.option == "--speculative-config" else "--speculative-num-steps"
+        usual = settings.usual_length or block_of(filled)
+        if usual is None:
+            key = "num_speculative_tokens" if settings.option == "--speculative-config" else steps_of(filled["method"])
             raise UserError(f"{settings.option}: no draft length, expected {key} or --draftN beside it")
-        stated = Stated(block, "the block")
+        stated = Stated(usual, f"a usual length of {usual}")
     if stated is not None:
         as_typed = stated._replace(value=str(stated.value)) if many else stated
         fill(context, filled, "draft_length", as_typed, settings)
 
 
-def scheduled(batches: Any, settings: "EngineSettings") -> "Stated":
-    """Return the draft length of a schedule at a batch size, or all that it has at some."""
+def steps_of(method: str) -> str:
+    """Return SGLang's flag of the draft length of a method."""
+    from simulator.costs.drafters.methods import method_named
+    from simulator.costs.engines.sglang import BY_STEPS
+
+    by_steps = method_named(method).engines.sglang in BY_STEPS
+    return "--speculative-num-steps" if by_steps else "--speculative-num-draft-tokens"
+
+
+def scheduled(context: click.Context, filled: Mapping[str, Any], settings: "EngineSettings") -> "Stated":
+    """Return the draft length of a schedule at the batch sizes that are forecast, which have one alike."""
     from simulator.costs.engines.settings import Stated
     from simulator.costs.engines.vllm import at_batch
     from simulator.ground.ranges import parse_values
 
-    sizes = [batches] if isinstance(batches, int) else parse_values("--batch", str(batches)).tolist()
-    found = sorted({at_batch(settings.schedule, int(size)) for size in sizes if size >= 1} - {0})
-    if not found:
-        where = f"batch {batches}"
-        raise UserError(f"{settings.option}: drafts nothing at {where}, expected a --batch at which it does")
-    said = f"the schedule at batch {batches}"
-    return Stated(found[0] if len(found) == 1 else ",".join(map(str, found)), said)
+    typed = filled["batch"]
+    sizes = [typed] if isinstance(typed, int) else parse_values("--batch", str(typed)).tolist()
+    is_load = any(is_given(context, name) for name in ("isl", "osl"))
+    if filled.get("compare") or "," in (filled["method"] or "") or is_load:
+        # Methods are compared at all batch sizes, and a load runs all up to its own.
+        sizes = [first for first, _, _ in settings.schedule if not is_load or first <= max(sizes)]
+    lengths = {int(size): at_batch(settings.schedule, int(size)) for size in sizes if size >= 1}
+    found = set(lengths.values())
+    if len(found) > 1:
+        first_of = {k: size for size, k in reversed(lengths.items())}
+        said = ", ".join(f"K = {k} at batch {size}" for size, k in sorted((size, k) for k, size in first_of.items()))
+        raise UserError(
+            f"{settings.option}: its schedule says {said}; expected batch sizes of one K here, or no schedule"
+        )
+    if found <= {0}:
+        raise UserError(f"{settings.option}: drafts nothing at batch {typed}, expected a --batch at which it does")
+    return Stated(found.pop(), f"the schedule at batch {typed}")
 
 
 def block_of(filled: Mapping[str, Any]) -> int | None:
-    """Return the longest draft of a drafter whose file says so."""
-    if filled["draft_model"] is None:
-        return None
+    """Return the longest draft of a drafter whose file says so, or of the block that a target usually gets."""
     from simulator.costs.drafters.methods import method_named
     from simulator.costs.shapes import read_shape
 
     method = None if filled["method"] is None else method_named(filled["method"])
-    drafting = read_shape(filled["draft_model"], method).drafting
-    return None if drafting is None else drafting.longest
+    shape = None
+    if filled["draft_model"] is not None:
+        shape = read_shape(filled["draft_model"], method)
+    elif method and method.is_block and filled["target_model"] is not None and filled["params"] is None:
+        shape = method.usual(read_shape(filled["target_model"]))
+    return shape.drafting.longest if shape and shape.drafting else None
 
 
 def law_of(survival: Iterable[float]) -> "AcceptanceHistogram":

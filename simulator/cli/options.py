@@ -198,6 +198,10 @@ def run_options(*, replications: int, least: int) -> Decorator:
 def options_of(cls: type[T], values: Mapping[str, Any]) -> T:
     """Return options from what click parsed: those that are fields of the class, `device` and `stated` besides."""
     context = click.get_current_context()
+    if "," in (values["method"] or ""):
+        from simulator.costs.drafters.methods import check_list
+
+        check_list(values["method"])
     device = {f.name: values[f.name] for f in fields(DeviceOptions)}
     stated = frozenset(p.name for p in PARAMETERS if is_given(context, p.name))
     named = {**values, "device": DeviceOptions(**device), "stated": stated, "load": load_of(context, values, stated)}
@@ -260,12 +264,14 @@ def prior_acceptance(longest: int, models: "ModelPair", *, extrapolate: bool) ->
     published = prior(models.method.name)
     if published is None:
         return None
+    # What drafts without weights drafts as far as engines have it, of which nothing is accepted at last.
+    goes_on = models.method.is_weightless and longest > published.draft_length
     return reaching_to(
         HistogramAcceptance((published,)),
         longest,
-        extrapolate=extrapolate,
+        extrapolate=extrapolate or goes_on,
         method=models.method,
-        source=published.assumed,
+        source=published.assumed.partition(",")[0],
     )
 
 

@@ -142,7 +142,11 @@ def made_for(text: str) -> int | None:
 def read_shape(path_or_name: str | Path, stated: Method | None = None) -> ModelShape:
     """Read the shape of a model from what `find_model` finds; stated: how it drafts, whatever its file says."""
     path, found = find_model(path_or_name)
-    shape = shape_of(read_json(path, any_number=True), found.name, stated)
+    config = read_json(path, any_number=True)
+    if path.parent == CATALOGUE and stated and stated.waits and not (stated.is_within and predictors(config)):
+        what = f"a language model ({found.name}), which does not draft as {stated.name}"
+        raise UserError(f"{path_or_name}: {what}, expected the drafter's own config.json")
+    shape = shape_of(config, found.name, stated)
     if path.parent == CATALOGUE and str(path_or_name) not in (found.name, str(path)):
         shape = replace(shape, stated_name=str(path_or_name))
     if path.parent != CATALOGUE:

@@ -27,6 +27,8 @@ EXIT_INTERRUPTED = EXIT_BY_SIGNAL + signal.SIGINT
 EXIT_MISTAKE_OF_OURS = 70  # EX_SOFTWARE of sysexits.h
 # Where this is set, tracebacks are printed.
 DEBUG = "SPECSIM_DEBUG"
+# Of a context: options whose values were stated in other words.
+STATED = "specsim.stated"
 # Characters of a word and of a whole line that says what is wrong; what is longer loses its middle.
 LONGEST_WORD, LONGEST_LINE = 200, 1000
 
@@ -114,9 +116,7 @@ class OneLineErrors(click.Command):
             raise Stopped(str(error)) from None
         except UserError as error:
             option = next((o for path, o in named_paths(ctx) if str(error).startswith((f"{path}: ", f"{path}/"))), None)
-            if option is None:
-                raise
-            raise UserError(f"{option} {error}") from None
+            raise UserError(f"{option} {error}" if option else as_stated(ctx, str(error))) from None
 
     def main(  # type: ignore[override]
         self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
@@ -205,6 +205,20 @@ def stacked(*options: Decorator) -> Decorator:
         return function
 
     return decorate
+
+
+def state(context: click.Context, flag: str, value: object, option: str, said: str) -> None:
+    """Note that an option's value was not typed, but stated in other words: errors about it are told in those."""
+    context.meta.setdefault(STATED, {})[flag] = f"{value} ", f"{option}: {said}"
+
+
+def as_stated(context: click.Context, text: str) -> str:
+    """Return what is wrong with an option, as it was stated."""
+    flag, _, rest = text.partition(": ")
+    value, said = context.meta.get(STATED, {}).get(flag, ("", ""))
+    if not said:
+        return text
+    return said + rest[len(value) - 1 :] if f"{said} ".endswith(value) and rest.startswith(value) else f"{said}: {rest}"
 
 
 def is_given(context: click.Context, name: str) -> bool:

@@ -88,7 +88,7 @@ def squeezed(text: str) -> str:
 def find_name(text: str, names: Names, *, whole: bool = False) -> Found | None:
     """Find the one name that a text means, as a person writes it, with or without a vendor before a slash; or None.
 
-    whole: every part of the name has to be there.
+    whole: every part of the name has to be there. Letters and digits alone are no part of one.
 
     Raises:
         UserError: It means several; names them.
@@ -103,7 +103,8 @@ def find_name(text: str, names: Names, *, whole: bool = False) -> Found | None:
     for name in known:
         if parts_of(name) == parts or squeezed(name) == squeezed(text):
             return Found(name)
-    surplus = {name: parts_of(name) - parts for name in known if not whole and parts <= parts_of(name)}
+    is_part = not whole and any(len(part) > 1 for part in parts)
+    surplus = {name: parts_of(name) - parts for name in known if is_part and parts <= parts_of(name)}
     within = [name for name, more in surplus.items() if not set(names.telling) & set(more)]
     for other, name in names.also.items():
         if parts_of(other) == parts or squeezed(other) == squeezed(text):

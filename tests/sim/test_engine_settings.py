@@ -125,13 +125,18 @@ def test_an_acceptance_that_is_to_be_synthesised_is_forecast(run, hist_file: Pat
     assert "acceptance sampled from synthetic_acceptance" in text
 
 
-def test_a_sweep_takes_all_lengths_of_a_schedule(run) -> None:
-    config = json.dumps({"method": "eagle3", "num_speculative_tokens": 5, vllm.OURS[3]: ROWS})
-    words = (*ON_LLAMA[:2], "--target-model", "llama-3.1-8b", "--replications", 0, "--batch", "4,32,128", "--json")
-    found = run("sweep", *words, "--speculative-config", config)
-    plain = run("sweep", *words, "--method", "eagle3", "--draftN", "2,5")
-    assert found.returncode == plain.returncode == 0
+def test_a_schedule_is_forecast_at_batch_sizes_of_one_length_alone(run) -> None:
+    config = ("--speculative-config", json.dumps(GOOD | {"num_speculative_tokens": 5, vllm.OURS[3]: ROWS}))
+    models = (*ON_LLAMA[:2], *ON_LLAMA[6:])
+    swept = ("sweep", *models, "--replications", 0, "--batch")
+    found = run(*swept, "16,32", "--json", *config)
+    plain = run(*swept, "16,32", "--json", "--method", "eagle3", "--draftN", 2)
     assert json.loads(found.stdout)["answers"] == json.loads(plain.stdout)["answers"]
+    refused(run(*swept, "4,32,128", *config), "says K = 5 at batch 4, K = 2 at batch 32, K = 0 at batch 128; expected")
+    refused(run(*swept, "65:70", *config), "drafts nothing at batch 65:70, expected a --batch at which it does")
+    for words in (("--compare", "--batch", 4), ("--concurrency", 9, "--isl", 64, "--osl", 64)):
+        refused(run("simulate", *models, *words, *config), "K = 5 at batch 1, K = 2 at batch 9")
+    assert run("simulate", *models, "--concurrency", 8, "--isl", 64, "--osl", 64, *config).stdout
 
 
 def test_a_drafter_that_says_its_block_needs_no_length(run, tmp_path: Path) -> None:
@@ -266,6 +271,11 @@ ODD_CONFIGS: list[tuple[dict[str, Any], str]] = [
     ({"method": "eagel3"}, "method is 'eagel3', expected one of "),
     ({"method": None}, "method is None, expected a method, or a model beside it"),
     ({"method": ["eagle3"]}, "method is ['eagle3'], expected text"),
+    ({"method": "custom_class"}, "expected one of dflash, draft_model, dspark, eagle, eagle3, medusa, mtp, ngram, "),
+    (
+        {"method": "eagle", "parallel_drafting": True},
+        "no such key beside method eagle (draft_model and eagle3 have it)",
+    ),
     ({"parallel_drafting": 1}, "parallel_drafting is 1, expected true or false"),
     ({"enforce_eager": "no"}, "enforce_eager is 'no', expected true or false"),
     ({"prompt_lookup_max": 2, "prompt_lookup_min": 3}, "prompt_lookup_min is 3, expected at most the 2 of"),
@@ -294,7 +304,8 @@ ODD_FLAGS = [
     (f"{FLAGS} 'open", "no closing quotation, expected flags as a shell takes them"),
     ("--speculative-algorithm EAGEL --speculative-num-steps 3", "is 'EAGEL', expected one of "),
     (FLAGS, "no draft length, expected --speculative-num-steps or --draftN beside it"),
-    (f"{FLAGS} --speculative-num-steps", "--speculative-num-steps is True, expected a whole number"),
+    (f"{FLAGS} --speculative-num-steps", "--speculative-num-steps has no value, expected one behind it"),
+    ("--speculative-algorithm NGRAM", "no draft length, expected --speculative-num-draft-tokens or --draftN beside it"),
     (f"{FLAGS} --speculative-num-steps 0", "--speculative-num-steps is 0, expected a whole number from 1"),
     (f"{FLAGS} --speculative-num-steps x", "--speculative-num-steps is 'x', expected a whole number"),
     (f"{FLAGS} --speculative-num-steps 3 4", "--speculative-num-steps is ['3', '4'], expected a whole number"),
@@ -345,7 +356,7 @@ def test_what_is_at_odds_is_refused_in_one_line(run, words: tuple[object, ...], 
 def test_an_engine_needs_models(run) -> None:
     refused(run("simulate", "--engine", "vllm"), "--engine: vllm without models, expected --profile and --target-model")
     config = json.dumps(GOOD)
-    refused(run("simulate", "--speculative-config", config), "--method: eagle3 without a device, expected --profile")
+    refused(run("simulate", "--speculative-config", config), "method eagle3 without a device, expected --profile")
 
 
 def test_agreeing_options_may_stand_beside_settings(run) -> None:

@@ -45,6 +45,16 @@ def method_named(name: str, option: str = "--method") -> Method:
     raise UserError(f"{option}: {name!r} is not known, expected {one_of(tuple(methods()), name)}")
 
 
+def check_list(text: str) -> None:
+    """Refuse a list of methods, behind commas, that has one twice or an empty one."""
+    names = text.split(",")
+    if any(not name.strip() for name in names):
+        raise UserError(f"--method: {text!r} has an empty name, expected names behind commas")
+    found = [method_named(name).name for name in names]
+    if double := next((name for name in found if found.count(name) > 1), None):
+        raise UserError(f"--method: {double} twice in {text}, expected it once")
+
+
 def kind_of(architecture: str) -> str | None:
     """Return the part of an architecture's name that tells a drafter: the longest of those that methods have."""
     plain = architecture.lower().replace("_", "").replace("-", "")

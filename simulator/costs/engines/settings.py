@@ -8,7 +8,7 @@ from simulator.costs.drafters.methods import methods
 from simulator.costs.drafters.plan import Method, Tree
 from simulator.costs.formats import FORMATS
 from simulator.ground.fields import Field
-from simulator.ground.names import nearest, number_format, one_of
+from simulator.ground.names import nearest, number_format
 
 if TYPE_CHECKING:
     from typing import NoReturn
@@ -40,6 +40,7 @@ class EngineSettings:
     draft lengths by batch size. survival: P(A >= j), where the engine is to accept at these rates. draft_devices: those
     that share the draft, where that is stated. notes: sentences on what is taken in another way than it is stated.
     alike: methods that the engine calls as the one that is stated, of which a drafter's file tells the one.
+    usual_length: the draft length that it takes where none is stated; None: none.
     """
 
     option: str
@@ -48,6 +49,7 @@ class EngineSettings:
     survival: tuple[float, ...] = ()
     notes: tuple[str, ...] = ()
     alike: tuple[str, ...] = ()
+    usual_length: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +122,7 @@ def called(engine: str) -> dict[str, Method]:
 
 def refuse_word(word: Field, known: Sequence[str]) -> "NoReturn":
     """Refuse a word that an engine may have, and that names nothing here."""
-    word.refuse(one_of(known, str(word.value)))
+    word.refuse(f"one of {', '.join(known)}")
 
 
 def refuse_key(key: Field, known: Sequence[str], engine: str) -> "NoReturn":

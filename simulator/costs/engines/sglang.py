@@ -145,6 +145,9 @@ def flags_in(text: str) -> Field:
         raise UserError(
             f"{OPTION}: {text[:80]!r} holds no flag, expected those of SGLang (--speculative-algorithm ...)"
         )
+    for flag in found:
+        if not found[flag] and (flag in (*MODEL, *FORMATS) or flag.removeprefix(SPECULATIVE) in OURS):
+            raise UserError(f"{OPTION}: {flag} has no value, expected one behind it")
     values = {flag: True if not v else in_numbers(v[0]) if len(v) == 1 else v for flag, v in found.items()}
     return Field(values, OPTION)
 

@@ -110,9 +110,10 @@ def read(text: str) -> EngineSettings:
         options["method"] = Stated(method.name, f"method {method.engines.vllm['method']}")
     if model is not None and model not in NO_MODEL:
         options["draft_model"] = Stated(model, f"model {model}")
-    longest = draft_length(config, method)
-    if longest is not None:
-        options["draft_length"] = Stated(longest, f"num_speculative_tokens {longest}")
+    length, usual = config["num_speculative_tokens"], USUAL_SUFFIX if method and method.name == "suffix" else None
+    if length.is_given:
+        options["draft_length"] = Stated(length.whole(1, MAX_DRAFT_LENGTH), f"{length.where} {length.value}")
+    longest = length.whole(1, MAX_DRAFT_LENGTH) if length.is_given else usual
     devices = config["draft_tensor_parallel_size"]
     if devices.is_given:
         options["draft_tp"] = Stated(devices.whole(1, 1024), f"draft_tensor_parallel_size {devices.value}")
@@ -130,6 +131,7 @@ def read(text: str) -> EngineSettings:
         survival=survival_of(config, longest),
         notes=gathered(told),
         alike=tuple(m.name for m in methods().values() if method and m.engines.vllm == method.engines.vllm),
+        usual_length=usual,
     )
 
 
@@ -192,15 +194,10 @@ def method_of(config: Field, model: str | None) -> Method | None:
     if not of_name:
         refuse_word(stated, sorted({str(m.engines.vllm["method"]) for m in methods().values() if m.engines.vllm}))
     at_once = [m for m in of_name if m.engines.vllm.get("parallel_drafting", False) is parallel]
+    if parallel and not at_once and not of_name[0].is_block:
+        have_it = [str(m.engines.vllm["method"]) for m in methods().values() if "parallel_drafting" in m.engines.vllm]
+        config["parallel_drafting"].refuse(f"no such key beside method {name} ({' and '.join(have_it)} have it)")
     return (at_once or of_name)[0]
-
-
-def draft_length(config: Field, method: Method | None) -> int | None:
-    """Return the draft length, the longest where it changes; None where it is not stated."""
-    stated = config["num_speculative_tokens"]
-    if stated.is_given:
-        return stated.whole(1, MAX_DRAFT_LENGTH)
-    return USUAL_SUFFIX if method is not None and method.name == "suffix" else None
 
 
 def schedule_of(config: Field, longest: int | None) -> tuple[Row, ...]:
