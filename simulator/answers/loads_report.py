@@ -96,12 +96,12 @@ def headline(forecast: LoadForecast, basis: Basis) -> str:
             f"{float(plain.output_tokens_per_s):,.0f}",
             spanned(forecast.plain_ci95["output_tokens_per_s"], ",.0f"),
         )
-        first = f"{1e3 * float(plain.tpot_s):.3g} ms a token, the first after {1e3 * float(plain.ttft_s):.3g} ms"
+        first = f"{ms(float(plain.tpot_s))} ms a token, the first after {ms(float(plain.ttft_s))} ms"
         return f"{rate} tokens a second{span} for {at}: {first}."
     if forecast.verdict == DOES_NOT_FIT:
         return "The draft does not fit into memory beside its target: no speedup to tell of."
     gain = f"{forecast.speedup:.2f}x the tokens a second{spanned(forecast.speedup_ci95, '.2f', 'x')}"
-    tpot = f"{1e3 * float(drafted.tpot_s):.3g} ms a token for {1e3 * float(plain.tpot_s):.3g}"
+    tpot = f"{ms(float(drafted.tpot_s))} ms a token for {ms(float(plain.tpot_s))}"
     figures = f"{gain} for {at} at K = {forecast.draft_length}, {tpot}"
     if forecast.verdict == CANNOT_TELL:
         return f"Cannot tell{basis.condition and f', {basis.condition}'}: {figures}."
@@ -113,6 +113,11 @@ def headline(forecast: LoadForecast, basis: Basis) -> str:
 def clients_in_words(forecast: LoadForecast) -> str:
     """Say how many send requests."""
     return f"{forecast.clients:,} client{'s' * (forecast.clients > 1)}"
+
+
+def ms(seconds: float) -> str:
+    """Return milliseconds as text of three digits, or whole ones."""
+    return f"{1e3 * seconds:.3g}" if seconds < 1 else f"{1e3 * seconds:,.0f}"
 
 
 def spanned(ends: Ends, form: str, unit: str = "") -> str:
@@ -150,7 +155,8 @@ def load_table(forecast: LoadForecast) -> str:
     heads = ["plain", f"{forecast.pair.method.name}, K = {forecast.draft_length}"][: len(sides)]
     each = [column(one, ends) for one, ends in sides]
     units = ["time a token, ms", "first token, ms", "of it waiting, ms", "tokens a second", "running at once"]
-    units += ["passes to decode", "of these with a prompt", "a pass without, ms", "a pass with one, ms"]
+    units += ["passes to decode", "of these with a prompt" if forecast.load.mixed else "beside them, with prompts"]
+    units += ["a pass without, ms", "a pass with one, ms"]
     body = [
         [unit, *(cell for cells in row for cell in cells)]
         for unit, row in zip(units, zip(*each, strict=True), strict=True)
@@ -187,19 +193,22 @@ def why_lines(forecast: LoadForecast) -> list[str]:
         if one is None or np.isnan(one.running):
             continue
         share, mixed_s, decode_s = (float(v) for v in (one.mixed_share, one.mixed_s, one.decode_s))
-        passes = "passes" if name == "plain" else "rounds"
+        passes = f"{float(one.rounds):,.0f} {'passes' if name == 'plain' else 'rounds'}"
         of_all = mixed_s * share / (mixed_s * share + decode_s * (1 - share if forecast.load.mixed else 1))
-        said = f"{name}: of {float(one.rounds):,.0f} {passes} {share:.1%} carry prompts of others"
+        said, place = f"{name}: of {passes} {share:.1%} carry prompts of others", "in place of"
+        if not forecast.load.mixed:
+            said, place = f"{name}: beside {passes} {share:.1%} as many are of prompts of others", "beside"
         if share >= FEW:
-            said += f", {1e3 * mixed_s:.3g} ms in place of {1e3 * decode_s:.3g}: {of_all:.0%} of the time a token"
-        lines.append(
-            f"{said}; the first token waits {1e3 * float(one.queueing_s):.3g} of {1e3 * float(one.ttft_s):.3g} ms."
-        )
+            said += f", {ms(mixed_s)} ms {place} {ms(decode_s)}: {of_all:.0%} of the time a token"
+        lines.append(f"{said}; the first token waits {ms(float(one.queueing_s))} of {ms(float(one.ttft_s))} ms.")
+    front_s = float(forecast.pair.placed_target.engine.in_front_s(forecast.clients))
+    if front_s > 0:
+        lines.append(f"in front: {ms(front_s)} ms of the first token lie outside of passes.")
     host_s = host_of_mixed_s(forecast)
     if host_s > 0:
         mixed_s = float(forecast.plain.mixed_s)
         rest = "the longer of the two" if host_s > 0.8 * mixed_s else "beside the device"
-        lines.append(f"host: {1e3 * host_s:.3g} ms of a pass with a prompt, which takes {1e3 * mixed_s:.3g}; {rest}.")
+        lines.append(f"host: {ms(host_s)} ms of a pass with a prompt, which takes {ms(mixed_s)}; {rest}.")
     return lines
 
 
