@@ -3,6 +3,7 @@
 Runs no model. Prompts are the independent unit: intervals come from a bootstrap that draws whole prompts (model §3).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -213,15 +214,26 @@ def tokens_per_round(counts: Floats, rng: np.random.Generator, *, macro: bool = 
     return Estimate(value=estimate.value, ci95=np.clip(ends, 1, counts.shape[1]).tolist())
 
 
-def round_metrics(counts: Floats) -> dict[str, Floats]:
-    """Return the metrics of model §4 that follow from counts of rounds, [..., k + 1]; each [...] or [..., k]."""
+def alpha_by_rank(tau: Floats, k: int) -> Floats:
+    """Return `alpha_iid` of samples in ascending order, exact where their PERCENTILES lie: it rises with tau."""
+    places = PERCENTILES * (len(tau) - 1)
+    known = np.unique(np.concatenate((np.floor(places), np.ceil(places))).astype(np.int64))
+    nearest = np.searchsorted(known, np.arange(len(tau))).clip(max=len(known) - 1)
+    return np.asarray(alpha_iid(np.sort(tau)[known], k)[nearest], np.float64)
+
+
+def round_metrics(counts: Floats, alpha: Callable[[Floats, int], Floats] = alpha_iid) -> dict[str, Floats]:
+    """Return the metrics of model §4 that follow from counts of rounds, [..., k + 1]; each [...] or [..., k].
+
+    alpha: what tells alpha_iid from tau and k.
+    """
     k, mean = counts.shape[-1] - 1, mean_accepted(counts)
     tau = 1 + mean
     return {
         "tokens_per_round": tau,
         "mean_accepted": mean,
         "draft_acceptance_rate": mean / k,
-        "alpha_iid": np.where(np.isnan(tau), np.nan, alpha_iid(tau, k)),
+        "alpha_iid": np.where(np.isnan(tau), np.nan, alpha(tau, k)),
         "target_calls_per_token": 1 / tau,
         "draft_calls_per_token": k / tau,
         "survival": survival_rates(counts),
@@ -243,7 +255,7 @@ def metrics(rounds: RoundCounts, alpha: Estimate, seed: int = 0) -> dict[str, An
     intervals: dict[str, object] = {}
     samples, extremes = round_metrics(drawn), round_metrics(np.eye(rounds.draft_length + 1)[[0, -1]])
     total = rounds.counts.sum(0)
-    alone = round_metrics(rounds_anew(total, np.random.default_rng(seed)))
+    alone = round_metrics(rounds_anew(total, np.random.default_rng(seed)), alpha_by_rank)
     for name, value in round_metrics(total).items():
         figures[name] = value.tolist()
         least, most = float(extremes[name].min()), float(extremes[name].max())

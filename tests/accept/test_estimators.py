@@ -20,8 +20,10 @@ from acceptance.estimate.decode_walk import (
 )
 from acceptance.estimate.estimators import (
     MAX_UNITS,
+    PERCENTILES,
     Estimate,
     alpha_by,
+    alpha_by_rank,
     alpha_estimates,
     bins_of,
     bootstrap,
@@ -36,7 +38,7 @@ from acceptance.estimate.estimators import (
 )
 from acceptance.trace.trace import Trace
 from simulator.ground.artefacts import UserError
-from simulator.ground.histogram import AcceptanceHistogram
+from simulator.ground.histogram import AcceptanceHistogram, alpha_iid
 
 from .traces import make_trace
 
@@ -221,6 +223,12 @@ def test_intervals_lie_within_what_can_be_and_hold_the_value(outputs: list[list[
         low, high = found["ci95"][name]
         assert least - 1e-9 <= low <= found[name] + 1e-9, name
         assert found[name] - 1e-9 <= high <= most + 1e-9, name
+
+
+def test_percentiles_of_alpha_are_those_of_all_samples() -> None:
+    tau = 1 + 3 * np.random.default_rng(0).beta(9, 4, 2000)
+    few, every = np.quantile(alpha_by_rank(tau, 4), PERCENTILES), np.quantile(alpha_iid(tau, 4), PERCENTILES)
+    assert few.tolist() == every.tolist()
 
 
 def test_a_single_prompt_has_no_interval() -> None:
