@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from acceptance.estimate.engines import NAMES_IN_WORDS
+from acceptance.estimate.engines import NAMES, NAMES_IN_WORDS
 from simulator.cli.options import DEVICE_OPTIONS, parameter_options
 from simulator.costs.parameters import LOAD_NAMES, PARAMETERS, UNIT_NAMES, DeviceOptions, Point
 from simulator.ground.artefacts import UserError, check_outputs, to_json, write_json
@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     from acceptance.estimate.engines.named import EnginePolicy
     from calibration.replay.replay import Row, Work
     from simulator.costs.priced import Pricing
+    from simulator.rounds.acceptance_law import AcceptanceModel
 
 TRACE = "trace.json"
 # Outputs that a law writes, for each that runs at once.
 OUTPUTS_A_SLOT = 8
-USUAL = ("static:k=1", "static:k=2", "static:k=4", "sglang-adaptive", "llama-cpp", "vllm-adaptive")
+USUAL = ("static:k=1", "static:k=2", "static:k=4", *(name for name in NAMES if name != "static"))
 COSTS = "--profile and models, or --workmem and its like"
 COST_NAMES = (*UNIT_NAMES, "round_overhead_ms")
 
@@ -118,37 +119,51 @@ def run(options: ReplayOptions) -> None:
     from simulator.costs.priced import load_pricing
 
     pricing = load_pricing(options.device)
-    work, greedy, heading, most_k = loaded(options)
+    found = loaded(options)
     most_drafted = None if pricing.models is None else pricing.models.longest
-    limits = {"the longest of --hist": most_k, "a block of the drafter": most_drafted}
-    policies = chosen(options, work, limits, greedy=greedy)
+    limits = {"the longest of --hist": found.longest, "a block of the drafter": most_drafted}
+    policies, left_out = chosen(options, found, limits)
     stated = {name: getattr(options.point, name) for name in options.stated - {"batch", "total", "alpha"}}
     pricing.refuse_unused(stated)
-    price = None
+    price, point = None, options.point
     if options.knows_costs:
         longest = max(policy.longest for policy in policies.values())
-        price = step_price(pricing, pricing.point(stated), options.slots, longest)
+        point = replace(pricing.point(stated), alpha=point.alpha)
+        price = step_price(pricing, point, options.slots, longest)
     with progress("replay", len(policies) + 1) as bar:
-        rows = rows_of(work, policies, price, options.slots, bar.update)
+        rows = rows_of(found.work, policies, price, options.slots, bar.update)
     too_many = misfit(pricing, options)
     if too_many:  # what cannot run is not fast
         rows = [replace(row, ms_per_token=None, speedup=None) for row in rows]
     notes = list(filter(None, [too_many, *(warm_up_note(policies[row.name], row) for row in rows[1:])]))
-    payload = replay_json(rows, parameters_of(options, pricing, tuple(policies)), notes)
+    condition = condition_of(found.law, pricing, point, options)
+    parameters = parameters_of(options, pricing, point, tuple(policies))
+    payload = replay_json(rows, parameters, notes, condition=condition, left_out=left_out)
     if options.out:
         write_json(options.out, payload)
     if options.as_json:
         click.echo(to_json(payload), nl=False)
         return
-    say(replay_text(rows, heading + where(options, pricing), notes[bool(too_many) :], assumed(options), too_many))
+    notes = [*notes[bool(too_many) :], *(f"left out: {name}: {why}" for name, why in left_out.items())]
+    say(replay_text(rows, found.heading + where(options, pricing), notes, condition, too_many))
     if options.out:
         click.echo(f"wrote {options.out}")
 
 
-def loaded(options: ReplayOptions) -> "tuple[Work, bool, str, int | None]":
-    """Return what is replayed over, whether its draft is greedy, what it is in words, and its longest draft if any."""
+class Loaded(NamedTuple):
+    """What is replayed over: whether its draft is greedy, what it is in words, whose acceptance, its longest draft."""
+
+    work: "Work"
+    greedy: bool
+    heading: str
+    law: "AcceptanceModel"
+    longest: int | None
+
+
+def loaded(options: ReplayOptions) -> Loaded:
+    """Return what is replayed over."""
     from calibration.replay.replay import Drawn, Text
-    from simulator.ground.histogram import load_histograms
+    from simulator.ground.histogram import AcceptanceHistogram, load_histograms, measured_on
     from simulator.rounds.acceptance_law import HistogramAcceptance, IidAcceptance
 
     slots = f"{options.slots} at once"
@@ -163,48 +178,58 @@ def loaded(options: ReplayOptions) -> "tuple[Work, bool, str, int | None]":
         kind = "greedy" if greedy else options.q_kind or "sampled"
         what = f"{len(trace.starts) - 1} outputs of {path}, {trace.size:,} tokens, {slots}, {kind} draft"
         work = Text(trace=trace, q_kind=kind, seed=options.seed, replications=options.replications)
-        return work, kind == "greedy", what, None
+        each = trace.accept(kind).astype(float)
+        counts = (float((1 - each).sum()), float(each.sum()))
+        law = HistogramAcceptance((AcceptanceHistogram(counts, **measured_on({"parameters": parameters})),))
+        return Loaded(work, kind == "greedy", what, law, None)
     outputs, total = OUTPUTS_A_SLOT * options.slots, int(options.point.total)
     sized: dict[str, Any] = {"outputs": outputs, "tokens": total, "seed": options.seed}
     what = f"{outputs} outputs of {total:,} tokens, {slots}, acceptance"
     if options.hist is None:
         alpha = float(options.point.alpha)
-        return Drawn(acceptance=IidAcceptance(alpha), **sized), True, f"{what} {alpha:g} of each draft", None
+        iid = IidAcceptance(alpha)
+        return Loaded(Drawn(acceptance=iid, **sized), True, f"{what} {alpha:g} of each draft", iid, None)
     law = HistogramAcceptance(load_histograms(options.hist, options.hist_as))
-    return Drawn(acceptance=law, **sized), True, f"{what} of {options.hist}", law.longest
+    return Loaded(Drawn(acceptance=law, **sized), True, f"{what} of {options.hist}", law, law.longest)
 
 
 def chosen(
-    options: ReplayOptions, work: "Work", limits: "Mapping[str, int | None]", *, greedy: bool
-) -> "dict[str, EnginePolicy]":
-    """Return the policies by name; where none was named, the usual ones that can be replayed with what is known.
+    options: ReplayOptions, found: Loaded, limits: "Mapping[str, int | None]"
+) -> "tuple[dict[str, EnginePolicy], dict[str, str]]":
+    """Return the policies by name; where none was named, all that can be replayed with what is known, and why others
+    are left out.
 
     limits: the longest drafts of which anything is known, by what knows them.
     """
     from acceptance.estimate.engines.named import policy_of
 
     policies: dict[str, EnginePolicy] = {}
+    left_out: dict[str, str] = {}
     for name in options.policies or USUAL:
-        policy = policy_of(name, greedy=greedy, most=options.slots)
         try:
-            work.check(policy, name)
+            policy = policy_of(name, greedy=found.greedy, most=options.slots)
+            found.work.check(policy, name)
             check_length(policy, name, limits)
             if policy.asks_costs and not options.knows_costs:
                 raise UserError(f"--policy {name}: weighs drafts by what steps cost, expected {COSTS}")
-        except UserError:
+        except UserError as error:
             if options.policies:
                 raise
+            left_out[name] = str(error).removeprefix(f"--policy {name}: ")
             continue
         policies[name] = policy
-    return policies
+    return policies, left_out
 
 
 def check_length(policy: "EnginePolicy", name: str, limits: "Mapping[str, int | None]") -> None:
     """Refuse a policy whose drafts may be longer than anything is known of."""
+    from acceptance.estimate.engines.named import LENGTHS
+
     for what, most in limits.items():
         if most is not None and policy.longest > most:
             drafts = f"drafts up to {policy.longest}, above {most}, {what}"
-            raise UserError(f"--policy {name}: {drafts}, expected at most {most}")
+            setting = LENGTHS[name.partition(":")[0].strip()]
+            raise UserError(f"--policy {name}: {drafts}, expected {setting} of at most {most}")
 
 
 def where(options: ReplayOptions, pricing: "Pricing") -> str:
@@ -217,11 +242,20 @@ def where(options: ReplayOptions, pricing: "Pricing") -> str:
     return f"\n{pair}, context {options.point.context}, on {options.device.profile} ({pricing.profile.status})"
 
 
-def assumed(options: ReplayOptions) -> str:
-    """Say what acceptance was taken where none was stated; empty where one was."""
-    if options.trace or options.hist or "alpha" in options.stated:
-        return ""
-    return f"If each draft were accepted with {options.point.alpha:g}: "
+def condition_of(law: "AcceptanceModel", pricing: "Pricing", point: Point, options: ReplayOptions) -> str:
+    """Return what has to hold for the answer to, as of any other forecast; empty for what was measured."""
+    from simulator.answers.basis import basis_of
+    from simulator.costs.priced import knobs
+
+    stated = options.stated if options.knows_costs else options.stated | {"draft_cost"}
+    return basis_of(
+        pricing.costs(replace(point, draft_length=1)) if options.knows_costs else knobs(point),
+        law,
+        draft_length=1,
+        alpha=float(point.alpha),
+        stated=stated,
+        profile=pricing.profile,
+    ).condition
 
 
 def warm_up_note(policy: "EnginePolicy", row: "Row") -> str:
@@ -246,10 +280,10 @@ def misfit(pricing: "Pricing", options: ReplayOptions) -> str:
     return f"does not fit: {options.slots} sequences of {options.point.context} tokens, memory holds {fits}"
 
 
-def parameters_of(options: ReplayOptions, pricing: "Pricing", names: tuple[str, ...]) -> dict[str, Any]:
+def parameters_of(options: ReplayOptions, pricing: "Pricing", point: Point, names: tuple[str, ...]) -> dict[str, Any]:
     """Return what the numbers hang on."""
     device = {f.name: getattr(options.device, f.name) for f in fields(DeviceOptions) if f.name != "overlap"}
-    counted = {name: getattr(options.point, name) for name in pricing.names} if options.knows_costs else {}
+    counted = {name: getattr(point, name) for name in pricing.names} if options.knows_costs else {}
     return {
         **{name: value for name, value in device.items() if value is not None},
         **{

@@ -23,12 +23,13 @@ def percent(values: Range) -> str:
     return low if low == high else f"{low}..{high}"
 
 
-def replay_text(rows: Sequence[Row], heading: str, notes: Sequence[str], given: str = "", instead: str = "") -> str:
+def replay_text(rows: Sequence[Row], heading: str, notes: Sequence[str], condition: str, instead: str) -> str:
     """Return the answer, what it is of, and a line for each policy.
 
-    given: an assumption that the answer begins with. instead: what stands in its place.
+    condition: what has to hold for the answer to. instead: what stands in the answer's place.
     """
     priced = rows[0].ms_per_token is not None
+    given = f"{condition[0].upper()}{condition[1:]}: " if condition else ""
     columns = ["policy", "drafted", "verified", "accepted", "wasted", "a step"]
     lines = [(*columns, *(("ms/token", "speedup") if priced else ()))]
     for row in rows:
@@ -62,7 +63,15 @@ def answer(rows: Sequence[Row]) -> str:
     return f"{name} is fastest here: {gains[name]:.2f}x as fast as plain decoding."
 
 
-def replay_json(rows: Sequence[Row], parameters: Mapping[str, Any], notes: Sequence[str]) -> dict[str, Any]:
+def replay_json(
+    rows: Sequence[Row],
+    parameters: Mapping[str, Any],
+    notes: Sequence[str],
+    *,
+    condition: str,
+    left_out: Mapping[str, str],
+) -> dict[str, Any]:
     """Return all of it under plain keys."""
     policies = {row.name: row.as_json() for row in rows}
-    return envelope(KIND, SCHEMA_VERSION, parameters) | {"policies": policies, "notes": list(notes)}
+    said = {"condition": condition, "left_out": dict(left_out), "notes": list(notes)}
+    return envelope(KIND, SCHEMA_VERSION, parameters) | {"policies": policies} | said

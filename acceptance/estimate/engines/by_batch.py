@@ -10,6 +10,11 @@ from acceptance.estimate.policies import same_for_all
 from simulator.ground.fields import Field
 from simulator.ground.limits import MAX_DRAFT_LENGTH
 
+# Sequences that run at once, at most.
+MAX_BATCH = 1_000_000
+RANGES = "ranges of batch sizes from 1 on, as in [[1,4,5],[5,32,2]]"
+SCHEDULE = "batch sizes and lengths, as in {4:4,8:2,32:1}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ByBatch:
@@ -66,6 +71,8 @@ def vllm_by_batch(settings: Field) -> ByBatch:
     """
     settings.only(("k", "ranges"))
     most = settings["k"].whole(1, MAX_DRAFT_LENGTH, default=MAX_DRAFT_LENGTH)
+    if not settings["ranges"].is_given:
+        settings["ranges"].refuse(RANGES)
     edges, lengths, last = list[int](), list[int](), 0
     for entry in settings["ranges"].elements():
         numbers = [n.whole(0, MAX_BATCH) for n in entry.elements()]
@@ -75,7 +82,7 @@ def vllm_by_batch(settings: Field) -> ByBatch:
         lengths.append(min(numbers[2], most))
         last = numbers[1]
     if not edges or edges[0] != 1:
-        settings["ranges"].refuse("ranges of batch sizes from 1 on, as in [[1,4,5],[5,32,2]]")
+        settings["ranges"].refuse(RANGES)
     return ByBatch(edges=tuple(edges), lengths=tuple(lengths), keeps_up=True)
 
 
@@ -88,19 +95,17 @@ def trt_llm(settings: Field) -> ByBatch:
     """
     settings.only(("schedule", "floor", "max_concurrency"))
     schedule, floor = settings["schedule"], settings["floor"].whole(0, MAX_DRAFT_LENGTH, default=0)
+    if not schedule.is_given:
+        schedule.refuse(SCHEDULE)
     sizes = {}
     for key, length in schedule.items():
         if not (key.isascii() and key.isdecimal() and 1 <= int(key[:9]) <= MAX_BATCH):
-            schedule.refuse("batch sizes and lengths, as in {4:4,8:2,32:1}")
+            schedule.refuse(SCHEDULE)
         sizes[int(key)] = max(length.whole(0, MAX_DRAFT_LENGTH), floor)
     if not sizes:
-        schedule.refuse("batch sizes and lengths, as in {4:4,8:2,32:1}")
+        schedule.refuse(SCHEDULE)
     last = sorted(sizes)
     edges, lengths = [1, *(size + 1 for size in last)], [*(sizes[size] for size in last), floor]
     most = settings["max_concurrency"].whole(0, MAX_BATCH, default=MAX_BATCH)
     kept = bisect_left(edges, most + 1)
     return ByBatch(edges=(*edges[:kept], most + 1), lengths=(*lengths[:kept], 0))
-
-
-# Sequences that run at once, at most.
-MAX_BATCH = 1_000_000

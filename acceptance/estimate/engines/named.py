@@ -50,6 +50,15 @@ ALONE: dict[str, Callable[[Field], EnginePolicy]] = {
     "llama-cpp": llama_cpp,
 }
 
+# The settings that say how long drafts are.
+LENGTHS = {
+    "static": "k",
+    ADAPTIVE: "k",
+    "vllm-by-batch": "ranges",
+    "sglang-adaptive": "candidate_steps",
+    "trt-llm": "schedule",
+    "llama-cpp": "n_max",
+}
 # Settings by the names that engines have for them.
 OTHER_NAMES = {
     "num_speculative_tokens": "k",
