@@ -123,7 +123,7 @@ def test_errors_name_option_value_and_what_is_allowed(run, user_error) -> None:
         ("simulate --events /proc/x --total 9", "--events /proc/x: cannot be written"),
         (
             "simulate --prompts x",
-            "--prompts: no such option of simulate; bench-decode, validate, measure-acceptance have it",
+            "--prompts: no such option of simulate; validate, bench-decode, measure-acceptance have it",
         ),
         ("bench-decode --profile x.json", "a Chrome trace is --trace-out"),
         ("simulate --profil x", "--profil: no such option of simulate; nearest: --profile"),
