@@ -204,12 +204,16 @@ def block_of(filled: Mapping[str, Any]) -> int | None:
     from simulator.costs.shapes import read_shape
 
     method = None if filled["method"] is None else method_named(filled["method"])
-    shape = None
     if filled["draft_model"] is not None:
-        shape = read_shape(filled["draft_model"], method)
-    elif method and method.is_block and filled["target_model"] is not None and filled["params"] is None:
-        shape = method.usual(read_shape(filled["target_model"]))
-    return shape.drafting.longest if shape and shape.drafting else None
+        drafting = read_shape(filled["draft_model"], method).drafting
+        return None if drafting is None else drafting.longest
+    if method is None or not method.is_block or filled["target_model"] is None or filled["params"] is not None:
+        return None
+    from simulator.rounds.priors import prior
+
+    drafting, known = method.usual(read_shape(filled["target_model"])).drafting, prior(method.name)
+    longest = None if drafting is None else drafting.longest
+    return longest if longest is None or known is None else min(longest, known.draft_length)
 
 
 def law_of(survival: Iterable[float]) -> "AcceptanceHistogram":

@@ -1,6 +1,7 @@
 """The frame of every command: one clear line for a user's mistake, exit code 2, no traceback; progress on stderr."""
 
 import os
+import re
 import signal
 import sys
 import textwrap
@@ -209,16 +210,19 @@ def stacked(*options: Decorator) -> Decorator:
 
 def state(context: click.Context, flag: str, value: object, option: str, said: str) -> None:
     """Note that an option's value was not typed, but stated in other words: errors about it are told in those."""
-    context.meta.setdefault(STATED, {})[flag] = f"{value} ", f"{option}: {said}"
+    context.meta.setdefault(STATED, {})[flag] = str(value), f"{option}: {said}"
 
 
 def as_stated(context: click.Context, text: str) -> str:
-    """Return what is wrong with an option, as it was stated."""
-    flag, _, rest = text.partition(": ")
-    value, said = context.meta.get(STATED, {}).get(flag, ("", ""))
-    if not said:
-        return text
-    return said + rest[len(value) - 1 :] if f"{said} ".endswith(value) and rest.startswith(value) else f"{said}: {rest}"
+    """Return what is wrong with an option, or with the file that it names, as it was stated."""
+    for flag, (value, said) in context.meta.get(STATED, {}).items():
+        if text.startswith(f"{value}: "):
+            return f"{said}: {text[len(value) + 2 :]}"
+        if text.startswith(f"{flag}: "):
+            rest = text[len(flag) + 2 :]
+            again = f" {said}".endswith(f" {value}") and re.match(rf"{re.escape(value)}(?!\w)", rest)
+            return said + rest[len(value) :] if again else f"{said}: {rest}"
+    return text
 
 
 def is_given(context: click.Context, name: str) -> bool:

@@ -1,13 +1,14 @@
 """What engines do where their settings say little: usual lengths, drafters without a file, and how that is told."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from simulator.costs.drafters.methods import methods
 from simulator.costs.engines import vllm
-from simulator.costs.shapes import read_shape
+from simulator.costs.shapes import CATALOGUE, read_shape
 
 ON_LLAMA = ("--profile", "h100-sxm", "--target-model", "llama-3.1-8b", "--replications", 2, "--total", 64)
 GOOD = {"method": "eagle3", "num_speculative_tokens": 4}
@@ -37,6 +38,11 @@ def test_what_is_wrong_with_a_setting_is_told_in_the_engines_words(run) -> None:
         ("--from-sglang", "--speculative-algorithm DFLASH --speculative-num-draft-tokens 40", "tokens 40: 39 is above"),
     ):
         refused(run("simulate", *ON_LLAMA, option, text), f"{expected} k = 1")
+    for model, text in (("/data/head", "/data/head: no such file or folder"), ("none.json", "none.json: no such file")):
+        config = json.dumps({"model": model, "num_speculative_tokens": 4})
+        refused(run("simulate", *ON_LLAMA, "--speculative-config", config), f"--speculative-config: model {text}")
+    mtp = run("simulate", *ON_LLAMA, "--speculative-config", '{"method": "mtp", "num_speculative_tokens": 1}')
+    refused(mtp, "--speculative-config: method mtp, but llama-3.1-8b has no module")
 
 
 @pytest.mark.parametrize(
@@ -45,14 +51,15 @@ def test_what_is_wrong_with_a_setting_is_told_in_the_engines_words(run) -> None:
         ("--speculative-config", '{"method": "suffix"}', vllm.USUAL_SUFFIX),
         ("--from-sglang", "--speculative-algorithm NGRAM --speculative-num-draft-tokens 12", 11),
         ("--speculative-config", '{"method": "dflash", "model": "a/b"}', 15),
+        ("--speculative-config", '{"method": "medusa", "model": "a/b"}', 4),
     ],
 )
 def test_a_deployment_of_defaults_is_forecast_and_may_be_shortened(run, option: str, text: str, k: int) -> None:
     found, _ = answered(run, *ON_LLAMA, option, text)
     assert found["parameters"]["draftN"] == k
-    assert ("beyond K = 8 extrapolated" in found["parameters"].get("acceptance_caveat", "")) == (k != 15)
+    assert ("beyond K = 8 extrapolated" in found["parameters"].get("acceptance_caveat", "")) == (k > 4 and k != 15)
     if "tokens" not in text:
-        assert answered(run, *ON_LLAMA, option, text, "--draftN", 6)[0]["parameters"]["draftN"] == 6
+        assert answered(run, *ON_LLAMA, option, text, "--draftN", 3)[0]["parameters"]["draftN"] == 3
 
 
 @pytest.mark.parametrize("name", ["x", "/models/qwen3-8b", "./none", "a/b", "/data/head"])
@@ -62,11 +69,14 @@ def test_a_head_of_which_no_file_is_here_is_priced_as_usual(run, name: str) -> N
     assert f"no file of {name} is here" in notes
 
 
-def test_a_language_model_is_no_head(run) -> None:
+def test_a_language_model_is_no_head(run, tmp_path: Path) -> None:
     expected = "Qwen/Qwen3-0.6B: a language model (qwen3-0.6b), which does not draft as eagle3, expected the drafter's"
     words = ("simulate", *ON_LLAMA)
     refused(run(*words, "--speculative-config", json.dumps(GOOD | {"model": "Qwen/Qwen3-0.6B"})), expected)
     refused(run(*words, "--draft-model", "Qwen/Qwen3-0.6B", "--method", "eagle3"), expected)
+    (tmp_path / "lm.json").write_text((CATALOGUE / "qwen3-0.6b.json").read_text())
+    told = "lm.json: a language model of 28 layers, which does not draft as medusa, expected the drafter's"
+    refused(run(*words, "--draft-model", "lm.json", "--method", "medusa"), told)
     # Modules that a target has, and a model that was taught to draft at once, are read from such a file.
     for model, method in (("deepseek-v3", "mtp"), ("llama-3.2-1b", "pard")):
         assert read_shape(model, methods()[method]).drafting.method == method

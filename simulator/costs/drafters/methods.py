@@ -15,7 +15,7 @@ from .plan import Method
 
 # Parts of names of architectures that draft, and that no method here reads: variants, and whatever else drafts.
 VARIANTS, OTHERS = ("dflare", "lilicorr"), ("speculator", "hass", "draft")
-# The most layers of a drafter that its folder's name alone tells.
+# The most layers of a drafter that its folder's name, or a word beside its file, alone tells.
 LAYERS_TOLD = 8
 
 
@@ -77,6 +77,10 @@ def drafter_of(config: Field, stated: Method | None = None) -> tuple[Method | No
     if stated is None or stated.read is None or method is stated:
         return method, found
     if method is None or not found.name or found.said:
+        layers = config["num_hidden_layers"].value
+        if stated.waits and not stated.is_within and isinstance(layers, int) and layers > LAYERS_TOLD:
+            what = f"a language model of {layers} layers, which does not draft as {stated.name}"
+            raise config.error(f"{config.path}: {what}, expected the drafter's own config.json")
         return stated, Found(stated.example, f"read as {stated.title}, as --method states")
     raise UserError(f"--method: {stated.name}, but {config.path} is of {method.name}, expected that or no such option")
 
