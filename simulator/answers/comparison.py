@@ -6,10 +6,12 @@ from typing import NamedTuple
 import numpy as np
 
 from simulator.costs.model_costs import ModelPair
+from simulator.costs.parameters import Load
 from simulator.costs.room import largest_batch
 from simulator.costs.step import Floats
 from simulator.rounds.acceptance_law import AcceptanceModel, Ints
 from simulator.rounds.analytic import speedup
+from simulator.rounds.loads import served
 
 from .schedule import LARGEST_BATCH, LEAST_GAIN, Range
 from .verdict import SEARCHED_DRAFT_LENGTHS
@@ -20,11 +22,15 @@ SHOWN_BATCHES = (1, 8, 64, 256)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contender:
-    """A method on a target, what it accepts, and where that is known from."""
+    """A method on a target, what it accepts, and where that is known from.
+
+    load: that is served, with the tokens of a prompt and of an answer; batch sizes are its clients. None: they decode.
+    """
 
     pair: ModelPair
     acceptance: AcceptanceModel
     source: str
+    load: tuple[Load, int, int] | None = None
 
     @property
     def name(self) -> str:
@@ -104,7 +110,11 @@ def best_of(contender: Contender, batches: Ints, most: int, draft_lengths: Ints 
     if not len(allowed) or most < 1:
         return Best(np.zeros(len(batches), np.int64), np.full(len(batches), np.nan))
     pair = replace(contender.pair, batch=batches)
-    gains = np.stack([speedup(pair, contender.acceptance, int(k), overlap=False) for k in allowed])
+    if contender.load is None:
+        gains = np.stack([speedup(pair, contender.acceptance, int(k), overlap=False) for k in allowed])
+    else:
+        tokens = contender.acceptance.tokens_per_round(allowed)[:, None]
+        gains = np.nan_to_num(served(pair, *contender.load, allowed[:, None], tokens).speedup)
     at = gains.argmax(0)
     found = np.where(batches <= most, gains.max(0), np.nan)
     return Best(np.where(batches <= most, allowed[at], 0), found)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from simulator.costs.parameters import BY_NAME, DeviceOptions
+from simulator.costs.parameters import BY_NAME, DeviceOptions, Load
 from simulator.ground.artefacts import UserError, envelope, to_json
 from simulator.ground.command import wrapped
 
@@ -62,6 +62,8 @@ def compare_methods(options: SharedOptions, wanted: ComparisonOptions) -> None:
     pair = found[0].pair
     where = f"{options.device.target_model or pair.target.name} on {pair.profile.name} ({pair.profile.status})"
     heading = f"{where}, context {int(np.max(pair.context)):,}"
+    if options.load:
+        heading = "{}, clients with {:,} tokens in and {:,} out".format(where, *(load_of(options, wanted) or ())[1:])
     if wanted.plot:
         save_figure(wanted.plot, draw_comparison(comparison, heading))
     notes = [*ends_of(comparison, wanted.draft_lengths), *chains_of(comparison, options.device.topk)]
@@ -78,6 +80,11 @@ def compare_methods(options: SharedOptions, wanted: ComparisonOptions) -> None:
     click.echo(f"{heading}\n\n{comparison_text(comparison, batches, skipped)}{told}")
     if wanted.plot:
         click.echo(f"wrote {wanted.plot}")
+
+
+def load_of(options: SharedOptions, wanted: ComparisonOptions) -> "tuple[Load, int, int] | None":
+    """Return the load that is served, with the tokens of a prompt and of an answer."""
+    return options.load and (options.load, int(wanted.stated["isl"]), int(wanted.stated["osl"]))
 
 
 def ends_of(comparison: "Comparison", draft_lengths: tuple[int, ...] | None) -> list[str]:
@@ -103,6 +110,7 @@ def parameters_of(options: SharedOptions, wanted: ComparisonOptions, pair: "Mode
         "devices": pair.devices,
     }
     stated = {BY_NAME[name].key: value for name, value in wanted.stated.items()}
+    shared |= options.load._asdict() if options.load else {}
     return shared | {"context": int(pair.context), "round_overhead_ms": float(pair.round_overhead_s) * 1e3} | stated
 
 
@@ -171,14 +179,13 @@ def contenders(options: SharedOptions, wanted: ComparisonOptions) -> "tuple[tupl
         device = device if method == own else replace(device, draft_model=None, draft_params=None)
         device = device if method.branches else replace(device, topk=None, nodes=None)
         try:
-            pricing = load_pricing(device)
+            pricing = load_pricing(device)._replace(load=options.load)
             assert pricing.models is not None
             alpha = float(wanted.stated.get("alpha", BY_NAME["alpha"].default))
             stated = wanted.acceptance.get(method.name)
             acceptance, source = acceptance_of(options, pricing.models, alpha, stated, is_own=method == own)
-            found.append(
-                Contender(pair=priced(with_drafted(pricing, acceptance), wanted), acceptance=acceptance, source=source)
-            )
+            pair, load = priced(with_drafted(pricing, acceptance), wanted), load_of(options, wanted)
+            found.append(Contender(pair=pair, acceptance=acceptance, source=source, load=load))
         except UserError as error:
             if wanted.methods or method == own or method.name in wanted.acceptance:
                 raise UserError(f"{method.name}: {error}" if str(error)[:1] != "-" else str(error)) from error

@@ -35,7 +35,7 @@ LOAD_OPTIONS = stacked(
 )
 OWN = ("chunk", "max_running", "requests", "prefix_hit", "prompts_first", "same_length")
 # Options that have no part in a load, which has a closed form alone.
-WITHOUT = ("replications", "overlap", "guesses", "csv", "events", "compare", "baseline_tpot", "speculative_tpot")
+WITHOUT = ("replications", "overlap", "guesses", "csv", "events", "baseline_tpot", "speculative_tpot")
 
 
 def load_of(context: click.Context, values: Mapping[str, Any], stated: Collection[str]) -> Load | None:
@@ -55,8 +55,6 @@ def load_of(context: click.Context, values: Mapping[str, Any], stated: Collectio
         raise UserError(f"--{told[0]}: a load without --{other}, expected both")
     for name in (name for name in WITHOUT if values.get(name) and is_given(context, name)):
         raise UserError(f"{flags[name]}: has no part in a load, which --isl and --osl tell; expected no such option")
-    if "," in (values["method"] or ""):
-        raise UserError(f"--method: {values['method']}, several beside a load, expected one of them")
     if values["prompts_first"] and values["same_length"]:
         raise UserError("--same-length: beside --prompts-first, expected one of them")
     most, requests = (values[name] or float("inf") for name in ("max_running", "requests"))

@@ -79,11 +79,11 @@ def simulate(**values: Any) -> None:
     values = as_accepted(values, many=False, compared=compared)
     point = Point(**{p.name: values.pop(p.name) for p in PARAMETERS})
     options = options_of(SimulateOptions, {**values, "point": point})
-    if options.load is not None:
-        run_load(options)
-        return
     if options.compare or len(method_names(options.device)) > 1:
         compare(options)
+        return
+    if options.load is not None:
+        run_load(options)
         return
     if options.plot is not None:
         raise UserError(f"--plot {options.plot}: draws a comparison, expected --compare beside it; sweep draws others")
