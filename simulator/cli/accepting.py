@@ -12,7 +12,6 @@ from simulator.ground.names import one_of
 from simulator.ground.ranges import number_in
 
 if TYPE_CHECKING:
-    from simulator.costs.drafters.plan import Method
     from simulator.costs.model_costs import ModelPair
     from simulator.rounds.acceptance_law import HistogramAcceptance
     from simulator.rounds.pairs import Published
@@ -135,7 +134,7 @@ def published_of(published: "Published", models: "ModelPair | None") -> "Histogr
 
 
 def reaching_to(
-    model: "HistogramAcceptance", longest: int, *, extrapolate: bool, method: "Method | None", source: str
+    model: "HistogramAcceptance", longest: int, *, extrapolate: bool, models: "ModelPair | None", source: str
 ) -> "HistogramAcceptance":
     """Return what tells of draft lengths up to `longest`, the largest K; with a tail, where that is asked for.
 
@@ -144,13 +143,15 @@ def reaching_to(
     """
     from simulator.rounds.tail import with_tail
 
-    if extrapolate and method is not None and method.is_block:
+    method = models.method if models else None
+    is_block = method is not None and method.is_block
+    if extrapolate and method is not None and is_block:
         known = f"nothing is known beyond K = {model.longest} of {source}"
         raise UserError(f"--extrapolate: {method.name} drafts all tokens in one pass, {known}; expected no such option")
     if extrapolate:
         return with_tail(model, longest)
     if longest > model.longest:
-        beyond = "" if method is not None and method.is_block else ", or --extrapolate"
+        beyond = "" if is_block or (models and models.tree) else ", or --extrapolate"
         told = f"{longest} is above k = {model.longest} of {source}"
         raise UserError(f"--draftN: {told}, expected 1 to {model.longest}{beyond}")
     return model

@@ -270,7 +270,7 @@ def prior_acceptance(longest: int, models: "ModelPair", *, extrapolate: bool) ->
         HistogramAcceptance((published,)),
         longest,
         extrapolate=extrapolate or goes_on,
-        method=models.method,
+        models=models,
         source=published.assumed.partition(",")[0],
     )
 
@@ -288,8 +288,8 @@ def reaching(
     model: "HistogramAcceptance", longest: int, options: SharedOptions, models: "ModelPair | None"
 ) -> "HistogramAcceptance":
     """Return what tells of draft lengths up to `longest`, the largest K, see `reaching_to`."""
-    method, source = models.method if models else None, str(options.accepts_as)
-    return reaching_to(model, longest, extrapolate=options.extrapolate, method=method, source=source)
+    source = str(options.accepts_as)
+    return reaching_to(model, longest, extrapolate=options.extrapolate, models=models, source=source)
 
 
 def with_drafted(pricing: "Pricing", acceptance: object) -> "Pricing":

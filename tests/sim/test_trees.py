@@ -347,6 +347,7 @@ def test_rates_may_rise_and_a_block_goes_no_further(run, tmp_path: Path) -> None
         (("--method", "dflash", "--topk", 2, "--nodes", 5), "--topk: drafts of DFlash do not branch"),
         (("--topk", 40, "--nodes", 50), "--topk: 40 is above 35"),
         (("--draftN", 17), "--draftN: 17 is above k = 16 of EAGLE-3 in SpecBundle"),
+        (("--draftN", 17, "--topk", 2, "--nodes", 40), "in SpecBundle, expected 1 to 16\n"),
         (("--method", "dflash", "--draftN", 16), "--draftN: 16 is above k = 15 of DFlash"),
     ],
 )
