@@ -29,7 +29,7 @@ TPOT_NOISE, TTFT_NOISE = 0.03, 0.12
 LEAST_ROWS = 3
 STEP, ENOUGH, MOST_STEPS = 1e-3, 1e-4, 30
 # Rows that a fit spends on its constants, beside their priors.
-SPENT = 4
+SPENT = 5
 # Of a row's error, what others determine at least.
 LEAST_SHARE = 0.2
 

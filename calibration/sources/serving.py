@@ -10,6 +10,7 @@ from typing import Any
 
 from acceptance.importers.values import read_values
 from simulator.costs.formats import FORMATS
+from simulator.ground.artefacts import UserError
 from simulator.ground.fields import Field, text_of
 from simulator.ground.names import number_format
 from simulator.ground.records import BadRecord, Records, as_record, read_each
@@ -84,8 +85,17 @@ def read_serving(path: Path) -> Records[ServingRow]:
         found = read_values(path, read_record, EXPECTED)
         rows = tuple(row for rows in found.rows for row in rows)
         return Records(path=path, rows=rows, skipped=found.skipped, place=found.place)
-    lines = enumerate(csv.DictReader(StringIO(text_of(path).removeprefix("\ufeff"))), 2)
-    return read_each(path, lines, lambda row, line: read_row(row, line), EXPECTED)
+    return read_each(path, lines_of_table(path), lambda row, line: read_row(row, line), EXPECTED)
+
+
+def lines_of_table(path: Path) -> Iterator[tuple[int, Mapping[Any, Any]]]:
+    """Yield the rows of a CSV file by their columns, with their lines."""
+    table = csv.DictReader(StringIO(text_of(path).removeprefix("\ufeff")))
+    try:
+        for row in table:
+            yield table.line_num, row
+    except csv.Error as error:
+        raise UserError(f"{path}: line {table.line_num} is no CSV ({error}), expected {EXPECTED}") from None
 
 
 def plain(name: str) -> str:
@@ -210,8 +220,8 @@ def aiperf_row(export: Field, line: int) -> ServingRow:
     def average(name: str) -> float | None:
         return export[name]["avg"].number() if export[name].is_given else None
 
-    config = export["input_config"].value or {}
-    loadgen, endpoint = (as_record(config.get(key) or {}) for key in ("loadgen", "endpoint"))
+    config = export["input_config"] if export["input_config"].is_given else as_record({})
+    loadgen, endpoint = (config[key] if config[key].is_given else as_record({}) for key in ("loadgen", "endpoint"))
     models = endpoint["model_names"].value
     values = {
         "concurrency": loadgen["concurrency"].value,

@@ -27,10 +27,12 @@ from acceptance.results.validate import problems
 from acceptance.text.prompts import load_prompts
 from acceptance.text.texts import load_texts
 from acceptance.trace.trace import load_trace, save_trace
+from calibration.fit.loads import Options, loads_of
 from calibration.published.cases import load_cases
 from calibration.sources.decode import load_decode
 from calibration.sources.passes import load_passes
 from calibration.sources.probe import from_probe
+from calibration.sources.serving import read_serving
 from cuda_probe.probe.report import load_probe
 from simulator.costs.engines import sglang, vllm
 from simulator.costs.profile_file import load_profile, save_profile
@@ -52,6 +54,8 @@ ODD: tuple[Any, ...] = (
 )
 WORDS = (b"NaN", b"Infinity", b"-1", b"1e999", b"{", b"]", b'"', b"\n", b"\x00", b"\xff\xfe", b",,", b"null", b"9" * 40)
 Read = Callable[[Path], bool]
+BENCH = {"backend": "sglang", "max_concurrency": 8, "completed": 80, "mean_tpot_ms": 9.0, "mean_ttft_ms": 80.0}
+BENCH |= {"total_input_tokens": 80_000, "total_output_tokens": 16_000, "model_id": "deepseek-v3"}
 
 
 def places(value: Any, way: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -213,6 +217,15 @@ def imports(tool: str) -> Read:
     return read
 
 
+def reads_rows(path: Path) -> bool:
+    """Whether rows of a server can be priced."""
+    profile = load_profile("h200")
+    loads = loads_of(read_serving(path).rows, profile, Options(target_model="deepseek-v3", engine="sglang", tp=8))
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = loads.priced(profile).tpot_s
+    return not np.any(found <= 0)
+
+
 def unhashed_probe(path: Path) -> Path:
     """A probe whose raw samples are not told from others by their hash."""
     write_probe(path, results(made_points({"empty": {}}, BURN_COST, 0.0, np.random.default_rng(0))))
@@ -233,6 +246,8 @@ def sources(folder: Path) -> dict[str, tuple[Path, Read]]:
         "pair profile": (measured / "pair_x4.json", reads_profile),
         "probe": (measured / "probe.json", lambda path: bool(from_probe(load_probe(path, raw=False)))),
         "published": (ROOT / "calibration/published/tables/leviathan.json", lambda path: bool(load_cases(path))),
+        "rows of a server": (ROOT / "calibration/published/serving/deepseek-v3-h200-sglang.csv", reads_rows),
+        "result of a bench": (write(folder / "bench.json", BENCH), reads_rows),
         "passes": (write_passes(folder / "passes.json"), lambda path: bool(load_passes(path).times)),
         "decode": (
             write_decode(folder / "decode.jsonl", prompts=2, lengths=(1, 2)),
