@@ -17,7 +17,7 @@ def list_drafters(as_json: bool) -> None:
     """List the drafters that are priced: what their config.json names, how they draft, what they read."""
     from simulator.costs.drafters.methods import OTHERS, VARIANTS, methods
 
-    keys = ("name", "title", "example", "rounds", "reads")
+    keys = ("name", "title", "example", "rounds", "reads", "branches")
     rows = [{key: getattr(method, key) for key in keys} for method in methods().values()]
     unpriced = [part for part in (*VARIANTS, *OTHERS) if part != "draft"]
     if as_json:
@@ -28,7 +28,7 @@ def list_drafters(as_json: bool) -> None:
         return
     say(f"{len(rows)} methods are priced, by --method or by what a file names; not {', '.join(unpriced)}.\n")
     head = ("--method", "its file names", "a round", "reads")
-    shown = [tuple(row[key] for key in keys if key != "title") for row in rows]
+    shown = [tuple(row[key] for key in ("name", "example", "rounds", "reads")) for row in rows]
     click.echo(table([head, *shown], left=(0, 1, 2, 3)))
 
 
