@@ -125,7 +125,7 @@ def name_of(comparison: Comparison, at: Range) -> str | None:
     return comparison.contenders[at.draft_length - 1].name if at.draft_length else None
 
 
-def order(comparison: Comparison) -> list[int]:
-    """Return the places of the contenders, the fastest at the first batch size first."""
-    first = [np.nan_to_num(best.speedup[0], nan=0.0) if len(best.speedup) else 0.0 for best in comparison.best]
-    return sorted(range(len(first)), key=lambda at: -first[at])
+def order(comparison: Comparison, batch: int = 1) -> list[int]:
+    """Return the places of the contenders, the fastest at a batch size first."""
+    gains = [comparison.at(at, batch)[1] if len(best.speedup) else 0.0 for at, best in enumerate(comparison.best)]
+    return sorted(range(len(gains)), key=lambda at: -np.nan_to_num(gains[at], nan=0.0))

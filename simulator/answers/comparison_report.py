@@ -78,7 +78,7 @@ def comparison_text(comparison: Comparison, batches: tuple[int, ...], skipped: d
     """Return the table of methods, which to take at which batch size, and what it rests on."""
     head = ("method", "drafts", "verify", "reads", "tokens", *(f"batch {b}" for b in batches))
     rows = []
-    for at in order(comparison):
+    for at in order(comparison, batches[0] if batches else 1):
         row = row_of(comparison, at, batches)
         gains = (
             "-" if of["speedup"] is None else f"{of['speedup']:.2f}x K{of['draft_length']}"

@@ -48,8 +48,7 @@ def alpha_iid(tokens_per_round: ArrayLike, draft_length: ArrayLike) -> NDArray[n
     """
     tau, k = np.broadcast_arrays(np.asarray(tokens_per_round, np.float64), np.asarray(draft_length, np.float64))
     low, high = np.zeros(tau.shape), np.ones(tau.shape)
-    is_known = (tau <= 1) | (tau >= k + 1)
-    for _ in range(0 if is_known.all() else 60):
+    for _ in range(0 if ((tau <= 1) | (tau >= k + 1)).all() else 60):
         middle = (low + high) / 2
         below = tokens_per_round_iid(middle, k) < tau
         low, high = np.where(below, middle, low), np.where(below, high, middle)
