@@ -92,8 +92,7 @@ class AcceptanceHistogram:
     beside them that had no draft, at least. `assumed`: as what it is taken, where nothing was measured. `ranks`: of the
     text, as the file has them, for trees. `by_length`: rounds by drafted and accepted tokens, as the file has them;
     `drafted`: P(D = d), where rounds of every drafted length are in the counts. `measured_to`: the last place that was
-    measured, where more is extrapolated; 0 where all was. `levels`: the last place that a round's tree has a node at;
-    0 where all have some.
+    measured, where more is extrapolated, `levels`: the last that a tree has a node at; 0 where those are all.
 
     Raises:
         UserError: No bucket above 0, a count that is negative, NaN or above MAX_COUNT, or nothing counted at all.
