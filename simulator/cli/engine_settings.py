@@ -154,9 +154,10 @@ def fill_length(context: click.Context, filled: dict[str, Any], settings: "Engin
     if settings.schedule:
         stated = scheduled(context, filled, settings)
     elif stated is None and not is_given(context, "draft_length"):
-        usual = settings.usual_length or block_of(filled)
+        is_vllm = settings.option == "--speculative-config"
+        usual = settings.usual_length or length_of_drafter(filled, counts_modules=is_vllm)
         if usual is None:
-            key = "num_speculative_tokens" if settings.option == "--speculative-config" else steps_of(filled["method"])
+            key = "num_speculative_tokens" if is_vllm else steps_of(filled["method"])
             raise UserError(f"{settings.option}: no draft length, expected {key} or --draftN beside it")
         stated = Stated(usual, f"a usual length of {usual}")
     if stated is not None:
@@ -198,21 +199,26 @@ def scheduled(context: click.Context, filled: Mapping[str, Any], settings: "Engi
     return Stated(found.pop(), f"the schedule at batch {typed}")
 
 
-def block_of(filled: Mapping[str, Any]) -> int | None:
-    """Return the longest draft of a drafter whose file says so, or of the block that a target usually gets."""
+def length_of_drafter(filled: Mapping[str, Any], *, counts_modules: bool) -> int | None:
+    """Return the longest draft of a drafter whose file says so, or of what a target has or usually gets.
+
+    counts_modules: whether an engine takes the number of a target's modules for one.
+    """
     from simulator.costs.drafters.methods import method_named
     from simulator.costs.shapes import read_shape
-
-    method = None if filled["method"] is None else method_named(filled["method"])
-    if filled["draft_model"] is not None:
-        drafting = read_shape(filled["draft_model"], method).drafting
-        return None if drafting is None else drafting.longest
-    if method is None or not method.is_block or filled["target_model"] is None or filled["params"] is not None:
-        return None
     from simulator.rounds.priors import prior
 
-    drafting, known = method.usual(read_shape(filled["target_model"])).drafting, prior(method.name)
-    longest = None if drafting is None else drafting.longest
+    method, known = None if filled["method"] is None else method_named(filled["method"]), None
+    is_told = method is not None and (method.is_block or method.is_within)
+    if filled["draft_model"] is not None:
+        drafting = read_shape(filled["draft_model"], method).drafting
+    elif method is None or not is_told or filled["target_model"] is None or filled["params"] is not None:
+        return None
+    else:
+        drafting, known = method.usual(read_shape(filled["target_model"])).drafting, prior(method.name)
+    if drafting is None:
+        return None
+    longest = drafting.longest or (drafting.modules if counts_modules and drafting.method == "mtp" else None)
     return longest if longest is None or known is None else min(longest, known.draft_length)
 
 

@@ -273,12 +273,19 @@ def test_what_drafts_without_weights_has_none_in_any_answer(
 
 def test_a_small_model_drafts_as_its_folder_says_where_its_file_does_not(tmp_path: Path) -> None:
     plain = {k: v for k, v in ON_LLAMA_8B.items() if k != "draft_vocab_size"} | {"architectures": ["LlamaForCausalLM"]}
-    for folder, layers, method in (("EAGLE-llama", 1, "eagle"), ("x-EAGLE3", 1, "eagle3"), ("EAGLE3-x", 32, None)):
+    for folder, layers, method in (
+        ("EAGLE-llama", 1, "eagle"),
+        ("x-EAGLE3", 1, "eagle3"),
+        ("EAGLE3-x", 32, None),
+        ("EAGLE7-x", 1, None),
+        ("draft2", 1, None),
+    ):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "config.json").write_text(json.dumps(plain | {"num_hidden_layers": layers}))
         shape = read_shape(tmp_path / folder)
         assert (shape.drafting and shape.drafting.method) == method
         assert ("as its folder's name tells" in shape.assumed) == (method is not None)
+        assert ("though eagle7 is in its folder's name" in shape.assumed) == (folder == "EAGLE7-x")
 
 
 # Files as they are published: what they say of the states read, words, places of a block, and modules.

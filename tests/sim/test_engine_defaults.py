@@ -62,6 +62,13 @@ def test_a_deployment_of_defaults_is_forecast_and_may_be_shortened(run, option: 
         assert answered(run, *ON_LLAMA, option, text, "--draftN", 3)[0]["parameters"]["draftN"] == 3
 
 
+def test_vllm_takes_as_many_tokens_as_a_target_has_modules(run) -> None:
+    on_v3 = ("--profile", "h200", "--tp", 16, "--target-model", "deepseek-v3", "--replications", 2, "--total", 64)
+    assert answered(run, *on_v3, "--speculative-config", '{"method": "mtp"}')[0]["parameters"]["draftN"] == 1
+    flags = "--speculative-algorithm NEXTN"
+    refused(run("simulate", *on_v3, "--from-sglang", flags), "no draft length, expected --speculative-num-steps")
+
+
 @pytest.mark.parametrize("name", ["x", "/models/qwen3-8b", "./none", "a/b", "/data/head"])
 def test_a_head_of_which_no_file_is_here_is_priced_as_usual(run, name: str) -> None:
     found, notes = answered(run, *ON_LLAMA, "--speculative-config", json.dumps(GOOD | {"model": name}))

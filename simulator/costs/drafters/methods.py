@@ -62,6 +62,8 @@ def kind_of(architecture: str) -> str | None:
     told = [part for part in (*VARIANTS, *sorted(parts, key=len, reverse=True), *OTHERS) if part in plain]
     if not told or plain.endswith("forconditionalgeneration"):
         return None
+    if told[0] not in parts:
+        return told[0]
     # Another version of a method, unless that number counts weights.
     version = re.search(rf"{told[0]}\d+(?![\d.]*b)", architecture.lower())
     return version[0] if version else told[0]
@@ -116,4 +118,7 @@ def told_by_folder(config: Field) -> tuple[Method | None, Found]:
     name = path.resolve().parent.name if path.name == "config.json" else path.stem
     kind = kind_of(name) if isinstance(layers, int) and layers <= LAYERS_TOLD else None
     method = next((m for m in methods().values() if kind in m.architectures), None)
-    return method, Found(method.example, f"read as {method.title}, as its folder's name tells") if method else Found("")
+    if method is not None:
+        return method, Found(method.example, f"read as {method.title}, as its folder's name tells")
+    unpriced = kind is not None and kind not in OTHERS
+    return None, Found("", f"read as a language model, though {kind} is in its folder's name" if unpriced else "")
