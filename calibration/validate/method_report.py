@@ -61,7 +61,7 @@ def method_text(validation: MethodValidation, max_error: float | None = None) ->
 
 def rows_text(validation: MethodValidation) -> str:
     """Return a row for each arm, the fastest of each target first."""
-    rows = [("target", "method", "K or tree", "tokens/round", "measured", ENDS, "forecast", "error")]
+    rows = [("target", "method", "K", "tokens/round", "measured", ENDS, "forecast", "error")]
     targets = list(dict.fromkeys(r.target for r in validation.rows))
     for r in sorted(validation.rows, key=lambda r: (targets.index(r.target), -r.measured)):
         gains = (f"{r.measured:.3f}x", span(r.measured_ci95), f"{r.forecast:.3f}x", f"{r.error:+.1%}")
@@ -71,14 +71,13 @@ def rows_text(validation: MethodValidation) -> str:
 
 def phases_text(validation: MethodValidation) -> str:
     """Return where the time of a round goes, as it was decoded and by its parts: what a forecast lacks shows here."""
-    heads = ("ms a round", "K or tree", *(f"{name}{what}" for name in NAMES for what in ("", " of parts")))
-    rows = [heads]
+    rows = [("ms a round", *(what for name in NAMES for what in (name, "of parts")))]
     for target, took, parts in validation.steps:
-        rows.append((f"{target}: plain", "", *cells(took, parts)))
+        rows.append((f"{target}, plain", *cells(took, parts)))
         for r in validation.rows:
             if r.target == target:
-                rows.append((r.method, r.drafts, *cells(r.round_s, r.parts_s)))
-    return table(rows, left=(0, 1), keys=2)
+                rows.append((r.name, *cells(r.round_s, r.parts_s)))
+    return table(rows)
 
 
 def cells(took: tuple[float, ...], parts: tuple[float, ...]) -> Iterator[str]:

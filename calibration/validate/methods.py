@@ -144,4 +144,4 @@ def drafts_of(arm: Arm) -> str:
     knobs = arm.knobs
     if arm.method not in ("eagle-tree", "medusa-tree", "specexec"):
         return f"{knobs['k']}"
-    return f"{knobs['k']} deep, {knobs['tree_budget']} nodes"
+    return f"{knobs['k']}, {knobs['tree_budget']} nodes"
