@@ -14,6 +14,7 @@ from calibration.published.cases import PARAMETERS, UNITS, Case, load_cases, pub
 from calibration.validate.published.fit import validate_case
 from calibration.validate.published.report import result_json, summary_text
 from simulator.costs.model_costs import ERROR_OF_SHEET
+from simulator.costs.profile_file import load_profile, save_profile
 from simulator.costs.step import Knobs
 from simulator.ground.artefacts import UserError
 from simulator.rounds.acceptance_law import IidAcceptance
@@ -202,7 +203,7 @@ def test_chains_of_engines_are_forecast_from_two_rows_of_one_task(tmp_path: Path
     assert "specbundle-chains: BROKEN by median" in summary_text([blind])
 
 
-def test_a_profile_alone_says_whether_heads_of_engines_pay() -> None:
+def test_a_profile_alone_says_whether_heads_of_engines_pay(tmp_path: Path) -> None:
     """Nothing is fitted to these rows; a sheet without what the engine adds says it too rarely."""
     found = PUBLISHED["specbundle-from-profile"]
     result = validate_case(found)
@@ -215,7 +216,8 @@ def test_a_profile_alone_says_whether_heads_of_engines_pay() -> None:
     assert neutral.right >= 0.95
     assert neutral.median_error <= 0.15
     # Negative control: a sheet that says nothing of what engines add.
-    silent = validate_case(replace(found, profile="h100-sxm"))
+    save_profile(tmp_path / "silent.json", replace(load_profile("h200"), engine=None), {})
+    silent = validate_case(replace(found, profile=str(tmp_path / "silent.json")))
     assert silent.right is not None
     assert silent.right < 0.9
     assert not silent.holds
