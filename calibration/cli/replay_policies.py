@@ -122,6 +122,7 @@ def run(options: ReplayOptions) -> None:
     found = loaded(options)
     most_drafted = None if pricing.models is None else pricing.models.longest
     limits = {"the longest of --hist": found.longest, "a block of the drafter": most_drafted}
+    limits["the longest of the profile"] = max(pricing.decoding.draft_lengths) if pricing.decoding else None
     policies, left_out = chosen(options, found, limits)
     stated = {name: getattr(options.point, name) for name in options.stated - {"batch", "total", "alpha"}}
     pricing.refuse_unused(stated)

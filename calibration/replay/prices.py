@@ -73,7 +73,9 @@ def step_price(pricing: Pricing, point: Point, most: int, longest: int) -> StepP
     elif pricing.models.tree is not None:
         raise UserError("--topk and --nodes: policies are of drafts that do not branch, expected no such options")
     running, lengths = np.arange(1, most + 1)[:, None], np.arange(longest + 1)
-    cost = pricing.costs(replace(point, batch=running)).round_cost(lengths)
-    shape = most, longest + 1
-    draft, rest = np.broadcast_to(cost.draft_s, shape), np.broadcast_to(cost.verify_s + cost.overhead_s, shape)
+    costs = pricing.costs(replace(point, batch=running))
+    cost, shape = costs.round_cost(lengths), (most, longest + 1)
+    # Of a pair that was timed, a pass keeps up too; a method's plan has its own.
+    drafting = cost if pricing.models else costs.round_cost(np.maximum(lengths, 1))
+    draft, rest = np.broadcast_to(drafting.draft_s, shape), np.broadcast_to(cost.verify_s + cost.overhead_s, shape)
     return TablePrice(plain=np.broadcast_to(cost.baseline_s, shape)[:, 0], draft=draft, rest=rest)

@@ -162,6 +162,16 @@ def test_a_pair_that_was_not_measured_is_an_assumption_as_in_any_forecast(output
             path.unlink()
 
 
+def test_a_pair_that_was_timed_drafts_no_longer_and_keeps_up_too(output, run, user_error) -> None:
+    pair = Path(__file__).parents[2] / "calibration/measured/epyc-2-core/pair_x4.json"
+    timed = ("replay-policies", "--profile", pair, "--total", 32)
+    user_error(run(*timed, "--policy", "static:k=99"), "drafts up to 99, above 8, the longest of the profile")
+    assert "static:k=4" in json.loads(output(*timed, "--json"))["policies"]
+    never = "vllm-by-batch:ranges=[[1,64,0]]"
+    row = replayed(output, *timed[1:], "--policy", never)[never]
+    assert row["speedup"][0] < 0.95
+
+
 def test_what_is_left_out_says_what_it_needs(output, hist_file: Path) -> None:
     found = json.loads(output("replay-policies", "--hist", hist_file, "--json"))
     assert set(found["policies"]) == {PLAIN, "static:k=1", "static:k=2", "static:k=4"}
