@@ -130,6 +130,7 @@ def test_the_list_names_what_is_read_and_how_it_drafts(output) -> None:
     ("changes", "message"),
     [
         ({"draft_vocab_size": 501}, "draft_vocab_size is 501, expected a whole number from 1 to 500"),
+        ({"parallel_drafting": "yes"}, "parallel_drafting is 'yes', expected true or false"),
         ({"architectures": ["FooEagle7"]}, "the drafter 'FooEagle7' is not priced"),
         ({"eagle_config": {"eagle_aux_hidden_state_layer_ids": ["x"]}}, r"ids\[0\] is 'x', expected a whole number"),
         (

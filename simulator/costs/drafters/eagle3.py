@@ -11,7 +11,7 @@ from .plan import DraftPlan, Engines, Ints, Method, chain
 
 def read(config: Field, outer: Field, architecture: str) -> ModelShape:
     """Return the shape of a head; its first layer reads the token's embedding beside the states."""
-    if outer["parallel_drafting"].value is True:
+    if outer["parallel_drafting"].flag(False):
         return peagle.read(config, outer, architecture)
     head = states_head(config, outer)
     head.widen()
