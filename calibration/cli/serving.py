@@ -46,7 +46,8 @@ def loads_from(path: Path, profile: "Profile", given: Mapping[str, Any]) -> "Loa
         target_model=given["target_model"] or (fitted.model if fitted else ""),
         engine=engine_of(given["engine"] or (fitted.engine if fitted else "")),
         tp=given["tp"],
-        **formats,
+        dtype=formats["dtype"] or (fitted.dtype if fitted else ""),
+        kv_dtype=formats["kv_dtype"],
     )
     return loads_of(rows.rows, profile, options)
 

@@ -234,6 +234,7 @@ def profile_of(calibration: ServingCalibration, name: str, source_sha256: str) -
         tpot_error=spread_of(calibration.held_out_tpot),
         ttft_error=spread_of(held_out) if len(held_out) else None,
         source_sha256=source_sha256,
+        dtype=loads.dtype,
     )
     what = f"{loads.engine or 'an engine'} serving {loads.shape.name}"
     note = f"Fitted to {len(loads)} rows of {what}; what they do not tell is as {calibration.prior.name} has it."

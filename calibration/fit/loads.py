@@ -56,6 +56,7 @@ class Loads:
     placings: tuple[Placing, ...]
     left_out: Mapping[str, int]
     assumed: tuple[str, ...] = ()
+    dtype: str = ""
 
     def __len__(self) -> int:
         """Rows."""
@@ -123,7 +124,13 @@ def loads_of(rows: Sequence[ServingRow], profile: Profile, given: Options) -> Lo
             f"rows without a count of requests sent {REQUESTS_A_CLIENT:g} for each client, the first at once"
         )
     return Loads(
-        shape=shape, engine=engine, rows=tuple(kept), placings=placings, left_out=dict(left), assumed=tuple(assumed)
+        shape=shape,
+        engine=engine,
+        rows=tuple(kept),
+        placings=placings,
+        left_out=dict(left),
+        assumed=tuple(assumed),
+        dtype=given.dtype,
     )
 
 
@@ -171,6 +178,15 @@ def shape_name(text: str) -> str:
 
 
 @lru_cache(maxsize=256)
+def stored_as(text: str) -> Storage | None:
+    """Return how a model's weights are stored, where its name says; None where it is not known."""
+    try:
+        return read_shape(text).storage if text else None
+    except UserError:
+        return None
+
+
+@lru_cache(maxsize=256)
 def device_of(text: str) -> str:
     """Return the device that a row names, "" where the name is not known."""
     try:
@@ -182,7 +198,7 @@ def device_of(text: str) -> str:
 def placing_of(row: ServingRow, shape: ModelShape, given: Options) -> Placing:
     """Return how a row's model lies on devices; its own format where the row's has as many bits."""
     dtype = row.dtype or given.dtype
-    storage: Storage | str = dtype or shape.storage or "bfloat16"
+    storage: Storage | str = dtype or stored_as(row.model) or shape.storage or "bfloat16"
     if dtype and shape.storage and int(shape.storage.format.bits) == int(format_of(dtype).bits):
         storage = shape.storage
     kv_dtype = row.kv_dtype or given.kv_dtype or None

@@ -16,7 +16,8 @@ MOST_ROWS, MOST_VARIANCE = 10**9, 100.0
 class ServingFit:
     """The rows that constants were fitted to, and what they tell.
 
-    sheet: the profile that was the prior. model, engine: of the rows. constants: names, covariance: of their
+    sheet: the profile that was the prior. model, engine: of the rows; dtype: of weights, where rows do not say, ""
+    where nobody does. constants: names, covariance: of their
     logarithms. tpot_error, ttft_error: standard errors of a row besides, relative; None where no row has any.
     """
 
@@ -29,6 +30,7 @@ class ServingFit:
     covariance: Floats = field(default_factory=lambda: np.zeros((0, 0)))
     ttft_error: float | None = None
     source_sha256: str = ""
+    dtype: str = ""
 
 
 def parse_serving_fit(entry: Field) -> ServingFit:
@@ -50,6 +52,7 @@ def parse_serving_fit(entry: Field) -> ServingFit:
         tpot_error=entry["tpot_error"].number(0.0, MOST_VARIANCE),
         ttft_error=entry["ttft_error"].number(0.0, MOST_VARIANCE) if entry["ttft_error"].is_given else None,
         source_sha256=entry["source_sha256"].text(empty=True),
+        dtype=entry["dtype"].text(empty=True) if entry["dtype"].is_given else "",
     )
 
 

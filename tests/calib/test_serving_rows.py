@@ -208,6 +208,20 @@ def test_what_is_not_priced_is_counted_by_its_reason() -> None:
     assert (placing.devices, placing.replicas, placing.kv_dtype) == (8, 8, "fp8")
 
 
+def test_weights_are_stored_as_the_row_says_else_its_model_s_name() -> None:
+    like = {"line": 1, "concurrency": 8.0, "isl": 1000.0, "osl": 100.0, "tpot_s": 0.01, "tp": 4}
+    for model, dtype, given, expected in (
+        ("Qwen/Qwen3-235B-A22B-FP8", "", "", "fp8"),
+        ("Qwen/Qwen3-235B-A22B", "", "", "bfloat16"),
+        ("Qwen/Qwen3-235B-A22B", "", "fp8", "fp8"),
+        ("Qwen/Qwen3-235B-A22B-FP8", "bfloat16", "fp8", "bfloat16"),
+        ("openai/gpt-oss-120b", "nvfp4", "", "mxfp4 experts"),
+    ):
+        row = ServingRow(**like, model=model, dtype=dtype)
+        (placing,) = loads_of([row], SHEET, Options(dtype=given)).placings
+        assert (placing.storage if isinstance(placing.storage, str) else placing.storage.name) == expected, model
+
+
 def test_commands_fit_rows_and_hold_forecasts_against_them(run, tmp_path: Path) -> None:
     lines = DENSE.read_text().splitlines()
     (tmp_path / "ten.csv").write_text("\n".join([lines[0], *lines[1::6]]) + "\n")
@@ -218,6 +232,14 @@ def test_commands_fit_rows_and_hold_forecasts_against_them(run, tmp_path: Path) 
     held = run(*words, "--max-error", "0.05")
     payload = json.loads(held.stdout)
     assert held.returncode == 0
+    # What was said of rows in the fit holds for others.
+    bare = [",".join(line.split(",")[4:]) for line in lines]
+    (tmp_path / "bare.csv").write_text("\n".join([bare[0], *bare[1::6]]) + "\n")
+    more = ("--target-model", "llama-3.1-70b", "--engine", "vllm", "--dtype", "fp8", "--out", "other.json")
+    assert run("calibrate", "--from-serving", "bare.csv", "--profile", "h200", *more).returncode == 0
+    (tmp_path / "all.csv").write_text("\n".join(bare) + "\n")
+    other = json.loads(run("validate", "--serving", "all.csv", "--profile", "other.json", "--json").stdout)
+    assert other["tpot"]["median_error"] == pytest.approx(payload["tpot"]["median_error"], rel=1e-6)
     assert payload["tpot"]["median_error"] <= 0.04
     assert payload["ttft"]["rows"] == len(payload["rows"]) == 60
     assert {group["by"] for group in payload["groups"]} == {"concurrency", "isl", "osl", "devices"}
