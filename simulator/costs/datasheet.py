@@ -36,7 +36,7 @@ ASSUMED = (
     "Assumed: a fused engine with graphs launches 10 kernels a layer at 2 us, uncertain by 50 %; a pass costs 100 us "
     "besides, by 50 %, a round 600 us, by 50 %.",
     "Assumed: compute and memory time overlap with exponent 4, uncertain by 30 %.",
-    "Assumed: layers of experts launch 24 kernels more (12 on Blackwell), those of latent attention 8; a further token "
+    "Assumed: layers of experts launch 24 kernels more (10 on Blackwell), those of latent attention 8; a further token "
     "of a sequence touches experts as 0.66 tokens of another would.",
     "Assumed of servers: a pass with a prompt, which no graph replays whole, takes the host 0.8 ms a layer beside the "
     "device; under load a layer takes 16 us more, and 0.32 us for each sequence; 25 ms a request and 0.3 ms a client "
