@@ -33,6 +33,17 @@ ACCEPTANCE_OPTIONS = stacked(
 )
 
 
+TREE_OPTIONS = stacked(
+    click.option(
+        "--topk", type=click.IntRange(1, 1024), help="Children of each of as many nodes, of drafts that branch."
+    ),
+    click.option(
+        "--nodes", type=click.IntRange(2, 65_536), help="Tokens of such a tree that are verified, the last one's too."
+    ),
+    click.option("--branching", help="Of a static tree: children of every node by level, such as 4,2,1."),
+)
+
+
 def value_of(text: str, name: str = "") -> "Stated":
     """Return an alpha, the path of a file, or what the registry of published pairs has; name: of a method before it.
 

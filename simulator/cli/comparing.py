@@ -177,7 +177,7 @@ def contenders(options: SharedOptions, wanted: ComparisonOptions) -> "tuple[tupl
     for method in chosen:
         device = replace(options.device, method=None if method == own else method.name)
         device = device if method == own else replace(device, draft_model=None, draft_params=None)
-        device = device if method.branches else replace(device, topk=None, nodes=None)
+        device = device if method.branches else replace(device, topk=None, nodes=None, branching=None)
         try:
             pricing = load_pricing(device)._replace(load=options.load)
             assert pricing.models is not None

@@ -16,7 +16,7 @@ from simulator.ground.ranges import in_milliseconds, not_a_number, number_in
 from simulator.ground.read_as import AS
 from simulator.ground.vocabulary import Milliseconds
 
-from .accepting import group_in, published_of, reaching_to
+from .accepting import TREE_OPTIONS, group_in, published_of, reaching_to
 from .load import load_of
 
 if TYPE_CHECKING:
@@ -128,12 +128,7 @@ DEVICE_OPTIONS = stacked(
     click.option(
         "--method", help="How it drafts, as `drafters list` shows; without --draft-model as usual for a target."
     ),
-    click.option(
-        "--topk", type=click.IntRange(1, 1024), help="Children of each of as many nodes, of drafts that branch."
-    ),
-    click.option(
-        "--nodes", type=click.IntRange(2, 65_536), help="Tokens of such a tree that are verified, the last one's too."
-    ),
+    TREE_OPTIONS,
     click.option(
         "--params", help="Weights of a target that no reader knows, such as 8.03B; in place of its config.json."
     ),
@@ -240,7 +235,7 @@ def load_acceptance(
     if found is None:
         if len(alphas) > 1:
             raise UserError(f"--alpha: {len(alphas)} values beside --topk, expected one")
-        return tree_of_alpha(float(alphas[0]), tree, max(longest, LEVELS))
+        return tree_of_alpha(float(alphas[0]), tree, longest if tree.levels else max(longest, LEVELS))
     if not isinstance(found, HistogramAcceptance):
         raise UserError("--no-measured: trees take more than one alpha, expected no --topk beside it")
     return tree_acceptance(found, tree, longest)

@@ -216,7 +216,8 @@ class ModelPair:
     @property
     def longest(self) -> int | None:
         """The longest draft that is made in one go; None: any."""
-        return longest_of(self.draft)
+        levels = len(self.tree.levels) if self.tree and self.tree.levels else None
+        return min((k for k in (longest_of(self.draft), levels) if k is not None), default=None)
 
     @property
     def has_weights(self) -> bool:
@@ -232,6 +233,11 @@ class ModelPair:
     def topk(self) -> int | None:
         """Children of a node, of drafts that branch."""
         return self.tree.topk if self.tree else None
+
+    @property
+    def branching(self) -> str | None:
+        """Children of every node by level, of static trees."""
+        return ",".join(map(str, self.tree.levels)) if self.tree and self.tree.levels else None
 
     @property
     def nodes(self) -> int | None:

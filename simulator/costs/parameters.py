@@ -181,6 +181,7 @@ class DeviceOptions:
     method: str | None = None
     topk: int | None = None
     nodes: int | None = None
+    branching: str | None = None
     dtype: str | None = None
     draft_dtype: str | None = None
     kv_dtype: str | None = None

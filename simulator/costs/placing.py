@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from simulator.ground.artefacts import UserError
-from simulator.ground.fields import read_json
+from simulator.ground.fields import read_json, shortened
 from simulator.ground.names import one_of
 
 from .drafters import draft_model
@@ -16,6 +18,9 @@ from .profile import Profile
 from .shapes import read_shape
 from .stated import StatedModel
 from .work import ModelShape
+
+# Of static trees: levels, and tokens that are verified.
+MOST_LEVELS, MOST_NODES = 64, 4096
 
 
 def model_shape(name: str | None, stated: StatedModel, method: Method | None = None) -> ModelShape:
@@ -118,17 +123,38 @@ def devices_of_draft(options: DeviceOptions, draft: ModelShape) -> int:
 
 
 def tree_of(options: DeviceOptions, method: Method) -> Tree | None:
-    """Return how drafts branch, as `--topk` and `--nodes` say."""
-    if options.topk is None and options.nodes is None:
+    """Return how drafts branch, as `--topk` and `--nodes` say, or `--branching`."""
+    option = "--topk" if options.branching is None else "--branching"
+    if options.topk is None and options.nodes is None and options.branching is None:
         return None
     check_tree(options)
     if not method.branches:
-        raise UserError(f"--topk: drafts of {method.title} do not branch, expected no such option")
-    return Tree(options.topk or 1, options.nodes or 1)
+        raise UserError(f"{option}: drafts of {method.title} do not branch, expected no such option")
+    if options.branching is None:
+        return Tree(options.topk or 1, options.nodes or 1)
+    levels = branching(options.branching)
+    return Tree(max(levels), 1 + int(np.cumprod(levels).sum()), levels)
+
+
+def branching(text: str) -> tuple[int, ...]:
+    """Read the children of every node by level, such as 4,2,1.
+
+    Raises:
+        UserError: They are no whole numbers above 0, or make too many nodes.
+    """
+    parts = text.split(",")
+    levels = tuple(int(p) if p.strip().isascii() and p.strip().isdigit() and len(p) < 6 else 0 for p in parts)
+    if min(levels) < 1 or len(levels) > MOST_LEVELS:
+        raise UserError(f"--branching: {shortened(text)} is not allowed, expected children by level, such as 4,2,1")
+    if (nodes := 1 + int(np.cumprod(np.array(levels, np.float64)).sum())) > MOST_NODES:
+        raise UserError(f"--branching: {text} makes {nodes:,} tokens to verify, expected at most {MOST_NODES:,}")
+    return levels
 
 
 def check_tree(options: DeviceOptions) -> None:
-    """Refuse half of what says how drafts branch."""
+    """Refuse half of what says how drafts branch, or too much of it."""
+    if options.branching is not None and (options.topk or options.nodes):
+        raise UserError(f"--branching: {options.branching} beside --topk or --nodes, expected one or the other")
     if (options.topk is None) != (options.nodes is None):
         one, other = ("--nodes", "--topk") if options.topk is None else ("--topk", "--nodes")
         raise UserError(f"{one}: {options.topk or options.nodes} alone, expected {other} beside it")

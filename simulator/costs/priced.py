@@ -29,6 +29,7 @@ HOW_MODELS_RUN = {
     "method": "method",
     "topk": "topk",
     "nodes": "nodes",
+    "branching": "branching",
     "dtype": "dtype",
     "draft_dtype": "draft_dtype",
     "kv_dtype": "kv_dtype",
@@ -81,7 +82,8 @@ class Pricing(NamedTuple):
             return default
         from .drafters.plan import usual_length
 
-        return usual_length(self.models.draft, default)
+        tree = self.models.tree
+        return len(tree.levels) if tree and tree.levels else usual_length(self.models.draft, default)
 
     def defaults(self) -> dict[str, float]:
         """Return what the profile says of parameters that have other values without one, by name."""

@@ -12,7 +12,15 @@ from simulator.ground.ranks import LAST_PLACE, parse_ranks
 
 from .acceptance_law import HistogramAcceptance, IidAcceptance
 from .priors import believed, further_choices
-from .trees import MOST_CANDIDATES, grown_text_depths, rate_laws, walk
+from .trees import (
+    MOST_CANDIDATES,
+    grown_text_depths,
+    paths_of,
+    rate_laws,
+    static_depths,
+    static_law,
+    walk,
+)
 
 # Off a text nobody knows how sure the draft was: drawn alike in every forecast.
 SEED = 0
@@ -33,6 +41,11 @@ def tree_acceptance(source: HistogramAcceptance, tree: Tree, longest: int) -> Hi
         raise UserError(f"--topk: {tree.topk} is above {LAST_PLACE}, the last choice of a draft that ranks tell of")
     if tree.topk == 1:
         return chain_acceptance(source, tree.nodes - 1)
+    if tree.levels:
+        if longest > len(tree.levels):
+            levels = len(tree.levels)
+            raise UserError(f"--draftN: {longest} is above {levels}, the levels of --branching, expected 1 to {levels}")
+        return static_acceptance(source, tree)
     measured = source.nearest(source.longest)
     # Ranks tell of trees deeper than the chains that were measured.
     longest = max(longest, LEVELS if measured.ranks is not None else source.longest)
@@ -40,9 +53,7 @@ def tree_acceptance(source: HistogramAcceptance, tree: Tree, longest: int) -> Hi
     if measured.ranks is not None:
         found = of_text(measured, tree, depth)
     else:
-        rates = np.array([source.law(source.longest)[k:].sum() for k in range(source.longest + 1)])
-        conditional = np.divide(rates[1:], rates[:-1], out=np.zeros(len(rates) - 1), where=rates[:-1] > 0)
-        found = of_rates(measured, conditional[:depth], tree)
+        found = of_rates(measured, rates_of(source)[0][:depth], tree)
     more = longest - depth if len(found) == tree.nodes - 1 else 0
     return HistogramAcceptance((*found, *deeper(found[-1], more)))
 
@@ -52,6 +63,32 @@ def chain_acceptance(source: HistogramAcceptance, nodes: int) -> HistogramAccept
     depth = min(source.longest, nodes)
     found = [source.nearest(k).cut(k) for k in range(1, depth + 1)]
     return HistogramAcceptance((*found, *deeper(found[-1], source.longest - depth)))
+
+
+def static_acceptance(source: HistogramAcceptance, tree: Tree) -> HistogramAcceptance:
+    """Return what static trees of each number of levels accept: exactly along a text's ranks, else by rates."""
+    measured, found = source.nearest(source.longest), list[AcceptanceHistogram]()
+    text = parse_ranks(measured.ranks) if measured.ranks is not None else None
+    rates, caveat = rates_of(source)
+    for depth in range(1, min(len(tree.levels), LEVELS if text else source.longest) + 1):
+        paths = paths_of(tree.levels[:depth])
+        if text is not None:
+            counts = walk(static_depths(text, paths), text.starts, depth)
+            found.append(replace(measured, counts=tuple(counts.tolist()), ranks=None))
+        else:
+            law = static_law(rates[:depth, : tree.topk], paths)
+            size = 1.0 if measured.is_law else measured.samples
+            said = "; ".join(c for c in (measured.caveat, caveat) if c)
+            found.append(replace(measured, counts=tuple((size * law).tolist()), caveat=said))
+    return HistogramAcceptance(tuple(found))
+
+
+def rates_of(source: HistogramAcceptance) -> tuple[Floats, str]:
+    """Return the rates of places by depth, [depths, places], where only first choices are known; and whose they are."""
+    survival = np.array([source.law(source.longest)[k:].sum() for k in range(source.longest + 1)])
+    first = np.divide(survival[1:], survival[:-1], out=np.zeros(len(survival) - 1), where=survival[:-1] > 0)
+    further = further_choices()
+    return np.column_stack((first, np.outer(1 - first, further.rates))), f"further choices {further.source}"
 
 
 def deeper(last: AcceptanceHistogram, more: int) -> list[AcceptanceHistogram]:
@@ -74,12 +111,9 @@ def of_text(measured: AcceptanceHistogram, tree: Tree, depth: int) -> list[Accep
     return told
 
 
-def of_rates(measured: AcceptanceHistogram, first: Floats, tree: Tree) -> list[AcceptanceHistogram]:
-    """Return the rounds of trees of each depth where first choices are accepted at rates, [depths], and further ones as
-    is usual.
-    """
+def of_rates(measured: AcceptanceHistogram, rates: Floats, tree: Tree) -> list[AcceptanceHistogram]:
+    """Return the rounds of trees of each depth where choices are accepted at rates by depth, [depths, places]."""
     further = further_choices()
-    rates = np.column_stack((first, np.outer(1 - first, further.rates)))
     caveat = "; ".join(c for c in (measured.caveat, FROM_RATES.format(further.source)) if c)
     laws = rate_laws(rates, tree.topk, tree.nodes - 1, believed(rates))
     size = 1.0 if measured.is_law else measured.samples
@@ -93,6 +127,6 @@ def of_rates(measured: AcceptanceHistogram, first: Floats, tree: Tree) -> list[A
 
 def tree_of_alpha(alpha: float, tree: Tree, longest: int) -> HistogramAcceptance:
     """Return what trees of each depth accept where a first choice is accepted at one rate, whatever came before."""
-    stated = AcceptanceHistogram(tuple(IidAcceptance(alpha).law(longest).tolist()), is_law=True)
+    stated = AcceptanceHistogram(tuple(IidAcceptance(alpha).law(max(longest, len(tree.levels))).tolist()), is_law=True)
     assumed = f"alpha {alpha:g} for first choices, and further ones {further_choices().source}"
     return tree_acceptance(HistogramAcceptance((replace(stated, assumed=assumed),)), tree, longest)

@@ -26,15 +26,9 @@ NOWHERE = -1
 WIDE = 256
 
 
-def full_tree(topk: int, depth: int, nodes: int) -> tuple[Path, ...]:
-    """Return so many nodes of the tree with topk children everywhere, level by level."""
-    found: list[Path] = []
-    for level in range(1, depth + 1):
-        for path in product(range(topk), repeat=level):
-            if len(found) == nodes:
-                return tuple(found)
-            found.append(path)
-    return tuple(found)
+def paths_of(levels: Sequence[int]) -> tuple[Path, ...]:
+    """Return the nodes of the tree whose nodes have so many children, level by level."""
+    return tuple(path for to in range(1, len(levels) + 1) for path in product(*map(range, levels[:to])))
 
 
 def best_tree(rates: Floats, nodes: int) -> tuple[Path, ...]:

@@ -19,13 +19,13 @@ from acceptance.models.rule import SamplingRule
 from acceptance.trace.trace import PromptInfo, Trace, join
 from simulator.ground.ranks import CLASSES, LAST_PLACE, RankTrace
 from simulator.rounds.trees import Path as Node
-from simulator.rounds.trees import full_tree, grown_text_depths, static_depths, walk
+from simulator.rounds.trees import grown_text_depths, paths_of, static_depths, walk
 
 from .oracles import FREE, GREEDY, task_of
 from .tiny_models import trigram_pair
 from .traces import make_trace
 
-SHAPES: tuple[tuple[Node, ...], ...] = (full_tree(2, 3, 99), ((0,), (1,), (2,), (0, 0), (0, 1), (0, 0, 0)))
+SHAPES: tuple[tuple[Node, ...], ...] = (paths_of((2,) * 3), ((0,), (1,), (2,), (0, 0), (0, 1), (0, 0, 0)))
 
 
 def trace_of_decoded(pair: tuple[Model, Model], prompts: Sequence[list[int]], texts: Sequence[list[int]], rule):

@@ -22,8 +22,8 @@ from simulator.rounds.trees import (
     best_of,
     best_tree,
     check_tree,
-    full_tree,
     grown_text_depths,
+    paths_of,
     rate_laws,
     static_depths,
     static_law,
@@ -61,7 +61,7 @@ def some_text(seed: int, tokens: int = 60, outputs: int = 4, alike: bool = False
 @given(st.integers(0, 2**32), st.integers(1, 3), st.integers(1, 3), st.integers(1, 12))
 def test_the_law_of_a_tree_is_that_of_all_texts(seed: int, depth: int, places: int, nodes: int) -> None:
     rates = falling(np.random.default_rng(seed), depth, places)
-    paths = full_tree(places, depth, nodes)
+    paths = paths_of((places,) * depth)[:nodes]
     law, with_none = np.zeros(depth + 1), np.column_stack((rates, 1 - rates.sum(1)))
     for text in product(range(places + 1), repeat=depth):
         law[goes(set(paths), text)] += np.prod(with_none[range(depth), list(text)])
@@ -75,7 +75,7 @@ def test_the_law_of_a_tree_is_that_of_all_texts(seed: int, depth: int, places: i
 @given(st.integers(0, 2**32), st.integers(1, 6))
 def test_no_tree_of_as_many_nodes_accepts_more_than_the_best(seed: int, nodes: int) -> None:
     rates = falling(np.random.default_rng(seed), 3, 2)
-    every = full_tree(2, 3, 99)
+    every = paths_of((2,) * 3)
     best = best_tree(rates, nodes)
     check_tree(best)
 
@@ -84,7 +84,7 @@ def test_no_tree_of_as_many_nodes_accepts_more_than_the_best(seed: int, nodes: i
 
     trees = (c for c in combinations(every, nodes) if all(p[:-1] in {(), *c} for p in c))
     assert mean(best) == pytest.approx(max(map(mean, trees)))
-    assert mean(best) >= mean(full_tree(2, 3, nodes)) - 1e-12
+    assert mean(best) >= mean(paths_of((2,) * 3)[:nodes]) - 1e-12
     # Grown with as many children as nodes, it is the same one.
     assert rate_laws(rates, 2 if nodes < 3 else 6, nodes)[-1] == pytest.approx(static_law(rates, best))
 
@@ -153,7 +153,7 @@ def test_chains_tell_how_many_tokens_a_round_published_trees_have() -> None:
 
 @given(st.integers(0, 2**32), st.integers(1, 3), st.integers(1, 4), st.integers(1, 12))
 def test_a_text_is_walked_token_by_token(seed: int, topk: int, depth: int, nodes: int) -> None:
-    text, paths = some_text(seed), full_tree(topk, depth, nodes)
+    text, paths = some_text(seed), paths_of((topk,) * depth)[:nodes]
     depths = static_depths(text, paths)
     for a, b in zip(text.starts[:-1], text.starts[1:], strict=True):
         for at in range(a, b):
@@ -195,7 +195,7 @@ def test_a_sure_draft_goes_deep_and_one_that_is_not_goes_wide() -> None:
         counts = walk(grown_text_depths(text, 3, 6, 4, rng)[-1], text.starts, 4)
         means.append(counts @ np.arange(5) / counts.sum())
     plain = walk(
-        static_depths(RankTrace(place, confidence, np.array([0, size]), q), full_tree(3, 2, 6)), text.starts, 4
+        static_depths(RankTrace(place, confidence, np.array([0, size]), q), paths_of((3,) * 2)[:6]), text.starts, 4
     )
     assert means[0] > means[1] + 0.3
     assert means[0] > plain @ np.arange(5) / plain.sum() + 0.3

@@ -112,10 +112,19 @@ class Method:
 
 
 class Tree(NamedTuple):
-    """Drafts that branch: topk children of each of topk nodes a step; nodes: those verified, the root among them."""
+    """Drafts that branch: topk children of each of topk nodes a step; nodes: those verified, the root among them.
+
+    levels: of a static tree, the children of every node by level; () where a tree grows as drafts are sure.
+    """
 
     topk: int
     nodes: int
+    levels: tuple[int, ...] = ()
+
+    @property
+    def sizes(self) -> Ints:
+        """Nodes of each level of a static tree."""
+        return np.cumprod(self.levels)
 
 
 def bare(name: str, hidden_size: int, vocabulary: int) -> ModelShape:
@@ -198,6 +207,8 @@ def branched(plan: DraftPlan, tree: Tree) -> DraftPlan:
     Of few levels there are fewer: topk at the first, and as many of each of topk nodes at the others. Where no token
     waits for another of its block, the same passes give all of them.
     """
+    if tree.levels:
+        return static(plan, tree)
     is_block = plan.accepts == POSITION
     passes = list(plan.passes) if is_block else []
     for number, p in enumerate(() if is_block else plan.passes):
@@ -209,4 +220,20 @@ def branched(plan: DraftPlan, tree: Tree) -> DraftPlan:
         wide = p._replace(name=name, rows=rows, head_rows=p.head_rows * tree.topk, times=times)
         passes += [wide] if np.any(times) else []
     width = np.minimum(tree.nodes, 1 + tree.topk + np.maximum(plan.width - 2, 0) * tree.topk**2)
+    return DraftPlan(passes=tuple(passes), width=width, accepts=CHILD, host_s=plan.host_s)
+
+
+def static(plan: DraftPlan, tree: Tree) -> DraftPlan:
+    """Return the plan of a static tree: a pass for each level over the nodes of the one before; all are verified."""
+    steps, first = plan.width - 1, plan.passes[0]._replace(name=FIRST_PASS, times=np.minimum(plan.passes[0].times, 1))
+    one, passes = plan.passes[-1], [first]
+    for level, size in enumerate(tree.sizes[:-1].tolist(), 1):
+        times = (steps > level).astype(np.int64)
+        # What was just verified does not branch.
+        passes.append(
+            one._replace(
+                name=f"level {level + 1}", rows=0 * one.rows + size, head_rows=0 * one.rows + size, times=times
+            )
+        )
+    width = np.concatenate(([1], 1 + np.cumsum(tree.sizes)))[np.minimum(steps, len(tree.levels))]
     return DraftPlan(passes=tuple(passes), width=width, accepts=CHILD, host_s=plan.host_s)

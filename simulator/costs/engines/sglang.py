@@ -243,6 +243,8 @@ def written(said: Recommended) -> Written:
         return Written(None, notes=(f"SGLang has no {said.method.title}",))
     if said.branches and algorithm not in BY_STEPS:
         return Written(None, notes=(f"SGLang drafts no trees with {algorithm}, expected chains: no --topk",))
+    if said.tree is not None and said.tree.levels:
+        return Written(None, notes=("SGLang grows its trees, expected --topk and --nodes in place of --branching",))
     if said.draft_length == 0:
         return Written(None)
     flags, notes = flags_of(said), list[str]()

@@ -30,7 +30,7 @@ def written(said: Recommended) -> Written:
     if tree is not None and said.branches:
         config["max_draft_len"] = said.draft_length or longest
         most = tree.topk * config["max_draft_len"]
-        if kind != DYNAMIC or not config["max_draft_len"] <= tree.nodes - 1 <= most:
+        if tree.levels or kind != DYNAMIC or not config["max_draft_len"] <= tree.nodes - 1 <= most:
             return Written(
                 None, notes=(f"TensorRT-LLM has no tree of {tree.nodes - 1} tokens here, expected {DYNAMIC}",)
             )
