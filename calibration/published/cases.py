@@ -20,7 +20,7 @@ KIND = "published_cases"
 SCHEMA_VERSIONS = (1,)
 FOLDER = Path(__file__).parent / "tables"
 SCHEMA = Path(__file__).parent / "cases.schema.json"
-PARAMETERS = ("draft_ms", "verify_ms", "verify_ms_per_token", "overhead_ms", "baseline_ms")
+PARAMETERS = ("draft_ms", "verify_ms", "verify_ms_per_token", "overhead_ms", "sequence_ms", "baseline_ms")
 # What each token costs besides, however it is decoded: prompts, waiting. Never fitted.
 TOKEN = "token_ms"
 # Parameters whose part of a round grows with K.
@@ -28,6 +28,13 @@ BY_DRAFT_LENGTH = ("draft_ms", "verify_ms_per_token")
 # Ways to say what a round yields.
 YIELDS = ("tokens_per_round", "histogram", "alpha", "survival", "target_calls_per_token")
 UNITS = {"ms_per_token": "ms/token", "ms_per_round": "ms/round", "tokens_per_s": "tokens/s", "speedup": "x"}
+UNITS |= {"tokens_per_s_each": "tokens/s each"}
+# What stands for a curve, or an acceptance, that the fitted rows decide.
+FITTED = "fitted"
+
+
+# Where a row was measured.
+PLACES = ("batch", "concurrency", "context", "tp")
 
 
 class Pair(NamedTuple):
@@ -47,7 +54,8 @@ class Row:
     use: "fit" or "forecast". measured_as: a key of UNITS, the unit of `measured`. draft_length: K; 0 is plain decoding.
     Exactly one of YIELDS says what a round yields; calls, of both models, say K as well. fixed: this row's own values
     of parameters. group: rows of one group share one fit. tree: children of a node and nodes verified, of drafts that
-    branch.
+    branch. batch: sequences of a round, and of tokens_per_s; concurrency: the same of a closed loop; 1 without either.
+    context, tp: tokens a sequence has cached, and devices, which a profile prices.
     """
 
     name: str
@@ -64,6 +72,10 @@ class Row:
     fixed: Mapping[str, float | str] = field(default_factory=dict)
     group: str = ""
     tree: tuple[int, int] | None = None
+    batch: int | None = None
+    concurrency: int | None = None
+    context: int | None = None
+    tp: int | None = None
 
     def __post_init__(self) -> None:
         given = [name for name in YIELDS if getattr(self, name) is not None]
@@ -73,9 +85,12 @@ class Row:
             if given or self.measured_as == "speedup":
                 raise UserError(f"{given[0] if given else 'speedup'}: not used with draft_length 0, plain decoding")
             return
-        if len(given) != 1:
-            raise UserError(f"{' and '.join(given) or 'no acceptance'} given, expected one of {', '.join(YIELDS)}")
-        self.check_length(given[0])
+        if self.batch is not None and self.concurrency is not None:
+            raise UserError("batch and concurrency given, expected one of them")
+        if len(given) > 1:
+            raise UserError(f"{' and '.join(given)} given, expected one of {', '.join(YIELDS)}")
+        if given:
+            self.check_length(given[0])
 
     def check_length(self, given: str) -> None:
         """Refuse a draft length that the acceptance does not go with."""
@@ -96,6 +111,16 @@ class Row:
     def is_plain(self) -> bool:
         """Whether this is plain decoding."""
         return self.draft_length == 0
+
+    @property
+    def says_yield(self) -> bool:
+        """Whether the row says what a round yields."""
+        return self.is_plain or any(getattr(self, name) is not None for name in YIELDS)
+
+    @property
+    def sequences(self) -> int:
+        """Sequences of a round."""
+        return self.batch or self.concurrency or 1
 
     @property
     def longest(self) -> int | None:
@@ -137,7 +162,9 @@ class Case:
     milliseconds or as the name of the parameter they equal; what is neither is 0. max_error, max_median, max_p90:
     bounds on |forecast / measured - 1| of the forecast rows, on the largest, the median and the 90th percentile; None
     for none. min_right: of speedups, in how large a share the forecast has to say rightly whether it pays. profile:
-    prices all rows, with nothing fitted; pairs: by group, what it prices.
+    prices all rows, with no cost fitted; pairs: by group, what it prices. curve: milliseconds over verified tokens,
+    those of all sequences, as points or FITTED. acceptance: FITTED where rows do not say what a round yields: then one
+    alpha of each group.
     """
 
     name: str
@@ -152,11 +179,14 @@ class Case:
     min_right: float | None = None
     profile: str | None = None
     pairs: Mapping[str, Pair] = field(default_factory=dict)
+    curve: tuple[tuple[float, float], ...] | str | None = None
+    acceptance: str | None = None
     fitted: tuple[str, ...] = ()
     fixed: Mapping[str, float | str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_parameters(self)
+        check_curve(self)
         check_groups(self)
         check_pairs(self)
         for row in self.rows:
@@ -179,12 +209,26 @@ def check_parameters(case: Case) -> None:
     """Refuse parameters named twice, or equal to one that has no number."""
     if len(set(case.fitted)) < len(case.fitted):
         raise UserError(f"fitted names a parameter twice: {', '.join(case.fitted)}")
-    for known in (case.fixed, *(row.fixed for row in case.rows)):
+    for known in map(case.known, case.rows):
         for name, value in known.items():
             if name in case.fitted:
                 raise UserError(f"{name} is both fitted and fixed, expected one of them")
-            if isinstance(value, str) and not (value in case.fitted or isinstance(case.fixed.get(value), int | float)):
+            if isinstance(value, str) and not (value in case.fitted or isinstance(known.get(value), int | float)):
                 raise UserError(f"{name} is to equal {value}, which is neither fitted nor fixed to a number")
+
+
+def check_curve(case: Case) -> None:
+    """Refuse a curve that is no function of tokens, or is fitted beside what it would have to be told from."""
+    if case.curve is None:
+        return
+    if case.profile is not None or (case.curve == FITTED and (case.fitted or case.acceptance)):
+        raise UserError(f"curve: beside {'a profile' if case.profile else 'what is fitted'}, expected either")
+    if any(row.drafted is None for row in case.rows):
+        raise UserError("curve: a row has no draft_length, which verified tokens need")
+    if not isinstance(case.curve, str):
+        tokens, times = zip(*case.curve, strict=True)
+        if any(np.diff(tokens) <= 0) or any(np.diff(times) < 0):
+            raise UserError(f"curve is {[list(point) for point in case.curve]}, expected more tokens to take longer")
 
 
 def check_groups(case: Case) -> None:
@@ -197,10 +241,11 @@ def check_groups(case: Case) -> None:
         if len(set(names)) < len(names):
             raise UserError(f"two rows are named {max(names, key=names.count)!r}{at}, expected a name for each")
         fits = sum(row.use == "fit" for row in rows)
-        if fits and not case.fitted:
+        found = [*case.fitted, *["acceptance"] * bool(case.acceptance), *["curve"] * (case.curve == FITTED)]
+        if fits and not found:
             raise UserError(f"a row has use 'fit'{at}, but no parameter is fitted")
-        if len(case.fitted) > fits:
-            counts = f"{len(case.fitted)} parameters ({', '.join(case.fitted)}) and {fits} rows with use 'fit'{at}"
+        if len(found) > fits:
+            counts = f"{len(found)} parameters ({', '.join(found)}) and {fits} rows with use 'fit'{at}"
             raise UserError(f"{counts}, expected at least as many rows as parameters")
 
 
@@ -221,17 +266,21 @@ def check_pairs(case: Case) -> None:
 
 def check_row(case: Case, row: Row) -> None:
     """Refuse a row that the case's parameters cannot forecast."""
+    if not row.says_yield and (case.acceptance is None or row.draft_length is None):
+        wanted = "draft_length" if case.acceptance else f"one of {', '.join(YIELDS)}"
+        raise UserError(f"no acceptance given, expected {wanted}")
     if case.profile is not None:
         return
     stated = {*case.fitted, *(name for name, value in case.known(row).items() if value != 0)}
-    if (row.is_plain or row.measured_as == "speedup") and "baseline_ms" not in stated:
+    has_plain = "baseline_ms" in stated or case.curve is not None
+    if (row.is_plain or row.measured_as == "speedup") and not has_plain:
         what = "plain decoding" if row.is_plain else "a speedup"
         raise UserError(f"{what} needs baseline_ms, which is neither fitted nor fixed")
     if row.is_plain:
         return
     if row.use == "fit" and row.measured_as == "speedup" and "baseline_ms" in case.fitted:
         raise UserError("a speedup to fit on needs a baseline_ms that is fixed, not fitted")
-    if stated <= {"baseline_ms", TOKEN}:
+    if stated <= {"baseline_ms", TOKEN} and case.curve is None:
         raise UserError("a round costs nothing: no parameter of it is fitted or fixed")
     needs = [name for name in BY_DRAFT_LENGTH if name in stated]
     if needs and row.drafted is None:
@@ -281,8 +330,11 @@ def case_of(at: str, entry: Mapping[str, Any], folder: Path) -> Case:
     rows = tuple(row_of(f"{at}, row {row['name']!r}", row) for row in entry["rows"])
     stated = dict(entry.get("pairs", {}))
     pairs = {group: Pair(**{k: beside(folder, v) for k, v in of.items()}) for group, of in stated.items()}
+    curve = entry.get("curve")
+    own: dict[str, Any] = {"rows": rows, "fitted": tuple(entry.get("fitted", ())), "pairs": pairs}
+    own["curve"] = tuple(map(tuple, curve)) if isinstance(curve, list) else curve
     try:
-        return Case(**{**entry, "rows": rows, "fitted": tuple(entry.get("fitted", ())), "pairs": pairs})
+        return Case(**{**entry, **own})
     except UserError as error:
         raise UserError(f"{at}: {error}") from None
 
@@ -309,7 +361,7 @@ def row_of(at: str, entry: Mapping[str, Any]) -> Row:
 
 def row_json(row: Row) -> dict[str, Any]:
     """Return a row under the names of its file."""
-    plain = ("name", "use", "group", "draft_length", *YIELDS, "draft_calls_per_token")
+    plain = ("name", "use", "group", "draft_length", *YIELDS, "draft_calls_per_token", *PLACES)
     entry = {name: getattr(row, name) for name in plain if name not in ("histogram", "survival")}
     if row.histogram is not None:
         counts = {str(a): as_written(count) for a, count in enumerate(row.histogram.counts)}

@@ -175,7 +175,7 @@ WRONG_CASES: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     ({"fitted": ["draft_ms", "draft_ms"]}, ("names a parameter twice",)),
     ({"fitted": ["draft_ms", "overhead_ms"]}, ("overhead_ms is both fitted and fixed",)),
     ({"fitted": []}, ("'fit'", "no parameter is fitted")),
-    ({"fitted": [*PARAMETERS], "fixed": {}}, ("5 parameters", "3 rows", "at least as many rows")),
+    ({"fitted": [*PARAMETERS], "fixed": {}}, ("6 parameters", "3 rows", "at least as many rows")),
     ({"fixed": {"overhead_ms": "baseline_ms"}}, ("overhead_ms is to equal baseline_ms", "neither fitted nor fixed")),
     ({"fixed": {"overhead_ms": -2}}, ("fixed.overhead_ms is -2", "0 to 1e+09")),
 ]

@@ -22,6 +22,8 @@ from simulator.rounds.analytic import closed_form
 
 from .published_files import ALPHAS, TRUE_MS, case, made_case, plain_row, row, write
 
+# sequence_ms is one with overhead_ms where no row states a batch.
+OF_ONE = [name for name in PARAMETERS if name != "sequence_ms"]
 PUBLISHED = {found.name: found for found in published_cases()}
 
 
@@ -50,8 +52,8 @@ def test_parameters_are_found_again_from_any_unit(tmp_path: Path, unit: str, bes
 
 @settings(max_examples=40, deadline=None)
 @given(
-    fitted=st.sampled_from([c for n in (1, 2, 3) for c in itertools.combinations(PARAMETERS, n)]),
-    true_ms=st.fixed_dictionaries({name: st.floats(0.5, 50) for name in PARAMETERS}),
+    fitted=st.sampled_from([c for n in (1, 2, 3) for c in itertools.combinations(OF_ONE, n)]),
+    true_ms=st.fixed_dictionaries({name: st.floats(0.5, 50) for name in OF_ONE}),
     at_zero=st.booleans(),
 )
 def test_whatever_is_fitted_is_found_again_or_refused(tmp_path_factory, fitted, true_ms, at_zero: bool) -> None:

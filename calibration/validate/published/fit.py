@@ -1,20 +1,23 @@
 """Fits the parameters that a published case leaves open on its fitted rows, and forecasts the others (model §2, §5)."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.published.cases import PARAMETERS, TOKEN, Case, Row
+from calibration.published.cases import FITTED, PARAMETERS, TOKEN, Case, Row
 from simulator.costs.step import RoundCost, step_s
 from simulator.ground.artefacts import UserError
 
+from .curve import Points, along, rising
 from .priced import priced_s
 
 Floats = NDArray[np.float64]
 # Below this share of the largest singular value a direction of the parameters is not decided by the rows.
 LEAST_SINGULAR = 1e-6
+# What a fitted acceptance is called among the parameters.
+ALPHA = "alpha"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,8 +37,8 @@ class RowResult:
 class CaseResult:
     """What became of a case.
 
-    parameters: fitted values in milliseconds by group. rows: all of them, in the case's order. bound: what
-    |error| of the forecast rows may be at most; None for no bound besides the case's on their middle.
+    parameters: fitted values by group, in milliseconds, and an alpha. rows: all of them, in the case's order. bound:
+    what |error| of the forecast rows may be at most; None for no bound besides the case's on their middle.
     """
 
     case: Case
@@ -100,54 +103,110 @@ def validate_case(case: Case, max_error: float | None = None) -> CaseResult:
     Raises:
         UserError: The fitted rows do not decide the parameters, or leave a row without any cost.
     """
-    parameters, forecasts = {}, {}
+    parameters, results = {}, {}
     for group in case.groups:
         rows = [row for row in case.rows if row.group == group]
-        parameters[group] = fit(case, [row for row in rows if row.use == "fit"])
-        for row, value in zip(rows, forecast(case, rows, parameters[group]), strict=True):
+        fits = [row for row in rows if row.use == "fit"]
+        found = fit_acceptance(case, fits) if case.acceptance else fit(case, fits)
+        rows = with_alpha(rows, found.get(ALPHA))
+        own = told(case, fits) if case.curve == FITTED else case
+        parameters[group] = found
+        for row, value in zip(rows, forecast(own, rows, found), strict=True):
             if not (value > 0 and np.isfinite(value)):
                 why = "as what it consists of is fitted to 0"
                 raise UserError(f"case {case.name!r}: row {row.name!r} costs nothing, {why}")
-            forecasts[group, row.name] = float(value)
-    results = tuple(RowResult(row=row, forecast=forecasts[row.group, row.name]) for row in case.rows)
+            results[group, row.name] = RowResult(row=row, forecast=float(value))
+    ordered = tuple(results[row.group, row.name] for row in case.rows)
     bound = case.max_error if max_error is None else max_error
-    return CaseResult(case=case, parameters=parameters, rows=results, bound=bound)
+    return CaseResult(case=case, parameters=parameters, rows=ordered, bound=bound)
 
 
 def round_s(case: Case, rows: Sequence[Row], fitted: Mapping[str, float]) -> Floats:
     """Return the seconds of a round of each row, shape [rows]; linear in the parameters.
 
-    A round drafts K tokens one after another, verifies K + 1 positions and costs the overhead besides; a row of
-    draft length 0 is plain decoding. What tokens cost besides is a part of either. fitted: milliseconds by parameter.
+    A round drafts K tokens one after another, verifies K + 1 positions of each sequence and costs the overhead
+    besides, and something for each sequence; a row of draft length 0 is plain decoding. A curve over verified tokens is
+    a part of either, and so is what tokens cost besides. fitted: milliseconds by parameter.
     """
     seconds = {name: np.array([value_ms(case, row, name, fitted) for row in rows]) * 1e-3 for name in PARAMETERS}
     k, per_token_s = np.array([row.drafted or 0.0 for row in rows]), seconds["verify_ms_per_token"]
+    batch = np.array([row.sequences for row in rows])
     cost = RoundCost(
         draft_length=np.rint(k).astype(np.int64),
-        baseline_s=seconds["baseline_ms"],
+        baseline_s=seconds["baseline_ms"] + curve_s(case, batch),
         draft_step_s=seconds["draft_ms"],
         draft_s=seconds["draft_ms"] * k,
-        verify_s=step_s(k + 1, 0.0, flop_scale=per_token_s, mem_scale=0.0, fixed_s=seconds["verify_ms"]),
-        overhead_s=seconds["overhead_ms"],
+        verify_s=step_s(batch * (k + 1), 0.0, flop_scale=per_token_s, mem_scale=0.0, fixed_s=seconds["verify_ms"])
+        + curve_s(case, batch * (k + 1)),
+        overhead_s=seconds["overhead_ms"] + batch * seconds["sequence_ms"],
     )
     besides_s = np.array([row.tau * value_ms(case, row, TOKEN, fitted) for row in rows]) * 1e-3
     return besides_s + np.where([row.is_plain for row in rows], cost.baseline_s, cost.after_miss_s)
+
+
+def curve_s(case: Case, tokens: Floats) -> Floats:
+    """Return a case's curve at some verified tokens, in seconds; nothing without one, or before it is fitted."""
+    points = case.curve
+    return np.zeros(len(tokens)) if points is None or isinstance(points, str) else along(points, tokens) * 1e-3
+
+
+def fitted_curve(case: Case, rows: Sequence[Row]) -> Points:
+    """Return the curve over verified tokens that some rows tell, in milliseconds; what else they cost is known."""
+    known_s = round_s(case, rows, {})
+    left = np.array([measured_round_s(case, row) for row in rows]) - known_s
+    tokens = [row.sequences * ((row.drafted or 0.0) + 1) for row in rows]
+    return rising(zip(tokens, (float(value) * 1e3 for value in left), strict=True))
+
+
+def told(case: Case, fits: Sequence[Row]) -> Case:
+    """Return a case whose curve its fitted rows have told: what is left is to forecast all rows."""
+    rows = tuple(replace(row, use="forecast") for row in case.rows)
+    return replace(case, rows=rows, curve=fitted_curve(case, fits))
+
+
+def with_alpha(rows: Sequence[Row], alpha: float | None) -> list[Row]:
+    """Return the rows, an alpha in those that do not say what a round yields."""
+    return [row if alpha is None or row.says_yield else replace(row, alpha=alpha) for row in rows]
+
+
+def times_s(case: Case, rows: Sequence[Row], fitted: Mapping[str, float]) -> Floats:
+    """Return the seconds of a round of each row, shape [rows], as the profile or the parameters say."""
+    return round_s(case, rows, fitted) if case.profile is None else priced_s(case, rows)[0]
+
+
+def fit_acceptance(case: Case, rows: Sequence[Row]) -> dict[str, float]:
+    """Return the fitted parameters and the alpha, from 0.01 to 0.99, with which they leave least of the rows open."""
+    from scipy.optimize import minimize_scalar
+
+    def left(alpha: float) -> tuple[float, dict[str, float]]:
+        own = with_alpha(rows, alpha)
+        found = fit(case, own)
+        measured_s = np.array([measured_round_s(case, row) for row in own])
+        return float(np.sum((times_s(case, own, found) / measured_s - 1) ** 2)), found
+
+    grid = np.linspace(0.01, 0.99, 50)
+    best = int(np.argmin([left(float(alpha))[0] for alpha in grid]))
+    bounds = (float(grid[max(best - 1, 0)]), float(grid[min(best + 1, len(grid) - 1)]))
+    alpha = float(minimize_scalar(lambda a: left(a)[0], bounds=bounds, method="bounded", options={"xatol": 1e-7}).x)
+    return left(alpha)[1] | {ALPHA: alpha}
 
 
 def forecast(case: Case, rows: Sequence[Row], fitted: Mapping[str, float]) -> Floats:
     """Return what each row should measure, in its own unit, shape [rows]; infinite where a round costs nothing."""
     tau = np.array([row.tau for row in rows])
     if case.profile is not None:
-        times_s, baseline_s = priced_s(case, rows)
+        rounds_s, baseline_s = priced_s(case, rows)
     else:
-        times_s = round_s(case, rows, fitted)
+        rounds_s = round_s(case, rows, fitted)
         baseline_s = np.array([plain_ms(case, row, fitted) for row in rows]) * 1e-3
+    batch = np.array([row.sequences for row in rows])
     with np.errstate(divide="ignore", invalid="ignore"):
         units = {
-            "ms_per_token": times_s / tau * 1e3,
-            "ms_per_round": times_s * 1e3,
-            "tokens_per_s": tau / times_s,
-            "speedup": tau * baseline_s / times_s,
+            "ms_per_token": rounds_s / tau * 1e3,
+            "ms_per_round": rounds_s * 1e3,
+            "tokens_per_s": batch * tau / rounds_s,
+            "tokens_per_s_each": tau / rounds_s,
+            "speedup": tau * baseline_s / rounds_s,
         }
     return np.array([units[row.measured_as][i] for i, row in enumerate(rows)])
 
@@ -157,7 +216,8 @@ def measured_round_s(case: Case, row: Row) -> float:
     per_token_s = {
         "ms_per_token": row.measured * 1e-3,
         "ms_per_round": row.measured * 1e-3 / row.tau,
-        "tokens_per_s": 1 / row.measured,
+        "tokens_per_s": row.sequences / row.measured,
+        "tokens_per_s_each": 1 / row.measured,
         "speedup": plain_ms(case, row, dict.fromkeys(case.fitted, 0.0)) * 1e-3 / row.measured,
     }
     return per_token_s[row.measured_as] * row.tau
@@ -165,7 +225,8 @@ def measured_round_s(case: Case, row: Row) -> float:
 
 def plain_ms(case: Case, row: Row, fitted: Mapping[str, float]) -> float:
     """Return what a token of plain decoding takes, all in all."""
-    return value_ms(case, row, "baseline_ms", fitted) + value_ms(case, row, TOKEN, fitted)
+    known_ms = value_ms(case, row, "baseline_ms", fitted) + value_ms(case, row, TOKEN, fitted)
+    return known_ms + float(curve_s(case, np.array([float(row.sequences)]))[0]) * 1e3
 
 
 def value_ms(case: Case, row: Row, name: str, fitted: Mapping[str, float]) -> float:

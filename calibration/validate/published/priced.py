@@ -26,14 +26,22 @@ def priced_s(case: Case, rows: Sequence[Row]) -> tuple[Floats, Floats]:
     """
     assert case.profile is not None
     profile = load_profile(case.profile)
-    costs: dict[tuple[str, int, tuple[int, int] | None], RoundCost] = {}
+    costs: dict[tuple[Pair, int, tuple[int, int] | None], RoundCost] = {}
+    found = []
     for row in rows:
-        key = (row.group, row.draft_length or 0, row.tree)
+        key = (placed(case.pairs[row.group], row), row.draft_length or 0, row.tree)
         if key not in costs:
-            costs[key] = pair_of(profile, case.pairs[row.group], row.tree).round_cost(max(key[1], 1))
-    found = [(row.is_plain, costs[row.group, row.draft_length or 0, row.tree]) for row in rows]
+            costs[key] = pair_of(profile, key[0], row.tree).round_cost(max(key[1], 1))
+        found.append((row.is_plain, costs[key]))
     rounds_s = [float(cost.baseline_s if is_plain else cost.after_miss_s) for is_plain, cost in found]
     return np.array(rounds_s), np.array([float(cost.baseline_s) for _, cost in found])
+
+
+def placed(pair: Pair, row: Row) -> Pair:
+    """Return a pair as a row says that it ran."""
+    batch = row.batch or row.concurrency or pair.batch
+    context = pair.context if row.context is None else row.context
+    return pair._replace(batch=batch, context=context, devices=row.tp or pair.devices)
 
 
 def pair_of(profile: Profile, pair: Pair, tree: tuple[int, int] | None) -> ModelPair:

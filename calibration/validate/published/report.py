@@ -116,5 +116,7 @@ def case_result_json(result: CaseResult) -> dict[str, Any]:
         "right": result.right,
         "min_right": case.min_right,
         "profile": case.profile,
+        "curve": case.curve,
+        "acceptance": case.acceptance,
         "holds": result.holds,
     }
