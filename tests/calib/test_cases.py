@@ -56,6 +56,8 @@ def rows(draw: st.DrawFn, name: str, fitted: tuple[str, ...]) -> Row:
     fixed = draw(st.dictionaries(st.sampled_from(free), times)) | {"draft_ms": draw(times), "baseline_ms": draw(times)}
     use = draw(st.sampled_from(["fit", "forecast"] if fitted else ["forecast"]))
     measured_as = draw(st.sampled_from(units))
+    places = {draw(st.sampled_from(["batch", "concurrency"])): draw(st.integers(1, 99)), "tp": 2, "context": 0}
+    given_ |= draw(st.sampled_from([{}, places]))
     return Row(name=name, use=use, measured_as=measured_as, measured=draw(times), fixed=fixed, **given_)
 
 
@@ -69,7 +71,10 @@ def cases(draw: st.DrawFn) -> Case:
     words = {key: draw(names) for key in ("name", "citation", "hardware", "models", "notes")}
     fixed = draw(st.sampled_from([{}, {"verify_ms_per_token": 2.0}]))
     bounds = {name: draw(st.none() | rates) for name in ("max_error", "max_median", "max_p90")}
-    return Case(**words, **bounds, rows=tuple(made), fitted=fitted, fixed=fixed)
+    curve = (
+        None if any(row.drafted is None for row in made) else draw(st.sampled_from([None, ((1.0, 2.0), (8.0, 2.5))]))
+    )
+    return Case(**words, **bounds, rows=tuple(made), fitted=fitted, fixed=fixed, curve=curve)
 
 
 @settings(max_examples=60, deadline=None)
@@ -78,6 +83,7 @@ def test_a_case_comes_back_as_it_was_written(tmp_path_factory: pytest.TempPathFa
     path = tmp_path_factory.mktemp("cases") / "cases.json"
     words = {n: getattr(case, n) for n in ("name", "citation", "hardware", "models", "notes")}
     rest = {"fitted": case.fitted, "fixed": case.fixed, "rows": [row_json(r) for r in case.rows]}
+    rest |= {} if case.curve is None else {"curve": case.curve}
     bounds = {n: getattr(case, n) for n in ("max_error", "max_median", "max_p90")}
     write(
         path,
@@ -164,6 +170,8 @@ WRONG_ROWS: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     ({"fixed": {"draft_ms": 1}}, ("draft_ms is both fitted and fixed",)),
     ({"fixed": {"overhead_ms": "speed"}}, ("rows[4].fixed.overhead_ms", "draft_ms")),
     ({"name": "K = 4"}, ("two rows are named 'K = 4'",)),
+    ({"batch": 2, "concurrency": 2}, ("batch and concurrency given", "one of them")),
+    ({"tp": 0}, ("rows[4].tp is 0", "1 to")),
     ({"group": "other"}, ("2 parameters (draft_ms, verify_ms) and 0 rows", "group 'other'", "at least as many")),
 ]
 
@@ -177,6 +185,15 @@ WRONG_CASES: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     ({"fitted": []}, ("'fit'", "no parameter is fitted")),
     ({"fitted": [*PARAMETERS], "fixed": {}}, ("6 parameters", "3 rows", "at least as many rows")),
     ({"fixed": {"overhead_ms": "baseline_ms"}}, ("overhead_ms is to equal baseline_ms", "neither fitted nor fixed")),
+    ({"curve": [[4, 3], [2, 5]]}, ("curve is [[4, 3], [2, 5]]", "more tokens")),
+    ({"curve": [[2, 3], [4, 1]]}, ("curve is [[2, 3], [4, 1]]", "longer")),
+    ({"curve": []}, ("curve",)),
+    ({"curve": "fitted"}, ("curve: beside what is fitted",)),
+    ({"acceptance": "alpha"}, ('acceptance is "alpha"', "fitted")),
+    (
+        {"acceptance": "fitted", "fitted": ["draft_ms", "verify_ms", "baseline_ms"], "fixed": {}},
+        ("4 param", "acceptance"),
+    ),
     ({"fixed": {"overhead_ms": -2}}, ("fixed.overhead_ms is -2", "0 to 1e+09")),
 ]
 

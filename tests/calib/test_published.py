@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calibration.published.cases import PARAMETERS, UNITS, Case, load_cases, published_cases
-from calibration.validate.published.fit import validate_case
+from calibration.validate.published.curve import along, rising
+from calibration.validate.published.fit import CaseResult, validate_case
 from calibration.validate.published.report import result_json, summary_text
 from simulator.costs.model_costs import ERROR_OF_SHEET
 from simulator.costs.profile_file import load_profile, save_profile
@@ -20,11 +22,16 @@ from simulator.ground.artefacts import UserError
 from simulator.rounds.acceptance_law import IidAcceptance
 from simulator.rounds.analytic import closed_form
 
-from .published_files import ALPHAS, TRUE_MS, case, made_case, plain_row, row, write
+from .published_files import ALPHAS, TRUE_MS, case, made_case, plain_row, row, tau_iid, write
 
 # sequence_ms is one with overhead_ms where no row states a batch.
 OF_ONE = [name for name in PARAMETERS if name != "sequence_ms"]
 PUBLISHED = {found.name: found for found in published_cases()}
+
+
+@cache
+def result_of(name: str) -> CaseResult:
+    return validate_case(PUBLISHED[name])
 
 
 def loaded(folder: Path, found: dict[str, Any]) -> Case:
@@ -32,7 +39,7 @@ def loaded(folder: Path, found: dict[str, Any]) -> Case:
 
 
 def test_what_a_data_sheet_leaves_open_is_what_costs_from_elsewhere_missed() -> None:
-    far, near = (validate_case(PUBLISHED[name]) for name in ("spec-bench-afar", "spec-bench-to-13b"))
+    far, near = (result_of(name) for name in ("spec-bench-afar", "spec-bench-to-13b"))
     missed = [np.log1p([r.error for r in result.rows if r.row.use == "forecast"]) for result in (far, near)]
     assert [len(of) for of in missed] == [12, 6]
     assert np.sqrt((missed[0] ** 2).mean()) == pytest.approx(ERROR_OF_SHEET, abs=0.005)
@@ -167,8 +174,7 @@ BARS |= {"specexec-phases": 0.03, "specexec-budgets": 0.03}
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_every_published_case_holds_its_own_bound_which_is_not_generous(name: str) -> None:
-    whole = PUBLISHED[name]
-    result = validate_case(whole)
+    whole, result = PUBLISHED[name], result_of(name)
     assert 0.25 * result.bound < result.largest_error <= result.bound == BARS.get(name, whole.max_error)
     assert result.holds
     # Negative control of the narrow ones: every forecast row in turn is made 5 % faster than it was.
@@ -181,7 +187,7 @@ def test_every_published_case_holds_its_own_bound_which_is_not_generous(name: st
 def test_chains_of_engines_are_forecast_from_two_rows_of_one_task(tmp_path: Path) -> None:
     """185 rows of EAGLE-3 in SGLang on five targets; rounds of trees wait for the host besides."""
     names = ("specbundle-chains", "specbundle-trees", "specbundle-fitted-trees")
-    chains, trees, fitted = (validate_case(PUBLISHED[name]) for name in names)
+    chains, trees, fitted = (result_of(name) for name in names)
     assert len({(r.group, r.name) for c in (chains, trees) for r in c.case.rows}) == 185
     assert all(
         sum(r.use == "fit" for r in c.case.rows if r.group == g) == 2 for c in (chains, trees) for g in c.parameters
@@ -231,7 +237,7 @@ def test_a_profile_alone_says_whether_heads_of_engines_pay(tmp_path: Path) -> No
 
 
 def test_the_closed_form_is_as_far_off_leviathans_table_as_design_says() -> None:
-    result = validate_case(PUBLISHED["leviathan-closed-form"])
+    result = result_of("leviathan-closed-form")
     ratios = [r.forecast / r.row.measured for r in result.rows]
     assert (min(ratios), max(ratios)) == pytest.approx((0.77, 1.47), abs=0.01)
     assert len(ratios) == 12
@@ -239,7 +245,7 @@ def test_the_closed_form_is_as_far_off_leviathans_table_as_design_says() -> None
 
 def test_a_fitted_cost_of_the_round_improves_leviathans_table() -> None:
     """On the rows at T=1, none of which is fitted. An overhead alone cannot mend rows that are too fast for it."""
-    results = [validate_case(PUBLISHED[f"leviathan-{name}"]) for name in ("closed-form", "overhead", "round")]
+    results = [result_of(f"leviathan-{name}") for name in ("closed-form", "overhead", "round")]
     rows = [[r for r in result.rows if "T=1" in r.row.name and r.row.use == "forecast"] for result in results]
     errors = np.abs([[r.error for r in own] for own in rows])
     assert errors.shape == (3, 6)
@@ -250,13 +256,13 @@ def test_a_fitted_cost_of_the_round_improves_leviathans_table() -> None:
 
 
 def test_a_step_cost_does_not_travel_as_far_as_it_goes_between_sizes() -> None:
-    near, far = (validate_case(PUBLISHED[f"spec-bench-{name}"]) for name in ("to-13b", "afar"))
+    near, far = (result_of(f"spec-bench-{name}") for name in ("to-13b", "afar"))
     assert near.largest_error < 0.06
     assert far.largest_error > 3 * near.largest_error
 
 
 def test_the_report_and_the_json_say_the_same() -> None:
-    results = [validate_case(found) for found in PUBLISHED.values()]
+    results = [result_of(name) for name in PUBLISHED]
     text, payload = summary_text(results), result_json(results, {})
     for found in payload["cases"]:
         for made in found["rows"]:
@@ -264,3 +270,78 @@ def test_the_report_and_the_json_say_the_same() -> None:
         (line,) = [line for line in text.splitlines() if line.startswith(found["name"] + " ")]
         assert f"{found['largest_error']:.2%}" in line
         assert line.endswith("holds")
+
+
+def batched(name: str, use: str, unit: str, k: int, batch: int, round_ms: float, **more: Any) -> dict[str, Any]:
+    """A row of several sequences, measured in whole, each or a round, of alpha 0.7."""
+    tau = tau_iid(0.7, k)
+    whole = {"ms_per_round": round_ms, "tokens_per_s": 1000 * batch * tau / round_ms}
+    values = whole | {"ms_per_token": round_ms / tau, "tokens_per_s_each": 1000 * tau / round_ms}
+    return {"name": name, "use": use, "draft_length": k, "batch": batch, "measured": {unit: values[unit]}} | more
+
+
+def test_costs_of_batches_are_found_again_whatever_states_them(tmp_path: Path) -> None:
+    """With a curve that is known, tokens that all sequences verify, a cost of each, and an acceptance nobody states."""
+    curve = [[1, 10.0], [9, 14.0], [33, 50.0]]
+
+    def round_ms(k: int, batch: int) -> float:
+        tokens = batch * (k + 1)
+        of_tokens = 10 + 0.5 * (tokens - 1) if tokens <= 9 else 14 + 1.5 * (tokens - 9)
+        return of_tokens + 2.0 * k + 0.25 * batch
+
+    shapes = ((1, 1), (5, 1), (2, 4), (7, 2), (3, 8), (6, 10))
+    units = ("ms_per_token", "tokens_per_s", "tokens_per_s_each", "ms_per_token", "tokens_per_s", "speedup")
+    rows = [
+        batched(f"{k} x {b}", "fit" if i < 4 else "forecast", unit, k, b, round_ms(k, b))
+        for i, ((k, b), unit) in enumerate(zip(shapes, units[:5], strict=False))
+    ]
+    rows.append(plain := {"name": "plain", "use": "forecast", "draft_length": 0, "concurrency": 9})
+    plain["measured"] = {"tokens_per_s": 1000 * 9 / 14}
+    common = {"fitted": ["draft_ms", "sequence_ms"], "curve": curve}
+    told = validate_case(loaded(tmp_path, case([r | ({"alpha": 0.7} if r != plain else {}) for r in rows], **common)))
+    untold = validate_case(loaded(tmp_path, case(rows, acceptance="fitted", **common)))
+    for result in (told, untold):
+        assert result.parameters[""]["draft_ms"] == pytest.approx(2.0, rel=1e-3)
+        assert result.parameters[""]["sequence_ms"] == pytest.approx(0.25, rel=1e-3)
+        assert result.largest_error < 1e-3
+    assert untold.parameters[""]["alpha"] == pytest.approx(0.7, abs=1e-4)
+    # Negative control: the batches count.
+    lone = [{key: value for key, value in r.items() if key != "batch"} for r in rows]
+    assert validate_case(loaded(tmp_path, case(lone, acceptance="fitted", **common))).largest_error > 0.1
+
+
+def test_a_curve_over_verified_tokens_is_told_by_rows_of_any_batch(tmp_path: Path) -> None:
+    """Straight between its points and on beyond them, never falling; equal tokens are one point."""
+    shapes = (("fit", 3, 1), ("fit", 1, 4), ("fit", 3, 4), ("forecast", 0, 12), ("forecast", 4, 4), ("fit", 7, 1))
+    rows = []
+    for use, k, batch in shapes:
+        tokens = batch * (k + 1)
+        rows.append(batched(f"{k} x {batch}", use, "tokens_per_s", k, batch, 5 + 0.5 * tokens, alpha=0.7))
+    del rows[3]["alpha"]
+    result = validate_case(loaded(tmp_path, case(rows, curve="fitted")))
+    assert result.largest_error < 1e-9
+    assert rising([(4, 7.0), (8, 9.0), (8, 10.0), (16, 8.0), (20, 20.0)]) == ((4, 7.0), (8, 9.0), (16, 9.0), (20, 20.0))
+    assert along(((4, 7.0), (8, 9.0)), np.array([1.0, 6.0, 10.0])) == pytest.approx([7, 8, 10])
+
+
+def test_a_row_says_how_a_profile_runs_its_pair() -> None:
+    found = PUBLISHED["specbundle-from-profile"]
+    row = next(r for r in found.rows if r.group == "Llama-3.1-8B")
+    pair = found.pairs[row.group]
+    here = replace(row, batch=4, context=2048, tp=2, measured_as="ms_per_round", measured=1.0)
+    there = replace(row, measured_as="ms_per_round", measured=1.0)
+    moved = replace(found, rows=(there,), pairs={row.group: pair._replace(batch=4, context=2048, devices=2)})
+    (of_row,), (of_pair,) = (validate_case(c).rows for c in (replace(found, rows=(here,)), moved))
+    assert of_row.forecast == of_pair.forecast
+    assert of_row.forecast != validate_case(replace(found, rows=(there,))).rows[0].forecast
+
+
+def test_engines_are_forecast_from_two_or_three_rows_of_a_table() -> None:
+    """Of 14 tables the median is within 3 % and the 90th percentile within 8 %; the others say so."""
+    engines = [result_of(found.name) for found in PUBLISHED.values() if "no licence stated" in found.citation]
+    assert len(engines) == 27
+    assert sum(r.case.max_median == 0.03 and r.case.max_p90 == 0.08 for r in engines) == 14
+    held = [r for r in engines if r.median_error <= 0.03 and r.p90_error <= 0.08]
+    assert [r.case.name for r in held] == [r.case.name for r in engines if r.case.max_median is not None]
+    assert np.median(np.concatenate([r.errors for r in engines])) <= 0.025
+    assert all(r.case.notes.startswith("Rule: ") for r in engines)
