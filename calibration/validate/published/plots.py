@@ -17,11 +17,14 @@ if TYPE_CHECKING:
 def validation_figure(results: Sequence[CaseResult]) -> "Figure":
     """Return the scatter of every row of at least one case: forecast rows filled, fitted rows hollow."""
     units = [unit for unit in UNITS if any(r.row.measured_as == unit for result in results for r in result.rows)]
-    with new_figure(1.5 + 4.5 * len(units), 7.4 + 0.16 * len(results), parse_math=False) as figure:
+    columns = max(2, len(units))
+    with new_figure(1.5 + 4.5 * len(units), 7.4 + 0.32 * len(results) / columns, parse_math=False) as figure:
         grid = figure.subplots(2, len(units), squeeze=False, height_ratios=(2, 1), sharex="col")
         for column, unit in enumerate(units):
             draw_unit(grid[0, column], grid[1, column], unit, results)
-        figure.legend(handles=legend_handles(results), loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+        figure.legend(
+            handles=legend_handles(results), loc="outside lower center", ncols=columns, frameon=False, fontsize=9
+        )
         set_title(figure, "Forecast against measurement", headline(results), failed=not all(r.holds for r in results))
     return figure
 
