@@ -77,7 +77,9 @@ def reach(free: Floats, factor: Floats, lag: int, at: Ints) -> None:
         at, lag = at[factor[at] > NEGLIGIBLE], 2 * lag
 
 
-def count_rounds(accept: Kept, starts: Ints, k: int, beyond: int) -> tuple[Floats, Floats]:
+def count_rounds(
+    accept: Kept, starts: Ints, k: int, beyond: int, inside: NDArray[np.bool_] | None = None
+) -> tuple[Floats, Floats]:
     """Return the expected rounds of each output that accept 0..k, [outputs, k + 1], and those cut, [outputs] (§3).
 
     f[u], the probability that a round starts at u, is 1 where an output begins. Elsewhere a round starts unless u - 1
@@ -90,8 +92,12 @@ def count_rounds(accept: Kept, starts: Ints, k: int, beyond: int) -> tuple[Float
         starts: Where each output begins, and the end of the last, [outputs + 1].
         k: Draft length, >= 1.
         beyond: Tokens behind the k that have to lie within the output as well, for a round to count.
+        inside: The places whose rounds are counted; None: all.
     """
     lengths = np.diff(starts)
+    if inside is not None:
+        all_rounds, at_least = one_after_another(accept, starts, k, beyond, inside)
+        return (at_least - np.append(at_least[1:], 0 * at_least[:1], 0)).T, all_rounds - at_least[0]
     all_rounds, at_least = np.empty(len(lengths)), np.zeros((k + 2, len(lengths)))
 
     def keep(at: slice | Ints, found: tuple[Floats, Floats]) -> None:
@@ -125,7 +131,9 @@ def run_of(outputs: Ints) -> slice | Ints:
     return slice(first, last + 1) if last - first < len(outputs) else outputs
 
 
-def one_after_another(accept: Kept, starts: Ints, k: int, beyond: int) -> tuple[Floats, Floats]:
+def one_after_another(
+    accept: Kept, starts: Ints, k: int, beyond: int, inside: NDArray[np.bool_] | None = None
+) -> tuple[Floats, Floats]:
     """Return all rounds, [outputs], and those that accept at least 0..k, [k + 1, outputs]; see `count_rounds`."""
     size, lag, accept = len(accept), k + 1, accept.astype(np.float64)
     within = accept.copy()
@@ -136,6 +144,8 @@ def one_after_another(accept: Kept, starts: Ints, k: int, beyond: int) -> tuple[
     if size > lag:
         factor[lag:] = run_products(within, lag)[:-1]
     flow = recursion(free, factor, lag)
+    if inside is not None:
+        flow *= inside
     all_rounds = np.add.reduceat(flow, starts[:-1])
     for left in range(1, k + beyond):
         flow[np.maximum(starts[1:] - left, starts[:-1])] = 0

@@ -82,7 +82,7 @@ def expected_rounds(
     longest = int(np.diff(starts).max(initial=0))
     if longest < k:
         raise UserError(f"--k: {k} is above the longest output, {longest} tokens; expected 1 to {longest}")
-    counts, cut = (by_prompt(found, trace, starts) for found in count_rounds(accept, starts, k, beyond))
+    counts, cut = (by_prompt(found, trace, starts) for found in count_rounds(accept, starts, k, beyond, inside))
     return RoundCounts(counts=counts, cut=cut)
 
 
