@@ -119,6 +119,14 @@ def loads_of(rows: Sequence[ServingRow], profile: Profile, given: Options) -> Lo
         if told
         else []
     )
+    alone = [row for row in kept if row.tp is None and given.tp is None]
+    if alone:
+        assumed.append(f"{len(alone)} rows that state no tp are taken to be of one device each; --tp says another")
+    wide = [r for r, p in zip(kept, placings, strict=True) if not (r.dtype or given.dtype) and p.storage == "bfloat16"]
+    if wide:
+        assumed.append(
+            f"{len(wide)} rows that state no number format are taken to be in bfloat16; --dtype says another"
+        )
     if any(row.requests is None for row in kept):
         assumed.append(
             f"rows without a count of requests sent {REQUESTS_A_CLIENT:g} for each client, the first at once"

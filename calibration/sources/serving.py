@@ -35,7 +35,7 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
     "engine": ("backend", "framework", "server"),
     "device": ("system", "gpu", "hardware", "gpu name"),
     "draft_length": ("num speculative tokens", "k"),
-    "tokens_per_round": ("acceptance length", "accept length", "al"),
+    "tokens_per_round": ("acceptance length", "accept length", "spec decode acceptance length", "al"),
     "method": ("speculative method",),
     "requests": ("num prompts", "num requests", "completed", "successful requests"),
     "input_total": ("total input tokens",),
@@ -53,7 +53,7 @@ class ServingRow:
     """A load and what was measured of it; "" and None where the row does not say.
 
     concurrency: requests on the way, in all. isl, osl: tokens of a prompt and an answer. requests: in all.
-    draft_length: 0 without speculation.
+    draft_length: 0 without speculation, at least 1 with it.
     """
 
     line: int
@@ -137,8 +137,14 @@ def read_row(values: Mapping[Any, Any], line: int) -> ServingRow:
         engine=engine_of(str(named.get("engine", ""))),
         device=str(named.get("device", "")),
         requests=done,
-        draft_length=int(number(named, "draft_length") or 0),
+        draft_length=int(number(named, "draft_length") or is_drafted(named)),
     )
+
+
+def is_drafted(named: Mapping[str, Any]) -> bool:
+    """Return whether a row names a method of speculation, or says what its rounds made."""
+    method = plain(str(named.get("method", "")))
+    return method not in ("", "none", "off", "no", "baseline", "plain") or (number(named, "tokens_per_round") or 0) > 1
 
 
 def number(named: Mapping[str, Any], name: str) -> float | None:

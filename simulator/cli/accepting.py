@@ -114,7 +114,8 @@ def stated_of(text: str, method: str | None) -> "Stated":
     from simulator.costs.drafters.methods import method_named
 
     name, found, value = text.rpartition("=")
-    if found and method is not None and method_named(name, OPTION) != method_named(method):
+    named = method_named(name, OPTION) if found else None
+    if named is not None and method is not None and named != method_named(method):
         raise UserError(f"{OPTION}: {text} beside --method {method}, expected the same method")
     return value_of(value, f"{name}{found}")
 

@@ -81,9 +81,9 @@ HELP = {
     "pass_overhead_ms": "What a pass of either model costs besides its work: launches, for one.",
     "round_overhead_ms": "What a round costs besides draft and verification; engines show 9 to 18 % of a token.",
     "overlap_exponent": "How compute and memory time join: inf is the longer of the two, 1 their sum.",
-    "batch": "Sequences decoded together; with --target-model.",
+    "batch": "Sequences decoded together, or with --isl clients of a server (--concurrency); with --target-model.",
     "context": "Tokens of each sequence that the KV cache holds, on average; with --target-model.",
-    "isl": "Tokens of a prompt, of a served load: --batch of clients send one request after another.",
+    "isl": "Tokens of a prompt, of a served load: --concurrency clients send one request after another.",
     "osl": "Tokens of an answer, of such a load.",
 }
 

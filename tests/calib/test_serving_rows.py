@@ -161,6 +161,36 @@ def test_results_of_benches_are_rows(tmp_path: Path, written: dict, expected: tu
     assert tuple(getattr(row, name) for name in named) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(
+    ("bench", "said", "is_drafted"),
+    [
+        (SGLANG, {"accept_length": 3.1}, True),
+        (VLLM, {"spec_decode_acceptance_length": 2.4}, True),
+        (VLLM, {"method": "eagle3"}, True),
+        (VLLM, {"method": "none", "tokens_per_round": 1.0}, False),
+        (SGLANG, {}, False),
+    ],
+)
+def test_rows_with_drafts_are_known_by_whatever_tells_of_them(
+    tmp_path: Path, bench: dict, said: dict, is_drafted: bool
+) -> None:
+    (tmp_path / "result.json").write_text(json.dumps(bench | said))
+    (row,) = read_serving(tmp_path / "result.json").rows
+    assert bool(row.draft_length) == is_drafted
+
+
+def test_what_rows_do_not_state_is_said_to_be_assumed() -> None:
+    like = {"line": 1, "concurrency": 8.0, "isl": 1000.0, "osl": 100.0, "tpot_s": 0.01, "requests": 80.0}
+    silent = ServingRow(**like, model="llama-3.1-8b")
+    stated = ServingRow(**like, model="llama-3.1-8b", tp=1, dtype="fp8")
+    said = loads_of([silent, stated], SHEET, Options()).assumed
+    assert [note.partition(" are ")[0] for note in said] == [
+        "1 rows that state no tp",
+        "1 rows that state no number format",
+    ]
+    assert loads_of([silent, stated], SHEET, Options(tp=1, dtype="bfloat16")).assumed == ()
+
+
 def test_columns_and_formats_are_read_as_vendors_spell_them(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text(
         "Batch Size,TP_size,attention_dp_size,isl,osl,silicon_tpot_ms,precision,backend\n"

@@ -140,6 +140,7 @@ def test_a_method_is_as_uncertain_as_its_pairs_lie_apart() -> None:
         ((f"mtp={PAIR}", *MODELS, "--method", "eagle3"), "beside --method eagle3, expected the same method"),
         (("mtp", *MODELS, "--method", "eagle3"), "--acceptance: mtp drafts as mtp, not as eagle3, expected a pair"),
         ((PAIR, "--acceptance", "0.5"), "--acceptance: 2 of one method, expected one"),
+        (("foo=0.7",), "--acceptance: 'foo' is not known, expected one of "),
     ],
 )
 def test_what_is_no_acceptance_is_refused_in_one_line(run, words, line) -> None:
