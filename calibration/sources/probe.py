@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from cuda_probe.probe.probes import Units, number
 from cuda_probe.probe.runner import Point, Results
 from simulator.costs.profile import BURN_UNITS
+from simulator.ground.artefacts import UserError
 
 Floats = NDArray[np.float64]
 BURNS = ("burn_flops", "burn_memory", "draft", "verify", "baseline")
@@ -92,9 +93,16 @@ def pass_count(point: Point) -> int:
 
 
 def flop_count(point: Point, units: Units) -> float:
-    """Return the FLOP of a pass, without the additions of its memory traffic: those are part of a workmem unit."""
+    """Return the FLOP of a pass, without the additions of its memory traffic: those are part of a workmem unit.
+
+    Raises:
+        UserError: There are fewer than the axes of the point make.
+    """
     additions = number(point.axes, "work_mem") * units.workmem_flop if "work_mem" in point.axes else 0
-    return point.flop / pass_count(point) - additions
+    flop = point.flop / pass_count(point) - additions
+    if flop < 0:
+        raise UserError(f"{label(point)}: flop is {point.flop:,}, expected {additions * pass_count(point):,} at least")
+    return flop
 
 
 def token_count(point: Point) -> int:

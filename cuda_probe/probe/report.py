@@ -44,6 +44,10 @@ TEXT_AXES = ("dtype", "weight")
 NO_SAMPLES: NDArray[np.float64] = np.empty(0)
 
 
+# The probe of passes one after another, and the axis that says how many.
+DRAFT, DRAFTED = "draft", "draft_n"
+
+
 def raw_path(out: Path) -> Path:
     """Return where the raw samples of a probe.json are kept: beside it."""
     return out.with_suffix(".npz")
@@ -172,6 +176,8 @@ def read_point(entry: Field, index: int, raw: Mapping[str, NDArray[np.float64]] 
     for axis in BY_NAME[probe].axes if probe in BY_NAME else ():
         if axis not in axes:
             entry["axes"][axis].refuse(f"a value of the probe {probe}")
+    if probe == DRAFT and not axes[DRAFTED]:
+        entry["axes"][DRAFTED].refuse("a whole number of at least 1")
     return Point(
         probe=probe,
         axes=axes,

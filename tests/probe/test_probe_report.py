@@ -77,6 +77,10 @@ def test_the_file_says_what_it_is_and_what_a_unit_is(saved: Path) -> None:
     assert fit["max_relative_residual"] < 1e-6
 
 
+def drafted(found: dict) -> dict:
+    return next(point for point in found["points"] if point["probe"] == "draft")
+
+
 def edited(path: Path, change) -> Path:
     found = json.loads(path.read_text())
     change(found)
@@ -101,6 +105,7 @@ def edited(path: Path, change) -> Path:
         (lambda f: f["points"][0].update(flushed=1), r"points\[0\].flushed is 1, expected true or false"),
         (lambda f: f["points"][5].update(flop=True), r"points\[5\].flop is True, expected a whole number"),
         (lambda f: f["points"][5].update(axes={"tokens": None}), r"points\[5\].axes.tokens is None"),
+        (lambda f: drafted(f)["axes"].update(draft_n=0), r"axes.draft_n is 0, expected a whole number of at least 1"),
         (lambda f: f["points"].append(f["points"][0]), "has no raw samples 'samples_"),
         (lambda f: f["left_out"][0].pop("reason"), r"left_out\[0\].reason is missing"),
         (lambda f: f.update(raw=None), "raw is None, expected an object"),
