@@ -178,21 +178,27 @@ def contenders(options: SharedOptions, wanted: ComparisonOptions) -> "tuple[tupl
         device = replace(options.device, method=None if method == own else method.name)
         device = device if method == own else replace(device, draft_model=None, draft_params=None)
         device = device if method.branches else replace(device, topk=None, nodes=None, branching=None)
+        is_able = False
         try:
             pricing = load_pricing(device)._replace(load=options.load)
             assert pricing.models is not None
+            is_able = True
             alpha = float(wanted.stated.get("alpha", BY_NAME["alpha"].default))
             stated = wanted.acceptance.get(method.name)
             acceptance, source = acceptance_of(options, pricing.models, alpha, stated, is_own=method == own)
             pair, load = priced(with_drafted(pricing, acceptance), wanted), load_of(options, wanted)
             found.append(Contender(pair=pair, acceptance=acceptance, source=source, load=load))
         except UserError as error:
-            if wanted.methods or method == own or method.name in wanted.acceptance:
+            is_named = method == own or method.name in wanted.acceptance
+            # What a target cannot have is left out, also of the methods that were named.
+            if is_named or (wanted.methods and is_able):
                 raise UserError(f"{method.name}: {error}" if str(error)[:1] != "-" else str(error)) from error
-            skipped[method.name] = str(error).removeprefix("--method: ").partition(", expected")[0]
+            skipped[method.name] = str(error)
     if not found:
-        raise UserError(f"--compare: no method applies ({'; '.join(skipped.values())})")
-    return tuple(found), skipped
+        reasons = list(dict.fromkeys(skipped.values()))
+        raise UserError(reasons[0] if len(reasons) == 1 else f"--compare: no method applies ({'; '.join(reasons[:3])})")
+    short = {name: why.removeprefix("--method: ").partition(", expected")[0] for name, why in skipped.items()}
+    return tuple(found), short
 
 
 def own_method(device: DeviceOptions) -> "Method | None":

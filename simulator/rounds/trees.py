@@ -5,7 +5,6 @@ are those choices, one after another; so what trees accept follows from the plac
 known from a text (`RankTrace`) or as rates by depth.
 """
 
-import heapq
 from collections.abc import Callable, Sequence
 from itertools import product
 from typing import Any, NamedTuple
@@ -29,23 +28,6 @@ WIDE = 256
 def paths_of(levels: Sequence[int]) -> tuple[Path, ...]:
     """Return the nodes of the tree whose nodes have so many children, level by level."""
     return tuple(path for to in range(1, len(levels) + 1) for path in product(*map(range, levels[:to])))
-
-
-def best_tree(rates: Floats, nodes: int) -> tuple[Path, ...]:
-    """Return the likeliest nodes where rates hold for every text; rates: of places by depth, falling, [D, R]."""
-    depth, places = rates.shape
-    heap: list[tuple[float, Path]] = [(-float(rates[0, 0]), (0,))]
-    found: list[Path] = []
-    while heap and len(found) < nodes:
-        rate, path = heapq.heappop(heap)
-        found.append(path)
-        level, last = len(path), path[-1]
-        if last + 1 < places and rates[level - 1, last]:
-            beside = rate / float(rates[level - 1, last]) * float(rates[level - 1, last + 1])
-            heapq.heappush(heap, (beside, (*path[:-1], last + 1)))
-        if level < depth:
-            heapq.heappush(heap, (rate * float(rates[level, 0]), (*path, 0)))
-    return tuple(found)
 
 
 def check_tree(paths: Sequence[Path]) -> None:

@@ -143,6 +143,13 @@ def test_a_method_of_which_nobody_says_what_it_accepts_is_left_out(run, monkeypa
     assert "medusa: nobody says what it accepts, expected --acceptance" in done.stderr
 
 
+def test_a_named_method_that_the_target_cannot_have_is_left_out_and_said(run) -> None:
+    done = run("sweep", *MODELS, "--method", "eagle3,mtp,ngram", "--batch", "1,8", "--json")
+    found = json.loads(done.stdout)
+    assert [row["method"] for row in found["methods"]] == ["eagle3", "ngram"]
+    assert found["not_compared"] == {"mtp": "mtp, but qwen3-8b has no module that predicts further tokens"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
