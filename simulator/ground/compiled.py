@@ -1,0 +1,26 @@
+"""One source for two engines: loops that numba compiles where it is installed, and Python runs as they are elsewhere."""
+
+import os
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import TypeVar
+
+Function = TypeVar("Function", bound=Callable[..., object])
+
+# Set to anything: Python runs them, though numba is installed.
+PLAIN = "SPECSIM_PLAIN"
+IS_COMPILED = not os.environ.get(PLAIN) and find_spec("numba") is not None
+
+
+def compiled(function: Function) -> Function:
+    """Compile a function of arrays, named tuples and numbers at its first call; what was compiled is kept in files.
+
+    It releases the interpreter's lock, so threads run side by side. The results are the same bits either way, as long
+    as a function keeps to 64-bit numbers and to one order of its sums.
+    """
+    if not IS_COMPILED:
+        return function
+    from numba import njit
+
+    wrapped: Function = njit(cache=True, nogil=True)(function)
+    return wrapped

@@ -1,0 +1,1 @@
+"""What clients send: arrivals, lengths of prompts and answers, sessions, recorded traffic."""
