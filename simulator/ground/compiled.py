@@ -1,4 +1,4 @@
-"""One source for two engines: loops that numba compiles where it is installed, and Python runs as they are elsewhere."""
+"""One source for two engines: loops that numba compiles where it is there, and Python runs as they are elsewhere."""
 
 import os
 from collections.abc import Callable
