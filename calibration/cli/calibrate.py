@@ -11,7 +11,17 @@ import click
 from simulator.ground.artefacts import UserError, check_outputs, read_bytes, to_json, write_json
 from simulator.ground.command import FILE, command, say
 
-from .serving import ROWS, refuse_rows, row_options, run_calibration, sheet_option, weights_option
+from .serving import (
+    ROWS,
+    digest_of,
+    named,
+    one_or_rows,
+    refuse_rows,
+    row_options,
+    run_calibration,
+    sheet_option,
+    weights_option,
+)
 
 if TYPE_CHECKING:
     from calibration.fit.calibrate import Calibration
@@ -25,7 +35,7 @@ class CalibrateOptions:
     probe: Path | None
     from_decode: Path | None
     from_passes: Path | None
-    from_serving: Path | None
+    from_serving: tuple[Path, ...]
     profile: Path | None
     rows: Mapping[str, Any]
     fit_k: str | None
@@ -42,11 +52,10 @@ class CalibrateOptions:
         from simulator.ground.pictures import check_format
 
         sources = {"PROBE": self.probe, "--from-decode": self.from_decode, "--from-passes": self.from_passes}
-        sources |= {"--from-serving": self.from_serving}
-        if sum(path is not None for path in sources.values()) != 1:
+        if sum(path is not None for path in sources.values()) + bool(self.from_serving) != 1:
             files = "--from-decode FILE, --from-passes FILE or --from-serving FILE"
             raise UserError(f"expected either PROBE, a file of probe-gpu, {files}")
-        if self.fit_k is not None and (self.probe is not None or self.from_serving is not None):
+        if self.fit_k is not None and (self.probe is not None or self.from_serving):
             raise UserError(f"--fit-k: {self.fit_k} without --from-decode or --from-passes, expected one of them")
         self.check_rows()
         for flag, path in (("--out", self.out), ("--report", self.report)):
@@ -54,16 +63,17 @@ class CalibrateOptions:
                 raise UserError(f"{flag} {path}: suffix {path.suffix!r}, expected .json")
         check_format(self.plot)
         outputs = {"--out": self.out, "--report": self.report, "--plot": self.plot}
+        sources |= {f"--from-serving {path}": path for path in self.from_serving}
         check_outputs(outputs, self.force, sources | {"--compare": self.compare})
 
     def check_rows(self) -> None:
         """Refuse what does not go with rows of a server, and what goes with them alone."""
-        if self.from_serving is None:
+        if not self.from_serving:
             refuse_rows(self.rows, "--from-serving FILE")
             if self.profile is not None:
                 raise UserError(f"--profile: {self.profile} without --from-serving FILE, expected it beside")
         elif self.profile is None:
-            raise UserError(f"--from-serving {self.from_serving}: no device, expected --profile NAME beside it")
+            raise UserError(f"--from-serving {self.from_serving[0]}: no device, expected --profile NAME beside it")
         elif self.compare is not None:
             raise UserError(f"--compare: {self.compare} beside --from-serving, expected profiles compare A B after it")
 
@@ -75,9 +85,8 @@ class CalibrateOptions:
             "from_decode": self.from_decode and str(self.from_decode),
             "fit_k": self.fit_k,
         }
-        if self.from_serving is not None:
-            digest = sha256(read_bytes(self.from_serving)).hexdigest()
-            return parameters | {"from_serving": str(self.from_serving), "rows_sha256": digest}
+        if self.from_serving:
+            return parameters | {"from_serving": named(self.from_serving), "rows_sha256": digest_of(self.from_serving)}
         if self.from_passes is None:
             return parameters
         digest = sha256(read_bytes(self.from_passes)).hexdigest()
@@ -85,10 +94,16 @@ class CalibrateOptions:
 
 
 @command("calibrate")
-@click.argument("probe", type=FILE, required=False)
+@click.argument("probe", type=FILE, nargs=-1, metavar="[PROBE]")
 @click.option("--from-decode", type=FILE, help="Results of bench-decode, in place of a probe: costs of that pair.")
 @click.option("--from-passes", type=FILE, help="Passes of bench-decode time-passes, in place of a probe.")
-@click.option("--from-serving", type=FILE, help="Rows of a load test, in place of a probe: CSV, or JSON of a bench.")
+@click.option(
+    "--from-serving",
+    type=FILE,
+    multiple=True,
+    metavar="FILE|FOLDER",
+    help="Rows of load tests, in place of a probe: CSV, or JSON of a bench; several files, or again.",
+)
 @sheet_option
 @row_options
 @weights_option
@@ -108,7 +123,8 @@ def calibrate(**values: Any) -> int:
     ttft_ms, tp, dtype ...) are fitted, with the data sheet of --profile as the prior. Exit code 3 if no fit passes its
     checks: then no profile is written, and --report has the partial estimate.
     """
-    rows = {name: values.pop(name) for name in (*ROWS, "dtype")}
+    rows = {name: values.pop(name) for name in ROWS}
+    values["probe"], values["from_serving"] = one_or_rows(values["probe"], values["from_serving"])
     return run(CalibrateOptions(rows=rows, **values))
 
 
@@ -120,7 +136,7 @@ def run(options: CalibrateOptions) -> int:
     from simulator.costs.profile_file import load_profile, save_profile
     from simulator.ground.pictures import save_figure
 
-    if options.from_serving is not None and options.profile is not None:
+    if options.from_serving and options.profile is not None:
         name = options.name or options.out.stem
         return run_calibration(options.from_serving, options.profile, options.rows, name, options)
     before = load_profile(options.compare) if options.compare else None

@@ -9,6 +9,7 @@ import click
 from acceptance.models.bundled import BUNDLED
 from acceptance.text.prompts import DATASETS
 from simulator.ground.artefacts import UserError
+from simulator.ground.names import number_format, one_of
 
 if TYPE_CHECKING:
     from calibration.validate.live import Plan
@@ -24,7 +25,7 @@ class LiveOption(NamedTuple):
 
 
 COUNT = click.IntRange(1, 1_000_000)
-DTYPES = click.Choice(("float32", "bfloat16", "float16"))
+DTYPES = ("float32", "bfloat16", "float16")
 VALUES = {"metavar": "VALUES"}
 OPTIONS: dict[str, LiveOption] = {
     "out-dir": LiveOption(
@@ -39,7 +40,9 @@ OPTIONS: dict[str, LiveOption] = {
     "max-prompts": LiveOption("prompts", 12, "prompts.", {"type": COUNT}),
     "max-new-tokens": LiveOption("tokens", 64, "tokens of an output, at most.", {"type": COUNT}),
     "runs": LiveOption("runs", 1, "repeats of everything.", {"type": COUNT}),
-    "dtype": LiveOption("dtype", "bfloat16", "weights.", {"type": DTYPES}),
+    "dtype": LiveOption(
+        "dtype", "bfloat16", "weights; of rows of --serving that do not say: theirs.", {"metavar": "NAME"}
+    ),
     "device": LiveOption("device", "cpu", "cpu, or cuda:0.", {}),
     "processor-time": LiveOption(
         "processor_time", False, "time by one thread's work, not by the clock: for a busy machine.", {"is_flag": True}
@@ -79,6 +82,9 @@ def plan_of(given: Mapping[str, Any], *, methods: bool = False) -> "Plan":
     from simulator.ground.ranges import parse_whole
 
     values = {option.field: given.get(name, option.default) for name, option in OPTIONS.items()}
+    values["dtype"] = number_format(values["dtype"])
+    if values["dtype"] not in DTYPES:
+        raise UserError(f"--dtype: {values['dtype']!r} is not allowed, expected {one_of(DTYPES, values['dtype'])}")
     values["times"] = parse_whole("--inflate", values["times"], 1, 1000)
     values["draft_lengths"] = parse_lengths("--k", values["draft_lengths"])
     values["fitted"] = parse_lengths("--fit-k", values["fitted"])

@@ -1,6 +1,7 @@
 """Options and steps of `calibrate --from-serving` and `validate --serving`: rows of load tests of servers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,10 +13,11 @@ from simulator.ground.command import FILE, say, stacked
 
 if TYPE_CHECKING:
     from calibration.fit.loads import Loads
+    from calibration.sources.serving import ServingRow
     from simulator.costs.profile import Profile
 
 # Options of rows.
-ROWS = ("target_model", "engine", "kv_dtype", "tp")
+ROWS = ("target_model", "engine", "dtype", "kv_dtype", "tp")
 row_options = stacked(
     click.option("--target-model", metavar="NAME", help="Of rows of a server: the model whose rows are used."),
     click.option("--engine", metavar="NAME", help="Of rows of a server: the engine whose rows are used."),
@@ -28,18 +30,19 @@ sheet_option = click.option(
 )
 
 
-def loads_from(path: Path, profile: "Profile", given: Mapping[str, Any]) -> "Loads":
-    """Read the rows of a file that a profile can price; rows that cannot be read are named on stderr."""
+def loads_from(paths: Sequence[Path], profile: "Profile", given: Mapping[str, Any]) -> "Loads":
+    """Read the rows of files that a profile can price; rows that cannot be read are named on stderr."""
     from calibration.fit.loads import Options, loads_of
-    from calibration.sources.serving import dtype_of, engine_of, read_serving
+    from calibration.sources.serving import dtype_of, engine_of
+    from calibration.sources.serving_files import read_all
     from simulator.ground.records import BadRecord
 
     try:
-        formats = {name: dtype_of(given.get(name)) for name in ("dtype", "kv_dtype")}
+        formats = {name: dtype_of(given.get(name), name) for name in ("dtype", "kv_dtype")}
     except BadRecord as error:
-        raise UserError(f"--dtype: {error}") from None
-    rows = read_serving(path)
-    for note in rows.notes():
+        raise UserError(f"--{str(error).replace('_', '-', 1).replace(' is', ':', 1)}") from None
+    found = read_all(paths)
+    for note in found.notes:
         click.echo(f"{note}", err=True)
     fitted = profile.fitted
     options = Options(
@@ -49,7 +52,47 @@ def loads_from(path: Path, profile: "Profile", given: Mapping[str, Any]) -> "Loa
         dtype=formats["dtype"] or (fitted.dtype if fitted else ""),
         kv_dtype=formats["kv_dtype"],
     )
-    return loads_of(rows.rows, profile, options)
+    return loads_of(as_named(found.rows, options.target_model), profile, options)
+
+
+def as_named(rows: "Sequence[ServingRow]", target: str) -> "Sequence[ServingRow]":
+    """Return rows of the model that is named, where they call it, all alike, by a name that no model has."""
+    from calibration.fit.loads import shape_name
+
+    names = {row.model for row in rows}
+    if not target or len(names) != 1 or not all(names) or any(map(shape_name, names)):
+        return rows
+    click.echo(f"the rows are of {names.pop()!r}, taken to be {target} (--target-model)", err=True)
+    return [replace(row, model="") for row in rows]
+
+
+def one_or_rows(files: tuple[Path, ...], rows: tuple[Path, ...]) -> tuple[Path | None, tuple[Path, ...]]:
+    """Return the one file that an argument names, and files of rows: beside those it names more of them.
+
+    Raises:
+        UserError: There are several, and none is said to hold rows.
+    """
+    if rows:
+        return None, rows + files
+    if len(files) > 1:
+        raise UserError(f"{files[1]}: beside {files[0]}, expected one file")
+    return (files[0] if files else None), ()
+
+
+def named(paths: Sequence[Path]) -> str | list[str]:
+    """Return paths as files say where they come from: one as it is, several as a list."""
+    return [str(path) for path in paths] if len(paths) > 1 else str(paths[0])
+
+
+def digest_of(paths: Sequence[Path]) -> str:
+    """Return the SHA-256 of all files, one behind the other."""
+    from calibration.sources.serving_files import within
+
+    digest = sha256()
+    for path in paths:
+        for file in within(path) or [path]:
+            digest.update(read_bytes(file))
+    return digest.hexdigest()
 
 
 def refuse_rows(given: Mapping[str, Any], beside: str) -> None:
@@ -59,18 +102,22 @@ def refuse_rows(given: Mapping[str, Any], beside: str) -> None:
             raise UserError(f"--{name.replace('_', '-')}: {value} without {beside}, expected it beside")
 
 
-def run_calibration(rows: Path, sheet: Path, given: Mapping[str, Any], name: str, options: Any) -> int:
+def run_calibration(rows: Sequence[Path], sheet: Path, given: Mapping[str, Any], name: str, options: Any) -> int:
     """Fit, write, print; return the exit code."""
     from calibration.fit.calibrate import EXIT_FAILED_CHECKS
-    from calibration.fit.from_serving import calibrate_serving
+    from calibration.fit.from_serving import LEAST_ROWS, calibrate_serving
     from calibration.fit.serving_report import failed, serving_json, serving_text
     from calibration.validate.serving import serving_figure, validate_serving
     from simulator.costs.profile_file import load_profile, save_profile
     from simulator.ground.pictures import save_figure
 
     prior = load_profile(sheet)
-    digest = sha256(read_bytes(rows)).hexdigest()
-    found = calibrate_serving(loads_from(rows, prior, given), prior, name, digest)
+    loads = loads_from(rows, prior, given)
+    if len(loads) < LEAST_ROWS:
+        count = f"{len(loads)} row{'s' * (len(loads) > 1)} to use"
+        more = "name more files (again --from-serving), or their folder"
+        raise UserError(f"--from-serving {rows[0]}: {count}, expected at least {LEAST_ROWS}, better ten; {more}")
+    found = calibrate_serving(loads, prior, name, digest_of(rows))
     parameters = options.parameters | {"profile": str(sheet), **given}
     payload, reason = serving_json(found, parameters), failed(found)
     if options.report:

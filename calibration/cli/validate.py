@@ -12,7 +12,7 @@ from simulator.ground.artefacts import UserError, check_outputs, to_json, write_
 from simulator.ground.command import FILE, command, say
 
 from .live_options import live_options, plan_of, taken_live_options
-from .serving import ROWS, loads_from, refuse_rows, row_options
+from .serving import ROWS, loads_from, named, one_or_rows, refuse_rows, row_options
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,7 +28,7 @@ class ValidateOptions:
 
     decode: Path | None
     passes: Path | None
-    serving: Path | None
+    serving: tuple[Path, ...]
     rows: Mapping[str, Any]
     profile: Path | None
     hist: Path | None
@@ -54,23 +54,24 @@ class ValidateOptions:
             raise UserError(f"--out {self.out}: suffix {self.out.suffix!r}, expected .json")
         check_format(self.plot)
         inputs: dict[str, Path | None] = {f"--published-file {file}": file for file in self.files}
-        inputs |= {"DECODE": self.decode, "--passes": self.passes, "--serving": self.serving}
+        inputs |= {"DECODE": self.decode, "--passes": self.passes}
+        inputs |= {f"--serving {path}": path for path in self.serving}
         inputs |= {"--profile": self.profile, "--hist": self.hist}
         check_outputs({"--out": self.out, "--plot": self.plot}, self.force, inputs)
 
     def check_ways(self) -> None:
         """Refuse several things to check at once, and what does not go with the one."""
-        files = [path is not None for path in (self.decode, self.passes, self.serving)]
-        inputs = [*files, self.live, self.published or bool(self.files)]
+        files = [path is not None for path in (self.decode, self.passes)]
+        inputs = [*files, bool(self.serving), self.live, self.published or bool(self.files)]
         if sum(inputs) != 1:
             count = "several" if any(inputs) else "nothing"
             ways = "DECODE, --passes FILE, --serving FILE, --live, or --published and --published-file FILE"
             raise UserError(f"{count} to check, expected one of {ways}")
-        for name, path in {"DECODE": self.decode, "--passes": self.passes, "--serving": self.serving}.items():
+        for name, path in {"DECODE": self.decode, "--passes": self.passes}.items():
             if path is not None and not path.exists():
                 raise UserError(f"{name} {path}: no such file")
         self.check_rows()
-        for name, path in {"profile": self.profile, "hist": self.hist}.items() if self.serving is None else ():
+        for name, path in {"profile": self.profile, "hist": self.hist}.items() if not self.serving else ():
             if path is not None and self.decode is None and self.passes is None:
                 raise UserError(f"--{name} {path}: without DECODE or --passes, expected either beside it")
             if path is None and self.passes is not None:
@@ -83,16 +84,22 @@ class ValidateOptions:
 
     def check_rows(self) -> None:
         """Refuse options of rows of a server without these, and rows without a profile."""
-        if self.serving is None:
+        if not self.serving:
             refuse_rows(self.rows, "--serving FILE")
         elif self.profile is None or self.hist is not None:
-            raise UserError(f"--serving {self.serving}: expected --profile NAME beside it, and no --hist")
+            raise UserError(f"--serving {self.serving[0]}: expected --profile NAME beside it, and no --hist")
 
 
 @command("validate")
-@click.argument("decode", type=FILE, required=False)
+@click.argument("decode", type=FILE, nargs=-1, metavar="[DECODE]")
 @click.option("--passes", type=FILE, help="Passes of bench-decode time-passes, in place of DECODE.")
-@click.option("--serving", type=FILE, help="Rows of a load test, in place of DECODE: CSV, or JSON of a bench.")
+@click.option(
+    "--serving",
+    type=FILE,
+    multiple=True,
+    metavar="FILE|FOLDER",
+    help="Rows of load tests, in place of DECODE: CSV, or JSON of a bench; several files, or again.",
+)
 @row_options
 @click.option("--profile", type=FILE, help="What calibrate wrote; with --serving the name of a device too.")
 @click.option(
@@ -130,10 +137,14 @@ def validate(**values: Any) -> int:
     of the time a token is above --max-error; of --methods, if the median error is above 5 %, or the forecast's best
     method more than 3 % slower than the measured best.
     """
-    rows = {name: values.pop(name) for name in ROWS}
+    rows = {name: values.pop(name) for name in ROWS if name != "dtype"}
+    if values["serving"]:
+        # Of rows it is no option of --live.
+        rows["dtype"], values["dtype"] = values["dtype"], None
+    values["decode"], values["serving"] = one_or_rows(values["decode"], values["serving"])
     live, others = taken_live_options(values, live=values["live"])
     options = ValidateOptions(rows=rows, **others)
-    if options.serving is not None:
+    if options.serving:
         return run_serving(options)
     if options.methods:
         return run_methods(options, live)
@@ -185,13 +196,12 @@ def run_serving(options: ValidateOptions) -> int:
     from calibration.validate.serving import serving_figure, serving_json, serving_text, validate_serving
     from simulator.costs.profile_file import load_profile
 
-    assert options.serving is not None
     assert options.profile is not None
     profile = load_profile(options.profile)
     validation = validate_serving(loads_from(options.serving, profile, options.rows), profile)
     median, most = errors_of(validation.tpot).median_error, options.max_error
     holds = most is None or (median is not None and median <= most)
-    parameters = {"serving": str(options.serving), "profile": str(options.profile), **options.rows, "max_error": most}
+    parameters = {"serving": named(options.serving), "profile": str(options.profile), **options.rows, "max_error": most}
     payload = serving_json(validation, parameters) | {"holds": holds}
     deliver(payload, serving_text(validation), lambda: serving_figure(validation, failed=not holds), options)
     return 0 if holds else EXIT_BOUND_BROKEN

@@ -1,19 +1,15 @@
-"""Rows of load tests: CSV of any tool's columns, or the JSON of benches of vLLM, SGLang, GuideLLM, AIPerf."""
+"""Rows of load tests by the names of their columns, as people and tools spell these, and their values with units."""
 
-import csv
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from io import StringIO
-from pathlib import Path
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
-from acceptance.importers.values import read_values
 from simulator.costs.formats import FORMATS
-from simulator.ground.artefacts import UserError
-from simulator.ground.fields import Field, text_of
 from simulator.ground.names import number_format
-from simulator.ground.records import BadRecord, Records, as_record, read_each
+from simulator.ground.ranges import in_milliseconds, number_in
+from simulator.ground.records import BadRecord
 
 # What a row may say, by what tools call it; case and marks between the parts do not count.
 COLUMNS: Mapping[str, tuple[str, ...]] = {
@@ -22,38 +18,73 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
     "batch_size": ("batch",),
     "isl": ("input len", "input length", "input tokens", "prompt len", "prompt tokens", "random input len"),
     "osl": ("output len", "output length", "output tokens", "random output len"),
-    "tpot_ms": ("tpot", "mean tpot ms", "tpot mean ms", "silicon tpot ms", "avg tpot ms", "tpot avg"),
-    "ttft_ms": ("ttft", "mean ttft ms", "ttft mean ms", "silicon ttft ms", "avg ttft ms", "ttft avg"),
     "output_tok_s": ("output throughput", "output tokens per s", "output token throughput", "output tps"),
     "tp": ("tp size", "tensor parallel", "tensor parallel size"),
     "ep": ("ep size", "moe ep size", "expert parallel size"),
     "dp": ("dp size", "attention dp size", "data parallel size"),
     "pp": ("pp size", "pipeline parallel size"),
-    "dtype": ("precision", "quantization", "weight dtype", "gemm quant mode"),
+    "quantization": ("weight dtype", "gemm quant mode"),
+    "dtype": ("precision",),
     "kv_dtype": ("kv cache dtype", "kv quant mode"),
     "model": ("model path", "model id", "model name"),
     "engine": ("backend", "framework", "server"),
     "device": ("system", "gpu", "hardware", "gpu name"),
-    "draft_length": ("num speculative tokens", "k"),
+    "draft_length": ("num speculative tokens", "speculative num draft tokens", "k"),
     "tokens_per_round": ("acceptance length", "accept length", "spec decode acceptance length", "al"),
-    "method": ("speculative method",),
+    "method": ("speculative method", "speculative algorithm"),
     "requests": ("num prompts", "num requests", "completed", "successful requests"),
+    "request_rate": ("request rate",),
     "input_total": ("total input tokens",),
     "output_total": ("total output tokens", "total generated tokens"),
 }
+# Times, whose columns may name their unit; without one they are in ms. Of gaps between tokens where no tpot is told.
+TIMES: Mapping[str, tuple[str, ...]] = {
+    "tpot": ("tpot", "silicon tpot", "time per output token"),
+    "itl": ("itl", "inter token latency"),
+    "ttft": ("ttft", "silicon ttft", "time to first token"),
+}
+MEANS = ("{}", "mean {}", "{} mean", "avg {}", "{} avg", "average {}")
+UNITS = {
+    **dict.fromkeys(("ms", "msec", "msecs", "millisecond", "milliseconds"), 1e-3),
+    **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), 1.0),
+    **dict.fromkeys(("us", "usec", "usecs", "microsecond", "microseconds"), 1e-6),
+}
 CANONICAL = {other: name for name, others in COLUMNS.items() for other in (name.replace("_", " "), *others)}
-ENGINES = {"tensorrtllm": "trtllm", "trtllm": "trtllm", "vllm": "vllm", "sglang": "sglang", "vllmchat": "vllm"}
-ENGINES |= {"openai": "", "openaichat": "", "sglangoai": "sglang", "sglangnative": "sglang"}
-EXPECTED = "columns concurrency, isl, osl, tpot_ms (or what vLLM, SGLang, GuideLLM or AIPerf write)"
+TIMED = {mean.format(other): name for name, others in TIMES.items() for other in others for mean in MEANS}
+# Columns of which a table has one of each line at least.
+NEEDED = {
+    "concurrency": ("concurrency", "batch_size"),
+    "isl": ("isl", "input_total"),
+    "osl": ("osl", "output_total"),
+    "tpot_ms": ("tpot", "itl"),
+}
+ENGINES = {"tensorrtllm": "trtllm", "trtllm": "trtllm", "trt": "trtllm", "vllm": "vllm", "vllmchat": "vllm"}
+ENGINES |= {"sglang": "sglang", "sglangoai": "sglang", "sglangoaichat": "sglang", "sglangnative": "sglang"}
+ENGINES |= {"openai": "", "openaichat": "", "openaihttp": ""}
+# Of quantization that says how files are written, not how wide weights are.
+CONTAINERS = ("auto", "none", "compressed-tensors", "modelopt", "quark", "gguf", "bitsandbytes")
+ABSENT = ("", "-", "na", "n/a", "none", "null", "nan")
 MOST = 1e12
+
+
+class Cell(NamedTuple):
+    """A value of a row. column: as the file calls it. scale: to seconds, of a time. comma: whether one is decimal."""
+
+    value: Any
+    column: str
+    scale: float = 1.0
+    comma: bool = False
+
+
+Cells = Mapping[str, Cell]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServingRow:
     """A load and what was measured of it; "" and None where the row does not say.
 
-    concurrency: requests on the way, in all. isl, osl: tokens of a prompt and an answer. requests: in all.
-    draft_length: 0 without speculation, at least 1 with it.
+    line: in the file that `path` names, where there are several. concurrency: requests on the way, in all. isl, osl:
+    tokens of a prompt and an answer. requests: in all. draft_length: 0 without speculation, at least 1 with it.
     """
 
     line: int
@@ -73,29 +104,7 @@ class ServingRow:
     device: str = ""
     requests: float | None = None
     draft_length: int = 0
-
-
-def read_serving(path: Path) -> Records[ServingRow]:
-    """Read the rows of a file; those that cannot be read are counted and named.
-
-    Raises:
-        UserError: No row can be read.
-    """
-    if path.suffix.lower() in (".json", ".jsonl"):
-        found = read_values(path, read_record, EXPECTED)
-        rows = tuple(row for rows in found.rows for row in rows)
-        return Records(path=path, rows=rows, skipped=found.skipped, place=found.place)
-    return read_each(path, lines_of_table(path), lambda row, line: read_row(row, line), EXPECTED)
-
-
-def lines_of_table(path: Path) -> Iterator[tuple[int, Mapping[Any, Any]]]:
-    """Yield the rows of a CSV file by their columns, with their lines."""
-    table = csv.DictReader(StringIO(text_of(path).removeprefix("\ufeff")))
-    try:
-        for row in table:
-            yield table.line_num, row
-    except csv.Error as error:
-        raise UserError(f"{path}: line {table.line_num} is no CSV ({error}), expected {EXPECTED}") from None
+    path: str = ""
 
 
 def plain(name: str) -> str:
@@ -103,139 +112,155 @@ def plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", " ", name.lower()).strip()
 
 
-def read_row(values: Mapping[Any, Any], line: int) -> ServingRow:
-    """Read a row by the names of its columns; of several that mean the same, the first that has a value."""
-    named: dict[str, Any] = {}
+@lru_cache(maxsize=4096)
+def meaning(column: str) -> tuple[str, float] | None:
+    """Return what a column tells and, of a time, its unit in seconds; None for what we do not use."""
+    words = plain(column).split()
+    units = [UNITS[word] for word in words if word in UNITS]
+    timed = TIMED.get(" ".join(word for word in words if word not in UNITS))
+    if timed and len(units) <= 1:
+        return timed, units[0] if units else 1e-3
+    name = CANONICAL.get(" ".join(words))
+    return (name, 1.0) if name else None
+
+
+def missing(columns: Iterator[str]) -> str:
+    """Return what no column of a table tells, of what every row needs; "" where all is there."""
+    there = {found[0] for found in map(meaning, columns) if found}
+    return next((name for name, any_of in NEEDED.items() if not there & set(any_of)), "")
+
+
+def read_row(values: Mapping[Any, Any], line: int, *, comma: bool = False) -> ServingRow:
+    """Read a row by the names of its columns; of several that mean the same, the first that has a value.
+
+    comma: whether a comma is a decimal one, where something else stands between cells.
+    """
+    cells: dict[str, Cell] = {}
     for key, value in values.items():
-        name = CANONICAL.get(plain(str(key)))
-        if name and value not in (None, "") and not isinstance(value, list | dict):
-            named.setdefault(name, value)
-    done = number(named, "requests")
-    for total, each in (("input_total", "isl"), ("output_total", "osl")):
-        if total in named and done:
-            named[each] = (number(named, total) or 0.0) / done
-    dp, batch = int(number(named, "dp") or 1), number(named, "batch_size")
-    clients = number(named, "concurrency") or (batch * dp if batch else None)
-    for name, found in (("concurrency", clients), *((n, number(named, n)) for n in ("isl", "osl", "tpot_ms"))):
-        if not found:
+        found = meaning(str(key))
+        if found and not isinstance(value, list | dict) and str(value).strip().lower() not in ABSENT:
+            cells.setdefault(found[0], Cell(value, str(key), found[1], comma))
+    done = number(cells, "requests")
+    isl, osl = (per_request(cells, *names, done) for names in (("isl", "input_total"), ("osl", "output_total")))
+    tpot_s = number(cells, "tpot") or number(cells, "itl")
+    dp, clients = whole(cells, "dp") or 1, clients_of(cells, done)
+    for name, value in (("concurrency", clients), ("isl", isl), ("osl", osl), ("tpot_ms", tpot_s)):
+        if not value:
             raise BadRecord(f"no {name}")
-    tp, ttft_ms = number(named, "tp"), number(named, "ttft_ms")
+    assert clients and isl and osl and tpot_s  # noqa: PT018 - for the types
     return ServingRow(
         line=line,
-        concurrency=clients or 0.0,
-        isl=number(named, "isl") or 0.0,
-        osl=number(named, "osl") or 0.0,
-        tpot_s=(number(named, "tpot_ms") or 0.0) / 1e3,
-        ttft_s=ttft_ms / 1e3 if ttft_ms else None,
-        tp=int(tp) if tp else None,
+        concurrency=clients,
+        isl=isl,
+        osl=osl,
+        tpot_s=tpot_s,
+        ttft_s=number(cells, "ttft") or None,
+        tp=whole(cells, "tp") or None,
         dp=dp,
-        ep=int(number(named, "ep") or 1),
-        pp=int(number(named, "pp") or 1),
-        dtype=dtype_of(named.get("dtype")),
-        kv_dtype=dtype_of(named.get("kv_dtype")),
-        model=str(named.get("model", "")),
-        engine=engine_of(str(named.get("engine", ""))),
-        device=str(named.get("device", "")),
+        ep=whole(cells, "ep") or 1,
+        pp=whole(cells, "pp") or 1,
+        dtype=weights_of(cells),
+        kv_dtype=dtype_of(text(cells, "kv_dtype"), name_of(cells, "kv_dtype")),
+        model=text(cells, "model"),
+        engine=engine_of(text(cells, "engine")),
+        device=text(cells, "device"),
         requests=done,
-        draft_length=int(number(named, "draft_length") or is_drafted(named)),
+        draft_length=whole(cells, "draft_length") or int(is_drafted(cells)),
     )
 
 
-def is_drafted(named: Mapping[str, Any]) -> bool:
+def clients_of(cells: Cells, done: float | None) -> float | None:
+    """Return how many requests are on the way; those of a rate are not known by how many may be."""
+    rate, batch = cells.get("request_rate"), number(cells, "batch_size")
+    is_open = rate is not None and str(rate.value).lower() not in ("inf", "infinity", "trace") and number_of(rate)
+    clients = cells.get("concurrency")
+    if is_open and (clients is None or plain(clients.column) == "max concurrency"):
+        raise BadRecord(f"{rate.column if rate else ''} is {is_open:g}, expected inf: clients that wait for answers")
+    found = number(cells, "concurrency") or (batch * (whole(cells, "dp") or 1) if batch else None)
+    return found or (done if rate is not None and not is_open else None)
+
+
+def per_request(cells: Cells, each: str, total: str, done: float | None) -> float | None:
+    """Return tokens of a request: what was sent or written in all by how many were done, else as it was asked for."""
+    every = number(cells, total)
+    return every / done if every and done else number(cells, each)
+
+
+def is_drafted(cells: Cells) -> bool:
     """Return whether a row names a method of speculation, or says what its rounds made."""
-    method = plain(str(named.get("method", "")))
-    return method not in ("", "none", "off", "no", "baseline", "plain") or (number(named, "tokens_per_round") or 0) > 1
+    method = plain(text(cells, "method"))
+    return method not in ("", "none", "off", "no", "baseline", "plain") or (number(cells, "tokens_per_round") or 0) > 1
 
 
-def number(named: Mapping[str, Any], name: str) -> float | None:
-    """Return a number of a row, None where it has none; 0 stands for none too."""
-    value = named.get(name)
-    if value is None:
+def text(cells: Cells, name: str) -> str:
+    """Return what a row says of something, "" for nothing."""
+    return str(cells[name].value).strip() if name in cells else ""
+
+
+def name_of(cells: Cells, name: str) -> str:
+    """Return what a row's file calls something."""
+    return cells[name].column if name in cells else name
+
+
+def number(cells: Cells, name: str) -> float | None:
+    """Return a number of a row, of a time in seconds; None where it has none. 0 stands for none too."""
+    return number_of(cells[name]) if name in cells else None
+
+
+def whole(cells: Cells, name: str) -> int | None:
+    """Return a whole number of a row, such as 2 of `TP2`; None where it has none."""
+    if name not in cells:
         return None
-    try:
-        found = float(value)
-    except ValueError:
-        raise BadRecord(f"{name} is {str(value)[:40]!r}, expected a number") from None
-    if not 0 <= found <= MOST:
-        raise BadRecord(f"{name} is {found:g}, expected a number from 0 to {MOST:g}")
-    return found
+    cell = cells[name]
+    bare = re.fullmatch(r"(?:[a-z]+\s*[=:_-]?\s*)?(\d+)x?", str(cell.value).strip().lower())
+    found = number_of(cell._replace(value=bare[1]) if bare else cell)
+    if found != int(found):
+        raise BadRecord(f"{cell.column} is {found:g}, expected a whole number")
+    return int(found)
 
 
-def dtype_of(text: Any) -> str:
+def number_of(cell: Cell) -> float:
+    """Return the number of a cell, of a time in seconds: `64`, `1k`, `21,47` where a comma is decimal, `21.5 ms`."""
+    stated, scale, found = str(cell.value).strip(), cell.scale, meaning(cell.column)
+    is_time = found is not None and found[0] in TIMES
+    if cell.comma and re.fullmatch(r"\d+,\d+", stated):
+        if not is_time and re.fullmatch(r"[1-9]\d{0,2},\d{3}", stated):
+            either = f"{stated.replace(',', '')} or {stated.replace(',', '.')}"
+            raise BadRecord(f"{cell.column} is {stated!r}, expected {either}")
+        stated = stated.replace(",", ".")
+    if is_time and (timed := in_milliseconds(stated)) != stated:
+        stated, scale = timed, 1e-3
+    value = number_in(stated)
+    if value is None or not value.is_finite():
+        raise BadRecord(f"{cell.column} is {str(cell.value)[:40]!r}, expected a number")
+    if not 0 <= value <= MOST:
+        raise BadRecord(f"{cell.column} is {float(value):g}, expected a number from 0 to {MOST:g}")
+    return float(value) * scale
+
+
+def weights_of(cells: Cells) -> str:
+    """Return the number format of the weights: what is said of quantization, else of their type."""
+    quantized = text(cells, "quantization")
+    if plain(quantized).replace(" ", "-") not in CONTAINERS:
+        found = dtype_of(quantized, name_of(cells, "quantization"))
+        if found:
+            return found
+    return dtype_of(text(cells, "dtype"), name_of(cells, "dtype"))
+
+
+def dtype_of(stated: Any, column: str = "dtype") -> str:
     """Return a number format as we call it, "" for none or one that the engine chooses."""
-    stated = re.sub(
-        r"[-_](block|wo|static|dynamic|per[-_]?tensor|per[-_]?channel)$", "", str(text or "").strip().lower()
-    )
-    if stated in ("", "auto", "none"):
+    bare = str(stated or "").strip().lower()
+    bare = re.sub(r"[-_](block|wo|static|dynamic|per[-_]?tensor|per[-_]?channel)$", "", bare)
+    bare = re.sub(r"^(modelopt|petit)[-_]", "", bare)
+    if bare in ("", "auto", "none"):
         return ""
-    name = number_format(stated)
+    name = number_format(bare)
     if name not in FORMATS:
-        raise BadRecord(f"dtype is {str(text)[:40]!r}, expected a number format such as bf16, fp8, nvfp4")
+        raise BadRecord(f"{column} is {str(stated)[:40]!r}, expected a number format such as bf16, fp8, nvfp4")
     return name
 
 
-def engine_of(text: str) -> str:
+def engine_of(stated: str) -> str:
     """Return an engine as we call it; a name that we do not know in small letters."""
-    return ENGINES.get(re.sub(r"[^a-z]", "", text.lower()), text.lower())
-
-
-def read_record(record: Field, line: int) -> tuple[ServingRow, ...]:
-    """Read a JSON object: a result of a bench, a report of several, or a row by its columns' names."""
-    if record["benchmarks"].is_given:
-        return tuple(guidellm_rows(record, line))
-    if isinstance(record["time_to_first_token"].value, dict):
-        return (aiperf_row(record, line),)
-    return (read_row(record.object(), line),)
-
-
-def guidellm_rows(report: Field, line: int) -> Iterator[ServingRow]:
-    """Yield the benchmarks of a report of GuideLLM that held a number of requests on the way."""
-    for benchmark in report["benchmarks"].elements():
-        metrics = benchmark["metrics"]
-        strategies = [benchmark[key]["strategy"] for key in ("config", "args") if benchmark[key].is_given]
-        values = {
-            "concurrency": next(
-                (
-                    s[k].value
-                    for s in strategies
-                    for k in ("streams", "max_concurrency")
-                    if s.is_given and s[k].is_given
-                ),
-                None,
-            ),
-            "isl": mean_of(metrics["prompt_token_count"]),
-            "osl": mean_of(metrics["output_token_count"]),
-            # Its time per output token counts the first token too; that between tokens does not.
-            "tpot_ms": mean_of(metrics["inter_token_latency_ms"]),
-            "ttft_ms": mean_of(metrics["time_to_first_token_ms"]),
-        }
-        yield read_row(values, line)
-
-
-def mean_of(metric: Field) -> float | None:
-    """Return a mean over successful requests."""
-    if not metric.is_given:
-        return None
-    inner = metric["successful"] if metric["successful"].is_given else metric
-    return inner["mean"].number() if inner["mean"].is_given else None
-
-
-def aiperf_row(export: Field, line: int) -> ServingRow:
-    """Read the totals of a run of AIPerf."""
-
-    def average(name: str) -> float | None:
-        return export[name]["avg"].number() if export[name].is_given else None
-
-    config = export["input_config"] if export["input_config"].is_given else as_record({})
-    loadgen, endpoint = (config[key] if config[key].is_given else as_record({}) for key in ("loadgen", "endpoint"))
-    models = endpoint["model_names"].value
-    values = {
-        "concurrency": loadgen["concurrency"].value,
-        "isl": average("input_sequence_length"),
-        "osl": average("output_sequence_length"),
-        "tpot_ms": average("inter_token_latency"),
-        "ttft_ms": average("time_to_first_token"),
-        "requests": average("request_count"),
-        "model": models[0] if isinstance(models, list) and models else None,
-    }
-    return read_row(values, line)
+    return ENGINES.get(re.sub(r"[^a-z]", "", stated.lower()), stated.lower())

@@ -91,7 +91,7 @@ def serving_json(validation: ServingValidation, parameters: Mapping[str, Any]) -
     both = {"tpot": validation.tpot, "ttft": validation.ttft}
     rows = [
         {
-            **{name: getattr(row, name) for name in ("line", "concurrency", "isl", "osl", "tp", "dp")},
+            **{name: getattr(row, name) for name in ("path", "line", "concurrency", "isl", "osl", "tp", "dp")},
             "tpot_ms": 1e3 * row.tpot_s,
             "tpot_forecast_ms": shown(1e3 * float(found.tpot_s[i])),
             "tpot_error": shown(float(validation.tpot[i])),
@@ -126,11 +126,12 @@ def shown(value: float) -> float | None:
 
 def serving_text(validation: ServingValidation) -> str:
     """Return the errors in a table."""
-    rows: list[tuple[str, ...]] = [("rows", "", "count", "TPOT median", "mean", "signed", "TTFT median", "signed")]
+    heads = ("rows", "", "count", "TPOT median", "mean", "signed", "TTFT median", "mean", "signed")
+    rows: list[tuple[str, ...]] = [heads]
     whole = ("all", "", errors_of(validation.tpot), errors_of(validation.ttft))
     for name, label, tpot, ttft in (whole, *validation.groups()):
-        parts = (tpot.median_error, tpot.mean_error, tpot.signed_median, ttft.median_error, ttft.signed_median)
-        signs = ("", "", "+", "", "+")
+        parts = [p for of in (tpot, ttft) for p in (of.median_error, of.mean_error, of.signed_median)]
+        signs = ("", "", "+") * 2
         cells = ["" if p is None else f"{p:{sign}.1%}" for p, sign in zip(parts, signs, strict=True)]
         rows.append((name, label, str(tpot.rows), *cells))
     loads, notes = validation.loads, []

@@ -11,7 +11,8 @@ import pytest
 from calibration.fit.from_serving import calibrate_serving, constants_of, factors_of, interval_factor, moved, rows_off
 from calibration.fit.loads import Loads, Options, loads_of
 from calibration.fit.serving_report import errors_of, failed, reached, serving_json, serving_text
-from calibration.sources.serving import ServingRow, read_serving
+from calibration.sources.serving import ServingRow
+from calibration.sources.serving_files import read_serving
 from calibration.validate.serving import validate_serving
 from simulator.costs.profile import CALIBRATED, Profile
 from simulator.costs.profile_file import load_profile, save_profile
@@ -209,8 +210,9 @@ def test_columns_and_formats_are_read_as_vendors_spell_them(tmp_path: Path) -> N
     ]
     assert [skipped.line for skipped in found.skipped] == [5, 6, 7]
     assert "no concurrency" in found.about_skipped()
+    assert "line 5 (silicon_tpot_ms is 'fast', expected a number), 6 (precision is 'fp3'" in found.about_skipped()
     (tmp_path / "none.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(UserError, match="holds nothing to read"):
+    with pytest.raises(UserError, match=r"no column tells concurrency, expected columns concurrency, .*; it has a, b"):
         read_serving(tmp_path / "none.csv")
 
 

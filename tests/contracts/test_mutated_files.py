@@ -32,7 +32,7 @@ from calibration.published.cases import load_cases
 from calibration.sources.decode import load_decode
 from calibration.sources.passes import load_passes
 from calibration.sources.probe import from_probe
-from calibration.sources.serving import read_serving
+from calibration.sources.serving_files import read_serving
 from cuda_probe.probe.report import load_probe
 from simulator.costs.engines import sglang, vllm
 from simulator.costs.profile_file import load_profile, save_profile
