@@ -8,6 +8,7 @@ import numpy as np
 
 from simulator.costs.model_costs import ModelPair
 from simulator.costs.parameters import Load
+from simulator.ground.artefacts import UserError
 from simulator.ground.streams import stream
 from simulator.rounds.acceptance_law import AcceptanceModel, Ints
 from simulator.rounds.loads import Served, drawn_loads, served
@@ -76,7 +77,11 @@ def forecast_load(
         draft_length: K; None: the target alone.
         searched: Draft lengths among which the best is looked for, rising from 1.
         seed: Of what is drawn.
+
+    Raises:
+        UserError: A pass holds no round.
     """
+    check_chunk(pair, load, draft_length)
     lengths = np.arange(1, max(int(searched[-1]), draft_length or 1) + 1)
     tokens, rng = acceptance.tokens_per_round(lengths), stream(seed, 0, "load")
     at = (draft_length or 1) - 1
@@ -106,6 +111,14 @@ def forecast_load(
         searched_to=int(searched[-1]),
         sensitivities=sensitivities(pair, load, isl, osl, draft_length, mean),
     )
+
+
+def check_chunk(pair: ModelPair, load: Load, draft_length: int | None) -> None:
+    """Refuse passes too short for a round of drafts; of longer drafts the search leaves out those that do not fit."""
+    width = 1 if draft_length is None else int(pair.plan(draft_length).width)
+    if load.mixed and load.chunk < width:
+        rest = f"no round of K = {draft_length}, expected {width} or more"
+        raise UserError(f"--chunk: {load.chunk} tokens a pass hold {rest}")
 
 
 def of(many: Steady, at: int) -> Steady:

@@ -201,7 +201,7 @@ def why_lines(forecast: LoadForecast) -> list[str]:
         if share >= FEW:
             said += f", {ms(mixed_s)} ms {place} {ms(decode_s)}: {of_all:.0%} of the time a token"
         lines.append(f"{said}; the first token waits {ms(float(one.queueing_s))} of {ms(float(one.ttft_s))} ms.")
-    front_s = float(forecast.pair.placed_target.engine.in_front_s(forecast.clients))
+    front_s = float(forecast.pair.placed_target.engine.in_front_s(forecast.plain.running))
     if front_s > 0:
         lines.append(f"in front: {ms(front_s)} ms of the first token lie outside of passes.")
     host_s = host_of_mixed_s(forecast)

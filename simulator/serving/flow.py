@@ -6,9 +6,6 @@ import numpy as np
 
 from simulator.costs.step import Floats
 
-# Tokens that are left for prompts in a pass, however many sequences decode.
-LEAST_ROOM = 16.0
-
 
 class Flow(NamedTuple):
     """A load in passes, or in rounds with speculation.
@@ -18,6 +15,7 @@ class Flow(NamedTuple):
     until a prompt is begun, behind others. prompts: that others end in a pass, on average. share: of a request's
     rounds that carry any; of passes of prompts a round, where these run apart. after: of passes that a request just
     misses. own: prompts that end in the pass of its own, this one among them. whole: that fit into one.
+    most: sequences that passes have tokens for, beside the prompts that take their place when they end.
     """
 
     rounds: Floats
@@ -30,6 +28,7 @@ class Flow(NamedTuple):
     after: Floats
     own: Floats
     whole: Floats
+    most: Floats
 
 
 def rounds_of(osl: Floats, tokens_per_round: Floats) -> Floats:
@@ -66,7 +65,9 @@ def at_random(running: Floats, others: Floats, passes: Floats, whole: Floats, cy
 
 def mixed_flow(running: Floats, idle: Floats, rounds: Floats, new: Floats, chunk: Floats, width: Floats) -> Flow:
     """Return a load where prompts are read beside decoding, as far as a pass has tokens left."""
-    service = np.maximum(new / np.maximum(chunk - width * running, LEAST_ROOM), 1e-12)
+    # Who decodes comes first in a pass, and as many prompts are read as end.
+    most = chunk / (width + new / np.maximum(rounds, 1.0))
+    service = np.maximum(new / (chunk - width * np.minimum(np.maximum(running - 1, 0.0), most)), 1e-12)
     chunks, whole = np.maximum(np.ceil(service), 1.0), 1 / service
     # Prompts that fit into a pass beside others share it; of those that do not, each has its own.
     shares = np.clip(whole - 1, 0.0, 1.0)
@@ -79,7 +80,7 @@ def mixed_flow(running: Floats, idle: Floats, rounds: Floats, new: Floats, chunk
     others = np.minimum((running - 1) / np.maximum(cycle - (1 - shares) * chunks, 1.0), whole)
     share = np.where(running > 1, at_random(running, others, filled, whole, cycle), 0.0)
     own = np.where(whole < 1, 1 + busy**2 * (chunks * whole - 1), np.minimum(1 + others, whole))
-    return Flow(rounds, chunks, filled, idle, wait, others, share, share, own, whole)
+    return Flow(rounds, chunks, filled, idle, wait, others, share, share, own, whole, np.maximum(most, 1.0))
 
 
 def apart_flow(running: Floats, idle: Floats, rounds: Floats, new: Floats, chunk: Floats, width: Floats) -> Flow:
@@ -94,7 +95,9 @@ def apart_flow(running: Floats, idle: Floats, rounds: Floats, new: Floats, chunk
     # Of those that come with it, half are read before it, as far as a pass does not hold all.
     wait = np.where(whole < 1, others * service / 2, np.maximum(((1 + others) * service - 1) / 2, 0.0))
     own = np.minimum(1 + others, np.maximum(whole, 1.0))
-    return Flow(rounds, chunks, chunks, idle, wait, others, share, share, own, whole)
+    # The other half are read behind it, before its first round: of those that take their places at once, its own end.
+    seen = 1 - (1 - idle) / 2 / np.maximum(rounds, 1.0)
+    return Flow(rounds, chunks, chunks, idle, wait, others * seen, share * seen, share, own, whole, running)
 
 
 def alike_flow(running: Floats, idle: Floats, rounds: Floats, new: Floats, chunk: Floats, width: Floats) -> Flow:

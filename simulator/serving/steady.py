@@ -14,8 +14,8 @@ from simulator.costs.parameters import CHUNK
 from simulator.costs.room import room
 from simulator.costs.step import Floats, Real
 
-from .flow import alike_flow, apart_flow, mixed_flow, rounds_of
-from .passes import Prompts, passes_of
+from .flow import Flow, alike_flow, apart_flow, mixed_flow, rounds_of
+from .passes import Passes, Prompts, passes_of
 
 
 class Steady(NamedTuple):
@@ -41,6 +41,68 @@ class Steady(NamedTuple):
     queueing_s: Floats
 
 
+class Timed(NamedTuple):
+    """Seconds of a load. decode_s, mixed_s, first_s: of passes, as of `Steady`.
+
+    waiting_s: of a request until its prompt is begun. reading_s: of its prompt. decoding_s: of its answer.
+    """
+
+    decode_s: Floats
+    mixed_s: Floats
+    first_s: Floats
+    waiting_s: Floats
+    reading_s: Floats
+    decoding_s: Floats
+
+
+class Served(NamedTuple):
+    """A load that was counted in passes, to be priced.
+
+    new: tokens that are read of a prompt of isl. context: tokens that the KV cache holds of one that decodes.
+    """
+
+    passes: Passes
+    flow: Flow
+    running: Floats
+    isl: Floats
+    new: Floats
+    context: Floats
+    mixed: bool
+
+    @property
+    def there(self) -> Floats:
+        """Prompts that are read in a pass that reads any."""
+        some = self.flow.prompts / np.where(self.flow.share > 0, self.flow.share, 1.0)
+        return np.maximum(some, 1 / self.flow.filled)
+
+    def timed(self) -> Timed:
+        """Return what passes take, and a request."""
+        flow, there = self.flow, self.there
+        active = np.maximum(self.running - flow.prompts * flow.idle, 1.0)
+        decode_s = self.passes.seconds(np.minimum(active, flow.most), self.context)
+        mixed_s = self.seconds(np.maximum(active - there * flow.filled, 1.0), there, flow.filled)
+        first_s = self.seconds(active - flow.own, flow.own / flow.chunks, flow.chunks)
+        missed = np.minimum(flow.after, 1)
+        waiting_s = flow.idle * ((1 - missed) * decode_s + missed * mixed_s) + flow.wait * mixed_s
+        stalled = 1 - flow.share if self.mixed else 1.0
+        decoding_s = flow.rounds * (stalled * decode_s + flow.share * mixed_s)
+        return Timed(decode_s, mixed_s, first_s, waiting_s, flow.chunks * first_s, decoding_s)
+
+    def burst_s(self) -> Floats:
+        """Return until when prompts that all come at once are read: half of them, on average, before one's own is."""
+        service = 1 / self.flow.whole
+        passes = np.maximum((self.running * service + np.maximum(service, 1.0)) / 2, self.flow.chunks)
+        beside = (self.running - 1) / 2
+        return passes * self.seconds(beside, np.minimum(self.flow.whole, self.running), np.maximum(service, 1.0))
+
+    def seconds(self, decoding: Floats, ended: Floats, filled: Floats) -> Floats:
+        """Return the seconds of passes that end so many prompts, of which each fills so many."""
+        tokens = self.new / filled
+        prompts = Prompts(ended * filled, tokens, self.isl - self.new + (filled - 1) / 2 * tokens, ended)
+        beside = np.clip(decoding, 0.0, self.flow.most) if self.mixed else np.zeros(())
+        return self.passes.seconds(beside, self.context, prompts)
+
+
 def steady(
     models: ModelPair | Placed,
     concurrency: Real,
@@ -58,8 +120,6 @@ def steady(
 ) -> Steady:
     """Return what a load comes to.
 
-    Long because it is one table of what a load comes to.
-
     Args:
         models: A target, or a pair; of a pair without a draft length, its target alone.
         concurrency: Clients.
@@ -67,7 +127,7 @@ def steady(
         osl: Tokens of an answer.
         draft_length: K.
         tokens_per_round: That a round commits on average, with it.
-        chunk: Tokens of a pass at most (max_num_batched_tokens).
+        chunk: Tokens of a pass at most (max_num_batched_tokens); one that holds no round serves nothing.
         prefix_hit: Share of a prompt that lies in the KV cache already.
         most_running: Sequences that the engine runs at once at most.
         requests: In all, whose first all come at once; infinite: the load has lasted. Load tests often send ten for
@@ -76,9 +136,11 @@ def steady(
         alike: Whether all answers are of one length: requests that came together stay together.
     """
     passes = passes_of(models, draft_length)
-    b, i, o, hit, m = (np.asarray(v, np.float64) for v in (concurrency, isl, osl, prefix_hit, chunk))
+    given = (np.asarray(v, np.float64) for v in (concurrency, isl, osl, prefix_hit, chunk, requests))
+    clients, i, o, hit, m, sent = given
+    b = np.minimum(clients, sent)
     running = np.minimum(np.minimum(b, most_running), room(passes.pair or passes.target, i + o / 2))
-    running = np.where(running >= 1, running, np.nan)
+    running = np.where((running >= 1) & ((m >= passes.width) | (not mixed)), running, np.nan)
     # Of a prompt that is cached whole its last token is computed again.
     new = np.maximum(i * (1 - hit), 1.0)
     tau = np.asarray(1.0 if tokens_per_round is None else tokens_per_round, np.float64)
@@ -86,47 +148,37 @@ def steady(
     idle = np.where((running > 1) & (b <= running), 1.0, 0.0)
     counted = (alike_flow if alike else mixed_flow) if mixed else apart_flow
     flow = counted(running, idle, rounds_of(o, tau), new, m, passes.width)
-    context = i + np.maximum(o / 2 - 1, 0)
+    served = Served(passes, flow, running, i, new, i + np.maximum(o / 2 - 1, 0), mixed)
+    return come_to(served, o, b, sent)
 
-    def seconds(decoding: Floats, ended: Floats, filled: Floats) -> Floats:
-        """Return the seconds of passes that end so many prompts, of which each fills so many."""
-        tokens = new / filled
-        prompts = Prompts(ended * filled, tokens, i - new + (filled - 1) / 2 * tokens, ended)
-        return passes.seconds(np.maximum(decoding, 0.0) if mixed else np.zeros(()), context, prompts)
 
-    there = flow.prompts / np.where(flow.share > 0, flow.share, 1.0)
-    there = np.maximum(there, 1 / flow.filled)
-    active = np.maximum(running - flow.prompts * flow.idle, 1.0)
-    decode_s = passes.seconds(active, context)
-    mixed_s = seconds(np.maximum(active - there * flow.filled, 1.0), there, flow.filled)
-    first_s = seconds(active - flow.own, flow.own / flow.chunks, flow.chunks)
-    stalled = 1.0 if not mixed else 1 - flow.share
-    decoding_s = flow.rounds * (stalled * decode_s + flow.share * mixed_s)
-    just_missed_s = flow.idle * ((1 - np.minimum(flow.after, 1)) * decode_s + np.minimum(flow.after, 1) * mixed_s)
-    waiting_s = just_missed_s + flow.wait * mixed_s
+def come_to(served: Served, osl: Floats, clients: Floats, requests: Floats) -> Steady:
+    """Price a load that was counted in passes, of which so many clients are at work."""
+    passes, flow, running, timed = served.passes, served.flow, served.running, served.timed()
     engine = passes.target.engine
-    every = np.ones(np.broadcast_shapes(np.shape(active), np.shape(flow.chunks), np.shape(passes.width)))
-    front_s = engine.in_front_s(b * every) + engine.first_passes * first_s
-    cycle_s = front_s + waiting_s + flow.chunks * first_s + decoding_s
-    queueing_s = waiting_s + (b - running) / running * cycle_s
-    ttft_s = queueing_s + flow.chunks * first_s
+    every = np.ones(np.broadcast_shapes(np.shape(running), np.shape(flow.chunks), np.shape(passes.width)))
+    front_s = engine.in_front_s(running * every) + engine.first_passes * timed.first_s
+    # Of a request that runs; who waits for its place has come to the engine already, and adds nothing to that.
+    place_s = timed.waiting_s + timed.reading_s + timed.decoding_s
+    apiece_s = np.maximum((front_s + place_s) / clients, place_s / running)
+    for_place_s = clients * apiece_s - (front_s + place_s)
+    first_s = timed.waiting_s + timed.reading_s + for_place_s
     if np.any(np.isfinite(requests)):
-        # The first come at once: on average half of their prompts are read before one's own has been.
-        service = 1 / flow.whole
-        each_s = seconds(running / 2, np.minimum(flow.whole, running), np.maximum(service, 1.0))
-        burst_s = np.maximum((running * service + np.maximum(service, 1.0)) / 2, flow.chunks) * each_s
-        first = np.minimum(b / requests, 1.0)
-        ttft_s = (1 - first) * ttft_s + first * (burst_s + queueing_s - waiting_s)
+        # Of the first, who all come at once, the last waits for a place as long as each one does later.
+        first, burst_s = np.minimum(clients / requests, 1.0), served.burst_s() + for_place_s / 2
+        first_s = (1 - first) * first_s + first * burst_s
+        at_most_s = np.where(clients > running, place_s / running, 0.0)
+        apiece_s = np.maximum((front_s + first_s + timed.decoding_s) / clients, at_most_s)
     return Steady(
-        tpot_s=decoding_s / np.where(o > 1, o - 1, np.nan),
-        ttft_s=ttft_s + front_s,
-        output_tokens_per_s=running * o / cycle_s,
+        tpot_s=timed.decoding_s / np.where(osl > 1, osl - 1, np.nan),
+        ttft_s=first_s + front_s,
+        output_tokens_per_s=osl / apiece_s,
         running=running,
         rounds=flow.rounds,
         mixed_share=flow.share,
-        prompts_a_pass=there,
-        decode_s=decode_s,
-        mixed_s=mixed_s,
-        first_s=first_s,
-        queueing_s=queueing_s,
+        prompts_a_pass=served.there,
+        decode_s=timed.decode_s,
+        mixed_s=timed.mixed_s,
+        first_s=timed.first_s,
+        queueing_s=np.maximum(first_s - timed.reading_s, 0.0),
     )

@@ -143,6 +143,7 @@ REFUSED = [
     ((*MODEL, "--isl", 9, "--osl", 1), "--osl: 1 is not allowed, expected a whole number from 2 to 1e+08"),
     ((*LOAD, "--prefix-hit", 70), "--prefix-hit: 70 is not a fraction; 0.7?"),
     ((*LOAD, "--draftN", 3), "--draftN: of drafts, expected --method or --draft-model beside it"),
+    ((*DRAFTED, "--draftN", 7, "--chunk", 7), "--chunk: 7 tokens a pass hold no round of K = 7, expected 8 or more"),
     ((*LOAD, "--prompts-first", "--same-length"), "--same-length: beside --prompts-first, expected one of them"),
 ]
 
