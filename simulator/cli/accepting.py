@@ -8,8 +8,8 @@ import click
 
 from simulator.ground.artefacts import UserError
 from simulator.ground.command import is_given, stacked
-from simulator.ground.names import one_of
 from simulator.ground.ranges import number_in
+from simulator.ground.read_as import group_in
 
 if TYPE_CHECKING:
     from simulator.costs.model_costs import ModelPair
@@ -52,12 +52,17 @@ def value_of(text: str, name: str = "") -> "Stated":
     """
     from simulator.rounds.pairs import published
 
+    if not text.strip():
+        raise UserError(f"{OPTION}: {name + text!r} has no value, expected {name}ALPHA, {name}FILE or {name}PAIR")
     number = number_in(text, percent=True)
     if number is not None and not 0 <= number <= 1:
         raise UserError(f"{OPTION}: {name}{text} is not allowed, expected 0 to 1, a file, or a pair of `pairs list`")
     if number is not None:
         return float(number)
-    path = group_in(Path(text))
+    try:
+        path = group_in(Path(text))
+    except UserError as error:
+        raise UserError(f"{OPTION} {name}{error}") from None
     return path if path.exists() or path.suffix == ".json" or "/" in text else published(text, OPTION)
 
 
@@ -118,23 +123,6 @@ def stated_of(text: str, method: str | None) -> "Stated":
     if named is not None and method is not None and named != method_named(method):
         raise UserError(f"{OPTION}: {text} beside --method {method}, expected the same method")
     return value_of(value, f"{name}{found}")
-
-
-def group_in(path: Path) -> Path:
-    """Return the folder that FOLDER:NAME names, as `measure-acceptance --by` writes it; any other path as it is.
-
-    Raises:
-        UserError: The folder is there, and holds nothing of that name.
-    """
-    folder, found, name = str(path).rpartition(":")
-    if path.exists() or not found or not Path(folder).is_dir():
-        return path
-    inner = Path(folder) / name
-    if not name or not inner.is_dir():
-        known = sorted(p.parent.name for p in Path(folder).glob("*/accept_hist_k*.json"))
-        one = one_of(dict.fromkeys(known), name) if known else "a folder that measure-acceptance --by wrote"
-        raise UserError(f"--hist: {folder} holds no {name!r}, expected {one}")
-    return inner
 
 
 def published_of(published: "Published", models: "ModelPair | None") -> "HistogramAcceptance":

@@ -16,7 +16,7 @@ from simulator.ground.ranges import in_milliseconds, not_a_number, number_in
 from simulator.ground.read_as import AS
 from simulator.ground.vocabulary import Milliseconds
 
-from .accepting import TREE_OPTIONS, group_in, published_of, reaching_to
+from .accepting import TREE_OPTIONS, published_of, reaching_to
 from .load import load_of
 
 if TYPE_CHECKING:
@@ -311,7 +311,7 @@ def measured_acceptance(options: SharedOptions, longest: int, models: "ModelPair
     if options.published is not None:
         model = published_of(options.published, models)
     else:
-        found = load_histograms(group_in(hist), options.hist_as) if hist else tuple(filter(None, [options.law]))
+        found = load_histograms(hist, options.hist_as) if hist else tuple(filter(None, [options.law]))
         model = HistogramAcceptance(found)
     if options.measured is False and options.extrapolate:
         raise UserError("--extrapolate: one alpha goes on as it is, expected no --no-measured beside it")

@@ -21,15 +21,15 @@ from .limits import lacks_memory
 from .names import nearest
 from .together import together
 from .version import VERSION
-from .vocabulary import in_own_words, message_of, speak
+from .vocabulary import as_typed, in_own_words, message_of, speak
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = EXIT_BY_SIGNAL + signal.SIGINT
 EXIT_MISTAKE_OF_OURS = 70  # EX_SOFTWARE of sysexits.h
 # Where this is set, tracebacks are printed.
 DEBUG = "SPECSIM_DEBUG"
-# Of a context: options whose values were stated in other words.
-STATED = "specsim.stated"
+# Of a context: options whose values were stated in other words; its command, and what was typed behind that.
+STATED, TYPED = "specsim.stated", "specsim.typed"
 # Characters of a word and of a whole line that says what is wrong; what is longer loses its middle.
 LONGEST_WORD, LONGEST_LINE = 200, 1000
 
@@ -104,7 +104,12 @@ class OneLineErrors(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read options by any of their names."""
-        return super().parse_args(ctx, in_own_words(self, args, interspersed=ctx.allow_interspersed_args))
+        ctx.meta[TYPED] = self, list(args)
+        try:
+            return super().parse_args(ctx, in_own_words(self, args, interspersed=ctx.allow_interspersed_args))
+        except (click.UsageError, UserError) as error:
+            told = message_of(error) if isinstance(error, click.UsageError) else str(error)
+            raise UserError(as_typed(told, *ctx.meta[TYPED])) from None
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run; an error about a file that an option names is about that option.
@@ -117,7 +122,8 @@ class OneLineErrors(click.Command):
             raise Stopped(str(error)) from None
         except UserError as error:
             option = next((o for path, o in named_paths(ctx) if str(error).startswith((f"{path}: ", f"{path}/"))), None)
-            raise UserError(f"{option} {error}" if option else as_stated(ctx, str(error))) from None
+            told = f"{option} {error}" if option else as_stated(ctx, str(error))
+            raise UserError(as_typed(told, *ctx.meta[TYPED])) from None
 
     def main(  # type: ignore[override]
         self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
@@ -171,7 +177,7 @@ def named_paths(ctx: click.Context) -> Iterator[tuple[str, str]]:
                 yield str(path), parameter.opts[0]
                 yield str(Path(path).absolute()), parameter.opts[0]
             elif isinstance(path, Path):
-                yield str(path), parameter.human_readable_name
+                yield str(path), parameter.human_readable_name.strip("[]")
 
 
 class OneLineErrorsGroup(OneLineErrors, click.Group):

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from .artefacts import UserError, check_kind, envelope, write_json
 from .fields import Field, shortened
 from .limits import MAX_DRAFT_LENGTH
-from .read_as import AS, counts_as, doubts, looks_like, read_histogram
+from .read_as import AS, HISTOGRAMS, counts_as, doubts, group_in, looks_like, read_histogram
 
 KIND = "acceptance_histogram"
 # 1: {"k", "hist", "samples"} as other tools write it, plus our provenance keys.
@@ -313,9 +313,10 @@ def load_histograms(path: str | Path, read_as: str | None = None) -> tuple[Accep
     Raises:
         UserError: A file is wrong, the folder holds none, or its files are not of one measurement.
     """
-    if not Path(path).is_dir():
+    path = group_in(path)
+    if not path.is_dir():
         return (load_histogram(path, read_as),)
-    files = sorted(Path(path).glob("accept_hist_k*.json"))
+    files = sorted(path.glob(HISTOGRAMS))
     if not files:
         raise UserError(f"{path}: no accept_hist_k*.json in this folder")
     contents = [read_histogram(file, read_as) for file in files]

@@ -6,7 +6,10 @@ from pathlib import Path
 
 from .artefacts import UserError
 from .fields import Field, Malformed, parse_json, text_of
+from .names import one_of
 
+# Files of a folder of histograms, one a draft length.
+HISTOGRAMS = "accept_hist_k*.json"
 # What the numbers of a file may be: rounds, P(A = a), or P(A >= j) from the first position on.
 AS = ("counts", "probabilities", "rates")
 # Probabilities that someone typed sum to 1 by so much, percent to 100 times as much.
@@ -30,6 +33,31 @@ def read_histogram(path: str | Path, read_as: str | None = None) -> Field:
         return content
     first = int((read_as or content["as"].value) == "rates" and len(counts) == content["k"].value)
     return content.but(hist={str(a): count for a, count in enumerate(counts, first)})
+
+
+def group_in(path: str | Path) -> Path:
+    """Return the folder that FOLDER:NAME names, as `measure-acceptance --by` writes it; any other path as it is.
+
+    Raises:
+        UserError: The folder is there and holds nothing of that name, or it holds groups and none is named.
+    """
+    path = Path(path)
+    folder, found, name = str(path).rpartition(":")
+    if path.is_dir() and not any(path.glob(HISTOGRAMS)) and (known := groups_of(path)):
+        raise UserError(f"{path}: holds one folder a group, expected {path}:NAME, {one_of(known, '')}")
+    if path.exists() or not found or not Path(folder).is_dir():
+        return path
+    inner = Path(folder) / name
+    if not name or not inner.is_dir():
+        known = groups_of(Path(folder))
+        one = one_of(known, name) if known else "a folder that measure-acceptance --by wrote"
+        raise UserError(f"{path}: {folder} holds no {name!r}, expected {one}")
+    return inner
+
+
+def groups_of(folder: Path) -> list[str]:
+    """Return the names of the groups of which a folder holds histograms."""
+    return sorted({p.parent.name for p in folder.glob(f"*/{HISTOGRAMS}")})
 
 
 def falls(given: Mapping[int, float], k: int) -> bool:

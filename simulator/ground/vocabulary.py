@@ -107,6 +107,15 @@ def in_own_words(command: click.Command, args: Sequence[str], *, interspersed: b
     return words
 
 
+def as_typed(text: str, command: click.Command, args: Sequence[str]) -> str:
+    """Return what is wrong with an option under the name that the user has for it."""
+    name, own = re.split(r"[: ]", text, maxsplit=1)[0], flags_of(command)
+    typed = [flag for flag in (word.partition("=")[0] for word in args) if flag.startswith("--")]
+    if name not in own or name in typed:
+        return text
+    return next((flag for flag in typed if own_name(flag, own) == name), name) + text[len(name) :]
+
+
 def check_said_once(before: tuple[str, str], now: tuple[str, str]) -> None:
     """Refuse an option that is given two values, by whatever names of it."""
     (first, meant), (flag, value) = before, now

@@ -103,9 +103,18 @@ def test_a_forecast_takes_one_category(run, here: Path) -> None:
     assert (
         run("simulate", "--hist", "by/code", "--json").stdout == run("simulate", "--hist", "by/code", "--json").stdout
     )
+    for words_of_by in (
+        ("simulate", "--hist", "by"),
+        ("simulate", "--acceptance", "by"),
+        ("replay-policies", "--hist", "by"),
+    ):
+        whole = run(*words_of_by)
+        assert (whole.returncode, whole.stdout) == (2, "")
+        one = "by: holds one folder a group, expected by:NAME, one of code, prose-tales\n"
+        assert whole.stderr == f"{words_of_by[0]}: {words_of_by[1]} {one}"
     missed = run("simulate", "--hist", "by:cod")
     assert (missed.returncode, missed.stderr.count("\n")) == (2, 1)
-    assert "--hist: by holds no 'cod', expected one of code, prose-tales" in missed.stderr
+    assert "--hist by:cod: by holds no 'cod', expected one of code, prose-tales" in missed.stderr
     # What is there is kept.
     again = run(*words)
     assert (again.returncode, again.stderr.count("\n")) == (2, 1)

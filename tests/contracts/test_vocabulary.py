@@ -133,6 +133,18 @@ def test_errors_name_option_value_and_what_is_allowed(run, user_error) -> None:
         user_error(run(command, *words), f"{command}: {message}" if message.startswith("--") else message)
 
 
+def test_what_is_wrong_is_said_under_the_name_that_was_typed(run, user_error) -> None:
+    for line, message in (
+        ("simulate --concurrency 0", "--concurrency: 0 is not allowed, expected a whole number from 1 to 1000000"),
+        ("sweep --concurrency 0,1", "--concurrency: 0 is not allowed, expected a whole number from 1 to 1000000"),
+        ("specsim simulate --runs 0", "--runs: 0 is not allowed"),
+        ("simulate --max-num-seqs 4", "--max-num-seqs: of a served load, expected --isl and --osl beside it"),
+        ("simulate --k", "--k: requires an argument"),
+    ):
+        command, *words = line.split()
+        user_error(run(command, *words), f": {message}")
+
+
 def test_a_word_that_is_a_value_stays_one() -> None:
     own = COMMANDS["measure-acceptance"]
     typed = ["--system-prompt", "--draftN", "--draftN", "3", "--json", "import", "--draftN", "4"]

@@ -134,6 +134,8 @@ def test_a_method_is_as_uncertain_as_its_pairs_lie_apart() -> None:
         (("eagle3-lama",), "--acceptance: 'eagle3-lama' is no number, file or published pair, expected one of"),
         (("eagle3-kimi-k2:mbench",), "--acceptance: eagle3-kimi-k2 was not measured on 'mbench', expected one of"),
         (("nowhere/hist.json",), "nowhere/hist.json"),
+        (("",), "--acceptance: '' has no value, expected ALPHA, FILE or PAIR"),
+        (("eagle3=",), "--acceptance: 'eagle3=' has no value, expected eagle3=ALPHA, eagle3=FILE or eagle3=PAIR"),
         (("1.5",), "--acceptance: 1.5 is not allowed, expected 0 to 1"),
         ((PAIR, "--alpha", "0.5"), f"--acceptance: {PAIR} beside --alpha, expected one of them"),
         ((PAIR, "--draftN", "8"), f"--draftN: 8 is above k = 7 of {PAIR}, expected 1 to 7, or --extrapolate"),
