@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.sources.serving import ServingRow
+from simulator.costs.datasheet import MACHINE
 from simulator.costs.formats import Storage, format_of
 from simulator.costs.model_costs import Placed
 from simulator.costs.profile import Profile
@@ -20,9 +21,6 @@ from simulator.serving.steady import Steady, steady
 
 # What benches send where a row does not say: requests a client, of which the first all come at once.
 REQUESTS_A_CLIENT = 10.0
-# Devices that the fast link of a board joins, and that of a rack.
-BOARD, RACK = 8, 72
-RACKS = "NVL72"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,7 +162,7 @@ def no_use(row: ServingRow, shape: ModelShape, profile: Profile, given: Options)
     if row.osl < 2:
         return "of answers of one token"
     devices = (row.tp or given.tp or 1) * row.dp
-    joined = RACK if RACKS in profile.device else BOARD
+    joined = (profile.link and profile.link.devices) or MACHINE
     if row.pp > 1:
         return "with pipeline parallelism"
     if devices > joined:

@@ -190,7 +190,7 @@ def cautions_of(task: "Sweep") -> tuple[str, ...]:
     values = task.grid.values
     context = values["isl"] + values["osl"].max() if task.pricing.load else values["context"]
     pair = replace(task.pricing.models, context=context, batch=values["batch"])
-    return cautions(pair, int(values["draft_length"].max()))
+    return cautions(pair, int(values["draft_length"].max()), loaded=task.pricing.load is not None)
 
 
 def make_sweep(options: SweepOptions) -> "Sweep":

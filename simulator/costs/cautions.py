@@ -8,16 +8,22 @@ from .drafters import eagle, eagle3
 from .model_costs import ERROR_A_DOUBLING, ERROR_OF_FORMAT, ModelPair
 from .work import ModelShape
 
+# Of a step: what a load adds is told of a batch from here on.
+TOLD_SHARE = 0.2
 
-def cautions(pair: ModelPair, draft_length: int | None = None) -> tuple[str, ...]:
+
+def cautions(pair: ModelPair, draft_length: int | None = None, *, loaded: bool = False) -> tuple[str, ...]:
     """Return what does not hold as the models are, a sentence each.
 
     Args:
         pair: Two models at work.
         draft_length: K, whose tokens the context has to hold as well.
+        loaded: Whether they serve a load, rather than decode a batch.
     """
     found = [*context_cautions(pair, draft_length or 0), *match_cautions(pair.target, pair.draft)]
     found += range_cautions(pair, draft_length or 0)
+    found += link_cautions(pair)
+    found += [] if loaded else load_cautions(pair)
     found += stated_cautions(pair.target, pair.placed_target.storage.name, "--dtype")
     option = "--dtype" if pair.draft_dtype == pair.dtype else "--draft-dtype"
     found += stated_cautions(pair.draft, pair.placed_draft.storage.name, option)
@@ -54,6 +60,25 @@ def range_cautions(pair: ModelPair, draft_length: int) -> Iterator[str]:
             worst = words[name].format(values[name].flat[int(beyond.argmax())])
             timed = f"{ends.least:,.10g} to {ends.most:,.10g}"
             yield f"{worst}: {pair.profile.name} was timed at {timed}; each doubling beyond adds {ERROR_A_DOUBLING:.0%}"
+
+
+def link_cautions(pair: ModelPair) -> Iterator[str]:
+    """Yield that more devices share a model than the link of the profile joins."""
+    link, most = pair.profile.link, max(pair.devices, pair.draft_devices or 1)
+    if link is not None and link.devices is not None and most > link.devices:
+        yield f"--tp: {most} devices, but the link of {pair.profile.name} joins {link.devices}: no network is priced"
+
+
+def load_cautions(pair: ModelPair) -> Iterator[str]:
+    """Yield what a step takes under load besides, where it is much: a batch that decodes is priced without it."""
+    target, batch = pair.placed_target, np.atleast_1d(np.asarray(pair.batch, np.float64))
+    step_s = target.parts(batch, 1, float(np.min(pair.context))).total_s
+    load_s = target.engine.under_load_s(target.shape.layers, batch)
+    share = load_s / step_s
+    if share.max() >= TOLD_SHARE:
+        at = int(share.argmax())
+        found = f"{1e3 * load_s.flat[at]:.3g} ms to a step of {1e3 * step_s.flat[at]:.3g} ms on {pair.profile.name}"
+        yield f"a server under load adds {found}: --isl and --osl count it, a batch does not"
 
 
 def match_cautions(target: ModelShape, draft: ModelShape) -> Iterator[str]:

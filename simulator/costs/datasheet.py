@@ -30,6 +30,8 @@ SERVER = Engine(
     front_client_s=3e-4,
 )
 FAST_LINK_S, PCIE_S = 1e-5, 3e-5
+# Devices of one machine, which a link joins where a sheet says no other number.
+MACHINE = 8
 ASSUMED = (
     "Assumed, not measured: kernels reach 70 % of the peak arithmetic, uncertain by 15 %, and 80 % of the peak memory "
     "bandwidth, by 10 %.",
@@ -68,6 +70,7 @@ class DataSheet:
         link_bytes_per_s: Peak of a link in one direction; None: no link.
         link_latency_s: Of an all-reduce.
         mesh: Whether a device has such a link to each other one.
+        link_devices: That it joins.
         power: None where it is not known.
         sources: Where the numbers are from.
         notes: What a reader should know besides what is assumed.
@@ -82,6 +85,7 @@ class DataSheet:
     link_bytes_per_s: float | None = None
     link_latency_s: float = FAST_LINK_S
     mesh: bool = False
+    link_devices: int | None = None
     power: Power | None = None
     sources: tuple[Source, ...] = ()
     notes: tuple[str, ...] = ()
@@ -94,7 +98,11 @@ class DataSheet:
             rates.setdefault(weights, rates.get("float16") or rates.get("bfloat16") or max(rates.values()))
         peak = self.link_bytes_per_s
         link = peak and Link(
-            bytes_per_s=rounded(LINK * peak), latency_s=self.link_latency_s, mesh=self.mesh, error=LINK_ERROR
+            bytes_per_s=rounded(LINK * peak),
+            latency_s=self.link_latency_s,
+            mesh=self.mesh,
+            error=LINK_ERROR,
+            devices=self.link_devices,
         )
         return Profile(
             name=self.name,
@@ -168,6 +176,7 @@ def sheet_of(name: str) -> DataSheet:
         link_bytes_per_s=link.number(above=True) * 1e9 if link.is_given else None,
         link_latency_s=PCIE_S if "PCIe" in str(entry["link"].value) else FAST_LINK_S,
         mesh=entry["mesh"].flag(default=False),
+        link_devices=entry["link_devices"].whole(2) if entry["link_devices"].is_given else MACHINE,
         power=Power(load_w=load.number(), idle_w=idle.number(default=load.number() / 10)) if load.is_given else None,
         sources=tuple(Source(what=f"{k}: {v}", title=of[k][0], url=of[k][1]) for k, v in figures.items()),
         notes=(WEIGHT_ONLY, *rest, IN_GIB, *own),

@@ -162,7 +162,7 @@ class Placed:
                 f"--tp: {self.devices} devices, but the profile {self.profile.name} names no link, expected 1"
             )
         reduced = tokens * self.shape.hidden_size * self.storage.plain.bits / 8
-        links = self.devices - 1 if link.mesh else 1
+        links = min(self.devices, link.devices or self.devices) - 1 if link.mesh else 1
         sent = 2 * (self.devices - 1) / self.devices * reduced / links
         bytes_per_s, latency_s = (spread(value, tokens.ndim) for value in (link.bytes_per_s, link.latency_s))
         return np.asarray(2 * self.shape.layers * (latency_s + sent / bytes_per_s))

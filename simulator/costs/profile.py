@@ -200,13 +200,14 @@ class Link:
     """What joins devices that share a model: bytes a second of one direction, and the latency of an all-reduce.
 
     mesh: whether a device has such a link to each other one, rather than one to a switch. error: standard error of
-    the time, relative. A sampled link has arrays of samples.
+    the time, relative. devices: that it joins; None: not known. A sampled link has arrays of samples.
     """
 
     bytes_per_s: Real
     latency_s: Real
     mesh: bool = False
     error: float = 0.0
+    devices: int | None = None
 
     def slower(self, factor: Real) -> "Link":
         """Multiply the time of all that it does."""

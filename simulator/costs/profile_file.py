@@ -41,7 +41,7 @@ SCHEMA_VERSION = 1
 # Of a FLOP or a byte: far beyond any device, and far enough within a float that no pass leaves it.
 MOST_SECONDS = 1e6
 # Beyond any device: launches of a layer, bytes or bytes a second, watts.
-MOST_LAUNCHES, MOST_BYTES, MOST_WATTS = 1e6, 1e21, 1e9
+MOST_LAUNCHES, MOST_BYTES, MOST_WATTS, MOST_DEVICES = 1e6, 1e21, 1e9, 10**6
 PRESETS = Path(__file__).parent / "presets"
 # What a device is called besides, where a name alone means several or says more than ours.
 ALSO_CALLED = {
@@ -210,6 +210,7 @@ def parse_link(field: Field) -> Link:
         latency_s=field["latency_s"].number(0.0, MOST_SECONDS),
         mesh=field["mesh"].flag(False),
         error=field["error"].number(0.0, MOST_ERROR, default=0.0),
+        devices=field["devices"].whole(2, MOST_DEVICES) if field["devices"].is_given else None,
     )
 
 

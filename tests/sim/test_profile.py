@@ -71,7 +71,7 @@ FULL = device(
     round_overhead_s=1e-3,
     round_overhead_error=0.1,
     memory_bytes=2**34,
-    link=Link(bytes_per_s=3e11, latency_s=1e-5, mesh=True, error=0.1),
+    link=Link(bytes_per_s=3e11, latency_s=1e-5, mesh=True, error=0.1, devices=8),
     power=Power(idle_w=20, load_w=300),
     sources=(Source(what="all", title="A sheet", url="https://example.org"),),
     timed={"batch": TimedRange(least=1, most=8)},
@@ -125,6 +125,7 @@ def refusal(tmp_path: Path, payload: dict[str, Any]) -> str:
 # What a profile may leave out: what it does not know, and what older files do not say.
 OPTIONAL = {
     *("units", "decoding", "link", "power", "memory_bytes", "launches_per_layer_error", "link.mesh", "link.error"),
+    "link.devices",
     *(f"{cost}.uncertainty" for cost in (PASS, "units.cost")),
     *("timed", "timed.batch", "engine", "engine.layer_launches", "engine.expert_overlap", "engine.graph_tokens"),
     *(f"engine.{name}" for name in (*HOST, *LOAD, "host_error", "logit_bytes", "first_passes")),
@@ -167,6 +168,7 @@ REFUSED = [
     ("link.bytes_per_s", 0, "a number above 0"),
     ("link.latency_s", -1e-6, "a number from 0 to 1000000"),
     ("link.mesh", 1, "true or false"),
+    ("link.devices", 1, "a whole number from 2 to 1000000"),
     ("power.load_w", 19, "a number from 20 to 1e+09"),
     ("units.workflops_flop", 0, f"a whole number from 1 to {10**21}"),
     ("units.cost.mem_scale_s", 0, "a number above 0"),
@@ -231,7 +233,7 @@ def test_relative_errors_are_a_covariance_and_what_older_files_do_not_say_is_cer
         payload = changed(f"{PASS}.uncertainty", {"relative_errors": {name: value}})
         assert f"relative_errors.{name} {message}" in refusal(tmp_path, payload)
     payload = changed("launches_per_layer_error", MISSING)
-    for name in ("mesh", "error"):
+    for name in ("mesh", "error", "devices"):
         del payload["link"][name]
     read = load_profile(written(tmp_path / "p.json", payload))
     assert read.launches_per_layer_error == 0
@@ -305,7 +307,15 @@ drawn_profiles = st.builds(
     round_overhead_s=positive,
     round_overhead_error=errors,
     memory_bytes=st.none() | sizes,
-    link=st.none() | st.builds(Link, bytes_per_s=positive, latency_s=positive, mesh=st.booleans(), error=errors),
+    link=st.none()
+    | st.builds(
+        Link,
+        bytes_per_s=positive,
+        latency_s=positive,
+        mesh=st.booleans(),
+        error=errors,
+        devices=st.none() | st.integers(2, 99),
+    ),
     power=st.none() | st.builds(Power, idle_w=st.floats(0, 100), load_w=st.floats(100, 1000)),
     sources=st.lists(st.builds(Source, what=texts, title=texts, url=texts), max_size=2).map(tuple),
     notes=st.lists(texts, max_size=2).map(tuple),

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from simulator.costs.cautions import cautions
 from simulator.costs.drafters.plan import DraftPlan
 from simulator.costs.engine import Engine
 from simulator.costs.model_costs import ModelPair, Placed
@@ -271,6 +272,28 @@ def test_under_load_an_engine_adds_to_passes_and_in_front_of_them() -> None:
     assert (other.output_tokens_per_s < one.output_tokens_per_s).all()
     # A closed batch takes what it took.
     assert added.parts(32, 4, 1000).total_s == plain.parts(32, 4, 1000).total_s
+
+
+def test_a_batch_is_told_what_a_server_adds_to_its_steps() -> None:
+    """One profile, one step: a batch of 32 and a load of 32 clients differ by what the caution names, no more."""
+    pair = replace(PAIR, batch=32, context=1000, profile=replace(PAIR.profile, engine=Engine(load_layer_s=2e-4)))
+    step_s = float(pair.placed_target.parts(32, 1, 1000).total_s)
+    found = steady(pair.placed_target, 32, 900, 202, most_running=32)
+    assert float(found.decode_s) == pytest.approx(step_s + 32 * 2e-4, rel=1e-3)
+    said = f"a server under load adds 6.4 ms to a step of {1e3 * step_s:.3g} ms"
+    assert [text.startswith(said) for text in cautions(pair) if "--isl" in text] == [True]
+    assert not [text for text in cautions(pair, loaded=True) if "--isl" in text]
+    little = replace(pair, profile=replace(PAIR.profile, engine=Engine(load_layer_s=1e-6)))
+    assert not [text for text in cautions(little) if "--isl" in text]
+
+
+@pytest.mark.parametrize(("profile", "tp", "joined"), [("h100", 8, 0), ("h100", 16, 8), ("gb200", 16, 0)])
+def test_more_devices_than_a_link_joins_are_said(profile: str, tp: int, joined: int) -> None:
+    pair = load_pricing(DeviceOptions(profile=profile, target_model="llama-3.1-70b", method="ngram", tp=tp)).models
+    assert pair is not None
+    said = [text for text in cautions(pair) if text.startswith("--tp")]
+    name = pair.profile.name
+    assert said == [f"--tp: {tp} devices, but the link of {name} joins {joined}: no network is priced"] * bool(joined)
 
 
 def test_groups_that_share_sequences_each_read_all_weights_but_the_experts() -> None:
