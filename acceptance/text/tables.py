@@ -12,7 +12,7 @@ from typing import Any
 
 from simulator.ground.artefacts import UserError
 from simulator.ground.dependency import require
-from simulator.ground.plain_text import PYARROW
+from simulator.ground.plain_text import PYARROW, first_line
 
 Rows = Iterator[tuple[int, Any]]
 # Columns that are named where none of all that are looked for is there.
@@ -152,8 +152,3 @@ def parquet_rows(path: Path, data: bytes, columns: Sequence[str], option: str) -
                 yield row, {name: record[known] for name, known in zip(names, own, strict=True)}
     except (ValueError, OSError, pyarrow.ArrowException) as error:
         raise UserError(f"{path}: Parquet that cannot be read behind row {row} ({first_line(error)})") from None
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of what a library says."""
-    return str(error).strip().partition("\n")[0]

@@ -49,6 +49,9 @@ COMMANDS: Mapping[str, Entry] = {
     "pairs": Entry(
         "simulator.cli.pairs", "pairs", "Pairs: what published drafts accept, for --acceptance PAIR[:TASK]."
     ),
+    "workload": Entry(
+        "simulator.cli.workload", "workload", "Workloads: what clients send, as recorded traffic tells it."
+    ),
     "measure-acceptance": Entry(
         "acceptance.cli.measure_acceptance",
         "measure_acceptance",

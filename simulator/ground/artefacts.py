@@ -84,29 +84,39 @@ def to_json(payload: Mapping[str, Any]) -> str:
     return json.dumps(finite_or_text(payload), indent=2, sort_keys=True, allow_nan=False) + "\n"
 
 
-def read_bytes(path: str | Path) -> bytes:
-    """Read a file, or what is piped; a UserError says that it is missing, a folder, or cannot be read.
+@contextmanager
+def reading(path: str | Path) -> Iterator[FileIO]:
+    """Open a file, or what is piped; a UserError says that it is missing, a folder, or cannot be read.
 
     Nothing is waited for but what somebody is writing to a pipe, and nothing is read that has no end.
     """
     try:
-        with FileIO(path, opener=opened) as file:
-            status = os.fstat(file.fileno())
-            if stat.S_ISFIFO(status.st_mode):
-                os.set_blocking(file.fileno(), True)  # of one that nobody writes to this is the end
-            elif not stat.S_ISREG(status.st_mode):
-                raise UserError(f"{path}: is a device, expected a file")
-            if status.st_size > MAX_BYTES:
-                raise UserError(f"{path}: holds {status.st_size:,} bytes, expected at most {MAX_BYTES:,}")
-            return file.read()
+        file = FileIO(path, opener=opened)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError as error:
-        if isinstance(error, UserError):
-            raise
         raise UserError(f"{str(path)!r}: is no name of a file ({error})") from None
+    with file:
+        mode = os.fstat(file.fileno()).st_mode
+        if stat.S_ISFIFO(mode):
+            os.set_blocking(file.fileno(), True)  # of one that nobody writes to this is the end
+        elif not stat.S_ISREG(mode):
+            raise UserError(f"{path}: is a device, expected a file")
+        try:
+            yield file
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """Read a file whole; see `reading`."""
+    with reading(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > MAX_BYTES:
+            raise UserError(f"{path}: holds {size:,} bytes, expected at most {MAX_BYTES:,}")
+        return file.read()
 
 
 def opened(path: str, flags: int) -> int:

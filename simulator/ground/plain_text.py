@@ -5,13 +5,14 @@ What a file is, its first bytes say, never its name. Binary data is refused by w
 
 import codecs
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from importlib import import_module
-from io import BytesIO
+from io import BufferedIOBase, BufferedReader, BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .artefacts import UserError, read_bytes
+from .artefacts import UserError, read_bytes, reading
 from .dependency import Dependency, require
 
 PYARROW = Dependency(import_name="pyarrow", purpose="reading Parquet and zstd", extra="parquet")
@@ -30,6 +31,9 @@ MARKS = {
     codecs.BOM_UTF16_LE: "utf-16-le",
     codecs.BOM_UTF16_BE: "utf-16-be",
 }
+OTHER_MARKS = tuple(mark for mark in MARKS if mark != codecs.BOM_UTF8)
+# Bytes of a character at most.
+UTF8_MOST = 4
 BINARY = {
     PARQUET: "Parquet",
     b"ARROW1": "Arrow",
@@ -56,12 +60,12 @@ NO_TEXT = {
 }
 
 
-def open_zstd(file: BytesIO) -> Any:
+def open_zstd(file: BufferedIOBase) -> Any:
     """Unpack zstd, which Python brings from 3.14 on alone."""
     return require(PYARROW).input_stream(file, compression="zstd")
 
 
-def opener(module: str) -> Callable[[BytesIO], Any]:
+def opener(module: str) -> Callable[[BufferedIOBase], Any]:
     """Return what unpacks by a module of Python's own: imported when a file needs it, few do."""
     return lambda file: import_module(module).open(file)
 
@@ -74,7 +78,7 @@ def unpacking_errors() -> tuple[type[Exception], ...]:
     return OSError, EOFError, ValueError, zlib.error, lzma.LZMAError
 
 
-PACKED: dict[bytes, tuple[str, Callable[[BytesIO], Any]]] = {
+PACKED: dict[bytes, tuple[str, Callable[[BufferedIOBase], Any]]] = {
     rb"\x1f\x8b": ("gzip", opener("gzip")),
     rb"BZh[1-9]1AY&SY": ("bzip2", opener("bz2")),
     rb"\xfd7zXZ\x00": ("xz", opener("lzma")),
@@ -109,9 +113,45 @@ def read_unpacked(path: str | Path) -> Content:
             except UserError:
                 raise
             except unpacking_errors() as error:
-                reason = str(error).partition("\n")[0]
-                raise UserError(f"{path}: {name} data that cannot be unpacked ({reason})") from None
+                raise UserError(f"{path}: {name} data that cannot be unpacked ({first_line(error)})") from None
     return Content(data=data)
+
+
+def text_parts(path: str | Path) -> Iterator[bytes]:
+    """Yield a text file part by part, in UTF-8 and unpacked; of one in UTF-16 its only part, as `read_text_bytes`.
+
+    What the parts behind the first hold is not looked at: bytes that are no text are for their reader to refuse.
+
+    Raises:
+        UserError: As `read_text_bytes`.
+    """
+    with reading(path) as raw:
+        file = BufferedReader(raw, PART)
+        begins = file.peek(16)[:16]
+        name, unpack = next((how for start, how in PACKED.items() if re.match(start, begins)), ("", None))
+        try:
+            with closing(unpack(file) if unpack else file) as stream:
+                part = stream.read(PART)
+                if part.startswith(OTHER_MARKS) or guessed_encoding(part) != "utf-8":
+                    yield as_text(path, Content(data=part + bounded(path, stream))).data
+                    return
+                part = part.removeprefix(codecs.BOM_UTF8)
+                # Of lines that are whole, where there are any.
+                check_text(path, part[: part.rfind(b"\n") + 1] or part[:-UTF8_MOST])
+                while part:
+                    yield part
+                    part = stream.read(PART)
+        except UserError:
+            raise
+        except unpacking_errors() as error:
+            if not name:
+                raise
+            raise UserError(f"{path}: {name} data that cannot be unpacked ({first_line(error)})") from None
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of what a library says."""
+    return str(error).strip().partition("\n")[0]
 
 
 def bounded(path: str | Path, file: Any) -> bytes:

@@ -1,0 +1,1 @@
+"""Recorded traffic, one format a file; `all.py` is the list of them."""
