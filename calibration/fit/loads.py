@@ -1,7 +1,7 @@
 """Rows of servers as loads that a profile prices: models placed as the rows say, through the one closed form."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -111,12 +111,7 @@ def loads_of(rows: Sequence[ServingRow], profile: Profile, given: Options) -> Lo
         most = ", ".join(f"{count} {reason}" for reason, count in left.most_common(3))
         raise UserError(f"no row of {target} on {profile.name} to use ({most})")
     placings = tuple(placing_of(row, shape, given) for row in kept)
-    told = [n for n, row in enumerate(kept) if not (row.kv_dtype or given.kv_dtype) and placings[n].kv_dtype]
-    assumed = (
-        [f"the KV cache of {len(told)} rows of TensorRT-LLM is taken to be in fp8, as their weights are"]
-        if told
-        else []
-    )
+    assumed = list(assumed_of_cache(kept, placings, given))
     alone = [row for row in kept if row.tp is None and given.tp is None]
     if alone:
         assumed.append(f"{len(alone)} rows that state no tp are taken to be of one device each; --tp says another")
@@ -138,6 +133,22 @@ def loads_of(rows: Sequence[ServingRow], profile: Profile, given: Options) -> Lo
         assumed=tuple(assumed),
         dtype=given.dtype,
     )
+
+
+def assumed_of_cache(rows: Sequence[ServingRow], placings: Sequence[Placing], given: Options) -> Iterator[str]:
+    """Yield what is assumed of the KV cache of rows that do not state it, of weights of fewer bits than 16."""
+    unsaid = [at for at, row in enumerate(rows) if has_few_bits(row, given) and not (row.kv_dtype or given.kv_dtype)]
+    narrow = sum(placings[at].kv_dtype == "fp8" for at in unsaid)
+    wide = len(unsaid) - narrow
+    if narrow:
+        yield f"the KV cache of {narrow} rows is taken to be in fp8, as NVIDIA's checkpoints of fewer bits state"
+    if wide:
+        yield f"the KV cache of {wide} rows of fewer bits is taken to be as the model's file says, else in 16 bits"
+
+
+def has_few_bits(row: ServingRow, given: Options) -> bool:
+    """Whether a row's weights are said to have fewer bits than 16."""
+    return format_of(row.dtype or given.dtype or "bfloat16").bits < 16
 
 
 def one_of(name: str, option: str, rows: Sequence[ServingRow], *, needed: bool = True) -> str:
@@ -208,6 +219,8 @@ def placing_of(row: ServingRow, shape: ModelShape, given: Options) -> Placing:
     if dtype and shape.storage and int(shape.storage.format.bits) == int(format_of(dtype).bits):
         storage = shape.storage
     kv_dtype = row.kv_dtype or given.kv_dtype or None
-    if kv_dtype is None and (row.engine or given.engine) == "trtllm" and format_of(dtype or "bfloat16").bits < 16:
+    # `auto` of any engine is what the checkpoint says. Those that TensorRT-LLM takes are NVIDIA's, and say fp8.
+    is_nvidia = (row.engine or given.engine) == "trtllm" or row.model.lower().startswith("nvidia/")
+    if kv_dtype is None and is_nvidia and has_few_bits(row, given):
         kv_dtype = "fp8"
     return Placing(storage, kv_dtype, (row.tp or given.tp or 1) * row.dp, row.dp)

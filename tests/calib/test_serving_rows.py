@@ -183,7 +183,7 @@ def test_rows_with_drafts_are_known_by_whatever_tells_of_them(
 def test_what_rows_do_not_state_is_said_to_be_assumed() -> None:
     like = {"line": 1, "concurrency": 8.0, "isl": 1000.0, "osl": 100.0, "tpot_s": 0.01, "requests": 80.0}
     silent = ServingRow(**like, model="llama-3.1-8b")
-    stated = ServingRow(**like, model="llama-3.1-8b", tp=1, dtype="fp8")
+    stated = ServingRow(**like, model="llama-3.1-8b", tp=1, dtype="fp8", kv_dtype="bfloat16")
     said = loads_of([silent, stated], SHEET, Options()).assumed
     assert [note.partition(" are ")[0] for note in said] == [
         "1 rows that state no tp",
@@ -238,6 +238,22 @@ def test_what_is_not_priced_is_counted_by_its_reason() -> None:
     shared = ServingRow(**like, model="deepseek-r1", engine="trtllm", dtype="fp8", tp=1, dp=8, ep=8)
     (placing,) = loads_of([shared], SHEET, Options()).placings
     assert (placing.devices, placing.replicas, placing.kv_dtype) == (8, 8, "fp8")
+
+
+def test_the_cache_is_in_what_an_engine_s_checkpoints_state() -> None:
+    like = {"line": 1, "concurrency": 8.0, "isl": 1000.0, "osl": 100.0, "tpot_s": 0.01, "tp": 1, "requests": 80.0}
+    for engine, model, dtype, expected, said in (
+        ("trtllm", "llama-3.1-8b", "fp8", "fp8", "in fp8, as NVIDIA's"),
+        ("vllm", "nvidia/Llama-3.1-8B-Instruct-FP8", "fp8", "fp8", "in fp8, as NVIDIA's"),
+        ("vllm", "llama-3.1-8b", "fp8", None, "else in 16 bits"),
+        ("sglang", "llama-3.1-8b", "fp8", None, "else in 16 bits"),
+        ("trtllm", "llama-3.1-8b", "bfloat16", None, ""),
+    ):
+        found = loads_of([ServingRow(**like, engine=engine, model=model, dtype=dtype)], SHEET, Options())
+        assert found.placings[0].kv_dtype == expected
+        assert [said in line for line in found.assumed] == [True] * bool(said)
+    stated = ServingRow(**like, engine="vllm", model="llama-3.1-8b", dtype="fp8", kv_dtype="fp8")
+    assert loads_of([stated], SHEET, Options()).assumed == ()
 
 
 def test_weights_are_stored_as_the_row_says_else_its_model_s_name() -> None:
