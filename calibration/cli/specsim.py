@@ -33,7 +33,7 @@ COMMANDS: Mapping[str, Entry] = {
     "sweep": Entry(
         "simulator.cli.sweep",
         "sweep",
-        "Evaluate a grid: every numeric option takes lists and ranges, such as 1:8, 0.05,0.1 or 0.5:0.95:0.05.",
+        "Evaluate a grid: options with VALUES take lists and ranges, such as 1:8, 0.05,0.1 or 0.5:0.95:0.05.",
     ),
     "profiles": Entry(
         "simulator.cli.profiles", "profiles", "Hardware profiles: what a forward pass costs on a device."

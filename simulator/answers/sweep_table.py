@@ -12,8 +12,8 @@ from .verdict import CANNOT_TELL
 MOST_KEYS = 44
 
 
-def answers_text(grid: Grid, answers: list[Answer]) -> str:
-    """Return the answers as a table."""
+def answers_text(grid: Grid, answers: list[Answer], cases: int = 1) -> str:
+    """Return the answers as a table; cases: grids like this one that they are of."""
     from simulator.ground.command import table
 
     of_ranges, heads = has_ranges(grid), ["best K", "speedup", "95 %", "as good, to 2 %"]
@@ -34,7 +34,7 @@ def answers_text(grid: Grid, answers: list[Answer]) -> str:
     left += [at for at, i in enumerate(kept) if i == len(rows[0]) - 1]
     text = table([[row[i] for i in kept] for row in rows], left=left, keys=given)
     there = grid.points // len(grid.values[K]) // (len(grid.values[BATCH]) if of_ranges else 1)
-    told = min(there, MOST_PLANS if of_ranges else MOST_ROWS)
+    told, there = cases * min(there, MOST_PLANS if of_ranges else MOST_ROWS), cases * there
     return text + f"\n{told} of {there:,} combinations are shown; --out FILE has all" * (told < there)
 
 

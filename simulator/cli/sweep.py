@@ -1,19 +1,20 @@
 """The command `sweep`: forecasts over a grid."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from simulator.costs.parameters import BY_NAME, LOAD_NAMES, PARAMETERS
-from simulator.ground.artefacts import UserError, check_outputs, envelope, to_json
+from simulator.ground.artefacts import UserError, check_outputs, to_json
 from simulator.ground.command import FILE, command, wrapped
 from simulator.ground.together import together
 
 from .accepting import ACCEPTANCE_OPTIONS, as_accepted, by_method
+from .cases import Case, cases_of, named, refuse_cases, takes_lists
 from .comparing import ComparisonOptions, compare_methods, method_names
 from .engine_settings import ENGINE_OPTIONS, as_engines_state, checked, sweep_for
 from .load import LOAD_OPTIONS
@@ -28,6 +29,8 @@ from .options import (
     running,
     timed_pricing,
 )
+from .sweep_alone import is_alone, sweep_alone
+from .sweep_report import Swept, result_json, sweep_text
 
 # Points of curves that get an interval each.
 MOST_BANDS = 500
@@ -36,8 +39,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from simulator.answers.basis import Basis
-    from simulator.answers.sweep_answers import Answer
+    from simulator.ground.tables import Table
+    from simulator.rounds.experiment import Progress
     from simulator.rounds.grid import Sweep
+    from simulator.rounds.kept import Kept
     from simulator.rounds.sweeping import Overview
 
 
@@ -53,6 +58,7 @@ class SweepOptions(SharedOptions):
     as_json: bool
 
 
+@takes_lists
 @command("sweep")
 @parameter_options(many=True)
 @DEVICE_OPTIONS
@@ -70,13 +76,14 @@ class SweepOptions(SharedOptions):
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the answers as JSON.")
 def sweep(**values: Any) -> None:
-    """Evaluate a grid: every numeric option takes lists and ranges, such as 1:8, 0.05,0.1 or 0.5:0.95:0.05.
+    """Evaluate a grid: options with VALUES take lists and ranges, such as 1:8, 0.05,0.1 or 0.5:0.95:0.05.
 
     Every point gets the closed form and, unless --replications is 0, a simulation with its 95 % interval.
     """
     from simulator.ground.ranges import list_in_milliseconds, parse_values
 
-    values = as_engines_state(values, many=True)
+    cases = cases_of(values)
+    values = as_engines_state(values | cases[0], many=True)
     values = as_accepted(values, many=True, compared="," in (values["method"] or ""))
     texts = {p: values.pop(p.name) for p in PARAMETERS}
     axes = {
@@ -85,11 +92,15 @@ def sweep(**values: Any) -> None:
     }
     for p in PARAMETERS:
         p.check(axes[p.name])
-    options = options_of(SweepOptions, {**values, "axes": axes})
+    each = [(case, options_of(SweepOptions, {**values, **case, "axes": axes})) for case in cases]
+    options = each[0][1]
     if len(method_names(options.device)) > 1:
+        refuse_cases(cases[0], "several methods")
         compare(options)
-        return
-    run(options)
+    elif is_alone(options):
+        sweep_alone(each)
+    else:
+        run(each)
 
 
 def compare(options: SweepOptions) -> None:
@@ -121,64 +132,95 @@ def compare(options: SweepOptions) -> None:
     compare_methods(options, wanted)
 
 
-def run(options: SweepOptions) -> None:
+def run(cases: "Sequence[tuple[Case, SweepOptions]]") -> None:
     """Load, evaluate, write, draw and print."""
     from simulator.answers.layout import plan
     from simulator.answers.plots import draw
-    from simulator.answers.sweep_answers import answers_of, intervals, schedules
+    from simulator.answers.sweep_answers import intervals
     from simulator.ground.pictures import check_format, save_figure
     from simulator.ground.tables import check_table_format, writing_table
     from simulator.rounds.duration import sweep_s
     from simulator.rounds.kept import Kept
-    from simulator.rounds.sweeping import overview
 
+    case, options = cases[0]
     check_table_format("--out", options.out)
     check_format(options.plot)
     outputs = {"--out": options.out, "--plot": options.plot}
     check_outputs(outputs, options.force, options.inputs)
-    task = make_sweep(options)
-    source, caveat = source_text(options, task), task.acceptance.caveat
-    what = f"{task.grid.points:,} points" + (f" x {task.replications:,} runs" if task.replications else "")
+    for option, value in (("--plot", options.plot), ("--engine", options.engine)):
+        if value is not None:
+            refuse_cases(case, f"{option} {value}")
+    tasks = [make_sweep(each) for _, each in cases]
+    task, points = tasks[0], sum(one.grid.points for one in tasks)
+    what = f"{points:,} points" + (f" x {task.replications:,} runs" if task.replications else "")
     counts = {BY_NAME[name].flags[0]: len(values) for name, values in task.grid.values.items()}
     counts["--replications"] = task.replications
     most = max(counts, key=counts.__getitem__)
     layout = plan(task.grid, options.plot_kind) if options.plot else None
-    kept = Kept(options.out, task, force=options.force) if options.out and task.replications else None
+    is_kept = options.out and task.replications and len(tasks) == 1
+    kept = Kept(options.out, task, force=options.force) if options.out and is_kept else None
     if kept:
         click.get_current_context().call_on_close(kept.close)
     with (
-        running("sweep", what, sweep_s(task), task.steps, most) as update,
-        writing_table(options.out, rows=task.grid.points) if options.out else nullcontext() as table,
+        running("sweep", what, sum(map(sweep_s, tasks)), sum(one.steps for one in tasks), most) as update,
+        writing_table(options.out, rows=points) if options.out else nullcontext() as table,
     ):
-        seen = overview(task, update, table, parameters_of(options, task), keep=layout is not None, kept=kept)
-    if seen.points < task.grid.points:
-        first = f"the first {seen.points:,} of {task.grid.points:,} points are kept in {options.out}"
+        seen = list(each_seen(cases, tasks, update, table, keep=layout is not None, kept=kept))
+    done = sum(looked.points for looked in seen)
+    if done < points:
+        first = f"the first {done:,} of {points:,} points are kept in {options.out}"
         together.end()  # only what is told so overwrites them
         how = "goes on behind them" if kept and kept.is_held else "begins anew"
         raise KeyboardInterrupt(f"{first}, with --force the same command {how}")
     if options.plot and layout:
+        source = held_fixed(options, task, source_text(options, task), task.acceptance.caveat)
         ends = intervals(task) if layout.kind == "curves" and task.grid.points <= MOST_BANDS else None
-        save_figure(
-            options.plot, draw(task.grid, seen.columns, layout, held_fixed(options, task, source, caveat), ends)
-        )
+        save_figure(options.plot, draw(task.grid, seen[0].columns, layout, source, ends))
     if kept:
         kept.end()
-    answers, basis = answers_of(task), basis_of_sweep(options, task)
-    warnings = cautions_of(task)
+    found = zip(cases, tasks, seen, strict=True)
+    tell([Swept(case, one, looked, each, basis_of_sweep(each, one)) for (case, each), one, looked in found])
+    if not options.as_json:
+        for path in filter(None, outputs.values()):
+            click.echo(f"wrote {path}")
+
+
+def each_seen(
+    cases: "Sequence[tuple[Case, SweepOptions]]",
+    tasks: "Sequence[Sweep]",
+    update: "Progress",
+    table: "Table | None",
+    *,
+    keep: bool,
+    kept: "Kept | None",
+) -> "Iterator[Overview]":
+    """Look over one case after another, to where the user ends it."""
+    from simulator.rounds.sweeping import overview
+
+    for (_, options), task in zip(cases, tasks, strict=True):
+        seen = overview(task, update, table, parameters_of(options, task), keep=keep, kept=kept)
+        yield seen
+        if seen.points < task.grid.points:
+            return
+
+
+def tell(cases: "list[Swept]") -> None:
+    """Print what was found."""
+    from simulator.answers.sweep_answers import answers_of, schedules
+
+    case, options = cases[0], cases[0].options
+    answers = [replace(a, values=named(one.case) | a.values) for one in cases for a in answers_of(one.task)]
+    warnings = list(dict.fromkeys(warning for one in cases for warning in cautions_of(one.task)))
     if options.as_json:
-        answer = result_json(task, answers, parameters_of(options, task), basis)
-        click.echo(
-            to_json(answer | {"schedules": schedules(task, options.device.drafter), "warnings": list(warnings)}),
-            nl=False,
-        )
+        planned = [named(one.case) | plan for one in cases for plan in schedules(one.task, options.device.drafter)]
+        answer = result_json(cases, answers, parameters_of(options, case.task))
+        click.echo(to_json(answer | {"schedules": planned, "warnings": warnings}), nl=False)
         return
     if warnings:
         click.echo(wrapped(f"warning: {warning}" for warning in warnings))
-    click.echo(sweep_text(task, seen, answers, basis, default_length="draft_length" not in options.stated))
+    click.echo(sweep_text(cases, answers, default_length="draft_length" not in options.stated))
     if options.engine:
-        click.echo(sweep_for(options.engine, options.device.drafter, task, answers))
-    for path in filter(None, outputs.values()):
-        click.echo(f"wrote {path}")
+        click.echo(sweep_for(options.engine, options.device.drafter, case.task, answers))
 
 
 def cautions_of(task: "Sweep") -> tuple[str, ...]:
@@ -276,58 +318,6 @@ def held_fixed(options: SweepOptions, task: "Sweep", source: str, caveat: str) -
     )
 
 
-def sweep_text(
-    task: "Sweep", seen: "Overview", answers: "list[Answer]", basis: "Basis", *, default_length: bool
-) -> str:
-    """Return what a sweep answers: its best point, what it rests on, and the best K by the other values.
-
-    default_length: whether nobody said which draft lengths to look at.
-    """
-    import numpy as np
-
-    from simulator.answers.sweep_answers import ends_at, has_ranges
-    from simulator.answers.sweep_table import answers_text, off_text
-    from simulator.answers.uncertainty import is_open
-    from simulator.answers.verdict import CANNOT_TELL, answer
-
-    axes = [BY_NAME[name].key for name in task.grid.axes]
-    if seen.best is None:
-        return "\n".join(["Does not fit into memory, at any of these points.", *basis.lines])
-    points = task.grid.columns(np.array([seen.best]))
-    where = ", ".join(f"{BY_NAME[name].key} {points[name][0]:,.10g}" for name in task.grid.axes)
-    low, high = ends_at(task, {name: float(values[0]) for name, values in points.items()})
-    span = f" ({low:.2f}x to {high:.2f}x)" if is_open(low, high) else ""
-    condition = f"{basis.condition[0].upper()}{basis.condition[1:]}: at" if basis.condition else "At"
-    if answer(seen.speedup, (low, high)) == CANNOT_TELL:
-        condition = f"Cannot tell{basis.condition and f', {basis.condition}'}: at"
-    gain = "the tokens a second" if task.pricing.load else "as fast"
-    first = f"{condition} most {seen.speedup:.2f}x {gain}{span}{where and f', at {where}'}."
-    if not axes:
-        return "\n".join([first, *basis.lines])
-    count = f"{task.grid.points:,} points over {', '.join(axes)}; above 1x at {seen.above_1:,} of them"
-    if seen.unfit:
-        count += f"; {seen.unfit:,} do not fit into memory"
-    if (name := without_memory(task)) is not None:
-        count += f"; which fit into memory is not known: {name} does not say how much its device has"
-    longest = min(8, getattr(task.acceptance.model, "longest", 8))
-    if default_length and longest > 1:
-        alone = f"K = {task.grid.values['draft_length'][0]:g} alone, a default"
-        count += f"; {alone}: --draftN 1:{longest} names the best"
-    lines = [first, *basis.lines, count, *([off_text(answers)] if has_ranges(task.grid) else [])]
-    return "\n".join([wrapped(lines), "", answers_text(task.grid, answers)])
-
-
-def result_json(
-    task: "Sweep", answers: "list[Answer]", parameters: Mapping[str, Any], basis: "Basis"
-) -> dict[str, Any]:
-    """Return what a sweep answers, under plain keys."""
-    body = {"basis": basis._asdict(), "points": task.grid.points, "answers": [asdict(answer) for answer in answers]}
-    if task.pricing.models is not None:
-        body["memory_known"] = without_memory(task) is None
-    axes = {BY_NAME[name].key: task.grid.values[name].tolist() for name in task.grid.axes}
-    return envelope("sweep", 1, {**axes, **parameters}) | body
-
-
 def basis_of_sweep(options: SweepOptions, task: "Sweep") -> "Basis":
     """Return what all points rest on; an alpha that is swept is stated."""
     from simulator.answers.basis import basis_of
@@ -344,9 +334,3 @@ def basis_of_sweep(options: SweepOptions, task: "Sweep") -> "Basis":
         stated=options.stated,
         profile=task.pricing.profile,
     )
-
-
-def without_memory(task: "Sweep") -> str | None:
-    """Return the name of a profile of models that does not say how much memory there is; None for any other."""
-    profile = task.pricing.profile
-    return profile.name if profile and task.pricing.models and profile.memory_bytes is None else None

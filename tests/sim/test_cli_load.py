@@ -153,3 +153,61 @@ def test_what_tells_no_load_is_refused_in_one_line(run, arguments: tuple[object,
     done = run("simulate", *arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.strip() == f"simulate: {expected}"
+
+
+def test_a_sweep_of_a_target_alone_is_what_simulate_says_of_each_load(output, tmp_path: Path) -> None:
+    """Devices, chunks and shares that lie in the cache take lists as clients and lengths do."""
+    lists = ("--concurrency", "1,32", "--isl", "2k", "--osl", 256, "--tp", "1:2", "--prefix-hit", "0,50%")
+    found = json.loads(output("sweep", *MODEL, *lists, "--json"))
+    assert [answer["values"] for answer in found["answers"]] == [
+        {"devices": tp, "prefix_hit": hit, "batch": clients} for tp in (1, 2) for hit in (0, 0.5) for clients in (1, 32)
+    ]
+    for answer in found["answers"][1::4]:
+        tp, hit, clients = (answer["values"][name] for name in ("devices", "prefix_hit", "batch"))
+        one = told(output, *MODEL, "--concurrency", int(clients), *lists[2:6], "--tp", int(tp), "--prefix-hit", hit)
+        assert answer["plain"] == one["plain"]
+    most = max(answer["plain"]["output_tokens_per_s"] for answer in found["answers"])
+    assert found["best"]["plain"]["output_tokens_per_s"] == most
+    text = output("sweep", *MODEL, *lists, "--out", "loads.csv")
+    assert text.startswith(f"At most {most:,.0f} tokens a second (")
+    rows = list(csv.DictReader((tmp_path / "loads.csv").read_text().splitlines()))
+    assert max(float(row["baseline_tokens_per_s"]) for row in rows) == pytest.approx(most)
+    assert [row["devices"] for row in rows] == ["1"] * 4 + ["2"] * 4
+
+
+def test_lists_of_devices_and_chunks_are_sweeps_of_their_own(output, tmp_path: Path) -> None:
+    arguments = (*MODEL, "--method", "eagle3", "--alpha", 0.7, "--concurrency", "1,32", "--isl", "2k", "--osl", 256)
+    lists = ("--draftN", "1:3", "--tp", "1,2", "--chunk", "2k,8k")
+    said = output("sweep", *arguments, *lists, "--out", "all.csv")
+    assert "24 points over devices, chunk, draftN, batch" in said
+    rows = list(csv.DictReader((tmp_path / "all.csv").read_text().splitlines()))
+    alone = json.loads(output("sweep", *arguments, "--draftN", "1:3", "--tp", 2, "--chunk", "2k", "--json"))
+    together = json.loads(output("sweep", *arguments, *lists, "--json"))
+    of_case = [a for a in together["answers"] if (a["values"]["devices"], a["values"]["chunk"]) == (2, 2000)]
+    assert [a | {"values": {"batch": a["values"]["batch"]}} for a in of_case] == alone["answers"]
+    best = max(rows, key=lambda row: float(row["closed_form_speedup"]))
+    assert f"at most {float(best['closed_form_speedup']):.2f}x the tokens a second" in said
+    # One client reads its prompts in one pass either way.
+    assert f"at devices {best['devices']}, chunk " in said
+
+
+LISTS = [
+    ((*LOAD, "--draftN", "1:3"), "--draftN: of drafts, expected --method or --draft-model beside it"),
+    ((*LOAD, "--plot", "x.png"), "--plot x.png: of drafts, expected --method or --draft-model beside it"),
+    ((*DRAFTED, "--tp", "1,2", "--plot", "x.png"), "--tp: several values beside --plot x.png, expected one"),
+    (
+        (*LOAD, "--method", "eagle3,mtp", "--chunk", "1k,2k"),
+        "--chunk: several values beside several methods, expected one",
+    ),
+    ((*LOAD, "--tp", "1:65"), "--tp: 65 combinations, expected at most 64"),
+    ((*LOAD, "--prefix-hit", "0.5,70"), "--prefix-hit: 70 is not a fraction; 0.7?"),
+    ((*LOAD, "--max-num-seqs", "0,4"), "--max-num-seqs: 0 is not allowed, expected a whole number of at least 1"),
+    ((*LOAD, "--tp", "1,3"), "--tp: 3 devices cannot share the 32 heads"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "expected"), LISTS)
+def test_lists_that_are_wrong_are_refused_in_one_line(run, arguments: tuple[object, ...], expected: str) -> None:
+    done = run("sweep", *arguments)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert done.stderr.startswith(f"sweep: {expected}"), done.stderr

@@ -1,0 +1,152 @@
+"""`sweep` of served loads of a target alone."""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from simulator.costs.kinds import is_models
+from simulator.costs.parameters import BY_NAME, LOAD_NAMES, Load, Point
+from simulator.ground.artefacts import UserError, check_outputs, envelope, to_json
+
+from .cases import Case, named
+from .options import provenance
+
+if TYPE_CHECKING:
+    from simulator.costs.model_costs import ModelPair
+    from simulator.costs.priced import Pricing
+    from simulator.rounds.grid import Grid
+
+    from .sweep import SweepOptions
+
+# Loads that are priced at once.
+POINTS_A_PART = 200_000
+NAMES = ("batch", *LOAD_NAMES)
+
+
+def is_alone(options: "SweepOptions") -> bool:
+    """Whether a load is of a target that nothing drafts for."""
+    device = options.device
+    return options.load is not None and not (device.drafter or device.draft_params or device.method)
+
+
+def refuse_drafts(options: "SweepOptions") -> None:
+    """Refuse what is of drafts, and what draws or prints speedups."""
+    given = {f"--{name}": name in options.stated for name in ("alpha",)} | {
+        "--draftN": "draft_length" in options.stated
+    }
+    given |= {"--acceptance": bool(options.acceptance), "--hist": options.accepts_as is not None}
+    given |= {"--extrapolate": options.extrapolate, f"--engine {options.engine}": options.engine is not None}
+    given |= {f"--plot {options.plot}": options.plot is not None}
+    for option, is_given in given.items():
+        if is_given:
+            raise UserError(f"{option}: of drafts, expected --method or --draft-model beside it")
+
+
+def sweep_alone(cases: "Sequence[tuple[Case, SweepOptions]]") -> None:
+    """Evaluate, write and print."""
+    import numpy as np
+
+    from simulator.answers.basis import basis_of
+    from simulator.answers.plain_loads_report import PlainLoad, forecast_plain, plain_json, plain_text, rows_shown
+    from simulator.ground.tables import check_table_format, writing_table
+    from simulator.rounds.acceptance_law import IidAcceptance
+
+    _, options = cases[0]
+    refuse_drafts(options)
+    check_table_format("--out", options.out)
+    check_outputs({"--out": options.out}, options.force, options.inputs)
+    grids = [grid_of(case, each) for case, each in cases]
+    points = sum(grid.points for _, grid in grids)
+    found: list[tuple[float, int, int]] = []
+    unfit = 0
+    with writing_table(options.out, rows=points) if options.out else nullcontext() as table:
+        for number, (pricing, grid) in enumerate(grids):
+            constants = constants_of(pricing, cases[number][1])
+            rates = rates_of(pricing, grid, table, constants)
+            unfit += int(np.isnan(rates).sum())
+            if not np.isnan(rates).all():
+                found.append((float(np.nanmax(rates)), number, int(np.nanargmax(rates))))
+    ends = np.cumsum([grid.points for _, grid in grids])
+
+    def at(number: int, place: int) -> PlainLoad:
+        (pricing, grid), (case, each) = grids[number], cases[number]
+        point = {name: float(values[0]) for name, values in grid.columns(np.array([place])).items()}
+        values = named(case) | {BY_NAME[name].key: point[name] for name in grid.axes}
+        pair = pair_at(pricing, {name: int(value) for name, value in point.items()})
+        return PlainLoad(values, forecast_plain(pair, load_in(pricing), point["isl"], point["osl"], each.seed))
+
+    rows = []
+    for row in rows_shown(points):
+        number = int(np.searchsorted(ends, row, "right"))
+        rows.append(at(number, int(row - ends[number] + grids[number][1].points)))
+    best = at(*max(found)[1:]) if found else None
+    pair = (best or rows[0]).forecast.pair
+    basis = basis_of(
+        pair, IidAcceptance(0.5), draft_length=1, alpha=0.5, stated=options.stated, profile=grids[0][0].profile
+    )
+    if options.as_json:
+        axes = {BY_NAME[name].key: grids[0][1].values[name].tolist() for name in NAMES}
+        axes |= {key: sorted({named(case)[key] for case, _ in cases}) for key in named(cases[0][0])}
+        body = envelope("sweep", 1, {**constants_of(grids[0][0], options), **axes})
+        told = {"costs": basis.costs, "costs_text": basis.costs_text}
+        body |= {"basis": told, "points": points, "answers": plain_json(rows), "unfit": unfit}
+        click.echo(to_json(body | {"best": plain_json([best])[0] if best else None}), nl=False)
+        return
+    click.echo(plain_text(best, rows, points, unfit, basis.lines[-1]))
+    if options.out:
+        click.echo(f"wrote {options.out}")
+
+
+def grid_of(case: "Case", options: "SweepOptions") -> "tuple[Pricing, Grid]":
+    """Return the costs of a case, and its loads."""
+    from simulator.costs.priced import load_pricing
+    from simulator.rounds.grid import Grid, grid_over
+
+    device = options.device
+    if device.profile is None or not (device.target_model or device.params):
+        raise UserError("--isl: of models that serve a load, expected --profile and --target-model beside it")
+    pricing = load_pricing(replace(device, method="ngram"))._replace(load=options.load)
+    whole = grid_over(pricing, {name: options.axes[name] for name in options.stated})
+    return pricing, Grid(values={name: whole.values[name] for name in NAMES})
+
+
+def load_in(pricing: "Pricing") -> Load:
+    """Return the load."""
+    assert pricing.load is not None
+    return pricing.load
+
+
+def pair_at(pricing: "Pricing", columns: Any) -> "ModelPair":
+    """Return the costs at some loads."""
+    costs = pricing.costs(Point(**columns))
+    assert is_models(costs)
+    return costs
+
+
+def rates_of(pricing: "Pricing", grid: "Grid", table: Any, constants: dict[str, Any]) -> Any:
+    """Return tokens a second of every load, NaN where it does not fit, and write all into a table."""
+    import numpy as np
+
+    from simulator.answers.plain_loads_report import plain_columns
+
+    rates = []
+    for ranges in grid.boxes(POINTS_A_PART):
+        columns = grid.box(ranges)
+        shape = np.broadcast_shapes(*(np.shape(v) for v in columns.values()))
+        found = plain_columns(pair_at(pricing, columns), load_in(pricing), columns["isl"], columns["osl"])
+        rates.append(np.broadcast_to(found["baseline_tokens_per_s"], shape).ravel())
+        if table is not None:
+            keyed = {BY_NAME[name].key: values for name, values in columns.items()}
+            table.write(table.encode({**keyed, **found, **constants}, shape))
+    return np.concatenate(rates)
+
+
+def constants_of(pricing: "Pricing", options: "SweepOptions") -> dict[str, Any]:
+    """Return the columns that say what did not vary: device, model and how it is served."""
+    told = dict(provenance(pricing, options))
+    drafts = ("draft_model", "method", "draft_dtype", "draft_devices", "placement", "topk", "nodes", "branching")
+    kept = {name: value for name, value in told.items() if name not in drafts}
+    return kept | load_in(pricing)._asdict() | {"seed": options.seed}
