@@ -136,11 +136,12 @@ def text_parts(path: str | Path) -> Iterator[bytes]:
                     yield as_text(path, Content(data=part + bounded(path, stream))).data
                     return
                 part = part.removeprefix(codecs.BOM_UTF8)
-                # Of lines that are whole, where there are any.
-                check_text(path, part[: part.rfind(b"\n") + 1] or part[:-UTF8_MOST])
+                more = stream.read(PART)
+                # A line may go on in the next part, and so may a character.
+                check_text(path, part[: part.rfind(b"\n") + 1] or part[:-UTF8_MOST] if more else part)
                 while part:
                     yield part
-                    part = stream.read(PART)
+                    part, more = more, stream.read(PART)
         except UserError:
             raise
         except unpacking_errors() as error:

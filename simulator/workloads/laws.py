@@ -39,7 +39,7 @@ class Law(NamedTuple):
     def draw(self, rng: np.random.Generator, count: int) -> Array:
         """Return so many values, not rounded."""
         if self.kind == FIXED:
-            drawn: Array = np.full(count, self.first)
+            drawn: Array = np.full(count, float(self.first))
         elif self.kind == UNIFORM:
             drawn = rng.uniform(self.first, self.second, count)
         elif self.kind == LOGNORMAL:
@@ -116,8 +116,8 @@ def parsed(option: str, text: str, expected: str, typed: str = "") -> Law:
     typed = typed or text
     if kind.lower() == "lognormal":
         mean, sigma, *cap = given(option, typed, rest, expected, (2, 3))
-        if not (mean > 0 and 0 <= sigma <= 10):
-            refuse(option, typed, "lognormal:MEAN:SIGMA with MEAN above 0 and SIGMA, of logarithms, from 0 to 10")
+        if not (mean > 0 and 0 <= sigma <= 5):
+            refuse(option, typed, "lognormal:MEAN:SIGMA with MEAN above 0 and SIGMA, of logarithms, from 0 to 5")
         return Law(LOGNORMAL, mean, sigma, cap[0] if cap else math.inf)
     if kind.lower() == "exponential":
         (mean,) = given(option, typed, rest, expected, (1, 1))

@@ -88,7 +88,7 @@ class Table:
         at = {name: self.names.index(name) for name in names if name in self.names}
         for text in self.texts:
             try:
-                rows = list(csv.reader(StringIO(text, newline=""), delimiter=self.delimiter))
+                rows = list(csv.reader(StringIO(text, newline=""), delimiter=self.delimiter, strict=True))
             except csv.Error as error:
                 raise UserError(f"{self.path}: not CSV ({error}, in or behind line {line})") from None
             places: Sequence[int] = range(line, line + len(rows))

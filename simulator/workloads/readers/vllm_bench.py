@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from simulator.ground.artefacts import UserError
 
 from .account import Account
@@ -32,7 +34,7 @@ def columns(source: Source, runs: list[int], account: Account, block: Block) -> 
     if prompt is None or output is None or len(prompt) != len(output):
         raise UserError(f"{source.path}: has no input_lens and output_lens, expected a result with --save-detailed")
     account.rows += len(prompt) - 1
-    found = {"prompt": numbers(prompt), "output": numbers(output)}
+    found = {"places": np.arange(1, len(prompt) + 1), "prompt": numbers(prompt), "output": numbers(output)}
     if start is not None and len(start) == len(prompt):
         found["arrival_s"] = numbers(start)
     return found
