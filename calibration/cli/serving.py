@@ -105,7 +105,7 @@ def refuse_rows(given: Mapping[str, Any], beside: str) -> None:
 def run_calibration(rows: Sequence[Path], sheet: Path, given: Mapping[str, Any], name: str, options: Any) -> int:
     """Fit, write, print; return the exit code."""
     from calibration.fit.calibrate import EXIT_FAILED_CHECKS
-    from calibration.fit.from_serving import LEAST_ROWS, calibrate_serving
+    from calibration.fit.from_serving import LEAST_LOADS, calibrate_serving
     from calibration.fit.serving_report import failed, serving_json, serving_text
     from calibration.validate.serving import serving_figure, validate_serving
     from simulator.costs.profile_file import load_profile, save_profile
@@ -113,10 +113,11 @@ def run_calibration(rows: Sequence[Path], sheet: Path, given: Mapping[str, Any],
 
     prior = load_profile(sheet)
     loads = loads_from(rows, prior, given)
-    if len(loads) < LEAST_ROWS:
+    if (distinct := loads.distinct) < LEAST_LOADS:
         count = f"{len(loads)} row{'s' * (len(loads) > 1)} to use"
+        count += f", of {distinct} load{'s' * (distinct > 1)}" if distinct < len(loads) else ""
         more = "name more files (again --from-serving), or their folder"
-        raise UserError(f"--from-serving {rows[0]}: {count}, expected at least {LEAST_ROWS}, better ten; {more}")
+        raise UserError(f"--from-serving {rows[0]}: {count}, expected at least {LEAST_LOADS}, better ten; {more}")
     found = calibrate_serving(loads, prior, name, digest_of(rows))
     parameters = options.parameters | {"profile": str(sheet), **given}
     payload, reason = serving_json(found, parameters), failed(found)

@@ -10,7 +10,8 @@ import numpy as np
 from acceptance.bench.passes import Point
 from calibration.sources.passes import PassTimes
 from calibration.sources.probe import Observations
-from simulator.costs.profile import MEASURED, Profile, TimedRange
+from simulator.costs.profile import MEASURED, Profile
+from simulator.costs.ranges import TimedRange
 
 from .diagnostics import CheckedFit, Diagnosis, checked
 from .fit import KNOTS, Fit, Form, best_fit

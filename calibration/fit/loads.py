@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 
 from calibration.sources.serving import ServingRow
 from simulator.costs.datasheet import MACHINE
+from simulator.costs.fitted import LOADED
 from simulator.costs.formats import Storage, format_of
 from simulator.costs.model_costs import Placed
 from simulator.costs.profile import Profile
 from simulator.costs.profile_file import load_profile
+from simulator.costs.ranges import TimedRange
 from simulator.costs.shapes import read_shape
-from simulator.costs.work import ModelShape
+from simulator.costs.work import ModelShape, as_storage
 from simulator.ground.artefacts import UserError
 from simulator.serving.steady import Steady, steady
 
@@ -65,15 +67,40 @@ class Loads:
         values = (getattr(row, name) for row in self.rows)
         return np.array([np.nan if v is None else v for v in values], np.float64)
 
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """How weights are stored, by name."""
+        return tuple(sorted({as_storage(p.storage).name for p in self.placings}))
+
+    def loaded(self) -> dict[str, NDArray[np.float64]]:
+        """Return what rows were loaded with, by `LOADED`."""
+        devices = np.array([p.devices for p in self.placings], np.float64)
+        return {name: devices if name == "devices" else self.column(name) for name in LOADED}
+
+    def ranges(self) -> dict[str, TimedRange]:
+        """Return their ranges."""
+        return {n: TimedRange(least=float(v.min()), most=float(v.max())) for n, v in self.loaded().items()}
+
+    def numbers(self) -> NDArray[np.int64]:
+        """Return a number of each row's load, the same for rows of one: alike but for what was measured."""
+        known: dict[tuple[ServingRow, Placing], int] = {}
+        keys = zip((replace(row, line=0, tpot_s=1.0, ttft_s=None) for row in self.rows), self.placings, strict=True)
+        return np.array([known.setdefault(key, len(known)) for key in keys], np.int64)
+
+    @property
+    def distinct(self) -> int:
+        """How many loads the rows are of: those of one count once."""
+        return len(set(self.numbers().tolist()))
+
     def select(self, kept: Sequence[int]) -> "Loads":
         """Return some of the rows."""
         return replace(self, rows=tuple(self.rows[i] for i in kept), placings=tuple(self.placings[i] for i in kept))
 
     def priced(self, profile: Profile) -> Steady:
-        """Return what the rows' loads come to on a profile."""
-        found = {name: np.full(len(self), np.nan) for name in Steady._fields}
+        """Return what the rows' loads come to on a profile, [*samples, rows]."""
         clients, isl, osl, sent = (self.column(name) for name in ("concurrency", "isl", "osl", "requests"))
         requests = np.where(np.isnan(sent), REQUESTS_A_CLIENT * clients, np.maximum(sent, clients))
+        parts = []
         for placing in dict.fromkeys(self.placings):
             at = [i for i, p in enumerate(self.placings) if p == placing]
             placed = Placed(
@@ -84,9 +111,12 @@ class Loads:
                 profile=profile,
                 replicas=placing.replicas,
             )
-            come_to = steady(placed, clients[at], isl[at], osl[at], requests=requests[at])
+            parts.append((at, steady(placed, clients[at], isl[at], osl[at], requests=requests[at])))
+        shape = (*np.shape(parts[0][1].tpot_s)[:-1], len(self))
+        found = {name: np.full(shape, np.nan) for name in Steady._fields}
+        for at, come_to in parts:
             for name, values in come_to._asdict().items():
-                found[name][at] = values
+                found[name][..., at] = values
         return Steady(**found)
 
 

@@ -19,12 +19,17 @@ KIND = "serving_calibration"
 SCHEMA_VERSION = 1
 # Correlations of constants that rows do not tell apart.
 TOGETHER = 0.9
+# Of what was assumed: floors of less have all but gone.
+GONE = 0.1
+PEAKS = {"flop_scale": "arithmetic", "mem_scale": "memory bandwidth", "link_bytes_per_s": "link"}
 # Beyond it, rows are told to be of another server than the model that was fitted: no profile is written.
 MOST_MEDIAN = 0.35
 WORDS = {
     "flop_scale": "seconds a FLOP",
     "mem_scale": "seconds a byte",
     "launch_s": "launch",
+    "fixed_s": "a pass besides",
+    "overlap_exponent": "overlap exponent",
     "host_layer_s": "host a layer, with a prompt",
     "load_layer_s": "layer under load, more",
     "load_layer_sequence_s": "its sequence, more",
@@ -33,6 +38,8 @@ WORDS = {
     "front_s": "in front of a request",
     "front_client_s": "in front, a client",
     "first_passes": "passes waited for",
+    "round_overhead_s": "a round besides",
+    "round_sequence_s": "its sequence",
 }
 
 
@@ -79,17 +86,34 @@ def reached(calibration: ServingCalibration) -> dict[str, float]:
     """Return which share of its sheet's peaks the fit reaches; nothing where the prior is no sheet."""
     if calibration.prior.status != DATASHEET:
         return {}
-    factors = factors_by_name(calibration)
-    shares = {"arithmetic": ARITHMETIC / factors["flop_scale"], "memory bandwidth": MEMORY / factors["mem_scale"]}
+    factors = {c.name: float(np.exp(log)) for c, log, _ in calibration.found}
+    shares = {"flop_scale": ARITHMETIC / factors["flop_scale"], "mem_scale": MEMORY / factors["mem_scale"]}
     if "link_bytes_per_s" in factors:
-        shares["link"] = LINK * factors["link_bytes_per_s"]
-    return shares
+        shares["link_bytes_per_s"] = LINK * factors["link_bytes_per_s"]
+    return {PEAKS[name]: share for name, share in shares.items()}
 
 
-def factors_by_name(calibration: ServingCalibration) -> dict[str, float]:
-    """Return what constants are multiplied by."""
-    pairs = zip(calibration.constants, calibration.logs, strict=True)
-    return {c.name: float(np.exp(log)) for c, log in pairs}
+def unphysical(calibration: ServingCalibration) -> dict[str, str]:
+    """Return constants that no device has, with why: rates above a sheet's peak, and floors that have all but gone."""
+    shares = reached(calibration)
+    found = {n: f"not physical: {shares[k]:.0%} of its peak" for n, k in PEAKS.items() if shares.get(k, 0.0) > 1}
+    for constant, log, _ in calibration.found:
+        if constant.name not in PEAKS and log < np.log(GONE):
+            found[constant.name] = f"not physical: {np.exp(log):.0%} of what was assumed is left"
+    return found
+
+
+def said(calibration: ServingCalibration) -> dict[str, str]:
+    """Return what there is to say of constants, by name."""
+    odd = unphysical(calibration)
+    return {c.name: odd.get(c.name) or said_of(c, calibration) for c in calibration.constants}
+
+
+def said_of(constant: Constant, calibration: ServingCalibration) -> str:
+    """Say what rows tell of a constant; "" where they tell it."""
+    if constant.name in calibration.told:
+        return ""
+    return "as before: the rows do not tell" if constant.name in calibration.still else "moved, though known no better"
 
 
 def together(calibration: ServingCalibration) -> Iterator[tuple[str, str, float]]:
@@ -103,8 +127,7 @@ def together(calibration: ServingCalibration) -> Iterator[tuple[str, str, float]
 
 def serving_json(calibration: ServingCalibration, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fit with its constants and the errors of every row."""
-    errors, loads = np.sqrt(np.diag(calibration.covariance)), calibration.loads
-    constants = zip(calibration.constants, calibration.logs, errors, strict=True)
+    loads, words = calibration.loads, said(calibration)
     columns = (calibration.tpot, calibration.held_out_tpot, calibration.ttft, calibration.held_out_ttft)
     names = ("tpot_error", "tpot_held_out", "ttft_error", "ttft_held_out")
     rows: list[dict[str, Any]] = [
@@ -124,20 +147,19 @@ def serving_json(calibration: ServingCalibration, parameters: Mapping[str, Any])
             "tpot": errors_json(errors_of(calibration.held_out_tpot)),
             "ttft": errors_json(errors_of(calibration.held_out_ttft)),
         },
-        "constants": [constant_json(c, log, error, calibration) for c, log, error in constants],
+        "loads": loads.distinct,
+        "constants": [
+            {"name": c.name, "factor": float(np.exp(log)), "relative_error": error, "prior_error": c.error}
+            | {"told": c.name in calibration.told, "said": words[c.name] or None}
+            for c, log, error in calibration.found
+        ],
         "together": [{"one": a, "other": b, "correlation": r} for a, b, r in together(calibration)],
         "reached": shares,
-        "physical": all(0 < share <= 1 for share in shares.values()),
+        "physical": not unphysical(calibration),
         "left_out": dict(loads.left_out),
         "assumed": list(loads.assumed),
         "rows": rows,
     }
-
-
-def constant_json(constant: Constant, log: float, error: float, calibration: ServingCalibration) -> dict[str, Any]:
-    """Return one constant: its factor against the prior, and how well it was and is known."""
-    known = {"name": constant.name, "factor": float(np.exp(log)), "relative_error": float(error)}
-    return known | {"prior_error": constant.error, "told": constant.name in calibration.told}
 
 
 def serving_text(calibration: ServingCalibration) -> str:
@@ -147,19 +169,21 @@ def serving_text(calibration: ServingCalibration) -> str:
     who = f"{loads.engine} serving {loads.shape.name}" if loads.engine else loads.shape.name
     head = f"{who}: {len(loads)} rows fitted, {calibration.prior.name} as prior."
     lines = [
-        f"Time a token: median error {seen.median_error:.1%} of the rows; left out one by one {held.median_error:.1%}."
+        f"Time a token: median error {seen.median_error:.1%} of the rows; left out in turn {held.median_error:.1%}."
     ]
     if first.median_error is not None:
-        lines.append(f"Time to the first token: {first.median_error:.1%} left out one by one.")
+        lines.append(f"Time to the first token: {first.median_error:.1%} left out in turn.")
     rows = [("constant", "factor", "known to", "before", "")]
-    errors = np.sqrt(np.diag(calibration.covariance))
-    for constant, log, error in zip(calibration.constants, calibration.logs, errors, strict=True):
-        told = "" if constant.name in calibration.told else "as before: the rows do not tell"
+    words = said(calibration)
+    for constant, log, error in calibration.found:
         name = WORDS.get(constant.name, constant.name)
-        rows.append((name, f"{np.exp(log):.2f}", f"{error:.0%}", f"{constant.error:.0%}", told))
+        rows.append((name, f"{np.exp(log):.2f}", f"{error:.0%}", f"{constant.error:.0%}", words[constant.name]))
     shares = reached(calibration)
     notes = [f"Reached of the sheet's peaks: {', '.join(f'{k} {v:.0%}' for k, v in shares.items())}."] if shares else []
-    notes += [f"Not physical: {k} at {v:.0%} of its peak." for k, v in shares.items() if v > 1]
+    odd = unphysical(calibration)
+    notes += [f"Not physical, so this is not what the server has: {', '.join(WORDS[n] for n in odd)}."] if odd else []
+    if loads.distinct < len(loads):
+        notes.append(f"The rows are of {loads.distinct} loads: what is of one load counts as one.")
     notes += [
         f"{WORDS[a]} and {WORDS[b]} move together ({r:+.2f}): the rows tell them as one."
         for a, b, r in together(calibration)

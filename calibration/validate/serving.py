@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from calibration.fit.from_serving import interval_factor
 from calibration.fit.loads import Loads
 from calibration.fit.serving_report import Errors, errors_json, errors_of
+from simulator.costs.beyond import Beyond, beyond_rows, error_beyond
+from simulator.costs.moved import moved
 from simulator.costs.profile import Profile
 from simulator.costs.step import Floats
 from simulator.ground.artefacts import envelope
@@ -37,23 +39,21 @@ class ServingValidation:
     tpot: Floats
     ttft: Floats
 
-    def covered(self, off: Floats, error: float | None) -> float | None:
-        """Return the share of rows within 95 % intervals, of a profile that was fitted to rows."""
-        off = off[np.isfinite(off)]
-        if self.profile.fitted is None or error is None or not len(off):
-            return None
-        most = np.log(interval_factor(self.profile.fitted, error))
-        return float(np.mean(np.abs(np.log1p(off)) <= most))
+    @property
+    def inside(self) -> dict[str, NDArray[np.bool_]]:
+        """Whether rows lie within 95 % intervals, by kind; of a profile that was fitted to rows."""
+        from scipy.stats import t
+
+        errors, fit = log_errors(self.loads, self.profile), self.profile.fitted
+        most = t.ppf(0.975, fit.degrees) if fit else 0.0
+        both = {"tpot": self.tpot, "ttft": self.ttft}
+        return {name: np.abs(np.log1p(off)) <= most * errors[name] for name, off in both.items() if name in errors}
 
     @property
     def coverage(self) -> dict[str, float | None]:
-        """Shares of rows within their intervals."""
-        fit = self.profile.fitted
-        errors = (fit.tpot_error, fit.ttft_error) if fit else (None, None)
-        return {
-            name: self.covered(off, error)
-            for name, off, error in zip(("tpot", "ttft"), (self.tpot, self.ttft), errors, strict=True)
-        }
+        """Shares of rows within their intervals; None where there is none."""
+        inside, shown = self.inside, {"tpot": np.isfinite(self.tpot), "ttft": np.isfinite(self.ttft)}
+        return {n: float(np.mean(inside[n][at])) if n in inside and at.any() else None for n, at in shown.items()}
 
     def groups(self) -> Iterator[tuple[str, str, Errors, Errors]]:
         """Yield what rows are grouped by, their range, and the errors of each."""
@@ -71,6 +71,30 @@ def range_of(value: float, *, exact: bool) -> str:
         return f"{value:g}"
     low = RANGE ** int(np.floor(np.log(max(value, 1.0) * (1 + 1e-12)) / np.log(RANGE)))
     return f"{low} to {RANGE * low - 1}"
+
+
+def log_errors(loads: Loads, profile: Profile) -> dict[str, Floats]:
+    """Return standard errors of the logarithms of rows' times: of constants by their draws, and of rows besides.
+
+    Nothing of a profile that was not fitted to rows.
+    """
+    fit = profile.fitted
+    if fit is None:
+        return {}
+    beyond = error_beyond(beyond_of(loads, profile))
+    here = loads.priced(profile)
+    there = loads.priced(moved(profile, fit.factors(fit.draws)))
+    found = {}
+    for kind, besides in (("tpot", fit.tpot_error), ("ttft", fit.ttft_error)):
+        if besides is not None:
+            off = np.log(getattr(there, f"{kind}_s") / getattr(here, f"{kind}_s"))
+            found[kind] = np.sqrt(np.mean(off**2, 0) + besides**2 + beyond**2)
+    return found
+
+
+def beyond_of(loads: Loads, profile: Profile) -> Iterator[Beyond]:
+    """Yield what of rows lies beyond those that a profile was fitted to."""
+    return beyond_rows(profile, loads.shape.name, loads.formats, loads.engine, loads.loaded())
 
 
 def validate_serving(loads: Loads, profile: Profile) -> ServingValidation:
@@ -114,6 +138,7 @@ def serving_json(validation: ServingValidation, parameters: Mapping[str, Any]) -
         "groups": groups,
         "left_out": dict(loads.left_out),
         "assumed": list(loads.assumed),
+        "warnings": [beyond.said for beyond in beyond_of(loads, validation.profile)],
         "unfit_rows": int(np.isnan(found.tpot_s).sum()),
         "rows": rows,
     }
@@ -139,6 +164,7 @@ def serving_text(validation: ServingValidation) -> str:
     if coverage is not None:
         notes.append(f"{coverage:.0%} of the rows lie within 95 % intervals of the time a token.")
     unfit = int(np.isnan(validation.found.tpot_s).sum())
+    notes += [f"Beyond the rows of the fit: {beyond.said}." for beyond in beyond_of(loads, validation.profile)]
     notes += [f"{unfit} rows do not fit into the memory of their devices by the forecast."] if unfit else []
     notes += [f"{count} rows left out: {reason}." for reason, count in loads.left_out.items()]
     notes += [f"{note[0].upper()}{note[1:]}." for note in loads.assumed]

@@ -45,8 +45,13 @@ def load_json(forecast: LoadForecast, parameters: Mapping[str, Any], basis: Basi
         **sides,
         "tokens_per_round": forecast.tokens_per_round,
         "sensitivity": dict(forecast.sensitivities) or None,
-        "warnings": list(cautions(forecast.pair, forecast.draft_length, loaded=True)),
+        "warnings": list(cautions_of(forecast)),
     }
+
+
+def cautions_of(forecast: LoadForecast) -> tuple[str, ...]:
+    """Return what to know before the numbers."""
+    return cautions(forecast.pair, forecast.draft_length, isl=forecast.isl, osl=forecast.osl)
 
 
 def steady_json(found: Steady, ends: Mapping[str, Ends]) -> dict[str, Any] | None:
@@ -73,7 +78,7 @@ def is_conditional(forecast: LoadForecast, basis: Basis) -> bool:
 
 def load_text(forecast: LoadForecast, heading: str, basis: Basis, *, why: bool) -> str:
     """Return the report of a load for a terminal; `why`: in words where the time goes."""
-    warnings = [f"warning: {caution}" for caution in cautions(forecast.pair, forecast.draft_length, loaded=True)]
+    warnings = [f"warning: {caution}" for caution in cautions_of(forecast)]
     sources = basis.lines if forecast.drafted is not None else basis.lines[-1:]
     lines = [*warnings, headline(forecast, basis), *sources]
     if np.isnan(forecast.plain.running):

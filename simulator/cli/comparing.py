@@ -145,7 +145,8 @@ def cautions_of(comparison: "Comparison") -> list[str]:
     """Return what to know of the target before the numbers, once; what was assumed of drafters is said below them."""
     from simulator.costs.cautions import cautions
 
-    every = [c for contender in comparison.contenders for c in cautions(contender.pair, loaded=bool(contender.load))]
+    loads = ((c, dict(zip(("isl", "osl"), c.load[1:], strict=True)) if c.load else {}) for c in comparison.contenders)
+    every = [c for contender, load in loads for c in cautions(contender.pair, **load)]
     return list(dict.fromkeys(c for c in every if "as no --draft-model says" not in c))
 
 

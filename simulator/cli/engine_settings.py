@@ -1,6 +1,7 @@
 """Settings of serving engines on the command line: read in place of options, and printed to be pasted."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -243,7 +244,9 @@ def checked(pricing: "Pricing", engine: str | None) -> "Pricing":
     """Return costs; those that are of no method are refused where an engine's words for it are asked for."""
     if engine is not None and pricing.models is None:
         raise UserError(f"--engine: {engine} without models, expected --profile and --target-model beside it")
-    return pricing
+    if engine is None or pricing.models is None:
+        return pricing
+    return pricing._replace(models=replace(pricing.models, server=engine))
 
 
 def forecast_for(engine: str | None, draft: str | None, forecast: "Forecast") -> str:

@@ -232,7 +232,8 @@ def cautions_of(task: "Sweep") -> tuple[str, ...]:
     values = task.grid.values
     context = values["isl"] + values["osl"].max() if task.pricing.load else values["context"]
     pair = replace(task.pricing.models, context=context, batch=values["batch"])
-    return cautions(pair, int(values["draft_length"].max()), loaded=task.pricing.load is not None)
+    load = {name: values[name] for name in LOAD_NAMES} if task.pricing.load else {}
+    return cautions(pair, int(values["draft_length"].max()), **load)
 
 
 def make_sweep(options: SweepOptions) -> "Sweep":

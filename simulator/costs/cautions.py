@@ -4,26 +4,29 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from .beyond import ERROR_A_DOUBLING, ERROR_OF_FORMAT
 from .drafters import eagle, eagle3
-from .model_costs import ERROR_A_DOUBLING, ERROR_OF_FORMAT, ModelPair
+from .model_costs import ModelPair
+from .step import Real
 from .work import ModelShape
 
 # Of a step: what a load adds is told of a batch from here on.
 TOLD_SHARE = 0.2
 
 
-def cautions(pair: ModelPair, draft_length: int | None = None, *, loaded: bool = False) -> tuple[str, ...]:
+def cautions(pair: ModelPair, draft_length: int | None = None, **load: Real) -> tuple[str, ...]:
     """Return what does not hold as the models are, a sentence each.
 
     Args:
         pair: Two models at work.
         draft_length: K, whose tokens the context has to hold as well.
-        loaded: Whether they serve a load, rather than decode a batch.
+        load: Tokens of prompts (isl) and answers (osl), of a load; none: they decode a batch.
     """
     found = [*context_cautions(pair, draft_length or 0), *match_cautions(pair.target, pair.draft)]
     found += range_cautions(pair, draft_length or 0)
     found += link_cautions(pair)
-    found += [] if loaded else load_cautions(pair)
+    found += [] if load else load_cautions(pair)
+    found += (beyond.said for beyond in pair.beyond(**(load or {"context": pair.context})))
     found += stated_cautions(pair.target, pair.placed_target.storage.name, "--dtype")
     option = "--dtype" if pair.draft_dtype == pair.dtype else "--draft-dtype"
     found += stated_cautions(pair.draft, pair.placed_draft.storage.name, option)

@@ -58,9 +58,9 @@ class Engine:
     load_layer_sequence_s: Real = 0.0
     front_s: Real = 0.0
     front_client_s: Real = 0.0
-    first_passes: float = 0.0
+    first_passes: Real = 0.0
     logit_bytes: float = 0.0
-    round_sequence_s: float = 0.0
+    round_sequence_s: Real = 0.0
     tree_round_s: float = 0.0
 
     def padded(self, tokens: Floats) -> Floats:

@@ -1,6 +1,6 @@
 """What rounds of two real models cost on a profiled device: the work of `work` priced by a profile (model §2)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -8,19 +8,16 @@ from numpy.typing import NDArray
 
 from simulator.ground.artefacts import UserError
 
+from .beyond import ERROR_A_DOUBLING, ERROR_OF_FORMAT, ERROR_OF_SHEET, Beyond, beyond_rows, error_beyond
 from .drafters import draft_model
 from .drafters.plan import DraftPass, DraftPlan, Method, Tree, branched, longest_of
-from .engine import LOAD, Engine, side_by_side
+from .engine import Engine, side_by_side
 from .formats import Storage
 from .parts import Done, PassParts
 from .profile import PassCost, Profile
 from .step import Floats, Real, RoundCost, spread
 from .work import Count, ModelShape, Work, as_storage
 
-# Relative standard errors of a pass for each doubling beyond what a profile was timed over, and in a number format
-# whose passes were not timed: assumptions. Of a pass of a data sheet against a plain step, besides what both share:
-# rounds whose cost was taken to another device or a larger target were off by as much (docs/validation.md).
-ERROR_A_DOUBLING, ERROR_OF_FORMAT, ERROR_OF_SHEET = 0.04, 0.1, 0.12
 SAME, SEPARATE = "same", "separate"
 # What engines leave free of a device's memory.
 USABLE_MEMORY = 0.9
@@ -189,7 +186,8 @@ class ModelPair:
     draft_devices: that share the draft, where they are others.
     round_overhead_s: what a round costs besides its passes; round_overhead_error: its standard error, relative;
     round_overhead_factors: what samples of it are multiplied by, [samples] or 1; draft_normals,
-    verify_normals: normal draws of what passes are off by besides, [2, samples] or 0: see `off_by`.
+    verify_normals: normal draws of what passes are off by besides, [2, samples] or 0: see `off_by`. server: the engine
+    that the user names; "" for none.
     """
 
     profile: Profile
@@ -212,6 +210,7 @@ class ModelPair:
     round_overhead_factors: Real = 1.0
     draft_normals: Real = 0.0
     verify_normals: Real = 0.0
+    server: str = ""
 
     @property
     def longest(self) -> int | None:
@@ -324,41 +323,34 @@ class ModelPair:
         values = {"batch": batch, "context": context, "tokens": tokens, "weights": weights}
         beyond = {name: ends.doublings_beyond(values[name]) for name, ends in self.profile.timed.items()}
         error = ERROR_A_DOUBLING * sum(beyond.values(), start=np.zeros(np.shape(batch)))
-        error = error + ERROR_OF_FORMAT * placed.is_untimed + ERROR_OF_SHEET * (not self.profile.is_timed)
+        error = error + ERROR_OF_FORMAT * placed.is_untimed + self.besides(placed) * (not self.profile.is_timed)
         at_two, beyond_two = np.asarray(normals, np.float64)
         doublings, axes = np.log2(np.maximum(new_tokens, 2)), np.ndim(batch)
         walked = (spread(at_two, axes) + np.sqrt(doublings - 1) * spread(beyond_two, axes)) / np.sqrt(doublings)
         return np.asarray(np.exp(walked * error))
 
-    def sample(self, rng: np.random.Generator, samples: int) -> "ModelPair":
-        """Draw the profile anew within its uncertainty; a leading axis of samples.
+    def besides(self, placed: Placed) -> Floats | float:
+        """Return what passes that nobody timed are off by against a plain step.
 
-        Number formats are drawn independently where they were fitted. What a data sheet leaves open is the same for
-        all of them: parameters of one name share their draws.
+        Rows of a server with so many sequences tell of passes over as many tokens: those of its model are known as rows
+        are.
         """
-        profile = self.profile
-        link_error = profile.link.error if profile.link else 0.0
-        errors = (profile.launches_per_layer_error, self.round_overhead_error, link_error)
-        launches, overhead, slower = (np.exp(error * rng.standard_normal(samples)) for error in errors)
-        if not profile.is_timed:
-            names = dict.fromkeys(name for cost in profile.passes.values() for name in cost.uncertain)
-            normals = {name: rng.standard_normal(samples) for name in names}
-            passes = {dtype: cost.moved(normals) for dtype, cost in profile.passes.items()}
-        else:
-            passes = {dtype: cost.sample(rng, samples) for dtype, cost in profile.passes.items()}
-        # So many more launches cost as much as launches that take so much longer.
-        passes = {dtype: cost.scaled({"launch_s": launches}) for dtype, cost in passes.items()}
-        link = profile.link and profile.link.slower(slower)
-        is_sure = profile.is_timed and not profile.timed
-        is_sure &= not (self.placed_target.is_untimed or self.placed_draft.is_untimed)
-        draft, verify = (0.0, 0.0) if is_sure else rng.standard_normal((2, 2, samples))
-        engine = profile.engine
-        if engine and engine.host_error:
-            host, load = np.exp(engine.host_error * rng.spawn(1)[0].standard_normal((2, samples)))
-            engine = engine.slower(host).slower(load, LOAD)
-        drawn = replace(profile, passes=passes, link=link, engine=engine)
-        known = replace(self, profile=drawn, round_overhead_factors=overhead)
-        return replace(known, draft_normals=draft, verify_normals=verify)
+        fit = self.profile.fitted
+        if fit is None or placed.shape.name != fit.model:
+            return ERROR_OF_SHEET
+        return np.hypot(fit.tpot_error, error_beyond(self.beyond(context=self.context)))
+
+    def beyond(self, **loads: Real) -> Iterator[Beyond]:
+        """Yield what lies beyond the rows that the profile was fitted to; loads: see `beyond.WORDS`."""
+        here = {"concurrency": self.batch, "devices": self.devices} | loads
+        stored = (self.placed_target.storage.name,)
+        yield from beyond_rows(self.profile, self.target.name, stored, self.server, here)
+
+    def sample(self, rng: np.random.Generator, samples: int) -> "ModelPair":
+        """Draw the profile anew within its uncertainty; a leading axis of samples."""
+        from .sampled import sampled
+
+        return sampled(self, rng, samples)
 
     def scaled(self, factors: Mapping[str, float]) -> "ModelPair":
         """Multiply constants of all passes by name, `link_s`, `host_s` (all of the host) or `round_overhead_s`."""

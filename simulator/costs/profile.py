@@ -12,6 +12,7 @@ from simulator.ground.artefacts import UserError
 
 from .engine import Engine
 from .fitted import ServingFit
+from .ranges import TimedRange
 from .step import Floats, Real, spread, step_s
 
 # What fits and comparisons call the costs of `BurnUnits`, beside those of number formats.
@@ -213,19 +214,6 @@ class Link:
         """Multiply the time of all that it does."""
         latency_s = np.asarray(self.latency_s * factor, np.float64)
         return replace(self, bytes_per_s=self.bytes_per_s / factor, latency_s=latency_s)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TimedRange:
-    """What was timed at least and at most, of one of `RANGES`."""
-
-    least: float
-    most: float
-
-    def doublings_beyond(self, value: Real) -> Floats:
-        """Return how often the nearer end has to be doubled or halved to come to a value; 0 inside."""
-        value = np.maximum(np.asarray(value, np.float64), 1.0)
-        return np.maximum(0.0, np.maximum(np.log2(value / max(self.most, 1.0)), np.log2(max(self.least, 1.0) / value)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,9 +29,9 @@ from .profile import (
     Power,
     Profile,
     Source,
-    TimedRange,
     constant,
 )
+from .ranges import parse_range
 
 KIND = "hardware_profile"
 # 1: first version. 2: `uncertainty` may be `relative_errors` by parameter, where nothing is known of correlations.
@@ -189,12 +189,6 @@ def parse_profile(field: Field) -> Profile:
     if not (profile.passes or profile.units or profile.decoding):
         field["passes"].refuse("at least one number format, burn units or a decoding pair")
     return profile
-
-
-def parse_range(field: Field) -> TimedRange:
-    """Read what was timed, from least to most."""
-    least = field["least"].number()
-    return TimedRange(least=least, most=field["most"].number(least))
 
 
 def parse_power(field: Field) -> Power:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from simulator.costs.beyond import error_beyond
 from simulator.costs.model_costs import ModelPair
 from simulator.costs.parameters import Load
 from simulator.costs.step import Floats, Real
@@ -58,10 +59,25 @@ def drawn_loads(
     """
     isl = isl + np.zeros(len(draft_lengths))
     sampled = served(pair.sample(rng, len(drawn_tokens)), load, isl, osl, draft_lengths, tokens_per_round)
+    fit = pair.profile.fitted
+    if fit is not None:
+        beyond = error_beyond(pair.beyond(isl=isl, osl=osl))
+        errors = np.stack([np.hypot(error or fit.tpot_error, beyond) for error in (fit.tpot_error, fit.ttft_error)])
+        normals = rng.standard_normal((2, len(drawn_tokens))) * fit.tails(rng, len(drawn_tokens))
+        factors = np.exp(normals[..., None] * errors.reshape(2, 1, -1))
+        sampled = Served(*(off_by(one, osl, *factors) for one in sampled))
     middle = served(pair, load, isl, osl, draft_lengths, tokens_per_round).drafted
     moved = served(pair, load, isl, osl, draft_lengths, drawn_tokens).drafted
     ratios = (np.asarray(a) / np.where(b == 0, 1, b) for a, b in zip(moved, middle, strict=True))
     return Served(sampled.plain, Steady(*(a * b for a, b in zip(sampled.drafted, ratios, strict=True))))
+
+
+def off_by(one: Steady, osl: Real, tpot: Floats, ttft: Floats) -> Steady:
+    """Return a load whose times a token and to the first token are multiplied by factors."""
+    passes = np.asarray(osl) - 1
+    before, tpot_s, ttft_s = one.ttft_s + passes * one.tpot_s, tpot * one.tpot_s, ttft * one.ttft_s
+    rate = one.output_tokens_per_s * before / (ttft_s + passes * tpot_s)
+    return one._replace(tpot_s=tpot_s, ttft_s=ttft_s, output_tokens_per_s=rate)
 
 
 def load_columns(sweep: Sweep, load: Load, pair: ModelPair, columns: Columns) -> Columns:

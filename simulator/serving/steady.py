@@ -12,7 +12,7 @@ import numpy as np
 from simulator.costs.model_costs import ModelPair, Placed
 from simulator.costs.parameters import CHUNK
 from simulator.costs.room import room
-from simulator.costs.step import Floats, Real
+from simulator.costs.step import Floats, Real, spread
 
 from .flow import Flow, alike_flow, apart_flow, mixed_flow, rounds_of
 from .passes import Passes, Prompts, passes_of
@@ -157,7 +157,7 @@ def come_to(served: Served, osl: Floats, clients: Floats, requests: Floats) -> S
     passes, flow, running, timed = served.passes, served.flow, served.running, served.timed()
     engine = passes.target.engine
     every = np.ones(np.broadcast_shapes(np.shape(running), np.shape(flow.chunks), np.shape(passes.width)))
-    front_s = engine.in_front_s(running * every) + engine.first_passes * timed.first_s
+    front_s = engine.in_front_s(running * every) + spread(engine.first_passes, every.ndim) * timed.first_s
     # Of a request that runs; who waits for its place has come to the engine already, and adds nothing to that.
     place_s = timed.waiting_s + timed.reading_s + timed.decoding_s
     apiece_s = np.maximum((front_s + place_s) / clients, place_s / running)

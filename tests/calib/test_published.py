@@ -15,7 +15,7 @@ from calibration.published.cases import PARAMETERS, UNITS, Case, load_cases, pub
 from calibration.validate.published.curve import along, rising
 from calibration.validate.published.fit import CaseResult, validate_case
 from calibration.validate.published.report import result_json, summary_text
-from simulator.costs.model_costs import ERROR_OF_SHEET
+from simulator.costs.beyond import ERROR_OF_SHEET
 from simulator.costs.profile_file import load_profile, save_profile
 from simulator.costs.step import Knobs
 from simulator.ground.artefacts import UserError

@@ -12,7 +12,8 @@ from simulator.answers.uncertainty import uncertainty
 from simulator.costs.cautions import cautions
 from simulator.costs.model_costs import SEPARATE, USABLE_MEMORY, Placed
 from simulator.costs.parts import PARTS
-from simulator.costs.profile import DATASHEET, Curve, Link, Power, Profile, TimedRange, constant
+from simulator.costs.profile import DATASHEET, Curve, Link, Power, Profile, constant
+from simulator.costs.ranges import TimedRange
 from simulator.costs.room import largest_batch
 from simulator.costs.shapes import read_shape
 from simulator.costs.step import RoundCost

@@ -30,10 +30,10 @@ from simulator.costs.profile import (
     Power,
     Profile,
     Source,
-    TimedRange,
     constant,
 )
 from simulator.costs.profile_file import KIND, SCHEMA_VERSION, load_profile, presets, profile_json
+from simulator.costs.ranges import TimedRange
 from simulator.costs.shapes import read_shape
 from simulator.costs.step import step_s
 from simulator.ground.artefacts import UserError, to_json

@@ -282,7 +282,7 @@ def test_a_batch_is_told_what_a_server_adds_to_its_steps() -> None:
     assert float(found.decode_s) == pytest.approx(step_s + 32 * 2e-4, rel=1e-3)
     said = f"a server under load adds 6.4 ms to a step of {1e3 * step_s:.3g} ms"
     assert [text.startswith(said) for text in cautions(pair) if "--isl" in text] == [True]
-    assert not [text for text in cautions(pair, loaded=True) if "--isl" in text]
+    assert not [text for text in cautions(pair, isl=900, osl=202) if "--isl" in text]
     little = replace(pair, profile=replace(PAIR.profile, engine=Engine(load_layer_s=1e-6)))
     assert not [text for text in cautions(little) if "--isl" in text]
 

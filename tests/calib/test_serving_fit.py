@@ -1,0 +1,146 @@
+"""What a fit to rows of a server says of itself: how sure, of which loads, beyond which rows, what is not physical."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.stats import t
+
+from calibration.fit.from_serving import calibrate_serving
+from calibration.fit.loads import Options, loads_of
+from calibration.fit.serving_report import said, serving_json, serving_text, unphysical
+from calibration.validate.serving import log_errors, validate_serving
+from simulator.costs.cautions import cautions
+from simulator.costs.fitted import ServingFit
+from simulator.costs.model_costs import ModelPair
+from simulator.costs.parameters import DeviceOptions, Load
+from simulator.costs.priced import load_pricing
+from simulator.costs.profile import CALIBRATED, Profile
+from simulator.costs.ranges import TimedRange
+from simulator.costs.shapes import read_shape
+from simulator.ground.artefacts import UserError
+from simulator.rounds.loads import drawn_loads
+
+from .serving_rows import DENSE, SHEET, fitted, halves, loads_in
+
+
+def test_rows_of_one_load_count_once() -> None:
+    """Rows that are given three times tell no more, and repeats of a load no more than their mean."""
+    few, once = halves(loads_in(DENSE), 5)[0], fitted(5)
+    thrice = calibrate_serving(few.select([i for i in range(5) for _ in range(3)]), SHEET, "engine")
+    assert thrice.logs == pytest.approx(once.logs, abs=1e-6)
+    assert thrice.covariance == pytest.approx(once.covariance, abs=1e-6)
+    one, other = once.profile.fitted, thrice.profile.fitted
+    assert one is not None
+    assert other is not None
+    assert (other.rows, other.loads, one.loads, other.degrees) == (15, 5, 5, one.degrees)
+    assert other.tpot_error == pytest.approx(one.tpot_error, rel=1e-6)
+    assert "The rows are of 5 loads" in serving_text(thrice)
+    with pytest.raises(UserError, match="rows of 2 loads"):
+        calibrate_serving(few.select([0, 0, 0, 1]), SHEET, "engine")
+
+
+def test_what_a_row_is_off_by_without_it_is_what_a_fit_of_the_others_says() -> None:
+    five, found = halves(loads_in(DENSE), 5)[0], fitted(5)
+    for left in (0, 3):
+        others = calibrate_serving(five.select([i for i in range(5) if i != left]), SHEET, "engine")
+        alone = validate_serving(five.select([left]), others.profile)
+        assert found.held_out_tpot[left] == pytest.approx(float(alone.tpot[0]), abs=0.02)
+        assert abs(found.held_out_tpot[left]) > abs(found.tpot[left])
+
+
+def test_a_forecast_s_interval_is_that_of_rows() -> None:
+    """Constants are drawn together, and rows are off besides: `simulate` and `validate --serving` say the same."""
+    profile = fitted(10).profile
+    row = replace(loads_in(DENSE).rows[0], concurrency=32.0, isl=2048.0, osl=2048.0, tp=4)
+    (error,) = log_errors(loads_of([row], profile, Options()), profile)["tpot"]
+    drafter = {"target_model": "llama-3.1-70b", "method": "eagle3", "dtype": "fp8", "tp": 4}
+
+    def spread(of: Profile) -> float:
+        pair = load_pricing(DeviceOptions(profile="h200", **drafter)).models
+        assert pair is not None
+        pair = replace(pair, profile=of, batch=32, context=3072)
+        lengths, tokens = np.arange(1, 2), np.array([1.5])
+        drawn = drawn_loads(
+            pair, Load(requests=320), 2048, 2048, lengths, tokens, np.full((2000, 1), 1.5), np.random.default_rng(1)
+        )
+        low, high = np.quantile(drawn.plain.tpot_s, (0.025, 0.975))
+        return float(np.log(high / low) / 2)
+
+    most = float(error) * t.ppf(0.975, profile.fitted.degrees)
+    assert spread(profile) == pytest.approx(most, rel=0.25)
+    assert spread(profile) < 0.8 * spread(SHEET)
+
+
+def fitted_to(**changes: object) -> Profile:
+    """A profile that says it was fitted to rows of a model."""
+    fit = ServingFit(
+        **{"sheet": "h200", "model": "llama-3.1-70b", "engine": "vllm", "rows": 10, "loads": 10, "tpot_error": 0.04},
+        **{"constants": ("flop_scale",), "covariance": np.eye(1) * 1e-4, "draws": np.array([[0.01], [-0.01]])},
+        **{"formats": ("fp8",), "ttft_error": 0.1},
+        ranges={n: TimedRange(least=a, most=b) for n, a, b in RANGED},
+    )
+    return replace(SHEET, status=CALIBRATED, fitted=replace(fit, **changes))
+
+
+RANGED = (("concurrency", 4, 64), ("isl", 1024, 8192), ("osl", 256, 1024), ("devices", 1, 8))
+
+
+@pytest.mark.parametrize(
+    ("changed", "load", "expected"),
+    [
+        ({}, {}, ""),
+        ({"batch": 256}, {}, "256 sequences at once: engine was fitted to rows of 4 to 64; each doubling"),
+        ({}, {"isl": 32768}, "prompts of 32,768 tokens: engine was fitted to rows of 1,024 to 8,192"),
+        ({}, {"osl": 64}, "answers of 64 tokens: engine was fitted to rows of 256 to 1,024"),
+        ({"devices": 16}, {}, "16 devices: engine was fitted to rows of 1 to 8"),
+        ({"dtype": "bfloat16"}, {}, "weights in bfloat16: engine was fitted to rows of fp8; that adds 10%"),
+        ({"server": "sglang"}, {}, "sglang: engine was fitted to rows of vllm; that adds 12%"),
+        ({"target": read_shape("llama-3.1-8b")}, {}, "llama-3.1-8b: engine was fitted to rows of llama-3.1-70b"),
+    ],
+)
+def test_beyond_the_rows_of_a_fit_one_line_says_so_and_the_interval_widens(
+    changed: dict, load: dict, expected: str
+) -> None:
+    options = DeviceOptions(profile="h200", target_model="llama-3.1-70b", method="ngram", dtype="fp8", tp=4)
+    pair = load_pricing(options).models
+    assert pair is not None
+    pair = replace(pair, profile=replace(fitted_to(), name="engine"), batch=32, context=2048)
+    moved_pair, at = replace(pair, **changed), {"isl": 2048, "osl": 512} | load
+    told = [line for line in cautions(moved_pair, None, **at) if "fitted to rows" in line]
+    assert [line.startswith(expected) for line in told] == ([True] if expected else [])
+    lengths, tokens = np.arange(1, 2), np.array([1.5])
+
+    def spread(of: ModelPair, isl: int, osl: int) -> float:
+        drawn = drawn_loads(of, Load(), isl, osl, lengths, tokens, np.full((500, 1), 1.5), np.random.default_rng(1))
+        return float(np.std(np.log(drawn.plain.tpot_s)))
+
+    fits_there = replace(moved_pair, profile=replace(fitted_to(), fitted=replace(fitted_to().fitted, **ANYWHERE)))
+    if "target" not in changed and "server" not in changed:
+        ratio = spread(moved_pair, at["isl"], at["osl"]) / spread(fits_there, at["isl"], at["osl"])
+        assert (ratio > 1.2) == bool(expected)
+
+
+ANYWHERE = {"formats": (), "ranges": {}}
+
+
+def test_constants_are_said_to_be_as_before_only_where_rows_left_them() -> None:
+    """And where no device has such, that is said: rates above a peak, floors that have all but gone."""
+    found = fitted(5)
+    errors = np.array([c.error for c in found.constants])
+    still = replace(found, logs=0.2 * errors, covariance=np.diag(errors**2))
+    assert set(said(still).values()) == {"as before: the rows do not tell"}
+    moving = replace(still, logs=0.3 * errors)
+    assert set(said(moving).values()) == {"moved, though known no better"}
+    assert set(said(replace(moving, covariance=np.diag(errors**2 / 4))).values()) == {""}
+    assert unphysical(found) == {}
+    at = [c.name for c in found.constants].index("mem_scale")
+    logs = found.logs.copy()
+    logs[at], logs[at + 1] = np.log(0.7), np.log(0.05)
+    odd = replace(found, logs=logs)
+    assert unphysical(odd) == {
+        "mem_scale": "not physical: 114% of its peak",
+        "launch_s": "not physical: 5% of what was assumed is left",
+    }
+    assert "Not physical, so this is not what the server has: seconds a byte, launch." in serving_text(odd)
+    assert not serving_json(odd, {})["physical"]
