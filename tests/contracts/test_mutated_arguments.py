@@ -123,6 +123,7 @@ CALLS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("drafters list", "", ()),
     ("pairs list", "--method mtp --json", ()),
     ("pairs show", "eagle3-kimi-k2.5:coding", ()),
+    ("workload describe", "traffic.csv --json", ()),
     (
         "simulate",
         "--acceptance eagle3-kimi-k2:gsm8k --draftN 9 --extrapolate",
@@ -163,6 +164,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (here / name).write_bytes(source.read_bytes())
     write_decode(here / "decode.jsonl", lengths=(1, 4, 8))
     write_passes(here / "passes.json")
+    (here / "traffic.csv").write_text("sent_s,prompt_tokens,output_tokens\n0,9,2\n1,8,3\n")
     (here / "spec.json").write_text(json.dumps(SPEC))
     (here / "metrics.txt").write_text(
         "vllm:spec_decode_num_drafts_total 10\nvllm:spec_decode_num_draft_tokens_total 40\n"

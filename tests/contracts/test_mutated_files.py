@@ -39,6 +39,9 @@ from simulator.costs.profile_file import load_profile, save_profile
 from simulator.costs.shapes import read_shape
 from simulator.ground.artefacts import UserError
 from simulator.ground.histogram import AcceptanceHistogram, load_histogram
+from simulator.workloads.reading import read_workload
+from simulator.workloads.requests import validated
+from simulator.workloads.statistics import statistics_of
 from tests.accept.tool_files import OTHERS, RUNS, write, written
 from tests.accept.traces import make_trace
 from tests.calib.made_decode import write_decode
@@ -55,6 +58,16 @@ ODD: tuple[Any, ...] = (
 WORDS = (b"NaN", b"Infinity", b"-1", b"1e999", b"{", b"]", b'"', b"\n", b"\x00", b"\xff\xfe", b",,", b"null", b"9" * 40)
 Read = Callable[[Path], bool]
 BENCH = {"backend": "sglang", "max_concurrency": 8, "completed": 80, "mean_tpot_ms": 9.0, "mean_ttft_ms": 80.0}
+MOONCAKE = {"timestamp": 500, "input_length": 1000, "output_length": 4, "hash_ids": [3, 8]}
+SAID = {"conversations": [{"from": "human", "value": "Say it, please." * 3}, {"from": "gpt", "value": "It." * 9}]}
+AGENT = {"request_id": "a", "session_id": "s", "not_before_ms": 5.0} | MOONCAKE
+WAITS = {"request_id": "b", "dependencies": [{"request_id": "a", "trigger": "completion", "delay_ms": 2.0}]} | MOONCAKE
+TRAFFIC = {
+    "Azure": "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46.68,374,44\n2023-11-16 18:15:50.99,9,1\n",
+    "Mooncake": f"{json.dumps(MOONCAKE)}\n{json.dumps(MOONCAKE)}\n",
+    "agents": f"{json.dumps(AGENT)}\n{json.dumps(WAITS)}\n",
+    "ShareGPT": json.dumps([SAID, SAID]),
+}
 BENCH |= {"total_input_tokens": 80_000, "total_output_tokens": 16_000, "model_id": "deepseek-v3"}
 
 
@@ -226,6 +239,13 @@ def reads_rows(path: Path) -> bool:
     return not np.any(found <= 0)
 
 
+def reads_traffic(path: Path) -> bool:
+    """Whether what traffic is like can be said."""
+    workload = read_workload(path)
+    found = statistics_of(workload)
+    return validated(workload.requests) is workload.requests and 0 <= found.shareable <= 1 and found.prompt.least >= 1
+
+
 def unhashed_probe(path: Path) -> Path:
     """A probe whose raw samples are not told from others by their hash."""
     write_probe(path, results(made_points({"empty": {}}, BURN_COST, 0.0, np.random.default_rng(0))))
@@ -281,6 +301,10 @@ def sources(folder: Path) -> dict[str, tuple[Path, Read]]:
     lines = [{"prompt": "Say it.", "category": "a"}, {"question_id": 3, "turns": ["One.", "Two."], "category": "b"}]
     for name, line in zip(("prompts", "turns"), lines, strict=True):
         found[name] = (write(folder / f"{name}.jsonl", line, line), lambda path: bool(load_prompts(path).rows))
+    for name, content in TRAFFIC.items():
+        path = folder / f"{name}.traffic"
+        path.write_text(content)
+        found[f"traffic of {name}"] = (path, reads_traffic)
     text = {"prompt": "Say it.", "output": "It."}
     found["texts"] = (write(folder / "texts.jsonl", text, text), lambda path: bool(load_texts(path).rows))
     return found
