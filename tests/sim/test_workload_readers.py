@@ -73,6 +73,7 @@ def lines(rows: list[dict[str, object]]) -> str:
     [
         (AZURE, "Azure LLM", [374, 12, 396], [44, 1, 109], [0, 0.1, 4.314579]),
         (AZURE_2024, "Azure LLM", [10, 20], [2, 3], [0, 1.25]),
+        (AZURE_2024.replace("11 00:00:00.750000+00", "11 02:00:00.75+02"), "Azure LLM", [10, 20], [2, 3], [0, 1.25]),
         (BURST, "BurstGPT", [10, 30, 40], [5, 7, 9], [0, 6, 7.5]),
         (lines(MOONCAKE), "Mooncake", [1000, 513, 600], [4, 5, 6], [0, 3, 3]),
         (lines(BAILIAN), "Bailian", [30, 40], [4, 5], [0, 1]),

@@ -1,7 +1,9 @@
 """Columns of traffic as arrays, and requests of them; rows that are none are accounted for."""
 
+import warnings
 from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime
+from contextlib import suppress
+from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -69,22 +71,24 @@ def number(value: Any) -> float:
 
 
 def clock(values: Sequence[Any]) -> Array:
-    """Return dates with times of day as seconds since 1970, NaN for what is none; a zone other than UTC is none."""
+    """Return dates with times of day as seconds since 1970, NaN for what is none; without a zone they are of UTC."""
     texts = [str(value).removesuffix("+00:00").removesuffix("Z") for value in values]
-    try:
-        times = np.array(texts, "M8[ns]")
-    except ValueError:
-        times = np.array([date(text) for text in texts], "M8[ns]")
-    return np.where(np.isnat(times), np.nan, times.astype(np.int64) / 1e9)
+    # NumPy takes "now" for a date as well, and only warns of zones.
+    if all(text[:1].isdigit() for text in texts):
+        with suppress(ValueError, UserWarning), warnings.catch_warnings():
+            warnings.simplefilter("error")
+            times = np.array(texts, "M8[ns]")
+            return np.where(np.isnat(times), np.nan, times.astype(np.int64) / 1e9)
+    return np.array([date(text) for text in texts], np.float64)
 
 
-def date(text: str) -> np.datetime64:
-    """Return a date with a time of day; no time for what is none."""
+def date(text: str) -> float:
+    """Return a date with a time of day as seconds since 1970; NaN for what is none."""
     try:
-        datetime.fromisoformat(text[:19])
-        return np.datetime64(text, "ns")
-    except ValueError:
-        return np.datetime64("NaT", "ns")
+        read = datetime.fromisoformat(text)
+        return (read if read.tzinfo else read.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        return np.nan
 
 
 def identities(values: Sequence[Any]) -> Columns:

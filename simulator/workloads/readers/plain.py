@@ -9,6 +9,7 @@ from .columns import Columns, Workload, gathered, named, numbers, requests_in
 from .format import Format, Options
 from .rows import Block, Source
 
+MOST_PRIORITY = 2**31 - 1
 NEEDS = ("prompt_tokens", "output_tokens")
 
 
@@ -36,7 +37,7 @@ def columns(categories: dict[str, int], is_timed: bool, block: Block) -> Columns
         "prompt": numbers(prompt),
         "output": numbers(output),
         "category": named(kinds, categories),
-        "priority": np.nan_to_num(numbers(priority), nan=0, posinf=0, neginf=0),
+        "priority": np.nan_to_num(numbers(priority)).clip(-MOST_PRIORITY, MOST_PRIORITY),
     }
     return found | ({"arrival_s": numbers(sent)} if is_timed else {})
 
