@@ -1,7 +1,7 @@
 """What each round of each request drafts and accepts: counter-based draws, alike in every engine, policy and load.
 
 A draw depends on its words alone, never on what was drawn before: draft lengths, policies and loads are compared on the
-same luck. Named tuples of arrays, functions that `compiled` takes.
+same luck. Named tuples of arrays, functions that `lean` takes.
 """
 
 from typing import NamedTuple
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulator.costs.step import Floats
-from simulator.ground.compiled import compiled
+from simulator.ground.compiled import lean
 
 Ints = NDArray[np.int64]
 
@@ -54,7 +54,7 @@ class Acceptance(NamedTuple):
     at_found: int
 
 
-@compiled
+@lean
 def mixed(z: int) -> int:
     """Return a number of which each bit hangs on all 64 of another's."""
     z = (z ^ ((z >> 30) & HIGH_34)) * TIMES_1
@@ -62,7 +62,7 @@ def mixed(z: int) -> int:
     return z ^ ((z >> 31) & HIGH_33)
 
 
-@compiled
+@lean
 def uniform(seed: int, request: int, round_: int, position: int) -> float:
     """Return a number in [0, 1) of 53 bits, which hangs on these words alone; positions lie below `PLACES`."""
     z = mixed(int(seed) + GAMMA * (int(request) + 1))
@@ -70,10 +70,10 @@ def uniform(seed: int, request: int, round_: int, position: int) -> float:
     return ((z >> 11) & HIGH_53) * UNIT
 
 
-@compiled
-def own(acceptance: Acceptance, seed: int, request: int, category: int) -> int:
+@lean
+def own(ints: Ints, seed: int, request: int, category: int) -> int:
     """Return the row or walk of a request."""
-    ints, at = acceptance.ints, category * CATEGORY
+    at = category * CATEGORY
     first, choices = int(ints[at + FIRST]), int(ints[at + CHOICES])
     if choices == 1:
         return first
@@ -82,18 +82,18 @@ def own(acceptance: Acceptance, seed: int, request: int, category: int) -> int:
     return first + int(request) % choices
 
 
-@compiled
+@lean
 def recorded(ints: Ints, walk: int, round_: int) -> int:
     """Return what a round of a walk was; walk: where its begin and length stand."""
     return int(ints[ints[walk] + round_ % ints[walk + 1]])
 
 
-@compiled
+@lean
 def offered(acceptance: Acceptance, seed: int, request: int, category: int, round_: int, k: int) -> int:
     """Return how many tokens a request drafts at K = k; round_: how often it has drafted before."""
     if k <= 0 or not acceptance.ints[category * CATEGORY + VARIES]:
         return k
-    row = own(acceptance, seed, request, category)
+    row = own(acceptance.ints, seed, request, category)
     if acceptance.ints[category * CATEGORY + HOW] == ROUNDS:
         return min(k, recorded(acceptance.ints, acceptance.at_walks + row * WALK + OFFERED_START, round_))
     drawn, d, found = uniform(seed, request, round_, OFFERED), 0, acceptance.at_found + row * acceptance.longest
@@ -103,7 +103,7 @@ def offered(acceptance: Acceptance, seed: int, request: int, category: int, roun
     return d
 
 
-@compiled
+@lean
 def accepted(
     acceptance: Acceptance, seed: int, request: int, category: int, round_: int, written: int, drafts: int
 ) -> int:
@@ -120,35 +120,43 @@ def accepted(
     """
     if drafts <= 0:
         return 0
-    row, how = own(acceptance, seed, request, category), acceptance.ints[category * CATEGORY + HOW]
+    ints, floats, longest = acceptance.ints, acceptance.floats, acceptance.longest
+    row, how = own(ints, seed, request, category), ints[category * CATEGORY + HOW]
+    if how == LAW:
+        most = min(drafts, longest)
+        law = acceptance.at_survival + (row * (longest + 1) + most) * longest
+        return by_law(floats, law, floats[category], seed, request, round_, most)
+    walk = acceptance.at_walks + row * WALK
     if how == ROUNDS:
-        return min(drafts, recorded(acceptance.ints, acceptance.at_walks + row * WALK + START, round_))
-    floats, taken = acceptance.floats, 0
-    if how == TEXT:
-        walk = acceptance.at_walks + row * WALK
-        start, length = acceptance.ints[walk + START], acceptance.ints[walk + LENGTH]
-        while taken < drafts:
-            place = written + taken
-            if uniform(seed, request, place, COIN) >= floats[start + place % length]:
-                break
+        return min(drafts, recorded(ints, walk, round_))
+    return along_text(floats, int(ints[walk + START]), int(ints[walk + LENGTH]), seed, request, written, drafts)
+
+
+@lean
+def by_law(floats: Floats, law: int, sharp: float, seed: int, request: int, round_: int, most: int) -> int:
+    """Return how many of so many drafts are accepted; law: where their P(A >= j) begin."""
+    taken, drawn = 0, uniform(seed, request, round_, WHOLE)
+    if sharp <= 0:
+        while taken < most and drawn < floats[law + taken]:
             taken += 1
         return taken
-    most = min(drafts, acceptance.longest)
-    law = acceptance.at_survival + (row * (acceptance.longest + 1) + most) * acceptance.longest
-    if floats[category] > 0:
-        while taken < most:
-            sure = law_confidence(floats, law, floats[category], seed, request, round_, taken)
-            if uniform(seed, request, round_, COIN + taken) >= sure:
-                break
-            taken += 1
-        return taken
-    drawn = uniform(seed, request, round_, WHOLE)
-    while taken < most and drawn < floats[law + taken]:
+    while taken < most:
+        if uniform(seed, request, round_, COIN + taken) >= sure(floats, law, sharp, seed, request, round_, taken):
+            break
         taken += 1
     return taken
 
 
-@compiled
+@lean
+def along_text(floats: Floats, start: int, length: int, seed: int, request: int, written: int, drafts: int) -> int:
+    """Return how many drafts are accepted from a place of a text on."""
+    taken = 0
+    while taken < drafts and uniform(seed, request, written + taken, COIN) < floats[start + (written + taken) % length]:
+        taken += 1
+    return taken
+
+
+@lean
 def confidence(
     acceptance: Acceptance, seed: int, request: int, category: int, round_: int, written: int, drafts: int, place: int
 ) -> float:
@@ -160,7 +168,7 @@ def confidence(
     how, floats = acceptance.ints[category * CATEGORY + HOW], acceptance.floats
     if how == ROUNDS:
         return 1.0
-    row = own(acceptance, seed, request, category)
+    row = own(acceptance.ints, seed, request, category)
     if how == TEXT:
         walk = acceptance.at_walks + row * WALK
         start, length = acceptance.ints[walk + START], acceptance.ints[walk + LENGTH]
@@ -169,11 +177,11 @@ def confidence(
     if place >= most:
         return 0.0
     law = acceptance.at_survival + (row * (acceptance.longest + 1) + most) * acceptance.longest
-    return law_confidence(floats, law, floats[category], seed, request, round_, place)
+    return sure(floats, law, floats[category], seed, request, round_, place)
 
 
-@compiled
-def law_confidence(floats: Floats, law: int, sharp: float, seed: int, request: int, round_: int, place: int) -> float:
+@lean
+def sure(floats: Floats, law: int, sharp: float, seed: int, request: int, round_: int, place: int) -> float:
     """Return the same of a draft by a law, whose P(A >= j) begin at an index."""
     before = floats[law + place - 1] if place > 0 else 1.0
     chance = floats[law + place] / before if before > 0 else 0.0

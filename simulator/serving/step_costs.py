@@ -1,6 +1,6 @@
 """What a step of an engine takes, from sums over its sequences: tables by tokens, coefficients for all else.
 
-Equal to what `costs` says of the same pass and drafts; made by `pass_tables`. Functions that `compiled` takes.
+Equal to what `costs` says of the same pass and drafts; made by `pass_tables`. Functions that `lean` takes.
 """
 
 import math
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulator.costs.step import Floats
-from simulator.ground.compiled import compiled
+from simulator.ground.compiled import lean
 
 Ints = NDArray[np.int64]
 
@@ -77,7 +77,7 @@ def no_totals(costs: StepCosts) -> Floats:
     return np.zeros(SUMS + 2 * costs.slots)
 
 
-@compiled
+@lean
 def add(
     costs: StepCosts, totals: Floats, new_tokens: int, context: int, drafts: int, is_prompt: bool, samples: bool
 ) -> None:
@@ -106,7 +106,7 @@ def add(
         add_bounded(costs.floats, costs.at_slots + SLOT * slot, totals, SUMS + 2 * slot, n, s, is_prompt)
 
 
-@compiled
+@lean
 def add_bounded(f: Floats, slot: int, totals: Floats, into: int, n: float, s: float, is_prompt: bool) -> None:
     """Add a sequence to one slot, as `costs.layers.Attention` has it."""
     rows, most = f[slot + SLOT_ROWS], f[slot + MOST]
@@ -118,7 +118,7 @@ def add_bounded(f: Floats, slot: int, totals: Floats, into: int, n: float, s: fl
         totals[into + 1] += n + (min(s, most - 1) if f[slot + IS_WINDOW] > 0 else min(s, most * n))
 
 
-@compiled
+@lean
 def seconds(costs: StepCosts, totals: Floats, k: int) -> float:
     """Return the seconds of a step: the target's pass, and what drafts the next k tokens; k < 0: nothing drafts."""
     f, decoding, prompts = costs.floats, totals[COUNT], totals[PROMPT + COUNT]
@@ -133,7 +133,7 @@ def seconds(costs: StepCosts, totals: Floats, k: int) -> float:
     return float(total_s + f[costs.at_rounds + 2 * k] + f[costs.at_rounds + 2 * k + 1] * decoding)
 
 
-@compiled
+@lean
 def pass_s(costs: StepCosts, totals: Floats, k: int, q: int) -> float:
     """Return the seconds of one pass of a step."""
     f, plan, is_target = costs.floats, (k * costs.passes + q) * PLAN, q == 0
@@ -181,7 +181,7 @@ def pass_s(costs: StepCosts, totals: Floats, k: int, q: int) -> float:
     return float(device_s + f[costs.at_after + q])
 
 
-@compiled
+@lean
 def joined_s(compute_s: float, memory_s: float, exponent: float) -> float:
     """Return the seconds of compute and memory that overlap, as `costs.step` has it."""
     longer, shorter = max(compute_s, memory_s), min(compute_s, memory_s)
@@ -192,7 +192,7 @@ def joined_s(compute_s: float, memory_s: float, exponent: float) -> float:
     return float(longer * (1 + (shorter / longer) ** exponent) ** (1 / exponent))
 
 
-@compiled
+@lean
 def byte_s(f: Floats, curve: int, width: int, knots: int, size: float) -> float:
     """Return the seconds a byte of passes that move so many, as `costs.profile.Curve` has it."""
     at, below, seconds = math.log(max(size, 1.0)), 0, curve + width
