@@ -10,6 +10,7 @@ import click
 from simulator.costs.kinds import is_models
 from simulator.costs.parameters import BY_NAME, LOAD_NAMES, Load, Point
 from simulator.ground.artefacts import UserError, check_outputs, envelope, to_json
+from simulator.ground.command import wrapped
 
 from .cases import Case, named
 from .options import provenance
@@ -87,14 +88,18 @@ def sweep_alone(cases: "Sequence[tuple[Case, SweepOptions]]") -> None:
     basis = basis_of(
         pair, IidAcceptance(0.5), draft_length=1, alpha=0.5, stated=options.stated, profile=grids[0][0].profile
     )
+    warnings = list(dict.fromkeys(said for pricing, grid in grids for said in cautions_of(pricing, grid)))
     if options.as_json:
         axes = {BY_NAME[name].key: grids[0][1].values[name].tolist() for name in NAMES}
         axes |= {key: sorted({named(case)[key] for case, _ in cases}) for key in named(cases[0][0])}
         body = envelope("sweep", 1, {**constants_of(grids[0][0], options), **axes})
         told = {"costs": basis.costs, "costs_text": basis.costs_text}
         body |= {"basis": told, "points": points, "answers": plain_json(rows), "unfit": unfit}
-        click.echo(to_json(body | {"best": plain_json([best])[0] if best else None}), nl=False)
+        body |= {"best": plain_json([best])[0] if best else None, "warnings": warnings}
+        click.echo(to_json(body), nl=False)
         return
+    if warnings:
+        click.echo(wrapped(f"warning: {warning}" for warning in warnings))
     click.echo(plain_text(best, rows, points, unfit, basis.lines[-1]))
     if options.out:
         click.echo(f"wrote {options.out}")
@@ -111,6 +116,15 @@ def grid_of(case: "Case", options: "SweepOptions") -> "tuple[Pricing, Grid]":
     pricing = load_pricing(replace(device, method="ngram"))._replace(load=options.load)
     whole = grid_over(pricing, {name: options.axes[name] for name in options.stated})
     return pricing, Grid(values={name: whole.values[name] for name in NAMES})
+
+
+def cautions_of(pricing: "Pricing", grid: "Grid") -> tuple[str, ...]:
+    """Return what to know of a target before the numbers."""
+    from simulator.costs.cautions import cautions
+
+    assert pricing.models is not None
+    batch, isl, osl = (grid.values[name] for name in NAMES)
+    return cautions(replace(pricing.models, context=isl + osl.max(), batch=batch), isl=isl, osl=osl)
 
 
 def load_in(pricing: "Pricing") -> Load:

@@ -173,6 +173,8 @@ def test_a_sweep_of_a_target_alone_is_what_simulate_says_of_each_load(output, tm
     rows = list(csv.DictReader((tmp_path / "loads.csv").read_text().splitlines()))
     assert max(float(row["baseline_tokens_per_s"]) for row in rows) == pytest.approx(most)
     assert [row["devices"] for row in rows] == ["1"] * 4 + ["2"] * 4
+    beyond = ("--concurrency", 4, "--isl", "100k,200k", "--osl", 256, "--prefix-hit", 0.99)
+    assert "beyond the 131,072 tokens that the target" in output("sweep", *MODEL, *beyond)
 
 
 def test_lists_of_devices_and_chunks_are_sweeps_of_their_own(output, tmp_path: Path) -> None:
