@@ -27,6 +27,8 @@ from .told import told as rows_told
 LATENCY_ERROR, LOAD_ERROR, FRONT_ERROR, FIRST_ERROR = 1.0, 1.0, 1.0, 1.5
 # Passes that a first token waits for besides, before rows tell.
 FIRST_PASSES = 0.3
+# What a round takes for each sequence besides, before rows tell: published rounds of engines took 0.07 to 0.28 ms.
+ROUND_SEQUENCE_S, SEQUENCE_ERROR = 1.4e-4, 0.7
 # Of rows, by what rows of other models are off by.
 TPOT_NOISE, TTFT_NOISE = 0.03, 0.12
 LEAST_LOADS = 3
@@ -94,6 +96,11 @@ def constants_of(profile: Profile, loads: Loads) -> tuple[Constant, ...]:
     ]
     if any(p.devices > 1 for p in loads.placings):
         found += [Constant("link_bytes_per_s", link_error), Constant("link_latency_s", LATENCY_ERROR)]
+    if loads.has_drafts:
+        found += [
+            Constant("round_overhead_s", profile.round_overhead_error),
+            Constant("round_sequence_s", SEQUENCE_ERROR),
+        ]
     found += FRONT if np.isfinite(loads.column("ttft_s")).any() else ()
     return tuple(c for c in found if c.error > 0)
 
@@ -118,7 +125,10 @@ def calibrate_serving(loads: Loads, prior: Profile, name: str, source_sha256: st
         UserError: There are too few rows that fit into memory.
     """
     engine = prior.engine or Engine()
-    prior = replace(prior, engine=replace(engine, first_passes=engine.first_passes or FIRST_PASSES))
+    engine = replace(engine, first_passes=engine.first_passes or FIRST_PASSES)
+    if loads.has_drafts:
+        engine = replace(engine, round_sequence_s=engine.round_sequence_s or ROUND_SEQUENCE_S)
+    prior = replace(prior, engine=engine)
     fits = np.isfinite(loads.priced(prior).tpot_s)
     loads = loads.select([int(i) for i in np.flatnonzero(fits)])
     if (count := loads.distinct) < LEAST_LOADS:
@@ -173,6 +183,8 @@ def profile_of(calibration: ServingCalibration, told: Told, name: str, source_sh
         link = replace(link, error=float(errors["link_bytes_per_s"]))
     if "host_layer_s" in errors:
         engine = replace(engine, host_error=float(errors["host_layer_s"]))
+    round_s, round_error = float(fitted.round_overhead_s), errors.get("round_overhead_s", fitted.round_overhead_error)
+    fitted = replace(fitted, round_overhead_s=round_s, round_overhead_error=float(round_error))
     tpot_error, ttft_error = (None if np.isnan(s) else float(s) for s in told.spreads)
     fit = ServingFit(
         sheet=calibration.prior.name,

@@ -10,9 +10,14 @@ from numpy.typing import NDArray
 
 from calibration.sources.serving import ServingRow
 from simulator.costs.datasheet import MACHINE
+from simulator.costs.drafters import draft_model
+from simulator.costs.drafters.methods import method_named
+from simulator.costs.drafters.plan import check_lengths
 from simulator.costs.fitted import LOADED
 from simulator.costs.formats import Storage, format_of
-from simulator.costs.model_costs import Placed
+from simulator.costs.model_costs import ModelPair, Placed
+from simulator.costs.parameters import DeviceOptions
+from simulator.costs.placing import place_models
 from simulator.costs.profile import Profile
 from simulator.costs.profile_file import load_profile
 from simulator.costs.ranges import TimedRange
@@ -84,8 +89,14 @@ class Loads:
     def numbers(self) -> NDArray[np.int64]:
         """Return a number of each row's load, the same for rows of one: alike but for what was measured."""
         known: dict[tuple[ServingRow, Placing], int] = {}
-        keys = zip((replace(row, line=0, tpot_s=1.0, ttft_s=None) for row in self.rows), self.placings, strict=True)
+        silent = (replace(r, line=0, path="", tpot_s=1.0, ttft_s=None, tokens_per_round=None) for r in self.rows)
+        keys = zip(silent, self.placings, strict=True)
         return np.array([known.setdefault(key, len(known)) for key in keys], np.int64)
+
+    @property
+    def has_drafts(self) -> bool:
+        """Whether any row is of rounds with drafts."""
+        return any(row.draft_length for row in self.rows)
 
     @property
     def distinct(self) -> int:
@@ -100,9 +111,9 @@ class Loads:
         """Return what the rows' loads come to on a profile, [*samples, rows]."""
         clients, isl, osl, sent = (self.column(name) for name in ("concurrency", "isl", "osl", "requests"))
         requests = np.where(np.isnan(sent), REQUESTS_A_CLIENT * clients, np.maximum(sent, clients))
-        parts = []
-        for placing in dict.fromkeys(self.placings):
-            at = [i for i, p in enumerate(self.placings) if p == placing]
+        parts, drafts = [], [row.method if row.draft_length else "" for row in self.rows]
+        for placing, method in dict.fromkeys(zip(self.placings, drafts, strict=True)):
+            at = [i for i, both in enumerate(zip(self.placings, drafts, strict=True)) if both == (placing, method)]
             placed = Placed(
                 shape=self.shape,
                 dtype=placing.storage,
@@ -111,7 +122,11 @@ class Loads:
                 profile=profile,
                 replicas=placing.replicas,
             )
-            parts.append((at, steady(placed, clients[at], isl[at], osl[at], requests=requests[at])))
+            served, k, tau = drafting(placed, method) if method else placed, None, None
+            if method:
+                k, tau = (self.column(name)[at] for name in ("draft_length", "tokens_per_round"))
+            load = clients[at], isl[at], osl[at]
+            parts.append((at, steady(served, *load, requests=requests[at], draft_length=k, tokens_per_round=tau)))
         shape = (*np.shape(parts[0][1].tpot_s)[:-1], len(self))
         found = {name: np.full(shape, np.nan) for name in Steady._fields}
         for at, come_to in parts:
@@ -198,8 +213,8 @@ def no_use(row: ServingRow, shape: ModelShape, profile: Profile, given: Options)
         return "of other engines"
     if row.device and device_of(row.device) not in ("", profile.device):
         return "on other devices"
-    if row.draft_length:
-        return "with drafts"
+    if row.draft_length and (reason := no_drafts(row, shape)):
+        return reason
     if row.osl < 2:
         return "of answers of one token"
     devices = (row.tp or given.tp or 1) * row.dp
@@ -213,6 +228,31 @@ def no_use(row: ServingRow, shape: ModelShape, profile: Profile, given: Options)
     if row.dp > 1 and not shape.experts:
         return "of replicas of a dense model"
     return ""
+
+
+def no_drafts(row: ServingRow, shape: ModelShape) -> str:
+    """Say why the drafts of a row cannot be priced, "" where they can."""
+    if not row.method or not row.tokens_per_round:
+        return "with drafts, without method, draft length and tokens a round"
+    if not 1 <= row.tokens_per_round <= row.draft_length + 1:
+        return "with more tokens a round than drafts, or less than one"
+    if row.dp > 1:
+        return "with drafts and attention of several groups"
+    try:
+        method = method_named(row.method)
+        check_lengths(method.usual(shape), (row.draft_length,))
+    except UserError:
+        return "with drafts of a method that is not known, or longer than it drafts"
+    return "with drafts of a model, whose sizes rows do not state" if method is draft_model.METHOD else ""
+
+
+def drafting(target: Placed, name: str) -> ModelPair:
+    """Put the usual drafter of a method beside a target."""
+    method, profile, plain = method_named(name), target.profile, target.storage.plain.name
+    options = DeviceOptions(method=method.name, dtype=plain, kv_dtype=target.kv_dtype, tp=target.devices)
+    pair = place_models(profile, options, target.shape, method.usual(target.shape), method)
+    # What a round costs besides may be samples, as factors may.
+    return replace(pair, dtype=target.dtype, round_overhead_s=1.0, round_overhead_factors=profile.round_overhead_s)
 
 
 @lru_cache(maxsize=256)

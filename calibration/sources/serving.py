@@ -84,7 +84,8 @@ class ServingRow:
     """A load and what was measured of it; "" and None where the row does not say.
 
     line: in the file that `path` names, where there are several. concurrency: requests on the way, in all. isl, osl:
-    tokens of a prompt and an answer. requests: in all. draft_length: 0 without speculation, at least 1 with it.
+    tokens of a prompt and an answer. requests: in all. draft_length: 0 without speculation, at least 1 with it. method:
+    of speculation. tokens_per_round: of it, where the draft length is known too.
     """
 
     line: int
@@ -104,6 +105,8 @@ class ServingRow:
     device: str = ""
     requests: float | None = None
     draft_length: int = 0
+    method: str = ""
+    tokens_per_round: float | None = None
     path: str = ""
 
 
@@ -166,6 +169,8 @@ def read_row(values: Mapping[Any, Any], line: int, *, comma: bool = False) -> Se
         device=text(cells, "device"),
         requests=done,
         draft_length=whole(cells, "draft_length") or int(is_drafted(cells)),
+        method=text(cells, "method"),
+        tokens_per_round=number(cells, "tokens_per_round") if "draft_length" in cells else None,
     )
 
 

@@ -27,6 +27,8 @@ KIND = "serving_validation"
 SCHEMA_VERSION = 1
 # Ranges of clients and lengths are of this factor.
 RANGE = 4
+# Of a row, what results repeat.
+STATED = ("path", "line", "concurrency", "isl", "osl", "tp", "dp", "draft_length")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +117,10 @@ def serving_json(validation: ServingValidation, parameters: Mapping[str, Any]) -
     both = {"tpot": validation.tpot, "ttft": validation.ttft}
     rows = [
         {
-            **{name: getattr(row, name) for name in ("path", "line", "concurrency", "isl", "osl", "tp", "dp")},
+            **{
+                name: getattr(row, name)
+                for name in ("path", "line", "concurrency", "isl", "osl", "tp", "dp", "draft_length")
+            },
             "tpot_ms": 1e3 * row.tpot_s,
             "tpot_forecast_ms": shown(1e3 * float(found.tpot_s[i])),
             "tpot_error": shown(float(validation.tpot[i])),

@@ -302,7 +302,8 @@ class ModelPair:
         """Return the seconds of rounds besides their passes."""
         each_s = spread(self.round_overhead_factors, np.ndim(batch)) * self.round_overhead_s * np.ones(np.shape(batch))
         engine = self.placed_target.engine
-        return np.asarray(each_s + engine.round_sequence_s * batch + (engine.tree_round_s if self.tree else 0.0))
+        sequence_s = spread(engine.round_sequence_s, np.ndim(batch))
+        return np.asarray(each_s + sequence_s * batch + (engine.tree_round_s if self.tree else 0.0))
 
     def drafted_s(self, of: DraftPass, batch: Count, context: Count) -> Floats:
         """Return the seconds of one pass of the draft."""

@@ -9,10 +9,12 @@ from scipy.stats import t
 from calibration.fit.from_serving import calibrate_serving
 from calibration.fit.loads import Options, loads_of
 from calibration.fit.serving_report import said, serving_json, serving_text, unphysical
+from calibration.sources.serving import ServingRow
 from calibration.validate.serving import log_errors, validate_serving
 from simulator.costs.cautions import cautions
 from simulator.costs.fitted import ServingFit
 from simulator.costs.model_costs import ModelPair
+from simulator.costs.moved import moved
 from simulator.costs.parameters import DeviceOptions, Load
 from simulator.costs.priced import load_pricing
 from simulator.costs.profile import CALIBRATED, Profile
@@ -144,3 +146,34 @@ def test_constants_are_said_to_be_as_before_only_where_rows_left_them() -> None:
     }
     assert "Not physical, so this is not what the server has: seconds a byte, launch." in serving_text(odd)
     assert not serving_json(odd, {})["physical"]
+
+
+def test_what_a_round_takes_for_each_sequence_is_fitted_where_rows_have_drafts() -> None:
+    """Rows without drafts leave it as it was; those whose drafts nobody can price are left out and counted."""
+    truth = moved(replace(SHEET, engine=replace(SHEET.engine, round_sequence_s=1.4e-4)), TRUTH)
+    like = {"isl": 1024.0, "osl": 512.0, "tp": 4, "dtype": "fp8", "model": "llama-3.1-70b", "engine": "vllm"}
+    of_k = {0: None, 2: 2.1, 5: 2.9}
+    drafts = [
+        ServingRow(line=1, concurrency=c, tpot_s=1.0, draft_length=k, method="EAGLE-3" if k else "", **like)
+        for c in (4.0, 32.0, 128.0)
+        for k in of_k
+    ]
+    rows = [replace(row, tokens_per_round=of_k[row.draft_length]) for row in drafts]
+    loads = loads_of(rows, SHEET, Options())
+    assert len(loads) == 9
+    times = loads.priced(truth).tpot_s
+    found = calibrate_serving(
+        replace(loads, rows=tuple(replace(r, tpot_s=float(s)) for r, s in zip(rows, times, strict=True))), SHEET, "e"
+    )
+    assert float(found.profile.engine.round_sequence_s) == pytest.approx(2.8e-4, rel=0.1)
+    assert "round_sequence_s" in found.told
+    assert found.profile.round_overhead_error < SHEET.round_overhead_error
+    plain = fitted(5)
+    assert not {"round_sequence_s", "round_overhead_s"} & {c.name for c in plain.constants}
+    assert (plain.profile.engine.round_sequence_s, plain.profile.round_overhead_s) == (0.0, SHEET.round_overhead_s)
+    odd = [{"tokens_per_round": None}, {"tokens_per_round": 9.0}, {"method": "guesswork"}, {"method": "draft_model"}]
+    left = loads_of([*rows, *(replace(rows[1], **one) for one in odd)], SHEET, Options()).left_out
+    assert sum(left.values()) == len(left) == 4
+
+
+TRUTH = {"round_sequence_s": 2.0, "round_overhead_s": 1.3, "mem_scale": 1.1}

@@ -38,11 +38,16 @@ def method_named(name: str, option: str = "--method") -> Method:
     Raises:
         UserError: There is none.
     """
-    plain = name.strip().lower().replace("-", "_")
+    plain = bare(name)
     for method in methods().values():
-        if plain in {n.replace("-", "_") for n in (method.name, *method.also)}:
+        if plain in map(bare, (method.name, *method.also)):
             return method
     raise UserError(f"{option}: {name!r} is not known, expected {one_of(tuple(methods()), name)}")
+
+
+def bare(name: str) -> str:
+    """Return a name in small letters, without what stands between its parts."""
+    return re.sub(r"[-_ ]", "", name.lower())
 
 
 def check_list(text: str) -> None:
