@@ -9,15 +9,16 @@ from .step import Floats, Real
 
 
 def room(models: ModelPair | Placed, context: Real) -> Floats:
-    """Return how many sequences of such contexts fit; infinite where that is not known, or one adds nothing."""
+    """Return how many sequences of such contexts fit, with the part of one; infinite where that is not known, or one
+    adds nothing."""
     if models.profile.memory_bytes is None:
         return np.full(np.shape(context), np.inf)
     limit = USABLE_MEMORY * models.profile.memory_bytes
-    none, one = (held(models, batch, context) for batch in (0, 1))
+    none, one = held(models, 0, 1), held(models, 1, context)
     found = np.full(np.shape(context), np.inf)
     for empty, with_one in zip(none, one, strict=True):
         of_one = np.where(with_one > empty, with_one - empty, np.nan)
-        rooms = np.floor((limit - empty) / of_one)
+        rooms = (limit - empty) / of_one
         found = np.minimum(found, np.where(np.isnan(rooms), np.where(empty > limit, 0.0, np.inf), rooms))
     return np.asarray(np.maximum(found, 0.0))
 

@@ -11,10 +11,10 @@ import numpy as np
 
 from simulator.costs.model_costs import ModelPair, Placed
 from simulator.costs.parameters import CHUNK
-from simulator.costs.room import room
 from simulator.costs.step import Floats, Real, spread
 
 from .flow import Flow, alike_flow, apart_flow, mixed_flow, rounds_of
+from .memory import places
 from .passes import Passes, Prompts, passes_of
 
 
@@ -58,7 +58,8 @@ class Timed(NamedTuple):
 class Served(NamedTuple):
     """A load that was counted in passes, to be priced.
 
-    new: tokens that are read of a prompt of isl. context: tokens that the KV cache holds of one that decodes.
+    new: tokens that are read of a prompt of isl. context: tokens that the KV cache holds of one that decodes. held:
+    sequences that wait in mid-answer.
     """
 
     passes: Passes
@@ -68,6 +69,7 @@ class Served(NamedTuple):
     new: Floats
     context: Floats
     mixed: bool
+    held: Floats
 
     @property
     def there(self) -> Floats:
@@ -139,8 +141,8 @@ def steady(
     given = (np.asarray(v, np.float64) for v in (concurrency, isl, osl, prefix_hit, chunk, requests))
     clients, i, o, hit, m, sent = given
     b = np.minimum(clients, sent)
-    running = np.minimum(np.minimum(b, most_running), room(passes.pair or passes.target, i + o / 2))
-    running = np.where((running >= 1) & ((m >= passes.width) | (not mixed)), running, np.nan)
+    running, held = places(passes.pair or passes.target, np.minimum(b, most_running), i, o)
+    running = np.where((m >= passes.width) | (not mixed), running, np.nan)
     # Of a prompt that is cached whole its last token is computed again.
     new = np.maximum(i * (1 - hit), 1.0)
     tau = np.asarray(1.0 if tokens_per_round is None else tokens_per_round, np.float64)
@@ -148,7 +150,7 @@ def steady(
     idle = np.where((running > 1) & (b <= running), 1.0, 0.0)
     counted = (alike_flow if alike else mixed_flow) if mixed else apart_flow
     flow = counted(running, idle, rounds_of(o, tau), new, m, passes.width)
-    served = Served(passes, flow, running, i, new, i + np.maximum(o / 2 - 1, 0), mixed)
+    served = Served(passes, flow, running, i, new, i + np.maximum(o / 2 - 1, 0), mixed, held)
     return come_to(served, o, b, sent)
 
 
@@ -162,15 +164,17 @@ def come_to(served: Served, osl: Floats, clients: Floats, requests: Floats) -> S
     place_s = timed.waiting_s + timed.reading_s + timed.decoding_s
     apiece_s = np.maximum((front_s + place_s) / clients, place_s / running)
     for_place_s = clients * apiece_s - (front_s + place_s)
+    held_s = np.minimum(served.held * apiece_s, for_place_s)
+    for_place_s, answering_s = for_place_s - held_s, timed.decoding_s + held_s
     first_s = timed.waiting_s + timed.reading_s + for_place_s
     if np.any(np.isfinite(requests)):
         # Of the first, who all come at once, the last waits for a place as long as each one does later.
         first, burst_s = np.minimum(clients / requests, 1.0), served.burst_s() + for_place_s / 2
         first_s = (1 - first) * first_s + first * burst_s
         at_most_s = np.where(clients > running, place_s / running, 0.0)
-        apiece_s = np.maximum((front_s + first_s + timed.decoding_s) / clients, at_most_s)
+        apiece_s = np.maximum((front_s + first_s + answering_s) / clients, at_most_s)
     return Steady(
-        tpot_s=timed.decoding_s / np.where(osl > 1, osl - 1, np.nan),
+        tpot_s=answering_s / np.where(osl > 1, osl - 1, np.nan),
         ttft_s=first_s + front_s,
         output_tokens_per_s=osl / apiece_s,
         running=running,

@@ -1,5 +1,6 @@
 """A server pass by pass, the oracle of closed forms: clients in a closed loop, prompts in pieces beside decoding."""
 
+import math
 from collections import deque
 from typing import Any, NamedTuple
 
@@ -18,11 +19,15 @@ class Played(NamedTuple):
 
 
 class Server:
-    """Requests that wait, and that decode: number, tokens left, tokens in the cache."""
+    """Requests that wait (number, tokens to read, of how many) and that decode (number, tokens left, in the cache).
 
-    def __init__(self, isl: int, osl: int, spread: float, most_running: int, seed: int) -> None:
+    room: tokens of all caches. A prompt is begun where all of it fits; where a pass would not, who came last gives up
+    its place, and reads all of its tokens again later, ahead of the others.
+    """
+
+    def __init__(self, isl: int, osl: int, spread: float, most_running: int, room: float, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
-        self.isl, self.osl, self.spread, self.most = isl, osl, spread, most_running
+        self.isl, self.osl, self.spread, self.most, self.room = isl, osl, spread, most_running, room
         self.waiting: deque[list[int]] = deque()
         self.decoding: list[list[int]] = []
         self.requests: list[list[int]] = []
@@ -30,21 +35,53 @@ class Server:
     def send(self, at: int) -> None:
         tokens = max(2, round(self.osl * (1 + self.spread * (2 * self.rng.random() - 1))))
         self.requests.append([at, -1, -1, tokens])
-        self.waiting.append([len(self.requests) - 1, self.isl])
+        self.waiting.append([len(self.requests) - 1, self.isl, self.isl])
 
-    def read(self, left: int) -> tuple[list[tuple[int, int]], list[int]]:
+    @property
+    def kept(self) -> int:
+        """Tokens of all caches behind a pass, those of a prompt that is begun among them."""
+        return sum(one[2] + 1 for one in self.decoding) + (self.waiting[0][2] if self.is_reading else 0)
+
+    @property
+    def is_reading(self) -> bool:
+        """Whether a prompt is begun."""
+        return bool(self.waiting) and self.waiting[0][1] < self.waiting[0][2]
+
+    def give_up(self) -> bool:
+        """Take places where room lacks, of who came last, and return whether any was."""
+        before = len(self.decoding)
+        while self.kept > self.room and len(self.decoding) > 1:
+            number, _, cache = self.decoding.pop()
+            self.waiting.insert(int(self.is_reading), [number, cache + 1, cache + 1])
+        return len(self.decoding) < before
+
+    def read(self, left: int) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
         """Read prompts in order, as far as a pass has tokens left: pieces with what is before them, and what ended."""
-        pieces, ended = [], []
+        pieces = list[tuple[int, int]]()
+        ended, kept = list[tuple[int, int]](), self.kept
         while left > 0 and self.waiting and len(self.decoding) + len(ended) < self.most:
-            number, rest = self.waiting[0]
+            number, rest, total = self.waiting[0]
+            if rest == total and kept + total > self.room and (self.decoding or ended):
+                break
             piece = min(rest, left)
-            pieces.append((piece, self.isl - rest))
-            left -= piece
+            pieces.append((piece, total - rest))
+            left, kept = left - piece, kept + total * (rest == total)
             self.waiting[0][1] -= piece
             if piece == rest:
                 self.waiting.popleft()
-                ended.append(number)
+                ended.append((number, total))
         return pieces, ended
+
+    def begin(self, ended: list[tuple[int, int]], at: int) -> int:
+        """Let decode whose tokens are read, the next of each among them, and return how many ended with that."""
+        for number, total in ended:
+            request = self.requests[number]
+            request[1] = at if request[1] < 0 else request[1]
+            self.decoding.append([number, request[3] - (total - self.isl) - 1, total])
+            request[2] = request[2] if self.decoding[-1][1] else at
+        before = len(self.decoding)
+        self.decoding = [one for one in self.decoding if one[1]]
+        return before - len(self.decoding)
 
     def decode(self, at: int, draft_length: int, alpha: float) -> int:
         """Give each of those that decode the tokens of a pass, and return how many ended."""
@@ -73,25 +110,25 @@ def play(
     spread: float = 0.2,
     mixed: bool = True,
     most_running: int = 1 << 30,
+    room: float = math.inf,
     seed: int = 0,
 ) -> Played:
     """Run so many passes. A client sends when its request has ended; the pass that follows that has begun already."""
-    server, rows, late = Server(isl, osl, spread, most_running, seed), [], 0
+    server, rows, late = Server(isl, osl, spread, most_running, room, seed), [], 0
     for _ in range(clients):
         server.send(0)
     for at in range(passes):
+        gave_up = server.give_up()
         waits = not mixed and bool(server.waiting) and len(server.decoding) < server.most
         decoding = [] if waits else server.decoding
         cached = sum(one[2] for one in decoding)
-        pieces, ended = server.read(chunk - len(decoding) * (draft_length + 1))
+        pieces, ended = server.read(0 if gave_up else chunk - len(decoding) * (draft_length + 1))
         tokens, before = sum(n for n, _ in pieces), sum(n * s for n, s in pieces)
         rows.append((len(decoding), cached, len(pieces), tokens, before, len(ended)))
         for _ in range(late):
             server.send(at)
         late = 0 if waits else server.decode(at, draft_length, alpha)
-        for number in ended:
-            server.requests[number][1] = at
-            server.decoding.append([number, server.requests[number][3] - 1, isl])
+        late += server.begin(ended, at)
         if late and not server.decoding and not server.waiting:
             for _ in range(late):
                 server.send(at + 1)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from simulator.costs.cautions import cautions
 from simulator.costs.drafters.plan import DraftPlan
 from simulator.costs.engine import Engine
-from simulator.costs.model_costs import ModelPair, Placed
+from simulator.costs.model_costs import USABLE_MEMORY, ModelPair, Placed
 from simulator.costs.parameters import DeviceOptions
 from simulator.costs.priced import load_pricing
 from simulator.costs.profile_file import load_profile
@@ -156,6 +156,27 @@ def test_a_pass_of_few_tokens_decodes_no_more_sequences_than_it_holds(clients: i
 def test_a_pass_that_holds_no_round_serves_nothing() -> None:
     found = steady(PAIR, 8, 300, 100, chunk=np.array([4, 5]), draft_length=4, tokens_per_round=2.0)
     assert np.isnan(found.tpot_s).tolist() == [True, False]
+
+
+# Room for so many sequences of mean length, clients, prompt, answer.
+FULL = [(40.5, 32, 700, 300), (40.5, 40, 700, 300), (60.5, 62, 64, 300), (60.5, 75, 64, 300), (40.5, 80, 2000, 200)]
+
+
+@pytest.mark.parametrize("load", FULL)
+def test_memory_that_fills_lets_some_wait_before_and_some_in_their_answers(load: tuple[float, int, int, int]) -> None:
+    """A loop that counts tokens: prompts are begun where they fit, and places given up where answers do not."""
+    fits, clients, isl, osl = load
+    target, tokens = PAIR.placed_target, int(fits * (isl + osl / 2))
+    held = float(target.memory_bytes(0, 1)) + tokens * target.shape.kv_bytes_per_token("bfloat16")
+    target = replace(target, profile=replace(target.profile, memory_bytes=int(held / USABLE_MEMORY)))
+    found, passes = steady(target, clients, isl, osl), 20 * osl
+    tpot_s, ttft_s = measured(play(clients, isl, osl, room=tokens, passes=passes), passes_of(target, None), passes // 2)
+    assert float(found.tpot_s) == pytest.approx(tpot_s, rel=0.15)
+    assert 1 / 2 < float(found.ttft_s) / ttft_s < 2
+    assert float(found.output_tokens_per_s) == pytest.approx(clients * osl / (ttft_s + (osl - 1) * tpot_s), rel=0.15)
+    # Whose places are never short waits less.
+    wide = steady(PAIR.placed_target, clients, isl, osl)
+    assert (float(wide.ttft_s) < 0.9 * ttft_s) == (clients > 0.9 * fits)
 
 
 @settings(max_examples=30, deadline=None)
