@@ -14,15 +14,22 @@ from simulator.ground.command import FILE, say, stacked
 if TYPE_CHECKING:
     from calibration.fit.loads import Loads
     from calibration.sources.serving import ServingRow
+    from simulator.costs.parameters import Load
     from simulator.costs.profile import Profile
 
 # Options of rows.
-ROWS = ("target_model", "engine", "dtype", "kv_dtype", "tp")
+SERVED = ("chunk", "max_running", "prefix_hit", "prompts_first", "same_length")
+ROWS = ("target_model", "engine", "dtype", "kv_dtype", "tp", *SERVED)
 row_options = stacked(
     click.option("--target-model", metavar="NAME", help="Of rows of a server: the model whose rows are used."),
     click.option("--engine", metavar="NAME", help="Of rows of a server: the engine whose rows are used."),
     click.option("--kv-dtype", metavar="NAME", help="Of rows that do not say: the number format of the KV cache."),
     click.option("--tp", type=click.IntRange(1, 4096), help="The same: devices that share the model."),
+    click.option("--chunk", type=click.IntRange(1, 10_000_000), help="Of all rows: tokens of a pass at most.  [8192]"),
+    click.option("--max-running", type=click.IntRange(1), help="The same: sequences that run at once at most."),
+    click.option("--prefix-hit", type=click.FloatRange(0, 1), help="The same: share of prompts in the cache.  [0]"),
+    click.option("--prompts-first", is_flag=True, default=None, help="The same: prompts in passes of their own."),
+    click.option("--same-length", is_flag=True, default=None, help="The same: answers of one length, in step."),
 )
 weights_option = click.option("--dtype", metavar="NAME", help="Of rows that do not say: the number format of weights.")
 sheet_option = click.option(
@@ -51,8 +58,20 @@ def loads_from(paths: Sequence[Path], profile: "Profile", given: Mapping[str, An
         tp=given["tp"],
         dtype=formats["dtype"] or (fitted.dtype if fitted else ""),
         kv_dtype=formats["kv_dtype"],
+        served=served_as(given),
     )
     return loads_of(as_named(found.rows, options.target_model), profile, options)
+
+
+def served_as(given: Mapping[str, Any]) -> "Load":
+    """Return how a server takes loads: as it was given, else as most do."""
+    from simulator.costs.parameters import Load
+
+    if given["prompts_first"] and given["same_length"]:
+        raise UserError("--same-length: beside --prompts-first, expected one of them")
+    names = {"chunk": "chunk", "max_running": "most_running", "prefix_hit": "prefix_hit"}
+    told = {field: given[name] for name, field in names.items() if given[name] is not None}
+    return Load(**told, mixed=not given["prompts_first"], alike=bool(given["same_length"]))
 
 
 def as_named(rows: "Sequence[ServingRow]", target: str) -> "Sequence[ServingRow]":

@@ -16,7 +16,7 @@ from simulator.costs.drafters.plan import check_lengths
 from simulator.costs.fitted import LOADED
 from simulator.costs.formats import Storage, format_of
 from simulator.costs.model_costs import ModelPair, Placed
-from simulator.costs.parameters import DeviceOptions
+from simulator.costs.parameters import DeviceOptions, Load
 from simulator.costs.placing import place_models
 from simulator.costs.profile import Profile
 from simulator.costs.profile_file import load_profile
@@ -28,17 +28,20 @@ from simulator.serving.steady import Steady, steady
 
 # What benches send where a row does not say: requests a client, of which the first all come at once.
 REQUESTS_A_CLIENT = 10.0
+# How a server takes loads where nobody says.
+USUAL = Load()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What rows do not say, as it was given; "" and None: not."""
+    """What rows do not say, as it was given; "" and None: not. served: how the server takes loads."""
 
     target_model: str = ""
     engine: str = ""
     dtype: str = ""
     kv_dtype: str = ""
     tp: int | None = None
+    served: Load = USUAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,7 @@ class Loads:
     left_out: Mapping[str, int]
     assumed: tuple[str, ...] = ()
     dtype: str = ""
+    served: Load = USUAL
 
     def __len__(self) -> int:
         """Rows."""
@@ -125,8 +129,8 @@ class Loads:
             served, k, tau = drafting(placed, method) if method else placed, None, None
             if method:
                 k, tau = (self.column(name)[at] for name in ("draft_length", "tokens_per_round"))
-            load = clients[at], isl[at], osl[at]
-            parts.append((at, steady(served, *load, requests=requests[at], draft_length=k, tokens_per_round=tau)))
+            load, how = (clients[at], isl[at], osl[at]), self.served._asdict() | {"requests": requests[at]}
+            parts.append((at, steady(served, *load, **how, draft_length=k, tokens_per_round=tau)))
         shape = (*np.shape(parts[0][1].tpot_s)[:-1], len(self))
         found = {name: np.full(shape, np.nan) for name in Steady._fields}
         for at, come_to in parts:
@@ -177,6 +181,7 @@ def loads_of(rows: Sequence[ServingRow], profile: Profile, given: Options) -> Lo
         left_out=dict(left),
         assumed=tuple(assumed),
         dtype=given.dtype,
+        served=given.served,
     )
 
 

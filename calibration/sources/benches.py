@@ -41,6 +41,8 @@ def server_of(info: Field) -> dict[str, Any]:
     if not isinstance(info.value, dict):
         return {}
     told = {key: info[key].value for key in SERVER if info[key].is_given}
+    if info["speculative_eagle_topk"].value in (None, 1):  # of a chain; a tree has no draft length
+        told["speculative_num_steps"] = info["speculative_num_steps"].value
     tp, dp = (info[key].whole(1, 1 << 20, default=1) for key in ("tp_size", "dp_size"))
     if dp > 1 and not info["enable_dp_attention"].flag(default=False):
         raise BadRecord(f"dp_size is {dp} of whole replicas, expected rows of one")

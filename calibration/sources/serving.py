@@ -29,7 +29,7 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
     "model": ("model path", "model id", "model name"),
     "engine": ("backend", "framework", "server"),
     "device": ("system", "gpu", "hardware", "gpu name"),
-    "draft_length": ("num speculative tokens", "speculative num draft tokens", "k"),
+    "draft_length": ("num speculative tokens", "speculative num steps", "k"),
     "tokens_per_round": ("acceptance length", "accept length", "spec decode acceptance length", "al"),
     "method": ("speculative method", "speculative algorithm"),
     "requests": ("num prompts", "num requests", "completed", "successful requests"),

@@ -2,13 +2,17 @@
 
 import json
 from contextlib import chdir
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from calibration.fit.loads import Options, loads_of
 from calibration.sources.serving import ServingRow
 from calibration.sources.serving_files import read_all, read_serving
+from simulator.costs.parameters import Load
+from simulator.costs.profile_file import load_profile
 from simulator.ground.artefacts import UserError
 
 PUBLISHED = Path(__file__).parents[2] / "calibration" / "published" / "serving"
@@ -132,6 +136,14 @@ def test_loads_that_no_clients_make_are_refused(tmp_path: Path, written: dict, s
         rows_of(tmp_path, json.dumps(written), "result.json")
 
 
+def test_sglang_says_how_long_its_drafts_are_where_they_are_chains(tmp_path: Path) -> None:
+    drafting = {"speculative_algorithm": "EAGLE3", "speculative_num_steps": 3, "speculative_num_draft_tokens": 4}
+    for topk, told in ((1, (3, 2.5)), (4, (1, None))):
+        info = SERVER | drafting | {"speculative_eagle_topk": topk}
+        (row,) = rows_of(tmp_path, json.dumps(SGLANG | {"accept_length": 2.5, "server_info": info}), "a.json")
+        assert (row.method, row.draft_length, row.tokens_per_round) == ("EAGLE3", *told)
+
+
 def test_a_rate_whose_requests_on_the_way_were_counted_is_a_load(tmp_path: Path) -> None:
     """SGLang's bench counts them; of those that may be there, vLLM's says how many alone."""
     (row,) = rows_of(
@@ -172,6 +184,32 @@ def test_ten_files_of_a_bench_are_ten_rows_however_they_are_named(run, tmp_path:
         one, *others = (read_all([*map(Path, way)]) for way in (files, ["runs"], ["runs/run*/bench.json"]))
     assert [other.rows for other in others] == [one.rows] * 2
     assert one.files == tuple(map(Path, files)) == others[1].files
+
+
+def test_how_a_server_takes_loads_is_told_of_all_rows(run, tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("\n".join([ROWS[0], *ROWS[3::20]]) + "\n")
+    words = ("validate", "--serving", "rows.csv", "--profile", "h200", "--json")
+    usual = json.loads(run(*words).stdout)["rows"]
+    assert json.loads(run(*words, "--chunk", 8192, "--prefix-hit", 0).stdout)["rows"] == usual
+    for option in (
+        ("--chunk", 512),
+        ("--prefix-hit", "50%"),
+        ("--prompts-first",),
+        ("--same-length",),
+        ("--max-num-seqs", 4),
+    ):
+        rows = json.loads(run(*words, *option).stdout)["rows"]
+        assert [r["ttft_forecast_ms"] for r in rows] != [r["ttft_forecast_ms"] for r in usual], option
+    found = loads_of(read_all([tmp_path / "rows.csv"]).rows, load_profile("h200"), Options(served=Load(chunk=512)))
+    assert found.served.chunk == 512
+
+
+def test_one_load_in_two_files_is_one(tmp_path: Path) -> None:
+    bench_files(tmp_path / "one", 3)
+    bench_files(tmp_path / "other", 3)
+    rows = read_all([tmp_path]).rows
+    named = [replace(row, model="llama-3.1-70b") for row in rows]
+    assert (len(rows), loads_of(named, load_profile("h200"), Options()).distinct) == (6, 3)
 
 
 def test_too_few_rows_say_how_to_name_more(run, user_error, tmp_path: Path) -> None:
