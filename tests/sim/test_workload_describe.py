@@ -103,7 +103,7 @@ def test_describe_says_the_same_in_words_and_in_json(output, recorded: str) -> N
     words = output("workload", "describe", recorded)
     payload = json.loads(output("workload", "describe", recorded, "--json"))
     assert (payload["kind"], payload["schema_version"], payload["requests"]) == ("workload", 1, 300)
-    assert f"{recorded}: 300 requests, prompt_tokens, output_tokens" in words
+    assert f"{recorded}: 300 requests, rows of prompt_tokens and output_tokens" in words
     assert f"{payload['rate']:.3g} requests/s (gaps' CV {payload['gaps_cv']:.2f}, 1 of Poisson)" in words
     laws = f"--isl {payload['prompt']['law']} --osl {payload['output']['law']}"
     assert f"laws: {laws} --rate {payload['rate']:.3g} --burstiness {payload['burstiness']:.3g}" in " ".join(

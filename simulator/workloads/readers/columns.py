@@ -75,7 +75,7 @@ def clock(values: Sequence[Any]) -> Array:
     texts = [str(value).removesuffix("+00:00").removesuffix("Z") for value in values]
     # NumPy takes "now" for a date as well, and only warns of zones.
     if all(text[:1].isdigit() for text in texts):
-        with suppress(ValueError, UserWarning), warnings.catch_warnings():
+        with suppress(ValueError, Warning), warnings.catch_warnings():
             warnings.simplefilter("error")
             times = np.array(texts, "M8[ns]")
             return np.where(np.isnat(times), np.nan, times.astype(np.int64) / 1e9)

@@ -42,4 +42,4 @@ def columns(categories: dict[str, int], is_timed: bool, block: Block) -> Columns
     return found | ({"arrival_s": numbers(sent)} if is_timed else {})
 
 
-FORMAT = Format("prompt_tokens, output_tokens", NEEDS, read)
+FORMAT = Format("rows of prompt_tokens and output_tokens", NEEDS, read)
