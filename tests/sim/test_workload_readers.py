@@ -1,7 +1,9 @@
 """Readers of recorded traffic on small files, made up in each format; what is left out, and what is refused."""
 
 import bz2
+import csv
 import gzip
+import io
 import json
 import lzma
 from collections.abc import Callable
@@ -9,11 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from simulator.ground.artefacts import UserError
 from simulator.workloads.readers.account import Account
 from simulator.workloads.readers.format import Options
-from simulator.workloads.readers.rows import elements, line_blocks, open_source
+from simulator.workloads.readers.rows import elements, even_cells, line_blocks, open_source
 from simulator.workloads.readers.tokens import estimate
 from simulator.workloads.reading import read_column, read_workload
 from simulator.workloads.requests import unit_counts
@@ -275,6 +279,20 @@ def test_text_comes_in_the_same_rows_however_it_is_cut() -> None:
         cut = [text.encode()[i : i + size] for i in range(0, len(text.encode()), size)]
         assert "".join(line_blocks(cut)) == text
         assert all(block.endswith("\n") for block in list(line_blocks(cut))[:-1])
+
+
+@given(st.text(alphabet='ab1,\n\r"é ', max_size=24), st.integers(1, 3))
+def test_even_lines_are_cut_as_csv_cuts_them(text: str, width: int) -> None:
+    cells = even_cells(text, ",", width)
+    if cells:
+        rows = list(csv.reader(io.StringIO(text, newline="")))
+        assert [cell for row in rows for cell in row or [""]] == cells
+        assert all(len(row or [""]) == width for row in rows)
+
+
+def test_even_lines_are_found() -> None:
+    assert even_cells("1,2\r\n3,4", ",", 2) == ["1", "2", "3", "4"]
+    assert even_cells("1,2\n3\n", ",", 2) == even_cells("1,2,3\n4\n", ",", 2) == []
 
 
 def test_many_blocks_are_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -181,4 +181,7 @@ def requests_in(found: Columns, *, path: Path, unit_tokens: int = NAMED_TEXT) ->
 
 def named(values: Sequence[Any], names: dict[str, int]) -> Array:
     """Return the number of each name, and note new ones."""
-    return np.array([names.setdefault("" if v is None else str(v), len(names)) for v in values], np.int32)
+    texts = ["" if value is None else value if isinstance(value, str) else str(value) for value in values]
+    for text in dict.fromkeys(texts):
+        names.setdefault(text, len(names))
+    return np.fromiter(map(names.__getitem__, texts), np.int32, len(texts))
