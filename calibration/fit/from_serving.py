@@ -81,6 +81,13 @@ class ServingCalibration:
 
 def constants_of(profile: Profile, loads: Loads) -> tuple[Constant, ...]:
     """Return what rows may tell, with the errors that the profile states."""
+    shared = any(p.devices > 1 for p in loads.placings)
+    found = pass_constants(profile, shared=shared, drafts=loads.has_drafts)
+    return found + tuple(c for c in FRONT if np.isfinite(loads.column("ttft_s")).any())
+
+
+def pass_constants(profile: Profile, *, shared: bool, drafts: bool) -> tuple[Constant, ...]:
+    """Return what passes may tell; shared: whether several devices share a model; drafts: whether rounds have any."""
     cost = next(iter(profile.passes.values()))
     link_error = profile.link.error if profile.link else 0.0
     host_error = profile.engine.host_error if profile.engine else 0.0
@@ -94,14 +101,13 @@ def constants_of(profile: Profile, loads: Loads) -> tuple[Constant, ...]:
         Constant("load_layer_s", LOAD_ERROR),
         Constant("load_layer_sequence_s", LOAD_ERROR),
     ]
-    if any(p.devices > 1 for p in loads.placings):
+    if shared:
         found += [Constant("link_bytes_per_s", link_error), Constant("link_latency_s", LATENCY_ERROR)]
-    if loads.has_drafts:
+    if drafts:
         found += [
             Constant("round_overhead_s", profile.round_overhead_error),
             Constant("round_sequence_s", SEQUENCE_ERROR),
         ]
-    found += FRONT if np.isfinite(loads.column("ttft_s")).any() else ()
     return tuple(c for c in found if c.error > 0)
 
 
@@ -110,6 +116,15 @@ FRONT = (
     Constant("front_client_s", FRONT_ERROR),
     Constant("first_passes", FIRST_ERROR),
 )
+
+
+def before_rows(profile: Profile, *, drafts: bool) -> Profile:
+    """Return a profile with what rows move from where it says nothing of a server."""
+    engine = profile.engine or Engine()
+    engine = replace(engine, first_passes=engine.first_passes or FIRST_PASSES)
+    if drafts:
+        engine = replace(engine, round_sequence_s=engine.round_sequence_s or ROUND_SEQUENCE_S)
+    return replace(profile, engine=engine)
 
 
 def calibrate_serving(loads: Loads, prior: Profile, name: str, source_sha256: str = "") -> ServingCalibration:
@@ -124,11 +139,7 @@ def calibrate_serving(loads: Loads, prior: Profile, name: str, source_sha256: st
     Raises:
         UserError: There are too few rows that fit into memory.
     """
-    engine = prior.engine or Engine()
-    engine = replace(engine, first_passes=engine.first_passes or FIRST_PASSES)
-    if loads.has_drafts:
-        engine = replace(engine, round_sequence_s=engine.round_sequence_s or ROUND_SEQUENCE_S)
-    prior = replace(prior, engine=engine)
+    prior = before_rows(prior, drafts=loads.has_drafts)
     fits = np.isfinite(loads.priced(prior).tpot_s)
     loads = loads.select([int(i) for i in np.flatnonzero(fits)])
     if (count := loads.distinct) < LEAST_LOADS:

@@ -15,6 +15,8 @@ from simulator.ground.fields import Field, read_json_object
 from simulator.ground.histogram import AcceptanceHistogram, as_written, parse_histogram, tokens_per_round_iid
 from simulator.ground.schema import breaches, checker, load_schema
 
+from .loads import Load
+
 KIND = "published_cases"
 # 1: first version.
 SCHEMA_VERSIONS = (1,)
@@ -38,10 +40,14 @@ PLACES = ("batch", "concurrency", "context", "tp")
 
 
 class Pair(NamedTuple):
-    """Whose rounds a profile prices: config files or names of a target and a drafter, and how they run."""
+    """Whose rounds a profile prices: config files or names of a target and a drafter, and how they run.
+
+    A drafter may be named by its method: the one that such a target usually gets, or has.
+    """
 
     target_model: str
     draft_model: str
+    draft_dtype: str | None = None
     devices: int = 1
     batch: int = 1
     context: int = 1024
@@ -164,7 +170,9 @@ class Case:
     for none. min_right: of speedups, in how large a share the forecast has to say rightly whether it pays. profile:
     prices all rows, with no cost fitted; pairs: by group, what it prices. curve: milliseconds over verified tokens,
     those of all sequences, as points or FITTED. acceptance: FITTED where rows do not say what a round yields: then one
-    alpha of each group.
+    alpha of each group. load: how rows were sent, where they are throughputs of a server: rows marked "fit" tell
+    constants of the profile; max_steps: how many steps of a grid of clients the forecast may be off where speculation
+    stops paying.
     """
 
     name: str
@@ -181,6 +189,8 @@ class Case:
     pairs: Mapping[str, Pair] = field(default_factory=dict)
     curve: tuple[tuple[float, float], ...] | str | None = None
     acceptance: str | None = None
+    load: Load | None = None
+    max_steps: int | None = None
     fitted: tuple[str, ...] = ()
     fixed: Mapping[str, float | str] = field(default_factory=dict)
 
@@ -189,6 +199,7 @@ class Case:
         check_curve(self)
         check_groups(self)
         check_pairs(self)
+        check_load(self)
         for row in self.rows:
             try:
                 check_row(self, row)
@@ -242,7 +253,7 @@ def check_groups(case: Case) -> None:
             raise UserError(f"two rows are named {max(names, key=names.count)!r}{at}, expected a name for each")
         fits = sum(row.use == "fit" for row in rows)
         found = [*case.fitted, *["acceptance"] * bool(case.acceptance), *["curve"] * (case.curve == FITTED)]
-        if fits and not found:
+        if fits and not found and case.load is None:
             raise UserError(f"a row has use 'fit'{at}, but no parameter is fitted")
         if len(found) > fits:
             counts = f"{len(found)} parameters ({', '.join(found)}) and {fits} rows with use 'fit'{at}"
@@ -262,6 +273,19 @@ def check_pairs(case: Case) -> None:
         raise UserError(f"pairs: none for the group {lacking!r}, expected one for each")
     if any(row.draft_length is None for row in case.rows):
         raise UserError("profile: a row has no draft_length, which passes need")
+
+
+def check_load(case: Case) -> None:
+    """Refuse a load that nothing prices, or rows that are no throughputs of clients."""
+    if case.load is None:
+        if case.max_steps is not None:
+            raise UserError("max_steps: without a load, whose grid of clients it counts in")
+        return
+    if case.profile is None:
+        raise UserError("load: without a profile, which prices its passes")
+    wrong = next((r for r in case.rows if r.concurrency is None or r.measured_as != "tokens_per_s"), None)
+    if wrong is not None:
+        raise UserError(f"row {wrong.name!r}: expected concurrency and tokens_per_s, as a load measures them")
 
 
 def check_row(case: Case, row: Row) -> None:
@@ -332,6 +356,7 @@ def case_of(at: str, entry: Mapping[str, Any], folder: Path) -> Case:
     pairs = {group: Pair(**{k: beside(folder, v) for k, v in of.items()}) for group, of in stated.items()}
     curve = entry.get("curve")
     own: dict[str, Any] = {"rows": rows, "fitted": tuple(entry.get("fitted", ())), "pairs": pairs}
+    own["load"] = Load(**entry["load"]) if "load" in entry else None
     own["curve"] = tuple(map(tuple, curve)) if isinstance(curve, list) else curve
     try:
         return Case(**{**entry, **own})

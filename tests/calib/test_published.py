@@ -338,7 +338,11 @@ def test_a_row_says_how_a_profile_runs_its_pair() -> None:
 
 def test_engines_are_forecast_from_two_or_three_rows_of_a_table() -> None:
     """Of 14 tables the median is within 3 % and the 90th percentile within 8 %; the others say so."""
-    engines = [result_of(found.name) for found in PUBLISHED.values() if "no licence stated" in found.citation]
+    engines = [
+        result_of(found.name)
+        for found in PUBLISHED.values()
+        if "no licence stated" in found.citation and found.load is None
+    ]
     assert len(engines) == 27
     assert sum(r.case.max_median == 0.03 and r.case.max_p90 == 0.08 for r in engines) == 14
     held = [r for r in engines if r.median_error <= 0.03 and r.p90_error <= 0.08]

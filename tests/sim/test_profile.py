@@ -431,7 +431,7 @@ EXPECTED = {
     *("t4", "l4", "a100-40gb", "a100-80gb", "a100-80gb-pcie", "h100-sxm", "h100-pcie", "h200", "b200"),
     *("rtx-3090", "rtx-4090", "rtx-5090", "mi300x", "m3-max", "cpu-2-core"),
     *("a10", "l40s", "rtx-4060", "rtx-4070", "rtx-5080", "rtx-pro-6000", "b300", "gb200", "gb300", "h200-sglang"),
-    *("mi355x", "m4-max", "tpu-v5e", "tpu-v6e", "tpu-v7"),
+    *("mi355x", "m4-max", "tpu-v5e", "tpu-v6e", "tpu-v7", "a30", "a40", "mi250"),
 }
 
 

@@ -11,13 +11,13 @@ from simulator.costs.step import RoundCost, step_s
 from simulator.ground.artefacts import UserError
 
 from .curve import Points, along, rising
+from .load import ALPHA, Server
 from .priced import priced_s
+from .turning import Turn, turns_of
 
 Floats = NDArray[np.float64]
 # Below this share of the largest singular value a direction of the parameters is not decided by the rows.
 LEAST_SINGULAR = 1e-6
-# What a fitted acceptance is called among the parameters.
-ALPHA = "alpha"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +37,8 @@ class RowResult:
 class CaseResult:
     """What became of a case.
 
-    parameters: fitted values by group, in milliseconds, and an alpha. rows: all of them, in the case's order. bound:
+    parameters: fitted values by group: milliseconds, of a load what constants of the profile are multiplied by; and an
+    alpha. rows: all of them, in the case's order. bound:
     what |error| of the forecast rows may be at most; None for no bound besides the case's on their middle.
     """
 
@@ -88,9 +89,19 @@ class CaseResult:
         return self.case.min_right is None or (self.right or 0.0) >= self.case.min_right
 
     @property
+    def turns(self) -> tuple[Turn, ...]:
+        """Where speculation stops paying, of every group of rows of a load."""
+        return () if self.case.load is None else turns_of(self.rows)
+
+    @property
+    def turns_hold(self) -> bool:
+        """Whether that is forecast as near as the case wants."""
+        return self.case.max_steps is None or all(turn.steps <= self.case.max_steps for turn in self.turns)
+
+    @property
     def holds(self) -> bool:
         """Whether the errors of the forecast rows are within the bounds; without one it always holds."""
-        return self.is_right and all(error <= bound for _, error, bound in self.bounds)
+        return self.is_right and self.turns_hold and all(error <= bound for _, error, bound in self.bounds)
 
 
 def validate_case(case: Case, max_error: float | None = None) -> CaseResult:
@@ -106,12 +117,10 @@ def validate_case(case: Case, max_error: float | None = None) -> CaseResult:
     parameters, results = {}, {}
     for group in case.groups:
         rows = [row for row in case.rows if row.group == group]
-        fits = [row for row in rows if row.use == "fit"]
-        found = fit_acceptance(case, fits) if case.acceptance else fit(case, fits)
+        found, values = forecast_load(case, rows) if case.load else forecast_group(case, rows)
         rows = with_alpha(rows, found.get(ALPHA))
-        own = told(case, fits) if case.curve == FITTED else case
         parameters[group] = found
-        for row, value in zip(rows, forecast(own, rows, found), strict=True):
+        for row, value in zip(rows, values, strict=True):
             if not (value > 0 and np.isfinite(value)):
                 why = "as what it consists of is fitted to 0"
                 raise UserError(f"case {case.name!r}: row {row.name!r} costs nothing, {why}")
@@ -119,6 +128,21 @@ def validate_case(case: Case, max_error: float | None = None) -> CaseResult:
     ordered = tuple(results[row.group, row.name] for row in case.rows)
     bound = case.max_error if max_error is None else max_error
     return CaseResult(case=case, parameters=parameters, rows=ordered, bound=bound)
+
+
+def forecast_group(case: Case, rows: Sequence[Row]) -> tuple[dict[str, float], Floats]:
+    """Return what the fitted rows of a group tell, and what each row should measure."""
+    fits = [row for row in rows if row.use == "fit"]
+    found = fit_acceptance(case, fits) if case.acceptance else fit(case, fits)
+    own = told(case, fits) if case.curve == FITTED else case
+    return found, forecast(own, with_alpha(rows, found.get(ALPHA)), found)
+
+
+def forecast_load(case: Case, rows: Sequence[Row]) -> tuple[dict[str, float], Floats]:
+    """Return the same of throughputs of a server."""
+    server = Server.of(case, rows)
+    found, told = server.told_by([row for row in rows if row.use == "fit"])
+    return found, server.throughputs(rows, told)
 
 
 def round_s(case: Case, rows: Sequence[Row], fitted: Mapping[str, float]) -> Floats:

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from calibration.published.cases import Case, Pair, Row
 from simulator.costs.drafters import draft_model
-from simulator.costs.drafters.methods import method_named
+from simulator.costs.drafters.methods import method_named, methods
 from simulator.costs.drafters.plan import Tree
 from simulator.costs.model_costs import ModelPair
 from simulator.costs.profile import Profile
@@ -46,16 +46,22 @@ def placed(pair: Pair, row: Row) -> Pair:
 
 def pair_of(profile: Profile, pair: Pair, tree: tuple[int, int] | None) -> ModelPair:
     """Return two models at work, in the formats that their files state."""
-    target, draft = read_shape(pair.target_model), read_shape(pair.draft_model)
+    target = read_shape(pair.target_model)
+    if pair.draft_model in methods():
+        method = method_named(pair.draft_model)
+        draft = method.usual(target)
+    else:
+        draft = read_shape(pair.draft_model)
+        method = method_named(draft.drafting.method) if draft.drafting else draft_model.METHOD
     return ModelPair(
         profile=profile,
         target=target,
         draft=draft,
         dtype=target.storage or "bfloat16",
-        draft_dtype=draft.storage or "bfloat16",
+        draft_dtype=pair.draft_dtype or draft.storage or "bfloat16",
         batch=pair.batch,
         context=pair.context,
-        method=method_named(draft.drafting.method) if draft.drafting else draft_model.METHOD,
+        method=method,
         tree=Tree(*tree) if tree else None,
         devices=pair.devices,
         round_overhead_s=profile.round_overhead_s,

@@ -10,6 +10,7 @@ from simulator.ground.artefacts import envelope
 from simulator.ground.command import table
 
 from .fit import CaseResult, RowResult
+from .turning import Turn
 
 KIND = "published_validation"
 # 1: first version.
@@ -70,6 +71,7 @@ def summary_text(results: Sequence[CaseResult]) -> str:
         far = (f"{r.median_error:.2%}", f"{r.p90_error:.2%}", f"{r.largest_error:.2%}")
         rows.append((r.case.name, str(fits), str(len(r.errors)), *far, bound and f"{bound}%", verdict(r)))
     said = [right_text(r) for r in results if r.case.min_right is not None]
+    said += [turn_text(r.case.name, turn) for r in results for turn in r.turns]
     broken = "\n".join([*said, *(broken_text(r) for r in results if not r.holds)])
     return "\n\n".join(filter(None, [headline(results), table(rows, left=(0, 7)), broken]))
 
@@ -80,18 +82,34 @@ def right_text(result: CaseResult) -> str:
     return f"{result.case.name}: {right}, {result.case.min_right:.0%} wanted"
 
 
+def turn_text(name: str, turn: Turn) -> str:
+    """Say from which load speculation no longer pays."""
+    where = f"{name}, {turn.group}" if turn.group else name
+    said = [
+        f"pays with {most} clients, the most" if at is None else f"stops paying at {at} clients"
+        for at, most in ((turn.forecast, turn.grid[-1]), (turn.measured, turn.grid[-1]))
+    ]
+    return (
+        f"{where}: speculation {said[0]}; measured, it {said[1]}"
+        if said[0] != said[1]
+        else f"{where}: speculation {said[0]}, as measured"
+    )
+
+
 def broken_text(result: CaseResult) -> str:
     """Say which row breaks the bound."""
     worst = max((r for r in result.rows if r.row.use == "forecast"), key=lambda r: abs(r.error))
     where = f"{worst.row.group}, {worst.row.name}" if worst.row.group else worst.row.name
     middle = [] if result.is_right else [f"{1 - (result.right or 0):.1%} wrong whether it pays"]
+    middle += [] if result.turns_hold else ["the load at which it stops paying"]
     middle += [f"{of} {error:.2%} > {bound:.2%}" for of, error, bound in result.bounds[:-1] if error > bound]
     return f"{result.case.name}: BROKEN by {', '.join([*middle, f'{where} ({worst.error:+.2%})'])}"
 
 
 def verdict(result: CaseResult) -> str:
     """Say whether the bounds hold."""
-    return "no bound" if not result.bounds and result.case.min_right is None else "holds" if result.holds else "BROKEN"
+    is_bound = bool(result.bounds) or result.case.min_right is not None or result.case.max_steps is not None
+    return "no bound" if not is_bound else "holds" if result.holds else "BROKEN"
 
 
 def result_json(results: Sequence[CaseResult], parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,6 +133,8 @@ def case_result_json(result: CaseResult) -> dict[str, Any]:
         "max_p90": case.max_p90,
         "right": result.right,
         "min_right": case.min_right,
+        "turns": [turn._asdict() | {"steps": turn.steps} for turn in result.turns],
+        "max_steps": case.max_steps,
         "profile": case.profile,
         "curve": case.curve,
         "acceptance": case.acceptance,
