@@ -15,6 +15,8 @@ TOKENIZERS = Dependency(import_name="tokenizers", purpose="counting tokens of te
 # Of English about what vocabularies of 100,000 tokens and more make of it.
 BYTES_A_TOKEN = 4
 ESTIMATED = f"tokens are estimated, one for {BYTES_A_TOKEN} bytes of UTF-8; --tokenizer FOLDER counts them"
+# Texts that are counted at a time: what the library makes of one is many times as long.
+AT_ONCE = 512
 Counter = Callable[[Sequence[str]], Array]
 
 
@@ -45,6 +47,7 @@ def counter(folder: Path | None) -> tuple[Counter, tuple[str, ...]]:
 
     def count(texts: Sequence[str]) -> Array:
         clean = [text.encode("utf-8", "replace").decode() for text in texts]
-        return np.array([len(encoded.ids) for encoded in tokenizer.encode_batch(clean)], np.int64)
+        parts = (clean[first : first + AT_ONCE] for first in range(0, len(clean), AT_ONCE))
+        return np.array([len(encoded.ids) for part in parts for encoded in tokenizer.encode_batch(part)], np.int64)
 
     return count, ()
