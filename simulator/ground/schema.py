@@ -3,19 +3,18 @@
 import json
 import math
 from collections.abc import Iterator, Mapping
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .artefacts import read_bytes
 from .fields import shortened
+from .sound import MAX_WHOLE, is_integer, is_number, sound
 
 if TYPE_CHECKING:
     from jsonschema import ValidationError
     from jsonschema.protocols import Validator
 
-# Nothing that is measured takes more; arithmetic with larger ones overflows.
-MAX_WHOLE = 2**63 - 1
 MAX_SHOWN = 60
 
 
@@ -23,18 +22,6 @@ def load_schema(path: Path) -> dict[str, Any]:
     """Return the schema that a file holds."""
     schema: dict[str, Any] = json.loads(read_bytes(path))
     return schema
-
-
-def is_number(_: object, value: object) -> bool:
-    """Whether a value is a finite number of at most 64 bits; true and false are none."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return abs(value) <= MAX_WHOLE if isinstance(value, int) else math.isfinite(value)
-
-
-def is_integer(_: object, value: object) -> bool:
-    """Whether a value is a whole number as it is written: 1.0 is none."""
-    return isinstance(value, int) and is_number(_, value)
 
 
 def check_items(checks: Any, rule: Any, values: Any, _: object) -> Iterator["ValidationError"]:
@@ -57,22 +44,37 @@ def validator_class() -> Any:
     from jsonschema import Draft202012Validator, validators
 
     extend: Any = validators.extend
-    types = Draft202012Validator.TYPE_CHECKER.redefine_many({"integer": is_integer, "number": is_number})
+    kinds = {"integer": lambda _, value: is_integer(value), "number": lambda _, value: is_number(value)}
+    types = Draft202012Validator.TYPE_CHECKER.redefine_many(kinds)
     return extend(Draft202012Validator, {"items": check_items}, type_checker=types)
 
 
-def checker(schema: Mapping[str, Any]) -> "Validator":
+class Checks:
+    """What checks values against a schema. Those that are sound, as most are, are told so a hundred times as fast."""
+
+    def __init__(self, schema: Mapping[str, Any]) -> None:
+        self.schema, self.sound = schema, sound(schema)
+
+    @cached_property
+    def validator(self) -> "Validator":
+        """What says why a value is not sound."""
+        made: Validator = validator_class()(self.schema)
+        return made
+
+
+def checker(schema: Mapping[str, Any]) -> Checks:
     """Return what checks values against a schema, to be used again for many."""
-    made: Validator = validator_class()(schema)
-    return made
+    return Checks(schema)
 
 
-def breaches(checks: "Validator", value: Any) -> Iterator[str]:
+def breaches(checks: Checks, value: Any) -> Iterator[str]:
     """Say where a value breaks the schema of a checker: the place, what is there and what is allowed."""
+    if checks.sound is not None and checks.sound(value):
+        return
     from jsonschema.exceptions import best_match
 
     # Of alternatives the one that fits best; of several missing keys each is a breach that names them all.
-    errors = (best_match([error]) or error for error in checks.iter_errors(value))
+    errors = (best_match([error]) or error for error in checks.validator.iter_errors(value))
     yield from dict.fromkeys(line for error in errors for line in breach_lines(error))
 
 

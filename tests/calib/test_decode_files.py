@@ -1,14 +1,23 @@
 """Files of bench-decode that are not what they say: refused by their line or place."""
 
 import json
+import math
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from acceptance.results.validate import checks_of
+from calibration.published.cases import SCHEMA as CASES
 from calibration.sources.decode import load_decode
 from simulator.ground.artefacts import UserError
+from simulator.ground.schema import Checks, checker, load_schema
+from simulator.rounds.pairs import FILE as PAIRS
 
 from .made_decode import write_decode
+from .published_files import made_case
 
 
 @pytest.mark.parametrize(
@@ -73,3 +82,41 @@ def test_a_run_that_cannot_be_compared_is_refused(tmp_path: Path) -> None:
         path = write_decode(tmp_path / "d.jsonl", prompts=2, lengths=(1, 2), failed=failed)
         with pytest.raises(UserError, match=words):
             load_decode(path)
+
+
+ODD = [None, True, False, 0, 1, 1.0, -1, 2**63, 10**400, math.nan, math.inf, "", "a", [], [1, True, 1.5], {}, {"a": 1}]
+
+
+def spoilt(value: Any) -> Iterator[Any]:
+    """A value with each of its parts, at any depth, taken out, or with an odd one in its place."""
+    yield from ODD
+    if isinstance(value, dict):
+        yield value | {"more": 1}
+        for key, of in value.items():
+            yield {k: v for k, v in value.items() if k != key}
+            yield from (value | {key: odd} for odd in spoilt(of))
+    elif isinstance(value, list) and value:
+        yield from ([odd, *value[1:]] for odd in spoilt(value[0]))
+
+
+def check_sound(checks: Checks, *values: Any) -> None:
+    """Check that what is told sound at once is what jsonschema finds sound, of values and of all that spoils them."""
+    assert checks.sound is not None
+    for value in values:
+        assert checks.sound(value)
+        for odd in spoilt(value):
+            assert checks.sound(odd) == checks.validator.is_valid(odd), odd
+
+
+def test_what_is_told_sound_at_once_is_what_the_slow_way_finds_sound(tmp_path: Path) -> None:
+    """Of every schema that comes along, and of lines, cases and pairs that somebody spoilt."""
+    lines = write_decode(tmp_path / "d.jsonl", prompts=1, lengths=(1,), tokens=3).read_text().splitlines()
+    for line in lines[:3]:
+        value = json.loads(line)
+        check_sound(checks_of(value["kind"]), value)
+    check_sound(checker(load_schema(CASES)), {"cases": [made_case()]})
+    pairs = PAIRS.with_suffix(".schema.json")
+    check_sound(checker(load_schema(pairs)), dict(list(tomllib.loads(PAIRS.read_text()).items())[:2]))
+    # What is not told of here is found the slow way.
+    assert checker({"prefixItems": []}).sound is None
+    assert checker({"const": {}}).sound is None
