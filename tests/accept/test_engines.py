@@ -13,8 +13,6 @@ from acceptance.estimate.engines.adaptive_verification import (
     AdaptiveVerification,
     allotted,
     budget,
-    graph_sizes,
-    staircase,
     survival,
 )
 from acceptance.estimate.engines.estimator import OnlineLogistic, of_log_q, of_margin
@@ -25,6 +23,7 @@ from acceptance.estimate.policies import Fixed
 from acceptance.estimate.replay import replay
 from acceptance.trace.trace import Trace
 from simulator.ground.artefacts import UserError
+from simulator.ground.policies import Verification, graph_sizes, staircase
 
 from .traces import make_trace
 
@@ -68,11 +67,11 @@ def test_outputs_fill_slots_as_these_become_free() -> None:
 
 def test_schedules_by_batch_size_are_the_engines() -> None:
     vllm = named("vllm-by-batch:k=4,ranges=[[1,4,5],[8,16,2]]")
-    assert [vllm.at(n) for n in (1, 4, 5, 7, 8, 16, 17, 999)] == [4, 4, 4, 4, 2, 2, 2, 2]
+    assert [vllm.by.at(n) for n in (1, 4, 5, 7, 8, 16, 17, 999)] == [4, 4, 4, 4, 2, 2, 2, 2]
     trt = named("trt-llm:draft_len_schedule={4:4, 8:2, 32:1}")
-    assert [trt.at(n) for n in (1, 4, 5, 8, 9, 32, 33)] == [4, 4, 2, 2, 1, 1, 0]
+    assert [trt.by.at(n) for n in (1, 4, 5, 8, 9, 32, 33)] == [4, 4, 2, 2, 1, 1, 0]
     floored = named('trt-llm:schedule={"4":4,"8":0},floor=1,max_concurrency=9')
-    assert [floored.at(n) for n in (4, 5, 8, 9, 10)] == [4, 1, 1, 1, 0]
+    assert [floored.by.at(n) for n in (4, 5, 8, 9, 10)] == [4, 1, 1, 1, 0]
     # All rejected: K by how many still run, and no more than there is room for.
     trace = make_trace([[0] * 2, [0] * 3, [0] * 6])
     found = lengths_of(named("trt-llm:schedule={1:3,2:2}"), trace, 3)
@@ -83,7 +82,7 @@ def slot_of(text: str, initial: int) -> Slot:
     """SGLang's state at the smallest batches."""
     policy = named(f"sglang-adaptive:{text}")
     assert isinstance(policy, SglangAdaptive)
-    return Slot(policy.slots[0][1], initial)
+    return Slot(policy.by.slots[0][1], initial)
 
 
 def test_sglang_moves_along_its_candidates_as_by_hand() -> None:
@@ -127,7 +126,7 @@ def test_sglang_routes_batches_to_slots_and_takes_the_engines_file(tmp_path: Pat
     path = tmp_path / "adaptive.json"
     path.write_text(json.dumps({"ema_alpha": 0.5, "2": {"candidate_steps": [2]}, "1": {"candidate_steps": [1, 4, 4]}}))
     policy = named(f"sglang-adaptive:config={path},update_interval=7")
-    assert [(size, c.candidate_steps, c.ema_alpha, c.update_interval) for size, c in policy.slots] == [
+    assert [(size, c.candidate_steps, c.ema_alpha, c.update_interval) for size, c in policy.by.slots] == [
         (1, (1, 4), 0.5, 7),
         (2, (2,), 0.5, 7),
     ]
@@ -205,7 +204,7 @@ def test_the_budget_is_the_most_tokens_a_second_and_goes_to_the_likeliest() -> N
 def test_adaptive_verification_sizes_by_the_step_before_and_allots_by_this_one() -> None:
     trace = make_trace([[0] * 8, [0] * 8], margin_q=[4, 4, 0, 0, 0, 0, 0, 0] + [0] * 8)
     price = Toy(1.0, {1: 1.0, 2: 2.0, 4: 4.0, 6: 6.0})
-    policy = AdaptiveVerification(k=2, greedy=True, most=2, price=price, warm_up_refits=0)
+    policy = AdaptiveVerification(by=Verification(k=2, warm_up_refits=0), greedy=True, most=2, price=price)
     player = policy.begin(trace)
     player.estimator.slope, player.estimator.intercepts = 1.0, np.zeros(2)
     played = list(steps(trace.starts, Coins(trace.accept_greedy), player, 2))
@@ -221,17 +220,17 @@ def test_adaptive_verification_sizes_by_the_step_before_and_allots_by_this_one()
 def test_whole_drafts_are_verified_until_the_estimate_was_fitted_thrice() -> None:
     trace = make_trace([[0] * 40], margin_q=np.ones(40))
     dear = Toy(0.0, {1: 1.0, 2: 90.0, 4: 99.0})
-    policy = AdaptiveVerification(k=2, greedy=True, most=1, price=dear, refit_every=5)
+    policy = AdaptiveVerification(by=Verification(k=2, refit_every=5), greedy=True, most=1, price=dear)
     lengths = [row[0] for row in lengths_of(policy, trace, 1)]
     assert lengths == [2] * 15 + [0] * 25
     with pytest.raises(ValueError, match="without a price"):
-        AdaptiveVerification(k=2, greedy=True, most=1).begin(trace)
+        AdaptiveVerification(by=Verification(k=2), greedy=True, most=1).begin(trace)
 
 
 def test_sampled_drafts_are_as_sure_as_what_they_proposed() -> None:
     """On the text where they are accepted, at the first rejection as the token that was drawn there."""
     trace = make_trace([[1, 0, 1, 1]], log_q=[-1, -2, -3, -4], log_q_rejected=[-5, -6, -7, -8])
-    policy = AdaptiveVerification(k=3, greedy=False, most=1, price=Toy(0.0, {}), warm_up_refits=0)
+    policy = AdaptiveVerification(by=Verification(k=3, warm_up_refits=0), greedy=False, most=1, price=Toy(0.0, {}))
     player = policy.begin(trace)
     (first, *_) = steps(trace.starts, Coins(trace.accept_sampled == 1), player, 1)
     assert player.features(first.rounds).tolist() == [of_log_q([-1, -6, -3]).tolist()]
@@ -276,7 +275,9 @@ def test_whatever_a_policy_does_every_token_is_written_once(data: st.DataObject)
     price = Toy(1.0, {n: 1.0 + n for n in range(1, 99)})
     longest = replay(trace.starts, Coins(trace.accept_greedy), named("static:k=7").begin(trace), slots)
     for policy in (
-        AdaptiveVerification(k=7, greedy=True, most=slots, price=price, refit_every=2, warm_up_refits=1),
+        AdaptiveVerification(
+            by=Verification(k=7, refit_every=2, warm_up_refits=1), greedy=True, most=slots, price=price
+        ),
         *map(
             named, ("sglang-adaptive:warmup_batches=0,update_interval=1", "llama-cpp:n_max=7", "trt-llm:schedule={3:5}")
         ),
@@ -319,4 +320,4 @@ def test_the_settings_of_a_policy_are_told_by_the_engines_names() -> None:
     assert named("static:num-speculative-tokens=7").longest == 7
     assert named("static: --speculative-num-steps=3").longest == 3
     assert isinstance(named("static").begin(make_trace([[1.0]])), Player)
-    assert named("llama-cpp:--spec-draft-p-min=0.5,--spec-draft-n-max=6").stop.max_k == 6
+    assert named("llama-cpp:--spec-draft-p-min=0.5,--spec-draft-n-max=6").longest == 6

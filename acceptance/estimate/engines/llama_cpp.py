@@ -10,15 +10,14 @@ from dataclasses import dataclass
 from acceptance.estimate.play import Player
 from acceptance.estimate.policies import ConfidenceStop
 from acceptance.trace.trace import Trace
-from simulator.ground.fields import Field
-from simulator.ground.limits import MAX_DRAFT_LENGTH
+from simulator.ground.policies import PMin
 
 
 @dataclass(frozen=True, slots=True)
-class PMin:
+class ConfidencePolicy:
     """The stop, as engines' policies are played."""
 
-    stop: ConfidenceStop
+    by: PMin
     keeps_up: bool = False
     asks_costs: bool = False
     warm_up: int = 0
@@ -27,15 +26,8 @@ class PMin:
     @property
     def longest(self) -> int:
         """The longest draft."""
-        return self.stop.max_k
+        return self.by.n_max
 
     def begin(self, trace: Trace) -> Player:
         """Return the policy at the first token of every output of a trace."""
-        return self.stop.begin(trace)
-
-
-def llama_cpp(settings: Field) -> PMin:
-    """llama.cpp's confidence stop: p_min, and n_max, the longest draft."""
-    settings.only(("p_min", "n_max"))
-    n_max = settings["n_max"].whole(1, MAX_DRAFT_LENGTH, default=16)
-    return PMin(ConfidenceStop(threshold=settings["p_min"].number(0, 1, default=0.75), max_k=n_max))
+        return ConfidenceStop(threshold=self.by.p_min, max_k=self.by.n_max).begin(trace)

@@ -1,21 +1,28 @@
 """Policies of engines by name: `NAME[:setting=value,...]`, settings as the engines write them."""
 
-import json
-import re
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 from acceptance.estimate.play import Policy
 from simulator.ground.artefacts import UserError
-from simulator.ground.fields import Field, parse_json, shortened
+from simulator.ground.fields import Field, shortened
 from simulator.ground.names import one_of
+from simulator.ground.policies import (
+    adaptive_verification,
+    llama_cpp,
+    settings_of,
+    sglang,
+    static,
+    trt_llm,
+    vllm_by_batch,
+)
 
 from . import NAMES
 from .adaptive_verification import NAME as ADAPTIVE
-from .adaptive_verification import adaptive_verification
-from .by_batch import static, trt_llm, vllm_by_batch
-from .llama_cpp import llama_cpp
-from .sglang import sglang
+from .adaptive_verification import AdaptiveVerification
+from .by_batch import BatchPolicy
+from .llama_cpp import ConfidencePolicy
+from .sglang import SglangAdaptive
 
 
 class EnginePolicy(Policy, Protocol):
@@ -43,11 +50,11 @@ class EnginePolicy(Policy, Protocol):
 
 
 ALONE: dict[str, Callable[[Field], EnginePolicy]] = {
-    "static": static,
-    "vllm-by-batch": vllm_by_batch,
-    "sglang-adaptive": sglang,
-    "trt-llm": trt_llm,
-    "llama-cpp": llama_cpp,
+    "static": lambda settings: BatchPolicy(static(settings)),
+    "vllm-by-batch": lambda settings: BatchPolicy(vllm_by_batch(settings)),
+    "sglang-adaptive": lambda settings: SglangAdaptive(sglang(settings)),
+    "trt-llm": lambda settings: BatchPolicy(trt_llm(settings)),
+    "llama-cpp": lambda settings: ConfidencePolicy(llama_cpp(settings)),
 }
 
 # The settings that say how long drafts are.
@@ -59,19 +66,6 @@ LENGTHS = {
     "trt-llm": "schedule",
     "llama-cpp": "n_max",
 }
-# Settings by the names that engines have for them.
-OTHER_NAMES = {
-    "num_speculative_tokens": "k",
-    "speculative_num_steps": "k",
-    "num_speculative_tokens_per_batch_size": "ranges",
-    "draft_len_schedule": "schedule",
-    "max_draft_len": "k",
-    "spec_draft_p_min": "p_min",
-    "spec_draft_n_max": "n_max",
-    "speculative_adaptive_config": "config",
-}
-SETTING = re.compile(r"\s*-{0,2}([A-Za-z][\w-]*)\s*=\s*(.*)", re.DOTALL)
-BARE_KEY = re.compile(r"([{,]\s*)(\d+)(\s*:)")
 
 
 def policy_of(text: str, *, greedy: bool, most: int) -> EnginePolicy:
@@ -88,30 +82,7 @@ def policy_of(text: str, *, greedy: bool, most: int) -> EnginePolicy:
     name, _, rest = text.partition(":")
     settings = Field(settings_of(name, rest), f"--policy {name}")
     if name == ADAPTIVE:
-        return adaptive_verification(settings, greedy=greedy, most=most)
+        return AdaptiveVerification(by=adaptive_verification(settings), greedy=greedy, most=most)
     if name not in ALONE:
         raise UserError(f"--policy: {shortened(name)} is not known, expected {one_of(NAMES, name)}")
     return ALONE[name](settings)
-
-
-def settings_of(name: str, text: str) -> dict[str, Any]:
-    """Return settings by our names; commas within a value are its own, values are JSON or text."""
-    settings: dict[str, Any] = {}
-    for part in re.split(r",(?=\s*-{0,2}[A-Za-z][\w-]*\s*=)", text) if text.strip() else []:
-        found = SETTING.fullmatch(part)
-        if not found:
-            raise UserError(f"--policy {name}: {shortened(part)} is no setting, expected NAME:setting=value,...")
-        own = found[1].replace("-", "_")
-        own = OTHER_NAMES.get(own, own)
-        if own in settings:
-            raise UserError(f"--policy {name}: {own} is stated twice, expected it once")
-        settings[own] = value_of(found[2].strip())
-    return settings
-
-
-def value_of(text: str) -> Any:
-    """Return a value: JSON, whose keys may be bare numbers, else the text itself."""
-    try:
-        return parse_json(BARE_KEY.sub(r'\1"\2"\3', text))
-    except (ValueError, json.JSONDecodeError):
-        return text

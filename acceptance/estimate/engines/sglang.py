@@ -13,47 +13,7 @@ import numpy as np
 
 from acceptance.estimate.play import Counts, Outputs, Player, Rounds
 from acceptance.estimate.policies import same_for_all
-from simulator.ground.fields import Field, read_json
-from simulator.ground.limits import MAX_DRAFT_LENGTH
-
-# What the engine takes without --speculative-adaptive-config.
-DEFAULT = {
-    "1": {"candidate_steps": [1, 3, 5, 7], "up_hysteresis": 0.0, "down_hysteresis": -0.25},
-    "8": {"candidate_steps": [0, 1, 3], "up_hysteresis": 0.0, "down_hysteresis": 0.0},
-    "32": {"candidate_steps": [0, 1], "up_hysteresis": 0.0, "down_hysteresis": 0.0},
-    "64": {"candidate_steps": [0], "up_hysteresis": 0.0, "down_hysteresis": 0.0},
-}
-KEYS = ("ema_alpha", "update_interval", "warmup_batches", "up_hysteresis", "down_hysteresis", "ceiling_coeff")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Candidates:
-    """Draft lengths to choose among, ascending, and how; names as in SGLang's file."""
-
-    candidate_steps: tuple[int, ...]
-    ema_alpha: float = 0.2
-    update_interval: int = 5
-    warmup_batches: int = 10
-    up_hysteresis: float = 0.0
-    down_hysteresis: float = -0.25
-    ceiling_coeff: float = 0.0
-
-    @classmethod
-    def read(cls, entry: Field, common: Field) -> "Candidates":
-        """Read one batch size's, each key from its own entry, else from the whole file."""
-        steps = {s.whole(0, MAX_DRAFT_LENGTH) for s in entry["candidate_steps"].elements()}
-        if not steps:
-            entry["candidate_steps"].refuse("a list of draft lengths")
-        said = {key: entry[key] if entry[key].is_given else common[key] for key in KEYS}
-        return cls(
-            candidate_steps=tuple(sorted(steps)),
-            ema_alpha=said["ema_alpha"].number(0, 1, default=0.2),
-            update_interval=said["update_interval"].whole(1, default=5),
-            warmup_batches=said["warmup_batches"].whole(0, default=10),
-            up_hysteresis=said["up_hysteresis"].number(-MAX_DRAFT_LENGTH, MAX_DRAFT_LENGTH, default=0.0),
-            down_hysteresis=said["down_hysteresis"].number(-MAX_DRAFT_LENGTH, MAX_DRAFT_LENGTH, default=-0.25),
-            ceiling_coeff=said["ceiling_coeff"].number(default=0.0),
-        )
+from simulator.ground.policies import AdaptiveSteps, Candidates
 
 
 class Slot:
@@ -96,12 +56,11 @@ class Slot:
         self.steps = steps[at]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class SglangAdaptive:
-    """Slots by the batch size from which they hold; initial: --speculative-num-steps, where every slot begins."""
+    """SGLang's controller, as engines' policies are played."""
 
-    slots: tuple[tuple[int, Candidates], ...]
-    initial: int
+    by: AdaptiveSteps
     keeps_up: bool = True
     asks_costs: bool = False
     warm_up: int = 0
@@ -110,17 +69,17 @@ class SglangAdaptive:
     @property
     def longest(self) -> int:
         """The longest draft."""
-        return max(max(candidates.candidate_steps) for _, candidates in self.slots)
+        return self.by.longest
 
     def begin(self, outputs: Outputs) -> Player:
         """Return the policy at the first token of every output."""
-        return SglangPlayer(self, outputs)
+        return SglangPlayer(self.by, outputs)
 
 
 class SglangPlayer(Player):
     """SGLang's controller at work: one draft length for the whole batch."""
 
-    def __init__(self, policy: SglangAdaptive, outputs: Outputs) -> None:
+    def __init__(self, policy: AdaptiveSteps, outputs: Outputs) -> None:
         super().__init__(same_for_all(outputs, 0))
         self.sizes = [size for size, _ in policy.slots]
         self.slots = [Slot(candidates, policy.initial) for _, candidates in policy.slots]
@@ -136,26 +95,3 @@ class SglangPlayer(Player):
     def learn(self, output: Counts, lengths: Counts, accepted: Counts) -> None:
         """Take note of what the batch had accepted."""
         self.slot(len(output)).learn(float(accepted.mean()))
-
-
-def sglang(settings: Field) -> SglangAdaptive:
-    """SGLang's adaptive steps: k to begin with; candidate_steps for all batch sizes, or a config file of the engine's.
-
-    Without either, the engine's own slots: 1, 3, 5, 7 steps from batch size 1 on, 0, 1, 3 from 8, 0, 1 from 32, none
-    from 64.
-    """
-    settings.only(("k", "config", "candidate_steps", *KEYS))
-    initial = settings["k"].whole(0, MAX_DRAFT_LENGTH, default=3)
-    if settings["candidate_steps"].is_given:
-        return SglangAdaptive(slots=((1, Candidates.read(settings, settings)),), initial=initial)
-    config = settings["config"]
-    whole = read_json(config.text()) if config.is_given else Field(DEFAULT)
-    found = {key: entry for key, entry in whole.items() if key.isascii() and key.isdecimal() and len(key) < 10}
-    if not found:
-        whole.refuse('batch sizes, as in {"1": {"candidate_steps": [1, 3]}}')
-    if whole["strategy"].is_given:
-        whole["strategy"].choice(("ema",))
-    # What is stated beside the file holds where the file says nothing.
-    common = whole.but(**{key: settings[key].value for key in KEYS if settings[key].is_given})
-    slots = {int(key): Candidates.read(entry, common) for key, entry in found.items()}
-    return SglangAdaptive(slots=tuple(sorted(slots.items(), key=lambda slot: slot[0])), initial=initial)
