@@ -79,7 +79,7 @@ def no_totals(costs: StepCosts) -> Floats:
 
 @lean
 def add(
-    costs: StepCosts, totals: Floats, new_tokens: int, context: int, drafts: int, is_prompt: bool, samples: bool
+    costs: StepCosts, totals: Floats, new_tokens: float, context: float, drafts: int, is_prompt: bool, samples: bool
 ) -> None:
     """Add a sequence to a step.
 

@@ -1,16 +1,12 @@
 """What rounds accept in a simulation: draws that are uniform and independent, laws that are met, everywhere alike."""
 
-import os
-import subprocess
-import sys
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from simulator.costs.step import Floats
-from simulator.ground.compiled import PLAIN, compiled
+from simulator.ground.compiled import compiled
 from simulator.serving.draw_tables import Laws, Texts, Walks, acceptance_of
 from simulator.serving.draws import Acceptance, accepted, confidence, offered, uniform
 
@@ -148,22 +144,3 @@ def test_recorded_rounds_and_texts_are_walked_from_the_front() -> None:
     assert runs.mean() == pytest.approx(sum(0.7**j for j in range(1, 9)), abs=0.25)
     # Whoever begins a place later meets the same coins.
     assert (np.maximum(runs[:, :-1] - 1, 0) <= runs[:, 1:]).all()
-
-
-def everything() -> str:
-    """Bits of all kinds of draws."""
-    laws = Laws(np.stack([cut(FALLING), cut(FALLING**2)]), found=np.full((2, 4), 0.5), sharp=0.5)
-    acceptance = acceptance_of([laws, laws._replace(sharp=0.0), Walks([[1, 0, 2]]), Texts([[0.3, 0.9]])])
-    seeds = (0, SEED, 2**62, -5)
-    words = [(seed, r, c, i) for seed in seeds for r in (0, 7, 10**9) for c in range(4) for i in (0, 3, 10**7)]
-    counts = [accepted(acceptance, *each, 11, 4) for each in words] + [offered(acceptance, *each, 4) for each in words]
-    sure = [confidence(acceptance, *each, 11, 4, 2) for each in words]
-    numbers = [uniform(seed, r, i, r % 9) for seed, r, _, i in words]
-    return " ".join(map(str, counts)) + " ".join(float(v).hex() for v in (*sure, *numbers))
-
-
-def test_plain_python_draws_the_same_bits() -> None:
-    code = f"from {__name__} import everything; print(everything())"
-    env = os.environ | {PLAIN: "1", "PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONWARNINGS": "error"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=env)
-    assert (done.stderr, done.stdout.strip()) == ("", everything())
