@@ -12,6 +12,7 @@ from PIL import Image
 
 from calibration.fit.calibrate import calibrate_decode, calibrate_probe
 from calibration.fit.plots import fit_figure
+from calibration.published.cases import collect_cases
 from simulator.costs.profile_file import load_profile, save_profile
 from simulator.ground.pictures import FAILED, OFF_HATCH
 
@@ -20,7 +21,9 @@ from .made_passes import write_passes
 from .made_probe import BURN_COST, BURNS, PRODUCT_COST, UNITS, made_points, made_results, results, write_probe
 from .published_files import made_case, write
 
-PAGE = (Path(__file__).parents[2] / "docs" / "validation.md").read_text()
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "validation.md").read_text()
+LEVIATHAN = ROOT / "calibration" / "published" / "tables" / "leviathan.json"
 TRUTH = Truth()
 
 
@@ -76,7 +79,7 @@ def test_a_profile_holds_the_truth_and_simulate_takes_it(output, folder: Path) -
     assert 6 < told["baseline_ms_per_token"] < 10
 
 
-def test_a_real_probe_of_this_machine_is_taken(run, output, tmp_path: Path) -> None:
+def test_a_real_probe_of_this_machine_is_taken(run, quick_probe, tmp_path: Path) -> None:
     names = ("empty", "burn_flops", "burn_memory", "verify")
     told = [word for name in names for word in ("--only", name)]
     values = ("--draftN", "1,2", "--workflops", "8,32", "--workmem", 1)
@@ -152,15 +155,20 @@ def test_compare_says_what_changed_and_cannot_tell_what_was_known_badly(output, 
     assert {c["verdict"] for c in comparison["changes"]} == {"cannot tell"}
 
 
-def test_the_published_results_hold_and_every_row_is_listed(output) -> None:
-    said = output("validate", "--published")
+def test_the_published_results_hold_and_every_row_is_listed_and_drawn(output, tmp_path: Path) -> None:
+    said = output("validate", "--published", "--plot", "v.png")
     for words in ("2211.17192", "CNN/DM T=1, T5-small", "fitted for GSM8K: baseline_ms 34.13", "leviathan-overhead"):
         assert words in said
-    assert said.count("holds") == 41
+    count = len(collect_cases((), published=True))
+    assert said.count("holds") == count
     assert "BROKEN" not in said
-    summary = output("validate", "--published", "--summary")
-    assert said.startswith(summary.rstrip())
-    assert len(summary.splitlines()) == 2 + 1 + 41 + 2
+    assert len(said.partition("\n\n")[2].partition("\n\n")[0].splitlines()) == 1 + count
+    assert all(len(line) <= 100 for line in said.splitlines())
+    assert picture_width(tmp_path / "v.png") > 1000
+    # A summary is what it begins with.
+    whole, summary = (output("validate", "--published-file", LEVIATHAN, *more) for more in ((), ("--summary",)))
+    assert whole.startswith(summary.rstrip())
+    assert len(summary.splitlines()) == 2 + 1 + 3
 
 
 def test_the_example_of_the_readme_runs_and_holds(output, tmp_path: Path) -> None:
@@ -182,7 +190,7 @@ def test_a_row_beyond_its_bound_or_max_error_is_named_and_the_exit_code_is_1(run
     assert "BROKEN by K = 4 (-0.99%)" in done.stdout
     output("validate", "--published-file", file, "--max-error", 0.02)
     assert run("validate", "--published-file", file, "--max-error", 0.009).returncode == 1
-    done = run("validate", "--published", "--summary", "--max-error", 0.01)
+    done = run("validate", "--published-file", LEVIATHAN, "--summary", "--max-error", 0.01)
     assert done.returncode == 1
     assert "BROKEN by En-De T=0, T5-large (+46.89%)" in done.stdout
     del found["max_error"]
@@ -207,9 +215,9 @@ def test_the_picture_of_cases_is_drawn_in_both_formats(output, tmp_path: Path) -
     file = write(tmp_path / "cases.json", made_case())
     odd = write(tmp_path / "odd.json", made_case(name="a$b^{$"))  # no formula
     for name, *more in (("v.png", "--published-file", odd), ("v.svg",)):
-        words = ("--published", "--published-file", file, *more, "--summary", "--plot", name)
+        words = ("--published-file", file, *more, "--summary", "--plot", name)
         assert output("validate", *words).endswith(f"wrote {name}\n")
-    assert picture_width(tmp_path / "v.png") > 1000
+    assert picture_width(tmp_path / "v.png") > 400
     assert "<svg" in (tmp_path / "v.svg").read_text()
 
 

@@ -14,11 +14,26 @@ from tests.accept.conftest import WORDS, save_model
 from tests.calib.made_decode import write_decode
 from tests.calib.made_passes import GRID, write_passes
 from tests.calib.made_probe import BURN_COST, BURNS, made_points, made_results, results, write_probe
+from tests.calib.published_files import made_case, write
 
 LONG = "a-model-whose-name-is-long-as-those-of-hubs-are"
 SMALL = ("--target", f"{LONG}-target", "--draft", f"{LONG}-draft", "--max-prompts", 3, "--max-new-tokens", 8)
 SMALL = (*SMALL, "--device", "cpu", "--prompts", "prompts.jsonl")
-PROBE = ("--device", "cpu", "--only", "empty", "--only", "verify", "--draftN", 1, "--workflops", 8, "--workmem", 1)
+PROBE = (
+    "--device",
+    "cpu",
+    "--quick",
+    "--only",
+    "empty",
+    "--only",
+    "verify",
+    "--draftN",
+    1,
+    "--workflops",
+    8,
+    "--workmem",
+    1,
+)
 HIST = {"k": 8, "hist": {str(a): 10 + a for a in range(9)}, "samples": sum(10 + a for a in range(9))}
 # Words, the exit code, and what the first line begins with. In this order: some read what others have written.
 SAID: tuple[tuple[str, int, str], ...] = (
@@ -40,7 +55,7 @@ SAID: tuple[tuple[str, int, str], ...] = (
     ("validate d.jsonl --profile pair.json", 0, r"The forecasts hold: median error \d\.\d\d% of 5 rows"),
     ("validate d.jsonl --profile pair.json --max-error 0.0001", 1, "The forecasts do not hold: median error "),
     ("validate --passes passes.json --profile q.json --hist h.json", 0, "The forecasts hold: median error "),
-    ("validate --published", 0, r"The forecasts hold: median error \d\.\d\d% of \d+ rows"),
+    ("validate --published-file cases.json", 0, r"The forecasts hold: median error \d\.\d\d% of \d+ rows"),
 )
 
 
@@ -58,6 +73,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, run_in: Callable) -> Path:
     write_probe(folder / "blind.json", results(points))
     write_passes(folder / "passes.json", noise=0.01, grid=GRID)
     write_decode(folder / "d.jsonl", prompts=12)
+    write(folder / "cases.json", made_case())
     for words in (
         "probe.json -o then.json",
         "--from-decode d.jsonl -o pair.json",
@@ -79,7 +95,7 @@ def told(words: str) -> list[object]:
     return [name, *rest, *more]
 
 
-def test_every_command_answers_first_in_100_columns(made: Path, run_in: Callable) -> None:
+def test_every_command_answers_first_in_100_columns(made: Path, run_in: Callable, quick_probe: None) -> None:
     for words, code, first in SAID:
         done = run_in(made, *told(words))
         assert done.returncode == code, (words, done.stderr)
@@ -91,7 +107,9 @@ def test_every_command_answers_first_in_100_columns(made: Path, run_in: Callable
 @pytest.mark.parametrize(
     "name", ["profiles", "measure-acceptance", "bench-decode", "probe-gpu", "calibrate", "validate"]
 )
-def test_with_json_there_is_nothing_else(made: Path, run_in: Callable, tmp_path: Path, name: str) -> None:
+def test_with_json_there_is_nothing_else(
+    made: Path, run_in: Callable, quick_probe: None, tmp_path: Path, name: str
+) -> None:
     folder = copytree(made, tmp_path / "again")
     for words in [words for words, _, _ in SAID if words.split()[0] == name]:
         payload = json.loads(run_in(folder, *told(words), "--json", *(["--force"] if "-o" in words else [])).stdout)
