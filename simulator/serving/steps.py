@@ -1,0 +1,291 @@
+"""What a step does to its requests: it is drawn and priced as it is planned, and its tokens leave when it ends."""
+
+from typing import Any, NamedTuple
+
+from simulator.ground.compiled import lean
+
+from . import state
+from .blocks import BLOCKS, Blocks, Texts, publish, release
+from .by_batch import Policy
+from .draws import Acceptance, accepted, offered
+from .queues import RUN, WAIT, Queues, come, leave_waiting
+from .settings import Settings
+from .state import (
+    AHEAD,
+    CATEGORY,
+    COMPUTED,
+    COUNT,
+    DRAFTS,
+    ENDED,
+    FLYING,
+    GIVEN,
+    GIVES,
+    IS_FRESH,
+    LAST,
+    PREEMPTED,
+    PROMPT,
+    REQUEST,
+    RUNNING,
+    SHARED,
+    SIZE,
+    SLOT,
+    STALE,
+    STATUS,
+    TOKENS,
+    TOTAL,
+    VERIFIES,
+    Log,
+    Plans,
+    note,
+)
+from .step_costs import StepCosts, add
+
+Array = Any
+# Places of `clock`: now and when the engine is free, in seconds; sums over time of requests that wait, that run, and of
+# blocks that are held; seconds in which a step ran; the gap between tokens that was last looked up; mean context of a
+# sequence in the last step.
+NOW, BUSY_UNTIL, WAIT_AREA, RUN_AREA, BLOCK_AREA, BUSY, GAP, CONTEXT, CLOCK = range(9)
+# Places of `count`: the next request that comes by the clock; steps so far, and in flight; whether requests ended since
+# the last; the seed; clients, each of whom sends one request after another; the first request whose gaps count; the bin
+# of the gap above; steps to a row of the series, and rows; most requests that ran at once; preemptions.
+NEXT, STEPS, IN_FLIGHT, FLUSH, SEED, CLIENTS, WARM, BIN, STRIDE, SERIES, MOST, LOST, COUNTS = range(13)
+# A row of `kin`: the first of those that wait for this one to end, and the next that waits for the same; -1: none.
+CHILD, SIBLING, KIN = range(3)
+
+
+class Run(NamedTuple):
+    """A run that goes on: what it was given, and all that it knows. Made by `run.started`.
+
+    Attributes:
+        settings, acceptance, costs, policy: As given.
+        texts, arrival_s, after, think_s: Of `Requests`.
+        kv, queues, plans, log: See there; of the queues are `track` and `times` of all requests.
+        kin, clock, count: As above; kin without rows: no request waits for another.
+        memory: Of the policy.
+        totals: Of the step that is priced.
+        gaps, edges: Gaps between tokens of a request that left one after another, in bins that begin at edges.
+        series: Rows over time: time, requests that run and that wait, blocks held, tokens of a step, its seconds;
+            where they became too many, every second is gone.
+    """
+
+    settings: Settings
+    acceptance: Acceptance
+    costs: StepCosts
+    policy: Policy
+    texts: Texts
+    arrival_s: Array
+    after: Array
+    think_s: Array
+    kv: Blocks
+    queues: Queues
+    plans: Plans
+    log: Log
+    kin: Array
+    clock: Array
+    count: Array
+    memory: Array
+    totals: Array
+    gaps: Array
+    edges: Array
+    series: Array
+
+
+SERIES_ROW = 6
+
+
+@lean
+def settle(run: Run, step: int, k: int) -> None:
+    """Move the requests of a plan on as if all of their drafts were taken; draw how many are, and add up the step."""
+    plans, is_async = run.plans, run.settings.async_scheduling
+    flight = plans.flights[step % 2]
+    start, total, contexts = step % 2 * plans.seats, 0, 0
+    for place in range(len(run.totals)):
+        run.totals[place] = 0.0
+    for place in range(start, start + flight[SIZE]):
+        row = plans.rows[place]
+        t, count, drafts = run.queues.track[row[REQUEST]], row[COUNT], row[VERIFIES]
+        computed = t[COMPUTED] + count
+        is_chunk = computed < t[TOKENS] + t[AHEAD]
+        written = t[TOKENS] + t[GIVEN]
+        is_prompt = is_chunk or count > 1 + drafts
+        gives = 0
+        if not is_chunk:
+            gives = 1
+            if drafts > 0 and row[IS_FRESH] == 0:
+                gives += verify(run.acceptance, run.count[SEED], row[REQUEST], t, written - t[PROMPT], drafts)
+            if is_async:
+                t[AHEAD] += 1 + drafts
+                t[DRAFTS] = k
+        context = computed - count if is_prompt else written - 1
+        add(run.costs, run.totals, count, context, drafts, is_prompt, gives > 0)
+        t[COMPUTED] = computed
+        t[FLYING] += count
+        t[GIVEN] += gives
+        t[state.IS_CHUNK] = is_chunk
+        row[GIVES] = gives
+        total += count
+        contexts += context
+    flight[TOTAL] = total
+    run.clock[CONTEXT] = contexts / max(flight[SIZE], 1)
+
+
+@lean
+def verify(acceptance: Acceptance, seed: int, request: int, t: Array, answer: int, drafts: int) -> int:
+    """Return how many drafts of a round are taken."""
+    taken = accepted(acceptance, seed, request, t[CATEGORY], t[state.ROUNDS], answer, drafts)
+    t[state.ROUNDS] += 1
+    t[state.DRAFTED] += drafts
+    t[state.ACCEPTED] += taken
+    return taken
+
+
+@lean
+def end_step(run: Run, step: int) -> None:
+    """Let the tokens of a step leave, and its requests end or be drafted for."""
+    plans, ended = run.plans, 0
+    start = step % 2 * plans.seats
+    for place in range(start, start + plans.flights[step % 2][SIZE]):
+        row = plans.rows[place]
+        request, gives = row[REQUEST], row[GIVES]
+        t = run.queues.track[request]
+        is_stale = t[STALE] > 0
+        t[FLYING] -= row[COUNT]
+        t[GIVEN] -= gives
+        if is_stale:
+            t[STALE] -= row[COUNT]
+        if gives > 0 and t[STATUS] != ENDED:
+            ended += leave(run, step, request, t, gives, row[VERIFIES], is_stale)
+    if ended > 0:
+        drop_ended(run.queues)
+
+
+@lean
+def leave(run: Run, step: int, request: int, t: Array, gives: int, drafts: int, is_stale: bool) -> int:
+    """Let a request's tokens of a step leave, cut at its end; return 1 where one that ran has ended."""
+    s, is_running = run.settings, t[STATUS] == RUNNING
+    most = min(s.max_model_len, t[PROMPT] + t[state.OUTPUT])
+    leaving = min(gives, most - t[TOKENS])
+    t[TOKENS] += leaving
+    if not is_stale:
+        if t[COMPUTED] > 0:
+            t[COMPUTED] -= drafts + 1 - gives
+        if t[AHEAD] > 0:
+            t[AHEAD] -= drafts + 1 - gives + leaving
+    if s.async_scheduling and s.prefix_caching and is_running:
+        publish(s.block_size, run.texts, run.kv, request, t[SHARED], t[SLOT], t[COMPUTED] - t[AHEAD])
+    note(run.log, state.EMITS, step, request, leaving)
+    stamp(run, request, t, leaving)
+    if t[TOKENS] == most:
+        end(run, step, request, t)
+        return int(is_running)
+    if s.k > 0 and not s.async_scheduling:
+        k = run.plans.flights[step % 2][state.NEXT_K]
+        t[DRAFTS] = offered(run.acceptance, run.count[SEED], request, t[CATEGORY], t[state.ASKED], k)
+        t[state.ASKED] += 1
+    return 0
+
+
+@lean
+def stamp(run: Run, request: int, t: Array, leaving: int) -> None:
+    """Write down when tokens left, and the gap since those before."""
+    now, times, count = run.clock[NOW], run.queues.times[request], run.count
+    if t[TOKENS] - leaving == t[PROMPT]:
+        times[state.FIRST] = now
+    else:
+        t[state.CHUNKS] += 1
+        if request >= count[WARM]:
+            gap = now - times[LAST]
+            if gap != run.clock[GAP]:
+                run.clock[GAP] = gap
+                count[BIN] = bin_of(run.edges, gap)
+            run.gaps[count[BIN]] += 1
+    times[LAST] = now
+
+
+@lean
+def bin_of(edges: Array, value: float) -> int:
+    """Return the last bin that begins at most here; the first takes what is less."""
+    low, high = 0, len(edges)
+    while high - low > 1:
+        middle = (low + high) // 2
+        if edges[middle] <= value:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+@lean
+def end(run: Run, step: int, request: int, t: Array) -> None:
+    """End a request that has its last token."""
+    note(run.log, state.ENDS, step, request, 0)
+    if t[STATUS] == PREEMPTED:
+        leave_waiting(run.queues, request, run.settings.by_priority)
+    else:
+        release(run.kv, t[SLOT])
+    t[STATUS] = ENDED
+    run.count[FLUSH] = 1
+    run.count[LOST] += t[state.PREEMPTIONS]
+    follow(run, request, run.clock[NOW])
+
+
+@lean
+def drop_ended(q: Queues) -> None:
+    """Take those that have ended out of the list of those that run."""
+    kept = 0
+    for place in range(q.size[RUN]):
+        request = q.running[place]
+        if q.track[request][STATUS] != ENDED:
+            q.running[kept] = request
+            kept += 1
+    q.size[RUN] = kept
+
+
+@lean
+def follow(run: Run, request: int, now: float) -> None:
+    """Send what waited for this request's end: the next turns of its session, and the next request of its client."""
+    if len(run.kin) > 0:
+        turn = run.kin[request][CHILD]
+        while turn >= 0:
+            come(run.queues, turn, now + run.think_s[turn])
+            turn = run.kin[turn][SIBLING]
+    if run.count[CLIENTS] > 0 and run.after[request] < 0:
+        following = next_sent(run)
+        if following < len(run.after):
+            run.count[NEXT] = following + 1
+            come(run.queues, following, now)
+
+
+@lean
+def next_sent(run: Run) -> int:
+    """Return the next request that comes by the clock, or that a client sends; as many as there are: none is left."""
+    request = run.count[NEXT]
+    while request < len(run.after) and run.after[request] >= 0:
+        request += 1
+    run.count[NEXT] = request
+    return int(request)
+
+
+@lean
+def sample(run: Run, step: int, taken: float) -> None:
+    """Write a row of the series; where it is full, every second is dropped, and so on from then."""
+    count, series = run.count, run.series
+    if step % count[STRIDE] != 0:
+        return
+    if count[SERIES] == len(series):
+        half = (len(series) + 1) // 2
+        for place in range(1, half):
+            for field in range(SERIES_ROW):
+                series[place][field] = series[2 * place][field]
+        count[STRIDE] *= 2
+        count[SERIES] = half
+        if step % count[STRIDE] != 0:
+            return
+    row, q = series[count[SERIES]], run.queues
+    row[0] = run.clock[NOW]
+    row[1] = q.size[RUN]
+    row[2] = q.size[WAIT]
+    row[3] = run.settings.num_blocks - run.kv.free[BLOCKS]
+    row[4] = run.plans.flights[step % 2][TOTAL]
+    row[5] = taken
+    count[SERIES] += 1
