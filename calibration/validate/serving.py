@@ -33,23 +33,24 @@ STATED = ("path", "line", "concurrency", "isl", "osl", "tp", "dp", "draft_length
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServingValidation:
-    """Rows and their forecasts. tpot, ttft: relative errors, NaN where there is none. coverage: see `covered`."""
+    """Rows and their forecasts.
+
+    tpot, ttft: relative errors, NaN where there is none. factors: what forecasts are multiplied and divided by to hold
+    95 % of rows, by kind, of a profile that was fitted to rows.
+    """
 
     loads: Loads
     profile: Profile
     found: Steady
     tpot: Floats
     ttft: Floats
+    factors: Mapping[str, Floats]
 
     @property
     def inside(self) -> dict[str, NDArray[np.bool_]]:
-        """Whether rows lie within 95 % intervals, by kind; of a profile that was fitted to rows."""
-        from scipy.stats import t
-
-        errors, fit = log_errors(self.loads, self.profile), self.profile.fitted
-        most = t.ppf(0.975, fit.degrees) if fit else 0.0
+        """Whether rows lie within 95 % intervals, by kind."""
         both = {"tpot": self.tpot, "ttft": self.ttft}
-        return {name: np.abs(np.log1p(off)) <= most * errors[name] for name, off in both.items() if name in errors}
+        return {name: np.abs(np.log1p(both[name])) <= np.log(factor) for name, factor in self.factors.items()}
 
     @property
     def coverage(self) -> dict[str, float | None]:
@@ -101,13 +102,17 @@ def beyond_of(loads: Loads, profile: Profile) -> Iterator[Beyond]:
 
 def validate_serving(loads: Loads, profile: Profile) -> ServingValidation:
     """Forecast rows."""
+    from scipy.stats import t
+
     found = loads.priced(profile)
+    most = t.ppf(0.975, profile.fitted.degrees) if profile.fitted else 0.0
     return ServingValidation(
         loads=loads,
         profile=profile,
         found=found,
         tpot=found.tpot_s / loads.column("tpot_s") - 1,
         ttft=found.ttft_s / loads.column("ttft_s") - 1,
+        factors={name: np.exp(most * errors) for name, errors in log_errors(loads, profile).items()},
     )
 
 
@@ -117,15 +122,14 @@ def serving_json(validation: ServingValidation, parameters: Mapping[str, Any]) -
     both = {"tpot": validation.tpot, "ttft": validation.ttft}
     rows = [
         {
-            **{
-                name: getattr(row, name)
-                for name in ("path", "line", "concurrency", "isl", "osl", "tp", "dp", "draft_length")
-            },
+            **{name: getattr(row, name) for name in STATED},
             "tpot_ms": 1e3 * row.tpot_s,
             "tpot_forecast_ms": shown(1e3 * float(found.tpot_s[i])),
+            "tpot_ms_ci95": ends_ms(validation, "tpot", i),
             "tpot_error": shown(float(validation.tpot[i])),
             "ttft_ms": row.ttft_s and 1e3 * row.ttft_s,
             "ttft_forecast_ms": shown(1e3 * float(found.ttft_s[i])),
+            "ttft_ms_ci95": ends_ms(validation, "ttft", i),
             "ttft_error": shown(float(validation.ttft[i])),
         }
         for i, row in enumerate(loads.rows)
@@ -147,6 +151,15 @@ def serving_json(validation: ServingValidation, parameters: Mapping[str, Any]) -
         "unfit_rows": int(np.isnan(found.tpot_s).sum()),
         "rows": rows,
     }
+
+
+def ends_ms(validation: ServingValidation, kind: str, at: int) -> tuple[float, float] | None:
+    """Return the interval of a row's forecast, None where there is none."""
+    middle_ms = 1e3 * float(getattr(validation.found, f"{kind}_s")[at])
+    if kind not in validation.factors or not np.isfinite(middle_ms):
+        return None
+    factor = float(validation.factors[kind][at])
+    return middle_ms / factor, middle_ms * factor
 
 
 def shown(value: float) -> float | None:

@@ -279,6 +279,8 @@ def test_commands_fit_rows_and_hold_forecasts_against_them(run, tmp_path: Path) 
     assert other["tpot"]["median_error"] == pytest.approx(payload["tpot"]["median_error"], rel=1e-6)
     assert payload["tpot"]["median_error"] <= 0.04
     assert payload["ttft"]["rows"] == len(payload["rows"]) == 60
+    inside = [row["tpot_ms_ci95"][0] <= row["tpot_ms"] <= row["tpot_ms_ci95"][1] for row in payload["rows"]]
+    assert np.mean(inside) == payload["tpot"]["coverage"]
     assert {group["by"] for group in payload["groups"]} == {"concurrency", "isl", "osl", "devices"}
     assert run(*words, "--max-error", "0.001").returncode == 1
     for extra, answer in (
