@@ -28,7 +28,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
-def calls(run: Run, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def calls(run: Run, quick_probe: None, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Every stage in this process and the probe a quick one; the names of those that ran.
 
     Decoding is real, and so are its rounds, but its times are made: those of a few tokens are noise on a busy machine.
