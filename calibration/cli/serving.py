@@ -125,7 +125,7 @@ def run_calibration(rows: Sequence[Path], sheet: Path, given: Mapping[str, Any],
     """Fit, write, print; return the exit code."""
     from calibration.fit.calibrate import EXIT_FAILED_CHECKS
     from calibration.fit.from_serving import LEAST_LOADS, calibrate_serving
-    from calibration.fit.serving_report import failed, serving_json, serving_text
+    from calibration.fit.serving_report import failed, serving_json, serving_text, with_notes
     from calibration.validate.serving import serving_figure, validate_serving
     from simulator.costs.profile_file import load_profile, save_profile
     from simulator.ground.pictures import save_figure
@@ -151,7 +151,7 @@ def run_calibration(rows: Sequence[Path], sheet: Path, given: Mapping[str, Any],
     if reason:
         click.echo(f"calibrate: {reason}: {options.out} is not written", err=True)
         return EXIT_FAILED_CHECKS
-    save_profile(options.out, found.profile, parameters)
+    save_profile(options.out, with_notes(found), parameters)
     if not options.as_json:
         for path in filter(None, (options.out, options.report, options.plot)):
             click.echo(f"wrote {path}")

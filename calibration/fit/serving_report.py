@@ -1,13 +1,13 @@
 """What a fit to rows of a server found, for a terminal and as JSON."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from simulator.costs.datasheet import ARITHMETIC, LINK, MEMORY
-from simulator.costs.profile import DATASHEET
+from simulator.costs.profile import DATASHEET, Profile
 from simulator.costs.step import Floats
 from simulator.ground.artefacts import envelope
 from simulator.ground.command import table
@@ -101,6 +101,13 @@ def unphysical(calibration: ServingCalibration) -> dict[str, str]:
         if constant.name not in PEAKS and log < np.log(GONE):
             found[constant.name] = f"not physical: {np.exp(log):.0%} of what was assumed is left"
     return found
+
+
+def with_notes(calibration: ServingCalibration) -> Profile:
+    """Return the profile, whose notes say what of it no device has."""
+    words = (f"{WORDS[name]} is {why}" for name, why in unphysical(calibration).items())
+    notes = tuple(f"{word[0].upper()}{word[1:]}." for word in words)
+    return replace(calibration.profile, notes=(*notes, *calibration.profile.notes))
 
 
 def said(calibration: ServingCalibration) -> dict[str, str]:

@@ -8,7 +8,7 @@ from scipy.stats import t
 
 from calibration.fit.from_serving import calibrate_serving
 from calibration.fit.loads import Options, loads_of
-from calibration.fit.serving_report import said, serving_json, serving_text, unphysical
+from calibration.fit.serving_report import said, serving_json, serving_text, unphysical, with_notes
 from calibration.sources.serving import ServingRow
 from calibration.validate.serving import log_errors, validate_serving
 from simulator.costs.cautions import cautions
@@ -146,6 +146,8 @@ def test_constants_are_said_to_be_as_before_only_where_rows_left_them() -> None:
     }
     assert "Not physical, so this is not what the server has: seconds a byte, launch." in serving_text(odd)
     assert not serving_json(odd, {})["physical"]
+    assert with_notes(odd).notes[0] == "Seconds a byte is not physical: 114% of its peak."
+    assert with_notes(found) == found.profile
 
 
 def test_what_a_round_takes_for_each_sequence_is_fitted_where_rows_have_drafts() -> None:
