@@ -42,7 +42,8 @@ class Curve:
         size = np.asarray(size, np.float64)
         if len(self.sizes) == 1:
             shape = (*self.seconds.shape[:-1], *(1,) * size.ndim)
-            return np.asarray(self.seconds[..., 0].reshape(shape) * np.ones(size.shape))
+            samples = self.seconds[..., 0].reshape(shape)
+            return np.broadcast_to(samples, (*self.seconds.shape[:-1], *size.shape))
         place = np.interp(np.log(size), np.log(self.sizes), np.arange(len(self.sizes)))
         below = np.minimum(place.astype(np.int64), len(self.sizes) - 2)
         part = place - below

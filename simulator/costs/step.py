@@ -38,9 +38,19 @@ def step_s(
     memory_s = np.asarray(bytes_, np.float64) * mem_scale
     longer, shorter = np.maximum(compute_s, memory_s), np.minimum(compute_s, memory_s)
     # (c^m + b^m)^(1/m) with the longer term taken out, so that no power overflows; m = inf needs no case of its own.
-    ratio = np.divide(shorter, longer, out=np.zeros(longer.shape), where=longer > 0)
+    ratio = (
+        shorter / longer if longer.all() else np.divide(shorter, longer, out=np.zeros(longer.shape), where=longer > 0)
+    )
     exponent = np.asarray(overlap_exponent, np.float64)
-    joined = longer * (1 + ratio**exponent) ** (1 / exponent)
+    if exponent.ndim:
+        joined = longer * (1 + ratio**exponent) ** (1 / exponent)
+    else:
+        # In place: to ask for memory takes as long as to reckon.
+        ratio **= exponent
+        ratio += 1
+        ratio **= 1 / exponent
+        ratio *= longer
+        joined = ratio
     return np.asarray(joined + np.asarray(launches) * launch_s + fixed_s, np.float64)
 
 

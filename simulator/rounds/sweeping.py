@@ -21,7 +21,7 @@ from simulator.costs.kinds import is_models
 from simulator.costs.parameters import BY_NAME, Point
 from simulator.costs.step import Costs, Floats, RoundCost
 from simulator.ground.endings import unbroken
-from simulator.ground.machine import cores
+from simulator.ground.machine import cores, keep_freed
 from simulator.ground.streams import stream
 from simulator.ground.tables import Table
 
@@ -177,7 +177,10 @@ def each_part(
         progress(units)
         return result
 
-    workers = cores() if sweep.grid.points * max(sweep.replications, 1) > POINTS_A_PART else 1
+    is_large = sweep.grid.points * max(sweep.replications, 1) > POINTS_A_PART
+    workers = cores() if is_large else 1
+    if is_large:
+        keep_freed()
     with submitting(workers) as submit:
         for part in parts_of(sweep):
             needed = range(part.first // costs // chunk, (part.first + part.points - 1) // costs // chunk + 1)

@@ -31,6 +31,7 @@ from simulator.costs.step import Knobs
 from simulator.ground import helpers
 from simulator.ground.chrome_trace import ChromeTrace
 from simulator.ground.histogram import AcceptanceHistogram
+from simulator.ground.machine import keep_freed
 from simulator.ground.ranges import parse_values
 from simulator.ground.tables import CsvTable, ParquetTable, writing_table
 from simulator.rounds import sweeping
@@ -264,6 +265,8 @@ def loads(smoke: bool) -> None:
 
 def main() -> None:
     smoke = options(__doc__).parse_args().smoke
+    # As a sweep does.
+    keep_freed()
     show("what", "ours", "reference, in the same run", "")
     rounds(smoke)
     histogram(smoke)
