@@ -86,7 +86,8 @@ def aiperf_row(export: Field, line: int) -> ServingRow:
     """Read the totals of a run of AIPerf; what it was asked for is said by its first or its second configuration."""
     config = export["input_config"]
     phases = at(config, "phases").value
-    counted = [p for p in phases if isinstance(p, dict) and not p.get("exclude_from_results")] if phases else []
+    listed = phases if isinstance(phases, list) else []
+    counted = [p for p in listed if isinstance(p, dict) and not p.get("exclude_from_results")]
     phase = as_record(counted[-1] if counted else None)
     named = first(at(config, "endpoint", "model_names"), at(config, "models", "items"), at(config, "models"))
     model = named[0] if isinstance(named, list) and named else None

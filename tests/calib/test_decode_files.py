@@ -111,12 +111,12 @@ def check_sound(checks: Checks, *values: Any) -> None:
 def test_what_is_told_sound_at_once_is_what_the_slow_way_finds_sound(tmp_path: Path) -> None:
     """Of every schema that comes along, and of lines, cases and pairs that somebody spoilt."""
     lines = write_decode(tmp_path / "d.jsonl", prompts=1, lengths=(1,), tokens=3).read_text().splitlines()
-    for line in lines[:3]:
+    for line in lines[:2]:
         value = json.loads(line)
         check_sound(checks_of(value["kind"]), value)
     check_sound(checker(load_schema(CASES)), {"cases": [made_case()]})
     pairs = PAIRS.with_suffix(".schema.json")
-    check_sound(checker(load_schema(pairs)), dict(list(tomllib.loads(PAIRS.read_text()).items())[:2]))
+    check_sound(checker(load_schema(pairs)), dict(list(tomllib.loads(PAIRS.read_text()).items())[:1]))
     # What is not told of here is found the slow way.
     assert checker({"prefixItems": []}).sound is None
     assert checker({"const": {}}).sound is None

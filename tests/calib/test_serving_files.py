@@ -1,7 +1,8 @@
 """Rows of servers as files hold them: delimiters, units, spellings, results of benches, folders of these."""
 
 import json
-from contextlib import chdir
+from collections.abc import Iterator
+from contextlib import chdir, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,23 @@ def test_benches_tell_model_engine_devices_and_formats(
 def test_loads_that_no_clients_make_are_refused(tmp_path: Path, written: dict, said: str) -> None:
     with pytest.raises(UserError, match=said):
         rows_of(tmp_path, json.dumps(written), "result.json")
+
+
+def test_what_is_no_bench_s_is_read_or_refused_and_nothing_else(tmp_path: Path) -> None:
+    """Whatever stands in place of a part, at any depth."""
+
+    def spoilt(value: Any) -> Iterator[Any]:
+        yield from (None, True, 1.5, "x", [], [1], {})
+        for key, inner in value.items() if isinstance(value, dict) else ():
+            yield from (value | {key: odd} for odd in spoilt(inner))
+
+    for bench in (SGLANG, GUIDE, ONE, TWO):
+        for odd in spoilt(bench):
+            with suppress(UserError):
+                rows_of(tmp_path, json.dumps(odd), "a.json")
+    for table in ("concurrency,isl\r,osl,tpot_ms\n1,2,3,4\n", 'concurrency;isl;osl;tpot_ms\n"1;2;3;4\n'):
+        with pytest.raises(UserError):
+            rows_of(tmp_path, table)
 
 
 def test_sglang_says_how_long_its_drafts_are_where_they_are_chains(tmp_path: Path) -> None:
