@@ -16,11 +16,8 @@ from numpy.typing import NDArray
 from simulator.ground.arrays import Numbers, read_arrays
 from simulator.ground.artefacts import UserError, check_kind, envelope, file_sha256, read_hashed, write_json, writing
 from simulator.ground.fields import read_json_object, shortened
+from simulator.ground.traces import KIND, SCHEMA_VERSIONS, TOGETHER, UNIT, WHOLE
 
-KIND = "acceptance_trace"
-# 1: one acceptance a position. 2: both kinds of draft, ranks, entropies, turns, prompts with categories.
-# 3: margin_q, log_q and log_q_rejected, by which engines tell how sure a draft is.
-SCHEMA_VERSIONS = (2, 3)
 SINCE_3 = ("margin_q", "log_q", "log_q_rejected")
 Q_KINDS = ("sampled", "greedy")
 # What a draft with another tokenizer leaves unknown.
@@ -28,8 +25,6 @@ UNKNOWN_RANK = -1
 
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float32]
-# What both files of a trace are of.
-TOGETHER = "one measurement (one that was interrupted here goes on with the same command)"
 
 
 def left_out() -> Floats:
@@ -153,7 +148,6 @@ class Trace:
 ROUNDED = 1e-3
 # Logarithms of q are cut below, since top-k leaves tokens of no probability; margins above, where a second is none.
 LEAST_LOG_Q, MOST_MARGIN = -104.0, 1e4
-WHOLE, UNIT = Numbers(dtype=np.int32, least=0), Numbers(dtype=np.float32, least=0, most=1)
 RANK, SHARE = replace(WHOLE, least=UNKNOWN_RANK), replace(UNIT, least=-ROUNDED, most=1 + ROUNDED, unknown=True)
 NATS = Numbers(dtype=np.float32, least=-ROUNDED, unknown=True)
 # What each array may hold; sums of probabilities may be off by rounding.

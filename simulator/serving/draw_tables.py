@@ -109,3 +109,44 @@ def wider(laws: Laws, longest: int) -> Laws:
 def joined(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
     """Return all parts as one, one behind another."""
     return np.concatenate([part.ravel() for part in parts])
+
+
+def mean_offered(category: Category, longest: int) -> Floats:
+    """Return the drafts of a round on average, by K from 0 to longest."""
+    if isinstance(category, Laws) and category.found is not None:
+        places = np.pad(category.found.mean(0), (0, longest))[:longest]
+        return np.append(0.0, np.cumsum(places))
+    if isinstance(category, Walks) and category.proposed is not None:
+        return cut_means(category.proposed, longest)
+    return np.arange(longest + 1.0)
+
+
+def mean_accepted(category: Category, longest: int) -> Floats:
+    """Return the accepted drafts of a round on average, by K from 0 to longest; of texts as begun at every place."""
+    if isinstance(category, Walks):
+        return cut_means(category.taken, longest)
+    if isinstance(category, Texts):
+        return np.asarray(np.mean([runs_along(np.asarray(text, np.float64), longest) for text in category.likely], 0))
+    law = wider(category, max(longest, category.survival.shape[2]))
+    each = law.survival.sum(2)[:, : longest + 1]
+    if category.found is None:
+        return np.asarray(each.mean(0))
+    assert law.found is not None
+    # P(D >= d) for d from 0 on: at K a round drafts what it finds, or K where it finds more.
+    at_least = np.column_stack((np.ones(len(each)), law.found))[:, : longest + 1]
+    shorter = (at_least[:, :-1] - at_least[:, 1:]) * each[:, :-1]
+    before = np.column_stack((np.zeros(len(each)), np.cumsum(shorter, 1)))
+    return np.asarray((before + at_least * each).mean(0))
+
+
+def cut_means(walks: Sequence[ArrayLike], longest: int) -> Floats:
+    """Return the mean of recorded numbers that are cut at K, by K."""
+    k = np.arange(longest + 1)
+    return np.asarray(np.mean([np.minimum(np.asarray(walk)[:, None], k).mean(0) for walk in walks], 0))
+
+
+def runs_along(likely: Floats, longest: int) -> Floats:
+    """Return how many of K drafts are accepted from a place of a text on average, by K."""
+    again = np.resize(likely, len(likely) + longest)
+    reached = np.cumprod([again[place : place + len(likely)] for place in range(longest)], 0)
+    return np.append(0.0, np.cumsum(reached.mean(1)))
