@@ -143,7 +143,8 @@ def calibrate_serving(loads: Loads, prior: Profile, name: str, source_sha256: st
     fits = np.isfinite(loads.priced(prior).tpot_s)
     loads = loads.select([int(i) for i in np.flatnonzero(fits)])
     if (count := loads.distinct) < LEAST_LOADS:
-        raise UserError(f"rows of {count} loads that fit into memory, expected of at least {LEAST_LOADS}")
+        fit = f"{count} load{'s' * (count != 1)} of these rows fit{'s' * (count == 1)} into memory"
+        raise UserError(f"{fit}, expected at least {LEAST_LOADS} (--tp, --dtype?)")
     constants = constants_of(prior, loads)
     told = fit_rows(loads, prior, constants)
     fitted = moved(prior, factors_of(constants, told.logs))

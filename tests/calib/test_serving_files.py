@@ -242,6 +242,10 @@ def test_too_few_rows_say_how_to_name_more(run, user_error, tmp_path: Path) -> N
     user_error(
         run("calibrate", "--from-serving", file, *given, "--kv-dtype", "fp3"), "--kv-dtype: 'fp3', expected a number"
     )
+    bench_files(tmp_path / "three", 3)
+    small = ("--profile", "rtx-4090", "--target-model", "llama-3.1-70b")
+    done = run("calibrate", "--from-serving", "three", *small)
+    assert done.stderr.endswith("0 loads of these rows fit into memory, expected at least 3 (--tp, --dtype?)\n")
     (tmp_path / "empty").mkdir()
     user_error(run("calibrate", "--from-serving", "empty", *given), "empty: holds no file of rows")
 
