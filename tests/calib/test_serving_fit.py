@@ -38,7 +38,7 @@ def test_rows_of_one_load_count_once() -> None:
     assert (other.rows, other.loads, one.loads, other.degrees) == (15, 5, 5, one.degrees)
     assert other.tpot_error == pytest.approx(one.tpot_error, rel=1e-6)
     assert "The rows are of 5 loads" in serving_text(thrice)
-    with pytest.raises(UserError, match="rows of 2 loads"):
+    with pytest.raises(UserError, match="2 loads of these rows fit"):
         calibrate_serving(few.select([0, 0, 0, 1]), SHEET, "engine")
 
 
