@@ -2,8 +2,10 @@
 
 import os
 from collections.abc import Callable
+from functools import lru_cache
 from importlib.util import find_spec
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar, cast
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
@@ -35,5 +37,27 @@ def by_numba(function: Function, **options: bool) -> Function:
         return function
     from numba import njit
 
-    wrapped: Function = njit(cache=True, nogil=True, error_model="numpy", **options)(function)
-    return wrapped
+    options |= {"nogil": True}
+    try:
+        found: Any = njit(cache=True, error_model="numpy", **options)(function)
+    except RuntimeError:  # there is no folder to keep it in
+        return cast("Function", njit(error_model="numpy", **options)(function))
+    keep_apart(found)
+    return cast("Function", found)
+
+
+def keep_apart(dispatcher: Any) -> None:
+    """Have what is kept of a function hang on all sources of loops: numba looks at its own alone, not at its calls."""
+    from numba.core.caching import IndexDataCacheFile
+
+    cache = dispatcher._cache
+    stamp = (cache._impl.locator.get_source_stamp(), stamps())
+    base = cache._impl.filename_base
+    cache._cache_file = IndexDataCacheFile(cache_path=cache._cache_path, filename_base=base, source_stamp=stamp)
+
+
+@lru_cache(maxsize=1)
+def stamps() -> tuple[tuple[str, int, int], ...]:
+    """Return name, time and size of every file of loops."""
+    files = sorted((Path(__file__).parents[1] / "serving").glob("*.py"))
+    return tuple((file.name, (told := file.stat()).st_mtime_ns, told.st_size) for file in files)

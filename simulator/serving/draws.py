@@ -137,8 +137,9 @@ def by_law(floats: Floats, law: int, sharp: float, seed: int, request: int, roun
     """Return how many of so many drafts are accepted; law: where their P(A >= j) begin."""
     taken, drawn = 0, uniform(seed, request, round_, WHOLE)
     if sharp <= 0:
-        while taken < most and drawn < floats[law + taken]:
-            taken += 1
+        # They fall: all are counted, as no processor foretells where to stop.
+        for place in range(law, law + most):
+            taken += 1 if drawn < floats[place] else 0
         return taken
     while taken < most:
         if uniform(seed, request, round_, COIN + taken) >= sure(floats, law, sharp, seed, request, round_, taken):

@@ -227,7 +227,7 @@ def joined(
         np.cumsum([0, *(len(t.kinds) for t in tables)]),
         [np.array(t.experts).reshape(-1, 2) for t in tables],
     )
-    curves = [np.log([t.mem_scale.sizes, t.mem_scale.seconds]).T for t in tables]
+    curves = [knots_of(t.mem_scale) for t in tables]
     ranges = zip(tables, ends[:-1], ends[1:], strict=True)
     parts = {
         "columns": np.stack([np.stack([*t[:4], *t.host_s, *t.host_sequence_s], -1) for t in tables]),
@@ -267,6 +267,12 @@ def slots_of(tables: Sequence[Table], counts: Ints, table: Sequence[int]) -> tup
         for rows in np.unique(counts[1:, 0][np.array(table[1:], np.int64) == t]).tolist():
             by_rows[kind, rows] = found.setdefault((most, is_window, rows), len(found))
     return list(found), by_rows
+
+
+def knots_of(curve: Curve) -> Floats:
+    """Return logarithms of sizes and seconds, [knots, 2]; of one knot its seconds, which hold everywhere."""
+    knots = np.column_stack((curve.sizes, curve.seconds))
+    return np.log(knots) if len(knots) > 1 else knots
 
 
 def filled(rows: Sequence[Floats]) -> Floats:

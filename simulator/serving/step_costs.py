@@ -187,14 +187,17 @@ def joined_s(compute_s: float, memory_s: float, exponent: float) -> float:
     longer, shorter = max(compute_s, memory_s), min(compute_s, memory_s)
     if longer <= 0 or math.isinf(exponent):
         return float(longer)
-    if exponent == 1:
-        return float(longer + shorter)
+    if exponent == 4:  # of all data sheets: roots are quicker than powers
+        ratio = shorter / longer
+        return float(longer * math.sqrt(math.sqrt(1 + ratio * ratio * ratio * ratio)))
     return float(longer * (1 + (shorter / longer) ** exponent) ** (1 / exponent))
 
 
 @lean
 def byte_s(f: Floats, curve: int, width: int, knots: int, size: float) -> float:
-    """Return the seconds a byte of passes that move so many, as `costs.profile.Curve` has it."""
+    """Return the seconds a byte of passes that move so many, as `costs.profile.Curve` has it. One knot is as it is."""
+    if knots == 1:
+        return float(f[curve + width])
     at, below, seconds = math.log(max(size, 1.0)), 0, curve + width
     while below < knots - 1 and at >= f[curve + below + 1]:
         below += 1
