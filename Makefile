@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OUT ?= out
 DEVICE ?= cuda:0
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-whole test-oldest test-newest test-vllm test-gpu first-light check format bench fuzz torture mutants tiny-pair locked clean
+.PHONY: help demo test test-whole test-oldest test-newest test-vllm test-server test-gpu first-light check format bench fuzz torture mutants tiny-pair locked clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +57,11 @@ test-newest: ## run it with the newest releases that pip brings
 # In an environment that has vLLM, pytest and what specsim needs: PYTHON=/its/bin/python make test-vllm; four minutes.
 test-vllm: ## ask vLLM whether it takes what is written for it
 	HF_HUB_OFFLINE=1 PYTHONPATH=. $(PYTHON) -m pytest -p no:cacheprovider -o filterwarnings=default tests/sim/test_vllm_accepts.py
+
+# In an environment that has vLLM 0.32 and NumPy; four minutes.
+COUNT ?= 1000
+test-server: ## plan random workloads with our scheduler and with vLLM's, step by step; prints what differs
+	PYTHONPATH=. $(PYTHON) -m tests.server.scheduler_twin --count $(COUNT)
 
 # From the bare checkout with the interpreter it is given; nothing is installed: PYTHON=python3 make test-gpu
 test-gpu: ## run the GPU suite; fails where there is no GPU

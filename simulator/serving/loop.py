@@ -4,7 +4,7 @@ from simulator.ground.compiled import lean
 
 from . import state
 from .blocks import BLOCKS
-from .by_batch import next_k
+from .policies import ALL, next_k
 from .queues import COME, RUN, WAIT, next_coming, nth_waiting, wait_last
 from .state import COUNT, DONE_S, NEXT_K, PLANNED_S, PROMPT, REFUSED, REQUEST, SENT, SIZE, STATUS, TOTAL, VERIFIES, note
 from .step_costs import seconds
@@ -23,6 +23,7 @@ from .steps import (
     STEPS,
     WAIT_AREA,
     Run,
+    cut,
     end_step,
     follow,
     next_sent,
@@ -148,17 +149,19 @@ def begin_step(run: Run) -> int:
     step = count[STEPS]
     flight, times = run.plans.flights[step % 2], run.plans.times[step % 2]
     plan_step(s, run.texts, run.kv, run.queues, run.plans, run.log, step, clock[NOW])
-    k = 0
+    k = -1
     if s.k > 0:
-        k = next_k(run.policy, run.memory, flight[SIZE], size[RUN], size[WAIT], clock[CONTEXT])
+        k = next_k(run.policy, run.memory, flight[SIZE], size[WAIT], clock[CONTEXT])
+        if run.policy.verifies != ALL:
+            cut(run, step)
     settle(run, step, k)
     begun = max(clock[NOW], clock[BUSY_UNTIL])
-    taken = seconds(run.costs, run.totals, k if s.k > 0 else -1) if flight[TOTAL] > 0 else 0.0
+    taken = seconds(run.costs, run.totals, k) if flight[TOTAL] > 0 else 0.0
     clock[BUSY_UNTIL] = begun + taken
     clock[BUSY] += taken
     times[PLANNED_S] = clock[NOW]
     times[DONE_S] = begun + taken
-    flight[NEXT_K] = k
+    flight[NEXT_K] = max(k, 0)
     count[STEPS] += 1
     count[IN_FLIGHT] += 1
     count[FLUSH] = 0

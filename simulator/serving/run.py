@@ -11,9 +11,9 @@ from simulator.workloads.requests import Requests
 
 from . import state, steps
 from .blocks import BLOCK, FREE, LEAST, NO_KEY, TABLE, Blocks, Texts
-from .by_batch import Policy
 from .draws import Acceptance
 from .loop import DONE, STUCK, advance
+from .policies import Policy, new_memory
 from .queues import QUEUES, Queues, come, nth_waiting
 from .settings import Settings
 from .state import ENTRY, FLIGHT, FLIGHTS, LEFT, ROW, STEP, TIMES, TRACK, Log, Plans
@@ -180,7 +180,10 @@ def started(
         kin=listed(families(requests) if sessions else np.zeros((0, KIN), np.int32)),
         clock=listed(clock),
         count=listed(count),
-        memory=row(8, np.float64),
+        memory=listed(new_memory(policy)),
+        words=table(seats, 4, np.int64),
+        left=row(seats, np.int64),
+        scores=np.zeros((2, seats * max(settings.k, 1))),
         totals=listed(no_totals(costs)),
         gaps=row(BINS, np.int64),
         edges=listed(gap_edges_s()),

@@ -25,8 +25,8 @@ UNSENT, WAITING, PREEMPTED, RUNNING, ENDED, REFUSED = range(6)
 SENT, BEGUN, FIRST, LAST, TIMES = range(5)
 
 # A row of a plan: who computes how many tokens, of which how many are drafts; tokens that it will give, none before its
-# prompt is read; whether it was admitted in this step, so that its drafts are padding.
-REQUEST, COUNT, VERIFIES, GIVES, IS_FRESH, ROW = range(6)
+# prompt is read; whether it was admitted in this step, so that its drafts are padding; drafts that a policy leaves.
+REQUEST, COUNT, VERIFIES, GIVES, IS_FRESH, KEPT, ROW = range(7)
 # Of each plan: rows, tokens, and drafts of the round that follows; when it was planned, and when it ends.
 SIZE, TOTAL, NEXT_K, FLIGHT = range(4)
 PLANNED_S, DONE_S = range(2)

@@ -6,8 +6,8 @@ from simulator.ground.compiled import lean
 
 from . import state
 from .blocks import BLOCKS, Blocks, Texts, publish, release
-from .by_batch import Policy
 from .draws import Acceptance, accepted, offered
+from .policies import Policy, learn, verify
 from .queues import RUN, WAIT, Queues, come, leave_waiting
 from .settings import Settings
 from .state import (
@@ -21,6 +21,7 @@ from .state import (
     GIVEN,
     GIVES,
     IS_FRESH,
+    KEPT,
     LAST,
     PREEMPTED,
     PROMPT,
@@ -61,7 +62,7 @@ class Run(NamedTuple):
         texts, arrival_s, after, think_s: Of `Requests`.
         kv, queues, plans, log: See there; of the queues are `track` and `times` of all requests.
         kin, clock, count: As above; kin without rows: no request waits for another.
-        memory: Of the policy.
+        memory: Of the policy; words, left, scores: room for it to cut drafts in.
         totals: Of the step that is priced.
         gaps, edges: Gaps between tokens of a request that left one after another, in bins that begin at edges.
         series: Rows over time: time, requests that run and that wait, blocks held, tokens of a step, its seconds;
@@ -84,6 +85,9 @@ class Run(NamedTuple):
     clock: Array
     count: Array
     memory: Array
+    words: Array
+    left: Array
+    scores: Array
     totals: Array
     gaps: Array
     edges: Array
@@ -103,8 +107,9 @@ def settle(run: Run, step: int, k: int) -> None:
         run.totals[place] = 0.0
     for place in range(start, start + flight[SIZE]):
         row = plans.rows[place]
-        t, count, drafts = run.queues.track[row[REQUEST]], row[COUNT], row[VERIFIES]
-        computed = t[COMPUTED] + count
+        t, drafts = run.queues.track[row[REQUEST]], row[KEPT]
+        computed = t[COMPUTED] + row[COUNT]
+        count = row[COUNT] - row[VERIFIES] + drafts
         is_chunk = computed < t[TOKENS] + t[AHEAD]
         written = t[TOKENS] + t[GIVEN]
         is_prompt = is_chunk or count > 1 + drafts
@@ -112,25 +117,53 @@ def settle(run: Run, step: int, k: int) -> None:
         if not is_chunk:
             gives = 1
             if drafts > 0 and row[IS_FRESH] == 0:
-                gives += verify(run.acceptance, run.count[SEED], row[REQUEST], t, written - t[PROMPT], drafts)
+                gives += taken_of(run.acceptance, run.count[SEED], row[REQUEST], t, written - t[PROMPT], drafts)
             if is_async:
-                t[AHEAD] += 1 + drafts
-                t[DRAFTS] = k
+                t[AHEAD] += 1 + row[VERIFIES]
+                t[DRAFTS] = max(k, 0)
         context = computed - count if is_prompt else written - 1
         add(run.costs, run.totals, count, context, drafts, is_prompt, gives > 0)
         t[COMPUTED] = computed
-        t[FLYING] += count
+        t[FLYING] += row[COUNT]
         t[GIVEN] += gives
         t[state.IS_CHUNK] = is_chunk
         row[GIVES] = gives
-        total += count
+        total += row[COUNT]
         contexts += context
     flight[TOTAL] = total
     run.clock[CONTEXT] = contexts / max(flight[SIZE], 1)
 
 
 @lean
-def verify(acceptance: Acceptance, seed: int, request: int, t: Array, answer: int, drafts: int) -> int:
+def cut(run: Run, step: int) -> None:
+    """Leave those drafts of a plan that its policy has verified; what the scheduler reserved for the others is lost."""
+    plans, count, others = run.plans, 0, 0
+    start = step % 2 * plans.seats
+    end = start + plans.flights[step % 2][SIZE]
+    for place in range(start, end):
+        row = plans.rows[place]
+        if row[VERIFIES] == 0 or row[IS_FRESH] > 0:
+            others += row[COUNT]
+            continue
+        t = run.queues.track[row[REQUEST]]
+        word = run.words[count]
+        word[0] = row[REQUEST]
+        word[1] = t[CATEGORY]
+        word[2] = t[state.ROUNDS]
+        word[3] = t[TOKENS] + t[GIVEN] - t[PROMPT]
+        run.left[count] = row[VERIFIES]
+        count += 1
+    verify(run.policy, run.memory, run.acceptance, run.count[SEED], run.words, run.left, count, others, run.scores)
+    count = 0
+    for place in range(start, end):
+        row = plans.rows[place]
+        if row[VERIFIES] > 0 and row[IS_FRESH] == 0:
+            row[KEPT] = run.left[count]
+            count += 1
+
+
+@lean
+def taken_of(acceptance: Acceptance, seed: int, request: int, t: Array, answer: int, drafts: int) -> int:
     """Return how many drafts of a round are taken."""
     taken = accepted(acceptance, seed, request, t[CATEGORY], t[state.ROUNDS], answer, drafts)
     t[state.ROUNDS] += 1
@@ -142,7 +175,7 @@ def verify(acceptance: Acceptance, seed: int, request: int, t: Array, answer: in
 @lean
 def end_step(run: Run, step: int) -> None:
     """Let the tokens of a step leave, and its requests end or be drafted for."""
-    plans, ended = run.plans, 0
+    plans, ended, drafting, taken = run.plans, 0, 0, 0
     start = step % 2 * plans.seats
     for place in range(start, start + plans.flights[step % 2][SIZE]):
         row = plans.rows[place]
@@ -153,10 +186,14 @@ def end_step(run: Run, step: int) -> None:
         t[GIVEN] -= gives
         if is_stale:
             t[STALE] -= row[COUNT]
+        if gives > 0 and row[IS_FRESH] == 0:
+            drafting += 1
+            taken += gives - 1
         if gives > 0 and t[STATUS] != ENDED:
             ended += leave(run, step, request, t, gives, row[VERIFIES], is_stale)
     if ended > 0:
         drop_ended(run.queues)
+    learn(run.policy, run.memory, drafting, taken / max(drafting, 1))
 
 
 @lean

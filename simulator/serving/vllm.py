@@ -129,6 +129,7 @@ def put(s: Settings, plans: Plans, step: int, request: int, count: int, drafts: 
     row[REQUEST] = request
     row[COUNT] = count
     row[VERIFIES] = drafts
+    row[state.KEPT] = drafts
     row[IS_FRESH] = is_fresh
     flight[SIZE] += 1
     plans.left[BUDGET] -= count
