@@ -25,7 +25,7 @@ BINS, BINS_DECADE, LEAST_GAP_S = 512, 64, 1e-5
 SERIES_ROWS = 4096
 # Steps between two looks at whether somebody wants to stop.
 STEPS_AT_ONCE = 1 << 16
-LOG_ENTRIES = 1 << 16
+LOG_ENTRIES = 1 << 12
 
 
 class Outcome(NamedTuple):
@@ -148,9 +148,6 @@ def started(
     """Return a run at its beginning."""
     size, seats = len(requests.prompt), settings.max_num_seqs
     sessions = bool((requests.after >= 0).any())
-    track, times = np.zeros((size, TRACK), np.int32), np.full((size, TIMES), np.nan)
-    first = (requests.prompt, requests.output, requests.priority, requests.category, requests.shared)
-    track[:, : len(first)] = np.column_stack(first)
     clock, count = np.zeros(CLOCK), np.zeros(COUNTS, np.int64)
     count[[steps.SEED, steps.CLIENTS, steps.WARM, steps.STRIDE]] = seed, clients, warm, 1
     clock[steps.GAP] = -1.0
@@ -166,15 +163,7 @@ def started(
         after=listed(requests.after),
         think_s=listed(requests.think_s),
         kv=empty_blocks(settings),
-        queues=Queues(
-            running=row(seats, np.int64),
-            waiting=row(size + 1, np.int64),
-            coming=row(size if sessions or clients else 1, np.int64),
-            skipped=row(3 * seats, np.int64),
-            size=row(QUEUES, np.int64),
-            track=listed(track),
-            times=listed(times),
-        ),
+        queues=empty_queues(requests, seats, size if sessions or clients else 1),
         plans=empty_plans(seats),
         log=Log(table(0, ENTRY, np.int64), table(0, STEP, np.float64), row(2, np.int64)),
         kin=listed(families(requests) if sessions else np.zeros((0, KIN), np.int32)),
@@ -195,6 +184,23 @@ def started(
             ran.count[steps.NEXT] = request + 1
             come(ran.queues, request, 0.0)
     return ran
+
+
+def empty_queues(requests: Requests, seats: int, coming: int) -> Queues:
+    """Return all requests, of which none was sent; so many can be to come at once."""
+    size = len(requests.prompt)
+    track = np.zeros((size, TRACK), np.int32)
+    first = (requests.prompt, requests.output, requests.priority, requests.category, requests.shared)
+    track[:, : len(first)] = np.column_stack(first)
+    return Queues(
+        running=row(seats, np.int64),
+        waiting=row(size + 1, np.int64),
+        coming=row(coming, np.int64),
+        skipped=row(3 * seats, np.int64),
+        size=row(QUEUES, np.int64),
+        track=listed(track),
+        times=listed(np.full((size, TIMES), np.nan)),
+    )
 
 
 def empty_plans(seats: int) -> Plans:

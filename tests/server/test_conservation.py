@@ -1,0 +1,173 @@
+"""What holds of any run of a server: nothing is lost, nothing is made, waiting lines are those of queueing theory."""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from simulator.ground import compiled
+from simulator.serving import state
+from simulator.serving.draw_tables import Laws, acceptance_of
+from simulator.serving.pass_tables import linear_costs
+from simulator.serving.policy_tables import fixed
+from simulator.serving.run import Outcome
+from simulator.serving.settings import settings_of
+from simulator.workloads.requests import requests_of
+from tests.server import plans
+from tests.server.workloads import draw
+
+Run = Callable[..., Outcome]
+STEP_S = 0.01
+
+
+@pytest.fixture(scope="module")
+def modules() -> Any:
+    """The serving modules anew, as plain Python runs them: nothing is compiled."""
+    room = "simulator.serving"
+    kept = {name: module for name, module in sys.modules.items() if name.startswith(room)}
+    package = sys.modules["simulator"].serving
+    with pytest.MonkeyPatch.context() as patch:
+        for name in kept:
+            patch.delitem(sys.modules, name)
+        patch.setattr(compiled, "IS_COMPILED", False)
+        from simulator.serving import run as anew
+
+        made = anew
+    for name in [name for name in sys.modules if name.startswith(room)]:
+        del sys.modules[name]
+    sys.modules.update(kept)
+    sys.modules["simulator"].serving = package
+    return made
+
+
+def law(k: int, chance: float) -> Any:
+    """Return an acceptance of so much a draft."""
+    survival = np.zeros((1, k + 1, k))
+    for drafts in range(1, k + 1):
+        survival[0, drafts, :drafts] = chance ** np.arange(1, drafts + 1)
+    return acceptance_of([Laws(survival)])
+
+
+COSTS = linear_costs(STEP_S, 1e-5, tokens=8192)
+servers = st.fixed_dictionaries(
+    {
+        "k": st.integers(0, 4),
+        "block_size": st.sampled_from([1, 4, 16]),
+        "max_num_seqs": st.integers(1, 6),
+        "max_num_batched_tokens": st.integers(8, 200),
+        "prefix_caching": st.booleans(),
+        "async_scheduling": st.booleans(),
+        "by_priority": st.booleans(),
+        "reserve_full_isl": st.booleans(),
+    }
+)
+loads = st.lists(
+    st.tuples(st.integers(1, 130), st.integers(1, 40), st.floats(0, 0.05), st.integers(-1, 5), st.integers(0, 2)),
+    min_size=1,
+    max_size=14,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(server=servers, load=loads, clients=st.integers(0, 3), share=st.integers(0, 40))
+def test_nothing_is_lost_and_nothing_is_made(
+    modules: Any, server: dict[str, Any], load: list[Any], clients: int, share: int
+) -> None:
+    prompt, output, gaps, after, priority = (np.array(column) for column in zip(*load, strict=True))
+    after = np.where(after < np.arange(len(load)), after, -1)
+    s = settings_of(num_blocks=130 // server["block_size"] + 3, max_model_len=130, lookahead=server["k"], **server)
+    requests = requests_of(
+        prompt,
+        output,
+        arrival_s=np.cumsum(gaps),
+        priority=priority,
+        after=after,
+        think_s=gaps,
+        shared=np.minimum(prompt, share),
+        units=[7],
+    )
+    ran = modules.started(s, requests, law(4, 0.6), COSTS, fixed(s.k), clients=clients, seed=3)
+    ended, log = modules.logged(ran)
+    outcome = modules.finished(ended, log)
+    is_served = prompt < 130
+    kinds, _, of, value = log.entries.T
+    emitted = np.bincount(of[kinds == state.EMITS], value[kinds == state.EMITS], len(load))
+    assert emitted.tolist() == np.where(is_served, np.minimum(output, 130 - prompt), 0).tolist()
+    assert sorted(of[kinds == state.ENDS]) == np.flatnonzero(is_served).tolist()
+    assert np.isnan(outcome.end_s).tolist() == np.isnan(outcome.sent_s).tolist() == (~is_served).tolist()
+    times = np.stack((outcome.sent_s, outcome.begun_s, outcome.first_s, outcome.end_s))[:, is_served]
+    assert (np.diff(times, axis=0) >= -1e-9).all()
+    # Memory: never more than there is, and all of it is free again.
+    assert log.steps[:, 4].min(initial=0) >= 0
+    assert ended.kv.free[:2] == [s.num_blocks, s.max_num_seqs]
+    assert not any(row[4] for row in ended.kv.block)
+    # Little: the time that all spend there is the sum of how many are there.
+    there = (times[3] - times[0]).sum()
+    assert outcome.waiting_s + outcome.running_s == pytest.approx(there, rel=1e-9, abs=1e-9)
+    # A computed token is one of a text, or a draft that was not taken, or was lost and computed again.
+    computed = value[kinds == state.PLANS].sum()
+    texts = (prompt + np.minimum(output, 130 - prompt) - 1)[is_served].sum()
+    if outcome.preemptions == 0 and s.k == 0 and not s.async_scheduling:
+        assert computed == texts - outcome.cached.sum()
+    assert outcome.accepted.sum() <= outcome.drafted.sum()
+
+
+def test_no_drafts_are_no_speculation(modules: Any) -> None:
+    rng = np.random.default_rng(5)
+    requests = requests_of(rng.integers(1, 400, 60), rng.integers(1, 60, 60), arrival_s=np.cumsum(rng.random(60) / 9))
+    server: dict[str, Any] = {"num_blocks": 70, "max_model_len": 512, "max_num_seqs": 8, "async_scheduling": False}
+    none, rests = settings_of(**server), settings_of(**server, k=4)
+    without = modules.run(none, requests, law(4, 0.6), COSTS, fixed(-1))
+    resting = modules.run(rests._replace(pads=False), requests, law(4, 0.6), COSTS, fixed(-1))
+    drafting = modules.run(rests, requests, law(4, 0.6), COSTS, fixed(4))
+    assert without.preemptions > 0
+    assert same(without, resting)
+    assert not same(without, drafting)
+
+
+def same(one: Outcome, other: Outcome) -> bool:
+    """Say whether two outcomes are alike, bit for bit."""
+    fields = set(Outcome._fields) - {"log"}
+    return all(
+        np.asarray(getattr(one, name)).tobytes() == np.asarray(getattr(other, name)).tobytes() for name in fields
+    )
+
+
+@pytest.mark.statistical
+@pytest.mark.parametrize("spread", [False, True])
+def test_a_single_seat_is_the_line_of_pollaczek_and_khinchine(modules: Any, spread: bool) -> None:
+    """Mean wait: rate * E[S^2] / (2 (1 - load)); batches of requests tell the error of the mean."""
+    rng, size, load = np.random.default_rng(8), 12_000, 0.5
+    output = rng.geometric(0.5, size) if spread else np.ones(size, int)
+    service = output * STEP_S
+    rate = load / service.mean()
+    arrival = np.cumsum(rng.exponential(1 / rate, size))
+    s = settings_of(num_blocks=100, max_model_len=100, max_num_seqs=1, async_scheduling=False, prefix_caching=False)
+    costs = linear_costs(STEP_S, 0.0, tokens=8192)
+    outcome = modules.run(s, requests_of(np.full(size, 5), output, arrival_s=arrival), law(1, 0.5), costs, fixed(-1))
+    waits = (outcome.begun_s - outcome.sent_s).reshape(24, -1).mean(axis=1)
+    expected = rate * (service**2).mean() / (2 * (1 - rate * service.mean()))
+    assert abs(waits.mean() - expected) < 4 * waits.std(ddof=1) / np.sqrt(len(waits))
+
+
+def test_clients_keep_so_many_there(modules: Any) -> None:
+    requests = requests_of(np.full(40, 50), np.full(40, 10))
+    s = settings_of(num_blocks=100, max_model_len=100, max_num_seqs=8)
+    outcome = modules.run(s, requests, law(1, 0.5), COSTS, fixed(-1), clients=4)
+    assert outcome.most_running == 4
+    assert (outcome.waiting_s + outcome.running_s) / outcome.end_of_run_s == pytest.approx(4, rel=0.02)
+
+
+@pytest.mark.whole
+@pytest.mark.skipif(not compiled.IS_COMPILED, reason="needs numba")
+def test_both_engines_have_the_same_bits(modules: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = [plans.serve(draw(seed)) for seed in range(40)]
+    monkeypatch.setattr(plans, "run", modules.run)
+    for one, other in zip(ours, [plans.serve(draw(seed)) for seed in range(40)], strict=True):
+        assert same(one, other)
+        assert one.log.entries.tobytes() == other.log.entries.tobytes()
+        assert one.log.steps.tobytes() == other.log.steps.tobytes()
