@@ -139,6 +139,15 @@ def mean_accepted(category: Category, longest: int) -> Floats:
     return np.asarray((before + at_least * each).mean(0))
 
 
+def mean_of_rounds(accepted: Floats, tokens: ArrayLike) -> Floats:
+    """Return the accepted drafts of a round on average, [K], of kinds of requests, [kinds, K].
+
+    tokens: what each kind writes. Who accepts less takes more rounds for as many.
+    """
+    share = np.asarray(tokens, np.float64) / np.sum(tokens)
+    return np.asarray(1 / (share @ (1 / (1 + np.asarray(accepted)))) - 1)
+
+
 def cut_means(walks: Sequence[ArrayLike], longest: int) -> Floats:
     """Return the mean of recorded numbers that are cut at K, by K."""
     k = np.arange(longest + 1)

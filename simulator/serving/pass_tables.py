@@ -74,6 +74,7 @@ def step_costs(models: ModelPair | Placed, longest: int, *, tokens: int, sequenc
         table,
         [1, *(int(q == 0 and bool(of.shape.attentions)) for q, of in enumerate(plan.passes))],
         after_s=after,
+        widths=np.broadcast_to(plan.width, drafts.shape),
         load_s=load_s[0],
         load_sequence_s=load_s[1] - load_s[0],
         round_s=np.column_stack((0 * drafts + rounds_s[0], 0 * drafts + rounds_s[1] - rounds_s[0] + plan.host_s)),
@@ -112,6 +113,7 @@ def of_tokens(tables: Sequence[Table], counts: Ints, overhead_s: float) -> StepC
         range(passes),
         [1] * passes,
         after_s=[0.0] * passes,
+        widths=np.arange(longest + 1) + 1,
         load_s=0.0,
         load_sequence_s=0.0,
         round_s=np.tile([overhead_s, 0.0], (longest + 1, 1)),
@@ -207,6 +209,7 @@ def joined(
     *,
     round_s: Floats,
     after_s: Sequence[float],
+    widths: Ints,
     **of: Any,
 ) -> StepCosts:
     """Return all tables as one.
@@ -218,6 +221,7 @@ def joined(
         reads: Whether it reads prompts.
         round_s: Seconds of a round besides, and of each sequence, [K, 2].
         after_s: Of each pass.
+        widths: Tokens of a sequence that are verified, by K.
         of: The rest.
     """
     slots, kind_slot = slots_of(tables, counts, table)
@@ -238,6 +242,7 @@ def joined(
         "slots": np.array(slots, np.float64),
         "rounds": round_s,
         "after": np.array(after_s, np.float64),
+        "widths": widths,
     }
     starts = np.cumsum([0, *(part.size for part in parts.values())]).tolist()
     begins: dict[str, Any] = {f"at_{name}": at for name, at in zip(parts, starts, strict=False) if name != "columns"}

@@ -28,6 +28,8 @@ ALL, WORTH_A_STEP_OLD, WORTH, SURE = 0, 1, 2, 3
 SIZE, INITIAL, SPEED, INTERVAL, WARM_UP, UP, DOWN, CEILING, CANDIDATES, SLOT = range(10)
 # Of each slot, in memory: the candidate that holds, the average, batches so far. Before them: steps so far.
 AT, MEAN, BATCHES, REMEMBERED = range(4)
+# What draws of a sequence hang on: request, category, rounds with drafts before this one, tokens of its answer so far.
+WORDS = 4
 
 
 class Policy(NamedTuple):
@@ -160,7 +162,7 @@ def verify(
         memory: Of it.
         acceptance: What confidences are drawn from.
         seed: Of the run.
-        words: Request, category, rounds with drafts before this one, and tokens written, of each sequence, [n, 4].
+        words: WORDS of each sequence, [n, 4].
         drafts: Of each sequence; written over, [n].
         sequences: n.
         others: Tokens of the pass besides: of prompts.

@@ -117,10 +117,14 @@ def timed(costs: StepCosts, k: int, sequences: int, captured: int) -> tuple[Floa
     verify_s = [
         step_s(costs, n, t / n, TIMED_CONTEXT, -1) for n, t in zip(running, np.maximum(sizes, running), strict=True)
     ]
-    drafts_s = [
-        step_s(costs, n, 1, TIMED_CONTEXT, k) - step_s(costs, n, 1, TIMED_CONTEXT, -1) for n in range(sequences + 1)
-    ]
-    return np.array(drafts_s), staircase(sizes.tolist(), np.array(verify_s), max(most, costs.tokens), captured)
+    drafts_s = draft_times(costs, k, sequences, TIMED_CONTEXT)
+    return drafts_s, staircase(sizes.tolist(), np.array(verify_s), max(most, costs.tokens), captured)
+
+
+def draft_times(costs: StepCosts, k: int, sequences: int, context: float) -> Floats:
+    """Return the seconds of drafts, and of a round besides, by sequences."""
+    both = [[step_s(costs, n, 1, context, of) for of in (k, -1)] for n in range(sequences + 1)]
+    return np.asarray(np.array(both)[:, 0] - np.array(both)[:, 1])
 
 
 def step_s(costs: StepCosts, batch: float, width: float, context: float, k: int, prompt: float = 0.0) -> float:
@@ -151,7 +155,7 @@ def goodput(
 
     Args:
         costs: Of steps.
-        accepted: Mean accepted drafts, by K from 0 on.
+        accepted: Mean accepted drafts of a round, by K from 0 on: of several kinds see `draw_tables.mean_of_rounds`.
         sequences: At once at most.
         contexts: Mean tokens that are priced, rising; the ranges between them meet halfway.
         offered: Mean drafts, by K; None: K.
@@ -180,4 +184,8 @@ def goodput(
     policy = of_table(spread[0], edges, -1 if rests else 0, spread[1])
     if not cuts:
         return policy
-    return weighed(policy, *timed(costs, policy.longest, sequences, costs.tokens), WORTH)
+    # Exactly, by tokens: sequences of the longest drafts, at the context that is priced in the middle.
+    context, width = contexts[len(contexts) // 2], policy.longest + 1
+    running = [min(-(-t // width), sequences) for t in range(1, costs.tokens + 1)]
+    verify_s = [step_s(costs, n, t / n, context, -1) for t, n in enumerate(running, 1)]
+    return weighed(policy, draft_times(costs, policy.longest, sequences, context), np.array([0.0, *verify_s]), WORTH)

@@ -47,7 +47,7 @@ class StepCosts(NamedTuple):
     many of seconds a byte of each; `experts` shares of them that a token leaves out, and their bytes, of each; of each
     kind of attention FLOPs of a pair, bytes of a token, and whose sums are of so many rows, 0: of own tokens, `rows` in
     all; SLOT numbers of each of `slots`; of each K, seconds of a round besides its passes, and of each sequence; of
-    each pass, what is added once device and host have joined.
+    each pass, what is added once device and host have joined; of each K, tokens of a sequence that are verified.
     load_s, load_sequence_s: of a pass under load. watts: of all devices at work; NaN: not known.
     """
 
@@ -67,6 +67,7 @@ class StepCosts(NamedTuple):
     at_slots: int
     at_rounds: int
     at_after: int
+    at_widths: int
     load_s: float
     load_sequence_s: float
     watts: float
@@ -116,6 +117,12 @@ def add_bounded(f: Floats, slot: int, totals: Floats, into: int, n: float, s: fl
         growing = min(max(most - s, 0.0), n)
         totals[into] += growing * s + growing * (growing + 1) / 2 + (n - growing) * most
         totals[into + 1] += n + (min(s, most - 1) if f[slot + IS_WINDOW] > 0 else min(s, most * n))
+
+
+@lean
+def nodes(costs: StepCosts, k: int) -> int:
+    """Return how many drafts are verified of a round at K = k: k, or the nodes of a tree so deep."""
+    return k if k > costs.longest else int(costs.floats[costs.at_widths + max(k, 0)]) - 1
 
 
 @lean

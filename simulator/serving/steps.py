@@ -39,7 +39,7 @@ from .state import (
     Plans,
     note,
 )
-from .step_costs import StepCosts, add
+from .step_costs import StepCosts, add, nodes
 
 Array = Any
 # Places of `clock`: now and when the engine is free, in seconds; sums over time of requests that wait, that run, and of
@@ -120,7 +120,7 @@ def settle(run: Run, step: int, k: int) -> None:
                 gives += taken_of(run.acceptance, run.count[SEED], row[REQUEST], t, written - t[PROMPT], drafts)
             if is_async:
                 t[AHEAD] += 1 + row[VERIFIES]
-                t[DRAFTS] = max(k, 0)
+                t[DRAFTS] = nodes(run.costs, max(k, 0))
         context = computed - count if is_prompt else written - 1
         add(run.costs, run.totals, count, context, drafts, is_prompt, gives > 0)
         t[COMPUTED] = computed
@@ -186,7 +186,7 @@ def end_step(run: Run, step: int) -> None:
         t[GIVEN] -= gives
         if is_stale:
             t[STALE] -= row[COUNT]
-        if gives > 0 and row[IS_FRESH] == 0:
+        if gives > 0 and row[IS_FRESH] == 0 and row[COUNT] <= 1 + row[VERIFIES]:
             drafting += 1
             taken += gives - 1
         if gives > 0 and t[STATUS] != ENDED:
@@ -217,7 +217,8 @@ def leave(run: Run, step: int, request: int, t: Array, gives: int, drafts: int, 
         return int(is_running)
     if s.k > 0 and not s.async_scheduling:
         k = run.plans.flights[step % 2][state.NEXT_K]
-        t[DRAFTS] = offered(run.acceptance, run.count[SEED], request, t[CATEGORY], t[state.ASKED], k)
+        found = offered(run.acceptance, run.count[SEED], request, t[CATEGORY], t[state.ASKED], k)
+        t[DRAFTS] = nodes(run.costs, found)
         t[state.ASKED] += 1
     return 0
 
