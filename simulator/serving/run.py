@@ -178,12 +178,17 @@ def started(
         edges=listed(gap_edges_s()),
         series=table(SERIES_ROWS, SERIES_ROW, np.float64),
     )
-    for _ in range(min(clients, size)):
+    send_first(ran, min(clients, size))
+    return ran
+
+
+def send_first(ran: Run, clients: int) -> None:
+    """Have every client send a request."""
+    for _ in range(clients):
         request = steps.next_sent(ran)
-        if request < size:
+        if request < len(ran.after):
             ran.count[steps.NEXT] = request + 1
             come(ran.queues, request, 0.0)
-    return ran
 
 
 def empty_queues(requests: Requests, seats: int, coming: int) -> Queues:
