@@ -23,11 +23,14 @@ SCRIPTS = Path(sysconfig.get_path("scripts"))
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Give properties no deadline (in CI the same examples each time), and have signals heard.
 
-    A background shell, or nohup, leaves them ignored.
+    A background shell, or nohup, leaves them ignored. Loops run as Python, but in what `make test-whole` runs: to
+    compile them takes a minute.
     """
+    if config.getoption("markexpr") != "whole":
+        os.environ.setdefault("SPECSIM_PLAIN", "1")  # before the first import of what it is for
     if find_spec("hypothesis"):  # the GPU suite does without
         from hypothesis import settings
 

@@ -38,6 +38,11 @@ COMMANDS: Mapping[str, Entry] = {
     "profiles": Entry(
         "simulator.cli.profiles", "profiles", "Hardware profiles: what a forward pass costs on a device."
     ),
+    "simulate-serving": Entry(
+        "simulator.cli.simulate_serving",
+        "simulate_serving",
+        "Serve requests step for step as an engine schedules them: does speculation pay under load?",
+    ),
     "shapes": Entry(
         "simulator.cli.shapes",
         "shapes",

@@ -150,25 +150,30 @@ DEVICE_OPTIONS = stacked(
 )
 
 
+HIST_OPTIONS = stacked(
+    click.option(
+        "--hist",
+        type=FILE,
+        help="Measured histogram, such as accept_hist_k4.json, or a folder of them; FOLDER:NAME of --by.",
+    ),
+    click.option(
+        "--as",
+        "hist_as",
+        type=click.Choice(AS),
+        help="What the numbers of --hist are.  [default: as the file says, or as they look]",
+    ),
+    click.option(
+        "--measured/--no-measured",
+        default=None,
+        help="With --hist: sample it, or use only its i.i.d. equivalent.  [default: measured]",
+    ),
+)
+
+
 def run_options(*, replications: int, least: int) -> Decorator:
     """Add the options of acceptance and of runs; `replications`: the default, `least`: the least that is allowed."""
     return stacked(
-        click.option(
-            "--hist",
-            type=FILE,
-            help="Measured histogram, such as accept_hist_k4.json, or a folder of them; FOLDER:NAME of --by.",
-        ),
-        click.option(
-            "--as",
-            "hist_as",
-            type=click.Choice(AS),
-            help="What the numbers of --hist are.  [default: as the file says, or as they look]",
-        ),
-        click.option(
-            "--measured/--no-measured",
-            default=None,
-            help="With --hist: sample it, or use only its i.i.d. equivalent.  [default: measured]",
-        ),
+        HIST_OPTIONS,
         click.option("--overlap/--no-overlap", default=False, help="Draft the next round while the target verifies."),
         click.option(
             "--guesses", default=1, type=click.IntRange(1, 256), help="Outcomes for which --overlap drafts ahead."
@@ -199,7 +204,9 @@ def options_of(cls: type[T], values: Mapping[str, Any]) -> T:
         check_list(values["method"])
     device = {f.name: values[f.name] for f in fields(DeviceOptions)}
     stated = frozenset(p.name for p in PARAMETERS if is_given(context, p.name))
-    named = {**values, "device": DeviceOptions(**device), "stated": stated, "load": load_of(context, values, stated)}
+    named = {**values, "device": DeviceOptions(**device), "stated": stated}
+    if "load" not in values:
+        named["load"] = load_of(context, values, stated)
     return cls(**{f.name: named[f.name] for f in fields(cls)})  # type: ignore[arg-type]
 
 

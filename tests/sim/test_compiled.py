@@ -9,7 +9,7 @@ import pytest
 
 from simulator.ground import compiled
 
-pytestmark = pytest.mark.skipif(not compiled.IS_COMPILED, reason="needs numba")
+pytestmark = [pytest.mark.whole, pytest.mark.skipif(not compiled.IS_COMPILED, reason="needs numba")]
 SOURCE = "from simulator.ground.compiled import lean\n\n\n@lean\ndef twice(x):\n    return 2 * x\n"
 
 

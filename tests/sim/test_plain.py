@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-from simulator.ground.compiled import PLAIN
+from simulator.ground.compiled import IS_COMPILED, PLAIN
 from simulator.ground.fields import Field
 from simulator.ground.policies import Verification, sglang
 from simulator.serving.draw_tables import Laws, Texts, Walks, acceptance_of
@@ -18,6 +19,8 @@ from simulator.serving.policy_tables import adaptive_steps, adaptive_verificatio
 from .test_draws import FALLING, SEED, cut
 from .test_policies import verified
 from .test_step_costs import by_sums, costs_of
+
+pytestmark = [pytest.mark.whole, pytest.mark.skipif(not IS_COMPILED, reason="needs numba")]
 
 
 def hexes(values: list[float]) -> str:

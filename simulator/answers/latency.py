@@ -1,0 +1,84 @@
+"""What requests saw of a server, by formula: first token, time a token, whole answer; percentiles and goodput."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from simulator.costs.step import Floats
+
+# Consecutive requests are told apart into so many batches, whose spread makes intervals (batch means).
+BATCHES = 10
+PERCENTILES = 50, 90, 99
+# Which of these are told, by their names in files.
+MEASURES = "ttft", "tpot", "e2e", "queueing"
+
+
+class Seen(NamedTuple):
+    """Requests of one run behind its warm-up, [n], in order of sending; NaN of those that were refused.
+
+    ttft_s: first token - sent. tpot_s: (end - first token) / (tokens - 1), as vLLM's benchmark has it; NaN of answers
+    of one token. e2e_s: end - sent. queueing_s: begun - sent. end_s: on the clock of the run. output: tokens.
+    """
+
+    ttft_s: Floats
+    tpot_s: Floats
+    e2e_s: Floats
+    queueing_s: Floats
+    end_s: Floats
+    output: Floats
+
+
+def seen_of(sent_s: Floats, begun_s: Floats, first_s: Floats, end_s: Floats, output: Floats, warm: int = 0) -> Seen:
+    """Return what requests saw; the first `warm` of them are left out."""
+    sent, begun, first, end, tokens = (
+        np.asarray(v, np.float64)[warm:] for v in (sent_s, begun_s, first_s, end_s, output)
+    )
+    after = np.where(tokens > 1, tokens - 1, np.nan)
+    return Seen(first - sent, (end - first) / after, end - sent, begun - sent, end, tokens)
+
+
+class Limit(NamedTuple):
+    """A promise to users: `measure` of `MEASURES` within `most_s` seconds."""
+
+    measure: str
+    most_s: float
+
+
+def meets(seen: Seen, limits: tuple[Limit, ...]) -> "np.ndarray[tuple[int, ...], np.dtype[np.bool_]]":
+    """Return which requests are within all limits; an answer of one token has no time a token that could be late."""
+    within = ~np.isnan(seen.end_s)
+    for limit in limits:
+        taken = getattr(seen, f"{limit.measure}_s")
+        within &= np.isnan(taken) | (taken <= limit.most_s)
+    return np.asarray(within)
+
+
+class Told(NamedTuple):
+    """A figure with both ends of its 95 % interval; NaN where it cannot be told."""
+
+    value: float
+    low: float
+    high: float
+
+
+def percentile(values: Floats, q: float) -> float:
+    """Return a percentile of what is there, NaN of nothing."""
+    there = values[~np.isnan(values)]
+    return float(np.percentile(there, q)) if len(there) else np.nan
+
+
+def mean(values: Floats) -> float:
+    """Return the mean of what is there, NaN of nothing."""
+    there = values[~np.isnan(values)]
+    return float(there.mean()) if len(there) else np.nan
+
+
+def with_interval(value: float, batches: Floats) -> Told:
+    """Return a figure with the interval that its batches tell: Student's, of their mean."""
+    from scipy.special import stdtrit
+
+    there = batches[~np.isnan(batches)]
+    if len(there) < 2 or np.isnan(value):
+        return Told(value, np.nan, np.nan)
+    half = float(stdtrit(len(there) - 1, 0.975) * there.std(ddof=1) / np.sqrt(len(there)))
+    return Told(value, value - half, value + half)

@@ -1,0 +1,178 @@
+"""A server at several loads, with speculation and without, on the same requests: what each comes to.
+
+Runs of one load share their requests and the draws of what is accepted, whatever serves them: what two ways of serving
+differ by carries no noise of these.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from simulator.costs.step import Floats
+from simulator.serving.run import Outcome, gap_edges_s, run
+from simulator.serving.settings import Settings
+from simulator.workloads.requests import Requests
+
+from .latency import BATCHES, MEASURES, PERCENTILES, Limit, Seen, Told, mean, meets, percentile, seen_of, with_interval
+from .scene import Scene
+
+# A figure of runs: of all their requests, then of each batch of these.
+Figure = Floats
+Figures = Mapping[str, Figure]
+PLAIN, DRAFTED = 0, 1
+
+
+class Task(NamedTuple):
+    """One run: which way of serving, at which load, with which seed."""
+
+    arm: int
+    load: float
+    seed: int
+
+
+class Point(NamedTuple):
+    """What ways of serving come to at one load; figures by name, see `figures_of`."""
+
+    load: float
+    arms: tuple[Figures, ...]
+
+    def told(self, arm: int, name: str) -> Told:
+        """Return a figure with its interval."""
+        figure = self.arms[arm][name]
+        return with_interval(float(figure[0]), figure[1:])
+
+    def gain(self, name: str) -> Told:
+        """Return how many times less of something requests take with speculation, batch by batch side by side."""
+        plain, drafted = (self.arms[arm][name] for arm in (PLAIN, DRAFTED))
+        ratios = np.divide(plain, drafted, out=np.full(plain.shape, np.nan), where=drafted > 0)
+        return with_interval(float(ratios[0]), ratios[1:])
+
+
+Play = Callable[[Scene, Sequence[Task]], Iterable[Figures]]
+
+
+def curve(scene: Scene, loads: Sequence[float], seeds: Sequence[int], play: Play) -> list[Point]:
+    """Return what all ways of serving come to at these loads.
+
+    Args:
+        scene: What is compared.
+        loads: As the traffic counts them.
+        seeds: Of the runs at each load.
+        play: What runs tasks, see `played`: one after another or many at once, the answers in their order.
+    """
+    tasks = [Task(arm, load, seed) for load in loads for arm in range(len(scene.arms)) for seed in seeds]
+    found = iter(play(scene, tasks))
+    return [Point(load, tuple(joined([next(found) for _ in seeds]) for _ in scene.arms)) for load in loads]
+
+
+def joined(runs: Sequence[Figures]) -> dict[str, Figure]:
+    """Return figures of several runs: their means, and the batches of all."""
+    return {
+        name: np.concatenate([[np.mean([run[name][0] for run in runs])], *(run[name][1:] for run in runs)])
+        for name in runs[0]
+    }
+
+
+def play_one(scene: Scene, task: Task) -> dict[str, Figure]:
+    """Run once."""
+    requests = scene.traffic.requests(task.load, task.seed)
+    return figures_of(outcome_of(scene, task, requests), requests, scene, task)
+
+
+def outcome_of(scene: Scene, task: Task, requests: Requests, *, is_logged: bool = False) -> Outcome:
+    """Return what a run comes to, request for request."""
+    arm = scene.arms[task.arm]
+    return run(
+        as_large(arm.settings, requests),
+        requests,
+        arm.acceptance,
+        arm.costs,
+        arm.policy,
+        clients=scene.traffic.clients(task.load),
+        seed=task.seed,
+        warm=scene.warm(len(requests.prompt)),
+        is_logged=is_logged,
+    )
+
+
+def as_large(s: Settings, requests: Requests) -> Settings:
+    """Return settings of tables that are no larger than these requests need; their plans are the same."""
+    longest = int((requests.prompt + requests.output).max()) + s.k + s.lookahead + s.block_size
+    seats = min(s.max_num_seqs, len(requests.prompt))
+    active, model_len = min(s.max_num_active_seqs, seats), min(s.max_model_len, longest)
+    return s._replace(max_num_seqs=seats, max_num_active_seqs=active, max_model_len=model_len)
+
+
+def figures_of(outcome: Outcome, requests: Requests, scene: Scene, task: Task) -> dict[str, Figure]:
+    """Return the figures of a run, each of all requests behind the warm-up and then of their batches."""
+    warm = scene.warm(len(requests.prompt))
+    seen = seen_of(outcome.sent_s, outcome.begun_s, outcome.first_s, outcome.end_s, requests.output, warm)
+    parts = [seen, *batches_of(seen)]
+    found: dict[str, Figure] = {}
+    for measure in MEASURES:
+        values = [getattr(part, f"{measure}_s") for part in parts]
+        found[f"{measure}_mean"] = np.array([mean(v) for v in values])
+        found |= {f"{measure}_p{q}": np.array([percentile(v, q) for v in values]) for q in PERCENTILES}
+    counts = counts_of(outcome, requests, warm, scene.arms[task.arm].settings.num_blocks)
+    return found | rates_of(outcome, requests, seen, scene.limits, warm) | counts
+
+
+def batches_of(seen: Seen) -> list[Seen]:
+    """Return consecutive requests in batches of one size; none where there are too few."""
+    size = len(seen.end_s) // BATCHES
+    return [Seen(*(v[i * size : (i + 1) * size] for v in seen)) for i in range(BATCHES)] if size else []
+
+
+def rates_of(
+    outcome: Outcome, requests: Requests, seen: Seen, limits: tuple[Limit, ...], warm: int
+) -> dict[str, Figure]:
+    """Return what is served a second, from the first sending that counts to the end of all.
+
+    goodput: requests a second within all limits; attained: their share of all that count. kept_up: requests that end
+    while others are sent, over these; of a server that keeps up about 1.
+    """
+    sent, ends = outcome.sent_s, outcome.end_s
+    begin, last, end = float(np.nanmin(sent[warm:])), float(np.nanmax(sent)), float(np.nanmax(ends))
+    span = max(end - begin, 1e-12)
+    good = meets(seen, limits)
+    parts = np.array_split(good, BATCHES) if len(good) >= BATCHES else []
+    # Of those that end while others are still sent.
+    ended, came = ((ends > begin) & (ends <= last)).sum(), (sent[warm:] <= last).sum()
+    return {
+        "requests_per_s": np.array([(~np.isnan(seen.end_s)).sum() / span]),
+        "output_tokens_per_s": np.array([np.nansum(seen.output) / span]),
+        "attained": np.array([good.mean(), *(part.mean() for part in parts)]),
+        "goodput": np.array([good.sum() / span]),
+        "kept_up": np.array([ended / came if last > begin else np.nan]),
+    }
+
+
+def counts_of(outcome: Outcome, requests: Requests, warm: int, blocks: int) -> dict[str, Figure]:
+    """Return counts of a run: what rounds give, what drafts come to, what memory is in use."""
+    rounds, drafted, accepted = (getattr(outcome, name)[warm:].sum() for name in ("rounds", "drafted", "accepted"))
+    span_s = max(outcome.end_of_run_s, 1e-12)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = {
+            "tokens_a_round": (requests.output[warm:] - 1).sum() / rounds,
+            "accepted_of_drafted": accepted / drafted,
+            "preempted_a_request": outcome.preempted[warm:].mean(),
+            "cached_tokens_a_request": outcome.cached[warm:].mean(),
+            "running": outcome.running_s / span_s,
+            "waiting": outcome.waiting_s / span_s,
+            "kv_used": outcome.block_s / span_s / blocks,
+            "kv_used_most": outcome.most_blocks / blocks,
+            "busy": outcome.busy_s / span_s,
+            "refused": np.isnan(outcome.end_s).sum(),
+            "joules_a_token": outcome.joules / requests.output.sum(),
+        }
+    found |= {f"gap_p{q}": gap_percentile(outcome.gaps, q) for q in PERCENTILES}
+    return {name: np.array([float(value)]) for name, value in found.items()}
+
+
+def gap_percentile(counts: Floats, q: float) -> float:
+    """Return a percentile of gaps between what leaves of one request, from their counts by bins; to 4 %."""
+    whole = int(counts.sum())
+    if not whole:
+        return np.nan
+    return float(gap_edges_s()[int(np.searchsorted(np.cumsum(counts), q / 100 * whole))])

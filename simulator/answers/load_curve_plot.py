@@ -1,0 +1,133 @@
+"""Pictures of loads: latency against load with speculation and without, what is gained, and a server over time."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from simulator.costs.step import Floats
+from simulator.ground.pictures import HATCH_COLOUR, OFF_HATCH, PALETTE, new_figure, set_title
+
+from .load_curve import Point
+from .load_curve_report import UNITS, Found
+from .load_search import EARLIER, LATER
+from .scene import Scene
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Columns of `Outcome.series`.
+TIME, RUNNING, WAITING, BLOCKS = range(4)
+
+
+def draw_load_curve(scene: Scene, found: Found, title: str, series: Sequence[Floats], load: float) -> "Figure":
+    """Return the figure.
+
+    Args:
+        scene: What was compared.
+        found: What was found.
+        title: Of what it is.
+        series: Of each way of serving at one load, see `Outcome.series`.
+        load: That load.
+    """
+    with new_figure(9.6, 8.2) as figure:
+        panels = figure.subplots(3, 2)
+        loads = np.array([point.load for point in found.points])
+        for axes, measure, label in ((panels[0, 0], "ttft", "first token"), (panels[0, 1], "tpot", "time a token")):
+            draw_latency(axes, scene, found.points, loads, measure)
+            axes.set_ylabel(f"{label} (ms)")
+            for limit in scene.limits:
+                if limit.measure == measure:
+                    axes.axhline(1e3 * limit.most_s, color="#C00000", linewidth=1, linestyle=":")
+        draw_gain(panels[1, 0], scene, found, loads)
+        draw_rates(panels[1, 1], scene, found, loads)
+        for axes in panels[:2].flat:
+            axes.set_xlabel(f"load ({UNITS[scene.traffic.kind]})")
+        draw_time(panels[2, 0], scene, series, (RUNNING, WAITING), f"requests, at load {load:g}")
+        draw_time(panels[2, 1], scene, series, (BLOCKS,), f"KV in use (%), at load {load:g}")
+        handles, labels = panels[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+        set_title(figure, "Serving under load, with speculation and without", title)
+    return figure
+
+
+def draw_latency(axes: "Axes", scene: Scene, points: Sequence[Point], loads: Floats, measure: str) -> None:
+    """Draw P50 and P99 of every way of serving, on a scale of powers."""
+    for arm, way in enumerate(scene.arms):
+        for q, style, marker in ((50, "-", "o"), (99, "--", "s")):
+            values = np.array([1e3 * point.arms[arm][f"{measure}_p{q}"][0] for point in points])
+            axes.plot(
+                loads,
+                values,
+                style,
+                color=PALETTE[arm],
+                marker=marker if len(loads) <= 24 else "",
+                markersize=3.5,
+                linewidth=1.5,
+                label=f"{way.name}, P{q}",
+            )
+    axes.set_yscale("log")
+    plain_numbers(axes)
+
+
+def plain_numbers(axes: "Axes") -> None:
+    """Write plain numbers at an axis of powers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.yaxis.set_major_locator(LogLocator(10, (1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def draw_gain(axes: "Axes", scene: Scene, found: Found, loads: Floats) -> None:
+    """Draw how much faster answers come, and where that ends."""
+    if len(scene.arms) == 1:
+        draw_share(axes, scene, found, loads, "busy", "share of time at work")
+        return
+    for name, label, colour in (("e2e", "whole answers", PALETTE[2]), ("tpot", "tokens", PALETTE[3])):
+        gains = [point.gain(f"{name}_mean") for point in found.points]
+        axes.plot(loads, [g.value for g in gains], color=colour, linewidth=1.6, label=label)
+        axes.fill_between(loads, [g.low for g in gains], [g.high for g in gains], color=colour, alpha=0.2, linewidth=0)
+    axes.axhline(1, color="black", linewidth=1.2)
+    low, high = axes.get_ylim()
+    low = min(low, 1 - 0.07 * max(high - 1, 0.1))
+    axes.axhspan(low, 1, facecolor="none", edgecolor=HATCH_COLOUR, hatch=OFF_HATCH, linewidth=0, zorder=0)
+    axes.set_ylim(low, high)
+    if found.turning is not None and found.turning.pays in (EARLIER, LATER):
+        axes.axvline(found.turning.high, color="#7F7F7F", linestyle=":", linewidth=1)
+    axes.set_ylabel("faster by (x); hatched: off")
+    axes.legend(fontsize=9)
+
+
+def draw_rates(axes: "Axes", scene: Scene, found: Found, loads: Floats) -> None:
+    """Draw what is served a second within all limits; without limits, tokens a second."""
+    if scene.limits:
+        draw_share(axes, scene, found, loads, "goodput", "requests/s within limits")
+    else:
+        draw_share(axes, scene, found, loads, "output_tokens_per_s", "output tokens/s")
+
+
+def draw_share(axes: "Axes", scene: Scene, found: Found, loads: Floats, name: str, label: str) -> None:
+    """Draw one figure of every way of serving."""
+    for arm, _ in enumerate(scene.arms):
+        values = [point.arms[arm][name][0] for point in found.points]
+        axes.plot(loads, values, color=PALETTE[arm], marker="o" if len(loads) <= 24 else "", markersize=3.5)
+    axes.set_ylabel(label)
+    axes.set_ylim(bottom=0)
+
+
+def draw_time(axes: "Axes", scene: Scene, series: Sequence[Floats], columns: Sequence[int], label: str) -> None:
+    """Draw a server over time."""
+    words: dict[int, Any] = {RUNNING: ("running", "-"), WAITING: ("waiting", ":"), BLOCKS: ("", "-")}
+    for arm, rows in enumerate(series):
+        for column in columns:
+            scale = 100 / scene.arms[arm].settings.num_blocks if column == BLOCKS else 1.0
+            name, style = words[column]
+            axes.plot(rows[:, TIME], scale * rows[:, column], style, color=PALETTE[arm], linewidth=1, label=name)
+    if len(columns) > 1:
+        handles, labels = axes.get_legend_handles_labels()
+        axes.legend(handles[: len(columns)], labels[: len(columns)], fontsize=9)
+    axes.set_xlabel("time (s)")
+    axes.set_ylabel(label)
+    axes.set_ylim(bottom=0)

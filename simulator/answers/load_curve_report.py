@@ -1,0 +1,230 @@
+"""Loads as people and programs read them: the answer first, a table of percentiles, the same as JSON or columns."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from simulator.ground.artefacts import envelope
+from simulator.ground.command import table, wrapped
+from simulator.serving.run import Outcome
+from simulator.workloads.requests import Requests
+
+from .basis import Basis
+from .latency import Limit, Told
+from .load_curve import PLAIN, Point
+from .load_search import EARLIER, EVERYWHERE, LATER, NOWHERE, Turning
+from .scene import CLIENTS, RATE, SPEED, Scene
+
+KIND = "load_curve"
+UNITS = {RATE: "requests/s", CLIENTS: "clients", SPEED: "x recorded speed"}
+HEADS = {RATE: "req/s", CLIENTS: "clients", SPEED: "speed"}
+# What is told in milliseconds to people; seconds inside and in files.
+NAMES = {"ttft": "first token", "tpot": "time a token", "e2e": "whole answer", "queueing": "waiting"}
+# A server of which less ends than is sent does not keep up.
+KEEPS_UP = 0.9
+
+
+class Found(NamedTuple):
+    """What was found of a scene.
+
+    points: At each load. turning: where speculation stops paying; None without it, or at one load. capacities: the most
+    that each way carries within the limits; empty without limits. share: of requests that have to be within them.
+    wanted: a load that servers are counted for.
+    """
+
+    points: tuple[Point, ...]
+    turning: Turning | None = None
+    capacities: tuple[float, ...] = ()
+    share: float = 0.9
+    wanted: float | None = None
+
+    @property
+    def servers(self) -> tuple[int | None, ...]:
+        """How many servers each way takes for the load that is wanted; None: no number is enough."""
+        if self.wanted is None:
+            return ()
+        return tuple(int(np.ceil(self.wanted / c)) if 0 < c < np.inf else 1 if c else None for c in self.capacities)
+
+
+def load_curve_json(scene: Scene, found: Found, parameters: Mapping[str, Any], basis: Basis) -> dict[str, Any]:
+    """Return all figures, in seconds, under plain keys."""
+    points = []
+    for point in found.points:
+        sides: dict[str, dict[str, Any]] = {}
+        for arm, way in enumerate(scene.arms):
+            told = {name: point.told(arm, name) for name in point.arms[arm]}
+            sides[way.name] = {name: number(t.value) for name, t in told.items()}
+            sides[way.name] |= {
+                f"{name}_ci95": [number(t.low), number(t.high)] for name, t in told.items() if is_open(t)
+            }
+        gains = {} if len(scene.arms) == 1 else {name: point.gain(f"{name}_mean") for name in ("e2e", "tpot", "ttft")}
+        spans = {f"{n}_gain_ci95": [number(g.low), number(g.high)] for n, g in gains.items() if is_open(g)}
+        points.append(
+            {"load": point.load, **sides, **{f"{n}_gain": number(g.value) for n, g in gains.items()}, **spans}
+        )
+    return envelope(KIND, 1, parameters) | {
+        "basis": basis._asdict(),
+        "unit": UNITS[scene.traffic.kind],
+        "limits": {limit.measure: limit.most_s for limit in scene.limits},
+        "points": points,
+        "turning": found.turning and found.turning._asdict(),
+        "share_within_limits": found.share if scene.limits else None,
+        "capacity": {way.name: number(c) for way, c in zip(scene.arms, found.capacities, strict=False)},
+        "servers": {way.name: n for way, n in zip(scene.arms, found.servers, strict=False)},
+    }
+
+
+def number(value: float) -> float | None:
+    """Return a number as JSON has it; None of what is none."""
+    return float(value) if np.isfinite(value) else None
+
+
+def is_open(told: Told) -> bool:
+    """Whether a figure has an interval."""
+    return bool(np.isfinite(told.low) and told.high > told.low)
+
+
+def load_curve_columns(scene: Scene, found: Found) -> dict[str, Any]:
+    """Return columns of a table, a row for each load and way of serving."""
+    rows = [(point, arm) for point in found.points for arm in range(len(scene.arms))]
+    columns: dict[str, Any] = {
+        "load": np.array([point.load for point, _ in rows]),
+        "serving": np.array([scene.arms[arm].name for _, arm in rows]),
+    }
+    for name in rows[0][0].arms[0]:
+        told = [point.told(arm, name) for point, arm in rows]
+        columns[unit_of(name)] = np.array([t.value for t in told])
+        if any(is_open(t) for t in told):
+            columns[f"{unit_of(name)}_low95"] = np.array([t.low for t in told])
+            columns[f"{unit_of(name)}_high95"] = np.array([t.high for t in told])
+    return columns
+
+
+def unit_of(name: str) -> str:
+    """Return the name of a figure with its unit."""
+    measure, _, which = name.partition("_")
+    return f"{measure}_{which}_s" if measure in (*NAMES, "gap") else name
+
+
+def load_curve_text(scene: Scene, found: Found, heading: str, basis: Basis, warnings: Sequence[str] = ()) -> str:
+    """Return the report for a terminal."""
+    lines = [*(f"warning: {warning}" for warning in warnings), headline(scene, found, basis), *basis.lines]
+    lines += [*limits_in_words(scene, found), *beyond_in_words(scene, found)]
+    return "\n\n".join([wrapped(lines), wrapped(heading.splitlines()), percentiles_table(scene, found)])
+
+
+def headline(scene: Scene, found: Found, basis: Basis) -> str:
+    """Return the answer as one line: where speculation pays, and by how much at the ends."""
+    unit, points = UNITS[scene.traffic.kind], found.points
+    if len(scene.arms) == 1:
+        first = points[0].told(PLAIN, "tpot_mean"), points[0].told(PLAIN, "ttft_mean")
+        return (
+            f"{ms(first[0].value)} ms a token, the first after {ms(first[1].value)} ms, at {points[0].load:g} {unit}."
+        )
+    at = [(point.load, point.gain("e2e_mean")) for point in ((points[0], points[-1]) if len(points) > 1 else points)]
+    gains = ", ".join(f"{as_fast(gain)} at {load:g}" for load, gain in at)
+    if found.turning is None:
+        is_better = at[0][1].value > 1
+        said = "pays" if is_better else "does not pay"
+    else:
+        said = pays_in_words(found.turning, unit)
+    text = f"answers come {gains} {unit if found.turning is None else ''}".rstrip()
+    if basis.condition:
+        return f"{basis.condition[0].upper()}{basis.condition[1:]}, it {said}: {text}."
+    return f"It {said}: {text}."
+
+
+def as_fast(gain: Told) -> str:
+    """Return how many times as fast answers come."""
+    span = f" ({gain.low:.2f}x to {gain.high:.2f}x)" if is_open(gain) else ""
+    return f"{gain.value:.2f}x as fast{span}"
+
+
+def pays_in_words(turning: Turning, unit: str) -> str:
+    """Say at which loads speculation pays."""
+    low, high = f"{turning.low:.3g}", f"{turning.high:.3g}"
+    return {
+        EVERYWHERE: f"pays from {low} to {high} {unit}, all that was looked at",
+        NOWHERE: f"does not pay from {low} to {high} {unit}, all that was looked at",
+        EARLIER: f"pays up to {low} {unit} and stops paying by {high}",
+        LATER: f"does not pay up to {low} {unit} and pays from {high}",
+    }[turning.pays]
+
+
+def limits_in_words(scene: Scene, found: Found) -> list[str]:
+    """Say what servers carry within limits, and how many are needed."""
+    if not found.capacities:
+        return []
+    unit = UNITS[scene.traffic.kind]
+    said = ", ".join(f"{way.name} {carried(c, unit)}" for way, c in zip(scene.arms, found.capacities, strict=True))
+    lines = [f"{limit_text(scene.limits)} for {found.share:.0%} of the requests: {said}"]
+    if found.wanted is not None:
+        needs = ", ".join(
+            f"{way.name} {n:,} server{'s' * (n != 1)}" if n is not None else f"{way.name} no number of servers"
+            for way, n in zip(scene.arms, found.servers, strict=True)
+        )
+        lines.append(f"for {found.wanted:g} {unit}: {needs}")
+    return lines
+
+
+def carried(load: float, unit: str) -> str:
+    """Return the most that is carried in words."""
+    return "at no load" if load == 0 else "at any load" if load == np.inf else f"up to {load:.3g} {unit}"
+
+
+def limit_text(limits: Sequence[Limit]) -> str:
+    """Return limits in words."""
+    return " and ".join(f"{NAMES[limit.measure]} within {ms(limit.most_s)} ms" for limit in limits)
+
+
+def beyond_in_words(scene: Scene, found: Found) -> list[str]:
+    """Say from which load on a server no longer keeps up, where it does not."""
+    if scene.traffic.kind == CLIENTS:
+        return []
+    lines = []
+    for arm, way in enumerate(scene.arms):
+        over = [p.load for p in found.points if p.arms[arm]["kept_up"][0] < KEEPS_UP]
+        if over:
+            unit = UNITS[scene.traffic.kind]
+            lines.append(
+                f"{way.name} falls behind from {over[0]:g} {unit} on: queues grow, times are of these requests"
+            )
+    return lines
+
+
+def percentiles_table(scene: Scene, found: Found) -> str:
+    """Return P50 and P99 of both ways at every load."""
+    names, drafted = ["plain", "drafts"][: len(scene.arms)], len(scene.arms) > 1
+    heads = [["", ""], ["first token", "p50/p99, ms"], *[["", ""]] * drafted, ["a token", "p50/p99, ms"]]
+    heads += [*[["", ""]] * drafted, *[["whole", "answers"]] * drafted, ["tokens", "a second"], *[["", ""]] * drafted]
+    heads += [["within", "limits"], *[["", ""]] * drafted] if scene.limits else []
+    below = [HEADS[scene.traffic.kind], *names, *names, *["faster by"] * drafted, *names]
+    below += names if scene.limits else []
+    rows = [[head[0] for head in heads], [head[1] for head in heads], below]
+    for point in found.points:
+        row = [f"{point.load:g}"]
+        for measure in ("ttft", "tpot"):
+            row += ["/".join(ms(float(arm[f"{measure}_p{q}"][0])) for q in (50, 99)) for arm in point.arms]
+        row += [f"{point.gain('e2e_mean').value:.2f}x"] if drafted else []
+        row += [f"{float(arm['output_tokens_per_s'][0]):,.0f}" for arm in point.arms]
+        row += [f"{float(arm['attained'][0]):.0%}" for arm in point.arms] if scene.limits else []
+        rows.append(row)
+    return table(rows)
+
+
+def ms(seconds: float) -> str:
+    """Return milliseconds as text of three digits, or whole ones."""
+    return "-" if not np.isfinite(seconds) else f"{1e3 * seconds:.3g}" if seconds < 1 else f"{1e3 * seconds:,.0f}"
+
+
+def request_columns(scene: Scene, requests: Requests, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """Return columns of a table, a row for each request and way of serving; times in seconds of the run."""
+    count = len(requests.prompt)
+    columns: dict[str, Any] = {
+        "serving": np.repeat([way.name for way in scene.arms], count),
+        "request": np.tile(np.arange(count), len(outcomes)),
+    }
+    columns |= {f"{name}_tokens": np.tile(getattr(requests, name), len(outcomes)) for name in ("prompt", "output")}
+    times = ("sent_s", "begun_s", "first_s", "end_s", "rounds", "drafted", "accepted", "preempted", "cached")
+    return columns | {name: np.concatenate([getattr(outcome, name) for outcome in outcomes]) for name in times}

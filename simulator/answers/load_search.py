@@ -1,0 +1,82 @@
+"""Loads that are looked for: where speculation stops paying, what a server carries, how many servers it takes."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from .load_curve import Play, Point, curve
+from .scene import CLIENTS, Scene
+
+# How narrow a search gets, as a ratio of loads; how often a load is doubled to find one that is too much.
+NARROW, DOUBLINGS = 1.02, 20
+# What is compared: the time of whole answers.
+COMPARED = "e2e_mean"
+LATER, EARLIER, EVERYWHERE, NOWHERE = "above", "below", "everywhere", "nowhere"
+
+
+class Turning(NamedTuple):
+    """Where speculation stops paying, or starts to.
+
+    pays: `EARLIER`, at loads below; `LATER`, above; `EVERYWHERE` or `NOWHERE` of those looked at. low, high: the last
+    load of the one kind and the first of the other; at high the interval does not tell them apart or says the other.
+    """
+
+    pays: str
+    low: float
+    high: float
+
+
+def turning(scene: Scene, points: Sequence[Point], seeds: Sequence[int], play: Play) -> Turning:
+    """Return where speculation stops paying, by the time of whole answers, between the loads of a curve and closer."""
+    signs = [point.gain(COMPARED).value > 1 for point in points]
+    change = next((i for i in range(1, len(signs)) if signs[i] != signs[i - 1]), None)
+    ends = points[0].load, points[-1].load
+    if change is None:
+        return Turning(EVERYWHERE if signs[0] else NOWHERE, *ends)
+    is_before = signs[change - 1]
+
+    def is_same(load: float) -> bool:
+        return (curve(scene, [load], seeds, play)[0].gain(COMPARED).value > 1) == is_before
+
+    low, high = narrowed(points[change - 1].load, points[change].load, is_same, whole=scene.traffic.kind == CLIENTS)
+    return Turning(EARLIER if is_before else LATER, low, high)
+
+
+def narrowed(low: float, high: float, holds: Callable[[float], bool], *, whole: bool) -> tuple[float, float]:
+    """Halve, in logarithms, what lies between a load where something holds and one where it does not."""
+    while high > NARROW * low and not (whole and high - low <= 1):
+        middle = float(np.sqrt(low * high))
+        if whole:
+            middle = float(np.clip(round(middle), low + 1, high - 1))
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low, high
+
+
+def capacity(scene: Scene, arm: int, start: float, share: float, seeds: Sequence[int], play: Play) -> float:
+    """Return the largest load at which so large a share of the requests is within all limits; 0: none, inf: any.
+
+    Args:
+        scene: What is compared.
+        arm: Which way of serving.
+        start: A load to begin at.
+        share: From 0 to 1.
+        seeds: Of runs.
+        play: What runs them.
+    """
+    alone = Scene(traffic=scene.traffic, arms=(scene.arms[arm],), limits=scene.limits, warmup=scene.warmup)
+
+    def holds(load: float) -> bool:
+        return float(curve(alone, [load], seeds, play)[0].arms[0]["attained"][0]) >= share
+
+    whole, near, grows = scene.traffic.kind == CLIENTS, start, holds(start)
+    for _ in range(DOUBLINGS):
+        far = near * (2 if grows else 0.5)
+        far = max(float(round(far)), 1.0) if whole else far
+        if far == near:
+            return 0.0
+        if holds(far) != grows:
+            low, high = (near, far) if grows else (far, near)
+            return narrowed(low, high, holds, whole=whole)[0]
+        near = far
+    return np.inf if grows else 0.0

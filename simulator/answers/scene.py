@@ -1,0 +1,130 @@
+"""What is compared under load: the requests that clients send, and the ways of serving them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from simulator.ground.streams import stream
+from simulator.serving.draws import Acceptance
+from simulator.serving.policies import Policy
+from simulator.serving.settings import Settings
+from simulator.serving.step_costs import StepCosts
+from simulator.workloads.arrivals import arrival_times, replayed, sent_anew
+from simulator.workloads.laws import Law, drawn_lengths
+from simulator.workloads.requests import Requests, first, requests_of
+from simulator.workloads.sessions import ONCE, prefixed, sessions
+
+from .latency import Limit
+
+# What a load is counted in.
+RATE, CLIENTS, SPEED = "rate", "clients", "speed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traffic:
+    """What clients send.
+
+    kind: What a load is: requests (of sessions: their first turns) a second, clients that each wait for their answer,
+        or how many times as fast recorded requests are sent.
+    count: Requests; of recorded ones at most.
+    isl, osl: Laws of prompts and answers; of a session's turns, what each adds.
+    burstiness: Of arrivals, see `arrival_times`.
+    longest: Tokens of a prompt and its answer at most.
+    prefix: Tokens that all prompts begin with.
+    turns, think_s: Of sessions.
+    recorded: Requests of a file, in place of laws.
+    """
+
+    kind: str = RATE
+    count: int
+    isl: Law
+    osl: Law
+    burstiness: float = 1.0
+    longest: int
+    prefix: int = 0
+    turns: Law = ONCE
+    think_s: Law = ONCE
+    recorded: Requests | None = None
+
+    def clients(self, load: float) -> int:
+        """Return how many clients wait for their answers; 0: requests are sent by the clock."""
+        return int(load) if self.kind == CLIENTS else 0
+
+    @property
+    def mean_prompt(self) -> float:
+        """Tokens of a prompt on average; of a session's, of the turn in its middle."""
+        if self.recorded is not None:
+            return float(self.recorded.prompt.mean())
+        before = (self.turns.mean - 1) / 2 * (self.isl.mean + self.osl.mean)
+        return float(min(self.isl.mean + before + self.prefix, self.longest - 1))
+
+    @property
+    def mean_output(self) -> float:
+        """Tokens of an answer on average."""
+        mean = self.osl.mean if self.recorded is None else self.recorded.output.mean()
+        return float(min(mean, self.longest))
+
+    def requests(self, load: float, seed: int) -> Requests:
+        """Return the requests of one run: at another load, or served otherwise, they are the same ones."""
+        made = self.made(load, seed) if self.recorded is None else self.repeated(self.recorded, load, seed)
+        if self.prefix:
+            made = prefixed(made, self.prefix)
+        # What a context cannot hold an engine cuts short.
+        prompt = np.minimum(made.prompt, self.longest - 1)
+        return made._replace(
+            prompt=prompt,
+            shared=np.minimum(made.shared, prompt),
+            output=np.minimum(made.output, self.longest - prompt).astype(np.int32),
+        )
+
+    def made(self, load: float, seed: int) -> Requests:
+        """Draw requests."""
+        lengths = stream(seed, 0, "lengths")
+        if self.turns is ONCE:
+            prompt, output = drawn_lengths(lengths, self.count, self.isl, self.osl)
+            return requests_of(prompt, output, arrival_s=self.sent_s(load, seed, self.count))
+        count = max(round(self.count / self.turns.mean), 1)
+        laws = {"turns": self.turns, "opening": self.isl, "further": self.isl, "output": self.osl}
+        sent_s = self.sent_s(load, seed, count)
+        return sessions(lengths, sent_s, **laws, think_s=self.think_s, most_tokens=self.longest)
+
+    def repeated(self, recorded: Requests, load: float, seed: int) -> Requests:
+        """Return recorded requests: as they were sent, faster, or in their order at another rate."""
+        kept = first(recorded, self.count)
+        if self.kind == SPEED:
+            return replayed(kept, load)
+        return sent_anew(kept, self.sent_s(load, seed, int((kept.after < 0).sum())))
+
+    def sent_s(self, load: float, seed: int, count: int) -> "np.ndarray[tuple[int, ...], np.dtype[np.float64]]":
+        """Return times of sending; of clients, none."""
+        if self.kind == CLIENTS:
+            return np.zeros(count)
+        return np.asarray(arrival_times(stream(seed, 0, "arrivals"), count, load, self.burstiness), np.float64)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arm:
+    """One way of serving; name: in words."""
+
+    name: str
+    settings: Settings
+    acceptance: Acceptance
+    costs: StepCosts
+    policy: Policy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """What is compared; the first way of serving is plain decoding.
+
+    warmup: Share of the requests that counts in no figure, the first of each run. limits: promises to users.
+    """
+
+    traffic: Traffic
+    arms: tuple[Arm, ...]
+    limits: tuple[Limit, ...] = ()
+    warmup: float = 0.1
+
+    def warm(self, count: int) -> int:
+        """Return how many requests are left out."""
+        return int(self.warmup * count)

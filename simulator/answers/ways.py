@@ -1,0 +1,129 @@
+"""Ways of serving two models: what a scheduler reserves for a method, room for KV, costs of steps, what is accepted."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from simulator.costs.drafters.plan import Method
+from simulator.costs.model_costs import ModelPair, Placed
+from simulator.costs.room import room
+from simulator.ground.artefacts import UserError
+from simulator.rounds.acceptance_law import AcceptanceModel, HistogramAcceptance
+from simulator.rounds.request_laws import concentration_of, found_laws, laws_of
+from simulator.serving.draw_tables import acceptance_of
+from simulator.serving.draws import Acceptance
+from simulator.serving.pass_tables import step_costs
+from simulator.serving.policies import Policy
+from simulator.serving.settings import Settings, settings_of
+
+from .scene import Arm
+
+# Methods of vLLM's that read hidden states of the target: a block of the prefix cache is read again for them.
+READS_STATES = ("eagle", "eagle3", "mtp", "dflash", "dspark")
+# Requests that any server runs at once where memory sets no limit.
+MOST_RUNNING = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """How an engine is set, whatever it drafts with; None: as it is by default, or as memory allows.
+
+    settings: Further attributes of `Settings` by name.
+    """
+
+    chunk: int
+    most_running: int | None
+    longest: int
+    block_size: int = 16
+    num_blocks: int | None = None
+    settings: dict[str, Any]
+
+
+def reserved(method: Method, k: int) -> dict[str, Any]:
+    """Return what vLLM's scheduler reserves for the drafts of a method: places in KV, rows of a step, a block."""
+    of, is_parallel = method.engines.vllm.get("method"), bool(method.engines.vllm.get("parallel_drafting"))
+    rows = {"dflash": k, "dspark": k - 1, "draft_model": k if is_parallel else 1}.get(str(of), (k - 1) * is_parallel)
+    lookahead = k + (of == "dflash") if of in (*READS_STATES, "draft_model") else 0
+    return {"lookahead": lookahead, "draft_rows": rows, "drops_block": of in READS_STATES}
+
+
+def accepting(model: AcceptanceModel, models: ModelPair, k: int) -> Acceptance:
+    """Return what rounds of each request accept: as measured, and prompts as far apart as they were measured to be."""
+    if isinstance(model, HistogramAcceptance):
+        measured = model.nearest(model.longest)
+        if models.varies and measured.by_length is not None:
+            return acceptance_of([found_laws(model, k)])
+        return acceptance_of([laws_of(model, k, concentration=concentration_of(measured))])
+    return acceptance_of([laws_of(model, k)])
+
+
+def blocks_of(models: ModelPair | Placed, server: Server, context: float) -> int:
+    """Return how many blocks of KV there is memory for, by what sequences of a context take.
+
+    Raises:
+        UserError: The models do not fit into memory.
+    """
+    most = server.most_running or MOST_RUNNING
+    wanted = most * -(-server.longest // server.block_size)
+    if server.num_blocks is not None:
+        return server.num_blocks
+    tokens = float(room(models, max(context, 1.0))) * max(context, 1.0)
+    if tokens < server.longest:
+        raise UserError(
+            f"--max-model-len: {server.longest:,} tokens do not fit into the memory of the devices beside the weights, "
+            f"expected at most {int(tokens):,}, more devices (--tp) or fewer bits (--dtype, --kv-dtype)"
+        )
+    return int(min(tokens // server.block_size, wanted))
+
+
+def settings_for(
+    models: ModelPair | Placed, server: Server, context: float, k: int = 0, *, is_dynamic: bool = False
+) -> Settings:
+    """Return the settings of a scheduler for these models."""
+    of_method = reserved(models.method, k) if isinstance(models, ModelPair) else {}
+    blocks = blocks_of(models, server, context)
+    return settings_of(
+        num_blocks=blocks,
+        max_model_len=server.longest,
+        max_num_batched_tokens=server.chunk,
+        max_num_seqs=server.most_running or MOST_RUNNING,
+        block_size=server.block_size,
+        k=k,
+        is_dynamic=is_dynamic,
+        **of_method,
+        **server.settings,
+    )
+
+
+def way(
+    name: str,
+    models: ModelPair | Placed,
+    server: Server,
+    context: float,
+    acceptance: Acceptance,
+    policy: Policy,
+    k: int = 0,
+    *,
+    is_dynamic: bool = False,
+) -> Arm:
+    """Return one way of serving.
+
+    Args:
+        name: In words.
+        models: A target alone, or a pair.
+        server: How the engine is set.
+        context: Tokens of a sequence on average, by which memory is divided into blocks.
+        acceptance: What rounds accept.
+        policy: How many drafts a round has.
+        k: The most of them.
+        is_dynamic: Whether that follows the number of requests.
+    """
+    settings = settings_for(models, server, context, k, is_dynamic=is_dynamic)
+    costs = step_costs(models, k, tokens=server.chunk + settings.max_num_seqs, sequences=settings.max_num_seqs)
+    return Arm(name=name, settings=settings, acceptance=acceptance, costs=costs, policy=policy)
+
+
+def usual_context(isl: float, osl: float) -> float:
+    """Return the tokens that a request holds on average while it decodes."""
+    return float(np.maximum(isl + osl / 2, 1.0))

@@ -1,0 +1,197 @@
+"""The options of `simulate-serving`: what clients send, how a server is set, what is promised to users."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from simulator.answers.latency import MEASURES, Limit
+from simulator.costs.parameters import CHUNK
+from simulator.ground.artefacts import UserError
+from simulator.ground.command import FILE, is_given, stacked
+from simulator.ground.ranges import in_milliseconds, number_in
+
+if TYPE_CHECKING:
+    from simulator.answers.scene import Traffic
+    from simulator.answers.ways import Server
+
+SCHEDULERS = ("vllm", "sglang", "trtllm")
+KINDS = {"rate": "--rate", "concurrency": "--concurrency", "speed": "--speed"}
+# Loads of one call; requests of a run.
+MOST_LOADS, MOST_REQUESTS = 1000, 100_000_000
+USUAL_REQUESTS = 2000
+
+TRAFFIC_OPTIONS = stacked(
+    click.option("--rate", metavar="VALUES", help="Requests a second: a list or range, such as 2:40:2."),
+    click.option("--concurrency", metavar="VALUES", help="In its place: clients that each wait for their answer."),
+    click.option("--workload", type=FILE, help="Recorded requests, see `workload describe`, in place of laws."),
+    click.option("--speed", metavar="VALUES", help="How many times as fast as recorded they are sent.  [default: 1]"),
+    click.option("--tokenizer", type=FILE, help="Folder with a tokenizer.json that counts the tokens of --workload."),
+    click.option(
+        "--requests", type=click.IntRange(1, MOST_REQUESTS), help=f"Of each run.  [default: {USUAL_REQUESTS}, or all]"
+    ),
+    click.option(
+        "--isl",
+        "prompts",
+        default="1024",
+        show_default=True,
+        metavar="LAW",
+        help="Tokens of a prompt: 1024, 100:300, lognormal:MEAN:SIGMA or file:FILE.",
+    ),
+    click.option("--osl", "answers", default="256", show_default=True, metavar="LAW", help="The same of an answer."),
+    click.option(
+        "--burstiness",
+        default=1.0,
+        type=click.FloatRange(0, min_open=True),
+        help="Of arrivals: 1 is a Poisson process, less comes in bursts, inf is constant.",
+    ),
+    click.option("--prefix", default=0, type=click.IntRange(0), help="Tokens that all prompts begin with."),
+    click.option("--turns", metavar="LAW", help="Of a session: each prompt holds all before, --isl is what it adds."),
+    click.option("--think", metavar="LAW", help="Time between an answer and the next turn, such as exponential:10s."),
+    click.option(
+        "--warmup",
+        default=0.1,
+        type=click.FloatRange(0, 0.9),
+        help="Share of the requests, the first, that does not count.",
+    ),
+)
+SERVER_OPTIONS = stacked(
+    click.option("--scheduler", default="vllm", type=click.Choice(SCHEDULERS), help="Whose rules of scheduling."),
+    click.option(
+        "--chunk", "budget", default=CHUNK, type=click.IntRange(1, 1_000_000), help="Tokens of a step, at most."
+    ),
+    click.option("--max-running", "seats", type=click.IntRange(1, 16_384), help="Requests that run at once at most."),
+    click.option("--max-model-len", "longest", type=click.IntRange(2, 16_777_216), help="Tokens of a request at most."),
+    click.option("--block-size", default=16, type=click.IntRange(1, 4096), help="Tokens of a block of KV."),
+    click.option("--num-blocks", type=click.IntRange(1), help="Blocks of KV.  [default: as memory allows]"),
+    click.option("--prefix-caching/--no-prefix-caching", default=True, help="Keep KV of texts that come again."),
+    click.option("--chunked-prefill/--no-chunked-prefill", default=True, help="Read long prompts in parts."),
+    click.option("--async-scheduling/--no-async-scheduling", default=True, help="Plan a step while one runs."),
+    click.option("--by-priority", is_flag=True, help="The smallest priority of --workload first."),
+    click.option(
+        "--long-prefill-token-threshold", default=0, type=click.IntRange(0), help="Tokens of a long prompt in one step."
+    ),
+)
+LIMIT_OPTIONS = stacked(
+    click.option("--slo", metavar="LIMITS", help="Promises, such as ttft:500ms,tpot:20ms; also e2e, queueing."),
+    click.option(
+        "--attain",
+        default=0.9,
+        type=click.FloatRange(0, 1, min_open=True),
+        help="Share of the requests that has to be within --slo.",
+    ),
+    click.option(
+        "--for-load",
+        type=click.FloatRange(0, min_open=True),
+        help="With --slo: count the servers for this load.",
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loads:
+    """What the loads are: kind as of `scene`, option that told them, and values."""
+
+    kind: str
+    option: str
+    values: tuple[float, ...]
+
+
+def loads_of(values: Mapping[str, Any]) -> Loads:
+    """Return the loads that options tell.
+
+    Raises:
+        UserError: None is told, two are, or one is no load.
+    """
+    from simulator.answers.scene import CLIENTS, RATE, SPEED
+    from simulator.ground.ranges import parse_values
+
+    given = [name for name in KINDS if values[name] is not None]
+    if len(given) > 1:
+        raise UserError(f"{KINDS[given[1]]}: beside {KINDS[given[0]]}, expected one of them")
+    if not given and values["workload"] is None:
+        raise UserError("--rate: missing, expected requests a second such as 2:40:2, or --concurrency or --workload")
+    name = given[0] if given else "speed"
+    if name == "speed" and values["workload"] is None:
+        raise UserError("--speed: of recorded requests, expected --workload beside it")
+    loads = parse_values(KINDS[name], str(values[name] or "1"), percent=False)
+    for load in loads:
+        if not 0 < load < float("inf") or (name == "concurrency" and (load != int(load) or load > MOST_REQUESTS)):
+            kind = "a whole number of at least 1" if name == "concurrency" else "a number above 0"
+            raise UserError(f"{KINDS[name]}: {load:g} is not allowed, expected {kind}")
+    if len(loads) > MOST_LOADS:
+        raise UserError(f"{KINDS[name]}: {len(loads):,} loads, expected at most {MOST_LOADS:,}")
+    kind = {"rate": RATE, "concurrency": CLIENTS, "speed": SPEED}[name]
+    return Loads(kind=kind, option=KINDS[name], values=tuple(sorted(float(load) for load in loads)))
+
+
+def limits_of(text: str | None) -> tuple[Limit, ...]:
+    """Return promises.
+
+    Raises:
+        UserError: The text is none.
+    """
+    if text is None:
+        return ()
+    found: dict[str, Limit] = {}
+    for part in text.split(","):
+        name, _, value = part.strip().partition(":")
+        most_ms = number_in(in_milliseconds(value)) if value else None
+        if name.lower() not in MEASURES or most_ms is None or not 0 < most_ms < float("inf"):
+            raise UserError(f"--slo: {part!r} is not allowed, expected {', '.join(MEASURES)} with a time: ttft:500ms")
+        if name.lower() in found:
+            raise UserError(f"--slo: {name} twice, expected it once")
+        found[name.lower()] = Limit(name.lower(), float(most_ms) / 1e3)
+    return tuple(found.values())
+
+
+def traffic_of(values: Mapping[str, Any], loads: Loads, longest: int) -> "tuple[Traffic, tuple[str, ...]]":
+    """Return what clients send, and what is to be known of it; longest: tokens of a request at most."""
+    from simulator.answers.scene import Traffic
+    from simulator.workloads.laws import parse_lengths, parse_times
+    from simulator.workloads.readers.format import Options
+    from simulator.workloads.reading import read_workload
+    from simulator.workloads.sessions import AT_ONCE, ONCE
+
+    context = click.get_current_context()
+    count, recorded, notes = values["requests"], None, tuple[str, ...]()
+    if values["workload"] is not None:
+        for name, option in (("prompts", "--isl"), ("answers", "--osl"), ("turns", "--turns"), ("think", "--think")):
+            if is_given(context, name):
+                raise UserError(f"{option}: beside --workload, whose requests have their own; expected one of them")
+        found = read_workload(values["workload"], Options(values["tokenizer"]))
+        if not found.is_timed and loads.kind == "speed":
+            raise UserError(f"--workload {values['workload']}: does not tell when requests were sent, expected --rate")
+        recorded, notes = found.requests, found.notes
+        count = count or len(recorded.prompt)
+    if values["think"] is not None and values["turns"] is None:
+        raise UserError("--think: of sessions, expected --turns beside it")
+    traffic = Traffic(
+        kind=loads.kind,
+        count=count or USUAL_REQUESTS,
+        isl=parse_lengths("--isl", values["prompts"], "prompt"),
+        osl=parse_lengths("--osl", values["answers"], "output"),
+        burstiness=values["burstiness"],
+        longest=longest,
+        prefix=values["prefix"],
+        turns=ONCE if values["turns"] is None else parse_lengths("--turns", values["turns"]),
+        think_s=AT_ONCE if values["think"] is None else parse_times("--think", values["think"]),
+        recorded=recorded,
+    )
+    return traffic, notes
+
+
+def server_of(values: Mapping[str, Any], longest: int) -> "Server":
+    """Return how a server is set."""
+    from simulator.answers.ways import Server
+
+    names = ("prefix_caching", "chunked_prefill", "async_scheduling", "by_priority", "long_prefill_token_threshold")
+    return Server(
+        chunk=values["budget"],
+        most_running=values["seats"],
+        longest=longest,
+        block_size=values["block_size"],
+        num_blocks=values["num_blocks"],
+        settings={name: values[name] for name in names} | {"scheduler": SCHEDULERS.index(values["scheduler"])},
+    )

@@ -1,0 +1,249 @@
+"""The command `simulate-serving`: a server step for step, with speculation and without, at one load or many."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from simulator.answers.latency import Limit
+from simulator.costs.parameters import PARAMETERS
+from simulator.ground.artefacts import UserError, check_outputs, to_json, writing
+from simulator.ground.command import FILE, command
+
+from .accepting import ACCEPTANCE_OPTIONS, as_accepted
+from .options import (
+    DEVICE_OPTIONS,
+    HIST_OPTIONS,
+    SharedOptions,
+    load_checked,
+    options_of,
+    parameter_options,
+    running,
+    with_drafted,
+)
+from .serving_options import (
+    LIMIT_OPTIONS,
+    SERVER_OPTIONS,
+    TRAFFIC_OPTIONS,
+    Loads,
+    limits_of,
+    loads_of,
+    server_of,
+    traffic_of,
+)
+
+if TYPE_CHECKING:
+    from simulator.answers.basis import Basis
+    from simulator.answers.load_curve_report import Found
+    from simulator.answers.scene import Scene
+    from simulator.costs.priced import Pricing
+
+    from .options import Measured
+
+# What simulate and sweep have and a served load has not.
+ABSENT: dict[str, Any] = {"engine": None, "law": None, "head": None, "load": None, "overlap": False, "guesses": 1}
+ABSENT |= {"baseline_tpot": None, "speculative_tpot": None}
+# Tokens of a request at most, where neither an option nor the model says.
+USUAL_LONGEST = 131_072
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServingOptions(SharedOptions):
+    """The options of `simulate-serving`; values: all that were parsed, for what makes traffic and servers of them."""
+
+    alpha: float
+    draft_length: int
+    values: Mapping[str, Any]
+    loads: Loads
+    limits: tuple[Limit, ...]
+    attain: float
+    for_load: float | None
+    warmup: float
+    plot: Path | None
+    out: Path | None
+    requests_out: Path | None
+    events: Path | None
+    as_json: bool
+
+
+@command("simulate-serving")
+@parameter_options(many=False, without=tuple(p.name for p in PARAMETERS if p.name not in ("draft_length", "alpha")))
+@DEVICE_OPTIONS
+@HIST_OPTIONS
+@ACCEPTANCE_OPTIONS
+@TRAFFIC_OPTIONS
+@SERVER_OPTIONS
+@LIMIT_OPTIONS
+@click.option("--replications", default=1, type=click.IntRange(1, 10_000), help="Runs of each load.")
+@click.option("--seed", default=0, type=click.IntRange(0), help="Seed of every random stream.")
+@click.option("--force", is_flag=True, help="Overwrite files that exist.")
+@click.option("--plot", type=FILE, help="Draw latency against load, and the server over time, as .png or .svg.")
+@click.option("--out", type=FILE, help="Write a row for each load and way of serving, as .csv or .parquet.")
+@click.option("--requests-out", type=FILE, help="Write a row for each request of the first load.")
+@click.option("--events", type=FILE, help="Write the steps of the first load as Chrome/Perfetto trace JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def simulate_serving(**values: Any) -> None:
+    """Serve requests step for step as an engine schedules them: does speculation pay under load?
+
+    The same requests are served with and without speculation. Times of steps come from models on a profiled device,
+    what rounds accept from --acceptance, --hist or --alpha. Tells P50 and P99 of the first token and of the time a
+    token at each load, where speculation stops paying, and with --slo what a server carries.
+    """
+    values = as_accepted({**values, **ABSENT}, many=False, compared=False)
+    values |= {"loads": loads_of(values), "limits": limits_of(values["slo"])}
+    run(options_of(ServingOptions, {**values, "values": values}))
+
+
+def run(options: ServingOptions) -> None:
+    """Load, serve, write and print."""
+    from simulator.answers.load_curve import curve
+    from simulator.answers.load_curve_report import Found, load_curve_json, load_curve_text
+    from simulator.answers.load_search import capacity, turning
+    from simulator.answers.played import playing
+    from simulator.ground.pictures import check_format
+    from simulator.ground.tables import check_table_format
+
+    outputs = {
+        "--plot": options.plot,
+        "--out": options.out,
+        "--requests-out": options.requests_out,
+        "--trace-out": options.events,
+    }
+    check_format(options.plot)
+    check_table_format("--out", options.out)
+    check_table_format("--requests-out", options.requests_out)
+    inputs = options.inputs | {"--workload": options.values["workload"]}
+    check_outputs(outputs, options.force, inputs)
+    if options.for_load is not None and not options.limits:
+        raise UserError("--for-load: of servers within limits, expected --slo beside it")
+    scene, basis, notes = scene_of(options)
+    seeds, loads = [options.seed + i for i in range(options.replications)], options.loads.values
+    runs = len(loads) * len(scene.arms) * len(seeds)
+    with running("simulate-serving", f"{runs:,} runs", 0.0, runs) as update, playing(update) as play:
+        points = tuple(curve(scene, loads, seeds, play))
+        turned = turning(scene, points, seeds, play) if len(points) > 1 and len(scene.arms) > 1 else None
+        wanted, middle = range(len(scene.arms) if scene.limits else 0), loads[len(loads) // 2]
+        capacities = tuple(capacity(scene, arm, middle, options.attain, seeds, play) for arm in wanted)
+    found = Found(points, turned, capacities, options.attain, options.for_load)
+    write(options, scene, found)
+    if options.as_json:
+        click.echo(to_json(load_curve_json(scene, found, parameters_of(options), basis)), nl=False)
+        return
+    click.echo(load_curve_text(scene, found, heading(options, scene), basis, notes))
+    for path in filter(None, outputs.values()):
+        click.echo(f"wrote {path}")
+
+
+def scene_of(options: ServingOptions) -> "tuple[Scene, Basis, tuple[str, ...]]":
+    """Return what is compared, what it rests on, and what to know before the numbers."""
+    from simulator.answers.basis import basis_of
+    from simulator.answers.scene import Scene
+    from simulator.answers.ways import accepting, usual_context, way
+    from simulator.costs.cautions import cautions
+    from simulator.rounds.acceptance_law import HistogramAcceptance, IidAcceptance
+    from simulator.serving.policy_tables import fixed
+
+    alone, pricing, measured = loaded(options)
+    models = pricing.models
+    assert models is not None
+    if models.tree is not None:
+        raise UserError(
+            "--topk: drafts that branch are not served step for step, expected none (simulate --concurrency)"
+        )
+    k = options.draft_length if "draft_length" in options.stated else pricing.usual_length
+    if isinstance(measured, HistogramAcceptance) and "draft_length" not in options.stated:
+        k = min(k, measured.longest)
+    longest = options.values["longest"] or models.target.longest_context or USUAL_LONGEST
+    traffic, notes = traffic_of(options.values, options.loads, longest)
+    context = usual_context(traffic.mean_prompt, traffic.mean_output)
+    server, acceptance = server_of(options.values, longest), measured or IidAcceptance(options.alpha)
+    arms = [way("plain", models.placed_target, server, context, accepting(acceptance, models, 1), fixed(-1))]
+    if not alone:
+        name = f"{models.method.name} K={k}"
+        arms.append(way(name, models, server, context, accepting(acceptance, models, k), fixed(k), k))
+    basis = basis_of(
+        models, acceptance, draft_length=k, alpha=options.alpha, stated=options.stated, profile=pricing.profile
+    )
+    said = cautions(replace(models, context=int(context), batch=1), None if alone else k)
+    scene = Scene(traffic=traffic, arms=tuple(arms), limits=options.limits, warmup=options.warmup)
+    return scene, basis, (*said, *notes)
+
+
+def loaded(options: ServingOptions) -> "tuple[bool, Pricing, Measured | None]":
+    """Return whether a target stands alone, what its steps cost, and what was measured of acceptance."""
+    from simulator.costs.priced import load_pricing
+
+    device = options.device
+    if device.profile is None or not (device.target_model or device.params):
+        raise UserError("--profile: missing, expected a device and --target-model beside it")
+    alone = not (device.draft_model or device.draft_params or device.method)
+    drafting = {"--draftN": "draft_length" in options.stated, "--acceptance": options.accepts_as is not None}
+    for option, of_draft in drafting.items():
+        if alone and of_draft:
+            raise UserError(f"{option}: of drafts, expected --method or --draft-model beside it")
+    # What drafts without weights stands beside a target of which no drafts are asked for.
+    pricing = load_pricing(replace(device, method="ngram") if alone else device)
+    longest = options.draft_length if "draft_length" in options.stated else 1
+    measured = None if alone else load_checked(options, longest, pricing.models, (options.alpha,))
+    return alone, with_drafted(pricing, measured), measured
+
+
+def write(options: ServingOptions, scene: "Scene", found: "Found") -> None:
+    """Write the files that are asked for."""
+    from simulator.answers.load_curve import Task, outcome_of
+    from simulator.answers.load_curve_report import load_curve_columns, request_columns
+    from simulator.ground.tables import write_table
+
+    loads = options.loads.values
+    if options.out:
+        write_table(options.out, load_curve_columns(scene, found))
+    if options.requests_out:
+        requests = scene.traffic.requests(loads[0], options.seed)
+        outcomes = [outcome_of(scene, Task(arm, loads[0], options.seed), requests) for arm in range(len(scene.arms))]
+        write_table(options.requests_out, request_columns(scene, requests, outcomes))
+    if options.events:
+        from simulator.answers.timeline import write_timeline
+        from simulator.ground.artefacts import envelope, finite_or_text
+
+        requests = scene.traffic.requests(loads[0], options.seed)
+        tasks = [Task(arm, loads[0], options.seed) for arm in range(len(scene.arms))]
+        logged = [outcome_of(scene, task, requests, is_logged=True) for task in tasks]
+        with writing(options.events) as file:
+            about = finite_or_text(envelope("event_timeline", 1, parameters_of(options)))
+            write_timeline(file, scene, logged, about)
+    if options.plot:
+        from simulator.answers.load_curve_plot import draw_load_curve
+        from simulator.ground.pictures import save_figure
+
+        load = loads[len(loads) // 2]
+        requests = scene.traffic.requests(load, options.seed)
+        series = [outcome_of(scene, Task(arm, load, options.seed), requests).series for arm in range(len(scene.arms))]
+        save_figure(options.plot, draw_load_curve(scene, found, heading(options, scene), series, load))
+
+
+def parameters_of(options: ServingOptions) -> dict[str, Any]:
+    """Return what a result hangs on."""
+    device, own = options.device, options.values
+    names: tuple[str, ...] = ("prompts", "answers", "burstiness", "requests", "prefix", "turns", "think", "scheduler")
+    names += ("budget", "seats", "longest", "block_size", "num_blocks", "prefix_caching", "chunked_prefill")
+    names += ("async_scheduling", "warmup")
+    told = {name: own[name] for name in names}
+    told |= {"profile": device.profile, "target_model": device.target_model, "draft_model": device.drafter}
+    told |= {"method": device.method, "tp": device.tp, "hist": options.accepts_as, "alpha": options.alpha}
+    return told | {"replications": options.replications, "seed": options.seed, "loads": list(options.loads.values)}
+
+
+def heading(options: ServingOptions, scene: "Scene") -> str:
+    """Say what was served."""
+    device, traffic, own = options.device, scene.traffic, options.values
+    what = str(own["workload"]) if own["workload"] else f"{own['prompts']} tokens in, {own['answers']} out"
+    drafted = "" if len(scene.arms) == 1 else f", {scene.arms[1].name}"
+    blocks = ", ".join(f"{arm.settings.num_blocks * arm.settings.block_size:,}" for arm in scene.arms)
+    server = f"{own['scheduler']}, {own['budget']:,} tokens a step, {scene.arms[0].settings.max_num_seqs:,} at once"
+    devices = f"{device.tp} x " if device.tp and device.tp > 1 else ""
+    return (
+        f"{traffic.count:,} requests a run, {what}\n{device.target_model}{drafted}, on {devices}{device.profile}; "
+        f"{server}, room for {blocks} tokens in KV"
+    )

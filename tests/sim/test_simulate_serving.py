@@ -1,0 +1,98 @@
+"""`simulate-serving`: what it tells are the figures of the run, by formula; bad input is one line."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from simulator.answers.latency import Limit, meets, percentile, seen_of, with_interval
+from simulator.answers.load_search import narrowed
+
+SERVED = ("--profile", "h100-sxm", "--target-model", "llama-3.1-8b", "--requests", 60, "--isl", "200:400", "--osl", 40)
+DRAFTED = (*SERVED, "--method", "eagle3", "--alpha", 0.8, "--draftN", 3)
+
+
+def test_figures_are_those_of_the_requests_by_formula(tmp_path, run) -> None:
+    done = run(
+        *("simulate-serving", *DRAFTED, "--rate", 20, "--warmup", 0, "--slo", "ttft:60ms,tpot:9ms", "--json"),
+        *("--requests-out", "requests.csv", "--out", "loads.csv", "--trace-out", "steps.json"),
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)["points"][0]
+    rows = list(csv.DictReader((tmp_path / "requests.csv").read_text().splitlines()))
+    for way in ("plain", "eagle3 K=3"):
+        sent, first, end, tokens = (
+            np.array([float(row[name]) for row in rows if row["serving"] == way])
+            for name in ("sent_s", "first_s", "end_s", "output_tokens")
+        )
+        assert len(sent) == 60
+        tpot = (end - first) / (tokens - 1)
+        for measure, values in (("ttft", first - sent), ("e2e", end - sent), ("tpot", tpot)):
+            assert told[way][f"{measure}_mean"] == pytest.approx(values.mean(), rel=1e-12)
+            for q in (50, 90, 99):
+                assert told[way][f"{measure}_p{q}"] == pytest.approx(np.percentile(values, q), rel=1e-12)
+        good = (first - sent <= 0.06) & (tpot <= 0.009)
+        assert 0 < told[way]["attained"] == pytest.approx(good.mean())
+        assert told[way]["output_tokens_per_s"] == pytest.approx(tokens.sum() / (end.max() - sent.min()))
+    assert told["e2e_gain"] == pytest.approx(told["plain"]["e2e_mean"] / told["eagle3 K=3"]["e2e_mean"])
+    events = json.loads((tmp_path / "steps.json").read_text())["traceEvents"]
+    ends = [event["ts"] + event["dur"] for event in events if event["ph"] == "X" and event["pid"] == 1]
+    assert max(ends) == pytest.approx(1e6 * max(float(r["end_s"]) for r in rows if r["serving"] == "plain"), abs=0.01)
+    assert len((tmp_path / "loads.csv").read_text().splitlines()) == 3
+
+
+def test_same_seed_same_words_and_plain_alone_is_the_plain_of_both(tmp_path, run) -> None:
+    loads = ("--concurrency", "1,8", "--json")
+    both, again, alone = (
+        json.loads(run("simulate-serving", *options, *loads).stdout) for options in (DRAFTED, DRAFTED, SERVED)
+    )
+    assert both["points"] == again["points"]
+    assert [point["plain"] for point in both["points"]] == [point["plain"] for point in alone["points"]]
+    assert both["points"][1]["plain"]["running"] > 4 * both["points"][0]["plain"]["running"]
+
+
+def test_the_text_answers_first(tmp_path, run) -> None:
+    done = run("simulate-serving", *DRAFTED, "--rate", "5,20", "--slo", "tpot:9ms", "--for-load", 1000)
+    assert done.returncode == 0, done.stderr
+    assert "If alpha is 0.8, it pays from 5 to 20 requests/s" in " ".join(done.stdout.split())
+    assert "for 1000 requests/s: plain " in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 100
+
+
+def test_limits_and_intervals_by_hand() -> None:
+    seen = seen_of(*(np.array(v, np.float64) for v in ([0, 1, 2], [0, 1, 3], [1, 2, 5], [3, 2, np.nan], [3, 1, 4])))
+    assert seen.tpot_s[0] == 1
+    assert np.isnan(seen.tpot_s[1])
+    # An answer of one token has no time a token; what never ended is within no limit.
+    assert meets(seen, (Limit("tpot", 1.0), Limit("ttft", 1.0))).tolist() == [True, True, False]
+    assert percentile(np.array([np.nan, 1.0, 3.0]), 50) == 2
+    # Student's interval of ten batches with mean 0 and deviation 1: 2.262 / sqrt(10).
+    batches = np.array([1.0, -1.0] * 5)
+    batches *= 1 / batches.std(ddof=1)
+    told = with_interval(0.0, batches)
+    assert told.high == -told.low == pytest.approx(2.2622 / np.sqrt(10), rel=1e-4)
+
+
+def test_a_search_ends_beside_the_load_it_looks_for() -> None:
+    low, high = narrowed(1.0, 100.0, lambda load: load <= 37.3, whole=False)
+    assert low <= 37.3 < high < 1.02 * low * 1.001
+    assert narrowed(1, 64, lambda load: load <= 37, whole=True) == (37, 38)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((*SERVED,), "--rate: missing, expected requests a second such as 2:40:2, or --concurrency or --workload"),
+        ((*SERVED, "--rate", 5, "--concurrency", 4), "--concurrency: beside --rate, expected one of them"),
+        ((*SERVED, "--rate", 0), "--rate: 0 is not allowed, expected a number above 0"),
+        ((*SERVED, "--concurrency", 1.5), "--concurrency: 1.5 is not allowed, expected a whole number of at least 1"),
+        ((*SERVED, "--rate", 5, "--slo", "ttft"), "--slo: 'ttft' is not allowed, expected ttft, tpot, e2e, queueing"),
+        ((*SERVED, "--rate", 5, "--for-load", 9), "--for-load: of servers within limits, expected --slo beside it"),
+        ((*SERVED, "--rate", 5, "--draftN", 3), "--draftN: of drafts, expected --method or --draft-model beside it"),
+        (("--rate", 5), "--profile: missing, expected a device and --target-model beside it"),
+        ((*SERVED, "--speed", 2), "--speed: of recorded requests, expected --workload beside it"),
+    ],
+)
+def test_what_is_wrong_is_one_line(tmp_path, run, user_error, options, message) -> None:
+    user_error(run("simulate-serving", *options), message)
