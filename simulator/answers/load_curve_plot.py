@@ -9,9 +9,8 @@ from simulator.costs.step import Floats
 from simulator.ground.pictures import HATCH_COLOUR, OFF_HATCH, PALETTE, new_figure, set_title
 
 from .load_curve import Point
-from .load_curve_report import UNITS, Found
-from .load_search import EARLIER, LATER
-from .scene import Scene
+from .load_search import EARLIER, LATER, Found
+from .scene import UNITS, Scene
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,7 +1,7 @@
 """Loads as people and programs read them: the answer first, a table of percentiles, the same as JSON or columns."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -12,39 +12,16 @@ from simulator.workloads.requests import Requests
 
 from .basis import Basis
 from .latency import Limit, Told
-from .load_curve import PLAIN, Point
-from .load_search import EARLIER, EVERYWHERE, LATER, NOWHERE, Turning
-from .scene import CLIENTS, RATE, SPEED, Scene
+from .load_curve import PLAIN
+from .load_search import EARLIER, EVERYWHERE, LATER, NOWHERE, Found, Turning
+from .scene import CLIENTS, RATE, SPEED, UNITS, Scene
 
 KIND = "load_curve"
-UNITS = {RATE: "requests/s", CLIENTS: "clients", SPEED: "x recorded speed"}
 HEADS = {RATE: "req/s", CLIENTS: "clients", SPEED: "speed"}
 # What is told in milliseconds to people; seconds inside and in files.
 NAMES = {"ttft": "first token", "tpot": "time a token", "e2e": "whole answer", "queueing": "waiting"}
 # A server of which less ends than is sent does not keep up.
 KEEPS_UP = 0.9
-
-
-class Found(NamedTuple):
-    """What was found of a scene.
-
-    points: At each load. turning: where speculation stops paying; None without it, or at one load. capacities: the most
-    that each way carries within the limits; empty without limits. share: of requests that have to be within them.
-    wanted: a load that servers are counted for.
-    """
-
-    points: tuple[Point, ...]
-    turning: Turning | None = None
-    capacities: tuple[float, ...] = ()
-    share: float = 0.9
-    wanted: float | None = None
-
-    @property
-    def servers(self) -> tuple[int | None, ...]:
-        """How many servers each way takes for the load that is wanted; None: no number is enough."""
-        if self.wanted is None:
-            return ()
-        return tuple(int(np.ceil(self.wanted / c)) if 0 < c < np.inf else 1 if c else None for c in self.capacities)
 
 
 def load_curve_json(scene: Scene, found: Found, parameters: Mapping[str, Any], basis: Basis) -> dict[str, Any]:

@@ -27,6 +27,28 @@ class Turning(NamedTuple):
     high: float
 
 
+class Found(NamedTuple):
+    """What was found of a scene.
+
+    points: At each load. turning: where speculation stops paying; None without it, or at one load. capacities: the most
+    that each way carries within the limits; empty without limits. share: of requests that have to be within them.
+    wanted: a load that servers are counted for.
+    """
+
+    points: tuple[Point, ...]
+    turning: Turning | None = None
+    capacities: tuple[float, ...] = ()
+    share: float = 0.9
+    wanted: float | None = None
+
+    @property
+    def servers(self) -> tuple[int | None, ...]:
+        """How many servers each way takes for the load that is wanted; None: no number is enough."""
+        if self.wanted is None:
+            return ()
+        return tuple(int(np.ceil(self.wanted / c)) if 0 < c < np.inf else 1 if c else None for c in self.capacities)
+
+
 def turning(scene: Scene, points: Sequence[Point], seeds: Sequence[int], play: Play) -> Turning:
     """Return where speculation stops paying, by the time of whole answers, between the loads of a curve and closer."""
     signs = [point.gain(COMPARED).value > 1 for point in points]

@@ -18,6 +18,7 @@ from .latency import Limit
 
 # What a load is counted in.
 RATE, CLIENTS, SPEED = "rate", "clients", "speed"
+UNITS = {RATE: "requests/s", CLIENTS: "clients", SPEED: "x recorded speed"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -36,7 +36,7 @@ from .serving_options import (
 
 if TYPE_CHECKING:
     from simulator.answers.basis import Basis
-    from simulator.answers.load_curve_report import Found
+    from simulator.answers.load_search import Found
     from simulator.answers.scene import Scene
     from simulator.costs.priced import Pricing
 
@@ -99,8 +99,8 @@ def simulate_serving(**values: Any) -> None:
 def run(options: ServingOptions) -> None:
     """Load, serve, write and print."""
     from simulator.answers.load_curve import curve
-    from simulator.answers.load_curve_report import Found, load_curve_json, load_curve_text
-    from simulator.answers.load_search import capacity, turning
+    from simulator.answers.load_curve_report import load_curve_json, load_curve_text
+    from simulator.answers.load_search import Found, capacity, turning
     from simulator.answers.played import playing
     from simulator.ground.pictures import check_format
     from simulator.ground.tables import check_table_format
