@@ -13,15 +13,13 @@ from simulator.workloads.requests import Requests
 from .basis import Basis
 from .latency import Limit, Told
 from .load_curve import PLAIN
-from .load_search import EARLIER, EVERYWHERE, LATER, NOWHERE, Found, Turning
+from .load_search import EARLIER, EVERYWHERE, KEEPS_UP, LATER, NOWHERE, Found, Turning
 from .scene import CLIENTS, RATE, SPEED, UNITS, Scene
 
 KIND = "load_curve"
 HEADS = {RATE: "req/s", CLIENTS: "clients", SPEED: "speed"}
 # What is told in milliseconds to people; seconds inside and in files.
 NAMES = {"ttft": "first token", "tpot": "time a token", "e2e": "whole answer", "queueing": "waiting"}
-# A server of which less ends than is sent does not keep up.
-KEEPS_UP = 0.9
 
 
 def load_curve_json(scene: Scene, found: Found, parameters: Mapping[str, Any], basis: Basis) -> dict[str, Any]:

@@ -9,7 +9,9 @@ from .load_curve import Play, Point, curve
 from .scene import CLIENTS, Scene
 
 # How narrow a search gets, as a ratio of loads; how often a load is doubled to find one that is too much.
-NARROW, DOUBLINGS = 1.02, 20
+NARROW, DOUBLINGS, DOUBLINGS_BEYOND = 1.02, 20, 10
+# A server of which less ends than is sent does not keep up.
+KEEPS_UP = 0.9
 # What is compared: the time of whole answers.
 COMPARED = "e2e_mean"
 LATER, EARLIER, EVERYWHERE, NOWHERE = "above", "below", "everywhere", "nowhere"
@@ -50,7 +52,12 @@ class Found(NamedTuple):
 
 
 def turning(scene: Scene, points: Sequence[Point], seeds: Sequence[int], play: Play) -> Turning:
-    """Return where speculation stops paying, by the time of whole answers, between the loads of a curve and closer."""
+    """Return where speculation stops paying, by the time of whole answers, between the loads of a curve and closer.
+
+    Of one load: at that load and beyond, as far as a server keeps up.
+    """
+    if len(points) == 1:
+        points = [*points, *beyond(scene, points[0], seeds, play)]
     signs = [point.gain(COMPARED).value > 1 for point in points]
     change = next((i for i in range(1, len(signs)) if signs[i] != signs[i - 1]), None)
     ends = points[0].load, points[-1].load
@@ -63,6 +70,18 @@ def turning(scene: Scene, points: Sequence[Point], seeds: Sequence[int], play: P
 
     low, high = narrowed(points[change - 1].load, points[change].load, is_same, whole=scene.traffic.kind == CLIENTS)
     return Turning(EARLIER if is_before else LATER, low, high)
+
+
+def beyond(scene: Scene, first: Point, seeds: Sequence[int], play: Play) -> list[Point]:
+    """Return points at doubled loads, until speculation pays otherwise than at first or no server keeps up."""
+    found, last = list[Point](), first
+    for _ in range(DOUBLINGS_BEYOND):
+        last = curve(scene, [2 * last.load], seeds, play)[0]
+        found.append(last)
+        is_behind = all(arm["kept_up"][0] < KEEPS_UP for arm in last.arms)
+        if is_behind or (last.gain(COMPARED).value > 1) != (first.gain(COMPARED).value > 1):
+            break
+    return found
 
 
 def narrowed(low: float, high: float, holds: Callable[[float], bool], *, whole: bool) -> tuple[float, float]:

@@ -123,7 +123,7 @@ def run(options: ServingOptions) -> None:
     runs = len(loads) * len(scene.arms) * len(seeds)
     with running("simulate-serving", f"{runs:,} runs", 0.0, runs) as update, playing(update) as play:
         points = tuple(curve(scene, loads, seeds, play))
-        turned = turning(scene, points, seeds, play) if len(points) > 1 and len(scene.arms) > 1 else None
+        turned = turning(scene, points, seeds, play) if len(scene.arms) > 1 else None
         wanted, middle = range(len(scene.arms) if scene.limits else 0), loads[len(loads) // 2]
         capacities = tuple(capacity(scene, arm, middle, options.attain, seeds, play) for arm in wanted)
     found = Found(points, turned, capacities, options.attain, options.for_load)
