@@ -152,7 +152,7 @@ def extend(kv: Blocks, slot: int, count: int) -> None:
 def publish(block_size: int, texts: Texts, kv: Blocks, request: int, shared: int, slot: int, tokens: int) -> None:
     """Let the whole blocks of a request's first tokens be found."""
     row = kv.table[slot]
-    known = row[KNOWN]
+    known = int(row[KNOWN])
     while (known + 1) * block_size <= tokens:
         remember(kv, row[TABLE + known], key_of(texts, block_size, request, shared, known))
         known += 1

@@ -1,12 +1,29 @@
 """The events of a run: requests come, steps are planned and end, time passes. One step after another."""
 
+from typing import Any
+
 from simulator.ground.compiled import lean
 
 from . import state
 from .blocks import BLOCKS
 from .policies import ALL, next_k
 from .queues import COME, RUN, WAIT, next_coming, nth_waiting, wait_last
-from .state import COUNT, DONE_S, NEXT_K, PLANNED_S, PROMPT, REFUSED, REQUEST, SENT, SIZE, STATUS, TOTAL, VERIFIES, note
+from .state import (
+    COUNT,
+    DONE_S,
+    NEXT_K,
+    PLANNED_S,
+    PROMPT,
+    REFUSED,
+    REQUEST,
+    SENT,
+    SIZE,
+    STATUS,
+    TOTAL,
+    VERIFIES,
+    Log,
+    note,
+)
 from .step_costs import seconds
 from .steps import (
     BLOCK_AREA,
@@ -32,6 +49,7 @@ from .steps import (
 )
 from .vllm import plan_step
 
+Array = Any
 # What `advance` says of a run.
 DONE, MORE, STUCK = range(3)
 # A request that comes this little later still makes a step.
@@ -44,11 +62,11 @@ def advance(run: Run, steps: int) -> int:
     count, plans, size = run.count, run.plans, run.queues.size
     depth = 2 if run.settings.async_scheduling else 1
     last = count[STEPS] + steps
-    while count[STEPS] < last and has_room(run):
+    while count[STEPS] < last and has_room(run.log, 9 * plans.seats + size[WAIT]):
         arrive(run)
-        if has_work(run):
+        if has_work(size, count):
             total = begin_step(run)
-            if count[IN_FLIGHT] < depth and (total > 0 or has_work(run)):
+            if count[IN_FLIGHT] < depth and (total > 0 or has_work(size, count)):
                 continue
         elif count[IN_FLIGHT] == 0:
             if not await_next(run):
@@ -56,7 +74,12 @@ def advance(run: Run, steps: int) -> int:
             continue
         step = count[STEPS] - count[IN_FLIGHT]
         count[IN_FLIGHT] -= 1
-        pass_time(run, max(run.clock[NOW], plans.times[step % 2][DONE_S]))
+        pass_time(
+            run.clock,
+            size,
+            run.settings.num_blocks - run.kv.free[BLOCKS],
+            max(run.clock[NOW], plans.times[step % 2][DONE_S]),
+        )
         end_step(run, step)
         is_idle = plans.flights[step % 2][TOTAL] == 0 and count[IN_FLIGHT] == 0 and size[RUN] == 0
         if is_idle and size[WAIT] > 0:
@@ -65,28 +88,25 @@ def advance(run: Run, steps: int) -> int:
 
 
 @lean
-def has_room(run: Run) -> bool:
+def has_room(log: Log, most: int) -> bool:
     """Say whether the log takes all that a step can write."""
-    entries, steps, size = run.log.entries, run.log.steps, run.log.size
-    most = 9 * run.plans.seats + run.queues.size[WAIT]
+    entries, steps, size = log.entries, log.steps, log.size
     return len(entries) == 0 or bool(size[0] + most < len(entries) and size[1] < len(steps))
 
 
 @lean
-def has_work(run: Run) -> bool:
+def has_work(size: Array, count: Array) -> bool:
     """Say whether a step is planned: requests are there, or the last that ended have yet to be told to the workers."""
-    size = run.queues.size
-    return bool(size[RUN] + size[WAIT] + run.count[FLUSH] > 0)
+    return bool(size[RUN] + size[WAIT] + count[FLUSH] > 0)
 
 
 @lean
-def pass_time(run: Run, until: float) -> None:
-    """Let the time pass until then."""
-    clock, size = run.clock, run.queues.size
+def pass_time(clock: Array, size: Array, blocks: int, until: float) -> None:
+    """Let the time pass until then, while so many blocks are held."""
     span = until - clock[NOW]
     clock[WAIT_AREA] += size[WAIT] * span
     clock[RUN_AREA] += size[RUN] * span
-    clock[BLOCK_AREA] += (run.settings.num_blocks - run.kv.free[BLOCKS]) * span
+    clock[BLOCK_AREA] += blocks * span
     clock[NOW] = until
 
 
@@ -96,7 +116,7 @@ def arrive(run: Run) -> None:
     q, until = run.queues, run.clock[NOW] + TOGETHER_S
     everyone = len(run.after)
     while True:
-        request = next_sent(run) if run.count[CLIENTS] == 0 else everyone
+        request = next_sent(run.count, run.after) if run.count[CLIENTS] == 0 else everyone
         is_next = request < everyone and run.arrival_s[request] <= until
         is_due = q.size[COME] > 0 and q.times[q.coming[0]][SENT] <= until
         if is_due and (not is_next or q.times[q.coming[0]][SENT] <= run.arrival_s[request]):
@@ -129,7 +149,7 @@ def await_next(run: Run) -> bool:
     """Let the time pass until a request comes; False: none does."""
     q, when = run.queues, -1.0
     if run.count[CLIENTS] == 0:
-        request = next_sent(run)
+        request = next_sent(run.count, run.after)
         if request < len(run.after):
             when = run.arrival_s[request]
     if q.size[COME] > 0:
@@ -138,7 +158,7 @@ def await_next(run: Run) -> bool:
             when = due
     if when < 0:
         return False
-    pass_time(run, max(run.clock[NOW], when))
+    pass_time(run.clock, q.size, run.settings.num_blocks - run.kv.free[BLOCKS], max(run.clock[NOW], when))
     return True
 
 
@@ -168,7 +188,8 @@ def begin_step(run: Run) -> int:
     count[MOST] = max(count[MOST], size[RUN])
     if len(run.log.entries) > 0:
         write_step(run, step)
-    sample(run, step, taken)
+    used = s.num_blocks - run.kv.free[BLOCKS]
+    sample(run.series, count, step, clock[NOW], size[RUN], size[WAIT], used, flight[TOTAL], taken)
     return int(flight[TOTAL])
 
 

@@ -185,7 +185,7 @@ def started(
 def send_first(ran: Run, clients: int) -> None:
     """Have every client send a request."""
     for _ in range(clients):
-        request = steps.next_sent(ran)
+        request = steps.next_sent(ran.count, ran.after)
         if request < len(ran.after):
             ran.count[steps.NEXT] = request + 1
             come(ran.queues, request, 0.0)

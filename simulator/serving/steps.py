@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 from simulator.ground.compiled import lean
 
 from . import state
-from .blocks import BLOCKS, Blocks, Texts, publish, release
+from .blocks import Blocks, Texts, publish, release
 from .draws import Acceptance, accepted, offered
 from .policies import Policy, learn, verify
-from .queues import RUN, WAIT, Queues, come, leave_waiting
+from .queues import RUN, Queues, come, leave_waiting
 from .settings import Settings
 from .state import (
     AHEAD,
@@ -211,7 +211,11 @@ def leave(run: Run, step: int, request: int, t: Array, gives: int, drafts: int, 
     if s.async_scheduling and s.prefix_caching and is_running:
         publish(s.block_size, run.texts, run.kv, request, t[SHARED], t[SLOT], t[COMPUTED] - t[AHEAD])
     note(run.log, state.EMITS, step, request, leaving)
-    stamp(run, request, t, leaving)
+    is_first = t[TOKENS] - leaving == t[PROMPT]
+    is_counted = request >= run.count[WARM] and not is_first
+    stamp(run.queues.times[request], run.clock, run.count, run.gaps, run.edges, is_first, is_counted)
+    if not is_first:
+        t[state.CHUNKS] += 1
     if t[TOKENS] == most:
         end(run, step, request, t)
         return int(is_running)
@@ -224,19 +228,19 @@ def leave(run: Run, step: int, request: int, t: Array, gives: int, drafts: int, 
 
 
 @lean
-def stamp(run: Run, request: int, t: Array, leaving: int) -> None:
-    """Write down when tokens left, and the gap since those before."""
-    now, times, count = run.clock[NOW], run.queues.times[request], run.count
-    if t[TOKENS] - leaving == t[PROMPT]:
+def stamp(
+    times: Array, clock: Array, count: Array, gaps: Array, edges: Array, is_first: bool, is_counted: bool
+) -> None:
+    """Write down when tokens of a request left, and the gap since those before."""
+    now = clock[NOW]
+    if is_first:
         times[state.FIRST] = now
-    else:
-        t[state.CHUNKS] += 1
-        if request >= count[WARM]:
-            gap = now - times[LAST]
-            if gap != run.clock[GAP]:
-                run.clock[GAP] = gap
-                count[BIN] = bin_of(run.edges, gap)
-            run.gaps[count[BIN]] += 1
+    if is_counted:
+        gap = now - times[LAST]
+        if gap != clock[GAP]:
+            clock[GAP] = gap
+            count[BIN] = bin_of(edges, gap)
+        gaps[count[BIN]] += 1
     times[LAST] = now
 
 
@@ -288,26 +292,35 @@ def follow(run: Run, request: int, now: float) -> None:
             come(run.queues, turn, now + run.think_s[turn])
             turn = run.kin[turn][SIBLING]
     if run.count[CLIENTS] > 0 and run.after[request] < 0:
-        following = next_sent(run)
+        following = next_sent(run.count, run.after)
         if following < len(run.after):
             run.count[NEXT] = following + 1
             come(run.queues, following, now)
 
 
 @lean
-def next_sent(run: Run) -> int:
+def next_sent(count: Array, after: Array) -> int:
     """Return the next request that comes by the clock, or that a client sends; as many as there are: none is left."""
-    request = run.count[NEXT]
-    while request < len(run.after) and run.after[request] >= 0:
+    request = count[NEXT]
+    while request < len(after) and after[request] >= 0:
         request += 1
-    run.count[NEXT] = request
+    count[NEXT] = request
     return int(request)
 
 
 @lean
-def sample(run: Run, step: int, taken: float) -> None:
+def sample(
+    series: Array,
+    count: Array,
+    step: int,
+    now: float,
+    running: int,
+    waiting: int,
+    blocks: int,
+    tokens: int,
+    taken: float,
+) -> None:
     """Write a row of the series; where it is full, every second is dropped, and so on from then."""
-    count, series = run.count, run.series
     if step % count[STRIDE] != 0:
         return
     if count[SERIES] == len(series):
@@ -319,11 +332,11 @@ def sample(run: Run, step: int, taken: float) -> None:
         count[SERIES] = half
         if step % count[STRIDE] != 0:
             return
-    row, q = series[count[SERIES]], run.queues
-    row[0] = run.clock[NOW]
-    row[1] = q.size[RUN]
-    row[2] = q.size[WAIT]
-    row[3] = run.settings.num_blocks - run.kv.free[BLOCKS]
-    row[4] = run.plans.flights[step % 2][TOTAL]
+    row = series[count[SERIES]]
+    row[0] = now
+    row[1] = running
+    row[2] = waiting
+    row[3] = blocks
+    row[4] = tokens
     row[5] = taken
     count[SERIES] += 1

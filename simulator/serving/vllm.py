@@ -275,12 +275,11 @@ def fits(s: Settings, kv: Blocks, q: Queues, t: Array, slot: int, found: int, co
 @lean
 def admit(s: Settings, texts: Texts, kv: Blocks, request: int, t: Array, found: int, count: int) -> None:
     """Give one that waits a slot, the blocks that were found and those that it needs in this step."""
-    slot = occupy(kv, found)
+    t[SLOT] = occupy(kv, found)
     computed = found * s.block_size
     places = min(computed + count + s.lookahead, s.max_model_len)
-    extend(kv, slot, max(0, (places + s.block_size - 1) // s.block_size - found))
+    extend(kv, t[SLOT], max(0, (places + s.block_size - 1) // s.block_size - found))
     if s.prefix_caching:
-        publish(s.block_size, texts, kv, request, t[SHARED], slot, min(computed + count, t[TOKENS]))
-    t[SLOT] = slot
+        publish(s.block_size, texts, kv, request, t[SHARED], t[SLOT], min(computed + count, t[TOKENS]))
     t[STATUS] = RUNNING
     t[COMPUTED] = computed
