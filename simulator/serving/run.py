@@ -170,7 +170,7 @@ def started(
         clock=listed(clock),
         count=listed(count),
         memory=listed(new_memory(policy)),
-        words=table(seats, 4, np.int64),
+        words=np.zeros((seats, 4), np.int64),
         left=row(seats, np.int64),
         scores=np.zeros((2, seats * max(settings.k, 1))),
         totals=listed(no_totals(costs)),
