@@ -21,6 +21,8 @@ from .scene import Scene
 Figure = Floats
 Figures = Mapping[str, Figure]
 PLAIN, DRAFTED = 0, 1
+# Batches at either end of a run by which its growth is told.
+EDGE = 3
 
 
 class Task(NamedTuple):
@@ -114,6 +116,9 @@ def figures_of(outcome: Outcome, requests: Requests, scene: Scene, task: Task) -
         values = [getattr(part, f"{measure}_s") for part in parts]
         found[f"{measure}_mean"] = np.array([mean(v) for v in values])
         found |= {f"{measure}_p{q}": np.array([percentile(v, q) for v in values]) for q in PERCENTILES}
+    means = found["e2e_mean"][1:]
+    # Answers at the end over those at the beginning: of a server that keeps up about as long.
+    found["growth"] = np.array([means[-EDGE:].mean() / means[:EDGE].mean() if len(means) else np.nan])
     counts = counts_of(outcome, requests, warm, scene.arms[task.arm].settings.num_blocks)
     return found | rates_of(outcome, requests, seen, scene.limits, warm) | counts
 
@@ -129,22 +134,16 @@ def rates_of(
 ) -> dict[str, Figure]:
     """Return what is served a second, from the first sending that counts to the end of all.
 
-    goodput: requests a second within all limits; attained: their share of all that count. kept_up: requests that end
-    while others are sent, over these; of a server that keeps up about 1.
+    goodput: requests a second within all limits; attained: their share of all that count.
     """
-    sent, ends = outcome.sent_s, outcome.end_s
-    begin, last, end = float(np.nanmin(sent[warm:])), float(np.nanmax(sent)), float(np.nanmax(ends))
-    span = max(end - begin, 1e-12)
+    span = max(float(np.nanmax(outcome.end_s)) - float(np.nanmin(outcome.sent_s[warm:])), 1e-12)
     good = meets(seen, limits)
     parts = np.array_split(good, BATCHES) if len(good) >= BATCHES else []
-    # Of those that end while others are still sent.
-    ended, came = ((ends > begin) & (ends <= last)).sum(), (sent[warm:] <= last).sum()
     return {
         "requests_per_s": np.array([(~np.isnan(seen.end_s)).sum() / span]),
         "output_tokens_per_s": np.array([np.nansum(seen.output) / span]),
         "attained": np.array([good.mean(), *(part.mean() for part in parts)]),
         "goodput": np.array([good.sum() / span]),
-        "kept_up": np.array([ended / came if last > begin else np.nan]),
     }
 
 

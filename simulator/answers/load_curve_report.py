@@ -13,7 +13,7 @@ from simulator.workloads.requests import Requests
 from .basis import Basis
 from .latency import Limit, Told
 from .load_curve import PLAIN
-from .load_search import EARLIER, EVERYWHERE, KEEPS_UP, LATER, NOWHERE, Found, Turning
+from .load_search import EARLIER, EVERYWHERE, LATER, NOWHERE, Found, Turning, falls_behind
 from .scene import CLIENTS, RATE, SPEED, UNITS, Scene
 
 KIND = "load_curve"
@@ -159,37 +159,37 @@ def beyond_in_words(scene: Scene, found: Found) -> list[str]:
         return []
     lines = []
     for arm, way in enumerate(scene.arms):
-        over = [p.load for p in found.points if p.arms[arm]["kept_up"][0] < KEEPS_UP]
+        over = [point.load for point in found.points if falls_behind(point.arms[arm])]
         if over:
             unit = UNITS[scene.traffic.kind]
-            lines.append(
-                f"{way.name} falls behind from {over[0]:g} {unit} on: queues grow, times are of these requests"
-            )
+            lines.append(f"{way.name} falls behind from {over[0]:g} {unit} on: times grow with the number of requests")
     return lines
 
 
 def percentiles_table(scene: Scene, found: Found) -> str:
     """Return P50 and P99 of both ways at every load."""
     names, drafted = ["plain", "drafts"][: len(scene.arms)], len(scene.arms) > 1
-    heads = [["", ""], ["first token", "p50/p99, ms"], *[["", ""]] * drafted, ["a token", "p50/p99, ms"]]
-    heads += [*[["", ""]] * drafted, *[["whole", "answers"]] * drafted, ["tokens", "a second"], *[["", ""]] * drafted]
-    heads += [["within", "limits"], *[["", ""]] * drafted] if scene.limits else []
+    last = ("within", "limits") if scene.limits else ("tokens", "a second")
+    blanks = [("", "")] * drafted
+    heads = [("", ""), ("first token", "p50/p99, ms"), *blanks, ("a token", "p50/p99, ms"), *blanks]
+    heads += [*[("whole", "answers")] * drafted, last, *blanks]
     below = [HEADS[scene.traffic.kind], *names, *names, *["faster by"] * drafted, *names]
-    below += names if scene.limits else []
     rows = [[head[0] for head in heads], [head[1] for head in heads], below]
     for point in found.points:
         row = [f"{point.load:g}"]
         for measure in ("ttft", "tpot"):
             row += ["/".join(ms(float(arm[f"{measure}_p{q}"][0])) for q in (50, 99)) for arm in point.arms]
         row += [f"{point.gain('e2e_mean').value:.2f}x"] if drafted else []
-        row += [f"{float(arm['output_tokens_per_s'][0]):,.0f}" for arm in point.arms]
-        row += [f"{float(arm['attained'][0]):.0%}" for arm in point.arms] if scene.limits else []
+        for arm in point.arms:
+            row.append(f"{arm['attained'][0]:.0%}" if scene.limits else f"{arm['output_tokens_per_s'][0]:,.0f}")
         rows.append(row)
     return table(rows)
 
 
 def ms(seconds: float) -> str:
-    """Return milliseconds as text of three digits, or whole ones."""
+    """Return milliseconds as text of three digits, or whole ones; from ten seconds on, seconds."""
+    if seconds >= 10:
+        return f"{seconds:,.3g}s" if seconds < 1000 else f"{seconds:,.0f}s"
     return "-" if not np.isfinite(seconds) else f"{1e3 * seconds:.3g}" if seconds < 1 else f"{1e3 * seconds:,.0f}"
 
 

@@ -5,13 +5,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .load_curve import Play, Point, curve
+from .load_curve import Figures, Play, Point, curve
 from .scene import CLIENTS, Scene
 
 # How narrow a search gets, as a ratio of loads; how often a load is doubled to find one that is too much.
 NARROW, DOUBLINGS, DOUBLINGS_BEYOND = 1.02, 20, 10
-# A server of which less ends than is sent does not keep up.
-KEEPS_UP = 0.9
+# A server whose answers take so many times as long at the end as at the beginning does not keep up.
+FALLS_BEHIND = 1.5
 # What is compared: the time of whole answers.
 COMPARED = "e2e_mean"
 LATER, EARLIER, EVERYWHERE, NOWHERE = "above", "below", "everywhere", "nowhere"
@@ -78,10 +78,15 @@ def beyond(scene: Scene, first: Point, seeds: Sequence[int], play: Play) -> list
     for _ in range(DOUBLINGS_BEYOND):
         last = curve(scene, [2 * last.load], seeds, play)[0]
         found.append(last)
-        is_behind = all(arm["kept_up"][0] < KEEPS_UP for arm in last.arms)
+        is_behind = all(falls_behind(arm) for arm in last.arms)
         if is_behind or (last.gain(COMPARED).value > 1) != (first.gain(COMPARED).value > 1):
             break
     return found
+
+
+def falls_behind(figures: Figures) -> bool:
+    """Whether answers take longer and longer while requests come."""
+    return bool(figures["growth"][0] > FALLS_BEHIND)
 
 
 def narrowed(low: float, high: float, holds: Callable[[float], bool], *, whole: bool) -> tuple[float, float]:
