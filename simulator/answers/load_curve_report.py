@@ -44,6 +44,7 @@ def load_curve_json(scene: Scene, found: Found, parameters: Mapping[str, Any], b
         "limits": {limit.measure: limit.most_s for limit in scene.limits},
         "points": points,
         "turning": found.turning and found.turning._asdict(),
+        "e2e_gains_known_to": [[number(g.value), number(g.low), number(g.high)] for g in found.gains],
         "share_within_limits": found.share if scene.limits else None,
         "capacity": {way.name: number(c) for way, c in zip(scene.arms, found.capacities, strict=False)},
         "servers": {way.name: n for way, n in zip(scene.arms, found.servers, strict=False)},
@@ -97,14 +98,10 @@ def headline(scene: Scene, found: Found, basis: Basis) -> str:
         return (
             f"{ms(first[0].value)} ms a token, the first after {ms(first[1].value)} ms, at {points[0].load:g} {unit}."
         )
-    at = [(point.load, point.gain("e2e_mean")) for point in ((points[0], points[-1]) if len(points) > 1 else points)]
-    gains = ", ".join(f"{as_fast(gain)} at {load:g}" for load, gain in at)
-    if found.turning is None:
-        is_better = at[0][1].value > 1
-        said = "pays" if is_better else "does not pay"
-    else:
-        said = pays_in_words(found.turning, unit)
-    text = f"answers come {gains} {unit if found.turning is None else ''}".rstrip()
+    ends = (points[0], points[-1]) if len(points) > 1 else points
+    gains = ", ".join(f"{as_fast(gain)} at {point.load:g}" for point, gain in zip(ends, found.gains, strict=True))
+    assert found.turning is not None
+    said, text = pays_in_words(found.turning, unit), f"answers come {gains}"
     if basis.condition:
         return f"{basis.condition[0].upper()}{basis.condition[1:]}, it {said}: {text}."
     return f"It {said}: {text}."

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .latency import Told
 from .load_curve import Figures, Play, Point, curve
 from .scene import CLIENTS, Scene
 
@@ -34,7 +35,8 @@ class Found(NamedTuple):
 
     points: At each load. turning: where speculation stops paying; None without it, or at one load. capacities: the most
     that each way carries within the limits; empty without limits. share: of requests that have to be within them.
-    wanted: a load that servers are counted for.
+    wanted: a load that servers are counted for. gains: of whole answers at the first load and the last, as well as they
+    are known; empty without speculation.
     """
 
     points: tuple[Point, ...]
@@ -42,6 +44,7 @@ class Found(NamedTuple):
     capacities: tuple[float, ...] = ()
     share: float = 0.9
     wanted: float | None = None
+    gains: tuple[Told, ...] = ()
 
     @property
     def servers(self) -> tuple[int | None, ...]:

@@ -37,6 +37,7 @@ from .serving_options import (
 if TYPE_CHECKING:
     from simulator.answers.basis import Basis
     from simulator.answers.load_search import Found
+    from simulator.answers.load_uncertainty import Served
     from simulator.answers.scene import Scene
     from simulator.costs.priced import Pricing
 
@@ -100,7 +101,8 @@ def run(options: ServingOptions) -> None:
     """Load, serve, write and print."""
     from simulator.answers.load_curve import curve
     from simulator.answers.load_curve_report import load_curve_json, load_curve_text
-    from simulator.answers.load_search import Found, capacity, turning
+    from simulator.answers.load_search import COMPARED, Found, capacity, turning
+    from simulator.answers.load_uncertainty import known
     from simulator.answers.played import playing
     from simulator.ground.pictures import check_format
     from simulator.ground.tables import check_table_format
@@ -118,7 +120,7 @@ def run(options: ServingOptions) -> None:
     check_outputs(outputs, options.force, inputs)
     if options.for_load is not None and not options.limits:
         raise UserError("--for-load: of servers within limits, expected --slo beside it")
-    scene, basis, notes = scene_of(options)
+    scene, basis, notes, served = scene_of(options)
     seeds, loads = [options.seed + i for i in range(options.replications)], options.loads.values
     runs = len(loads) * len(scene.arms) * len(seeds)
     with running("simulate-serving", f"{runs:,} runs", 0.0, runs) as update, playing(update) as play:
@@ -126,7 +128,9 @@ def run(options: ServingOptions) -> None:
         turned = turning(scene, points, seeds, play) if len(scene.arms) > 1 else None
         wanted, middle = range(len(scene.arms) if scene.limits else 0), loads[len(loads) // 2]
         capacities = tuple(capacity(scene, arm, middle, options.attain, seeds, play) for arm in wanted)
-    found = Found(points, turned, capacities, options.attain, options.for_load)
+    ends = (points[0], points[-1]) if len(points) > 1 else points
+    gains = tuple(known(point, COMPARED, served) for point in ends) if turned else ()
+    found = Found(points, turned, capacities, options.attain, options.for_load, gains)
     write(options, scene, found)
     if options.as_json:
         click.echo(to_json(load_curve_json(scene, found, parameters_of(options), basis)), nl=False)
@@ -136,9 +140,10 @@ def run(options: ServingOptions) -> None:
         click.echo(f"wrote {path}")
 
 
-def scene_of(options: ServingOptions) -> "tuple[Scene, Basis, tuple[str, ...]]":
-    """Return what is compared, what it rests on, and what to know before the numbers."""
+def scene_of(options: ServingOptions) -> "tuple[Scene, Basis, tuple[str, ...], Served]":
+    """Return what is compared, what it rests on, what to know before the numbers, and what a closed form needs."""
     from simulator.answers.basis import basis_of
+    from simulator.answers.load_uncertainty import Served
     from simulator.answers.scene import Scene
     from simulator.answers.ways import accepting, usual_context, way
     from simulator.costs.cautions import cautions
@@ -168,7 +173,10 @@ def scene_of(options: ServingOptions) -> "tuple[Scene, Basis, tuple[str, ...]]":
     )
     said = cautions(replace(models, context=int(context), batch=1), None if alone else k)
     scene = Scene(traffic=traffic, arms=tuple(arms), limits=options.limits, warmup=options.warmup)
-    return scene, basis, (*said, *notes)
+    served = Served(
+        models, acceptance, k, traffic.mean_prompt, traffic.mean_output, options.values["budget"], options.seed
+    )
+    return scene, basis, (*said, *notes), served
 
 
 def loaded(options: ServingOptions) -> "tuple[bool, Pricing, Measured | None]":

@@ -2,12 +2,19 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from simulator.answers.latency import Limit, meets, percentile, seen_of, with_interval
+from simulator.answers.load_curve import Point
 from simulator.answers.load_search import narrowed
+from simulator.answers.load_uncertainty import Served, known
+from simulator.answers.loads import forecast_load
+from simulator.costs.parameters import DeviceOptions, Load
+from simulator.costs.priced import load_pricing
+from simulator.rounds.acceptance_law import IidAcceptance
 
 SERVED = ("--profile", "h100-sxm", "--target-model", "llama-3.1-8b", "--requests", 60, "--isl", "200:400", "--osl", 40)
 DRAFTED = (*SERVED, "--method", "eagle3", "--alpha", 0.8, "--draftN", 3)
@@ -72,6 +79,23 @@ def test_limits_and_intervals_by_hand() -> None:
     batches *= 1 / batches.std(ddof=1)
     told = with_interval(0.0, batches)
     assert told.high == -told.low == pytest.approx(2.2622 / np.sqrt(10), rel=1e-4)
+
+
+def test_a_gain_is_known_as_the_closed_form_knows_it_and_as_runs_do() -> None:
+    device = DeviceOptions(profile="h100-sxm", target_model="llama-3.1-8b", method="eagle3")
+    pair, acceptance = load_pricing(device).models, IidAcceptance(0.8)
+    served = Served(pair, acceptance, 3, 500, 100, 8192)
+    form = forecast_load(replace(pair, batch=8), Load(chunk=8192), 500, 100, acceptance, 3, np.arange(1, 4))
+    ratios = [end / form.speedup for end in form.speedup_ci95]
+
+    def point(noise: float) -> Point:
+        drafted = np.array([1.0, *(1 + noise * np.array([1, -1] * 5))])
+        plain = {"e2e_mean": np.full(11, 2.0), "running": np.array([8.2])}
+        return Point(5.0, (plain, {"e2e_mean": drafted}))
+
+    sure, noisy = (known(point(noise), "e2e_mean", served) for noise in (0.0, 0.2))
+    assert (sure.value, sure.low, sure.high) == pytest.approx((2, 2 * ratios[0], 2 * ratios[1]), rel=1e-9)
+    assert noisy.low < sure.low < 2 < sure.high < noisy.high
 
 
 def test_a_search_ends_beside_the_load_it_looks_for() -> None:
