@@ -13,6 +13,7 @@ from calibration.published.loads import Load
 from calibration.validate.published.fit import RowResult, validate_case
 from calibration.validate.published.load import Server, Told
 from calibration.validate.published.report import result_json, summary_text
+from calibration.validate.published.simulated import requests_of_load, yielding
 from calibration.validate.published.turning import turns_of
 from simulator.costs.moved import moved
 from simulator.ground.artefacts import UserError
@@ -88,9 +89,37 @@ def test_more_clients_never_get_less_and_cut_answers_are_not_counted(truth: Case
     assert (np.diff(whole[4:]) > 0).all()
     assert truth.load is not None
     cut = Server.of(replace(truth, load=replace(truth.load, window_s=60.0)), truth.rows).throughputs(truth.rows, told)
-    # A client's last answer is lost, half of one on average if all are alike.
+    # The last answers of all clients but one are lost, half of one on average if all are alike.
     lost = whole - cut
-    assert lost == pytest.approx([row.sequences * 100 * np.exp(0.25) / 60 for row in truth.rows], rel=0.2)
+    assert lost == pytest.approx([(row.sequences - 1) * 100 * np.exp(0.25) / 60 for row in truth.rows], rel=0.2)
+
+
+def test_requests_one_by_one_come_to_what_the_closed_form_has_of_a_load_that_lasts(truth: Case) -> None:
+    """Within 6 %, with drafts and without; a load of few requests ends while some clients have nothing left to ask."""
+    assert truth.load is not None
+    load = replace(truth.load, simulated=True, osl=100)
+    server = Server.of(replace(truth, load=load), truth.rows)
+    rows, told = [row for row in truth.rows if row.concurrency in (1, 16)], Told(server.profile)
+    lasting = server.throughputs(rows, told)
+    assert server.forecast(rows, told) == pytest.approx(lasting, rel=0.06)
+    brief = Server.of(replace(truth, load=replace(load, requests_per_client=1.5)), truth.rows)
+    assert brief.forecast(rows[1:2], told) < 0.8 * lasting[1]
+    # Of a window, the same as the closed form: what is cut is not counted, which of one client nothing is.
+    timed = Server.of(replace(truth, load=replace(load, window_s=4.0)), truth.rows)
+    cut = timed.forecast(rows, told)
+    assert (cut[1::2] < 0.92 * lasting[1::2]).all()
+    assert cut[::2] == pytest.approx(lasting[::2], rel=0.03)
+    assert cut == pytest.approx(timed.throughputs(rows, told), rel=0.08)
+
+
+def test_lengths_of_a_load_are_its_law_and_keep_its_mean() -> None:
+    alike, mixed = (requests_of_load(Load(isl=10, osl=200, spread=s, most=512), 400, 0).output for s in (0.0, 0.8))
+    assert set(alike) == {200}
+    assert mixed.mean() == pytest.approx(200, abs=1)
+    assert mixed.max() == 512
+    assert np.std(np.log(mixed)) == pytest.approx(0.8, abs=0.08)
+    survival = yielding(3, 2.5).floats[1:13].reshape(4, 3)
+    assert survival.sum(1)[3] == pytest.approx(1.5, abs=1e-3)
 
 
 @pytest.mark.parametrize(

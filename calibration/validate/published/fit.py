@@ -142,7 +142,7 @@ def forecast_load(case: Case, rows: Sequence[Row]) -> tuple[dict[str, float], Fl
     """Return the same of throughputs of a server."""
     server = Server.of(case, rows)
     found, told = server.told_by([row for row in rows if row.use == "fit"])
-    return found, server.throughputs(rows, told)
+    return found, server.forecast(rows, told)
 
 
 def round_s(case: Case, rows: Sequence[Row], fitted: Mapping[str, float]) -> Floats:

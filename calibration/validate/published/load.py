@@ -20,12 +20,15 @@ from simulator.rounds.priors import prior
 from simulator.serving.steady import steady
 
 from .priced import pair_of, placed
+from .simulated import simulated
 
 Floats = NDArray[np.float64]
 # The acceptance of rows that do not say it, as the log odds of an alpha: its standard error.
 ALPHA, ALPHA_ERROR = "alpha", 0.8
 # Of one draft, where no figure of its method was published.
 USUAL_ALPHA = 0.7
+# How often the closed form is held to what is simulated.
+TIMES_BESIDE = 2
 # Devices and drafts of a row.
 Key = tuple[int | None, int | None]
 
@@ -55,13 +58,26 @@ class Server(NamedTuple):
     def told_by(self, fits: Sequence[Row]) -> tuple[dict[str, float], Told]:
         """Return what some rows and what was known before tell: factors of constants, an alpha; and the server of them.
 
-        Each begins as the profile has it, and moves by its own error; rows are known as well as those of servers are.
+        Where rows are simulated, the closed form is held to the simulation of those that are fitted.
+        """
+        beside = np.ones(len(fits))
+        found, told = self.solved_for(fits, beside)
+        for _ in range(TIMES_BESIDE if self.load.simulated else 0):
+            beside = self.forecast(fits, told) / self.throughputs(fits, told)
+            found, told = self.solved_for(fits, beside)
+        return found, told
+
+    def solved_for(self, fits: Sequence[Row], beside: Floats) -> tuple[dict[str, float], Told]:
+        """Return the same, of rows that are so many times what the closed form says, shape [fits].
+
+        Each constant begins as the profile has it, and moves by its own error; rows are known as well as those of
+        servers are.
         """
         shared = any(models.devices > 1 for models in self.models.values())
         drafts = any(row.draft_length for row in self.rows)
         constants = pass_constants(self.profile, shared=shared, drafts=drafts)
         usual = self.usual_alpha() if self.case.acceptance else None
-        measured = np.log([row.measured for row in fits])
+        measured = np.log([row.measured for row in fits]) - np.log(beside)
 
         def factors_of(logs: Floats) -> dict[str, Floats]:
             return {c.name: np.exp(logs[..., i]) for i, c in enumerate(constants)}
@@ -83,6 +99,25 @@ class Server(NamedTuple):
         found = {name: float(value) for name, value in factors_of(logs).items()}
         return found | ({} if server.alpha is None else {ALPHA: server.alpha}), server
 
+    def forecast(self, rows: Sequence[Row], told: Told) -> Floats:
+        """Return the tokens a second of all clients of each row, shape [rows]: request by request where so sent."""
+        lasting = self.throughputs(rows, told)
+        if not self.load.simulated:
+            return lasting
+        found = []
+        for row, rate in zip(rows, lasting, strict=True):
+            each_s = float(told.profile.round_overhead_s)
+            own = replace(self.models[key_of(row)], profile=told.profile, round_overhead_s=each_s)
+            tau = tokens_a_round(row, told.alpha)
+            found.append(simulated(own, self.load, row.sequences, row.draft_length or 0, tau, float(rate)))
+        return np.array(found)
+
+    @property
+    def load(self) -> Load:
+        """How the rows were sent."""
+        assert self.case.load is not None
+        return self.case.load
+
     def usual_alpha(self) -> float:
         """Return the acceptance of one draft with which rounds yield what was published of their method."""
         longest = max(row.draft_length or 0 for row in self.rows)
@@ -94,8 +129,7 @@ class Server(NamedTuple):
         return float(np.interp(tokens, tokens_per_round_iid(grid, longest), grid))
 
     def throughputs(self, rows: Sequence[Row], told: Told) -> Floats:
-        """Return the tokens a second of all clients of each row, [*samples, rows]."""
-        assert self.case.load is not None
+        """Return the tokens a second of all clients of each row in closed form, [*samples, rows]."""
         parts = []
         for key in dict.fromkeys(map(key_of, rows)):
             at = [i for i, row in enumerate(rows) if key_of(row) == key]
@@ -104,7 +138,7 @@ class Server(NamedTuple):
             own = replace(self.models[key], profile=told.profile, round_overhead_s=1.0, round_overhead_factors=each_s)
             clients = np.array([rows[i].sequences for i in at], np.float64)
             tau = np.array([tokens_a_round(rows[i], told.alpha) for i in at])
-            parts.append((at, served(own, self.case.load, clients, rows[at[0]].draft_length or None, tau)))
+            parts.append((at, served(own, self.load, clients, rows[at[0]].draft_length or None, tau)))
         found = np.zeros((*np.broadcast_shapes(*(values.shape[:-1] for _, values in parts)), len(rows)))
         for at, values in parts:
             found[..., at] = values
@@ -140,6 +174,7 @@ def served(
     rate = come_to.output_tokens_per_s
     if load.window_s is None:
         return np.asarray(rate)
-    # Of answers that are cut, as many tokens are lost as renewal theory has behind a time at random.
-    lost = clients * load.osl * np.exp(load.spread**2) / 2 / load.window_s
+    # Of answers that are cut, all but the one that ends it, as many tokens are lost as renewal theory has behind a time
+    # at random.
+    lost = (clients - 1) * load.osl * np.exp(load.spread**2) / 2 / load.window_s
     return np.asarray(np.maximum(rate - lost, rate / 1e3))
