@@ -20,7 +20,7 @@ from .scene import Scene
 # A figure of runs: of all their requests, then of each batch of these.
 Figure = Floats
 Figures = Mapping[str, Figure]
-PLAIN, DRAFTED = 0, 1
+PLAIN = 0
 # Batches at either end of a run by which its growth is told.
 EDGE = 3
 
@@ -44,9 +44,9 @@ class Point(NamedTuple):
         figure = self.arms[arm][name]
         return with_interval(float(figure[0]), figure[1:])
 
-    def gain(self, name: str) -> Told:
-        """Return how many times less of something requests take with speculation, batch by batch side by side."""
-        plain, drafted = (self.arms[arm][name] for arm in (PLAIN, DRAFTED))
+    def gain(self, name: str, arm: int) -> Told:
+        """Return how many times less of something requests take than in plain decoding, batch by batch side by side."""
+        plain, drafted = self.arms[PLAIN][name], self.arms[arm][name]
         ratios = np.divide(plain, drafted, out=np.full(plain.shape, np.nan), where=drafted > 0)
         return with_interval(float(ratios[0]), ratios[1:])
 

@@ -84,19 +84,19 @@ def draw_gain(axes: "Axes", scene: Scene, found: Found, loads: Floats) -> None:
     if len(scene.arms) == 1:
         draw_share(axes, scene, found, loads, "busy", "share of time at work")
         return
-    for name, label, colour in (("e2e", "whole answers", PALETTE[2]), ("tpot", "tokens", PALETTE[3])):
-        gains = [point.gain(f"{name}_mean") for point in found.points]
-        axes.plot(loads, [g.value for g in gains], color=colour, linewidth=1.6, label=label)
+    for arm, way in enumerate(scene.arms[1:], 1):
+        gains, colour = [point.gain("e2e_mean", arm) for point in found.points], PALETTE[arm]
+        axes.plot(loads, [g.value for g in gains], color=colour, linewidth=1.6, label=way.name)
         axes.fill_between(loads, [g.low for g in gains], [g.high for g in gains], color=colour, alpha=0.2, linewidth=0)
     axes.axhline(1, color="black", linewidth=1.2)
     low, high = axes.get_ylim()
     low = min(low, 1 - 0.07 * max(high - 1, 0.1))
     axes.axhspan(low, 1, facecolor="none", edgecolor=HATCH_COLOUR, hatch=OFF_HATCH, linewidth=0, zorder=0)
     axes.set_ylim(low, high)
-    if found.turning is not None and found.turning.pays in (EARLIER, LATER):
-        axes.axvline(found.turning.high, color="#7F7F7F", linestyle=":", linewidth=1)
-    axes.set_ylabel("faster by (x); hatched: off")
-    axes.legend(fontsize=9)
+    for arm, turned in enumerate(found.turnings, 1):
+        if turned.pays in (EARLIER, LATER):
+            axes.axvline(turned.high, color=PALETTE[arm], linestyle=":", linewidth=1)
+    axes.set_ylabel("whole answers faster by (x)")
 
 
 def draw_rates(axes: "Axes", scene: Scene, found: Found, loads: Floats) -> None:

@@ -12,7 +12,7 @@ from simulator.workloads.requests import Requests
 
 from .basis import Basis
 from .latency import Limit, Told
-from .load_curve import PLAIN
+from .load_curve import PLAIN, Figures, Point
 from .load_search import EARLIER, EVERYWHERE, LATER, NOWHERE, Found, Turning, falls_behind
 from .scene import CLIENTS, RATE, SPEED, UNITS, Scene
 
@@ -33,18 +33,22 @@ def load_curve_json(scene: Scene, found: Found, parameters: Mapping[str, Any], b
             sides[way.name] |= {
                 f"{name}_ci95": [number(t.low), number(t.high)] for name, t in told.items() if is_open(t)
             }
-        gains = {} if len(scene.arms) == 1 else {name: point.gain(f"{name}_mean") for name in ("e2e", "tpot", "ttft")}
-        spans = {f"{n}_gain_ci95": [number(g.low), number(g.high)] for n, g in gains.items() if is_open(g)}
-        points.append(
-            {"load": point.load, **sides, **{f"{n}_gain": number(g.value) for n, g in gains.items()}, **spans}
-        )
+            for name in ("e2e", "tpot", "ttft") if arm else ():
+                gain = point.gain(f"{name}_mean", arm)
+                sides[way.name] |= {f"{name}_gain": number(gain.value)}
+                sides[way.name] |= {f"{name}_gain_ci95": [number(gain.low), number(gain.high)]} if is_open(gain) else {}
+        points.append({"load": point.load, **sides})
+    drafted = [way.name for way in scene.arms[1:]]
     return envelope(KIND, 1, parameters) | {
         "basis": basis._asdict(),
         "unit": UNITS[scene.traffic.kind],
         "limits": {limit.measure: limit.most_s for limit in scene.limits},
         "points": points,
-        "turning": found.turning and found.turning._asdict(),
-        "e2e_gains_known_to": [[number(g.value), number(g.low), number(g.high)] for g in found.gains],
+        "turning": {name: t._asdict() for name, t in zip(drafted, found.turnings, strict=True)},
+        "known_to": {
+            name: [[number(g.value), number(g.low), number(g.high)] for g in gains]
+            for name, gains in zip(drafted, found.gains, strict=True)
+        },
         "share_within_limits": found.share if scene.limits else None,
         "capacity": {way.name: number(c) for way, c in zip(scene.arms, found.capacities, strict=False)},
         "servers": {way.name: n for way, n in zip(scene.arms, found.servers, strict=False)},
@@ -86,6 +90,9 @@ def unit_of(name: str) -> str:
 def load_curve_text(scene: Scene, found: Found, heading: str, basis: Basis, warnings: Sequence[str] = ()) -> str:
     """Return the report for a terminal."""
     lines = [*(f"warning: {warning}" for warning in warnings), headline(scene, found, basis), *basis.lines]
+    if len(scene.arms) > 2:
+        unit = UNITS[scene.traffic.kind]
+        lines += [f"{way.name} {in_words(found, arm, unit)}" for arm, way in enumerate(scene.arms[1:], 1)]
     lines += [*limits_in_words(scene, found), *beyond_in_words(scene, found)]
     return "\n\n".join([wrapped(lines), wrapped(heading.splitlines()), percentiles_table(scene, found)])
 
@@ -98,13 +105,27 @@ def headline(scene: Scene, found: Found, basis: Basis) -> str:
         return (
             f"{ms(first[0].value)} ms a token, the first after {ms(first[1].value)} ms, at {points[0].load:g} {unit}."
         )
+    said = [in_words(found, arm, unit) for arm in range(1, len(scene.arms))]
+    condition = f"{basis.condition[0].upper()}{basis.condition[1:]}" if basis.condition else ""
+    if len(said) == 1:
+        return f"{condition}, it {said[0]}." if condition else f"It {said[0]}."
     ends = (points[0], points[-1]) if len(points) > 1 else points
-    gains = ", ".join(f"{as_fast(gain)} at {point.load:g}" for point, gain in zip(ends, found.gains, strict=True))
-    assert found.turning is not None
-    said, text = pays_in_words(found.turning, unit), f"answers come {gains}"
-    if basis.condition:
-        return f"{basis.condition[0].upper()}{basis.condition[1:]}, it {said}: {text}."
-    return f"It {said}: {text}."
+    best = ", ".join(best_at(scene, point) for point in ends)
+    return f"{condition}: the fastest is {best} {unit}." if condition else f"The fastest is {best} {unit}."
+
+
+def in_words(found: Found, arm: int, unit: str) -> str:
+    """Say where one way of speculation pays, and by how much at the ends."""
+    points = found.points
+    ends = (points[0], points[-1]) if len(points) > 1 else points
+    gains = [f"{as_fast(gain)} at {point.load:g}" for point, gain in zip(ends, found.gains[arm - 1], strict=True)]
+    return f"{pays_in_words(found.turnings[arm - 1], unit)}: answers come {', '.join(gains)}"
+
+
+def best_at(scene: Scene, point: Point) -> str:
+    """Say which way is the fastest at a load."""
+    arm = min(range(len(scene.arms)), key=lambda at: float(point.arms[at]["e2e_mean"][0]))
+    return f"{scene.arms[arm].name} at {point.load:g}"
 
 
 def as_fast(gain: Told) -> str:
@@ -164,7 +185,9 @@ def beyond_in_words(scene: Scene, found: Found) -> list[str]:
 
 
 def percentiles_table(scene: Scene, found: Found) -> str:
-    """Return P50 and P99 of both ways at every load."""
+    """Return P50 and P99 of every way of serving at every load: two side by side, more one below another."""
+    if len(scene.arms) > 2:
+        return rows_table(scene, found)
     names, drafted = ["plain", "drafts"][: len(scene.arms)], len(scene.arms) > 1
     last = ("within", "limits") if scene.limits else ("tokens", "a second")
     blanks = [("", "")] * drafted
@@ -173,14 +196,32 @@ def percentiles_table(scene: Scene, found: Found) -> str:
     below = [HEADS[scene.traffic.kind], *names, *names, *["faster by"] * drafted, *names]
     rows = [[head[0] for head in heads], [head[1] for head in heads], below]
     for point in found.points:
-        row = [f"{point.load:g}"]
-        for measure in ("ttft", "tpot"):
-            row += ["/".join(ms(float(arm[f"{measure}_p{q}"][0])) for q in (50, 99)) for arm in point.arms]
-        row += [f"{point.gain('e2e_mean').value:.2f}x"] if drafted else []
-        for arm in point.arms:
-            row.append(f"{arm['attained'][0]:.0%}" if scene.limits else f"{arm['output_tokens_per_s'][0]:,.0f}")
-        rows.append(row)
+        row = [f"{point.load:g}", *spans(point, "ttft"), *spans(point, "tpot")]
+        row += [f"{point.gain('e2e_mean', 1).value:.2f}x"] if drafted else []
+        rows.append([*row, *(last_of(scene, arm) for arm in point.arms)])
     return table(rows)
+
+
+def rows_table(scene: Scene, found: Found) -> str:
+    """Return the same with a row for each way of serving."""
+    last = "within limits" if scene.limits else "tokens a second"
+    rows = [[HEADS[scene.traffic.kind], "", "first token, ms", "a token, ms", "answers", last]]
+    for point in found.points:
+        for at, way in enumerate(scene.arms):
+            gain = f"{point.gain('e2e_mean', at).value:.2f}x" if at else ""
+            told = [spans(point, name)[at] for name in ("ttft", "tpot")]
+            rows.append([f"{point.load:g}" if not at else "", way.name, *told, gain, last_of(scene, point.arms[at])])
+    return table(rows)
+
+
+def spans(point: Point, measure: str) -> list[str]:
+    """Return P50 and P99 of every way of serving."""
+    return ["/".join(ms(float(arm[f"{measure}_p{q}"][0])) for q in (50, 99)) for arm in point.arms]
+
+
+def last_of(scene: Scene, figures: Figures) -> str:
+    """Return the share of requests within limits; without limits, tokens a second."""
+    return f"{figures['attained'][0]:.0%}" if scene.limits else f"{figures['output_tokens_per_s'][0]:,.0f}"
 
 
 def ms(seconds: float) -> str:

@@ -1,12 +1,13 @@
 """Loads that are looked for: where speculation stops paying, what a server carries, how many servers it takes."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
 from .latency import Told
-from .load_curve import Figures, Play, Point, curve
+from .load_curve import PLAIN, Figures, Play, Point, curve
 from .scene import CLIENTS, Scene
 
 # How narrow a search gets, as a ratio of loads; how often a load is doubled to find one that is too much.
@@ -33,18 +34,18 @@ class Turning(NamedTuple):
 class Found(NamedTuple):
     """What was found of a scene.
 
-    points: At each load. turning: where speculation stops paying; None without it, or at one load. capacities: the most
-    that each way carries within the limits; empty without limits. share: of requests that have to be within them.
-    wanted: a load that servers are counted for. gains: of whole answers at the first load and the last, as well as they
-    are known; empty without speculation.
+    points: At each load. turnings: where each way of speculation stops paying. gains: of whole answers at the first
+    load and the last, as well as they are known, of each of these ways. capacities: the most that each way of serving
+    carries within the limits; empty without limits. share: of requests that have to be within them. wanted: a load that
+    servers are counted for.
     """
 
     points: tuple[Point, ...]
-    turning: Turning | None = None
+    turnings: tuple[Turning, ...] = ()
     capacities: tuple[float, ...] = ()
     share: float = 0.9
     wanted: float | None = None
-    gains: tuple[Told, ...] = ()
+    gains: tuple[tuple[Told, ...], ...] = ()
 
     @property
     def servers(self) -> tuple[int | None, ...]:
@@ -54,14 +55,16 @@ class Found(NamedTuple):
         return tuple(int(np.ceil(self.wanted / c)) if 0 < c < np.inf else 1 if c else None for c in self.capacities)
 
 
-def turning(scene: Scene, points: Sequence[Point], seeds: Sequence[int], play: Play) -> Turning:
+def turning(scene: Scene, points: Sequence[Point], arm: int, seeds: Sequence[int], play: Play) -> Turning:
     """Return where speculation stops paying, by the time of whole answers, between the loads of a curve and closer.
 
     Of one load: at that load and beyond, as far as a server keeps up.
     """
+    both = replace(scene, arms=(scene.arms[PLAIN], scene.arms[arm]))
+    points = [Point(point.load, (point.arms[PLAIN], point.arms[arm])) for point in points]
     if len(points) == 1:
-        points = [*points, *beyond(scene, points[0], seeds, play)]
-    signs = [point.gain(COMPARED).value > 1 for point in points]
+        points = [*points, *beyond(both, points[0], seeds, play)]
+    signs = [point.gain(COMPARED, 1).value > 1 for point in points]
     change = next((i for i in range(1, len(signs)) if signs[i] != signs[i - 1]), None)
     ends = points[0].load, points[-1].load
     if change is None:
@@ -69,7 +72,7 @@ def turning(scene: Scene, points: Sequence[Point], seeds: Sequence[int], play: P
     is_before = signs[change - 1]
 
     def is_same(load: float) -> bool:
-        return (curve(scene, [load], seeds, play)[0].gain(COMPARED).value > 1) == is_before
+        return (curve(both, [load], seeds, play)[0].gain(COMPARED, 1).value > 1) == is_before
 
     low, high = narrowed(points[change - 1].load, points[change].load, is_same, whole=scene.traffic.kind == CLIENTS)
     return Turning(EARLIER if is_before else LATER, low, high)
@@ -82,7 +85,7 @@ def beyond(scene: Scene, first: Point, seeds: Sequence[int], play: Play) -> list
         last = curve(scene, [2 * last.load], seeds, play)[0]
         found.append(last)
         is_behind = all(falls_behind(arm) for arm in last.arms)
-        if is_behind or (last.gain(COMPARED).value > 1) != (first.gain(COMPARED).value > 1):
+        if is_behind or (last.gain(COMPARED, 1).value > 1) != (first.gain(COMPARED, 1).value > 1):
             break
     return found
 
@@ -113,7 +116,7 @@ def capacity(scene: Scene, arm: int, start: float, share: float, seeds: Sequence
         seeds: Of runs.
         play: What runs them.
     """
-    alone = Scene(traffic=scene.traffic, arms=(scene.arms[arm],), limits=scene.limits, warmup=scene.warmup)
+    alone = replace(scene, arms=(scene.arms[arm],))
 
     def holds(load: float) -> bool:
         return float(curve(alone, [load], seeds, play)[0].arms[0]["attained"][0]) >= share

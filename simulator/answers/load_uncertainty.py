@@ -26,13 +26,13 @@ class Served(NamedTuple):
     seed: int = 0
 
 
-def known(point: Point, name: str, served: Served) -> Told:
+def known(point: Point, name: str, arm: int, served: Served) -> Told:
     """Return a gain with the interval of what is not known of it.
 
     Relative ends are those of the closed form at as many clients as requests run on average without speculation; what
     runs are off by besides is independent of them.
     """
-    gain = point.gain(name)
+    gain = point.gain(name, arm)
     clients = max(round(float(point.arms[PLAIN]["running"][0])), 1)
     found = forecast_load(
         replace(served.pair, batch=clients),

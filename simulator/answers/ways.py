@@ -11,12 +11,14 @@ from simulator.costs.room import room
 from simulator.ground.artefacts import UserError
 from simulator.rounds.acceptance_law import AcceptanceModel, HistogramAcceptance
 from simulator.rounds.request_laws import concentration_of, found_laws, laws_of
+from simulator.serving import policy_tables
 from simulator.serving.draw_tables import acceptance_of
 from simulator.serving.draws import Acceptance
 from simulator.serving.pass_tables import step_costs
-from simulator.serving.policies import Policy
 from simulator.serving.settings import Settings, settings_of
+from simulator.serving.step_costs import StepCosts
 
+from .live_policies import Live, Weighed, accepted_by
 from .scene import Arm
 
 # Methods of vLLM's that read hidden states of the target: a block of the prefix cache is read again for them.
@@ -96,32 +98,40 @@ def settings_for(
     )
 
 
-def way(
-    name: str,
-    models: ModelPair | Placed,
-    server: Server,
-    context: float,
-    acceptance: Acceptance,
-    policy: Policy,
-    k: int = 0,
-    *,
-    is_dynamic: bool = False,
-) -> Arm:
-    """Return one way of serving.
+def plain_way(target: Placed, server: Server, context: float, acceptance: Acceptance) -> Arm:
+    """Return plain decoding; context: tokens of a sequence on average, by which memory is divided into blocks."""
+    settings = settings_for(target, server, context)
+    return Arm(
+        name="plain",
+        settings=settings,
+        acceptance=acceptance,
+        costs=costs_of(target, server, settings),
+        policy=policy_tables.fixed(-1),
+    )
 
-    Args:
-        name: In words.
-        models: A target alone, or a pair.
-        server: How the engine is set.
-        context: Tokens of a sequence on average, by which memory is divided into blocks.
-        acceptance: What rounds accept.
-        policy: How many drafts a round has.
-        k: The most of them.
-        is_dynamic: Whether that follows the number of requests.
-    """
-    settings = settings_for(models, server, context, k, is_dynamic=is_dynamic)
-    costs = step_costs(models, k, tokens=server.chunk + settings.max_num_seqs, sequences=settings.max_num_seqs)
-    return Arm(name=name, settings=settings, acceptance=acceptance, costs=costs, policy=policy)
+
+def drafted_way(
+    live: Live, models: ModelPair, server: Server, acceptance: AcceptanceModel, isl: float, osl: float
+) -> Arm:
+    """Return speculation under a policy, of requests of so many tokens in and out on average."""
+    k, context = live.longest, usual_context(isl, osl)
+    settings = settings_for(models, server, context, k, is_dynamic=live.follows)
+    costs = costs_of(models, server, settings)
+    means = accepted_by(acceptance.tokens_per_round(np.arange(1, k + 1)))
+    policy = live.make(Weighed(costs, means, settings.max_num_seqs, context, isl / osl))
+    return Arm(
+        name=f"{models.method.name} {live.name}",
+        settings=settings,
+        acceptance=accepting(acceptance, models, k),
+        costs=costs,
+        policy=policy,
+    )
+
+
+def costs_of(models: ModelPair | Placed, server: Server, settings: Settings) -> StepCosts:
+    """Return what steps take."""
+    seats = settings.max_num_seqs
+    return step_costs(models, settings.k, tokens=server.chunk + seats, sequences=seats)
 
 
 def usual_context(isl: float, osl: float) -> float:

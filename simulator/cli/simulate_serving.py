@@ -36,6 +36,7 @@ from .serving_options import (
 
 if TYPE_CHECKING:
     from simulator.answers.basis import Basis
+    from simulator.answers.live_policies import Live
     from simulator.answers.load_search import Found
     from simulator.answers.load_uncertainty import Served
     from simulator.answers.scene import Scene
@@ -56,6 +57,7 @@ class ServingOptions(SharedOptions):
 
     alpha: float
     draft_length: int
+    policy: tuple[str, ...]
     values: Mapping[str, Any]
     loads: Loads
     limits: tuple[Limit, ...]
@@ -74,6 +76,13 @@ class ServingOptions(SharedOptions):
 @DEVICE_OPTIONS
 @HIST_OPTIONS
 @ACCEPTANCE_OPTIONS
+@click.option(
+    "--policy",
+    multiple=True,
+    metavar="NAME[:SETTINGS]",
+    help="How draft lengths are chosen, each a way of serving: static:k=3, vllm-by-batch:ranges=[[1,8,5],[9,64,2]], "
+    "vllm-adaptive, sglang-adaptive, trt-llm, llama-cpp, goodput.",
+)
 @TRAFFIC_OPTIONS
 @SERVER_OPTIONS
 @LIMIT_OPTIONS
@@ -125,11 +134,12 @@ def run(options: ServingOptions) -> None:
     runs = len(loads) * len(scene.arms) * len(seeds)
     with running("simulate-serving", f"{runs:,} runs", 0.0, runs) as update, playing(update) as play:
         points = tuple(curve(scene, loads, seeds, play))
-        turned = turning(scene, points, seeds, play) if len(scene.arms) > 1 else None
+        drafting = range(1, len(scene.arms))
+        turned = tuple(turning(scene, points, arm, seeds, play) for arm in drafting)
         wanted, middle = range(len(scene.arms) if scene.limits else 0), loads[len(loads) // 2]
         capacities = tuple(capacity(scene, arm, middle, options.attain, seeds, play) for arm in wanted)
     ends = (points[0], points[-1]) if len(points) > 1 else points
-    gains = tuple(known(point, COMPARED, served) for point in ends) if turned else ()
+    gains = tuple(tuple(known(point, COMPARED, arm, served[arm - 1]) for point in ends) for arm in drafting)
     found = Found(points, turned, capacities, options.attain, options.for_load, gains)
     write(options, scene, found)
     if options.as_json:
@@ -140,15 +150,15 @@ def run(options: ServingOptions) -> None:
         click.echo(f"wrote {path}")
 
 
-def scene_of(options: ServingOptions) -> "tuple[Scene, Basis, tuple[str, ...], Served]":
+def scene_of(options: ServingOptions) -> "tuple[Scene, Basis, tuple[str, ...], tuple[Served, ...]]":
     """Return what is compared, what it rests on, what to know before the numbers, and what a closed form needs."""
     from simulator.answers.basis import basis_of
+    from simulator.answers.live_policies import live_policy
     from simulator.answers.load_uncertainty import Served
     from simulator.answers.scene import Scene
-    from simulator.answers.ways import accepting, usual_context, way
+    from simulator.answers.ways import accepting, drafted_way, plain_way, usual_context
     from simulator.costs.cautions import cautions
     from simulator.rounds.acceptance_law import HistogramAcceptance, IidAcceptance
-    from simulator.serving.policy_tables import fixed
 
     alone, pricing, measured = loaded(options)
     models = pricing.models
@@ -162,21 +172,34 @@ def scene_of(options: ServingOptions) -> "tuple[Scene, Basis, tuple[str, ...], S
         k = min(k, measured.longest)
     longest = options.values["longest"] or models.target.longest_context or USUAL_LONGEST
     traffic, notes = traffic_of(options.values, options.loads, longest)
-    context = usual_context(traffic.mean_prompt, traffic.mean_output)
+    isl, osl = traffic.mean_prompt, traffic.mean_output
     server, acceptance = server_of(options.values, longest), measured or IidAcceptance(options.alpha)
-    arms = [way("plain", models.placed_target, server, context, accepting(acceptance, models, 1), fixed(-1))]
-    if not alone:
-        name = f"{models.method.name} K={k}"
-        arms.append(way(name, models, server, context, accepting(acceptance, models, k), fixed(k), k))
+    context = usual_context(isl, osl)
+    arms = [plain_way(models.placed_target, server, context, accepting(acceptance, models, 1))]
+    policies = [] if alone else [live_policy(text) for text in options.policy or (f"static:k={k}",)]
+    for policy in policies:
+        check_covered(policy, measured, options)
+        arms.append(drafted_way(policy, models, server, acceptance, isl, osl))
+    most = max((policy.longest for policy in policies), default=k)
     basis = basis_of(
-        models, acceptance, draft_length=k, alpha=options.alpha, stated=options.stated, profile=pricing.profile
+        models, acceptance, draft_length=most, alpha=options.alpha, stated=options.stated, profile=pricing.profile
     )
-    said = cautions(replace(models, context=int(context), batch=1), None if alone else k)
+    said = cautions(replace(models, context=int(context), batch=1), None if alone else most)
     scene = Scene(traffic=traffic, arms=tuple(arms), limits=options.limits, warmup=options.warmup)
-    served = Served(
-        models, acceptance, k, traffic.mean_prompt, traffic.mean_output, options.values["budget"], options.seed
-    )
+    chunk, seed = options.values["budget"], options.seed
+    served = tuple(Served(models, acceptance, policy.longest, isl, osl, chunk, seed) for policy in policies)
     return scene, basis, (*said, *notes), served
+
+
+def check_covered(policy: "Live", measured: "Measured | None", options: ServingOptions) -> None:
+    """Refuse drafts longer than anything is known of."""
+    longest = getattr(measured, "longest", None)
+    if longest is not None and policy.longest > longest:
+        source = options.accepts_as or "what is known"
+        raise UserError(
+            f"--policy {policy.name}: drafts up to {policy.longest}, above k = {longest} of {source}, expected at most "
+            f"{longest}, or --draftN {policy.longest} --extrapolate beside it"
+        )
 
 
 def loaded(options: ServingOptions) -> "tuple[bool, Pricing, Measured | None]":
@@ -188,6 +211,9 @@ def loaded(options: ServingOptions) -> "tuple[bool, Pricing, Measured | None]":
         raise UserError("--profile: missing, expected a device and --target-model beside it")
     alone = not (device.draft_model or device.draft_params or device.method)
     drafting = {"--draftN": "draft_length" in options.stated, "--acceptance": options.accepts_as is not None}
+    drafting |= {"--policy": bool(options.policy)}
+    if options.policy and "draft_length" in options.stated and not options.extrapolate:
+        raise UserError("--draftN: beside --policy, which says how long drafts are; expected one of them")
     for option, of_draft in drafting.items():
         if alone and of_draft:
             raise UserError(f"{option}: of drafts, expected --method or --draft-model beside it")
@@ -239,7 +265,13 @@ def parameters_of(options: ServingOptions) -> dict[str, Any]:
     names += ("async_scheduling", "warmup")
     told = {name: own[name] for name in names}
     told |= {"profile": device.profile, "target_model": device.target_model, "draft_model": device.drafter}
-    told |= {"method": device.method, "tp": device.tp, "hist": options.accepts_as, "alpha": options.alpha}
+    told |= {
+        "method": device.method,
+        "policy": list(options.policy),
+        "tp": device.tp,
+        "hist": options.accepts_as,
+        "alpha": options.alpha,
+    }
     return told | {"replications": options.replications, "seed": options.seed, "loads": list(options.loads.values)}
 
 
@@ -247,8 +279,9 @@ def heading(options: ServingOptions, scene: "Scene") -> str:
     """Say what was served."""
     device, traffic, own = options.device, scene.traffic, options.values
     what = str(own["workload"]) if own["workload"] else f"{own['prompts']} tokens in, {own['answers']} out"
-    drafted = "" if len(scene.arms) == 1 else f", {scene.arms[1].name}"
-    blocks = ", ".join(f"{arm.settings.num_blocks * arm.settings.block_size:,}" for arm in scene.arms)
+    drafted = "".join(f", {arm.name}" for arm in scene.arms[1:])
+    rooms = dict.fromkeys(arm.settings.num_blocks * arm.settings.block_size for arm in scene.arms)
+    blocks = " and ".join(f"{room:,}" for room in rooms)
     server = f"{own['scheduler']}, {own['budget']:,} tokens a step, {scene.arms[0].settings.max_num_seqs:,} at once"
     devices = f"{device.tp} x " if device.tp and device.tp > 1 else ""
     return (
