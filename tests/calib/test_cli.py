@@ -155,6 +155,7 @@ def test_compare_says_what_changed_and_cannot_tell_what_was_known_badly(output, 
     assert {c["verdict"] for c in comparison["changes"]} == {"cannot tell"}
 
 
+@pytest.mark.whole  # serves loads request by request, for a minute unless loops are compiled
 def test_the_published_results_hold_and_every_row_is_listed_and_drawn(output, tmp_path: Path) -> None:
     said = output("validate", "--published", "--plot", "v.png")
     for words in ("2211.17192", "CNN/DM T=1, T5-small", "fitted for GSM8K: baseline_ms 34.13", "leviathan-overhead"):

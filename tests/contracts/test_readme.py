@@ -10,29 +10,38 @@ from .pages import OURS, ROOT, Step, check_words, headed, make_folder, play, ste
 
 README = ROOT / "README.md"
 DOCS = sorted((ROOT / "docs").glob("*.md"))
+# Serves loads request by request, for a minute unless loops are compiled, as `make test-whole` has them.
+LONG = ("validate", "--published")
 
 
 # docs/library.md is of Python alone: test_public_faces.py runs it.
 @pytest.mark.parametrize("path", [README, *(p for p in DOCS if p.name != "library.md")], ids=lambda path: path.stem)
 def test_a_page_runs_as_printed(path: Path, run_in, quick_probe, tmp_path: Path) -> None:
     page, folder = path.read_text(), make_folder(tmp_path)
-    for step in steps(page):
+    for step in (step for step in steps(page) if step.words[:2] != LONG):
         printed = play(step, folder, run_in)
         if step.shown is not None:
             # `python -m tests.contracts.pages README.md` writes what it prints now.
             assert page[step.shown] == printed, step.words
 
 
-SESSIONS = [step for step in steps(README.read_text()) if step.shown is not None]
+SESSIONS = [
+    pytest.param(path, step, id=step.words[0], marks=pytest.mark.whole if step.words[:2] == LONG else ())
+    for path in (README, ROOT / "docs" / "validation.md")
+    for step in steps(path.read_text())
+    if step.shown is not None and (path == README or step.words[:2] == LONG)
+]
 
 
-@pytest.mark.parametrize("session", SESSIONS, ids=lambda step: step.words[0])
-def test_sessions_of_the_readme_are_those_of_real_processes(session: Step, run_real, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("path", "session"), SESSIONS)
+def test_sessions_of_the_readme_are_those_of_real_processes(
+    path: Path, session: Step, run_real, tmp_path: Path
+) -> None:
     make_folder(tmp_path)
     words, lines = headed(session.words)
     done = run_real(*words)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "".join(done.stdout.splitlines(keepends=True)[:lines]) == README.read_text()[session.shown]
+    assert "".join(done.stdout.splitlines(keepends=True)[:lines]) == path.read_text()[session.shown]
 
 
 def test_every_command_has_its_place() -> None:
