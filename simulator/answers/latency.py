@@ -9,6 +9,8 @@ from simulator.costs.step import Floats
 # Consecutive requests are told apart into so many batches, whose spread makes intervals (batch means).
 BATCHES = 10
 PERCENTILES = 50, 90, 99
+# Requests of a batch beyond a percentile, at least: of fewer, batches' percentiles make intervals that are too narrow.
+LEAST_BEYOND = 2
 # Which of these are told, by their names in files.
 MEASURES = "ttft", "tpot", "e2e", "queueing"
 
@@ -33,7 +35,7 @@ def seen_of(sent_s: Floats, begun_s: Floats, first_s: Floats, end_s: Floats, out
     sent, begun, first, end, tokens = (
         np.asarray(v, np.float64)[warm:] for v in (sent_s, begun_s, first_s, end_s, output)
     )
-    after = np.where(tokens > 1, tokens - 1, np.nan)
+    after, tokens = np.where(tokens > 1, tokens - 1, np.nan), np.where(np.isnan(end), np.nan, tokens)
     return Seen(first - sent, (end - first) / after, end - sent, begun - sent, end, tokens)
 
 
@@ -65,6 +67,11 @@ def percentile(values: Floats, q: float) -> float:
     """Return a percentile of what is there, NaN of nothing."""
     there = values[~np.isnan(values)]
     return float(np.percentile(there, q)) if len(there) else np.nan
+
+
+def of_batch(values: Floats, q: float) -> float:
+    """Return a percentile of a batch, NaN where it has too few requests for it."""
+    return percentile(values, q) if len(values) * (100 - q) / 100 >= LEAST_BEYOND else np.nan
 
 
 def mean(values: Floats) -> float:

@@ -14,7 +14,20 @@ from simulator.serving.run import Outcome, gap_edges_s, run
 from simulator.serving.settings import Settings
 from simulator.workloads.requests import Requests
 
-from .latency import BATCHES, MEASURES, PERCENTILES, Limit, Seen, Told, mean, meets, percentile, seen_of, with_interval
+from .latency import (
+    BATCHES,
+    MEASURES,
+    PERCENTILES,
+    Limit,
+    Seen,
+    Told,
+    mean,
+    meets,
+    of_batch,
+    percentile,
+    seen_of,
+    with_interval,
+)
 from .scene import Scene
 
 # A figure of runs: of all their requests, then of each batch of these.
@@ -93,7 +106,7 @@ def outcome_of(scene: Scene, task: Task, requests: Requests, *, is_logged: bool 
         arm.policy,
         clients=scene.traffic.clients(task.load),
         seed=task.seed,
-        warm=scene.warm(len(requests.prompt)),
+        warm=scene.warm(len(requests.prompt), task.load),
         is_logged=is_logged,
     )
 
@@ -108,14 +121,17 @@ def as_large(s: Settings, requests: Requests) -> Settings:
 
 def figures_of(outcome: Outcome, requests: Requests, scene: Scene, task: Task) -> dict[str, Figure]:
     """Return the figures of a run, each of all requests behind the warm-up and then of their batches."""
-    warm = scene.warm(len(requests.prompt))
+    warm = scene.warm(len(requests.prompt), task.load)
     seen = seen_of(outcome.sent_s, outcome.begun_s, outcome.first_s, outcome.end_s, requests.output, warm)
     parts = [seen, *batches_of(seen)]
     found: dict[str, Figure] = {}
     for measure in MEASURES:
         values = [getattr(part, f"{measure}_s") for part in parts]
         found[f"{measure}_mean"] = np.array([mean(v) for v in values])
-        found |= {f"{measure}_p{q}": np.array([percentile(v, q) for v in values]) for q in PERCENTILES}
+        whole, batches = values[0], values[1:]
+        found |= {
+            f"{measure}_p{q}": np.array([percentile(whole, q), *(of_batch(v, q) for v in batches)]) for q in PERCENTILES
+        }
     means = found["e2e_mean"][1:]
     # Answers at the end over those at the beginning: of a server that keeps up about as long.
     found["growth"] = np.array([means[-EDGE:].mean() / means[:EDGE].mean() if len(means) else np.nan])
@@ -134,16 +150,21 @@ def rates_of(
 ) -> dict[str, Figure]:
     """Return what is served a second, from the first sending that counts to the end of all.
 
-    goodput: requests a second within all limits; attained: their share of all that count.
+    goodput: requests a second within all limits; attained: their share of all that count. sent_for_s: from the
+    first sending to the last.
     """
-    span = max(float(np.nanmax(outcome.end_s)) - float(np.nanmin(outcome.sent_s[warm:])), 1e-12)
-    good = meets(seen, limits)
+    begin = float(np.nanmin(outcome.sent_s[warm:]))
+    span = max(float(np.nanmax(outcome.end_s)) - begin, 1e-12)
+    # Those of the warm-up end meanwhile too, and take their share of the time.
+    within, good = outcome.end_s > begin, meets(seen, limits)
+    every = seen_of(outcome.sent_s, outcome.begun_s, outcome.first_s, outcome.end_s, requests.output)
     parts = np.array_split(good, BATCHES) if len(good) >= BATCHES else []
     return {
-        "requests_per_s": np.array([(~np.isnan(seen.end_s)).sum() / span]),
-        "output_tokens_per_s": np.array([np.nansum(seen.output) / span]),
+        "requests_per_s": np.array([within.sum() / span]),
+        "output_tokens_per_s": np.array([requests.output[within].sum() / span]),
         "attained": np.array([good.mean(), *(part.mean() for part in parts)]),
-        "goodput": np.array([good.sum() / span]),
+        "sent_for_s": np.array([float(np.nanmax(outcome.sent_s) - np.nanmin(outcome.sent_s))]),
+        "goodput": np.array([(within & meets(every, limits)).sum() / span]),
     }
 
 
@@ -153,7 +174,7 @@ def counts_of(outcome: Outcome, requests: Requests, warm: int, blocks: int) -> d
     span_s = max(outcome.end_of_run_s, 1e-12)
     with np.errstate(divide="ignore", invalid="ignore"):
         found = {
-            "tokens_a_round": (requests.output[warm:] - 1).sum() / rounds,
+            "tokens_a_round": (requests.output[warm:] - 1)[~np.isnan(outcome.end_s[warm:])].sum() / rounds,
             "accepted_of_drafted": accepted / drafted,
             "preempted_a_request": outcome.preempted[warm:].mean(),
             "cached_tokens_a_request": outcome.cached[warm:].mean(),

@@ -140,8 +140,8 @@ def pays_in_words(turning: Turning, unit: str) -> str:
     return {
         EVERYWHERE: f"pays from {low} to {high} {unit}, all that was looked at",
         NOWHERE: f"does not pay from {low} to {high} {unit}, all that was looked at",
-        EARLIER: f"pays up to {low} {unit} and stops paying by {high}",
-        LATER: f"does not pay up to {low} {unit} and pays from {high}",
+        EARLIER: f"pays up to {low} {unit} and stops paying by {high}" + ", though not for good" * turning.again,
+        LATER: f"does not pay up to {low} {unit} and pays from {high}" + ", though not always" * turning.again,
     }[turning.pays]
 
 

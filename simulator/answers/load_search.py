@@ -23,12 +23,14 @@ class Turning(NamedTuple):
     """Where speculation stops paying, or starts to.
 
     pays: `EARLIER`, at loads below; `LATER`, above; `EVERYWHERE` or `NOWHERE` of those looked at. low, high: the last
-    load of the one kind and the first of the other; at high the interval does not tell them apart or says the other.
+    load of the one kind and the first of the other, by the middles of intervals. again: whether it is otherwise at some
+    load beyond.
     """
 
     pays: str
     low: float
     high: float
+    again: bool = False
 
 
 class Found(NamedTuple):
@@ -75,7 +77,7 @@ def turning(scene: Scene, points: Sequence[Point], arm: int, seeds: Sequence[int
         return (curve(both, [load], seeds, play)[0].gain(COMPARED, 1).value > 1) == is_before
 
     low, high = narrowed(points[change - 1].load, points[change].load, is_same, whole=scene.traffic.kind == CLIENTS)
-    return Turning(EARLIER if is_before else LATER, low, high)
+    return Turning(EARLIER if is_before else LATER, low, high, is_before in signs[change:])
 
 
 def beyond(scene: Scene, first: Point, seeds: Sequence[int], play: Play) -> list[Point]:
@@ -119,7 +121,10 @@ def capacity(scene: Scene, arm: int, start: float, share: float, seeds: Sequence
     alone = replace(scene, arms=(scene.arms[arm],))
 
     def holds(load: float) -> bool:
-        return float(curve(alone, [load], seeds, play)[0].arms[0]["attained"][0]) >= share
+        (figures,) = curve(alone, [load], seeds, play)[0].arms
+        # A run has an end: what falls behind, or is sent before the first answers end, tells of no load that lasts.
+        lasts = not falls_behind(figures) and figures["sent_for_s"][0] > figures["e2e_mean"][0]
+        return float(figures["attained"][0]) >= share and (lasts or scene.traffic.kind == CLIENTS)
 
     whole, near, grows = scene.traffic.kind == CLIENTS, start, holds(start)
     for _ in range(DOUBLINGS):

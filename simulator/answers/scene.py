@@ -126,6 +126,7 @@ class Scene:
     limits: tuple[Limit, ...] = ()
     warmup: float = 0.1
 
-    def warm(self, count: int) -> int:
-        """Return how many requests are left out."""
-        return int(self.warmup * count)
+    def warm(self, count: int, load: float) -> int:
+        """Return how many requests are left out; of clients, who all come at once, at least the first of each."""
+        share = int(self.warmup * count)
+        return max(share, min(self.traffic.clients(load), count // 2)) if self.warmup else 0

@@ -291,11 +291,26 @@ def follow(run: Run, request: int, now: float) -> None:
         while turn >= 0:
             come(run.queues, turn, now + run.think_s[turn])
             turn = run.kin[turn][SIBLING]
-    if run.count[CLIENTS] > 0 and run.after[request] < 0:
+    if run.count[CLIENTS] > 0 and is_last(run, request):
         following = next_sent(run.count, run.after)
         if following < len(run.after):
             run.count[NEXT] = following + 1
             come(run.queues, following, now)
+
+
+@lean
+def is_last(run: Run, request: int) -> bool:
+    """Whether a client has sent all of its session: of turns that branch, the first after each."""
+    if len(run.kin) == 0:
+        return True
+    if run.kin[request][CHILD] >= 0:
+        return False
+    while run.after[request] >= 0:
+        before = run.after[request]
+        if run.kin[before][CHILD] != request:
+            return False
+        request = before
+    return True
 
 
 @lean

@@ -105,6 +105,29 @@ def test_a_search_ends_beside_the_load_it_looks_for() -> None:
     assert narrowed(1, 64, lambda load: load <= 37, whole=True) == (37, 38)
 
 
+def test_clients_have_one_session_at_a_time(tmp_path, run) -> None:
+    sessions = ("--concurrency", 2, "--turns", 4, "--warmup", 0, "--requests-out", "r.csv", "--json")
+    done = run("simulate-serving", *SERVED, *sessions)
+    assert done.returncode == 0, done.stderr
+    rows = list(csv.DictReader((tmp_path / "r.csv").read_text().splitlines()))
+    spans = [(float(row["sent_s"]), float(row["end_s"])) for row in rows]
+    assert max(sum(a <= at < b for a, b in spans) for at, _ in spans) == 2
+
+
+def test_what_falls_behind_carries_no_load(run) -> None:
+    done = run("simulate-serving", *SERVED, "--rate", 40, "--slo", "e2e:20s", "--json")
+    assert 10 < json.loads(done.stdout)["capacity"]["plain"] < 1000
+
+
+def test_a_warm_up_leaves_no_throughput_out(run) -> None:
+    loads = ("--concurrency", 6, "--json")
+    cold, warm = (
+        json.loads(run("simulate-serving", *SERVED, *loads, "--warmup", share).stdout)["points"][0]["plain"]
+        for share in (0, 0.3)
+    )
+    assert warm["output_tokens_per_s"] == pytest.approx(cold["output_tokens_per_s"], rel=0.1)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
