@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from simulator.answers.scene import Traffic
     from simulator.answers.ways import Server
 
-SCHEDULERS = ("vllm", "sglang", "trtllm")
+SCHEDULERS = ("vllm",)
 KINDS = {"rate": "--rate", "concurrency": "--concurrency", "speed": "--speed"}
 # Loads of one call; requests of a run.
 MOST_LOADS, MOST_REQUESTS = 1000, 100_000_000

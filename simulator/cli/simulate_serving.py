@@ -10,7 +10,7 @@ import click
 from simulator.answers.latency import Limit
 from simulator.costs.parameters import PARAMETERS
 from simulator.ground.artefacts import UserError, check_outputs, to_json, writing
-from simulator.ground.command import FILE, command
+from simulator.ground.command import FILE, command, say
 
 from .accepting import ACCEPTANCE_OPTIONS, as_accepted
 from .options import (
@@ -113,8 +113,10 @@ def run(options: ServingOptions) -> None:
     from simulator.answers.load_search import COMPARED, Found, capacity, turning
     from simulator.answers.load_uncertainty import known
     from simulator.answers.played import playing
+    from simulator.ground.compiled import is_kept
     from simulator.ground.pictures import check_format
     from simulator.ground.tables import check_table_format
+    from simulator.serving.loop import advance
 
     outputs = {
         "--plot": options.plot,
@@ -130,6 +132,8 @@ def run(options: ServingOptions) -> None:
     if options.for_load is not None and not options.limits:
         raise UserError("--for-load: of servers within limits, expected --slo beside it")
     scene, basis, notes, served = scene_of(options)
+    if not is_kept(advance):
+        say("loops are compiled, once: about half a minute", err=True)
     seeds, loads = [options.seed + i for i in range(options.replications)], options.loads.values
     runs = len(loads) * len(scene.arms) * len(seeds)
     with running("simulate-serving", f"{runs:,} runs", 0.0, runs) as update, playing(update) as play:

@@ -57,6 +57,12 @@ def keep_apart(dispatcher: Any) -> None:
     cache._cache_file = IndexDataCacheFile(cache_path=cache._cache_path, filename_base=base, source_stamp=stamp)
 
 
+def is_kept(function: Callable[..., object]) -> bool:
+    """Whether a function's next call compiles nothing, as something of it was kept."""
+    cache: Any = getattr(function, "_cache", None)
+    return not IS_COMPILED or (cache is not None and bool(cache._cache_file._load_index()))
+
+
 @lru_cache(maxsize=1)
 def stamps() -> tuple[tuple[str, int, int], ...]:
     """Return name, time and size of every file of loops."""

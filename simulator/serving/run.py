@@ -42,7 +42,7 @@ class Outcome(NamedTuple):
         waiting_s, running_s, block_s: Sums over time of requests that wait and run, and of blocks that are held.
         end_of_run_s: When the last step ended.
         most_running, most_blocks, preemptions: The most at once of each; all preemptions.
-        joules: Energy of all steps; NaN where the profile has no power.
+        joules: Energy of all steps, at the power of work; NaN where the profile has none.
         series: time, running, waiting, blocks held, tokens of the step, seconds of it; thinned.
         log: Entries of what happened, where it was asked for: see `state.Log`; else empty.
     """
