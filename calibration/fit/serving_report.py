@@ -24,6 +24,8 @@ GONE = 0.1
 PEAKS = {"flop_scale": "arithmetic", "mem_scale": "memory bandwidth", "link_bytes_per_s": "link"}
 # Beyond it, rows are told to be of another server than the model that was fitted: no profile is written.
 MOST_MEDIAN = 0.35
+# The same: no sheet understates a device by so much.
+MOST_OF_PEAK = 2.0
 WORDS = {
     "flop_scale": "seconds a FLOP",
     "mem_scale": "seconds a byte",
@@ -76,6 +78,11 @@ def errors_json(errors: Errors) -> dict[str, Any]:
 
 def failed(calibration: ServingCalibration) -> str:
     """Say why no profile is to be written, "" where one is."""
+    beyond = {name: share for name, share in reached(calibration).items() if share > MOST_OF_PEAK}
+    if beyond:
+        name, share = max(beyond.items(), key=lambda peak: peak[1])
+        told = f"the rows reach {share:,.3g} times the {name} of {calibration.prior.name}, expected about 1"
+        return f"{told}: times in other units (ms are meant), or another device or model"
     median = errors_of(calibration.held_out_tpot).median_error or 0.0
     if median <= MOST_MEDIAN:
         return ""

@@ -25,6 +25,8 @@ LEAST_SHARE = 0.05
 SETTLED, MOST_ROUNDS = 1e-6, 100
 # Draws that are kept, and rows that are priced for them.
 DRAWS, MOST_PRICED, SEED = 200, 60_000, 0
+# Of what rows are off by, in their own spreads: a draw beyond it is none.
+FARTHEST = 1e9
 
 
 class Rows(NamedTuple):
@@ -99,7 +101,11 @@ def drawn(rows: Rows, weights: Floats, found: Solved, spreads: Floats) -> Floats
     off = normals @ np.linalg.cholesky(np.linalg.inv(precision)).T
     here = rows.off(found.logs)
     counts = weights / np.sqrt(1 + (np.where(weights > 0, here, 0.0) / spreads[:, None]) ** 2)
-    left = np.where(weights > 0, rows.off(found.logs + off) - here, 0.0) / spreads[:, None]
+    with np.errstate(
+        over="ignore", invalid="ignore"
+    ):  # of rows that no device is near, some draws leave what a float holds
+        left = np.where(weights > 0, rows.off(found.logs + off) - here, 0.0) / spreads[:, None]
+    left = np.clip(np.nan_to_num(left, nan=FARTHEST), -FARTHEST, FARTHEST)
     agrees = -np.sum(counts * (np.sqrt(1 + left**2) - 1), (1, 2)) - 0.5 * np.sum((off @ found.prior.T) ** 2, 1)
     shares = np.cumsum(np.exp(agrees + 0.5 * np.sum(normals**2, 1) - agrees.max()))
     at = np.searchsorted(shares / shares[-1], (np.arange(DRAWS) + rng.random()) / DRAWS)

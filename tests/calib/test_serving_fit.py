@@ -179,3 +179,14 @@ def test_what_a_round_takes_for_each_sequence_is_fitted_where_rows_have_drafts()
 
 
 TRUTH = {"round_sequence_s": 2.0, "round_overhead_s": 1.3, "mem_scale": 1.1}
+
+
+def test_rows_in_other_units_are_refused_and_nothing_is_written(run, tmp_path) -> None:
+    rows = ((1, 4, 21.47), (1, 64, 37.44), (2, 8, 14.36), (4, 16, 10.94))
+    text = "".join(f"{tp},{clients},1024,1024,{ms / 1e3}\n" for tp, clients, ms in rows)
+    (tmp_path / "seconds.csv").write_text(f"tp,concurrency,isl,osl,tpot_ms\n{text}")
+    model = ("--target-model", "llama-3.1-70b", "--dtype", "fp8", "--profile", "h200")
+    done = run("calibrate", "--from-serving", "seconds.csv", *model, "--out", "out.json")
+    assert done.returncode == 3
+    assert "times the memory bandwidth of h200, expected about 1: times in other units" in done.stderr
+    assert not (tmp_path / "out.json").exists()
