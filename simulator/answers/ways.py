@@ -9,8 +9,8 @@ from simulator.costs.drafters.plan import Method
 from simulator.costs.model_costs import ModelPair, Placed
 from simulator.costs.room import room
 from simulator.ground.artefacts import UserError
-from simulator.rounds.acceptance_law import AcceptanceModel, HistogramAcceptance
-from simulator.rounds.request_laws import concentration_of, found_laws, laws_of
+from simulator.rounds.acceptance_law import AcceptanceModel, HistogramAcceptance, Ints
+from simulator.rounds.request_laws import concentration_of, found_laws, laws_of, spread, tree_laws
 from simulator.serving import policy_tables
 from simulator.serving.draw_tables import acceptance_of
 from simulator.serving.draws import Acceptance
@@ -25,6 +25,8 @@ from .scene import Arm
 READS_STATES = ("eagle", "eagle3", "mtp", "dflash", "dspark")
 # Requests that any server runs at once where memory sets no limit.
 MOST_RUNNING = 1024
+# Tokens of a round that branches, of each number of which a law is kept.
+MOST_VERIFIED = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,14 +52,35 @@ def reserved(method: Method, k: int) -> dict[str, Any]:
     return {"lookahead": lookahead, "draft_rows": rows, "drops_block": of in READS_STATES}
 
 
-def accepting(model: AcceptanceModel, models: ModelPair, k: int) -> Acceptance:
-    """Return what rounds of each request accept: as measured, and prompts as far apart as they were measured to be."""
-    if isinstance(model, HistogramAcceptance):
-        measured = model.nearest(model.longest)
-        if models.varies and measured.by_length is not None:
-            return acceptance_of([found_laws(model, k)])
-        return acceptance_of([laws_of(model, k, concentration=concentration_of(measured))])
-    return acceptance_of([laws_of(model, k)])
+def accepting(model: AcceptanceModel, models: ModelPair, k: int, concentration: float | None = None) -> Acceptance:
+    """Return what rounds of each request accept, as measured.
+
+    concentration: Of a beta law across requests; None: they are as far apart as prompts were measured to be.
+    """
+    measured = model.nearest(model.longest) if isinstance(model, HistogramAcceptance) else None
+    if isinstance(model, HistogramAcceptance) and models.varies and measured and measured.by_length is not None:
+        return acceptance_of([spread(found_laws(model, k), np.inf if concentration is None else concentration)])
+    if concentration is None:
+        concentration = concentration_of(measured) if measured else np.inf
+    widths = widths_of(models, k)
+    if widths[-1] > k + 1:
+        return acceptance_of([spread(tree_laws(model, widths), concentration)])
+    return acceptance_of([laws_of(model, k, concentration=concentration)])
+
+
+def widths_of(models: ModelPair, k: int) -> Ints:
+    """Return the tokens of a sequence that are verified, by K from 0 on.
+
+    Raises:
+        UserError: They are more than laws are kept of.
+    """
+    widths = np.broadcast_to(models.plan(np.arange(k + 1)).width, k + 1)
+    if k + 1 < widths[-1] > MOST_VERIFIED:
+        raise UserError(
+            f"--draftN: K = {k} verifies {widths[-1]:,} tokens of a request in a step, expected at most "
+            f"{MOST_VERIFIED} of drafts that branch (--nodes, --branching)"
+        )
+    return widths
 
 
 def blocks_of(models: ModelPair | Placed, server: Server, context: float) -> int:
@@ -105,33 +128,40 @@ def plain_way(target: Placed, server: Server, context: float, acceptance: Accept
         name="plain",
         settings=settings,
         acceptance=acceptance,
-        costs=costs_of(target, server, settings),
+        costs=costs_of(target, server, settings, 0),
         policy=policy_tables.fixed(-1),
     )
 
 
 def drafted_way(
-    live: Live, models: ModelPair, server: Server, acceptance: AcceptanceModel, isl: float, osl: float
+    live: Live,
+    models: ModelPair,
+    server: Server,
+    acceptance: AcceptanceModel,
+    isl: float,
+    osl: float,
+    concentration: float | None = None,
 ) -> Arm:
-    """Return speculation under a policy, of requests of so many tokens in and out on average."""
+    """Return speculation under a policy, of requests of so many tokens in and out on average, see `accepting`."""
     k, context = live.longest, usual_context(isl, osl)
-    settings = settings_for(models, server, context, k, is_dynamic=live.follows)
-    costs = costs_of(models, server, settings)
+    drafted = widths_of(models, k) - 1
+    settings = settings_for(models, server, context, int(drafted[-1]), is_dynamic=live.follows)
+    costs = costs_of(models, server, settings, k)
     means = accepted_by(acceptance.tokens_per_round(np.arange(1, k + 1)))
-    policy = live.make(Weighed(costs, means, settings.max_num_seqs, context, isl / osl))
+    policy = live.make(Weighed(costs, means, drafted.astype(np.float64), settings.max_num_seqs, context, isl / osl))
     return Arm(
         name=f"{models.method.name} {live.name}",
         settings=settings,
-        acceptance=accepting(acceptance, models, k),
+        acceptance=accepting(acceptance, models, k, concentration),
         costs=costs,
         policy=policy,
     )
 
 
-def costs_of(models: ModelPair | Placed, server: Server, settings: Settings) -> StepCosts:
-    """Return what steps take."""
+def costs_of(models: ModelPair | Placed, server: Server, settings: Settings, longest: int) -> StepCosts:
+    """Return what steps take; longest: K at most."""
     seats = settings.max_num_seqs
-    return step_costs(models, settings.k, tokens=server.chunk + seats, sequences=seats)
+    return step_costs(models, longest, tokens=server.chunk + seats, sequences=seats)
 
 
 def usual_context(isl: float, osl: float) -> float:

@@ -49,6 +49,7 @@ ABSENT: dict[str, Any] = {"engine": None, "law": None, "head": None, "load": Non
 ABSENT |= {"baseline_tpot": None, "speculative_tpot": None}
 # Tokens of a request at most, where neither an option nor the model says.
 USUAL_LONGEST = 131_072
+TREES = "vLLM verifies no trees: scheduled by its rules, with the nodes of a tree as drafts"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +82,12 @@ class ServingOptions(SharedOptions):
     multiple=True,
     metavar="NAME[:SETTINGS]",
     help="How draft lengths are chosen, each a way of serving: static:k=3, vllm-by-batch:ranges=[[1,8,5],[9,64,2]], "
-    "vllm-adaptive, sglang-adaptive, trt-llm, llama-cpp, goodput.",
+    "vllm-adaptive, sglang-adaptive, trt-llm, llama-cpp, off-above:batch=32, goodput.",
+)
+@click.option(
+    "--spread",
+    type=click.FloatRange(0, min_open=True),
+    help="How alike requests accept: concentration of a beta law across them, inf: alike.  [default: as measured]",
 )
 @TRAFFIC_OPTIONS
 @SERVER_OPTIONS
@@ -157,20 +163,21 @@ def run(options: ServingOptions) -> None:
 def scene_of(options: ServingOptions) -> "tuple[Scene, Basis, tuple[str, ...], tuple[Served, ...]]":
     """Return what is compared, what it rests on, what to know before the numbers, and what a closed form needs."""
     from simulator.answers.basis import basis_of
-    from simulator.answers.live_policies import live_policy
+    from simulator.answers.live_policies import live_policies
     from simulator.answers.load_uncertainty import Served
     from simulator.answers.scene import Scene
     from simulator.answers.ways import accepting, drafted_way, plain_way, usual_context
     from simulator.costs.cautions import cautions
+    from simulator.costs.drafters.plan import check_lengths
     from simulator.rounds.acceptance_law import HistogramAcceptance, IidAcceptance
 
     alone, pricing, measured = loaded(options)
-    models = pricing.models
+    models, profile = pricing.models, pricing.profile
     assert models is not None
-    if models.tree is not None:
-        raise UserError(
-            "--topk: drafts that branch are not served step for step, expected none (simulate --concurrency)"
-        )
+    assert profile is not None
+    models = replace(
+        models, round_overhead_s=profile.round_overhead_s, round_overhead_error=profile.round_overhead_error
+    )
     k = options.draft_length if "draft_length" in options.stated else pricing.usual_length
     if isinstance(measured, HistogramAcceptance) and "draft_length" not in options.stated:
         k = min(k, measured.longest)
@@ -180,14 +187,20 @@ def scene_of(options: ServingOptions) -> "tuple[Scene, Basis, tuple[str, ...], t
     server, acceptance = server_of(options.values, longest), measured or IidAcceptance(options.alpha)
     context = usual_context(isl, osl)
     arms = [plain_way(models.placed_target, server, context, accepting(acceptance, models, 1))]
-    policies = [] if alone else [live_policy(text) for text in options.policy or (f"static:k={k}",)]
+    policies = [] if alone else live_policies(options.policy or (f"static:k={k}",))
     for policy in policies:
         check_covered(policy, measured, options)
-        arms.append(drafted_way(policy, models, server, acceptance, isl, osl))
+        check_lengths(models.draft, [policy.longest])
+        if policy.cuts and models.tree is not None:
+            raise UserError(
+                f"--policy {policy.name}: cuts drafts of chains, expected no --topk or --branching beside it"
+            )
+        arms.append(drafted_way(policy, models, server, acceptance, isl, osl, options.values["spread"]))
     most = max((policy.longest for policy in policies), default=k)
     basis = basis_of(
         models, acceptance, draft_length=most, alpha=options.alpha, stated=options.stated, profile=pricing.profile
     )
+    notes += (TREES,) if models.tree is not None and not alone else ()
     said = cautions(replace(models, context=int(context), batch=1), None if alone else most)
     scene = Scene(traffic=traffic, arms=tuple(arms), limits=options.limits, warmup=options.warmup)
     chunk, seed = options.values["budget"], options.seed
@@ -267,7 +280,7 @@ def parameters_of(options: ServingOptions) -> dict[str, Any]:
     names: tuple[str, ...] = ("prompts", "answers", "burstiness", "requests", "prefix", "turns", "think", "scheduler")
     names += ("budget", "seats", "longest", "block_size", "num_blocks", "prefix_caching", "chunked_prefill")
     names += ("async_scheduling", "warmup")
-    told = {name: own[name] for name in names}
+    told = {name: own[name] for name in names} | {"spread": own["spread"]}
     told |= {"profile": device.profile, "target_model": device.target_model, "draft_model": device.drafter}
     told |= {
         "method": device.method,
