@@ -81,13 +81,13 @@ def turning(scene: Scene, points: Sequence[Point], arm: int, seeds: Sequence[int
 
 
 def beyond(scene: Scene, first: Point, seeds: Sequence[int], play: Play) -> list[Point]:
-    """Return points at doubled loads, until speculation pays otherwise than at first or no server keeps up."""
+    """Return points at doubled loads, until speculation pays otherwise than at first or runs tell no more."""
     found, last = list[Point](), first
     for _ in range(DOUBLINGS_BEYOND):
         last = curve(scene, [2 * last.load], seeds, play)[0]
         found.append(last)
-        is_behind = all(falls_behind(arm) for arm in last.arms)
-        if is_behind or (last.gain(COMPARED, 1).value > 1) != (first.gain(COMPARED, 1).value > 1):
+        is_enough = all(falls_behind(arm) or not lasts(arm) for arm in last.arms)
+        if is_enough or (last.gain(COMPARED, 1).value > 1) != (first.gain(COMPARED, 1).value > 1):
             break
     return found
 
@@ -95,6 +95,11 @@ def beyond(scene: Scene, first: Point, seeds: Sequence[int], play: Play) -> list
 def falls_behind(figures: Figures) -> bool:
     """Whether answers take longer and longer while requests come."""
     return bool(figures["growth"][0] > FALLS_BEHIND)
+
+
+def lasts(figures: Figures) -> bool:
+    """Whether requests come for longer than answers take: a shorter run tells of no load that goes on."""
+    return bool(figures["sent_for_s"][0] > figures["e2e_mean"][0])
 
 
 def narrowed(low: float, high: float, holds: Callable[[float], bool], *, whole: bool) -> tuple[float, float]:
@@ -122,9 +127,8 @@ def capacity(scene: Scene, arm: int, start: float, share: float, seeds: Sequence
 
     def holds(load: float) -> bool:
         (figures,) = curve(alone, [load], seeds, play)[0].arms
-        # A run has an end: what falls behind, or is sent before the first answers end, tells of no load that lasts.
-        lasts = not falls_behind(figures) and figures["sent_for_s"][0] > figures["e2e_mean"][0]
-        return float(figures["attained"][0]) >= share and (lasts or scene.traffic.kind == CLIENTS)
+        is_carried = scene.traffic.kind == CLIENTS or (lasts(figures) and not falls_behind(figures))
+        return float(figures["attained"][0]) >= share and is_carried
 
     whole, near, grows = scene.traffic.kind == CLIENTS, start, holds(start)
     for _ in range(DOUBLINGS):

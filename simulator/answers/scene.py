@@ -65,11 +65,19 @@ class Traffic:
         mean = self.osl.mean if self.recorded is None else self.recorded.output.mean()
         return float(min(mean, self.longest))
 
-    def requests(self, load: float, seed: int) -> Requests:
-        """Return the requests of one run: at another load, or served otherwise, they are the same ones."""
+    def whole(self, load: float, seed: int) -> Requests:
+        """Return the requests of one run, however long; at another load, or served otherwise, they are the same."""
         made = self.made(load, seed) if self.recorded is None else self.repeated(self.recorded, load, seed)
-        if self.prefix:
-            made = prefixed(made, self.prefix)
+        return prefixed(made, self.prefix) if self.prefix else made
+
+    def too_long(self, load: float, seed: int) -> int:
+        """Return how many of them a context cannot hold."""
+        made = self.whole(load, seed)
+        return int((made.prompt.astype(np.int64) + made.output > self.longest).sum())
+
+    def requests(self, load: float, seed: int) -> Requests:
+        """Return the same, as they are served."""
+        made = self.whole(load, seed)
         # What a context cannot hold an engine cuts short.
         prompt = np.minimum(made.prompt, self.longest - 1)
         return made._replace(

@@ -108,17 +108,27 @@ def settings_for(
     """Return the settings of a scheduler for these models."""
     of_method = reserved(models.method, k) if isinstance(models, ModelPair) else {}
     blocks = blocks_of(models, server, context)
-    return settings_of(
-        num_blocks=blocks,
-        max_model_len=server.longest,
-        max_num_batched_tokens=server.chunk,
-        max_num_seqs=server.most_running or MOST_RUNNING,
-        block_size=server.block_size,
-        k=k,
-        is_dynamic=is_dynamic,
-        **of_method,
-        **server.settings,
-    )
+    try:
+        return settings_of(
+            num_blocks=blocks,
+            max_model_len=server.longest,
+            max_num_batched_tokens=server.chunk,
+            max_num_seqs=server.most_running or MOST_RUNNING,
+            block_size=server.block_size,
+            k=k,
+            is_dynamic=is_dynamic,
+            **of_method,
+            **server.settings,
+        )
+    except UserError as error:
+        raise UserError(as_options(str(error))) from None
+
+
+def as_options(text: str) -> str:
+    """Return what is wrong with settings under the names of options."""
+    names = {"max_model_len": "--max-model-len", "max_num_batched_tokens": "--chunk", "num_blocks": "--num-blocks"}
+    name, _, rest = text.partition(" is ")
+    return f"{names[name]}: {rest}" if name in names else text
 
 
 def plain_way(target: Placed, server: Server, context: float, acceptance: Acceptance) -> Arm:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from .options import Measured
     from .simulate import SimulateOptions
+    from .sweep import SweepOptions
 
 LOAD_OPTIONS = stacked(
     click.option(
@@ -34,6 +35,8 @@ LOAD_OPTIONS = stacked(
     click.option("--same-length", is_flag=True, help="Of a load: all answers have one length, and end in step."),
 )
 OWN = ("chunk", "max_running", "requests", "prefix_hit", "prompts_first", "same_length")
+# Options of a device that say something of drafts alone.
+OF_DRAFTS = ("draft_dtype", "draft_tp", "placement", "topk", "nodes", "branching")
 # Options that have no part in a load, which has a closed form alone.
 WITHOUT = ("replications", "overlap", "guesses", "csv", "events", "baseline_tpot", "speculative_tpot")
 
@@ -74,10 +77,19 @@ def refuse_rest(options: "SimulateOptions", *, alone: bool) -> None:
     for option, given in rest.items():
         if given is not None:
             raise UserError(f"{option}: has no part in one load, expected no such option; sweep draws many")
-    drafting = {"--draftN": "draft_length" in options.stated, "--acceptance": bool(options.acceptance)}
-    drafting |= {"--alpha": "alpha" in options.stated, "--hist": options.accepts_as is not None}
-    for option, of_draft in drafting.items():
-        if alone and of_draft:
+    if alone:
+        refuse_drafts(options)
+
+
+def refuse_drafts(options: "SimulateOptions | SweepOptions") -> None:
+    """Refuse what is of drafts, beside a target that nothing drafts for."""
+    of_drafts = {"--draftN": "draft_length", "--alpha": "alpha", "--round-overhead": "round_overhead_ms"}
+    given = {option: name in options.stated for option, name in of_drafts.items()}
+    given |= {"--acceptance": bool(options.acceptance), "--hist": options.accepts_as is not None}
+    given |= {"--extrapolate": options.extrapolate}
+    given |= {f"--{name.replace('_', '-')}": getattr(options.device, name) is not None for name in OF_DRAFTS}
+    for option, is_stated in given.items():
+        if is_stated:
             raise UserError(f"{option}: of drafts, expected --method or --draft-model beside it")
 
 
@@ -109,10 +121,19 @@ def run_load(options: "SimulateOptions") -> None:
         pair, acceptance, draft_length=k, alpha=float(point.alpha), stated=options.stated, profile=pricing.profile
     )
     if options.as_json:
-        unused = ("draft_length", "alpha") if alone else ("alpha",) if isinstance(measured, HistogramAcceptance) else ()
+        unused = (
+            ("draft_length", "alpha", "round_overhead_ms")
+            if alone
+            else ("alpha",)
+            if isinstance(measured, HistogramAcceptance)
+            else ()
+        )
         named = {name: getattr(point, name) for name in pricing.names if name not in unused}
         parameters = parameters_of(options, pricing, named, measured) | {"load": options.load._asdict()}
         parameters = {name: value for name, value in parameters.items() if name not in WITHOUT}
+        if alone:  # nothing drafts, though something weightless stands beside it
+            parameters |= dict.fromkeys(("method", "draft_dtype", "draft_devices", "placement"))
+            basis = basis._replace(acceptance="none", condition="", acceptance_text="", caveat="")
         click.echo(to_json(load_json(found, parameters, basis)), nl=False)
         return
     click.echo(load_text(found, heading(options, found), basis, why=options.why))

@@ -185,7 +185,9 @@ def scene_of(options: ServingOptions) -> "tuple[Scene, Basis, tuple[str, ...], t
     traffic, notes = traffic_of(options.values, options.loads, longest)
     isl, osl = traffic.mean_prompt, traffic.mean_output
     server, acceptance = server_of(options.values, longest), measured or IidAcceptance(options.alpha)
-    context = usual_context(isl, osl)
+    context = min(usual_context(isl, osl), longest)
+    if too_long := traffic.too_long(options.loads.values[0], options.seed):
+        notes += (f"{too_long:,} of {traffic.count:,} requests are cut to {longest:,} tokens (--max-model-len)",)
     arms = [plain_way(models.placed_target, server, context, accepting(acceptance, models, 1))]
     policies = [] if alone else live_policies(options.policy or (f"static:k={k}",))
     for policy in policies:

@@ -13,6 +13,7 @@ from simulator.ground.artefacts import UserError, check_outputs, envelope, to_js
 from simulator.ground.command import wrapped
 
 from .cases import Case, named
+from .load import refuse_drafts
 from .options import provenance
 
 if TYPE_CHECKING:
@@ -33,19 +34,6 @@ def is_alone(options: "SweepOptions") -> bool:
     return options.load is not None and not (device.drafter or device.draft_params or device.method)
 
 
-def refuse_drafts(options: "SweepOptions") -> None:
-    """Refuse what is of drafts, and what draws or prints speedups."""
-    given = {f"--{name}": name in options.stated for name in ("alpha",)} | {
-        "--draftN": "draft_length" in options.stated
-    }
-    given |= {"--acceptance": bool(options.acceptance), "--hist": options.accepts_as is not None}
-    given |= {"--extrapolate": options.extrapolate, f"--engine {options.engine}": options.engine is not None}
-    given |= {f"--plot {options.plot}": options.plot is not None}
-    for option, is_given in given.items():
-        if is_given:
-            raise UserError(f"{option}: of drafts, expected --method or --draft-model beside it")
-
-
 def sweep_alone(cases: "Sequence[tuple[Case, SweepOptions]]") -> None:
     """Evaluate, write and print."""
     import numpy as np
@@ -57,6 +45,9 @@ def sweep_alone(cases: "Sequence[tuple[Case, SweepOptions]]") -> None:
 
     _, options = cases[0]
     refuse_drafts(options)
+    for option, given in (("--engine", options.engine), ("--plot", options.plot)):
+        if given is not None:
+            raise UserError(f"{option} {given}: of drafts, expected --method or --draft-model beside it")
     check_table_format("--out", options.out)
     check_outputs({"--out": options.out}, options.force, options.inputs)
     grids = [grid_of(case, each) for case, each in cases]

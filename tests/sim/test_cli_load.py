@@ -213,3 +213,16 @@ def test_lists_that_are_wrong_are_refused_in_one_line(run, arguments: tuple[obje
     done = run("sweep", *arguments)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert done.stderr.startswith(f"sweep: {expected}"), done.stderr
+
+
+@pytest.mark.parametrize("command", ["simulate", "sweep"])
+@pytest.mark.parametrize("option", ["--round-overhead 2", "--draft-dtype fp8", "--topk 4", "--placement same"])
+def test_what_is_of_drafts_alone_is_refused_beside_none(run, user_error, command: str, option: str) -> None:
+    user_error(run(command, *LOAD, *option.split()), f"{option.split()[0]}: of drafts, expected --method")
+
+
+def test_a_load_without_drafts_names_no_drafter_and_no_acceptance(run) -> None:
+    told = json.loads(run("simulate", *LOAD, "--json").stdout)
+    assert (told["basis"]["acceptance"], told["basis"]["condition"], told["verdict"]) == ("none", "", None)
+    assert told["parameters"]["method"] is None
+    assert not {"alpha", "draftN", "round_overhead_ms"} & told["parameters"].keys()

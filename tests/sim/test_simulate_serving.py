@@ -105,6 +105,12 @@ def test_a_search_ends_beside_the_load_it_looks_for() -> None:
     assert narrowed(1, 64, lambda load: load <= 37, whole=True) == (37, 38)
 
 
+def test_what_a_context_cannot_hold_is_cut_and_said(run) -> None:
+    done = run("simulate-serving", *SERVED, "--rate", 5, "--max-model-len", 380)
+    assert done.returncode == 0, done.stderr
+    assert " of 60 requests are cut to 380 tokens (--max-model-len)" in " ".join(done.stdout.split())
+
+
 def test_clients_have_one_session_at_a_time(tmp_path, run) -> None:
     sessions = ("--concurrency", 2, "--turns", 4, "--warmup", 0, "--requests-out", "r.csv", "--json")
     done = run("simulate-serving", *SERVED, *sessions)
@@ -140,6 +146,8 @@ def test_a_warm_up_leaves_no_throughput_out(run) -> None:
         ((*SERVED, "--rate", 5, "--draftN", 3), "--draftN: of drafts, expected --method or --draft-model beside it"),
         (("--rate", 5), "--profile: missing, expected a device and --target-model beside it"),
         ((*SERVED, "--rate", 5, "--scheduler", "sglang"), "--scheduler: 'sglang' is not allowed, expected one of vllm"),
+        ((*SERVED, "--rate", 5, "--num-blocks", 4), "--max-model-len: 131,072, expected at most 64 places in KV"),
+        ((*DRAFTED, "--rate", 5, "--chunk", 2), "--chunk: 2, expected at least 4"),
         ((*SERVED, "--speed", 2), "--speed: of recorded requests, expected --workload beside it"),
     ],
 )
