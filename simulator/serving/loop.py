@@ -8,6 +8,8 @@ from . import state
 from .blocks import BLOCKS
 from .policies import ALL, next_k
 from .queues import COME, RUN, WAIT, next_coming, nth_waiting, wait_last
+from .settings import SGLANG
+from .sglang import plan_by_sglang
 from .state import (
     COUNT,
     DONE_S,
@@ -168,7 +170,10 @@ def begin_step(run: Run) -> int:
     s, count, clock, size = run.settings, run.count, run.clock, run.queues.size
     step = count[STEPS]
     flight, times = run.plans.flights[step % 2], run.plans.times[step % 2]
-    plan_step(s, run.texts, run.kv, run.queues, run.plans, run.log, step, clock[NOW])
+    if s.scheduler == SGLANG:
+        plan_by_sglang(s, run.texts, run.kv, run.queues, run.plans, run.log, step, clock[NOW])
+    else:
+        plan_step(s, run.texts, run.kv, run.queues, run.plans, run.log, step, clock[NOW])
     k = -1
     if s.k > 0:
         k = next_k(run.policy, run.memory, flight[SIZE], size[WAIT], clock[CONTEXT])

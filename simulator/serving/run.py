@@ -201,7 +201,7 @@ def empty_queues(requests: Requests, seats: int, coming: int) -> Queues:
         running=row(seats, np.int64),
         waiting=row(size + 1, np.int64),
         coming=row(coming, np.int64),
-        skipped=row(3 * seats, np.int64),
+        skipped=row(max(3 * seats, 256), np.int64),
         size=row(QUEUES, np.int64),
         track=listed(track),
         times=listed(np.full((size, TIMES), np.nan)),
@@ -213,7 +213,7 @@ def empty_plans(seats: int) -> Plans:
     return Plans(
         rows=table(FLIGHTS * seats, ROW, np.int64),
         flights=table(FLIGHTS, FLIGHT, np.int64),
-        times=table(FLIGHTS, 2, np.float64),
+        times=table(FLIGHTS + 1, 2, np.float64),
         left=row(LEFT, np.int64),
         seats=seats,
     )

@@ -31,8 +31,11 @@ REQUEST, COUNT, VERIFIES, GIVES, IS_FRESH, KEPT, ROW = range(7)
 SIZE, TOTAL, NEXT_K, FLIGHT = range(4)
 PLANNED_S, DONE_S = range(2)
 # Of the step that is being planned: tokens that are left of it, and rows, drafting included; whether it reads a prompt;
-# requests that it preempted; those that ran before and that it scheduled.
-BUDGET, ROOM, READS, EVICTED, CONTINUED, LEFT = range(6)
+# requests that it preempted; those that ran before and that it scheduled. Of SGLang's steps, from one to the next: who
+# has read a part of its prompt, and 1; whether nobody is admitted before one that runs has gone; how many run.
+BUDGET, ROOM, READS, EVICTED, CONTINUED, CHUNKED, FULL, SEEN, LEFT = range(9)
+# Behind the times of all flights, of SGLang's: the share of tokens to come that is counted, and tokens that are.
+RATIO, OFFSET = range(2)
 # Steps that can be in flight: the one that runs, and with async scheduling the next.
 FLIGHTS = 2
 

@@ -9,7 +9,7 @@ from .blocks import Blocks, Texts, publish, release
 from .draws import Acceptance, accepted, offered
 from .policies import Policy, learn, verify
 from .queues import RUN, Queues, come, leave_waiting
-from .settings import Settings
+from .settings import SGLANG, Settings
 from .state import (
     AHEAD,
     CATEGORY,
@@ -208,8 +208,11 @@ def leave(run: Run, step: int, request: int, t: Array, gives: int, drafts: int, 
             t[COMPUTED] -= drafts + 1 - gives
         if t[AHEAD] > 0:
             t[AHEAD] -= drafts + 1 - gives + leaving
-    if s.async_scheduling and s.prefix_caching and is_running:
-        publish(s.block_size, run.texts, run.kv, request, t[SHARED], t[SLOT], t[COMPUTED] - t[AHEAD])
+    if s.prefix_caching and is_running and (s.async_scheduling or s.scheduler == SGLANG):
+        known = t[COMPUTED] - t[AHEAD]
+        if s.scheduler == SGLANG:
+            known = t[TOKENS] - 1 if t[TOKENS] == most else t[PROMPT]
+        publish(s.block_size, run.texts, run.kv, request, t[SHARED], t[SLOT], known)
     note(run.log, state.EMITS, step, request, leaving)
     is_first = t[TOKENS] - leaving == t[PROMPT]
     is_counted = request >= run.count[WARM] and not is_first

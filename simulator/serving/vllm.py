@@ -153,10 +153,18 @@ def grow(s: Settings, kv: Blocks, t: Array, count: int) -> bool:
 def preempt(s: Settings, kv: Blocks, q: Queues, plans: Plans, log: Log, step: int) -> int:
     """Preempt the last of those that run, or of their ranks: it loses its KV and waits again. Return its old place."""
     place: int = lowest(q) if s.by_priority else q.size[RUN] - 1
-    request = q.running[place]
-    leave_running(q, place)
+    request = lose(kv, q, plans, log, step, place)
     if s.by_priority:
         unplan(s, plans, step, request)
+    wait_first(q, request, s.by_priority)
+    return place
+
+
+@lean
+def lose(kv: Blocks, q: Queues, plans: Plans, log: Log, step: int, place: int) -> int:
+    """Take its KV from the one at this place of those that run; return who it is."""
+    request: int = q.running[place]
+    leave_running(q, place)
     t = q.track[request]
     release(kv, t[SLOT])
     t[STATUS] = PREEMPTED
@@ -165,10 +173,9 @@ def preempt(s: Settings, kv: Blocks, q: Queues, plans: Plans, log: Log, step: in
     t[AHEAD] = 0
     t[STALE] = t[FLYING]
     t[PREEMPTIONS] += 1
-    wait_first(q, request, s.by_priority)
     plans.left[EVICTED] += 1
     note(log, state.EVICTS, step, request, 0)
-    return place
+    return request
 
 
 @lean
@@ -269,7 +276,16 @@ def fits(s: Settings, kv: Blocks, q: Queues, t: Array, slot: int, found: int, co
     places = min(found * s.block_size + count + s.lookahead, s.max_model_len)
     if s.reserve_full_isl:
         places = max(places, min(t[TOKENS], s.max_model_len))
+    places = with_answer(s, t, places)
     return bool((places + s.block_size - 1) // s.block_size - found <= room)
+
+
+@lean
+def with_answer(s: Settings, t: Array, places: int) -> int:
+    """Return the places that one that waits is given; where nobody loses KV, for all of its answer and last round."""
+    if s.reserves_output:
+        return int(max(places, min(t[PROMPT] + t[OUTPUT] + 2 * (s.k + 1) + s.lookahead, s.max_model_len)))
+    return places
 
 
 @lean
@@ -277,7 +293,7 @@ def admit(s: Settings, texts: Texts, kv: Blocks, request: int, t: Array, found: 
     """Give one that waits a slot, the blocks that were found and those that it needs in this step."""
     t[SLOT] = occupy(kv, found)
     computed = found * s.block_size
-    places = min(computed + count + s.lookahead, s.max_model_len)
+    places = with_answer(s, t, min(computed + count + s.lookahead, s.max_model_len))
     extend(kv, t[SLOT], max(0, (places + s.block_size - 1) // s.block_size - found))
     if s.prefix_caching:
         publish(s.block_size, texts, kv, request, t[SHARED], t[SLOT], min(computed + count, t[TOKENS]))
