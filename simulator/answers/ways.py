@@ -15,7 +15,7 @@ from simulator.serving import policy_tables
 from simulator.serving.draw_tables import acceptance_of
 from simulator.serving.draws import Acceptance
 from simulator.serving.pass_tables import step_costs
-from simulator.serving.settings import Settings, settings_of
+from simulator.serving.settings import SGLANG, Settings, settings_of
 from simulator.serving.step_costs import StepCosts
 
 from .live_policies import Live, Weighed, accepted_by
@@ -90,7 +90,9 @@ def blocks_of(models: ModelPair | Placed, server: Server, context: float) -> int
         UserError: The models do not fit into memory.
     """
     most = server.most_running or MOST_RUNNING
-    wanted = most * -(-server.longest // server.block_size)
+    # SGLang keeps a page and a token free beside the longest request.
+    spare = 2 * (server.settings.get("scheduler") == SGLANG)
+    wanted = most * -(-server.longest // server.block_size) + spare
     if server.num_blocks is not None:
         return server.num_blocks
     tokens = float(room(models, max(context, 1.0))) * max(context, 1.0)
@@ -170,8 +172,12 @@ def drafted_way(
 
 def costs_of(models: ModelPair | Placed, server: Server, settings: Settings, longest: int) -> StepCosts:
     """Return what steps take; longest: K at most."""
-    seats = settings.max_num_seqs
-    return step_costs(models, longest, tokens=server.chunk + seats, sequences=seats)
+    seats, tokens = settings.max_num_seqs, server.chunk
+    if settings.scheduler == SGLANG:
+        # All that run decode together, whatever a step has of prompts; a prompt that is read whole comes in any case.
+        prompts = tokens if settings.chunked_prefill else max(settings.max_prefill_tokens, settings.max_model_len)
+        tokens = max(prompts, seats * (1 + settings.k))
+    return step_costs(models, longest, tokens=tokens + seats, sequences=seats)
 
 
 def usual_context(isl: float, osl: float) -> float:

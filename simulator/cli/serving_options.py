@@ -16,7 +16,13 @@ if TYPE_CHECKING:
     from simulator.answers.scene import Traffic
     from simulator.answers.ways import Server
 
-SCHEDULERS = ("vllm",)
+SCHEDULERS = ("vllm", "sglang", "trtllm")
+# Tokens of a block of KV, as engines have them by default.
+BLOCK_SIZES = {"vllm": 16, "sglang": 1, "trtllm": 32}
+# Options that one scheduler alone knows, by name.
+OF_ONE = {"by_priority": "vllm", "long_prefill_token_threshold": "vllm", "mixed_chunk": "sglang"}
+OF_ONE |= {"schedule_conservativeness": "sglang", "max_prefill_tokens": "sglang", "schedule_policy": "sglang"}
+OF_ONE |= {"capacity_policy": "trtllm"}
 KINDS = {"rate": "--rate", "concurrency": "--concurrency", "speed": "--speed"}
 # Loads of one call; requests of a run.
 MOST_LOADS, MOST_REQUESTS = 1000, 100_000_000
@@ -63,7 +69,11 @@ SERVER_OPTIONS = stacked(
     ),
     click.option("--max-running", "seats", type=click.IntRange(1, 16_384), help="Requests that run at once at most."),
     click.option("--max-model-len", "longest", type=click.IntRange(2, 16_777_216), help="Tokens of a request at most."),
-    click.option("--block-size", default=16, type=click.IntRange(1, 4096), help="Tokens of a block of KV."),
+    click.option(
+        "--block-size",
+        type=click.IntRange(1, 4096),
+        help="Tokens of a block (page) of KV.  [default: 16, of sglang 1, of trtllm 32]",
+    ),
     click.option("--num-blocks", type=click.IntRange(1), help="Blocks of KV.  [default: as memory allows]"),
     click.option("--prefix-caching/--no-prefix-caching", default=True, help="Keep KV of texts that come again."),
     click.option("--chunked-prefill/--no-chunked-prefill", default=True, help="Read long prompts in parts."),
@@ -71,6 +81,28 @@ SERVER_OPTIONS = stacked(
     click.option("--by-priority", is_flag=True, help="The smallest priority of --workload first."),
     click.option(
         "--long-prefill-token-threshold", default=0, type=click.IntRange(0), help="Tokens of a long prompt in one step."
+    ),
+    click.option("--mixed-chunk", is_flag=True, help="Of sglang: decode beside prompts, without drafts."),
+    click.option(
+        "--schedule-conservativeness",
+        default=1.0,
+        type=click.FloatRange(0, 10),
+        help="Of sglang: how much room is kept for what those that run may write.",
+    ),
+    click.option(
+        "--schedule-policy", default="fcfs", type=click.Choice(("fcfs", "lpm")), help="Of sglang: who waits in front."
+    ),
+    click.option(
+        "--max-prefill-tokens",
+        default=16_384,
+        type=click.IntRange(1),
+        help="Of sglang: tokens of prompts in a step, where they are not read in parts.",
+    ),
+    click.option(
+        "--capacity-policy",
+        default="guaranteed_no_evict",
+        type=click.Choice(("guaranteed_no_evict", "max_utilization")),
+        help="Of trtllm: whether a request is admitted only where all of its answer has a place.",
     ),
 )
 LIMIT_OPTIONS = stacked(
@@ -183,15 +215,31 @@ def traffic_of(values: Mapping[str, Any], loads: Loads, longest: int) -> "tuple[
 
 
 def server_of(values: Mapping[str, Any], longest: int) -> "Server":
-    """Return how a server is set."""
+    """Return how a server is set.
+
+    Raises:
+        UserError: An option is of another scheduler.
+    """
     from simulator.answers.ways import Server
 
-    names = ("prefix_caching", "chunked_prefill", "async_scheduling", "by_priority", "long_prefill_token_threshold")
+    context, scheduler = click.get_current_context(), values["scheduler"]
+    for name, whose in OF_ONE.items():
+        if scheduler != whose and is_given(context, name):
+            raise UserError(
+                f"--{name.replace('_', '-')}: of {whose}'s scheduler, expected --scheduler {whose} beside it"
+            )
+    names: tuple[str, ...] = ("prefix_caching", "chunked_prefill", "async_scheduling", "by_priority")
+    names += ("long_prefill_token_threshold", "mixed_chunk", "schedule_conservativeness", "max_prefill_tokens")
+    settings = {name: values[name] for name in names} | {"scheduler": SCHEDULERS.index(scheduler)}
+    settings["by_prefix"] = values["schedule_policy"] == "lpm"
+    if scheduler == "trtllm":
+        reserves = values["capacity_policy"] == "guaranteed_no_evict"
+        settings |= {"reserves_output": reserves, "reserve_full_isl": reserves}
     return Server(
         chunk=values["budget"],
         most_running=values["seats"],
         longest=longest,
         block_size=values["block_size"],
         num_blocks=values["num_blocks"],
-        settings={name: values[name] for name in names} | {"scheduler": SCHEDULERS.index(values["scheduler"])},
+        settings=settings,
     )

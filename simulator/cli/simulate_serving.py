@@ -24,7 +24,9 @@ from .options import (
     with_drafted,
 )
 from .serving_options import (
+    BLOCK_SIZES,
     LIMIT_OPTIONS,
+    OF_ONE,
     SERVER_OPTIONS,
     TRAFFIC_OPTIONS,
     Loads,
@@ -109,6 +111,7 @@ def simulate_serving(**values: Any) -> None:
     """
     values = as_accepted({**values, **ABSENT}, many=False, compared=False)
     values |= {"loads": loads_of(values), "limits": limits_of(values["slo"])}
+    values["block_size"] = values["block_size"] or BLOCK_SIZES[values["scheduler"]]
     run(options_of(ServingOptions, {**values, "values": values}))
 
 
@@ -282,6 +285,7 @@ def parameters_of(options: ServingOptions) -> dict[str, Any]:
     names: tuple[str, ...] = ("prompts", "answers", "burstiness", "requests", "prefix", "turns", "think", "scheduler")
     names += ("budget", "seats", "longest", "block_size", "num_blocks", "prefix_caching", "chunked_prefill")
     names += ("async_scheduling", "warmup")
+    names += tuple(name for name, whose in OF_ONE.items() if whose == own["scheduler"])
     told = {name: own[name] for name in names} | {"spread": own["spread"]}
     told |= {"profile": device.profile, "target_model": device.target_model, "draft_model": device.drafter}
     told |= {
