@@ -100,6 +100,19 @@ def settings_of(
         "max_num_active_seqs": max_num_seqs if max_num_active_seqs is None else max_num_active_seqs,
         "block_size": block_size,
     }
+    usual = usual_of(scheduler, schedule_conservativeness)
+    # What vLLM alone sets aside for drafts.
+    alone: dict[str, Any] = {"draft_rows": 0, "lookahead": 0, "drops_block": False} if scheduler != VLLM else {}
+    pads = scheduler == VLLM and k > 0 and not is_dynamic
+    # vLLM counts the one block that it keeps for itself.
+    watermark_blocks = int(watermark * (num_blocks + 1))
+    made = Settings(**{**usual, **whole, **others, **alone, "k": k, "watermark_blocks": watermark_blocks, "pads": pads})
+    checked(made)
+    return made
+
+
+def usual_of(scheduler: int, schedule_conservativeness: float) -> dict[str, Any]:
+    """Return what an engine has by default."""
     usual: dict[str, Any] = {
         "scheduler": scheduler,
         "chunked_prefill": True,
@@ -119,19 +132,11 @@ def settings_of(
     }
     refuse(not 0 <= schedule_conservativeness < float("inf"), "schedule_conservativeness: expected a number from 0 on")
     ratio = min(FIRST_RATIO * schedule_conservativeness, 1.0)
-    usual |= {
+    return usual | {
         "ratio": ratio,
         "least_ratio": ratio * LEAST_SHARE,
         "ratio_decay": ratio * (1 - LEAST_SHARE) / DECAY_STEPS,
     }
-    # What vLLM alone sets aside for drafts.
-    alone: dict[str, Any] = {"draft_rows": 0, "lookahead": 0, "drops_block": False} if scheduler != VLLM else {}
-    pads = scheduler == VLLM and k > 0 and not is_dynamic
-    # vLLM counts the one block that it keeps for itself.
-    watermark_blocks = int(watermark * (num_blocks + 1))
-    made = Settings(**{**usual, **whole, **others, **alone, "k": k, "watermark_blocks": watermark_blocks, "pads": pads})
-    checked(made)
-    return made
 
 
 def checked(s: Settings) -> None:

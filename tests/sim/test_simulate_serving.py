@@ -153,3 +153,28 @@ def test_a_warm_up_leaves_no_throughput_out(run) -> None:
 )
 def test_what_is_wrong_is_one_line(tmp_path, run, user_error, options, message) -> None:
     user_error(run("simulate-serving", *options), message)
+
+
+def test_schedulers_differ_and_refuse_what_is_anothers(run) -> None:
+    told = {}
+    for name, blocks in (("vllm", 150), ("sglang", 2400), ("trtllm", 75)):
+        server = ("--scheduler", name, "--num-blocks", blocks, "--max-model-len", 600, "--async-scheduling")
+        done = run("simulate-serving", *DRAFTED, "--rate", 40, *server, "--json")
+        assert done.returncode == 0, done.stderr
+        told[name] = json.loads(done.stdout)
+    assert {name: of["parameters"]["block_size"] for name, of in told.items()} == {
+        "vllm": 16,
+        "sglang": 1,
+        "trtllm": 32,
+    }
+    assert told["sglang"]["parameters"]["schedule_conservativeness"] == 1
+    assert len({of["points"][0]["eagle3 K=3"]["ttft_p99"] for of in told.values()}) == 3
+    for options, whose in (
+        (("--mixed-chunk",), "sglang"),
+        (("--capacity-policy", "max_utilization", "--scheduler", "sglang"), "trtllm"),
+        (("--by-priority", "--scheduler", "sglang"), "vllm"),
+    ):
+        done = run("simulate-serving", *DRAFTED, "--rate", 40, *options)
+        assert done.returncode == 2
+        assert done.stderr.count("\n") == 1
+        assert f"{options[0]}: of {whose}'s scheduler, expected --scheduler {whose} beside it" in done.stderr
