@@ -145,7 +145,6 @@ def test_a_warm_up_leaves_no_throughput_out(run) -> None:
         ((*SERVED, "--rate", 5, "--for-load", 9), "--for-load: of servers within limits, expected --slo beside it"),
         ((*SERVED, "--rate", 5, "--draftN", 3), "--draftN: of drafts, expected --method or --draft-model beside it"),
         (("--rate", 5), "--profile: missing, expected a device and --target-model beside it"),
-        ((*SERVED, "--rate", 5, "--scheduler", "sglang"), "--scheduler: 'sglang' is not allowed, expected one of vllm"),
         ((*SERVED, "--rate", 5, "--num-blocks", 4), "--max-model-len: 131,072, expected at most 64 places in KV"),
         ((*DRAFTED, "--rate", 5, "--chunk", 2), "--chunk: 2, expected at least 4"),
         ((*SERVED, "--speed", 2), "--speed: of recorded requests, expected --workload beside it"),
