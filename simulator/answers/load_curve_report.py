@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from simulator.costs.profile import USABLE_MEMORY
+from simulator.costs.room import SHARES
 from simulator.ground.artefacts import envelope
 from simulator.ground.command import table, wrapped
 from simulator.serving.run import Outcome
@@ -22,7 +24,9 @@ HEADS = {RATE: "req/s", CLIENTS: "clients", SPEED: "speed"}
 NAMES = {"ttft": "first token", "tpot": "time a token", "e2e": "whole answer", "queueing": "waiting"}
 
 
-def load_curve_json(scene: Scene, found: Found, parameters: Mapping[str, Any], basis: Basis) -> dict[str, Any]:
+def load_curve_json(
+    scene: Scene, found: Found, parameters: Mapping[str, Any], basis: Basis, warnings: Sequence[str] = ()
+) -> dict[str, Any]:
     """Return all figures, in seconds, under plain keys."""
     points = []
     for point in found.points:
@@ -52,6 +56,7 @@ def load_curve_json(scene: Scene, found: Found, parameters: Mapping[str, Any], b
         "share_within_limits": found.share if scene.limits else None,
         "capacity": {way.name: number(c) for way, c in zip(scene.arms, found.capacities, strict=False)},
         "servers": {way.name: n for way, n in zip(scene.arms, found.servers, strict=False)},
+        "warnings": [*warnings, *memory_in_words(scene, found)],
     }
 
 
@@ -89,6 +94,7 @@ def unit_of(name: str) -> str:
 
 def load_curve_text(scene: Scene, found: Found, heading: str, basis: Basis, warnings: Sequence[str] = ()) -> str:
     """Return the report for a terminal."""
+    warnings = [*warnings, *memory_in_words(scene, found)]
     lines = [*(f"warning: {warning}" for warning in warnings), headline(scene, found, basis), *basis.lines]
     if len(scene.arms) > 2:
         unit = UNITS[scene.traffic.kind]
@@ -182,6 +188,16 @@ def beyond_in_words(scene: Scene, found: Found) -> list[str]:
             unit = UNITS[scene.traffic.kind]
             lines.append(f"{way.name} falls behind from {over[0]:g} {unit} on: times grow with the number of requests")
     return lines
+
+
+def memory_in_words(scene: Scene, found: Found) -> list[str]:
+    """Say from which load on KV takes what servers of less of the memory would not have."""
+    less = SHARES[0] / USABLE_MEMORY
+    full = [p.load for p in found.points if any(float(arm["kv_used_most"][0]) > less for arm in p.arms)]
+    if not scene.usual_share or not full:
+        return []
+    said = f"KV fills its room from {full[0]:g} {UNITS[scene.traffic.kind]} on, {USABLE_MEMORY:.0%} of the memory"
+    return [f"{said}, and nobody says which share the engine uses (--gpu-memory-utilization, --mem-fraction-static)"]
 
 
 def percentiles_table(scene: Scene, found: Found) -> str:

@@ -51,7 +51,8 @@ def load_json(forecast: LoadForecast, parameters: Mapping[str, Any], basis: Basi
 
 def cautions_of(forecast: LoadForecast) -> tuple[str, ...]:
     """Return what to know before the numbers."""
-    return cautions(forecast.pair, forecast.draft_length, isl=forecast.isl, osl=forecast.osl)
+    most = forecast.load.most_running
+    return cautions(forecast.pair, forecast.draft_length, most_running=most, isl=forecast.isl, osl=forecast.osl)
 
 
 def steady_json(found: Steady, ends: Mapping[str, Ends]) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from simulator.costs.formats import bytes_per_weight
-from simulator.costs.model_costs import SEPARATE, USABLE_MEMORY, ModelPair, Placed
+from simulator.costs.model_costs import SEPARATE, ModelPair, Placed
 from simulator.costs.parts import PARTS, PassParts
 from simulator.costs.room import largest_batch
 from simulator.ground.command import table, wrapped
@@ -202,7 +202,7 @@ def memory_text(pair: ModelPair) -> str:
     if pair.placement == SEPARATE:
         where = "model and KV cache on the fullest device"
     # As many digits as tell what there is from what it takes.
-    room = USABLE_MEMORY * (there or 0) / 1e9
+    room = (pair.profile.usable_bytes or 0) / 1e9
     digits = next((n for n in range(1, 9) if round(room, n) != round(needed, n)), 9)
     needs = f"memory: {needed:.{max(2, digits)}f} GB of {where}"
     if there is None:

@@ -127,12 +127,14 @@ class Scene:
     """What is compared; the first way of serving is plain decoding.
 
     warmup: Share of the requests that counts in no figure, the first of each run. limits: promises to users.
+    usual_share: whether room for KV is what engines leave of memory by default, as nobody says.
     """
 
     traffic: Traffic
     arms: tuple[Arm, ...]
     limits: tuple[Limit, ...] = ()
     warmup: float = 0.1
+    usual_share: bool = False
 
     def warm(self, count: int, load: float) -> int:
         """Return how many requests are left out; of clients, who all come at once, at least the first of each."""

@@ -87,7 +87,7 @@ def fill(
         raise UserError(f"{given} beside {stated.said} of {settings.option}, expected one of them")
 
 
-def same(name: str, given: Any, stated: str | int) -> bool:
+def same(name: str, given: Any, stated: str | float) -> bool:
     """Say whether an option says what an engine's settings do."""
     from simulator.costs.drafters.methods import method_named
     from simulator.ground.names import number_format

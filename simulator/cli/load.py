@@ -9,7 +9,7 @@ import click
 from simulator.costs.kinds import is_models
 from simulator.costs.parameters import CHUNK, LOAD_NAMES, Load
 from simulator.ground.artefacts import UserError, to_json
-from simulator.ground.command import is_given, stacked
+from simulator.ground.command import Decorator, is_given, stacked
 
 if TYPE_CHECKING:
     from simulator.answers.loads import LoadForecast
@@ -39,6 +39,12 @@ OWN = ("chunk", "max_running", "requests", "prefix_hit", "prompts_first", "same_
 OF_DRAFTS = ("draft_dtype", "draft_tp", "placement", "topk", "nodes", "branching")
 # Options that have no part in a load, which has a closed form alone.
 WITHOUT = ("replications", "overlap", "guesses", "csv", "events", "baseline_tpot", "speculative_tpot")
+
+
+def memory_option(help_: str) -> Decorator:
+    """Add the option of the share of a device's memory that an engine uses."""
+    bounds = click.FloatRange(0, 1, min_open=True)
+    return click.option("--gpu-memory-utilization", type=bounds, help=f"{help_}  [default: 0.9]")
 
 
 def load_of(context: click.Context, values: Mapping[str, Any], stated: Collection[str]) -> Load | None:

@@ -17,7 +17,7 @@ from simulator.ground.read_as import AS
 from simulator.ground.vocabulary import Milliseconds
 
 from .accepting import TREE_OPTIONS, published_of, reaching_to
-from .load import load_of
+from .load import load_of, memory_option
 
 if TYPE_CHECKING:
     from simulator.costs.model_costs import ModelPair
@@ -125,9 +125,7 @@ DEVICE_OPTIONS = stacked(
     click.option("--profile", help="Device: profile.json of calibrate, or a name that `profiles list` shows."),
     click.option("--target-model", help="config.json, its folder, or a name of the catalogue, such as llama-3.1-8b."),
     click.option("--draft-model", help="The same, of the draft; what its file tells is how it drafts."),
-    click.option(
-        "--method", help="How it drafts, as `drafters list` shows; without --draft-model as usual for a target."
-    ),
+    click.option("--method", help="How it drafts, see `drafters list`; without --draft-model as usual for a target."),
     TREE_OPTIONS,
     click.option(
         "--params", help="Weights of a target that no reader knows, such as 8.03B; in place of its config.json."
@@ -147,6 +145,7 @@ DEVICE_OPTIONS = stacked(
         type=click.Choice(("same", "separate")),
         help="Draft on the target's devices, or on one of its own.",
     ),
+    memory_option("Share of a device's memory for weights and KV cache, as the engine was told."),
 )
 
 
@@ -381,7 +380,7 @@ def timed_pricing(pricing: "Pricing", options: SharedOptions, measured: "Measure
 
 def provenance(pricing: "Pricing", options: SharedOptions) -> Iterator[tuple[str, Any]]:
     """Yield device and models, and how those run; or times a token; nothing where neither is used."""
-    from simulator.costs.priced import HOW_MODELS_RUN, STATED
+    from simulator.costs.priced import HOW_MODELS_RUN, MEMORY_SHARE, STATED
 
     if pricing.timed is not None:
         yield from (("baseline_tpot_ms", options.baseline_tpot), ("speculative_tpot_ms", options.speculative_tpot))
@@ -390,7 +389,7 @@ def provenance(pricing: "Pricing", options: SharedOptions) -> Iterator[tuple[str
     for name in ("profile", "target_model"):
         yield name, getattr(options.device, name)
     yield "draft_model", options.device.drafter
-    for name in STATED:
+    for name in (*STATED, MEMORY_SHARE):
         if getattr(options.device, name) is not None:
             yield name, getattr(options.device, name)
     yield "profile_status", pricing.profile.status

@@ -114,6 +114,7 @@ class Shown(NamedTuple):
 
 SHOWN = {
     "memory_bytes": Shown("memory", "GiB", 2.0**30),
+    "memory_share": Shown("of it used by the engine", "%", 0.01),
     "load_w": Shown("power under load", "W"),
     "idle_w": Shown("power at rest", "W"),
     "link_bytes_per_s": Shown("link, one direction", "GB/s", 1e9),

@@ -156,7 +156,7 @@ def run(options: ServingOptions) -> None:
     found = Found(points, turned, capacities, options.attain, options.for_load, gains)
     write(options, scene, found)
     if options.as_json:
-        click.echo(to_json(load_curve_json(scene, found, parameters_of(options), basis)), nl=False)
+        click.echo(to_json(load_curve_json(scene, found, parameters_of(options), basis, notes)), nl=False)
         return
     click.echo(load_curve_text(scene, found, heading(options, scene), basis, notes))
     for path in filter(None, outputs.values()):
@@ -207,7 +207,9 @@ def scene_of(options: ServingOptions) -> "tuple[Scene, Basis, tuple[str, ...], t
     )
     notes += (TREES,) if models.tree is not None and not alone else ()
     said = cautions(replace(models, context=int(context), batch=1), None if alone else most)
-    scene = Scene(traffic=traffic, arms=tuple(arms), limits=options.limits, warmup=options.warmup)
+    usual = profile.memory_share is None and options.values["num_blocks"] is None
+    limits, warm = options.limits, options.warmup
+    scene = Scene(traffic=traffic, arms=tuple(arms), limits=limits, warmup=warm, usual_share=usual)
     chunk, seed = options.values["budget"], options.seed
     served = tuple(Served(models, acceptance, policy.longest, isl, osl, chunk, seed) for policy in policies)
     return scene, basis, (*said, *notes), served
@@ -292,6 +294,7 @@ def parameters_of(options: ServingOptions) -> dict[str, Any]:
         "method": device.method,
         "policy": list(options.policy),
         "tp": device.tp,
+        "gpu_memory_utilization": device.gpu_memory_utilization,
         "hist": options.accepts_as,
         "alpha": options.alpha,
     }

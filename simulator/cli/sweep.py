@@ -233,7 +233,8 @@ def cautions_of(task: "Sweep") -> tuple[str, ...]:
     context = values["isl"] + values["osl"].max() if task.pricing.load else values["context"]
     pair = replace(task.pricing.models, context=context, batch=values["batch"])
     load = {name: values[name] for name in LOAD_NAMES} if task.pricing.load else {}
-    return cautions(pair, int(values["draft_length"].max()), **load)
+    most = task.pricing.load.most_running if task.pricing.load else float("inf")
+    return cautions(pair, int(values["draft_length"].max()), most_running=most, **load)
 
 
 def make_sweep(options: SweepOptions) -> "Sweep":

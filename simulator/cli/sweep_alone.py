@@ -115,7 +115,8 @@ def cautions_of(pricing: "Pricing", grid: "Grid") -> tuple[str, ...]:
 
     assert pricing.models is not None
     batch, isl, osl = (grid.values[name] for name in NAMES)
-    return cautions(replace(pricing.models, context=isl + osl.max(), batch=batch), isl=isl, osl=osl)
+    pair, most = replace(pricing.models, context=isl + osl.max(), batch=batch), load_in(pricing).most_running
+    return cautions(pair, most_running=most, isl=isl, osl=osl)
 
 
 def load_in(pricing: "Pricing") -> Load:

@@ -7,6 +7,8 @@ import numpy as np
 from .beyond import ERROR_A_DOUBLING, ERROR_OF_FORMAT
 from .drafters import eagle, eagle3
 from .model_costs import ModelPair
+from .profile import USABLE_MEMORY
+from .room import SHARES, hangs, room, with_share
 from .step import Real
 from .work import ModelShape
 
@@ -14,17 +16,21 @@ from .work import ModelShape
 TOLD_SHARE = 0.2
 
 
-def cautions(pair: ModelPair, draft_length: int | None = None, **load: Real) -> tuple[str, ...]:
+def cautions(
+    pair: ModelPair, draft_length: int | None = None, *, most_running: float = np.inf, **load: Real
+) -> tuple[str, ...]:
     """Return what does not hold as the models are, a sentence each.
 
     Args:
         pair: Two models at work.
         draft_length: K, whose tokens the context has to hold as well.
+        most_running: Sequences that the engine runs at once at most.
         load: Tokens of prompts (isl) and answers (osl), of a load; none: they decode a batch.
     """
     found = [*context_cautions(pair, draft_length or 0), *match_cautions(pair.target, pair.draft)]
     found += range_cautions(pair, draft_length or 0)
     found += link_cautions(pair)
+    found += memory_cautions(pair, most_running, **load)
     found += [] if load else load_cautions(pair)
     found += (beyond.said for beyond in pair.beyond(**(load or {"context": pair.context})))
     found += stated_cautions(pair.target, pair.placed_target.storage.name, "--dtype")
@@ -70,6 +76,21 @@ def link_cautions(pair: ModelPair) -> Iterator[str]:
     link, most = pair.profile.link, max(pair.devices, pair.draft_devices or 1)
     if link is not None and link.devices is not None and most > link.devices:
         yield f"--tp: {most} devices, but the link of {pair.profile.name} joins {link.devices}: no network is priced"
+
+
+def memory_cautions(pair: ModelPair, most_running: float, isl: Real = 0, osl: Real = 0) -> Iterator[str]:
+    """Yield that it hangs on a share of the memory that nobody stated how many sequences run."""
+    context = float(np.max(isl + np.asarray(osl) / 2 if np.any(isl) else pair.context))
+    batch = int(min(np.max(pair.batch), most_running))
+    if not hangs(pair, batch, context):
+        return
+    shares = (USABLE_MEMORY, *SHARES)
+    counts = [min(int(room(with_share(pair, share), context)), batch) for share in shares]
+    # Of a batch that decodes it is whether all of it fits.
+    if len(set(counts)) > 1 and (np.any(isl) or max(counts) == batch):
+        held = ", ".join(f"{count:,} at {share:.0%}" for count, share in zip(counts, shares, strict=True))
+        said = f"of {batch:,} sequences memory holds {held} of it, and nobody says which share the engine uses"
+        yield f"{said} (--gpu-memory-utilization, --mem-fraction-static)"
 
 
 def load_cautions(pair: ModelPair) -> Iterator[str]:

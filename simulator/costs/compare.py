@@ -39,6 +39,8 @@ def device_numbers(profile: Profile) -> Iterator[Number]:
     """Yield the numbers of a device that do not depend on the number format."""
     if profile.memory_bytes:
         yield Number("memory_bytes", profile.memory_bytes, faster=0)
+    if profile.memory_share is not None:
+        yield Number("memory_share", profile.memory_share, faster=0)
     if profile.power:
         yield Number("load_w", profile.power.load_w, faster=0)
         yield Number("idle_w", profile.power.idle_w, faster=0)

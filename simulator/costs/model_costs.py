@@ -19,8 +19,6 @@ from .step import Floats, Real, RoundCost, spread
 from .work import Count, ModelShape, Work, as_storage
 
 SAME, SEPARATE = "same", "separate"
-# What engines leave free of a device's memory.
-USABLE_MEMORY = 0.9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -381,5 +379,5 @@ class ModelPair:
     @property
     def fits(self) -> NDArray[np.bool_] | None:
         """Whether that much is free; None where the profile does not say."""
-        memory = self.profile.memory_bytes
-        return None if memory is None else np.asarray(self.memory_bytes <= USABLE_MEMORY * memory)
+        usable = self.profile.usable_bytes
+        return None if usable is None else np.asarray(self.memory_bytes <= usable)

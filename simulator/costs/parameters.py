@@ -165,7 +165,8 @@ class DeviceOptions:
     of the catalogue. head: what an engine calls a drafter of which there is no file here. params, active_params,
     kv_bytes_per_token: of a target that no reader knows; with draft_ of a draft. method: how it drafts; topk, nodes:
     how its drafts branch, and how many tokens of them are verified. tp, draft_tp: devices that share the target and the
-    draft. placement: of the draft, "same" or "separate".
+    draft. placement: of the draft, "same" or "separate". gpu_memory_utilization: share of a device's memory that the
+    engine uses.
     """
 
     profile: str | None = None
@@ -188,6 +189,7 @@ class DeviceOptions:
     tp: int | None = None
     draft_tp: int | None = None
     placement: str | None = None
+    gpu_memory_utilization: float | None = None
     overlap: bool = False
 
     @property

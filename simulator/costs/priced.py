@@ -41,6 +41,7 @@ HOW_MODELS_RUN = {
 ROLES = {"target_model": "", "draft_model": "draft-"}
 NUMBERS = ("params", "active_params", "kv_bytes_per_token")
 STATED = tuple(prefix.replace("-", "_") + number for prefix in ROLES.values() for number in NUMBERS)
+MEMORY_SHARE = "gpu_memory_utilization"
 
 
 class Pricing(NamedTuple):
@@ -213,7 +214,7 @@ def load_pricing(options: DeviceOptions) -> Pricing:
         UserError: A file or name is wrong, or options are missing or at odds.
     """
     if options.profile is None:
-        refuse_stated(options, (*ROLES, *STATED, *HOW_MODELS_RUN), "a device, expected --profile NAME")
+        refuse_stated(options, (*ROLES, *STATED, *HOW_MODELS_RUN, MEMORY_SHARE), "a device, expected --profile NAME")
         return Pricing()
     from .placing import drafter, model_shape, place_models
     from .profile_file import load_profile
@@ -222,10 +223,10 @@ def load_pricing(options: DeviceOptions) -> Pricing:
     roles = {role: StatedModel(**stated_numbers(options, prefix), prefix=prefix) for role, prefix in ROLES.items()}
     formats = (text and number_format(text) for text in (options.dtype, options.draft_dtype, options.kv_dtype))
     options = replace(options, **dict(zip(("dtype", "draft_dtype", "kv_dtype"), formats, strict=True)))  # type: ignore[arg-type]
-    profile = load_profile(str(options.profile))
+    profile = with_share(load_profile(str(options.profile)), options.gpu_memory_utilization)
     stated = [role for role in roles if getattr(options, role) is not None or roles[role].first]
     if not stated:
-        refuse_stated(options, HOW_MODELS_RUN, "models, expected --target-model and --draft-model")
+        refuse_stated(options, (*HOW_MODELS_RUN, MEMORY_SHARE), "models, expected --target-model and --draft-model")
         if profile.units is None and profile.decoding is None:
             raise UserError(
                 f"--profile {profile.name}: has costs of models and none is named, "
@@ -239,6 +240,20 @@ def load_pricing(options: DeviceOptions) -> Pricing:
     target = model_shape(options.target_model, roles["target_model"])
     method, draft = drafter(options, roles["draft_model"], target)
     return Pricing(profile=profile, models=place_models(profile, options, target, draft, method))
+
+
+def with_share(profile: "Profile", share: float | None) -> "Profile":
+    """Return a profile whose engine uses a share of the memory; None: as it is.
+
+    Raises:
+        UserError: It does not say how much memory there is.
+    """
+    if share is None:
+        return profile
+    if profile.memory_bytes is None:
+        lacking = f"the profile {profile.name} does not say how much memory its device has"
+        raise UserError(f"{flag(MEMORY_SHARE)}: {share:g}, but {lacking}, expected no such option")
+    return replace(profile, memory_share=share)
 
 
 def stated_numbers(options: DeviceOptions, prefix: str) -> dict[str, str | None]:

@@ -20,6 +20,8 @@ BURN_UNITS = "burn units"
 DATASHEET, MEASURED = "datasheet, uncalibrated", "measured"
 CALIBRATED = "calibrated to rows of a server"
 KERNELS_MEASURED = "kernels measured; launches a layer and round overhead assumed"
+# Of a device's memory: what engines use, weights and KV cache together, where nobody says another share.
+USABLE_MEMORY = 0.9
 # Of parameters, relative: what slopes are taken over.
 STEP = 1e-4
 # Of passes that were timed: sequences, tokens that the cache holds for each, tokens computed in all, weights.
@@ -242,6 +244,7 @@ class Profile:
     that a layer of a model launches; launches_per_layer_error: its standard error, relative. engine: None: nothing is
     known of it.
     round_overhead_s: what a round costs besides its passes; round_overhead_error: its standard error, relative.
+    memory_bytes: of a device; memory_share: of these, what the engine uses; None: as engines do by default.
     timed: what passes were timed over, by `RANGES`. notes: what a reader should know, a sentence each. assumed: for
     what its name was taken; "" where it is plain. A
     sampled profile has arrays of samples in its costs and overhead.
@@ -259,6 +262,7 @@ class Profile:
     round_overhead_s: Real = 0.0
     round_overhead_error: float = 0.0
     memory_bytes: int | None = None
+    memory_share: float | None = None
     link: Link | None = None
     power: Power | None = None
     timed: Mapping[str, TimedRange] = field(default_factory=dict)
@@ -271,6 +275,12 @@ class Profile:
     def is_timed(self) -> bool:
         """Whether passes were timed one by one, rather than read off a sheet or off whole requests."""
         return self.status not in (DATASHEET, CALIBRATED)
+
+    @property
+    def usable_bytes(self) -> float | None:
+        """Bytes of a device that weights and KV cache may take; None where it is not known how many it has."""
+        share = USABLE_MEMORY if self.memory_share is None else self.memory_share
+        return None if self.memory_bytes is None else share * self.memory_bytes
 
     def cost(self, dtype: str) -> PassCost:
         """Return what a pass costs in a number format; a UserError says that the profile does not tell."""

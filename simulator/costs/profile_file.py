@@ -161,6 +161,7 @@ def parse_profile(field: Field) -> Profile:
     """Read the payload of a profile; a UserError names a value that is missing or odd."""
     field["passes"].only(tuple(FORMATS))
     memory, link, power, units, timed = (field[k] for k in ("memory_bytes", "link", "power", "units", "timed"))
+    share = field["memory_share"]
     if timed.is_given:
         timed.only(RANGES)
     profile = Profile(
@@ -176,6 +177,7 @@ def parse_profile(field: Field) -> Profile:
         round_overhead_s=field["round_overhead_s"].number(0.0, MOST_SECONDS),
         round_overhead_error=field["round_overhead_error"].number(0.0, MOST_ERROR),
         memory_bytes=memory.whole(1, int(MOST_BYTES)) if memory.is_given else None,
+        memory_share=share.number(0.0, 1.0, above=True) if share.is_given else None,
         link=parse_link(link) if link.is_given else None,
         power=parse_power(power) if power.is_given else None,
         timed={name: parse_range(entry) for name, entry in timed.items()} if timed.is_given else {},
@@ -302,10 +304,12 @@ def profile_json(profile: Profile) -> dict[str, Any]:
     plain = ("name", "device", "status", "launches_per_layer", "launches_per_layer_error", "round_overhead_error")
     engine = {"engine": engine_json(profile.engine)} if profile.engine else {}
     fitted = {"fitted": serving_fit_json(profile.fitted)} if profile.fitted else {}
+    share = {} if profile.memory_share is None else {"memory_share": profile.memory_share}
     return (
         {name: getattr(profile, name) for name in plain}
         | engine
         | fitted
+        | share
         | {
             "passes": {dtype: cost_json(cost) for dtype, cost in profile.passes.items()},
             "units": units and asdict(units) | {"cost": cost_json(units.cost)},

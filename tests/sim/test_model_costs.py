@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from simulator.answers.model_report import memory_text
 from simulator.answers.uncertainty import uncertainty
 from simulator.costs.cautions import cautions
-from simulator.costs.model_costs import SEPARATE, USABLE_MEMORY, Placed
+from simulator.costs.model_costs import SEPARATE, Placed
 from simulator.costs.parts import PARTS
-from simulator.costs.profile import DATASHEET, Curve, Link, Power, Profile, constant
+from simulator.costs.profile import DATASHEET, USABLE_MEMORY, Curve, Link, Power, Profile, constant
 from simulator.costs.ranges import TimedRange
 from simulator.costs.room import largest_batch
 from simulator.costs.shapes import read_shape

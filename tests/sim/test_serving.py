@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from simulator.costs.cautions import cautions
 from simulator.costs.drafters.plan import DraftPlan
 from simulator.costs.engine import Engine
-from simulator.costs.model_costs import USABLE_MEMORY, ModelPair, Placed
+from simulator.costs.model_costs import ModelPair, Placed
 from simulator.costs.parameters import DeviceOptions
 from simulator.costs.priced import load_pricing
+from simulator.costs.profile import USABLE_MEMORY
 from simulator.costs.profile_file import load_profile
 from simulator.costs.shapes import read_shape
 from simulator.costs.work import stored

@@ -28,7 +28,7 @@ ACCEPTED = "changes what is accepted alone, which --alpha or --hist state"
 class Stated(NamedTuple):
     """A value of one of our options, and how the engine's own settings state it."""
 
-    value: str | int
+    value: str | float
     said: str
 
 

@@ -10,6 +10,7 @@ from simulator.costs.drafters.plan import Method
 from simulator.ground.artefacts import UserError
 from simulator.ground.fields import Field
 from simulator.ground.limits import MAX_DRAFT_LENGTH
+from simulator.ground.ranges import number_in
 
 from .settings import (
     ACCEPTED,
@@ -75,7 +76,8 @@ OTHERS = {
 }
 KNOWN = tuple(SPECULATIVE + name for name in (*OURS, *OTHERS))
 # Other flags that mean something here.
-MODEL = {"--model-path": "target_model", "--tp": "tp"}
+MEMORY = "--mem-fraction-static"
+MODEL = ("--model-path", "--tp", MEMORY)
 FORMATS = ("--dtype", "--quantization", "--kv-cache-dtype")
 MARK = re.compile(r"--[a-zA-Z]")
 
@@ -99,6 +101,8 @@ def read(text: str) -> EngineSettings:
         options["target_model"] = stated(flags["--model-path"], flags["--model-path"].text())
     if flags["--tp"].is_given:
         options["tp"] = stated(flags["--tp"], flags["--tp"].whole(1, 1024))
+    if flags[MEMORY].is_given:
+        options["gpu_memory_utilization"] = stated(flags[MEMORY], share_of(flags[MEMORY]))
     read_formats(flags, options, told)
     draft, algorithm = of(flags, "draft-model-path"), of(flags, "algorithm")
     name = algorithm.text().upper()
@@ -112,7 +116,15 @@ def read(text: str) -> EngineSettings:
     return EngineSettings(option=OPTION, options=options, notes=(*gathered(told), *notes), alike=alike)
 
 
-def stated(flag: Field, value: str | int) -> Stated:
+def share_of(flag: Field) -> float:
+    """Return a share above 0."""
+    share = number_in(str(flag.value))
+    if share is None or not 0 < share <= 1:
+        flag.refuse("a number above 0, at most 1")
+    return float(share)
+
+
+def stated(flag: Field, value: str | float) -> Stated:
     """Return a value and the flag that states it."""
     return Stated(value, f"{flag.where} {flag.value}")
 
