@@ -4,7 +4,7 @@ Runs of one load share their requests and the draws of what is accepted, whateve
 differ by carries no noise of these.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -64,21 +64,25 @@ class Point(NamedTuple):
         return with_interval(float(ratios[0]), ratios[1:])
 
 
-Play = Callable[[Scene, Sequence[Task]], Iterable[Figures]]
+Play = Callable[[Sequence[Task]], Iterable[Figures]]
 
 
-def curve(scene: Scene, loads: Sequence[float], seeds: Sequence[int], play: Play) -> list[Point]:
-    """Return what all ways of serving come to at these loads.
+def curve(ways: Sequence[int], loads: Sequence[float], seeds: Sequence[int], play: Play) -> list[Point]:
+    """Return what ways of serving come to at these loads.
 
     Args:
-        scene: What is compared.
+        ways: Numbers of those of a scene.
         loads: As the traffic counts them.
         seeds: Of the runs at each load.
         play: What runs tasks, see `played`: one after another or many at once, the answers in their order.
     """
-    tasks = [Task(arm, load, seed) for load in loads for arm in range(len(scene.arms)) for seed in seeds]
-    found = iter(play(scene, tasks))
-    return [Point(load, tuple(joined([next(found) for _ in seeds]) for _ in scene.arms)) for load in loads]
+    found = iter(play(list(tasks_of(ways, loads, seeds))))
+    return [Point(load, tuple(joined([next(found) for _ in seeds]) for _ in ways)) for load in loads]
+
+
+def tasks_of(ways: Sequence[int], loads: Iterable[float], seeds: Sequence[int]) -> Iterator[Task]:
+    """Yield the runs that a curve is of."""
+    return (Task(way, load, seed) for load in loads for way in ways for seed in seeds)
 
 
 def joined(runs: Sequence[Figures]) -> dict[str, Figure]:
@@ -89,13 +93,15 @@ def joined(runs: Sequence[Figures]) -> dict[str, Figure]:
     }
 
 
-def play_one(scene: Scene, task: Task) -> dict[str, Figure]:
-    """Run once."""
+def play_one(scene: Scene, task: Task, is_off: Callable[[], bool] | None = None) -> dict[str, Figure]:
+    """Run once; is_off: whether nobody wants it any more, asked now and then."""
     requests = scene.traffic.requests(task.load, task.seed)
-    return figures_of(outcome_of(scene, task, requests), requests, scene, task)
+    return figures_of(outcome_of(scene, task, requests, is_off=is_off), requests, scene, task)
 
 
-def outcome_of(scene: Scene, task: Task, requests: Requests, *, is_logged: bool = False) -> Outcome:
+def outcome_of(
+    scene: Scene, task: Task, requests: Requests, *, is_logged: bool = False, is_off: Callable[[], bool] | None = None
+) -> Outcome:
     """Return what a run comes to, request for request."""
     arm = scene.arms[task.arm]
     return run(
@@ -108,6 +114,7 @@ def outcome_of(scene: Scene, task: Task, requests: Requests, *, is_logged: bool 
         seed=task.seed,
         warm=scene.warm(len(requests.prompt), task.load),
         is_logged=is_logged,
+        is_off=is_off,
     )
 
 

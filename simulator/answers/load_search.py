@@ -1,13 +1,14 @@
 """Loads that are looked for: where speculation stops paying, what a server carries, how many servers it takes."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from .latency import Told
-from .load_curve import PLAIN, Figures, Play, Point, curve
+from .load_curve import PLAIN, Figures, Point, curve, tasks_of
+from .played import Player
 from .scene import CLIENTS, Scene
 
 # How narrow a search gets, as a ratio of loads; how often a load is doubled to find one that is too much.
@@ -57,12 +58,12 @@ class Found(NamedTuple):
         return tuple(int(np.ceil(self.wanted / c)) if 0 < c < np.inf else 1 if c else None for c in self.capacities)
 
 
-def turning(scene: Scene, points: Sequence[Point], arm: int, seeds: Sequence[int], play: Play) -> Turning:
+def turning(scene: Scene, points: Sequence[Point], arm: int, seeds: Sequence[int], play: Player) -> Turning:
     """Return where speculation stops paying, by the time of whole answers, between the loads of a curve and closer.
 
     Of one load: at that load and beyond, as far as a server keeps up.
     """
-    both = replace(scene, arms=(scene.arms[PLAIN], scene.arms[arm]))
+    both = (PLAIN, arm)
     points = [Point(point.load, (point.arms[PLAIN], point.arms[arm])) for point in points]
     if len(points) == 1:
         points = [*points, *beyond(both, points[0], seeds, play)]
@@ -76,15 +77,16 @@ def turning(scene: Scene, points: Sequence[Point], arm: int, seeds: Sequence[int
     def is_same(load: float) -> bool:
         return (curve(both, [load], seeds, play)[0].gain(COMPARED, 1).value > 1) == is_before
 
-    low, high = narrowed(points[change - 1].load, points[change].load, is_same, whole=scene.traffic.kind == CLIENTS)
+    ends, whole = (points[change - 1].load, points[change].load), scene.traffic.kind == CLIENTS
+    low, high = narrowed(*ends, is_same, whole=whole, ahead=lambda loads: play.ahead(tasks_of(both, loads, seeds)))
     return Turning(EARLIER if is_before else LATER, low, high, is_before in signs[change:])
 
 
-def beyond(scene: Scene, first: Point, seeds: Sequence[int], play: Play) -> list[Point]:
+def beyond(both: Sequence[int], first: Point, seeds: Sequence[int], play: Player) -> list[Point]:
     """Return points at doubled loads, until speculation pays otherwise than at first or runs tell no more."""
     found, last = list[Point](), first
     for _ in range(DOUBLINGS_BEYOND):
-        last = curve(scene, [2 * last.load], seeds, play)[0]
+        last = curve(both, [2 * last.load], seeds, play)[0]
         found.append(last)
         is_enough = all(falls_behind(arm) or not lasts(arm) for arm in last.arms)
         if is_enough or (last.gain(COMPARED, 1).value > 1) != (first.gain(COMPARED, 1).value > 1):
@@ -102,17 +104,43 @@ def lasts(figures: Figures) -> bool:
     return bool(figures["sent_for_s"][0] > figures["e2e_mean"][0])
 
 
-def narrowed(low: float, high: float, holds: Callable[[float], bool], *, whole: bool) -> tuple[float, float]:
-    """Halve, in logarithms, what lies between a load where something holds and one where it does not."""
-    while high > NARROW * low and not (whole and high - low <= 1):
-        middle = float(np.sqrt(low * high))
-        if whole:
-            middle = float(np.clip(round(middle), low + 1, high - 1))
+def narrowed(
+    low: float,
+    high: float,
+    holds: Callable[[float], bool],
+    *,
+    whole: bool,
+    ahead: Callable[[Iterable[float]], None] = lambda _: None,
+) -> tuple[float, float]:
+    """Halve, in logarithms, what lies between a load where something holds and one where it does not.
+
+    ahead: Is told of the loads that may be asked for next, before one is.
+    """
+    while (middle := between(low, high, whole=whole)) is not None:
+        ahead(to_come(low, high, whole=whole))
         low, high = (middle, high) if holds(middle) else (low, middle)
     return low, high
 
 
-def capacity(scene: Scene, arm: int, start: float, share: float, seeds: Sequence[int], play: Play) -> float:
+def between(low: float, high: float, *, whole: bool) -> float | None:
+    """Return the load in the middle; None where two are close enough."""
+    if high <= NARROW * low or (whole and high - low <= 1):
+        return None
+    middle = float(np.sqrt(low * high))
+    return float(np.clip(round(middle), low + 1, high - 1)) if whole else middle
+
+
+def to_come(low: float, high: float, *, whole: bool) -> Iterator[float]:
+    """Yield the loads that halving may look at: the next, those behind either answer, and so on."""
+    ends = deque([(low, high)])
+    while ends:
+        low, high = ends.popleft()
+        if (middle := between(low, high, whole=whole)) is not None:
+            yield middle
+            ends += [(low, middle), (middle, high)]
+
+
+def capacity(scene: Scene, arm: int, start: float, share: float, seeds: Sequence[int], play: Player) -> float:
     """Return the largest load at which so large a share of the requests is within all limits; 0: none, inf: any.
 
     Args:
@@ -123,7 +151,7 @@ def capacity(scene: Scene, arm: int, start: float, share: float, seeds: Sequence
         seeds: Of runs.
         play: What runs them.
     """
-    alone = replace(scene, arms=(scene.arms[arm],))
+    alone = (arm,)
 
     def holds(load: float) -> bool:
         (figures,) = curve(alone, [load], seeds, play)[0].arms
@@ -138,6 +166,8 @@ def capacity(scene: Scene, arm: int, start: float, share: float, seeds: Sequence
             return 0.0
         if holds(far) != grows:
             low, high = (near, far) if grows else (far, near)
-            return narrowed(low, high, holds, whole=whole)[0]
+            return narrowed(
+                low, high, holds, whole=whole, ahead=lambda loads: play.ahead(tasks_of(alone, loads, seeds))
+            )[0]
         near = far
     return np.inf if grows else 0.0

@@ -1,35 +1,159 @@
-"""Runs of a scene on all cores, the same answers whatever their number."""
+"""Runs of a scene, each once, on the cores of this machine or on a cluster: the same bytes whatever does them."""
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from threading import Event, RLock
+from typing import TypeVar
 
-from simulator.ground.compiled import IS_COMPILED
+from simulator.ground.compiled import IS_COMPILED, is_kept
+from simulator.ground.helpers import Helpers
 from simulator.ground.machine import cores
+from simulator.rounds.kept import Kept
+from simulator.serving.loop import advance
 
-from .load_curve import Figures, Play, Task, play_one
+from .load_curve import Figures, Task, play_one
 from .scene import Scene
+
+T = TypeVar("T")
+Submit = Callable[[Task], Future[Figures]]
+# Requests that a core serves a second, roughly, compiled or not; seconds of work from which on processes share it. They
+# take one to start, and do side by side what Python does around each run.
+SERVED_A_SECOND, PLAIN_A_SECOND, AROUND_S, SHARED_S = 100_000, 500, 0.006, 6.0
+# What a helper plays: one scene.
+held: list[Scene] = []
+
+
+class Player:
+    """Runs tasks of one scene, those that are kept or were run before not again; any thread may ask."""
+
+    def __init__(self, submit: Submit, workers: int, progress: Callable[[int], None], kept: Kept | None) -> None:
+        self.submit, self.workers, self.progress, self.kept = submit, workers, progress, kept
+        self.runs: dict[Task, Future[Figures]] = {}
+        self.lock, self.is_over = RLock(), False
+
+    def __call__(self, tasks: Sequence[Task]) -> Iterator[Figures]:
+        """Yield what tasks come to, in their order."""
+        for future in [self.begun(task) for task in tasks]:
+            yield future.result()
+            self.progress(1)
+
+    def begun(self, task: Task) -> Future[Figures]:
+        """Return the figures of a task as a future."""
+        key = f"{task.arm} {task.load!r} {task.seed}"
+        with self.lock:
+            if task in self.runs:
+                return self.runs[task]
+            if self.kept is not None and self.kept.has(key):
+                self.runs[task] = future = Future[Figures]()
+                future.set_result(self.kept.load(key))
+                return future
+            self.runs[task] = future = self.submit(task)
+        future.add_done_callback(lambda done: self.keep(key, done))
+        return future
+
+    def keep(self, key: str, done: Future[Figures]) -> None:
+        """Keep what a run came to."""
+        with self.lock:
+            if self.kept is not None and not self.is_over and not done.cancelled() and not done.exception():
+                self.kept.save(key, dict(done.result()))
+
+    def ahead(self, tasks: Iterable[Task]) -> None:
+        """Begin tasks that may be asked for, as long as workers have nothing else to do."""
+        idle = self.workers - sum(not future.done() for future in list(self.runs.values()))
+        for task in tasks:
+            if idle <= 0:
+                return
+            idle -= task not in self.runs
+            self.begun(task)
+
+    def at_once(self, searches: Sequence[Callable[[], T]]) -> list[T]:
+        """Return what searches find that go on side by side."""
+        pool = ThreadPoolExecutor(max(len(searches), 1))
+        try:
+            return [future.result() for future in [pool.submit(search) for search in searches]]
+        except BaseException:
+            self.stop()
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def stop(self) -> None:
+        """Begin nothing more, and keep nothing."""
+        with self.lock:
+            self.is_over = True
+        for future in list(self.runs.values()):
+            future.cancel()
 
 
 @contextmanager
-def playing(progress: Callable[[int], None]) -> Iterator[Play]:
-    """Yield what runs tasks: side by side where loops are compiled, which hold no lock.
+def playing(
+    scene: Scene,
+    progress: Callable[[int], None],
+    runs: int,
+    *,
+    workers: int | None = None,
+    cluster: str | None = None,
+    kept: Kept | None = None,
+) -> Iterator[Player]:
+    """Yield what runs tasks of a scene.
 
-    progress: Called with 1 after each run.
+    Args:
+        scene: What is compared.
+        progress: Called with 1 after each run.
+        runs: About how many there will be.
+        workers: Runs at once on this machine; None: as many as it has cores.
+        cluster: Address of a Dask scheduler, whose workers run them in its place.
+        kept: What is done of them, and where it is kept on the way.
     """
-    workers = cores() if IS_COMPILED else 1
-    with ThreadPoolExecutor(workers) as pool:
+    if cluster is None:
+        crew = here(scene, runs, workers or cores())
+    else:
+        from .clustered import on_cluster
 
-        def play(scene: Scene, tasks: Sequence[Task]) -> Iterable[Figures]:
-            waiting: deque[Future[Figures]] = deque()
-            for task in tasks:
-                waiting.append(pool.submit(play_one, scene, task))
-                if len(waiting) > 2 * workers:
-                    yield waiting.popleft().result()
-                    progress(1)
-            while waiting:
-                yield waiting.popleft().result()
-                progress(1)
+        crew = on_cluster(cluster, scene)
+    with crew as (submit, count):
+        player = Player(submit, count, progress, kept)
+        try:
+            yield player
+        finally:
+            player.stop()
 
-        yield play
+
+@contextmanager
+def here(scene: Scene, runs: int, workers: int) -> Iterator[tuple[Submit, int]]:
+    """Yield what begins tasks on this machine, and on how many cores: in processes where that is long, else in threads.
+
+    Threads share the time of what Python does, which is all of it where nothing is compiled.
+    """
+    seconds = runs * (scene.traffic.count / (SERVED_A_SECOND if IS_COMPILED else PLAIN_A_SECOND) + AROUND_S)
+    # What is not kept would be compiled in each process.
+    is_shared = workers > 1 and seconds > SHARED_S and is_kept(advance)
+    helpers = Helpers(workers, (hold, (scene,))) if is_shared else None
+    workers = workers if is_shared or IS_COMPILED else 1
+    pool, off = ThreadPoolExecutor(workers), Event()
+
+    def submit(task: Task) -> Future[Figures]:
+        if helpers is not None:
+            return pool.submit(helpers.call, play_held, task)
+        return pool.submit(play_one, scene, task, off.is_set)
+
+    try:
+        hold(scene)  # for what no helper answers
+        yield submit, workers
+    finally:
+        off.set()
+        if helpers is not None:
+            helpers.close()
+        pool.shutdown(cancel_futures=True)
+        held.clear()
+
+
+def hold(scene: Scene) -> None:
+    """Have a scene for `play_held`."""
+    held[:] = [scene]
+
+
+def play_held(task: Task) -> Figures:
+    """Run once."""
+    return play_one(held[0], task)

@@ -1,5 +1,6 @@
 """The options of `simulate-serving`: what clients send, how a server is set, what is promised to users."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from simulator.answers.latency import MEASURES, Limit
 from simulator.costs.parameters import CHUNK
 from simulator.ground.artefacts import UserError
 from simulator.ground.command import FILE, is_given, stacked
+from simulator.ground.fields import shortened
 from simulator.ground.ranges import in_milliseconds, number_in
 
 if TYPE_CHECKING:
@@ -120,6 +122,13 @@ LIMIT_OPTIONS = stacked(
     ),
 )
 
+WORK_OPTIONS = stacked(
+    click.option(
+        "--workers", type=click.IntRange(1, 1024), help="Runs at once.  [default: as many as there are cores]"
+    ),
+    click.option("--cluster", metavar="ADDRESS", help="Run on a Dask cluster: tcp://HOST:PORT of its scheduler."),
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loads:
@@ -156,6 +165,17 @@ def loads_of(values: Mapping[str, Any]) -> Loads:
         raise UserError(f"{KINDS[name]}: {len(loads):,} loads, expected at most {MOST_LOADS:,}")
     kind = {"rate": RATE, "concurrency": CLIENTS, "speed": SPEED}[name]
     return Loads(kind=kind, option=KINDS[name], values=tuple(sorted(float(load) for load in loads)))
+
+
+def check_cluster(values: Mapping[str, Any]) -> None:
+    """Refuse what is no address of a scheduler, and workers here beside it."""
+    address = values["cluster"]
+    if address is None:
+        return
+    if not re.fullmatch(r"(tcp|tls)://[^\s/]+:\d{1,5}", address):
+        raise UserError(f"--cluster: {shortened(address)} is not allowed, expected tcp://HOST:PORT of a Dask scheduler")
+    if values["workers"] is not None:
+        raise UserError("--workers: of this machine, beside --cluster, whose workers run; expected one of them")
 
 
 def limits_of(text: str | None) -> tuple[Limit, ...]:

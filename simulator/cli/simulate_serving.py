@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,9 @@ from .serving_options import (
     OF_ONE,
     SERVER_OPTIONS,
     TRAFFIC_OPTIONS,
+    WORK_OPTIONS,
     Loads,
+    check_cluster,
     limits_of,
     loads_of,
     server_of,
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
     from simulator.answers.load_uncertainty import Served
     from simulator.answers.scene import Scene
     from simulator.costs.priced import Pricing
+    from simulator.rounds.kept import Kept
 
     from .options import Measured
 
@@ -67,6 +71,8 @@ class ServingOptions(SharedOptions):
     attain: float
     for_load: float | None
     warmup: float
+    workers: int | None
+    cluster: str | None
     plot: Path | None
     out: Path | None
     requests_out: Path | None
@@ -94,6 +100,7 @@ class ServingOptions(SharedOptions):
 @TRAFFIC_OPTIONS
 @SERVER_OPTIONS
 @LIMIT_OPTIONS
+@WORK_OPTIONS
 @click.option("--replications", default=1, type=click.IntRange(1, 10_000), help="Runs of each load.")
 @click.option("--seed", default=0, type=click.IntRange(0), help="Seed of every random stream.")
 @click.option("--force", is_flag=True, help="Overwrite files that exist.")
@@ -110,6 +117,7 @@ def simulate_serving(**values: Any) -> None:
     token at each load, where speculation stops paying, and with --slo what a server carries.
     """
     values = as_accepted({**values, **ABSENT}, many=False, compared=False)
+    check_cluster(values)
     values |= {"loads": loads_of(values), "limits": limits_of(values["slo"])}
     values["block_size"] = values["block_size"] or BLOCK_SIZES[values["scheduler"]]
     run(options_of(ServingOptions, {**values, "values": values}))
@@ -117,15 +125,10 @@ def simulate_serving(**values: Any) -> None:
 
 def run(options: ServingOptions) -> None:
     """Load, serve, write and print."""
-    from simulator.answers.load_curve import curve
     from simulator.answers.load_curve_report import load_curve_json, load_curve_text
-    from simulator.answers.load_search import COMPARED, Found, capacity, turning
-    from simulator.answers.load_uncertainty import known
-    from simulator.answers.played import playing
-    from simulator.ground.compiled import is_kept
     from simulator.ground.pictures import check_format
     from simulator.ground.tables import check_table_format
-    from simulator.serving.loop import advance
+    from simulator.rounds.kept import Kept
 
     outputs = {
         "--plot": options.plot,
@@ -141,26 +144,54 @@ def run(options: ServingOptions) -> None:
     if options.for_load is not None and not options.limits:
         raise UserError("--for-load: of servers within limits, expected --slo beside it")
     scene, basis, notes, served = scene_of(options)
-    if not is_kept(advance):
-        say("loops are compiled, once: about half a minute", err=True)
-    seeds, loads = [options.seed + i for i in range(options.replications)], options.loads.values
-    runs = len(loads) * len(scene.arms) * len(seeds)
-    with running("simulate-serving", f"{runs:,} runs", 0.0, runs) as update, playing(update) as play:
-        points = tuple(curve(scene, loads, seeds, play))
-        drafting = range(1, len(scene.arms))
-        turned = tuple(turning(scene, points, arm, seeds, play) for arm in drafting)
-        wanted, middle = range(len(scene.arms) if scene.limits else 0), loads[len(loads) // 2]
-        capacities = tuple(capacity(scene, arm, middle, options.attain, seeds, play) for arm in wanted)
-    ends = (points[0], points[-1]) if len(points) > 1 else points
-    gains = tuple(tuple(known(point, COMPARED, arm, served[arm - 1]) for point in ends) for arm in drafting)
-    found = Found(points, turned, capacities, options.attain, options.for_load, gains)
+    kept = Kept(options.out, scene, force=options.force) if options.out else None
+    if kept:
+        click.get_current_context().call_on_close(kept.close)
+    found = found_of(options, scene, served, kept)
     write(options, scene, found)
+    if kept:
+        kept.end()
     if options.as_json:
         click.echo(to_json(load_curve_json(scene, found, parameters_of(options), basis, notes)), nl=False)
         return
     click.echo(load_curve_text(scene, found, heading(options, scene), basis, notes))
     for path in filter(None, outputs.values()):
         click.echo(f"wrote {path}")
+
+
+def found_of(options: ServingOptions, scene: "Scene", served: "tuple[Served, ...]", kept: "Kept | None") -> "Found":
+    """Serve all loads, and look for those that are asked for; what ends it says what is kept."""
+    from simulator.answers.clustered import LostCluster
+    from simulator.answers.load_curve import curve
+    from simulator.answers.load_search import COMPARED, Found, capacity, turning
+    from simulator.answers.load_uncertainty import known
+    from simulator.answers.played import playing
+    from simulator.ground.compiled import is_kept
+    from simulator.serving.loop import advance
+
+    if options.cluster is None and not is_kept(advance):
+        say("loops are compiled, once: about half a minute", err=True)
+    seeds, loads = [options.seed + i for i in range(options.replications)], options.loads.values
+    ways, drafting = range(len(scene.arms)), range(1, len(scene.arms))
+    wanted, middle = ways if scene.limits else (), loads[len(loads) // 2]
+    runs, share = len(loads) * len(ways) * len(seeds), options.attain
+    where: Mapping[str, Any] = {"workers": options.workers, "cluster": options.cluster, "kept": kept}
+    try:
+        with (
+            running("simulate-serving", f"{runs:,} runs", 0.0, runs) as update,
+            playing(scene, update, runs, **where) as play,
+        ):
+            points = tuple(curve(ways, loads, seeds, play))
+            turnings = [partial(turning, scene, points, arm, seeds, play) for arm in drafting]
+            most = [partial(capacity, scene, arm, middle, share, seeds, play) for arm in wanted]
+            searched: list[Any] = play.at_once([*turnings, *most])
+    except (KeyboardInterrupt, LostCluster) as error:
+        again = f"{kept.path.name} keeps what is done, the same command goes on" if kept and kept.is_held else ""
+        raise type(error)("; ".join(filter(None, (str(error), again)))) from None
+    turned, capacities = searched[: len(drafting)], searched[len(drafting) :]
+    ends = (points[0], points[-1]) if len(points) > 1 else points
+    gains = tuple(tuple(known(point, COMPARED, arm, served[arm - 1]) for point in ends) for arm in drafting)
+    return Found(points, tuple(turned), tuple(capacities), share, options.for_load, gains)
 
 
 def scene_of(options: ServingOptions) -> "tuple[Scene, Basis, tuple[str, ...], tuple[Served, ...]]":

@@ -45,38 +45,56 @@ def started_if_it_can() -> subprocess.Popen[bytes] | None:
         return None
 
 
-class Helpers:
-    """As many helpers as there are cores, from the first call on."""
+def asked(helper: subprocess.Popen[bytes], work: Callable[..., Any], arguments: Any) -> Any:
+    """Return what a helper answers."""
+    if helper.stdin is None or helper.stdout is None:
+        raise EOFError
+    pickle.dump((work, arguments), helper.stdin, pickle.HIGHEST_PROTOCOL)
+    helper.stdin.flush()
+    return pickle.load(helper.stdout)
 
-    def __init__(self) -> None:
+
+class Helpers:
+    """Helpers from the first call on, as many as there are cores where nobody says otherwise.
+
+    opening: A function and its arguments that each is asked first, once.
+    """
+
+    def __init__(self, most: int | None = None, opening: tuple[Callable[..., Any], Any] | None = None) -> None:
+        self.most = min(cores(), MOST) if most is None else most
+        self.opening, self.opened, self.is_closed = opening, set[int](), False
         self.free = SimpleQueue[subprocess.Popen[bytes] | None]()
         self.helpers: list[subprocess.Popen[bytes] | None] = []
         self.starting = Lock()
 
     def call(self, work: Callable[..., Any], *arguments: Any) -> Any:
         """Return what a function, by its name, makes of arguments: in a helper, or here where none answers."""
-        if cores() == 1:
+        if self.most == 1:
             return work(*arguments)
         with self.starting:
-            while len(self.helpers) < min(cores(), MOST):
+            while len(self.helpers) < self.most:
                 self.helpers.append(started_if_it_can())
                 self.free.put(self.helpers[-1])
         helper = self.free.get()
         try:
-            if helper is None or helper.stdin is None or helper.stdout is None:
+            if helper is None:
                 raise EOFError
-            pickle.dump((work, arguments), helper.stdin, pickle.HIGHEST_PROTOCOL)
-            helper.stdin.flush()
-            answer = pickle.load(helper.stdout)
+            if self.opening and helper.pid not in self.opened:
+                asked(helper, *self.opening)
+                self.opened.add(helper.pid)
+            answer = asked(helper, work, arguments)
         except (OSError, EOFError, pickle.UnpicklingError):
             helper = None
+            if self.is_closed:
+                raise
             answer = work(*arguments)
         finally:
             self.free.put(helper)
         return answer
 
     def close(self) -> None:
-        """Let them end."""
+        """Let them end; what they are asked has no answer then."""
+        self.is_closed = True
         for helper in filter(None, self.helpers):
             helper.kill()
             helper.communicate()

@@ -1,7 +1,8 @@
 """What is done of a long sweep, in a file beside its table until that is there: the same sweep goes on behind it.
 
-A first line says which sweep it is; then every part that was evaluated, a line of what its columns are and their bytes.
-What is torn, or not what its hash says, is cut off with all behind it. One process a file.
+A first line says which sweep it is; then every part that was evaluated, whose key its user knows, a line of what
+its columns are and their bytes. What is torn, or not what its hash says, is cut off with all behind it. One
+process a file.
 """
 
 import json
@@ -13,7 +14,7 @@ from dataclasses import fields, is_dataclass
 from hashlib import sha256
 from math import prod
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -21,10 +22,7 @@ from simulator.ground.artefacts import UserError, environment
 from simulator.ground.fields import parse_json
 from simulator.ground.partial import EVERY_S, lock, sync_folder
 
-from .grid import Columns, Sweep
-
-if TYPE_CHECKING:
-    from .sweeping import Part
+from .grid import Columns
 
 SUFFIX = ".unfinished"
 KIND = "unfinished_sweep"
@@ -33,6 +31,8 @@ AFTER_S = 5.0
 # Of a line that says what follows it.
 LONGEST_LINE = 1 << 16
 TYPES = ("<f8", "<i8")
+# What a part is known by within its sweep.
+Key = int | str
 
 
 def told(value: Any) -> Any:
@@ -52,7 +52,7 @@ def told(value: Any) -> Any:
 class Kept:
     """The parts of a sweep that were evaluated before it was killed, and those that are now."""
 
-    def __init__(self, table: Path, sweep: Sweep, *, force: bool) -> None:
+    def __init__(self, table: Path, sweep: object, *, force: bool) -> None:
         """Look for what is kept of this sweep beside its table; force: throw away what is of another one.
 
         Raises:
@@ -64,8 +64,8 @@ class Kept:
         said = json.dumps(told(sweep)).encode()
         self.header = json.dumps({"kind": KIND, "sweep": sha256(said).hexdigest(), **versions}).encode() + b"\n"
         self.handle: int | None = None
-        # Where the bytes of a part begin, and what they are, by its first point.
-        self.parts: dict[int, tuple[int, list[Any]]] = {}
+        # Where the bytes of a part begin, and what they are.
+        self.parts: dict[Key, tuple[int, list[Any]]] = {}
         self.began_s = self.synced_s = time.monotonic()
         self.is_full = False
         if self.path.exists():
@@ -79,8 +79,8 @@ class Kept:
                 line, end = file.readline(LONGEST_LINE), 0
                 if line == self.header:
                     end = len(line)
-                    for at, first, columns, behind in whole_parts(file):
-                        self.parts[first], end = (at, columns), behind
+                    for at, key, columns, behind in whole_parts(file):
+                        self.parts[key], end = (at, columns), behind
                 elif not force and (file.read(1) or not self.header.startswith(line)):
                     self.close()
                     raise UserError(
@@ -107,13 +107,13 @@ class Kept:
             raise ValueError(f"{self.path}: not open")
         return self.handle
 
-    def has(self, part: "Part") -> bool:
+    def has(self, key: Key) -> bool:
         """Whether a part is kept."""
-        return part.first in self.parts
+        return key in self.parts
 
-    def load(self, part: "Part") -> Columns:
+    def load(self, key: Key) -> Columns:
         """Return the columns of a part that is; on any thread."""
-        at, columns = self.parts[part.first]
+        at, columns = self.parts[key]
         found = {}
         for name, dtype, shape in columns:
             size = np.dtype(dtype).itemsize * prod(shape)
@@ -121,11 +121,11 @@ class Kept:
             at += size
         return found
 
-    def save(self, part: "Part", columns: Columns) -> None:
+    def save(self, key: Key, columns: Columns) -> None:
         """Keep a part, where the sweep is a long one; a disk that is full keeps no more."""
         now_s = time.monotonic()
         is_early = self.handle is None and now_s - self.began_s < AFTER_S
-        if self.has(part) or self.is_full or is_early:
+        if self.has(key) or self.is_full or is_early:
             return
         end = 0
         try:
@@ -134,7 +134,7 @@ class Kept:
                 os.write(self.opened, self.header)
                 sync_folder(self.path.parent)
             end = os.fstat(self.opened).st_size
-            frame = frame_of(part.first, columns)
+            frame = frame_of(key, columns)
             if os.write(self.opened, frame) < len(frame):
                 raise OSError
             if now_s - self.synced_s >= EVERY_S:
@@ -163,35 +163,35 @@ class Kept:
             self.handle = None
 
 
-def frame_of(first: int, columns: Columns) -> bytes:
+def frame_of(key: Key, columns: Columns) -> bytes:
     """Return a part as it is kept."""
     arrays = {name: np.ascontiguousarray(of, of.dtype.newbyteorder("<")) for name, of in columns.items()}
     data = b"".join(of.tobytes() for of in arrays.values())
     types = [[name, of.dtype.str, columns[name].shape] for name, of in arrays.items()]
-    line = json.dumps({"first": first, "columns": types, "sha256": hash_of(first, types, data)})
+    line = json.dumps({"first": key, "columns": types, "sha256": hash_of(key, types, data)})
     return line.encode() + b"\n" + data
 
 
-def hash_of(first: int, columns: list[Any], data: bytes) -> str:
+def hash_of(key: Key, columns: list[Any], data: bytes) -> str:
     """Return the hash of a part."""
-    return sha256(json.dumps([first, columns]).encode() + data).hexdigest()
+    return sha256(json.dumps([key, columns]).encode() + data).hexdigest()
 
 
-def whole_parts(file: IO[bytes]) -> Iterator[tuple[int, int, list[Any], int]]:
-    """Yield where the bytes of each part begin, its first point, what its columns are, and where it ends."""
+def whole_parts(file: IO[bytes]) -> Iterator[tuple[int, Key, list[Any], int]]:
+    """Yield where the bytes of each part begin, its key, what its columns are, and where it ends."""
     left = os.fstat(file.fileno()).st_size - file.tell()
     while True:
         line = file.readline(LONGEST_LINE)
         try:
             of = parse_json(line.decode())
-            first, columns, hashed = of["first"], of["columns"], of["sha256"]
-            if not isinstance(first, int) or any(dtype not in TYPES for _, dtype, _ in columns):
+            key, columns, hashed = of["first"], of["columns"], of["sha256"]
+            if not isinstance(key, Key) or any(dtype not in TYPES for _, dtype, _ in columns):
                 return
             size = sum(8 * prod(map(int, shape)) for _, _, shape in columns)
         except (ValueError, TypeError, KeyError):
             return
         at = file.tell()
         left -= len(line) + size
-        if size < 0 or left < 0 or hash_of(first, columns, file.read(size)) != hashed:
+        if size < 0 or left < 0 or hash_of(key, columns, file.read(size)) != hashed:
             return
-        yield at, first, columns, at + size
+        yield at, key, columns, at + size

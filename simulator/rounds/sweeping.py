@@ -148,7 +148,7 @@ def overview(
                 if table is not None:
                     table.write(encoded)
                 if kept is not None:
-                    kept.save(part, columns)
+                    kept.save(part.first, columns)
                 seen.points += part.points
     except KeyboardInterrupt:
         if table is None or not seen.points:
@@ -166,8 +166,8 @@ def each_part(
     waiting: deque[tuple[int, Any]] = deque()
 
     def work(part: Part, first_chunk: int, drawn: list[Any]) -> T:
-        if kept is not None and kept.has(part):
-            return finish(part, kept.load(part))
+        if kept is not None and kept.has(part.first):
+            return finish(part, kept.load(part.first))
         counts = joined([each.result() for each in drawn], part, sweep, first_chunk * chunk) if drawn else None
         return finish(part, evaluate(sweep, part, counts))
 
@@ -184,7 +184,7 @@ def each_part(
     with submitting(workers) as submit:
         for part in parts_of(sweep):
             needed = range(part.first // costs // chunk, (part.first + part.points - 1) // costs // chunk + 1)
-            drawn = needed if sweep.replications and not (kept is not None and kept.has(part)) else range(0)
+            drawn = needed if sweep.replications and not (kept is not None and kept.has(part.first)) else range(0)
             draws |= {number: submit(draw_chunk, sweep, number) for number in drawn if number not in draws}
             for number in [number for number in draws if number < needed.start]:
                 del draws[number]

@@ -1,5 +1,6 @@
 """A run from its beginning to its end: arrays are laid out, the loop goes on until all have ended, the rest is read."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,7 +25,7 @@ Array = Any
 BINS, BINS_DECADE, LEAST_GAP_S = 512, 64, 1e-5
 SERIES_ROWS = 4096
 # Steps between two looks at whether somebody wants to stop.
-STEPS_AT_ONCE = 1 << 16
+STEPS_AT_ONCE = 1 << (16 if IS_COMPILED else 10)
 LOG_ENTRIES = 1 << 12
 
 
@@ -87,6 +88,7 @@ def run(
     seed: int = 0,
     warm: int = 0,
     is_logged: bool = False,
+    is_off: Callable[[], bool] | None = None,
 ) -> Outcome:
     """Serve requests to their ends.
 
@@ -100,15 +102,19 @@ def run(
         seed: Of all draws.
         warm: The first request whose gaps count.
         is_logged: Every plan is kept.
+        is_off: Asked now and then whether nobody wants the outcome any more.
 
     Raises:
         UserError: A request waits that can never be served under these settings.
+        KeyboardInterrupt: Nobody wants it.
     """
     ran = started(settings, requests, acceptance, costs, policy, clients=clients, seed=seed, warm=warm)
     if is_logged:
         return finished(*logged(ran))
     while (state := advance(ran, STEPS_AT_ONCE)) != DONE:
         refuse_stuck(ran, state)
+        if is_off is not None and is_off():
+            raise KeyboardInterrupt
     return finished(ran, ran.log)
 
 

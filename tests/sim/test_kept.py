@@ -34,10 +34,10 @@ def ended(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable
     def end(*words: object) -> Path:
         save = kept.Kept.save
 
-        def killed(self: kept.Kept, part: sweeping.Part, columns: sweeping.Columns) -> None:
-            if part.first >= 8:
+        def killed(self: kept.Kept, key: int, columns: sweeping.Columns) -> None:
+            if key >= 8:
                 raise MemoryError
-            save(self, part, columns)
+            save(self, key, columns)
 
         with monkeypatch.context() as patch:
             patch.setattr(kept.Kept, "save", killed)
