@@ -84,6 +84,7 @@ format: $(VENV)/.dev ## format the code
 bench: $(VENV)/.dev ## measure speed against named references
 	$(BIN)/python tests/bench/bench_simulator.py
 	$(BIN)/python tests/bench/bench_serving.py
+	$(BIN)/python tests/bench/bench_scale.py
 	$(BIN)/python tests/bench/bench_commands.py
 	$(BIN)/python tests/bench/bench_acceptance.py
 	$(BIN)/python tests/bench/bench_decode.py

@@ -12,7 +12,7 @@ from simulator.serving.step_costs import StepCosts
 from simulator.workloads.arrivals import arrival_times, replayed, sent_anew
 from simulator.workloads.laws import Law, drawn_lengths
 from simulator.workloads.requests import Requests, first, requests_of
-from simulator.workloads.sessions import ONCE, prefixed, sessions
+from simulator.workloads.sessions import AT_ONCE, prefixed, sessions
 
 from .latency import Limit
 
@@ -32,7 +32,7 @@ class Traffic:
     burstiness: Of arrivals, see `arrival_times`.
     longest: Tokens of a prompt and its answer at most.
     prefix: Tokens that all prompts begin with.
-    turns, think_s: Of sessions.
+    turns, think_s: Of sessions; None: there are none.
     recorded: Requests of a file, in place of laws.
     """
 
@@ -43,8 +43,8 @@ class Traffic:
     burstiness: float = 1.0
     longest: int
     prefix: int = 0
-    turns: Law = ONCE
-    think_s: Law = ONCE
+    turns: Law | None = None
+    think_s: Law = AT_ONCE
     recorded: Requests | None = None
 
     def clients(self, load: float) -> int:
@@ -56,7 +56,7 @@ class Traffic:
         """Tokens of a prompt on average; of a session's, of the turn in its middle."""
         if self.recorded is not None:
             return float(self.recorded.prompt.mean())
-        before = (self.turns.mean - 1) / 2 * (self.isl.mean + self.osl.mean)
+        before = ((self.turns.mean if self.turns else 1) - 1) / 2 * (self.isl.mean + self.osl.mean)
         return float(min(self.isl.mean + before + self.prefix, self.longest - 1))
 
     @property
@@ -89,7 +89,7 @@ class Traffic:
     def made(self, load: float, seed: int) -> Requests:
         """Draw requests."""
         lengths = stream(seed, 0, "lengths")
-        if self.turns is ONCE:
+        if self.turns is None:
             prompt, output = drawn_lengths(lengths, self.count, self.isl, self.osl)
             return requests_of(prompt, output, arrival_s=self.sent_s(load, seed, self.count))
         count = max(round(self.count / self.turns.mean), 1)

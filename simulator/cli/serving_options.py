@@ -204,7 +204,7 @@ def traffic_of(values: Mapping[str, Any], loads: Loads, longest: int) -> "tuple[
     from simulator.workloads.laws import parse_lengths, parse_times
     from simulator.workloads.readers.format import Options
     from simulator.workloads.reading import read_workload
-    from simulator.workloads.sessions import AT_ONCE, ONCE
+    from simulator.workloads.sessions import AT_ONCE
 
     context = click.get_current_context()
     count, recorded, notes = values["requests"], None, tuple[str, ...]()
@@ -227,7 +227,7 @@ def traffic_of(values: Mapping[str, Any], loads: Loads, longest: int) -> "tuple[
         burstiness=values["burstiness"],
         longest=longest,
         prefix=values["prefix"],
-        turns=ONCE if values["turns"] is None else parse_lengths("--turns", values["turns"]),
+        turns=None if values["turns"] is None else parse_lengths("--turns", values["turns"]),
         think_s=AT_ONCE if values["think"] is None else parse_times("--think", values["think"]),
         recorded=recorded,
     )

@@ -77,13 +77,13 @@ class Helpers:
                 self.free.put(self.helpers[-1])
         helper = self.free.get()
         try:
-            if helper is None:
+            if helper is None or self.is_closed:
                 raise EOFError
             if self.opening and helper.pid not in self.opened:
                 asked(helper, *self.opening)
                 self.opened.add(helper.pid)
             answer = asked(helper, work, arguments)
-        except (OSError, EOFError, pickle.UnpicklingError):
+        except (OSError, EOFError, ValueError, pickle.UnpicklingError):  # of a closed pipe
             helper = None
             if self.is_closed:
                 raise

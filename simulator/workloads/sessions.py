@@ -7,7 +7,6 @@ from simulator.ground.artefacts import UserError
 from .laws import FIXED, Law
 from .requests import MOST_TOKENS, NAMED_TEXT, Array, Requests, requests_of
 
-ONCE = Law(FIXED, 1)
 AT_ONCE = Law(FIXED, 0)
 
 

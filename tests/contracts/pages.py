@@ -22,7 +22,7 @@ import click
 ROOT = Path(__file__).parents[2]
 OURS = {script.name: script for script in distribution("specsim").entry_points.select(group="console_scripts")}
 # A command whose comment begins with one of these is checked for its options alone.
-MARKS = ("minutes", "needs a GPU", "needs a server", "needs the network")
+MARKS = ("minutes", "needs a GPU", "needs a server", "needs a cluster", "needs the network")
 # Fenced, or indented by four spaces.
 BLOCKS = re.compile(r"^```(\w*)\n((?s:.*?))^```$|^((?:    .*\n)(?:(?:    .*)?\n)*)", re.MULTILINE)
 # A command, in several lines where they end with a backslash, and its output.

@@ -82,3 +82,12 @@ def test_helpers_end_with_the_process_that_started_them(tmp_path: Path) -> None:
     os.kill(parent.pid, signal.SIGKILL)
     parent.communicate()
     wait_until_gone(pids)
+
+
+def test_each_helper_is_opened_once_and_a_closed_one_answers_no_more(tmp_path: Path) -> None:
+    crew = Helpers(2, (os.chdir, (tmp_path,)))
+    assert {crew.call(os.getcwd) for _ in range(4)} == {str(tmp_path)}
+    assert len(crew.opened) == 2
+    crew.close()
+    with pytest.raises((OSError, EOFError)):
+        crew.call(os.getcwd)
