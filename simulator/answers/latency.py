@@ -16,10 +16,10 @@ MEASURES = "ttft", "tpot", "e2e", "queueing"
 
 
 class Seen(NamedTuple):
-    """Requests of one run behind its warm-up, [n], in order of sending; NaN of those that were refused.
+    """Requests of one run, [n], in order of sending; NaN of those that were refused.
 
     ttft_s: first token - sent. tpot_s: (end - first token) / (tokens - 1), as vLLM's benchmark has it; NaN of answers
-    of one token. e2e_s: end - sent. queueing_s: begun - sent. end_s: on the clock of the run. output: tokens.
+    of one token. e2e_s: end - sent. queueing_s: begun - sent. end_s: on the clock of the run.
     """
 
     ttft_s: Floats
@@ -27,16 +27,16 @@ class Seen(NamedTuple):
     e2e_s: Floats
     queueing_s: Floats
     end_s: Floats
-    output: Floats
+
+    def behind(self, warm: int) -> "Seen":
+        """Return those behind a warm-up of so many."""
+        return Seen(*(values[warm:] for values in self))
 
 
-def seen_of(sent_s: Floats, begun_s: Floats, first_s: Floats, end_s: Floats, output: Floats, warm: int = 0) -> Seen:
-    """Return what requests saw; the first `warm` of them are left out."""
-    sent, begun, first, end, tokens = (
-        np.asarray(v, np.float64)[warm:] for v in (sent_s, begun_s, first_s, end_s, output)
-    )
-    after, tokens = np.where(tokens > 1, tokens - 1, np.nan), np.where(np.isnan(end), np.nan, tokens)
-    return Seen(first - sent, (end - first) / after, end - sent, begun - sent, end, tokens)
+def seen_of(sent_s: Floats, begun_s: Floats, first_s: Floats, end_s: Floats, output: Floats) -> Seen:
+    """Return what requests saw."""
+    after = np.where(output > 1, output - 1.0, np.nan)
+    return Seen(first_s - sent_s, (end_s - first_s) / after, end_s - sent_s, begun_s - sent_s, end_s)
 
 
 class Limit(NamedTuple):

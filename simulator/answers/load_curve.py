@@ -129,7 +129,12 @@ def as_large(s: Settings, requests: Requests) -> Settings:
 def figures_of(outcome: Outcome, requests: Requests, scene: Scene, task: Task) -> dict[str, Figure]:
     """Return the figures of a run, each of all requests behind the warm-up and then of their batches."""
     warm = scene.warm(len(requests.prompt), task.load)
-    seen = seen_of(outcome.sent_s, outcome.begun_s, outcome.first_s, outcome.end_s, requests.output, warm)
+    counts = counts_of(outcome, requests, warm, scene.arms[task.arm].settings.num_blocks)
+    # What only counts were of makes room.
+    none = np.zeros(0)
+    outcome = outcome._replace(rounds=none, drafted=none, accepted=none, preempted=none, cached=none)
+    every = seen_of(outcome.sent_s, outcome.begun_s, outcome.first_s, outcome.end_s, requests.output)
+    seen = every.behind(warm)
     parts = [seen, *batches_of(seen)]
     found: dict[str, Figure] = {}
     for measure in MEASURES:
@@ -142,8 +147,7 @@ def figures_of(outcome: Outcome, requests: Requests, scene: Scene, task: Task) -
     means = found["e2e_mean"][1:]
     # Answers at the end over those at the beginning: of a server that keeps up about as long.
     found["growth"] = np.array([means[-EDGE:].mean() / means[:EDGE].mean() if len(means) else np.nan])
-    counts = counts_of(outcome, requests, warm, scene.arms[task.arm].settings.num_blocks)
-    return found | rates_of(outcome, requests, seen, scene.limits, warm) | counts
+    return found | rates_of(outcome, requests, every, scene.limits, warm) | counts
 
 
 def batches_of(seen: Seen) -> list[Seen]:
@@ -153,7 +157,7 @@ def batches_of(seen: Seen) -> list[Seen]:
 
 
 def rates_of(
-    outcome: Outcome, requests: Requests, seen: Seen, limits: tuple[Limit, ...], warm: int
+    outcome: Outcome, requests: Requests, every: Seen, limits: tuple[Limit, ...], warm: int
 ) -> dict[str, Figure]:
     """Return what is served a second, from the first sending that counts to the end of all.
 
@@ -163,15 +167,15 @@ def rates_of(
     begin = float(np.nanmin(outcome.sent_s[warm:]))
     span = max(float(np.nanmax(outcome.end_s)) - begin, 1e-12)
     # Those of the warm-up end meanwhile too, and take their share of the time.
-    within, good = outcome.end_s > begin, meets(seen, limits)
-    every = seen_of(outcome.sent_s, outcome.begun_s, outcome.first_s, outcome.end_s, requests.output)
+    within, is_good = outcome.end_s > begin, meets(every, limits)
+    good = is_good[warm:]
     parts = np.array_split(good, BATCHES) if len(good) >= BATCHES else []
     return {
         "requests_per_s": np.array([within.sum() / span]),
         "output_tokens_per_s": np.array([requests.output[within].sum() / span]),
         "attained": np.array([good.mean(), *(part.mean() for part in parts)]),
         "sent_for_s": np.array([float(np.nanmax(outcome.sent_s) - np.nanmin(outcome.sent_s))]),
-        "goodput": np.array([(within & meets(every, limits)).sum() / span]),
+        "goodput": np.array([(within & is_good).sum() / span]),
     }
 
 

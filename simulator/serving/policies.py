@@ -30,6 +30,8 @@ SIZE, INITIAL, SPEED, INTERVAL, WARM_UP, UP, DOWN, CEILING, CANDIDATES, SLOT = r
 AT, MEAN, BATCHES, REMEMBERED = range(4)
 # What draws of a sequence hang on: request, category, rounds with drafts before this one, tokens of its answer so far.
 WORDS = 4
+# Numbers that are sorted by insertion, before they are merged.
+AT_ONCE = 8
 
 
 class Policy(NamedTuple):
@@ -176,14 +178,13 @@ def verify(
     if policy.verifies == SURE:
         return cut_at(policy.threshold, acceptance, seed, words, drafts, sequences)
     found = survivals(acceptance, seed, words, drafts, sequences, scores, 0, policy.verifies == WORTH_A_STEP_OLD)
-    sort_falling(scores, 0, found)
+    sort_falling(scores, found)
     most = worth(policy, scores, found, sequences, others)
     survivals(acceptance, seed, words, drafts, sequences, scores, 1, False)
     # The smallest that is among so many; of those that are as small the first.
     for j in range(found):
         scores[0, j] = scores[1, j]
-    sort_falling(scores, 0, found)
-    least = scores[0, most - 1] if most > 0 else 2.0
+    least = nth_largest(scores, found, most - 1) if most > 0 else 2.0
     left = most
     for j in range(found):
         left -= scores[1, j] > least
@@ -249,25 +250,56 @@ def worth(policy: Policy, scores: Floats, found: int, sequences: int, others: in
 
 
 @lean
-def sort_falling(scores: Floats, row: int, count: int) -> None:
-    """Sort the first numbers of a row, the largest first (heapsort)."""
-    for start in range(count // 2 - 1, -1, -1):
-        sift(scores, row, start, count)
-    for end in range(count - 1, 0, -1):
-        scores[row, 0], scores[row, end] = scores[row, end], scores[row, 0]
-        sift(scores, row, 0, end)
+def sort_falling(scores: Floats, count: int) -> None:
+    """Sort the first numbers of the first row, the largest first; the second row is room to merge in."""
+    for start in range(0, count, AT_ONCE):
+        for place in range(start + 1, min(start + AT_ONCE, count)):
+            moving, at = scores[0, place], place
+            while at > start and scores[0, at - 1] < moving:
+                scores[0, at] = scores[0, at - 1]
+                at -= 1
+            scores[0, at] = moving
+    width, row = AT_ONCE, 0
+    while width < count:
+        for start in range(0, count, 2 * width):
+            merge(scores, row, start, min(start + width, count), min(start + 2 * width, count))
+        width, row = 2 * width, 1 - row
+    if row == 1:
+        for place in range(count):
+            scores[0, place] = scores[1, place]
 
 
 @lean
-def sift(scores: Floats, row: int, at: int, end: int) -> None:
-    """Let a number sink below all that are smaller."""
-    moving = scores[row, at]
-    below = 2 * at + 1
-    while below < end:
-        if below + 1 < end and scores[row, below + 1] < scores[row, below]:
-            below += 1
-        if scores[row, below] >= moving:
+def merge(scores: Floats, row: int, start: int, middle: int, end: int) -> None:
+    """Merge two sorted parts of a row into the other."""
+    one, other = start, middle
+    for place in range(start, end):
+        if other == end or (one < middle and scores[row, one] >= scores[row, other]):
+            scores[1 - row, place] = scores[row, one]
+            one += 1
+        else:
+            scores[1 - row, place] = scores[row, other]
+            other += 1
+
+
+@lean
+def nth_largest(scores: Floats, count: int, nth: int) -> float:
+    """Return which of the first numbers of the first row is the n-th largest, from 0 on; they change places."""
+    low, high = 0, count - 1
+    while low < high:
+        pivot, left, right = scores[0, (low + high) // 2], low, high
+        while left <= right:
+            while scores[0, left] > pivot:
+                left += 1
+            while scores[0, right] < pivot:
+                right -= 1
+            if left <= right:
+                scores[0, left], scores[0, right] = scores[0, right], scores[0, left]
+                left, right = left + 1, right - 1
+        if nth <= right:
+            high = right
+        elif nth >= left:
+            low = left
+        else:
             break
-        scores[row, at] = scores[row, below]
-        at, below = below, 2 * below + 1
-    scores[row, at] = moving
+    return float(scores[0, nth])

@@ -202,11 +202,12 @@ def empty_queues(requests: Requests, seats: int, coming: int) -> Queues:
     size = len(requests.prompt)
     track = np.zeros((size, TRACK), np.int32)
     first = (requests.prompt, requests.output, requests.priority, requests.category, requests.shared)
-    track[:, : len(first)] = np.column_stack(first)
+    for field, column in enumerate(first):
+        track[:, field] = column
     return Queues(
         running=row(seats, np.int64),
-        waiting=row(size + 1, np.int64),
-        coming=row(coming, np.int64),
+        waiting=row(size + 1, np.int32),
+        coming=row(coming, np.int32),
         skipped=row(max(3 * seats, 256), np.int64),
         size=row(QUEUES, np.int64),
         track=listed(track),
@@ -256,16 +257,18 @@ def finished(ran: Run, log: Log) -> Outcome:
     track, times = np.asarray(ran.queues.track, np.int32), np.asarray(ran.queues.times)
     count, clock, busy_s = ran.count, ran.clock, float(ran.clock[steps.BUSY])
     is_refused = track[:, state.STATUS] == state.REFUSED
+    times[is_refused, state.SENT] = np.nan
+    # Columns of what there is already: of many requests copies would take as much memory again.
     return Outcome(
-        sent_s=np.where(is_refused, np.nan, times[:, state.SENT]),
-        begun_s=times[:, state.BEGUN].copy(),
-        first_s=times[:, state.FIRST].copy(),
-        end_s=times[:, state.LAST].copy(),
-        rounds=track[:, state.CHUNKS].copy(),
-        drafted=track[:, state.DRAFTED].copy(),
-        accepted=track[:, state.ACCEPTED].copy(),
-        preempted=track[:, state.PREEMPTIONS].copy(),
-        cached=track[:, state.CACHED].copy(),
+        sent_s=times[:, state.SENT],
+        begun_s=times[:, state.BEGUN],
+        first_s=times[:, state.FIRST],
+        end_s=times[:, state.LAST],
+        rounds=track[:, state.CHUNKS],
+        drafted=track[:, state.DRAFTED],
+        accepted=track[:, state.ACCEPTED],
+        preempted=track[:, state.PREEMPTIONS],
+        cached=track[:, state.CACHED],
         gaps=np.array(ran.gaps, np.int64),
         n_steps=int(count[steps.STEPS]),
         busy_s=busy_s,

@@ -2,6 +2,7 @@
 
 Prompts lognormal about 1,090 tokens, answers about 200, Poisson arrivals at four fifths of what the server takes,
 prefix caching, three drafts a round; on one core. Seconds are those of the processor: neighbours count less.
+The same with all that costs time: steps of a model on a device, sure and unsure drafts, vLLM's adaptive verification.
 """
 
 import json
@@ -10,21 +11,26 @@ import resource
 import subprocess
 import sys
 import time
-from typing import Any
 
 import numpy as np
 from timing import options, show
 
+from simulator.costs.parameters import DeviceOptions
+from simulator.costs.priced import load_pricing
 from simulator.ground.compiled import IS_COMPILED, PLAIN
+from simulator.ground.policies import Verification
 from simulator.serving.draw_tables import Laws, acceptance_of
-from simulator.serving.pass_tables import linear_costs
-from simulator.serving.policy_tables import fixed
+from simulator.serving.draws import Acceptance
+from simulator.serving.pass_tables import linear_costs, step_costs
+from simulator.serving.policies import Policy
+from simulator.serving.policy_tables import adaptive_verification, fixed
 from simulator.serving.run import run
 from simulator.serving.settings import settings_of
+from simulator.serving.step_costs import StepCosts
 from simulator.workloads.requests import Requests, requests_of
 
-K, CHANCE, RATE = 3, 0.7, 80.0
-LONGEST = 8192
+K, CHANCE, SHARP, RATE = 3, 0.7, 0.9, 80.0
+LONGEST, SEATS = 8192, 256
 
 
 def load(size: int) -> Requests:
@@ -35,16 +41,27 @@ def load(size: int) -> Requests:
     return requests_of(*lengths, arrival_s=np.cumsum(rng.exponential(1 / RATE, size)))
 
 
-def timed(size: int, repeats: int = 1) -> dict[str, float]:
-    """Serve so many requests; return what it took, and what the server was like."""
+def work_of(full: bool) -> tuple[Acceptance, StepCosts, Policy]:
+    """Return what rounds accept, what steps take, and how drafts are verified."""
     survival = np.zeros((1, K + 1, K))
     for drafts in range(1, K + 1):
         survival[0, drafts, :drafts] = CHANCE ** np.arange(1, drafts + 1)
+    if not full:
+        return acceptance_of([Laws(survival)]), linear_costs(8e-3, 5e-6, tokens=8192), fixed(K)
+    device = DeviceOptions(profile="h100-sxm", target_model="llama-3.1-8b", method="eagle3")
+    models = load_pricing(device).models
+    assert models is not None
+    costs = step_costs(models, K, tokens=8192 + SEATS, sequences=SEATS)
+    return acceptance_of([Laws(survival, sharp=SHARP)]), costs, adaptive_verification(Verification(k=K), costs, SEATS)
+
+
+def timed(size: int, repeats: int = 1, full: bool = False) -> dict[str, float]:
+    """Serve so many requests; return what it took, and what the server was like."""
     settings = settings_of(num_blocks=27_000, max_model_len=LONGEST, k=K, lookahead=K, drops_block=True)
-    work: tuple[Any, ...] = acceptance_of([Laws(survival)]), linear_costs(8e-3, 5e-6, tokens=8192), fixed(K)
+    work = work_of(full)
     run(settings, load(50), *work)
-    requests, taken = load(size), np.inf
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    requests, taken = load(size), np.inf
     for _ in range(repeats):
         began = time.process_time()
         outcome = run(settings, requests, *work)
@@ -59,10 +76,11 @@ def timed(size: int, repeats: int = 1) -> dict[str, float]:
     }
 
 
-def apart(size: int, plain: bool) -> dict[str, float]:
+def apart(size: int, plain: bool, full: bool = False) -> dict[str, float]:
     """Do the same in a process of its own, compiled or not."""
     env = {name: value for name, value in os.environ.items() if name != PLAIN} | ({PLAIN: "1"} if plain else {})
-    done = subprocess.run([sys.executable, __file__, "--only", str(size)], env=env, check=True, stdout=subprocess.PIPE)
+    words = [sys.executable, __file__, "--only", str(size), *["--full"] * full]
+    done = subprocess.run(words, env=env, check=True, stdout=subprocess.PIPE)
     found: dict[str, float] = json.loads(done.stdout)
     return found
 
@@ -71,10 +89,11 @@ def main() -> None:
     """Print a table."""
     parser = options(__doc__)
     parser.add_argument("--only", type=int, help="serve so many requests, and tell in JSON")
+    parser.add_argument("--full", action="store_true", help="these with all that costs time")
     parser.add_argument("--most", type=int, default=1_000_000, help="requests of the largest run")
     args = parser.parse_args()
     if args.only:
-        print(json.dumps(timed(args.only, 3 if args.only <= 20_000 else 1)))
+        print(json.dumps(timed(args.only, 3 if args.only <= 20_000 else 1, args.full)))
         return
     small, sizes = (200, [400]) if args.smoke else (1000, [20_000, 100_000, args.most])
     plain = apart(small, True)
@@ -87,7 +106,10 @@ def main() -> None:
         show(f"compiled, {size:,} requests", value, f"{ratio:,.0f} times plain Python", "bar: 100,000")
         told = f"{ours['row_ns']:.0f} ns a sequence and step, {ours['running']:.0f} run at once"
         show("  tokens of answers", f"{ours['tokens_s'] / 1e6:.1f} million/s", told, "bar: 20")
-        show("  memory beside the requests", f"{ours['bytes']:.0f} bytes each", "", "bar: 200 in all")
+        show("  memory with the requests", f"{ours['bytes']:.0f} bytes each", "", "bar: 200")
+    ours = apart(sizes[0], False, True)
+    value, ratio = f"{ours['requests_s']:,.0f} requests/s", ours["requests_s"] / plain["requests_s"]
+    show(f"all that costs time, {sizes[0]:,} requests", value, f"{ratio:,.0f} times plain Python", "floor: 20,000")
 
 
 if __name__ == "__main__":

@@ -3,13 +3,15 @@
 from functools import lru_cache
 
 import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
 
 from simulator.ground.fields import Field
 from simulator.ground.policies import Verification, sglang
 from simulator.rounds.acceptance_law import IidAcceptance
 from simulator.rounds.request_laws import constant_laws, laws_of, tree_laws
 from simulator.serving.draw_tables import Laws, acceptance_of, mean_accepted, mean_of_rounds
-from simulator.serving.policies import Policy
+from simulator.serving.policies import Policy, nth_largest, sort_falling
 from simulator.serving.policy_tables import adaptive_steps, adaptive_verification, fixed, goodput, off_above
 from simulator.serving.run import Outcome, run
 from simulator.serving.settings import settings_of
@@ -85,3 +87,12 @@ def test_our_own_policy_is_not_behind_the_best_fixed_length() -> None:
         assert own.busy_s < 1.02 * min(each.values()), each
         # The negative control: fixed lengths are far apart.
         assert max(each.values()) > 1.1 * own.busy_s
+
+
+@given(st.lists(st.sampled_from([0.0, 0.2, 0.5, 1.0]) | st.floats(0, 1), min_size=1, max_size=70), st.data())
+def test_scores_are_sorted_and_the_nth_is_found(values: list[float], data: st.DataObject) -> None:
+    nth = data.draw(st.integers(0, len(values) - 1))
+    scores, falling = np.array([values, [2.0] * len(values)]), sorted(values, reverse=True)
+    assert nth_largest(scores.copy(), len(values), nth) == falling[nth]
+    sort_falling(scores, len(values))
+    assert scores[0].tolist() == falling

@@ -89,7 +89,7 @@ def test_requests_that_differ_have_longer_tails_at_the_same_mean() -> None:
     def p99_s(acceptance: object, seed: int) -> float:
         done = run_once(settings, requests, acceptance, costs, fixed(k), clients=12, seed=seed)  # type: ignore[arg-type]
         times = done.sent_s, done.begun_s, done.first_s, done.end_s
-        return percentile(seen_of(*times, requests.output, 0).tpot_s, 99)
+        return percentile(seen_of(*times, requests.output).tpot_s, 99)
 
     tails = np.array([[p99_s(acceptance_of([law]), seed) for seed in range(seeds)] for law in laws])
     apart = np.diff(tails, axis=0)
