@@ -137,8 +137,8 @@ def quoted(text: str) -> str:
     import csv
 
     line = StringIO()
-    csv.writer(line, lineterminator="").writerow([text, ""])
-    return line.getvalue()[:-1]
+    csv.writer(line, lineterminator="\r\n").writerow([text, ""])  # which it then looks for
+    return line.getvalue().removesuffix(",\r\n")
 
 
 class ParquetTable:

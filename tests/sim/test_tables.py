@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from simulator.ground.artefacts import neutral
@@ -35,6 +35,7 @@ def frame_of(shape: tuple[int, ...], columns: dict[str, object]) -> pd.DataFrame
 
 
 @settings(max_examples=40, deadline=None)
+@example(((2,), {"": "\n", "a": "x\ny", "b": np.arange(2)}), 1)
 @given(boxes(), st.integers(1, 2))
 def test_csv_has_the_bytes_of_pandas_however_columns_repeat(tmp_path_factory, box, parts: int) -> None:
     shape, columns = box
