@@ -48,7 +48,10 @@ def load_curve_json(
         "unit": UNITS[scene.traffic.kind],
         "limits": {limit.measure: limit.most_s for limit in scene.limits},
         "points": points,
-        "turning": {name: t._asdict() for name, t in zip(drafted, found.turnings, strict=True)},
+        "turning": {
+            name: t._asdict() | {"ci95": t.ci95 and [number(end) for end in t.ci95]}
+            for name, t in zip(drafted, found.turnings, strict=True)
+        },
         "known_to": {
             name: [[number(g.value), number(g.low), number(g.high)] for g in gains]
             for name, gains in zip(drafted, found.gains, strict=True)
@@ -143,12 +146,21 @@ def as_fast(gain: Told) -> str:
 def pays_in_words(turning: Turning, unit: str) -> str:
     """Say at which loads speculation pays."""
     low, high = f"{turning.low:.3g}", f"{turning.high:.3g}"
+    stops, starts = (f"{text}{known_in_words(turning)}" for text in (f"stops paying by {high}", f"pays from {high}"))
     return {
         EVERYWHERE: f"pays from {low} to {high} {unit}, all that was looked at",
         NOWHERE: f"does not pay from {low} to {high} {unit}, all that was looked at",
-        EARLIER: f"pays up to {low} {unit} and stops paying by {high}" + ", though not for good" * turning.again,
-        LATER: f"does not pay up to {low} {unit} and pays from {high}" + ", though not always" * turning.again,
+        EARLIER: f"pays up to {low} {unit} and {stops}" + ", though not for good" * turning.again,
+        LATER: f"does not pay up to {low} {unit} and {starts}" + ", though not always" * turning.again,
     }[turning.pays]
+
+
+def known_in_words(turning: Turning) -> str:
+    """Say where a turning may lie."""
+    if turning.ci95 is None:
+        return ""
+    low, high = turning.ci95
+    return f" (95 %: {'less' if np.isnan(low) else f'{low:.3g}'} to {'more' if np.isnan(high) else f'{high:.3g}'})"
 
 
 def limits_in_words(scene: Scene, found: Found) -> list[str]:

@@ -1,7 +1,9 @@
 """Loads that are looked for: where speculation stops paying, what a server carries, how many servers it takes."""
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +17,8 @@ from .scene import CLIENTS, Scene
 NARROW, DOUBLINGS, DOUBLINGS_BEYOND = 1.02, 20, 10
 # A server whose answers take so many times as long at the end as at the beginning does not keep up.
 FALLS_BEHIND = 1.5
+# A gain's end that is no more than nothing.
+LEAST = 1e-9
 # What is compared: the time of whole answers.
 COMPARED = "e2e_mean"
 LATER, EARLIER, EVERYWHERE, NOWHERE = "above", "below", "everywhere", "nowhere"
@@ -25,13 +29,15 @@ class Turning(NamedTuple):
 
     pays: `EARLIER`, at loads below; `LATER`, above; `EVERYWHERE` or `NOWHERE` of those looked at. low, high: the last
     load of the one kind and the first of the other, by the middles of intervals. again: whether it is otherwise at some
-    load beyond.
+    load beyond. ci95: where it may lie, as well as gains are known; NaN: at or beyond the last load there; None: nobody
+    knows how well.
     """
 
     pays: str
     low: float
     high: float
     again: bool = False
+    ci95: tuple[float, float] | None = None
 
 
 class Found(NamedTuple):
@@ -58,10 +64,13 @@ class Found(NamedTuple):
         return tuple(int(np.ceil(self.wanted / c)) if 0 < c < np.inf else 1 if c else None for c in self.capacities)
 
 
-def turning(scene: Scene, points: Sequence[Point], arm: int, seeds: Sequence[int], play: Player) -> Turning:
+def turning(
+    scene: Scene, points: Sequence[Point], arm: int, seeds: Sequence[int], play: Player, known: Callable[[Point], Told]
+) -> Turning:
     """Return where speculation stops paying, by the time of whole answers, between the loads of a curve and closer.
 
-    Of one load: at that load and beyond, as far as a server keeps up.
+    Of one load: at that load and beyond, as far as a server keeps up. known: The gain at a point of plain decoding and
+    this way, with its interval.
     """
     both = (PLAIN, arm)
     points = [Point(point.load, (point.arms[PLAIN], point.arms[arm])) for point in points]
@@ -75,11 +84,53 @@ def turning(scene: Scene, points: Sequence[Point], arm: int, seeds: Sequence[int
     is_before = signs[change - 1]
 
     def is_same(load: float) -> bool:
-        return (curve(both, [load], seeds, play)[0].gain(COMPARED, 1).value > 1) == is_before
+        points.append(curve(both, [load], seeds, play)[0])
+        return (points[-1].gain(COMPARED, 1).value > 1) == is_before
 
     ends, whole = (points[change - 1].load, points[change].load), scene.traffic.kind == CLIENTS
     low, high = narrowed(*ends, is_same, whole=whole, ahead=lambda loads: play.ahead(tasks_of(both, loads, seeds)))
-    return Turning(EARLIER if is_before else LATER, low, high, is_before in signs[change:])
+    ci95 = unsure(points, low, high, known, is_before)
+    return Turning(EARLIER if is_before else LATER, low, high, is_before in signs[change:], ci95)
+
+
+def unsure(
+    points: Sequence[Point], low: float, high: float, known: Callable[[Point], Told], is_before: bool
+) -> tuple[float, float] | None:
+    """Return where a turning may lie that was found between two loads; is_before: whether speculation pays below."""
+    rising = sorted(points, key=lambda point: point.load)
+    first = crossing([p for p in rising if p.load <= low][::-1], known, is_before)
+    last = crossing([p for p in rising if p.load >= high], known, not is_before)
+    return None if first is None or last is None else (first, last)
+
+
+def crossing(points: Sequence[Point], known: Callable[[Point], Told], pays: bool) -> float | None:
+    """Return from which load on it is sure that speculation pays, or that it does not.
+
+    Intervals of gains hold 1 up to there, and no further; between two loads their ends are lines in logarithms.
+
+    Args:
+        points: From where gains are 1 outwards.
+        known: The gain there, with its interval.
+        pays: Whether gains are above 1 further out.
+    """
+
+    @cache
+    def margin(at: int) -> float:
+        told = known(points[at])
+        return math.log(max(told.low, LEAST)) if pays else -math.log(max(told.high, LEAST))
+
+    low, high = 0, len(points)
+    while low < high:
+        middle = (low + high) // 2
+        if math.isnan(margin(middle)):
+            return None
+        low, high = (low, middle) if margin(middle) > 0 else (middle + 1, high)
+    if low == len(points):
+        return math.nan
+    if low == 0:
+        return points[0].load
+    one, other = points[low - 1].load, points[low].load
+    return float(one * (other / one) ** (margin(low - 1) / (margin(low - 1) - margin(low))))
 
 
 def beyond(both: Sequence[int], first: Point, seeds: Sequence[int], play: Player) -> list[Point]:

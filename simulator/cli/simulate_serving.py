@@ -182,7 +182,8 @@ def found_of(options: ServingOptions, scene: "Scene", served: "tuple[Served, ...
             playing(scene, update, runs, **where) as play,
         ):
             points = tuple(curve(ways, loads, seeds, play))
-            turnings = [partial(turning, scene, points, arm, seeds, play) for arm in drafting]
+            gain = [partial(known, name=COMPARED, arm=1, served=served[arm - 1]) for arm in drafting]
+            turnings = [partial(turning, scene, points, arm, seeds, play, gain[arm - 1]) for arm in drafting]
             most = [partial(capacity, scene, arm, middle, share, seeds, play) for arm in wanted]
             searched: list[Any] = play.at_once([*turnings, *most])
     except (KeyboardInterrupt, LostCluster) as error:

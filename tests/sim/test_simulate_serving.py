@@ -7,9 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from simulator.answers.latency import Limit, meets, percentile, seen_of, with_interval
+from simulator.answers.latency import Limit, Told, meets, percentile, seen_of, with_interval
 from simulator.answers.load_curve import Point
-from simulator.answers.load_search import narrowed
+from simulator.answers.load_curve_report import pays_in_words
+from simulator.answers.load_search import EARLIER, Turning, narrowed, unsure
 from simulator.answers.load_uncertainty import Served, known
 from simulator.answers.loads import forecast_load
 from simulator.costs.parameters import DeviceOptions, Load
@@ -103,6 +104,36 @@ def test_a_search_ends_beside_the_load_it_looks_for() -> None:
     low, high = narrowed(1.0, 100.0, lambda load: load <= 37.3, whole=False)
     assert low <= 37.3 < high < 1.02 * low * 1.001
     assert narrowed(1, 64, lambda load: load <= 37, whole=True) == (37, 38)
+
+
+@pytest.mark.parametrize("pays", [True, False])
+def test_a_turning_lies_where_gains_may_be_one(pays: bool) -> None:
+    """Gains that fall, or rise, as a power of the load and are known to a factor: both ends are that law's own."""
+    power, apart = (-0.5 if pays else 0.5), (1 / 1.2, 1.3)
+
+    def known_at(point: Point) -> Told:
+        gain = (point.load / 10) ** power
+        return Told(gain, apart[0] * gain, apart[1] * gain)
+
+    points = [Point(load, ()) for load in (40.0, 2.0, 4.0, 9.9, 10.1, 20.0)]
+    ends = sorted(10 * end ** (-1 / power) for end in apart)
+    assert unsure(points, 9.9, 10.1, known_at, pays) == pytest.approx(ends, rel=1e-9)
+    # No load that was looked at is far enough; one is that is beside the turning; nobody knows.
+    first, last = unsure(points[2:-1], 9.9, 10.1, known_at, pays) or (0, 0)
+    assert (first > 4, np.isnan(last)) == (ends[0] > 4, True)
+    narrow = unsure(points, 9.9, 10.1, lambda p: Told(p.load, *(1.001 * (p.load / 10) ** power,) * 2), pays)
+    assert narrow == (9.9, 10.1)
+    assert unsure(points, 9.9, 10.1, lambda p: Told(1.0, np.nan, np.nan), pays) is None
+
+
+def test_where_speculation_stops_paying_is_told_as_well_as_it_is_known(run) -> None:
+    options = ("--method", "eagle3", "--alpha", 0.6, "--draftN", 10, "--rate", "3,300", "--json")
+    (turned,) = json.loads(run("simulate-serving", *SERVED, *options).stdout)["turning"].values()
+    low, high = turned["ci95"]
+    assert 3 < low < turned["low"] < turned["high"]
+    assert high is None
+    told = pays_in_words(Turning(EARLIER, 9.9, 10.0, ci95=(8.123, np.nan)), "clients")
+    assert told == "pays up to 9.9 clients and stops paying by 10 (95 %: 8.12 to more)"
 
 
 def test_what_a_context_cannot_hold_is_cut_and_said(run) -> None:
