@@ -1,7 +1,7 @@
 """Counters of a server, as vLLM and llama.cpp name them: the Prometheus text of /metrics, or a difference of two."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -90,25 +90,41 @@ def read(path: Path, k: int | None, before: Path | None = None) -> Imported:
         earlier = read_scrape(before)
         values, restarted = subtract(scrape, earlier)
         skipped = [*skipped, *(Skipped(line=s.line, reason=f"{before}: {s.reason}") for s in earlier.skipped)]
-    server = " and ".join(SERVERS[name] for name in sorted(scrape.servers))
-    engines, emitted = by_engine(path, values, k)
-    counters, model = sum_counters(engines), one_model(path, values)
-    notes = [PAST_THE_END] if "vllm" in scrape.servers else []
-    if counters.undrafted is None:
-        notes.append(NO_DRAFT.format(server=server))
-    elif counters.undrafted < 0:
-        notes.append(f"at least {-counters.undrafted:,.0f} of the accepted tokens were never emitted")
+    since = f"{before}" if before is not None and not restarted else "the server started"
+    notes = []
     if before is None:
         notes.append("the counters run since the server started, warm-up included; --before subtracts an earlier file")
     if restarted:
         notes.append(f"the server was started anew after {before}: counted from its start, and not what was before")
+    return of_values(path, values, k, servers=scrape.servers, since=since, notes=notes, skipped=tuple(skipped))
+
+
+def of_values(
+    path: Path,
+    values: Mapping[Series, float],
+    k: int | None,
+    *,
+    servers: Collection[str],
+    since: str,
+    notes: Iterable[str] = (),
+    skipped: tuple[Skipped, ...] = (),
+) -> Imported:
+    """Import counts of some time; path: for messages. servers: whose they are. since: when the time began."""
+    server = " and ".join(SERVERS[name] for name in sorted(servers))
+    engines, emitted = by_engine(path, values, k)
+    counters, model = sum_counters(engines), one_model(path, values)
+    said = [PAST_THE_END] if "vllm" in servers else []
+    if counters.undrafted is None:
+        said.append(NO_DRAFT.format(server=server))
+    elif counters.undrafted < 0:
+        said.append(f"at least {-counters.undrafted:,.0f} of the accepted tokens were never emitted")
+    said += notes
     if len(engines) > 1:
-        notes.append(f"the counters of {len(engines)} engines are summed")
-    since = before if before is not None and not restarted else "the server started"
+        said.append(f"the counters of {len(engines)} engines are summed")
     meaning = MEANING.format(server=server, since=since)
     if not any(series.name == DRAFTS for series in values):
         meaning = meaning_without_drafts(emitted)
-    found = import_counters(path, counters, k, meaning=meaning, notes=tuple(notes), skipped=tuple(skipped))
+    found = import_counters(path, counters, k, meaning=meaning, notes=tuple(said), skipped=skipped)
     return replace(found, model=model)
 
 
@@ -128,9 +144,14 @@ def read_scrape(path: Path) -> Scrape:
     Raises:
         UserError: It has none, or one cannot be read: a sum without it would be wrong.
     """
+    return scrape_of(path, lines_of(path))
+
+
+def scrape_of(path: Path, lines: Iterable[tuple[int, str]]) -> Scrape:
+    """Return the same of numbered lines; path: for messages."""
     scrape = Scrape(path)
     others = 0
-    for line, text in lines_of(path):
+    for line, text in lines:
         try:
             for sample in samples_of(text):
                 others += not add_sample(scrape, sample)

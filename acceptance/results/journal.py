@@ -175,14 +175,18 @@ class Journal:
         Raises:
             UserError: It cannot be written; nothing of it is left behind.
         """
-        line, before = to_line(record), os.fstat(self.opened).st_size
+        self.write(to_line(record))
+
+    def write(self, lines: bytes) -> None:
+        """Write whole lines of `to_line` as one; see `append`."""
+        before = os.fstat(self.opened).st_size
         try:
-            written = os.write(self.opened, line)
+            written = os.write(self.opened, lines)
             os.fsync(self.opened)
         except OSError as error:
             os.ftruncate(self.opened, before)
             raise UserError(f"{self.kind.option} {self.path}: cannot be written ({error.strerror})") from None
-        if written < len(line):
+        if written < len(lines):
             os.ftruncate(self.opened, before)
             raise UserError(f"{self.kind.option} {self.path}: cannot be written (no room left)")
 

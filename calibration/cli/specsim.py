@@ -87,6 +87,11 @@ COMMANDS: Mapping[str, Entry] = {
         "monitor_gpu",
         "Log power, energy, utilisation, memory, temperature and clocks of the GPUs while COMMAND runs.",
     ),
+    "bench-server": Entry(
+        "calibration.cli.bench_server",
+        "bench_server",
+        "Put load on OpenAI-compatible servers: what their users see, one alone or several in turns.",
+    ),
     "calibrate": Entry(
         "calibration.cli.calibrate",
         "calibrate",

@@ -10,7 +10,7 @@ import click
 from simulator.answers.latency import MEASURES, Limit
 from simulator.costs.parameters import CHUNK
 from simulator.ground.artefacts import UserError
-from simulator.ground.command import FILE, is_given, stacked
+from simulator.ground.command import FILE, Decorator, is_given, stacked
 from simulator.ground.fields import shortened
 from simulator.ground.ranges import in_milliseconds, number_in
 
@@ -30,40 +30,54 @@ KINDS = {"rate": "--rate", "concurrency": "--concurrency", "speed": "--speed"}
 MOST_LOADS, MOST_REQUESTS = 1000, 100_000_000
 USUAL_REQUESTS = 2000
 
-TRAFFIC_OPTIONS = stacked(
-    click.option("--rate", metavar="VALUES", help="Requests a second: a list or range, such as 2:40:2."),
-    click.option("--concurrency", metavar="VALUES", help="In its place: clients that each wait for their answer."),
-    click.option("--workload", type=FILE, help="Recorded requests, see `workload describe`, in place of laws."),
-    click.option("--speed", metavar="VALUES", help="How many times as fast as recorded they are sent.  [default: 1]"),
-    click.option("--tokenizer", type=FILE, help="Folder with a tokenizer.json that counts the tokens of --workload."),
-    click.option(
-        "--requests", type=click.IntRange(1, MOST_REQUESTS), help=f"Of each run.  [default: {USUAL_REQUESTS}, or all]"
-    ),
-    click.option(
-        "--isl",
-        "prompts",
-        default="1024",
-        show_default=True,
-        metavar="LAW",
-        help="Tokens of a prompt: 1024, 100:300, lognormal:MEAN:SIGMA or file:FILE.",
-    ),
-    click.option("--osl", "answers", default="256", show_default=True, metavar="LAW", help="The same of an answer."),
-    click.option(
-        "--burstiness",
-        default=1.0,
-        type=click.FloatRange(0, min_open=True),
-        help="Of arrivals: 1 is a Poisson process, less comes in bursts, inf is constant.",
-    ),
-    click.option("--prefix", default=0, type=click.IntRange(0), help="Tokens that all prompts begin with."),
-    click.option("--turns", metavar="LAW", help="Of a session: each prompt holds all before, --isl is what it adds."),
-    click.option("--think", metavar="LAW", help="Time between an answer and the next turn, such as exponential:10s."),
-    click.option(
-        "--warmup",
-        default=0.1,
-        type=click.FloatRange(0, 0.9),
-        help="Share of the requests, the first, that does not count.",
-    ),
-)
+
+def traffic_options(requests: str) -> Decorator:
+    """Add what clients send; requests: how many by default, in words."""
+    return stacked(
+        click.option("--rate", metavar="VALUES", help="Requests a second: a list or range, such as 2:40:2."),
+        click.option("--concurrency", metavar="VALUES", help="In its place: clients that each wait for their answer."),
+        click.option("--workload", type=FILE, help="Recorded requests, see `workload describe`, in place of laws."),
+        click.option(
+            "--speed", metavar="VALUES", help="How many times as fast as recorded they are sent.  [default: 1]"
+        ),
+        click.option(
+            "--tokenizer", type=FILE, help="Folder with a tokenizer.json that counts the tokens of --workload."
+        ),
+        click.option("--requests", type=click.IntRange(1, MOST_REQUESTS), help=f"Of each run.  [default: {requests}]"),
+        click.option(
+            "--isl",
+            "prompts",
+            default="1024",
+            show_default=True,
+            metavar="LAW",
+            help="Tokens of a prompt: 1024, 100:300, lognormal:MEAN:SIGMA or file:FILE.",
+        ),
+        click.option(
+            "--osl", "answers", default="256", show_default=True, metavar="LAW", help="The same of an answer."
+        ),
+        click.option(
+            "--burstiness",
+            default=1.0,
+            type=click.FloatRange(0, min_open=True),
+            help="Of arrivals: 1 is a Poisson process, less comes in bursts, inf is constant.",
+        ),
+        click.option("--prefix", default=0, type=click.IntRange(0), help="Tokens that all prompts begin with."),
+        click.option(
+            "--turns", metavar="LAW", help="Of a session: each prompt holds all before, --isl is what it adds."
+        ),
+        click.option(
+            "--think", metavar="LAW", help="Time between an answer and the next turn, such as exponential:10s."
+        ),
+        click.option(
+            "--warmup",
+            default=0.1,
+            type=click.FloatRange(0, 0.9),
+            help="Share of the requests, the first, that does not count.",
+        ),
+    )
+
+
+TRAFFIC_OPTIONS = traffic_options(f"{USUAL_REQUESTS}, or all")
 SERVER_OPTIONS = stacked(
     click.option("--scheduler", default="vllm", type=click.Choice(SCHEDULERS), help="Whose rules of scheduling."),
     click.option(

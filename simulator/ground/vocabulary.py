@@ -19,7 +19,8 @@ from .ranges import allowed_numbers, in_milliseconds, not_a_number, number_in
 SYNONYMS = (
     ("--draftN", "--draft-n", "--k", "--num-speculative-tokens"),
     ("--replications", "--runs", "--repeats"),
-    ("--batch", "--batch-size", "--concurrency"),
+    ("--batch", "--batch-size", "--concurrency", "--max-concurrency"),
+    ("--rate", "--request-rate"),
     ("--prompts", "--dataset"),
     ("--format", "--dataset-format"),
     ("--trace-out", "--events"),

@@ -57,6 +57,7 @@ def test_what_the_table_promises_is_there() -> None:
         "bench-sampling": "--draft-n --concurrency",
         "validate": "--draftN --replications --out --out-dir",
         "calibrate": "--out-dir",
+        "bench-server": "--request-rate --max-concurrency --num-prompts --random-input-len --k",
     }.items():
         own = flags_of(COMMANDS[name])
         assert [word for word in words.split() if own_name(word, own) is None] == [], name
@@ -123,7 +124,7 @@ def test_errors_name_option_value_and_what_is_allowed(run, user_error) -> None:
         ("simulate --events /proc/x --total 9", "--events /proc/x: cannot be written"),
         (
             "simulate --prompts x",
-            "--prompts: no such option of simulate; validate, bench-decode, measure-acceptance have it",
+            "--prompts: no such option of simulate; validate, bench-server, bench-decode have it",
         ),
         ("bench-decode --profile x.json", "a Chrome trace is --trace-out"),
         ("simulate --profil x", "--profil: no such option of simulate; nearest: --profile"),

@@ -1,0 +1,108 @@
+"""Load on a server: clients that each wait for their answers, or requests by the clock."""
+
+import asyncio
+import gc
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from .answer import CONNECT, Answer
+from .client import clock
+from .plan import Session, Turn
+
+# So many requests in a row that find no server, and it is gone.
+GONE = 20
+# Before the first request of a block by the clock: what is started has run once by then.
+LEAD_S = 0.005
+
+# Asks what a row says, due at a time of the clock, where it is due.
+Ask = Callable[[int, float | None], Awaitable[Answer]]
+Told = Callable[[int, Answer], None]
+
+
+@dataclass(slots=True)
+class Running:
+    """A block that is run. began_s: of the clock. refused: requests in a row that found no server."""
+
+    ask: Ask
+    told: Told
+    until_s: float = float("inf")
+    began_s: float = 0.0
+    refused: int = 0
+    tasks: set["asyncio.Task[None]"] = field(default_factory=set)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more is sent."""
+        return self.refused >= GONE or clock() >= self.until_s
+
+    async def session(self, turn: Turn, due_s: float | None = None) -> None:
+        """Send a request, and those that wait for its answer when that is there."""
+        answer = await self.ask(turn.row, due_s)
+        self.refused = self.refused + 1 if answer.error == CONNECT else 0
+        self.told(turn.row, answer)
+        for further in turn.further:
+            await asyncio.sleep(further.think_s)
+            if self.is_over:
+                return
+            await self.session(further)
+
+    async def client(self, left: Iterator[Session]) -> None:
+        """Send one session after the other."""
+        for session in left:
+            if self.is_over:
+                return
+            await self.session(session.turn)
+
+    async def closed(self, sessions: Sequence[Session], clients: int) -> None:
+        """Have clients send sessions, each when its last has its answer."""
+        left = iter(sessions)
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(clients, len(sessions))):
+                group.create_task(self.client(left))
+
+    async def open(self, sessions: Sequence[Session]) -> None:
+        """Send sessions when they are due, however many are on their way."""
+        async with asyncio.TaskGroup() as group:
+            for session in sessions:
+                due_s = self.began_s + session.due_s
+                if due_s >= self.until_s:
+                    return
+                await asyncio.sleep(max(due_s - clock(), 0))
+                if self.is_over:
+                    return
+                group.create_task(self.session(session.turn, due_s))
+
+
+async def put(
+    ask: Ask, told: Told, sessions: Sequence[Session], *, clients: int, most_s: float = float("inf")
+) -> tuple[float, bool]:
+    """Put the load of sessions on a server; return when it began, and whether the server was there to the end.
+
+    Args:
+        ask: Sends a request.
+        told: Takes its answer.
+        sessions: What is sent.
+        clients: How many wait for their answers; 0: by the clock.
+        most_s: Nothing is sent behind it; what is on its way then is waited for.
+    """
+    with quiet():
+        began_s = clock() + (0.0 if clients else LEAD_S)
+        running = Running(ask, told, began_s + most_s, began_s)
+        await (running.closed(sessions, clients) if clients else running.open(sessions))
+    return began_s, running.refused < GONE
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Have no garbage collected meanwhile: a pause of that is one of all answers."""
+    gc.collect()
+    gc.freeze()
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        if was_on:
+            gc.enable()

@@ -1,0 +1,161 @@
+"""A file of requests, a line each, and of the blocks that they were part of: what an interrupted run goes on behind."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from acceptance.results.journal import Journal, JournalKind, to_line
+from simulator.ground.fields import Field
+
+from .answer import MOST_TOKENS, Answer
+from .metrics import Part, warm_of
+from .plan import Block
+
+LOADED = JournalKind(
+    name="server_load", versions=(1,), command="bench-server", option="--out", work="load", more_words="another --out"
+)
+REQUEST, BLOCK = "request", "block"
+# Of times in a file: microseconds.
+DIGITS = 6
+# Chunks may lie unread until the client has time: these percentiles of how long, at most, are kept.
+LAGS = 50, 99, 100
+MOST_S, MOST_LINES = 1e9, 10_000
+BlockName = tuple[float, str, int]
+
+
+class Ran(NamedTuple):
+    """A block that was run, whole or in part.
+
+    lags_s: see `LAGS`. cpu: share of a core that the client took. before, after: lines of the server's /metrics.
+    """
+
+    part: Part
+    is_whole: bool
+    lags_s: tuple[float, ...] = ()
+    cpu: float = 0.0
+    before: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+
+
+def of_request(block: Block, attempt: int, row: int, answer: Answer) -> dict[str, Any]:
+    """Return the record of a request; ttft_s and e2e_s are from its sending, gaps between chunks with tokens."""
+    record: dict[str, Any] = {
+        "type": REQUEST,
+        "load": block.load,
+        "arm": block.arm,
+        "part": block.part,
+        "try": attempt,
+        "row": row,
+        "sent_s": round(answer.sent_s, DIGITS),
+        "late_s": round(answer.late_s, DIGITS),
+    }
+    if answer.first_s is not None and answer.last_s is not None:
+        record["ttft_s"] = round(answer.first_s - answer.sent_s, DIGITS)
+        record["e2e_s"] = round(answer.last_s - answer.sent_s, DIGITS)
+        record["gaps_s"] = [round(gap, DIGITS) for gap in answer.gaps_s]
+    for name in ("prompt_tokens", "output_tokens"):
+        if (value := getattr(answer, name)) is not None:
+            record[name] = value
+    for name in ("finish", "digest", "error", "detail"):
+        if text := getattr(answer, name):
+            record[name] = text
+    return record
+
+
+def of_block(block: Block, attempt: int, ran: Ran) -> dict[str, Any]:
+    """Return the record of a block, which its requests stand before."""
+    return {
+        "type": BLOCK,
+        "load": block.load,
+        "arm": block.arm,
+        "part": block.part,
+        "try": attempt,
+        "duration_s": ran.part.duration_s,
+        "lags_s": list(ran.lags_s),
+        "cpu": ran.cpu,
+        "before": list(ran.before),
+        "after": list(ran.after),
+    }
+
+
+def answer_of(record: Field) -> Answer:
+    """Read a request."""
+    answer = Answer(sent_s=record["sent_s"].number(0, MOST_S), late_s=record["late_s"].number(0, MOST_S, default=0.0))
+    if record["ttft_s"].is_given:
+        answer.first_s = answer.sent_s + record["ttft_s"].number(0, MOST_S)
+        answer.last_s = answer.sent_s + record["e2e_s"].number(0, MOST_S)
+        answer.gaps_s = [gap.number(0, MOST_S) for gap in record["gaps_s"].elements()]
+    for name in ("prompt_tokens", "output_tokens"):
+        if record[name].is_given:
+            setattr(answer, name, record[name].whole(0, MOST_TOKENS))
+    for name in ("finish", "digest", "error", "detail"):
+        if record[name].is_given:
+            setattr(answer, name, record[name].text())
+    return answer
+
+
+def lags_of(lags_s: list[float]) -> tuple[float, ...]:
+    """Return what is kept of how long chunks may have lain."""
+    return tuple(float(v) for v in np.percentile(lags_s, LAGS)) if lags_s else ()
+
+
+def part_of(block: Block, answers: Iterable[tuple[int, Answer]], clients: int, share: float) -> Part:
+    """Return what came of a block, its requests in the order in which they were sent."""
+    ordered = sorted(answers, key=lambda pair: (pair[1].sent_s, pair[0]))
+    rows, sent = tuple(row for row, _ in ordered), tuple(answer for _, answer in ordered)
+    duration_s = max((a.last_s for a in sent if a.last_s is not None), default=0.0)
+    return Part(block.load, block.arm, block.part, rows, sent, duration_s, warm_of(len(sent), clients, share))
+
+
+class Found(NamedTuple):
+    """What a file holds: attempts of blocks, and records of those that came to their end."""
+
+    attempts: Mapping[BlockName, int]
+    answers: Mapping[tuple[BlockName, int], list[tuple[int, Answer]]]
+    ended: Mapping[tuple[BlockName, int], Field]
+
+
+def found_in(path: Path, records: Iterable[Mapping[str, Any]]) -> Found:
+    """Read the records behind a header.
+
+    Raises:
+        UserError: One is not as we write them.
+    """
+    attempts: dict[BlockName, int] = {}
+    answers: dict[tuple[BlockName, int], list[tuple[int, Answer]]] = {}
+    ended: dict[tuple[BlockName, int], Field] = {}
+    for line, value in enumerate(records, 2):
+        record = Field(value, path, f"line {line}")
+        kind = record["type"].choice((REQUEST, BLOCK))
+        load, arm, part = record["load"].number(), record["arm"].text(), record["part"].whole()
+        name, attempt = (load, arm, part), record["try"].whole(1)
+        attempts[name] = max(attempt, attempts.get(name, 0))
+        if kind == BLOCK:
+            ended[name, attempt] = record
+        else:
+            answers.setdefault((name, attempt), []).append((record["row"].whole(), answer_of(record)))
+    return Found(attempts, answers, ended)
+
+
+def ran_of(found: Found, block: Block, clients: int, share: float) -> Ran | None:
+    """Return what a file has of a block that came to its end, None of one that did not."""
+    name = block.name
+    attempt = next((n for n in range(found.attempts.get(name, 0), 0, -1) if (name, n) in found.ended), None)
+    if attempt is None:
+        return None
+    record = found.ended[name, attempt]
+    part = part_of(block, found.answers.get((name, attempt), []), clients, share)
+    lags = tuple(lag.number(0, MOST_S) for lag in record["lags_s"].elements())
+    before, after = (
+        tuple(line.text() for line in record[side].elements()[:MOST_LINES]) for side in ("before", "after")
+    )
+    part = part._replace(duration_s=record["duration_s"].number(0, MOST_S))
+    return Ran(part, True, lags, record["cpu"].number(), before, after)
+
+
+def kept(journal: Journal | None, records: Iterable[Mapping[str, Any]]) -> None:
+    """Write records, on disk before this returns; without a file, nowhere."""
+    if journal is not None:
+        journal.write(b"".join(map(to_line, records)))
