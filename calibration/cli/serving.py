@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from simulator.cli.load import memory_option
 from simulator.ground.artefacts import UserError, read_bytes, to_json, write_json
 from simulator.ground.command import FILE, say, stacked
 
@@ -19,12 +20,13 @@ if TYPE_CHECKING:
 
 # Options of rows.
 SERVED = ("chunk", "max_running", "prefix_hit", "prompts_first", "same_length")
-ROWS = ("target_model", "engine", "dtype", "kv_dtype", "tp", *SERVED)
+ROWS = ("target_model", "engine", "dtype", "kv_dtype", "tp", "gpu_memory_utilization", *SERVED)
 row_options = stacked(
     click.option("--target-model", metavar="NAME", help="Of rows of a server: the model whose rows are used."),
     click.option("--engine", metavar="NAME", help="Of rows of a server: the engine whose rows are used."),
     click.option("--kv-dtype", metavar="NAME", help="Of rows that do not say: the number format of the KV cache."),
     click.option("--tp", type=click.IntRange(1, 4096), help="The same: devices that share the model."),
+    memory_option("The same: share of a device's memory for weights and KV cache."),
     click.option("--chunk", type=click.IntRange(1, 10_000_000), help="Of all rows: tokens of a pass at most.  [8192]"),
     click.option("--max-running", type=click.IntRange(1), help="The same: sequences that run at once at most."),
     click.option("--prefix-hit", type=click.FloatRange(0, 1), help="The same: share of prompts in the cache.  [0]"),
@@ -56,6 +58,7 @@ def loads_from(paths: Sequence[Path], profile: "Profile", given: Mapping[str, An
         target_model=given["target_model"] or (fitted.model if fitted else ""),
         engine=engine_of(given["engine"] or (fitted.engine if fitted else "")),
         tp=given["tp"],
+        memory_share=given["gpu_memory_utilization"],
         dtype=formats["dtype"] or (fitted.dtype if fitted else ""),
         kv_dtype=formats["kv_dtype"],
         served=served_as(given),

@@ -141,7 +141,7 @@ def calibrate_serving(loads: Loads, prior: Profile, name: str, source_sha256: st
     """
     prior = before_rows(prior, drafts=loads.has_drafts)
     fits = np.isfinite(loads.priced(prior).tpot_s)
-    loads = loads.select([int(i) for i in np.flatnonzero(fits)])
+    loads = loads.fitting(fits)
     if (count := loads.distinct) < LEAST_LOADS:
         fit = f"{count} load{'s' * (count != 1)} of these rows fit{'s' * (count == 1)} into memory"
         raise UserError(f"{fit}, expected at least {LEAST_LOADS} (--tp, --dtype?)")
@@ -218,7 +218,15 @@ def profile_of(calibration: ServingCalibration, told: Told, name: str, source_sh
     note = f"Fitted to {len(loads)} rows of {what}; what they do not tell is as {calibration.prior.name} has it."
     notes = (note, *(n for n in fitted.notes if not n.startswith("Assumed")))
     return replace(
-        fitted, name=name, status=CALIBRATED, passes=passes, link=link, engine=engine, notes=notes, fitted=fit
+        fitted,
+        name=name,
+        status=CALIBRATED,
+        passes=passes,
+        link=link,
+        engine=engine,
+        memory_share=loads.memory_share or fitted.memory_share,
+        notes=notes,
+        fitted=fit,
     )
 
 

@@ -1,9 +1,10 @@
 """Rows of servers as loads that a profile prices: models placed as the rows say, through the one closed form."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,15 +22,24 @@ from simulator.costs.placing import place_models
 from simulator.costs.profile import Profile
 from simulator.costs.profile_file import load_profile
 from simulator.costs.ranges import TimedRange
+from simulator.costs.room import hangs
 from simulator.costs.shapes import read_shape
 from simulator.costs.work import ModelShape, as_storage
 from simulator.ground.artefacts import UserError
 from simulator.serving.steady import Steady, steady
 
+from .row_words import left_in_words
+
 # What benches send where a row does not say: requests a client, of which the first all come at once.
 REQUESTS_A_CLIENT = 10.0
+UNFIT = "as they do not fit into the memory of their devices"
+# Of all rows: where fewer are used, that is said first.
+FEW_USED = 0.5
 # How a server takes loads where nobody says.
 USUAL = Load()
+# What of a row was measured, or is of its file: rows that are alike but for it are of one load.
+SILENT: dict[str, Any] = {"line": 0, "path": "", "columns": ("", ""), "tpot_s": 1.0, "is_derived": False}
+SILENT |= dict.fromkeys(("ttft_s", "tokens_per_round", "output_tok_s"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,28 +51,34 @@ class Options:
     dtype: str = ""
     kv_dtype: str = ""
     tp: int | None = None
+    memory_share: float | None = None
     served: Load = USUAL
 
 
 @dataclass(frozen=True, slots=True)
 class Placing:
-    """How a row's model lies on devices."""
+    """How a row's model lies on devices; memory_share: of these, what the engine uses, None where the row is silent."""
 
     storage: Storage | str
     kv_dtype: str | None
     devices: int
     replicas: int
+    memory_share: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loads:
-    """Rows of one model and engine, with where each lies. left_out: why how many others were not used."""
+    """Rows of one model and engine, with where each lies.
+
+    left_out: why how many others were not used; others: what those are of, by the reason.
+    """
 
     shape: ModelShape
     engine: str
     rows: tuple[ServingRow, ...]
     placings: tuple[Placing, ...]
     left_out: Mapping[str, int]
+    others: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     assumed: tuple[str, ...] = ()
     dtype: str = ""
     served: Load = USUAL
@@ -93,7 +109,7 @@ class Loads:
     def numbers(self) -> NDArray[np.int64]:
         """Return a number of each row's load, the same for rows of one: alike but for what was measured."""
         known: dict[tuple[ServingRow, Placing], int] = {}
-        silent = (replace(r, line=0, path="", tpot_s=1.0, ttft_s=None, tokens_per_round=None) for r in self.rows)
+        silent = (replace(row, **SILENT) for row in self.rows)
         keys = zip(silent, self.placings, strict=True)
         return np.array([known.setdefault(key, len(known)) for key in keys], np.int64)
 
@@ -111,6 +127,45 @@ class Loads:
         """Return some of the rows."""
         return replace(self, rows=tuple(self.rows[i] for i in kept), placings=tuple(self.placings[i] for i in kept))
 
+    @property
+    def read(self) -> int:
+        """How many rows there were, with those that are not used."""
+        return len(self) + sum(self.left_out.values())
+
+    @property
+    def are_few(self) -> bool:
+        """Whether most rows are not used."""
+        return len(self) < FEW_USED * self.read
+
+    def fitting(self, fits: NDArray[np.bool_]) -> "Loads":
+        """Return the rows that fit into memory; the others are left out and counted."""
+        found = self.select([int(i) for i in np.flatnonzero(fits)])
+        unfit = {UNFIT: len(self) - len(found)} if len(found) < len(self) else {}
+        return replace(found, left_out={**self.left_out, **unfit})
+
+    def placed(self, placing: Placing, profile: Profile) -> Placed:
+        """Return the model as a row has it."""
+        if placing.memory_share is not None:
+            profile = replace(profile, memory_share=placing.memory_share)
+        names = {"kv_dtype": placing.kv_dtype, "devices": placing.devices, "replicas": placing.replicas}
+        return Placed(shape=self.shape, dtype=placing.storage, profile=profile, **names)  # type: ignore[arg-type]
+
+    @property
+    def memory_share(self) -> float | None:
+        """The share of the memory that all rows say; None where one is silent, or they differ."""
+        shares = {placing.memory_share for placing in self.placings}
+        return shares.pop() if len(shares) == 1 else None
+
+    def hanging(self, profile: Profile) -> NDArray[np.bool_]:
+        """Return which rows' requests wait or not by a share of the memory that nobody states."""
+        running = np.minimum(self.column("concurrency"), self.served.most_running)
+        context = self.column("isl") + self.column("osl") / 2
+        found = np.zeros(len(self), np.bool_)
+        for placing in dict.fromkeys(self.placings):
+            at = [i for i, other in enumerate(self.placings) if other == placing]
+            found[at] = hangs(self.placed(placing, profile), running[at], context[at])
+        return found
+
     def priced(self, profile: Profile) -> Steady:
         """Return what the rows' loads come to on a profile, [*samples, rows]."""
         clients, isl, osl, sent = (self.column(name) for name in ("concurrency", "isl", "osl", "requests"))
@@ -118,14 +173,7 @@ class Loads:
         parts, drafts = [], [row.method if row.draft_length else "" for row in self.rows]
         for placing, method in dict.fromkeys(zip(self.placings, drafts, strict=True)):
             at = [i for i, both in enumerate(zip(self.placings, drafts, strict=True)) if both == (placing, method)]
-            placed = Placed(
-                shape=self.shape,
-                dtype=placing.storage,
-                kv_dtype=placing.kv_dtype,
-                devices=placing.devices,
-                profile=profile,
-                replicas=placing.replicas,
-            )
+            placed = self.placed(placing, profile)
             served, k, tau = drafting(placed, method) if method else placed, None, None
             if method:
                 k, tau = (self.column(name)[at] for name in ("draft_length", "tokens_per_round"))
@@ -139,6 +187,14 @@ class Loads:
         return Steady(**found)
 
 
+# Reasons that a row is left out for what it names, and that.
+NAMED: Mapping[str, Callable[[ServingRow], str]] = {
+    "of other models": lambda row: row.model,
+    "of other engines": lambda row: row.engine,
+    "on other devices": lambda row: row.device,
+}
+
+
 def loads_of(rows: Sequence[ServingRow], profile: Profile, given: Options) -> Loads:
     """Return the rows that a profile can price: of one model and engine, and on its device.
 
@@ -148,19 +204,25 @@ def loads_of(rows: Sequence[ServingRow], profile: Profile, given: Options) -> Lo
     target = given.target_model or one_of("model", "--target-model", rows)
     shape = read_shape(target)
     left: Counter[str] = Counter()
+    others: dict[str, Counter[str]] = {}
     kept = []
     for row in rows:
         reason = no_use(row, shape, profile, given)
         if reason:
             left[reason] += 1
+            others.setdefault(reason, Counter())[NAMED[reason](row) if reason in NAMED else ""] += 1
         else:
             kept.append(row)
+    names = {reason: tuple(name for name, _ in of.most_common() if name) for reason, of in others.items()}
     engine = given.engine or one_of("engine", "--engine", kept, needed=False)
     if not kept:
-        most = ", ".join(f"{count} {reason}" for reason, count in left.most_common(3))
+        most = "; ".join(left_in_words(left, names)[:3])
         raise UserError(f"no row of {target} on {profile.name} to use ({most})")
     placings = tuple(placing_of(row, shape, given) for row in kept)
     assumed = list(assumed_of_cache(kept, placings, given))
+    derived = sum(row.is_derived for row in kept)
+    if derived:
+        assumed.append(f"time a token of {derived} rows follows from output_tok_s, concurrency, osl and ttft_ms")
     alone = [row for row in kept if row.tp is None and given.tp is None]
     if alone:
         assumed.append(f"{len(alone)} rows that state no tp are taken to be of one device each; --tp says another")
@@ -179,6 +241,7 @@ def loads_of(rows: Sequence[ServingRow], profile: Profile, given: Options) -> Lo
         rows=tuple(kept),
         placings=placings,
         left_out=dict(left),
+        others=names,
         assumed=tuple(assumed),
         dtype=given.dtype,
         served=given.served,
@@ -298,4 +361,5 @@ def placing_of(row: ServingRow, shape: ModelShape, given: Options) -> Placing:
     is_nvidia = (row.engine or given.engine) == "trtllm" or row.model.lower().startswith("nvidia/")
     if kv_dtype is None and is_nvidia and has_few_bits(row, given):
         kv_dtype = "fp8"
-    return Placing(storage, kv_dtype, (row.tp or given.tp or 1) * row.dp, row.dp)
+    share = row.memory_share or given.memory_share
+    return Placing(storage, kv_dtype, (row.tp or given.tp or 1) * row.dp, row.dp, share)

@@ -6,43 +6,27 @@ from typing import Any
 
 import numpy as np
 
-from simulator.costs.datasheet import ARITHMETIC, LINK, MEMORY
-from simulator.costs.profile import DATASHEET, Profile
+from simulator.costs.profile import Profile
 from simulator.costs.step import Floats
 from simulator.ground.artefacts import envelope
 from simulator.ground.command import table
 
+from .far_rows import far_rows
 from .from_serving import Constant, ServingCalibration
+from .physical import PEAKS, PHYSICAL, in_words, reached, unphysical, values
+from .row_words import notes_of, row_warnings
 
 KIND = "serving_calibration"
 # 1: first version.
 SCHEMA_VERSION = 1
+# Loads below which a fit is told to be of few; rows that lie far and are named, at most.
+FEW_LOADS, MOST_FAR = 5, 5
 # Correlations of constants that rows do not tell apart.
 TOGETHER = 0.9
-# Of what was assumed: floors of less have all but gone.
-GONE = 0.1
-PEAKS = {"flop_scale": "arithmetic", "mem_scale": "memory bandwidth", "link_bytes_per_s": "link"}
 # Beyond it, rows are told to be of another server than the model that was fitted: no profile is written.
 MOST_MEDIAN = 0.35
 # The same: no sheet understates a device by so much.
 MOST_OF_PEAK = 2.0
-WORDS = {
-    "flop_scale": "seconds a FLOP",
-    "mem_scale": "seconds a byte",
-    "launch_s": "launch",
-    "fixed_s": "a pass besides",
-    "overlap_exponent": "overlap exponent",
-    "host_layer_s": "host a layer, with a prompt",
-    "load_layer_s": "layer under load, more",
-    "load_layer_sequence_s": "its sequence, more",
-    "link_bytes_per_s": "link bandwidth",
-    "link_latency_s": "all-reduce latency",
-    "front_s": "in front of a request",
-    "front_client_s": "in front, a client",
-    "first_passes": "passes waited for",
-    "round_overhead_s": "a round besides",
-    "round_sequence_s": "its sequence",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +65,7 @@ def failed(calibration: ServingCalibration) -> str:
     beyond = {name: share for name, share in reached(calibration).items() if share > MOST_OF_PEAK}
     if beyond:
         name, share = max(beyond.items(), key=lambda peak: peak[1])
-        told = f"the rows reach {share:,.3g} times the {name} of {calibration.prior.name}, expected about 1"
+        told = f"the rows reach {share:,.3g} times the {PEAKS[name]} of {calibration.prior.name}, expected about 1"
         return f"{told}: times in other units (ms are meant), or another device or model"
     median = errors_of(calibration.held_out_tpot).median_error or 0.0
     if median <= MOST_MEDIAN:
@@ -89,30 +73,9 @@ def failed(calibration: ServingCalibration) -> str:
     return f"the median error of rows held out is {median:.0%}, expected at most {MOST_MEDIAN:.0%}"
 
 
-def reached(calibration: ServingCalibration) -> dict[str, float]:
-    """Return which share of its sheet's peaks the fit reaches; nothing where the prior is no sheet."""
-    if calibration.prior.status != DATASHEET:
-        return {}
-    factors = {c.name: float(np.exp(log)) for c, log, _ in calibration.found}
-    shares = {"flop_scale": ARITHMETIC / factors["flop_scale"], "mem_scale": MEMORY / factors["mem_scale"]}
-    if "link_bytes_per_s" in factors:
-        shares["link_bytes_per_s"] = LINK * factors["link_bytes_per_s"]
-    return {PEAKS[name]: share for name, share in shares.items()}
-
-
-def unphysical(calibration: ServingCalibration) -> dict[str, str]:
-    """Return constants that no device has, with why: rates above a sheet's peak, and floors that have all but gone."""
-    shares = reached(calibration)
-    found = {n: f"not physical: {shares[k]:.0%} of its peak" for n, k in PEAKS.items() if shares.get(k, 0.0) > 1}
-    for constant, log, _ in calibration.found:
-        if constant.name not in PEAKS and log < np.log(GONE):
-            found[constant.name] = f"not physical: {np.exp(log):.0%} of what was assumed is left"
-    return found
-
-
 def with_notes(calibration: ServingCalibration) -> Profile:
     """Return the profile, whose notes say what of it no device has."""
-    words = (f"{WORDS[name]} is {why}" for name, why in unphysical(calibration).items())
+    words = (f"{PHYSICAL[name].words} is {why}" for name, why in unphysical(calibration).items())
     notes = tuple(f"{word[0].upper()}{word[1:]}." for word in words)
     return replace(calibration.profile, notes=(*notes, *calibration.profile.notes))
 
@@ -141,7 +104,7 @@ def together(calibration: ServingCalibration) -> Iterator[tuple[str, str, float]
 
 def serving_json(calibration: ServingCalibration, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fit with its constants and the errors of every row."""
-    loads, words = calibration.loads, said(calibration)
+    loads, words, amounts = calibration.loads, said(calibration), values(calibration)
     columns = (calibration.tpot, calibration.held_out_tpot, calibration.ttft, calibration.held_out_ttft)
     names = ("tpot_error", "tpot_held_out", "ttft_error", "ttft_held_out")
     rows: list[dict[str, Any]] = [
@@ -149,7 +112,6 @@ def serving_json(calibration: ServingCalibration, parameters: Mapping[str, Any])
         | {name: float(v) if np.isfinite(v) else None for name, v in zip(names, values, strict=True)}
         for row, *values in zip(loads.rows, *columns, strict=True)
     ]
-    shares = reached(calibration)
     return envelope(KIND, SCHEMA_VERSION, parameters) | {
         "passed": not failed(calibration),
         "model": loads.shape.name,
@@ -165,15 +127,35 @@ def serving_json(calibration: ServingCalibration, parameters: Mapping[str, Any])
         "constants": [
             {"name": c.name, "factor": float(np.exp(log)), "relative_error": error, "prior_error": c.error}
             | {"told": c.name in calibration.told, "said": words[c.name] or None}
+            | {"value": amounts.get(c.name), "unit": PHYSICAL[c.name].unit}
             for c, log, error in calibration.found
         ],
         "together": [{"one": a, "other": b, "correlation": r} for a, b, r in together(calibration)],
-        "reached": shares,
+        "reached": {PEAKS[name]: share for name, share in reached(calibration).items()},
         "physical": not unphysical(calibration),
+        "warnings": list(warnings_of(calibration)),
+        "far_rows": [{"path": far.row.path, "line": far.row.line, "said": far.said} for far in far_rows(calibration)],
         "left_out": dict(loads.left_out),
         "assumed": list(loads.assumed),
         "rows": rows,
     }
+
+
+def warnings_of(calibration: ServingCalibration) -> Iterator[str]:
+    """Yield what to know before the numbers: of the rows, of those that lie far, of constants that nothing has."""
+    loads = calibration.loads
+    yield from row_warnings(loads, calibration.prior)
+    if loads.distinct < FEW_LOADS:
+        yield f"{loads.distinct} loads tell little of {len(calibration.constants)} constants: five to ten are better"
+    far = list(far_rows(calibration))
+    yield from (one.said for one in far[:MOST_FAR])
+    if len(far) > MOST_FAR:
+        yield f"{len(far) - MOST_FAR} rows more lie as far: --report has them"
+    if far:
+        yield "rows that lie far count for little in the fit: mend them, or leave them out"
+    odd = unphysical(calibration)
+    if odd:
+        yield f"not physical, so this is not what the server has: {', '.join(PHYSICAL[n].words for n in odd)}"
 
 
 def serving_text(calibration: ServingCalibration) -> str:
@@ -181,27 +163,31 @@ def serving_text(calibration: ServingCalibration) -> str:
     loads, seen = calibration.loads, errors_of(calibration.tpot)
     held, first = errors_of(calibration.held_out_tpot), errors_of(calibration.held_out_ttft)
     who = f"{loads.engine} serving {loads.shape.name}" if loads.engine else loads.shape.name
-    head = f"{who}: {len(loads)} rows fitted, {calibration.prior.name} as prior."
-    lines = [
+    lines = [f"warning: {warning}" for warning in warnings_of(calibration)]
+    lines += [f"{who}: {len(loads)} rows fitted, {calibration.prior.name} as prior."]
+    lines += [
         f"Time a token: median error {seen.median_error:.1%} of the rows; left out in turn {held.median_error:.1%}."
     ]
     if first.median_error is not None:
         lines.append(f"Time to the first token: {first.median_error:.1%} left out in turn.")
-    rows = [("constant", "factor", "known to", "before", "")]
-    words = said(calibration)
-    for constant, log, error in calibration.found:
-        name = WORDS.get(constant.name, constant.name)
-        rows.append((name, f"{np.exp(log):.2f}", f"{error:.0%}", f"{constant.error:.0%}", words[constant.name]))
-    shares = reached(calibration)
-    notes = [f"Reached of the sheet's peaks: {', '.join(f'{k} {v:.0%}' for k, v in shares.items())}."] if shares else []
-    odd = unphysical(calibration)
-    notes += [f"Not physical, so this is not what the server has: {', '.join(WORDS[n] for n in odd)}."] if odd else []
+    notes = []
     if loads.distinct < len(loads):
         notes.append(f"The rows are of {loads.distinct} loads: what is of one load counts as one.")
     notes += [
-        f"{WORDS[a]} and {WORDS[b]} move together ({r:+.2f}): the rows tell them as one."
+        f"{PHYSICAL[a].words} and {PHYSICAL[b].words} move together ({r:+.2f}): the rows tell them as one."
         for a, b, r in together(calibration)
     ]
-    notes += [f"{count} rows left out: {reason}." for reason, count in loads.left_out.items()]
-    notes += [f"{note[0].upper()}{note[1:]}." for note in loads.assumed]
-    return "\n\n".join(("\n".join((head, *lines)), table(rows, (0, 4)), "\n".join(notes)))
+    notes += notes_of(loads)
+    return "\n\n".join(("\n".join(lines), constants_table(calibration), "\n".join(notes)))
+
+
+def constants_table(calibration: ServingCalibration) -> str:
+    """Return the constants: what was fitted, by what factor that is of what was assumed, and how well each is known."""
+    words, amounts = said(calibration), values(calibration)
+    rows = [("constant", "fitted", "factor", "known to", "before", "")]
+    for constant, log, error in calibration.found:
+        name = constant.name
+        amount = in_words(name, amounts[name]) if name in amounts else ""
+        known = (f"{np.exp(log):.2f}", f"{error:.0%}", f"{constant.error:.0%}")
+        rows.append((PHYSICAL[name].words, amount, *known, words[name]))
+    return table(rows, (0, 5))

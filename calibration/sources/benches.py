@@ -9,7 +9,8 @@ from simulator.ground.records import BadRecord, as_record
 from .serving import ServingRow, read_row
 
 # Of what SGLang says of its server.
-SERVER = ("model_path", "ep_size", "pp_size", "dtype", "quantization", "kv_cache_dtype", "speculative_algorithm")
+SERVER: tuple[str, ...] = ("model_path", "ep_size", "pp_size", "dtype", "quantization", "kv_cache_dtype")
+SERVER += ("speculative_algorithm", "mem_fraction_static")
 
 
 def read_record(record: Field, line: int) -> tuple[ServingRow, ...]:

@@ -36,6 +36,7 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
     "request_rate": ("request rate",),
     "input_total": ("total input tokens",),
     "output_total": ("total output tokens", "total generated tokens"),
+    "memory_share": ("gpu memory utilization", "mem fraction static"),
 }
 # Times, whose columns may name their unit; without one they are in ms. Of gaps between tokens where no tpot is told.
 TIMES: Mapping[str, tuple[str, ...]] = {
@@ -56,7 +57,7 @@ NEEDED = {
     "concurrency": ("concurrency", "batch_size"),
     "isl": ("isl", "input_total"),
     "osl": ("osl", "output_total"),
-    "tpot_ms": ("tpot", "itl"),
+    "tpot_ms": ("tpot", "itl", "output_tok_s"),
 }
 ENGINES = {"tensorrtllm": "trtllm", "trtllm": "trtllm", "trt": "trtllm", "vllm": "vllm", "vllmchat": "vllm"}
 ENGINES |= {"sglang": "sglang", "sglangoai": "sglang", "sglangoaichat": "sglang", "sglangnative": "sglang"}
@@ -65,6 +66,9 @@ ENGINES |= {"openai": "", "openaichat": "", "openaihttp": ""}
 CONTAINERS = ("auto", "none", "compressed-tensors", "modelopt", "quark", "gguf", "bitsandbytes")
 ABSENT = ("", "-", "na", "n/a", "none", "null", "nan")
 MOST = 1e12
+# Requests a client: of fewer the first and the last, which are alone, count too much in a throughput. By what factor
+# the time of a request that a throughput tells may be off that of its times: beyond it one of them is wrong.
+LEAST_REQUESTS, MOST_APART = 3, 1.5
 
 
 class Cell(NamedTuple):
@@ -85,7 +89,9 @@ class ServingRow:
 
     line: in the file that `path` names, where there are several. concurrency: requests on the way, in all. isl, osl:
     tokens of a prompt and an answer. requests: in all. draft_length: 0 without speculation, at least 1 with it. method:
-    of speculation. tokens_per_round: of it, where the draft length is known too.
+    of speculation. tokens_per_round: of it, where the draft length is known too. memory_share: of a device's memory,
+    what the engine uses. output_tok_s: of all clients together; is_derived: whether tpot_s follows from it. columns:
+    that tell tpot_s and ttft_s, as the file calls them.
     """
 
     line: int
@@ -108,6 +114,31 @@ class ServingRow:
     method: str = ""
     tokens_per_round: float | None = None
     path: str = ""
+    memory_share: float | None = None
+    output_tok_s: float | None = None
+    is_derived: bool = False
+    columns: tuple[str, str] = ("tpot_ms", "ttft_ms")
+
+    @property
+    def place(self) -> str:
+        """Where it stands: file and line, or which record of several."""
+        is_record = self.path.endswith((".json", ".jsonl"))
+        return f"{self.path}{self.path and ': '}{'record' if is_record else 'line'} {self.line}"
+
+    @property
+    def apart(self) -> float:
+        """By what factor a request takes longer by the throughput than by its times; 1 where one is not told."""
+        if self.output_tok_s is None or self.is_derived or not is_busy(self.concurrency, self.requests):
+            return 1.0
+        told_s, stated_s = self.concurrency * self.osl / self.output_tok_s, (self.osl - 1) * self.tpot_s
+        if self.ttft_s is None:  # of the first token nothing is known: more than the others it may take
+            return min(told_s / stated_s, 1.0) if stated_s else 1.0
+        return told_s / (stated_s + self.ttft_s)
+
+
+def is_busy(clients: float, requests: float | None) -> bool:
+    """Whether so many requests keep clients busy: their throughput is that of a load that lasts."""
+    return requests is None or requests >= LEAST_REQUESTS * clients
 
 
 def plain(name: str) -> str:
@@ -145,8 +176,12 @@ def read_row(values: Mapping[Any, Any], line: int, *, comma: bool = False) -> Se
             cells.setdefault(found[0], Cell(value, str(key), found[1], comma))
     done = number(cells, "requests")
     isl, osl = (per_request(cells, *names, done) for names in (("isl", "input_total"), ("osl", "output_total")))
-    tpot_s = number(cells, "tpot") or number(cells, "itl")
+    tpot_s, ttft_s = number(cells, "tpot") or number(cells, "itl"), number(cells, "ttft")
+    rate = number(cells, "output_tok_s")
     dp, clients = whole(cells, "dp") or 1, clients_of(cells, done)
+    is_derived = not tpot_s and bool(clients and osl and rate)
+    if is_derived:
+        tpot_s = derived_s(clients or 0.0, osl or 0.0, rate or 0.0, ttft_s, done)
     for name, value in (("concurrency", clients), ("isl", isl), ("osl", osl), ("tpot_ms", tpot_s)):
         if not value:
             raise BadRecord(f"no {name}")
@@ -157,7 +192,7 @@ def read_row(values: Mapping[Any, Any], line: int, *, comma: bool = False) -> Se
         isl=isl,
         osl=osl,
         tpot_s=tpot_s,
-        ttft_s=number(cells, "ttft") or None,
+        ttft_s=ttft_s or None,
         tp=whole(cells, "tp") or None,
         dp=dp,
         ep=whole(cells, "ep") or 1,
@@ -171,7 +206,46 @@ def read_row(values: Mapping[Any, Any], line: int, *, comma: bool = False) -> Se
         draft_length=whole(cells, "draft_length") or int(is_drafted(cells)),
         method=text(cells, "method"),
         tokens_per_round=number(cells, "tokens_per_round") if "draft_length" in cells else None,
+        memory_share=share_of(cells),
+        output_tok_s=rate or None,
+        is_derived=is_derived,
+        columns=(tpot_column(cells, is_derived=is_derived), name_of(cells, "ttft")),
     )
+
+
+def derived_s(clients: float, osl: float, rate: float, ttft_s: float | None, done: float | None) -> float:
+    """Return the time a token that a throughput tells: a client's request takes osl / (rate / clients) seconds.
+
+    Raises:
+        BadRecord: It tells none.
+    """
+    if not ttft_s:
+        raise BadRecord("no tpot_ms, and no ttft_ms beside output_tok_s that would tell it")
+    if not is_busy(clients, done):
+        raise BadRecord(
+            f"no tpot_ms, and {done:g} requests of {clients:g} clients are too few to tell it by output_tok_s"
+        )
+    left_s = clients * osl / rate - ttft_s
+    if osl < 2 or left_s <= 0:
+        raise BadRecord(f"no tpot_ms, and output_tok_s of {rate:g} leaves no time for it beside ttft_ms")
+    return left_s / (osl - 1)
+
+
+def tpot_column(cells: Cells, *, is_derived: bool) -> str:
+    """Return the column that tells the time a token."""
+    return name_of(cells, "output_tok_s" if is_derived else "tpot" if "tpot" in cells else "itl")
+
+
+def share_of(cells: Cells) -> float | None:
+    """Return the share of a device's memory that the engine uses: 0.95, or 95 of percent."""
+    if "memory_share" not in cells:
+        return None
+    cell = cells["memory_share"]
+    stated = number_of(cell._replace(value=str(cell.value).strip().removesuffix("%")))
+    share = stated / 100 if stated > 1 else stated
+    if not 0 < share <= 1:
+        raise BadRecord(f"{cell.column} is {stated:g}, expected a share from 0 to 1")
+    return share
 
 
 def clients_of(cells: Cells, done: float | None) -> float | None:

@@ -1,17 +1,19 @@
 """Forecasts of served loads held against the rows that were measured: errors by batch, lengths and devices."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calibration.fit.loads import Loads
+from calibration.fit.row_words import notes_of, row_warnings
 from calibration.fit.serving_report import Errors, errors_json, errors_of
 from simulator.costs.beyond import Beyond, beyond_rows, error_beyond
 from simulator.costs.moved import moved
 from simulator.costs.profile import Profile
+from simulator.costs.sampled import drawn_profile
 from simulator.costs.step import Floats
 from simulator.ground.artefacts import envelope
 from simulator.ground.command import table
@@ -27,6 +29,8 @@ KIND = "serving_validation"
 SCHEMA_VERSION = 1
 # Ranges of clients and lengths are of this factor.
 RANGE = 4
+# Draws of a profile that was fitted to no rows, least and most; rows that are priced for them.
+DRAWS, MOST_PRICED = (50, 400), 60_000
 # Of a row, what results repeat.
 STATED = ("path", "line", "concurrency", "isl", "osl", "tp", "dp", "draft_length")
 
@@ -36,7 +40,7 @@ class ServingValidation:
     """Rows and their forecasts.
 
     tpot, ttft: relative errors, NaN where there is none. factors: what forecasts are multiplied and divided by to hold
-    95 % of rows, by kind, of a profile that was fitted to rows.
+    95 % of rows, by kind.
     """
 
     loads: Loads
@@ -79,20 +83,28 @@ def range_of(value: float, *, exact: bool) -> str:
 def log_errors(loads: Loads, profile: Profile) -> dict[str, Floats]:
     """Return standard errors of the logarithms of rows' times: of constants by their draws, and of rows besides.
 
-    Nothing of a profile that was not fitted to rows.
+    Of a profile that was not fitted to rows nobody knows what these are off by besides.
     """
-    fit = profile.fitted
+    fit, here = profile.fitted, loads.priced(profile)
+    beside: dict[str, float | None] = {"tpot": 0.0, "ttft": 0.0}
     if fit is None:
-        return {}
-    beyond = error_beyond(beyond_of(loads, profile))
-    here = loads.priced(profile)
-    there = loads.priced(moved(profile, fit.factors(fit.draws)))
-    found = {}
-    for kind, besides in (("tpot", fit.tpot_error), ("ttft", fit.ttft_error)):
+        drawn = drawn_sheet(profile, len(loads))
+    else:
+        drawn = moved(profile, fit.factors(fit.draws))
+        beside = {"tpot": fit.tpot_error, "ttft": fit.ttft_error}
+    beyond, there, found = error_beyond(beyond_of(loads, profile)), loads.priced(drawn), {}
+    for kind, besides in beside.items():
         if besides is not None:
             off = np.log(getattr(there, f"{kind}_s") / getattr(here, f"{kind}_s"))
             found[kind] = np.sqrt(np.mean(off**2, 0) + besides**2 + beyond**2)
     return found
+
+
+def drawn_sheet(profile: Profile, rows: int) -> Profile:
+    """Draw a profile that was fitted to no rows, as `simulate` does for its intervals."""
+    samples = int(np.clip(MOST_PRICED / rows, *DRAWS))
+    drawn, overhead = drawn_profile(profile, np.random.default_rng(0), samples, profile.round_overhead_error)
+    return replace(drawn, round_overhead_s=profile.round_overhead_s * overhead)
 
 
 def beyond_of(loads: Loads, profile: Profile) -> Iterator[Beyond]:
@@ -105,7 +117,7 @@ def validate_serving(loads: Loads, profile: Profile) -> ServingValidation:
     from scipy.stats import t
 
     found = loads.priced(profile)
-    most = t.ppf(0.975, profile.fitted.degrees) if profile.fitted else 0.0
+    most = t.ppf(0.975, profile.fitted.degrees if profile.fitted else np.inf)
     return ServingValidation(
         loads=loads,
         profile=profile,
@@ -147,10 +159,17 @@ def serving_json(validation: ServingValidation, parameters: Mapping[str, Any]) -
         "groups": groups,
         "left_out": dict(loads.left_out),
         "assumed": list(loads.assumed),
-        "warnings": [beyond.said for beyond in beyond_of(loads, validation.profile)],
+        "rows_read": loads.read,
+        "warnings": list(warnings_of(validation)),
         "unfit_rows": int(np.isnan(found.tpot_s).sum()),
         "rows": rows,
     }
+
+
+def warnings_of(validation: ServingValidation) -> Iterator[str]:
+    """Yield what to know before the numbers: of the rows, and of what lies beyond those of a fit."""
+    yield from row_warnings(validation.loads, validation.profile)
+    yield from (beyond.said for beyond in beyond_of(validation.loads, validation.profile))
 
 
 def ends_ms(validation: ServingValidation, kind: str, at: int) -> tuple[float, float] | None:
@@ -178,15 +197,15 @@ def serving_text(validation: ServingValidation) -> str:
         cells = ["" if p is None else f"{p:{sign}.1%}" for p, sign in zip(parts, signs, strict=True)]
         rows.append((name, label, str(tpot.rows), *cells))
     loads, notes = validation.loads, []
-    coverage = validation.coverage["tpot"]
-    if coverage is not None:
-        notes.append(f"{coverage:.0%} of the rows lie within 95 % intervals of the time a token.")
+    told = {"the time a token": validation.coverage["tpot"], "the first": validation.coverage["ttft"]}
+    inside = [f"{share:.0%} of {what}" for what, share in told.items() if share is not None]
+    if inside:
+        notes.append(f"Within 95 % intervals lie {', '.join(inside)}.")
     unfit = int(np.isnan(validation.found.tpot_s).sum())
-    notes += [f"Beyond the rows of the fit: {beyond.said}." for beyond in beyond_of(loads, validation.profile)]
     notes += [f"{unfit} rows do not fit into the memory of their devices by the forecast."] if unfit else []
-    notes += [f"{count} rows left out: {reason}." for reason, count in loads.left_out.items()]
-    notes += [f"{note[0].upper()}{note[1:]}." for note in loads.assumed]
-    return "\n\n".join(filter(None, (headline(validation), table(rows, (0, 1)), "\n".join(notes))))
+    notes += notes_of(loads)
+    head = [*(f"warning: {warning}" for warning in warnings_of(validation)), headline(validation)]
+    return "\n\n".join(filter(None, ("\n".join(head), table(rows, (0, 1)), "\n".join(notes))))
 
 
 def headline(validation: ServingValidation) -> str:

@@ -8,6 +8,8 @@ from .engine import LOAD
 from .fitted import ServingFit
 from .model_costs import ModelPair
 from .moved import moved
+from .profile import Profile
+from .step import Floats
 
 
 def sampled(pair: ModelPair, rng: np.random.Generator, samples: int) -> ModelPair:
@@ -19,8 +21,20 @@ def sampled(pair: ModelPair, rng: np.random.Generator, samples: int) -> ModelPai
     profile = pair.profile
     if profile.fitted is not None:
         return sampled_fit(pair, profile.fitted, rng, samples)
+    drawn, overhead = drawn_profile(profile, rng, samples, pair.round_overhead_error)
+    is_sure = profile.is_timed and not profile.timed
+    is_sure &= not (pair.placed_target.is_untimed or pair.placed_draft.is_untimed)
+    draft, verify = (0.0, 0.0) if is_sure else rng.standard_normal((2, 2, samples))
+    known = replace(pair, profile=drawn, round_overhead_factors=overhead)
+    return replace(known, draft_normals=draft, verify_normals=verify)
+
+
+def drawn_profile(
+    profile: Profile, rng: np.random.Generator, samples: int, round_error: float = 0.0
+) -> tuple[Profile, Floats]:
+    """Draw a profile that was fitted to no rows within its uncertainty, and what a round costs besides as a factor."""
     link_error = profile.link.error if profile.link else 0.0
-    errors = (profile.launches_per_layer_error, pair.round_overhead_error, link_error)
+    errors = (profile.launches_per_layer_error, round_error, link_error)
     launches, overhead, slower = (np.exp(error * rng.standard_normal(samples)) for error in errors)
     if not profile.is_timed:
         names = dict.fromkeys(name for cost in profile.passes.values() for name in cost.uncertain)
@@ -31,16 +45,11 @@ def sampled(pair: ModelPair, rng: np.random.Generator, samples: int) -> ModelPai
     # So many more launches cost as much as launches that take so much longer.
     passes = {dtype: cost.scaled({"launch_s": launches}) for dtype, cost in passes.items()}
     link = profile.link and profile.link.slower(slower)
-    is_sure = profile.is_timed and not profile.timed
-    is_sure &= not (pair.placed_target.is_untimed or pair.placed_draft.is_untimed)
-    draft, verify = (0.0, 0.0) if is_sure else rng.standard_normal((2, 2, samples))
     engine = profile.engine
     if engine and engine.host_error:
         host, load = np.exp(engine.host_error * rng.spawn(1)[0].standard_normal((2, samples)))
         engine = engine.slower(host).slower(load, LOAD)
-    drawn = replace(profile, passes=passes, link=link, engine=engine)
-    known = replace(pair, profile=drawn, round_overhead_factors=overhead)
-    return replace(known, draft_normals=draft, verify_normals=verify)
+    return replace(profile, passes=passes, link=link, engine=engine), overhead
 
 
 def sampled_fit(pair: ModelPair, fit: ServingFit, rng: np.random.Generator, samples: int) -> ModelPair:

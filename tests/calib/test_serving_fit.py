@@ -8,7 +8,8 @@ from scipy.stats import t
 
 from calibration.fit.from_serving import calibrate_serving
 from calibration.fit.loads import Options, loads_of
-from calibration.fit.serving_report import said, serving_json, serving_text, unphysical, with_notes
+from calibration.fit.physical import unphysical
+from calibration.fit.serving_report import said, serving_json, serving_text, with_notes
 from calibration.sources.serving import ServingRow
 from calibration.validate.serving import log_errors, validate_serving
 from simulator.costs.cautions import cautions
@@ -141,12 +142,12 @@ def test_constants_are_said_to_be_as_before_only_where_rows_left_them() -> None:
     logs[at], logs[at + 1] = np.log(0.7), np.log(0.05)
     odd = replace(found, logs=logs)
     assert unphysical(odd) == {
-        "mem_scale": "not physical: 114% of its peak",
-        "launch_s": "not physical: 5% of what was assumed is left",
+        "mem_scale": "not physical: 114% of peak, expected 30 to 100",
+        "launch_s": "not physical: 0.1 us, expected 0.2 to 10",
     }
-    assert "Not physical, so this is not what the server has: seconds a byte, launch." in serving_text(odd)
+    assert "warning: not physical, so this is not what the server has: seconds a byte, launch\n" in serving_text(odd)
     assert not serving_json(odd, {})["physical"]
-    assert with_notes(odd).notes[0] == "Seconds a byte is not physical: 114% of its peak."
+    assert with_notes(odd).notes[0] == "Seconds a byte is not physical: 114% of peak, expected 30 to 100."
     assert with_notes(found) == found.profile
 
 

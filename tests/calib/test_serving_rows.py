@@ -10,7 +10,8 @@ import pytest
 
 from calibration.fit.from_serving import calibrate_serving, constants_of, factors_of, rows_off
 from calibration.fit.loads import Loads, Options, loads_of
-from calibration.fit.serving_report import errors_of, failed, reached, serving_json, serving_text
+from calibration.fit.physical import reached
+from calibration.fit.serving_report import errors_of, failed, serving_json, serving_text
 from calibration.sources.serving import ServingRow
 from calibration.sources.serving_files import read_serving
 from calibration.validate.serving import validate_serving
@@ -23,7 +24,7 @@ from .serving_rows import DENSE, EXPERTS, SHEET, fitted, halves, loads_in
 
 
 def test_ten_rows_of_a_server_forecast_the_others() -> None:
-    """A sheet alone is off by more, and has no interval that was held against rows."""
+    """A sheet alone is off by more, and says by how much."""
     others, found = halves(loads_in(DENSE))[1], fitted(10)
     assert (len(found.loads), len(others), failed(found)) == (10, 50, "")
     validation = validate_serving(others, found.profile)
@@ -40,7 +41,9 @@ def test_ten_rows_of_a_server_forecast_the_others() -> None:
     alone = errors_of(validate_serving(others, SHEET).tpot)
     assert alone.median_error is not None
     assert tpot.median_error < alone.median_error <= 0.1
-    assert validate_serving(others, SHEET).coverage == {"tpot": None, "ttft": None}
+    share = validate_serving(others, SHEET).coverage["tpot"]
+    assert share is not None
+    assert 0.9 <= share <= 0.99
     assert all(0.3 < share <= 1 for share in reached(found).values())
 
 
