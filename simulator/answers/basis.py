@@ -1,7 +1,7 @@
 """What a forecast rests on: whose acceptance, whose costs, and what an answer is conditional on."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import PurePath
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -74,6 +74,20 @@ def basis_of(
         cost = f"{float(costs.draft_cost):g}"
         condition = f"{condition}, at draft cost {cost}" if condition else f"if a draft costs {cost} of its target"
     return found._replace(condition=condition, costs=source, costs_text=costs_in_words(costs, profile, stated))
+
+
+def together(found: Mapping[str, Basis]) -> Basis:
+    """Return what several methods rest on as one, each part behind its method's name."""
+    if len(found) == 1:
+        return next(iter(found.values()))
+    bases = list(found.values())
+    conditions = [f"{b.condition.removeprefix('if ')} ({name})" for name, b in found.items() if b.condition]
+    return bases[0]._replace(
+        acceptance=", ".join(dict.fromkeys(b.acceptance for b in bases)),
+        condition=f"if {' and '.join(conditions)}" if conditions else "",
+        acceptance_text="; ".join(f"{name} {b.acceptance_text}" for name, b in found.items()),
+        caveat="; ".join(dict.fromkeys(b.caveat for b in bases if b.caveat)),
+    )
 
 
 def basis_of_acceptance(

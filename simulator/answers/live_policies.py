@@ -4,8 +4,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import numpy as np
-
 from simulator.costs.step import Floats
 from simulator.ground.artefacts import UserError
 from simulator.ground.fields import Field, shortened
@@ -178,8 +176,3 @@ def live_policy(text: str) -> Live:
     if found.longest < 1:
         raise UserError(f"--policy {name}: drafts nothing, expected a draft length of at least 1")
     return found
-
-
-def accepted_by(tokens_per_round: Floats) -> Floats:
-    """Return mean accepted drafts by K from 0 on, of tokens a round from K = 1 on."""
-    return np.concatenate(([0.0], tokens_per_round - 1))

@@ -98,7 +98,9 @@ def unit_of(name: str) -> str:
 def load_curve_text(scene: Scene, found: Found, heading: str, basis: Basis, warnings: Sequence[str] = ()) -> str:
     """Return the report for a terminal."""
     warnings = [*warnings, *memory_in_words(scene, found)]
-    lines = [*(f"warning: {warning}" for warning in warnings), headline(scene, found, basis), *basis.lines]
+    lines = [*(f"warning: {warning}" for warning in warnings), headline(scene, found, basis)]
+    # Where nothing drafts, nothing is accepted.
+    lines += basis.lines if len(scene.arms) > 1 else basis.lines[-1:]
     if len(scene.arms) > 2:
         unit = UNITS[scene.traffic.kind]
         lines += [f"{way.name} {in_words(found, arm, unit)}" for arm, way in enumerate(scene.arms[1:], 1)]
@@ -119,8 +121,11 @@ def headline(scene: Scene, found: Found, basis: Basis) -> str:
     if len(said) == 1:
         return f"{condition}, it {said[0]}." if condition else f"It {said[0]}."
     ends = (points[0], points[-1]) if len(points) > 1 else points
-    best = ", ".join(best_at(scene, point) for point in ends)
-    return f"{condition}: the fastest is {best} {unit}." if condition else f"The fastest is {best} {unit}."
+    best = [best_at(scene, point) for point in ends]
+    where = [f"{name} at {point.load:g}" for name, point in zip(best, ends, strict=True)]
+    if len(set(best)) == 1 < len(ends):
+        where = [f"{best[0]} at {ends[0].load:g} and at {ends[1].load:g}"]
+    return f"{condition}{': t' if condition else 'T'}he fastest is {', '.join(where)} {unit}."
 
 
 def in_words(found: Found, arm: int, unit: str) -> str:
@@ -134,7 +139,7 @@ def in_words(found: Found, arm: int, unit: str) -> str:
 def best_at(scene: Scene, point: Point) -> str:
     """Say which way is the fastest at a load."""
     arm = min(range(len(scene.arms)), key=lambda at: float(point.arms[at]["e2e_mean"][0]))
-    return f"{scene.arms[arm].name} at {point.load:g}"
+    return scene.arms[arm].name
 
 
 def as_fast(gain: Told) -> str:

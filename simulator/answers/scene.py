@@ -1,9 +1,13 @@
 """What is compared under load: the requests that clients send, and the ways of serving them."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from simulator.ground.artefacts import UserError
+from simulator.ground.fields import shortened
+from simulator.ground.names import one_of
 from simulator.ground.streams import stream
 from simulator.serving.draws import Acceptance
 from simulator.serving.policies import Policy
@@ -34,6 +38,8 @@ class Traffic:
     prefix: Tokens that all prompts begin with.
     turns, think_s: Of sessions; None: there are none.
     recorded: Requests of a file, in place of laws.
+    categories: Names of those that recorded requests are of.
+    kinds: Of acceptance, of which each request draws one, as likely each; None: the one that its category is.
     """
 
     kind: str = RATE
@@ -46,6 +52,8 @@ class Traffic:
     turns: Law | None = None
     think_s: Law = AT_ONCE
     recorded: Requests | None = None
+    categories: tuple[str, ...] = ()
+    kinds: int | None = 1
 
     def clients(self, load: float) -> int:
         """Return how many clients wait for their answers; 0: requests are sent by the clock."""
@@ -68,7 +76,26 @@ class Traffic:
     def whole(self, load: float, seed: int) -> Requests:
         """Return the requests of one run, however long; at another load, or served otherwise, they are the same."""
         made = self.made(load, seed) if self.recorded is None else self.repeated(self.recorded, load, seed)
+        if self.kinds is not None:
+            drawn = stream(seed, 0, "categories").integers(self.kinds, size=len(made.prompt), dtype=np.int32)
+            made = made._replace(category=drawn)
         return prefixed(made, self.prefix) if self.prefix else made
+
+    def sorted_into(self, names: Sequence[str]) -> "Traffic":
+        """Return the same, each request of the kind of acceptance that its category names; of none, it draws one.
+
+        Raises:
+            UserError: A category is none of them.
+        """
+        if not self.categories or self.recorded is None:
+            return replace(self, kinds=len(names))
+        if strange := [name for name in self.categories if name not in names]:
+            raise UserError(
+                f"--workload: requests of {shortened(strange[0])}, of whose acceptance nothing is known, "
+                f"expected {one_of(names, strange[0])}"
+            )
+        places = np.array([names.index(name) for name in self.categories], np.int32)
+        return replace(self, kinds=None, recorded=self.recorded._replace(category=places[self.recorded.category]))
 
     def too_long(self, load: float, seed: int) -> int:
         """Return how many of them a context cannot hold."""

@@ -1,5 +1,6 @@
 """Ways of serving two models: what a scheduler reserves for a method, room for KV, costs of steps, what is accepted."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,19 +9,22 @@ import numpy as np
 from simulator.costs.drafters.plan import Method
 from simulator.costs.model_costs import ModelPair, Placed
 from simulator.costs.room import room
+from simulator.costs.step import Floats
 from simulator.ground.artefacts import UserError
 from simulator.rounds.acceptance_law import AcceptanceModel, HistogramAcceptance, Ints
 from simulator.rounds.request_laws import concentration_of, found_laws, laws_of, spread, tree_laws
 from simulator.serving import policy_tables
-from simulator.serving.draw_tables import acceptance_of
+from simulator.serving.draw_tables import Laws, Texts, acceptance_of, mean_accepted, mean_of_rounds
 from simulator.serving.draws import Acceptance
 from simulator.serving.pass_tables import step_costs
 from simulator.serving.settings import SGLANG, Settings, settings_of
 from simulator.serving.step_costs import StepCosts
 
-from .live_policies import Live, Weighed, accepted_by
+from .live_policies import Live, Weighed
 from .scene import Arm
 
+# What a kind of request accepts: by a law, or along recorded texts.
+Kind = AcceptanceModel | Texts
 # Methods of vLLM's that read hidden states of the target: a block of the prefix cache is read again for them.
 READS_STATES = ("eagle", "eagle3", "mtp", "dflash", "dspark")
 # Requests that any server runs at once where memory sets no limit.
@@ -52,20 +56,27 @@ def reserved(method: Method, k: int) -> dict[str, Any]:
     return {"lookahead": lookahead, "draft_rows": rows, "drops_block": of in READS_STATES}
 
 
-def accepting(model: AcceptanceModel, models: ModelPair, k: int, concentration: float | None = None) -> Acceptance:
-    """Return what rounds of each request accept, as measured.
+def accepting(kinds: Sequence[Kind], models: ModelPair, k: int, concentration: float | None = None) -> Acceptance:
+    """Return what rounds of each request accept, of as many kinds of requests; see `kind_of`."""
+    return acceptance_of([kind_of(kind, models, k, concentration) for kind in kinds])
+
+
+def kind_of(kind: Kind, models: ModelPair, k: int, concentration: float | None = None) -> Laws | Texts:
+    """Return what rounds of a kind of request accept, as measured.
 
     concentration: Of a beta law across requests; None: they are as far apart as prompts were measured to be.
     """
-    measured = model.nearest(model.longest) if isinstance(model, HistogramAcceptance) else None
-    if isinstance(model, HistogramAcceptance) and models.varies and measured and measured.by_length is not None:
-        return acceptance_of([spread(found_laws(model, k), np.inf if concentration is None else concentration)])
+    if isinstance(kind, Texts):
+        return kind
+    measured = kind.nearest(kind.longest) if isinstance(kind, HistogramAcceptance) else None
+    if isinstance(kind, HistogramAcceptance) and models.varies and measured and measured.by_length is not None:
+        return spread(found_laws(kind, k), np.inf if concentration is None else concentration)
     if concentration is None:
         concentration = concentration_of(measured) if measured else np.inf
     widths = widths_of(models, k)
     if widths[-1] > k + 1:
-        return acceptance_of([spread(tree_laws(model, widths), concentration)])
-    return acceptance_of([laws_of(model, k, concentration=concentration)])
+        return spread(tree_laws(kind, widths), concentration)
+    return laws_of(kind, k, concentration=concentration)
 
 
 def widths_of(models: ModelPair, k: int) -> Ints:
@@ -149,25 +160,33 @@ def drafted_way(
     live: Live,
     models: ModelPair,
     server: Server,
-    acceptance: AcceptanceModel,
+    kinds: Sequence[Kind],
     isl: float,
     osl: float,
     concentration: float | None = None,
 ) -> Arm:
-    """Return speculation under a policy, of requests of so many tokens in and out on average, see `accepting`."""
+    """Return speculation under a policy, of requests of so many tokens in and out on average, see `kind_of`."""
     k, context = live.longest, usual_context(isl, osl)
     drafted = widths_of(models, k) - 1
     settings = settings_for(models, server, context, int(drafted[-1]), is_dynamic=live.follows)
     costs = costs_of(models, server, settings, k)
-    means = accepted_by(acceptance.tokens_per_round(np.arange(1, k + 1)))
+    each = [means_of(kind, k) for kind in kinds]
+    means = each[0] if len(each) == 1 else mean_of_rounds(np.array(each), np.ones(len(each)))
     policy = live.make(Weighed(costs, means, drafted.astype(np.float64), settings.max_num_seqs, context, isl / osl))
     return Arm(
         name=f"{models.method.name} {live.name}",
         settings=settings,
-        acceptance=accepting(acceptance, models, k, concentration),
+        acceptance=accepting(kinds, models, k, concentration),
         costs=costs,
         policy=policy,
     )
+
+
+def means_of(kind: Kind, k: int) -> Floats:
+    """Return the drafts that a round accepts on average, by K from 0 on."""
+    if isinstance(kind, Texts):
+        return mean_accepted(kind, k)
+    return np.concatenate(([0.0], kind.tokens_per_round(np.arange(1, k + 1)) - 1))
 
 
 def costs_of(models: ModelPair | Placed, server: Server, settings: Settings, longest: int) -> StepCosts:

@@ -22,13 +22,16 @@ if TYPE_CHECKING:
 NAMES = ("vllm", "sglang", "trtllm", "llama.cpp")
 STATES = ("speculative_config", "from_sglang")
 
-ENGINE_OPTIONS = stacked(
+STATED_OPTIONS = stacked(
     click.option(
         "--speculative-config",
         metavar="JSON|FILE",
         help="vLLM's JSON, or a file of it, in place of options of a draft.",
     ),
     click.option("--from-sglang", metavar="FLAGS", help="SGLang's flags, or its whole command, in the same place."),
+)
+ENGINE_OPTIONS = stacked(
+    STATED_OPTIONS,
     click.option("--engine", type=click.Choice(NAMES), help="Print what is best here as this engine takes it."),
 )
 
@@ -152,6 +155,11 @@ def fill_length(context: click.Context, filled: dict[str, Any], settings: "Engin
     from simulator.costs.engines.settings import Stated
 
     stated = settings.options.get("draft_length")
+    if settings.schedule and "policy" in filled:
+        if filled["policy"]:
+            raise UserError(f"--policy: beside the schedule of {settings.option}, expected one of them")
+        filled["policy"] = (f"vllm-by-batch:ranges={[list(row) for row in settings.schedule]}",)
+        return
     if settings.schedule:
         stated = scheduled(context, filled, settings)
     elif stated is None and not is_given(context, "draft_length"):

@@ -221,7 +221,7 @@ def traffic_of(values: Mapping[str, Any], loads: Loads, longest: int) -> "tuple[
     from simulator.workloads.sessions import AT_ONCE
 
     context = click.get_current_context()
-    count, recorded, notes = values["requests"], None, tuple[str, ...]()
+    count, recorded, notes, found = values["requests"], None, tuple[str, ...](), None
     if values["workload"] is not None:
         for name, option in (("prompts", "--isl"), ("answers", "--osl"), ("turns", "--turns"), ("think", "--think")):
             if is_given(context, name):
@@ -244,6 +244,7 @@ def traffic_of(values: Mapping[str, Any], loads: Loads, longest: int) -> "tuple[
         turns=None if values["turns"] is None else parse_lengths("--turns", values["turns"]),
         think_s=AT_ONCE if values["think"] is None else parse_times("--think", values["think"]),
         recorded=recorded,
+        categories=found.categories if found else (),
     )
     return traffic, notes
 

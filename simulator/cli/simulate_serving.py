@@ -1,7 +1,7 @@
 """The command `simulate-serving`: a server step for step, with speculation and without, at one load or many."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,21 +9,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from simulator.answers.latency import Limit
-from simulator.costs.parameters import PARAMETERS
+from simulator.costs.parameters import BY_NAME, PARAMETERS
 from simulator.ground.artefacts import UserError, check_outputs, to_json, writing
 from simulator.ground.command import FILE, command, say
+from simulator.ground.limits import MAX_DRAFT_LENGTH
+from simulator.ground.ranges import parse_whole
 
 from .accepting import ACCEPTANCE_OPTIONS, as_accepted
-from .options import (
-    DEVICE_OPTIONS,
-    HIST_OPTIONS,
-    SharedOptions,
-    load_checked,
-    options_of,
-    parameter_options,
-    running,
-    with_drafted,
-)
+from .engine_settings import STATED_OPTIONS, as_engines_state
+from .options import DEVICE_OPTIONS, HIST_OPTIONS, SharedOptions, options_of, parameter_options, running
 from .serving_options import (
     BLOCK_SIZES,
     LIMIT_OPTIONS,
@@ -35,35 +29,30 @@ from .serving_options import (
     check_cluster,
     limits_of,
     loads_of,
-    server_of,
-    traffic_of,
 )
 
 if TYPE_CHECKING:
-    from simulator.answers.basis import Basis
-    from simulator.answers.live_policies import Live
     from simulator.answers.load_search import Found
     from simulator.answers.load_uncertainty import Served
     from simulator.answers.scene import Scene
-    from simulator.costs.priced import Pricing
     from simulator.rounds.kept import Kept
 
-    from .options import Measured
-
 # What simulate and sweep have and a served load has not.
-ABSENT: dict[str, Any] = {"engine": None, "law": None, "head": None, "load": None, "overlap": False, "guesses": 1}
+ABSENT: dict[str, Any] = {"engine": None, "load": None, "overlap": False, "guesses": 1}
 ABSENT |= {"baseline_tpot": None, "speculative_tpot": None}
-# Tokens of a request at most, where neither an option nor the model says.
-USUAL_LONGEST = 131_072
-TREES = "vLLM verifies no trees: scheduled by its rules, with the nodes of a tree as drafts"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServingOptions(SharedOptions):
-    """The options of `simulate-serving`; values: all that were parsed, for what makes traffic and servers of them."""
+    """The options of `simulate-serving`.
+
+    draft_lengths: as stated, each a way of serving; none where nobody says. trace: recorded texts that requests go
+    along. values: all that were parsed, for what makes traffic and servers of them.
+    """
 
     alpha: float
-    draft_length: int
+    draft_lengths: tuple[int, ...]
+    trace: Path | None
     policy: tuple[str, ...]
     values: Mapping[str, Any]
     loads: Loads
@@ -81,9 +70,14 @@ class ServingOptions(SharedOptions):
 
 
 @command("simulate-serving")
-@parameter_options(many=False, without=tuple(p.name for p in PARAMETERS if p.name not in ("draft_length", "alpha")))
+@click.option(
+    *BY_NAME["draft_length"].flags, "draft_length", metavar="VALUES", help="Draft lengths K, each a way of serving."
+)
+@parameter_options(many=False, without=tuple(p.name for p in PARAMETERS if p.name != "alpha"))
 @DEVICE_OPTIONS
+@STATED_OPTIONS
 @HIST_OPTIONS
+@click.option("--trace", type=FILE, help="In its place: trace.json of measure-acceptance, along which requests go.")
 @ACCEPTANCE_OPTIONS
 @click.option(
     "--policy",
@@ -116,9 +110,12 @@ def simulate_serving(**values: Any) -> None:
     what rounds accept from --acceptance, --hist or --alpha. Tells P50 and P99 of the first token and of the time a
     token at each load, where speculation stops paying, and with --slo what a server carries.
     """
-    values = as_accepted({**values, **ABSENT}, many=False, compared=False)
+    values = as_engines_state({**values, **ABSENT}, many=False)
+    values = as_accepted(values, many=False, compared="," in (values["method"] or ""))
+    text = values["draft_length"]
+    lengths = () if text is None else parse_whole("--draftN", str(text), 1, MAX_DRAFT_LENGTH)
     check_cluster(values)
-    values |= {"loads": loads_of(values), "limits": limits_of(values["slo"])}
+    values |= {"loads": loads_of(values), "limits": limits_of(values["slo"]), "draft_lengths": lengths}
     values["block_size"] = values["block_size"] or BLOCK_SIZES[values["scheduler"]]
     run(options_of(ServingOptions, {**values, "values": values}))
 
@@ -134,15 +131,17 @@ def run(options: ServingOptions) -> None:
         "--plot": options.plot,
         "--out": options.out,
         "--requests-out": options.requests_out,
-        "--trace-out": options.events,
+        "--events": options.events,
     }
     check_format(options.plot)
     check_table_format("--out", options.out)
     check_table_format("--requests-out", options.requests_out)
-    inputs = options.inputs | {"--workload": options.values["workload"]}
+    inputs = options.inputs | {"--workload": options.values["workload"], "--trace": options.trace}
     check_outputs(outputs, options.force, inputs)
     if options.for_load is not None and not options.limits:
         raise UserError("--for-load: of servers within limits, expected --slo beside it")
+    from .serving_ways import scene_of
+
     scene, basis, notes, served = scene_of(options)
     kept = Kept(options.out, scene, force=options.force) if options.out else None
     if kept:
@@ -195,91 +194,6 @@ def found_of(options: ServingOptions, scene: "Scene", served: "tuple[Served, ...
     return Found(points, tuple(turned), tuple(capacities), share, options.for_load, gains)
 
 
-def scene_of(options: ServingOptions) -> "tuple[Scene, Basis, tuple[str, ...], tuple[Served, ...]]":
-    """Return what is compared, what it rests on, what to know before the numbers, and what a closed form needs."""
-    from simulator.answers.basis import basis_of
-    from simulator.answers.live_policies import live_policies
-    from simulator.answers.load_uncertainty import Served
-    from simulator.answers.scene import Scene
-    from simulator.answers.ways import accepting, drafted_way, plain_way, usual_context
-    from simulator.costs.cautions import cautions
-    from simulator.costs.drafters.plan import check_lengths
-    from simulator.rounds.acceptance_law import HistogramAcceptance, IidAcceptance
-
-    alone, pricing, measured = loaded(options)
-    models, profile = pricing.models, pricing.profile
-    assert models is not None
-    assert profile is not None
-    models = replace(
-        models, round_overhead_s=profile.round_overhead_s, round_overhead_error=profile.round_overhead_error
-    )
-    k = options.draft_length if "draft_length" in options.stated else pricing.usual_length
-    if isinstance(measured, HistogramAcceptance) and "draft_length" not in options.stated:
-        k = min(k, measured.longest)
-    longest = options.values["longest"] or models.target.longest_context or USUAL_LONGEST
-    traffic, notes = traffic_of(options.values, options.loads, longest)
-    isl, osl = traffic.mean_prompt, traffic.mean_output
-    server, acceptance = server_of(options.values, longest), measured or IidAcceptance(options.alpha)
-    context = min(usual_context(isl, osl), longest)
-    if too_long := traffic.too_long(options.loads.values[0], options.seed):
-        notes += (f"{too_long:,} of {traffic.count:,} requests are cut to {longest:,} tokens (--max-model-len)",)
-    arms = [plain_way(models.placed_target, server, context, accepting(acceptance, models, 1))]
-    policies = [] if alone else live_policies(options.policy or (f"static:k={k}",))
-    for policy in policies:
-        check_covered(policy, measured, options)
-        check_lengths(models.draft, [policy.longest])
-        if policy.cuts and models.tree is not None:
-            raise UserError(
-                f"--policy {policy.name}: cuts drafts of chains, expected no --topk or --branching beside it"
-            )
-        arms.append(drafted_way(policy, models, server, acceptance, isl, osl, options.values["spread"]))
-    most = max((policy.longest for policy in policies), default=k)
-    basis = basis_of(
-        models, acceptance, draft_length=most, alpha=options.alpha, stated=options.stated, profile=pricing.profile
-    )
-    notes += (TREES,) if models.tree is not None and not alone else ()
-    said = cautions(replace(models, context=int(context), batch=1), None if alone else most)
-    usual = profile.memory_share is None and options.values["num_blocks"] is None
-    limits, warm = options.limits, options.warmup
-    scene = Scene(traffic=traffic, arms=tuple(arms), limits=limits, warmup=warm, usual_share=usual)
-    chunk, seed = options.values["budget"], options.seed
-    served = tuple(Served(models, acceptance, policy.longest, isl, osl, chunk, seed) for policy in policies)
-    return scene, basis, (*said, *notes), served
-
-
-def check_covered(policy: "Live", measured: "Measured | None", options: ServingOptions) -> None:
-    """Refuse drafts longer than anything is known of."""
-    longest = getattr(measured, "longest", None)
-    if longest is not None and policy.longest > longest:
-        source = options.accepts_as or "what is known"
-        raise UserError(
-            f"--policy {policy.name}: drafts up to {policy.longest}, above k = {longest} of {source}, expected at most "
-            f"{longest}, or --draftN {policy.longest} --extrapolate beside it"
-        )
-
-
-def loaded(options: ServingOptions) -> "tuple[bool, Pricing, Measured | None]":
-    """Return whether a target stands alone, what its steps cost, and what was measured of acceptance."""
-    from simulator.costs.priced import load_pricing
-
-    device = options.device
-    if device.profile is None or not (device.target_model or device.params):
-        raise UserError("--profile: missing, expected a device and --target-model beside it")
-    alone = not (device.draft_model or device.draft_params or device.method)
-    drafting = {"--draftN": "draft_length" in options.stated, "--acceptance": options.accepts_as is not None}
-    drafting |= {"--policy": bool(options.policy)}
-    if options.policy and "draft_length" in options.stated and not options.extrapolate:
-        raise UserError("--draftN: beside --policy, which says how long drafts are; expected one of them")
-    for option, of_draft in drafting.items():
-        if alone and of_draft:
-            raise UserError(f"{option}: of drafts, expected --method or --draft-model beside it")
-    # What drafts without weights stands beside a target of which no drafts are asked for.
-    pricing = load_pricing(replace(device, method="ngram") if alone else device)
-    longest = options.draft_length if "draft_length" in options.stated else 1
-    measured = None if alone else load_checked(options, longest, pricing.models, (options.alpha,))
-    return alone, with_drafted(pricing, measured), measured
-
-
 def write(options: ServingOptions, scene: "Scene", found: "Found") -> None:
     """Write the files that are asked for."""
     from simulator.answers.load_curve import Task, outcome_of
@@ -328,6 +242,8 @@ def parameters_of(options: ServingOptions) -> dict[str, Any]:
         "tp": device.tp,
         "gpu_memory_utilization": device.gpu_memory_utilization,
         "hist": options.accepts_as,
+        "trace": options.trace,
+        "acceptance": list(own["acceptance"]),
         "alpha": options.alpha,
     }
     return told | {"replications": options.replications, "seed": options.seed, "loads": list(options.loads.values)}

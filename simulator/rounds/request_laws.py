@@ -1,6 +1,7 @@
 """What rounds of each request of a simulation accept, from laws, histograms, rates, trees and recorded texts."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,7 +9,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from simulator.costs.step import Floats
-from simulator.ground.histogram import AcceptanceHistogram, variance
+from simulator.ground.fields import read_json
+from simulator.ground.histogram import AcceptanceHistogram, design_effect_of, measured_on, variance
+from simulator.ground.streams import stream
 from simulator.ground.traces import read_outputs
 from simulator.serving.draw_tables import Laws, Texts
 
@@ -130,6 +133,55 @@ def recorded_texts(sidecar: Path) -> dict[str, Texts]:
     """Return the texts of a trace by category: a request goes along one of them, whatever drafts it makes."""
     outputs = read_outputs(sidecar)
     return {name: Texts([o.likely for o in outputs if o.category == name]) for name in categories(outputs)}
+
+
+def along(texts: Sequence[ArrayLike], longest: int, rng: np.random.Generator) -> list[Ints]:
+    """Return rounds by accepted drafts, [K + 1] of each K from 1 on, of going along each text once with each.
+
+    Every place is decided once: a draft there is accepted, or it is refused and its token written all the same.
+    """
+    counts = [np.zeros(k + 1, np.int64) for k in range(1, longest + 1)]
+    for likely in map(np.asarray, texts):
+        refused = np.append(np.flatnonzero(rng.random(len(likely)) >= likely), len(likely))
+        for k, of_k in enumerate(counts, 1):
+            for accepted in rounds_between(refused, k):
+                of_k[accepted] += 1
+    return counts
+
+
+def rounds_between(refused: Ints, k: int) -> Iterator[int]:
+    """Yield the drafts that rounds of K accept, which go on from place to place; the last place is the end."""
+    place = 0
+    for stop in refused[:-1].tolist():
+        while place <= stop:
+            accepted = min(stop - place, k)
+            yield accepted
+            place += accepted + 1
+
+
+def recorded(sidecar: Path, texts: Iterable[Texts], longest: int, seed: int) -> "HistogramAcceptance":
+    """Return what rounds along all texts of a trace accept, of each K up to the longest, as if they were counted."""
+    from .acceptance_law import HistogramAcceptance
+
+    likely = [text for of in texts for text in of.likely]
+    about = measured_on(read_json(sidecar).object()) | {"prompts": len(likely)}
+    counts = along(likely, longest, stream(seed, 0, "texts"))
+    each = (AcceptanceHistogram(tuple(map(float, of_k)), **about) for of_k in counts)
+    return HistogramAcceptance(tuple(replace(h, design_effect=design_effect_of({}, h)) for h in each))
+
+
+def pooled(kinds: Sequence["HistogramAcceptance"]) -> "HistogramAcceptance":
+    """Return the rounds of all kinds together, of each draft length that all were measured with."""
+    from .acceptance_law import HistogramAcceptance
+
+    shared = set.intersection(*({h.draft_length for h in kind.histograms} for kind in kinds))
+    found = []
+    for k in sorted(shared) or [min(kind.longest for kind in kinds)]:
+        parts = [kind.nearest(k).cut(k) for kind in kinds]
+        prompts = [part.prompts for part in parts if part.prompts]
+        counts = tuple(float(n) for n in np.sum([part.counts for part in parts], 0))
+        found.append(replace(parts[0], counts=counts, prompts=sum(prompts) if len(prompts) == len(parts) else None))
+    return HistogramAcceptance(tuple(replace(h, ranks=None, by_length=None, drafted=None) for h in found))
 
 
 def categories(outputs: Iterable[tuple[str, Floats]]) -> tuple[str, ...]:
