@@ -15,7 +15,6 @@ from simulator.ground.command import FILE, say, stacked
 if TYPE_CHECKING:
     from calibration.fit.loads import Loads
     from calibration.sources.serving import ServingRow
-    from simulator.costs.parameters import Load
     from simulator.costs.profile import Profile
 
 # Options of rows.
@@ -30,8 +29,12 @@ row_options = stacked(
     click.option("--chunk", type=click.IntRange(1, 10_000_000), help="Of all rows: tokens of a pass at most.  [8192]"),
     click.option("--max-running", type=click.IntRange(1), help="The same: sequences that run at once at most."),
     click.option("--prefix-hit", type=click.FloatRange(0, 1), help="The same: share of prompts in the cache.  [0]"),
-    click.option("--prompts-first", is_flag=True, default=None, help="The same: prompts in passes of their own."),
-    click.option("--same-length", is_flag=True, default=None, help="The same: answers of one length, in step."),
+    click.option(
+        "--prompts-first/--no-prompts-first", default=None, help="The same: prompts in passes of their own.  [no]"
+    ),
+    click.option(
+        "--same-length/--no-same-length", default=None, help="The same: answers of one length, in step.  [no]"
+    ),
 )
 weights_option = click.option("--dtype", metavar="NAME", help="Of rows that do not say: the number format of weights.")
 sheet_option = click.option(
@@ -44,6 +47,8 @@ def loads_from(paths: Sequence[Path], profile: "Profile", given: Mapping[str, An
     from calibration.fit.loads import Options, loads_of
     from calibration.sources.serving import dtype_of, engine_of
     from calibration.sources.serving_files import read_all
+    from simulator.cli.as_rows import in_words
+    from simulator.costs.parameters import Load
     from simulator.ground.records import BadRecord
 
     try:
@@ -53,28 +58,21 @@ def loads_from(paths: Sequence[Path], profile: "Profile", given: Mapping[str, An
     found = read_all(paths)
     for note in found.notes:
         click.echo(f"{note}", err=True)
+    # What nobody states is as it was for the rows that the profile was fitted to.
     fitted = profile.fitted
     options = Options(
         target_model=given["target_model"] or (fitted.model if fitted else ""),
         engine=engine_of(given["engine"] or (fitted.engine if fitted else "")),
-        tp=given["tp"],
+        tp=given["tp"] or (fitted.tp if fitted else None),
         memory_share=given["gpu_memory_utilization"],
         dtype=formats["dtype"] or (fitted.dtype if fitted else ""),
-        kv_dtype=formats["kv_dtype"],
-        served=served_as(given),
+        kv_dtype=formats["kv_dtype"] or (fitted.kv_dtype if fitted else ""),
+        served=(fitted.served if fitted else Load()).with_options({name: given[name] for name in SERVED}),
     )
+    if fitted:
+        for line in in_words(profile.name, {}, fitted.served, options.served):
+            click.echo(line, err=True)
     return loads_of(as_named(found.rows, options.target_model), profile, options)
-
-
-def served_as(given: Mapping[str, Any]) -> "Load":
-    """Return how a server takes loads: as it was given, else as most do."""
-    from simulator.costs.parameters import Load
-
-    if given["prompts_first"] and given["same_length"]:
-        raise UserError("--same-length: beside --prompts-first, expected one of them")
-    names = {"chunk": "chunk", "max_running": "most_running", "prefix_hit": "prefix_hit"}
-    told = {field: given[name] for name, field in names.items() if given[name] is not None}
-    return Load(**told, mixed=not given["prompts_first"], alike=bool(given["same_length"]))
 
 
 def as_named(rows: "Sequence[ServingRow]", target: str) -> "Sequence[ServingRow]":

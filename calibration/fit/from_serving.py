@@ -211,6 +211,9 @@ def profile_of(calibration: ServingCalibration, told: Told, name: str, source_sh
         ttft_error=ttft_error,
         source_sha256=source_sha256,
         dtype=loads.dtype,
+        kv_dtype=loads.kv_dtype,
+        tp=loads.tp,
+        served=loads.served,
         formats=loads.formats,
         ranges=loads.ranges(),
     )

@@ -81,6 +81,8 @@ class Loads:
     others: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     assumed: tuple[str, ...] = ()
     dtype: str = ""
+    kv_dtype: str = ""
+    tp: int | None = None
     served: Load = USUAL
 
     def __len__(self) -> int:
@@ -244,6 +246,8 @@ def loads_of(rows: Sequence[ServingRow], profile: Profile, given: Options) -> Lo
         others=names,
         assumed=tuple(assumed),
         dtype=given.dtype,
+        kv_dtype=given.kv_dtype,
+        tp=given.tp,
         served=given.served,
     )
 

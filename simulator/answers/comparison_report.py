@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from simulator.costs.model_costs import ModelPair
+from simulator.costs.parameters import key_of
 from simulator.costs.room import largest_batch
 from simulator.ground.command import table, wrapped
 
@@ -76,7 +77,7 @@ def taken(comparison: Comparison, at: Range) -> dict[str, Any]:
 
 def comparison_text(comparison: Comparison, batches: tuple[int, ...], skipped: dict[str, str]) -> str:
     """Return the table of methods, which to take at which batch size, and what it rests on."""
-    head = ("method", "drafts", "verify", "reads", "tokens", *(f"batch {b}" for b in batches))
+    head = ("method", "drafts", "verify", "reads", "tokens", *(f"{size_word(comparison)} {b}" for b in batches))
     rows = []
     for at in order(comparison, batches[0] if batches else 1):
         row = row_of(comparison, at, batches)
@@ -94,6 +95,11 @@ def comparison_text(comparison: Comparison, batches: tuple[int, ...], skipped: d
     return "\n".join([table([head, *rows], left=(0, 1)), "", wrapped(lines)])
 
 
+def size_word(comparison: Comparison) -> str:
+    """Return what sizes are called: of loads those of their clients."""
+    return key_of("batch", comparison.contenders[0].load)
+
+
 def take_text(comparison: Comparison) -> str:
     """Say which method to take at which batch sizes."""
     if not comparison.take:
@@ -102,10 +108,12 @@ def take_text(comparison: Comparison) -> str:
     for at in comparison.take:
         name, of = name_of(comparison, at), taken(comparison, at)
         if name is None:
-            words.append(f"plain decoding at batch {span(at)}")
+            words.append(f"plain decoding at {size_word(comparison)} {span(at)}")
             continue
         lengths, gains = dict.fromkeys(of["draft_lengths"]), dict.fromkeys(f"{s:.2f}x" for s in of["speedups"])
-        words.append(f"{name} (K = {' to '.join(map(str, lengths))}) at batch {span(at)}, {' to '.join(gains)}")
+        words.append(
+            f"{name} (K = {' to '.join(map(str, lengths))}) at {size_word(comparison)} {span(at)}, {' to '.join(gains)}"
+        )
     beyond = " (no larger ones were looked at)" if comparison.take[-1].last == LARGEST_BATCH else ""
     return f"take, to {LEAST_GAIN:.0%}: {'; '.join(words)}{beyond}"
 

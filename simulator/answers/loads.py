@@ -55,6 +55,16 @@ class LoadForecast(NamedTuple):
         """Clients of the load."""
         return int(np.max(self.pair.batch))
 
+    @property
+    def is_unfit(self) -> bool:
+        """Whether memory has no room for a request, of either side."""
+        return any(one is not None and bool(np.isnan(one.running)) for one in (self.plain, self.drafted))
+
+    @property
+    def at_work(self) -> int:
+        """Those of them that send a request at all."""
+        return int(min(self.clients, self.load.requests))
+
 
 def forecast_load(
     pair: ModelPair,

@@ -1,11 +1,12 @@
 """A served load as people and programs read it: the answer first, then a table, and in words where the time goes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from simulator.costs.cautions import cautions
+from simulator.costs.room import room, would_fit
 from simulator.costs.work import Work
 from simulator.ground.artefacts import envelope
 from simulator.ground.command import table, wrapped
@@ -21,8 +22,10 @@ KIND = "load"
 FEW = 0.005
 
 
-def load_json(forecast: LoadForecast, parameters: Mapping[str, Any], basis: Basis) -> dict[str, Any]:
-    """Return a load with its provenance, under plain keys; times in ms."""
+def load_json(
+    forecast: LoadForecast, parameters: Mapping[str, Any], basis: Basis, said: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Return a load with its provenance, under plain keys; times in ms. said: what of it nobody stated."""
     verdict = None
     if forecast.drafted is not None:
         told = f"{forecast.verdict} if" if is_conditional(forecast, basis) else forecast.verdict
@@ -45,6 +48,7 @@ def load_json(forecast: LoadForecast, parameters: Mapping[str, Any], basis: Basi
         **sides,
         "tokens_per_round": forecast.tokens_per_round,
         "sensitivity": dict(forecast.sensitivities) or None,
+        "notes": [*said, *notes_of(forecast)],
         "warnings": list(cautions_of(forecast)),
     }
 
@@ -61,6 +65,7 @@ def steady_json(found: Steady, ends: Mapping[str, Ends]) -> dict[str, Any] | Non
         return None
     ms = ("tpot", "ttft", "decode", "mixed", "first", "queueing")
     body: dict[str, Any] = {f"{name}_ms": 1e3 * float(getattr(found, f"{name}_s")) for name in ms}
+    body["tpot_ms"] = None if np.isnan(found.tpot_s) else body["tpot_ms"]
     body |= {f"{name}_ms_ci95": scaled(ends.get(f"{name}_s"), 1e3) for name in ms[:2]}
     counts = ("output_tokens_per_s", "running", "rounds", "mixed_share", "prompts_a_pass")
     body |= {name: float(getattr(found, name)) for name in counts}
@@ -77,14 +82,24 @@ def is_conditional(forecast: LoadForecast, basis: Basis) -> bool:
     return bool(basis.condition) and forecast.verdict in (PAYS, DOES_NOT_PAY)
 
 
-def load_text(forecast: LoadForecast, heading: str, basis: Basis, *, why: bool) -> str:
-    """Return the report of a load for a terminal; `why`: in words where the time goes."""
+def notes_of(forecast: LoadForecast) -> list[str]:
+    """Say what a reader would not think of: which clients send nothing, who waits; where nothing runs, what would."""
+    if forecast.is_unfit:
+        return [would_fit(forecast.pair, lambda p: bool(room(p, forecast.isl + forecast.osl / 2) >= 1))]
+    return [*silent_in_words(forecast), *waiting_in_words(forecast)]
+
+
+def load_text(
+    forecast: LoadForecast, heading: str, basis: Basis, said: Sequence[str] = (), *, why: bool = False
+) -> str:
+    """Return the report of a load for a terminal; said: what of it nobody stated; why: in words where the time goes."""
     warnings = [f"warning: {caution}" for caution in cautions_of(forecast)]
     sources = basis.lines if forecast.drafted is not None else basis.lines[-1:]
-    lines = [*warnings, headline(forecast, basis), *sources]
+    lines = [*warnings, headline(forecast, basis), *sources, *said]
     if np.isnan(forecast.plain.running):
+        lines += notes_of(forecast)
         return "\n\n".join([wrapped(lines), wrapped(heading.splitlines())])
-    lines += filter(None, [best_in_words(forecast), *waiting_in_words(forecast)])
+    lines += filter(None, [best_in_words(forecast), *notes_of(forecast)])
     parts = [wrapped(lines), wrapped(heading.splitlines()), load_table(forecast)]
     if why:
         effects = f"1 % more of these changes tokens a second by: {sensitivities_text(forecast.sensitivities)}."
@@ -102,12 +117,13 @@ def headline(forecast: LoadForecast, basis: Basis) -> str:
             f"{float(plain.output_tokens_per_s):,.0f}",
             spanned(forecast.plain_ci95["output_tokens_per_s"], ",.0f"),
         )
-        first = f"{ms(float(plain.tpot_s))} ms a token, the first after {ms(float(plain.ttft_s))} ms"
-        return f"{rate} tokens a second{span} for {at}: {first}."
+        return f"{rate} tokens a second{span} for {at}: {tokens_in_words(plain)}."
     if forecast.verdict == DOES_NOT_FIT:
         return "The draft does not fit into memory beside its target: no speedup to tell of."
     gain = f"{forecast.speedup:.2f}x the tokens a second{spanned(forecast.speedup_ci95, '.2f', 'x')}"
     tpot = f"{ms(float(drafted.tpot_s))} ms a token for {ms(float(plain.tpot_s))}"
+    if forecast.osl == 1:
+        tpot = f"the only token after {ms(float(drafted.ttft_s))} ms for {ms(float(plain.ttft_s))}"
     figures = f"{gain} for {at} at K = {forecast.draft_length}, {tpot}"
     if forecast.verdict == CANNOT_TELL:
         return f"Cannot tell{basis.condition and f', {basis.condition}'}: {figures}."
@@ -118,7 +134,14 @@ def headline(forecast: LoadForecast, basis: Basis) -> str:
 
 def clients_in_words(forecast: LoadForecast) -> str:
     """Say how many send requests."""
-    return f"{forecast.clients:,} client{'s' * (forecast.clients > 1)}"
+    return f"{forecast.at_work:,} client{'s' * (forecast.at_work > 1)}"
+
+
+def tokens_in_words(one: Steady) -> str:
+    """Say when tokens come; of answers of one token there is no time a token."""
+    if np.isnan(one.tpot_s):
+        return f"the only token after {ms(float(one.ttft_s))} ms"
+    return f"{ms(float(one.tpot_s))} ms a token, the first after {ms(float(one.ttft_s))} ms"
 
 
 def ms(seconds: float) -> str:
@@ -143,14 +166,24 @@ def best_in_words(forecast: LoadForecast) -> str:
     return f"At this load the best K of 1..{top} is {k}, with {gain:.2f}x."
 
 
+def silent_in_words(forecast: LoadForecast) -> list[str]:
+    """Say how many clients send nothing, where there are fewer requests."""
+    silent = forecast.clients - forecast.at_work
+    some = "1 client sends" if silent == 1 else f"{silent:,} clients send"
+    return [f"Requests are fewer than clients (--requests {forecast.at_work:,}): {some} none."] if silent else []
+
+
 def waiting_in_words(forecast: LoadForecast) -> list[str]:
-    """Say how many requests wait for others to end, of each side that has some."""
+    """Say how many requests wait for others to end, and for what, of each side that has some."""
     sides = (("", forecast.plain), ("with drafts ", forecast.drafted))
     running = [(side, int(one.running)) for side, one in sides if one is not None and not np.isnan(one.running)]
-    if min(n for _, n in running) == forecast.clients:
+    if min(n for _, n in running) == forecast.at_work:
         return []
     said = ", ".join(f"{side}{n:,}" for side, n in running)
-    return [f"Of {forecast.clients:,} at once {said} run: the others wait for memory, or for --max-running."]
+    most = min(forecast.at_work, forecast.load.most_running)
+    reasons = ["for memory"] * any(n < most for _, n in running)
+    reasons += ["as --max-running says"] * any(n == most < forecast.at_work for _, n in running)
+    return [f"Of {forecast.at_work:,} at once {said} run: the others wait {', or '.join(reasons)}."]
 
 
 def load_table(forecast: LoadForecast) -> str:
@@ -173,7 +206,7 @@ def load_table(forecast: LoadForecast) -> str:
 def column(one: Steady, ends: Mapping[str, Ends]) -> list[tuple[str, str]]:
     """Return what stands in the columns of one side."""
     ms = {
-        name: f"{1e3 * float(getattr(one, name)):,.2f}"
+        name: "-" if np.isnan(getattr(one, name)) else f"{1e3 * float(getattr(one, name)):,.2f}"
         for name in ("tpot_s", "ttft_s", "queueing_s", "decode_s", "mixed_s")
     }
     spans = {name: spanned(scaled(ends.get(name), 1e3), ",.2f").strip(" ()") for name in ("tpot_s", "ttft_s")}
@@ -197,6 +230,9 @@ def why_lines(forecast: LoadForecast) -> list[str]:
     lines = []
     for name, one in (("plain", forecast.plain), ("with drafts", forecast.drafted)):
         if one is None or np.isnan(one.running):
+            continue
+        if forecast.osl == 1:
+            lines.append(f"{name}: the only token waits {ms(float(one.queueing_s))} of {ms(float(one.ttft_s))} ms.")
             continue
         share, mixed_s, decode_s = (float(v) for v in (one.mixed_share, one.mixed_s, one.decode_s))
         passes = f"{float(one.rounds):,.0f} {'passes' if name == 'plain' else 'rounds'}"

@@ -14,7 +14,7 @@ from simulator.rounds.grid import Columns
 from simulator.serving.steady import steady
 
 from .loads import LoadForecast, forecast_load
-from .loads_report import ms, spanned, steady_json
+from .loads_report import notes_of, spanned, steady_json, tokens_in_words
 from .sweep_answers import shown
 
 # Loads that are told of.
@@ -51,15 +51,17 @@ def rows_shown(points: int) -> NDArray[np.int64]:
     return shown(points, MOST_ROWS)
 
 
-def plain_text(best: PlainLoad | None, rows: Sequence[PlainLoad], points: int, unfit: int, costs: str) -> str:
-    """Return the answer, and a table."""
+def plain_text(
+    best: PlainLoad | None, rows: Sequence[PlainLoad], points: int, unfit: int, sources: Sequence[str]
+) -> str:
+    """Return the answer, and a table; sources: what it rests on, a sentence each."""
     if best is None:
-        return "\n".join(["Does not fit into memory, at any of these points.", costs])
+        return wrapped(["Does not fit into memory, at any of these points.", *sources, *notes_of(rows[0].forecast)])
     found = best.forecast
     where = ", ".join(f"{name} {value:,.10g}" for name, value in best.values.items())
     span = spanned(found.plain_ci95["output_tokens_per_s"], ",.0f")
     first = f"At most {float(found.plain.output_tokens_per_s):,.0f} tokens a second{span}{where and f', at {where}'}: "
-    first += f"{ms(float(found.plain.tpot_s))} ms a token, the first after {ms(float(found.plain.ttft_s))} ms."
+    first += f"{tokens_in_words(found.plain)}."
     count = f"{points:,} loads of the target alone" + f"; {unfit:,} do not fit into memory" * (unfit > 0)
     heads = ["tokens a second", "95 %", "ms a token", "95 %", "first token, ms", "running"]
     cells = [[*(f"{v:,.10g}" for v in row.values.values()), *cells_of(row.forecast)] for row in rows]
@@ -69,7 +71,7 @@ def plain_text(best: PlainLoad | None, rows: Sequence[PlainLoad], points: int, u
     text = table([[*keys, *heads], *cells], left=(), keys=len(keys))
     if len(rows) < points:
         text += f"\n{len(rows)} of {points:,} loads are shown; --out FILE has all"
-    return "\n".join([wrapped([first, costs, count]), "", text])
+    return "\n".join([wrapped([first, *sources, count]), "", text])
 
 
 def cells_of(found: LoadForecast) -> list[str]:
@@ -81,7 +83,7 @@ def cells_of(found: LoadForecast) -> list[str]:
     return [
         f"{float(plain.output_tokens_per_s):,.0f}",
         spanned(ends["output_tokens_per_s"], ",.0f").strip(" ()"),
-        f"{1e3 * float(plain.tpot_s):,.2f}",
+        "-" if np.isnan(plain.tpot_s) else f"{1e3 * float(plain.tpot_s):,.2f}",
         spanned(of_token, ",.2f").strip(" ()"),
         f"{1e3 * float(plain.ttft_s):,.0f}",
         f"{float(plain.running):,.0f}",

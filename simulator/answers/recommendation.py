@@ -58,7 +58,7 @@ def of_pair(
 
 def of_sweep(sweep: "Sweep", draft: str | None) -> Iterator[tuple[dict[str, float], int | None, Recommended | None]]:
     """Yield what a sweep over ranges of batch sizes recommends: other values, where drafting ends, and what to tell."""
-    from simulator.costs.parameters import BY_NAME
+    from simulator.costs.parameters import key_of
 
     from .schedule import off_above
     from .sweep_answers import blocks_of, has_ranges, plan_of
@@ -66,7 +66,9 @@ def of_sweep(sweep: "Sweep", draft: str | None) -> Iterator[tuple[dict[str, floa
     pair = sweep.pricing.models
     for block in blocks_of(sweep) if has_ranges(sweep.grid) else ():
         plan, sizes = plan_of(block), block.sizes
-        values = {BY_NAME[name].key: block.point[name] for name in sweep.grid.axes if name in block.point}
+        values = {
+            key_of(name, sweep.pricing.load): block.point[name] for name in sweep.grid.axes if name in block.point
+        }
         # Engines' ranges have no gaps.
         told = pair is not None and sizes[-1] == len(sizes)
         yield values, off_above(plan), recommended(pair, draft, plan) if told and pair else None

@@ -1,7 +1,7 @@
 """Results as people and programs read them: the terminal report, the JSON, and tables as CSV or Parquet."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,14 +16,19 @@ from .basis import Basis
 from .forecast import Forecast
 from .verdict import DOES_NOT_FIT, DOES_NOT_PAY, PAYS, best_in_words, headline, need_in_words
 
+if TYPE_CHECKING:
+    from simulator.costs.model_costs import ModelPair
+
 KIND = "simulation"
 # 1: first version. 2: `speedup_ci95` is now `simulation_noise_ci95`; a pass has `fixed_ms`, taken out of `launch_ms`.
 # 3: `basis`; the answer's speedup and its interval are in `verdict`, without one where models do not fit.
 SCHEMA_VERSION = 3
 
 
-def result_json(forecast: Forecast, parameters: Mapping[str, Any], basis: Basis) -> dict[str, Any]:
-    """Return the result of `simulate` with its provenance, under plain keys."""
+def result_json(
+    forecast: Forecast, parameters: Mapping[str, Any], basis: Basis, said: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Return the result of `simulate` with its provenance, under plain keys; said: what nobody stated."""
     from .schedule import engine_settings
 
     setting, verdict, summary = forecast.setting, forecast.verdict, forecast.summary._asdict()
@@ -50,23 +55,28 @@ def result_json(forecast: Forecast, parameters: Mapping[str, Any], basis: Basis)
         payload["models"] = models_json(setting.costs, forecast, parameters.get("draft_model"))
         if not fits:
             payload["models"] |= dict.fromkeys(("tokens_per_s", "energy_j_per_token"))
+        payload["notes"] = [*said, *([] if fits else [what_would_fit(setting.costs)])]
         payload["warnings"] = list(cautions(setting.costs, setting.draft_length))
     return envelope(KIND, SCHEMA_VERSION, parameters) | payload
 
 
-def result_text(forecast: Forecast, heading: str, basis: Basis, *, why: bool = False) -> str:
-    """Return the report of `simulate` for a terminal, the answer first; `why`: in words where the time goes."""
+def result_text(forecast: Forecast, heading: str, basis: Basis, said: Sequence[str] = (), *, why: bool = False) -> str:
+    """Return the report of `simulate` for a terminal, the answer first.
+
+    said: what nobody stated of how models run, in sentences; why: in words where the time goes.
+    """
     pair, k, verdict = forecast.setting.costs, forecast.setting.draft_length, forecast.verdict
     overhead_ms = float(forecast.setting.cost.overhead_s) * 1e3
     lines = [
         *cautions_text(pair, k),
         headline(verdict, basis, k),
         *basis.lines,
+        *said,
     ]
     if verdict.answer == DOES_NOT_FIT and is_models(pair):
         from .model_report import memory_text
 
-        lines.append(memory_text(pair))
+        lines += [memory_text(pair), what_would_fit(pair)]
         return "\n\n".join([wrapped(lines), wrapped(heading.splitlines())])
     lines += [best_in_words(verdict, k), *certainty_in_words(forecast), need_in_words(verdict, k)]
     if overhead_ms == 0 and (isinstance(pair, Knobs) or is_models(pair)):
@@ -82,6 +92,13 @@ def result_text(forecast: Forecast, heading: str, basis: Basis, *, why: bool = F
         effects = f"1 % more of these changes the speedup by: {sensitivities_text(forecast.sensitivities)}."
         parts.append(wrapped("\n".join(["why", *reasons, effects]).splitlines()))
     return "\n\n".join(parts)
+
+
+def what_would_fit(pair: "ModelPair") -> str:
+    """Say with what a pair that does not fit would."""
+    from simulator.costs.room import would_fit
+
+    return would_fit(pair, lambda p: bool(p.fits))
 
 
 def cautions_text(costs: Costs, draft_length: int | None = None) -> list[str]:

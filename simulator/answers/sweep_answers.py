@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulator.costs.kinds import is_models
-from simulator.costs.parameters import BY_NAME, Point
+from simulator.costs.parameters import Point, key_of
 from simulator.costs.step import Floats
 from simulator.ground.streams import stream
 from simulator.rounds.acceptance_law import AcceptanceModel, IidAcceptance
@@ -82,7 +82,9 @@ def answers_of(sweep: Sweep) -> list[Answer]:
     """
     found = []
     for block in blocks_of(sweep):
-        values = {BY_NAME[name].key: block.point[name] for name in sweep.grid.axes if name in block.point}
+        values = {
+            key_of(name, sweep.pricing.load): block.point[name] for name in sweep.grid.axes if name in block.point
+        }
         answers = over_ranges(sweep, block) if has_ranges(sweep.grid) else [at_point(sweep, block)]
         found += [replace(answer, values=values) for answer in answers]
     return found

@@ -12,8 +12,8 @@ from .verdict import CANNOT_TELL
 MOST_KEYS = 44
 
 
-def answers_text(grid: Grid, answers: list[Answer], cases: int = 1) -> str:
-    """Return the answers as a table; cases: grids like this one that they are of."""
+def answers_text(grid: Grid, answers: list[Answer], cases: int = 1, batch: str = BATCH) -> str:
+    """Return the answers as a table; cases: grids like this one that they are of; batch: what that is called."""
     from simulator.ground.command import table
 
     of_ranges, heads = has_ranges(grid), ["best K", "speedup", "95 %", "as good, to 2 %"]
@@ -25,7 +25,7 @@ def answers_text(grid: Grid, answers: list[Answer], cases: int = 1) -> str:
         keys = [("where",), *((", ".join(map(" ".join, zip(keys[0], row, strict=True))),) for row in keys[1:])]
         left = [0]
     given = (len(keys[0]) if keys else 0) + of_ranges
-    rows = [["batch"] * of_ranges + heads, *map(cells, answers)]
+    rows = [[batch] * of_ranges + heads, *map(cells, answers)]
     rows = [[*key, *row] for key, row in zip(keys or [()] * len(rows), rows, strict=True)]
     # A column that says nothing, or of one draft length, is left out.
     kept = [i for i in range(len(rows[0])) if i < given or any(row[i] for row in rows[1:])]
@@ -62,15 +62,15 @@ def cells(answer: Answer) -> list[str]:
     ]
 
 
-def off_text(answers: list[Answer]) -> str:
+def off_text(answers: list[Answer], batch: str = BATCH) -> str:
     """Say at which batch sizes to turn speculation off, of ranges of them; of every combination of other values."""
     said = []
     for values, group in groupby(answers, lambda a: ", ".join(f"{name} {v:,.10g}" for name, v in a.values.items())):
-        said.append((f"at {values} " if values else "") + where_off(list(group)))
+        said.append((f"at {values} " if values else "") + where_off(list(group), batch))
     return f"turn it off: {'; '.join(said)} (ranges switch for a gain of {LEAST_GAIN:.0%} or more)"
 
 
-def where_off(answers: list[Answer]) -> str:
+def where_off(answers: list[Answer], batch: str) -> str:
     """Say the same of one combination."""
     known = [a for a in answers if a.batches and a.draft_length is not None]
     if not known:
@@ -79,18 +79,18 @@ def where_off(answers: list[Answer]) -> str:
     off, last = [span for span, a in zip(spans, known, strict=True) if a.draft_length == 0], spans[-1][1]
     unsure = [span for span, a in zip(spans, known, strict=True) if CANNOT_TELL in (a.verdict, a.verdict_at_last)]
     if all(CANNOT_TELL == a.verdict == a.verdict_at_last for a in known):
-        return f"not known up to batch {last:,}, 1x is in every interval"
-    said = "at batch " + in_words(off)
+        return f"not known up to {batch} {last:,}, 1x is in every interval"
+    said = f"at {batch} {in_words(off)}"
     if not off:
         why = "the last that fits" if len(known) < len(answers) else "the last looked at"
-        said = f"nowhere up to batch {last:,}, {why}"
+        said = f"nowhere up to {batch} {last:,}, {why}"
     elif len(off) == len(known):
-        said = f"everywhere up to batch {last:,}"
+        said = f"everywhere up to {batch} {last:,}"
     elif len(off) == 1 and off[0][1] == last:
-        said = f"above batch {spans[-2][1]:,}"
+        said = f"above {batch} {spans[-2][1]:,}"
     below = [a.below_1 for a in known if a.below_1]
-    said += f", a little below 1x at batch {in_words(below)}" if below else ""
-    return said + (f", cannot tell within batch {in_words(joined(unsure))}" if unsure else "")
+    said += f", a little below 1x at {batch} {in_words(below)}" if below else ""
+    return said + (f", cannot tell within {batch} {in_words(joined(unsure))}" if unsure else "")
 
 
 def in_words(spans: list[tuple[int, int]]) -> str:

@@ -9,15 +9,8 @@ import click
 from simulator.ground.artefacts import UserError
 from simulator.ground.ranges import parse_values
 
-# Options, by what results call each: its values part no grid, but make one each.
-LISTED = {
-    "tp": "devices",
-    "draft_tp": "draft_devices",
-    "chunk": "chunk",
-    "max_running": "most_running",
-    "requests": "requests",
-    "prefix_hit": "prefix_hit",
-}
+# Options whose values part no grid, but make one each.
+LISTED = ("tp", "draft_tp", "chunk", "max_running", "requests", "prefix_hit")
 # Cases that a sweep looks at.
 MOST = 64
 
@@ -71,5 +64,5 @@ def refuse_cases(case: Case, beside: str) -> None:
 
 
 def named(case: Case) -> dict[str, float]:
-    """Return what is of a case alone, by the names of results."""
-    return {LISTED[name]: float(value) for name, value in case.items()}
+    """Return what is of a case alone, by the names of results, which are those of options."""
+    return {name: float(value) for name, value in case.items()}

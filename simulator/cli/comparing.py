@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from simulator.costs.parameters import BY_NAME, DeviceOptions, Load
+from simulator.costs.parameters import BY_NAME, LOAD_NAMES, DeviceOptions, Load, key_of
 from simulator.ground.artefacts import UserError, envelope, to_json
 from simulator.ground.command import wrapped
 
@@ -67,16 +67,18 @@ def compare_methods(options: SharedOptions, wanted: ComparisonOptions) -> None:
     if wanted.plot:
         save_figure(wanted.plot, draw_comparison(comparison, heading))
     notes = [*ends_of(comparison, wanted.draft_lengths), *chains_of(comparison, options.device.topk)]
+    notes += sizes_of(comparison, wanted.batches)
     if wanted.as_json:
         body = envelope("comparison", 1, parameters_of(options, wanted, pair))
         engines: dict[str, Any] = {"engines": comparison_for_all(options.device, comparison)}
-        engines |= {"notes": notes}
+        engines |= {"notes": [*options.said, *notes]}
         click.echo(to_json(body | comparison_json(comparison, batches, skipped) | engines), nl=False)
         return
     cautions = [*cautions_of(comparison), *notes]
     if cautions:
         click.echo(wrapped(f"warning: {caution}" for caution in cautions))
     told = comparison_for(options.engine, options.device, comparison)
+    heading = wrapped([heading, *options.said])
     click.echo(f"{heading}\n\n{comparison_text(comparison, batches, skipped)}{told}")
     if wanted.plot:
         click.echo(f"wrote {wanted.plot}")
@@ -84,7 +86,8 @@ def compare_methods(options: SharedOptions, wanted: ComparisonOptions) -> None:
 
 def load_of(options: SharedOptions, wanted: ComparisonOptions) -> "tuple[Load, int, int] | None":
     """Return the load that is served, with the tokens of a prompt and of an answer."""
-    return options.load and (options.load, int(wanted.stated["isl"]), int(wanted.stated["osl"]))
+    isl, osl = (int(wanted.stated.get(name, BY_NAME[name].default)) for name in LOAD_NAMES)
+    return options.load and (options.load, isl, osl)
 
 
 def ends_of(comparison: "Comparison", draft_lengths: tuple[int, ...] | None) -> list[str]:
@@ -92,6 +95,13 @@ def ends_of(comparison: "Comparison", draft_lengths: tuple[int, ...] | None) -> 
     last = max(draft_lengths or (0,))
     short = [f"{c.name} {c.longest}" for c in comparison.contenders if c.longest < last]
     return [f"no longer drafts are known of some methods than: {', '.join(short)}"] if short else []
+
+
+def sizes_of(comparison: "Comparison", batches: tuple[int, ...] | None) -> list[str]:
+    """Say which sizes that were stated no method has memory for at once, and so are not shown."""
+    last = len(comparison.batches)
+    beyond = ", ".join(f"{size:,}" for size in batches or () if size > last)
+    return [f"--batch {beyond}: not shown, memory holds {last:,} at once at most"] if beyond else []
 
 
 def chains_of(comparison: "Comparison", topk: int | None) -> list[str]:
@@ -107,10 +117,10 @@ def parameters_of(options: SharedOptions, wanted: ComparisonOptions, pair: "Mode
     shared |= {
         "dtype": pair.placed_target.storage.name,
         "kv_dtype": pair.placed_target.kv_format,
-        "devices": pair.devices,
+        "tp": pair.devices,
     }
-    stated = {BY_NAME[name].key: value for name, value in wanted.stated.items()}
-    shared |= options.load._asdict() if options.load else {}
+    stated = {key_of(name, options.load): value for name, value in wanted.stated.items()}
+    shared |= options.load.options if options.load else {}
     return shared | {"context": int(pair.context), "round_overhead_ms": float(pair.round_overhead_s) * 1e3} | stated
 
 

@@ -1,15 +1,16 @@
 """A served load on the command line: clients, prompts and answers, and how an engine takes them."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from simulator.costs.kinds import is_models
-from simulator.costs.parameters import CHUNK, LOAD_NAMES, Load
+from simulator.costs.parameters import BY_NAME, CHUNK, LOAD_NAMES, Load
 from simulator.ground.artefacts import UserError, to_json
-from simulator.ground.command import Decorator, is_given, stacked
+from simulator.ground.command import TYPED, Decorator, is_given, stacked
+from simulator.ground.vocabulary import called
 
 if TYPE_CHECKING:
     from simulator.answers.loads import LoadForecast
@@ -21,24 +22,36 @@ if TYPE_CHECKING:
 
 LOAD_OPTIONS = stacked(
     click.option(
-        "--chunk", default=CHUNK, type=click.IntRange(1, 10_000_000), help="Of a load: tokens of a pass at most."
+        "--chunk",
+        type=click.IntRange(1, 10_000_000),
+        help=f"Of a load: tokens of a pass at most.  [default: as the profile's rows, else {CHUNK}]",
     ),
     click.option("--max-running", type=click.IntRange(1), help="Of a load: sequences that run at once at most."),
     click.option("--requests", type=click.IntRange(1), help="Of a load: requests in all; the first come at once."),
     click.option(
         "--prefix-hit",
-        default=0.0,
         type=click.FloatRange(0, 1),
-        help="Of a load: share of a prompt that lies in the cache already.",
+        help="Of a load: share of a prompt that lies in the cache already.  [default: as the profile's rows, else 0]",
     ),
-    click.option("--prompts-first", is_flag=True, help="Of a load: prompts in passes of their own, before decoding."),
-    click.option("--same-length", is_flag=True, help="Of a load: all answers have one length, and end in step."),
+    click.option(
+        "--prompts-first/--no-prompts-first",
+        default=None,
+        help="Of a load: prompts in passes of their own, before decoding.  [default: as the profile's rows, else no]",
+    ),
+    click.option(
+        "--same-length/--no-same-length",
+        default=None,
+        help="Of a load: all answers have one length, and end in step.  [default: as the profile's rows, else no]",
+    ),
 )
 OWN = ("chunk", "max_running", "requests", "prefix_hit", "prompts_first", "same_length")
 # Options of a device that say something of drafts alone.
 OF_DRAFTS = ("draft_dtype", "draft_tp", "placement", "topk", "nodes", "branching")
 # Options that have no part in a load, which has a closed form alone.
-WITHOUT = ("replications", "overlap", "guesses", "csv", "events", "baseline_tpot", "speculative_tpot")
+WITHOUT: tuple[str, ...] = ("total", "context", "replications", "overlap", "guesses", "csv", "events")
+WITHOUT += ("baseline_tpot", "speculative_tpot")
+CLIENTS = "--concurrency"
+NO_MODELS = "--profile: missing, expected it and --target-model beside a load (--concurrency, --isl, --osl)"
 
 
 def memory_option(help_: str) -> Decorator:
@@ -47,40 +60,56 @@ def memory_option(help_: str) -> Decorator:
     return click.option("--gpu-memory-utilization", type=bounds, help=f"{help_}  [default: 0.9]")
 
 
-def load_of(context: click.Context, values: Mapping[str, Any], stated: Collection[str]) -> Load | None:
-    """Return the load that options tell, None where they tell none.
+class Told(NamedTuple):
+    """A load that options tell; None where they tell none. said: what of it nobody stated, in sentences."""
+
+    load: Load | None
+    said: tuple[str, ...] = ()
+
+
+def load_of(context: click.Context, values: Mapping[str, Any], stated: Collection[str], rows: Load) -> Told:
+    """Return the load that options tell: clients by that name, or lengths, make one; rows: as others were served.
 
     Raises:
-        UserError: Some of them are missing, or others have no part in it.
+        UserError: Options of a load without one, or others that have no part in it.
     """
     flags = {p.name: p.opts[0] for p in context.command.params}
-    told, own = [name for name in LOAD_NAMES if name in stated], [name for name in OWN if is_given(context, name)]
+    told = [f"--{name}" for name in LOAD_NAMES if name in stated]
+    told = told or [CLIENTS] * (called(flags["batch"], *context.meta[TYPED]) == CLIENTS)
     if not told:
-        for name in own:
-            raise UserError(f"{flags[name]}: of a served load, expected --isl and --osl beside it")
-        return None
-    if len(told) < len(LOAD_NAMES):
-        other = next(name for name in LOAD_NAMES if name not in told)
-        raise UserError(f"--{told[0]}: a load without --{other}, expected both")
-    for name in (name for name in WITHOUT if values.get(name) and is_given(context, name)):
-        raise UserError(f"{flags[name]}: has no part in a load, which --isl and --osl tell; expected no such option")
-    if values["prompts_first"] and values["same_length"]:
-        raise UserError("--same-length: beside --prompts-first, expected one of them")
-    most, requests = (values[name] or float("inf") for name in ("max_running", "requests"))
-    return Load(
-        chunk=values["chunk"],
-        prefix_hit=values["prefix_hit"],
-        most_running=most,
-        requests=requests,
-        mixed=not values["prompts_first"],
-        alike=values["same_length"],
-    )
+        for name in (name for name in OWN if is_given(context, name)):
+            raise UserError(f"{flags[name]}: of a load, expected {CLIENTS}, --isl or --osl beside it")
+        refuse_alone(values)
+        return Told(None)
+    for name in (name for name in WITHOUT if is_given(context, name) and values.get(name, True)):
+        batch = f", or --batch in place of {CLIENTS}" if told == [CLIENTS] else ""
+        raise UserError(f"{flags[name]}: has no part in a load ({', '.join(told)}), expected no such option{batch}")
+    return Told(rows.with_options({name: values[name] for name in OWN}), tuple(assumed_of(stated)))
+
+
+def refuse_alone(values: Mapping[str, Any]) -> None:
+    """Refuse a target on a device that nothing drafts for, where no load is told."""
+    named = values["target_model"] or (values["params"] and f"a model of {values['params']} weights")
+    drafts = any(values.get(name) for name in ("draft_model", "draft_params", "method", "compare"))
+    if named and values["profile"] and not drafts:
+        option = "--target-model" if values["target_model"] else "--params"
+        raise UserError(
+            f"{option}: {named} alone, nothing drafts for it; expected --method or --draft-model beside it, "
+            f"or {CLIENTS} (--isl, --osl) for plain serving"
+        )
+
+
+def assumed_of(stated: Collection[str]) -> Iterator[str]:
+    """Say which numbers of a load nobody stated."""
+    words = {"batch": f"{{:,}} client ({CLIENTS})", "isl": "{:,} tokens in (--isl)", "osl": "{:,} tokens out (--osl)"}
+    assumed = [text.format(int(BY_NAME[name].default)) for name, text in words.items() if name not in stated]
+    if assumed:
+        yield f"assumed: {', '.join(assumed)}"
 
 
 def refuse_rest(options: "SimulateOptions", *, alone: bool) -> None:
     """Refuse what says nothing of one load; alone: of a target that nothing drafts for."""
-    rest = {"--plot": options.plot, "--engine": options.engine}
-    for option, given in rest.items():
+    for option, given in {"--plot": options.plot, "--engine": options.engine}.items():
         if given is not None:
             raise UserError(f"{option}: has no part in one load, expected no such option; sweep draws many")
     if alone:
@@ -135,14 +164,14 @@ def run_load(options: "SimulateOptions") -> None:
             else ()
         )
         named = {name: getattr(point, name) for name in pricing.names if name not in unused}
-        parameters = parameters_of(options, pricing, named, measured) | {"load": options.load._asdict()}
+        parameters = parameters_of(options, pricing, named, measured) | {"load": options.load.options}
         parameters = {name: value for name, value in parameters.items() if name not in WITHOUT}
         if alone:  # nothing drafts, though something weightless stands beside it
-            parameters |= dict.fromkeys(("method", "draft_dtype", "draft_devices", "placement"))
+            parameters |= dict.fromkeys(("method", "draft_dtype", "draft_tp", "placement"))
             basis = basis._replace(acceptance="none", condition="", acceptance_text="", caveat="")
-        click.echo(to_json(load_json(found, parameters, basis)), nl=False)
+        click.echo(to_json(load_json(found, parameters, basis, options.said)), nl=False)
         return
-    click.echo(load_text(found, heading(options, found), basis, why=options.why))
+    click.echo(load_text(found, heading(options, found), basis, options.said, why=options.why))
 
 
 def loaded(options: "SimulateOptions") -> "tuple[bool, Pricing, Measured | None]":
@@ -154,7 +183,7 @@ def loaded(options: "SimulateOptions") -> "tuple[bool, Pricing, Measured | None]
 
     device = options.device
     if device.profile is None or not (device.target_model or device.params):
-        raise UserError("--isl: of models that serve a load, expected --profile and --target-model beside it")
+        raise UserError(NO_MODELS)
     alone = not (device.draft_model or device.draft_params or device.method)
     refuse_rest(options, alone=alone)
     # What drafts without weights stands beside a target of which no drafts are asked for.

@@ -1,8 +1,7 @@
 """The options that `simulate` and `sweep` share: what they are on the command line, and what they are parsed into."""
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -11,12 +10,13 @@ import click
 
 from simulator.costs.parameters import PARAMETERS, DeviceOptions, Load, Parameter
 from simulator.ground.artefacts import UserError
-from simulator.ground.command import FILE, Decorator, is_given, progress, say, stacked
+from simulator.ground.command import FILE, Decorator, is_given, stacked
 from simulator.ground.ranges import in_milliseconds, not_a_number, number_in
 from simulator.ground.read_as import AS
 from simulator.ground.vocabulary import Milliseconds
 
 from .accepting import TREE_OPTIONS, published_of, reaching_to
+from .as_rows import fit_of, in_words, placed_as
 from .load import load_of, memory_option
 
 if TYPE_CHECKING:
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     Measured = HistogramAcceptance | EquivalentAcceptance
 
 T = TypeVar("T")
-# Seconds of runs from which they are announced, and refused: a day.
-SAID_S, MOST_S = 20.0, 86_400.0
 TPOT = Milliseconds(0, 1e9, min_open=True)
 
 
@@ -42,12 +40,13 @@ class SharedOptions:
     hist: file or folder of histograms. hist_as: what their numbers are, see `parse_histogram`. measured: whether to
     sample them; None if the user did not say. engine: of whose settings to print what is best. law: what an engine's
     settings have it accept, in place of a file; published: what the registry of pairs has. extrapolate: whether a tail
-    goes on beyond them. load: that is served; None: a batch that decodes. stated: names of the numeric parameters that
-    the user set.
+    goes on beyond them. load: that is served; None: a batch that decodes; said: what of it nobody stated, in sentences.
+    stated: names of the numeric parameters that the user set.
     """
 
     device: DeviceOptions
     load: Load | None
+    said: tuple[str, ...]
     engine: str | None
     law: "AcceptanceHistogram | None"
     published: "Published | None"
@@ -201,11 +200,14 @@ def options_of(cls: type[T], values: Mapping[str, Any]) -> T:
         from simulator.costs.drafters.methods import check_list
 
         check_list(values["method"])
-    device = {f.name: values[f.name] for f in fields(DeviceOptions)}
+    fit = fit_of(values["profile"])
+    placed, rows = (placed_as(fit, values), fit.served) if fit else ({}, Load())
+    device = {f.name: values[f.name] for f in fields(DeviceOptions)} | placed
     stated = frozenset(p.name for p in PARAMETERS if is_given(context, p.name))
     named = {**values, "device": DeviceOptions(**device), "stated": stated}
     if "load" not in values:
-        named["load"] = load_of(context, values, stated)
+        named |= load_of(context, values, stated, rows)._asdict()
+    named["said"] = (*named["said"], *in_words(values["profile"], placed, rows, named["load"]))
     return cls(**{f.name: named[f.name] for f in fields(cls)})  # type: ignore[arg-type]
 
 
@@ -330,29 +332,6 @@ def measured_acceptance(options: SharedOptions, longest: int, models: "ModelPair
     return model if is_grown or counts_all(model, models) else reaching(model, longest, options, models)
 
 
-@contextmanager
-def running(
-    label: str, what: str, seconds: float, steps: int, option: str = "--replications"
-) -> Iterator[Callable[[int], None]]:
-    """Say about how long runs will take, where that is long, and yield what shows their progress.
-
-    option: What makes them that many. Of one run it is never --total: its time grows with the logarithm.
-
-    Raises:
-        UserError: It would not end.
-    """
-    from simulator.rounds.duration import in_words
-
-    if seconds > MOST_S:
-        raise UserError(
-            f"{option}: {what} would take about {in_words(seconds)} here, expected at most {in_words(MOST_S)}"
-        )
-    if seconds > SAID_S:
-        say(f"{what}: about {in_words(seconds)}", err=True)
-    with progress(label, steps) as bar:
-        yield bar.update
-
-
 def timed_pricing(pricing: "Pricing", options: SharedOptions, measured: "Measured | None") -> "Pricing":
     """Return costs from times a token of a server, where the user states them; else of rounds as they were measured."""
     pricing = with_drafted(pricing, measured)._replace(guesses=max(options.ahead, 1))
@@ -394,6 +373,6 @@ def provenance(pricing: "Pricing", options: SharedOptions) -> Iterator[tuple[str
             yield name, getattr(options.device, name)
     yield "profile_status", pricing.profile.status
     if pricing.models is not None:
-        for name in HOW_MODELS_RUN.values():
+        for option, name in HOW_MODELS_RUN.items():
             value = getattr(pricing.models, name)
-            yield name, getattr(value, "name", value)
+            yield option, getattr(value, "name", value)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from simulator.costs.parameters import PARAMETERS, Point
+from simulator.costs.parameters import PARAMETERS, Point, key_of
 from simulator.ground.artefacts import UserError, check_outputs, envelope, to_json, writing
 from simulator.ground.command import FILE, command
 
@@ -23,9 +23,9 @@ from .options import (
     parameter_options,
     provenance,
     run_options,
-    running,
     timed_pricing,
 )
+from .running import running
 
 if TYPE_CHECKING:
     from simulator.costs.priced import Pricing
@@ -173,9 +173,9 @@ def run(options: SimulateOptions) -> None:
     if options.events:
         write_events(options.events, setting, options.seed, parameters)
     if options.as_json:
-        click.echo(to_json(result_json(answer, parameters, basis)), nl=False)
+        click.echo(to_json(result_json(answer, parameters, basis, options.said)), nl=False)
         return
-    text = result_text(answer, heading(options, point, pricing, measured), basis, why=options.why)
+    text = result_text(answer, heading(options, point, pricing, measured), basis, options.said, why=options.why)
     click.echo(text + forecast_for(options.engine, options.device.drafter, answer))
     for path in filter(None, outputs.values()):
         click.echo(f"wrote {path}")
@@ -187,7 +187,7 @@ def parameters_of(
     """Return what a forecast hangs on, as its files have it: the parameters that count, acceptance, device and runs."""
     from simulator.rounds.acceptance_law import HistogramAcceptance
 
-    payload = {p.key: values[p.name] for p in PARAMETERS if p.name in values}
+    payload = {key_of(p.name, options.load): values[p.name] for p in PARAMETERS if p.name in values}
     payload["hist"] = None if measured is None else options.accepts_as
     payload["measured"] = isinstance(measured, HistogramAcceptance) and not measured.assumed
     if isinstance(measured, HistogramAcceptance) and measured.assumed:

@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from simulator.answers.latency import Limit
-from simulator.costs.parameters import BY_NAME, PARAMETERS
+from simulator.costs.parameters import BY_NAME, PARAMETERS, Load
 from simulator.ground.artefacts import UserError, check_outputs, to_json, writing
-from simulator.ground.command import FILE, command, say
+from simulator.ground.command import FILE, command, is_given, say
 from simulator.ground.limits import MAX_DRAFT_LENGTH
 from simulator.ground.ranges import parse_whole
 
 from .accepting import ACCEPTANCE_OPTIONS, as_accepted
+from .as_rows import fit_of, in_words
 from .engine_settings import STATED_OPTIONS, as_engines_state
-from .options import DEVICE_OPTIONS, HIST_OPTIONS, SharedOptions, options_of, parameter_options, running
+from .options import DEVICE_OPTIONS, HIST_OPTIONS, SharedOptions, options_of, parameter_options
+from .running import running
 from .serving_options import (
     BLOCK_SIZES,
     LIMIT_OPTIONS,
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
     from simulator.rounds.kept import Kept
 
 # What simulate and sweep have and a served load has not.
-ABSENT: dict[str, Any] = {"engine": None, "load": None, "overlap": False, "guesses": 1}
+ABSENT: dict[str, Any] = {"engine": None, "load": None, "said": (), "overlap": False, "guesses": 1}
 ABSENT |= {"baseline_tpot": None, "speculative_tpot": None}
 
 
@@ -116,8 +118,21 @@ def simulate_serving(**values: Any) -> None:
     lengths = () if text is None else parse_whole("--draftN", str(text), 1, MAX_DRAFT_LENGTH)
     check_cluster(values)
     values |= {"loads": loads_of(values), "limits": limits_of(values["slo"]), "draft_lengths": lengths}
+    values |= server_as(values)
     values["block_size"] = values["block_size"] or BLOCK_SIZES[values["scheduler"]]
     run(options_of(ServingOptions, {**values, "values": values}))
+
+
+def server_as(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what nobody states of a server and the rows of the profile were served with, and how that is said."""
+    context, fit = click.get_current_context(), fit_of(values["profile"])
+    of_rows = {"budget": "chunk", "seats": "max_running"}
+    taken = {n: o for n, o in of_rows.items() if fit and o in fit.served.words and not is_given(context, n)}
+    if fit is None or not taken:
+        return {}
+    own = Load().with_options({option: fit.served.options[option] for option in taken.values()})
+    given = {name: int(fit.served.options[option]) for name, option in taken.items()}
+    return given | {"said": tuple(in_words(values["profile"], {}, own, own))}
 
 
 def run(options: ServingOptions) -> None:
@@ -153,7 +168,8 @@ def run(options: ServingOptions) -> None:
     if options.as_json:
         click.echo(to_json(load_curve_json(scene, found, parameters_of(options), basis, notes)), nl=False)
         return
-    click.echo(load_curve_text(scene, found, heading(options, scene), basis, notes))
+    told = "\n".join([heading(options, scene), *options.said])
+    click.echo(load_curve_text(scene, found, told, basis, notes))
     for path in filter(None, outputs.values()):
         click.echo(f"wrote {path}")
 

@@ -26,9 +26,9 @@ from .options import (
     parameter_options,
     provenance,
     run_options,
-    running,
     timed_pricing,
 )
+from .running import running
 from .sweep_alone import is_alone, sweep_alone
 from .sweep_report import Swept, result_json, sweep_text
 
@@ -214,7 +214,9 @@ def tell(cases: "list[Swept]") -> None:
     if options.as_json:
         planned = [named(one.case) | plan for one in cases for plan in schedules(one.task, options.device.drafter)]
         answer = result_json(cases, answers, parameters_of(options, case.task))
-        click.echo(to_json(answer | {"schedules": planned, "warnings": warnings}), nl=False)
+        click.echo(
+            to_json(answer | {"schedules": planned, "warnings": warnings, "notes": list(options.said)}), nl=False
+        )
         return
     if warnings:
         click.echo(wrapped(f"warning: {warning}" for warning in warnings))
@@ -268,7 +270,7 @@ def parameters_of(options: SweepOptions, task: "Sweep") -> dict[str, Any]:
     constants: dict[str, Any] = {"hist": options.accepts_as}
     constants |= {"measured": task.acceptance.is_measured, "overlap": options.overlap}
     constants |= {"replications": options.replications, "seed": options.seed} | dict(provenance(task.pricing, options))
-    constants |= task.pricing.load._asdict() if task.pricing.load else {}
+    constants |= task.pricing.load.options if task.pricing.load else {}
     return constants | ({"acceptance_caveat": task.acceptance.caveat} if task.acceptance.caveat else {})
 
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from simulator.costs.kinds import is_models
-from simulator.costs.parameters import BY_NAME, LOAD_NAMES, Load, Point
+from simulator.costs.parameters import LOAD_NAMES, Load, Point, key_of
 from simulator.ground.artefacts import UserError, check_outputs, envelope, to_json
 from simulator.ground.command import wrapped
 
 from .cases import Case, named
-from .load import refuse_drafts
+from .load import NO_MODELS, refuse_drafts
 from .options import provenance
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def sweep_alone(cases: "Sequence[tuple[Case, SweepOptions]]") -> None:
     def at(number: int, place: int) -> PlainLoad:
         (pricing, grid), (case, each) = grids[number], cases[number]
         point = {name: float(values[0]) for name, values in grid.columns(np.array([place])).items()}
-        values = named(case) | {BY_NAME[name].key: point[name] for name in grid.axes}
+        values = named(case) | {key_of(name, options.load): point[name] for name in grid.axes}
         pair = pair_at(pricing, {name: int(value) for name, value in point.items()})
         return PlainLoad(values, forecast_plain(pair, load_in(pricing), point["isl"], point["osl"], each.seed))
 
@@ -81,17 +81,17 @@ def sweep_alone(cases: "Sequence[tuple[Case, SweepOptions]]") -> None:
     )
     warnings = list(dict.fromkeys(said for pricing, grid in grids for said in cautions_of(pricing, grid)))
     if options.as_json:
-        axes = {BY_NAME[name].key: grids[0][1].values[name].tolist() for name in NAMES}
+        axes = {key_of(name, options.load): grids[0][1].values[name].tolist() for name in NAMES}
         axes |= {key: sorted({named(case)[key] for case, _ in cases}) for key in named(cases[0][0])}
         body = envelope("sweep", 1, {**constants_of(grids[0][0], options), **axes})
         told = {"costs": basis.costs, "costs_text": basis.costs_text}
         body |= {"basis": told, "points": points, "answers": plain_json(rows), "unfit": unfit}
-        body |= {"best": plain_json([best])[0] if best else None, "warnings": warnings}
+        body |= {"best": plain_json([best])[0] if best else None, "warnings": warnings, "notes": list(options.said)}
         click.echo(to_json(body), nl=False)
         return
     if warnings:
         click.echo(wrapped(f"warning: {warning}" for warning in warnings))
-    click.echo(plain_text(best, rows, points, unfit, basis.lines[-1]))
+    click.echo(plain_text(best, rows, points, unfit, [basis.lines[-1], *options.said]))
     if options.out:
         click.echo(f"wrote {options.out}")
 
@@ -103,7 +103,7 @@ def grid_of(case: "Case", options: "SweepOptions") -> "tuple[Pricing, Grid]":
 
     device = options.device
     if device.profile is None or not (device.target_model or device.params):
-        raise UserError("--isl: of models that serve a load, expected --profile and --target-model beside it")
+        raise UserError(NO_MODELS)
     pricing = load_pricing(replace(device, method="ngram"))._replace(load=options.load)
     whole = grid_over(pricing, {name: options.axes[name] for name in options.stated})
     return pricing, Grid(values={name: whole.values[name] for name in NAMES})
@@ -145,7 +145,7 @@ def rates_of(pricing: "Pricing", grid: "Grid", table: Any, constants: dict[str, 
         found = plain_columns(pair_at(pricing, columns), load_in(pricing), columns["isl"], columns["osl"])
         rates.append(np.broadcast_to(found["baseline_tokens_per_s"], shape).ravel())
         if table is not None:
-            keyed = {BY_NAME[name].key: values for name, values in columns.items()}
+            keyed = {key_of(name, pricing.load): values for name, values in columns.items()}
             table.write(table.encode({**keyed, **found, **constants}, shape))
     return np.concatenate(rates)
 
@@ -153,6 +153,6 @@ def rates_of(pricing: "Pricing", grid: "Grid", table: Any, constants: dict[str, 
 def constants_of(pricing: "Pricing", options: "SweepOptions") -> dict[str, Any]:
     """Return the columns that say what did not vary: device, model and how it is served."""
     told = dict(provenance(pricing, options))
-    drafts = ("draft_model", "method", "draft_dtype", "draft_devices", "placement", "topk", "nodes", "branching")
+    drafts = ("draft_model", "method", "draft_dtype", "draft_tp", "placement", "topk", "nodes", "branching")
     kept = {name: value for name, value in told.items() if name not in drafts}
-    return kept | load_in(pricing)._asdict() | {"seed": options.seed}
+    return kept | load_in(pricing).options | {"seed": options.seed}

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from simulator.costs.parameters import BY_NAME
+from simulator.costs.parameters import key_of
 from simulator.ground.artefacts import envelope
 from simulator.ground.command import wrapped
 
@@ -39,13 +39,36 @@ def sweep_text(cases: "Sequence[Swept]", answers: "list[Answer]", *, default_len
 
     fitting = [case for case in cases if case.seen.best is not None]
     if not fitting:
-        return "\n".join(["Does not fit into memory, at any of these points.", *cases[0].basis.lines])
+        return wrapped(
+            [
+                "Does not fit into memory, at any of these points.",
+                *cases[0].basis.lines,
+                *cases[0].options.said,
+                *unfit_text(cases[0].task),
+            ]
+        )
     best = max(fitting, key=lambda case: case.seen.speedup)
-    grid, lines = best.task.grid, [best_text(best), *best.basis.lines]
+    grid, lines = best.task.grid, [best_text(best), *best.basis.lines, *best.options.said]
+    batch = key_of("batch", best.task.pricing.load)
     if not best.case and not grid.axes:
         return "\n".join(lines)
-    lines += [count_text(cases, default_length=default_length), *([off_text(answers)] if has_ranges(grid) else [])]
-    return "\n".join([wrapped(lines), "", answers_text(grid, answers, len(cases))])
+    lines += [
+        count_text(cases, default_length=default_length),
+        *([off_text(answers, batch)] if has_ranges(grid) else []),
+    ]
+    return "\n".join([wrapped(lines), "", answers_text(grid, answers, len(cases), batch)])
+
+
+def unfit_text(task: "Sweep") -> list[str]:
+    """Say with what it would fit at the least of its points."""
+    from simulator.costs.room import room, would_fit
+
+    pair, values, load = task.pricing.models, task.grid.values, task.pricing.load
+    if pair is None:
+        return []
+    context = values["context"].min() if load is None else values["isl"].min() + values["osl"].min() / 2
+    batch = values["batch"].min() if load is None else 1
+    return [would_fit(pair, lambda p: bool(room(p, context) >= batch))]
 
 
 def best_text(best: Swept) -> str:
@@ -58,7 +81,7 @@ def best_text(best: Swept) -> str:
 
     task, seen, basis = best.task, best.seen, best.basis
     points = task.grid.columns(np.array([seen.best]))
-    values = named(best.case) | {BY_NAME[name].key: points[name][0] for name in task.grid.axes}
+    values = named(best.case) | {key_of(name, task.pricing.load): points[name][0] for name in task.grid.axes}
     where = ", ".join(f"{name} {value:,.10g}" for name, value in values.items())
     low, high = ends_at(task, {name: float(values[0]) for name, values in points.items()})
     span = f" ({low:.2f}x to {high:.2f}x)" if is_open(low, high) else ""
@@ -72,7 +95,7 @@ def best_text(best: Swept) -> str:
 def count_text(cases: "Sequence[Swept]", *, default_length: bool) -> str:
     """Say how many points were looked at, and at how many drafting gains."""
     task, case = cases[0].task, cases[0].case
-    axes = [*named(case), *(BY_NAME[name].key for name in task.grid.axes)]
+    axes = [*named(case), *(key_of(name, task.pricing.load) for name in task.grid.axes)]
     points, above_1, unfit = (
         sum(of) for of in zip(*((c.task.grid.points, c.seen.above_1, c.seen.unfit) for c in cases), strict=True)
     )
@@ -95,7 +118,7 @@ def result_json(cases: "Sequence[Swept]", answers: "Sequence[Answer]", parameter
     body = {"basis": cases[0].basis._asdict(), "points": points, "answers": [asdict(answer) for answer in answers]}
     if task.pricing.models is not None:
         body["memory_known"] = without_memory(task) is None
-    axes = {BY_NAME[name].key: task.grid.values[name].tolist() for name in task.grid.axes}
+    axes = {key_of(name, task.pricing.load): task.grid.values[name].tolist() for name in task.grid.axes}
     axes |= {"cases": several} if cases[0].case else {}
     return envelope("sweep", 1, {**axes, **parameters}) | body
 

@@ -1,5 +1,6 @@
 """What a profile says of rows of servers that it was fitted to: how well its constants and forecasts are known."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -8,14 +9,16 @@ import numpy as np
 
 from simulator.ground.fields import Field
 
+from .parameters import Load
 from .ranges import TimedRange, parse_range
 from .step import Floats
 
-MOST_ROWS, MOST_VARIANCE = 10**9, 100.0
+MOST_ROWS, MOST_VARIANCE, MOST_DEVICES, MOST_CHUNK = 10**9, 100.0, 4096, 10_000_000
 # Of rows: what their ranges are of.
 LOADED = ("concurrency", "isl", "osl", "devices")
 # Of Student's law, by which errors of many rows are spread.
 DEGREES = 4.0
+USUAL = Load()
 # Of logarithms in files.
 DIGITS = 4
 
@@ -24,11 +27,12 @@ DIGITS = 4
 class ServingFit:
     """The rows that constants were fitted to, and what they tell.
 
-    sheet: the profile that was the prior. model, engine: of the rows; dtype: of weights, where rows do not say, ""
-    where nobody does; formats: that weights of rows are stored in. loads: that rows were of, each once. ranges: of the
-    rows, by `LOADED`. constants: names, covariance: of their logarithms, draws: of these about what was
-    fitted, [draws, constants], as they need be of no law. tpot_error, ttft_error: what a row is off by
-    besides, relative, the scale of a Student's law; None where no row has any.
+    sheet: the profile that was the prior. model, engine: of the rows; dtype, kv_dtype, tp: of weights, of the KV cache
+    and of devices, where rows do not say, "" and None where nobody does; served: how the server took them, as was
+    given; formats: that weights of rows are stored in. loads: that rows were of, each once. ranges: of the rows, by
+    `LOADED`. constants: names, covariance: of their logarithms, draws: of these about what was fitted, [draws,
+    constants], as they need be of no law. tpot_error, ttft_error: what a row is off by besides, relative, the scale of
+    a Student's law; None where no row has any.
     """
 
     sheet: str
@@ -45,6 +49,9 @@ class ServingFit:
     dtype: str = ""
     formats: tuple[str, ...] = ()
     ranges: Mapping[str, TimedRange] = field(default_factory=dict)
+    kv_dtype: str = ""
+    tp: int | None = None
+    served: Load = USUAL
 
     def ends(self, name: str) -> TimedRange | None:
         """Return the range of what rows were loaded with; of context, what their prompts and answers make."""
@@ -106,6 +113,21 @@ def parse_serving_fit(entry: Field) -> ServingFit:
         dtype=entry["dtype"].text(empty=True) if entry["dtype"].is_given else "",
         formats=tuple(name.text() for name in formats.elements()) if formats.is_given else (),
         ranges={name: parse_range(ends) for name, ends in ranges.items()} if ranges.is_given else {},
+        kv_dtype=entry["kv_dtype"].text(empty=True) if entry["kv_dtype"].is_given else "",
+        tp=entry["tp"].whole(1, MOST_DEVICES) if entry["tp"].is_given else None,
+        served=parse_served(entry["served"]) if entry["served"].is_given else USUAL,
+    )
+
+
+def parse_served(entry: Field) -> Load:
+    """Read how a server took rows, under the names of options."""
+    most = entry["max_running"]
+    return Load(
+        chunk=entry["chunk"].whole(1, MOST_CHUNK),
+        prefix_hit=entry["prefix_hit"].number(0.0, 1.0),
+        most_running=most.whole(1) if most.is_given else math.inf,
+        mixed=not entry["prompts_first"].flag(False),
+        alike=entry["same_length"].flag(False),
     )
 
 
@@ -115,4 +137,5 @@ def serving_fit_json(fit: ServingFit) -> dict[str, Any]:
     ranges = {name: asdict(ends) for name, ends in fit.ranges.items()}
     lists = {"constants": list(fit.constants), "formats": list(fit.formats), "covariance": fit.covariance.tolist()}
     lists |= {"draws": [[round(value, DIGITS) for value in row] for row in fit.draws.tolist()]}
-    return members | lists | {"ranges": ranges}
+    served = {name: value for name, value in fit.served.options.items() if value != math.inf}
+    return members | lists | {"ranges": ranges, "served": served}

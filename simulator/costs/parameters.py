@@ -6,6 +6,7 @@
 # ruff: noqa: RUF009 - a field with its parameter is as immutable as any.
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -81,10 +82,10 @@ HELP = {
     "pass_overhead_ms": "What a pass of either model costs besides its work: launches, for one.",
     "round_overhead_ms": "What a round costs besides draft and verification; engines show 9 to 18 % of a token.",
     "overlap_exponent": "How compute and memory time join: inf is the longer of the two, 1 their sum.",
-    "batch": "Sequences decoded together, or with --isl clients of a server (--concurrency); with --target-model.",
+    "batch": "Sequences decoded together; as --concurrency, clients of a server: a load. With --target-model.",
     "context": "Tokens of each sequence that the KV cache holds, on average; with --target-model.",
-    "isl": "Tokens of a prompt, of a served load: --concurrency clients send one request after another.",
-    "osl": "Tokens of an answer, of such a load.",
+    "isl": "Tokens of a prompt, of a load; --concurrency, --isl or --osl make one: each client sends again and again.",
+    "osl": "Tokens of an answer, of such a load; of 1 there is no time a token.",
 }
 
 
@@ -112,7 +113,7 @@ class Point:
     batch: "Real" = numeric("--batch", 1, "batch size", "sequences", least=1, most=1_000_000, whole=True)
     context: "Real" = numeric("--context", 1024, "context", "tokens", most=100_000_000, whole=True)
     isl: "Real" = numeric("--isl", 1024, "prompt length", "tokens", least=1, most=100_000_000, whole=True)
-    osl: "Real" = numeric("--osl", 256, "answer length", "tokens", least=2, most=100_000_000, whole=True)
+    osl: "Real" = numeric("--osl", 256, "answer length", "tokens", least=1, most=100_000_000, whole=True)
 
     def __post_init__(self) -> None:
         import numpy as np
@@ -130,6 +131,13 @@ class Point:
 
 PARAMETERS = tuple(f.metadata["parameter"]._replace(name=f.name, help=HELP[f.name]) for f in fields(Point))
 BY_NAME = {p.name: p for p in PARAMETERS}
+
+
+def key_of(name: str, load: object = None) -> str:
+    """Return what results call a parameter; the batch of a load are its clients, as its option says."""
+    return "concurrency" if load is not None and name == "batch" else BY_NAME[name].key
+
+
 # What a pass costs, stated either as work in burn units or as models on a profiled device.
 UNIT_NAMES: tuple[str, ...] = ("workflops", "workmem", "flop_scale_ms", "mem_scale_ms", "draft_cost")
 UNIT_NAMES += ("overlap_exponent", "pass_overhead_ms")
@@ -155,6 +163,46 @@ class Load(NamedTuple):
     requests: float = math.inf
     mixed: bool = True
     alike: bool = False
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The same by the names of options, as results have it."""
+        named = {"chunk": self.chunk, "max_running": self.most_running, "prefix_hit": self.prefix_hit}
+        return named | {"requests": self.requests, "prompts_first": not self.mixed, "same_length": self.alike}
+
+    @property
+    def words(self) -> dict[str, str]:
+        """What is not as usual, in words, by the names of options."""
+        said = {
+            "chunk": f"passes of {self.chunk:,} tokens at most",
+            "max_running": f"{self.most_running:,.0f} sequences at once at most",
+            "prefix_hit": f"{self.prefix_hit:.0%} of prompts in the cache",
+            "requests": f"{self.requests:,.0f} requests",
+            "prompts_first": "prompts in passes of their own",
+            "same_length": "answers of one length",
+        }
+        usual, own = Load().options, self.options
+        return {name: words for name, words in said.items() if own[name] != usual[name]}
+
+    def with_options(self, given: Mapping[str, Any]) -> "Load":
+        """Return it with what options state, None where one does not.
+
+        Raises:
+            UserError: Two of them are at odds.
+        """
+        told = self.options | {name: value for name, value in given.items() if value is not None}
+        if given.get("prompts_first") and given.get("same_length"):
+            raise UserError("--same-length: beside --prompts-first, expected one of them")
+        # Of a pair that is at odds, the one that is given stands.
+        first = told["prompts_first"] and not given.get("same_length")
+        return Load(
+            chunk=told["chunk"],
+            prefix_hit=told["prefix_hit"],
+            most_running=told["max_running"],
+            requests=told["requests"],
+            mixed=not first,
+            alike=told["same_length"] and not first,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -43,7 +43,7 @@ def drafter(options: DeviceOptions, numbers: StatedModel, target: ModelShape) ->
     if options.draft_model is None and numbers.first is None:
         if stated is None:
             what = f"--target-model: {options.target_model}" if options.target_model else "--params: a model"
-            raise UserError(f"{what} alone, expected --draft-model beside it, or --method")
+            raise UserError(f"{what} alone, nothing drafts for it; expected --method or --draft-model beside it")
         if target.unstated and not stated.is_weightless:
             lacking = f"nobody states {' and '.join(target.unstated)} of {target.name}, which drafters are sized by"
             way_out = "expected a config.json that does (--target-model beside --params), or --draft-model"

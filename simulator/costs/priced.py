@@ -24,7 +24,7 @@ FITTED = {
     "mem_scale[0]": ("mem_scale", "mem_scale_ms"),
     "launch_s": ("fixed_s", "pass_overhead_ms"),
 }
-# How models run: fields of `DeviceOptions`, and what `ModelPair` and results call each.
+# How models run: fields of `DeviceOptions`, as results have them too, and what `ModelPair` calls each.
 HOW_MODELS_RUN = {
     "method": "method",
     "topk": "topk",

@@ -1,10 +1,13 @@
 """How many sequences the memory of devices has room for, beside the weights."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .datasheet import MACHINE
+from .formats import FORMATS
 from .model_costs import ModelPair, Placed
 from .profile import USABLE_MEMORY
 from .step import Floats, Real
@@ -51,3 +54,38 @@ def largest_batch(pair: ModelPair) -> int | None:
     """Return how many sequences of this context fit into the memory of the devices; None: not known, or no limit."""
     most = float(room(pair, pair.context))
     return None if most == np.inf else int(most)
+
+
+def would_fit(pair: ModelPair, fits: Callable[[ModelPair], bool]) -> str:
+    """Say in a sentence with which options a pair would fit that does not: the fewest devices, or weights of 8 bits.
+
+    fits: whether one does.
+    """
+    narrow = replace(pair, dtype="fp8") if is_wider(pair) else pair
+    wide, alone = more_devices(pair, fits), "--dtype fp8" if narrow is not pair and fits(narrow) else ""
+    both = more_devices(narrow, fits) if narrow is not pair and not (wide or alone) else ""
+    found = list(filter(None, (wide, alone, both and f"{both} --dtype fp8")))
+    if not found:
+        return "It would not on more devices of one machine or with weights of 8 bits either."
+    return f"It would with {', or with '.join(found)}."
+
+
+def is_wider(pair: ModelPair) -> bool:
+    """Whether weights have more than 8 bits, and may have so many here."""
+    is_able = not set(FORMATS["fp8"].arithmetic).isdisjoint(pair.profile.passes)
+    return is_able and pair.placed_target.storage.format.bits > FORMATS["fp8"].bits
+
+
+def more_devices(pair: ModelPair, fits: Callable[[ModelPair], bool]) -> str:
+    """Return the option of the fewest devices, of twice as many and so on, that would do; "" for none."""
+    return next((f"--tp {p.devices}" for p in doubled(pair) if fits(p)), "")
+
+
+def doubled(pair: ModelPair) -> Iterator[ModelPair]:
+    """Yield a pair on more devices: of one machine, and such as can share its heads."""
+    link, devices = pair.profile.link, 2 * pair.devices
+    while link is not None and devices <= (link.devices or MACHINE):
+        if not pair.target.heads % devices:
+            sharing = 1 if pair.draft.heads % devices else devices
+            yield replace(pair, devices=devices, draft_devices=sharing if pair.draft_devices else None)
+        devices *= 2

@@ -111,11 +111,17 @@ def in_own_words(command: click.Command, args: Sequence[str], *, interspersed: b
 
 def as_typed(text: str, command: click.Command, args: Sequence[str]) -> str:
     """Return what is wrong with an option under the name that the user has for it."""
-    name, own = re.split(r"[: ]", text, maxsplit=1)[0], flags_of(command)
+    name = re.split(r"[: ]", text, maxsplit=1)[0]
+    return called(name, command, args) + text[len(name) :]
+
+
+def called(name: str, command: click.Command, args: Sequence[str]) -> str:
+    """Return the name that the user has for an option; its own where nobody typed it."""
+    own = flags_of(command)
     typed = [flag for flag in (word.partition("=")[0] for word in args) if flag.startswith("--")]
     if name not in own or name in typed:
-        return text
-    return next((flag for flag in typed if own_name(flag, own) == name), name) + text[len(name) :]
+        return name
+    return next((flag for flag in typed if own_name(flag, own) == name), name)
 
 
 def check_said_once(before: tuple[str, str], now: tuple[str, str]) -> None:

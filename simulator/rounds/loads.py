@@ -75,8 +75,11 @@ def drawn_loads(
 def off_by(one: Steady, osl: Real, tpot: Floats, ttft: Floats) -> Steady:
     """Return a load whose times a token and to the first token are multiplied by factors."""
     passes = np.asarray(osl) - 1
-    before, tpot_s, ttft_s = one.ttft_s + passes * one.tpot_s, tpot * one.tpot_s, ttft * one.ttft_s
-    rate = one.output_tokens_per_s * before / (ttft_s + passes * tpot_s)
+    tpot_s, ttft_s = tpot * one.tpot_s, ttft * one.ttft_s
+    before, after = (
+        first + np.where(passes > 0, passes * each, 0.0) for first, each in ((one.ttft_s, one.tpot_s), (ttft_s, tpot_s))
+    )
+    rate = one.output_tokens_per_s * before / after
     return one._replace(tpot_s=tpot_s, ttft_s=ttft_s, output_tokens_per_s=rate)
 
 

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from simulator.costs.kinds import is_models
-from simulator.costs.parameters import BY_NAME, Point
+from simulator.costs.parameters import Point, key_of
 from simulator.costs.step import Costs, Floats, RoundCost
 from simulator.ground.endings import unbroken
 from simulator.ground.machine import cores, keep_freed
@@ -280,7 +280,7 @@ def evaluate(sweep: Sweep, part: Part, drawn: Counts | None) -> Columns:
     columns = sweep.grid.box(part.ranges)
     costs, load = sweep.pricing.costs(Point(**columns)), sweep.pricing.load
     unused = ("alpha",) if sweep.acceptance.model else ()
-    named = {BY_NAME[name].key: values for name, values in columns.items() if name not in unused}
+    named = {key_of(name, load): values for name, values in columns.items() if name not in unused}
     if load is not None and is_models(costs):
         from .loads import load_columns
 

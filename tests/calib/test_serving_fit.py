@@ -1,6 +1,9 @@
 """What a fit to rows of a server says of itself: how sure, of which loads, beyond which rows, what is not physical."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +22,7 @@ from simulator.costs.moved import moved
 from simulator.costs.parameters import DeviceOptions, Load
 from simulator.costs.priced import load_pricing
 from simulator.costs.profile import CALIBRATED, Profile
+from simulator.costs.profile_file import save_profile
 from simulator.costs.ranges import TimedRange
 from simulator.costs.shapes import read_shape
 from simulator.ground.artefacts import UserError
@@ -45,11 +49,15 @@ def test_rows_of_one_load_count_once() -> None:
 
 def test_what_a_row_is_off_by_without_it_is_what_a_fit_of_the_others_says() -> None:
     five, found = halves(loads_in(DENSE), 5)[0], fitted(5)
+    five = replace(five, kv_dtype="fp8", served=Load(most_running=4096))  # what changes nothing here is kept too
     for left in (0, 3):
         others = calibrate_serving(five.select([i for i in range(5) if i != left]), SHEET, "engine")
         alone = validate_serving(five.select([left]), others.profile)
         assert found.held_out_tpot[left] == pytest.approx(float(alone.tpot[0]), abs=0.02)
         assert abs(found.held_out_tpot[left]) > abs(found.tpot[left])
+        kept = others.profile.fitted
+        assert kept is not None
+        assert (kept.kv_dtype, kept.tp, kept.served.most_running) == ("fp8", None, 4096)
 
 
 def test_a_forecast_s_interval_is_that_of_rows() -> None:
@@ -191,3 +199,33 @@ def test_rows_in_other_units_are_refused_and_nothing_is_written(run, tmp_path) -
     assert done.returncode == 3
     assert "times the memory bandwidth of h200, expected about 1: times in other units" in done.stderr
     assert not (tmp_path / "out.json").exists()
+
+
+def test_a_forecast_takes_loads_as_the_rows_of_its_profile_were_served(run, tmp_path: Path) -> None:
+    """What was given for rows stands where nobody states others, and is said; an option wins, and so does its no."""
+    given = {"dtype": "fp8", "kv_dtype": "fp8", "served": Load(chunk=2000, mixed=False)}
+    save_profile(tmp_path / "e.json", fitted_to(**given), {})
+    placed, served = ("--kv-dtype", "fp8", "--dtype", "fp8"), ("--prompts-first", "--chunk", "2k")
+    model = ("--profile", "e.json", "--target-model", "llama-3.1-70b")
+
+    def told(*more: object) -> dict[str, Any]:
+        load = ("--concurrency", 8, "--isl", "4k", "--osl", 256)
+        found: dict[str, Any] = json.loads(run("simulate", *model, *load, *more, "--json").stdout)
+        return found
+
+    first = "passes of 2,000 tokens at most (--chunk), prompts in passes of their own (--prompts-first)"
+    assert told()["notes"] == [f"as for the rows of e.json: --dtype fp8, --kv-dtype fp8, {first}"]
+    assert told()["plain"] == told(*placed, *served)["plain"]
+    own = told("--no-prompts-first", "--chunk", "8k", *placed)
+    assert (own["notes"], own["parameters"]["load"]["prompts_first"]) == ([], False)
+    assert own["plain"] != told()["plain"]
+    batch = ("--method", "eagle3", "--batch", 4, "--replications", 1, "--dtype", "fp8")
+    assert "as for the rows of e.json: --kv-dtype fp8" in run("simulate", *model, *batch).stdout
+    # Of another model it is said of loads alone.
+    other = run("simulate", *model[:3], "llama-3.1-8b", "--concurrency", 1, "--chunk", 4096, "--json")
+    assert json.loads(other.stdout)["notes"][1] == "as for the rows of e.json: " + first.partition(", ")[2]
+    held = run("validate", "--serving", DENSE, "--profile", "e.json")
+    assert held.stderr.startswith("as for the rows of h200: passes of 2,000 tokens at most (--chunk)")
+    steps = ("simulate-serving", *model, *placed, "--concurrency", 2, "--requests", 4, "--isl", 64, "--osl", 4)
+    assert first.partition(", ")[0] in run(*steps).stdout
+    assert "passes of" not in run(*steps, "--chunk", 512).stdout

@@ -139,7 +139,7 @@ def test_what_is_wrong_is_said_under_the_name_that_was_typed(run, user_error) ->
         ("simulate --concurrency 0", "--concurrency: 0 is not allowed, expected a whole number from 1 to 1000000"),
         ("sweep --concurrency 0,1", "--concurrency: 0 is not allowed, expected a whole number from 1 to 1000000"),
         ("specsim simulate --runs 0", "--runs: 0 is not allowed"),
-        ("simulate --max-num-seqs 4", "--max-num-seqs: of a served load, expected --isl and --osl beside it"),
+        ("simulate --max-num-seqs 4", "--max-num-seqs: of a load, expected --concurrency, --isl or --osl beside it"),
         ("simulate --k", "--k: requires an argument"),
     ):
         command, *words = line.split()

@@ -14,6 +14,7 @@ from simulator.serving.steady import steady
 
 MODEL = ("--profile", "h100-sxm", "--target-model", "llama-3.1-8b")
 LOAD = (*MODEL, "--concurrency", 32, "--isl", "2k", "--osl", 256)
+WOULD = "It would with --tp 2, or with --dtype fp8."
 DRAFTED = (*LOAD, "--method", "eagle3", "--alpha", 0.7)
 
 
@@ -73,14 +74,64 @@ def test_how_an_engine_serves_is_told_by_options_of_any_engine(output) -> None:
 
 def test_a_load_that_does_not_fit_is_an_answer(output) -> None:
     arguments = ("--profile", "h100-sxm", "--target-model", "llama-3.1-70b", "--isl", 100, "--osl", 100)
-    assert output("simulate", *arguments).startswith("Does not fit into memory: no request can run.")
-    assert told(output, *arguments)["plain"] is None
+    text = output("simulate", *arguments)
+    assert text.startswith("Does not fit into memory: no request can run.")
+    found = told(output, *arguments)
+    assert (found["plain"], found["notes"]) == (None, ["assumed: 1 client (--concurrency)", WOULD])
+    for more in (("--tp", 2), ("--dtype", "fp8")):
+        assert told(output, *arguments, *more)["plain"] is not None
+    assert WOULD in text
+    assert WOULD in output("sweep", *arguments)
+    drafted = (*arguments[:4], "--method", "eagle3")
+    assert "It would with --tp 4." in output("simulate", *drafted, "--batch", 32, "--replications", 1)
+    assert WOULD in output("sweep", *drafted, "--concurrency", "2,4")
+    largest = ("--profile", "rtx-4090", "--target-model", "deepseek-v3", "--concurrency", 1)
+    assert "It would not on more devices of one machine" in output("simulate", *largest)
 
 
-def test_without_a_load_concurrency_is_a_batch(output) -> None:
-    arguments = (*MODEL, "--method", "eagle3", "--replications", 2, "--total", 30)
-    found = told(output, *arguments, "--concurrency", 8)
+def test_a_batch_decodes_and_clients_send_a_load_of_usual_lengths(output) -> None:
+    """One thing by two names but for what it is of: any of clients and lengths makes a load, and the rest is said."""
+    found = told(output, *MODEL, "--method", "eagle3", "--replications", 2, "--total", 30, "--batch", 8)
     assert (found["kind"], found["parameters"]["batch"]) == ("simulation", 8)
+    whole = told(output, *MODEL, "--concurrency", 8, "--isl", 1024, "--osl", 256)
+    part = told(output, *MODEL, "--concurrency", 8)
+    assert (part["plain"], part["parameters"]["concurrency"]) == (whole["plain"], 8)
+    assert (part["notes"], whole["notes"]) == (["assumed: 1,024 tokens in (--isl), 256 tokens out (--osl)"], [])
+    assert "assumed: 1 client (--concurrency), 256 tokens out (--osl)" in output("simulate", *MODEL, "--isl", 300)
+    assert "\nassumed: 1,024 tokens in" in output("sweep", *MODEL, "--concurrency", "1,8")
+    both = ("--method", "eagle3,ngram", "--concurrency", "1,8")
+    assert "concurrency 1  concurrency 8" in output("sweep", *MODEL, *both)
+    assert json.loads(output("sweep", *MODEL, *both, "--json"))["notes"] == part["notes"]
+
+
+def test_an_answer_of_one_token_has_no_time_a_token(output) -> None:
+    found, alone = told(output, *MODEL, "--concurrency", 8, "--isl", "1k", "--osl", 1), steady_one(8)
+    assert (found["plain"]["tpot_ms"], found["plain"]["tpot_ms_ci95"]) == (None, None)
+    assert found["plain"]["ttft_ms"] == pytest.approx(1e3 * float(alone.ttft_s))
+    # All clients wait for their token, and for nothing else.
+    clients = found["plain"]["output_tokens_per_s"] * found["plain"]["ttft_ms"] / 1e3
+    assert clients == pytest.approx(8)
+    low, high = found["plain"]["output_tokens_per_s_ci95"]
+    assert low < found["plain"]["output_tokens_per_s"] < high
+    text = output("simulate", *MODEL, "--method", "eagle3", "--concurrency", 8, "--isl", "1k", "--osl", 1, "--why")
+    assert "the only token after" in text
+    assert "nan" not in text + output("sweep", *MODEL, "--concurrency", 8, "--osl", "1,9")
+
+
+def steady_one(clients: int) -> Any:
+    pricing = load_pricing(DeviceOptions(profile="h100-sxm", target_model="llama-3.1-8b", method="ngram"))
+    return steady(pricing.costs(Point(**pricing.defaults())), clients, 1000, 1)
+
+
+def test_requests_fewer_than_clients_leave_some_idle(output) -> None:
+    found = told(output, *LOAD, "--requests", 8)
+    assert found["plain"] == told(output, *LOAD[:4], "--concurrency", 8, *LOAD[6:], "--requests", 8)["plain"]
+    assert found["notes"] == ["Requests are fewer than clients (--requests 8): 24 clients send none."]
+    text = output("simulate", *LOAD, "--requests", 8)
+    assert " for 8 clients: " in text
+    assert "wait" not in text.replace("of it waiting", "")
+    few = output("simulate", *LOAD, "--requests", 8, "--max-running", 2)
+    assert "Of 8 at once 2 run: the others wait as --max-running says." in few
 
 
 def test_a_sweep_over_loads_has_a_row_each(output, tmp_path: Path) -> None:
@@ -88,10 +139,10 @@ def test_a_sweep_over_loads_has_a_row_each(output, tmp_path: Path) -> None:
     said = output("sweep", *arguments, "--draftN", "1:3", "--out", "loads.csv")
     rows = list(csv.DictReader((tmp_path / "loads.csv").read_text().splitlines()))
     assert len(rows) == 12
-    assert {(row["chunk"], row["most_running"], row["mixed"]) for row in rows} == {("8192", "inf", "True")}
+    assert {(row["chunk"], row["max_running"], row["prompts_first"]) for row in rows} == {("8192", "inf", "False")}
     for row in rows:
         k = int(row["draftN"])
-        at, tau = (int(row["batch"]), int(row["isl"])), (1 - 0.7 ** (k + 1)) / 0.3
+        at, tau = (int(row["concurrency"]), int(row["isl"])), (1 - 0.7 ** (k + 1)) / 0.3
         both = by_hand(None, None, *at), by_hand(k, tau, *at)
         assert float(row["baseline_ms_per_token"]) == pytest.approx(1e3 * float(both[0].tpot_s))
         assert float(row["speculative_first_token_ms"]) == pytest.approx(1e3 * float(both[1].ttft_s))
@@ -131,16 +182,25 @@ def test_methods_are_held_side_by_side_under_a_load(output) -> None:
 
 
 REFUSED = [
-    ((*MODEL, "--isl", 100), "--isl: a load without --osl, expected both"),
-    ((*MODEL, "--chunk", 10), "--chunk: of a served load, expected --isl and --osl beside it"),
+    (
+        MODEL,
+        "--target-model: llama-3.1-8b alone, nothing drafts for it; expected --method or --draft-model beside it, "
+        "or --concurrency (--isl, --osl) for plain serving",
+    ),
+    ((*MODEL, "--chunk", 10), "--chunk: of a load, expected --concurrency, --isl or --osl beside it"),
     (
         ("--isl", 100, "--osl", 20),
-        "--isl: of models that serve a load, expected --profile and --target-model beside it",
+        "--profile: missing, expected it and --target-model beside a load (--concurrency, --isl, --osl)",
     ),
-    ((*LOAD, "--total", 5), "--total: has no part in a load, which --isl and --osl tell, expected one or the other"),
-    ((*LOAD, "--overlap"), "--overlap: has no part in a load, which --isl and --osl tell; expected no such option"),
+    ((*LOAD, "--total", 5), "--total: has no part in a load (--isl, --osl), expected no such option"),
+    ((*LOAD, "--overlap"), "--overlap: has no part in a load (--isl, --osl), expected no such option"),
+    (
+        (*MODEL, "--concurrency", 8, "--context", 4096),
+        "--context: has no part in a load (--concurrency), expected no such option, or --batch in place of "
+        "--concurrency",
+    ),
     ((*LOAD, "--osl", 1), "--osl: 1 beside --osl 256, expected one of them"),
-    ((*MODEL, "--isl", 9, "--osl", 1), "--osl: 1 is not allowed, expected a whole number from 2 to 1e+08"),
+    ((*MODEL, "--isl", 9, "--osl", 0), "--osl: 0 is not allowed, expected a whole number from 1 to 1e+08"),
     ((*LOAD, "--prefix-hit", 70), "--prefix-hit: 70 is not a fraction; 0.7?"),
     ((*LOAD, "--draftN", 3), "--draftN: of drafts, expected --method or --draft-model beside it"),
     ((*DRAFTED, "--draftN", 7, "--chunk", 7), "--chunk: 7 tokens a pass hold no round of K = 7, expected 8 or more"),
@@ -160,10 +220,13 @@ def test_a_sweep_of_a_target_alone_is_what_simulate_says_of_each_load(output, tm
     lists = ("--concurrency", "1,32", "--isl", "2k", "--osl", 256, "--tp", "1:2", "--prefix-hit", "0,50%")
     found = json.loads(output("sweep", *MODEL, *lists, "--json"))
     assert [answer["values"] for answer in found["answers"]] == [
-        {"devices": tp, "prefix_hit": hit, "batch": clients} for tp in (1, 2) for hit in (0, 0.5) for clients in (1, 32)
+        {"tp": tp, "prefix_hit": hit, "concurrency": clients}
+        for tp in (1, 2)
+        for hit in (0, 0.5)
+        for clients in (1, 32)
     ]
     for answer in found["answers"][1::4]:
-        tp, hit, clients = (answer["values"][name] for name in ("devices", "prefix_hit", "batch"))
+        tp, hit, clients = (answer["values"][name] for name in ("tp", "prefix_hit", "concurrency"))
         one = told(output, *MODEL, "--concurrency", int(clients), *lists[2:6], "--tp", int(tp), "--prefix-hit", hit)
         assert answer["plain"] == one["plain"]
     most = max(answer["plain"]["output_tokens_per_s"] for answer in found["answers"])
@@ -172,7 +235,7 @@ def test_a_sweep_of_a_target_alone_is_what_simulate_says_of_each_load(output, tm
     assert text.startswith(f"At most {most:,.0f} tokens a second (")
     rows = list(csv.DictReader((tmp_path / "loads.csv").read_text().splitlines()))
     assert max(float(row["baseline_tokens_per_s"]) for row in rows) == pytest.approx(most)
-    assert [row["devices"] for row in rows] == ["1"] * 4 + ["2"] * 4
+    assert [row["tp"] for row in rows] == ["1"] * 4 + ["2"] * 4
     beyond = ("--concurrency", 4, "--isl", "100k,200k", "--osl", 256, "--prefix-hit", 0.99)
     assert "beyond the 131,072 tokens that the target" in output("sweep", *MODEL, *beyond)
 
@@ -181,16 +244,16 @@ def test_lists_of_devices_and_chunks_are_sweeps_of_their_own(output, tmp_path: P
     arguments = (*MODEL, "--method", "eagle3", "--alpha", 0.7, "--concurrency", "1,32", "--isl", "2k", "--osl", 256)
     lists = ("--draftN", "1:3", "--tp", "1,2", "--chunk", "2k,8k")
     said = output("sweep", *arguments, *lists, "--out", "all.csv")
-    assert "24 points over devices, chunk, draftN, batch" in said
+    assert "24 points over tp, chunk, draftN, concurrency" in said
     rows = list(csv.DictReader((tmp_path / "all.csv").read_text().splitlines()))
     alone = json.loads(output("sweep", *arguments, "--draftN", "1:3", "--tp", 2, "--chunk", "2k", "--json"))
     together = json.loads(output("sweep", *arguments, *lists, "--json"))
-    of_case = [a for a in together["answers"] if (a["values"]["devices"], a["values"]["chunk"]) == (2, 2000)]
-    assert [a | {"values": {"batch": a["values"]["batch"]}} for a in of_case] == alone["answers"]
+    of_case = [a for a in together["answers"] if (a["values"]["tp"], a["values"]["chunk"]) == (2, 2000)]
+    assert [a | {"values": {"concurrency": a["values"]["concurrency"]}} for a in of_case] == alone["answers"]
     best = max(rows, key=lambda row: float(row["closed_form_speedup"]))
     assert f"at most {float(best['closed_form_speedup']):.2f}x the tokens a second" in said
     # One client reads its prompts in one pass either way.
-    assert f"at devices {best['devices']}, chunk " in said
+    assert f"at tp {best['tp']}, chunk " in said
 
 
 LISTS = [

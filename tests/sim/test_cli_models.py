@@ -61,7 +61,7 @@ def test_json_hangs_together(run, hist_file: Path) -> None:
     for arm, rate in models["tokens_per_s"].items():
         assert models["energy_j_per_token"][arm] == pytest.approx(700 / rate)
     assert (models["device"], models["profile_status"]) == ("NVIDIA H100 SXM 80 GB", "datasheet, uncalibrated")
-    stated = {"batch": 8, "context": 2000, "dtype": "bfloat16", "devices": 1, "placement": "same"}
+    stated = {"batch": 8, "context": 2000, "dtype": "bfloat16", "tp": 1, "placement": "same"}
     assert stated.items() <= found["parameters"].items()
     assert "workflops" not in found["parameters"]
 
@@ -301,7 +301,7 @@ def test_a_sweep_over_batch_and_context_has_a_row_and_the_models_of_each_point(
     frame = pd.read_csv(tmp_path / "s.csv")
     assert len(frame.drop_duplicates(["draftN", "batch", "context"])) == len(frame) == 16
     assert not {"workflops", "flopScale", "draft_cost", "alpha"} & set(frame.columns)
-    stated = {"profile": "h100-sxm", "target_model": "llama-3.1-8b", "draft_model": "llama-3.2-1b", "devices": 1}
+    stated = {"profile": "h100-sxm", "target_model": "llama-3.1-8b", "draft_model": "llama-3.2-1b", "tp": 1}
     stated |= {"profile_status": "datasheet, uncalibrated", "dtype": "bfloat16", "draft_dtype": "bfloat16"}
     for key, value in (stated | {"placement": "same"}).items():
         assert frame[key].unique().tolist() == [value]

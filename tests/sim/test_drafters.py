@@ -382,7 +382,7 @@ def test_a_family_that_no_reader_knows_is_stated_beside_its_file(tmp_path: Path)
             {"params": "1B", "kv_bytes_per_token": "-4"},
             "--kv-bytes-per-token: '-4' is not allowed, expected bytes such as",
         ),
-        ({"params": "1B", "draft_model": None}, "--params: a model alone, expected --draft-model beside it"),
+        ({"params": "1B", "draft_model": None}, "--params: a model alone, nothing drafts for it; expected --method"),
         ({"params": "1B", "profile": None}, "--draft-model: llama-3.2-1b without a device, expected --profile NAME"),
     ],
 )

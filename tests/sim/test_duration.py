@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from simulator.cli import options
+from simulator.cli import running
 from simulator.rounds import duration
 from simulator.rounds.acceptance_law import IidAcceptance
 from simulator.rounds.duration import in_words, run_s, sweep_s
@@ -47,7 +47,7 @@ def test_a_sweep_takes_its_draws_and_its_points_on_all_cores(monkeypatch: pytest
 def test_long_runs_are_announced_and_endless_ones_refused(
     run, user_error, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(options, "SAID_S", 0.0)
+    monkeypatch.setattr(running, "SAID_S", 0.0)
     assert run("simulate").stderr == "32 runs of 512 tokens: about 1 second\n"
     assert run("sweep", "--draftN", "1:3").stderr == "3 points x 16 runs: about 1 second\n"
     assert run("sweep", "--draftN", "1:3", "--replications", 0).stderr == "3 points: about 1 second\n"

@@ -86,7 +86,7 @@ def test_parameters_that_count_are_those_of_models_or_those_of_burn_units() -> N
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"profile": None}, r"--target-model: llama-3\.1-8b without a device, expected --profile NAME beside it"),
-    ({"draft_model": None}, r"--target-model: llama-3\.1-8b alone, expected --draft-model beside it"),
+    ({"draft_model": None}, r"--target-model: llama-3\.1-8b alone, nothing drafts for it; expected --method"),
     ({"target_model": None}, r"--draft-model: llama-3\.2-1b alone, expected --target-model beside it"),
     ({"target_model": "gpt-5"}, "gpt-5: no such file or folder, nor a model of `shapes list`"),
     ({"profile": "h300"}, "h300: no such file, nor a device that comes along"),
