@@ -83,17 +83,12 @@ def range_of(value: float, *, exact: bool) -> str:
 def log_errors(loads: Loads, profile: Profile) -> dict[str, Floats]:
     """Return standard errors of the logarithms of rows' times: of constants by their draws, and of rows besides.
 
-    Of a profile that was not fitted to rows nobody knows what these are off by besides.
+    Of a profile that was timed, and not fitted to rows, nobody knows what these are off by besides.
     """
     fit, here = profile.fitted, loads.priced(profile)
-    beside: dict[str, float | None] = {"tpot": 0.0, "ttft": 0.0}
-    if fit is None:
-        drawn = drawn_sheet(profile, len(loads))
-    else:
-        drawn = moved(profile, fit.factors(fit.draws))
-        beside = {"tpot": fit.tpot_error, "ttft": fit.ttft_error}
+    drawn = moved(profile, fit.factors(fit.draws)) if fit else drawn_sheet(profile, len(loads))
     beyond, there, found = error_beyond(beyond_of(loads, profile)), loads.priced(drawn), {}
-    for kind, besides in beside.items():
+    for kind, besides in zip(("tpot", "ttft"), profile.served_errors or (0.0, 0.0), strict=True):
         if besides is not None:
             off = np.log(getattr(there, f"{kind}_s") / getattr(here, f"{kind}_s"))
             found[kind] = np.sqrt(np.mean(off**2, 0) + besides**2 + beyond**2)

@@ -22,6 +22,9 @@ CALIBRATED = "calibrated to rows of a server"
 KERNELS_MEASURED = "kernels measured; launches a layer and round overhead assumed"
 # Of a device's memory: what engines use, weights and KV cache together, where nobody says another share.
 USABLE_MEMORY = 0.9
+# What rows of servers are off by on a data sheet besides what it leaves open, time a token and to the first: standard
+# errors of logarithms, as rows of 13 models were (docs/validation.md).
+SHEET_TPOT_ERROR, SHEET_TTFT_ERROR = 0.12, 0.8
 # Of parameters, relative: what slopes are taken over.
 STEP = 1e-4
 # Of passes that were timed: sequences, tokens that the cache holds for each, tokens computed in all, weights.
@@ -275,6 +278,13 @@ class Profile:
     def is_timed(self) -> bool:
         """Whether passes were timed one by one, rather than read off a sheet or off whole requests."""
         return self.status not in (DATASHEET, CALIBRATED)
+
+    @property
+    def served_errors(self) -> tuple[float, float | None] | None:
+        """What served rows are off by besides, time a token and to the first; None where nobody looked."""
+        if self.fitted is not None:
+            return self.fitted.tpot_error, self.fitted.ttft_error
+        return (SHEET_TPOT_ERROR, SHEET_TTFT_ERROR) if self.status == DATASHEET else None
 
     @property
     def usable_bytes(self) -> float | None:

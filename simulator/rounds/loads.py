@@ -59,11 +59,12 @@ def drawn_loads(
     """
     isl = isl + np.zeros(len(draft_lengths))
     sampled = served(pair.sample(rng, len(drawn_tokens)), load, isl, osl, draft_lengths, tokens_per_round)
-    fit = pair.profile.fitted
-    if fit is not None:
+    fit, besides = pair.profile.fitted, pair.profile.served_errors
+    if besides is not None:
         beyond = error_beyond(pair.beyond(isl=isl, osl=osl))
-        errors = np.stack([np.hypot(error or fit.tpot_error, beyond) for error in (fit.tpot_error, fit.ttft_error)])
-        normals = rng.standard_normal((2, len(drawn_tokens))) * fit.tails(rng, len(drawn_tokens))
+        errors = np.stack([np.hypot(error or besides[0], beyond) for error in besides])
+        normals = rng.standard_normal((2, len(drawn_tokens)))
+        normals = normals * (fit.tails(rng, len(drawn_tokens)) if fit else 1.0)
         factors = np.exp(normals[..., None] * errors.reshape(2, 1, -1))
         sampled = Served(*(off_by(one, osl, *factors) for one in sampled))
     middle = served(pair, load, isl, osl, draft_lengths, tokens_per_round).drafted

@@ -19,7 +19,7 @@ from calibration.validate.serving import serving_json, validate_serving
 from simulator.costs.model_costs import Placed
 from simulator.costs.parameters import DeviceOptions, Load
 from simulator.costs.priced import load_pricing
-from simulator.rounds.loads import served
+from simulator.rounds.loads import drawn_loads
 
 from .serving_rows import DENSE, SHEET, fitted, halves, loads_in
 
@@ -184,8 +184,7 @@ def test_a_sheet_s_intervals_are_those_of_a_forecast_with_it() -> None:
     pair = load_pricing(named).models
     assert pair is not None
     pair = replace(pair, batch=row.concurrency, context=row.isl)
-    drawn = served(
-        pair.sample(np.random.default_rng(1), 2000), Load(requests=10 * row.concurrency), row.isl, row.osl, 1, 1.0
-    )
-    spread = np.std(np.log(drawn.plain.tpot_s))
-    assert np.log(validation.factors["tpot"][at]) == pytest.approx(1.96 * spread, rel=0.15)
+    one, load, rng = np.arange(1, 2), Load(requests=10 * row.concurrency), np.random.default_rng(1)
+    drawn = drawn_loads(pair, load, row.isl, row.osl, one, np.ones(1), np.ones((2000, 1)), rng)
+    for kind, times in (("tpot", drawn.plain.tpot_s), ("ttft", drawn.plain.ttft_s)):
+        assert np.log(validation.factors[kind][at]) == pytest.approx(1.96 * np.std(np.log(times)), rel=0.15)
