@@ -134,16 +134,25 @@ def published_of(published: "Published", models: "ModelPair | None") -> "Histogr
 
 
 def reaching_to(
-    model: "HistogramAcceptance", longest: int, *, extrapolate: bool, models: "ModelPair | None", source: str
+    model: "HistogramAcceptance",
+    longest: int,
+    *,
+    extrapolate: bool,
+    models: "ModelPair | None",
+    source: str,
+    published: "Published | None" = None,
 ) -> "HistogramAcceptance":
     """Return what tells of draft lengths up to `longest`, the largest K; with a tail, where that is asked for.
+
+    published: what the registry has, of which it is; without models it says how drafts are made.
 
     Raises:
         UserError: It does not reach so far, or drafts of one pass end where they were trained to.
     """
+    from simulator.costs.drafters.methods import method_named
     from simulator.rounds.tail import with_tail
 
-    method = models.method if models else None
+    method = models.method if models else method_named(published.method) if published else None
     is_block = method is not None and method.is_block
     if extrapolate and method is not None and is_block:
         known = f"nothing is known beyond K = {model.longest} of {source}"

@@ -207,8 +207,14 @@ def options_of(cls: type[T], values: Mapping[str, Any]) -> T:
     named = {**values, "device": DeviceOptions(**device), "stated": stated}
     if "load" not in values:
         named |= load_of(context, values, stated, rows)._asdict()
-    named["said"] = (*named["said"], *in_words(values["profile"], placed, rows, named["load"]))
+    named["said"] = (*named["said"], *in_words(values["profile"], placed, rows, named["load"]), *warmth(values))
     return cls(**{f.name: named[f.name] for f in fields(cls)})  # type: ignore[arg-type]
+
+
+def warmth(values: Mapping[str, Any]) -> Iterator[str]:
+    """Say at which temperature published figures were measured: what is accepted hangs on it."""
+    if values["published"] is not None:
+        yield f"temperature of {values['published'].name}: {values['published'].temperatures}"
 
 
 def load_acceptance(
@@ -292,7 +298,8 @@ def reaching(
 ) -> "HistogramAcceptance":
     """Return what tells of draft lengths up to `longest`, the largest K, see `reaching_to`."""
     source = str(options.accepts_as)
-    return reaching_to(model, longest, extrapolate=options.extrapolate, models=models, source=source)
+    named = options.published
+    return reaching_to(model, longest, extrapolate=options.extrapolate, models=models, source=source, published=named)
 
 
 def with_drafted(pricing: "Pricing", acceptance: object) -> "Pricing":

@@ -1,5 +1,6 @@
 """The command `pairs`: what published drafts accept, and who says so."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,8 +11,8 @@ from simulator.ground.command import OneLineErrorsGroup, command, say, table, wr
 if TYPE_CHECKING:
     from simulator.rounds.pairs import Curve
 
-# Draft lengths of which a table has tokens a round.
-SHOWN = (1, 2, 3, 4, 5, 6, 7, 8)
+# Draft lengths of which a table has tokens a round: of more there is another below it.
+MOST_SHOWN = 8
 
 
 @command("pairs", cls=OneLineErrorsGroup, no_args_is_help=False)
@@ -25,7 +26,7 @@ def pairs() -> None:
 def list_pairs(method: str | None, as_json: bool) -> None:
     """List the pairs, with their tasks and the longest draft that was measured."""
     from simulator.costs.drafters.methods import method_named
-    from simulator.rounds.pairs import curves
+    from simulator.rounds.pairs import UNSTATED, curves, temperatures
 
     name = None if method is None else method_named(method).name
     chosen = [c for c in curves() if name in (None, c.method)]
@@ -35,14 +36,15 @@ def list_pairs(method: str | None, as_json: bool) -> None:
     by_pair: dict[str, list[Curve]] = {}
     for curve in chosen:
         by_pair.setdefault(curve.pair, []).append(curve)
-    say(f"{len(chosen)} curves of {len(by_pair)} pairs, for --acceptance PAIR[:TASK] or METHOD[:TASK].\n")
-    rows = [("pair", "method", "K to", "tokens/round", "tasks", "source")]
+    say(f"{len(chosen)} curves of {len(by_pair)} pairs, for --acceptance PAIR[:TASK] or METHOD[:TASK].")
+    say("T: temperature, - where nobody states it.\n")
+    rows = [("pair", "method", "K to", "tokens/round", "T", "tasks", "source")]
     for pair, of in by_pair.items():
         taus = [f"{c.tokens_at(c.longest):.2f}" for c in sorted(of, key=lambda c: c.tokens_at(c.longest))]
         span = taus[0] if len(taus) == 1 else f"{taus[0]}..{taus[-1]}"
-        tasks = of[0].task if len(of) == 1 else f"{len(of)}"
-        rows.append((pair, of[0].method, str(max(c.longest for c in of)), span, tasks, of[0].source.partition(",")[0]))
-    click.echo(table(rows, left=(0, 1, 4, 5)))
+        longest, warmth = str(max(c.longest for c in of)), temperatures(of).replace(UNSTATED, "-")
+        rows.append((pair, of[0].method, longest, span, warmth, f"{len(of)}", of[0].source.partition(",")[0]))
+    click.echo(table(rows, left=(0, 1, 6)))
 
 
 @command("show")
@@ -65,13 +67,21 @@ def text_of(chosen: "list[Curve]") -> str:
     one = chosen[0]
     lines = [f"{one.pair}: {one.method}, {one.draft} drafting for {one.target}"]
     lines += [f"{one.source}; {one.at}; licence: {one.licence}"] + ([one.note] if one.note else [])
-    rows: list[tuple[str, ...]] = [("task", "temperature", "rounds", *(f"K = {k}" for k in SHOWN))]
+    lengths = sorted({k for curve in chosen for k in curve.known})
+    parts = [lengths[at : at + MOST_SHOWN] for at in range(0, len(lengths), MOST_SHOWN)]
+    tables = [lengths_table(chosen, part, first=part is parts[0]) for part in parts]
+    return "\n\n".join([wrapped(lines), "tokens a round\n" + tables[0], *tables[1:]])
+
+
+def lengths_table(chosen: "list[Curve]", lengths: "Sequence[int]", *, first: bool) -> str:
+    """Return tokens a round at some draft lengths; the first says temperature and rounds too."""
+    rows = [("task", *(("temperature", "rounds") if first else ()), *(f"K = {k}" for k in lengths))]
     for curve in chosen:
-        known = {k: f"{curve.tokens_at(k):.2f}" for k in SHOWN if k in curve.known}
-        warmth = "not stated" if curve.temperature is None else f"{curve.temperature:g}"
+        known = set(curve.known)
         rounds = "" if curve.rounds is None else f"{curve.rounds:,.0f}"
-        rows.append((curve.task, warmth, rounds, *(known.get(k, "") for k in SHOWN)))
-    return f"{wrapped(lines)}\n\ntokens a round\n{table(rows, left=(0, 1))}"
+        told = (curve.warmth, rounds) if first else ()
+        rows.append((curve.task, *told, *(f"{curve.tokens_at(k):.2f}" if k in known else "" for k in lengths)))
+    return table(rows, left=(0, 1) if first else (0,))
 
 
 def as_payload(curve: "Curve") -> dict[str, Any]:

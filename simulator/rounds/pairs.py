@@ -30,6 +30,9 @@ LEAST_ROUNDS = 4.0
 SHAPES = np.linspace(0.3, 3.0, 109)
 
 
+UNSTATED = "not stated"
+
+
 class Curve(NamedTuple):
     """What one pair accepts on one task, as it was published.
 
@@ -56,6 +59,11 @@ class Curve(NamedTuple):
     def longest(self) -> int:
         """The longest draft length that it tells of."""
         return max(self.lengths)
+
+    @property
+    def warmth(self) -> str:
+        """The temperature, or that nobody states it."""
+        return UNSTATED if self.temperature is None else f"{self.temperature:g}"
 
     @property
     def known(self) -> tuple[int, ...]:
@@ -224,12 +232,18 @@ def found(text: str, option: str) -> tuple[Curve, ...]:
     return tuple(chosen)
 
 
+def temperatures(chosen: Sequence[Curve]) -> str:
+    """Return the temperatures of curves, in words."""
+    return ", ".join(sorted({curve.warmth for curve in chosen}))
+
+
 class Published(NamedTuple):
-    """What somebody asked of the registry. name: how; method: as which all of it drafts."""
+    """What somebody asked of the registry. name: how; method: as which all of it drafts; temperatures: in words."""
 
     name: str
     method: str
     acceptance: HistogramAcceptance
+    temperatures: str = UNSTATED
 
 
 def published(text: str, option: str) -> Published:
@@ -239,7 +253,7 @@ def published(text: str, option: str) -> Published:
     """
     chosen = found(text, option)
     acceptance = chosen[0].acceptance if len(chosen) == 1 else HistogramAcceptance((mean_of(chosen),))
-    return Published(text, chosen[0].method, acceptance)
+    return Published(text, chosen[0].method, acceptance, temperatures(chosen))
 
 
 def mean_of(chosen: Sequence[Curve]) -> AcceptanceHistogram:

@@ -16,6 +16,7 @@ from simulator.rounds.tail import Weibull
 
 MODELS = ("--profile", "h100-sxm", "--target-model", "llama-3.1-8b")
 PAIR = "eagle3-llama-3.1-8b:mtbench"
+BLOCK = "dflash-qwen3-8b-block7"
 SOUND = {
     "method": "eagle3",
     "target": "a target",
@@ -139,6 +140,8 @@ def test_a_method_is_as_uncertain_as_its_pairs_lie_apart() -> None:
         (("1.5",), "--acceptance: 1.5 is not allowed, expected 0 to 1"),
         ((PAIR, "--alpha", "0.5"), f"--acceptance: {PAIR} beside --alpha, expected one of them"),
         ((PAIR, "--draftN", "8"), f"--draftN: 8 is above k = 7 of {PAIR}, expected 1 to 7, or --extrapolate"),
+        ((f"{BLOCK}:gsm8k", "--draftN", "9"), f"--draftN: 9 is above k = 7 of {BLOCK}:gsm8k, expected 1 to 7\n"),
+        ((BLOCK, "--draftN", "9", "--extrapolate"), "--extrapolate: dflash drafts all tokens in one pass, nothing is"),
         ((f"mtp={PAIR}", *MODELS, "--method", "eagle3"), "beside --method eagle3, expected the same method"),
         (("mtp", *MODELS, "--method", "eagle3"), "--acceptance: mtp drafts as mtp, not as eagle3, expected a pair"),
         ((PAIR, "--acceptance", "0.5"), "--acceptance: 2 of one method, expected one"),
@@ -161,4 +164,12 @@ def test_the_registry_is_listed_and_shown(run) -> None:
     shown = run("pairs", "show", "eagle3-kimi-k2.5:coding").stdout
     assert all(word in shown for word in ("InferenceX", "Apache-2.0", "K = 8", "3.51", "0.6"))
     assert run("pairs", "show", "eagle3-kimi").returncode == 2
+    # As far as curves go, and at which temperature: nobody states it of all.
+    (longest,) = (c for c in curves() if (c.pair, c.task) == ("dflash-qwen3-8b-10k", "qa"))
+    shown = run("pairs", "show", "dflash-qwen3-8b-10k:qa").stdout
+    assert [f"K = {k}" in shown for k in (1, 8, 9, longest.longest)] == [True] * 4
+    assert f"{longest.tokens_at(longest.longest):.2f}\n" in shown
+    assert "not stated" in shown
+    assert "temperature of dflash-qwen3-8b-10k: not stated" in run("simulate", "--acceptance", longest.pair).stdout
+    assert max(map(len, run("pairs", "list").stdout.splitlines())) <= 100
     assert Path(FILE).read_text().startswith("# Published acceptance")
