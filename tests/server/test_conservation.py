@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from simulator.answers.live_policies import Live, Weighed, live_policy
 from simulator.ground import compiled
+from simulator.ground.artefacts import UserError
 from simulator.serving import state
 from simulator.serving.draw_tables import Laws, acceptance_of
 from simulator.serving.pass_tables import linear_costs
@@ -44,12 +47,12 @@ def modules() -> Any:
     return made
 
 
-def law(k: int, chance: float) -> Any:
-    """Return an acceptance of so much a draft."""
+def law(k: int, chance: float, sharp: float = 0.0) -> Any:
+    """Return an acceptance of so much a draft; sharp: how far confidences tell drafts apart."""
     survival = np.zeros((1, k + 1, k))
     for drafts in range(1, k + 1):
         survival[0, drafts, :drafts] = chance ** np.arange(1, drafts + 1)
-    return acceptance_of([Laws(survival)])
+    return acceptance_of([Laws(survival, sharp=sharp)])
 
 
 COSTS = linear_costs(STEP_S, 1e-5, tokens=8192)
@@ -72,13 +75,43 @@ loads = st.lists(
 )
 
 
+# Live policies, as users name them.
+POLICIES = (
+    "static:k={k}",
+    "off-above:k={k},batch=2,waiting=1",
+    "vllm-by-batch:ranges=[[1,2,{k}],[3,6,1]]",
+    "vllm-adaptive:k={k},warm_up_refits=0",
+    "sglang-adaptive:k=3",
+    "trt-llm:schedule={{1:{k},3:1}}",
+    "llama-cpp:n_max={k},p_min=0.5",
+    "goodput:k={k},cuts=true",
+)
+
+
+def policy_of(text: str, k: int, seats: int) -> Live:
+    """Return a live policy of drafts of k tokens, and what it makes of costs."""
+    live = live_policy(text.format(k=k))
+    k = live.longest
+    weighed = Weighed(COSTS, np.arange(k + 1) * 0.6, np.arange(k + 1.0), seats, 60.0, 2.0)
+    return live._replace(make=partial(live.make, weighed))
+
+
 @settings(max_examples=60, deadline=None)
-@given(server=servers, load=loads, clients=st.integers(0, 3), share=st.integers(0, 40))
+@given(server=servers, load=loads, clients=st.integers(0, 3), share=st.integers(0, 40), name=st.sampled_from(POLICIES))
 def test_nothing_is_lost_and_nothing_is_made(
-    modules: Any, server: dict[str, Any], load: list[Any], clients: int, share: int
+    modules: Any, server: dict[str, Any], load: list[Any], clients: int, share: int, name: str
 ) -> None:
+    conserves(modules, server, load, clients, share, name)
+
+
+def conserves(modules: Any, server: dict[str, Any], load: list[Any], clients: int, share: int, name: str) -> None:
+    """Check that a run loses and makes nothing."""
     prompt, output, gaps, after, priority = (np.array(column) for column in zip(*load, strict=True))
     after = np.where(after < np.arange(len(load)), after, -1)
+    policy = fixed(-1)
+    if server["k"] > 0:
+        live = policy_of(name, server["k"], server["max_num_seqs"])
+        policy, server = live.make(), server | {"k": live.longest, "is_dynamic": live.follows}
     s = settings_of(num_blocks=130 // server["block_size"] + 3, max_model_len=130, lookahead=server["k"], **server)
     requests = requests_of(
         prompt,
@@ -90,7 +123,7 @@ def test_nothing_is_lost_and_nothing_is_made(
         shared=np.minimum(prompt, share),
         units=[7],
     )
-    ran = modules.started(s, requests, law(4, 0.6), COSTS, fixed(s.k), clients=clients, seed=3)
+    ran = modules.started(s, requests, law(7, 0.6, 0.8), COSTS, policy, clients=clients, seed=3)
     ended, log = modules.logged(ran)
     outcome = modules.finished(ended, log)
     is_served = prompt < 130
@@ -105,6 +138,9 @@ def test_nothing_is_lost_and_nothing_is_made(
     assert log.steps[:, 4].min(initial=0) >= 0
     assert ended.kv.free[:2] == [s.num_blocks, s.max_num_seqs]
     assert not any(row[4] for row in ended.kv.block)
+    # Who writes a last token holds all before it.
+    held = (prompt + np.minimum(output, 130 - prompt) - 1)[is_served].max(initial=0)
+    assert outcome.most_blocks * s.block_size >= held
     # Little: the time that all spend there is the sum of how many are there.
     there = (times[3] - times[0]).sum()
     assert outcome.waiting_s + outcome.running_s == pytest.approx(there, rel=1e-9, abs=1e-9)
@@ -114,6 +150,27 @@ def test_nothing_is_lost_and_nothing_is_made(
     if outcome.preemptions == 0 and s.k == 0 and not s.async_scheduling:
         assert computed == texts - outcome.cached.sum()
     assert outcome.accepted.sum() <= outcome.drafted.sum()
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "broken"),
+    [
+        ("end_step", "release", lambda kv, slot: None),
+        ("plan_step", "grow", lambda s, kv, t, count: True),
+        ("end_step", "follow", lambda run, request, now: None),
+        ("end_step", "stamp", lambda *_: None),
+    ],
+)
+def test_what_is_lost_is_told(
+    modules: Any, monkeypatch: pytest.MonkeyPatch, where: str, name: str, broken: Any
+) -> None:
+    """A block that is not given back, one that is not taken, a turn that is not sent, a time that is not noted."""
+    server = {"k": 2, "block_size": 4, "max_num_seqs": 3, "max_num_batched_tokens": 64, "prefix_caching": False}
+    load = [(20, 6, 0.001, -1, 0), (30, 3, 0.002, 0, 0), (3, 90, 0.0, -1, 0)]
+    conserves(modules, server, load, 0, 0, POLICIES[0])
+    monkeypatch.setitem(modules.advance.__globals__[where].__globals__, name, broken)
+    with pytest.raises((AssertionError, ValueError, IndexError, UserError)):
+        conserves(modules, server, load, 0, 0, POLICIES[0])
 
 
 def test_no_drafts_are_no_speculation(modules: Any) -> None:
