@@ -166,7 +166,7 @@ def test_what_is_lost_is_told(
 ) -> None:
     """A block that is not given back, one that is not taken, a turn that is not sent, a time that is not noted."""
     server = {"k": 2, "block_size": 4, "max_num_seqs": 3, "max_num_batched_tokens": 64, "prefix_caching": False}
-    load = [(20, 6, 0.001, -1, 0), (30, 3, 0.002, 0, 0), (3, 90, 0.0, -1, 0)]
+    load = [(4, 6, 0.001, -1, 0), (5, 3, 0.002, 0, 0), (3, 60, 0.0, -1, 0)]
     conserves(modules, server, load, 0, 0, POLICIES[0])
     monkeypatch.setitem(modules.advance.__globals__[where].__globals__, name, broken)
     with pytest.raises((AssertionError, ValueError, IndexError, UserError)):
