@@ -66,21 +66,26 @@ def drawn_loads(
         normals = rng.standard_normal((2, len(drawn_tokens)))
         normals = normals * (fit.tails(rng, len(drawn_tokens)) if fit else 1.0)
         factors = np.exp(normals[..., None] * errors.reshape(2, 1, -1))
-        sampled = Served(*(off_by(one, osl, *factors) for one in sampled))
+        sampled = Served(*(off_by(one, np.minimum(pair.batch, load.requests), osl, *factors) for one in sampled))
     middle = served(pair, load, isl, osl, draft_lengths, tokens_per_round).drafted
     moved = served(pair, load, isl, osl, draft_lengths, drawn_tokens).drafted
     ratios = (np.asarray(a) / np.where(b == 0, 1, b) for a, b in zip(moved, middle, strict=True))
     return Served(sampled.plain, Steady(*(a * b for a, b in zip(sampled.drafted, ratios, strict=True))))
 
 
-def off_by(one: Steady, osl: Real, tpot: Floats, ttft: Floats) -> Steady:
-    """Return a load whose times a token and to the first token are multiplied by factors."""
+def off_by(one: Steady, clients: Real, osl: Real, tpot: Floats, ttft: Floats) -> Steady:
+    """Return a load whose times a token and to the first token are multiplied by factors.
+
+    Where some of the clients wait for a place, tokens a second are those of the places, however long they wait.
+    """
     passes = np.asarray(osl) - 1
     tpot_s, ttft_s = tpot * one.tpot_s, ttft * one.ttft_s
     before, after = (
         first + np.where(passes > 0, passes * each, 0.0) for first, each in ((one.ttft_s, one.tpot_s), (ttft_s, tpot_s))
     )
-    rate = one.output_tokens_per_s * before / after
+    place_s = one.running * osl / one.output_tokens_per_s
+    longer = 1 + np.minimum(np.where(passes > 0, passes * one.tpot_s, 0.0) / place_s, 1.0) * (tpot - 1)
+    rate = one.output_tokens_per_s / np.where(one.running < clients, longer, after / before)
     return one._replace(tpot_s=tpot_s, ttft_s=ttft_s, output_tokens_per_s=rate)
 
 

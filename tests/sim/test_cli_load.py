@@ -10,6 +10,7 @@ import pytest
 
 from simulator.costs.parameters import DeviceOptions, Point
 from simulator.costs.priced import load_pricing
+from simulator.rounds.loads import off_by
 from simulator.serving.steady import steady
 
 MODEL = ("--profile", "h100-sxm", "--target-model", "llama-3.1-8b")
@@ -49,6 +50,19 @@ def test_a_load_is_answered_first_and_told_as_the_closed_form_has_it(output) -> 
     assert "host: 25.6 ms of a pass with a prompt" in text
     assert "time of the host" in text
     assert text == output("simulate", *DRAFTED, "--draftN", 3, "--why")
+
+
+def test_tokens_a_second_of_full_places_hang_on_a_token_alone() -> None:
+    """Whose requests wait for a place longer lose nothing of them; where none waits they do."""
+    for clients, most in ((32, np.inf), (64, 32)):
+        one = by_hand(clients=clients, most_running=most)
+        rates = [
+            float(off_by(one, clients, 256, tpot, ttft).output_tokens_per_s) for tpot, ttft in ((1, 1), (1, 3), (2, 1))
+        ]
+        assert rates[0] == pytest.approx(float(one.output_tokens_per_s))
+        assert (rates[1] == pytest.approx(rates[0])) == (most < clients)
+        assert rates[1] <= rates[0]
+        assert 0.5 * rates[0] <= rates[2] < 0.6 * rates[0]
 
 
 def test_a_target_alone_serves_a_load_too(output) -> None:
