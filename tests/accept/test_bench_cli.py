@@ -156,6 +156,7 @@ def start(told: list[object], tmp_path: Path, *more: object) -> subprocess.Popen
 MANY = ("--method", "ngram", "--runs", 2000)
 
 
+@pytest.mark.whole  # test_bench_journal.py cuts the file at any byte, test_bench_runner.py interrupts any turn
 def test_it_survives_kill_9_and_goes_on_until_a_signal_has_it_print_what_is_there(bench, told, tmp_path: Path) -> None:
     out = tmp_path / "decode.jsonl"
     for wanted, number, code in (

@@ -59,6 +59,7 @@ def test_interrupted_it_says_where_it_goes_on(run: Run, monkeypatch: pytest.Monk
     assert (done.returncode, done.stdout, done.stderr.splitlines()[-1]) == (130, "", said)
 
 
+@pytest.mark.whole
 def test_the_whole_chain_runs_and_goes_on_from_what_is_there(run: Run, calls: list[str], tmp_path: Path) -> None:
     done = run("validate", "--live", *TINY, "--json")
     folder = tmp_path / "live"

@@ -122,6 +122,7 @@ def test_a_gpu_is_measured_within_the_deadline_what_tells_most_first(driver: Mod
     assert suites == {path.stem.removeprefix("test_") for path in (ROOT / "tests" / "gpu").glob("test_*.py")}
 
 
+@pytest.mark.whole
 def test_a_wrong_kernel_is_told_and_the_others_are_tried_where_torch_is_not_installed_too() -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "FAKE_CUPY": '{"fails": {"wrong gemm": 1}}'}
     code = "import sys; sys.modules['torch'] = None; sys.path.insert(0, 'tests/gpu')"

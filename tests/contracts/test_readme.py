@@ -1,6 +1,7 @@
 """README and docs are true: every command runs as printed, in order, in one folder, and prints what is shown."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -10,15 +11,21 @@ from .pages import OURS, ROOT, Step, check_words, headed, make_folder, play, ste
 
 README = ROOT / "README.md"
 DOCS = sorted((ROOT / "docs").glob("*.md"))
-# Serves loads request by request, for a minute unless loops are compiled, as `make test-whole` has them.
-LONG = ("validate", "--published")
+
+
+def is_served(step: Step) -> bool:
+    """Whether a step serves loads request by request: long, unless loops are compiled as `make test-whole` has them."""
+    return step.words[:2] == ("validate", "--published") or step.words[0] == "simulate-serving"
 
 
 # docs/library.md is of Python alone: test_public_faces.py runs it.
 @pytest.mark.parametrize("path", [README, *(p for p in DOCS if p.name != "library.md")], ids=lambda path: path.stem)
 def test_a_page_runs_as_printed(path: Path, run_in, quick_probe, tmp_path: Path) -> None:
     page, folder = path.read_text(), make_folder(tmp_path)
-    for step in (step for step in steps(page) if step.words[:2] != LONG):
+    for step in steps(page):
+        if is_served(step):  # below, in a process of its own
+            check_words(replace(step, words=(step.words[0], *headed(step.words[1:])[0])))
+            continue
         printed = play(step, folder, run_in)
         if step.shown is not None:
             # `python -m tests.contracts.pages README.md` writes what it prints now.
@@ -26,10 +33,10 @@ def test_a_page_runs_as_printed(path: Path, run_in, quick_probe, tmp_path: Path)
 
 
 SESSIONS = [
-    pytest.param(path, step, id=step.words[0], marks=pytest.mark.whole if step.words[:2] == LONG else ())
-    for path in (README, ROOT / "docs" / "validation.md")
+    pytest.param(path, step, id=step.words[0], marks=pytest.mark.whole if is_served(step) else ())
+    for path in (README, *DOCS)
     for step in steps(path.read_text())
-    if step.shown is not None and (path == README or step.words[:2] == LONG)
+    if step.shown is not None and (path == README or is_served(step))
 ]
 
 
