@@ -87,7 +87,7 @@ def benched(options: BenchOptions, journal: "Journal | None") -> "tuple[Bench, t
         bench = Bench(plan=plan, journal=journal)
         if journal is not None:
             bench.found = found_in(journal.path, records[1:])
-        missing = [b for b in plan.blocks if not ran_of(bench.found, b, plan.clients[b.load], plan.warmup)]
+        missing = [b for b in plan.blocks if not ran_of(bench.found, b.name, plan.clients[b.load], plan.warmup)]
         if there is None:
             kept(journal, [of_setup(setup)])
         elif missing:

@@ -24,6 +24,7 @@ from simulator.ground.vocabulary import Seconds
 IDS, TEXT = "ids", "text"
 # Of arms that take turns, how many times each has one; of one arm alone.
 TURNS, ALONE = 4, 1
+MOST_REQUESTS = 1_000_000
 # Options that say how long prompts are, beside a file that says what they are.
 LENGTHS = {"prompts": "--isl", "workload": "--workload", "prefix": "--prefix", "turns": "--turns"}
 LENGTHS |= {"think": "--think", "speed": "--speed"}
@@ -152,6 +153,8 @@ def options_of(values: Mapping[str, Any]) -> BenchOptions:
         UserError: Some are not allowed, alone or together.
     """
     context = click.get_current_context()
+    if (values["requests"] or 0) > MOST_REQUESTS:
+        raise UserError(f"--requests: {values['requests']:,} of a real server, expected at most {MOST_REQUESTS:,}")
     if values["said"] is not None:
         for name, option in LENGTHS.items():
             if is_given(context, name):

@@ -38,9 +38,10 @@ class Failed(Exception):
 class Answer:
     """A request and what came of it; times in seconds of one clock.
 
-    sent_s: when it was sent; late_s: so long after it was due. first_s, last_s: when the first and the last chunk with
-    tokens came; gaps_s: between chunks. prompt_tokens, output_tokens: as the server counts them, None where it does
-    not. digest: of the text. error: kind of failure, "" for none; detail: what is known of it.
+    sent_s: when it was sent; late_s: so long after it was due, or asked for: its connection is in that. first_s,
+    last_s: when the first and the last chunk with tokens came; gaps_s: between chunks. prompt_tokens, output_tokens: as
+    the server counts them, None where it does not. digest: of the text. error: kind of failure, "" for none; detail:
+    what is known of it.
     """
 
     sent_s: float = 0.0

@@ -83,7 +83,7 @@ class Bench:
         """Run one block after the other."""
         greeted = set[str]()
         for at, block in enumerate(self.plan.blocks, 1):
-            there = ran_of(self.found, block, self.plan.clients[block.load], self.plan.warmup)
+            there = ran_of(self.found, block.name, self.plan.clients[block.load], self.plan.warmup)
             if there is not None:
                 self.ran.append(there)
                 continue
@@ -128,7 +128,7 @@ class Bench:
             kept(self.journal, records)
             # As they are read again.
             read = [(row, answer_of(Field(record))) for (row, _), record in zip(answers, records, strict=True)]
-            part = part_of(block, read, plan.clients[block.load], plan.warmup)
+            part = part_of(block.name, read, plan.clients[block.load], plan.warmup)
             ran = Ran(part, is_whole, lags_of(client.lags_s), worked_s / taken_s, before)
             self.ran.append(ran)
         self.ran[-1] = ran._replace(after=await scraped(client, server))

@@ -62,6 +62,7 @@ class Client:
 
     def __init__(self, aiohttp: ModuleType, session: Any, watched: Watched) -> None:
         self.aiohttp, self.session, self.watched = aiohttp, session, watched
+        self.body = body_of(aiohttp)
         self.lags_s: list[float] = []
         self.said = ""
         self.kinds: tuple[tuple[Any, str], ...] = (
@@ -78,11 +79,10 @@ class Client:
 
     async def ask(self, url: str, body: bytes, due_s: float | None = None) -> Answer:
         """Send a request and return what came of it."""
-        answer = Answer()
-        answer.sent_s = clock()
-        answer.late_s = 0.0 if due_s is None else max(answer.sent_s - due_s, 0.0)
+        began_s = clock()
+        answer = Answer(sent_s=began_s)
         try:
-            async with self.session.post(url, data=body) as response:
+            async with self.session.post(url, data=self.body(body, answer), allow_redirects=False) as response:
                 await self.hear(response, answer)
         except Failed as error:
             answer.error, answer.detail = error.kind, error.detail
@@ -90,6 +90,7 @@ class Client:
             answer.error, answer.detail = MALFORMED, str(error)
         except Exception as error:  # what libraries and systems raise is listed nowhere
             answer.error, answer.detail = self.kind_of(error), f"{type(error).__name__}: {error}"
+        answer.late_s = max(answer.sent_s - (began_s if due_s is None else due_s), 0.0)
         answer.detail = " ".join(without_key(answer.detail).split())[:200]
         return answer
 
@@ -150,6 +151,27 @@ class Client:
             return None
 
 
+def body_of(aiohttp: ModuleType) -> Any:
+    """Return what makes bodies of requests that note when they are sent: connected by then, and with nothing to do."""
+
+    class Body(aiohttp.payload.Payload):  # type: ignore[misc, name-defined]
+        def __init__(self, data: bytes, answer: Answer) -> None:
+            super().__init__(data, content_type="application/json")
+            self.data, self.answer, self._size = data, answer, len(data)
+
+        def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+            return self.data.decode(encoding, errors)
+
+        async def write(self, writer: Any) -> None:
+            self.answer.sent_s = clock()
+            await writer.write(self.data)
+
+        async def write_with_length(self, writer: Any, content_length: int | None) -> None:
+            await self.write(writer)
+
+    return Body
+
+
 def error_in(said: str) -> str:
     """Return what an answer says of its failure: the message of JSON, else its first words."""
     import json
@@ -175,7 +197,13 @@ async def connected(watched: Watched, patience: Patience) -> AsyncIterator[Clien
         total=patience.whole_s, sock_connect=patience.connect_s, sock_read=patience.stall_s, ceil_threshold=3600
     )
     async with aiohttp.ClientSession(
-        connector=connector, headers=headers, timeout=timeout, auto_decompress=False, read_bufsize=1 << 20
+        cookie_jar=aiohttp.DummyCookieJar(),
+        skip_auto_headers=("User-Agent", "Accept-Encoding", "Accept"),
+        connector=connector,
+        headers=headers,
+        timeout=timeout,
+        auto_decompress=False,
+        read_bufsize=1 << 20,
     ) as session:
         yield Client(aiohttp, session, watched)
 

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from acceptance.results.journal import Journal, JournalKind, to_line
+from acceptance.results.journal import Journal, JournalKind, read_records, to_line
+from simulator.answers.scene import CLIENTS
 from simulator.ground.fields import Field
 
 from .answer import MOST_TOKENS, Answer
@@ -16,7 +17,7 @@ from .plan import Block
 LOADED = JournalKind(
     name="server_load", versions=(1,), command="bench-server", option="--out", work="load", more_words="another --out"
 )
-REQUEST, BLOCK = "request", "block"
+SETUP, REQUEST, BLOCK = "setup", "request", "block"
 # Of times in a file: microseconds.
 DIGITS = 6
 # Chunks may lie unread until the client has time: these percentiles of how long, at most, are kept.
@@ -101,12 +102,33 @@ def lags_of(lags_s: list[float]) -> tuple[float, ...]:
     return tuple(float(v) for v in np.percentile(lags_s, LAGS)) if lags_s else ()
 
 
-def part_of(block: Block, answers: Iterable[tuple[int, Answer]], clients: int, share: float) -> Part:
+def part_of(name: BlockName, answers: Iterable[tuple[int, Answer]], clients: int, share: float) -> Part:
     """Return what came of a block, its requests in the order in which they were sent."""
     ordered = sorted(answers, key=lambda pair: (pair[1].sent_s, pair[0]))
     rows, sent = tuple(row for row, _ in ordered), tuple(answer for _, answer in ordered)
     duration_s = max((a.last_s for a in sent if a.last_s is not None), default=0.0)
-    return Part(block.load, block.arm, block.part, rows, sent, duration_s, warm_of(len(sent), clients, share))
+    return Part(*name, rows, sent, duration_s, warm_of(len(sent), clients, share))
+
+
+class Load(NamedTuple):
+    """A file of a load: what was asked for, and the blocks that came to their end."""
+
+    parameters: Field
+    ran: tuple[Ran, ...]
+
+
+def read_load(path: Path, warmup: float = 0.1) -> Load:
+    """Read a file of `bench-server --out`; warmup: share of each block's requests that counts in no latency.
+
+    Raises:
+        UserError: It is none.
+    """
+    records, _ = read_records(path, LOADED)
+    parameters = Field(records[0], path, "line 1")["parameters"]
+    by_clients = parameters["load_kind"].text() == CLIENTS
+    found = found_in(path, [record for record in records[1:] if record.get("type") != SETUP])
+    ran = [ran_of(found, name, int(name[0]) if by_clients else 0, warmup) for name in found.attempts]
+    return Load(parameters, tuple(r for r in ran if r is not None))
 
 
 class Found(NamedTuple):
@@ -126,7 +148,7 @@ def found_in(path: Path, records: Iterable[Mapping[str, Any]]) -> Found:
     attempts: dict[BlockName, int] = {}
     answers: dict[tuple[BlockName, int], list[tuple[int, Answer]]] = {}
     ended: dict[tuple[BlockName, int], Field] = {}
-    for line, value in enumerate(records, 2):
+    for line, value in enumerate(records, 3):
         record = Field(value, path, f"line {line}")
         kind = record["type"].choice((REQUEST, BLOCK))
         load, arm, part = record["load"].number(), record["arm"].text(), record["part"].whole()
@@ -139,14 +161,13 @@ def found_in(path: Path, records: Iterable[Mapping[str, Any]]) -> Found:
     return Found(attempts, answers, ended)
 
 
-def ran_of(found: Found, block: Block, clients: int, share: float) -> Ran | None:
+def ran_of(found: Found, name: BlockName, clients: int, share: float) -> Ran | None:
     """Return what a file has of a block that came to its end, None of one that did not."""
-    name = block.name
     attempt = next((n for n in range(found.attempts.get(name, 0), 0, -1) if (name, n) in found.ended), None)
     if attempt is None:
         return None
     record = found.ended[name, attempt]
-    part = part_of(block, found.answers.get((name, attempt), []), clients, share)
+    part = part_of(name, found.answers.get((name, attempt), []), clients, share)
     lags = tuple(lag.number(0, MOST_S) for lag in record["lags_s"].elements())
     before, after = (
         tuple(line.text() for line in record[side].elements()[:MOST_LINES]) for side in ("before", "after")

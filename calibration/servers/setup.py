@@ -11,9 +11,9 @@ from simulator.ground.fields import Field, Malformed, parse_json
 
 from .client import Client, Patience, run
 from .prompts import TOKENIZE, Manner, tokens_in
+from .records import SETUP
 from .server import Server
 
-SETUP = "setup"
 MOST_LENGTH = 1 << 40
 PATIENCE = Patience(connect_s=10, stall_s=30, whole_s=30)
 

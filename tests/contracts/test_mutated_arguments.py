@@ -142,6 +142,7 @@ CALLS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("probe-gpu", "--quick --out found.json", ("--device", "nowhere")),
     ("bench-sampling", "--quick --out found.json", ("--device", "nowhere")),
     ("monitor-gpu", "--interval 1", ("--", "true")),
+    ("bench-server", "http://127.0.0.1:9 --rate 2 --isl 100:300 --out load.jsonl", ("--seed", "1")),
     ("calibrate", "probe.json --out found.json --json", ()),
     ("calibrate", "--from-decode decode.jsonl --out found.json", ()),
     ("validate", "decode.jsonl --profile decode.json --json", ()),

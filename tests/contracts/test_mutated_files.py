@@ -23,17 +23,23 @@ import pytest
 
 from acceptance.estimate.estimators import expected_rounds
 from acceptance.importers.formats import FORMATS, import_histogram
+from acceptance.results.journal import to_line
 from acceptance.results.validate import problems
 from acceptance.text.prompts import load_prompts
 from acceptance.text.texts import load_texts
 from acceptance.trace.trace import load_trace, save_trace
 from calibration.fit.loads import Options, loads_of
 from calibration.published.cases import load_cases
+from calibration.servers.answer import Answer
+from calibration.servers.metrics import figures
+from calibration.servers.plan import Block
+from calibration.servers.records import LOADED, Ran, of_block, of_request, part_of, read_load
 from calibration.sources.decode import load_decode
 from calibration.sources.passes import load_passes
 from calibration.sources.probe import from_probe
 from calibration.sources.serving_files import read_serving
 from cuda_probe.probe.report import load_probe
+from simulator.answers.latency import Limit
 from simulator.costs.engines import sglang, vllm
 from simulator.costs.profile_file import load_profile, save_profile
 from simulator.costs.shapes import read_shape
@@ -246,6 +252,29 @@ def reads_traffic(path: Path) -> bool:
     return validated(workload.requests) is workload.requests and 0 <= found.shareable <= 1 and found.prompt.least >= 1
 
 
+def reads_load(path: Path) -> bool:
+    """Whether what requests saw of a server can be said."""
+    parts = [ran.part for ran in read_load(path).ran]
+    limits = (Limit("ttft", 1.0),)
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = figures(parts, limits, np.random.default_rng(0)) if parts else {}
+    return all(not told.value < 0 for told in found.values())
+
+
+def a_load(path: Path) -> Path:
+    """A file of requests that a server answered."""
+    block, answers = Block(2.0, "server", 0, ()), list[tuple[int, Answer]]()
+    for row in range(4):
+        sent = row / 2
+        answers.append((row, Answer(sent, 0.0, sent + 0.1, sent + 0.3, [0.1, 0.1], 5, 3, "stop", "ab")))
+    answers[1][1].error = "cut"
+    ran = Ran(part_of(block.name, answers, 2, 0.1), True, (0.1, 0.2, 0.3), 0.1, ("a 1",), ("a 2",))
+    header = {"kind": LOADED.name, "schema_version": 1, "parameters": {"load_kind": "clients"}}
+    records = [header, {"type": "setup"}, *(of_request(block, 1, row, answer) for row, answer in answers)]
+    path.write_bytes(b"".join(map(to_line, [*records, of_block(block, 1, ran)])))
+    return path
+
+
 def unhashed_probe(path: Path) -> Path:
     """A probe whose raw samples are not told from others by their hash."""
     write_probe(path, results(made_points({"empty": {}}, BURN_COST, 0.0, np.random.default_rng(0))))
@@ -268,6 +297,7 @@ def sources(folder: Path) -> dict[str, tuple[Path, Read]]:
         "published": (ROOT / "calibration/published/tables/leviathan.json", lambda path: bool(load_cases(path))),
         "rows of a server": (ROOT / "calibration/published/serving/deepseek-v3-h200-sglang.csv", reads_rows),
         "result of a bench": (write(folder / "bench.json", BENCH), reads_rows),
+        "load on a server": (a_load(folder / "load.jsonl"), reads_load),
         "passes": (write_passes(folder / "passes.json"), lambda path: bool(load_passes(path).times)),
         "decode": (
             write_decode(folder / "decode.jsonl", prompts=2, lengths=(1, 2)),
