@@ -22,7 +22,7 @@ SETUP, REQUEST, BLOCK = "setup", "request", "block"
 DIGITS = 6
 # Chunks may lie unread until the client has time: these percentiles of how long, at most, are kept.
 LAGS = 50, 99, 100
-MOST_S, MOST_LINES = 1e9, 10_000
+MOST_S, MOST_LINES, MOST_TRIES = 1e9, 10_000, 1_000_000
 BlockName = tuple[float, str, int]
 
 
@@ -85,8 +85,9 @@ def answer_of(record: Field) -> Answer:
     """Read a request."""
     answer = Answer(sent_s=record["sent_s"].number(0, MOST_S), late_s=record["late_s"].number(0, MOST_S, default=0.0))
     if record["ttft_s"].is_given:
-        answer.first_s = answer.sent_s + record["ttft_s"].number(0, MOST_S)
-        answer.last_s = answer.sent_s + record["e2e_s"].number(0, MOST_S)
+        first_s = record["ttft_s"].number(0, MOST_S)
+        answer.first_s = answer.sent_s + first_s
+        answer.last_s = answer.sent_s + record["e2e_s"].number(first_s, MOST_S)
         answer.gaps_s = [gap.number(0, MOST_S) for gap in record["gaps_s"].elements()]
     for name in ("prompt_tokens", "output_tokens"):
         if record[name].is_given:
@@ -152,7 +153,7 @@ def found_in(path: Path, records: Iterable[Mapping[str, Any]]) -> Found:
         record = Field(value, path, f"line {line}")
         kind = record["type"].choice((REQUEST, BLOCK))
         load, arm, part = record["load"].number(), record["arm"].text(), record["part"].whole()
-        name, attempt = (load, arm, part), record["try"].whole(1)
+        name, attempt = (load, arm, part), record["try"].whole(1, MOST_TRIES)
         attempts[name] = max(attempt, attempts.get(name, 0))
         if kind == BLOCK:
             ended[name, attempt] = record
