@@ -86,11 +86,16 @@ def tasks_of(ways: Sequence[int], loads: Iterable[float], seeds: Sequence[int]) 
 
 
 def joined(runs: Sequence[Figures]) -> dict[str, Figure]:
-    """Return figures of several runs: their means, and the batches of all."""
-    return {
-        name: np.concatenate([[np.mean([run[name][0] for run in runs])], *(run[name][1:] for run in runs)])
-        for name in runs[0]
-    }
+    """Return figures of several runs: their means, and the batches of all; of many runs, each as a batch of its own.
+
+    Batches of one run hang together where a server is nearly full; runs do not.
+    """
+    found = {}
+    for name in runs[0]:
+        each = [run[name][:1] for run in runs]
+        parts = each if len(runs) >= BATCHES else [run[name][1:] for run in runs]
+        found[name] = np.concatenate([[np.mean(each)], *parts])
+    return found
 
 
 def play_one(scene: Scene, task: Task, is_off: Callable[[], bool] | None = None) -> dict[str, Figure]:
