@@ -4,11 +4,12 @@ from typing import Any, NamedTuple
 
 from simulator.ground.compiled import lean
 
-from .state import RANK, SENT
+from .state import COMING, RANK, SENT
 
 Array = Any
-# Of all: those that run, those that wait and where their ring begins, those that will come.
-RUN, WAIT, HEAD, COME, QUEUES = range(5)
+# Of a replica: those that run, those that wait and where their ring begins; of those that run, whose KV is on its way
+# here; those that it has read and whose KV is on its way to others.
+RUN, WAIT, HEAD, LOADS, HOLDS, QUEUES = range(6)
 
 
 class Queues(NamedTuple):
@@ -17,7 +18,7 @@ class Queues(NamedTuple):
     Attributes:
         running: Those that run, in order.
         waiting: Those that wait: a ring, or by priority a heap.
-        coming: A heap of those that will be sent when their time comes.
+        coming: A heap of those that will be sent when their time comes, to whichever replica.
         skipped: Those that a step passed by.
         size: As above.
         track, times: Of all requests. In a heap they stand by priority, by time of sending and by index.
@@ -71,22 +72,22 @@ def sift_down(q: Queues, heap: Array, size: int, place: int, by_rank: bool) -> N
 
 
 @lean
-def come(q: Queues, request: int, when_s: float) -> None:
+def come(q: Queues, front: Array, request: int, when_s: float) -> None:
     """Let a request be sent at that time."""
     q.times[request][SENT] = when_s
-    q.coming[q.size[COME]] = request
-    q.size[COME] += 1
-    sift_up(q, q.coming, q.size[COME] - 1, False)
+    q.coming[front[COMING]] = request
+    front[COMING] += 1
+    sift_up(q, q.coming, front[COMING] - 1, False)
 
 
 @lean
-def next_coming(q: Queues) -> int:
+def next_coming(q: Queues, front: Array) -> int:
     """Take out the request that is sent next."""
     request: int = q.coming[0]
-    q.size[COME] -= 1
-    q.coming[0] = q.coming[q.size[COME]]
-    if q.size[COME] > 0:
-        sift_down(q, q.coming, q.size[COME], 0, False)
+    front[COMING] -= 1
+    q.coming[0] = q.coming[front[COMING]]
+    if front[COMING] > 0:
+        sift_down(q, q.coming, front[COMING], 0, False)
     return request
 
 

@@ -1,6 +1,6 @@
-"""A run from its beginning to its end: arrays are laid out, the loop goes on until all have ended, the rest is read."""
+"""A run of replicas from its beginning to its end: arrays are laid out, the loop goes on, what came of it is read."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,15 +11,30 @@ from simulator.ground.compiled import IS_COMPILED
 from simulator.workloads.requests import Requests
 
 from . import state, steps
-from .blocks import BLOCK, FREE, LEAST, NO_KEY, TABLE, Blocks, Texts
+from .blocks import LEAST, Texts
 from .draws import Acceptance
+from .fleet import DESK, NEVER, ROUTED, Fleet, Replicas, replica
+from .handover import HANDS, HANDS_S, LATENCY_S, LINK, OWED, READ_S, SENT_FIRST_S, THERE_S, TOKEN_S
+from .layout import (
+    empty_blocks,
+    empty_log,
+    empty_plans,
+    empty_queues,
+    families,
+    first_clocks,
+    first_counts,
+    listed,
+    many,
+    row,
+    table,
+)
 from .loop import DONE, STUCK, advance
 from .policies import Policy, new_memory
-from .queues import QUEUES, Queues, come, nth_waiting
+from .queues import WAIT, come, nth_waiting
 from .settings import Settings
-from .state import ENTRY, FLIGHT, FLIGHTS, LEFT, ROW, STEP, TIMES, TRACK, Log, Plans
+from .state import ENTRY, FRONT, STEP, Log
 from .step_costs import StepCosts, no_totals
-from .steps import CHILD, CLOCK, COUNTS, KIN, SERIES_ROW, SIBLING, Run
+from .steps import KIN, SERIES_ROW, Run
 
 Array = Any
 BINS, BINS_DECADE, LEAST_GAP_S = 512, 64, 1e-5
@@ -27,6 +42,10 @@ SERIES_ROWS = 4096
 # Steps between two looks at whether somebody wants to stop.
 STEPS_AT_ONCE = 1 << (16 if IS_COMPILED else 10)
 LOG_ENTRIES = 1 << 12
+ONE = Replicas()
+# Columns of `Outcome.each`.
+USED = ("busy_s", "running_s", "waiting_s", "block_s")
+EACH = ("routed", "served", "tokens", *USED, "most_running", "most_blocks", "preemptions", "n_steps")
 
 
 class Outcome(NamedTuple):
@@ -39,13 +58,18 @@ class Outcome(NamedTuple):
         drafted, accepted: Drafts that were verified, and taken.
         preempted, cached: How often it was preempted; tokens of its prompt that were in the prefix cache.
         gaps: Gaps between tokens of a request that left one after another, by the bins of `gap_edges_s`.
-        n_steps, busy_s: Steps, and seconds in which one ran.
+        n_steps, busy_s: Steps, and seconds in which one ran; of all replicas, as all that follows.
         waiting_s, running_s, block_s: Sums over time of requests that wait and run, and of blocks that are held.
         end_of_run_s: When the last step ended.
-        most_running, most_blocks, preemptions: The most at once of each; all preemptions.
+        most_running, most_blocks: The most at once of each, on any replica.
+        preemptions: All of them.
         joules: Energy of all steps, at the power of work; NaN where the profile has none.
-        series: time, running, waiting, blocks held, tokens of the step, seconds of it; thinned.
-        log: Entries of what happened, where it was asked for: see `state.Log`; else empty.
+        series: time, running, waiting, blocks held, tokens of the step, seconds of it; thinned. Of one replica, the
+            first that answers.
+        logs: Of each replica entries of what happened, where it was asked for: see `state.Log`; else empty.
+        replica: Of each request, who answered it.
+        handing_s: Between the end of its prompt on one replica and its KV on another; without such replicas, empty.
+        each: A row of each replica, of columns EACH.
     """
 
     sent_s: Array
@@ -69,7 +93,19 @@ class Outcome(NamedTuple):
     preemptions: int
     joules: float
     series: Array
-    log: Log
+    logs: tuple[Log, ...]
+    replica: Array
+    handing_s: Array
+    each: Array
+
+    @property
+    def log(self) -> Log:
+        """What happened on the first replica."""
+        return self.logs[0]
+
+    def of_each(self, name: str) -> Array:
+        """Return a column of `each`."""
+        return self.each[:, EACH.index(name)]
 
 
 def gap_edges_s() -> NDArray[np.float64]:
@@ -87,6 +123,7 @@ def run(
     clients: int = 0,
     seed: int = 0,
     warm: int = 0,
+    replicas: Replicas = ONE,
     is_logged: bool = False,
     is_off: Callable[[], bool] | None = None,
 ) -> Outcome:
@@ -101,6 +138,7 @@ def run(
         clients: So many send a request each at the start, and the next when it ends; 0: all are sent by the clock.
         seed: Of all draws.
         warm: The first request whose gaps count.
+        replicas: Servers, and how requests go to them.
         is_logged: Every plan is kept.
         is_off: Asked now and then whether nobody wants the outcome any more.
 
@@ -108,36 +146,45 @@ def run(
         UserError: A request waits that can never be served under these settings.
         KeyboardInterrupt: Nobody wants it.
     """
-    ran = started(settings, requests, acceptance, costs, policy, clients=clients, seed=seed, warm=warm)
+    told: dict[str, Any] = {"clients": clients, "seed": seed, "warm": warm, "replicas": replicas}
+    fleet = started(settings, requests, acceptance, costs, policy, **told)
     if is_logged:
-        return finished(*logged(ran))
-    while (state := advance(ran, STEPS_AT_ONCE)) != DONE:
-        refuse_stuck(ran, state)
+        return finished(*logged(fleet))
+    while (state := advance(fleet, STEPS_AT_ONCE)) != DONE:
+        refuse_stuck(fleet, state)
         if is_off is not None and is_off():
             raise KeyboardInterrupt
-    return finished(ran, ran.log)
+    return finished(fleet, tuple(run.log for run in all_of(fleet)))
 
 
-def refuse_stuck(ran: Run, said: int) -> None:
+def all_of(fleet: Fleet) -> Iterator[Run]:
+    """Yield each replica; as Python sees it, its arrays are rows of those of all."""
+    seen = getattr(replica, "py_func", replica)
+    return (seen(fleet, place) for place in range(len(fleet.due)))
+
+
+def refuse_stuck(fleet: Fleet, said: int) -> None:
     """Refuse settings under which nobody can be served any more."""
     if said == STUCK:
+        ran = next(run for run in all_of(fleet) if run.queues.size[WAIT] > 0)
         request = nth_waiting(ran.queues, 0, ran.settings.by_priority)
         prompt = int(ran.queues.track[request][state.PROMPT])
         raise UserError(f"request {request + 1} with a prompt of {prompt:,} tokens never fits under these settings")
 
 
-def logged(ran: Run) -> tuple[Run, Log]:
-    """Run to the end, and keep every plan."""
-    entries, steps_taken, said = list[Array](), list[Array](), -1
-    size = LOG_ENTRIES + 2 * (9 * ran.plans.seats + len(ran.after))
+def logged(fleet: Fleet) -> tuple[Fleet, tuple[Log, ...]]:
+    """Run to the end, and keep every plan of every replica."""
+    count, said = len(fleet.due), -1
+    kept = [(list[Array](), list[Array]()) for _ in range(count)]
+    size = LOG_ENTRIES + 2 * (9 * fleet.all.plans.seats + len(fleet.all.after))
     while said != DONE:
-        log = Log(table(size, ENTRY, np.int64), table(LOG_ENTRIES, STEP, np.float64), row(2, np.int64))
-        ran = ran._replace(log=log)
-        said = advance(ran, LOG_ENTRIES)
-        refuse_stuck(ran, said)
-        entries.append(np.array(log.entries[: log.size[0]], np.int64).reshape(-1, ENTRY))
-        steps_taken.append(np.array(log.steps[: log.size[1]], np.float64).reshape(-1, STEP))
-    return ran, Log(np.concatenate(entries), np.concatenate(steps_taken), ran.log.size)
+        fleet = fleet._replace(all=fleet.all._replace(log=empty_log(count, size, LOG_ENTRIES)))
+        said = advance(fleet, LOG_ENTRIES)
+        refuse_stuck(fleet, said)
+        for (entries, steps_taken), run in zip(kept, all_of(fleet), strict=True):
+            entries.append(np.array(run.log.entries[: run.log.size[0]], np.int64).reshape(-1, ENTRY))
+            steps_taken.append(np.array(run.log.steps[: run.log.size[1]], np.float64).reshape(-1, STEP))
+    return fleet, tuple(Log(np.concatenate(e), np.concatenate(s), np.zeros(2, np.int64)) for e, s in kept)
 
 
 def started(
@@ -150,14 +197,18 @@ def started(
     clients: int = 0,
     seed: int = 0,
     warm: int = 0,
-) -> Run:
-    """Return a run at its beginning."""
-    size, seats = len(requests.prompt), settings.max_num_seqs
-    sessions = bool((requests.after >= 0).any())
-    clock, count = np.zeros(CLOCK), np.zeros(COUNTS, np.int64)
-    count[[steps.SEED, steps.CLIENTS, steps.WARM, steps.STRIDE]] = seed, clients, warm, 1
-    clock[steps.GAP] = -1.0
-    ran = Run(
+    replicas: Replicas = ONE,
+) -> Fleet:
+    """Return replicas at the beginning of a run."""
+    size, seats, count = len(requests.prompt), settings.max_num_seqs, replicas.servers
+    sessions, apart = bool((requests.after >= 0).any()), replicas.readers > 0
+    hands = np.zeros((size if apart else 0, HANDS), np.int32)
+    hands[:, OWED] = requests.output[: len(hands)]
+    link = np.zeros(LINK + replicas.readers)
+    link[[LATENCY_S, TOKEN_S]] = replicas.latency_s, replicas.token_s
+    front = np.zeros(FRONT, np.int64)
+    front[[state.CLIENTS, state.RULE, state.READERS]] = clients, replicas.router, replicas.readers
+    run = Run(
         settings=settings,
         acceptance=acceptance,
         costs=costs,
@@ -168,96 +219,61 @@ def started(
         arrival_s=listed(requests.arrival_s),
         after=listed(requests.after),
         think_s=listed(requests.think_s),
-        kv=empty_blocks(settings),
-        queues=empty_queues(requests, seats, size if sessions or clients else 1),
-        plans=empty_plans(seats),
-        log=Log(table(0, ENTRY, np.int64), table(0, STEP, np.float64), row(2, np.int64)),
+        kv=empty_blocks(settings, count),
+        queues=empty_queues(requests, seats, size if sessions or clients or apart else 1, count),
+        plans=empty_plans(seats, count),
+        log=empty_log(count, 0, 0),
+        front=listed(front),
+        hands=listed(hands),
+        hands_s=listed(np.full((len(hands), HANDS_S), np.nan)),
+        link=listed(link),
         kin=listed(families(requests) if sessions else np.zeros((0, KIN), np.int32)),
-        clock=listed(clock),
-        count=listed(count),
-        memory=listed(new_memory(policy)),
+        clock=listed(first_clocks(count)),
+        count=listed(first_counts(replicas, seed, warm)),
+        memory=many(new_memory(policy), count),
         words=np.zeros((seats, 4), np.int64),
         left=row(seats, np.int64),
         scores=np.zeros((2, seats * max(settings.k, 1))),
         totals=listed(no_totals(costs)),
         gaps=row(BINS, np.int64),
         edges=listed(gap_edges_s()),
-        series=table(SERIES_ROWS, SERIES_ROW, np.float64),
+        series=listed(np.zeros((count, SERIES_ROWS, SERIES_ROW))),
     )
-    send_first(ran, min(clients, size))
-    return ran
+    if apart:
+        for tokens in run.queues.track:
+            # A reader is asked for one token.
+            tokens[state.OUTPUT] = 1
+    send_first(run, min(clients, size))
+    return Fleet(
+        all=run,
+        due=listed(np.full(count, NEVER)),
+        desk=table(count, DESK, np.int64),
+        line=row(size, np.int32),
+        owner=row(size if count > 1 else 1, np.int32),
+    )
 
 
-def send_first(ran: Run, clients: int) -> None:
+def send_first(run: Run, clients: int) -> None:
     """Have every client send a request."""
     for _ in range(clients):
-        request = steps.next_sent(ran.count, ran.after)
-        if request < len(ran.after):
-            ran.count[steps.NEXT] = request + 1
-            come(ran.queues, request, 0.0)
+        request = steps.next_sent(run.front, run.after)
+        if request < len(run.after):
+            run.front[state.NEXT] = request + 1
+            come(run.queues, run.front, request, 0.0)
 
 
-def empty_queues(requests: Requests, seats: int, coming: int) -> Queues:
-    """Return all requests, of which none was sent; so many can be to come at once."""
-    size = len(requests.prompt)
-    track = np.zeros((size, TRACK), np.int32)
-    first = (requests.prompt, requests.output, requests.priority, requests.category, requests.shared)
-    for field, column in enumerate(first):
-        track[:, field] = column
-    return Queues(
-        running=row(seats, np.int64),
-        waiting=row(size + 1, np.int32),
-        coming=row(coming, np.int32),
-        skipped=row(max(3 * seats, 256), np.int64),
-        size=row(QUEUES, np.int64),
-        track=listed(track),
-        times=listed(np.full((size, TIMES), np.nan)),
-    )
-
-
-def empty_plans(seats: int) -> Plans:
-    """Return plans of no step."""
-    return Plans(
-        rows=table(FLIGHTS * seats, ROW, np.int64),
-        flights=table(FLIGHTS, FLIGHT, np.int64),
-        times=table(FLIGHTS + 1, 2, np.float64),
-        left=row(LEFT, np.int64),
-        seats=seats,
-    )
-
-
-def empty_blocks(s: Settings) -> Blocks:
-    """Return a KV of which nobody has anything: block 1 is the first to be given out."""
-    size, seats = s.num_blocks + 1, s.max_num_seqs
-    block = np.zeros((size, BLOCK), np.int32)
-    block[:, 0], block[:, 1] = np.roll(np.arange(size), -1), np.roll(np.arange(size), 1)
-    free = np.zeros(FREE, np.int64)
-    free[:] = s.num_blocks, seats, s.num_blocks
-    return Blocks(
-        block=listed(block),
-        table=table(seats, TABLE - (-s.max_model_len // s.block_size), np.int32),
-        key=listed(np.full(size, NO_KEY, np.int64)),
-        chain=table(1 << max(4, s.num_blocks.bit_length()), 2, np.int32),
-        spare=listed(np.arange(seats)),
-        free=listed(free),
-    )
-
-
-def families(requests: Requests) -> NDArray[np.int32]:
-    """Return of each request the first that waits for its end, and the next that waits for the same."""
-    kin = np.full((len(requests.after), KIN), -1, np.int32)
-    for request in np.flatnonzero(requests.after >= 0)[::-1]:
-        parent = requests.after[request]
-        kin[request, SIBLING], kin[parent, CHILD] = kin[parent, CHILD], request
-    return kin
-
-
-def finished(ran: Run, log: Log) -> Outcome:
+def finished(fleet: Fleet, logs: tuple[Log, ...]) -> Outcome:
     """Read what came out of a run that has ended."""
+    ran = fleet.all
     track, times = np.asarray(ran.queues.track, np.int32), np.asarray(ran.queues.times)
-    count, clock, busy_s = ran.count, ran.clock, float(ran.clock[steps.BUSY])
+    count, clock = np.asarray(ran.count), np.asarray(ran.clock)
     is_refused = track[:, state.STATUS] == state.REFUSED
+    handed, first = np.asarray(ran.hands_s).reshape(-1, HANDS_S), ran.front[state.READERS]
+    if first:
+        times[:, state.SENT] = handed[:, SENT_FIRST_S]
     times[is_refused, state.SENT] = np.nan
+    each = each_of(fleet)
+    busy_s, running_s, waiting_s, block_s = each[:, [EACH.index(name) for name in USED]].sum(axis=0)
     # Columns of what there is already: of many requests copies would take as much memory again.
     return Outcome(
         sent_s=times[:, state.SENT],
@@ -270,31 +286,39 @@ def finished(ran: Run, log: Log) -> Outcome:
         preempted=track[:, state.PREEMPTIONS],
         cached=track[:, state.CACHED],
         gaps=np.array(ran.gaps, np.int64),
-        n_steps=int(count[steps.STEPS]),
-        busy_s=busy_s,
-        waiting_s=float(clock[steps.WAIT_AREA]),
-        running_s=float(clock[steps.RUN_AREA]),
-        block_s=float(clock[steps.BLOCK_AREA]),
-        end_of_run_s=float(clock[steps.NOW]),
-        most_running=int(count[steps.MOST]),
-        most_blocks=ran.settings.num_blocks - int(ran.kv.free[LEAST]),
-        preemptions=int(count[steps.LOST]),
-        joules=busy_s * ran.costs.watts,
-        series=np.array(ran.series[: count[steps.SERIES]], np.float64).reshape(-1, SERIES_ROW),
-        log=log,
+        n_steps=int(count[:, steps.STEPS].sum()),
+        busy_s=float(busy_s),
+        waiting_s=float(waiting_s),
+        running_s=float(running_s),
+        block_s=float(block_s),
+        end_of_run_s=float(clock[:, steps.NOW].max()),
+        most_running=int(count[:, steps.MOST].max()),
+        most_blocks=int(each[:, EACH.index("most_blocks")].max()),
+        preemptions=int(count[:, steps.LOST].sum()),
+        joules=float(busy_s) * ran.costs.watts,
+        series=np.array(ran.series[first][: count[first, steps.SERIES]], np.float64).reshape(-1, SERIES_ROW),
+        logs=logs,
+        replica=np.broadcast_to(np.asarray(fleet.owner, np.int32), len(times)),
+        handing_s=handed[:, THERE_S] - handed[:, READ_S],
+        each=each,
     )
 
 
-def listed(array: NDArray[Any]) -> Array:
-    """Return an array as the engine reads it fastest: Python itself reads lists, of rows where there are any."""
-    return np.ascontiguousarray(array) if IS_COMPILED else array.tolist()
-
-
-def row(size: int, kind: type[np.generic]) -> Array:
-    """Return zeros."""
-    return listed(np.zeros(size, kind))
-
-
-def table(size: int, fields: int, kind: type[np.generic]) -> Array:
-    """Return rows of zeros."""
-    return listed(np.zeros((size, fields), kind))
+def each_of(fleet: Fleet) -> NDArray[np.float64]:
+    """Return a row of each replica, of columns EACH."""
+    ran = fleet.all
+    count, clock, free = (np.asarray(table, np.float64) for table in (ran.count, ran.clock, ran.kv.free))
+    columns = {
+        "routed": np.asarray(fleet.desk)[:, ROUTED],
+        "served": count[:, steps.SERVED],
+        "tokens": count[:, steps.WRITTEN],
+        "busy_s": clock[:, steps.BUSY],
+        "running_s": clock[:, steps.RUN_AREA],
+        "waiting_s": clock[:, steps.WAIT_AREA],
+        "block_s": clock[:, steps.BLOCK_AREA],
+        "most_running": count[:, steps.MOST],
+        "most_blocks": ran.settings.num_blocks - free[:, LEAST],
+        "preemptions": count[:, steps.LOST],
+        "n_steps": count[:, steps.STEPS],
+    }
+    return np.column_stack([columns[name] for name in EACH])

@@ -19,10 +19,14 @@ TOKENS, COMPUTED, AHEAD, FLYING, STALE, GIVEN, DRAFTS, IS_CHUNK = range(7, 15)
 # How often its drafter was asked; rounds with drafts; drafts that were verified and taken; steps that gave it tokens
 # after its first; how often it was preempted; tokens that the prefix cache had when it was first admitted.
 ASKED, ROUNDS, DRAFTED, ACCEPTED, CHUNKS, PREEMPTIONS, CACHED, TRACK = range(15, 23)
-# How it stands.
-UNSENT, WAITING, PREEMPTED, RUNNING, ENDED, REFUSED = range(6)
+# How it stands: its KV may be on its way to the replica that decodes it, or be with the one that read its prompt.
+UNSENT, WAITING, PREEMPTED, RUNNING, LOADING, HANDED, ENDED, REFUSED = range(8)
 # A row of `times`, in seconds: when it was sent and first scheduled, when its first and its latest tokens left.
 SENT, BEGUN, FIRST, LAST, TIMES = range(5)
+# Places of `front`, what all replicas have together: the next request that comes by the clock; those that will come;
+# clients, each of whom sends one request after another; by which rule they go to replicas; how many of these, the
+# first, read prompts for the others; whose turn it is, of the first and of the others.
+NEXT, COMING, CLIENTS, RULE, READERS, TURN, OTHERS_TURN, FRONT = range(8)
 
 # A row of a plan: who computes how many tokens, of which how many are drafts; tokens that it will give, none before its
 # prompt is read; whether it was admitted in this step, so that its drafts are padding; drafts that a policy leaves.

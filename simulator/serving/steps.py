@@ -7,12 +7,14 @@ from simulator.ground.compiled import lean
 from . import state
 from .blocks import Blocks, Texts, publish, release
 from .draws import Acceptance, accepted, offered
+from .handover import hand_over
 from .policies import Policy, learn, verify
 from .queues import RUN, Queues, come, leave_waiting
 from .settings import SGLANG, Settings
 from .state import (
     AHEAD,
     CATEGORY,
+    CLIENTS,
     COMPUTED,
     COUNT,
     DRAFTS,
@@ -20,9 +22,11 @@ from .state import (
     FLYING,
     GIVEN,
     GIVES,
+    HANDED,
     IS_FRESH,
     KEPT,
     LAST,
+    NEXT,
     PREEMPTED,
     PROMPT,
     REQUEST,
@@ -46,21 +50,25 @@ Array = Any
 # blocks that are held; seconds in which a step ran; the gap between tokens that was last looked up; mean context of a
 # sequence in the last step.
 NOW, BUSY_UNTIL, WAIT_AREA, RUN_AREA, BLOCK_AREA, BUSY, GAP, CONTEXT, CLOCK = range(9)
-# Places of `count`: the next request that comes by the clock; steps so far, and in flight; whether requests ended since
-# the last; the seed; clients, each of whom sends one request after another; the first request whose gaps count; the bin
-# of the gap above; steps to a row of the series, and rows; most requests that ran at once; preemptions.
-NEXT, STEPS, IN_FLIGHT, FLUSH, SEED, CLIENTS, WARM, BIN, STRIDE, SERIES, MOST, LOST, COUNTS = range(13)
+# Places of `count`: steps so far, and in flight; whether requests ended since the last; the seed; the first request
+# whose gaps count; the bin of the gap above; steps to a row of the series, and rows; most requests that ran at once;
+# preemptions; requests and tokens that it answered; its number and its part.
+STEPS, IN_FLIGHT, FLUSH, SEED, WARM, BIN, STRIDE, SERIES, MOST, LOST, SERVED, WRITTEN, SELF, PART, COUNTS = range(15)
+# Parts of a replica: it does everything, reads prompts for others, or decodes what others have read.
+WHOLE, READER, DECODER = range(3)
 # A row of `kin`: the first of those that wait for this one to end, and the next that waits for the same; -1: none.
 CHILD, SIBLING, KIN = range(3)
 
 
 class Run(NamedTuple):
-    """A run that goes on: what it was given, and all that it knows. Made by `run.started`.
+    """A replica that goes on: what it was given, and all that it knows. Made by `run.started`.
 
     Attributes:
         settings, acceptance, costs, policy: As given.
         texts, arrival_s, after, think_s: Of `Requests`.
         kv, queues, plans, log: See there; of the queues are `track` and `times` of all requests.
+        front: What all replicas have together, see `state`.
+        hands, hands_s, link: See `handover`; without rows where no replica reads for others.
         kin, clock, count: As above; kin without rows: no request waits for another.
         memory: Of the policy; words, left, scores: room for it to cut drafts in.
         totals: Of the step that is priced.
@@ -81,6 +89,10 @@ class Run(NamedTuple):
     queues: Queues
     plans: Plans
     log: Log
+    front: Array
+    hands: Array
+    hands_s: Array
+    link: Array
     kin: Array
     clock: Array
     count: Array
@@ -264,12 +276,17 @@ def bin_of(edges: Array, value: float) -> int:
 def end(run: Run, step: int, request: int, t: Array) -> None:
     """End a request that has its last token."""
     note(run.log, state.ENDS, step, request, 0)
+    run.count[FLUSH] = 1
+    run.count[SERVED] += 1
+    run.count[WRITTEN] += t[TOKENS] - t[PROMPT]
     if t[STATUS] == PREEMPTED:
         leave_waiting(run.queues, request, run.settings.by_priority)
-    else:
+    elif run.count[PART] != READER:
         release(run.kv, t[SLOT])
+    if run.count[PART] == READER:
+        hand_over(run.queues, run.front, run.hands, run.hands_s, request, run.count[SELF], run.clock[NOW])
+        return
     t[STATUS] = ENDED
-    run.count[FLUSH] = 1
     run.count[LOST] += t[state.PREEMPTIONS]
     follow(run, request, run.clock[NOW])
 
@@ -280,7 +297,7 @@ def drop_ended(q: Queues) -> None:
     kept = 0
     for place in range(q.size[RUN]):
         request = q.running[place]
-        if q.track[request][STATUS] != ENDED:
+        if q.track[request][STATUS] < HANDED:
             q.running[kept] = request
             kept += 1
     q.size[RUN] = kept
@@ -292,13 +309,13 @@ def follow(run: Run, request: int, now: float) -> None:
     if len(run.kin) > 0:
         turn = run.kin[request][CHILD]
         while turn >= 0:
-            come(run.queues, turn, now + run.think_s[turn])
+            come(run.queues, run.front, turn, now + run.think_s[turn])
             turn = run.kin[turn][SIBLING]
-    if run.count[CLIENTS] > 0 and is_last(run, request):
-        following = next_sent(run.count, run.after)
+    if run.front[CLIENTS] > 0 and is_last(run, request):
+        following = next_sent(run.front, run.after)
         if following < len(run.after):
-            run.count[NEXT] = following + 1
-            come(run.queues, following, now)
+            run.front[NEXT] = following + 1
+            come(run.queues, run.front, following, now)
 
 
 @lean
@@ -317,12 +334,12 @@ def is_last(run: Run, request: int) -> bool:
 
 
 @lean
-def next_sent(count: Array, after: Array) -> int:
+def next_sent(front: Array, after: Array) -> int:
     """Return the next request that comes by the clock, or that a client sends; as many as there are: none is left."""
-    request = count[NEXT]
+    request = front[NEXT]
     while request < len(after) and after[request] >= 0:
         request += 1
-    count[NEXT] = request
+    front[NEXT] = request
     return int(request)
 
 

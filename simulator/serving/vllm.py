@@ -21,6 +21,7 @@ from .state import (
     DRAFTS,
     EVICTED,
     FLYING,
+    HANDED,
     IS_CHUNK,
     IS_FRESH,
     OUTPUT,
@@ -152,7 +153,7 @@ def grow(s: Settings, kv: Blocks, t: Array, count: int) -> bool:
 @lean
 def preempt(s: Settings, kv: Blocks, q: Queues, plans: Plans, log: Log, step: int) -> int:
     """Preempt the last of those that run, or of their ranks: it loses its KV and waits again. Return its old place."""
-    place: int = lowest(q) if s.by_priority else q.size[RUN] - 1
+    place: int = lowest(q) if s.by_priority else latest(q)
     request = lose(kv, q, plans, log, step, place)
     if s.by_priority:
         unplan(s, plans, step, request)
@@ -179,13 +180,23 @@ def lose(kv: Blocks, q: Queues, plans: Plans, log: Log, step: int, place: int) -
 
 
 @lean
+def latest(q: Queues) -> int:
+    """Return the place of the last of those that run; whose KV is on its way here does not."""
+    place: int = q.size[RUN] - 1
+    while q.track[q.running[place]][STATUS] != RUNNING:
+        place -= 1
+    return place
+
+
+@lean
 def lowest(q: Queues) -> int:
     """Return the place of the first of those that run whose priority and time of sending are greatest."""
-    worst = 0
-    for place in range(1, q.size[RUN]):
-        one, other = q.running[place], q.running[worst]
+    worst = -1
+    for place in range(q.size[RUN]):
+        one, other = q.running[place], q.running[max(worst, 0)]
         rank, least = q.track[one][RANK], q.track[other][RANK]
-        if rank > least or (rank == least and q.times[one][SENT] > q.times[other][SENT]):
+        is_worse = rank > least or (rank == least and q.times[one][SENT] > q.times[other][SENT])
+        if q.track[one][STATUS] == RUNNING and (worst < 0 or is_worse):
             worst = place
     return worst
 
@@ -222,6 +233,8 @@ def plan_waiting(
     while q.size[WAIT] > 0 and q.size[RUN] < s.max_num_active_seqs and left[BUDGET] > 0 and left[ROOM] > s.draft_rows:
         request = nth_waiting(q, 0, s.by_priority)
         t = q.track[request]
+        if t[STATUS] == HANDED or kv.free[SLOTS] == 0:
+            break
         if t[STALE] > 0:
             serve_next(q, s.by_priority)
             q.skipped[skipped] = request

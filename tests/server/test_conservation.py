@@ -124,8 +124,8 @@ def conserves(modules: Any, server: dict[str, Any], load: list[Any], clients: in
         units=[7],
     )
     ran = modules.started(s, requests, law(7, 0.6, 0.8), COSTS, policy, clients=clients, seed=3)
-    ended, log = modules.logged(ran)
-    outcome = modules.finished(ended, log)
+    ended, (log,) = modules.logged(ran)
+    outcome = modules.finished(ended, (log,))
     is_served = prompt < 130
     kinds, _, of, value = log.entries.T
     emitted = np.bincount(of[kinds == state.EMITS], value[kinds == state.EMITS], len(load))
@@ -136,8 +136,8 @@ def conserves(modules: Any, server: dict[str, Any], load: list[Any], clients: in
     assert (np.diff(times, axis=0) >= -1e-9).all()
     # Memory: never more than there is, and all of it is free again.
     assert log.steps[:, 4].min(initial=0) >= 0
-    assert ended.kv.free[:2] == [s.num_blocks, s.max_num_seqs]
-    assert not any(row[4] for row in ended.kv.block)
+    assert ended.all.kv.free[0][:2] == [s.num_blocks, s.max_num_seqs]
+    assert not any(row[4] for row in ended.all.kv.block[0])
     # Who writes a last token holds all before it.
     held = (prompt + np.minimum(output, 130 - prompt) - 1)[is_served].max(initial=0)
     assert outcome.most_blocks * s.block_size >= held
@@ -188,7 +188,7 @@ def test_no_drafts_are_no_speculation(modules: Any) -> None:
 
 def same(one: Outcome, other: Outcome) -> bool:
     """Say whether two outcomes are alike, bit for bit."""
-    fields = set(Outcome._fields) - {"log"}
+    fields = set(Outcome._fields) - {"logs"}
     return all(
         np.asarray(getattr(one, name)).tobytes() == np.asarray(getattr(other, name)).tobytes() for name in fields
     )

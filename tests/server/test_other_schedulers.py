@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simulator.ground.artefacts import UserError
+from simulator.serving import run as serving
 from simulator.serving import state
 from simulator.serving.blocks import LEAST
 from simulator.serving.pass_tables import linear_costs
 from simulator.serving.policy_tables import fixed
-from simulator.serving.run import logged, started
+from simulator.serving.run import started
 from simulator.serving.settings import SGLANG, TRTLLM, settings_of
 from simulator.serving.steps import MOST
 from simulator.workloads.requests import requests_of
@@ -21,6 +22,12 @@ from tests.server.test_conservation import law
 Step = dict[int, int]
 COSTS = linear_costs(0.01, 0.0, tokens=1 << 16)
 ROOMY: dict[str, Any] = {"num_blocks": 10_000, "max_model_len": 4000, "block_size": 1, "async_scheduling": False}
+
+
+def logged(fleet: Any) -> Any:
+    """Return a single replica at the end of its run, and its log."""
+    ended, (log,) = serving.logged(fleet)
+    return next(serving.all_of(ended)), log
 
 
 def served(prompt: list[int], output: list[int], *, k: int = 0, chance: float = 1.0, **given: Any) -> Any:
