@@ -11,9 +11,25 @@ from simulator.workloads.requests import Requests
 from . import steps
 from .blocks import BLOCK, FREE, NO_KEY, TABLE, Blocks
 from .fleet import Replicas
+from .handover import HANDS, LATENCY_S, LINK, OWED, TOKEN_S
 from .queues import QUEUES, Queues
 from .settings import Settings
-from .state import ENTRY, FLIGHT, FLIGHTS, LEFT, ROW, STEP, TIMES, TRACK, Log, Plans
+from .state import (
+    CLIENTS,
+    ENTRY,
+    FLIGHT,
+    FLIGHTS,
+    FRONT,
+    LEFT,
+    READERS,
+    ROW,
+    RULE,
+    STEP,
+    TIMES,
+    TRACK,
+    Log,
+    Plans,
+)
 from .steps import CHILD, CLOCK, COUNTS, DECODER, KIN, READER, SIBLING, WHOLE
 
 Array = Any
@@ -33,6 +49,27 @@ def first_counts(replicas: Replicas, seed: int, warm: int) -> NDArray[np.int64]:
     count[:, steps.SELF] = np.arange(replicas.servers)
     count[:, steps.PART] = np.where(count[:, steps.SELF] < readers, READER, DECODER) if readers else WHOLE
     return count
+
+
+def first_front(replicas: Replicas, clients: int) -> NDArray[np.int64]:
+    """Return what replicas have together, at their beginning."""
+    front = np.zeros(FRONT, np.int64)
+    front[[CLIENTS, RULE, READERS]] = clients, replicas.router, replicas.readers
+    return front
+
+
+def empty_hands(requests: Requests) -> NDArray[np.int32]:
+    """Return what is known of requests that one replica reads and another answers."""
+    hands = np.zeros((len(requests.output), HANDS), np.int32)
+    hands[:, OWED] = requests.output
+    return hands
+
+
+def first_link(replicas: Replicas) -> NDArray[np.float64]:
+    """Return a link over which nothing was sent."""
+    link = np.zeros(LINK + replicas.readers)
+    link[[LATENCY_S, TOKEN_S]] = replicas.latency_s, replicas.token_s
+    return link
 
 
 def empty_log(count: int, entries: int, steps_taken: int) -> Log:

@@ -8,21 +8,24 @@ from numpy.typing import NDArray
 
 from simulator.ground.artefacts import UserError
 from simulator.ground.compiled import IS_COMPILED
-from simulator.workloads.requests import Requests
+from simulator.workloads.requests import Requests, first
 
 from . import state, steps
 from .blocks import LEAST, Texts
 from .draws import Acceptance
 from .fleet import DESK, NEVER, ROUTED, Fleet, Replicas, replica
-from .handover import HANDS, HANDS_S, LATENCY_S, LINK, OWED, READ_S, SENT_FIRST_S, THERE_S, TOKEN_S
+from .handover import HANDS_S, READ_S, SENT_FIRST_S, THERE_S
 from .layout import (
     empty_blocks,
+    empty_hands,
     empty_log,
     empty_plans,
     empty_queues,
     families,
     first_clocks,
     first_counts,
+    first_front,
+    first_link,
     listed,
     many,
     row,
@@ -32,7 +35,7 @@ from .loop import DONE, STUCK, advance
 from .policies import Policy, new_memory
 from .queues import WAIT, come, nth_waiting
 from .settings import Settings
-from .state import ENTRY, FRONT, STEP, Log
+from .state import ENTRY, STEP, Log
 from .step_costs import StepCosts, no_totals
 from .steps import KIN, SERIES_ROW, Run
 
@@ -202,12 +205,6 @@ def started(
     """Return replicas at the beginning of a run."""
     size, seats, count = len(requests.prompt), settings.max_num_seqs, replicas.servers
     sessions, apart = bool((requests.after >= 0).any()), replicas.readers > 0
-    hands = np.zeros((size if apart else 0, HANDS), np.int32)
-    hands[:, OWED] = requests.output[: len(hands)]
-    link = np.zeros(LINK + replicas.readers)
-    link[[LATENCY_S, TOKEN_S]] = replicas.latency_s, replicas.token_s
-    front = np.zeros(FRONT, np.int64)
-    front[[state.CLIENTS, state.RULE, state.READERS]] = clients, replicas.router, replicas.readers
     run = Run(
         settings=settings,
         acceptance=acceptance,
@@ -223,10 +220,10 @@ def started(
         queues=empty_queues(requests, seats, size if sessions or clients or apart else 1, count),
         plans=empty_plans(seats, count),
         log=empty_log(count, 0, 0),
-        front=listed(front),
-        hands=listed(hands),
-        hands_s=listed(np.full((len(hands), HANDS_S), np.nan)),
-        link=listed(link),
+        front=listed(first_front(replicas, clients)),
+        hands=listed(empty_hands(requests if apart else first(requests, 0))),
+        hands_s=listed(np.full((size if apart else 0, HANDS_S), np.nan)),
+        link=listed(first_link(replicas)),
         kin=listed(families(requests) if sessions else np.zeros((0, KIN), np.int32)),
         clock=listed(first_clocks(count)),
         count=listed(first_counts(replicas, seed, warm)),
@@ -268,8 +265,8 @@ def finished(fleet: Fleet, logs: tuple[Log, ...]) -> Outcome:
     track, times = np.asarray(ran.queues.track, np.int32), np.asarray(ran.queues.times)
     count, clock = np.asarray(ran.count), np.asarray(ran.clock)
     is_refused = track[:, state.STATUS] == state.REFUSED
-    handed, first = np.asarray(ran.hands_s).reshape(-1, HANDS_S), ran.front[state.READERS]
-    if first:
+    handed, answers = np.asarray(ran.hands_s).reshape(-1, HANDS_S), ran.front[state.READERS]
+    if answers:
         times[:, state.SENT] = handed[:, SENT_FIRST_S]
     times[is_refused, state.SENT] = np.nan
     each = each_of(fleet)
@@ -296,7 +293,7 @@ def finished(fleet: Fleet, logs: tuple[Log, ...]) -> Outcome:
         most_blocks=int(each[:, EACH.index("most_blocks")].max()),
         preemptions=int(count[:, steps.LOST].sum()),
         joules=float(busy_s) * ran.costs.watts,
-        series=np.array(ran.series[first][: count[first, steps.SERIES]], np.float64).reshape(-1, SERIES_ROW),
+        series=np.array(ran.series[answers][: count[answers, steps.SERIES]], np.float64).reshape(-1, SERIES_ROW),
         logs=logs,
         replica=np.broadcast_to(np.asarray(fleet.owner, np.int32), len(times)),
         handing_s=handed[:, THERE_S] - handed[:, READ_S],
