@@ -5,15 +5,18 @@ differ by carries no noise of these.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
 from simulator.costs.step import Floats
+from simulator.serving.fleet import Replicas
 from simulator.serving.run import Outcome, gap_edges_s, run
 from simulator.serving.settings import Settings
 from simulator.workloads.requests import Requests
 
+from .fleets import shares_of
 from .latency import (
     BATCHES,
     MEASURES,
@@ -28,22 +31,30 @@ from .latency import (
     seen_of,
     with_interval,
 )
-from .scene import Scene
+from .scene import Scene, Traffic
 
 # A figure of runs: of all their requests, then of each batch of these.
 Figure = Floats
 Figures = Mapping[str, Figure]
 PLAIN = 0
+# Requests of a run of several servers that are counted, at most, where one alone has fewer.
+MOST_COUNTED = 20_000
 # Batches at either end of a run by which its growth is told.
 EDGE = 3
 
 
 class Task(NamedTuple):
-    """One run: which way of serving, at which load, with which seed."""
+    """One run: which way of serving, at which load, with which seed; servers: how many, 0: as the way has them."""
 
     arm: int
     load: float
     seed: int
+    servers: int = 0
+
+    @property
+    def key(self) -> str:
+        """What tells it from others."""
+        return f"{self.arm} {self.load!r} {self.seed}" + f" {self.servers}" * (self.servers > 0)
 
 
 class Point(NamedTuple):
@@ -100,8 +111,20 @@ def joined(runs: Sequence[Figures]) -> dict[str, Figure]:
 
 def play_one(scene: Scene, task: Task, is_off: Callable[[], bool] | None = None) -> dict[str, Figure]:
     """Run once; is_off: whether nobody wants it any more, asked now and then."""
-    requests = scene.traffic.requests(task.load, task.seed)
+    requests = traffic_of(scene, task).requests(task.load, task.seed)
     return figures_of(outcome_of(scene, task, requests, is_off=is_off), requests, scene, task)
+
+
+def traffic_of(scene: Scene, task: Task) -> Traffic:
+    """Return what clients send: to more servers more, so that each has about as many, up to a number."""
+    count = scene.traffic.count
+    return replace(scene.traffic, count=max(count, min(count * task.servers, MOST_COUNTED)))
+
+
+def replicas_of(scene: Scene, task: Task) -> Replicas:
+    """Return the servers of a run."""
+    replicas = scene.arms[task.arm].replicas
+    return replicas._replace(servers=task.servers) if task.servers else replicas
 
 
 def outcome_of(
@@ -118,6 +141,7 @@ def outcome_of(
         clients=scene.traffic.clients(task.load),
         seed=task.seed,
         warm=scene.warm(len(requests.prompt), task.load),
+        replicas=replicas_of(scene, task),
         is_logged=is_logged,
         is_off=is_off,
     )
@@ -135,6 +159,8 @@ def figures_of(outcome: Outcome, requests: Requests, scene: Scene, task: Task) -
     """Return the figures of a run, each of all requests behind the warm-up and then of their batches."""
     warm = scene.warm(len(requests.prompt), task.load)
     counts = counts_of(outcome, requests, warm, scene.arms[task.arm].settings.num_blocks)
+    shares = shares_of(outcome, replicas_of(scene, task), warm)
+    counts |= {name: np.array([value]) for name, value in shares.items()}
     # What only counts were of makes room.
     none = np.zeros(0)
     outcome = outcome._replace(rounds=none, drafted=none, accepted=none, preempted=none, cached=none)
@@ -187,7 +213,7 @@ def rates_of(
 def counts_of(outcome: Outcome, requests: Requests, warm: int, blocks: int) -> dict[str, Figure]:
     """Return counts of a run: what rounds give, what drafts come to, what memory is in use."""
     rounds, drafted, accepted = (getattr(outcome, name)[warm:].sum() for name in ("rounds", "drafted", "accepted"))
-    span_s = max(outcome.end_of_run_s, 1e-12)
+    span_s, servers = max(outcome.end_of_run_s, 1e-12), len(outcome.each)
     with np.errstate(divide="ignore", invalid="ignore"):
         found = {
             "tokens_a_round": (requests.output[warm:] - 1)[~np.isnan(outcome.end_s[warm:])].sum() / rounds,
@@ -196,9 +222,9 @@ def counts_of(outcome: Outcome, requests: Requests, warm: int, blocks: int) -> d
             "cached_tokens_a_request": outcome.cached[warm:].mean(),
             "running": outcome.running_s / span_s,
             "waiting": outcome.waiting_s / span_s,
-            "kv_used": outcome.block_s / span_s / blocks,
+            "kv_used": outcome.block_s / span_s / blocks / servers,
             "kv_used_most": outcome.most_blocks / blocks,
-            "busy": outcome.busy_s / span_s,
+            "busy": outcome.busy_s / span_s / servers,
             "refused": np.isnan(outcome.end_s).sum(),
             "joules_a_token": outcome.joules / requests.output.sum(),
         }

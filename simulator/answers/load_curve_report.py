@@ -13,6 +13,7 @@ from simulator.serving.run import Outcome
 from simulator.workloads.requests import Requests
 
 from .basis import Basis
+from .fleets import OF_EACH, as_columns, each_server, router_of, shares_in_words
 from .latency import Limit, Told
 from .load_curve import PLAIN, Figures, Point
 from .load_search import EARLIER, EVERYWHERE, LATER, NOWHERE, Found, Turning, falls_behind
@@ -32,11 +33,13 @@ def load_curve_json(
     for point in found.points:
         sides: dict[str, dict[str, Any]] = {}
         for arm, way in enumerate(scene.arms):
-            told = {name: point.told(arm, name) for name in point.arms[arm]}
+            told = {name: point.told(arm, name) for name in point.arms[arm] if not name.startswith(OF_EACH)}
             sides[way.name] = {name: number(t.value) for name, t in told.items()}
             sides[way.name] |= {
                 f"{name}_ci95": [number(t.low), number(t.high)] for name, t in told.items() if is_open(t)
             }
+            if servers := each_server(point.arms[arm]):
+                sides[way.name] |= {"each_server": servers}
             for name in ("e2e", "tpot", "ttft") if arm else ():
                 gain = point.gain(f"{name}_mean", arm)
                 sides[way.name] |= {f"{name}_gain": number(gain.value)}
@@ -80,7 +83,7 @@ def load_curve_columns(scene: Scene, found: Found) -> dict[str, Any]:
         "load": np.array([point.load for point, _ in rows]),
         "serving": np.array([scene.arms[arm].name for _, arm in rows]),
     }
-    for name in rows[0][0].arms[0]:
+    for name in (name for name in rows[0][0].arms[0] if not name.startswith(OF_EACH)):
         told = [point.told(arm, name) for point, arm in rows]
         columns[unit_of(name)] = np.array([t.value for t in told])
         if any(is_open(t) for t in told):
@@ -92,7 +95,7 @@ def load_curve_columns(scene: Scene, found: Found) -> dict[str, Any]:
 def unit_of(name: str) -> str:
     """Return the name of a figure with its unit."""
     measure, _, which = name.partition("_")
-    return f"{measure}_{which}_s" if measure in (*NAMES, "gap") else name
+    return f"{measure}_{which}_s" if measure in (*NAMES, "gap", "handing") else name
 
 
 def load_curve_text(scene: Scene, found: Found, heading: str, basis: Basis, warnings: Sequence[str] = ()) -> str:
@@ -104,7 +107,10 @@ def load_curve_text(scene: Scene, found: Found, heading: str, basis: Basis, warn
     if len(scene.arms) > 2:
         unit = UNITS[scene.traffic.kind]
         lines += [f"{way.name} {in_words(found, arm, unit)}" for arm, way in enumerate(scene.arms[1:], 1)]
+    last = found.points[-1]
+    shares = [(way.name, figures) for way, figures in zip(scene.arms, last.arms, strict=True)]
     lines += [*limits_in_words(scene, found), *beyond_in_words(scene, found)]
+    lines += shares_in_words(shares, f"{last.load:g} {UNITS[scene.traffic.kind]}")
     return "\n\n".join([wrapped(lines), wrapped(heading.splitlines()), percentiles_table(scene, found)])
 
 
@@ -180,7 +186,10 @@ def limits_in_words(scene: Scene, found: Found) -> list[str]:
             f"{way.name} {n:,} server{'s' * (n != 1)}" if n is not None else f"{way.name} no number of servers"
             for way, n in zip(scene.arms, found.servers, strict=True)
         )
-        lines.append(f"for {found.wanted:g} {unit}: {needs}")
+        how = f"behind a {router_of(scene.arms[PLAIN].replicas)} router"
+        if not all(found.tried):
+            how = "were the load divided evenly"
+        lines.append(f"for {found.wanted:g} {unit}: {needs}, {how}")
     return lines
 
 
@@ -273,4 +282,5 @@ def request_columns(scene: Scene, requests: Requests, outcomes: Sequence[Outcome
     }
     columns |= {f"{name}_tokens": np.tile(getattr(requests, name), len(outcomes)) for name in ("prompt", "output")}
     times = ("sent_s", "begun_s", "first_s", "end_s", "rounds", "drafted", "accepted", "preempted", "cached")
-    return columns | {name: np.concatenate([getattr(outcome, name) for outcome in outcomes]) for name in times}
+    columns |= {name: np.concatenate([getattr(outcome, name) for outcome in outcomes]) for name in times}
+    return columns | as_columns(outcomes)

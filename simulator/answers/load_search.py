@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .latency import Told
-from .load_curve import PLAIN, Figures, Point, curve, tasks_of
+from .load_curve import PLAIN, Figures, Point, Task, curve, joined, tasks_of
 from .played import Player
 from .scene import CLIENTS, Scene
 
@@ -17,6 +17,8 @@ from .scene import CLIENTS, Scene
 NARROW, DOUBLINGS, DOUBLINGS_BEYOND = 1.02, 20, 10
 # A server whose answers take so many times as long at the end as at the beginning does not keep up.
 FALLS_BEHIND = 1.5
+# Servers that are tried side by side, at most.
+MOST_SERVERS = 64
 # A gain's end that is no more than nothing.
 LEAST = 1e-9
 # What is compared: the time of whole answers.
@@ -46,7 +48,8 @@ class Found(NamedTuple):
     points: At each load. turnings: where each way of speculation stops paying. gains: of whole answers at the first
     load and the last, as well as they are known, of each of these ways. capacities: the most that each way of serving
     carries within the limits; empty without limits. share: of requests that have to be within them. wanted: a load that
-    servers are counted for.
+    servers are counted for. servers: so many of each way of serving; None: no number is enough. tried: whether as many
+    were tried behind a router, or the load of one was divided into the other.
     """
 
     points: tuple[Point, ...]
@@ -55,13 +58,8 @@ class Found(NamedTuple):
     share: float = 0.9
     wanted: float | None = None
     gains: tuple[tuple[Told, ...], ...] = ()
-
-    @property
-    def servers(self) -> tuple[int | None, ...]:
-        """How many servers each way takes for the load that is wanted; None: no number is enough."""
-        if self.wanted is None:
-            return ()
-        return tuple(int(np.ceil(self.wanted / c)) if 0 < c < np.inf else 1 if c else None for c in self.capacities)
+    servers: tuple[int | None, ...] = ()
+    tried: tuple[bool, ...] = ()
 
 
 def turning(
@@ -206,8 +204,7 @@ def capacity(scene: Scene, arm: int, start: float, share: float, seeds: Sequence
 
     def holds(load: float) -> bool:
         (figures,) = curve(alone, [load], seeds, play)[0].arms
-        is_carried = scene.traffic.kind == CLIENTS or (lasts(figures) and not falls_behind(figures))
-        return float(figures["attained"][0]) >= share and is_carried
+        return is_within(scene, figures, share)
 
     whole, near, grows = scene.traffic.kind == CLIENTS, start, holds(start)
     for _ in range(DOUBLINGS):
@@ -222,3 +219,49 @@ def capacity(scene: Scene, arm: int, start: float, share: float, seeds: Sequence
             )[0]
         near = far
     return np.inf if grows else 0.0
+
+
+def is_within(scene: Scene, figures: Figures, share: float) -> bool:
+    """Whether so large a share of the requests is within all limits, and a server goes on like that."""
+    is_carried = scene.traffic.kind == CLIENTS or (lasts(figures) and not falls_behind(figures))
+    return float(figures["attained"][0]) >= share and is_carried
+
+
+def servers_for(
+    scene: Scene, arm: int, carried: float, wanted: float, share: float, seeds: Sequence[int], play: Player
+) -> tuple[int | None, bool]:
+    """Return how many servers a load takes, and whether they were tried behind their router.
+
+    A router fills them unevenly, and many together carry what chance would make too much for one: from where a load
+    is divided evenly, one more or one less is tried.
+
+    Args:
+        scene: What is compared.
+        arm: Which way of serving.
+        carried: What one server carries.
+        wanted: The load.
+        share: Of requests within limits, as for one server.
+        seeds: Of runs.
+        play: What runs them.
+    """
+    if not 0 < carried < np.inf:
+        return (1 if carried else None), True
+    even = int(np.ceil(wanted / carried))
+    if scene.traffic.recorded is not None or even > MOST_SERVERS:
+        return even, even == 1
+
+    def of(servers: int) -> Figures:
+        runs = list(play([Task(arm, wanted, seed, servers) for seed in seeds]))
+        return joined(runs)
+
+    count = even
+    if not is_within(scene, figures := of(even), share):
+        while not is_within(scene, figures, share):
+            count += 1
+            if count > 2 * even + 2:
+                return even, False
+            figures = of(count)
+        return count, True
+    while count > 1 and is_within(scene, of(count - 1), share):
+        count -= 1
+    return count, True

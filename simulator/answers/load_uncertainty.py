@@ -15,7 +15,10 @@ from .loads import forecast_load
 
 
 class Served(NamedTuple):
-    """What a closed form needs of a load: models, what they accept, K, tokens in and out, and of a step at most."""
+    """What a closed form needs of a load: models, what they accept, K, tokens in and out, and of a step at most.
+
+    servers: that decode, each of which has its part.
+    """
 
     pair: ModelPair
     acceptance: AcceptanceModel
@@ -24,6 +27,7 @@ class Served(NamedTuple):
     osl: float
     chunk: int
     seed: int = 0
+    servers: int = 1
 
 
 def known(point: Point, name: str, arm: int, served: Served) -> Told:
@@ -33,7 +37,7 @@ def known(point: Point, name: str, arm: int, served: Served) -> Told:
     runs are off by besides is independent of them.
     """
     gain = point.gain(name, arm)
-    clients = max(round(float(point.arms[PLAIN]["running"][0])), 1)
+    clients = max(round(float(point.arms[PLAIN]["running"][0]) / served.servers), 1)
     found = forecast_load(
         replace(served.pair, batch=clients),
         Load(chunk=served.chunk),

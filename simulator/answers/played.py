@@ -40,7 +40,7 @@ class Player:
 
     def begun(self, task: Task) -> Future[Figures]:
         """Return the figures of a task as a future."""
-        key = f"{task.arm} {task.load!r} {task.seed}"
+        key = task.key
         with self.lock:
             if task in self.runs:
                 return self.runs[task]

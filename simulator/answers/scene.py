@@ -10,6 +10,7 @@ from simulator.ground.fields import shortened
 from simulator.ground.names import one_of
 from simulator.ground.streams import stream
 from simulator.serving.draws import Acceptance
+from simulator.serving.fleet import ONE, Replicas
 from simulator.serving.policies import Policy
 from simulator.serving.settings import Settings
 from simulator.serving.step_costs import StepCosts
@@ -140,13 +141,14 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arm:
-    """One way of serving; name: in words."""
+    """One way of serving; name: in words. replicas: servers, and what stands before them."""
 
     name: str
     settings: Settings
     acceptance: Acceptance
     costs: StepCosts
     policy: Policy
+    replicas: Replicas = ONE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,6 +20,7 @@ from simulator.serving.draw_tables import Texts
 
 from .accepting import by_method
 from .comparing import ComparisonOptions, contenders, method_names
+from .fleet_options import served_by
 from .options import load_checked, with_drafted
 from .serving_options import server_of, traffic_of
 
@@ -68,10 +69,12 @@ def scene_of(options: "ServingOptions") -> tuple[Scene, Basis, tuple[str, ...], 
     if len(ways) > MOST:
         raise UserError(f"--method: {len(ways)} ways of serving with --policy or --draftN, expected at most {MOST}")
     arms, spread = list[Arm](), options.values["spread"]
-    arms.append(plain_way(target.placed_target, server, context, accepting([IidAcceptance(0.0)], target, 1)))
+    plain = plain_way(target.placed_target, server, context, accepting([IidAcceptance(0.0)], target, 1))
+    arms.append(served_by(options.values, plain, target.placed_target, isl))
     for drafter, policy in ways:
         kinds: Sequence[Kind] = [*drafter.kinds.values()] or [drafter.acceptance]
-        arms.append(drafted_way(policy, drafter.models, server, kinds, isl, osl, spread))
+        way = drafted_way(policy, drafter.models, server, kinds, isl, osl, spread)
+        arms.append(served_by(options.values, way, drafter.models, isl))
     notes += (TREES,) if any(drafter.models.tree for drafter in drafters) else ()
     said = dict.fromkeys(
         caution
@@ -81,7 +84,8 @@ def scene_of(options: "ServingOptions") -> tuple[Scene, Basis, tuple[str, ...], 
     usual = profile.memory_share is None and options.values["num_blocks"] is None
     scene = Scene(traffic=traffic, arms=tuple(arms), limits=options.limits, warmup=options.warmup, usual_share=usual)
     chunk, seed = options.values["budget"], options.seed
-    served = tuple(Served(d.models, d.acceptance, p.longest, isl, osl, chunk, seed) for d, p in ways)
+    decoding = arms[0].replicas.servers - arms[0].replicas.readers
+    served = tuple(Served(d.models, d.acceptance, p.longest, isl, osl, chunk, seed, decoding) for d, p in ways)
     return scene, resting(options, pricing, drafters, ways), (*said, *notes), served
 
 

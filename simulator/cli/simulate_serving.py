@@ -18,6 +18,7 @@ from simulator.ground.ranges import parse_whole
 from .accepting import ACCEPTANCE_OPTIONS, as_accepted
 from .as_rows import fit_of, in_words
 from .engine_settings import STATED_OPTIONS, as_engines_state
+from .fleet_options import FLEET_OPTIONS, check_fleet
 from .options import DEVICE_OPTIONS, HIST_OPTIONS, SharedOptions, options_of, parameter_options
 from .running import running
 from .serving_options import (
@@ -95,6 +96,7 @@ class ServingOptions(SharedOptions):
 )
 @TRAFFIC_OPTIONS
 @SERVER_OPTIONS
+@FLEET_OPTIONS
 @LIMIT_OPTIONS
 @WORK_OPTIONS
 @click.option("--replications", default=1, type=click.IntRange(1, 10_000), help="Runs of each load.")
@@ -117,6 +119,7 @@ def simulate_serving(**values: Any) -> None:
     text = values["draft_length"]
     lengths = () if text is None else parse_whole("--draftN", str(text), 1, MAX_DRAFT_LENGTH)
     check_cluster(values)
+    check_fleet(values)
     values |= {"loads": loads_of(values), "limits": limits_of(values["slo"]), "draft_lengths": lengths}
     values |= server_as(values)
     values["block_size"] = values["block_size"] or BLOCK_SIZES[values["scheduler"]]
@@ -178,7 +181,7 @@ def found_of(options: ServingOptions, scene: "Scene", served: "tuple[Served, ...
     """Serve all loads, and look for those that are asked for; what ends it says what is kept."""
     from simulator.answers.clustered import LostCluster
     from simulator.answers.load_curve import curve
-    from simulator.answers.load_search import COMPARED, Found, capacity, turning
+    from simulator.answers.load_search import COMPARED, Found, capacity, servers_for, turning
     from simulator.answers.load_uncertainty import known
     from simulator.answers.played import playing
     from simulator.ground.compiled import is_kept
@@ -201,13 +204,17 @@ def found_of(options: ServingOptions, scene: "Scene", served: "tuple[Served, ...
             turnings = [partial(turning, scene, points, arm, seeds, play, gain[arm - 1]) for arm in drafting]
             most = [partial(capacity, scene, arm, middle, share, seeds, play) for arm in wanted]
             searched: list[Any] = play.at_once([*turnings, *most])
+            turned, carried = searched[: len(drafting)], searched[len(drafting) :]
+            counting = zip(ways, carried, strict=True) if options.for_load is not None else ()
+            asked = (options.for_load or 0.0, share, seeds, play)
+            counted = play.at_once([partial(servers_for, scene, arm, each, *asked) for arm, each in counting])
     except (KeyboardInterrupt, LostCluster) as error:
         again = f"{kept.path.name} keeps what is done, the same command goes on" if kept and kept.is_held else ""
         raise type(error)("; ".join(filter(None, (str(error), again)))) from None
-    turned, capacities = searched[: len(drafting)], searched[len(drafting) :]
     ends = (points[0], points[-1]) if len(points) > 1 else points
     gains = tuple(tuple(known(point, COMPARED, arm, served[arm - 1]) for point in ends) for arm in drafting)
-    return Found(points, tuple(turned), tuple(capacities), share, options.for_load, gains)
+    servers, tried = tuple(count for count, _ in counted), tuple(is_tried for _, is_tried in counted)
+    return Found(points, tuple(turned), tuple(carried), share, options.for_load, gains, servers, tried)
 
 
 def write(options: ServingOptions, scene: "Scene", found: "Found") -> None:
@@ -248,7 +255,8 @@ def parameters_of(options: ServingOptions) -> dict[str, Any]:
     device, own = options.device, options.values
     names: tuple[str, ...] = ("prompts", "answers", "burstiness", "requests", "prefix", "turns", "think", "scheduler")
     names += ("budget", "seats", "longest", "block_size", "num_blocks", "prefix_caching", "chunked_prefill")
-    names += ("async_scheduling", "warmup")
+    names += ("async_scheduling", "warmup", "replicas", "router", "prefill_replicas", "decode_replicas", "kv_transfer")
+    names += ("kv_latency",)
     names += tuple(name for name, whose in OF_ONE.items() if whose == own["scheduler"])
     told = {name: own[name] for name in names} | {"spread": own["spread"]}
     told |= {"profile": device.profile, "target_model": device.target_model, "draft_model": device.drafter}
@@ -267,6 +275,8 @@ def parameters_of(options: ServingOptions) -> dict[str, Any]:
 
 def heading(options: ServingOptions, scene: "Scene") -> str:
     """Say what was served."""
+    from simulator.answers.fleets import servers_in_words
+
     device, traffic, own = options.device, scene.traffic, options.values
     what = str(own["workload"]) if own["workload"] else f"{own['prompts']} tokens in, {own['answers']} out"
     drafted = "".join(f", {arm.name}" for arm in scene.arms[1:])
@@ -274,6 +284,8 @@ def heading(options: ServingOptions, scene: "Scene") -> str:
     blocks = " and ".join(f"{room:,}" for room in rooms)
     server = f"{own['scheduler']}, {own['budget']:,} tokens a step, {scene.arms[0].settings.max_num_seqs:,} at once"
     devices = f"{device.tp} x " if device.tp and device.tp > 1 else ""
+    if several := servers_in_words(scene.arms[0].replicas):
+        server = f"each of {several}: {server}"
     return (
         f"{traffic.count:,} requests a run, {what}\n{device.target_model}{drafted}, on {devices}{device.profile}; "
         f"{server}, room for {blocks} tokens in KV"

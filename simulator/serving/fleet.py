@@ -43,6 +43,9 @@ class Replicas(NamedTuple):
     token_s: float = 0.0
 
 
+ONE = Replicas()
+
+
 class Fleet(NamedTuple):
     """Replicas that serve requests of one list. Made by `run.started`.
 

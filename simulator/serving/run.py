@@ -13,7 +13,7 @@ from simulator.workloads.requests import Requests, first
 from . import state, steps
 from .blocks import LEAST, Texts
 from .draws import Acceptance
-from .fleet import DESK, NEVER, ROUTED, Fleet, Replicas, replica
+from .fleet import DESK, NEVER, ONE, ROUTED, Fleet, Replicas, replica
 from .handover import HANDS_S, READ_S, SENT_FIRST_S, THERE_S
 from .layout import (
     empty_blocks,
@@ -45,7 +45,6 @@ SERIES_ROWS = 4096
 # Steps between two looks at whether somebody wants to stop.
 STEPS_AT_ONCE = 1 << (16 if IS_COMPILED else 10)
 LOG_ENTRIES = 1 << 12
-ONE = Replicas()
 # Columns of `Outcome.each`.
 USED = ("busy_s", "running_s", "waiting_s", "block_s")
 EACH = ("routed", "served", "tokens", *USED, "most_running", "most_blocks", "preemptions", "n_steps")
