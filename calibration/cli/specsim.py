@@ -25,6 +25,11 @@ class Entry(NamedTuple):
 
 # In the order of the work: forecast, measure, calibrate, check.
 COMMANDS: Mapping[str, Entry] = {
+    "advise": Entry(
+        "calibration.cli.advise",
+        "advise",
+        "Say whether to turn speculation on for a load, with which method and draft length, and what to type.",
+    ),
     "simulate": Entry(
         "simulator.cli.simulate",
         "simulate",

@@ -121,7 +121,7 @@ SERVER_OPTIONS = stacked(
         help="Of trtllm: whether a request is admitted only where all of its answer has a place.",
     ),
 )
-LIMIT_OPTIONS = stacked(
+SHARE_OPTIONS = stacked(
     click.option("--slo", metavar="LIMITS", help="Promises, such as ttft:500ms,tpot:20ms; also e2e, queueing."),
     click.option(
         "--attain",
@@ -129,6 +129,9 @@ LIMIT_OPTIONS = stacked(
         type=click.FloatRange(0, 1, min_open=True),
         help="Share of the requests that has to be within --slo.",
     ),
+)
+LIMIT_OPTIONS = stacked(
+    SHARE_OPTIONS,
     click.option(
         "--for-load",
         type=click.FloatRange(0, min_open=True),

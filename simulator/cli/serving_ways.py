@@ -101,8 +101,9 @@ def resting(
                 drafter.models,
                 drafter.acceptance,
                 draft_length=max((policy.longest for of, policy in ways if of is drafter), default=drafter.usual),
-                alpha=options.alpha,
-                stated=options.stated,
+                alpha=drafter.acceptance.alpha if isinstance(drafter.acceptance, IidAcceptance) else options.alpha,
+                # Of several methods each has its own.
+                stated=options.stated | ({"alpha"} if len(drafters) > 1 else set()),
                 profile=pricing.profile,
             )
             for drafter in drafters or [alone]

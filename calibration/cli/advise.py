@@ -1,0 +1,297 @@
+"""The command `advise`: from a load to whether, how and on how many servers to speculate, in an engine's words."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from simulator.answers.latency import Limit
+from simulator.cli.accepting import ACCEPTANCE_OPTIONS, by_method
+from simulator.cli.comparing import ComparisonOptions, contenders, method_names
+from simulator.cli.options import DEVICE_OPTIONS, HIST_OPTIONS, SharedOptions, options_of, parameter_options
+from simulator.cli.running import running
+from simulator.cli.serving_options import (
+    BLOCK_SIZES,
+    SERVER_OPTIONS,
+    SHARE_OPTIONS,
+    Loads,
+    limits_of,
+    loads_of,
+    server_of,
+    traffic_of,
+    traffic_options,
+)
+from simulator.costs.parameters import PARAMETERS, Load
+from simulator.ground.artefacts import UserError, check_outputs, envelope, to_json, writing
+from simulator.ground.command import FILE, command, say, wrapped
+
+if TYPE_CHECKING:
+    from simulator.answers.advice import Advice, Asked
+    from simulator.answers.basis import Basis
+    from simulator.answers.comparison import Contender
+    from simulator.answers.slowness import Slowness
+    from simulator.cli.accepting import Stated
+
+# What other commands have and advice has not.
+ABSENT: dict[str, Any] = {"law": None, "head": None, "load": None, "overlap": False, "guesses": 1, "published": None}
+ABSENT |= {"baseline_tpot": None, "speculative_tpot": None, "replications": 1, "said": ()}
+# Requests of a run where nobody says: what a plain interpreter serves in a third of a second.
+USUAL_REQUESTS, USUAL_LONGEST = 300, 131_072
+# Whose scheduler plans steps, by engine; what engines call a method by.
+SCHEDULERS = {"vllm": "vllm", "sglang": "sglang", "trtllm": "trtllm", "llama.cpp": "vllm"}
+NO_GAIN = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdviseOptions(SharedOptions):
+    """The options of `advise`; values: all that were parsed, for what makes traffic and servers of them."""
+
+    alpha: float
+    values: Mapping[str, Any]
+    loads: Loads
+    limits: tuple[Limit, ...]
+    attain: float
+    explain_slow: bool
+    write: Path | None
+    as_json: bool
+
+
+@command("advise")
+@click.option(
+    "--engine", default="vllm", type=click.Choice(tuple(SCHEDULERS)), show_default=True, help="Which engine serves."
+)
+@parameter_options(many=False, without=tuple(p.name for p in PARAMETERS if p.name != "alpha"))
+@DEVICE_OPTIONS
+@HIST_OPTIONS
+@ACCEPTANCE_OPTIONS
+@traffic_options(str(USUAL_REQUESTS))
+@SERVER_OPTIONS
+@SHARE_OPTIONS
+@click.option("--explain-slow", is_flag=True, help="Say what takes the time of rounds, cause by cause.")
+@click.option("--seed", default=0, type=click.IntRange(0), help="Seed of every random stream.")
+@click.option("--force", is_flag=True, help="Overwrite files that exist.")
+@click.option("--write", type=FILE, help="Write the engine's settings as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def advise(**values: Any) -> None:
+    """Say whether to turn speculation on for a load, with which method and draft length, and what to type.
+
+    All methods that the engine has and the target can have are compared, those of --method or --draft-model alone
+    where they are named, each with what was measured (--acceptance METHOD=FILE) or published of it. The best are served
+    step for step as the engine schedules. Exits with 3 where nothing pays.
+    """
+    if values["rate"] is None and values["concurrency"] is None and values["workload"] is None:
+        raise UserError("--rate: missing, expected requests a second such as 5, or --concurrency or --workload")
+    values |= {"loads": loads_of(values), "limits": limits_of(values["slo"]), "scheduler": SCHEDULERS[values["engine"]]}
+    values["block_size"] = values["block_size"] or BLOCK_SIZES[values["scheduler"]]
+    values["requests"] = values["requests"] or (None if values["workload"] else USUAL_REQUESTS)
+    run(options_of(AdviseOptions, {**ABSENT, **values, "values": values}))
+
+
+def run(options: AdviseOptions) -> None:
+    """Compare, serve, write and print."""
+    from simulator.answers.advice import advise as advised
+    from simulator.answers.advice_report import advice_json, advice_text, written
+    from simulator.ground.compiled import is_kept
+    from simulator.serving.loop import advance
+
+    check_outputs({"--write": options.write}, options.force, options.inputs)
+    if len(options.loads.values) > 1:
+        raise UserError(f"{options.loads.option}: {len(options.loads.values)} loads, expected one")
+    asked, notes, found, skipped = asked_of(options)
+    if not is_kept(advance):
+        say("loops are compiled, once: about half a minute", err=True)
+    with running("advise", "runs", 0.0, 0) as update:
+        advice = advised(found, asked, update)
+    basis = resting(options, advice)
+    warnings = (*cautions_of(advice), *notes)
+    slow = slowness_of(options, advice, asked) if options.explain_slow else None
+    draft = options.device.drafter
+    if options.write:
+        with writing(options.write) as file:
+            file.write(to_json(written(advice, asked.engine, draft).settings or {}))
+    if options.as_json:
+        body = envelope("advice", 1, parameters_of(options)) | {"not_compared": skipped}
+        click.echo(to_json(body | advice_json(advice, asked, basis, warnings, draft, slow)), nl=False)
+    else:
+        click.echo(advice_text(advice, asked, basis, heading(options, asked), warnings, draft, slow))
+        if options.device.method is None and skipped:
+            click.echo(f"\n{wrapped([f'not compared: {listed(skipped)}'])}")
+        if options.write:
+            click.echo(f"wrote {options.write}")
+    if not advice.take:
+        raise click.exceptions.Exit(NO_GAIN)
+
+
+def asked_of(
+    options: AdviseOptions,
+) -> "tuple[Asked, tuple[str, ...], tuple[Contender, ...], dict[str, str]]":
+    """Return what is asked, what to know of it, and the methods that the engine has."""
+    from simulator.answers.advice import Asked
+
+    device, values = options.device, options.values
+    if device.profile is None or not (device.target_model or device.params):
+        raise UserError("--profile: missing, expected a device and --target-model beside it")
+    traffic, notes = traffic_of(values, options.loads, values["longest"] or USUAL_LONGEST)
+    isl, osl = max(round(traffic.mean_prompt), 1), max(round(traffic.mean_output), 2)
+    stated = by_method(values["acceptance"])
+    for name, known in of_target(options).items():
+        stated.setdefault(name, known)
+    wanted = ComparisonOptions(
+        methods=method_names(device) or None,
+        batches=None,
+        draft_lengths=None,
+        stated={"isl": isl, "osl": osl} | ({"alpha": options.alpha} if "alpha" in options.stated else {}),
+        acceptance=stated,
+        plot=None,
+        as_json=options.as_json,
+    )
+    own = device.draft_model or device.draft_params
+    if own and wanted.methods is None:
+        wanted = replace(wanted, methods=(own_name(options),))
+    found, skipped = contenders(replace(options, load=Load(chunk=values["budget"])), wanted)
+    why = {of.name: why_not(of, options, is_named=wanted.methods is not None or of.name in stated) for of in found}
+    able = tuple(of for of in found if not why[of.name])
+    skipped |= {name: said for name, said in why.items() if said}
+    if not able:
+        reason = next(iter(why.values()))
+        raise UserError(f"--method: {', '.join(why)}: {reason}")
+    target = able[0].pair
+    longest = values["longest"] or target.target.longest_context or USUAL_LONGEST
+    traffic = replace(traffic, longest=longest)
+    profile = target.profile
+    able = tuple(
+        replace(
+            of,
+            pair=replace(
+                of.pair, round_overhead_s=profile.round_overhead_s, round_overhead_error=profile.round_overhead_error
+            ),
+        )
+        for of in able
+    )
+    asked = Asked(
+        traffic=traffic,
+        load=options.loads.values[0],
+        server=server_of(values, longest),
+        limits=options.limits,
+        share=options.attain,
+        engine=str(options.engine),
+        spread=None,
+        seed=options.seed,
+        warmup=0.1,
+    )
+    if too_long := traffic.too_long(asked.load, options.seed):
+        notes += (f"{too_long:,} of {traffic.count:,} requests are cut to {longest:,} tokens (--max-model-len)",)
+    return asked, notes, able, skipped
+
+
+def listed(skipped: Mapping[str, str]) -> str:
+    """Return reasons with the methods that each is of."""
+    reasons = dict.fromkeys(skipped.values())
+    return "; ".join(f"{', '.join(n for n, why in skipped.items() if why == reason)}: {reason}" for reason in reasons)
+
+
+def own_name(options: AdviseOptions) -> str:
+    """Return the method of the drafter that is named."""
+    from simulator.cli.comparing import own_method
+
+    method = own_method(options.device)
+    assert method is not None
+    return method.name
+
+
+def of_target(options: AdviseOptions) -> "dict[str, Stated]":
+    """Return what published drafters of this very target accept, the first pair of each method, by method."""
+    from simulator.answers.basis import same_model
+    from simulator.rounds.pairs import curves, published
+
+    target, named = str(options.device.target_model), method_names(options.device)
+    if options.device.draft_model or options.hist is not None or "alpha" in options.stated:
+        return {}
+    found: dict[str, Stated] = {}
+    for curve in curves():
+        if same_model(curve.target, target) and curve.method not in found and (not named or curve.method in named):
+            found[curve.method] = published(curve.pair, "--acceptance")
+    return found
+
+
+def why_not(of: "Contender", options: AdviseOptions, *, is_named: bool) -> str:
+    """Say why a method is not served; empty where it is."""
+    engines = of.pair.method.engines
+    if not getattr(engines, str(options.engine).replace(".", "_")):
+        return f"{options.engine} has it not"
+    if engines.needs_model and not is_named:
+        return "no drafter of this target is known (--method or --draft-model names one)"
+    return ""
+
+
+def resting(options: AdviseOptions, advice: "Advice") -> "Basis":
+    """Say what the answer rests on: costs, and what the ways that were served accept."""
+    from simulator.answers.basis import basis_of, together
+    from simulator.rounds.acceptance_law import IidAcceptance
+
+    used = dict.fromkeys(way.contender for way in advice.ways) or [0]
+    found = {}
+    for at in used:
+        of = advice.comparison.contenders[at]
+        longest = max((way.policy.longest for way in advice.ways if way.contender == at), default=1)
+        found[of.name] = basis_of(
+            of.pair,
+            of.acceptance,
+            draft_length=longest,
+            alpha=of.acceptance.alpha if isinstance(of.acceptance, IidAcceptance) else options.alpha,
+            stated=options.stated | {"alpha"},
+            profile=of.pair.profile,
+        )
+    # What is taken is conditional on its own acceptance, and on no other's.
+    own = [advice.ways[advice.take - 1].contender] if advice.take else list(used)
+    return together(found)._replace(condition=together({n: found[n] for n in names_of(advice, own)}).condition)
+
+
+def names_of(advice: "Advice", at: Iterable[int]) -> list[str]:
+    """Return the names of contenders by their places."""
+    return [advice.comparison.contenders[i].name for i in at]
+
+
+def cautions_of(advice: "Advice") -> tuple[str, ...]:
+    """Return what to know of the models before the numbers."""
+    from simulator.costs.cautions import cautions
+
+    pairs = [(advice.comparison.contenders[w.contender].pair, w.policy.longest) for w in advice.ways]
+    return tuple(dict.fromkeys(said for pair, k in pairs for said in cautions(replace(pair, batch=1), k)))
+
+
+def slowness_of(options: AdviseOptions, advice: "Advice", asked: "Asked") -> "Slowness | None":
+    """Return what takes the time of rounds of the way to take, or of the best of those that do not pay."""
+    from simulator.answers.slowness import slowness
+
+    if not advice.ways:
+        return None
+    at = advice.take - 1 if advice.take else max(range(len(advice.ways)), key=lambda i: advice.gains[i].value)
+    way = advice.ways[at]
+    batch = max(round(float(advice.point.arms[at + 1]["running"][0])), 1)
+    isl, osl = max(round(asked.traffic.mean_prompt), 1), max(round(asked.traffic.mean_output), 2)
+    of = advice.comparison.contenders[way.contender]
+    return slowness(of, way.draft_length, batch, Load(chunk=asked.server.chunk), isl, osl)
+
+
+def heading(options: AdviseOptions, asked: "Asked") -> str:
+    """Say what was served."""
+    device, own = options.device, options.values
+    what = str(own["workload"]) if own["workload"] else f"{own['prompts']} tokens in, {own['answers']} out"
+    devices = f"{device.tp} x " if device.tp and device.tp > 1 else ""
+    return (
+        f"{device.target_model or device.params} on {devices}{device.profile}, {what}; {asked.traffic.count:,} "
+        f"requests a run, {own['scheduler']}'s scheduler, {asked.server.chunk:,} tokens a step"
+    )
+
+
+def parameters_of(options: AdviseOptions) -> dict[str, Any]:
+    """Return what a result hangs on."""
+    device, own = options.device, options.values
+    names = ("prompts", "answers", "burstiness", "requests", "prefix", "turns", "think", "budget", "seats", "longest")
+    told = {name: own[name] for name in names} | {"workload": own["workload"], "acceptance": list(own["acceptance"])}
+    told |= {"engine": options.engine, "profile": device.profile, "target_model": device.target_model}
+    told |= {"method": device.method, "draft_model": device.drafter, "tp": device.tp, "slo": own["slo"]}
+    return told | {"load": options.loads.values[0], "attain": options.attain, "seed": options.seed}

@@ -1,0 +1,276 @@
+"""What to do about a load: does speculation pay, how, on how many servers, until when, and what would settle more."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+
+from simulator.costs.parameters import Load
+from simulator.costs.room import largest_batch
+from simulator.costs.step import Floats
+from simulator.ground.streams import stream
+from simulator.rounds.acceptance_law import IidAcceptance
+from simulator.rounds.loads import served
+
+from .comparison import Best, Comparison, Contender, best_of, compare, order
+from .latency import Limit, Told
+from .live_policies import Live, live_policy
+from .load_curve import PLAIN, Point, curve
+from .load_search import COMPARED, Turning, is_within, turning
+from .load_uncertainty import Served, known
+from .played import Player, playing
+from .scene import CLIENTS, Scene, Traffic
+from .schedule import LARGEST_BATCH, Range, schedule
+from .ways import Server, accepting, drafted_way, plain_way, usual_context
+
+# Methods that are served request by request: the best at as many clients as run; draws of what is not known.
+SHORTLIST, DRAWS = 2, 400
+# Servers that are looked at for one load.
+MOST_SERVERS = 4096
+# Sequences that run at once, and multiples of the load's tokens of one, at which draft lengths are told.
+BATCHES, CONTEXTS = (1, 2, 4, 8, 16, 32, 64, 128, 256), (1, 4, 16)
+# Requests a second and server, below which no number of servers is enough.
+LEAST_LOAD = 1e-3
+
+
+class Asked(NamedTuple):
+    """What is asked: traffic and its load over all servers, how a server is set, whose engine, seed.
+
+    share: of requests that have to be within the limits of a scene. spread: see `drafted_way`.
+    """
+
+    traffic: Traffic
+    load: float
+    server: Server
+    limits: tuple[Limit, ...]
+    share: float
+    engine: str
+    spread: float | None
+    seed: int
+    warmup: float
+
+
+class Way(NamedTuple):
+    """A way of speculation that is served; contender: its place among those compared."""
+
+    contender: int
+    policy: Live
+    draft_length: int
+
+
+class Question(NamedTuple):
+    """What could be measured: of which method, None for the device; by how much knowing it betters the choice.
+
+    changes: how often the choice would be another.
+    """
+
+    method: str | None
+    gain: float
+    changes: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Advice:
+    """What was found.
+
+    point: of all ways of serving, plain decoding first, at what comes to each of `spread_over` servers. servers: that
+    each takes for the whole load; None: no number. take: the way to take, 0: plain decoding. gains, turnings: of each
+    way of speculation. lengths: by contender, best draft lengths at `BATCHES` (0: off) and `contexts`.
+    """
+
+    scene: Scene
+    comparison: Comparison
+    ways: tuple[Way, ...]
+    point: Point
+    spread_over: int
+    servers: tuple[int | None, ...]
+    gains: tuple[Told, ...]
+    take: int
+    turning: Turning | None
+    contexts: tuple[int, ...]
+    best: tuple[tuple[tuple[str, int], ...], ...]
+    questions: tuple[Question, ...]
+
+
+def advise(contenders: tuple[Contender, ...], asked: Asked, update: Callable[[int], None]) -> Advice:
+    """Find out what to do about a load.
+
+    Args:
+        contenders: Methods that the engine has, each with what it accepts.
+        asked: The load, and how it is served.
+        update: Called with 1 after each run.
+    """
+    traffic, server = asked.traffic, asked.server
+    isl, osl = traffic.mean_prompt, traffic.mean_output
+    context = min(usual_context(isl, osl), server.longest)
+    target = contenders[0].pair
+    nothing = plain_way(target.placed_target, server, context, accepting([IidAcceptance(0.0)], target, 1))
+    alone = Scene(traffic=traffic, limits=asked.limits, warmup=asked.warmup, arms=(nothing,))
+    with playing(alone, update, 1) as play:
+        count = servers_for(alone, PLAIN, asked, play)
+        (point,) = curve([PLAIN], [asked.load / (count or 1)], [asked.seed], play)
+    clients = max(round(float(point.arms[PLAIN]["running"][0])), 1)
+    comparison = compare(contenders)
+    ways = shortlist(comparison, clients, asked.engine)
+    arms = [nothing]
+    for way in ways:
+        of = contenders[way.contender]
+        arms.append(drafted_way(way.policy, of.pair, server, [of.acceptance], isl, osl, asked.spread))
+    scene = replace(alone, arms=tuple(arms))
+    load = asked.load / (count or 1)
+    closed = [
+        Served(contenders[w.contender].pair, contenders[w.contender].acceptance, w.draft_length, isl, osl, server.chunk)
+        for w in ways
+    ]
+    with playing(scene, update, len(arms)) as play:
+        (point,) = curve(range(len(arms)), [load], [asked.seed], play)
+        servers = (count, *(servers_for(scene, arm, asked, play) for arm in range(1, len(arms))))
+        gains = tuple(known(point, COMPARED, arm, closed[arm - 1]) for arm in range(1, len(arms)))
+        take = taken(point, servers)
+        last = None
+        if take:
+            told = partial(known, name=COMPARED, arm=1, served=closed[take - 1])
+            last = turning(scene, [point], take, [asked.seed], play, told)
+    contexts = tuple(c for times in CONTEXTS if (c := int(times * context)) <= server.longest)
+    return Advice(
+        scene=scene,
+        comparison=comparison,
+        ways=ways,
+        point=point,
+        spread_over=count or 1,
+        servers=servers,
+        gains=gains,
+        take=take,
+        turning=last,
+        contexts=contexts,
+        best=best_by(contenders, contexts),
+        questions=questions(contenders, ways, clients, max(int(isl), 1), max(int(osl), 2), asked),
+    )
+
+
+def servers_for(scene: Scene, arm: int, asked: Asked, play: Player) -> int | None:
+    """Return how many servers a way of serving takes, of which each gets as much of the load; None: no number does."""
+
+    def holds(count: int) -> bool:
+        (figures,) = curve([arm], [asked.load / count], [asked.seed], play)[0].arms
+        return is_within(scene, figures, asked.share)
+
+    if scene.traffic.kind == CLIENTS and not scene.limits:
+        return 1
+    high = 1
+    while not holds(high):
+        if high >= MOST_SERVERS or asked.load / high < LEAST_LOAD:
+            return None
+        high *= 2
+    low = high // 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high
+
+
+def taken(point: Point, servers: Sequence[int | None]) -> int:
+    """Return the way to take: of the fewest servers, and of these the one whose answers come first."""
+    most = MOST_SERVERS + 1
+    return min(range(len(point.arms)), key=lambda arm: (servers[arm] or most, float(point.arms[arm][COMPARED][0])))
+
+
+def shortlist(comparison: Comparison, clients: int, engine: str) -> tuple[Way, ...]:
+    """Return the ways that are served: the best methods at a batch size, at one length and as the engine adapts."""
+    at = min(clients, len(comparison.batches))
+    found = list[Way]()
+    for contender in order(comparison, at)[:SHORTLIST]:
+        of = comparison.contenders[contender]
+        k = comparison.at(contender, at)[0]
+        if not k:
+            continue
+        found.append(Way(contender, live_policy(f"static:k={k}"), k))
+        plan = schedule(of.pair, of.acceptance, of.longest, overlap=False)
+        if len({r.draft_length for r in plan}) > 1 and engine in ADAPTS:
+            found.append(Way(contender, live_policy(ADAPTS[engine](plan)), k))
+    return tuple(found)
+
+
+def by_ranges(plan: Sequence[Range]) -> str:
+    """Return vLLM's schedule as a policy."""
+    return f"vllm-by-batch:ranges={[[r.first, r.last, r.draft_length] for r in plan]}"
+
+
+def by_last(plan: Sequence[Range]) -> str:
+    """Return TensorRT-LLM's schedule as a policy, which drafts no longer the larger a batch is."""
+    lengths = np.minimum.accumulate([r.draft_length for r in plan]).tolist()
+    rows = {r.last: k for r, k in zip(plan, lengths, strict=True) if k}
+    return f"trt-llm:schedule={{{','.join(f'{last}:{k}' for last, k in rows.items())}}}"
+
+
+ADAPTS: dict[str, Callable[[Sequence[Range]], str]] = {"vllm": by_ranges, "trtllm": by_last}
+
+
+def best_by(contenders: Sequence[Contender], contexts: Sequence[int]) -> tuple[tuple[tuple[str, int], ...], ...]:
+    """Return the best method and draft length, [batch sizes, contexts]; 0 where nothing pays, -1 where none fits."""
+    batches = np.array(BATCHES)
+    columns = []
+    for context in contexts:
+        at = [replace(of, pair=replace(of.pair, context=context)) for of in contenders]
+        most = [largest_batch(of.pair) or LARGEST_BATCH for of in at]
+        columns.append([best_of(of, batches, last, None) for of, last in zip(at, most, strict=True)])
+    return tuple(
+        tuple(cell(contenders, [best for best in column], row) for column in columns) for row in range(len(batches))
+    )
+
+
+def cell(contenders: Sequence[Contender], best: Sequence[Best], row: int) -> tuple[str, int]:
+    """Return the best method at a batch size, and its draft length."""
+    gains = np.array([of.speedup[row] for of in best])
+    if np.isnan(gains).all():
+        return "", -1
+    at = int(np.nanargmax(gains))
+    return (contenders[at].name, int(best[at].draft_length[row])) if gains[at] > 1 else ("", 0)
+
+
+def questions(
+    contenders: Sequence[Contender], ways: Sequence[Way], clients: int, isl: int, osl: int, asked: Asked
+) -> tuple[Question, ...]:
+    """Return what could be measured, what betters the choice most first (its expected value of perfect information).
+
+    What a choice gains that is made knowing one thing, over the one that is best on average: by the closed form, of
+    plain decoding and each way at its draft length, whatever else is as expected.
+    """
+    load, fixed = Load(chunk=asked.server.chunk), {w.contender: w for w in ways}
+    if not fixed:
+        return ()
+    of_device, found = list[Floats](), list[Question]()
+    middle = {at: gain_of(contenders[at], way.draft_length, clients, load, isl, osl) for at, way in fixed.items()}
+    for at, way in fixed.items():
+        of, lengths = contenders[at], np.array([way.draft_length])
+        drawn = of.acceptance.sample_tokens_per_round(lengths, stream(asked.seed, at, "advice"), DRAWS)
+        gains = gain_of(of, way.draft_length, clients, load, isl, osl, tokens=drawn[:, 0])
+        others = [np.full(DRAWS, gain[0]) for other, gain in middle.items() if other != at]
+        found.append(Question(of.name, *value_of([gains, *others])))
+        sampled = of.pair.sample(stream(asked.seed, 0, "advice"), DRAWS)
+        of_device.append(gain_of(replace(of, pair=sampled), way.draft_length, clients, load, isl, osl))
+    found.append(Question(None, *value_of(of_device)))
+    return tuple(sorted(found, key=lambda question: -question.gain))
+
+
+def gain_of(
+    of: Contender, k: int, clients: int, load: Load, isl: int, osl: int, tokens: Floats | None = None
+) -> Floats:
+    """Return by how much one way of speculation speeds a load up, of draws of costs or of tokens a round."""
+    mean = of.acceptance.tokens_per_round(np.array([k]))[0] if tokens is None else tokens
+    pair = replace(of.pair, batch=clients)
+    with np.errstate(invalid="ignore"):
+        return np.nan_to_num(np.asarray(served(pair, load, isl, osl, k, mean).speedup), nan=0.0).ravel()
+
+
+def value_of(gains: Sequence[Floats]) -> tuple[float, float]:
+    """Return what knowing a draw adds to the best choice, relative, and how often the choice is another by it.
+
+    gains: Of ways of speculation over plain decoding, [draws] each.
+    """
+    every = np.stack([np.ones(len(gains[0])), *gains])
+    means = every.mean(1)
+    kept = int(means.argmax())
+    return float(every.max(0).mean() / means[kept] - 1), float((every.argmax(0) != kept).mean())
