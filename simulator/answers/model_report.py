@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -15,11 +15,11 @@ from simulator.rounds.experiment import Summary
 
 from .forecast import Forecast
 from .recommendation import recommended
+from .round_passes import PLAIN, VERIFY, Pass, passes
 from .schedule import LARGEST_BATCH, LEAST_GAIN, Range, engine_settings, longest_draft, off_above
 
 # Below this many steps a verification counts as no longer than one.
 SAME_AS_A_STEP = 1.05
-PLAIN, VERIFY = "plain step", "verification"
 WORDS = {
     "compute": "arithmetic",
     "memory": "reading weights and KV cache",
@@ -27,30 +27,6 @@ WORDS = {
     "fixed": "what any pass costs",
     "link": "exchanging sums between devices",
 }
-
-
-class Pass(NamedTuple):
-    """A pass of a round: tokens of a sequence that it computes, how many such a round takes, and seconds of one."""
-
-    tokens: int
-    times: int
-    parts: PassParts
-
-    @property
-    def ms(self) -> float:
-        """All of it."""
-        return float(self.parts.total_s) * 1e3
-
-
-def passes(pair: ModelPair, draft_length: int) -> dict[str, Pass]:
-    """Return a plain step, the passes of a round's drafts, and verification, by name; scalars only."""
-    plan, target = pair.plan(draft_length), pair.placed_target
-    found = {PLAIN: Pass(1, 1, target.parts(pair.batch, 1, pair.context))}
-    for of in plan.passes:
-        parts = pair.placed_draft.pass_parts(of, pair.batch, pair.context)
-        found |= {of.name: Pass(int(of.rows), int(of.times), parts)} if of.times else {}
-    width = int(plan.width)
-    return found | {VERIFY: Pass(width, 1, target.parts(pair.batch, width, pair.context))}
 
 
 def models_json(pair: ModelPair, forecast: Forecast, draft: str | None) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from simulator.costs.parameters import Load
 from simulator.rounds.loads import served
 
 from .comparison import Contender
-from .model_report import PLAIN, VERIFY, Pass, passes
+from .round_passes import PLAIN, VERIFY, Pass, passes
 
 # A context so short that its KV cache takes no time; share of a round below which a cause is not told.
 SHORT, LEAST_SHARE = 1, 0.01

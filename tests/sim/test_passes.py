@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from simulator.answers.model_report import PLAIN, VERIFY, passes
+from simulator.answers.round_passes import PLAIN, VERIFY, passes
 from simulator.costs.drafters.methods import methods
 from simulator.costs.drafters.plan import Tree, branched
 from simulator.costs.model_costs import ModelPair
