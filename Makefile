@@ -58,10 +58,11 @@ test-newest: ## run it with the newest releases that pip brings
 test-vllm: ## ask vLLM whether it takes what is written for it
 	HF_HUB_OFFLINE=1 PYTHONPATH=. $(PYTHON) -m pytest -p no:cacheprovider -o filterwarnings=default tests/sim/test_vllm_accepts.py
 
-# In an environment that has vLLM 0.32 and NumPy; four minutes.
+# In an environment that has vLLM 0.32 and NumPy; four minutes, and ten of three servers.
 COUNT ?= 1000
-test-server: ## plan random workloads with our scheduler and with vLLM's, step by step; prints what differs
+test-server: $(VENV)/.dev ## plan random workloads with our scheduler and with vLLM's, load real servers with both clients
 	PYTHONPATH=. $(PYTHON) -m tests.server.scheduler_twin --count $(COUNT)
+	$(BIN)/python -m tests.server.live_load --vllm $(dir $(PYTHON))vllm
 
 # From the bare checkout with the interpreter it is given; nothing is installed: PYTHON=python3 make test-gpu
 test-gpu: ## run the GPU suite; fails where there is no GPU

@@ -77,7 +77,7 @@ def benched(options: BenchOptions, journal: "Journal | None") -> "tuple[Bench, t
     from calibration.servers.records import LOADED, found_in, kept, ran_of
     from calibration.servers.setup import of_setup, set_up, setup_in
 
-    parameters, records = options.parameters(), list[dict[str, Any]]()
+    parameters, records, bench = options.parameters(), list[dict[str, Any]](), None
     if journal is not None:
         records = journal.open(envelope(LOADED.name, LOADED.versions[-1], parameters), force=options.force)
     try:
@@ -97,8 +97,8 @@ def benched(options: BenchOptions, journal: "Journal | None") -> "tuple[Bench, t
                 raise UserError(f"--out {options.out}: kept of {there.in_words}, but there is {again.in_words} now")
             bench.plan, notes = plan_of(options, again)
         bench.run()
-    except UserError:
-        if journal is not None and not records:
+    except (UserError, KeyboardInterrupt):
+        if journal is not None and not records and not (bench and bench.ran):
             journal.remove()
         raise
     return bench, notes
@@ -200,13 +200,15 @@ def finish(options: BenchOptions, bench: "Bench", notes: tuple[str, ...]) -> Non
     done = len({r.part[:3] for r in bench.ran if r.is_whole})
     is_whole, notes = done == len(plan.blocks), (*cautions_of(results, done, len(plan.blocks)), *notes)
     if results:
-        write(options, results)
+        if is_whole or options.out is None:  # else the same command writes them, when all is there
+            write(options, results)
         if options.as_json:
             parameters = options.parameters() | {"warmup": options.warmup}
             click.echo(to_json(result_json(results, options.limits, parameters, notes, whole=is_whole)), nl=False)
         else:
             click.echo(result_text(results, options.limits, heading(options, results), notes, unit_of(options)))
-            for path in filter(None, (options.out, options.csv, options.export_vllm)):
+            tables = (options.csv, options.export_vllm) if is_whole or options.out is None else ()
+            for path in filter(None, (options.out, *tables)):
                 click.echo(f"wrote {path}")
     kept = f"{done} of {len(plan.blocks)} blocks are kept in {options.out}, and the same command goes on behind them"
     kept = kept if options.out is not None else "nothing is kept without --out"

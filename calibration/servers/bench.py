@@ -81,17 +81,15 @@ class Bench:
 
     async def all_blocks(self, client: Client) -> None:
         """Run one block after the other."""
-        greeted = set[str]()
-        for at, block in enumerate(self.plan.blocks, 1):
-            there = ran_of(self.found, block.name, self.plan.clients[block.load], self.plan.warmup)
-            if there is not None:
-                self.ran.append(there)
+        blocks, plan = self.plan.blocks, self.plan
+        there = [ran_of(self.found, block.name, plan.clients[block.load], plan.warmup) for block in blocks]
+        for arm in dict.fromkeys(block.arm for block, ran in zip(blocks, there, strict=True) if ran is None):
+            await greet(client, plan.servers[arm], plan.models[arm], plan.manner)
+        for at, (block, ran) in enumerate(zip(blocks, there, strict=True), 1):
+            if ran is not None:
+                self.ran.append(ran)
                 continue
-            server = self.plan.servers[block.arm]
-            if block.arm not in greeted:
-                await greet(client, server, self.plan.models[block.arm], self.plan.manner)
-                greeted.add(block.arm)
-            await self.block(client, server, block, f"{at} of {len(self.plan.blocks)}")
+            await self.block(client, plan.servers[block.arm], block, f"{at} of {len(blocks)}")
             if self.gone:
                 return
 

@@ -203,7 +203,18 @@ def test_an_interrupted_run_keeps_what_came_and_goes_on_behind_it(run, tmp_path:
         return iter([HEAD, HANG]) if number == 14 else answering()(asked, number)
 
     with MadeServer(script) as server:
-        words = (server.url, "--concurrency", "1", *map(str, SMALL), "--blocks", "4", "--out", "o.jsonl")
+        words = (
+            server.url,
+            "--concurrency",
+            "1",
+            *map(str, SMALL),
+            "--blocks",
+            "4",
+            "--out",
+            "o.jsonl",
+            "--csv",
+            "o.csv",
+        )
         command = [str(SCRIPTS / "bench-server"), *words]
         process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         until = time.monotonic() + 30
@@ -225,6 +236,7 @@ def test_an_interrupted_run_keeps_what_came_and_goes_on_behind_it(run, tmp_path:
         assert (done.returncode, done.stderr) == (0, "")
         # A greeting, and the four requests of the last block.
         assert len(server.asked) == asked + 5
+        (tmp_path / "o.csv").unlink()
         again = run("bench-server", *words)
         assert (again.stdout, len(server.asked)) == (done.stdout, asked + 5)
     after = (tmp_path / "o.jsonl").read_text()
@@ -258,6 +270,22 @@ def test_no_key_is_in_any_file_or_line(run, tmp_path: Path, monkeypatch) -> None
     assert "bad key ***" in done.stdout
     for text in (done.stdout, done.stderr, told.stdout, *(p.read_text() for p in tmp_path.iterdir())):
         assert secret not in text
+
+
+def test_turns_of_a_session_follow_one_another(run) -> None:
+    with MadeServer(answering(0.001)) as server:
+        words = ("--rate", 50, "--requests", 12, "--isl", 10, "--osl", 4, "--turns", 3, "--think", "10ms")
+        done = run("bench-server", server.url, *words, "--burstiness", "inf")
+    assert done.returncode == 0, done
+    prompts = [body["prompt"] for body in server.asked[1:]]
+    assert sorted(map(len, prompts)) == [10] * 4 + [24] * 4 + [38] * 4
+    # A turn holds all before, behind which it was sent.
+    for prompt in (p for p in prompts if len(p) > 10):
+        before = [
+            at for at, other in enumerate(prompts) if len(other) == len(prompt) - 14 and prompt[: len(other)] == other
+        ]
+        assert before
+        assert before[0] < prompts.index(prompt)
 
 
 def test_time_bounds_what_is_sent(run) -> None:
