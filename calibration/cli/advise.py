@@ -25,9 +25,10 @@ from simulator.cli.serving_options import (
 )
 from simulator.costs.parameters import PARAMETERS, Load
 from simulator.ground.artefacts import UserError, check_outputs, envelope, to_json, writing
-from simulator.ground.command import FILE, command, say, wrapped
+from simulator.ground.command import FILE, command, is_given, say, wrapped
 
 if TYPE_CHECKING:
+    from calibration.servers.watch import Watched
     from simulator.answers.advice import Advice, Asked
     from simulator.answers.basis import Basis
     from simulator.answers.comparison import Contender
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 ABSENT: dict[str, Any] = {"law": None, "head": None, "load": None, "overlap": False, "guesses": 1, "published": None}
 ABSENT |= {"baseline_tpot": None, "speculative_tpot": None, "replications": 1, "said": ()}
 # Requests of a run where nobody says: what a plain interpreter serves in a third of a second.
-USUAL_REQUESTS, USUAL_LONGEST = 300, 131_072
+USUAL_REQUESTS, USUAL_LONGEST, USUAL_WATCH_S = 300, 131_072, 60.0
 # Whose scheduler plans steps, by engine; what engines call a method by.
 SCHEDULERS = {"vllm": "vllm", "sglang": "sglang", "trtllm": "trtllm", "llama.cpp": "vllm"}
 NO_GAIN = 3
@@ -66,6 +67,8 @@ class AdviseOptions(SharedOptions):
 @DEVICE_OPTIONS
 @HIST_OPTIONS
 @ACCEPTANCE_OPTIONS
+@click.option("--server", metavar="URL", help="A server at work: its load and what it accepts, by its /metrics.")
+@click.option("--watch", type=click.FloatRange(1, 86_400), help="Seconds for which it is watched.  [default: 60]")
 @traffic_options(str(USUAL_REQUESTS))
 @SERVER_OPTIONS
 @SHARE_OPTIONS
@@ -81,12 +84,54 @@ def advise(**values: Any) -> None:
     where they are named, each with what was measured (--acceptance METHOD=FILE) or published of it. The best are served
     step for step as the engine schedules. Exits with 3 where nothing pays.
     """
+    values["watched"] = watched = watched_of(values)
+    if watched is not None:
+        values |= as_watched(values, watched)
     if values["rate"] is None and values["concurrency"] is None and values["workload"] is None:
-        raise UserError("--rate: missing, expected requests a second such as 5, or --concurrency or --workload")
+        raise UserError("--rate: missing, expected requests a second such as 5, --concurrency, --workload or --server")
     values |= {"loads": loads_of(values), "limits": limits_of(values["slo"]), "scheduler": SCHEDULERS[values["engine"]]}
     values["block_size"] = values["block_size"] or BLOCK_SIZES[values["scheduler"]]
     values["requests"] = values["requests"] or (None if values["workload"] else USUAL_REQUESTS)
     run(options_of(AdviseOptions, {**ABSENT, **values, "values": values}))
+
+
+def watched_of(values: Mapping[str, Any]) -> "Watched | None":
+    """Watch the server that is named.
+
+    Raises:
+        UserError: It tells nothing, or loads are stated beside it.
+    """
+    if values["server"] is None:
+        if values["watch"] is not None:
+            raise UserError("--watch: of a server, expected --server URL beside it")
+        return None
+    from calibration.servers.server import ALONE, Server, url_of
+    from calibration.servers.watch import watch
+
+    for name, option in (("rate", "--rate"), ("concurrency", "--concurrency"), ("workload", "--workload")):
+        if values[name] is not None:
+            raise UserError(f"{option}: beside --server, whose load is what it gets; expected one of them")
+    seconds = float(values["watch"] or USUAL_WATCH_S)
+    server = Server(ALONE, url_of("--server", values["server"]))
+    with running("advise", f"{server.url} is watched", seconds, round(seconds)) as update:
+        done = 0
+
+        def tell(passed: float) -> None:
+            nonlocal done
+            update(min(int(passed), round(seconds)) - done)
+            done = min(int(passed), round(seconds))
+
+        return watch(server, seconds, tell)
+
+
+def as_watched(values: Mapping[str, Any], watched: "Watched") -> dict[str, Any]:
+    """Return options that nobody stated, as a server tells them."""
+    context = click.get_current_context()
+    told = {"rate": f"{watched.rate:.6g}", "target_model": values["target_model"] or watched.model}
+    for name, tokens in (("prompts", watched.prompt), ("answers", watched.output)):
+        if not is_given(context, name):
+            told[name] = str(max(round(tokens), 1))
+    return told
 
 
 def run(options: AdviseOptions) -> None:
@@ -105,7 +150,7 @@ def run(options: AdviseOptions) -> None:
     with running("advise", "runs", 0.0, 0) as update:
         advice = advised(found, asked, update)
     basis = resting(options, advice)
-    warnings = (*cautions_of(advice), *notes)
+    warnings = (*cautions_of(advice), *notes, *watched_in_words(options, advice))
     slow = slowness_of(options, advice, asked) if options.explain_slow else None
     draft = options.device.drafter
     if options.write:
@@ -135,7 +180,7 @@ def asked_of(
         raise UserError("--profile: missing, expected a device and --target-model beside it")
     traffic, notes = traffic_of(values, options.loads, values["longest"] or USUAL_LONGEST)
     isl, osl = max(round(traffic.mean_prompt), 1), max(round(traffic.mean_output), 2)
-    stated = by_method(values["acceptance"])
+    stated = counted_by(options) | by_method(values["acceptance"])
     for name, known in of_target(options).items():
         stated.setdefault(name, known)
     wanted = ComparisonOptions(
@@ -199,6 +244,37 @@ def own_name(options: AdviseOptions) -> str:
     method = own_method(options.device)
     assert method is not None
     return method.name
+
+
+def counted_by(options: AdviseOptions) -> "dict[str, Stated]":
+    """Return what a watched server accepts, by the one method that is named."""
+    from simulator.rounds.acceptance_law import HistogramAcceptance
+    from simulator.rounds.pairs import Published
+
+    watched, names = options.values["watched"], method_names(options.device)
+    if watched is None or watched.counted.imported is None or len(names) != 1:
+        return {}
+    histogram = watched.counted.imported.histogram
+    return {names[0]: Published(str(options.values["server"]), names[0], HistogramAcceptance((histogram,)))}
+
+
+def watched_in_words(options: AdviseOptions, advice: "Advice") -> tuple[str, ...]:
+    """Say what a watched server does, beside what is forecast of it."""
+    watched = options.values["watched"]
+    if watched is None:
+        return ()
+    counted = watched.counted
+    plain = advice.point.arms[0]
+    drafts = counted.drafted > 0 or counted.mean is not None
+    times = f"first token {1e3 * watched.first_s:.3g} ms, a token {1e3 * watched.each_s:.3g} ms"
+    beside = f" (forecast: {1e3 * plain['ttft_mean'][0]:.3g} and {1e3 * plain['tpot_mean'][0]:.3g})"
+    said = [
+        f"{options.values['server']}: {watched.requests:,} requests, {watched.rate:.3g}/s, {watched.prompt:,.0f} "
+        f"tokens in, {watched.output:,.0f} out, {watched.running:.3g} at once; {times}" + beside * (not drafts)
+    ]
+    if drafts and len(method_names(options.device)) != 1:
+        said.append("the server drafts: --method NAME says how, and what it accepts counts")
+    return (*said, *counted.notes)
 
 
 def of_target(options: AdviseOptions) -> "dict[str, Stated]":

@@ -254,8 +254,8 @@ def acceptance_of(
     model = load_acceptance(options, 1, models, (alpha,))
     if isinstance(model, HistogramAcceptance) and model.assumed:
         return model, model.assumed_as
-    if options.hist is not None and model is not None:
-        return model, f"measured ({options.hist})"
+    if model is not None and (options.hist is not None or options.published is not None):
+        return model, f"measured ({options.hist or options.accepts_as})"
     if "alpha" not in options.stated:
         raise UserError(f"nobody says what it accepts, expected --acceptance {name}=ALPHA, =FILE or =PAIR")
     return model or IidAcceptance(alpha), f"stated, alpha {alpha:g}"

@@ -1,17 +1,23 @@
 """`advise`: its answer is that of the server that it simulates, its settings are read again, its causes add up."""
 
 import json
+import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from calibration.servers.server import Server
+from calibration.servers.watch import watched
 from simulator.answers.advice import value_of
 from simulator.answers.comparison import Contender
 from simulator.answers.slowness import slowness
 from simulator.costs.parameters import DeviceOptions, Load
 from simulator.costs.priced import load_pricing
+from simulator.ground.artefacts import UserError
 from simulator.rounds.acceptance_law import IidAcceptance
+
+from .made_server import MadeServer
 
 SERVED = ("--profile", "h100-sxm", "--target-model", "llama-3.1-8b", "--isl", 300, "--osl", 40, "--requests", 60)
 EAGLE = ("--method", "eagle3", "--acceptance", "eagle3=0.8")
@@ -59,7 +65,7 @@ def test_a_load_that_one_server_cannot_carry_is_spread(run) -> None:
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        ((), "--rate: missing, expected requests a second such as 5, or --concurrency or --workload"),
+        ((), "--rate: missing, expected requests a second such as 5, --concurrency, --workload or --server"),
         (("--rate", "5,6"), "--rate: 2 loads, expected one"),
         (("--rate", 5, "--method", "lookahead"), "--method: lookahead: vllm has it not"),
         (("--rate", 5, "--acceptance", "lookahead=0.4", "--method", "eagle3"), "--acceptance: lookahead is none of"),
@@ -91,3 +97,68 @@ def test_causes_add_up_to_what_a_round_takes_more_than_a_token(target: str, batc
     assert told < slow.round_ms - slow.plain_ms + 1e-6
     assert slow.pays_from == pytest.approx(slow.round_ms / slow.plain_ms)
     assert any("experts" in cause for cause, _ in slow.causes) is (target != "llama-3.1-8b")
+
+
+TOTALS = """vllm:request_success_total{{finished_reason="stop",model_name="m"}} {ended}
+vllm:prompt_tokens_total{{model_name="m"}} {prompt}
+vllm:generation_tokens_total{{model_name="m"}} {output}
+vllm:num_requests_running{{model_name="m"}} 3
+vllm:time_to_first_token_seconds_sum{{model_name="m"}} {first}
+vllm:time_to_first_token_seconds_count{{model_name="m"}} {ended}
+vllm:time_to_first_token_seconds_bucket{{le="1",model_name="m"}} {ended}
+vllm:request_time_per_output_token_seconds_sum{{model_name="m"}} {each}
+vllm:request_time_per_output_token_seconds_count{{model_name="m"}} {ended}
+vllm:spec_decode_num_drafts_total{{model_name="m"}} {rounds}
+vllm:spec_decode_num_draft_tokens_total{{model_name="m"}} {drafted}
+vllm:spec_decode_num_accepted_tokens_total{{model_name="m"}} {accepted}
+vllm:spec_decode_num_accepted_tokens_per_pos_total{{model_name="m",position="0"}} {first_place}
+vllm:spec_decode_num_accepted_tokens_per_pos_total{{model_name="m",position="1"}} {second_place}
+"""
+
+
+def totals(ended: int) -> list[str]:
+    """What a server says after so many requests of 300 tokens in and 40 out, two of three drafts accepted."""
+    counts = {"ended": ended, "prompt": 300 * ended, "output": 40 * ended, "first": 0.05 * ended, "each": 0.008 * ended}
+    counts |= {"rounds": 20 * ended, "drafted": 40 * ended, "accepted": 28 * ended}
+    return TOTALS.format(**counts, first_place=16 * ended, second_place=12 * ended).splitlines()
+
+
+def test_what_lies_between_two_readings_is_what_a_server_did() -> None:
+    found = watched(Server("server", "http://x"), "m", totals(100), totals(150), 10.0, [3.0, 5.0, float("nan")])
+    assert (found.requests, found.rate, found.prompt, found.output, found.running) == (50, 5.0, 300.0, 40.0, 4.0)
+    assert (found.first_s, found.each_s) == pytest.approx((0.05, 0.008))
+    assert found.counted.imported is not None
+    assert found.counted.imported.histogram.survival.tolist() == pytest.approx([0.8, 0.6])
+    with pytest.raises(UserError, match=r"--watch: 4 requests ended in 10 s, expected 5 or more"):
+        watched(Server("server", "http://x"), "m", totals(100), totals(104), 10.0, [])
+
+
+def test_a_server_at_work_is_watched_and_advised_of(run) -> None:
+    with MadeServer(model="meta-llama/Llama-3.1-8B-Instruct") as server:
+        began = time.monotonic()
+        server.metrics = lambda: "\n".join(totals(int(200 + 20 * (time.monotonic() - began)))) + "\n"
+        watching = (
+            "--server",
+            server.url,
+            "--watch",
+            1,
+            "--profile",
+            "h100-sxm",
+            "--method",
+            "eagle3",
+            "--requests",
+            60,
+        )
+        done = run("advise", *watching, "--json")
+        assert done.returncode == 0, done.stderr
+        told = json.loads(done.stdout)
+        assert told["parameters"]["target_model"] == "meta-llama/Llama-3.1-8B-Instruct"
+        assert told["parameters"]["load"] == pytest.approx(20, rel=0.2)
+        assert (told["parameters"]["prompts"], told["parameters"]["answers"]) == ("300", "40")
+        assert told["basis"]["acceptance"] != "prior"
+        assert any("20" in said and "300 tokens in, 40 out" in said for said in told["warnings"])
+        refused = run("advise", *watching, "--rate", 5)
+        assert refused.returncode == 2
+        assert "--rate: beside --server" in refused.stderr
+    gone = run("advise", *watching)
+    assert (gone.returncode, gone.stderr.count("\n")) == (2, 1)
