@@ -62,6 +62,7 @@ def load_curve_json(
         "share_within_limits": found.share if scene.limits else None,
         "capacity": {way.name: number(c) for way, c in zip(scene.arms, found.capacities, strict=False)},
         "servers": {way.name: n for way, n in zip(scene.arms, found.servers, strict=False)},
+        "servers_tried": {way.name: tried for way, tried in zip(scene.arms, found.tried, strict=False)},
         "warnings": [*warnings, *memory_in_words(scene, found)],
     }
 

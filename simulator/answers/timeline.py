@@ -18,22 +18,26 @@ PLANNED_S, DONE_S, TOKENS, FREE, NEXT_K = range(1, 6)
 
 
 def write_timeline(file: IO[str], scene: Scene, outcomes: Sequence[Outcome], about: Mapping[str, Any]) -> None:
-    """Write a process for each way of serving: a thread of its steps, and threads that its requests share."""
-    threads = ["steps", *(f"requests {lane + 1}" for lane in range(MOST_LANES))]
-    trace = ChromeTrace(file, [(way.name, threads) for way in scene.arms], about)
+    """Write a process for each way of serving: a thread of each server's steps, and threads that its requests share."""
+    lanes = [f"requests {lane + 1}" for lane in range(MOST_LANES)]
+    servers = [range(1, len(outcome.logs) + 1) for outcome in outcomes]
+    steps = [["steps"] if len(each) == 1 else [f"steps of server {n}" for n in each] for each in servers]
+    ways = [(way.name, [*own, *lanes]) for way, own in zip(scene.arms, steps, strict=True)]
+    trace = ChromeTrace(file, ways, about)
     for process, outcome in enumerate(outcomes, 1):
-        before = 0.0
-        for row in np.asarray(outcome.log.steps):
-            begin = max(float(row[PLANNED_S]), before)
-            before = float(row[DONE_S])
-            told = f'"tokens":{row[TOKENS]:.0f},"free_blocks":{row[FREE]:.0f},"next_k":{row[NEXT_K]:.0f}'
-            trace.span(process, 1, "step", begin, before, told)
+        for thread, log in enumerate(outcome.logs, 1):
+            before = 0.0
+            for row in np.asarray(log.steps):
+                begin = max(float(row[PLANNED_S]), before)
+                before = float(row[DONE_S])
+                told = f'"tokens":{row[TOKENS]:.0f},"free_blocks":{row[FREE]:.0f},"next_k":{row[NEXT_K]:.0f}'
+                trace.span(process, thread, "step", begin, before, told)
         for request, lane in lanes_of(outcome):
             times = [float(getattr(outcome, name)[request]) for name in ("sent_s", "begun_s", "first_s", "end_s")]
             told = f'"request":{request},"drafted":{outcome.drafted[request]},"accepted":{outcome.accepted[request]}'
             for name, begin, end in zip(("waits", "prompt", "answer"), times, times[1:], strict=False):
                 if end > begin:
-                    trace.span(process, 2 + lane, name, begin, end, told)
+                    trace.span(process, 1 + len(outcome.logs) + lane, name, begin, end, told)
     trace.close()
 
 
