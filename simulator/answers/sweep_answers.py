@@ -1,7 +1,7 @@
 """What a sweep answers: the best draft length at each of its other values, or over ranges of batch sizes; no text."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from simulator.costs.kinds import is_models
 from simulator.costs.parameters import Point, key_of
-from simulator.costs.step import Floats
+from simulator.costs.step import Costs, Floats
 from simulator.ground.streams import stream
-from simulator.rounds.acceptance_law import AcceptanceModel, IidAcceptance
+from simulator.rounds.acceptance_law import AcceptanceModel, IidAcceptance, Ints
 from simulator.rounds.grid import Columns, Grid, Sweep
 from simulator.rounds.sweeping import run_sweep
 
@@ -25,6 +25,12 @@ BATCH, K = "batch", "draft_length"
 # Batch sizes up to which each has an answer of its own; answers, and combinations with ranges each, that are told of.
 MOST_LISTED, MOST_ROWS, MOST_PLANS = 12, 24, 8
 SAMPLES = 400
+# What of a load has an interval: columns, and their units.
+LOAD_COLUMNS = {
+    "tpot_s": ("ms_per_token", 1e3),
+    "ttft_s": ("first_token_ms", 1e3),
+    "output_tokens_per_s": ("tokens_per_s", 1.0),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,6 +242,18 @@ def drawn_tokens(model: AcceptanceModel, whole: str, seed: int, lengths: tuple[i
 
 def ends_at(sweep: Sweep, point: dict[str, float]) -> tuple[float, float]:
     """Return both ends of the interval of the speedup at a point of the grid."""
+    if sweep.pricing.load is not None:
+        return load_ends_at(sweep, point)["closed_form_speedup"]
+    costs, acceptance, lengths, tokens, rng = drawn_at(sweep, point)
+    drawn = speedups(costs.sample(rng, SAMPLES), acceptance, lengths, tokens, overlap=sweep.overlap)
+    middle = speedups(costs, acceptance, lengths, overlap=sweep.overlap)
+    return ends_of(drawn, middle, lengths == point[K])
+
+
+def drawn_at(
+    sweep: Sweep, point: dict[str, float]
+) -> "tuple[Costs, AcceptanceModel, Ints, Floats, np.random.Generator]":
+    """Return costs and acceptance at a point, with draws of tokens a round at draft lengths, and what draws on."""
     k = int(point[K])
     costs = sweep.pricing.costs(Point(**{**point, K: k}))
     acceptance: AcceptanceModel = sweep.acceptance.model or IidAcceptance(point["alpha"])
@@ -247,17 +265,48 @@ def ends_at(sweep: Sweep, point: dict[str, float]) -> tuple[float, float]:
         model, given = sweep.acceptance.model, (sweep.seed, tuple(every.tolist()))
         drawn_at_all, rng.bit_generator.state = drawn_tokens(model, repr(model), *given)
         tokens = drawn_at_all[:, np.searchsorted(every, lengths)]
-    if sweep.pricing.load is not None and is_models(costs):
-        from simulator.rounds.loads import drawn_loads, served
+    return costs, acceptance, lengths, tokens, rng
 
-        load, means = (sweep.pricing.load, point["isl"], point["osl"], lengths), acceptance.tokens_per_round(lengths)
-        drawn = drawn_loads(costs, *load, means, tokens, rng).speedup
-        middle = served(costs, *load, means).speedup
-    else:
-        drawn = speedups(costs.sample(rng, SAMPLES), acceptance, lengths, tokens, overlap=sweep.overlap)
-        middle = speedups(costs, acceptance, lengths, overlap=sweep.overlap)
-    low, high = np.array(ends95(drawn, middle))[:, lengths == k].ravel()
+
+def ends_of(drawn: Floats, middle: Floats, at: NDArray[np.bool_]) -> tuple[float, float]:
+    """Return both ends of 95 % of draws, [samples, lengths], about what is expected, at one length."""
+    low, high = np.array(ends95(drawn, middle))[:, at].ravel()
     return float(low), float(high)
+
+
+def load_ends_at(sweep: Sweep, point: dict[str, float]) -> dict[str, tuple[float, float]]:
+    """Return the same of what a load comes to, and of the speedup, by the names of columns."""
+    from simulator.rounds.loads import drawn_loads, served
+
+    costs, acceptance, lengths, tokens, rng = drawn_at(sweep, point)
+    assert is_models(costs)
+    assert sweep.pricing.load is not None
+    load, means = (sweep.pricing.load, point["isl"], point["osl"], lengths), acceptance.tokens_per_round(lengths)
+    drawn, middle = drawn_loads(costs, *load, means, tokens, rng), served(costs, *load, means)
+    at = lengths == point[K]
+    found = {"closed_form_speedup": ends_of(drawn.speedup, middle.speedup, at)}
+    for side, name in (("plain", "baseline"), ("drafted", "speculative")):
+        for of, (column, scale) in LOAD_COLUMNS.items():
+            one, other = (scale * np.asarray(getattr(getattr(b, side), of)) for b in (drawn, middle))
+            every = np.zeros(np.shape(middle.speedup))
+            found[f"{name}_{column}"] = ends_of(one + every, other + every, at)
+    return found
+
+
+def load_intervals(sweep: Sweep) -> Columns:
+    """Return the ends of the intervals of every point of loads, as columns, [points] each."""
+    points = sweep.grid.columns(np.arange(sweep.grid.points))
+    each = [load_ends_at(sweep, {n: float(v[i]) for n, v in points.items()}) for i in range(sweep.grid.points)]
+    return end_columns(each)
+
+
+def end_columns(each: Sequence[Mapping[str, tuple[float, float]]]) -> Columns:
+    """Return the ends of intervals as columns: of each name a low one and a high one."""
+    return {
+        f"{name}_{end}95": np.array([ends[name][at] for ends in each], np.float64)
+        for name in each[0]
+        for at, end in enumerate(("low", "high"))
+    }
 
 
 def intervals(sweep: Sweep) -> tuple[Floats, Floats] | None:

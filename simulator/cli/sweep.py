@@ -29,11 +29,8 @@ from .options import (
     timed_pricing,
 )
 from .running import running
-from .sweep_alone import is_alone, sweep_alone
+from .sweep_alone import MOST_BANDS, is_alone, sweep_alone, without_bands
 from .sweep_report import Swept, result_json, sweep_text
-
-# Points of curves that get an interval each.
-MOST_BANDS = 500
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -183,6 +180,8 @@ def run(cases: "Sequence[tuple[Case, SweepOptions]]") -> None:
     if not options.as_json:
         for path in filter(None, outputs.values()):
             click.echo(f"wrote {path}")
+        for line in without_bands(options.out, points) if options.out and options.load else ():
+            click.echo(line)
 
 
 def each_seen(
@@ -195,10 +194,13 @@ def each_seen(
     kept: "Kept | None",
 ) -> "Iterator[Overview]":
     """Look over one case after another, to where the user ends it."""
+    from simulator.answers.sweep_answers import load_intervals
     from simulator.rounds.sweeping import overview
 
+    points = sum(one.grid.points for one in tasks)
     for (_, options), task in zip(cases, tasks, strict=True):
-        seen = overview(task, update, table, parameters_of(options, task), keep=keep, kept=kept)
+        ends = load_intervals(task) if table and options.load and points <= MOST_BANDS else None
+        seen = overview(task, update, table, parameters_of(options, task), keep=keep, kept=kept, beside=ends)
         yield seen
         if seen.points < task.grid.points:
             return

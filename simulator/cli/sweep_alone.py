@@ -17,15 +17,24 @@ from .load import NO_MODELS, refuse_drafts
 from .options import provenance
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from simulator.costs.model_costs import ModelPair
     from simulator.costs.priced import Pricing
-    from simulator.rounds.grid import Grid
+    from simulator.rounds.grid import Columns, Grid
 
     from .sweep import SweepOptions
 
 # Loads that are priced at once.
 POINTS_A_PART = 200_000
+# Points of which a table has intervals too.
+MOST_BANDS = 500
 NAMES = ("batch", *LOAD_NAMES)
+
+
+def without_bands(out: "Path", points: int) -> list[str]:
+    """Say where a table has no intervals."""
+    return [f"{out} has no intervals: those are in tables of at most {MOST_BANDS} loads"] if points > MOST_BANDS else []
 
 
 def is_alone(options: "SweepOptions") -> bool:
@@ -56,8 +65,8 @@ def sweep_alone(cases: "Sequence[tuple[Case, SweepOptions]]") -> None:
     unfit = 0
     with writing_table(options.out, rows=points) if options.out else nullcontext() as table:
         for number, (pricing, grid) in enumerate(grids):
-            constants = constants_of(pricing, cases[number][1])
-            rates = rates_of(pricing, grid, table, constants)
+            bands = ends_of(pricing, grid, options.seed) if table and points <= MOST_BANDS else {}
+            rates = rates_of(pricing, grid, table, constants_of(pricing, cases[number][1]), bands)
             unfit += int(np.isnan(rates).sum())
             if not np.isnan(rates).all():
                 found.append((float(np.nanmax(rates)), number, int(np.nanargmax(rates))))
@@ -93,7 +102,7 @@ def sweep_alone(cases: "Sequence[tuple[Case, SweepOptions]]") -> None:
         click.echo(wrapped(f"warning: {warning}" for warning in warnings))
     click.echo(plain_text(best, rows, points, unfit, [basis.lines[-1], *options.said]))
     if options.out:
-        click.echo(f"wrote {options.out}")
+        click.echo("\n".join([f"wrote {options.out}", *without_bands(options.out, points)]))
 
 
 def grid_of(case: "Case", options: "SweepOptions") -> "tuple[Pricing, Grid]":
@@ -132,13 +141,31 @@ def pair_at(pricing: "Pricing", columns: Any) -> "ModelPair":
     return costs
 
 
-def rates_of(pricing: "Pricing", grid: "Grid", table: Any, constants: dict[str, Any]) -> Any:
-    """Return tokens a second of every load, NaN where it does not fit, and write all into a table."""
+def ends_of(pricing: "Pricing", grid: "Grid", seed: int) -> "Columns":
+    """Return the intervals of every load as columns of a table."""
+    import numpy as np
+
+    from simulator.answers.loads import TOLD
+    from simulator.answers.plain_loads_report import forecast_plain
+    from simulator.answers.sweep_answers import LOAD_COLUMNS, end_columns
+
+    each, unknown = [], (np.nan, np.nan)
+    for place in range(grid.points):
+        point = {name: float(values[0]) for name, values in grid.columns(np.array([place])).items()}
+        pair = pair_at(pricing, {name: int(value) for name, value in point.items()})
+        found = forecast_plain(pair, load_in(pricing), point["isl"], point["osl"], seed).plain_ci95
+        named = ((LOAD_COLUMNS[name], found[name] or unknown) for name in TOLD)
+        each.append({f"baseline_{column}": (scale * low, scale * high) for (column, scale), (low, high) in named})
+    return end_columns(each)
+
+
+def rates_of(pricing: "Pricing", grid: "Grid", table: Any, constants: dict[str, Any], ends: "Columns") -> Any:
+    """Return tokens a second of every load, NaN where it does not fit, and write all into a table; ends: beside it."""
     import numpy as np
 
     from simulator.answers.plain_loads_report import plain_columns
 
-    rates = []
+    rates, first = list[Any](), 0
     for ranges in grid.boxes(POINTS_A_PART):
         columns = grid.box(ranges)
         shape = np.broadcast_shapes(*(np.shape(v) for v in columns.values()))
@@ -146,7 +173,9 @@ def rates_of(pricing: "Pricing", grid: "Grid", table: Any, constants: dict[str, 
         rates.append(np.broadcast_to(found["baseline_tokens_per_s"], shape).ravel())
         if table is not None:
             keyed = {key_of(name, pricing.load): values for name, values in columns.items()}
-            table.write(table.encode({**keyed, **found, **constants}, shape))
+            here = {key: values[first : first + rates[-1].size].reshape(shape) for key, values in ends.items()}
+            table.write(table.encode({**keyed, **found, **here, **constants}, shape))
+        first += rates[-1].size
     return np.concatenate(rates)
 
 

@@ -119,12 +119,14 @@ def overview(
     *,
     keep: bool,
     kept: Kept | None = None,
+    beside: Columns | None = None,
 ) -> Overview:
     """Evaluate a sweep without holding it: write it into a table as it comes, beside `constants`, and look it over.
 
     Interrupted, it ends with what is written.
 
-    keep: whether pictures will be drawn of it. kept: what is done of it, and where it is kept on the way.
+    keep: whether pictures will be drawn of it. kept: what is done of it, and where it is kept on the way. beside: more
+    columns of the table, [points] each.
     """
     drawn = ("closed_form_speedup", "fits") if keep else ()
     seen = Overview(columns={})
@@ -133,7 +135,11 @@ def overview(
         gains = np.broadcast_to(columns["closed_form_speedup"], part.shape).ravel()
         if "fits" in columns:
             gains = np.where(np.broadcast_to(columns["fits"], part.shape).ravel() > 0, gains, np.nan)
-        encoded = None if table is None else table.encode({**columns, **constants}, part.shape)
+        more = {
+            key: values[part.first : part.first + part.points].reshape(part.shape)
+            for key, values in (beside or {}).items()
+        }
+        encoded = None if table is None else table.encode({**columns, **more, **constants}, part.shape)
         return part, gains, columns, encoded
 
     try:

@@ -162,6 +162,8 @@ def test_a_sweep_over_loads_has_a_row_each(output, tmp_path: Path) -> None:
         assert float(row["speculative_first_token_ms"]) == pytest.approx(1e3 * float(both[1].ttft_s))
         gain = float(both[1].output_tokens_per_s / both[0].output_tokens_per_s)
         assert float(row["closed_form_speedup"]) == pytest.approx(gain)
+        for name in ("closed_form_speedup", "baseline_ms_per_token", "speculative_tokens_per_s"):
+            assert float(row[f"{name}_low95"]) < float(row[name]) < float(row[f"{name}_high95"])
     best = max(rows, key=lambda row: float(row["closed_form_speedup"]))
     assert f"at most {float(best['closed_form_speedup']):.2f}x the tokens a second" in said
     assert [line.split()[:2] for line in said.splitlines() if line.strip().startswith(("1  ", "32  "))] == [
@@ -250,6 +252,9 @@ def test_a_sweep_of_a_target_alone_is_what_simulate_says_of_each_load(output, tm
     rows = list(csv.DictReader((tmp_path / "loads.csv").read_text().splitlines()))
     assert max(float(row["baseline_tokens_per_s"]) for row in rows) == pytest.approx(most)
     assert [row["tp"] for row in rows] == ["1"] * 4 + ["2"] * 4
+    for row, answer in zip(rows, found["answers"], strict=True):
+        ends = [float(row[f"baseline_ms_per_token_{end}95"]) for end in ("low", "high")]
+        assert ends == pytest.approx(answer["plain"]["tpot_ms_ci95"])
     beyond = ("--concurrency", 4, "--isl", "100k,200k", "--osl", 256, "--prefix-hit", 0.99)
     assert "beyond the 131,072 tokens that the target" in output("sweep", *MODEL, *beyond)
 

@@ -15,6 +15,8 @@ from .turning import Turn
 KIND = "published_validation"
 # 1: first version.
 SCHEMA_VERSION = 1
+# Of bounds on a row's error: where those are parted that are told of.
+WIDTHS = (0.1, 0.5)
 HEADS = ("row", "use", "K", "tokens/round", "measured", "forecast", "unit", "error")
 
 
@@ -57,10 +59,28 @@ def percent(error: float) -> str:
 
 
 def headline(results: Sequence[CaseResult]) -> str:
-    """Say whether the forecasts hold."""
+    """Say how far the forecasts are off, and how many cases are beyond their bounds."""
     broken, errors = sum(not r.holds for r in results), np.concatenate([r.errors for r in results])
-    holds = f"do not hold in {broken} of {len(results)} cases" if broken else "hold"
-    return f"The forecasts {holds}: median error {np.median(errors):.2%} of {len(errors)} rows that were not fitted."
+    off = f"Median error {np.median(errors):.2%}, 90 % within {np.quantile(errors, 0.9):.1%}, the largest"
+    bound = sum(verdict(r) != "no bound" for r in results)
+    cases = f"{broken} of {len(results)} cases beyond their bounds" if broken else "every case within its bounds"
+    cases = cases if bound == len(results) or broken else f"{bound} of {len(results)} cases have bounds, and hold"
+    return f"{off} {errors.max():.1%}, of {len(errors)} rows that were not fitted; {cases if bound else 'no bounds'}."
+
+
+def bounds_text(results: Sequence[CaseResult]) -> str:
+    """Say how wide the bounds are: each case states its own, so that a case within its bounds may be far off."""
+    bounds = sorted(((r.bound, r.case.name) for r in results if r.bound is not None), reverse=True)
+    if len({bound for bound, _ in bounds}) < 2:
+        return ""
+    parts, low = [], 0.0
+    for most in (*WIDTHS, np.inf):
+        inside = [(bound, name) for bound, name in bounds if low < bound <= most or bound == low == 0]
+        span = f"beyond {low:.0%}" if most == np.inf else f"{low:.0%} to {most:.0%}" if low else f"up to {most:.0%}"
+        named = ", ".join(f"{name} {bound:.0%}" for bound, name in inside) if most == np.inf else ""
+        parts += [f"{span} in {len(inside)}" + (f" ({named})" if named else "")] if inside else []
+        low = most
+    return f"Bounds on a row's error are each case's own: {', '.join(parts)}."
 
 
 def summary_text(results: Sequence[CaseResult]) -> str:
@@ -73,7 +93,8 @@ def summary_text(results: Sequence[CaseResult]) -> str:
     said = [right_text(r) for r in results if r.case.min_right is not None]
     said += [turn_text(r.case.name, turn) for r in results for turn in r.turns]
     broken = "\n".join([*said, *(broken_text(r) for r in results if not r.holds)])
-    return "\n\n".join(filter(None, [headline(results), table(rows, left=(0, 7)), broken]))
+    first = "\n".join(filter(None, [headline(results), bounds_text(results)]))
+    return "\n\n".join(filter(None, [first, table(rows, left=(0, 7)), broken]))
 
 
 def right_text(result: CaseResult) -> str:
