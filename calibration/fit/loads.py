@@ -235,7 +235,8 @@ def loads_of(rows: Sequence[ServingRow], profile: Profile, given: Options) -> Lo
         )
     if any(row.requests is None for row in kept):
         assumed.append(
-            f"rows without a count of requests sent {REQUESTS_A_CLIENT:g} for each client, the first at once"
+            f"rows without a count of requests are taken to have sent {REQUESTS_A_CLIENT:g} for each client, "
+            "all of them the first at once"
         )
     return Loads(
         shape=shape,
@@ -258,9 +259,11 @@ def assumed_of_cache(rows: Sequence[ServingRow], placings: Sequence[Placing], gi
     narrow = sum(placings[at].kv_dtype == "fp8" for at in unsaid)
     wide = len(unsaid) - narrow
     if narrow:
-        yield f"the KV cache of {narrow} rows is taken to be in fp8, as NVIDIA's checkpoints of fewer bits state"
+        said = f"the KV cache of {narrow} rows is taken to be in fp8, as NVIDIA's checkpoints of fewer bits state"
+        yield f"{said}; --kv-dtype says another"
     if wide:
-        yield f"the KV cache of {wide} rows of fewer bits is taken to be as the model's file says, else in 16 bits"
+        said = f"the KV cache of {wide} rows, whose weights have fewer, is taken to be as the model's file says"
+        yield f"{said}, else in 16 bits; --kv-dtype says another"
 
 
 def has_few_bits(row: ServingRow, given: Options) -> bool:

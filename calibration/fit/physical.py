@@ -83,8 +83,12 @@ def unphysical(calibration: ServingCalibration) -> dict[str, str]:
     """Return constants that no device or engine has, with why."""
     found = {}
     for name, value in values(calibration).items():
-        least, most = PHYSICAL[name].least, PHYSICAL[name].most
-        if not least <= value <= most:
-            allowed = f"{least:g} to {most:g}" if np.isfinite(most) else f"{least:g} or more"
-            found[name] = f"not physical: {in_words(name, value)}, expected {allowed}"
+        if not PHYSICAL[name].least <= value <= PHYSICAL[name].most:
+            found[name] = f"not physical: {in_words(name, value)}, expected {allowed(name)}"
     return found
+
+
+def allowed(name: str) -> str:
+    """Say what is physical, in the constant's unit."""
+    least, most = PHYSICAL[name].least, PHYSICAL[name].most
+    return f"{least:g} to {most:g}" if np.isfinite(most) else f"{least:g} or more"

@@ -13,7 +13,7 @@ from simulator.ground.command import table
 
 from .far_rows import far_rows
 from .from_serving import Constant, ServingCalibration
-from .physical import PEAKS, PHYSICAL, in_words, reached, unphysical, values
+from .physical import PEAKS, PHYSICAL, allowed, in_words, reached, unphysical, values
 from .row_words import notes_of, row_warnings
 
 KIND = "serving_calibration"
@@ -102,6 +102,16 @@ def together(calibration: ServingCalibration) -> Iterator[tuple[str, str, float]
             yield names[i], names[j], float(correlations[i, j])
 
 
+def as_one(calibration: ServingCalibration) -> list[list[str]]:
+    """Return groups of constants that move together, one with another at least."""
+    groups: list[list[str]] = []
+    for one, other, _ in together(calibration):
+        joined = [group for group in groups if {one, other} & set(group)]
+        groups = [group for group in groups if group not in joined]
+        groups.append(list(dict.fromkeys([*(name for group in joined for name in group), one, other])))
+    return groups
+
+
 def serving_json(calibration: ServingCalibration, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fit with its constants and the errors of every row."""
     loads, words, amounts = calibration.loads, said(calibration), values(calibration)
@@ -155,7 +165,8 @@ def warnings_of(calibration: ServingCalibration) -> Iterator[str]:
         yield "rows that lie far count for little in the fit: mend them, or leave them out"
     odd = unphysical(calibration)
     if odd:
-        yield f"not physical, so this is not what the server has: {', '.join(PHYSICAL[n].words for n in odd)}"
+        named = "; ".join(PHYSICAL[name].words for name in odd)
+        yield f"not physical, so this is not what the server has: {named}"
 
 
 def serving_text(calibration: ServingCalibration) -> str:
@@ -173,21 +184,21 @@ def serving_text(calibration: ServingCalibration) -> str:
     notes = []
     if loads.distinct < len(loads):
         notes.append(f"The rows are of {loads.distinct} loads: what is of one load counts as one.")
-    notes += [
-        f"{PHYSICAL[a].words} and {PHYSICAL[b].words} move together ({r:+.2f}): the rows tell them as one."
-        for a, b, r in together(calibration)
-    ]
+    for names in as_one(calibration):
+        notes.append(f"The rows tell as one what moves together: {'; '.join(PHYSICAL[name].words for name in names)}.")
     notes += notes_of(loads)
     return "\n\n".join(("\n".join(lines), constants_table(calibration), "\n".join(notes)))
 
 
 def constants_table(calibration: ServingCalibration) -> str:
     """Return the constants: what was fitted, by what factor that is of what was assumed, and how well each is known."""
-    words, amounts = said(calibration), values(calibration)
+    words, amounts, odd = said(calibration), values(calibration), unphysical(calibration)
     rows = [("constant", "fitted", "factor", "known to", "before", "")]
     for constant, log, error in calibration.found:
         name = constant.name
         amount = in_words(name, amounts[name]) if name in amounts else ""
         known = (f"{np.exp(log):.2f}", f"{error:.0%}", f"{constant.error:.0%}")
-        rows.append((PHYSICAL[name].words, amount, *known, words[name]))
+        rows.append(
+            (PHYSICAL[name].words, amount, *known, f"not physical ({allowed(name)})" if name in odd else words[name])
+        )
     return table(rows, (0, 5))

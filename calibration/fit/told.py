@@ -25,6 +25,8 @@ LEAST_SHARE = 0.05
 SETTLED, MOST_ROUNDS = 1e-6, 100
 # Draws that are kept, and rows that are priced for them.
 DRAWS, MOST_PRICED, SEED = 200, 60_000, 0
+# Steps of draws, between which their spread is taken anew; their length, by which most is seen (Roberts 1997).
+WALKS, WALK, OPTIMAL = 4, 10, 2.38
 # Of what rows are off by, in their own spreads: a draw beyond it is none.
 FARTHEST = 1e9
 
@@ -92,24 +94,50 @@ def drawn(rows: Rows, weights: Floats, found: Solved, spreads: Floats) -> Floats
     """Draw logarithms of factors about those that were found, as well as rows know them, [draws, constants].
 
     What the host takes may hide behind the device: there slopes tell less than rows do, which say that it is no more.
-    So draws by slopes are drawn again by how far they leave what was found of rows, against what rows are off by.
+    So draws by slopes are drawn again by how far they leave what was found of rows, against what rows are off by. Where
+    slopes tell too much a few would stand for all: none counts for more than its share (Ionides 2008), and each walks
+    on from there among what rows allow.
     """
     rng, number = np.random.default_rng(SEED), int(np.clip(MOST_PRICED / len(np.unique(rows.loads)), 1000, 4000))
     slopes = found.slopes * (rows.noises / spreads)[:, None, None]
-    precision = np.einsum("krc,krd->cd", slopes, slopes) + found.prior.T @ found.prior
-    normals = rng.standard_normal((number, len(precision)))
-    off = normals @ np.linalg.cholesky(np.linalg.inv(precision)).T
+    spread = np.linalg.inv(np.einsum("krc,krd->cd", slopes, slopes) + found.prior.T @ found.prior)
+    agrees = agreeing(rows, weights, found, spreads)
+    normals = rng.standard_normal((number, len(spread)))
+    off = normals @ np.linalg.cholesky(spread).T
+    logs = agrees(off) + 0.5 * np.sum(normals**2, 1)
+    counts = np.exp(logs - logs.max())
+    shares = np.cumsum(np.minimum(counts, counts.mean() * np.sqrt(number)))
+    at = np.searchsorted(shares / shares[-1], (np.arange(DRAWS) + rng.random()) / DRAWS)
+    return walked(agrees, off[at], spread, rng)
+
+
+def agreeing(rows: Rows, weights: Floats, found: Solved, spreads: Floats) -> Callable[[Floats], Floats]:
+    """Return how well factors beside those that were found agree with rows and priors, the logarithm of a density."""
     here = rows.off(found.logs)
     counts = weights / np.sqrt(1 + (np.where(weights > 0, here, 0.0) / spreads[:, None]) ** 2)
-    with np.errstate(
-        over="ignore", invalid="ignore"
-    ):  # of rows that no device is near, some draws leave what a float holds
-        left = np.where(weights > 0, rows.off(found.logs + off) - here, 0.0) / spreads[:, None]
-    left = np.clip(np.nan_to_num(left, nan=FARTHEST), -FARTHEST, FARTHEST)
-    agrees = -np.sum(counts * (np.sqrt(1 + left**2) - 1), (1, 2)) - 0.5 * np.sum((off @ found.prior.T) ** 2, 1)
-    shares = np.cumsum(np.exp(agrees + 0.5 * np.sum(normals**2, 1) - agrees.max()))
-    at = np.searchsorted(shares / shares[-1], (np.arange(DRAWS) + rng.random()) / DRAWS)
-    return np.asarray(off[at])
+
+    def agrees(off: Floats) -> Floats:
+        # Of rows that no device is near, some draws leave what a float holds.
+        with np.errstate(over="ignore", invalid="ignore"):
+            left = np.where(weights > 0, rows.off(found.logs + off) - here, 0.0) / spreads[:, None]
+        left = np.clip(np.nan_to_num(left, nan=FARTHEST), -FARTHEST, FARTHEST)
+        size = np.sqrt(1 + left**2) - 1
+        return np.asarray(-np.sum(counts * size, (1, 2)) - 0.5 * np.sum((off @ found.prior.T) ** 2, 1))
+
+    return agrees
+
+
+def walked(agrees: Callable[[Floats], Floats], off: Floats, spread: Floats, rng: np.random.Generator) -> Floats:
+    """Walk on by Metropolis' rule, each draw for itself; spread: of draws before, until they have one of their own."""
+    here, (number, constants) = agrees(off), off.shape
+    for _ in range(WALKS):
+        root = np.linalg.cholesky((spread + off.T @ off / number) / 2) * OPTIMAL / np.sqrt(constants)
+        for _ in range(WALK):
+            there = off + rng.standard_normal(off.shape) @ root.T
+            agreed = agrees(there)
+            goes = np.log(rng.random(number)) < agreed - here
+            off, here = np.where(goes[:, None], there, off), np.where(goes, agreed, here)
+    return off
 
 
 def folds(loads: NDArray[np.int64]) -> Iterator[NDArray[np.bool_]]:

@@ -153,7 +153,7 @@ def test_constants_are_said_to_be_as_before_only_where_rows_left_them() -> None:
         "mem_scale": "not physical: 114% of peak, expected 30 to 100",
         "launch_s": "not physical: 0.1 us, expected 0.2 to 10",
     }
-    assert "warning: not physical, so this is not what the server has: seconds a byte, launch\n" in serving_text(odd)
+    assert "warning: not physical, so this is not what the server has: seconds a byte; launch\n" in serving_text(odd)
     assert not serving_json(odd, {})["physical"]
     assert with_notes(odd).notes[0] == "Seconds a byte is not physical: 114% of peak, expected 30 to 100."
     assert with_notes(found) == found.profile
