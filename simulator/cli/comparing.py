@@ -155,8 +155,13 @@ def cautions_of(comparison: "Comparison") -> list[str]:
     """Return what to know of the target before the numbers, once; what was assumed of drafters is said below them."""
     from simulator.costs.cautions import cautions
 
-    loads = ((c, dict(zip(("isl", "osl"), c.load[1:], strict=True)) if c.load else {}) for c in comparison.contenders)
-    every = [c for contender, load in loads for c in cautions(contender.pair, **load)]
+    def said(contender: "Contender") -> tuple[str, ...]:
+        if contender.load is None:
+            return cautions(contender.pair)
+        load, isl, osl = contender.load
+        return cautions(contender.pair, most_running=load.most_running, isl=isl, osl=osl)
+
+    every = [caution for contender in comparison.contenders for caution in said(contender)]
     return list(dict.fromkeys(c for c in every if "as no --draft-model says" not in c))
 
 
