@@ -10,7 +10,7 @@ from simulator.ground.artefacts import UserError
 from simulator.ground.ranges import parse_values
 
 # Options whose values part no grid, but make one each.
-LISTED = ("tp", "draft_tp", "chunk", "max_running", "requests", "prefix_hit")
+LISTED = ("tp", "dp", "draft_tp", "chunk", "max_running", "requests", "prefix_hit")
 # Cases that a sweep looks at.
 MOST = 64
 

@@ -117,7 +117,7 @@ def parameters_of(options: SharedOptions, wanted: ComparisonOptions, pair: "Mode
     shared |= {
         "dtype": pair.placed_target.storage.name,
         "kv_dtype": pair.placed_target.kv_format,
-        "tp": pair.devices,
+        "tp": pair.tp,
     }
     stated = {key_of(name, options.load): value for name, value in wanted.stated.items()}
     shared |= options.load.options if options.load else {}

@@ -26,6 +26,11 @@ LOAD_OPTIONS = stacked(
         type=click.IntRange(1, 10_000_000),
         help=f"Of a load: tokens of a pass at most.  [default: as the profile's rows, else {CHUNK}]",
     ),
+    click.option(
+        "--dp",
+        type=click.IntRange(1, 1024),
+        help="Of a load of a model of experts: groups of --tp devices with attention of their own.",
+    ),
     click.option("--max-running", type=click.IntRange(1), help="Of a load: sequences that run at once at most."),
     click.option("--requests", type=click.IntRange(1), help="Of a load: requests in all; the first come at once."),
     click.option(
@@ -77,10 +82,12 @@ def load_of(context: click.Context, values: Mapping[str, Any], stated: Collectio
     told = [f"--{name}" for name in LOAD_NAMES if name in stated]
     told = told or [CLIENTS] * (called(flags["batch"], *context.meta[TYPED]) == CLIENTS)
     if not told:
-        for name in (name for name in OWN if is_given(context, name)):
+        for name in (name for name in (*OWN, "dp") if is_given(context, name)):
             raise UserError(f"{flags[name]}: of a load, expected {CLIENTS}, --isl or --osl beside it")
         refuse_alone(values)
         return Told(None)
+    if values["dp"] and has_drafts(values):
+        raise UserError("--dp: drafts beside attention of several groups are not priced, expected no such option")
     for name in (name for name in WITHOUT if is_given(context, name) and values.get(name, True)):
         batch = f", or --batch in place of {CLIENTS}" if told == [CLIENTS] else ""
         raise UserError(f"{flags[name]}: has no part in a load ({', '.join(told)}), expected no such option{batch}")
@@ -90,13 +97,17 @@ def load_of(context: click.Context, values: Mapping[str, Any], stated: Collectio
 def refuse_alone(values: Mapping[str, Any]) -> None:
     """Refuse a target on a device that nothing drafts for, where no load is told."""
     named = values["target_model"] or (values["params"] and f"a model of {values['params']} weights")
-    drafts = any(values.get(name) for name in ("draft_model", "draft_params", "method", "compare"))
-    if named and values["profile"] and not drafts:
+    if named and values["profile"] and not has_drafts(values):
         option = "--target-model" if values["target_model"] else "--params"
         raise UserError(
             f"{option}: {named} alone, nothing drafts for it; expected --method or --draft-model beside it, "
             f"or {CLIENTS} (--isl, --osl) for plain serving"
         )
+
+
+def has_drafts(values: Mapping[str, Any]) -> bool:
+    """Whether options name anything that drafts."""
+    return any(values.get(name) for name in ("draft_model", "draft_params", "method", "compare"))
 
 
 def assumed_of(stated: Collection[str]) -> Iterator[str]:

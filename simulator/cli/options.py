@@ -202,7 +202,7 @@ def options_of(cls: type[T], values: Mapping[str, Any]) -> T:
         check_list(values["method"])
     fit = fit_of(values["profile"])
     placed, rows = (placed_as(fit, values), fit.served) if fit else ({}, Load())
-    device = {f.name: values[f.name] for f in fields(DeviceOptions)} | placed
+    device = {f.name: values.get(f.name, f.default) for f in fields(DeviceOptions)} | placed
     stated = frozenset(p.name for p in PARAMETERS if is_given(context, p.name))
     named = {**values, "device": DeviceOptions(**device), "stated": stated}
     if "load" not in values:

@@ -180,8 +180,8 @@ class ModelPair:
     method: how the draft drafts, whose shape is of nothing where it reads no weights; tree: how drafts branch, if so.
     drafted: P(D = d), of a method that drafts no more than it finds, where it is known. guesses: outcomes that drafts
     ahead are made for.
-    devices: that share the target. placement: "same" puts the draft on those as well, "separate" on one of its own;
-    draft_devices: that share the draft, where they are others.
+    devices: that share the target; replicas: see `Placed`. placement: "same" puts the draft on those as well,
+    "separate" on one of its own; draft_devices: that share the draft, where they are others.
     round_overhead_s: what a round costs besides its passes; round_overhead_error: its standard error, relative;
     round_overhead_factors: what samples of it are multiplied by, [samples] or 1; draft_normals,
     verify_normals: normal draws of what passes are off by besides, [2, samples] or 0: see `off_by`. server: the engine
@@ -201,6 +201,7 @@ class ModelPair:
     drafted: tuple[float, ...] | None = None
     guesses: int = 1
     devices: int = 1
+    replicas: int = 1
     draft_devices: int | None = None
     placement: str = SAME
     round_overhead_s: Real = 0.0
@@ -227,6 +228,11 @@ class ModelPair:
         return self.plan(1).varies
 
     @property
+    def tp(self) -> int:
+        """Devices that share all of the target."""
+        return self.devices // self.replicas
+
+    @property
     def topk(self) -> int | None:
         """Children of a node, of drafts that branch."""
         return self.tree.topk if self.tree else None
@@ -249,7 +255,8 @@ class ModelPair:
     @property
     def placed_target(self) -> Placed:
         """The target where it runs."""
-        return self.placed(self.target, self.dtype, self.devices)
+        placed = self.placed(self.target, self.dtype, self.devices)
+        return placed if self.replicas == 1 else replace(placed, replicas=self.replicas)
 
     @property
     def placed_draft(self) -> Placed:

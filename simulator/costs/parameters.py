@@ -213,8 +213,8 @@ class DeviceOptions:
     of the catalogue. head: what an engine calls a drafter of which there is no file here. params, active_params,
     kv_bytes_per_token: of a target that no reader knows; with draft_ of a draft. method: how it drafts; topk, nodes:
     how its drafts branch, and how many tokens of them are verified. tp, draft_tp: devices that share the target and the
-    draft. placement: of the draft, "same" or "separate". gpu_memory_utilization: share of a device's memory that the
-    engine uses.
+    draft; dp: groups of these, with attention of their own beside experts that all share. placement: of the draft,
+    "same" or "separate". gpu_memory_utilization: share of a device's memory that the engine uses.
     """
 
     profile: str | None = None
@@ -235,6 +235,7 @@ class DeviceOptions:
     draft_dtype: str | None = None
     kv_dtype: str | None = None
     tp: int | None = None
+    dp: int | None = None
     draft_tp: int | None = None
     placement: str | None = None
     gpu_memory_utilization: float | None = None

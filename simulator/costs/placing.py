@@ -62,7 +62,8 @@ def place_models(
     profile: Profile, options: DeviceOptions, target: ModelShape, draft: ModelShape, method: Method
 ) -> ModelPair:
     """Check how two models are to run."""
-    devices, placement = options.tp or 1, options.placement or SAME
+    devices, placement = (options.tp or 1) * (options.dp or 1), options.placement or SAME
+    check_groups(options, target, draft)
     if options.kv_dtype is not None and options.kv_dtype not in FORMATS:
         raise UserError(f"--kv-dtype: {options.kv_dtype!r} is not known, expected {one_of(FORMATS, options.kv_dtype)}")
     if devices > 1 and profile.link is None:
@@ -87,7 +88,7 @@ def place_models(
         raise UserError(f"--placement: {method.name} {why_same}, expected no such option")
     of_draft = devices_of_draft(options, draft)
     for option, sharing, shape in (
-        ("--tp", devices, target),
+        ("--tp", options.tp or 1, target),
         ("--draft-tp" if options.draft_tp else "--tp", of_draft, draft),
     ):
         if shape.heads % sharing:
@@ -107,9 +108,21 @@ def place_models(
         method=method,
         tree=tree_of(options, method),
         devices=devices,
+        replicas=options.dp or 1,
         draft_devices=of_draft,
         placement=placement,
     )
+
+
+def check_groups(options: DeviceOptions, target: ModelShape, draft: ModelShape) -> None:
+    """Refuse groups of devices of a model without experts, or beside a draft that lies in memory."""
+    if (options.dp or 1) == 1:
+        return
+    if not target.experts:
+        apart = f"its replicas serve apart, each a share of the load: expected --concurrency divided by {options.dp}"
+        raise UserError(f"--dp: {target.name} has no experts to share, {apart}, and no such option")
+    if draft.parameters:
+        raise UserError("--dp: drafts beside attention of several groups are not priced, expected no such option")
 
 
 def devices_of_draft(options: DeviceOptions, draft: ModelShape) -> int:

@@ -33,7 +33,8 @@ HOW_MODELS_RUN = {
     "dtype": "dtype",
     "draft_dtype": "draft_dtype",
     "kv_dtype": "kv_dtype",
-    "tp": "devices",
+    "tp": "tp",
+    "dp": "replicas",
     "draft_tp": "draft_devices",
     "placement": "placement",
 }

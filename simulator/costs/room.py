@@ -78,14 +78,14 @@ def is_wider(pair: ModelPair) -> bool:
 
 def more_devices(pair: ModelPair, fits: Callable[[ModelPair], bool]) -> str:
     """Return the option of the fewest devices, of twice as many and so on, that would do; "" for none."""
-    return next((f"--tp {p.devices}" for p in doubled(pair) if fits(p)), "")
+    return next((f"--tp {p.tp}" for p in doubled(pair) if fits(p)), "")
 
 
 def doubled(pair: ModelPair) -> Iterator[ModelPair]:
     """Yield a pair on more devices: of one machine, and such as can share its heads."""
     link, devices = pair.profile.link, 2 * pair.devices
     while link is not None and devices <= (link.devices or MACHINE):
-        if not pair.target.heads % devices:
+        if not pair.target.heads % (devices // pair.replicas):
             sharing = 1 if pair.draft.heads % devices else devices
             yield replace(pair, devices=devices, draft_devices=sharing if pair.draft_devices else None)
         devices *= 2

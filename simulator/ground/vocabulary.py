@@ -28,6 +28,7 @@ SYNONYMS = (
     ("--target-model", "--target"),
     ("--draft-model", "--draft"),
     ("--tp", "--tensor-parallel-size"),
+    ("--dp", "--data-parallel-size", "--dp-size"),
     ("--total", "--output-len"),
     ("--isl", "--input-len", "--random-input-len"),
     ("--osl", "--random-output-len"),
@@ -44,7 +45,9 @@ INSTEAD = {
     **dict.fromkeys(("--acceptance", "--acceptance-rate", "--pair"), ("--acceptance", "--alpha", "--hist")),
 }
 # Of an option that a command does not have: what is meant instead.
+EXPERTS = "experts lie on all devices that --tp and --dp name, whole or in parts, which is the same work"
 MEANS = {
+    **dict.fromkeys(("--ep", "--ep-size", "--expert-parallel-size", "--enable-expert-parallel"), EXPERTS),
     "--profile": "the device that a forecast is for; a Chrome trace is --trace-out",
     "--out-dir": "a folder; here --out names a file",
 }

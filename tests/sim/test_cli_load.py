@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,19 @@ def test_a_batch_decodes_and_clients_send_a_load_of_usual_lengths(output) -> Non
     assert json.loads(output("sweep", *MODEL, *both, "--json"))["notes"] == part["notes"]
 
 
+def test_groups_of_devices_share_experts_and_each_has_its_own_attention(output) -> None:
+    model = ("--profile", "h200", "--target-model", "deepseek-v3", "--concurrency", 64)
+    pricing = load_pricing(DeviceOptions(profile="h200", target_model="deepseek-v3", method="ngram", tp=8))
+    assert pricing.models is not None
+    alone = pricing.models.placed_target
+    for tp, dp in ((1, 8), (4, 2)):
+        found = told(output, *model, "--tp", tp, "--data-parallel-size", dp)
+        expected = steady(replace(alone, replicas=dp), 64, 1024, 256)
+        assert found["plain"]["tpot_ms"] == pytest.approx(1e3 * float(expected.tpot_s))
+        assert (found["parameters"]["tp"], found["parameters"]["dp"]) == (tp, dp)
+    assert found["plain"]["tpot_ms"] != pytest.approx(1e3 * float(steady(alone, 64, 1024, 256).tpot_s))
+
+
 def test_an_answer_of_one_token_has_no_time_a_token(output) -> None:
     found, alone = told(output, *MODEL, "--concurrency", 8, "--isl", "1k", "--osl", 1), steady_one(8)
     assert (found["plain"]["tpot_ms"], found["plain"]["tpot_ms_ci95"]) == (None, None)
@@ -217,6 +231,15 @@ REFUSED = [
     ),
     ((*LOAD, "--osl", 1), "--osl: 1 beside --osl 256, expected one of them"),
     ((*MODEL, "--isl", 9, "--osl", 0), "--osl: 0 is not allowed, expected a whole number from 1 to 1e+08"),
+    (
+        (*LOAD, "--dp", 2),
+        "--dp: llama-3.1-8b has no experts to share, its replicas serve apart, each a share of the load: expected "
+        "--concurrency divided by 2, and no such option",
+    ),
+    (
+        (*DRAFTED, "--dp", 2),
+        "--dp: drafts beside attention of several groups are not priced, expected no such option",
+    ),
     ((*LOAD, "--prefix-hit", 70), "--prefix-hit: 70 is not a fraction; 0.7?"),
     ((*LOAD, "--draftN", 3), "--draftN: of drafts, expected --method or --draft-model beside it"),
     ((*DRAFTED, "--draftN", 7, "--chunk", 7), "--chunk: 7 tokens a pass hold no round of K = 7, expected 8 or more"),
