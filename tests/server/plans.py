@@ -9,6 +9,7 @@ import numpy as np
 
 from simulator.serving import state
 from simulator.serving.draw_tables import Walks, acceptance_of
+from simulator.serving.fleet import ONE, Replicas
 from simulator.serving.pass_tables import linear_costs
 from simulator.serving.policies import Policy
 from simulator.serving.policy_tables import of_table
@@ -66,13 +67,14 @@ def policy(k: int, rows: list[list[int]] | None) -> Policy:
     return of_table(np.array([lengths]), (), 0)
 
 
-def serve(workload: Workload) -> Outcome:
+def serve(workload: Workload, replicas: Replicas = ONE) -> Outcome:
     """Run a workload."""
     given, wanted = workload["settings"], sorted(workload["requests"], key=lambda r: r["arrival"])
     walks = Walks([r["accept"] for r in wanted], [r.get("propose") or [MOST] for r in wanted])
     costs = linear_costs(given["step_us"] / 1e6, given["token_us"] / 1e6, tokens=given["max_num_batched_tokens"])
     table = policy(given["k"], given["k_per_batch"])
-    return run(settings(given), requests(wanted), acceptance_of([walks]), costs, table, is_logged=True)
+    told: dict[str, Any] = {"replicas": replicas, "is_logged": True}
+    return run(settings(given), requests(wanted), acceptance_of([walks]), costs, table, **told)
 
 
 def plans(workload: Workload) -> list[Record]:

@@ -15,6 +15,7 @@ from simulator.ground import compiled
 from simulator.ground.artefacts import UserError
 from simulator.serving import state
 from simulator.serving.draw_tables import Laws, acceptance_of
+from simulator.serving.fleet import ONE, Replicas
 from simulator.serving.pass_tables import linear_costs
 from simulator.serving.policy_tables import fixed
 from simulator.serving.run import Outcome
@@ -226,9 +227,15 @@ def test_clients_keep_so_many_there(modules: Any) -> None:
 @pytest.mark.whole
 @pytest.mark.skipif(not compiled.IS_COMPILED, reason="needs numba")
 def test_both_engines_have_the_same_bits(modules: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    ours = [plans.serve(draw(seed)) for seed in range(40)]
+    fleets = [ONE] * 30 + [Replicas(3, rule, readers, 1e-3, 1e-5) for rule in range(3) for readers in (0, 1, 2)]
+
+    def served() -> list[Outcome]:
+        return [plans.serve(draw(seed), replicas) for seed, replicas in enumerate(fleets)]
+
+    ours = served()
     monkeypatch.setattr(plans, "run", modules.run)
-    for one, other in zip(ours, [plans.serve(draw(seed)) for seed in range(40)], strict=True):
+    for one, other in zip(ours, served(), strict=True):
         assert same(one, other)
-        assert one.log.entries.tobytes() == other.log.entries.tobytes()
-        assert one.log.steps.tobytes() == other.log.steps.tobytes()
+        for log, plain in zip(one.logs, other.logs, strict=True):
+            assert log.entries.tobytes() == plain.entries.tobytes()
+            assert log.steps.tobytes() == plain.steps.tobytes()

@@ -12,7 +12,7 @@ from simulator.serving.fleet import LEAST_LOADED, PREFIX_AWARE, ROUND_ROBIN, Rep
 from simulator.serving.pass_tables import linear_costs
 from simulator.serving.policy_tables import fixed
 from simulator.serving.run import Outcome, all_of, finished, logged, run, started
-from simulator.serving.settings import Settings, settings_of
+from simulator.serving.settings import SGLANG, TRTLLM, VLLM, Settings, settings_of
 from simulator.workloads.requests import Requests, first, requests_of
 
 ROUTERS = (ROUND_ROBIN, LEAST_LOADED, PREFIX_AWARE)
@@ -156,10 +156,11 @@ servers = st.fixed_dictionaries(
         "k": st.integers(0, 3),
         "block_size": st.sampled_from([1, 4, 16]),
         "max_num_seqs": st.integers(1, 6),
-        "max_num_batched_tokens": st.integers(8, 200),
+        "max_num_batched_tokens": st.integers(16, 200),
         "prefix_caching": st.booleans(),
         "async_scheduling": st.booleans(),
         "by_priority": st.booleans(),
+        "scheduler": st.sampled_from((VLLM, VLLM, SGLANG, TRTLLM)),
     }
 )
 loads = st.lists(
@@ -184,10 +185,12 @@ def test_nothing_is_lost_between_replicas(
 ) -> None:
     prompt, output, gaps, after, priority = (np.array(column) for column in zip(*load, strict=True))
     after = np.where(after < np.arange(len(load)), after, -1)
+    count, readers, router = fleet
+    if given["scheduler"] != VLLM:
+        readers, given = 0, {**given, "by_priority": False}
     s = settings_of(num_blocks=130 // given["block_size"] + 3, max_model_len=130, lookahead=given["k"], **given)
     about: dict[str, Any] = {"arrival_s": np.cumsum(gaps), "priority": priority, "after": after, "think_s": gaps}
     requests = requests_of(prompt, output, shared=np.minimum(prompt, share), units=[7], **about)
-    count, readers, router = fleet
     replicas = Replicas(servers=count, router=router, readers=readers, latency_s=token_s, token_s=token_s)
     costs = linear_costs(0.01, 1e-5, tokens=8192)
     told: dict[str, Any] = {"clients": clients, "seed": 3, "replicas": replicas}
