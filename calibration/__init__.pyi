@@ -5,6 +5,7 @@ from .fit.calibrate import calibrate_probe as calibrate_probe
 from .fit.plots import fit_figure as fit_figure
 from .published.cases import load_cases as load_cases
 from .published.cases import published_cases as published_cases
+from .servers.records import read_load as read_load
 from .validate.decode import validate_decode as validate_decode
 from .validate.live import Plan as Plan
 from .validate.live import validate_live as validate_live

@@ -69,7 +69,9 @@ PROMPT_OPTIONS = stacked(
 )
 RUN_OPTIONS = stacked(
     click.option(
-        "--blocks", type=click.IntRange(1, 1000), help=f"Of a load, in which arms take turns.  [default: {TURNS}]"
+        "--blocks",
+        type=click.IntRange(1, 1000),
+        help=f"Of a load, in which arms take turns.  [default: {TURNS}, of one server {ALONE}]",
     ),
     click.option("--duration", type=SomeSeconds(), help="Time of each load on each arm; behind it nothing is sent."),
     click.option("--timeout", default=600.0, type=SomeSeconds(), help="Time that an answer may take. [s]"),

@@ -216,6 +216,9 @@ def cautions(results: Sequence[Result]) -> Iterator[str]:
             )
         if r.is_counted_by_chunks:
             yield f"{where}: the server counts no tokens (stream_options), so that each chunk counts as one"
+        lengths = {a.tokens for p in r.parts for a in p.answers if not a.error}
+        if r.clients > 1 and len(lengths) == 1:
+            yield f"{where}: answers of one length keep clients in step, and first tokens hang on how they began"
         short = [len(p.answers) for p in r.parts if r.clients and len(p.answers) < 4 * r.clients]
         if short:
             yield f"{where}: blocks of {min(short)} requests for {r.clients} clients, who come and go at once"

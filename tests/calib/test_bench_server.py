@@ -38,6 +38,7 @@ def test_one_server_is_told_in_a_line_a_table_and_files(run) -> None:
     assert (done.returncode, done.stderr) == (0, ""), done
     assert " ms a token, the first after " in done.stdout.splitlines()[0]
     assert "wrote o.csv" in done.stdout
+    assert "answers of one length keep clients in step" in " ".join(done.stdout.split())
     assert max(map(len, done.stdout.splitlines())) <= 100
     # A greeting, then each request once, of the tokens that were asked for.
     assert len(server.asked) == 17
