@@ -1,5 +1,10 @@
 from .answers.forecast import Forecast as Forecast
 from .answers.forecast import forecast as forecast
+from .answers.scene import Scene as Scene
+from .answers.scene import Traffic as Traffic
+from .answers.served import serve as serve
+from .answers.served import ways_of as ways_of
+from .answers.ways import Server as Server
 from .costs.parameters import DeviceOptions as DeviceOptions
 from .costs.parameters import Point as Point
 from .costs.priced import Pricing as Pricing
@@ -19,3 +24,4 @@ from .rounds.sweeping import run_sweep as run_sweep
 from .rounds.tail import with_tail as with_tail
 from .serving.steady import Steady as Steady
 from .serving.steady import steady as steady
+from .workloads.laws import parse_lengths as parse_lengths

@@ -27,9 +27,10 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 def pytest_configure(config: pytest.Config) -> None:
     """Give properties no deadline (in CI the same examples each time), and have signals heard.
 
-    A background shell, or nohup, leaves them ignored. Loops run as Python, but in what `make test-whole` runs: to
-    compile them takes a minute.
+    No garbage is looked for while tests are collected. A background shell, or nohup, leaves signals ignored. Loops
+    run as Python, but in what `make test-whole` runs: to compile them takes a minute.
     """
+    gc.disable()
     if config.getoption("markexpr") != "whole":
         os.environ.setdefault("SPECSIM_PLAIN", "1")  # before the first import of what it is for
     if find_spec("hypothesis"):  # the GPU suite does without
@@ -45,10 +46,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Have garbage no longer looked for among modules and tests, which stay: that took a sixth of the suite's time."""
-    gc.collect()
+    """Have garbage not looked for among modules and tests, which stay: that took a sixth of the suite's time."""
     gc.freeze()
     gc.set_threshold(20_000)
+    gc.enable()
 
 
 def run_here(folder: Path, command: str, *arguments: object, **env: str) -> subprocess.CompletedProcess[str]:

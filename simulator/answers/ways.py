@@ -1,13 +1,15 @@
 """Ways of serving two models: what a scheduler reserves for a method, room for KV, costs of steps, what is accepted."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from simulator.costs.drafters.plan import Method
 from simulator.costs.model_costs import ModelPair, Placed
+from simulator.costs.parameters import CHUNK
+from simulator.costs.profile import Profile
 from simulator.costs.room import room
 from simulator.costs.step import Floats
 from simulator.ground.artefacts import UserError
@@ -40,12 +42,17 @@ class Server:
     settings: Further attributes of `Settings` by name.
     """
 
-    chunk: int
-    most_running: int | None
+    chunk: int = CHUNK
+    most_running: int | None = None
     longest: int
     block_size: int = 16
     num_blocks: int | None = None
-    settings: dict[str, Any]
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+def with_rounds_of(profile: Profile, models: ModelPair) -> ModelPair:
+    """Return models whose rounds cost what a profile says besides passes."""
+    return replace(models, round_overhead_s=profile.round_overhead_s, round_overhead_error=profile.round_overhead_error)
 
 
 def reserved(method: Method, k: int) -> dict[str, Any]:

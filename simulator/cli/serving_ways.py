@@ -8,7 +8,7 @@ from simulator.answers.basis import Basis, basis_of, together
 from simulator.answers.live_policies import MOST, Live, live_policies
 from simulator.answers.load_uncertainty import Served
 from simulator.answers.scene import Arm, Scene
-from simulator.answers.ways import Kind, accepting, drafted_way, plain_way, usual_context
+from simulator.answers.ways import Kind, accepting, drafted_way, plain_way, usual_context, with_rounds_of
 from simulator.costs.cautions import cautions
 from simulator.costs.drafters.plan import check_lengths
 from simulator.costs.priced import load_pricing
@@ -238,7 +238,4 @@ def drafter_of(
     models, profile = pricing.models, pricing.profile
     assert models is not None
     assert profile is not None
-    models = replace(
-        models, round_overhead_s=profile.round_overhead_s, round_overhead_error=profile.round_overhead_error
-    )
-    return Drafter(models, acceptance, kinds, source, usual)
+    return Drafter(with_rounds_of(profile, models), acceptance, kinds, source, usual)

@@ -111,7 +111,7 @@ def test_output_is_plain_decodings_token_by_token_whatever_the_heads_say(
 ) -> None:
     """Greedy, of trees sampled as well, and of chains with targets of other families."""
     cases = [(tiny, RAGGED, 20, 1, GREEDY), (tiny, RAGGED, 20, 4, GREEDY)]
-    cases.append((bundled, [prompts[0][:1], *prompts[3:9]], 32, 4, GREEDY))
+    cases.append((bundled, [prompts[0][:1], *prompts[3:6]], 32, 4, GREEDY))
     cases += [(tiny, RAGGED, 20, 4, rule) for rule in (FREE, TOP_K) if name in TREES]
     for kind in ("gpt2", "mistral") if name in CHAINS else ():
         cases.append((save_random(tmp_path / kind, random_model(kind, 52, 11)), RAGGED, 12, 4, GREEDY))
@@ -138,9 +138,9 @@ def hot_law() -> dict[int, dict[Text, float]]:
 
 
 @without_garbage_collection()
-def fit(name: str, draft_rule: SamplingRule) -> float:
-    """The p-value of such outputs under the target's law."""
-    which = np.arange(enough(hot_law())) % len(OWN_LAWS)
+def fit(name: str, draft_rule: SamplingRule, part: float = 1) -> float:
+    """The p-value of such outputs, or of a part of them, under the target's law."""
+    which = np.arange(int(part * enough(hot_law()))) % len(OWN_LAWS)
     task = Task(rule=HOT, max_new_tokens=5, rngs=[np.random.default_rng(3)] * len(which))
     draft = CHAINS[name](TARGET, random_heads(name, TARGET, 2), draft_rule)
     texts = [OWN_LAWS[i] for i in which]
@@ -160,7 +160,7 @@ def test_sampled_chains_follow_the_targets_law_jointly(name: str, monkeypatch: p
         proposal = right(*arguments)
         return proposal if proposal.laws is None else replace(proposal, tokens=proposal.laws.argmax(-1))
 
-    assert fit(name, FREE) < LEVEL / 4
+    assert fit(name, FREE, part=0.3) < LEVEL / 4
 
 
 # Alignment and caches.

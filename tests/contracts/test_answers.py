@@ -35,6 +35,8 @@ PROBE = (
     1,
 )
 HIST = {"k": 8, "hist": {str(a): 10 + a for a in range(9)}, "samples": sum(10 + a for a in range(9))}
+SERVED = "--profile h100-sxm --target-model llama-3.1-8b --draft-model llama-3.2-1b --alpha 0.8"
+SERVED += " --requests 20 --isl 64 --osl 8"
 # Words, the exit code, and what the first line begins with. In this order: some read what others have written.
 SAID: tuple[tuple[str, int, str], ...] = (
     ("profiles list", 0, r"\d+ devices, \d+ of them measured"),
@@ -55,6 +57,13 @@ SAID: tuple[tuple[str, int, str], ...] = (
     ("validate d.jsonl --profile pair.json", 0, r"The forecasts hold: median error \d\.\d\d% of 5 rows"),
     ("validate d.jsonl --profile pair.json --max-error 0.0001", 1, "The forecasts do not hold: median error "),
     ("validate --passes passes.json --profile q.json --hist h.json", 0, "The forecasts hold: median error "),
+    ("workload describe traffic.csv", 0, r"traffic.csv: 2 requests, rows of "),
+    (f"simulate-serving {SERVED} --rate 5,6", 0, r"If alpha is 0\.8, it pays from 5 to 6 requests/s, all that was "),
+    (
+        f"simulate-serving {SERVED} --concurrency 8,9 --slo ttft:1s",
+        0,
+        r"If alpha is 0\.8, it does not pay from 8 to 9 clients",
+    ),
     (
         "validate --published-file cases.json",
         0,
@@ -78,6 +87,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, run_in: Callable) -> Path:
     write_passes(folder / "passes.json", noise=0.01, grid=GRID)
     write_decode(folder / "d.jsonl", prompts=12)
     write(folder / "cases.json", made_case())
+    (folder / "traffic.csv").write_text("sent_s,prompt_tokens,output_tokens\n0,9,2\n1,8,3\n")
     for words in (
         "probe.json -o then.json",
         "--from-decode d.jsonl -o pair.json",
@@ -108,9 +118,7 @@ def test_every_command_answers_first_in_100_columns(made: Path, run_in: Callable
             assert len(line) <= WIDTH or " " not in line.strip(), (words, line)
 
 
-@pytest.mark.parametrize(
-    "name", ["profiles", "measure-acceptance", "bench-decode", "probe-gpu", "calibrate", "validate"]
-)
+@pytest.mark.parametrize("name", sorted({words.split()[0] for words, _, _ in SAID}))
 def test_with_json_there_is_nothing_else(
     made: Path, run_in: Callable, quick_probe: None, tmp_path: Path, name: str
 ) -> None:

@@ -101,6 +101,10 @@ WORDS = (
 NOWHERE = ("--target", "./none", "--draft", "./none")
 PRICED = "--profile h100-sxm --target-model llama-3.1-70b --draft-model llama-3.2-1b --alpha 0.8 --draftN 4"
 ON_TARGET = "--profile h100-sxm --target-model llama-3.1-8b"
+SERVED, FEW = (
+    f"{ON_TARGET} --method eagle3 --alpha 0.8",
+    ("--requests", "4", "--isl", "64", "--osl", "8", "--replications", "1"),
+)
 FLAGS = "--speculative-algorithm EAGLE3 --speculative-num-steps 3 --speculative-eagle-topk 2"
 FLAGS += " --speculative-num-draft-tokens 6 --tp 2"
 SPEC = {
@@ -124,6 +128,9 @@ CALLS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("pairs list", "--method mtp --json", ()),
     ("pairs show", "eagle3-kimi-k2.5:coding", ()),
     ("workload describe", "traffic.csv --json", ()),
+    ("simulate-serving", f"{SERVED} --rate 5,6", FEW),
+    ("simulate-serving", f"{SERVED} --concurrency 2,3 --policy goodput:k=2 --slo tpot:9ms --json", FEW),
+    ("simulate-serving", f"{ON_TARGET} --workload traffic.csv --speed 1,2", ("--replications", "1")),
     (
         "simulate",
         "--acceptance eagle3-kimi-k2:gsm8k --draftN 9 --extrapolate",
@@ -151,8 +158,8 @@ CALLS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("simulate", f"{ON_TARGET} --from-sglang '{FLAGS}' --json", ("--replications", "2", "--total", "64")),
     ("sweep", f"{ON_TARGET} --speculative-config @spec.json --batch 1,8 --engine sglang", ("--replications", "0")),
 )
-# Works for minutes, on purpose.
-LONG = ("--live", "--published")
+# Works for minutes or starts processes, on purpose.
+LONG = ("--live", "--published", "--workers", "--cluster")
 
 
 @pytest.fixture(scope="module")

@@ -45,6 +45,8 @@ from simulator.costs.profile_file import load_profile, save_profile
 from simulator.costs.shapes import read_shape
 from simulator.ground.artefacts import UserError
 from simulator.ground.histogram import AcceptanceHistogram, load_histogram
+from simulator.workloads.readers.all import FORMATS as TRAFFIC_FORMATS
+from simulator.workloads.readers.rows import open_source
 from simulator.workloads.reading import read_workload
 from simulator.workloads.requests import validated
 from simulator.workloads.statistics import statistics_of
@@ -53,6 +55,7 @@ from tests.accept.traces import make_trace
 from tests.calib.made_decode import write_decode
 from tests.calib.made_passes import write_passes
 from tests.calib.made_probe import BURN_COST, made_points, results, write_probe
+from tests.sim.traffic_files import TRAFFIC
 
 ROOT = Path(__file__).parents[2]
 EACH = int(os.environ.get("MUTANTS", "20"))
@@ -64,16 +67,6 @@ ODD: tuple[Any, ...] = (
 WORDS = (b"NaN", b"Infinity", b"-1", b"1e999", b"{", b"]", b'"', b"\n", b"\x00", b"\xff\xfe", b",,", b"null", b"9" * 40)
 Read = Callable[[Path], bool]
 BENCH = {"backend": "sglang", "max_concurrency": 8, "completed": 80, "mean_tpot_ms": 9.0, "mean_ttft_ms": 80.0}
-MOONCAKE = {"timestamp": 500, "input_length": 1000, "output_length": 4, "hash_ids": [3, 8]}
-SAID = {"conversations": [{"from": "human", "value": "Say it, please." * 3}, {"from": "gpt", "value": "It." * 9}]}
-AGENT = {"request_id": "a", "session_id": "s", "not_before_ms": 5.0} | MOONCAKE
-WAITS = {"request_id": "b", "dependencies": [{"request_id": "a", "trigger": "completion", "delay_ms": 2.0}]} | MOONCAKE
-TRAFFIC = {
-    "Azure": "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46.68,374,44\n2023-11-16 18:15:50.99,9,1\n",
-    "Mooncake": f"{json.dumps(MOONCAKE)}\n{json.dumps(MOONCAKE)}\n",
-    "agents": f"{json.dumps(AGENT)}\n{json.dumps(WAITS)}\n",
-    "ShareGPT": json.dumps([SAID, SAID]),
-}
 BENCH |= {"total_input_tokens": 80_000, "total_output_tokens": 16_000, "model_id": "deepseek-v3"}
 
 
@@ -374,6 +367,12 @@ def test_mangled_files_are_read_or_refused_in_one_line(good: dict[str, tuple[Pat
     assert not wrong, f"{len(wrong)} of {EACH * len(good)}\n" + "\n".join(wrong)
     # Most changes hurt; where all were read the mutants would be none.
     assert 0.2 * EACH * len(good) < refused < EACH * len(good)
+
+
+def test_every_reader_of_traffic_has_a_file_that_is_mangled(good: dict[str, tuple[Path, Read]]) -> None:
+    names = [open_source(path).names for name, (path, _) in good.items() if name.startswith("traffic of ")]
+    first = [next(known for known in TRAFFIC_FORMATS if set(known.needs) <= set(found)) for found in names]
+    assert set(first) == set(TRAFFIC_FORMATS)
 
 
 def test_long_lines_cost_no_more_than_their_length(tmp_path: Path) -> None:

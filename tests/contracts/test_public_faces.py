@@ -45,6 +45,9 @@ def test_the_examples_of_the_page_run(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert lines["simulator"][0].startswith("pays 1.5")
     # Alpha 0.8, K = 6 of a draft that costs a tenth: (1 - 0.8 ** 7) / 0.2 / 1.6.
     assert float(lines["simulator"][1]) == pytest.approx((1 - 0.8**7) / 0.2 / 1.6)
+    loads = [[float(word) for word in line.split()] for line in lines["simulator"][2:]]
+    assert [load for load, *_ in loads] == [1, 20]
+    assert all(0 < tpot_s < 0.02 and gain > 0.5 for _, tpot_s, gain in loads)
     assert re.findall(r"'work_flops': (\d+)", "\n".join(lines["cuda_probe"])) == ["1", "2", "4"]
     assert [line.split()[0] for line in lines["acceptance"][:4]] == list("1234")
     assert "'oracle'" in lines["acceptance"][4]

@@ -13,9 +13,14 @@ from simulator.answers.load_curve_report import pays_in_words
 from simulator.answers.load_search import EARLIER, Turning, narrowed, unsure
 from simulator.answers.load_uncertainty import Served, known
 from simulator.answers.loads import forecast_load
+from simulator.answers.scene import Scene, Traffic
+from simulator.answers.served import serve, ways_of
+from simulator.answers.ways import Server
 from simulator.costs.parameters import DeviceOptions, Load
-from simulator.costs.priced import load_pricing
+from simulator.costs.priced import Pricing, load_pricing
+from simulator.ground.artefacts import UserError
 from simulator.rounds.acceptance_law import IidAcceptance
+from simulator.workloads.laws import parse_lengths
 
 SERVED = ("--profile", "h100-sxm", "--target-model", "llama-3.1-8b", "--requests", 60, "--isl", "200:400", "--osl", 40)
 DRAFTED = (*SERVED, "--method", "eagle3", "--alpha", 0.8, "--draftN", 3)
@@ -23,7 +28,7 @@ DRAFTED = (*SERVED, "--method", "eagle3", "--alpha", 0.8, "--draftN", 3)
 
 def test_figures_are_those_of_the_requests_by_formula(tmp_path, run) -> None:
     done = run(
-        *("simulate-serving", *DRAFTED, "--rate", 20, "--warmup", 0, "--slo", "ttft:60ms,tpot:9ms", "--json"),
+        *("simulate-serving", *DRAFTED, "--rate", "20,21", "--warmup", 0, "--slo", "ttft:60ms,tpot:9ms", "--json"),
         *("--requests-out", "requests.csv", "--out", "loads.csv", "--trace-out", "steps.json"),
     )
     assert done.returncode == 0, done.stderr
@@ -48,7 +53,22 @@ def test_figures_are_those_of_the_requests_by_formula(tmp_path, run) -> None:
     events = json.loads((tmp_path / "steps.json").read_text())["traceEvents"]
     ends = [event["ts"] + event["dur"] for event in events if event["ph"] == "X" and event["pid"] == 1]
     assert max(ends) == pytest.approx(1e6 * max(float(r["end_s"]) for r in rows if r["serving"] == "plain"), abs=0.01)
-    assert len((tmp_path / "loads.csv").read_text().splitlines()) == 3
+    assert len((tmp_path / "loads.csv").read_text().splitlines()) == 5
+
+
+def test_a_program_serves_what_the_command_serves(run) -> None:
+    device = DeviceOptions(profile="h100-sxm", target_model="llama-3.1-8b", method="eagle3")
+    traffic = Traffic(count=60, isl=parse_lengths("isl", "200:400"), osl=parse_lengths("osl", "40"), longest=131_072)
+    ways = ways_of(load_pricing(device), traffic, Server(longest=131_072), IidAcceptance(0.8), ["static:k=3"])
+    found = serve(Scene(traffic=traffic, arms=ways), [5, 20])
+    told = json.loads(run("simulate-serving", *DRAFTED, "--rate", "5,20", "--json").stdout)["points"]
+    for point, said in zip(found, told, strict=True):
+        for arm, way in enumerate(way.name for way in ways):
+            for name in ("ttft_p99", "tpot_p50", "e2e_mean", "goodput", "kv_used"):
+                assert point.told(arm, name).value == said[way][name]
+        assert point.gain("e2e_mean", 1).value == said["eagle3 K=3"]["e2e_gain"]
+    with pytest.raises(UserError, match="pricing: without models, expected a profile, a target"):
+        ways_of(Pricing(), traffic, Server(longest=4096), IidAcceptance(0.8))
 
 
 def test_same_seed_same_words_and_plain_alone_is_the_plain_of_both(tmp_path, run) -> None:
