@@ -1,15 +1,17 @@
 """Rows that lie far beyond the others: where each stands, what it says and the others make of it, a slip that fits."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from calibration.sources.serving import ServingRow
+from simulator.costs.profile import Profile
 from simulator.costs.step import Floats
 
-from .from_serving import TPOT_NOISE, TTFT_NOISE, ServingCalibration
+from .from_serving import TPOT_NOISE, TTFT_NOISE
+from .loads import Loads
 
 # Beyond so many spreads of the rows, and by such a factor at least, a row is far.
 FAR, LEAST_FACTOR = 6.0, 1.5
@@ -17,18 +19,43 @@ FAR, LEAST_FACTOR = 6.0, 1.5
 NEAR = 3.0
 # Of a normal law: its standard deviation by the median of sizes.
 SIZES = 1.4826
-TIMES = ("tpot_s", "ttft_s")
+TIMES, LOADED = ("tpot_s", "ttft_s"), ("concurrency", "isl", "osl")
+# Of these, so many are named.
+MOST_FAR = 5
 SLIPS = {0.1: "a decimal point", 10.0: "a decimal point"}
 UNITS = {1e-3: "other units", 1e3: "other units"}
 
 
+class Held(NamedTuple):
+    """Rows held against what is made of them.
+
+    profile: that prices rows as they would be. off: logarithms of what is made of times over what they were, NaN where
+    there is none, [2, rows]. words: who makes it of them.
+    """
+
+    loads: Loads
+    profile: Profile
+    off: Floats
+    words: str = "the other rows expect about"
+
+    @property
+    def spreads(self) -> Floats:
+        """What rows are off by, of each time, however far some lie."""
+        found = []
+        for off, noise in zip(self.off, (TPOT_NOISE, TTFT_NOISE), strict=True):
+            sizes = np.abs(off[np.isfinite(off)])
+            found.append(max(SIZES * float(np.median(sizes)), noise) if len(sizes) else noise)
+        return np.array(found)
+
+
 class FarRow(NamedTuple):
-    """A row that is far: which of its times, in ms, what the others make of it, and which slip would explain it."""
+    """A row that is far: which of its times, in ms, what is made of it, by whom, and which slip would explain it."""
 
     row: ServingRow
     time: str
     measured_ms: float
     expected_ms: float
+    words: str
     slip: str
 
     @property
@@ -37,7 +64,7 @@ class FarRow(NamedTuple):
         column = self.row.columns[TIMES.index(self.time)]
         made = "makes a token take" if self.row.is_derived and self.time == "tpot_s" else "is"
         told = f"{self.row.place}: {column} {made} {in_words(self.measured_ms)} ms"
-        return f"{told}, the other rows expect about {in_words(self.expected_ms)}{self.slip and f'; {self.slip}'}"
+        return f"{told}, {self.words} {in_words(self.expected_ms)}{self.slip and f'; {self.slip}'}"
 
 
 def in_words(value: float) -> str:
@@ -45,45 +72,50 @@ def in_words(value: float) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
-def spreads(calibration: ServingCalibration) -> Floats:
-    """Return what rows are off by without their own load, of each kind, however far some lie."""
-    found = []
-    for off, noise in ((calibration.held_out_tpot, TPOT_NOISE), (calibration.held_out_ttft, TTFT_NOISE)):
-        sizes = np.abs(np.log1p(off[np.isfinite(off)]))
-        found.append(max(SIZES * float(np.median(sizes)), noise) if len(sizes) else noise)
-    return np.array(found)
+def far_rows(held: Held) -> tuple[FarRow, ...]:
+    """Return rows that lie far beyond the others, each by the time that is farther.
 
-
-def far_rows(calibration: ServingCalibration) -> Iterator[FarRow]:
-    """Yield them, by the time that is farther where both are."""
-    both = np.log1p([calibration.held_out_tpot, calibration.held_out_ttft])
-    over = np.abs(both) / np.maximum(FAR * spreads(calibration), np.log(LEAST_FACTOR))[:, None]
-    for at in np.flatnonzero(np.nanmax(np.nan_to_num(over), 0) > 1):
+    Not those whose requests wait or not by how much memory is used, which `row_warnings` counts, unless a slip in what
+    they were loaded with explains them.
+    """
+    over = np.abs(held.off) / np.maximum(FAR * held.spreads, np.log(LEAST_FACTOR))[:, None]
+    found, hanging = [], held.loads.hanging(held.profile)
+    for at in np.flatnonzero(np.nanmax(np.nan_to_num(over), 0) > 1).tolist():
         kind = int(np.nanargmax(over[:, at]))
-        row = calibration.loads.rows[at]
+        row = held.loads.rows[at]
         measured_ms = 1e3 * getattr(row, TIMES[kind])
-        expected_ms = measured_ms * float(np.exp(both[kind, at]))
-        yield FarRow(row, TIMES[kind], measured_ms, expected_ms, reason_of(calibration, int(at)))
+        expected_ms = measured_ms * float(np.exp(held.off[kind, at]))
+        name, said = slip_of(held, at)
+        if not hanging[at] or name in LOADED:
+            found.append(FarRow(row, TIMES[kind], measured_ms, expected_ms, held.words, said))
+    return tuple(found)
 
 
-def reason_of(calibration: ServingCalibration, at: int) -> str:
-    """Say why a row may be far: what would make it like the others, or that it hangs on memory; "" for neither."""
-    name, said = slip_of(calibration, at)
-    is_full = calibration.loads.hanging(calibration.prior)[at]
-    return "what waits hangs on memory there" if is_full and (not said or name in TIMES) else said
+def far_in_words(found: Sequence[FarRow], what: str) -> Iterator[str]:
+    """Say which rows are far; what: is to be done with them."""
+    yield from (one.said for one in found[:MOST_FAR])
+    if len(found) > MOST_FAR:
+        yield f"{len(found) - MOST_FAR} rows more lie as far: --json names them"
+    if found:
+        yield f"{'these rows lie' if len(found) > 1 else 'this row lies'} far beyond the others: {what}"
 
 
-def slip_of(calibration: ServingCalibration, at: int) -> tuple[str, str]:
+def far_json(found: Sequence[FarRow]) -> list[dict[str, Any]]:
+    """Return them under the names of files."""
+    return [{"path": far.row.path, "line": far.row.line, "time": far.time, "said": far.said} for far in found]
+
+
+def slip_of(held: Held, at: int) -> tuple[str, str]:
     """Return which cell of a row, ten times as much or a tenth, would make it like the others, and say so, or ""."""
-    loads, row = calibration.loads, calibration.loads.rows[at]
-    names = ("concurrency", "isl", "osl", *(name for name in TIMES if getattr(row, name) is not None))
+    loads, row = held.loads, held.loads.rows[at]
+    names = (*LOADED, *(name for name in TIMES if getattr(row, name) is not None))
     slips = [(name, factor) for name in names for factor in (SLIPS | UNITS if name in TIMES else SLIPS)]
     tried = [(name, factor) for name, factor in slips if name != "osl" or row.osl * factor >= 2]
     rows = tuple(replace(row, **{name: getattr(row, name) * factor}) for name, factor in tried)
     other = replace(loads, rows=rows, placings=(loads.placings[at],) * len(rows))
-    found = other.priced(calibration.profile)
+    found = other.priced(held.profile)
     off = np.abs(np.log([found.tpot_s / other.column("tpot_s"), found.ttft_s / other.column("ttft_s")]))
-    near = np.maximum(NEAR * spreads(calibration), np.log(LEAST_FACTOR))[:, None]
+    near = np.maximum(NEAR * held.spreads, np.log(LEAST_FACTOR))[:, None]
     worst = np.nanmax(np.where(np.isnan(off), 0.0, off) / near, 0)
     worst[np.isnan(off[0])] = np.inf
     best = int(worst.argmin())

@@ -235,8 +235,8 @@ def loads_of(rows: Sequence[ServingRow], profile: Profile, given: Options) -> Lo
         )
     if any(row.requests is None for row in kept):
         assumed.append(
-            f"rows without a count of requests are taken to have sent {REQUESTS_A_CLIENT:g} for each client, "
-            "all of them the first at once"
+            f"rows without a count of requests are taken to have sent {REQUESTS_A_CLIENT:g} for each client, whose "
+            "first came all at once"
         )
     return Loads(
         shape=shape,
@@ -262,7 +262,7 @@ def assumed_of_cache(rows: Sequence[ServingRow], placings: Sequence[Placing], gi
         said = f"the KV cache of {narrow} rows is taken to be in fp8, as NVIDIA's checkpoints of fewer bits state"
         yield f"{said}; --kv-dtype says another"
     if wide:
-        said = f"the KV cache of {wide} rows, whose weights have fewer, is taken to be as the model's file says"
+        said = f"the KV cache of {wide} rows with weights of fewer than 16 bits is taken to be as the model's file says"
         yield f"{said}, else in 16 bits; --kv-dtype says another"
 
 

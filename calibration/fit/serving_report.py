@@ -11,7 +11,7 @@ from simulator.costs.step import Floats
 from simulator.ground.artefacts import envelope
 from simulator.ground.command import table
 
-from .far_rows import far_rows
+from .far_rows import Held, far_in_words, far_json, far_rows
 from .from_serving import Constant, ServingCalibration
 from .physical import PEAKS, PHYSICAL, allowed, in_words, reached, unphysical, values
 from .row_words import notes_of, row_warnings
@@ -19,8 +19,8 @@ from .row_words import notes_of, row_warnings
 KIND = "serving_calibration"
 # 1: first version.
 SCHEMA_VERSION = 1
-# Loads below which a fit is told to be of few; rows that lie far and are named, at most.
-FEW_LOADS, MOST_FAR = 5, 5
+# Loads below which a fit is told to be of few.
+FEW_LOADS = 5
 # Correlations of constants that rows do not tell apart.
 TOGETHER = 0.9
 # Beyond it, rows are told to be of another server than the model that was fitted: no profile is written.
@@ -144,11 +144,17 @@ def serving_json(calibration: ServingCalibration, parameters: Mapping[str, Any])
         "reached": {PEAKS[name]: share for name, share in reached(calibration).items()},
         "physical": not unphysical(calibration),
         "warnings": list(warnings_of(calibration)),
-        "far_rows": [{"path": far.row.path, "line": far.row.line, "said": far.said} for far in far_rows(calibration)],
+        "far_rows": far_json(far_rows(held_out(calibration))),
         "left_out": dict(loads.left_out),
         "assumed": list(loads.assumed),
         "rows": rows,
     }
+
+
+def held_out(calibration: ServingCalibration) -> Held:
+    """Return rows held against fits without their load, by which one that is off draws nothing to itself."""
+    off = np.log1p([calibration.held_out_tpot, calibration.held_out_ttft])
+    return Held(calibration.loads, calibration.profile, off)
 
 
 def warnings_of(calibration: ServingCalibration) -> Iterator[str]:
@@ -157,12 +163,9 @@ def warnings_of(calibration: ServingCalibration) -> Iterator[str]:
     yield from row_warnings(loads, calibration.prior)
     if loads.distinct < FEW_LOADS:
         yield f"{loads.distinct} loads tell little of {len(calibration.constants)} constants: five to ten are better"
-    far = list(far_rows(calibration))
-    yield from (one.said for one in far[:MOST_FAR])
-    if len(far) > MOST_FAR:
-        yield f"{len(far) - MOST_FAR} rows more lie as far: --report has them"
-    if far:
-        yield "rows that lie far count for little in the fit: mend them, or leave them out"
+    yield from far_in_words(
+        far_rows(held_out(calibration)), "such count for little in a fit; mend them, or leave them out"
+    )
     odd = unphysical(calibration)
     if odd:
         named = "; ".join(PHYSICAL[name].words for name in odd)

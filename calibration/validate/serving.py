@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from calibration.fit.far_rows import Held, far_in_words, far_json, far_rows
 from calibration.fit.loads import Loads
 from calibration.fit.row_words import notes_of, row_warnings
 from calibration.fit.serving_report import Errors, errors_json, errors_of
@@ -49,6 +50,11 @@ class ServingValidation:
     tpot: Floats
     ttft: Floats
     factors: Mapping[str, Floats]
+
+    @property
+    def held(self) -> Held:
+        """Rows held against their forecasts."""
+        return Held(self.loads, self.profile, np.log1p([self.tpot, self.ttft]), "forecast")
 
     @property
     def inside(self) -> dict[str, NDArray[np.bool_]]:
@@ -156,6 +162,7 @@ def serving_json(validation: ServingValidation, parameters: Mapping[str, Any]) -
         "assumed": list(loads.assumed),
         "rows_read": loads.read,
         "warnings": list(warnings_of(validation)),
+        "far_rows": far_json(far_rows(validation.held)),
         "unfit_rows": int(np.isnan(found.tpot_s).sum()),
         "rows": rows,
     }
@@ -165,6 +172,7 @@ def warnings_of(validation: ServingValidation) -> Iterator[str]:
     """Yield what to know before the numbers: of the rows, and of what lies beyond those of a fit."""
     yield from row_warnings(validation.loads, validation.profile)
     yield from (beyond.said for beyond in beyond_of(validation.loads, validation.profile))
+    yield from far_in_words(far_rows(validation.held), "look at them before the errors")
 
 
 def ends_ms(validation: ServingValidation, kind: str, at: int) -> tuple[float, float] | None:

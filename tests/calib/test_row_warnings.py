@@ -12,7 +12,7 @@ from calibration.fit.from_serving import calibrate_serving
 from calibration.fit.loads import Loads, Options, loads_of
 from calibration.fit.physical import PHYSICAL, unphysical, values
 from calibration.fit.row_words import doubts_of, notes_of, row_warnings
-from calibration.fit.serving_report import warnings_of
+from calibration.fit.serving_report import held_out, warnings_of
 from calibration.sources.serving import ServingRow
 from calibration.sources.serving_files import read_serving
 from calibration.validate.serving import serving_json, validate_serving
@@ -36,13 +36,13 @@ MISTYPED = {
 
 
 def test_mistyped_cells_are_named_with_what_the_others_expect() -> None:
-    assert not list(far_rows(fitted(10)))
+    assert not far_rows(held_out(fitted(10)))
     right = halves(loads_in(DENSE), 20)[0]
     rows = list(right.rows)
     for at, (name, factor, _) in MISTYPED.items():
         rows[at] = replace(rows[at], **{name: getattr(rows[at], name) * factor})
     found = calibrate_serving(replace(right, rows=tuple(rows)), SHEET, "engine")
-    told = {rows.index(far.row): far for far in far_rows(found)}
+    told = {rows.index(far.row): far for far in far_rows(held_out(found))}
     assert set(told) == set(MISTYPED)
     for at, (name, _, said) in MISTYPED.items():
         far, before = told[at], getattr(right.rows[at], name)
@@ -53,8 +53,12 @@ def test_mistyped_cells_are_named_with_what_the_others_expect() -> None:
             assert far.expected_ms == pytest.approx(1e3 * before, rel=0.4)
         assert f"{before if name in ('isl', 'concurrency') else 1e3 * before:,.5g} would fit" in far.said
     warned = list(warnings_of(found))
-    assert [far.said for far in far_rows(found)] == [line for line in warned if "would fit" in line]
-    assert "rows that lie far count for little in the fit: mend them, or leave them out" in warned
+    assert [far.said for far in told.values()] == [line for line in warned if "would fit" in line]
+    assert any(line.startswith("these rows lie far beyond the others") for line in warned)
+    # Of rows that are held against a forecast the same are named.
+    held = validate_serving(found.loads, fitted(10).profile)
+    assert {rows.index(far.row) for far in far_rows(held.held)} == set(MISTYPED)
+    assert len(serving_json(held, {})["far_rows"]) == len(MISTYPED)
 
 
 def test_ranges_of_constants_hold_what_sheets_assume_and_name_what_is_beyond() -> None:
