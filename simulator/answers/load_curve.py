@@ -4,6 +4,7 @@ Runs of one load share their requests and the draws of what is accepted, whateve
 differ by carries no noise of these.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -39,8 +40,8 @@ Figures = Mapping[str, Figure]
 PLAIN = 0
 # Requests of a run of several servers that are counted, at most, where one alone has fewer.
 MOST_COUNTED = 20_000
-# Batches at either end of a run by which its growth is told.
-EDGE = 3
+# Times as long as early answers take half a run has to be; standard deviations that more requests are open by chance.
+LASTING, CHANCE = 2.0, 3.0
 
 
 class Task(NamedTuple):
@@ -175,10 +176,28 @@ def figures_of(outcome: Outcome, requests: Requests, scene: Scene, task: Task) -
         found |= {
             f"{measure}_p{q}": np.array([percentile(whole, q), *(of_batch(v, q) for v in batches)]) for q in PERCENTILES
         }
-    means = found["e2e_mean"][1:]
-    # Answers at the end over those at the beginning: of a server that keeps up about as long.
-    found["growth"] = np.array([means[-EDGE:].mean() / means[:EDGE].mean() if len(means) else np.nan])
+    found["piled_up"] = np.array([piled_up(outcome.sent_s, outcome.end_s)])
     return found | rates_of(outcome, requests, every, scene.limits, warm) | counts
+
+
+def piled_up(sent_s: Floats, end_s: Floats) -> float:
+    """Return the share of what is sent in the second half of a run by which more requests are open at its end.
+
+    Of a server that keeps up as many are open at the end of sending as half-way, but for chance: of three standard
+    deviations of independent requests the share is free. NaN: half a run is not much longer than answers take.
+    """
+    served = ~np.isnan(end_s)
+    sent_s, end_s = sent_s[served], end_s[served]
+    if not len(sent_s):
+        return float("nan")
+    first, last = float(sent_s.min()), float(sent_s.max())
+    half = (first + last) / 2
+    early = sent_s <= (first + half) / 2
+    if not half - first >= LASTING * float((end_s - sent_s)[early].mean()):
+        return float("nan")
+    open_at_half, open_at_end = (int((sent_s <= at).sum() - (end_s <= at).sum()) for at in (half, last))
+    chance = CHANCE * math.sqrt(open_at_half + open_at_end + 1)
+    return max(open_at_end - open_at_half - chance, 0.0) / int((sent_s > half).sum())
 
 
 def batches_of(seen: Seen) -> list[Seen]:
@@ -192,8 +211,7 @@ def rates_of(
 ) -> dict[str, Figure]:
     """Return what is served a second, from the first sending that counts to the end of all.
 
-    goodput: requests a second within all limits; attained: their share of all that count. sent_for_s: from the
-    first sending to the last.
+    goodput: requests a second within all limits; attained: their share of all that count.
     """
     begin = float(np.nanmin(outcome.sent_s[warm:]))
     span = max(float(np.nanmax(outcome.end_s)) - begin, 1e-12)
@@ -205,7 +223,6 @@ def rates_of(
         "requests_per_s": np.array([within.sum() / span]),
         "output_tokens_per_s": np.array([requests.output[within].sum() / span]),
         "attained": np.array([good.mean(), *(part.mean() for part in parts)]),
-        "sent_for_s": np.array([float(np.nanmax(outcome.sent_s) - np.nanmin(outcome.sent_s))]),
         "goodput": np.array([(within & is_good).sum() / span]),
     }
 

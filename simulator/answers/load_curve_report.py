@@ -16,7 +16,7 @@ from .basis import Basis
 from .fleets import OF_EACH, as_columns, each_server, router_of, shares_in_words
 from .latency import Limit, Told
 from .load_curve import PLAIN, Figures, Point
-from .load_search import EARLIER, EVERYWHERE, LATER, NOWHERE, Found, Turning, falls_behind
+from .load_search import CARRIED, EARLIER, EVERYWHERE, LATER, NOWHERE, SHORT, UNKNOWN, Found, Turning, falls_behind
 from .scene import CLIENTS, RATE, SPEED, UNITS, Scene
 
 KIND = "load_curve"
@@ -159,9 +159,16 @@ def pays_in_words(turning: Turning, unit: str) -> str:
     """Say at which loads speculation pays."""
     low, high = f"{turning.low:.3g}", f"{turning.high:.3g}"
     stops, starts = (f"{text}{known_in_words(turning)}" for text in (f"stops paying by {high}", f"pays from {high}"))
+    span = f"from {low} to {high} {unit}" if low != high else f"at {low} {unit}"
+    end = {
+        CARRIED: ", all that a server carries",
+        SHORT: "; of more so few --requests tell nothing",
+    }.get(turning.ends, ", all that was looked at")
+    nothing = "no server keeps up" if turning.ends == CARRIED else "so few --requests tell nothing"
     return {
-        EVERYWHERE: f"pays from {low} to {high} {unit}, all that was looked at",
-        NOWHERE: f"does not pay from {low} to {high} {unit}, all that was looked at",
+        EVERYWHERE: f"pays {span}{end}",
+        NOWHERE: f"does not pay {span}{end}",
+        UNKNOWN: f"is not known to pay {span}: {nothing}",
         EARLIER: f"pays up to {low} {unit} and {stops}" + ", though not for good" * turning.again,
         LATER: f"does not pay up to {low} {unit} and {starts}" + ", though not always" * turning.again,
     }[turning.pays]
@@ -214,6 +221,10 @@ def beyond_in_words(scene: Scene, found: Found) -> list[str]:
         if over:
             unit = UNITS[scene.traffic.kind]
             lines.append(f"{way.name} falls behind from {over[0]:g} {unit} on: times grow with the number of requests")
+    short = [point.load for point in found.points if any(np.isnan(arm["piled_up"][0]) for arm in point.arms)]
+    if short:
+        few = f"{scene.traffic.count:,} requests at {short[0]:g} {UNITS[scene.traffic.kind]}"
+        lines.append(f"{few} are sent in hardly more time than answers take: more --requests tell of a load that lasts")
     return lines
 
 

@@ -15,24 +15,27 @@ from .scene import CLIENTS, Scene
 
 # How narrow a search gets, as a ratio of loads; how often a load is doubled to find one that is too much.
 NARROW, DOUBLINGS, DOUBLINGS_BEYOND = 1.02, 20, 10
-# A server whose answers take so many times as long at the end as at the beginning does not keep up.
-FALLS_BEHIND = 1.5
+# A server on which such a share of what is sent piles up does not keep up.
+FALLS_BEHIND = 0.02
 # Servers that are tried side by side, at most.
 MOST_SERVERS = 64
 # A gain's end that is no more than nothing.
 LEAST = 1e-9
 # What is compared: the time of whole answers.
 COMPARED = "e2e_mean"
-LATER, EARLIER, EVERYWHERE, NOWHERE = "above", "below", "everywhere", "nowhere"
+LATER, EARLIER, EVERYWHERE, NOWHERE, UNKNOWN = "above", "below", "everywhere", "nowhere", "unknown"
+# All that a server carries; all that runs of so few requests tell of.
+CARRIED, SHORT = "carried", "short"
 
 
 class Turning(NamedTuple):
     """Where speculation stops paying, or starts to.
 
-    pays: `EARLIER`, at loads below; `LATER`, above; `EVERYWHERE` or `NOWHERE` of those looked at. low, high: the last
+    pays: `EARLIER`, at loads below; `LATER`, above; `EVERYWHERE` or `NOWHERE` of those looked at; `UNKNOWN`: runs of
+    none tell. low, high: the last
     load of the one kind and the first of the other, by the middles of intervals. again: whether it is otherwise at some
     load beyond. ci95: where it may lie, as well as gains are known; NaN: at or beyond the last load there; None: nobody
-    knows how well.
+    knows how well. ends: why no load beyond `high` was looked at, where servers or runs end there: `CARRIED`, `SHORT`.
     """
 
     pays: str
@@ -40,6 +43,7 @@ class Turning(NamedTuple):
     high: float
     again: bool = False
     ci95: tuple[float, float] | None = None
+    ends: str = ""
 
 
 class Found(NamedTuple):
@@ -72,13 +76,27 @@ def turning(
     """
     both = (PLAIN, arm)
     points = [Point(point.load, (point.arms[PLAIN], point.arms[arm])) for point in points]
+    told = [point for point in points if ends_at(scene, point) is None]
+    if not told:
+        load = points[0].load
+        return Turning(UNKNOWN, load, points[-1].load, ends=ends_at(scene, points[0]) or "")
+    stopped = next((point for point in points if point.load > told[-1].load), None)
     if len(points) == 1:
-        points = [*points, *beyond(both, points[0], seeds, play)]
-    signs = [point.gain(COMPARED, 1).value > 1 for point in points]
+        told, stopped = beyond(scene, both, told[0], seeds, play)
+    why = (ends_at(scene, stopped) if stopped else None) or ""
+    signs = [point.gain(COMPARED, 1).value > 1 for point in told]
     change = next((i for i in range(1, len(signs)) if signs[i] != signs[i - 1]), None)
-    ends = points[0].load, points[-1].load
+    points = told
     if change is None:
-        return Turning(EVERYWHERE if signs[0] else NOWHERE, *ends)
+        last = points[-1].load
+        if stopped and len(signs) and why == CARRIED:
+            last = narrowed(
+                last,
+                stopped.load,
+                lambda load: ends_at(scene, curve(both, [load], seeds, play)[0]) is None,
+                whole=scene.traffic.kind == CLIENTS,
+            )[0]
+        return Turning(EVERYWHERE if signs[0] else NOWHERE, points[0].load, last, ends=why)
     is_before = signs[change - 1]
 
     def is_same(load: float) -> bool:
@@ -131,26 +149,36 @@ def crossing(points: Sequence[Point], known: Callable[[Point], Told], pays: bool
     return float(one * (other / one) ** (margin(low - 1) / (margin(low - 1) - margin(low))))
 
 
-def beyond(both: Sequence[int], first: Point, seeds: Sequence[int], play: Player) -> list[Point]:
-    """Return points at doubled loads, until speculation pays otherwise than at first or runs tell no more."""
-    found, last = list[Point](), first
+def beyond(
+    scene: Scene, both: Sequence[int], first: Point, seeds: Sequence[int], play: Player
+) -> tuple[list[Point], Point | None]:
+    """Return points at doubled loads, until speculation pays otherwise than at first, and one that tells no more."""
+    found = [first]
     for _ in range(DOUBLINGS_BEYOND):
-        last = curve(both, [2 * last.load], seeds, play)[0]
-        found.append(last)
-        is_enough = all(falls_behind(arm) or not lasts(arm) for arm in last.arms)
-        if is_enough or (last.gain(COMPARED, 1).value > 1) != (first.gain(COMPARED, 1).value > 1):
+        point = curve(both, [2 * found[-1].load], seeds, play)[0]
+        if ends_at(scene, point) is not None:
+            return found, point
+        found.append(point)
+        if (point.gain(COMPARED, 1).value > 1) != (first.gain(COMPARED, 1).value > 1):
             break
-    return found
+    return found, None
+
+
+def ends_at(scene: Scene, point: Point) -> str | None:
+    """Return why a load tells nothing of one that goes on: no way of serving keeps up, or runs are too short."""
+    if scene.traffic.kind == CLIENTS or any(is_carried(scene, figures) for figures in point.arms):
+        return None
+    return CARRIED if all(falls_behind(figures) for figures in point.arms) else SHORT
 
 
 def falls_behind(figures: Figures) -> bool:
-    """Whether answers take longer and longer while requests come."""
-    return bool(figures["growth"][0] > FALLS_BEHIND)
+    """Whether requests pile up while more come."""
+    return bool(figures["piled_up"][0] > FALLS_BEHIND)
 
 
-def lasts(figures: Figures) -> bool:
-    """Whether requests come for longer than answers take: a shorter run tells of no load that goes on."""
-    return bool(figures["sent_for_s"][0] > figures["e2e_mean"][0])
+def is_carried(scene: Scene, figures: Figures) -> bool:
+    """Whether a server keeps up with a load that goes on; clients wait for it. A short run tells of no such load."""
+    return scene.traffic.kind == CLIENTS or bool(figures["piled_up"][0] <= FALLS_BEHIND)
 
 
 def narrowed(
@@ -223,8 +251,7 @@ def capacity(scene: Scene, arm: int, start: float, share: float, seeds: Sequence
 
 def is_within(scene: Scene, figures: Figures, share: float) -> bool:
     """Whether so large a share of the requests is within all limits, and a server goes on like that."""
-    is_carried = scene.traffic.kind == CLIENTS or (lasts(figures) and not falls_behind(figures))
-    return float(figures["attained"][0]) >= share and is_carried
+    return float(figures["attained"][0]) >= share and is_carried(scene, figures)
 
 
 def servers_for(
