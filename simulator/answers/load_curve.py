@@ -132,20 +132,28 @@ def outcome_of(
     scene: Scene, task: Task, requests: Requests, *, is_logged: bool = False, is_off: Callable[[], bool] | None = None
 ) -> Outcome:
     """Return what a run comes to, request for request."""
-    arm = scene.arms[task.arm]
-    return run(
+    arm, clients, replicas = scene.arms[task.arm], scene.traffic.clients(task.load), replicas_of(scene, task)
+    lengths, seats = (float(requests.prompt.mean()), float(requests.output.mean())), arm.settings.max_num_active_seqs
+    front_s = arm.in_front_s(max(min(clients / replicas.servers, seats), 1), *lengths)
+    outcome = run(
         as_large(arm.settings, requests),
         requests,
         arm.acceptance,
         arm.costs,
         arm.policy,
-        clients=scene.traffic.clients(task.load),
+        clients=clients,
         seed=task.seed,
         warm=scene.warm(len(requests.prompt), task.load),
-        replicas=replicas_of(scene, task),
+        replicas=replicas,
+        front_s=front_s,
         is_logged=is_logged,
         is_off=is_off,
     )
+    if not clients:
+        front_s = arm.in_front_s(outcome.running_s / max(outcome.end_of_run_s, 1e-12) / replicas.servers, *lengths)
+    # It was on its way for so long before it came to the scheduler.
+    np.subtract(outcome.sent_s, front_s, out=outcome.sent_s)
+    return outcome
 
 
 def as_large(s: Settings, requests: Requests) -> Settings:

@@ -1,10 +1,11 @@
 """What is compared under load: the requests that clients send, and the ways of serving them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from simulator.costs.engine import Engine
 from simulator.ground.artefacts import UserError
 from simulator.ground.fields import shortened
 from simulator.ground.names import one_of
@@ -12,6 +13,7 @@ from simulator.ground.streams import stream
 from simulator.serving.draws import Acceptance
 from simulator.serving.fleet import ONE, Replicas
 from simulator.serving.policies import Policy
+from simulator.serving.policy_tables import step_s
 from simulator.serving.settings import Settings
 from simulator.serving.step_costs import StepCosts
 from simulator.workloads.arrivals import arrival_times, replayed, sent_anew
@@ -141,7 +143,10 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arm:
-    """One way of serving; name: in words. replicas: servers, and what stands before them."""
+    """One way of serving; name: in words.
+
+    replicas: servers, and what stands before them. engine: what it adds in front of requests.
+    """
 
     name: str
     settings: Settings
@@ -149,6 +154,15 @@ class Arm:
     costs: StepCosts
     policy: Policy
     replicas: Replicas = ONE
+    engine: Engine = field(default_factory=Engine)
+
+    def in_front_s(self, running: float, prompt: float, output: float) -> float:
+        """Return the seconds before a first token that lie outside of its steps, as the closed form has them."""
+        front_s, passes = float(self.engine.in_front_s(running)), float(self.engine.first_passes)
+        if not passes:
+            return front_s
+        read, beside = min(prompt, self.settings.max_num_batched_tokens), max(running - 1, 0.0)
+        return front_s + passes * step_s(self.costs, beside, 1.0, prompt + output / 2, -1, read)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

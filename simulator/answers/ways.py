@@ -160,6 +160,7 @@ def plain_way(target: Placed, server: Server, context: float, acceptance: Accept
         acceptance=acceptance,
         costs=costs_of(target, server, settings, 0),
         policy=policy_tables.fixed(-1),
+        engine=target.engine,
     )
 
 
@@ -186,6 +187,7 @@ def drafted_way(
         acceptance=accepting(kinds, models, k, concentration),
         costs=costs,
         policy=policy,
+        engine=models.placed_target.engine,
     )
 
 

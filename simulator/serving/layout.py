@@ -35,10 +35,10 @@ from .steps import CHILD, CLOCK, COUNTS, DECODER, KIN, READER, SIBLING, WHOLE
 Array = Any
 
 
-def first_clocks(count: int) -> NDArray[np.float64]:
+def first_clocks(count: int, front_s: float) -> NDArray[np.float64]:
     """Return the clocks of so many replicas at their beginning."""
     clocks = np.zeros((count, CLOCK))
-    clocks[:, steps.GAP] = -1.0
+    clocks[:, [steps.GAP, steps.ON_WAY]] = -1.0, front_s
     return clocks
 
 

@@ -126,6 +126,7 @@ def run(
     seed: int = 0,
     warm: int = 0,
     replicas: Replicas = ONE,
+    front_s: float = 0.0,
     is_logged: bool = False,
     is_off: Callable[[], bool] | None = None,
 ) -> Outcome:
@@ -141,6 +142,7 @@ def run(
         seed: Of all draws.
         warm: The first request whose gaps count.
         replicas: Servers, and how requests go to them.
+        front_s: How long after the end that it waits for a request comes to the scheduler, besides what a user thinks.
         is_logged: Every plan is kept.
         is_off: Asked now and then whether nobody wants the outcome any more.
 
@@ -149,6 +151,7 @@ def run(
         KeyboardInterrupt: Nobody wants it.
     """
     told: dict[str, Any] = {"clients": clients, "seed": seed, "warm": warm, "replicas": replicas}
+    told |= {"front_s": front_s}
     fleet = started(settings, requests, acceptance, costs, policy, **told)
     if is_logged:
         return finished(*logged(fleet))
@@ -200,6 +203,7 @@ def started(
     seed: int = 0,
     warm: int = 0,
     replicas: Replicas = ONE,
+    front_s: float = 0.0,
 ) -> Fleet:
     """Return replicas at the beginning of a run."""
     size, seats, count = len(requests.prompt), settings.max_num_seqs, replicas.servers
@@ -224,7 +228,7 @@ def started(
         hands_s=listed(np.full((size if apart else 0, HANDS_S), np.nan)),
         link=listed(first_link(replicas)),
         kin=listed(families(requests) if sessions else np.zeros((0, KIN), np.int32)),
-        clock=listed(first_clocks(count)),
+        clock=listed(first_clocks(count, front_s)),
         count=listed(first_counts(replicas, seed, warm)),
         memory=many(new_memory(policy), count),
         words=np.zeros((seats, 4), np.int64),
@@ -239,7 +243,7 @@ def started(
         for tokens in run.queues.track:
             # A reader is asked for one token.
             tokens[state.OUTPUT] = 1
-    send_first(run, min(clients, size))
+    send_first(run, min(clients, size), front_s)
     return Fleet(
         all=run,
         due=listed(np.full(count, NEVER)),
@@ -249,13 +253,13 @@ def started(
     )
 
 
-def send_first(run: Run, clients: int) -> None:
+def send_first(run: Run, clients: int, front_s: float) -> None:
     """Have every client send a request."""
     for _ in range(clients):
         request = steps.next_sent(run.front, run.after)
         if request < len(run.after):
             run.front[state.NEXT] = request + 1
-            come(run.queues, run.front, request, 0.0)
+            come(run.queues, run.front, request, front_s)
 
 
 def finished(fleet: Fleet, logs: tuple[Log, ...]) -> Outcome:

@@ -48,8 +48,8 @@ from .step_costs import StepCosts, add, nodes
 Array = Any
 # Places of `clock`: now and when the engine is free, in seconds; sums over time of requests that wait, that run, and of
 # blocks that are held; seconds in which a step ran; the gap between tokens that was last looked up; mean context of a
-# sequence in the last step.
-NOW, BUSY_UNTIL, WAIT_AREA, RUN_AREA, BLOCK_AREA, BUSY, GAP, CONTEXT, CLOCK = range(9)
+# sequence in the last step; seconds between a client's sending and a request's coming.
+NOW, BUSY_UNTIL, WAIT_AREA, RUN_AREA, BLOCK_AREA, BUSY, GAP, CONTEXT, ON_WAY, CLOCK = range(10)
 # Places of `count`: steps so far, and in flight; whether requests ended since the last; the seed; the first request
 # whose gaps count; the bin of the gap above; steps to a row of the series, and rows; most requests that ran at once;
 # preemptions; requests and tokens that it answered; its number and its part.
@@ -309,13 +309,13 @@ def follow(run: Run, request: int, now: float) -> None:
     if len(run.kin) > 0:
         turn = run.kin[request][CHILD]
         while turn >= 0:
-            come(run.queues, run.front, turn, now + run.think_s[turn])
+            come(run.queues, run.front, turn, now + run.think_s[turn] + run.clock[ON_WAY])
             turn = run.kin[turn][SIBLING]
     if run.front[CLIENTS] > 0 and is_last(run, request):
         following = next_sent(run.front, run.after)
         if following < len(run.after):
             run.front[NEXT] = following + 1
-            come(run.queues, run.front, following, now)
+            come(run.queues, run.front, following, now + run.clock[ON_WAY])
 
 
 @lean

@@ -28,7 +28,7 @@ DRAFTED = (*SERVED, "--method", "eagle3", "--alpha", 0.8, "--draftN", 3)
 
 def test_figures_are_those_of_the_requests_by_formula(tmp_path, run) -> None:
     done = run(
-        *("simulate-serving", *DRAFTED, "--rate", "20,21", "--warmup", 0, "--slo", "ttft:60ms,tpot:9ms", "--json"),
+        *("simulate-serving", *DRAFTED, "--rate", "20,21", "--warmup", 0, "--slo", "ttft:90ms,tpot:9ms", "--json"),
         *("--requests-out", "requests.csv", "--out", "loads.csv", "--trace-out", "steps.json"),
     )
     assert done.returncode == 0, done.stderr
@@ -45,7 +45,7 @@ def test_figures_are_those_of_the_requests_by_formula(tmp_path, run) -> None:
             assert told[way][f"{measure}_mean"] == pytest.approx(values.mean(), rel=1e-12)
             for q in (50, 90, 99):
                 assert told[way][f"{measure}_p{q}"] == pytest.approx(np.percentile(values, q), rel=1e-12)
-        good = (first - sent <= 0.06) & (tpot <= 0.009)
+        good = (first - sent <= 0.09) & (tpot <= 0.009)
         assert 0 < told[way]["attained"] == pytest.approx(good.mean())
         assert told[way]["output_tokens_per_s"] == pytest.approx(tokens.sum() / (end.max() - sent.min()))
     drafted = told["eagle3 K=3"]
