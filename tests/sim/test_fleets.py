@@ -61,7 +61,8 @@ def test_kv_between_servers_takes_its_bytes_and_a_latency(run) -> None:
     assert plain["handing_mean"] == pytest.approx(300 * 131_072 / 50e9 + 2e-3, rel=1e-9)
     assert plain["handing_mean"] < drafted["handing_mean"] < plain["handing_mean"] + 1e-4
     near = told(run, *one, *APART)["points"][0]["plain"]
-    assert plain["ttft_mean"] - near["ttft_mean"] == pytest.approx(2e-3, rel=1e-6)
+    # So long there, a few more are there at once, for each of whom the engine takes a little.
+    assert plain["ttft_mean"] - near["ttft_mean"] == pytest.approx(2e-3, rel=1e-3)
     assert plain["tpot_mean"] == pytest.approx(near["tpot_mean"])
     assert [each["requests"] for each in plain["each_server"]] == [60, 30, 30]
 
