@@ -157,11 +157,21 @@ def outcome_of(
 
 
 def as_large(s: Settings, requests: Requests) -> Settings:
-    """Return settings of tables that are no larger than these requests need; their plans are the same."""
-    longest = int((requests.prompt + requests.output).max()) + s.k + s.lookahead + s.block_size
-    seats = min(s.max_num_seqs, len(requests.prompt))
-    active, model_len = min(s.max_num_active_seqs, seats), min(s.max_model_len, longest)
-    return s._replace(max_num_seqs=seats, max_num_active_seqs=active, max_model_len=model_len)
+    """Return settings of tables that are no larger than these requests need; their plans are the same.
+
+    Where each request has blocks of its own and two to spare, nobody waits for one and nothing is ever evicted.
+    """
+    count, beside = len(requests.prompt), 3 * (s.k + 1) + s.lookahead + 3 * s.block_size
+    longest = int((requests.prompt + requests.output).max()) + beside
+    tokens = sum(int(side.sum(dtype=np.int64)) for side in (requests.prompt, requests.output))
+    blocks = (tokens + (count + 1) * beside) // s.block_size + s.watermark_blocks
+    seats = min(s.max_num_seqs, count)
+    return s._replace(
+        max_num_seqs=seats,
+        max_num_active_seqs=min(s.max_num_active_seqs, seats),
+        max_model_len=min(s.max_model_len, longest),
+        num_blocks=min(s.num_blocks, blocks),
+    )
 
 
 def figures_of(outcome: Outcome, requests: Requests, scene: Scene, task: Task) -> dict[str, Figure]:

@@ -107,10 +107,6 @@ def blocks_of(models: ModelPair | Placed, server: Server, context: float) -> int
     Raises:
         UserError: The models do not fit into memory.
     """
-    most = server.most_running or MOST_RUNNING
-    # SGLang keeps a page and a token free beside the longest request.
-    spare = 2 * (server.settings.get("scheduler") == SGLANG)
-    wanted = most * -(-server.longest // server.block_size) + spare
     if server.num_blocks is not None:
         return server.num_blocks
     tokens = float(room(models, max(context, 1.0))) * max(context, 1.0)
@@ -119,7 +115,7 @@ def blocks_of(models: ModelPair | Placed, server: Server, context: float) -> int
             f"--max-model-len: {server.longest:,} tokens do not fit into the memory of the devices beside the weights, "
             f"expected at most {int(tokens):,}, more devices (--tp) or fewer bits (--dtype, --kv-dtype)"
         )
-    return int(min(tokens // server.block_size, wanted))
+    return int(tokens // server.block_size)
 
 
 def settings_for(

@@ -90,7 +90,7 @@ def plan_prompts(
     if s.mixed_chunk:
         beside = running - (1 if chunked >= 0 else 0)
     left[BUDGET] = (s.max_num_batched_tokens if s.chunked_prefill else NO_LIMIT) - beside
-    left[ROOM] = max(s.max_prefill_tokens, s.max_model_len) - beside
+    left[ROOM] = s.max_prefill_tokens - beside
     counted = 0.0
     for place in range(running):
         if q.running[place] != chunked:
@@ -215,9 +215,9 @@ def part(s: Settings, kv: Blocks, plans: Plans, step: int, t: Array, slot: int, 
     if rest + to_come(s, t) + s.block_size >= room:
         return NO_ROOM
     paged = in_pages(s, rest)
-    if not s.chunked_prefill:
-        return NO_BUDGET if plans.flights[step % 2][SIZE] > 0 and paged >= left[ROOM] else int(rest)
-    if paged > left[BUDGET]:
+    if plans.flights[step % 2][SIZE] > 0 and paged >= left[ROOM]:
+        return NO_BUDGET
+    if s.chunked_prefill and paged > left[BUDGET]:
         return int(left[BUDGET] // s.block_size * s.block_size)
     return int(rest)
 

@@ -76,9 +76,12 @@ def test_budgets_are_charged_in_whole_pages() -> None:
 
 def test_prompts_that_are_not_read_in_parts_share_what_a_step_has_and_the_first_comes_in_any_case() -> None:
     whole: dict[str, Any] = {"chunked_prefill": False, "max_prefill_tokens": 10, "max_model_len": 30}
-    steps, _, _ = served([28, 15, 20, 9], [1] * 4, **whole)
-    # 30 tokens at most, the longest that a request can be: fewer than that must be left.
-    assert steps == [{0: 28}, {1: 15}, {2: 20, 3: 9}]
+    steps, _, _ = served([28, 4, 5, 3, 7], [1] * 5, **whole)
+    # More than the next has must be left of the 10.
+    assert steps == [{0: 28}, {1: 4, 2: 5}, {3: 3}, {4: 7}]
+    # So too where they are read in parts: 8 of 12 tokens are left, which the second could begin with.
+    steps, _, _ = served([4, 9], [1] * 2, max_prefill_tokens=10, max_num_batched_tokens=12)
+    assert steps == [{0: 4}, {1: 9}]
 
 
 @pytest.mark.parametrize(("blocks", "together"), [(226, True), (225, False)])

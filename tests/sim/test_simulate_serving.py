@@ -227,3 +227,11 @@ def test_schedulers_differ_and_refuse_what_is_anothers(run) -> None:
         assert done.returncode == 2
         assert done.stderr.count("\n") == 1
         assert f"{options[0]}: of {whose}'s scheduler, expected --scheduler {whose} beside it" in done.stderr
+
+
+def test_memory_is_filled_whatever_runs_at_once(run) -> None:
+    rooms = [
+        json.loads(run("simulate-serving", *SERVED[:4], "--requests", 3, "--rate", 1, *more, "--json").stdout)["points"]
+        for more in ((), ("--max-running", 2, "--max-model-len", 4096))
+    ]
+    assert rooms[0][0]["plain"]["kv_used_most"] == rooms[1][0]["plain"]["kv_used_most"] < 0.02
