@@ -22,6 +22,7 @@ from .rounds.grid import grid_over as grid_over
 from .rounds.pairs import curves as curves
 from .rounds.sweeping import run_sweep as run_sweep
 from .rounds.tail import with_tail as with_tail
+from .serving.fleet import Replicas as Replicas
 from .serving.steady import Steady as Steady
 from .serving.steady import steady as steady
 from .workloads.laws import parse_lengths as parse_lengths

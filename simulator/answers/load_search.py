@@ -281,8 +281,10 @@ def servers_for(
         runs = list(play([Task(arm, wanted, seed, servers) for seed in seeds]))
         return joined(runs)
 
-    count = even
-    if not is_within(scene, figures := of(even), share):
+    count, figures = even, of(even)
+    if np.isnan(figures["piled_up"][0]) and scene.traffic.kind != CLIENTS:
+        return even, False
+    if not is_within(scene, figures, share):
         while not is_within(scene, figures, share):
             count += 1
             if count > 2 * even + 2:

@@ -1,10 +1,12 @@
 """A load served step for step, from a program: ways of serving it, and what they come to."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from simulator.costs.priced import Pricing
 from simulator.ground.artefacts import UserError
 from simulator.rounds.acceptance_law import AcceptanceModel, IidAcceptance
+from simulator.serving.fleet import ONE, Replicas
 
 from .live_policies import live_policies
 from .load_curve import Point, curve
@@ -19,6 +21,7 @@ def ways_of(
     server: Server,
     acceptance: AcceptanceModel,
     policies: Sequence[str] = ("static:k=4",),
+    replicas: Replicas = ONE,
 ) -> tuple[Arm, ...]:
     """Return ways of serving two models: plain decoding, and speculation under each policy.
 
@@ -28,6 +31,7 @@ def ways_of(
         server: How an engine is set.
         acceptance: What rounds accept.
         policies: How draft lengths are chosen, as `simulate-serving --policy` names them.
+        replicas: How many such servers there are, and what stands before and between them.
 
     Raises:
         UserError: Models are missing or do not fit into memory, or a policy is not allowed.
@@ -38,7 +42,8 @@ def ways_of(
     models, isl, osl = with_rounds_of(profile, models), traffic.mean_prompt, traffic.mean_output
     context = min(usual_context(isl, osl), server.longest)
     plain = plain_way(models.placed_target, server, context, accepting([IidAcceptance(0.0)], models, 1))
-    return (plain, *(drafted_way(live, models, server, [acceptance], isl, osl) for live in live_policies(policies)))
+    drafted = [drafted_way(live, models, server, [acceptance], isl, osl) for live in live_policies(policies)]
+    return tuple(replace(way, replicas=replicas) for way in (plain, *drafted))
 
 
 def serve(scene: Scene, loads: Sequence[float], seeds: Sequence[int] = (0,)) -> list[Point]:

@@ -118,6 +118,11 @@ def test_a_load_that_cannot_be_tried_is_divided() -> None:
     recorded = scene_of(recorded=requests_of([5], [5]))
     assert servers_for(recorded, 0, 300.0, 1000.0, 0.9, [0], play) == (4, False)
     assert servers_for(scene_of(), 0, 1.0, 1000.0, 0.9, [0], play) == (1000, False)
+    assert play.asked == []
+    # Runs too short to tell of a load that goes on.
+    short: Any = Tried(1, float("nan"))
+    assert servers_for(scene_of(), 0, 300.0, 1000.0, 0.9, [0], short) == (4, False)
+    assert short.asked == [4]
     assert [servers_for(scene_of(), 0, carried, 9.0, 0.9, [0], play)[0] for carried in (0.0, np.inf)] == [None, 1]
     assert play.asked == []
 
