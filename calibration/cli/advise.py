@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 # What other commands have and advice has not.
 ABSENT: dict[str, Any] = {"law": None, "head": None, "load": None, "overlap": False, "guesses": 1, "published": None}
 ABSENT |= {"baseline_tpot": None, "speculative_tpot": None, "replications": 1, "said": ()}
-# Requests of a run where nobody says: what a plain interpreter serves in a third of a second.
-USUAL_REQUESTS, USUAL_LONGEST, USUAL_WATCH_S = 300, 131_072, 60.0
+# Requests of a run where nobody says: what a plain interpreter serves in a second.
+USUAL_REQUESTS, USUAL_LONGEST, USUAL_WATCH_S = 600, 131_072, 60.0
 # Whose scheduler plans steps, by engine; what engines call a method by.
 SCHEDULERS = {"vllm": "vllm", "sglang": "sglang", "trtllm": "trtllm", "llama.cpp": "vllm"}
 NO_GAIN = 3
