@@ -364,8 +364,10 @@ def placing_of(row: ServingRow, shape: ModelShape, given: Options) -> Placing:
     if dtype and shape.storage and int(shape.storage.format.bits) == int(format_of(dtype).bits):
         storage = shape.storage
     kv_dtype = row.kv_dtype or given.kv_dtype or None
-    # `auto` of any engine is what the checkpoint says. Those that TensorRT-LLM takes are NVIDIA's, and say fp8.
-    is_nvidia = (row.engine or given.engine) == "trtllm" or row.model.lower().startswith("nvidia/")
+    # `auto` of any engine is what the checkpoint says. Those that TensorRT-LLM takes are NVIDIA's, and say fp8; so do
+    # those in nvfp4, which vLLM heeds.
+    engine = row.engine or given.engine
+    is_nvidia = engine == "trtllm" or (engine, dtype) == ("vllm", "nvfp4") or row.model.lower().startswith("nvidia/")
     if kv_dtype is None and is_nvidia and has_few_bits(row, given):
         kv_dtype = "fp8"
     share = row.memory_share or given.memory_share

@@ -23,7 +23,13 @@ MOST_LAUNCHES, MOST_TOKENS, MOST_SECONDS = 1e6, 1e12, 1e6
 MOST_ERROR = 10.0
 HOST = ("host_s", "host_sequence_s", "host_launch_s", "host_layer_s")
 # Other fields in seconds.
+SHOTS = ("one_shot_tokens", "one_shot_bytes")
 LOAD = ("load_layer_s", "load_layer_sequence_s", "front_s", "front_client_s")
+
+
+# Up to which sizes engines sum up in one shot over fast links: TensorRT-LLM so many tokens (kOneShotMaxToken); vLLM and
+# SGLang 512 KB of four devices and 256 KB of eight (custom all-reduce).
+ONE_SHOT_TOKENS, ONE_SHOT_BYTES = 128.0, float(2 << 20)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +45,8 @@ class Engine:
     load, beyond what a closed batch takes; of each sequence there. front_s, front_client_s: of a request before its
     prompt is begun and behind its first token; for each client. first_passes: how many passes like its prompt's a first
     token waits for.
+    one_shot_tokens, one_shot_bytes: of a pass whose sums devices send whole to each other, either at most: tokens, or
+    bytes that all of them hold of it together.
     logit_bytes: moved for each logit of a pass besides its product, to choose a token. round_sequence_s: of a round for
     each sequence, besides its overhead; tree_round_s: of one of drafts that branch, where the engine overlaps the host
     with rounds of chains alone. A sampled engine has arrays of samples in its times of the host
@@ -62,6 +70,27 @@ class Engine:
     logit_bytes: float = 0.0
     round_sequence_s: Real = 0.0
     tree_round_s: float = 0.0
+    one_shot_tokens: float = 0.0
+    one_shot_bytes: float = 0.0
+
+    def sent(self, devices: int, tokens: Floats, size: float) -> Floats:
+        """Return the bytes that each of some devices sends as they sum up so many of each token.
+
+        Round a ring a part at a time, twice; where they are few in one shot, whole to each of the others.
+        """
+        reduced = tokens * size
+        round_ring = 2 * (devices - 1) / devices * reduced
+        if not (self.one_shot_tokens or self.one_shot_bytes):
+            return np.asarray(round_ring)
+        few = (tokens <= self.one_shot_tokens) | (devices * reduced <= self.one_shot_bytes)
+        return np.where(few, (devices - 1) * reduced, round_ring)
+
+    def summing_as(self, name: str) -> "Engine":
+        """Return the engine with which sums it takes in one shot, as the one of a name; its own where it says so."""
+        if self.one_shot_tokens or self.one_shot_bytes:
+            return self
+        tokens, size = (ONE_SHOT_TOKENS, 0.0) if name == "trtllm" else (0.0, ONE_SHOT_BYTES)
+        return replace(self, one_shot_tokens=tokens, one_shot_bytes=size)
 
     def padded(self, tokens: Floats) -> Floats:
         """Return the tokens that passes of so many compute: those of the next graph, their own beyond the largest."""
@@ -112,7 +141,7 @@ def side_by_side(device_s: Floats, host_s: Floats | float) -> Floats:
 
 def parse_engine(field: Field) -> Engine:
     """Read what an engine adds to passes; what it does not say is nothing."""
-    seconds, numbers = (*HOST, *LOAD, "round_sequence_s", "tree_round_s"), ("first_passes", "logit_bytes")
+    seconds, numbers = (*HOST, *LOAD, "round_sequence_s", "tree_round_s"), ("first_passes", "logit_bytes", *SHOTS)
     field.only(("layer_launches", "expert_overlap", "graphs", "graph_tokens", "host_error", *numbers, *seconds))
     launches, graphs = field["layer_launches"], field["graph_tokens"]
     if launches.is_given:
@@ -127,7 +156,7 @@ def parse_engine(field: Field) -> Engine:
         graphs=field["graphs"].choice(GRAPHS) if field["graphs"].is_given else FULL,
         graph_tokens=sizes,
         host_error=field["host_error"].number(0.0, MOST_ERROR, default=0.0),
-        **{name: field[name].number(0.0, MOST_LAUNCHES, default=0.0) for name in numbers},
+        **{name: field[name].number(0.0, MOST_TOKENS, default=0.0) for name in numbers},
         **{name: field[name].number(0.0, MOST_SECONDS, default=0.0) for name in seconds},
     )
 

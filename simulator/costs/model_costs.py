@@ -147,7 +147,7 @@ class Placed:
     def link_s(self, tokens: Floats) -> Floats:
         """Return the seconds of two all-reduces a layer: 2 (n - 1) / n of the hidden states of the pass each.
 
-        They go over one link of a device, round a ring; in a mesh over its n - 1 links at once.
+        They go over one link of a device, round a ring or in one shot; in a mesh over its n - 1 links at once.
         """
         if self.devices == 1:
             return np.zeros(tokens.shape)
@@ -156,9 +156,8 @@ class Placed:
             raise UserError(
                 f"--tp: {self.devices} devices, but the profile {self.profile.name} names no link, expected 1"
             )
-        reduced = tokens * self.shape.hidden_size * self.storage.plain.bits / 8
         links = min(self.devices, link.devices or self.devices) - 1 if link.mesh else 1
-        sent = 2 * (self.devices - 1) / self.devices * reduced / links
+        sent = self.engine.sent(self.devices, tokens, self.shape.hidden_size * self.storage.plain.bits / 8) / links
         bytes_per_s, latency_s = (spread(value, tokens.ndim) for value in (link.bytes_per_s, link.latency_s))
         return np.asarray(2 * self.shape.layers * (latency_s + sent / bytes_per_s))
 

@@ -138,10 +138,10 @@ ANYWHERE = {"formats": (), "ranges": {}}
 def test_constants_are_said_to_be_as_before_only_where_rows_left_them() -> None:
     """And where no device has such, that is said: rates above a peak, floors that have all but gone."""
     found = fitted(5)
-    errors = np.array([c.error for c in found.constants])
-    still = replace(found, logs=0.2 * errors, covariance=np.diag(errors**2))
+    errors, usual = (np.array([getattr(c, name) for c in found.constants]) for name in ("error", "usual"))
+    still = replace(found, logs=usual + 0.2 * errors, covariance=np.diag(errors**2))
     assert set(said(still).values()) == {"as before: the rows do not tell"}
-    moving = replace(still, logs=0.3 * errors)
+    moving = replace(still, logs=usual + 0.3 * errors)
     assert set(said(moving).values()) == {"moved, though known no better"}
     assert set(said(replace(moving, covariance=np.diag(errors**2 / 4))).values()) == {""}
     assert unphysical(found) == {}

@@ -15,6 +15,7 @@ from calibration.fit.serving_report import errors_of, failed, serving_json, serv
 from calibration.sources.serving import ServingRow
 from calibration.sources.serving_files import read_serving
 from calibration.validate.serving import validate_serving
+from simulator.costs.engine import ONE_SHOT_BYTES
 from simulator.costs.moved import moved
 from simulator.costs.profile import CALIBRATED, Profile
 from simulator.costs.profile_file import load_profile, save_profile
@@ -105,6 +106,9 @@ def test_a_calibrated_profile_is_kept_in_its_file(tmp_path: Path) -> None:
     assert (back.status, fit.model, fit.engine, fit.sheet) == (CALIBRATED, "deepseek-v3", "sglang", "h200")
     assert (fit.rows, fit.source_sha256) == (15, "abc")
     assert np.array_equal(fit.covariance, found.covariance)
+    assert back.engine == found.profile.engine
+    assert back.engine is not None
+    assert back.engine.one_shot_bytes == ONE_SHOT_BYTES  # of vLLM and SGLang
     assert back.passes["fp8"].error("mem_scale[0]") < SHEET.passes["fp8"].error("mem_scale[0]")
     assert np.array_equal(fit.draws, np.round(found.profile.fitted.draws, 4))
     assert (fit.loads, fit.formats, fit.ranges["isl"].most) == (15, ("fp8 in blocks of 128 x 128",), 8192)
@@ -239,6 +243,8 @@ def test_the_cache_is_in_what_an_engine_s_checkpoints_state() -> None:
         ("vllm", "nvidia/Llama-3.1-8B-Instruct-FP8", "fp8", "fp8", "in fp8, as NVIDIA's"),
         ("vllm", "llama-3.1-8b", "fp8", None, "else in 16 bits"),
         ("sglang", "llama-3.1-8b", "fp8", None, "else in 16 bits"),
+        ("vllm", "llama-3.1-8b", "nvfp4", "fp8", "in fp8, as NVIDIA's"),
+        ("sglang", "llama-3.1-8b", "nvfp4", None, "else in 16 bits"),
         ("trtllm", "llama-3.1-8b", "bfloat16", None, ""),
     ):
         found = loads_of([ServingRow(**like, engine=engine, model=model, dtype=dtype)], SHEET, Options())

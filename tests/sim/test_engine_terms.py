@@ -55,6 +55,21 @@ def test_a_further_token_of_a_sequence_touches_fewer_experts() -> None:
     assert per_token == pytest.approx(float(whole.moved_bytes(8, 4, 700) - whole.moved_bytes(8, 3, 700)))
 
 
+def test_few_sums_are_sent_whole_to_all_others_at_once() -> None:
+    """Ring: 2 x 7 / 8 of what is summed up; in one shot 7 times all of it. Two devices send the same in both."""
+    tokens, size = np.array([1.0, 16.0, 17.0, 128.0, 129.0]), 16384.0
+    ring = 2 * 7 / 8 * tokens * size
+    assert np.array_equal(Engine().sent(8, tokens, size), ring)
+    for engine, few in ((Engine().summing_as("trtllm"), 128), (Engine().summing_as("vllm"), 16)):
+        sent = engine.sent(8, tokens, size)
+        assert np.array_equal(sent, np.where(tokens <= few, 7 * tokens * size, ring))
+        assert np.array_equal(engine.sent(2, tokens, size), Engine().sent(2, tokens, size))
+        assert engine.summing_as("another") == engine
+    joined = load_profile("h200")
+    one, ring_s = (placed(e, "llama-3.1-70b", joined, devices=8).link_s(tokens) for e in (engine, Engine()))
+    assert list(one > ring_s) == [True, True, False, False, False]
+
+
 @pytest.mark.parametrize(("name", "more"), [("llama-2-7b", 0), (MIXTURE, 48 * 24), ("deepseek-v3", 58 * 24 + 61 * 8)])
 def test_layers_of_experts_and_of_latent_attention_launch_more(name: str, more: int) -> None:
     with_more = placed(Engine(layer_launches={"experts": 24, "latent": 8}), name)

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulator.costs.engine import HOST, LOAD, Engine
+from simulator.costs.engine import HOST, LOAD, SHOTS, Engine
 from simulator.costs.formats import FORMATS
 from simulator.costs.profile import (
     DATASHEET,
@@ -128,7 +128,7 @@ OPTIONAL = {
     "link.devices",
     *(f"{cost}.uncertainty" for cost in (PASS, "units.cost")),
     *("timed", "timed.batch", "engine", "engine.layer_launches", "engine.expert_overlap", "engine.graph_tokens"),
-    *(f"engine.{name}" for name in (*HOST, *LOAD, "host_error", "logit_bytes", "first_passes")),
+    *(f"engine.{name}" for name in (*HOST, *LOAD, *SHOTS, "host_error", "logit_bytes", "first_passes")),
     *("engine.graphs", "engine.round_sequence_s", "engine.tree_round_s"),
     *("engine.layer_launches.experts", "engine.layer_launches.latent"),
 }

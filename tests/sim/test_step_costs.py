@@ -31,7 +31,7 @@ ENGINES = {
     "none": None,
     "full": Engine(**GRAPHS, **HOST, **LOADED, expert_overlap=0.4),
     "piecewise": Engine(graphs=PIECEWISE, **GRAPHS, **HOST, **LOADED),
-    "eager": Engine(graphs=EAGER, **HOST, expert_overlap=0.7),
+    "eager": Engine(graphs=EAGER, **HOST, expert_overlap=0.7, one_shot_tokens=40.0),
 }
 # Target, method, engine, and what else.
 PAIRS: dict[str, tuple[str, str, str, dict[str, Any]]] = {
