@@ -125,6 +125,7 @@ def refuse_rows(given: Mapping[str, Any], beside: str) -> None:
 def run_calibration(rows: Sequence[Path], sheet: Path, given: Mapping[str, Any], name: str, options: Any) -> int:
     """Fit, write, print; return the exit code."""
     from calibration.fit.calibrate import EXIT_FAILED_CHECKS
+    from calibration.fit.far_rows import far_of_fit
     from calibration.fit.from_serving import LEAST_LOADS, calibrate_serving
     from calibration.fit.serving_report import failed, serving_json, serving_text, with_notes
     from calibration.validate.serving import serving_figure, validate_serving
@@ -140,7 +141,8 @@ def run_calibration(rows: Sequence[Path], sheet: Path, given: Mapping[str, Any],
         raise UserError(f"--from-serving {rows[0]}: {count}, expected at least {LEAST_LOADS}, better ten; {more}")
     found = calibrate_serving(loads, prior, name, digest_of(rows))
     parameters = options.parameters | {"profile": str(sheet), **given}
-    payload, reason = serving_json(found, parameters), failed(found)
+    far = far_of_fit(found)
+    payload, reason = serving_json(found, parameters, far), failed(found)
     if options.report:
         write_json(options.report, payload)
     if options.plot:
@@ -148,7 +150,7 @@ def run_calibration(rows: Sequence[Path], sheet: Path, given: Mapping[str, Any],
     if options.as_json:
         click.echo(to_json(payload), nl=False)
     else:
-        say(serving_text(found))
+        say(serving_text(found, far))
     if reason:
         click.echo(f"calibrate: {reason}: {options.out} is not written", err=True)
         return EXIT_FAILED_CHECKS

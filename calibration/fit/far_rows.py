@@ -10,7 +10,7 @@ from calibration.sources.serving import ServingRow
 from simulator.costs.profile import Profile
 from simulator.costs.step import Floats
 
-from .from_serving import TPOT_NOISE, TTFT_NOISE
+from .from_serving import LEAST_LOADS, TPOT_NOISE, TTFT_NOISE, ServingCalibration, calibrate_serving
 from .loads import Loads
 
 # Beyond so many spreads of the rows, and by such a factor at least, a row is far.
@@ -20,8 +20,8 @@ NEAR = 3.0
 # Of a normal law: its standard deviation by the median of sizes.
 SIZES = 1.4826
 TIMES, LOADED = ("tpot_s", "ttft_s"), ("concurrency", "isl", "osl")
-# Of these, so many are named.
-MOST_FAR = 5
+# Rows that are named at most; of fewer loads than some, of how many that are off each is tried whether it is the one.
+MOST_FAR, FEW_LOADS, MOST_TRIED = 5, 8, 3
 SLIPS = {0.1: "a decimal point", 10.0: "a decimal point"}
 UNITS = {1e-3: "other units", 1e3: "other units"}
 
@@ -46,6 +46,10 @@ class Held(NamedTuple):
             sizes = np.abs(off[np.isfinite(off)])
             found.append(max(SIZES * float(np.median(sizes)), noise) if len(sizes) else noise)
         return np.array(found)
+
+    def over(self, scales: Floats) -> Floats:
+        """Return how far rows are of what counts as far, by what others are off by."""
+        return np.asarray(np.abs(self.off) / np.maximum(FAR * scales, np.log(LEAST_FACTOR))[:, None])
 
 
 class FarRow(NamedTuple):
@@ -78,7 +82,7 @@ def far_rows(held: Held) -> tuple[FarRow, ...]:
     Not those whose requests wait or not by how much memory is used, which `row_warnings` counts, unless a slip in what
     they were loaded with explains them.
     """
-    over = np.abs(held.off) / np.maximum(FAR * held.spreads, np.log(LEAST_FACTOR))[:, None]
+    over = held.over(held.spreads)
     found, hanging = [], held.loads.hanging(held.profile)
     for at in np.flatnonzero(np.nanmax(np.nan_to_num(over), 0) > 1).tolist():
         kind = int(np.nanargmax(over[:, at]))
@@ -89,6 +93,58 @@ def far_rows(held: Held) -> tuple[FarRow, ...]:
         if not hanging[at] or name in LOADED:
             found.append(FarRow(row, TIMES[kind], measured_ms, expected_ms, held.words, said))
     return tuple(found)
+
+
+def far_of_fit(calibration: ServingCalibration) -> tuple[FarRow, ...]:
+    """Return rows that lie far beyond the others that were fitted.
+
+    One that does draws a fit to few others away from these, which then seem to be far: of few, rows are taken out one
+    by one, each time that without which the others agree best, as long as it is far from what these make of it.
+    """
+    if calibration.loads.distinct >= FEW_LOADS:
+        return far_rows(held_out(calibration))
+    found: list[FarRow] = []
+    while calibration.loads.distinct > LEAST_LOADS:
+        tried = [taken_out(calibration, at) for at in suspects(calibration)]
+        if not tried:
+            break
+        calibration, far = min(tried, key=lambda one: disagreement(one[0]))
+        if not far:
+            break
+        found.append(far[0])
+    return tuple(sorted(found, key=lambda far: (far.row.path, far.row.line)))
+
+
+def suspects(calibration: ServingCalibration) -> list[int]:
+    """Return which rows may be far: some that are off by most without their load, whatever the others are off by."""
+    over = np.nanmax(np.nan_to_num(held_out(calibration).over(np.array([TPOT_NOISE, TTFT_NOISE]))), 0)
+    return [int(at) for at in np.argsort(-over)[:MOST_TRIED] if over[at] > 1]
+
+
+def taken_out(calibration: ServingCalibration, at: int) -> tuple[ServingCalibration, tuple[FarRow, ...]]:
+    """Return a fit without the load of a row, and that row where it is far of it."""
+    loads, numbers = calibration.loads, calibration.loads.numbers()
+    others = loads.select([int(i) for i in np.flatnonzero(numbers != numbers[at])])
+    without = calibrate_serving(others, calibration.prior, calibration.profile.name)
+    found = loads.select([at]).priced(without.profile)
+    row = loads.rows[at]
+    made = [found.tpot_s[0] / row.tpot_s, np.nan if row.ttft_s is None else found.ttft_s[0] / row.ttft_s]
+    rest = held_out(without)
+    joined = replace(others, rows=(*others.rows, row), placings=(*others.placings, loads.placings[at]))
+    held = Held(joined, without.profile, np.append(rest.off, np.log(made)[:, None], 1))
+    return without, tuple(far for far in far_rows(held) if far.row is row)
+
+
+def disagreement(calibration: ServingCalibration) -> float:
+    """Return what rows are off by without their load, in what they are expected to be."""
+    sizes = np.abs(held_out(calibration).off) / np.array([[TPOT_NOISE], [TTFT_NOISE]])
+    return float(np.nanmean(np.nanmedian(sizes, 1)))
+
+
+def held_out(calibration: ServingCalibration) -> Held:
+    """Return rows held against fits without their load, by which one that is off draws nothing to itself."""
+    off = np.log1p([calibration.held_out_tpot, calibration.held_out_ttft])
+    return Held(calibration.loads, calibration.profile, off)
 
 
 def far_in_words(found: Sequence[FarRow], what: str) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """What a fit to rows of a server found, for a terminal and as JSON."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +11,7 @@ from simulator.costs.step import Floats
 from simulator.ground.artefacts import envelope
 from simulator.ground.command import table
 
-from .far_rows import Held, far_in_words, far_json, far_rows
+from .far_rows import FarRow, far_in_words, far_json
 from .from_serving import Constant, ServingCalibration
 from .physical import PEAKS, PHYSICAL, allowed, in_words, reached, unphysical, values
 from .row_words import notes_of, row_warnings
@@ -112,7 +112,9 @@ def as_one(calibration: ServingCalibration) -> list[list[str]]:
     return groups
 
 
-def serving_json(calibration: ServingCalibration, parameters: Mapping[str, Any]) -> dict[str, Any]:
+def serving_json(
+    calibration: ServingCalibration, parameters: Mapping[str, Any], far: Sequence[FarRow] = ()
+) -> dict[str, Any]:
     """Return the fit with its constants and the errors of every row."""
     loads, words, amounts = calibration.loads, said(calibration), values(calibration)
     columns = (calibration.tpot, calibration.held_out_tpot, calibration.ttft, calibration.held_out_ttft)
@@ -143,41 +145,33 @@ def serving_json(calibration: ServingCalibration, parameters: Mapping[str, Any])
         "together": [{"one": a, "other": b, "correlation": r} for a, b, r in together(calibration)],
         "reached": {PEAKS[name]: share for name, share in reached(calibration).items()},
         "physical": not unphysical(calibration),
-        "warnings": list(warnings_of(calibration)),
-        "far_rows": far_json(far_rows(held_out(calibration))),
+        "warnings": list(warnings_of(calibration, far)),
+        "far_rows": far_json(far),
         "left_out": dict(loads.left_out),
         "assumed": list(loads.assumed),
         "rows": rows,
     }
 
 
-def held_out(calibration: ServingCalibration) -> Held:
-    """Return rows held against fits without their load, by which one that is off draws nothing to itself."""
-    off = np.log1p([calibration.held_out_tpot, calibration.held_out_ttft])
-    return Held(calibration.loads, calibration.profile, off)
-
-
-def warnings_of(calibration: ServingCalibration) -> Iterator[str]:
+def warnings_of(calibration: ServingCalibration, far: Sequence[FarRow] = ()) -> Iterator[str]:
     """Yield what to know before the numbers: of the rows, of those that lie far, of constants that nothing has."""
     loads = calibration.loads
     yield from row_warnings(loads, calibration.prior)
     if loads.distinct < FEW_LOADS:
         yield f"{loads.distinct} loads tell little of {len(calibration.constants)} constants: five to ten are better"
-    yield from far_in_words(
-        far_rows(held_out(calibration)), "such count for little in a fit; mend them, or leave them out"
-    )
+    yield from far_in_words(far, "such count for little in a fit; mend them, or leave them out")
     odd = unphysical(calibration)
     if odd:
         named = "; ".join(PHYSICAL[name].words for name in odd)
         yield f"not physical, so this is not what the server has: {named}"
 
 
-def serving_text(calibration: ServingCalibration) -> str:
+def serving_text(calibration: ServingCalibration, far: Sequence[FarRow] = ()) -> str:
     """Return what the fit found."""
     loads, seen = calibration.loads, errors_of(calibration.tpot)
     held, first = errors_of(calibration.held_out_tpot), errors_of(calibration.held_out_ttft)
     who = f"{loads.engine} serving {loads.shape.name}" if loads.engine else loads.shape.name
-    lines = [f"warning: {warning}" for warning in warnings_of(calibration)]
+    lines = [f"warning: {warning}" for warning in warnings_of(calibration, far)]
     lines += [f"{who}: {len(loads)} rows fitted, {calibration.prior.name} as prior."]
     lines += [
         f"Time a token: median error {seen.median_error:.1%} of the rows; left out in turn {held.median_error:.1%}."

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from calibration.fit.far_rows import far_rows
+from calibration.fit.far_rows import far_of_fit, far_rows
 from calibration.fit.from_serving import calibrate_serving
 from calibration.fit.loads import Loads, Options, loads_of
 from calibration.fit.physical import PHYSICAL, unphysical, values
 from calibration.fit.row_words import doubts_of, notes_of, row_warnings
-from calibration.fit.serving_report import held_out, warnings_of
+from calibration.fit.serving_report import warnings_of
 from calibration.sources.serving import ServingRow
 from calibration.sources.serving_files import read_serving
 from calibration.validate.serving import serving_json, validate_serving
@@ -30,19 +30,19 @@ LIKE = {"isl": 1024.0, "osl": 512.0, "tp": 1, "dtype": "fp8", "model": "llama-3.
 MISTYPED = {
     2: ("tpot_s", 10.0, "tpot_ms is"),
     6: ("ttft_s", 1e-3, "(other units?)"),
-    11: ("isl", 10.0, "isl of"),
-    16: ("concurrency", 10.0, "concurrency of"),
+    9: ("isl", 10.0, "isl of"),
 }
 
 
 def test_mistyped_cells_are_named_with_what_the_others_expect() -> None:
-    assert not far_rows(held_out(fitted(10)))
-    right = halves(loads_in(DENSE), 20)[0]
+    assert not far_of_fit(fitted(10))
+    right = halves(loads_in(DENSE), 11)[0]
     rows = list(right.rows)
     for at, (name, factor, _) in MISTYPED.items():
         rows[at] = replace(rows[at], **{name: getattr(rows[at], name) * factor})
     found = calibrate_serving(replace(right, rows=tuple(rows)), SHEET, "engine")
-    told = {rows.index(far.row): far for far in far_rows(held_out(found))}
+    every = far_of_fit(found)
+    told = {rows.index(far.row): far for far in every}
     assert set(told) == set(MISTYPED)
     for at, (name, _, said) in MISTYPED.items():
         far, before = told[at], getattr(right.rows[at], name)
@@ -52,13 +52,20 @@ def test_mistyped_cells_are_named_with_what_the_others_expect() -> None:
             assert far.time == name
             assert far.expected_ms == pytest.approx(1e3 * before, rel=0.4)
         assert f"{before if name in ('isl', 'concurrency') else 1e3 * before:,.5g} would fit" in far.said
-    warned = list(warnings_of(found))
+    warned = list(warnings_of(found, every))
     assert [far.said for far in told.values()] == [line for line in warned if "would fit" in line]
     assert any(line.startswith("these rows lie far beyond the others") for line in warned)
     # Of rows that are held against a forecast the same are named.
     held = validate_serving(found.loads, fitted(10).profile)
     assert {rows.index(far.row) for far in far_rows(held.held)} == set(MISTYPED)
     assert len(serving_json(held, {})["far_rows"]) == len(MISTYPED)
+
+
+def test_of_few_rows_one_that_is_mistyped_draws_no_other_with_it() -> None:
+    right = halves(loads_in(DENSE), 5)[0]
+    rows = tuple(replace(row, tpot_s=10 * row.tpot_s) if at == 1 else row for at, row in enumerate(right.rows))
+    (far,) = far_of_fit(calibrate_serving(replace(right, rows=rows), SHEET, "engine"))
+    assert (far.row, far.time) == (rows[1], "tpot_s")
 
 
 def test_ranges_of_constants_hold_what_sheets_assume_and_name_what_is_beyond() -> None:
