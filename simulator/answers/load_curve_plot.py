@@ -43,9 +43,9 @@ def draw_load_curve(scene: Scene, found: Found, title: str, series: Sequence[Flo
         draw_rates(panels[1, 1], scene, found, loads)
         for axes in panels[:2].flat:
             axes.set_xlabel(f"load ({UNITS[scene.traffic.kind]})")
-        where = f"at load {load:g}" + ", one server" * any(way.replicas.servers > 1 for way in scene.arms)
-        draw_time(panels[2, 0], scene, series, (RUNNING, WAITING), f"requests, {where}")
-        draw_time(panels[2, 1], scene, series, (BLOCKS,), f"KV in use (%), {where}")
+        whose = " of a server" * any(way.replicas.servers > 1 for way in scene.arms)
+        draw_time(panels[2, 0], scene, series, (RUNNING, WAITING), f"requests{whose}, at load {load:g}")
+        draw_time(panels[2, 1], scene, series, (BLOCKS,), f"KV{whose or ' in use'} (%), at load {load:g}")
         handles, labels = panels[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
         set_title(figure, "Serving under load, with speculation and without", title)

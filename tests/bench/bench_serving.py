@@ -21,6 +21,7 @@ from simulator.ground.compiled import IS_COMPILED, PLAIN
 from simulator.ground.policies import Verification
 from simulator.serving.draw_tables import Laws, acceptance_of
 from simulator.serving.draws import Acceptance
+from simulator.serving.fleet import LEAST_LOADED, Replicas
 from simulator.serving.pass_tables import linear_costs, step_costs
 from simulator.serving.policies import Policy
 from simulator.serving.policy_tables import adaptive_verification, fixed
@@ -55,16 +56,17 @@ def work_of(full: bool) -> tuple[Acceptance, StepCosts, Policy]:
     return acceptance_of([Laws(survival, sharp=SHARP)]), costs, adaptive_verification(Verification(k=K), costs, SEATS)
 
 
-def timed(size: int, repeats: int = 1, full: bool = False) -> dict[str, float]:
-    """Serve so many requests; return what it took, and what the server was like."""
+def timed(size: int, repeats: int = 1, full: bool = False, servers: int = 1) -> dict[str, float]:
+    """Serve so many requests, each server its share; return what it took, and what they were like."""
     settings = settings_of(num_blocks=27_000, max_model_len=LONGEST, k=K, lookahead=K, drops_block=True)
     work = work_of(full)
     run(settings, load(50), *work)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    requests, taken = load(size), np.inf
+    requests, taken, replicas = load(size), np.inf, Replicas(servers, LEAST_LOADED)
+    requests = requests._replace(arrival_s=requests.arrival_s / servers)
     for _ in range(repeats):
         began = time.process_time()
-        outcome = run(settings, requests, *work)
+        outcome = run(settings, requests, *work, replicas=replicas)
         taken = min(taken, time.process_time() - began)
     rows = int(outcome.rounds.sum()) + size
     return {
@@ -76,10 +78,10 @@ def timed(size: int, repeats: int = 1, full: bool = False) -> dict[str, float]:
     }
 
 
-def apart(size: int, plain: bool, full: bool = False) -> dict[str, float]:
+def apart(size: int, plain: bool, full: bool = False, servers: int = 1) -> dict[str, float]:
     """Do the same in a process of its own, compiled or not."""
     env = {name: value for name, value in os.environ.items() if name != PLAIN} | ({PLAIN: "1"} if plain else {})
-    words = [sys.executable, __file__, "--only", str(size), *["--full"] * full]
+    words = [sys.executable, __file__, "--only", str(size), "--servers", str(servers), *["--full"] * full]
     done = subprocess.run(words, env=env, check=True, stdout=subprocess.PIPE)
     found: dict[str, float] = json.loads(done.stdout)
     return found
@@ -90,10 +92,11 @@ def main() -> None:
     parser = options(__doc__)
     parser.add_argument("--only", type=int, help="serve so many requests, and tell in JSON")
     parser.add_argument("--full", action="store_true", help="these with all that costs time")
+    parser.add_argument("--servers", type=int, default=1, help="so many of them side by side")
     parser.add_argument("--most", type=int, default=1_000_000, help="requests of the largest run")
     args = parser.parse_args()
     if args.only:
-        print(json.dumps(timed(args.only, 3 if args.only <= 20_000 else 1, args.full)))
+        print(json.dumps(timed(args.only, 3 if args.only <= 20_000 else 1, args.full, args.servers)))
         return
     small, sizes = (200, [400]) if args.smoke else (1000, [20_000, 100_000, args.most])
     plain = apart(small, True)
@@ -110,6 +113,9 @@ def main() -> None:
     ours = apart(sizes[0], False, True)
     value, ratio = f"{ours['requests_s']:,.0f} requests/s", ours["requests_s"] / plain["requests_s"]
     show(f"all that costs time, {sizes[0]:,} requests", value, f"{ratio:,.0f} times plain Python", "floor: 20,000")
+    one, four = (apart(sizes[0], False, servers=servers) for servers in (1, 4))
+    ratio = one["requests_s"] / four["requests_s"]
+    show("four servers behind a router", f"{four['requests_s']:,.0f} requests/s", f"{ratio:.2f} times as long as one")
 
 
 if __name__ == "__main__":

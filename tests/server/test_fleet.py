@@ -70,6 +70,9 @@ def test_in_turn_and_to_the_emptiest() -> None:
     assert least.of_each("routed").tolist() == [2, 2]
     assert least.of_each("tokens").tolist() == [12, 4]
     assert least.of_each("busy_s").tolist() == [10, 4]
+    # Of many at once none has more than its share, whoever began.
+    many = serve(requests_of([4] * 17, [3] * 17), servers=5, router=LEAST_LOADED)
+    assert many.of_each("routed").tolist() == [4, 4, 3, 3, 3]
 
 
 def test_to_whose_cache_holds_much_of_a_prompt() -> None:
