@@ -5,7 +5,9 @@ decodes, each of its neighbours puts one prompt into its passes: some of these a
 first, or in rounds with speculation, then priced. Nothing is drawn; arrays broadcast.
 """
 
-from typing import NamedTuple
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,6 +18,9 @@ from simulator.costs.step import Floats, Real, spread
 from .flow import Flow, alike_flow, apart_flow, mixed_flow, rounds_of
 from .memory import places
 from .passes import Passes, Prompts, passes_of
+
+# Loads that are priced at once: of more, arrays leave the cache.
+PART = 1 << 14
 
 
 class Steady(NamedTuple):
@@ -59,7 +64,8 @@ class Served(NamedTuple):
     """A load that was counted in passes, to be priced.
 
     new: tokens that are read of a prompt of isl. context: tokens that the KV cache holds of one that decodes. held:
-    sequences that wait in mid-answer.
+    sequences that wait in mid-answer. followed: share of the prompts of others that come while a request decodes: of
+    those that begin together half are read before it, and whose load ends are followed by none.
     """
 
     passes: Passes
@@ -70,6 +76,12 @@ class Served(NamedTuple):
     context: Floats
     mixed: bool
     held: Floats
+    followed: Floats
+
+    @property
+    def share(self) -> Floats:
+        """Share of a request's passes that carry prompts of others."""
+        return np.asarray(self.flow.share * self.followed)
 
     @property
     def there(self) -> Floats:
@@ -86,8 +98,8 @@ class Served(NamedTuple):
         first_s = self.seconds(active - flow.own, flow.own / flow.chunks, flow.chunks)
         missed = np.minimum(flow.after, 1)
         waiting_s = flow.idle * ((1 - missed) * decode_s + missed * mixed_s) + flow.wait * mixed_s
-        stalled = 1 - flow.share if self.mixed else 1.0
-        decoding_s = flow.rounds * (stalled * decode_s + flow.share * mixed_s)
+        stalled = 1 - self.share if self.mixed else 1.0
+        decoding_s = flow.rounds * (stalled * decode_s + self.share * mixed_s)
         return Timed(decode_s, mixed_s, first_s, waiting_s, flow.chunks * first_s, decoding_s)
 
     def burst_s(self) -> Floats:
@@ -137,6 +149,61 @@ def steady(
         mixed: Whether prompts are read in passes that decode, rather than in passes of their own before these.
         alike: Whether all answers are of one length: requests that came together stay together.
     """
+    given: dict[str, Real | None] = {"concurrency": concurrency, "isl": isl, "osl": osl, "draft_length": draft_length}
+    given |= {"tokens_per_round": tokens_per_round, "chunk": chunk, "prefix_hit": prefix_hit}
+    given |= {"most_running": most_running, "requests": requests}
+
+    def work(part: Mapping[str, Any]) -> Steady:
+        return load_of(models, **part, mixed=mixed, alike=alike)
+
+    # What costs were drawn with has an axis of its own, and may hang on arrays of the models.
+    is_drawn = isinstance(models, ModelPair) and np.ndim(models.verify_normals) > 0
+    return work(given) if is_drawn else in_parts(work, given)
+
+
+def in_parts(work: Callable[[Mapping[str, Any]], Steady], given: Mapping[str, Any]) -> Steady:
+    """Return what work makes of arrays that broadcast, part by part of the longest axis: parts fit into a cache."""
+    shape = np.broadcast_shapes(*(np.shape(v) for v in given.values() if v is not None))
+    size = math.prod(shape)
+    if size < 2 * PART:
+        return work(given)
+    axis = int(np.argmax(shape)) - len(shape)
+    step = max(shape[axis] * PART // size, 2)
+    ends = range(0, shape[axis], step)
+    parts = [work({name: cut(v, axis, first, first + step) for name, v in given.items()}) for first in ends]
+    return Steady(*(joined(values, axis, step) for values in zip(*parts, strict=True)))
+
+
+def cut(value: Any, axis: int, first: int, last: int) -> Any:
+    """Return a part of an array along an axis from its end; all of what does not go along it."""
+    if np.ndim(value) < -axis or np.shape(value)[axis] == 1:
+        return value
+    place: Any = (..., slice(first, last), *(slice(None),) * (-axis - 1))
+    return np.asarray(value)[place]
+
+
+def joined(values: Sequence[Floats], axis: int, step: int) -> Floats:
+    """Join parts along an axis; of what does not go along it, the first."""
+    is_long = np.ndim(values[0]) >= -axis and np.shape(values[0])[axis] == step
+    return np.concatenate(values, axis) if is_long else values[0]
+
+
+def load_of(
+    models: ModelPair | Placed,
+    concurrency: Real,
+    isl: Real,
+    osl: Real,
+    *,
+    draft_length: Real | None,
+    tokens_per_round: Real | None,
+    chunk: Real,
+    prefix_hit: Real,
+    most_running: Real,
+    requests: Real,
+    mixed: bool,
+    alike: bool,
+) -> Steady:
+    """Return what a load comes to, of arrays as they are; see `steady`."""
     passes = passes_of(models, draft_length)
     given = (np.asarray(v, np.float64) for v in (concurrency, isl, osl, prefix_hit, chunk, requests))
     clients, i, o, hit, m, sent = given
@@ -150,7 +217,8 @@ def steady(
     idle = np.where((running > 1) & (b <= running), 1.0, 0.0)
     counted = (alike_flow if alike else mixed_flow) if mixed else apart_flow
     flow = counted(running, idle, rounds_of(o, tau), new, m, passes.width)
-    served = Served(passes, flow, running, i, new, i + np.maximum(o / 2 - 1, 0), mixed, held)
+    followed = 1 - np.minimum(running / sent, 1.0) / 2
+    served = Served(passes, flow, running, i, new, i + np.maximum(o / 2 - 1, 0), mixed, held, followed)
     return come_to(served, o, b, sent)
 
 
@@ -179,7 +247,7 @@ def come_to(served: Served, osl: Floats, clients: Floats, requests: Floats) -> S
         output_tokens_per_s=osl / apiece_s,
         running=running,
         rounds=flow.rounds,
-        mixed_share=flow.share,
+        mixed_share=served.share,
         prompts_a_pass=served.there,
         decode_s=timed.decode_s,
         mixed_s=timed.mixed_s,

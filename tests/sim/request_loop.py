@@ -21,18 +21,23 @@ class Played(NamedTuple):
 class Server:
     """Requests that wait (number, tokens to read, of how many) and that decode (number, tokens left, in the cache).
 
-    room: tokens of all caches. A prompt is begun where all of it fits; where a pass would not, who came last gives up
-    its place, and reads all of its tokens again later, ahead of the others.
+    room: tokens of all caches. limit: requests in all. A prompt is begun where all of it fits; where a pass would not,
+    who came last gives up its place, and reads all of its tokens again later, ahead of the others.
     """
 
-    def __init__(self, isl: int, osl: int, spread: float, most_running: int, room: float, seed: int) -> None:
+    def __init__(
+        self, isl: int, osl: int, spread: float, most_running: int, room: float, limit: int, seed: int
+    ) -> None:
         self.rng = np.random.default_rng(seed)
         self.isl, self.osl, self.spread, self.most, self.room = isl, osl, spread, most_running, room
+        self.limit = limit
         self.waiting: deque[list[int]] = deque()
         self.decoding: list[list[int]] = []
         self.requests: list[list[int]] = []
 
     def send(self, at: int) -> None:
+        if len(self.requests) == self.limit:
+            return
         tokens = max(2, round(self.osl * (1 + self.spread * (2 * self.rng.random() - 1))))
         self.requests.append([at, -1, -1, tokens])
         self.waiting.append([len(self.requests) - 1, self.isl, self.isl])
@@ -111,10 +116,11 @@ def play(
     mixed: bool = True,
     most_running: int = 1 << 30,
     room: float = math.inf,
+    requests: int = 1 << 30,
     seed: int = 0,
 ) -> Played:
     """Run so many passes. A client sends when its request has ended; the pass that follows that has begun already."""
-    server, rows, late = Server(isl, osl, spread, most_running, room, seed), [], 0
+    server, rows, late = Server(isl, osl, spread, most_running, room, requests, seed), [], 0
     for _ in range(clients):
         server.send(0)
     for at in range(passes):

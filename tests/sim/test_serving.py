@@ -18,6 +18,7 @@ from simulator.costs.profile import USABLE_MEMORY
 from simulator.costs.profile_file import load_profile
 from simulator.costs.shapes import read_shape
 from simulator.costs.work import stored
+from simulator.serving import steady as steady_module
 from simulator.serving.passes import passes_of
 from simulator.serving.steady import steady
 from tests.sim.request_loop import measured, play
@@ -121,6 +122,20 @@ def test_a_burst_of_prompts_is_read_one_behind_the_other(load: tuple[int, int, i
     _, ttft_s = measured(played, passes_of(PAIR.placed_target, None), 0, 0)
     found = steady(PAIR.placed_target, clients, isl, osl, chunk=chunk, requests=clients)
     assert float(found.ttft_s) == pytest.approx(ttft_s, rel=0.03)
+
+
+@pytest.mark.parametrize("load", [(32, 2048, 256, 8192), (16, 8000, 64, 8192), (32, 4096, 128, 2048)])
+@pytest.mark.parametrize("each", [1, 3])
+def test_a_load_that_ends_takes_less_a_token(load: tuple[int, int, int, int], each: int) -> None:
+    """Whoever begins with all others sees half of their prompts read, and at the end nobody follows."""
+    clients, isl, osl, chunk = load
+    passes = int((each + 1) * (1.4 * osl + 1.5 * clients * isl / chunk + 50))
+    played = play(clients, isl, osl, chunk=chunk, passes=passes, requests=each * clients)
+    assert len(played.requests) == each * clients
+    tpot_s, _ = measured(played, passes_of(PAIR.placed_target, None), 0)
+    found = steady(PAIR.placed_target, clients, isl, osl, chunk=chunk, requests=each * clients)
+    assert float(found.tpot_s) == pytest.approx(tpot_s, rel=0.04)
+    assert float(steady(PAIR.placed_target, clients, isl, osl, chunk=chunk).tpot_s) > (1 + 0.15 / each) * tpot_s
 
 
 def test_a_burst_beyond_those_that_run_waits_half_as_long_as_who_comes_later() -> None:
@@ -260,6 +275,20 @@ def test_arrays_of_loads_and_of_samples_broadcast() -> None:
     drawn = PAIR.sample(np.random.default_rng(0), 5)
     many = steady(drawn, clients, 700, 90, draft_length=lengths, tokens_per_round=np.array([1.6, 2.7]))
     assert many.tpot_s.shape == (5, 3, 2)
+
+
+def test_many_loads_are_priced_in_parts_to_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    clients, isl = rng.integers(1, 99, 41)[:, None], rng.integers(1, 5000, 3)
+    drafted = {"draft_length": np.array([1, 2, 5]), "tokens_per_round": 1.7}
+    for more in ({}, drafted, {"requests": clients * 3, "alike": True}):
+        whole = steady(PAIR, clients, isl, 90, **more)
+        with monkeypatch.context() as patch:
+            patch.setattr(steady_module, "PART", 30)
+            parts = steady(PAIR, clients, isl, 90, **more)
+        for name, one, other in zip(whole._fields, whole, parts, strict=True):
+            assert np.shape(one) == np.shape(other), name
+            assert np.array_equal(one, other, equal_nan=True), name
 
 
 def test_prompts_in_the_cache_are_not_read_again() -> None:
