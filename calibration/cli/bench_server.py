@@ -140,7 +140,9 @@ def plan_of(options: BenchOptions, setup: "Setup") -> "tuple[Plan, tuple[str, ..
         tokens={load: requests[load].output.tolist() for load in loads},
         clients={load: traffic.clients(load) for load in loads},
         # Of arms that are one server, whose cache of prefixes would know the other's prompts.
-        salts={name: name if urls.count(url) > 1 else "" for name, url in zip(names, urls, strict=True)},
+        salts={
+            name: f"{options.seed} {name if urls.count(url) > 1 else ''}" for name, url in zip(names, urls, strict=True)
+        },
         most_s=(options.duration or float("inf")) / max(map(len, parts)),
         warmup=options.warmup,
         patience=options.patience,

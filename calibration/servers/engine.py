@@ -17,7 +17,7 @@ from .server import Server
 
 # Lines of /metrics that are kept.
 KEPT = re.compile(
-    r"(?:ray_)?(?:vllm|llamacpp)[:_](?:spec_decode_num_|generation_tokens|request_success|num_requests_running|"
+    r"(?!\S+_created)(?:ray_)?(?:vllm|llamacpp)[:_](?:spec_decode_num_|generation_tokens|request_success|num_requests_running|"
     r"num_preemptions|prefix_cache_(?:hits|queries))|sglang:spec_|process_start_time_seconds"
 )
 MOST_LINES = 2000

@@ -66,11 +66,14 @@ class Made:
         """Return the tokens of a text from one place to another."""
         begin, end = round(first * self.a_token), max(round(last * self.a_token), round(first * self.a_token) + 1)
         size, seed = len(self.pool), int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "big")
-        found = []
-        for at in range(begin, end):
-            # Two pieces from anywhere, then all from one place on.
-            place = (seed >> (20 * (at - begin + 1))) if at - begin < SALT else seed + at
-            found.append(self.pool[place % size])
+        found: list[Any] = []
+        start = (seed + begin) % size
+        while len(found) < end - begin:
+            found += self.pool[start : start + end - begin - len(found)]
+            start = 0
+        # Two pieces from anywhere, then all from one place on.
+        for at in range(min(SALT, len(found))):
+            found[at] = self.pool[(seed >> (20 * (at + 1))) % size]
         return found
 
 

@@ -111,6 +111,9 @@ def headlines(results: Sequence[Result], unit: str) -> Iterator[str]:
         ends = own if len(own) < 3 else (own[0], own[-1])
         said = ", ".join(f"{as_fast(r.gains['e2e'])} at {at(r.load, unit)}" for r in ends if "e2e" in r.gains)
         yield f"{arm}: answers come {said}, held against {results[0].server.name}."
+        same = [r.same_text for r in own if r.same_text is not None]
+        if same:
+            yield f"{arm}: {sum(same) / len(same):.0%} of answers have the text of {results[0].server.name}'s"
     if compared:
         return
     for result in (results[0], results[-1]) if len(results) > 1 else results:

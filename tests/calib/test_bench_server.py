@@ -7,10 +7,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from acceptance.importers.formats import import_histogram
-from calibration.servers.server import KEY
+from calibration.servers.engine import counted
+from calibration.servers.metrics import gains
+from calibration.servers.records import read_load
+from calibration.servers.results import same_text
+from calibration.servers.server import KEY, Server
 from calibration.sources.serving_files import read_serving
 from simulator.workloads.reading import read_workload
 from tests.conftest import SCRIPTS
@@ -85,7 +90,8 @@ def test_arms_answer_the_same_requests_in_turns_and_are_held_against_the_first(r
 
 def test_two_arms_of_one_server_have_texts_of_their_own(run) -> None:
     with MadeServer() as server:
-        done = run("bench-server", "--arm", f"a={server.url}", "--arm", f"b={server.url}", *LOADED)
+        arms = ("--arm", f"a={server.url}", "--arm", f"b={server.url}")
+        done = run("bench-server", *arms, *LOADED, "--blocks", 1)
         assert done.returncode == 0, done
         assert len({tuple(b["prompt"]) for b in server.asked if len(b["prompt"]) == 30}) == 32
 
@@ -271,6 +277,27 @@ def test_no_key_is_in_any_file_or_line(run, tmp_path: Path, monkeypatch) -> None
     assert "bad key ***" in done.stdout
     for text in (done.stdout, done.stderr, told.stdout, *(p.read_text() for p in tmp_path.iterdir())):
         assert secret not in text
+
+
+def test_a_file_of_a_real_server_is_read_with_what_its_engine_counted() -> None:
+    """Eight requests to vLLM 0.32 on a CPU, the bundled pair with its target inflated, K = 3."""
+    load = read_load(Path(__file__).with_name("vllm_load.jsonl"))
+    assert [ran.part[:3] for ran in load.ran] == [(2, "plain", 0), (2, "drafts", 0), (2, "drafts", 1), (2, "plain", 1)]
+    arms = {arm: [ran for ran in load.ran if ran.part.arm == arm] for arm in ("plain", "drafts")}
+    tokens = {arm: [a.tokens for ran in own for a in ran.part.answers] for arm, own in arms.items()}
+    assert sorted(tokens["plain"]) == sorted(tokens["drafts"])
+    told = {arm: counted(Server(arm, "http://host"), own) for arm, own in arms.items()}
+    assert told["plain"].imported is None
+    found = told["drafts"].imported
+    assert found is not None
+    assert (found.histogram.draft_length, found.model) == (3, "tiny-pair-x8")
+    # Of all tokens but the first of each answer: those of a round's own, and drafts, some of which are cut at the end.
+    rounds = found.histogram.samples
+    assert told["drafts"].drafted == 3 * rounds
+    assert sum(tokens["drafts"]) - 8 <= found.histogram.tokens_per_round * rounds <= sum(tokens["drafts"]) + 3 * 8
+    assert same_text([ran.part for ran in arms["plain"]], [ran.part for ran in arms["drafts"]]) == 1
+    gained = gains([r.part for r in arms["plain"]], [r.part for r in arms["drafts"]], np.random.default_rng(0))
+    assert gained["tpot"].value > 1.2
 
 
 def test_turns_of_a_session_follow_one_another(run) -> None:
