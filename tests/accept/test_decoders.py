@@ -81,7 +81,7 @@ RULES = [GREEDY, FREE, SamplingRule(temperature=0.8, top_k=8, top_p=0.95)]
 @given(
     kind=st.sampled_from(KINDS),
     k=st.integers(1, 8),
-    budget=st.integers(1, 20),
+    budget=st.integers(1, 14),
     rule=st.sampled_from(RULES),
     draft_rule=st.sampled_from([*RULES, SamplingRule(temperature=2.0)]),
     ends=st.lists(st.integers(0, VOCABULARY - 1), max_size=2),

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ class Truth:
     rest_s: float = 3e-4
     plain_rest_s: float = 1e-4
 
+    @cache  # noqa: B019 - of a few
     def target_s(self, tokens: int) -> float:
         """Return what a pass over so many tokens takes."""
         return float(

@@ -127,7 +127,7 @@ def test_the_curve_is_found_and_what_hides_behind_the_memory_is_not_made_up() ->
 
 
 def test_one_value_is_preferred_where_there_is_no_curve() -> None:
-    chosen = [best_fit(made(PRODUCT_COST, 0.005, seed), CANDIDATES).form.flop_knots for seed in range(4)]
+    chosen = [best_fit(made(PRODUCT_COST, 0.005, seed), CANDIDATES[::2]).form.flop_knots for seed in range(4)]
     assert chosen.count((1.0,)) >= 3
 
 
