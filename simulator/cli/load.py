@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from simulator.costs.kinds import is_models
-from simulator.costs.parameters import BY_NAME, CHUNK, LOAD_NAMES, Load
+from simulator.costs.parameters import BY_NAME, CHUNK, LOAD_NAMES, DeviceOptions, Load
 from simulator.ground.artefacts import UserError, to_json
 from simulator.ground.command import TYPED, Decorator, is_given, stacked
-from simulator.ground.vocabulary import called
+from simulator.ground.vocabulary import CLIENTS, flags_in
 
 if TYPE_CHECKING:
     from simulator.answers.loads import LoadForecast
@@ -55,8 +55,6 @@ OF_DRAFTS = ("draft_dtype", "draft_tp", "placement", "topk", "nodes", "branching
 # Options that have no part in a load, which has a closed form alone.
 WITHOUT: tuple[str, ...] = ("total", "context", "replications", "overlap", "guesses", "csv", "events")
 WITHOUT += ("baseline_tpot", "speculative_tpot")
-CLIENTS = "--concurrency"
-NO_MODELS = "--profile: missing, expected it and --target-model beside a load (--concurrency, --isl, --osl)"
 
 
 def memory_option(help_: str) -> Decorator:
@@ -80,17 +78,18 @@ def load_of(context: click.Context, values: Mapping[str, Any], stated: Collectio
     """
     flags = {p.name: p.opts[0] for p in context.command.params}
     told = [f"--{name}" for name in LOAD_NAMES if name in stated]
-    told = told or [CLIENTS] * (called(flags["batch"], *context.meta[TYPED]) == CLIENTS)
+    told = told or [flag for flag in flags_in(context.meta[TYPED][1]) if flag in CLIENTS][:1]
     if not told:
         for name in (name for name in (*OWN, "dp") if is_given(context, name)):
-            raise UserError(f"{flags[name]}: of a load, expected {CLIENTS}, --isl or --osl beside it")
+            raise UserError(f"{flags[name]}: of a load, expected {CLIENTS[0]}, --isl or --osl beside it")
         refuse_alone(values)
         return Told(None)
     if values["dp"] and has_drafts(values):
         raise UserError("--dp: drafts beside attention of several groups are not priced, expected no such option")
     for name in (name for name in WITHOUT if is_given(context, name) and values.get(name, True)):
-        batch = f", or --batch in place of {CLIENTS}" if told == [CLIENTS] else ""
-        raise UserError(f"{flags[name]}: has no part in a load ({', '.join(told)}), expected no such option{batch}")
+        instead = f", or --batch in place of {told[0]}" if told[0] in CLIENTS else ""
+        instead = "; sweep --out FILE writes loads" if name == "csv" else instead
+        raise UserError(f"{flags[name]}: has no part in a load ({', '.join(told)}), expected no such option{instead}")
     return Told(rows.with_options({name: values[name] for name in OWN}), tuple(assumed_of(stated)))
 
 
@@ -101,8 +100,16 @@ def refuse_alone(values: Mapping[str, Any]) -> None:
         option = "--target-model" if values["target_model"] else "--params"
         raise UserError(
             f"{option}: {named} alone, nothing drafts for it; expected --method or --draft-model beside it, "
-            f"or {CLIENTS} (--isl, --osl) for plain serving"
+            f"or {CLIENTS[0]} (--isl, --osl) for plain serving"
         )
+
+
+def check_models(device: DeviceOptions) -> None:
+    """Refuse a load without a device, or without a model that serves it."""
+    if device.profile is None or not (device.target_model or device.params):
+        missing = "--profile" if device.profile is None else "--target-model"
+        told = "of a load (--concurrency, --isl, --osl), expected --profile and --target-model"
+        raise UserError(f"{missing}: missing {told}")
 
 
 def has_drafts(values: Mapping[str, Any]) -> bool:
@@ -112,7 +119,11 @@ def has_drafts(values: Mapping[str, Any]) -> bool:
 
 def assumed_of(stated: Collection[str]) -> Iterator[str]:
     """Say which numbers of a load nobody stated."""
-    words = {"batch": f"{{:,}} client ({CLIENTS})", "isl": "{:,} tokens in (--isl)", "osl": "{:,} tokens out (--osl)"}
+    words = {
+        "batch": f"{{:,}} client ({CLIENTS[0]})",
+        "isl": "{:,} tokens in (--isl)",
+        "osl": "{:,} tokens out (--osl)",
+    }
     assumed = [text.format(int(BY_NAME[name].default)) for name, text in words.items() if name not in stated]
     if assumed:
         yield f"assumed: {', '.join(assumed)}"
@@ -193,8 +204,7 @@ def loaded(options: "SimulateOptions") -> "tuple[bool, Pricing, Measured | None]
     from .options import load_checked, with_drafted
 
     device = options.device
-    if device.profile is None or not (device.target_model or device.params):
-        raise UserError(NO_MODELS)
+    check_models(device)
     alone = not (device.draft_model or device.draft_params or device.method)
     refuse_rest(options, alone=alone)
     # What drafts without weights stands beside a target of which no drafts are asked for.

@@ -13,7 +13,7 @@ from simulator.ground.artefacts import UserError, check_outputs, envelope, to_js
 from simulator.ground.command import wrapped
 
 from .cases import Case, named
-from .load import NO_MODELS, refuse_drafts
+from .load import check_models, refuse_drafts
 from .options import provenance
 
 if TYPE_CHECKING:
@@ -111,8 +111,7 @@ def grid_of(case: "Case", options: "SweepOptions") -> "tuple[Pricing, Grid]":
     from simulator.rounds.grid import Grid, grid_over
 
     device = options.device
-    if device.profile is None or not (device.target_model or device.params):
-        raise UserError(NO_MODELS)
+    check_models(device)
     pricing = load_pricing(replace(device, method="ngram"))._replace(load=options.load)
     whole = grid_over(pricing, {name: options.axes[name] for name in options.stated})
     return pricing, Grid(values={name: whole.values[name] for name in NAMES})

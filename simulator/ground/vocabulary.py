@@ -15,11 +15,13 @@ from .artefacts import UserError
 from .names import nearest, number_format, one_of
 from .ranges import allowed_numbers, in_milliseconds, not_a_number, number_in
 
+# Of a batch that they make a load of: who sends it.
+CLIENTS = ("--concurrency", "--max-concurrency", "--clients")
 # Options that mean the same; a command has one of them under its own name and takes the others.
 SYNONYMS = (
     ("--draftN", "--draft-n", "--k", "--num-speculative-tokens"),
     ("--replications", "--runs", "--repeats"),
-    ("--batch", "--batch-size", "--concurrency", "--max-concurrency"),
+    ("--batch", "--batch-size", *CLIENTS),
     ("--rate", "--request-rate"),
     ("--prompts", "--dataset"),
     ("--format", "--dataset-format"),
@@ -114,17 +116,16 @@ def in_own_words(command: click.Command, args: Sequence[str], *, interspersed: b
 
 def as_typed(text: str, command: click.Command, args: Sequence[str]) -> str:
     """Return what is wrong with an option under the name that the user has for it."""
-    name = re.split(r"[: ]", text, maxsplit=1)[0]
-    return called(name, command, args) + text[len(name) :]
-
-
-def called(name: str, command: click.Command, args: Sequence[str]) -> str:
-    """Return the name that the user has for an option; its own where nobody typed it."""
-    own = flags_of(command)
-    typed = [flag for flag in (word.partition("=")[0] for word in args) if flag.startswith("--")]
+    name, own = re.split(r"[: ]", text, maxsplit=1)[0], flags_of(command)
+    typed = flags_in(args)
     if name not in own or name in typed:
-        return name
-    return next((flag for flag in typed if own_name(flag, own) == name), name)
+        return text
+    return next((flag for flag in typed if own_name(flag, own) == name), name) + text[len(name) :]
+
+
+def flags_in(args: Sequence[str]) -> list[str]:
+    """Return the options that were typed, as they were."""
+    return [flag for flag in (word.partition("=")[0] for word in args) if flag.startswith("--")]
 
 
 def check_said_once(before: tuple[str, str], now: tuple[str, str]) -> None:

@@ -111,6 +111,8 @@ def test_a_batch_decodes_and_clients_send_a_load_of_usual_lengths(output) -> Non
     whole = told(output, *MODEL, "--concurrency", 8, "--isl", 1024, "--osl", 256)
     part = told(output, *MODEL, "--concurrency", 8)
     assert (part["plain"], part["parameters"]["concurrency"]) == (whole["plain"], 8)
+    for also in (("--max-concurrency", 8), ("--clients=8",), ("--batch", 8, "--concurrency", 8)):
+        assert told(output, *MODEL, *also)["plain"] == whole["plain"]
     assert (part["notes"], whole["notes"]) == (["assumed: 1,024 tokens in (--isl), 256 tokens out (--osl)"], [])
     assert "assumed: 1 client (--concurrency), 256 tokens out (--osl)" in output("simulate", *MODEL, "--isl", 300)
     assert "\nassumed: 1,024 tokens in" in output("sweep", *MODEL, "--concurrency", "1,8")
@@ -220,7 +222,15 @@ REFUSED = [
     ((*MODEL, "--chunk", 10), "--chunk: of a load, expected --concurrency, --isl or --osl beside it"),
     (
         ("--isl", 100, "--osl", 20),
-        "--profile: missing, expected it and --target-model beside a load (--concurrency, --isl, --osl)",
+        "--profile: missing of a load (--concurrency, --isl, --osl), expected --profile and --target-model",
+    ),
+    (
+        ("--profile", "h100-sxm", "--concurrency", 9),
+        "--target-model: missing of a load (--concurrency, --isl, --osl), expected --profile and --target-model",
+    ),
+    (
+        (*LOAD, "--csv", "x.csv"),
+        "--csv: has no part in a load (--isl, --osl), expected no such option; sweep --out FILE writes loads",
     ),
     ((*LOAD, "--total", 5), "--total: has no part in a load (--isl, --osl), expected no such option"),
     ((*LOAD, "--overlap"), "--overlap: has no part in a load (--isl, --osl), expected no such option"),
