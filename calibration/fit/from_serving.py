@@ -32,6 +32,8 @@ FIRST_PASSES = 0.3
 ROUND_SEQUENCE_S, SEQUENCE_ERROR = 1.4e-4, 0.7
 # Of rows, by what rows of other models are off by.
 TPOT_NOISE, TTFT_NOISE = 0.03, 0.12
+# Of those that no fit has seen, before rows tell: few of them may agree by chance.
+TPOT_SPREAD, TTFT_SPREAD = 0.05, 0.25
 LEAST_LOADS = 3
 # Of what data sheets assume, about halfway to what rows of other models were found at: factors, and errors of their
 # logarithms where those of passes alone are too small. Where few rows tell a constant, it is nearer to these.
@@ -204,7 +206,7 @@ def fit_rows(loads: Loads, prior: Profile, constants: Sequence[Constant]) -> Tol
         return np.asarray(np.log(np.stack([found.tpot_s, found.ttft_s], -2)) - measured)
 
     errors, noises = np.array([c.error for c in constants]), np.array([TPOT_NOISE, TTFT_NOISE])
-    told = rows_told(Rows(off, noises, errors, loads.numbers()))
+    told = rows_told(Rows(off, noises, errors, loads.numbers(), np.array([TPOT_SPREAD, TTFT_SPREAD])))
     return told._replace(logs=usual + told.logs)
 
 
@@ -233,7 +235,7 @@ def profile_of(calibration: ServingCalibration, told: Told, name: str, source_sh
         covariance=calibration.covariance,
         draws=told.draws,
         loads=told.loads,
-        tpot_error=tpot_error or TPOT_NOISE,
+        tpot_error=tpot_error or TPOT_SPREAD,
         ttft_error=ttft_error,
         source_sha256=source_sha256,
         dtype=loads.dtype,

@@ -19,7 +19,7 @@ MOST_STEPS, STEPS_BESIDE = 30, 5
 # Loads are left out one by one; of more than these, so many parts of them.
 FOLDS = 12
 # What a row is off by before any is seen counts as so many rows.
-ROWS_BEFORE = 1.0
+ROWS_BEFORE = 2.0
 # Of a row's error, what others determine at least.
 LEAST_SHARE = 0.05
 SETTLED, MOST_ROUNDS = 1e-6, 100
@@ -36,13 +36,15 @@ class Rows(NamedTuple):
 
     off: logarithms of what each row is forecast over what it was, [*samples, kinds, rows], NaN where it has none; of
     logarithms of factors, [*samples, constants]. noises: what rows of each kind are off by, before any is seen. errors:
-    of the logarithms, before. loads: numbers, the same for rows of one load.
+    of the logarithms, before. loads: numbers, the same for rows of one load. spreads: what rows are off by that are left
+    out, before any is; None: as much as the others.
     """
 
     off: Callable[[Floats], Floats]
     noises: Floats
     errors: Floats
     loads: NDArray[np.int64]
+    spreads: Floats | None = None
 
 
 class Told(NamedTuple):
@@ -84,7 +86,8 @@ def told(rows: Rows) -> Told:
     known = np.einsum("krc,cd,krd->kr", found.slopes, np.linalg.inv(every.T @ every), found.slopes)
     same = rows.loads == rows.loads[:, None]
     own = held_out * np.sqrt(np.maximum(1 - known @ same, LEAST_SHARE))
-    spreads = np.array([spread_of(*kind) for kind in zip(own, weights, rows.noises, strict=True)])
+    before = rows.noises if rows.spreads is None else rows.spreads
+    spreads = np.array([spread_of(*kind) for kind in zip(own, weights, before, strict=True)])
     draws = drawn(rows, weights, found, np.where(np.isnan(spreads), rows.noises, spreads))
     loads = len(set(rows.loads[shown.any(0)].tolist()))
     return Told(found.logs, draws, held_out, spreads, loads)
