@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -43,7 +43,8 @@ class Answer:
     those that are so throughout. speedup: of the best that drafts, in a range at its first batch size; speedup_at_last:
     at its last. speedup_ci95: by what is not known of constants and acceptance, of both; None where nothing says how
     much. at_edge: whether the best is the longest that was looked at. verdict, verdict_at_last: whether these speedups
-    pay, as `verdict.answer` says. below_1: first and last batch size of a range at which its draft length is below 1x,
+    pay, as `verdict.answer` says. served: what a load comes to with the best that drafts, by `LOAD_COLUMNS`; None of
+    none. below_1: first and last batch size of a range at which its draft length is below 1x,
     by less than a switch is worth.
     """
 
@@ -59,6 +60,7 @@ class Answer:
     verdict: str = DOES_NOT_FIT
     verdict_at_last: str | None = None
     below_1: tuple[int, int] | None = None
+    served: dict[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +68,7 @@ class Block:
     """The points of a grid that share all values but draft length, and batch size where answers are of ranges.
 
     point: the shared values, by the names of parameters. gains: speedups, [batch sizes, draft lengths]. fits: [batch
-    sizes].
+    sizes]. served: what loads come to with drafts, by `LOAD_COLUMNS`, [draft lengths, batch sizes]; empty of none.
     """
 
     point: dict[str, float]
@@ -74,6 +76,7 @@ class Block:
     lengths: NDArray[np.int64]
     gains: Floats
     fits: NDArray[np.bool_]
+    served: Columns = field(default_factory=dict)
 
 
 def has_ranges(grid: Grid) -> bool:
@@ -116,6 +119,7 @@ def blocks_of(sweep: Sweep) -> Iterator[Block]:
             lengths=lengths,
             gains=gains,
             fits=fits,
+            served={n: columns[f"speculative_{n}"] for n, _ in LOAD_COLUMNS.values()} if sweep.pricing.load else {},
         )
 
 
@@ -129,8 +133,11 @@ def at_point(sweep: Sweep, block: Block) -> Answer:
     if not block.fits[0]:
         return Answer(values={})
     gains = block.gains[0]
-    (ends,) = intervals_at(sweep, block, int(gains.argmax()), [{}])
-    return replace(best_of(block.lengths, gains), speedup_ci95=ends, verdict=answer(float(gains.max()), ends))
+    at = int(gains.argmax())
+    (ends,) = intervals_at(sweep, block, at, [{}])
+    served = {name: float(values[at]) for name, values in block.served.items()} or None
+    found = replace(best_of(block.lengths, gains), speedup_ci95=ends, verdict=answer(float(gains.max()), ends))
+    return replace(found, served=served)
 
 
 def best_of(lengths: NDArray[np.int64], gains: Floats) -> Answer:

@@ -1,5 +1,7 @@
 """What a sweep answers, as a table and as a line on where to turn speculation off."""
 
+import math
+from collections.abc import Iterator, Mapping
 from itertools import groupby
 
 from simulator.rounds.grid import Grid
@@ -8,6 +10,8 @@ from .schedule import LEAST_GAIN
 from .sweep_answers import BATCH, MOST_PLANS, MOST_ROWS, Answer, K, has_ranges
 from .verdict import CANNOT_TELL
 
+# What a load comes to with drafts, and what that is called.
+SERVED = {"ms_per_token": "ms/token", "first_token_ms": "first, ms"}
 # Letters of the columns of values, beyond which these stand in one.
 MOST_KEYS = 44
 
@@ -16,7 +20,7 @@ def answers_text(grid: Grid, answers: list[Answer], cases: int = 1, batch: str =
     """Return the answers as a table; cases: grids like this one that they are of; batch: what that is called."""
     from simulator.ground.command import table
 
-    of_ranges, heads = has_ranges(grid), ["best K", "speedup", "95 %", "as good, to 2 %"]
+    of_ranges, heads = has_ranges(grid), ["best K", "speedup", "95 %", *SERVED.values(), "as good, to 2 %"]
     keys = list(
         zip(*([name, *(f"{a.values[name]:,.10g}" for a in answers)] for name in answers[0].values), strict=True)
     )
@@ -42,7 +46,7 @@ def cells(answer: Answer) -> list[str]:
     """Return what stands in a row behind the values."""
     batches = [] if answer.batches is None else ["-".join(f"{b:,}" for b in dict.fromkeys(answer.batches))]
     if answer.speedup is None:
-        return [*batches, "-", "-", "", "does not fit into memory"]
+        return [*batches, "-", "-", "", *("" for _ in SERVED), "does not fit into memory"]
     gains = [f"{gain:.2f}x" for gain in (answer.speedup, answer.speedup_at_last) if gain is not None]
     span = "" if answer.speedup_ci95 is None else "{:.2f}x to {:.2f}x".format(*answer.speedup_ci95)
     words = ", ".join(f"K = {k}" if k else "off" for k in answer.as_good)
@@ -58,8 +62,17 @@ def cells(answer: Answer) -> list[str]:
         str(answer.draft_length or "off"),
         " to ".join(dict.fromkeys(gains)),
         span,
+        *served_cells(answer.served or {}),
         ", ".join(filter(None, (f"{words} {edge}".strip(), unsure))),
     ]
+
+
+def served_cells(served: Mapping[str, float]) -> Iterator[str]:
+    """Yield what a load comes to with drafts; of answers of one token there is no time a token."""
+    for name in SERVED:
+        value = served.get(name)
+        digits = 2 if name == "ms_per_token" else 0
+        yield "" if value is None else "-" if math.isnan(value) else f"{value:,.{digits}f}"
 
 
 def off_text(answers: list[Answer], batch: str = BATCH) -> str:

@@ -180,6 +180,11 @@ def test_a_sweep_over_loads_has_a_row_each(output, tmp_path: Path) -> None:
         assert float(row["closed_form_speedup"]) == pytest.approx(gain)
         for name in ("closed_form_speedup", "baseline_ms_per_token", "speculative_tokens_per_s"):
             assert float(row[f"{name}_low95"]) < float(row[name]) < float(row[f"{name}_high95"])
+    for answer in json.loads(output("sweep", *arguments, "--draftN", "1:3", "--json"))["answers"]:
+        at = {"draftN": answer["drafted"], **answer["values"]}
+        (row,) = (row for row in rows if all(float(row[name]) == value for name, value in at.items()))
+        assert answer["served"] == {n: pytest.approx(float(row[f"speculative_{n}"])) for n in answer["served"]}
+    assert "ms/token  first, ms" in said
     best = max(rows, key=lambda row: float(row["closed_form_speedup"]))
     assert f"at most {float(best['closed_form_speedup']):.2f}x the tokens a second" in said
     assert [line.split()[:2] for line in said.splitlines() if line.strip().startswith(("1  ", "32  "))] == [
