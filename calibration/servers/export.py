@@ -99,19 +99,16 @@ def deviation(parts: Sequence[Part], measure: str) -> float:
 
 def of_speculation(counted: Counted) -> dict[str, Any]:
     """Return what the engine counted of drafts."""
-    imported = counted.imported
-    if imported is None or imported.reconstructed:
+    rounds, drafted, accepted = counted.drafts, counted.drafted, counted.accepted
+    if not rounds or not drafted:
         return {}
-    histogram = imported.histogram
-    rounds, k = histogram.samples, histogram.draft_length
-    accepted, drafted = float(sum(histogram.survival)) * rounds, counted.drafted or rounds * k
     return {
         "spec_decode_acceptance_rate": 100 * accepted / drafted,
         "spec_decode_acceptance_length": 1 + accepted / rounds,
         "spec_decode_num_drafts": round(rounds),
         "spec_decode_draft_tokens": round(drafted),
         "spec_decode_accepted_tokens": round(accepted),
-        "spec_decode_per_position_acceptance_rates": histogram.survival.tolist(),
+        "spec_decode_per_position_acceptance_rates": [count / rounds for count in counted.by_place],
     }
 
 

@@ -78,6 +78,7 @@ def point_json(result: Result) -> dict[str, Any]:
         "same_text": result.same_text,
         "acceptance": acceptance,
         "tokens_per_round": accepted_by(result),
+        "k": result.counted.k,
         "client": {
             "lag_p50_s": result.lag_s[0],
             "lag_p99_s": result.lag_s[1],

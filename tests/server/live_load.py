@@ -96,7 +96,16 @@ def by_theirs(vllm: Path, url: str, path: Path) -> dict[str, Any]:
     words += ["--model", str(TINY_PAIR / "target"), "--dataset-name", "custom", "--dataset-path", str(PROMPTS)]
     words += ["--custom-output-len", str(TOKENS), "--skip-chat-template", "--disable-shuffle", "--ignore-eos"]
     words += ["--num-prompts", str(REQUESTS), "--max-concurrency", str(CLIENTS), "--temperature", "0"]
-    words += ["--save-result", "--save-detailed", "--result-dir", str(path.parent), "--result-filename", path.name]
+    words += [
+        "--percentile-metrics",
+        "ttft,tpot,itl,e2el",
+        "--save-result",
+        "--save-detailed",
+        "--result-dir",
+        str(path.parent),
+        "--result-filename",
+        path.name,
+    ]
     env = os.environ | {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "no_proxy": "*"}
     subprocess.run(words, env=env, capture_output=True, check=True, timeout=BENCH_S)
     found: dict[str, Any] = json.loads(path.read_text())
