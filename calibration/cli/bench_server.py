@@ -54,11 +54,13 @@ def bench_server(**values: Any) -> None:
 def run(options: BenchOptions) -> None:
     """Open what is kept, put the load, write and print."""
     from acceptance.results.journal import Journal
-    from calibration.servers.records import LOADED
+    from calibration.servers.records import LOADED, read_before
     from simulator.ground.tables import check_table_format
 
     check_table_format("--csv", options.csv)
-    inputs = {"--out": options.out, "--workload": options.values["workload"]}
+    inputs = {"--out": options.out, "--workload": options.values["workload"], "--before": options.before}
+    if options.before is not None:
+        read_before(options.before, options.parameters(), options.warmup)
     check_outputs({"--csv": options.csv, "--export-vllm": options.export_vllm}, options.force, inputs)
     if options.out is None:
         finish(options, *benched(options, None))
@@ -184,14 +186,22 @@ def prompts_of(
 def finish(options: BenchOptions, bench: "Bench", notes: tuple[str, ...]) -> None:
     """Write and print what came, and end as the run did."""
     from calibration.servers.bench import deliver
+    from calibration.servers.records import read_before
     from calibration.servers.report import result_json, result_text
     from calibration.servers.results import results_of
+    from calibration.servers.server import BEFORE, Server
 
     plan = bench.plan
+    ran, servers, models = list(bench.ran), dict(plan.servers), dict(plan.models)
+    if options.before is not None:
+        earlier = read_before(options.before, options.parameters(), options.warmup)
+        ran = [r._replace(part=r.part._replace(arm=BEFORE)) for r in earlier.ran] + ran
+        servers = {BEFORE: Server(BEFORE, str(options.before)), **servers}
+        models[BEFORE] = next(iter(earlier.models.values()), "")
     results = results_of(
-        bench.ran,
-        plan.servers,
-        plan.models,
+        ran,
+        servers,
+        models,
         api=plan.manner.api,
         clients=plan.clients,
         burstiness=options.values["burstiness"],
@@ -244,6 +254,7 @@ def heading(options: BenchOptions, results: "list[Result]") -> str:
     own = options.values
     what = str(options.said or own["workload"] or f"{own['prompts']} tokens in")
     models = dict.fromkeys(r.model for r in results)
+    models.pop("", None)
     arms = ", ".join(
         server.url if server.name == "server" else f"{server.name} {server.url}" for server in options.servers
     )

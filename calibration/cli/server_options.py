@@ -85,6 +85,7 @@ RUN_OPTIONS = stacked(
     ),
     click.option("--seed", default=0, type=click.IntRange(0), help="Seed of lengths, arrivals and made text."),
     click.option("--out", type=FILE, help="JSONL, a line a request; the same command goes on behind it."),
+    click.option("--before", type=FILE, help="What --out had of the same load before a change: what is held against."),
     click.option("--csv", type=FILE, help="Write a row for each load and arm (.csv or .parquet)."),
     click.option("--export-vllm", type=FILE, help="Write what `vllm bench serve --save-detailed` does."),
     click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
@@ -116,6 +117,7 @@ class BenchOptions:
     draft_length: int | None
     seed: int
     out: Path | None
+    before: Path | None
     csv: Path | None
     export_vllm: Path | None
     as_json: bool
@@ -167,6 +169,8 @@ def options_of(values: Mapping[str, Any]) -> BenchOptions:
         raise UserError(f"{'--column' if values['column'] else '--format'}: of a file, expected --prompts beside it")
     if values["api"] == CHAT and values["prompts_as"] == IDS:
         raise UserError("--prompts-as: ids are no messages of a chat, expected text")
+    if values["before"] is not None and values["arms"]:
+        raise UserError("--before: of one server, expected URL and no --arm beside it")
     limits = limits_of(values["slo"])
     if any(limit.measure == "queueing" for limit in limits):
         raise UserError("--slo: queueing is not seen by clients, expected ttft, tpot or e2e")
@@ -178,7 +182,7 @@ def options_of(values: Mapping[str, Any]) -> BenchOptions:
         more=members(values["more"]),
     )
     names: tuple[str, ...] = ("model", "said", "dataset", "column", "prompts_as", "blocks", "duration", "warmup")
-    names += ("draft_length", "seed", "out", "csv", "export_vllm", "as_json", "force")
+    names += ("draft_length", "seed", "before", "out", "csv", "export_vllm", "as_json", "force")
     return BenchOptions(
         servers=servers_of(values["url"], values["arms"]),
         manner=manner,

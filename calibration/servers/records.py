@@ -1,13 +1,15 @@
 """A file of requests, a line each, and of the blocks that they were part of: what an interrupted run goes on behind."""
 
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from acceptance.results.journal import Journal, JournalKind, read_records, to_line
+from acceptance.results.journal import Journal, JournalKind, first_difference, read_records, to_line
 from simulator.answers.scene import CLIENTS
+from simulator.ground.artefacts import UserError
 from simulator.ground.fields import Field
 
 from .answer import MOST_TOKENS, Answer
@@ -112,10 +114,11 @@ def part_of(name: BlockName, answers: Iterable[tuple[int, Answer]], clients: int
 
 
 class Load(NamedTuple):
-    """A file of a load: what was asked for, and the blocks that came to their end."""
+    """A file of a load: what was asked for, the blocks that came to their end, and models by arm."""
 
     parameters: Field
     ran: tuple[Ran, ...]
+    models: Mapping[str, str]
 
 
 def read_load(path: Path, warmup: float = 0.1) -> Load:
@@ -129,7 +132,30 @@ def read_load(path: Path, warmup: float = 0.1) -> Load:
     by_clients = parameters["load_kind"].text() == CLIENTS
     found = found_in(path, [record for record in records[1:] if record.get("type") != SETUP])
     ran = [ran_of(found, name, int(name[0]) if by_clients else 0, warmup) for name in found.attempts]
-    return Load(parameters, tuple(r for r in ran if r is not None))
+    setup = next((Field(r, path, "line 2") for r in records[1:2] if r.get("type") == SETUP), None)
+    models = {} if setup is None else {arm: name.text() for arm, name in setup["models"].items()}
+    return Load(parameters, tuple(r for r in ran if r is not None), models)
+
+
+# What two runs may differ by and still be of one load.
+OF_SERVERS = ("arms", "model", "timeout_s", "stall_s")
+
+
+def read_before(path: Path, now: Mapping[str, Any], warmup: float) -> Load:
+    """Read what was measured of one server before; now: parameters of this load, which have to be the same.
+
+    Raises:
+        UserError: They are not, or it is of several servers.
+    """
+    load = read_load(path, warmup)
+    before = load.parameters.object()
+    if len(load.parameters["arms"].object()) != 1:
+        raise UserError(f"{path}: is of several servers, expected a file of one")
+    same = {name: value for name, value in now.items() if name not in OF_SERVERS}
+    told = first_difference(json.loads(to_line(same)), {name: before.get(name) for name in same})
+    if told:
+        raise UserError(f"{path}: {told}, expected the same load")
+    return load
 
 
 class Found(NamedTuple):

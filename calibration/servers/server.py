@@ -12,7 +12,7 @@ from simulator.ground.fields import shortened
 # Where the key of a server stands; it is never written, neither to files nor to a terminal.
 KEY = "OPENAI_API_KEY"
 HIDDEN = "***"
-ALONE = "server"
+ALONE, BEFORE = "server", "before"
 NAME = re.compile(r"[A-Za-z0-9][\w.+-]{0,39}")
 
 
@@ -25,7 +25,7 @@ class Server(NamedTuple):
     @property
     def option(self) -> str:
         """How a user named it."""
-        return self.url if self.name == ALONE else f"--arm {self.name}={self.url}"
+        return self.url if self.name in (ALONE, BEFORE) else f"--arm {self.name}={self.url}"
 
 
 def url_of(option: str, text: str) -> str:

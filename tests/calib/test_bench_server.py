@@ -312,6 +312,23 @@ def test_of_sglang_the_mean_and_k_are_told(run) -> None:
     assert (point["tokens_per_round"], point["k"]) == (2.75, 3)
 
 
+def test_a_server_is_held_against_itself_before_a_change(run, user_error) -> None:
+    with MadeServer(answering(0.004)) as server:
+        assert run("bench-server", server.url, *LOADED, "--out", "a.jsonl").returncode == 0
+        server.script = answering(0.004, width=3)
+        done = run("bench-server", server.url, *LOADED, "--before", "a.jsonl", "--json")
+        user_error(
+            run("bench-server", server.url, *LOADED, "--before", "a.jsonl", "--seed", 5),
+            "a.jsonl: seed is 5, but 0 there",
+        )
+        user_error(
+            run("bench-server", server.url, *LOADED, "--before", "none.jsonl"), "--before none.jsonl: no such file"
+        )
+    before, after = json.loads(done.stdout)["points"]
+    assert (before["arm"], after["arm"], after["same_text"]) == ("before", "server", 1)
+    assert after["gains"]["tpot"] > 1
+
+
 def test_turns_of_a_session_follow_one_another(run) -> None:
     with MadeServer(answering(0.001)) as server:
         words = ("--rate", 50, "--requests", 12, "--isl", 10, "--osl", 4, "--turns", 3, "--think", "10ms")
