@@ -83,13 +83,15 @@ def far_rows(held: Held) -> tuple[FarRow, ...]:
     they were loaded with explains them.
     """
     over = held.over(held.spreads)
-    found, hanging = [], held.loads.hanging(held.profile)
+    found, hanging, running = [], held.loads.hanging(held.profile), held.loads.priced(held.profile).running
     for at in np.flatnonzero(np.nanmax(np.nan_to_num(over), 0) > 1).tolist():
         kind = int(np.nanargmax(over[:, at]))
         row = held.loads.rows[at]
         measured_ms = 1e3 * getattr(row, TIMES[kind])
         expected_ms = measured_ms * float(np.exp(held.off[kind, at]))
         name, said = slip_of(held, at)
+        if running[at] < row.concurrency and name not in LOADED:
+            said = f"by the forecast {running[at]:,.0f} of its {row.concurrency:,.10g} requests run, the others wait"
         if not hanging[at] or name in LOADED:
             found.append(FarRow(row, TIMES[kind], measured_ms, expected_ms, held.words, said))
     return tuple(found)
@@ -161,12 +163,17 @@ def far_json(found: Sequence[FarRow]) -> list[dict[str, Any]]:
     return [{"path": far.row.path, "line": far.row.line, "time": far.time, "said": far.said} for far in found]
 
 
+def is_count(value: float) -> bool:
+    """Whether so many clients, or tokens, may have been meant."""
+    return value >= 2 and value == round(value)
+
+
 def slip_of(held: Held, at: int) -> tuple[str, str]:
     """Return which cell of a row, ten times as much or a tenth, would make it like the others, and say so, or ""."""
     loads, row = held.loads, held.loads.rows[at]
     names = (*LOADED, *(name for name in TIMES if getattr(row, name) is not None))
     slips = [(name, factor) for name in names for factor in (SLIPS | UNITS if name in TIMES else SLIPS)]
-    tried = [(name, factor) for name, factor in slips if name != "osl" or row.osl * factor >= 2]
+    tried = [(name, factor) for name, factor in slips if name in TIMES or is_count(getattr(row, name) * factor)]
     rows = tuple(replace(row, **{name: getattr(row, name) * factor}) for name, factor in tried)
     other = replace(loads, rows=rows, placings=(loads.placings[at],) * len(rows))
     found = other.priced(held.profile)

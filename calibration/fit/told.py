@@ -36,8 +36,8 @@ class Rows(NamedTuple):
 
     off: logarithms of what each row is forecast over what it was, [*samples, kinds, rows], NaN where it has none; of
     logarithms of factors, [*samples, constants]. noises: what rows of each kind are off by, before any is seen. errors:
-    of the logarithms, before. loads: numbers, the same for rows of one load. spreads: what rows are off by that are left
-    out, before any is; None: as much as the others.
+    of the logarithms, before. loads: numbers, the same for rows of one load. spreads: what rows are off by that are
+    left out, before any is; None: as much as the others.
     """
 
     off: Callable[[Floats], Floats]
