@@ -144,8 +144,9 @@ def rates(parts: Sequence[Part], limits: tuple[Limit, ...]) -> dict[str, Told]:
     tokens, prompts = sum(a.tokens for a in done), sum(a.prompt_tokens or 0 for a in done)
     each = np.array([rate for part in parts for rate in sliced(part, max(SLICES // len(parts), 2))])
     a_second = 1 / whole_s if whole_s > 0 else np.nan
+    rate = with_interval(tokens * a_second, each)
     found = {
-        "output_tokens_per_s": with_interval(tokens * a_second, each),
+        "output_tokens_per_s": rate._replace(low=max(rate.low, 0.0) if np.isfinite(rate.low) else rate.low),
         "requests_per_s": Told(len(done) * a_second, np.nan, np.nan),
         "all_tokens_per_s": Told((tokens + prompts) * a_second, np.nan, np.nan),
         "mean_output_tokens": Told(tokens / len(done) if done else np.nan, np.nan, np.nan),

@@ -109,7 +109,7 @@ def part_of(name: BlockName, answers: Iterable[tuple[int, Answer]], clients: int
     """Return what came of a block, its requests in the order in which they were sent."""
     ordered = sorted(answers, key=lambda pair: (pair[1].sent_s, pair[0]))
     rows, sent = tuple(row for row, _ in ordered), tuple(answer for _, answer in ordered)
-    duration_s = max((a.last_s for a in sent if a.last_s is not None), default=0.0)
+    duration_s = max((a.sent_s if a.last_s is None else a.last_s for a in sent), default=0.0)
     return Part(*name, rows, sent, duration_s, warm_of(len(sent), clients, share))
 
 

@@ -119,6 +119,9 @@ def headlines(results: Sequence[Result], unit: str) -> Iterator[str]:
         return
     for result in (results[0], results[-1]) if len(results) > 1 else results:
         f = result.figures
+        if np.isnan(f["ttft_mean"].value):
+            yield f"{result.server.name}: no answer at {at(result.load, unit)}."
+            continue
         yield (
             f"{ms(f['tpot_mean'].value)} ms a token, the first after {ms(f['ttft_mean'].value)} ms, "
             f"{f['output_tokens_per_s'].value:,.0f} tokens/s at {at(result.load, unit)}."
@@ -213,7 +216,7 @@ def cautions(results: Sequence[Result]) -> Iterator[str]:
     for r in results:
         where = f"{r.server.name} at {r.load:g}"
         gap_s = r.figures["gap_p50"].value
-        if r.lag_s[1] > MOST_LAG * gap_s:
+        if r.lag_s[1] > MOST_LAG * gap_s > 0:
             yield (
                 f"{where}: the client may have been {ms(r.lag_s[1])} ms late (p99), beside gaps of {ms(gap_s)} ms: "
                 "its machine is busy, or the load too much for one client"

@@ -154,6 +154,20 @@ def test_failures_are_counted_by_kind_and_shown(run) -> None:
     assert "warning: 8 of 16 requests to server failed: http 429 4, reset 4 (http 429: too many)" in done.stdout
 
 
+def test_an_arm_that_fails_from_the_second_request_on_is_told_and_nothing_is_divided_by_it(run) -> None:
+    def script(asked: dict[str, Any], number: int):
+        return iter([refusal(429, b"{}")]) if number else answering()(asked, number)
+
+    files = ("--csv", "o.csv", "--export-vllm", "v.json", "--slo", "ttft:1s", "--force")
+    with MadeServer(script) as broken, MadeServer() as fine:
+        arms = ("--arm", f"a={broken.url}", "--arm", f"b={fine.url}")
+        done = run("bench-server", *arms, *LOADED, *files)
+        assert done.returncode == 0
+        assert done.stdout.startswith("a: no answer at 2 clients.\n")
+        broken.asked.clear()
+        assert run("bench-server", broken.url, *LOADED, *files).returncode == 1
+
+
 def test_what_answers_nothing_ends_with_one_line(run, user_error, tmp_path: Path) -> None:
     user_error(run("bench-server", "http://127.0.0.1:9", *LOADED, "--out", "o.jsonl"), "lists no models")
     assert not (tmp_path / "o.jsonl").exists()
