@@ -3,6 +3,7 @@
 import json
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -166,6 +167,12 @@ def test_an_arm_that_fails_from_the_second_request_on_is_told_and_nothing_is_div
         assert done.stdout.startswith("a: no answer at 2 clients.\n")
         broken.asked.clear()
         assert run("bench-server", broken.url, *LOADED, *files).returncode == 1
+
+
+def test_without_its_library_one_line_says_what_brings_it(run, user_error, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "aiohttp", None)
+    done = run("bench-server", "http://127.0.0.1:9", *LOADED)
+    user_error(done, 'aiohttp is not installed; asking servers needs it: pip install "specsim[server]"')
 
 
 def test_what_answers_nothing_ends_with_one_line(run, user_error, tmp_path: Path) -> None:
