@@ -4,7 +4,7 @@ import asyncio
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,8 +23,8 @@ from .prompts import Manner, Prompts
 from .records import Found, Ran, answer_of, kept, lags_of, of_block, of_request, part_of, ran_of
 from .server import Server
 
-# Requests of a block that are written before it begins, at most.
-MOST_READY = 5000
+# Of requests that are written before their block begins: bytes, at most.
+MOST_READY = 1 << 24
 # What the first request of a server asks for.
 GREETING, GREETING_TOKENS = "Once upon a time", 2
 
@@ -107,7 +107,7 @@ class Bench:
             return plan.manner.body(model, prompts.of(row, salt), tokens[row])
 
         # Who waits for an answer sends the next request at once: what comes later misses a step of the engine.
-        ready = {session.turn.row: body(session.turn.row) for session in block.sessions[:MOST_READY]}
+        ready = written(body, block)
 
         async def ask(row: int, due_s: float | None) -> Answer:
             return await client.ask(url, ready.pop(row, b"") or body(row), due_s)
@@ -144,6 +144,18 @@ class Bench:
         kept(self.journal, [of_block(block, attempt, self.ran[-1])])
 
 
+def written(body: Callable[[int], bytes], block: Block) -> dict[int, bytes]:
+    """Return the first requests of a block as they are sent, as many as there is room for."""
+    ready: dict[int, bytes] = {}
+    room = MOST_READY
+    for session in block.sessions:
+        if room <= 0:
+            break
+        ready[session.turn.row] = body(session.turn.row)
+        room -= len(ready[session.turn.row])
+    return ready
+
+
 def shift(answer: Answer, began_s: float) -> None:
     """Have the times of an answer count from the beginning of its block."""
     answer.sent_s -= began_s
@@ -161,7 +173,9 @@ async def greet(client: Client, server: Server, model: str, manner: Manner) -> N
     answer = await client.ask(f"{server.url}{manner.path}", manner.body(model, GREETING, GREETING_TOKENS))
     if answer.error:
         said = answer.detail and f" ({answer.detail})"
-        raise UserError(f"{server.option}: {answer.error}{said}, expected a server that answers {manner.path}")
+        # Engines go on behind an end where they are told to; services take no such word.
+        hint = "--no-ignore-eos beside it" if "ignore_eos" in said else f"a server that answers {manner.path}"
+        raise UserError(f"{server.option}: {answer.error}{said}, expected {hint}")
 
 
 def deliver(number: int, message: str) -> None:

@@ -180,6 +180,8 @@ def test_what_answers_nothing_ends_with_one_line(run, user_error, tmp_path: Path
     assert not (tmp_path / "o.jsonl").exists()
     with MadeServer(lambda *_: iter([refusal(404, b'{"detail": "Not Found"}')])) as server:
         user_error(run("bench-server", server.url, *LOADED), "http 404", "Not Found", "/v1/completions")
+        server.script = lambda *_: iter([refusal(400, b'{"error": {"message": "Unknown argument: ignore_eos"}}')])
+        user_error(run("bench-server", server.url, *LOADED), "http 400", "expected --no-ignore-eos beside it")
         user_error(run("bench-server", server.url, *LOADED, "--model", "other"), "'other' is not served", "made")
 
 

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calibration.servers.answer import Answer, Failed, Hearing
+from calibration.servers.bench import Shown
 from calibration.servers.client import Patience, run
 from calibration.servers.events import BadEvent, Events
 from calibration.servers.prompts import CHAT, Made, Manner, made_of_text
@@ -205,6 +206,19 @@ def test_a_request_says_how_it_is_answered() -> None:
     assert body["prompt"] == [1, 2]
     assert (body["top_p"], body["stream_options"], "ignore_eos" in body) == (0.9, {"include_usage": True}, False)
     assert json.loads(Manner(api=CHAT).body("m", "hi", 3))["messages"] == [{"role": "user", "content": "hi"}]
+
+
+def test_a_terminal_is_told_how_far_a_block_is_and_a_file_is_not(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(Shown, "EVERY_S", -1.0)
+    Shown("1 of 2: a", 9).update(Answer())
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    shown = Shown("1 of 2: a", 9)
+    for kind in ("", "reset"):
+        shown.update(Answer(error=kind))
+    assert capsys.readouterr().err.endswith("1 of 2: a: 2 of 9 requests, 1 failed")
+    shown.end()
+    assert capsys.readouterr().err == "\r\x1b[K"
 
 
 def test_a_proxy_of_the_environment_is_not_used(monkeypatch) -> None:
