@@ -55,6 +55,7 @@ def test_every_step_passes_on_the_processor(driver: ModuleType, tmp_path: Path) 
     assert all(step["name"] in done.stdout for step in summary["steps"])
 
 
+@pytest.mark.whole
 def test_no_step_stops_the_next(driver: ModuleType, tmp_path: Path) -> None:
     """One fails, one hangs with a child of its own, one lacks a library, one a file, and one finds no time left."""
     child = f"import time; time.sleep(4); open({str(tmp_path / 'outlived')!r}, 'w')"
@@ -96,6 +97,7 @@ def test_no_step_stops_the_next(driver: ModuleType, tmp_path: Path) -> None:
     assert not (tmp_path / "outlived").exists()
 
 
+@pytest.mark.whole
 def test_a_signal_ends_the_step_under_way_and_is_told(tmp_path: Path) -> None:
     code = "import first_light as f; import sys, pathlib; s = f.Step(name='long', words=('-c', 'print(1, flush=True);"
     code += " import time; time.sleep(60)'), limit_s=50, needs=()); f.cpu_steps = lambda: [s, s]; f.main(sys.argv[1:])"

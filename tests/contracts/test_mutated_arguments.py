@@ -129,7 +129,7 @@ CALLS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("pairs show", "eagle3-kimi-k2.5:coding", ()),
     ("workload describe", "traffic.csv --json", ()),
     ("simulate-serving", f"{SERVED} --rate 5,6", FEW),
-    ("simulate-serving", f"{SERVED} --concurrency 2,3 --policy goodput:k=2 --slo tpot:9ms --json", FEW),
+    ("simulate-serving", f"{SERVED} --concurrency 2,3 --policy off-above:batch=2 --json", FEW),
     ("simulate-serving", f"{ON_TARGET} --workload traffic.csv --speed 1,2", ("--replications", "1")),
     (
         "simulate",
