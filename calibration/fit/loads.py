@@ -28,11 +28,10 @@ from simulator.costs.work import ModelShape, as_storage
 from simulator.ground.artefacts import UserError
 from simulator.serving.steady import Steady, steady
 
-from .row_words import left_in_words
+from .row_words import UNFIT, left_in_words
 
 # What benches send where a row does not say: requests a client, of which the first all come at once.
 REQUESTS_A_CLIENT = 10.0
-UNFIT = "as they do not fit into the memory of their devices"
 # Of all rows: where fewer are used, that is said first.
 FEW_USED = 0.5
 # How a server takes loads where nobody says.

@@ -11,6 +11,7 @@ from simulator.costs.profile import USABLE_MEMORY, Profile
 if TYPE_CHECKING:
     from .loads import Loads
 
+UNFIT = "as they do not fit into memory"
 MEMORY_OPTIONS = "--gpu-memory-utilization (--mem-fraction-static)"
 # Rows, models and the like that are named, at most.
 MOST_NAMED = 3
@@ -33,7 +34,12 @@ def row_warnings(loads: "Loads", profile: Profile) -> Iterator[str]:
         left = "; ".join(left_in_words(loads.left_out, loads.others))
         yield f"{len(loads):,} of {loads.read:,} rows are used ({left})"
     yield from doubts_of(loads.rows)
-    if hanging := int(loads.hanging(profile).sum()):
+    fits = np.isfinite(loads.priced(profile).running)
+    if unfit := loads.left_out.get(UNFIT, 0) + int((~fits).sum()):
+        one = "row does" if unfit == 1 else "rows do"
+        said = f"{unfit:,} {one} not fit into the memory of their devices as priced, though measured there"
+        yield f"{said}: --dtype, --kv-dtype, --tp or --gpu-memory-utilization is not what the server had"
+    if hanging := int((loads.hanging(profile) & fits).sum()):
         said = f"{hanging:,} of {len(loads):,} rows run about as many requests at once as memory holds"
         yield f"{said}, of which {USABLE_MEMORY:.0%} are taken to be used: {MEMORY_OPTIONS} says another share"
 

@@ -204,8 +204,6 @@ def serving_text(validation: ServingValidation) -> str:
     inside = [f"{share:.0%} of {what}" for what, share in told.items() if share is not None]
     if inside:
         notes.append(f"Within 95 % intervals lie {', '.join(inside)}.")
-    unfit = int(np.isnan(validation.found.tpot_s).sum())
-    notes += [f"{unfit} rows do not fit into the memory of their devices by the forecast."] if unfit else []
     notes += notes_of(loads)
     head = [*(f"warning: {warning}" for warning in warnings_of(validation)), headline(validation)]
     return "\n\n".join(filter(None, ("\n".join(head), table(rows, (0, 1)), "\n".join(notes))))

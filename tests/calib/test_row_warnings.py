@@ -101,6 +101,20 @@ def test_few_loads_and_few_rows_of_many_are_said_first() -> None:
     assert notes_of(both)[0] == "1 row left out, of other models: Qwen/Qwen3-32B."
 
 
+def test_rows_that_were_measured_and_do_not_fit_say_that_they_are_priced_otherwise() -> None:
+    """A 70B model in 16 bits has no room on one device, whatever share of it is used."""
+    row = ServingRow(line=1, concurrency=4.0, tpot_s=0.02, **LIKE | {"dtype": ""})
+    loads = loads_of([row, replace(row, tp=4)], SHEET, Options(dtype="bfloat16"))
+    (said,) = row_warnings(loads, SHEET)
+    assert said.startswith(
+        "1 row does not fit into the memory of their devices as priced, though measured there: --dtype"
+    )
+    others = loads.fitting(np.isfinite(loads.priced(SHEET).running))
+    assert (len(others), others.read) == (1, 2)
+    assert list(row_warnings(others, SHEET)) == [said]
+    assert "1 row left out, as they do not fit into memory." in notes_of(others)
+
+
 MODELS = ("llama-3.1-70b", "Qwen/Qwen3-32B", "Qwen/Qwen3-32B", "meta-llama/Llama-3.1-8B")
 
 
