@@ -7,7 +7,7 @@ import click
 
 from simulator.ground.artefacts import UserError
 from simulator.ground.command import is_given, stacked
-from simulator.ground.ranges import in_milliseconds, number_in
+from simulator.ground.ranges import milliseconds_in
 
 if TYPE_CHECKING:
     from simulator.answers.scene import Arm
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 ROUTERS = ("round-robin", "least-loaded", "prefix-aware")
 MOST_SERVERS = 256
+# Of any link there is; in milliseconds, what a transfer takes besides at most.
+LEAST_GB_S, MOST_GB_S, MOST_LATENCY_MS = 0.01, 1e5, 60_000.0
 BOTH = ("prefill_replicas", "decode_replicas")
 
 FLEET_OPTIONS = stacked(
@@ -38,7 +40,7 @@ FLEET_OPTIONS = stacked(
     click.option(
         "--kv-transfer",
         metavar="GB/S",
-        type=click.FloatRange(0, min_open=True),
+        type=click.FloatRange(LEAST_GB_S, MOST_GB_S),
         help="Between them: KV that a prefill server sends a second, over all its links.",
     ),
     click.option("--kv-latency", default="0ms", metavar="TIME", help="Between them: what each transfer takes besides."),
@@ -87,10 +89,10 @@ def latency_s(values: Mapping[str, Any]) -> float:
     Raises:
         UserError: It is no time.
     """
-    told = number_in(in_milliseconds(values["kv_latency"]))
-    if told is None or not 0 <= told < float("inf"):
+    told = milliseconds_in(values["kv_latency"])
+    if told is None or not 0 <= told <= MOST_LATENCY_MS:
         raise UserError(f"--kv-latency: {values['kv_latency']!r} is not allowed, expected a time such as 2ms")
-    return float(told) / 1e3
+    return told / 1e3
 
 
 def served_by(values: Mapping[str, Any], arm: "Arm", models: "ModelPair | Placed", prompt: float) -> "Arm":

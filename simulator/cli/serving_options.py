@@ -12,7 +12,7 @@ from simulator.costs.parameters import CHUNK
 from simulator.ground.artefacts import UserError
 from simulator.ground.command import FILE, Decorator, is_given, stacked
 from simulator.ground.fields import shortened
-from simulator.ground.ranges import in_milliseconds, number_in
+from simulator.ground.ranges import milliseconds_in
 
 if TYPE_CHECKING:
     from simulator.answers.scene import Traffic
@@ -206,12 +206,12 @@ def limits_of(text: str | None) -> tuple[Limit, ...]:
     found: dict[str, Limit] = {}
     for part in text.split(","):
         name, _, value = part.strip().partition(":")
-        most_ms = number_in(in_milliseconds(value)) if value else None
-        if name.lower() not in MEASURES or most_ms is None or not 0 < most_ms < float("inf"):
+        most_ms = milliseconds_in(value)
+        if name.lower() not in MEASURES or most_ms is None or most_ms <= 0:
             raise UserError(f"--slo: {part!r} is not allowed, expected {', '.join(MEASURES)} with a time: ttft:500ms")
         if name.lower() in found:
             raise UserError(f"--slo: {name} twice, expected it once")
-        found[name.lower()] = Limit(name.lower(), float(most_ms) / 1e3)
+        found[name.lower()] = Limit(name.lower(), most_ms / 1e3)
     return tuple(found.values())
 
 

@@ -1,5 +1,6 @@
 """Numbers, lists and ranges of them as a user types them: `4`, `64k`, `1e3`, `0.05,0.1`, `1:8`, `0.5:0.95:0.05`."""
 
+import math
 import re
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
@@ -75,6 +76,13 @@ def in_milliseconds(text: str) -> str:
     """Return a time that names its unit, such as `25ms` or `800us`, as a number of milliseconds; else the text."""
     timed = TIMED.fullmatch(text.strip())
     return f"{Decimal(timed[1]) * MILLISECONDS[timed[2].lower()]:f}" if timed else text
+
+
+def milliseconds_in(text: str) -> float | None:
+    """Return a time, of a unit or in milliseconds, as a number of these; None for what is none, or has no end."""
+    number = number_in(in_milliseconds(text))
+    value = math.nan if number is None else float(number)
+    return value if math.isfinite(value) else None
 
 
 def list_in_milliseconds(text: str) -> str:

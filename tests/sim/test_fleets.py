@@ -155,7 +155,11 @@ def test_how_uneven_servers_are_by_hand() -> None:
         (APART[:4], "--kv-transfer: missing, expected GB/s of a prefill server's links"),
         ((*APART, "--replicas", 3), "--replicas: beside --prefill-replicas, expected one of them"),
         ((*APART, "--scheduler", "sglang"), "--prefill-replicas: by vLLM's rules, expected no --scheduler sglang"),
-        ((*APART, "--kv-latency", "x"), "--kv-latency: 'x' is not allowed, expected a time such as 2ms"),
+        *(
+            ((*APART, "--kv-latency", time), f"--kv-latency: '{time}' is not allowed, expected a time such as 2ms")
+            for time in ("x", "nan", "-1ms", "1e400", "2h")
+        ),
+        (("--slo", "ttft:nan"), "--slo: 'ttft:nan' is not allowed, expected ttft"),
         (
             ("--replicas", 2, "--kv-transfer", 5),
             "--kv-transfer: between prefill and decode, expected --prefill-replicas",
