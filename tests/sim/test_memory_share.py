@@ -3,11 +3,14 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from simulator.answers.load_curve_report import memory_in_words
+from simulator.answers.scene import RATE
 from simulator.costs.cautions import cautions
 from simulator.costs.model_costs import ModelPair
 from simulator.costs.parameters import DeviceOptions
@@ -76,6 +79,16 @@ def test_simulate_and_sweep_take_the_engine_s_own_option(run, output) -> None:
         assert answer in refused.stderr
     refused = run("simulate", "--profile", "h200", "--gpu-memory-utilization", 0.9)
     assert "--gpu-memory-utilization: 0.9 without models" in refused.stderr
+
+
+def test_a_load_step_for_step_says_from_where_on_it_hangs_on_the_share() -> None:
+    points = [
+        SimpleNamespace(load=at, arms=[{"kv_used_most": np.array([used])}]) for at, used in ((2.0, 0.9), (8.0, 0.97))
+    ]
+    found, traffic = SimpleNamespace(points=points), SimpleNamespace(kind=RATE)
+    said = [memory_in_words(SimpleNamespace(usual_share=usual, traffic=traffic), found) for usual in (True, False)]
+    assert [len(lines) for lines in said] == [1, 0]
+    assert said[0][0].startswith("KV fills its room from 8 requests/s on, 90% of the memory")
 
 
 def test_a_profile_keeps_its_share(tmp_path: Path) -> None:
