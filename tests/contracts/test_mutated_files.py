@@ -263,7 +263,11 @@ def a_load(path: Path) -> Path:
     answers[1][1].error = "cut"
     ran = Ran(part_of(block.name, answers, 2, 0.1), True, (0.1, 0.2, 0.3), 0.1, ("a 1",), ("a 2",))
     header = {"kind": LOADED.name, "schema_version": 1, "parameters": {"load_kind": "clients"}}
-    records = [header, {"type": "setup"}, *(of_request(block, 1, row, answer) for row, answer in answers)]
+    records = [
+        header,
+        {"type": "setup", "models": {"server": "m"}},
+        *(of_request(block, 1, row, answer) for row, answer in answers),
+    ]
     path.write_bytes(b"".join(map(to_line, [*records, of_block(block, 1, ran)])))
     return path
 
