@@ -226,9 +226,7 @@ def asked_of(
         seed=options.seed,
         warmup=0.1,
     )
-    if too_long := traffic.too_long(asked.load, options.seed):
-        notes += (f"{too_long:,} of {traffic.count:,} requests are cut to {longest:,} tokens (--max-model-len)",)
-    return asked, notes, able, skipped
+    return asked, (*notes, *traffic.too_long(asked.load, options.seed)), able, skipped
 
 
 def listed(skipped: Mapping[str, str]) -> str:

@@ -114,7 +114,7 @@ def asks_ids(options: BenchOptions) -> bool:
 def plan_of(options: BenchOptions, setup: "Setup") -> "tuple[Plan, tuple[str, ...]]":
     """Return what is run: at each load the same requests for all arms."""
     from calibration.servers.bench import Plan
-    from calibration.servers.plan import blocks_of, parts_of, within
+    from calibration.servers.plan import blocks_of, fitting, parts_of, within
 
     loads = options.loads.values
     values, longest = dict(options.values), min([USUAL_LONGEST, *setup.longest.values()])
@@ -125,7 +125,7 @@ def plan_of(options: BenchOptions, setup: "Setup") -> "tuple[Plan, tuple[str, ..
     traffic, notes = traffic_of(values, options.loads, longest)
     requests: dict[float, Requests] = {}
     for load in loads:
-        made = counted(options, traffic, load).requests(load, options.seed)
+        made = fitting(counted(options, traffic, load).requests(load, options.seed), longest)
         is_cut = options.duration is not None and not traffic.clients(load)
         requests[load] = within(made, options.duration or 0.0) if is_cut else made
     blocks = options.blocks or (TURNS if len(options.servers) > 1 else ALONE)
@@ -244,9 +244,9 @@ def cautions_of(results: "list[Result]", done: int, blocks: int) -> Iterator[str
 
 def unit_of(options: BenchOptions) -> str:
     """Return what loads are counted in."""
-    from simulator.answers.scene import UNITS
+    from simulator.answers.scene import unit_of as unit_of_kind
 
-    return UNITS[options.loads.kind]
+    return unit_of_kind(options.loads.kind, sessions=options.values["turns"] is not None)
 
 
 def heading(options: BenchOptions, results: "list[Result]") -> str:

@@ -70,6 +70,12 @@ def within(requests: Requests, seconds: float) -> Requests:
     return first(requests, max(int(np.searchsorted(began_s, seconds)), 1))
 
 
+def fitting(requests: Requests, longest: int) -> Requests:
+    """Return requests whose prompts are cut to leave a place for an answer: a server refuses others."""
+    prompt = np.minimum(requests.prompt, longest - 1)
+    return requests._replace(prompt=prompt, shared=np.minimum(requests.shared, prompt))
+
+
 def blocks_of(loads: Sequence[float], arms: Sequence[str], parts: Sequence[list[tuple[Session, ...]]]) -> list[Block]:
     """Return all blocks in the order in which they are run: of every second part the arms the other way round.
 

@@ -12,7 +12,7 @@ from .basis import Basis
 from .load_curve import PLAIN
 from .load_curve_report import as_fast, is_open, last_of, limit_text, number, pays_in_words, spans
 from .recommendation import of_pair
-from .scene import UNITS
+from .scene import loaded
 from .schedule import schedule
 from .slowness import Slowness
 from .verdict import CANNOT_TELL, DOES_NOT_PAY, PAYS
@@ -39,8 +39,7 @@ def headline(advice: Advice, asked: Asked, basis: Basis) -> str:
 
 def answer(advice: Advice, asked: Asked) -> str:
     """Return the answer."""
-    unit, said = UNITS[asked.traffic.kind], verdict(advice)
-    load = f"{asked.load:g} {unit}"
+    said, load = verdict(advice), loaded(asked.load, asked.traffic.unit)
     if not advice.take:
         best = max(advice.gains, key=lambda gain: gain.value, default=None)
         tried = f": the best way makes answers {as_fast(best)}" if best else ": no method applies"
@@ -72,7 +71,7 @@ def advice_text(
     slow: Slowness | None,
 ) -> str:
     """Return the report for a terminal."""
-    unit = UNITS[asked.traffic.kind]
+    unit = asked.traffic.unit
     lines = [*(f"warning: {warning}" for warning in warnings), headline(advice, asked, basis), *basis.lines]
     if advice.turning is not None:
         each = " a server" * (advice.spread_over > 1)

@@ -80,12 +80,12 @@ def mean(values: Floats) -> float:
     return float(there.mean()) if len(there) else np.nan
 
 
-def with_interval(value: float, batches: Floats) -> Told:
-    """Return a figure with the interval that its batches tell: Student's, of their mean."""
+def with_interval(value: float, batches: Floats, most: float = np.inf) -> Told:
+    """Return a figure, from 0 to `most`, with the interval that its batches tell: Student's, of their mean."""
     from scipy.special import stdtrit
 
     there = batches[~np.isnan(batches)]
     if len(there) < 2 or np.isnan(value):
         return Told(value, np.nan, np.nan)
     half = float(stdtrit(len(there) - 1, 0.975) * there.std(ddof=1) / np.sqrt(len(there)))
-    return Told(value, value - half, value + half)
+    return Told(value, max(value - half, 0.0), min(value + half, most))

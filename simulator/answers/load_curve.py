@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from simulator.costs.step import Floats
+from simulator.ground.artefacts import UserError
 from simulator.serving.fleet import Replicas
 from simulator.serving.run import Outcome, gap_edges_s, run
 from simulator.serving.settings import Settings
@@ -67,7 +68,7 @@ class Point(NamedTuple):
     def told(self, arm: int, name: str) -> Told:
         """Return a figure with its interval."""
         figure = self.arms[arm][name]
-        return with_interval(float(figure[0]), figure[1:])
+        return with_interval(float(figure[0]), figure[1:], most=1.0 if name == "attained" else np.inf)
 
     def gain(self, name: str, arm: int) -> Told:
         """Return how many times less of something requests take than in plain decoding, batch by batch side by side."""
@@ -177,6 +178,7 @@ def as_large(s: Settings, requests: Requests) -> Settings:
 def figures_of(outcome: Outcome, requests: Requests, scene: Scene, task: Task) -> dict[str, Figure]:
     """Return the figures of a run, each of all requests behind the warm-up and then of their batches."""
     warm = scene.warm(len(requests.prompt), task.load)
+    check_served(outcome, requests, warm, scene.traffic.longest)
     counts = counts_of(outcome, requests, warm, scene.arms[task.arm].settings.num_blocks)
     shares = shares_of(outcome, replicas_of(scene, task), warm)
     counts |= {name: np.array([value]) for name, value in shares.items()}
@@ -196,6 +198,16 @@ def figures_of(outcome: Outcome, requests: Requests, scene: Scene, task: Task) -
         }
     found["piled_up"] = np.array([piled_up(outcome.sent_s, outcome.end_s)])
     return found | rates_of(outcome, requests, every, scene.limits, warm) | counts
+
+
+def check_served(outcome: Outcome, requests: Requests, warm: int, longest: int) -> None:
+    """Refuse a run of whose requests none was served that counts."""
+    if np.isnan(outcome.end_s[warm:]).all():
+        shortest = int(requests.prompt[warm:].min())
+        raise UserError(
+            f"--max-model-len: {longest:,} tokens leave no place for an answer behind any prompt that counts, of which "
+            f"the shortest has {shortest:,}; expected more than {shortest:,}"
+        )
 
 
 def piled_up(sent_s: Floats, end_s: Floats) -> float:
@@ -261,7 +273,7 @@ def counts_of(outcome: Outcome, requests: Requests, warm: int, blocks: int) -> d
             "kv_used_most": outcome.most_blocks / blocks,
             "busy": outcome.busy_s / span_s / servers,
             "refused": np.isnan(outcome.end_s).sum(),
-            "joules_a_token": outcome.joules / requests.output.sum(),
+            "joules_a_token": outcome.joules / requests.output[~np.isnan(outcome.end_s)].sum(),
         }
     found |= {f"gap_p{q}": gap_percentile(outcome.gaps, q) for q in PERCENTILES}
     return {name: np.array([float(value)]) for name, value in found.items()}

@@ -10,7 +10,7 @@ from simulator.ground.pictures import HATCH_COLOUR, OFF_HATCH, PALETTE, new_figu
 
 from .load_curve import Point
 from .load_search import EARLIER, LATER, Found
-from .scene import UNITS, Scene
+from .scene import Scene, loaded
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,10 +42,11 @@ def draw_load_curve(scene: Scene, found: Found, title: str, series: Sequence[Flo
         draw_gain(panels[1, 0], scene, found, loads)
         draw_rates(panels[1, 1], scene, found, loads)
         for axes in panels[:2].flat:
-            axes.set_xlabel(f"load ({UNITS[scene.traffic.kind]})")
+            axes.set_xlabel(f"load ({scene.traffic.unit})")
         whose = " of a server" * any(way.replicas.servers > 1 for way in scene.arms)
-        draw_time(panels[2, 0], scene, series, (RUNNING, WAITING), f"requests{whose}, at load {load:g}")
-        draw_time(panels[2, 1], scene, series, (BLOCKS,), f"KV{whose or ' in use'} (%), at load {load:g}")
+        at = loaded(load, scene.traffic.unit)
+        draw_time(panels[2, 0], scene, series, (RUNNING, WAITING), f"requests{whose}, at {at}")
+        draw_time(panels[2, 1], scene, series, (BLOCKS,), f"KV{whose or ' in use'} (%), at {at}")
         handles, labels = panels[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
         set_title(figure, "Serving under load, with speculation and without", title)

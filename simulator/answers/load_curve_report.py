@@ -17,10 +17,10 @@ from .fleets import OF_EACH, as_columns, each_server, router_of, shares_in_words
 from .latency import Limit, Told
 from .load_curve import PLAIN, Figures, Point
 from .load_search import CARRIED, EARLIER, EVERYWHERE, LATER, NOWHERE, SHORT, UNKNOWN, Found, Turning, falls_behind
-from .scene import CLIENTS, RATE, SPEED, UNITS, Scene
+from .scene import CLIENTS, RATE, SPEED, UNITS, Scene, in_full, loaded
 
 KIND = "load_curve"
-HEADS = {RATE: "req/s", CLIENTS: "clients", SPEED: "speed"}
+HEADS = {UNITS[RATE]: "req/s", UNITS[SPEED]: "speed"}
 # What is told in milliseconds to people; seconds inside and in files.
 NAMES = {"ttft": "first token", "tpot": "time a token", "e2e": "whole answer", "queueing": "waiting"}
 
@@ -48,7 +48,7 @@ def load_curve_json(
     drafted = [way.name for way in scene.arms[1:]]
     return envelope(KIND, 1, parameters) | {
         "basis": basis._asdict(),
-        "unit": UNITS[scene.traffic.kind],
+        "unit": scene.traffic.unit,
         "limits": {limit.measure: limit.most_s for limit in scene.limits},
         "points": points,
         "turning": {
@@ -106,40 +106,41 @@ def load_curve_text(scene: Scene, found: Found, heading: str, basis: Basis, warn
     # Where nothing drafts, nothing is accepted.
     lines += basis.lines if len(scene.arms) > 1 else basis.lines[-1:]
     if len(scene.arms) > 2:
-        unit = UNITS[scene.traffic.kind]
+        unit = scene.traffic.unit
         lines += [f"{way.name} {in_words(found, arm, unit)}" for arm, way in enumerate(scene.arms[1:], 1)]
     last = found.points[-1]
     shares = [(way.name, figures) for way, figures in zip(scene.arms, last.arms, strict=True)]
     lines += [*limits_in_words(scene, found), *beyond_in_words(scene, found)]
-    lines += shares_in_words(shares, f"{last.load:g} {UNITS[scene.traffic.kind]}")
+    lines += shares_in_words(shares, loaded(last.load, scene.traffic.unit))
     return "\n\n".join([wrapped(lines), wrapped(heading.splitlines()), percentiles_table(scene, found)])
 
 
 def headline(scene: Scene, found: Found, basis: Basis) -> str:
     """Return the answer as one line: where speculation pays, and by how much at the ends."""
-    unit, points = UNITS[scene.traffic.kind], found.points
+    unit, points = scene.traffic.unit, found.points
     if len(scene.arms) == 1:
-        first = points[0].told(PLAIN, "tpot_mean"), points[0].told(PLAIN, "ttft_mean")
-        return (
-            f"{ms(first[0].value)} ms a token, the first after {ms(first[1].value)} ms, at {points[0].load:g} {unit}."
-        )
+        tpot, ttft = (ms(points[0].told(PLAIN, f"{name}_mean").value) for name in ("tpot", "ttft"))
+        return f"{tpot} ms a token, the first after {ttft} ms, at {loaded(points[0].load, unit)}."
     said = [in_words(found, arm, unit) for arm in range(1, len(scene.arms))]
     condition = f"{basis.condition[0].upper()}{basis.condition[1:]}" if basis.condition else ""
     if len(said) == 1:
         return f"{condition}, it {said[0]}." if condition else f"It {said[0]}."
     ends = (points[0], points[-1]) if len(points) > 1 else points
     best = [best_at(scene, point) for point in ends]
-    where = [f"{name} at {point.load:g}" for name, point in zip(best, ends, strict=True)]
+    told = [*(in_full(point.load) for point in ends[:-1]), loaded(ends[-1].load, unit)]
+    where = [f"{name} at {load}" for name, load in zip(best, told, strict=True)]
     if len(set(best)) == 1 < len(ends):
-        where = [f"{best[0]} at {ends[0].load:g} and at {ends[1].load:g}"]
-    return f"{condition}{': t' if condition else 'T'}he fastest is {', '.join(where)} {unit}."
+        where = [f"{best[0]} at {told[0]} and at {told[1]}"]
+    return f"{condition}{': t' if condition else 'T'}he fastest is {', '.join(where)}."
 
 
 def in_words(found: Found, arm: int, unit: str) -> str:
     """Say where one way of speculation pays, and by how much at the ends."""
     points = found.points
     ends = (points[0], points[-1]) if len(points) > 1 else points
-    gains = [f"{as_fast(gain)} at {point.load:g}" for point, gain in zip(ends, found.gains[arm - 1], strict=True)]
+    gains = [
+        f"{as_fast(gain)} at {in_full(point.load)}" for point, gain in zip(ends, found.gains[arm - 1], strict=True)
+    ]
     return f"{pays_in_words(found.turnings[arm - 1], unit)}: answers come {', '.join(gains)}"
 
 
@@ -157,9 +158,9 @@ def as_fast(gain: Told) -> str:
 
 def pays_in_words(turning: Turning, unit: str) -> str:
     """Say at which loads speculation pays."""
-    low, high = f"{turning.low:.3g}", f"{turning.high:.3g}"
+    low, high = (in_full(load, 3) for load in (turning.low, turning.high))
     stops, starts = (f"{text}{known_in_words(turning)}" for text in (f"stops paying by {high}", f"pays from {high}"))
-    span = f"from {low} to {high} {unit}" if low != high else f"at {low} {unit}"
+    span = f"from {low} to {high} {unit}" if low != high else f"at {loaded(turning.low, unit, 3)}"
     end = {
         CARRIED: ", all that a server carries",
         SHORT: "; of more so few --requests tell nothing",
@@ -169,8 +170,9 @@ def pays_in_words(turning: Turning, unit: str) -> str:
         EVERYWHERE: f"pays {span}{end}",
         NOWHERE: f"does not pay {span}{end}",
         UNKNOWN: f"is not known to pay {span}: {nothing}",
-        EARLIER: f"pays up to {low} {unit} and {stops}" + ", though not for good" * turning.again,
-        LATER: f"does not pay up to {low} {unit} and {starts}" + ", though not always" * turning.again,
+        EARLIER: f"pays up to {loaded(turning.low, unit, 3)} and {stops}" + ", though not for good" * turning.again,
+        LATER: f"does not pay up to {loaded(turning.low, unit, 3)} and {starts}"
+        + ", though not always" * turning.again,
     }[turning.pays]
 
 
@@ -179,14 +181,15 @@ def known_in_words(turning: Turning) -> str:
     if turning.ci95 is None:
         return ""
     low, high = turning.ci95
-    return f" (95 %: {'less' if np.isnan(low) else f'{low:.3g}'} to {'more' if np.isnan(high) else f'{high:.3g}'})"
+    first, last = "less" if np.isnan(low) else in_full(low, 3), "more" if np.isnan(high) else in_full(high, 3)
+    return f" (95 %: {first} to {last})"
 
 
 def limits_in_words(scene: Scene, found: Found) -> list[str]:
     """Say what servers carry within limits, and how many are needed."""
     if not found.capacities:
         return []
-    unit = UNITS[scene.traffic.kind]
+    unit = scene.traffic.unit
     said = ", ".join(f"{way.name} {carried(c, unit)}" for way, c in zip(scene.arms, found.capacities, strict=True))
     lines = [f"{limit_text(scene.limits)} for {found.share:.0%} of the requests: {said}"]
     if found.wanted is not None:
@@ -197,13 +200,13 @@ def limits_in_words(scene: Scene, found: Found) -> list[str]:
         how = f"behind a {router_of(scene.arms[PLAIN].replicas)} router"
         if not all(found.tried):
             how = "were the load divided evenly"
-        lines.append(f"for {found.wanted:g} {unit}: {needs}, {how}")
+        lines.append(f"for {loaded(found.wanted, unit)}: {needs}, {how}")
     return lines
 
 
 def carried(load: float, unit: str) -> str:
     """Return the most that is carried in words."""
-    return "at no load" if load == 0 else "at any load" if load == np.inf else f"up to {load:.3g} {unit}"
+    return "at no load" if load == 0 else "at any load" if load == np.inf else f"up to {loaded(load, unit, 3)}"
 
 
 def limit_text(limits: Sequence[Limit]) -> str:
@@ -219,11 +222,11 @@ def beyond_in_words(scene: Scene, found: Found) -> list[str]:
     for arm, way in enumerate(scene.arms):
         over = [point.load for point in found.points if falls_behind(point.arms[arm])]
         if over:
-            unit = UNITS[scene.traffic.kind]
-            lines.append(f"{way.name} falls behind from {over[0]:g} {unit} on: times grow with the number of requests")
+            load = loaded(over[0], scene.traffic.unit)
+            lines.append(f"{way.name} falls behind from {load} on: times grow with the number of requests")
     short = [point.load for point in found.points if any(np.isnan(arm["piled_up"][0]) for arm in point.arms)]
     if short:
-        few = f"{scene.traffic.count:,} requests at {short[0]:g} {UNITS[scene.traffic.kind]}"
+        few = f"{scene.traffic.count:,} requests at {loaded(short[0], scene.traffic.unit)}"
         lines.append(f"{few} are sent in hardly more time than answers take: more --requests tell of a load that lasts")
     return lines
 
@@ -234,7 +237,7 @@ def memory_in_words(scene: Scene, found: Found) -> list[str]:
     full = [p.load for p in found.points if any(float(arm["kv_used_most"][0]) > less for arm in p.arms)]
     if not scene.usual_share or not full:
         return []
-    said = f"KV fills its room from {full[0]:g} {UNITS[scene.traffic.kind]} on, {USABLE_MEMORY:.0%} of the memory"
+    said = f"KV fills its room from {loaded(full[0], scene.traffic.unit)} on, {USABLE_MEMORY:.0%} of the memory"
     return [f"{said}, and nobody says which share the engine uses (--gpu-memory-utilization, --mem-fraction-static)"]
 
 
@@ -247,10 +250,10 @@ def percentiles_table(scene: Scene, found: Found) -> str:
     blanks = [("", "")] * drafted
     heads = [("", ""), ("first token", "p50/p99, ms"), *blanks, ("a token", "p50/p99, ms"), *blanks]
     heads += [*[("whole", "answers")] * drafted, last, *blanks]
-    below = [HEADS[scene.traffic.kind], *names, *names, *["faster by"] * drafted, *names]
+    below = [HEADS.get(scene.traffic.unit, scene.traffic.unit), *names, *names, *["faster by"] * drafted, *names]
     rows = [[head[0] for head in heads], [head[1] for head in heads], below]
     for point in found.points:
-        row = [f"{point.load:g}", *spans(point, "ttft"), *spans(point, "tpot")]
+        row = [in_full(point.load), *spans(point, "ttft"), *spans(point, "tpot")]
         row += [f"{point.gain('e2e_mean', 1).value:.2f}x"] if drafted else []
         rows.append([*row, *(last_of(scene, arm) for arm in point.arms)])
     return table(rows)
@@ -258,13 +261,16 @@ def percentiles_table(scene: Scene, found: Found) -> str:
 
 def rows_table(scene: Scene, found: Found) -> str:
     """Return the same with a row for each way of serving."""
-    last = "within limits" if scene.limits else "tokens a second"
-    rows = [[HEADS[scene.traffic.kind], "", "first token, ms", "a token, ms", "answers", last]]
+    last = ("within", "limits") if scene.limits else ("tokens", "a second")
+    rows = [
+        ["", "", "first token", "a token", "answers", last[0]],
+        [HEADS.get(scene.traffic.unit, scene.traffic.unit), "", "p50/p99, ms", "p50/p99, ms", "faster by", last[1]],
+    ]
     for point in found.points:
         for at, way in enumerate(scene.arms):
             gain = f"{point.gain('e2e_mean', at).value:.2f}x" if at else ""
             told = [spans(point, name)[at] for name in ("ttft", "tpot")]
-            rows.append([f"{point.load:g}" if not at else "", way.name, *told, gain, last_of(scene, point.arms[at])])
+            rows.append([in_full(point.load) if not at else "", way.name, *told, gain, last_of(scene, point.arms[at])])
     return table(rows)
 
 

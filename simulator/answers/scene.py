@@ -26,6 +26,24 @@ from .latency import Limit
 # What a load is counted in.
 RATE, CLIENTS, SPEED = "rate", "clients", "speed"
 UNITS = {RATE: "requests/s", CLIENTS: "clients", SPEED: "x recorded speed"}
+OF_SESSIONS = "sessions/s"
+ONE_OF = {"requests/s": "request/s", "sessions/s": "session/s", "clients": "client"}
+
+
+def unit_of(kind: str, *, sessions: bool) -> str:
+    """Return what loads of a kind are counted in; sessions: of which the first turns are sent."""
+    return OF_SESSIONS if sessions and kind == RATE else UNITS[kind]
+
+
+def in_full(load: float, digits: int = 10) -> str:
+    """Return a load of at most so many digits, in full."""
+    return f"{float(f'{load:.{digits}g}'):,.10g}"
+
+
+def loaded(load: float, unit: str, digits: int = 10) -> str:
+    """Return a load with its unit."""
+    told = in_full(load, digits)
+    return f"{told} {ONE_OF.get(unit, unit) if told == '1' else unit}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +75,12 @@ class Traffic:
     recorded: Requests | None = None
     categories: tuple[str, ...] = ()
     kinds: int | None = 1
+
+    @property
+    def unit(self) -> str:
+        """What loads are counted in."""
+        recorded = self.recorded is not None and bool((self.recorded.after >= 0).any())
+        return unit_of(self.kind, sessions=recorded or (self.recorded is None and self.turns is not None))
 
     def clients(self, load: float) -> int:
         """Return how many clients wait for their answers; 0: requests are sent by the clock."""
@@ -100,21 +124,21 @@ class Traffic:
         places = np.array([names.index(name) for name in self.categories], np.int32)
         return replace(self, kinds=None, recorded=self.recorded._replace(category=places[self.recorded.category]))
 
-    def too_long(self, load: float, seed: int) -> int:
-        """Return how many of them a context cannot hold."""
+    def too_long(self, load: float, seed: int) -> tuple[str, ...]:
+        """Say how many of them a context cannot hold."""
         made = self.whole(load, seed)
-        return int((made.prompt.astype(np.int64) + made.output > self.longest).sum())
+        refused = made.prompt >= self.longest
+        cut = ~refused & (made.prompt.astype(np.int64) + made.output > self.longest)
+        of, most = f"of {len(made.prompt):,}", f"{self.longest:,} tokens (--max-model-len)"
+        said = f"{refused.sum():,} {of} requests are refused: their prompts leave no place for an answer in {most}"
+        lines = [said] if refused.any() else []
+        return (*lines, f"{cut.sum():,} {of} answers are cut short, to end at {most}") if cut.any() else (*lines,)
 
     def requests(self, load: float, seed: int) -> Requests:
-        """Return the same, as they are served."""
+        """Return the same, as they are served: an answer ends where the context does; a prompt as long is refused."""
         made = self.whole(load, seed)
-        # What a context cannot hold an engine cuts short.
-        prompt = np.minimum(made.prompt, self.longest - 1)
-        return made._replace(
-            prompt=prompt,
-            shared=np.minimum(made.shared, prompt),
-            output=np.minimum(made.output, self.longest - prompt).astype(np.int32),
-        )
+        room = np.maximum(self.longest - made.prompt, 1)
+        return made._replace(output=np.minimum(made.output, room).astype(np.int32))
 
     def made(self, load: float, seed: int) -> Requests:
         """Draw requests."""

@@ -137,11 +137,16 @@ def settings_for(
             **server.settings,
         )
     except UserError as error:
-        raise UserError(as_options(str(error))) from None
+        raise UserError(as_options(str(error), server)) from None
 
 
-def as_options(text: str) -> str:
+def as_options(text: str, server: Server) -> str:
     """Return what is wrong with settings under the names of options."""
+    if text.startswith("max_model_len is ") and server.num_blocks is not None:
+        return (
+            f"--num-blocks: {server.num_blocks:,} blocks of {server.block_size:,} have no room for a request of "
+            f"{server.longest:,} tokens, expected more, or a shorter --max-model-len"
+        )
     names = {"max_model_len": "--max-model-len", "max_num_batched_tokens": "--chunk", "num_blocks": "--num-blocks"}
     name, _, rest = text.partition(" is ")
     return f"{names[name]}: {rest}" if name in names else text

@@ -28,13 +28,18 @@ OF_ONE |= {"capacity_policy": "trtllm"}
 KINDS = {"rate": "--rate", "concurrency": "--concurrency", "speed": "--speed"}
 # Loads of one call; requests of a run.
 MOST_LOADS, MOST_REQUESTS = 1000, 100_000_000
-USUAL_REQUESTS = 2000
+# With the usual warm-up a batch of them has two requests beyond P99, of which it takes an interval.
+USUAL_REQUESTS = 3000
 
 
 def traffic_options(requests: str) -> Decorator:
     """Add what clients send; requests: how many by default, in words."""
     return stacked(
-        click.option("--rate", metavar="VALUES", help="Requests a second: a list or range, such as 2:40:2."),
+        click.option(
+            "--rate",
+            metavar="VALUES",
+            help="Requests, with --turns sessions, a second: a list or range, such as 2:40:2.",
+        ),
         click.option("--concurrency", metavar="VALUES", help="In its place: clients that each wait for their answer."),
         click.option("--workload", type=FILE, help="Recorded requests, see `workload describe`, in place of laws."),
         click.option(
@@ -61,9 +66,13 @@ def traffic_options(requests: str) -> Decorator:
             type=click.FloatRange(0, min_open=True),
             help="Of arrivals: 1 is a Poisson process, less comes in bursts, inf is constant.",
         ),
-        click.option("--prefix", default=0, type=click.IntRange(0), help="Tokens that all prompts begin with."),
         click.option(
-            "--turns", metavar="LAW", help="Of a session: each prompt holds all before, --isl is what it adds."
+            "--prefix", default=0, type=click.IntRange(0), help="Tokens that all prompts begin with, beside --isl."
+        ),
+        click.option(
+            "--turns",
+            metavar="LAW",
+            help="Of a session: each prompt holds all before, --isl is what it adds; loads are sessions.",
         ),
         click.option(
             "--think", metavar="LAW", help="Time between an answer and the next turn, such as exponential:10s."
@@ -122,7 +131,11 @@ SERVER_OPTIONS = stacked(
     ),
 )
 SHARE_OPTIONS = stacked(
-    click.option("--slo", metavar="LIMITS", help="Promises, such as ttft:500ms,tpot:20ms; also e2e, queueing."),
+    click.option(
+        "--slo",
+        metavar="LIMITS",
+        help="Promises, such as ttft:500ms,tpot:20ms; also e2e, queueing; a number alone is ms.",
+    ),
     click.option(
         "--attain",
         default=0.9,
@@ -135,7 +148,7 @@ LIMIT_OPTIONS = stacked(
     click.option(
         "--for-load",
         type=click.FloatRange(0, min_open=True),
-        help="With --slo: count the servers for this load.",
+        help="With --slo: count the servers for this load, in the unit of loads.",
     ),
 )
 
@@ -208,7 +221,9 @@ def limits_of(text: str | None) -> tuple[Limit, ...]:
         name, _, value = part.strip().partition(":")
         most_ms = milliseconds_in(value)
         if name.lower() not in MEASURES or most_ms is None or most_ms <= 0:
-            raise UserError(f"--slo: {part!r} is not allowed, expected {', '.join(MEASURES)} with a time: ttft:500ms")
+            raise UserError(
+                f"--slo: {part!r} is not allowed, expected {', '.join(MEASURES)} with a time: ttft:500ms, or ttft:500"
+            )
         if name.lower() in found:
             raise UserError(f"--slo: {name} twice, expected it once")
         found[name.lower()] = Limit(name.lower(), most_ms / 1e3)

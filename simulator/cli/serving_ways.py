@@ -63,8 +63,7 @@ def scene_of(options: "ServingOptions") -> tuple[Scene, Basis, tuple[str, ...], 
             notes += (f"each request accepts as one of {', '.join(names)}, as likely each: no --workload says which",)
     isl, osl = traffic.mean_prompt, traffic.mean_output
     server, context = server_of(options.values, longest), min(usual_context(isl, osl), longest)
-    if too_long := traffic.too_long(options.loads.values[0], options.seed):
-        notes += (f"{too_long:,} of {traffic.count:,} requests are cut to {longest:,} tokens (--max-model-len)",)
+    notes += traffic.too_long(options.loads.values[0], options.seed)
     ways = [(drafter, policy) for drafter in drafters for policy in policies_of(options, drafter)]
     if len(ways) > MOST:
         raise UserError(f"--method: {len(ways)} ways of serving with --policy or --draftN, expected at most {MOST}")
@@ -118,6 +117,8 @@ def policies_of(options: "ServingOptions", drafter: Drafter) -> list[Live]:
         UserError: Nothing is known of drafts so long, or this method cannot make them.
     """
     lengths = options.draft_lengths or (drafter.usual,)
+    if len(lengths) > MOST:
+        raise UserError(f"--draftN: {len(lengths)} draft lengths, expected at most {MOST} ways of serving")
     found = live_policies(options.policy or tuple(f"static:k={k}" for k in lengths))
     longest = getattr(drafter.acceptance, "longest", None)
     for policy in found:

@@ -273,12 +273,24 @@ def parameters_of(options: ServingOptions) -> dict[str, Any]:
     return told | {"replications": options.replications, "seed": options.seed, "loads": list(options.loads.values)}
 
 
+def asked_of(own: Mapping[str, Any]) -> list[str]:
+    """Say what else is asked of requests than their lengths."""
+    turns = f"sessions of {own['turns']} turns" + f" {own['think']} apart" * (own["think"] is not None)
+    asked = {
+        f"{own['prefix']:,} more before every prompt": own["prefix"],
+        turns: own["turns"] is not None,
+        f"burstiness {own['burstiness']:g}": own["burstiness"] != 1,
+    }
+    return [said for said, is_asked in asked.items() if is_asked]
+
+
 def heading(options: ServingOptions, scene: "Scene") -> str:
     """Say what was served."""
     from simulator.answers.fleets import servers_in_words
 
     device, traffic, own = options.device, scene.traffic, options.values
     what = str(own["workload"]) if own["workload"] else f"{own['prompts']} tokens in, {own['answers']} out"
+    what += "".join(f", {part}" for part in asked_of(own))
     drafted = "".join(f", {arm.name}" for arm in scene.arms[1:])
     rooms = dict.fromkeys(arm.settings.num_blocks * arm.settings.block_size for arm in scene.arms)
     blocks = " and ".join(f"{room:,}" for room in rooms)
@@ -287,6 +299,7 @@ def heading(options: ServingOptions, scene: "Scene") -> str:
     if several := servers_in_words(scene.arms[0].replicas):
         server = f"each of {several}: {server}"
     return (
-        f"{traffic.count:,} requests a run, {what}\n{device.target_model}{drafted}, on {devices}{device.profile}; "
+        f"{traffic.count:,} request{'s' * (traffic.count != 1)} a run, {what}\n"
+        f"{device.target_model}{drafted}, on {devices}{device.profile}; "
         f"{server}, room for {blocks} tokens in KV"
     )

@@ -13,7 +13,7 @@ from simulator.answers.load_curve_report import pays_in_words
 from simulator.answers.load_search import EARLIER, Turning, narrowed, unsure
 from simulator.answers.load_uncertainty import Served, known
 from simulator.answers.loads import forecast_load
-from simulator.answers.scene import Scene, Traffic
+from simulator.answers.scene import Scene, Traffic, loaded
 from simulator.answers.served import serve, ways_of
 from simulator.answers.ways import Server
 from simulator.costs.parameters import DeviceOptions, Load
@@ -82,10 +82,10 @@ def test_same_seed_same_words_and_plain_alone_is_the_plain_of_both(tmp_path, run
 
 
 def test_the_text_answers_first(tmp_path, run) -> None:
-    done = run("simulate-serving", *DRAFTED, "--rate", "5,20", "--slo", "tpot:9ms", "--for-load", 1000)
+    done = run("simulate-serving", *DRAFTED, "--rate", "5,20", "--slo", "tpot:9ms", "--for-load", 100)
     assert done.returncode == 0, done.stderr
     assert "If alpha is 0.8, it pays from 5 to 20 requests/s" in " ".join(done.stdout.split())
-    assert "for 1000 requests/s: plain " in done.stdout
+    assert "for 100 requests/s: plain " in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 100
 
 
@@ -99,8 +99,10 @@ def test_limits_and_intervals_by_hand() -> None:
     # Student's interval of ten batches with mean 0 and deviation 1: 2.262 / sqrt(10).
     batches = np.array([1.0, -1.0] * 5)
     batches *= 1 / batches.std(ddof=1)
-    told = with_interval(0.0, batches)
-    assert told.high == -told.low == pytest.approx(2.2622 / np.sqrt(10), rel=1e-4)
+    told = with_interval(5.0, batches + 5)
+    assert told.high - 5 == 5 - told.low == pytest.approx(2.2622 / np.sqrt(10), rel=1e-4)
+    # No time is below nothing, no share above all.
+    assert with_interval(0.5, batches + 0.5, most=1.0)[1:] == (0.0, 1.0)
 
 
 def test_a_gain_is_known_as_the_closed_form_knows_it_and_as_runs_do() -> None:
@@ -157,10 +159,48 @@ def test_where_speculation_stops_paying_is_told_as_well_as_it_is_known(run) -> N
     assert told == "pays up to 9.9 clients and stops paying by 10 (95 %: 8.12 to more)"
 
 
-def test_what_a_context_cannot_hold_is_cut_and_said(run) -> None:
-    done = run("simulate-serving", *SERVED, "--rate", 5, "--max-model-len", 380)
+def test_what_a_context_cannot_hold_is_refused_or_cut_and_said(tmp_path, run, user_error) -> None:
+    options = ("--rate", 5, "--warmup", 0, "--max-model-len", 380, "--requests-out", "r.csv")
+    told = json.loads(run("simulate-serving", *SERVED, *options, "--json").stdout)
+    rows = list(csv.DictReader((tmp_path / "r.csv").read_text().splitlines()))
+    long = [int(row["prompt_tokens"]) >= 380 for row in rows]
+    assert [row["end_s"] in ("", "nan") for row in rows] == long
+    assert 0 < told["points"][0]["plain"]["refused"] == sum(long) < 60
+    cut = sum(340 < int(row["prompt_tokens"]) < 380 for row in rows)
+    assert told["warnings"][-2:] == [
+        f"{sum(long)} of 60 requests are refused: their prompts leave no place for an answer in 380 tokens "
+        "(--max-model-len)",
+        f"{cut} of 60 answers are cut short, to end at 380 tokens (--max-model-len)",
+    ]
+    user_error(
+        run("simulate-serving", *SERVED, "--rate", 5, "--max-model-len", 150),
+        "--max-model-len: 150 tokens leave no place for an answer behind any prompt that counts",
+    )
+
+
+def test_loads_of_sessions_are_sessions_a_second_and_all_that_was_asked_is_told(run) -> None:
+    asked = ("--turns", 2, "--think", "exponential:1s", "--prefix", 64, "--burstiness", 0.5)
+    done = run("simulate-serving", *SERVED, "--rate", 1, *asked, "--slo", "ttft:900", "--for-load", 9)
     assert done.returncode == 0, done.stderr
-    assert " of 60 requests are cut to 380 tokens (--max-model-len)" in " ".join(done.stdout.split())
+    text = " ".join(done.stdout.split())
+    for said in (
+        "at 1 session/s.",
+        "first token within 900 ms",
+        "for 9 sessions/s: plain",
+        "60 requests a run, 200:400 tokens in, 40 out, 64 more before every prompt, sessions of 2 turns exponential:1s "
+        "apart, burstiness 0.5",
+    ):
+        assert said in text, text
+    assert "requests/s" not in text
+    assert "sessions/s   " in done.stdout
+
+
+def test_loads_are_written_in_full() -> None:
+    told = [loaded(load, "requests/s", 3) for load in (5123.4, 1.0, 0.12345)]
+    assert told == ["5,120 requests/s", "1 request/s", "0.123 requests/s"]
+    assert pays_in_words(Turning(EARLIER, 5123.4, 5223.4), "requests/s") == (
+        "pays up to 5,120 requests/s and stops paying by 5,220"
+    )
 
 
 def test_clients_have_one_session_at_a_time(tmp_path, run) -> None:
@@ -197,7 +237,11 @@ def test_a_warm_up_leaves_no_throughput_out(run) -> None:
         ((*SERVED, "--rate", 5, "--for-load", 9), "--for-load: of servers within limits, expected --slo beside it"),
         ((*SERVED, "--rate", 5, "--draftN", 3), "--draftN: of drafts, expected --method or --draft-model beside it"),
         (("--rate", 5), "--profile: missing, expected a device and --target-model beside it"),
-        ((*SERVED, "--rate", 5, "--num-blocks", 4), "--max-model-len: 131,072, expected at most 64 places in KV"),
+        (
+            (*SERVED, "--rate", 5, "--num-blocks", 3),
+            "--num-blocks: 3 blocks of 16 have no room for a request of 131,072 tokens, expected more, or a shorter",
+        ),
+        ((*DRAFTED[:-2], "--rate", 5, "--draftN", "1:9"), "--draftN: 9 draft lengths, expected at most 8 ways"),
         ((*DRAFTED, "--rate", 5, "--chunk", 2), "--chunk: 2, expected at least 4"),
         ((*SERVED, "--speed", 2), "--speed: of recorded requests, expected --workload beside it"),
     ],
