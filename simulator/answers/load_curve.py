@@ -38,6 +38,8 @@ from .scene import Scene, Traffic
 # A figure of runs: of all their requests, then of each batch of these.
 Figure = Floats
 Figures = Mapping[str, Figure]
+# Of each way of serving what it comes to, by loads in their order.
+Looked = Sequence[Mapping[float, Figures]]
 PLAIN = 0
 # Requests of a run of several servers that are counted, at most, where one alone has fewer.
 MOST_COUNTED = 20_000

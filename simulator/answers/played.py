@@ -12,7 +12,7 @@ from simulator.ground.machine import cores
 from simulator.rounds.kept import Kept
 from simulator.serving.loop import advance
 
-from .load_curve import Figures, Task, play_one
+from .load_curve import Figures, Task, joined, play_one
 from .scene import Scene
 
 T = TypeVar("T")
@@ -30,10 +30,13 @@ class Player:
     def __init__(self, submit: Submit, workers: int, progress: Callable[[int], None], kept: Kept | None) -> None:
         self.submit, self.workers, self.progress, self.kept = submit, workers, progress, kept
         self.runs: dict[Task, Future[Figures]] = {}
+        # Those that were asked for, in place of begun ahead.
+        self.asked: set[Task] = set()
         self.lock, self.is_over = RLock(), False
 
     def __call__(self, tasks: Sequence[Task]) -> Iterator[Figures]:
         """Yield what tasks come to, in their order."""
+        self.asked.update(tasks)
         for future in [self.begun(task) for task in tasks]:
             yield future.result()
             self.progress(1)
@@ -66,6 +69,14 @@ class Player:
                 return
             idle -= task not in self.runs
             self.begun(task)
+
+    def looked_at(self, ways: Sequence[int], seeds: Sequence[int]) -> list[dict[float, Figures]]:
+        """Return of each way of serving what it came to at all loads that were asked for, in their order."""
+        loads = [sorted({t.load for t in self.asked if t.arm == way and not t.servers}) for way in ways]
+        return [
+            {load: joined([self.runs[Task(way, load, seed)].result() for seed in seeds]) for load in of}
+            for way, of in zip(ways, loads, strict=True)
+        ]
 
     def at_once(self, searches: Sequence[Callable[[], T]]) -> list[T]:
         """Return what searches find that go on side by side."""

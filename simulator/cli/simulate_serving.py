@@ -35,6 +35,7 @@ from .serving_options import (
 )
 
 if TYPE_CHECKING:
+    from simulator.answers.load_curve import Looked
     from simulator.answers.load_search import Found
     from simulator.answers.load_uncertainty import Served
     from simulator.answers.scene import Scene
@@ -164,8 +165,8 @@ def run(options: ServingOptions) -> None:
     kept = Kept(options.out, scene, force=options.force) if options.out else None
     if kept:
         click.get_current_context().call_on_close(kept.close)
-    found = found_of(options, scene, served, kept)
-    write(options, scene, found)
+    found, looked = found_of(options, scene, served, kept)
+    write(options, scene, found, looked)
     if kept:
         kept.end()
     if options.as_json:
@@ -177,8 +178,13 @@ def run(options: ServingOptions) -> None:
         click.echo(f"wrote {path}")
 
 
-def found_of(options: ServingOptions, scene: "Scene", served: "tuple[Served, ...]", kept: "Kept | None") -> "Found":
-    """Serve all loads, and look for those that are asked for; what ends it says what is kept."""
+def found_of(
+    options: ServingOptions, scene: "Scene", served: "tuple[Served, ...]", kept: "Kept | None"
+) -> "tuple[Found, Looked]":
+    """Serve all loads, and look for those that are asked for; what ends it says what is kept.
+
+    Besides what is found: of each way of serving, what it came to at all loads that were looked at.
+    """
     from simulator.answers.clustered import LostCluster
     from simulator.answers.load_curve import curve
     from simulator.answers.load_search import COMPARED, Found, capacity, servers_for, turning
@@ -208,16 +214,17 @@ def found_of(options: ServingOptions, scene: "Scene", served: "tuple[Served, ...
             counting = zip(ways, carried, strict=True) if options.for_load is not None else ()
             asked = (options.for_load or 0.0, share, seeds, play)
             counted = play.at_once([partial(servers_for, scene, arm, each, *asked) for arm, each in counting])
+            looked = play.looked_at(ways, seeds)
     except (KeyboardInterrupt, LostCluster) as error:
         again = f"{kept.path.name} keeps what is done, the same command goes on" if kept and kept.is_held else ""
         raise type(error)("; ".join(filter(None, (str(error), again)))) from None
     ends = (points[0], points[-1]) if len(points) > 1 else points
     gains = tuple(tuple(known(point, COMPARED, arm, served[arm - 1]) for point in ends) for arm in drafting)
     servers, tried = tuple(count for count, _ in counted), tuple(is_tried for _, is_tried in counted)
-    return Found(points, tuple(turned), tuple(carried), share, options.for_load, gains, servers, tried)
+    return Found(points, tuple(turned), tuple(carried), share, options.for_load, gains, servers, tried), looked
 
 
-def write(options: ServingOptions, scene: "Scene", found: "Found") -> None:
+def write(options: ServingOptions, scene: "Scene", found: "Found", looked: "Looked") -> None:
     """Write the files that are asked for."""
     from simulator.answers.load_curve import Task, outcome_of
     from simulator.answers.load_curve_report import load_curve_columns, request_columns
@@ -247,7 +254,7 @@ def write(options: ServingOptions, scene: "Scene", found: "Found") -> None:
         load = loads[len(loads) // 2]
         requests = scene.traffic.requests(load, options.seed)
         series = [outcome_of(scene, Task(arm, load, options.seed), requests).series for arm in range(len(scene.arms))]
-        save_figure(options.plot, draw_load_curve(scene, found, heading(options, scene), series, load))
+        save_figure(options.plot, draw_load_curve(scene, found, looked, heading(options, scene), series, load))
 
 
 def parameters_of(options: ServingOptions) -> dict[str, Any]:

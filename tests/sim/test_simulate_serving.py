@@ -18,6 +18,7 @@ from simulator.answers.served import serve, ways_of
 from simulator.answers.ways import Server
 from simulator.costs.parameters import DeviceOptions, Load
 from simulator.costs.priced import Pricing, load_pricing
+from simulator.ground import pictures
 from simulator.ground.artefacts import UserError
 from simulator.rounds.acceptance_law import IidAcceptance
 from simulator.workloads.laws import parse_lengths
@@ -281,3 +282,34 @@ def test_memory_is_filled_whatever_runs_at_once(run) -> None:
         for more in ((), ("--max-running", 2, "--max-model-len", 4096))
     ]
     assert rooms[0][0]["plain"]["kv_used_most"] == rooms[1][0]["plain"]["kv_used_most"] < 0.02
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Yield figures in place of their files."""
+    figures = []
+    monkeypatch.setattr(pictures, "save_figure", lambda _, figure: figures.append(figure))
+    return figures
+
+
+def test_all_loads_that_were_looked_at_are_drawn(run, drawn) -> None:
+    options = ("--concurrency", 3, "--slo", "ttft:400ms", "--plot", "x.png", "--warmup", 0, "--osl", 6, "--isl", 3000)
+    done = run("simulate-serving", *SERVED[:4], *DRAFTED[len(SERVED) :], *options, "--requests", 24, "--json")
+    carried = json.loads(done.stdout)["capacity"]
+    (figure,) = drawn
+    for axes in figure.axes[:4]:
+        lines = [line for line in axes.lines if len(line.get_xdata()) and line.get_marker() not in ("None", "")]
+        assert lines, axes.get_ylabel()
+        assert all(3 in line.get_xdata() and len(line.get_xdata()) > 2 for line in lines)
+    # Beside what a way carries lies the load that it does not.
+    for line, name in zip(figure.axes[3].lines, ("plain", "eagle3 K=3"), strict=True):
+        assert {carried[name], carried[name] + 1} <= set(line.get_xdata())
+
+
+def test_as_many_ways_as_are_compared_have_colours_of_their_own(run, drawn) -> None:
+    done = run("simulate-serving", *SERVED[:4], "--method", "eagle3", "--alpha", 0.8, "--draftN", "1:8", "--rate", 30,
+               "--requests", 12, "--isl", 100, "--osl", 4, "--plot", "x.png")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (figure,) = drawn
+    assert len({line.get_color() for line in figure.axes[3].lines}) == 9
+    assert "p50/p99, ms" in done.stdout
