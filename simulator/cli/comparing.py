@@ -101,7 +101,8 @@ def sizes_of(comparison: "Comparison", batches: tuple[int, ...] | None) -> list[
     """Say which sizes that were stated no method has memory for at once, and so are not shown."""
     last = len(comparison.batches)
     beyond = ", ".join(f"{size:,}" for size in batches or () if size > last)
-    return [f"--batch {beyond}: not shown, memory holds {last:,} at once at most"] if beyond else []
+    size = key_of("batch", comparison.contenders[0].load)
+    return [f"--{size} {beyond}: not shown, memory holds {last:,} at once at most"] if beyond else []
 
 
 def chains_of(comparison: "Comparison", topk: int | None) -> list[str]:

@@ -117,7 +117,9 @@ def test_a_batch_decodes_and_clients_send_a_load_of_usual_lengths(output) -> Non
     assert "assumed: 1 client (--concurrency), 256 tokens out (--osl)" in output("simulate", *MODEL, "--isl", 300)
     assert "\nassumed: 1,024 tokens in" in output("sweep", *MODEL, "--concurrency", "1,8")
     both = ("--method", "eagle3,ngram", "--concurrency", "1,8")
-    assert "concurrency 1  concurrency 8" in output("sweep", *MODEL, *both)
+    beyond = output("sweep", *MODEL, *both[:3], "1,8,10000")
+    assert "warning: --concurrency 10,000: not shown, memory holds " in beyond
+    assert "concurrency 1  concurrency 8\n" in beyond
     assert json.loads(output("sweep", *MODEL, *both, "--json"))["notes"] == part["notes"]
 
 
