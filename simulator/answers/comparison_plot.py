@@ -42,7 +42,8 @@ def draw_comparison(comparison: Comparison, title: str) -> "Figure":
         axes.xaxis.set_major_locator(FixedLocator(powers.tolist()))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-        axes.set_xlabel("batch size (sequences)")
+        size = "concurrency" if comparison.contenders[0].load else "batch size"
+        axes.set_xlabel(f"{size} ({'clients' if comparison.contenders[0].load else 'sequences'})")
         axes.set_ylabel("speedup at the best K")
         axes.margins(x=0.01)
         whole = np.log2(max(len(batches), 2))
@@ -54,5 +55,5 @@ def draw_comparison(comparison: Comparison, title: str) -> "Figure":
                 place = axes.get_xaxis_transform()
                 axes.text(middle, NAMES_AT, name_of(comparison, r) or "off", transform=place, ha="center", fontsize=8)
         figure.legend(loc="outside right upper", fontsize=8, title="method")
-        set_title(figure, "Best speedup of each method by batch size; above: which to take", title)
+        set_title(figure, f"Best speedup of each method by {size}; above: which to take", title)
     return figure

@@ -38,12 +38,18 @@ AT_EDGE = "best K, the longest looked at"
 Ends = tuple[Floats, Floats]
 
 
-def axis_label(name: str) -> str:
-    return f"{BY_NAME[name].label} ({BY_NAME[name].unit})"
+def is_clients(name: str, grid: Grid) -> bool:
+    """Whether a parameter counts the clients of a load."""
+    return name == "batch" and "isl" in grid.values
 
 
-def value_label(name: str, value: float) -> str:
-    short = {"draft_length": "K", "alpha": "α"}.get(name, BY_NAME[name].key.replace("_", " "))
+def axis_label(name: str, grid: Grid) -> str:
+    return "concurrency (clients)" if is_clients(name, grid) else f"{BY_NAME[name].label} ({BY_NAME[name].unit})"
+
+
+def value_label(name: str, value: float, grid: Grid) -> str:
+    key = "concurrency" if is_clients(name, grid) else BY_NAME[name].key.replace("_", " ")
+    short = {"draft_length": "K", "alpha": "α"}.get(name, key)
     return f"{short} = {value:,.10g}"
 
 
@@ -119,7 +125,7 @@ def draw_curves(
     some = np.atleast_1d(fits.any(0))
     if some.any() and not some[-1]:
         mark_unfit(axes, x, some)
-    axes.set_xlabel(axis_label(layout.x))
+    axes.set_xlabel(axis_label(layout.x, grid))
     axes.set_ylabel("speedup over plain decoding (x)")
     low, high = axes.get_ylim()
     if low < 1:
@@ -128,7 +134,9 @@ def draw_curves(
         axes.annotate("off", (0.01, 1), (0, -5), *place, va="top", fontsize=9, bbox=NUMBER_BOX)
         axes.set_ylim(low, high)
     if layout.y is not None:
-        axes.legend(title=BY_NAME[layout.y].label, fontsize=9, loc="upper left", bbox_to_anchor=(1.01, 1))
+        axes.legend(
+            title=axis_label(layout.y, grid).partition(" (")[0], fontsize=9, loc="upper left", bbox_to_anchor=(1.01, 1)
+        )
     band = "; band: 95 %, of what is not known" if bands is not None else ""
     set_title(figure, "Speedup of speculative decoding", f"{subtitle}{band}")
 
@@ -189,7 +197,7 @@ def draw_surfaces(
     for i, axes in enumerate(grid_axes.flat[: len(flat)]):
         drawn = draw_panel(axes, grid, layout, flat[i], norm, best[i], alone=len(flat) == 1)
         axes.set_title(panel_title(grid, layout, i), fontsize=10)
-    label_outer_panels(grid_axes, layout, len(flat))
+    label_outer_panels(grid, grid_axes, layout, len(flat))
     figure.colorbar(drawn, ax=grid_axes, label="speedup over plain decoding (x)", shrink=0.9, extend="both")
     handles = legend_handles(grid, flat, best)
     if handles:
@@ -197,16 +205,16 @@ def draw_surfaces(
     set_title(figure, "Speedup of speculative decoding (closed form)", subtitle)
 
 
-def label_outer_panels(grid_axes: NDArray[Any], layout: Layout, used: int) -> None:
+def label_outer_panels(grid: Grid, grid_axes: NDArray[Any], layout: Layout, used: int) -> None:
     """Label the left column and the lowest used panel of each column; hide what is unused."""
     assert layout.y is not None
     columns = grid_axes.shape[1]
     for i, axes in enumerate(grid_axes.flat):
         axes.set_visible(i < used)
         if i % columns == 0:
-            axes.set_ylabel(axis_label(layout.y))
+            axes.set_ylabel(axis_label(layout.y, grid))
         if i + columns >= used:
-            axes.set_xlabel(axis_label(layout.x))
+            axes.set_xlabel(axis_label(layout.x, grid))
             axes.tick_params(labelbottom=True)
 
 
@@ -315,10 +323,10 @@ def panel_title(grid: Grid, layout: Layout, i: int) -> str:
     if layout.column is None:
         return ""
     columns = grid.values[layout.column]
-    title = value_label(layout.column, columns[i % len(columns)])
+    title = value_label(layout.column, columns[i % len(columns)], grid)
     if layout.row is None:
         return title
-    return f"{value_label(layout.row, grid.values[layout.row][i // len(columns)])}\n{title}"
+    return f"{value_label(layout.row, grid.values[layout.row][i // len(columns)], grid)}\n{title}"
 
 
 def legend_handles(grid: Grid, panels: Floats, best: NDArray[np.int64]) -> list[Any]:
