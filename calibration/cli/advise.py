@@ -226,7 +226,7 @@ def asked_of(
         seed=options.seed,
         warmup=0.1,
     )
-    return asked, (*notes, *traffic.too_long(asked.load, options.seed)), able, skipped
+    return asked, (*notes, *traffic.in_step(asked.load), *traffic.too_long(asked.load, options.seed)), able, skipped
 
 
 def listed(skipped: Mapping[str, str]) -> str:

@@ -17,7 +17,7 @@ from simulator.serving.policy_tables import step_s
 from simulator.serving.settings import Settings
 from simulator.serving.step_costs import StepCosts
 from simulator.workloads.arrivals import arrival_times, replayed, sent_anew
-from simulator.workloads.laws import Law, drawn_lengths
+from simulator.workloads.laws import FIXED, Law, drawn_lengths
 from simulator.workloads.requests import Requests, first, requests_of
 from simulator.workloads.sessions import AT_ONCE, prefixed, sessions
 
@@ -123,6 +123,21 @@ class Traffic:
             )
         places = np.array([names.index(name) for name in self.categories], np.int32)
         return replace(self, kinds=None, recorded=self.recorded._replace(category=places[self.recorded.category]))
+
+    def in_step(self, load: float) -> tuple[str, ...]:
+        """Say that clients keep in step, where they do: all begin at once, and their answers have one length."""
+        fixed = self.osl.kind == FIXED and (self.turns is None or self.think_s.kind == FIXED)
+        lengths = {int(self.osl.mean)} if fixed and self.recorded is None else set[int]()
+        if self.recorded is not None:
+            lengths = {int(end) for end in (self.recorded.output.min(), self.recorded.output.max())}
+        if self.clients(load) < 2 or len(lengths) != 1:
+            return ()
+        (tokens,) = lengths
+        around = f"{max(int(0.8 * tokens), 1)}:{int(1.2 * tokens) + 1}"
+        return (
+            f"clients whose answers all have {tokens:,} tokens keep in step: they end, and are read, together, as on "
+            f"an engine, and first tokens hang on how they began; lengths that differ (--osl {around}) tell more",
+        )
 
     def too_long(self, load: float, seed: int) -> tuple[str, ...]:
         """Say how many of them a context cannot hold."""

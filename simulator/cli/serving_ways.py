@@ -63,7 +63,7 @@ def scene_of(options: "ServingOptions") -> tuple[Scene, Basis, tuple[str, ...], 
             notes += (f"each request accepts as one of {', '.join(names)}, as likely each: no --workload says which",)
     isl, osl = traffic.mean_prompt, traffic.mean_output
     server, context = server_of(options.values, longest), min(usual_context(isl, osl), longest)
-    notes += traffic.too_long(options.loads.values[0], options.seed)
+    notes += traffic.in_step(options.loads.values[-1]) + traffic.too_long(options.loads.values[0], options.seed)
     ways = [(drafter, policy) for drafter in drafters for policy in policies_of(options, drafter)]
     if len(ways) > MOST:
         raise UserError(f"--method: {len(ways)} ways of serving with --policy or --draftN, expected at most {MOST}")

@@ -106,7 +106,8 @@ def text_of(found: "Workload", statistics: "Statistics") -> str:
         lines.append(f"by category: {named}")
     lines.append(f"laws: --isl {statistics.prompt.law} --osl {statistics.output.law}{said_of_rate(statistics)}")
     if max(statistics.prompt.off_by, statistics.output.off_by) > FAR:
-        lines.append(f"these laws are off by more than {FAR:.0%}: file:{found.path} draws what was recorded")
+        drawn = f"--isl file:{found.path} --osl file:{found.path}"
+        lines.append(f"these laws are off by more than {FAR:.0%}: {drawn} draw what was recorded")
     return f"{wrapped([head])}\n\n{table(rows)}\n\n{wrapped([*lines, *found.notes])}"
 
 

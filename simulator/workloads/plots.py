@@ -56,20 +56,20 @@ def draw_lengths(axes: "Axes", name: str, tokens: Array, found: Lengths, colour:
     # Between whole numbers, so that no bar lacks those that its neighbours have.
     edges = np.unique(np.floor(np.geomspace(low, high, BARS + 1)) + 0.5)
     edges[0] = low
-    share = np.histogram(tokens, edges)[0] / len(tokens) / np.log(edges[1:] / edges[:-1])
+    share = np.histogram(tokens, edges)[0] / len(tokens) / np.log2(edges[1:] / edges[:-1])
     axes.stairs(share, edges, fill=True, color=colour, alpha=0.5, label="recorded")
     if found.sigma:
         at = np.geomspace(low, high, 200)
         middle = math.log(found.mean) - found.sigma**2 / 2
         law = np.exp(-((np.log(at) - middle) ** 2) / 2 / found.sigma**2) / found.sigma / math.sqrt(2 * math.pi)
-        axes.plot(at, law, color="black", linewidth=1, label=found.law)
+        axes.plot(at, law * math.log(2), color="black", linewidth=1, label=found.law)
     for height, (p, value) in zip((1, 0.94, 0.88), found.percentiles.items(), strict=True):
         axes.axvline(value, color=colour, linewidth=0.8, linestyle=":")
         axes.annotate(f"p{p}", (value, height), xycoords=("data", "axes fraction"), ha="left", va="top", fontsize=8)
     log_axis(axes, "x", low, high)
     axes.set_ylim(0, share.max() * 1.25)
     axes.set_xlabel(name)
-    axes.set_ylabel("requests, share by factor e")
+    axes.set_ylabel("share of requests, by doubling of tokens")
     above(axes)
 
 

@@ -22,6 +22,7 @@ from simulator.ground import pictures
 from simulator.ground.artefacts import UserError
 from simulator.rounds.acceptance_law import IidAcceptance
 from simulator.workloads.laws import parse_lengths
+from tests.conftest import instead
 
 SERVED = ("--profile", "h100-sxm", "--target-model", "llama-3.1-8b", "--requests", 60, "--isl", "200:400", "--osl", 40)
 DRAFTED = (*SERVED, "--method", "eagle3", "--alpha", 0.8, "--draftN", 3)
@@ -194,6 +195,23 @@ def test_loads_of_sessions_are_sessions_a_second_and_all_that_was_asked_is_told(
         assert said in text, text
     assert "requests/s" not in text
     assert "sessions/s   " in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "is_told"),
+    [
+        (("--concurrency", "1,2"), True),
+        (("--concurrency", 1), False),
+        (("--concurrency", 2, "--osl", "30:50"), False),
+        (("--concurrency", 2, "--turns", 2, "--think", "exponential:1s"), False),
+        (("--rate", 5), False),
+    ],
+)
+def test_clients_in_step_are_told(run, options, is_told) -> None:
+    usual = ("--profile", "h100-sxm", "--target-model", "llama-3.1-8b", "--requests", 4, "--isl", 50, "--osl", 6)
+    warnings = json.loads(run("simulate-serving", *instead(usual, options), "--json").stdout)["warnings"]
+    said = "clients whose answers all have 6 tokens keep in step: they end, and are read, together, as on an engine"
+    assert any(line.startswith(said) and "(--osl 4:8)" in line for line in warnings) is is_told
 
 
 def test_loads_are_written_in_full() -> None:
