@@ -94,6 +94,7 @@ def test_more_clients_never_get_less_and_cut_answers_are_not_counted(truth: Case
     assert lost == pytest.approx([(row.sequences - 1) * 100 * np.exp(0.25) / 60 for row in truth.rows], rel=0.2)
 
 
+@pytest.mark.whole  # compiled: ten times as fast
 def test_requests_one_by_one_come_to_what_the_closed_form_has_of_a_load_that_lasts(truth: Case) -> None:
     """Within 6 %, with drafts and without; a load of few requests ends while some clients have nothing left to ask."""
     assert truth.load is not None

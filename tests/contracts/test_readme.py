@@ -10,6 +10,8 @@ import pytest
 from .pages import OURS, ROOT, Step, check_words, headed, make_folder, play, steps
 
 README = ROOT / "README.md"
+# What the first command of a clean clone says that serves loads.
+COMPILES = "loops are compiled, once: about half a minute\n"
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 
 
@@ -47,7 +49,7 @@ def test_sessions_of_the_readme_are_those_of_real_processes(
     make_folder(tmp_path)
     words, lines = headed(session.words)
     done = run_real(*words)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr.removeprefix(COMPILES)) == (0, "")
     assert "".join(done.stdout.splitlines(keepends=True)[:lines]) == path.read_text()[session.shown]
 
 
