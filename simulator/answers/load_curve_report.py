@@ -226,8 +226,9 @@ def beyond_in_words(scene: Scene, found: Found) -> list[str]:
             lines.append(f"{way.name} falls behind from {load} on: times grow with the number of requests")
     short = [point.load for point in found.points if any(np.isnan(arm["piled_up"][0]) for arm in point.arms)]
     if short:
-        few = f"{scene.traffic.count:,} requests at {loaded(short[0], scene.traffic.unit)}"
-        lines.append(f"{few} are sent in hardly more time than answers take: more --requests tell of a load that lasts")
+        count, at = scene.traffic.count, loaded(short[0], scene.traffic.unit)
+        few = f"{count:,} requests at {at} are" if count > 1 else f"1 request at {at} is"
+        lines.append(f"{few} sent in hardly more time than answers take: more --requests tell of a load that lasts")
     return lines
 
 
