@@ -115,6 +115,7 @@ def plan_of(options: BenchOptions, setup: "Setup") -> "tuple[Plan, tuple[str, ..
     """Return what is run: at each load the same requests for all arms."""
     from calibration.servers.bench import Plan
     from calibration.servers.plan import blocks_of, fitting, parts_of, within
+    from simulator.answers.scene import loaded
 
     loads = options.loads.values
     values, longest = dict(options.values), min([USUAL_LONGEST, *setup.longest.values()])
@@ -126,8 +127,14 @@ def plan_of(options: BenchOptions, setup: "Setup") -> "tuple[Plan, tuple[str, ..
     requests: dict[float, Requests] = {}
     for load in loads:
         made = fitting(counted(options, traffic, load).requests(load, options.seed), longest)
-        is_cut = options.duration is not None and not traffic.clients(load)
-        requests[load] = within(made, options.duration or 0.0) if is_cut else made
+        if options.duration is not None and not traffic.clients(load):
+            if made.arrival_s[0] >= options.duration:
+                raise UserError(
+                    f"--duration: {options.duration:g} s end before the first request at "
+                    f"{loaded(load, unit_of(options))}, expected above {made.arrival_s[0]:.3g} s"
+                )
+            made = within(made, options.duration)
+        requests[load] = made
     blocks = options.blocks or (TURNS if len(options.servers) > 1 else ALONE)
     parts = [parts_of(requests[load], blocks) for load in loads]
     names = [server.name for server in options.servers]

@@ -91,4 +91,8 @@ def blocks_of(loads: Sequence[float], arms: Sequence[str], parts: Sequence[list[
 
 def size_of(turn: Turn) -> int:
     """Return how many requests a turn is, with those behind it."""
-    return 1 + sum(map(size_of, turn.further))
+    count, left = 0, [turn]
+    while left:
+        count += 1
+        left += left.pop().further
+    return count

@@ -15,10 +15,6 @@ from .metrics import Part, figures, gains, latencies
 from .records import Ran
 from .server import Server
 
-# How late the client may be before that is said: of the shortest gap or first token it is held against.
-LATE = 0.05
-FAR_BEHIND_S = 0.05
-
 
 @dataclass(frozen=True)
 class Result:

@@ -17,13 +17,14 @@ LAYER_KINDS = ("experts", "latent")
 FULL, PIECEWISE, EAGER = GRAPHS = ("full", "piecewise", "eager")
 # What the host launches of a layer between pieces: to write keys and values, and to attend.
 PIECES = 2.0
-# Beyond any device: kernels of a layer, tokens of a pass, seconds.
-MOST_LAUNCHES, MOST_TOKENS, MOST_SECONDS = 1e6, 1e12, 1e6
+# Beyond any device: kernels of a layer or passes, tokens of a pass, bytes of one, seconds.
+MOST_LAUNCHES, MOST_TOKENS, MOST_BYTES, MOST_SECONDS = 1e6, 1e12, 1e15, 1e6
 # Relative errors are this at most: beyond it nothing is known, and samples leave what a float holds.
 MOST_ERROR = 10.0
 HOST = ("host_s", "host_sequence_s", "host_launch_s", "host_layer_s")
-# Other fields in seconds.
+# Up to which sizes sums take one shot: tokens, bytes.
 SHOTS = ("one_shot_tokens", "one_shot_bytes")
+# Other fields in seconds.
 LOAD = ("load_layer_s", "load_layer_sequence_s", "front_s", "front_client_s")
 
 
@@ -141,8 +142,10 @@ def side_by_side(device_s: Floats, host_s: Floats | float) -> Floats:
 
 def parse_engine(field: Field) -> Engine:
     """Read what an engine adds to passes; what it does not say is nothing."""
-    seconds, numbers = (*HOST, *LOAD, "round_sequence_s", "tree_round_s"), ("first_passes", "logit_bytes", *SHOTS)
-    field.only(("layer_launches", "expert_overlap", "graphs", "graph_tokens", "host_error", *numbers, *seconds))
+    most = dict.fromkeys((*HOST, *LOAD, "round_sequence_s", "tree_round_s"), MOST_SECONDS)
+    most |= {"first_passes": MOST_LAUNCHES, "logit_bytes": MOST_LAUNCHES}
+    most |= dict(zip(SHOTS, (MOST_TOKENS, MOST_BYTES), strict=True))
+    field.only(("layer_launches", "expert_overlap", "graphs", "graph_tokens", "host_error", *most))
     launches, graphs = field["layer_launches"], field["graph_tokens"]
     if launches.is_given:
         launches.only(LAYER_KINDS)
@@ -156,8 +159,7 @@ def parse_engine(field: Field) -> Engine:
         graphs=field["graphs"].choice(GRAPHS) if field["graphs"].is_given else FULL,
         graph_tokens=sizes,
         host_error=field["host_error"].number(0.0, MOST_ERROR, default=0.0),
-        **{name: field[name].number(0.0, MOST_TOKENS, default=0.0) for name in numbers},
-        **{name: field[name].number(0.0, MOST_SECONDS, default=0.0) for name in seconds},
+        **{name: field[name].number(0.0, bound, default=0.0) for name, bound in most.items()},
     )
 
 

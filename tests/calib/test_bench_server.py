@@ -376,3 +376,10 @@ def test_time_bounds_what_is_sent(run) -> None:
     (point,) = json.loads(done.stdout)["points"]
     # Two clients, answers of 50 ms and more.
     assert 2 <= point["requests"] <= 22
+
+
+def test_a_time_without_a_request_is_refused(run, user_error) -> None:
+    with MadeServer() as server:
+        done = run("bench-server", server.url, *SMALL[:4], "--rate", 0.001, "--duration", "1s")
+    user_error(done, "--duration: 1 s end before the first request at 0.001 requests/s")
+    assert len(server.asked) <= 1

@@ -161,6 +161,8 @@ REFUSED = [
     ("engine.graphs", "whole", "'full' or 'piecewise' or 'eager'"),
     ("engine.host_error", 11, "a number from 0 to 10"),
     ("engine.host_s", -0.1, "a number from 0 to 1000000"),
+    ("engine.first_passes", 1e7, "a number from 0 to 1000000"),
+    ("engine.one_shot_tokens", 1e13, "a number from 0 to 1e+12"),
     ("link.error", 400, "a number from 0 to 10"),
     ("memory_bytes", 0, f"a whole number from 1 to {10**21}"),
     ("memory_bytes", 0.5, f"a whole number from 1 to {10**21}"),
