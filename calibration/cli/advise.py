@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from simulator.answers.latency import Limit
+from simulator.answers.latency import Limit, time_text
 from simulator.cli.accepting import ACCEPTANCE_OPTIONS, by_method
 from simulator.cli.comparing import ComparisonOptions, contenders, method_names
 from simulator.cli.options import DEVICE_OPTIONS, HIST_OPTIONS, SharedOptions, options_of, parameter_options
@@ -264,8 +264,8 @@ def watched_in_words(options: AdviseOptions, advice: "Advice") -> tuple[str, ...
     counted = watched.counted
     plain = advice.point.arms[0]
     drafts = counted.drafted > 0 or counted.mean is not None
-    times = f"first token {1e3 * watched.first_s:.3g} ms, a token {1e3 * watched.each_s:.3g} ms"
-    beside = f" (forecast: {1e3 * plain['ttft_mean'][0]:.3g} and {1e3 * plain['tpot_mean'][0]:.3g})"
+    times = f"first token {time_text(watched.first_s)}, a token {time_text(watched.each_s)}"
+    beside = f" (forecast: {time_text(plain['ttft_mean'][0])} and {time_text(plain['tpot_mean'][0])})"
     said = [
         f"{options.values['server']}: {watched.requests:,} requests, {watched.rate:.3g}/s, {watched.prompt:,.0f} "
         f"tokens in, {watched.output:,.0f} out, {watched.running:.3g} at once; {times}" + beside * (not drafts)

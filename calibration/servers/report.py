@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from simulator.answers.latency import Limit, Told
+from simulator.answers.latency import Limit, Told, ms, time_text
 from simulator.ground.artefacts import envelope
 from simulator.ground.command import table, wrapped
 
@@ -123,7 +123,7 @@ def headlines(results: Sequence[Result], unit: str) -> Iterator[str]:
             yield f"{result.server.name}: no answer at {at(result.load, unit)}."
             continue
         yield (
-            f"{ms(f['tpot_mean'].value)} ms a token, the first after {ms(f['ttft_mean'].value)} ms, "
+            f"{time_text(f['tpot_mean'].value)} a token, the first after {time_text(f['ttft_mean'].value)}, "
             f"{f['output_tokens_per_s'].value:,.0f} tokens/s at {at(result.load, unit)}."
         )
 
@@ -190,11 +190,6 @@ def span(told: Told, scale: float = 1.0) -> str:
     return f"{scale * told.low:.4g} to {scale * told.high:.4g}"
 
 
-def ms(seconds: float) -> str:
-    """Return seconds as milliseconds."""
-    return "-" if np.isnan(seconds) else f"{1e3 * seconds:,.3g}" if seconds < 1 else f"{1e3 * seconds:,.0f}"
-
-
 def per_chunk(result: Result) -> float:
     """Return tokens of a chunk, 1 where that is not known."""
     value = result.figures["tokens_per_chunk"].value
@@ -206,8 +201,8 @@ def client_in_words(results: Sequence[Result]) -> str:
     lag_s, cpu = max(r.lag_s[1] for r in results), max(r.cpu for r in results)
     late_s = max(r.late_s for r in results)
     return (
-        f"the client: chunks lay unread for {ms(lag_s)} ms at most (p99), requests were sent {ms(late_s)} ms after "
-        f"they were due (p99, connections in that), {cpu:.0%} of a core"
+        f"the client: chunks lay unread for {time_text(lag_s)} at most (p99), requests were sent "
+        f"{time_text(late_s)} after they were due (p99, connections in that), {cpu:.0%} of a core"
     )
 
 
@@ -218,8 +213,8 @@ def cautions(results: Sequence[Result]) -> Iterator[str]:
         gap_s = r.figures["gap_p50"].value
         if r.lag_s[1] > MOST_LAG * gap_s > 0:
             yield (
-                f"{where}: the client may have been {ms(r.lag_s[1])} ms late (p99), beside gaps of {ms(gap_s)} ms: "
-                "its machine is busy, or the load too much for one client"
+                f"{where}: the client may have been {time_text(r.lag_s[1])} late (p99), beside gaps of "
+                f"{time_text(gap_s)}: its machine is busy, or the load too much for one client"
             )
         if r.is_counted_by_chunks:
             yield f"{where}: the server counts no tokens (stream_options), so that each chunk counts as one"

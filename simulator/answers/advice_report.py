@@ -9,6 +9,7 @@ from simulator.ground.command import table, wrapped
 
 from .advice import BATCHES, Advice, Asked, Way
 from .basis import Basis
+from .latency import time_text
 from .load_curve import PLAIN
 from .load_curve_report import as_fast, is_open, last_of, limit_text, number, pays_in_words, spans
 from .recommendation import of_pair
@@ -150,12 +151,13 @@ def settles(advice: Advice) -> list[str]:
 def slow_text(slow: Slowness) -> str:
     """Say what a round takes, cause by cause."""
     head = (
-        f"a round of K = {slow.draft_length} takes {slow.round_ms:.3g} ms at {slow.batch:,} at once, a plain token "
-        f"{slow.plain_ms:.3g} ms: it pays from {slow.pays_from:.2f} tokens on, and writes {slow.tokens:.2f}"
+        f"a round of K = {slow.draft_length} takes {time_text(slow.round_ms / 1e3)} at {slow.batch:,} at once, a plain "
+        f"token {time_text(slow.plain_ms / 1e3)}: it pays from {slow.pays_from:.2f} tokens on, and writes "
+        f"{slow.tokens:.2f}"
     )
     beyond_ms = slow.round_ms - slow.tokens * slow.plain_ms
-    short = f"too few tokens are accepted by {beyond_ms:.3g} ms a round" if beyond_ms > 0 else ""
-    first = f"the first token comes {slow.first_ms:.3g} ms later" if slow.first_ms > 0 else ""
+    short = f"too few tokens are accepted by {time_text(beyond_ms / 1e3)} a round" if beyond_ms > 0 else ""
+    first = f"the first token comes {time_text(slow.first_ms / 1e3)} later" if slow.first_ms > 0 else ""
     rows = [["ms a round", "cause"], *([f"{cause_ms:.3g}", name] for name, cause_ms in slow.causes)]
     return "\n".join([wrapped([head, *filter(None, (short, first))]), table(rows, left=(1,))])
 

@@ -10,6 +10,8 @@ from simulator.costs.step import Floats
 from simulator.serving.fleet import LEAST_LOADED, PREFIX_AWARE, ROUND_ROBIN, Replicas
 from simulator.serving.run import Outcome
 
+from .latency import time_beside, time_text
+
 ROUTERS = {"round-robin": ROUND_ROBIN, "least-loaded": LEAST_LOADED, "prefix-aware": PREFIX_AWARE}
 # Figures of each of several servers: `server_3_requests`.
 OF_EACH = "server_"
@@ -82,7 +84,7 @@ def shares_in_words(arms: Sequence[tuple[str, Mapping[str, Floats]]], at: str) -
         lines.append(f"the fullest server has, over the mean of them, at {at}: {said} as many requests")
     waits = [(n, float(f["handing_mean"][0]), float(f["handing_p99"][0])) for n, f in arms if "handing_mean" in f]
     if waits:
-        said = ", ".join(f"{name} {1e3 * mean:.3g} ms (p99 {1e3 * far:.3g})" for name, mean, far in waits)
+        said = ", ".join(f"{name} {time_text(mean)} (p99 {time_beside(far, mean)})" for name, mean, far in waits)
         lines.append(f"KV goes from prefill to decode, waits for room there included, in: {said}; in the first token")
     return lines
 

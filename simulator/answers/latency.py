@@ -89,3 +89,28 @@ def with_interval(value: float, batches: Floats, most: float = np.inf) -> Told:
         return Told(value, np.nan, np.nan)
     half = float(stdtrit(len(there) - 1, 0.975) * there.std(ddof=1) / np.sqrt(len(there)))
     return Told(value, max(value - half, 0.0), min(value + half, most))
+
+
+def ms(seconds: float) -> str:
+    """Return milliseconds of a table as text of three digits, or whole ones; from ten seconds on, seconds and "s"."""
+    if not np.isfinite(seconds):
+        return "-"
+    if seconds >= 10:
+        return f"{seconds:.3g}s" if seconds < 999.5 else f"{seconds:,.0f}s"
+    return f"{1e3 * seconds:.3g}" if seconds < 0.9995 else f"{1e3 * seconds:,.0f}"
+
+
+def time_text(seconds: float) -> str:
+    """Return a time of a sentence, with its unit."""
+    number = ms(seconds).rstrip("s")
+    return number if number == "-" else f"{number} {unit_of_time(seconds)}"
+
+
+def time_beside(seconds: float, other_s: float) -> str:
+    """Return a time of a sentence that tells another with its unit, without one where it has the same."""
+    return ms(seconds) if unit_of_time(seconds) == unit_of_time(other_s) == "ms" else time_text(seconds)
+
+
+def unit_of_time(seconds: float) -> str:
+    """Return what a time is told in."""
+    return "s" if seconds >= 10 else "ms"

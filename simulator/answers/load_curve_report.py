@@ -14,7 +14,7 @@ from simulator.workloads.requests import Requests
 
 from .basis import Basis
 from .fleets import OF_EACH, as_columns, each_server, router_of, shares_in_words
-from .latency import Limit, Told
+from .latency import Limit, Told, ms, time_text
 from .load_curve import PLAIN, Figures, Point
 from .load_search import CARRIED, EARLIER, EVERYWHERE, LATER, NOWHERE, SHORT, UNKNOWN, Found, Turning, falls_behind
 from .scene import CLIENTS, RATE, SPEED, UNITS, Scene, in_full, loaded
@@ -119,8 +119,8 @@ def headline(scene: Scene, found: Found, basis: Basis) -> str:
     """Return the answer as one line: where speculation pays, and by how much at the ends."""
     unit, points = scene.traffic.unit, found.points
     if len(scene.arms) == 1:
-        tpot, ttft = (ms(points[0].told(PLAIN, f"{name}_mean").value) for name in ("tpot", "ttft"))
-        return f"{tpot} ms a token, the first after {ttft} ms, at {loaded(points[0].load, unit)}."
+        tpot, ttft = (time_text(points[0].told(PLAIN, f"{name}_mean").value) for name in ("tpot", "ttft"))
+        return f"{tpot} a token, the first after {ttft}, at {loaded(points[0].load, unit)}."
     said = [in_words(found, arm, unit) for arm in range(1, len(scene.arms))]
     condition = f"{basis.condition[0].upper()}{basis.condition[1:]}" if basis.condition else ""
     if len(said) == 1:
@@ -211,7 +211,7 @@ def carried(load: float, unit: str) -> str:
 
 def limit_text(limits: Sequence[Limit]) -> str:
     """Return limits in words."""
-    return " and ".join(f"{NAMES[limit.measure]} within {ms(limit.most_s)} ms" for limit in limits)
+    return " and ".join(f"{NAMES[limit.measure]} within {time_text(limit.most_s)}" for limit in limits)
 
 
 def beyond_in_words(scene: Scene, found: Found) -> list[str]:
@@ -283,13 +283,6 @@ def spans(point: Point, measure: str) -> list[str]:
 def last_of(scene: Scene, figures: Figures) -> str:
     """Return the share of requests within limits; without limits, tokens a second."""
     return f"{figures['attained'][0]:.0%}" if scene.limits else f"{figures['output_tokens_per_s'][0]:,.0f}"
-
-
-def ms(seconds: float) -> str:
-    """Return milliseconds as text of three digits, or whole ones; from ten seconds on, seconds."""
-    if seconds >= 10:
-        return f"{seconds:,.3g}s" if seconds < 1000 else f"{seconds:,.0f}s"
-    return "-" if not np.isfinite(seconds) else f"{1e3 * seconds:.3g}" if seconds < 1 else f"{1e3 * seconds:,.0f}"
 
 
 def request_columns(scene: Scene, requests: Requests, outcomes: Sequence[Outcome]) -> dict[str, Any]:

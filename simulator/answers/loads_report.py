@@ -13,6 +13,7 @@ from simulator.ground.command import table, wrapped
 from simulator.serving.steady import Steady
 
 from .basis import Basis
+from .latency import time_beside, time_text
 from .loads import Ends, LoadForecast
 from .report import sensitivities_text
 from .verdict import CANNOT_TELL, DOES_NOT_FIT, DOES_NOT_PAY, PAYS
@@ -121,9 +122,10 @@ def headline(forecast: LoadForecast, basis: Basis) -> str:
     if forecast.verdict == DOES_NOT_FIT:
         return "The draft does not fit into memory beside its target: no speedup to tell of."
     gain = f"{forecast.speedup:.2f}x the tokens a second{spanned(forecast.speedup_ci95, '.2f', 'x')}"
-    tpot = f"{ms(float(drafted.tpot_s))} ms a token for {ms(float(plain.tpot_s))}"
+    tpot = f"{time_text(float(drafted.tpot_s))} a token for {time_beside(float(plain.tpot_s), float(drafted.tpot_s))}"
     if forecast.osl == 1:
-        tpot = f"the only token after {ms(float(drafted.ttft_s))} ms for {ms(float(plain.ttft_s))}"
+        plain_s, drafted_s = float(plain.ttft_s), float(drafted.ttft_s)
+        tpot = f"the only token after {time_text(drafted_s)} for {time_beside(plain_s, drafted_s)}"
     figures = f"{gain} for {at} at K = {forecast.draft_length}, {tpot}"
     if forecast.verdict == CANNOT_TELL:
         return f"Cannot tell{basis.condition and f', {basis.condition}'}: {figures}."
@@ -140,13 +142,8 @@ def clients_in_words(forecast: LoadForecast) -> str:
 def tokens_in_words(one: Steady) -> str:
     """Say when tokens come; of answers of one token there is no time a token."""
     if np.isnan(one.tpot_s):
-        return f"the only token after {ms(float(one.ttft_s))} ms"
-    return f"{ms(float(one.tpot_s))} ms a token, the first after {ms(float(one.ttft_s))} ms"
-
-
-def ms(seconds: float) -> str:
-    """Return milliseconds as text of three digits, or whole ones."""
-    return f"{1e3 * seconds:.3g}" if seconds < 1 else f"{1e3 * seconds:,.0f}"
+        return f"the only token after {time_text(float(one.ttft_s))}"
+    return f"{time_text(float(one.tpot_s))} a token, the first after {time_text(float(one.ttft_s))}"
 
 
 def spanned(ends: Ends, form: str, unit: str = "") -> str:
@@ -231,8 +228,10 @@ def why_lines(forecast: LoadForecast) -> list[str]:
     for name, one in (("plain", forecast.plain), ("with drafts", forecast.drafted)):
         if one is None or np.isnan(one.running):
             continue
+        waits_s, first_s = float(one.queueing_s), float(one.ttft_s)
+        waits = f"{time_beside(waits_s, first_s)} of {time_text(first_s)}"
         if forecast.osl == 1:
-            lines.append(f"{name}: the only token waits {ms(float(one.queueing_s))} of {ms(float(one.ttft_s))} ms.")
+            lines.append(f"{name}: the only token waits {waits}.")
             continue
         share, mixed_s, decode_s = (float(v) for v in (one.mixed_share, one.mixed_s, one.decode_s))
         passes = f"{float(one.rounds):,.0f} {'passes' if name == 'plain' else 'rounds'}"
@@ -241,16 +240,18 @@ def why_lines(forecast: LoadForecast) -> list[str]:
         if not forecast.load.mixed:
             said, place = f"{name}: beside {passes} {share:.1%} as many are of prompts of others", "beside"
         if share >= FEW:
-            said += f", {ms(mixed_s)} ms {place} {ms(decode_s)}: {of_all:.0%} of the time a token"
-        lines.append(f"{said}; the first token waits {ms(float(one.queueing_s))} of {ms(float(one.ttft_s))} ms.")
+            said += f", {time_text(mixed_s)} {place} {time_beside(decode_s, mixed_s)}: {of_all:.0%} of the time a token"
+        lines.append(f"{said}; the first token waits {waits}.")
     front_s = float(forecast.pair.placed_target.engine.in_front_s(forecast.plain.running))
     if front_s > 0:
-        lines.append(f"in front: {ms(front_s)} ms of the first token lie outside of passes.")
+        lines.append(f"in front: {time_text(front_s)} of the first token lie outside of passes.")
     host_s = host_of_mixed_s(forecast)
     if host_s > 0:
         mixed_s = float(forecast.plain.mixed_s)
         rest = "the longer of the two" if host_s > 0.8 * mixed_s else "beside the device"
-        lines.append(f"host: {ms(host_s)} ms of a pass with a prompt, which takes {ms(mixed_s)}; {rest}.")
+        lines.append(
+            f"host: {time_text(host_s)} of a pass with a prompt, which takes {time_beside(mixed_s, host_s)}; {rest}."
+        )
     return lines
 
 
