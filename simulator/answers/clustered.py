@@ -9,6 +9,7 @@ from typing import Any
 
 from simulator.ground.artefacts import UserError
 from simulator.ground.dependency import Dependency, require
+from simulator.ground.fields import shortened
 from simulator.ground.version import VERSION
 
 from .load_curve import Figures, Task, play_one
@@ -79,7 +80,12 @@ def begin(crew: Any, shared: Any, task: Task, found: Future[Figures], option: st
             else:
                 found.set_exception(told(error, option))
 
-    crew.submit(play_there, shared, task, VERSION).add_done_callback(settle)
+    try:
+        crew.submit(play_there, shared, task, VERSION).add_done_callback(settle)
+    except Exception as error:
+        said = f"{option}: no run can be begun any more ({type(error).__name__}), expected a scheduler to the end"
+        with suppress(InvalidStateError):
+            found.set_exception(LostCluster(said))
 
 
 def told(error: BaseException, option: str) -> BaseException:
@@ -90,7 +96,10 @@ def told(error: BaseException, option: str) -> BaseException:
         return UserError(f"{option}: one run lost its workers again and again, expected more memory for each")
     if isinstance(error, ModuleNotFoundError):
         return UserError(f"{option}: a worker has no {error.name}, expected specsim {VERSION} on each, as here")
-    return error
+    if isinstance(error, UserError) or not isinstance(error, Exception):
+        return error
+    what = f"{type(error).__name__}: {shortened(str(error), 80)}"
+    return UserError(f"{option}: a run failed on a worker ({what}), expected specsim {VERSION} on each, as here")
 
 
 def play_there(scene: Scene, task: Task, version: str) -> Figures:

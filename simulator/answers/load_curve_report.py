@@ -17,10 +17,11 @@ from .fleets import OF_EACH, as_columns, each_server, router_of, shares_in_words
 from .latency import Limit, Told, ms, time_text
 from .load_curve import PLAIN, Figures, Point
 from .load_search import CARRIED, EARLIER, EVERYWHERE, LATER, NOWHERE, SHORT, UNKNOWN, Found, Turning, falls_behind
-from .scene import CLIENTS, RATE, SPEED, UNITS, Scene, in_full, loaded
+from .scene import CLIENTS, RATE, SPEED, UNITS, Scene, Traffic, in_full, loaded
 
 KIND = "load_curve"
 HEADS = {UNITS[RATE]: "req/s", UNITS[SPEED]: "speed"}
+TOO_FEW = "; of more so few --requests tell nothing"
 # What is told in milliseconds to people; seconds inside and in files.
 NAMES = {"ttft": "first token", "tpot": "time a token", "e2e": "whole answer", "queueing": "waiting"}
 
@@ -163,7 +164,7 @@ def pays_in_words(turning: Turning, unit: str) -> str:
     span = f"from {low} to {high} {unit}" if low != high else f"at {loaded(turning.low, unit, 3)}"
     end = {
         CARRIED: ", all that a server carries",
-        SHORT: "; of more so few --requests tell nothing",
+        SHORT: TOO_FEW,
     }.get(turning.ends, ", all that was looked at")
     nothing = "no server keeps up" if turning.ends == CARRIED else "so few --requests tell nothing"
     return {
@@ -181,6 +182,8 @@ def known_in_words(turning: Turning) -> str:
     if turning.ci95 is None:
         return ""
     low, high = turning.ci95
+    if np.isnan(low) and np.isnan(high):
+        return " (not known how well)"
     first, last = "less" if np.isnan(low) else in_full(low, 3), "more" if np.isnan(high) else in_full(high, 3)
     return f" (95 %: {first} to {last})"
 
@@ -190,7 +193,9 @@ def limits_in_words(scene: Scene, found: Found) -> list[str]:
     if not found.capacities:
         return []
     unit = scene.traffic.unit
-    said = ", ".join(f"{way.name} {carried(c, unit)}" for way, c in zip(scene.arms, found.capacities, strict=True))
+    said = ", ".join(
+        f"{way.name} {carried(c, scene.traffic)}" for way, c in zip(scene.arms, found.capacities, strict=True)
+    )
     lines = [f"{limit_text(scene.limits)} for {found.share:.0%} of the requests: {said}"]
     if found.wanted is not None:
         needs = ", ".join(
@@ -204,9 +209,11 @@ def limits_in_words(scene: Scene, found: Found) -> list[str]:
     return lines
 
 
-def carried(load: float, unit: str) -> str:
+def carried(load: float, traffic: Traffic) -> str:
     """Return the most that is carried in words."""
-    return "at no load" if load == 0 else "at any load" if load == np.inf else f"up to {loaded(load, unit, 3)}"
+    if load == 0 or load == np.inf:
+        return "at no load" if load == 0 else "at any load"
+    return f"up to {loaded(load, traffic.unit, 3)}" + TOO_FEW * (load >= traffic.most_told)
 
 
 def limit_text(limits: Sequence[Limit]) -> str:

@@ -155,7 +155,10 @@ def beyond(
     """Return points at doubled loads, until speculation pays otherwise than at first, and one that tells no more."""
     found = [first]
     for _ in range(DOUBLINGS_BEYOND):
-        point = curve(both, [2 * found[-1].load], seeds, play)[0]
+        load = 2 * found[-1].load
+        if load > scene.traffic.most_told:
+            return found, Point(load, ())
+        point = curve(both, [load], seeds, play)[0]
         if ends_at(scene, point) is not None:
             return found, point
         found.append(point)
@@ -166,6 +169,8 @@ def beyond(
 
 def ends_at(scene: Scene, point: Point) -> str | None:
     """Return why a load tells nothing of one that goes on: no way of serving keeps up, or runs are too short."""
+    if point.load > scene.traffic.most_told:
+        return SHORT
     if scene.traffic.kind == CLIENTS or any(is_carried(scene, figures) for figures in point.arms):
         return None
     return CARRIED if all(falls_behind(figures) for figures in point.arms) else SHORT
@@ -220,6 +225,8 @@ def to_come(low: float, high: float, *, whole: bool) -> Iterator[float]:
 def capacity(scene: Scene, arm: int, start: float, share: float, seeds: Sequence[int], play: Player) -> float:
     """Return the largest load at which so large a share of the requests is within all limits; 0: none, inf: any.
 
+    It is looked for up to what runs tell of, `Traffic.most_told`.
+
     Args:
         scene: What is compared.
         arm: Which way of serving.
@@ -234,12 +241,14 @@ def capacity(scene: Scene, arm: int, start: float, share: float, seeds: Sequence
         (figures,) = curve(alone, [load], seeds, play)[0].arms
         return is_within(scene, figures, share)
 
-    whole, near, grows = scene.traffic.kind == CLIENTS, start, holds(start)
+    whole, most = scene.traffic.kind == CLIENTS, scene.traffic.most_told
+    near = min(start, most)
+    grows = holds(near)
     for _ in range(DOUBLINGS):
         far = near * (2 if grows else 0.5)
-        far = max(float(round(far)), 1.0) if whole else far
+        far = min(max(float(round(far)), 1.0), most) if whole else far
         if far == near:
-            return 0.0
+            return near if grows else 0.0
         if holds(far) != grows:
             low, high = (near, far) if grows else (far, near)
             return narrowed(
@@ -291,6 +300,6 @@ def servers_for(
                 return even, False
             figures = of(count)
         return count, True
-    while count > 1 and is_within(scene, of(count - 1), share):
+    while count > 1 and wanted <= (count - 1) * scene.traffic.most_told and is_within(scene, of(count - 1), share):
         count -= 1
     return count, True

@@ -1,8 +1,9 @@
 """Runs of a scene, each once, on the cores of this machine or on a cluster: the same bytes whatever does them."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import count
 from threading import Event, RLock
 from typing import TypeVar
 
@@ -20,8 +21,8 @@ Submit = Callable[[Task], Future[Figures]]
 # Requests that a core serves a second, roughly, compiled or not; seconds of work from which on processes share it. They
 # take one to start, and do side by side what Python does around each run.
 SERVED_A_SECOND, PLAIN_A_SECOND, AROUND_S, SHARED_S = 100_000, 500, 0.006, 6.0
-# What a helper plays: one scene.
-held: list[Scene] = []
+# Scenes that are played, in this process or for another, by numbers.
+held, numbers = dict[int, Scene](), count()
 
 
 class Player:
@@ -42,9 +43,15 @@ class Player:
             self.progress(1)
 
     def begun(self, task: Task) -> Future[Figures]:
-        """Return the figures of a task as a future."""
+        """Return the figures of a task as a future.
+
+        Raises:
+            CancelledError: Nothing is begun any more.
+        """
         key = task.key
         with self.lock:
+            if self.is_over:
+                raise CancelledError
             if task in self.runs:
                 return self.runs[task]
             if self.kept is not None and self.kept.has(key):
@@ -123,8 +130,8 @@ def playing(
         from .clustered import on_cluster
 
         crew = on_cluster(cluster, scene)
-    with crew as (submit, count):
-        player = Player(submit, count, progress, kept)
+    with crew as (submit, at_once):
+        player = Player(submit, at_once, progress, kept)
         try:
             yield player
         finally:
@@ -140,31 +147,32 @@ def here(scene: Scene, runs: int, workers: int) -> Iterator[tuple[Submit, int]]:
     seconds = runs * (scene.traffic.count / (SERVED_A_SECOND if IS_COMPILED else PLAIN_A_SECOND) + AROUND_S)
     # What is not kept would be compiled in each process.
     is_shared = workers > 1 and seconds > SHARED_S and is_kept(advance)
-    helpers = Helpers(workers, (hold, (scene,))) if is_shared else None
+    number = next(numbers)
+    helpers = Helpers(workers, (hold, (number, scene))) if is_shared else None
     workers = workers if is_shared or IS_COMPILED else 1
     pool, off = ThreadPoolExecutor(workers), Event()
 
     def submit(task: Task) -> Future[Figures]:
         if helpers is not None:
-            return pool.submit(helpers.call, play_held, task)
+            return pool.submit(helpers.call, play_held, number, task)
         return pool.submit(play_one, scene, task, off.is_set)
 
     try:
-        hold(scene)  # for what no helper answers
+        hold(number, scene)  # for what no helper answers
         yield submit, workers
     finally:
         off.set()
         if helpers is not None:
             helpers.close()
         pool.shutdown(cancel_futures=True)
-        held.clear()
+        del held[number]
 
 
-def hold(scene: Scene) -> None:
+def hold(number: int, scene: Scene) -> None:
     """Have a scene for `play_held`."""
-    held[:] = [scene]
+    held[number] = scene
 
 
-def play_held(task: Task) -> Figures:
+def play_held(number: int, task: Task) -> Figures:
     """Run once."""
-    return play_one(held[0], task)
+    return play_one(held[number], task)

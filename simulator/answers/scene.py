@@ -87,6 +87,18 @@ class Traffic:
         return int(load) if self.kind == CLIENTS else 0
 
     @property
+    def apart(self) -> int:
+        """Requests of a run that follow from no other."""
+        if self.recorded is not None:
+            return int((first(self.recorded, self.count).after < 0).sum())
+        return self.count if self.turns is None else max(round(self.count / self.turns.mean), 1)
+
+    @property
+    def most_told(self) -> float:
+        """The load up to which a run tells of one that goes on, by its length: so many clients come back once."""
+        return float(max(self.apart // 2, 1)) if self.kind == CLIENTS else np.inf
+
+    @property
     def mean_prompt(self) -> float:
         """Tokens of a prompt on average; of a session's, of the turn in its middle."""
         if self.recorded is not None:
@@ -161,9 +173,8 @@ class Traffic:
         if self.turns is None:
             prompt, output = drawn_lengths(lengths, self.count, self.isl, self.osl)
             return requests_of(prompt, output, arrival_s=self.sent_s(load, seed, self.count))
-        count = max(round(self.count / self.turns.mean), 1)
         laws = {"turns": self.turns, "opening": self.isl, "further": self.isl, "output": self.osl}
-        sent_s = self.sent_s(load, seed, count)
+        sent_s = self.sent_s(load, seed, self.apart)
         return sessions(lengths, sent_s, **laws, think_s=self.think_s, most_tokens=self.longest)
 
     def repeated(self, recorded: Requests, load: float, seed: int) -> Requests:
@@ -171,7 +182,7 @@ class Traffic:
         kept = first(recorded, self.count)
         if self.kind == SPEED:
             return replayed(kept, load)
-        return sent_anew(kept, self.sent_s(load, seed, int((kept.after < 0).sum())))
+        return sent_anew(kept, self.sent_s(load, seed, self.apart))
 
     def sent_s(self, load: float, seed: int, count: int) -> "np.ndarray[tuple[int, ...], np.dtype[np.float64]]":
         """Return times of sending; of clients, none."""

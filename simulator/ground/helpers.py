@@ -72,6 +72,8 @@ class Helpers:
         if self.most == 1:
             return work(*arguments)
         with self.starting:
+            if self.is_closed:
+                raise EOFError
             while len(self.helpers) < self.most:
                 self.helpers.append(started_if_it_can())
                 self.free.put(self.helpers[-1])
@@ -94,7 +96,8 @@ class Helpers:
 
     def close(self) -> None:
         """Let them end; what they are asked has no answer then."""
-        self.is_closed = True
+        with self.starting:
+            self.is_closed = True
         for helper in filter(None, self.helpers):
             helper.kill()
             helper.communicate()

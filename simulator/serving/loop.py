@@ -69,7 +69,7 @@ TOGETHER_S = 1e-12
 
 @lean
 def advance(fleet: Fleet, steps: int) -> int:
-    """Go on for so many plans, ends and requests: DONE, MORE, or STUCK behind one that never fits."""
+    """Go on for so many plans, ends and requests: DONE, MORE, or STUCK plus the replica where one never fits."""
     due, desk = fleet.due, fleet.desk
     for _ in range(steps):
         place = next_due(fleet)
@@ -87,7 +87,7 @@ def advance(fleet: Fleet, steps: int) -> int:
         if not ends:
             plan(fleet, run, place)
         elif not finish(fleet, run, place):
-            return STUCK
+            return STUCK + place
     return MORE
 
 

@@ -33,7 +33,7 @@ from .layout import (
 )
 from .loop import DONE, STUCK, advance
 from .policies import Policy, new_memory
-from .queues import WAIT, come, nth_waiting
+from .queues import come, nth_waiting
 from .settings import Settings
 from .state import ENTRY, STEP, Log
 from .step_costs import StepCosts, no_totals
@@ -170,8 +170,8 @@ def all_of(fleet: Fleet) -> Iterator[Run]:
 
 def refuse_stuck(fleet: Fleet, said: int) -> None:
     """Refuse settings under which nobody can be served any more."""
-    if said == STUCK:
-        ran = next(run for run in all_of(fleet) if run.queues.size[WAIT] > 0)
+    if said >= STUCK:
+        ran = tuple(all_of(fleet))[said - STUCK]
         request = nth_waiting(ran.queues, 0, ran.settings.by_priority)
         prompt = int(ran.queues.track[request][state.PROMPT])
         raise UserError(f"request {request + 1} with a prompt of {prompt:,} tokens never fits under these settings")

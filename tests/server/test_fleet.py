@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from simulator.ground.artefacts import UserError
 from simulator.serving.draw_tables import Laws, acceptance_of
 from simulator.serving.fleet import LEAST_LOADED, PREFIX_AWARE, ROUND_ROBIN, Replicas
 from simulator.serving.pass_tables import linear_costs
@@ -222,3 +223,10 @@ def test_as_many_servers_as_requests_leave_each_alone() -> None:
     pairs = zip(requests.prompt, requests.output, strict=True)
     found, alone = serve(requests, servers=20), [serve(requests_of([p], [o])) for p, o in pairs]
     assert found.end_s - found.sent_s == pytest.approx([float(one.end_s[0]) for one in alone])
+
+
+def test_who_never_fits_is_named_where_others_wait_elsewhere() -> None:
+    # Settings that are checked have room for all.
+    s = server(max_num_seqs=1)._replace(num_blocks=2)
+    with pytest.raises(UserError, match="request 2 with a prompt of 100 tokens never fits"):
+        serve(requests_of([4, 100, 5], [10, 3, 3]), s, servers=2)

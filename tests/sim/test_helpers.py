@@ -1,11 +1,14 @@
 """Processes that help to write: the same bytes, whether they answer or not, and none is left behind."""
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
+from threading import Event, Thread
 
 import numpy as np
 import pytest
@@ -91,3 +94,38 @@ def test_each_helper_is_opened_once_and_a_closed_one_answers_no_more(tmp_path: P
     crew.close()
     with pytest.raises((OSError, EOFError)):
         crew.call(os.getcwd)
+
+
+def test_none_is_started_once_they_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, may_go, started, crew = Event(), Event(), [], Helpers(1 + 1)
+
+    def slowly() -> subprocess.Popen[bytes]:
+        begun.set()
+        may_go.wait()
+        started.append(subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+        return started[-1]
+
+    monkeypatch.setattr(helpers, "started", slowly)
+
+    def calls() -> None:
+        with suppress(OSError, EOFError, ValueError, pickle.UnpicklingError):
+            crew.call(abs, -1)
+
+    threads = [Thread(target=calls)]
+    threads[0].start()
+    begun.wait()
+    threads.append(Thread(target=crew.close))
+    threads[1].start()
+    time.sleep(0.05)
+    may_go.set()
+    for thread in threads:
+        thread.join()
+    wait_until_gone([each.pid for each in started])
+    with pytest.raises(EOFError):
+        crew.call(abs, -1)
+    late = Helpers(2)
+    late.close()
+    count = len(started)
+    with pytest.raises(EOFError):
+        late.call(abs, -1)
+    assert len(started) == count

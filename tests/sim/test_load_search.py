@@ -1,19 +1,32 @@
 """Which loads a server carries, and up to which of them speculation pays: no more than runs tell of."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from simulator.answers.load_curve import Point, Task, piled_up
-from simulator.answers.load_curve_report import pays_in_words
-from simulator.answers.load_search import CARRIED, EVERYWHERE, NOWHERE, SHORT, UNKNOWN, Turning, falls_behind, turning
-from simulator.answers.scene import Scene, Traffic
+from simulator.answers.load_curve_report import carried, pays_in_words
+from simulator.answers.load_search import (
+    CARRIED,
+    EARLIER,
+    EVERYWHERE,
+    NOWHERE,
+    SHORT,
+    UNKNOWN,
+    Turning,
+    capacity,
+    falls_behind,
+    turning,
+)
+from simulator.answers.scene import CLIENTS, Scene, Traffic
 from simulator.workloads.laws import parse_lengths
 
 LAW = parse_lengths("--isl", "10", "prompt")
 SCENE = Scene(traffic=Traffic(count=100, isl=LAW, osl=LAW, longest=100), arms=())
+CLOSED = replace(SCENE, traffic=replace(SCENE.traffic, kind=CLIENTS))
 
 
 def served(rate: float, capacity: float, count: int, seed: int, takes_s: float = 1.0) -> tuple[Any, Any]:
@@ -51,21 +64,26 @@ class Server:
     """Two ways of serving: gains by load, what each carries at most, and from which load on runs are too short."""
 
     def __init__(self, gain: Any, carries: tuple[float, float], short: float = np.inf) -> None:
-        self.gain, self.carries, self.short = gain, carries, short
+        self.gain, self.carries, self.short, self.asked = gain, carries, short, set[float]()
 
     def __call__(self, tasks: Sequence[Task]) -> Iterator[dict[str, Any]]:
         for task in tasks:
+            self.asked.add(task.load)
             piled = np.nan if task.load >= self.short else 0.5 * (task.load > self.carries[task.arm])
-            told = {"piled_up": piled, "e2e_mean": self.gain(task.load) if task.arm == 0 else 1.0}
+            told = {
+                "attained": 1.0 * (task.load <= self.carries[task.arm]),
+                "piled_up": piled,
+                "e2e_mean": self.gain(task.load) if task.arm == 0 else 1.0,
+            }
             yield {name: np.array([value]) for name, value in told.items()}
 
     def ahead(self, _: Any) -> None:
         """Nothing is begun before it is asked for."""
 
-    def turning(self, *loads: float) -> Turning:
+    def turning(self, *loads: float, scene: Scene = SCENE) -> Turning:
         ways: Any = self
         points = [Point(load, tuple(next(iter(ways([Task(arm, load, 0)]))) for arm in (0, 1))) for load in loads]
-        return turning(SCENE, points, 1, [0], ways, lambda point: point.gain("e2e_mean", 1))
+        return turning(scene, points, 1, [0], ways, lambda point: point.gain("e2e_mean", 1))
 
 
 def test_speculation_pays_up_to_what_a_server_carries_and_not_beyond() -> None:
@@ -91,3 +109,20 @@ def test_short_runs_say_so() -> None:
     assert (found.pays, found.high, found.ends) == (EVERYWHERE, 80.0, SHORT)
     assert "so few --requests tell nothing" in pays_in_words(found, "requests/s")
     assert falls_behind({"piled_up": np.array([np.nan])}) is False
+
+
+def test_of_more_clients_than_come_back_in_a_run_nothing_is_told() -> None:
+    server, ways = Server(lambda load: 2.0, (np.inf, 40.0)), Server(lambda load: 2.0, (np.inf, 40.0))
+    found = server.turning(3.0, scene=CLOSED)
+    assert (found.pays, found.high, found.ends, max(server.asked)) == (EVERYWHERE, 48.0, SHORT, 48.0)
+    assert server.turning(60.0, 70.0, scene=CLOSED).pays == UNKNOWN
+    assert Server(lambda load: 2.0 if load < 9 else 0.9, (1.0, 1.0)).turning(3.0, scene=CLOSED).pays == EARLIER
+    for start in (4.0, 50.0, 400.0):
+        most = [capacity(CLOSED, arm, start, 0.9, [0], ways) for arm in (0, 1)]  # type: ignore[arg-type]
+        assert most == [50.0, 40.0]
+    assert max(ways.asked) == 50.0
+    said = [carried(load, CLOSED.traffic) for load in most]
+    assert said == ["up to 50 clients; of more so few --requests tell nothing", "up to 40 clients"]
+    # Of sessions, whose turns follow from one another, fewer are begun.
+    assert replace(CLOSED.traffic, turns=parse_lengths("--turns", "5", "turn")).most_told == 10.0
+    assert SCENE.traffic.most_told == np.inf

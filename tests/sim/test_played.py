@@ -3,9 +3,9 @@
 import json
 import os
 import signal
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from pathlib import Path
-from threading import Event
+from threading import Event, Timer
 
 import pytest
 
@@ -13,8 +13,11 @@ from simulator.answers import clustered, load_curve, played
 from simulator.answers.load_curve import Task
 from simulator.answers.load_search import narrowed, to_come
 from simulator.answers.played import Player
+from simulator.answers.scene import Scene, Traffic
+from simulator.ground import helpers
 from simulator.ground.artefacts import UserError
 from simulator.rounds import kept
+from simulator.workloads.laws import parse_lengths
 
 SERVED = ("--profile", "h100-sxm", "--target-model", "llama-3.1-8b", "--requests", 30, "--isl", "200:400", "--osl", 20)
 WORDS = ("simulate-serving", *SERVED, "--method", "eagle3", "--alpha", 0.8, "--rate", "20,400", "--replications", 2)
@@ -135,6 +138,50 @@ def test_a_search_that_fails_ends_the_others() -> None:
         player.at_once([fails, waits])
 
 
+def test_a_search_begins_no_run_once_another_failed() -> None:
+    begun, going = list[Task](), Event()
+
+    def submit(task: Task) -> Future:
+        begun.append(task)
+        going.set()
+        (future := Future()).set_running_or_notify_cancel()
+        Timer(0.05, future.set_result, ({},)).start()
+        return future
+
+    player = Player(submit, 1, lambda _: None, None)
+
+    def fails() -> None:
+        going.wait()
+        raise UserError("no load")
+
+    def searches() -> None:
+        for load in range(20):
+            list(player([Task(0, float(load), 0)]))
+
+    with pytest.raises(UserError, match="no load"):
+        player.at_once([fails, searches])
+    assert len(begun) <= 2
+    with pytest.raises(CancelledError):
+        player.begun(Task(0, 99.0, 0))
+
+
+def test_two_scenes_at_once_are_not_mixed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(played, "SHARED_S", 0.0)
+    monkeypatch.setattr(played, "is_kept", lambda _: True)
+    monkeypatch.setattr(played, "play_one", lambda scene, task, *off: {"of": scene})
+    monkeypatch.setattr(helpers, "started_if_it_can", lambda: None)
+    law = parse_lengths("--isl", "10", "prompt")
+    first, other = (
+        Scene(traffic=Traffic(count=count, isl=law, osl=law, longest=100), arms=()) for count in (100_000, 200_000)
+    )
+    quiet = {"progress": lambda _: None, "runs": 9, "workers": 2}
+    with played.playing(first, **quiet) as one:
+        with played.playing(other, **quiet) as two:
+            assert [next(iter(of([Task(0, 1.0, 0)])))["of"] for of in (one, two)] == [first, other]
+        assert next(iter(one([Task(0, 2.0, 0)])))["of"] is first
+    assert not played.held
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -152,7 +199,31 @@ def test_what_goes_wrong_on_a_worker_is_told_as_it_can_be_mended() -> None:
     pytest.importorskip("distributed")
     said = clustered.told(ModuleNotFoundError("No module", name="simulator"), "--cluster tcp://h:1")
     assert str(said).startswith("--cluster tcp://h:1: a worker has no simulator, expected specsim ")
-    assert clustered.told(error := ValueError("x"), "--cluster") is error
+    assert clustered.told(error := UserError("x"), "--cluster") is error
+    for error in (AttributeError("no attribute 'most_told'"), RuntimeError("Error during deserialization\n" * 99)):
+        said = str(clustered.told(error, "--cluster tcp://h:1"))
+        assert said.startswith(f"--cluster tcp://h:1: a run failed on a worker ({type(error).__name__}: ")
+        assert (said.count("\n"), len(said) < 220, said.endswith("on each, as here")) == (0, True, True)
+
+
+def test_a_run_that_cannot_be_begun_again_is_told_and_not_waited_for() -> None:
+    distributed = pytest.importorskip("distributed")
+    given = list[Future]()
+
+    class Crew:
+        def submit(self, *_: object) -> Future:
+            if given:
+                raise RuntimeError("cannot schedule new futures after shutdown")
+            given.append(Future())
+            return given[0]
+
+    found, again = Future(), Future()
+    clustered.begin(Crew(), None, Task(0, 1.0, 0), found, "--cluster tcp://h:1", 3)
+    given[0].set_exception(distributed.KilledWorker("a", None, 1))
+    clustered.begin(Crew(), None, Task(0, 1.0, 0), again, "--cluster tcp://h:1", 3)
+    for future in (found, again):
+        with pytest.raises(clustered.LostCluster, match=r"^--cluster tcp://h:1: no run can be begun any more "):
+            future.result(timeout=0)
 
 
 def test_a_figure_comes_back_from_what_is_kept_as_it_was(tmp_path: Path) -> None:

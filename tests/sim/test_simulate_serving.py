@@ -151,14 +151,17 @@ def test_a_turning_lies_where_gains_may_be_one(pays: bool) -> None:
 
 
 def test_where_speculation_stops_paying_is_told_as_well_as_it_is_known(run) -> None:
-    options = ("--method", "eagle3", "--alpha", 0.6, "--draftN", 10, "--concurrency", "1,58", "--json")
-    (turned,) = json.loads(run("simulate-serving", *SERVED, *options).stdout)["turning"].values()
+    options = ("--method", "eagle3", "--alpha", 0.6, "--draftN", 12, "--concurrency", "1,58", "--json")
+    served = instead(SERVED, ("--requests", 124))
+    (turned,) = json.loads(run("simulate-serving", *served, *options).stdout)["turning"].values()
     low, high = turned["ci95"]
     assert 1 < low < turned["low"] < turned["high"] < 58
     # Of a data sheet that is all that 58 clients tell.
     assert high is None
     told = pays_in_words(Turning(EARLIER, 9.9, 10.0, ci95=(8.123, np.nan)), "clients")
     assert told == "pays up to 9.9 clients and stops paying by 10 (95 %: 8.12 to more)"
+    told = pays_in_words(Turning(EARLIER, 9.9, 10.0, ci95=(np.nan, np.nan)), "clients")
+    assert told == "pays up to 9.9 clients and stops paying by 10 (not known how well)"
 
 
 def test_what_a_context_cannot_hold_is_refused_or_cut_and_said(tmp_path, run, user_error) -> None:
