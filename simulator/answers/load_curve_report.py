@@ -241,12 +241,18 @@ def beyond_in_words(scene: Scene, found: Found) -> list[str]:
 
 def memory_in_words(scene: Scene, found: Found) -> list[str]:
     """Say from which load on KV takes what servers of less of the memory would not have."""
-    less = SHARES[0] / USABLE_MEMORY
-    full = [p.load for p in found.points if any(float(arm["kv_used_most"][0]) > less for arm in p.arms)]
-    if not scene.usual_share or not full:
+    full = [
+        point.load
+        for point in found.points
+        if any(float(a["kv_used_most"][0]) > way.less_room for way, a in zip(scene.arms, point.arms, strict=True))
+    ]
+    if not full:
         return []
-    said = f"KV fills its room from {loaded(full[0], scene.traffic.unit)} on, {USABLE_MEMORY:.0%} of the memory"
-    return [f"{said}, and nobody says which share the engine uses (--gpu-memory-utilization, --mem-fraction-static)"]
+    said = f"from {loaded(full[0], scene.traffic.unit)} on KV takes more room than {SHARES[0]:.0%} of the memory leave"
+    return [
+        f"{said}, {USABLE_MEMORY:.0%} are counted on, and nobody says which share the engine uses "
+        "(--gpu-memory-utilization, --mem-fraction-static)"
+    ]
 
 
 def percentiles_table(scene: Scene, found: Found) -> str:

@@ -195,7 +195,8 @@ class Traffic:
 class Arm:
     """One way of serving; name: in words.
 
-    replicas: servers, and what stands before them. engine: what it adds in front of requests.
+    replicas: servers, and what stands before them. engine: what it adds in front of requests. less_room: the part of
+    its room for KV that it has on the smallest share of the memory that engines use; 1 where somebody says which.
     """
 
     name: str
@@ -205,6 +206,7 @@ class Arm:
     policy: Policy
     replicas: Replicas = ONE
     engine: Engine = field(default_factory=Engine)
+    less_room: float = 1.0
 
     def in_front_s(self, running: float, prompt: float, output: float) -> float:
         """Return the seconds before a first token that lie outside of its steps, as the closed form has them."""
@@ -220,14 +222,12 @@ class Scene:
     """What is compared; the first way of serving is plain decoding.
 
     warmup: Share of the requests that counts in no figure, the first of each run. limits: promises to users.
-    usual_share: whether room for KV is what engines leave of memory by default, as nobody says.
     """
 
     traffic: Traffic
     arms: tuple[Arm, ...]
     limits: tuple[Limit, ...] = ()
     warmup: float = 0.1
-    usual_share: bool = False
 
     def warm(self, count: int, load: float) -> int:
         """Return how many requests are left out; of clients, who all come at once, at least the first of each."""

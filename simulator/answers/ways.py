@@ -10,7 +10,7 @@ from simulator.costs.drafters.plan import Method
 from simulator.costs.model_costs import ModelPair, Placed
 from simulator.costs.parameters import CHUNK
 from simulator.costs.profile import Profile
-from simulator.costs.room import room
+from simulator.costs.room import SHARES, room, with_share, would_fit
 from simulator.costs.step import Floats
 from simulator.ground.artefacts import UserError
 from simulator.rounds.acceptance_law import AcceptanceModel, HistogramAcceptance, Ints
@@ -31,6 +31,8 @@ Kind = AcceptanceModel | Texts
 READS_STATES = ("eagle", "eagle3", "mtp", "dflash", "dspark")
 # Requests that any server runs at once where memory sets no limit.
 MOST_RUNNING = 1024
+# A request has a prompt and an answer.
+LEAST_TOKENS = 2
 # Tokens of a round that branches, of each number of which a law is kept.
 MOST_VERIFIED = 512
 
@@ -110,12 +112,41 @@ def blocks_of(models: ModelPair | Placed, server: Server, context: float) -> int
     if server.num_blocks is not None:
         return server.num_blocks
     tokens = float(room(models, max(context, 1.0))) * max(context, 1.0)
+    if tokens < LEAST_TOKENS:
+        raise UserError(too_large(models, context))
     if tokens < server.longest:
         raise UserError(
             f"--max-model-len: {server.longest:,} tokens do not fit into the memory of the devices beside the weights, "
             f"expected at most {int(tokens):,}, more devices (--tp) or fewer bits (--dtype, --kv-dtype)"
         )
     return int(tokens // server.block_size)
+
+
+def too_large(models: ModelPair | Placed, context: float) -> str:
+    """Say that models leave no room for a request in memory, and with which options they would."""
+    if isinstance(models, Placed):
+        shape, said = models.shape, f"{models.shape.name} does"
+        pair = ModelPair(
+            **{of: getattr(models, of) for of in ("profile", "dtype", "kv_dtype", "devices", "replicas")},
+            target=shape,
+            draft=shape,
+            draft_dtype=models.dtype,
+        )
+        remedy = would_fit(pair, lambda p: bool(room(p.placed_target, context) >= 1))
+    else:
+        said = f"{models.target.name} and what drafts for it do"
+        remedy = would_fit(models, lambda p: bool(room(p, context) >= 1))
+    return f"--target-model: {said} not fit into memory: no request can run. {remedy}"
+
+
+def less_room(models: ModelPair | Placed, server: Server, context: float) -> float:
+    """Return the part of its room for KV that a server has on the smallest share of the memory that engines use; 1
+    where somebody says which it uses."""
+    profile = models.profile
+    if server.num_blocks is not None or profile.memory_share is not None or profile.memory_bytes is None:
+        return 1.0
+    less, usual = (float(room(of, max(context, 1.0))) for of in (with_share(models, SHARES[0]), models))
+    return less / usual if np.isfinite(usual) else 1.0
 
 
 def settings_for(
@@ -162,6 +193,7 @@ def plain_way(target: Placed, server: Server, context: float, acceptance: Accept
         costs=costs_of(target, server, settings, 0),
         policy=policy_tables.fixed(-1),
         engine=target.engine,
+        less_room=less_room(target, server, context),
     )
 
 
@@ -189,6 +221,7 @@ def drafted_way(
         costs=costs,
         policy=policy,
         engine=models.placed_target.engine,
+        less_room=less_room(models, server, context),
     )
 
 

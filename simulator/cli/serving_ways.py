@@ -17,6 +17,7 @@ from simulator.ground.read_as import HISTOGRAMS, groups_of
 from simulator.rounds.acceptance_law import AcceptanceModel, HistogramAcceptance, IidAcceptance
 from simulator.rounds.request_laws import pooled, recorded, recorded_texts
 from simulator.serving.draw_tables import Texts
+from simulator.serving.settings import VLLM
 
 from .accepting import by_method
 from .comparing import ComparisonOptions, contenders, method_names
@@ -52,9 +53,8 @@ class Drafter(NamedTuple):
 def scene_of(options: "ServingOptions") -> tuple[Scene, Basis, tuple[str, ...], tuple[Served, ...]]:
     """Return what is compared, what it rests on, what to know before the numbers, and what a closed form needs."""
     pricing, drafters = drafters_of(options)
-    target, profile = pricing.models, pricing.profile
+    target = pricing.models
     assert target is not None
-    assert profile is not None
     longest = options.values["longest"] or target.target.longest_context or USUAL_LONGEST
     traffic, notes = traffic_of(options.values, options.loads, longest)
     if drafters and (names := list(drafters[0].kinds)):
@@ -74,14 +74,14 @@ def scene_of(options: "ServingOptions") -> tuple[Scene, Basis, tuple[str, ...], 
         kinds: Sequence[Kind] = [*drafter.kinds.values()] or [drafter.acceptance]
         way = drafted_way(policy, drafter.models, server, kinds, isl, osl, spread)
         arms.append(served_by(options.values, way, drafter.models, isl))
-    notes += (TREES,) if any(drafter.models.tree for drafter in drafters) else ()
+    branch = arms[0].settings.scheduler == VLLM and any(drafter.models.tree for drafter in drafters)
+    notes += (TREES,) if branch else ()
     said = dict.fromkeys(
         caution
         for models, k in ((target, None), *((d.models, p.longest) for d, p in ways))[bool(ways) :]
         for caution in cautions(replace(models, context=int(context), batch=1), k)
     )
-    usual = profile.memory_share is None and options.values["num_blocks"] is None
-    scene = Scene(traffic=traffic, arms=tuple(arms), limits=options.limits, warmup=options.warmup, usual_share=usual)
+    scene = Scene(traffic=traffic, arms=tuple(arms), limits=options.limits, warmup=options.warmup)
     chunk, seed = options.values["budget"], options.seed
     decoding = arms[0].replicas.servers - arms[0].replicas.readers
     served = tuple(Served(d.models, d.acceptance, p.longest, isl, osl, chunk, seed, decoding) for d, p in ways)

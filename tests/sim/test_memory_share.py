@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from simulator.answers.load_curve_report import memory_in_words
-from simulator.answers.scene import RATE
+from simulator.answers.ways import Server, blocks_of, less_room
 from simulator.costs.cautions import cautions
 from simulator.costs.model_costs import ModelPair
 from simulator.costs.parameters import DeviceOptions
 from simulator.costs.priced import load_pricing
 from simulator.costs.profile_file import load_profile, save_profile
-from simulator.costs.room import room
+from simulator.costs.room import room, with_share
 from simulator.ground.artefacts import UserError
 
 TIGHT = {"profile": "b200", "target_model": "minimax-m2", "dtype": "fp8", "tp": 2, "method": "ngram"}
@@ -83,12 +83,38 @@ def test_simulate_and_sweep_take_the_engine_s_own_option(run, output) -> None:
 
 def test_a_load_step_for_step_says_from_where_on_it_hangs_on_the_share() -> None:
     points = [
-        SimpleNamespace(load=at, arms=[{"kv_used_most": np.array([used])}]) for at, used in ((2.0, 0.9), (8.0, 0.97))
+        SimpleNamespace(load=at, arms=[{"kv_used_most": np.array([used])}]) for at, used in ((2.0, 0.6), (8.0, 0.7))
     ]
-    found, traffic = SimpleNamespace(points=points), SimpleNamespace(kind=RATE)
-    said = [memory_in_words(SimpleNamespace(usual_share=usual, traffic=traffic), found) for usual in (True, False)]
+    found, traffic = SimpleNamespace(points=points), SimpleNamespace(unit="requests/s")
+    scenes = [SimpleNamespace(arms=[SimpleNamespace(less_room=less)], traffic=traffic) for less in (0.64, 1.0)]
+    said = [memory_in_words(scene, found) for scene in scenes]
     assert [len(lines) for lines in said] == [1, 0]
-    assert said[0][0].startswith("KV fills its room from 8 requests/s on, 90% of the memory")
+    assert said[0][0].startswith("from 8 requests/s on KV takes more room than 85% of the memory leave, 90% are")
+
+
+def test_room_on_less_of_the_memory_is_what_weights_leave_of_it() -> None:
+    server = Server(longest=4096)
+    models = pair_of(profile="h100-sxm", target_model="qwen3-32b", tp=1, dtype=None).placed_target
+    blocks = [blocks_of(of, server, 230.0) for of in (models, with_share(models, 0.85), with_share(models, 0.9))]
+    assert blocks[0] == blocks[2]
+    assert less_room(models, server, 230.0) == pytest.approx(blocks[1] / blocks[0], abs=1e-3)
+    assert blocks[1] / blocks[0] == pytest.approx(28_560 / 44_944, rel=0.01)
+    assert less_room(with_share(models, 0.9), server, 230.0) == 1
+    assert less_room(models, replace(server, num_blocks=9), 230.0) == 1
+
+
+def test_a_model_without_room_for_a_request_is_told_what_would_have_it(run) -> None:
+    load = ("--profile", "h100-sxm", "--isl", 200, "--osl", 60, "--target-model")
+    cases = [
+        (("llama-3.1-70b",), "llama-3.1-70b does"),
+        (("qwen3-32b", "--draft-model", "llama-3.1-8b", "--alpha", 0.7), "qwen3-32b and what drafts for it do"),
+    ]
+    for models, name in cases:
+        told = run("simulate", *load, *models, "--concurrency", 4).stdout
+        remedy = next(line for line in told.splitlines() if line.startswith("It would"))
+        refused = run("simulate-serving", *load, *models, "--rate", 4, "--max-model-len", 300)
+        said = f"--target-model: {name} not fit into memory: no request can run. {remedy}\n"
+        assert (refused.returncode, refused.stderr) == (2, f"simulate-serving: {said}")
 
 
 def test_a_profile_keeps_its_share(tmp_path: Path) -> None:

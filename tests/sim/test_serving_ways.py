@@ -136,3 +136,10 @@ def test_kinds_together_count_all_rounds_of_the_lengths_that_they_share() -> Non
     one = HistogramAcceptance((AcceptanceHistogram((3.0, 1.0)), AcceptanceHistogram((2.0, 1.0, 1.0), prompts=2)))
     other = HistogramAcceptance((AcceptanceHistogram((0.0, 2.0, 4.0), prompts=3),))
     assert [(h.counts, h.prompts) for h in pooled([one, other]).histograms] == [((2.0, 3.0, 5.0), 5)]
+
+
+def test_that_vllm_verifies_no_trees_is_said_beside_its_scheduler_alone(run) -> None:
+    tree = (*SERVED, "--requests", 6, "--rate", 20, "--method", "eagle3", "--branching", "2,1", "--alpha", 0.7)
+    for scheduler in ("vllm", "sglang"):
+        done = run("simulate-serving", *tree, "--scheduler", scheduler)
+        assert ("vLLM verifies no trees" in done.stdout) == (scheduler == "vllm"), done
