@@ -40,7 +40,8 @@ class Player:
         self.asked.update(tasks)
         for future in [self.begun(task) for task in tasks]:
             yield future.result()
-            self.progress(1)
+            if not self.is_over:
+                self.progress(1)
 
     def begun(self, task: Task) -> Future[Figures]:
         """Return the figures of a task as a future.
@@ -94,7 +95,8 @@ class Player:
             self.stop()
             raise
         finally:
-            pool.shutdown(cancel_futures=True)
+            # Runs that go on are called off behind this, and end searches that wait for them.
+            pool.shutdown(wait=not self.is_over, cancel_futures=True)
 
     def stop(self) -> None:
         """Begin nothing more, and keep nothing."""

@@ -165,6 +165,23 @@ def test_a_search_begins_no_run_once_another_failed() -> None:
         player.begun(Task(0, 99.0, 0))
 
 
+def test_a_search_that_fails_waits_for_no_run_of_another() -> None:
+    (running := Future()).set_running_or_notify_cancel()
+    late, going = Timer(5, running.set_result, ({},)), Event()
+    late.start()
+    player = Player(lambda _: going.set() or running, 1, lambda _: None, None)
+
+    def fails() -> None:
+        going.wait()
+        raise UserError("no load")
+
+    with pytest.raises(UserError, match="no load"):
+        player.at_once([fails, lambda: list(player([Task(0, 1.0, 0)]))])
+    assert not running.done()
+    late.cancel()
+    running.set_result({})
+
+
 def test_two_scenes_at_once_are_not_mixed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(played, "SHARED_S", 0.0)
     monkeypatch.setattr(played, "is_kept", lambda _: True)
