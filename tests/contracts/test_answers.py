@@ -62,6 +62,7 @@ SAID: tuple[tuple[str, int, str], ...] = (
     (
         f"simulate-serving {SERVED} --concurrency 8,9 --slo ttft:1s",
         0,
+        r"warning: clients whose answers all have 8 tokens [^.]* tell more\s+"
         r"If alpha is 0\.8, it does not pay from 8 to 9 clients",
     ),
     (
