@@ -32,6 +32,8 @@ FIRST_PASSES = 0.3
 ROUND_SEQUENCE_S, SEQUENCE_ERROR = 1.4e-4, 0.7
 # Of rows, by what rows of other models are off by.
 TPOT_NOISE, TTFT_NOISE = 0.03, 0.12
+# The kind of rows that wait for what no form knows: first tokens.
+TTFT = 1
 # Of those that no fit has seen, before rows tell: few of them may agree by chance.
 TPOT_SPREAD, TTFT_SPREAD = 0.05, 0.25
 LEAST_LOADS = 3
@@ -206,7 +208,7 @@ def fit_rows(loads: Loads, prior: Profile, constants: Sequence[Constant]) -> Tol
         return np.asarray(np.log(np.stack([found.tpot_s, found.ttft_s], -2)) - measured)
 
     errors, noises = np.array([c.error for c in constants]), np.array([TPOT_NOISE, TTFT_NOISE])
-    told = rows_told(Rows(off, noises, errors, loads.numbers(), np.array([TPOT_SPREAD, TTFT_SPREAD])))
+    told = rows_told(Rows(off, noises, errors, loads.numbers(), np.array([TPOT_SPREAD, TTFT_SPREAD]), far=(TTFT,)))
     return told._replace(logs=usual + told.logs)
 
 

@@ -23,6 +23,8 @@ ROWS_BEFORE = 2.0
 # Of a row's error, what others determine at least.
 LEAST_SHARE = 0.05
 SETTLED, MOST_ROUNDS = 1e-6, 100
+# Squares over noise from which a far row counts less, by Cauchy's law.
+FAR = 3.0
 # Draws that are kept, and rows that are priced for them.
 DRAWS, MOST_PRICED, SEED = 200, 60_000, 0
 # Steps of draws, between which their spread is taken anew; their length, by which most is seen (Roberts 1997).
@@ -37,7 +39,8 @@ class Rows(NamedTuple):
     off: logarithms of what each row is forecast over what it was, [*samples, kinds, rows], NaN where it has none; of
     logarithms of factors, [*samples, constants]. noises: what rows of each kind are off by, before any is seen. errors:
     of the logarithms, before. loads: numbers, the same for rows of one load. spreads: what rows are off by that are
-    left out, before any is; None: as much as the others.
+    left out, before any is; None: as much as the others. far: kinds of which far rows hardly
+    count, by Cauchy's law, once a fit is near the others.
     """
 
     off: Callable[[Floats], Floats]
@@ -45,6 +48,7 @@ class Rows(NamedTuple):
     errors: Floats
     loads: NDArray[np.int64]
     spreads: Floats | None = None
+    far: tuple[int, ...] = ()
 
 
 class Told(NamedTuple):
@@ -152,20 +156,31 @@ def folds(loads: NDArray[np.int64]) -> Iterator[NDArray[np.bool_]]:
 
 
 def solved(rows: Rows, weights: Floats, start: Floats, steps: int = MOST_STEPS) -> Solved:
-    """Solve for the logarithms of factors: errors of rows over their noise, and logarithms over their own errors."""
+    """Solve for the logarithms of factors, in two steps where far rows of some kinds hardly count."""
+    found = settled(rows, weights, start, steps, ())
+    counts = any(weights[kind].any() for kind in rows.far)
+    return settled(rows, weights, found.logs, STEPS_BESIDE, rows.far) if counts else found
+
+
+def settled(rows: Rows, weights: Floats, start: Floats, steps: int, far: tuple[int, ...]) -> Solved:
+    """Solve for them: errors of rows over their noise, and logarithms over their own errors."""
     from scipy.optimize import least_squares
 
     used, over = weights > 0, rows.noises[:, None]
     last = {"at": start, "off": rows.off(start)}
     every = np.concatenate([weights[used], np.ones(len(rows.errors))])
 
+    kinds = np.broadcast_to(np.arange(len(weights))[:, None], weights.shape)[used]
+    is_far = np.concatenate([np.isin(kinds, far), np.zeros(len(rows.errors), np.bool_)])
+
     def residuals(logs: Floats) -> Floats:
         last.update(at=logs.copy(), off=rows.off(logs))
         return np.concatenate([(last["off"] / over)[used], logs / rows.errors])
 
     def loss(squares: Floats) -> Floats:
-        size = np.sqrt(1 + squares)
-        return np.asarray(every * np.stack([2 * (size - 1), 1 / size, -0.5 / size**3]))
+        size, left = np.sqrt(1 + squares), 1 + squares / FAR
+        near = np.stack([2 * (size - 1), 1 / size, -0.5 / size**3])
+        return np.asarray(every * np.where(is_far, np.stack([FAR * np.log(left), 1 / left, -1 / FAR / left**2]), near))
 
     def slopes_of(logs: Floats) -> Floats:
         here = last["off"] if np.array_equal(last["at"], logs) else rows.off(logs)

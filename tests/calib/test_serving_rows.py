@@ -96,6 +96,15 @@ def test_rows_that_wait_for_what_no_form_knows_hardly_count() -> None:
     assert median < 0.02
 
 
+def test_first_tokens_of_another_server_hardly_count() -> None:
+    """A quarter of rows whose first tokens come 2.5 times as late: the others are still forecast as they were."""
+    loads = made(loads_in(DENSE), moved(SHEET, FACTORS), 0.02)
+    rows = [replace(r, ttft_s=2.5 * (r.ttft_s or np.nan)) if i % 4 == 1 else r for i, r in enumerate(loads.rows)]
+    found = calibrate_serving(replace(loads, rows=tuple(rows)).select(range(0, 60, 5)), SHEET, "engine")
+    off = np.abs(np.log(loads.priced(found.profile).ttft_s / loads.column("ttft_s")))
+    assert np.median(off) < 0.05
+
+
 def test_a_calibrated_profile_is_kept_in_its_file(tmp_path: Path) -> None:
     found = calibrate_serving(loads_in(EXPERTS), SHEET, "engine", "abc")
     assert {"tpot", "ttft", "held_out", "constants", "reached", "physical"} <= serving_json(found, {}).keys()
