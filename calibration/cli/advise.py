@@ -14,6 +14,7 @@ from simulator.cli.options import DEVICE_OPTIONS, HIST_OPTIONS, SharedOptions, o
 from simulator.cli.running import running
 from simulator.cli.serving_options import (
     BLOCK_SIZES,
+    OF_ONE,
     SERVER_OPTIONS,
     SHARE_OPTIONS,
     Loads,
@@ -84,6 +85,8 @@ def advise(**values: Any) -> None:
     where they are named, each with what was measured (--acceptance METHOD=FILE) or published of it. The best are served
     step for step as the engine schedules. Exits with 3 where nothing pays.
     """
+    if is_given(click.get_current_context(), "scheduler"):
+        raise UserError("--scheduler: is that of --engine, expected no such option")
     values["watched"] = watched = watched_of(values)
     if watched is not None:
         values |= as_watched(values, watched)
@@ -121,7 +124,7 @@ def watched_of(values: Mapping[str, Any]) -> "Watched | None":
             update(min(int(passed), round(seconds)) - done)
             done = min(int(passed), round(seconds))
 
-        return watch(server, seconds, tell)
+        return watch(server, seconds, tell, asks_model=values["target_model"] is None)
 
 
 def as_watched(values: Mapping[str, Any], watched: "Watched") -> dict[str, Any]:
@@ -160,7 +163,11 @@ def run(options: AdviseOptions) -> None:
         body = envelope("advice", 1, parameters_of(options)) | {"not_compared": skipped}
         click.echo(to_json(body | advice_json(advice, asked, basis, warnings, draft, slow)), nl=False)
     else:
-        click.echo(advice_text(advice, asked, basis, heading(options, asked), warnings, draft, slow))
+        click.echo(
+            advice_text(
+                advice, asked, basis, heading(options, asked, advice.scene.traffic.count), warnings, draft, slow
+            )
+        )
         if options.device.method is None and skipped:
             click.echo(f"\n{wrapped([f'not compared: {listed(skipped)}'])}")
         if options.write:
@@ -224,7 +231,7 @@ def asked_of(
         engine=str(options.engine),
         spread=None,
         seed=options.seed,
-        warmup=0.1,
+        warmup=options.values["warmup"],
     )
     return asked, (*notes, *traffic.in_step(asked.load), *traffic.too_long(asked.load, options.seed)), able, skipped
 
@@ -350,13 +357,13 @@ def slowness_of(options: AdviseOptions, advice: "Advice", asked: "Asked") -> "Sl
     return slowness(of, way.draft_length, batch, Load(chunk=asked.server.chunk), isl, osl)
 
 
-def heading(options: AdviseOptions, asked: "Asked") -> str:
+def heading(options: AdviseOptions, asked: "Asked", count: int) -> str:
     """Say what was served."""
     device, own = options.device, options.values
     what = str(own["workload"]) if own["workload"] else f"{own['prompts']} tokens in, {own['answers']} out"
     devices = f"{device.tp} x " if device.tp and device.tp > 1 else ""
     return (
-        f"{device.target_model or device.params} on {devices}{device.profile}, {what}; {asked.traffic.count:,} "
+        f"{device.target_model or device.params} on {devices}{device.profile}, {what}; {count:,} "
         f"requests a run, {own['scheduler']}'s scheduler, {asked.server.chunk:,} tokens a step"
     )
 
@@ -364,8 +371,12 @@ def heading(options: AdviseOptions, asked: "Asked") -> str:
 def parameters_of(options: AdviseOptions) -> dict[str, Any]:
     """Return what a result hangs on."""
     device, own = options.device, options.values
-    names = ("prompts", "answers", "burstiness", "requests", "prefix", "turns", "think", "budget", "seats", "longest")
+    names: tuple[str, ...] = ("prompts", "answers", "burstiness", "prefix", "turns", "think", "budget", "seats")
+    names += ("longest", "block_size", "num_blocks", "prefix_caching", "chunked_prefill", "async_scheduling")
+    names += ("warmup", "server", "watch", *(name for name, whose in OF_ONE.items() if whose == own["scheduler"]))
     told = {name: own[name] for name in names} | {"workload": own["workload"], "acceptance": list(own["acceptance"])}
     told |= {"engine": options.engine, "profile": device.profile, "target_model": device.target_model}
+    told |= {"hist": options.accepts_as, "gpu_memory_utilization": device.gpu_memory_utilization}
+    told |= {"alpha": options.alpha} if "alpha" in options.stated else {}
     told |= {"method": device.method, "draft_model": device.drafter, "tp": device.tp, "slo": own["slo"]}
     return told | {"load": options.loads.values[0], "attain": options.attain, "seed": options.seed}

@@ -49,20 +49,21 @@ class Watched(NamedTuple):
     counted: Counted
 
 
-def watch(server: Server, seconds: float, update: Callable[[float], None]) -> Watched:
+def watch(server: Server, seconds: float, update: Callable[[float], None], *, asks_model: bool = True) -> Watched:
     """Watch a server.
 
     Args:
         server: Where it is.
         seconds: For how long.
         update: Called with the seconds that have passed, about once in each.
+        asks_model: Whether it is asked for the name of its model; else that is "".
 
     Raises:
         UserError: It does not answer, has no /metrics, or too few requests ended.
     """
 
     async def work(client: Client) -> Watched:
-        model, _ = await model_of(client, server, None)
+        model = (await model_of(client, server, None))[0] if asks_model else ""
         before, running, clock = await scraped(client, server), [], asyncio.get_running_loop().time
         began = clock()
         while (passed := clock() - began) < seconds:

@@ -17,7 +17,7 @@ from simulator.rounds.loads import served
 from .comparison import Best, Comparison, Contender, best_of, compare, order
 from .latency import Limit, Told
 from .live_policies import Live, live_policy
-from .load_curve import PLAIN, Point, curve
+from .load_curve import MOST_COUNTED, PLAIN, Point, curve
 from .load_search import COMPARED, Turning, is_within, turning
 from .load_uncertainty import Served, known
 from .played import Player, playing
@@ -31,6 +31,8 @@ SHORTLIST, DRAWS = 2, 400
 MOST_SERVERS = 4096
 # Sequences that run at once, and multiples of the load's tokens of one, at which draft lengths are told.
 BATCHES, CONTEXTS = (1, 2, 4, 8, 16, 32, 64, 128, 256), (1, 4, 16)
+# Times as many requests as are asked for, where so few tell of no load that lasts.
+LONGER = 4
 # Requests a second and server, below which no number of servers is enough.
 LEAST_LOAD = 1e-3
 
@@ -76,8 +78,9 @@ class Advice:
     """What was found.
 
     point: of all ways of serving, plain decoding first, at what comes to each of `spread_over` servers. servers: that
-    each takes for the whole load; None: no number. take: the way to take, 0: plain decoding. gains, turnings: of each
-    way of speculation. lengths: by contender, best draft lengths at `BATCHES` (0: off) and `contexts`.
+    each takes for the whole load; None: no number. gains: of each way of speculation. take: the way to take, 0: plain
+    decoding. turning: of that, None where it is plain. best: method and draft length, [`BATCHES`, contexts], see
+    `best_by`. questions: what could be measured. short: whether runs are too short to tell what a server carries.
     """
 
     scene: Scene
@@ -92,6 +95,7 @@ class Advice:
     contexts: tuple[int, ...]
     best: tuple[tuple[tuple[str, int], ...], ...]
     questions: tuple[Question, ...]
+    short: bool
 
 
 def advise(contenders: tuple[Contender, ...], asked: Asked, update: Callable[[int], None]) -> Advice:
@@ -107,10 +111,11 @@ def advise(contenders: tuple[Contender, ...], asked: Asked, update: Callable[[in
     context = min(usual_context(isl, osl), server.longest)
     target = contenders[0].pair
     nothing = plain_way(target.placed_target, server, context, accepting([IidAcceptance(0.0)], target, 1))
-    alone = Scene(traffic=traffic, limits=asked.limits, warmup=asked.warmup, arms=(nothing,))
+    alone = lasting(Scene(traffic=traffic, limits=asked.limits, warmup=asked.warmup, arms=(nothing,)), asked, update)
     with playing(alone, update, 1) as play:
         count = servers_for(alone, PLAIN, asked, play)
-        (point,) = curve([PLAIN], [asked.load / (count or 1)], [asked.seed], play)
+        load = share_of(asked, count or 1)
+        (point,) = curve([PLAIN], [load], [asked.seed], play)
     clients = max(round(float(point.arms[PLAIN]["running"][0])), 1)
     comparison = compare(contenders)
     ways = shortlist(comparison, clients, asked.engine)
@@ -119,10 +124,10 @@ def advise(contenders: tuple[Contender, ...], asked: Asked, update: Callable[[in
         of = contenders[way.contender]
         arms.append(drafted_way(way.policy, of.pair, server, [of.acceptance], isl, osl, asked.spread))
     scene = replace(alone, arms=tuple(arms))
-    load = asked.load / (count or 1)
     closed = [
-        Served(contenders[w.contender].pair, contenders[w.contender].acceptance, w.draft_length, isl, osl, server.chunk)
-        for w in ways
+        Served(of.pair, of.acceptance, way.draft_length, isl, osl, server.chunk, asked.seed)
+        for way in ways
+        for of in [contenders[way.contender]]
     ]
     with playing(scene, update, len(arms)) as play:
         (point,) = curve(range(len(arms)), [load], [asked.seed], play)
@@ -147,21 +152,40 @@ def advise(contenders: tuple[Contender, ...], asked: Asked, update: Callable[[in
         contexts=contexts,
         best=best_by(contenders, contexts),
         questions=questions(contenders, ways, clients, max(int(isl), 1), max(int(osl), 2), asked),
+        short=any(np.isnan(figures["piled_up"][0]) for figures in point.arms) and traffic.kind != CLIENTS,
     )
+
+
+def lasting(scene: Scene, asked: Asked, update: Callable[[int], None]) -> Scene:
+    """Return a scene with as many more requests as it takes for plain decoding to tell whether a server keeps up."""
+    most = min(LONGER * scene.traffic.count, MOST_COUNTED)
+    while scene.traffic.kind != CLIENTS and scene.traffic.recorded is None and scene.traffic.count < most:
+        with playing(scene, update, 1) as play:
+            (point,) = curve([PLAIN], [asked.load], [asked.seed], play)
+        if not np.isnan(point.arms[PLAIN]["piled_up"][0]):
+            break
+        scene = replace(scene, traffic=replace(scene.traffic, count=min(2 * scene.traffic.count, most)))
+    return scene
+
+
+def share_of(asked: Asked, count: int) -> float:
+    """Return what comes to each of so many servers; clients are whole, and the fullest decides."""
+    share = asked.load / count
+    return float(np.ceil(share)) if asked.traffic.kind == CLIENTS else share
 
 
 def servers_for(scene: Scene, arm: int, asked: Asked, play: Player) -> int | None:
     """Return how many servers a way of serving takes, of which each gets as much of the load; None: no number does."""
 
     def holds(count: int) -> bool:
-        (figures,) = curve([arm], [asked.load / count], [asked.seed], play)[0].arms
+        (figures,) = curve([arm], [share_of(asked, count)], [asked.seed], play)[0].arms
         return is_within(scene, figures, asked.share)
 
     if scene.traffic.kind == CLIENTS and not scene.limits:
         return 1
     high = 1
     while not holds(high):
-        if high >= MOST_SERVERS or asked.load / high < LEAST_LOAD:
+        if high >= MOST_SERVERS or asked.load / high < LEAST_LOAD or share_of(asked, high) == share_of(asked, 2 * high):
             return None
         high *= 2
     low = high // 2
@@ -188,8 +212,9 @@ def shortlist(comparison: Comparison, clients: int, engine: str) -> tuple[Way, .
             continue
         found.append(Way(contender, live_policy(f"static:k={k}"), k))
         plan = schedule(of.pair, of.acceptance, of.longest, overlap=False)
-        if len({r.draft_length for r in plan}) > 1 and engine in ADAPTS:
-            found.append(Way(contender, live_policy(ADAPTS[engine](plan)), k))
+        text = ADAPTS[engine](plan) if len({r.draft_length for r in plan}) > 1 and engine in ADAPTS else None
+        if text is not None:
+            found.append(Way(contender, live_policy(text), k))
     return tuple(found)
 
 
@@ -198,14 +223,15 @@ def by_ranges(plan: Sequence[Range]) -> str:
     return f"vllm-by-batch:ranges={[[r.first, r.last, r.draft_length] for r in plan]}"
 
 
-def by_last(plan: Sequence[Range]) -> str:
-    """Return TensorRT-LLM's schedule as a policy, which drafts no longer the larger a batch is."""
-    lengths = np.minimum.accumulate([r.draft_length for r in plan]).tolist()
-    rows = {r.last: k for r, k in zip(plan, lengths, strict=True) if k}
-    return f"trt-llm:schedule={{{','.join(f'{last}:{k}' for last, k in rows.items())}}}"
+def by_last(plan: Sequence[Range]) -> str | None:
+    """Return TensorRT-LLM's schedule as a policy; None of one that drafts longer in a larger batch."""
+    lengths = [r.draft_length for r in plan]
+    if lengths != sorted(lengths, reverse=True):
+        return None
+    return f"trt-llm:schedule={{{','.join(f'{r.last}:{r.draft_length}' for r in plan if r.draft_length)}}}"
 
 
-ADAPTS: dict[str, Callable[[Sequence[Range]], str]] = {"vllm": by_ranges, "trtllm": by_last}
+ADAPTS: dict[str, Callable[[Sequence[Range]], str | None]] = {"vllm": by_ranges, "trtllm": by_last}
 
 
 def best_by(contenders: Sequence[Contender], contexts: Sequence[int]) -> tuple[tuple[tuple[str, int], ...], ...]:

@@ -12,6 +12,7 @@ from .basis import Basis
 from .latency import time_text
 from .load_curve import PLAIN
 from .load_curve_report import as_fast, is_open, last_of, limit_text, number, pays_in_words, spans
+from .load_search import Turning
 from .recommendation import of_pair
 from .scene import loaded
 from .schedule import schedule
@@ -73,6 +74,10 @@ def advice_text(
 ) -> str:
     """Return the report for a terminal."""
     unit = asked.traffic.unit
+    count = advice.scene.traffic.count
+    if advice.short:
+        few = f"{count:,} requests are sent in hardly more time than answers take: more --requests tell what is carried"
+        warnings = [*warnings, few]
     lines = [*(f"warning: {warning}" for warning in warnings), headline(advice, asked, basis), *basis.lines]
     if advice.turning is not None:
         each = " a server" * (advice.spread_over > 1)
@@ -162,6 +167,13 @@ def slow_text(slow: Slowness) -> str:
     return "\n".join([wrapped([head, *filter(None, (short, first))]), table(rows, left=(1,))])
 
 
+def turning_json(turning: Turning | None) -> dict[str, Any] | None:
+    """Return where speculation stops paying under plain keys."""
+    if turning is None:
+        return None
+    return turning._asdict() | {"ci95": turning.ci95 and [number(end) for end in turning.ci95]}
+
+
 def advice_json(
     advice: Advice, asked: Asked, basis: Basis, warnings: Sequence[str], draft: str | None, slow: Slowness | None
 ) -> dict[str, Any]:
@@ -180,7 +192,9 @@ def advice_json(
         "basis": basis._asdict(),
         "load_a_server": advice.point.load,
         "serving": sides,
-        "turning": advice.turning and advice.turning._asdict(),
+        "requests": advice.scene.traffic.count,
+        "too_short_to_tell": advice.short,
+        "turning": turning_json(advice.turning),
         "lengths": [
             {"batch": batch, "context": context, "method": name or None, "draft_length": k if k >= 0 else None}
             for batch, row in zip(BATCHES, advice.best, strict=True)

@@ -276,11 +276,11 @@ def server_of(values: Mapping[str, Any], longest: int) -> "Server":
     from simulator.answers.ways import Server
 
     context, scheduler = click.get_current_context(), values["scheduler"]
+    # `advise` is told the engine, whose scheduler that is.
+    chooses = "--engine" if values.get("engine") else "--scheduler"
     for name, whose in OF_ONE.items():
         if scheduler != whose and is_given(context, name):
-            raise UserError(
-                f"--{name.replace('_', '-')}: of {whose}'s scheduler, expected --scheduler {whose} beside it"
-            )
+            raise UserError(f"--{name.replace('_', '-')}: of {whose}'s scheduler, expected {chooses} {whose} beside it")
     names: tuple[str, ...] = ("prefix_caching", "chunked_prefill", "async_scheduling", "by_priority")
     names += ("long_prefill_token_threshold", "mixed_chunk", "schedule_conservativeness", "max_prefill_tokens")
     settings = {name: values[name] for name in names} | {"scheduler": SCHEDULERS.index(scheduler)}

@@ -9,8 +9,9 @@ import pytest
 
 from calibration.servers.server import Server
 from calibration.servers.watch import watched
-from simulator.answers.advice import value_of
+from simulator.answers.advice import by_last, value_of
 from simulator.answers.comparison import Contender
+from simulator.answers.schedule import Range
 from simulator.answers.slowness import slowness
 from simulator.costs.parameters import DeviceOptions, Load
 from simulator.costs.priced import load_pricing
@@ -60,12 +61,47 @@ def test_a_load_that_one_server_cannot_carry_is_spread(run) -> None:
     assert 1 < drafted["servers"] <= plain["servers"]
     assert plain["attained"] >= 0.9
     assert told["verdict"] == "pays"
+    fewer = run("simulate-serving", *SERVED, "--rate", 400 / (plain["servers"] - 1), "--slo", "tpot:9ms", "--json")
+    assert json.loads(fewer.stdout)["points"][0]["plain"]["attained"] < 0.9
+
+
+def test_runs_that_are_too_short_to_tell_what_a_server_carries_become_longer(run) -> None:
+    load = ("--rate", 40, *EAGLE, "--json")
+    told = json.loads(run("advise", *SERVED[:-1], 15, *load).stdout)
+    assert (told["serving"]["plain"]["servers"], told["too_short_to_tell"]) == (1, False)
+    assert told["requests"] == 30
+
+
+def test_clients_are_whole_and_all_of_them_are_served(run) -> None:
+    load = ("--concurrency", 3, "--slo", "tpot:6.9ms", *EAGLE, "--json")
+    told = json.loads(run("advise", *SERVED, *load).stdout)
+    assert told["load_a_server"] == int(told["load_a_server"])
+    assert told["load_a_server"] * (told["serving"]["plain"]["servers"] or 1) >= 3
+
+
+def test_a_schedule_that_an_engine_has_not_is_no_way_of_serving() -> None:
+    falling = (Range(first=1, last=4, draft_length=5), Range(first=5, last=64, draft_length=2))
+    assert by_last((*falling, Range(first=65, last=99, draft_length=0))) == "trt-llm:schedule={4:5,64:2}"
+    assert by_last((Range(first=1, last=35, draft_length=0), *falling)) is None
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_intervals_are_those_of_the_server_that_is_simulated(run, seed: int) -> None:
+    load = (*SERVED, "--rate", 10, "--seed", seed, "--json")
+    told = json.loads(run("advise", *load, *EAGLE).stdout)
+    name = next(way for way in told["serving"] if " K=" in way)
+    alone = json.loads(
+        run("simulate-serving", *load, "--method", "eagle3", "--alpha", 0.8, "--draftN", name[-1]).stdout
+    )
+    assert alone["known_to"][name][0][1:] == pytest.approx(told["serving"][name]["gain_ci95"])
 
 
 @pytest.mark.parametrize(
     ("options", "line"),
     [
         ((), "--rate: missing, expected requests a second such as 5, --concurrency, --workload or --server"),
+        (("--rate", 5, "--scheduler", "sglang"), "--scheduler: is that of --engine, expected no such option"),
+        (("--rate", 5, "--mixed-chunk"), "--mixed-chunk: of sglang's scheduler, expected --engine sglang beside it"),
         (("--rate", "5,6"), "--rate: 2 loads, expected one"),
         (("--rate", 5, "--method", "lookahead"), "--method: lookahead: vllm has it not"),
         (("--rate", 5, "--acceptance", "lookahead=0.4", "--method", "eagle3"), "--acceptance: lookahead is none of"),
