@@ -113,7 +113,7 @@ def advise(contenders: tuple[Contender, ...], asked: Asked, update: Callable[[in
     nothing = plain_way(target.placed_target, server, context, accepting([IidAcceptance(0.0)], target, 1))
     alone = lasting(Scene(traffic=traffic, limits=asked.limits, warmup=asked.warmup, arms=(nothing,)), asked, update)
     with playing(alone, update, 1) as play:
-        count = servers_for(alone, PLAIN, asked, play)
+        count, is_told = servers_for(alone, PLAIN, asked, play)
         load = share_of(asked, count or 1)
         (point,) = curve([PLAIN], [load], [asked.seed], play)
     clients = max(round(float(point.arms[PLAIN]["running"][0])), 1)
@@ -131,7 +131,8 @@ def advise(contenders: tuple[Contender, ...], asked: Asked, update: Callable[[in
     ]
     with playing(scene, update, len(arms)) as play:
         (point,) = curve(range(len(arms)), [load], [asked.seed], play)
-        servers = (count, *(servers_for(scene, arm, asked, play) for arm in range(1, len(arms))))
+        counted = [(count, is_told), *(servers_for(scene, arm, asked, play) for arm in range(1, len(arms)))]
+        servers = tuple(n for n, _ in counted)
         gains = tuple(known(point, COMPARED, arm, closed[arm - 1]) for arm in range(1, len(arms)))
         take = taken(point, servers)
         last = None
@@ -152,7 +153,7 @@ def advise(contenders: tuple[Contender, ...], asked: Asked, update: Callable[[in
         contexts=contexts,
         best=best_by(contenders, contexts),
         questions=questions(contenders, ways, clients, max(int(isl), 1), max(int(osl), 2), asked),
-        short=any(np.isnan(figures["piled_up"][0]) for figures in point.arms) and traffic.kind != CLIENTS,
+        short=not all(told for _, told in counted),
     )
 
 
@@ -174,25 +175,31 @@ def share_of(asked: Asked, count: int) -> float:
     return float(np.ceil(share)) if asked.traffic.kind == CLIENTS else share
 
 
-def servers_for(scene: Scene, arm: int, asked: Asked, play: Player) -> int | None:
-    """Return how many servers a way of serving takes, of which each gets as much of the load; None: no number does."""
+def servers_for(scene: Scene, arm: int, asked: Asked, play: Player) -> tuple[int | None, bool]:
+    """Return how many servers a way of serving takes, each of as much of the load, and whether runs tell that.
+
+    None: no number does. Where a run of one less is too short to tell what is carried, fewer may be enough.
+    """
+    unknown = set[int]()
 
     def holds(count: int) -> bool:
         (figures,) = curve([arm], [share_of(asked, count)], [asked.seed], play)[0].arms
+        if scene.traffic.kind != CLIENTS and np.isnan(figures["piled_up"][0]):
+            unknown.add(count)
         return is_within(scene, figures, asked.share)
 
     if scene.traffic.kind == CLIENTS and not scene.limits:
-        return 1
+        return 1, True
     high = 1
     while not holds(high):
         if high >= MOST_SERVERS or asked.load / high < LEAST_LOAD or share_of(asked, high) == share_of(asked, 2 * high):
-            return None
+            return None, high not in unknown
         high *= 2
     low = high // 2
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if holds(middle) else (middle, high)
-    return high
+    return high, high - 1 not in unknown
 
 
 def taken(point: Point, servers: Sequence[int | None]) -> int:

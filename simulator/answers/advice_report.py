@@ -76,7 +76,8 @@ def advice_text(
     unit = asked.traffic.unit
     count = advice.scene.traffic.count
     if advice.short:
-        few = f"{count:,} requests are sent in hardly more time than answers take: more --requests tell what is carried"
+        few = f"{count:,} requests are sent in hardly more time than answers take: "
+        few += "with more --requests fewer servers may do"
         warnings = [*warnings, few]
     lines = [*(f"warning: {warning}" for warning in warnings), headline(advice, asked, basis), *basis.lines]
     if advice.turning is not None:
