@@ -187,6 +187,10 @@ def test_agents_wait_for_starts_and_ends(tmp_path: Path) -> None:
     assert requests.after.tolist() == [-1, 0, 0, 2, -1]
     assert requests.think_s.tolist() == [0, 0.25, 0.5, 0.5, 0]
     assert requests.arrival_s[[0, 4]].tolist() == [0, 0.25]
+    for size in (0, -5, 10**30):
+        path.write_text(lines([{"schema": "agentic", "block_size": size}, {"request_id": "a"} | row]))
+        with pytest.raises(UserError, match=rf"agents.jsonl: block_size {size} is not allowed, expected 1 to"):
+            read_workload(path)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from simulator.ground.artefacts import UserError
+from simulator.ground.fields import shortened
+from simulator.workloads.requests import MOST_TOKENS
+
 from .account import Account
 from .columns import Columns, Workload, gathered, identities, number, numbers, requests_in
 from .format import Format, Options
@@ -43,6 +47,8 @@ def read(source: Source, _: Options) -> Workload:
     if several:
         notes.append(f"{several:,} requests wait for several others: the last that is named counts")
     size = seen.sizes[0] if seen.sizes else BLOCK_TOKENS
+    if not 0 < size <= MOST_TOKENS:
+        raise UserError(f"{source.path}: block_size {shortened(size)} is not allowed, expected 1 to {MOST_TOKENS:,}")
     requests = requests_in(found, unit_tokens=size, path=source.path)
     return Workload(requests, FORMAT.name, source.path, sessions=len(seen.sessions), notes=(*notes,))
 
@@ -53,9 +59,7 @@ def columns(seen: Seen, block: Block) -> Columns:
     is_row = [
         size is None or name is not None for size, name in zip(rows["block_size"], rows["request_id"], strict=True)
     ]
-    seen.sizes.extend(
-        s for s, is_r in zip(rows["block_size"], is_row, strict=True) if not is_r and type(s) is int and s > 0
-    )
+    seen.sizes.extend(s for s, is_r in zip(rows["block_size"], is_row, strict=True) if not is_r and type(s) is int)
     rows = {name: [*compress(values, is_row)] for name, values in rows.items()}
     waits = [wait_of(*row) for row in zip(*(rows[name] for name in WAITS), strict=True)]
     first = len(seen.waits)
