@@ -39,8 +39,8 @@ TREES = "vLLM verifies no trees: scheduled by its rules, with the nodes of a tre
 class Drafter(NamedTuple):
     """What drafts for a target.
 
-    acceptance: on the whole; None: nothing is accepted, as nothing drafts. kinds: of requests, by names, each with its
-    own; empty: all are alike. source: what says so, None where nobody does. usual: K where nobody says.
+    acceptance: on the whole. kinds: of requests, by names, each with its own; empty: all are alike. source: what says
+    so, None where nobody does. usual: K where nobody says.
     """
 
     models: "ModelPair"

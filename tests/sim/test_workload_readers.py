@@ -163,6 +163,26 @@ def test_turns_of_a_session_wait_for_the_one_before(tmp_path: Path) -> None:
     assert len(set(requests.stream.tolist())) == 3
 
 
+def test_what_bench_server_writes_is_the_load_of_its_first_arm(tmp_path: Path) -> None:
+    path = tmp_path / "load.jsonl"
+    own = {"type": "request", "arm": "plain", "load": 2.0, "part": 0, "try": 1, "prompt_tokens": 9, "output_tokens": 4}
+    path.write_text(
+        lines([
+            {"created_utc": "", "kind": "server_load", "parameters": {}}, {"type": "setup"},
+            own | {"sent_s": 1.0, "e2e_s": 0.5}, own | {"sent_s": 0.5, "e2e_s": 3.0, "prompt_tokens": 7},
+            {"type": "block", "arm": "plain"}, own | {"arm": "drafts", "sent_s": 0.0, "e2e_s": 1.0},
+            own | {"load": 4.0, "sent_s": 0.0, "e2e_s": 1.0}, own | {"part": 1, "sent_s": 0.1},
+            own | {"part": 1, "try": 2, "sent_s": 0.25, "e2e_s": 1.0, "output_tokens": 5},
+        ])
+    )  # fmt: skip
+    found = read_workload(path)
+    # The second block begins where the first ended, 3.5 s after its beginning; what was tried again counts once.
+    assert found.requests.prompt.tolist() == [7, 9, 9]
+    assert found.requests.output.tolist() == [4, 4, 5]
+    assert found.requests.arrival_s == pytest.approx([0, 0.5, 3.25])
+    assert found.notes == ("those of arm plain at load 2, the first of several",)
+
+
 def test_agents_wait_for_starts_and_ends(tmp_path: Path) -> None:
     path = tmp_path / "agents.jsonl"
     row = {"input_length": 100, "output_length": 2, "hash_ids": [1, 2], "session_id": "s", "not_before_ms": 500.0}

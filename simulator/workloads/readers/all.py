@@ -1,6 +1,6 @@
 """All formats of recorded traffic; of several that a file could be, the first."""
 
-from . import agentic, azure, burstgpt, mooncake, plain, prompts, sharegpt, vllm_bench
+from . import agentic, azure, bench_server, burstgpt, mooncake, plain, prompts, sharegpt, vllm_bench
 from .format import Format
 
 FORMATS: tuple[Format, ...] = (
@@ -12,6 +12,7 @@ FORMATS: tuple[Format, ...] = (
     mooncake.MOONCAKE,
     sharegpt.FORMAT,
     vllm_bench.FORMAT,
+    bench_server.FORMAT,
     plain.FORMAT,
     prompts.QUESTIONS,
     prompts.CUSTOM,

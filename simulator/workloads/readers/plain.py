@@ -1,4 +1,4 @@
-"""The project's own format, which `bench-server` writes: JSON a line, CSV or Parquet of tokens and times of sending."""
+"""The project's own format: JSON a line, CSV or Parquet of tokens and times of sending."""
 
 from functools import partial
 
