@@ -3,13 +3,12 @@
 import json
 from collections.abc import Callable
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from acceptance.models.bundled import load_libraries, place_of
 from acceptance.text.prompts import DATASETS
 from simulator.ground.artefacts import UserError, check_outputs, envelope, to_json
 from simulator.ground.command import OneLineErrorsGroup, command, is_given, progress, refuse_given, say
@@ -21,31 +20,33 @@ from simulator.ground.version import VERSION
 from .by_group import present_groups
 from .import_histogram import import_measurement
 from .options import MEASURE_OPTIONS, OUTPUT_OPTIONS, TEXT_OPTIONS, MeasureOptions
+from .ready import Ready
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from acceptance.estimate.analysis import Analysis
     from acceptance.measure.loop_check import LoopCheck
-    from acceptance.measure.plan import Plan, Settings
-    from acceptance.models.model import Pair
     from acceptance.results.unfinished import Unfinished
-    from acceptance.text.prompts import Prompt
-    from acceptance.text.texts import Text
     from acceptance.trace.trace import Trace
-    from simulator.ground.records import Records
 
 ARRAYS_FILE, SIDECAR = "trace.npz", "trace.json"
 # Parameters of a measurement, which a finished trace has already.
 FROM_PROMPTS = ("prompts", "dataset", "old_dataset", "column", "turns", "max_new_tokens", "system_prompt", "check_loop")
 FROM_MODELS = (
     *("target", "draft", "texts", "max_prompts", "use_chat_template", "temperature", "draft_temperature"),
-    *("top_k", "top_p", "batch_size", "device", "dtype", "quantization", "allow_pickle", "cross_tokenizer", "resume"),
-)
-# What decides the numbers, of the options.
-PARAMETERS = (
-    *("max_new_tokens", "seed", "batch_size", "target", "draft", "prompts", "dataset", "column", "turns"),
-    *("max_prompts", "use_chat_template", "system_prompt", "quantization", "temperature", "top_k", "top_p"),
+    *(
+        "top_k",
+        "top_p",
+        "batch_size",
+        "device",
+        "dtype",
+        "quantization",
+        "allow_pickle",
+        "cross_tokenizer",
+        "resume",
+        "shard",
+    ),
 )
 
 
@@ -63,36 +64,48 @@ def measure_acceptance(context: click.Context, /, **values: Any) -> None:
     if context.invoked_subcommand is not None:
         refuse_given(context, values, f"{context.invoked_subcommand}: give options behind it")
         return
-    check_used(context, values["trace_file"], values["texts"])
+    check_used(context, bool(values["trace_files"]), values["texts"])
     options = MeasureOptions(**in_new_words(context, values))
     if is_given(context, "q_kind"):
         check_q_kind(options)
     if not is_done(options) and not options.by:
         check_files(options)
-    if options.trace_file:
-        from acceptance.trace.trace import load_trace
-
-        trace, parameters = load_trace(sidecar_of(options.trace_file))
-        if options.by:
-            present_groups(trace, parameters, options, sidecar_of(options.trace_file))
-            return
-        present(trace, parameters, options, [], None, None)
+    if options.trace_files:
+        again(options)
         return
+    from .from_models import prepare
+
     ready = prepare(options)
-    from acceptance.measure.measure import turns_left_out
     from acceptance.results.unfinished import Unfinished
 
     unfinished = Unfinished(options.out_dir)
     with closing(unfinished), memory_errors(options.batch_size):
         done = finished(ready, options) if is_done(options) else None
         trace, parameters = done or run(ready, options, unfinished)
-        notes = [*ready.notes, *filter(None, [turns_left_out(ready.planned, trace)])]
-        present(trace, parameters, options, notes, loop_check(ready, trace, options), unfinished)
+        check = None if ready.check is None else partial(ready.check, trace)
+        present(trace, parameters, options, [*ready.notes, *ready.left_out(trace)], check, unfinished)
 
 
-def check_used(context: click.Context, trace_file: Path | None, texts: Path | None) -> None:
+def again(options: MeasureOptions) -> None:
+    """Say what traces that are there say; several are written as one."""
+    from acceptance.results.shards import merged
+    from acceptance.trace.trace import load_trace, save_trace
+
+    sidecars = [sidecar_of(path) for path in options.trace_files]
+    loaded = [(path, *load_trace(path)) for path in sidecars]
+    trace, parameters = loaded[0][1:] if len(loaded) == 1 else merged(loaded)
+    if options.by:
+        present_groups(trace, parameters, options, sidecars[0])
+        return
+    if options.writes_trace:
+        save_trace(options.out_dir, trace, parameters)
+        trace, parameters = load_trace(options.out_dir / SIDECAR)
+    present(trace, parameters, options, [], None, None)
+
+
+def check_used(context: click.Context, is_traced: bool, texts: Path | None) -> None:
     """Refuse options that have no effect on what is measured already."""
-    if trace_file:
+    if is_traced:
         refuse_given(context, FROM_PROMPTS + FROM_MODELS, "--trace, whose text is measured already")
     elif texts:
         refuse_given(context, FROM_PROMPTS, "--texts, which the target has written already")
@@ -111,7 +124,7 @@ def in_new_words(context: click.Context, values: dict[str, Any]) -> dict[str, An
 
 def check_q_kind(options: MeasureOptions) -> None:
     """Refuse a sampled draft of a draft that is greedy."""
-    if not options.trace_file and options.rules[1].is_greedy and options.q_kind == "sampled":
+    if not options.trace_files and options.rules[1].is_greedy and options.q_kind == "sampled":
         raise UserError("--q-kind: sampled, but the draft is greedy, expected --draft-temperature above 0")
 
 
@@ -129,7 +142,7 @@ def sidecar_of(path: Path) -> Path:
 
 def outputs_of(options: MeasureOptions) -> list[Path]:
     """Return every file to write but the picture."""
-    measured = () if options.trace_file else (ARRAYS_FILE, SIDECAR)
+    measured = (ARRAYS_FILE, SIDECAR) if options.writes_trace else ()
     return [options.out_dir / n for n in (*measured, *(f"accept_hist_k{k}.json" for k in options.draft_lengths))]
 
 
@@ -137,87 +150,12 @@ def check_files(options: MeasureOptions) -> None:
     """Refuse files that are there already, but for those of what goes on here, or that are read."""
     from acceptance.results.unfinished import Unfinished
 
-    sidecar = options.trace_file and sidecar_of(options.trace_file)
-    read = {"--trace": sidecar, "--texts": options.texts, "--prompts": Path(options.prompts)}
+    read = {"--texts": options.texts, "--prompts": Path(options.prompts)}
     read |= {"--target": Path(options.target), "--draft": Path(options.draft)}
-    own = () if options.trace_file else Unfinished(options.out_dir).outputs
+    for path in options.trace_files:
+        read["--trace" if len(options.trace_files) == 1 else f"--trace {path}"] = sidecar_of(path)
+    own = () if options.trace_files else Unfinished(options.out_dir).outputs
     check_outputs({"--out-dir": outputs_of(options), "--plot": options.plot}, options.force, read, own)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ready:
-    """What is measured, with what, its parameters, and what was left out."""
-
-    planned: "Plan"
-    pair: "Pair"
-    settings: "Settings"
-    parameters: dict[str, Any]
-    notes: list[str]
-
-
-def load_items(options: MeasureOptions) -> "Records[Prompt] | Records[Text]":
-    """Read the prompts, or the texts written before."""
-    from acceptance.text.prompts import given_prompts
-    from acceptance.text.texts import load_texts
-
-    if options.texts:
-        return load_texts(options.texts, limit=options.max_prompts)
-    how: dict[str, Any] = {"column": options.column, "turns": options.turn_count, "limit": options.max_prompts}
-    return given_prompts(options.prompts, options.dataset, **how)
-
-
-def prepare(options: MeasureOptions) -> Ready:
-    """Load items and models."""
-    items = load_items(options)
-    libraries = load_libraries()
-    from acceptance.measure.cross_tokenizer import LABEL
-    from acceptance.measure.plan import Settings, plan
-    from acceptance.models.caveats import caveats, settings_left_aside
-    from acceptance.models.load import load_pair, thread_count
-    from acceptance.models.origin import origin
-    from acceptance.text.conversation import Framing, check_template
-
-    pair = load_pair(
-        place_of(options.target, "target"),
-        place_of(options.draft, "draft"),
-        device=options.device,
-        dtype=options.dtype,
-        quantization=options.quantization,
-        allow_pickle=options.allow_pickle,
-        cross_tokenizer=options.cross_tokenizer is not None,
-    )
-    framing = Framing(chat_template=options.use_chat_template, system_prompt=options.system_prompt)
-    check_template(pair.tokenizer, framing, "--target")
-    check_template(pair.draft_tokenizer, framing, "--draft")
-    rule, draft_rule = options.rules
-    settings = Settings(
-        rule=rule,
-        draft_rule=draft_rule,
-        framing=framing,
-        max_new_tokens=options.max_new_tokens,
-        seed=options.seed,
-        batch_size=options.batch_size,
-    )
-    planned = plan(pair, items.rows, settings)
-    parameters = {name: getattr(options, name) for name in PARAMETERS} | libraries
-    parameters |= {
-        "texts": str(options.texts) if options.texts else None,
-        "prompts_read_as": getattr(items, "read_as", None),
-        "generation_config_left_aside": settings_left_aside(pair.target.module, rule),
-        "draft_temperature": draft_rule.temperature,
-        "device": pair.device,
-        "dtype": pair.dtype,
-        "prompt_count": len(planned.items),
-        "items_sha256": planned.sha256,
-        "models": {
-            "target": origin(options.target, "target", pair.target.module),
-            "draft": origin(options.draft, "draft", pair.draft.module),
-        },
-        "threads": thread_count(),
-        "approximation": None if pair.same_vocabulary else LABEL,
-    }
-    notes = [*planned.notes(items.notes()), *caveats(pair, rule)]
-    return Ready(planned=planned, pair=pair, settings=settings, parameters=parameters, notes=notes)
 
 
 @contextmanager
@@ -234,20 +172,19 @@ def memory_errors(batch_size: int) -> "Iterator[None]":
 
 def run(ready: Ready, options: MeasureOptions, unfinished: "Unfinished") -> "tuple[Trace, dict[str, Any]]":
     """Measure, or what is missing, and write the trace; returns it and its parameters."""
-    from acceptance.measure.measure import measure_pair
     from acceptance.trace.trace import load_trace, save_trace
 
     if options.resume and not unfinished.path.exists():
         click.echo(f"nothing unfinished in {options.out_dir}: measuring from the start", err=True)
     unfinished.hold(lambda: check_files(options))
     outputs = [*outputs_of(options), *filter(None, [options.plot])]
-    done = unfinished.open(ready.parameters, outputs, force=options.force) * options.batch_size
-    count = len(ready.planned.items)
+    done = unfinished.open(ready.parameters, outputs, force=options.force) * ready.together
+    count = ready.count
     if done:
         click.echo(f"{unfinished.path}: going on, {min(done, count)} of {count} prompts are done", err=True)
     try:
         with progress("measuring", count) as bar:
-            trace = measure_pair(ready.pair, ready.planned, ready.settings, unfinished=unfinished, progress=bar.update)
+            trace = ready.measure(unfinished, bar.update)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"what is done is kept in {unfinished.path}, the same command goes on") from None
     save_trace(options.out_dir, trace, ready.parameters)
@@ -271,21 +208,6 @@ def finished(ready: Ready, options: MeasureOptions) -> "tuple[Trace, dict[str, A
         raise UserError(f"--resume: {path} is done, and its {told}; expected the same, or --force to start anew")
     click.echo(f"nothing unfinished: {path} is done, and nothing is written (--trace answers more of it)", err=True)
     return trace, before
-
-
-def loop_check(ready: Ready, trace: "Trace", options: MeasureOptions) -> "Callable[[str], LoopCheck] | None":
-    """Return what runs the loop for a kind of draft; None where it was not asked for."""
-    count = options.check_loop
-    if count is None:
-        return None
-
-    def check(q_kind: str) -> "LoopCheck":
-        from acceptance.measure.loop_check import run as check_loop
-
-        longest = max(options.draft_lengths)
-        return check_loop(ready.pair, ready.planned, trace, ready.settings, longest, count, q_kind)
-
-    return check
 
 
 def present(
@@ -342,7 +264,7 @@ def write(trace: "Trace", analysis: "Analysis", parameters: dict[str, Any], opti
     from simulator.ground.histogram import save_histogram
 
     out = options.out_dir
-    files = [] if options.trace_file else [out / ARRAYS_FILE, out / SIDECAR]
+    files = [out / ARRAYS_FILE, out / SIDECAR] if options.writes_trace else []
     definition = "expected rounds along the decode walk, of a trace"
     if parameters.get("approximation"):
         definition += f"; {parameters['approximation']}"

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,6 +13,9 @@ from simulator.ground.artefacts import UserError
 from simulator.ground.command import FILE, stacked
 from simulator.ground.limits import MAX_DRAFT_LENGTH
 from simulator.ground.pictures import check_format
+
+if TYPE_CHECKING:
+    from acceptance.results.shards import Shard
 
 TEXT_OPTIONS = stacked(
     click.option("--target", default=BUNDLED, help="Folder or hub id, with @REVISION if not the newest."),
@@ -36,7 +40,11 @@ TEXT_OPTIONS = stacked(
         help='Text that the target wrote before: JSONL of {"prompt": ..., "output": ...} or of token ids.',
     ),
     click.option(
-        "--trace", "trace_file", type=FILE, help="A trace.json measured before, or its folder: runs no model."
+        "--trace",
+        "trace_files",
+        type=FILE,
+        multiple=True,
+        help="A trace.json measured before, or its folder: runs no model. Again: shards, made into one trace.",
     ),
 )
 MEASURE_OPTIONS = stacked(
@@ -71,6 +79,9 @@ MEASURE_OPTIONS = stacked(
         "--cross-tokenizer",
         type=click.Choice(("text",)),
         help="Measure a draft with another tokenizer by strings: an approximation.",
+    ),
+    click.option(
+        "--shard", metavar="I/N", help="Measure the I-th of N parts; --trace of all makes them one.", show_default="all"
     ),
     click.option(
         "--check-loop",
@@ -118,7 +129,7 @@ class MeasureOptions:
     use_chat_template: bool
     system_prompt: str
     texts: Path | None
-    trace_file: Path | None
+    trace_files: tuple[Path, ...]
     k: str
     temperature: float
     draft_temperature: float | None
@@ -133,6 +144,7 @@ class MeasureOptions:
     allow_pickle: bool
     seed: int
     cross_tokenizer: str | None
+    shard: str | None
     check_loop: int | None
     out_dir: Path
     plot: Path | None
@@ -147,10 +159,12 @@ class MeasureOptions:
         for name in ("max_prompts", "max_new_tokens", "batch_size", "check_loop"):
             check_at_least_one("--" + name.replace("_", "-"), getattr(self, name))
         longest = max(self.draft_lengths)
-        if not (self.trace_file or self.texts) and longest > self.max_new_tokens:
+        if not (self.trace_files or self.texts) and longest > self.max_new_tokens:
             raise UserError(f"--k: {longest} is above --max-new-tokens, expected 1 to {self.max_new_tokens}")
-        if self.by and not self.trace_file:
-            raise UserError(f"--by: {self.by} is told from a trace that is there, expected --trace beside it")
+        if self.by and len(self.trace_files) != 1:
+            raise UserError(f"--by: {self.by} is told from one trace that is there, expected one --trace beside it")
+        if self.part and self.check_loop:
+            raise UserError("--check-loop: looks at the first prompts of all, expected it without --shard")
         if self.cross_tokenizer and self.check_loop:
             raise UserError("--check-loop: the loop needs one vocabulary, expected it without --cross-tokenizer")
         _ = self.rules, self.turn_count
@@ -164,6 +178,18 @@ class MeasureOptions:
         from simulator.ground.ranges import parse_whole
 
         return parse_whole("--k", self.k, 1, MAX_DRAFT_LENGTH)
+
+    @property
+    def part(self) -> "Shard | None":
+        """Which part is measured; None: all."""
+        from acceptance.results.shards import shard_of
+
+        return None if self.shard is None else shard_of(self.shard)
+
+    @property
+    def writes_trace(self) -> bool:
+        """Whether a trace is written: one that is measured, or made of several."""
+        return len(self.trace_files) != 1
 
     @property
     def rules(self) -> tuple[SamplingRule, SamplingRule]:

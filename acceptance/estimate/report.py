@@ -44,6 +44,8 @@ def summary_text(trace: Trace, analysis: Analysis, parameters: Mapping[str, Any]
         f"{trace.size:,} tokens of the target after {trace.measured_prompts} prompts, "
         f"temperature {parameters['temperature']:g}, {q_kind} draft",
     ]
+    if parameters.get("shard"):
+        lines.append(f"This is part {parameters['shard']} of the measurement.")
     if parameters.get("approximation"):
         lines.append(f"This is an {parameters['approximation']}.")
     if parameters["draft_temperature"] == 0:

@@ -124,7 +124,7 @@ def test_a_forecast_takes_one_category(run, here: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (("--by", "category"), "--by: category is told from a trace that is there, expected --trace beside it"),
+        (("--by", "category"), "--by: category is told from one trace that is there, expected one --trace beside it"),
         (("--trace", "trace.json", "--by", "context", "--report"), "--by: context has no --plot and no --report"),
     ],
 )
