@@ -48,17 +48,22 @@ LASTING, CHANCE = 2.0, 3.0
 
 
 class Task(NamedTuple):
-    """One run: which way of serving, at which load, with which seed; servers: how many, 0: as the way has them."""
+    """One run: which way of serving, at which load, with which seed.
+
+    servers: How many, 0: as the way has them. longer: times as many requests as the traffic has.
+    """
 
     arm: int
     load: float
     seed: int
     servers: int = 0
+    longer: int = 1
 
     @property
     def key(self) -> str:
         """What tells it from others."""
-        return f"{self.arm} {self.load!r} {self.seed}" + f" {self.servers}" * (self.servers > 0)
+        more = f" {self.servers}" * (self.servers > 0) + f" x{self.longer}" * (self.longer > 1)
+        return f"{self.arm} {self.load!r} {self.seed}{more}"
 
 
 class Point(NamedTuple):
@@ -82,7 +87,9 @@ class Point(NamedTuple):
 Play = Callable[[Sequence[Task]], Iterable[Figures]]
 
 
-def curve(ways: Sequence[int], loads: Sequence[float], seeds: Sequence[int], play: Play) -> list[Point]:
+def curve(
+    ways: Sequence[int], loads: Sequence[float], seeds: Sequence[int], play: Play, longer: int = 1
+) -> list[Point]:
     """Return what ways of serving come to at these loads.
 
     Args:
@@ -90,8 +97,9 @@ def curve(ways: Sequence[int], loads: Sequence[float], seeds: Sequence[int], pla
         loads: As the traffic counts them.
         seeds: Of the runs at each load.
         play: What runs tasks, see `played`: one after another or many at once, the answers in their order.
+        longer: See `Task`.
     """
-    found = iter(play(list(tasks_of(ways, loads, seeds))))
+    found = iter(play([task._replace(longer=longer) for task in tasks_of(ways, loads, seeds)]))
     return [Point(load, tuple(joined([next(found) for _ in seeds]) for _ in ways)) for load in loads]
 
 
@@ -121,7 +129,7 @@ def play_one(scene: Scene, task: Task, is_off: Callable[[], bool] | None = None)
 
 def traffic_of(scene: Scene, task: Task) -> Traffic:
     """Return what clients send: to more servers more, so that each has about as many, up to a number."""
-    count = scene.traffic.count
+    count = scene.traffic.count * task.longer
     return replace(scene.traffic, count=max(count, min(count * task.servers, MOST_COUNTED)))
 
 

@@ -24,6 +24,8 @@ LEAST = 1e-9
 # What is compared: the time of whole answers.
 COMPARED = "e2e_mean"
 LATER, EARLIER, EVERYWHERE, NOWHERE, UNKNOWN = "above", "below", "everywhere", "nowhere", "unknown"
+# Times as many requests as are asked for, where so few tell of no load that goes on.
+LONGER = (1, 4, 16)
 # All that a server carries; all that runs of so few requests tell of.
 CARRIED, SHORT = "carried", "short"
 
@@ -76,6 +78,7 @@ def turning(
     """
     both = (PLAIN, arm)
     points = [Point(point.load, (point.arms[PLAIN], point.arms[arm])) for point in points]
+    points = [lasting(scene, both, p.load, seeds, play) if is_short(scene, p) else p for p in points]
     told = [point for point in points if ends_at(scene, point) is None]
     if not told:
         load = points[0].load
@@ -93,7 +96,7 @@ def turning(
             last = narrowed(
                 last,
                 stopped.load,
-                lambda load: ends_at(scene, curve(both, [load], seeds, play)[0]) is None,
+                lambda load: ends_at(scene, lasting(scene, both, load, seeds, play)) is None,
                 whole=scene.traffic.kind == CLIENTS,
             )[0]
         return Turning(EVERYWHERE if signs[0] else NOWHERE, points[0].load, last, ends=why)
@@ -158,13 +161,27 @@ def beyond(
         load = 2 * found[-1].load
         if load > scene.traffic.most_told:
             return found, Point(load, ())
-        point = curve(both, [load], seeds, play)[0]
+        point = lasting(scene, both, load, seeds, play)
         if ends_at(scene, point) is not None:
             return found, point
         found.append(point)
         if (point.gain(COMPARED, 1).value > 1) != (first.gain(COMPARED, 1).value > 1):
             break
     return found, None
+
+
+def lasting(scene: Scene, ways: Sequence[int], load: float, seeds: Sequence[int], play: Player) -> Point:
+    """Return what ways of serving come to at a load, in runs as long as it takes to tell of one that goes on."""
+    for longer in LONGER:
+        (point,) = curve(ways, [load], seeds, play, longer)
+        if not is_short(scene, point):
+            break
+    return point
+
+
+def is_short(scene: Scene, point: Point) -> bool:
+    """Whether more requests would tell more: of a recording there are no more, and of clients few come back."""
+    return scene.traffic.recorded is None and scene.traffic.kind != CLIENTS and ends_at(scene, point) == SHORT
 
 
 def ends_at(scene: Scene, point: Point) -> str | None:
@@ -238,7 +255,7 @@ def capacity(scene: Scene, arm: int, start: float, share: float, seeds: Sequence
     alone = (arm,)
 
     def holds(load: float) -> bool:
-        (figures,) = curve(alone, [load], seeds, play)[0].arms
+        (figures,) = lasting(scene, alone, load, seeds, play).arms
         return is_within(scene, figures, share)
 
     whole, most = scene.traffic.kind == CLIENTS, scene.traffic.most_told

@@ -69,7 +69,7 @@ class Server:
     def __call__(self, tasks: Sequence[Task]) -> Iterator[dict[str, Any]]:
         for task in tasks:
             self.asked.add(task.load)
-            piled = np.nan if task.load >= self.short else 0.5 * (task.load > self.carries[task.arm])
+            piled = np.nan if task.load >= self.short * task.longer else 0.5 * (task.load > self.carries[task.arm])
             told = {
                 "attained": 1.0 * (task.load <= self.carries[task.arm]),
                 "piled_up": piled,
@@ -104,9 +104,13 @@ def test_where_it_stops_paying_before_that_is_found_as_ever() -> None:
     assert Server(lambda load: 0.9, (70.0, 60.0)).turning(5.0).pays == NOWHERE
 
 
-def test_short_runs_say_so() -> None:
+def test_short_runs_are_lengthened_and_say_so_where_that_is_not_enough() -> None:
+    found = Server(lambda load: 2.0, (70.0, 77.0), short=20.0).turning(5.0)
+    assert (found.pays, found.ends, found.high) == (EVERYWHERE, CARRIED, pytest.approx(77.0, rel=0.02))
+    assert Server(lambda load: 2.0, (70.0, 77.0), short=20.0).turning(50.0, 60.0).pays == EVERYWHERE
+    # In place of 80, sixteen times as many requests tell of 1,280.
     found = Server(lambda load: 2.0, (1e9, 1e9), short=100.0).turning(5.0)
-    assert (found.pays, found.high, found.ends) == (EVERYWHERE, 80.0, SHORT)
+    assert (found.pays, found.high, found.ends) == (EVERYWHERE, 1280.0, SHORT)
     assert "so few --requests tell nothing" in pays_in_words(found, "requests/s")
     assert falls_behind({"piled_up": np.array([np.nan])}) is False
 
