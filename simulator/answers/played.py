@@ -80,7 +80,8 @@ class Player:
 
     def looked_at(self, ways: Sequence[int], seeds: Sequence[int]) -> list[dict[float, Figures]]:
         """Return of each way of serving what it came to at all loads that were asked for, in their order."""
-        loads = [sorted({t.load for t in self.asked if t.arm == way and not t.servers and t.longer == 1}) for way in ways]
+        plain = [task for task in self.asked if not task.servers and task.longer == 1]
+        loads = [sorted({task.load for task in plain if task.arm == way}) for way in ways]
         return [
             {load: joined([self.runs[Task(way, load, seed)].result() for seed in seeds]) for load in of}
             for way, of in zip(ways, loads, strict=True)
