@@ -18,7 +18,9 @@ HEAD = (
     "# What `pip install '.[dev]'` brings on Linux, x86_64, with Python 3.11, by hash; `make locked` writes it.\n"
     "# pip install --require-hashes -r locked.txt && pip install --no-deps --no-build-isolation -e .\n"
 )
-DRY = ("--dry-run", "--ignore-installed", "--quiet", "--only-binary=:all:", "-c", "constraints.txt")
+# rouge-score comes as source alone.
+BINARY = ("--only-binary=:all:", "--no-binary=rouge-score")
+DRY = ("--dry-run", "--ignore-installed", "--quiet", *BINARY, "-c", "constraints.txt")
 
 
 def report() -> dict:

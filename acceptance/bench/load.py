@@ -1,7 +1,7 @@
 """From options to a benchmark that is ready to run: prompts, models where they belong, methods bound to them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,16 @@ from acceptance.models.load import is_cpu, load_pair, pick_device
 from acceptance.models.model import Pair
 from acceptance.models.origin import folder_sha256, origin
 from acceptance.results.settings import BASELINE, KNOBS, Arm, Settings, config_sha256, option_of
-from acceptance.text.conversation import Framing, check_template, tokens_before
+from acceptance.text.conversation import Framing, answer_text, check_template, tokens_before
 from acceptance.text.prompts import Prompt, given_prompts, unique_names
+from acceptance.text.summaries import CHAT, PLAIN, load_summaries
 from simulator.ground.artefacts import UserError, file_sha256
+from simulator.ground.dependency import require
 
-from . import quality
+from . import quality, scores
 from .headless import check_gpus
 from .machine import Energy, MemoryPeak, make_deterministic, system_metadata
-from .options import DecodeOptions
+from .options import SUMMARIZE, DecodeOptions
 from .placement import Placement, available_gpus, place, weight_bytes
 from .presets import Presets, check_method, check_methods
 from .turns import Bench, Runnable
@@ -40,12 +42,17 @@ DECIDING = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Items:
-    """What is decoded: a file, its prompts, and what really follows each, by its source; nothing without a task."""
+    """What is decoded: a file, its prompts, and what really follows each, by its source; nothing without a task.
+
+    summaries: what a person made of each, by its source. parameters: how a task was read.
+    """
 
     path: Path
     prompts: Sequence[Prompt]
     references: Mapping[str, str]
     notes: Sequence[str]
+    summaries: Mapping[str, str] = field(default_factory=dict)
+    parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
 def prepare(options: DecodeOptions, presets: Presets | None) -> tuple[Bench, dict[str, Any], list[str]]:
@@ -82,6 +89,7 @@ def prepare(options: DecodeOptions, presets: Presets | None) -> tuple[Bench, dic
     parameters |= {"draft_temperature": draft_rule.temperature}
     # A pipe is empty once it is read: items_sha256 tells what came of it.
     parameters |= {name: True for name in ("time_parts", "processor_time") if getattr(options, name)}
+    parameters |= dict(items.parameters)
     parameters |= {"dataset_sha256": file_sha256(items.path) if items.path.is_file() else None}
     if left_aside := settings_left_aside(pair.target.module, rule):
         parameters["generation_config_left_aside"] = left_aside
@@ -113,10 +121,16 @@ def ready(
     texts = [items.references[p.source] for p in prompts] if items.references else []
     references = [tuple(pair.tokenizer(text, add_special_tokens=False).input_ids) for text in texts]
     devices = tuple(dict.fromkeys((*placement.target, *placement.draft)))
+    before = tuple(tuple(tokens_before(pair.tokenizer, framing, p.turns[:1], ())) for p in prompts)
+
+    def write(index: int, tokens: Sequence[int]) -> str:
+        return answer_text(pair.tokenizer, before[index], tokens)
+
+    summaries = [items.summaries[p.source] for p in prompts] if items.summaries else []
     return Bench(
         arms=tuple(runnables),
         target=pair.target,
-        prompts=tuple(tuple(tokens_before(pair.tokenizer, framing, p.turns[:1], ())) for p in prompts),
+        prompts=before,
         infos=planned.infos,
         references=tuple(references),
         settings=settings,
@@ -124,12 +138,15 @@ def ready(
         dtype=pair.dtype,
         memory=MemoryPeak(devices),
         energy=Energy(devices),
+        score=scores.rouge(summaries, write) if summaries else None,
     )
 
 
 def load_items(options: DecodeOptions) -> Items:
     """Read the prompts, or a task's."""
     limit = options.max_prompts
+    if options.task == SUMMARIZE:
+        return load_texts_to_sum_up(options)
     if options.task is None:
         found = given_prompts(options.dataset, options.dataset_format, column=options.column, limit=limit)
         return Items(path=found.path, prompts=found.rows, references={}, notes=found.notes())
@@ -140,6 +157,19 @@ def load_items(options: DecodeOptions) -> Items:
     prompts = [Prompt(turns=(item.prompt,), source=name) for name, item in rows]
     references = {name: item.reference for name, item in rows}
     return Items(path=path, prompts=prompts, references=references, notes=task.notes())
+
+
+def load_texts_to_sum_up(options: DecodeOptions) -> Items:
+    """Read texts with references."""
+    require(scores.ROUGE_SCORE, f"--task {SUMMARIZE}")
+    template = options.template or (CHAT if options.use_chat_template else PLAIN)
+    columns = {"column": options.column, "reference": options.reference_column}
+    path = Path(options.dataset)
+    found = load_summaries(path, template, options.dataset_format, **columns, limit=options.max_prompts)
+    summaries = {p.source: text for p, text in zip(found.rows, found.references, strict=True)}
+    parameters = {"template": template, "column": options.column, "reference_column": options.reference_column}
+    notes = found.notes()
+    return Items(path=path, prompts=found.rows, references={}, notes=notes, summaries=summaries, parameters=parameters)
 
 
 def placed(options: DecodeOptions) -> Placement:

@@ -13,6 +13,8 @@ from simulator.ground.artefacts import UserError
 
 from .placement import Gpu, by_kind
 
+# A task by name: texts with references, summed up.
+SUMMARIZE = "summarize"
 # As many as no machine has: a kind of placement is judged by its spelling alone.
 PLENTY = tuple(Gpu(index=i, free_bytes=0) for i in range(1024))
 
@@ -37,6 +39,8 @@ class DecodeOptions:
     dataset_format: str = "auto"
     column: str | None = None
     task: str | None = None
+    reference_column: str | None = None
+    template: str | None = None
     max_prompts: int | None = None
     use_chat_template: bool = False
     system_prompt: str = ""
@@ -74,8 +78,7 @@ class DecodeOptions:
     force: bool = False
 
     def __post_init__(self) -> None:
-        if self.task is not None and self.dataset != BUNDLED:
-            raise UserError("--task: stands in place of --prompts, expected one of them")
+        self.check_task()
         for name in ("max_prompts", "max_new_tokens", "runs", "batch_size"):
             check_at_least_one(option_of(name), getattr(self, name))
         _ = self.rules
@@ -88,6 +91,20 @@ class DecodeOptions:
         if not self.inflate_target >= 1:
             raise UserError(f"--inflate-target: {self.inflate_target:g} is not allowed, expected 1 or more")
         by_kind(self.placement, "cpu", PLENTY, None, None)
+
+    def check_task(self) -> None:
+        """Refuse a task and prompts that do not go together."""
+        if self.task == SUMMARIZE:
+            if self.dataset == BUNDLED:
+                raise UserError(f"--task {SUMMARIZE}: --prompts is not given, expected a file of texts with references")
+            return
+        if self.task is not None and self.dataset != BUNDLED:
+            raise UserError("--task: stands in place of --prompts, expected one of them")
+        for name in ("reference_column", "template"):
+            if getattr(self, name) is not None:
+                raise UserError(
+                    f"{option_of(name)}: is for texts with references, expected --task {SUMMARIZE} beside it"
+                )
 
     @property
     def rules(self) -> tuple[SamplingRule, SamplingRule]:

@@ -94,6 +94,9 @@ def measured(bench: Bench, origin: Origin, taken: Taken, plain: list[int] | None
             prompt = list(bench.prompts[origin.prompt_index])
             worked_out.judged[key] = guarded(of_output, bench.target, prompt, output.tokens)
         seen, reasons["quality"] = worked_out.judged[key]
+    scores = None
+    if bench.score:
+        scores, reasons["text_scores"] = guarded(bench.score, origin.prompt_index, output.tokens)
     return Measured(
         tokens=output.tokens,
         rounds=output.rounds,
@@ -106,6 +109,7 @@ def measured(bench: Bench, origin: Origin, taken: Taken, plain: list[int] | None
         energy=taken.energy,
         quality=seen,
         reference=bench.references[origin.prompt_index][: bench.settings.max_new_tokens] if bench.references else None,
+        scores=scores,
         note="; ".join(f"{name}: {reason}" for name, reason in reasons.items() if reason) or None,
     )
 

@@ -11,12 +11,22 @@ import numpy as np
 
 from acceptance.decoders.batch import Round
 from acceptance.measure.loop_check import Recheck
-from acceptance.results.records import PHASES, RECORD, ROUND_FIELDS, SCHEMA_PATH, SCHEMA_VERSION, figures, resume_key
+from acceptance.results.records import (
+    OPTIONAL,
+    PHASES,
+    RECORD,
+    ROUND_FIELDS,
+    SCHEMA_PATH,
+    SCHEMA_VERSION,
+    figures,
+    resume_key,
+)
 from simulator.ground.schema import load_schema
 
 from .clock import Phases
 from .machine import EnergyUsed
 from .quality import Quality
+from .scores import Scores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +95,7 @@ class Measured:
     """One row of a timed batch.
 
     has_judge: whether a trained judge decides. identical: to the baseline's greedy output. reference: what a task says
-    really follows. note: what could not be worked out or measured, and why.
+    really follows. scores: of the text, beside its reference. note: what could not be worked out or measured, and why.
     """
 
     tokens: list[int]
@@ -99,13 +109,16 @@ class Measured:
     energy: EnergyUsed | None
     quality: Quality | None
     reference: Sequence[int] | None = None
+    scores: Scores | None = None
     note: str | None = None
 
 
 @cache
 def no_fields() -> dict[str, None]:
-    """Return every field of a record, null."""
-    return dict.fromkeys(load_schema(SCHEMA_PATH)["$defs"][RECORD]["properties"])
+    """Return every field of a record, null; those that a task brings are not among them."""
+    return dict.fromkeys(
+        name for name in load_schema(SCHEMA_PATH)["$defs"][RECORD]["properties"] if name not in OPTIONAL
+    )
 
 
 def as_record(origin: Origin, outcome: Measured | Skipped) -> dict[str, Any]:
@@ -141,6 +154,7 @@ def measured_fields(measured: Measured) -> dict[str, Any]:
         "quality": asdict(measured.quality) if measured.quality else None,
         "exact_match": next_token_match(measured.tokens, measured.reference) if measured.reference else None,
         "note": measured.note,
+        **({"text_scores": measured.scores} if measured.scores else {}),
     }
 
 

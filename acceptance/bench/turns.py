@@ -12,6 +12,7 @@ from acceptance.results.settings import BASELINE, Arm, Settings
 from acceptance.trace.trace import PromptInfo
 
 from .machine import Energy, MemoryPeak
+from .scores import Score
 
 # Tells the stream that draws an order from that of a prompt's tokens.
 ORDER_STREAM = 1
@@ -32,9 +33,9 @@ class Bench:
     """Everything a benchmark needs.
 
     arms: the baseline among them. target: judges the quality of outputs; of the same logits as the one that decodes.
-    prompts: token ids; infos: where each came from; references: what really follows, none without a task. devices: the
-    target's first. time_parts: whether the parts of rounds are timed by themselves, too. processor_time: whether time
-    is that of the processor for this process.
+    prompts: token ids; infos: where each came from; references: what really follows, none without a task. score: of a
+    text beside its reference, where a task has these. devices: the target's first. time_parts: whether the parts of
+    rounds are timed by themselves, too. processor_time: whether time is that of the processor for this process.
     """
 
     arms: tuple[Runnable, ...]
@@ -49,6 +50,7 @@ class Bench:
     energy: Energy
     time_parts: bool = False
     processor_time: bool = False
+    score: Score | None = None
 
     @property
     def baseline(self) -> Runnable:

@@ -44,7 +44,15 @@ WHAT_OPTIONS = stacked(
     option(
         "--task",
         help='In place of --prompts: JSONL of {"prompt", "reference"}, or "bundled"; counts next tokens that are the '
-        "reference's, up to the first that is not.",
+        "reference's, up to the first that is not. Or summarize: --prompts are texts with references; tells ROUGE.",
+    ),
+    option(
+        "--reference-column", show_default="the usual ones", help="With --task summarize: column of the references."
+    ),
+    option(
+        "--template",
+        show_default="'{text}\\n\\nSummary:', or a chat's request",
+        help="With --task summarize: what is said to the model; {text} stands for the text.",
     ),
     option("--max-prompts", type=click.IntRange(1), help="Only the first so many.", show_default="all"),
     option("--use-chat-template", is_flag=True, help="Frame prompts with the tokenizer's chat template."),

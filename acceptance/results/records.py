@@ -24,6 +24,10 @@ COUNTED = (
 ROUND_FIELDS = (*COUNTED, "cut_by")
 # What a difference to the baseline's greedy output is put down to; the last, where it could not be worked out.
 VERDICTS = ("rounding", "bug", "unchecked")
+# Scores of a text beside a reference; fields that hold them are there where a task has references.
+ROUGE = ("rouge1", "rouge2", "rougeL", "rougeLsum")
+TEXT_SCORES = ROUGE
+OPTIONAL = ("text_scores",)
 
 
 def resume_key(method: str, prompt: int, run: int) -> str:

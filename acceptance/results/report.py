@@ -5,6 +5,7 @@ from typing import Any
 
 from simulator.ground.command import table
 
+from .records import ROUGE
 from .settings import BASELINE
 
 Summary = Mapping[str, Any]
@@ -104,6 +105,18 @@ def quality_rows(summaries: Sequence[Summary]) -> list[tuple[str, ...]]:
     return [("what lossy methods change", *deltas), *rows] if lossy else []
 
 
+def score_rows(summaries: Sequence[Summary]) -> list[tuple[str, ...]]:
+    """Return headings and rows of what texts are worth beside references; nothing where there are none."""
+    scored = [s for s in by_speed(summaries) if s.get("text_scores")]
+    names = [name for name in ROUGE if any(name in s["text_scores"] for s in scored)]
+    rows = []
+    for s in scored:
+        difference = "" if s["algorithm"] == BASELINE else delta_text(s["text_scores_delta"]["rougeL"], 1, 100)
+        rows.append((s["method"], *(number(100 * s["text_scores"][n]["value"], ".1f") for n in names), difference))
+    heads = [name.replace("rouge", "ROUGE-") for name in names]
+    return [("beside references", *heads, "ROUGE-L less plain decoding's"), *rows] if scored else []
+
+
 def text(parameters: Mapping[str, Any], summaries: Sequence[Summary]) -> str:
     """Return the answer, the tables and what belongs beside them."""
     ordered = by_speed(summaries)
@@ -111,6 +124,8 @@ def text(parameters: Mapping[str, Any], summaries: Sequence[Summary]) -> str:
     parts.append(table([HEADINGS, *map(row_of, ordered)], left=(0, 1)))
     quality = quality_rows(summaries)
     parts += [table(quality, left=range(4))] if quality else []
+    scores = score_rows(summaries)
+    parts += [table(scores, left=(0, len(scores[0]) - 1))] if scores else []
     parts.append(table([ROUND_HEADINGS, *map(round_row, ordered)]))
     said = notes(summaries)
     return "\n\n".join([*parts, *(["\n".join(said)] if said else [])])
@@ -193,6 +208,11 @@ def meanings(summaries: Sequence[Summary]) -> list[str]:
         lines.append(
             "next token: on the prefix that output and true text have in common and one token on, share that is right, "
             "less plain decoding's"
+        )
+    if any(s.get("text_scores") for s in summaries):
+        lines.append(
+            "ROUGE: F1 x 100 of stemmed words, mean over outputs; its difference in pairs, prompt by prompt: none of "
+            "exact methods where they are greedy, whose outputs are plain decoding's own"
         )
     if any(s["energy_net_j_per_token"] is not None for s in summaries):
         lines.append(energy_text(summaries))

@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 
 from acceptance.estimate.estimators import MIN_PROMPTS, Estimate, bootstrap, interval95
 
-from .records import PHASES, SCHEMA_VERSION, SUMMARY, VERDICTS, latest, ratio
+from .records import PHASES, SCHEMA_VERSION, SUMMARY, TEXT_SCORES, VERDICTS, latest, ratio
 from .settings import BASELINE
 
 Floats = NDArray[np.float64]
 Unit = tuple[int, int]
+# Of a score of texts: what is added up, and what it is divided by.
+SCORED = ("sum", "of")
 QUALITY = ("mean_logp_nats", "mean_rank", "argmax_share")
 # Of the batch, whose rows share them.
 TIMES: dict[str, Callable[..., Any]] = {
@@ -44,6 +46,11 @@ SUMS: dict[str, Callable[..., Any]] = {
     "seen": lambda r: r["generated_tokens"] if r["quality"] else 0,
     **{name: lambda r, n=name: r["quality"][n] * r["generated_tokens"] if r["quality"] else 0 for name in QUALITY},
     **{name: lambda r, n=name: r["exact_match"][n] if r["exact_match"] else 0 for name in ("matched", "trials")},
+    **{
+        f"{name} {part}": lambda r, n=name, p=part: ((r.get("text_scores") or {}).get(n) or {}).get(p, 0)
+        for name in TEXT_SCORES
+        for part in SCORED
+    },
 }
 # steps, step_passes: of the batch, in which a row takes part until it ends; a step drafts as long as any row does.
 COLUMNS = (*TIMES, *SUMS, "steps", "step_passes")
@@ -75,7 +82,8 @@ def summary_of(rows: Sequence[Mapping[str, Any]], plain: Sequence[Mapping[str, A
     head |= {"first_reason": reasons[0] if reasons else None}
     head |= {"prompts": len({r["prompt_index"] for r in ok})}
     units, plain_units = units_of(ok), units_of([r for r in plain if r["status"] == "ok"])
-    return head | alone(ok, units, seed) | against(units, plain_units, seed)
+    summary = head | alone(ok, units, seed) | against(units, plain_units, seed)
+    return summary | text_scores(units, plain_units, seed)
 
 
 def units_of(records: Sequence[Mapping[str, Any]]) -> dict[Unit, Floats]:
@@ -219,6 +227,19 @@ def next_tokens(rows: Floats, total: Mapping[str, float], seed: int) -> dict[str
     """Return the share of next tokens behind a task's true text that were the true ones, and how many those were."""
     share = quotient(("matched", "trials"), rows, seed)
     return share and spread_only(share) | {name: int(total[name]) for name in ("matched", "trials")}
+
+
+def text_scores(units: Mapping[Unit, Floats], plain_units: Mapping[Unit, Floats], seed: int) -> dict[str, Any]:
+    """Return scores of texts beside references, and what they are less the baseline's; nothing without a task."""
+    rows, both = by_unit(units, units), [unit for unit in units if unit in plain_units]
+    pair = by_unit(units, both), by_unit(plain_units, both)
+    columns = {name: (f"{name} sum", f"{name} of") for name in TEXT_SCORES if rows[:, AT[f"{name} of"]].any()}
+    if not columns:
+        return {}
+    return {
+        "text_scores": {name: quotient(of, rows, seed) for name, of in columns.items()},
+        "text_scores_delta": {name: delta(*pair, of, seed) for name, of in columns.items()},
+    }
 
 
 def spread_only(statistic: dict[str, Any]) -> dict[str, Any]:

@@ -25,6 +25,8 @@ SYNONYMS = (
     ("--rate", "--request-rate"),
     ("--prompts", "--dataset"),
     ("--format", "--dataset-format"),
+    ("--column", "--text-column"),
+    ("--reference-column", "--reference-text-column"),
     ("--trace-out", "--events"),
     ("--out-dir", "--out"),
     ("--target-model", "--target"),
