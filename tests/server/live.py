@@ -1,0 +1,154 @@
+"""Real servers of vLLM, and all that we have to do with them, as one table.
+
+    make test-server [PYTHON=/its/bin/python]
+
+or `python -m tests.server.live --vllm /its/bin/vllm [--ways draft,ngram] [--turns 2] [--twin 1000] [--keep FOLDER]`.
+The bundled pair is served on loopback in every way, one after the other, a minute to start and one or two of load:
+plain; by the settings that our commands write for vLLM: a draft and n-grams of `advise --write`, draft lengths by batch
+size of `sweep --engine`, acceptance as `simulate --engine` states it. On each both clients put load, and what importers
+make of /metrics, the log and results of `vllm bench serve` is held against the server's own counts. Then the schedulers
+plans random workloads beside ours.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from acceptance.models.bundled import TINY_PAIR
+
+from .live_load import COUNTED, OURS, THEIRS, by_ours, by_theirs, compared, in_turns
+from .live_server import LOG, Row, logged, same, scrape, serving
+
+BEFORE, AFTER = "before.txt", "after.txt"
+# Slow enough that speculation pays on it, and less in batches: what is written is to be settings, not advice.
+DEVICE = ("--memory", "8GiB", "--bandwidth", "0.5GB/s", "--bf16")
+RATES = {"schedule": "0.005TFLOP/s"}
+PAIR = ("--target-model", str(TINY_PAIR / "target"), "--draft-model", str(TINY_PAIR / "draft"))
+LOAD = ("--concurrency", "4", "--isl", "64", "--osl", "24:40", "--requests", "60")
+LENGTHS = ("--draftN", "1:4", "--batch", "1:16", "--context", "256", "--replications", "0")
+METHODS, FLAGS = {"draft": "draft_model", "ngram": "ngram"}, "flags.json"
+WAYS = ("plain", "draft", "ngram", "schedule", "synthetic")
+# Shares of accepted drafts that a server is told to accept, and how near it comes in a few hundred rounds.
+ALPHA, NEAR = 0.7, 0.08
+
+
+def ours(*words: str, folder: Path) -> dict[str, Any]:
+    """Run one of our commands, and return its JSON; an empty one where it prints none."""
+    command = [sys.executable, "-m", "calibration.cli.specsim", *words]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(words)} ended with {done.returncode}: {done.stderr}")
+    found: dict[str, Any] = json.loads(done.stdout) if "--json" in words else {}
+    return found
+
+
+def settings(way: str, folder: Path) -> dict[str, Any] | None:
+    """Return what our commands write for vLLM."""
+    if way == "plain":
+        return None
+    rate = RATES.get(way, "0.2TFLOP/s")
+    ours("profiles", "new", "slow", *DEVICE, rate, "--out", "slow.json", "--force", folder=folder)
+    on, models = ("--profile", "slow.json", "--alpha", str(ALPHA)), PAIR[:2] if way == "ngram" else PAIR
+    if way in METHODS:
+        ours("advise", *on, *models, "--method", METHODS[way], *LOAD, "--write", FLAGS, "--force", folder=folder)
+        found: dict[str, Any] = json.loads((folder / FLAGS).read_text())
+        return found
+    if way == "schedule":
+        told = ours("sweep", *on, *models, *LENGTHS, "--engine", "vllm", "--json", folder=folder)
+        return dict(told["schedules"][0]["vllm"])
+    told = ours("simulate", *on, *models, "--draftN", "3", "--engine", "vllm", "--json", folder=folder)
+    schedule = told["models"]["schedule"]
+    return dict(schedule["vllm"] | schedule["synthetic_acceptance"]["vllm"])
+
+
+def imported(name: str, folder: Path, *options: str) -> dict[str, Any]:
+    """Return what `measure-acceptance import` makes of a file."""
+    return ours(
+        "measure-acceptance", "import", name, *options, "--out", f"{name}.hist.json", "--force", "--json", folder=folder
+    )
+
+
+def counts(found: dict[str, Any]) -> tuple[int, int]:
+    """Return rounds and accepted tokens of a histogram."""
+    return sum(found["hist"].values()), sum(int(n) * rounds for n, rounds in found["hist"].items())
+
+
+def window(url: str, folder: Path, name: str, client: Callable[[Path], dict[str, Any]]) -> Iterator[Row]:
+    """Put load on; yield rows of what /metrics counted of it, by importers and without: rounds, and accepted tokens."""
+    before = scrape(url, folder / BEFORE)
+    told = client(folder / name)
+    made = scrape(url, folder / AFTER) - before
+    right = (made["drafts"], made["accepted_tokens"])
+    yield same(f"{name}, as it says itself", (told[COUNTED[0]], told[COUNTED[2]]), right)
+    yield same(f"import of {name}", counts(imported(name, folder)), right)
+    yield same("import of /metrics, --before", counts(imported(AFTER, folder, "--before", BEFORE)), right)
+
+
+def served(way: str, vllm: Path, folder: Path, turns: int) -> Iterator[Row]:
+    """Yield rows of one way of serving."""
+    said = settings(way, folder)
+    with serving(vllm, said, folder) as url:
+        yield Row("serves with", json.dumps(said).replace(str(TINY_PAIR), "..."), True)
+        if way in ("plain", *METHODS):
+            yield from compared(*in_turns(vllm, url, folder, turns))
+        if not said:
+            return
+        yield from window(url, folder, OURS, partial(by_ours, url))
+        if way in METHODS:
+            yield from window(url, folder, THEIRS, partial(by_theirs, vllm, url))
+        whole = scrape(url, folder / AFTER)
+        right = (whole["accepted_tokens"], whole["draft_tokens"])
+        yield same("its log: accepted, drafted", logged(folder / LOG, right), right)
+        if way == "synthetic":
+            rates = [whole[str(place)] / whole["drafts"] for place in range(3)]
+            near = all(abs(rate - ALPHA ** (place + 1)) < NEAR for place, rate in enumerate(rates))
+            yield Row("accepted as it was told", ", ".join(f"{rate:.3f}" for rate in rates), near)
+        yield same("import of its log", counts(imported(LOG, folder)), (whole["drafts"], whole["accepted_tokens"]))
+
+
+def twin(python: Path, count: int) -> Row:
+    """Return the row of the two schedulers."""
+    words = [str(python), "-m", "tests.server.scheduler_twin", "--count", str(count)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    told = (done.stdout.splitlines() or [done.stderr[-300:]])[-1]
+    return Row("vLLM's scheduler beside ours", told, done.returncode == 0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--vllm", type=Path, required=True, help="its command")
+    parser.add_argument("--ways", default=",".join(WAYS))
+    parser.add_argument("--turns", type=int, default=2)
+    parser.add_argument("--twin", type=int, default=1000, help="workloads that both schedulers plan; 0: none")
+    parser.add_argument("--keep", type=Path, help="a folder that the servers' files are left in")
+    given = parser.parse_args()
+    failed = 0
+    for way in filter(None, given.ways.split(",")):
+        with nullcontext(given.keep / way) if given.keep else tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            folder.mkdir(parents=True, exist_ok=True)
+            for row in served(way, given.vllm, folder, given.turns):
+                failed += row.holds is False
+                show(way, row)
+    if given.twin:
+        row = twin(given.vllm.with_name("python"), given.twin)
+        failed += row.holds is False
+        show("twin", row)
+    print(f"{failed} do not hold" if failed else "all hold")
+    sys.exit(bool(failed))
+
+
+def show(way: str, row: Row) -> None:
+    """Print a row."""
+    print(f"{ {True: 'holds', False: 'FAILS', None: ''}[row.holds]:6} {way:10} {row.what:38} {row.found}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
