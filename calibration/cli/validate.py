@@ -12,6 +12,7 @@ from simulator.ground.artefacts import UserError, check_outputs, to_json, write_
 from simulator.ground.command import FILE, command, say
 
 from .live_options import live_options, plan_of, taken_live_options
+from .served import Served, served_options, taken
 from .serving import ROWS, loads_from, named, one_or_rows, refuse_rows, row_options
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class ValidateOptions:
     passes: Path | None
     serving: tuple[Path, ...]
     rows: Mapping[str, Any]
+    served: Served
     profile: Path | None
     hist: Path | None
     live: bool
@@ -56,22 +58,23 @@ class ValidateOptions:
         inputs: dict[str, Path | None] = {f"--published-file {file}": file for file in self.files}
         inputs |= {"DECODE": self.decode, "--passes": self.passes}
         inputs |= {f"--serving {path}": path for path in self.serving}
+        inputs |= {f"--serving-log {path}": path for path in self.served.logs}
         inputs |= {"--profile": self.profile, "--hist": self.hist}
         check_outputs({"--out": self.out, "--plot": self.plot}, self.force, inputs)
 
     def check_ways(self) -> None:
         """Refuse several things to check at once, and what does not go with the one."""
         files = [path is not None for path in (self.decode, self.passes)]
-        inputs = [*files, bool(self.serving), self.live, self.published or bool(self.files)]
+        inputs = [*files, bool(self.serving), bool(self.served), self.live, self.published or bool(self.files)]
         if sum(inputs) != 1:
             count = "several" if any(inputs) else "nothing"
-            ways = "DECODE, --passes FILE, --serving FILE, --live, or --published and --published-file FILE"
+            ways = "DECODE, --passes, --serving, --serving-log, --server, --live, --published or --published-file"
             raise UserError(f"{count} to check, expected one of {ways}")
         for name, path in {"DECODE": self.decode, "--passes": self.passes}.items():
             if path is not None and not path.exists():
                 raise UserError(f"{name} {path}: no such file")
         self.check_rows()
-        for name, path in {"profile": self.profile, "hist": self.hist}.items() if not self.serving else ():
+        for name, path in {"profile": self.profile, "hist": self.hist}.items() if not self.of_servers else ():
             if path is not None and self.decode is None and self.passes is None:
                 raise UserError(f"--{name} {path}: without DECODE or --passes, expected either beside it")
             if path is None and self.passes is not None:
@@ -82,12 +85,17 @@ class ValidateOptions:
         if self.decode is not None and self.profile is None and not self.methods:
             raise UserError(f"{self.decode}: no profile to forecast it with, expected --profile FILE beside it")
 
+    @property
+    def of_servers(self) -> str:
+        """What of servers is checked, in words; empty where that is none."""
+        return f"--serving {self.serving[0]}" if self.serving else self.served.option if self.served else ""
+
     def check_rows(self) -> None:
         """Refuse options of rows of a server without these, and rows without a profile."""
         if not self.serving:
             refuse_rows(self.rows, "--serving FILE")
-        elif self.profile is None or self.hist is not None:
-            raise UserError(f"--serving {self.serving[0]}: expected --profile NAME beside it, and no --hist")
+        if self.of_servers and (self.profile is None or self.hist is not None):
+            raise UserError(f"{self.of_servers}: expected --profile NAME beside it, and no --hist")
 
 
 @command("validate")
@@ -101,6 +109,7 @@ class ValidateOptions:
     help="Rows of load tests, in place of DECODE: CSV, or JSON of a bench; several files, or again.",
 )
 @row_options
+@served_options
 @click.option("--profile", type=FILE, help="What calibrate wrote; with --serving the name of a device too.")
 @click.option(
     "--hist", type=FILE, help="With DECODE or --passes: histograms, a file or folder.  [default: DECODE's own]"
@@ -134,16 +143,21 @@ def validate(**values: Any) -> int:
     a table; the others are forecast from their acceptance. Exit code 1 if a forecast row is beyond its bound; of real
     decoding, if the median error is above 5 %, the 90th percentile above 10 %, or the forecast's best K more than 2 %
     slower than the measured best; of timed passes, if the median error is above 8 %; of --serving, if the median error
-    of the time a token is above --max-error; of --methods, if the median error is above 5 %, or the forecast's best
+    of the time a token is above --max-error; of --serving-log and --server, if the median error of the time a token is
+    above 6 % (P99: 15 %), of the first token above 20 %, of tokens/s or the gain of speculation above 5 %, or a gain
+    beyond 5 % has the other sign; of --methods, if the median error is above 5 %, or the forecast's best
     method more than 3 % slower than the measured best.
     """
+    served = taken(values)
     rows = {name: values.pop(name) for name in ROWS if name != "dtype"}
     if values["serving"]:
         # Of rows it is no option of --live.
         rows["dtype"], values["dtype"] = values["dtype"], None
     values["decode"], values["serving"] = one_or_rows(values["decode"], values["serving"])
     live, others = taken_live_options(values, live=values["live"])
-    options = ValidateOptions(rows=rows, **others)
+    options = ValidateOptions(rows=rows, served=served, **others)
+    if options.served:
+        return run_served(options)
     if options.serving:
         return run_serving(options)
     if options.methods:
@@ -205,6 +219,24 @@ def run_serving(options: ValidateOptions) -> int:
     payload = serving_json(validation, parameters) | {"holds": holds}
     deliver(payload, serving_text(validation), lambda: serving_figure(validation, failed=not holds), options)
     return 0 if holds else EXIT_BOUND_BROKEN
+
+
+def run_served(options: ValidateOptions) -> int:
+    """Check forecasts of loads of real servers, request for request."""
+    from calibration.validate.served.plots import served_figure
+    from calibration.validate.served.report import headline, served_json, served_text
+
+    from .served import validation_of
+
+    assert options.profile is not None
+    validation, told = validation_of(options.served, options.profile, options.max_error)
+
+    def draw() -> "Figure":
+        return served_figure(validation, headline(validation), failed=not validation.holds)
+
+    payload = served_json(validation, told | {"max_error": options.max_error})
+    deliver(payload, served_text(validation), draw, options)
+    return 0 if validation.holds else EXIT_BOUND_BROKEN
 
 
 def run_methods(options: ValidateOptions, live: Mapping[str, Any]) -> int:

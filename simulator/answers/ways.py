@@ -78,10 +78,10 @@ def kind_of(kind: Kind, models: ModelPair, k: int, concentration: float | None =
     if isinstance(kind, Texts):
         return kind
     measured = kind.nearest(kind.longest) if isinstance(kind, HistogramAcceptance) else None
-    if isinstance(kind, HistogramAcceptance) and models.varies and measured and measured.by_length is not None:
-        return spread(found_laws(kind, k), np.inf if concentration is None else concentration)
     if concentration is None:
         concentration = concentration_of(measured) if measured else np.inf
+    if isinstance(kind, HistogramAcceptance) and models.varies and measured and measured.by_length is not None:
+        return spread(found_laws(kind, k), concentration)
     widths = widths_of(models, k)
     if widths[-1] > k + 1:
         return spread(tree_laws(kind, widths), concentration)
@@ -119,6 +119,9 @@ def blocks_of(models: ModelPair | Placed, server: Server, context: float) -> int
             f"--max-model-len: {server.longest:,} tokens do not fit into the memory of the devices beside the weights, "
             f"expected at most {int(tokens):,}, more devices (--tp) or fewer bits (--dtype, --kv-dtype)"
         )
+    if not np.isfinite(tokens):
+        # Of memory nobody knows of: what all that run at once may hold.
+        tokens = float(server.longest * (server.most_running or MOST_RUNNING))
     return int(tokens // server.block_size)
 
 
@@ -208,6 +211,9 @@ def drafted_way(
 ) -> Arm:
     """Return speculation under a policy, of requests of so many tokens in and out on average, see `kind_of`."""
     k, context = live.longest, usual_context(isl, osl)
+    if models.varies:
+        # No engine plans a step before it knows what of the text was found.
+        server = replace(server, settings=server.settings | {"async_scheduling": False})
     drafted = widths_of(models, k) - 1
     settings = settings_for(models, server, context, int(drafted[-1]), is_dynamic=live.follows)
     costs = costs_of(models, server, settings, k)

@@ -39,16 +39,19 @@ def rounds_by_length(table: Field) -> Floats:
 
 
 def length_acceptance(source: HistogramAcceptance) -> HistogramAcceptance:
-    """Return what rounds of every drafted length accept, for each K that cuts them, by the table of a histogram."""
+    """Return what rounds of every drafted length accept, for each K that cuts them, by the table of a histogram.
+
+    The longest keeps the table: what draws rounds one by one draws how long each is.
+    """
     measured = source.nearest(source.longest)
     assert measured.by_length is not None
     counts = rounds_by_length(measured.by_length)
     share = counts[0, 0] / counts.sum()
     caveat = f"rounds of every drafted length, {share:.0%} without a draft"
-    measured = replace(measured, caveat=caveat, undrafted=0.0, by_length=None)
+    measured, table = replace(measured, caveat=caveat, undrafted=0.0, by_length=None), measured.by_length
     found = []
     for k in range(1, len(counts)):
         cut = np.concatenate((counts[:, :k], counts[:, k:].sum(1, keepdims=True)), axis=1).sum(0)
         drafted = np.append(counts.sum(1)[:k], counts.sum(1)[k:].sum()) / counts.sum()
         found.append(replace(measured, counts=tuple(cut.tolist()), drafted=tuple(drafted.tolist())))
-    return HistogramAcceptance(tuple(found))
+    return HistogramAcceptance((*found[:-1], replace(found[-1], by_length=table)))

@@ -58,6 +58,18 @@ def test_figures_are_those_of_the_requests_by_formula(tmp_path, run) -> None:
     assert len((tmp_path / "loads.csv").read_text().splitlines()) == 5
 
 
+def test_rounds_of_a_search_draft_what_they_find(tmp_path, run) -> None:
+    """Sixty of a hundred find nothing: they verify one token, and what was drafted was accepted as it was counted."""
+    table = {"0": [60], "3": [10, 5, 5, 20]}
+    (tmp_path / "h.json").write_text(json.dumps({"k": 3, "hist": {"0": 10, "3": 30}, "by_draft_length": table}))
+    words = ("--method", "ngram", "--hist", "h.json", "--draftN", 3, "--concurrency", 4, "--json")
+    done = run("simulate-serving", *SERVED, *words)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)["points"][0]["ngram K=3"]
+    assert told["accepted_of_drafted"] == pytest.approx(75 / 120, rel=0.06)
+    assert told["tokens_a_round"] == pytest.approx(1.75, rel=0.05)
+
+
 def test_a_program_serves_what_the_command_serves(run) -> None:
     device = DeviceOptions(profile="h100-sxm", target_model="llama-3.1-8b", method="eagle3")
     traffic = Traffic(count=60, isl=parse_lengths("isl", "200:400"), osl=parse_lengths("osl", "40"), longest=131_072)
