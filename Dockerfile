@@ -30,7 +30,7 @@ RUN useradd --uid 10001 --no-create-home --home-dir /work specsim \
     && install -d -o specsim -g specsim /work
 # Caches lie in HOME, which is anyone's, so `--user` may name whoever owns the folder that is mounted at /work.
 ENV PATH=/opt/specsim/bin:$PATH HOME=/tmp
-USER specsim
+USER 10001
 WORKDIR /work
 VOLUME ["/work"]
 ENTRYPOINT ["specsim"]

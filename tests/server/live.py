@@ -12,6 +12,7 @@ plans random workloads beside ours.
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from acceptance.models.bundled import TINY_PAIR
+from simulator.ground.compiled import PLAIN
 
 from .live_load import COUNTED, OURS, THEIRS, by_ours, by_theirs, compared, in_turns
 from .live_server import LOG, Row, logged, same, scrape, serving
@@ -42,7 +44,8 @@ ALPHA, NEAR = 0.7, 0.08
 def ours(*words: str, folder: Path) -> dict[str, Any]:
     """Run one of our commands, and return its JSON; an empty one where it prints none."""
     command = [sys.executable, "-m", "calibration.cli.specsim", *words]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    env = os.environ | {PLAIN: "1"}  # to compile loops takes longer than what they do here
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{' '.join(words)} ended with {done.returncode}: {done.stderr}")
     found: dict[str, Any] = json.loads(done.stdout) if "--json" in words else {}
