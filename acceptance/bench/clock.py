@@ -40,7 +40,7 @@ class Clock:
         self,
         stamp: Callable[[], Any] = perf_counter,
         seconds: Callable[[Sequence[Any]], Sequence[float]] = lambda stamps: stamps,
-        settle: Callable[[], None] = lambda: None,
+        settle: Callable[[], object] = lambda: None,
     ) -> None:
         """Take a source of time.
 
@@ -91,12 +91,14 @@ class Lane:
 
 
 def clock_for(devices: Sequence[str], *, by_processor: bool = False) -> Clock:
-    """Return the clock of some torch devices, none of which has to be waited for at every mark.
+    """Return the clock of some torch devices, none of which has to be waited for at every mark but Apple's GPUs.
 
     by_processor: it shows what the processor did for this process, and nothing of other devices.
     """
     if by_processor:
         return Clock(process_time)
+    if any(d.startswith("mps") for d in devices):
+        return Clock(mps_stamp, settle=mps_stamp)
     lanes = [Lane(perf_counter, since_first)] if any(not d.startswith("cuda") for d in devices) else []
     gpus = sorted({d for d in devices if d.startswith("cuda")})
     if not gpus:
@@ -118,6 +120,14 @@ def clock_of(lanes: Sequence[Lane], settle: Callable[[], None]) -> Clock:
         return [max(each) for each in zip(*times, strict=True)]
 
     return Clock(lambda: [lane.stamp() for lane in lanes], seconds, settle)
+
+
+def mps_stamp() -> float:
+    """Return the time when all that an Apple GPU was given is done."""
+    import torch
+
+    torch.mps.synchronize()
+    return perf_counter()
 
 
 def since_first(stamps: Sequence[float]) -> list[float]:

@@ -1,14 +1,15 @@
 """From options to a benchmark that is ready to run: prompts, models where they belong, methods bound to them."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from acceptance.decoders import heads
+from acceptance.decoders import heads, ngram
 from acceptance.decoders.method import Models, Options
 from acceptance.decoders.methods import METHODS, lacking
-from acceptance.measure.plan import Plan, plan
+from acceptance.measure.plan import Plan, logged, plan
 from acceptance.measure.plan import Settings as MeasureSettings
 from acceptance.models.bundled import BUNDLED, place_of
 from acceptance.models.caveats import caveats, settings_left_aside
@@ -20,10 +21,12 @@ from acceptance.results.settings import BASELINE, KNOBS, Arm, Settings, config_s
 from acceptance.text.conversation import Framing, answer_text, check_template, tokens_before
 from acceptance.text.prompts import Prompt, given_prompts, unique_names
 from acceptance.text.summaries import CHAT, PLAIN, load_summaries
+from acceptance.text.texts import load_texts
 from simulator.ground.artefacts import UserError, file_sha256
 from simulator.ground.dependency import require
 
 from . import quality, scores
+from .answers import Answers
 from .headless import check_gpus
 from .machine import Energy, MemoryPeak, make_deterministic, system_metadata
 from .options import SUMMARIZE, DecodeOptions
@@ -75,8 +78,9 @@ def prepare(options: DecodeOptions, presets: Presets | None) -> tuple[Bench, dic
     same = {"max_new_tokens": options.max_new_tokens, "seed": options.seed, "batch_size": options.batch_size}
     planned = plan(pair, items.prompts, MeasureSettings(rule=rule, draft_rule=draft_rule, framing=framing, **same))
     target = inflate(pair.target, options.inflate_target)
-    models = Models(target=target, draft=pair.draft, **trained_folders(options))
     arms = arms_of(options, presets)
+    texts = known_texts(options, pair, framing, arms)
+    models = Models(target=target, draft=pair.draft, texts=texts, **trained_folders(options))
     settings = Settings(arms=arms, rule=rule, runs=options.runs, **same)
     chosen = [(arm, Options(draft_rule=draft_rule, **arm.knobs)) for arm in arms]  # type: ignore[arg-type]
     runnables = [bind(*both, models, settings, strict=False) for both in chosen]
@@ -85,11 +89,18 @@ def prepare(options: DecodeOptions, presets: Presets | None) -> tuple[Bench, dic
         bind(*chosen[others[0]], models, settings, strict=True)
     bench = ready(runnables, pair, planned, items, framing, settings, placement)
     bench = replace(bench, time_parts=options.time_parts, processor_time=options.processor_time)
+    if options.answers:
+        asked = tuple(item for item in planned.items if isinstance(item, Prompt))
+        name = Path(options.target.partition("@")[0]).name
+        answers = Answers(folder=options.answers, name=name, pair=pair, framing=framing, prompts=asked)
+        bench = replace(bench, answers=answers)
     parameters = described(options, placement, pair, planned, models, chosen)
     parameters |= {"draft_temperature": draft_rule.temperature}
     # A pipe is empty once it is read: items_sha256 tells what came of it.
-    parameters |= {name: True for name in ("time_parts", "processor_time") if getattr(options, name)}
+    parameters |= {name: True for name in ("time_parts", "processor_time", "answers") if getattr(options, name)}
     parameters |= dict(items.parameters)
+    if options.ngram_texts:
+        parameters["ngram_texts_sha256"] = hashlib.sha256(repr(texts).encode()).hexdigest()
     parameters |= {"dataset_sha256": file_sha256(items.path) if items.path.is_file() else None}
     if left_aside := settings_left_aside(pair.target.module, rule):
         parameters["generation_config_left_aside"] = left_aside
@@ -148,7 +159,8 @@ def load_items(options: DecodeOptions) -> Items:
     if options.task == SUMMARIZE:
         return load_texts_to_sum_up(options)
     if options.task is None:
-        found = given_prompts(options.dataset, options.dataset_format, column=options.column, limit=limit)
+        how: dict[str, Any] = {"column": options.column, "limit": limit, "turns": None if options.answers else 1}
+        found = given_prompts(options.dataset, options.dataset_format, **how)
         return Items(path=found.path, prompts=found.rows, references={}, notes=found.notes())
     path = quality.BUNDLED_TASK if options.task == BUNDLED else Path(options.task)
     task = quality.load_task(path)
@@ -226,6 +238,20 @@ def load_models(options: DecodeOptions, placement: Placement) -> Pair:
         raise UserError(str(error).partition(", or --cross-tokenizer")[0]) from None
     draft = replace(pair.draft, graphs=graphs, own_stream=options.draft_stream)
     return replace(pair, target=replace(pair.target, graphs=graphs), draft=draft)
+
+
+def known_texts(options: DecodeOptions, pair: Pair, framing: Framing, arms: Sequence[Arm]) -> list[list[int]]:
+    """Return, in tokens, what n-gram stores know before they begin.
+
+    Raises:
+        UserError: The file cannot be read, or no method has such a store.
+    """
+    if options.ngram_texts is None:
+        return []
+    if not any(arm.method in ngram.OF_STORES for arm in arms):
+        raise UserError(f"--ngram-texts: no method reads it, expected {' or '.join(ngram.OF_STORES)} in --method")
+    outputs = (logged(pair, text, 0, framing).output for text in load_texts(options.ngram_texts).rows)
+    return [[*output.before, *output.tokens] for output in outputs]
 
 
 def trained_folders(options: DecodeOptions) -> dict[str, Path | None]:

@@ -67,12 +67,14 @@ def system_metadata(devices: Sequence[str]) -> dict[str, Any]:
 class MemoryPeak:
     """The most memory held at any moment within a block.
 
-    bytes: of GPUs, what torch had allocated on all of them; of a CPU, resident memory of this process, models and all.
-    None where the system does not tell the peak of a block from that of the process; then `reason` says why.
+    bytes: of GPUs, what torch had allocated on all of them; of Apple's, what it had taken from the system, and keeps
+    within a block; of a CPU, resident memory of this process, models and all. None where the system
+    does not tell the peak of a block from that of the process; then `reason` says why.
     """
 
     def __init__(self, devices: Sequence[str]) -> None:
         self.indices = cuda_indices(devices)
+        self.is_mps = any(d.startswith("mps") for d in devices)
         self.bytes: int | None = None
         self.reason = ""
 
@@ -82,6 +84,10 @@ class MemoryPeak:
 
             for index in self.indices:
                 torch.cuda.reset_peak_memory_stats(index)
+        elif self.is_mps:
+            import torch
+
+            torch.mps.empty_cache()
         else:
             self.reason = reset_resident_peak()
         return self
@@ -91,6 +97,10 @@ class MemoryPeak:
             import torch
 
             self.bytes = sum(torch.cuda.max_memory_allocated(index) for index in self.indices)
+        elif self.is_mps:
+            import torch
+
+            self.bytes = int(torch.mps.driver_allocated_memory())
         else:
             self.bytes = None if self.reason else status_bytes("VmHWM")
 

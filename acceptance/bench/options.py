@@ -35,6 +35,7 @@ class DecodeOptions:
     medusa: Path | None = None
     eagle: Path | None = None
     judge: Path | None = None
+    ngram_texts: Path | None = None
     dataset: str = BUNDLED
     dataset_format: str = "auto"
     column: str | None = None
@@ -71,6 +72,7 @@ class DecodeOptions:
     require_headless: bool = False
     record_host: bool = False
     out: Path = Path("decode.jsonl")
+    answers: Path | None = None
     dry_run: bool = False
     plot: Path | None = None
     profile: Path | None = None

@@ -36,7 +36,7 @@ def of_output(target: Model, prompt: Sequence[int], output: Sequence[int]) -> Qu
     logits = Context(target, 1).read(tokens[:, :-1], valid[:, :-1], len(output))[0].float()
     written = tokens[0, -len(output) :]
     log_p = logits.log_softmax(-1).gather(-1, written[:, None])
-    ranks = rank(logits, written) + 1
+    ranks, log_p = (rank(logits, written) + 1).cpu(), log_p.cpu()  # not every device has float64
     return Quality(
         mean_logp_nats=float(log_p.double().mean()),
         mean_rank=float(ranks.double().mean()),

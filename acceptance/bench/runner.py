@@ -4,7 +4,7 @@ Quality and comparisons with the baseline are worked out behind the clock's back
 """
 
 import gc
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -59,14 +59,21 @@ def measure(
                         taken[r.arm.name] = attempt(bench, r.begin, turn.batch, turn.run)
                         if timer:
                             timer.some()
-            for name, outcome in taken.items():
-                if isinstance(outcome, Taken):
-                    watch(f"{name}, prompt {turn.batch.start}, run {turn.run}", outcome.timeline)
+            show(taken, turn, watch)
             if timer:
                 emit(parts_record(turn.run, turn.number, timer.parts()))
+            if bench.answers:
+                bench.answers.take(bench, turn, taken)
             for record in records_of(bench, turn, taken, began_utc):
                 emit(record)
             progress(1)
+
+
+def show(taken: Mapping[str, Taken | str], turn: Turn, watch: Callable[[str, list[Span]], None]) -> None:
+    """Show the timelines of a turn."""
+    for name, outcome in taken.items():
+        if isinstance(outcome, Taken):
+            watch(f"{name}, prompt {turn.batch.start}, run {turn.run}", outcome.timeline)
 
 
 def left_out(bench: Bench, done: Collection[str]) -> list[dict[str, Any]]:

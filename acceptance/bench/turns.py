@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,6 +14,9 @@ from acceptance.trace.trace import PromptInfo
 
 from .machine import Energy, MemoryPeak
 from .scores import Score
+
+if TYPE_CHECKING:
+    from .answers import Answers
 
 # Tells the stream that draws an order from that of a prompt's tokens.
 ORDER_STREAM = 1
@@ -36,6 +40,7 @@ class Bench:
     prompts: token ids; infos: where each came from; references: what really follows, none without a task. score: of a
     text beside its reference, where a task has these. devices: the target's first. time_parts: whether the parts of
     rounds are timed by themselves, too. processor_time: whether time is that of the processor for this process.
+    answers: where texts are saved, if they are.
     """
 
     arms: tuple[Runnable, ...]
@@ -51,6 +56,7 @@ class Bench:
     time_parts: bool = False
     processor_time: bool = False
     score: Score | None = None
+    answers: "Answers | None" = None
 
     @property
     def baseline(self) -> Runnable:

@@ -1,7 +1,7 @@
 """The command `bench-decode`: parse, load, measure in turns, append, print. Its options are in `options`."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 EXIT_FAILED = 1
 # Options that name what is read.
 READ = {name: f"--{name}" for name in ("config", "task", "target", "draft", "medusa", "eagle", "judge")}
-READ["dataset"] = "--prompts"
+READ |= {"dataset": "--prompts", "ngram_texts": "--ngram-texts"}
 # Of what is wrong with a file, that are printed.
 MAX_LINES = 20
 # A timeline holds several spans a round: a few prompts say where time goes.
@@ -150,13 +150,17 @@ def run(bench: "Bench", parameters: dict[str, Any], notes: list[str], options: D
     from acceptance.results.journal import KIND, SCHEMA_VERSIONS, Journal
     from acceptance.results.records import done_keys
 
-    journal = Journal(options.out)
+    journal, anew = Journal(options.out), options.force or not goes_on(options.out)
+    if bench.answers and anew and not options.force:
+        bench.answers.refuse_others(bench)
     header = envelope(KIND, SCHEMA_VERSIONS[-1], parameters)
     header["environment"] |= surroundings(bench.devices, record_host=options.record_host)
     records = journal.open(header, force=options.force)
     if journal.torn:
         click.echo(f"{journal.path}: cut off a record that was never whole ({journal.torn} bytes)", err=True)
     done = done_keys(records)
+    if bench.answers:
+        take_up_answers(bench, journal, done, anew=anew)
     todo = plan_turns(bench, done)
     total = len(plan_turns(bench, ()))
     if records:
@@ -177,11 +181,22 @@ def run(bench: "Bench", parameters: dict[str, Any], notes: list[str], options: D
         journal.close()
         click.echo("bench-decode: interrupted; nothing was measured yet, the same command begins anew", err=True)
         return interrupted
+    notes = [*notes, *(bench.answers.finish(bench) if bench.answers else [])]
     code = present(journal, records, parameters, notes, options, interrupted=bool(interrupted))
     if interrupted:
         words = f"{kept} of {total} turns are kept, the same command goes on with {journal.path}"
         click.echo(f"bench-decode: interrupted; {words}", err=True)
     return interrupted or code
+
+
+def take_up_answers(bench: "Bench", journal: "Journal", done: Collection[str], *, anew: bool) -> None:
+    """Have answers go on where records do; where they cannot, neither does."""
+    assert bench.answers is not None
+    try:
+        bench.answers.begin(bench, done, anew=anew)
+    except UserError:
+        journal.close()
+        raise
 
 
 def profile(bench: "Bench", path: Path, tracks: "list[tuple[str, Sequence[Span]]]") -> None:

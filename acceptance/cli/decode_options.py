@@ -33,6 +33,11 @@ WHAT_OPTIONS = stacked(
     option("--medusa", type=FILE, show_default="the bundled target's", help="Folder of Medusa heads."),
     option("--eagle", type=FILE, show_default="the bundled target's", help="Folder of an EAGLE head."),
     option("--judge", type=FILE, show_default="the bundled pair's", help="Folder of a trained judge."),
+    option(
+        "--ngram-texts",
+        type=FILE,
+        help='Texts that n-gram stores know before they begin: JSONL of {"prompt", "output"} or of token ids.',
+    ),
     option("--prompts", "dataset", help="File of prompts, in any format of --format, packed or not."),
     option(
         "--format",
@@ -106,6 +111,12 @@ MACHINE_OPTIONS = stacked(
 )
 OUTPUT_OPTIONS = stacked(
     option("--out", type=FILE, help="Records, JSONL; one that is there goes on."),
+    option(
+        "--answers",
+        type=FILE,
+        metavar="DIR",
+        help="Save what each arm answers in DIR/model_answer as MT-Bench's judges read it; later turns are not timed.",
+    ),
     option("--dry-run", is_flag=True, help="Time one short warm-up a method, say what the run would take, end."),
     option("--plot", type=FILE, help="Picture, .png or .svg: speedup, rounds against their cost, latency."),
     option(

@@ -20,13 +20,17 @@ Control = Callable[[int, int], Lengths]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Models:
-    """Models of one vocabulary, and folders of what was trained on the target; None where there is none."""
+    """Models of one vocabulary, and folders of what was trained on the target; None where there is none.
+
+    texts: in tokens, what n-gram stores know before they begin.
+    """
 
     target: Model
     draft: Model | None = None
     medusa: Path | None = None
     eagle: Path | None = None
     judge: Path | None = None
+    texts: Sequence[Sequence[int]] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

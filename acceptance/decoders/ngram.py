@@ -31,9 +31,12 @@ class Store:
     The longest known context decides, by its most frequent token; of equally frequent ones the first that was.
     """
 
-    def __init__(self, n: int) -> None:
-        """Begin with nothing counted; the longest n-gram is of n >= 2 tokens, context and token."""
-        self.widest = n - 1
+    def __init__(self, n: int, under: "Store | None" = None) -> None:
+        """Begin with what another store has counted, which stays as it is; or with nothing.
+
+        The longest n-gram is of n >= 2 tokens, context and token, in both.
+        """
+        self.widest, self.under = n - 1, under
         self.counts: dict[tuple[int, ...], dict[int, int]] = {}
         self.best: dict[tuple[int, ...], int] = {}
 
@@ -41,8 +44,11 @@ class Store:
         """Count text[at] and each token that was considered, behind every context before it."""
         for width in range(1, min(self.widest, at) + 1):
             context = tuple(text[at - width : at])
-            counts = self.counts.setdefault(context, {})
-            best = self.best.get(context, text[at])
+            counts = self.counts.get(context)
+            if counts is None:
+                counts = self.counts[context] = dict(self.under.counts.get(context, {})) if self.under else {}
+            known = self.best_behind(context)
+            best = text[at] if known is None else known
             for token in (text[at], *considered):
                 counts[token] = counts.get(token, 0) + 1
                 if counts[token] > counts[best]:
@@ -60,10 +66,15 @@ class Store:
     def next_token(self, before: Sequence[int]) -> int | None:
         """Return the most frequent token behind the longest known context; None if not even the last token is known."""
         for width in range(min(self.widest, len(before)), 0, -1):
-            token = self.best.get(tuple(before[-width:]))
+            token = self.best_behind(tuple(before[-width:]))
             if token is not None:
                 return token
         return None
+
+    def best_behind(self, context: tuple[int, ...]) -> int | None:
+        """Return the most frequent token behind a context; None if it is unknown."""
+        token = self.best.get(context)
+        return self.under.best.get(context) if token is None and self.under else token
 
 
 class Index:
@@ -138,16 +149,27 @@ class TextDraft:
 def over_text(
     name: str,
     summary: str,
-    memory: Callable[[Options], Memory],
+    memory: Callable[[Models, Options], Callable[[], Memory]],
     filler_top_k: Callable[[Options], int] = lambda options: 1,
 ) -> Method:
     """Return a method that drafts from what a memory of the text says."""
 
     def begin(models: Models, options: Options) -> Begin:
-        fillers = filler_top_k(options)
-        return chains(models.target, lambda: TextDraft(lambda: memory(options), filler_top_k=fillers), options.k)
+        fillers, begun = filler_top_k(options), memory(models, options)
+        return chains(models.target, lambda: TextDraft(begun, filler_top_k=fillers), options.k)
 
     return Method(name=name, summary=summary, batched=True, begin=begin)
+
+
+def stores(models: Models, options: Options) -> Callable[[], Memory]:
+    """Return what begins a store of one sequence: all begin with what the texts say, and none learns of another."""
+    if not models.texts:
+        return lambda: Store(options.ngram)
+    known = Store(options.ngram)
+    for text in models.texts:
+        for at in range(len(text)):
+            known.learn(text, at, ())
+    return lambda: Store(options.ngram, known)
 
 
 # ANPD (Ou et al. 2024, arXiv 2404.08698) counts the prompt and what is committed. NASD also counts, at every verified
@@ -156,14 +178,16 @@ METHODS = (
     over_text(
         "ngram",
         "n-grams of the text so far and of what the target considered (NASD), no draft model",
-        lambda options: Store(options.ngram),
+        stores,
         lambda options: options.filler_top_k,
     ),
-    over_text("anpd", "n-grams of the text so far (ANPD), no draft model", lambda options: Store(options.ngram)),
+    over_text("anpd", "n-grams of the text so far (ANPD), no draft model", stores),
     # A longest n-gram of 3, context and token, looks up 2 tokens.
     over_text(
         "prompt-lookup",
         "copies what followed the text's last tokens where they first occurred, no draft model",
-        lambda options: Index(options.ngram - 1),
+        lambda _, options: lambda: Index(options.ngram - 1),
     ),
 )
+# Methods whose memory is a Store.
+OF_STORES = ("ngram", "anpd")

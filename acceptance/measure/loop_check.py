@@ -219,7 +219,7 @@ def recheck(model: Model, finer: Callable[[], Model], tokens: list[int], choices
 
     choices: the two tokens there. One alone says that the other output ended, which no rounding explains.
     """
-    logits, finer_logits = (next_logits(m, tokens).double() for m in (model, finer()))
+    logits, finer_logits = (next_logits(m, tokens).cpu().double() for m in (model, finer()))
     errors = logits - finer_logits
     deficit = finer_logits.max() - finer_logits[list(choices)].min()
     return Recheck(

@@ -34,6 +34,7 @@ def pick_device(device: str) -> str:
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError):
         there = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+        there += ["mps"] if torch.backends.mps.is_available() else []
         raise UserError(f"--device: {device!r} is not here, expected auto or one of {', '.join(there)}") from None
     return device
 
@@ -44,10 +45,10 @@ def thread_count() -> int:
 
 
 def pick_dtype(dtype: str, device: str) -> str:
-    """Resolve "auto": float32 on a CPU, bfloat16 elsewhere."""
+    """Resolve "auto": float32 on a CPU, float16 on Apple's GPUs, where older systems lack bfloat16, else bfloat16."""
     if dtype != "auto":
         return dtype
-    return "float32" if is_cpu(device) else "bfloat16"
+    return {"cpu": "float32", "mps": "float16"}.get(torch.device(device).type, "bfloat16")
 
 
 def is_cpu(device: str) -> bool:

@@ -20,6 +20,8 @@ Items = Iterator[tuple[int, Any]]
 
 # Text whose lines are no prompts, and that is not read.
 OTHER_FORMATS = (".yaml", ".yml", ".toml", ".xml", ".html", ".htm", ".ini")
+# Of a folder: data sets come in several files, beside descriptions in JSON.
+FOLDER_KINDS = (".parquet", ".jsonl", ".json", ".csv", ".tsv")
 PACKINGS = (".gz", ".zst", ".xz", ".bz2")
 
 
@@ -39,12 +41,18 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptFile(Records[Prompt]):
-    """Prompts of a file, and what the file was taken for; "" where nobody needs to be told."""
+    """Prompts of a file, and what the file was taken for; "" where nobody needs to be told.
+
+    parts: of a folder, its files.
+    """
 
     read_as: str = ""
+    parts: tuple["PromptFile", ...] = ()
 
     def notes(self) -> list[str]:
-        """Return a line that says what the file was taken for, and one of records that were skipped."""
+        """Return a line that says what the file was taken for, and one of records that were skipped; of each part."""
+        if self.parts:
+            return [line for part in self.parts for line in part.notes()]
         read_as = [f"{self.path}: read as {self.read_as}"] if self.read_as else []
         return [*read_as, *Records.notes(self)]
 
@@ -119,7 +127,7 @@ def load_prompts(
     Files that are packed (gzip, xz, bzip2, zstd) or in UTF-16 are read as well.
 
     Args:
-        path: The file.
+        path: The file; or a folder, of which the files of one kind are read, in the order of their names.
         dataset: One of DATASETS. auto: by what the file holds, JSON and tables by the keys of each record.
         column: The key or column that holds the prompt; None: the first of the usual ones.
         turns: At most so many user turns of each conversation; None: all.
@@ -131,6 +139,9 @@ def load_prompts(
     if dataset not in LAYOUTS:
         raise UserError(f"dataset is {dataset!r}, expected {', '.join(DATASETS)}")
     check_at_least_one("turns", turns)
+    if path.is_dir():
+        how: dict[str, Any] = {"column": column, "turns": turns}
+        return of_folder(path, lambda file, left: load_prompts(file, dataset, limit=left, **how), limit)
     layout = LAYOUTS[dataset]
     if column is not None:
         layout = replace(layout, keys=(column,), expected=f"records with {column!r}")
@@ -154,6 +165,37 @@ def load_prompts(
     if opened.parse is not line_record:
         read_as += f", {'column' if opened.parse is table_record else 'key'} {' and '.join(keys)}"
     return PromptFile(path=path, rows=rows, skipped=records.skipped, place=records.place, read_as=read_as)
+
+
+def of_folder(folder: Path, load: Callable[[Path, int | None], PromptFile], limit: int | None) -> PromptFile:
+    """Read the files of a folder, one after another, until there are enough prompts.
+
+    load: takes a file and how many prompts of it are wanted at most.
+
+    Raises:
+        UserError: It holds no file of prompts, or one that cannot be read.
+    """
+    check_at_least_one("limit", limit)
+    parts: list[PromptFile] = []
+    for file in files_in(folder):
+        left = None if limit is None else limit - sum(len(part.rows) for part in parts)
+        if left == 0:
+            break
+        parts.append(load(file, left))
+    rows = [prompt for part in parts for prompt in part.rows]
+    names = unique_names(prompt.source for prompt in rows)
+    named = tuple(replace(prompt, source=name) for prompt, name in zip(rows, names, strict=True))
+    return PromptFile(path=folder, rows=named, parts=tuple(parts))
+
+
+def files_in(folder: Path) -> list[Path]:
+    """Return a folder's files of prompts: of the first kind in FOLDER_KINDS that it has."""
+    files = sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
+    for kind in FOLDER_KINDS:
+        found = [f for f in files if next((s for s in reversed(f.suffixes) if s not in PACKINGS), "") == kind]
+        if found:
+            return found
+    raise UserError(f"{folder}: holds no file of prompts, expected one in {', '.join(FOLDER_KINDS)}")
 
 
 def given_prompts(given: str, dataset: str, **how: Any) -> PromptFile:

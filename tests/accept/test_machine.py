@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from acceptance.bench import machine
+from acceptance.bench.clock import clock_for
 from acceptance.bench.machine import (
     Energy,
     EnergyUsed,
@@ -80,6 +81,28 @@ def test_where_the_peak_cannot_be_reset_there_is_none(monkeypatch: pytest.Monkey
     with MemoryPeak(["cpu"]) as peak:
         pass
     assert (peak.bytes, peak.reason) == (None, f"{machine.CLEAR_REFS} does not reset the peak")
+
+
+def test_an_apple_gpu_is_waited_for_and_tells_what_it_took(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As torch.mps has it: no peak of its own, but what it took from the system stays until it is given back."""
+    import torch
+
+    done: list[str] = []
+    monkeypatch.setattr(torch.mps, "synchronize", lambda: done.append("waited"))
+    monkeypatch.setattr(torch.mps, "empty_cache", lambda: done.append("gave back"))
+    monkeypatch.setattr(torch.mps, "driver_allocated_memory", lambda: 3 << 20)
+    with MemoryPeak(["mps"]) as peak:
+        assert done == ["gave back"]
+    assert (peak.bytes, peak.reason) == (3 << 20, "")
+    clock = clock_for(["mps", "cpu"])
+    done.clear()
+    clock.start()
+    clock.mark("verify")
+    assert set(done) == {"waited"}
+    assert len(done) == 3  # until it is idle, and at both stamps
+    assert clock.stop().verify_s > 0
+    assert Energy(["mps"]).counted() is None
+    assert system_metadata(["mps"])["gpus"] == []
 
 
 def test_a_processor_has_no_energy_counter() -> None:

@@ -107,7 +107,9 @@ def test_what_cannot_be_loaded_is_one_line(tmp_path: Path, random_pair: tuple[Pa
 
 
 def test_any_cpu_is_a_cpu_and_an_absent_device_is_named() -> None:
-    assert [models.pick_dtype("auto", device) for device in ("cpu:0", "cuda:0")] == ["float32", "bfloat16"]
+    devices = ("cpu:0", "cuda:0", "mps")
+    assert [models.pick_dtype("auto", device) for device in devices] == ["float32", "bfloat16", "float16"]
+    assert models.pick_dtype("bfloat16", "mps") == "bfloat16"
     for device, rest in (("meta", ""), ("cuda:7", ", expected auto or one of cpu"), ("toaster", "")):
         with pytest.raises(UserError, match=f"--device: '{device}' is not here{rest}"):
             models.pick_device(device)

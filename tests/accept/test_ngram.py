@@ -13,7 +13,8 @@ from transformers.generation.candidate_generator import PromptLookupCandidateGen
 from acceptance.decoders.batch import Batch, Floats, Ints
 from acceptance.decoders.chain import Chain, FixedLength, Proposal, Verdict
 from acceptance.decoders.decoder import run
-from acceptance.decoders.ngram import Index, Memory, Store, TextDraft
+from acceptance.decoders.method import Models, Options
+from acceptance.decoders.ngram import METHODS, OF_STORES, Index, Memory, Store, TextDraft
 from acceptance.models.model import Model
 from acceptance.models.rule import SamplingRule
 
@@ -65,6 +66,23 @@ def draft_by_counting(learnt: Learnt, n: int, k: int) -> list[int]:
 def test_a_store_drafts_what_counting_anew_says(learnt: Learnt, n: int, k: int) -> None:
     store = Store(n)
     assert store.draft(learn(store, learnt), k) == draft_by_counting(learnt, n, k)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(learnt_texts, min_size=1, max_size=3), learnt_texts, learnt_texts, st.integers(2, 4))
+def test_a_store_over_another_is_one_that_counted_both_and_leaves_it_as_it_was(
+    texts: list[Learnt], learnt: Learnt, other: Learnt, n: int
+) -> None:
+    known, one = Store(n), Store(n)
+    for text in texts:
+        learn(known, text)
+        learn(one, text)
+    text = learn(one, learnt)
+    expected = one.draft(text, 6)
+    first, second = Store(n, known), Store(n, known)
+    learn(second, other)
+    assert first.draft(learn(first, learnt), 6) == expected
+    assert Store(n, known).draft(text, 6) == known.draft(text, 6)
 
 
 @settings(deadline=None, max_examples=300)
@@ -135,6 +153,20 @@ def test_rows_of_a_ragged_batch_draft_from_their_own_text(
     assert len({len(d.tokens) for d in found}) > 1, "no row ended before the others"
     if rule.is_greedy:
         assert [d.tokens for d in found] == [greedy_without_cache(model, p, 14) for p in PROMPTS]
+
+
+def test_texts_known_before_are_drafted_and_the_output_stays(model: Model) -> None:
+    """What the target has written to these prompts before is found again, batch after batch."""
+    said = [greedy_without_cache(model, prompt, 14) for prompt in PROMPTS]
+    texts = [[*prompt, *output] for prompt, output in zip(PROMPTS, said, strict=True)]
+    accepted = {}
+    anpd = next(method for method in METHODS if method.name == OF_STORES[1])
+    for known in ((), texts):
+        begin = anpd.begin(Models(target=model, texts=known), Options(draft_rule=GREEDY))
+        found = run(begin(PROMPTS, task_of(range(len(PROMPTS)), 14, GREEDY, seed=2)))
+        assert [d.tokens for d in found] == said
+        accepted[len(known)] = sum(r.accepted for d in found for r in d.rounds)
+    assert accepted[len(texts)] > accepted[0]
 
 
 def test_a_text_that_repeats_itself_is_drafted(model: Model) -> None:

@@ -313,3 +313,25 @@ def test_a_damaged_file_never_raises_anything_but_a_user_error(
     path.write_bytes(content)
     with suppress(UserError):
         assert READERS[reader][0](path).rows
+
+
+def test_a_folder_is_read_file_after_file_of_its_first_kind(tmp_path: Path) -> None:
+    """The three files of ShareGPT for a benchmark; shards of a data set beside its description."""
+    names = ("sharegpt_V3_format.jsonl", "sharegpt_gpt4.jsonl", "sharegpt_zh_38K_format.jsonl")
+    for name in reversed(names):
+        talk = {"conversations": [{"from": "human", "value": name}, {"from": "gpt", "value": "yes"}], "id": "1"}
+        (tmp_path / name).write_text(json.dumps(talk) + "\n" + '{"conversations": []}\n')
+    (tmp_path / "README.md").write_text("about")
+    (tmp_path / "dataset_info.json").write_text("{}")
+    found = load_prompts(tmp_path, "sharegpt")
+    assert [(p.turns, p.source) for p in found.rows] == [((names[0],), "1"), ((names[1],), "1#2"), ((names[2],), "1#3")]
+    assert [line.count("skipped 1 of 2") for line in found.notes()] == [0, 1, 0, 1, 0, 1]
+    assert len(load_prompts(tmp_path, limit=2).rows) == 2
+    assert len(load_prompts(tmp_path, limit=1).parts) == 1
+    for name in names:
+        (tmp_path / name).unlink()
+    with pytest.raises(UserError, match=r"dataset_info.json"):
+        load_prompts(tmp_path)
+    (tmp_path / "dataset_info.json").unlink()
+    with pytest.raises(UserError, match=r"holds no file of prompts, expected one in \.parquet, \.jsonl"):
+        load_prompts(tmp_path)
