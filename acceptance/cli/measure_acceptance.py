@@ -18,6 +18,7 @@ from simulator.ground.partial import sweep
 from simulator.ground.version import VERSION
 
 from .by_group import present_groups
+from .from_servers import NOT_OF_SERVERS
 from .import_histogram import import_measurement
 from .options import MEASURE_OPTIONS, OUTPUT_OPTIONS, TEXT_OPTIONS, MeasureOptions
 from .ready import Ready
@@ -34,7 +35,17 @@ ARRAYS_FILE, SIDECAR = "trace.npz", "trace.json"
 # Parameters of a measurement, which a finished trace has already.
 FROM_PROMPTS = ("prompts", "dataset", "old_dataset", "column", "turns", "max_new_tokens", "system_prompt", "check_loop")
 FROM_MODELS = (
-    *("target", "draft", "texts", "max_prompts", "use_chat_template", "temperature", "draft_temperature"),
+    *(
+        "target",
+        "draft",
+        "target_server",
+        "draft_server",
+        "texts",
+        "max_prompts",
+        "use_chat_template",
+        "temperature",
+        "draft_temperature",
+    ),
     *(
         "top_k",
         "top_p",
@@ -64,7 +75,7 @@ def measure_acceptance(context: click.Context, /, **values: Any) -> None:
     if context.invoked_subcommand is not None:
         refuse_given(context, values, f"{context.invoked_subcommand}: give options behind it")
         return
-    check_used(context, bool(values["trace_files"]), values["texts"])
+    check_used(context, values)
     options = MeasureOptions(**in_new_words(context, values))
     if is_given(context, "q_kind"):
         check_q_kind(options)
@@ -73,8 +84,6 @@ def measure_acceptance(context: click.Context, /, **values: Any) -> None:
     if options.trace_files:
         again(options)
         return
-    from .from_models import prepare
-
     ready = prepare(options)
     from acceptance.results.unfinished import Unfinished
 
@@ -103,11 +112,24 @@ def again(options: MeasureOptions) -> None:
     present(trace, parameters, options, [], None, None)
 
 
-def check_used(context: click.Context, is_traced: bool, texts: Path | None) -> None:
-    """Refuse options that have no effect on what is measured already."""
-    if is_traced:
+def prepare(options: MeasureOptions) -> Ready:
+    """Return what can be measured, of models that run here or on servers."""
+    if options.target_server:
+        from . import from_servers
+
+        return from_servers.prepare(options)
+    from . import from_models
+
+    return from_models.prepare(options)
+
+
+def check_used(context: click.Context, values: dict[str, Any]) -> None:
+    """Refuse options that have no effect on what is measured already, or elsewhere."""
+    if values["target_server"] is not None and not values["trace_files"]:
+        refuse_given(context, NOT_OF_SERVERS, "--target-server, of which only tokens' own log probabilities are known")
+    if values["trace_files"]:
         refuse_given(context, FROM_PROMPTS + FROM_MODELS, "--trace, whose text is measured already")
-    elif texts:
+    elif values["texts"]:
         refuse_given(context, FROM_PROMPTS, "--texts, which the target has written already")
 
 

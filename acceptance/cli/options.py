@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from acceptance.results.shards import Shard
 
 TEXT_OPTIONS = stacked(
-    click.option("--target", default=BUNDLED, help="Folder or hub id, with @REVISION if not the newest."),
-    click.option("--draft", default=BUNDLED, help="Folder or hub id, with @REVISION if not the newest."),
+    click.option("--target", default=BUNDLED, help="Folder or hub id, with @REVISION; of a server, its model's name."),
+    click.option("--draft", default=BUNDLED, help="Folder or hub id, with @REVISION; of a server, its model's name."),
+    click.option("--target-server", metavar="URL", help="vLLM or SGLang that serves the target: nothing runs here."),
+    click.option("--draft-server", metavar="URL", help="The same of the draft, served as a model of its own."),
     click.option("--prompts", default=BUNDLED, help="File of prompts, in any format of --format, packed or not."),
     click.option(
         "--format",
@@ -65,7 +67,7 @@ MEASURE_OPTIONS = stacked(
         help="Draft that the histograms are of: one that samples, or one that proposes its first choice.",
     ),
     click.option("--max-new-tokens", default=128, type=click.IntRange(1), help="Tokens the target writes a turn."),
-    click.option("--batch-size", default=16, type=click.IntRange(1), help="Prompts at a time."),
+    click.option("--batch-size", default=16, type=click.IntRange(1), help="Prompts at a time; of servers, requests."),
     click.option("--device", default="auto", help="torch device, such as cpu or cuda:0."),
     click.option(
         "--dtype", type=click.Choice(("auto", "float32", "float16", "bfloat16")), default="auto", help="Weights."
@@ -121,6 +123,8 @@ class MeasureOptions:
 
     target: str
     draft: str
+    target_server: str | None
+    draft_server: str | None
     prompts: str
     dataset: str
     column: str | None
@@ -167,6 +171,9 @@ class MeasureOptions:
             raise UserError("--check-loop: looks at the first prompts of all, expected it without --shard")
         if self.cross_tokenizer and self.check_loop:
             raise UserError("--check-loop: the loop needs one vocabulary, expected it without --cross-tokenizer")
+        if (self.target_server is None) != (self.draft_server is None):
+            missing = "--target-server" if self.target_server is None else "--draft-server"
+            raise UserError(f"{missing}: is missing, expected both models on servers, or both here")
         _ = self.rules, self.turn_count
         if not self.draft_cost >= 0:
             raise UserError(f"--draft-cost: {self.draft_cost} is not allowed, expected 0 to 1000")

@@ -55,8 +55,8 @@ class Analysis:
 
     rounds, metrics, synthetic: by draft length. alpha: of a sampled and of a greedy draft. categories, along_output,
     by_context_length: of the longest draft length, or of single tokens; positions by the lower edge of their bin.
-    text_gap: see `surprise_gap`; None for greedy text. foreign: share of the text that cannot be the target's: of
-    greedy text what is not its first choice, of sampled text what its law excludes.
+    text_gap: see `surprise_gap`; None for greedy text, and where entropies are unknown. foreign: share of the text that
+    cannot be the target's: of greedy text what is not its first choice, of sampled text what its law excludes.
     """
 
     rounds: dict[int, RoundCounts]
@@ -133,7 +133,7 @@ def analyse(
         along_output=alpha_by(bins_of(trace.position), trace, q_kind, rng),
         by_context_length=alpha_by(bins_of(trace.context_length), trace, q_kind, rng),
         policies=play_policies(trace, draft_lengths, q_kind, draft_cost, seed) if with_policies else {},
-        text_gap=None if greedy else surprise_gap(trace, rng),
+        text_gap=None if greedy or np.isnan(trace.entropy_p).any() else surprise_gap(trace, rng),
         foreign=float((trace.rank_p != 0 if greedy else excluded(trace)).mean()),
     )
 

@@ -59,7 +59,7 @@ def summary_text(trace: Trace, analysis: Analysis, parameters: Mapping[str, Any]
         tau = f"{m['tokens_per_round']:.3f}", span(m["ci95"]["tokens_per_round"])
         rates = f"{m['draft_acceptance_rate']:.1%}", f"{m['alpha_iid']:.4f}"
         rows.append((str(k), *tau, *rates, f"{analysis.rounds[k].counts.sum():,.1f}", f"{m['rounds_cut']:,.1f}"))
-    return "\n".join([*lines, "", table(rows), *warnings(analysis)])
+    return "\n".join([*lines, "", table(rows), *warnings(analysis, parameters["temperature"] == 0)])
 
 
 def headline(analysis: Analysis, parameters: Mapping[str, Any]) -> str:
@@ -78,11 +78,11 @@ def pair_text(parameters: Mapping[str, Any]) -> str:
     return "the bundled pair" if {target, draft} == {BUNDLED} else f"{target} and its draft {draft}"
 
 
-def warnings(analysis: Analysis) -> list[str]:
+def warnings(analysis: Analysis, is_greedy: bool) -> list[str]:
     """Say where the text does not look like the target's own at this temperature."""
     gap = analysis.text_gap
     if analysis.foreign > MAX_FOREIGN:
-        what = "is not the target's first choice" if gap is None else "is excluded by top-k or top-p"
+        what = "is not the target's first choice" if is_greedy else "is excluded by top-k or top-p"
         return ["", f"{analysis.foreign:.1%} of the text {what}: is it this target's, under these settings?"]
     if gap is not None and gap.ci95 is not None and abs(gap.value) > 0.05 and not gap.ci95[0] <= 0 <= gap.ci95[1]:
         where = "more" if gap.value > 0 else "less"

@@ -1,6 +1,5 @@
 """What is measured: the prompts and logged texts that fit both models, in tokens, before any of them runs."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from acceptance.models.model import Pair, token_count
 from acceptance.models.rule import SamplingRule
 from acceptance.text.conversation import Framing, answer_text, end_token, tokens_before
-from acceptance.text.prompts import Prompt
+from acceptance.text.prompts import Prompt, sha256_of
 from acceptance.text.texts import Text
 from acceptance.trace.trace import PromptInfo
 from simulator.ground.artefacts import UserError
@@ -56,7 +55,7 @@ class Plan:
     @property
     def sha256(self) -> str:
         """The hash of the items."""
-        return hashlib.sha256(repr(self.items).encode(errors="surrogatepass")).hexdigest()
+        return sha256_of(self.items)
 
     def notes(self, of_file: Sequence[str]) -> list[str]:
         """Return what there is to say of the file, and what was left out of what was planned."""

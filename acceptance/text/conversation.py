@@ -59,17 +59,24 @@ def tokens_before(tokenizer: Any, framing: Framing, turns: Sequence[str], answer
         UserError: The template refuses these messages.
     """
     if not framing.chat_template:
-        parts = [turns[0]]
-        for answer, turn in zip(answers, turns[1:], strict=True):
-            parts += [answer, "\n", turn]
-        return list(tokenizer("".join(parts)).input_ids)
+        return list(tokenizer(plain_text(turns, answers)).input_ids)
+    text = framed(tokenizer, messages_of(framing, turns, answers), add_generation_prompt=True)
+    return list(tokenizer(text, add_special_tokens=False).input_ids)
+
+
+def plain_text(turns: Sequence[str], answers: Sequence[str]) -> str:
+    """Return a conversation as text, each answer directly behind its prompt, up to the answer to the last turn."""
+    return "".join([turns[0], *(f"{answer}\n{turn}" for answer, turn in zip(answers, turns[1:], strict=True))])
+
+
+def messages_of(framing: Framing, turns: Sequence[str], answers: Sequence[str]) -> list[dict[str, str]]:
+    """Return a conversation as messages, up to the answer to the last turn."""
     messages = [{"role": "system", "content": framing.system_prompt}] if framing.system_prompt else []
     for i, turn in enumerate(turns):
         messages.append({"role": "user", "content": turn})
         if i < len(answers):
             messages.append({"role": "assistant", "content": answers[i]})
-    text = framed(tokenizer, messages, add_generation_prompt=True)
-    return list(tokenizer(text, add_special_tokens=False).input_ids)
+    return messages
 
 
 def framed(tokenizer: Any, messages: Sequence[Mapping[str, str]], **how: Any) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, TypeVar
@@ -354,3 +355,8 @@ def unique_names(names: Iterable[str]) -> list[str]:
             unique = f"{name}#{counts[name]}"
         counts[unique] = 1
     return list(counts)
+
+
+def sha256_of(items: Sequence[Any]) -> str:
+    """Return the hash of what is measured: prompts, or texts."""
+    return sha256(repr(tuple(items)).encode(errors="surrogatepass")).hexdigest()

@@ -108,7 +108,7 @@ def watched_of(values: Mapping[str, Any]) -> "Watched | None":
         if values["watch"] is not None:
             raise UserError("--watch: of a server, expected --server URL beside it")
         return None
-    from calibration.servers.server import ALONE, Server, url_of
+    from acceptance.servers.server import ALONE, Server, url_of
     from calibration.servers.watch import watch
 
     for name, option in (("rate", "--rate"), ("concurrency", "--concurrency"), ("workload", "--workload")):

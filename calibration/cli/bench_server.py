@@ -192,11 +192,11 @@ def prompts_of(
 
 def finish(options: BenchOptions, bench: "Bench", notes: tuple[str, ...]) -> None:
     """Write and print what came, and end as the run did."""
+    from acceptance.servers.server import BEFORE, Server
     from calibration.servers.bench import deliver
     from calibration.servers.records import read_before
     from calibration.servers.report import result_json, result_text
     from calibration.servers.results import results_of
-    from calibration.servers.server import BEFORE, Server
 
     plan = bench.plan
     ran, servers, models = list(bench.ran), dict(plan.servers), dict(plan.models)

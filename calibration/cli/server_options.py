@@ -8,10 +8,10 @@ from typing import Any
 import click
 
 from acceptance.models.bundled import BUNDLED
+from acceptance.servers.client import Patience
+from acceptance.servers.server import Server, servers_of
 from acceptance.text.prompts import DATASETS
-from calibration.servers.client import Patience
 from calibration.servers.prompts import CHAT, COMPLETIONS, Manner
-from calibration.servers.server import Server, servers_of
 from simulator.answers.latency import Limit
 from simulator.cli.serving_options import Loads, limits_of, loads_of
 from simulator.ground.artefacts import UserError

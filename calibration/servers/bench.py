@@ -10,18 +10,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from acceptance.results.journal import Journal
+from acceptance.servers.answer import Answer
+from acceptance.servers.client import Client, Patience, clock, run
+from acceptance.servers.server import Server
 from simulator.ground.artefacts import UserError
 from simulator.ground.endings import handled
 from simulator.ground.fields import Field
 
-from .answer import Answer
-from .client import Client, Patience, clock, run
 from .engine import scraped
 from .load import put
 from .plan import Block, size_of
 from .prompts import Manner, Prompts
 from .records import Found, Ran, answer_of, kept, lags_of, of_block, of_request, part_of, ran_of
-from .server import Server
 
 # Of requests that are written before their block begins: bytes, at most.
 MOST_READY = 1 << 24

@@ -19,13 +19,13 @@ from acceptance.importers.vllm_metrics import (
     scrape_of,
     subtract,
 )
+from acceptance.servers.client import Client
+from acceptance.servers.server import Server
 from simulator.ground.artefacts import UserError
 from simulator.ground.fields import Malformed, parse_json
 from simulator.ground.records import BadRecord, as_record
 
-from .client import Client
 from .records import Ran
-from .server import Server
 
 # Lines of /metrics that are kept.
 KEPT = re.compile(

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from acceptance.servers.answer import Answer
 from simulator.answers.latency import Told
 from simulator.ground.artefacts import finite_or_text, writing
 
-from .answer import Answer
 from .engine import Counted
 from .metrics import PERCENTILES, Part, seen_by
 from .prompts import CHAT

@@ -6,8 +6,9 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from .answer import CONNECT, Answer
-from .client import clock
+from acceptance.servers.answer import CONNECT, Answer
+from acceptance.servers.client import clock
+
 from .plan import Session, Turn
 
 # So many requests in a row that find no server, and it is gone.

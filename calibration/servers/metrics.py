@@ -10,10 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from acceptance.servers.answer import Answer
 from simulator.answers.latency import Limit, Seen, Told, mean, meets, percentile, seen_of, with_interval
 from simulator.costs.step import Floats
-
-from .answer import Answer
 
 PERCENTILES = 50, 90, 95, 99
 MEASURES = "ttft", "tpot", "gap", "e2e"

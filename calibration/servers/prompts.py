@@ -6,13 +6,10 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, Protocol
 
-from simulator.ground.fields import Malformed, parse_json
 from simulator.workloads.requests import Requests
 
 COMPLETIONS, CHAT = "completions", "chat"
 PATHS = {COMPLETIONS: "/v1/completions", CHAT: "/v1/chat/completions"}
-# Where engines have their tokenizers, and under which key they take a text.
-TOKENIZE = (("/tokenize", "prompt"), ("/tokenize", "content"), ("/v1/tokenize", "prompt"))
 # Of English and programs, where no server tells.
 BYTES_A_TOKEN = 4.0
 # What every text of its own begins with, so that no cache of prefixes knows it.
@@ -89,18 +86,6 @@ def made_of_text(requests: Requests, text: str, tokens: int | None) -> Made:
     pieces = pieces_of(text)
     whole = tokens or len(text.encode()) / BYTES_A_TOKEN
     return Made(requests, pieces, len(pieces) / whole)
-
-
-def tokens_in(answer: bytes | None) -> list[int] | None:
-    """Return the tokens that a server's tokenizer made of a text, None where it made none."""
-    try:
-        told = parse_json((answer or b"").decode())
-    except (Malformed, UnicodeDecodeError):
-        return None
-    found = told.get("tokens") if isinstance(told, dict) else None
-    if not isinstance(found, list) or len(found) < LEAST_IDS or any(type(token) is not int for token in found):
-        return None
-    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

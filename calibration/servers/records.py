@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from acceptance.results.journal import Journal, JournalKind, first_difference, read_records, to_line
+from acceptance.servers.answer import MOST_TOKENS, Answer
 from simulator.answers.scene import CLIENTS
 from simulator.ground.artefacts import UserError
 from simulator.ground.fields import Field
 
-from .answer import MOST_TOKENS, Answer
 from .metrics import Part, warm_of
 from .plan import Block
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from acceptance.servers.answer import FAILURES
 from simulator.answers.latency import Limit, Told, ms, time_text
 from simulator.ground.artefacts import envelope
 from simulator.ground.command import table, wrapped
 
-from .answer import FAILURES
 from .export import accepted_by, described
 from .metrics import INTERVALS
 from .results import Result

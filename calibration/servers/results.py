@@ -7,13 +7,13 @@ from functools import cached_property
 
 import numpy as np
 
+from acceptance.servers.server import Server
 from simulator.answers.latency import Limit, Told
 from simulator.ground.streams import stream
 
 from .engine import Counted, counted
 from .metrics import Part, figures, gains, latencies
 from .records import Ran
-from .server import Server
 
 
 @dataclass(frozen=True)

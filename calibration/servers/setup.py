@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from acceptance.models.bundled import TINY_PAIR
-from simulator.ground.artefacts import UserError
-from simulator.ground.fields import Field, Malformed, parse_json
+from acceptance.servers.answer import Failed
+from acceptance.servers.client import Client, Patience, run
+from acceptance.servers.server import Server
+from acceptance.servers.told import MOST_LENGTH, model_of, tokens_told
+from simulator.ground.fields import Field
 
-from .client import Client, Patience, run
-from .prompts import TOKENIZE, Manner, tokens_in
+from .prompts import LEAST_IDS, Manner
 from .records import SETUP
-from .server import Server
 
-MOST_LENGTH = 1 << 40
 PATIENCE = Patience(connect_s=10, stall_s=30, whole_s=30)
 
 
@@ -80,37 +80,13 @@ def set_up(servers: Sequence[Server], model: str | None, manner: Manner, *, asks
     return found
 
 
-async def model_of(client: Client, server: Server, wanted: str | None) -> tuple[str, int | None]:
-    """Return the name of a server's model, and how long its requests may be."""
-    answer = await client.get(f"{server.url}/v1/models")
-    try:
-        told = parse_json((answer or b"").decode())
-    except (Malformed, UnicodeDecodeError):
-        told = None
-    listed = told.get("data") if isinstance(told, dict) else None
-    entries = [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
-    names = [entry["id"] for entry in entries if isinstance(entry.get("id"), str)]
-    if not names and wanted is None:
-        why = f" ({client.said})" if client.said else ""
-        raise UserError(
-            f"{server.option}: lists no models at /v1/models{why}, expected a server that is up, or --model"
-        )
-    if wanted is not None and names and wanted not in names:
-        raise UserError(f"--model: {wanted!r} is not served by {server.url}, expected {' or '.join(names[:5])}")
-    name = wanted or names[0]
-    length = next((entry.get("max_model_len") for entry in entries if entry.get("id") == name), None)
-    return name, length if isinstance(length, int) and 1 < length < MOST_LENGTH else None
-
-
 async def tokens_of(client: Client, server: Server, model: str) -> list[int] | None:
     """Return the bundled text as a server's tokens, None of one that tells none."""
-    text = bundled_text()
-    for path, name in TOKENIZE:
-        asked = {"model": model, name: text, "add_special_tokens": False}
-        answer = await client.get(f"{server.url}{path}", post=json.dumps(asked).encode())
-        if (found := tokens_in(answer)) is not None:
-            return found
-    return None
+    try:
+        found = await tokens_told(client, server.url, {"model": model, "add_special_tokens": False}, bundled_text())
+    except Failed:
+        return None
+    return None if len(found) < LEAST_IDS else found
 
 
 def bundled_text() -> str:

@@ -6,15 +6,15 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from acceptance.importers.vllm_metrics import samples_of
+from acceptance.servers.client import Client, Patience, run
+from acceptance.servers.server import Server
+from acceptance.servers.told import model_of
 from simulator.ground.artefacts import UserError
 from simulator.ground.records import BadRecord
 
-from .client import Client, Patience, run
 from .engine import Counted, counted
 from .metrics import Part
 from .records import Ran
-from .server import Server
-from .setup import model_of
 
 PATIENCE = Patience(connect_s=10, stall_s=30, whole_s=30)
 # What engines call the same: vLLM's name first, then SGLang's; sums and counts of times behind them.

@@ -17,8 +17,8 @@ from multiprocessing.connection import Connection
 import numpy as np
 from timing import options, show
 
-from calibration.servers.answer import Answer
-from calibration.servers.client import Client, Patience, clock, run
+from acceptance.servers.answer import Answer
+from acceptance.servers.client import Client, Patience, clock, run
 from calibration.servers.load import put
 from calibration.servers.plan import sessions_of
 from calibration.servers.prompts import Manner

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from calibration.servers.server import Server
+from acceptance.servers.server import Server
 from calibration.servers.watch import watched
 from simulator.answers.advice import by_last, value_of
 from simulator.answers.comparison import Contender

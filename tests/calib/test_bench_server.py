@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from acceptance.importers.formats import import_histogram
+from acceptance.servers.server import KEY, Server
 from calibration.servers.engine import counted
 from calibration.servers.metrics import gains
 from calibration.servers.records import read_load
 from calibration.servers.results import same_text
-from calibration.servers.server import KEY, Server
 from calibration.sources.serving_files import read_serving
 from simulator.workloads.reading import read_workload
 from tests.conftest import SCRIPTS

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from acceptance.servers.answer import Answer
 from calibration.cli.served_ways import Serving, Way, accepts_in, ways_in
-from calibration.servers.answer import Answer
 from calibration.servers.metrics import Part
 from calibration.servers.records import LOADED, Ran
 from calibration.validate.served.measured import Measured, read_all

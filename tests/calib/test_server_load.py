@@ -5,8 +5,8 @@ import asyncio
 import numpy as np
 import pytest
 
+from acceptance.servers.answer import Answer
 from calibration.servers import load
-from calibration.servers.answer import Answer
 from calibration.servers.load import put
 from calibration.servers.plan import parts_of, sessions_of, size_of
 from simulator.workloads.requests import Requests, requests_of

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from calibration.servers.answer import Answer
+from acceptance.servers.answer import Answer
 from calibration.servers.metrics import Part, described, figures, gains, groups_of, warm_of
 from calibration.servers.plan import blocks_of, parts_of, sessions_of, size_of, within
 from simulator.answers.latency import Limit

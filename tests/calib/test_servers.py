@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calibration.servers.answer import Answer, Failed, Hearing
+from acceptance.servers.answer import Answer, Failed, Hearing
+from acceptance.servers.client import Patience, run
+from acceptance.servers.events import BadEvent, Events
+from acceptance.servers.server import KEY, servers_of, url_of
 from calibration.servers.bench import Shown
-from calibration.servers.client import Patience, run
-from calibration.servers.events import BadEvent, Events
 from calibration.servers.prompts import CHAT, Made, Manner, made_of_text
-from calibration.servers.server import KEY, servers_of, url_of
 from simulator.ground.artefacts import UserError
 from simulator.workloads.requests import requests_of
 from simulator.workloads.sessions import prefixed

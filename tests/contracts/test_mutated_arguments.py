@@ -140,6 +140,7 @@ CALLS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("measure-acceptance", "--trace trace --k 1:4 --out-dir out", ()),
     ("measure-acceptance", "--trace trace --k 1:4 --by context --out-dir by", ()),
     ("measure-acceptance", "--k 1:4", NOWHERE),
+    ("measure-acceptance", "--target-server http://127.0.0.1:9 --draft-server http://127.0.0.1:9 --shard 1/2", ()),
     ("replay-policies", "--trace trace --policy static:k=2 --policy llama-cpp --workmem 8", ("--batch", "2")),
     ("bench-decode list-presets", "", ()),
     ("bench-decode validate-config", "settings.toml", ()),

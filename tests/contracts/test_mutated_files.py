@@ -25,12 +25,12 @@ from acceptance.estimate.estimators import expected_rounds
 from acceptance.importers.formats import FORMATS, import_histogram
 from acceptance.results.journal import to_line
 from acceptance.results.validate import problems
+from acceptance.servers.answer import Answer
 from acceptance.text.prompts import load_prompts
 from acceptance.text.texts import load_texts
 from acceptance.trace.trace import load_trace, save_trace
 from calibration.fit.loads import Options, loads_of
 from calibration.published.cases import load_cases
-from calibration.servers.answer import Answer
 from calibration.servers.metrics import figures
 from calibration.servers.plan import Block
 from calibration.servers.records import LOADED, Ran, of_block, of_request, part_of, read_load

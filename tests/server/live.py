@@ -6,8 +6,9 @@ or `python -m tests.server.live --vllm /its/bin/vllm [--ways draft,ngram] [--tur
 The bundled pair is served on loopback in every way, one after the other, a minute to start and one or two of load:
 plain; by the settings that our commands write for vLLM: a draft and n-grams of `advise --write`, draft lengths by batch
 size of `sweep --engine`, acceptance as `simulate --engine` states it. On each both clients put load, and what importers
-make of /metrics, the log and results of `vllm bench serve` is held against the server's own counts. Then the schedulers
-plans random workloads beside ours.
+make of /metrics, the log and results of `vllm bench serve` is held against the server's own counts. Then both models
+are served, each by itself, and the trace that they give is held against that of the same models here; then the
+schedulers plan random workloads beside one another.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from typing import Any
 from acceptance.models.bundled import TINY_PAIR
 from simulator.ground.compiled import PLAIN
 
+from .live_acceptance import ACCEPTANCE, scored
 from .live_load import COUNTED, OURS, THEIRS, by_ours, by_theirs, compared, in_turns
 from .live_server import LOG, Row, logged, same, scrape, serving
 
@@ -36,7 +38,7 @@ PAIR = ("--target-model", str(TINY_PAIR / "target"), "--draft-model", str(TINY_P
 LOAD = ("--concurrency", "4", "--isl", "64", "--osl", "24:40", "--requests", "60")
 LENGTHS = ("--draftN", "1:4", "--batch", "1:16", "--context", "256", "--replications", "0")
 METHODS, FLAGS = {"draft": "draft_model", "ngram": "ngram"}, "flags.json"
-WAYS = ("plain", "draft", "ngram", "schedule", "synthetic")
+WAYS = ("plain", "draft", "ngram", "schedule", "synthetic", ACCEPTANCE)
 # Shares of accepted drafts that a server is told to accept, and how near it comes in a few hundred rounds.
 ALPHA, NEAR = 0.7, 0.08
 
@@ -137,7 +139,8 @@ def main() -> None:
         with nullcontext(given.keep / way) if given.keep else tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             folder.mkdir(parents=True, exist_ok=True)
-            for row in served(way, given.vllm, folder, given.turns):
+            rows = scored(given.vllm, folder) if way == ACCEPTANCE else served(way, given.vllm, folder, given.turns)
+            for row in rows:
                 failed += row.holds is False
                 show(way, row)
     if given.twin:

@@ -41,17 +41,20 @@ def same(what: str, found: object, expected: object) -> Row:
 
 
 @contextmanager
-def serving(vllm: Path, speculation: dict[str, Any] | None, folder: Path) -> Iterator[str]:
-    """Yield the address of a server of the bundled pair's target while it runs."""
+def serving(
+    vllm: Path, speculation: dict[str, Any] | None, folder: Path, model: str = "target", dtype: str = "bfloat16"
+) -> Iterator[str]:
+    """Yield the address of a server of one model of the bundled pair while it runs."""
+    port = PORT + (model != "target")
     library = vllm.parents[1] / "lib/libiomp5.so"
     env = os.environ | QUIET | SMALL | ({"LD_PRELOAD": str(library)} if library.exists() else {})
-    words = [str(vllm), "serve", str(TINY_PAIR / "target"), "--host", "127.0.0.1", "--port", str(PORT)]
-    words += ["--dtype", "bfloat16", "--max-model-len", "1024", "--max-num-seqs", "16", "--enforce-eager"]
+    words = [str(vllm), "serve", str(TINY_PAIR / model), "--host", "127.0.0.1", "--port", str(port)]
+    words += ["--dtype", dtype, "--max-model-len", "1024", "--max-num-seqs", "16", "--enforce-eager"]
     words += ["--distributed-executor-backend", "uni", "--disable-uvicorn-access-log"]
     words += [] if speculation is None else ["--speculative-config", json.dumps(speculation)]
     with (folder / LOG).open("wb") as log:
         process = subprocess.Popen(words, env=env, stdout=log, stderr=log, start_new_session=True)
-    url = f"http://127.0.0.1:{PORT}"
+    url = f"http://127.0.0.1:{port}"
     try:
         until = time.monotonic() + HEALTHY_S
         while asked(f"{url}/health") is None:

@@ -4,11 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from calibration.servers.answer import MOST_TOKENS, Answer
+from acceptance.servers.answer import MOST_TOKENS, Answer
+from acceptance.servers.server import Server
 from calibration.servers.engine import counted
 from calibration.servers.metrics import Part
 from calibration.servers.records import LOADED, MOST_S, Ran, part_of, read_load
-from calibration.servers.server import Server
 from simulator.answers.scene import CLIENTS, RATE
 from simulator.ground.artefacts import UserError
 from simulator.ground.fields import Field, Malformed, parse_json, text_of

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from calibration.servers.answer import Answer
+from acceptance.servers.answer import Answer
 from calibration.servers.metrics import Part
 from simulator.answers.load_curve import Task, outcome_of
 from simulator.answers.scene import CLIENTS, Arm, Scene, Traffic

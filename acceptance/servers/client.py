@@ -19,8 +19,10 @@ AIOHTTP = Dependency(import_name="aiohttp", purpose="asking servers", extra="ser
 IDLE_S = 2.0
 # For the end of a stream, behind the end of its answer.
 END_S = 0.25
-# What a server says of a failure.
-MOST_SAID = 2000
+# What a server says of a failure, and in an answer that is not streamed.
+MOST_SAID, MOST_BYTES = 2000, 1 << 28
+# For what a server says of itself.
+GET_S = 30
 clock = time.perf_counter
 
 
@@ -91,7 +93,7 @@ class Client:
         except Exception as error:  # what libraries and systems raise is listed nowhere
             answer.error, answer.detail = self.kind_of(error), f"{type(error).__name__}: {error}"
         answer.late_s = max(answer.sent_s - (began_s if due_s is None else due_s), 0.0)
-        answer.detail = " ".join(without_key(answer.detail).split())[:200]
+        answer.detail = shown(answer.detail)
         return answer
 
     async def hear(self, response: Any, answer: Answer) -> None:
@@ -131,24 +133,39 @@ class Client:
             return RESET if "ConnectionReset" in said else CUT if "not completed" in said else MALFORMED
         return next((kind for of, kind in self.kinds if isinstance(error, of)), MALFORMED)
 
-    async def get(self, url: str, *, post: bytes | None = None, most: int = 1 << 24) -> bytes | None:
+    async def get(self, url: str, *, post: bytes | None = None) -> bytes | None:
         """Return what stands at an address, None where nothing does."""
-        method = "GET" if post is None else "POST"
-        timeout, self.said = self.aiohttp.ClientTimeout(total=30), ""
+        self.said = ""
         try:
-            async with self.session.request(method, url, data=post, timeout=timeout) as response:
+            async with asyncio.timeout(GET_S):
+                return await self.fetch(url, post, 1 << 24)
+        except TimeoutError:
+            self.said = TIMEOUT
+        except Failed as error:
+            self.said = error.kind if error.kind.startswith("http") else error.detail
+        return None
+
+    async def fetch(self, url: str, post: bytes | None = None, most: int = MOST_BYTES) -> bytes:
+        """Return what stands at an address, or what is answered there to what is posted.
+
+        Raises:
+            Failed: Nothing is, or more than so many bytes.
+        """
+        try:
+            async with self.session.request("GET" if post is None else "POST", url, data=post) as response:
                 if response.status != 200:
-                    self.said = f"http {response.status}"
-                    return None
+                    said = (await response.content.read(MOST_SAID)).decode(errors="replace")
+                    raise Failed(f"http {response.status}", shown(error_in(said) or str(response.reason)))
                 found = bytearray()
                 async for data in response.content.iter_any():
                     found += data
                     if len(found) > most:
-                        return None
+                        raise Failed(MALFORMED, f"it is of more than {most:,} bytes")
                 return bytes(found)
-        except (self.aiohttp.ClientError, OSError, ValueError, TimeoutError) as error:
-            self.said = without_key(f"{type(error).__name__}: {error}")[:200]
-            return None
+        except Failed:
+            raise
+        except Exception as error:  # what libraries and systems raise is listed nowhere
+            raise Failed(self.kind_of(error), shown(f"{type(error).__name__}: {error}")) from None
 
 
 def body_of(aiohttp: ModuleType) -> Any:
@@ -170,6 +187,11 @@ def body_of(aiohttp: ModuleType) -> Any:
             await self.write(writer)
 
     return Body
+
+
+def shown(said: str) -> str:
+    """Return what a server or a library said, in a line, without our key."""
+    return " ".join(without_key(said).split())[:200]
 
 
 def error_in(said: str) -> str:
@@ -210,11 +232,16 @@ async def connected(watched: Watched, patience: Patience) -> AsyncIterator[Clien
 
 def run(work: Callable[[Client], Any], patience: Patience) -> Any:
     """Run what asks servers, on a loop of its own."""
-    watched = Watched()
+    watched, mine = Watched(), list[Any]()
 
     async def main() -> Any:
+        mine.append(asyncio.current_task())
         async with connected(watched, patience) as client:
             return await work(client)
 
-    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(watched)) as runner:
-        return runner.run(main())
+    try:
+        with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(watched)) as runner:
+            return runner.run(main())
+    finally:
+        for task in mine:  # a signal that came within a task is raised here, and nobody else asks for it
+            _ = not task.done() or task.cancelled() or task.exception()

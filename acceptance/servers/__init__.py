@@ -1,0 +1,1 @@
+"""Asks servers over HTTP: sends requests, reads what comes, says how it failed; bodies and answers of engines."""
