@@ -247,7 +247,7 @@ def present(
     interrupted: bool,
 ) -> int:
     """Summarise, keep the summaries of a run that is over, draw and print; returns the exit code."""
-    from acceptance.results.report import heading, text
+    from acceptance.results.report import heading, headline, text
     from acceptance.results.steadiness import steadiness_notes
     from acceptance.results.summary import summarise
 
@@ -264,7 +264,8 @@ def present(
         pair = pair_text({role: model["name"] for role, model in parameters["models"].items()})
         save_figure(options.plot, decode_figure(summaries, title=f"{pair}, {heading(parameters, summaries)}"))
     if options.as_json:
-        payload = {"summaries": summaries, "notes": notes, "file": str(journal.path), "interrupted": interrupted}
+        payload: dict[str, Any] = {"headline": headline(summaries), "summaries": summaries, "notes": notes}
+        payload |= {"file": str(journal.path), "interrupted": interrupted}
         click.echo(to_json(envelope("decode_benchmark", 1, parameters) | payload), nl=False)
     else:
         say("\n\n".join([text(parameters, summaries), *(["\n".join(notes)] if notes else [])]) + "\n")

@@ -105,6 +105,11 @@ COMMANDS: Mapping[str, Entry] = {
     "validate": Entry(
         "calibration.cli.validate", "validate", "Hold forecasts against measurements, and print the error of every row."
     ),
+    "report": Entry(
+        "calibration.cli.report",
+        "report",
+        "Make one page for a browser of results: the answer first, pictures, tables, and where they come from.",
+    ),
 }
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from acceptance.servers.answer import FAILURES
 from simulator.answers.latency import Limit, Told, ms, time_text
+from simulator.answers.scene import unit_of
 from simulator.ground.artefacts import envelope
 from simulator.ground.command import table, wrapped
 
@@ -34,7 +35,10 @@ def result_json(
     whole: bool,
 ) -> dict[str, Any]:
     """Return all figures, in seconds, under plain keys."""
+    unit = unit_of(parameters["load_kind"], sessions=parameters["turns"] is not None)
     return envelope(KIND, 1, parameters) | {
+        "headline": " ".join(headlines(results, unit)),
+        "unit": unit,
         "is_whole": whole,
         "limits": {limit.measure: limit.most_s for limit in limits},
         "points": [point_json(result) for result in results],

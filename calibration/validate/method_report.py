@@ -29,6 +29,7 @@ def method_json(validation: MethodValidation, parameters: Mapping[str, Any]) -> 
     ]
     verdict = {"verdict": asdict(validation.verdict), "bounds": validation.bounds.stated()}
     found = {"rows": rows, "plain_steps": steps, "remarks": list(validation.remarks)}
+    found["headline"] = headline(validation, parameters.get("max_error"))
     return envelope("method_validation", SCHEMA_VERSION, parameters) | found | verdict
 
 

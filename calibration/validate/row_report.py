@@ -33,8 +33,9 @@ def decode_json(validation: Validation, parameters: Mapping[str, Any]) -> dict[s
 def rows_json(kind: str, validation: Validation, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Return every row with its error, the verdict and its bounds."""
     rows = [asdict(r) | {"error": r.error} for r in validation.rows]
+    told = {"headline": headline(validation, parameters.get("max_error")), "rows": rows}
     verdict = {"verdict": asdict(validation.verdict), "bounds": validation.bounds.stated()}
-    return envelope(kind, SCHEMA_VERSION, parameters) | {"rows": rows} | verdict
+    return envelope(kind, SCHEMA_VERSION, parameters) | told | verdict
 
 
 def validation_text(validation: Validation, max_error: float | None = None) -> str:

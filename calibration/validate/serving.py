@@ -152,6 +152,7 @@ def serving_json(validation: ServingValidation, parameters: Mapping[str, Any]) -
         for name, label, tpot, ttft in validation.groups()
     ]
     return envelope(KIND, SCHEMA_VERSION, parameters) | {
+        "headline": headline(validation),
         "model": loads.shape.name,
         "engine": loads.engine,
         "profile": validation.profile.name,

@@ -188,10 +188,12 @@ def advice_json(
             sides[way.name] |= {"gain": number(gain.value), "gain_ci95": [number(gain.low), number(gain.high)]}
     said = written(advice, asked.engine, draft)
     return {
+        "headline": headline(advice, asked, basis),
         "verdict": verdict(advice),
         "take": advice.scene.arms[advice.take].name,
         "basis": basis._asdict(),
         "load_a_server": advice.point.load,
+        "unit": asked.traffic.unit,
         "serving": sides,
         "requests": advice.scene.traffic.count,
         "too_short_to_tell": advice.short,

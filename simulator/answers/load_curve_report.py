@@ -48,6 +48,7 @@ def load_curve_json(
         points.append({"load": point.load, **sides})
     drafted = [way.name for way in scene.arms[1:]]
     return envelope(KIND, 1, parameters) | {
+        "headline": headline(scene, found, basis),
         "basis": basis._asdict(),
         "unit": scene.traffic.unit,
         "limits": {limit.measure: limit.most_s for limit in scene.limits},

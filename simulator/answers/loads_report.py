@@ -44,6 +44,7 @@ def load_json(
         "speculative": forecast.drafted and steady_json(forecast.drafted, forecast.drafted_ci95),
     }
     return envelope(KIND, 1, parameters) | {
+        "headline": headline(forecast, basis),
         "basis": basis._asdict(),
         "verdict": verdict,
         **sides,

@@ -40,6 +40,7 @@ def result_json(
         summary |= dict.fromkeys(("speedup", "simulation_noise_ci95", "closed_form_speedup"))
         told |= dict.fromkeys(("best_draft_length", "best_speedup", "may_pay"))
     payload = summary | {
+        "headline": headline(verdict, basis, setting.draft_length),
         "alpha_iid": verdict.alpha_iid,
         "basis": basis._asdict(),
         "verdict": told,

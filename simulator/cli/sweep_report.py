@@ -37,18 +37,11 @@ def sweep_text(cases: "Sequence[Swept]", answers: "list[Answer]", *, default_len
     from simulator.answers.sweep_answers import has_ranges
     from simulator.answers.sweep_table import answers_text, off_text
 
-    fitting = [case for case in cases if case.seen.best is not None]
-    if not fitting:
-        return wrapped(
-            [
-                "Does not fit into memory, at any of these points.",
-                *cases[0].basis.lines,
-                *cases[0].options.said,
-                *unfit_text(cases[0].task),
-            ]
-        )
-    best = max(fitting, key=lambda case: case.seen.speedup)
-    grid, lines = best.task.grid, [best_text(best), *best.basis.lines, *best.options.said]
+    best = best_of(cases)
+    if best is None:
+        said = [*cases[0].basis.lines, *cases[0].options.said, *unfit_text(cases[0].task)]
+        return wrapped([headline(cases), *said])
+    grid, lines = best.task.grid, [headline(cases), *best.basis.lines, *best.options.said]
     batch = key_of("batch", best.task.pricing.load)
     if not best.case and not grid.axes:
         return "\n".join(lines)
@@ -57,6 +50,18 @@ def sweep_text(cases: "Sequence[Swept]", answers: "list[Answer]", *, default_len
         *([off_text(answers, batch)] if has_ranges(grid) else []),
     ]
     return "\n".join([wrapped(lines), "", answers_text(grid, answers, len(cases), batch)])
+
+
+def best_of(cases: "Sequence[Swept]") -> Swept | None:
+    """Return the case with the best point, None where nothing fits into memory."""
+    fitting = [case for case in cases if case.seen.best is not None]
+    return max(fitting, key=lambda case: case.seen.speedup, default=None)
+
+
+def headline(cases: "Sequence[Swept]") -> str:
+    """Return the answer as one line."""
+    best = best_of(cases)
+    return "Does not fit into memory, at any of these points." if best is None else best_text(best)
 
 
 def unfit_text(task: "Sweep") -> list[str]:
@@ -115,7 +120,8 @@ def result_json(cases: "Sequence[Swept]", answers: "Sequence[Answer]", parameter
     """Return what a sweep answers, under plain keys."""
     task, several = cases[0].task, [named(case.case) for case in cases]
     points = sum(case.task.grid.points for case in cases)
-    body = {"basis": cases[0].basis._asdict(), "points": points, "answers": [asdict(answer) for answer in answers]}
+    body: dict[str, Any] = {"headline": headline(cases), "basis": cases[0].basis._asdict(), "points": points}
+    body["answers"] = [asdict(answer) for answer in answers]
     if task.pricing.models is not None:
         body["memory_known"] = without_memory(task) is None
     axes = {key_of(name, task.pricing.load): task.grid.values[name].tolist() for name in task.grid.axes}

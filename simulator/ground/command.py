@@ -177,7 +177,7 @@ def named_paths(ctx: click.Context) -> Iterator[tuple[str, str]]:
                 yield str(path), parameter.opts[0]
                 yield str(Path(path).absolute()), parameter.opts[0]
             elif isinstance(path, Path):
-                yield str(path), parameter.human_readable_name.strip("[]")
+                yield str(path), parameter.human_readable_name.strip("[].")
 
 
 class OneLineErrorsGroup(OneLineErrors, click.Group):

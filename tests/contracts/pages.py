@@ -97,9 +97,13 @@ def play(step: Step, folder: Path, run: Run) -> str:
                 exec(compile(step.text, "a page", "exec"), {})
         return ""
     rest, lines = headed(rest)
+    *rest, into = [*rest[:-2], rest[-1]] if ">" in rest[-2:-1] else [*rest, ""]
     assert first in OURS, f"{step.words} takes long or needs more than a clone: expected a mark, one of {MARKS}"
     done = run(folder, first, *rest)
     assert done.returncode == 0, f"{step.words}: {done.stderr}"
+    if into:
+        (folder / into).write_text(done.stdout)
+        return ""
     return "".join(done.stdout.splitlines(keepends=True)[:lines])
 
 

@@ -154,6 +154,7 @@ CALLS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("calibrate", "probe.json --out found.json --json", ()),
     ("calibrate", "--from-decode decode.jsonl --out found.json", ()),
     ("validate", "decode.jsonl --profile decode.json --json", ()),
+    ("report", "decode.jsonl --out page.html", ()),
     ("validate", "--passes passes.json --profile h100-sxm --hist hist.json", ()),
     ("simulate", f"{ON_TARGET} --speculative-config spec.json --engine vllm", ("--replications", "2", "--total", "64")),
     ("simulate", f"{ON_TARGET} --from-sglang '{FLAGS}' --json", ("--replications", "2", "--total", "64")),

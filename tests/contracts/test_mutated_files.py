@@ -30,6 +30,8 @@ from acceptance.text.prompts import load_prompts
 from acceptance.text.texts import load_texts
 from acceptance.trace.trace import load_trace, save_trace
 from calibration.fit.loads import Options, loads_of
+from calibration.pages.document import document
+from calibration.pages.kinds import page_of
 from calibration.published.cases import load_cases
 from calibration.servers.metrics import figures
 from calibration.servers.plan import Block
@@ -254,6 +256,11 @@ def reads_load(path: Path) -> bool:
     return all(not told.value < 0 for told in found.values())
 
 
+def has_page(path: Path) -> bool:
+    """Whether a page can be made of a result."""
+    return "</html>" in document([page_of(path)])
+
+
 def a_load(path: Path) -> Path:
     """A file of requests that a server answered."""
     block, answers = Block(2.0, "server", 0, ()), list[tuple[int, Answer]]()
@@ -295,6 +302,9 @@ def sources(folder: Path) -> dict[str, tuple[Path, Read]]:
         "rows of a server": (ROOT / "calibration/published/serving/deepseek-v3-h200-sglang.csv", reads_rows),
         "result of a bench": (write(folder / "bench.json", BENCH), reads_rows),
         "load on a server": (a_load(folder / "load.jsonl"), reads_load),
+        "page of advice": (ROOT / "tests/calib/pages/advice.json", has_page),
+        "page of a table": (ROOT / "tests/calib/pages/serving.csv", has_page),
+        "page of a check": (measured / "live.json", has_page),
         "passes": (write_passes(folder / "passes.json"), lambda path: bool(load_passes(path).times)),
         "decode": (
             write_decode(folder / "decode.jsonl", prompts=2, lengths=(1, 2)),

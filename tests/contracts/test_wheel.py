@@ -38,6 +38,7 @@ def test_a_wheel_holds_the_bundled_pair_types_and_licences(names: list[str]) -> 
         assert f"{pair}/{name}" in names
     assert {f"{package}/py.typed" for package in PACKAGES} <= set(names)
     assert {"calibration/published/cases.schema.json", "calibration/published/tables/leviathan.json"} <= set(names)
+    assert "calibration/pages/page.css" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert any(name.endswith("PSF-LICENSE.txt") and ".dist-info" in name for name in names)
 

@@ -135,7 +135,8 @@ def verdict(result: CaseResult) -> str:
 
 def result_json(results: Sequence[CaseResult], parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Return the results with their provenance; errors are fractions."""
-    return envelope(KIND, SCHEMA_VERSION, parameters) | {"cases": [case_result_json(r) for r in results]}
+    told = {"headline": headline(results), "cases": [case_result_json(r) for r in results]}
+    return envelope(KIND, SCHEMA_VERSION, parameters) | told
 
 
 def case_result_json(result: CaseResult) -> dict[str, Any]:
