@@ -55,7 +55,6 @@ def decode_told(document: Field) -> Told:
     for at, summary in enumerate(summaries):
         for problem in line_problems(summary, first=False):
             raise UserError(f"{document.path}: summaries[{at}]: {problem}")
-    parameters = parameters_of(document["parameters"])
     fast = [s for s in by_speed(summaries) if s["algorithm"] != BASELINE and shows_speed(s)]
     tables = [Table("Methods, the fastest first", HEADINGS, [row_of(s) for s in by_speed(summaries)], left=(0, 1))]
     quality = quality_rows(summaries)
@@ -63,7 +62,7 @@ def decode_told(document: Field) -> Told:
         tables.append(Table("What lossy methods change", quality[0], quality[1:], left=range(len(quality[0]))))
     rounds = Table("Milliseconds a round", ROUND_HEADINGS, [round_row(s) for s in by_speed(summaries)])
     verdict, mark = verdict_of(fast)
-    said = [heading(parameters, summaries)]
+    said = [heading(asked, summaries)] if (asked := asked_in(document["parameters"])) else []
     return Told(
         answer=headline(document, answer_of(summaries)),
         mark=mark,
@@ -77,12 +76,14 @@ def decode_told(document: Field) -> Told:
     )
 
 
-def parameters_of(field: Field) -> dict[str, Any]:
-    """Return the parameters that are told of, checked."""
-    field["temperature"].number()
+def asked_in(field: Field) -> dict[str, Any]:
+    """Return the parameters that are told of, checked; empty where some are missing."""
+    numbers = ("temperature", "prompt_count", "runs", "max_new_tokens", "batch_size")
+    if not {*numbers, "device", "dtype"} <= field.object().keys():
+        return {}
+    for name in numbers:
+        field[name].number()
     field["inflate_target"].number(default=1.0)
-    for name in ("prompt_count", "runs", "max_new_tokens", "batch_size"):
-        field[name].whole()
     for name in ("device", "dtype"):
         field[name].text()
     return field.object()

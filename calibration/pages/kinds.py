@@ -9,7 +9,7 @@ from simulator.ground.artefacts import UserError
 from simulator.ground.fields import Field, Malformed, parse_json
 from simulator.ground.plain_text import as_text, read_unpacked
 
-from . import advice, loads, sweep, validation
+from . import advice, loads, served, sweep, validation
 from .page import Page, Part, Table
 from .rows import Rows, rows_in
 from .told import Told, as_words, asked_of, lines, words
@@ -57,6 +57,7 @@ KINDS: Mapping[str, Kind] = {
     "method_validation": Kind("Forecasts of methods checked", "validate", validation.rows_told),
     "decode_measured": Kind("Decoding without forecasts", "validate", validation.measured_told),
     "serving_validation": Kind("Forecasts checked by load tests", "validate", validation.serving_told),
+    "served_validation": Kind("Simulated loads checked by servers", "validate", served.served_told),
     "published_validation": Kind("Forecasts checked by published results", "validate", validation.published_told),
     "simulation": Kind("Forecast", "simulate", plain_told),
     "load": Kind("Forecast of a load", "simulate", plain_told),

@@ -44,7 +44,7 @@ def scale_of(axis: Axis, values: Iterable[float]) -> Scale:
     low, high = low - room if low - room >= 0 or low < 0 else 0.0, high + room
     step = step_of((high - low) / MOST_TICKS)
     first = math.ceil(low / step - 1e-9)
-    ticks = [round(step * i, 12) for i in range(first, math.floor(high / step + 1e-9) + 1)]
+    ticks = [step * i for i in range(first, math.floor(high / step + 1e-9) + 1)]
     return Scale(axis, low, high, axis.at or ticks)
 
 

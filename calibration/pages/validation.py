@@ -15,6 +15,8 @@ BOUNDS = (
     ("largest", "Largest error"),
     ("best_k_loss", "Loss of the best"),
 )
+# Of a row of a load test: where it stands.
+WHERE = ("path", "line")
 
 
 def rows_told(document: Field) -> Told:
@@ -199,10 +201,11 @@ def serving_told(document: Field) -> Told:
 
 
 def row_table(rows: Sequence[Field]) -> Table:
-    """Return rows of a load test, the first where there are many."""
-    names = [n for n in (rows[0].object() if rows else ()) if any(is_told(r[n]) for r in rows)]
+    """Return rows of a load test, the first where there are many: what was asked, then times and their errors."""
+    names = [n for n in (rows[0].object() if rows else ()) if n not in WHERE and any(is_told(r[n]) for r in rows)]
+    names.sort(key=lambda name: name.startswith(("tpot", "ttft")))
     heads = [name.replace("_", " ") for name in names]
-    cells = [[told(r[name]) for name in names] for r in rows[:MOST_ROWS]]
+    cells = [[percent(value(r[n])) if n.endswith("_error") else told(r[n]) for n in names] for r in rows[:MOST_ROWS]]
     return Table(f"{len(cells):,} of {len(rows):,} rows", heads, cells)
 
 
@@ -225,23 +228,33 @@ def published_told(document: Field) -> Told:
     rows = [case_row(c) for c in cases]
     heads = ("case", "rows", "median error", "90th percentile", "largest", "bound", "")
     marks = [BAD if not c["holds"].flag() else "" for c in cases]
-    points: dict[str, list[tuple[float, float, None]]] = {"forecast": []}
+    points: dict[str, list[tuple[float, float, None]]] = {}
     for c in cases:
         for r in c["rows"].elements():
-            if words(r["use"]) == "forecast" and value(r["measured"]) > 0 and value(r["forecast"]) > 0:
-                points["forecast"].append((value(r["measured"]), value(r["forecast"]), None))
+            unit, measured = measured_of(r)
+            if words(r["use"]) == "forecast" and measured > 0 and value(r["forecast"]) > 0:
+                points.setdefault(unit.replace("_", " "), []).append((measured, value(r["forecast"]), None))
+    fresh = sum(map(len, points.values()))
     picture = diagonal("Every row that was not fitted, in its own unit", points, "", log=True)
     holds = len(right) == len(cases)
     otherwise = f"{len(right):,} of {len(cases):,} cases are within their bounds."
     figures = [
         Figure("Cases within their bounds", f"{len(right):,} of {len(cases):,}"),
-        Figure("Rows not fitted", f"{len(points['forecast']):,}"),
+        Figure("Rows not fitted", f"{fresh:,}"),
     ]
     summary = Table("Cases", heads, rows, marks=marks)
     parts = [Part("Cases", [], [picture, summary]), *each(cases, case_part)]
     return Told(
         headline(document, otherwise), GOOD if holds else BAD, "holds" if holds else "does not hold", figures, parts
     )
+
+
+def measured_of(row: Field) -> tuple[str, float]:
+    """Return in which unit a row of a published table is measured, and how much."""
+    found = row["measured"].items()
+    if len(found) != 1:
+        row["measured"].refuse("an object of one number")
+    return found[0][0], value(found[0][1])
 
 
 def each(cases: Sequence[Field], make: Callable[[Field], Part]) -> list[Part]:
@@ -264,7 +277,7 @@ def case_part(case: Field) -> Part:
             words(r["name"]),
             words(r["use"]),
             number(value(r["tau"])),
-            number(value(r["measured"]), ".4g"),
+            number(measured_of(r)[1], ".4g"),
             number(value(r["forecast"]), ".4g"),
             f"{value(r['error']):+.2%}",
         ]

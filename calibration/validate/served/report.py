@@ -48,6 +48,7 @@ def served_json(validation: ServedValidation, parameters: Mapping[str, Any]) -> 
         for n in validation.noise
     ]
     return envelope(KIND, SCHEMA_VERSION, parameters) | {
+        "headline": headline(validation),
         "holds": validation.holds,
         "errors": {name: errors_json(validation, name) for name in FIGURES},
         "signs": {
