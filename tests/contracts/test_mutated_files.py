@@ -304,7 +304,6 @@ def sources(folder: Path) -> dict[str, tuple[Path, Read]]:
         "load on a server": (a_load(folder / "load.jsonl"), reads_load),
         "page of advice": (ROOT / "tests/calib/pages/advice.json", has_page),
         "page of a table": (ROOT / "tests/calib/pages/serving.csv", has_page),
-        "page of a check": (measured / "live.json", has_page),
         "passes": (write_passes(folder / "passes.json"), lambda path: bool(load_passes(path).times)),
         "decode": (
             write_decode(folder / "decode.jsonl", prompts=2, lengths=(1, 2)),
