@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from acceptance.results.journal import read_records
+from acceptance.servers.server import Server
 from calibration.servers.records import LOADED, read_load
 from calibration.servers.report import cautions, result_json
 from calibration.servers.results import results_of
-from calibration.servers.server import Server
 from simulator.answers.scene import CLIENTS
 from simulator.ground.artefacts import UserError
 
