@@ -93,11 +93,11 @@ def size_of(layer: Path) -> int:
 
 
 def sent() -> list[str]:
-    """Return the files of the working tree that a build is sent."""
+    """Return the files of the working tree that a build is sent; of a folder that is not, none."""
     ignored, found = IGNORED.read_text(), list[str]()
     for folder, folders, names in os.walk(ROOT):
         inner = Path(folder).relative_to(ROOT)
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in folders if is_sent(str(inner / name), ignored)]
         found += [str(inner / name) for name in names if is_sent(str(inner / name), ignored)]
     return found
 

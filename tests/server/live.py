@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from acceptance.models.bundled import TINY_PAIR
 from simulator.ground.compiled import PLAIN
@@ -41,6 +41,18 @@ METHODS, FLAGS = {"draft": "draft_model", "ngram": "ngram"}, "flags.json"
 WAYS = ("plain", "draft", "ngram", "schedule", "synthetic", ACCEPTANCE)
 # Shares of accepted drafts that a server is told to accept, and how near it comes in a few hundred rounds.
 ALPHA, NEAR = 0.7, 0.08
+# Most rounds of the answer that bench-server asks for before it begins.
+TRIAL = 4
+
+
+class Counts(NamedTuple):
+    """Rounds that drafted, and what they accepted."""
+
+    rounds: int
+    accepted: int
+
+    def __str__(self) -> str:
+        return f"{self.rounds} rounds, {self.accepted} accepted"
 
 
 def ours(*words: str, folder: Path) -> dict[str, Any]:
@@ -73,27 +85,39 @@ def settings(way: str, folder: Path) -> dict[str, Any] | None:
     return dict(schedule["vllm"] | schedule["synthetic_acceptance"]["vllm"])
 
 
-def imported(name: str, folder: Path, *options: str) -> dict[str, Any]:
+def imported(name: str, folder: Path, *options: str) -> Counts:
     """Return what `measure-acceptance import` makes of a file."""
-    return ours(
-        "measure-acceptance", "import", name, *options, "--out", f"{name}.hist.json", "--force", "--json", folder=folder
-    )
-
-
-def counts(found: dict[str, Any]) -> tuple[int, int]:
-    """Return rounds and accepted tokens of a histogram."""
-    return sum(found["hist"].values()), sum(int(n) * rounds for n, rounds in found["hist"].items())
+    out = f"{name}.hist.json"
+    ours("measure-acceptance", "import", name, *options, "--out", out, "--force", folder=folder)
+    rows = json.loads((folder / out).read_text())["hist"].items()
+    return Counts(sum(rounds for _, rounds in rows), sum(int(n) * rounds for n, rounds in rows))
 
 
 def window(url: str, folder: Path, name: str, client: Callable[[Path], dict[str, Any]]) -> Iterator[Row]:
-    """Put load on; yield rows of what /metrics counted of it, by importers and without: rounds, and accepted tokens."""
+    """Put load on; yield rows of what was counted of it: by /metrics, the client and importers of both."""
     before = scrape(url, folder / BEFORE)
-    told = client(folder / name)
+    result = client(folder / name)
     made = scrape(url, folder / AFTER) - before
-    right = (made["drafts"], made["accepted_tokens"])
-    yield same(f"{name}, as it says itself", (told[COUNTED[0]], told[COUNTED[2]]), right)
-    yield same(f"import of {name}", counts(imported(name, folder)), right)
-    yield same("import of /metrics, --before", counts(imported(AFTER, folder, "--before", BEFORE)), right)
+    told = Counts(int(result[COUNTED[0]]), int(result[COUNTED[2]]))
+    right = Counts(made["drafts"], made["accepted_tokens"])
+    # Ours asks for an answer before it counts, to see whether it is served.
+    first = Counts(right.rounds - told.rounds, right.accepted - told.accepted)
+    holds = min(first) >= 0 and max(first) <= (TRIAL if name == OURS else 0)
+    yield Row(f"{name} beside /metrics", f"{told}; before it began {first}", holds)
+    if made["draft_tokens"] % made["drafts"]:
+        yield shorter(name, folder)
+        return
+    yield same(f"import of {name}", imported(name, folder), told)
+    yield same("import of /metrics, --before", imported(AFTER, folder, "--before", BEFORE), right)
+
+
+def shorter(name: str, folder: Path) -> Row:
+    """Return the row of a file whose drafts had several lengths: the importer says so, and takes --k 1."""
+    try:
+        return Row(f"import of {name}", f"{imported(name, folder)}, though lengths differ", False)
+    except SystemExit as error:
+        first = imported(name, folder, "--k", "1")
+        return Row(f"import of {name}", f"refused without --k 1; {first} with it", "expected --k 1" in str(error))
 
 
 def served(way: str, vllm: Path, folder: Path, turns: int) -> Iterator[Row]:
@@ -115,7 +139,10 @@ def served(way: str, vllm: Path, folder: Path, turns: int) -> Iterator[Row]:
             rates = [whole[str(place)] / whole["drafts"] for place in range(3)]
             near = all(abs(rate - ALPHA ** (place + 1)) < NEAR for place, rate in enumerate(rates))
             yield Row("accepted as it was told", ", ".join(f"{rate:.3f}" for rate in rates), near)
-        yield same("import of its log", counts(imported(LOG, folder)), (whole["drafts"], whole["accepted_tokens"]))
+        if way == "schedule":
+            yield shorter(LOG, folder)
+            return
+        yield same("import of its log", imported(LOG, folder), Counts(whole["drafts"], whole["accepted_tokens"]))
 
 
 def twin(python: Path, count: int) -> Row:
@@ -135,25 +162,29 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="a folder that the servers' files are left in")
     given = parser.parse_args()
     failed = 0
-    for way in filter(None, given.ways.split(",")):
-        with nullcontext(given.keep / way) if given.keep else tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            folder.mkdir(parents=True, exist_ok=True)
-            rows = scored(given.vllm, folder) if way == ACCEPTANCE else served(way, given.vllm, folder, given.turns)
-            for row in rows:
-                failed += row.holds is False
-                show(way, row)
-    if given.twin:
-        row = twin(given.vllm.with_name("python"), given.twin)
+    for way, row in rows(given):
         failed += row.holds is False
-        show("twin", row)
+        holds = {True: "holds", False: "FAILS", None: ""}[row.holds]
+        print(f"{holds:6} {way:10} {row.what:38} {row.found}", flush=True)
     print(f"{failed} do not hold" if failed else "all hold")
     sys.exit(bool(failed))
 
 
-def show(way: str, row: Row) -> None:
-    """Print a row."""
-    print(f"{ {True: 'holds', False: 'FAILS', None: ''}[row.holds]:6} {way:10} {row.what:38} {row.found}", flush=True)
+def rows(given: argparse.Namespace) -> Iterator[tuple[str, Row]]:
+    """Yield rows of every way, and of the schedulers; what breaks off is a row, and the next way is served."""
+    for way in filter(None, given.ways.split(",")):
+        with nullcontext(given.keep / way) if given.keep else tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                found = (
+                    scored(given.vllm, folder) if way == ACCEPTANCE else served(way, given.vllm, folder, given.turns)
+                )
+                yield from ((way, row) for row in found)
+            except (SystemExit, subprocess.SubprocessError, LookupError) as error:
+                yield way, Row("broke off", f"{type(error).__name__}: {error}", False)
+    if given.twin:
+        yield "twin", twin(given.vllm.with_name("python"), given.twin)
 
 
 if __name__ == "__main__":
