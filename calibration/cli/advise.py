@@ -1,63 +1,45 @@
 """The command `advise`: from a load to whether, how and on how many servers to speculate, in an engine's words."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from simulator.answers.latency import Limit, time_text
-from simulator.cli.accepting import ACCEPTANCE_OPTIONS, by_method
-from simulator.cli.comparing import ComparisonOptions, contenders, method_names
-from simulator.cli.options import DEVICE_OPTIONS, HIST_OPTIONS, SharedOptions, options_of, parameter_options
+from simulator.answers.latency import time_text
+from simulator.cli.accepting import ACCEPTANCE_OPTIONS
+from simulator.cli.comparing import method_names
+from simulator.cli.options import DEVICE_OPTIONS, HIST_OPTIONS, options_of, parameter_options
 from simulator.cli.running import running
 from simulator.cli.serving_options import (
     BLOCK_SIZES,
     OF_ONE,
     SERVER_OPTIONS,
     SHARE_OPTIONS,
-    Loads,
     limits_of,
     loads_of,
-    server_of,
-    traffic_of,
     traffic_options,
 )
 from simulator.costs.parameters import PARAMETERS, Load
 from simulator.ground.artefacts import UserError, check_outputs, envelope, to_json, writing
 from simulator.ground.command import FILE, command, is_given, say, wrapped
 
+from .asking import AdviseOptions, asked_of
+
 if TYPE_CHECKING:
     from calibration.servers.watch import Watched
     from simulator.answers.advice import Advice, Asked
     from simulator.answers.basis import Basis
-    from simulator.answers.comparison import Contender
     from simulator.answers.slowness import Slowness
-    from simulator.cli.accepting import Stated
 
 # What other commands have and advice has not.
 ABSENT: dict[str, Any] = {"law": None, "head": None, "load": None, "overlap": False, "guesses": 1, "published": None}
 ABSENT |= {"baseline_tpot": None, "speculative_tpot": None, "replications": 1, "said": ()}
 # Requests of a run where nobody says: what a plain interpreter serves in a second.
-USUAL_REQUESTS, USUAL_LONGEST, USUAL_WATCH_S = 600, 131_072, 60.0
+USUAL_REQUESTS, USUAL_WATCH_S = 600, 60.0
 # Whose scheduler plans steps, by engine; what engines call a method by.
 SCHEDULERS = {"vllm": "vllm", "sglang": "sglang", "trtllm": "trtllm", "llama.cpp": "vllm"}
 NO_GAIN = 3
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AdviseOptions(SharedOptions):
-    """The options of `advise`; values: all that were parsed, for what makes traffic and servers of them."""
-
-    alpha: float
-    values: Mapping[str, Any]
-    loads: Loads
-    limits: tuple[Limit, ...]
-    attain: float
-    explain_slow: bool
-    write: Path | None
-    as_json: bool
 
 
 @command("advise")
@@ -85,6 +67,11 @@ def advise(**values: Any) -> None:
     where they are named, each with what was measured (--acceptance METHOD=FILE) or published of it. The best are served
     step for step as the engine schedules. Exits with 3 where nothing pays.
     """
+    run(taken_options(values))
+
+
+def taken_options(values: dict[str, Any]) -> AdviseOptions:
+    """Return what click parsed as the options of `advise`; a server that is named is watched."""
     if is_given(click.get_current_context(), "scheduler"):
         raise UserError("--scheduler: is that of --engine, expected no such option")
     values["watched"] = watched = watched_of(values)
@@ -95,7 +82,7 @@ def advise(**values: Any) -> None:
     values |= {"loads": loads_of(values), "limits": limits_of(values["slo"]), "scheduler": SCHEDULERS[values["engine"]]}
     values["block_size"] = values["block_size"] or BLOCK_SIZES[values["scheduler"]]
     values["requests"] = values["requests"] or (None if values["workload"] else USUAL_REQUESTS)
-    run(options_of(AdviseOptions, {**ABSENT, **values, "values": values}))
+    return options_of(AdviseOptions, {**ABSENT, **values, "values": values})
 
 
 def watched_of(values: Mapping[str, Any]) -> "Watched | None":
@@ -176,91 +163,10 @@ def run(options: AdviseOptions) -> None:
         raise click.exceptions.Exit(NO_GAIN)
 
 
-def asked_of(
-    options: AdviseOptions,
-) -> "tuple[Asked, tuple[str, ...], tuple[Contender, ...], dict[str, str]]":
-    """Return what is asked, what to know of it, and the methods that the engine has."""
-    from simulator.answers.advice import Asked
-
-    device, values = options.device, options.values
-    if device.profile is None or not (device.target_model or device.params):
-        raise UserError("--profile: missing, expected a device and --target-model beside it")
-    traffic, notes = traffic_of(values, options.loads, values["longest"] or USUAL_LONGEST)
-    isl, osl = max(round(traffic.mean_prompt), 1), max(round(traffic.mean_output), 2)
-    stated = counted_by(options) | by_method(values["acceptance"])
-    for name, known in of_target(options).items():
-        stated.setdefault(name, known)
-    wanted = ComparisonOptions(
-        methods=method_names(device) or None,
-        batches=None,
-        draft_lengths=None,
-        stated={"isl": isl, "osl": osl} | ({"alpha": options.alpha} if "alpha" in options.stated else {}),
-        acceptance=stated,
-        plot=None,
-        as_json=options.as_json,
-    )
-    own = device.draft_model or device.draft_params
-    if own and wanted.methods is None:
-        wanted = replace(wanted, methods=(own_name(options),))
-    found, skipped = contenders(replace(options, load=Load(chunk=values["budget"])), wanted)
-    why = {of.name: why_not(of, options, is_named=wanted.methods is not None or of.name in stated) for of in found}
-    able = tuple(of for of in found if not why[of.name])
-    skipped |= {name: said for name, said in why.items() if said}
-    if not able:
-        reason = next(iter(why.values()))
-        raise UserError(f"--method: {', '.join(why)}: {reason}")
-    target = able[0].pair
-    longest = values["longest"] or target.target.longest_context or USUAL_LONGEST
-    traffic = replace(traffic, longest=longest)
-    profile = target.profile
-    able = tuple(
-        replace(
-            of,
-            pair=replace(
-                of.pair, round_overhead_s=profile.round_overhead_s, round_overhead_error=profile.round_overhead_error
-            ),
-        )
-        for of in able
-    )
-    asked = Asked(
-        traffic=traffic,
-        load=options.loads.values[0],
-        server=server_of(values, longest),
-        limits=options.limits,
-        share=options.attain,
-        engine=str(options.engine),
-        spread=None,
-        seed=options.seed,
-        warmup=options.values["warmup"],
-    )
-    return asked, (*notes, *traffic.in_step(asked.load), *traffic.too_long(asked.load, options.seed)), able, skipped
-
-
 def listed(skipped: Mapping[str, str]) -> str:
     """Return reasons with the methods that each is of."""
     reasons = dict.fromkeys(skipped.values())
     return "; ".join(f"{', '.join(n for n, why in skipped.items() if why == reason)}: {reason}" for reason in reasons)
-
-
-def own_name(options: AdviseOptions) -> str:
-    """Return the method of the drafter that is named."""
-    from simulator.cli.comparing import own_method
-
-    method = own_method(options.device)
-    assert method is not None
-    return method.name
-
-
-def counted_by(options: AdviseOptions) -> "dict[str, Stated]":
-    """Return what a watched server accepts, by the one method that is named."""
-    from simulator.rounds.acceptance_law import HistogramAcceptance
-    from simulator.rounds.pairs import Published
-
-    watched, names = options.values["watched"], method_names(options.device)
-    if watched is None or watched.counted.imported is None or len(names) != 1:
-        return {}
-    histogram = watched.counted.imported.histogram
-    return {names[0]: Published(str(options.values["server"]), names[0], HistogramAcceptance((histogram,)))}
 
 
 def watched_in_words(options: AdviseOptions, advice: "Advice") -> tuple[str, ...]:
@@ -280,31 +186,6 @@ def watched_in_words(options: AdviseOptions, advice: "Advice") -> tuple[str, ...
     if drafts and len(method_names(options.device)) != 1:
         said.append("the server drafts: --method NAME says how, and what it accepts counts")
     return (*said, *counted.notes)
-
-
-def of_target(options: AdviseOptions) -> "dict[str, Stated]":
-    """Return what published drafters of this very target accept, the first pair of each method, by method."""
-    from simulator.answers.basis import same_model
-    from simulator.rounds.pairs import curves, published
-
-    target, named = str(options.device.target_model), method_names(options.device)
-    if options.device.draft_model or options.hist is not None or "alpha" in options.stated:
-        return {}
-    found: dict[str, Stated] = {}
-    for curve in curves():
-        if same_model(curve.target, target) and curve.method not in found and (not named or curve.method in named):
-            found[curve.method] = published(curve.pair, "--acceptance")
-    return found
-
-
-def why_not(of: "Contender", options: AdviseOptions, *, is_named: bool) -> str:
-    """Say why a method is not served; empty where it is."""
-    engines = of.pair.method.engines
-    if not getattr(engines, str(options.engine).replace(".", "_")):
-        return f"{options.engine} has it not"
-    if engines.needs_model and not is_named:
-        return "no drafter of this target is known (--method or --draft-model names one)"
-    return ""
 
 
 def resting(options: AdviseOptions, advice: "Advice") -> "Basis":

@@ -37,6 +37,7 @@ class ValidateOptions:
     live: bool
     methods: bool
     published: bool
+    decisions: bool
     files: tuple[Path, ...]
     max_error: float | None
     summary: bool
@@ -66,9 +67,11 @@ class ValidateOptions:
         """Refuse several things to check at once, and what does not go with the one."""
         files = [path is not None for path in (self.decode, self.passes)]
         inputs = [*files, bool(self.serving), bool(self.served), self.live, self.published or bool(self.files)]
+        inputs.append(self.decisions)
         if sum(inputs) != 1:
             count = "several" if any(inputs) else "nothing"
-            ways = "DECODE, --passes, --serving, --serving-log, --server, --live, --published or --published-file"
+            ways = "DECODE, --passes, --serving, --serving-log, --server, --live, --decisions, --published or"
+            ways += " --published-file"
             raise UserError(f"{count} to check, expected one of {ways}")
         for name, path in {"DECODE": self.decode, "--passes": self.passes}.items():
             if path is not None and not path.exists():
@@ -122,6 +125,9 @@ class ValidateOptions:
 )
 @click.option("--published", is_flag=True, help="Check the forecasts of the published results that come with specsim.")
 @click.option(
+    "--decisions", is_flag=True, help="Hold what advise takes against the best of the ways that others measured."
+)
+@click.option(
     "--published-file", "files", type=FILE, multiple=True, metavar="FILE", help="Check cases of your own; repeatable."
 )
 @click.option(
@@ -146,7 +152,7 @@ def validate(**values: Any) -> int:
     of the time a token is above --max-error; of --serving-log and --server, if the median error of the time a token is
     above 6 % (P99: 15 %), of the first token above 20 %, of tokens/s or the gain of speculation above 5 %, or a gain
     beyond 5 % has the other sign; of --methods, if the median error is above 5 %, or the forecast's best
-    method more than 3 % slower than the measured best.
+    method more than 3 % slower than the measured best; of --decisions, if more than two of twelve are.
     """
     served = taken(values)
     rows = {name: values.pop(name) for name in ROWS if name != "dtype"}
@@ -164,7 +170,27 @@ def validate(**values: Any) -> int:
         return run_methods(options, live)
     if options.live:
         return run_live(options, live)
+    if options.decisions:
+        return run_decisions(options)
     return run_published(options) if options.published or options.files else run_rows(options)
+
+
+def run_decisions(options: ValidateOptions) -> int:
+    """Check what `advise` takes."""
+    from calibration.published.decisions import decisions
+    from calibration.validate.regret import decisions_json, decisions_text, holds
+    from simulator.cli.running import running
+
+    from .decisions import chosen
+
+    there, found = decisions(), []
+    with running("validate", "decisions", len(there), len(there)) as update:
+        for decision in there:
+            found.append(chosen(decision))
+            update(1)
+    payload = decisions_json(found, {"decisions": True, "max_error": options.max_error})
+    deliver(payload, decisions_text(found, options.max_error), None, options)
+    return 0 if holds(found, options.max_error) else EXIT_BOUND_BROKEN
 
 
 def run_published(options: ValidateOptions) -> int:

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from simulator.costs.engines.sglang import ADAPTIVE
+from simulator.costs.model_costs import ModelPair
 from simulator.costs.parameters import Load
 from simulator.costs.room import largest_batch
 from simulator.costs.step import Floats
@@ -16,7 +18,7 @@ from simulator.rounds.loads import served
 
 from .comparison import Best, Comparison, Contender, best_of, compare, order
 from .latency import Limit, Told
-from .live_policies import Live, live_policy
+from .live_policies import Live, live_policy, tiers
 from .load_curve import MOST_COUNTED, PLAIN, Point, curve
 from .load_search import COMPARED, Turning, is_within, lasting, turning
 from .load_uncertainty import Served, known
@@ -55,11 +57,15 @@ class Asked(NamedTuple):
 
 
 class Way(NamedTuple):
-    """A way of speculation that is served; contender: its place among those compared."""
+    """A way of speculation that is served.
+
+    contender: its place among those compared. plan: draft lengths by batch size, of one that adapts.
+    """
 
     contender: int
     policy: Live
     draft_length: int
+    plan: tuple[Range, ...] = ()
 
 
 class Question(NamedTuple):
@@ -218,27 +224,35 @@ def shortlist(comparison: Comparison, clients: int, engine: str) -> tuple[Way, .
         if not k:
             continue
         found.append(Way(contender, live_policy(f"static:k={k}"), k))
-        plan = schedule(of.pair, of.acceptance, of.longest, overlap=False)
-        text = ADAPTS[engine](plan) if len({r.draft_length for r in plan}) > 1 and engine in ADAPTS else None
-        if text is not None:
-            found.append(Way(contender, live_policy(text), k))
+        plan = schedule(of.pair, of.acceptance, of.longest, overlap=False, load=of.load)
+        adapts = ADAPTS[engine](plan, of.pair) if len({r.draft_length for r in plan}) > 1 and engine in ADAPTS else None
+        if adapts is not None:
+            found.append(Way(contender, adapts, k, plan))
     return tuple(found)
 
 
-def by_ranges(plan: Sequence[Range]) -> str:
+def by_ranges(plan: Sequence[Range], _: ModelPair) -> Live:
     """Return vLLM's schedule as a policy."""
-    return f"vllm-by-batch:ranges={[[r.first, r.last, r.draft_length] for r in plan]}"
+    return live_policy(f"vllm-by-batch:ranges={[[r.first, r.last, r.draft_length] for r in plan]}")
 
 
-def by_last(plan: Sequence[Range]) -> str | None:
+def by_last(plan: Sequence[Range], _: ModelPair) -> Live | None:
     """Return TensorRT-LLM's schedule as a policy; None of one that drafts longer in a larger batch."""
     lengths = [r.draft_length for r in plan]
     if lengths != sorted(lengths, reverse=True):
         return None
-    return f"trt-llm:schedule={{{','.join(f'{r.last}:{r.draft_length}' for r in plan if r.draft_length)}}}"
+    return live_policy(f"trt-llm:schedule={{{','.join(f'{r.last}:{r.draft_length}' for r in plan if r.draft_length)}}}")
 
 
-ADAPTS: dict[str, Callable[[Sequence[Range]], str | None]] = {"vllm": by_ranges, "trtllm": by_last}
+def by_first(plan: Sequence[Range], pair: ModelPair) -> Live | None:
+    """Return SGLang's adaptive steps with one candidate a tier as a policy; None where it does not adapt."""
+    if pair.tree is not None or pair.method.engines.sglang not in ADAPTIVE:
+        return None
+    return tiers([(r.first, r.draft_length) for r in plan])
+
+
+ADAPTS: dict[str, Callable[[Sequence[Range], ModelPair], Live | None]]
+ADAPTS = {"vllm": by_ranges, "trtllm": by_last, "sglang": by_first}
 
 
 def best_by(contenders: Sequence[Contender], contexts: Sequence[int]) -> tuple[tuple[tuple[str, int], ...], ...]:

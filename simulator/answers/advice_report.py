@@ -15,7 +15,6 @@ from .load_curve_report import as_fast, is_open, last_of, limit_text, number, pa
 from .load_search import Turning
 from .recommendation import of_pair
 from .scene import loaded
-from .schedule import schedule
 from .slowness import Slowness
 from .verdict import CANNOT_TELL, DOES_NOT_PAY, PAYS
 
@@ -83,6 +82,8 @@ def advice_text(
     if advice.turning is not None:
         each = " a server" * (advice.spread_over > 1)
         lines.append(f"{advice.scene.arms[advice.take].name} {pays_in_words(advice.turning, unit + each)}")
+    if others := adapting(advice):
+        lines.append(others)
     if asked.limits:
         lines.append(f"servers are those of {limit_text(asked.limits)} for {asked.share:.0%} of the requests")
     parts = [wrapped(lines), wrapped(heading.splitlines()), both_table(advice, asked)]
@@ -96,6 +97,20 @@ def advice_text(
     if slow is not None:
         parts.append(slow_text(slow))
     return "\n\n".join(parts)
+
+
+def adapting(advice: Advice) -> str:
+    """Say from how many sequences on the engine's adaptive mode drafts how much; empty without one."""
+    if not advice.take:
+        return ""
+    taken = advice.ways[advice.take - 1]
+    way = next((w for w in advice.ways if w.plan and w.contender == taken.contender), None)
+    if way is None:
+        return ""
+    name = advice.scene.arms[1 + advice.ways.index(way)].name
+    steps = ", ".join(f"{f'K={r.draft_length}' if r.draft_length else 'none'} from {r.first:,}" for r in way.plan)
+    running = float(advice.point.arms[advice.take]["running"][0])
+    return f"{name} drafts by sequences at once: {steps}; here {running:.3g} run at once"
 
 
 def both_table(advice: Advice, asked: Asked) -> str:
@@ -127,10 +142,7 @@ def written(advice: Advice, engine: str, draft: str | None) -> Written:
         return Written(None)
     way: Way = advice.ways[advice.take - 1]
     of = advice.comparison.contenders[way.contender]
-    rows: tuple[tuple[int, int, int], ...] = ()
-    if way.policy.follows:
-        plan = schedule(of.pair, of.acceptance, of.longest, overlap=False)
-        rows = tuple((r.first, r.last, r.draft_length) for r in plan)
+    rows = tuple((r.first, r.last, r.draft_length) for r in way.plan)
     return written_for(engine, of_pair(of.pair, draft, rows, way.draft_length))
 
 
@@ -198,6 +210,11 @@ def advice_json(
         "requests": advice.scene.traffic.count,
         "too_short_to_tell": advice.short,
         "turning": turning_json(advice.turning),
+        "adaptive": [
+            {"name": advice.scene.arms[arm].name, "ranges": [[r.first, r.last, r.draft_length] for r in way.plan]}
+            for arm, way in enumerate(advice.ways, 1)
+            if way.plan
+        ],
         "lengths": [
             {"batch": batch, "context": context, "method": name or None, "draft_length": k if k >= 0 else None}
             for batch, row in zip(BATCHES, advice.best, strict=True)

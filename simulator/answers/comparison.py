@@ -25,12 +25,14 @@ class Contender:
     """A method on a target, what it accepts, and where that is known from.
 
     load: that is served, with the tokens of a prompt and of an answer; batch sizes are its clients. None: they decode.
+    lengths: draft lengths that are looked at; none: all up to the longest.
     """
 
     pair: ModelPair
     acceptance: AcceptanceModel
     source: str
     load: tuple[Load, int, int] | None = None
+    lengths: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:
@@ -105,7 +107,8 @@ def taken_over(gains: Floats) -> tuple[Range, ...]:
 
 def best_of(contender: Contender, batches: Ints, most: int, draft_lengths: Ints | None) -> Best:
     """Return the best draft length of one method at batch sizes, of which it fits up to `most`."""
-    allowed = np.arange(1, contender.longest + 1) if draft_lengths is None else draft_lengths
+    every = np.array(contender.lengths or range(1, contender.longest + 1), dtype=np.int64)
+    allowed = every if draft_lengths is None else draft_lengths
     allowed = allowed[allowed <= contender.longest]
     if not len(allowed) or most < 1:
         return Best(np.zeros(len(batches), np.int64), np.full(len(batches), np.nan))

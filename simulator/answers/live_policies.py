@@ -11,6 +11,8 @@ from simulator.ground.limits import MAX_DRAFT_LENGTH
 from simulator.ground.names import one_of
 from simulator.ground.policies import (
     MAX_BATCH,
+    AdaptiveSteps,
+    Candidates,
     adaptive_verification,
     llama_cpp,
     settings_of,
@@ -102,6 +104,14 @@ def adaptive(settings: Field) -> Live:
 def steps(settings: Field) -> Live:
     """SGLang's adaptive steps."""
     by = sglang(settings)
+    return Live("sglang-adaptive", by.longest, lambda _: policy_tables.adaptive_steps(by))
+
+
+def tiers(lengths: Sequence[tuple[int, int]]) -> Live:
+    """SGLang's adaptive steps of one draft length from each batch size on."""
+    by = AdaptiveSteps(
+        slots=tuple((first, Candidates(candidate_steps=(k,))) for first, k in lengths), initial=lengths[0][1]
+    )
     return Live("sglang-adaptive", by.longest, lambda _: policy_tables.adaptive_steps(by))
 
 

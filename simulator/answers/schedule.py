@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from simulator.costs.parameters import Load
 from simulator.costs.step import Floats, Real
 from simulator.ground.histogram import survival_rates, synthetic_acceptance
 from simulator.rounds.acceptance_law import AcceptanceModel
 from simulator.rounds.analytic import speedup
+from simulator.rounds.loads import served
 
 if TYPE_CHECKING:
     from simulator.costs.model_costs import ModelPair
@@ -29,8 +31,18 @@ class Range:
     draft_length: int
 
 
-def schedule(pair: "ModelPair", acceptance: AcceptanceModel, longest: int, *, overlap: int) -> tuple[Range, ...]:
-    """Return the best draft length, up to the longest, of every batch size that fits into memory, in ranges."""
+def schedule(
+    pair: "ModelPair",
+    acceptance: AcceptanceModel,
+    longest: int,
+    *,
+    overlap: int,
+    load: tuple[Load, int, int] | None = None,
+) -> tuple[Range, ...]:
+    """Return the best draft length, up to the longest, of every batch size that fits into memory, in ranges.
+
+    load: that is served, with the tokens of a prompt and of an answer; None: sequences decode alone.
+    """
     from simulator.costs.room import largest_batch
 
     fits = largest_batch(pair)
@@ -38,7 +50,11 @@ def schedule(pair: "ModelPair", acceptance: AcceptanceModel, longest: int, *, ov
     if last < 1:
         return ()
     priced = replace(pair, batch=np.arange(1, last + 1))
-    gains = [speedup(priced, acceptance, k, overlap=overlap) for k in range(1, longest + 1)]
+    if load is None:
+        gains = [speedup(priced, acceptance, k, overlap=overlap) for k in range(1, longest + 1)]
+    else:
+        tokens = acceptance.tokens_per_round(np.arange(1, longest + 1))
+        gains = [np.nan_to_num(served(priced, *load, k, tau).speedup) for k, tau in enumerate(tokens, 1)]
     return ranges(np.stack([np.ones(last), *(np.broadcast_to(gain, last) for gain in gains)]), priced.batch)
 
 

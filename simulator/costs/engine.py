@@ -31,6 +31,8 @@ LOAD = ("load_layer_s", "load_layer_sequence_s", "front_s", "front_client_s")
 # Up to which sizes engines sum up in one shot over fast links: TensorRT-LLM so many tokens (kOneShotMaxToken); vLLM and
 # SGLang 512 KB of four devices and 256 KB of eight (custom all-reduce).
 ONE_SHOT_TOKENS, ONE_SHOT_BYTES = 128.0, float(2 << 20)
+# In which the host launches a kernel of PyTorch that no graph replays; its usual time.
+LAUNCH_S = 1e-5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +75,10 @@ class Engine:
     tree_round_s: float = 0.0
     one_shot_tokens: float = 0.0
     one_shot_bytes: float = 0.0
+
+    def one_by_one(self) -> "Engine":
+        """Return the engine as it runs passes of which no graph is captured: the host launches kernel by kernel."""
+        return replace(self, graphs=EAGER, host_s=0.0, host_sequence_s=0.0, host_layer_s=0.0, host_launch_s=LAUNCH_S)
 
     def sent(self, devices: int, tokens: Floats, size: float) -> Floats:
         """Return the bytes that each of some devices sends as they sum up so many of each token.

@@ -171,6 +171,10 @@ class Placed:
         return np.asarray(weights / self.devices + kept)
 
 
+# Engines that capture no graphs of a method's passes: vLLM 0.32 of a draft model by itself (its `standalone_ar`).
+UNCAPTURED = {("vllm", draft_model.METHOD.name)}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelPair:
     """Two models at work on a profiled device: the costs of a forecast.
@@ -261,7 +265,10 @@ class ModelPair:
     def placed_draft(self) -> Placed:
         """The draft where it runs: on the target's devices, unless said, or on one of its own."""
         shared = self.devices if self.placement == SAME else 1
-        return self.placed(self.draft, self.draft_dtype, self.draft_devices or shared)
+        placed = self.placed(self.draft, self.draft_dtype, self.draft_devices or shared)
+        if (self.server, self.method.name) not in UNCAPTURED or self.profile.engine is None or self.profile.is_timed:
+            return placed
+        return replace(placed, profile=replace(self.profile, engine=self.profile.engine.one_by_one()))
 
     def placed(self, shape: ModelShape, dtype: str | Storage, devices: int) -> Placed:
         """Put a model on devices of the profile."""

@@ -251,7 +251,11 @@ def published(text: str, option: str) -> Published:
 
     Of several curves it is the mean, as uncertain as they lie apart.
     """
-    chosen = found(text, option)
+    return in_one(text, found(text, option))
+
+
+def in_one(text: str, chosen: Sequence[Curve]) -> Published:
+    """Return what rounds accept by some curves of one method; text: how they were asked for."""
     acceptance = chosen[0].acceptance if len(chosen) == 1 else HistogramAcceptance((mean_of(chosen),))
     return Published(text, chosen[0].method, acceptance, temperatures(chosen))
 
@@ -267,8 +271,11 @@ def mean_of(chosen: Sequence[Curve]) -> AcceptanceHistogram:
     apart = max(float(taus.std(ddof=1) / taus.mean()) if len(taus) > 1 else 0.0, APART)
     pairs, tasks = {c.pair for c in reaching}, {c.task for c in reaching}
     what, source = f"of {len(pairs)} pairs", "published"
+    name = first.target.rpartition("/")[2]
     if len(pairs) == 1:
-        what, source = f"for {first.target.rpartition('/')[2]}", first.source.partition(",")[0]
+        what, source = f"for {name}", first.source.partition(",")[0]
+    elif len({c.target for c in reaching}) == 1:
+        what = f"for {name}, of {len(pairs)} pairs"
     on = first.task if len(tasks) == 1 else f"mean of {len(tasks)} tasks"
     label = f"{method_named(first.method).title} {what}, {on} ({source})"
     return histogram_of(laws.mean(0), apart, label, (first.target, first.draft) if len(pairs) == 1 else None)

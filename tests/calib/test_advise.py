@@ -1,6 +1,7 @@
 """`advise`: its answer is that of the server that it simulates, its settings are read again, its causes add up."""
 
 import json
+import re
 import time
 from dataclasses import replace
 
@@ -8,11 +9,15 @@ import numpy as np
 import pytest
 
 from acceptance.servers.server import Server
+from calibration.cli.advise import advise, taken_options
+from calibration.cli.asking import AdviseOptions, asked_of, of_target
+from calibration.published.decisions import MODELS
 from calibration.servers.watch import watched
-from simulator.answers.advice import by_last, value_of
+from simulator.answers.advice import Asked, by_first, by_last, value_of
 from simulator.answers.comparison import Contender
 from simulator.answers.schedule import Range
 from simulator.answers.slowness import slowness
+from simulator.costs.model_costs import ModelPair
 from simulator.costs.parameters import DeviceOptions, Load
 from simulator.costs.priced import load_pricing
 from simulator.ground.artefacts import UserError
@@ -83,8 +88,74 @@ def test_clients_are_whole_and_all_of_them_are_served(run) -> None:
 
 def test_a_schedule_that_an_engine_has_not_is_no_way_of_serving() -> None:
     falling = (Range(first=1, last=4, draft_length=5), Range(first=5, last=64, draft_length=2))
-    assert by_last((*falling, Range(first=65, last=99, draft_length=0))) == "trt-llm:schedule={4:5,64:2}"
-    assert by_last((Range(first=1, last=35, draft_length=0), *falling)) is None
+    off, pair = Range(first=65, last=99, draft_length=0), pair_of("eagle3")
+    told = by_last((*falling, off), pair)
+    assert told is not None
+    assert (told.name, told.longest, told.follows) == ("trt-llm", 5, True)
+    assert by_last((Range(first=1, last=35, draft_length=0), *falling), pair) is None
+    steps = by_first((*falling, off), pair)
+    assert steps is not None
+    assert (steps.name, steps.longest) == ("sglang-adaptive", 5)
+    # Of these SGLang adapts no steps.
+    assert by_first((*falling, off), pair_of("dflash")) is None
+
+
+def pair_of(method: str) -> ModelPair:
+    """Return a usual pair of a method."""
+    models = load_pricing(DeviceOptions(profile="h100-sxm", target_model="llama-3.1-8b", method=method)).models
+    assert models is not None
+    return models
+
+
+def test_an_adaptive_mode_is_served_and_says_from_where_on_it_drafts_how_much(run) -> None:
+    load = (*SERVED[:4], "--isl", 9, "--osl", 40, "--requests", 4, "--engine", "sglang", "--concurrency", 1)
+    done = run("advise", *load, "--method", "eagle3", "--acceptance", "eagle3=0.6")
+    assert re.search(r"\neagle3 sglang-adaptive  ", done.stdout), done.stdout
+    text = " ".join(done.stdout.split())
+    said = re.search(r"eagle3 sglang-adaptive drafts by sequences at once: (.*?); here 0.885 run at once", text)
+    assert said is not None
+    assert re.fullmatch(r"((K=\d|none) from [\d,]+(, )?)+", said[1])
+
+
+def read(*arguments: object) -> tuple[AdviseOptions, Asked, tuple[str, ...]]:
+    """Return the options of a command, what it asks, and what it says to know."""
+    with advise.make_context("advise", [str(argument) for argument in arguments]) as context:
+        options = taken_options(context.params)
+        return options, *asked_of(options)[:2]
+
+
+def test_a_model_whose_longest_request_has_no_room_is_served_with_what_fits() -> None:
+    load = ("--concurrency", 1, "--isl", 300, "--osl", 40)
+    _, asked, said = read("--profile", "l4", "--target-model", "llama-3.1-8b", *load, *EAGLE)
+    assert 300 < asked.server.longest < 131_072
+    assert f"the engine wants --max-model-len {asked.server.longest} or less" in said[0]
+    # A state that does not grow leaves room for a request that is as long as the model takes.
+    long = ("--profile", "rtx-pro-6000", "--target-model", MODELS / "qwen3.8-27b.json", "--dtype", "fp8")
+    assert read(*long, *load, "--method", "mtp")[2] == ()
+    _, asked, said = read("--profile", "h100-sxm", "--target-model", "llama-3.1-8b", *load, *EAGLE)
+    assert (asked.server.longest, said) == (131_072, ())
+
+
+def test_what_several_published_drafters_of_a_target_accept_is_their_mean() -> None:
+    load = ("--profile", "h100-sxm", "--concurrency", 1, "--isl", 300, "--osl", 40, "--method", "eagle3")
+    known = of_target(read(*load, "--target-model", "llama-3.1-8b")[0])["eagle3"].acceptance
+    assert known.histograms[0].assumed == "EAGLE-3 for Llama-3.1-8B-Instruct, of 3 pairs, mean of 8 tasks (published)"
+    # Where none drafts as far as engines are set to, a tail goes on.
+    short = of_target(read(*load, "--target-model", "qwen3-32b")[0])["eagle3"].acceptance
+    assert (len(short.histograms), short.longest) == (2, 5)
+
+
+def test_passes_of_which_an_engine_captures_no_graph_wait_for_its_host() -> None:
+    models = load_pricing(DeviceOptions(profile="h100-sxm", target_model="qwen3-32b", draft_model="qwen3-0.6b")).models
+    assert models is not None
+    costs = {server: replace(models, server=server).round_cost(np.array([3])) for server in ("", "sglang", "vllm")}
+    draft = {server: float(cost.draft_step_s[0]) for server, cost in costs.items()}
+    assert draft["sglang"] == draft[""]
+    assert draft["vllm"] > 2 * draft["sglang"]
+    assert costs["vllm"].verify_s == costs["sglang"].verify_s
+    eagle = pair_of("eagle3")
+    same = [replace(eagle, server=server).round_cost(np.array([3])).draft_s for server in ("sglang", "vllm")]
+    assert same[0] == same[1]
 
 
 @pytest.mark.parametrize("seed", [0, 3])

@@ -161,7 +161,7 @@ CALLS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("sweep", f"{ON_TARGET} --speculative-config @spec.json --batch 1,8 --engine sglang", ("--replications", "0")),
 )
 # Works for minutes or starts processes, on purpose.
-LONG = ("--live", "--published", "--workers", "--cluster")
+LONG = ("--live", "--published", "--decisions", "--workers", "--cluster")
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,8 @@ DOCS = sorted((ROOT / "docs").glob("*.md"))
 
 def is_served(step: Step) -> bool:
     """Whether a step serves loads request by request: long, unless loops are compiled as `make test-whole` has them."""
-    return step.words[:2] == ("validate", "--published") or step.words[0] in ("simulate-serving", "advise")
+    long = (("validate", "--published"), ("validate", "--decisions"))
+    return step.words[:2] in long or step.words[0] in ("simulate-serving", "advise")
 
 
 # docs/library.md is of Python alone: test_public_faces.py runs it.

@@ -175,6 +175,10 @@ def test_the_forms_of_tensorrt_llm_and_llama_cpp() -> None:
     }
     (line,) = trtllm.written(said("eagle3", rows=ROWS)).lines
     assert line.endswith('"draft_len_schedule": {8: 5, 64: 2}}')
+    # A cutoff alone has a key of its own, which its schedule excludes.
+    cut = trtllm.written(said("eagle3", rows=((1, 32, 5), (33, 256, 0)))).settings
+    assert cut is not None
+    assert (cut["max_concurrency"], "draft_len_schedule" in cut) == (32, False)
     # TensorRT-LLM has the longest drafts first.
     rising = trtllm.written(said("eagle3", rows=((1, 8, 2), (9, 64, 5))))
     assert rising.settings == {"decoding_type": "Eagle3", "max_draft_len": 5, "speculative_model": "d"}

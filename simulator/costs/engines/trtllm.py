@@ -40,12 +40,22 @@ def written(said: Recommended) -> Written:
             "max_total_draft_tokens": tree.nodes - 1,
         }
     elif len(said.rows) > 1 or (said.rows and said.rows[0][2] == 0):
-        schedule = by_last(said.rows)
-        if next(iter(schedule.values())) == longest:
-            config["draft_len_schedule"] = schedule
-        else:
+        config |= by_batch(said.rows, longest)
+        if config.keys().isdisjoint(("max_concurrency", "draft_len_schedule")):
             notes.append("TensorRT-LLM drafts most at the smallest batch sizes: no draft_len_schedule says this one")
     return in_yaml(config, notes)
+
+
+def by_batch(rows: tuple[Row, ...], longest: int) -> dict[str, Any]:
+    """Return the setting of draft lengths by batch size; nothing where there is none.
+
+    Of a cutoff alone it is `max_concurrency`, which excludes a schedule and is what methods of one length take too.
+    """
+    schedule = by_last(rows)
+    first = next(iter(schedule.values()))
+    if first != longest:
+        return {}
+    return {"max_concurrency": int(next(iter(schedule)))} if len(schedule) == 1 else {"draft_len_schedule": schedule}
 
 
 def in_yaml(config: dict[str, Any], notes: list[str]) -> Written:
