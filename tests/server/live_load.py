@@ -55,7 +55,7 @@ def by_theirs(vllm: Path, url: str, path: Path) -> dict[str, Any]:
 def ran(words: list[str], path: Path) -> dict[str, Any]:
     """Run a client, and return the result that it leaves."""
     env = os.environ | QUIET | {"no_proxy": "*"}
-    subprocess.run(words, env=env, capture_output=True, check=True, timeout=BENCH_S)
+    subprocess.run(words, env=env, capture_output=True, text=True, check=True, timeout=BENCH_S)
     found: dict[str, Any] = json.loads(path.read_text())
     return found
 
