@@ -15,6 +15,7 @@ from acceptance.trace.lock import Lock
 from simulator.ground.artefacts import UserError, check_kind, finite_or_text, read_bytes
 from simulator.ground.fields import parse_json
 from simulator.ground.partial import make_folder, sync_folder
+from simulator.ground.plain_text import read_text_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,13 +47,17 @@ def to_line(record: Mapping[str, Any]) -> bytes:
     return text.encode() + b"\n"
 
 
-def read_records(path: Path, kind: JournalKind = DECODE_RUN) -> tuple[list[dict[str, Any]], int]:
+def read_records(
+    path: Path, kind: JournalKind = DECODE_RUN, *, packed: bool = False
+) -> tuple[list[dict[str, Any]], int]:
     """Return the whole records of a file, and how many bytes of a torn one follow them.
+
+    packed: whether it may be packed (gzip, xz ...), as what nothing is added to.
 
     Raises:
         UserError: The file cannot be read, begins with no header of ours, or a whole line is no JSON object.
     """
-    whole, end, torn = read_bytes(path).rpartition(b"\n")
+    whole, end, torn = (read_text_bytes if packed else read_bytes)(path).rpartition(b"\n")
     records: list[dict[str, Any]] = []
     for number, line in enumerate(whole.split(b"\n") if end else [], 1):
         try:

@@ -138,6 +138,7 @@ def taken(values: dict[str, Any]) -> Served:
 def validation_of(served: Served, profile: Path, max_error: float | None) -> "tuple[ServedValidation, dict[str, Any]]":
     """Forecast all loads; what a result says of itself beside it."""
     from calibration.validate.served.measured import read_all
+    from calibration.validate.served.replay import traffic_of
     from calibration.validate.served.rows import FIGURES, validated
     from simulator.cli.running import running
     from simulator.ground.compiled import is_kept
@@ -148,19 +149,18 @@ def validation_of(served: Served, profile: Path, max_error: float | None) -> "tu
     runs, seed = own["runs"] or RUNS, own["seed"] or 0
     if runs > MOST_RUNS:
         raise UserError(f"--runs: {runs:,} of each load, expected at most {MOST_RUNS:,}")
-    serving = Serving(profile, own, ways_in(own["ways"]), accepts_in(own["accepts"]))
+    ways, accepts = ways_in(own["ways"]), accepts_in(own["accepts"])
     paths = served.logs or measured_now(served)
     loads = read_all(paths, warmup)
+    serving = Serving(profile, own, ways, accepts, traffic_of(loads))
     bounds = {name: figure.bound for name, figure in FIGURES.items() if figure.bound is not None}
     if max_error is not None:
         bounds["tpot_p50"] = max_error
     if not is_kept(advance):
         say("loops are compiled, once: about half a minute", err=True)
-    each = [(load, serving.arms(load)) for load in loads]  # what is wrong with arms is said before anything runs
-    arms = {id(load): ways for load, ways in each}
-    count = sum(len(ways) for _, ways in each)
+    count = sum(len(serving.arms(load)) for load in loads)  # what is wrong with arms is said before anything runs
     with running("validate", "loads of arms", 0.0, count) as update:
-        found = validated(loads, lambda load: arms[id(load)], bounds, runs, seed, update)
+        found = validated(loads, serving.arms, bounds, runs, serving.draws, seed, update)
     told = {"serving_log": [str(path) for path in paths], "servers": list(served.servers), "profile": str(profile)}
     options = {name: list(v) if isinstance(v, tuple) else v for name, v in own.items() if name != "out_dir"}
     return found, told | options | {"warmup": warmup, "runs": runs, "seed": seed}

@@ -1,6 +1,7 @@
 """Ways of serving as arms of a log are named: what each drafts with, what that accepts, how the engine is set."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,8 +15,9 @@ from simulator.ground.limits import MAX_DRAFT_LENGTH
 
 if TYPE_CHECKING:
     from calibration.validate.served.measured import Measured
-    from simulator.answers.scene import Arm
+    from simulator.answers.scene import Arm, Traffic
     from simulator.answers.ways import Server
+    from simulator.costs.priced import Pricing
 
 PLAIN, DRAFT_MODEL = "plain", "draft_model"
 # Tokens of a request at most, where neither an option nor the model says.
@@ -30,39 +32,73 @@ class Way(NamedTuple):
     k: int = 0
 
 
-class Serving(NamedTuple):
-    """What options say of servers. ways: by arm. accepts: files of histograms by arm or method."""
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """What options say of servers.
+
+    ways: by arm. accepts: files of histograms by arm or method. traffic: all that was sent, by whose lengths memory is
+    divided. made: ways that were asked for before.
+    """
 
     profile: Path
     values: Mapping[str, Any]
     ways: Mapping[str, Way]
     accepts: Mapping[str, Path]
+    traffic: "Traffic"
+    made: "dict[tuple[Way, Path | None, int | None], Arm]" = field(default_factory=dict)
 
-    def arms(self, load: "Measured") -> "dict[str, Arm]":
-        """Return the ways of serving of a load's arms, of each server once."""
+    @property
+    def draws(self) -> int:
+        """How many draws there are of the constants of the profile, as well as they are known."""
+        fit = fit_of(str(self.profile))
+        return len(fit.draws) if fit else 0
+
+    def arms(self, load: "Measured", draw: int | None = None) -> "dict[str, Arm]":
+        """Return the ways of serving of a load's arms, of each server once; draw: of the profile's constants."""
         from calibration.validate.served.rows import repeated
 
         again = repeated(load)
-        return {arm: self.arm(load, arm) for arm in load.arms if arm not in again}
+        return {arm: self.arm(load, arm, draw) for arm in load.arms if arm not in again}
 
-    def arm(self, load: "Measured", name: str) -> "Arm":
+    def arm(self, load: "Measured", name: str, draw: int | None = None) -> "Arm":
         """Return the way of one."""
-        from calibration.validate.served.replay import traffic_of
-        from simulator.answers.served import ways_of
         from simulator.costs.priced import load_pricing
-        from simulator.rounds.acceptance_law import IidAcceptance
 
         way = self.way(load, name)
         device = self.device(way)
-        pricing, traffic = load_pricing(device), traffic_of(load)
+        pricing = load_pricing(device)
+        assert pricing.models is not None
+        path = self.accepted(name, pricing.models.method.name) if way.k else None
+        key = way, path, draw
+        if key not in self.made:
+            self.made[key] = self.make(self.drawn(pricing, draw), device, way, path)
+        return self.made[key]
+
+    def make(self, pricing: "Pricing", device: DeviceOptions, way: Way, path: Path | None) -> "Arm":
+        """Return a way of serving at these costs; path: of what its rounds accept."""
+        from simulator.answers.served import ways_of
+        from simulator.rounds.acceptance_law import IidAcceptance
+
         assert pricing.models is not None
         server = self.server(pricing.models.target.longest_context)
-        if not way.k:
-            return ways_of(pricing, traffic, server, IidAcceptance(0.0), ())[0]
-        path = self.accepted(name, pricing.models.method.name)
+        if path is None:
+            return ways_of(pricing, self.traffic, server, IidAcceptance(0.0), ())[0]
         measured = load_checked(shared(device, path), way.k, pricing.models, (0.0,))
         assert measured is not None
-        return ways_of(with_drafted(pricing, measured), traffic, server, measured, (f"static:k={way.k}",))[1]
+        policies = (f"static:k={way.k}",)
+        return ways_of(with_drafted(pricing, measured), self.traffic, server, measured, policies)[1]
+
+    def drawn(self, pricing: "Pricing", draw: int | None) -> "Pricing":
+        """Return costs with a draw of the constants that the profile was fitted to; None: as they were fitted."""
+        from simulator.costs.moved import moved
+
+        fit = pricing.profile and pricing.profile.fitted
+        if draw is None or not fit or pricing.profile is None or pricing.models is None:
+            return pricing
+        factors = {name: float(by[0]) for name, by in fit.factors(fit.draws[draw % len(fit.draws)][None]).items()}
+        profile = moved(pricing.profile, factors)
+        profile = replace(profile, round_overhead_s=float(profile.round_overhead_s))
+        return pricing._replace(profile=profile, models=replace(pricing.models, profile=profile))
 
     def way(self, load: "Measured", name: str) -> Way:
         """Return how an arm drafts: as options say, else as its counters and its name tell.

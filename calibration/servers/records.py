@@ -127,7 +127,7 @@ def read_load(path: Path, warmup: float = 0.1) -> Load:
     Raises:
         UserError: It is none.
     """
-    records, _ = read_records(path, LOADED)
+    records, _ = read_records(path, LOADED, packed=True)
     parameters = Field(records[0], path, "line 1")["parameters"]
     by_clients = parameters["load_kind"].text() == CLIENTS
     found = found_in(path, [record for record in records[1:] if record.get("type") != SETUP])

@@ -18,7 +18,7 @@ from calibration.cli.served_ways import Serving, Way, accepts_in, ways_in
 from calibration.servers.metrics import Part
 from calibration.servers.records import LOADED, Ran
 from calibration.validate.served.measured import Measured, read_all
-from calibration.validate.served.replay import asked_in, replayed, requests_in
+from calibration.validate.served.replay import asked_in, replayed, requests_in, traffic_of
 from calibration.validate.served.rows import points, repeated
 from simulator.ground.artefacts import envelope
 from simulator.ground.histogram import AcceptanceHistogram, save_histogram
@@ -43,15 +43,16 @@ def asked(rng: np.random.Generator, count: int, rate: float) -> list[Answer]:
     return made
 
 
-def serving(folder: Path, profile: str = "h100-sxm") -> Serving:
+def serving(folder: Path, load: Measured) -> Serving:
     """What the options of the tests say."""
     options = {"target_model": MODELS[1], "draft_model": MODELS[3], "dtype": None, "kv_dtype": None, "tp": None}
     options |= {"gpu_memory_utilization": None, "engine": None, "async_scheduling": False, "prefix_caching": None}
     return Serving(
-        Path(profile),
+        Path("h100-sxm"),
         options | ENGINE,
         dict.fromkeys(URLS, Way()) | {"draft3": Way("draft_model", 3)},
         {"draft_model": folder / "hist"},
+        traffic_of([load]),
     )
 
 
@@ -69,7 +70,7 @@ def served_by_us(folder: Path, kind: str, load: float, seed: int) -> Iterator[tu
     for nth, arm in enumerate(URLS):
         part = Part(load, arm, 0, tuple(range(len(answers))), tuple(answers), 0.0, 4)
         measured = Measured(Path("x"), kind, load, {arm: (Ran(part, True),)}, URLS)
-        yield arm, replayed(serving(folder).arm(measured, arm), measured, [part], 1000 + nth)[0]
+        yield arm, replayed(serving(folder, measured).arm(measured, arm), measured, [part], 1000 + nth)[0]
 
 
 @pytest.fixture(scope="module")

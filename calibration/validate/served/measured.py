@@ -58,8 +58,9 @@ def read_all(paths: Sequence[Path], warmup: float) -> list[Measured]:
     Raises:
         UserError: One is none of either kind, or tells too little.
     """
-    found = [load for path in paths for load in read(path, warmup)]
-    if not any(len(part.counted) for load in found for arm in load.arms for part in load.parts(arm)):
+    read_ones = [load for path in paths for load in read(path, warmup)]
+    found = [load for load in read_ones if any(part.counted for arm in load.arms for part in load.parts(arm))]
+    if not found:
         raise UserError(f"{paths[0]}: holds no request that was answered, expected {FORMATS}")
     return found
 

@@ -54,7 +54,7 @@ def against(panel: "Axes", validation: ServedValidation, arms: list[str], name: 
     for which in "xy":
         log_axis(panel, which, low, high)
     panel.set_xlabel(f"measured {what}")
-    panel.set_ylabel("forecast")
+    panel.set_ylabel("forecast, ms")
 
 
 def by_load(panel: "Axes", validation: ServedValidation, arms: list[str]) -> None:
@@ -86,5 +86,5 @@ def draw_gains(
 
 
 def short(text: str) -> str:
-    """Return a load in two lines."""
-    return text.replace(" ", "\n", 1)
+    """Return a load in two lines that stand beside others."""
+    return text.replace(" requests/s", " a second").replace(" ", "\n", 1)

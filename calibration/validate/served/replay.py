@@ -21,7 +21,7 @@ def replayed(arm: Arm, load: Measured, parts: Sequence[Part], seed: int) -> list
     Of clients the same requests come in the same order, each as soon as a client is free; others when they were sent.
     Requests that failed are left out.
     """
-    scene = Scene(traffic=traffic_of(load), arms=(arm,))
+    scene = Scene(traffic=traffic_of([load]), arms=(arm,))
     return [once(scene, load, part, seed * len(parts) + at) for at, part in enumerate(parts) if asked_in(part)]
 
 
@@ -37,12 +37,13 @@ def requests_in(answers: Sequence[Answer], prefix: int) -> Requests:
     return prefixed(made, prefix) if prefix else made
 
 
-def traffic_of(load: Measured) -> Traffic:
+def traffic_of(loads: Sequence[Measured]) -> Traffic:
     """Return what clients sent on the whole, by whose lengths memory is divided."""
-    answers = [a for arm in load.arms for part in load.parts(arm) for _, a in asked_in(part)]
+    parts = [part for load in loads for arm in load.arms for part in load.parts(arm)]
+    answers = [a for part in parts for _, a in asked_in(part)]
     means = [float(np.mean(v)) for v in ([a.prompt_tokens or 1 for a in answers], [a.tokens for a in answers])]
     isl, osl = (Law(FIXED, max(mean, 1.0)) for mean in means)
-    return Traffic(kind=load.kind, count=len(answers), isl=isl, osl=osl, longest=1 << 24)
+    return Traffic(kind=loads[0].kind, count=len(answers), isl=isl, osl=osl, longest=1 << 24)
 
 
 def once(scene: Scene, load: Measured, part: Part, seed: int) -> Part:

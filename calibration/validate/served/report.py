@@ -14,10 +14,7 @@ from .rows import FIGURES, GAIN, LEAST_GAIN, Row, ServedValidation
 KIND = "served_validation"
 # 1: first version.
 SCHEMA_VERSION = 1
-INTERVALS = (
-    "95 % intervals: of what was measured a bootstrap over its requests, of a forecast luck with what is accepted; "
-    "neither is of constants"
-)
+INTERVALS = "95 % intervals: of what was measured a bootstrap over requests; of forecasts luck with what is accepted"
 
 
 def served_json(validation: ServedValidation, parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -58,7 +55,7 @@ def served_json(validation: ServedValidation, parameters: Mapping[str, Any]) -> 
         },
         "noise": noise,
         "replications": validation.replications,
-        "intervals": INTERVALS,
+        "intervals": intervals_in_words(validation),
         "notes": list(validation.notes),
         "rows": rows,
     }
@@ -75,6 +72,7 @@ def errors_json(validation: ServedValidation, name: str) -> dict[str, Any]:
         "signed_median": number(percentile(found, 50)),
         "bound": validation.bounds.get(name),
         "noise": number(validation.noise_of(name)),
+        "intervals_meet": number(validation.inside(name)),
     }
 
 
@@ -109,7 +107,7 @@ def served_text(validation: ServedValidation) -> str:
     parts = [wrapped(head), error_table(validation)]
     parts += [time_table(validation, "ttft", "first token"), time_table(validation, "tpot", "time a token")]
     parts.append(rate_table(validation))
-    return "\n\n".join([*parts, wrapped([*about_noise(validation), INTERVALS])])
+    return "\n\n".join([*parts, wrapped([*about_noise(validation), intervals_in_words(validation)])])
 
 
 def signs_in_words(validation: ServedValidation) -> str:
@@ -120,6 +118,11 @@ def signs_in_words(validation: ServedValidation) -> str:
     which = ", ".join(f"{row.arm} at {row.loaded}" for row in wrong)
     said = f"the sign of the gain is right in {len(clear) - len(wrong)} of {len(clear)} rows beyond {LEAST_GAIN:.0%}"
     return said + (f"; not of {which}" if wrong else "")
+
+
+def intervals_in_words(validation: ServedValidation) -> str:
+    """Say what intervals are of."""
+    return INTERVALS + (", and constants as well as the fit knows them" if validation.is_drawn else " alone")
 
 
 def about_noise(validation: ServedValidation) -> Iterator[str]:
@@ -134,7 +137,8 @@ def about_noise(validation: ServedValidation) -> Iterator[str]:
 
 def error_table(validation: ServedValidation) -> str:
     """Return the errors of figures."""
-    rows: list[tuple[str, ...]] = [("error of", "rows", "median", "bound", "p90", "signed", "noise alone", "")]
+    heads = ("error of", "rows", "median", "bound", "p90", "signed", "noise alone", "95 % meet", "")
+    rows: list[tuple[str, ...]] = [heads]
     for name, figure in FIGURES.items():
         found = validation.errors(name)
         if not len(found):
@@ -150,10 +154,11 @@ def error_table(validation: ServedValidation) -> str:
                 share(percentile(np.abs(found), 90)),
                 share(percentile(found, 50), "+"),
                 share(validation.noise_of(name)),
+                f"{validation.inside(name):.0%}" if np.isfinite(validation.inside(name)) else "",
                 verdict,
             )
         )
-    return table(rows, (0, 7))
+    return table(rows, (0, 8))
 
 
 def time_table(validation: ServedValidation, name: str, what: str) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,8 @@ from .replay import asked_in, replayed
 GAIN = "gain"
 # A gain of less is none whose sign counts.
 LEAST_GAIN = 0.05
+# Between draws of constants that are taken: those beside each other in a file may be alike.
+DRAW_STEP = 7
 
 
 class Figure(NamedTuple):
@@ -79,12 +82,17 @@ class Noise(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedValidation:
-    """Rows, and what noise alone gives. bounds: of medians, by figures. notes: what to know before the numbers."""
+    """Rows, and what noise alone gives.
+
+    bounds: of medians, by figures. is_drawn: whether intervals of forecasts hold those of constants. notes: what to
+    know before the numbers.
+    """
 
     rows: tuple[Row, ...]
     noise: tuple[Noise, ...]
     bounds: Mapping[str, float]
     replications: int
+    is_drawn: bool = False
     notes: tuple[str, ...] = field(default=())
 
     def errors(self, name: str) -> "np.ndarray[tuple[int, ...], np.dtype[np.float64]]":
@@ -95,6 +103,13 @@ class ServedValidation:
     def median(self, name: str) -> float:
         """Return the median of them without signs, NaN of none."""
         return percentile(np.abs(self.errors(name)), 50)
+
+    def inside(self, name: str) -> float:
+        """Return the share of rows whose intervals, measured and forecast, have something in common; NaN of none."""
+        both = [(r.measured[name], r.forecast[name]) for r in self.rows if np.isfinite(r.error(name))]
+        known = [(m, f) for m, f in both if np.isfinite([m.low, f.low]).all()]
+        meets = [f.low <= m.high and m.low <= f.high for m, f in known]
+        return sum(meets) / len(meets) if meets else float("nan")
 
     def noise_of(self, name: str) -> float:
         """Return the median of how far two runs of one server are apart; NaN: there are none."""
@@ -123,9 +138,10 @@ class ServedValidation:
 
 def validated(
     loads: Sequence[Measured],
-    arms_of: Callable[[Measured], Mapping[str, Arm]],
+    arms_of: Callable[[Measured, int | None], Mapping[str, Arm]],
     bounds: Mapping[str, float],
     replications: int,
+    draws: int,
     seed: int,
     progress: Callable[[int], None] = lambda _: None,
 ) -> ServedValidation:
@@ -133,30 +149,38 @@ def validated(
 
     Args:
         loads: As they were measured; in each the first arm is that which others are held against.
-        arms_of: Returns ways of serving by the names of arms.
+        arms_of: Returns ways of serving by the names of arms, with constants as fitted (None) or of a draw of them.
         bounds: Of medians, by figures.
         replications: How often each load is simulated, each time with other luck of what is accepted.
+        draws: Of constants; 0: they are taken as known.
         seed: Of all draws.
         progress: Called with 1 after each load of each arm.
     """
     rows: list[Row] = []
     noise: list[Noise] = []
     for load in loads:
-        arms = arms_of(load)
         measured = {arm: measured_figures(load, arm, seed) for arm in load.arms}
         again = repeated(load)
         noise += [apart_of(load, arm, first, measured) for arm, first in again.items()]
         own = [arm for arm in load.arms if arm not in again]
-        plain = list[list[Part]]()
+        plain: dict[tuple[int, bool], list[Part]] = {}
         for arm in own:
-            made = [replayed(arms[arm], load, load.parts(arm), seed + i) for i in range(replications)]
-            plain = plain or made
-            beside = [None] * replications if made is plain else plain
-            forecast = together([points(one, other) for one, other in zip(made, beside, strict=True)])
+            runs: dict[bool, list[dict[str, float]]] = {False: [], True: []}
+            for at, is_drawn in product(range(replications), (False, True)[: 1 + (draws > 0)]):
+                way = arms_of(load, at * DRAW_STEP % draws if is_drawn else None)[arm]
+                made = replayed(way, load, load.parts(arm), seed + at + replications * is_drawn)
+                runs[is_drawn].append(points(made, plain.get((at, is_drawn))))
+                plain.setdefault((at, is_drawn), made)
+            forecast = together(runs[False], runs[True] or runs[False])
             rows.append(Row(load=load, arm=arm, measured=measured[arm], forecast=forecast))
             progress(1)
     return ServedValidation(
-        rows=tuple(rows), noise=tuple(noise), bounds=bounds, replications=replications, notes=tuple(notes_of(loads))
+        rows=tuple(rows),
+        noise=tuple(noise),
+        bounds=bounds,
+        replications=replications,
+        is_drawn=draws > 0,
+        notes=tuple(notes_of(loads)),
     )
 
 
@@ -190,12 +214,12 @@ def gain_of(plain: Sequence[Part], other: Sequence[Part]) -> float:
     return sides[0] / sides[1] if sides[1] else float("nan")
 
 
-def together(runs: Sequence[Mapping[str, float]]) -> dict[str, Told]:
-    """Return the means of figures over runs, and between which 95 % of runs lie."""
+def together(runs: Sequence[Mapping[str, float]], others: Sequence[Mapping[str, float]]) -> dict[str, Told]:
+    """Return the means of figures over runs, and between which 95 % of others lie."""
     found = {}
     for name in runs[0]:
-        values = np.array([run[name] for run in runs])
-        low, high = np.quantile(values, (0.025, 0.975)) if len(values) > 1 else (np.nan, np.nan)
+        values, apart = (np.array([run[name] for run in of]) for of in (runs, others))
+        low, high = np.quantile(apart, (0.025, 0.975)) if len(apart) > 1 else (np.nan, np.nan)
         found[name] = Told(float(values.mean()), float(low), float(high))
     return found
 
