@@ -13,8 +13,8 @@ NOT_OF_SERVERS = ("device", "dtype", "quantization", "allow_pickle", "cross_toke
 SCORED = (0.0, 1.0)
 NOT_PARAMETERS = ("batch_size", "quantization")
 SINGLE = (
-    "a single token is counted as accepted on the text itself: servers give no whole distributions, of which fewer "
-    "prompts tell it as surely"
+    "the acceptance of a single token is counted on the text: without whole distributions, of which servers give none, "
+    "its interval is somewhat wider"
 )
 
 
@@ -71,7 +71,7 @@ def prepare(options: MeasureOptions) -> Ready:
         count=len(own),
         together=1,
         parameters=parameters,
-        notes=[*items.notes(), SINGLE],
+        notes=[*items.notes(), *([] if settings.rules[0].is_greedy else [SINGLE])],
         measure=measurement.measure,
         left_out=measurement.left_out,
     )

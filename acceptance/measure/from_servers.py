@@ -200,7 +200,12 @@ class Measurement:
 
     async def scores(self, client: Client, before: list[int], tokens: list[int]) -> tuple[Scores, Scores]:
         """Return what both models think of a text, having seen that its tokens stand for the same."""
-        p, q = await asyncio.gather(*(side.by(client).score(before, tokens) for side in self.sides))
+        asking = (side.by(client).score(before, tokens) for side in self.sides)
+        both = await asyncio.gather(*asking, return_exceptions=True)  # where one fails, the other is waited for
+        for found in both:
+            if isinstance(found, BaseException):
+                raise found
+        p, q = (found for found in both if isinstance(found, Scores))
         if self.sides.target.engine is self.sides.draft.engine:
             for token, one, other in zip(tokens, p.names, q.names, strict=True):
                 if one != other and UNREADABLE not in one + other:

@@ -346,6 +346,16 @@ def test_the_key_of_the_environment_is_sent_and_never_told(run, servers, prompts
     assert "sk-very-secret" not in done.stdout + "".join(f.read_text() for f in (tmp_path / "o").glob("*.json"))
 
 
+def test_what_vllm_0_32_itself_answered_is_read() -> None:
+    told = json.loads((Path(__file__).parent / "vllm_scores.json").read_text())
+    found = Vllm().scores(told["scored"], [9, 300, 17])
+    assert (found.rank.tolist(), found.first.tolist()) == ([27, 13, 409], [83, 262, 280])
+    np.testing.assert_allclose(found.log, [-6.075969, -4.047172, -8.878607], rtol=1e-6)
+    np.testing.assert_allclose(found.log_first - found.log_second, [2.283714, 0.579633, 0.059204], rtol=1e-4)
+    assert found.names == (")", "',", "1")
+    assert Vllm().written(told["written"]) == ([9, 262, 275, 14], ")\n        self.")
+
+
 def test_of_tied_tokens_the_lowest_is_first_as_in_argmax() -> None:
     def told(**entries: tuple[float, int]) -> dict[str, Any]:
         at = {k[1:]: {"logprob": log, "rank": rank, "decoded_token": k} for k, (log, rank) in entries.items()}
