@@ -11,6 +11,7 @@ import click
 from simulator.ground.artefacts import UserError, check_outputs, read_bytes, to_json, write_json
 from simulator.ground.command import FILE, command, say
 
+from .from_server import are_loads, run_servers, server_options
 from .serving import (
     ROWS,
     digest_of,
@@ -37,6 +38,10 @@ class CalibrateOptions:
     from_passes: Path | None
     from_serving: tuple[Path, ...]
     profile: Path | None
+    servers: tuple[str, ...]
+    draft_model: str | None
+    clients: str | None
+    seconds: float | None
     rows: Mapping[str, Any]
     fit_k: str | None
     out: Path
@@ -52,10 +57,10 @@ class CalibrateOptions:
         from simulator.ground.pictures import check_format
 
         sources = {"PROBE": self.probe, "--from-decode": self.from_decode, "--from-passes": self.from_passes}
-        if sum(path is not None for path in sources.values()) + bool(self.from_serving) != 1:
-            files = "--from-decode FILE, --from-passes FILE or --from-serving FILE"
+        if sum(path is not None for path in sources.values()) + bool(self.from_serving) + bool(self.servers) != 1:
+            files = "--from-decode FILE, --from-passes FILE, --from-serving FILE or --from-server URL"
             raise UserError(f"expected either PROBE, a file of probe-gpu, {files}")
-        if self.fit_k is not None and (self.probe is not None or self.from_serving):
+        if self.fit_k is not None and (self.probe is not None or self.from_serving or self.servers):
             raise UserError(f"--fit-k: {self.fit_k} without --from-decode or --from-passes, expected one of them")
         self.check_rows()
         for flag, path in (("--out", self.out), ("--report", self.report)):
@@ -68,14 +73,26 @@ class CalibrateOptions:
 
     def check_rows(self) -> None:
         """Refuse what does not go with rows of a server, and what goes with them alone."""
-        if not self.from_serving:
+        if not self.servers:
+            for name in ("clients", "seconds"):
+                if (value := getattr(self, name)) is not None:
+                    raise UserError(f"--{name}: {value} without --from-server URL, expected it beside")
+        if not self.has_loads and self.draft_model is not None:
+            raise UserError(f"--draft-model: {self.draft_model} without a load of servers, expected --from-server URL")
+        if not self.from_serving and not self.servers:
             refuse_rows(self.rows, "--from-serving FILE")
             if self.profile is not None:
                 raise UserError(f"--profile: {self.profile} without --from-serving FILE, expected it beside")
-        elif self.profile is None:
-            raise UserError(f"--from-serving {self.from_serving[0]}: no device, expected --profile NAME beside it")
         elif self.compare is not None:
-            raise UserError(f"--compare: {self.compare} beside --from-serving, expected profiles compare A B after it")
+            option = "--from-serving" if self.from_serving else "--from-server"
+            raise UserError(f"--compare: {self.compare} beside {option}, expected profiles compare A B after it")
+        elif self.profile is None and not self.has_loads:
+            raise UserError(f"--from-serving {self.from_serving[0]}: no device, expected --profile NAME beside it")
+
+    @property
+    def has_loads(self) -> bool:
+        """Whether a load on servers is fitted, in place of rows."""
+        return bool(self.servers) or are_loads(self.from_serving)
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -104,6 +121,7 @@ class CalibrateOptions:
     metavar="FILE|FOLDER",
     help="Rows of load tests, in place of a probe: CSV, or JSON of a bench; several files, or again.",
 )
+@server_options
 @sheet_option
 @row_options
 @weights_option
@@ -120,12 +138,14 @@ def calibrate(**values: Any) -> int:
 
     PROBE is a file of probe-gpu; a file of bench-decode may stand in its place. Some of its points are held out, and
     tell how well the fit forecasts. With --from-serving five to ten rows of concurrency, isl, osl and tpot_ms (and
-    ttft_ms, tp, dtype ...) are fitted, with the data sheet of --profile as the prior. Exit code 3 if no fit passes its
+    ttft_ms, tp, dtype ...) are fitted, with the data sheet of --profile as the prior. With --from-server, or files of
+    bench-server, steps of servers are, and nothing has to be known of the device. Exit code 3 if no fit passes its
     checks: then no profile is written, and --report has the partial estimate.
     """
     rows = {name: values.pop(name) for name in ROWS}
     values["probe"], values["from_serving"] = one_or_rows(values["probe"], values["from_serving"])
-    return run(CalibrateOptions(rows=rows, **values))
+    options = CalibrateOptions(rows=rows, **values)
+    return run_servers(options) if options.has_loads else run(options)
 
 
 def run(options: CalibrateOptions) -> int:

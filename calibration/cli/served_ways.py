@@ -176,10 +176,10 @@ class Serving:
 
 def method_in(name: str) -> str:
     """Return the method that the name of an arm begins with; a draft model where that is none."""
-    from simulator.costs.drafters.methods import bare, methods
+    from simulator.costs.drafters.methods import method_beginning
 
-    found = [m.name for m in methods().values() if any(bare(name).startswith(bare(n)) for n in (m.name, *m.also))]
-    return max(found, key=len, default=DRAFT_MODEL)
+    found = method_beginning(name)
+    return found.name if found else DRAFT_MODEL
 
 
 def shared(device: DeviceOptions, hist: Path) -> SharedOptions:

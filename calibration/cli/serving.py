@@ -38,7 +38,10 @@ row_options = stacked(
 )
 weights_option = click.option("--dtype", metavar="NAME", help="Of rows that do not say: the number format of weights.")
 sheet_option = click.option(
-    "--profile", type=FILE, metavar="NAME|FILE", help="With --from-serving: the device, whose data sheet is the prior."
+    "--profile",
+    type=FILE,
+    metavar="NAME|FILE",
+    help="With --from-serving: the device, whose data sheet is the prior; of servers it may be unknown.",
 )
 
 

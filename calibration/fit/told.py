@@ -40,7 +40,7 @@ class Rows(NamedTuple):
     logarithms of factors, [*samples, constants]. noises: what rows of each kind are off by, before any is seen. errors:
     of the logarithms, before. loads: numbers, the same for rows of one load. spreads: what rows are off by that are
     left out, before any is; None: as much as the others. far: kinds of which far rows hardly
-    count, by Cauchy's law, once a fit is near the others.
+    count, by Cauchy's law, once a fit is near the others. shares: of each row within its load; None: alike.
     """
 
     off: Callable[[Floats], Floats]
@@ -49,6 +49,7 @@ class Rows(NamedTuple):
     loads: NDArray[np.int64]
     spreads: Floats | None = None
     far: tuple[int, ...] = ()
+    shares: Floats | None = None
 
 
 class Told(NamedTuple):
@@ -80,7 +81,8 @@ def told(rows: Rows) -> Told:
     """Solve for the logarithms of factors, with all rows and with some left out."""
     nothing = np.zeros(len(rows.errors))
     shown = np.isfinite(rows.off(nothing))
-    weights = shown / np.bincount(rows.loads)[rows.loads]
+    shares = 1 / np.bincount(rows.loads)[rows.loads] if rows.shares is None else rows.shares
+    weights = shown * shares
     found = solved(rows, weights, nothing)
     held_out = np.full(shown.shape, np.nan)
     for fold in folds(rows.loads):

@@ -288,9 +288,9 @@ def counts_all(model: "HistogramAcceptance", models: "ModelPair | None") -> bool
     """Whether rounds draft what they find, and those of every drafted length were counted."""
     from simulator.costs.drafters.plan import LENGTH
 
-    return (
-        models is not None and models.plan(1).accepts == LENGTH and model.nearest(model.longest).by_length is not None
-    )
+    longest = model.nearest(model.longest)
+    finds = models is not None and models.plan(1).accepts == LENGTH
+    return finds and longest.by_length is not None and longest.drafted is None
 
 
 def reaching(

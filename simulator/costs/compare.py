@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .engine import HOST, LOAD, Engine
+from .engine import HOST, LOAD, LONGER, ROUND, Engine
 from .profile import BURN_UNITS, Curve, Decoding, PassCost, Profile
 from .step import Floats
 
@@ -63,8 +63,8 @@ def engine_numbers(engine: Engine, launches_error: float) -> Iterator[Number]:
     """Yield what an engine adds, as far as it is stated."""
     for kind, launches in engine.layer_launches.items():
         yield Number(f"launches_{kind}", launches, launches_error)
-    stated = ("expert_overlap", *HOST, *LOAD, "first_passes", "logit_bytes", "round_sequence_s", "tree_round_s")
-    for key in (name for name in stated if getattr(engine, name)):
+    stated = [n for n in ("expert_overlap", *HOST, *LOAD, "first_passes", "logit_bytes", *ROUND) if getattr(engine, n)]
+    for key in (*stated, *(name for name in LONGER if getattr(engine, name) != 1)):
         error = engine.host_error if key in (*HOST, *LOAD) else 0.0
         yield Number(key, float(getattr(engine, key)), error, faster=1 if key == "expert_overlap" else -1)
     if engine.graph_tokens:

@@ -26,6 +26,9 @@ HOST = ("host_s", "host_sequence_s", "host_launch_s", "host_layer_s")
 SHOTS = ("one_shot_tokens", "one_shot_bytes")
 # Other fields in seconds.
 LOAD = ("load_layer_s", "load_layer_sequence_s", "front_s", "front_client_s")
+ROUND = ("round_sequence_s", "tree_round_s", "draft_round_s", "search_s")
+# By how much longer some FLOPs take.
+LONGER = ("draft_flops", "attention_flops")
 
 
 # Up to which sizes engines sum up in one shot over fast links: TensorRT-LLM so many tokens (kOneShotMaxToken); vLLM and
@@ -52,8 +55,10 @@ class Engine:
     bytes that all of them hold of it together.
     logit_bytes: moved for each logit of a pass besides its product, to choose a token. round_sequence_s: of a round for
     each sequence, besides its overhead; tree_round_s: of one of drafts that branch, where the engine overlaps the host
-    with rounds of chains alone. A sampled engine has arrays of samples in its times of the host
-    and under load.
+    with rounds of chains alone; draft_round_s: of one whose drafts a model makes, besides its passes. draft_flops: by
+    how much longer a FLOP of these takes than one of the target, whose products are larger; attention_flops: the same
+    of attention and products with weights. search_s: of a sequence whose drafts are searched for, besides what the
+    method takes. A sampled engine has arrays of samples in its times of the host, of rounds and under load.
     """
 
     layer_launches: Mapping[str, float] = field(default_factory=dict)
@@ -73,6 +78,10 @@ class Engine:
     logit_bytes: float = 0.0
     round_sequence_s: Real = 0.0
     tree_round_s: float = 0.0
+    draft_round_s: Real = 0.0
+    draft_flops: Real = 1.0
+    search_s: Real = 0.0
+    attention_flops: Real = 1.0
     one_shot_tokens: float = 0.0
     one_shot_bytes: float = 0.0
 
@@ -132,6 +141,11 @@ class Engine:
         layer_s, sequence_s = (spread(s, np.ndim(sequences)) for s in (self.load_layer_s, self.load_layer_sequence_s))
         return np.asarray(layers * (layer_s + sequence_s * sequences))
 
+    def drafting_s(self, batch: Real, *, has_passes: bool) -> Floats:
+        """Return the seconds of a round's drafts outside of passes, where it has any."""
+        round_s, search_s = (spread(s, np.ndim(batch)) for s in (self.draft_round_s, self.search_s))
+        return np.asarray(round_s + 0 * batch if has_passes else search_s * batch)
+
     def in_front_s(self, clients: Real) -> Floats:
         """Return the seconds of a request outside of passes, before its first token."""
         front_s, client_s = (spread(s, np.ndim(clients)) for s in (self.front_s, self.front_client_s))
@@ -148,8 +162,9 @@ def side_by_side(device_s: Floats, host_s: Floats | float) -> Floats:
 
 def parse_engine(field: Field) -> Engine:
     """Read what an engine adds to passes; what it does not say is nothing."""
-    most = dict.fromkeys((*HOST, *LOAD, "round_sequence_s", "tree_round_s"), MOST_SECONDS)
+    most = dict.fromkeys((*HOST, *LOAD, *ROUND), MOST_SECONDS)
     most |= {"first_passes": MOST_LAUNCHES, "logit_bytes": MOST_LAUNCHES}
+    most |= dict.fromkeys(LONGER, MOST_LAUNCHES)
     most |= dict(zip(SHOTS, (MOST_TOKENS, MOST_BYTES), strict=True))
     field.only(("layer_launches", "expert_overlap", "graphs", "graph_tokens", "host_error", *most))
     launches, graphs = field["layer_launches"], field["graph_tokens"]
@@ -165,7 +180,7 @@ def parse_engine(field: Field) -> Engine:
         graphs=field["graphs"].choice(GRAPHS) if field["graphs"].is_given else FULL,
         graph_tokens=sizes,
         host_error=field["host_error"].number(0.0, MOST_ERROR, default=0.0),
-        **{name: field[name].number(0.0, bound, default=0.0) for name, bound in most.items()},
+        **{name: field[name].number(0.0, bound, default=float(name in LONGER)) for name, bound in most.items()},
     )
 
 

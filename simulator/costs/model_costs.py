@@ -13,6 +13,7 @@ from .drafters import draft_model
 from .drafters.plan import DraftPass, DraftPlan, Method, Tree, branched, longest_of
 from .engine import Engine, side_by_side
 from .formats import Storage
+from .moved import drafting
 from .parts import Done, PassParts
 from .profile import PassCost, Profile
 from .step import Floats, Real, RoundCost, spread
@@ -84,7 +85,7 @@ class Placed:
     def doing(self, work: Work, launches: Real | None = None) -> Done:
         """Return what passes of any mixture of sequences do, on each device."""
         tokens = np.asarray(work.tokens, np.float64)
-        flops, moved = self.shape.flops_of(work) / self.devices, self.moved_of(work)
+        flops, moved = self.shape.flops_of(work, self.engine.attention_flops) / self.devices, self.moved_of(work)
         computed, launches = self.engine.padded(tokens), np.asarray(self.launches if launches is None else launches)
         host_s = self.engine.on_host_s(work, launches, self.shape.layers)
         if computed is not tokens:
@@ -169,10 +170,6 @@ class Placed:
         if self.replicas > 1:
             weights += (self.replicas - 1) * (weights - self.shape.expert_bytes(self.storage))
         return np.asarray(weights / self.devices + kept)
-
-
-# Engines that capture no graphs of a method's passes: vLLM 0.32 of a draft model by itself (its `standalone_ar`).
-UNCAPTURED = {("vllm", draft_model.METHOD.name)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -266,9 +263,7 @@ class ModelPair:
         """The draft where it runs: on the target's devices, unless said, or on one of its own."""
         shared = self.devices if self.placement == SAME else 1
         placed = self.placed(self.draft, self.draft_dtype, self.draft_devices or shared)
-        if (self.server, self.method.name) not in UNCAPTURED or self.profile.engine is None or self.profile.is_timed:
-            return placed
-        return replace(placed, profile=replace(self.profile, engine=self.profile.engine.one_by_one()))
+        return replace(placed, profile=drafting(self.profile, self.server, self.method.name))
 
     def placed(self, shape: ModelShape, dtype: str | Storage, devices: int) -> Placed:
         """Put a model on devices of the profile."""
@@ -294,7 +289,7 @@ class ModelPair:
             draft_length=np.asarray(k),
             baseline_s=plain_s,
             draft_step_s=each_s[0] if each_s else np.zeros(k.shape),
-            draft_s=draft_s + np.asarray(plan.host_s) * batch,
+            draft_s=draft_s + self.beside_passes_s(plan, batch),
             # It does all that a plain step does: no draw makes it shorter than that.
             verify_s=np.maximum(verify_s * off_by, np.minimum(plain_s, verify_s)),
             overhead_s=self.overhead_s(batch),
@@ -307,7 +302,12 @@ class ModelPair:
         wide = [p._replace(rows=p.rows * self.guesses, head_rows=p.head_rows * self.guesses) for p in plan.passes]
         drafted_s = sum((of.times * self.drafted_s(of, batch, context) for of in wide), np.zeros(np.shape(batch)))
         first_s = self.drafted_s(plan.passes[0], batch, context) if plan.passes else 0.0
-        return np.asarray(first_s + drafted_s + np.asarray(plan.host_s) * batch, np.float64)
+        return np.asarray(first_s + drafted_s + self.beside_passes_s(plan, batch), np.float64)
+
+    def beside_passes_s(self, plan: DraftPlan, batch: Real) -> Floats:
+        """Return the seconds of a round's drafts outside of their passes."""
+        drafting_s = self.placed_target.engine.drafting_s(batch, has_passes=bool(plan.passes))
+        return np.asarray(np.asarray(plan.host_s) * batch + drafting_s, np.float64)
 
     def overhead_s(self, batch: Count) -> Floats:
         """Return the seconds of rounds besides their passes."""

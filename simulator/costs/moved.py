@@ -1,4 +1,4 @@
-"""Constants of a profile multiplied by factors, by name: what fits move, and what draws of a fit move."""
+"""Constants of a profile multiplied by factors, by name: what fits move, what draws of a fit move, and a drafter's."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -20,12 +20,20 @@ ENGINE_CONSTANTS = (
     "front_client_s",
     "first_passes",
     "round_sequence_s",
+    "draft_round_s",
+    "draft_flops",
+    "attention_flops",
+    "search_s",
 )
+
+# Engines that capture no graphs of a method's passes: vLLM 0.32 of a draft model by itself (its `standalone_ar`).
+UNCAPTURED = {("vllm", "draft_model")}
 
 
 def moved(profile: Profile, factors: Mapping[str, Real]) -> Profile:
     """Multiply constants of a profile, by name; factors of one shape [samples] give samples."""
-    of_passes = {name: factors[name] for name in PASS_CONSTANTS if name in factors}
+    # A knot of a curve is a constant too.
+    of_passes = {name: by for name, by in factors.items() if name.partition("[")[0] in PASS_CONSTANTS}
     passes = {}
     for dtype, cost in profile.passes.items():
         scaled = cost.scaled(of_passes)
@@ -43,3 +51,14 @@ def moved(profile: Profile, factors: Mapping[str, Real]) -> Profile:
 def times(of: Any, factors: Mapping[str, Real]) -> dict[str, Any]:
     """Return fields multiplied, by name."""
     return {name: getattr(of, name) * factor for name, factor in factors.items()}
+
+
+def drafting(profile: Profile, server: str, method: str) -> Profile:
+    """Return a profile as passes of a drafter have it, on a server as the user names it; "" where nobody does."""
+    engine = profile.engine
+    if engine is None:
+        return profile
+    if np.any(engine.draft_flops != 1.0) or np.any(engine.draft_round_s):  # of rounds that draft it says more
+        return moved(profile, {"flop_scale": engine.draft_flops})
+    is_slow = (server, method) in UNCAPTURED and not profile.is_timed
+    return replace(profile, engine=engine.one_by_one()) if is_slow else profile

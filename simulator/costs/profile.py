@@ -49,7 +49,7 @@ class Curve:
             shape = (*self.seconds.shape[:-1], *(1,) * size.ndim)
             samples = self.seconds[..., 0].reshape(shape)
             return np.broadcast_to(samples, (*self.seconds.shape[:-1], *size.shape))
-        place = np.interp(np.log(size), np.log(self.sizes), np.arange(len(self.sizes)))
+        place = np.interp(np.log(np.maximum(size, self.sizes[0])), np.log(self.sizes), np.arange(len(self.sizes)))
         below = np.minimum(place.astype(np.int64), len(self.sizes) - 2)
         part = place - below
         logs = np.log(self.seconds)
@@ -83,19 +83,19 @@ class PassCost:
 
         tokens: that a pass computes, of all sequences. launches: of kernels.
         """
-        flops, bytes_, tokens, launches = np.broadcast_arrays(
-            *(np.asarray(v, np.float64) for v in (flops, bytes_, tokens, launches))
-        )
-
+        bytes_, tokens, launches = np.broadcast_arrays(*(np.asarray(v, np.float64) for v in (bytes_, tokens, launches)))
+        flops = np.asarray(flops, np.float64)
+        if flops.ndim <= tokens.ndim:  # else there are samples of it
+            flops, bytes_, tokens, launches = np.broadcast_arrays(flops, bytes_, tokens, launches)
         return step_s(
             flops,
             bytes_,
             flop_scale=self.flop_scale.at(tokens),
             mem_scale=self.mem_scale.at(bytes_),
-            overlap_exponent=spread(self.overlap_exponent, flops.ndim),
+            overlap_exponent=spread(self.overlap_exponent, tokens.ndim),
             launches=launches,
-            launch_s=spread(self.launch_s, flops.ndim),
-            fixed_s=spread(self.fixed_s, flops.ndim),
+            launch_s=spread(self.launch_s, tokens.ndim),
+            fixed_s=spread(self.fixed_s, tokens.ndim),
         )
 
     def parameters(self) -> dict[str, float]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from .formats import Storage, bytes_per_weight, storage_of
 from .layers import EMBEDDING, HEAD, Attention, Drafting, Matrix, State
-from .step import Floats, Real
+from .step import Floats, Real, spread
 
 # What latent attention projects hidden states to; no other attention has it.
 LATENT_MODULES = ("kv_a_proj_with_mqa", "kv_a_proj")
@@ -162,23 +162,25 @@ class ModelShape:
             following=b * np.maximum(n - 1, 0) if self.experts else 0.0,
         )
 
-    def flops_of(self, work: Work) -> Floats:
-        """Return the FLOPs of passes: 2 a weight and token, attention and states.
+    def flops_of(self, work: Work, attention: Real = 1.0) -> Floats:
+        """Return the FLOPs of passes: 2 a weight and token, attention and states, [*samples, *S].
 
         Latent attention is counted in the absorbed form that decoding uses: queries meet the latent vectors themselves.
+
+        attention: What FLOPs of it count, which may take longer than others; samples of that.
         """
-        seen = sum(
-            (
-                2 * a.layers * a.heads * a.pair_size * pairs
-                for a, pairs in zip(self.attentions, work.pairs, strict=True)
-            ),
-            np.float64(0),
-        )
         a_token = 2 * self.active_parameters + sum(state.layers * state.flops for state in self.states)
         asked = a_token * work.tokens
         if work.logit_rows is not work.tokens:
             asked = asked - 2 * self.head_size * (work.tokens - work.logit_rows)
-        return np.asarray(asked + seen, np.float64)
+        seen = self.attention_flops_of(work)
+        return np.asarray(asked + spread(attention, seen.ndim) * seen, np.float64)
+
+    def attention_flops_of(self, work: Work) -> Floats:
+        """Return those of attention among them."""
+        kinds = zip(self.attentions, work.pairs, strict=True)
+        seen = (2 * a.layers * a.heads * a.pair_size * pairs for a, pairs in kinds)
+        return np.asarray(sum(seen, np.float64(0)), np.float64)
 
     def flops(self, batch: Real, new_tokens: Real, context: Real, logit_rows: Real | None = None) -> Floats:
         """Return the FLOPs of a pass over sequences that are alike; see `work`."""

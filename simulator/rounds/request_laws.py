@@ -63,17 +63,34 @@ def spread(laws: Laws, concentration: float) -> Laws:
     from scipy.special import betainc, betaincinv
 
     kappa = min(max(concentration, LEAST_CONCENTRATION), MOST_CONCENTRATION)
-    mean = laws.survival[:, None]
-    inside = (mean > 0) & (mean < 1)
-    # Of P(A >= j) alone that is neither 0 nor 1.
-    a = kappa * np.where(inside, mean, 0.5)
     ends = np.linspace(0, 1, QUALITIES + 1)[:, None, None]
-    reached = betainc(a + 1, kappa - a, betaincinv(a, kappa - a, ends))
-    parts = np.where(inside, mean * np.diff(reached, axis=1) * QUALITIES, mean)
-    # Rounding apart, what is reached at a place was reached at all before it.
-    falling = np.minimum.accumulate(np.clip(parts, 0.0, 1.0), axis=-1)
-    found = None if laws.found is None else np.repeat(laws.found, QUALITIES, 0)
-    return laws._replace(survival=falling.reshape(-1, *laws.survival.shape[1:]), found=found)
+
+    def parts_of(mean: Floats, kappa: float) -> Floats:
+        """Return the means of parts of a beta law, one behind the other, of means [rows, 1, ...]."""
+        inside = (mean > 0) & (mean < 1)
+        # Of P(A >= j) alone that is neither 0 nor 1.
+        a = kappa * np.where(inside, mean, 0.5)
+        at = ends.reshape(-1, *(1,) * (mean.ndim - 2))
+        reached = betainc(a + 1, kappa - a, betaincinv(a, kappa - a, at))
+        parts = np.where(inside, mean * np.diff(reached, axis=1) * QUALITIES, mean)
+        # Rounding apart, what is reached at a place was reached at all before it.
+        falling = np.minimum.accumulate(np.clip(parts, 0.0, 1.0), axis=-1)
+        return np.asarray(falling.reshape(-1, *mean.shape[2:]), np.float64)
+
+    if laws.found is None:
+        return laws._replace(survival=parts_of(laws.survival[:, None], kappa))
+    # Who finds more accepts more too: each of both is spread as far as makes both together as far.
+    kappa = max((kappa + 1) * apart(laws) ** 2 - 1, LEAST_CONCENTRATION)
+    found = parts_of(laws.found[:, None], kappa)
+    return laws._replace(survival=parts_of(laws.survival[:, None], kappa), found=found)
+
+
+def apart(laws: Laws) -> float:
+    """Return how much further rounds are apart where finding and accepting are, than where their product is."""
+    found, given = np.asarray(laws.found).mean(0), laws.survival.mean(0)[-1]
+    both = np.sqrt(found * (1 - found)) * given + found * np.sqrt(given * (1 - given))
+    product = np.sqrt(found * given * (1 - found * given))
+    return float(both.sum() / product.sum()) if product.sum() > 0 else 1.0
 
 
 def concentration_of(histogram: AcceptanceHistogram) -> float:

@@ -65,7 +65,7 @@ def step_costs(models: ModelPair | Placed, longest: int, *, tokens: int, sequenc
         table.append(alike[0] if alike else len(kept) - 1)
         after.append(-float(draft.cost.fixed_s) if of.is_part else 0.0)
     load_s = [float(target.engine.under_load_s(target.shape.layers, np.asarray(n))) for n in (0.0, 1.0)]
-    rounds_s = [0.0 if pair is None else float(pair.overhead_s(np.asarray(n))) for n in (0, 1)]
+    rounds_s = [0 * drafts if pair is None else beside_s(pair, plan, n) + 0 * drafts for n in (0, 1)]
     power = target.profile.power
     devices = target.devices + (pair.placed_draft.devices if pair and pair.placement == SEPARATE else 0)
     return joined(
@@ -77,9 +77,14 @@ def step_costs(models: ModelPair | Placed, longest: int, *, tokens: int, sequenc
         widths=np.broadcast_to(plan.width, drafts.shape),
         load_s=load_s[0],
         load_sequence_s=load_s[1] - load_s[0],
-        round_s=np.column_stack((0 * drafts + rounds_s[0], 0 * drafts + rounds_s[1] - rounds_s[0] + plan.host_s)),
+        round_s=np.column_stack((rounds_s[0], rounds_s[1] - rounds_s[0])),
         watts=float(power.load_w * devices if power else np.nan),
     )
+
+
+def beside_s(pair: ModelPair, plan: DraftPlan, batch: int) -> Floats:
+    """Return the seconds of rounds of so many sequences besides passes, by K."""
+    return np.asarray(pair.overhead_s(np.asarray(batch)) + pair.beside_passes_s(plan, np.asarray(batch)))
 
 
 def linear_costs(step_s: float, token_s: float, *, tokens: int) -> StepCosts:
@@ -145,12 +150,12 @@ def table_of(placed: Placed, launches: float | None, most: int) -> Table:
             sizes[missed] = sizes.get(missed, 0.0) + size / placed.devices
         experts = tuple(sizes.items())
         moved = moved - sum(size * (1 - missed**tokens) for missed, size in experts)
-    zero, kinds = work_of(placed), len(shape.attentions)
+    zero, kinds, longer = work_of(placed), len(shape.attentions), engine.attention_flops
 
     def unit(**more: object) -> tuple[float, float]:
         """Return FLOPs and bytes of one of something alone."""
         work = zero._replace(**more)  # type: ignore[arg-type]
-        flops = float(shape.flops_of(work) - shape.flops_of(zero)) / placed.devices
+        flops = float(shape.flops_of(work, longer) - shape.flops_of(zero, longer)) / placed.devices
         return flops / MANY, float(placed.moved_of(work) - placed.moved_of(zero)) / MANY
 
     pairs = [unit(pairs=one_of(kinds, a))[0] for a in range(kinds)]

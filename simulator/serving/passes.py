@@ -75,7 +75,7 @@ def passes_of(models: ModelPair | Placed, draft_length: Real | None) -> Passes:
 
 def drafts(pair: ModelPair, plan: DraftPlan, batch: Floats, context: Floats, prompts: Prompts | None) -> Floats:
     """Return the seconds of a round's drafts; the first pass of a drafter with a KV cache reads prompts too."""
-    total_s = np.asarray(plan.host_s * batch, np.float64)
+    total_s = pair.beside_passes_s(plan, batch)
     for number, of in enumerate(plan.passes):
         beside = prompts if number == 0 and of.shape.attentions else None
         total_s = np.asarray(total_s + of.times * draft_s(pair, of, batch, context, beside), np.float64)

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from simulator.costs.drafters.methods import methods
 from simulator.costs.drafters.plan import Tree
 from simulator.costs.engine import Engine
 from simulator.costs.model_costs import Placed
-from simulator.costs.profile import Profile
+from simulator.costs.profile import PassCost, Profile, constant
 from simulator.costs.profile_file import load_profile
 from simulator.costs.shapes import read_shape
 from simulator.costs.work import touched_share
@@ -113,6 +114,45 @@ def test_what_a_round_costs_besides_grows_with_its_sequences() -> None:
     pairs = [model_pair(p, "llama-2-7b", "llama-68m", batch=np.array([1, 32])) for p in (silent, said)]
     none_s, some_s = (pair.round_cost(4).overhead_s for pair in pairs)
     assert some_s - none_s == pytest.approx([1e-4, 32e-4])
+
+
+@pytest.mark.parametrize(
+    ("name", "draft", "more_s"),
+    [
+        ("draft_round_s", "llama-68m", (1e-3, 1e-3)),
+        ("search_s", None, (1e-3, 32e-3)),
+    ],
+)
+def test_what_drafting_takes_besides_is_of_a_round_or_of_each_search(name, draft, more_s) -> None:
+    """A model's passes have it once, a search for each sequence; neither has the other's."""
+    engines = None, Engine(**{name: 1e-3}), Engine(**{n: 1e-3 for n in ("draft_round_s", "search_s") if n != name})
+    batch, shape = np.array([1, 32]), "llama-2-7b"
+    options = {"batch": batch} if draft else {"batch": batch, "method": methods()["ngram"]}
+    pairs = [model_pair(replace(DEVICE, engine=e), shape, draft or "llama-68m", **options) for e in engines]
+    none_s, own_s, other_s = (pair.round_cost(4).draft_s for pair in pairs)
+    assert own_s - none_s == pytest.approx(more_s)
+    assert other_s == pytest.approx(none_s)
+
+
+def test_flops_of_a_drafter_and_of_attention_take_longer_where_a_profile_says_so() -> None:
+    """Of passes that compute alone: three times the time of a draft, and as much more as attention has of the FLOPs."""
+    cost = PassCost(flop_scale=constant(1e-12), mem_scale=constant(1e-30))
+    bare = replace(DEVICE, passes={"bfloat16": cost}, launches_per_layer=0.0)
+    plain, slow, apart = (
+        model_pair(replace(bare, engine=e), "llama-2-7b", "llama-68m", batch=8, context=4000)
+        for e in (None, Engine(draft_flops=3.0), Engine(attention_flops=2.5))
+    )
+    assert slow.round_cost(4).draft_s == pytest.approx(3 * plain.round_cost(4).draft_s)
+    assert slow.round_cost(4).verify_s == plain.round_cost(4).verify_s
+    work = plain.target.work(8, 5, 4000)
+    share = plain.target.attention_flops_of(work) / plain.target.flops_of(work)
+    assert apart.round_cost(4).verify_s / plain.round_cost(4).verify_s == pytest.approx(1 + 1.5 * float(share))
+    assert 0.05 < share < 0.5
+    # Samples of it are samples of passes.
+    sampled = replace(bare, engine=Engine(attention_flops=np.array([1.0, 2.5, 4.0])))
+    passed_s = model_pair(sampled, "llama-2-7b", "llama-68m").placed_target.pass_of_s(work)
+    assert passed_s.shape == (3,)
+    assert passed_s[1] == pytest.approx(apart.round_cost(4).verify_s)
 
 
 def test_how_sure_the_host_is_known_counts_where_passes_wait_for_it() -> None:

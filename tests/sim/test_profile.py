@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulator.costs.engine import HOST, LOAD, SHOTS, Engine
+from simulator.costs.engine import HOST, LOAD, LONGER, ROUND, SHOTS, Engine
 from simulator.costs.formats import FORMATS
 from simulator.costs.profile import (
     DATASHEET,
@@ -67,6 +67,10 @@ FULL = device(
         round_sequence_s=1e-4,
         logit_bytes=8.0,
         tree_round_s=1e-3,
+        draft_round_s=5e-4,
+        search_s=1e-4,
+        draft_flops=4.0,
+        attention_flops=2.0,
     ),
     round_overhead_s=1e-3,
     round_overhead_error=0.1,
@@ -129,7 +133,7 @@ OPTIONAL = {
     *(f"{cost}.uncertainty" for cost in (PASS, "units.cost")),
     *("timed", "timed.batch", "engine", "engine.layer_launches", "engine.expert_overlap", "engine.graph_tokens"),
     *(f"engine.{name}" for name in (*HOST, *LOAD, *SHOTS, "host_error", "logit_bytes", "first_passes")),
-    *("engine.graphs", "engine.round_sequence_s", "engine.tree_round_s"),
+    *("engine.graphs", *(f"engine.{name}" for name in (*ROUND, *LONGER))),
     *("engine.layer_launches.experts", "engine.layer_launches.latent"),
 }
 

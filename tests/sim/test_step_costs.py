@@ -27,6 +27,7 @@ GRAPHS = {"graph_tokens": (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 256.0)}
 HOST = {"host_s": 2e-3, "host_sequence_s": 3e-5, "host_launch_s": 4e-6, "host_layer_s": 1e-5}
 LOADED = {"load_layer_s": 2e-6, "load_layer_sequence_s": 1e-7, "logit_bytes": 6.0, "round_sequence_s": 2e-5}
 LOADED |= {"layer_launches": {"experts": 5.0, "latent": 3.0}, "tree_round_s": 4e-4}
+LOADED |= {"draft_round_s": 3e-4, "search_s": 4e-5, "draft_flops": 3.0, "attention_flops": 1.7}
 ENGINES = {
     "none": None,
     "full": Engine(**GRAPHS, **HOST, **LOADED, expert_overlap=0.4),
@@ -99,6 +100,8 @@ def by_cost_function(models: ModelPair | Placed, mixture: Mixture, k: int) -> fl
         return total_s
     plan = pair.plan(k)
     total_s += float(pair.overhead_s(len(decoding)) + np.asarray(plan.host_s) * len(decoding))
+    engine = target.engine
+    total_s += float(engine.draft_round_s if plan.passes else engine.search_s * len(decoding))
     for number, of in enumerate(plan.passes):
         draft = replace(pair.placed_draft, shape=of.shape)
         works = [of.shape.work(1, of.rows, s, of.head_rows) for _, s in decoding]

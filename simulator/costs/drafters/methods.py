@@ -45,6 +45,13 @@ def method_named(name: str, option: str = "--method") -> Method:
     raise UserError(f"{option}: {name!r} is not known, expected {one_of(tuple(methods()), name)}")
 
 
+def method_beginning(name: str) -> Method | None:
+    """Return the method that a name begins with, such as that of a server; of several the longest, None of none."""
+    known = [(bare(own), method) for method in methods().values() for own in (method.name, *method.also)]
+    found = [(len(own), method) for own, method in known if bare(name).startswith(own)]
+    return max(found, key=lambda each: each[0])[1] if found else None
+
+
 def bare(name: str) -> str:
     """Return a name in small letters, without what stands between its parts."""
     return re.sub(r"[-_ ]", "", name.lower())
