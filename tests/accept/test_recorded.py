@@ -12,7 +12,7 @@ from acceptance.importers.formats import import_histogram, recognised
 from acceptance.importers.imported import Imported
 
 HERE = Path(__file__).with_name("recorded")
-SERVED = {"draft": ("bundled-target", 2)}
+SERVED = {"draft": ("bundled-target", 2), "ngram": ("bundled-target", 8)}
 
 
 def read(name: str, tool: str, before: str | None = None) -> Imported:
