@@ -70,6 +70,10 @@ def advise(**values: Any) -> None:
     run(taken_options(values))
 
 
+# Who serves a model calls it by this name, and names a draft by another.
+next(option for option in advise.params if option.name == "target_model").opts.append("--model")
+
+
 def taken_options(values: dict[str, Any]) -> AdviseOptions:
     """Return what click parsed as the options of `advise`; a server that is named is watched."""
     if is_given(click.get_current_context(), "scheduler"):

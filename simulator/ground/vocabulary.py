@@ -39,6 +39,7 @@ SYNONYMS = (
     ("--chunk", "--max-num-batched-tokens", "--chunked-prefill-size"),
     ("--max-running", "--max-num-seqs", "--max-running-requests"),
     ("--requests", "--num-prompts"),
+    ("--workload", "--traffic"),
     ("--gpu-memory-utilization", "--mem-fraction-static"),
 )
 # Options that other programs have: which ones of ours are meant, where a command has one of them.

@@ -134,6 +134,7 @@ def test_a_model_whose_longest_request_has_no_room_is_served_with_what_fits() ->
     assert read(*long, *load, "--method", "mtp")[2] == ()
     _, asked, said = read("--profile", "h100-sxm", "--target-model", "llama-3.1-8b", *load, *EAGLE)
     assert (asked.server.longest, said) == (131_072, ())
+    assert read("--profile", "h100-sxm", "--model", "llama-3.1-8b", *load, *EAGLE)[1] == asked
 
 
 def test_what_several_published_drafters_of_a_target_accept_is_their_mean() -> None:
