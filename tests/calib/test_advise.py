@@ -75,7 +75,7 @@ def test_runs_that_are_too_short_to_tell_what_a_server_carries_become_longer_or_
     few = json.loads(run("advise", *SERVED[:-1], 15, "--rate", 15, *EAGLE, "--json").stdout)
     assert (few["serving"]["plain"]["servers"], few["too_short_to_tell"]) == (1, False)
     assert few["requests"] > 15
-    done = run("advise", *SERVED[:-1], 15, "--rate", 40, *EAGLE)
+    done = run("advise", *SERVED[:-1], 2, "--rate", 60, *EAGLE)
     assert "with more --requests fewer servers may do" in " ".join(done.stdout.split())
 
 
