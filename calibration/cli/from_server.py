@@ -8,6 +8,7 @@ import click
 
 from simulator.ground.artefacts import UserError, check_outputs, to_json, write_json
 from simulator.ground.command import say, stacked
+from simulator.ground.plain_text import text_parts
 
 from .serving import digest_of, named
 
@@ -45,11 +46,8 @@ def are_loads(paths: Sequence[Path]) -> bool:
     opening = b'"kind":"server_load"'
     kinds = []
     for path in paths:
-        if path.is_file():
-            with path.open("rb") as file:
-                kinds.append(opening in file.readline(1 << 20))
-        else:
-            kinds.append(False)
+        part = next(iter(text_parts(path)), b"") if path.is_file() else b""
+        kinds.append(opening in part.partition(b"\n")[0])
     if any(kinds) and not all(kinds):
         one, other = paths[kinds.index(True)], paths[kinds.index(False)]
         raise UserError(f"--from-serving {other}: holds no load of bench-server, as {one} does, expected files alike")

@@ -140,6 +140,7 @@ def validation_of(served: Served, profile: Path, max_error: float | None) -> "tu
     from calibration.validate.served.measured import read_all
     from calibration.validate.served.replay import traffic_of
     from calibration.validate.served.rows import FIGURES, validated
+    from simulator.cli.as_rows import fit_of
     from simulator.cli.running import running
     from simulator.ground.compiled import is_kept
     from simulator.serving.loop import advance
@@ -152,7 +153,7 @@ def validation_of(served: Served, profile: Path, max_error: float | None) -> "tu
     ways, accepts = ways_in(own["ways"]), accepts_in(own["accepts"])
     paths = served.logs or measured_now(served)
     loads = read_all(paths, warmup)
-    serving = Serving(profile, own, ways, accepts, traffic_of(loads))
+    serving = Serving(profile, own, ways, accepts, traffic_of(loads), fit_of(str(profile)))
     bounds = {name: figure.bound for name, figure in FIGURES.items() if figure.bound is not None}
     if max_error is not None:
         bounds["tpot_p50"] = max_error

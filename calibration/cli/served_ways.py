@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from simulator.cli.as_rows import fit_of, placed_as
+from simulator.cli.as_rows import placed_as
 from simulator.cli.options import SharedOptions, load_checked, with_drafted
 from simulator.cli.serving_options import BLOCK_SIZES, SCHEDULERS
 from simulator.costs.parameters import DeviceOptions
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from calibration.validate.served.measured import Measured
     from simulator.answers.scene import Arm, Traffic
     from simulator.answers.ways import Server
+    from simulator.costs.fitted import ServingFit
     from simulator.costs.priced import Pricing
 
 PLAIN, DRAFT_MODEL = "plain", "draft_model"
@@ -37,7 +38,7 @@ class Serving:
     """What options say of servers.
 
     ways: by arm. accepts: files of histograms by arm or method. traffic: all that was sent, by whose lengths memory is
-    divided. made: ways that were asked for before.
+    divided. fit: of the profile, to rows of servers. made: ways that were asked for before; known: costs of them.
     """
 
     profile: Path
@@ -45,13 +46,14 @@ class Serving:
     ways: Mapping[str, Way]
     accepts: Mapping[str, Path]
     traffic: "Traffic"
+    fit: "ServingFit | None"
     made: "dict[tuple[Way, Path | None, int | None], Arm]" = field(default_factory=dict)
+    known: "dict[Way, Pricing]" = field(default_factory=dict)
 
     @property
     def draws(self) -> int:
         """How many draws there are of the constants of the profile, as well as they are known."""
-        fit = fit_of(str(self.profile))
-        return len(fit.draws) if fit else 0
+        return len(self.fit.draws) if self.fit else 0
 
     def arms(self, load: "Measured", draw: int | None = None) -> "dict[str, Arm]":
         """Return the ways of serving of a load's arms, of each server once; draw: of the profile's constants."""
@@ -66,7 +68,9 @@ class Serving:
 
         way = self.way(load, name)
         device = self.device(way)
-        pricing = load_pricing(device)
+        if way not in self.known:
+            self.known[way] = load_pricing(device)
+        pricing = self.known[way]
         assert pricing.models is not None
         path = self.accepted(name, pricing.models.method.name) if way.k else None
         key = way, path, draw
@@ -126,7 +130,7 @@ class Serving:
         """Return device and models of a way."""
         values = {name: self.values[name] for name in ("target_model", "dtype", "kv_dtype", "tp")}
         values["gpu_memory_utilization"] = self.values["gpu_memory_utilization"]
-        fit = fit_of(str(self.profile))
+        fit = self.fit
         values["target_model"] = values["target_model"] or (fit.model if fit else None)
         if values["target_model"] is None:
             raise UserError(f"--target-model: missing, expected that of the servers beside {self.profile}")
@@ -139,7 +143,7 @@ class Serving:
         """Return how the engine is set: what nobody says as for rows of the profile, else as engines have it."""
         from simulator.answers.ways import Server
 
-        own, fit = self.values, fit_of(str(self.profile))
+        own, fit = self.values, self.fit
         rows = fit.served.options if fit else {}
         scheduler = own["engine"] or (fit.engine if fit else "") or SCHEDULERS[0]
         if scheduler not in SCHEDULERS:

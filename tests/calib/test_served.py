@@ -22,6 +22,7 @@ from calibration.validate.served.replay import asked_in, replayed, requests_in, 
 from calibration.validate.served.rows import points, repeated
 from simulator.ground.artefacts import envelope
 from simulator.ground.histogram import AcceptanceHistogram, save_histogram
+from tests.contracts.pages import ROOT
 
 from .made_server import MadeServer, answering
 
@@ -53,6 +54,7 @@ def serving(folder: Path, load: Measured) -> Serving:
         dict.fromkeys(URLS, Way()) | {"draft3": Way("draft_model", 3)},
         {"draft_model": folder / "hist"},
         traffic_of([load]),
+        None,
     )
 
 
@@ -276,3 +278,35 @@ def test_servers_that_run_are_loaded_first_and_not_again(run, tmp_path) -> None:
     rates = [row["load"] for row in told["rows"][2:]]
     assert rates == pytest.approx([rates[0], 2 * rates[0], 3 * rates[0]], rel=0.02)
     assert {path.name for path in (tmp_path / "d").iterdir()} >= {"clients.jsonl", "rates.jsonl"}
+
+
+def test_the_published_table_is_of_the_requests_beside_it(run) -> None:
+    """What was measured follows from the logs, and forecasts of plain decoding, which has no luck, come again."""
+    folder = ROOT / "calibration/measured/xeon-2-core/served"
+    told = json.loads((folder / "served.json").read_text())
+    rows = {(row["load_kind"], row["load"], row["arm"]): row for row in told["rows"]}
+    assert told["holds"] is all(e["bound"] is None or e["median"] <= e["bound"] for e in told["errors"].values())
+    loads = read_all(sorted((folder / "held").glob("*.xz")), 0.1)
+    assert len(rows) == 5 * len(loads) == 40
+    for load in loads:
+        for arm in load.arms.keys() - {"again"}:
+            row = rows[load.kind, load.load, arm]
+            found = points(load.parts(arm), None)
+            assert found["tpot_p50"] == pytest.approx(row["tpot_p50"]["measured"])
+            assert found["ttft_p99"] == pytest.approx(row["ttft_p99"]["measured"])
+    words = ("--target-model", folder / "target.json", "--chunk", 2048, "--max-running", 16, "--max-model-len", 1024)
+    words += (
+        "--no-async-scheduling",
+        "--no-prefix-caching",
+        "--profile",
+        folder / "server.json",
+        "--runs",
+        1,
+        "--json",
+    )
+    words += tuple(word for arm in ("draft1", "draft3", "draft5", "ngram3") for word in ("--way", f"{arm}=plain"))
+    done = run("validate", "--serving-log", folder / "held/c1.jsonl.xz", *words)
+    again = {row["arm"]: row for row in json.loads(done.stdout)["rows"]}
+    for name in ("ttft_p50", "tpot_p50", "output_tokens_per_s"):
+        before = rows["clients", 1.0, "plain"][name]["forecast"]
+        assert again["plain"][name]["forecast"] == pytest.approx(before, rel=1e-6)

@@ -53,7 +53,9 @@ class Measured(NamedTuple):
 
 
 def read_all(paths: Sequence[Path], warmup: float) -> list[Measured]:
-    """Read files; warmup: share of the requests of a block, the first, that counts in no latency.
+    """Read files: loads of clients, then others, as they rise.
+
+    warmup: share of the requests of a block, the first, that counts in no latency.
 
     Raises:
         UserError: One is none of either kind, or tells too little.
@@ -62,7 +64,7 @@ def read_all(paths: Sequence[Path], warmup: float) -> list[Measured]:
     found = [load for load in read_ones if any(part.counted for arm in load.arms for part in load.parts(arm))]
     if not found:
         raise UserError(f"{paths[0]}: holds no request that was answered, expected {FORMATS}")
-    return found
+    return sorted(found, key=lambda load: (load.kind != CLIENTS, load.load))
 
 
 def read(path: Path, warmup: float) -> Iterator[Measured]:

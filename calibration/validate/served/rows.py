@@ -163,11 +163,13 @@ def validated(
         again = repeated(load)
         noise += [apart_of(load, arm, first, measured) for arm, first in again.items()]
         own = [arm for arm in load.arms if arm not in again]
+        ways: dict[int | None, Mapping[str, Arm]] = {None: arms_of(load, None)}
+        ways |= {at: arms_of(load, at * DRAW_STEP % draws) for at in range(replications if draws else 0)}
         plain: dict[tuple[int, bool], list[Part]] = {}
         for arm in own:
             runs: dict[bool, list[dict[str, float]]] = {False: [], True: []}
             for at, is_drawn in product(range(replications), (False, True)[: 1 + (draws > 0)]):
-                way = arms_of(load, at * DRAW_STEP % draws if is_drawn else None)[arm]
+                way = ways[at if is_drawn else None][arm]
                 made = replayed(way, load, load.parts(arm), seed + at + replications * is_drawn)
                 runs[is_drawn].append(points(made, plain.get((at, is_drawn))))
                 plain.setdefault((at, is_drawn), made)
