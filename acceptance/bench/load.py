@@ -9,7 +9,7 @@ from typing import Any
 from acceptance.decoders import heads, ngram
 from acceptance.decoders.method import Models, Options
 from acceptance.decoders.methods import METHODS, lacking
-from acceptance.measure.plan import Plan, logged, plan
+from acceptance.measure.plan import Plan, before_answer, logged, plan
 from acceptance.measure.plan import Settings as MeasureSettings
 from acceptance.models.bundled import BUNDLED, place_of
 from acceptance.models.caveats import caveats, settings_left_aside
@@ -17,8 +17,9 @@ from acceptance.models.inflate import inflate
 from acceptance.models.load import is_cpu, load_pair, pick_device
 from acceptance.models.model import Pair
 from acceptance.models.origin import folder_sha256, origin
+from acceptance.models.source import check_reads_text, encoder_of, read_tokens
 from acceptance.results.settings import BASELINE, KNOBS, Arm, Settings, config_sha256, option_of
-from acceptance.text.conversation import Framing, answer_text, check_template, tokens_before
+from acceptance.text.conversation import Framing, answer_text, check_template
 from acceptance.text.prompts import Prompt, given_prompts, unique_names
 from acceptance.text.summaries import CHAT, PLAIN, load_summaries
 from acceptance.text.texts import load_texts
@@ -72,6 +73,7 @@ def prepare(options: DecodeOptions, presets: Presets | None) -> tuple[Bench, dic
     if options.require_headless:
         check_gpus([*placement.target, *placement.draft])
     pair = load_models(options, placement)
+    check_encoder(options, pair)
     framing = Framing(chat_template=options.use_chat_template, system_prompt=options.system_prompt)
     check_template(pair.tokenizer, framing, "--target")
     rule, draft_rule = options.rules
@@ -132,7 +134,7 @@ def ready(
     texts = [items.references[p.source] for p in prompts] if items.references else []
     references = [tuple(pair.tokenizer(text, add_special_tokens=False).input_ids) for text in texts]
     devices = tuple(dict.fromkeys((*placement.target, *placement.draft)))
-    before = tuple(tuple(tokens_before(pair.tokenizer, framing, p.turns[:1], ())) for p in prompts)
+    before = tuple(before_answer(pair, framing, p.turns[:1], ())[0] for p in prompts)
 
     def write(index: int, tokens: Sequence[int]) -> str:
         return answer_text(pair.tokenizer, before[index], tokens)
@@ -251,7 +253,18 @@ def known_texts(options: DecodeOptions, pair: Pair, framing: Framing, arms: Sequ
     if not any(arm.method in ngram.OF_STORES for arm in arms):
         raise UserError(f"--ngram-texts: no method reads it, expected {' or '.join(ngram.OF_STORES)} in --method")
     outputs = (logged(pair, text, 0, framing).output for text in load_texts(options.ngram_texts).rows)
-    return [[*output.before, *output.tokens] for output in outputs]
+    return [[*read_tokens(output.before), *output.tokens] for output in outputs]
+
+
+def check_encoder(options: DecodeOptions, pair: Pair) -> None:
+    """Refuse what is made for a decoder alone, of a target that has an encoder."""
+    if not pair.target.encodes:
+        return
+    check_reads_text(pair.target, options.target)
+    asked = {name: getattr(options, name) for name in (*TRAINED, "cuda_graphs")}
+    asked["inflate_target"] = options.inflate_target > 1
+    for name in (name for name, value in asked.items() if value):
+        raise UserError(f"{option_of(name)}: --target {options.target} has an encoder, expected a decoder alone")
 
 
 def trained_folders(options: DecodeOptions) -> dict[str, Path | None]:
@@ -336,4 +349,5 @@ def described(
         "device": placement.target[0],
         "dtype": pair.dtype,
         "system": system_metadata([*placement.target, *placement.draft]),
+        **encoder_of(pair),
     }

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from acceptance.decoders.methods import METHODS
 from acceptance.measure.loop_check import Recheck, finer_copy, first_difference, recheck, top_two
 from acceptance.models.model import Model
+from acceptance.models.source import longer, read_tokens
 from acceptance.results.settings import BASELINE
 
 from .quality import Quality, of_output
@@ -27,7 +28,7 @@ def origin_of(bench: Bench, runnable: Runnable, turn: Turn, began_utc: str, *, i
         prompt_index=index,
         prompt_source=bench.infos[index].source,
         prompt_category=bench.infos[index].category,
-        prompt_tokens=len(bench.prompts[index]),
+        prompt_tokens=len(read_tokens(bench.prompts[index])),
         run=turn.run,
         order=order,
         batch_index=turn.number,
@@ -91,7 +92,7 @@ def measured(bench: Bench, origin: Origin, taken: Taken, plain: list[int] | None
     if bench.judges_quality and (is_baseline or not origin.is_exact):
         key = (origin.prompt_index, *output.tokens)
         if key not in worked_out.judged:
-            prompt = list(bench.prompts[origin.prompt_index])
+            prompt = bench.prompts[origin.prompt_index]
             worked_out.judged[key] = guarded(of_output, bench.target, prompt, output.tokens)
         seen, reasons["quality"] = worked_out.judged[key]
     scores = None
@@ -130,7 +131,7 @@ def first_divergence(
     Also why it could not be asked, and why it could not be asked in a finer type.
     """
     position, choices = first_difference(plain, output)
-    before = [*bench.prompts[origin.prompt_index], *plain[:position]]
+    before = longer(bench.prompts[origin.prompt_index], plain[:position])
     top, no_top = guarded(top_two, bench.target, before, bench.dtype)
     if top is None:
         return None, no_top, ""

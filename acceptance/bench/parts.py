@@ -22,6 +22,7 @@ from acceptance.decoders.model_draft import ModelDraft
 from acceptance.decoders.ngram import TextDraft
 from acceptance.decoders.specexec import SpecExec
 from acceptance.decoders.tree import Tree, TreeDecoder
+from acceptance.models.source import longer
 from acceptance.results.parts import BLOCK, DECIDE, FIRST, HOST, STEP, VERIFY, Part, owner
 from acceptance.results.settings import KNOBS
 
@@ -83,7 +84,8 @@ class PartTimer:
         rng = stream(bench.settings.seed, turn.run, turn.batch.start, PARTS_STREAM)
         prompt, budget = bench.prompts[turn.batch.start], bench.settings.max_new_tokens
         # As long as what a round sees on average.
-        self.prompt = (prompt * (1 + budget))[: len(prompt) + budget // 2]
+        more = [prompt[i % len(prompt)] for i in range(budget // 2)]
+        self.prompt = longer(prompt, more)
         jobs = [job for runnable in timed_arms(turn.order) for job in self.jobs(runnable, rng)]
         self.todo = [jobs[i] for _ in range(SWEEPS) for i in rng.permutation(len(jobs))]
         self.share = -(-len(self.todo) // max(1, len(turn.order)))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import acceptance
-from acceptance.models.context import Context, padded
+from acceptance.models.context import context_of, padded
 from acceptance.models.laws import rank
 from acceptance.models.model import Model
 from acceptance.text.said import source_of
@@ -33,7 +33,7 @@ class Quality:
 def of_output(target: Model, prompt: Sequence[int], output: Sequence[int]) -> Quality:
     """Let the target read an output in one pass. Prompt and output are token ids, neither empty."""
     tokens, valid = padded([[*prompt, *output]], target.device)
-    logits = Context(target, 1).read(tokens[:, :-1], valid[:, :-1], len(output))[0].float()
+    logits = context_of(target, [prompt]).read(tokens[:, :-1], valid[:, :-1], len(output))[0].float()
     written = tokens[0, -len(output) :]
     log_p = logits.log_softmax(-1).gather(-1, written[:, None])
     ranks, log_p = (rank(logits, written) + 1).cpu(), log_p.cpu()  # not every device has float64

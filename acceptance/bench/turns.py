@@ -1,6 +1,6 @@
 """What a benchmark is made of, and its turns: every batch is decoded by all arms, in an order drawn anew each time."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -45,7 +45,7 @@ class Bench:
 
     arms: tuple[Runnable, ...]
     target: Model
-    prompts: tuple[tuple[int, ...], ...]
+    prompts: tuple[Sequence[int], ...]
     infos: tuple[PromptInfo, ...]
     references: tuple[tuple[int, ...], ...]
     settings: Settings

@@ -23,6 +23,7 @@ def prepare(options: MeasureOptions) -> Ready:
     from acceptance.models.caveats import caveats, settings_left_aside
     from acceptance.models.load import load_pair, thread_count
     from acceptance.models.origin import origin
+    from acceptance.models.source import check_reads_text, encoder_of
     from acceptance.text.conversation import Framing, check_template
 
     pair = load_pair(
@@ -34,6 +35,7 @@ def prepare(options: MeasureOptions) -> Ready:
         allow_pickle=options.allow_pickle,
         cross_tokenizer=options.cross_tokenizer is not None,
     )
+    check_reads_text(pair.target, options.target)
     framing = Framing(chat_template=options.use_chat_template, system_prompt=options.system_prompt)
     check_template(pair.tokenizer, framing, "--target")
     check_template(pair.draft_tokenizer, framing, "--draft")
@@ -62,6 +64,7 @@ def prepare(options: MeasureOptions) -> Ready:
         },
         "threads": thread_count(),
         "approximation": None if pair.same_vocabulary else LABEL,
+        **encoder_of(pair),
     }
     notes = [*planned.notes(items.notes()), *caveats(pair, rule)]
     return ready(pair, planned, settings, options, parameters, notes)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from acceptance.models.context import Context, padded
+from acceptance.models.context import Context, context_of, padded
 from acceptance.models.laws import draw, likeliest, probabilities, uniforms_like
 from acceptance.models.model import Model
 from acceptance.models.rule import SamplingRule
@@ -37,8 +37,8 @@ def decode(
     """Continue a batch of prompts.
 
     Args:
-        model: A causal language model.
-        prompts: Token ids, none empty.
+        model: A language model.
+        prompts: Token ids, none empty; of an encoder-decoder model with their sources, see `source.Begun`.
         rule: What is sampled from.
         max_new_tokens: Budget of each output.
         rngs: A random stream for each prompt; greedy decoding draws nothing.
@@ -47,7 +47,7 @@ def decode(
     Returns:
         The new tokens of each prompt, the end of sequence among them.
     """
-    context = Context(model, len(prompts))
+    context = context_of(model, prompts)
     logits = context.read(*padded([list(p) for p in prompts], model.device), 1)[:, 0]
     return go_on(context, logits, [max_new_tokens] * len(prompts), rule=rule, rngs=rngs, watch=watch)
 

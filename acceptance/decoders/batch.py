@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from acceptance.models.context import Context, padded
+from acceptance.models.context import Context, context_of, padded
 from acceptance.models.model import Model
 from acceptance.models.rule import SamplingRule
+from acceptance.models.source import Encoded
 from acceptance.models.static_context import StaticContext, static_context
 
 Ints = NDArray[np.int64]
@@ -120,16 +121,29 @@ def start(target: Model, prompts: Sequence[Sequence[int]], max_new_tokens: int, 
 
 
 def read_prompts(
-    model: Model, prompts: Sequence[Sequence[int]], columns: int, *, keep_hidden: bool = False
+    model: Model,
+    prompts: Sequence[Sequence[int]],
+    columns: int,
+    *,
+    keep_hidden: bool = False,
+    beside: AnyContext | None = None,
 ) -> AnyContext:
-    """Return what a model has read of all prompts but their last token; `columns` hold prompt and output at most."""
+    """Return what a model has read of all prompts but their last token; `columns` hold prompt and output at most.
+
+    beside: what another model has read of them, whose encoder's work is taken where both have the same.
+    """
     context: AnyContext
     if model.graphs and len(prompts) == 1:
         context = static_context(model, columns, keep_hidden=keep_hidden)
     else:
-        context = Context(model, len(prompts), keep_hidden=keep_hidden)
+        encoded: Encoded | None = getattr(beside, "encoded", None)
+        context = context_of(model, prompts, keep_hidden=keep_hidden, beside=encoded)
     if max(map(len, prompts)) > 1:
         context.read(*padded([list(p[:-1]) for p in prompts], model.device), 1)
+    elif model.encodes:
+        # What the decoder keeps of its source is made by its first pass: that belongs to the prompt, not to a round.
+        context.read(*padded([list(p) for p in prompts], model.device), 1)
+        context.roll_back(np.zeros(len(prompts), np.int64))
     return context
 
 

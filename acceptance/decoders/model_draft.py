@@ -44,7 +44,7 @@ class Lane:
 
 
 class ModelDraft:
-    """A smaller causal language model of the same vocabulary."""
+    """A smaller language model of the same vocabulary."""
 
     def __init__(
         self,
@@ -71,7 +71,8 @@ class ModelDraft:
         is_separate = self.model.module is not batch.target.model.module
         model = replace(self.model, graphs=self.model.graphs and is_separate)
         with self.lane.beside():
-            self.context = read_prompts(model, prompts, batch.tokens.shape[1], keep_hidden=self.keep_hidden)
+            columns, kept = batch.tokens.shape[1], self.keep_hidden
+            self.context = read_prompts(model, prompts, columns, keep_hidden=kept, beside=batch.target)
 
     def propose(self, batch: Batch, lengths: Ints, numbers: Floats) -> Proposal:
         """Draft one token after another."""

@@ -10,6 +10,8 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from acceptance.models.source import source_tokens
+
 from .batch import Batch, Floats, Ints
 from .chain import Proposal, Verdict
 from .method import Begin, Method, Models, Options, chains
@@ -111,8 +113,9 @@ class TextDraft:
         self.memory, self.fillers = memory, filler_top_k if filler_top_k > 1 else 0
 
     def start(self, batch: Batch, prompts: Sequence[Sequence[int]]) -> None:
-        """Learn the prompts."""
-        self.texts = [list(prompt) for prompt in prompts]
+        """Learn the prompts, behind what an encoder reads of them."""
+        self.leads = [len(source_tokens(prompt)) for prompt in prompts]
+        self.texts = [[*source_tokens(prompt), *prompt] for prompt in prompts]
         self.memories = [self.memory() for _ in prompts]
         for text, memory in zip(self.texts, self.memories, strict=True):
             for at in range(len(text)):
@@ -135,14 +138,14 @@ class TextDraft:
         considered = logits.topk(most).indices.tolist() if most else None
         ends = batch.lengths.tolist()
         for row, (text, memory, end) in enumerate(zip(self.texts, self.memories, ends, strict=True)):
-            begin = len(text)
-            text.extend(batch.tokens[row, begin:end].tolist())
-            for at in range(begin, end):
+            begin, lead = len(text), self.leads[row]
+            text.extend(batch.tokens[row, begin - lead : end].tolist())
+            for at in range(begin, lead + end):
                 memory.learn(text, at, considered[row][at - begin] if considered else ())
 
     def select(self, rows: Ints) -> None:
         """Keep only these rows."""
-        self.texts = [self.texts[row] for row in rows]
+        self.leads, self.texts = [self.leads[row] for row in rows], [self.texts[row] for row in rows]
         self.memories = [self.memories[row] for row in rows]
 
 

@@ -47,7 +47,8 @@ class SpecExec:
     def start(self, batch: Batch, prompts: Sequence[Sequence[int]]) -> None:
         """Read the prompt but its last token."""
         # Trees move columns of the cache, which one of fixed size cannot.
-        context = read_prompts(replace(self.model, graphs=False), prompts, batch.tokens.shape[1])
+        model = replace(self.model, graphs=False)
+        context = read_prompts(model, prompts, batch.tokens.shape[1], beside=batch.target)
         assert isinstance(context, Context)
         self.context = context
 

@@ -7,7 +7,7 @@ token the output is, token by token, what plain decoding draws from the same str
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ import torch
 from acceptance.models.check import MAX_DISAGREEMENT
 from acceptance.models.context import Context, padded
 from acceptance.models.model import Model
+from acceptance.models.source import encode, read_whole, some_prompts
 from simulator.ground.artefacts import UserError
 
 from .baseline import next_tokens
@@ -191,9 +192,10 @@ def tree_disagreement(model: Model) -> float:
     rng = np.random.default_rng(0)
     text = rng.integers(model.vocabulary, size=12).tolist()
     before, nodes, parents = text[:6], text[6:], np.array([-1, 0, 0, 1, 2, -1])
-    context = Context(model, 1)
+    encoded = encode(model, some_prompts(model, [text], rng))
+    context = Context(model, 1, encoded=encoded)
     if context.slides:
-        raise UserError("its attention slides over a window")
+        raise UserError("its positions go by columns" if model.encodes else "its attention slides over a window")
     context.read(*padded([before], model.device), 1)
     logits = context.read_tree(torch.tensor([nodes], device=model.device), parents)[0].float()
     plain = []
@@ -202,7 +204,6 @@ def tree_disagreement(model: Model) -> float:
         while at >= 0:
             branch.insert(0, nodes[at])
             at = int(parents[at])
-        read: Any = model.module(torch.tensor([[*before, *branch]], device=model.device))
-        plain.append(read.logits[0, -1, : model.vocabulary].float())
+        plain.append(read_whole(model, [*before, *branch], encoded)[-1, : model.vocabulary].float())
     expected = torch.stack(plain)
     return float((logits - expected).abs().mean() / expected.std().clamp(min=1e-9))

@@ -8,12 +8,12 @@ from numpy.random import Generator
 from acceptance.decoders import baseline
 from acceptance.models.laws import streams
 from acceptance.models.model import Pair
-from acceptance.text.conversation import answer_text, tokens_before
+from acceptance.text.conversation import answer_text
 from acceptance.text.prompts import Prompt
 from acceptance.trace.trace import PromptInfo, Trace
 
 from . import cross_tokenizer, scoring
-from .plan import Plan, Settings, Written, overrun, unreadable
+from .plan import Plan, Settings, Written, before_answer, overrun, unreadable
 from .scoring import Output, Recorder
 
 
@@ -54,7 +54,7 @@ def converse(pair: Pair, planned: Plan, batch: Sequence[tuple[int, Prompt]], set
         for row, (index, prompt) in enumerate(batch):
             if turn < len(prompt.turns) and len(answers[row]) == turn:
                 talk = prompt.turns[: turn + 1], answers[row]
-                before, of_draft = (tokens_before(t, settings.framing, *talk) for t in pair.tokenizers)
+                before, of_draft = before_answer(pair, settings.framing, *talk)
                 if not (unreadable(pair, (before, of_draft)) or overrun(pair, (before, of_draft), more)):
                     output = Output(prompt=index, turn=turn, before=before, tokens=[])
                     open_turns[row] = Written(output=output, before=of_draft)

@@ -72,7 +72,7 @@ def draft_scores(logits: torch.Tensor, token: torch.Tensor, _: int, *, rule: Sam
 def score(
     pair: Pair,
     outputs: Sequence[Output],
-    before: Sequence[list[int]],
+    before: Sequence[Sequence[int]],
     prompts: tuple[PromptInfo, ...],
     rule: SamplingRule,
     draft_rule: SamplingRule,

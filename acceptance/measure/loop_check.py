@@ -14,18 +14,18 @@ from acceptance.decoders import speculative
 from acceptance.decoders.batch import Decoded
 from acceptance.estimate.estimators import Estimate, expected_rounds, tokens_per_round
 from acceptance.models.check import MAX_DISAGREEMENT, disagreement
-from acceptance.models.context import Context, padded
+from acceptance.models.context import context_of, padded
 from acceptance.models.laws import streams
 from acceptance.models.load import DTYPES
 from acceptance.models.model import Model, Pair
 from acceptance.models.rule import SamplingRule
+from acceptance.models.source import longer
 from acceptance.models.static_context import ATTRIBUTE
-from acceptance.text.conversation import tokens_before
 from acceptance.text.prompts import Prompt
 from acceptance.trace.trace import Trace
 from simulator.ground.artefacts import UserError
 
-from .plan import Plan, Settings
+from .plan import Plan, Settings, before_answer
 
 # Without a recheck, a choice that differs is put down to rounding where the two best logits are so many apart or less.
 ROUNDINGS = 4
@@ -102,10 +102,10 @@ def run(
     draft_rule = SamplingRule(temperature=0.0) if q_kind == "greedy" else settings.draft_rule
     items = [item for item in planned.items[:count] if isinstance(item, Prompt)]
     decoded: list[Decoded] = []
-    contexts = []
+    contexts: list[Sequence[int]] = []
     for first in range(0, len(items), settings.batch_size):
         batch = items[first : first + settings.batch_size]
-        contexts += [tokens_before(pair.tokenizer, settings.framing, item.turns[:1], ()) for item in batch]
+        contexts += [before_answer(pair, settings.framing, item.turns[:1], ())[0] for item in batch]
         decoded += speculative.decode(
             pair.target,
             pair.draft,
@@ -154,7 +154,7 @@ def loop_counts(decoded: Sequence[Decoded], k: int) -> NDArray[np.float64]:
 
 
 def find_divergences(
-    pair: Pair, planned: Plan, trace: Trace, contexts: Sequence[list[int]], decoded: Sequence[Decoded]
+    pair: Pair, planned: Plan, trace: Trace, contexts: Sequence[Sequence[int]], decoded: Sequence[Decoded]
 ) -> tuple[Divergence, ...]:
     """Return where the loop's greedy outputs differ from those that were measured."""
     divergences = []
@@ -163,7 +163,7 @@ def find_divergences(
         plain = trace.token[trace.prompt == i].tolist()
         if plain != output.tokens:
             position, choices = first_difference(plain, output.tokens)
-            before = context + plain[:position]
+            before = longer(context, plain[:position])
             margin, rounding = top_two(pair.target, before, pair.dtype)
             again = recheck_where_possible(pair.target, finer, before, choices)
             divergences.append(
@@ -193,12 +193,12 @@ def first_difference(plain: Sequence[int], output: Sequence[int]) -> tuple[int, 
     return position, (*plain[position : position + 1], *output[position : position + 1])
 
 
-def next_logits(model: Model, tokens: list[int]) -> torch.Tensor:
+def next_logits(model: Model, tokens: Sequence[int]) -> torch.Tensor:
     """Return the logits behind a text, [vocabulary]."""
-    return Context(model, 1).read(*padded([tokens], model.device), 1)[0, 0]
+    return context_of(model, [tokens]).read(*padded([list(tokens)], model.device), 1)[0, 0]
 
 
-def top_two(model: Model, tokens: list[int], dtype: str) -> tuple[float, float]:
+def top_two(model: Model, tokens: Sequence[int], dtype: str) -> tuple[float, float]:
     """Return the margin between the two best next logits, and some roundings of the larger."""
     best = next_logits(model, tokens).float().topk(2).values
     rounding = ROUNDINGS * torch.finfo(DTYPES[dtype]).eps * float(best.abs().max())
@@ -214,7 +214,7 @@ def finer_copy(model: Model, dtype: str) -> Model:
     return replace(model, module=copy.deepcopy(model.module, memo).to(finer), graphs=False)
 
 
-def recheck(model: Model, finer: Callable[[], Model], tokens: list[int], choices: Sequence[int]) -> Recheck:
+def recheck(model: Model, finer: Callable[[], Model], tokens: Sequence[int], choices: Sequence[int]) -> Recheck:
     """Read again, in a finer type, behind the tokens that two outputs have in common.
 
     choices: the two tokens there. One alone says that the other output ended, which no rounding explains.

@@ -6,6 +6,7 @@ from typing import Any
 
 from acceptance.models.model import Pair, token_count
 from acceptance.models.rule import SamplingRule
+from acceptance.models.source import begun, is_empty, longer, read_tokens, source_tokens
 from acceptance.text.conversation import Framing, answer_text, end_token, tokens_before
 from acceptance.text.prompts import Prompt, sha256_of
 from acceptance.text.texts import Text
@@ -37,7 +38,7 @@ class Written:
     """An output in both tokenizers: `before` is what the draft reads ahead of it."""
 
     output: Output
-    before: list[int]
+    before: Sequence[int]
 
     def with_tokens(self, tokens: list[int]) -> "Written":
         """Return it with what was written."""
@@ -85,28 +86,33 @@ def plan(pair: Pair, items: Sequence[Prompt | Text], settings: Settings) -> Plan
 def misfit(pair: Pair, item: Prompt | Text, settings: Settings) -> str:
     """Say why an item cannot be measured; empty when it can."""
     if isinstance(item, Prompt):
-        before = [tokens_before(t, settings.framing, item.turns[:1], ()) for t in pair.tokenizers]
-        if not all(before):
+        before = before_answer(pair, settings.framing, item.turns[:1], ())
+        if any(map(is_empty, before)):
             return "no token in the prompt"
         return unreadable(pair, before) or overrun(pair, before, settings.max_new_tokens)
     if settings.framing.chat_template and not isinstance(item.prompt, str):
         return "token ids, which --use-chat-template cannot frame"
     written = logged(pair, item, 0, settings.framing)
     before = [written.output.before, written.before]
-    if not all(before):
+    if any(map(is_empty, before)):
         return "no token before the output"
     if not written.output.tokens:
         return "no token in the output"
-    if max(written.output.tokens + written.output.before) >= pair.target.vocabulary:
+    if max(longer(written.output.before, written.output.tokens)) >= pair.target.vocabulary:
         return f"a token id above the model's {pair.target.vocabulary - 1}"
     return unreadable(pair, before) or overrun(pair, before, len(written.output.tokens))
 
 
-def unreadable(pair: Pair, before: Sequence[list[int]]) -> str:
+def before_answer(pair: Pair, framing: Framing, turns: Sequence[str], answers: Sequence[str]) -> list[Sequence[int]]:
+    """Return what target and draft read ahead of the answer to the last turn; an encoder reads the conversation."""
+    return [begun(pair.target, tokens_before(t, framing, turns, answers)) for t in pair.tokenizers]
+
+
+def unreadable(pair: Pair, before: Sequence[Sequence[int]]) -> str:
     """Say which token the target or the draft has no row for, of what each reads first; empty when there is none."""
     models = (("target", pair.target), ("draft", pair.draft))
     for (name, model), tokenizer, tokens in zip(models, pair.tokenizers, before, strict=True):
-        token = max(tokens)
+        token = max(read_tokens(tokens))
         if token >= model.vocabulary:
             written = tokenizer.convert_ids_to_tokens(token)
             rows = f"the {name} has {model.vocabulary} rows for a tokenizer of {token_count(tokenizer)} tokens"
@@ -114,13 +120,15 @@ def unreadable(pair: Pair, before: Sequence[list[int]]) -> str:
     return ""
 
 
-def overrun(pair: Pair, before: Sequence[list[int]], more: int) -> str:
+def overrun(pair: Pair, before: Sequence[Sequence[int]], more: int) -> str:
     """Say which model's context so many tokens more would exceed; empty when none's.
 
     before: what the target and the draft read ahead of an output, whose length in a draft's own tokens is not known
     before it is written.
     """
     needed, room = len(before[0]) + more, pair.context_lengths[0]
+    if (of_source := len(source_tokens(before[0]))) > room:
+        return f"{of_source} tokens for the encoder, but the models' context is {room}"
     if needed > room:
         return f"{needed} tokens with its output, but the models' context is {room}"
     if len(before[1]) >= pair.context_lengths[1]:
@@ -138,11 +146,12 @@ def ids(tokenizer: Any, text: str | tuple[int, ...], *, special: bool) -> list[i
 def logged(pair: Pair, text: Text, index: int, framing: Framing) -> Written:
     """Return a logged text in tokens."""
 
-    def before(tokenizer: Any) -> list[int]:
+    def before(tokenizer: Any) -> Sequence[int]:
         if isinstance(text.prompt, str):
-            return tokens_before(tokenizer, framing, (text.prompt,), ())
-        same = tokenizer is pair.tokenizer
-        return list(text.prompt) if same else ids(tokenizer, answer_text(pair.tokenizer, (), text.prompt), special=True)
+            return begun(pair.target, tokens_before(tokenizer, framing, (text.prompt,), ()))
+        if tokenizer is pair.tokenizer:
+            return begun(pair.target, text.prompt)
+        return ids(tokenizer, answer_text(pair.tokenizer, (), text.prompt), special=True)
 
     tokens = ids(pair.tokenizer, text.output, special=False)
     if text.ended and pair.target.ends and isinstance(text.output, str):

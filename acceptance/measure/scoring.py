@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from acceptance.models.context import Context, Flags, columns_a_chunk, padded
+from acceptance.models.context import Flags, columns_a_chunk, context_of, padded
 from acceptance.models.laws import draw, entropy, likeliest, probabilities, rank, residual, widened
 from acceptance.models.model import Model
 from acceptance.models.rule import SamplingRule
@@ -27,7 +27,7 @@ class Output:
 
     prompt: int
     turn: int
-    before: list[int]
+    before: Sequence[int]
     tokens: list[int]
 
 
@@ -97,10 +97,10 @@ def spread(token: torch.Tensor, first: int) -> torch.Tensor:
 class Reader:
     """A model that reads outputs of a batch, some columns at a time, and says what it expected there."""
 
-    def __init__(self, model: Model, before: Sequence[list[int]]) -> None:
+    def __init__(self, model: Model, before: Sequence[Sequence[int]]) -> None:
         """Read what stands before the outputs, but for its last token."""
-        self.context = Context(model, len(before))
-        tokens, valid = padded(list(before), model.device)
+        self.context = context_of(model, before)
+        tokens, valid = padded([list(row) for row in before], model.device)
         if tokens.shape[1] > 1:
             self.context.read(tokens[:, :-1], valid[:, :-1], 1)
         self.last = tokens[:, -1:]
@@ -167,7 +167,9 @@ class Recorder:
     Spares the target a second pass, and p is what was sampled from, to the last bit.
     """
 
-    def __init__(self, draft: Model, before: Sequence[list[int]], rule: SamplingRule, draft_rule: SamplingRule) -> None:
+    def __init__(
+        self, draft: Model, before: Sequence[Sequence[int]], rule: SamplingRule, draft_rule: SamplingRule
+    ) -> None:
         self.reader = Reader(draft, before)
         self.rows = len(before)
         self.scored = Scored(self.rows, partial(pair_scores, rule=rule, draft_rule=draft_rule))

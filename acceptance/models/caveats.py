@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from .compat import encodes
 from .model import STAND_IN, Pair, token_count
 from .rule import SamplingRule
 
@@ -31,9 +32,11 @@ def settings_left_aside(module: Any, rule: SamplingRule) -> dict[str, Any]:
     samples = getattr(config, "do_sample", None) is not False
     measured = {"temperature": (rule.temperature,), "top_p": (rule.top_p,), "top_k": (rule.top_k,)}
     asked: dict[str, Any] = {}
+    # An encoder-decoder model's decoder begins with it.
+    done = ("forced_bos_token_id",) if encodes(module) else ()
     for name, same in (measured | NEUTRAL).items():
         value = getattr(config, name, None)
-        if name in measured and not samples:
+        if name in done or (name in measured and not samples):
             continue
         if value not in (None, getattr(usual, name, None), *same):
             asked[name] = value

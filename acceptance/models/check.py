@@ -13,6 +13,7 @@ from simulator.ground.tested import changed_interface
 from . import compat
 from .context import Context, padded
 from .model import Model, hidden_size_of
+from .source import encode, read_whole, some_prompts
 
 # Disagreement between cached and plain reading, over the logits' own spread, that no rounding explains.
 MAX_DISAGREEMENT = 0.25
@@ -28,7 +29,8 @@ def disagreement(model: Model, *, rolling_back: bool) -> float:
     """
     rng = np.random.default_rng(0)
     rows = [rng.integers(model.vocabulary, size=n).tolist() for n in (9, 6)]
-    context = Context(model, 2)
+    encoded = encode(model, some_prompts(model, rows, rng))
+    context = Context(model, 2, encoded=encoded)
     context.read(*padded([row[:-3] for row in rows], model.device), 1)
     if rolling_back:
         kept = context.lengths
@@ -41,7 +43,8 @@ def disagreement(model: Model, *, rolling_back: bool) -> float:
         last = [row[-3:] for row in rows]
     tokens, valid = padded(last, model.device)
     logits = context.read(tokens, valid, 1)[:, 0].float()
-    plain = [model.module(torch.tensor([row], device=model.device)).logits[0, -1] for row in rows]
+    alone = [None if encoded is None else encoded.select(np.array([i])) for i in range(2)]
+    plain = [read_whole(model, *each)[-1] for each in zip(rows, alone, strict=True)]
     expected = torch.stack(plain)[:, : model.vocabulary].float()
     return float((logits - expected).abs().mean() / expected.std().clamp(min=1e-9))
 

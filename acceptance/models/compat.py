@@ -4,6 +4,7 @@ Between releases the input that takes the KV cache was renamed (`past_key_values
 came and went, and caches of fixed size began to count what they hold (5.4).
 """
 
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,15 @@ from simulator.ground.artefacts import UserError
 from simulator.ground.tested import changed_interface
 
 try:
-    from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer, StaticCache
+    from transformers.cache_utils import (
+        Cache,
+        DynamicCache,
+        DynamicLayer,
+        DynamicSlidingWindowLayer,
+        EncoderDecoderCache,
+        StaticCache,
+    )
+    from transformers.modeling_outputs import BaseModelOutput
 except ImportError as error:
     raise UserError(changed_interface("transformers", str(error))) from None
 
@@ -67,16 +76,46 @@ def first_tokens(module: Any, count: int) -> torch.Tensor:
     return torch.arange(count, device=module.device)[None]
 
 
+def encodes(module: Any) -> bool:
+    """Whether a model has an encoder, which reads a source, and a decoder, which writes."""
+    return bool(getattr(getattr(module, "config", None), "is_encoder_decoder", False))
+
+
+def feature_shape(module: Any) -> tuple[int, int] | None:
+    """Return the shape of the features that an encoder reads, [channels, frames]; None where it reads tokens."""
+    if module.main_input_name != "input_features":
+        return None
+    config, encoder = module.config, module.get_encoder()
+    strides = math.prod(part.stride[0] for part in encoder.children() if isinstance(part, torch.nn.Conv1d))
+    return config.num_mel_bins, config.max_source_positions * strides
+
+
+def kind(module: Any) -> str:
+    """Say what a model reads, and whether it has an encoder."""
+    if not encodes(module):
+        return "a decoder alone"
+    return "an encoder-decoder of " + ("text" if feature_shape(module) is None else "sound")
+
+
+def first_inputs(module: Any) -> dict[str, Any]:
+    """Return inputs of one token, behind a source of nothing where a model reads one."""
+    tokens = first_tokens(module, 1)
+    if not encodes(module):
+        return {"input_ids": tokens}
+    states = torch.zeros((1, 1, module.config.hidden_size), dtype=module.dtype, device=module.device)
+    return {"decoder_input_ids": tokens, "encoder_outputs": BaseModelOutput(last_hidden_state=states)}
+
+
 @once_a_model
 def cache_input(module: Any) -> str | None:
     """Return the name of the input that takes a KV cache, which then grows by what is read; None if there is none."""
-    tokens = first_tokens(module, 1)
-    output = attempt(module, input_ids=tokens, use_cache=True)
+    inputs = first_inputs(module)
+    output = attempt(module, **inputs, use_cache=True)
     fields: dict[str, Any] = getattr(output, "__dict__", {})
     returned = [name for name, value in fields.items() if isinstance(value, Cache)]
     for name in dict.fromkeys((*returned, *CACHE_INPUTS)):
-        cache = growing_cache(getattr(module, "config", None))
-        attempt(module, input_ids=tokens, use_cache=True, **{name: cache})
+        cache = cross_cache(growing_cache())[0] if encodes(module) else growing_cache(getattr(module, "config", None))
+        attempt(module, **inputs, use_cache=True, **{name: cache})
         if attempt(cache.get_seq_length) == 1:
             return name
     return None
@@ -85,6 +124,8 @@ def cache_input(module: Any) -> str | None:
 @once_a_model
 def optional_inputs(module: Any) -> frozenset[str]:
     """Return which of OPTIONAL have an effect: fewer logits; and positions, which then have to be as many as tokens."""
+    if encodes(module):
+        return frozenset()
     tokens = first_tokens(module, 2)
     fewer = attempt(module, input_ids=tokens, **{LOGITS: 1})
     as_many, too_many = (attempt(module, input_ids=tokens, **{POSITIONS: first_tokens(module, n)}) for n in (2, 3))
@@ -112,6 +153,95 @@ def read_on(module: Any, tokens: torch.Tensor, cache: Any, **inputs: Any) -> Any
     heeded = optional_inputs(module) if inputs.keys() & set(OPTIONAL) else ()
     inputs = {name: value for name, value in inputs.items() if name in heeded or name not in OPTIONAL}
     return module(input_ids=tokens, use_cache=True, **{str(cache_input(module)): cache}, **inputs)
+
+
+def decode_on(
+    module: Any,
+    tokens: torch.Tensor,
+    cache: Any,
+    states: torch.Tensor,
+    source_mask: torch.Tensor | None,
+    *,
+    mask: torch.Tensor | None = None,
+    positions: torch.Tensor | None = None,
+) -> Any:
+    """Run the decoder of an encoder-decoder model on tokens that follow those in a cache; return its output.
+
+    Args:
+        module: An encoder-decoder model.
+        tokens: Shape [rows, new].
+        cache: The first of `cross_cache`; None: the tokens are all there are.
+        states: What the encoder made of the sources, [rows, longest, d].
+        source_mask: Which of it counts, [rows, longest]; None: all.
+        mask: Of all columns that were read, [rows, columns], or what is added to scores, [rows, 1, new, columns].
+        positions: Of the tokens, [rows, new], where a model would count columns in their place.
+    """
+    held = {} if cache is None else {str(cache_input(module)): cache}
+    with placed(module, positions):
+        return module(
+            encoder_outputs=BaseModelOutput(last_hidden_state=states),
+            attention_mask=source_mask,
+            decoder_input_ids=tokens,
+            decoder_attention_mask=mask,
+            use_cache=cache is not None,
+            **held,
+        )
+
+
+def token_tables(module: Any) -> list[Any]:
+    """Return the modules that look up tokens: one, or of an encoder-decoder model those of its halves as well."""
+    parts = [module, *((module.get_encoder(), module.get_decoder()) if encodes(module) else ())]
+    found = [part.get_input_embeddings() for part in parts if part.main_input_name == "input_ids"]
+    return list({id(table): table for table in found}.values())
+
+
+def table_of_positions(module: Any) -> Any:
+    """Return what embeds the positions of a decoder's tokens; None where it goes by distances between columns."""
+    return getattr(module.get_decoder(), "embed_positions", None)
+
+
+@contextmanager
+def placed(module: Any, positions: torch.Tensor | None) -> Iterator[None]:
+    """Have a decoder put its tokens at these positions: few take them as an input, and the others count columns."""
+    table = None if positions is None else table_of_positions(module)
+    if table is None or positions is None:
+        yield
+        return
+    at = positions + getattr(table, "offset", 0)
+    hook = table.register_forward_hook(lambda *_: torch.nn.functional.embedding(at, table.weight))
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def cross_cache(cache: Any) -> tuple[Any, Any]:
+    """Return a cache for an encoder-decoder model around one of its decoder's own tokens, and that of its source.
+
+    The source's keys and values are made by the first pass, and stay.
+    """
+    source = DynamicCache()
+    return EncoderDecoderCache(cache, source), source
+
+
+def first_tokens_of(module: Any) -> tuple[int, ...]:
+    """Return the tokens that a decoder begins with, by its generation config: the first, and those that are forced.
+
+    Raises:
+        ValueError: It names none.
+    """
+    config, usual = module.generation_config, module.config
+    said = (getattr(c, name, None) for c in (config, usual) for name in ("decoder_start_token_id", "bos_token_id"))
+    start = next((token for token in said if type(token) is int), None)
+    if start is None:
+        raise ValueError("its generation_config has no decoder_start_token_id")
+    forced = dict(getattr(config, "forced_decoder_ids", None) or ())
+    if (token := getattr(config, "forced_bos_token_id", None)) is not None:
+        forced.setdefault(1, token)
+    tokens = [start]
+    while type(forced.get(len(tokens))) is int:
+        tokens.append(forced[len(tokens)])
+    return tuple(tokens)
 
 
 def has_recurrent_state(module: Any) -> bool:

@@ -1,5 +1,6 @@
 """A model and what it has read of a batch of sequences: KV cache, ragged lengths, and rollback."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 
 from . import compat
 from .model import Model
+from .source import Encoded, encode
 
 # Logits of one forward pass, in fp32: more columns than fit are read in several passes.
 LOGITS_BYTES = 128 * 2**20
@@ -27,21 +29,28 @@ class Context:
     """The cache holds one column for each column that was read; `live` says which of them count, row by row.
 
     A rollback of a ragged batch leaves dead columns behind, masked out of attention; positions count live columns
-    alone. One sequence never has any: its cache is cut.
+    alone. One sequence never has any: its cache is cut. The columns are those of an encoder-decoder model's decoder;
+    what it keeps of its source is made once, and never rolled back.
     """
 
-    def __init__(self, model: Model, rows: int, *, keep_hidden: bool = False) -> None:
+    def __init__(self, model: Model, rows: int, *, keep_hidden: bool = False, encoded: Encoded | None = None) -> None:
         """Begin with nothing read.
 
         Args:
-            model: A causal language model.
+            model: A language model.
             rows: Sequences.
             keep_hidden: Whether `hidden` holds the last hidden states of all columns of the last read.
+            encoded: What the encoder made of the sources, of an encoder-decoder model.
         """
-        self.model, self.keep_hidden = model, keep_hidden
+        self.model, self.keep_hidden, self.encoded = model, keep_hidden, encoded
         self.hidden: torch.Tensor | None = None
         config = model.module.config
         self.live: Flags = np.zeros((rows, 0), bool)
+        if model.encodes:
+            self.cache = compat.growing_cache()
+            self.both, self.of_source = compat.cross_cache(self.cache)
+            self.slides = compat.table_of_positions(model.module) is None
+            return
         self.cache = compat.growing_cache(config)
         self.slides = compat.slides(self.cache)
         if self.slides:
@@ -104,6 +113,11 @@ class Context:
         self, tokens: torch.Tensor, positions: NDArray[np.int64], mask: torch.Tensor | None, keep: int
     ) -> torch.Tensor:
         """Run the model over columns that follow those in its cache."""
+        if self.encoded is not None:
+            places = None if mask is None else torch.from_numpy(positions).to(tokens.device)
+            source = self.encoded.states, self.encoded.mask
+            output = compat.decode_on(self.model.module, tokens, self.both, *source, mask=mask, positions=places)
+            return output.logits[:, -keep:, : self.model.vocabulary]
         more = {"output_hidden_states": True} if self.keep_hidden else {}
         output = compat.read_on(
             self.model.module,
@@ -198,6 +212,16 @@ class Context:
         self.live = self.live[rows]
         # On the processor: the layers of a model may be on several devices, and each takes such an index.
         self.cache.batch_select_indices(torch.from_numpy(rows))
+        if self.encoded is not None:
+            self.of_source.batch_select_indices(torch.from_numpy(rows))
+            self.encoded = self.encoded.select(rows)
+
+
+def context_of(
+    model: Model, prompts: Sequence[Sequence[int]], *, keep_hidden: bool = False, beside: Encoded | None = None
+) -> Context:
+    """Return a context for prompts of which nothing is read but their sources, see `source.encode`."""
+    return Context(model, len(prompts), keep_hidden=keep_hidden, encoded=encode(model, prompts, beside))
 
 
 def columns_a_chunk(rows: int, vocabulary: int) -> int:

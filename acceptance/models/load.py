@@ -11,9 +11,11 @@ import transformers
 from simulator.ground.artefacts import UserError
 from simulator.ground.dependency import Dependency, require
 
+from . import compat
 from .check import check_cache, check_reading
 from .hub import where_to_load
 from .model import STAND_IN, Model, Pair, end_tokens, token_count, vocabulary_of
+from .source import check_kinds, share_encoder
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 QUANTIZATIONS = {"8bit": {"load_in_8bit": True}, "4bit": {"load_in_4bit": True}}
@@ -143,13 +145,25 @@ def spread(devices: Sequence[str]) -> dict[str, Any]:
     return {"device_map": "balanced", "max_memory": free}
 
 
+def class_of(name: str, **where: Any) -> Any:
+    """Return the class that loads a model: of causal ones, or of those with an encoder, of text or of sound."""
+    try:
+        config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False, **where)
+    except Exception:  # the class of most says what the matter is
+        return transformers.AutoModelForCausalLM
+    if not getattr(config, "is_encoder_decoder", False):
+        return transformers.AutoModelForCausalLM
+    of_sound = type(config) in transformers.MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING
+    return transformers.AutoModelForSpeechSeq2Seq if of_sound else transformers.AutoModelForSeq2SeqLM
+
+
 def load_module(name: str, *, device: str, options: Mapping[str, Any], allow_pickle: bool = False, **where: Any) -> Any:
-    """Load a causal language model; runs no stranger's code, and reads no pickle unless that is allowed.
+    """Load a language model; runs no stranger's code, and reads no pickle unless that is allowed.
 
     Raises:
         ValueError: Its weights hold NaN or infinity, or are a pickle.
     """
-    load = transformers.AutoModelForCausalLM.from_pretrained
+    load = class_of(name, **where).from_pretrained
     how = {"trust_remote_code": False, "use_safetensors": None if allow_pickle else True}
     try:
         module = load(name, **how, **options, **where).eval()
@@ -171,7 +185,50 @@ def read_beyond(module: Any, rows: int) -> None:
         tokens, *others = inputs
         return (torch.where(tokens < rows, tokens, STAND_IN), *others)
 
-    module.get_input_embeddings().register_forward_pre_hook(stand_in)
+    for table in compat.token_tables(module):
+        table.register_forward_pre_hook(stand_in)
+
+
+def as_model(name: tuple[str, str], module: Any, size: int) -> Model:
+    """Return a module as a model; name: its option, and what it is called.
+
+    Raises:
+        UserError: It does not say how its decoder begins.
+    """
+    first: tuple[int, ...] = ()
+    if compat.encodes(module):
+        try:
+            first = compat.first_tokens_of(module)
+        except ValueError as error:
+            raise UserError(f"{' '.join(name)}: {error}") from None
+    return Model(module=module, vocabulary=size, ends=tuple(end_tokens(module)), first=first)
+
+
+def as_models(
+    named: Sequence[tuple[str, str]], modules: Sequence[Any], tokenizers: tuple[Any, Any]
+) -> tuple[Model, Model]:
+    """Return a target and a draft that go together; named: the option of each, and what it is called.
+
+    Raises:
+        UserError: One of them has an encoder and the other has none, or one reads otherwise with a cache than without.
+    """
+    rows, same = [vocabulary_of(m) for m in modules], tokenizers[0] is tokenizers[1]
+    needed = [max(token_count(tokenizers[0]), rows[0]), token_count(tokenizers[1])]
+    sizes = list(rows)
+    if same:
+        needed[1], sizes[1] = needed[0], min(rows)
+    for module, there, tokens in zip(modules, rows, needed, strict=True):
+        if there < tokens:
+            read_beyond(module, there)
+    target, draft = (as_model(*each) for each in zip(named, modules, sizes, strict=True))
+    check_kinds(target, draft, (named[0][1], named[1][1]))
+    if target.encodes and not same:
+        raise UserError(f"--cross-tokenizer text: --target {named[0][1]} has an encoder, expected a decoder alone")
+    if target.encodes:
+        share_encoder(*modules)
+    for name, model in zip(named, (target, draft), strict=True):
+        check_reading(*name, model)
+    return target, draft
 
 
 def load_pair(
@@ -215,17 +272,7 @@ def load_pair(
     ]
     for name, module in zip(named, modules, strict=True):
         check_cache(*name, module)
-    rows = [vocabulary_of(m) for m in modules]
-    needed = [max(token_count(tokenizer), rows[0]), token_count(draft_tokenizer)]
-    sizes = list(rows)
-    if tokenizer is draft_tokenizer:
-        needed[1], sizes[1] = needed[0], min(rows)
-    for module, there, tokens in zip(modules, rows, needed, strict=True):
-        if there < tokens:
-            read_beyond(module, there)
-    models = [Model(module=m, vocabulary=n, ends=tuple(end_tokens(m))) for m, n in zip(modules, sizes, strict=True)]
-    for name, model in zip(named, models, strict=True):
-        check_reading(*name, model)
+    models = as_models(named, modules, (tokenizer, draft_tokenizer))
     return Pair(
         target=models[0],
         draft=models[1],

@@ -1,4 +1,4 @@
-"""A causal language model, and a pair of them."""
+"""A language model, causal or with an encoder, and a pair of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ CONTEXT_NAMES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """A causal language model.
+    """A causal language model, or one of an encoder and a decoder.
 
     vocabulary: logits that count: a target's rows, each padded beyond the tokenizer's tokens to a size of its own; of a
-    draft those that its target has as well.
+    draft those that its target has as well. first: tokens that the decoder of an encoder-decoder model begins with.
     ends: tokens that end an output, as the model's own generation config says. graphs: whether single sequences are
     read through CUDA graphs. own_stream: whether it works on a CUDA stream of its own when it drafts.
     """
@@ -26,8 +26,14 @@ class Model:
     module: Any
     vocabulary: int
     ends: tuple[int, ...] = ()
+    first: tuple[int, ...] = ()
     graphs: bool = False
     own_stream: bool = False
+
+    @property
+    def encodes(self) -> bool:
+        """Whether an encoder reads what its decoder answers."""
+        return bool(getattr(self.module.config, "is_encoder_decoder", False))
 
     @property
     def context_length(self) -> int:

@@ -117,6 +117,17 @@ def score_rows(summaries: Sequence[Summary]) -> list[tuple[str, ...]]:
     return [("beside references", *heads, "ROUGE-L less plain decoding's"), *rows] if scored else []
 
 
+def source_rows(parameters: Mapping[str, Any], summaries: Sequence[Summary]) -> list[tuple[str, ...]]:
+    """Return headings and rows of what comes before the rounds where an encoder reads the source; nothing elsewhere."""
+    if "encoder" not in parameters:
+        return []
+    rows = []
+    for s in by_speed(summaries):
+        first_s = s["ttft_s_median"]
+        rows.append((s["method"], number(s["prefill_ms"]), number(first_s and 1e3 * first_s)))
+    return [("before the rounds", "encoder and prompt ms", "first token ms"), *rows]
+
+
 def text(parameters: Mapping[str, Any], summaries: Sequence[Summary]) -> str:
     """Return the answer, the tables and what belongs beside them."""
     ordered = by_speed(summaries)
@@ -127,6 +138,8 @@ def text(parameters: Mapping[str, Any], summaries: Sequence[Summary]) -> str:
     scores = score_rows(summaries)
     parts += [table(scores, left=(0, len(scores[0]) - 1))] if scores else []
     parts.append(table([ROUND_HEADINGS, *map(round_row, ordered)]))
+    before = source_rows(parameters, summaries)
+    parts += [table(before)] if before else []
     said = notes(summaries)
     return "\n\n".join([*parts, *(["\n".join(said)] if said else [])])
 

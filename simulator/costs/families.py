@@ -353,6 +353,8 @@ FAMILIES: dict[str, Family] = {
     "falcon_mamba": Family(Layout(tied=True, norms=1, keys={"heads": "hidden_size"}), hybrids.mamba),
     "mamba2": Family(Layout(norms=1, keys={"heads": "num_heads"}), hybrids.mamba),
     "whisper": Family(hybrids.WHISPER, hybrids.whisper),
+    "bart": Family(hybrids.BART, hybrids.bart),
+    "mbart": Family(hybrids.WHISPER, hybrids.bart),
     "t5": Family(hybrids.T5, hybrids.t5, hybrids.t5_layers),
     "mt5": Family(hybrids.T5, hybrids.t5, hybrids.t5_layers),
     "umt5": Family(hybrids.T5, hybrids.t5, hybrids.t5_layers),

@@ -1,5 +1,7 @@
 """Families whose layers are not alike: recurrent layers beside attention, convolutions, encoders beside decoders."""
 
+from dataclasses import replace
+
 from simulator.ground.fields import Field
 
 from . import recurrent
@@ -262,6 +264,7 @@ WHISPER = Layout(
         "ffn": "decoder_ffn_dim",
     },
 )
+BART = replace(WHISPER, final_norm=False)
 T5 = Layout(
     tied=True,
     norms=3,
@@ -310,6 +313,24 @@ def whisper(stack: Stack) -> None:
     stack.vectors += 3 * hidden * (mel + hidden) + 2 * hidden
     targets = stack.size("max_target_positions")
     stack.tables, stack.row_size = (source + targets) * hidden, hidden
+
+
+def bart(stack: Stack) -> None:
+    """Read BART and mBART: learned positions on either side, two rows more, and a norm behind embeddings."""
+    hidden, layers, ffn = stack.hidden, stack.layers, stack.size("encoder_ffn_dim")
+    count = stack.config["encoder_layers"].whole(1, MAX_LAYERS)
+    stack.attention(stack.all)
+    cross_attention(stack, hidden, SOURCE_TOKENS)
+    stack.ffn(stack.all, stack.inner)
+    encoder(stack, count, hidden, ffn, gated=False)
+    # Biases of query, key, value and output, thrice; the encoder's norms and biases; the norms behind embeddings.
+    stack.vectors += layers * 2 * 4 * hidden + count * (4 * hidden + 4 * hidden + ffn + hidden) + 2 * 2 * hidden
+    # mBART has a norm behind the layers of its encoder, too.
+    stack.vectors += 2 * hidden * stack.flag(stack.layout.final_norm)
+    stack.tables, stack.row_size = 2 * (stack.size("max_position_embeddings") + 2) * hidden, hidden
+    if not stack.config["tie_word_embeddings"].flag(True):
+        # Either side then has a table of tokens besides the model's.
+        stack.tables += 2 * stack.vocabulary * hidden
 
 
 def t5_layers(config: Field) -> Field:

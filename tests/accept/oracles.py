@@ -16,6 +16,7 @@ from acceptance.decoders.tree import Tree
 from acceptance.models import laws
 from acceptance.models.model import Model
 from acceptance.models.rule import SamplingRule
+from acceptance.models.source import Begun
 
 Floats = NDArray[np.float64]
 Text = tuple[int, ...]
@@ -43,20 +44,26 @@ def instead_of(patch: pytest.MonkeyPatch, owner: Any, name: str) -> Callable[[Ca
 
 def logits_without_cache(model: Model, tokens: Sequence[int]) -> torch.Tensor:
     """Logits after all of these tokens, read at once and alone, [vocabulary]."""
-    return known_logits(model.module, tuple(tokens))
+    return known_logits(model.module, tokens if isinstance(tokens, Begun) else tuple(tokens))
 
 
 @cache
 @torch.inference_mode()
 def known_logits(module: Any, tokens: Text) -> torch.Tensor:
+    if isinstance(tokens, Begun):
+        of_sound = isinstance(tokens.source, torch.Tensor)
+        source = tokens.source[None] if of_sound else torch.tensor([tokens.source])
+        given = {"input_features" if of_sound else "input_ids": source, "decoder_input_ids": torch.tensor([tokens])}
+        return module(**given, use_cache=False).logits[0, -1]
     return module(input_ids=torch.tensor([list(tokens)]), use_cache=False).logits[0, -1]
 
 
 def greedy_without_cache(model: Model, prompt: Sequence[int], budget: int) -> list[int]:
     """Greedy decoding as the definition has it: everything is read anew for every token."""
     output: list[int] = []
+    before = prompt if isinstance(prompt, Begun) else list(prompt)
     while len(output) < budget and (not output or output[-1] not in model.ends):
-        output.append(int(logits_without_cache(model, [*prompt, *output]).argmax()))
+        output.append(int(logits_without_cache(model, before + output).argmax()))
     return output
 
 

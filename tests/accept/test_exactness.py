@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -30,10 +30,11 @@ from acceptance.models import laws
 from acceptance.models.context import Context, padded
 from acceptance.models.model import Model
 from acceptance.models.rule import SamplingRule
+from acceptance.models.source import Begun
 from acceptance.trace.trace import PromptInfo, join
 
 from .oracles import Rounds, Say, Text, add_up, enumerate_rounds, enumerate_texts
-from .tiny_models import Trigram, random_model, related_model, trigram_pair
+from .tiny_models import SEQ2SEQ, Trigram, random_model, related_model, seq2seq_pair, source_of, trigram_pair
 
 DISTANCE, POWER, LEVEL = 0.02, 0.95, 1e-3
 FIRST = 3  # tokens whose joint law is tested
@@ -72,7 +73,7 @@ class Case:
 
     @property
     def prompts(self) -> tuple[Text, ...]:
-        return OWN_LAWS if self.pair == "llama" else SAME_LAW
+        return own_laws(self.pair) if self.pair in TRANSFORMERS else SAME_LAW
 
     def models(self) -> tuple[Model, Model]:
         return tuple(replace(model, ends=self.ends) for model in PAIRS[self.pair]())  # type: ignore[return-value]
@@ -80,7 +81,7 @@ class Case:
     @property
     def strata(self) -> dict[int, Text]:
         """A prompt of each law: prompt i has that of i modulo their number."""
-        return dict(enumerate(OWN_LAWS if self.pair == "llama" else SAME_LAW[:1]))
+        return dict(enumerate(own_laws(self.pair) if self.pair in TRANSFORMERS else SAME_LAW[:1]))
 
 
 @cache
@@ -102,6 +103,19 @@ def narrow() -> tuple[Model, Model]:
 
 
 PAIRS = {"trigram": trigrams, "llama": llamas, "narrow": narrow}
+PAIRS |= {kind: partial(seq2seq_pair, kind, 1, 3) for kind in SEQ2SEQ}
+TRANSFORMERS = ("llama", *SEQ2SEQ)
+
+
+@cache
+def own_laws(pair: str) -> tuple[Text, ...]:
+    """Prompts of laws of their own; of a model with an encoder, sources of different lengths."""
+    if pair == "llama":
+        return OWN_LAWS
+    target, _ = PAIRS[pair]()
+    return tuple(Begun(target.first, source_of(target, seed, length)) for seed, length in ((1, 2), (2, 5)))
+
+
 CASES = [
     Case(name="k1-budget-is-first", k=1, budget=3),
     Case(name="k3", k=3, own_streams=True),
@@ -117,6 +131,10 @@ CASES = [
     Case(name="narrow-k2-greedy-draft", pair="narrow", k=2, draft_temperature=0.0),
     Case(name="llama-k3-greedy-draft", pair="llama", k=3, draft_temperature=0.0, budget=4),
     Case(name="llama-k4-all", pair="llama", k=4, temperature=1.5, top_p=0.9, ends=(2,), budget=5),
+    Case(name="t5-k3-greedy-draft", pair="t5", k=3, draft_temperature=0.0, budget=4),
+    Case(name="t5-k4-all", pair="t5", k=4, temperature=1.5, top_p=0.9, ends=(2,), budget=5),
+    Case(name="bart-k3-end", pair="bart", k=3, ends=(1,), budget=4),
+    Case(name="whisper-k2-warm-draft", pair="whisper", k=2, temperature=0.7, draft_temperature=1.5, budget=4),
 ]
 # Two tests a case: of the text and of the rounds.
 FAMILY = 2 * len(CASES)
@@ -288,7 +306,7 @@ def thorough_tallies(case: Case) -> tuple[dict[int, Counter], dict[int, Counter]
 @pytest.mark.parametrize(
     "case",
     # Transformers take ten times as long as tables; their rows and their greedy outputs stand the tests of the methods.
-    [pytest.param(c, id=c.name, marks=pytest.mark.whole if c.pair == "llama" else ()) for c in CASES],
+    [pytest.param(c, id=c.name, marks=pytest.mark.whole if c.pair in TRANSFORMERS else ()) for c in CASES],
 )
 def test_first_tokens_follow_the_targets_law_jointly_and_rounds_the_recursion_on_the_trace(case: Case) -> None:
     texts, rounds = thorough_tallies(case)
@@ -445,12 +463,15 @@ def test_the_g_test_knows_the_impossible(tolerated: bool, counts: tuple, law: tu
 OUTPUTS, LONG, TOLERANCE = 1500, 14, 4.5
 
 
-def long_run(k: int, rule: SamplingRule, draft_rule: SamplingRule) -> tuple:
+def long_run(kind: str, k: int, rule: SamplingRule, draft_rule: SamplingRule) -> tuple:
     """Outputs of one pair that end on their own or at the budget."""
     target = random_model("llama", 8, 8)
-    pair = tuple(replace(m, ends=(5,)) for m in (target, related_model(target, 9, 0.4)))
+    pair = (target, related_model(target, 9, 0.4)) if kind == "llama" else seq2seq_pair(kind, 8, 8)
+    pair = tuple(replace(m, ends=(5,)) for m in pair)
     rng = np.random.default_rng(3)
     prompts = [rng.integers(8, size=n).tolist() for n in rng.integers(1, 8, size=OUTPUTS)]
+    if kind != "llama":
+        prompts = [Begun(pair[0].first, tuple(text)) for text in prompts]
     decoded = speculative.decode(
         *pair, prompts, k=k, rule=rule, draft_rule=draft_rule, max_new_tokens=LONG, rngs=laws.streams(4, range(OUTPUTS))
     )
@@ -484,13 +505,19 @@ def standard_errors(run: tuple, draft_rule: SamplingRule) -> np.ndarray:
 
 
 @pytest.mark.statistical
-@pytest.mark.parametrize(("k", "temperature", "draft_temperature"), [(2, 1.0, 1.0), (4, 1.0, 0.0), (3, 0.6, 1.0)])
+@pytest.mark.parametrize(
+    ("kind", "k", "temperature", "draft_temperature"),
+    [
+        *(("llama", 2, 1.0, 1.0), ("llama", 4, 1.0, 0.0), ("llama", 3, 0.6, 1.0)),
+        pytest.param("t5", 3, 1.0, 1.0, marks=pytest.mark.whole),
+    ],
+)
 def test_estimates_from_traces_meet_the_loops_own_histogram_and_those_of_another_draft_do_not(
-    k: int, temperature: float, draft_temperature: float
+    kind: str, k: int, temperature: float, draft_temperature: float
 ) -> None:
     rule, draft_rule, other = (
         SamplingRule(temperature=t) for t in (temperature, draft_temperature, 0.0 if draft_temperature else 1.6)
     )
-    run = long_run(k, rule, draft_rule)
+    run = long_run(kind, k, rule, draft_rule)
     assert (np.abs(standard_errors(run, draft_rule)) < TOLERANCE).all()
     assert np.abs(standard_errors(run, other)).max() > 2 * TOLERANCE

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,12 +10,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSpeechSeq2Seq,
+    PretrainedConfig,
+)
 
 import acceptance
+from acceptance.models import compat
 from acceptance.models import model as loaded
 from acceptance.models.load import load_pair
 from acceptance.models.model import Model
+from acceptance.models.source import Source
 
 BUNDLED = Path(acceptance.__file__).parent / "tiny_pair"
 Pair = tuple[Model, Model]
@@ -113,3 +122,63 @@ def bundled_pair() -> loaded.Pair:
 def bundled_prompts() -> list[list[int]]:
     lines = (BUNDLED / "prompts.jsonl").read_text().splitlines()
     return [bundled_pair().tokenizer(json.loads(line)["prompt"]).input_ids for line in lines]
+
+
+ENDS_OF = {"decoder_start_token_id": 0, "pad_token_id": 0, "bos_token_id": None, "eos_token_id": None}
+T5 = {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 2, "num_decoder_layers": 2, "num_heads": 2}
+BART = {"d_model": 16, "encoder_layers": 2, "decoder_layers": 2, "max_position_embeddings": 64}
+BART |= {f"{side}_attention_heads": 2 for side in ("encoder", "decoder")}
+BART |= {f"{side}_ffn_dim": 24 for side in ("encoder", "decoder")}
+WHISPER = {k: v for k, v in BART.items() if k != "max_position_embeddings"}
+WHISPER |= {"max_source_positions": 6, "max_target_positions": 64, "num_mel_bins": 5}
+# Sizes of encoder-decoder models, and the tokens that their decoders begin with.
+SEQ2SEQ: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
+    "t5": (T5 | {"feed_forward_proj": "gated-gelu"}, (0,)),
+    "bart": (BART | {"forced_eos_token_id": None}, (0, 2)),
+    "whisper": (WHISPER, (0, 2, 1)),
+}
+
+
+def seq2seq_model(kind: str, seed: int, vocabulary: int, **changes: Any) -> Model:
+    """A random model of an encoder and a decoder: of relative, of learned positions, or one that reads sound."""
+    torch.manual_seed(seed)
+    sizes, first = SEQ2SEQ[kind]
+    shape = {"vocab_size": vocabulary, "tie_word_embeddings": False} | ENDS_OF | sizes | changes
+    of = AutoModelForSpeechSeq2Seq if kind == "whisper" else AutoModelForSeq2SeqLM
+    module = of.from_config(AutoConfig.for_model(kind, **shape)).eval()
+    for part in module.modules():
+        # As they are made, such models say the same token for ever, whatever they read.
+        if isinstance(part, torch.nn.Embedding | torch.nn.Linear | torch.nn.Conv1d):
+            width = 1 if isinstance(part, torch.nn.Embedding) else part.weight[0].numel()
+            torch.nn.init.normal_(part.weight, std=1.5 / width**0.5)
+    return Model(module=module, vocabulary=vocabulary, first=first)
+
+
+def source_of(model: Model, seed: int, length: int) -> Source:
+    """A random source: tokens, or features of the one shape there is."""
+    rng = np.random.default_rng(seed)
+    shape = compat.feature_shape(model.module)
+    if shape:
+        return torch.from_numpy(rng.standard_normal(shape)).float()
+    return tuple(rng.integers(model.vocabulary, size=length).tolist())
+
+
+@cache
+def seq2seq_pair(kind: str, seed: int, vocabulary: int) -> Pair:
+    """A random target and a draft that agrees with it now and then, with an encoder of its own."""
+    target = seq2seq_model(kind, seed, vocabulary)
+    return target, replace(related_model(target, seed + 1, 0.25), first=target.first)
+
+
+def save_seq2seq(folder: Path, kind: str, seed: int, words: Sequence[str], **changes: Any) -> Path:
+    """Such a model in a folder, with a tokenizer of these words, the first of which stands for all others."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token=words[0]))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=words[0]).save_pretrained(folder)
+    model = seq2seq_model(kind, seed, len(words), **changes)
+    model.module.generation_config.forced_bos_token_id = dict(enumerate(model.first)).get(1)
+    model.module.save_pretrained(folder)
+    return folder

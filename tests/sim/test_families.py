@@ -43,6 +43,7 @@ GPT = {"n_embd": 48, "n_layer": 4, "n_head": 6, "vocab_size": 97, "n_positions":
 WHISPER = {"d_model": 48, "encoder_layers": 3, "decoder_layers": 4, "encoder_attention_heads": 6, "vocab_size": 97}
 WHISPER |= {"decoder_attention_heads": 8, "encoder_ffn_dim": 44, "decoder_ffn_dim": 52, "num_mel_bins": 20}
 WHISPER |= {"max_source_positions": 15, "max_target_positions": 13, "pad_token_id": 0}
+BART = {k: v for k, v in WHISPER.items() if not k.endswith(("_bins", "_positions"))} | {"max_position_embeddings": 15}
 NEMOTRON = {"mamba_num_heads": 4, "mamba_head_dim": 24, "n_groups": 2, "ssm_state_size": 10, "conv_kernel": 3}
 NEMOTRON |= ROUTED | {"moe_shared_expert_intermediate_size": 30}
 NEMOTRON |= {"layers_block_type": ["linear_attention", "moe", "full_attention", "mlp", "linear_attention"]}
@@ -172,6 +173,8 @@ FILES: dict[str, list[dict[str, Any]]] = {
     "solar_open": [ROUTED],
     "stablelm": [NO_HEAD_DIM | {"use_qkv_bias": True}],
     "starcoder2": [NO_HEAD_DIM, NO_HEAD_DIM | {"use_bias": False}],
+    "bart": [BART, BART | {"tie_word_embeddings": False}],
+    "mbart": [BART],
     "t5": [T5, T5 | {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}],
     "umt5": [T5],
     "whisper": [WHISPER],
@@ -187,6 +190,7 @@ WITHOUT_HEAD = (
     "qwen3_vl_moe_text",
 )
 OWN_KEYS = (
+    "bart",
     "bloom",
     "codegen",
     "falcon",
@@ -195,6 +199,7 @@ OWN_KEYS = (
     "gpt_bigcode",
     "mamba",
     "mamba2",
+    "mbart",
     "mpt",
     "mt5",
     "t5",
@@ -214,7 +219,7 @@ def config_class(family: str) -> type[hf.PreTrainedConfig]:
 
 def real_parameters(family: str, config: hf.PreTrainedConfig) -> int:
     makers = {"whisper": hf.WhisperForConditionalGeneration}
-    makers |= dict.fromkeys(("t5", "mt5", "umt5"), hf.AutoModelForSeq2SeqLM)
+    makers |= dict.fromkeys(("bart", "mbart", "t5", "mt5", "umt5"), hf.AutoModelForSeq2SeqLM)
     maker = makers.get(family, hf.AutoModel if family in WITHOUT_HEAD else hf.AutoModelForCausalLM)
     with torch.device("meta"):
         model = maker(config) if family == "whisper" else maker.from_config(config)
