@@ -40,6 +40,8 @@ from calibration.sources.decode import load_decode
 from calibration.sources.passes import load_passes
 from calibration.sources.probe import from_probe
 from calibration.sources.serving_files import read_serving
+from calibration.validate.served.measured import read_all
+from calibration.validate.served.replay import asked_in, requests_in
 from cuda_probe.probe.report import load_probe
 from simulator.answers.latency import Limit
 from simulator.costs.engines import sglang, vllm
@@ -256,6 +258,14 @@ def reads_load(path: Path) -> bool:
     return all(not told.value < 0 for told in found.values())
 
 
+def reads_served(path: Path) -> bool:
+    """Whether what was sent is something that can be sent again."""
+    loads = read_all([path], 0.1)
+    parts = [(load, part) for load in loads for arm in load.arms for part in load.parts(arm)]
+    made = [requests_in([a for _, a in asked_in(part)], load.prefix) for load, part in parts]
+    return all(validated(requests) is requests for requests in made)
+
+
 def has_page(path: Path) -> bool:
     """Whether a page can be made of a result."""
     return "</html>" in document([page_of(path)])
@@ -269,13 +279,22 @@ def a_load(path: Path) -> Path:
         answers.append((row, Answer(sent, 0.0, sent + 0.1, sent + 0.3, [0.1, 0.1], 5, 3, "stop", "ab")))
     answers[1][1].error = "cut"
     ran = Ran(part_of(block.name, answers, 2, 0.1), True, (0.1, 0.2, 0.3), 0.1, ("a 1",), ("a 2",))
-    header = {"kind": LOADED.name, "schema_version": 1, "parameters": {"load_kind": "clients"}}
+    parameters = {"load_kind": "clients", "arms": {"server": "http://s"}}
+    header = {"kind": LOADED.name, "schema_version": 1, "parameters": parameters}
     records = [
         header,
         {"type": "setup", "models": {"server": "m"}},
         *(of_request(block, 1, row, answer) for row, answer in answers),
     ]
     path.write_bytes(b"".join(map(to_line, [*records, of_block(block, 1, ran)])))
+    return path
+
+
+def a_vllm_load(path: Path) -> Path:
+    """What vLLM's client writes of three requests."""
+    lists = {"input_lens": [5, 6, 7], "output_lens": [3, 2, 0], "start_times": [10.0, 10.5, 11.0]}
+    lists |= {"ttfts": [0.1, 0.2, 0.0], "itls": [[0.1, 0.1], [0.2], []]}
+    path.write_text(json.dumps({"label": "server", "max_concurrency": 2, "request_rate": "inf", **lists}))
     return path
 
 
@@ -302,6 +321,8 @@ def sources(folder: Path) -> dict[str, tuple[Path, Read]]:
         "rows of a server": (ROOT / "calibration/published/serving/deepseek-v3-h200-sglang.csv", reads_rows),
         "result of a bench": (write(folder / "bench.json", BENCH), reads_rows),
         "load on a server": (a_load(folder / "load.jsonl"), reads_load),
+        "served load": (a_load(folder / "served.jsonl"), reads_served),
+        "load of vLLM's client": (a_vllm_load(folder / "vllm.json"), reads_served),
         "page of advice": (ROOT / "tests/calib/pages/advice.json", has_page),
         "page of a table": (ROOT / "tests/calib/pages/serving.csv", has_page),
         "passes": (write_passes(folder / "passes.json"), lambda path: bool(load_passes(path).times)),

@@ -12,6 +12,7 @@ from calibration.servers.records import LOADED, MOST_S, Ran, part_of, read_load
 from simulator.answers.scene import CLIENTS, RATE
 from simulator.ground.artefacts import UserError
 from simulator.ground.fields import Field, Malformed, parse_json, text_of
+from simulator.workloads.requests import MOST_TOKENS as MOST_SENT
 
 # Of `vllm bench serve --save-detailed`: a value a request.
 LISTS = ("input_lens", "output_lens", "ttfts", "itls", "start_times")
@@ -64,7 +65,18 @@ def read_all(paths: Sequence[Path], warmup: float) -> list[Measured]:
     found = [load for load in read_ones if any(part.counted for arm in load.arms for part in load.parts(arm))]
     if not found:
         raise UserError(f"{paths[0]}: holds no request that was answered, expected {FORMATS}")
+    for load in found:
+        check_lengths(load)
     return sorted(found, key=lambda load: (load.kind != CLIENTS, load.load))
+
+
+def check_lengths(load: Measured) -> None:
+    """Refuse lengths that no request has."""
+    for arm in load.arms:
+        for part in load.parts(arm):
+            most = max((max(a.prompt_tokens or 0, a.tokens) for a in part.answers), default=0)
+            if most > MOST_SENT:
+                raise UserError(f"{load.path}: a request of {most:,} tokens, expected at most {MOST_SENT:,}")
 
 
 def read(path: Path, warmup: float) -> Iterator[Measured]:
