@@ -61,17 +61,22 @@ def accepted_of(seen: Seen, models: Models) -> list[Accepted]:
 def interval_of(arm: Arm, histogram: AcceptanceHistogram) -> tuple[float, float] | None:
     """Return the interval of tokens a round, as requests differ; None where it is not known by how much they do.
 
-    A round leaves a chunk, so each request tells its own mean; those of one request share what they are about.
+    A round leaves a chunk, so each request tells its own mean; those of one request share what they are about. How far
+    loads are apart, as of prompts of other lengths, is not how far requests of one are.
     """
-    answers = [a for a in arm.answers if a.gaps_s]
-    if len(answers) < LEAST_REQUESTS:
+    loads = [[a for a in r.part.answers if a.gaps_s and not a.error] for r in arm.ran]
+    squares = rounds = 0.0
+    for answers in loads:
+        if len(answers) >= LEAST_REQUESTS:
+            each = np.array([(len(a.gaps_s), a.tokens - 1) for a in answers], np.float64)
+            off = each[:, 1] - each[:, 0] * each[:, 1].sum() / each[:, 0].sum()
+            squares += float((off**2).sum()) * len(answers) / (len(answers) - 1)
+            rounds += float(each[:, 0].sum())
+    if not rounds:
         return None
-    rounds = np.array([len(a.gaps_s) for a in answers], np.float64)
-    tokens = np.array([a.tokens - 1 for a in answers], np.float64)
-    off = tokens - rounds * tokens.sum() / rounds.sum()
     counts = np.array(histogram.counts)
     every = counts + np.eye(1, len(counts))[0] * (arm.rounds - arm.counted.drafts)
-    effect = max(float((off**2).sum() / rounds.sum() / max(variance(every / every.sum()), 1e-9)), 1.0)
+    effect = max(squares / rounds / max(variance(every / every.sum()), 1e-9), 1.0)
     size = NORMAL_95 * float(np.sqrt(effect * variance(histogram.law) / histogram.samples))
     return histogram.tokens_per_round - size, histogram.tokens_per_round + size
 

@@ -139,6 +139,9 @@ def test_what_rounds_accepted_lies_beside(plan: Path, calibrated: Any) -> None:
     assert table["0"][0] / (table["0"][0] + sum(table["3"])) == pytest.approx(0.5, abs=0.04)
     low, high = drafted["metrics"]["ci95"]["tokens_per_round"]
     assert low < drafted["metrics"]["tokens_per_round"] < high
+    # All made rounds are alike: the interval is that of independent ones, up to what chance does to their spread.
+    rounds = np.repeat(np.arange(4), counts["draft3"])
+    assert 1 <= (high - low) / 2 / (1.959964 * rounds.std() / np.sqrt(len(rounds))) < 1.2
 
 
 def test_a_forecast_takes_both_as_they_are(plan: Path, calibrated: Any, run: Any) -> None:
