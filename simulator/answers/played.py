@@ -163,12 +163,16 @@ def here(scene: Scene, runs: int, workers: int) -> Iterator[tuple[Submit, int]]:
     try:
         hold(number, scene)  # for what no helper answers
         yield submit, workers
+    except BaseException:
+        # What compiles hears nothing of an end: it is not waited for.
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
     finally:
         off.set()
         if helpers is not None:
             helpers.close()
-        pool.shutdown(cancel_futures=True)
         del held[number]
+    pool.shutdown()
 
 
 def hold(number: int, scene: Scene) -> None:

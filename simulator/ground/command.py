@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, NoReturn
 import click
 
 from .artefacts import UserError, claimed, created_utc
-from .endings import EXIT_BY_SIGNAL, endings
+from .endings import EXIT_BY_SIGNAL, endings, leave
 from .limits import lacks_memory
 from .names import nearest
 from .together import together
@@ -134,6 +134,8 @@ class OneLineErrors(click.Command):
         together.start([self.name or "", *(sys.argv[1:] if args is None else args)])
         with no_traceback(name):
             code = self.told(name, args, {**extra, "standalone_mode": False})
+        if args is None and code > EXIT_BY_SIGNAL:
+            leave(code)
         sys.exit(code)
 
     def told(self, name: str | None, args: Sequence[str] | None, extra: dict[str, Any]) -> int:

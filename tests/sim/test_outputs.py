@@ -229,3 +229,10 @@ def test_what_went_wrong_outside_is_called_what_it_is(
         user_error(run("simulate"), "simulate: out of memory (")
     assert not lacks_memory(RuntimeError("shapes differ"))
     assert not lacks_memory(ValueError("out of memory"))
+
+
+@pytest.mark.parametrize(("busy", "code"), [(True, 143), (False, 0)])
+def test_who_is_told_to_end_waits_for_no_thread_that_hears_nothing(busy: bool, code: int) -> None:
+    work = f"threading.Thread(target=time.sleep, args=(60,), daemon={not busy}).start()"
+    words = f"import threading, time; from simulator.ground.endings import leave; {work}; leave(143)"
+    assert subprocess.run([sys.executable, "-c", words], timeout=30, check=False).returncode == code
