@@ -114,7 +114,7 @@ def test_known_costs_are_found_again(plan: Path, calibrated: Any) -> None:
     assert np.abs(errors_of(replace(TRUTH, passes={"bfloat16": cost}))["plain"]).max() > 0.2
 
 
-def test_what_is_written_says_how_well_it_is_known(plan: Path, calibrated: Any) -> None:
+def test_what_is_written_says_how_well_it_is_known(plan: Path, calibrated: Any, run_in: Any) -> None:
     fit = load_profile(plan / "p.json").fitted
     assert fit is not None
     assert (fit.model, fit.engine, fit.served.chunk, fit.served.most_running) == (TARGET, "vllm", 2048, 16)
@@ -124,6 +124,9 @@ def test_what_is_written_says_how_well_it_is_known(plan: Path, calibrated: Any) 
     assert report["held_out"]["step"]["median_error"] < 0.05
     assert {load["arm"] for load in report["loads"]} == {"plain", "draft3", "ngram3"}
     assert "left out" in calibrated.stdout
+    shown = run_in(plan, "profiles", "show", "p.json")
+    assert shown.returncode == 0, shown.stderr
+    assert "time of a FLOP of attention" in shown.stdout
 
 
 def test_what_rounds_accepted_lies_beside(plan: Path, calibrated: Any) -> None:
