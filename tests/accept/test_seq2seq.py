@@ -38,6 +38,8 @@ def generated(model: Model, prompt: Begun, budget: int = BUDGET) -> list[int]:
     of_sound = isinstance(prompt.source, torch.Tensor)
     source = prompt.source[None] if of_sound else torch.tensor([prompt.source])
     given = {"input_features" if of_sound else "inputs": source, "decoder_input_ids": torch.tensor([list(prompt)])}
+    if not of_sound:  # left to itself, the oldest release takes tokens of the pad's id for padding
+        given["attention_mask"] = torch.ones_like(source)
     # Whisper's own `generate` asks for a tokenizer's tables, and ends in this one.
     how = {"do_sample": False, "max_new_tokens": budget, "forced_bos_token_id": None}
     written = transformers.GenerationMixin.generate(model.module, **given, **how)[0].tolist()
