@@ -1,7 +1,10 @@
 """A client of OpenAI-compatible servers: sends one request, reads its stream; however that ends, it ends."""
 
 import asyncio
+import os
 import selectors
+import socket
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -91,7 +94,8 @@ class Client:
         except BadEvent as error:
             answer.error, answer.detail = MALFORMED, str(error)
         except Exception as error:  # what libraries and systems raise is listed nowhere
-            answer.error, answer.detail = self.kind_of(error), f"{type(error).__name__}: {error}"
+            answer.error = self.kind_of(error)
+            answer.detail = detail_of(error, answer.error)
         answer.late_s = max(answer.sent_s - (began_s if due_s is None else due_s), 0.0)
         answer.detail = shown(answer.detail)
         return answer
@@ -142,7 +146,7 @@ class Client:
         except TimeoutError:
             self.said = TIMEOUT
         except Failed as error:
-            self.said = error.kind if error.kind.startswith("http") else error.detail
+            self.said = error.kind if error.kind.startswith("http") else error.detail or error.kind
         return None
 
     async def fetch(self, url: str, post: bytes | None = None, most: int = MOST_BYTES) -> bytes:
@@ -165,7 +169,22 @@ class Client:
         except Failed:
             raise
         except Exception as error:  # what libraries and systems raise is listed nowhere
-            raise Failed(self.kind_of(error), shown(f"{type(error).__name__}: {error}")) from None
+            kind = self.kind_of(error)
+            raise Failed(kind, shown(detail_of(error, kind))) from None
+
+
+def detail_of(error: Exception, kind: str) -> str:
+    """Return what a failure adds to its kind, without names of a library: of a connection, what the system says."""
+    if kind != CONNECT:
+        said = getattr(error, "message", None) or f"{type(error).__name__}: {error}"
+        return str(said) if kind == MALFORMED else ""
+    cause = getattr(error, "os_error", None) or getattr(error, "certificate_error", None)
+    if isinstance(cause, ssl.SSLError | ssl.CertificateError):
+        return f"no TLS that is trusted there: {getattr(cause, 'verify_message', '') or cause.reason}"
+    if isinstance(cause, socket.gaierror):
+        return "no such host"
+    number = getattr(cause, "errno", None)
+    return f"nothing answers there: {os.strerror(number).lower()}" if number else "nothing answers there"
 
 
 def body_of(aiohttp: ModuleType) -> Any:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from acceptance.results.journal import Journal
-from acceptance.servers.answer import Answer
+from acceptance.servers.answer import FAILURES, Answer
 from acceptance.servers.client import Client, Patience, clock, run
 from acceptance.servers.server import Server
 from simulator.ground.artefacts import UserError
@@ -139,7 +139,7 @@ class Bench:
         self.ran[-1] = ran._replace(after=await scraped(client, server))
         if not is_there:
             last = answers[-1][1]
-            self.gone = f"{server.option}: answers no longer ({last.error}: {last.detail})"
+            self.gone = f"{server.option}: answers no longer ({last.detail})"
             return
         kept(self.journal, [of_block(block, attempt, self.ran[-1])])
 
@@ -172,7 +172,7 @@ async def greet(client: Client, server: Server, model: str, manner: Manner) -> N
     """
     answer = await client.ask(f"{server.url}{manner.path}", manner.body(model, GREETING, GREETING_TOKENS))
     if answer.error:
-        said = answer.detail and f" ({answer.detail})"
+        said = f" ({found})" if (found := answer.detail or FAILURES.get(answer.error)) else ""
         # Engines go on behind an end where they are told to; services take no such word.
         hint = "--no-ignore-eos beside it" if "ignore_eos" in said else f"a server that answers {manner.path}"
         raise UserError(f"{server.option}: {answer.error}{said}, expected {hint}")

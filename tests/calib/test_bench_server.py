@@ -197,7 +197,7 @@ def test_a_server_that_goes_away_ends_the_run_and_what_came_is_kept(run, tmp_pat
         words = ("--concurrency", 1, "--isl", 30, "--osl", 6, "--requests", 200, "--out", "o.jsonl")
         done = run("bench-server", server.url, *words)
     assert done.returncode == 2
-    assert "answers no longer (connect" in done.stderr
+    assert "answers no longer (nothing answers there: connection refused)" in done.stderr
     assert "ms a token" in done.stdout
     lines = (tmp_path / "o.jsonl").read_text().splitlines()
     assert 8 < len(lines) < 40

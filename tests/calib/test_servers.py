@@ -1,5 +1,6 @@
 """A client of servers: streams however they are cut, peers that break off, hang or talk nonsense, and the key."""
 
+import asyncio
 import json
 import os
 from collections.abc import Sequence
@@ -91,14 +92,40 @@ def test_however_a_peer_fails_it_is_counted_as_what_it_did(peer: str) -> None:
     assert (failed.error, fine.error) == (kind, "")
     assert detail in failed.detail
     assert "\n" not in failed.detail
+    assert "Client" not in failed.detail
     assert fine.tokens == fine.chunks == 5
 
 
-def test_no_server_is_a_failure_to_connect() -> None:
-    async def work(client: Any) -> Answer:
-        return await client.ask("http://127.0.0.1:9/v1/completions", b"{}")
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("http://127.0.0.1:9", "nothing answers there: connection refused"),
+        ("http://localhost:9", "nothing answers there: connection refused"),
+        ("http://no-such-host.invalid", "no such host"),
+    ],
+)
+def test_no_server_is_a_failure_to_connect_in_the_words_of_the_system(address: str, said: str) -> None:
+    async def work(client: Any) -> tuple[Answer, Any, str]:
+        answer = await client.ask(f"{address}/v1/completions", b"{}")
+        return answer, await client.get(f"{address}/v1/models"), client.said
 
-    assert run(work, QUICK).error == "connect"
+    answer, found, why = run(work, QUICK)
+    assert (answer.error, answer.detail, found, why) == ("connect", said, None, said)
+
+
+def test_a_server_without_tls_is_told_as_that() -> None:
+    async def work(client: Any) -> Answer:
+        def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"hello\r\n")
+            writer.close()
+
+        async with await asyncio.start_server(greet, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            return await client.ask(f"https://127.0.0.1:{port}/v1/completions", b"{}")
+
+    answer = run(work, QUICK)
+    assert answer.error == "connect"
+    assert answer.detail.startswith("no TLS that is trusted there: ")
 
 
 def test_an_answer_that_is_whole_is_one_though_its_stream_never_ends() -> None:
