@@ -75,7 +75,10 @@ def test_a_trace_holds_what_generate_writes_and_the_loop_agrees(
 
 @pytest.mark.parametrize(
     ("kind", "methods", "more"),
-    [("t5", "speculative,specexec,prompt-lookup", ()), ("bart", "specexec,topk", ("--time-parts",))],
+    [
+        ("t5", "speculative,specexec,prompt-lookup", ()),
+        pytest.param("bart", "specexec,topk", ("--time-parts",), marks=pytest.mark.whole),
+    ],
 )
 def test_a_benchmark_decodes_by_every_method_that_such_a_model_has(
     kind: str, methods: str, more: tuple[str, ...], run: Run, folders: dict[str, Path], prompts: Path, tmp_path: Path
